@@ -1,0 +1,1 @@
+"""Elementwise work on whole rows: activation, scale and shift per column, residual add."""

@@ -1,0 +1,25 @@
+"""Pointwise in plain torch."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rtaccel.core.registry import Impl, Prepared, register_impl
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._shared import activations
+from rtaccel.kernels.pointwise import contract
+
+
+def prepare(stage: Stage, problem: Problem) -> Prepared:
+    low = contract.lower(stage)
+    scale, shift = low.get("scale"), low.get("shift")
+
+    def call(x: Tensor, other: Tensor | None = None) -> tuple[Tensor]:
+        t = x if scale is None else x * scale + shift
+        t = t if other is None else t + other
+        return (activations.apply(low["activation"], t, low["activation_parameter"]),)
+
+    return call
+
+
+register_impl(Impl("pointwise", "portable_torch", "portable", 0, lambda problem: None, prepare))

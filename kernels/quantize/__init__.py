@@ -1,0 +1,1 @@
+"""float32 activations to int8, with static or per-row scales."""

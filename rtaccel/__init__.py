@@ -1,0 +1,66 @@
+"""rtaccel: machine-learning inference inside a microsecond budget.
+
+Names are loaded when first used, so `import rtaccel` costs next to nothing and brings in no GPU library.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "quantize_": "rtaccel.convert.swap",
+    "restore_": "rtaccel.convert.swap",
+    "SwapReport": "rtaccel.convert.swap",
+    "compile": "rtaccel.runtime.compiled",
+    "CompiledModel": "rtaccel.runtime.compiled",
+    "measure": "rtaccel.measure.latency",
+    "Latency": "rtaccel.measure.latency",
+    "Budget": "rtaccel.measure.budget",
+    "Float32": "rtaccel.core.scheme",
+    "W8A8": "rtaccel.core.scheme",
+    "RtaccelError": "rtaccel.core.errors",
+    "UnsupportedProblem": "rtaccel.core.errors",
+    "ShapeError": "rtaccel.core.errors",
+    "FormatError": "rtaccel.core.errors",
+    "BackendUnavailable": "rtaccel.core.errors",
+    "BudgetExceeded": "rtaccel.core.errors",
+}
+"""Public name -> module that defines it."""
+
+_ROOMS = ("nn",)
+
+__all__ = sorted([*_HOME, *_ROOMS])  # noqa: PLE0605
+
+if TYPE_CHECKING:
+    from rtaccel import nn
+    from rtaccel.convert.swap import SwapReport, quantize_, restore_
+    from rtaccel.core.errors import (
+        BackendUnavailable,
+        BudgetExceeded,
+        FormatError,
+        RtaccelError,
+        ShapeError,
+        UnsupportedProblem,
+    )
+    from rtaccel.core.scheme import W8A8, Float32
+    from rtaccel.measure.budget import Budget
+    from rtaccel.measure.latency import Latency, measure
+    from rtaccel.runtime.compiled import CompiledModel, compile
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    elif name in _ROOMS:
+        value = importlib.import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module 'rtaccel' has no attribute {name!r}")
+    globals()[name] = value  # found once, then an ordinary attribute
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME, *_ROOMS])

@@ -1,0 +1,37 @@
+"""Typed errors. Each message names the op, the offending value, what was expected and the next step."""
+
+from __future__ import annotations
+
+
+class RtaccelError(Exception):
+    """Base of everything rtaccel raises on purpose.
+
+    The four parts are kept as attributes, so a caller can act on them without parsing text.
+    """
+
+    def __init__(self, op: str, got: object, expected: str, next_step: str) -> None:
+        self.op = op
+        self.got = got
+        self.expected = expected
+        self.next_step = next_step
+        super().__init__(f"{op}: got {got}; expected {expected}. {next_step}")
+
+
+class UnsupportedProblem(RtaccelError):
+    """Nothing here can compute this: a scheme, size or option without a kernel."""
+
+
+class ShapeError(RtaccelError, ValueError):
+    """A tensor with the wrong width, rank, dtype, device, or an `out` that does not fit."""
+
+
+class FormatError(RtaccelError, ValueError):
+    """Numbers that do not mean what the format says: unknown scheme, non-finite weight, bad scale."""
+
+
+class BackendUnavailable(RtaccelError):
+    """A backend that was asked for cannot run here; the message holds every reason."""
+
+
+class BudgetExceeded(RtaccelError):
+    """A measured latency, size or error is over its budget."""

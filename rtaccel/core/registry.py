@@ -1,0 +1,136 @@
+"""The two tables: operators (contracts) and implementations (kernels).
+
+An operator is a folder in `rtaccel.kernels` with a `contract.py`. An implementation registers itself
+when its file is imported; files are found by name, so nothing central is edited to add one. A file is
+imported only when its backend is asked for, so a machine without Triton never imports Triton.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.core.stage import Problem, Stage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Prepared = Callable[..., "tuple[Tensor, ...]"]
+"""What `prepare` returns: input matrices in, a tuple of output matrices out."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a stage must at least do: bytes it moves and multiply-adds counted as two operations."""
+
+    bytes: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an implementation may be from the reference; the default is bit-identical."""
+
+    atol: Tensor | float = 0.0
+    steps: int = 0
+    """atol: for float outputs, per element or one number; 0 means bit-identical. steps: for int8 outputs."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One conformance case: a stage and a maker of inputs. `make(seed)` gives fresh random inputs."""
+
+    id: str
+    stage: Stage
+    make: Callable[[int], "tuple[Tensor, ...]"]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """The contract of one operator.
+
+    axes: tensor name -> named axes, for the docs and for error texts.
+    reference: plain torch, the meaning of the operator: (stage, *inputs) -> outputs.
+    cases: conformance cases, small and odd sizes first.
+    tolerance: (stage, *inputs) -> Tolerance, derived from the arithmetic. cost: what it must move and do.
+    lower: the numbers that every backend shares (folded multipliers and the like), computed once in
+        torch so that all backends multiply by the same bits.
+    """
+
+    name: str
+    axes: Mapping[str, tuple[str, ...]]
+    reference: Callable[..., "tuple[Tensor, ...]"]
+    cases: Callable[[], Iterable[Case]]
+    tolerance: Callable[..., Tolerance]
+    cost: Callable[[Problem], Cost]
+    lower: Callable[[Stage], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Impl:
+    """One way to compute one operator.
+
+    name: `<backend>_<idea>`. rank: the larger one is preferred among those that support a problem.
+    supports: None, or a sentence saying why not. prepare: packs the weights and binds the function.
+    """
+
+    op: str
+    name: str
+    backend: str
+    rank: int
+    supports: Callable[[Problem], str | None]
+    prepare: Callable[[Stage, Problem], Prepared]
+
+
+_operators: dict[str, Operator] = {}
+_impls: dict[tuple[str, str], Impl] = {}
+_loaded: set[str] = set()
+
+
+def register_operator(operator: Operator) -> Operator:
+    _operators[operator.name] = operator
+    return operator
+
+
+def register_impl(impl: Impl) -> Impl:
+    _impls[impl.op, impl.name] = impl
+    return impl
+
+
+def _load(stem: str) -> None:
+    """Imports `rtaccel.kernels.<op>.<file>` for each file whose name is `stem` or starts with `stem_`."""
+    if stem in _loaded:
+        return
+    kernels = importlib.import_module("rtaccel.kernels")
+    for folder in pkgutil.iter_modules(kernels.__path__):
+        if not folder.ispkg or folder.name.startswith("_"):
+            continue
+        package = importlib.import_module(f"rtaccel.kernels.{folder.name}")
+        for file in pkgutil.iter_modules(package.__path__):
+            if file.name == stem or file.name.startswith(f"{stem}_"):
+                importlib.import_module(f"{package.__name__}.{file.name}")
+    _loaded.add(stem)
+
+
+def operators() -> dict[str, Operator]:
+    """Every operator, by name."""
+    _load("contract")
+    return dict(_operators)
+
+
+def operator(name: str) -> Operator:
+    found = operators()
+    if name not in found:
+        raise UnsupportedProblem("operator", repr(name), "one of " + ", ".join(sorted(found)), "See docs/kernels.md.")
+    return found[name]
+
+
+def impls(backend: str, op: str | None = None) -> list[Impl]:
+    """The implementations of a backend (which must be available), preferred ones first."""
+    _load(backend)
+    found = [i for i in _impls.values() if i.backend == backend and op in (None, i.op)]
+    return sorted(found, key=lambda i: -i.rank)

@@ -1,0 +1,29 @@
+"""Every environment variable that rtaccel reads, in one place.
+
+Read when asked, never on a hot path: a choice is made once, at compile time, and its function bound.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CPU_ISA = "RTACCEL_CPU_ISA"
+"""Highest instruction set the native core may use: portable, avx2, avx512vnni (unset: all the CPU has).
+
+The native core reads it itself, once, when it is loaded."""
+
+TEST_DATA = "RTACCEL_TEST_DATA"
+"""Folder with the recordings and trained weights that some tests and benchmarks read."""
+
+TRITON_INTERPRET = "TRITON_INTERPRET"
+"""1: Triton kernels run in Triton's interpreter, on CPU tensors."""
+
+
+def triton_interpret() -> bool:
+    return os.environ.get(TRITON_INTERPRET, "0") not in ("", "0")
+
+
+def test_data() -> Path:
+    """Folder of test data; it may not exist, and a caller then skips with the reason."""
+    return Path(os.environ.get(TEST_DATA, "../shared/data"))
