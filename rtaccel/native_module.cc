@@ -1,3 +1,319 @@
+// The nanobind module over the C ABI: builds plans from Python, and calls them on torch tensors.
+//
+// A call checks its tensors here, in some 20 ns each, and reports anything out of the ordinary by returning None or
+// False: Python then names the mistake in a typed error, or makes a contiguous copy and calls again. So the usual
+// call pays for no Python-level check, and the unusual one gets a full explanation.
 #include <nanobind/nanobind.h>
-extern "C" int rta_abi_version();
-NB_MODULE(_native, m) { m.def("abi_version", &rta_abi_version); }
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+#include <time.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "dlpack_exchange.h"
+#include "rtaccel.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+// torch, as far as this module knows it. Set once by `connect`.
+const dlpack::ExchangeApi* exchange = nullptr;
+PyTypeObject *tensor_type = nullptr, *parameter_type = nullptr;
+PyObject *torch_empty = nullptr, *float32_dtype = nullptr, *int8_dtype = nullptr, *dtype_keyword = nullptr;
+
+void connect(nb::handle tensor, nb::handle parameter, nb::handle empty, nb::handle float32, nb::handle int8) {
+  nb::object capsule = tensor.attr("__dlpack_c_exchange_api__");
+  auto* api = static_cast<dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+  if (!api) throw nb::python_error();
+  const dlpack::ExchangeHeader* header = &api->header;
+  while (header && header->major != dlpack::kMajor) header = header->previous;
+  if (!header) throw std::runtime_error("torch offers no DLPack exchange interface of major version 1");
+  exchange = reinterpret_cast<const dlpack::ExchangeApi*>(header);
+  tensor_type = reinterpret_cast<PyTypeObject*>(tensor.inc_ref().ptr());
+  parameter_type = reinterpret_cast<PyTypeObject*>(parameter.inc_ref().ptr());
+  torch_empty = empty.inc_ref().ptr();
+  float32_dtype = float32.inc_ref().ptr();
+  int8_dtype = int8.inc_ref().ptr();
+  dtype_keyword = nb::make_tuple("dtype").release().ptr();
+}
+
+// A tensor of a plan: `lead` leading dimensions are rows, the trailing ones are fixed.
+struct Spec {
+  rta_dtype dtype;
+  int lead;
+  std::vector<int64_t> trailing;
+  int64_t width() const {
+    int64_t product = 1;
+    for (int64_t d : trailing) product *= d;
+    return product;
+  }
+};
+
+constexpr int kMaxDims = 8, kMaxTensors = 16;
+
+// Pointer and rows of a tensor that fits the spec as it is; false for anything else.
+bool view(PyObject* object, const Spec& spec, dlpack::Tensor& t, int64_t& rows) {
+  PyTypeObject* type = Py_TYPE(object);
+  if (type != tensor_type && type != parameter_type) return false;
+  if (exchange->view_from_object(object, &t) != 0) {
+    PyErr_Clear();
+    return false;
+  }
+  const int trailing = static_cast<int>(spec.trailing.size());
+  const uint8_t code = spec.dtype == RTA_FLOAT32 ? dlpack::kFloat : dlpack::kInt;
+  const uint8_t bits = spec.dtype == RTA_FLOAT32 ? 32 : 8;
+  if (t.ndim != spec.lead + trailing || t.device.type != dlpack::kCpu || t.dtype.code != code || t.dtype.bits != bits ||
+      t.dtype.lanes != 1)
+    return false;
+  int64_t expected = 1;
+  rows = 1;
+  for (int d = t.ndim - 1; d >= 0; --d) {
+    const int64_t size = t.shape[d];
+    if (d >= spec.lead && size != spec.trailing[d - spec.lead]) return false;
+    if (d < spec.lead) rows *= size;
+    // The stride of a dimension of size 1 is never used and may be anything.
+    if (t.strides && size != 1 && t.strides[d] != expected) return false;
+    expected *= size;
+  }
+  t.data = static_cast<char*>(t.data) + t.byte_offset;
+  return reinterpret_cast<uintptr_t>(t.data) % (spec.dtype == RTA_FLOAT32 ? 4 : 1) == 0;
+}
+
+bool overlap(const void* a, int64_t a_bytes, const void* b, int64_t b_bytes) {
+  const auto *p = static_cast<const char*>(a), *q = static_cast<const char*>(b);
+  return p < q + b_bytes && q < p + a_bytes;
+}
+
+struct Pointers {
+  const void* in[kMaxTensors];
+  void* out[kMaxTensors];
+  int64_t rows;
+};
+
+class Plan {
+ public:
+  explicit Plan(size_t weight_bytes) : plan_(rta_plan_create(weight_bytes)) {
+    if (!plan_) throw std::runtime_error(rta_error());
+  }
+  ~Plan() { rta_plan_destroy(plan_); }
+  Plan(const Plan&) = delete;
+
+  int value(const std::string& dtype, int64_t width, const std::string& role) {
+    return checked(rta_plan_value(plan_, parse(dtype), width,
+                                  role == "input" ? RTA_INPUT : role == "output" ? RTA_OUTPUT : RTA_INNER));
+  }
+
+  void stage(const std::string& op, const std::string& kernel, const std::vector<int>& inputs,
+             const std::vector<int>& outputs, nb::dict attrs);
+
+  void finish(const std::vector<std::tuple<std::string, int, std::vector<int64_t>>>& inputs,
+              const std::vector<std::tuple<std::string, int, std::vector<int64_t>>>& outputs, int64_t max_rows) {
+    for (const auto& [dtype, lead, trailing] : inputs) inputs_.push_back({parse(dtype), lead, trailing});
+    for (const auto& [dtype, lead, trailing] : outputs) outputs_.push_back({parse(dtype), lead, trailing});
+    for (const auto* specs : {&inputs_, &outputs_}) {
+      if (specs->empty() || specs->size() > kMaxTensors)
+        throw std::runtime_error("a plan takes 1 to 16 inputs and outputs");
+      for (const Spec& s : *specs)
+        if (s.lead + s.trailing.size() > kMaxDims) throw std::runtime_error("a tensor of a plan has at most 8 dimensions");
+    }
+    max_rows_ = max_rows;
+    checked(rta_plan_finish(plan_));
+  }
+
+  bool fits(nb::handle inputs, nb::handle outputs, Pointers& p) const {
+    dlpack::Tensor t;
+    if (!take_inputs(inputs.ptr(), p, nullptr)) return false;
+    PyObject* outs = outputs.ptr();
+    const bool single = !PyTuple_CheckExact(outs);
+    if (single ? outputs_.size() != 1 : PyTuple_Size(outs) != static_cast<Py_ssize_t>(outputs_.size())) return false;
+    for (size_t i = 0; i < outputs_.size(); ++i) {
+      int64_t rows;
+      PyObject* object = single ? outs : PyTuple_GetItem(outs, static_cast<Py_ssize_t>(i));
+      if (!view(object, outputs_[i], t, rows) || rows != p.rows) return false;
+      p.out[i] = t.data;
+      const int64_t bytes = size_bytes(outputs_[i], rows);
+      for (size_t j = 0; j < inputs_.size(); ++j)
+        if (overlap(p.out[i], bytes, p.in[j], size_bytes(inputs_[j], rows))) return false;
+      for (size_t j = 0; j < i; ++j)
+        if (overlap(p.out[i], bytes, p.out[j], size_bytes(outputs_[j], rows))) return false;
+    }
+    return true;
+  }
+
+  // Writes into `outputs` (a tensor or a tuple). False: nothing was written, the tensors need a closer look.
+  bool run(nb::handle inputs, nb::handle outputs) const {
+    Pointers p;
+    if (!fits(inputs, outputs, p)) return false;
+    rta_plan_run(plan_, p.in, p.out, p.rows);
+    return true;
+  }
+
+  // A fresh tensor, or a tuple of them. None: the tensors need a closer look.
+  nb::object call(nb::handle inputs) const {
+    Pointers p;
+    int64_t lead[kMaxDims];
+    if (!take_inputs(inputs.ptr(), p, lead)) return nb::none();
+    nb::object results[kMaxTensors];
+    for (size_t i = 0; i < outputs_.size(); ++i) {
+      results[i] = empty(outputs_[i], lead);
+      dlpack::Tensor t;
+      int64_t rows;
+      if (!view(results[i].ptr(), outputs_[i], t, rows)) return nb::none();
+      p.out[i] = t.data;
+    }
+    rta_plan_run(plan_, p.in, p.out, p.rows);
+    if (outputs_.size() == 1) return results[0];
+    nb::list all;
+    for (size_t i = 0; i < outputs_.size(); ++i) all.append(results[i]);
+    return nb::tuple(all);
+  }
+
+  void run_bound(const Pointers& p) const { rta_plan_run(plan_, p.in, p.out, p.rows); }
+  size_t packed_bytes() const { return rta_plan_packed_bytes(plan_); }
+  size_t scratch_bytes() const { return rta_plan_scratch_bytes(plan_); }
+
+ private:
+  static rta_dtype parse(const std::string& dtype) {
+    if (dtype == "float32") return RTA_FLOAT32;
+    if (dtype == "int8") return RTA_INT8;
+    throw std::runtime_error("the native core has no dtype " + dtype);
+  }
+  static int checked(int result) {
+    if (result < 0) throw std::runtime_error(rta_error());
+    return result;
+  }
+  static int64_t size_bytes(const Spec& s, int64_t rows) {
+    return rows * s.width() * (s.dtype == RTA_FLOAT32 ? 4 : 1);
+  }
+
+  // All inputs agree in their leading dimensions; those of the first are given back in `lead`.
+  bool take_inputs(PyObject* inputs, Pointers& p, int64_t* lead) const {
+    if (!PyTuple_CheckExact(inputs) || PyTuple_Size(inputs) != static_cast<Py_ssize_t>(inputs_.size())) return false;
+    for (size_t i = 0; i < inputs_.size(); ++i) {
+      dlpack::Tensor t;
+      int64_t rows;
+      if (!view(PyTuple_GetItem(inputs, static_cast<Py_ssize_t>(i)), inputs_[i], t, rows)) return false;
+      p.in[i] = t.data;
+      if (i == 0) {
+        p.rows = rows;
+        if (lead)
+          for (int d = 0; d < inputs_[0].lead; ++d) lead[d] = t.shape[d];
+      } else if (rows != p.rows) {
+        return false;
+      }
+    }
+    return max_rows_ <= 0 || p.rows <= max_rows_;
+  }
+
+  static nb::object empty(const Spec& spec, const int64_t* lead) {
+    const Py_ssize_t dims = spec.lead + static_cast<Py_ssize_t>(spec.trailing.size());
+    nb::object shape = nb::steal(PyTuple_New(dims));
+    for (Py_ssize_t d = 0; d < dims; ++d)
+      PyTuple_SetItem(shape.ptr(), d, PyLong_FromLongLong(d < spec.lead ? lead[d] : spec.trailing[d - spec.lead]));
+    PyObject* args[] = {shape.ptr(), spec.dtype == RTA_FLOAT32 ? float32_dtype : int8_dtype};
+    return nb::steal(nb::detail::raise_if_null(PyObject_Vectorcall(torch_empty, args, 1, dtype_keyword)));
+  }
+
+  rta_plan* plan_;
+  std::vector<Spec> inputs_, outputs_;
+  int64_t max_rows_ = 0;
+};
+
+rta_attr attribute(nb::handle key, nb::handle value, std::vector<std::string>& texts) {
+  rta_attr attr{};
+  texts.push_back(nb::cast<std::string>(key));
+  attr.name = texts.back().c_str();
+  if (nb::isinstance<nb::int_>(value)) {
+    attr.kind = RTA_ATTR_INT;
+    attr.integer = nb::cast<int64_t>(value);
+  } else if (nb::isinstance<nb::float_>(value)) {
+    attr.kind = RTA_ATTR_FLOAT;
+    attr.real = nb::cast<double>(value);
+  } else if (nb::isinstance<nb::str>(value)) {
+    attr.kind = RTA_ATTR_TEXT;
+    texts.push_back(nb::cast<std::string>(value));
+    attr.text = texts.back().c_str();
+  } else {  // (address, dtype, elements) of a contiguous tensor
+    const auto [address, dtype, count] = nb::cast<std::tuple<uintptr_t, std::string, int64_t>>(value);
+    attr.kind = RTA_ATTR_TENSOR;
+    attr.data = reinterpret_cast<const void*>(address);
+    attr.dtype = dtype == "int8" ? RTA_INT8 : RTA_FLOAT32;
+    attr.count = count;
+  }
+  return attr;
+}
+
+std::vector<rta_attr> attributes(nb::dict given, std::vector<std::string>& texts) {
+  texts.reserve(2 * given.size());  // the attributes point into it
+  std::vector<rta_attr> attrs;
+  for (auto [key, value] : given) attrs.push_back(attribute(key, value, texts));
+  return attrs;
+}
+
+void Plan::stage(const std::string& op, const std::string& kernel, const std::vector<int>& inputs,
+                 const std::vector<int>& outputs, nb::dict given) {
+  std::vector<std::string> texts;
+  const std::vector<rta_attr> attrs = attributes(given, texts);
+  checked(rta_plan_stage(plan_, op.c_str(), kernel.c_str(), inputs.data(), static_cast<int>(inputs.size()),
+                         outputs.data(), static_cast<int>(outputs.size()), attrs.data(),
+                         static_cast<int>(attrs.size())));
+}
+
+// A plan with its tensors: they are kept alive, and a call is the bare native run.
+class Bound {
+ public:
+  Bound(nb::object plan, nb::object inputs, nb::object outputs)
+      : owner_(plan), inputs_(inputs), outputs_(outputs), plan_(nb::cast<const Plan*>(plan)) {
+    if (!plan_->fits(inputs, outputs, pointers_)) throw nb::value_error("tensors do not fit the plan");
+  }
+  void operator()() const { plan_->run_bound(pointers_); }
+
+ private:
+  nb::object owner_, inputs_, outputs_;
+  const Plan* plan_;
+  Pointers pointers_;
+};
+
+std::string reject(const std::string& op, const std::string& name, nb::dict given) {
+  std::vector<std::string> texts;
+  const std::vector<rta_attr> attrs = attributes(given, texts);
+  const char* reason = rta_kernel_reject(op.c_str(), name.c_str(), attrs.data(), static_cast<int>(attrs.size()));
+  return reason ? reason : "";
+}
+
+std::vector<std::tuple<std::string, std::string, int>> kernels() {
+  std::vector<std::tuple<std::string, std::string, int>> all;
+  for (int i = 0; i < rta_kernel_count(); ++i) {
+    const rta_kernel k = rta_kernel_at(i);
+    all.emplace_back(k.op, k.name, k.rank);
+  }
+  return all;
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  m.doc() = "Native core of rtaccel. Internal: use rtaccel.compile and rtaccel.nn.";
+  m.def("abi_version", &rta_abi_version);
+  m.def("isa", [] { return std::string(rta_isa()); });
+  m.def("kernels", &kernels, "(op, name, rank) of every kernel");
+  m.def("reject", &reject, "reason why a kernel cannot compute a problem, or an empty string");
+  m.def("connect", &connect);
+  nb::class_<Plan>(m, "Plan")
+      .def(nb::init<size_t>())
+      .def("value", &Plan::value)
+      .def("stage", &Plan::stage)
+      .def("finish", &Plan::finish)
+      .def("run", &Plan::run)
+      .def("call", &Plan::call)
+      .def_prop_ro("packed_bytes", &Plan::packed_bytes)
+      .def_prop_ro("scratch_bytes", &Plan::scratch_bytes);
+  nb::class_<Bound>(m, "Bound", "A compiled model bound to its tensors: call it to read and write them.")
+      .def(nb::init<nb::object, nb::object, nb::object>())
+      .def("__call__", &Bound::operator());
+}

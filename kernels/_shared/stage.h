@@ -1,0 +1,113 @@
+// What a kernel of the native core is written against: attributes, memory, the stage interface, the table of kernels.
+//
+// Included by files that are compiled for one instruction set each. So that no code compiled for a newer CPU is
+// ever shared with an older one, everything here that has a body is defined once, in stage.cc.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "rtaccel.h"
+
+namespace rta {
+
+// Raised while a plan is built; the C ABI turns it into -1 and rta_error().
+[[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+class Attrs {
+ public:
+  Attrs(const rta_attr* attrs, int count) : attrs_(attrs), count_(count) {}
+  int64_t integer(const char* name) const;
+  double real(const char* name) const;
+  const char* text(const char* name) const;
+  bool has(const char* name) const;
+  bool text_is(const char* name, const char* value) const;
+  const float* floats(const char* name, int64_t count) const;    // a float32 tensor of just this many elements
+  const int8_t* int8s(const char* name, int64_t count) const;
+
+ private:
+  const rta_attr& find(const char* name, rta_attr_kind kind) const;
+  const rta_attr* attrs_;
+  int count_;
+};
+
+// All packed weights of a plan, back to back in the order of use, so that the reads form one ascending stream.
+// One mapping of whole huge pages where the system gives them.
+class Arena {
+ public:
+  explicit Arena(size_t bytes);
+  ~Arena();
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+  void* take(size_t bytes);  // 64-byte aligned, zeroed
+  size_t used() const { return used_; }
+
+ private:
+  char* base_;
+  size_t capacity_, used_;
+};
+
+// A matrix between stages. An int8 value lies in memory as q + 128 in uint8_t; columns from width up to the next
+// multiple of 64 exist (in values that the plan owns) and hold anything.
+struct Value {
+  rta_dtype dtype;
+  int64_t width;
+  int64_t pitch;  // bytes from one row to the next
+};
+
+// Where the values of the running block of rows are.
+struct Run {
+  char* const* at;   // by value id: first row of the block
+  int64_t rows;      // of this block, at most kBlockRows
+  float* poison;     // by row: 0, or NaN once an input that int8 cannot hold was seen
+};
+
+constexpr int64_t kBlockRows = 32;
+
+struct StageSpec {
+  const Value* values;  // the table of the plan, by id
+  const int* inputs;
+  int input_count;
+  const int* outputs;
+  int output_count;
+  Attrs attrs;
+  Arena* arena;
+
+  const Value& input(int i) const { return values[inputs[i]]; }
+  const Value& output(int i) const { return values[outputs[i]]; }
+};
+
+class Stage {
+ public:
+  virtual ~Stage();
+  virtual void run(const Run& run) const = 0;
+  virtual bool marks_rows() const;  // may set Run::poison; false unless overridden
+};
+
+// A value as a stage reads or writes it: base pointer and pitch are looked up once per run.
+struct Port {
+  int id;
+  int64_t pitch;
+  template <class T>
+  T* in(const Run& run) const {
+    return reinterpret_cast<T*>(run.at[id]);
+  }
+};
+
+struct Kernel {
+  const char* op;
+  const char* name;
+  int isa;   // 0 portable, 1 avx2, 2 avx512vnni
+  int rank;
+  const char* (*reject)(const Attrs&);
+  Stage* (*create)(const StageSpec&);
+};
+
+int isa_level();  // highest level that this CPU has and RTACCEL_CPU_ISA allows
+
+struct Register {
+  explicit Register(const Kernel& kernel);
+};
+const Kernel* find_kernel(const char* op, const char* name);
+
+}  // namespace rta

@@ -1,0 +1,83 @@
+"""What a Triton kernel is compiled with: tiles, constants and argument types, in one immutable value.
+
+A kernel file builds a `Specialisation` from a `Problem` and launches with exactly that, and the ahead-of-time
+check compiles exactly that, so what is checked without a GPU is what runs on one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rtaccel.core.errors import ShapeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a kernel cuts its problem. block_m rows, block_n outputs and block_k elements of the sum per program.
+
+    num_warps: warps per program. num_stages: depth of the software pipeline of loads (1: none).
+    """
+
+    block_m: int
+    block_n: int
+    block_k: int
+    num_warps: int
+    num_stages: int = 1
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one specialisation may cost on one architecture, in the compiled code.
+
+    registers: most registers per thread. shared_bytes: most shared memory per program. Stack and spills must be 0.
+    requires: families of instructions of which at least one must be there, e.g. "IMMA" or "IDP.4A".
+    """
+
+    registers: int
+    shared_bytes: int
+    requires: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Specialisation:
+    """One compiled form of one kernel.
+
+    kernel: the `triton.jit` function. signature: type of every run-time argument, in source order (`*i8`, `i32`).
+    constants: every compile-time argument. Pointers are promised to be 16-byte aligned.
+    budgets: compute capability, as 80 or 120, to what the compiled code may cost there.
+    """
+
+    name: str
+    kernel: Any
+    signature: Mapping[str, str]
+    constants: Mapping[str, Any]
+    tiling: Tiling
+    budgets: Mapping[int, Budget] = field(default_factory=dict)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Compiler options. Fused multiply-add is off: it would round `acc * multiplier + offset` once, not twice."""
+        t = self.tiling
+        return {"num_warps": t.num_warps, "num_stages": t.num_stages, "enable_fp_fusion": False}
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """Everything a launch passes by name: constants and options."""
+        return {**self.constants, **self.options}
+
+
+def power_of_two(n: int, low: int, high: int) -> int:
+    """The smallest power of two >= n, kept within low..high (both powers of two)."""
+    return min(max(1 << max(n - 1, 0).bit_length(), low), high)
+
+
+def require_matrix(op: str, x: Tensor, width: int, dtype: Any) -> None:
+    """Raises ShapeError unless x is a contiguous matrix [M, width] of this dtype: kernels read raw addresses."""
+    if x.ndim != 2 or x.shape[1] != width or x.dtype != dtype or not x.is_contiguous():
+        got = f"{x.dtype} {tuple(x.shape)}, strides {x.stride()}"
+        raise ShapeError(op, got, f"a contiguous {dtype} matrix [M, {width}]", "Convert, or call .contiguous().")

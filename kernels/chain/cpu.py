@@ -1,0 +1,115 @@
+"""Native plans: stages built into the core's plan, and every kernel of the core as an implementation.
+
+A C++ kernel declares itself in its own source; nothing here names one. `build` makes one native plan of
+any number of stages: one call runs them all, with no Python and no allocation between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import rtaccel._native as native
+from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.core.registry import Impl, Prepared, operator, register_impl
+from rtaccel.core.stage import Problem, Stage, Value
+
+DTYPES = {torch.float32: "float32", torch.int8: "int8"}
+
+
+@dataclass(frozen=True)
+class Port:
+    """A value at the edge of a plan: its first `lead` dimensions are rows, `trailing` are the others."""
+
+    value: Value
+    lead: int
+    trailing: tuple[int, ...]
+
+    @classmethod
+    def matrix(cls, value: Value) -> Port:
+        return cls(value, 1, (value.width,))
+
+
+@cache
+def _connect() -> None:
+    native.connect(torch.Tensor, torch.nn.Parameter, torch.empty, torch.float32, torch.int8)
+
+
+def _attributes(stage: Stage) -> tuple[dict[str, Any], list[Tensor]]:
+    """The lowered numbers as the core takes them, and the tensors that must live while it reads them."""
+    attrs: dict[str, Any] = {}
+    alive = []
+    for name, value in operator(stage.op).lower(stage).items():
+        if isinstance(value, Tensor):
+            value = value.detach().cpu().contiguous()
+            alive.append(value)
+            attrs[name] = (value.data_ptr(), DTYPES[value.dtype], value.numel())
+        else:
+            attrs[name] = value
+    if "weight" in stage.tensors:
+        attrs["weight_dtype"] = DTYPES[stage.tensors["weight"].dtype]
+    return attrs, alive
+
+
+def _packed_bound(stage: Stage) -> int:
+    """More than the packed tensors of a stage can take: each dimension rounded up to whole vectors, twice over."""
+    total = 4096
+    for tensor in stage.tensors.values():
+        rows, columns = tensor.shape if tensor.dim() == 2 else (1, tensor.numel())
+        total += (rows + 16) * (columns + 4) * tensor.element_size() + 3 * 4 * (max(rows, columns) + 32)
+    return total
+
+
+def build(
+    stages: Sequence[tuple[Stage, str]], inputs: Sequence[Port], outputs: Sequence[Port], max_rows: int = 0
+) -> native.Plan:
+    """One native plan of (stage, kernel name) pairs. max_rows: a limit on rows of a call, 0 for none."""
+    _connect()
+    plan = native.Plan(sum(_packed_bound(stage) for stage, _ in stages))
+    ids: dict[str, int] = {}
+    for role, ports in (("input", inputs), ("output", outputs)):
+        for port in ports:
+            ids[port.value.name] = plan.value(port.value.dtype, port.value.width, role)
+    for stage, kernel in stages:
+        for value in (*stage.inputs, *stage.outputs):
+            if value.name not in ids:
+                ids[value.name] = plan.value(value.dtype, value.width, "inner")
+        attrs, alive = _attributes(stage)
+        plan.stage(stage.op, kernel, [ids[v.name] for v in stage.inputs], [ids[v.name] for v in stage.outputs], attrs)
+        del alive
+    plan.finish(
+        [(p.value.dtype, p.lead, list(p.trailing)) for p in inputs],
+        [(p.value.dtype, p.lead, list(p.trailing)) for p in outputs],
+        max_rows,
+    )
+    return plan
+
+
+def _supports(op: str, name: str, problem: Problem) -> str | None:
+    if problem.device != "cpu":
+        return f"runs on the CPU, not on {problem.device}"
+    attrs = {} if problem.weight_dtype is None else {"weight_dtype": problem.weight_dtype}
+    return native.reject(op, name, attrs) or None
+
+
+def _prepare(name: str, stage: Stage, problem: Problem) -> Prepared:
+    """One stage as a plan of its own: what a drop-in module and a conformance test call."""
+    plan = build([(stage, name)], [Port.matrix(v) for v in stage.inputs], [Port.matrix(v) for v in stage.outputs])
+
+    def call(*inputs: Tensor) -> tuple[Tensor, ...]:
+        result = plan.call(inputs)
+        if result is None:
+            got = ", ".join(f"{t.dtype}{list(t.shape)}" for t in inputs)
+            raise UnsupportedProblem(stage.op, got, f"contiguous matrices for {problem}", "Call .contiguous() first.")
+        return result if isinstance(result, tuple) else (result,)
+
+    return call
+
+
+for _op, _name, _rank in native.kernels():
+    register_impl(Impl(_op, _name, "cpu", 10 + _rank, partial(_supports, _op, _name), partial(_prepare, _name)))

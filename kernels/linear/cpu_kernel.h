@@ -1,0 +1,319 @@
+// Linear on the CPU, written once over the vectors S of an instruction set.
+//
+// Weights are packed into tiles of up to 8 vectors of outputs, and inside a tile by k:
+//     [tile][k / group][vector][lane = output][group]
+// so that one row times one tile is one ascending stream: broadcast `group` inputs, multiply into up to 8
+// accumulators (which hides the latency of the multiply-add), next group. A tile with few vectors splits k over
+// several sets of accumulators instead. Several rows share each weight that was loaded.
+//
+// int8: u = q + 128 is what lies in memory, and sums start from compensation = -(128 + zero_point) * sum_k w, so they
+// end as the exact sum of (q - zero_point) * w.
+//
+// Floor, 1 x 1024 x 1024 int8: 1 MiB of weights at the bandwidth of the cache that holds them.
+#pragma once
+
+#include "activation.h"
+#include "stage.h"
+
+namespace rta {
+
+constexpr int kTileVectors = 8;
+constexpr int kMaxRows = 3;  // rows that share a weight: 3 x 8 accumulators still fit 32 registers
+
+struct LinearLayer {
+  Port x, y, row_scale;  // row_scale.id < 0 where the input's scale is static
+  int64_t k, n;
+  const void* weights;
+  const int32_t* compensation;          // int8 [n]
+  const float *multiplier, *offset;     // int8 [n]; float32 has the bias in offset
+  Activation activation;
+  float parameter;
+  bool int8_out;
+  float y_inv_scale;
+  int32_t y_zero;  // zero point + 128
+};
+
+// Writes t (before the activation) of one vector of outputs to its place, as float32 or as int8.
+template <class S>
+static inline void finish(const LinearLayer& p, typename S::F t, char* row, int64_t column) {
+  if (p.int8_out) {
+    // Clamped before the conversion, which is undefined beyond 2^31.
+    t = S::max(S::set(-512.0f), S::min(S::set(512.0f), t));
+    S::store_u8(reinterpret_cast<uint8_t*>(row) + column, S::add_int(S::to_int(t), S::set_int(p.y_zero)));
+  } else {
+    float* at = reinterpret_cast<float*>(row) + column;
+    const int64_t left = p.n - column;
+    if (left >= S::kLanes)
+      S::store(at, t);
+    else
+      S::store_n(at, t, static_cast<int>(left));
+  }
+}
+
+// Applies the activation to a tile of R rows by V vectors and writes it. The cheap ones work in registers.
+template <class S, int R, int V>
+static inline void epilogue(const LinearLayer& p, typename S::F (&t)[R][V], char* y, int64_t column) {
+  using F = typename S::F;
+  if (p.activation == Activation::kRelu) {
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) t[r][v] = S::max(S::set(0.0f), t[r][v]);
+  } else if (p.activation == Activation::kLeakyRelu) {
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) t[r][v] = activate<S>(Activation::kLeakyRelu, p.parameter, t[r][v]);
+  } else if (p.activation != Activation::kNone) {
+    alignas(64) float values[R * V * S::kLanes];
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) S::store(values + (r * V + v) * S::kLanes, t[r][v]);
+    activate_in_place<S>(p.activation, p.parameter, values, R * V);
+    const F inv_scale = S::set(p.y_inv_scale);
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) {
+        t[r][v] = S::load(values + (r * V + v) * S::kLanes);
+        if (p.int8_out) t[r][v] = S::mul(t[r][v], inv_scale);
+      }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < V; ++v) finish<S>(p, t[r][v], y + r * p.y.pitch, column + v * S::kLanes);
+}
+
+// Sets of accumulators over k, so that about 8 independent sums are in flight.
+template <int R, int V>
+constexpr int chains() {
+  return R * V >= 6 ? 1 : R * V >= 3 ? 2 : 4;
+}
+
+template <class S>
+struct Int8 {
+  using Input = uint8_t;
+  using Weight = int8_t;
+  static const Weight* weights(const Attrs& attrs, int64_t count) { return attrs.int8s("weight", count); }
+  static constexpr int kGroup = S::kGroup;
+  static constexpr int kStep = S::kWeightBytes;  // bytes of one vector of weights
+
+  template <int R, int V>
+  static inline void tile(const LinearLayer& p, const char* w, const char* x, char* y, int64_t column,
+                          const float* row_scale) {
+    using I = typename S::I;
+    using F = typename S::F;
+    constexpr int C = chains<R, V>();
+    I acc[C][R][V];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      const I start = S::load_int(p.compensation + column + v * S::kLanes);
+#pragma GCC unroll 3
+      for (int r = 0; r < R; ++r) {
+        acc[0][r][v] = start;
+#pragma GCC unroll 4
+        for (int c = 1; c < C; ++c) acc[c][r][v] = S::set_int(0);
+      }
+    }
+    const int64_t groups = (p.k + kGroup - 1) / kGroup;
+    const auto step = [&](int c, int64_t g) __attribute__((always_inline)) {
+      typename S::X in[R];
+#pragma GCC unroll 3
+      for (int r = 0; r < R; ++r)
+        in[r] = S::broadcast_x(reinterpret_cast<const uint8_t*>(x + r * p.x.pitch) + g * kGroup);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        const typename S::W weight = S::load_w(reinterpret_cast<const int8_t*>(w) + (g * V + v) * kStep);
+#pragma GCC unroll 3
+        for (int r = 0; r < R; ++r) acc[c][r][v] = S::dot(acc[c][r][v], in[r], weight);
+      }
+    };
+    int64_t g = 0;
+    for (; g + C <= groups; g += C) {
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) step(c, g + c);
+    }
+    for (; g < groups; ++g) step(0, g);
+
+    F t[R][V];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      const F multiplier = S::load(p.multiplier + column + v * S::kLanes);
+      const F offset = S::load(p.offset + column + v * S::kLanes);
+#pragma GCC unroll 3
+      for (int r = 0; r < R; ++r) {
+        I sum = acc[0][r][v];
+#pragma GCC unroll 4
+        for (int c = 1; c < C; ++c) sum = S::add_int(sum, acc[c][r][v]);
+        const F scale = row_scale ? S::mul(multiplier, S::set(row_scale[r])) : multiplier;
+        t[r][v] = S::add(S::mul(S::to_float(sum), scale), offset);
+      }
+    }
+    epilogue<S, R, V>(p, t, y, column);
+  }
+};
+
+template <class S>
+struct Float32 {
+  using Input = float;
+  using Weight = float;
+  static const Weight* weights(const Attrs& attrs, int64_t count) { return attrs.floats("weight", count); }
+  static constexpr int kGroup = 1;
+  static constexpr int kStep = S::kLanes * static_cast<int>(sizeof(float));
+
+  template <int R, int V>
+  static inline void tile(const LinearLayer& p, const char* w, const char* x, char* y, int64_t column, const float*) {
+    using F = typename S::F;
+    constexpr int C = chains<R, V>();
+    F acc[C][R][V];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      const F start = S::load(p.offset + column + v * S::kLanes);
+#pragma GCC unroll 3
+      for (int r = 0; r < R; ++r) {
+        acc[0][r][v] = start;
+#pragma GCC unroll 4
+        for (int c = 1; c < C; ++c) acc[c][r][v] = S::set(0.0f);
+      }
+    }
+    const auto step = [&](int c, int64_t k) __attribute__((always_inline)) {
+      F in[R];
+#pragma GCC unroll 3
+      for (int r = 0; r < R; ++r) in[r] = S::set(reinterpret_cast<const float*>(x + r * p.x.pitch)[k]);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        const F weight = S::load(reinterpret_cast<const float*>(w + (k * V + v) * kStep));
+#pragma GCC unroll 3
+        for (int r = 0; r < R; ++r) acc[c][r][v] = S::mul_add(weight, in[r], acc[c][r][v]);
+      }
+    };
+    int64_t k = 0;
+    for (; k + C <= p.k; k += C) {
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) step(c, k + c);
+    }
+    for (; k < p.k; ++k) step(0, k);
+    F t[R][V];
+#pragma GCC unroll 3
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        t[r][v] = acc[0][r][v];
+#pragma GCC unroll 4
+        for (int c = 1; c < C; ++c) t[r][v] = S::add(t[r][v], acc[c][r][v]);
+      }
+    epilogue<S, R, V>(p, t, y, column);
+  }
+};
+
+template <class S, template <class> class Kind>
+class LinearStage final : public Stage {
+ public:
+  explicit LinearStage(const StageSpec& spec);
+  void run(const Run& run) const override {
+    const char* w = static_cast<const char*>(layer_.weights);
+    const int64_t groups = (layer_.k + Kind<S>::kGroup - 1) / Kind<S>::kGroup;
+    for (int64_t column = 0; column < layer_.n; column += kTileVectors * S::kLanes) {
+      const int64_t left = (layer_.n - column + S::kLanes - 1) / S::kLanes;
+      const int vectors = static_cast<int>(left < kTileVectors ? left : kTileVectors);
+      switch (vectors) {
+        case 1: rows<1>(run, w, column); break;
+        case 2: rows<2>(run, w, column); break;
+        case 3: rows<3>(run, w, column); break;
+        case 4: rows<4>(run, w, column); break;
+        case 5: rows<5>(run, w, column); break;
+        case 6: rows<6>(run, w, column); break;
+        case 7: rows<7>(run, w, column); break;
+        default: rows<8>(run, w, column);
+      }
+      w += groups * vectors * Kind<S>::kStep;
+    }
+  }
+
+ private:
+  template <int V>
+  void rows(const Run& run, const char* w, int64_t column) const {
+    const char* x = run.at[layer_.x.id];
+    char* y = run.at[layer_.y.id];
+    const float* scale = layer_.row_scale.id < 0 ? nullptr : layer_.row_scale.template in<const float>(run);
+    int64_t left = run.rows;
+    while (left > 0) {
+      // 4 rows go as 2 + 2: a single last row would read the weights once more for itself.
+      const int now = left == 1 ? 1 : (left == 2 || left == 4) ? 2 : 3;
+      if (now == 3)
+        Kind<S>::template tile<3, V>(layer_, w, x, y, column, scale);
+      else if (now == 2)
+        Kind<S>::template tile<2, V>(layer_, w, x, y, column, scale);
+      else
+        Kind<S>::template tile<1, V>(layer_, w, x, y, column, scale);
+      x += now * layer_.x.pitch;
+      y += now * layer_.y.pitch;
+      if (scale) scale += now * (layer_.row_scale.pitch / static_cast<int64_t>(sizeof(float)));
+      left -= now;
+    }
+  }
+
+  LinearLayer layer_;
+};
+
+// Copies n numbers into the arena, zero up to whole tiles, so that the kernels load whole vectors.
+template <class S, class T>
+static T* padded(Arena& arena, int64_t n) {
+  const int64_t whole = (n + S::kLanes - 1) / S::kLanes * S::kLanes;
+  return static_cast<T*>(arena.take(static_cast<size_t>(whole) * sizeof(T)));
+}
+
+template <class S, template <class> class Kind>
+LinearStage<S, Kind>::LinearStage(const StageSpec& spec) {
+  constexpr bool int8 = sizeof(typename Kind<S>::Input) == 1;
+  LinearLayer& p = layer_;
+  const Attrs& attrs = spec.attrs;
+  p.x = {spec.inputs[0], spec.input(0).pitch};
+  p.y = {spec.outputs[0], spec.output(0).pitch};
+  p.row_scale = spec.input_count > 1 ? Port{spec.inputs[1], spec.input(1).pitch} : Port{-1, 0};
+  p.k = spec.input(0).width;
+  p.n = spec.output(0).width;
+  p.activation = parse_activation(attrs.text("activation"));
+  p.parameter = static_cast<float>(attrs.real("activation_parameter"));
+  p.int8_out = spec.output(0).dtype == RTA_INT8;
+  if (spec.input(0).dtype != (int8 ? RTA_INT8 : RTA_FLOAT32)) fail("linear: input and weight have different dtypes");
+  if (!int8 && p.int8_out) fail("linear: float32 weights have no int8 output");
+
+  constexpr int group = Kind<S>::kGroup, lanes = S::kLanes;
+  using Weight = typename Kind<S>::Weight;
+  const int64_t groups = (p.k + group - 1) / group, vectors = (p.n + lanes - 1) / lanes;
+  Weight* packed = static_cast<Weight*>(spec.arena->take(static_cast<size_t>(groups * vectors * Kind<S>::kStep)));
+  p.weights = packed;
+  const Weight* weight = Kind<S>::weights(attrs, p.n * p.k);
+  for (int64_t tile = 0; tile < p.n; tile += kTileVectors * lanes) {
+    const int64_t left = (p.n - tile + lanes - 1) / lanes, width = left < kTileVectors ? left : kTileVectors;
+    for (int64_t g = 0; g < groups; ++g)
+      for (int64_t column = tile; column < tile + width * lanes; ++column)
+        for (int64_t k = g * group; k < (g + 1) * group; ++k, ++packed)
+          if (column < p.n && k < p.k) *packed = weight[column * p.k + k];
+  }
+  float* offset = padded<S, float>(*spec.arena, p.n);
+  const float* given = attrs.floats(int8 ? "offset" : "bias", p.n);
+  for (int64_t i = 0; i < p.n; ++i) offset[i] = given[i];
+  p.offset = offset;
+  p.compensation = nullptr;
+  p.multiplier = nullptr;
+  if constexpr (int8) {
+    p.y_inv_scale = static_cast<float>(attrs.real("y_inv_scale"));
+    p.y_zero = static_cast<int32_t>(attrs.integer("y_zero_point")) + 128;
+    float* multiplier = padded<S, float>(*spec.arena, p.n);
+    int32_t* compensation = padded<S, int32_t>(*spec.arena, p.n);
+    const float* scale = attrs.floats("multiplier", p.n);
+    const int64_t zero = attrs.integer("x_zero_point") + 128;
+    for (int64_t i = 0; i < p.n; ++i) {
+      int64_t sum = 0;
+      for (int64_t k = 0; k < p.k; ++k) sum += weight[i * p.k + k];
+      multiplier[i] = scale[i];
+      compensation[i] = static_cast<int32_t>(-zero * sum);
+    }
+    p.multiplier = multiplier;
+    p.compensation = compensation;
+  }
+}
+
+const char* linear_reject(const Attrs& attrs);  // in cpu_portable.cc
+
+template <class S>
+Stage* create_linear(const StageSpec& spec) {
+  if (spec.attrs.text_is("weight_dtype", "float32")) return new LinearStage<S, Float32>(spec);
+  return new LinearStage<S, Int8>(spec);
+}
+
+}  // namespace rta

@@ -1,0 +1,107 @@
+"""W8A8 linear on the int8 tensor cores: `tl.dot` over tiles of weights, any M, N and K.
+
+One program computes block_n outputs of block_m rows. The rows are padded to a tile of 16, which the tensor
+cores need at least; the padding is masked in every load and store. K runs in steps of block_k, with the loads
+of the next steps in flight (num_stages).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rtaccel.core.registry import Impl, Prepared, register_impl
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._shared.triton_spec import Budget, Specialisation, Tiling, power_of_two
+from rtaccel.kernels.linear import contract
+from rtaccel.kernels.linear.triton_w8a8 import Form, Operands, epilogue, unsupported
+
+
+@triton.jit(do_not_specialize=["rows", "y_zero_point"])
+def dot_kernel(
+    x_ptr, weight_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr,
+    rows, parameter, y_inv_scale, y_zero_point, row_scale_ptr,
+    N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, DYNAMIC: tl.constexpr, INT8_OUT: tl.constexpr,
+    ASM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    k = tl.arange(0, BLOCK_K)
+    in_n, in_m = n < N, m < rows
+    x_tile = x_ptr + m[:, None].to(tl.int64) * K + k[None, :]
+    w_tile = weight_ptr + n[:, None].to(tl.int64) * K + k[None, :]
+
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.int32)
+    for k0 in range(0, K, BLOCK_K):
+        in_k = (k0 + k < K)[None, :]
+        x = tl.load(x_tile + k0, mask=in_m[:, None] & in_k, other=0)
+        w = tl.load(w_tile + k0, mask=in_n[:, None] & in_k, other=0)
+        acc = tl.dot(x, tl.trans(w), acc, out_dtype=tl.int32)
+
+    acc += tl.load(compensation_ptr + n, mask=in_n, other=0)[None, :]
+    multiplier = tl.load(multiplier_ptr + n, mask=in_n, other=0.0)[None, :]
+    offset = tl.load(offset_ptr + n, mask=in_n, other=0.0)[None, :]
+    row_scale = 1.0
+    if DYNAMIC:
+        row_scale = tl.load(row_scale_ptr + m, mask=in_m, other=0.0)[:, None]
+    y = epilogue(
+        acc, multiplier, offset, row_scale, parameter, y_inv_scale, y_zero_point, ACTIVATION, DYNAMIC, INT8_OUT, ASM
+    )
+    tl.store(y_ptr + m[:, None].to(tl.int64) * N + n[None, :], y, mask=in_m[:, None] & in_n[None, :])
+
+
+def tiling(problem: Problem) -> Tiling:
+    """Narrow tiles of N, so that a small layer still spreads over many multiprocessors. Not measured on a card."""
+    k, n, m = problem.in_widths[0], problem.out_widths[0], problem.rows
+    return Tiling(
+        block_m=power_of_two(m, 16, 64),
+        block_n=16 if n <= 512 else 32 if n <= 2048 else 64,
+        block_k=power_of_two(k, 32, 128 if m > 16 else 256),
+        num_warps=4,
+        num_stages=3 if k > 256 else 1,
+    )
+
+
+def specialise(problem: Problem) -> Specialisation:
+    form, tile = Form.of(problem), tiling(problem)
+    return Specialisation(
+        name=f"linear_dot_M{tile.block_m}_{form}",
+        kernel=dot_kernel,
+        signature=form.signature(),
+        constants={
+            **form.constants, "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k,
+        },
+        tiling=tile,
+    )  # fmt: skip
+
+
+def prepare(stage: Stage, problem: Problem) -> Prepared:
+    """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, not only problem.rows."""
+    ops, spec = Operands.of(stage, problem), specialise(problem)
+    kernel, keywords, tile, n = spec.kernel, spec.keywords, spec.tiling, ops.form.n
+
+    def call(x: Tensor, row_scale: Tensor | None = None) -> tuple[Tensor]:
+        y = ops.output(x, row_scale)
+        if y.numel():
+            grid = (triton.cdiv(n, tile.block_n), triton.cdiv(x.shape[0], tile.block_m))
+            scale = () if row_scale is None else (row_scale,)
+            kernel[grid](
+                x, ops.weight, y, ops.multiplier, ops.offset, ops.compensation, x.shape[0], *ops.scalars, *scale,
+                **keywords,
+            )  # fmt: skip
+        return (y,)
+
+    return call
+
+
+def specialisations() -> Iterator[Specialisation]:
+    """The forms that are compiled and held to a budget without a GPU."""
+    yield specialise(Problem.of(contract.make_stage(128, 128, "static", "relu", out="int8"), 8, "cuda"))
+    yield specialise(Problem.of(contract.make_stage(1024, 1024, "dynamic", "gelu"), 16, "cuda"))
+    yield specialise(Problem.of(contract.make_stage(130, 33, "static"), 1, "cuda"))
+
+
+register_impl(Impl("linear", "triton_dot", "triton", 10, unsupported, prepare))

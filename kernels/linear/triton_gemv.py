@@ -1,0 +1,165 @@
+"""W8A8 linear for up to four rows: dp4a on packed words, one warp per output, the weights read once.
+
+Below about four rows the tensor cores have nothing to do: the time is the reading of the weights. x and weight
+are seen as int32 words of four bytes. A tile is [block_n outputs, block_k / 4 words] with one warp per output, so a
+lane reads 16 bytes of weights at a time, multiplies them with four dp4a, and one warp-wide sum ends the row.
+x is loaded in the shape of the weight tile: a row of x that is broadcast afterwards would cost a layout
+conversion through shared memory in every step.
+
+Weight rows are padded with zeros to 16 bytes, so that every row starts aligned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rtaccel.core.registry import Impl, Prepared, register_impl
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._shared.triton_device import dot4
+from rtaccel.kernels._shared.triton_spec import Specialisation, Tiling, power_of_two
+from rtaccel.kernels.linear import contract
+from rtaccel.kernels.linear.triton_w8a8 import Form, Operands, epilogue, unsupported
+
+MAX_ROWS = 4
+WORD = 4
+LINE = 16
+
+
+@triton.jit
+def _finish(
+    acc, m, rows, n, compensation, multiplier, offset, y_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point,
+    N: tl.constexpr, ACTIVATION: tl.constexpr, DYNAMIC: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """Ends row m: the warp-wide sums, the epilogue and the store."""
+    total = tl.sum(acc, 1) + compensation
+    in_m = m + tl.zeros_like(n) < rows  # a tile, because the interpreter of triton 3.9 widens a scalar condition
+    row_scale = 1.0
+    if DYNAMIC:
+        row_scale = tl.load(row_scale_ptr + m + tl.zeros_like(n), mask=in_m, other=0.0)
+    y = epilogue(
+        total, multiplier, offset, row_scale, parameter, y_inv_scale, y_zero_point, ACTIVATION, DYNAMIC, INT8_OUT, ASM
+    )
+    tl.store(y_ptr + m * N + n, y, mask=(n < N) & in_m)
+
+
+@triton.jit(do_not_specialize=["rows", "y_zero_point"])
+def gemv_kernel(
+    x_ptr, weight_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr,
+    rows, parameter, y_inv_scale, y_zero_point, row_scale_ptr,
+    N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, DYNAMIC: tl.constexpr, INT8_OUT: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    X_WORDS: tl.constexpr = K // 4
+    W_WORDS: tl.constexpr = (K + 15) // 16 * 4
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = tl.program_id(1).to(tl.int64) * ROWS
+    word = tl.arange(0, BLOCK_W)[None, :]
+    in_n = n < N
+    w_tile = weight_ptr + n[:, None].to(tl.int64) * W_WORDS + word
+    x_tile = x_ptr + m * X_WORDS + word + tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
+
+    zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
+    acc0, acc1, acc2, acc3 = zero, zero, zero, zero
+    for w0 in range(0, X_WORDS, BLOCK_W):
+        in_k = word + zero < X_WORDS - w0
+        w = tl.load(w_tile + w0, mask=in_n[:, None] & in_k, other=0)
+        acc0 = dot4(w, tl.load(x_tile + w0, mask=in_k, other=0), acc0, ASM)
+        if ROWS > 1:
+            x1 = tl.load(x_tile + X_WORDS + w0, mask=in_k & (m + zero + 1 < rows), other=0)
+            acc1 = dot4(w, x1, acc1, ASM)
+        if ROWS > 2:
+            x2 = tl.load(x_tile + 2 * X_WORDS + w0, mask=in_k & (m + zero + 2 < rows), other=0)
+            x3 = tl.load(x_tile + 3 * X_WORDS + w0, mask=in_k & (m + zero + 3 < rows), other=0)
+            acc2 = dot4(w, x2, acc2, ASM)
+            acc3 = dot4(w, x3, acc3, ASM)
+
+    compensation = tl.load(compensation_ptr + n, mask=in_n, other=0)
+    multiplier = tl.load(multiplier_ptr + n, mask=in_n, other=0.0)
+    offset = tl.load(offset_ptr + n, mask=in_n, other=0.0)
+    for row in tl.static_range(ROWS):
+        acc = acc0
+        if row == 1:
+            acc = acc1
+        if row == 2:
+            acc = acc2
+        if row == 3:
+            acc = acc3
+        _finish(
+            acc, m + row, rows, n, compensation, multiplier, offset, y_ptr, row_scale_ptr,
+            parameter, y_inv_scale, y_zero_point, N, ACTIVATION, DYNAMIC, INT8_OUT, ASM,
+        )  # fmt: skip
+
+
+def supports(problem: Problem) -> str | None:
+    reason = unsupported(problem)
+    if reason is not None:
+        return reason
+    if problem.rows > MAX_ROWS:
+        return f"keeps one sum per row in registers, for M <= {MAX_ROWS}, not M = {problem.rows}"
+    if problem.in_widths[0] % WORD:
+        return f"reads x in words of 4 bytes: K must be a multiple of 4, not {problem.in_widths[0]}"
+    return None
+
+
+def tiling(problem: Problem) -> Tiling:
+    """One warp per output, up to eight in a program, four words per lane and step. Not measured on a card."""
+    outputs = power_of_two(problem.out_widths[0], 1, 8)
+    words = power_of_two(problem.in_widths[0] // WORD, 32, 128)
+    rows = power_of_two(problem.rows, 1, MAX_ROWS)
+    return Tiling(block_m=rows, block_n=outputs, block_k=WORD * words, num_warps=outputs)
+
+
+def specialise(problem: Problem) -> Specialisation:
+    form, tile = Form.of(problem), tiling(problem)
+    return Specialisation(
+        name=f"linear_gemv_M{tile.block_m}_{form}",
+        kernel=gemv_kernel,
+        signature=form.signature(x_ptr="*i32", weight_ptr="*i32"),
+        constants={
+            **form.constants, "ROWS": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_W": tile.block_k // WORD,
+        },
+        tiling=tile,
+    )  # fmt: skip
+
+
+def pack(weight: Tensor) -> Tensor:
+    """int8 [N, K] -> int32 words [N, ceil(K / 16) * 4], each row padded with zeros."""
+    n, k = weight.shape
+    padded = weight.new_zeros((n, -(-k // LINE) * LINE))
+    padded[:, :k] = weight
+    return padded.view(torch.int32)
+
+
+def prepare(stage: Stage, problem: Problem) -> Prepared:
+    """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
+    ops, spec = Operands.of(stage, problem), specialise(problem)
+    kernel, keywords, tile, n = spec.kernel, spec.keywords, spec.tiling, ops.form.n
+    words = pack(ops.weight)
+
+    def call(x: Tensor, row_scale: Tensor | None = None) -> tuple[Tensor]:
+        y = ops.output(x, row_scale)
+        if y.numel():
+            grid = (triton.cdiv(n, tile.block_n), triton.cdiv(x.shape[0], tile.block_m))
+            scale = () if row_scale is None else (row_scale,)
+            kernel[grid](
+                x.view(torch.int32), words, y, ops.multiplier, ops.offset, ops.compensation, x.shape[0], *ops.scalars,
+                *scale, **keywords,
+            )  # fmt: skip
+        return (y,)
+
+    return call
+
+
+def specialisations() -> Iterator[Specialisation]:
+    """The forms that are compiled and held to a budget without a GPU."""
+    yield specialise(Problem.of(contract.make_stage(640, 128, "static", "relu", out="int8"), 1, "cuda"))
+    yield specialise(Problem.of(contract.make_stage(1024, 1024, "dynamic", "gelu"), 1, "cuda"))
+    yield specialise(Problem.of(contract.make_stage(1024, 1024, "static", "none"), 4, "cuda"))
+
+
+register_impl(Impl("linear", "triton_gemv", "triton", 20, supports, prepare))

@@ -1,0 +1,133 @@
+"""What the W8A8 Triton kernels of `linear` share: operands on the device, the fused epilogue, what they take.
+
+The zero point of x never enters a kernel's inner loop. With c[n] = -zero_point * sum_k weight[n, k], an int32 made
+once, sum_k x[m, k] * weight[n, k] + c[n] is the contract's accumulator, the same integer: every term stays below
+2^31 for K <= MAX_K, so neither wrapping nor the saturation of the tensor cores can change it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rtaccel.core import settings
+from rtaccel.core.errors import ShapeError
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._shared.triton_device import activate, multiply_rn, to_int8
+from rtaccel.kernels._shared.triton_spec import require_matrix
+from rtaccel.kernels.linear import contract
+
+RUNTIME_SIGNATURE = {
+    "x_ptr": "*i8", "weight_ptr": "*i8", "y_ptr": "*fp32", "multiplier_ptr": "*fp32", "offset_ptr": "*fp32",
+    "compensation_ptr": "*i32", "rows": "i32", "parameter": "fp32", "y_inv_scale": "fp32", "y_zero_point": "i32",
+    "row_scale_ptr": "*fp32",
+}  # fmt: skip
+"""Run-time arguments of both kernels, in source order. gemv reads x and weight as int32 words."""
+
+
+@triton.jit
+def epilogue(
+    acc, multiplier, offset, row_scale, parameter, y_inv_scale, y_zero_point,
+    ACTIVATION: tl.constexpr, DYNAMIC: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """act(float32(acc) * multiplier + offset), requantised for an int8 output. Tiles broadcast against acc."""
+    if DYNAMIC:
+        multiplier = multiply_rn(multiplier, row_scale, ASM)
+    t = multiply_rn(acc.to(tl.float32), multiplier, ASM) + offset
+    y = activate(t, parameter, ACTIVATION)
+    if INT8_OUT:
+        y = to_int8(y * y_inv_scale, y_zero_point)
+    return y
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a kernel is specialised on besides its tiles; from a Problem alone."""
+
+    n: int
+    k: int
+    activation: str
+    dynamic: bool
+    int8_out: bool
+
+    @classmethod
+    def of(cls, problem: Problem) -> Form:
+        return cls(
+            n=problem.out_widths[0],
+            k=problem.in_widths[0],
+            activation=str(problem.attrs.get("activation", "none")),
+            dynamic=len(problem.in_widths) == 2,
+            int8_out=problem.out_dtypes[0] == "int8",
+        )
+
+    def __str__(self) -> str:
+        rows, out = ("dynamic" if self.dynamic else "static"), ("int8" if self.int8_out else "float32")
+        return f"N{self.n}_K{self.k}_{rows}_{self.activation}_{out}"
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "N": self.n, "K": self.k, "ACTIVATION": self.activation, "DYNAMIC": self.dynamic, "INT8_OUT": self.int8_out,
+            "ASM": not settings.triton_interpret(),
+        }  # fmt: skip
+        return found if self.dynamic else {**found, "row_scale_ptr": None}
+
+    def signature(self, **types: str) -> dict[str, str]:
+        found = {**RUNTIME_SIGNATURE, "y_ptr": "*i8" if self.int8_out else "*fp32", **types}
+        if not self.dynamic:
+            del found["row_scale_ptr"]
+        return found
+
+
+def unsupported(problem: Problem) -> str | None:
+    """None, or why no W8A8 kernel takes this."""
+    if problem.weight_dtype != "int8":
+        return f"computes int8 weights, not {problem.weight_dtype}"
+    if problem.in_dtypes[0] != "int8":
+        return f"reads int8 activations, not {problem.in_dtypes[0]}"
+    if problem.in_widths[0] > contract.MAX_K:
+        return f"sums in int32, which holds K <= {contract.MAX_K}, not K = {problem.in_widths[0]}"
+    return None
+
+
+@dataclass(frozen=True)
+class Operands:
+    """The numbers of `contract.lower` on the device: float32 [N], float32 [N], int32 [N], and the scalars."""
+
+    form: Form
+    weight: Tensor
+    multiplier: Tensor
+    offset: Tensor
+    compensation: Tensor
+    scalars: tuple[float, float, int]
+
+    @classmethod
+    def of(cls, stage: Stage, problem: Problem) -> Operands:
+        low = contract.lower(stage)
+        sums = low["weight"].sum(1, dtype=torch.int32)
+        return cls(
+            form=Form.of(problem),
+            weight=low["weight"].contiguous().to(problem.device),
+            multiplier=low["multiplier"].contiguous().to(problem.device),
+            offset=low["offset"].contiguous().to(problem.device),
+            compensation=(-low["x_zero_point"] * sums).to(problem.device),
+            scalars=(low["activation_parameter"], low["y_inv_scale"], low["y_zero_point"]),
+        )
+
+    def output(self, x: Tensor, row_scale: Tensor | None) -> Tensor:
+        """Checks the inputs (ShapeError) and gives a fresh y [M, N]."""
+        require_matrix("linear", x, self.form.k, torch.int8)
+        if (row_scale is not None) != self.form.dynamic:
+            expected = "x and row_scale" if self.form.dynamic else "x alone"
+            raise ShapeError("linear", "row_scale" if row_scale is not None else "no row_scale", expected, "See linear.")
+        if row_scale is not None:
+            require_matrix("linear", row_scale, 1, torch.float32)
+            if row_scale.shape[0] != x.shape[0]:
+                raise ShapeError("linear", f"{row_scale.shape[0]} row scales", f"{x.shape[0]}", "One scale per row.")
+        dtype = torch.int8 if self.form.int8_out else torch.float32
+        return torch.empty((x.shape[0], self.form.n), dtype=dtype, device=x.device)

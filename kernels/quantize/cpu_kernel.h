@@ -1,0 +1,95 @@
+// Quantize on the CPU: float32 rows to int8, static or by row. The contract is in contract.py.
+#pragma once
+
+#include "stage.h"
+
+namespace rta {
+
+constexpr int32_t kInfinityBits = 0x7f800000;
+
+template <class S>
+class QuantizeStage final : public Stage {
+ public:
+  explicit QuantizeStage(const StageSpec& spec)
+      : x_{spec.inputs[0], spec.input(0).pitch},
+        q_{spec.outputs[0], spec.output(0).pitch},
+        scale_{spec.output_count > 1 ? Port{spec.outputs[1], spec.output(1).pitch} : Port{-1, 0}},
+        width_(static_cast<int>(spec.input(0).width)),
+        inv_scale_(static_cast<float>(spec.attrs.real("inv_scale"))),
+        zero_(static_cast<int32_t>(spec.attrs.integer("zero_point")) + 128) {}
+
+  bool marks_rows() const override { return scale_.id < 0; }
+
+  void run(const Run& run) const override {
+    for (int64_t r = 0; r < run.rows; ++r) {
+      const float* x = reinterpret_cast<const float*>(run.at[x_.id] + r * x_.pitch);
+      uint8_t* q = reinterpret_cast<uint8_t*>(run.at[q_.id] + r * q_.pitch);
+      if (scale_.id >= 0)
+        by_row(x, q, reinterpret_cast<float*>(run.at[scale_.id] + r * scale_.pitch));
+      else if (!write(x, q, inv_scale_, zero_)) {
+        for (int i = 0; i < width_; ++i) q[i] = 128;
+        run.poison[r] = __builtin_nanf("");
+      }
+    }
+  }
+
+ private:
+  using F = typename S::F;
+  using I = typename S::I;
+
+  // The largest |x| as bits: an integer maximum sees NaN and infinity as what they are, the largest of all.
+  static int32_t peak_bits(const float* x, int width) {
+    I peak = S::set_int(0);
+    int i = 0;
+    for (; i + S::kLanes <= width; i += S::kLanes) peak = S::max_int(peak, S::bits_of_abs(S::load(x + i)));
+    if (i < width) peak = S::max_int(peak, S::bits_of_abs(S::load_n(x + i, width - i)));
+    return S::max_of_int(peak);
+  }
+
+  static void vector(F x, uint8_t* q, F inv_scale, I zero, F& spoiled) {
+    // x * 0 is 0 unless x is not finite; the sum of them costs one operation and no branch.
+    spoiled = S::mul_add(x, S::set(0.0f), spoiled);
+    const F t = S::max(S::set(-512.0f), S::min(S::set(512.0f), S::mul(x, inv_scale)));
+    S::store_u8(q, S::add_int(S::to_int(t), zero));
+  }
+
+  // False where some x is not finite.
+  bool write(const float* x, uint8_t* q, float inv_scale, int32_t zero_point) const {
+    const F inverse = S::set(inv_scale);
+    const I zero = S::set_int(zero_point);
+    F spoiled[4] = {S::set(0.0f), S::set(0.0f), S::set(0.0f), S::set(0.0f)};
+    int i = 0;
+    for (; i + 4 * S::kLanes <= width_; i += 4 * S::kLanes) {
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) vector(S::load(x + i + j * S::kLanes), q + i + j * S::kLanes, inverse, zero, spoiled[j]);
+    }
+    for (; i + S::kLanes <= width_; i += S::kLanes) vector(S::load(x + i), q + i, inverse, zero, spoiled[0]);
+    if (i < width_) vector(S::load_n(x + i, width_ - i), q + i, inverse, zero, spoiled[1]);
+    return S::sum_of(S::add(S::add(spoiled[0], spoiled[1]), S::add(spoiled[2], spoiled[3]))) == 0.0f;
+  }
+
+  void by_row(const float* x, uint8_t* q, float* scale) const {
+    const int32_t bits = peak_bits(x, width_);
+    float peak;
+    __builtin_memcpy(&peak, &bits, 4);
+    if (bits >= kInfinityBits || peak < 0x1p-100f) {
+      for (int i = 0; i < width_; ++i) q[i] = 128;
+      *scale = bits >= kInfinityBits ? __builtin_nanf("") : 1.0f;
+      return;
+    }
+    write(x, q, 127.0f / peak, 128);
+    *scale = peak / 127.0f;
+  }
+
+  Port x_, q_, scale_;
+  int width_;
+  float inv_scale_;
+  int32_t zero_;
+};
+
+template <class S>
+Stage* create_quantize(const StageSpec& spec) {
+  return new QuantizeStage<S>(spec);
+}
+
+}  // namespace rta

@@ -1,0 +1,104 @@
+"""Quantize in Triton: one program per row, one pass for the largest magnitude and one for the rounding.
+
+The magnitude is found on the bits: for float32 without its sign bit, integer order is numeric order, infinity is
+0x7F800000 and every NaN lies above it. One integer maximum therefore gives both max |x| and whether the row is
+finite, and needs no rule for NaN. Division is the correctly rounded one, so all numbers equal the reference's bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rtaccel.core.registry import Impl, Prepared, register_impl
+from rtaccel.core.stage import Problem, Quant, Stage
+from rtaccel.kernels._shared.triton_device import to_int8
+from rtaccel.kernels._shared.triton_spec import Budget, Specialisation, Tiling, power_of_two, require_matrix
+from rtaccel.kernels.quantize import contract
+
+TINY = tl.constexpr(contract.TINY)
+INFINITY_BITS = tl.constexpr(0x7F800000)
+
+
+@triton.jit(do_not_specialize=["zero_point"])
+def quantize_kernel(
+    x_ptr, q_ptr, row_scale_ptr, inv_scale, zero_point,
+    K: tl.constexpr, DYNAMIC: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    k = tl.arange(0, BLOCK_K)[None, :]
+    x_row = x_ptr + row * K
+    q_row = q_ptr + row * K
+
+    bits = tl.zeros((1, BLOCK_K), tl.int32)
+    for k0 in range(0, K, BLOCK_K):
+        x = tl.load(x_row + k0 + k, mask=k0 + k < K, other=0.0)
+        bits = tl.maximum(bits, x.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
+    peak_bits = tl.max(bits, 1, keep_dims=True)
+    finite = peak_bits < INFINITY_BITS
+    keep = finite
+    if DYNAMIC:
+        peak = peak_bits.to(tl.float32, bitcast=True)
+        keep = finite & (peak >= TINY)
+        safe = tl.where(keep, peak, 1.0)
+        inverse = tl.div_rn(tl.full((1, 1), 127.0, tl.float32), safe)
+        scale = tl.div_rn(safe, tl.full((1, 1), 127.0, tl.float32))
+        scale = tl.where(keep, scale, tl.where(finite, 1.0, float("nan")))
+        tl.store(row_scale_ptr + row + tl.arange(0, 1)[None, :], scale)
+    else:
+        inverse = inv_scale
+
+    for k0 in range(0, K, BLOCK_K):
+        x = tl.load(x_row + k0 + k, mask=k0 + k < K, other=0.0)
+        q = to_int8(x * inverse, zero_point)
+        if DYNAMIC:
+            q = tl.maximum(q, -127)
+        tl.store(q_row + k0 + k, tl.where(keep, q, 0), mask=k0 + k < K)
+
+
+def specialise(problem: Problem) -> Specialisation:
+    """The form for a width and a kind of scale: a whole row in one tile up to 4096 columns."""
+    k, dynamic = problem.in_widths[0], len(problem.out_widths) == 2
+    block_k = power_of_two(k, 32, 4096)
+    tiling = Tiling(1, 1, block_k, num_warps=power_of_two(block_k // 128, 1, 8))
+    kind = "dynamic" if dynamic else "static"
+    return Specialisation(
+        name=f"quantize_{kind}_K{k}",
+        kernel=quantize_kernel,
+        signature={
+            "x_ptr": "*fp32", "q_ptr": "*i8", "row_scale_ptr": "*fp32", "inv_scale": "fp32", "zero_point": "i32",
+        },
+        constants={"K": k, "DYNAMIC": dynamic, "BLOCK_K": block_k},
+        tiling=tiling,
+    )  # fmt: skip
+
+
+def prepare(stage: Stage, problem: Problem) -> Prepared:
+    """x float32 [M, K] -> int8 [M, K], and with dynamic rows also row_scale float32 [M, 1]."""
+    low = contract.lower(stage)
+    spec = specialise(problem)
+    k, kernel, keywords = problem.in_widths[0], spec.kernel, spec.keywords
+    dynamic, inv_scale, zero_point = bool(low["dynamic"]), low["inv_scale"], low["zero_point"]
+
+    def call(x: Tensor) -> tuple[Tensor, ...]:
+        require_matrix("quantize", x, k, torch.float32)
+        q = torch.empty(x.shape, dtype=torch.int8, device=x.device)
+        row_scale = torch.empty((x.shape[0] if dynamic else 0, 1), device=x.device)
+        if x.shape[0]:
+            kernel[(x.shape[0],)](x, q, row_scale, inv_scale, zero_point, **keywords)
+        return (q, row_scale) if dynamic else (q,)
+
+    return call
+
+
+def specialisations() -> Iterator[Specialisation]:
+    """The forms that are compiled and held to a budget without a GPU."""
+    for quant in (Quant(1.0, 0), None):
+        yield specialise(Problem.of(contract.make_stage(640, quant), 1, "cuda"))
+
+
+register_impl(Impl("quantize", "triton_rows", "triton", 10, lambda problem: None, prepare))

@@ -1,0 +1,6 @@
+#include "softmax/cpu_kernel.h"
+#include "simd_portable.h"
+
+namespace rta {
+static const Register kSoftmax({"softmax", "cpu_portable", 0, 0, nullptr, create_softmax<Portable>});
+}

@@ -1,0 +1,91 @@
+"""Triton: kernels compiled for an NVIDIA GPU, or run on CPU tensors in Triton's interpreter.
+
+The interpreter is for checking numbers on a machine without a GPU; it is slow by design and ranks below every
+backend of the CPU. `TRITON_INTERPRET=1` must be set before triton is first imported, because triton decides
+per function, when it is defined, whether it is compiled or interpreted.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+
+from rtaccel.backends.base import Backend
+from rtaccel.core import settings
+
+MIN_CAPABILITY = (8, 0)
+"""Oldest compute capability the kernels are compiled and checked for (int8 tensor cores with K = 32)."""
+
+_INTERPRETING = settings.triton_interpret()
+"""As it was when this module was first imported; `unavailable` says so if it has changed since."""
+
+
+def _in_interpreter() -> bool:
+    """Whether triton's own library functions were defined as interpreted ones. Imports triton."""
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpretedFunction
+
+    return isinstance(tl.sum, InterpretedFunction)
+
+
+def _mismatch() -> str | None:
+    wanted = settings.triton_interpret()
+    if wanted != _INTERPRETING:
+        return f"{settings.TRITON_INTERPRET} was changed after rtaccel looked at it; set it before Python starts"
+    if "triton" in sys.modules and _in_interpreter() != wanted:
+        return f"{settings.TRITON_INTERPRET} was changed after triton was imported; set it before Python starts"
+    return None
+
+
+def unavailable() -> str | None:
+    """None, or why no Triton kernel can run in this process."""
+    try:
+        installed = importlib.util.find_spec("triton") is not None
+    except ValueError:  # sys.modules holds a placeholder without a spec
+        installed = False
+    if not installed:
+        return "triton is not installed (pip install 'rtaccel[gpu]'; triton has wheels for Linux)"
+    mismatch = _mismatch()
+    if mismatch is not None:
+        return mismatch
+    if settings.triton_interpret():
+        return None
+    import torch
+
+    if not torch.cuda.is_available():
+        why = "" if torch.version.cuda else f" and torch {torch.__version__} is built without CUDA"
+        return (
+            f"no CUDA device was found{why}; run on a machine with an NVIDIA GPU, or set "
+            f"{settings.TRITON_INTERPRET}=1 before Python starts to run the kernels in the interpreter on CPU tensors"
+        )
+    capability = torch.cuda.get_device_capability()
+    if capability < MIN_CAPABILITY:
+        name = torch.cuda.get_device_name()
+        return f"{name} has compute capability {capability[0]}.{capability[1]}; the kernels need 8.0 or newer"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "triton builds its launcher with a C compiler and found none; install gcc or clang, or set CC"
+    return None
+
+
+def facts() -> dict[str, object]:
+    """Triton's version and where its kernels run; for use where `unavailable()` is None."""
+    import torch
+    import triton
+
+    found: dict[str, object] = {"triton": triton.__version__, "interpreter": settings.triton_interpret()}
+    if not settings.triton_interpret() and torch.cuda.is_available():
+        major, minor = torch.cuda.get_device_capability()
+        found |= {"card": torch.cuda.get_device_name(), "capability": f"{major}.{minor}", "cuda": torch.version.cuda}
+    return found
+
+
+BACKEND = Backend(
+    name="triton",
+    rank=10,
+    devices=("cpu",) if _INTERPRETING else ("cuda",),
+    unavailable=unavailable,
+    remedy=f"Install a CUDA torch and triton on a machine with an NVIDIA GPU, or set {settings.TRITON_INTERPRET}=1.",
+    facts=facts,
+)
