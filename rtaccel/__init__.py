@@ -16,7 +16,6 @@ _HOME = {
     "SwapReport": "rtaccel.convert.swap",
     "compile": "rtaccel.runtime.compiled",
     "CompiledModel": "rtaccel.runtime.compiled",
-    "measure": "rtaccel.measure.latency",
     "Latency": "rtaccel.measure.latency",
     "Budget": "rtaccel.measure.budget",
     "Float32": "rtaccel.core.scheme",
@@ -30,7 +29,8 @@ _HOME = {
 }
 """Public name -> module that defines it."""
 
-_ROOMS = ("nn",)
+_ROOMS = ("measure", "nn")
+"""Packages reached as attributes; `measure` is also a function (the package is callable)."""
 
 __all__ = sorted([*_HOME, *_ROOMS])  # noqa: PLE0605
 

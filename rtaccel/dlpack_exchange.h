@@ -36,9 +36,11 @@ struct ExchangeHeader {
 
 struct ExchangeApi {
   ExchangeHeader header;
-  void* allocate;
+  // A fresh tensor with dtype, device and shape of the prototype; `report` is called with the reason of a failure.
+  int (*allocate)(Tensor* prototype, void** out, void* context,
+                  void (*report)(void* context, const char* kind, const char* message));
   void* owning_from_object;
-  void* to_object;
+  int (*to_object)(void* managed, void** out);  // takes over `managed`
   int (*view_from_object)(void* object, Tensor* out);  // 0, or -1 with a Python error set
   void* current_stream;
 };

@@ -211,12 +211,18 @@ class Plan {
   }
 
   static nb::object empty(const Spec& spec, const int64_t* lead) {
-    const Py_ssize_t dims = spec.lead + static_cast<Py_ssize_t>(spec.trailing.size());
-    nb::object shape = nb::steal(PyTuple_New(dims));
-    for (Py_ssize_t d = 0; d < dims; ++d)
-      PyTuple_SetItem(shape.ptr(), d, PyLong_FromLongLong(d < spec.lead ? lead[d] : spec.trailing[d - spec.lead]));
-    PyObject* args[] = {shape.ptr(), spec.dtype == RTA_FLOAT32 ? float32_dtype : int8_dtype};
-    return nb::steal(nb::detail::raise_if_null(PyObject_Vectorcall(torch_empty, args, 1, dtype_keyword)));
+    int64_t shape[kMaxDims];
+    const int dims = spec.lead + static_cast<int>(spec.trailing.size());
+    for (int d = 0; d < dims; ++d) shape[d] = d < spec.lead ? lead[d] : spec.trailing[d - spec.lead];
+    const bool is_float = spec.dtype == RTA_FLOAT32;
+    dlpack::Tensor prototype{nullptr, {dlpack::kCpu, 0}, dims,
+                             {is_float ? dlpack::kFloat : dlpack::kInt, static_cast<uint8_t>(is_float ? 32 : 8), 1},
+                             shape, nullptr, 0};
+    void *managed = nullptr, *object = nullptr;
+    const auto report = [](void*, const char*, const char* message) { PyErr_SetString(PyExc_MemoryError, message); };
+    if (exchange->allocate(&prototype, &managed, nullptr, report) != 0 || exchange->to_object(managed, &object) != 0)
+      throw nb::python_error();
+    return nb::steal(static_cast<PyObject*>(object));
   }
 
   rta_plan* plan_;

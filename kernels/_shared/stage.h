@@ -84,14 +84,10 @@ class Stage {
   virtual bool marks_rows() const;  // may set Run::poison; false unless overridden
 };
 
-// A value as a stage reads or writes it: base pointer and pitch are looked up once per run.
+// A value as a stage reads or writes it.
 struct Port {
   int id;
   int64_t pitch;
-  template <class T>
-  T* in(const Run& run) const {
-    return reinterpret_cast<T*>(run.at[id]);
-  }
 };
 
 struct Kernel {

@@ -7,7 +7,7 @@ check compiles exactly that, so what is checked without a GPU is what runs on on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rtaccel.core.errors import ShapeError
@@ -30,17 +30,29 @@ class Tiling:
     num_stages: int = 1
 
 
+INT8_MMA = r"IMMA|IGMMA|UTCIMMA"
+GPU_DP4A = r"IDP\.4A"
+WIDE_LOAD = r"LDG\..*128"
+ASYNC_COPY = r"LDGSTS"
+FUSED = r"FFMA"
+"""Families of machine instructions, as patterns of the start of a mnemonic: int8 tensor cores (all generations),
+dp4a, 16-byte loads, asynchronous copies to shared memory, fused multiply-add (with the paired FFMA2 of sm_100)."""
+
+
 @dataclass(frozen=True)
 class Budget:
-    """What one specialisation may cost on one architecture, in the compiled code.
+    """What the compiled code of one specialisation may cost. Stack, local memory and spills must always be 0.
 
-    registers: most registers per thread. shared_bytes: most shared memory per program. Stack and spills must be 0.
-    requires: families of instructions of which at least one must be there, e.g. "IMMA" or "IDP.4A".
+    registers: compute capability (80, 120, ...) -> most registers per thread. shared_bytes: most shared memory.
+    barriers: most barrier instructions in the code; one too many betrays a layout conversion.
+    requires, forbids: patterns of mnemonics; each required one must occur, no forbidden one may.
     """
 
-    registers: int
+    registers: Mapping[int, int]
     shared_bytes: int
+    barriers: int
     requires: tuple[str, ...] = ()
+    forbids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,7 @@ class Specialisation:
 
     kernel: the `triton.jit` function. signature: type of every run-time argument, in source order (`*i8`, `i32`).
     constants: every compile-time argument. Pointers are promised to be 16-byte aligned.
-    budgets: compute capability, as 80 or 120, to what the compiled code may cost there.
+    budget: what the compiled code may cost; None for forms that are launched but not part of the check.
     """
 
     name: str
@@ -57,7 +69,10 @@ class Specialisation:
     signature: Mapping[str, str]
     constants: Mapping[str, Any]
     tiling: Tiling
-    budgets: Mapping[int, Budget] = field(default_factory=dict)
+    budget: Budget | None = None
+
+    def within(self, budget: Budget) -> Specialisation:
+        return replace(self, budget=budget)
 
     @property
     def options(self) -> dict[str, Any]:

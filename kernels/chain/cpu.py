@@ -7,7 +7,6 @@ any number of stages: one call runs them all, with no Python and no allocation b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -17,22 +16,9 @@ from torch import Tensor
 import rtaccel._native as native
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.registry import Impl, Prepared, operator, register_impl
-from rtaccel.core.stage import Problem, Stage, Value
+from rtaccel.core.stage import Port, Problem, Stage
 
 DTYPES = {torch.float32: "float32", torch.int8: "int8"}
-
-
-@dataclass(frozen=True)
-class Port:
-    """A value at the edge of a plan: its first `lead` dimensions are rows, `trailing` are the others."""
-
-    value: Value
-    lead: int
-    trailing: tuple[int, ...]
-
-    @classmethod
-    def matrix(cls, value: Value) -> Port:
-        return cls(value, 1, (value.width,))
 
 
 @cache

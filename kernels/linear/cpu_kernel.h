@@ -92,7 +92,7 @@ struct Int8 {
 
   template <int R, int V>
   static inline void tile(const LinearLayer& p, const char* w, const char* x, char* y, int64_t column,
-                          const float* row_scale) {
+                          const char* row_scale) {
     using I = typename S::I;
     using F = typename S::F;
     constexpr int C = chains<R, V>();
@@ -137,7 +137,9 @@ struct Int8 {
         I sum = acc[0][r][v];
 #pragma GCC unroll 4
         for (int c = 1; c < C; ++c) sum = S::add_int(sum, acc[c][r][v]);
-        const F scale = row_scale ? S::mul(multiplier, S::set(row_scale[r])) : multiplier;
+        const F scale = row_scale ? S::mul(multiplier, S::set(*reinterpret_cast<const float*>(
+                                                           row_scale + r * p.row_scale.pitch)))
+                                  : multiplier;
         t[r][v] = S::add(S::mul(S::to_float(sum), scale), offset);
       }
     }
@@ -154,7 +156,7 @@ struct Float32 {
   static constexpr int kStep = S::kLanes * static_cast<int>(sizeof(float));
 
   template <int R, int V>
-  static inline void tile(const LinearLayer& p, const char* w, const char* x, char* y, int64_t column, const float*) {
+  static inline void tile(const LinearLayer& p, const char* w, const char* x, char* y, int64_t column, const char*) {
     using F = typename S::F;
     constexpr int C = chains<R, V>();
     F acc[C][R][V];
@@ -227,7 +229,7 @@ class LinearStage final : public Stage {
   void rows(const Run& run, const char* w, int64_t column) const {
     const char* x = run.at[layer_.x.id];
     char* y = run.at[layer_.y.id];
-    const float* scale = layer_.row_scale.id < 0 ? nullptr : layer_.row_scale.template in<const float>(run);
+    const char* scale = layer_.row_scale.id < 0 ? nullptr : run.at[layer_.row_scale.id];
     int64_t left = run.rows;
     while (left > 0) {
       // 4 rows go as 2 + 2: a single last row would read the weights once more for itself.
@@ -240,7 +242,7 @@ class LinearStage final : public Stage {
         Kind<S>::template tile<1, V>(layer_, w, x, y, column, scale);
       x += now * layer_.x.pitch;
       y += now * layer_.y.pitch;
-      if (scale) scale += now * (layer_.row_scale.pitch / static_cast<int64_t>(sizeof(float)));
+      if (scale) scale += now * layer_.row_scale.pitch;
       left -= now;
     }
   }

@@ -15,7 +15,16 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.triton_spec import Budget, Specialisation, Tiling, power_of_two
+from rtaccel.kernels._shared.triton_spec import (
+    ASYNC_COPY,
+    FUSED,
+    INT8_MMA,
+    WIDE_LOAD,
+    Budget,
+    Specialisation,
+    Tiling,
+    power_of_two,
+)
 from rtaccel.kernels.linear import contract
 from rtaccel.kernels.linear.triton_w8a8 import Form, Operands, epilogue, unsupported
 
@@ -27,18 +36,19 @@ def dot_kernel(
     N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, DYNAMIC: tl.constexpr, INT8_OUT: tl.constexpr,
     ASM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
+    PADDED_K: tl.constexpr = (K + 15) // 16 * 16
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     k = tl.arange(0, BLOCK_K)
     in_n, in_m = n < N, m < rows
     x_tile = x_ptr + m[:, None].to(tl.int64) * K + k[None, :]
-    w_tile = weight_ptr + n[:, None].to(tl.int64) * K + k[None, :]
+    w_tile = weight_ptr + n[:, None].to(tl.int64) * PADDED_K + k[None, :]
 
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.int32)
     for k0 in range(0, K, BLOCK_K):
-        in_k = (k0 + k < K)[None, :]
-        x = tl.load(x_tile + k0, mask=in_m[:, None] & in_k, other=0)
-        w = tl.load(w_tile + k0, mask=in_n[:, None] & in_k, other=0)
+        at = k0 + k[None, :]
+        x = tl.load(x_tile + k0, mask=in_m[:, None] & (at < K), other=0)
+        w = tl.load(w_tile + k0, mask=in_n[:, None] & (at < PADDED_K), other=0)
         acc = tl.dot(x, tl.trans(w), acc, out_dtype=tl.int32)
 
     acc += tl.load(compensation_ptr + n, mask=in_n, other=0)[None, :]
@@ -99,9 +109,16 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
 
 def specialisations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
-    yield specialise(Problem.of(contract.make_stage(128, 128, "static", "relu", out="int8"), 8, "cuda"))
-    yield specialise(Problem.of(contract.make_stage(1024, 1024, "dynamic", "gelu"), 16, "cuda"))
-    yield specialise(Problem.of(contract.make_stage(130, 33, "static"), 1, "cuda"))
+    one_step = Budget({80: 40, 86: 48, 89: 48, 90: 40, 100: 40, 120: 48}, 4096, 3, (INT8_MMA, WIDE_LOAD), (FUSED,))
+    pipelined = Budget({80: 64, 86: 48, 89: 48, 90: 48, 100: 48, 120: 48}, 24576, 11, (INT8_MMA, ASYNC_COPY))
+    ragged = Budget({80: 48, 86: 48, 89: 48, 90: 48, 100: 48, 120: 48}, 8192, 3, (INT8_MMA, WIDE_LOAD), (FUSED,))
+    for (k, n, scheme, activation, out), rows, budget in (
+        ((128, 128, "static", "relu", "int8"), 8, one_step),
+        ((1024, 1024, "dynamic", "gelu", "float32"), 16, pipelined),
+        ((130, 33, "static", "none", "float32"), 1, ragged),
+    ):
+        stage = contract.make_stage(k, n, scheme, activation, out=out)
+        yield specialise(Problem.of(stage, rows, "cuda")).within(budget)
 
 
 register_impl(Impl("linear", "triton_dot", "triton", 10, unsupported, prepare))

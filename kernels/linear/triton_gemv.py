@@ -21,13 +21,12 @@ from torch import Tensor
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._shared.triton_device import dot4
-from rtaccel.kernels._shared.triton_spec import Specialisation, Tiling, power_of_two
+from rtaccel.kernels._shared.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Budget, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear import contract
 from rtaccel.kernels.linear.triton_w8a8 import Form, Operands, epilogue, unsupported
 
 MAX_ROWS = 4
 WORD = 4
-LINE = 16
 
 
 @triton.jit
@@ -101,8 +100,8 @@ def supports(problem: Problem) -> str | None:
         return reason
     if problem.rows > MAX_ROWS:
         return f"keeps one sum per row in registers, for M <= {MAX_ROWS}, not M = {problem.rows}"
-    if problem.in_widths[0] % WORD:
-        return f"reads x in words of 4 bytes: K must be a multiple of 4, not {problem.in_widths[0]}"
+    if problem.in_widths[0] % WORD or not problem.in_widths[0]:
+        return f"reads x in words of 4 bytes: K must be a positive multiple of 4, not {problem.in_widths[0]}"
     return None
 
 
@@ -127,19 +126,11 @@ def specialise(problem: Problem) -> Specialisation:
     )  # fmt: skip
 
 
-def pack(weight: Tensor) -> Tensor:
-    """int8 [N, K] -> int32 words [N, ceil(K / 16) * 4], each row padded with zeros."""
-    n, k = weight.shape
-    padded = weight.new_zeros((n, -(-k // LINE) * LINE))
-    padded[:, :k] = weight
-    return padded.view(torch.int32)
-
-
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
     ops, spec = Operands.of(stage, problem), specialise(problem)
     kernel, keywords, tile, n = spec.kernel, spec.keywords, spec.tiling, ops.form.n
-    words = pack(ops.weight)
+    words = ops.weight.view(torch.int32)
 
     def call(x: Tensor, row_scale: Tensor | None = None) -> tuple[Tensor]:
         y = ops.output(x, row_scale)
@@ -157,9 +148,16 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
 
 def specialisations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
-    yield specialise(Problem.of(contract.make_stage(640, 128, "static", "relu", out="int8"), 1, "cuda"))
-    yield specialise(Problem.of(contract.make_stage(1024, 1024, "dynamic", "gelu"), 1, "cuda"))
-    yield specialise(Problem.of(contract.make_stage(1024, 1024, "static", "none"), 4, "cuda"))
+    exact = Budget({80: 40, 86: 48, 89: 48, 90: 40, 100: 40, 120: 48}, 32, 1, (GPU_DP4A, WIDE_LOAD), (FUSED,))
+    smooth = Budget({80: 40, 86: 48, 89: 48, 90: 40, 100: 40, 120: 48}, 32, 1, (GPU_DP4A, WIDE_LOAD))
+    four = Budget({80: 48, 86: 48, 89: 48, 90: 48, 100: 48, 120: 56}, 32, 7, (GPU_DP4A, WIDE_LOAD), (FUSED,))
+    for (k, n, scheme, activation, out), rows, budget in (
+        ((640, 128, "static", "relu", "int8"), 1, exact),
+        ((1024, 1024, "dynamic", "gelu", "float32"), 1, smooth),
+        ((1024, 1024, "static", "none", "float32"), 4, four),
+    ):
+        stage = contract.make_stage(k, n, scheme, activation, out=out)
+        yield specialise(Problem.of(stage, rows, "cuda")).within(budget)
 
 
 register_impl(Impl("linear", "triton_gemv", "triton", 20, supports, prepare))

@@ -22,6 +22,9 @@ from rtaccel.kernels._shared.triton_device import activate, multiply_rn, to_int8
 from rtaccel.kernels._shared.triton_spec import require_matrix
 from rtaccel.kernels.linear import contract
 
+LINE = 16
+"""Bytes of the widest load; weight rows are padded to it."""
+
 RUNTIME_SIGNATURE = {
     "x_ptr": "*i8", "weight_ptr": "*i8", "y_ptr": "*fp32", "multiplier_ptr": "*fp32", "offset_ptr": "*fp32",
     "compensation_ptr": "*i32", "rows": "i32", "parameter": "fp32", "y_inv_scale": "fp32", "y_zero_point": "i32",
@@ -95,9 +98,21 @@ def unsupported(problem: Problem) -> str | None:
     return None
 
 
+def pad_rows(weight: Tensor) -> Tensor:
+    """[N, K] -> [N, ceil(K / 16) * 16], zeros at the end: every row then starts aligned for a 16-byte load."""
+    n, k = weight.shape
+    padded = weight.new_zeros((n, -(-k // LINE) * LINE))
+    padded[:, :k] = weight
+    return padded
+
+
 @dataclass(frozen=True)
 class Operands:
-    """The numbers of `contract.lower` on the device: float32 [N], float32 [N], int32 [N], and the scalars."""
+    """The numbers of `contract.lower` on the device.
+
+    weight int8 [N, K padded to 16], multiplier and offset float32 [N], compensation int32 [N]; scalars: the
+    activation's parameter, y_inv_scale, y_zero_point.
+    """
 
     form: Form
     weight: Tensor
@@ -112,7 +127,7 @@ class Operands:
         sums = low["weight"].sum(1, dtype=torch.int32)
         return cls(
             form=Form.of(problem),
-            weight=low["weight"].contiguous().to(problem.device),
+            weight=pad_rows(low["weight"]).to(problem.device),
             multiplier=low["multiplier"].contiguous().to(problem.device),
             offset=low["offset"].contiguous().to(problem.device),
             compensation=(-low["x_zero_point"] * sums).to(problem.device),
@@ -124,7 +139,9 @@ class Operands:
         require_matrix("linear", x, self.form.k, torch.int8)
         if (row_scale is not None) != self.form.dynamic:
             expected = "x and row_scale" if self.form.dynamic else "x alone"
-            raise ShapeError("linear", "row_scale" if row_scale is not None else "no row_scale", expected, "See linear.")
+            raise ShapeError(
+                "linear", "row_scale" if row_scale is not None else "no row_scale", expected, "See linear."
+            )
         if row_scale is not None:
             require_matrix("linear", row_scale, 1, torch.float32)
             if row_scale.shape[0] != x.shape[0]:

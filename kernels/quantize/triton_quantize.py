@@ -17,7 +17,15 @@ from torch import Tensor
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Quant, Stage
 from rtaccel.kernels._shared.triton_device import to_int8
-from rtaccel.kernels._shared.triton_spec import Budget, Specialisation, Tiling, power_of_two, require_matrix
+from rtaccel.kernels._shared.triton_spec import (
+    FUSED,
+    WIDE_LOAD,
+    Budget,
+    Specialisation,
+    Tiling,
+    power_of_two,
+    require_matrix,
+)
 from rtaccel.kernels.quantize import contract
 
 TINY = tl.constexpr(contract.TINY)
@@ -97,8 +105,10 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
 
 def specialisations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
-    for quant in (Quant(1.0, 0), None):
-        yield specialise(Problem.of(contract.make_stage(640, quant), 1, "cuda"))
+    registers = dict.fromkeys((80, 86, 89, 90, 100, 120), 32)
+    for quant, forbids in ((Quant(1.0, 0), (FUSED,)), (None, ())):  # the exact division is made of fused steps
+        budget = Budget(registers, 32, 2, (WIDE_LOAD,), forbids)
+        yield specialise(Problem.of(contract.make_stage(640, quant), 1, "cuda")).within(budget)
 
 
 register_impl(Impl("quantize", "triton_rows", "triton", 10, lambda problem: None, prepare))

@@ -41,6 +41,22 @@ class Value:
 
 
 @dataclass(frozen=True)
+class Port:
+    """A value at the edge of a plan, as the tensor that a caller holds.
+
+    The first `lead` dimensions are rows; the `trailing` ones are fixed, and their product is the width.
+    """
+
+    value: Value
+    lead: int
+    trailing: tuple[int, ...]
+
+    @classmethod
+    def matrix(cls, value: Value) -> Port:
+        return cls(value, 1, (value.width,))
+
+
+@dataclass(frozen=True)
 class Stage:
     """One operator with its logical weights.
 

@@ -1,0 +1,142 @@
+"""Compiling Triton kernels for every architecture on a machine without a GPU, and reading what came out.
+
+`specialisations()` finds what the kernel files declare, `compile_for` compiles one of them to a cubin and counts
+its registers, stack, shared memory and instructions, and `violations` compares that with the kernel's budget.
+A new kernel file is picked up by its name (`triton_*.py`) and its function `specialisations`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.kernels._shared.triton_spec import Specialisation
+
+ARCHITECTURES = (80, 86, 89, 90, 100, 120)
+"""Compute capabilities times ten: A100, RTX 30, L4 and RTX 40, H100, B200, RTX 50."""
+
+_MNEMONIC = re.compile(r"^\s*/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", re.MULTILINE)
+_RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What one compiled kernel costs, per thread or per program, read from its cubin.
+
+    stack_bytes and local_bytes: memory of a thread outside its registers. spills: loads and stores of it.
+    shared_bytes: static and dynamic shared memory of a program. instructions: mnemonic -> occurrences in the code.
+    """
+
+    registers: int
+    stack_bytes: int
+    local_bytes: int
+    shared_bytes: int
+    instructions: Mapping[str, int]
+
+    def count(self, pattern: str) -> int:
+        """Instructions whose mnemonic starts with the pattern (a regular expression)."""
+        compiled = re.compile(pattern)
+        return sum(n for mnemonic, n in self.instructions.items() if compiled.match(mnemonic))
+
+    @property
+    def spills(self) -> int:
+        return self.count(r"LDL|STL")
+
+    @property
+    def barriers(self) -> int:
+        return self.count(r"BAR\b")
+
+
+def specialisations() -> list[Specialisation]:
+    """Every form that a `triton_*.py` file in an operator's folder declares."""
+    found: list[Specialisation] = []
+    kernels = importlib.import_module("rtaccel.kernels")
+    for folder in pkgutil.iter_modules(kernels.__path__):
+        if not folder.ispkg or folder.name.startswith("_"):
+            continue
+        package = importlib.import_module(f"{kernels.__name__}.{folder.name}")
+        for file in pkgutil.iter_modules(package.__path__):
+            if file.name.startswith("triton_"):
+                module = importlib.import_module(f"{package.__name__}.{file.name}")
+                found += list(module.specialisations()) if hasattr(module, "specialisations") else []
+    return found
+
+
+def _tool(name: str, *arguments: str) -> str:
+    """Output of one of the binary tools that triton ships (cuobjdump, nvdisasm)."""
+    path = getattr(triton.knobs.nvidia, name).path
+    return subprocess.run([path, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def read_cubin(cubin: bytes, shared_bytes: int) -> Footprint:
+    """Counts of one kernel. shared_bytes comes from the compiler, as the cubin holds only the static part."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        resources = _RESOURCES.search(_tool("cuobjdump", "--dump-resource-usage", str(path)))
+        code = _tool("nvdisasm", "-c", str(path))
+    instructions = Counter(_MNEMONIC.findall(code))
+    instructions.pop("NOP", None)
+    if resources is None or not instructions:
+        raise UnsupportedProblem("read_cubin", "a cubin the tools cannot read", "one kernel", "Update triton.")
+    registers, stack, _, local = map(int, resources.groups())
+    return Footprint(registers, stack, local, shared_bytes, dict(instructions))
+
+
+def compile_for(spec: Specialisation, capability: int) -> Footprint:
+    """Compiles for a compute capability, with pointers promised to be 16-byte aligned, as torch allocates them.
+
+    Needs a process without TRITON_INTERPRET=1, which turns kernels into plain Python.
+    """
+    if not isinstance(spec.kernel, triton.JITFunction):
+        raise UnsupportedProblem(
+            "compile_for", f"{spec.name}, an interpreted function", "a compiled one", "Unset TRITON_INTERPRET."
+        )
+    names = list(spec.kernel.arg_names)
+    source = ASTSource(
+        fn=spec.kernel,
+        signature={name: spec.signature.get(name, "constexpr") for name in names},
+        constexprs=dict(spec.constants),
+        attrs={
+            (names.index(name),): [["tt.divisibility", 16]]
+            for name, kind in spec.signature.items()
+            if kind.startswith("*")
+        },
+    )
+    kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=spec.options)
+    return read_cubin(kernel.asm["cubin"], kernel.metadata.shared)
+
+
+def violations(spec: Specialisation, capability: int, found: Footprint) -> list[str]:
+    """What the compiled code does that its budget does not allow, one sentence each; empty when it holds."""
+    if spec.budget is None or capability not in spec.budget.registers:
+        return [f"{spec.name} on sm_{capability}: has no budget"]
+    budget = spec.budget
+    limits = (
+        ("registers", found.registers, budget.registers[capability]),
+        ("stack bytes", found.stack_bytes, 0),
+        ("local bytes", found.local_bytes, 0),
+        ("spills", found.spills, 0),
+        ("shared bytes", found.shared_bytes, budget.shared_bytes),
+        ("barriers", found.barriers, budget.barriers),
+    )
+    broken = [f"{value} {what}, at most {most}" for what, value, most in limits if value > most]
+    broken += [f"no {pattern} instruction" for pattern in budget.requires if not found.count(pattern)]
+    broken += [
+        f"{found.count(pattern)} {pattern} instructions, none allowed"
+        for pattern in budget.forbids
+        if found.count(pattern)
+    ]
+    return [f"{spec.name} on sm_{capability}: {text}" for text in broken]

@@ -1,0 +1,1 @@
+"""From a torch model to stages: capture, fold, match, calibrate; and swapping layers in place."""

@@ -1,0 +1,64 @@
+"""Static activation ranges: the float model is run on calibration data, and the tensors that will be int8 are watched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from rtaccel.convert.capture import Captured
+from rtaccel.core.errors import ShapeError
+from rtaccel.core.scheme import Observer
+from rtaccel.core.stage import Quant
+from rtaccel.formats.observe import RangeObserver
+
+
+def as_args(batch: Any) -> tuple[Any, ...]:
+    """One calibration batch as positional arguments: a tensor, or a tuple or list of them."""
+    if isinstance(batch, Tensor):
+        return (batch,)
+    if isinstance(batch, (tuple, list)):
+        return tuple(batch)
+    raise ShapeError(
+        "calibration", type(batch).__name__, "each batch a tensor or a tuple of model inputs", "Wrap it in a tuple."
+    )
+
+
+def batches_of(calibration: Any) -> Iterable[tuple[Any, ...]]:
+    """Calibration data as an iterable of argument tuples. One tensor is one batch."""
+    if isinstance(calibration, Tensor):
+        return [(calibration,)]
+    if not isinstance(calibration, Iterable):
+        raise ShapeError(
+            "calibration", type(calibration).__name__, "an iterable of batches", "Pass a list of input tensors."
+        )
+    return (as_args(batch) for batch in calibration)
+
+
+def run_graph(captured: Captured, args: tuple[Any, ...], watch: Mapping[str, RangeObserver]) -> None:
+    """Runs the captured graph as torch would, showing the watched values to their observers."""
+    leaves, spec = pytree.tree_flatten((args, {}))
+    if spec != captured.in_spec:
+        raise ShapeError(
+            "calibration", f"inputs nested as {spec}", f"the nesting of the example, {captured.in_spec}", "Match it."
+        )
+    env: dict[str, Any] = dict(captured.constants)
+    env.update(zip(captured.inputs, leaves))
+    for node in captured.graph.nodes:
+        if node.op == "call_function":
+            args_now, kwargs_now = fx.map_arg((node.args, node.kwargs), lambda n: env[n.name])
+            env[node.name] = node.target(*args_now, **kwargs_now)
+        if node.name in watch:
+            watch[node.name].see(env[node.name])
+
+
+def calibrate(captured: Captured, calibration: Any, wanted: Mapping[str, Observer]) -> dict[str, Quant]:
+    """Scale and zero point of each wanted value. Raises FormatError where the data shows none of it."""
+    watch = {name: RangeObserver(name) for name in wanted}
+    with torch.no_grad():
+        for args in batches_of(calibration):
+            run_graph(captured, args, watch)
+    return {name: watch[name].quant(observer) for name, observer in wanted.items()}

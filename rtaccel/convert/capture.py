@@ -1,0 +1,131 @@
+"""A model as a graph of ATen calls, through torch.export, with the batch dimension left open where the model allows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from rtaccel.core.errors import ShapeError, UnsupportedProblem
+
+_TRACED_BATCH = 7
+"""Batch used while tracing: export fixes sizes 0 and 1 for good, so a model is traced with another one."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """graph: functional ATen calls. constants: placeholder name -> parameter or buffer. inputs: names of the
+    placeholders of the flattened arguments. in_spec, out_spec: how arguments and results are nested.
+    any_batch: the first dimension of every tensor may change. names: placeholder -> name in the model."""
+
+    graph: fx.Graph
+    constants: dict[str, Tensor]
+    names: dict[str, str]
+    inputs: tuple[str, ...]
+    in_spec: Any
+    out_spec: Any
+    any_batch: bool
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], any_batch: bool) -> torch.export.ExportedProgram:
+    shapes = None
+    if any_batch:
+        shapes = pytree.tree_map(
+            lambda leaf: {0: torch.export.Dim.AUTO} if isinstance(leaf, Tensor) and leaf.dim() else None, args
+        )
+    with torch.no_grad():
+        return torch.export.export(model, args, dynamic_shapes=shapes, strict=False).run_decompositions({})
+
+
+def _with_batch(args: tuple[Any, ...], size: int) -> tuple[Any, ...] | None:
+    """The same arguments with the first dimension repeated or cut to `size`; None where they share no batch."""
+    tensors = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor)]
+    batches = {t.shape[0] if t.dim() else None for t in tensors}
+    if len(batches) != 1 or None in batches or batches == {0}:
+        return None
+    index = torch.arange(size) % next(iter(batches))
+    return pytree.tree_map(lambda leaf: leaf[index] if isinstance(leaf, Tensor) else leaf, args)
+
+
+def check_example(model: nn.Module, args: Sequence[Any]) -> tuple[Any, ...]:
+    """Arguments as a tuple; errors for what no compiled model could be right about."""
+    if isinstance(args, Tensor):
+        args = (args,)
+    if not isinstance(args, (tuple, list)):
+        raise ShapeError("compile", type(args).__name__, "a tuple of example inputs", "Pass rt.compile(model, (x,)).")
+    if model.training:
+        raise UnsupportedProblem(
+            "compile", "a model in training mode", "one in eval mode", "Call model.eval() first: dropout and BatchNorm differ."
+        )
+    return tuple(args)
+
+
+def capture(model: nn.Module, args: tuple[Any, ...]) -> Captured:
+    """Exports the model. Raises UnsupportedProblem with the cause where torch.export cannot.
+
+    Tries an open batch first, and takes the shapes of the example as they are where that fails.
+    """
+    widened = _with_batch(args, _TRACED_BATCH)
+    program, any_batch = None, False
+    if widened is not None:
+        try:
+            program = _export(model, widened, any_batch=True)
+            any_batch = _batch_is_open(program)
+        except Exception:  # the model ties its shapes to the example; the export below says what is wrong, if anything
+            program = None
+    if program is None or not any_batch:
+        try:
+            program = _export(model, args, any_batch=False)
+        except Exception as error:
+            cause = str(error).strip().split("\n")[0]
+            raise UnsupportedProblem(
+                "compile", type(model).__name__, "a model that torch.export can capture", f"It said: {cause}"
+            ) from error
+        any_batch = False
+    return _captured(program, any_batch)
+
+
+def _batch_is_open(program: torch.export.ExportedProgram) -> bool:
+    wanted = set(program.graph_signature.user_inputs)
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in wanted and isinstance(node.meta.get("val"), Tensor):
+            shape = node.meta["val"].shape
+            if not len(shape) or isinstance(shape[0], int):
+                return False
+    return True
+
+
+def _captured(program: torch.export.ExportedProgram, any_batch: bool) -> Captured:
+    signature = program.graph_signature
+    constants: dict[str, Tensor] = {}
+    names: dict[str, str] = {}
+    for spec in signature.input_specs:
+        if spec.kind.name == "USER_INPUT" or not hasattr(spec.arg, "name"):
+            continue
+        value = program.state_dict.get(spec.target)
+        if value is None:
+            value = program.constants.get(spec.target)
+        if isinstance(value, Tensor):
+            constants[spec.arg.name] = value.detach()
+            names[spec.arg.name] = spec.target
+    mutated = [s.target for s in signature.output_specs if s.kind.name != "USER_OUTPUT"]
+    if mutated:
+        raise UnsupportedProblem(
+            "compile",
+            f"a model that changes {', '.join(str(m) for m in mutated)} when called",
+            "a model without state of its own",
+            "Return the state as an output and pass it in as an input.",
+        )
+    return Captured(
+        graph=program.graph,
+        constants=constants,
+        names=names,
+        inputs=tuple(str(name) for name in signature.user_inputs),
+        in_spec=program.call_spec.in_spec,
+        out_spec=program.call_spec.out_spec,
+        any_batch=any_batch,
+    )

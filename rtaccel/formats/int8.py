@@ -1,0 +1,60 @@
+"""int8 weights, symmetric per output channel; int8 activations, one scale and zero point per tensor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rtaccel.core.errors import FormatError
+from rtaccel.core.stage import Quant
+
+
+def quantise_weight(weight: Tensor, op: str = "linear") -> tuple[Tensor, Tensor]:
+    """int8 weight [N, K] in -127..127 and scale [N]: weight ~ q * scale, scale[n] = max_k |weight[n, k]| / 127.
+
+    -128 is left out, so that every q has a negative. A row of zeros gets scale 1, and stays exactly zero.
+    Raises FormatError where a weight is not finite, naming the first.
+    """
+    weight = weight.detach().float()
+    require_finite(weight, op, "weight")
+    peak = weight.abs().amax(dim=1) if weight.shape[1] else weight.new_zeros(weight.shape[0])
+    # A row below the smallest normal scale would divide to infinity; it is zero to any precision int8 has.
+    scale = torch.where(peak < 2.0**-100, torch.ones_like(peak), peak / 127.0)
+    q = torch.round(weight / scale[:, None]).clamp(-127, 127).to(torch.int8)
+    return q, scale
+
+
+def dequantise_weight(q: Tensor, scale: Tensor) -> Tensor:
+    return q.float() * scale[:, None]
+
+
+def require_finite(tensor: Tensor, op: str, name: str) -> None:
+    bad = ~torch.isfinite(tensor)
+    if bad.any():
+        index = tuple(bad.nonzero()[0].tolist())
+        raise FormatError(
+            op, f"{name}{list(index)} = {tensor[index].item()}", "finite numbers", "Repair or retrain the layer first."
+        )
+
+
+def quant_of_range(low: float, high: float) -> Quant:
+    """Scale and zero point that cover low..high, with 0 exactly representable and all 256 steps in use.
+
+    A range that holds only zeros gets scale 1.
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    span = high - low
+    if not span > 2.0**-100:
+        return Quant(1.0, 0)
+    scale = float(torch.tensor(span / 255.0, dtype=torch.float32))
+    return Quant(scale, max(-128, min(127, round(-128 - low / scale))))
+
+
+def quantise(x: Tensor, quant: Quant) -> Tensor:
+    """q = clamp(rint(x / scale) + zero_point, -128, 127), as the kernels compute it."""
+    inverse = 1.0 / torch.tensor(quant.scale, dtype=torch.float32)
+    return (torch.round(x * inverse).clamp(-512, 512) + quant.zero_point).clamp(-128, 127).to(torch.int8)
+
+
+def dequantise(q: Tensor, quant: Quant) -> Tensor:
+    return (q.float() - quant.zero_point) * quant.scale

@@ -1,0 +1,74 @@
+"""Ranges of activations from calibration data: absolute extremes, a percentile, or the clipping of least error.
+
+A static scale has to be chosen before the data is seen. Covering the extremes wastes steps on outliers;
+clipping them costs the outliers. `mse` tries several clippings on a sample of what was seen and keeps the
+one with the least mean squared error, the unclipped range among them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rtaccel.core.errors import FormatError
+from rtaccel.core.scheme import Observer
+from rtaccel.core.stage import Quant
+from rtaccel.formats.int8 import dequantise, quant_of_range, quantise
+
+SAMPLE = 65_536
+"""Values kept per tensor for the percentile and the search; extremes are taken over all values."""
+
+PERCENTILE = 0.9999
+_SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4)
+
+
+class RangeObserver:
+    """Collects what one tensor holds over the calibration batches."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.low, self.high = float("inf"), float("-inf")
+        self.seen = 0
+        self._kept: list[Tensor] = []
+        self._generator = torch.Generator().manual_seed(0)  # the same data gives the same scales
+
+    def see(self, x: Tensor) -> None:
+        flat = x.detach().float().flatten()
+        if flat.numel() == 0:
+            return
+        if not torch.isfinite(flat).all():
+            raise FormatError(
+                "calibration", f"a NaN or infinity in {self.name}", "finite activations", "Leave that sample out."
+            )
+        self.low, self.high = min(self.low, flat.min().item()), max(self.high, flat.max().item())
+        self.seen += flat.numel()
+        if flat.numel() > SAMPLE // 8:
+            flat = flat[torch.randint(flat.numel(), (SAMPLE // 8,), generator=self._generator)]
+        self._kept.append(flat.clone())
+        if sum(t.numel() for t in self._kept) > 2 * SAMPLE:
+            everything = torch.cat(self._kept)
+            self._kept = [everything[torch.randperm(everything.numel(), generator=self._generator)[:SAMPLE]]]
+
+    def quant(self, observer: Observer) -> Quant:
+        """The static scale and zero point. Raises FormatError where nothing was seen."""
+        if not self.seen:
+            raise FormatError(
+                "calibration", f"no value for {self.name}", "at least one batch", "Pass calibration= with real inputs."
+            )
+        if observer == "absmax":
+            return quant_of_range(self.low, self.high)
+        sample = torch.cat(self._kept)
+        if observer == "percentile":
+            ranked = sample.sort().values
+            last = ranked.numel() - 1
+            return quant_of_range(
+                ranked[round((1 - PERCENTILE) * last)].item(), ranked[round(PERCENTILE * last)].item()
+            )
+        best, least = quant_of_range(self.low, self.high), float("inf")
+        for shrink_low in _SHRINK if self.low < 0 else (1.0,):
+            for shrink_high in _SHRINK if self.high > 0 else (1.0,):
+                candidate = quant_of_range(self.low * shrink_low, self.high * shrink_high)
+                error = (dequantise(quantise(sample, candidate), candidate) - sample).square().mean().item()
+                if error < least:
+                    best, least = candidate, error
+        return best

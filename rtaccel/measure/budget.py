@@ -1,0 +1,115 @@
+"""A budget: the latencies, size and error that a model must stay within."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from rtaccel.core.errors import FormatError
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Upper limits; each is met by a value equal to it, and None means no limit.
+
+    p50_us, p99_us, p999_us: latency of one call in microseconds that at least 50 %, 99 % and 99.9 % of calls must meet.
+    size_bytes: bytes of the weights. max_error: error against a reference, in whatever unit `measure(error=)` is given;
+    0 asks for equality.
+
+    Raises FormatError for a limit that is not a positive finite number (max_error may be 0), and for a budget with no
+    limit at all: it has nothing to prove, and a PASS on it would be empty.
+    """
+
+    p50_us: float | None = None
+    p99_us: float | None = None
+    p999_us: float | None = None
+    size_bytes: int | None = None
+    max_error: float | None = None
+
+    def __post_init__(self) -> None:
+        limits = self.as_dict()
+        if not limits:
+            raise FormatError("Budget", "no limit at all", "at least one of " + ", ".join(KEYS), "Set one.")
+        for key, limit in limits.items():
+            _check(key, limit)
+        ordered = [(k, limits[k]) for k in TIME_KEYS if k in limits]
+        for (low_key, low), (high_key, high) in zip(ordered, ordered[1:]):
+            if low > high:
+                raise FormatError(
+                    "Budget", f"{low_key}={low:g} above {high_key}={high:g}", "a higher percentile to have a higher limit",
+                    "Swap them, or drop the one that can never decide.",
+                )  # fmt: skip
+
+    @classmethod
+    def from_mapping(cls, row: Mapping[str, Any], where: str = "Budget") -> Budget:
+        """A budget from a TOML row or keyword arguments. Raises FormatError for an unknown key, naming the known ones.
+
+        where: what the error message names, for example the file and the row.
+        """
+        unknown = [key for key in row if key not in KEYS]
+        if unknown:
+            raise FormatError(
+                where, "unknown key " + ", ".join(map(repr, unknown)), "only " + ", ".join(KEYS), "Correct the key."
+            )
+        return cls(**row)
+
+    def as_dict(self) -> dict[str, float]:
+        """The limits that are set, by key."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+
+    def without_time(self) -> Budget | None:
+        """What is left when time cannot be judged: size and error; None when that is nothing."""
+        if self.size_bytes is None and self.max_error is None:
+            return None
+        return replace(self, p50_us=None, p99_us=None, p999_us=None)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{key}={limit:g}" for key, limit in self.as_dict().items())
+
+
+KEYS = tuple(f.name for f in fields(Budget))
+"""Every key a budget may have."""
+
+TIME_KEYS = ("p50_us", "p99_us", "p999_us")
+"""The keys that are latencies, from the loosest percentile to the strictest."""
+
+
+def _check(key: str, limit: Any) -> None:
+    number = isinstance(limit, (int, float)) and not isinstance(limit, bool)
+    if key == "size_bytes":
+        if number and limit == limit and limit > 0 and limit == math.floor(limit):
+            return
+        raise FormatError("Budget", f"size_bytes={limit!r}", "a positive whole number of bytes", "Give bytes, not KiB.")
+    if number and math.isfinite(limit) and (limit > 0 or (key == "max_error" and limit == 0)):
+        return
+    expected = "a finite number, 0 or above" if key == "max_error" else "a positive finite number of microseconds"
+    raise FormatError("Budget", f"{key}={limit!r}", expected, "Leave the key out where there is no limit.")
+
+
+def load_budgets(path: str | PathLike[str]) -> dict[str, Budget]:
+    """Rows of a TOML file, by name:
+
+        [budget."vibration-64"]
+        p99_us = 50
+        size_bytes = 40_000
+
+    Raises FormatError for a file that cannot be read, is not TOML, has no `budget` table, or has an unknown key in a row.
+    """
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+
+    expected = 'a TOML file with rows such as [budget."name"] and p99_us = 50'
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise FormatError("budgets file", f"{path} ({error})", expected, "Correct the path or the file.") from error
+    rows = content.get("budget")
+    if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
+        raise FormatError("budgets file", f"{path} without such rows", expected, "Name each row's table [budget.<name>].")
+    return {name: Budget.from_mapping(row, f'{path}, row "{name}"') for name, row in rows.items()}

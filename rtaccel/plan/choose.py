@@ -1,0 +1,68 @@
+"""Which kernel computes a stage, and why not the others. Decided once; nothing is looked up when it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rtaccel.backends import backends, require
+from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.core.registry import Impl, impls
+from rtaccel.core.stage import Problem, Stage
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A stage, the implementation chosen for it, and each one that was not, with the reason."""
+
+    stage: Stage
+    problem: Problem
+    impl: Impl
+    rejected: tuple[tuple[str, str], ...]
+
+
+def order(device: str, forced: str | None) -> list[str]:
+    """Names of backends to try, best first. A forced one comes first; portable stands in for operators it lacks.
+
+    Raises BackendUnavailable where the forced one cannot run here.
+    """
+    if forced is not None:
+        require(forced)
+        return [forced] if forced == "portable" else [forced, "portable"]
+    return [b.name for b in backends().values() if device in b.devices]
+
+
+def choose(stage: Stage, rows: int, device: str = "cpu", forced: str | None = None) -> Choice:
+    """The first implementation, in the order of `order` and of rank, that supports the stage.
+
+    Raises UnsupportedProblem with every reason where none does, and where a forced backend has kernels
+    for the operator but rejects this problem: being forced, it does not give way.
+    """
+    problem = Problem.of(stage, rows, device)
+    rejected: list[tuple[str, str]] = []
+    for name in order(device, forced):
+        reason = backends()[name].unavailable()
+        if reason is not None:
+            rejected.append((name, reason))
+            continue
+        found = impls(name, stage.op)
+        if not found:
+            rejected.append((name, f"has no {stage.op} kernel"))
+        chosen = None
+        for impl in found:
+            reason = f"{chosen.name} is preferred" if chosen else impl.supports(problem)
+            if reason is None:
+                chosen = impl
+            else:
+                rejected.append((impl.name, reason))
+        if chosen is not None:
+            return Choice(stage, problem, chosen, tuple(rejected))
+        if name == forced and found:
+            break
+    raise UnsupportedProblem(
+        stage.op, str(problem), "a kernel for it", "Rejected: " + "; ".join(f"{n}: {r}" for n, r in rejected) + "."
+    )
+
+
+def choose_all(stages: Sequence[Stage], rows: int, device: str = "cpu", forced: str | None = None) -> list[Choice]:
+    return [choose(stage, rows, device, forced) for stage in stages]

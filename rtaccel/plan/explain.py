@@ -1,0 +1,68 @@
+"""The text of `explain()`: every stage, the kernel chosen, what was rejected and why, and what it must move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rtaccel.core.registry import operator
+from rtaccel.plan.choose import Choice
+
+
+@dataclass(frozen=True)
+class Line:
+    """One stage of a report. us: measured time of the stage, where it was measured."""
+
+    name: str
+    what: str
+    kernel: str
+    bytes: int | None
+    flops: int | None
+    reasons: tuple[str, ...]
+
+
+def line(choice: Choice) -> Line:
+    cost = operator(choice.stage.op).cost(choice.problem)
+    act = choice.stage.attrs.get("activation", "none")
+    what = str(choice.problem) + ("" if act == "none" else f" + {act}")
+    reasons = tuple(f"not {name}: {reason}" for name, reason in choice.rejected)
+    return Line(choice.stage.name, what, choice.impl.name, cost.bytes, cost.flops, reasons)
+
+
+def _amount(value: int | None, unit: str) -> str:
+    if value is None:
+        return "-"
+    for prefix in ("", "k", "M", "G"):
+        if value < 10_000:
+            return f"{value:.0f} {prefix}{unit}"
+        value = round(value / 1000)
+    return f"{value} T{unit}"
+
+
+def table(lines: Iterable[Line], verbose: bool = True) -> str:
+    """Aligned columns; the reasons of equal sets of rejections are given once, below."""
+    rows = [("", "stage", "computes", "kernel", "moves", "does")]
+    notes: dict[tuple[str, ...], list[int]] = {}
+    for index, entry in enumerate(lines, 1):
+        rows.append(
+            (str(index), entry.name, entry.what, entry.kernel, _amount(entry.bytes, "B"), _amount(entry.flops, "op"))
+        )
+        notes.setdefault(entry.reasons, []).append(index)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    text = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
+    if verbose:
+        for reasons, indices in notes.items():
+            if reasons:
+                text.append(f"stages {_ranges(indices)}:")
+                text.extend(f"  {reason}" for reason in reasons)
+    return "\n".join(text)
+
+
+def _ranges(indices: list[int]) -> str:
+    parts: list[list[int]] = []
+    for i in indices:
+        if parts and parts[-1][1] == i - 1:
+            parts[-1][1] = i
+        else:
+            parts.append([i, i])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)

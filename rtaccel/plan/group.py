@@ -1,0 +1,109 @@
+"""A group: stages that share their rows and run as one step. On the CPU that step is a single native call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rtaccel.core.registry import Prepared
+from rtaccel.core.stage import Port, Stage
+from rtaccel.plan.choose import Choice, choose_all
+
+
+@dataclass(frozen=True)
+class Group:
+    """Stages in order, and the values at the edge, as the caller's tensors."""
+
+    stages: tuple[Stage, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+class Executable(Protocol):
+    """What runs a group. Tensors that do not fit are reported by None or False, and nothing was done."""
+
+    def call(self, inputs: tuple[Tensor, ...], /) -> Tensor | tuple[Tensor, ...] | None: ...
+
+    def run(self, inputs: tuple[Tensor, ...], outputs: Tensor | tuple[Tensor, ...], /) -> bool: ...
+
+
+class StagedPlan:
+    """Runs prepared stages one after another: for backends whose kernels are launched from Python."""
+
+    packed_bytes = 0
+    scratch_bytes = 0
+
+    def __init__(self, group: Group, prepared: Sequence[Prepared], max_rows: int, device: str) -> None:
+        self._steps = [
+            (call, [v.name for v in stage.inputs], [v.name for v in stage.outputs])
+            for call, stage in zip(prepared, group.stages)
+        ]
+        # int8 cannot hold a NaN: static quantisation marks the row, and the outputs of that row become NaN.
+        self._checked = [s.inputs[0].name for s in group.stages if s.op == "quantize" and len(s.outputs) == 1]
+        self._group, self._max_rows, self._device = group, max_rows, device
+
+    def _fits(self, tensors: tuple[Tensor, ...], ports: tuple[Port, ...]) -> bool:
+        if len(tensors) != len(ports):
+            return False
+        for tensor, port in zip(tensors, ports):
+            if not isinstance(tensor, Tensor) or tensor.dim() != port.lead + len(port.trailing):
+                return False
+            if tuple(tensor.shape[port.lead :]) != port.trailing or tensor.device.type != self._device:
+                return False
+            if tensor.dtype != getattr(torch, port.value.dtype) or not tensor.is_contiguous():
+                return False
+        rows = {tensor.shape[: port.lead].numel() for tensor, port in zip(tensors, ports)}
+        return len(rows) == 1 and (not self._max_rows or rows.pop() <= self._max_rows)
+
+    def call(self, inputs: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...] | None:
+        if not self._fits(inputs, self._group.inputs):
+            return None
+        lead = inputs[0].shape[: self._group.inputs[0].lead]
+        env = {p.value.name: t.reshape(lead.numel(), p.value.width) for p, t in zip(self._group.inputs, inputs)}
+        spoiled: Tensor | None = None
+        with torch.no_grad():
+            for call, sources, targets in self._steps:
+                env.update(zip(targets, call(*(env[name] for name in sources))))
+            for name in self._checked:
+                bad = ~torch.isfinite(env[name]).all(-1, keepdim=True)
+                spoiled = bad if spoiled is None else spoiled | bad
+        results = []
+        for port in self._group.outputs:
+            y = env[port.value.name]
+            if spoiled is not None and y.is_floating_point():
+                y = torch.where(spoiled, torch.full_like(y, float("nan")), y)
+            results.append(y.reshape(*lead, *port.trailing))
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def run(self, inputs: tuple[Tensor, ...], outputs: Tensor | tuple[Tensor, ...]) -> bool:
+        outs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+        if not self._fits(outs, self._group.outputs):
+            return False
+        results = self.call(inputs)
+        if results is None:
+            return False
+        for out, result in zip(outs, (results,) if isinstance(results, Tensor) else results):
+            if out.shape != result.shape:
+                return False
+            out.copy_(result)
+        return True
+
+
+def plan_group(
+    group: Group, rows: int, device: str = "cpu", backend: str | None = None, max_rows: int = 0
+) -> tuple[Executable, list[Choice]]:
+    """Chooses a kernel for each stage, packs its weights and binds the whole.
+
+    rows: the batch that the choice is made for. max_rows: a limit on later calls, 0 for none.
+    """
+    choices = choose_all(group.stages, rows, device, backend)
+    if all(choice.impl.backend == "cpu" for choice in choices):
+        from rtaccel.kernels.chain.cpu import build
+
+        return build([(c.stage, c.impl.name) for c in choices], group.inputs, group.outputs, max_rows), choices
+    prepared = [choice.impl.prepare(choice.stage, choice.problem) for choice in choices]
+    return StagedPlan(group, prepared, max_rows, device), choices

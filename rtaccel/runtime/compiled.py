@@ -1,0 +1,267 @@
+"""`compile`: a torch model as one native call, or a few calls with torch's own between where nothing else computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from rtaccel.convert.capture import capture, check_example
+from rtaccel.convert.lower import lower
+from rtaccel.convert.program import GroupStep, Program
+from rtaccel.core.errors import BackendUnavailable, ShapeError, UnsupportedProblem
+from rtaccel.core.scheme import SchemeLike, SchemeMap
+from rtaccel.plan.explain import Line, line, table
+from rtaccel.runtime import state
+from rtaccel.runtime.execute import Executor, build_executor
+from rtaccel.runtime.inputs import check_out, dense, fit_inputs
+
+
+class CompiledModel(nn.Module):
+    """A compiled model: the same call as the model it came from, fresh tensors out, inference only.
+
+    `fast(*inputs)` allocates its results. `fast.run(*inputs, out=y)` writes into y and allocates nothing.
+    `fast.bind(*inputs, out=y)` checks the tensors once and returns a call without arguments.
+
+    A row (of the batch) that holds a NaN or an infinity gives NaN in every output of that row where the
+    model is int8, and what float arithmetic gives where it is float32; other rows are untouched.
+    One instance runs in one thread at a time.
+    """
+
+    def __init__(self, program: Program, rows: int, device: str, backend: str | None, max_batch: int, title: str) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(state.StageNumbers(stage) for stage in program.stages)
+        self.constants = state.Constants(program.constants)
+        self.eval()
+        self._options = (rows, device, backend, max_batch, title)
+        self._sealed = False
+        self._install(program)
+
+    def _install(self, program: Program) -> None:
+        """Plans the program and puts it in place in one step, so that a failure leaves the old one working."""
+        rows, device, backend, max_batch, _ = self._options
+        executor = build_executor(program, rows, device, backend, max_batch)
+        self._program: Program = program
+        self._executor: Executor = executor
+        self._direct = executor.direct
+
+    # -- calling ---------------------------------------------------------------------------------------------------
+
+    def forward(self, *inputs: Any) -> Any:
+        direct = self._direct
+        if direct is not None:
+            result = direct.call(inputs)
+            if result is not None:
+                return result
+        return self._slow(inputs)
+
+    def _slow(self, inputs: tuple[Any, ...]) -> Any:
+        """The general path: nested arguments, torch steps, tensors to be copied or to be complained about."""
+        leaves, spec = pytree.tree_flatten((inputs, {}))
+        if spec != self._program.in_spec:
+            raise ShapeError(
+                "call", f"inputs nested as {spec}", f"{self._program.in_spec}", "Call it as the model that was compiled."
+            )
+        results = self._executor(leaves)
+        return pytree.tree_unflatten(results, self._program.out_spec)
+
+    def run(self, *inputs: Any, out: Any) -> Any:
+        """Computes into `out` (a tensor, or a tuple in the order of the outputs) and returns it.
+
+        With contiguous float32 tensors of the right shape nothing is allocated. Others are handled rightly, by a copy,
+        unless the model is sealed. Raises ShapeError, with `out` untouched, for an `out` that does not fit.
+        """
+        direct = self._direct
+        if direct is not None and direct.run(inputs, out):
+            return out
+        if self._sealed:
+            self._explain_misfit(inputs, out)
+        if direct is not None:
+            step = self._executor.steps[0]
+            assert isinstance(step.source, GroupStep)
+            group, (_, device, _, max_batch, _) = step.source.group, self._options
+            fitted = fit_inputs("run", inputs, group.inputs, device, max_batch)
+            outs = check_out("run", out, group.outputs, fitted[0].shape[: group.inputs[0].lead], device)
+            results = direct.call(fitted)
+            results = results if isinstance(results, tuple) else (results,)
+        else:
+            results = pytree.tree_leaves(self._slow(inputs))
+            outs = (out,) if isinstance(out, Tensor) else tuple(pytree.tree_leaves(out))
+            shapes = [(tuple(r.shape), r.dtype, r.device) for r in results]
+            if [(tuple(o.shape), o.dtype, o.device) for o in outs] != shapes:
+                raise ShapeError("run", f"out {[tuple(o.shape) for o in outs]}", f"{shapes}", "Pass tensors that fit.")
+        for target, result in zip(outs, results):
+            target.copy_(result)
+        return out
+
+    def _explain_misfit(self, inputs: tuple[Any, ...], out: Any) -> None:
+        raise ShapeError(
+            "run",
+            "tensors that would need a copy, or do not fit, on a sealed model",
+            "contiguous, aligned tensors of the model's dtype and shape, out not overlapping an input",
+            "Pass such tensors, or run once before seal() to see the exact mistake.",
+        )
+
+    def bind(self, *inputs: Any, out: Any) -> Callable[[], None]:
+        """A call without arguments that reads `inputs` and writes `out` where they lie, for loops that reuse their buffers.
+
+        The tensors are checked and kept alive here, once. Do not resize them afterwards.
+        Raises ShapeError where a tensor does not fit as it lies (a copy would not be the caller's memory).
+        """
+        direct = self._direct
+        if direct is None:
+            self.run(*inputs, out=out)  # checks the tensors
+            return lambda: self.run(*inputs, out=out) and None
+        binder = self._executor.bind
+        bound = binder(inputs, out) if binder is not None and direct.run(inputs, out) else None
+        if bound is not None:
+            return bound
+        step = self._executor.steps[0]
+        assert isinstance(step.source, GroupStep)
+        group, (_, device, _, max_batch, _) = step.source.group, self._options
+        fitted = fit_inputs("bind", inputs, group.inputs, device, max_batch)
+        outs = check_out("bind", out, group.outputs, fitted[0].shape[: group.inputs[0].lead], device)
+        if binder is None:
+            return lambda: self.run(*inputs, out=out) and None
+        bad = [i for i, t in enumerate((*inputs, *outs)) if dense(t).data_ptr() != t.data_ptr()]
+        what = f"tensors {bad} that are strided or misaligned" if bad else "an out that overlaps an input or another out"
+        raise ShapeError("bind", what, "separate contiguous memory, to be read and written in place", "Allocate buffers.")
+
+    def seal(self) -> CompiledModel:
+        """From here on `run` and bound calls raise instead of allocating, compiling or planning.
+
+        `fast(*inputs)` still gives fresh tensors; that is what it is for. Raises UnsupportedProblem where a stage of the
+        model allocates by its nature: a call that stayed torch's, or kernels launched from Python.
+        """
+        if self._direct is None or self._executor.bind is None:
+            loud = [s.name for s in self._executor.steps if s.allocates]
+            raise UnsupportedProblem(
+                "seal", f"stages that allocate when they run: {', '.join(loud)}", "native stages only", "See explain()."
+            )
+        self._sealed = True
+        return self
+
+    # -- looking ---------------------------------------------------------------------------------------------------
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the logical weights and scales: what a checkpoint of this model holds."""
+        return sum(b.numel() * b.element_size() for b in self.buffers())
+
+    @property
+    def plan_bytes(self) -> tuple[int, int]:
+        """Bytes of packed weights and of scratch that the native plans hold."""
+        plans = [s.plan for s in self._executor.steps if s.plan is not None]
+        return sum(p.packed_bytes for p in plans), sum(p.scratch_bytes for p in plans)
+
+    def explain_lines(self) -> list[Line]:
+        lines = []
+        for step in self._executor.steps:
+            if step.choices:
+                lines.extend(line(choice) for choice in step.choices)
+            else:
+                lines.append(Line(step.name, "an ordinary torch call", "torch", None, None, (step.reason,)))
+        return lines
+
+    def explain(self, verbose: bool = True) -> str:
+        """Every stage: the kernel chosen, those rejected and why, the bytes it must move, what it does, its time alone."""
+        rows, device, backend, max_batch, title = self._options
+        packed, scratch = self.plan_bytes
+        kind = "one call" if self._direct is not None else f"{len(self._executor.steps)} steps"
+        head = [
+            f"{title}: {kind} on {device}" + (f", backend {backend}" if backend else "") + f", planned for {rows} rows",
+            f"weights {self.weight_bytes} B, packed {packed} B, scratch {scratch} B"
+            + (f", at most {max_batch} rows a call" if max_batch else ", any number of rows")
+            + (", sealed" if self._sealed else ""),
+            *(f"note: {note}" for note in self._program.notes),
+        ]
+        return "\n".join([*head, "", table(self.explain_lines(), verbose)])
+
+    def extra_repr(self) -> str:
+        return f"{self._options[4]}, {len(self._executor.steps)} steps, {self.weight_bytes} bytes of weights"
+
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """As nn.Module's; every tensor is checked first, and the plan is packed again afterwards."""
+        state.check(dict(self.named_buffers()), state_dict)
+        result = super().load_state_dict(state_dict, strict=strict, assign=assign)
+        self._install(state.current(self._program, self.stages))
+        return result
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        probe = fn(torch.zeros(1, dtype=torch.float32))
+        if probe.dtype != torch.float32 or probe.device.type != self._options[1]:
+            raise UnsupportedProblem(
+                "to", f"{probe.dtype} on {probe.device}", "a compiled model where it is", "Compile the model anew for that."
+            )
+        return super()._apply(fn, recurse)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModel:
+        return CompiledModel(state.current(self._program, self.stages), *self._options)
+
+    def __reduce__(self) -> Any:
+        raise UnsupportedProblem(
+            "pickle", "a compiled model", "its state_dict()", "Save that, compile the model again and load it."
+        )
+
+
+def compile(  # noqa: A001
+    model: nn.Module,
+    example_inputs: Sequence[Any] | Tensor,
+    scheme: SchemeLike = "float32",
+    sparsity: Any = None,
+    calibration: Any = None,
+    device: str = "cpu",
+    backend: str | None = None,
+    threads: int = 1,
+    max_batch: int | None = None,
+    mode: str | None = None,
+) -> CompiledModel:
+    """Compiles a model in eval mode for inference. The model itself is not changed and not kept.
+
+    example_inputs: arguments of one call; the kernels are chosen for their batch, and any other batch works too.
+    scheme: a scheme, its name, or a dict from module-name pattern to scheme; a layer that no pattern fits stays float32.
+    calibration: an iterable of inputs (tensors or tuples) for static int8 scales; without it they are per row (dynamic).
+    backend: force "cpu", "portable" or "triton"; None takes the best for the device. Operators that a forced backend
+        has no kernel for run as plain torch, and `explain()` says so.
+    max_batch: most rows of a call; None for no limit.
+
+    What no operator here computes stays a torch call inside the result, and `explain()` names it and says why.
+
+    Example:
+        >>> import torch, rtaccel as rt
+        >>> model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4)).eval()
+        >>> x = torch.randn(1, 16)
+        >>> fast = rt.compile(model, (x,), scheme="w8a8", calibration=[torch.randn(64, 16)])
+        >>> fast(x).shape
+        torch.Size([1, 4])
+
+    Raises UnsupportedProblem, FormatError, ShapeError or BackendUnavailable; each names the value and the next step.
+    """
+    args = check_example(model, example_inputs)
+    _check_options(sparsity, device, threads, max_batch, mode)
+    program = lower(capture(model, args), SchemeMap(scheme), calibration)
+    first = next((t for t in pytree.tree_leaves(args) if isinstance(t, Tensor)), None)
+    rows = 1 if first is None or first.dim() < 2 else max(1, first.shape[:-1].numel())
+    return CompiledModel(program, rows, device, backend, max_batch or 0, type(model).__name__)
+
+
+def _check_options(sparsity: Any, device: str, threads: int, max_batch: int | None, mode: str | None) -> None:
+    if sparsity is not None:
+        raise UnsupportedProblem("compile", f"sparsity={sparsity!r}", "None", "Sparse kernels are not built yet.")
+    if threads != 1:
+        raise UnsupportedProblem("compile", f"threads={threads!r}", "1", "Run one model per thread instead.")
+    if max_batch is not None and (not isinstance(max_batch, int) or max_batch < 1):
+        raise ShapeError("compile", f"max_batch={max_batch!r}", "a positive number of rows, or None", "Pass one.")
+    if mode is not None:
+        raise UnsupportedProblem("compile", f"mode={mode!r}", "None", "Graph replay is not built yet.")
+    if device not in ("cpu", "cuda"):
+        raise BackendUnavailable("compile", f"device={device!r}", "'cpu' or 'cuda'", "See `rtaccel info`.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BackendUnavailable(
+            "compile", "device='cuda'", "a CUDA GPU that torch can see", "Compile with device='cpu', or install a driver."
+        )

@@ -1,0 +1,131 @@
+"""Runs the steps of a program: groups through their plans, torch calls as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from rtaccel.convert.program import GroupStep, Program, TorchStep
+from rtaccel.core.errors import ShapeError, UnsupportedProblem
+from rtaccel.plan.choose import Choice
+from rtaccel.plan.group import Executable, StagedPlan, plan_group
+from rtaccel.runtime.inputs import fit_inputs
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step made ready. plan: what runs a group. choices: the kernels of a group. reason: why torch keeps a call."""
+
+    source: GroupStep | TorchStep
+    name: str
+    plan: Any = None
+    choices: tuple[Choice, ...] = ()
+    reason: str = ""
+
+    @property
+    def allocates(self) -> bool:
+        return self.plan is None or isinstance(self.plan, StagedPlan)
+
+
+class Executor:
+    """The general way to run a program. `direct` is set where the whole of it is one group that takes the arguments as
+    they come; then it can be called without any of this."""
+
+    def __init__(self, program: Program, steps: Sequence[Step], device: str, max_rows: int) -> None:
+        self.program, self.steps, self.device, self.max_rows = program, tuple(steps), device, max_rows
+        self.direct: Executable | None = None
+        self.bind: Callable[[Any, Any], Callable[[], None] | None] | None = None
+        self._constants = {name: tensor.to(device) for name, tensor in program.constants.items()}
+        if len(self.steps) == 1 and self._is_plain(self.steps[0]):
+            self.direct = self.steps[0].plan
+            if not self.steps[0].allocates:
+                self.bind = self._bind
+
+    def _is_plain(self, step: Step) -> bool:
+        source, program = step.source, self.program
+        args, kwargs = program.in_spec.children() if hasattr(program.in_spec, "children") else (None, None)
+        flat_in = all(child.is_leaf() for child in args.children()) and not kwargs.num_children
+        out = program.out_spec
+        flat_out = out.is_leaf() or (out.type is tuple and out.num_children > 1 and all(c.is_leaf() for c in out.children()))
+        return (
+            isinstance(source, GroupStep)
+            and flat_in
+            and flat_out
+            and source.reads == program.inputs
+            and source.writes == program.outputs
+        )
+
+    def _bind(self, inputs: Any, out: Any) -> Callable[[], None] | None:
+        from rtaccel._native import Bound
+
+        return Bound(self.direct, inputs, out)
+
+    def __call__(self, leaves: Sequence[Any]) -> list[Any]:
+        self._check_fixed_batch(leaves)
+        env: dict[str, Any] = dict(self._constants)
+        env.update(zip(self.program.inputs, leaves))
+        alias = self.program.alias
+
+        def value(name: str) -> Any:
+            return env[name] if name in env else env[alias[name]]
+
+        with torch.no_grad():
+            for step in self.steps:
+                if isinstance(step.source, TorchStep):
+                    node = step.source.node
+                    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self._argument(n, env, alias))
+                    env[node.name] = node.target(*args, **kwargs)
+                else:
+                    self._run_group(step, step.source, env)
+        return [value(o) if isinstance(o, str) else o for o in self.program.outputs]
+
+    @staticmethod
+    def _argument(node: fx.Node, env: dict[str, Any], alias: Any) -> Any:
+        """The value of a graph node for a torch call; a view of an input is taken anew, in the shape torch expects."""
+        if node.name in env:
+            return env[node.name]
+        source = env[alias[node.name]]
+        if isinstance(node.meta.get("val"), Tensor) and isinstance(source, Tensor) and source.dim() != node.meta["val"].dim():
+            trailing = source.shape[node.meta["val"].dim() - 1 :].numel()
+            return source.reshape(*source.shape[: node.meta["val"].dim() - 1], trailing)
+        return source
+
+    def _run_group(self, step: Step, source: GroupStep, env: dict[str, Any]) -> None:
+        inputs = tuple(env[name] for name in source.reads)
+        results = step.plan.call(inputs)
+        if results is None:
+            fitted = fit_inputs("call", inputs, source.group.inputs, self.device, self.max_rows)
+            results = step.plan.call(fitted)
+            if results is None:
+                raise UnsupportedProblem(
+                    "call", f"{[tuple(t.shape) for t in fitted]}", "tensors this plan takes", "Please report this input."
+                )
+        env.update(zip(source.writes, results if isinstance(results, tuple) else (results,)))
+
+    def _check_fixed_batch(self, leaves: Sequence[Any]) -> None:
+        """Torch calls of a model without an open batch hold the sizes of the example."""
+        if self.program.any_batch or not any(isinstance(s.source, TorchStep) for s in self.steps):
+            return
+        for index, (leaf, shape) in enumerate(zip(leaves, self.program.shapes)):
+            if isinstance(leaf, Tensor) and tuple(leaf.shape) != shape:
+                raise ShapeError(
+                    "call",
+                    f"input {index} of shape {list(leaf.shape)}",
+                    f"{list(shape)}, the shape of the example: the model fixes it",
+                    "Compile it for this shape, or write the model so that its batch is free.",
+                )
+
+
+def build_executor(program: Program, rows: int, device: str, backend: str | None, max_rows: int) -> Executor:
+    steps = []
+    for source in program.steps:
+        if isinstance(source, TorchStep):
+            steps.append(Step(source, source.name, reason=f"{source.reason}: it stays an ordinary torch call"))
+            continue
+        plan, choices = plan_group(source.group, rows, device, backend, max_rows)
+        steps.append(Step(source, "native group", plan, tuple(choices)))
+    return Executor(program, steps, device, max_rows)

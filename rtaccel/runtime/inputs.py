@@ -1,0 +1,76 @@
+"""What is wrong with a tensor that a plan did not take, or the contiguous copy that it will take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtaccel.core.errors import ShapeError
+from rtaccel.core.stage import Port
+
+
+def describe(tensor: Any) -> str:
+    if not isinstance(tensor, Tensor):
+        return type(tensor).__name__
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)} on {tensor.device}"
+
+
+def wanted(port: Port, device: str) -> str:
+    dims = ["*"] * port.lead + [str(d) for d in port.trailing]
+    return f"{port.value.dtype}[{', '.join(dims)}] on {device}"
+
+
+def check_tensor(op: str, what: str, tensor: Any, port: Port, device: str) -> None:
+    """Raises ShapeError naming the first thing that is wrong: type, device, dtype, rank, or a fixed dimension."""
+    expected = wanted(port, device)
+    if not isinstance(tensor, Tensor):
+        raise ShapeError(op, f"{what}: {describe(tensor)}", expected, "Pass a torch tensor.")
+    if tensor.device.type != device:
+        raise ShapeError(op, f"{what}: {describe(tensor)}", expected, f"Move it with .to({device!r}), or compile for its device.")
+    dtype = getattr(torch, port.value.dtype)
+    if tensor.dtype != dtype or tensor.layout != torch.strided:
+        raise ShapeError(op, f"{what}: {describe(tensor)}", expected, f"Convert it with .to({dtype}).")
+    if tensor.dim() != port.lead + len(port.trailing):
+        raise ShapeError(
+            op, f"{what}: {tensor.dim()} dimensions, {describe(tensor)}", expected, "Keep the rank of the example input."
+        )
+    if tuple(tensor.shape[port.lead :]) != port.trailing:
+        raise ShapeError(op, f"{what}: {describe(tensor)}", expected, "The last dimensions are the model's own widths.")
+
+
+def fit_inputs(
+    op: str, inputs: Sequence[Any], ports: Sequence[Port], device: str, max_rows: int
+) -> tuple[Tensor, ...]:
+    """The inputs as dense tensors that a plan takes: copied where strided, expanded or misaligned."""
+    if len(inputs) != len(ports):
+        raise ShapeError(op, f"{len(inputs)} inputs", f"{len(ports)}", "Call it as the model that was compiled.")
+    for index, (tensor, port) in enumerate(zip(inputs, ports)):
+        check_tensor(op, f"input {index}", tensor, port, device)
+    leads = {tuple(t.shape[: p.lead]) for t, p in zip(inputs, ports)}
+    if len(leads) > 1:
+        raise ShapeError(op, f"batches {sorted(leads)}", "one batch shared by all inputs", "Match their first dimensions.")
+    rows = torch.Size(leads.pop()).numel()
+    if max_rows and rows > max_rows:
+        raise ShapeError(op, f"{rows} rows", f"at most max_batch={max_rows}", "Split the batch, or compile for more.")
+    return tuple(dense(t) for t in inputs)
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """The same numbers in plain, contiguous, aligned memory."""
+    tensor = tensor.detach().resolve_neg().contiguous()
+    return tensor if tensor.data_ptr() % tensor.element_size() == 0 else tensor.clone()
+
+
+def check_out(op: str, out: Any, ports: Sequence[Port], lead: Sequence[int], device: str) -> tuple[Tensor, ...]:
+    """`out` as a tuple of tensors of the right shapes; raises ShapeError before anything is written."""
+    outs = (out,) if isinstance(out, Tensor) else tuple(out) if isinstance(out, (tuple, list)) else (out,)
+    if len(outs) != len(ports):
+        raise ShapeError(op, f"{len(outs)} tensors as out", f"{len(ports)}", "Pass one tensor for each output, in order.")
+    for index, (tensor, port) in enumerate(zip(outs, ports)):
+        check_tensor(op, f"out {index}", tensor, port, device)
+        if tuple(tensor.shape[: port.lead]) != tuple(lead):
+            raise ShapeError(op, f"out {index}: {list(tensor.shape)}", f"{[*lead, *port.trailing]}", "Match the batch.")
+    return outs

@@ -1,0 +1,97 @@
+"""Every Triton kernel compiled for six architectures without a GPU, and held to its budget."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from rtaccel.core import settings
+from rtaccel.core.stage import Problem
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("triton is not installed (pip install 'rtaccel[gpu]')", allow_module_level=True)
+if settings.triton_interpret():
+    pytest.skip("TRITON_INTERPRET=1: kernels are interpreted, there is nothing to compile", allow_module_level=True)
+
+from rtaccel.kernels._shared.activations import ACTIVATIONS, HOMOGENEOUS
+from rtaccel.kernels._shared.triton_aot import (
+    ARCHITECTURES,
+    Footprint,
+    compile_for,
+    specialisations,
+    violations,
+)
+from rtaccel.kernels._shared.triton_spec import FUSED, Specialisation
+from rtaccel.kernels.linear import contract, triton_dot, triton_gemv
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compiles for real: nothing is read from, or left in, the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
+        yield
+
+
+@pytest.mark.parametrize("capability", ARCHITECTURES)
+@pytest.mark.parametrize("spec", specialisations(), ids=lambda s: s.name)
+def test_compiles_within_its_budget(spec: Specialisation, capability: int) -> None:
+    assert violations(spec, capability, compile_for(spec, capability)) == []
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("kernel", [triton_dot, triton_gemv], ids=["dot", "gemv"])
+@pytest.mark.parametrize("capability", [80, 100])
+def test_every_activation_compiles_without_stack(kernel: object, activation: str, capability: int) -> None:
+    stage = contract.make_stage(256, 64, "dynamic", activation, 0.1)
+    found = compile_for(kernel.specialise(Problem.of(stage, 2, "cuda")), capability)  # type: ignore[attr-defined]
+    assert (found.stack_bytes, found.local_bytes, found.spills) == (0, 0, 0)
+    if activation in HOMOGENEOUS:  # their result must equal the reference's bits, so no product may fuse with a sum
+        assert found.count(FUSED) == 0
+
+
+def test_every_operator_with_a_triton_kernel_declares_forms_to_check() -> None:
+    names = [spec.name for spec in specialisations()]
+    assert len(set(names)) == len(names)
+    for start in ("linear_dot", "linear_gemv", "quantize_static", "quantize_dynamic"):
+        assert any(name.startswith(start) for name in names), start
+
+
+GOOD = Footprint(32, 0, 0, 32, {"IDP.4A.S8.S8": 8, "LDG.E.128": 4, "BAR.SYNC.DEFER_BLOCKING": 1, "FMUL": 1, "FADD": 1})
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (replace(GOOD, registers=200), "200 registers"),
+        (replace(GOOD, stack_bytes=64), "64 stack bytes"),
+        (replace(GOOD, local_bytes=8), "8 local bytes"),
+        (replace(GOOD, shared_bytes=50_000), "50000 shared bytes"),
+        (replace(GOOD, instructions={**GOOD.instructions, "LDL.64": 2, "STL": 1}), "3 spills"),
+        (replace(GOOD, instructions={**GOOD.instructions, "BAR.SYNC": 16}), "17 barriers"),
+        (replace(GOOD, instructions={**GOOD.instructions, "FFMA2": 1}), "1 FFMA instructions"),
+        (replace(GOOD, instructions={"LDG.E.128": 4}), "no IDP"),
+        (replace(GOOD, instructions={"IDP.4A.S8.S8": 8, "LDG.E": 16}), "no LDG"),
+    ],
+)  # fmt: skip
+def test_each_kind_of_violation_is_reported(found: Footprint, said: str) -> None:
+    spec = next(triton_gemv.specialisations())
+    assert violations(spec, 90, GOOD) == []
+    broken = violations(spec, 90, found)
+    assert len(broken) == 1
+    assert broken[0].startswith(f"{spec.name} on sm_90: ")
+    assert said in broken[0]
+
+
+def test_a_planted_budget_is_reported() -> None:
+    spec = next(triton_gemv.specialisations())
+    assert spec.budget is not None
+    found = compile_for(spec, 90)
+    tight = spec.within(replace(spec.budget, registers={90: 1}))
+    assert violations(tight, 90, found) == [f"{spec.name} on sm_90: {found.registers} registers, at most 1"]
+    wrong = spec.within(replace(spec.budget, requires=("IMMA",)))
+    assert violations(wrong, 90, found) == [f"{spec.name} on sm_90: no IMMA instruction"]
+    assert violations(tight, 80, found) == [f"{spec.name} on sm_80: has no budget"]

@@ -1,0 +1,85 @@
+"""Triton kernels in the interpreter, in a process of their own; the same checks on the GPU where there is one."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from rtaccel.backends import get_backend
+
+CHECKS = Path(__file__).parent / "triton_checks" / "check_kernels.py"
+FEWEST_CASES = 200
+
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is not installed (pip install 'rtaccel[gpu]')"
+)
+
+
+def run_python(arguments: list[str], interpret: bool | None) -> subprocess.CompletedProcess[str]:
+    """A fresh Python with TRITON_INTERPRET set, or taken away."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    if interpret:
+        environment["TRITON_INTERPRET"] = "1"
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
+
+
+def run_checks(tmp_path: Path, interpret: bool) -> None:
+    report = tmp_path / "report.xml"
+    done = run_python(
+        ["-m", "pytest", str(CHECKS), "-q", "--no-header", "--tb=short", f"--junitxml={report}"], interpret
+    )
+    if done.returncode != 0:
+        pytest.fail(
+            f"checks of the Triton kernels failed:\n{done.stdout[-8000:]}\n{done.stderr[-2000:]}", pytrace=False
+        )
+    suite = ElementTree.parse(report).getroot()
+    suite = suite if suite.tag == "testsuite" else suite[0]
+    assert int(suite.attrib["tests"]) >= FEWEST_CASES
+    assert suite.attrib["skipped"] == "0"
+
+
+@needs_triton
+def test_kernels_in_the_interpreter(tmp_path: Path) -> None:
+    run_checks(tmp_path, interpret=True)
+
+
+def test_kernels_on_the_gpu(tmp_path: Path) -> None:
+    reason = run_python(
+        ["-c", "from rtaccel.backends import get_backend; print(get_backend('triton').unavailable() or '')"], False
+    ).stdout.strip()
+    if reason:
+        pytest.skip(reason)
+    run_checks(tmp_path, interpret=False)
+
+
+def test_listing_the_backends_imports_neither_triton_nor_torch() -> None:
+    code = "import sys, rtaccel.backends as b; b.backends(); print(sorted({'torch', 'triton'} & set(sys.modules)))"
+    done = run_python(["-c", code], interpret=None)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@needs_triton
+def test_interpreter_must_be_chosen_before_triton_is_imported() -> None:
+    code = (
+        "import os, triton; os.environ['TRITON_INTERPRET'] = '1'\n"
+        "from rtaccel.backends import require; require('triton')"
+    )
+    done = run_python(["-c", code], interpret=None)
+    assert "BackendUnavailable" in done.stderr
+    assert "before Python starts" in done.stderr
+
+
+def test_without_a_card_the_reason_names_both_ways() -> None:
+    backend = get_backend("triton")
+    reason = backend.unavailable()
+    if reason is None:
+        pytest.skip(f"triton runs here: {dict(backend.facts())}")
+    assert ("NVIDIA GPU" in reason and "TRITON_INTERPRET=1" in reason) or "rtaccel[gpu]" in reason
