@@ -71,15 +71,17 @@ bool view(PyObject* object, const Spec& spec, dlpack::Tensor& t, int64_t& rows) 
       t.dtype.lanes != 1)
     return false;
   int64_t expected = 1;
+  bool dense = true;
   rows = 1;
   for (int d = t.ndim - 1; d >= 0; --d) {
     const int64_t size = t.shape[d];
     if (d >= spec.lead && size != spec.trailing[d - spec.lead]) return false;
     if (d < spec.lead) rows *= size;
     // The stride of a dimension of size 1 is never used and may be anything.
-    if (t.strides && size != 1 && t.strides[d] != expected) return false;
+    dense &= !t.strides || size == 1 || t.strides[d] == expected;
     expected *= size;
   }
+  if (!dense && expected != 0) return false;  // an empty tensor has no element that could lie elsewhere
   t.data = static_cast<char*>(t.data) + t.byte_offset;
   return reinterpret_cast<uintptr_t>(t.data) % (spec.dtype == RTA_FLOAT32 ? 4 : 1) == 0;
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -14,6 +15,7 @@ import pytest
 from rtaccel.backends import get_backend
 
 CHECKS = Path(__file__).parent / "triton_checks" / "check_kernels.py"
+GUARD = Path(__file__).parent / "triton_checks" / "guard_pages.py"
 FEWEST_CASES = 200
 
 needs_triton = pytest.mark.skipif(
@@ -58,6 +60,16 @@ def test_kernels_on_the_gpu(tmp_path: Path) -> None:
     if reason:
         pytest.skip(reason)
     run_checks(tmp_path, interpret=False)
+
+
+@needs_triton
+@pytest.mark.skipif(sys.platform != "linux", reason="guards buffers with mprotect, as on Linux")
+def test_kernels_touch_nothing_outside_their_buffers() -> None:
+    done = run_python([str(GUARD)], interpret=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.strip() == "60 ran"
+    planted = run_python([str(GUARD), "overread"], interpret=True)
+    assert planted.returncode == -signal.SIGSEGV
 
 
 def test_listing_the_backends_imports_neither_triton_nor_torch() -> None:

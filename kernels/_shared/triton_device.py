@@ -8,6 +8,8 @@ Kernels that call these must be compiled with `enable_fp_fusion=False`: `t * a +
 the contract counts on it, `multiply_rn` makes sure.
 """
 
+from __future__ import annotations
+
 import triton
 import triton.language as tl
 

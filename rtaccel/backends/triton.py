@@ -83,7 +83,7 @@ def facts() -> dict[str, object]:
 
 BACKEND = Backend(
     name="triton",
-    rank=10,
+    rank=5,
     devices=("cpu",) if _INTERPRETING else ("cuda",),
     unavailable=unavailable,
     remedy=f"Install a CUDA torch and triton on a machine with an NVIDIA GPU, or set {settings.TRITON_INTERPRET}=1.",

@@ -79,12 +79,12 @@ TIME_KEYS = ("p50_us", "p99_us", "p999_us")
 
 
 def _check(key: str, limit: Any) -> None:
-    number = isinstance(limit, (int, float)) and not isinstance(limit, bool)
+    number = isinstance(limit, (int, float)) and not isinstance(limit, bool) and math.isfinite(limit)
     if key == "size_bytes":
-        if number and limit == limit and limit > 0 and limit == math.floor(limit):
+        if number and limit > 0 and limit == math.floor(limit):
             return
         raise FormatError("Budget", f"size_bytes={limit!r}", "a positive whole number of bytes", "Give bytes, not KiB.")
-    if number and math.isfinite(limit) and (limit > 0 or (key == "max_error" and limit == 0)):
+    if number and (limit > 0 or (key == "max_error" and limit == 0)):
         return
     expected = "a finite number, 0 or above" if key == "max_error" else "a positive finite number of microseconds"
     raise FormatError("Budget", f"{key}={limit!r}", expected, "Leave the key out where there is no limit.")
@@ -111,5 +111,7 @@ def load_budgets(path: str | PathLike[str]) -> dict[str, Budget]:
         raise FormatError("budgets file", f"{path} ({error})", expected, "Correct the path or the file.") from error
     rows = content.get("budget")
     if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
-        raise FormatError("budgets file", f"{path} without such rows", expected, "Name each row's table [budget.<name>].")
+        raise FormatError(
+            "budgets file", f"{path} without such rows", expected, "Name each row's table [budget.<name>]."
+        )
     return {name: Budget.from_mapping(row, f'{path}, row "{name}"') for name, row in rows.items()}

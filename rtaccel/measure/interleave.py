@@ -60,7 +60,9 @@ class Interleaved:
 
     def _of(self, name: str) -> np.ndarray:
         if name not in self.samples_us:
-            raise FormatError("interleave", repr(name), "one of " + ", ".join(self.samples_us), "Name a callable measured.")
+            raise FormatError(
+                "interleave", repr(name), "one of " + ", ".join(self.samples_us), "Name a callable measured."
+            )
         return self.samples_us[name]
 
 

@@ -181,9 +181,15 @@ def _table(result: Latency) -> str:
         if value is not None or key in judged:
             rows.append(_row(key, "?" if value is None else f"{value:,.6g}", "", judged.get(key), ""))
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    lines = [f"{result.name}: {result.n:,} calls, timer {result.timer_ns:.0f} ns (not subtracted)"]
+    lines = [f"{result.name}: {result.n:,} call{'s' * (result.n > 1)}, timer {result.timer_ns:.0f} ns (not subtracted)"]
     for label, value, bounds, limit, verdict in rows:
-        cells = (label.ljust(widths[0]), value.rjust(widths[1]), bounds.rjust(widths[2]), limit.rjust(widths[3]), verdict)
+        cells = (
+            label.ljust(widths[0]),
+            value.rjust(widths[1]),
+            bounds.rjust(widths[2]),
+            limit.rjust(widths[3]),
+            verdict,
+        )
         lines.append(("  " + "  ".join(cells)).rstrip())
     lines += [f"  {line.verdict} {line.key}: {line.reason}" for line in result.lines]
     lines += [f"  note: {note}" for note in result.notes]

@@ -42,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--budgets",
         metavar="FILE",
-        help="TOML file with rows [budget.\"name\"]; a row replaces the marker of the test of that name or node id, and of "
+        help='TOML file with rows [budget."name"]; a row replaces the marker of the test of that name or node id, and of '
         "the test that calls latency(name=...) with it",
     )
 
@@ -105,7 +105,9 @@ class LatencyFixture:
             rounds = max(1, min(wanted, int(limits.max_ns / call_ns)))
             self._benchmark.pedantic(fn, args=args, rounds=rounds, iterations=1)
         seconds = self._benchmark.stats.stats.data
-        result = latency.Latency.from_samples([s * 1e9 for s in seconds], timer_ns=timer_ns, budget=budget, **given)
+        result = latency.Latency.from_samples(
+            [round(s * 1e9) for s in seconds], timer_ns=timer_ns, budget=budget, **given
+        )
         self._benchmark.extra_info.update(_record(result))
         return result
 

@@ -73,7 +73,7 @@ def allowed_exceedances(n: int, tail: Fraction, alpha: float = ALPHA) -> int:
     i = _first(n, p)
     total = term = _pmf(i, n, p)
     odds = p / (1 - p)
-    while total <= alpha:  # ends: the sum reaches 1, and alpha is below
+    while total <= alpha * (1 + 1e-9):  # a tie counts, whatever the last bits; ends, as the sum reaches 1
         term *= (n - i) / (i + 1) * odds
         total += term
         i += 1

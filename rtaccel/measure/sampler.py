@@ -30,7 +30,13 @@ class Limits:
 
 
 def _fill(
-    call: Callable[..., object], args: tuple[Any, ...], out: array[int], start: int, stop: int, deadline: int, clock: Clock
+    call: Callable[..., object],
+    args: tuple[Any, ...],
+    out: array[int],
+    start: int,
+    stop: int,
+    deadline: int,
+    clock: Clock,
 ) -> int:
     """Times calls into out[start:stop] until a call ends at or after the deadline; returns the next free index."""
     for i in range(start, stop):

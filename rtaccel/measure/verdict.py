@@ -44,6 +44,7 @@ def judge_quantile(key: str, limit_us: float, ordered_us: Any) -> Line:
     name = key.removesuffix("_us")
     tail = TAILS[name]
     n = len(ordered_us)
+    label = "p99.9" if name == "p999" else name
     found = estimate(ordered_us, tail)
     over = n - int(ordered_us.searchsorted(limit_us, side="right"))
     needed = min_samples(tail)
@@ -55,9 +56,9 @@ def judge_quantile(key: str, limit_us: float, ordered_us: Any) -> Line:
     if refuting is not None and over >= max(refuting, 2):
         return line("FAIL", f"{over:,} of {n:,} calls took longer; {max(refuting, 2):,} refute it with 99 % confidence")
     if n < needed:
-        return line("UNDECIDED", f"{n:,} samples; a {name} claim needs {needed:,}: {needed - n:,} more")
+        return line("UNDECIDED", f"{n:,} samples; a {label} claim needs {needed:,}: {needed - n:,} more")
     if found.high is not None and found.high <= limit_us:
-        return line("PASS", f"{over:,} of {n:,} calls took longer; with 99 % confidence {name} <= {found.high:.4g} us")
+        return line("PASS", f"{over:,} of {n:,} calls took longer; with 99 % confidence {label} <= {found.high:.4g} us")
     return line(
         "UNDECIDED",
         f"the limit lies between the 99 % bounds, {_bound(found.low)} and {_bound(found.high)} us: measure more samples "
@@ -76,7 +77,9 @@ def judge_exact(key: str, limit: float, value: float | None, argument: str) -> L
     if math.isnan(value):
         return Line(key, limit, value, None, None, "FAIL", "it is not a number")
     verdict: Verdict = "PASS" if value <= limit else "FAIL"
-    return Line(key, limit, value, None, None, verdict, f"{value:,.6g} {'<=' if verdict == 'PASS' else '>'} {limit:,.6g}")
+    return Line(
+        key, limit, value, None, None, verdict, f"{value:,.6g} {'<=' if verdict == 'PASS' else '>'} {limit:,.6g}"
+    )
 
 
 def judge(budget: Budget, ordered_us: Any, size_bytes: int | None, error: float | None) -> tuple[Line, ...]:

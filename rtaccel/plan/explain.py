@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rtaccel.core.registry import operator
 from rtaccel.plan.choose import Choice
+from rtaccel.plan.timing import time_stage
 
 
 @dataclass(frozen=True)
@@ -19,14 +20,16 @@ class Line:
     bytes: int | None
     flops: int | None
     reasons: tuple[str, ...]
+    us: float | None = None
 
 
-def line(choice: Choice) -> Line:
+def line(choice: Choice, measure: bool = True) -> Line:
     cost = operator(choice.stage.op).cost(choice.problem)
     act = choice.stage.attrs.get("activation", "none")
     what = str(choice.problem) + ("" if act == "none" else f" + {act}")
     reasons = tuple(f"not {name}: {reason}" for name, reason in choice.rejected)
-    return Line(choice.stage.name, what, choice.impl.name, cost.bytes, cost.flops, reasons)
+    us = time_stage(choice) if measure else None
+    return Line(choice.stage.name, what, choice.impl.name, cost.bytes, cost.flops, reasons, us)
 
 
 def _amount(value: int | None, unit: str) -> str:
@@ -41,12 +44,12 @@ def _amount(value: int | None, unit: str) -> str:
 
 def table(lines: Iterable[Line], verbose: bool = True) -> str:
     """Aligned columns; the reasons of equal sets of rejections are given once, below."""
-    rows = [("", "stage", "computes", "kernel", "moves", "does")]
+    rows = [("", "stage", "computes", "kernel", "moves", "does", "us")]
     notes: dict[tuple[str, ...], list[int]] = {}
     for index, entry in enumerate(lines, 1):
-        rows.append(
-            (str(index), entry.name, entry.what, entry.kernel, _amount(entry.bytes, "B"), _amount(entry.flops, "op"))
-        )
+        us = "-" if entry.us is None else f"{entry.us:.2f}"
+        amounts = (_amount(entry.bytes, "B"), _amount(entry.flops, "op"))
+        rows.append((str(index), entry.name, entry.what, entry.kernel, *amounts, us))
         notes.setdefault(entry.reasons, []).append(index)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     text = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from rtaccel.plan.explain import Line, line, table
 from rtaccel.runtime import state
 from rtaccel.runtime.execute import Executor, build_executor
 from rtaccel.runtime.inputs import check_out, dense, fit_inputs
+from rtaccel.runtime.uncaptured import UncapturedModel
 
 
 class CompiledModel(nn.Module):
@@ -157,17 +159,20 @@ class CompiledModel(nn.Module):
         plans = [s.plan for s in self._executor.steps if s.plan is not None]
         return sum(p.packed_bytes for p in plans), sum(p.scratch_bytes for p in plans)
 
-    def explain_lines(self) -> list[Line]:
+    def explain_lines(self, measure: bool = True) -> list[Line]:
         lines = []
         for step in self._executor.steps:
             if step.choices:
-                lines.extend(line(choice) for choice in step.choices)
+                lines.extend(line(choice, measure) for choice in step.choices)
             else:
                 lines.append(Line(step.name, "an ordinary torch call", "torch", None, None, (step.reason,)))
         return lines
 
-    def explain(self, verbose: bool = True) -> str:
-        """Every stage: the kernel chosen, those rejected and why, the bytes it must move, what it does, its time alone."""
+    def explain(self, verbose: bool = True, measure: bool = True) -> str:
+        """Every stage: the kernel chosen, those rejected and why, the bytes it must move, what it does, its time alone.
+
+        measure=False leaves the times out. A stage alone includes the 0.05 us of its own call, so the sum is over the whole.
+        """
         rows, device, backend, max_batch, title = self._options
         packed, scratch = self.plan_bytes
         kind = "one call" if self._direct is not None else f"{len(self._executor.steps)} steps"
@@ -178,7 +183,7 @@ class CompiledModel(nn.Module):
             + (", sealed" if self._sealed else ""),
             *(f"note: {note}" for note in self._program.notes),
         ]
-        return "\n".join([*head, "", table(self.explain_lines(), verbose)])
+        return "\n".join([*head, "", table(self.explain_lines(measure), verbose)])
 
     def extra_repr(self) -> str:
         return f"{self._options[4]}, {len(self._executor.steps)} steps, {self.weight_bytes} bytes of weights"
@@ -220,7 +225,7 @@ def compile(  # noqa: A001
     threads: int = 1,
     max_batch: int | None = None,
     mode: str | None = None,
-) -> CompiledModel:
+) -> CompiledModel | UncapturedModel:
     """Compiles a model in eval mode for inference. The model itself is not changed and not kept.
 
     example_inputs: arguments of one call; the kernels are chosen for their batch, and any other batch works too.
@@ -230,7 +235,8 @@ def compile(  # noqa: A001
         has no kernel for run as plain torch, and `explain()` says so.
     max_batch: most rows of a call; None for no limit.
 
-    What no operator here computes stays a torch call inside the result, and `explain()` names it and says why.
+    What no operator here computes stays a torch call inside the result, and `explain()` names it and says why. A model
+    that torch.export cannot capture at all gives an UncapturedModel: the model itself, its layers swapped.
 
     Example:
         >>> import torch, rtaccel as rt
@@ -244,7 +250,14 @@ def compile(  # noqa: A001
     """
     args = check_example(model, example_inputs)
     _check_options(sparsity, device, threads, max_batch, mode)
-    program = lower(capture(model, args), SchemeMap(scheme), calibration)
+    schemes = SchemeMap(scheme)
+    try:
+        captured = capture(model, args)
+    except UnsupportedProblem as error:
+        with torch.no_grad():
+            copy.deepcopy(model)(*args)  # an example that the model itself refuses fails here, in the model's words
+        return UncapturedModel(model, str(error), scheme, calibration)
+    program = lower(captured, schemes, calibration)
     first = next((t for t in pytree.tree_leaves(args) if isinstance(t, Tensor)), None)
     rows = 1 if first is None or first.dim() < 2 else max(1, first.shape[:-1].numel())
     return CompiledModel(program, rows, device, backend, max_batch or 0, type(model).__name__)

@@ -1,0 +1,60 @@
+"""`rtaccel info`: what can run here, and where not, why and what to do about it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+HELP = "list the backends with what is missing for each, the CPU's instruction sets and the versions"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    found = collect()
+    print(json.dumps(found, indent=2, default=str) if args.json else render(found))
+    return 0
+
+
+def collect() -> dict[str, Any]:
+    """The environment record and one entry per backend, the preferred one first."""
+    from rtaccel.backends import backends
+    from rtaccel.measure.environment import environment
+
+    entries = []
+    for backend in backends().values():
+        reason = backend.unavailable()
+        entries.append(
+            {
+                "name": backend.name,
+                "devices": list(backend.devices),
+                "available": reason is None,
+                "reason": reason,
+                "remedy": None if reason is None else backend.remedy,
+                "facts": dict(backend.facts()) if reason is None else {},
+            }
+        )
+    return {"environment": environment(), "backends": entries}  # after the backends: they may have loaded torch
+
+
+def render(found: dict[str, Any]) -> str:
+    """The same for people."""
+    from rtaccel.measure.environment import describe
+
+    rows = describe(found["environment"])
+    width = max(len(label) for label, _ in rows)
+    lines = [f"{label.ljust(width)}  {text}" for label, text in rows]
+    lines += ["", "backends, the preferred one first"]
+    width = max((len(entry["name"]) for entry in found["backends"]), default=0)
+    for entry in found["backends"]:
+        name = entry["name"].ljust(width)
+        if entry["available"]:
+            facts = ", ".join(f"{key} {value}" for key, value in entry["facts"].items())
+            lines.append(f"  {name}  ready on {', '.join(entry['devices'])}: {facts}")
+        else:
+            lines.append(f"  {name}  not here: {entry['reason']}")
+            lines.append(f"  {' ' * width}  next: {entry['remedy']}")
+    return "\n".join(lines)

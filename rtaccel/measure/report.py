@@ -1,0 +1,179 @@
+"""One self-contained HTML file with the verdict, the figures, two charts, the machine and the command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from os import PathLike
+from pathlib import Path
+from typing import Literal
+
+from rtaccel.core.errors import FormatError
+from rtaccel.measure.charts import colour, duration, histograms, tails
+from rtaccel.measure.environment import describe
+from rtaccel.measure.latency import Latency
+from rtaccel.measure.report_style import style_sheet
+from rtaccel.measure.verdict import Line, Verdict
+
+_WORDS: dict[Verdict, tuple[str, str]] = {
+    "PASS": ("✓ PASS", "Every limit is proved with 99 % confidence."),
+    "FAIL": ("✗ FAIL", "At least one limit is exceeded."),
+    "UNDECIDED": ("? UNDECIDED", "Nothing is shown to exceed its limit, and not everything is proved."),
+}
+
+
+def render_report(
+    results: Sequence[Latency],
+    *,
+    title: str,
+    command: str | None = None,
+    summary: str | None = None,
+    quality: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+    theme: Literal["light", "dark"] | None = None,
+) -> str:
+    """The page as text. Nothing in it refers to another file or address; every text given is escaped.
+
+    results: rows and curves, in this order; the environment shown is the first one's. quality: name of a result -> its
+    quality in words ("AUC 0.993"); where absent, its `error`. command: the exact line that makes this report.
+    summary: a sentence under the title. notes: paragraphs at the end. theme: None follows the reader's setting.
+
+    Raises FormatError when there are no results.
+    """
+    if not results:
+        raise FormatError("report", "no results", "at least one Latency", "Measure something first.")
+    attribute = "" if theme is None else f' data-theme="{theme}"'
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="soft">{escape(summary)}</p>' if summary else "",
+        _banner(results),
+        _figures(results, quality or {}),
+        '<section><h2>How long each call took</h2><p class="hint">Every call timed on its own. Each row is scaled to its '
+        f"own tallest bar; dashed lines are the limits of that row.</p>{histograms(results)}</section>",
+        '<section><h2>How slow the slow calls are</h2><p class="hint">The share of calls above a percentile falls tenfold '
+        f"per step to the right. A curve below a triangle meets that limit on this sample.</p>{tails(results)}</section>",
+        _verdicts(results),
+        _environment(results[0]),
+        f"<section><h2>Command</h2><pre>{escape(command)}</pre></section>" if command else "",
+        _doubts(results, notes),
+        f"<footer>Measured {escape(str(results[0].environment.get('date', '')))} by rtaccel. Timer cost is included in "
+        "every figure, not subtracted.</footer>",
+    ]
+    return (
+        f'<!DOCTYPE html><html lang="en"{attribute}><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{style_sheet()}</style></head>"
+        f"<body><main>{''.join(body)}</main></body></html>\n"
+    )
+
+
+def write_report(path: str | PathLike[str], results: Sequence[Latency], **options: object) -> Path:
+    """Writes `render_report(results, **options)` to a file, UTF-8, and returns its path."""
+    target = Path(path)
+    target.write_text(render_report(results, **options), encoding="utf-8")  # type: ignore[arg-type]
+    return target
+
+
+def _banner(results: Sequence[Latency]) -> str:
+    lines = [line for result in results for line in result.lines]
+    if not lines:
+        return ""
+    # A comparison may hold peers that miss the budget; the banner is about every line judged, and says so.
+    verdicts = [line.verdict for line in lines]
+    verdict: Verdict = "FAIL" if "FAIL" in verdicts else "UNDECIDED" if "UNDECIDED" in verdicts else "PASS"
+    word, meaning = _WORDS[verdict]
+    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in _WORDS if v in verdicts)
+    failed = sorted({result.name for result in results if result.verdict == "FAIL"})
+    names = f" Over budget: {', '.join(failed)}." if failed else ""
+    return (
+        f'<div class="banner {verdict}"><strong>{word}</strong>'
+        f"<span>{escape(meaning + names)} <br>{counts}, of {len(lines)} limit{'s' * (len(lines) > 1)}.</span></div>"
+    )
+
+
+def _figures(results: Sequence[Latency], quality: Mapping[str, str]) -> str:
+    sized = any(result.size_bytes is not None for result in results)
+    valued = any(result.name in quality or result.error is not None for result in results)
+    head = ["<th>name</th>", "<th>p50</th>", "<th>p99</th>", "<th>p99.9</th>", "<th>max</th>", "<th>calls</th>"]
+    head += ["<th>size</th>"] * sized + ['<th class="text">quality</th>'] * valued + ['<th class="text">verdict</th>']
+    rows = []
+    for i, result in enumerate(results):
+        cells = [
+            f'<td><span class="swatch" style="background:{colour(i)}"></span><b>{escape(result.name)}</b></td>',
+            _quantile(result, "p50"),
+            _quantile(result, "p99"),
+            _quantile(result, "p999"),
+            f"<td>{duration(result.max_us)}</td>",
+            f"<td>{result.n:,}</td>",
+        ]
+        if sized:
+            cells.append(f"<td>{_bytes(result.size_bytes)}</td>")
+        if valued:
+            error = "" if result.error is None else f"error {result.error:.3g}"
+            cells.append(f'<td class="text">{escape(quality.get(result.name, error))}</td>')
+        cells.append(_verdict_cell(result.verdict))
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    return (
+        '<section><h2>Figures</h2><p class="hint">Under each percentile, its 99 % bounds from order statistics.</p>'
+        f'<div class="scroll"><table><thead><tr>{"".join(head)}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        "</section>"
+    )
+
+
+def _quantile(result: Latency, name: str) -> str:
+    low, high = result.bounds[name]
+    value = duration(getattr(result, f"{name}_us"))
+    bounds = f"{'?' if low is None else duration(low)} – {'?' if high is None else duration(high)}"
+    return f'<td><b>{value}</b><span class="range">{bounds}</span></td>'
+
+
+def _verdict_cell(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return '<td class="text soft">no budget</td>'
+    return f'<td class="text"><b class="{verdict}">{_WORDS[verdict][0]}</b></td>'
+
+
+def _verdicts(results: Sequence[Latency]) -> str:
+    rows = [
+        f'<tr><td>{"" if i else escape(result.name)}</td><td class="text">{_limit(line)}</td>'
+        f'{_verdict_cell(line.verdict)}<td class="text wrap">{escape(line.reason)}</td></tr>'
+        for result in results
+        for i, line in enumerate(result.lines)
+    ]
+    if not rows:
+        return ""
+    return (
+        '<section><h2>Limits</h2><div class="scroll"><table><thead><tr><th>name</th><th class="text">limit</th>'
+        '<th class="text">verdict</th><th class="text">why</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
+    )
+
+
+def _limit(line: Line) -> str:
+    if line.key == "size_bytes":
+        return f"size ≤ {_bytes(int(line.limit))}"
+    if line.key == "max_error":
+        return f"error ≤ {line.limit:.3g}"
+    return f"{line.key.removesuffix('_us').replace('p999', 'p99.9')} ≤ {duration(line.limit)}"
+
+
+def _environment(result: Latency) -> str:
+    rows = [*describe(result.environment), ("timer", f"{result.timer_ns:.0f} ns per call")]
+    pairs = "".join(f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>" for label, text in rows)
+    return f"<section><h2>Machine and software</h2><dl>{pairs}</dl></section>"
+
+
+def _doubts(results: Sequence[Latency], notes: Sequence[str]) -> str:
+    texts = [*notes, *(f"{result.name}: {note}" for result in results for note in result.notes)]
+    if not texts:
+        return ""
+    return f"<section><h2>Notes</h2><ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul></section>"
+
+
+def _bytes(size: int | None) -> str:
+    if size is None:
+        return ""
+    for limit, factor, unit in ((1000, 1, "B"), (1e6, 1e3, "kB"), (1e9, 1e6, "MB")):
+        if size < limit:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size / 1e9:.3g} GB"

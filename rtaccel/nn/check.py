@@ -1,0 +1,39 @@
+"""What is wrong with the input of a layer, or the plain contiguous copy that its plan takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtaccel.core.errors import ShapeError
+
+
+def describe(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)} on {value.device}"
+
+
+def check_input(op: str, x: Any, width: int, device: torch.device) -> None:
+    """Raises ShapeError for the first thing that no copy could put right: type, layout, device, dtype, rank, width."""
+    expected = f"float32[..., {width}] on {device}"
+    if not isinstance(x, Tensor):
+        raise ShapeError(op, describe(x), expected, "Pass a torch tensor.")
+    if x.layout != torch.strided:
+        raise ShapeError(op, f"{x.layout} {describe(x)}", expected, "Convert it with .to_dense().")
+    if x.device != device:
+        raise ShapeError(op, describe(x), expected, f"Move the input with .to('{device}'), or the layer to its device.")
+    if x.dtype != torch.float32:
+        raise ShapeError(op, describe(x), expected, "Convert it with .float(); nothing is cast silently.")
+    if x.dim() == 0:
+        raise ShapeError(op, describe(x), expected, f"Give it a last dimension of {width}.")
+    if x.shape[-1] != width:
+        raise ShapeError(op, describe(x), expected, f"The last dimension must be in_features = {width}.")
+
+
+def dense(x: Tensor) -> Tensor:
+    """The same numbers as a plain tensor in contiguous, aligned memory."""
+    x = x.detach().as_subclass(Tensor).resolve_neg().contiguous()
+    return x if x.data_ptr() % x.element_size() == 0 else x.clone()

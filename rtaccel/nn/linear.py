@@ -1,0 +1,297 @@
+"""`QuantLinear`: nn.Linear with int8 weights and activations, in one native call."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.compiler import is_dynamo_compiling
+
+from rtaccel.core.errors import FormatError, UnsupportedProblem
+from rtaccel.core.scheme import W8A8, Scheme, parse_scheme
+from rtaccel.formats.observe import RangeObserver
+from rtaccel.nn import ops
+from rtaccel.nn.check import check_input, describe
+from rtaccel.nn.linear_w8a8 import LinearW8A8, Packed, check_size
+from rtaccel.plan.explain import line, table
+
+_FORMATS: dict[type[Scheme], type[LinearW8A8]] = {W8A8: LinearW8A8}
+"""Scheme -> the tensors it stores; a further scheme is a further entry."""
+
+_lock = threading.RLock()
+
+Calibration = "Tensor | Iterable[Tensor] | RangeObserver | None"
+
+
+def _unpacked(inputs: tuple[Tensor]) -> Tensor | None:
+    """Stands where the plan's call will be, until there is one."""
+    return None
+
+
+class _Buffers(dict[str, "Tensor | None"]):
+    """The buffers of a module; a buffer that becomes another tensor, however that is done, makes its plan stale."""
+
+    def __init__(self, owner: QuantLinear, content: dict[str, Tensor | None]) -> None:
+        super().__init__(content)
+        self._owner = weakref.ref(owner)
+
+    def __setitem__(self, name: str, tensor: Tensor | None) -> None:
+        same = self.get(name) is tensor
+        super().__setitem__(name, tensor)
+        owner = self._owner()
+        if owner is not None and not same:
+            owner._forget()
+
+
+class QuantLinear(nn.Module):
+    """y = x W^T + bias with int8 weights and activations: takes the place of an nn.Linear, for inference.
+
+    x float32 [..., K], y float32 [..., N], K = in_features, N = out_features. With the scheme W8A8
+
+        q = clamp(rint(x / input_scale) + input_zero_point, -128, 127)              static
+        q = rint(x / row_scale),  row_scale[m] = max_k |x[m, k]| / 127               dynamic, input_zero_point 0
+        y[m, n] = (sum_k (q[m, k] - input_zero_point) * weight[n, k]) * scale * weight_scale[n] + bias[n]
+
+    with exact int32 sums (contracts of `quantize` and `linear`). Buffers are plain tensors: weight int8 [N, K],
+    weight_scale float32 [N], bias float32 [N] or None; static: input_scale float32 [], input_zero_point int32 [].
+
+    A row with a NaN or an infinity gives NaN in that row; other rows are not touched. A strided, expanded or
+    misaligned x is copied first. y never requires grad. `.half()`, `.double()` and the like leave the layer as it is
+    (its scales stay float32); moves between devices work. Loading, moving or replacing a buffer packs the plan again;
+    after changing one in place (`layer.bias.add_(1)`), call `repack()`.
+
+    Under torch.compile, torch.export, torch.jit.trace, torch.func and fake tensors it is `torch.ops.rtaccel.linear_w8a8`.
+
+    Args: bias: has one. scheme: a scheme or its name; W8A8() without activation means dynamic here. The layer made is
+    all zeros, to be loaded into; `from_float` makes one from an nn.Linear.
+
+    Raises ShapeError for an x of wrong type, device, dtype, rank or width; UnsupportedProblem for sizes or schemes
+    without a kernel; FormatError for numbers that make no layer.
+
+    Example:
+        >>> import torch, rtaccel as rt
+        >>> layer = rt.nn.QuantLinear.from_float(torch.nn.Linear(16, 4), rt.W8A8(), calibration=torch.randn(64, 16))
+        >>> layer(torch.randn(2, 16)).shape
+        torch.Size([2, 4])
+    """
+
+    weight: Tensor
+    weight_scale: Tensor
+    bias: Tensor | None
+    input_scale: Tensor | None
+    input_zero_point: Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        scheme: Scheme | str | None = None,
+        *,
+        device: Any = None,
+    ) -> None:
+        scheme = _supported(W8A8() if scheme is None else parse_scheme(scheme))
+        check_size("QuantLinear", out_features, in_features)
+        static = scheme.activation == "static"
+        self._set_up(LinearW8A8.empty(out_features, in_features, bias, static, device), scheme)
+
+    def _set_up(self, numbers: LinearW8A8, scheme: W8A8) -> None:
+        super().__init__()
+        self.out_features, self.in_features = numbers.weight.shape
+        activation = "dynamic" if numbers.input_scale is None else "static"
+        self.scheme = type(scheme)(activation=activation, observer=scheme.observer)
+        self._original: nn.Linear | None = None
+        self._swapped = False
+        self.__dict__["_buffers"] = _Buffers(self, {})
+        for name, tensor in numbers.items():
+            self.register_buffer(name, tensor)
+        self._forget()
+
+    @classmethod
+    def from_float(
+        cls,
+        module: nn.Linear,
+        scheme: Scheme | str = W8A8(),  # noqa: B008
+        calibration: Tensor | Iterable[Tensor] | RangeObserver | None = None,
+    ) -> QuantLinear:
+        """A quantised copy of an nn.Linear, on its device; the module itself is not changed.
+
+        calibration: inputs of this layer (a tensor, an iterable of tensors, or an observer that has seen them), for
+        the static range. A scheme whose activation is None is static with calibration and dynamic without; a dynamic
+        one does not read it. Raises FormatError for numbers that are not finite, for a static scheme without
+        calibration and for calibration without values; UnsupportedProblem for a module that is not a float32 nn.Linear.
+        """
+        if not isinstance(module, nn.Linear) or module.weight.dtype != torch.float32:
+            got = f"{type(module).__name__}" + (f" of {module.weight.dtype}" if isinstance(module, nn.Linear) else "")
+            raise UnsupportedProblem(cls.__name__, got, "a float32 nn.Linear", "Convert the model with .float() first.")
+        scheme = _supported(parse_scheme(scheme))
+        numbers = _FORMATS[type(scheme)]
+        check_size(cls.__name__, module.out_features, module.in_features)
+        quant = None
+        with torch.device("cpu"), torch.no_grad():  # whatever torch's default device is
+            if scheme.activation != "dynamic" and calibration is not None:
+                quant = numbers.range_of(scheme, _observed(cls.__name__, calibration, module.in_features))
+            elif scheme.activation == "static":
+                raise FormatError(
+                    cls.__name__, "W8A8(activation='static') without calibration", "inputs of this layer",
+                    "Pass calibration=, or take W8A8(activation='dynamic').",
+                )  # fmt: skip
+            made = cls.__new__(cls)
+            made._set_up(numbers.quantise(cls.__name__, module.weight, module.bias, quant), scheme)
+        return made.train(module.training)
+
+    # -- calling ---------------------------------------------------------------------------------------------------
+
+    def forward(self, input: Tensor) -> Tensor:
+        if is_dynamo_compiling():
+            return self._as_op(input)
+        result = self._call((input,))
+        return result if result is not None else self._closer(input)
+
+    def _as_op(self, input: Any) -> Tensor:
+        numbers = (self.weight, self.weight_scale, self.bias, self.input_scale, self.input_zero_point)
+        return ops.linear_w8a8(input, *numbers)
+
+    def _slow_forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """torch.jit.trace comes here instead of to `forward`; a native call would leave no trace."""
+        return self._as_op(*args, **kwargs)
+
+    def _closer(self, input: Any) -> Tensor:
+        """No plan yet, another rank than last time, an unusual tensor, or a mistake."""
+        if isinstance(input, fx.Proxy):
+            return self._as_op(input)
+        check_input("QuantLinear", input, self.in_features, self.weight.device)
+        if not all(_plain(t) for t in (input, *self._buffers.values()) if t is not None):
+            return self._as_op(input)
+        with _lock:
+            packed = self._pack()
+            result = packed.compute(input)
+            if input.dim() in packed.ranks:
+                self.__dict__["_call"] = packed.plan(input.dim()).call
+        return result
+
+    # -- packing ---------------------------------------------------------------------------------------------------
+
+    def _numbers(self) -> LinearW8A8:
+        return _FORMATS[type(self.scheme)](**self._buffers)  # type: ignore[arg-type]
+
+    def _pack(self) -> Packed:
+        with _lock:
+            if self._packed is None:
+                self.__dict__["_packed"] = Packed("QuantLinear", self._numbers())
+            packed: Packed = self._packed
+            return packed
+
+    def _forget(self) -> None:
+        with _lock:
+            self.__dict__["_packed"] = None
+            self.__dict__["_call"] = _unpacked
+
+    def repack(self) -> None:
+        """Packs the plan anew from the buffers; needed only after one was changed in place.
+
+        Raises FormatError, and keeps the old plan, where they make no layer.
+        """
+        with _lock:
+            ranks = self._packed.ranks if self._packed is not None else []
+            packed = Packed("QuantLinear", self._numbers())
+            for rank in ranks:
+                packed.plan(rank)
+            self._forget()
+            self.__dict__["_packed"] = packed
+
+    def explain(self) -> str:
+        """Both stages: the kernel chosen, those rejected and why, the bytes each must move and what it does."""
+        packed = self._pack()
+        if not packed.ranks:
+            packed.plan(2)
+        return table(line(choice) for choice in packed.choices)
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}, scheme={self.scheme}"
+        )
+
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Checks every tensor first: a FormatError, or a key missing or too many under strict, changes nothing."""
+        given = {name[len(prefix) :]: t for name, t in state_dict.items() if name.startswith(prefix)}
+        own = {name for name, t in self._buffers.items() if t is not None}
+        if strict and given.keys() != own:
+            missing_keys.extend(prefix + name for name in sorted(own - given.keys()))
+            unexpected_keys.extend(prefix + name for name in sorted(given.keys() - own))
+            return
+        for name in sorted(own & given.keys()):
+            LinearW8A8.check(f"load {prefix}QuantLinear", name, given[name], self.out_features, self.in_features)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        if all(_plain(t) for t in self._buffers.values() if t is not None):
+            self.repack()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantLinear:
+        """Moves, but never converts: half a scale is not the scale."""
+
+        def keep_dtype(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        super()._apply(keep_dtype, recurse)
+        if self._original is not None:
+            self._original._apply(fn, recurse)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_call", "_packed")} | {
+            "_buffers": dict(self._buffers)
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.__dict__["_buffers"] = _Buffers(self, state["_buffers"])
+        self._forget()
+
+
+def _supported(scheme: Scheme) -> W8A8:
+    if not isinstance(scheme, W8A8):
+        names = ", ".join(cls.name for cls in _FORMATS)
+        raise UnsupportedProblem("QuantLinear", str(scheme), f"a scheme it can store: {names}", "Pass rt.W8A8().")
+    return scheme
+
+
+def _observed(op: str, calibration: Any, width: int) -> RangeObserver:
+    """The range of a layer's inputs. Raises FormatError for what is not an input of this layer."""
+    if isinstance(calibration, RangeObserver):
+        return calibration
+    observer = RangeObserver(f"the input of {op}")
+    for x in [calibration] if isinstance(calibration, Tensor) else calibration:
+        if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() == 0 or x.shape[-1] != width:
+            raise FormatError(op, f"calibration with {describe(x)}", f"float[..., {width}]", "Pass inputs of this layer.")
+        observer.see(x)
+    return observer
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether this is memory with numbers, and nothing is watching what is done to it."""
+    return (
+        type(tensor) in (Tensor, nn.Parameter)
+        and tensor.device.type in ("cpu", "cuda")
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and not torch._is_functional_tensor(tensor)
+        and torch._C._len_torch_dispatch_stack() == 0
+    )

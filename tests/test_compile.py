@@ -1,0 +1,265 @@
+"""rt.compile gives the model's results: every layer it takes, every shape of graph, and what it leaves to torch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import rtaccel as rt
+
+EPS = torch.finfo(torch.float32).eps
+
+
+def randomise(model: nn.Module) -> nn.Module:
+    """BatchNorm statistics away from their defaults, where folding would do nothing."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.3, 2)
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+    return model.eval()
+
+
+def close(got, want, atol: float = 2e-5) -> None:
+    torch.testing.assert_close(got, want, rtol=2e-5, atol=atol)
+
+
+def kernels(fast) -> set[str]:
+    return {line.kernel for line in fast.explain_lines(measure=False)}
+
+
+ACTIVATIONS = [
+    nn.ReLU(), nn.ReLU(inplace=True), nn.LeakyReLU(0.07), nn.ELU(), nn.ELU(0.4), nn.GELU(), nn.GELU("tanh"), nn.SiLU(),
+    nn.Tanh(), nn.Sigmoid(), nn.Softmax(-1), nn.Softmax(dim=1), nn.Identity(), nn.Dropout(0.5), nn.Flatten(),
+    nn.BatchNorm1d(29),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("layer", ACTIVATIONS, ids=str)
+def test_each_layer_between_linears_is_one_native_call(layer: nn.Module) -> None:
+    model = randomise(nn.Sequential(nn.Linear(19, 29), layer, nn.Linear(29, 7)))
+    fast = rt.compile(model, (torch.randn(3, 19),))
+    assert "torch" not in kernels(fast)
+    for rows in (1, 3, 40, 0):
+        x = torch.randn(rows, 19)
+        close(fast(x), model(x).detach())
+
+
+@pytest.mark.parametrize("layer", ACTIVATIONS, ids=str)
+def test_each_layer_alone(layer: nn.Module) -> None:
+    model = randomise(nn.Sequential(layer))
+    x = torch.randn(4, 29)
+    close(rt.compile(model, (x,))(x), model(x.clone()).detach())
+
+
+@pytest.mark.parametrize("scheme", ["w8a8", rt.W8A8("dynamic")], ids=str)
+@pytest.mark.parametrize("layer", ACTIVATIONS, ids=str)
+def test_int8_is_near_the_float_model(layer: nn.Module, scheme) -> None:
+    model = randomise(nn.Sequential(nn.Linear(19, 29), layer, nn.Linear(29, 7)))
+    calibration = [torch.randn(256, 19)]
+    fast = rt.compile(model, (torch.randn(1, 19),), scheme, calibration=calibration)
+    x = torch.randn(64, 19)
+    want = model(x).detach()
+    error = (fast(x) - want).square().mean().sqrt() / want.std()
+    assert error < 0.05, error
+
+
+def test_bn_folds_into_the_linear_before_and_behind() -> None:
+    model = randomise(nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.BatchNorm1d(9), nn.Linear(9, 4)))
+    fast = rt.compile(model, (torch.randn(2, 8),))
+    assert [line.what.split("(")[0] for line in fast.explain_lines(measure=False)] == ["linear", "linear"]
+    x = torch.randn(5, 8)
+    close(fast(x), model(x).detach())
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, x, skip):
+        h = F.relu(self.a(x) + skip)
+        h = h + self.b(h)
+        return {"logits": self.head(h), "hidden": h}, h.mean()
+
+
+def test_residuals_branches_several_inputs_and_nested_outputs() -> None:
+    model = Residual().eval()
+    x, skip = torch.randn(6, 16), torch.randn(6, 16)
+    for scheme in ("float32", "w8a8"):
+        fast = rt.compile(model, (x[:2], skip[:2]), scheme, calibration=[(torch.randn(99, 16), torch.randn(99, 16))])
+        got, want = fast(x, skip), model(x, skip)
+        assert got[0].keys() == want[0].keys()
+        tolerance = 2e-5 if scheme == "float32" else 0.1
+        close(got[0]["logits"], want[0]["logits"].detach(), tolerance)
+        close(got[0]["hidden"], want[0]["hidden"].detach(), tolerance)
+        close(got[1], want[1].detach(), tolerance)
+    assert "torch" in kernels(fast)  # the mean
+    assert "no operator computes it" in fast.explain()
+
+
+class TwoIn(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 8), nn.Linear(7, 8)
+
+    def forward(self, x, z):
+        h = torch.tanh(self.a(x) + self.b(z))
+        return h, torch.softmax(h, -1)
+
+
+def test_two_inputs_two_outputs_in_one_call() -> None:
+    model = TwoIn().eval()
+    x, z = torch.randn(3, 5), torch.randn(3, 7)
+    fast = rt.compile(model, (x, z))
+    assert "one call" in fast.explain(measure=False)
+    h, p = fast(x, z)
+    close(h, model(x, z)[0].detach())
+    close(p, model(x, z)[1].detach())
+    out = (torch.empty(3, 8), torch.empty(3, 8))
+    assert fast.run(x, z, out=out) is out
+    assert torch.equal(out[0], h) and torch.equal(out[1], p)
+    with pytest.raises(rt.ShapeError, match="batches"):
+        fast(x, z[:2])
+
+
+def test_unknown_layers_stay_torch_and_are_right() -> None:
+    model = nn.Sequential(nn.Linear(8, 12), nn.LayerNorm(12), nn.Linear(12, 6), nn.ReLU(), nn.Unflatten(1, (1, 6)),
+                          nn.Conv1d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)).eval()  # fmt: skip
+    fast = rt.compile(model, (torch.randn(1, 8),))
+    text = fast.explain(measure=False)
+    assert "layer_norm" in text and "conv1d" in text and "stays an ordinary torch call" in text
+    for rows in (1, 2, 9):
+        x = torch.randn(rows, 8)
+        close(fast(x), model(x).detach())
+    out = torch.empty(9, 2)
+    fast.run(x, out=out)
+    close(out, model(x).detach())
+    with pytest.raises(rt.UnsupportedProblem, match="layer_norm"):
+        fast.seal()
+
+
+def test_higher_ranks_and_flatten() -> None:
+    tokens = nn.Sequential(nn.Linear(6, 10), nn.GELU(), nn.Linear(10, 3)).eval()
+    x = torch.randn(4, 5, 6)
+    fast = rt.compile(tokens, (x,))
+    close(fast(x), tokens(x).detach())
+    image = nn.Sequential(nn.Flatten(), nn.Linear(24, 5)).eval()
+    x = torch.randn(3, 2, 4, 3)
+    fast = rt.compile(image, (x,))
+    assert "one call" in fast.explain(measure=False)
+    close(fast(x), image(x).detach())
+    x = torch.randn(7, 2, 4, 3)
+    close(fast(x), image(x).detach())
+    vector = nn.Linear(6, 4).eval()
+    x = torch.randn(6)
+    close(rt.compile(vector, (x,))(x), vector(x).detach())
+
+
+class Functional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 5))
+        self.bias = nn.Parameter(torch.randn(5))
+        self.register_buffer("mean", torch.randn(8))
+
+    def forward(self, x):
+        h = (x - self.mean) * 0.5 + 1.0
+        h = h @ self.weight + self.bias
+        return F.silu(h).view(h.shape[0], -1)
+
+
+def test_functional_models() -> None:
+    model = Functional().eval()
+    x = torch.randn(4, 8)
+    close(rt.compile(model, (x,))(x), model(x).detach())
+
+
+class DataDependent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(64, 64)
+
+    def forward(self, x):
+        return self.a(x) if x.sum() > 0 else -self.a(x)
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(8, 8)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return self.a(x) * self.calls
+
+
+@pytest.mark.parametrize("scheme", ["float32", "w8a8"])
+def test_models_that_cannot_be_captured_run_as_they_are(scheme: str) -> None:
+    model = DataDependent().eval()
+    x = torch.rand(3, 64)
+    fast = rt.compile(model, (x,), scheme, calibration=[x])
+    assert "not captured" in fast.explain()
+    for data in (x, -x):
+        close(fast(data), model(data).detach(), 2e-5 if scheme == "float32" else 0.1)
+    out = torch.empty(3, 64)
+    fast.run(x, out=out)
+    assert torch.equal(out, fast(x))
+    assert isinstance(model.a, nn.Linear)  # the caller's model is not touched
+    counting = Counting().eval()
+    fast = rt.compile(counting, (x[:, :8],))
+    close(fast(x[:, :8]), counting(x[:, :8]).detach())
+    close(fast(x[:, :8]), counting(x[:, :8]).detach())
+
+
+def test_schemes_by_name_pattern() -> None:
+    model = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+    fast = rt.compile(model, (torch.randn(1, 32),), {"2": "w8a8", "4": rt.W8A8("dynamic")}, calibration=[torch.randn(64, 32)])
+    dtypes = {line.name: line.what for line in fast.explain_lines(measure=False) if line.what.startswith("linear")}
+    assert "float32[1, 32]" in dtypes["0"].split("->")[0]
+    assert "int8[1, 32]" in dtypes["2"].split("->")[0]
+    assert "int8[1, 32], float32[1, 1]" in dtypes["4"].split("->")[0]
+
+
+@pytest.mark.parametrize("backend", ["portable", "cpu"])
+@pytest.mark.parametrize("activation", ["static", "dynamic"])
+def test_backends_agree_bit_for_bit(backend: str, activation: str) -> None:
+    model = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 20), nn.LeakyReLU(), nn.Linear(20, 10)).eval()
+    x = torch.randn(35, 40)
+    results = [
+        rt.compile(model, (x[:1],), rt.W8A8(activation), calibration=[x], backend=b)(x) for b in (None, backend)
+    ]
+    assert torch.equal(*results)
+
+
+def test_without_calibration_rows_are_dynamic_and_it_says_so() -> None:
+    model = nn.Linear(16, 16).eval()
+    fast = rt.compile(model, (torch.randn(1, 16),), "w8a8")
+    assert "dynamic" in fast.explain(measure=False)
+    with pytest.raises(rt.FormatError, match="calibration"):
+        rt.compile(model, (torch.randn(1, 16),), rt.W8A8("static"))
+
+
+@pytest.mark.parametrize("observer", ["absmax", "percentile", "mse"])
+def test_observers(observer) -> None:
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Linear(64, 32)).eval()
+    x = torch.randn(4000, 64)
+    x[0, 0] = 500.0  # one outlier: covering it costs every other value its steps
+    fast = rt.compile(model, (x[:1],), rt.W8A8(observer=observer), calibration=[x])
+    want = model(x[1:]).detach()
+    error = (fast(x[1:]) - want).square().mean().sqrt() / want.std()
+    assert (error > 0.2) == (observer == "absmax"), error
+
+
+def test_explain_measures_and_names_reasons() -> None:
+    fast = rt.compile(nn.Linear(16, 16).eval(), (torch.randn(1, 16),))
+    lines = fast.explain_lines()
+    assert all(line.us is not None and 0 < line.us < 1e5 for line in lines)
+    text = fast.explain()
+    assert "float32[1, 16]" in text and "not cpu_portable" in text
+    assert "packed" in text

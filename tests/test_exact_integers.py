@@ -1,0 +1,116 @@
+"""Integer sums are the same bits on every instruction set, over every M 0-8, N 0-40, K 0-130.
+
+With multiplier 1 and offset 0 the float32 output is the sum itself: below 2^24 float32 holds it exactly.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import rtaccel._native as native
+from rtaccel.core.registry import impls
+from rtaccel.core.stage import Port, Problem, Quant, Stage, Value
+from rtaccel.kernels.chain.cpu import build
+
+KERNELS = [impl.name for impl in impls("cpu", "linear")]
+CANARY = -12345.678
+
+
+def stage_of(weight: torch.Tensor, zero_point: int) -> Stage:
+    n, k = weight.shape
+    return Stage(
+        "linear",
+        "exact",
+        (Value("x", k, "int8", Quant(1.0, zero_point)),),
+        (Value("y", n),),
+        {"weight": weight, "weight_scale": torch.ones(n)},
+    )
+
+
+def require(kernel: str) -> None:
+    attrs = {"weight_dtype": "int8"}
+    reason = native.reject("linear", kernel, attrs)
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_small_size(kernel: str) -> None:
+    require(kernel)
+    rng = np.random.default_rng()
+    checked = 0
+    for k in range(131):
+        x = rng.integers(-128, 128, (8, k), dtype=np.int8)
+        weight = rng.integers(-127, 128, (40, k), dtype=np.int8)
+        zero_point = int(rng.integers(-128, 128))
+        # int64 by way of float64, whose 53 bits hold every sum here.
+        sums = (x.astype(np.float64) - zero_point) @ weight.astype(np.float64).T
+        rows = torch.from_numpy(x)
+        for n in range(41):
+            stage = stage_of(torch.from_numpy(weight[:n].copy()), zero_point)
+            plan = build([(stage, kernel)], [Port.matrix(stage.inputs[0])], [Port.matrix(stage.outputs[0])])
+            for m in range(9):
+                memory = torch.full((m * n + 16,), CANARY)
+                assert plan.run((rows[:m],), memory[: m * n].view(m, n))
+                got = memory.numpy()
+                assert (got[: m * n].reshape(m, n) == sums[:m, :n]).all(), f"M={m} N={n} K={k}"
+                assert (got[m * n :] == np.float32(CANARY)).all(), f"wrote past the end: M={m} N={n} K={k}"
+                checked += 1
+    assert checked == 9 * 41 * 131
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("x_value", "w_value"), [(127, 127), (-128, 127), (127, -127), (-128, -127)])
+def test_extremes_do_not_saturate(kernel: str, x_value: int, w_value: int) -> None:
+    require(kernel)
+    k, n = 130, 37
+    stage = stage_of(torch.full((n, k), w_value, dtype=torch.int8), 0)
+    plan = build([(stage, kernel)], [Port.matrix(stage.inputs[0])], [Port.matrix(stage.outputs[0])])
+    y = plan.call((torch.full((3, k), x_value, dtype=torch.int8),))
+    assert (y == float(k * x_value * w_value)).all()
+
+
+def test_chains_agree_on_every_instruction_set() -> None:
+    """A whole int8 chain with transcendental activations between: identical float32 results, bit for bit."""
+    torch.manual_seed(3)
+    names = [k for k in KERNELS if not native.reject("linear", k, {"weight_dtype": "int8"})]
+    if len(names) < 2:
+        pytest.skip("only one instruction set on this CPU")
+    widths = (37, 130, 64, 9, 41)
+    activations = ("gelu", "elu", "silu", "none")
+    results = []
+    x = torch.randn(33, widths[0]) * 2
+    weights = [torch.randint(-127, 128, (n, k), dtype=torch.int8) for k, n in zip(widths, widths[1:])]
+    for name in names:
+        value = Value("x", widths[0])
+        current = Value("q0", widths[0], "int8", Quant(0.05, -3))
+        stages = [(Stage("quantize", "q", (value,), (current,)), name)]
+        for i, (k, n) in enumerate(zip(widths, widths[1:])):
+            last = i == len(widths) - 2
+            out = Value("y", n) if last else Value(f"q{i + 1}", n, "int8", Quant(0.02, 5))
+            tensors = {"weight": weights[i], "weight_scale": torch.full((n,), 0.3 / k)}
+            attrs = {"activation": activations[i], "activation_parameter": 1.0}
+            stages.append((Stage("linear", f"l{i}", (current,), (out,), tensors, attrs), name))
+            current = out
+        results.append(build(stages, [Port.matrix(value)], [Port.matrix(current)]).call((x,)))
+    for other in results[1:]:
+        assert torch.equal(results[0], other)
+
+
+def test_dynamic_rows_inside_a_chain_equal_the_reference() -> None:
+    """row_scale as a value of the plan itself lies strided, unlike one passed in."""
+    from rtaccel.core.registry import operator
+
+    k, n, rows = 40, 23, 35
+    x, q, s, y = Value("x", k), Value("q", k, "int8"), Value("s", 1), Value("y", n)
+    tensors = {"weight": torch.randint(-127, 128, (n, k), dtype=torch.int8), "weight_scale": torch.rand(n) + 0.1}
+    quantise = Stage("quantize", "q", (x,), (q, s))
+    linear = Stage("linear", "l", (q, s), (y,), tensors)
+    data = torch.randn(rows, k) * torch.rand(rows, 1) * 10
+    want = operator("linear").reference(linear, *operator("quantize").reference(quantise, data))[0]
+    for impl in impls("cpu", "linear"):
+        if impl.supports(Problem.of(linear, rows)) is None:
+            plan = build([(quantise, impl.name), (linear, impl.name)], [Port.matrix(x)], [Port.matrix(y)])
+            assert torch.equal(plan.call((data,)), want), impl.name

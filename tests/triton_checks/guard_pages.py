@@ -1,0 +1,84 @@
+"""Runs the Triton kernels in the interpreter on buffers that end at, or begin after, an inaccessible page.
+
+The interpreter reads and writes real addresses, so one element too many kills the process (SIGSEGV). Started by
+tests/test_triton_interpreter.py; with the argument `overread` it runs a kernel without a mask, which must die.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import sys
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rtaccel.backends import require
+from rtaccel.core.registry import impls
+from rtaccel.core.stage import Problem, Quant, Stage
+from rtaccel.kernels.linear import contract as linear_contract
+from rtaccel.kernels.quantize import contract as quantize_contract
+
+PAGE = mmap.PAGESIZE
+_kept: list[mmap.mmap] = []
+
+
+def guarded(t: Tensor, at_end: bool) -> Tensor:
+    """A copy of t whose last byte is the last before a forbidden page, or whose first is the first after one."""
+    size = t.numel() * t.element_size()
+    room = max(-(-size // PAGE), 1) * PAGE
+    area = mmap.mmap(-1, room + 2 * PAGE)
+    _kept.append(area)
+    base = ctypes.addressof(ctypes.c_char.from_buffer(area))
+    offset = PAGE + (room - size if at_end else 0)
+    copy = torch.frombuffer(area, dtype=t.dtype, count=max(t.numel(), 1), offset=offset)[: t.numel()].view(t.shape)
+    copy.copy_(t)
+    libc = ctypes.CDLL(None, use_errno=True)
+    for page in (base, base + PAGE + room):
+        if libc.mprotect(ctypes.c_void_p(page), PAGE, 0):
+            raise OSError(ctypes.get_errno(), "mprotect")
+    return copy
+
+
+def run(op: str, stage: Stage, inputs: tuple[Tensor, ...], at_end: bool) -> int:
+    """Every kernel that takes the problem, with inputs, weights and outputs guarded. How many ran."""
+    allocate, to, ran = torch.empty, Tensor.to, 0
+    problem = Problem.of(stage, inputs[0].shape[0])
+    for impl in impls("triton", op):
+        if impl.supports(problem) is not None:
+            continue
+        Tensor.to = lambda t, *a, **k: guarded(to(t, *a, **k), at_end)  # type: ignore[method-assign,assignment]
+        call = impl.prepare(stage, problem)
+        Tensor.to = to  # type: ignore[method-assign]
+        torch.empty = lambda *a, **k: guarded(allocate(*a, **k), at_end)  # type: ignore[assignment]
+        call(*(guarded(x, at_end) for x in inputs))
+        torch.empty = allocate
+        ran += 1
+    return ran
+
+
+@triton.jit
+def without_mask(x_ptr, y_ptr, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    tl.store(y_ptr + at, tl.load(x_ptr + at))
+
+
+def main() -> None:
+    require("triton")
+    if sys.argv[1:] == ["overread"]:
+        without_mask[(1,)](guarded(torch.zeros(15), True), torch.zeros(16), BLOCK=16)
+        return
+    ran = 0
+    for at_end in (True, False):
+        for m, n, k in ((1, 1, 1), (1, 7, 20), (3, 17, 36), (2, 33, 516), (5, 19, 259), (17, 5, 33)):
+            for scheme, out in (("static", "int8"), ("dynamic", "float32")):
+                stage = linear_contract.make_stage(k, n, scheme, "relu", out=out)
+                ran += run("linear", stage, linear_contract.make_inputs(stage, m, seed=k), at_end)
+            for quant in (Quant(0.02, 3), None):
+                ran += run("quantize", quantize_contract.make_stage(k, quant), (torch.randn(m, k),), at_end)
+    print(f"{ran} ran")
+
+
+main()
