@@ -19,7 +19,8 @@ import rtaccel.measure.latency
 from rtaccel.core.errors import BudgetExceeded, FormatError
 from rtaccel.measure.environment import describe, environment
 from rtaccel.measure.interleave import interleave
-from rtaccel.measure.latency import Latency, measure
+from rtaccel.measure.latency import measure
+from rtaccel.measure.result import Latency
 
 
 class Clock:

@@ -12,8 +12,8 @@ import pytest
 import rtaccel as rt
 from rtaccel.core.errors import FormatError
 from rtaccel.measure.charts import WIDTH, LogAxis, duration, histograms, tails
-from rtaccel.measure.latency import Latency
 from rtaccel.measure.report import render_report, write_report
+from rtaccel.measure.result import Latency
 
 VOID = {"meta", "br"}
 SELF_CLOSED = {"line", "path", "circle"}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import torch
 
 from rtaccel.core import settings
 from rtaccel.core.stage import Problem
@@ -16,16 +18,21 @@ if importlib.util.find_spec("triton") is None:
 if settings.triton_interpret():
     pytest.skip("TRITON_INTERPRET=1: kernels are interpreted, there is nothing to compile", allow_module_level=True)
 
+import triton
+from triton.backends.compiler import GPUTarget
+
 from rtaccel.kernels._shared.activations import ACTIVATIONS, HOMOGENEOUS
 from rtaccel.kernels._shared.triton_aot import (
     ARCHITECTURES,
     Footprint,
     compile_for,
+    read_cubin,
     specialisations,
     violations,
 )
 from rtaccel.kernels._shared.triton_spec import FUSED, Specialisation
 from rtaccel.kernels.linear import contract, triton_dot, triton_gemv
+from rtaccel.kernels.linear.triton_w8a8 import Operands
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -45,9 +52,9 @@ def test_compiles_within_its_budget(spec: Specialisation, capability: int) -> No
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("kernel", [triton_dot, triton_gemv], ids=["dot", "gemv"])
 @pytest.mark.parametrize("capability", [80, 100])
-def test_every_activation_compiles_without_stack(kernel: object, activation: str, capability: int) -> None:
+def test_every_activation_compiles_without_stack(kernel: Any, activation: str, capability: int) -> None:
     stage = contract.make_stage(256, 64, "dynamic", activation, 0.1)
-    found = compile_for(kernel.specialise(Problem.of(stage, 2, "cuda")), capability)  # type: ignore[attr-defined]
+    found = compile_for(kernel.specialise(Problem.of(stage, 2, "cuda")), capability)
     assert (found.stack_bytes, found.local_bytes, found.spills) == (0, 0, 0)
     if activation in HOMOGENEOUS:  # their result must equal the reference's bits, so no product may fuse with a sum
         assert found.count(FUSED) == 0
@@ -58,6 +65,46 @@ def test_every_operator_with_a_triton_kernel_declares_forms_to_check() -> None:
     assert len(set(names)) == len(names)
     for start in ("linear_dot", "linear_gemv", "quantize_static", "quantize_dynamic"):
         assert any(name.startswith(start) for name in names), start
+
+
+class PretendedCard:
+    """As much of a triton driver as compiling needs: what the card is, nothing that runs on it."""
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+
+@pytest.fixture
+def h100() -> Iterator[None]:
+    triton.runtime.driver.set_active(PretendedCard())
+    yield
+    triton.runtime.driver.reset_active()
+
+
+@pytest.mark.parametrize("scheme", ["static", "dynamic"])
+@pytest.mark.parametrize("kernel", [triton_dot, triton_gemv], ids=["dot", "gemv"])
+def test_a_launch_compiles_once_for_every_batch_and_what_was_checked(kernel: Any, scheme: str, h100: None) -> None:
+    """No batch size and no zero point compiles anew, and the launch's code is the code that the budget was held to."""
+    stage = contract.make_stage(64, 32, scheme, "relu", out="int8")
+    problem = Problem.of(stage, 1)
+    operands, spec = Operands.of(stage, problem), kernel.specialise(problem)
+    word = torch.int32 if kernel is triton_gemv else torch.int8
+    compiled = {}
+    for rows in (1, 2, 3, 16, 48):
+        for y_zero_point in (-128, 0, 1, 11):
+            x, y = torch.zeros(rows, 64, dtype=torch.int8), torch.zeros(rows, 32, dtype=torch.int8)
+            numbers = (operands.multiplier, operands.offset, operands.compensation, rows, 0.0, 1.0, y_zero_point)
+            scale = (torch.ones(rows, 1),) if scheme == "dynamic" else ()
+            code = spec.kernel.warmup(
+                x.view(word), operands.weight.view(word), y, *numbers, *scale, grid=(1,), **spec.keywords
+            )
+            compiled[code.hash] = code
+    assert len(compiled) == 1
+    assert read_cubin(code.asm["cubin"], code.metadata.shared) == compile_for(spec, 90)
+    assert not code.metadata.enable_fp_fusion
 
 
 GOOD = Footprint(32, 0, 0, 32, {"IDP.4A.S8.S8": 8, "LDG.E.128": 4, "BAR.SYNC.DEFER_BLOCKING": 1, "FMUL": 1, "FADD": 1})

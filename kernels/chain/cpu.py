@@ -23,7 +23,7 @@ DTYPES = {torch.float32: "float32", torch.int8: "int8"}
 
 @cache
 def _connect() -> None:
-    native.connect(torch.Tensor, torch.nn.Parameter, torch.empty, torch.float32, torch.int8)
+    native.connect(torch.Tensor, torch.nn.Parameter)
 
 
 def _attributes(stage: Stage) -> tuple[dict[str, Any], list[Tensor]]:

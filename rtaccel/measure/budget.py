@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -37,12 +38,12 @@ class Budget:
         for key, limit in limits.items():
             _check(key, limit)
         ordered = [(k, limits[k]) for k in TIME_KEYS if k in limits]
-        for (low_key, low), (high_key, high) in zip(ordered, ordered[1:]):
+        for (low_key, low), (high_key, high) in itertools.pairwise(ordered):
             if low > high:
+                got = f"{low_key}={low:g} above {high_key}={high:g}"
                 raise FormatError(
-                    "Budget", f"{low_key}={low:g} above {high_key}={high:g}", "a higher percentile to have a higher limit",
-                    "Swap them, or drop the one that can never decide.",
-                )  # fmt: skip
+                    "Budget", got, "a higher percentile to have a higher limit", "Swap them, or drop one."
+                )
 
     @classmethod
     def from_mapping(cls, row: Mapping[str, Any], where: str = "Budget") -> Budget:
@@ -97,7 +98,8 @@ def load_budgets(path: str | PathLike[str]) -> dict[str, Budget]:
         p99_us = 50
         size_bytes = 40_000
 
-    Raises FormatError for a file that cannot be read, is not TOML, has no `budget` table, or has an unknown key in a row.
+    Raises FormatError for a file that cannot be read, is not TOML, has no `budget` table, or has an unknown key in a
+    row.
     """
     try:
         import tomllib

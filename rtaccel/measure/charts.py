@@ -12,7 +12,7 @@ from html import escape
 
 import numpy as np
 
-from rtaccel.measure.latency import Latency
+from rtaccel.measure.result import Latency
 
 SERIES = 8
 """Distinct colours; further results repeat them with dashed lines."""
@@ -167,8 +167,8 @@ def tails(results: Sequence[Latency]) -> str:
     low, high = max(min(values), 1e-3), max(values)
     y = LogAxis(low / 1.2, max(high, 2 * low) * 1.2, bottom, top)
     x = LogAxis(0.5, last, left, WIDTH - right)  # falls from left to right
-    parts = [_line(left, y(tick), WIDTH - right, y(tick), "grid") + _text(left - 8, y(tick) + 4, duration(tick), "tick", "end")
-             for tick in y.ticks()]  # fmt: skip
+    parts = [_line(left, y(tick), WIDTH - right, y(tick), "grid") for tick in y.ticks()]
+    parts += [_text(left - 8, y(tick) + 4, duration(tick), "tick", "end") for tick in y.ticks()]
     for label, tail in shown.items():
         parts.append(_line(x(tail), top, x(tail), bottom, "grid"))
         parts.append(_text(x(tail), bottom + 18, label + " %"))

@@ -42,8 +42,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--budgets",
         metavar="FILE",
-        help='TOML file with rows [budget."name"]; a row replaces the marker of the test of that name or node id, and of '
-        "the test that calls latency(name=...) with it",
+        help='TOML file with rows [budget."name"]; a row replaces the marker of the test of that name or node id, and '
+        "of the test that calls latency(name=...) with it",
     )
 
 
@@ -63,9 +63,9 @@ def pytest_configure(config: pytest.Config) -> None:
 class LatencyFixture:
     """`latency(fn, *args, name=None, size_bytes=None, error=None)` -> Latency. Once per test."""
 
-    def __init__(self, request: pytest.FixtureRequest, benchmark: Any | None) -> None:
+    def __init__(self, request: pytest.FixtureRequest, benchmark: Any) -> None:
         self._node = request.node
-        self._benchmark = benchmark
+        self._benchmark = benchmark  # None where pytest-benchmark is not there
         self.marked = _budget_of(self._node)
         self.result: Any = None
         request.node.stash[_USED] = self
@@ -85,7 +85,7 @@ class LatencyFixture:
             raise pytest.UsageError("latency() was called twice in one test; parametrise the test instead")
         rows = self._node.config.stash[_ROWS]
         budget = next((rows[n] for n in (name, self._node.nodeid, self._node.name) if n in rows), self.marked)
-        given = {"name": name or self._node.name, "size_bytes": size_bytes, "error": error}
+        given: dict[str, Any] = {"name": name or self._node.name, "size_bytes": size_bytes, "error": error}
         if self._benchmark is None:
             self.result = measure(fn, args, budget, **given)
         else:

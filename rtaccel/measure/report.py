@@ -11,8 +11,8 @@ from typing import Literal
 from rtaccel.core.errors import FormatError
 from rtaccel.measure.charts import colour, duration, histograms, tails
 from rtaccel.measure.environment import describe
-from rtaccel.measure.latency import Latency
 from rtaccel.measure.report_style import style_sheet
+from rtaccel.measure.result import Latency
 from rtaccel.measure.verdict import Line, Verdict
 
 _WORDS: dict[Verdict, tuple[str, str]] = {
@@ -48,10 +48,11 @@ def render_report(
         f'<p class="soft">{escape(summary)}</p>' if summary else "",
         _banner(results),
         _figures(results, quality or {}),
-        '<section><h2>How long each call took</h2><p class="hint">Every call timed on its own. Each row is scaled to its '
-        f"own tallest bar; dashed lines are the limits of that row.</p>{histograms(results)}</section>",
-        '<section><h2>How slow the slow calls are</h2><p class="hint">The share of calls above a percentile falls tenfold '
-        f"per step to the right. A curve below a triangle meets that limit on this sample.</p>{tails(results)}</section>",
+        '<section><h2>How long each call took</h2><p class="hint">Every call timed on its own. Each row is scaled to '
+        f"its own tallest bar; dashed lines are the limits of that row.</p>{histograms(results)}</section>",
+        '<section><h2>How slow the slow calls are</h2><p class="hint">The share of calls above a percentile falls '
+        "tenfold per step to the right. A curve below a triangle meets that limit on this sample.</p>"
+        f"{tails(results)}</section>",
         _verdicts(results),
         _environment(results[0]),
         f"<section><h2>Command</h2><pre>{escape(command)}</pre></section>" if command else "",
@@ -115,15 +116,15 @@ def _figures(results: Sequence[Latency], quality: Mapping[str, str]) -> str:
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return (
         '<section><h2>Figures</h2><p class="hint">Under each percentile, its 99 % bounds from order statistics.</p>'
-        f'<div class="scroll"><table><thead><tr>{"".join(head)}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-        "</section>"
+        f'<div class="scroll"><table><thead><tr>{"".join(head)}</tr></thead><tbody>{"".join(rows)}</tbody>'
+        "</table></div></section>"
     )
 
 
 def _quantile(result: Latency, name: str) -> str:
     low, high = result.bounds[name]
     value = duration(getattr(result, f"{name}_us"))
-    bounds = f"{'?' if low is None else duration(low)} – {'?' if high is None else duration(high)}"
+    bounds = f"{'?' if low is None else duration(low)} .. {'?' if high is None else duration(high)}"
     return f'<td><b>{value}</b><span class="range">{bounds}</span></td>'
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 _LIGHT = {
     "page": "#f9f9f7", "card": "#ffffff", "ink": "#16171a", "soft": "#5b5f66", "rule": "#e3e3de", "grid": "#ecece8",
-    "good": "#0a7d33", "good-bg": "#e5f5ea", "bad": "#b42424", "bad-bg": "#fdeaea", "open": "#8a5a00", "open-bg": "#fdf3da",
-    "budget": "#b42424",
-    "s1": "#2a78d6", "s2": "#eb6834", "s3": "#1baf7a", "s4": "#c98500", "s5": "#4a3aa7", "s6": "#d9548c", "s7": "#008300",
-    "s8": "#7b7f87",
+    "good": "#0a7d33", "good-bg": "#e5f5ea", "bad": "#b42424", "bad-bg": "#fdeaea", "open": "#8a5a00",
+    "open-bg": "#fdf3da", "budget": "#b42424",
+    "s1": "#2a78d6", "s2": "#eb6834", "s3": "#1baf7a", "s4": "#c98500", "s5": "#4a3aa7", "s6": "#d9548c",
+    "s7": "#008300", "s8": "#7b7f87",
 }  # fmt: skip
 
 _DARK = {
     "page": "#111214", "card": "#1a1b1e", "ink": "#eceded", "soft": "#a2a6ad", "rule": "#2f3136", "grid": "#26282c",
-    "good": "#5fd08a", "good-bg": "#15301f", "bad": "#ff8f8f", "bad-bg": "#3a1a1c", "open": "#f2c14e", "open-bg": "#342a10",
-    "budget": "#ff8f8f",
-    "s1": "#4b94ee", "s2": "#e8713c", "s3": "#23a878", "s4": "#d39a1e", "s5": "#9a8ff0", "s6": "#de6396", "s7": "#3fa33f",
-    "s8": "#9a9ea6",
+    "good": "#5fd08a", "good-bg": "#15301f", "bad": "#ff8f8f", "bad-bg": "#3a1a1c", "open": "#f2c14e",
+    "open-bg": "#342a10", "budget": "#ff8f8f",
+    "s1": "#4b94ee", "s2": "#e8713c", "s3": "#23a878", "s4": "#d39a1e", "s5": "#9a8ff0", "s6": "#de6396",
+    "s7": "#3fa33f", "s8": "#9a9ea6",
 }  # fmt: skip
 
 _RULES = """
@@ -28,7 +28,8 @@ h2 { font-size: 16px; margin: 0 0 2px; }
 p { margin: 0 0 8px; max-width: 78ch; }
 .soft, .hint { color: var(--soft); }
 .hint { font-size: 13px; margin-bottom: 12px; max-width: none; }
-section { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 20px 22px; margin-top: 18px; }
+section { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 20px 22px;
+  margin-top: 18px; }
 .banner { display: flex; gap: 18px; align-items: center; border-radius: 10px; padding: 16px 22px; margin-top: 20px; }
 .banner strong { font-size: 21px; letter-spacing: 0.01em; white-space: nowrap; }
 .banner span { font-size: 14px; color: var(--ink); }
@@ -56,7 +57,8 @@ text.budget-label, text.name { paint-order: stroke; stroke: var(--card); stroke-
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 5px 22px; margin: 8px 0 0; font-size: 14px; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 pre { margin: 8px 0 0; padding: 12px 14px; background: var(--page); border: 1px solid var(--rule); border-radius: 8px;
-  font: 13px/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
+  font: 13px/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; white-space: pre-wrap;
+  overflow-wrap: anywhere; }
 ul { margin: 8px 0 0; padding-left: 20px; } li { margin-bottom: 4px; }
 footer { margin-top: 22px; font-size: 13px; color: var(--soft); }
 @media print { body { background: #fff; } section { break-inside: avoid; } }

@@ -61,8 +61,8 @@ def judge_quantile(key: str, limit_us: float, ordered_us: Any) -> Line:
         return line("PASS", f"{over:,} of {n:,} calls took longer; with 99 % confidence {label} <= {found.high:.4g} us")
     return line(
         "UNDECIDED",
-        f"the limit lies between the 99 % bounds, {_bound(found.low)} and {_bound(found.high)} us: measure more samples "
-        "or on a quieter machine",
+        f"the limit lies between the 99 % bounds, {_bound(found.low)} and {_bound(found.high)} us: measure more "
+        "samples or on a quieter machine",
     )
 
 
