@@ -32,7 +32,7 @@ _HOME = {
 _ROOMS = ("measure", "nn")
 """Packages reached as attributes; `measure` is also a function (the package is callable)."""
 
-__all__ = sorted([*_HOME, *_ROOMS])  # noqa: PLE0605
+__all__ = sorted([*_HOME, *_ROOMS])
 
 if TYPE_CHECKING:
     from rtaccel import nn

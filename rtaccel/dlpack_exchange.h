@@ -40,7 +40,7 @@ struct ExchangeApi {
   int (*allocate)(Tensor* prototype, void** out, void* context,
                   void (*report)(void* context, const char* kind, const char* message));
   void* owning_from_object;
-  int (*to_object)(void* managed, void** out);  // takes over `managed`
+  int (*to_object)(void* managed, void** out);         // takes over `managed`
   int (*view_from_object)(void* object, Tensor* out);  // 0, or -1 with a Python error set
   void* current_stream;
 };

@@ -115,7 +115,9 @@ class Plan {
 
   int value(const std::string& dtype, int64_t width, const std::string& role) {
     return checked(rta_plan_value(plan_, parse(dtype), width,
-                                  role == "input" ? RTA_INPUT : role == "output" ? RTA_OUTPUT : RTA_INNER));
+                                  role == "input"    ? RTA_INPUT
+                                  : role == "output" ? RTA_OUTPUT
+                                                     : RTA_INNER));
   }
 
   void stage(const std::string& op, const std::string& kernel, const std::vector<int>& inputs,
@@ -129,7 +131,8 @@ class Plan {
       if (specs->empty() || specs->size() > kMaxTensors)
         throw std::runtime_error("a plan takes 1 to 16 inputs and outputs");
       for (const Spec& s : *specs)
-        if (s.lead + s.trailing.size() > kMaxDims) throw std::runtime_error("a tensor of a plan has at most 8 dimensions");
+        if (s.lead + s.trailing.size() > kMaxDims)
+          throw std::runtime_error("a tensor of a plan has at most 8 dimensions");
     }
     max_rows_ = max_rows;
     checked(rta_plan_finish(plan_));
@@ -197,9 +200,7 @@ class Plan {
     if (result < 0) throw std::runtime_error(rta_error());
     return result;
   }
-  static int64_t size_bytes(const Spec& s, int64_t rows) {
-    return rows * s.width() * (s.dtype == RTA_FLOAT32 ? 4 : 1);
-  }
+  static int64_t size_bytes(const Spec& s, int64_t rows) { return rows * s.width() * (s.dtype == RTA_FLOAT32 ? 4 : 1); }
 
   // All inputs agree in their leading dimensions; those of the first are given back in `lead`.
   bool take_inputs(PyObject* inputs, Pointers& p, int64_t* lead) const {
@@ -225,9 +226,11 @@ class Plan {
     const int dims = spec.lead + static_cast<int>(spec.trailing.size());
     for (int d = 0; d < dims; ++d) shape[d] = d < spec.lead ? lead[d] : spec.trailing[d - spec.lead];
     const bool is_float = spec.dtype == RTA_FLOAT32;
-    dlpack::Tensor prototype{nullptr, {dlpack::kCpu, 0}, dims,
-                             {is_float ? dlpack::kFloat : dlpack::kInt, static_cast<uint8_t>(is_float ? 32 : 8), 1},
-                             shape, nullptr, 0};
+    dlpack::Tensor prototype{
+        nullptr, {dlpack::kCpu, 0},
+        dims,    {is_float ? dlpack::kFloat : dlpack::kInt, static_cast<uint8_t>(is_float ? 32 : 8), 1},
+        shape,   nullptr,
+        0};
     void *managed = nullptr, *object = nullptr;
     const auto report = [](void*, const char*, const char* message) { PyErr_SetString(PyExc_MemoryError, message); };
     if (exchange->allocate(&prototype, &managed, nullptr, report) != 0 || exchange->to_object(managed, &object) != 0)

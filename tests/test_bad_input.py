@@ -184,7 +184,12 @@ def test_non_finite_weights_are_refused(bad: float) -> None:
 
 def test_bad_calibration() -> None:
     model, x = nn.Linear(4, 4).eval(), torch.randn(1, 4)
-    for calibration, said in (([], "no value"), ([torch.full((1, 4), float("nan"))], "NaN"), (3, "int"), (["a"], "str")):
+    for calibration, said in (
+        ([], "no value"),
+        ([torch.full((1, 4), float("nan"))], "NaN"),
+        (3, "int"),
+        (["a"], "str"),
+    ):
         with pytest.raises(rt.RtaccelError, match=said):
             rt.compile(model, (x,), rt.W8A8("static"), calibration=calibration)
     constant = rt.compile(model, (x,), "w8a8", calibration=[torch.zeros(3, 4)])

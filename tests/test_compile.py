@@ -68,7 +68,11 @@ def test_int8_is_near_the_float_model(layer: nn.Module, scheme) -> None:
 
 
 def test_bn_folds_into_the_linear_before_and_behind() -> None:
-    model = randomise(nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.BatchNorm1d(9), nn.Linear(9, 4)))
+    model = randomise(
+        nn.Sequential(
+            nn.BatchNorm1d(8), nn.Linear(8, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.BatchNorm1d(9), nn.Linear(9, 4)
+        )
+    )
     fast = rt.compile(model, (torch.randn(2, 8),))
     assert [line.what.split("(")[0] for line in fast.explain_lines(measure=False)] == ["linear", "linear"]
     x = torch.randn(5, 8)
@@ -218,7 +222,9 @@ def test_models_that_cannot_be_captured_run_as_they_are(scheme: str) -> None:
 
 def test_schemes_by_name_pattern() -> None:
     model = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
-    fast = rt.compile(model, (torch.randn(1, 32),), {"2": "w8a8", "4": rt.W8A8("dynamic")}, calibration=[torch.randn(64, 32)])
+    fast = rt.compile(
+        model, (torch.randn(1, 32),), {"2": "w8a8", "4": rt.W8A8("dynamic")}, calibration=[torch.randn(64, 32)]
+    )
     dtypes = {line.name: line.what for line in fast.explain_lines(measure=False) if line.what.startswith("linear")}
     assert "float32[1, 32]" in dtypes["0"].split("->")[0]
     assert "int8[1, 32]" in dtypes["2"].split("->")[0]
@@ -230,9 +236,7 @@ def test_schemes_by_name_pattern() -> None:
 def test_backends_agree_bit_for_bit(backend: str, activation: str) -> None:
     model = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 20), nn.LeakyReLU(), nn.Linear(20, 10)).eval()
     x = torch.randn(35, 40)
-    results = [
-        rt.compile(model, (x[:1],), rt.W8A8(activation), calibration=[x], backend=b)(x) for b in (None, backend)
-    ]
+    results = [rt.compile(model, (x[:1],), rt.W8A8(activation), calibration=[x], backend=b)(x) for b in (None, backend)]
     assert torch.equal(*results)
 
 

@@ -5,6 +5,8 @@ With multiplier 1 and offset 0 the float32 output is the sum itself: below 2^24 
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -82,12 +84,12 @@ def test_chains_agree_on_every_instruction_set() -> None:
     activations = ("gelu", "elu", "silu", "none")
     results = []
     x = torch.randn(33, widths[0]) * 2
-    weights = [torch.randint(-127, 128, (n, k), dtype=torch.int8) for k, n in zip(widths, widths[1:])]
+    weights = [torch.randint(-127, 128, (n, k), dtype=torch.int8) for k, n in itertools.pairwise(widths)]
     for name in names:
         value = Value("x", widths[0])
         current = Value("q0", widths[0], "int8", Quant(0.05, -3))
         stages = [(Stage("quantize", "q", (value,), (current,)), name)]
-        for i, (k, n) in enumerate(zip(widths, widths[1:])):
+        for i, (k, n) in enumerate(itertools.pairwise(widths)):
             last = i == len(widths) - 2
             out = Value("y", n) if last else Value(f"q{i + 1}", n, "int8", Quant(0.02, 5))
             tensors = {"weight": weights[i], "weight_scale": torch.full((n,), 0.3 / k)}

@@ -69,7 +69,7 @@ def test_page_is_well_formed_self_contained_and_complete(tmp_path: Path) -> None
         tmp_path / "report.html",
         results,
         title="A <title> & more",
-        command="rtaccel demo --budget 'p99_us<20'",
+        command="rtaccel demo --out '<i>'",
         summary="One & only",
         quality={"torch": "AUC <0.99>"},
         notes=["a <b>note</b>"],
@@ -81,7 +81,7 @@ def test_page_is_well_formed_self_contained_and_complete(tmp_path: Path) -> None
     assert not {"script", "link", "img", "b note"} & {tag for tag, _ in page.tags}
     text = "".join(page.texts)
     for given in (
-        "A <title> & more", "rtaccel demo --budget 'p99_us<20'", "One & only", "AUC <0.99>", "a <b>note</b>",
+        "A <title> & more", "rtaccel demo --out '<i>'", "One & only", "AUC <0.99>", "a <b>note</b>",
         *(r.name for r in results), "17 kB", "error 0.01", "p99 ≤ 20 µs", str(results[0].environment["python"]),
     ):  # fmt: skip
         assert given in text

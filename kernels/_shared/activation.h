@@ -10,8 +10,8 @@ enum class Activation { kNone, kRelu, kLeakyRelu, kElu, kGelu, kGeluTanh, kSilu,
 
 Activation parse_activation(const char* name);
 
-// exp(x) for x <= 0; 0 below -87.3 (exp there is under 1.2e-38). Range reduction by ln 2 in two parts, then the Taylor series to
-// degree 7 on |r| <= 0.347 (its remainder is 5e-9). A NaN stays a NaN.
+// exp(x) for x <= 0; 0 below -87.3 (exp there is under 1.2e-38). Range reduction by ln 2 in two parts, then the Taylor
+// series to degree 7 on |r| <= 0.347 (its remainder is 5e-9). A NaN stays a NaN.
 template <class S>
 static inline typename S::F exp_negative(typename S::F x) {
   using F = typename S::F;
@@ -77,29 +77,22 @@ static inline typename S::F activate(Activation kind, float parameter, typename 
   using F = typename S::F;
   const F zero = S::set(0.0f);
   switch (kind) {
-    case Activation::kNone:
-      return t;
-    case Activation::kRelu:
-      return S::max(zero, t);
-    case Activation::kLeakyRelu:
-      return S::where_less(zero, t, t, S::mul(t, S::set(parameter)));
+    case Activation::kNone: return t;
+    case Activation::kRelu: return S::max(zero, t);
+    case Activation::kLeakyRelu: return S::where_less(zero, t, t, S::mul(t, S::set(parameter)));
     case Activation::kElu: {
       const F e = S::sub(exp_negative<S>(S::min(zero, t)), S::set(1.0f));
       return S::where_less(zero, t, t, S::mul(e, S::set(parameter)));
     }
-    case Activation::kGelu:
-      return gelu<S>(t);
+    case Activation::kGelu: return gelu<S>(t);
     case Activation::kGeluTanh: {
       const F inner = S::fma(S::mul(S::mul(t, t), t), S::set(0.044715f), t);
       const F h = S::mul(t, S::set(0.5f));
       return S::fma(h, tanh<S>(S::mul(inner, S::set(0.79788456f))), h);
     }
-    case Activation::kSilu:
-      return S::mul(t, sigmoid<S>(t));
-    case Activation::kTanh:
-      return tanh<S>(t);
-    case Activation::kSigmoid:
-      return sigmoid<S>(t);
+    case Activation::kSilu: return S::mul(t, sigmoid<S>(t));
+    case Activation::kTanh: return tanh<S>(t);
+    case Activation::kSigmoid: return sigmoid<S>(t);
   }
   return t;
 }

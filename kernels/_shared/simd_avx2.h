@@ -77,9 +77,7 @@ struct Avx2 {
     __builtin_memcpy(&pair, p, 2);
     return _mm256_cvtepu8_epi16(_mm_set1_epi16(static_cast<int16_t>(pair)));
   }
-  static W load_w(const int8_t* p) {
-    return _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(p)));
-  }
+  static W load_w(const int8_t* p) { return _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(p))); }
   static I dot(I acc, X x, W w) { return _mm256_add_epi32(acc, _mm256_madd_epi16(x, w)); }
 };
 

@@ -24,8 +24,8 @@ struct Avx512Vnni {
   static F div(F a, F b) { return _mm512_div_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }      // one rounding, on every set
   static F mul_add(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }  // whatever is fastest
-  static F max(F a, F b) { return _mm512_max_ps(a, b); }  // b where either is NaN
-  static F min(F a, F b) { return _mm512_min_ps(a, b); }  // b where either is NaN
+  static F max(F a, F b) { return _mm512_max_ps(a, b); }                // b where either is NaN
+  static F min(F a, F b) { return _mm512_min_ps(a, b); }                // b where either is NaN
   static F abs(F a) { return _mm512_abs_ps(a); }
   static F copy_sign(F magnitude, F sign) {
     return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(_mm512_set1_epi32(INT32_MIN), _mm512_castps_si512(sign),

@@ -83,7 +83,8 @@ Arena::~Arena() { munmap(base_, capacity_); }
 
 void* Arena::take(size_t bytes) {
   const size_t rounded = (bytes + 63) / 64 * 64;
-  if (rounded > capacity_ - used_) fail("a stage wants %zu bytes of the %zu left for weights", rounded, capacity_ - used_);
+  if (rounded > capacity_ - used_)
+    fail("a stage wants %zu bytes of the %zu left for weights", rounded, capacity_ - used_);
   void* at = base_ + used_;
   used_ += rounded;
   return at;
@@ -93,7 +94,8 @@ Stage::~Stage() = default;
 bool Stage::marks_rows() const { return false; }
 
 Activation parse_activation(const char* name) {
-  static const char* const names[] = {"none", "relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid"};
+  static const char* const names[] = {"none",      "relu", "leaky_relu", "elu",    "gelu",
+                                      "gelu_tanh", "silu", "tanh",       "sigmoid"};
   for (int i = 0; i < 9; ++i)
     if (std::strcmp(names[i], name) == 0) return static_cast<Activation>(i);
   fail("no activation '%s'", name);

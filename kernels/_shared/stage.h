@@ -22,7 +22,7 @@ class Attrs {
   const char* text(const char* name) const;
   bool has(const char* name) const;
   bool text_is(const char* name, const char* value) const;
-  const float* floats(const char* name, int64_t count) const;    // a float32 tensor of just this many elements
+  const float* floats(const char* name, int64_t count) const;  // a float32 tensor of just this many elements
   const int8_t* int8s(const char* name, int64_t count) const;
 
  private:
@@ -57,9 +57,9 @@ struct Value {
 
 // Where the values of the running block of rows are.
 struct Run {
-  char* const* at;   // by value id: first row of the block
-  int64_t rows;      // of this block, at most kBlockRows
-  float* poison;     // by row: 0, or NaN once an input that int8 cannot hold was seen
+  char* const* at;  // by value id: first row of the block
+  int64_t rows;     // of this block, at most kBlockRows
+  float* poison;    // by row: 0, or NaN once an input that int8 cannot hold was seen
 };
 
 constexpr int64_t kBlockRows = 32;
@@ -93,7 +93,7 @@ struct Port {
 struct Kernel {
   const char* op;
   const char* name;
-  int isa;   // 0 portable, 1 avx2, 2 avx512vnni
+  int isa;  // 0 portable, 1 avx2, 2 avx512vnni
   int rank;
   const char* (*reject)(const Attrs&);
   Stage* (*create)(const StageSpec&);

@@ -129,8 +129,8 @@ RTA_API int rta_plan_stage(rta_plan* plan, const char* op, const char* kernel_na
       if (outputs[i] < 0 || outputs[i] >= values || plan->roles[outputs[i]] == RTA_INPUT)
         fail("%s: output %d is no value that can be written", op, outputs[i]);
     if (plan->finished || input_count < 1 || output_count < 1) fail("%s: a stage needs inputs and outputs", op);
-    const StageSpec spec{plan->values.data(), inputs, input_count, outputs, output_count, Attrs(attrs, attr_count),
-                         &plan->weights};
+    const StageSpec spec{plan->values.data(),      inputs,        input_count, outputs, output_count,
+                         Attrs(attrs, attr_count), &plan->weights};
     plan->stages.emplace_back(kernel->create(spec));
     plan->marks_rows |= plan->stages.back()->marks_rows();
     return 0;

@@ -47,7 +47,10 @@ def lower(stage: Stage) -> Mapping[str, Any]:
         return {**common, "weight": weight, "bias": torch.zeros(n) if bias is None else bias}
     if k > MAX_K:
         raise UnsupportedProblem(
-            "linear", f"K = {k}", f"K <= {MAX_K}, where int32 sums cannot overflow", "Split the layer or keep it float32."
+            "linear",
+            f"K = {k}",
+            f"K <= {MAX_K}, where int32 sums cannot overflow",
+            "Split the layer or keep it float32.",
         )
     x, y = stage.inputs[0], stage.outputs[0]
     dynamic = x.quant is None

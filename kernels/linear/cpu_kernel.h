@@ -24,8 +24,8 @@ struct LinearLayer {
   Port x, y, row_scale;  // row_scale.id < 0 where the input's scale is static
   int64_t k, n;
   const void* weights;
-  const int32_t* compensation;          // int8 [n]
-  const float *multiplier, *offset;     // int8 [n]; float32 has the bias in offset
+  const int32_t* compensation;       // int8 [n]
+  const float *multiplier, *offset;  // int8 [n]; float32 has the bias in offset
   Activation activation;
   float parameter;
   bool int8_out;
@@ -137,9 +137,9 @@ struct Int8 {
         I sum = acc[0][r][v];
 #pragma GCC unroll 4
         for (int c = 1; c < C; ++c) sum = S::add_int(sum, acc[c][r][v]);
-        const F scale = row_scale ? S::mul(multiplier, S::set(*reinterpret_cast<const float*>(
-                                                           row_scale + r * p.row_scale.pitch)))
-                                  : multiplier;
+        const F scale =
+            row_scale ? S::mul(multiplier, S::set(*reinterpret_cast<const float*>(row_scale + r * p.row_scale.pitch)))
+                      : multiplier;
         t[r][v] = S::add(S::mul(S::to_float(sum), scale), offset);
       }
     }

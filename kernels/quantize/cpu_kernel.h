@@ -61,7 +61,8 @@ class QuantizeStage final : public Stage {
     int i = 0;
     for (; i + 4 * S::kLanes <= width_; i += 4 * S::kLanes) {
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) vector(S::load(x + i + j * S::kLanes), q + i + j * S::kLanes, inverse, zero, spoiled[j]);
+      for (int j = 0; j < 4; ++j)
+        vector(S::load(x + i + j * S::kLanes), q + i + j * S::kLanes, inverse, zero, spoiled[j]);
     }
     for (; i + S::kLanes <= width_; i += S::kLanes) vector(S::load(x + i), q + i, inverse, zero, spoiled[0]);
     if (i < width_) vector(S::load_n(x + i, width_ - i), q + i, inverse, zero, spoiled[1]);

@@ -47,11 +47,11 @@ def _with_batch(args: tuple[Any, ...], size: int) -> tuple[Any, ...] | None:
     batches = {t.shape[0] if t.dim() else None for t in tensors}
     if len(batches) != 1 or None in batches or batches == {0}:
         return None
-    index = torch.arange(size) % next(iter(batches))
+    index = torch.arange(size) % int(next(iter(batches)) or 1)
     return pytree.tree_map(lambda leaf: leaf[index] if isinstance(leaf, Tensor) else leaf, args)
 
 
-def check_example(model: nn.Module, args: Sequence[Any]) -> tuple[Any, ...]:
+def check_example(model: nn.Module, args: Sequence[Any] | Tensor) -> tuple[Any, ...]:
     """Arguments as a tuple; errors for what no compiled model could be right about."""
     if isinstance(args, Tensor):
         args = (args,)
@@ -59,7 +59,10 @@ def check_example(model: nn.Module, args: Sequence[Any]) -> tuple[Any, ...]:
         raise ShapeError("compile", type(args).__name__, "a tuple of example inputs", "Pass rt.compile(model, (x,)).")
     if model.training:
         raise UnsupportedProblem(
-            "compile", "a model in training mode", "one in eval mode", "Call model.eval() first: dropout and BatchNorm differ."
+            "compile",
+            "a model in training mode",
+            "one in eval mode",
+            "Call model.eval() first: dropout and BatchNorm differ.",
         )
     return tuple(args)
 

@@ -15,7 +15,13 @@ from rtaccel.convert.match import match
 
 aten = torch.ops.aten
 
-_SAME_VALUE = {aten.alias.default, aten.detach.default, aten.clone.default, aten.contiguous.default, aten.dropout.default}
+_SAME_VALUE = {
+    aten.alias.default,
+    aten.detach.default,
+    aten.clone.default,
+    aten.contiguous.default,
+    aten.dropout.default,
+}
 _RESHAPES = {aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten._unsafe_view.default}
 
 

@@ -155,7 +155,9 @@ class _Emitter:
             try:
                 self._emit(draft, stages, set(writes), names)
             except RtaccelError as error:
-                raise type(error)(f"compile: {draft.name}: {error.op}", error.got, error.expected, error.next_step) from error
+                raise type(error)(
+                    f"compile: {draft.name}: {error.op}", error.got, error.expected, error.next_step
+                ) from error
         group = Group(
             tuple(stages),
             tuple(self._port(r, frame) for r in reads),
@@ -188,7 +190,9 @@ class _Emitter:
         layer = self.layers.get(user.node.name)
         return layer is not None and layer.int8 and not layer.dynamic
 
-    def _int8(self, name: str, frame: tuple[Any, ...], dynamic: bool, where: str, stages: list[Stage]) -> tuple[Value, ...]:
+    def _int8(
+        self, name: str, frame: tuple[Any, ...], dynamic: bool, where: str, stages: list[Stage]
+    ) -> tuple[Value, ...]:
         """The int8 form of a float value: already there, or through a quantize stage that is added now."""
         source = self._float(name, frame)
         if dynamic:

@@ -32,16 +32,16 @@ class Call:
 
     def __init__(self, node: fx.Node, constants: dict[str, Tensor], resolve: Callable[[fx.Node], fx.Node]) -> None:
         self.node, self._constants, self._resolve = node, constants, resolve
-        self._schema = [a.name for a in node.target._schema.arguments] if hasattr(node.target, "_schema") else []
+        self._arguments = schema.arguments if (schema := getattr(node.target, "_schema", None)) else []
 
     def __getitem__(self, name: str) -> Any:
         """Argument by its name in the ATen schema, or its default."""
-        index = self._schema.index(name)
+        index = [a.name for a in self._arguments].index(name)
         if index < len(self.node.args):
             return self.node.args[index]
         if name in self.node.kwargs:
             return self.node.kwargs[name]
-        return self.node.target._schema.arguments[index].default_value
+        return self._arguments[index].default_value
 
     def constant(self, value: Any) -> Tensor | None:
         """The tensor of an argument that is a parameter or buffer; None for anything else."""
@@ -88,7 +88,7 @@ def _linear(call: Call) -> Draft | str:
 
 @rule(aten.matmul.default, aten.mm.default)
 def _matmul(call: Call) -> Draft | str:
-    left, right = call.node.args[0], call.node.args[1]
+    left, right = call["self"], call["mat2" if call.node.target is aten.mm.default else "other"]
     weight = call.constant(right)
     if weight is None or weight.dim() != 2:
         return "its right side is no matrix parameter"
@@ -101,9 +101,7 @@ def _addmm(call: Call) -> Draft | str:
     weight, bias = call.constant(call["mat2"]), call.constant(call["self"])
     if weight is None or bias is None or bias.dim() != 1 or call["beta"] != 1 or call["alpha"] != 1:
         return "is no product with a parameter plus a bias"
-    return call.draft(
-        "linear", [call["mat1"]], tensors={"weight": weight.float().T.contiguous(), "bias": bias.float()}
-    )
+    return call.draft("linear", [call["mat1"]], tensors={"weight": weight.float().T.contiguous(), "bias": bias.float()})
 
 
 @rule(operator.getitem)
@@ -116,10 +114,9 @@ def _batch_norm(call: Call) -> Draft | str:
     if len(call.shape(x) or ()) != 2 or mean is None or variance is None:
         return "normalises another dimension than the last of a matrix"
     inverse = (variance.double() + inner["eps"]).rsqrt()
-    weight = 1.0 if inner["weight"] is None else inner.constant(inner["weight"]).double()
-    bias = 0.0 if inner["bias"] is None else inner.constant(inner["bias"]).double()
-    scale = inverse * weight
-    shift = bias - mean.double() * scale
+    weight, bias = inner.constant(inner["weight"]), inner.constant(inner["bias"])
+    scale = inverse if weight is None else inverse * weight.double()
+    shift = -mean.double() * scale if bias is None else bias.double() - mean.double() * scale
     return call.draft("pointwise", [x], tensors={"scale": scale.float(), "shift": shift.float()})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,7 +32,8 @@ class TorchStep:
 
 @dataclass(frozen=True)
 class Program:
-    """steps in order. inputs: names of the flattened arguments. shapes: theirs in the capture. outputs: names, or constants as they are.
+    """steps in order. inputs: names of the flattened arguments. shapes: theirs in the capture.
+    outputs: names, or constants as they are.
 
     constants: parameters that torch steps read. alias: names that stand for another value.
     notes: what was decided on the way and is worth reporting (which layers stayed float32 and why).
@@ -53,7 +54,7 @@ class Program:
     def stages(self) -> tuple[Stage, ...]:
         return tuple(stage for step in self.steps if isinstance(step, GroupStep) for stage in step.group.stages)
 
-    def with_numbers(self, tensors: list[Mapping[str, Tensor]], quants: Mapping[str, Quant]) -> Program:
+    def with_numbers(self, tensors: Sequence[Mapping[str, Tensor]], quants: Mapping[str, Quant]) -> Program:
         """The same program with the weights of each stage and the scales of each int8 value replaced."""
         queue = iter(tensors)
 
@@ -74,9 +75,7 @@ class Program:
             g = s.group
             return replace(
                 s,
-                group=Group(
-                    tuple(stage(x) for x in g.stages), tuple(map(port, g.inputs)), tuple(map(port, g.outputs))
-                ),
+                group=Group(tuple(stage(x) for x in g.stages), tuple(map(port, g.inputs)), tuple(map(port, g.outputs))),
             )
 
         return replace(self, steps=tuple(step(s) for s in self.steps))

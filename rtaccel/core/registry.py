@@ -46,7 +46,7 @@ class Case:
 
     id: str
     stage: Stage
-    make: Callable[[int], "tuple[Tensor, ...]"]
+    make: Callable[[int], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Operator:
 
     name: str
     axes: Mapping[str, tuple[str, ...]]
-    reference: Callable[..., "tuple[Tensor, ...]"]
+    reference: Callable[..., tuple[Tensor, ...]]
     cases: Callable[[], Iterable[Case]]
     tolerance: Callable[..., Tolerance]
     cost: Callable[[Problem], Cost]

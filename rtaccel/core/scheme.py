@@ -78,7 +78,10 @@ def parse_scheme(scheme: Scheme | str) -> Scheme:
     if isinstance(scheme, str) and scheme.lower() in known:
         return known[scheme.lower()]()
     raise FormatError(
-        "scheme", repr(scheme), "one of " + ", ".join(sorted(known)), "Pass a name or a scheme object such as rt.W8A8()."
+        "scheme",
+        repr(scheme),
+        "one of " + ", ".join(sorted(known)),
+        "Pass a name or a scheme object such as rt.W8A8().",
     )
 
 

@@ -83,11 +83,9 @@ def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
 
 
 def _svg(height: float, label: str, parts: Iterable[str]) -> str:
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(label, quote=True)}">'
-        + "".join(parts)
-        + "</svg>"
-    )
+    label = escape(label, quote=True)
+    opening = f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{label}">'
+    return f'<div class="scroll">{opening}{"".join(parts)}</svg></div>'
 
 
 def histograms(results: Sequence[Latency]) -> str:

@@ -56,7 +56,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_ROWS] = load_budgets(path) if path else {}
     except FormatError as error:
         raise pytest.UsageError(str(error)) from error
-    plugin = _OnBenchmark() if config.pluginmanager.hasplugin("benchmark") else _Alone()
+    has = config.pluginmanager.hasplugin
+    plugin = _OnBenchmark() if has("benchmark") or has("pytest_benchmark.plugin") else _Alone()
     config.pluginmanager.register(plugin, "rtaccel-latency")
 
 

@@ -124,7 +124,10 @@ def _figures(results: Sequence[Latency], quality: Mapping[str, str]) -> str:
 def _quantile(result: Latency, name: str) -> str:
     low, high = result.bounds[name]
     value = duration(getattr(result, f"{name}_us"))
-    bounds = f"{'?' if low is None else duration(low)} .. {'?' if high is None else duration(high)}"
+    first, last = ("?" if bound is None else duration(bound) for bound in (low, high))
+    if first.split()[-1] == last.split()[-1]:
+        first = first.split()[0]  # one unit says it
+    bounds = f"{first} .. {last}"
     return f'<td><b>{value}</b><span class="range">{bounds}</span></td>'
 
 

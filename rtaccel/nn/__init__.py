@@ -1,4 +1,4 @@
-"""Drop-in modules: each is a one-stage plan with plain tensor buffers, and an op of `torch.ops.rtaccel` for the compilers."""
+"""Drop-in modules: each is a plan of its own with plain tensor buffers, and an op of `torch.ops.rtaccel` for compilers."""
 
 from rtaccel.nn.linear import QuantLinear
 

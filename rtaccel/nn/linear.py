@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,8 +24,6 @@ _FORMATS: dict[type[Scheme], type[LinearW8A8]] = {W8A8: LinearW8A8}
 """Scheme -> the tensors it stores; a further scheme is a further entry."""
 
 _lock = threading.RLock()
-
-Calibration = "Tensor | Iterable[Tensor] | RangeObserver | None"
 
 
 def _unpacked(inputs: tuple[Tensor]) -> Tensor | None:
@@ -64,7 +63,9 @@ class QuantLinear(nn.Module):
     (its scales stay float32); moves between devices work. Loading, moving or replacing a buffer packs the plan again;
     after changing one in place (`layer.bias.add_(1)`), call `repack()`.
 
-    Under torch.compile, torch.export, torch.jit.trace, torch.func and fake tensors it is `torch.ops.rtaccel.linear_w8a8`.
+    Under torch.compile, torch.export, torch.jit.trace, torch.func and fake tensors it is the op
+    `torch.ops.rtaccel.linear_w8a8`.
+    A TorchDispatchMode that is handed real tensors (make_fx(tracing_mode="real")) does not see the native call.
 
     Args: bias: has one. scheme: a scheme or its name; W8A8() without activation means dynamic here. The layer made is
     all zeros, to be loaded into; `from_float` makes one from an nn.Linear.
@@ -84,6 +85,8 @@ class QuantLinear(nn.Module):
     bias: Tensor | None
     input_scale: Tensor | None
     input_zero_point: Tensor | None
+    _call: Callable[[tuple[Tensor]], Tensor | None]
+    _packed: Packed | None
 
     def __init__(
         self,
@@ -102,8 +105,7 @@ class QuantLinear(nn.Module):
     def _set_up(self, numbers: LinearW8A8, scheme: W8A8) -> None:
         super().__init__()
         self.out_features, self.in_features = numbers.weight.shape
-        activation = "dynamic" if numbers.input_scale is None else "static"
-        self.scheme = type(scheme)(activation=activation, observer=scheme.observer)
+        self.scheme = replace(scheme, activation="dynamic" if numbers.input_scale is None else "static")
         self._original: nn.Linear | None = None
         self._swapped = False
         self.__dict__["_buffers"] = _Buffers(self, {})
@@ -183,7 +185,8 @@ class QuantLinear(nn.Module):
         with _lock:
             if self._packed is None:
                 self.__dict__["_packed"] = Packed("QuantLinear", self._numbers())
-            packed: Packed = self._packed
+            packed = self._packed
+            assert packed is not None
             return packed
 
     def _forget(self) -> None:
@@ -196,8 +199,13 @@ class QuantLinear(nn.Module):
 
         Raises FormatError, and keeps the old plan, where they make no layer.
         """
+        self._repack(self._ranks())
+
+    def _ranks(self) -> list[int]:
+        return self._packed.ranks if self._packed is not None else []
+
+    def _repack(self, ranks: list[int]) -> None:
         with _lock:
-            ranks = self._packed.ranks if self._packed is not None else []
             packed = Packed("QuantLinear", self._numbers())
             for rank in ranks:
                 packed.plan(rank)
@@ -238,11 +246,12 @@ class QuantLinear(nn.Module):
             return
         for name in sorted(own & given.keys()):
             LinearW8A8.check(f"load {prefix}QuantLinear", name, given[name], self.out_features, self.in_features)
+        ranks = self._ranks()
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
         if all(_plain(t) for t in self._buffers.values() if t is not None):
-            self.repack()
+            self._repack(ranks)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantLinear:
         """Moves, but never converts: half a scale is not the scale."""
@@ -281,7 +290,9 @@ def _observed(op: str, calibration: Any, width: int) -> RangeObserver:
     observer = RangeObserver(f"the input of {op}")
     for x in [calibration] if isinstance(calibration, Tensor) else calibration:
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() == 0 or x.shape[-1] != width:
-            raise FormatError(op, f"calibration with {describe(x)}", f"float[..., {width}]", "Pass inputs of this layer.")
+            raise FormatError(
+                op, f"calibration with {describe(x)}", f"float[..., {width}]", "Pass inputs of this layer."
+            )
         observer.see(x)
     return observer
 

@@ -9,7 +9,7 @@ Quantised as in `rtaccel.formats.int8`, computed as in the contracts of `quantiz
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -91,7 +91,7 @@ class LinearW8A8:
 
     def detached(self) -> LinearW8A8:
         """The same memory under new tensor objects, so that holding them keeps none of the originals alive."""
-        return replace(self, **{name: None if t is None else t.detach() for name, t in self.items()})
+        return type(self)(**{name: None if t is None else t.detach() for name, t in self.items()})  # type: ignore[arg-type]
 
     def validate(self, op: str) -> None:
         """Raises FormatError or UnsupportedProblem for numbers that do not make a layer."""
@@ -104,7 +104,9 @@ class LinearW8A8:
                 self.check(op, name, tensor, n, k)
                 if tensor.device != self.weight.device:
                     got = f"{name} on {tensor.device}, weight on {self.weight.device}"
-                    raise FormatError(op, got, "one device for all tensors of a layer", "Move the whole layer with .to().")
+                    raise FormatError(
+                        op, got, "one device for all tensors of a layer", "Move the whole layer with .to()."
+                    )
         if (self.input_scale is None) != (self.input_zero_point is None):
             raise FormatError(
                 op, "one of input_scale and input_zero_point", "both (static) or neither (dynamic)", "Pass both."

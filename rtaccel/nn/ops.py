@@ -12,6 +12,7 @@ one or was changed in place. Tensors made in inference mode do not count their c
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -53,9 +54,13 @@ class _Entry:
 _cache: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 """weight -> {(activation, parameter): entry}. Entries hold aliases of their tensors, never the weight itself."""
 _lock = threading.Lock()
+atexit.register(_cache.clear)  # native plans must not outlive the module that frees them
 
 
-def _packed(tensors: tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None], act: str, par: float) -> Packed:
+Numbers = tuple[Tensor, Tensor, "Tensor | None", "Tensor | None", "Tensor | None"]
+
+
+def _packed(tensors: Numbers, act: str, par: float) -> Packed:
     if any(t is not None and t.is_inference() for t in tensors):
         return Packed(_NAME, LinearW8A8(*tensors), act, par)
     with _lock:

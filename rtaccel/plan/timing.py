@@ -29,7 +29,6 @@ def time_stage(choice: Choice) -> float:
     call: Callable[[], object]
     if choice.impl.backend == "cpu":
         from rtaccel._native import Bound
-
         from rtaccel.kernels.chain.cpu import build
 
         outputs = tuple(torch.empty(problem.rows, v.width, dtype=getattr(torch, v.dtype)) for v in stage.outputs)

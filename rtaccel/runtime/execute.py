@@ -47,10 +47,11 @@ class Executor:
 
     def _is_plain(self, step: Step) -> bool:
         source, program = step.source, self.program
-        args, kwargs = program.in_spec.children() if hasattr(program.in_spec, "children") else (None, None)
+        args, kwargs = program.in_spec.children()
         flat_in = all(child.is_leaf() for child in args.children()) and not kwargs.num_children
         out = program.out_spec
-        flat_out = out.is_leaf() or (out.type is tuple and out.num_children > 1 and all(c.is_leaf() for c in out.children()))
+        several = out.type is tuple and out.num_children > 1 and all(c.is_leaf() for c in out.children())
+        flat_out = out.is_leaf() or several
         return (
             isinstance(source, GroupStep)
             and flat_in
@@ -78,7 +79,7 @@ class Executor:
                 if isinstance(step.source, TorchStep):
                     node = step.source.node
                     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self._argument(n, env, alias))
-                    env[node.name] = node.target(*args, **kwargs)
+                    env[node.name] = node.target(*args, **kwargs)  # type: ignore[operator]
                 else:
                     self._run_group(step, step.source, env)
         return [value(o) if isinstance(o, str) else o for o in self.program.outputs]
@@ -89,7 +90,11 @@ class Executor:
         if node.name in env:
             return env[node.name]
         source = env[alias[node.name]]
-        if isinstance(node.meta.get("val"), Tensor) and isinstance(source, Tensor) and source.dim() != node.meta["val"].dim():
+        if (
+            isinstance(node.meta.get("val"), Tensor)
+            and isinstance(source, Tensor)
+            and source.dim() != node.meta["val"].dim()
+        ):
             trailing = source.shape[node.meta["val"].dim() - 1 :].numel()
             return source.reshape(*source.shape[: node.meta["val"].dim() - 1], trailing)
         return source
@@ -102,7 +107,10 @@ class Executor:
             results = step.plan.call(fitted)
             if results is None:
                 raise UnsupportedProblem(
-                    "call", f"{[tuple(t.shape) for t in fitted]}", "tensors this plan takes", "Please report this input."
+                    "call",
+                    f"{[tuple(t.shape) for t in fitted]}",
+                    "tensors this plan takes",
+                    "Please report this input.",
                 )
         env.update(zip(source.writes, results if isinstance(results, tuple) else (results,)))
 

@@ -29,21 +29,24 @@ def check_tensor(op: str, what: str, tensor: Any, port: Port, device: str) -> No
     if not isinstance(tensor, Tensor):
         raise ShapeError(op, f"{what}: {describe(tensor)}", expected, "Pass a torch tensor.")
     if tensor.device.type != device:
-        raise ShapeError(op, f"{what}: {describe(tensor)}", expected, f"Move it with .to({device!r}), or compile for its device.")
+        raise ShapeError(
+            op, f"{what}: {describe(tensor)}", expected, f"Move it with .to({device!r}), or compile for its device."
+        )
     dtype = getattr(torch, port.value.dtype)
     if tensor.dtype != dtype or tensor.layout != torch.strided:
         raise ShapeError(op, f"{what}: {describe(tensor)}", expected, f"Convert it with .to({dtype}).")
     if tensor.dim() != port.lead + len(port.trailing):
         raise ShapeError(
-            op, f"{what}: {tensor.dim()} dimensions, {describe(tensor)}", expected, "Keep the rank of the example input."
+            op,
+            f"{what}: {tensor.dim()} dimensions, {describe(tensor)}",
+            expected,
+            "Keep the rank of the example input.",
         )
     if tuple(tensor.shape[port.lead :]) != port.trailing:
         raise ShapeError(op, f"{what}: {describe(tensor)}", expected, "The last dimensions are the model's own widths.")
 
 
-def fit_inputs(
-    op: str, inputs: Sequence[Any], ports: Sequence[Port], device: str, max_rows: int
-) -> tuple[Tensor, ...]:
+def fit_inputs(op: str, inputs: Sequence[Any], ports: Sequence[Port], device: str, max_rows: int) -> tuple[Tensor, ...]:
     """The inputs as dense tensors that a plan takes: copied where strided, expanded or misaligned."""
     if len(inputs) != len(ports):
         raise ShapeError(op, f"{len(inputs)} inputs", f"{len(ports)}", "Call it as the model that was compiled.")
@@ -51,7 +54,9 @@ def fit_inputs(
         check_tensor(op, f"input {index}", tensor, port, device)
     leads = {tuple(t.shape[: p.lead]) for t, p in zip(inputs, ports)}
     if len(leads) > 1:
-        raise ShapeError(op, f"batches {sorted(leads)}", "one batch shared by all inputs", "Match their first dimensions.")
+        raise ShapeError(
+            op, f"batches {sorted(leads)}", "one batch shared by all inputs", "Match their first dimensions."
+        )
     rows = torch.Size(leads.pop()).numel()
     if max_rows and rows > max_rows:
         raise ShapeError(op, f"{rows} rows", f"at most max_batch={max_rows}", "Split the batch, or compile for more.")
@@ -68,7 +73,9 @@ def check_out(op: str, out: Any, ports: Sequence[Port], lead: Sequence[int], dev
     """`out` as a tuple of tensors of the right shapes; raises ShapeError before anything is written."""
     outs = (out,) if isinstance(out, Tensor) else tuple(out) if isinstance(out, (tuple, list)) else (out,)
     if len(outs) != len(ports):
-        raise ShapeError(op, f"{len(outs)} tensors as out", f"{len(ports)}", "Pass one tensor for each output, in order.")
+        raise ShapeError(
+            op, f"{len(outs)} tensors as out", f"{len(ports)}", "Pass one tensor for each output, in order."
+        )
     for index, (tensor, port) in enumerate(zip(outs, ports)):
         check_tensor(op, f"out {index}", tensor, port, device)
         if tuple(tensor.shape[: port.lead]) != tuple(lead):

@@ -33,9 +33,10 @@ class StageNumbers(nn.Module):
         return {name: getattr(self, name) for name in stage.tensors}
 
     def quant(self) -> Quant | None:
-        if not hasattr(self, "output_scale"):
+        buffers = dict(self.named_buffers())
+        if "output_scale" not in buffers:
             return None
-        return Quant(float(self.output_scale), int(self.output_zero_point))
+        return Quant(buffers["output_scale"].item(), int(buffers["output_zero_point"].item()))
 
 
 class Constants(nn.Module):
@@ -47,9 +48,10 @@ class Constants(nn.Module):
 
 def current(program: Program, stages: nn.ModuleList) -> Program:
     """The program with the numbers that the buffers hold now."""
-    tensors = [numbers.tensors(stage) for numbers, stage in zip(stages, program.stages)]
-    quants = {}
+    tensors, quants = [], {}
     for numbers, stage in zip(stages, program.stages):
+        assert isinstance(numbers, StageNumbers)
+        tensors.append(numbers.tensors(stage))
         quant = numbers.quant()
         if quant is not None:
             quants[stage.outputs[0].name] = quant
@@ -76,4 +78,6 @@ def check(own: Mapping[str, Tensor], given: Mapping[str, Any]) -> None:
         if name.endswith("zero_point") and not -128 <= int(value) <= 127:
             raise FormatError("load_state_dict", f"{name} = {int(value)}", "-128..127", "Save it again.")
         if name.endswith(".weight") and value.dtype == torch.int8 and (value == -128).any():
-            raise FormatError("load_state_dict", f"{name} holds -128", "int8 weights in -127..127", "Quantise it again.")
+            raise FormatError(
+                "load_state_dict", f"{name} holds -128", "int8 weights in -127..127", "Quantise it again."
+            )

@@ -1,0 +1,45 @@
+# Everything a newcomer needs: `make demo` and `make test` set up their own environment in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard kernels/*/*.cc kernels/*/*.h rtaccel/*.cc rtaccel/*.h)
+
+.PHONY: demo test lint bench wheel clean
+
+demo: $(VENV)/.demo
+	$(BIN)/rtaccel demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cc' '*.h')
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only --budgets bench/budgets.toml
+	$(BIN)/python bench/peers.py
+
+wheel: $(VENV)/.dev
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV)
+
+# An editable install: Python files are read where they lie; C++ is rebuilt when one of its files is newer.
+$(VENV)/.demo: $(BIN)/pip $(SOURCES)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo]'
+	touch $@
+
+$(VENV)/.dev: $(BIN)/pip $(SOURCES)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,demo]'
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist report.html

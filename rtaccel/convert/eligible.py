@@ -1,0 +1,110 @@
+"""Which linear layers of a model may be swapped, and why the others may not."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from rtaccel.core.errors import RtaccelError
+from rtaccel.core.scheme import Float32, Scheme, SchemeMap
+from rtaccel.nn.linear_w8a8 import check_size
+
+Filter = Callable[[nn.Module, str], bool]
+
+_READS_WEIGHTS: tuple[type[nn.Module], ...] = (
+    nn.MultiheadAttention,
+    nn.TransformerEncoderLayer,
+    nn.TransformerDecoderLayer,
+)
+"""Modules whose own fast path reads `layer.weight` of a child as a float matrix instead of calling the child."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A linear layer under all its names. reason: why it is kept; None where it may be swapped."""
+
+    module: nn.Linear
+    names: tuple[str, ...]
+    scheme: Scheme
+    reason: str | None
+
+
+def linear_layers(model: nn.Module, schemes: SchemeMap, filter_fn: Filter | None) -> list[Layer]:
+    """Every nn.Linear below `model`, once each, in the model's order. Raises what filter_fn raises."""
+    names: dict[int, list[str]] = defaultdict(list)
+    found: dict[int, nn.Linear] = {}
+    reading: dict[int, str] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, nn.Linear):
+            names[id(module)].append(name)
+            found[id(module)] = module
+        if isinstance(module, _READS_WEIGHTS):
+            for child in module.children():
+                reading[id(child)] = type(module).__name__
+    users = _users(model)
+    layers = []
+    for key, module in found.items():
+        chosen = {str(scheme): scheme for scheme in (schemes(name) for name in names[key])}
+        scheme = next(iter(chosen.values()))
+        reason = "the patterns give its names different schemes" if len(chosen) > 1 else None
+        if reason is None and isinstance(scheme, Float32):
+            reason = "its scheme is float32"
+        if reason is None and filter_fn is not None:
+            wanted = [bool(filter_fn(module, name)) for name in names[key]]
+            if not all(wanted):
+                reason = "filter_fn left out one of its names" if any(wanted) else "filter_fn left it out"
+        reason = reason or _obstacle(module, reading.get(key), users)
+        layers.append(Layer(module, tuple(names[key]), scheme, reason))
+    return layers
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    """The same for tensors that share memory, whatever views they are."""
+    try:
+        address = tensor.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):  # a tensor without storage: sparse, fake or lazy
+        return id(tensor)
+    return address or id(tensor)
+
+
+def _users(model: nn.Module) -> dict[int, set[int]]:
+    """Memory of every parameter and buffer -> the modules that hold it."""
+    users: dict[int, set[int]] = defaultdict(set)
+    for module in model.modules():
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            users[_memory(tensor)].add(id(module))
+    return users
+
+
+def _obstacle(module: nn.Linear, reader: str | None, users: dict[int, set[int]]) -> str | None:
+    """What would go wrong if this layer were swapped; None for nothing."""
+    if is_parametrized(module):
+        return "has parametrizations: a swap would freeze them"
+    if type(module) is not nn.Linear:
+        return f"is a {type(module).__name__}, whose forward may not be that of nn.Linear"
+    if "forward" in module.__dict__:
+        return "has a forward of its own, set on the instance"
+    if any(getattr(module, f"_{kind}") for kind in ("forward_hooks", "forward_pre_hooks", "backward_hooks",
+                                                     "backward_pre_hooks")):  # fmt: skip
+        return "has hooks: a swap would drop them"
+    if reader is not None:
+        return f"its weight is read by {reader}, not only its result"
+    tied = [p for p in (module.weight, module.bias) if p is not None and len(users[_memory(p)]) > 1]
+    if tied:
+        return "shares its weight or bias with another module"
+    if module.weight.dtype != torch.float32:
+        return f"its weight is {str(module.weight.dtype).removeprefix('torch.')}, not float32"
+    if module.weight.device.type not in ("cpu", "cuda"):
+        return f"is on {module.weight.device}, not on the CPU or a CUDA GPU"
+    if module.training:
+        return "is in training mode"
+    try:
+        check_size("swap", module.out_features, module.in_features)
+    except RtaccelError as error:
+        return f"{error.got}, where {error.expected} is needed"
+    return None

@@ -1,0 +1,248 @@
+"""`quantize_` and `restore_`: layers of a model swapped in place, where that makes them faster, and back again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rtaccel.convert import gate
+from rtaccel.convert.eligible import Filter, Layer, linear_layers
+from rtaccel.convert.swap_report import SwapEntry, SwapReport
+from rtaccel.convert.watch import SAMPLE_ROWS, Watch, watch_inputs
+from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem
+from rtaccel.core.scheme import W8A8, SchemeLike, SchemeMap
+from rtaccel.nn.linear import QuantLinear
+
+__all__ = ["SwapEntry", "SwapReport", "quantize_", "restore_"]
+
+
+def quantize_(
+    model: nn.Module,
+    scheme: SchemeLike,
+    filter_fn: Filter | None = None,
+    calibration: Iterable[Any] | Tensor | None = None,
+    *,
+    force: bool = False,
+    keep_original: bool = True,
+    rows: int | None = None,
+) -> SwapReport:
+    """Swaps the nn.Linear layers of a model for `rtaccel.nn.QuantLinear`, in place, where that makes them faster.
+
+    scheme: a scheme, its name, or a dict from module-name pattern to scheme. A layer that no pattern fits is kept, and
+        so is one whose scheme is Float32.
+    filter_fn: (module, dotted name) -> whether to swap it.
+    calibration: model inputs for static ranges: an iterable of batches, each a tensor, a tuple of arguments or a dict
+        of keyword arguments; a tensor alone is one batch. The float model runs once over them; only ranges and a few
+        rows are kept.
+    force: swap even a layer that is measured to be slower; the report says so.
+    keep_original: keep the float layers for `restore_`. They take the memory of the float weights, and are in no state
+        dict. With False they are gone.
+    rows: rows to measure each layer with; None takes those of its first calibration batch, or 1.
+
+    Each candidate is timed against its nn.Linear, call by call in turn, and is swapped in only where its median is
+    smaller. Kept as they are, with the reason in the report: subclasses of nn.Linear; layers with hooks,
+    parametrizations or shared weights; layers of nn.MultiheadAttention and of nn.Transformer layers, which read the
+    weight itself; layers that are not float32; layers that no calibration batch reached. One used under several names
+    is swapped once.
+
+    An exception leaves the model as it was. Raises UnsupportedProblem for a model in training mode, for one that is an
+    nn.Linear itself and for schemes without a layer; FormatError for weights or calibration data that are not finite,
+    naming the layer, and for W8A8(activation="static") without calibration.
+
+    Example:
+        >>> import torch, rtaccel as rt
+        >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 4)).eval()
+        >>> report = rt.quantize_(model, rt.W8A8(), calibration=[torch.randn(32, 64)], force=True)
+        >>> report.swapped, rt.restore_(model)
+        (2, 2)
+    """
+    _check(model)
+    layers = linear_layers(model, SchemeMap(scheme), filter_fn)
+    for layer in layers:
+        _check_scheme(layer, calibration is not None)
+    watched = {layer.module: Watch(layer.names[0]) for layer in layers if layer.reason is None and _wants_ranges(layer)}
+    if watched and calibration is not None:
+        watch_inputs(model, watched, calibration)
+    else:
+        watched = {}
+    drafts = [_draft(layer, watched.get(layer.module), rows, force) for layer in layers]
+    _put(model, [(d.names, d.module, d.candidate) for d in drafts if d.candidate is not None], keep_original)
+    return SwapReport(tuple(d.entry for d in drafts))
+
+
+def restore_(model: nn.Module) -> int:
+    """Puts the original layers back, as they were when they were swapped (and moved since, if the model was moved).
+
+    Returns how many. Raises UnsupportedProblem, with nothing changed, naming a layer whose original was not kept.
+    A QuantLinear that `quantize_` did not put there is left alone.
+    """
+    names: dict[int, list[str]] = {}
+    found: dict[int, QuantLinear] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, QuantLinear) and module._swapped and name:
+            names.setdefault(id(module), []).append(name)
+            found[id(module)] = module
+    originals: list[tuple[QuantLinear, nn.Linear]] = []
+    for key, module in found.items():
+        if module._original is None:
+            raise UnsupportedProblem(
+                "restore_",
+                f"{names[key][0]}, swapped with keep_original=False",
+                "a layer whose original was kept",
+                "Load the float model again, or quantise with keep_original=True.",
+            )
+        originals.append((module, module._original))
+    _replace(model, [(tuple(names[id(q)]), original) for q, original in originals])
+    for module, original in originals:
+        original.train(module.training)
+    return len(originals)
+
+
+# -- checks --------------------------------------------------------------------------------------------------------
+
+
+def _check(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise UnsupportedProblem("quantize_", type(model).__name__, "an nn.Module", "Pass the model itself.")
+    if isinstance(model, (nn.Linear, QuantLinear)):
+        raise UnsupportedProblem(
+            "quantize_",
+            f"a model that is itself a {type(model).__name__}",
+            "a model that holds its layers, so that they can be replaced in it",
+            "Use rt.nn.QuantLinear.from_float(layer, scheme, calibration).",
+        )
+    if model.training:
+        raise UnsupportedProblem(
+            "quantize_",
+            "a model in training mode",
+            "one in eval mode",
+            "Call model.eval() first.",
+        )
+
+
+def _check_scheme(layer: Layer, calibrated: bool) -> None:
+    if layer.reason is not None:
+        return
+    if not isinstance(layer.scheme, W8A8):
+        raise UnsupportedProblem(
+            "quantize_", f"{layer.scheme} for {layer.names[0]}", "w8a8 or float32 for a linear layer", "Choose one."
+        )
+    if layer.scheme.activation == "static" and not calibrated:
+        raise FormatError(
+            "quantize_",
+            f"W8A8(activation='static') for {layer.names[0]} without calibration data",
+            "calibration= with batches of real inputs",
+            "Pass some, or take W8A8(activation='dynamic').",
+        )
+
+
+def _wants_ranges(layer: Layer) -> bool:
+    return isinstance(layer.scheme, W8A8) and layer.scheme.activation != "dynamic"
+
+
+# -- candidates ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Draft:
+    names: tuple[str, ...]
+    module: nn.Linear
+    candidate: QuantLinear | None
+    entry: SwapEntry
+
+
+def _draft(layer: Layer, watch: Watch | None, rows: int | None, force: bool) -> _Draft:
+    """Builds, times and judges the layer that would take this one's place. The model is not touched."""
+    module, name = layer.module, layer.names[0]
+    common: dict[str, Any] = {
+        "fqn": name,
+        "scheme": str(layer.scheme),
+        "shape": (module.out_features, module.in_features),
+        "bytes_before": _bytes(module.weight, module.bias),
+        "also": layer.names[1:],
+    }
+    reason = layer.reason
+    if reason is None and watch is not None and watch.sample is None:
+        reason = "no calibration batch reached it"
+    if reason is not None:
+        return _Draft(layer.names, module, None, SwapEntry(action="kept", reason=reason, **common))
+    try:
+        candidate = QuantLinear.from_float(module, layer.scheme, None if watch is None else watch.observer)
+    except RtaccelError as error:
+        raise type(error)(f"quantize_: {name}: {error.op}", error.got, error.expected, error.next_step) from error
+    x, sample = _inputs(module, watch, rows)
+    us_before, us_after = gate.compare(module, candidate, x)
+    faster = us_after < us_before
+    figures = f"{us_after:.2f} us against {us_before:.2f} us of nn.Linear"
+    reason = f"faster: {figures}" if faster else f"not faster: {figures}"
+    if force and not faster:
+        reason = f"forced, though {reason}"
+    swap = faster or force
+    entry = SwapEntry(
+        action="swapped" if swap else "kept",
+        reason=reason,
+        activation=candidate.scheme.activation,
+        bytes_after=_bytes(*candidate.buffers()),
+        rows=x.shape[:-1].numel(),
+        us_before=us_before,
+        us_after=us_after,
+        error=_error(module, candidate, sample),
+        **common,
+    )
+    return _Draft(layer.names, module, candidate if swap else None, entry)
+
+
+def _bytes(*tensors: Tensor | None) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors if t is not None)
+
+
+def _inputs(module: nn.Linear, watch: Watch | None, rows: int | None) -> tuple[Tensor, Tensor]:
+    """An input to time with, of the shape seen in calibration if none is asked for, and rows to take the error on."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        x = torch.randn(*shape, generator=generator, dtype=torch.float32, device="cpu")
+        return x.to(module.weight.device)
+
+    seen = None if watch is None else watch.shape
+    shape = (rows or 1, module.in_features) if seen is None or rows is not None else seen
+    sample = None if watch is None else watch.sample
+    return random(*shape), random(SAMPLE_ROWS, module.in_features) if sample is None else sample
+
+
+def _error(module: nn.Linear, candidate: QuantLinear, sample: Tensor) -> float:
+    with torch.no_grad():
+        want = module(sample).double()
+        difference = candidate(sample).double() - want
+    return float(difference.square().mean().sqrt() / want.square().mean().sqrt().clamp_min(1e-30))
+
+
+# -- putting layers in place ---------------------------------------------------------------------------------------
+
+
+def _put(model: nn.Module, swaps: list[tuple[tuple[str, ...], nn.Linear, QuantLinear]], keep_original: bool) -> None:
+    for _, module, candidate in swaps:
+        candidate._swapped = True
+        if keep_original:
+            candidate.__dict__["_original"] = module  # past nn.Module, which would register it as a child
+    _replace(model, [(names, candidate) for names, _, candidate in swaps])
+
+
+def _replace(model: nn.Module, changes: list[tuple[tuple[str, ...], nn.Module]]) -> None:
+    """Sets each module under all its names; where one cannot be set, those before it are put back."""
+    done: list[tuple[nn.Module, str, nn.Module]] = []
+    try:
+        for names, module in changes:
+            for name in names:
+                parent_name, _, child = name.rpartition(".")
+                parent = model.get_submodule(parent_name)
+                done.append((parent, child, getattr(parent, child)))
+                setattr(parent, child, module)
+    except BaseException:
+        for parent, child, module in reversed(done):
+            parent._modules[child] = module
+        raise

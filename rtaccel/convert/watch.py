@@ -1,0 +1,64 @@
+"""Calibration for a swap: the float model runs over batches, and the inputs of its linear layers are watched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rtaccel.core.errors import FormatError, ShapeError
+from rtaccel.formats.observe import RangeObserver
+
+SAMPLE_ROWS = 64
+
+
+class Watch:
+    """What calibration shows of one layer's input: its range, the shape of the first batch, and a few of its rows."""
+
+    def __init__(self, name: str) -> None:
+        self.observer = RangeObserver(f"the input of {name}")
+        self.shape: tuple[int, ...] | None = None
+        self.sample: Tensor | None = None
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = args[0] if args else kwargs["input"]
+        with torch.device("cpu"):  # the observer's random choices, whatever torch's default device is
+            self.observer.see(x)
+        if self.sample is None and x.numel():
+            self.shape = tuple(x.shape)
+            self.sample = x.detach().reshape(-1, x.shape[-1])[:SAMPLE_ROWS].clone()
+
+
+def _batches(calibration: Any) -> Iterable[Any]:
+    if isinstance(calibration, Tensor):
+        return (calibration,)
+    if isinstance(calibration, (Mapping, str)) or not isinstance(calibration, Iterable):
+        got = f"calibration: {type(calibration).__name__}"
+        raise ShapeError("quantize_", got, "an iterable of batches", "Put the batch into a list.")
+    return calibration
+
+
+def watch_inputs(model: nn.Module, watched: Mapping[nn.Linear, Watch], calibration: Any) -> None:
+    """Runs the model over the batches: tensors, tuples of arguments or dicts of keyword arguments.
+
+    Raises FormatError where a layer is fed a NaN or an infinity, and for no batch at all.
+    """
+    count = 0
+    handles = [layer.register_forward_pre_hook(watch, with_kwargs=True) for layer, watch in watched.items()]
+    try:
+        with torch.no_grad():
+            for batch in _batches(calibration):
+                count += 1
+                if isinstance(batch, Mapping):
+                    model(**batch)
+                elif isinstance(batch, (tuple, list)):
+                    model(*batch)
+                else:
+                    model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not count:
+        raise FormatError("quantize_", "calibration without a batch", "at least one", "Pass batches of real inputs.")
