@@ -43,10 +43,12 @@ def dynamic(x: Tensor) -> tuple[Tensor, Tensor]:
     peak = x.abs().amax(-1, keepdim=True) if x.shape[1] else x.new_zeros(x.shape[0], 1)
     finite = torch.isfinite(x).all(-1, keepdim=True)
     tiny = peak < TINY
-    inverse = 127.0 / torch.where(tiny | ~finite, torch.ones_like(peak), peak)
+    # Tensor by tensor, because torch takes a reciprocal first for 127.0 / t (and, on CUDA, for t / 127.0): two roundings.
+    steps = torch.full_like(peak, 127.0)
+    inverse = steps / torch.where(tiny | ~finite, torch.ones_like(peak), peak)
     q = torch.round(x * inverse).clamp(-127, 127)
     q = torch.where(finite & ~tiny, q, torch.zeros_like(q)).to(torch.int8)
-    scale = torch.where(tiny, torch.ones_like(peak), peak / 127.0)
+    scale = torch.where(tiny, torch.ones_like(peak), peak / steps)
     return q, torch.where(finite, scale, torch.full_like(scale, float("nan")))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +38,8 @@ def _export(model: nn.Module, args: tuple[Any, ...], any_batch: bool) -> torch.e
         shapes = pytree.tree_map(
             lambda leaf: {0: torch.export.Dim.AUTO} if isinstance(leaf, Tensor) and leaf.dim() else None, args
         )
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)  # torch's own, about its own tree specs
         return torch.export.export(model, args, dynamic_shapes=shapes, strict=False).run_decompositions({})
 
 

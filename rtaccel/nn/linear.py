@@ -237,14 +237,17 @@ class QuantLinear(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """Checks every tensor first: a FormatError, or a key missing or too many under strict, changes nothing."""
+        """Loads the layer whole or not at all: a FormatError, a key missing or one too many changes nothing.
+
+        nn.Module reports such keys, and raises where strict. It always passes strict=True here.
+        """
         given = {name[len(prefix) :]: t for name, t in state_dict.items() if name.startswith(prefix)}
         own = {name for name, t in self._buffers.items() if t is not None}
-        if strict and given.keys() != own:
+        if given.keys() != own:
             missing_keys.extend(prefix + name for name in sorted(own - given.keys()))
             unexpected_keys.extend(prefix + name for name in sorted(given.keys() - own))
             return
-        for name in sorted(own & given.keys()):
+        for name in sorted(own):
             LinearW8A8.check(f"load {prefix}QuantLinear", name, given[name], self.out_features, self.in_features)
         ranks = self._ranks()
         super()._load_from_state_dict(

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rtaccel.core.errors import FormatError, UnsupportedProblem
+from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import W8A8
 from rtaccel.core.stage import Port, Quant, Stage, Value
 from rtaccel.formats.int8 import quantise_weight
 from rtaccel.formats.observe import RangeObserver
+from rtaccel.kernels._shared.activations import ACTIVATIONS
 from rtaccel.kernels.linear.contract import MAX_K
 from rtaccel.nn.check import check_input, dense, describe
 from rtaccel.plan.choose import Choice
@@ -155,6 +156,8 @@ class Packed:
     """
 
     def __init__(self, op: str, numbers: LinearW8A8, activation: str = "none", parameter: float = 0.0) -> None:
+        if activation not in ACTIVATIONS:
+            raise UnsupportedProblem(op, repr(activation), "one of " + ", ".join(ACTIVATIONS), "Apply it afterwards.")
         numbers.validate(op)
         self._op, self._numbers, self._activation, self._parameter = op, numbers.detached(), activation, parameter
         self._plans: dict[int, Executable] = {}
@@ -179,6 +182,10 @@ class Packed:
         check_input(self._op, x, weight.shape[1], weight.device)
         if x.dim() > MAX_RANK:
             return self.compute(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], weight.shape[0])
+        if x.numel() and not x.data_ptr():
+            raise ShapeError(
+                self._op, f"{describe(x)} without memory", "a tensor with numbers", "Fill its storage again."
+            )
         plan = self.plan(x.dim(), x.shape[:-1].numel())
         result = plan.call((x,)) if x.is_contiguous() and not x.is_neg() else None
         if result is None:

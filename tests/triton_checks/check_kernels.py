@@ -202,6 +202,18 @@ def test_quantize_bits(impl: Impl, quant: Quant | None, run: Run) -> None:
             assert_close(operator("quantize"), stage, (x,), got)
 
 
+def test_the_scale_of_a_dynamic_row_is_one_division(run: Run) -> None:
+    """With 127 * (1 / 4.069119) in place of 127 / 4.069119 the middle value would round to 15."""
+    row = torch.tensor([[4.069118976593018, 0.49662473797798157, 0.0]])
+    peak = row[0, 0].double()
+    assert (row[0, 1] * (127.0 / peak).float()).item() == 15.5
+    stage = quantize_contract.make_stage(3, None)
+    for impl in QUANTIZE:
+        for q, scale in run(impl.prepare(stage, problem_of(stage, 1)), row):
+            assert q.tolist() == [[127, 16, 0]]
+            assert scale.item() == (peak / 127.0).float().item()
+
+
 def test_wrong_inputs_are_refused() -> None:
     stage = linear_contract.make_stage(8, 4, "static")
     x = linear_contract.make_inputs(stage, 2, seed=0)[0].to(DEVICE)
