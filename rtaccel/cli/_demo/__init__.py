@@ -1,0 +1,1 @@
+"""What `rtaccel demo` is made of: data, training, contestants, verdict, and how it is shown."""
