@@ -7,6 +7,7 @@ import io
 import pickle
 import struct
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ import rtaccel as rt
 from rtaccel.formats.observe import RangeObserver
 from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.quantize import contract as quantize
-from rtaccel.nn import QuantLinear
+from rtaccel.nn import QuantLinear, linear_w8a8
 from rtaccel.nn.linear_w8a8 import MAX_K, LinearW8A8
 
 KINDS = ["static", "dynamic"]
@@ -62,6 +63,18 @@ def test_equals_the_contracts(kind: str, bias: bool, k: int, n: int, poisoned_em
         before = x.clone()
         assert same(layer(x), reference(layer, x)), shape
         assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_portable_backend_gives_the_same_bits(kind: str, monkeypatch) -> None:
+    layer = make(kind)
+    inputs = [torch.randn(s) for s in ((24,), (3, 24), (2, 3, 24), (0, 24))] + [torch.randn(24, 3).t()]
+    inputs[1][1, 5] = float("nan")
+    want = [layer(x) for x in inputs]
+    monkeypatch.setattr(linear_w8a8, "plan_group", partial(linear_w8a8.plan_group, backend="portable"))
+    layer.repack()
+    assert "portable" in layer.explain()
+    assert all(same(layer(x), y) for x, y in zip(inputs, want))
 
 
 def test_many_dimensions(layer: QuantLinear) -> None:
@@ -123,7 +136,7 @@ def test_weights_that_are_not_finite(name: str, value: float) -> None:
 
 def test_what_cannot_be_a_layer() -> None:
     for module in (nn.Linear(4, 4).half(), nn.Linear(4, 4).double(), nn.Bilinear(2, 2, 2), nn.ReLU()):
-        with pytest.raises(rt.UnsupportedProblem, match="nn.Linear"):
+        with pytest.raises(rt.UnsupportedProblem, match=r"nn\.Linear"):
             QuantLinear.from_float(module)
     with pytest.raises(rt.UnsupportedProblem, match=str(MAX_K)):
         QuantLinear.from_float(nn.Linear(MAX_K + 1, 1))

@@ -45,6 +45,7 @@ class Budget:
 
     registers: compute capability (80, 120, ...) -> most registers per thread. shared_bytes: most shared memory.
     barriers: most barrier instructions in the code; one too many betrays a layout conversion.
+    The register ceilings are what Triton 3.6.0 and 3.9.0 gave (November 2026), rounded up to eight, plus eight.
     requires, forbids: patterns of mnemonics; each required one must occur, no forbidden one may.
     """
 

@@ -111,7 +111,7 @@ def specialisations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     one_step = Budget({80: 40, 86: 48, 89: 48, 90: 40, 100: 40, 120: 48}, 4096, 3, (INT8_MMA, WIDE_LOAD), (FUSED,))
     pipelined = Budget({80: 64, 86: 48, 89: 48, 90: 48, 100: 48, 120: 48}, 24576, 11, (INT8_MMA, ASYNC_COPY))
-    ragged = Budget({80: 48, 86: 48, 89: 48, 90: 48, 100: 48, 120: 48}, 8192, 3, (INT8_MMA, WIDE_LOAD), (FUSED,))
+    ragged = Budget({80: 40, 86: 48, 89: 48, 90: 40, 100: 40, 120: 48}, 8192, 3, (INT8_MMA, WIDE_LOAD), (FUSED,))
     for (k, n, scheme, activation, out), rows, budget in (
         ((128, 128, "static", "relu", "int8"), 8, one_step),
         ((1024, 1024, "dynamic", "gelu", "float32"), 16, pipelined),

@@ -16,11 +16,7 @@ from rtaccel.nn.linear_w8a8 import check_size
 
 Filter = Callable[[nn.Module, str], bool]
 
-_READS_WEIGHTS: tuple[type[nn.Module], ...] = (
-    nn.MultiheadAttention,
-    nn.TransformerEncoderLayer,
-    nn.TransformerDecoderLayer,
-)
+_READS_WEIGHTS: tuple[type[nn.Module], ...] = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 """Modules whose own fast path reads `layer.weight` of a child as a float matrix instead of calling the child."""
 
 

@@ -45,8 +45,8 @@ def quantize_(
 
     Each candidate is timed against its nn.Linear, call by call in turn, and is swapped in only where its median is
     smaller. Kept as they are, with the reason in the report: subclasses of nn.Linear; layers with hooks,
-    parametrizations or shared weights; layers of nn.MultiheadAttention and of nn.Transformer layers, which read the
-    weight itself; layers that are not float32; layers that no calibration batch reached. One used under several names
+    parametrizations or shared weights; layers of nn.MultiheadAttention and of nn.TransformerEncoderLayer, which
+    read the weight itself; layers that are not float32; layers that no calibration batch reached. One used under several names
     is swapped once.
 
     An exception leaves the model as it was. Raises UnsupportedProblem for a model in training mode, for one that is an

@@ -19,7 +19,9 @@ SERIES = 8
 
 WIDTH = 1040
 _LEFT, _RIGHT = 16, 24
-_BINS = 200
+_BINS = 320
+_CHARACTER = 7.6
+"""Pixels of a character of a name, generously."""
 
 _PERCENTILES = {"50": 0.5, "90": 0.1, "99": 0.01, "99.9": 0.001, "99.99": 0.0001, "99.999": 0.00001}
 """Label -> share of calls above it."""
@@ -157,7 +159,9 @@ def tails(results: Sequence[Latency]) -> str:
     most = max(result.n for result in results)
     shown = {label: tail for label, tail in _PERCENTILES.items() if tail == 0.5 or round(most * tail) >= 10}
     last = min(min(shown.values()), 0.1) / 1.6
-    height, top, left, right = 420, 16, 74, 190
+    height, top, left = 420, 16, 74
+    names = [_short(result.name) for result in results]
+    right = 36 + _CHARACTER * max(6, *map(len, names))
     bottom = height - 48
     limits = [(key, limit) for key, limit in _budgets(results) if _KEY_TAILS[key] >= last]
     curves = [_curve(result, last) for result in results]
@@ -187,7 +191,7 @@ def tails(results: Sequence[Latency]) -> str:
         parts.append(_text(at + 9, level - 3, f"{_KEY_LABELS[key]} ≤ {duration(limit)}", "budget-label", "start"))
     parts += [
         f'<circle cx="{WIDTH - right + 14}" cy="{at - 4:.1f}" r="4" fill="{colour(i)}"/>'
-        + _text(WIDTH - right + 24, at, _short(results[i].name), "name", "start")
+        + _text(WIDTH - right + 24, at, names[i], "name", "start")
         for at, i in _spread(ends, top + 10, bottom)
     ]
     return _svg(height, "Latency against percentile", parts)
@@ -213,5 +217,5 @@ def _spread(ends: list[tuple[float, int]], top: float, bottom: float, gap: float
     return [(at - overflow, i) for at, i in placed]
 
 
-def _short(name: str, most: int = 22) -> str:
+def _short(name: str, most: int = 28) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"

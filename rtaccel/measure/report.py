@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from rtaccel.core.errors import FormatError
+from rtaccel.measure.budget import TIME_KEYS
 from rtaccel.measure.charts import colour, duration, histograms, tails
 from rtaccel.measure.environment import describe
 from rtaccel.measure.report_style import style_sheet
@@ -31,12 +32,16 @@ def render_report(
     quality: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
     theme: Literal["light", "dark"] | None = None,
+    error_name: str = "error",
+    headline: str | None = None,
 ) -> str:
     """The page as text. Nothing in it refers to another file or address; every text given is escaped.
 
     results: rows and curves, in this order; the environment shown is the first one's. quality: name of a result -> its
     quality in words ("AUC 0.993"); where absent, its `error`. command: the exact line that makes this report.
     summary: a sentence under the title. notes: paragraphs at the end. theme: None follows the reader's setting.
+    error_name: what the `error` of the results is. headline: a sentence beside the verdict instead of the general one.
+    A line break in a quality starts a second, softer line.
 
     Raises FormatError when there are no results.
     """
@@ -46,14 +51,14 @@ def render_report(
     body = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="soft">{escape(summary)}</p>' if summary else "",
-        _banner(results),
-        _figures(results, quality or {}),
+        _banner(results, headline),
+        _figures(results, quality or {}, error_name),
         '<section><h2>How long each call took</h2><p class="hint">Every call timed on its own. Each row is scaled to '
         f"its own tallest bar; dashed lines are the limits of that row.</p>{histograms(results)}</section>",
         '<section><h2>How slow the slow calls are</h2><p class="hint">The share of calls above a percentile falls '
         "tenfold per step to the right. A curve below a triangle meets that limit on this sample.</p>"
         f"{tails(results)}</section>",
-        _verdicts(results),
+        _verdicts(results, error_name),
         _environment(results[0]),
         f"<section><h2>Command</h2><pre>{escape(command)}</pre></section>" if command else "",
         _doubts(results, notes),
@@ -75,7 +80,7 @@ def write_report(path: str | PathLike[str], results: Sequence[Latency], **option
     return target
 
 
-def _banner(results: Sequence[Latency]) -> str:
+def _banner(results: Sequence[Latency], headline: str | None) -> str:
     lines = [line for result in results for line in result.lines]
     if not lines:
         return ""
@@ -88,11 +93,11 @@ def _banner(results: Sequence[Latency]) -> str:
     names = f" Over budget: {', '.join(failed)}." if failed else ""
     return (
         f'<div class="banner {verdict}"><strong>{word}</strong>'
-        f"<span>{escape(meaning + names)} <br>{counts}, of {len(lines)} limit{'s' * (len(lines) > 1)}.</span></div>"
+        f"<span>{escape((headline or meaning) + names)} <br>{counts}, of {len(lines)} limit{'s' * (len(lines) > 1)}.</span></div>"
     )
 
 
-def _figures(results: Sequence[Latency], quality: Mapping[str, str]) -> str:
+def _figures(results: Sequence[Latency], quality: Mapping[str, str], error_name: str) -> str:
     sized = any(result.size_bytes is not None for result in results)
     valued = any(result.name in quality or result.error is not None for result in results)
     head = ["<th>name</th>", "<th>p50</th>", "<th>p99</th>", "<th>p99.9</th>", "<th>max</th>", "<th>calls</th>"]
@@ -108,10 +113,12 @@ def _figures(results: Sequence[Latency], quality: Mapping[str, str]) -> str:
             f"<td>{result.n:,}</td>",
         ]
         if sized:
-            cells.append(f"<td>{_bytes(result.size_bytes)}</td>")
+            cells.append(f"<td>{bytes_text(result.size_bytes)}</td>")
         if valued:
-            error = "" if result.error is None else f"error {result.error:.3g}"
-            cells.append(f'<td class="text">{escape(quality.get(result.name, error))}</td>')
+            error = "" if result.error is None else f"{error_name} {result.error:.3g}"
+            first, _, rest = quality.get(result.name, error).partition("\n")
+            softer = f'<span class="range">{escape(rest)}</span>' if rest else ""
+            cells.append(f'<td class="text">{escape(first)}{softer}</td>')
         cells.append(_verdict_cell(result.verdict))
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return (
@@ -137,9 +144,9 @@ def _verdict_cell(verdict: Verdict | None) -> str:
     return f'<td class="text"><b class="{verdict}">{_WORDS[verdict][0]}</b></td>'
 
 
-def _verdicts(results: Sequence[Latency]) -> str:
+def _verdicts(results: Sequence[Latency], error_name: str) -> str:
     rows = [
-        f'<tr><td>{"" if i else escape(result.name)}</td><td class="text">{_limit(line)}</td>'
+        f'<tr><td>{"" if i else escape(result.name)}</td><td class="text">{escape(_limit(line, error_name))}</td>'
         f'{_verdict_cell(line.verdict)}<td class="text wrap">{escape(line.reason)}</td></tr>'
         for result in results
         for i, line in enumerate(result.lines)
@@ -153,11 +160,13 @@ def _verdicts(results: Sequence[Latency]) -> str:
     )
 
 
-def _limit(line: Line) -> str:
+def _limit(line: Line, error_name: str) -> str:
     if line.key == "size_bytes":
-        return f"size ≤ {_bytes(int(line.limit))}"
+        return f"size ≤ {bytes_text(int(line.limit))}"
     if line.key == "max_error":
-        return f"error ≤ {line.limit:.3g}"
+        return f"{error_name} ≤ {line.limit:.3g}"
+    if line.key not in TIME_KEYS:
+        return f"{line.key.replace('_', ' ')} ≤ {line.limit:g}"
     return f"{line.key.removesuffix('_us').replace('p999', 'p99.9')} ≤ {duration(line.limit)}"
 
 
@@ -174,7 +183,8 @@ def _doubts(results: Sequence[Latency], notes: Sequence[str]) -> str:
     return f"<section><h2>Notes</h2><ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul></section>"
 
 
-def _bytes(size: int | None) -> str:
+def bytes_text(size: int | None) -> str:
+    """A size for people: three digits and the unit that suits it; nothing for None."""
     if size is None:
         return ""
     for limit, factor, unit in ((1000, 1, "B"), (1e6, 1e3, "kB"), (1e9, 1e6, "MB")):

@@ -25,7 +25,7 @@ body { margin: 0; background: var(--page); color: var(--ink);
 main { max-width: 1120px; margin: 0 auto; padding: 36px 24px 56px; }
 h1 { font-size: 27px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -0.01em; }
 h2 { font-size: 16px; margin: 0 0 2px; }
-p { margin: 0 0 8px; max-width: 78ch; }
+p { margin: 0 0 8px; max-width: 100ch; }
 .soft, .hint { color: var(--soft); }
 .hint { font-size: 13px; margin-bottom: 12px; max-width: none; }
 section { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 20px 22px;
@@ -37,8 +37,8 @@ section { background: var(--card); border: 1px solid var(--rule); border-radius:
 .banner.PASS { background: var(--good-bg); } .banner.FAIL { background: var(--bad-bg); }
 .banner.UNDECIDED { background: var(--open-bg); }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: 8px 10px; border-bottom: 1px solid var(--rule); white-space: nowrap; }
+table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: 8px 9px; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 th { font-size: 12.5px; font-weight: 600; color: var(--soft); vertical-align: bottom; }
 tbody tr:last-child > * { border-bottom: 0; }
 th:first-child, td:first-child, th.text, td.text { text-align: left; }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rtaccel.backends import backends, require
-from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.core.errors import BackendUnavailable, UnsupportedProblem
 from rtaccel.core.registry import Impl, impls
 from rtaccel.core.stage import Problem, Stage
 
@@ -22,43 +22,47 @@ class Choice:
 
 
 def order(device: str, forced: str | None) -> list[str]:
-    """Names of backends to try, best first. A forced one comes first; portable stands in for operators it lacks.
+    """Names of backends to try, best first. A forced one comes first; plain torch stands in for what it has no kernel for.
 
-    Raises BackendUnavailable where the forced one cannot run here.
+    Raises BackendUnavailable where the forced one cannot run here, or not on the device.
     """
     if forced is not None:
-        require(forced)
+        backend = require(forced)
+        if device not in backend.devices:
+            where = " or ".join(backend.devices)
+            raise BackendUnavailable(
+                "backend", f"{forced!r} on {device}", f"a device it runs on: {where}", "Pass device=."
+            )
         return [forced] if forced == "portable" else [forced, "portable"]
     return [b.name for b in backends().values() if device in b.devices]
 
 
 def choose(stage: Stage, rows: int, device: str = "cpu", forced: str | None = None) -> Choice:
-    """The first implementation, in the order of `order` and of rank, that supports the stage.
+    """The first implementation, in the order of `order` and of rank, that supports the stage; the others with reasons.
 
-    Raises UnsupportedProblem with every reason where none does, and where a forced backend has kernels
-    for the operator but rejects this problem: being forced, it does not give way.
+    Raises UnsupportedProblem with every reason where none does.
     """
     problem = Problem.of(stage, rows, device)
     rejected: list[tuple[str, str]] = []
+    chosen: Impl | None = None
     for name in order(device, forced):
         reason = backends()[name].unavailable()
+        if reason is None and chosen is not None:
+            reason = f"{chosen.name} is preferred"
         if reason is not None:
             rejected.append((name, reason))
             continue
         found = impls(name, stage.op)
         if not found:
             rejected.append((name, f"has no {stage.op} kernel"))
-        chosen = None
         for impl in found:
             reason = f"{chosen.name} is preferred" if chosen else impl.supports(problem)
             if reason is None:
                 chosen = impl
             else:
                 rejected.append((impl.name, reason))
-        if chosen is not None:
-            return Choice(stage, problem, chosen, tuple(rejected))
-        if name == forced and found:
-            break
+    if chosen is not None:
+        return Choice(stage, problem, chosen, tuple(rejected))
     raise UnsupportedProblem(
         stage.op, str(problem), "a kernel for it", "Rejected: " + "; ".join(f"{n}: {r}" for n, r in rejected) + "."
     )

@@ -72,7 +72,7 @@ def prepare(values: np.ndarray, anomaly: np.ndarray) -> Recording:
     return Recording(
         normal=standard(seen),
         windows=standard(values[split:stop]).reshape(count, -1),
-        anomalous=anomaly[split:stop].reshape(count, WINDOW).any(axis=1),
+        anomalous=np.asarray(anomaly[split:stop].reshape(count, WINDOW).any(axis=1)),
         readings=len(values),
         anomalies=int(anomaly.sum()),
     )

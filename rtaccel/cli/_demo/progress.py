@@ -31,12 +31,12 @@ def _rich_bar(title: str, total: int) -> Iterator[Callable[[float], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.3f}"),
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"),
         TimeElapsedColumn(),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(title, total=total, loss=float("nan"))
-        yield lambda loss: progress.update(task, advance=1, loss=loss)
+        task = progress.add_task(title, total=total, loss="")
+        yield lambda loss: progress.update(task, advance=1, loss=f"loss {loss:.3f}")
 
 
 def _plain(title: str, total: int) -> Callable[[float], None]:

@@ -1,0 +1,74 @@
+"""The choice of a kernel is made once, is visible, and never silent."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from rtaccel.backends import backends
+from rtaccel.core.errors import BackendUnavailable
+from rtaccel.core.registry import impls
+from rtaccel.core.stage import Stage, Value
+from rtaccel.plan.choose import choose
+
+LINEAR = Stage("linear", "l", (Value("x", 4),), (Value("y", 3),), {"weight": torch.randn(3, 4)})
+
+
+def test_every_other_kernel_and_backend_has_a_reason() -> None:
+    choice = choose(LINEAR, rows=1)
+    named = {name for name, _ in choice.rejected} | {choice.impl.name}
+    assert {i.name for i in impls(choice.impl.backend, "linear")} <= named
+    others = {b.name for b in backends().values() if "cpu" in b.devices} - {choice.impl.backend}
+    assert others <= named
+    assert all(reason for _, reason in choice.rejected)
+
+
+def test_forced_backends() -> None:
+    assert choose(LINEAR, 1, forced="portable").impl.backend == "portable"
+    assert choose(LINEAR, 1, forced="cpu").impl.backend == "cpu"
+    with pytest.raises(BackendUnavailable, match="device"):
+        choose(LINEAR, 1, device="cuda", forced="cpu")
+
+
+@pytest.mark.parametrize(("isa", "kernel"), [("portable", "cpu_portable"), ("avx2", "cpu_avx2")])
+def test_the_environment_limits_the_instruction_set(isa: str, kernel: str, tmp_path) -> None:
+    code = (
+        "import torch, rtaccel as rt\n"
+        "fast = rt.compile(torch.nn.Linear(4, 4).eval(), (torch.ones(1, 4),))\n"
+        "print(fast.explain(measure=False))"
+    )
+    env = {**os.environ, "RTACCEL_CPU_ISA": isa}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    if isa == "avx2" and "this CPU does not have avx2" in done.stdout:
+        pytest.skip("this CPU does not have avx2")
+    assert f"  {kernel}  " in done.stdout
+    assert f"RTACCEL_CPU_ISA={isa} rules out" in done.stdout or "this CPU does not have" in done.stdout
+
+
+def test_forced_triton_stands_aside_for_what_it_has_no_kernel_for(tmp_path) -> None:
+    pytest.importorskip("triton", reason="triton is not installed (pip install 'rtaccel[gpu]')")
+    code = (
+        "import torch, rtaccel as rt\n"
+        "torch.manual_seed(0)\n"
+        "m = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4), torch.nn.Softmax(-1)).eval()\n"
+        "x = torch.randn(3, 8)\n"
+        "scheme = {'0': 'float32', '2': 'w8a8'}\n"
+        "fast = rt.compile(m, (x,), scheme, calibration=[x], backend='triton')\n"
+        "again = rt.compile(m, (x,), scheme, calibration=[x], backend='portable')\n"
+        "assert torch.equal(fast(x), again(x))\n"
+        "print(fast.explain(measure=False))"
+    )
+    env = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "triton_gemv" in done.stdout
+    assert "float32 weights" in done.stdout
+    assert "has no softmax kernel" in done.stdout
