@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from rtaccel.core.errors import FormatError
 from rtaccel.measure.charts import WIDTH, LogAxis, duration, histograms, tails
 from rtaccel.measure.report import render_report, write_report
 from rtaccel.measure.result import Latency
+from rtaccel.measure.verdict import Line
 
 VOID = {"meta", "br"}
 SELF_CLOSED = {"line", "path", "circle"}
@@ -96,6 +98,19 @@ def test_banner_says_the_worst_verdict_and_who() -> None:
     unproved = result("few", 3.0, n=100, budget=rt.Budget(p99_us=2000))
     assert 'class="banner UNDECIDED"' in render_report([ours, unproved], title="t")
     assert 'class="banner' not in render_report([free], title="t")
+
+
+def test_headline_error_name_and_other_limits() -> None:
+    ours = result("ours", 3.0, budget=rt.Budget(p99_us=20, max_error=0.5), error=0.01)
+    extra = Line("lost_packets", 3, 4, None, None, "FAIL", "four were lost")
+    ours = replace(ours, lines=(*ours.lines, extra), verdict="FAIL")
+    page = Page(
+        render_report([ours], title="t", headline="a < b.", error_name="<drop>", quality={ours.name: "AUC 1\n<soft>"})
+    )
+    text = "".join(page.texts)
+    for given in ("a < b.", "<drop> ≤", "lost packets ≤ 3", "four were lost", "AUC 1", "<soft>", "0.01 <= 0.5"):
+        assert given in text
+    assert "At least one limit" not in text
 
 
 def test_theme_can_be_fixed_and_both_have_the_same_colours() -> None:

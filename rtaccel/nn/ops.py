@@ -92,11 +92,6 @@ def _fake(x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
-def _autograd(*args: Any, **kwargs: Any) -> Tensor:
-    with torch._C._AutoDispatchBelowAutograd():
-        return linear_w8a8(*args, **kwargs)
-
-
 def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
     """A batch of inputs is more rows of one call. A batch of layers is one call for each."""
     if all(dim is None for dim in in_dims[1:]):
@@ -110,6 +105,6 @@ def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tenso
 
 for _key in ("CPU", "CUDA"):
     _library.impl(_NAME, _compute, _key)
-_library.impl(_NAME, _autograd, "Autograd")
+_library.impl(_NAME, torch.library.fallthrough_kernel, "Autograd")  # what is computed below never requires grad
 torch.library.register_fake(f"rtaccel::{_NAME}", _fake, lib=_library)
 torch.library.register_vmap(f"rtaccel::{_NAME}", _vmap, lib=_library)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def as_json(outcome: Outcome, report: Path, seed: int) -> dict[str, Any]:
         row = result.to_dict()
         environment = row.pop("environment")
         ratio = outcome.times_torch[result.name]
-        row["auroc"] = outcome.aurocs[result.name]
+        row["auroc"] = _number(outcome.aurocs[result.name])
         row["times_torch"] = {"value": ratio.value, "low": ratio.low, "high": ratio.high}
         rows.append(row)
     recording = outcome.recording
@@ -89,11 +90,11 @@ def as_json(outcome: Outcome, report: Path, seed: int) -> dict[str, Any]:
         "verdict": outcome.judged.verdict,
         "proven": proven(outcome),
         "judged": outcome.judged.name,
-        "auroc_drop": outcome.auroc_drop,
+        "auroc_drop": _number(outcome.auroc_drop),
         "seed": seed,
         "report": str(report),
         "network": list(outcome.widths),
-        "loss": outcome.loss,
+        "loss": _number(outcome.loss),
         "readings": recording.readings,
         "anomalies": recording.anomalies,
         "test_windows": len(recording.windows),
@@ -102,6 +103,11 @@ def as_json(outcome: Outcome, report: Path, seed: int) -> dict[str, Any]:
         "rows": rows,
         "environment": environment,
     }
+
+
+def _number(value: float) -> float | None:
+    """JSON has no word for a NaN: null."""
+    return value if math.isfinite(value) else None
 
 
 def write(outcome: Outcome, path: str | PathLike[str], command: str) -> Path:
