@@ -23,7 +23,7 @@ def autoencoder(seed: int = 0) -> nn.Sequential:
     """The MLPerf Tiny anomaly-detection autoencoder's shape: 640-128x4-8-128x4-640 with BatchNorm and ReLU."""
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
-    for k, n in itertools.pairwise(AD01_WIDTHS):
+    for k, n in itertools.pairwise(AD01_WIDTHS[:-1]):
         layers += [nn.Linear(k, n), nn.BatchNorm1d(n, eps=1e-3), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(AD01_WIDTHS[-2], AD01_WIDTHS[-1])).eval()
 

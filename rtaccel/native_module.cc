@@ -88,6 +88,7 @@ bool view(PyObject* object, const Spec& spec, dlpack::Tensor& t, int64_t& rows) 
     dense &= !t.strides || size == 1 || t.strides[d] == expected;
     expected *= size;
   }
+  if (expected != 0 && !t.data) return false;  // storage that was freed, or a wrapper that holds none
   if (expected == 1 && may_be_negated(object)) return false;
   if (!dense && expected != 0) return false;  // an empty tensor has no element that could lie elsewhere
   t.data = static_cast<char*>(t.data) + t.byte_offset;
@@ -317,6 +318,7 @@ std::vector<std::tuple<std::string, std::string, int>> kernels() {
 }  // namespace
 
 NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false);  // torch's compiler may hold plans until the interpreter is gone
   m.doc() = "Native core of rtaccel. Internal: use rtaccel.compile and rtaccel.nn.";
   m.def("abi_version", &rta_abi_version);
   m.def("isa", [] { return std::string(rta_isa()); });

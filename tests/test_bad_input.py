@@ -259,3 +259,19 @@ def test_unknown_isa_is_named(tmp_path) -> None:
     done = subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "BackendUnavailable" in done.stderr and "sse9" in done.stderr and "avx2" in done.stderr
+
+
+def test_freed_storage_is_named(fast) -> None:
+    x = torch.randn(2, 24)
+    fast(x)
+    x.untyped_storage().resize_(0)
+    with pytest.raises(rt.ShapeError, match="storage"):
+        fast(x)
+
+
+def test_under_functionalize(fast) -> None:
+    x = torch.randn(2, 24)
+    want = fast(x)
+    with pytest.raises(rt.RtaccelError):
+        torch.func.functionalize(fast)(x)
+    assert torch.equal(fast(x), want)

@@ -267,3 +267,24 @@ def test_explain_measures_and_names_reasons() -> None:
     text = fast.explain()
     assert "float32[1, 16]" in text and "not cpu_portable" in text
     assert "packed" in text
+
+
+@pytest.mark.parametrize("scheme", ["float32", "w8a8"])
+def test_torch_defaults_do_not_leak_in(scheme: str) -> None:
+    model = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 8, bias=False), nn.ReLU(), nn.Linear(8, 3)).eval()
+    x = torch.randn(4, 8)
+    plain = rt.compile(model, (x,), scheme, calibration=[x])
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            odd = rt.compile(model, (x,), scheme, calibration=[x])
+            again = odd(x)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(again, plain(x))
+    assert torch.equal(odd(x), plain(x))
+
+
+def test_what_the_core_does_not_take_is_named() -> None:
+    with pytest.raises(rt.UnsupportedProblem, match="8 dimensions"):
+        rt.compile(nn.Linear(4, 4).eval(), (torch.randn(1, 1, 1, 1, 1, 1, 1, 2, 4),))

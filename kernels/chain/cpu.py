@@ -54,8 +54,23 @@ def _packed_bound(stage: Stage) -> int:
 def build(
     stages: Sequence[tuple[Stage, str]], inputs: Sequence[Port], outputs: Sequence[Port], max_rows: int = 0
 ) -> native.Plan:
-    """One native plan of (stage, kernel name) pairs. max_rows: a limit on rows of a call, 0 for none."""
+    """One native plan of (stage, kernel name) pairs. max_rows: a limit on rows of a call, 0 for none.
+
+    Raises UnsupportedProblem with the reason where the core does not take it.
+    """
     _connect()
+    try:
+        return _build(stages, inputs, outputs, max_rows)
+    except RuntimeError as error:
+        what = ", ".join(f"{stage.name} ({stage.op})" for stage, _ in stages)
+        raise UnsupportedProblem(
+            "native plan", what, "stages and tensors the core takes", f"It said: {error}."
+        ) from error
+
+
+def _build(
+    stages: Sequence[tuple[Stage, str]], inputs: Sequence[Port], outputs: Sequence[Port], max_rows: int
+) -> native.Plan:
     plan = native.Plan(sum(_packed_bound(stage) for stage, _ in stages))
     ids: dict[str, int] = {}
     for role, ports in (("input", inputs), ("output", outputs)):

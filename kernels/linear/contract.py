@@ -44,7 +44,7 @@ def lower(stage: Stage) -> Mapping[str, Any]:
         "activation_parameter": float(stage.attrs.get("activation_parameter", 0.0)),
     }
     if weight.dtype == torch.float32:
-        return {**common, "weight": weight, "bias": torch.zeros(n) if bias is None else bias}
+        return {**common, "weight": weight, "bias": weight.new_zeros(n) if bias is None else bias}
     if k > MAX_K:
         raise UnsupportedProblem(
             "linear",
@@ -55,16 +55,16 @@ def lower(stage: Stage) -> Mapping[str, Any]:
     x, y = stage.inputs[0], stage.outputs[0]
     dynamic = x.quant is None
     multiplier = stage.tensors["weight_scale"].clone()
-    offset = torch.zeros(n) if bias is None else bias.clone()
+    offset = torch.zeros_like(multiplier) if bias is None else bias.clone()
     zero_point = 0
     if not dynamic:
-        multiplier *= torch.tensor(x.quant.scale, dtype=torch.float32)
+        multiplier *= _float32(x.quant.scale)
         zero_point = x.quant.zero_point
-    inv_scale = torch.tensor(1.0)
+    inv_scale = _float32(1.0)
     if y.quant is not None:
-        inv_scale = 1.0 / torch.tensor(y.quant.scale, dtype=torch.float32)
+        inv_scale = 1.0 / _float32(y.quant.scale)
         if common["activation"] in activations.HOMOGENEOUS:
-            multiplier, offset, inv_scale = multiplier * inv_scale, offset * inv_scale, torch.tensor(1.0)
+            multiplier, offset, inv_scale = multiplier * inv_scale, offset * inv_scale, _float32(1.0)
     return {
         **common,
         "weight": weight,
@@ -75,6 +75,11 @@ def lower(stage: Stage) -> Mapping[str, Any]:
         "y_inv_scale": float(inv_scale),
         "y_zero_point": 0 if y.quant is None else y.quant.zero_point,
     }
+
+
+def _float32(value: float) -> Tensor:
+    """On the CPU and in float32 whatever torch's defaults are: it then multiplies tensors on any device."""
+    return torch.tensor(value, dtype=torch.float32, device="cpu")
 
 
 def accumulate(x: Tensor, weight: Tensor, zero_point: int) -> Tensor:

@@ -29,7 +29,7 @@ def lower(stage: Stage) -> Mapping[str, Any]:
     quant = stage.outputs[0].quant
     if quant is None:
         return {"dynamic": 1, "inv_scale": 0.0, "zero_point": 0}
-    inv_scale = 1.0 / torch.tensor(quant.scale, dtype=torch.float32)
+    inv_scale = 1.0 / torch.tensor(quant.scale, dtype=torch.float32, device="cpu")
     return {"dynamic": 0, "inv_scale": float(inv_scale), "zero_point": quant.zero_point}
 
 

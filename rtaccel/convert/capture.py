@@ -49,7 +49,7 @@ def _with_batch(args: tuple[Any, ...], size: int) -> tuple[Any, ...] | None:
     batches = {t.shape[0] if t.dim() else None for t in tensors}
     if len(batches) != 1 or None in batches or batches == {0}:
         return None
-    index = torch.arange(size) % int(next(iter(batches)) or 1)
+    index = torch.arange(size, device="cpu") % int(next(iter(batches)) or 1)
     return pytree.tree_map(lambda leaf: leaf[index] if isinstance(leaf, Tensor) else leaf, args)
 
 

@@ -111,4 +111,4 @@ def _fold_forward(affine: Draft, linear: Draft) -> None:
 
 
 def zeros_like_rows(weight: Tensor) -> Tensor:
-    return torch.zeros(weight.shape[0], dtype=torch.float32)
+    return torch.zeros(weight.shape[0], dtype=torch.float32, device=weight.device)

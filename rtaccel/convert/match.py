@@ -163,7 +163,7 @@ def _affine(call: Call, scale: float | Tensor, shift: float | Tensor) -> Draft |
     shape = call.shape(call["self"])
     if shape is None or not shape or not isinstance(shape[-1], int):
         return "works on something without columns"
-    ones = torch.ones(shape[-1])
+    ones = torch.ones(shape[-1], dtype=torch.float32, device="cpu")
     for value in (scale, shift):
         if isinstance(value, Tensor) and value.numel() != 1 and tuple(value.shape) != (shape[-1],):
             return f"has a constant of shape {list(value.shape)}, which is not one number per column"

@@ -46,13 +46,13 @@ def quant_of_range(low: float, high: float) -> Quant:
     span = high - low
     if not span > 2.0**-100:
         return Quant(1.0, 0)
-    scale = float(torch.tensor(span / 255.0, dtype=torch.float32))
+    scale = float(torch.tensor(span / 255.0, dtype=torch.float32, device="cpu"))
     return Quant(scale, max(-128, min(127, round(-128 - low / scale))))
 
 
 def quantise(x: Tensor, quant: Quant) -> Tensor:
     """q = clamp(rint(x / scale) + zero_point, -128, 127), as the kernels compute it."""
-    inverse = 1.0 / torch.tensor(quant.scale, dtype=torch.float32)
+    inverse = 1.0 / torch.tensor(quant.scale, dtype=torch.float32, device="cpu")
     return (torch.round(x * inverse).clamp(-512, 512) + quant.zero_point).clamp(-128, 127).to(torch.int8)
 
 

@@ -37,3 +37,14 @@ def dense(x: Tensor) -> Tensor:
     """The same numbers as a plain tensor in contiguous, aligned memory."""
     x = x.detach().as_subclass(Tensor).resolve_neg().contiguous()
     return x if x.data_ptr() % x.element_size() == 0 else x.clone()
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether this is memory with numbers, and nothing is watching what is done to it."""
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and tensor.device.type in ("cpu", "cuda")
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and not torch._is_functional_tensor(tensor)
+        and torch._C._len_torch_dispatch_stack() == 0
+    )

@@ -16,7 +16,7 @@ from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.scheme import W8A8, Scheme, parse_scheme
 from rtaccel.formats.observe import RangeObserver
 from rtaccel.nn import ops
-from rtaccel.nn.check import check_input, describe
+from rtaccel.nn.check import check_input, describe, is_plain
 from rtaccel.nn.linear_w8a8 import LinearW8A8, Packed, check_size
 from rtaccel.plan.explain import line, table
 
@@ -167,7 +167,7 @@ class QuantLinear(nn.Module):
         if isinstance(input, fx.Proxy):
             return self._as_op(input)
         check_input("QuantLinear", input, self.in_features, self.weight.device)
-        if not all(_plain(t) for t in (input, *self._buffers.values()) if t is not None):
+        if not all(is_plain(t) for t in (input, *self._buffers.values()) if t is not None):
             return self._as_op(input)
         with _lock:
             packed = self._pack()
@@ -253,7 +253,7 @@ class QuantLinear(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-        if all(_plain(t) for t in self._buffers.values() if t is not None):
+        if all(is_plain(t) for t in self._buffers.values() if t is not None):
             self._repack(ranks)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantLinear:
@@ -298,14 +298,3 @@ def _observed(op: str, calibration: Any, width: int) -> RangeObserver:
             )
         observer.see(x)
     return observer
-
-
-def _plain(tensor: Tensor) -> bool:
-    """Whether this is memory with numbers, and nothing is watching what is done to it."""
-    return (
-        type(tensor) in (Tensor, nn.Parameter)
-        and tensor.device.type in ("cpu", "cuda")
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-        and not torch._is_functional_tensor(tensor)
-        and torch._C._len_torch_dispatch_stack() == 0
-    )

@@ -8,14 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rtaccel.core.errors import ShapeError
+from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.core.stage import Port
-
-
-def describe(tensor: Any) -> str:
-    if not isinstance(tensor, Tensor):
-        return type(tensor).__name__
-    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)} on {tensor.device}"
+from rtaccel.nn.check import dense, describe, is_plain
 
 
 def wanted(port: Port, device: str) -> str:
@@ -32,6 +27,13 @@ def check_tensor(op: str, what: str, tensor: Any, port: Port, device: str) -> No
         raise ShapeError(
             op, f"{what}: {describe(tensor)}", expected, f"Move it with .to({device!r}), or compile for its device."
         )
+    if not is_plain(tensor):
+        raise UnsupportedProblem(
+            op,
+            f"{what}: {describe(tensor)} of a torch transform or compiler",
+            "a tensor with numbers in memory",
+            "Call a compiled model outside of torch.compile, torch.export and torch.func; a swapped model goes through them.",
+        )
     dtype = getattr(torch, port.value.dtype)
     if tensor.dtype != dtype or tensor.layout != torch.strided:
         raise ShapeError(op, f"{what}: {describe(tensor)}", expected, f"Convert it with .to({dtype}).")
@@ -44,6 +46,10 @@ def check_tensor(op: str, what: str, tensor: Any, port: Port, device: str) -> No
         )
     if tuple(tensor.shape[port.lead :]) != port.trailing:
         raise ShapeError(op, f"{what}: {describe(tensor)}", expected, "The last dimensions are the model's own widths.")
+    if tensor.numel() and not tensor.data_ptr():
+        raise ShapeError(
+            op, f"{what}: {describe(tensor)} without storage", expected, "Its memory was freed: fill it again."
+        )
 
 
 def fit_inputs(op: str, inputs: Sequence[Any], ports: Sequence[Port], device: str, max_rows: int) -> tuple[Tensor, ...]:
@@ -61,12 +67,6 @@ def fit_inputs(op: str, inputs: Sequence[Any], ports: Sequence[Port], device: st
     if max_rows and rows > max_rows:
         raise ShapeError(op, f"{rows} rows", f"at most max_batch={max_rows}", "Split the batch, or compile for more.")
     return tuple(dense(t) for t in inputs)
-
-
-def dense(tensor: Tensor) -> Tensor:
-    """The same numbers in plain, contiguous, aligned memory."""
-    tensor = tensor.detach().resolve_neg().contiguous()
-    return tensor if tensor.data_ptr() % tensor.element_size() == 0 else tensor.clone()
 
 
 def check_out(op: str, out: Any, ports: Sequence[Port], lead: Sequence[int], device: str) -> tuple[Tensor, ...]:

@@ -26,8 +26,10 @@ class StageNumbers(nn.Module):
             self.register_buffer(name, tensor.clone())
         for value in stage.outputs:
             if value.quant is not None:
-                self.register_buffer("output_scale", torch.tensor(value.quant.scale, dtype=torch.float32))
-                self.register_buffer("output_zero_point", torch.tensor(value.quant.zero_point, dtype=torch.int32))
+                self.register_buffer("output_scale", torch.tensor(value.quant.scale, dtype=torch.float32, device="cpu"))
+                self.register_buffer(
+                    "output_zero_point", torch.tensor(value.quant.zero_point, dtype=torch.int32, device="cpu")
+                )
 
     def tensors(self, stage: Stage) -> dict[str, Tensor]:
         return {name: getattr(self, name) for name in stage.tensors}
