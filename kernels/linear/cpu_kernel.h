@@ -4,7 +4,8 @@
 //     [tile][k / group][vector][lane = output][group]
 // so that one row times one tile is one ascending stream: broadcast `group` inputs, multiply into up to 8
 // accumulators (which hides the latency of the multiply-add), next group. A tile with few vectors splits k over
-// several sets of accumulators instead. Several rows share each weight that was loaded.
+// several sets of accumulators instead. Several rows share each weight that was loaded: up to 6, then in parts of 4
+// vectors, so that the weights pass by once for 6 rows and their stream stays below what the cache gives.
 //
 // int8: u = q + 128 is what lies in memory, and sums start from compensation = -(128 + zero_point) * sum_k w, so they
 // end as the exact sum of (q - zero_point) * w.
@@ -18,7 +19,8 @@
 namespace rta {
 
 constexpr int kTileVectors = 8;
-constexpr int kMaxRows = 3;  // rows that share a weight: 3 x 8 accumulators still fit 32 registers
+constexpr int kPartVectors =
+    4;  // many rows take a tile in parts of so many vectors: 6 x 4 accumulators fit 32 registers
 
 struct LinearLayer {
   Port x, y, row_scale;  // row_scale.id < 0 where the input's scale is static
@@ -90,7 +92,8 @@ struct Int8 {
   static constexpr int kGroup = S::kGroup;
   static constexpr int kStep = S::kWeightBytes;  // bytes of one vector of weights
 
-  template <int R, int V>
+  // R rows by V vectors; the packed tile holds P vectors for each k, of which these are V.
+  template <int R, int V, int P>
   static inline void tile(const LinearLayer& p, const char* w, const char* x, char* y, int64_t column,
                           const char* row_scale) {
     using I = typename S::I;
@@ -100,7 +103,7 @@ struct Int8 {
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
       const I start = S::load_int(p.compensation + column + v * S::kLanes);
-#pragma GCC unroll 3
+#pragma GCC unroll 6
       for (int r = 0; r < R; ++r) {
         acc[0][r][v] = start;
 #pragma GCC unroll 4
@@ -110,13 +113,13 @@ struct Int8 {
     const int64_t groups = (p.k + kGroup - 1) / kGroup;
     const auto step = [&](int c, int64_t g) __attribute__((always_inline)) {
       typename S::X in[R];
-#pragma GCC unroll 3
+#pragma GCC unroll 6
       for (int r = 0; r < R; ++r)
         in[r] = S::broadcast_x(reinterpret_cast<const uint8_t*>(x + r * p.x.pitch) + g * kGroup);
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) {
-        const typename S::W weight = S::load_w(reinterpret_cast<const int8_t*>(w) + (g * V + v) * kStep);
-#pragma GCC unroll 3
+        const typename S::W weight = S::load_w(reinterpret_cast<const int8_t*>(w) + (g * P + v) * kStep);
+#pragma GCC unroll 6
         for (int r = 0; r < R; ++r) acc[c][r][v] = S::dot(acc[c][r][v], in[r], weight);
       }
     };
@@ -132,7 +135,7 @@ struct Int8 {
     for (int v = 0; v < V; ++v) {
       const F multiplier = S::load(p.multiplier + column + v * S::kLanes);
       const F offset = S::load(p.offset + column + v * S::kLanes);
-#pragma GCC unroll 3
+#pragma GCC unroll 6
       for (int r = 0; r < R; ++r) {
         I sum = acc[0][r][v];
 #pragma GCC unroll 4
@@ -155,7 +158,7 @@ struct Float32 {
   static constexpr int kGroup = 1;
   static constexpr int kStep = S::kLanes * static_cast<int>(sizeof(float));
 
-  template <int R, int V>
+  template <int R, int V, int P>
   static inline void tile(const LinearLayer& p, const char* w, const char* x, char* y, int64_t column, const char*) {
     using F = typename S::F;
     constexpr int C = chains<R, V>();
@@ -163,7 +166,7 @@ struct Float32 {
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
       const F start = S::load(p.offset + column + v * S::kLanes);
-#pragma GCC unroll 3
+#pragma GCC unroll 6
       for (int r = 0; r < R; ++r) {
         acc[0][r][v] = start;
 #pragma GCC unroll 4
@@ -172,12 +175,12 @@ struct Float32 {
     }
     const auto step = [&](int c, int64_t k) __attribute__((always_inline)) {
       F in[R];
-#pragma GCC unroll 3
+#pragma GCC unroll 6
       for (int r = 0; r < R; ++r) in[r] = S::set(reinterpret_cast<const float*>(x + r * p.x.pitch)[k]);
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) {
-        const F weight = S::load(reinterpret_cast<const float*>(w + (k * V + v) * kStep));
-#pragma GCC unroll 3
+        const F weight = S::load(reinterpret_cast<const float*>(w + (k * P + v) * kStep));
+#pragma GCC unroll 6
         for (int r = 0; r < R; ++r) acc[c][r][v] = S::mul_add(weight, in[r], acc[c][r][v]);
       }
     };
@@ -188,7 +191,7 @@ struct Float32 {
     }
     for (; k < p.k; ++k) step(0, k);
     F t[R][V];
-#pragma GCC unroll 3
+#pragma GCC unroll 6
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) {
@@ -225,27 +228,52 @@ class LinearStage final : public Stage {
   }
 
  private:
+  struct Cursor {  // where the running rows are
+    const char *x, *scale;
+    char* y;
+  };
+
   template <int V>
   void rows(const Run& run, const char* w, int64_t column) const {
-    const char* x = run.at[layer_.x.id];
-    char* y = run.at[layer_.y.id];
-    const char* scale = layer_.row_scale.id < 0 ? nullptr : run.at[layer_.row_scale.id];
+    Cursor at{run.at[layer_.x.id], layer_.row_scale.id < 0 ? nullptr : run.at[layer_.row_scale.id],
+              run.at[layer_.y.id]};
     int64_t left = run.rows;
     while (left > 0) {
-      // 4 rows go as 2 + 2: a single last row would read the weights once more for itself.
-      const int now = left == 1 ? 1 : (left == 2 || left == 4) ? 2 : 3;
-      if (now == 3)
-        Kind<S>::template tile<3, V>(layer_, w, x, y, column, scale);
-      else if (now == 2)
-        Kind<S>::template tile<2, V>(layer_, w, x, y, column, scale);
-      else
-        Kind<S>::template tile<1, V>(layer_, w, x, y, column, scale);
-      x += now * layer_.x.pitch;
-      y += now * layer_.y.pitch;
-      if (scale) scale += now * layer_.row_scale.pitch;
+      // As few passes over the weights as the registers allow, and no last pass for a single row where it can be
+      // helped.
+      const int now = static_cast<int>(left <= kRows                            ? left
+                                       : left == kRows + 1 || left == kRows + 2 ? (left + 1) / 2
+                                                                                : kRows);
+      switch (now) {
+        case 1: block<1, V>(at, w, column); break;
+        case 2: block<2, V>(at, w, column); break;
+        case 3: block<3, V>(at, w, column); break;
+        case 4: block<4 < kRows ? 4 : kRows, V>(at, w, column); break;
+        case 5: block<5 < kRows ? 5 : kRows, V>(at, w, column); break;
+        default: block<kRows, V>(at, w, column);
+      }
+      at.x += now * layer_.x.pitch;
+      at.y += now * layer_.y.pitch;
+      if (at.scale) at.scale += now * layer_.row_scale.pitch;
       left -= now;
     }
   }
+
+  // R rows of a whole tile: at once where its accumulators fit the registers, else in two parts.
+  template <int R, int V>
+  void block(const Cursor& at, const char* w, int64_t column) const {
+    if constexpr (R * V <= kAccumulators || V <= kPartVectors) {
+      Kind<S>::template tile<R, V, V>(layer_, w, at.x, at.y, column, at.scale);
+    } else {
+      constexpr int kRest = V - kPartVectors;
+      Kind<S>::template tile<R, kPartVectors, V>(layer_, w, at.x, at.y, column, at.scale);
+      Kind<S>::template tile<R, kRest, V>(layer_, w + kPartVectors * Kind<S>::kStep, at.x, at.y,
+                                          column + kPartVectors * S::kLanes, at.scale);
+    }
+  }
+
+  static constexpr int kAccumulators = S::kRegisters * 3 / 4;
+  static constexpr int kRows = kAccumulators / kPartVectors;  // 6 with 32 registers, 3 with 16
 
   LinearLayer layer_;
 };

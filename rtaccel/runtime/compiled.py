@@ -140,14 +140,14 @@ class CompiledModel(nn.Module):
         direct = self._direct
         if direct is None:
             self.run(*inputs, out=out)  # checks the tensors
-            return lambda: self.run(*inputs, out=out) and None
+            return self._bound_run(inputs, out)
         binder = self._executor.bind
         bound = binder(inputs, out) if binder is not None and direct.run(inputs, out) else None
         if bound is not None:
             return bound
         _, outs = self._fit("bind", inputs, out)
         if binder is None:
-            return lambda: self.run(*inputs, out=out) and None
+            return self._bound_run(inputs, out)
         bad = [i for i, t in enumerate((*inputs, *outs)) if dense(t).data_ptr() != t.data_ptr()]
         what = (
             f"tensors {bad} that are strided or misaligned" if bad else "an out that overlaps an input or another out"
@@ -155,6 +155,12 @@ class CompiledModel(nn.Module):
         raise ShapeError(
             "bind", what, "separate contiguous memory, to be read and written in place", "Allocate buffers."
         )
+
+    def _bound_run(self, inputs: tuple[Any, ...], out: Any) -> Callable[[], None]:
+        def call() -> None:
+            self.run(*inputs, out=out)
+
+        return call
 
     def seal(self) -> CompiledModel:
         """From here on `run` and bound calls raise instead of allocating, compiling or planning.
