@@ -13,6 +13,7 @@ struct Avx2 {
   using I = __m256i;
   static constexpr int kLanes = 8;
   static constexpr int kRegisters = 16;
+  static constexpr int kTileVectors = 8;  // of a tile: 8 is 10 % faster than 4 (Xeon, 2026-11)
 
   static F load(const float* p) { return _mm256_loadu_ps(p); }
   static void store(float* p, F v) { _mm256_storeu_ps(p, v); }

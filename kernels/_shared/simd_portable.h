@@ -10,6 +10,7 @@ struct Portable {
   typedef int32_t I __attribute__((vector_size(16)));
   static constexpr int kLanes = 4;
   static constexpr int kRegisters = 16;
+  static constexpr int kTileVectors = 8;
 
   static F load(const float* p) {
     F v;

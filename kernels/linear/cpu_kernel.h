@@ -1,11 +1,11 @@
 // Linear on the CPU, written once over the vectors S of an instruction set.
 //
-// Weights are packed into tiles of up to 8 vectors of outputs, and inside a tile by k:
+// Weights are packed into tiles of 4 or 8 vectors of outputs (S::kTileVectors, by measurement), inside a tile by k:
 //     [tile][k / group][vector][lane = output][group]
-// so that one row times one tile is one ascending stream: broadcast `group` inputs, multiply into up to 8
-// accumulators (which hides the latency of the multiply-add), next group. A tile with few vectors splits k over
-// several sets of accumulators instead. Several rows share each weight that was loaded: up to 6, then in parts of 4
-// vectors, so that the weights pass by once for 6 rows and their stream stays below what the cache gives.
+// so that one row times one tile is one ascending stream: broadcast `group` inputs, multiply into the accumulators of
+// the tile, next group. A tile with few vectors splits k over several sets of accumulators, so that about 8 are in
+// flight and hide the latency of the multiply-add. Several rows share each weight that was loaded: up to 6, in parts of
+// 4 vectors, so that the weights pass by once for 6 rows and their stream stays below what the cache gives.
 //
 // int8: u = q + 128 is what lies in memory, and sums start from compensation = -(128 + zero_point) * sum_k w, so they
 // end as the exact sum of (q - zero_point) * w.
@@ -18,9 +18,8 @@
 
 namespace rta {
 
-constexpr int kTileVectors = 8;
-constexpr int kPartVectors =
-    4;  // many rows take a tile in parts of so many vectors: 6 x 4 accumulators fit 32 registers
+// Many rows take a tile in parts of so many vectors: 6 x 4 accumulators fit 32 registers.
+constexpr int kPartVectors = 4;
 
 struct LinearLayer {
   Port x, y, row_scale;  // row_scale.id < 0 where the input's scale is static
@@ -34,23 +33,6 @@ struct LinearLayer {
   float y_inv_scale;
   int32_t y_zero;  // zero point + 128
 };
-
-// Writes t (before the activation) of one vector of outputs to its place, as float32 or as int8.
-template <class S>
-static inline void finish(const LinearLayer& p, typename S::F t, char* row, int64_t column) {
-  if (p.int8_out) {
-    // Clamped before the conversion, which is undefined beyond 2^31.
-    t = S::max(S::set(-512.0f), S::min(S::set(512.0f), t));
-    S::store_u8(reinterpret_cast<uint8_t*>(row) + column, S::add_int(S::to_int(t), S::set_int(p.y_zero)));
-  } else {
-    float* at = reinterpret_cast<float*>(row) + column;
-    const int64_t left = p.n - column;
-    if (left >= S::kLanes)
-      S::store(at, t);
-    else
-      S::store_n(at, t, static_cast<int>(left));
-  }
-}
 
 // Applies the activation to a tile of R rows by V vectors and writes it. The cheap ones work in registers.
 template <class S, int R, int V>
@@ -74,8 +56,25 @@ static inline void epilogue(const LinearLayer& p, typename S::F (&t)[R][V], char
         if (p.int8_out) t[r][v] = S::mul(t[r][v], inv_scale);
       }
   }
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v) finish<S>(p, t[r][v], y + r * p.y.pitch, column + v * S::kLanes);
+  // What the loops need is read before they write: a write could, for all the compiler knows, change the layer.
+  const int64_t pitch = p.y.pitch, left = p.n - column;
+  if (p.int8_out) {
+    const auto zero = S::set_int(p.y_zero);
+    const F low = S::set(-512.0f), high = S::set(512.0f);  // the conversion is undefined beyond 2^31
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v)
+        S::store_u8(reinterpret_cast<uint8_t*>(y + r * pitch) + column + v * S::kLanes,
+                    S::add_int(S::to_int(S::max(low, S::min(high, t[r][v]))), zero));
+  } else {
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) {
+        float* at = reinterpret_cast<float*>(y + r * pitch) + column + v * S::kLanes;
+        if (left >= (v + 1) * S::kLanes)
+          S::store(at, t[r][v]);
+        else
+          S::store_n(at, t[r][v], static_cast<int>(left) - v * S::kLanes);
+      }
+  }
 }
 
 // Sets of accumulators over k, so that about 8 independent sums are in flight.
@@ -210,18 +209,23 @@ class LinearStage final : public Stage {
   void run(const Run& run) const override {
     const char* w = static_cast<const char*>(layer_.weights);
     const int64_t groups = (layer_.k + Kind<S>::kGroup - 1) / Kind<S>::kGroup;
-    for (int64_t column = 0; column < layer_.n; column += kTileVectors * S::kLanes) {
+    for (int64_t column = 0; column < layer_.n; column += S::kTileVectors * S::kLanes) {
       const int64_t left = (layer_.n - column + S::kLanes - 1) / S::kLanes;
-      const int vectors = static_cast<int>(left < kTileVectors ? left : kTileVectors);
+      const int vectors = static_cast<int>(left < S::kTileVectors ? left : S::kTileVectors);
       switch (vectors) {
         case 1: rows<1>(run, w, column); break;
         case 2: rows<2>(run, w, column); break;
         case 3: rows<3>(run, w, column); break;
         case 4: rows<4>(run, w, column); break;
-        case 5: rows<5>(run, w, column); break;
-        case 6: rows<6>(run, w, column); break;
-        case 7: rows<7>(run, w, column); break;
-        default: rows<8>(run, w, column);
+        default:
+          if constexpr (S::kTileVectors == 8) {
+            switch (vectors) {
+              case 5: rows<5>(run, w, column); break;
+              case 6: rows<6>(run, w, column); break;
+              case 7: rows<7>(run, w, column); break;
+              default: rows<8>(run, w, column);
+            }
+          }
       }
       w += groups * vectors * Kind<S>::kStep;
     }
@@ -307,8 +311,8 @@ LinearStage<S, Kind>::LinearStage(const StageSpec& spec) {
   Weight* packed = static_cast<Weight*>(spec.arena->take(static_cast<size_t>(groups * vectors * Kind<S>::kStep)));
   p.weights = packed;
   const Weight* weight = Kind<S>::weights(attrs, p.n * p.k);
-  for (int64_t tile = 0; tile < p.n; tile += kTileVectors * lanes) {
-    const int64_t left = (p.n - tile + lanes - 1) / lanes, width = left < kTileVectors ? left : kTileVectors;
+  for (int64_t tile = 0; tile < p.n; tile += S::kTileVectors * lanes) {
+    const int64_t left = (p.n - tile + lanes - 1) / lanes, width = left < S::kTileVectors ? left : S::kTileVectors;
     for (int64_t g = 0; g < groups; ++g)
       for (int64_t column = tile; column < tile + width * lanes; ++column)
         for (int64_t k = g * group; k < (g + 1) * group; ++k, ++packed)
