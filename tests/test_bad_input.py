@@ -256,7 +256,9 @@ def test_unknown_isa_is_named(tmp_path) -> None:
 
     code = "import rtaccel as rt, torch; rt.compile(torch.nn.Linear(2, 2).eval(), (torch.ones(1, 2),), backend='cpu')"
     env = {**os.environ, "RTACCEL_CPU_ISA": "sse9"}
-    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     assert "BackendUnavailable" in done.stderr and "sse9" in done.stderr and "avx2" in done.stderr
 
