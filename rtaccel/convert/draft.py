@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from rtaccel.core.stage import Quant
+
 Frame = tuple[Any, ...]
 """The leading dimensions that are rows: numbers, or symbols of an open batch."""
 
@@ -22,7 +24,7 @@ class Draft:
 
     node: the graph node whose value it gives. reads: names of its inputs. frame: rows of its value.
     width: columns. tensors, attrs: as a stage has them, still in float32.
-    reason: for "torch", why no operator takes it.
+    reason: for "torch", why no operator takes it. quant: what the int8 input of a swapped layer means, where it is static.
     """
 
     op: str
@@ -34,6 +36,12 @@ class Draft:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     attrs: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
+    quant: Quant | None = None
+
+    @property
+    def swapped(self) -> bool:
+        """A linear layer whose weights are int8 already."""
+        return self.op == "linear" and self.tensors["weight"].dtype == torch.int8
 
     @property
     def activation(self) -> str:
@@ -73,11 +81,11 @@ def fold(drafts: list[Draft], outputs: set[str]) -> list[Draft]:
             if only_user and _merge(source, draft):
                 draft.reads, draft.op, draft.tensors = source.reads, source.op, source.tensors
                 draft.attrs = {**source.attrs, **draft.attrs}
-                draft.name = source.name if source.op == "linear" else draft.name
+                draft.name, draft.quant = (source.name, source.quant) if source.op == "linear" else (draft.name, None)
                 drafts.remove(source)
                 changed = True
                 break
-            all_linear = all(u.op == "linear" for u in users[source.node.name])
+            all_linear = all(u.op == "linear" and not u.swapped for u in users[source.node.name])
             if draft.op == "linear" and source.affine_only and all_linear and source.node.name not in outputs:
                 for user in users[source.node.name]:
                     _fold_forward(source, user)
@@ -92,6 +100,8 @@ def _merge(source: Draft, draft: Draft) -> bool:
     if draft.op != "pointwise" or source.activation != "none" or len(draft.reads) != 1:
         return False
     if source.op == "linear":
+        if source.swapped and "scale" in draft.tensors:
+            return False  # int8 weights are what they are
         if "scale" in draft.tensors:  # computed in float64: folding should cost no precision
             scale, shift = draft.tensors["scale"].double(), draft.tensors["shift"].double()
             source.tensors["weight"] = (source.tensors["weight"].double() * scale[:, None]).float()

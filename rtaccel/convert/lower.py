@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, fx
@@ -22,10 +22,11 @@ from rtaccel.plan.group import Group
 
 @dataclass(frozen=True)
 class Layer:
-    """How one linear draft is computed. dynamic: int8 with a scale per row."""
+    """How one linear draft is computed. dynamic: int8 with a scale per row. quant: of the input, where it is static."""
 
     int8: bool
     dynamic: bool = False
+    quant: Quant | None = None
 
 
 def lower(captured: Captured, scheme: SchemeMap, calibration: Any) -> Program:
@@ -37,12 +38,19 @@ def lower(captured: Captured, scheme: SchemeMap, calibration: Any) -> Program:
     for draft in graph.drafts:
         if draft.op != "linear":
             continue
+        if draft.swapped:
+            layers[draft.node.name] = Layer(int8=True, dynamic=draft.quant is None, quant=draft.quant)
+            continue
         chosen = scheme(draft.name)
-        layers[draft.node.name] = layer = _layer(draft, chosen, calibration is not None, notes)
-        if layer.int8 and not layer.dynamic and isinstance(chosen, W8A8):
+        layers[draft.node.name] = decided = _layer(draft, chosen, calibration is not None, notes)
+        if decided.int8 and not decided.dynamic and isinstance(chosen, W8A8):
             wanted[draft.reads[0]] = chosen.observer
     quants = calibrate(captured, calibration, wanted) if wanted else {}
-    return _Emitter(captured, graph, layers, quants).program(tuple(notes))
+    for draft in graph.drafts:
+        layer = layers.get(draft.node.name)
+        if layer is not None and layer.int8 and not layer.dynamic and layer.quant is None:
+            layers[draft.node.name] = replace(layer, quant=quants[draft.reads[0]])
+    return _Emitter(captured, graph, layers).program(tuple(notes))
 
 
 def _layer(draft: Draft, scheme: Scheme, calibrated: bool, notes: list[str]) -> Layer:
@@ -71,10 +79,8 @@ def _layer(draft: Draft, scheme: Scheme, calibrated: bool, notes: list[str]) -> 
 class _Emitter:
     """Turns drafts into steps. One use."""
 
-    def __init__(
-        self, captured: Captured, graph: DraftGraph, layers: dict[str, Layer], quants: dict[str, Quant]
-    ) -> None:
-        self.captured, self.graph, self.layers, self.quants = captured, graph, layers, quants
+    def __init__(self, captured: Captured, graph: DraftGraph, layers: dict[str, Layer]) -> None:
+        self.captured, self.graph, self.layers = captured, graph, layers
         self.made = {draft.node.name: draft for draft in graph.drafts}
         self.nodes = {node.name: node for node in captured.graph.nodes}
         self.users: dict[str, list[Draft]] = {}
@@ -82,6 +88,7 @@ class _Emitter:
             for name in draft.reads:
                 self.users.setdefault(name, []).append(draft)
         self.outputs = {o for o in graph.outputs if isinstance(o, str)}
+        self.forms: dict[str, list[Quant]] = {}
 
     def program(self, notes: tuple[str, ...]) -> Program:
         steps: list[GroupStep | TorchStep] = []
@@ -178,27 +185,38 @@ class _Emitter:
             inputs = tuple(self._float(r, frame) for r in draft.reads)
             stages.append(Stage(draft.op, draft.name, inputs, (Value(name, draft.width),), draft.tensors, draft.attrs))
             return
-        weight, scale = quantise_weight(draft.tensors["weight"])
-        tensors: dict[str, Tensor] = {"weight": weight, "weight_scale": scale, "bias": draft.tensors["bias"]}
-        inputs = self._int8(draft.reads[0], frame, layer.dynamic, draft.name, stages)
+        tensors: dict[str, Tensor] = dict(draft.tensors)
+        if not draft.swapped:
+            tensors["weight"], tensors["weight_scale"] = quantise_weight(draft.tensors["weight"])
+        inputs = self._int8(draft.reads[0], frame, layer, draft.name, stages)
         output = Value(name, draft.width)
-        if name not in writes and name in self.quants and all(self._reads_static(u) for u in self.users[name]):
-            output = Value(f"{name}:int8", draft.width, "int8", self.quants[name])
+        shared = {self._static(user) for user in self.users.get(name, [])}
+        if name not in writes and len(shared) == 1 and (quant := shared.pop()) is not None:
+            output = Value(self._int8_name(name, quant), draft.width, "int8", quant)
         stages.append(Stage("linear", draft.name, inputs, (output,), tensors, draft.attrs))
 
-    def _reads_static(self, user: Draft) -> bool:
+    def _static(self, user: Draft) -> Quant | None:
+        """The static scale that a reader wants its input in; None for one that reads float32 or scales rows itself."""
         layer = self.layers.get(user.node.name)
-        return layer is not None and layer.int8 and not layer.dynamic
+        return layer.quant if layer is not None and layer.int8 else None
+
+    def _int8_name(self, name: str, quant: Quant) -> str:
+        """Layers that read the same value with the same scale share its int8 form."""
+        known = self.forms.setdefault(name, [])
+        if quant not in known:
+            known.append(quant)
+        index = known.index(quant)
+        return f"{name}:int8" + (f".{index}" if index else "")
 
     def _int8(
-        self, name: str, frame: tuple[Any, ...], dynamic: bool, where: str, stages: list[Stage]
+        self, name: str, frame: tuple[Any, ...], layer: Layer, where: str, stages: list[Stage]
     ) -> tuple[Value, ...]:
         """The int8 form of a float value: already there, or through a quantize stage that is added now."""
         source = self._float(name, frame)
-        if dynamic:
+        if layer.quant is None:
             wanted: tuple[Value, ...] = (Value(f"{name}:rows", source.width, "int8"), Value(f"{name}:row_scale", 1))
         else:
-            wanted = (Value(f"{name}:int8", source.width, "int8", self.quants[name]),)
+            wanted = (Value(self._int8_name(name, layer.quant), source.width, "int8", layer.quant),)
         if not any(v.name == wanted[0].name for stage in stages for v in stage.outputs):
             stages.append(Stage("quantize", f"{where} (input)", (source,), wanted))
         return wanted
