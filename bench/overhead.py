@@ -1,8 +1,9 @@
-"""What a call costs from Python, on a 16 x 16 layer: bound, run, and the module itself.
+"""What a call costs from Python: of a compiled 16 x 16 layer, and of swapped layers beside nn.Linear.
 
     python bench/overhead.py
 
-Best of 9 loops of 100,000 calls: the least that the call takes, without the noise of the machine.
+The first part is the best of 9 loops of 100,000 calls: the least that a call takes, without the noise of the machine. The
+second are medians of calls in turn, the clock (0.05 us) included.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from collections.abc import Callable
 import torch
 
 import rtaccel as rt
+from rtaccel.measure.interleave import interleave
 
+SIZES = ((16, 1), (64, 1), (256, 1), (1024, 1), (256, 64), (1024, 64))  # N = K, rows
 LIMITS_US = {"step()": 0.15, "fast.run(x, out=y)": 0.5, "fast(x)": 1.5}
 
 
@@ -36,9 +39,21 @@ def main() -> None:
         }
         for form, us in times.items():
             print(f"{scheme:8} {form:20} {us:.3f} us   (at most {LIMITS_US[form]} us)")
-    layer_us = best_us(lambda: layer(x), calls=20_000) - nothing
-    swapped = rt.nn.QuantLinear.from_float(layer, rt.W8A8("dynamic"))
-    print(f"nn.Linear {layer_us:.2f} us, QuantLinear {best_us(lambda: swapped(x)) - nothing:.2f} us")
+    print("\n| N = K | rows | nn.Linear | static | dynamic |\n|---|---|---|---|---|")
+    for size, rows in SIZES:
+        print(swapped(size, rows))
+
+
+def swapped(size: int, rows: int) -> str:
+    """A row of the table: us of nn.Linear and of the QuantLinear that would take its place."""
+    layer, x = torch.nn.Linear(size, size).eval(), torch.randn(rows, size)
+    layers = {
+        "nn.Linear": layer,
+        "static": rt.nn.QuantLinear.from_float(layer, rt.W8A8("static"), torch.randn(512, size)),
+        "dynamic": rt.nn.QuantLinear.from_float(layer, rt.W8A8("dynamic")),
+    }
+    measured = interleave({name: (lambda m=m: m(x)) for name, m in layers.items()}, rounds=30, calls_per_round=50)
+    return f"| {size} | {rows} | " + " | ".join(f"{measured.median_us(name):.3g}" for name in layers) + " |"
 
 
 if __name__ == "__main__":
