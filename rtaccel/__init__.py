@@ -14,7 +14,7 @@ _HOME = {
     "quantize_": "rtaccel.convert.swap",
     "restore_": "rtaccel.convert.swap",
     "SwapReport": "rtaccel.convert.swap",
-    "compile": "rtaccel.runtime.compiled",
+    "compile": "rtaccel.runtime.compiler",
     "CompiledModel": "rtaccel.runtime.compiled",
     "Latency": "rtaccel.measure.latency",
     "Budget": "rtaccel.measure.budget",
@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from rtaccel.core.scheme import W8A8, Float32
     from rtaccel.measure.budget import Budget
     from rtaccel.measure.latency import Latency, measure
-    from rtaccel.runtime.compiled import CompiledModel, compile
+    from rtaccel.runtime.compiled import CompiledModel
+    from rtaccel.runtime.compiler import compile
 
 
 def __getattr__(name: str) -> Any:

@@ -334,3 +334,17 @@ def test_two_scales_for_one_value() -> None:
     again.load_state_dict(fast.state_dict())
     for got, want in zip(again(x), fast(x)):
         assert torch.equal(got, want)
+
+
+def test_arguments_by_name() -> None:
+    model = TwoIn().eval()
+    x, z = torch.randn(3, 5), torch.randn(3, 7)
+    fast = rt.compile(model, (x, z))
+    want = fast(x, z)
+    for got in (fast(x=x, z=z), fast(z=z, x=x), fast(x, z=z)):
+        assert all(torch.equal(a, b) for a, b in zip(got, want))
+    for wrong in ({"x": x}, {"x": x, "y": z}, {"x": x, "z": z, "w": z}):
+        with pytest.raises(rt.ShapeError, match="named x, z"):
+            fast(**wrong)
+    with pytest.raises(rt.ShapeError, match="named x, z"):
+        fast(x, z, z=z)

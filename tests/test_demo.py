@@ -99,7 +99,7 @@ def test_absurd_budget_fails_and_says_so(small) -> None:
 
 def sabotage(monkeypatch: pytest.MonkeyPatch, change, everywhere: bool = False) -> None:
     """Changes the numbers of the int8 model after it is compiled: of the native one or of its reference too."""
-    honest = contestants.compiled.compile
+    honest = contestants.compiler.compile
 
     def compile_(model, example, scheme, **options):
         fast = honest(model, example, scheme, **options)
@@ -109,7 +109,7 @@ def sabotage(monkeypatch: pytest.MonkeyPatch, change, everywhere: bool = False) 
             fast.load_state_dict(state)
         return fast
 
-    monkeypatch.setattr(contestants.compiled, "compile", compile_)
+    monkeypatch.setattr(contestants.compiler, "compile", compile_)
 
 
 @needs_river

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from rtaccel.backends import get_backend
 
 CHECKS = Path(__file__).parent / "triton_checks" / "check_kernels.py"
+EVERY_SIZE = Path(__file__).parent / "triton_checks" / "every_size.py"
 GUARD = Path(__file__).parent / "triton_checks" / "guard_pages.py"
 FEWEST_CASES = 200
 
@@ -51,6 +53,14 @@ def run_checks(tmp_path: Path, interpret: bool) -> None:
 @needs_triton
 def test_kernels_in_the_interpreter(tmp_path: Path) -> None:
     run_checks(tmp_path, interpret=True)
+
+
+@needs_triton
+def test_a_part_of_every_size() -> None:
+    """Another fortieth of the grid each time; triton_checks/every_size.py without a part runs the whole of it."""
+    done = run_python([str(EVERY_SIZE), str(random.randrange(40)), "40"], interpret=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    assert int(done.stdout.splitlines()[-1].split()[0]) >= 3 * 41 * 9
 
 
 def test_kernels_on_the_gpu(tmp_path: Path) -> None:

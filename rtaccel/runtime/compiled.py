@@ -1,9 +1,8 @@
-"""`compile`: a torch model as one native call, or a few calls with torch's own between where nothing else computes it."""
+"""A compiled model: one native call, or a few with torch's own between where nothing else computes it."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,16 +11,12 @@ from torch.nn.modules.module import _global_forward_hooks as _any_hooks
 from torch.nn.modules.module import _global_forward_pre_hooks as _any_pre_hooks
 from torch.utils import _pytree as pytree
 
-from rtaccel.convert.capture import capture, check_example
-from rtaccel.convert.lower import lower
 from rtaccel.convert.program import GroupStep, Program
-from rtaccel.core.errors import BackendUnavailable, ShapeError, UnsupportedProblem
-from rtaccel.core.scheme import SchemeLike, SchemeMap
+from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.plan.explain import Line, line, table
 from rtaccel.runtime import state
 from rtaccel.runtime.execute import Executor, build_executor
 from rtaccel.runtime.inputs import check_out, dense, fit_inputs
-from rtaccel.runtime.uncaptured import UncapturedModel
 
 
 class CompiledModel(nn.Module):
@@ -36,13 +31,21 @@ class CompiledModel(nn.Module):
     """
 
     def __init__(
-        self, program: Program, rows: int, device: str, backend: str | None, max_batch: int, title: str
+        self,
+        program: Program,
+        rows: int,
+        device: str,
+        backend: str | None,
+        max_batch: int,
+        title: str,
+        argument_names: tuple[str, ...],
     ) -> None:
         super().__init__()
         self.stages = nn.ModuleList(state.StageNumbers(stage) for stage in program.stages)
         self.constants = state.Constants(program.constants)
         self.eval()
         self._options = (rows, device, backend, max_batch, title)
+        self._argument_names = argument_names
         self._sealed = False
         self._install(program)
 
@@ -67,13 +70,27 @@ class CompiledModel(nn.Module):
                 return result
         return super().__call__(*inputs, **named)
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        if named:
+            inputs = self._in_order(inputs, named)
         direct = self._direct
         if direct is not None:
             result = direct.call(inputs)
             if result is not None:
                 return result
         return self._slow(inputs)
+
+    def _in_order(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
+        """Arguments by the names of the model's own forward, in its order."""
+        wanted = self._argument_names[len(inputs) :]
+        if set(named) != set(wanted):
+            raise ShapeError(
+                "call",
+                f"{len(inputs)} arguments by position and {sorted(named)} by name",
+                f"the example's {len(self._argument_names)}, named {', '.join(self._argument_names)}",
+                "Call it as the model that was compiled.",
+            )
+        return (*inputs, *(named[name] for name in wanted))
 
     def _slow(self, inputs: tuple[Any, ...]) -> Any:
         """The general path: nested arguments, torch steps, tensors to be copied or to be complained about."""
@@ -239,78 +256,9 @@ class CompiledModel(nn.Module):
         return super()._apply(fn, recurse)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModel:
-        return CompiledModel(state.current(self._program, self.stages), *self._options)
+        return CompiledModel(state.current(self._program, self.stages), *self._options, self._argument_names)
 
     def __reduce__(self) -> Any:
         raise UnsupportedProblem(
             "pickle", "a compiled model", "its state_dict()", "Save that, compile the model again and load it."
-        )
-
-
-def compile(
-    model: nn.Module,
-    example_inputs: Sequence[Any] | Tensor,
-    scheme: SchemeLike = "float32",
-    sparsity: Any = None,
-    calibration: Any = None,
-    device: str = "cpu",
-    backend: str | None = None,
-    threads: int = 1,
-    max_batch: int | None = None,
-    mode: str | None = None,
-) -> CompiledModel | UncapturedModel:
-    """Compiles a model in eval mode for inference. The model itself is not changed and not kept.
-
-    example_inputs: arguments of one call; the kernels are chosen for their batch, and any other batch works too.
-    scheme: a scheme, its name, or a dict from module-name pattern to scheme; a layer that no pattern fits stays float32.
-    calibration: an iterable of inputs (tensors or tuples) for static int8 scales; without it they are per row (dynamic).
-    backend: force "cpu", "portable" or "triton"; None takes the best for the device. Operators that a forced backend
-        has no kernel for run as plain torch, and `explain()` says so.
-    max_batch: most rows of a call; None for no limit.
-
-    What no operator here computes stays a torch call inside the result, and `explain()` names it and says why. A model
-    that torch.export cannot capture at all gives an UncapturedModel: the model itself, its layers swapped.
-
-    Example:
-        >>> import torch, rtaccel as rt
-        >>> model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4)).eval()
-        >>> x = torch.randn(1, 16)
-        >>> fast = rt.compile(model, (x,), scheme="w8a8", calibration=[torch.randn(64, 16)])
-        >>> fast(x).shape
-        torch.Size([1, 4])
-
-    Raises UnsupportedProblem, FormatError, ShapeError or BackendUnavailable; each names the value and the next step.
-    """
-    args = check_example(model, example_inputs)
-    _check_options(sparsity, device, threads, max_batch, mode)
-    schemes = SchemeMap(scheme)
-    try:
-        captured = capture(model, args)
-    except UnsupportedProblem as error:
-        with torch.no_grad():
-            copy.deepcopy(model)(*args)  # an example that the model itself refuses fails here, in the model's words
-        return UncapturedModel(model, str(error), scheme, calibration)
-    program = lower(captured, schemes, calibration)
-    first = next((t for t in pytree.tree_leaves(args) if isinstance(t, Tensor)), None)
-    rows = 1 if first is None or first.dim() < 2 else max(1, first.shape[:-1].numel())
-    return CompiledModel(program, rows, device, backend, max_batch or 0, type(model).__name__)
-
-
-def _check_options(sparsity: Any, device: str, threads: int, max_batch: int | None, mode: str | None) -> None:
-    if sparsity is not None:
-        raise UnsupportedProblem("compile", f"sparsity={sparsity!r}", "None", "Sparse kernels are not built yet.")
-    if threads != 1:
-        raise UnsupportedProblem("compile", f"threads={threads!r}", "1", "Run one model per thread instead.")
-    if max_batch is not None and (not isinstance(max_batch, int) or max_batch < 1):
-        raise ShapeError("compile", f"max_batch={max_batch!r}", "a positive number of rows, or None", "Pass one.")
-    if mode is not None:
-        raise UnsupportedProblem("compile", f"mode={mode!r}", "None", "Graph replay is not built yet.")
-    if device not in ("cpu", "cuda"):
-        raise BackendUnavailable("compile", f"device={device!r}", "'cpu' or 'cuda'", "See `rtaccel info`.")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise BackendUnavailable(
-            "compile",
-            "device='cuda'",
-            "a CUDA GPU that torch can see",
-            "Compile with device='cpu', or install a driver.",
         )

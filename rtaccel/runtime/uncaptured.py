@@ -31,9 +31,9 @@ class UncapturedModel(nn.Module):
             self.report = quantize_(self.model, scheme, calibration=calibration)
         self.eval()
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         with torch.no_grad():
-            return self.model(*inputs)
+            return self.model(*inputs, **named)
 
     def run(self, *inputs: Any, out: Any) -> Any:
         """Computes, then copies into `out`. Raises ShapeError, with `out` untouched, for an `out` that does not fit."""

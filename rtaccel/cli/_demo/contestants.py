@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from rtaccel.core.scheme import W8A8, Float32
-from rtaccel.runtime import compiled
+from rtaccel.runtime import compiler
 
 JUDGED = "rtaccel W8A8, bound call"
 
@@ -64,10 +64,10 @@ def assemble(model: nn.Sequential, windows: Tensor, calibration: list[Tensor]) -
     """Compiles the model for each contestant. windows: the test part; calibration: batches of training windows."""
     x = windows[:1].clone()
     peer = onnx_runtime(model, x)
-    int8 = compiled.compile(model, (x,), W8A8("static"), calibration=calibration)
-    plain = compiled.compile(model, (x,), W8A8("static"), calibration=calibration, backend="portable")
-    float32 = compiled.compile(model, (x,), Float32())
-    assert isinstance(int8, compiled.CompiledModel)  # torch.export captures a plain nn.Sequential
+    int8 = compiler.compile(model, (x,), W8A8("static"), calibration=calibration)
+    plain = compiler.compile(model, (x,), W8A8("static"), calibration=calibration, backend="portable")
+    float32 = compiler.compile(model, (x,), Float32())
+    assert isinstance(int8, compiler.CompiledModel)  # torch.export captures a plain nn.Sequential
     kernels: dict[str, int] = {}
     for line in int8.explain_lines(measure=False):
         kernels[line.kernel] = kernels.get(line.kernel, 0) + 1

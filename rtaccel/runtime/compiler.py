@@ -1,0 +1,89 @@
+"""`compile`: from a torch model to a compiled one."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from rtaccel.convert.capture import capture, check_example
+from rtaccel.convert.lower import lower
+from rtaccel.core.errors import BackendUnavailable, ShapeError, UnsupportedProblem
+from rtaccel.core.scheme import SchemeLike, SchemeMap
+from rtaccel.runtime.compiled import CompiledModel
+from rtaccel.runtime.uncaptured import UncapturedModel
+
+
+def compile(
+    model: nn.Module,
+    example_inputs: Sequence[Any] | Tensor,
+    scheme: SchemeLike = "float32",
+    sparsity: Any = None,
+    calibration: Any = None,
+    device: str = "cpu",
+    backend: str | None = None,
+    threads: int = 1,
+    max_batch: int | None = None,
+    mode: str | None = None,
+) -> CompiledModel | UncapturedModel:
+    """Compiles a model in eval mode for inference. The model itself is not changed and not kept.
+
+    example_inputs: arguments of one call; the kernels are chosen for their batch, and any other batch works too.
+    scheme: a scheme, its name, or a dict from module-name pattern to scheme; a layer that no pattern fits stays float32.
+    calibration: an iterable of inputs (tensors or tuples) for static int8 scales; without it they are per row (dynamic).
+    backend: force "cpu", "portable" or "triton"; None takes the best for the device. Operators that a forced backend
+        has no kernel for run as plain torch, and `explain()` says so.
+    max_batch: most rows of a call; None for no limit.
+
+    What no operator here computes stays a torch call inside the result, and `explain()` names it and says why. A model
+    that torch.export cannot capture at all gives an UncapturedModel: the model itself, its layers swapped.
+
+    Example:
+        >>> import torch, rtaccel as rt
+        >>> model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4)).eval()
+        >>> x = torch.randn(1, 16)
+        >>> fast = rt.compile(model, (x,), scheme="w8a8", calibration=[torch.randn(64, 16)])
+        >>> fast(x).shape
+        torch.Size([1, 4])
+
+    Raises UnsupportedProblem, FormatError, ShapeError or BackendUnavailable; each names the value and the next step.
+    """
+    args = check_example(model, example_inputs)
+    _check_options(sparsity, device, threads, max_batch, mode)
+    schemes = SchemeMap(scheme)
+    try:
+        captured = capture(model, args)
+    except UnsupportedProblem as error:
+        with torch.no_grad():
+            copy.deepcopy(model)(*args)  # an example that the model itself refuses fails here, in the model's words
+        return UncapturedModel(model, str(error), scheme, calibration)
+    program = lower(captured, schemes, calibration)
+    first = next((t for t in pytree.tree_leaves(args) if isinstance(t, Tensor)), None)
+    rows = 1 if first is None or first.dim() < 2 else max(1, first.shape[:-1].numel())
+    names = tuple(inspect.signature(model.forward).parameters)[: len(args)]
+    return CompiledModel(program, rows, device, backend, max_batch or 0, type(model).__name__, names)
+
+
+def _check_options(sparsity: Any, device: str, threads: int, max_batch: int | None, mode: str | None) -> None:
+    if sparsity is not None:
+        raise UnsupportedProblem("compile", f"sparsity={sparsity!r}", "None", "Sparse kernels are not built yet.")
+    if threads != 1:
+        raise UnsupportedProblem("compile", f"threads={threads!r}", "1", "Run one model per thread instead.")
+    if max_batch is not None and (not isinstance(max_batch, int) or max_batch < 1):
+        raise ShapeError("compile", f"max_batch={max_batch!r}", "a positive number of rows, or None", "Pass one.")
+    if mode is not None:
+        raise UnsupportedProblem("compile", f"mode={mode!r}", "None", "Graph replay is not built yet.")
+    if device not in ("cpu", "cuda"):
+        raise BackendUnavailable("compile", f"device={device!r}", "'cpu' or 'cuda'", "See `rtaccel info`.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BackendUnavailable(
+            "compile",
+            "device='cuda'",
+            "a CUDA GPU that torch can see",
+            "Compile with device='cpu', or install a driver.",
+        )
