@@ -265,7 +265,7 @@ def test_explain_measures_and_names_reasons() -> None:
     lines = fast.explain_lines()
     assert all(line.us is not None and 0 < line.us < 1e5 for line in lines)
     text = fast.explain()
-    assert "float32[1, 16]" in text and "not cpu_portable" in text
+    assert "float32[1, 16]" in text and "  not cpu_" in text
     assert "packed" in text
 
 
