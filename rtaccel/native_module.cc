@@ -335,6 +335,7 @@ NB_MODULE(_native, m) {
       .def_prop_ro("packed_bytes", &Plan::packed_bytes)
       .def_prop_ro("scratch_bytes", &Plan::scratch_bytes);
   nb::class_<Bound>(m, "Bound", "A compiled model bound to its tensors: call it to read and write them.")
-      .def(nb::init<nb::object, nb::object, nb::object>())
+      .def(nb::init<nb::object, nb::object, nb::object>(), nb::arg("plan"), nb::arg("inputs").none(),
+           nb::arg("outputs").none())
       .def("__call__", &Bound::operator());
 }

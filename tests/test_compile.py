@@ -348,3 +348,52 @@ def test_arguments_by_name() -> None:
             fast(**wrong)
     with pytest.raises(rt.ShapeError, match="named x, z"):
         fast(x, z, z=z)
+
+
+class Views(nn.Module):
+    """The input under several names: joined, copied, renamed, read by torch and by native stages, and returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 4)
+
+    def forward(self, x):
+        joined = x.flatten(1)
+        copied = joined.clone()
+        h = self.linear(joined.detach())
+        return F.layer_norm(copied, (6,)), joined, copied, h, x.clone(), F.layer_norm(joined.detach(), (6,))
+
+
+def test_views_of_an_input_everywhere() -> None:
+    model = Views().eval()
+    fast = rt.compile(model, (torch.randn(1, 2, 3),))
+    for rows in (5, 1, 0):
+        x = torch.randn(rows, 2, 3)
+        got, want = fast(x), model(x)
+        for a, b in zip(got, want):
+            assert a.shape == b.shape
+            close(a, b.detach())
+    x = torch.randn(5, 2, 3)
+    got = fast(x)
+    for index in (2, 4):  # what the model copies is not the caller's memory
+        got[index].zero_()
+    assert (x != 0).any()
+
+
+@pytest.mark.parametrize("model", [DataDependent(), nn.Sequential(nn.Linear(64, 64), nn.LayerNorm(64))])
+def test_bind_of_what_is_not_one_native_call(model: nn.Module) -> None:
+    model.eval()
+    x, out = torch.rand(3, 64), torch.empty(3, 64)
+    step = rt.compile(model, (x,)).bind(x, out=out)
+    for _ in range(3):
+        x.uniform_()
+        assert step() is None
+        close(out, model(x).detach())
+
+
+def test_binding_writes_nothing() -> None:
+    x, out = torch.rand(3, 8), torch.full((3, 8), 7.0)
+    step = rt.compile(nn.Linear(8, 8).eval(), (x,)).bind(x, out=out)
+    assert (out == 7.0).all()
+    step()
+    assert (out != 7.0).all()

@@ -77,6 +77,8 @@ def drafts_of(captured: Captured) -> DraftGraph:
         source = resolve(node.args[0])
         reshape = node.target in _RESHAPES
         same_dtype = _dtype(node) == _dtype(source)
+        if node.target is aten.clone.default and (source.name in captured.inputs or source.name in views):
+            continue  # a copy of the caller's own memory is what the model asks for
         if (node.target in _SAME_VALUE or (reshape and _shape(node) == _shape(source))) and same_dtype:
             alias[node] = source
         elif reshape and (view := _input_view(node, source, captured.inputs)):

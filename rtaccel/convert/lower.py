@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 from torch import Tensor, fx
@@ -81,7 +82,6 @@ class _Emitter:
 
     def __init__(self, captured: Captured, graph: DraftGraph, layers: dict[str, Layer]) -> None:
         self.captured, self.graph, self.layers = captured, graph, layers
-        self.made = {draft.node.name: draft for draft in graph.drafts}
         self.nodes = {node.name: node for node in captured.graph.nodes}
         self.users: dict[str, list[Draft]] = {}
         for draft in graph.drafts:
@@ -113,7 +113,8 @@ class _Emitter:
             shapes=tuple(_shape(self.nodes[name]) for name in self.captured.inputs),
             outputs=self.graph.outputs,
             constants={k: v for k, v in self.captured.constants.items() if k in read or k in self.outputs},
-            alias={**self.graph.alias, **{name: view.source for name, view in self.graph.views.items()}},
+            alias=self.graph.alias,
+            views={name: (view.source, len(view.frame)) for name, view in self.graph.views.items()},
             any_batch=self.captured.any_batch,
             in_spec=self.captured.in_spec,
             out_spec=self.captured.out_spec,
@@ -134,15 +135,9 @@ class _Emitter:
     def _port(self, name: str, frame: tuple[Any, ...]) -> Port:
         view = self.graph.views.get(name)
         if view is not None:
-            width = 1
-            for size in view.trailing:
-                width *= size
-            return Port(Value(name, width), len(frame), view.trailing)
-        width = self.made[name].width if name in self.made and self.made[name].width else self._width(name)
+            return Port(Value(name, prod(view.trailing)), len(frame), view.trailing)
+        width = int(self.nodes[name].meta["val"].shape[-1])
         return Port(Value(name, width), len(frame), (width,))
-
-    def _width(self, name: str) -> int:
-        return int(self.nodes[name].meta["val"].shape[-1])
 
     def _group(self, drafts: list[Draft]) -> GroupStep:
         names = {d.node.name for d in drafts}
@@ -160,7 +155,7 @@ class _Emitter:
         stages: list[Stage] = []
         for draft in drafts:
             try:
-                self._emit(draft, stages, set(writes), names)
+                self._emit(draft, stages, set(writes))
             except RtaccelError as error:
                 raise type(error)(
                     f"compile: {draft.name}: {error.op}", error.got, error.expected, error.next_step
@@ -168,21 +163,18 @@ class _Emitter:
         group = Group(
             tuple(stages),
             tuple(self._port(r, frame) for r in reads),
-            tuple(Port(Value(w, self.made[w].width), len(frame), (self.made[w].width,)) for w in writes),
+            tuple(self._port(w, frame) for w in writes),
         )
         return GroupStep(group, tuple(self._environment_name(r) for r in reads), tuple(writes))
 
     def _environment_name(self, name: str) -> str:
         return self.graph.views[name].source if name in self.graph.views else name
 
-    def _float(self, name: str, frame: tuple[Any, ...]) -> Value:
-        return self._port(name, frame).value
-
-    def _emit(self, draft: Draft, stages: list[Stage], writes: set[str], group: set[str]) -> None:
+    def _emit(self, draft: Draft, stages: list[Stage], writes: set[str]) -> None:
         name, frame = draft.node.name, draft.frame
         layer = self.layers.get(name)
         if layer is None or not layer.int8:
-            inputs = tuple(self._float(r, frame) for r in draft.reads)
+            inputs = tuple(self._port(r, frame).value for r in draft.reads)
             stages.append(Stage(draft.op, draft.name, inputs, (Value(name, draft.width),), draft.tensors, draft.attrs))
             return
         tensors: dict[str, Tensor] = dict(draft.tensors)
@@ -212,7 +204,7 @@ class _Emitter:
         self, name: str, frame: tuple[Any, ...], layer: Layer, where: str, stages: list[Stage]
     ) -> tuple[Value, ...]:
         """The int8 form of a float value: already there, or through a quantize stage that is added now."""
-        source = self._float(name, frame)
+        source = self._port(name, frame).value
         if layer.quant is None:
             wanted: tuple[Value, ...] = (Value(f"{name}:rows", source.width, "int8"), Value(f"{name}:row_scale", 1))
         else:

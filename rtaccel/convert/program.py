@@ -35,7 +35,8 @@ class Program:
     """steps in order. inputs: names of the flattened arguments. shapes: theirs in the capture.
     outputs: names, or constants as they are.
 
-    constants: parameters that torch steps read. alias: names that stand for another value.
+    constants: parameters that torch steps read. alias: names that stand for another value. views: names of model
+    inputs with their trailing dimensions joined -> the input, and how many leading dimensions stay.
     notes: what was decided on the way and is worth reporting (which layers stayed float32 and why).
     """
 
@@ -45,6 +46,7 @@ class Program:
     outputs: tuple[Any, ...]
     constants: Mapping[str, Tensor]
     alias: Mapping[str, str]
+    views: Mapping[str, tuple[str, int]]
     any_batch: bool
     in_spec: Any
     out_spec: Any

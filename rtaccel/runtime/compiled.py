@@ -16,7 +16,7 @@ from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.plan.explain import Line, line, table
 from rtaccel.runtime import state
 from rtaccel.runtime.execute import Executor, build_executor
-from rtaccel.runtime.inputs import check_out, dense, fit_inputs
+from rtaccel.runtime.inputs import bind_run, check_out, copy_out, dense, fit_inputs
 
 
 class CompiledModel(nn.Module):
@@ -115,21 +115,17 @@ class CompiledModel(nn.Module):
         if direct is not None and direct.run(inputs, out):
             return out
         if self._sealed:
-            self._explain_misfit(inputs, out)
-        results: tuple[Any, ...]
-        if direct is not None:
-            fitted, outs = self._fit("run", inputs, out)
-            found = direct.call(fitted)
-            results = found if isinstance(found, tuple) else (found,)
+            raise ShapeError(
+                "run",
+                "tensors that would need a copy, or do not fit, on a sealed model",
+                "contiguous, aligned tensors of the model's dtype and shape, out not overlapping an input",
+                "Pass such tensors, or run once before seal() to see the exact mistake.",
+            )
+        if direct is None:
+            copy_out(pytree.tree_leaves(self._slow(inputs)), out)
         else:
-            results = tuple(pytree.tree_leaves(self._slow(inputs)))
-            outs = (out,) if isinstance(out, Tensor) else tuple(pytree.tree_leaves(out))
-            shapes = [(tuple(r.shape), r.dtype, r.device) for r in results]
-            got = [(tuple(o.shape), o.dtype, o.device) if isinstance(o, Tensor) else type(o) for o in outs]
-            if got != shapes:
-                raise ShapeError("run", f"out {got}", f"{shapes}", "Pass tensors that fit.")
-        for target, result in zip(outs, results):
-            target.copy_(result)
+            fitted, outs = self._fit("run", inputs, out)
+            copy_out(pytree.tree_leaves(direct.call(fitted)), outs)
         return out
 
     def _fit(self, op: str, inputs: tuple[Any, ...], out: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -140,31 +136,19 @@ class CompiledModel(nn.Module):
         lead = fitted[0].shape[: source.group.inputs[0].lead]
         return fitted, check_out(op, out, source.group.outputs, lead, device)
 
-    def _explain_misfit(self, inputs: tuple[Any, ...], out: Any) -> None:
-        raise ShapeError(
-            "run",
-            "tensors that would need a copy, or do not fit, on a sealed model",
-            "contiguous, aligned tensors of the model's dtype and shape, out not overlapping an input",
-            "Pass such tensors, or run once before seal() to see the exact mistake.",
-        )
-
     def bind(self, *inputs: Any, out: Any) -> Callable[[], None]:
         """A call without arguments that reads `inputs` and writes `out` where they lie, for loops that reuse their buffers.
 
         The tensors are checked and kept alive here, once. Do not resize them afterwards.
         Raises ShapeError where a tensor does not fit as it lies (a copy would not be the caller's memory).
         """
-        direct = self._direct
-        if direct is None:
-            self.run(*inputs, out=out)  # checks the tensors
-            return self._bound_run(inputs, out)
         binder = self._executor.bind
-        bound = binder(inputs, out) if binder is not None and direct.run(inputs, out) else None
+        if binder is None:
+            return bind_run(self.run, inputs, out)
+        bound = binder(inputs, out)
         if bound is not None:
             return bound
         _, outs = self._fit("bind", inputs, out)
-        if binder is None:
-            return self._bound_run(inputs, out)
         bad = [i for i, t in enumerate((*inputs, *outs)) if dense(t).data_ptr() != t.data_ptr()]
         what = (
             f"tensors {bad} that are strided or misaligned" if bad else "an out that overlaps an input or another out"
@@ -172,12 +156,6 @@ class CompiledModel(nn.Module):
         raise ShapeError(
             "bind", what, "separate contiguous memory, to be read and written in place", "Allocate buffers."
         )
-
-    def _bound_run(self, inputs: tuple[Any, ...], out: Any) -> Callable[[], None]:
-        def call() -> None:
-            self.run(*inputs, out=out)
-
-        return call
 
     def seal(self) -> CompiledModel:
         """From here on `run` and bound calls raise instead of allocating, compiling or planning.

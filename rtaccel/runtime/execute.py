@@ -61,43 +61,37 @@ class Executor:
         )
 
     def _bind(self, inputs: Any, out: Any) -> Callable[[], None] | None:
+        """The native call bound to its tensors; None where they do not fit as they lie."""
         from rtaccel._native import Bound
 
-        return Bound(self.direct, inputs, out)
+        try:
+            return Bound(self.direct, inputs, out)
+        except ValueError:
+            return None
 
     def __call__(self, leaves: Sequence[Any]) -> list[Any]:
         self._check_fixed_batch(leaves)
         env: dict[str, Any] = dict(self._constants)
         env.update(zip(self.program.inputs, leaves))
-        alias = self.program.alias
-
-        def value(name: str) -> Any:
-            return env[name] if name in env else env[alias[name]]
-
         with torch.no_grad():
             for step in self.steps:
                 if isinstance(step.source, TorchStep):
                     node = step.source.node
-                    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self._argument(n, env, alias))
+                    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self._value(n.name, env))
                     env[node.name] = node.target(*args, **kwargs)  # type: ignore[operator]
                 else:
                     self._run_group(step, step.source, env)
-        return [value(o) if isinstance(o, str) else o for o in self.program.outputs]
+        return [self._value(o, env) if isinstance(o, str) else o for o in self.program.outputs]
 
-    @staticmethod
-    def _argument(node: fx.Node, env: dict[str, Any], alias: Any) -> Any:
-        """The value of a graph node for a torch call; a view of an input is taken anew, in the shape torch expects."""
-        if node.name in env:
-            return env[node.name]
-        source = env[alias[node.name]]
-        if (
-            isinstance(node.meta.get("val"), Tensor)
-            and isinstance(source, Tensor)
-            and source.dim() != node.meta["val"].dim()
-        ):
-            trailing = source.shape[node.meta["val"].dim() - 1 :].numel()
-            return source.reshape(*source.shape[: node.meta["val"].dim() - 1], trailing)
-        return source
+    def _value(self, name: str, env: dict[str, Any]) -> Any:
+        """A value by its name in the graph: computed, another name for one, or an input with its columns joined."""
+        if name in env:
+            return env[name]
+        if name in self.program.alias:
+            return self._value(self.program.alias[name], env)
+        source, lead = self.program.views[name]
+        shape = env[source].shape
+        return env[source].reshape(*shape[:lead], shape[lead:].numel())
 
     def _run_group(self, step: Step, source: GroupStep, env: dict[str, Any]) -> None:
         inputs = tuple(env[name] for name in source.reads)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.core.stage import Port
@@ -81,3 +82,24 @@ def check_out(op: str, out: Any, ports: Sequence[Port], lead: Sequence[int], dev
         if tuple(tensor.shape[: port.lead]) != tuple(lead):
             raise ShapeError(op, f"out {index}: {list(tensor.shape)}", f"{[*lead, *port.trailing]}", "Match the batch.")
     return outs
+
+
+def copy_out(results: Sequence[Tensor], out: Any) -> None:
+    """Copies results into the tensors of `out`; raises ShapeError, with nothing written, where one does not fit."""
+    targets = pytree.tree_leaves(out)
+    expected = [(tuple(r.shape), r.dtype, r.device) for r in results]
+    got = [(tuple(t.shape), t.dtype, t.device) if isinstance(t, Tensor) else type(t) for t in targets]
+    if got != expected:
+        raise ShapeError("run", f"out {got}", f"{expected}", "Pass tensors that fit.")
+    for target, result in zip(targets, results):
+        target.copy_(result)
+
+
+def bind_run(run: Callable[..., Any], inputs: tuple[Any, ...], out: Any) -> Callable[[], None]:
+    """`run` without arguments, for a model that has no native call to bind. Runs once, which checks the tensors."""
+    run(*inputs, out=out)
+
+    def call() -> None:
+        run(*inputs, out=out)
+
+    return call

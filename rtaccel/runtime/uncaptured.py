@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils import _pytree as pytree
 
-from rtaccel.core.errors import ShapeError, UnsupportedProblem
+from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.scheme import Float32, SchemeLike, parse_scheme
 from rtaccel.plan.explain import Line, table
+from rtaccel.runtime.inputs import bind_run, copy_out
 
 
 class UncapturedModel(nn.Module):
@@ -37,18 +38,11 @@ class UncapturedModel(nn.Module):
 
     def run(self, *inputs: Any, out: Any) -> Any:
         """Computes, then copies into `out`. Raises ShapeError, with `out` untouched, for an `out` that does not fit."""
-        results, targets = pytree.tree_leaves(self(*inputs)), pytree.tree_leaves(out)
-        shapes = [(tuple(r.shape), r.dtype, r.device) for r in results]
-        got = [(tuple(t.shape), t.dtype, t.device) if isinstance(t, Tensor) else type(t) for t in targets]
-        if got != shapes:
-            raise ShapeError("run", f"out {got}", f"{shapes}", "Pass tensors that fit.")
-        for target, result in zip(targets, results):
-            target.copy_(result)
+        copy_out(pytree.tree_leaves(self(*inputs)), out)
         return out
 
     def bind(self, *inputs: Any, out: Any) -> Callable[[], None]:
-        self.run(*inputs, out=out)  # checks the tensors
-        return lambda: self.run(*inputs, out=out) and None
+        return bind_run(self.run, inputs, out)
 
     def seal(self) -> UncapturedModel:
         raise UnsupportedProblem("seal", "a model that was not captured", "native stages only", self.reason)
