@@ -28,6 +28,7 @@ from torch import Tensor
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Quant, Stage, Value
+from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._shared import activations
 
 MAX_K = 65_536
@@ -62,7 +63,7 @@ def lower(stage: Stage) -> Mapping[str, Any]:
         zero_point = x.quant.zero_point
     inv_scale = _float32(1.0)
     if y.quant is not None:
-        inv_scale = 1.0 / _float32(y.quant.scale)
+        inv_scale = _float32(inverse_scale(y.quant))
         if common["activation"] in activations.HOMOGENEOUS:
             multiplier, offset, inv_scale = multiplier * inv_scale, offset * inv_scale, _float32(1.0)
     return {
@@ -87,11 +88,6 @@ def accumulate(x: Tensor, weight: Tensor, zero_point: int) -> Tensor:
     return ((x.double() - zero_point) @ weight.double().T).to(torch.int32)
 
 
-def requantise(a: Tensor, inv_scale: float, zero_point: int) -> Tensor:
-    """clamp(rint(a * inv_scale) + zero_point, -128, 127) as int8; ties to even."""
-    return (torch.round(a * inv_scale).clamp(-512, 512) + zero_point).clamp(-128, 127).to(torch.int8)
-
-
 def reference(stage: Stage, x: Tensor, row_scale: Tensor | None = None) -> tuple[Tensor]:
     low = lower(stage)
     act, parameter = low["activation"], low["activation_parameter"]
@@ -102,7 +98,7 @@ def reference(stage: Stage, x: Tensor, row_scale: Tensor | None = None) -> tuple
     t = accumulate(x, low["weight"], low["x_zero_point"]).float() * multiplier
     a = activations.apply(act, t + low["offset"], parameter)
     if stage.outputs[0].dtype == "int8":
-        return (requantise(a, low["y_inv_scale"], low["y_zero_point"]),)
+        return (to_int8(a, low["y_inv_scale"], low["y_zero_point"]),)
     return (a,)
 
 

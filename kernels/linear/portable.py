@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.formats.int8 import to_int8
 from rtaccel.kernels._shared import activations
 from rtaccel.kernels.linear import contract
 
@@ -33,7 +34,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
         acc = (x.double() - low["x_zero_point"]) @ weight
         multiplier = low["multiplier"] if row_scale is None else low["multiplier"] * row_scale
         a = activations.apply(act, acc.float() * multiplier + low["offset"], parameter)
-        return (contract.requantise(a, low["y_inv_scale"], low["y_zero_point"]) if int8_out else a,)
+        return (to_int8(a, low["y_inv_scale"], low["y_zero_point"]) if int8_out else a,)
 
     return call
 

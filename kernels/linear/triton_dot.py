@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
@@ -26,7 +25,7 @@ from rtaccel.kernels._shared.triton_spec import (
     power_of_two,
 )
 from rtaccel.kernels.linear import contract
-from rtaccel.kernels.linear.triton_w8a8 import Form, Operands, epilogue, unsupported
+from rtaccel.kernels.linear.triton_w8a8 import Form, Operands, epilogue, launcher, unsupported
 
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
@@ -90,21 +89,8 @@ def specialise(problem: Problem) -> Specialisation:
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, not only problem.rows."""
-    ops, spec = Operands.of(stage, problem), specialise(problem)
-    kernel, keywords, tile, n = spec.kernel, spec.keywords, spec.tiling, ops.form.n
-
-    def call(x: Tensor, row_scale: Tensor | None = None) -> tuple[Tensor]:
-        y = ops.output(x, row_scale)
-        if y.numel():
-            grid = (triton.cdiv(n, tile.block_n), triton.cdiv(x.shape[0], tile.block_m))
-            scale = () if row_scale is None else (row_scale,)
-            kernel[grid](
-                x, ops.weight, y, ops.multiplier, ops.offset, ops.compensation, x.shape[0], *ops.scalars, *scale,
-                **keywords,
-            )  # fmt: skip
-        return (y,)
-
-    return call
+    ops = Operands.of(stage, problem)
+    return launcher(ops, specialise(problem), ops.weight)
 
 
 def specialisations() -> Iterator[Specialisation]:

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from rtaccel.core import settings
 from rtaccel.core.errors import ShapeError
+from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._shared.triton_device import activate, multiply_rn, to_int8
-from rtaccel.kernels._shared.triton_spec import require_matrix
+from rtaccel.kernels._shared.triton_spec import Specialisation, require_matrix
 from rtaccel.kernels.linear import contract
 
 LINE = 16
@@ -148,3 +149,21 @@ class Operands:
                 raise ShapeError("linear", f"{row_scale.shape[0]} row scales", f"{x.shape[0]}", "One scale per row.")
         dtype = torch.int8 if self.form.int8_out else torch.float32
         return torch.empty((x.shape[0], self.form.n), dtype=dtype, device=x.device)
+
+
+def launcher(ops: Operands, spec: Specialisation, weight: Tensor) -> Prepared:
+    """The call of a kernel with tiles [block_m, block_n] of y; x is read as elements of the dtype of `weight`."""
+    kernel, keywords, tile, n = spec.kernel, spec.keywords, spec.tiling, ops.form.n
+
+    def call(x: Tensor, row_scale: Tensor | None = None) -> tuple[Tensor]:
+        y = ops.output(x, row_scale)
+        if y.numel():
+            grid = (triton.cdiv(n, tile.block_n), triton.cdiv(x.shape[0], tile.block_m))
+            scale = () if row_scale is None else (row_scale,)
+            kernel[grid](
+                x.view(weight.dtype), weight, y, ops.multiplier, ops.offset, ops.compensation, x.shape[0], *ops.scalars,
+                *scale, **keywords,
+            )  # fmt: skip
+        return (y,)
+
+    return call

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Quant, Stage, Value
+from rtaccel.formats.int8 import inverse_scale, to_int8
 
 TINY = 2.0**-100
 
@@ -29,14 +30,12 @@ def lower(stage: Stage) -> Mapping[str, Any]:
     quant = stage.outputs[0].quant
     if quant is None:
         return {"dynamic": 1, "inv_scale": 0.0, "zero_point": 0}
-    inv_scale = 1.0 / torch.tensor(quant.scale, dtype=torch.float32, device="cpu")
-    return {"dynamic": 0, "inv_scale": float(inv_scale), "zero_point": quant.zero_point}
+    return {"dynamic": 0, "inv_scale": inverse_scale(quant), "zero_point": quant.zero_point}
 
 
 def static(x: Tensor, inv_scale: float, zero_point: int) -> Tensor:
     finite = torch.isfinite(x).all(-1, keepdim=True)
-    q = (torch.round(x * inv_scale).clamp(-512, 512) + zero_point).clamp(-128, 127)
-    return torch.where(finite, q, torch.zeros_like(q)).to(torch.int8)
+    return to_int8(torch.where(finite, x, torch.zeros_like(x)), inv_scale, zero_point).masked_fill(~finite, 0)
 
 
 def dynamic(x: Tensor) -> tuple[Tensor, Tensor]:

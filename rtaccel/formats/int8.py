@@ -24,10 +24,6 @@ def quantise_weight(weight: Tensor, op: str = "linear") -> tuple[Tensor, Tensor]
     return q, scale
 
 
-def dequantise_weight(q: Tensor, scale: Tensor) -> Tensor:
-    return q.float() * scale[:, None]
-
-
 def require_finite(tensor: Tensor, op: str, name: str) -> None:
     bad = ~torch.isfinite(tensor)
     if bad.any():
@@ -50,10 +46,19 @@ def quant_of_range(low: float, high: float) -> Quant:
     return Quant(scale, max(-128, min(127, round(-128 - low / scale))))
 
 
+def inverse_scale(quant: Quant) -> float:
+    """float32(1 / scale): what every backend multiplies by instead of dividing."""
+    return float(1.0 / torch.tensor(quant.scale, dtype=torch.float32, device="cpu"))
+
+
+def to_int8(x: Tensor, inverse: float, zero_point: int) -> Tensor:
+    """clamp(rint(x * inverse) + zero_point, -128, 127) as int8; ties to even."""
+    return (torch.round(x * inverse).clamp(-512, 512) + zero_point).clamp(-128, 127).to(torch.int8)
+
+
 def quantise(x: Tensor, quant: Quant) -> Tensor:
     """q = clamp(rint(x / scale) + zero_point, -128, 127), as the kernels compute it."""
-    inverse = 1.0 / torch.tensor(quant.scale, dtype=torch.float32, device="cpu")
-    return (torch.round(x * inverse).clamp(-512, 512) + quant.zero_point).clamp(-128, 127).to(torch.int8)
+    return to_int8(x, inverse_scale(quant), quant.zero_point)
 
 
 def dequantise(q: Tensor, quant: Quant) -> Tensor:
