@@ -27,15 +27,14 @@ def as_args(batch: Any) -> tuple[Any, ...]:
     )
 
 
-def batches_of(calibration: Any) -> Iterable[tuple[Any, ...]]:
-    """Calibration data as an iterable of argument tuples. One tensor is one batch."""
+def batches_of(op: str, calibration: Any) -> Iterable[Any]:
+    """Calibration data as an iterable of batches. One tensor is one batch."""
     if isinstance(calibration, Tensor):
-        return [(calibration,)]
-    if not isinstance(calibration, Iterable):
-        raise ShapeError(
-            "calibration", type(calibration).__name__, "an iterable of batches", "Pass a list of input tensors."
-        )
-    return (as_args(batch) for batch in calibration)
+        return (calibration,)
+    if isinstance(calibration, (Mapping, str)) or not isinstance(calibration, Iterable):
+        got = f"calibration: {type(calibration).__name__}"
+        raise ShapeError(op, got, "an iterable of batches", "Put the batch into a list.")
+    return calibration
 
 
 def run_graph(captured: Captured, args: tuple[Any, ...], watch: Mapping[str, RangeObserver]) -> None:
@@ -59,6 +58,6 @@ def calibrate(captured: Captured, calibration: Any, wanted: Mapping[str, Observe
     """Scale and zero point of each wanted value. Raises FormatError where the data shows none of it."""
     watch = {name: RangeObserver(name) for name in wanted}
     with torch.no_grad():
-        for args in batches_of(calibration):
-            run_graph(captured, args, watch)
+        for batch in batches_of("compile", calibration):
+            run_graph(captured, as_args(batch), watch)
     return {name: watch[name].quant(observer) for name, observer in wanted.items()}

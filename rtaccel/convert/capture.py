@@ -21,11 +21,10 @@ _TRACED_BATCH = 7
 class Captured:
     """graph: functional ATen calls. constants: placeholder name -> parameter or buffer. inputs: names of the
     placeholders of the flattened arguments. in_spec, out_spec: how arguments and results are nested.
-    any_batch: the first dimension of every tensor may change. names: placeholder -> name in the model."""
+    any_batch: the first dimension of every tensor may change."""
 
     graph: fx.Graph
     constants: dict[str, Tensor]
-    names: dict[str, str]
     inputs: tuple[str, ...]
     in_spec: Any
     out_spec: Any
@@ -107,7 +106,6 @@ def _batch_is_open(program: torch.export.ExportedProgram) -> bool:
 def _captured(program: torch.export.ExportedProgram, any_batch: bool) -> Captured:
     signature = program.graph_signature
     constants: dict[str, Tensor] = {}
-    names: dict[str, str] = {}
     for spec in signature.input_specs:
         if spec.kind.name == "USER_INPUT" or not hasattr(spec.arg, "name"):
             continue
@@ -116,7 +114,6 @@ def _captured(program: torch.export.ExportedProgram, any_batch: bool) -> Capture
             value = program.constants.get(spec.target)
         if isinstance(value, Tensor):
             constants[spec.arg.name] = value.detach()
-            names[spec.arg.name] = spec.target
     mutated = [s.target for s in signature.output_specs if s.kind.name != "USER_OUTPUT"]
     if mutated:
         raise UnsupportedProblem(
@@ -128,7 +125,6 @@ def _captured(program: torch.export.ExportedProgram, any_batch: bool) -> Capture
     return Captured(
         graph=program.graph,
         constants=constants,
-        names=names,
         inputs=tuple(str(name) for name in signature.user_inputs),
         in_spec=program.call_spec.in_spec,
         out_spec=program.call_spec.out_spec,

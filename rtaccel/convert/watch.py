@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rtaccel.core.errors import FormatError, ShapeError
+from rtaccel.convert.calibrate import batches_of
+from rtaccel.core.errors import FormatError
 from rtaccel.formats.observe import RangeObserver
 
 SAMPLE_ROWS = 64
@@ -31,15 +32,6 @@ class Watch:
             self.sample = x.detach().reshape(-1, x.shape[-1])[:SAMPLE_ROWS].clone()
 
 
-def _batches(calibration: Any) -> Iterable[Any]:
-    if isinstance(calibration, Tensor):
-        return (calibration,)
-    if isinstance(calibration, (Mapping, str)) or not isinstance(calibration, Iterable):
-        got = f"calibration: {type(calibration).__name__}"
-        raise ShapeError("quantize_", got, "an iterable of batches", "Put the batch into a list.")
-    return calibration
-
-
 def watch_inputs(model: nn.Module, watched: Mapping[nn.Linear, Watch], calibration: Any) -> None:
     """Runs the model over the batches: tensors, tuples of arguments or dicts of keyword arguments.
 
@@ -49,7 +41,7 @@ def watch_inputs(model: nn.Module, watched: Mapping[nn.Linear, Watch], calibrati
     handles = [layer.register_forward_pre_hook(watch, with_kwargs=True) for layer, watch in watched.items()]
     try:
         with torch.no_grad():
-            for batch in _batches(calibration):
+            for batch in batches_of("quantize_", calibration):
                 count += 1
                 if isinstance(batch, Mapping):
                     model(**batch)
