@@ -41,8 +41,10 @@ void Hash::add(const void* data, size_t bytes) {
 constexpr size_t kCanaries = 128;
 constexpr unsigned char kCanary = 0xc5;
 
+size_t Guarded::slack = 0;
+
 Guarded::Guarded(size_t capacity) : page_(static_cast<size_t>(sysconf(_SC_PAGESIZE))) {
-  mapped_ = (capacity + kCanaries + page_ - 1) / page_ * page_ + page_;
+  mapped_ = (capacity + kCanaries + slack + page_ - 1) / page_ * page_ + page_;
   void* start = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (start == MAP_FAILED || mprotect(static_cast<char*>(start) + mapped_ - page_, page_, PROT_NONE) != 0) {
     std::perror("guard page");
@@ -55,12 +57,12 @@ Guarded::Guarded(size_t capacity) : page_(static_cast<size_t>(sysconf(_SC_PAGESI
 Guarded::~Guarded() { munmap(base_, mapped_); }
 
 void* Guarded::place(size_t bytes) {
-  if (bytes + kCanaries > mapped_ - page_) {
+  if (bytes + kCanaries + slack > mapped_ - page_) {
     std::fprintf(stderr, "%zu bytes do not fit\n", bytes);
     std::exit(2);
   }
   used_ = bytes;
-  char* start = base_ + mapped_ - page_ - bytes;
+  char* start = base_ + mapped_ - page_ - slack - bytes;
   std::memset(start - kCanaries, kCanary, kCanaries);
   std::memset(start, 0x7f, bytes);  // 0x7f7f7f7f would be a number
   for (size_t i = 0; i + 4 <= bytes; i += 4) {
@@ -77,7 +79,7 @@ void* Guarded::place(const void* from, size_t bytes) {
 }
 
 bool Guarded::intact() const {
-  const char* start = base_ + mapped_ - page_ - used_ - kCanaries;
+  const char* start = base_ + mapped_ - page_ - slack - used_ - kCanaries;
   for (size_t i = 0; i < kCanaries; ++i)
     if (static_cast<unsigned char>(start[i]) != kCanary) return false;
   return true;

@@ -38,6 +38,7 @@ class Hash {
 // Memory whose last byte lies before a page that cannot be touched, with canaries in front.
 class Guarded {
  public:
+  static size_t slack;  // bytes between the end and the guard page: 0, or 64 where an emulator reads masked lanes
   explicit Guarded(size_t capacity);
   ~Guarded();
   Guarded(const Guarded&) = delete;

@@ -1,7 +1,10 @@
 // Every kernel of the core that runs on this CPU, held to plain references, with guard pages around all memory.
 //
-//     rtaccel_native_tests [--quick] [op ...]
+//     rtaccel_native_tests [--quick] [--slack] [op ...]
+//     rtaccel_native_tests --sets       names the instruction sets that run here
 //
+// --quick: a part of the sizes. --slack: memory ends 64 bytes before the guard page, for emulators whose masked loads
+// touch lanes that are masked out, as processors do not.
 // Prints a line per kernel and, last, a hash of all integer outputs (and of float outputs whose bits are promised):
 // it is the same on every instruction set and architecture. Exit status 1 where something failed.
 #include <cstdio>
@@ -10,14 +13,22 @@
 #include <set>
 
 #include "harness.h"
+#include "isa.h"
 
 int main(int argc, char** argv) {
   using namespace check;
   bool quick = false;
   std::set<std::string> only;
   for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--sets") == 0) {
+      for (int isa = 0; isa < static_cast<int>(rta::Isa::kCount); ++isa)
+        if (!rta::isa_missing(static_cast<rta::Isa>(isa))) std::puts(rta::isa_name(static_cast<rta::Isa>(isa)));
+      return 0;
+    }
     if (std::strcmp(argv[i], "--quick") == 0)
       quick = true;
+    else if (std::strcmp(argv[i], "--slack") == 0)
+      Guarded::slack = 64;
     else
       only.insert(argv[i]);
   }
