@@ -1,4 +1,5 @@
-// Walking along a row, and sums over it in one order, so that they come out with the same bits on every instruction set.
+// Walking along a row, and sums over it in one order, so that they come out with the same bits on every instruction
+// set.
 //
 // Element i belongs to partial sum i mod 64; the partial sums are then folded in halves. 64 are 4 vectors of 16 or 8 of
 // 8: enough independent additions to hide their latency.

@@ -56,21 +56,22 @@ class AttentionStage final : public Stage {
     int64_t v_pitch;
     const float* every;   // mask [keys] for all queries alike, or nullptr
     const float* masked;  // mask [keys][lanes of the block], or nullptr
-    float *peak, *inverse;
-    char* y;         // first query, first column of the head
-    int64_t column;  // the head's first column of y
+    float* inverse;       // 1 / sum of the exps, by query
+    char* y;              // result of the first query, whole vectors of columns
+    int64_t y_pitch;
   };
 
   template <int V>
   void block(const Run& run, int64_t sample, int64_t first, F& spoiled) const {
-    alignas(64) float peak[kBlock], inverse[kBlock];
+    alignas(64) float inverse[kBlock];
     constexpr int lanes = V * S::kLanes;
     const int rows = static_cast<int>(y_.steps - first < kBlock ? y_.steps - first : kBlock);
     const int all = static_cast<int>(k_.steps);
     float* queries = reinterpret_cast<float*>(run.scratch);
     float* scores = queries + head_dim_ * kBlock;
     float* masked = scores + all * kBlock;
-    float* values = masked + (mask_rows_ > 1 ? all * kBlock : 0);
+    float* made = masked + (mask_rows_ > 1 ? all * kBlock : 0);
+    float* values = made + padded_ * kBlock;
     const char* mask = constant_mask_ ? reinterpret_cast<const char*>(constant_mask_)
                        : mask_rows_   ? mask_.row(run, sample * mask_rows_)
                                       : nullptr;
@@ -80,12 +81,12 @@ class AttentionStage final : public Stage {
     p.rows = rows;
     p.queries = queries;
     p.scores = scores;
-    p.peak = peak;
     p.inverse = inverse;
     p.every = mask_rows_ == 1 ? reinterpret_cast<const float*>(mask) : nullptr;
     p.masked = mask_rows_ > 1 ? masked : nullptr;
     const bool mask_by_head = mask_rows_ > y_.steps;
-    if (p.masked && !mask_by_head) transpose<S>(mask + first * mask_pitch_, mask_pitch_, rows, p.keys, 1, masked, lanes);
+    if (p.masked && !mask_by_head)
+      transpose<S>(mask + first * mask_pitch_, mask_pitch_, rows, p.keys, 1, masked, lanes);
     for (int h = 0; h < heads_; ++h) {
       const int64_t at = static_cast<int64_t>(h) * head_dim_, kv_at = static_cast<int64_t>(h / group_) * head_dim_;
       if (p.masked && mask_by_head)
@@ -100,18 +101,21 @@ class AttentionStage final : public Stage {
         p.v = reinterpret_cast<const char*>(values);
         p.v_pitch = 4 * padded_;
       }
-      p.y = y_.row(run, sample * y_.steps + first);
-      p.column = at;
+      char* y = y_.row(run, sample * y_.steps + first);
+      p.y = in_place_ ? y + 4 * at : reinterpret_cast<char*>(made);
+      p.y_pitch = in_place_ ? y_.pitch : 4 * padded_;
       score<V>(p);
+      if (p.every || p.masked || causal_) rule_out<V>(p);
       softmax<V>(p);
       for (int c = 0; c < padded_; c += kColumns * S::kLanes) {
         switch ((padded_ - c) / S::kLanes) {
-          case 1: weigh<1, V>(p, c, spoiled); break;
-          case 2: weigh<2 < kColumns ? 2 : kColumns, V>(p, c, spoiled); break;
-          case 3: weigh<3 < kColumns ? 3 : kColumns, V>(p, c, spoiled); break;
-          default: weigh<kColumns, V>(p, c, spoiled);
+          case 1: weigh<1, V>(p, c); break;
+          case 2: weigh<2 < kColumns ? 2 : kColumns, V>(p, c); break;
+          case 3: weigh<3 < kColumns ? 3 : kColumns, V>(p, c); break;
+          default: weigh<kColumns, V>(p, c);
         }
       }
+      if (!in_place_) deliver(made, rows, y, at, spoiled);
     }
   }
 
@@ -128,8 +132,6 @@ class AttentionStage final : public Stage {
 
   template <int V>
   void score(const Head& p) const {
-#pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) S::store(p.peak + v * S::kLanes, S::set(kLowest));
     int s = 0;
     for (; s + kKeyRows <= p.keys; s += kKeyRows) score_tile<kKeyRows, V>(p, s);
     if (kKeyRows > 4 && s + 4 <= p.keys) {
@@ -141,7 +143,7 @@ class AttentionStage final : public Stage {
 
   // R keys by V vectors of queries.
   template <int R, int V>
-  void score_tile(const Head& p, int first) const {
+  __attribute__((noinline)) void score_tile(const Head& p, int first) const {
     F acc[R][V];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
@@ -161,41 +163,47 @@ class AttentionStage final : public Stage {
         for (int v = 0; v < V; ++v) acc[r][v] = S::mul_add(q[v], key, acc[r][v]);
       }
     }
-    F peak[V];
-#pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) peak[v] = S::load(p.peak + v * S::kLanes);
-    const bool across = causal_ && first + R - 1 > p.first;  // some query of the block may not see some of the keys
+    float* scores = p.scores + first * V * S::kLanes;
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const int64_t s = first + r;
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) S::store(scores + (r * V + v) * S::kLanes, acc[r][v]);
+  }
+
+  template <int V>
+  __attribute__((noinline)) void rule_out(const Head& p) const {
+    for (int s = 0; s < p.keys; ++s) {
+      const bool across = causal_ && s > p.first;  // some query of the block may not see this key
+      const F key = S::set(static_cast<float>(s - p.first));
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) {
-        F t = acc[r][v];
+        const int64_t at = (static_cast<int64_t>(s) * V + v) * S::kLanes;
+        F t = S::load(p.scores + at);
         if (p.every) t = S::add(t, S::set(p.every[s]));
-        if (p.masked) t = S::add(t, S::load(p.masked + (s * V + v) * S::kLanes));
-        if (across) {
-          const F query = S::load(lane_ + v * S::kLanes);  // counted from the block's first, as small numbers are exact
-          t = S::where_less(query, S::set(static_cast<float>(s - p.first)), S::set(kLowest), t);
-        }
-        S::store(p.scores + (s * V + v) * S::kLanes, t);
-        peak[v] = S::max(t, peak[v]);
+        if (p.masked) t = S::add(t, S::load(p.masked + at));
+        if (across) t = S::where_less(S::load(lane_ + v * S::kLanes), key, S::set(kLowest), t);
+        S::store(p.scores + at, t);
       }
     }
-#pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) S::store(p.peak + v * S::kLanes, peak[v]);
   }
 
   // Scores become exp(score - peak), and `inverse` 1 / their sum.
   template <int V>
-  void softmax(const Head& p) const {
+  __attribute__((noinline)) void softmax(const Head& p) const {
     F top[V], sum[V];
 #pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) top[v] = S::set(kLowest);
+    float* at = p.scores;
+    for (int s = 0; s < p.keys; ++s, at += V * S::kLanes) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) top[v] = S::max(S::load(at + v * S::kLanes), top[v]);
+    }
+#pragma GCC unroll 2
     for (int v = 0; v < V; ++v) {
-      const F peak = S::load(p.peak + v * S::kLanes);
-      top[v] = S::where_less(S::set(kLowest), peak, peak, S::set(0.0f));
+      top[v] = S::where_less(S::set(kLowest), top[v], top[v], S::set(0.0f));
       sum[v] = S::set(0.0f);
     }
-    float* at = p.scores;
+    at = p.scores;
     for (int s = 0; s < p.keys; ++s, at += V * S::kLanes) {
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) {
@@ -213,18 +221,17 @@ class AttentionStage final : public Stage {
 
   // C vectors of columns from c on, for every query of the block.
   template <int C, int V>
-  void weigh(const Head& p, int c, F& spoiled) const {
+  void weigh(const Head& p, int c) const {
     constexpr int rows = S::kLanes >= 8 && C <= 2 ? 8 : 4;
-    int t = 0;
     if (p.rows == 1) {
-      weigh_tile<1, C, V>(p, 0, c, spoiled);
+      weigh_tile<1, C, V>(p, 0, c);
       return;
     }
-    for (; t < p.rows; t += rows) weigh_tile<rows, C, V>(p, t, c, spoiled);
+    for (int t = 0; t < p.rows; t += rows) weigh_tile<rows, C, V>(p, t, c);
   }
 
   template <int R, int C, int V>
-  void weigh_tile(const Head& p, int first, int c, F& spoiled) const {
+  __attribute__((noinline)) void weigh_tile(const Head& p, int first, int c) const {
     F acc[R][C];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
@@ -246,34 +253,43 @@ class AttentionStage final : public Stage {
       }
     }
     const int left = p.rows - first;
+    char* y = p.y + first * p.y_pitch + 4 * c;
+    const float* inverses = p.inverse + first;
+    const int64_t pitch = p.y_pitch;
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      if (r >= left) break;
-      const F inverse = S::set(p.inverse[first + r]);
+      if (r >= left) return;
+      const F inverse = S::set(inverses[r]);
 #pragma GCC unroll 4
       for (int j = 0; j < C; ++j)
-        write(p.y + (first + r) * y_.pitch, p.column + c + j * S::kLanes, head_dim_ - c - j * S::kLanes,
-              S::mul(acc[r][j], inverse), spoiled);
+        S::store(reinterpret_cast<float*>(y + r * pitch) + j * S::kLanes, S::mul(acc[r][j], inverse));
     }
   }
 
-  // `left` columns belong to this head.
-  inline void write(char* y, int64_t column, int left, F value, F& spoiled) const {
-    if (!int8_out_) {
-      store_part<S>(reinterpret_cast<float*>(y) + column, value, left < S::kLanes ? left : S::kLanes);
-      return;
-    }
-    uint8_t* q = reinterpret_cast<uint8_t*>(y) + column;
+  // Columns of a head that are no whole vectors, or become int8: from `made` [rows][padded] to their place.
+  __attribute__((noinline)) void deliver(const float* made, int rows, char* y, int64_t column, F& spoiled) const {
     const F scale = S::set(inv_scale_);
     const I zero = S::set_int(zero_);
-    spoiled = S::mul_add(value, S::set(0.0f), spoiled);
-    if (left >= S::kLanes) {
-      store_quantised<S>(q, value, scale, zero);
-      return;
-    }
-    uint8_t bytes[S::kLanes];
-    store_quantised<S>(bytes, value, scale, zero);
-    for (int i = 0; i < left; ++i) q[i] = bytes[i];
+    F sum = spoiled;
+    for (int r = 0; r < rows; ++r, made += padded_, y += y_.pitch)
+      for (int c = 0; c < head_dim_; c += S::kLanes) {
+        const int n = head_dim_ - c < S::kLanes ? head_dim_ - c : S::kLanes;
+        const F value = S::load(made + c);
+        if (!int8_out_) {
+          store_part<S>(reinterpret_cast<float*>(y) + column + c, value, n);
+          continue;
+        }
+        uint8_t* q = reinterpret_cast<uint8_t*>(y) + column + c;
+        sum = S::mul_add(value, S::set(0.0f), sum);
+        if (n == S::kLanes) {
+          store_quantised<S>(q, value, scale, zero);
+        } else {
+          uint8_t bytes[S::kLanes];
+          store_quantised<S>(bytes, value, scale, zero);
+          for (int i = 0; i < n; ++i) q[i] = bytes[i];
+        }
+      }
+    spoiled = sum;
   }
 
   void spoil(const Run& run, int64_t sample) const {
@@ -289,7 +305,7 @@ class AttentionStage final : public Stage {
   int64_t q_column_, k_column_, v_column_;
   float scale_, inv_scale_, empty_;
   int32_t zero_;
-  bool causal_, int8_out_, copy_values_;
+  bool causal_, int8_out_, copy_values_, in_place_;  // in place: whole vectors of float32 can go right into y
   int64_t mask_rows_, mask_pitch_;
   const float* constant_mask_;
   float lane_[kBlock];
@@ -314,6 +330,7 @@ AttentionStage<S>::AttentionStage(const StageSpec& spec)
   zero_ = static_cast<int32_t>(attrs.integer("zero_point")) + 128;
   for (int i = 0; i < spec.input_count; ++i)
     if (spec.input(i).dtype != RTA_FLOAT32) fail("attention: inputs are float32");
+  in_place_ = !int8_out_ && padded_ == head_dim_;
   copy_values_ = padded_ != head_dim_ || v_.pitch % 4096 == 0;
 
   mask_rows_ = attrs.has("mask_rows") ? attrs.integer("mask_rows") : 0;
@@ -329,7 +346,8 @@ AttentionStage<S>::AttentionStage(const StageSpec& spec)
   }
   for (int i = 0; i < kBlock; ++i) lane_[i] = static_cast<float>(i);
   const int64_t vectors = head_dim_ + (mask_rows_ > 1 ? 2 : 1) * k_.steps;
-  spec.need_scratch(static_cast<size_t>(vectors * kBlock + (copy_values_ ? k_.steps * padded_ : 0)) * sizeof(float));
+  spec.need_scratch(static_cast<size_t>(vectors * kBlock + padded_ * kBlock + (copy_values_ ? k_.steps * padded_ : 0)) *
+                    sizeof(float));
 }
 
 template <class S>
