@@ -4,6 +4,8 @@
 #include "activation.h"
 
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cstdarg>
 #include <cstdio>
@@ -101,14 +103,21 @@ Activation parse_activation(const char* name) {
   fail("no activation '%s'", name);
 }
 
-static const char* const kIsaNames[] = {"portable", "avx2", "avx512vnni"};
+static const char* const kIsaNames[] = {"portable", "avx2", "avx512vnni", "amx"};
+
+static bool has_amx() {
+  unsigned a = 7, b, c = 0, d;
+  asm("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+  if (!(d >> 24 & 1) || !(d >> 25 & 1)) return false;
+  return syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+}
 
 static int detect_isa() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma"))
-    return 2;
+    return has_amx() ? 3 : 2;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
 #endif
   return 0;
@@ -117,11 +126,11 @@ static int detect_isa() {
 // Read once. An unknown name allows only the portable set: rtaccel.backends.cpu refuses it by name before that matters.
 int isa_level() {
   static const int level = [] {
-    int limit = 2;
+    int limit = 3;
     const char* wanted = std::getenv("RTACCEL_CPU_ISA");
     if (wanted && *wanted) {
       limit = 0;
-      for (int i = 0; i < 3; ++i)
+      for (int i = 0; i < 4; ++i)
         if (std::strcmp(wanted, kIsaNames[i]) == 0) limit = i;
     }
     const int found = detect_isa();

@@ -47,7 +47,7 @@ def _packed_bound(stage: Stage) -> int:
     total = 4096
     for tensor in stage.tensors.values():
         rows, columns = tensor.shape if tensor.dim() == 2 else (1, tensor.numel())
-        total += (rows + 16) * (columns + 4) * tensor.element_size() + 3 * 4 * (max(rows, columns) + 32)
+        total += (rows + 16) * (columns + 64) * tensor.element_size() + 3 * 4 * (max(rows, columns) + 32)
     return total
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from rtaccel.backends.base import Backend
 from rtaccel.core.settings import CPU_ISA
 
-ISAS = ("portable", "avx2", "avx512vnni")
+ISAS = ("portable", "avx2", "avx512vnni", "amx")
 
 
 def _unavailable() -> str | None:
