@@ -22,6 +22,7 @@ using S = Avx512Vnni;
 constexpr int64_t kFewestRows = 4;
 constexpr int64_t kMostRows = 2 * kTileRows;  // of one pass over the weights
 constexpr int kGroupsPerTile = kTileBytes / S::kGroup;
+constexpr int kMostSums = 2 * kTileRows * 2 * S::kLanes;  // of a block: 16 rows of 4 vectors or 32 of 2
 static_assert(S::kTileVectors == 4 && S::kWeightBytes == kTileBytes);
 
 // The rows of one pass.
@@ -142,10 +143,11 @@ class AmxStage final : public LinearStage<S, Int8> {
   }
 
   void run(const Run& run) const override {
-    if (run.rows < kFewestRows) return LinearStage<S, Int8>::run(run);
-    const char* scale = layer_.row_scale.id < 0 ? nullptr : run.at[layer_.row_scale.id];
+    int64_t left = layer_.x.rows(run);
+    if (left < kFewestRows) return LinearStage<S, Int8>::run(run);
+    const char* scale = layer_.row_scale.exists() ? run.at[layer_.row_scale.id] : nullptr;
     Rows rows{run.at[layer_.x.id], scale, run.at[layer_.y.id], 0};
-    for (int64_t left = run.rows; left > 0; left -= rows.count) {
+    for (; left > 0; left -= rows.count) {
       const bool reshape = rows.count == 0 || left < kMostRows;
       rows.count = left < kMostRows ? left : kMostRows;
       if (rows.count <= kTileRows)
@@ -160,6 +162,7 @@ class AmxStage final : public LinearStage<S, Int8> {
   }
 
  private:
+  // All blocks of some rows, from left to right. Only the last can be narrower than the shape.
   template <class Shape>
   void all_columns(const Rows& rows, bool reshape) const {
     if (reshape) {
@@ -168,32 +171,68 @@ class AmxStage final : public LinearStage<S, Int8> {
       load_shapes(shapes);
     }
     constexpr int kWhole = Shape::kVectors;
-    alignas(64) int32_t sums[kMostRows * 2 * S::kLanes];
+    alignas(64) int32_t sums[kMostSums];
     const int64_t vectors = (layer_.n + S::kLanes - 1) / S::kLanes;
-    const char* tile = static_cast<const char*>(layer_.weights);
-    int64_t pending = -1;  // column of the block whose sums are there and its outputs are not
-    for (int64_t first = 0; first < vectors; first += S::kTileVectors) {
-      const int64_t width = vectors - first < S::kTileVectors ? vectors - first : S::kTileVectors;
-      for (int64_t v = 0; v < width; v += kWhole) {
-        const int64_t column = (first + v) * S::kLanes;
-        const Block block{tile + v * kTileBytes, width * kTileBytes,   layer_.compensation + column,
-                          rows.x,                layer_.x.pitch, groups_};
-        switch (width - v) {
-          case 1: one_block<Shape, 1>(block, rows, sums, pending); break;
-          case 2: one_block<Shape, 2>(block, rows, sums, pending); break;
-          case 3: one_block<Shape, 3>(block, rows, sums, pending); break;
-          default: one_block<Shape, kWhole>(block, rows, sums, pending);
-        }
-        if (width - v < kWhole) return narrow
-        pending = column;
+    int64_t waiting = -1;  // column of the block whose sums are there and its outputs are not
+    for (int64_t first = 0; first < vectors; first += kWhole) {
+      const int64_t tile = first / S::kTileVectors * S::kTileVectors;
+      const int64_t width = vectors - tile < S::kTileVectors ? vectors - tile : S::kTileVectors;
+      const int64_t column = first * S::kLanes;
+      const char* w = static_cast<const char*>(layer_.weights) + (tile * groups_ + first - tile) * kTileBytes;
+      const Block block{w, width * kTileBytes, layer_.compensation + column, rows.x, layer_.x.pitch, groups_};
+      if (vectors - first >= kWhole) {
+        Shape::template multiply<kWhole>(block);
+        if (waiting >= 0) outputs<Shape, kWhole>(rows, sums, waiting);
+        Shape::template store<kWhole>(sums);
+        waiting = column;
+        continue;
       }
-      tile += groups_ * width * kTileBytes;
+      if (waiting >= 0) outputs<Shape, kWhole>(rows, sums, waiting);
+      waiting = -1;
+      switch (vectors - first) {
+        case 1: narrow<Shape, 1>(block, rows, sums, column); break;
+        case 2: narrow<Shape, 2>(block, rows, sums, column); break;
+        default: narrow<Shape, 3>(block, rows, sums, column);
+      }
+    }
+    if (waiting >= 0) outputs<Shape, kWhole>(rows, sums, waiting);
+  }
+
+  template <class Shape, int V>
+  void narrow(const Block& block, const Rows& rows, int32_t* sums, int64_t column) const {
+    if constexpr (V < Shape::kVectors) {
+      Shape::template multiply<V>(block);
+      Shape::template store<V>(sums);
+      outputs<Shape, V>(rows, sums, column);
     }
   }
+
+  template <class Shape, int V>
+  void outputs(const Rows& rows, const int32_t* sums, int64_t column) const {
+    int64_t row = 0;
+    for (; row + Shape::kRows <= rows.count; row += Shape::kRows) some<Shape::kRows, V>(rows, row, sums, column);
+    for (; row < rows.count; ++row) some<1, V>(rows, row, sums, column);
+  }
+
+  template <int R, int V>
+  void some(const Rows& rows, int64_t first, const int32_t* sums, int64_t column) const {
+    const int32_t* from = sums + first * V * S::kLanes;
+    S::I sum[R][V];
+    S::F t[R][V];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) sum[r][v] = S::load_int(from + (r * V + v) * S::kLanes);
+    const char* scale = rows.scale ? rows.scale + first * layer_.row_scale.pitch : nullptr;
+    rescale<S, R, V>(layer_, sum, t, column, scale);
+    epilogue<S, R, V>(layer_, t, rows.y + first * layer_.y.pitch, column);
+  }
+};
+
 const char* reject(const Attrs& attrs) { return attrs.text_is("weight_dtype", "int8") ? nullptr : "takes int8 weights"; }
 Stage* create(const StageSpec& spec) { return new AmxStage(spec); }
 
-const Register kLinear({"linear", "cpu_amx", 3, 3, reject, create});
+const Register kLinear(Kernel{"linear", "cpu_amx", Isa::kAmx, 10 * static_cast<int>(Isa::kAmx), reject, create});
 
 }  // namespace
 }  // namespace rta

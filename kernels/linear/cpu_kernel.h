@@ -7,8 +7,8 @@
 // flight and hide the latency of the multiply-add. Several rows share each weight that was loaded: up to 6, in parts of
 // 4 vectors, so that the weights pass by once for 6 rows and their stream stays below what the cache gives.
 //
-// int8: u = q + 128 is what lies in memory, and sums start from compensation = -(128 + zero_point) * sum_k w, so they
-// end as the exact sum of (q - zero_point) * w.
+// int8: u = q + 128 is what lies in memory; S::dot sums q + S::kXOffset (128 or 0), and sums start from compensation =
+// -(S::kXOffset + zero_point) * sum_k w, so they end as the exact sum of (q - zero_point) * w.
 //
 // Dot products: int8
 //
@@ -271,7 +271,7 @@ LinearStage<S, Kind>::LinearStage(const StageSpec& spec, int64_t whole) {
     float* multiplier = padded<S, float>(*spec.arena, p.n);
     int32_t* compensation = padded<S, int32_t>(*spec.arena, p.n);
     const float* scale = attrs.floats("multiplier", p.n);
-    const int64_t zero = attrs.integer("x_zero_point") + 128;
+    const int64_t zero = attrs.integer("x_zero_point") + S::kXOffset;
     for (int64_t i = 0; i < p.n; ++i) {
       int64_t sum = 0;
       for (int64_t k = 0; k < p.k; ++k) sum += weight[i * p.k + k];
