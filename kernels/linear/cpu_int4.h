@@ -1,0 +1,165 @@
+// Linear with int4 weights in groups along k: int8 activations (W4A8) or float32 ones (W4A16), written once over S.
+//
+// The dot products and the packed stream are those of _shared/int4_dot.h. float32 activations go through it as two
+// planes of bytes (_shared/planes.h). Rows share each tile of weights that was unpacked: up to 6.
+//
+// Floor, 1 x 1024 x 1024 in groups of 32: 576 KiB of weights and scales at the bandwidth of the cache that holds them,
+// or 31 operations on two ports for each 576 bytes.
+#pragma once
+
+#include "int4_dot.h"
+#include "linear/epilogue.h"
+#include "planes.h"
+
+namespace rta {
+
+template <class S, int Planes>
+class Int4Stage final : public Stage {
+ public:
+  explicit Int4Stage(const StageSpec& spec);
+  bool marks_rows() const override { return Planes == 2; }
+
+  void run(const Run& run) const override {
+    prepare(run);
+    const uint8_t* w = weights_;
+    for (int64_t column = 0; column < layer_.n; column += 2 * kPairs * S::kLanes) {
+      const int64_t left = (layer_.n - column + 2 * S::kLanes - 1) / (2 * S::kLanes);
+      if (kPairs == 1 || left >= kPairs) {
+        rows<kPairs>(run, w, column);
+        w += tile_bytes_;
+      } else {
+        rows<1>(run, w, column);  // kPairs is at most 2
+      }
+    }
+  }
+
+ private:
+  static constexpr int kPairs = S::kRegisters == 32 ? 2 : 1;
+  static constexpr int kRows = S::kRegisters == 32 ? 6 / Planes : 1;
+  using F = typename S::F;
+
+  void prepare(const Run& run) const {
+    for (int64_t r = 0; r < run.rows; ++r) {
+      int8_t* x8 = x8_ + r * Planes * pitch_;
+      int32_t* start = start_ + r * Planes * start_pitch_;
+      if constexpr (Planes == 1) {
+        group_rows<S>(reinterpret_cast<const uint8_t*>(run.at[layer_.x.id] + r * layer_.x.pitch), layer_.k, group_, x8,
+                      start);
+      } else {
+        const float* x = reinterpret_cast<const float*>(run.at[layer_.x.id] + r * layer_.x.pitch);
+        row_scale_[r] = split_planes<S>(x, static_cast<int>(layer_.k), planes_, planes_ + pitch_);
+        if (!(row_scale_[r] > 0)) run.poison[r] = __builtin_nanf("");
+        for (int plane = 0; plane < 2; ++plane)
+          group_rows<S>(planes_ + plane * pitch_, layer_.k, group_, x8 + plane * pitch_, start + plane * start_pitch_);
+      }
+    }
+  }
+
+  template <int Q>
+  void rows(const Run& run, const uint8_t* w, int64_t column) const {
+    for (int64_t r = 0; r < run.rows;) {
+      const int64_t left = run.rows - r;
+      if (kRows >= 6 && left >= 6) {
+        block<kRows >= 6 ? 6 : 1, Q>(run, w, column, r);
+        r += 6;
+      } else if (kRows >= 3 && left >= 3) {
+        block<kRows >= 3 ? 3 : 1, Q>(run, w, column, r);
+        r += 3;
+      } else if (kRows >= 2 && left >= 2) {
+        block<kRows >= 2 ? 2 : 1, Q>(run, w, column, r);
+        r += 2;
+      } else {
+        block<1, Q>(run, w, column, r);
+        r += 1;
+      }
+    }
+  }
+
+  template <int R, int Q>
+  void block(const Run& run, const uint8_t* w, int64_t column, int64_t r) const {
+    if constexpr (R * Planes <= 2) {
+      tile<R, Q, Q>(run, w, column, r);
+    } else {
+#pragma GCC unroll 2
+      for (int p = 0; p < Q; ++p) tile<R, 1, Q>(run, w + p * S::kLanes * 4, column + 2 * p * S::kLanes, r);
+    }
+  }
+
+  template <int R, int P, int Q>
+  void tile(const Run& run, const uint8_t* w, int64_t column, int64_t r) const {
+    F t[R][2 * P];
+#pragma GCC unroll 6
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+      for (int v = 0; v < 2 * P; ++v) t[i][v] = S::set(0.0f);
+    const GroupRows in{x8_ + r * Planes * pitch_, pitch_, start_ + r * Planes * start_pitch_, start_pitch_};
+    int4_dot<S, R, P, Q, Planes>(w, in, layer_.k, group_, t);
+    const char* scale = layer_.row_scale.id < 0 ? nullptr : run.at[layer_.row_scale.id] + r * layer_.row_scale.pitch;
+#pragma GCC unroll 4
+    for (int v = 0; v < 2 * P; ++v) {
+      const F multiplier = S::load(layer_.multiplier + column + v * S::kLanes);
+      const F offset = S::load(layer_.offset + column + v * S::kLanes);
+#pragma GCC unroll 6
+      for (int i = 0; i < R; ++i) {
+        F factor = multiplier;
+        if constexpr (Planes == 2)
+          factor = S::mul(multiplier, S::set(row_scale_[r + i]));
+        else if (scale)
+          factor =
+              S::mul(multiplier, S::set(*reinterpret_cast<const float*>(scale + i * layer_.row_scale.pitch)));
+        t[i][v] = S::add(S::mul(t[i][v], factor), offset);
+      }
+    }
+    epilogue<S, R, 2 * P>(layer_, t, run.at[layer_.y.id] + r * layer_.y.pitch, column);
+  }
+
+  LinearLayer layer_;
+  int64_t group_, pitch_, start_pitch_;
+  size_t tile_bytes_;
+  const uint8_t* weights_;
+  // Scratch of one call.
+  int8_t* x8_;
+  int32_t* start_;
+  uint8_t* planes_;
+  float* row_scale_;
+};
+
+template <class S, int Planes>
+Int4Stage<S, Planes>::Int4Stage(const StageSpec& spec) {
+  const Attrs& attrs = spec.attrs;
+  layer_ = read_layer(spec);
+  group_ = attrs.integer("group_size");
+  if (group_ < 16 || group_ > 256 || group_ % 16) fail("linear: no kernel for groups of %d", static_cast<int>(group_));
+  const Int4Matrix matrix{reinterpret_cast<const uint8_t*>(attrs.int8s("weight", layer_.n * ((layer_.k + 1) / 2))),
+                          attrs.floats("group_scale", layer_.n * ((layer_.k + group_ - 1) / group_)), layer_.n,
+                          layer_.k, group_};
+  Arena& arena = *spec.arena;
+  uint8_t* packed =
+      static_cast<uint8_t*>(arena.take(int4_matrix_bytes(layer_.n, layer_.k, group_, kPairs, S::kLanes)));
+  pack_int4_matrix(packed, matrix, kPairs, S::kLanes, PairSum<S>::kSecondScale);
+  weights_ = packed;
+  tile_bytes_ = int4_tile_bytes(layer_.k, group_, kPairs, S::kLanes);
+  constexpr int64_t lanes = 2 * S::kLanes;
+  layer_.multiplier = padded(arena, attrs.floats("multiplier", layer_.n), layer_.n, lanes);
+  layer_.offset = padded(arena, attrs.floats("offset", layer_.n), layer_.n, lanes);
+
+  pitch_ = (layer_.k + 63) / 64 * 64;
+  start_pitch_ = 2 * matrix.groups();
+  const size_t rows = static_cast<size_t>(kBlockRows * Planes);
+  x8_ = static_cast<int8_t*>(arena.take(rows * static_cast<size_t>(pitch_)));
+  start_ = static_cast<int32_t*>(arena.take(rows * static_cast<size_t>(start_pitch_) * 4));
+  planes_ = Planes == 2 ? static_cast<uint8_t*>(arena.take(static_cast<size_t>(2 * pitch_))) : nullptr;
+  row_scale_ = static_cast<float*>(arena.take(kBlockRows * sizeof(float)));
+}
+
+static const char* int4_reject(const Attrs& attrs) {
+  return attrs.text_is("weight_dtype", "uint8") ? nullptr : "takes int4 weights";
+}
+
+template <class S>
+Stage* create_int4(const StageSpec& spec) {
+  if (spec.input(0).dtype == RTA_FLOAT32) return new Int4Stage<S, 2>(spec);
+  return new Int4Stage<S, 1>(spec);
+}
+
+}  // namespace rta

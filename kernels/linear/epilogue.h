@@ -1,0 +1,72 @@
+// The end of every linear kernel on the CPU: activation, int8 requantisation, and the write to y.
+#pragma once
+
+#include "activation.h"
+#include "stage.h"
+
+namespace rta {
+
+struct LinearLayer {
+  Port x, y, row_scale;  // row_scale.id < 0 where the input's scale is static
+  int64_t k, n;
+  const void* weights;
+  const int32_t* compensation;       // int8 [n]
+  const float *multiplier, *offset;  // int8 [n]; float32 has the bias in offset
+  Activation activation;
+  float parameter;
+  bool int8_out;
+  float y_inv_scale;
+  int32_t y_zero;  // zero point + 128
+};
+
+// Applies the activation to a tile of R rows by V vectors and writes it. The cheap ones work in registers.
+template <class S, int R, int V>
+static inline void epilogue(const LinearLayer& p, typename S::F (&t)[R][V], char* y, int64_t column) {
+  using F = typename S::F;
+  if (p.activation == Activation::kRelu) {
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) t[r][v] = S::max(S::set(0.0f), t[r][v]);
+  } else if (p.activation == Activation::kLeakyRelu) {
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) t[r][v] = activate<S>(Activation::kLeakyRelu, p.parameter, t[r][v]);
+  } else if (p.activation != Activation::kNone) {
+    alignas(64) float values[R * V * S::kLanes];
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) S::store(values + (r * V + v) * S::kLanes, t[r][v]);
+    activate_in_place<S>(p.activation, p.parameter, values, R * V);
+    const F inv_scale = S::set(p.y_inv_scale);
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) {
+        t[r][v] = S::load(values + (r * V + v) * S::kLanes);
+        if (p.int8_out) t[r][v] = S::mul(t[r][v], inv_scale);
+      }
+  }
+  // What the loops need is read before they write: a write could, for all the compiler knows, change the layer.
+  const int64_t pitch = p.y.pitch, left = p.n - column;
+  if (p.int8_out) {
+    const auto zero = S::set_int(p.y_zero);
+    const F low = S::set(-512.0f), high = S::set(512.0f);  // the conversion is undefined beyond 2^31
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v)
+        S::store_u8(reinterpret_cast<uint8_t*>(y + r * pitch) + column + v * S::kLanes,
+                    S::add_int(S::to_int(S::max(low, S::min(high, t[r][v]))), zero));
+  } else {
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) {
+        float* at = reinterpret_cast<float*>(y + r * pitch) + column + v * S::kLanes;
+        if (left >= (v + 1) * S::kLanes)
+          S::store(at, t[r][v]);
+        else if (left > v * S::kLanes)
+          S::store_n(at, t[r][v], static_cast<int>(left) - v * S::kLanes);
+      }
+  }
+}
+
+// Copies n numbers into the arena, zero up to whole tiles, so that the kernels load whole vectors.
+template <class S, class T>
+static T* padded(Arena& arena, int64_t n) {
+  const int64_t whole = (n + S::kLanes - 1) / S::kLanes * S::kLanes;
+  return static_cast<T*>(arena.take(static_cast<size_t>(whole) * sizeof(T)));
+}
+
+}  // namespace rta
