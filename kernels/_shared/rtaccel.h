@@ -47,7 +47,7 @@ typedef struct {
 
 int rta_abi_version(void);
 const char* rta_error(void);
-const char* rta_isa(void); /* highest instruction set in use: "portable", "avx2", "avx512vnni" */
+const char* rta_isa(void); /* the preferred instruction set of those in use, say "portable" or "avx2" */
 
 int rta_kernel_count(void);
 rta_kernel rta_kernel_at(int index);

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "isa.h"
 #include "rtaccel.h"
 
 namespace rta {
@@ -93,16 +94,21 @@ struct Port {
 struct Kernel {
   const char* op;
   const char* name;
-  int isa;  // 0 portable, 1 avx2, 2 avx512vnni
-  int rank;
+  Isa isa;
+  int rank;  // 10 * place of the set for what add_kernel adds
   const char* (*reject)(const Attrs&);
   Stage* (*create)(const StageSpec&);
 };
 
-int isa_level();  // highest level that this CPU has and RTACCEL_CPU_ISA allows
+// A kernel written over the vectors S: added as <stem>_<name of the set>, the later set preferred. A header of such
+// kernels defines `template <class S> static void register_kernels()`, which calls this for each of its kernels with
+// S::kIsa; CMake compiles the header once for each instruction set (cpu_isa.cc.in).
+void add_kernel(Isa isa, const char* op, const char* stem, const char* (*reject)(const Attrs&),
+                Stage* (*create)(const StageSpec&));
 
 struct Register {
-  explicit Register(const Kernel& kernel);
+  explicit Register(void (*register_kernels)());
+  explicit Register(const Kernel& kernel);  // a kernel of its own design, in a file of its own
 };
 const Kernel* find_kernel(const char* op, const char* name);
 

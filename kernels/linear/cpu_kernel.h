@@ -10,6 +10,8 @@
 // int8: u = q + 128 is what lies in memory, and sums start from compensation = -(128 + zero_point) * sum_k w, so they
 // end as the exact sum of (q - zero_point) * w.
 //
+// Dot products: int8
+//
 // Floor, 1 x 1024 x 1024 int8: 1 MiB of weights at the bandwidth of the cache that holds them.
 #pragma once
 
@@ -278,12 +280,20 @@ LinearStage<S, Kind>::LinearStage(const StageSpec& spec) {
   }
 }
 
-const char* linear_reject(const Attrs& attrs);  // in cpu_portable.cc
+static const char* linear_reject(const Attrs& attrs) {
+  if (attrs.text_is("weight_dtype", "float32") || attrs.text_is("weight_dtype", "int8")) return nullptr;
+  return "takes float32 and int8 weights";
+}
 
 template <class S>
 Stage* create_linear(const StageSpec& spec) {
   if (spec.attrs.text_is("weight_dtype", "float32")) return new LinearStage<S, Float32>(spec);
   return new LinearStage<S, Int8>(spec);
+}
+
+template <class S>
+static void register_kernels() {
+  add_kernel(S::kIsa, "linear", "cpu", linear_reject, create_linear<S>);
 }
 
 }  // namespace rta

@@ -59,4 +59,9 @@ Stage* create_pointwise(const StageSpec& spec) {
   return new PointwiseStage<S>(spec);
 }
 
+template <class S>
+static void register_kernels() {
+  add_kernel(S::kIsa, "pointwise", "cpu", nullptr, create_pointwise<S>);
+}
+
 }  // namespace rta

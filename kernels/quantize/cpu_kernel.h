@@ -93,4 +93,9 @@ Stage* create_quantize(const StageSpec& spec) {
   return new QuantizeStage<S>(spec);
 }
 
+template <class S>
+static void register_kernels() {
+  add_kernel(S::kIsa, "quantize", "cpu", nullptr, create_quantize<S>);
+}
+
 }  // namespace rta

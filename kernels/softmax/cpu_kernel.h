@@ -46,4 +46,9 @@ Stage* create_softmax(const StageSpec& spec) {
   return new SoftmaxStage<S>(spec);
 }
 
+template <class S>
+static void register_kernels() {
+  add_kernel(S::kIsa, "softmax", "cpu", nullptr, create_softmax<S>);
+}
+
 }  // namespace rta
