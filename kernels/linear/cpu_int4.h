@@ -3,6 +3,8 @@
 // The dot products and the packed stream are those of _shared/int4_dot.h. float32 activations go through it as two
 // planes of bytes (_shared/planes.h). Rows share each tile of weights that was unpacked: up to 6.
 //
+// Dot products: int8
+//
 // Floor, 1 x 1024 x 1024 in groups of 32: 576 KiB of weights and scales at the bandwidth of the cache that holds them,
 // or 31 operations on two ports for each 576 bytes.
 #pragma once
@@ -160,6 +162,11 @@ template <class S>
 Stage* create_int4(const StageSpec& spec) {
   if (spec.input(0).dtype == RTA_FLOAT32) return new Int4Stage<S, 2>(spec);
   return new Int4Stage<S, 1>(spec);
+}
+
+template <class S>
+static void register_kernels() {
+  add_kernel(S::kIsa, "linear", "cpu_int4", int4_reject, create_int4<S>);
 }
 
 }  // namespace rta

@@ -227,6 +227,13 @@ class LinearStage final : public Stage {
   LinearLayer layer_;
 };
 
+// Copies n numbers into the arena, zero up to whole tiles, so that the kernels load whole vectors.
+template <class S, class T>
+static T* padded(Arena& arena, int64_t n) {
+  const int64_t whole = (n + S::kLanes - 1) / S::kLanes * S::kLanes;
+  return static_cast<T*>(arena.take(static_cast<size_t>(whole) * sizeof(T)));
+}
+
 template <class S, template <class> class Kind>
 LinearStage<S, Kind>::LinearStage(const StageSpec& spec) {
   constexpr bool int8 = sizeof(typename Kind<S>::Input) == 1;
@@ -281,8 +288,9 @@ LinearStage<S, Kind>::LinearStage(const StageSpec& spec) {
 }
 
 static const char* linear_reject(const Attrs& attrs) {
-  if (attrs.text_is("weight_dtype", "float32") || attrs.text_is("weight_dtype", "int8")) return nullptr;
-  return "takes float32 and int8 weights";
+  if (attrs.text_is("weight_dtype", "float32")) return nullptr;
+  if (!attrs.text_is("weight_dtype", "int8")) return "takes float32 and int8 weights";
+  return attrs.text_is("input_dtype", "float32") ? "takes int8 weights with int8 inputs" : nullptr;
 }
 
 template <class S>

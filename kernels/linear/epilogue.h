@@ -62,11 +62,10 @@ static inline void epilogue(const LinearLayer& p, typename S::F (&t)[R][V], char
   }
 }
 
-// Copies n numbers into the arena, zero up to whole tiles, so that the kernels load whole vectors.
-template <class S, class T>
-static T* padded(Arena& arena, int64_t n) {
-  const int64_t whole = (n + S::kLanes - 1) / S::kLanes * S::kLanes;
-  return static_cast<T*>(arena.take(static_cast<size_t>(whole) * sizeof(T)));
-}
+// Ports, sizes, activation and output of a linear stage; weights, multiplier and offset are the kernel's to fill in.
+LinearLayer read_layer(const StageSpec& spec);
+
+// n numbers copied into the arena and zeros up to whole vectors of `lanes`, so that the kernels load whole vectors.
+const float* padded(Arena& arena, const float* from, int64_t n, int64_t lanes);
 
 }  // namespace rta
