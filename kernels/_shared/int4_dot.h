@@ -1,12 +1,13 @@
 // Dot products of int4 weights in groups along k with int8 activations, over the vectors S: for linear layers and for
 // the gates of recurrent ones.
 //
-// acc[row] = sum over groups g, in this order, of fma(float(D_g), scale_g, acc),  D_g = sum over k of w * x, int32 exact.
+// acc[row] = sum over groups g, in this order, of fma(float(D_g), scale_g, acc),  D_g = sum over k of w * x, int32
+// exact.
 //
 // The weights of a byte are unsigned, w + 8, so D_g starts from -8 * sum of the group's x (`GroupRows::start`).
-// With the unsigned-by-signed byte product of VNNI a byte is used twice: as it is, which gives low + 16 * high, and with
-// the upper nibble masked, which gives low. One subtraction a group then leaves 16 * high, and the 16 is in the scale.
-// Per 64 bytes of weights that is one load, one mask, two dot products.
+// With the unsigned-by-signed byte product of VNNI a byte is used twice: as it is, which gives low + 16 * high, and
+// with the upper nibble masked, which gives low. One subtraction a group then leaves 16 * high, and the 16 is in the
+// scale. Per 64 bytes of weights that is one load, one mask, two dot products.
 #pragma once
 
 #ifdef __x86_64__

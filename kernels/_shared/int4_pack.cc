@@ -63,8 +63,7 @@ void pack_int4_matrix(uint8_t* to, const Int4Matrix& matrix, int pairs, int lane
   for (int64_t first = 0; first < matrix.n; first += 2 * pairs * lanes) {
     const int64_t left = (matrix.n - first + 2 * lanes - 1) / (2 * lanes);
     const int now = static_cast<int>(left < pairs ? left : pairs);
-    for (int64_t i = 0; i < 2 * now * lanes; ++i)
-      rows[static_cast<size_t>(i)] = first + i < matrix.n ? first + i : -1;
+    for (int64_t i = 0; i < 2 * now * lanes; ++i) rows[static_cast<size_t>(i)] = first + i < matrix.n ? first + i : -1;
     pack_int4_tile(to, matrix, rows.data(), now, lanes, second_scale);
     to += int4_tile_bytes(matrix.k, matrix.group, now, lanes);
   }

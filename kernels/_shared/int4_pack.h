@@ -1,7 +1,7 @@
 // int4 weights with a scale per group of k, as a state dict stores them, and the stream that the dot products read.
 //
-// A tile is `pairs` pairs of vectors of rows. In a byte of the stream the low nibble is of a row of the first vector, the
-// high one of the same lane of the second; both are w + 8, so 0..15. A tile is one ascending stream:
+// A tile is `pairs` pairs of vectors of rows. In a byte of the stream the low nibble is of a row of the first vector,
+// the high one of the same lane of the second; both are w + 8, so 0..15. A tile is one ascending stream:
 //     [group][k / 4][pair][lane][4 k] bytes, and after each group [pair][lane] words of two bfloat16 scales,
 // the second row's in the upper half. K ends in a group of its own length, filled up to a multiple of 4.
 #pragma once
@@ -11,8 +11,8 @@
 
 namespace rta {
 
-// weight [n][(k + 1) / 2]: two numbers a byte, the even k in the low nibble, each w + 8. scale [n][groups] holds numbers
-// that bfloat16 represents; the group is a multiple of 16.
+// weight [n][(k + 1) / 2]: two numbers a byte, the even k in the low nibble, each w + 8. scale [n][groups] holds
+// numbers that bfloat16 represents; the group is a multiple of 16.
 struct Int4Matrix {
   const uint8_t* weight;
   const float* scale;

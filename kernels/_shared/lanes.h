@@ -22,7 +22,7 @@ struct Bits {
   static I both(I a, int32_t mask) { return (I)((Words)a & mask); }
   static I flip(I a, int32_t mask) { return (I)((Words)a ^ mask); }
   static I left(I a, int n) { return (I)((Unsigned)a << n); }
-  static I right(I a, int n) { return (I)((Unsigned)a >> n); }     // zeros move in
+  static I right(I a, int n) { return (I)((Unsigned)a >> n); }    // zeros move in
   static I right_sign(I a, int n) { return (I)((Words)a >> n); }  // the sign moves in
   // A word as two bfloat16 numbers, as the float32 they are.
   static F low_bf16(I a) { return (F)((Unsigned)a << 16); }

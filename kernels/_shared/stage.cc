@@ -59,6 +59,17 @@ const float* Attrs::floats(const char* name, int64_t count) const {
 const int8_t* Attrs::int8s(const char* name, int64_t count) const {
   return static_cast<const int8_t*>(tensor(find(name, RTA_ATTR_TENSOR), RTA_INT8, count));
 }
+const int32_t* Attrs::ints(const char* name, int64_t count) const {
+  return static_cast<const int32_t*>(tensor(find(name, RTA_ATTR_TENSOR), RTA_INT32, count));
+}
+const uint8_t* Attrs::bytes(const char* name, int64_t count) const {
+  return static_cast<const uint8_t*>(tensor(find(name, RTA_ATTR_TENSOR), RTA_UINT8, count));
+}
+const uint16_t* Attrs::bfloats(const char* name, int64_t count) const {
+  return static_cast<const uint16_t*>(tensor(find(name, RTA_ATTR_TENSOR), RTA_BFLOAT16, count));
+}
+int64_t Attrs::count(const char* name) const { return find(name, RTA_ATTR_TENSOR).count; }
+rta_dtype Attrs::dtype(const char* name) const { return find(name, RTA_ATTR_TENSOR).dtype; }
 
 constexpr size_t kPage = 4096, kHugePage = size_t{2} << 20;
 
@@ -92,7 +103,18 @@ void* Arena::take(size_t bytes) {
 }
 
 Stage::~Stage() = default;
-bool Stage::marks_rows() const { return false; }
+bool Stage::marks_samples() const { return false; }
+bool Stage::checks() const { return false; }
+const char* Stage::check(const Run&) const { return nullptr; }
+void Stage::start(int, char*) const {}
+
+static Port port(const StageSpec& spec, const int* ids, int count, int i) {
+  if (i >= count) return {-1, 0, 0, 0};
+  const Value& v = spec.values[ids[i]];
+  return {ids[i], v.pitch, v.steps, v.width};
+}
+Port StageSpec::in(int i) const { return port(*this, inputs, input_count, i); }
+Port StageSpec::out(int i) const { return port(*this, outputs, output_count, i); }
 
 Activation parse_activation(const char* name) {
   static const char* const names[] = {"none",      "relu", "leaky_relu", "elu",    "gelu",

@@ -19,20 +19,12 @@ template <class S, int Planes>
 class Int4Stage final : public Stage {
  public:
   explicit Int4Stage(const StageSpec& spec);
-  bool marks_rows() const override { return Planes == 2; }
+  bool marks_samples() const override { return Planes == 2; }
 
   void run(const Run& run) const override {
-    prepare(run);
-    const uint8_t* w = weights_;
-    for (int64_t column = 0; column < layer_.n; column += 2 * kPairs * S::kLanes) {
-      const int64_t left = (layer_.n - column + 2 * S::kLanes - 1) / (2 * S::kLanes);
-      if (kPairs == 1 || left >= kPairs) {
-        rows<kPairs>(run, w, column);
-        w += tile_bytes_;
-      } else {
-        rows<1>(run, w, column);  // kPairs is at most 2
-      }
-    }
+    const int64_t rows = layer_.x.rows(run);
+    for (int64_t first = 0; first < rows; first += kBlockRows)
+      block_of_rows(run, first, rows - first < kBlockRows ? rows - first : kBlockRows);
   }
 
  private:
@@ -40,63 +32,95 @@ class Int4Stage final : public Stage {
   static constexpr int kRows = S::kRegisters == 32 ? 6 / Planes : 1;
   using F = typename S::F;
 
-  void prepare(const Run& run) const {
-    for (int64_t r = 0; r < run.rows; ++r) {
-      int8_t* x8 = x8_ + r * Planes * pitch_;
-      int32_t* start = start_ + r * Planes * start_pitch_;
-      if constexpr (Planes == 1) {
-        group_rows<S>(reinterpret_cast<const uint8_t*>(run.at[layer_.x.id] + r * layer_.x.pitch), layer_.k, group_, x8,
-                      start);
+  // Rows as the dot products read them, in the scratch of the call, and where the rest of them is.
+  struct Rows {
+    int64_t count;
+    GroupRows in;
+    float* own_scale;   // of two planes
+    const char* scale;  // of dynamic int8 rows, or nullptr
+    char* y;
+  };
+
+  void block_of_rows(const Run& run, int64_t first, int64_t count) const {
+    const Rows rows = prepare(run, first, count);
+    const uint8_t* w = weights_;
+    for (int64_t column = 0; column < layer_.n; column += 2 * kPairs * S::kLanes) {
+      const int64_t left = (layer_.n - column + 2 * S::kLanes - 1) / (2 * S::kLanes);
+      if (kPairs == 1 || left >= kPairs) {
+        all<kPairs>(rows, w, column);
+        w += tile_bytes_;
       } else {
-        const float* x = reinterpret_cast<const float*>(run.at[layer_.x.id] + r * layer_.x.pitch);
-        row_scale_[r] = split_planes<S>(x, static_cast<int>(layer_.k), planes_, planes_ + pitch_);
-        if (!(row_scale_[r] > 0)) run.poison[r] = __builtin_nanf("");
-        for (int plane = 0; plane < 2; ++plane)
-          group_rows<S>(planes_ + plane * pitch_, layer_.k, group_, x8 + plane * pitch_, start + plane * start_pitch_);
+        all<1>(rows, w, column);  // kPairs is at most 2
       }
     }
   }
 
+  Rows prepare(const Run& run, int64_t first, int64_t count) const {
+    int8_t* x8 = reinterpret_cast<int8_t*>(run.scratch);
+    int32_t* start = reinterpret_cast<int32_t*>(x8 + kBlockRows * Planes * pitch_);
+    uint8_t* planes = reinterpret_cast<uint8_t*>(start + kBlockRows * Planes * start_pitch_);
+    float* own_scale = reinterpret_cast<float*>(planes + 2 * pitch_);
+    for (int64_t r = 0; r < count; ++r) {
+      const char* x = layer_.x.row(run, first + r);
+      if constexpr (Planes == 1) {
+        group_rows<S>(reinterpret_cast<const uint8_t*>(x), layer_.k, group_, x8 + r * pitch_, start + r * start_pitch_);
+      } else {
+        own_scale[r] =
+            split_planes<S>(reinterpret_cast<const float*>(x), static_cast<int>(layer_.k), planes, planes + pitch_);
+        if (!(own_scale[r] > 0)) run.poison[(first + r) / layer_.x.steps] = __builtin_nanf("");
+        for (int plane = 0; plane < 2; ++plane)
+          group_rows<S>(planes + plane * pitch_, layer_.k, group_, x8 + (2 * r + plane) * pitch_,
+                        start + (2 * r + plane) * start_pitch_);
+      }
+    }
+    return {count,
+            {x8, pitch_, start, start_pitch_},
+            own_scale,
+            layer_.row_scale.exists() ? layer_.row_scale.row(run, first) : nullptr,
+            layer_.y.row(run, first)};
+  }
+
   template <int Q>
-  void rows(const Run& run, const uint8_t* w, int64_t column) const {
-    for (int64_t r = 0; r < run.rows;) {
-      const int64_t left = run.rows - r;
+  void all(const Rows& rows, const uint8_t* w, int64_t column) const {
+    for (int64_t r = 0; r < rows.count;) {
+      const int64_t left = rows.count - r;
       if (kRows >= 6 && left >= 6) {
-        block<kRows >= 6 ? 6 : 1, Q>(run, w, column, r);
+        block<kRows >= 6 ? 6 : 1, Q>(rows, w, column, r);
         r += 6;
       } else if (kRows >= 3 && left >= 3) {
-        block<kRows >= 3 ? 3 : 1, Q>(run, w, column, r);
+        block<kRows >= 3 ? 3 : 1, Q>(rows, w, column, r);
         r += 3;
       } else if (kRows >= 2 && left >= 2) {
-        block<kRows >= 2 ? 2 : 1, Q>(run, w, column, r);
+        block<kRows >= 2 ? 2 : 1, Q>(rows, w, column, r);
         r += 2;
       } else {
-        block<1, Q>(run, w, column, r);
+        block<1, Q>(rows, w, column, r);
         r += 1;
       }
     }
   }
 
   template <int R, int Q>
-  void block(const Run& run, const uint8_t* w, int64_t column, int64_t r) const {
+  void block(const Rows& rows, const uint8_t* w, int64_t column, int64_t r) const {
     if constexpr (R * Planes <= 2) {
-      tile<R, Q, Q>(run, w, column, r);
+      tile<R, Q, Q>(rows, w, column, r);
     } else {
 #pragma GCC unroll 2
-      for (int p = 0; p < Q; ++p) tile<R, 1, Q>(run, w + p * S::kLanes * 4, column + 2 * p * S::kLanes, r);
+      for (int p = 0; p < Q; ++p) tile<R, 1, Q>(rows, w + p * S::kLanes * 4, column + 2 * p * S::kLanes, r);
     }
   }
 
   template <int R, int P, int Q>
-  void tile(const Run& run, const uint8_t* w, int64_t column, int64_t r) const {
+  void tile(const Rows& rows, const uint8_t* w, int64_t column, int64_t r) const {
     F t[R][2 * P];
 #pragma GCC unroll 6
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
       for (int v = 0; v < 2 * P; ++v) t[i][v] = S::set(0.0f);
-    const GroupRows in{x8_ + r * Planes * pitch_, pitch_, start_ + r * Planes * start_pitch_, start_pitch_};
+    const GroupRows in{rows.in.x + r * Planes * pitch_, pitch_, rows.in.start + r * Planes * start_pitch_,
+                       start_pitch_};
     int4_dot<S, R, P, Q, Planes>(w, in, layer_.k, group_, t);
-    const char* scale = layer_.row_scale.id < 0 ? nullptr : run.at[layer_.row_scale.id] + r * layer_.row_scale.pitch;
+    const char* scale = rows.scale ? rows.scale + r * layer_.row_scale.pitch : nullptr;
 #pragma GCC unroll 4
     for (int v = 0; v < 2 * P; ++v) {
       const F multiplier = S::load(layer_.multiplier + column + v * S::kLanes);
@@ -105,25 +129,19 @@ class Int4Stage final : public Stage {
       for (int i = 0; i < R; ++i) {
         F factor = multiplier;
         if constexpr (Planes == 2)
-          factor = S::mul(multiplier, S::set(row_scale_[r + i]));
+          factor = S::mul(multiplier, S::set(rows.own_scale[r + i]));
         else if (scale)
-          factor =
-              S::mul(multiplier, S::set(*reinterpret_cast<const float*>(scale + i * layer_.row_scale.pitch)));
+          factor = S::mul(multiplier, S::set(*reinterpret_cast<const float*>(scale + i * layer_.row_scale.pitch)));
         t[i][v] = S::add(S::mul(t[i][v], factor), offset);
       }
     }
-    epilogue<S, R, 2 * P>(layer_, t, run.at[layer_.y.id] + r * layer_.y.pitch, column);
+    epilogue<S, R, 2 * P>(layer_, t, rows.y + r * layer_.y.pitch, column);
   }
 
   LinearLayer layer_;
   int64_t group_, pitch_, start_pitch_;
   size_t tile_bytes_;
   const uint8_t* weights_;
-  // Scratch of one call.
-  int8_t* x8_;
-  int32_t* start_;
-  uint8_t* planes_;
-  float* row_scale_;
 };
 
 template <class S, int Planes>
@@ -132,12 +150,11 @@ Int4Stage<S, Planes>::Int4Stage(const StageSpec& spec) {
   layer_ = read_layer(spec);
   group_ = attrs.integer("group_size");
   if (group_ < 16 || group_ > 256 || group_ % 16) fail("linear: no kernel for groups of %d", static_cast<int>(group_));
-  const Int4Matrix matrix{reinterpret_cast<const uint8_t*>(attrs.int8s("weight", layer_.n * ((layer_.k + 1) / 2))),
+  const Int4Matrix matrix{attrs.bytes("weight", layer_.n * ((layer_.k + 1) / 2)),
                           attrs.floats("group_scale", layer_.n * ((layer_.k + group_ - 1) / group_)), layer_.n,
                           layer_.k, group_};
   Arena& arena = *spec.arena;
-  uint8_t* packed =
-      static_cast<uint8_t*>(arena.take(int4_matrix_bytes(layer_.n, layer_.k, group_, kPairs, S::kLanes)));
+  uint8_t* packed = static_cast<uint8_t*>(arena.take(int4_matrix_bytes(layer_.n, layer_.k, group_, kPairs, S::kLanes)));
   pack_int4_matrix(packed, matrix, kPairs, S::kLanes, PairSum<S>::kSecondScale);
   weights_ = packed;
   tile_bytes_ = int4_tile_bytes(layer_.k, group_, kPairs, S::kLanes);
@@ -147,11 +164,7 @@ Int4Stage<S, Planes>::Int4Stage(const StageSpec& spec) {
 
   pitch_ = (layer_.k + 63) / 64 * 64;
   start_pitch_ = 2 * matrix.groups();
-  const size_t rows = static_cast<size_t>(kBlockRows * Planes);
-  x8_ = static_cast<int8_t*>(arena.take(rows * static_cast<size_t>(pitch_)));
-  start_ = static_cast<int32_t*>(arena.take(rows * static_cast<size_t>(start_pitch_) * 4));
-  planes_ = Planes == 2 ? static_cast<uint8_t*>(arena.take(static_cast<size_t>(2 * pitch_))) : nullptr;
-  row_scale_ = static_cast<float*>(arena.take(kBlockRows * sizeof(float)));
+  spec.need_scratch(static_cast<size_t>(kBlockRows * (Planes * (pitch_ + 4 * start_pitch_) + 4) + 2 * pitch_));
 }
 
 static const char* int4_reject(const Attrs& attrs) {

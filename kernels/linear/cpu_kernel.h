@@ -184,9 +184,9 @@ class LinearStage final : public Stage {
 
   template <int V>
   void rows(const Run& run, const char* w, int64_t column) const {
-    Cursor at{run.at[layer_.x.id], layer_.row_scale.id < 0 ? nullptr : run.at[layer_.row_scale.id],
+    Cursor at{run.at[layer_.x.id], layer_.row_scale.exists() ? run.at[layer_.row_scale.id] : nullptr,
               run.at[layer_.y.id]};
-    int64_t left = run.rows;
+    int64_t left = layer_.x.rows(run);
     while (left > 0) {
       // As few passes over the weights as the registers allow, and no last pass for a single row where it can be
       // helped.
@@ -239,9 +239,9 @@ LinearStage<S, Kind>::LinearStage(const StageSpec& spec) {
   constexpr bool int8 = sizeof(typename Kind<S>::Input) == 1;
   LinearLayer& p = layer_;
   const Attrs& attrs = spec.attrs;
-  p.x = {spec.inputs[0], spec.input(0).pitch};
-  p.y = {spec.outputs[0], spec.output(0).pitch};
-  p.row_scale = spec.input_count > 1 ? Port{spec.inputs[1], spec.input(1).pitch} : Port{-1, 0};
+  p.x = spec.in(0);
+  p.y = spec.out(0);
+  p.row_scale = spec.in(1);
   p.k = spec.input(0).width;
   p.n = spec.output(0).width;
   p.activation = parse_activation(attrs.text("activation"));

@@ -6,11 +6,11 @@ namespace rta {
 LinearLayer read_layer(const StageSpec& spec) {
   LinearLayer p{};
   const Attrs& attrs = spec.attrs;
-  p.x = {spec.inputs[0], spec.input(0).pitch};
-  p.y = {spec.outputs[0], spec.output(0).pitch};
-  p.row_scale = spec.input_count > 1 ? Port{spec.inputs[1], spec.input(1).pitch} : Port{-1, 0};
-  p.k = spec.input(0).width;
-  p.n = spec.output(0).width;
+  p.x = spec.in(0);
+  p.y = spec.out(0);
+  p.row_scale = spec.in(1);
+  p.k = p.x.width;
+  p.n = p.y.width;
   p.activation = parse_activation(attrs.text("activation"));
   p.parameter = static_cast<float>(attrs.real("activation_parameter"));
   p.int8_out = spec.output(0).dtype == RTA_INT8;
