@@ -52,20 +52,20 @@ void pack_int4_tile(uint8_t* to, const Int4Matrix& m, const int64_t* rows, int p
   }
 }
 
-size_t int4_matrix_bytes(int64_t n, int64_t k, int64_t group, int pairs, int lanes) {
-  const int64_t all = (n + 2 * lanes - 1) / (2 * lanes), whole = all / pairs;
-  return static_cast<size_t>(whole) * int4_tile_bytes(k, group, pairs, lanes) +
-         int4_tile_bytes(k, group, static_cast<int>(all % pairs), lanes);
+size_t int4_matrix_bytes(int64_t n, int64_t k, int64_t group, int lanes) {
+  const int64_t all = (n + 2 * lanes - 1) / (2 * lanes);
+  return static_cast<size_t>(all) * int4_tile_bytes(k, group, 1, lanes);
 }
 
 void pack_int4_matrix(uint8_t* to, const Int4Matrix& matrix, int pairs, int lanes, float second_scale) {
   std::vector<int64_t> rows(static_cast<size_t>(2 * pairs * lanes));
   for (int64_t first = 0; first < matrix.n; first += 2 * pairs * lanes) {
     const int64_t left = (matrix.n - first + 2 * lanes - 1) / (2 * lanes);
-    const int now = static_cast<int>(left < pairs ? left : pairs);
-    for (int64_t i = 0; i < 2 * now * lanes; ++i) rows[static_cast<size_t>(i)] = first + i < matrix.n ? first + i : -1;
-    pack_int4_tile(to, matrix, rows.data(), now, lanes, second_scale);
-    to += int4_tile_bytes(matrix.k, matrix.group, now, lanes);
+    while (pairs > left) pairs /= 2;
+    for (int64_t i = 0; i < 2 * pairs * lanes; ++i)
+      rows[static_cast<size_t>(i)] = first + i < matrix.n ? first + i : -1;
+    pack_int4_tile(to, matrix, rows.data(), pairs, lanes, second_scale);
+    to += int4_tile_bytes(matrix.k, matrix.group, pairs, lanes);
   }
 }
 

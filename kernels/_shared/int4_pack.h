@@ -30,9 +30,9 @@ size_t int4_tile_bytes(int64_t k, int64_t group, int pairs, int lanes);
 void pack_int4_tile(uint8_t* to, const Int4Matrix& matrix, const int64_t* rows, int pairs, int lanes,
                     float second_scale);
 
-// A whole matrix in its own order of rows: tiles of `pairs`, the last one with as many as are left. `to` holds
-// int4_matrix_bytes zeroed bytes.
-size_t int4_matrix_bytes(int64_t n, int64_t k, int64_t group, int pairs, int lanes);
+// A whole matrix in its own order of rows, in tiles of 4, 2 and 1 pairs: as many of `pairs` as fit, then half of it,
+// ... `to` holds int4_matrix_bytes zeroed bytes.
+size_t int4_matrix_bytes(int64_t n, int64_t k, int64_t group, int lanes);
 void pack_int4_matrix(uint8_t* to, const Int4Matrix& matrix, int pairs, int lanes, float second_scale);
 
 }  // namespace rta

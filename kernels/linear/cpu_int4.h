@@ -28,7 +28,7 @@ class Int4Stage final : public Stage {
   }
 
  private:
-  static constexpr int kPairs = S::kRegisters == 32 ? 2 : 1;
+  static constexpr int kPairs = S::kRegisters == 32 ? 4 / Planes : 1;
   static constexpr int kRows = S::kRegisters == 32 ? 6 / Planes : 1;
   using F = typename S::F;
 
@@ -43,16 +43,32 @@ class Int4Stage final : public Stage {
 
   void block_of_rows(const Run& run, int64_t first, int64_t count) const {
     const Rows rows = prepare(run, first, count);
-    const uint8_t* w = weights_;
-    for (int64_t column = 0; column < layer_.n; column += 2 * kPairs * S::kLanes) {
-      const int64_t left = (layer_.n - column + 2 * S::kLanes - 1) / (2 * S::kLanes);
-      if (kPairs == 1 || left >= kPairs) {
-        all<kPairs>(rows, w, column);
-        w += tile_bytes_;
-      } else {
-        all<1>(rows, w, column);  // kPairs is at most 2
-      }
+    // Odd calls go backwards: what does not fit the second-level cache then finds its end there from the call before.
+    if (run.tick & 1) {
+      for (int64_t i = tiles_ - 1; i >= 0; --i) tile(i, rows);
+    } else {
+      for (int64_t i = 0; i < tiles_; ++i) tile(i, rows);
     }
+  }
+
+  void tile(int64_t i, const Rows& rows) const {
+    const int64_t whole = all_pairs_ / kPairs;
+    int64_t pair = (i < whole ? i : whole) * kPairs, left = all_pairs_ - pair;
+    int pairs = kPairs;
+    for (int64_t tail = whole;; ++tail) {
+      while (pairs > left) pairs /= 2;
+      if (tail >= i) break;
+      pair += pairs;
+      left -= pairs;
+    }
+    const uint8_t* w = weights_ + pair * pair_bytes_;
+    const int64_t column = pair * 2 * S::kLanes;
+    if (kPairs >= 4 && pairs == 4)
+      all<kPairs >= 4 ? 4 : 1>(rows, w, column);
+    else if (kPairs >= 2 && pairs == 2)
+      all<kPairs >= 2 ? 2 : 1>(rows, w, column);
+    else
+      all<1>(rows, w, column);
   }
 
   Rows prepare(const Run& run, int64_t first, int64_t count) const {
@@ -102,26 +118,23 @@ class Int4Stage final : public Stage {
 
   template <int R, int Q>
   void block(const Rows& rows, const uint8_t* w, int64_t column, int64_t r) const {
-    if constexpr (R * Planes <= 2) {
-      tile<R, Q, Q>(rows, w, column, r);
-    } else {
-#pragma GCC unroll 2
-      for (int p = 0; p < Q; ++p) tile<R, 1, Q>(rows, w + p * S::kLanes * 4, column + 2 * p * S::kLanes, r);
-    }
+    constexpr int kFit = R * Planes == 1 ? 4 : R * Planes <= 3 ? 2 : 1, P = Q < kFit ? Q : kFit;
+#pragma GCC unroll 4
+    for (int p = 0; p < Q; p += P) part<R, P, Q>(rows, w + p * S::kLanes * 4, column + 2 * p * S::kLanes, r);
   }
 
   template <int R, int P, int Q>
-  void tile(const Rows& rows, const uint8_t* w, int64_t column, int64_t r) const {
+  void part(const Rows& rows, const uint8_t* w, int64_t column, int64_t r) const {
     F t[R][2 * P];
 #pragma GCC unroll 6
     for (int i = 0; i < R; ++i)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int v = 0; v < 2 * P; ++v) t[i][v] = S::set(0.0f);
     const GroupRows in{rows.in.x + r * Planes * pitch_, pitch_, rows.in.start + r * Planes * start_pitch_,
                        start_pitch_};
     int4_dot<S, R, P, Q, Planes>(w, in, layer_.k, group_, t);
     const char* scale = rows.scale ? rows.scale + r * layer_.row_scale.pitch : nullptr;
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int v = 0; v < 2 * P; ++v) {
       const F multiplier = S::load(layer_.multiplier + column + v * S::kLanes);
       const F offset = S::load(layer_.offset + column + v * S::kLanes);
@@ -140,7 +153,7 @@ class Int4Stage final : public Stage {
 
   LinearLayer layer_;
   int64_t group_, pitch_, start_pitch_;
-  size_t tile_bytes_;
+  int64_t all_pairs_, tiles_, pair_bytes_;
   const uint8_t* weights_;
 };
 
@@ -154,10 +167,12 @@ Int4Stage<S, Planes>::Int4Stage(const StageSpec& spec) {
                           attrs.floats("group_scale", layer_.n * ((layer_.k + group_ - 1) / group_)), layer_.n,
                           layer_.k, group_};
   Arena& arena = *spec.arena;
-  uint8_t* packed = static_cast<uint8_t*>(arena.take(int4_matrix_bytes(layer_.n, layer_.k, group_, kPairs, S::kLanes)));
+  uint8_t* packed = static_cast<uint8_t*>(arena.take(int4_matrix_bytes(layer_.n, layer_.k, group_, S::kLanes)));
   pack_int4_matrix(packed, matrix, kPairs, S::kLanes, PairSum<S>::kSecondScale);
   weights_ = packed;
-  tile_bytes_ = int4_tile_bytes(layer_.k, group_, kPairs, S::kLanes);
+  pair_bytes_ = static_cast<int64_t>(int4_tile_bytes(layer_.k, group_, 1, S::kLanes));
+  all_pairs_ = (layer_.n + 2 * S::kLanes - 1) / (2 * S::kLanes);
+  tiles_ = all_pairs_ / kPairs + __builtin_popcountll(static_cast<uint64_t>(all_pairs_ % kPairs));
   constexpr int64_t lanes = 2 * S::kLanes;
   layer_.multiplier = padded(arena, attrs.floats("multiplier", layer_.n), layer_.n, lanes);
   layer_.offset = padded(arena, attrs.floats("offset", layer_.n), layer_.n, lanes);
