@@ -96,31 +96,27 @@ class Int4Stage final : public Stage {
             layer_.y.row(run, first)};
   }
 
+  // One row takes the whole tile at once. Many take it pair by pair, so that what they share stays in the first-level
+  // cache; as many rows at a time as the registers hold, and no last one alone where it can be helped.
   template <int Q>
   void all(const Rows& rows, const uint8_t* w, int64_t column) const {
-    for (int64_t r = 0; r < rows.count;) {
-      const int64_t left = rows.count - r;
-      if (kRows >= 6 && left >= 6) {
-        block<kRows >= 6 ? 6 : 1, Q>(rows, w, column, r);
-        r += 6;
-      } else if (kRows >= 3 && left >= 3) {
-        block<kRows >= 3 ? 3 : 1, Q>(rows, w, column, r);
-        r += 3;
-      } else if (kRows >= 2 && left >= 2) {
-        block<kRows >= 2 ? 2 : 1, Q>(rows, w, column, r);
-        r += 2;
-      } else {
-        block<1, Q>(rows, w, column, r);
-        r += 1;
+    if (rows.count == 1) return part<1, Q, Q>(rows, w, column, 0);
+    for (int p = 0; p < Q; ++p, w += S::kLanes * 4, column += 2 * S::kLanes)
+      for (int64_t r = 0; r < rows.count;) {
+        const int64_t left = rows.count - r;
+        const int now = static_cast<int>(left <= kRows                    ? left
+                                         : kRows > 2 && left <= kRows + 2 ? (left + 1) / 2
+                                                                          : kRows);
+        switch (now) {
+          case 1: part<1, 1, Q>(rows, w, column, r); break;
+          case 2: part < kRows<2 ? kRows : 2, 1, Q>(rows, w, column, r); break;
+          case 3: part < kRows<3 ? kRows : 3, 1, Q>(rows, w, column, r); break;
+          case 4: part < kRows<4 ? kRows : 4, 1, Q>(rows, w, column, r); break;
+          case 5: part < kRows<5 ? kRows : 5, 1, Q>(rows, w, column, r); break;
+          default: part<kRows, 1, Q>(rows, w, column, r);
+        }
+        r += now;
       }
-    }
-  }
-
-  template <int R, int Q>
-  void block(const Rows& rows, const uint8_t* w, int64_t column, int64_t r) const {
-    constexpr int kFit = R * Planes == 1 ? 4 : R * Planes <= 3 ? 2 : 1, P = Q < kFit ? Q : kFit;
-#pragma GCC unroll 4
-    for (int p = 0; p < Q; p += P) part<R, P, Q>(rows, w + p * S::kLanes * 4, column + 2 * p * S::kLanes, r);
   }
 
   template <int R, int P, int Q>
