@@ -27,6 +27,7 @@ from torch import Tensor
 
 from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Tolerance
+from rtaccel.core.scheme import check_group_size
 from rtaccel.core.stage import Quant, Stage, Value
 from rtaccel.formats import int4
 from rtaccel.formats.int8 import inverse_scale, to_int8
@@ -61,7 +62,7 @@ def lower(stage: Stage, common: Mapping[str, Any]) -> Mapping[str, Any]:
     if kind == "w8a16":
         return {**common, "weight": weight, "multiplier": stage.tensors["weight_scale"], "offset": offset}
     x, y = stage.inputs[0], stage.outputs[0]
-    group_size = int4.check_group_size("linear", stage.attrs.get("group_size"))
+    group_size = check_group_size("linear", stage.attrs.get("group_size"))
     scales = stage.tensors["group_scale"]
     expected = (weight.shape[0], (x.width + 1) // 2), (weight.shape[0], int4.group_count(x.width, group_size))
     if (tuple(weight.shape), tuple(scales.shape)) != expected:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.errors import FormatError
+from rtaccel.core.scheme import check_group_size
 from rtaccel.formats.int8 import require_finite
 
 CLIPS = (0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 8 / 7)
@@ -23,15 +24,6 @@ both signs of the largest alike."""
 
 _CHUNK = 1 << 20
 """Numbers searched at a time, so that the search needs little memory beside the weight."""
-
-
-def check_group_size(op: str, group_size: object) -> int:
-    """Raises FormatError for what no kernel takes as the length of a group."""
-    if isinstance(group_size, bool) or not isinstance(group_size, int) or not 16 <= group_size <= 256 or group_size % 16:
-        raise FormatError(
-            op, f"group_size={group_size!r}", "a multiple of 16 from 16 to 256", "Take 32, or 64 for less memory."
-        )
-    return group_size
 
 
 def group_count(k: int, group_size: int) -> int:
