@@ -24,7 +24,8 @@ class Draft:
 
     node: the graph node whose value it gives. reads: names of its inputs. frame: rows of its value.
     width: columns. tensors, attrs: as a stage has them, still in float32.
-    reason: for "torch", why no operator takes it. quant: what the int8 input of a swapped layer means, where it is static.
+    reason: for "torch", why no operator takes it. quant: what the int8 input of a swapped layer means, where it is static;
+    float_input: whether a swapped layer reads its input as it is.
     """
 
     op: str
@@ -37,11 +38,12 @@ class Draft:
     attrs: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
     quant: Quant | None = None
+    float_input: bool = False
 
     @property
     def swapped(self) -> bool:
-        """A linear layer whose weights are int8 already."""
-        return self.op == "linear" and self.tensors["weight"].dtype == torch.int8
+        """A linear layer whose weights are quantised already."""
+        return self.op == "linear" and self.tensors["weight"].dtype != torch.float32
 
     @property
     def activation(self) -> str:
@@ -82,6 +84,7 @@ def fold(drafts: list[Draft], outputs: set[str]) -> list[Draft]:
                 draft.reads, draft.op, draft.tensors = source.reads, source.op, source.tensors
                 draft.attrs = {**source.attrs, **draft.attrs}
                 draft.name, draft.quant = (source.name, source.quant) if source.op == "linear" else (draft.name, None)
+                draft.float_input = source.float_input
                 drafts.remove(source)
                 changed = True
                 break
@@ -101,7 +104,7 @@ def _merge(source: Draft, draft: Draft) -> bool:
         return False
     if source.op == "linear":
         if source.swapped and "scale" in draft.tensors:
-            return False  # int8 weights are what they are
+            return False  # quantised weights are what they are
         if "scale" in draft.tensors:  # computed in float64: folding should cost no precision
             scale, shift = draft.tensors["scale"].double(), draft.tensors["shift"].double()
             source.tensors["weight"] = (source.tensors["weight"].double() * scale[:, None]).float()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -12,22 +12,12 @@ from rtaccel.convert.calibrate import calibrate
 from rtaccel.convert.capture import Captured
 from rtaccel.convert.draft import Draft
 from rtaccel.convert.graph import DraftGraph, drafts_of
+from rtaccel.convert.layers import Layer, decide_draft, parts
 from rtaccel.convert.program import GroupStep, Program, TorchStep
-from rtaccel.core.errors import FormatError, RtaccelError
-from rtaccel.core.scheme import W8A8, Float32, Scheme, SchemeMap
+from rtaccel.core.errors import RtaccelError
+from rtaccel.core.scheme import SchemeMap
 from rtaccel.core.stage import Port, Quant, Stage, Value
-from rtaccel.formats.int8 import quantise_weight
-from rtaccel.kernels.linear.contract import MAX_K
 from rtaccel.plan.group import Group
-
-
-@dataclass(frozen=True)
-class Layer:
-    """How one linear draft is computed. dynamic: int8 with a scale per row. quant: of the input, where it is static."""
-
-    int8: bool
-    dynamic: bool = False
-    quant: Quant | None = None
 
 
 def lower(captured: Captured, scheme: SchemeMap, calibration: Any) -> Program:
@@ -39,42 +29,16 @@ def lower(captured: Captured, scheme: SchemeMap, calibration: Any) -> Program:
     for draft in graph.drafts:
         if draft.op != "linear":
             continue
-        if draft.swapped:
-            layers[draft.node.name] = Layer(int8=True, dynamic=draft.quant is None, quant=draft.quant)
-            continue
-        chosen = scheme(draft.name)
-        layers[draft.node.name] = decided = _layer(draft, chosen, calibration is not None, notes)
-        if decided.int8 and not decided.dynamic and isinstance(chosen, W8A8):
-            wanted[draft.reads[0]] = chosen.observer
+        layer = decide_draft(draft, scheme, calibration is not None, notes)
+        layers[draft.node.name] = layer
+        if layer.observer is not None:
+            wanted[draft.reads[0]] = layer.observer
     quants = calibrate(captured, calibration, wanted) if wanted else {}
     for draft in graph.drafts:
-        layer = layers.get(draft.node.name)
-        if layer is not None and layer.int8 and not layer.dynamic and layer.quant is None:
-            layers[draft.node.name] = replace(layer, quant=quants[draft.reads[0]])
+        found = layers.get(draft.node.name)
+        if found is not None and found.observer is not None:
+            layers[draft.node.name] = replace(found, quant=quants[draft.reads[0]])
     return _Emitter(captured, graph, layers).program(tuple(notes))
-
-
-def _layer(draft: Draft, scheme: Scheme, calibrated: bool, notes: list[str]) -> Layer:
-    if isinstance(scheme, Float32):
-        return Layer(int8=False)
-    if not isinstance(scheme, W8A8):
-        raise FormatError("compile", f"{scheme} for {draft.name}", "float32 or w8a8 for a linear layer", "Choose one.")
-    if draft.tensors["weight"].shape[1] > MAX_K:
-        notes.append(f"{draft.name} stays float32: K = {draft.tensors['weight'].shape[1]} is over {MAX_K}")
-        return Layer(int8=False)
-    if scheme.activation == "static" and not calibrated:
-        raise FormatError(
-            "compile",
-            f"W8A8(activation='static') for {draft.name} without calibration data",
-            "calibration= with batches of real inputs",
-            "Pass some, or take W8A8(activation='dynamic').",
-        )
-    dynamic = scheme.activation == "dynamic" or not calibrated
-    if dynamic and scheme.activation is None:
-        note = "no calibration data: int8 activations take a scale per row (dynamic)"
-        if note not in notes:
-            notes.append(note)
-    return Layer(int8=True, dynamic=dynamic)
 
 
 class _Emitter:
@@ -173,19 +137,17 @@ class _Emitter:
     def _emit(self, draft: Draft, stages: list[Stage], writes: set[str]) -> None:
         name, frame = draft.node.name, draft.frame
         layer = self.layers.get(name)
+        tensors, attrs = parts(draft, layer)
         if layer is None or not layer.int8:
             inputs = tuple(self._port(r, frame).value for r in draft.reads)
-            stages.append(Stage(draft.op, draft.name, inputs, (Value(name, draft.width),), draft.tensors, draft.attrs))
+            stages.append(Stage(draft.op, draft.name, inputs, (Value(name, draft.width),), tensors, attrs))
             return
-        tensors: dict[str, Tensor] = dict(draft.tensors)
-        if not draft.swapped:
-            tensors["weight"], tensors["weight_scale"] = quantise_weight(draft.tensors["weight"])
         inputs = self._int8(draft.reads[0], frame, layer, draft.name, stages)
         output = Value(name, draft.width)
         shared = {self._static(user) for user in self.users.get(name, [])}
         if name not in writes and len(shared) == 1 and (quant := shared.pop()) is not None:
             output = Value(self._int8_name(name, quant), draft.width, "int8", quant)
-        stages.append(Stage("linear", draft.name, inputs, (output,), tensors, draft.attrs))
+        stages.append(Stage("linear", draft.name, inputs, (output,), tensors, attrs))
 
     def _static(self, user: Draft) -> Quant | None:
         """The static scale that a reader wants its input in; None for one that reads float32 or scales rows itself."""

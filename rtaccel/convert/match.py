@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-import rtaccel.nn.ops  # noqa: F401  (defines the operator of swapped layers)
 from rtaccel.convert.draft import Draft, module_name, zeros_like_rows
 from rtaccel.core.stage import Quant
+from rtaccel.nn.numbers import LinearNumbers, Size
+from rtaccel.nn.ops import OPERATORS
 
 Rule = Callable[["Call"], "Draft | str"]
 _RULES: dict[Any, Rule] = {}
@@ -198,16 +199,27 @@ def _mul(call: Call) -> Draft | str:
     return _affine(call, constant if constant is not None else float(other), 0.0)
 
 
-@rule(torch.ops.rtaccel.linear_w8a8.default)
-def _swapped(call: Call) -> Draft | str:
-    """A layer that `quantize_` swapped: its int8 weights and its scales are taken as they are."""
-    names = ("weight", "weight_scale", "bias", "input_scale", "input_zero_point")
-    tensors = {name: call.constant(call[name]) for name in names}
-    if any(tensors[name] is None and call[name] is not None for name in names) or tensors["weight"] is None:
-        return "its weight is computed, not a buffer"
-    scale, zero_point = tensors.pop("input_scale"), tensors.pop("input_zero_point")
-    attrs = {"activation": call["activation"], "activation_parameter": float(call["activation_parameter"])}
-    draft = call.draft("linear", [call["x"]], tensors={k: v for k, v in tensors.items() if v is not None}, attrs=attrs)
-    if isinstance(draft, Draft) and scale is not None and zero_point is not None:
-        draft.quant = Quant(float(scale), int(zero_point))
-    return draft
+def _swapped(numbers: type[LinearNumbers]) -> Rule:
+    """A layer that `quantize_` swapped: its weights and its scales are taken as they are."""
+
+    def take(call: Call) -> Draft | str:
+        names = list(numbers.form(Size(1, 1, 16)))
+        tensors = {name: call.constant(call[name]) for name in names}
+        if any(tensors[name] is None and call[name] is not None for name in names) or tensors["weight"] is None:
+            return "its weight is computed, not a buffer"
+        scale, zero_point = tensors.pop("input_scale", None), tensors.pop("input_zero_point", None)
+        attrs = {"activation": call["activation"], "activation_parameter": float(call["activation_parameter"])}
+        attrs |= {name: call[name] for name in numbers.OPTIONS if name != "in_features"}
+        kept = {k: v for k, v in tensors.items() if v is not None}
+        draft = call.draft("linear", [call["x"]], tensors=kept, attrs=attrs)
+        if isinstance(draft, Draft):
+            draft.float_input = not numbers.int8_input()
+            if scale is not None and zero_point is not None:
+                draft.quant = Quant(float(scale), int(zero_point))
+        return draft
+
+    return take
+
+
+for _numbers, _operator in OPERATORS.items():
+    rule(_operator)(_swapped(_numbers))

@@ -56,9 +56,7 @@ class Int8Activation(Scheme):
     def __post_init__(self) -> None:
         op = type(self).__name__
         if self.activation not in ("static", "dynamic", None):
-            raise FormatError(
-                op, repr(self.activation), 'activation "static", "dynamic" or None', "Name one of these."
-            )
+            raise FormatError(op, repr(self.activation), 'activation "static", "dynamic" or None', "Name one of these.")
         if self.observer not in ("absmax", "percentile", "mse"):
             raise FormatError(op, repr(self.observer), 'observer "absmax", "percentile" or "mse"', "Name one of these.")
 
