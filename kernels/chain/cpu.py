@@ -123,7 +123,9 @@ def _build(
 def _supports(op: str, name: str, problem: Problem) -> str | None:
     if problem.device != "cpu":
         return f"runs on the CPU, not on {problem.device}"
-    attrs = {} if problem.weight_dtype is None else {"weight_dtype": problem.weight_dtype}
+    attrs = {"input_dtype": problem.in_dtypes[0]}
+    if problem.weight_dtype is not None:
+        attrs["weight_dtype"] = problem.weight_dtype
     return native.reject(op, name, attrs) or None
 
 

@@ -284,8 +284,9 @@ LinearStage<S, Kind>::LinearStage(const StageSpec& spec, int64_t whole) {
 }
 
 static const char* linear_reject(const Attrs& attrs) {
-  if (attrs.text_is("weight_dtype", "float32") || attrs.text_is("weight_dtype", "int8")) return nullptr;
-  return "takes float32 and int8 weights";
+  if (attrs.text_is("weight_dtype", "float32")) return nullptr;
+  if (!attrs.text_is("weight_dtype", "int8")) return "takes float32 and int8 weights";
+  return attrs.text_is("input_dtype", "float32") ? "takes int8 weights with int8 inputs" : nullptr;
 }
 
 template <class S>
