@@ -208,24 +208,55 @@ template <class S, template <class> class Kind>
 class LinearStage final : public Stage {
  public:
   explicit LinearStage(const StageSpec& spec);
+
+  int parts(int64_t samples) const override {
+    const int64_t rows = samples * layer_.x.steps, most = tiles() > rows / kRows ? tiles() : rows / kRows;
+    return most < 1 ? 1 : static_cast<int>(most < (1 << 20) ? most : 1 << 20);
+  }
+
+  // Multiply-adds at the peak of the set. Reading weights once is known to the plan; few rows take no longer than that.
+  int64_t cost_ns(int64_t samples) const override {
+    return samples * layer_.x.steps * layer_.n * layer_.k / (kPeakPerCycle * kCyclesPerNs);
+  }
+
+  // A part has whole tiles of columns, or else whole groups of rows, whichever leaves the largest part smaller. Rows
+  // are grouped the same for any number of parts, as sums over k may depend on the group.
   void run(const Run& run) const override {
-    const char* w = static_cast<const char*>(layer_.weights);
+    const int64_t rows = layer_.x.rows(run), groups = rows / kRows, part = run.part, parts = run.parts;
+    if (parts == 1) return columns(run, 0, tiles(), 0, rows);
+    const int64_t tile_share = (tiles() + parts - 1) / parts * rows;
+    const int64_t row_share = (groups + parts - 1) / parts * kRows;
+    if (groups < parts || tile_share <= row_share * tiles()) {
+      columns(run, part * tiles() / parts, (part + 1) * tiles() / parts, 0, rows);
+    } else {
+      columns(run, 0, tiles(), part * groups / parts * kRows,
+              part + 1 == parts ? rows : (part + 1) * groups / parts * kRows);
+    }
+  }
+
+ private:
+  int64_t tiles() const { return (layer_.n + kTileColumns - 1) / kTileColumns; }
+
+  // Rows first .. end of tiles from .. to.
+  void columns(const Run& run, int64_t from, int64_t to, int64_t first, int64_t end) const {
     const int64_t groups = (layer_.k + Kind<S>::kGroup - 1) / Kind<S>::kGroup;
-    for (int64_t column = 0; column < layer_.n; column += S::kTileVectors * S::kLanes) {
+    const char* w = static_cast<const char*>(layer_.weights) + from * groups * S::kTileVectors * Kind<S>::kStep;
+    const int64_t stop = to * kTileColumns < layer_.n ? to * kTileColumns : layer_.n;
+    for (int64_t column = from * kTileColumns; column < stop; column += kTileColumns) {
       const int64_t left = (layer_.n - column + S::kLanes - 1) / S::kLanes;
       const int vectors = static_cast<int>(left < S::kTileVectors ? left : S::kTileVectors);
       switch (vectors) {
-        case 1: rows<1>(run, w, column); break;
-        case 2: rows<2>(run, w, column); break;
-        case 3: rows<3>(run, w, column); break;
-        case 4: rows<4>(run, w, column); break;
+        case 1: rows<1>(run, w, column, first, end); break;
+        case 2: rows<2>(run, w, column, first, end); break;
+        case 3: rows<3>(run, w, column, first, end); break;
+        case 4: rows<4>(run, w, column, first, end); break;
         default:
           if constexpr (S::kTileVectors == 8) {
             switch (vectors) {
-              case 5: rows<5>(run, w, column); break;
-              case 6: rows<6>(run, w, column); break;
-              case 7: rows<7>(run, w, column); break;
-              default: rows<8>(run, w, column);
+              case 5: rows<5>(run, w, column, first, end); break;
+              case 6: rows<6>(run, w, column, first, end); break;
+              case 7: rows<7>(run, w, column, first, end); break;
+              default: rows<8>(run, w, column, first, end);
             }
           }
       }
@@ -233,17 +264,16 @@ class LinearStage final : public Stage {
     }
   }
 
- private:
   struct Cursor {  // where the running rows are
     const char *x, *scale;
     char* y;
   };
 
   template <int V>
-  void rows(const Run& run, const char* w, int64_t column) const {
-    Cursor at{run.at[layer_.x.id], layer_.row_scale.exists() ? run.at[layer_.row_scale.id] : nullptr,
-              run.at[layer_.y.id]};
-    int64_t left = layer_.x.rows(run);
+  void rows(const Run& run, const char* w, int64_t column, int64_t first, int64_t end) const {
+    Cursor at{layer_.x.row(run, first), layer_.row_scale.exists() ? layer_.row_scale.row(run, first) : nullptr,
+              layer_.y.row(run, first)};
+    int64_t left = end - first;
     while (left > 0) {
       // As few passes over the weights as the registers allow, and no last pass for a single row where it can be
       // helped.
@@ -278,6 +308,8 @@ class LinearStage final : public Stage {
     }
   }
 
+  static constexpr int64_t kTileColumns = S::kTileVectors * S::kLanes;
+  static constexpr int64_t kPeakPerCycle = 2 * S::kLanes * Kind<S>::kGroup, kCyclesPerNs = 4;
   static constexpr int kAccumulators = S::kRegisters * 3 / 4;
   static constexpr int kRows = kAccumulators / kPartVectors;  // 6 with 32 registers, 3 with 16
 
