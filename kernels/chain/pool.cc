@@ -167,14 +167,13 @@ void Pool::ring() {
 }
 
 bool Pool::ready(int64_t saved_ns) {
-  const int64_t now = now_ns();
-  const bool again = now - last_call_ns_ < kSpinNs;
-  last_call_ns_ = now;
   if (asleep_.load(std::memory_order_relaxed) == 0) return true;
-  if (!again && saved_ns < kAnswerNs) return false;
+  if (saved_ns < kAnswerNs && now_ns() - last_done_ns_ > kSpinNs) return false;
   ring();
   return true;
 }
+
+void Pool::done() { last_done_ns_ = now_ns(); }
 
 void Pool::run(Job job, const void* context, int parts) {
   job_ = job;

@@ -42,6 +42,7 @@ class Pool {
   // they should. Sleepers are woken where that pays within this call, or where calls follow one another so closely that
   // they would still be awake: never for a lone short call, which would only get slower.
   bool ready(int64_t saved_ns);
+  void done();  // after a call that asked
   // After fork() the child has no workers: run() must not be called there.
   bool forked() const;
   // Workers take the scheduling policy and priority of this thread. 0, or an errno.
@@ -67,7 +68,7 @@ class Pool {
   const void* context_ = nullptr;
   std::atomic<int> caller_core_{-1};
   uint32_t number_ = 0;
-  int64_t last_call_ns_ = 0;
+  int64_t last_done_ns_ = 0;
   alignas(64) std::atomic<uint32_t> finished_{0};  // parts of this run that workers finished
   std::atomic<uint32_t> joining_{0};               // the caller sleeps until there are more
   alignas(64) std::atomic<uint32_t> bell_{0};      // counts the calls that sleepers wait for
