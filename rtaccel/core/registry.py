@@ -64,6 +64,7 @@ class Operator:
         steps of a sample (a convolution, attention, a recurrent layer) says False.
     packed_bytes: (stage) -> more than any kernel packs its weights into; None where the general bound, by the shape of
         each tensor, is enough.
+    writes_int8: its kernels can write their first output as int8 with a static scale, whatever their weights are.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Operator:
     lower: Callable[[Stage], Mapping[str, Any]]
     by_row: bool = True
     packed_bytes: Callable[[Stage], int] | None = None
+    writes_int8: bool = False
 
 
 @dataclass(frozen=True)
