@@ -63,7 +63,8 @@ def _attributes(stage: Stage) -> tuple[dict[str, Any], list[Tensor]]:
 
 def _packed_bound(stage: Stage) -> int:
     """More than the packed tensors and tables of a stage can take. What is not used is never touched."""
-    total = 4096
+    exact = operator(stage.op).packed_bytes
+    total = 4096 if exact is None else exact(stage)
     for tensor in stage.tensors.values():
         rows = tensor.shape[0] if tensor.dim() > 1 else 1
         columns = tensor.numel() // max(rows, 1)
