@@ -178,18 +178,12 @@ def _check_tensor(op: str, x: Any, expected: str, device: torch.device) -> None:
 
 
 def group(sizes: Sizes, tensors: Mapping[str, Tensor], shape: tuple[int, ...], batch_first: bool, states: bool) -> Group:
-    """The stages for an x of this shape: the whole call is one sample."""
+    """The stage for an x of this shape: the whole call is one sample."""
     time, batch = shape[0], 1
     if len(shape) == 3:
         time, batch = (shape[1], shape[0]) if batch_first else (shape[0], shape[1])
     geometry = sizes.geometry(time, batch, batch_first)
     x = Value("x", sizes.input_size, steps=time * batch)
-    stages: list[Stage] = []
-    source = x
-    if sizes.static:
-        quant = Quant(float(tensors["input_scale"]), int(tensors["input_zero_point"]))
-        source = Value("x_int8", sizes.input_size, "int8", quant, time * batch)
-        stages.append(Stage("quantize", "input", (x,), (source,)))
     width = sizes.directions * sizes.hidden_size
     y = Value("y", width, steps=time * batch)
     rows = sizes.num_layers * sizes.directions
@@ -198,10 +192,12 @@ def group(sizes: Sizes, tensors: Mapping[str, Tensor], shape: tuple[int, ...], b
     after = tuple(Value(f"{n}n", sizes.hidden_size, steps=rows * batch) for n in names)
     kept = {n: t for n, t in tensors.items() if n.startswith(("weight", "bias"))}
     attrs = {**vars(geometry), "h_scale": float(tensors["h_scale"])}
-    stages.append(Stage(sizes.kind, sizes.kind, (source, *before), (y, *after), kept, attrs))
+    if sizes.static:
+        attrs |= {"x_scale": float(tensors["input_scale"]), "x_zero_point": int(tensors["input_zero_point"])}
+    stage = Stage(sizes.kind, sizes.kind, (x, *before), (y, *after), kept, attrs)
     state_shape = (rows, batch, sizes.hidden_size) if len(shape) == 3 else (rows, sizes.hidden_size)
     return Group(
-        tuple(stages),
+        (stage,),
         (Port(x, 0, shape), *(Port(v, 0, state_shape) for v in before)),
         (Port(y, 0, (*shape[:-1], width)), *(Port(v, 0, state_shape) for v in after)),
     )
