@@ -2,6 +2,7 @@
 #pragma once
 
 #include "activation.h"
+#include "row.h"
 #include "stage.h"
 
 namespace rta {
@@ -27,12 +28,21 @@ class PointwiseStage final : public Stage {
       const float* x = reinterpret_cast<const float*>(x_.row(run, r));
       const float* other = other_.exists() ? reinterpret_cast<const float*>(other_.row(run, r)) : nullptr;
       float* y = reinterpret_cast<float*>(y_.row(run, r));
-      for (int i = 0; i < width_; i += S::kLanes) {
-        const int n = width_ - i < S::kLanes ? width_ - i : S::kLanes;
-        F t = S::load_n(x + i, n);
-        if (scale_) t = S::add(S::mul(t, S::load_n(scale_ + i, n)), S::load_n(shift_ + i, n));
-        if (other) t = S::add(t, S::load_n(other + i, n));
-        S::store_n(y + i, activate<S>(activation_, parameter_, t), n);
+      const bool relu = activation_ == Activation::kRelu;
+      over_row<S>(width_, [&](int, int i, int n) __attribute__((always_inline)) {
+        F t = load_part<S>(x + i, n);
+        if (scale_) t = S::add(S::mul(t, S::load(scale_ + i)), S::load(shift_ + i));
+        if (other) t = S::add(t, load_part<S>(other + i, n));
+        if (relu) t = S::max(S::set(0.0f), t);
+        store_part<S>(y + i, t, n);
+      });
+      if (relu || activation_ == Activation::kNone) continue;
+      const int whole = width_ / S::kLanes;
+      activate_in_place<S>(activation_, parameter_, y, whole);
+      const int left = width_ - whole * S::kLanes;
+      if (left) {
+        float* rest = y + whole * S::kLanes;
+        S::store_n(rest, activate<S>(activation_, parameter_, S::load_n(rest, left)), left);
       }
     }
   }
@@ -41,7 +51,8 @@ class PointwiseStage final : public Stage {
   using F = typename S::F;
 
   const float* copy(Arena& arena, const float* from) const {
-    float* to = static_cast<float*>(arena.take(static_cast<size_t>(width_) * sizeof(float)));
+    const int whole = (width_ + S::kLanes - 1) / S::kLanes * S::kLanes;
+    float* to = static_cast<float*>(arena.take(static_cast<size_t>(whole) * sizeof(float)));
     for (int i = 0; i < width_; ++i) to[i] = from[i];
     return to;
   }
