@@ -6,13 +6,19 @@ With multiplier 1 and offset 0 the float32 output is the sum itself: below 2^24 
 from __future__ import annotations
 
 import itertools
+import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 import rtaccel._native as native
+from rtaccel.backends.cpu import ISAS
 from rtaccel.core.registry import impls
+from rtaccel.core.settings import CPU_ISA
 from rtaccel.core.stage import Port, Problem, Quant, Stage, Value
 from rtaccel.kernels.chain.cpu import build
 
@@ -146,3 +152,60 @@ def test_dynamic_rows_inside_a_chain_equal_the_reference() -> None:
         if impl.supports(Problem.of(linear, rows)) is None:
             plan = build([(quantise, quantise_kernel), (linear, impl.name)], [Port.matrix(x)], [Port.matrix(y)])
             assert torch.equal(plan.call((data,)), want), impl.name
+
+
+EXACT_CASES = """
+import hashlib, json
+import torch
+import rtaccel._native as native
+from rtaccel.core.registry import impls, operators
+from rtaccel.core.stage import Problem
+
+found = {"isa": native.isa(), "kernels": {}, "rejected": {}, "digests": {}}
+for name, op in sorted(operators().items()):
+    for index, case in enumerate(op.cases()):
+        inputs = case.make(index)
+        tolerance = op.tolerance(case.stage, *inputs)
+        if tolerance.steps or torch.as_tensor(tolerance.atol).any():
+            continue
+        problem = Problem.of(case.stage, rows=inputs[0].shape[0])
+        for impl in impls("cpu", name):
+            reason = impl.supports(problem)
+            if reason is not None:
+                found["rejected"][f"{name} {impl.name}"] = reason
+                continue
+            found["kernels"].setdefault(name, []).append(impl.name)
+            results = impl.prepare(case.stage, problem)(*inputs)
+            for got, want in zip(results, op.reference(case.stage, *inputs)):
+                assert torch.equal(got.nan_to_num(7.0), want.nan_to_num(7.0)), (name, impl.name, case.id)
+            bits = b"".join(r.nan_to_num(7.0).numpy().tobytes() for r in results)
+            digest = found["digests"].setdefault(f"{name} {case.id}", hashlib.sha256(bits).hexdigest())
+            assert digest == hashlib.sha256(bits).hexdigest(), (name, impl.name, case.id)
+print(json.dumps(found))
+"""
+
+
+def test_the_exact_conformance_cases_under_every_instruction_set() -> None:
+    """In a process of its own for each: the same bits, and only kernels that the set includes."""
+    runs = {
+        isa: subprocess.Popen(
+            [sys.executable, "-c", EXACT_CASES], env={**os.environ, CPU_ISA: isa}, stdout=subprocess.PIPE, text=True
+        )
+        for isa in ISAS
+    }
+    found = {}
+    for isa, process in runs.items():
+        output = process.communicate(timeout=300)[0]
+        assert process.returncode == 0, isa
+        result = json.loads(output)
+        if result["isa"] == isa:  # else this CPU does not have it
+            found[isa] = result
+    assert "portable" in found
+    digests = found["portable"]["digests"]
+    assert {name.split()[0] for name in digests} >= {"linear", "quantize"}
+    for isa, result in found.items():
+        assert result["digests"] == digests, isa
+        used = {kernel.rsplit("_", 1)[1] for kernels in result["kernels"].values() for kernel in kernels}
+        assert isa in used or isa == "avx512bf16", f"{isa}: {used}"
+        assert not used & ({"avx512", "avx512vnni"} if isa == "avxvnni" else {"avxvnni"} if "512" in isa else set())
+        assert all("RTACCEL_CPU_ISA" in r or "this CPU" in r for r in result["rejected"].values() if "takes" not in r)

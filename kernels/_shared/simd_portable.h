@@ -16,6 +16,7 @@ struct PortableTypes {
 
 struct Portable : Common<Portable, PortableTypes> {
   static constexpr Isa kIsa = Isa::kPortable;
+  typedef uint32_t U __attribute__((vector_size(16)));
   static constexpr int kLanes = 4;
   static constexpr int kRegisters = 16;
   static constexpr int kTileVectors = 8;
@@ -79,13 +80,14 @@ struct Portable : Common<Portable, PortableTypes> {
     return v;
   }
   static void store_int(int32_t* p, I v) { __builtin_memcpy(p, &v, 16); }
-  static I add_int(I a, I b) { return a + b; }
-  static I sub_int(I a, I b) { return a - b; }
-  static I mul_int(I a, I b) { return a * b; }
+  // Unsigned inside: int32 lanes wrap, as they do on every other set.
+  static I add_int(I a, I b) { return reinterpret_cast<I>(reinterpret_cast<U>(a) + reinterpret_cast<U>(b)); }
+  static I sub_int(I a, I b) { return reinterpret_cast<I>(reinterpret_cast<U>(a) - reinterpret_cast<U>(b)); }
+  static I mul_int(I a, I b) { return reinterpret_cast<I>(reinterpret_cast<U>(a) * reinterpret_cast<U>(b)); }
   static I and_int(I a, I b) { return a & b; }
   template <int n>
   static I shift_left(I v) {
-    return v << n;
+    return reinterpret_cast<I>(reinterpret_cast<U>(v) << n);
   }
   template <int n>
   static I shift_right(I v) {

@@ -145,18 +145,28 @@ class AmxStage final : public LinearStage<S, Int8> {
       fail("linear: x has rows of %lld bytes, not whole tiles", static_cast<long long>(pitch));
   }
 
+  int64_t cost_ns(int64_t samples) const override {
+    const int64_t rows = samples * layer_.x.steps;
+    if (!tiles_win(rows)) return LinearStage<S, Int8>::cost_ns(samples);
+    constexpr int64_t kProductsPerNs = 2900, kBytesPerNs = 170;  // 18.6 clocks a TDPBUSD; weights from L2
+    const int64_t products = rows * layer_.n * layer_.k / kProductsPerNs;
+    const int64_t weights = (rows + kMostRows - 1) / kMostRows * layer_.n * layer_.k / kBytesPerNs;
+    return products > weights ? products : weights;
+  }
+
   void run(const Run& run) const override {
-    int64_t left = layer_.x.rows(run);
-    if (left < kFewestRows || left * layer_.k * layer_.n < kFewestProducts) return LinearStage<S, Int8>::run(run);
-    const char* scale = layer_.row_scale.exists() ? run.at[layer_.row_scale.id] : nullptr;
-    Rows rows{run.at[layer_.x.id], scale, run.at[layer_.y.id], 0};
+    if (!tiles_win(layer_.x.rows(run))) return LinearStage<S, Int8>::run(run);
+    const Share share = share_of(run, kTileRows);
+    int64_t left = share.row_end - share.row;
+    const char* scale = layer_.row_scale.exists() ? layer_.row_scale.row(run, share.row) : nullptr;
+    Rows rows{layer_.x.row(run, share.row), scale, layer_.y.row(run, share.row), 0};
     for (; left > 0; left -= rows.count) {
       const bool reshape = rows.count == 0 || left < kMostRows;
       rows.count = left < kMostRows ? left : kMostRows;
       if (rows.count <= kTileRows)
-        all_columns<Wide>(rows, reshape);
+        all_columns<Wide>(rows, share, reshape);
       else
-        all_columns<Square>(rows, reshape);
+        all_columns<Square>(rows, share, reshape);
       rows.x += rows.count * layer_.x.pitch;
       rows.y += rows.count * layer_.y.pitch;
       if (rows.scale) rows.scale += rows.count * layer_.row_scale.pitch;
@@ -165,9 +175,12 @@ class AmxStage final : public LinearStage<S, Int8> {
   }
 
  private:
-  // All blocks of some rows, from left to right. Only the last can be narrower than the shape.
+  bool tiles_win(int64_t rows) const { return rows >= kFewestRows && rows * layer_.k * layer_.n >= kFewestProducts; }
+
+  // All blocks of a part's tiles and of some of its rows, from left to right. Only the last can be narrower than the
+  // shape.
   template <class Shape>
-  void all_columns(const Rows& rows, bool reshape) const {
+  void all_columns(const Rows& rows, const Share& share, bool reshape) const {
     if (reshape) {
       TileShapes shapes;
       Shape::shape(shapes, rows.count);
@@ -177,7 +190,8 @@ class AmxStage final : public LinearStage<S, Int8> {
     alignas(64) int32_t sums[kMostSums];
     const int64_t vectors = (layer_.n + S::kLanes - 1) / S::kLanes;
     int64_t waiting = -1;  // column of the block whose sums are there and its outputs are not
-    for (int64_t first = 0; first < vectors; first += kWhole) {
+    const int64_t past = share.tile_end * S::kTileVectors, end = past < vectors ? past : vectors;
+    for (int64_t first = share.tile * S::kTileVectors; first < end; first += kWhole) {
       const int64_t tile = first / S::kTileVectors * S::kTileVectors;
       const int64_t width = vectors - tile < S::kTileVectors ? vectors - tile : S::kTileVectors;
       const int64_t column = first * S::kLanes;
@@ -233,8 +247,7 @@ class AmxStage final : public LinearStage<S, Int8> {
 };
 
 const char* reject(const Attrs& attrs) {
-  const bool int8 = attrs.text_is("weight_dtype", "int8") && !attrs.text_is("input_dtype", "float32");
-  return int8 ? nullptr : "takes int8 weights with int8 inputs";
+  return attrs.text_is("weight_dtype", "int8") ? linear_reject(attrs) : "takes int8 weights with int8 inputs";
 }
 Stage* create(const StageSpec& spec) { return new AmxStage(spec); }
 
