@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard cmake/* kernels/*/*.cc kernels/*/*.h kernels/*/*.in rtaccel/*.cc rtaccel/*.h)
 
-.PHONY: demo test lint bench wheel clean
+.PHONY: demo test native lint bench wheel clean
 
 demo: $(VENV)/.demo
 	$(BIN)/rtaccel demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+# Every kernel without Python, on every instruction set here and under emulation, and with the sanitizers.
+native: $(VENV)/.dev
+	PATH="$(abspath $(BIN)):$$PATH" tests/native/run
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

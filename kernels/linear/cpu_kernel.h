@@ -7,8 +7,8 @@
 // flight and hide the latency of the multiply-add. Several rows share each weight that was loaded: up to 6, in parts of
 // 4 vectors, so that the weights pass by once for 6 rows and their stream stays below what the cache gives.
 //
-// int8: u = q + 128 is what lies in memory, and sums start from compensation = -(128 + zero_point) * sum_k w, so they
-// end as the exact sum of (q - zero_point) * w.
+// int8: u = q + 128 is what lies in memory; S::dot sums q + S::kXOffset (128 or 0), and sums start from compensation =
+// -(S::kXOffset + zero_point) * sum_k w, so they end as the exact sum of (q - zero_point) * w.
 //
 // Dot products: int8
 //
@@ -76,20 +76,12 @@ struct Int8 {
 
     F t[R][V];
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) {
-      const F multiplier = S::load(p.multiplier + column + v * S::kLanes);
-      const F offset = S::load(p.offset + column + v * S::kLanes);
+    for (int v = 0; v < V; ++v)
 #pragma GCC unroll 6
-      for (int r = 0; r < R; ++r) {
-        I sum = acc[0][r][v];
+      for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-        for (int c = 1; c < C; ++c) sum = S::add_int(sum, acc[c][r][v]);
-        const F scale =
-            row_scale ? S::mul(multiplier, S::set(*reinterpret_cast<const float*>(row_scale + r * p.row_scale.pitch)))
-                      : multiplier;
-        t[r][v] = S::add(S::mul(S::to_float(sum), scale), offset);
-      }
-    }
+        for (int c = 1; c < C; ++c) acc[0][r][v] = S::add_int(acc[0][r][v], acc[c][r][v]);
+    rescale<S, R, V>(p, acc[0], t, column, row_scale);
     epilogue<S, R, V>(p, t, y, column);
   }
 };
@@ -148,12 +140,12 @@ struct Float32 {
 };
 
 template <class S, template <class> class Kind>
-class LinearStage final : public Stage {
+class LinearStage : public Stage {
  public:
-  explicit LinearStage(const StageSpec& spec);
+  // whole: the k of a packed tile are filled up with zeros to a multiple of so many groups.
+  explicit LinearStage(const StageSpec& spec, int64_t whole = 1);
   void run(const Run& run) const override {
     const char* w = static_cast<const char*>(layer_.weights);
-    const int64_t groups = (layer_.k + Kind<S>::kGroup - 1) / Kind<S>::kGroup;
     for (int64_t column = 0; column < layer_.n; column += S::kTileVectors * S::kLanes) {
       const int64_t left = (layer_.n - column + S::kLanes - 1) / S::kLanes;
       const int vectors = static_cast<int>(left < S::kTileVectors ? left : S::kTileVectors);
@@ -172,7 +164,7 @@ class LinearStage final : public Stage {
             }
           }
       }
-      w += groups * vectors * Kind<S>::kStep;
+      w += groups_ * vectors * Kind<S>::kStep;
     }
   }
 
@@ -224,7 +216,9 @@ class LinearStage final : public Stage {
   static constexpr int kAccumulators = S::kRegisters * 3 / 4;
   static constexpr int kRows = kAccumulators / kPartVectors;  // 6 with 32 registers, 3 with 16
 
+ protected:
   LinearLayer layer_;
+  int64_t groups_;  // of k in a packed tile
 };
 
 // Copies n numbers into the arena, zero up to whole tiles, so that the kernels load whole vectors.
@@ -235,7 +229,7 @@ static T* padded(Arena& arena, int64_t n) {
 }
 
 template <class S, template <class> class Kind>
-LinearStage<S, Kind>::LinearStage(const StageSpec& spec) {
+LinearStage<S, Kind>::LinearStage(const StageSpec& spec, int64_t whole) {
   constexpr bool int8 = sizeof(typename Kind<S>::Input) == 1;
   LinearLayer& p = layer_;
   const Attrs& attrs = spec.attrs;
@@ -252,7 +246,9 @@ LinearStage<S, Kind>::LinearStage(const StageSpec& spec) {
 
   constexpr int group = Kind<S>::kGroup, lanes = S::kLanes;
   using Weight = typename Kind<S>::Weight;
-  const int64_t groups = (p.k + group - 1) / group, vectors = (p.n + lanes - 1) / lanes;
+  const int64_t groups = ((p.k + group - 1) / group + whole - 1) / whole * whole;
+  const int64_t vectors = (p.n + lanes - 1) / lanes;
+  groups_ = groups;
   Weight* packed = static_cast<Weight*>(spec.arena->take(static_cast<size_t>(groups * vectors * Kind<S>::kStep)));
   p.weights = packed;
   const Weight* weight = Kind<S>::weights(attrs, p.n * p.k);
@@ -275,7 +271,7 @@ LinearStage<S, Kind>::LinearStage(const StageSpec& spec) {
     float* multiplier = padded<S, float>(*spec.arena, p.n);
     int32_t* compensation = padded<S, int32_t>(*spec.arena, p.n);
     const float* scale = attrs.floats("multiplier", p.n);
-    const int64_t zero = attrs.integer("x_zero_point") + 128;
+    const int64_t zero = attrs.integer("x_zero_point") + S::kXOffset;
     for (int64_t i = 0; i < p.n; ++i) {
       int64_t sum = 0;
       for (int64_t k = 0; k < p.k; ++k) sum += weight[i * p.k + k];
