@@ -262,11 +262,11 @@ def test_compile(name: str) -> None:
         if stage.op == "linear":
             assert contract_weights.form(stage) == scheme.name
     assert len(fast._executor.steps) == 1
-    portable = rt.compile(net, (x[:1],), scheme, calibration=[x] if needs_data(scheme) else None, backend="portable")
-    assert rms(portable(x), fast(x)) < 0.01
-    again = rt.compile(model(5), (x[:1],), scheme, calibration=[x] if needs_data(scheme) else None)
-    again.load_state_dict(fast.state_dict())
-    assert torch.equal(again(x), fast(x))
+    other = rt.compile(
+        model(5), (x[:1],), scheme, calibration=[x] if needs_data(scheme) else None, backend="portable"
+    )
+    other.load_state_dict(fast.state_dict())
+    assert rms(other(x), fast(x)) < 0.01
 
 
 def test_mixed_schemes_in_one_model() -> None:

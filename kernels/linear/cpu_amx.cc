@@ -1,16 +1,16 @@
-// W8A8 linear with the tile registers of AMX, from kFewestRows rows on; fewer rows take the kernel of AVX-512 VNNI on the
-// same packed weights. A tile of packed weights is [k / 4][vector][16 outputs][4 k], and an operand of TDPBUSD is 16 rows
-// of [16 outputs][4 k]: a tile load whose pitch is that of k / 4. Only the end of K differs: packed tiles are filled up
-// with zeros to 64 k, so that whatever lies behind a row of x, up to its pitch, is multiplied by zero.
+// W8A8 linear with the tile registers of AMX, from kFewestRows rows on; fewer rows take the kernel of AVX-512 VNNI on
+// the same packed weights. A tile of packed weights is [k / 4][vector][16 outputs][4 k], and an operand of TDPBUSD is
+// 16 rows of [16 outputs][4 k]: a tile load whose pitch is that of k / 4. Only the end of K differs: packed tiles are
+// filled up with zeros to 64 k, so that whatever lies behind a row of x, up to its pitch, is multiplied by zero.
 //
-// Up to 16 rows, a block is one tile of x by four of weights, so that 4 KiB of weights pass in one piece. From 17 on it is
-// two by two, where each load serves two products. Sums start from the compensation, loaded with pitch 0 into every row.
-// The outputs of a block are computed behind the products of the next one, while those still run: sums that are read back
-// right after a tile store wait for it, which costs a third of the time at 16 rows.
+// Up to 16 rows, a block is one tile of x by four of weights, so that 4 KiB of weights pass in one piece. From 17 on it
+// is two by two, where each load serves two products. Sums start from the compensation, loaded with pitch 0 into every
+// row. The outputs of a block are computed behind the products of the next one, while those still run: sums that are
+// read back right after a tile store wait for it, which costs a third of the time at 16 rows.
 //
 // Floors at 1024 x 1024 (Xeon with AMX at 3.4 GHz, 2026-11), the larger of two: TDPBUSD takes 16 clocks, and 18.6 where
-// its data is not all zero and changes, so 16 rows take 5.7 us (up to 4 rows 2.9); the weights pass from L2 in 5.8 us, once
-// for 32 rows.
+// its data is not all zero and changes, so 16 rows take 5.7 us (up to 4 rows 2.9); the weights pass from L2 in 5.8 us,
+// once for 32 rows.
 #include "amx.h"
 #include "linear/cpu_kernel.h"
 #include "simd_avx512vnni.h"
@@ -139,7 +139,8 @@ class AmxStage final : public LinearStage<S, Int8> {
  public:
   explicit AmxStage(const StageSpec& spec) : LinearStage<S, Int8>(spec, kGroupsPerTile) {
     const int64_t pitch = layer_.x.pitch;
-    if (pitch % kTileBytes != 0) fail("linear: x has rows of %lld bytes, not whole tiles", static_cast<long long>(pitch));
+    if (pitch % kTileBytes != 0)
+      fail("linear: x has rows of %lld bytes, not whole tiles", static_cast<long long>(pitch));
   }
 
   void run(const Run& run) const override {
@@ -229,7 +230,10 @@ class AmxStage final : public LinearStage<S, Int8> {
   }
 };
 
-const char* reject(const Attrs& attrs) { return attrs.text_is("weight_dtype", "int8") ? nullptr : "takes int8 weights"; }
+const char* reject(const Attrs& attrs) {
+  if (!attrs.text_is("weight_dtype", "int8")) return "takes int8 weights";
+  return attrs.text_is("input_dtype", "float32") ? "takes int8 weights with int8 inputs" : nullptr;
+}
 Stage* create(const StageSpec& spec) { return new AmxStage(spec); }
 
 const Register kLinear(Kernel{"linear", "cpu_amx", Isa::kAmx, 10 * static_cast<int>(Isa::kAmx), reject, create});

@@ -46,7 +46,7 @@ def quantise_weight(weight: Tensor, group_size: int = 32, op: str = "linear") ->
     found = [_search(part) for part in _chunks(padded, group_size)]
     q = torch.cat([q for q, _ in found]) if found else padded.to(torch.int8)
     scale = torch.cat([s for _, s in found]) if found else padded.new_ones(0)
-    return pack(q.view(n, -1)[:, :k]), scale.view(n, groups)
+    return pack(q.view(n, groups * group_size)[:, :k]), scale.view(n, groups)
 
 
 def _chunks(groups: Tensor, group_size: int) -> Iterator[Tensor]:
