@@ -143,18 +143,25 @@ class AmxStage final : public LinearStage<S, Int8> {
       fail("linear: x has rows of %lld bytes, not whole tiles", static_cast<long long>(pitch));
   }
 
+  int64_t cost_ns(int64_t samples) const override {
+    constexpr int64_t kProductsPerNs = 3500;  // at the peak
+    if (samples * layer_.x.steps < kFewestRows) return LinearStage<S, Int8>::cost_ns(samples);
+    return samples * layer_.x.steps * layer_.n * layer_.k / kProductsPerNs;
+  }
+
   void run(const Run& run) const override {
-    int64_t left = layer_.x.rows(run);
-    if (left < kFewestRows) return LinearStage<S, Int8>::run(run);
-    const char* scale = layer_.row_scale.exists() ? run.at[layer_.row_scale.id] : nullptr;
-    Rows rows{run.at[layer_.x.id], scale, run.at[layer_.y.id], 0};
+    if (layer_.x.rows(run) < kFewestRows) return LinearStage<S, Int8>::run(run);
+    const Share share = share_of(run, kTileRows);
+    int64_t left = share.row_end - share.row;
+    const char* scale = layer_.row_scale.exists() ? layer_.row_scale.row(run, share.row) : nullptr;
+    Rows rows{layer_.x.row(run, share.row), scale, layer_.y.row(run, share.row), 0};
     for (; left > 0; left -= rows.count) {
       const bool reshape = rows.count == 0 || left < kMostRows;
       rows.count = left < kMostRows ? left : kMostRows;
       if (rows.count <= kTileRows)
-        all_columns<Wide>(rows, reshape);
+        all_columns<Wide>(rows, share, reshape);
       else
-        all_columns<Square>(rows, reshape);
+        all_columns<Square>(rows, share, reshape);
       rows.x += rows.count * layer_.x.pitch;
       rows.y += rows.count * layer_.y.pitch;
       if (rows.scale) rows.scale += rows.count * layer_.row_scale.pitch;
@@ -163,9 +170,10 @@ class AmxStage final : public LinearStage<S, Int8> {
   }
 
  private:
-  // All blocks of some rows, from left to right. Only the last can be narrower than the shape.
+  // All blocks of a part's tiles and of some of its rows, from left to right. Only the last can be narrower than the
+  // shape.
   template <class Shape>
-  void all_columns(const Rows& rows, bool reshape) const {
+  void all_columns(const Rows& rows, const Share& share, bool reshape) const {
     if (reshape) {
       TileShapes shapes;
       Shape::shape(shapes, rows.count);
@@ -175,7 +183,8 @@ class AmxStage final : public LinearStage<S, Int8> {
     alignas(64) int32_t sums[kMostSums];
     const int64_t vectors = (layer_.n + S::kLanes - 1) / S::kLanes;
     int64_t waiting = -1;  // column of the block whose sums are there and its outputs are not
-    for (int64_t first = 0; first < vectors; first += kWhole) {
+    const int64_t past = share.tile_end * S::kTileVectors, end = past < vectors ? past : vectors;
+    for (int64_t first = share.tile * S::kTileVectors; first < end; first += kWhole) {
       const int64_t tile = first / S::kTileVectors * S::kTileVectors;
       const int64_t width = vectors - tile < S::kTileVectors ? vectors - tile : S::kTileVectors;
       const int64_t column = first * S::kLanes;

@@ -1,7 +1,7 @@
 """How a layer with weights is computed under each scheme: what its input must be, and the tensors of its stage.
 
-One table for linear, convolution and recurrent layers: a weight is [N, ...], outputs first. A further scheme is a further
-entry; an operator that has a form for it says so in _TAKES.
+One table for linear, convolution and recurrent layers: their weight is a matrix [N, K], or has its K first to last after
+the outputs. A further scheme is a further entry.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from rtaccel.core.stage import Quant
 from rtaccel.formats import bf16, int4, int8
 from rtaccel.kernels.linear.contract import MAX_K
 
-Weight = tuple[Tensor, Mapping[str, Tensor], Mapping[str, Any]]
-"""What takes the place of a float32 weight; tensors beside it by the end of their name; further attributes of the stage."""
+Weights = tuple[Mapping[str, Tensor], Mapping[str, Any]]
+"""Tensors that take the place of the float32 `weight`, and further attributes of the stage."""
 
 
 @dataclass(frozen=True)
@@ -42,65 +42,62 @@ class Layer:
         return self.scheme.observer if static and isinstance(self.scheme, Int8Activation) else None
 
 
-def _float32(weight: Tensor, scheme: Float32) -> Weight:
-    return weight, {}, {}
+def _float32(weight: Tensor, scheme: Float32) -> Weights:
+    return {"weight": weight}, {}
 
 
-def _bfloat16(weight: Tensor, scheme: BFloat16) -> Weight:
-    return bf16.quantise_weight(weight), {}, {}
+def _bfloat16(weight: Tensor, scheme: BFloat16) -> Weights:
+    return {"weight": bf16.quantise_weight(weight)}, {}
 
 
-def _int8(weight: Tensor, scheme: W8A8 | W8A16) -> Weight:
-    q, scale = int8.quantise_weight(weight.reshape(weight.shape[0], -1))
-    return q.reshape(weight.shape), {"weight_scale": scale}, {}
+def _int8(weight: Tensor, scheme: W8A8 | W8A16) -> Weights:
+    return dict(zip(("weight", "weight_scale"), int8.quantise_weight(weight))), {}
 
 
-def _int4(weight: Tensor, scheme: W4A8 | W4A16) -> Weight:
+def _int4(weight: Tensor, scheme: W4A8 | W4A16) -> Weights:
     packed, scale = int4.quantise_weight(weight, scheme.group_size)
-    return packed, {"group_scale": scale}, {"group_size": scheme.group_size}
+    return {"weight": packed, "group_scale": scale}, {"group_size": scheme.group_size}
 
 
-_WEIGHTS: dict[type[Scheme], Callable[[Tensor, Any], Weight]] = {
+_WEIGHTS: dict[type[Scheme], Callable[[Tensor, Any], Weights]] = {
     Float32: _float32, BFloat16: _bfloat16, W8A8: _int8, W8A16: _int8, W4A8: _int4, W4A16: _int4,
 }  # fmt: skip
 
-_TAKES: dict[str, tuple[type[Scheme], ...]] = {"linear": tuple(_WEIGHTS)}
-"""Schemes that an operator has a form for; the others have float32 and W8A8."""
+
+SCHEMES: dict[str, tuple[type[Scheme], ...]] = {
+    "linear": tuple(_WEIGHTS),
+    "conv": (Float32, W8A8),
+    "lstm": (Float32, W8A8),
+    "gru": (Float32, W8A8),
+}
+"""The schemes that each operator with weights has kernels for."""
 
 
-def weights(tensors: Mapping[str, Tensor], scheme: Scheme) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The stage's tensors with every weight in the scheme's form, and further attributes of the stage.
+def weights(scheme: Scheme, weight: Tensor) -> Weights:
+    """The tensors and attributes that a scheme makes of a float32 weight [N, K]. Raises FormatError, UnsupportedProblem."""
+    return _WEIGHTS[type(scheme)](weight, scheme)
 
-    `weight_ih.0` gets its scales as `weight_ih.0_scale`, and its group scales as `group_scale_ih.0`. Raises FormatError.
+
+def available(op: str, name: str, scheme: Scheme, notes: list[str]) -> Scheme:
+    """The scheme itself, or the nearest that the operator has kernels for, which is then noted: W8A8 for int4 weights with
+    int8 activations, float32 for the others."""
+    if type(scheme) in SCHEMES[op] or type(scheme) not in _WEIGHTS:
+        return scheme
+    nearest: Scheme = Float32()
+    if isinstance(scheme, W4A8):
+        nearest = W8A8(activation=scheme.activation, observer=scheme.observer)
+    notes.append(f"{name} is computed as {nearest.name}: there is no {scheme.name} kernel for {op}")
+    return nearest
+
+
+def decide(name: str, k: int, scheme: Scheme, calibrated: bool, notes: list[str]) -> Layer:
+    """What the scheme says for a layer with K inputs to a sum; adds to the notes of the report what it had to decide.
+
+    Raises FormatError for a scheme without an entry, and for static activations without calibration data.
     """
-    found: dict[str, Tensor] = {}
-    attrs: dict[str, Any] = {}
-    for name, tensor in tensors.items():
-        if not name.startswith("weight"):
-            found[name] = tensor
-            continue
-        found[name], beside, more = _WEIGHTS[type(scheme)](tensor, scheme)
-        attrs |= more
-        for kind, extra in beside.items():
-            key = f"{name}_scale" if kind == "weight_scale" else kind + name.removeprefix("weight")
-            found[key] = extra
-    return found, attrs
-
-
-def decide(draft: Draft, schemes: Callable[[str], Scheme], calibrated: bool, notes: list[str]) -> Layer:
-    """What the scheme of a draft says; adds to the notes of the report what had to be decided.
-
-    A layer that was swapped keeps the numbers it has. Raises FormatError for a scheme that the operator has no form for,
-    and for static activations without calibration data.
-    """
-    if draft.swapped:
-        int8_input = not draft.float_input
-        return Layer(Float32(), int8_input, int8_input and draft.quant is None, draft.quant)
-    name, scheme, k = draft.name, schemes(draft.name), _products(draft)
-    taken = _TAKES.get(draft.op, (Float32, W8A8))
-    if type(scheme) not in taken:
-        known = " or ".join(cls.name for cls in taken)
-        raise FormatError("compile", f"{scheme} for {name}", f"{known} for {draft.op}", "Choose one.")
+    if type(scheme) not in _WEIGHTS:
+        known = ", ".join(cls.name for cls in _WEIGHTS)
+        raise FormatError("compile", f"{scheme} for {name}", f"one of {known}", "Choose one.")
     if not isinstance(scheme, (Float32, BFloat16)) and k > MAX_K:
         notes.append(f"{name} stays float32: K = {k} is over {MAX_K}")
         return Layer(Float32())
@@ -122,14 +119,28 @@ def decide(draft: Draft, schemes: Callable[[str], Scheme], calibrated: bool, not
     return Layer(scheme, int8=True, dynamic=dynamic)
 
 
-def _products(draft: Draft) -> int:
-    """The most products that one output sums."""
-    return max(t[0].numel() for name, t in draft.tensors.items() if name.startswith("weight"))
+def decide_draft(draft: Draft, scheme: Callable[[str], Scheme], calibrated: bool, notes: list[str]) -> Layer:
+    """`decide` for a draft; one that was swapped keeps the numbers it has."""
+    if draft.swapped:
+        int8_input = not draft.float_input
+        return Layer(Float32(), int8_input, int8_input and draft.quant is None, draft.quant)
+    products = max(t[0].numel() for name, t in draft.tensors.items() if name.startswith("weight"))
+    chosen = available(draft.op, draft.name, scheme(draft.name), notes)
+    return decide(draft.name, products, chosen, calibrated, notes)
 
 
 def parts(draft: Draft, layer: Layer | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and attributes of the draft's stage."""
+    """Tensors and attributes of the draft's stage: what the scheme makes of each weight takes its place. A weight of more
+    dimensions than two is a matrix of what each output multiplies."""
+    tensors, attrs = dict(draft.tensors), dict(draft.attrs)
     if layer is None or draft.swapped:
-        return dict(draft.tensors), dict(draft.attrs)
-    tensors, attrs = weights(draft.tensors, layer.scheme)
-    return tensors, {**draft.attrs, **attrs}
+        return tensors, attrs
+    for name in [n for n in tensors if n.startswith("weight")]:
+        weight = tensors[name]
+        made, more = weights(layer.scheme, weight.reshape(weight.shape[0], -1))
+        attrs |= more
+        for part, tensor in made.items():
+            renamed = part.replace("weight", name, 1) if part.startswith("weight") else f"{name}_{part}"
+            renamed = part if draft.op == "linear" else renamed
+            tensors[renamed] = tensor.reshape(weight.shape) if tensor.numel() == weight.numel() else tensor
+    return tensors, attrs

@@ -1,4 +1,4 @@
-"""From a captured graph to a program: schemes become numbers for each layer, and drafts become stages."""
+"""From drafts to a program: schemes become numbers for each layer, calibration gives the static ranges."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from rtaccel.convert.calibrate import calibrate
 from rtaccel.convert.capture import Captured
 from rtaccel.convert.emit import Emitter
 from rtaccel.convert.graph import DraftGraph
-from rtaccel.convert.layers import Layer, decide
+from rtaccel.convert.layers import SCHEMES, Layer, decide_draft
 from rtaccel.convert.program import Program
 from rtaccel.core.scheme import SchemeMap
-
-WEIGHTED = ("linear", "conv", "lstm", "gru")
 
 
 def lower(captured: Captured, graph: DraftGraph, scheme: SchemeMap, calibration: Any) -> Program:
@@ -22,17 +20,16 @@ def lower(captured: Captured, graph: DraftGraph, scheme: SchemeMap, calibration:
     notes: list[str] = []
     wanted: dict[str, Any] = {}
     for draft in graph.drafts:
-        if draft.op not in WEIGHTED:
+        if draft.op not in SCHEMES:
             continue
-        name = draft.writes[0]
-        layers[name] = decided = decide(draft, scheme, calibration is not None, notes)
-        if decided.observer is not None:
-            wanted[_node(draft.reads[0])] = decided.observer
+        layers[draft.writes[0]] = layer = decide_draft(draft, scheme, calibration is not None, notes)
+        if layer.observer is not None:
+            wanted[_node(draft.reads[0])] = layer.observer
     quants = calibrate(captured, calibration, wanted) if wanted else {}
     for draft in graph.drafts:
-        layer = layers.get(draft.writes[0])
-        if layer is not None and layer.observer is not None:
-            layers[draft.writes[0]] = replace(layer, quant=quants[_node(draft.reads[0])])
+        found = layers.get(draft.writes[0])
+        if found is not None and found.observer is not None:
+            layers[draft.writes[0]] = replace(found, quant=quants[_node(draft.reads[0])])
     return Emitter(captured, graph, layers).program(tuple(notes))
 
 

@@ -62,9 +62,9 @@ def _swapped(numbers: type[LinearNumbers]) -> Rule:
         scale, zero_point = tensors.pop("input_scale", None), tensors.pop("input_zero_point", None)
         attrs = {"activation": call["activation"], "activation_parameter": float(call["activation_parameter"])}
         attrs |= {name: call[name] for name in numbers.OPTIONS if name != "in_features"}
-        given = {k: v for k, v in tensors.items() if v is not None}
+        kept = {k: v for k, v in tensors.items() if v is not None}
         view = call.rows(call["x"])
-        draft = call.row_wise("linear", view, given["weight"].shape[0], tensors=given, attrs=attrs)
+        draft = call.row_wise("linear", view, kept["weight"].shape[0], tensors=kept, attrs=attrs)
         draft.float_input = not numbers.int8_input()
         if scale is not None and zero_point is not None:
             draft.quant = Quant(float(scale), int(zero_point))
