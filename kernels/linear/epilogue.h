@@ -99,6 +99,6 @@ static inline void rescale(const LinearLayer& p, const typename S::I (&sum)[R][V
 LinearLayer read_layer(const StageSpec& spec);
 
 // n numbers copied into the arena and zeros up to whole vectors of `lanes`, so that the kernels load whole vectors.
-const float* padded(Arena& arena, const float* from, int64_t n, int64_t lanes);
+const float* padded_copy(Arena& arena, const float* from, int64_t n, int64_t lanes);
 
 }  // namespace rta
