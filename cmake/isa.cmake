@@ -5,16 +5,18 @@
 # compiled for the set: the others would come out the same again.
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-  set(RTACCEL_ISAS portable avx2 avxvnni avx512 avx512vnni avx512bf16)
+  set(RTACCEL_ISAS portable avx2 avxvnni avx512 avx512vnni avx512bf16 amx)
   set(RTACCEL_FLAGS_avx2 -mavx2 -mfma)
   set(RTACCEL_FLAGS_avxvnni ${RTACCEL_FLAGS_avx2} -mavxvnni)
   set(RTACCEL_FLAGS_avx512 ${RTACCEL_FLAGS_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl
                            -mprefer-vector-width=512)
   set(RTACCEL_FLAGS_avx512vnni ${RTACCEL_FLAGS_avx512} -mavx512vnni)
   set(RTACCEL_FLAGS_avx512bf16 ${RTACCEL_FLAGS_avx512vnni} -mavx512bf16)
+  set(RTACCEL_FLAGS_amx ${RTACCEL_FLAGS_avx512vnni} -mamx-tile -mamx-int8)
   set(RTACCEL_ADDS_avxvnni int8)
   set(RTACCEL_ADDS_avx512vnni int8)
   set(RTACCEL_ADDS_avx512bf16 bf16)
+  set(RTACCEL_ADDS_amx tiles)  # has files of its own alone
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64|ARM64")
   set(RTACCEL_ISAS portable neon neondot)
   set(RTACCEL_FLAGS_neon -march=armv8-a)

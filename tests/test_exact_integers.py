@@ -70,13 +70,40 @@ def test_every_small_size(kernel: str) -> None:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
+def test_many_rows(kernel: str) -> None:
+    """Up to 70 rows as the steps of one sample, so that a kernel sees them all at once and not in the plan's blocks."""
+    require(kernel)
+    rng = np.random.default_rng()
+    for k, n in itertools.product((1, 63, 64, 65, 130, 192), (1, 16, 33, 64, 79, 130)):
+        weight = rng.integers(-127, 128, (n, k), dtype=np.int8)
+        zero_point = int(rng.integers(-128, 128))
+        for m in (4, 5, 12, 15, 16, 17, 31, 32, 33, 47, 48, 49, 64, 70):
+            x = rng.integers(-128, 128, (1, m, k), dtype=np.int8)
+            sums = (x[0].astype(np.float64) - zero_point) @ weight.astype(np.float64).T
+            stage = Stage(
+                "linear",
+                "exact",
+                (Value("x", k, "int8", Quant(1.0, zero_point), m),),
+                (Value("y", n, steps=m),),
+                {"weight": torch.from_numpy(weight), "weight_scale": torch.ones(n)},
+            )
+            plan = build([(stage, kernel)], [Port.matrix(stage.inputs[0])], [Port.matrix(stage.outputs[0])])
+            memory = torch.full((m * n + 16,), CANARY)
+            assert plan.run((torch.from_numpy(x),), memory[: m * n].view(1, m, n))
+            got = memory.numpy()
+            assert (got[: m * n].reshape(m, n) == sums).all(), f"M={m} N={n} K={k}"
+            assert (got[m * n :] == np.float32(CANARY)).all(), f"wrote past the end: M={m} N={n} K={k}"
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("rows", [3, 20])
 @pytest.mark.parametrize(("x_value", "w_value"), [(127, 127), (-128, 127), (127, -127), (-128, -127)])
-def test_extremes_do_not_saturate(kernel: str, x_value: int, w_value: int) -> None:
+def test_extremes_do_not_saturate(kernel: str, rows: int, x_value: int, w_value: int) -> None:
     require(kernel)
     k, n = 130, 37
     stage = stage_of(torch.full((n, k), w_value, dtype=torch.int8), 0)
     plan = build([(stage, kernel)], [Port.matrix(stage.inputs[0])], [Port.matrix(stage.outputs[0])])
-    y = plan.call((torch.full((3, k), x_value, dtype=torch.int8),))
+    y = plan.call((torch.full((rows, k), x_value, dtype=torch.int8),))
     assert (y == float(k * x_value * w_value)).all()
 
 

@@ -15,69 +15,12 @@
 // Floor, 1 x 1024 x 1024 int8: 1 MiB of weights at the bandwidth of the cache that holds them.
 #pragma once
 
-#include "activation.h"
-#include "stage.h"
+#include "linear/epilogue.h"
 
 namespace rta {
 
 // Many rows take a tile in parts of so many vectors: 6 x 4 accumulators fit 32 registers.
 constexpr int kPartVectors = 4;
-
-struct LinearLayer {
-  Port x, y, row_scale;  // row_scale is absent where the input's scale is static
-  int64_t k, n;
-  const void* weights;
-  const int32_t* compensation;       // int8 [n]
-  const float *multiplier, *offset;  // int8 [n]; float32 has the bias in offset
-  Activation activation;
-  float parameter;
-  bool int8_out;
-  float y_inv_scale;
-  int32_t y_zero;  // zero point + 128
-};
-
-// Applies the activation to a tile of R rows by V vectors and writes it. The cheap ones work in registers.
-template <class S, int R, int V>
-static inline void epilogue(const LinearLayer& p, typename S::F (&t)[R][V], char* y, int64_t column) {
-  using F = typename S::F;
-  if (p.activation == Activation::kRelu) {
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v) t[r][v] = S::max(S::set(0.0f), t[r][v]);
-  } else if (p.activation == Activation::kLeakyRelu) {
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v) t[r][v] = activate<S>(Activation::kLeakyRelu, p.parameter, t[r][v]);
-  } else if (p.activation != Activation::kNone) {
-    alignas(64) float values[R * V * S::kLanes];
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v) S::store(values + (r * V + v) * S::kLanes, t[r][v]);
-    activate_in_place<S>(p.activation, p.parameter, values, R * V);
-    const F inv_scale = S::set(p.y_inv_scale);
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v) {
-        t[r][v] = S::load(values + (r * V + v) * S::kLanes);
-        if (p.int8_out) t[r][v] = S::mul(t[r][v], inv_scale);
-      }
-  }
-  // What the loops need is read before they write: a write could, for all the compiler knows, change the layer.
-  const int64_t pitch = p.y.pitch, left = p.n - column;
-  if (p.int8_out) {
-    const auto zero = S::set_int(p.y_zero);
-    const F low = S::set(-512.0f), high = S::set(512.0f);  // the conversion is undefined beyond 2^31
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v)
-        S::store_u8(reinterpret_cast<uint8_t*>(y + r * pitch) + column + v * S::kLanes,
-                    S::add_int(S::to_int(S::max(low, S::min(high, t[r][v]))), zero));
-  } else {
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v) {
-        float* at = reinterpret_cast<float*>(y + r * pitch) + column + v * S::kLanes;
-        if (left >= (v + 1) * S::kLanes)
-          S::store(at, t[r][v]);
-        else
-          S::store_n(at, t[r][v], static_cast<int>(left) - v * S::kLanes);
-      }
-  }
-}
 
 // Sets of accumulators over k, so that about 8 independent sums are in flight.
 template <int R, int V>
@@ -133,20 +76,12 @@ struct Int8 {
 
     F t[R][V];
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) {
-      const F multiplier = S::load(p.multiplier + column + v * S::kLanes);
-      const F offset = S::load(p.offset + column + v * S::kLanes);
+    for (int v = 0; v < V; ++v)
 #pragma GCC unroll 6
-      for (int r = 0; r < R; ++r) {
-        I sum = acc[0][r][v];
+      for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-        for (int c = 1; c < C; ++c) sum = S::add_int(sum, acc[c][r][v]);
-        const F scale =
-            row_scale ? S::mul(multiplier, S::set(*reinterpret_cast<const float*>(row_scale + r * p.row_scale.pitch)))
-                      : multiplier;
-        t[r][v] = S::add(S::mul(S::to_float(sum), scale), offset);
-      }
-    }
+        for (int c = 1; c < C; ++c) acc[0][r][v] = S::add_int(acc[0][r][v], acc[c][r][v]);
+    rescale<S, R, V>(p, acc[0], t, column, row_scale);
     epilogue<S, R, V>(p, t, y, column);
   }
 };
@@ -205,12 +140,12 @@ struct Float32 {
 };
 
 template <class S, template <class> class Kind>
-class LinearStage final : public Stage {
+class LinearStage : public Stage {
  public:
-  explicit LinearStage(const StageSpec& spec);
+  // whole: the k of a packed tile are filled up with zeros to a multiple of so many groups.
+  explicit LinearStage(const StageSpec& spec, int64_t whole = 1);
   void run(const Run& run) const override {
     const char* w = static_cast<const char*>(layer_.weights);
-    const int64_t groups = (layer_.k + Kind<S>::kGroup - 1) / Kind<S>::kGroup;
     for (int64_t column = 0; column < layer_.n; column += S::kTileVectors * S::kLanes) {
       const int64_t left = (layer_.n - column + S::kLanes - 1) / S::kLanes;
       const int vectors = static_cast<int>(left < S::kTileVectors ? left : S::kTileVectors);
@@ -229,7 +164,7 @@ class LinearStage final : public Stage {
             }
           }
       }
-      w += groups * vectors * Kind<S>::kStep;
+      w += groups_ * vectors * Kind<S>::kStep;
     }
   }
 
@@ -281,7 +216,9 @@ class LinearStage final : public Stage {
   static constexpr int kAccumulators = S::kRegisters * 3 / 4;
   static constexpr int kRows = kAccumulators / kPartVectors;  // 6 with 32 registers, 3 with 16
 
+ protected:
   LinearLayer layer_;
+  int64_t groups_;  // of k in a packed tile
 };
 
 // Copies n numbers into the arena, zero up to whole tiles, so that the kernels load whole vectors.
@@ -292,7 +229,7 @@ static T* padded(Arena& arena, int64_t n) {
 }
 
 template <class S, template <class> class Kind>
-LinearStage<S, Kind>::LinearStage(const StageSpec& spec) {
+LinearStage<S, Kind>::LinearStage(const StageSpec& spec, int64_t whole) {
   constexpr bool int8 = sizeof(typename Kind<S>::Input) == 1;
   LinearLayer& p = layer_;
   const Attrs& attrs = spec.attrs;
@@ -309,7 +246,9 @@ LinearStage<S, Kind>::LinearStage(const StageSpec& spec) {
 
   constexpr int group = Kind<S>::kGroup, lanes = S::kLanes;
   using Weight = typename Kind<S>::Weight;
-  const int64_t groups = (p.k + group - 1) / group, vectors = (p.n + lanes - 1) / lanes;
+  const int64_t groups = ((p.k + group - 1) / group + whole - 1) / whole * whole;
+  const int64_t vectors = (p.n + lanes - 1) / lanes;
+  groups_ = groups;
   Weight* packed = static_cast<Weight*>(spec.arena->take(static_cast<size_t>(groups * vectors * Kind<S>::kStep)));
   p.weights = packed;
   const Weight* weight = Kind<S>::weights(attrs, p.n * p.k);

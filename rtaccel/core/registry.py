@@ -62,6 +62,7 @@ class Operator:
         torch so that all backends multiply by the same bits. A tuple of whole numbers is a table of indices.
     by_row: it treats every row alike, so that the steps of a sample are so many rows. An operator that mixes the
         steps of a sample (a convolution, attention, a recurrent layer) says False.
+    writes_int8: its kernels can write their first output as int8 with a static scale, whatever their weights are.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Operator:
     cost: Callable[[Problem], Cost]
     lower: Callable[[Stage], Mapping[str, Any]]
     by_row: bool = True
+    writes_int8: bool = False
 
 
 @dataclass(frozen=True)

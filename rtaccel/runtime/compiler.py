@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from rtaccel.convert.capture import capture, check_example
+from rtaccel.convert.capture import check_example
+from rtaccel.convert.forms import best_form
 from rtaccel.convert.lower import lower
 from rtaccel.core.errors import BackendUnavailable, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
@@ -57,12 +58,12 @@ def compile(
     _check_options(sparsity, device, threads, max_batch, mode)
     schemes = SchemeMap(scheme)
     try:
-        captured = capture(model, args)
+        captured, graph = best_form(model, args)
     except UnsupportedProblem as error:
         with torch.no_grad():
             copy.deepcopy(model)(*args)  # an example that the model itself refuses fails here, in the model's words
         return UncapturedModel(model, str(error), scheme, calibration)
-    program = lower(captured, schemes, calibration)
+    program = lower(captured, graph, schemes, calibration)
     first = next((t for t in pytree.tree_leaves(args) if isinstance(t, Tensor)), None)
     rows = 1 if first is None or first.dim() < 2 else max(1, first.shape[:-1].numel())
     names = tuple(inspect.signature(model.forward).parameters)[: len(args)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -84,14 +85,17 @@ class Executor:
         return [self._value(o, env) if isinstance(o, str) else o for o in self.program.outputs]
 
     def _value(self, name: str, env: dict[str, Any]) -> Any:
-        """A value by its name in the graph: computed, another name for one, or an input with its columns joined."""
+        """A value by its name in the graph: computed, or a stored one seen in another way."""
         if name in env:
             return env[name]
-        if name in self.program.alias:
-            return self._value(self.program.alias[name], env)
-        source, lead = self.program.views[name]
-        shape = env[source].shape
-        return env[source].reshape(*shape[:lead], shape[lead:].numel())
+        view = self.program.views[name]
+        stored = env[view.base].contiguous()
+        samples = stored.shape[0] if self.program.batched else 1
+        elements = stored.numel() // max(samples, 1)
+        atoms = [(samples, elements) if a.batch else (a.size, a.stride) for dim in view.dims for a in dim]
+        shape = [prod(samples if a.batch else a.size for a in dim) for dim in view.dims]
+        flat = stored.as_strided([n for n, _ in atoms], [s for _, s in atoms], stored.storage_offset() + view.offset)
+        return flat.reshape(shape)
 
     def _run_group(self, step: Step, source: GroupStep, env: dict[str, Any]) -> None:
         inputs = tuple(env[name] for name in source.reads)
