@@ -155,7 +155,8 @@ def lower(stage: Stage, halved: tuple[bool, ...]) -> dict[str, Any]:
         low["group_size"] = int(stage.attrs.get("group_size", 0))
     for layer, _, suffix in geometry.suffixes():
         bias = [
-            stage.tensors.get(f"bias_{which}{suffix}", factor.new_zeros(gates * geometry.hidden)) for which in ("ih", "hh")
+            stage.tensors.get(f"bias_{which}{suffix}", factor.new_zeros(gates * geometry.hidden))
+            for which in ("ih", "hh")
         ]
         total = bias[0] + bias[1]
         if gates == 3:

@@ -144,28 +144,64 @@ class LinearStage : public Stage {
  public:
   // whole: the k of a packed tile are filled up with zeros to a multiple of so many groups.
   explicit LinearStage(const StageSpec& spec, int64_t whole = 1);
+
+  int parts(int64_t samples) const override {
+    const int64_t rows = samples * layer_.x.steps, most = tiles() > rows / kRows ? tiles() : rows / kRows;
+    return static_cast<int>(most < kMostParts ? most : kMostParts);
+  }
+
+  // Multiply-adds at the peak of the set. What reading the weights takes is known to the plan.
+  int64_t cost_ns(int64_t samples) const override {
+    constexpr int64_t kPerCycle = 2 * S::kLanes * Kind<S>::kGroup, kCyclesPerNs = 4;
+    return samples * layer_.x.steps * layer_.n * layer_.k / (kPerCycle * kCyclesPerNs);
+  }
+
+  // Rows are in the same groups for any number of parts, as the order of a float32 sum depends on the group.
   void run(const Run& run) const override {
-    const char* w = static_cast<const char*>(layer_.weights);
-    for (int64_t column = 0; column < layer_.n; column += S::kTileVectors * S::kLanes) {
+    const Share share = share_of(run, kRows);
+    const char* w = static_cast<const char*>(layer_.weights) + share.tile * groups_ * S::kTileVectors * Kind<S>::kStep;
+    const int64_t end = share.tile_end * kTileColumns < layer_.n ? share.tile_end * kTileColumns : layer_.n;
+    for (int64_t column = share.tile * kTileColumns; column < end; column += kTileColumns) {
       const int64_t left = (layer_.n - column + S::kLanes - 1) / S::kLanes;
       const int vectors = static_cast<int>(left < S::kTileVectors ? left : S::kTileVectors);
       switch (vectors) {
-        case 1: rows<1>(run, w, column); break;
-        case 2: rows<2>(run, w, column); break;
-        case 3: rows<3>(run, w, column); break;
-        case 4: rows<4>(run, w, column); break;
+        case 1: rows<1>(run, w, column, share); break;
+        case 2: rows<2>(run, w, column, share); break;
+        case 3: rows<3>(run, w, column, share); break;
+        case 4: rows<4>(run, w, column, share); break;
         default:
           if constexpr (S::kTileVectors == 8) {
             switch (vectors) {
-              case 5: rows<5>(run, w, column); break;
-              case 6: rows<6>(run, w, column); break;
-              case 7: rows<7>(run, w, column); break;
-              default: rows<8>(run, w, column);
+              case 5: rows<5>(run, w, column, share); break;
+              case 6: rows<6>(run, w, column, share); break;
+              case 7: rows<7>(run, w, column, share); break;
+              default: rows<8>(run, w, column, share);
             }
           }
       }
       w += groups_ * vectors * Kind<S>::kStep;
     }
+  }
+
+ protected:
+  // What a part computes: packed tiles tile .. tile_end - 1 of rows row .. row_end - 1.
+  struct Share {
+    int64_t tile, tile_end, row, row_end;
+  };
+  static constexpr int64_t kTileColumns = S::kTileVectors * S::kLanes;
+  static constexpr int64_t kMostParts = 1 << 20;
+  int64_t tiles() const { return (layer_.n + kTileColumns - 1) / kTileColumns; }
+
+  // Whole tiles of all rows, or all tiles of whole groups of rows: whichever leaves the largest part smaller.
+  Share share_of(const Run& run, int64_t group) const {
+    const int64_t rows = layer_.x.rows(run), part = run.part, parts = run.parts;
+    if (parts == 1) return {0, tiles(), 0, rows};
+    const int64_t groups = rows / group, most_tiles = (tiles() + parts - 1) / parts;
+    const int64_t most_rows = (groups + parts - 1) / parts * group;
+    if (groups < parts || most_tiles * rows <= most_rows * tiles())
+      return {part * tiles() / parts, (part + 1) * tiles() / parts, 0, rows};
+    const int64_t end = part + 1 == parts ? rows : (part + 1) * groups / parts * group;
+    return {0, tiles(), part * groups / parts * group, end};
   }
 
  private:
@@ -175,10 +211,10 @@ class LinearStage : public Stage {
   };
 
   template <int V>
-  void rows(const Run& run, const char* w, int64_t column) const {
-    Cursor at{run.at[layer_.x.id], layer_.row_scale.exists() ? run.at[layer_.row_scale.id] : nullptr,
-              run.at[layer_.y.id]};
-    int64_t left = layer_.x.rows(run);
+  void rows(const Run& run, const char* w, int64_t column, const Share& share) const {
+    Cursor at{layer_.x.row(run, share.row), layer_.row_scale.exists() ? layer_.row_scale.row(run, share.row) : nullptr,
+              layer_.y.row(run, share.row)};
+    int64_t left = share.row_end - share.row;
     while (left > 0) {
       // As few passes over the weights as the registers allow, and no last pass for a single row where it can be
       // helped.
@@ -284,8 +320,9 @@ LinearStage<S, Kind>::LinearStage(const StageSpec& spec, int64_t whole) {
 }
 
 static const char* linear_reject(const Attrs& attrs) {
-  if (attrs.text_is("weight_dtype", "float32") || attrs.text_is("weight_dtype", "int8")) return nullptr;
-  return "takes float32 and int8 weights";
+  if (attrs.text_is("weight_dtype", "float32")) return nullptr;
+  if (!attrs.text_is("weight_dtype", "int8")) return "takes float32 and int8 weights";
+  return attrs.text_is("input_dtype", "float32") ? "takes int8 weights with int8 inputs" : nullptr;
 }
 
 template <class S>

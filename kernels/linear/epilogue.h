@@ -69,7 +69,7 @@ static inline void epilogue(const LinearLayer& p, typename S::F (&t)[R][V], char
         float* at = reinterpret_cast<float*>(y + r * pitch) + column + v * S::kLanes;
         if (left >= (v + 1) * S::kLanes)
           S::store(at, t[r][v]);
-        else
+        else if (left > v * S::kLanes)
           S::store_n(at, t[r][v], static_cast<int>(left) - v * S::kLanes);
       }
   }
@@ -94,5 +94,11 @@ static inline void rescale(const LinearLayer& p, const typename S::I (&sum)[R][V
     }
   }
 }
+
+// Ports, sizes, activation and output of a linear stage; weights, multiplier and offset are the kernel's to fill in.
+LinearLayer read_layer(const StageSpec& spec);
+
+// n numbers copied into the arena and zeros up to whole vectors of `lanes`, so that the kernels load whole vectors.
+const float* padded(Arena& arena, const float* from, int64_t n, int64_t lanes);
 
 }  // namespace rta

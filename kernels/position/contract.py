@@ -20,7 +20,9 @@ def lower(stage: Stage) -> Mapping[str, Any]:
     """Raises ShapeError where the table is not one row for each step."""
     table, x = stage.tensors["table"], stage.inputs[0]
     if tuple(table.shape) != (x.steps, x.width):
-        raise ShapeError("position", f"a table {list(table.shape)}", f"[{x.steps}, {x.width}]", "Cut the table to the steps.")
+        raise ShapeError(
+            "position", f"a table {list(table.shape)}", f"[{x.steps}, {x.width}]", "Cut the table to the steps."
+        )
     return {"table": table}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -15,6 +16,7 @@ from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.plan.choose import Choice
 from rtaccel.plan.group import Executable, StagedPlan, plan_group
 from rtaccel.runtime.inputs import fit_inputs
+from rtaccel.runtime.options import Options
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,48 @@ class Executor:
             return Bound(self.direct, inputs, out)
         except ValueError:
             return None
+
+    @property
+    def native_plans(self) -> list[Any]:
+        return [step.plan for step in self.steps if not step.allocates]
+
+    @property
+    def code_bytes(self) -> int:
+        """Of the native core, which all plans share; 0 where nothing here uses it."""
+        if not self.native_plans:
+            return 0
+        from rtaccel._native import code_bytes
+
+        return code_bytes()
+
+    def prefault(self, lock: bool = False) -> int:
+        """Bytes of native plans that are resident now. lock: and stay so, or UnsupportedProblem."""
+        total = 0
+        for plan in self.native_plans:
+            try:
+                total += plan.prefault()
+                if lock:
+                    plan.lock()
+            except RuntimeError as error:
+                raise UnsupportedProblem(
+                    "seal" if lock else "prefault",
+                    f"{error} (limit of locked memory: {_lock_limit()})",
+                    f"{sum(plan.scratch_bytes + plan.packed_bytes for plan in self.native_plans)} bytes in memory",
+                    "Raise the limit (ulimit -l, LimitMEMLOCK=), or give the process CAP_IPC_LOCK.",
+                ) from error
+        return total
+
+    def thread_notes(self, options: Options) -> list[str]:
+        """What `explain` says of threads, where more than one may be used."""
+        if options.threads == 1:
+            return []
+        running = max((plan.running_threads for plan in self.native_plans), default=1)
+        text = f"at most {options.threads} threads, {running} standing by"
+        if any(plan.parts(-1, options.rows) > 1 for plan in self.native_plans):
+            text += "; a batch of this size is shared by samples"
+        elif running == 1:
+            text += ": no call is long enough to share, or this is a forked process (prefault() makes new ones)"
+        return [text]
 
     def __call__(self, leaves: Sequence[Any]) -> list[Any]:
         self._check_fixed_batch(leaves)
@@ -126,12 +170,19 @@ class Executor:
                 )
 
 
-def build_executor(program: Program, rows: int, device: str, backend: str | None, max_rows: int) -> Executor:
+def _lock_limit() -> str:
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    return "none" if soft == resource.RLIM_INFINITY else f"{soft} B"
+
+
+def build_executor(program: Program, options: Options) -> Executor:
     steps = []
     for source in program.steps:
         if isinstance(source, TorchStep):
             steps.append(Step(source, source.name, reason=f"{source.reason}: it stays an ordinary torch call"))
             continue
-        plan, choices = plan_group(source.group, rows, device, backend, max_rows)
+        plan, choices = plan_group(
+            source.group, options.rows, options.device, options.backend, options.max_batch, options.threads
+        )
         steps.append(Step(source, "native group", plan, tuple(choices)))
-    return Executor(program, steps, device, max_rows)
+    return Executor(program, steps, options.device, options.max_batch)
