@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml CMakeLists.txt $(wildcard cmake/* kernels/*/*.cc kernels/*/*.h kernels/*/*.in rtaccel/*.cc rtaccel/*.h)
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard cmake/* kernels/*/*.cc kernels/*/*.h kernels/*/*.in tests/native/* rtaccel/*.cc rtaccel/*.h)
 
 .PHONY: demo test native lint bench wheel clean
 
@@ -38,7 +38,8 @@ $(VENV)/.demo: $(BIN)/pip $(SOURCES)
 	touch $@
 
 $(VENV)/.dev: $(BIN)/pip $(SOURCES)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,demo]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,demo]' \
+		--config-settings=cmake.define.RTACCEL_NATIVE_TESTS=ON
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
