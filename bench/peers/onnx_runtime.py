@@ -132,9 +132,11 @@ def _without_gemm(model: Any) -> Any:
         name = f"{node.input[1]}_as_matmul"
         turned = np.ascontiguousarray(weight.T if flags.get("transB") else weight)
         model.graph.initializer.append(numpy_helper.from_array(turned, name))
-        between = f"{node.output[0]}_product"
+        biased = len(node.input) > 2
+        between = f"{node.output[0]}_product" if biased else node.output[0]
         nodes.append(helper.make_node("MatMul", [node.input[0], name], [between], f"{node.name}_matmul"))
-        nodes.append(helper.make_node("Add", [between, node.input[2]], list(node.output), f"{node.name}_add"))
+        if biased:
+            nodes.append(helper.make_node("Add", [between, node.input[2]], list(node.output), f"{node.name}_add"))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     return model

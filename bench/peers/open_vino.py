@@ -1,11 +1,13 @@
 """OpenVINO: conversion from torch, NNCF for int8 and 4-bit weights, latency hint, one stream, one thread, shared tensors.
 
-`fp32` forbids reduced precision, `bf16` asks for it (OpenVINO's own default where the CPU has AMX); the integer forms
-leave it to the runtime. `int8` quantises weights and activations, `w8` and `w4` weights only (activations as it likes).
+`fp32` forbids reduced precision, `bf16` asks for it (OpenVINO's own default where the CPU has AMX); of the integer forms the
+faster of the two is taken, which differs by network. `int8` quantises weights and activations, `w8` and `w4` weights only
+(activations as it likes).
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -76,11 +78,27 @@ def _weights(model: Any, variant: str) -> Any:
 
 
 def load(job: Job, variant: str) -> Runner:
+    if variant in ("int8", "w8", "w4"):
+        found = [_loaded(job, variant, hint) for hint in ("f32", "bf16")]
+        times = [min(_round_ns(runner) for _ in range(5)) for runner in found]
+        return found[times.index(min(times))]
+    return _loaded(job, variant, "bf16" if variant == "bf16" else "f32")
+
+
+def _round_ns(runner: Runner, calls: int = 10) -> int:
+    """A short round; the smallest of several tells which of two precision hints is faster here."""
+    start = time.perf_counter_ns()
+    for _ in range(calls):
+        runner.call()
+    return time.perf_counter_ns() - start
+
+
+def _loaded(job: Job, variant: str, hint: str) -> Runner:
     import openvino as ov
 
-    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
-    if variant.startswith("fp32") or variant == "bf16":
-        settings["INFERENCE_PRECISION_HINT"] = "bf16" if variant == "bf16" else "f32"
+    settings: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": hint,
+    }  # fmt: skip
     compiled = ov.Core().compile_model(str(job.file(f"ov_{variant}.xml")), "CPU", settings)
     request = compiled.create_infer_request()
     buffers = [np.zeros(tuple(port.shape), np.float32) for port in compiled.inputs]
@@ -88,9 +106,11 @@ def load(job: Job, variant: str) -> Runner:
     for port, buffer in zip((*compiled.inputs, *compiled.outputs), (*buffers, *results)):
         request.set_tensor(port, ov.Tensor(buffer, shared_memory=True))
     run = _bare(request)
-    states = len(job.data().states) if uses_cells(job.model, variant) else 0
-    precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    return array_runner(buffers, run, lambda: tuple(results), states, f"shared tensors, {precision}")
+    data = job.data()
+    states = len(data.states) if uses_cells(job.model, variant) else 0
+    runner = array_runner(buffers, run, lambda: tuple(results), states, f"shared tensors, {hint}")
+    runner.step(data.x[0], *(column[-1] for column in data.calibration[1:]))  # numbers to compute on, not zeros
+    return runner
 
 
 def _bare(request: Any) -> Any:
