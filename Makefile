@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml CMakeLists.txt $(wildcard kernels/*/*.cc kernels/*/*.h rtaccel/*.cc rtaccel/*.h)
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard cmake/* kernels/*/*.cc kernels/*/*.h kernels/*/*.in rtaccel/*.cc rtaccel/*.h)
 
 .PHONY: demo test lint bench wheel clean
 

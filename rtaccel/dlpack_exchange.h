@@ -14,7 +14,7 @@ struct Device {
 };
 
 struct DataType {
-  uint8_t code;  // 0 signed integer, 2 float
+  uint8_t code;  // kInt, kUnsigned, kFloat, kBfloat
   uint8_t bits;
   uint16_t lanes;
 };
@@ -47,6 +47,6 @@ struct ExchangeApi {
 
 constexpr uint32_t kMajor = 1;
 constexpr int32_t kCpu = 1;
-constexpr uint8_t kInt = 0, kFloat = 2;
+constexpr uint8_t kInt = 0, kUnsigned = 1, kFloat = 2, kBfloat = 4;
 
 }  // namespace dlpack

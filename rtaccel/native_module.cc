@@ -24,9 +24,9 @@ namespace {
 // torch, as far as this module knows it. Set once by `connect`.
 const dlpack::ExchangeApi* exchange = nullptr;
 PyTypeObject *tensor_type = nullptr, *parameter_type = nullptr;
-PyObject* is_neg = nullptr;
+PyObject *is_neg = nullptr, *refuse = nullptr;
 
-void connect(nb::handle tensor, nb::handle parameter) {
+void connect(nb::handle tensor, nb::handle parameter, nb::handle refusal) {
   nb::object capsule = tensor.attr("__dlpack_c_exchange_api__");
   auto* api = static_cast<dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
   if (!api) throw nb::python_error();
@@ -37,11 +37,38 @@ void connect(nb::handle tensor, nb::handle parameter) {
   tensor_type = reinterpret_cast<PyTypeObject*>(tensor.inc_ref().ptr());
   parameter_type = reinterpret_cast<PyTypeObject*>(parameter.inc_ref().ptr());
   is_neg = nb::object(tensor.attr("is_neg")).release().ptr();
+  refuse = refusal.inc_ref().ptr();
+}
+
+// A stage refused the numbers of a call: raises the typed error that Python makes of the reason.
+[[noreturn]] void raise_refusal() {
+  PyObject* error = PyObject_CallFunction(refuse, "s", rta_error());
+  if (error) PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error)), error);
+  Py_XDECREF(error);
+  throw nb::python_error();
+}
+
+// A dtype as torch names it, as the core and as DLPack do, and its size.
+struct Dtype {
+  const char* name;
+  rta_dtype core;
+  uint8_t code;
+  int bytes;
+};
+constexpr Dtype kDtypes[] = {
+    {"float32", RTA_FLOAT32, dlpack::kFloat, 4}, {"int8", RTA_INT8, dlpack::kInt, 1},
+    {"int64", RTA_INT64, dlpack::kInt, 8},       {"int32", RTA_INT32, dlpack::kInt, 4},
+    {"uint8", RTA_UINT8, dlpack::kUnsigned, 1},  {"bfloat16", RTA_BFLOAT16, dlpack::kBfloat, 2},
+};
+const Dtype& dtype_of(const std::string& name) {
+  for (const Dtype& d : kDtypes)
+    if (name == d.name) return d;
+  throw std::runtime_error("the native core has no dtype " + name);
 }
 
 // A tensor of a plan: `lead` leading dimensions are rows, the trailing ones are fixed.
 struct Spec {
-  rta_dtype dtype;
+  Dtype dtype;
   int lead;
   std::vector<int64_t> trailing;
   int64_t width() const {
@@ -72,10 +99,8 @@ bool view(PyObject* object, const Spec& spec, dlpack::Tensor& t, int64_t& rows) 
     return false;
   }
   const int trailing = static_cast<int>(spec.trailing.size());
-  const uint8_t code = spec.dtype == RTA_FLOAT32 ? dlpack::kFloat : dlpack::kInt;
-  const uint8_t bits = spec.dtype == RTA_FLOAT32 ? 32 : 8;
-  if (t.ndim != spec.lead + trailing || t.device.type != dlpack::kCpu || t.dtype.code != code || t.dtype.bits != bits ||
-      t.dtype.lanes != 1)
+  if (t.ndim != spec.lead + trailing || t.device.type != dlpack::kCpu || t.dtype.code != spec.dtype.code ||
+      t.dtype.bits != 8 * spec.dtype.bytes || t.dtype.lanes != 1)
     return false;
   int64_t expected = 1;
   bool dense = true;
@@ -92,7 +117,7 @@ bool view(PyObject* object, const Spec& spec, dlpack::Tensor& t, int64_t& rows) 
   if (expected == 1 && may_be_negated(object)) return false;
   if (!dense && expected != 0) return false;  // an empty tensor has no element that could lie elsewhere
   t.data = static_cast<char*>(t.data) + t.byte_offset;
-  return reinterpret_cast<uintptr_t>(t.data) % (spec.dtype == RTA_FLOAT32 ? 4 : 1) == 0;
+  return reinterpret_cast<uintptr_t>(t.data) % static_cast<size_t>(spec.dtype.bytes) == 0;
 }
 
 bool overlap(const void* a, int64_t a_bytes, const void* b, int64_t b_bytes) {
@@ -114,10 +139,11 @@ class Plan {
   ~Plan() { rta_plan_destroy(plan_); }
   Plan(const Plan&) = delete;
 
-  int value(const std::string& dtype, int64_t width, const std::string& role) {
-    return checked(rta_plan_value(plan_, parse(dtype), width,
+  int value(const std::string& dtype, int64_t steps, int64_t width, const std::string& role) {
+    return checked(rta_plan_value(plan_, dtype_of(dtype).core, steps, width,
                                   role == "input"    ? RTA_INPUT
                                   : role == "output" ? RTA_OUTPUT
+                                  : role == "state"  ? RTA_STATE
                                                      : RTA_INNER));
   }
 
@@ -125,9 +151,10 @@ class Plan {
              const std::vector<int>& outputs, nb::dict attrs);
 
   void finish(const std::vector<std::tuple<std::string, int, std::vector<int64_t>>>& inputs,
-              const std::vector<std::tuple<std::string, int, std::vector<int64_t>>>& outputs, int64_t max_rows) {
-    for (const auto& [dtype, lead, trailing] : inputs) inputs_.push_back({parse(dtype), lead, trailing});
-    for (const auto& [dtype, lead, trailing] : outputs) outputs_.push_back({parse(dtype), lead, trailing});
+              const std::vector<std::tuple<std::string, int, std::vector<int64_t>>>& outputs, int64_t max_samples,
+              int64_t state_samples, int64_t memory) {
+    for (const auto& [dtype, lead, trailing] : inputs) inputs_.push_back({dtype_of(dtype), lead, trailing});
+    for (const auto& [dtype, lead, trailing] : outputs) outputs_.push_back({dtype_of(dtype), lead, trailing});
     for (const auto* specs : {&inputs_, &outputs_}) {
       if (specs->empty() || specs->size() > kMaxTensors)
         throw std::runtime_error("a plan takes 1 to 16 inputs and outputs");
@@ -135,8 +162,9 @@ class Plan {
         if (s.lead + s.trailing.size() > kMaxDims)
           throw std::runtime_error("a tensor of a plan has at most 8 dimensions");
     }
-    max_rows_ = max_rows;
-    checked(rta_plan_finish(plan_));
+    max_samples_ = max_samples;
+    state_samples_ = state_samples;
+    checked(rta_plan_finish(plan_, state_samples, memory));
   }
 
   bool fits(nb::handle inputs, nb::handle outputs, Pointers& p) const {
@@ -163,7 +191,7 @@ class Plan {
   bool run(nb::handle inputs, nb::handle outputs) const {
     Pointers p;
     if (!fits(inputs, outputs, p)) return false;
-    rta_plan_run(plan_, p.in, p.out, p.rows);
+    run_bound(p);
     return true;
   }
 
@@ -180,28 +208,39 @@ class Plan {
       if (!view(results[i].ptr(), outputs_[i], t, rows)) return nb::none();
       p.out[i] = t.data;
     }
-    rta_plan_run(plan_, p.in, p.out, p.rows);
+    run_bound(p);
     if (outputs_.size() == 1) return results[0];
     nb::list all;
     for (size_t i = 0; i < outputs_.size(); ++i) all.append(results[i]);
     return nb::tuple(all);
   }
 
-  void run_bound(const Pointers& p) const { rta_plan_run(plan_, p.in, p.out, p.rows); }
+  void run_bound(const Pointers& p) const {
+    if (rta_plan_run(plan_, p.in, p.out, p.rows) != 0) raise_refusal();
+  }
+
+  void reset(int64_t first, int64_t count) {
+    if (first < 0 || count < 0 || first > state_samples_ - count) throw nb::index_error("no such samples");
+    rta_plan_reset(plan_, first, count);
+  }
+  nb::bytes save_state() const {
+    std::vector<char> bytes(rta_plan_state_bytes(plan_));
+    rta_plan_save_state(plan_, bytes.data());
+    return nb::bytes(bytes.data(), bytes.size());
+  }
+  void load_state(nb::bytes from) {
+    if (from.size() != rta_plan_state_bytes(plan_)) throw nb::value_error("the state of another plan");
+    rta_plan_load_state(plan_, from.data());
+  }
   size_t packed_bytes() const { return rta_plan_packed_bytes(plan_); }
   size_t scratch_bytes() const { return rta_plan_scratch_bytes(plan_); }
 
  private:
-  static rta_dtype parse(const std::string& dtype) {
-    if (dtype == "float32") return RTA_FLOAT32;
-    if (dtype == "int8") return RTA_INT8;
-    throw std::runtime_error("the native core has no dtype " + dtype);
-  }
   static int checked(int result) {
     if (result < 0) throw std::runtime_error(rta_error());
     return result;
   }
-  static int64_t size_bytes(const Spec& s, int64_t rows) { return rows * s.width() * (s.dtype == RTA_FLOAT32 ? 4 : 1); }
+  static int64_t size_bytes(const Spec& s, int64_t rows) { return rows * s.width() * s.dtype.bytes; }
 
   // All inputs agree in their leading dimensions; those of the first are given back in `lead`.
   bool take_inputs(PyObject* inputs, Pointers& p, int64_t* lead) const {
@@ -219,19 +258,16 @@ class Plan {
         return false;
       }
     }
-    return max_rows_ <= 0 || p.rows <= max_rows_;
+    return (max_samples_ <= 0 || p.rows <= max_samples_) && (state_samples_ == 0 || p.rows == state_samples_);
   }
 
   static nb::object empty(const Spec& spec, const int64_t* lead) {
     int64_t shape[kMaxDims];
     const int dims = spec.lead + static_cast<int>(spec.trailing.size());
     for (int d = 0; d < dims; ++d) shape[d] = d < spec.lead ? lead[d] : spec.trailing[d - spec.lead];
-    const bool is_float = spec.dtype == RTA_FLOAT32;
     dlpack::Tensor prototype{
-        nullptr, {dlpack::kCpu, 0},
-        dims,    {is_float ? dlpack::kFloat : dlpack::kInt, static_cast<uint8_t>(is_float ? 32 : 8), 1},
-        shape,   nullptr,
-        0};
+        nullptr, {dlpack::kCpu, 0}, dims, {spec.dtype.code, static_cast<uint8_t>(8 * spec.dtype.bytes), 1},
+        shape,   nullptr,           0};
     void *managed = nullptr, *object = nullptr;
     const auto report = [](void*, const char*, const char* message) { PyErr_SetString(PyExc_MemoryError, message); };
     if (exchange->allocate(&prototype, &managed, nullptr, report) != 0 || exchange->to_object(managed, &object) != 0)
@@ -241,7 +277,7 @@ class Plan {
 
   rta_plan* plan_;
   std::vector<Spec> inputs_, outputs_;
-  int64_t max_rows_ = 0;
+  int64_t max_samples_ = 0, state_samples_ = 0;
 };
 
 rta_attr attribute(nb::handle key, nb::handle value, std::vector<std::string>& texts) {
@@ -262,7 +298,7 @@ rta_attr attribute(nb::handle key, nb::handle value, std::vector<std::string>& t
     const auto [address, dtype, count] = nb::cast<std::tuple<uintptr_t, std::string, int64_t>>(value);
     attr.kind = RTA_ATTR_TENSOR;
     attr.data = reinterpret_cast<const void*>(address);
-    attr.dtype = dtype == "int8" ? RTA_INT8 : RTA_FLOAT32;
+    attr.dtype = dtype_of(dtype).core;
     attr.count = count;
   }
   return attr;
@@ -332,6 +368,9 @@ NB_MODULE(_native, m) {
       .def("finish", &Plan::finish)
       .def("run", &Plan::run, nb::arg("inputs").none(), nb::arg("outputs").none())
       .def("call", &Plan::call, nb::arg("inputs").none())
+      .def("reset", &Plan::reset, nb::arg("first"), nb::arg("count"))
+      .def("save_state", &Plan::save_state)
+      .def("load_state", &Plan::load_state)
       .def_prop_ro("packed_bytes", &Plan::packed_bytes)
       .def_prop_ro("scratch_bytes", &Plan::scratch_bytes);
   nb::class_<Bound>(m, "Bound", "A compiled model bound to its tensors: call it to read and write them.")

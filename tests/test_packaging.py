@@ -77,15 +77,15 @@ int main(void) {
       {.name = "weight", .kind = RTA_ATTR_TENSOR, .data = weight, .dtype = RTA_FLOAT32, .count = 6},
       {.name = "bias", .kind = RTA_ATTR_TENSOR, .data = bias, .dtype = RTA_FLOAT32, .count = 2}};
   rta_plan *plan = rta_plan_create(1 << 16);
-  int x = rta_plan_value(plan, RTA_FLOAT32, 3, RTA_INPUT), y = rta_plan_value(plan, RTA_FLOAT32, 2, RTA_OUTPUT);
+  int x = rta_plan_value(plan, RTA_FLOAT32, 1, 3, RTA_INPUT), y = rta_plan_value(plan, RTA_FLOAT32, 1, 2, RTA_OUTPUT);
   if (rta_plan_stage(plan, "linear", "no_such_kernel", &x, 1, &y, 1, attrs, 5) != -1) return 2;
   printf("%s\n", rta_error());
   if (rta_plan_stage(plan, "linear", "cpu_portable", &x, 1, &y, 1, attrs, 5) != 0) return 3;
-  if (rta_plan_finish(plan) != 0) return 4;
+  if (rta_plan_finish(plan, 0, 0) != 0) return 4;
   float in[2 * 3] = {1, 1, 1, 3, 0, 1}, out[4] = {NAN, NAN, NAN, NAN};
   const void *inputs[] = {in};
   void *outputs[] = {out};
-  rta_plan_run(plan, inputs, outputs, 2);
+  if (rta_plan_run(plan, inputs, outputs, 2) != 0) return 6;
   printf("%g %g %g %g\n", out[0], out[1], out[2], out[3]);
   rta_plan_destroy(plan);
   return 0;

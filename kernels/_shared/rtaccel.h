@@ -1,8 +1,9 @@
 /* rtaccel's native core: a C ABI without torch and without Python.
  *
- * A plan is a list of stages over values. A value is a matrix of rows (the batch, any number of them) by a
- * fixed width. Build once: create, values, stages, finish. Then run: no allocation, no lookup, no lock.
- * A plan owns its packed weights and its scratch, so one thread runs it at a time; make one plan per thread.
+ * A plan is a list of stages over values. A value holds, for each sample of the batch (any number of them), `steps`
+ * rows of a fixed width: positions of an image, moments of a window; one where there is no such axis.
+ * Build once: create, values, stages, finish. Then run: no allocation, no lookup, no lock.
+ * A plan owns its packed weights, its scratch and its state, so one thread runs it at a time; make one per thread.
  *
  * Functions that return int give 0 for success and -1 for failure; rta_error() then holds the reason.
  */
@@ -12,15 +13,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define RTA_ABI_VERSION 1
+#define RTA_ABI_VERSION 2
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-typedef enum { RTA_FLOAT32 = 0, RTA_INT8 = 1 } rta_dtype;
+/* Values are float32 or int8; an input may be int64 (indices). The others are dtypes of attributes. */
+typedef enum { RTA_FLOAT32 = 0, RTA_INT8 = 1, RTA_INT64 = 2, RTA_INT32 = 3, RTA_UINT8 = 4, RTA_BFLOAT16 = 5 } rta_dtype;
 
-typedef enum { RTA_INNER = 0, RTA_INPUT = 1, RTA_OUTPUT = 2 } rta_role;
+/* A state belongs to the plan and lives from call to call, one for each sample of the batch. */
+typedef enum { RTA_INNER = 0, RTA_INPUT = 1, RTA_OUTPUT = 2, RTA_STATE = 3 } rta_role;
 
 typedef enum { RTA_ATTR_INT = 0, RTA_ATTR_FLOAT = 1, RTA_ATTR_TEXT = 2, RTA_ATTR_TENSOR = 3 } rta_attr_kind;
 
@@ -31,7 +34,7 @@ typedef struct {
   int64_t integer;
   double real;
   const char* text;
-  const void* data; /* tensor: float32 or int8 */
+  const void* data; /* tensor */
   rta_dtype dtype;
   int64_t count; /* tensor: elements */
 } rta_attr;
@@ -47,7 +50,7 @@ typedef struct {
 
 int rta_abi_version(void);
 const char* rta_error(void);
-const char* rta_isa(void); /* highest instruction set in use: "portable", "avx2", "avx512vnni" */
+const char* rta_isa(void); /* the preferred instruction set of those in use, say "portable" or "avx2" */
 
 int rta_kernel_count(void);
 rta_kernel rta_kernel_at(int index);
@@ -58,13 +61,24 @@ const char* rta_kernel_reject(const char* op, const char* name, const rta_attr* 
 rta_plan* rta_plan_create(size_t weight_bytes);
 void rta_plan_destroy(rta_plan* plan);
 /* Id of the new value, or -1. Inputs and outputs of the plan are numbered in the order they are declared. */
-int rta_plan_value(rta_plan* plan, rta_dtype dtype, int64_t width, rta_role role);
+int rta_plan_value(rta_plan* plan, rta_dtype dtype, int64_t steps, int64_t width, rta_role role);
 int rta_plan_stage(rta_plan* plan, const char* op, const char* kernel, const int* inputs, int input_count,
                    const int* outputs, int output_count, const rta_attr* attrs, int attr_count);
-int rta_plan_finish(rta_plan* plan);
+/* state_samples: for how many samples states are held, 0 for a plan without states. memory: for how many calls a sample
+ * that int8 cannot hold (NaN, infinity) lives on in its states, -1 for ever; its float outputs are NaN that long. */
+int rta_plan_finish(rta_plan* plan, int64_t state_samples, int64_t memory);
 
-/* inputs[i], outputs[i]: contiguous rows. An output must not overlap an input or another output. */
-void rta_plan_run(rta_plan* plan, const void* const* inputs, void* const* outputs, int64_t rows);
+/* inputs[i], outputs[i]: contiguous. An output must not overlap an input or another output. 0, or -1 where a stage
+ * refuses the numbers (an index out of range): then rta_error() says which, nothing was written and no state changed.
+ * samples: at most state_samples where the plan has states. */
+int rta_plan_run(rta_plan* plan, const void* const* inputs, void* const* outputs, int64_t samples);
+
+/* States as they are after rta_plan_finish, of samples first .. first + count - 1. */
+void rta_plan_reset(rta_plan* plan, int64_t first, int64_t count);
+/* All states as one block of bytes, in the kernels' own order: to save them and to put them back into such a plan. */
+size_t rta_plan_state_bytes(const rta_plan* plan);
+void rta_plan_save_state(const rta_plan* plan, void* to);
+void rta_plan_load_state(rta_plan* plan, const void* from);
 
 size_t rta_plan_packed_bytes(const rta_plan* plan);
 size_t rta_plan_scratch_bytes(const rta_plan* plan);

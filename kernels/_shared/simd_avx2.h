@@ -6,9 +6,13 @@
 
 #include <cstdint>
 
+#include "isa.h"
+
 namespace rta {
+namespace {  // what one instruction set compiles is never merged with what another does
 
 struct Avx2 {
+  static constexpr Isa kIsa = Isa::kAvx2;
   using F = __m256;
   using I = __m256i;
   static constexpr int kLanes = 8;
@@ -83,4 +87,7 @@ struct Avx2 {
   static I dot(I acc, X x, W w) { return _mm256_add_epi32(acc, _mm256_madd_epi16(x, w)); }
 };
 
+using Simd = Avx2;
+
+}  // namespace
 }  // namespace rta

@@ -5,9 +5,13 @@
 
 #include <cstdint>
 
+#include "isa.h"
+
 namespace rta {
+namespace {  // what one instruction set compiles is never merged with what another does
 
 struct Avx512Vnni {
+  static constexpr Isa kIsa = Isa::kAvx512Vnni;
   using F = __m512;
   using I = __m512i;
   static constexpr int kLanes = 16;
@@ -76,4 +80,7 @@ struct Avx512Vnni {
   }
 };
 
+using Simd = Avx512Vnni;
+
+}  // namespace
 }  // namespace rta

@@ -3,9 +3,13 @@
 
 #include <cstdint>
 
+#include "isa.h"
+
 namespace rta {
+namespace {  // what one instruction set compiles is never merged with what another does
 
 struct Portable {
+  static constexpr Isa kIsa = Isa::kPortable;
   typedef float F __attribute__((vector_size(16)));
   typedef int32_t I __attribute__((vector_size(16)));
   static constexpr int kLanes = 4;
@@ -89,4 +93,7 @@ struct Portable {
   static I dot(I acc, X x, W w) { return acc + x * w; }
 };
 
+using Simd = Portable;
+
+}  // namespace
 }  // namespace rta

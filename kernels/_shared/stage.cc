@@ -7,9 +7,10 @@
 
 #include <cstdarg>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 namespace rta {
@@ -58,6 +59,17 @@ const float* Attrs::floats(const char* name, int64_t count) const {
 const int8_t* Attrs::int8s(const char* name, int64_t count) const {
   return static_cast<const int8_t*>(tensor(find(name, RTA_ATTR_TENSOR), RTA_INT8, count));
 }
+const int32_t* Attrs::ints(const char* name, int64_t count) const {
+  return static_cast<const int32_t*>(tensor(find(name, RTA_ATTR_TENSOR), RTA_INT32, count));
+}
+const uint8_t* Attrs::bytes(const char* name, int64_t count) const {
+  return static_cast<const uint8_t*>(tensor(find(name, RTA_ATTR_TENSOR), RTA_UINT8, count));
+}
+const uint16_t* Attrs::bfloats(const char* name, int64_t count) const {
+  return static_cast<const uint16_t*>(tensor(find(name, RTA_ATTR_TENSOR), RTA_BFLOAT16, count));
+}
+int64_t Attrs::count(const char* name) const { return find(name, RTA_ATTR_TENSOR).count; }
+rta_dtype Attrs::dtype(const char* name) const { return find(name, RTA_ATTR_TENSOR).dtype; }
 
 constexpr size_t kPage = 4096, kHugePage = size_t{2} << 20;
 
@@ -91,7 +103,18 @@ void* Arena::take(size_t bytes) {
 }
 
 Stage::~Stage() = default;
-bool Stage::marks_rows() const { return false; }
+bool Stage::marks_samples() const { return false; }
+bool Stage::checks() const { return false; }
+const char* Stage::check(const Run&) const { return nullptr; }
+void Stage::start(int, char*) const {}
+
+static Port port(const StageSpec& spec, const int* ids, int count, int i) {
+  if (i >= count) return {-1, 0, 0, 0};
+  const Value& v = spec.values[ids[i]];
+  return {ids[i], v.pitch, v.steps, v.width};
+}
+Port StageSpec::in(int i) const { return port(*this, inputs, input_count, i); }
+Port StageSpec::out(int i) const { return port(*this, outputs, output_count, i); }
 
 Activation parse_activation(const char* name) {
   static const char* const names[] = {"none",      "relu", "leaky_relu", "elu",    "gelu",
@@ -101,41 +124,20 @@ Activation parse_activation(const char* name) {
   fail("no activation '%s'", name);
 }
 
-static const char* const kIsaNames[] = {"portable", "avx2", "avx512vnni"};
-
-static int detect_isa() {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma"))
-    return 2;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
-#endif
-  return 0;
-}
-
-// Read once. An unknown name allows only the portable set: rtaccel.backends.cpu refuses it by name before that matters.
-int isa_level() {
-  static const int level = [] {
-    int limit = 2;
-    const char* wanted = std::getenv("RTACCEL_CPU_ISA");
-    if (wanted && *wanted) {
-      limit = 0;
-      for (int i = 0; i < 3; ++i)
-        if (std::strcmp(wanted, kIsaNames[i]) == 0) limit = i;
-    }
-    const int found = detect_isa();
-    return found < limit ? found : limit;
-  }();
-  return level;
-}
-
 static std::vector<Kernel>& table() {
   static std::vector<Kernel> kernels;
   return kernels;
 }
 
+Register::Register(void (*register_kernels)()) { register_kernels(); }
 Register::Register(const Kernel& kernel) { table().push_back(kernel); }
+
+void add_kernel(Isa isa, const char* op, const char* stem, const char* (*reject)(const Attrs&),
+                Stage* (*create)(const StageSpec&)) {
+  static std::deque<std::string> names;  // a deque: the names stay where they are
+  names.push_back(std::string(stem) + "_" + isa_name(isa));
+  table().push_back({op, names.back().c_str(), isa, 10 * static_cast<int>(isa), reject, create});
+}
 
 const Kernel* find_kernel(const char* op, const char* name) {
   for (const Kernel& k : table())
@@ -151,7 +153,6 @@ extern "C" {
 #define RTA_API __attribute__((visibility("default")))
 
 RTA_API int rta_abi_version(void) { return RTA_ABI_VERSION; }
-RTA_API const char* rta_isa(void) { return kIsaNames[isa_level()]; }
 RTA_API int rta_kernel_count(void) { return static_cast<int>(table().size()); }
 RTA_API rta_kernel rta_kernel_at(int index) {
   const Kernel& k = table().at(static_cast<size_t>(index));
@@ -160,15 +161,7 @@ RTA_API rta_kernel rta_kernel_at(int index) {
 RTA_API const char* rta_kernel_reject(const char* op, const char* name, const rta_attr* attrs, int attr_count) {
   const Kernel* kernel = find_kernel(op, name);
   if (!kernel) return "there is no such kernel in the native core";
-  if (kernel->isa > isa_level()) {
-    static thread_local char text[160];
-    const char* wanted = std::getenv("RTACCEL_CPU_ISA");
-    if (detect_isa() < kernel->isa)
-      std::snprintf(text, sizeof text, "this CPU does not have %s", kIsaNames[kernel->isa]);
-    else
-      std::snprintf(text, sizeof text, "RTACCEL_CPU_ISA=%s rules out %s", wanted ? wanted : "", kIsaNames[kernel->isa]);
-    return text;
-  }
+  if (const char* reason = isa_missing(kernel->isa)) return reason;
   return kernel->reject ? kernel->reject(Attrs(attrs, attr_count)) : nullptr;
 }
 }

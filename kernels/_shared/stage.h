@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "isa.h"
 #include "rtaccel.h"
 
 namespace rta {
@@ -24,6 +25,11 @@ class Attrs {
   bool text_is(const char* name, const char* value) const;
   const float* floats(const char* name, int64_t count) const;  // a float32 tensor of just this many elements
   const int8_t* int8s(const char* name, int64_t count) const;
+  const int32_t* ints(const char* name, int64_t count) const;
+  const uint8_t* bytes(const char* name, int64_t count) const;  // uint8
+  const uint16_t* bfloats(const char* name, int64_t count) const;
+  int64_t count(const char* name) const;    // elements of a tensor
+  rta_dtype dtype(const char* name) const;  // of a tensor
 
  private:
   const rta_attr& find(const char* name, rta_attr_kind kind) const;
@@ -47,22 +53,38 @@ class Arena {
   size_t capacity_, used_;
 };
 
-// A matrix between stages. An int8 value lies in memory as q + 128 in uint8_t; columns from width up to the next
-// multiple of 64 exist (in values that the plan owns) and hold anything.
+// What lies between stages: for each sample `steps` rows. Rows follow one another at `pitch` through all samples of a
+// block, so that a stage which treats rows alike need not know where a sample ends. An int8 value lies in memory as
+// q + 128 in uint8_t; columns from width up to the next multiple of 64 exist (in values that the plan owns) and hold
+// anything.
 struct Value {
   rta_dtype dtype;
+  int64_t steps;
   int64_t width;
   int64_t pitch;  // bytes from one row to the next
 };
 
-// Where the values of the running block of rows are.
+// Where the values of the running block of samples are.
 struct Run {
   char* const* at;  // by value id: first row of the block
-  int64_t rows;     // of this block, at most kBlockRows
-  float* poison;    // by row: 0, or NaN once an input that int8 cannot hold was seen
+  int64_t samples;  // of this block
+  float* poison;    // by sample: 0, or NaN once an input that int8 cannot hold was seen
+  char* scratch;    // as many bytes as the stage asked for, 64-byte aligned; holds anything
+  int64_t tick;     // calls since the plan was made: where a ring buffer stands
 };
 
-constexpr int64_t kBlockRows = 32;
+constexpr int64_t kBlockRows = 32;  // samples of a block have about as many rows together
+
+// A value as a stage reads or writes it; id < 0 where it is absent.
+struct Port {
+  int id;
+  int64_t pitch;
+  int64_t steps;
+  int64_t width;
+  bool exists() const { return id >= 0; }
+  int64_t rows(const Run& run) const { return run.samples * steps; }
+  char* row(const Run& run, int64_t r) const { return run.at[id] + r * pitch; }
+};
 
 struct StageSpec {
   const Value* values;  // the table of the plan, by id
@@ -72,37 +94,47 @@ struct StageSpec {
   int output_count;
   Attrs attrs;
   Arena* arena;
+  size_t* scratch;
 
+  void need_scratch(size_t bytes) const {
+    if (*scratch < bytes) *scratch = bytes;
+  }
   const Value& input(int i) const { return values[inputs[i]]; }
   const Value& output(int i) const { return values[outputs[i]]; }
+  Port in(int i) const;  // absent where the stage has fewer inputs
+  Port out(int i) const;
 };
 
 class Stage {
  public:
   virtual ~Stage();
   virtual void run(const Run& run) const = 0;
-  virtual bool marks_rows() const;  // may set Run::poison; false unless overridden
-};
-
-// A value as a stage reads or writes it.
-struct Port {
-  int id;
-  int64_t pitch;
+  virtual bool marks_samples() const;  // may set Run::poison; false unless overridden
+  // Looks at inputs of the plan before anything is computed. nullptr, or why they cannot be: the call is refused.
+  virtual const char* check(const Run& run) const;
+  virtual bool checks() const;  // whether `check` does anything; false unless overridden
+  // What a state holds before the first call: one sample of it. Zero unless overridden.
+  virtual void start(int id, char* state) const;
 };
 
 struct Kernel {
   const char* op;
   const char* name;
-  int isa;  // 0 portable, 1 avx2, 2 avx512vnni
-  int rank;
+  Isa isa;
+  int rank;  // 10 * place of the set for what add_kernel adds
   const char* (*reject)(const Attrs&);
   Stage* (*create)(const StageSpec&);
 };
 
-int isa_level();  // highest level that this CPU has and RTACCEL_CPU_ISA allows
+// A kernel written over the vectors S: added as <stem>_<name of the set>, the later set preferred. A header of such
+// kernels defines `template <class S> static void register_kernels()`, which calls this for each of its kernels with
+// S::kIsa; CMake compiles the header once for each instruction set (cpu_isa.cc.in).
+void add_kernel(Isa isa, const char* op, const char* stem, const char* (*reject)(const Attrs&),
+                Stage* (*create)(const StageSpec&));
 
 struct Register {
-  explicit Register(const Kernel& kernel);
+  explicit Register(void (*register_kernels)());
+  explicit Register(const Kernel& kernel);  // a kernel of its own design, in a file of its own
 };
 const Kernel* find_kernel(const char* op, const char* name);
 

@@ -7,6 +7,7 @@ any number of stages: one call runs them all, with no Python and no allocation b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
@@ -14,16 +15,32 @@ import torch
 from torch import Tensor
 
 import rtaccel._native as native
-from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem
 from rtaccel.core.registry import Impl, Prepared, operator, register_impl
 from rtaccel.core.stage import Port, Problem, Stage
 
-DTYPES = {torch.float32: "float32", torch.int8: "int8"}
+DTYPES = {
+    getattr(torch, name): name for name in ("float32", "int8", "int64", "int32", "uint8", "bfloat16")
+}  # as rtaccel.h has them
+
+
+@dataclass(frozen=True)
+class States:
+    """What a plan keeps from call to call: names of values that are states, for how many samples, and for how many
+    calls a sample that int8 cannot hold lives on in them (-1: for ever)."""
+
+    names: frozenset[str] = field(default_factory=frozenset)
+    samples: int = 0
+    memory: int = 0
+
+
+def _refusal(reason: str) -> RtaccelError:
+    return FormatError("call", reason, "numbers that every stage takes", "Nothing was computed; mend the input.")
 
 
 @cache
 def _connect() -> None:
-    native.connect(torch.Tensor, torch.nn.Parameter)
+    native.connect(torch.Tensor, torch.nn.Parameter, _refusal)
 
 
 def _attributes(stage: Stage) -> tuple[dict[str, Any], list[Tensor]]:
@@ -31,6 +48,8 @@ def _attributes(stage: Stage) -> tuple[dict[str, Any], list[Tensor]]:
     attrs: dict[str, Any] = {}
     alive = []
     for name, value in operator(stage.op).lower(stage).items():
+        if isinstance(value, tuple):  # whole numbers: a table of indices
+            value = torch.tensor(value, dtype=torch.int32, device="cpu")
         if isinstance(value, Tensor):
             value = value.detach().cpu().contiguous()
             alive.append(value)
@@ -43,24 +62,31 @@ def _attributes(stage: Stage) -> tuple[dict[str, Any], list[Tensor]]:
 
 
 def _packed_bound(stage: Stage) -> int:
-    """More than the packed tensors of a stage can take: each dimension rounded up to whole vectors, twice over."""
+    """More than the packed tensors and tables of a stage can take. What is not used is never touched."""
     total = 4096
     for tensor in stage.tensors.values():
-        rows, columns = tensor.shape if tensor.dim() == 2 else (1, tensor.numel())
-        total += (rows + 16) * (columns + 4) * tensor.element_size() + 3 * 4 * (max(rows, columns) + 32)
-    return total
+        rows = tensor.shape[0] if tensor.dim() > 1 else 1
+        columns = tensor.numel() // max(rows, 1)
+        size = max(tensor.element_size(), 1)
+        total += (rows + 64) * (columns + 64) * size * 5 // 4 + 3 * 4 * (max(rows, columns) + 64)
+    tables = sum(len(v) for v in stage.attrs.values() if isinstance(v, tuple))
+    return total + 64 * (sum(v.steps for v in (*stage.inputs, *stage.outputs)) + tables)
 
 
 def build(
-    stages: Sequence[tuple[Stage, str]], inputs: Sequence[Port], outputs: Sequence[Port], max_rows: int = 0
+    stages: Sequence[tuple[Stage, str]],
+    inputs: Sequence[Port],
+    outputs: Sequence[Port],
+    max_rows: int = 0,
+    states: States | None = None,
 ) -> native.Plan:
-    """One native plan of (stage, kernel name) pairs. max_rows: a limit on rows of a call, 0 for none.
+    """One native plan of (stage, kernel name) pairs. max_rows: a limit on samples of a call, 0 for none.
 
     Raises UnsupportedProblem with the reason where the core does not take it.
     """
     _connect()
     try:
-        return _build(stages, inputs, outputs, max_rows)
+        return _build(stages, inputs, outputs, max_rows, states or States())
     except RuntimeError as error:
         what = ", ".join(f"{stage.name} ({stage.op})" for stage, _ in stages)
         raise UnsupportedProblem(
@@ -69,17 +95,18 @@ def build(
 
 
 def _build(
-    stages: Sequence[tuple[Stage, str]], inputs: Sequence[Port], outputs: Sequence[Port], max_rows: int
+    stages: Sequence[tuple[Stage, str]], inputs: Sequence[Port], outputs: Sequence[Port], max_rows: int, states: States
 ) -> native.Plan:
     plan = native.Plan(sum(_packed_bound(stage) for stage, _ in stages))
     ids: dict[str, int] = {}
     for role, ports in (("input", inputs), ("output", outputs)):
         for port in ports:
-            ids[port.value.name] = plan.value(port.value.dtype, port.value.width, role)
+            ids[port.value.name] = plan.value(port.value.dtype, port.value.steps, port.value.width, role)
     for stage, kernel in stages:
         for value in (*stage.inputs, *stage.outputs):
             if value.name not in ids:
-                ids[value.name] = plan.value(value.dtype, value.width, "inner")
+                role = "state" if value.name in states.names else "inner"
+                ids[value.name] = plan.value(value.dtype, value.steps, value.width, role)
         attrs, alive = _attributes(stage)
         plan.stage(stage.op, kernel, [ids[v.name] for v in stage.inputs], [ids[v.name] for v in stage.outputs], attrs)
         del alive
@@ -87,6 +114,8 @@ def _build(
         [(p.value.dtype, p.lead, list(p.trailing)) for p in inputs],
         [(p.value.dtype, p.lead, list(p.trailing)) for p in outputs],
         max_rows,
+        states.samples,
+        states.memory,
     )
     return plan
 
@@ -100,6 +129,8 @@ def _supports(op: str, name: str, problem: Problem) -> str | None:
 
 def _prepare(name: str, stage: Stage, problem: Problem) -> Prepared:
     """One stage as a plan of its own: what a drop-in module and a conformance test call."""
+    if operator(stage.op).by_row:
+        stage = stage.matrices()
     plan = build([(stage, name)], [Port.matrix(v) for v in stage.inputs], [Port.matrix(v) for v in stage.outputs])
 
     def call(*inputs: Tensor) -> tuple[Tensor, ...]:

@@ -124,7 +124,7 @@ def tolerance(stage: Stage, x: Tensor, row_scale: Tensor | None = None) -> Toler
 
 
 def cost(problem: Problem) -> Cost:
-    k, n, m = problem.in_widths[0], problem.out_widths[0], problem.rows
+    k, n, m = problem.in_widths[0], problem.out_widths[0], problem.matrix_rows
     size = {"float32": 4, "int8": 1}
     moved = n * k * size[problem.weight_dtype or "float32"] + 8 * n
     moved += m * k * size[problem.in_dtypes[0]] + m * n * size[problem.out_dtypes[0]]

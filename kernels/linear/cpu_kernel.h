@@ -10,6 +10,8 @@
 // int8: u = q + 128 is what lies in memory, and sums start from compensation = -(128 + zero_point) * sum_k w, so they
 // end as the exact sum of (q - zero_point) * w.
 //
+// Dot products: int8
+//
 // Floor, 1 x 1024 x 1024 int8: 1 MiB of weights at the bandwidth of the cache that holds them.
 #pragma once
 
@@ -22,7 +24,7 @@ namespace rta {
 constexpr int kPartVectors = 4;
 
 struct LinearLayer {
-  Port x, y, row_scale;  // row_scale.id < 0 where the input's scale is static
+  Port x, y, row_scale;  // row_scale is absent where the input's scale is static
   int64_t k, n;
   const void* weights;
   const int32_t* compensation;       // int8 [n]
@@ -239,9 +241,9 @@ class LinearStage final : public Stage {
 
   template <int V>
   void rows(const Run& run, const char* w, int64_t column) const {
-    Cursor at{run.at[layer_.x.id], layer_.row_scale.id < 0 ? nullptr : run.at[layer_.row_scale.id],
+    Cursor at{run.at[layer_.x.id], layer_.row_scale.exists() ? run.at[layer_.row_scale.id] : nullptr,
               run.at[layer_.y.id]};
-    int64_t left = run.rows;
+    int64_t left = layer_.x.rows(run);
     while (left > 0) {
       // As few passes over the weights as the registers allow, and no last pass for a single row where it can be
       // helped.
@@ -294,9 +296,9 @@ LinearStage<S, Kind>::LinearStage(const StageSpec& spec) {
   constexpr bool int8 = sizeof(typename Kind<S>::Input) == 1;
   LinearLayer& p = layer_;
   const Attrs& attrs = spec.attrs;
-  p.x = {spec.inputs[0], spec.input(0).pitch};
-  p.y = {spec.outputs[0], spec.output(0).pitch};
-  p.row_scale = spec.input_count > 1 ? Port{spec.inputs[1], spec.input(1).pitch} : Port{-1, 0};
+  p.x = spec.in(0);
+  p.y = spec.out(0);
+  p.row_scale = spec.in(1);
   p.k = spec.input(0).width;
   p.n = spec.output(0).width;
   p.activation = parse_activation(attrs.text("activation"));
@@ -342,12 +344,20 @@ LinearStage<S, Kind>::LinearStage(const StageSpec& spec) {
   }
 }
 
-const char* linear_reject(const Attrs& attrs);  // in cpu_portable.cc
+static const char* linear_reject(const Attrs& attrs) {
+  if (attrs.text_is("weight_dtype", "float32") || attrs.text_is("weight_dtype", "int8")) return nullptr;
+  return "takes float32 and int8 weights";
+}
 
 template <class S>
 Stage* create_linear(const StageSpec& spec) {
   if (spec.attrs.text_is("weight_dtype", "float32")) return new LinearStage<S, Float32>(spec);
   return new LinearStage<S, Int8>(spec);
+}
+
+template <class S>
+static void register_kernels() {
+  add_kernel(S::kIsa, "linear", "cpu", linear_reject, create_linear<S>);
 }
 
 }  // namespace rta

@@ -73,7 +73,7 @@ def cases() -> Iterator[Case]:
 
 
 def cost(problem: Problem) -> Cost:
-    elements = problem.rows * problem.out_widths[0]
+    elements = problem.matrix_rows * problem.out_widths[0]
     return Cost(bytes=4 * elements * (len(problem.in_widths) + 1), flops=2 * elements)
 
 

@@ -10,9 +10,9 @@ template <class S>
 class PointwiseStage final : public Stage {
  public:
   explicit PointwiseStage(const StageSpec& spec)
-      : x_{spec.inputs[0], spec.input(0).pitch},
-        other_{spec.input_count > 1 ? Port{spec.inputs[1], spec.input(1).pitch} : Port{-1, 0}},
-        y_{spec.outputs[0], spec.output(0).pitch},
+      : x_(spec.in(0)),
+        other_(spec.in(1)),
+        y_(spec.out(0)),
         width_(static_cast<int>(spec.output(0).width)),
         activation_(parse_activation(spec.attrs.text("activation"))),
         parameter_(static_cast<float>(spec.attrs.real("activation_parameter"))) {
@@ -23,11 +23,10 @@ class PointwiseStage final : public Stage {
   }
 
   void run(const Run& run) const override {
-    for (int64_t r = 0; r < run.rows; ++r) {
-      const float* x = reinterpret_cast<const float*>(run.at[x_.id] + r * x_.pitch);
-      const float* other =
-          other_.id < 0 ? nullptr : reinterpret_cast<const float*>(run.at[other_.id] + r * other_.pitch);
-      float* y = reinterpret_cast<float*>(run.at[y_.id] + r * y_.pitch);
+    for (int64_t r = 0; r < x_.rows(run); ++r) {
+      const float* x = reinterpret_cast<const float*>(x_.row(run, r));
+      const float* other = other_.exists() ? reinterpret_cast<const float*>(other_.row(run, r)) : nullptr;
+      float* y = reinterpret_cast<float*>(y_.row(run, r));
       for (int i = 0; i < width_; i += S::kLanes) {
         const int n = width_ - i < S::kLanes ? width_ - i : S::kLanes;
         F t = S::load_n(x + i, n);
@@ -57,6 +56,11 @@ class PointwiseStage final : public Stage {
 template <class S>
 Stage* create_pointwise(const StageSpec& spec) {
   return new PointwiseStage<S>(spec);
+}
+
+template <class S>
+static void register_kernels() {
+  add_kernel(S::kIsa, "pointwise", "cpu", nullptr, create_pointwise<S>);
 }
 
 }  // namespace rta

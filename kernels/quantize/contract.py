@@ -82,7 +82,7 @@ def cases() -> Iterator[Case]:
 
 
 def cost(problem: Problem) -> Cost:
-    m, k = problem.rows, problem.in_widths[0]
+    m, k = problem.matrix_rows, problem.in_widths[0]
     return Cost(bytes=5 * m * k, flops=2 * m * k)
 
 

@@ -11,24 +11,24 @@ template <class S>
 class QuantizeStage final : public Stage {
  public:
   explicit QuantizeStage(const StageSpec& spec)
-      : x_{spec.inputs[0], spec.input(0).pitch},
-        q_{spec.outputs[0], spec.output(0).pitch},
-        scale_{spec.output_count > 1 ? Port{spec.outputs[1], spec.output(1).pitch} : Port{-1, 0}},
+      : x_(spec.in(0)),
+        q_(spec.out(0)),
+        scale_(spec.out(1)),
         width_(static_cast<int>(spec.input(0).width)),
         inv_scale_(static_cast<float>(spec.attrs.real("inv_scale"))),
         zero_(static_cast<int32_t>(spec.attrs.integer("zero_point")) + 128) {}
 
-  bool marks_rows() const override { return scale_.id < 0; }
+  bool marks_samples() const override { return !scale_.exists(); }
 
   void run(const Run& run) const override {
-    for (int64_t r = 0; r < run.rows; ++r) {
-      const float* x = reinterpret_cast<const float*>(run.at[x_.id] + r * x_.pitch);
-      uint8_t* q = reinterpret_cast<uint8_t*>(run.at[q_.id] + r * q_.pitch);
-      if (scale_.id >= 0)
-        by_row(x, q, reinterpret_cast<float*>(run.at[scale_.id] + r * scale_.pitch));
+    for (int64_t r = 0; r < x_.rows(run); ++r) {
+      const float* x = reinterpret_cast<const float*>(x_.row(run, r));
+      uint8_t* q = reinterpret_cast<uint8_t*>(q_.row(run, r));
+      if (scale_.exists())
+        by_row(x, q, reinterpret_cast<float*>(scale_.row(run, r)));
       else if (!write(x, q, inv_scale_, zero_)) {
         for (int i = 0; i < width_; ++i) q[i] = 128;
-        run.poison[r] = __builtin_nanf("");
+        run.poison[r / x_.steps] = __builtin_nanf("");
       }
     }
   }
@@ -91,6 +91,11 @@ class QuantizeStage final : public Stage {
 template <class S>
 Stage* create_quantize(const StageSpec& spec) {
   return new QuantizeStage<S>(spec);
+}
+
+template <class S>
+static void register_kernels() {
+  add_kernel(S::kIsa, "quantize", "cpu", nullptr, create_quantize<S>);
 }
 
 }  // namespace rta

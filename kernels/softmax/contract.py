@@ -32,7 +32,7 @@ def cases() -> Iterator[Case]:
 
 
 def cost(problem: Problem) -> Cost:
-    elements = problem.rows * problem.out_widths[0]
+    elements = problem.matrix_rows * problem.out_widths[0]
     return Cost(bytes=8 * elements, flops=4 * elements)
 
 

@@ -10,15 +10,13 @@ template <class S>
 class SoftmaxStage final : public Stage {
  public:
   explicit SoftmaxStage(const StageSpec& spec)
-      : x_{spec.inputs[0], spec.input(0).pitch},
-        y_{spec.outputs[0], spec.output(0).pitch},
-        width_(static_cast<int>(spec.output(0).width)) {}
+      : x_(spec.in(0)), y_(spec.out(0)), width_(static_cast<int>(spec.output(0).width)) {}
 
   void run(const Run& run) const override {
     constexpr float kLowest = -__builtin_inff();
-    for (int64_t r = 0; r < run.rows; ++r) {
-      const float* x = reinterpret_cast<const float*>(run.at[x_.id] + r * x_.pitch);
-      float* y = reinterpret_cast<float*>(run.at[y_.id] + r * y_.pitch);
+    for (int64_t r = 0; r < x_.rows(run); ++r) {
+      const float* x = reinterpret_cast<const float*>(x_.row(run, r));
+      float* y = reinterpret_cast<float*>(y_.row(run, r));
       F peak = S::set(kLowest), sum = S::set(0.0f);
       for (int i = 0; i < width_; i += S::kLanes) peak = S::max(S::load_n(x + i, count(i), kLowest), peak);
       const F top = S::set(S::max_of(peak));
@@ -44,6 +42,11 @@ class SoftmaxStage final : public Stage {
 template <class S>
 Stage* create_softmax(const StageSpec& spec) {
   return new SoftmaxStage<S>(spec);
+}
+
+template <class S>
+static void register_kernels() {
+  add_kernel(S::kIsa, "softmax", "cpu", nullptr, create_softmax<S>);
 }
 
 }  // namespace rta

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Prepared = Callable[..., "tuple[Tensor, ...]"]
-"""What `prepare` returns: input matrices in, a tuple of output matrices out."""
+"""What `prepare` returns: input tensors in, a tuple of output tensors out, each [M, *value.shape]. Kernels of an operator
+that is `by_row` are only ever given matrices: the steps are joined with the samples before, and parted after."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ class Operator:
     cases: conformance cases, small and odd sizes first.
     tolerance: (stage, *inputs) -> Tolerance, derived from the arithmetic. cost: what it must move and do.
     lower: the numbers that every backend shares (folded multipliers and the like), computed once in
-        torch so that all backends multiply by the same bits.
+        torch so that all backends multiply by the same bits. A tuple of whole numbers is a table of indices.
+    by_row: it treats every row alike, so that the steps of a sample are so many rows. An operator that mixes the
+        steps of a sample (a convolution, attention, a recurrent layer) says False.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Operator:
     tolerance: Callable[..., Tolerance]
     cost: Callable[[Problem], Cost]
     lower: Callable[[Stage], Mapping[str, Any]]
+    by_row: bool = True
 
 
 @dataclass(frozen=True)

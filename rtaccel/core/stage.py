@@ -1,13 +1,14 @@
 """Stages: what a model computes, cut into operators, before any kernel or layout is chosen.
 
-A stage is immutable and device-neutral. It names the values it reads and writes; a value is a matrix
-of M rows (the batch) and a fixed width, so that any number of rows can run through the same plan.
+A stage is immutable and device-neutral. It names the values it reads and writes. A value holds, for each of M
+samples (the batch, open), `steps` rows of a fixed width: moments of a window, positions of an image; one row where
+there is no such axis. Any number of samples can run through the same plan.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -28,23 +29,29 @@ class Quant:
 
 @dataclass(frozen=True)
 class Value:
-    """One matrix [M, width] between stages.
+    """What lies between stages: [M, width], or [M, steps, width] where steps > 1.
 
-    dtype: "float32" or "int8". quant: what the int8 means; None for float32 and for int8 with a scale
-    per row, which then is a value of its own.
+    dtype: "float32" or "int8", "int64" for indices. quant: what the int8 means; None for float32 and for
+    int8 with a scale per row, which then is a value of its own (of as many steps and width 1).
     """
 
     name: str
     width: int
     dtype: str = "float32"
     quant: Quant | None = None
+    steps: int = 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample, as a tensor has it."""
+        return (self.width,) if self.steps == 1 else (self.steps, self.width)
 
 
 @dataclass(frozen=True)
 class Port:
     """A value at the edge of a plan, as the tensor that a caller holds.
 
-    The first `lead` dimensions are rows; the `trailing` ones are fixed, and their product is the width.
+    The first `lead` dimensions are samples; the `trailing` ones are fixed, and their product is steps * width.
     """
 
     value: Value
@@ -53,7 +60,7 @@ class Port:
 
     @classmethod
     def matrix(cls, value: Value) -> Port:
-        return cls(value, 1, (value.width,))
+        return cls(value, 1, value.shape)
 
 
 @dataclass(frozen=True)
@@ -77,12 +84,17 @@ class Stage:
         object.__setattr__(self, "tensors", MappingProxyType(dict(self.tensors)))
         object.__setattr__(self, "attrs", MappingProxyType(dict(self.attrs)))
 
+    def matrices(self) -> Stage:
+        """The same stage with the steps of each value joined with the samples: for an operator that treats rows alike."""
+        inputs = tuple(replace(v, steps=1) for v in self.inputs)
+        return replace(self, inputs=inputs, outputs=tuple(replace(v, steps=1) for v in self.outputs))
+
 
 @dataclass(frozen=True)
 class Problem:
     """The shape of a stage, without its numbers: what `supports` and a cost model look at.
 
-    rows: M, the batch it will mostly run with. device: "cpu" or "cuda".
+    rows: M, the samples it will mostly run with; in_steps, out_steps: rows of each. device: "cpu" or "cuda".
     """
 
     op: str
@@ -94,6 +106,13 @@ class Problem:
     weight_dtype: str | None
     attrs: Mapping[str, Any]
     device: str = "cpu"
+    in_steps: tuple[int, ...] = ()
+    out_steps: tuple[int, ...] = ()
+
+    @property
+    def matrix_rows(self) -> int:
+        """Rows that an operator which treats rows alike works on."""
+        return self.rows * (self.out_steps[0] if self.out_steps else 1)
 
     @classmethod
     def of(cls, stage: Stage, rows: int, device: str = "cpu") -> Problem:
@@ -108,9 +127,16 @@ class Problem:
             weight_dtype=None if weight is None else str(weight.dtype).removeprefix("torch."),
             attrs=stage.attrs,
             device=device,
+            in_steps=tuple(v.steps for v in stage.inputs),
+            out_steps=tuple(v.steps for v in stage.outputs),
         )
 
     def __str__(self) -> str:
-        ins = ", ".join(f"{d}[{self.rows}, {w}]" for d, w in zip(self.in_dtypes, self.in_widths))
-        outs = ", ".join(f"{d}[{self.rows}, {w}]" for d, w in zip(self.out_dtypes, self.out_widths))
+        def text(dtypes: tuple[str, ...], steps: tuple[int, ...], widths: tuple[int, ...]) -> str:
+            steps = steps or (1,) * len(widths)
+            shapes = [f"{self.rows}, {w}" if s == 1 else f"{self.rows}, {s}, {w}" for s, w in zip(steps, widths)]
+            return ", ".join(f"{d}[{shape}]" for d, shape in zip(dtypes, shapes))
+
+        ins = text(self.in_dtypes, self.in_steps, self.in_widths)
+        outs = text(self.out_dtypes, self.out_steps, self.out_widths)
         return f"{self.op}({ins}) -> {outs}"

@@ -1,4 +1,4 @@
-"""A group: stages that share their rows and run as one step. On the CPU that step is a single native call."""
+"""A group: stages that share their samples and run as one step. On the CPU that step is a single native call."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rtaccel.core.registry import Prepared
+from rtaccel.core.registry import Prepared, operator
 from rtaccel.core.stage import Port, Stage
 from rtaccel.plan.choose import Choice, choose_all
 
@@ -39,7 +39,7 @@ class StagedPlan:
 
     def __init__(self, group: Group, prepared: Sequence[Prepared], max_rows: int, device: str) -> None:
         self._steps = [
-            (call, [v.name for v in stage.inputs], [v.name for v in stage.outputs])
+            (call, stage.inputs, stage.outputs, operator(stage.op).by_row)
             for call, stage in zip(prepared, group.stages)
         ]
         # int8 cannot hold a NaN: static quantisation marks the row, and the outputs of that row become NaN.
@@ -63,19 +63,24 @@ class StagedPlan:
         if not self._fits(inputs, self._group.inputs):
             return None
         lead = inputs[0].shape[: self._group.inputs[0].lead]
-        env = {p.value.name: t.reshape(lead.numel(), p.value.width) for p, t in zip(self._group.inputs, inputs)}
+        samples = lead.numel()
+        env = {p.value.name: t.reshape(samples, *p.value.shape) for p, t in zip(self._group.inputs, inputs)}
         spoiled: Tensor | None = None
         with torch.no_grad():
-            for call, sources, targets in self._steps:
-                env.update(zip(targets, call(*(env[name] for name in sources))))
+            for call, sources, targets, by_row in self._steps:
+                given = [env[v.name].reshape(-1, v.width) if by_row else env[v.name] for v in sources]
+                for value, result in zip(targets, call(*given)):
+                    env[value.name] = result.reshape(samples, *value.shape)
             for name in self._checked:
-                bad = ~torch.isfinite(env[name]).all(-1, keepdim=True)
+                bad = ~torch.isfinite(env[name]).flatten(1).all(1)
                 spoiled = bad if spoiled is None else spoiled | bad
         results = []
         for port in self._group.outputs:
             y = env[port.value.name]
             if spoiled is not None and y.is_floating_point():
-                y = torch.where(spoiled, torch.full_like(y, float("nan")), y)
+                y = torch.where(
+                    spoiled.reshape(-1, *(1 for _ in port.value.shape)), torch.full_like(y, float("nan")), y
+                )
             results.append(y.reshape(*lead, *port.trailing))
         return results[0] if len(results) == 1 else tuple(results)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from rtaccel.core.registry import operator
 from rtaccel.core.stage import Port, Value
 from rtaccel.plan.choose import Choice
 
@@ -17,9 +18,11 @@ ROUND_NS = 200_000
 
 
 def _input(value: Value, rows: int, device: str) -> Tensor:
+    if value.dtype == "int64":
+        return torch.zeros(rows, *value.shape, dtype=torch.int64, device=device)
     if value.dtype == "int8":
-        return torch.randint(-127, 128, (rows, value.width), dtype=torch.int8, device=device)
-    return torch.rand(rows, value.width, device=device) + 0.01
+        return torch.randint(-127, 128, (rows, *value.shape), dtype=torch.int8, device=device)
+    return torch.rand(rows, *value.shape, device=device) + 0.01
 
 
 def time_stage(choice: Choice) -> float:
@@ -31,11 +34,13 @@ def time_stage(choice: Choice) -> float:
         from rtaccel._native import Bound
         from rtaccel.kernels.chain.cpu import build
 
-        outputs = tuple(torch.empty(problem.rows, v.width, dtype=getattr(torch, v.dtype)) for v in stage.outputs)
+        outputs = tuple(torch.empty(problem.rows, *v.shape, dtype=getattr(torch, v.dtype)) for v in stage.outputs)
         ports = [Port.matrix(v) for v in stage.inputs], [Port.matrix(v) for v in stage.outputs]
         call = Bound(build([(stage, choice.impl.name)], *ports), inputs, outputs if len(outputs) > 1 else outputs[0])
     else:
         prepared = choice.impl.prepare(stage, problem)
+        if operator(stage.op).by_row:
+            inputs = tuple(t.reshape(-1, v.width) for t, v in zip(inputs, stage.inputs))
 
         def call() -> object:
             return prepared(*inputs)

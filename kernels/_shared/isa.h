@@ -1,0 +1,24 @@
+// Instruction sets by name, and which of them may be used here. Detection is in isa.cc.
+#pragma once
+
+#include <cstdint>
+
+namespace rta {
+
+// A set and everything it needs are one enumerator. Later is preferred; it need not include what comes before it.
+enum class Isa : int { kPortable, kAvx2, kAvxVnni, kAvx512, kAvx512Vnni, kAvx512Bf16, kNeon, kNeonDot, kCount };
+
+const char* isa_name(Isa isa);
+
+// NULL where this CPU has the set and RTACCEL_CPU_ISA allows it, else the reason why not (valid until the next call in
+// this thread). The variable is read once.
+const char* isa_missing(Isa isa);
+
+// The sets that may be used, for `kernel->isa > isa_level()`: true where the kernel's set is not one of them.
+struct IsaSet {
+  uint32_t bits;
+};
+IsaSet isa_level();
+bool operator>(Isa isa, IsaSet allowed);
+
+}  // namespace rta
