@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -185,7 +186,7 @@ def test_one_round_over_processes(tmp_path: Path) -> None:
     known = peers()
     _, key = data.prepare("jet", tmp_path)
     with (tmp_path / "log.txt").open("w") as log:
-        timing = rounds.Timing(rounds=2, round_us=200, least=3, most=20, core=sorted(rounds.os.sched_getaffinity(0))[-1])
+        timing = rounds.Timing(rounds=2, round_us=200, least=3, most=20, core=sorted(os.sched_getaffinity(0))[-1])
         chosen = [known["torch_eager"], known["rt_float32"]]
         found = rounds.measure(chosen, "jet", tmp_path, key, {}, timing, log)
     assert [len(p.samples_ns) for p in found] == [2, 2], [p.said for p in found]
@@ -207,5 +208,3 @@ def test_exact_peers_agree_with_torch(name: str, tmp_path: Path) -> None:
         said = process.hear()
         process.close()
     assert "left_out" not in said and said["error"] < 1e-5, said
-
-

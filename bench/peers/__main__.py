@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-if sys.path[0] != str(ROOT):  # run as `python bench/peers`: this folder would hide packages that its files are named after
+if sys.path[0] != str(ROOT):  # run as `python bench/peers`: its files must not stand where packages are looked for
     sys.path[:] = [str(ROOT), *(p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent)]
 
 from bench.peers.base import MODELS  # noqa: E402
@@ -21,7 +21,9 @@ from bench.peers.rounds import Timing  # noqa: E402
 def options() -> argparse.Namespace:
     known = peers()
     parser = argparse.ArgumentParser(prog="python -m bench.peers", description="rtaccel beside its peers, interleaved.")
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS, metavar="NAME", help=", ".join(MODELS))
+    parser.add_argument(
+        "--models", nargs="+", default=list(MODELS), choices=MODELS, metavar="NAME", help=", ".join(MODELS)
+    )
     parser.add_argument(
         "--peers", nargs="+", default=None, choices=(*known, *KITS), metavar="NAME",
         help="rows or whole kits; all but the slow ones where not given: " + ", ".join(known),
@@ -30,8 +32,12 @@ def options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--cold", action="store_true", help="read 64 MiB between calls")
     parser.add_argument("--core", type=int, default=sorted(os.sched_getaffinity(0))[-1], help="core to pin to")
-    parser.add_argument("--cache", type=Path, default=Path("~/.cache/rtaccel-peers").expanduser(), help="converted files")
-    parser.add_argument("--python", action="append", default=[], metavar="KIT=PATH", help="another interpreter for a kit")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("~/.cache/rtaccel-peers").expanduser(), help="converted files"
+    )
+    parser.add_argument(
+        "--python", action="append", default=[], metavar="KIT=PATH", help="another interpreter for a kit"
+    )
     parser.add_argument("--lock", type=Path, help="file to lock while timing, so that benchmarks take turns")
     parser.add_argument("--out", type=Path, help="JSON file; bench/results/CPU-DATE.json where not given, `-` for none")
     parser.add_argument("--convert-only", action="store_true", help="fill the cache and stop")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ MODELS = (*MLPS, *RECURRENT, "tcn", "tcn_step", "cnn_kws", "encoder", *LINEAR)
 """Names of the networks of `models.py`, here so that a process that needs no torch does not load it."""
 
 
-class LeftOut(Exception):  # noqa: N818 - it is not an error of the program
+class LeftOut(Exception):
     """This runtime does not run this network; the text says why and goes into the report."""
 
 
@@ -64,7 +65,7 @@ class Data:
     calibration: Arrays
 
     def save(self, path: Path) -> None:
-        named = {f"state_{i}": a for i, a in enumerate(self.states)}
+        named: dict[str, Any] = {f"state_{i}": a for i, a in enumerate(self.states)}
         named |= {f"calibration_{i}": a for i, a in enumerate(self.calibration)}
         np.savez(path, x=self.x, want=self.want, **named)
 

@@ -19,7 +19,9 @@ def draw(found: Found, path: Path) -> None:
     matplotlib.use("svg" if path.suffix == ".svg" else "agg")
     import matplotlib.pyplot as plt
 
-    plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "rtaccel", "font.family": "sans-serif", "font.size": 10})
+    plt.rcParams.update(
+        {"svg.fonttype": "none", "svg.hashsalt": "rtaccel", "font.family": "sans-serif", "font.size": 10}
+    )
     names = list(found)
     fig, ax = plt.subplots(figsize=(8.5, 1.2 + 0.52 * len(names)))
     height = 0.26
@@ -51,7 +53,9 @@ def draw(found: Found, path: Path) -> None:
         spine.set_color(GREY)
     labels = [f"{'float32' if c == 'exact' else c} (error <= {limit * 100:g} %)" for c, limit in CLASSES.items()]
     handles = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[c]) for c in CLASSES]
-    legend = ax.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=3, frameon=False, fontsize=9)
+    legend = ax.legend(
+        handles, labels, loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=3, frameon=False, fontsize=9
+    )
     for text in legend.get_texts():
         text.set_color(GREY)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -115,7 +115,10 @@ def _dynamic_int4(job: Job, source: Path, target: Path) -> None:
 
 
 def _mark_ragged(source: Path, target: Path) -> tuple[int, int]:
-    """How many layers have K % 32 != 0, and how many there are. Names the results of the former, as the quantiser's recipes pick operators by that name."""
+    """How many layers have K % 32 != 0, and how many there are.
+
+    Names the results of the former, as the quantiser's recipes pick operators by that name.
+    """
     from ai_edge_litert.tools import flatbuffer_utils
 
     model = flatbuffer_utils.read_model(str(source))

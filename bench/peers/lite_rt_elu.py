@@ -90,7 +90,9 @@ def _drop_tensors(model: Any) -> None:
     """Tensors that no operator touches: the quantiser's calibration would read their missing values."""
     for number, graph in enumerate(model.subgraphs):
         ends = [*graph.inputs, *graph.outputs]
-        used = sorted({int(t) for op in graph.operators for t in (*op.inputs, *op.outputs) if t >= 0} | {int(t) for t in ends})
+        used = sorted(
+            {int(t) for op in graph.operators for t in (*op.inputs, *op.outputs) if t >= 0} | {int(t) for t in ends}
+        )
         new = {old: i for i, old in enumerate(used)} | {-1: -1}
         graph.tensors = [graph.tensors[old] for old in used]
         for part in (*graph.operators, graph):

@@ -6,10 +6,12 @@ multiplications of one call. Why these: docs/performance.md.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +62,7 @@ class Flat(nn.Module):
 
 def mlp(widths: tuple[int, ...], activation: type[nn.Module], last: nn.Module | None = None) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for k, n in zip(widths, widths[1:]):
+    for k, n in itertools.pairwise(widths):
         layers += [nn.Linear(k, n), activation()]
     layers.pop()
     return nn.Sequential(*layers, *([last] if last is not None else []))
@@ -80,7 +82,7 @@ def ad01_windows() -> Tensor:
     return networks.ad01_windows(networks.ad01_folder())
 
 
-def _networks():  # noqa: ANN202 - a module
+def _networks() -> ModuleType:
     bench = str(Path(__file__).parents[1])
     if bench not in sys.path:
         sys.path.append(bench)
@@ -164,7 +166,8 @@ def ds_cnn(width: int = 64, blocks: int = 4) -> nn.Sequential:
         layers += [nn.Conv2d(width, width, 1), nn.BatchNorm2d(width), nn.ReLU()]
     net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 12))
     for layer in net:
-        if isinstance(layer, nn.BatchNorm2d):  # statistics as training leaves them, not the zeros and ones of a fresh layer
+        if isinstance(layer, nn.BatchNorm2d):  # statistics as after training, not the zeros and ones of a fresh layer
+            assert layer.running_mean is not None and layer.running_var is not None
             nn.init.uniform_(layer.running_mean, -0.2, 0.2)
             nn.init.uniform_(layer.running_var, 0.5, 1.5)
             nn.init.uniform_(layer.weight, 0.5, 1.5)
@@ -186,27 +189,43 @@ def _lstm(name: str, layers: int, width: int, inputs: int) -> Model:
 
 
 def _linear(rows: int, width: int) -> Model:
-    name = f"lin_{rows}x{width}"
-    return Model(name, f"one {width} x {width} layer, {rows} rows", lambda: nn.Linear(width, width), (rows, width), rows * width**2)
+    about = f"one {width} x {width} layer, {rows} row{'s' if rows > 1 else ''}"
+    return Model(f"lin_{rows}x{width}", about, lambda: nn.Linear(width, width), (rows, width), rows * width**2)
 
 
 AD = (640, 128, 128, 128, 128, 8, 128, 128, 128, 128, 640)
-AD_MACS = sum(k * n for k, n in zip(AD, AD[1:]))
-TCN_MACS_STEP = 14 * 48 * 3 + 14 * 48 + 7 * 48 * 48 * 3 + 48
+AD_MACS = sum(k * n for k, n in itertools.pairwise(AD))
+TCN_COLUMN = 14 * 48 * 3 + 14 * 48 + 7 * 48 * 48 * 3
+"""Multiplications of the TCN's convolutions at one sample."""
+CNN_MACS = 25 * 5 * 64 * (10 * 4 + 4 * (3 * 3 + 64)) + 64 * 12
+ENCODER_MACS = 6 * 32 * (12 * 384**2 + 2 * 32 * 384)
 
 TABLE = (
     Model("mlp_ad", "autoencoder 640-128x4-8-128x4-640, ReLU", lambda: mlp(AD, nn.ReLU), (1, 640), AD_MACS),
     Model("ad01", "the same with BatchNorm and trained weights (MLPerf Tiny), real input", ad01, (1, 640), AD_MACS),
-    Model("policy", "control policy 48-512-256-128-12, ELU", lambda: mlp((48, 512, 256, 128, 12), nn.ELU), (1, 48), 189952),
-    Model("jet", "trigger 16-64-32-32-5, ReLU, softmax", lambda: mlp((16, 64, 32, 32, 5), nn.ReLU, nn.Softmax(-1)), (1, 16), 4256),
+    Model(
+        "policy", "control policy 48-512-256-128-12, ELU", lambda: mlp((48, 512, 256, 128, 12), nn.ELU), (1, 48), 189952,
+    ),
+    Model(
+        "jet", "trigger 16-64-32-32-5, ReLU, softmax", lambda: mlp((16, 64, 32, 32, 5), nn.ReLU, nn.Softmax(-1)),
+        (1, 16), 4256,
+    ),
     _lstm("lstm_a", 2, 64, 32),
     _lstm("lstm_b", 3, 128, 64),
     _lstm("lstm_c", 4, 512, 128),
-    Model("gru_kws", "GRU 154 on 10 features and a linear head to 12, one step", GruKws, (1, 1, 10), 77616, ((1, 1, 154),)),
-    Model("tcn", "causal TCN, 48 filters, dilations 1-8, window of 48, newest output", Tcn, (1, 14, 48), 48 * (TCN_MACS_STEP - 48) + 48),
-    Model("tcn_step", "the same, one sample in, states kept", lambda: TcnStep(Tcn()), (1, 14, 1), TCN_MACS_STEP, tcn_states()),
-    Model("cnn_kws", "DS-CNN on 49 x 10 features, 64 filters, 4 blocks", ds_cnn, (1, 1, 49, 10), 125 * (2560 + 4 * (576 + 4096)) + 768),
-    Model("encoder", "transformer encoder, 6 layers, d 384, 6 heads, 32 tokens", encoder, (1, 32, 384), 6 * 32 * (12 * 384**2 + 2 * 32 * 384)),
+    Model(
+        "gru_kws", "GRU 154 on 10 features and a linear head to 12, one step", GruKws, (1, 1, 10), 77616, ((1, 1, 154),),
+    ),
+    Model(
+        "tcn", "causal TCN, 48 filters, dilations 1-8, window of 48, newest output", Tcn,
+        (1, 14, 48), 48 * TCN_COLUMN + 48,
+    ),
+    Model(
+        "tcn_step", "the same, one sample in, states kept", lambda: TcnStep(Tcn()),
+        (1, 14, 1), TCN_COLUMN + 48, tcn_states(),
+    ),
+    Model("cnn_kws", "DS-CNN on 49 x 10 features, 64 filters, 4 blocks", ds_cnn, (1, 1, 49, 10), CNN_MACS),
+    Model("encoder", "transformer encoder, 6 layers, d 384, 6 heads, 32 tokens", encoder, (1, 32, 384), ENCODER_MACS),
     _linear(1, 256), _linear(1, 1024), _linear(1, 4096), _linear(4, 1024), _linear(16, 1024), _linear(64, 1024),
 )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from typing import Any
 
 import numpy as np
 
@@ -49,14 +50,13 @@ def load(job: Job, variant: str) -> Runner:
     given = ncnn.Mat(buffer)
     name_in, name_out = net.input_names()[0], net.output_names()[0]
 
-    def call() -> object:
+    def call() -> Any:
         extractor = net.create_extractor()
         extractor.input(name_in, given)
         return extractor.extract(name_out)
 
     def step(x: np.ndarray) -> tuple[np.ndarray, ...]:
         np.copyto(buffer, x.reshape(buffer.shape))
-        _, out = call()  # type: ignore[misc]
-        return (np.array(out),)
+        return (np.array(call()[1]),)
 
     return Runner(step, call, "extractor per call")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from bench.peers.base import MLPS, Job, LeftOut, Peer, Runner
 
 PACKAGES = ("numba",)
-PEERS = (Peer("numba_mlp", "numba, fused by hand", "numba_mlp", "mlp", (*MLPS, "lin_1x256", "lin_1x1024", "lin_1x4096")),)
+PEERS = (
+    Peer("numba_mlp", "numba, fused by hand", "numba_mlp", "mlp", (*MLPS, "lin_1x256", "lin_1x1024", "lin_1x4096")),
+)
 
 
 def load(job: Job, variant: str) -> Runner:
@@ -17,7 +21,7 @@ def load(job: Job, variant: str) -> Runner:
     from bench.peers.models import BY_NAME
 
     module = BY_NAME[job.model].module()
-    layers = [module] if isinstance(module, nn.Linear) else list(module)
+    layers: list[Any] = list(module.children()) or [module]
     if any(isinstance(layer, nn.BatchNorm1d) for layer in layers):
         raise LeftOut("BatchNorm would have to be folded by hand; see mlp_ad for the same sizes")
     kinds = {nn.ReLU: 1, nn.ELU: 2, nn.Softmax: 3}

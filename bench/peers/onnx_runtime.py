@@ -55,8 +55,8 @@ def export(job: Job, target: Path, cells: bool) -> None:
     model = BY_NAME[job.model]
     module = spelled(job.model) if cells else Flat(model, model.module())
     given = example(job.model, whole=not cells)
-    names = {"input_names": [f"in{i}" for i in range(len(given))]}
-    torch.onnx.export(module.eval(), given, target, dynamo=True, verbose=False, external_data=False, **names)
+    names = [f"in{i}" for i in range(len(given))]
+    torch.onnx.export(module.eval(), given, target, dynamo=True, verbose=False, external_data=False, input_names=names)
 
 
 def _prepared(source: Path) -> Path:

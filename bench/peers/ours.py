@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.peers.base import Job, LeftOut, Peer, Runner
+from bench.peers.base import RECURRENT, Job, LeftOut, Peer, Runner
 
 PACKAGES = ("rtaccel",)
+STREAMS = (*RECURRENT, "tcn_step")
 PEERS = (
     Peer("rt_float32", "rtaccel float32", "ours", "float32", ours=True),
     Peer("rt_bfloat16", "rtaccel bfloat16", "ours", "bfloat16", ours=True),
@@ -20,6 +21,8 @@ PEERS = (
     Peer("rt_w4a8", "rtaccel W4A8", "ours", "w4a8", ours=True),
     Peer("rt_w8a8_run", "rtaccel W8A8, fast.run", "ours", "w8a8.run", ours=True),
     Peer("rt_w8a8_call", "rtaccel W8A8, fast(x)", "ours", "w8a8.call", ours=True),
+    Peer("rt_float32_stream", "rtaccel float32, stream", "ours", "float32.stream", STREAMS, ours=True),
+    Peer("rt_w8a8_stream", "rtaccel W8A8, stream", "ours", "w8a8.stream", STREAMS, ours=True),
 )
 
 
@@ -35,14 +38,15 @@ def scheme(name: str) -> Any:
 def load(job: Job, variant: str) -> Runner:
     import torch
 
-    from bench.peers.models import BY_NAME, flatten
-
     import rtaccel as rt
+    from bench.peers.models import BY_NAME, flatten
     from rtaccel.core.errors import RtaccelError
 
     torch.set_grad_enabled(False)
     torch.set_num_threads(1)
     name, _, form = variant.partition(".")
+    if form == "stream":
+        return _stream(job, name)
     model, data = BY_NAME[job.model], job.data()
     x = torch.from_numpy(data.x[0].copy())
     states = tuple(torch.from_numpy(s.copy()) for s in data.states)
@@ -66,6 +70,34 @@ def load(job: Job, variant: str) -> Runner:
         return tuple(t.clone().numpy() for t in flatten(got if form == "call" else out))
 
     return Runner(step, call, _note(fast))
+
+
+def _stream(job: Job, name: str) -> Runner:
+    """`rt.stream` keeps the states itself: those that the comparison hands in are not looked at, and go back as they came."""
+    import torch
+
+    import rtaccel as rt
+    from bench.peers.models import BY_NAME
+    from rtaccel.core.errors import RtaccelError
+
+    if not hasattr(rt, "stream"):
+        raise LeftOut("rtaccel.stream is not built yet")
+    window = BY_NAME["tcn" if job.model == "tcn_step" else job.model].module()
+    x = torch.from_numpy(job.data().x[0].copy())
+    try:
+        live = rt.stream(window, x, scheme=scheme(name))
+    except RtaccelError as error:
+        raise LeftOut(str(error)) from error
+    live.reset()
+
+    def call() -> Any:
+        return live.step(x)
+
+    def step(given: np.ndarray, *states: np.ndarray) -> tuple[np.ndarray, ...]:
+        x.copy_(torch.from_numpy(np.ascontiguousarray(given)))
+        return (call().clone().numpy(), *states)
+
+    return Runner(step, call, "keeps its states")
 
 
 def _split(given: list[Any]) -> tuple[Any, tuple[Any, ...]]:

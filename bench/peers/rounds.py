@@ -71,7 +71,9 @@ class Process:
         self.pipe.wait()
 
 
-def start(what: str, peer: Peer, model: str, folder: Path, key: str, python: str, core: int | None, log: Any) -> Process:
+def start(
+    what: str, peer: Peer, model: str, folder: Path, key: str, python: str, core: int | None, log: Any
+) -> Process:
     """python: the interpreter to run it with, where a peer lives in an environment of its own."""
     command = [python, "-m", "bench.peers.worker", what, peer.name, model, str(folder.resolve()), key]
     if core is not None:

@@ -25,7 +25,12 @@ Record = dict[str, Any]
 
 
 def everything(
-    models: Sequence[str], chosen: Sequence[Peer], pythons: Mapping[str, str], timing: Timing, cache: Path, convert_only: bool
+    models: Sequence[str],
+    chosen: Sequence[Peer],
+    pythons: Mapping[str, str],
+    timing: Timing,
+    cache: Path,
+    convert_only: bool,
 ) -> Record:
     torch.set_grad_enabled(False)
     torch.set_num_threads(1)
@@ -73,7 +78,9 @@ def one(
     if convert_only:
         return rows
     for process in rounds.measure(usable, name, folder, key, pythons, timing, log):
-        rows.append(summarise(process.peer.name, process.peer.title, process.peer.ours, process.said, process.samples_ns))
+        rows.append(
+            summarise(process.peer.name, process.peer.title, process.peer.ours, process.said, process.samples_ns)
+        )
         used.update(process.said.get("versions", {}))
     return rows
 

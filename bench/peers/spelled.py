@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from bench.peers.models import BY_NAME, CausalBlock, Flat, GruKws, Tcn, TcnStep
 
+KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
 
 class LstmCells(nn.Module):
     """One matrix product per layer on [x, h]; gates in the order i, f, o, g so that one sigmoid covers three of them.
@@ -25,7 +27,7 @@ class LstmCells(nn.Module):
         self.layers = nn.ModuleList()
         order = torch.cat([torch.arange(g * self.width, (g + 1) * self.width) for g in (0, 1, 3, 2)])
         for i in range(lstm.num_layers):
-            w_x, w_h, b_x, b_h = (getattr(lstm, f"{kind}_l{i}") for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+            w_x, w_h, b_x, b_h = (lstm.get_parameter(f"{kind}_l{i}") for kind in KINDS)
             layer = nn.Linear(w_x.shape[1] + self.width, 4 * self.width)
             layer.weight = nn.Parameter(torch.cat((w_x, w_h), dim=1)[order], requires_grad=False)
             layer.bias = nn.Parameter((b_x + b_h)[order], requires_grad=False)
@@ -51,7 +53,7 @@ class GruCell(nn.Module):
         super().__init__()
         gru, width = net.gru, net.gru.hidden_size
         self.width, self.head = width, net.head
-        w_x, w_h, b_x, b_h = gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0
+        w_x, w_h, b_x, b_h = (gru.get_parameter(f"{kind}_l0") for kind in KINDS)
         self.rz = _layer(torch.cat((w_x[: 2 * width], w_h[: 2 * width]), dim=1), (b_x + b_h)[: 2 * width])
         self.nx, self.nh = _layer(w_x[2 * width :], b_x[2 * width :]), _layer(w_h[2 * width :], b_h[2 * width :])
 

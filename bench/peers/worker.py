@@ -119,11 +119,8 @@ def serve(peer: Peer, job: Job, commands: TextIO, replies: TextIO) -> None:
     gc.disable()
     for line in commands:
         asked = json.loads(line)
-        if asked["cold"]:
-            taken = sample_cold(runner.call, asked["calls"])
-        else:
-            taken = sample(runner.call, asked["calls"], asked["warm"])
-        reply({"ns": taken})
+        calls = asked["calls"]
+        reply({"ns": sample_cold(runner.call, calls) if asked["cold"] else sample(runner.call, calls, asked["warm"])})
 
 
 def main() -> None:
