@@ -124,6 +124,7 @@ void* Pool::enter(void* worker) {
 }
 
 void Pool::work(const Worker& self) {
+  pthread_setname_np(pthread_self(), "rtaccel");
   pin_to(self.home);
   int core = self.home, looks = 0;
   int64_t idle_since = now_ns();
