@@ -16,6 +16,8 @@ _HOME = {
     "SwapReport": "rtaccel.convert.swap",
     "compile": "rtaccel.runtime.compiler",
     "CompiledModel": "rtaccel.runtime.compiled",
+    "stream": "rtaccel.runtime.stream",
+    "StreamModel": "rtaccel.runtime.stream",
     "Latency": "rtaccel.measure.latency",
     "Budget": "rtaccel.measure.budget",
     "Float32": "rtaccel.core.scheme",
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from rtaccel.measure.latency import Latency, measure
     from rtaccel.runtime.compiled import CompiledModel
     from rtaccel.runtime.compiler import compile
+    from rtaccel.runtime.stream import StreamModel, stream
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@
 #include <nanobind/stl/vector.h>
 #include <time.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -131,6 +132,31 @@ struct Pointers {
   int64_t rows;
 };
 
+// Arguments and results are nested as the model's own: "." is a tensor, "( )" a tuple. Puts the tensors of `object` in
+// order; false where it is nested otherwise. `form` is moved past what was read.
+bool unnest(PyObject* object, const char*& form, PyObject** tensors, int& count) {
+  if (*form == '.') {
+    ++form;
+    tensors[count++] = object;
+    return true;
+  }
+  if (!PyTuple_CheckExact(object)) return false;
+  ++form;
+  const Py_ssize_t size = PyTuple_Size(object);
+  for (Py_ssize_t i = 0; i < size; ++i)
+    if (*form == ')' || !unnest(PyTuple_GetItem(object, i), form, tensors, count)) return false;
+  return *form++ == ')';
+}
+
+// The other way: takes results in order.
+nb::object nest(const char*& form, const nb::object*& results) {
+  if (*form++ == '.') return *results++;
+  nb::list all;
+  while (*form != ')') all.append(nest(form, results));
+  ++form;
+  return nb::tuple(all);
+}
+
 class Plan {
  public:
   explicit Plan(size_t weight_bytes) : plan_(rta_plan_create(weight_bytes)) {
@@ -162,22 +188,38 @@ class Plan {
         if (s.lead + s.trailing.size() > kMaxDims)
           throw std::runtime_error("a tensor of a plan has at most 8 dimensions");
     }
+    flat_in_ = "(" + std::string(inputs_.size(), '.') + ")";
+    flat_out_ = outputs_.size() == 1 ? "." : "(" + std::string(outputs_.size(), '.') + ")";
+    form_in_ = flat_in_;
+    form_out_ = flat_out_;
     max_samples_ = max_samples;
     state_samples_ = state_samples;
     if (threads != 1) checked(rta_plan_threads(plan_, threads));
     checked(rta_plan_finish(plan_, state_samples, memory));
   }
 
+  // How the arguments of call, run and bind are nested, and their results.
+  void nesting(const std::string& inputs, const std::string& outputs) {
+    const auto dots = [](const std::string& form) { return std::count(form.begin(), form.end(), '.'); };
+    if (dots(inputs) != static_cast<int64_t>(inputs_.size()) || dots(outputs) != static_cast<int64_t>(outputs_.size()))
+      throw std::runtime_error("a nesting of other tensors");
+    form_in_ = inputs;
+    form_out_ = outputs;
+  }
+
   bool fits(nb::handle inputs, nb::handle outputs, Pointers& p) const {
     dlpack::Tensor t;
-    if (!take_inputs(inputs.ptr(), p, nullptr)) return false;
-    PyObject* outs = outputs.ptr();
-    const bool single = !PyTuple_CheckExact(outs);
-    if (single ? outputs_.size() != 1 : PyTuple_Size(outs) != static_cast<Py_ssize_t>(outputs_.size())) return false;
+    if (!take_inputs(inputs.ptr(), form_in_, p, nullptr)) return false;
+    PyObject* outs[kMaxTensors];
+    int count = 0;
+    const char* form = form_out_.c_str();
+    if (outputs_.size() == 1 && PyTuple_CheckExact(outputs.ptr()) && PyTuple_Size(outputs.ptr()) == 1)
+      outs[0] = PyTuple_GetItem(outputs.ptr(), 0);  // one result may come as a tuple of one
+    else if (!unnest(outputs.ptr(), form, outs, count))
+      return false;
     for (size_t i = 0; i < outputs_.size(); ++i) {
       int64_t rows;
-      PyObject* object = single ? outs : PyTuple_GetItem(outs, static_cast<Py_ssize_t>(i));
-      if (!view(object, outputs_[i], t, rows) || rows != p.rows) return false;
+      if (!view(outs[i], outputs_[i], t, rows) || rows != p.rows) return false;
       p.out[i] = t.data;
       const int64_t bytes = size_bytes(outputs_[i], rows);
       for (size_t j = 0; j < inputs_.size(); ++j)
@@ -197,10 +239,13 @@ class Plan {
   }
 
   // A fresh tensor, or a tuple of them. None: the tensors need a closer look.
-  nb::object call(nb::handle inputs) const {
+  nb::object call(nb::handle inputs) const { return compute(inputs, form_in_, form_out_); }
+  nb::object call_flat(nb::handle inputs) const { return compute(inputs, flat_in_, flat_out_); }
+
+  nb::object compute(nb::handle inputs, const std::string& form_in, const std::string& form_out) const {
     Pointers p;
     int64_t lead[kMaxDims];
-    if (!take_inputs(inputs.ptr(), p, lead)) return nb::none();
+    if (!take_inputs(inputs.ptr(), form_in, p, lead)) return nb::none();
     nb::object results[kMaxTensors];
     for (size_t i = 0; i < outputs_.size(); ++i) {
       results[i] = empty(outputs_[i], lead);
@@ -210,10 +255,9 @@ class Plan {
       p.out[i] = t.data;
     }
     run_bound(p);
-    if (outputs_.size() == 1) return results[0];
-    nb::list all;
-    for (size_t i = 0; i < outputs_.size(); ++i) all.append(results[i]);
-    return nb::tuple(all);
+    const char* form = form_out.c_str();
+    const nb::object* next = results;
+    return nest(form, next);
   }
 
   // The GIL is held: two Python threads cannot be in one plan, and the plan's own threads need no GIL.
@@ -254,12 +298,15 @@ class Plan {
   static int64_t size_bytes(const Spec& s, int64_t rows) { return rows * s.width() * s.dtype.bytes; }
 
   // All inputs agree in their leading dimensions; those of the first are given back in `lead`.
-  bool take_inputs(PyObject* inputs, Pointers& p, int64_t* lead) const {
-    if (!PyTuple_CheckExact(inputs) || PyTuple_Size(inputs) != static_cast<Py_ssize_t>(inputs_.size())) return false;
+  bool take_inputs(PyObject* inputs, const std::string& nesting, Pointers& p, int64_t* lead) const {
+    PyObject* tensors[kMaxTensors];
+    int count = 0;
+    const char* form = nesting.c_str();
+    if (!unnest(inputs, form, tensors, count)) return false;
     for (size_t i = 0; i < inputs_.size(); ++i) {
       dlpack::Tensor t;
       int64_t rows;
-      if (!view(PyTuple_GetItem(inputs, static_cast<Py_ssize_t>(i)), inputs_[i], t, rows)) return false;
+      if (!view(tensors[i], inputs_[i], t, rows)) return false;
       p.in[i] = t.data;
       if (i == 0) {
         p.rows = rows;
@@ -288,6 +335,7 @@ class Plan {
 
   rta_plan* plan_;
   std::vector<Spec> inputs_, outputs_;
+  std::string flat_in_, flat_out_, form_in_, form_out_;
   int64_t max_samples_ = 0, state_samples_ = 0;
 };
 
@@ -380,6 +428,8 @@ NB_MODULE(_native, m) {
       .def("finish", &Plan::finish)
       .def("run", &Plan::run, nb::arg("inputs").none(), nb::arg("outputs").none())
       .def("call", &Plan::call, nb::arg("inputs").none())
+      .def("call_flat", &Plan::call_flat, nb::arg("inputs").none())
+      .def("nesting", &Plan::nesting, nb::arg("inputs"), nb::arg("outputs"))
       .def("reset", &Plan::reset, nb::arg("first"), nb::arg("count"))
       .def("save_state", &Plan::save_state)
       .def("load_state", &Plan::load_state)

@@ -39,6 +39,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], any_batch: bool) -> torch.e
         )
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # torch's own, about its own tree specs
+        warnings.filterwarnings("ignore", message="The tensor attribute")  # and about its own nn.LSTM
         return torch.export.export(model, args, dynamic_shapes=shapes, strict=False).run_decompositions({})
 
 

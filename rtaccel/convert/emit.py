@@ -13,7 +13,7 @@ from rtaccel.convert.draft import Draft
 from rtaccel.convert.graph import DraftGraph, sizes
 from rtaccel.convert.layers import Layer, parts
 from rtaccel.convert.program import GroupStep, Program, TorchStep
-from rtaccel.core.errors import RtaccelError
+from rtaccel.core.errors import FormatError, RtaccelError
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Port, Quant, Stage, Value
 from rtaccel.plan.group import Group
@@ -22,8 +22,16 @@ from rtaccel.plan.group import Group
 class Emitter:
     """Turns drafts into steps. One use."""
 
-    def __init__(self, captured: Captured, graph: DraftGraph, layers: Mapping[str, Layer]) -> None:
+    def __init__(
+        self,
+        captured: Captured,
+        graph: DraftGraph,
+        layers: Mapping[str, Layer],
+        states: frozenset[str] | None = None,
+    ) -> None:
+        """states: of a graph over one moment, the values that are kept; None for an ordinary graph."""
         self.captured, self.graph, self.layers = captured, graph, layers
+        self.moment, self.states = states is not None, states or frozenset()
         self.nodes = {node.name: node for node in captured.graph.nodes}
         self.users: dict[str, list[Draft]] = {}
         for draft in graph.drafts:
@@ -35,7 +43,7 @@ class Emitter:
 
     def program(self, notes: tuple[str, ...]) -> Program:
         steps: list[GroupStep | TorchStep] = []
-        done = {*self.captured.inputs, *self.graph.constants}
+        done = {*self.captured.inputs, *self.graph.constants, *self.states}
         pending = list(self.graph.drafts)
         while pending:
             ready = [d for d in pending if set(d.reads) <= done]
@@ -82,7 +90,9 @@ class Emitter:
         """A value at the edge, shaped as the caller's tensor is."""
         lead = int(self.graph.batch)
         node = self.nodes.get(name)
-        if node is not None and self._own(name):
+        if self.moment:
+            trailing = () if self.value(name).dtype == "int64" else self.value(name).shape
+        elif node is not None and self._own(name):
             trailing = sizes(node.meta["val"])[lead:]
         else:
             trailing = self.graph.trailing.get(name, self.value(name).shape)
@@ -122,13 +132,25 @@ class Emitter:
         first: tuple[Value, ...] = (self.value(draft.reads[0]),)
         if layer is not None and layer.int8 and (layer.quant is not None or draft.op == "linear"):
             first = self._int8(draft.reads[0], layer, draft.name, stages)
-        inputs = (*first, *(self.value(r) for r in draft.reads[1:]))
+        inputs = [*first, *(self.value(r) for r in draft.reads[1:])]
         outputs = [self.value(name) for name in draft.writes]
+        if draft.op == "conv" and draft.attrs.get("stream") and layer is not None and layer.int8:
+            ring = self._ring(draft, layer)
+            inputs[1] = outputs[1] = ring
         int8 = operator(draft.op).writes_int8 or (layer is not None and layer.int8)
         quant = self._asked(draft.writes[0], writes) if int8 else None
         if quant is not None:
             outputs[0] = replace(outputs[0], name=self._int8_name(draft.writes[0], quant), dtype="int8", quant=quant)
-        stages.append(Stage(draft.op, draft.name, inputs, tuple(outputs), tensors, attrs))
+        stages.append(Stage(draft.op, draft.name, tuple(inputs), tuple(outputs), tensors, attrs))
+
+    def _ring(self, draft: Draft, layer: Layer) -> Value:
+        """The past of a convolution that is streamed in int8: it holds numbers, so they need a scale that stays."""
+        if layer.quant is None:
+            raise FormatError(
+                "stream", f"{layer.scheme} for {draft.name} without calibration data", "static scales for convolutions",
+                "Pass calibration= with windows of real inputs.",
+            )  # fmt: skip
+        return replace(self.value(draft.reads[1]), dtype="int8", quant=layer.quant)
 
     def _asked(self, name: str, writes: set[str]) -> Quant | None:
         """The static scale that every reader of a value wants it in, so that it can be written so from the start."""

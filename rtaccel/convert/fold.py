@@ -28,9 +28,11 @@ def _fold_one(drafts: list[Draft], kept: set[str]) -> bool:
             continue
         for index, name in enumerate(draft.reads):
             source = made.get(name)
-            if source is None or source.op == "torch" or name in kept or len(source.writes) != 1:
+            if source is None or source.op == "torch" or name in kept or name != source.writes[0]:
                 continue
             readers = users[name]
+            if len(source.writes) > _own(source):
+                continue
             if len(readers) == 1 and _merge(source, draft, index):
                 drafts.remove(source)
                 return True
@@ -50,14 +52,14 @@ def _merge(source: Draft, draft: Draft, index: int) -> bool:
         # A residual. The sum has one rounding more than the convolution's own, in either order.
         if (
             source.op != "conv"
-            or len(source.reads) != 1
+            or len(source.reads) != _own(source)
             or "scale" in draft.tensors
             or draft.reads[0] == draft.reads[1]
         ):
             return False
-        draft.reads = [source.reads[0], draft.reads[1 - index]]
+        draft.reads = [*source.reads, draft.reads[1 - index]]
     elif source.op in _WEIGHTED and not (source.swapped and "scale" in draft.tensors):
-        if len(source.reads) == 2 and "scale" in draft.tensors:
+        if len(source.reads) > _own(source) and "scale" in draft.tensors:
             return False
         if "scale" in draft.tensors:  # computed in float64: folding should cost no precision
             scale, shift = draft.tensors["scale"].double(), draft.tensors["shift"].double()
@@ -69,10 +71,16 @@ def _merge(source: Draft, draft: Draft, index: int) -> bool:
         draft.reads = source.reads
     else:
         return False
+    draft.writes = [draft.writes[0], *source.writes[1:]]
     draft.op, draft.tensors, draft.attrs = source.op, source.tensors, {**source.attrs, **draft.attrs}
     if source.op in _WEIGHTED:
         draft.name, draft.quant, draft.float_input = source.name, source.quant, source.float_input
     return True
+
+
+def _own(draft: Draft) -> int:
+    """Values that a draft must read, and write: a convolution that is streamed has its ring beside its input."""
+    return 2 if draft.op == "conv" and draft.attrs.get("stream") else 1
 
 
 def _takes_affine(user: Draft, name: str) -> bool:

@@ -51,8 +51,9 @@ class DraftGraph:
 class Builder:
     """Walks a captured graph once. Rules ask it for views and for values they can read."""
 
-    def __init__(self, captured: Captured, batch: int | None) -> None:
-        self.captured, self.batch = captured, batch
+    def __init__(self, captured: Captured, batch: int | None, windowed: bool = False) -> None:
+        """windowed: every row is a moment that must stay where it is, so that the graph can be streamed."""
+        self.captured, self.batch, self.windowed = captured, batch, windowed
         self.constants = dict(captured.constants)
         self.views: dict[str, View] = {}
         self.slots: dict[str, Slot] = {}
@@ -74,7 +75,8 @@ class Builder:
         kept = {o for o in outputs if isinstance(o, str)}
         kept |= {self.views[o].base for o in kept if o in self.views}
         drafts = self._used(fold(self._used(self.drafts, kept), kept), kept)
-        drafts = fold(trim(drafts, self.slots, kept), kept)  # what lay between two calls may be gone
+        if not self.windowed:
+            drafts = fold(trim(drafts, self.slots, kept), kept)  # what lay between two calls may be gone
         return DraftGraph(
             tuple(drafts), self.slots, self.views, outputs, self.trailing, self.batch is not None, self.constants
         )

@@ -14,7 +14,9 @@ from rtaccel.convert.program import Program
 from rtaccel.core.scheme import SchemeMap
 
 
-def lower(captured: Captured, graph: DraftGraph, scheme: SchemeMap, calibration: Any) -> Program:
+def lower(
+    captured: Captured, graph: DraftGraph, scheme: SchemeMap, calibration: Any, states: frozenset[str] | None = None
+) -> Program:
     """The whole way from drafts to a program. Raises typed errors; nothing is half done."""
     layers: dict[str, Layer] = {}
     notes: list[str] = []
@@ -30,7 +32,7 @@ def lower(captured: Captured, graph: DraftGraph, scheme: SchemeMap, calibration:
         found = layers.get(draft.writes[0])
         if found is not None and found.observer is not None:
             layers[draft.writes[0]] = replace(found, quant=quants[_node(draft.reads[0])])
-    return Emitter(captured, graph, layers).program(tuple(notes))
+    return Emitter(captured, graph, layers, states).program(tuple(notes))
 
 
 def _node(value: str) -> str:

@@ -14,7 +14,7 @@ from rtaccel.convert.layout import Atom, View
 from rtaccel.convert.match import Call, Refused, rule
 
 aten = torch.ops.aten
-FLAT_CHANNELS = 0
+FLAT_CHANNELS = 4
 """Up to so many channels an image of the caller is taken as it lies, one dense row, instead of a row for each position."""
 
 
@@ -41,46 +41,50 @@ def unpadded(call: Call, node: fx.Node) -> tuple[fx.Node, tuple[int, int, int, i
     return inner["self"], (pad[0], pad[1], pad[2], pad[3])
 
 
-def channels_last(call: Call, node: fx.Node) -> tuple[str, View, tuple[int, ...]]:
-    """A value that holds an image [N, C, (H,) W] with a row of channels for each position (or, of few channels in the
-    caller's memory, one dense row), the view of it, and its spatial shape."""
+def channels_last(call: Call, node: fx.Node, spatial: int) -> tuple[str, View, tuple[int, ...]]:
+    """A value that holds an image [.., C, (H,) W] with a row of channels for each position (or, of few channels in the
+    caller's memory, one dense row), the view of it, and its spatial shape. What is in front is the samples, or 1."""
     view = call.view(node)
-    rank = len(view.dims)
-    batched = 1 if view.batch_dim == 0 else 0
-    if any(view.has_batch(i) for i in range(batched, rank)):
+    front = len(view.dims) - spatial - 1
+    if front < 0 or any(view.has_batch(i) for i in range(front, len(view.dims))):
         raise Refused("layout: its samples are not its first dimension")
-    if rank - batched not in (2, 3):
-        raise Refused("layout: has an image of another rank")
-    return _channels_last(call, view, batched)
+    if any(not view.has_batch(i) and view.shape[i] != 1 for i in range(front)):
+        raise Refused("layout: has images side by side in one sample")
+    return _channels_last(call, view, front)
 
 
-def _channels_last(call: Call, view: View, batched: int) -> tuple[str, View, tuple[int, ...]]:
-    shape = view.shape[batched:]
-    channels, spatial = shape[0], shape[1:]
-    order = [*range(batched), *range(batched + 1, len(view.dims)), batched]
-    turned = layout.permute(view, order)
+def _channels_last(call: Call, view: View, front: int) -> tuple[str, View, tuple[int, ...]]:
+    channels, spatial = view.shape[front], view.shape[front + 1 :]
+    rank = len(view.dims)
+    turned = layout.permute(view, [*range(front), *range(front + 1, rank), front])
     slot = call.build.slots[view.base]
-    back = [*range(batched), len(view.dims) - 1, *range(batched, len(view.dims) - 1)]
+    back = [*range(front), rank - 1, *range(front, rank - 1)]
+    flat = channels <= FLAT_CHANNELS and not call.build.windowed
     plain = layout.same_layout(turned, call.build._dense_like(turned)) and layout.covers(view, slot.elements)
-    if plain and slot.width == 0 and channels <= FLAT_CHANNELS:
+    if plain and slot.width == 0 and flat:
         call.build.pin(view.base, slot.elements)
-    if not plain or not (
-        (slot.width == slot.elements and channels <= FLAT_CHANNELS) or call.build.pin(view.base, channels)
-    ):
+    if not plain or not ((slot.width == slot.elements and flat) or call.build.pin(view.base, channels)):
         turned = call.build.packed(turned)
     return turned.base, layout.permute(turned, back), spatial
 
 
-def _image(call: Call, batched: bool, channels: int, spatial: tuple[int, ...]) -> View:
-    """The view of a result [N, C, (H,) W] over channels-last rows."""
-    dims: list[tuple[Atom, ...]] = [(Atom(channels, 1),)]
+def _by_position(call: Call, base: str, view: View, front: int, channels: int) -> str:
+    """The same image with a row for each position, where it lies flat."""
+    if call.build.slots[base].width == channels:
+        return base
+    rank = len(view.dims)
+    turned = layout.permute(view, [*range(front), *range(front + 1, rank), front])
+    return call.build.packed(turned, width=channels).base
+
+
+def _image(front: tuple[tuple[Atom, ...], ...], channels: int, spatial: tuple[int, ...]) -> View:
+    """The view of a result [.., C, (H,) W] over channels-last rows."""
     stride = channels
     places: list[tuple[Atom, ...]] = []
     for size in reversed(spatial):
         places.insert(0, (Atom(size, stride),))
         stride *= size
-    front = ((Atom(call.build.batch or 1, 0, True),),) if batched else ()
-    return View("", (*front, *dims, *places))
+    return View("", (*front, (Atom(channels, 1),), *places))
 
 
 @rule(aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding)
@@ -94,7 +98,7 @@ def _conv(call: Call) -> Draft | str:
     if bias_tensor is None:
         return "its bias is computed, not a parameter"
     source, (left, right, top, bottom) = unpadded(call, call["input"])
-    base, view, size = channels_last(call, source)
+    base, view, size = channels_last(call, source, spatial)
     in_size = (1, size[0]) if one else (size[0], size[1])
     kernel = (1, weight.shape[2]) if one else (weight.shape[2], weight.shape[3])
     stride, dilation = _pair(call["stride"], spatial, 1), _pair(call["dilation"], spatial, 1)
@@ -115,8 +119,8 @@ def _conv(call: Call) -> Draft | str:
     )
     filters = weight.shape[0]
     tensors = {"weight": weight.float(), "bias": bias_tensor.float()}
-    batched = view.batch_dim == 0
-    result = _image(call, batched, filters, out_size[1:] if one else out_size)
+    front = view.dims[: len(view.dims) - spatial - 1]
+    result = _image(front, filters, out_size[1:] if one else out_size)
     elements = prod(out_size) * filters
     groups = call["groups"]
     single = kernel == (1, 1) and stride == (1, 1) and pads == ((0, 0), (0, 0)) and groups == 1
@@ -133,27 +137,19 @@ def _conv(call: Call) -> Draft | str:
 
 
 def _pool(call: Call, kind: str, node: fx.Node, geometry: dict[str, Any], one: bool) -> Draft | str:
-    base, view, size = channels_last(call, node)
-    slot = call.build.slots[base]
-    channels = slot.elements // prod(size)
+    base, view, size = channels_last(call, node, 1 if one else 2)
+    front = len(view.dims) - len(size) - 1
+    channels = view.shape[front]
+    base = _by_position(call, base, view, front, channels)
     in_size = (1, size[0]) if one else (size[0], size[1])
-    if slot.width != channels:  # flat: pooling wants a row for each position
-        turned = layout.permute(view, [*range(len(view.dims))])
-        batched = int(view.batch_dim == 0)
-        order = [*range(batched), *range(batched + 1, len(view.dims)), batched]
-        base = call.build.packed(layout.permute(turned, order), width=channels).base
-    kernel = geometry.get("kernel", in_size)
     out_size = tuple(geometry.get("out_size", (1, 1)))
     attrs = {
-        "kind": kind, "in_size": in_size, "kernel": tuple(kernel), "stride": tuple(geometry.get("stride", (1, 1))),
-        "padding": tuple(geometry.get("padding", (0, 0))), "dilation": tuple(geometry.get("dilation", (1, 1))),
-        "out_size": out_size, "count_include_pad": int(geometry.get("count_include_pad", 1)),
+        "kind": kind, "in_size": in_size, "kernel": tuple(geometry.get("kernel", in_size)),
+        "stride": tuple(geometry.get("stride", (1, 1))), "padding": tuple(geometry.get("padding", (0, 0))),
+        "dilation": tuple(geometry.get("dilation", (1, 1))), "out_size": out_size,
+        "count_include_pad": int(geometry.get("count_include_pad", 1)),
     }  # fmt: skip
-    shape = [s if isinstance(s, int) else int(s.node.hint) for s in call.node.meta["val"].shape]
-    batched = view.batch_dim == 0
-    result = _image(call, batched, channels, out_size[1:] if one else out_size)
-    if len(shape) != len(result.dims):  # the pooled dimensions are gone
-        result = View("", tuple(d for d in result.dims[: 1 + int(batched)]))
+    result = _image(view.dims[:front], channels, out_size[1:] if one else out_size)
     return call.draft("pool", [base], result, prod(out_size) * channels, channels, attrs=attrs)
 
 
@@ -197,17 +193,16 @@ def _mean(call: Call) -> Draft | str:
     if call["dtype"] is not None or any(view.has_batch(d) for d in dims):
         return "is a mean over samples"
     free = [d for d in range(rank) if d not in dims and not view.has_batch(d)]
+    if len(free) > 1:  # dimensions of one element are nothing to keep apart
+        free = [d for d in free if view.shape[d] != 1] or free[-1:]
     if len(free) != 1 or dims != list(range(dims[0], dims[-1] + 1)) or len(dims) > 2:
         return "is a mean over something else than all positions"
-    batched = view.batch_dim is not None
-    order = [*([view.batch_dim] if view.batch_dim is not None else []), *free, *dims]
-    turned = layout.permute(view, order)
-    base, seen, size = _channels_last(call, turned, int(batched))
-    slot = call.build.slots[base]
-    channels = slot.elements // prod(size)
-    if slot.width != channels:
-        last = layout.permute(seen, [*range(int(batched)), *range(int(batched) + 1, rank), int(batched)])
-        base = call.build.packed(last, width=channels).base
+    front = [d for d in range(rank) if view.has_batch(d)]
+    ones = [d for d in range(rank) if d not in (*front, *free, *dims)]
+    turned = layout.permute(view, [*front, *ones, *free, *dims])
+    base, seen, size = _channels_last(call, turned, len(front) + len(ones))
+    channels = view.shape[free[0]]
+    base = _by_position(call, base, seen, len(front) + len(ones), channels)
     in_size = (1, size[0]) if len(size) == 1 else (size[0], size[1])
     attrs = {
         "kind": "avg", "in_size": in_size, "kernel": in_size, "stride": (1, 1), "padding": (0, 0),
@@ -219,7 +214,7 @@ def _mean(call: Call) -> Draft | str:
             kept_dims.append(view.dims[d])
         elif d in free:
             kept_dims.append((Atom(channels, 1),))
-        elif call["keepdim"]:
+        elif d in ones or call["keepdim"]:
             kept_dims.append((Atom(1, 1),))
     return call.draft("pool", [base], View("", tuple(kept_dims)), channels, channels, attrs=attrs)
 

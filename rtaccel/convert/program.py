@@ -62,12 +62,14 @@ class Program:
         queue = iter(tensors)
 
         def value(v: Value) -> Value:
-            return replace(v, quant=quants[v.name]) if v.quant is not None else v
+            return replace(v, quant=quants[v.name]) if v.name in quants else v
 
         def stage(s: Stage) -> Stage:
-            return replace(
-                s, tensors=next(queue), inputs=tuple(map(value, s.inputs)), outputs=tuple(map(value, s.outputs))
-            )
+            inputs, outputs = tuple(map(value, s.inputs)), tuple(map(value, s.outputs))
+            if s.op == "conv" and s.attrs.get("stream"):  # the ring holds what the input is
+                ring = replace(inputs[1], quant=inputs[0].quant)
+                inputs, outputs = (inputs[0], ring, *inputs[2:]), (outputs[0], ring)
+            return replace(s, tensors=next(queue), inputs=inputs, outputs=outputs)
 
         def port(p: Port) -> Port:
             return replace(p, value=value(p.value))

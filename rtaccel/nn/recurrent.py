@@ -258,6 +258,8 @@ def _observed(op: str, calibration: Tensor | Iterable[Tensor] | RangeObserver, w
     observer = RangeObserver(f"the input of {op}")
     for x in (calibration,) if isinstance(calibration, Tensor) else calibration:
         if not isinstance(x, Tensor) or x.dtype != torch.float32 or not x.dim() or x.shape[-1] != width:
-            raise ShapeError(op, describe(x), f"calibration tensors float32[..., {width}]", "Pass inputs of this layer.")
+            raise ShapeError(
+                op, describe(x), f"calibration tensors float32[..., {width}]", "Pass inputs of this layer."
+            )
         observer.see(x)
     return observer

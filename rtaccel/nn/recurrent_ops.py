@@ -37,7 +37,10 @@ def _sizes(kind: str, x: Tensor, numbers: Sequence[Tensor], hidden: int, layers:
     sizes = Sizes(kind, inputs, hidden, layers, *flags)
     if len(sizes.layout()) != len(numbers):
         raise FormatError(
-            f"{kind}_w8a8", f"{len(numbers)} tensors", f"{len(sizes.layout())}: {', '.join(sizes.layout())}", "Pass all."
+            f"{kind}_w8a8",
+            f"{len(numbers)} tensors",
+            f"{len(sizes.layout())}: {', '.join(sizes.layout())}",
+            "Pass all.",
         )
     return sizes
 

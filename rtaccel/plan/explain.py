@@ -53,7 +53,9 @@ def table(lines: Iterable[Line], verbose: bool = True) -> str:
     for index, entry in enumerate(lines, 1):
         us = "-" if entry.us is None else f"{entry.us:.2f}"
         amounts = (_amount(entry.bytes, "B"), _amount(entry.flops, "op"))
-        rows.append((str(index), entry.name, entry.what, entry.kernel, *amounts, us, *((str(entry.parts),) if cut else ())))
+        rows.append(
+            (str(index), entry.name, entry.what, entry.kernel, *amounts, us, *((str(entry.parts),) if cut else ()))
+        )
         notes.setdefault(entry.reasons, []).append(index)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     text = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
+from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.registry import Prepared, operator
 from rtaccel.core.stage import Port, Stage
 from rtaccel.plan.choose import Choice, choose_all
+
+if TYPE_CHECKING:
+    from rtaccel.kernels.chain.cpu import States
 
 
 @dataclass(frozen=True)
@@ -26,9 +30,11 @@ class Group:
 class Executable(Protocol):
     """What runs a group. Tensors that do not fit are reported by None or False, and nothing was done."""
 
-    def call(self, inputs: tuple[Tensor, ...], /) -> Tensor | tuple[Tensor, ...] | None: ...
+    def call(self, inputs: Any, /) -> Any: ...
 
-    def run(self, inputs: tuple[Tensor, ...], outputs: Tensor | tuple[Tensor, ...], /) -> bool: ...
+    def call_flat(self, inputs: tuple[Tensor, ...], /) -> Tensor | tuple[Tensor, ...] | None: ...
+
+    def run(self, inputs: Any, outputs: Any, /) -> bool: ...
 
 
 def _holds_int8(stage: Stage) -> bool:
@@ -93,6 +99,8 @@ class StagedPlan:
             results.append(y.reshape(*lead, *port.trailing))
         return results[0] if len(results) == 1 else tuple(results)
 
+    call_flat = call
+
     def run(self, inputs: tuple[Tensor, ...], outputs: Tensor | tuple[Tensor, ...]) -> bool:
         outs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
         if not self._fits(outs, self._group.outputs):
@@ -108,17 +116,28 @@ class StagedPlan:
 
 
 def plan_group(
-    group: Group, rows: int, device: str = "cpu", backend: str | None = None, max_rows: int = 0, threads: int = 1
+    group: Group,
+    rows: int,
+    device: str = "cpu",
+    backend: str | None = None,
+    max_rows: int = 0,
+    threads: int = 1,
+    states: States | None = None,
 ) -> tuple[Executable, list[Choice]]:
     """Chooses a kernel for each stage, packs its weights and binds the whole.
 
     rows: the batch that the choice is made for. max_rows: a limit on later calls, 0 for none. threads: for native plans.
+    states: values that live from call to call.
     """
     choices = choose_all(group.stages, rows, device, backend)
     if all(choice.impl.backend == "cpu" for choice in choices):
         from rtaccel.kernels.chain.cpu import build
 
         pairs = [(c.stage, c.impl.name) for c in choices]
-        return build(pairs, group.inputs, group.outputs, max_rows, threads=threads), choices
+        return build(pairs, group.inputs, group.outputs, max_rows, states, threads), choices
+    if states is not None:
+        raise UnsupportedProblem(
+            "stream", f"backend {backend!r}", "the native backend, which keeps states", "Leave backend= out."
+        )
     prepared = [choice.impl.prepare(choice.stage, choice.problem) for choice in choices]
     return StagedPlan(group, prepared, max_rows, device), choices

@@ -118,16 +118,20 @@ class CompiledModel(nn.Module):
             copy_out(pytree.tree_leaves(self._slow(inputs)), out)
         else:
             fitted, outs = self._fit("run", inputs, out)
-            copy_out(pytree.tree_leaves(direct.call(fitted)), outs)
+            copy_out(pytree.tree_leaves(direct.call_flat(fitted)), outs)
         return out
 
     def _fit(self, op: str, inputs: tuple[Any, ...], out: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Checked inputs, copied where they must be, and checked outputs, of a model that is one group."""
         source, device = self._executor.steps[0].source, self._options.device
         assert isinstance(source, GroupStep)
-        fitted = fit_inputs(op, inputs, source.group.inputs, device, self._options.max_batch)
+        leaves, spec = pytree.tree_flatten((inputs, {}))
+        if spec != self._program.in_spec:
+            raise ShapeError(op, f"inputs nested as {spec}", f"{self._program.in_spec}", "Nest them as the model does.")
+        fitted = fit_inputs(op, leaves, source.group.inputs, device, self._options.max_batch)
         lead = fitted[0].shape[: source.group.inputs[0].lead]
-        return fitted, check_out(op, out, source.group.outputs, lead, device)
+        outs = pytree.tree_leaves(out) if isinstance(out, (tuple, list)) else out
+        return fitted, check_out(op, outs, source.group.outputs, lead, device)
 
     def bind(self, *inputs: Any, out: Any) -> Callable[[], None]:
         """A call without arguments that reads `inputs` and writes `out` where they lie, for loops that reuse their buffers.
@@ -142,7 +146,7 @@ class CompiledModel(nn.Module):
         if bound is not None:
             return bound
         _, outs = self._fit("bind", inputs, out)
-        bad = [i for i, t in enumerate((*inputs, *outs)) if dense(t).data_ptr() != t.data_ptr()]
+        bad = [i for i, t in enumerate((*pytree.tree_leaves(inputs), *outs)) if dense(t).data_ptr() != t.data_ptr()]
         what = (
             f"tensors {bad} that are strided or misaligned" if bad else "an out that overlaps an input or another out"
         )

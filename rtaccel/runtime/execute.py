@@ -40,6 +40,16 @@ class Step:
         return self.plan.parts(stage, samples)
 
 
+def _nesting(spec: Any) -> str | None:
+    """A tree of tuples as the native module writes it: "." a tensor, "( )" a tuple; None for any other container."""
+    if spec.is_leaf():
+        return "."
+    parts = [_nesting(child) for child in spec.children()]
+    if spec.type is not tuple or not parts or any(part is None for part in parts):
+        return None
+    return "(" + "".join(part for part in parts if part is not None) + ")"
+
+
 class Executor:
     """The general way to run a program. `direct` is set where the whole of it is one group that takes the arguments as
     they come; then it can be called without any of this."""
@@ -55,19 +65,18 @@ class Executor:
                 self.bind = self._bind
 
     def _is_plain(self, step: Step) -> bool:
+        """Whether the arguments are those of the group, in tensors and tuples; a native plan then takes them as nested."""
         source, program = step.source, self.program
         args, kwargs = program.in_spec.children()
-        flat_in = all(child.is_leaf() for child in args.children()) and not kwargs.num_children
-        out = program.out_spec
-        several = out.type is tuple and out.num_children > 1 and all(c.is_leaf() for c in out.children())
-        flat_out = out.is_leaf() or several
-        return (
-            isinstance(source, GroupStep)
-            and flat_in
-            and flat_out
-            and source.reads == program.inputs
-            and source.writes == program.outputs
-        )
+        given, returned = _nesting(args), _nesting(program.out_spec)
+        if not isinstance(source, GroupStep) or given is None or returned is None or kwargs.num_children:
+            return False
+        if source.reads != program.inputs or source.writes != program.outputs:
+            return False
+        if step.allocates:
+            return given.count("(") == 1 and returned.count("(") <= 1
+        step.plan.nesting(given, returned)
+        return True
 
     def _bind(self, inputs: Any, out: Any) -> Callable[[], None] | None:
         """The native call bound to its tensors; None where they do not fit as they lie."""
@@ -133,7 +142,9 @@ class Executor:
                 else:
                     self._run_group(step, step.source, env)
         # A stored value that is returned has the shape of what is returned, whatever torch calls see in it.
-        return [(env[o] if o in env else self._value(o, env)) if isinstance(o, str) else o for o in self.program.outputs]
+        return [
+            (env[o] if o in env else self._value(o, env)) if isinstance(o, str) else o for o in self.program.outputs
+        ]
 
     def _value(self, name: str, env: dict[str, Any]) -> Any:
         """A value by its name in the graph: computed, or a stored one seen in another way."""
@@ -150,10 +161,10 @@ class Executor:
 
     def _run_group(self, step: Step, source: GroupStep, env: dict[str, Any]) -> None:
         inputs = tuple(env[name] for name in source.reads)
-        results = step.plan.call(inputs)
+        results = step.plan.call_flat(inputs)
         if results is None:
             fitted = fit_inputs("call", inputs, source.group.inputs, self.device, self.max_rows)
-            results = step.plan.call(fitted)
+            results = step.plan.call_flat(fitted)
             if results is None:
                 raise UnsupportedProblem(
                     "call",
@@ -189,7 +200,13 @@ def build_executor(program: Program, options: Options) -> Executor:
             steps.append(Step(source, source.name, reason=f"{source.reason}: it stays an ordinary torch call"))
             continue
         plan, choices = plan_group(
-            source.group, options.rows, options.device, options.backend, options.max_batch, options.threads
+            source.group,
+            options.rows,
+            options.device,
+            options.backend,
+            options.max_batch,
+            options.threads,
+            options.states,
         )
         steps.append(Step(source, "native group", plan, tuple(choices)))
     return Executor(program, steps, options.device, options.max_batch)

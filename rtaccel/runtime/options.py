@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rtaccel.core.errors import UnsupportedProblem
+
+if TYPE_CHECKING:
+    from rtaccel.kernels.chain.cpu import States
 
 
 @dataclass(frozen=True)
 class Options:
     """rows: the batch that kernels are chosen for. backend: forced, or None. max_batch: most rows of a call, 0 for any.
-    threads: how many a native plan may use, the calling one included. title: of the model, for reports."""
+    threads: how many a native plan may use, the calling one included. states: of a stream. title: of the model, for reports."""
 
     rows: int
     device: str = "cpu"
@@ -19,6 +23,7 @@ class Options:
     max_batch: int = 0
     title: str = ""
     threads: int = 1
+    states: States | None = None
 
 
 def check_threads(threads: int, device: str, backend: str | None) -> None:

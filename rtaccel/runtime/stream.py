@@ -1,0 +1,131 @@
+"""`stream`: a model over windows, run one moment at a time with its past kept inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from rtaccel.convert.calibrate import as_args, batches_of
+from rtaccel.convert.capture import check_example
+from rtaccel.convert.lower import lower
+from rtaccel.convert.streaming import stream_drafts
+from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
+from rtaccel.core.scheme import SchemeLike, SchemeMap
+from rtaccel.kernels.chain.cpu import States
+from rtaccel.runtime.compiled import CompiledModel
+from rtaccel.runtime.options import Options, check_threads
+
+
+class StreamModel(CompiledModel):
+    """A streamed model: `step(x_t)` takes one moment of every stream and gives the newest output.
+
+    What a call gives equals the last output of the model over all moments since the reset, with zeros before them. A
+    new stream stands as after `reset()`. `run(x_t, out=)` and `bind(x_t, out=)` are those of a compiled model; each call
+    is one moment. The streams of a batch are independent: a NaN in one gives NaN in its outputs for as long as the model
+    would feel it, until a reset of that stream where it is recurrent.
+    """
+
+    def step(self, *inputs: Tensor) -> Any:
+        """One moment of every stream, [streams, features] -> [streams, outputs]; fresh tensors."""
+        return self(*inputs)
+
+    @property
+    def streams(self) -> int:
+        return self._options.states.samples if self._options.states else 0
+
+    def reset(self, streams: int | Iterable[int] | None = None) -> None:
+        """All streams, or those given, stand before their first moment again. Raises ShapeError for one that is not there."""
+        count = self.streams
+        chosen = range(count) if streams is None else [streams] if isinstance(streams, int) else list(streams)
+        bad = [s for s in chosen if not isinstance(s, int) or not 0 <= s < count]
+        if bad:
+            raise ShapeError("reset", f"streams {bad}", f"numbers in 0..{count - 1}", "Name streams of this batch.")
+        for s in chosen:
+            self._plan().reset(s, 1)
+
+    def _plan(self) -> Any:
+        return self._executor.steps[0].plan
+
+    # The past of the streams is part of the state dict, as plain bytes: a stream can go on elsewhere.
+
+    def get_extra_state(self) -> Tensor:
+        return torch.frombuffer(bytearray(self._plan().save_state()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Any) -> None:
+        self._past = state
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """As a compiled model's, and the streams stand where they stood. Raises FormatError, with nothing changed, for the
+        past of other streams."""
+        past = state_dict.get("_extra_state")
+        wanted = len(self._plan().save_state())
+        if past is not None and (not isinstance(past, Tensor) or past.dtype != torch.uint8 or past.numel() != wanted):
+            got = f"{past.dtype}{list(past.shape)}" if isinstance(past, Tensor) else type(past).__name__
+            raise FormatError(
+                "load_state_dict", f"_extra_state {got}", f"uint8[{wanted}], the past of {self.streams} streams",
+                "Load the state of a stream of the same model, scheme and number of streams.",
+            )  # fmt: skip
+        kept = self._plan().save_state()
+        result = super().load_state_dict(state_dict, strict, assign)
+        self._plan().load_state(kept if past is None else past.cpu().contiguous().numpy().tobytes())
+        return result
+
+
+def stream(
+    model: nn.Module,
+    example_step: Tensor | Sequence[Tensor],
+    scheme: SchemeLike = "float32",
+    calibration: Any = None,
+    threads: int = 1,
+) -> StreamModel:
+    """Compiles a model over windows into one that is called moment by moment.
+
+    model: takes windows [batch, time, features], [batch, features, time] (convolutions) or [time, batch, features];
+        LSTM and GRU in one direction, causal Conv1d (padded on the left, or padded on both sides and cut), layers
+        that treat moments alike, residuals; its head reads the newest moment, or every moment.
+    example_step: one moment of every stream, [streams, features] (or [streams] of indices); the number of streams is
+        that of the example for good.
+    scheme: as in `compile`. calibration: windows in the model's own form, all of one length.
+
+    Example:
+        >>> import torch, rtaccel as rt
+        >>> model = torch.nn.GRU(8, 16, batch_first=True).eval()
+        >>> live = rt.stream(model, torch.randn(2, 8))
+        >>> live.step(torch.randn(2, 8)).shape
+        torch.Size([2, 16])
+
+    Raises UnsupportedProblem with what stands in the way (a moment still to come, a mean over all moments, a layer that
+    runs backwards), FormatError and ShapeError as `compile` does.
+    """
+    args = check_example(model, example_step)
+    if len(args) != 1 or not isinstance(args[0], Tensor) or args[0].dim() not in (1, 2) or not args[0].numel():
+        got = ", ".join(str(list(a.shape)) if isinstance(a, Tensor) else type(a).__name__ for a in args)
+        raise ShapeError("stream", got, "one moment of every stream, [streams, features]", "Pass one tensor.")
+    step = args[0]
+    if step.dtype not in (torch.float32, torch.int64) or (step.dim() == 1) != (step.dtype == torch.int64):
+        raise ShapeError("stream", f"{step.dtype}{list(step.shape)}", "float32[streams, features] or int64[streams]",
+                         "Convert the example.")  # fmt: skip
+    check_threads(threads, "cpu", None)
+    windows = None if calibration is None else [as_args(b)[0] for b in batches_of("stream", calibration)]
+    features = step.shape[1] if step.dim() == 2 else 1
+    streamed = stream_drafts(model, features, step.dtype, tuple(windows[0].shape) if windows else None)
+    singles = None if windows is None else _singles(windows, streamed.form.index("batch"))
+    program = lower(streamed.captured, streamed.graph, SchemeMap(scheme), singles, streamed.states)
+    program = replace(program, out_spec=pytree.tree_structure(program.outputs if len(program.outputs) > 1 else ""))
+    if len(program.steps) != 1:
+        raise UnsupportedProblem(
+            "stream", f"{len(program.steps)} steps", "one native plan", "Please report this model."
+        )
+    states = States(frozenset(streamed.states), step.shape[0], streamed.memory) if streamed.states else None
+    title = f"{type(model).__name__}, streamed"
+    return StreamModel(program, Options(step.shape[0], title=title, threads=threads, states=states), ("x_t",))
+
+
+def _singles(windows: Sequence[Tensor], batch_dim: int) -> list[Tensor]:
+    """Calibration windows one by one."""
+    return [single for window in windows for single in window.split(1, batch_dim)]

@@ -1,0 +1,147 @@
+"""rt.compile on whole models: recurrent, convolutional, attention. One native call, equal to torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+import rtaccel as rt
+from tests.sequence_models import Attention, Branches, DepthwiseSeparable, LastMoment, Step, Tcn, randomised
+
+Make = Callable[[int], tuple[object, ...]]
+
+
+def encoder(**options: object) -> nn.Module:
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, **options)  # type: ignore[arg-type]
+    return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+
+def states(batch: int) -> tuple[Tensor, Tensor]:
+    return torch.rand(2, batch, 17) - 0.5, torch.randn(2, batch, 17)
+
+
+OPEN: dict[str, tuple[Callable[[], nn.Module], Make]] = {
+    "lstm": (LastMoment, lambda b: (torch.randn(b, 6, 10),)),
+    "gru": (lambda: LastMoment(nn.GRU), lambda b: (torch.randn(b, 6, 10),)),
+    "bidirectional": (lambda: LastMoment(both=True), lambda b: (torch.randn(b, 6, 10),)),
+    "tcn": (Tcn, lambda b: (torch.randn(b, 5, 40),)),
+    "tcn-all": (lambda: Tcn(newest=False), lambda b: (torch.randn(b, 5, 40),)),
+    "ds-cnn": (DepthwiseSeparable, lambda b: (torch.randn(b, 1, 49, 10),)),
+    "encoder": (encoder, lambda b: (torch.randn(b, 7, 32),)),
+    "encoder-prenorm": (lambda: encoder(norm_first=True, activation="gelu"), lambda b: (torch.randn(b, 7, 32),)),
+    "attention": (Attention, lambda b: (torch.randn(b, 7, 24),)),
+    "attention-fused": (lambda: Attention(fused=True), lambda b: (torch.randn(b, 7, 24),)),
+    "branches": (Branches, lambda b: (torch.randint(0, 9, (b, 20)), torch.randn(b, 5))),
+}
+FIXED: dict[str, tuple[Callable[[], nn.Module], Make]] = {
+    "time-first": (lambda: LastMoment(batch_first=False), lambda b: (torch.randn(6, b, 10),)),
+    "step": (Step, lambda b: (torch.randn(1, b, 10), states(b))),
+}
+
+
+def error(got: object, want: object) -> float:
+    pairs = zip(pytree.tree_leaves(got), pytree.tree_leaves(want))
+    return max(float((g - w).square().mean().sqrt() / w.square().mean().sqrt()) for g, w in pairs)
+
+
+@pytest.mark.parametrize("scheme", ["float32", "w8a8"])
+@pytest.mark.parametrize("name", OPEN)
+def test_open_batch(name: str, scheme: str) -> None:
+    """Compiled for one sample, called with others; nothing stays torch's."""
+    torch.manual_seed(1)
+    make, inputs = OPEN[name]
+    model = randomised(make())
+    calibration = [inputs(32) for _ in range(2)] if scheme == "w8a8" else None
+    fast = rt.compile(model, inputs(1), scheme, calibration=calibration)
+    assert [line.kernel for line in fast.explain_lines(measure=False) if line.kernel == "torch"] == []
+    assert fast._direct is not None
+    for batch in (1, 3, 40):
+        given = inputs(batch)
+        with torch.no_grad():
+            want = model(*given)
+        got = fast(*given)
+        assert got.shape == want.shape
+        assert error(got, want) < (1e-5 if scheme == "float32" else 0.06)
+        out = torch.full_like(want, float("nan"))
+        assert torch.equal(fast.run(*given, out=out), got)
+
+
+@pytest.mark.parametrize("scheme", ["float32", "w8a8"])
+@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_fixed_batch(name: str, scheme: str, batch: int) -> None:
+    torch.manual_seed(2)
+    make, inputs = FIXED[name]
+    model = make().eval()
+    calibration = [inputs(batch) for _ in range(16)] if scheme == "w8a8" else None
+    fast = rt.compile(model, inputs(batch), scheme, calibration=calibration)
+    assert fast._direct is not None
+    given = inputs(batch)
+    with torch.no_grad():
+        want = model(*given)
+    got = fast(*given)
+    assert pytree.tree_structure(got) == pytree.tree_structure(want)
+    assert error(got, want) < (1e-5 if scheme == "float32" else 0.06)
+    out = pytree.tree_map(lambda t: torch.full_like(t, float("nan")), want)
+    step = fast.bind(*given, out=out)
+    step()
+    assert all(torch.equal(a, b) for a, b in zip(pytree.tree_leaves(out), pytree.tree_leaves(got)))
+
+
+def test_dead_positions_are_not_computed() -> None:
+    """A head that reads one moment: the last convolution computes one, the one before it the three it reads."""
+    fast = rt.compile(Tcn().eval(), torch.randn(1, 5, 40))
+    convs = [s for s in fast._program.stages if s.op == "conv"]
+    assert [s.outputs[0].steps for s in convs][-2:] == [3, 1]
+    full = rt.compile(Tcn(newest=False).eval(), torch.randn(1, 5, 40))
+    assert {s.outputs[0].steps for s in full._program.stages if s.op == "conv"} == {40}
+
+
+@pytest.mark.parametrize("name", ["lstm", "tcn", "ds-cnn", "encoder"])
+def test_a_nan_stays_in_its_sample(name: str) -> None:
+    torch.manual_seed(3)
+    make, inputs = OPEN[name]
+    fast = rt.compile(randomised(make()), inputs(1), "w8a8", calibration=[inputs(32)])
+    given = inputs(3)
+    want = fast(*given)
+    given[0][1].view(-1)[-1] = float("nan")
+    got = fast(*given)
+    assert got[1].isnan().all()
+    assert torch.equal(got[[0, 2]], want[[0, 2]])
+
+
+def test_an_index_out_of_range_is_refused_before_anything_is_written() -> None:
+    make, inputs = OPEN["branches"]
+    fast = rt.compile(make().eval(), inputs(1))
+    tokens, numbers = inputs(2)
+    out = torch.full((2, 2), 7.0)
+    for bad in (9, -1):
+        tokens[1, 3] = bad
+        with pytest.raises(rt.FormatError, match=str(bad)):
+            fast.run(tokens, numbers, out=out)
+    assert (out == 7).all()
+
+
+def test_wrong_state_shapes_and_nesting() -> None:
+    make, inputs = FIXED["step"]
+    x, (h, c) = inputs(1)
+    fast = rt.compile(make().eval(), (x, (h, c)))
+    with pytest.raises(rt.ShapeError, match="input 1"):
+        fast(x, (h[:1], c))
+    with pytest.raises(rt.ShapeError, match="nested"):
+        fast(x, h, c)
+
+
+def test_calibration_of_another_shape_than_a_fixed_model() -> None:
+    make, inputs = FIXED["time-first"]
+    with pytest.raises(rt.ShapeError, match="calibration"):
+        rt.compile(make().eval(), inputs(1), "w8a8", calibration=[inputs(2)])
+
+
+def test_a_window_shorter_than_the_kernel() -> None:
+    with pytest.raises((rt.RtaccelError, RuntimeError), match=r"[Kk]ernel"):
+        rt.compile(nn.Conv1d(4, 4, 9).eval(), torch.randn(1, 4, 5))
