@@ -245,6 +245,8 @@ class Builder:
             return node.name
         if self.batch is not None and view.batch_dim is None:
             return node.name
+        if self.windowed:
+            return self.whole(view).base
         plain = self._dense_like(view)
         if not (layout.same_layout(view, plain) and layout.covers(view, self.slots[view.base].elements)):
             self.views[node.name] = view = self.packed(view)

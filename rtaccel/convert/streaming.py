@@ -17,6 +17,7 @@ from torch import nn
 
 from rtaccel.convert.capture import Captured, capture
 from rtaccel.convert.draft import ROW_WISE, Draft, Slot
+from rtaccel.convert.fold import fold
 from rtaccel.convert.graph import Builder, DraftGraph
 from rtaccel.core.errors import UnsupportedProblem
 
