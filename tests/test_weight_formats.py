@@ -262,9 +262,7 @@ def test_compile(name: str) -> None:
         if stage.op == "linear":
             assert contract_weights.form(stage) == scheme.name
     assert len(fast._executor.steps) == 1
-    other = rt.compile(
-        model(5), (x[:1],), scheme, calibration=[x] if needs_data(scheme) else None, backend="portable"
-    )
+    other = rt.compile(model(5), (x[:1],), scheme, calibration=[x] if needs_data(scheme) else None, backend="portable")
     other.load_state_dict(fast.state_dict())
     assert rms(other(x), fast(x)) < 0.01
 
