@@ -2,6 +2,7 @@
 #pragma once
 
 #include "stage.h"
+#include "store_bytes.h"
 
 namespace rta {
 
@@ -46,28 +47,29 @@ class QuantizeStage final : public Stage {
     return S::max_of_int(peak);
   }
 
-  static I vector(F x, F inv_scale, I zero, F& spoiled) {
+  static I vector(F x, F inv_scale, F& spoiled) {
     // x * 0 is 0 unless x is not finite; the sum of them costs one operation and no branch.
     spoiled = S::mul_add(x, S::set(0.0f), spoiled);
     const F t = S::max(S::set(-512.0f), S::min(S::set(512.0f), S::mul(x, inv_scale)));
-    return S::add_int(S::to_int(t), zero);
+    return S::to_int(t);
   }
 
   // False where some x is not finite.
   bool write(const float* x, uint8_t* q, float inv_scale, int32_t zero_point) const {
     const F inverse = S::set(inv_scale);
-    const I zero = S::set_int(zero_point);
     F spoiled[4] = {S::set(0.0f), S::set(0.0f), S::set(0.0f), S::set(0.0f)};
     int i = 0;
     for (; i + 4 * S::kLanes <= width_; i += 4 * S::kLanes) {
-      I bytes[4];
+      I numbers[4];
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) bytes[j] = vector(S::load(x + i + j * S::kLanes), inverse, zero, spoiled[j]);
-      S::store_u8x4(q + i, bytes);
+      for (int j = 0; j < 4; ++j) numbers[j] = vector(S::load(x + i + j * S::kLanes), inverse, spoiled[j]);
+      store_bytes<S, 4>(q + i, numbers, zero_point, 0);
     }
-    for (; i + S::kLanes <= width_; i += S::kLanes)
-      S::store_u8(q + i, vector(S::load(x + i), inverse, zero, spoiled[0]));
-    if (i < width_) S::store_u8(q + i, vector(S::load_n(x + i, width_ - i), inverse, zero, spoiled[1]));
+    for (; i < width_; i += S::kLanes) {
+      const int left = width_ - i;
+      I number[1] = {vector(left < S::kLanes ? S::load_n(x + i, left) : S::load(x + i), inverse, spoiled[0])};
+      store_bytes<S, 1>(q + i, number, zero_point, 0);
+    }
     return S::sum_of(S::add(S::add(spoiled[0], spoiled[1]), S::add(spoiled[2], spoiled[3]))) == 0.0f;
   }
 
