@@ -240,7 +240,8 @@ class AmxStage final : public LinearStage<S, Int8> {
 };
 
 const char* reject(const Attrs& attrs) {
-  return attrs.text_is("weight_dtype", "int8") ? nullptr : "takes int8 weights";
+  if (!attrs.text_is("weight_dtype", "int8")) return "takes int8 weights";
+  return attrs.text_is("input_dtype", "float32") ? "takes int8 weights with int8 inputs" : nullptr;
 }
 Stage* create(const StageSpec& spec) { return new AmxStage(spec); }
 
