@@ -24,7 +24,7 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only --budgets bench/budgets.toml
-	$(BIN)/python bench/peers.py
+	$(BIN)/python -m bench.peers
 
 wheel: $(VENV)/.dev
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
@@ -43,7 +43,7 @@ $(VENV)/.dev: $(BIN)/pip $(SOURCES)
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench,peers]'
 	touch $@
 
 clean:

@@ -33,6 +33,12 @@ class Step:
     def allocates(self) -> bool:
         return self.plan is None or isinstance(self.plan, StagedPlan)
 
+    def parts(self, stage: int, samples: int) -> int:
+        """How many threads share a stage; 1 where they share the samples instead."""
+        if self.allocates or self.plan.parts(-1, samples) > 1:
+            return 1
+        return self.plan.parts(stage, samples)
+
 
 class Executor:
     """The general way to run a program. `direct` is set where the whole of it is one group that takes the arguments as

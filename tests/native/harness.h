@@ -102,6 +102,7 @@ struct Report {
 };
 
 void check_linear(const char* kernel, Report& report);
+void check_linear_weights(const char* kernel, Report& report);
 void check_quantize(const char* kernel, Report& report);
 void check_pointwise(const char* kernel, Report& report);
 void check_softmax(const char* kernel, Report& report);

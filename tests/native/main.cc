@@ -42,14 +42,16 @@ int main(int argc, char** argv) {
                                                                         {"softmax", check_softmax}};
 
   int failures = 0;
-  std::map<std::string, uint64_t> integers;  // by op
+  std::map<std::string, uint64_t> integers;  // by op and kind of kernel: its name without the instruction set
   std::set<std::string> unchecked;
   const auto conclude = [&](const std::string& op, const char* kernel, const Report& report) {
     std::printf("%-10s %-18s %7ld cases, %d failed, integers %016llx\n", op.c_str(), kernel, report.cases,
                 report.failures, static_cast<unsigned long long>(report.integers.value()));
     std::fflush(stdout);
     failures += report.failures;
-    const auto [at, first] = integers.emplace(op, report.integers.value());
+    const std::string name = kernel;
+    const std::string kind = op == "vectors" ? op : op + "/" + name.substr(0, name.rfind('_'));
+    const auto [at, first] = integers.emplace(kind, report.integers.value());
     if (!first && at->second != report.integers.value()) {
       std::printf("  FAILED: %s %s differs from the kernels before it\n", op.c_str(), kernel);
       ++failures;
