@@ -1,5 +1,6 @@
 #include "harness.h"
 
+#include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -149,6 +150,26 @@ void Report::expect(bool held, const char* format, ...) {
   std::vprintf(format, args);
   std::fputs("\n", stdout);
   va_end(args);
+}
+
+static char now_running[256] = "nothing";
+
+void running(const char* op, const char* kernel, const char* what) {
+  std::snprintf(now_running, sizeof now_running, "%s %s %s", op, kernel, what);
+}
+
+static void fault(int signal) {
+  const char* kind = signal == SIGILL ? "an illegal instruction in " : "memory that is not its own touched by ";
+  for (const char* text : {"FAILED: ", kind, static_cast<const char*>(now_running), "\n"})
+    if (write(STDOUT_FILENO, text, std::strlen(text)) < 0) break;
+  _exit(1);
+}
+
+void report_faults() {
+#ifndef __SANITIZE_ADDRESS__  // which says more
+  for (int kind : {SIGSEGV, SIGBUS, SIGILL}) signal(kind, fault);
+#endif
+  std::setvbuf(stdout, nullptr, _IOLBF, 1 << 12);
 }
 
 double activation(const char* name, double parameter, double t) {

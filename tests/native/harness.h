@@ -111,6 +111,10 @@ std::vector<std::pair<std::string, Report>> check_vectors();  // by instruction 
 // By operator and kernel: the conformance cases in a file of write_cases.py.
 void replay_cases(const char* path, std::map<std::pair<std::string, std::string>, Report>& reports);
 
+// Named by the message of a fault, as when a kernel touches a guard page.
+void running(const char* op, const char* kernel, const char* what);
+void report_faults();
+
 double activation(const char* name, double parameter, double t);  // by libm, in double
 
 }  // namespace check

@@ -17,6 +17,7 @@
 
 int main(int argc, char** argv) {
   using namespace check;
+  report_faults();
   bool quick = false;
   const char* cases = nullptr;
   std::set<std::string> only;
@@ -79,6 +80,7 @@ int main(int argc, char** argv) {
     }
     Report report;
     report.quick = quick;
+    running(kernel.op, kernel.name, "");
     found->second(kernel.name, report);
     if (report.cases)
       conclude(kernel.op, kernel.name, report);
