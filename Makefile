@@ -2,15 +2,19 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml CMakeLists.txt $(wildcard cmake/* kernels/*/*.cc kernels/*/*.h kernels/*/*.in rtaccel/*.cc rtaccel/*.h)
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard cmake/* kernels/*/*.cc kernels/*/*.h kernels/*/*.in tests/native/* rtaccel/*.cc rtaccel/*.h)
 
-.PHONY: demo test lint bench wheel clean
+.PHONY: demo test native lint bench wheel clean
 
 demo: $(VENV)/.demo
 	$(BIN)/rtaccel demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+# Every kernel without Python, on every instruction set here and under emulation, and with the sanitizers.
+native: $(VENV)/.dev
+	PATH="$(abspath $(BIN)):$$PATH" tests/native/run
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -34,7 +38,8 @@ $(VENV)/.demo: $(BIN)/pip $(SOURCES)
 	touch $@
 
 $(VENV)/.dev: $(BIN)/pip $(SOURCES)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,demo]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,demo]' \
+		--config-settings=cmake.define.RTACCEL_NATIVE_TESTS=ON
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.dev

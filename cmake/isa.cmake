@@ -5,38 +5,58 @@
 # compiled for the set: the others would come out the same again.
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-  set(RTACCEL_ISAS portable avx2 avx512vnni)
+  set(RTACCEL_ISAS portable avx2 avxvnni avx512 avx512vnni avx512bf16 amx)
   set(RTACCEL_FLAGS_avx2 -mavx2 -mfma)
-  set(RTACCEL_FLAGS_avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mprefer-vector-width=512)
+  set(RTACCEL_FLAGS_avxvnni ${RTACCEL_FLAGS_avx2} -mavxvnni)
+  set(RTACCEL_FLAGS_avx512 ${RTACCEL_FLAGS_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl
+                           -mprefer-vector-width=512)
   set(RTACCEL_FLAGS_avx512vnni ${RTACCEL_FLAGS_avx512} -mavx512vnni)
+  set(RTACCEL_FLAGS_avx512bf16 ${RTACCEL_FLAGS_avx512vnni} -mavx512bf16)
+  set(RTACCEL_FLAGS_amx ${RTACCEL_FLAGS_avx512vnni} -mamx-tile -mamx-int8)
+  set(RTACCEL_ADDS_avxvnni int8)
+  set(RTACCEL_ADDS_avx512vnni int8)
+  set(RTACCEL_ADDS_avx512bf16 bf16)
+  set(RTACCEL_ADDS_amx tiles)  # has files of its own alone
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64|ARM64")
+  set(RTACCEL_ISAS portable neon neondot)
+  set(RTACCEL_FLAGS_neon -march=armv8-a)
+  set(RTACCEL_FLAGS_neondot -march=armv8.2-a+dotprod)
+  set(RTACCEL_ADDS_neondot int8)
 else()
   set(RTACCEL_ISAS portable)
 endif()
 
-# Sets ${result} to all sources of the core: every kernels/*/*.cc, and for every kernels/*/cpu_*.h that defines
-# register_kernels one file per instruction set. A header that uses dot products says so in a comment line of its own,
-# "// Dot products: int8" (S::dot), "bf16" (S::dot_bf16) or both. A hand-written file that is meant for one set ends in
-# _<set>.cc: it gets the set's flags, and is left out on machines of another kind.
+# Sets ${result} to the sources of the core: every kernels/*/*.cc, and for every kernels/*/cpu_*.h that defines
+# register_kernels one file per instruction set. A hand-written file that is meant for one set ends in _<set>.cc: it gets
+# the set's flags, and is left out on machines of another kind.
 function(rtaccel_kernel_sources result)
-  file(GLOB sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/kernels/*/*.cc")
+  set(folder "${PROJECT_SOURCE_DIR}/kernels")
+  file(GLOB sources CONFIGURE_DEPENDS "${folder}/*/*.cc")
   list(FILTER sources EXCLUDE REGEX "_(avx|amx|neon)[a-z0-9]*\\.cc$")
   foreach(isa ${RTACCEL_ISAS})
-    file(GLOB own CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/kernels/*/*_${isa}.cc")
-    if(NOT isa STREQUAL "portable")
+    file(GLOB own CONFIGURE_DEPENDS "${folder}/*/*_${isa}.cc")
+    if(own AND NOT isa STREQUAL "portable")
       list(APPEND sources ${own})
       set_source_files_properties(${own} PROPERTIES COMPILE_OPTIONS "${RTACCEL_FLAGS_${isa}}")
     endif()
   endforeach()
-
-  file(GLOB headers CONFIGURE_DEPENDS RELATIVE "${PROJECT_SOURCE_DIR}/kernels" "${PROJECT_SOURCE_DIR}/kernels/*/cpu_*.h")
+  file(GLOB headers CONFIGURE_DEPENDS RELATIVE "${folder}" "${folder}/*/cpu_*.h")
   foreach(header ${headers})
-    set(path "${PROJECT_SOURCE_DIR}/kernels/${header}")
-    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${path}")
-    file(STRINGS "${path}" registers REGEX "void register_kernels\\(")
-    if(NOT registers)
-      continue()
-    endif()
-    file(STRINGS "${path}" dots REGEX "^// Dot products: ")
+    rtaccel_compile_per_isa(generated "${folder}" "${header}")
+    list(APPEND sources ${generated})
+  endforeach()
+  set(${result} ${sources} PARENT_SCOPE)
+endfunction()
+
+# Sets ${result} to the generated files of one header, none where it does not define register_kernels. A header that
+# uses dot products says so in a comment line of its own: "// Dot products: int8" (S::dot), "bf16" (S::dot_bf16) or both.
+function(rtaccel_compile_per_isa result folder header)
+  set(sources)
+  set(path "${folder}/${header}")
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${path}")
+  file(STRINGS "${path}" registers REGEX "void register_kernels\\(")
+  file(STRINGS "${path}" dots REGEX "^// Dot products: ")
+  if(registers)
     foreach(isa ${RTACCEL_ISAS})
       if(RTACCEL_ADDS_${isa} AND NOT dots MATCHES "${RTACCEL_ADDS_${isa}}")
         continue()
@@ -47,6 +67,6 @@ function(rtaccel_kernel_sources result)
       set_source_files_properties("${generated}" PROPERTIES COMPILE_OPTIONS "${RTACCEL_FLAGS_${isa}}")
       list(APPEND sources "${generated}")
     endforeach()
-  endforeach()
+  endif()
   set(${result} ${sources} PARENT_SCOPE)
 endfunction()

@@ -7,6 +7,13 @@
 
 #include "rtaccel.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #if defined(__aarch64__)
 #include <sys/auxv.h>
 #ifndef HWCAP_ASIMDDP
@@ -29,6 +36,20 @@ struct Row {
 bool never() { return false; }
 bool always() { return true; }
 
+// The tiles of AMX with int8. Their 8 KiB of state are not part of a thread until the process has asked Linux for them;
+// that can be refused, by an old kernel or because a signal stack is too small to hold them.
+bool has_amx() {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr unsigned kFeatures = 7, kTile = 1u << 24, kInt8 = 1u << 25;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(kFeatures, 0, &a, &b, &c, &d) || !(d & kTile) || !(d & kInt8)) return false;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 #if defined(__x86_64__)
 #define RTA_X86(condition) [] { return static_cast<bool>(condition); }
 #define RTA_ARM(condition) never
@@ -49,6 +70,7 @@ constexpr Row kRows[] = {
      RTA_X86(RTA_HAS("avx512f") && RTA_HAS("avx512bw") && RTA_HAS("avx512dq") && RTA_HAS("avx512vl"))},
     {"avx512vnni", Isa::kAvx512, RTA_X86(RTA_HAS("avx512vnni"))},
     {"avx512bf16", Isa::kAvx512Vnni, RTA_X86(RTA_HAS("avx512bf16"))},
+    {"amx", Isa::kAvx512Vnni, has_amx},
     {"neon", Isa::kPortable, RTA_ARM(true)},
     {"neondot", Isa::kNeon, RTA_ARM(getauxval(AT_HWCAP) & HWCAP_ASIMDDP)},
 };

@@ -3,15 +3,20 @@
 
 #include <cstdint>
 
-#include "isa.h"
+#include "simd_common.h"
 
 namespace rta {
 namespace {  // what one instruction set compiles is never merged with what another does
 
-struct Portable {
-  static constexpr Isa kIsa = Isa::kPortable;
+struct PortableTypes {
   typedef float F __attribute__((vector_size(16)));
   typedef int32_t I __attribute__((vector_size(16)));
+  using M = I;
+};
+
+struct Portable : Common<Portable, PortableTypes> {
+  static constexpr Isa kIsa = Isa::kPortable;
+  typedef uint32_t U __attribute__((vector_size(16)));
   static constexpr int kLanes = 4;
   static constexpr int kRegisters = 16;
   static constexpr int kTileVectors = 8;
@@ -46,7 +51,16 @@ struct Portable {
   static F copy_sign(F magnitude, F sign) {
     return reinterpret_cast<F>((reinterpret_cast<I>(magnitude) & INT32_MAX) | (reinterpret_cast<I>(sign) & INT32_MIN));
   }
-  static F where_less(F a, F b, F yes, F no) { return a < b ? yes : no; }
+  static F sqrt(F a) {
+    return F{__builtin_sqrtf(a[0]), __builtin_sqrtf(a[1]), __builtin_sqrtf(a[2]), __builtin_sqrtf(a[3])};
+  }
+  static F round(F a) {  // adding 2^23 leaves an integer; from there on there are only integers
+    const F whole = set(8388608.0f), size = abs(a);
+    return select(less(size, whole), copy_sign((size + whole) - whole, a), a);
+  }
+  static M less(F a, F b) { return a < b; }
+  static M equal(F a, F b) { return a == b; }
+  static F select(M m, F yes, F no) { return m ? yes : no; }
   static float max_of(F v) {
     float m = v[0];
     for (int i = 1; i < 4; ++i) m = m > v[i] ? m : v[i];
@@ -66,7 +80,22 @@ struct Portable {
     return v;
   }
   static void store_int(int32_t* p, I v) { __builtin_memcpy(p, &v, 16); }
-  static I add_int(I a, I b) { return a + b; }
+  // Unsigned inside: int32 lanes wrap, as they do on every other set.
+  static I add_int(I a, I b) { return reinterpret_cast<I>(reinterpret_cast<U>(a) + reinterpret_cast<U>(b)); }
+  static I sub_int(I a, I b) { return reinterpret_cast<I>(reinterpret_cast<U>(a) - reinterpret_cast<U>(b)); }
+  static I mul_int(I a, I b) { return reinterpret_cast<I>(reinterpret_cast<U>(a) * reinterpret_cast<U>(b)); }
+  static I and_int(I a, I b) { return a & b; }
+  template <int n>
+  static I shift_left(I v) {
+    return reinterpret_cast<I>(reinterpret_cast<U>(v) << n);
+  }
+  template <int n>
+  static I shift_right(I v) {
+    return v >> n;
+  }
+  static I as_int(F v) { return reinterpret_cast<I>(v); }
+  static F as_float(I v) { return reinterpret_cast<F>(v); }
+  static I min_int(I a, I b) { return a < b ? a : b; }
   static I max_int(I a, I b) { return a > b ? a : b; }
   static I bits_of_abs(F v) { return reinterpret_cast<I>(v) & INT32_MAX; }
   static F power_of_two(I n) { return reinterpret_cast<F>((n + 127) << 23); }
@@ -75,12 +104,21 @@ struct Portable {
     for (int i = 1; i < 4; ++i) m = m > v[i] ? m : v[i];
     return m;
   }
+  static int32_t sum_of_int(I v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+
+  static I load_u8(const uint8_t* p) { return I{p[0], p[1], p[2], p[3]}; }
+  static I load_s8(const int8_t* p) { return I{p[0], p[1], p[2], p[3]}; }
+  static I load_u16(const uint16_t* p) { return I{p[0], p[1], p[2], p[3]}; }
+  static void store_u16(uint16_t* p, I v) {
+    for (int i = 0; i < 4; ++i) p[i] = static_cast<uint16_t>(v[i]);
+  }
   static void store_u8(uint8_t* p, I v) {
     for (int i = 0; i < 4; ++i) p[i] = static_cast<uint8_t>(v[i] < 0 ? 0 : v[i] > 255 ? 255 : v[i]);
   }
 
   static constexpr int kGroup = 1;
   static constexpr int kWeightBytes = 4;
+  static constexpr int kXOffset = 128;
   using X = I;
   using W = I;
   static X broadcast_x(const uint8_t* p) { return set_int(*p); }
@@ -93,7 +131,7 @@ struct Portable {
   static I dot(I acc, X x, W w) { return acc + x * w; }
 };
 
-using Simd = Portable;
+using simd_portable = Portable;
 
 }  // namespace
 }  // namespace rta

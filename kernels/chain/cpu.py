@@ -63,7 +63,8 @@ def _attributes(stage: Stage) -> tuple[dict[str, Any], list[Tensor]]:
 
 def _packed_bound(stage: Stage) -> int:
     """More than the packed tensors and tables of a stage can take. What is not used is never touched."""
-    total = 4096
+    exact = operator(stage.op).packed_bytes
+    total = 4096 if exact is None else exact(stage)
     for tensor in stage.tensors.values():
         rows = tensor.shape[0] if tensor.dim() > 1 else 1
         columns = tensor.numel() // max(rows, 1)
@@ -79,14 +80,16 @@ def build(
     outputs: Sequence[Port],
     max_rows: int = 0,
     states: States | None = None,
+    threads: int = 1,
 ) -> native.Plan:
     """One native plan of (stage, kernel name) pairs. max_rows: a limit on samples of a call, 0 for none.
+    threads: how many a call may use where that pays, the calling one included.
 
     Raises UnsupportedProblem with the reason where the core does not take it.
     """
     _connect()
     try:
-        return _build(stages, inputs, outputs, max_rows, states or States())
+        return _build(stages, inputs, outputs, max_rows, states or States(), threads)
     except RuntimeError as error:
         what = ", ".join(f"{stage.name} ({stage.op})" for stage, _ in stages)
         raise UnsupportedProblem(
@@ -95,7 +98,12 @@ def build(
 
 
 def _build(
-    stages: Sequence[tuple[Stage, str]], inputs: Sequence[Port], outputs: Sequence[Port], max_rows: int, states: States
+    stages: Sequence[tuple[Stage, str]],
+    inputs: Sequence[Port],
+    outputs: Sequence[Port],
+    max_rows: int,
+    states: States,
+    threads: int,
 ) -> native.Plan:
     plan = native.Plan(sum(_packed_bound(stage) for stage, _ in stages))
     ids: dict[str, int] = {}
@@ -116,6 +124,7 @@ def _build(
         max_rows,
         states.samples,
         states.memory,
+        threads,
     )
     return plan
 
@@ -123,7 +132,9 @@ def _build(
 def _supports(op: str, name: str, problem: Problem) -> str | None:
     if problem.device != "cpu":
         return f"runs on the CPU, not on {problem.device}"
-    attrs = {} if problem.weight_dtype is None else {"weight_dtype": problem.weight_dtype}
+    attrs = {"input_dtype": problem.in_dtypes[0]}
+    if problem.weight_dtype is not None:
+        attrs["weight_dtype"] = problem.weight_dtype
     return native.reject(op, name, attrs) or None
 
 

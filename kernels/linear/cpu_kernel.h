@@ -7,77 +7,20 @@
 // flight and hide the latency of the multiply-add. Several rows share each weight that was loaded: up to 6, in parts of
 // 4 vectors, so that the weights pass by once for 6 rows and their stream stays below what the cache gives.
 //
-// int8: u = q + 128 is what lies in memory, and sums start from compensation = -(128 + zero_point) * sum_k w, so they
-// end as the exact sum of (q - zero_point) * w.
+// int8: u = q + 128 is what lies in memory; S::dot sums q + S::kXOffset (128 or 0), and sums start from compensation =
+// -(S::kXOffset + zero_point) * sum_k w, so they end as the exact sum of (q - zero_point) * w.
 //
 // Dot products: int8
 //
 // Floor, 1 x 1024 x 1024 int8: 1 MiB of weights at the bandwidth of the cache that holds them.
 #pragma once
 
-#include "activation.h"
-#include "stage.h"
+#include "linear/epilogue.h"
 
 namespace rta {
 
 // Many rows take a tile in parts of so many vectors: 6 x 4 accumulators fit 32 registers.
 constexpr int kPartVectors = 4;
-
-struct LinearLayer {
-  Port x, y, row_scale;  // row_scale is absent where the input's scale is static
-  int64_t k, n;
-  const void* weights;
-  const int32_t* compensation;       // int8 [n]
-  const float *multiplier, *offset;  // int8 [n]; float32 has the bias in offset
-  Activation activation;
-  float parameter;
-  bool int8_out;
-  float y_inv_scale;
-  int32_t y_zero;  // zero point + 128
-};
-
-// Applies the activation to a tile of R rows by V vectors and writes it. The cheap ones work in registers.
-template <class S, int R, int V>
-static inline void epilogue(const LinearLayer& p, typename S::F (&t)[R][V], char* y, int64_t column) {
-  using F = typename S::F;
-  if (p.activation == Activation::kRelu) {
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v) t[r][v] = S::max(S::set(0.0f), t[r][v]);
-  } else if (p.activation == Activation::kLeakyRelu) {
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v) t[r][v] = activate<S>(Activation::kLeakyRelu, p.parameter, t[r][v]);
-  } else if (p.activation != Activation::kNone) {
-    alignas(64) float values[R * V * S::kLanes];
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v) S::store(values + (r * V + v) * S::kLanes, t[r][v]);
-    activate_in_place<S>(p.activation, p.parameter, values, R * V);
-    const F inv_scale = S::set(p.y_inv_scale);
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v) {
-        t[r][v] = S::load(values + (r * V + v) * S::kLanes);
-        if (p.int8_out) t[r][v] = S::mul(t[r][v], inv_scale);
-      }
-  }
-  // What the loops need is read before they write: a write could, for all the compiler knows, change the layer.
-  const int64_t pitch = p.y.pitch, left = p.n - column;
-  if (p.int8_out) {
-    const auto zero = S::set_int(p.y_zero);
-    const F low = S::set(-512.0f), high = S::set(512.0f);  // the conversion is undefined beyond 2^31
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v)
-        S::store_u8(reinterpret_cast<uint8_t*>(y + r * pitch) + column + v * S::kLanes,
-                    S::add_int(S::to_int(S::max(low, S::min(high, t[r][v]))), zero));
-  } else {
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v) {
-        float* at = reinterpret_cast<float*>(y + r * pitch) + column + v * S::kLanes;
-        if (left >= (v + 1) * S::kLanes)
-          S::store(at, t[r][v]);
-        else
-          S::store_n(at, t[r][v], static_cast<int>(left) - v * S::kLanes);
-      }
-  }
-}
 
 // Sets of accumulators over k, so that about 8 independent sums are in flight.
 template <int R, int V>
@@ -133,20 +76,12 @@ struct Int8 {
 
     F t[R][V];
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) {
-      const F multiplier = S::load(p.multiplier + column + v * S::kLanes);
-      const F offset = S::load(p.offset + column + v * S::kLanes);
+    for (int v = 0; v < V; ++v)
 #pragma GCC unroll 6
-      for (int r = 0; r < R; ++r) {
-        I sum = acc[0][r][v];
+      for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-        for (int c = 1; c < C; ++c) sum = S::add_int(sum, acc[c][r][v]);
-        const F scale =
-            row_scale ? S::mul(multiplier, S::set(*reinterpret_cast<const float*>(row_scale + r * p.row_scale.pitch)))
-                      : multiplier;
-        t[r][v] = S::add(S::mul(S::to_float(sum), scale), offset);
-      }
-    }
+        for (int c = 1; c < C; ++c) acc[0][r][v] = S::add_int(acc[0][r][v], acc[c][r][v]);
+    rescale<S, R, V>(p, acc[0], t, column, row_scale);
     epilogue<S, R, V>(p, t, y, column);
   }
 };
@@ -161,15 +96,24 @@ struct Float32 {
 
   template <int R, int V, int P>
   static inline void tile(const LinearLayer& p, const char* w, const char* x, char* y, int64_t column, const char*) {
+    tile<R, V, P>(p, w, x, y, column, 0, p.k, nullptr, nullptr);
+  }
+
+  // The part of a tile with k in [from, to). Its sums continue those in `carried` [R][V], or the bias where from is 0,
+  // and go back there, or through the epilogue where `to` is the end of K. `ahead`: null, or weights to be fetched into
+  // the second-level cache meanwhile, two lines for each k.
+  template <int R, int V, int P>
+  static inline void tile(const LinearLayer& p, const char* w, const char* x, char* y, int64_t column, int64_t from,
+                          int64_t to, float* carried, const char* ahead) {
     using F = typename S::F;
     constexpr int C = chains<R, V>();
     F acc[C][R][V];
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
-      const F start = S::load(p.offset + column + v * S::kLanes);
+      const F bias = S::load(p.offset + column + v * S::kLanes);
 #pragma GCC unroll 6
       for (int r = 0; r < R; ++r) {
-        acc[0][r][v] = start;
+        acc[0][r][v] = from == 0 ? bias : S::load(carried + (r * V + v) * S::kLanes);
 #pragma GCC unroll 4
         for (int c = 1; c < C; ++c) acc[c][r][v] = S::set(0.0f);
       }
@@ -185,52 +129,94 @@ struct Float32 {
         for (int r = 0; r < R; ++r) acc[c][r][v] = S::mul_add(weight, in[r], acc[c][r][v]);
       }
     };
-    int64_t k = 0;
-    for (; k + C <= p.k; k += C) {
+    int64_t k = from;
+    for (; k + C <= to; k += C) {
 #pragma GCC unroll 4
       for (int c = 0; c < C; ++c) step(c, k + c);
+      if (ahead) {
+        __builtin_prefetch(ahead, 0, 2);
+        __builtin_prefetch(ahead + kStep, 0, 2);
+        ahead += 2 * kStep;
+      }
     }
-    for (; k < p.k; ++k) step(0, k);
-    F t[R][V];
+    for (; k < to; ++k) step(0, k);
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) {
-        t[r][v] = acc[0][r][v];
+      for (int v = 0; v < V; ++v)
 #pragma GCC unroll 4
-        for (int c = 1; c < C; ++c) t[r][v] = S::add(t[r][v], acc[c][r][v]);
-      }
-    epilogue<S, R, V>(p, t, y, column);
+        for (int c = 1; c < C; ++c) acc[0][r][v] = S::add(acc[0][r][v], acc[c][r][v]);
+    if (to == p.k) return epilogue<S, R, V>(p, acc[0], y, column);
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) S::store(carried + (r * V + v) * S::kLanes, acc[0][r][v]);
   }
 };
 
 template <class S, template <class> class Kind>
-class LinearStage final : public Stage {
+class LinearStage : public Stage {
  public:
-  explicit LinearStage(const StageSpec& spec);
+  // whole: the k of a packed tile are filled up with zeros to a multiple of so many groups.
+  explicit LinearStage(const StageSpec& spec, int64_t whole = 1);
+
+  int parts(int64_t samples) const override {
+    const int64_t rows = samples * layer_.x.steps, most = tiles() > rows / kRows ? tiles() : rows / kRows;
+    return static_cast<int>(most < kMostParts ? most : kMostParts);
+  }
+
+  // Multiply-adds at the peak of the set. What reading the weights takes is known to the plan.
+  int64_t cost_ns(int64_t samples) const override {
+    constexpr int64_t kPerCycle = 2 * S::kLanes * Kind<S>::kGroup, kCyclesPerNs = 4;
+    return samples * layer_.x.steps * layer_.n * layer_.k / (kPerCycle * kCyclesPerNs);
+  }
+
+  // Rows are in the same groups for any number of parts, as the order of a float32 sum depends on the group.
   void run(const Run& run) const override {
-    const char* w = static_cast<const char*>(layer_.weights);
-    const int64_t groups = (layer_.k + Kind<S>::kGroup - 1) / Kind<S>::kGroup;
-    for (int64_t column = 0; column < layer_.n; column += S::kTileVectors * S::kLanes) {
+    const Share share = share_of(run, kRows);
+    const char* w = static_cast<const char*>(layer_.weights) + share.tile * groups_ * S::kTileVectors * Kind<S>::kStep;
+    const int64_t end = share.tile_end * kTileColumns < layer_.n ? share.tile_end * kTileColumns : layer_.n;
+    for (int64_t column = share.tile * kTileColumns; column < end; column += kTileColumns) {
       const int64_t left = (layer_.n - column + S::kLanes - 1) / S::kLanes;
       const int vectors = static_cast<int>(left < S::kTileVectors ? left : S::kTileVectors);
       switch (vectors) {
-        case 1: rows<1>(run, w, column); break;
-        case 2: rows<2>(run, w, column); break;
-        case 3: rows<3>(run, w, column); break;
-        case 4: rows<4>(run, w, column); break;
+        case 1: rows<1>(run, w, column, share); break;
+        case 2: rows<2>(run, w, column, share); break;
+        case 3: rows<3>(run, w, column, share); break;
+        case 4: rows<4>(run, w, column, share); break;
         default:
           if constexpr (S::kTileVectors == 8) {
             switch (vectors) {
-              case 5: rows<5>(run, w, column); break;
-              case 6: rows<6>(run, w, column); break;
-              case 7: rows<7>(run, w, column); break;
-              default: rows<8>(run, w, column);
+              case 5: rows<5>(run, w, column, share); break;
+              case 6: rows<6>(run, w, column, share); break;
+              case 7: rows<7>(run, w, column, share); break;
+              default: rows<8>(run, w, column, share);
             }
           }
       }
-      w += groups * vectors * Kind<S>::kStep;
+      w += groups_ * vectors * Kind<S>::kStep;
     }
+  }
+
+ protected:
+  // What a part computes: packed tiles tile .. tile_end - 1 of rows row .. row_end - 1.
+  struct Share {
+    int64_t tile, tile_end, row, row_end;
+  };
+  static constexpr int64_t kTileColumns = S::kTileVectors * S::kLanes;
+  static constexpr int64_t kMostParts = 1 << 20;
+  int64_t tiles() const { return (layer_.n + kTileColumns - 1) / kTileColumns; }
+
+  // Whole tiles of all rows, or all tiles of whole groups of rows: whichever leaves the largest part smaller.
+  Share share_of(const Run& run, int64_t group) const {
+    const int64_t rows = layer_.x.rows(run), part = run.part, parts = run.parts;
+    if (parts == 1) return {0, tiles(), 0, rows};
+    const int64_t groups = rows / group, most_tiles = (tiles() + parts - 1) / parts;
+    const int64_t most_rows = (groups + parts - 1) / parts * group;
+    if (groups < parts || most_tiles * rows <= most_rows * tiles())
+      return {part * tiles() / parts, (part + 1) * tiles() / parts, 0, rows};
+    const int64_t end = part + 1 == parts ? rows : (part + 1) * groups / parts * group;
+    return {0, tiles(), part * groups / parts * group, end};
   }
 
  private:
@@ -240,16 +226,14 @@ class LinearStage final : public Stage {
   };
 
   template <int V>
-  void rows(const Run& run, const char* w, int64_t column) const {
-    Cursor at{run.at[layer_.x.id], layer_.row_scale.exists() ? run.at[layer_.row_scale.id] : nullptr,
-              run.at[layer_.y.id]};
-    int64_t left = layer_.x.rows(run);
+  void rows(const Run& run, const char* w, int64_t column, const Share& share) const {
+    Cursor at{layer_.x.row(run, share.row), layer_.row_scale.exists() ? layer_.row_scale.row(run, share.row) : nullptr,
+              layer_.y.row(run, share.row)};
+    int64_t left = share.row_end - share.row;
+    if constexpr (kBlocked && V <= kPartVectors)
+      if (layer_.x.rows(run) > kRows && layer_.k > kBlockK) return blocked<V>(at, w, column, left);
     while (left > 0) {
-      // As few passes over the weights as the registers allow, and no last pass for a single row where it can be
-      // helped.
-      const int now = static_cast<int>(left <= kRows                            ? left
-                                       : left == kRows + 1 || left == kRows + 2 ? (left + 1) / 2
-                                                                                : kRows);
+      const int now = next_rows(left);
       switch (now) {
         case 1: block<1, V>(at, w, column); break;
         case 2: block<2, V>(at, w, column); break;
@@ -262,6 +246,50 @@ class LinearStage final : public Stage {
       at.y += now * layer_.y.pitch;
       if (at.scale) at.scale += now * layer_.row_scale.pitch;
       left -= now;
+    }
+  }
+
+  // As few passes over the weights as the registers allow, and no last pass for a single row where it can be helped.
+  static int next_rows(int64_t left) {
+    if (left <= kRows) return static_cast<int>(left);
+    return left <= kRows + 2 ? static_cast<int>(left + 1) / 2 : kRows;
+  }
+
+  // Many rows of float32: kBlockK of K at a time for all of them, whose weights stay in the first-level cache. The
+  // first rows fetch the weights of the next part, which matters where the layer is larger than the second-level cache:
+  // 16 rows of 1024 x 1024 take 250 us in one part, 235 in parts and 204 with the fetch; the floor by multiply-adds is
+  // 150, by the third-level cache 140 (Xeon with AVX-512, 2026-11).
+  template <int V>
+  void blocked(const Cursor& start, const char* w, int64_t column, int64_t count) const {
+    alignas(64) float carried[(kBlockedRows + 2) * V * S::kLanes];
+    int64_t rows = 0;
+    for (int64_t first = 0; first < count; first += rows) {
+      const int64_t left = count - first;
+      rows = left <= kBlockedRows + 2 ? left : kBlockedRows;  // the groups that next_rows would make of all of them
+      for (int64_t from = 0; from < layer_.k; from += kBlockK) {
+        const int64_t to = layer_.k - from < kBlockK ? layer_.k : from + kBlockK;
+        int now = 0, pass = 0;
+        for (int64_t row = 0; row < rows; row += now) {
+          now = next_rows(rows - row);
+          const char* x = start.x + (first + row) * layer_.x.pitch;
+          char* y = start.y + (first + row) * layer_.y.pitch;
+          const char* ahead = pass < V / 2 ? w + (to * V + pass * kBlockK * 2) * Kind<S>::kStep : nullptr;
+          ++pass;
+          float* sums = carried + row * V * S::kLanes;
+          switch (now) {
+            case 1: Kind<S>::template tile<1, V, V>(layer_, w, x, y, column, from, to, sums, ahead); break;
+            case 2: Kind<S>::template tile<2, V, V>(layer_, w, x, y, column, from, to, sums, ahead); break;
+            case 3: Kind<S>::template tile<3, V, V>(layer_, w, x, y, column, from, to, sums, ahead); break;
+            case 4:
+              Kind<S>::template tile<4 < kRows ? 4 : kRows, V, V>(layer_, w, x, y, column, from, to, sums, ahead);
+              break;
+            case 5:
+              Kind<S>::template tile<5 < kRows ? 5 : kRows, V, V>(layer_, w, x, y, column, from, to, sums, ahead);
+              break;
+            default: Kind<S>::template tile<kRows, V, V>(layer_, w, x, y, column, from, to, sums, ahead);
+          }
+        }
+      }
     }
   }
 
@@ -280,8 +308,12 @@ class LinearStage final : public Stage {
 
   static constexpr int kAccumulators = S::kRegisters * 3 / 4;
   static constexpr int kRows = kAccumulators / kPartVectors;  // 6 with 32 registers, 3 with 16
+  static constexpr bool kBlocked = sizeof(typename Kind<S>::Weight) == 4;
+  static constexpr int64_t kBlockK = 96, kBlockedRows = 48;
 
+ protected:
   LinearLayer layer_;
+  int64_t groups_;  // of k in a packed tile
 };
 
 // Copies n numbers into the arena, zero up to whole tiles, so that the kernels load whole vectors.
@@ -292,7 +324,7 @@ static T* padded(Arena& arena, int64_t n) {
 }
 
 template <class S, template <class> class Kind>
-LinearStage<S, Kind>::LinearStage(const StageSpec& spec) {
+LinearStage<S, Kind>::LinearStage(const StageSpec& spec, int64_t whole) {
   constexpr bool int8 = sizeof(typename Kind<S>::Input) == 1;
   LinearLayer& p = layer_;
   const Attrs& attrs = spec.attrs;
@@ -309,7 +341,9 @@ LinearStage<S, Kind>::LinearStage(const StageSpec& spec) {
 
   constexpr int group = Kind<S>::kGroup, lanes = S::kLanes;
   using Weight = typename Kind<S>::Weight;
-  const int64_t groups = (p.k + group - 1) / group, vectors = (p.n + lanes - 1) / lanes;
+  const int64_t groups = ((p.k + group - 1) / group + whole - 1) / whole * whole;
+  const int64_t vectors = (p.n + lanes - 1) / lanes;
+  groups_ = groups;
   Weight* packed = static_cast<Weight*>(spec.arena->take(static_cast<size_t>(groups * vectors * Kind<S>::kStep)));
   p.weights = packed;
   const Weight* weight = Kind<S>::weights(attrs, p.n * p.k);
@@ -332,7 +366,7 @@ LinearStage<S, Kind>::LinearStage(const StageSpec& spec) {
     float* multiplier = padded<S, float>(*spec.arena, p.n);
     int32_t* compensation = padded<S, int32_t>(*spec.arena, p.n);
     const float* scale = attrs.floats("multiplier", p.n);
-    const int64_t zero = attrs.integer("x_zero_point") + 128;
+    const int64_t zero = attrs.integer("x_zero_point") + S::kXOffset;
     for (int64_t i = 0; i < p.n; ++i) {
       int64_t sum = 0;
       for (int64_t k = 0; k < p.k; ++k) sum += weight[i * p.k + k];
@@ -345,8 +379,9 @@ LinearStage<S, Kind>::LinearStage(const StageSpec& spec) {
 }
 
 static const char* linear_reject(const Attrs& attrs) {
-  if (attrs.text_is("weight_dtype", "float32") || attrs.text_is("weight_dtype", "int8")) return nullptr;
-  return "takes float32 and int8 weights";
+  if (attrs.text_is("weight_dtype", "float32")) return nullptr;
+  if (!attrs.text_is("weight_dtype", "int8")) return "takes float32 and int8 weights";
+  return attrs.text_is("input_dtype", "float32") ? "takes int8 weights with int8 inputs" : nullptr;
 }
 
 template <class S>

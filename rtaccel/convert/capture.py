@@ -68,12 +68,12 @@ def check_example(model: nn.Module, args: Sequence[Any] | Tensor) -> tuple[Any, 
     return tuple(args)
 
 
-def capture(model: nn.Module, args: tuple[Any, ...]) -> Captured:
+def capture(model: nn.Module, args: tuple[Any, ...], fixed: bool = False) -> Captured:
     """Exports the model. Raises UnsupportedProblem with the cause where torch.export cannot.
 
-    Tries an open batch first, and takes the shapes of the example as they are where that fails.
+    Tries an open batch first, and takes the shapes of the example as they are where that fails, or where `fixed`.
     """
-    widened = _with_batch(args, _TRACED_BATCH)
+    widened = None if fixed else _with_batch(args, _TRACED_BATCH)
     program, any_batch = None, False
     if widened is not None:
         try:

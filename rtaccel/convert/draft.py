@@ -1,7 +1,7 @@
-"""Drafts: what a node of the graph becomes, before neighbours are fused and numbers are quantised.
+"""Drafts: what calls of the graph become, before neighbours are fused and numbers are quantised.
 
-A draft reads and writes nodes by name. Fusing is merging drafts: BatchNorm into the linear layer before or
-behind it, an activation into what feeds it.
+A draft reads and writes stored values by name. A value is named after the graph node whose elements it holds, with a
+suffix after ":" where it holds them in another order or only in part.
 """
 
 from __future__ import annotations
@@ -14,34 +14,51 @@ from torch import Tensor, fx
 
 from rtaccel.core.stage import Quant
 
-Frame = tuple[Any, ...]
-"""The leading dimensions that are rows: numbers, or symbols of an open batch."""
+ROW_WISE = ("linear", "pointwise", "softmax", "norm")
+"""Operators whose output has a row for each row of their inputs."""
+
+
+@dataclass
+class Slot:
+    """A stored value: `steps` rows of `width` for each sample. width 0: of a dense tensor of the caller, whose rows may
+    be seen as any split; the first reader decides. elements: steps * width."""
+
+    elements: int
+    width: int = 0
+    dtype: str = "float32"
+
+    @property
+    def steps(self) -> int:
+        return self.elements // self.width if self.width else 1
 
 
 @dataclass
 class Draft:
     """op: an operator, or "torch" for a call that stays as it is.
 
-    node: the graph node whose value it gives. reads: names of its inputs. frame: rows of its value.
-    width: columns. tensors, attrs: as a stage has them, still in float32.
-    reason: for "torch", why no operator takes it. quant: what the int8 input of a swapped layer means, where it is static.
+    name: dotted name of the module. node: the graph node whose value it gives. reads, writes: names of values.
+    tensors, attrs: as a stage has them, still in float32.
+    reason: for "torch", why no operator takes it. layout: whether another form of the graph might be taken.
+    quant: what the int8 input of a swapped layer means, where it is static;
+    float_input: whether a swapped layer reads its input as it is.
     """
 
     op: str
     node: fx.Node
     name: str
     reads: list[str] = field(default_factory=list)
-    frame: Frame = ()
-    width: int = 0
+    writes: list[str] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     attrs: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
+    layout: bool = False
     quant: Quant | None = None
+    float_input: bool = False
 
     @property
     def swapped(self) -> bool:
-        """A linear layer whose weights are int8 already."""
-        return self.op == "linear" and self.tensors["weight"].dtype == torch.int8
+        """A linear layer whose weights are quantised already."""
+        return self.op == "linear" and self.tensors["weight"].dtype != torch.float32
 
     @property
     def activation(self) -> str:
@@ -58,66 +75,6 @@ def module_name(node: fx.Node) -> str:
     stack = node.meta.get("nn_module_stack") or {}
     path = list(stack.values())[-1][0] if stack else ""
     return path if isinstance(path, str) and path and not path.startswith("_empty") else node.name
-
-
-def fold(drafts: list[Draft], outputs: set[str]) -> list[Draft]:
-    """Merges what can be merged; the value of a merged pair keeps the name of the later node.
-
-    outputs: names that the model returns; a value that is returned or read twice must stay.
-    """
-    changed = True
-    while changed:
-        changed = False
-        users: dict[str, list[Draft]] = {}
-        for draft in drafts:
-            for name in draft.reads:
-                users.setdefault(name, []).append(draft)
-        made = {draft.node.name: draft for draft in drafts}
-        for draft in drafts:
-            source = made.get(draft.reads[0]) if draft.reads else None
-            if draft.op == "torch" or source is None or source.op == "torch" or source.frame != draft.frame:
-                continue
-            only_user = len(users[source.node.name]) == 1 and source.node.name not in outputs
-            if only_user and _merge(source, draft):
-                draft.reads, draft.op, draft.tensors = source.reads, source.op, source.tensors
-                draft.attrs = {**source.attrs, **draft.attrs}
-                draft.name, draft.quant = (source.name, source.quant) if source.op == "linear" else (draft.name, None)
-                drafts.remove(source)
-                changed = True
-                break
-            all_linear = all(u.op == "linear" and not u.swapped for u in users[source.node.name])
-            if draft.op == "linear" and source.affine_only and all_linear and source.node.name not in outputs:
-                for user in users[source.node.name]:
-                    _fold_forward(source, user)
-                drafts.remove(source)
-                changed = True
-                break
-    return drafts
-
-
-def _merge(source: Draft, draft: Draft) -> bool:
-    """Folds `draft`, a pointwise one, into what feeds it, in place in `source`; False where they do not merge."""
-    if draft.op != "pointwise" or source.activation != "none" or len(draft.reads) != 1:
-        return False
-    if source.op == "linear":
-        if source.swapped and "scale" in draft.tensors:
-            return False  # int8 weights are what they are
-        if "scale" in draft.tensors:  # computed in float64: folding should cost no precision
-            scale, shift = draft.tensors["scale"].double(), draft.tensors["shift"].double()
-            source.tensors["weight"] = (source.tensors["weight"].double() * scale[:, None]).float()
-            source.tensors["bias"] = (source.tensors["bias"].double() * scale + shift).float()
-        draft.tensors = source.tensors
-        return True
-    return source.op == "pointwise" and "scale" not in draft.tensors
-
-
-def _fold_forward(affine: Draft, linear: Draft) -> None:
-    """linear(x * scale + shift) = (W * scale) x + (bias + W shift)."""
-    weight = linear.tensors["weight"].double()
-    scale, shift = affine.tensors["scale"].double(), affine.tensors["shift"].double()
-    linear.tensors["bias"] = (linear.tensors["bias"].double() + weight @ shift).float()
-    linear.tensors["weight"] = (weight * scale).float()
-    linear.reads = [affine.reads[0] if name == affine.node.name else name for name in linear.reads]
 
 
 def zeros_like_rows(weight: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from rtaccel.convert.layout import View
 from rtaccel.core.stage import Port, Quant, Stage, Value
 from rtaccel.plan.group import Group
 
@@ -35,8 +36,8 @@ class Program:
     """steps in order. inputs: names of the flattened arguments. shapes: theirs in the capture.
     outputs: names, or constants as they are.
 
-    constants: parameters that torch steps read. alias: names that stand for another value. views: names of model
-    inputs with their trailing dimensions joined -> the input, and how many leading dimensions stay.
+    constants: parameters that torch steps read. views: names that stand for a stored value seen in another way.
+    batched: dimension 0 of every tensor is the samples; any_batch: their number may change.
     notes: what was decided on the way and is worth reporting (which layers stayed float32 and why).
     """
 
@@ -45,8 +46,8 @@ class Program:
     shapes: tuple[Any, ...]
     outputs: tuple[Any, ...]
     constants: Mapping[str, Tensor]
-    alias: Mapping[str, str]
-    views: Mapping[str, tuple[str, int]]
+    views: Mapping[str, View]
+    batched: bool
     any_batch: bool
     in_spec: Any
     out_spec: Any

@@ -116,7 +116,7 @@ class Problem:
 
     @classmethod
     def of(cls, stage: Stage, rows: int, device: str = "cpu") -> Problem:
-        weight = stage.tensors.get("weight")
+        weight = stage.tensors.get("weight", stage.tensors.get("weight_ih_l0"))
         return cls(
             op=stage.op,
             rows=rows,

@@ -1,0 +1,299 @@
+"""What LSTM and GRU have in common: the layout of a stage, its folded numbers, its conformance cases.
+
+One stage is a whole module: all layers and directions. A sample has `time` moments of `batch` streams (normally 1):
+
+x [time * batch, K] and y [time * batch, directions * H], row t * batch + b, or b * time + t with batch_first;
+y [batch, directions * H] with last_only, which is the row of the newest moment;
+states [layers * directions * batch, H] float32, row (layer * directions + direction) * batch + b.
+
+tensors: torch's names weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, ..._reverse; weight_ih [gates * H, inputs],
+gates in torch's order. Biases may be absent. Weights of another format than float32:
+
+int8   the same names, int8 in -127..127, and <name>_scale [gates * H]
+int4   the same names, uint8 as rtaccel/formats/int4.py packs it, <name>_group_scale [gates * H, groups], attr group_size
+
+With both, x is int8 with a static Quant, or float32 and quantised first, as the contract of `quantize` has it: with the
+static attrs["x_scale"] and attrs["x_zero_point"] where they are there, else row by row (dynamic). h is
+int8 with the static scale attrs["h_scale"] (1/127 unless calibrated: |h| < 1) and zero point 0. The int8 h of a layer is
+the x of the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtaccel.core.errors import FormatError, UnsupportedProblem
+from rtaccel.core.registry import Case, Cost
+from rtaccel.core.stage import Problem, Quant, Stage, Value
+from rtaccel.formats import int8
+
+MAX_K = 65_536
+"""Inputs and hidden units of a quantised layer: int32 sums cannot overflow up to there."""
+
+H_SCALE = 1 / 127
+SIZES = ("hidden", "layers", "directions", "time", "batch", "batch_first", "last_only")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    hidden: int
+    layers: int = 1
+    directions: int = 1
+    time: int = 1
+    batch: int = 1
+    batch_first: int = 0
+    last_only: int = 0
+
+    @classmethod
+    def of(cls, attrs: Mapping[str, Any]) -> Geometry:
+        return cls(**{name: int(attrs[name]) for name in SIZES if name in attrs})
+
+    def suffixes(self) -> Iterator[tuple[int, int, str]]:
+        """(layer, direction, suffix of torch's names), in the order of the states."""
+        for layer in range(self.layers):
+            for direction in range(self.directions):
+                yield layer, direction, f"_l{layer}" + ("_reverse" if direction else "")
+
+    def width(self, layer: int, inputs: int) -> int:
+        return inputs if layer == 0 else self.directions * self.hidden
+
+    def moments(self, x: Tensor) -> Tensor:
+        """[M, time * batch, K] (or [M, K]) -> [time, M * batch, K]."""
+        m, k = x.shape[0], x.shape[-1]
+        if self.batch_first:
+            parts = x.reshape(m, self.batch, self.time, k).permute(2, 0, 1, 3)
+        else:
+            parts = x.reshape(m, self.time, self.batch, k).permute(1, 0, 2, 3)
+        return parts.reshape(self.time, m * self.batch, k)
+
+    def rows(self, y: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """[moments, M * batch, N] -> [M, *shape], the opposite of `moments`."""
+        parts = y.reshape(y.shape[0], -1, self.batch, y.shape[2])
+        parts = parts.permute(1, 2, 0, 3) if self.batch_first else parts.permute(1, 0, 2, 3)
+        return parts.reshape(-1, *shape)
+
+    def streams(self, state: Tensor) -> Tensor:
+        """[M, layers * directions * batch, H] -> [layers * directions, M * batch, H]."""
+        parts = state.reshape(state.shape[0], self.layers * self.directions, self.batch, self.hidden)
+        return parts.transpose(0, 1).reshape(self.layers * self.directions, -1, self.hidden)
+
+    def states(self, streams: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """The opposite of `streams`."""
+        parts = streams.reshape(self.layers * self.directions, -1, self.batch, self.hidden)
+        return parts.transpose(0, 1).reshape(-1, *shape)
+
+
+def weight_dtype(stage: Stage) -> torch.dtype:
+    return stage.tensors["weight_ih_l0"].dtype
+
+
+def quantised(stage: Stage) -> bool:
+    return weight_dtype(stage) in (torch.int8, torch.uint8)
+
+
+def h_scale(stage: Stage) -> float:
+    return float(_float32(stage.attrs.get("h_scale", H_SCALE)))
+
+
+def _float32(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float32, device="cpu")
+
+
+def _check(stage: Stage, states: int) -> Geometry:
+    geometry = Geometry.of(stage.attrs)
+    x, y = stage.inputs[0], stage.outputs[0]
+    sequence = geometry.time * geometry.batch
+    shape = (geometry.layers * geometry.directions * geometry.batch, geometry.hidden)
+    wanted = [
+        (x, (sequence, x.width), "x"),
+        (y, (geometry.batch if geometry.last_only else sequence, geometry.directions * geometry.hidden), "y"),
+        *((v, shape, "a state") for v in (*stage.inputs[1:], *stage.outputs[1:])),
+    ]
+    for value, (steps, width), what in wanted:
+        if (value.steps, value.width) != (steps, width):
+            raise UnsupportedProblem(
+                stage.op, f"{what} of {value.steps} rows by {value.width}", f"{steps} by {width}", "See its attributes."
+            )
+    if len(stage.inputs) not in (1, 1 + states) or len(stage.outputs) not in (1, 1 + states):
+        raise UnsupportedProblem(
+            stage.op, f"{len(stage.inputs)} inputs", f"1 or {1 + states}", "Pass all states or none."
+        )
+    return geometry
+
+
+def lower(stage: Stage, halved: tuple[bool, ...]) -> dict[str, Any]:
+    """Folded numbers of all layers. halved: for each gate, whether it is a sigmoid.
+
+    sigmoid(t) = (1 + tanh(t / 2)) / 2: with int8 and int4 weights the 1/2 inside is in the multipliers and the bias, a
+    power of two, so exact. A GRU (3 gates) has its fourth bias apart, as bias_n: that of h in the new gate.
+    """
+    gates = len(halved)
+    geometry = _check(stage, 2 if gates == 4 else 1)
+    x, y = stage.inputs[0], stage.outputs[0]
+    low: dict[str, Any] = {name: getattr(geometry, name) for name in SIZES}
+    integer = quantised(stage)
+    factor = torch.tensor([0.5 if half and integer else 1.0 for half in halved], device="cpu", dtype=torch.float32)
+    factor = factor.repeat_interleave(geometry.hidden)
+    if integer:
+        if max(x.width, geometry.directions * geometry.hidden) > MAX_K:
+            raise UnsupportedProblem(
+                stage.op, f"{x.width} inputs, {geometry.hidden} units", f"at most {MAX_K}", "Keep the layer float32."
+            )
+        scale = h_scale(stage)
+        if not 2.0**-20 < scale < 2.0**20:
+            raise FormatError(stage.op, f"h_scale = {scale}", "a scale above 2^-20", "Calibrate it or leave it out.")
+        low["h_inv_scale"] = int8.inverse_scale(Quant(scale, 0))
+        quant = x.quant
+        if x.dtype == "float32" and "x_scale" in stage.attrs:
+            quant = Quant(float(stage.attrs["x_scale"]), int(stage.attrs["x_zero_point"]))
+        low["dynamic"] = int(quant is None)
+        low["x_inv_scale"] = int8.inverse_scale(quant) if quant and x.dtype == "float32" else 0.0
+        low["x_zero_point"] = quant.zero_point if quant else 0
+        low["y_inv_scale"] = 1.0 if y.quant is None else int8.inverse_scale(y.quant)
+        low["y_zero_point"] = 0 if y.quant is None else y.quant.zero_point
+        low["group_size"] = int(stage.attrs.get("group_size", 0))
+    for layer, _, suffix in geometry.suffixes():
+        bias = [
+            stage.tensors.get(f"bias_{which}{suffix}", factor.new_zeros(gates * geometry.hidden))
+            for which in ("ih", "hh")
+        ]
+        total = bias[0] + bias[1]
+        if gates == 3:
+            total[2 * geometry.hidden :] = bias[0][2 * geometry.hidden :]
+            low[f"bias_n{suffix}"] = bias[1][2 * geometry.hidden :].clone()
+        low[f"bias{suffix}"] = total * factor
+        for which in ("ih", "hh"):
+            name = f"weight_{which}{suffix}"
+            low[name] = stage.tensors[name]
+            if not integer:
+                continue
+            activation = _float32(scale)
+            if which == "ih" and layer == 0:
+                activation = _float32(quant.scale if quant else 1.0)
+            if low[name].dtype == torch.int8:
+                low[f"{name}_multiplier"] = stage.tensors[f"{name}_scale"] * activation * factor
+            else:
+                low[f"{name}_group_scale"] = stage.tensors[f"{name}_group_scale"]
+                low[f"{name}_multiplier"] = activation * factor
+    return low
+
+
+def cost(problem: Problem, gates: int) -> Cost:
+    """Every weight once a moment, whatever the cache keeps of them; all of them once for the bytes."""
+    g = Geometry.of(problem.attrs)
+    inputs = [g.width(layer, problem.in_widths[0]) for layer in range(g.layers)]
+    weights = g.directions * gates * g.hidden * sum(k + g.hidden for k in inputs)
+    bits = {"float32": 32, "int8": 8, "uint8": 4, "bfloat16": 16}[problem.weight_dtype or "float32"]
+    size = {"float32": 4, "int8": 1}
+    moved = weights * bits // 8 + problem.rows * (
+        g.time * g.batch * problem.in_widths[0] * size[problem.in_dtypes[0]]
+        + problem.matrix_rows * problem.out_widths[0] * size[problem.out_dtypes[0]]
+    )
+    return Cost(bytes=moved, flops=2 * weights * problem.rows * g.time * g.batch)
+
+
+# -- conformance cases -------------------------------------------------------------------------------------------------
+
+
+def make_stage(
+    op: str,
+    gates: int,
+    geometry: Geometry,
+    k: int,
+    form: str = "float32",
+    out: str = "float32",
+    states: bool = True,
+    bias: bool = True,
+    seed: int = 0,
+) -> Stage:
+    """A stage with random weights. form: "float32", or weights with x as "int8-static", "int8-dynamic", "int8-own"."""
+    g = torch.Generator().manual_seed(seed)
+    tensors: dict[str, Tensor] = {}
+    for layer, _, suffix in geometry.suffixes():
+        for which, inputs in (("ih", geometry.width(layer, k)), ("hh", geometry.hidden)):
+            weight = (torch.rand(gates * geometry.hidden, inputs, generator=g) * 2 - 1) / geometry.hidden**0.5
+            name = f"weight_{which}{suffix}"
+            tensors[name] = weight
+            if form.startswith("int8"):
+                tensors[name], tensors[f"{name}_scale"] = int8.quantise_weight(weight, op)
+            if bias:
+                tensors[f"bias_{which}{suffix}"] = torch.randn(gates * geometry.hidden, generator=g) * 0.3
+    steps = geometry.time * geometry.batch
+    quant = Quant(0.021, int(torch.randint(-100, 100, (1,), generator=g)))
+    x = Value("x", k, "int8", quant, steps) if form.endswith("static") else Value("x", k, steps=steps)
+    y = Value(
+        "y",
+        geometry.directions * geometry.hidden,
+        out,
+        Quant(0.0081, 5) if out == "int8" else None,
+        geometry.batch if geometry.last_only else steps,
+    )
+    rows = geometry.layers * geometry.directions * geometry.batch
+    names = ("h", "c")[: 2 if gates == 4 else 1] if states else ()
+    attrs: dict[str, Any] = {name: getattr(geometry, name) for name in SIZES}
+    if form != "float32":
+        attrs["h_scale"] = H_SCALE
+    if form.endswith("own"):
+        attrs |= {"x_scale": quant.scale, "x_zero_point": quant.zero_point}
+    return Stage(
+        op,
+        "case",
+        (x, *(Value(f"{n}0", geometry.hidden, steps=rows) for n in names)),
+        (y, *(Value(f"{n}n", geometry.hidden, steps=rows) for n in names)),
+        tensors,
+        attrs,
+    )
+
+
+def make_inputs(stage: Stage, samples: int, seed: int) -> tuple[Tensor, ...]:
+    g = torch.Generator().manual_seed(seed)
+    made = []
+    for value in stage.inputs:
+        if value.dtype == "int8":
+            made.append(torch.randint(-128, 128, (samples, *value.shape), generator=g, dtype=torch.int8))
+        else:
+            made.append(torch.rand(samples, *value.shape, generator=g) * 2 - 1)
+    return tuple(made)
+
+
+def cases(op: str, gates: int) -> Iterator[Case]:
+    def case(samples: int, stage: Stage, label: str, spoil: Callable[..., None] | None = None) -> Case:
+        def make(seed: int) -> tuple[Tensor, ...]:
+            inputs = make_inputs(stage, samples, seed)
+            if spoil:
+                spoil(*inputs)
+            return inputs
+
+        g = Geometry.of(stage.attrs)
+        sizes = f"M{samples}-T{g.time}-B{g.batch}-K{stage.inputs[0].width}-H{g.hidden}-L{g.layers}-D{g.directions}"
+        return Case(f"{sizes}-{label}", stage, make)
+
+    sizes = (
+        (1, 1, Geometry(1)),
+        (1, 32, Geometry(64, layers=2)),
+        (3, 5, Geometry(17, layers=2)),
+        (2, 7, Geometry(19, layers=3, directions=2, time=3, batch=2)),
+        (2, 10, Geometry(33, time=5, batch=3, batch_first=1, last_only=1)),
+        (1, 9, Geometry(35, layers=2, directions=2, time=37, last_only=1)),
+        (13, 65, Geometry(48, time=2)),
+        (1, 3, Geometry(16, layers=1, time=70, batch=2)),
+    )
+    for form in ("float32", "int8-static", "int8-dynamic"):
+        for samples, k, geometry in sizes:
+            yield case(samples, make_stage(op, gates, geometry, k, form), form)
+        g = Geometry(21, layers=2, time=4)
+        yield case(2, make_stage(op, gates, g, 6, form, states=False, bias=False), f"{form}-stateless")
+        if form != "float32":
+            yield case(5, make_stage(op, gates, g, 6, form, out="int8"), f"{form}-int8")
+
+    def spoil(x: Tensor, *states: Tensor) -> None:
+        x[1, 2, 3], states[0][3, 0, 1], states[-1][4, 1, 0] = float("nan"), float("inf"), float("nan")
+
+    for form in ("float32", "int8-dynamic", "int8-own"):
+        stage = make_stage(op, gates, Geometry(21, layers=2, time=4), 6, form)
+        yield case(6, stage, f"{form}-special", spoil)

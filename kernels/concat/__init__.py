@@ -1,0 +1,1 @@
+"""Columns of several values side by side."""

@@ -1,0 +1,44 @@
+// Concat on the CPU: copies, so one form for every instruction set. The contract is in contract.py.
+#include <cstring>
+
+#include "stage.h"
+
+namespace rta {
+namespace {
+
+constexpr int kMaxParts = 16;
+
+class ConcatStage final : public Stage {
+ public:
+  explicit ConcatStage(const StageSpec& spec) : y_(spec.out(0)), parts_(spec.input_count) {
+    if (parts_ > kMaxParts) fail("concat: %d parts, at most %d", parts_, kMaxParts);
+    int64_t width = 0;
+    for (int i = 0; i < parts_; ++i) {
+      x_[i] = spec.in(i);
+      if (spec.input(i).dtype != RTA_FLOAT32 || x_[i].steps != y_.steps) fail("concat: takes float32 of equal rows");
+      width += x_[i].width;
+    }
+    if (width != y_.width || spec.output(0).dtype != RTA_FLOAT32) fail("concat: the parts do not fill the result");
+  }
+
+  void run(const Run& run) const override {
+    for (int64_t r = 0; r < y_.rows(run); ++r) {
+      char* to = y_.row(run, r);
+      for (int i = 0; i < parts_; ++i) {
+        const size_t bytes = static_cast<size_t>(x_[i].width) * sizeof(float);
+        std::memcpy(to, x_[i].row(run, r), bytes);
+        to += bytes;
+      }
+    }
+  }
+
+ private:
+  Port x_[kMaxParts], y_;
+  int parts_;
+};
+
+const Register kRegister({"concat", "cpu_copy", Isa::kPortable, 0, nullptr,
+                          [](const StageSpec& spec) -> Stage* { return new ConcatStage(spec); }});
+
+}  // namespace
+}  // namespace rta

@@ -1,0 +1,104 @@
+// What every linear kernel on the CPU shares: the layer, and the end of a tile of sums. Kernels that leave it to this
+// header give the same bits.
+#pragma once
+
+#include "activation.h"
+#include "stage.h"
+
+namespace rta {
+
+struct LinearLayer {
+  Port x, y, row_scale;  // row_scale is absent where the input's scale is static
+  int64_t k, n;
+  const void* weights;
+  const int32_t* compensation;       // int8 [n]
+  const float *multiplier, *offset;  // int8 [n]; float32 has the bias in offset
+  Activation activation;
+  float parameter;
+  bool int8_out;
+  float y_inv_scale;
+  int32_t y_zero;  // zero point + 128
+};
+
+// Applies the activation to a tile of R rows by V vectors and writes it. The cheap ones work in registers.
+template <class S, int R, int V>
+static inline void epilogue(const LinearLayer& p, typename S::F (&t)[R][V], char* y, int64_t column) {
+  using F = typename S::F;
+  if (p.activation == Activation::kRelu) {
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) t[r][v] = S::max(S::set(0.0f), t[r][v]);
+  } else if (p.activation == Activation::kLeakyRelu) {
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) t[r][v] = activate<S>(Activation::kLeakyRelu, p.parameter, t[r][v]);
+  } else if (p.activation != Activation::kNone) {
+    alignas(64) float values[R * V * S::kLanes];
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) S::store(values + (r * V + v) * S::kLanes, t[r][v]);
+    activate_in_place<S>(p.activation, p.parameter, values, R * V);
+    const F inv_scale = S::set(p.y_inv_scale);
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        t[r][v] = S::load(values + (r * V + v) * S::kLanes);
+        if (p.int8_out) t[r][v] = S::mul(t[r][v], inv_scale);
+      }
+  }
+  // What the loops need is read before they write: a write could, for all the compiler knows, change the layer.
+  const int64_t pitch = p.y.pitch, left = p.n - column;
+  if (p.int8_out) {
+    const auto zero = S::set_int(p.y_zero);
+    const F low = S::set(-512.0f), high = S::set(512.0f);  // the conversion is undefined beyond 2^31
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v)
+        S::store_u8(reinterpret_cast<uint8_t*>(y + r * pitch) + column + v * S::kLanes,
+                    S::add_int(S::to_int(S::max(low, S::min(high, t[r][v]))), zero));
+  } else {
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        float* at = reinterpret_cast<float*>(y + r * pitch) + column + v * S::kLanes;
+        if (left >= (v + 1) * S::kLanes)
+          S::store(at, t[r][v]);
+        else if (left > v * S::kLanes)
+          S::store_n(at, t[r][v], static_cast<int>(left) - v * S::kLanes);
+      }
+  }
+}
+
+// Sums to numbers: float32(sum) * multiplier, times the row's scale where rows have one, + offset; two or three
+// roundings. `column` is the first of V whole vectors; row_scale is null or the scale of the first of R rows.
+template <class S, int R, int V>
+static inline void rescale(const LinearLayer& p, const typename S::I (&sum)[R][V], typename S::F (&t)[R][V],
+                           int64_t column, const char* row_scale) {
+  using F = typename S::F;
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) {
+    const F multiplier = S::load(p.multiplier + column + v * S::kLanes);
+    const F offset = S::load(p.offset + column + v * S::kLanes);
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) {
+      const F scale =
+          row_scale ? S::mul(multiplier, S::set(*reinterpret_cast<const float*>(row_scale + r * p.row_scale.pitch)))
+                    : multiplier;
+      t[r][v] = S::add(S::mul(S::to_float(sum[r][v]), scale), offset);
+    }
+  }
+}
+
+// Ports, sizes, activation and output of a linear stage; weights, multiplier and offset are the kernel's to fill in.
+LinearLayer read_layer(const StageSpec& spec);
+
+// n numbers copied into the arena and zeros up to whole vectors of `lanes`, so that the kernels load whole vectors.
+const float* padded_copy(Arena& arena, const float* from, int64_t n, int64_t lanes);
+
+}  // namespace rta

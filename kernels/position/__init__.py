@@ -1,0 +1,1 @@
+"""Position: a constant added to each step of a sample."""

@@ -1,0 +1,1 @@
+"""Copying a value into another order, or parts of it: whole rows, or single elements."""

@@ -1,0 +1,84 @@
+"""Rearrange: a value in another order, or a part of it. float32, [M, steps, width] to [M, out steps, out width].
+
+attrs, one of
+    rows   [out steps]: y[m, i, :] = x[m, rows[i], :]; the widths are equal
+    index  [out steps * out width]: y[m].flatten()[e] = x[m].flatten()[index[e]]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtaccel.core.errors import ShapeError
+from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
+from rtaccel.core.stage import Problem, Stage, Value
+
+
+def lower(stage: Stage) -> Mapping[str, Any]:
+    x, y = stage.inputs[0], stage.outputs[0]
+    by_row = "rows" in stage.attrs
+    table = stage.attrs["rows" if by_row else "index"]
+    limit, wanted = (x.steps, y.steps) if by_row else (x.steps * x.width, y.steps * y.width)
+    if len(table) != wanted or (by_row and x.width != y.width) or any(not 0 <= i < limit for i in table):
+        raise ShapeError("rearrange", f"{len(table)} indices", f"{wanted} of 0..{limit - 1}", "Check the table.")
+    low: dict[str, Any] = {"by_row": int(by_row), "table": tuple(table)}
+    if not by_row:
+        low["transposes"] = int(x.steps > 1 and tuple(table) == _transposition(x.steps, x.width))
+    return low
+
+
+def _transposition(steps: int, width: int) -> tuple[int, ...]:
+    return tuple(s * width + w for w in range(width) for s in range(steps))
+
+
+def reference(stage: Stage, x: Tensor) -> tuple[Tensor]:
+    low = lower(stage)
+    y, m = stage.outputs[0], x.shape[0]
+    table = torch.tensor(low["table"], device=x.device)
+    if low["by_row"]:
+        return (x.reshape(m, -1, y.width)[:, table].reshape(m, *y.shape),)
+    return (x.reshape(m, -1)[:, table].reshape(m, *y.shape),)
+
+
+def _case(label: str, x: Value, y: Value, samples: int, **attrs: tuple[int, ...]) -> Case:
+    def make(seed: int) -> tuple[Tensor, ...]:
+        return (torch.randn(samples, *x.shape, generator=torch.Generator().manual_seed(seed)),)
+
+    return Case(label, Stage("rearrange", "case", (x,), (y,), attrs=attrs), make)
+
+
+def cases() -> Iterator[Case]:
+    yield _case("last-row", Value("x", 7, steps=5), Value("y", 7), 3, rows=(4,))
+    yield _case("rows", Value("x", 19, steps=5), Value("y", 19, steps=3), 2, rows=(4, 0, 4))
+    for steps, width in ((3, 5), (16, 16), (33, 48), (10, 130), (48, 18)):
+        table = _transposition(steps, width)
+        yield _case(
+            f"turn-{steps}x{width}", Value("x", width, steps=steps), Value("y", steps, steps=width), 2, index=table
+        )
+    g = torch.Generator().manual_seed(0)
+    table = tuple(torch.randint(0, 77, (33,), generator=g).tolist())
+    yield _case("elements", Value("x", 11, steps=7), Value("y", 3, steps=11), 4, index=table)
+    yield _case("flat", Value("x", 77), Value("y", 33), 4, index=table)
+
+
+def cost(problem: Problem) -> Cost:
+    elements = problem.matrix_rows * problem.out_widths[0]
+    return Cost(bytes=8 * elements, flops=0)
+
+
+OPERATOR = register_operator(
+    Operator(
+        name="rearrange",
+        axes={"x": ("M", "steps", "width"), "y": ("M", "steps", "width")},
+        reference=reference,
+        cases=cases,
+        tolerance=lambda stage, *inputs: Tolerance(),
+        cost=cost,
+        lower=lower,
+        by_row=False,
+    )
+)

@@ -1,0 +1,16 @@
+"""Rearrange in plain torch."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from rtaccel.core.registry import Impl, Prepared, register_impl
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels.rearrange import contract
+
+
+def prepare(stage: Stage, problem: Problem) -> Prepared:
+    return partial(contract.reference, stage)
+
+
+register_impl(Impl("rearrange", "portable_torch", "portable", 0, lambda problem: None, prepare))

@@ -1,0 +1,189 @@
+"""Drafts to steps: int8 edges are decided, stages are made, and those that can run as one are grouped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import prod
+
+from torch import Tensor, fx
+
+from rtaccel.convert.capture import Captured
+from rtaccel.convert.draft import Draft
+from rtaccel.convert.graph import DraftGraph, sizes
+from rtaccel.convert.layers import Layer, parts
+from rtaccel.convert.program import GroupStep, Program, TorchStep
+from rtaccel.core.errors import RtaccelError
+from rtaccel.core.registry import operator
+from rtaccel.core.stage import Port, Quant, Stage, Value
+from rtaccel.plan.group import Group
+
+
+class Emitter:
+    """Turns drafts into steps. One use."""
+
+    def __init__(self, captured: Captured, graph: DraftGraph, layers: Mapping[str, Layer]) -> None:
+        self.captured, self.graph, self.layers = captured, graph, layers
+        self.nodes = {node.name: node for node in captured.graph.nodes}
+        self.users: dict[str, list[Draft]] = {}
+        for draft in graph.drafts:
+            for name in draft.reads:
+                self.users.setdefault(name, []).append(draft)
+        self.outputs = {o for o in graph.outputs if isinstance(o, str)}
+        self.outputs |= {graph.views[o].base for o in self.outputs if o in graph.views}
+        self.forms: dict[str, list[Quant]] = {}
+
+    def program(self, notes: tuple[str, ...]) -> Program:
+        steps: list[GroupStep | TorchStep] = []
+        done = {*self.captured.inputs, *self.graph.constants}
+        pending = list(self.graph.drafts)
+        while pending:
+            ready = [d for d in pending if set(d.reads) <= done]
+            taken = [d for d in ready if d.op == "torch"]
+            if taken:
+                steps.extend(TorchStep(d.node, d.name, d.reason) for d in taken)
+            else:
+                taken = self._closure(pending, done)
+                steps.append(self._group(taken))
+            done |= {name for d in taken for name in d.writes}
+            pending = [d for d in pending if d not in taken]
+        torch_nodes = [s.node for s in steps if isinstance(s, TorchStep)]
+        read = {n.name for node in torch_nodes for n in node.all_input_nodes} | self.outputs
+        return Program(
+            steps=tuple(steps),
+            inputs=self.captured.inputs,
+            shapes=tuple(_shape(self.nodes[name]) for name in self.captured.inputs),
+            outputs=self.graph.outputs,
+            constants={k: v for k, v in self.graph.constants.items() if k in read},
+            views={n: v for n, v in self.graph.views.items() if n in read and not (n == v.base and self._own(n))},
+            batched=self.graph.batch,
+            any_batch=self.captured.any_batch and self.graph.batch,
+            in_spec=self.captured.in_spec,
+            out_spec=self.captured.out_spec,
+            notes=notes,
+        )
+
+    @staticmethod
+    def _closure(pending: list[Draft], done: set[str]) -> list[Draft]:
+        """Every draft that can run now, counting what others of the group give."""
+        taken: list[Draft] = []
+        known = set(done)
+        for draft in pending:
+            if draft.op != "torch" and set(draft.reads) <= known:
+                taken.append(draft)
+                known.update(draft.writes)
+        return taken
+
+    def value(self, name: str) -> Value:
+        slot = self.graph.slots[name]
+        return Value(name, slot.width or slot.elements, slot.dtype, None, slot.steps)
+
+    def _port(self, name: str) -> Port:
+        """A value at the edge, shaped as the caller's tensor is."""
+        lead = int(self.graph.batch)
+        node = self.nodes.get(name)
+        if node is not None and self._own(name):
+            trailing = sizes(node.meta["val"])[lead:]
+        else:
+            trailing = self.graph.trailing.get(name, self.value(name).shape)
+        return Port(self.value(name), lead, trailing)
+
+    def _own(self, name: str) -> bool:
+        """Whether a value is a tensor as torch has it: an input, or made by a torch call."""
+        return name in self.captured.inputs or any(d.op == "torch" and name in d.writes for d in self.graph.drafts)
+
+    def _group(self, drafts: list[Draft]) -> GroupStep:
+        names = {name for d in drafts for name in d.writes}
+        reads = list(dict.fromkeys(r for d in drafts for r in d.reads if r not in names))
+        writes = [
+            name
+            for d in drafts
+            for name in d.writes
+            if name in self.outputs or any(not names & {*u.writes} for u in self.users.get(name, []))
+        ]
+        # The order of the model's own arguments and results, so that they can go straight through.
+        rank = {name: i for i, name in enumerate((*self.captured.inputs, *dict.fromkeys(self.graph.outputs)))}
+        reads.sort(key=lambda name: rank.get(name, len(rank)))
+        writes.sort(key=lambda name: rank.get(name, len(rank)))
+        stages: list[Stage] = []
+        for draft in drafts:
+            try:
+                self._emit(draft, stages, set(writes))
+            except RtaccelError as error:
+                raise type(error)(
+                    f"compile: {draft.name}: {error.op}", error.got, error.expected, error.next_step
+                ) from error
+        group = Group(tuple(stages), tuple(map(self._port, reads)), tuple(map(self._port, writes)))
+        return GroupStep(by_rows(group) if self.graph.batch else group, tuple(reads), tuple(writes))
+
+    def _emit(self, draft: Draft, stages: list[Stage], writes: set[str]) -> None:
+        layer = self.layers.get(draft.writes[0])
+        tensors, attrs = parts(draft, layer)
+        first: tuple[Value, ...] = (self.value(draft.reads[0]),)
+        if layer is not None and layer.int8 and (layer.quant is not None or draft.op == "linear"):
+            first = self._int8(draft.reads[0], layer, draft.name, stages)
+        inputs = (*first, *(self.value(r) for r in draft.reads[1:]))
+        outputs = [self.value(name) for name in draft.writes]
+        int8 = operator(draft.op).writes_int8 or (layer is not None and layer.int8)
+        quant = self._asked(draft.writes[0], writes) if int8 else None
+        if quant is not None:
+            outputs[0] = replace(outputs[0], name=self._int8_name(draft.writes[0], quant), dtype="int8", quant=quant)
+        stages.append(Stage(draft.op, draft.name, inputs, tuple(outputs), tensors, attrs))
+
+    def _asked(self, name: str, writes: set[str]) -> Quant | None:
+        """The static scale that every reader of a value wants it in, so that it can be written so from the start."""
+        shared = {self._static(user, name) for user in self.users.get(name, [])}
+        return shared.pop() if name not in writes and len(shared) == 1 else None
+
+    def _static(self, user: Draft, name: str) -> Quant | None:
+        """The static scale that a reader wants a value in; None for one that reads float32 or scales rows itself."""
+        layer = self.layers.get(user.writes[0])
+        if layer is None or not layer.int8 or user.reads[0] != name or name in user.reads[1:]:
+            return None
+        return layer.quant
+
+    def _int8_name(self, name: str, quant: Quant) -> str:
+        """Layers that read the same value with the same scale share its int8 form."""
+        known = self.forms.setdefault(name, [])
+        if quant not in known:
+            known.append(quant)
+        index = known.index(quant)
+        return f"{name}:int8" + (f".{index}" if index else "")
+
+    def _int8(self, name: str, layer: Layer, where: str, stages: list[Stage]) -> tuple[Value, ...]:
+        """The int8 form of a float value: already there, or through a quantize stage that is added now."""
+        source = self.value(name)
+        if layer.quant is None:
+            rows = replace(source, name=f"{name}:rows", dtype="int8")
+            wanted: tuple[Value, ...] = (rows, Value(f"{name}:row_scale", 1, steps=source.steps))
+        else:
+            form = self._int8_name(name, layer.quant)
+            wanted = (replace(source, name=form, dtype="int8", quant=layer.quant),)
+        if not any(v.name == wanted[0].name for stage in stages for v in stage.outputs):
+            stages.append(Stage("quantize", f"{where} (input)", (source,), wanted))
+        return wanted
+
+
+def by_rows(group: Group) -> Group:
+    """A group whose operators all treat rows alike takes any leading dimensions: every row is a sample."""
+    ports = (*group.inputs, *group.outputs)
+    shapes = {p.trailing[: len(p.trailing) - 1] for p in ports}
+    values = [v for s in group.stages for v in (*s.inputs, *s.outputs)]
+    plain = all(p.trailing and p.trailing[-1] == p.value.width for p in ports) and len(shapes) == 1
+    if not plain or not all(operator(s.op).by_row for s in group.stages):
+        return group
+    shape = shapes.pop()
+    if any(v.steps != prod(shape) for v in values):
+        return group
+
+    def port(p: Port) -> Port:
+        return Port(replace(p.value, steps=1), p.lead + len(shape), p.trailing[-1:])
+
+    return Group(
+        tuple(s.matrices() for s in group.stages), tuple(map(port, group.inputs)), tuple(map(port, group.outputs))
+    )
+
+
+def _shape(node: fx.Node) -> tuple[object, ...] | None:
+    value = node.meta.get("val")
+    return tuple(value.shape) if isinstance(value, Tensor) else None

@@ -1,0 +1,50 @@
+"""The form of a model that leaves the fewest calls to torch: with an open batch where it can be, else with fixed shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from rtaccel.convert.capture import Captured, capture
+from rtaccel.convert.graph import Builder, DraftGraph
+
+
+def best_form(model: nn.Module, args: tuple[Any, ...]) -> tuple[Captured, DraftGraph]:
+    """The model captured and matched. Forms are tried in the order of what they leave open: any number of samples; the
+    samples of the example, each on its own; all of the example as one. The next is only tried where a call of the last
+    did not fit for the way its tensors lie. Raises UnsupportedProblem where torch.export cannot capture the model."""
+    captured = capture(model, args)
+    if captured.any_batch:
+        graph = Builder(captured, _traced(captured)).build()
+        if not graph.other_form:
+            return captured, graph
+        best = captured, graph
+        captured = capture(model, args, fixed=True)
+        found = Builder(captured, None).build()
+        return (captured, found) if found.left_alone < graph.left_alone else best
+    candidates = []
+    shared = _shared_batch(args)
+    if shared is not None:
+        candidates.append(Builder(captured, shared).build())
+        if not candidates[0].left_alone:
+            return captured, candidates[0]
+    candidates.append(Builder(captured, None).build())
+    return captured, min(candidates, key=lambda graph: graph.left_alone)
+
+
+def _traced(captured: Captured) -> int | None:
+    """The number of samples that stood for an open batch while the model was captured."""
+    for node in captured.graph.nodes:
+        if node.op == "placeholder" and node.name in captured.inputs and isinstance(node.meta.get("val"), Tensor):
+            first = node.meta["val"].shape[0]
+            return first if isinstance(first, int) else int(first.node.hint)
+    return None
+
+
+def _shared_batch(args: tuple[Any, ...]) -> int | None:
+    """The first dimension of every input tensor, where they agree and have more than one."""
+    tensors = [t for t in pytree.tree_leaves(args) if isinstance(t, Tensor)]
+    sizes = {t.shape[0] if t.dim() > 1 else None for t in tensors}
+    return next(iter(sizes)) if len(sizes) == 1 and None not in sizes else None

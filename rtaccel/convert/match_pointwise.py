@@ -1,0 +1,188 @@
+"""Rules for elementwise calls, norms and softmax."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from rtaccel.convert import layout
+from rtaccel.convert.draft import Draft, Slot, module_name
+from rtaccel.convert.match import Call, Rule, rule
+
+aten = torch.ops.aten
+
+
+def _elementwise(call: Call, value: fx.Node, **parts: Any) -> Draft:
+    """A pointwise draft that works on a value in the order it lies in."""
+    view = call.build.whole(call.view(value))
+    slot = call.build.slots[view.base]
+    return call.draft("pointwise", [view.base], view, slot.elements, slot.width, **parts)
+
+
+def _activation(name: str, parameter: str | None = None) -> Rule:
+    def apply(call: Call) -> Draft | str:
+        value = float(call[parameter]) if parameter else 0.0
+        return _elementwise(call, call["self"], attrs={"activation": name, "activation_parameter": value})
+
+    return apply
+
+
+for _target, _name, _parameter in (
+    (aten.relu.default, "relu", None),
+    (aten.leaky_relu.default, "leaky_relu", "negative_slope"),
+    (aten.silu.default, "silu", None),
+    (aten.tanh.default, "tanh", None),
+    (aten.sigmoid.default, "sigmoid", None),
+):
+    rule(_target)(_activation(_name, _parameter))
+
+
+@rule(aten.elu.default)
+def _elu(call: Call) -> Draft | str:
+    if call["scale"] != 1 or call["input_scale"] != 1:
+        return "is a scaled ELU"
+    return _activation("elu", "alpha")(call)
+
+
+@rule(aten.gelu.default)
+def _gelu(call: Call) -> Draft | str:
+    return _activation("gelu_tanh" if call["approximate"] == "tanh" else "gelu")(call)
+
+
+@rule(aten.softmax.int)
+def _softmax(call: Call) -> Draft | str:
+    rank = call["self"].meta["val"].dim()
+    if call["dtype"] is not None or call["dim"] not in (-1, rank - 1):
+        return "is a softmax over another dimension than the last, or into another dtype"
+    view = call.rows(call["self"])
+    return call.row_wise("softmax", view, call.width(view))
+
+
+@rule(aten.layer_norm.default, aten.rms_norm.default)
+def _norm(call: Call) -> Draft | str:
+    layer = call.node.target is aten.layer_norm.default
+    if len(call["normalized_shape"]) != 1:
+        return "normalises over several dimensions"
+    weight = call.constant(call["weight"])
+    bias = call.constant(call["bias"]) if layer else None
+    if (weight is None and call["weight"] is not None) or (layer and bias is None and call["bias"] is not None):
+        return "its weight is computed, not a parameter"
+    view = call.rows(call["input"])
+    width = call.width(view)
+    eps = call["eps"] if call["eps"] is not None else torch.finfo(torch.float32).eps
+    tensors = {"weight": torch.ones(width, device="cpu") if weight is None else weight.float()}
+    if layer:
+        tensors["bias"] = torch.zeros(width, device="cpu") if bias is None else bias.float()
+    attrs = {"kind": "layer" if layer else "rms", "eps": float(eps)}
+    return call.row_wise("norm", view, width, tensors=tensors, attrs=attrs)
+
+
+def _affine(call: Call, value: fx.Node, scale: float | Tensor, shift: float | Tensor) -> Draft | str:
+    view = call.build.whole(call.view(value))
+    slot = call.build.slots[view.base]
+    parts = []
+    for constant in (scale, shift):
+        tensor = constant if isinstance(constant, Tensor) else torch.tensor(float(constant), device="cpu")
+        parts.append(call.spread(tensor, view))
+    if any(part.dim() == 2 for part in parts):
+        if isinstance(scale, Tensor) or scale != 1.0:
+            return "multiplies by a constant that differs from position to position"
+        tensors = {"table": parts[1]}
+        return call.draft("position", [view.base], view, slot.elements, slot.width, tensors=tensors)
+    tensors = {"scale": parts[0], "shift": parts[1]}
+    return call.draft("pointwise", [view.base], view, slot.elements, slot.width, tensors=tensors)
+
+
+@rule(operator.getitem)
+def _batch_norm(call: Call) -> Draft | str:
+    norm, index = call.node.args
+    if not isinstance(norm, fx.Node) or norm.target != aten._native_batch_norm_legit_no_training.default or index != 0:
+        return "takes an element of a result"
+    inner = Call(call.build, norm)
+    x, mean, variance = inner["input"], inner.constant(inner["running_mean"]), inner.constant(inner["running_var"])
+    if mean is None or variance is None:
+        return "has no running mean and variance"
+    inverse = (variance.double() + inner["eps"]).rsqrt()
+    weight, bias = inner.constant(inner["weight"]), inner.constant(inner["bias"])
+    scale = inverse if weight is None else inverse * weight.double()
+    shift = -mean.double() * scale if bias is None else bias.double() - mean.double() * scale
+    trailing = [1] * (x.meta["val"].dim() - 2)  # channels are dimension 1
+    return _affine(call, x, scale.float().reshape(-1, *trailing), shift.float().reshape(-1, *trailing))
+
+
+@rule(aten.batch_norm.default)
+def _whole_batch_norm(call: Call) -> Draft | str:
+    return "normalises with the statistics of the batch"
+
+
+@rule(aten.add.Tensor)
+def _add(call: Call) -> Draft | str:
+    left, right = call["self"], call["other"]
+    if call["alpha"] != 1:
+        return "adds a multiple"
+    if call.constant(left) is not None:
+        left, right = right, left
+    constant = call.constant(right)
+    if isinstance(right, (int, float)) or constant is not None:
+        return _affine(call, left, 1.0, constant if constant is not None else float(right))
+    a, b = call.build.whole(call.view(left)), call.view(right)
+    if a.shape != b.shape:
+        return "adds tensors of different shapes"
+    slot = call.build.slots[a.base]
+    same = layout.same_layout(a, b) and layout.covers(b, call.build.slots[b.base].elements)
+    if not same or not call.build.pin(b.base, slot.width):
+        if [call_dim_batch(a, i) for i in range(len(a.dims))] != [call_dim_batch(b, i) for i in range(len(b.dims))]:
+            return "layout: adds tensors whose samples are different dimensions"
+        b = call.build.packed(b, order=a, width=slot.width)
+    return call.draft("pointwise", [a.base, b.base], a, slot.elements, slot.width)
+
+
+def call_dim_batch(view: layout.View, dim: int) -> bool:
+    return view.has_batch(dim)
+
+
+@rule(aten.sub.Tensor)
+def _sub(call: Call) -> Draft | str:
+    constant = call.constant(call["other"])
+    if call["alpha"] != 1 or not (isinstance(call["other"], (int, float)) or constant is not None):
+        return "subtracts a computed tensor"
+    return _affine(call, call["self"], 1.0, -constant if constant is not None else -float(call["other"]))
+
+
+@rule(aten.mul.Tensor, aten.div.Tensor)
+def _mul(call: Call) -> Draft | str:
+    left, right = call["self"], call["other"]
+    divides = call.node.target is aten.div.Tensor
+    if call.constant(left) is not None and not divides:
+        left, right = right, left
+    constant = call.constant(right)
+    if not isinstance(right, (int, float)) and constant is None:
+        return "multiplies two computed tensors"
+    factor = constant if constant is not None else torch.tensor(float(right), device="cpu")
+    if divides:
+        factor = torch.ones_like(factor) / factor
+    return _affine(call, left, factor, 0.0)
+
+
+@rule(aten.cat.default)
+def _cat(call: Call) -> Draft | str:
+    """Columns side by side: each part is copied into its place."""
+    parts = [call.view(part) for part in call["tensors"]]
+    rank = len(parts[0].dims)
+    if call["dim"] not in (-1, rank - 1):
+        return "joins tensors along another dimension than the last"
+    views = [call.build.rows(part) for part in parts]
+    steps = {call.build.slots[v.base].steps for v in views}
+    plain = [layout.same_layout(v, call.build._dense_like(v)) for v in views]
+    if len(steps) != 1:
+        return "joins tensors of different numbers of rows"
+    views = [v if ok else call.build.packed(v) for v, ok in zip(views, plain)]
+    widths = [call.width(v) for v in views]
+    result = call.build.scaled(views[0], call.node.name, sum(widths))
+    elements = steps.pop() * sum(widths)
+    call.build.slots[call.node.name] = Slot(elements, sum(widths))
+    call.build.views[call.node.name] = result
+    return Draft("concat", call.node, module_name(call.node), [v.base for v in views], [call.node.name])
