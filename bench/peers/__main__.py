@@ -58,6 +58,8 @@ def main() -> None:
     pythons = dict(entry.split("=", 1) for entry in asked.python)
     if asked.from_json:
         record = run.merge(asked.from_json)
+        if asked.out:
+            run.save(record, asked.out, date.today())
     else:
         record = run.everything(asked.models, chosen, pythons, timing, asked.cache, asked.convert_only)
         if asked.convert_only:

@@ -55,11 +55,18 @@ def summarise(peer: str, title: str, ours: bool, said: dict[str, Any], samples_n
     if "left_out" in said or not samples_ns:
         return Row(peer, title, ours, left_out=said.get("left_out", "no samples"))
     every = np.concatenate([np.asarray(r, np.float64) for r in samples_ns]) / 1e3
-    p50, p99, p999 = np.quantile(every, [0.5, 0.99, 0.999], method="higher")
     best = min(float(np.median(r)) for r in samples_ns) / 1e3
     return Row(
-        peer, title, ours, float(said["error"]), float(p50), float(p99), float(p999), best, len(every), said.get("note", "")
+        peer, title, ours, float(said["error"]), percentile(every, 0.5), percentile(every, 0.99),
+        percentile(every, 0.999), best, len(every), said.get("note", ""),
     )  # fmt: skip
+
+
+def percentile(samples: np.ndarray, share: float) -> float | None:
+    """None where not even one sample is expected beyond it."""
+    if len(samples) * (1 - share) < 1 - 1e-9:
+        return None
+    return float(np.quantile(samples, share, method="higher"))
 
 
 def best_of(rows: Sequence[Row], limit: str, ours: bool) -> Row | None:

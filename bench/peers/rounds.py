@@ -33,7 +33,7 @@ class Timing:
 
     def calls(self, estimate_ns: float) -> int:
         if self.cold:
-            return self.least
+            return max(self.least, 20)
         return max(self.least, min(self.most, int(self.round_us * 1e3 / max(estimate_ns, 1))))
 
 

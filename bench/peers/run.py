@@ -103,6 +103,7 @@ def merge(paths: Sequence[Path]) -> Record:
     merged["networks"] = {name: rows for record in records for name, rows in record["networks"].items()}
     merged["networks"] = {name: merged["networks"][name] for name in BY_NAME if name in merged["networks"]}
     merged["environment"]["versions"] = {k: v for r in records for k, v in r["environment"]["versions"].items()}
+    merged["command"] = "; ".join(record["command"] for record in records)
     return merged
 
 
