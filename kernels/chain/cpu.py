@@ -63,7 +63,8 @@ def _attributes(stage: Stage) -> tuple[dict[str, Any], list[Tensor]]:
 
 def _packed_bound(stage: Stage) -> int:
     """More than the packed tensors and tables of a stage can take. What is not used is never touched."""
-    total = 4096
+    exact = operator(stage.op).packed_bytes
+    total = 4096 if exact is None else exact(stage)
     for tensor in stage.tensors.values():
         rows = tensor.shape[0] if tensor.dim() > 1 else 1
         columns = tensor.numel() // max(rows, 1)
@@ -131,7 +132,9 @@ def _build(
 def _supports(op: str, name: str, problem: Problem) -> str | None:
     if problem.device != "cpu":
         return f"runs on the CPU, not on {problem.device}"
-    attrs = {} if problem.weight_dtype is None else {"weight_dtype": problem.weight_dtype}
+    attrs = {"input_dtype": problem.in_dtypes[0]}
+    if problem.weight_dtype is not None:
+        attrs["weight_dtype"] = problem.weight_dtype
     return native.reject(op, name, attrs) or None
 
 

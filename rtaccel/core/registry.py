@@ -62,6 +62,8 @@ class Operator:
         torch so that all backends multiply by the same bits. A tuple of whole numbers is a table of indices.
     by_row: it treats every row alike, so that the steps of a sample are so many rows. An operator that mixes the
         steps of a sample (a convolution, attention, a recurrent layer) says False.
+    packed_bytes: (stage) -> more than any kernel packs its weights into; None where the general bound, by the shape of
+        each tensor, is enough.
     writes_int8: its kernels can write their first output as int8 with a static scale, whatever their weights are.
     """
 
@@ -73,6 +75,7 @@ class Operator:
     cost: Callable[[Problem], Cost]
     lower: Callable[[Stage], Mapping[str, Any]]
     by_row: bool = True
+    packed_bytes: Callable[[Stage], int] | None = None
     writes_int8: bool = False
 
 

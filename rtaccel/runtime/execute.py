@@ -132,13 +132,14 @@ class Executor:
                     env[node.name] = node.target(*args, **kwargs)  # type: ignore[operator]
                 else:
                     self._run_group(step, step.source, env)
-        return [self._value(o, env) if isinstance(o, str) else o for o in self.program.outputs]
+        # A stored value that is returned has the shape of what is returned, whatever torch calls see in it.
+        return [(env[o] if o in env else self._value(o, env)) if isinstance(o, str) else o for o in self.program.outputs]
 
     def _value(self, name: str, env: dict[str, Any]) -> Any:
         """A value by its name in the graph: computed, or a stored one seen in another way."""
-        if name in env:
+        view = self.program.views.get(name)
+        if view is None:
             return env[name]
-        view = self.program.views[name]
         stored = env[view.base].contiguous()
         samples = stored.shape[0] if self.program.batched else 1
         elements = stored.numel() // max(samples, 1)

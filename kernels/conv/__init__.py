@@ -1,0 +1,1 @@
+"""Convolution of sequences and images; see contract.py."""

@@ -1,0 +1,181 @@
+"""Conformance cases of conv: stages with random weights, small and odd sizes first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtaccel.core.registry import Case
+from rtaccel.core.stage import Quant, Stage, Value
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A convolution by its sizes; `out_size` is as torch has it where padding is the same on both sides.
+
+    causal: padding on the left only, as much as the kernel reaches back. live: only these output positions. flat: x is
+    one row.
+    """
+
+    c: int
+    n: int
+    in_size: Pair
+    kernel: Pair
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    causal: bool = False
+    live: tuple[int, ...] = ()
+    stream: bool = False
+    flat: bool = False
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        if self.stream:
+            return {"kernel": self.kernel, "dilation": self.dilation, "groups": self.groups, "stream": 1}
+        span = tuple((k - 1) * d for k, d in zip(self.kernel, self.dilation))
+        padding = span if self.causal else self.padding
+        both = padding if self.causal else tuple(2 * p for p in padding)
+        out = tuple((h + p - s - 1) // t + 1 for h, p, s, t in zip(self.in_size, both, span, self.stride))
+        attrs: dict[str, Any] = {
+            "in_size": self.in_size, "kernel": self.kernel, "stride": self.stride, "padding": padding,
+            "dilation": self.dilation, "out_size": out, "groups": self.groups,
+        }  # fmt: skip
+        if self.live:
+            attrs |= {"out_steps": self.live, "in_steps": self._read(attrs)}
+        return attrs
+
+    def _read(self, attrs: dict[str, Any]) -> tuple[int, ...]:
+        (h, w), wo, found = self.in_size, attrs["out_size"][1], set()
+        for p in self.live:
+            for ty in range(self.kernel[0]):
+                for tx in range(self.kernel[1]):
+                    y = p // wo * self.stride[0] + ty * self.dilation[0] - attrs["padding"][0]
+                    x = p % wo * self.stride[1] + tx * self.dilation[1] - attrs["padding"][1]
+                    if 0 <= y < h and 0 <= x < w:
+                        found.add(y * w + x)
+        return tuple(sorted(found))
+
+
+def make_stage(
+    shape: Shape, scheme: str, activation: str = "none", parameter: float = 0.0, out: str = "float32",
+    residual: bool = False, seed: int = 0,
+) -> Stage:  # fmt: skip
+    """A stage with random weights. scheme: "float32", "static" (int8 x), "self" (float32 x, a static range), "dynamic"."""
+    g = torch.Generator().manual_seed(seed)
+    attrs = {**shape.attrs, "activation": activation, "activation_parameter": parameter}
+    size, per_group = (shape.n, shape.c // shape.groups, *shape.kernel), shape.c // shape.groups
+    k = per_group * shape.kernel[0] * shape.kernel[1]
+    bias = torch.randn(shape.n, generator=g)
+    tensors = {"weight": torch.randn(size, generator=g) / max(k, 1) ** 0.5, "bias": bias}
+    int8_x: dict[str, Any] = {"dtype": "int8", "quant": Quant(0.031, int(torch.randint(-128, 128, (1,), generator=g)))}
+    if scheme != "float32":
+        tensors["weight"] = torch.randint(-127, 128, size, generator=g, dtype=torch.int8)
+        tensors["weight_scale"] = torch.rand(shape.n, generator=g) * 0.01 / max(k, 1) ** 0.5 + 1e-6
+    if scheme == "self":
+        attrs |= {"x_scale": 0.031, "x_zero_point": int8_x["quant"].zero_point}
+    rows, positions = 1, 1
+    if not shape.stream:
+        rows = len(attrs["in_steps"]) if shape.live else shape.in_size[0] * shape.in_size[1]
+        positions = len(shape.live) if shape.live else attrs["out_size"][0] * attrs["out_size"][1]
+    width, rows = (shape.c * rows, 1) if shape.flat else (shape.c, rows)
+    x = Value("x", width, steps=rows, **(int8_x if scheme == "static" else {}))
+    y_quant = Quant(0.037, -128 if activation == "relu" else 11) if out == "int8" else None
+    inputs, outputs = [x], [Value("y", shape.n, out, y_quant, positions)]
+    if shape.stream:
+        ring = Value("ring", shape.c, steps=(shape.kernel[1] - 1) * shape.dilation[1] + 1,
+                     **({} if scheme == "float32" else int8_x))  # fmt: skip
+        inputs.append(ring)
+        outputs.append(replace(ring, name="ring_out"))  # in a plan they are one value, a state
+    if residual:
+        inputs.append(Value("other", shape.n, steps=positions))
+    return Stage("conv", "case", tuple(inputs), tuple(outputs), tensors, attrs)
+
+
+def make_inputs(stage: Stage, samples: int, seed: int) -> tuple[Tensor, ...]:
+    g = torch.Generator().manual_seed(seed)
+
+    def random(value: Value) -> Tensor:
+        if value.dtype == "int8":
+            return torch.randint(-128, 128, (samples, *value.shape), generator=g, dtype=torch.int8)
+        return torch.randn(samples, *value.shape, generator=g) * 2
+
+    return tuple(random(v) for v in stage.inputs)
+
+
+SHAPES = {
+    "tiny": Shape(1, 1, (1, 1), (1, 1)),
+    "causal": Shape(5, 7, (1, 9), (1, 3), causal=True),
+    "dilated": Shape(12, 33, (1, 23), (1, 3), dilation=(1, 4), causal=True),
+    "strided": Shape(3, 16, (1, 31), (1, 5), stride=(1, 3), padding=(0, 2)),
+    "c1": Shape(1, 20, (13, 10), (10, 4), stride=(2, 2), padding=(4, 1)),
+    "image": Shape(6, 10, (7, 9), (3, 3), padding=(1, 1)),
+    "image-odd": Shape(17, 45, (8, 5), (3, 2), stride=(2, 1), padding=(2, 0), dilation=(2, 3)),
+    "wide": Shape(64, 130, (3, 5), (3, 3), padding=(1, 1)),
+    "pointwise": Shape(19, 66, (5, 3), (1, 1)),
+    "grouped": Shape(12, 18, (6, 7), (3, 3), padding=(1, 1), groups=3),
+    "grouped-wide": Shape(8, 160, (1, 11), (1, 3), groups=2),
+    "depthwise": Shape(21, 21, (9, 7), (3, 3), padding=(1, 1), groups=21),
+    "depthwise-64": Shape(64, 64, (7, 5), (3, 3), padding=(1, 1), groups=64),
+    "depthwise-strided": Shape(70, 70, (9, 8), (5, 2), stride=(2, 3), padding=(3, 1), dilation=(1, 2), groups=70),
+    "depthwise-1d": Shape(33, 33, (1, 29), (1, 9), dilation=(1, 2), causal=True, groups=33),
+    "multiplier": Shape(5, 15, (6, 6), (3, 3), padding=(1, 1), groups=5),
+    "flat": Shape(1, 20, (13, 10), (10, 4), stride=(2, 2), padding=(4, 1), flat=True),
+    "flat-colours": Shape(3, 17, (8, 8), (3, 3), flat=True),
+    "flat-depthwise": Shape(4, 4, (1, 16), (1, 3), groups=4, causal=True, flat=True),
+    "live": Shape(11, 24, (1, 32), (1, 3), dilation=(1, 4), causal=True, live=(7, 23, 30, 31)),
+    "live-image": Shape(4, 6, (6, 6), (3, 3), padding=(1, 1), live=(0, 8, 35)),
+    "live-depthwise": Shape(20, 20, (1, 32), (1, 3), dilation=(1, 4), causal=True, groups=20, live=(1, 31)),
+}
+STREAMS = {
+    "stream": Shape(9, 13, (1, 1), (1, 3), dilation=(1, 2), stream=True),
+    "stream-48": Shape(48, 48, (1, 1), (1, 3), dilation=(1, 8), stream=True),
+    "stream-depthwise": Shape(37, 37, (1, 1), (1, 4), dilation=(1, 3), groups=37, stream=True),
+}
+PARAMETERS = {"leaky_relu": 0.1, "elu": 1.3}
+
+
+def _case(label: str, samples: int, stage: Stage) -> Case:
+    return Case(label, stage, lambda seed: make_inputs(stage, samples, seed))
+
+
+def cases() -> Iterator[Case]:
+    for index, (name, shape) in enumerate(SHAPES.items()):
+        samples = 1 + index % 3
+        for number, (scheme, act, out, residual) in enumerate((
+            ("float32", "none", "float32", False), ("float32", "relu", "float32", True),
+            ("static", "relu", "int8", False), ("static", "none", "int8", False), ("static", "none", "float32", True),
+            ("self", "relu", "int8", True), ("dynamic", "none", "float32", False), ("dynamic", "relu", "float32", True),
+        )):  # fmt: skip
+            stage = make_stage(shape, scheme, act, 0.0, out, residual, seed=10 * index + number)
+            yield _case(f"{name}-{scheme}-{act}-{out}{'-residual' if residual else ''}", samples, stage)
+    for act in ("leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid"):
+        for scheme, out in (("float32", "float32"), ("static", "int8"), ("dynamic", "float32")):
+            for name in ("causal", "depthwise"):
+                stage = make_stage(SHAPES[name], scheme, act, PARAMETERS.get(act, 0.0), out)
+                yield _case(f"{name}-{scheme}-{act}-{out}", 2, stage)
+    for name, shape in STREAMS.items():
+        for scheme, act, out, residual in (
+            ("float32", "relu", "float32", False), ("static", "relu", "int8", False), ("self", "gelu", "float32", True),
+        ):  # fmt: skip
+            yield _case(f"{name}-{scheme}", 2, make_stage(shape, scheme, act, 0.0, out, residual))
+
+    for scheme in ("self", "dynamic"):
+        stage = make_stage(SHAPES["image"], scheme)
+
+        def special(seed: int, stage: Stage = stage) -> tuple[Tensor, ...]:
+            (x,) = make_inputs(stage, 5, seed)
+            x[1] = 0.0
+            x[4] *= 1e-38
+            if scheme == "dynamic":  # what a marked sample becomes is the plan's to say
+                x[2, 3, 1], x[3, 0, 0] = float("nan"), float("-inf")
+            return (x,)
+
+        yield Case(f"special-{scheme}", stage, special)

@@ -1,0 +1,318 @@
+"""Conv: y = act(conv(x, weight) + bias + other), for images and sequences, channels last.
+
+Axes: x [M, in steps, C], weight [N, C / groups, kh, kw], bias [N], other and y [M, out steps, N]. A step is a position
+of the image, row-major; a sequence is an image of height 1. Geometry (attrs in_size, kernel, stride, padding, dilation,
+out_size, in_steps, out_steps): kernels/_shared/geometry.py. x may also be flat: one row [M, H * W * C] with the channels
+of a position side by side. Padding is real zero. attrs groups (1), activation,
+activation_parameter. `other` is an optional last input, float32: a residual, added before the activation.
+
+float32: products and sums in float32, in any order.
+
+int8 (W8A8): weight int8 in -127..127 with weight_scale [N], exact int32 sums:
+
+    acc[p, n] = sum over taps and channels of (q - zero_point) * weight[n]
+    t[p, n]   = float32(acc) * multiplier[n] + offset[n]               two roundings, no fused multiply-add
+    a[p, n]   = act(t + other)                                          one more rounding where there is an other
+    y[p, n]   = a                                                       float32 output
+              = clamp(rint(a * y_inv_scale) + y_zero_point, -128, 127)   int8 output
+
+For none, relu and leaky_relu without `other` the output scale is folded into multiplier and offset, and y_inv_scale
+is 1. The numbers q come from one of
+
+    x int8 with its Quant                                   static
+    x float32, attrs x_scale and x_zero_point               static: the stage quantises x itself, as `quantize` does
+    x float32 without them                                  dynamic: q = rint(x * (127 / peak)), zero point 0, with
+                                                            peak the largest |x| of the whole sample;
+                                                            the multiplier is float32(multiplier[n] * (peak / 127))
+
+A sample of float32 x that holds a NaN or an infinity: static q is 0 throughout and the plan marks the sample; dynamic
+gives NaN in a float32 y, and marks the sample where y is int8. Other samples are not touched.
+
+Streaming (attr stream = 1): inputs (x [1, C], ring [R, C]), outputs (y [1, N], ring), kernel (1, k), R = (k - 1) *
+dilation + 1, static or float32. The column of call t lies in row t mod R of the ring, which is int8 (with the Quant of
+x) where the weights are, and starts as zeros in real numbers. `other` comes after the ring. y is what the last output
+of a causal convolution over all columns so far would be. The reference is the call with t = 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtaccel.core.errors import ShapeError, UnsupportedProblem
+from rtaccel.core.registry import Cost, Operator, Tolerance, register_operator
+from rtaccel.core.stage import Problem, Quant, Stage, Value
+from rtaccel.formats.int8 import inverse_scale, to_int8
+from rtaccel.kernels._shared import activations
+from rtaccel.kernels._shared.geometry import Geometry
+from rtaccel.kernels.conv.cases import cases
+from rtaccel.kernels.quantize import contract as quantize
+
+MAX_K = 65_536
+"""Taps times channels of a group for int8: |acc| <= K * 255 * 127 stays below 2^31."""
+
+
+def lower(stage: Stage) -> Mapping[str, Any]:
+    """Geometry as plain numbers; for int8 multiplier, offset and scales, so that every backend uses the same bits.
+
+    Raises ShapeError for attributes, weights and values that do not fit each other; UnsupportedProblem for sums that
+    int32 cannot hold, and for what has no meaning in a stream.
+    """
+    geometry, groups = _checked(stage)
+    weight = stage.tensors["weight"]
+    n = weight.shape[0]
+    bias = stage.tensors.get("bias")
+    act = stage.attrs.get("activation", "none")
+    low: dict[str, Any] = {
+        "activation": act,
+        "activation_parameter": float(stage.attrs.get("activation_parameter", 0.0)),
+        "weight": weight,
+        "groups": groups,
+        "stream": int(is_stream(stage)),
+        "residual": int(has_other(stage)),
+    }
+    for name in ("in_size", "kernel", "stride", "padding", "dilation", "out_size"):
+        low[f"{name}_y"], low[f"{name}_x"] = getattr(geometry, name)
+    for name in ("in_steps", "out_steps"):
+        if getattr(geometry, name) is not None:
+            low[name] = getattr(geometry, name)
+    if weight.dtype == torch.float32:
+        return {**low, "bias": weight.new_zeros(n) if bias is None else bias, "dynamic": 0}
+    quant, y = input_quant(stage), stage.outputs[0]
+    multiplier = stage.tensors["weight_scale"].clone()
+    offset = torch.zeros_like(multiplier) if bias is None else bias.clone()
+    if quant is not None:
+        multiplier *= _float32(quant.scale)
+    inv_scale = _float32(1.0)
+    if y.quant is not None:
+        inv_scale = _float32(inverse_scale(y.quant))
+        if act in activations.HOMOGENEOUS and not has_other(stage):
+            multiplier, offset, inv_scale = multiplier * inv_scale, offset * inv_scale, _float32(1.0)
+    return {
+        **low,
+        "multiplier": multiplier,
+        "offset": offset,
+        "dynamic": int(quant is None),
+        "x_inv_scale": 0.0 if quant is None else inverse_scale(quant),
+        "x_zero_point": 0 if quant is None else quant.zero_point,
+        "y_inv_scale": float(inv_scale),
+        "y_zero_point": 0 if y.quant is None else y.quant.zero_point,
+    }
+
+
+def _float32(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float32, device="cpu")
+
+
+def is_stream(stage: Stage) -> bool:
+    return bool(stage.attrs.get("stream", 0))
+
+
+def has_other(stage: Stage) -> bool:
+    return len(stage.inputs) > (2 if is_stream(stage) else 1)
+
+
+def channels(stage: Stage) -> int:
+    return int(stage.tensors["weight"].shape[1]) * int(stage.attrs.get("groups", 1))
+
+
+def input_quant(stage: Stage) -> Quant | None:
+    """What the int8 numbers of x mean; None where they are found from each sample."""
+    x = stage.inputs[0]
+    if x.dtype == "int8":
+        return x.quant
+    if "x_scale" in stage.attrs:
+        return Quant(float(stage.attrs["x_scale"]), int(stage.attrs["x_zero_point"]))
+    return None
+
+
+def _checked(stage: Stage) -> tuple[Geometry, int]:
+    def require(ok: bool, got: object, expected: str) -> None:
+        if not ok:
+            raise ShapeError("conv", got, expected, "Correct the stage.")
+
+    weight, x, y = stage.tensors["weight"], stage.inputs[0], stage.outputs[0]
+    groups = int(stage.attrs.get("groups", 1))
+    geometry = _stream_geometry(stage) if is_stream(stage) else Geometry.of(stage)
+    rows = 1 if is_stream(stage) else geometry.in_size[0] * geometry.in_size[1]
+    c = x.width // rows if x.steps == 1 else x.width
+    require(groups >= 1 and c % groups == 0, f"C = {c} in {groups} groups", "groups that divide C")
+    require(y.width % groups == 0, f"N = {y.width} in {groups} groups", "groups that divide N")
+    shape = (y.width, c // groups, *geometry.kernel)
+    require(tuple(weight.shape) == shape, f"weight {list(weight.shape)}", f"{list(shape)}")
+    k = weight[0].numel()
+    if weight.dtype == torch.int8 and k > MAX_K:
+        raise UnsupportedProblem(
+            "conv", f"{k} products for one output", f"at most {MAX_K}, where int32 sums cannot overflow",
+            "Keep the layer float32.",
+        )  # fmt: skip
+    if weight.dtype != torch.int8 and (x.dtype != "float32" or y.dtype != "float32"):
+        raise UnsupportedProblem("conv", f"float32 weights, {x.dtype} to {y.dtype}", "float32 values", "Quantise both.")
+    require(x.dtype != "int8" or x.quant is not None, "int8 x without a scale", "a static Quant")
+    if has_other(stage):
+        other = stage.inputs[-1]
+        require(
+            (other.dtype, other.steps, other.width) == ("float32", y.steps, y.width),
+            f"other {other.dtype}[{other.steps}, {other.width}]",
+            f"float32[{y.steps}, {y.width}], as y",
+        )
+    return geometry, groups
+
+
+def _stream_geometry(stage: Stage) -> Geometry:
+    kernel, dilation = stage.attrs["kernel"], stage.attrs.get("dilation", (1, 1))
+    if kernel[0] != 1 or tuple(stage.attrs.get("stride", (1, 1))) != (1, 1):
+        raise UnsupportedProblem("conv", f"a stream with kernel {kernel}", "kernel (1, k) and stride 1", "Use windows.")
+    if stage.tensors["weight"].dtype == torch.int8 and input_quant(stage) is None:
+        raise UnsupportedProblem(
+            "conv", "a stream quantised dynamically", "a static range: a stream has no whole sample to look at",
+            "Give calibration data.",
+        )  # fmt: skip
+    rows = (kernel[1] - 1) * dilation[1] + 1
+    if len(stage.inputs) < 2 or len(stage.outputs) != 2 or any(v.steps != rows for v in (stage.inputs[1], stage.outputs[1])):
+        raise ShapeError("conv", "a stream without its ring", f"a ring of {rows} rows, in and out", "Add it.")
+    return Geometry((1, rows), kernel, (1, 1), (0, 0), dilation, (1, 1))
+
+
+def quantised(stage: Stage, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """q as int8 [M, steps, C], and the scale of each sample [M, 1, 1] where it is dynamic."""
+    flat = x.reshape(x.shape[0], -1)
+    if x.dtype == torch.int8:
+        return x.reshape(x.shape[0], -1, channels(stage)), None
+    quant = input_quant(stage)
+    scale: Tensor | None = None
+    if quant is None:
+        q, scale = quantize.dynamic(flat)
+        scale = scale[:, :, None]
+    else:
+        q = quantize.static(flat, inverse_scale(quant), quant.zero_point)
+    return q.reshape(x.shape[0], -1, channels(stage)), scale
+
+
+def sums(stage: Stage, rows: Tensor, weight: Tensor, index: Tensor) -> Tensor:
+    """float64 [M, out steps, N]: sum over taps and channels of rows[index] * weight; exact for whole numbers."""
+    groups, (n, per_group) = int(stage.attrs.get("groups", 1)), weight.shape[:2]
+    zero = rows.new_zeros(rows.shape[0], 1, rows.shape[2])
+    gathered = torch.cat([rows, zero], 1)[:, index]  # -1 is the last row: padding
+    gathered = gathered.reshape(*gathered.shape[:3], groups, per_group).double()
+    w = weight.double().reshape(groups, n // groups, per_group, -1)
+    return torch.einsum("mptgc,gnct->mpgn", gathered, w).flatten(2)
+
+
+def _window(stage: Stage, rows: Tensor, given: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """What the taps read, where, and the new ring: in a stream the ring with x in row 0, the call being the first."""
+    if not is_stream(stage):
+        return rows, Geometry.of(stage).index("conv"), ()
+    k, dilation = stage.attrs["kernel"][1], stage.attrs.get("dilation", (1, 1))[1]
+    ring = given[0].reshape(rows.shape[0], -1, rows.shape[2]).clone()
+    ring[:, 0] = rows[:, 0]
+    index = torch.tensor([[-(k - 1 - j) * dilation % ring.shape[1] for j in range(k)]])
+    return ring, index, (ring.reshape(given[0].shape),)
+
+
+def finish(stage: Stage, low: Mapping[str, Any], t: Tensor, other: Tensor | None) -> Tensor:
+    """Residual, activation, output type; t [M, steps, N] becomes [M, *shape of y]."""
+    if other is not None:
+        t = t + other.reshape(t.shape)
+    a = activations.apply(low["activation"], t, low["activation_parameter"])
+    if stage.outputs[0].dtype == "int8":
+        a = to_int8(a, low["y_inv_scale"], low["y_zero_point"])
+    return a.reshape(t.shape[0], *stage.outputs[0].shape)
+
+
+def reference(stage: Stage, x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+    low = lower(stage)
+    other = given[-1] if has_other(stage) else None
+    if low["weight"].dtype == torch.float32:
+        rows, index, ring = _window(stage, x.reshape(x.shape[0], -1, channels(stage)), given)
+        t = sums(stage, rows, low["weight"], index) + low["bias"].double()
+        y = finish(stage, low, t, None if other is None else other.double())
+        return (y.float(), *ring)
+    q, scale = quantised(stage, x)
+    rows, index, ring = _window(stage, q, given)
+    acc = sums(stage, rows.double() - low["x_zero_point"], low["weight"], index)
+    return (finish(stage, low, _rescaled(low, acc, scale), other), *ring)
+
+
+def _rescaled(low: Mapping[str, Any], acc: Tensor, scale: Tensor | None) -> Tensor:
+    multiplier = low["multiplier"] if scale is None else low["multiplier"] * scale
+    return acc.to(torch.int32).float() * multiplier + low["offset"]
+
+
+def tolerance(stage: Stage, x: Tensor, *given: Tensor) -> Tolerance:
+    """int8: exact but for a transcendental activation. float32: the bound of a sum of K products in any order."""
+    act = stage.attrs.get("activation", "none")
+    low = lower(stage)
+    other = given[-1].reshape(x.shape[0], -1, stage.outputs[0].width) if has_other(stage) else None
+    if low["weight"].dtype == torch.float32:
+        rows, index, _ = _window(stage, x.reshape(x.shape[0], -1, channels(stage)), given)
+        magnitude = sums(stage, rows.abs(), low["weight"].abs(), index) + low["bias"].abs().double()
+        if other is not None:
+            magnitude = magnitude + other.abs()
+        eps = torch.finfo(torch.float32).eps
+        slope = max(1.13, abs(low["activation_parameter"]))  # gelu, silu; elu, leaky_relu
+        terms = low["weight"][0].numel() + 3
+        bound = slope * eps * terms * magnitude + activations.error(act, magnitude)
+        # Rings are copies, and pass within this, too.
+        return Tolerance(atol=float(bound.max()) if is_stream(stage) else bound.reshape(x.shape[0], *stage.outputs[0].shape))
+    if stage.outputs[0].dtype == "int8":
+        return Tolerance(steps=0 if act in activations.HOMOGENEOUS else 1)
+    if act in activations.HOMOGENEOUS:
+        return Tolerance()
+    q, scale = quantised(stage, x)
+    rows, index, _ = _window(stage, q, given)
+    t = _rescaled(low, sums(stage, rows.double() - low["x_zero_point"], low["weight"], index), scale)
+    t = t if other is None else t + other
+    bound = activations.error(act, t)
+    return Tolerance(atol=float(bound.max()) if is_stream(stage) else bound.reshape(x.shape[0], *stage.outputs[0].shape))
+
+
+def cost(problem: Problem) -> Cost:
+    """Each input and output once, the weights once, two operations for each product that is not padding for certain."""
+    size = {"float32": 4, "int8": 1}
+    kernel, groups = problem.attrs["kernel"], int(problem.attrs.get("groups", 1))
+    c = problem.in_widths[0]
+    if problem.in_steps[0] == 1 and "in_size" in problem.attrs:
+        c //= problem.attrs["in_size"][0] * problem.attrs["in_size"][1]
+    k, n = kernel[0] * kernel[1] * c // groups, problem.out_widths[0]
+    moved = n * k * size[problem.weight_dtype or "float32"] + 8 * n
+    for width, steps, dtype in (
+        *zip(problem.in_widths, problem.in_steps, problem.in_dtypes),
+        *zip(problem.out_widths, problem.out_steps, problem.out_dtypes),
+    ):
+        moved += problem.rows * width * steps * size[dtype]
+    return Cost(bytes=moved, flops=2 * problem.rows * problem.out_steps[0] * n * k)
+
+
+def packed_bytes(stage: Stage) -> int:
+    """No kernel packs more: taps and channels rounded up to groups of 4, outputs to vectors, in each group."""
+    weight = stage.tensors["weight"]
+    groups = int(stage.attrs.get("groups", 1))
+    per_group = (weight.shape[0] // groups + 63) // 64 * 64
+    taps = (weight.shape[2] + 3) // 4 * 4 * weight.shape[3] + (weight.shape[3] + 3) // 4 * 4 * weight.shape[2]
+    channels = (weight.shape[1] + 3) // 4 * 4
+    columns = (weight.shape[0] + 63) // 64 * 64
+    general = groups * per_group * taps * channels * weight.element_size()
+    steps = sum(v.steps for v in (*stage.inputs, *stage.outputs))
+    return general + columns * (4 * taps + 64) + 16 * groups * per_group + 16 * (steps + taps) + 4096
+
+
+OPERATOR = register_operator(
+    Operator(
+        name="conv",
+        axes={
+            "x": ("M", "in steps", "C"), "weight": ("N", "C / groups", "kh", "kw"), "weight_scale": ("N",),
+            "bias": ("N",), "other": ("M", "out steps", "N"), "y": ("M", "out steps", "N"),
+        },
+        reference=reference,
+        cases=cases,
+        tolerance=tolerance,
+        cost=cost,
+        lower=lower,
+        by_row=False,
+        packed_bytes=packed_bytes,
+    )
+)  # fmt: skip

@@ -1,0 +1,288 @@
+// Convolution on the CPU, written once over the vectors S of an instruction set.
+//
+// The sample is brought into a padded image (canvas.h), so that every output reads its taps at the same distances:
+// output position p, segment s, group g lie at base + offset[p] + delta[s] + g * kGroup numbers. A segment is what is
+// contiguous there: a row of the kernel where the positions lie side by side and it is not dilated, else one tap. Where
+// nothing is padded or quantised, the input itself is the image. Weights are packed
+//     [convolution group][tile of up to 4 vectors of outputs][segment][g][vector][lane = output][kGroup]
+// and up to 6 positions share each weight that was loaded. The last block of positions overlaps the one before it.
+//
+// In a stream the ring is the image, and delta is where the columns stand in this call.
+//
+// Dot products: int8
+//
+// Floor: out steps * taps * C * N / groups products; from 6 positions on the multiply-adds are the bound, not the loads.
+#pragma once
+
+#include "depthwise.h"
+#include "interleaved.h"
+
+namespace rta {
+
+template <class S>
+struct ConvInt8 {
+  using Sum = typename S::I;
+  using X = typename S::X;
+  using W = typename S::W;
+  using Weight = int8_t;
+  static constexpr int kGroup = S::kGroup, kElement = 1, kStep = S::kWeightBytes;
+  static const Weight* weights(const Attrs& attrs, int64_t count) { return attrs.int8s("weight", count); }
+  static Sum start(const ConvLayer& p, int64_t at) { return S::load_int(p.start + at); }
+  static Sum zero() { return S::set_int(0); }
+  static Sum add(Sum a, Sum b) { return S::add_int(a, b); }
+  static X x(const char* p, int64_t g) { return S::broadcast_x(reinterpret_cast<const uint8_t*>(p) + g * kGroup); }
+  static W w(const char* p) { return S::load_w(reinterpret_cast<const int8_t*>(p)); }
+  static Sum dot(Sum acc, X x, W w) { return S::dot(acc, x, w); }
+  static typename S::F number(Sum sum, typename S::F multiplier, typename S::F offset) {
+    return S::add(S::mul(S::to_float(sum), multiplier), offset);
+  }
+};
+
+template <class S>
+struct ConvFloat32 {
+  using Sum = typename S::F;
+  using X = typename S::F;
+  using W = typename S::F;
+  using Weight = float;
+  static constexpr int kGroup = 1, kElement = 4, kStep = S::kLanes * 4;
+  static const Weight* weights(const Attrs& attrs, int64_t count) { return attrs.floats("weight", count); }
+  static Sum start(const ConvLayer& p, int64_t at) { return S::load(p.offset + at); }
+  static Sum zero() { return S::set(0.0f); }
+  static Sum add(Sum a, Sum b) { return S::add(a, b); }
+  static X x(const char* p, int64_t g) { return S::set(reinterpret_cast<const float*>(p)[g]); }
+  static W w(const char* p) { return S::load(reinterpret_cast<const float*>(p)); }
+  static Sum dot(Sum acc, X x, W w) { return S::mul_add(w, x, acc); }
+  static typename S::F number(Sum sum, typename S::F, typename S::F) { return sum; }
+};
+
+template <class S, template <class> class Kind>
+class ConvStage final : public Stage {
+  using K = Kind<S>;
+  using F = typename S::F;
+
+ public:
+  explicit ConvStage(const StageSpec& spec) : p_(read_layer(spec, spec.attrs.integer("groups"), S::kLanes, offset_of_x())) {
+    const ConvGeometry& g = p_.at;
+    const int64_t whole = (p_.c * K::kElement + 63) / 64 * 64;
+    direct_ = !p_.stream && !p_.quantises && !(p_.flat && p_.int8) && !g.in_steps && g.padding.y == 0 && g.padding.x == 0 &&
+              g.reach.y <= g.in.y && g.reach.x <= g.in.x;
+    canvas_.cell = direct_ ? p_.x_step : p_.stream ? p_.ring.pitch : g.in_steps ? whole : p_.c * K::kElement;
+    canvas_.row = (direct_ ? g.in.x : g.reach.x) * canvas_.cell;
+    canvas_.bytes = (g.reach.y * canvas_.row + 63) / 64 * 64;
+    if (canvas_.bytes + g.in.y * canvas_.row >= INT32_MAX) fail("conv: an image of 2 GiB");
+    const bool joined = !p_.stream && p_.groups == 1 && g.dilation.x == 1 && canvas_.cell == p_.c * K::kElement &&
+                        (!direct_ || canvas_.cell % 64 == 0 || K::kGroup == 1);
+    segments_ = joined ? g.kernel.y : g.taps;
+    const int64_t length = (joined ? g.kernel.x : 1) * p_.c / p_.groups;
+    per_segment_ = (length + K::kGroup - 1) / K::kGroup;
+    pack(spec, joined, length);
+    int32_t* delta = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(segments_) * 4));
+    for (int64_t s = 0; s < segments_; ++s) {
+      const int64_t y = joined ? s : s / g.kernel.x, x = joined ? 0 : s % g.kernel.x;
+      delta[s] = static_cast<int32_t>(y * g.dilation.y * canvas_.row + x * g.dilation.x * canvas_.cell);
+    }
+    delta_ = delta;
+    int32_t* offset = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(g.out_count) * 4));
+    for (int64_t i = 0; i < g.out_count; ++i) {
+      const int64_t at = g.out_steps ? g.out_steps[i] : i;
+      offset[i] = static_cast<int32_t>(at / g.out.x * g.stride.y * canvas_.row + at % g.out.x * g.stride.x * canvas_.cell);
+    }
+    offset_ = offset;
+    spec.need_scratch(static_cast<size_t>(p_.stream ? segments_ * 4 : direct_ ? 0 : canvas_.bytes + 64));
+  }
+
+  bool marks_samples() const override { return p_.quantises && (!p_.dynamic || p_.int8_out); }
+
+  void start(int id, char* state) const override {
+    if (p_.stream && p_.int8 && id == p_.ring_out.id)
+      for (int64_t i = 0; i < p_.ring.pitch * p_.ring.steps; ++i) state[i] = static_cast<char>(p_.x_zero);
+  }
+
+  void run(const Run& run) const override {
+    for (int64_t s = 0; s < run.samples; ++s) {
+      const char* x = p_.x.row(run, s * p_.x.steps);
+      const char* image = run.scratch;
+      const int32_t* delta = delta_;
+      float scale = 1.0f;
+      if (p_.stream) {
+        int32_t* now = reinterpret_cast<int32_t*>(run.scratch);
+        image = turn_ring<S>(p_, run, s, now);
+        delta = now;
+      } else if (direct_) {
+        image = x;
+      } else {
+        scale = fill_canvas<S>(p_, canvas_, run.scratch, x, run.poison + s);
+      }
+      outputs(image, delta, scale, p_.y.row(run, s * p_.y.steps),
+              p_.other.exists() ? p_.other.row(run, s * p_.other.steps) : nullptr);
+    }
+  }
+
+ private:
+  static constexpr int kAccumulators = S::kRegisters * 3 / 4;
+  static constexpr int kRows = kAccumulators / 4;  // 6 with 32 registers, 3 with 16
+
+  static int32_t offset_of_x() {
+    if constexpr (K::kElement == 1) return S::kXOffset;
+    return 0;
+  }
+
+  struct Block {
+    const char *image, *w;
+    const int32_t* delta;
+    int64_t numbers;  // where multiplier and offset of this tile start
+    float scale;
+  };
+
+  void outputs(const char* image, const int32_t* delta, float scale, char* y, const char* other) const {
+    const int64_t per_group = p_.n / p_.groups, vectors = (per_group + S::kLanes - 1) / S::kLanes;
+    const char* w = weights_;
+    for (int64_t group = 0; group < p_.groups; ++group)
+      for (int64_t first = 0; first < vectors; first += 4) {
+        const int now = static_cast<int>(vectors - first < 4 ? vectors - first : 4);
+        const Block block{image + group * (p_.c / p_.groups) * K::kElement, w, delta,
+                          (group * vectors + first) * S::kLanes, scale};
+        const ConvTarget at{y, other, group * per_group + first * S::kLanes, per_group - first * S::kLanes,
+                            p_.groups == 1};
+        switch (now) {
+          case 1: positions<1>(block, at); break;
+          case 2: positions<2>(block, at); break;
+          case 3: positions<3>(block, at); break;
+          default: positions<4>(block, at);
+        }
+        w += segments_ * per_segment_ * now * K::kStep;
+      }
+  }
+
+  template <int V>
+  void positions(const Block& b, const ConvTarget& at) const {
+    const int64_t count = p_.at.out_count;
+    int64_t i = 0;
+    for (; i + kRows <= count; i += kRows) tile<kRows, V>(b, at, i);
+    const int64_t left = count - i;
+    if (left == 0) return;
+    if (left == 1) return tile<1, V>(b, at, i);
+    if (left == 2) return tile<2, V>(b, at, i);
+    if constexpr (kRows > 3) {
+      if (left == 3) return tile<3, V>(b, at, i);
+      if (count >= kRows) return tile<kRows, V>(b, at, count - kRows);
+      tile<3, V>(b, at, i);
+      tile<3, V>(b, at, count - 3);
+    }
+  }
+
+  template <int R, int V>
+  void tile(const Block& b, const ConvTarget& to, int64_t position) const {
+    constexpr int kFit = S::kRegisters * 5 / 8 / (R * V), C = kFit < 1 ? 1 : kFit > 4 ? 4 : kFit;
+    typename K::Sum acc[C][R][V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      const typename K::Sum start = K::start(p_, b.numbers + v * S::kLanes);
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r) {
+        acc[0][r][v] = start;
+#pragma GCC unroll 4
+        for (int c = 1; c < C; ++c) acc[c][r][v] = K::zero();
+      }
+    }
+    const char* base[R];
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) base[r] = b.image + offset_[position + r];
+    const char* w = b.w;
+    const int64_t segments = segments_, groups = per_segment_;
+    for (int64_t s = 0; s < segments; ++s) {
+      const int64_t delta = b.delta[s];
+      const auto step = [&](int c, int64_t g) __attribute__((always_inline)) {
+        typename K::X in[R];
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r) in[r] = K::x(base[r] + delta, g);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) {
+          const typename K::W weight = K::w(w + v * K::kStep);
+#pragma GCC unroll 6
+          for (int r = 0; r < R; ++r) acc[c][r][v] = K::dot(acc[c][r][v], in[r], weight);
+        }
+        w += V * K::kStep;
+      };
+      int64_t g = 0;
+      for (; g + C <= groups; g += C) {
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) step(c, g + c);
+      }
+      for (; g < groups; ++g) step(0, g);
+    }
+    F t[R][V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      F multiplier = S::set(0.0f), offset = S::set(0.0f);
+      if constexpr (K::kElement == 1) {
+        multiplier = S::load(p_.multiplier + b.numbers + v * S::kLanes);
+        if (p_.dynamic) multiplier = S::mul(multiplier, S::set(b.scale));
+        offset = S::load(p_.offset + b.numbers + v * S::kLanes);
+      }
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r) {
+        typename K::Sum sum = acc[0][r][v];
+#pragma GCC unroll 4
+        for (int c = 1; c < C; ++c) sum = K::add(sum, acc[c][r][v]);
+        t[r][v] = K::number(sum, multiplier, offset);
+      }
+    }
+    const ConvTarget at{to.y + position * p_.y.pitch, to.other ? to.other + position * p_.other.pitch : nullptr,
+                        to.column, to.left, to.spills};
+    conv_finish<S, R, V>(p_, t, at);
+  }
+
+  void pack(const StageSpec& spec, bool joined, int64_t length) {
+    const int64_t channels = p_.c / p_.groups, taps = p_.at.taps, width = p_.at.kernel.x, per_group = p_.n / p_.groups;
+    const int64_t vectors = (per_group + S::kLanes - 1) / S::kLanes;
+    using Weight = typename K::Weight;
+    const Weight* given = K::weights(spec.attrs, p_.n * channels * taps);
+    const int64_t bytes = p_.groups * segments_ * per_segment_ * vectors * K::kStep;
+    Weight* to = static_cast<Weight*>(spec.arena->take(static_cast<size_t>(bytes)));
+    weights_ = reinterpret_cast<const char*>(to);
+    for (int64_t group = 0; group < p_.groups; ++group)
+      for (int64_t first = 0; first < vectors; first += 4) {
+        const int64_t columns = (vectors - first < 4 ? vectors - first : 4) * S::kLanes;
+        for (int64_t s = 0; s < segments_; ++s)
+          for (int64_t g = 0; g < per_segment_; ++g)
+            for (int64_t column = first * S::kLanes; column < first * S::kLanes + columns; ++column)
+              for (int64_t e = g * K::kGroup; e < (g + 1) * K::kGroup; ++e, ++to) {
+                if (e >= length || column >= per_group) continue;
+                const int64_t tap = joined ? s * width + e / channels : s;
+                *to = given[((group * per_group + column) * channels + (joined ? e % channels : e)) * taps + tap];
+              }
+      }
+  }
+
+  ConvLayer p_;
+  Canvas canvas_;
+  bool direct_;
+  int64_t segments_, per_segment_;
+  const char* weights_;
+  const int32_t *delta_, *offset_;
+};
+
+static const char* conv_reject(const Attrs& attrs) {
+  if (attrs.text_is("weight_dtype", "float32") || attrs.text_is("weight_dtype", "int8")) return nullptr;
+  return "takes float32 and int8 weights";
+}
+
+template <class S>
+Stage* create_conv(const StageSpec& spec) {
+  if (is_depthwise(spec)) {
+#if defined(__AVX512VNNI__)
+    if (interleaves(spec)) return new InterleavedStage<S>(spec);
+#endif
+    return new DepthwiseStage<S>(spec);
+  }
+  if (spec.attrs.dtype("weight") == RTA_FLOAT32) return new ConvStage<S, ConvFloat32>(spec);
+  return new ConvStage<S, ConvInt8>(spec);
+}
+
+template <class S>
+static void register_kernels() {
+  add_kernel(S::kIsa, "conv", "cpu", conv_reject, create_conv<S>);
+}
+
+}  // namespace rta

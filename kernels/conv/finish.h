@@ -1,0 +1,87 @@
+// The end of a block of sums: residual, activation, rounding to int8, and the write to y.
+#pragma once
+
+#include "layer.h"
+#include "store_bytes.h"
+
+namespace rta {
+
+// Where a block goes: R rows of y, V vectors from `column` on, of which `left` columns exist. spills: whole vectors may
+// be written past them, because what lies there is padding or is written later.
+struct ConvTarget {
+  char* y;
+  const char* other;
+  int64_t column, left;
+  bool spills;
+};
+
+template <class S, int V>
+static inline void write_bytes(uint8_t* to, const typename S::I (&v)[V], int32_t zero, int32_t low,
+                               const ConvTarget& at) {
+  if (at.spills || at.left >= V * S::kLanes) return store_bytes<S, V>(to, v, zero, low);
+  alignas(64) uint8_t bytes[V * S::kLanes];
+  store_bytes<S, V>(bytes, v, zero, low);
+  for (int i = 0; i < at.left; ++i) to[i] = bytes[i];
+}
+
+template <class S, int R, int V>
+static inline void conv_finish(const ConvLayer& p, typename S::F (&t)[R][V], const ConvTarget& at) {
+  using F = typename S::F;
+  using I = typename S::I;
+  const int64_t pitch = p.y.pitch;
+  if (p.int8_out && p.bounded) {
+    const int32_t zero = p.y_zero, low = p.y_low;
+    for (int r = 0; r < R; ++r) {
+      I v[V];
+#pragma GCC unroll 4
+      for (int i = 0; i < V; ++i) v[i] = S::to_int(t[r][i]);
+      write_bytes<S, V>(reinterpret_cast<uint8_t*>(at.y + r * pitch) + at.column, v, zero, low, at);
+    }
+    return;
+  }
+  if (at.other) {
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) {
+        const float* from = reinterpret_cast<const float*>(at.other + r * p.other.pitch) + at.column + v * S::kLanes;
+        const int64_t n = at.left - v * S::kLanes;
+        if (n <= 0) break;  // of the columns, none is in this vector
+        t[r][v] = S::add(t[r][v], n >= S::kLanes ? S::load(from) : S::load_n(from, static_cast<int>(n)));
+      }
+  }
+  if (p.activation == Activation::kRelu) {
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) t[r][v] = S::max(S::set(0.0f), t[r][v]);
+  } else if (p.activation == Activation::kLeakyRelu) {
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) t[r][v] = activate<S>(Activation::kLeakyRelu, p.parameter, t[r][v]);
+  } else if (p.activation != Activation::kNone) {
+    alignas(64) float values[R * V * S::kLanes];
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) S::store(values + (r * V + v) * S::kLanes, t[r][v]);
+    activate_in_place<S>(p.activation, p.parameter, values, R * V);
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) t[r][v] = S::load(values + (r * V + v) * S::kLanes);
+  }
+  if (p.int8_out) {
+    const F low = S::set(-512.0f), high = S::set(512.0f), inverse = S::set(p.scales_last ? p.y_inv_scale : 1.0f);
+    const int32_t zero = p.y_zero;
+    for (int r = 0; r < R; ++r) {
+      I v[V];
+#pragma GCC unroll 4
+      for (int i = 0; i < V; ++i) v[i] = S::to_int(S::max(low, S::min(high, S::mul(t[r][i], inverse))));
+      write_bytes<S, V>(reinterpret_cast<uint8_t*>(at.y + r * pitch) + at.column, v, zero, 0, at);
+    }
+    return;
+  }
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < V; ++v) {
+      float* to = reinterpret_cast<float*>(at.y + r * pitch) + at.column + v * S::kLanes;
+      const int64_t n = at.left - v * S::kLanes;
+      if (n >= S::kLanes)
+        S::store(to, t[r][v]);
+      else
+        S::store_n(to, t[r][v], static_cast<int>(n));
+    }
+}
+
+}  // namespace rta

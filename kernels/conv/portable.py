@@ -1,0 +1,86 @@
+"""Conv in plain torch: torch's own convolution, in float64 for int8, where every sum is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rtaccel.core.registry import Impl, Prepared, register_impl
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._shared.geometry import Geometry
+from rtaccel.kernels.conv import contract
+
+
+def supports(problem: Problem) -> str | None:
+    if problem.weight_dtype in ("float32", "int8"):
+        return None
+    return f"has no form for {problem.weight_dtype} weights"
+
+
+def prepare(stage: Stage, problem: Problem) -> Prepared:
+    low = contract.lower(stage)
+    int8 = low["weight"].dtype == torch.int8
+    weight = low["weight"].double() if int8 else low["weight"]
+    window = _ring(stage, int8) if contract.is_stream(stage) else _image(stage)
+    width = contract.channels(stage)
+
+    def call(x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+        other = given[-1] if low["residual"] else None
+        rows, scale = contract.quantised(stage, x) if int8 else (x.reshape(x.shape[0], -1, width), None)
+        image, geometry, states = window(rows, given)
+        pixels = image(rows.double() - low["x_zero_point"] if int8 else rows)
+        sums = torch.nn.functional.conv2d(
+            pixels, weight, None, geometry.stride, 0, geometry.dilation, low["groups"]
+        )
+        t = geometry.rows(sums)
+        if int8:
+            t = t.float() * (low["multiplier"] if scale is None else low["multiplier"] * scale) + low["offset"]
+        else:
+            t = t + low["bias"]
+        return (contract.finish(stage, low, t, other), *states)
+
+    return call
+
+
+Window = Callable[
+    [Tensor, tuple[Tensor, ...]], tuple[Callable[[Tensor], Tensor], Geometry, tuple[Tensor, ...]]
+]
+
+
+def _image(stage: Stage) -> Window:
+    geometry = Geometry.of(stage)
+    geometry.index("conv")  # refuses in_steps that lack a position
+
+    def window(rows: Tensor, given: tuple[Tensor, ...]) -> tuple[Callable[[Tensor], Tensor], Geometry, tuple[Tensor, ...]]:
+        return geometry.image, geometry, ()
+
+    return window
+
+
+def _ring(stage: Stage, int8: bool) -> Window:
+    """The columns in the order of time, as an image of one window. Counts the calls, as a native plan does."""
+    k, dilation = stage.attrs["kernel"][1], stage.attrs.get("dilation", (1, 1))[1]
+    rows_of_ring = (k - 1) * dilation + 1
+    geometry = Geometry((1, rows_of_ring), (1, k), (1, 1), (0, 0), (1, dilation), (1, 1))
+    tick = 0
+
+    def window(rows: Tensor, given: tuple[Tensor, ...]) -> tuple[Callable[[Tensor], Tensor], Geometry, tuple[Tensor, ...]]:
+        nonlocal tick
+        ring = given[0].reshape(rows.shape[0], rows_of_ring, -1).clone()
+        ring[:, tick % rows_of_ring] = rows[:, 0].to(ring.dtype)
+        tick += 1
+        newest_last = torch.roll(ring, -(tick % rows_of_ring), 1)
+        zero = contract.lower(stage)["x_zero_point"] if int8 else 0
+
+        def image(_: Tensor) -> Tensor:
+            pixels = newest_last.double() - zero if int8 else newest_last
+            return pixels.transpose(1, 2)[:, :, None]
+
+        return image, geometry, (ring.reshape(given[0].shape),)
+
+    return window
+
+
+register_impl(Impl("conv", "portable_torch", "portable", 0, supports, prepare))

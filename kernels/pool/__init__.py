@@ -1,0 +1,1 @@
+"""Average and maximum over windows of a sequence or an image; see contract.py."""
