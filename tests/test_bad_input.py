@@ -204,7 +204,6 @@ def test_options_that_are_not_there() -> None:
         ({"backend": "tpu"}, rt.BackendUnavailable, "cpu.*portable"),
         ({"device": "cuda"}, rt.BackendUnavailable, "GPU"),
         ({"device": "toaster"}, rt.BackendUnavailable, "toaster"),
-        ({"threads": 4}, rt.UnsupportedProblem, "threads"),
         ({"sparsity": "2:4"}, rt.UnsupportedProblem, "2:4"),
         ({"mode": "persistent"}, rt.UnsupportedProblem, "persistent"),
         ({"max_batch": 0}, rt.ShapeError, "max_batch"),
