@@ -211,6 +211,32 @@ class ConvStage final : public Stage {
       }
       for (; g < groups; ++g) step(0, g);
     }
+#pragma GCC unroll 4
+    for (int c = 1; c < C; ++c)
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[0][r][v] = K::add(acc[0][r][v], acc[c][r][v]);
+    char* y = to.y + position * p_.y.pitch;
+    if constexpr (K::kElement == 1) {
+      if (p_.int8_out && p_.bounded && (to.spills || to.left >= V * S::kLanes)) {
+        const int64_t pitch = p_.y.pitch;
+        const int32_t zero = p_.y_zero, low = p_.y_low;
+        const float *multiplier = p_.multiplier + b.numbers, *offset = p_.offset + b.numbers;
+        uint8_t* at = reinterpret_cast<uint8_t*>(y) + to.column;
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r) {
+          typename S::I q[V];
+#pragma GCC unroll 4
+          for (int v = 0; v < V; ++v)
+            q[v] = S::to_int(K::number(acc[0][r][v], S::load(multiplier + v * S::kLanes), S::load(offset + v * S::kLanes)));
+          store_bytes<S, V>(at + r * pitch, q, zero, low);
+        }
+        return;
+      }
+    } else if (p_.plain && to.left >= V * S::kLanes) {
+      return finish_floats<S, R, V>(acc[0], y + to.column * 4, p_.y.pitch, p_.activation == Activation::kRelu);
+    }
     F t[R][V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
@@ -221,14 +247,9 @@ class ConvStage final : public Stage {
         offset = S::load(p_.offset + b.numbers + v * S::kLanes);
       }
 #pragma GCC unroll 6
-      for (int r = 0; r < R; ++r) {
-        typename K::Sum sum = acc[0][r][v];
-#pragma GCC unroll 4
-        for (int c = 1; c < C; ++c) sum = K::add(sum, acc[c][r][v]);
-        t[r][v] = K::number(sum, multiplier, offset);
-      }
+      for (int r = 0; r < R; ++r) t[r][v] = K::number(acc[0][r][v], multiplier, offset);
     }
-    const ConvTarget at{to.y + position * p_.y.pitch, to.other ? to.other + position * p_.other.pitch : nullptr,
+    const ConvTarget at{y, to.other ? to.other + position * p_.other.pitch : nullptr,
                         to.column, to.left, to.spills};
     conv_finish<S, R, V>(p_, t, at);
   }

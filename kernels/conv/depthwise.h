@@ -154,7 +154,10 @@ class DepthwiseStage final : public Stage {
         for (int r = 0; r < R; ++r) t[r][v] = S::add(S::mul(t[r][v], multiplier), offset);
       }
     }
-    const ConvTarget at{to.y + position * p_.y.pitch, to.other ? to.other + position * p_.other.pitch : nullptr,
+    char* y = to.y + position * p_.y.pitch;
+    if (p_.plain && to.left >= V * S::kLanes)
+      return finish_floats<S, R, V>(t, y + to.column * 4, p_.y.pitch, p_.activation == Activation::kRelu);
+    const ConvTarget at{y, to.other ? to.other + position * p_.other.pitch : nullptr,
                         to.column, to.left, to.spills};
     conv_finish<S, R, V>(p_, t, at);
   }

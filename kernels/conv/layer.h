@@ -36,6 +36,7 @@ struct ConvLayer {
   float parameter;
   bool int8_out;
   bool bounded;      // |t| < 2^21 whatever x holds, and nothing but a ReLU lies between t and the rounding
+  bool plain;        // float32 y, and nothing but a ReLU between t and it
   bool scales_last;  // y_inv_scale is not 1
   float y_inv_scale;
   int32_t y_zero, y_low;  // zero point + 128; the least byte: y_zero after a ReLU
