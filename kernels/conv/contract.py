@@ -297,7 +297,9 @@ def packed_bytes(stage: Stage) -> int:
     columns = (weight.shape[0] + 63) // 64 * 64
     general = groups * per_group * taps * channels * weight.element_size()
     steps = sum(v.steps for v in (*stage.inputs, *stage.outputs))
-    return general + columns * (4 * taps + 64) + 16 * groups * per_group + 16 * (steps + taps) + 4096
+    size = stage.attrs.get("in_size", (1, 1))
+    tables = 16 * (steps + size[0] * size[1]) + 4 * (stage.outputs[0].steps + 4) * taps
+    return general + columns * (4 * taps + 64) + 16 * groups * per_group + tables + 4096
 
 
 OPERATOR = register_operator(
