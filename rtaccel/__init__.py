@@ -19,7 +19,11 @@ _HOME = {
     "Latency": "rtaccel.measure.latency",
     "Budget": "rtaccel.measure.budget",
     "Float32": "rtaccel.core.scheme",
+    "BFloat16": "rtaccel.core.scheme",
     "W8A8": "rtaccel.core.scheme",
+    "W8A16": "rtaccel.core.scheme",
+    "W4A8": "rtaccel.core.scheme",
+    "W4A16": "rtaccel.core.scheme",
     "RtaccelError": "rtaccel.core.errors",
     "UnsupportedProblem": "rtaccel.core.errors",
     "ShapeError": "rtaccel.core.errors",
@@ -45,7 +49,7 @@ if TYPE_CHECKING:
         ShapeError,
         UnsupportedProblem,
     )
-    from rtaccel.core.scheme import W8A8, Float32
+    from rtaccel.core.scheme import W4A8, W4A16, W8A8, W8A16, BFloat16, Float32
     from rtaccel.measure.budget import Budget
     from rtaccel.measure.latency import Latency, measure
     from rtaccel.runtime.compiled import CompiledModel

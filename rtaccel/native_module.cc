@@ -152,7 +152,7 @@ class Plan {
 
   void finish(const std::vector<std::tuple<std::string, int, std::vector<int64_t>>>& inputs,
               const std::vector<std::tuple<std::string, int, std::vector<int64_t>>>& outputs, int64_t max_samples,
-              int64_t state_samples, int64_t memory) {
+              int64_t state_samples, int64_t memory, int threads) {
     for (const auto& [dtype, lead, trailing] : inputs) inputs_.push_back({dtype_of(dtype), lead, trailing});
     for (const auto& [dtype, lead, trailing] : outputs) outputs_.push_back({dtype_of(dtype), lead, trailing});
     for (const auto* specs : {&inputs_, &outputs_}) {
@@ -164,6 +164,7 @@ class Plan {
     }
     max_samples_ = max_samples;
     state_samples_ = state_samples;
+    if (threads != 1) checked(rta_plan_threads(plan_, threads));
     checked(rta_plan_finish(plan_, state_samples, memory));
   }
 
@@ -215,6 +216,7 @@ class Plan {
     return nb::tuple(all);
   }
 
+  // The GIL is held: two Python threads cannot be in one plan, and the plan's own threads need no GIL.
   void run_bound(const Pointers& p) const {
     if (rta_plan_run(plan_, p.in, p.out, p.rows) != 0) raise_refusal();
   }
@@ -232,6 +234,15 @@ class Plan {
     if (from.size() != rta_plan_state_bytes(plan_)) throw nb::value_error("the state of another plan");
     rta_plan_load_state(plan_, from.data());
   }
+  int64_t prefault() {
+    const int64_t bytes = rta_plan_prefault(plan_);
+    if (bytes < 0) throw std::runtime_error(rta_error());
+    return bytes;
+  }
+  void lock() { checked(rta_plan_lock(plan_)); }
+  int parts(int stage, int64_t samples) const { return rta_plan_parts(plan_, stage, samples); }
+  int running_threads() const { return rta_plan_running_threads(plan_); }
+  size_t state_bytes() const { return state_samples_ == 0 ? 0 : rta_plan_state_bytes(plan_); }
   size_t packed_bytes() const { return rta_plan_packed_bytes(plan_); }
   size_t scratch_bytes() const { return rta_plan_scratch_bytes(plan_); }
 
@@ -357,6 +368,7 @@ NB_MODULE(_native, m) {
   nb::set_leak_warnings(false);  // torch's compiler may hold plans until the interpreter is gone
   m.doc() = "Native core of rtaccel. Internal: use rtaccel.compile and rtaccel.nn.";
   m.def("abi_version", &rta_abi_version);
+  m.def("code_bytes", &rta_code_bytes);
   m.def("isa", [] { return std::string(rta_isa()); });
   m.def("kernels", &kernels, "(op, name, rank) of every kernel");
   m.def("reject", &reject, "reason why a kernel cannot compute a problem, or an empty string");
@@ -371,6 +383,11 @@ NB_MODULE(_native, m) {
       .def("reset", &Plan::reset, nb::arg("first"), nb::arg("count"))
       .def("save_state", &Plan::save_state)
       .def("load_state", &Plan::load_state)
+      .def("prefault", &Plan::prefault)
+      .def("lock", &Plan::lock)
+      .def("parts", &Plan::parts, nb::arg("stage"), nb::arg("samples"))
+      .def_prop_ro("running_threads", &Plan::running_threads)
+      .def_prop_ro("state_bytes", &Plan::state_bytes)
       .def_prop_ro("packed_bytes", &Plan::packed_bytes)
       .def_prop_ro("scratch_bytes", &Plan::scratch_bytes);
   nb::class_<Bound>(m, "Bound", "A compiled model bound to its tensors: call it to read and write them.")

@@ -18,8 +18,9 @@ import rtaccel as rt
 from rtaccel.formats.observe import RangeObserver
 from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.quantize import contract as quantize
-from rtaccel.nn import QuantLinear, linear_w8a8
-from rtaccel.nn.linear_w8a8 import MAX_K, LinearW8A8
+from rtaccel.nn import QuantLinear, packed
+from rtaccel.nn.linear_w8a8 import LinearW8A8
+from rtaccel.nn.numbers import MAX_K
 
 KINDS = ["static", "dynamic"]
 SIZES = [(1, 1), (16, 16), (3, 5), (31, 17), (128, 8), (65, 129), (257, 300)]
@@ -71,7 +72,7 @@ def test_portable_backend_gives_the_same_bits(kind: str, monkeypatch) -> None:
     inputs = [torch.randn(s) for s in ((24,), (3, 24), (2, 3, 24), (0, 24))] + [torch.randn(24, 3).t()]
     inputs[1][1, 5] = float("nan")
     want = [layer(x) for x in inputs]
-    monkeypatch.setattr(linear_w8a8, "plan_group", partial(linear_w8a8.plan_group, backend="portable"))
+    monkeypatch.setattr(packed, "plan_group", partial(packed.plan_group, backend="portable"))
     layer.repack()
     assert "portable" in layer.explain()
     assert all(same(layer(x), y) for x, y in zip(inputs, want))

@@ -12,7 +12,8 @@ gates in torch's order. Biases may be absent. Weights of another format than flo
 int8   the same names, int8 in -127..127, and <name>_scale [gates * H]
 int4   the same names, uint8 as rtaccel/formats/int4.py packs it, <name>_group_scale [gates * H, groups], attr group_size
 
-With both, x is int8 with a static Quant, or float32 and quantised row by row (contract of `quantize`, dynamic), and h is
+With both, x is int8 with a static Quant, or float32 and quantised first, as the contract of `quantize` has it: with the
+static attrs["x_scale"] and attrs["x_zero_point"] where they are there, else row by row (dynamic). h is
 int8 with the static scale attrs["h_scale"] (1/127 unless calibrated: |h| < 1) and zero point 0. The int8 h of a layer is
 the x of the next one.
 """
@@ -35,7 +36,6 @@ MAX_K = 65_536
 """Inputs and hidden units of a quantised layer: int32 sums cannot overflow up to there."""
 
 H_SCALE = 1 / 127
-FLOAT_ATTRS = ("h_scale",)
 SIZES = ("hidden", "layers", "directions", "time", "batch", "batch_first", "last_only")
 
 
@@ -148,14 +148,19 @@ def lower(stage: Stage, halved: tuple[bool, ...]) -> dict[str, Any]:
         if not 2.0**-20 < scale < 2.0**20:
             raise FormatError(stage.op, f"h_scale = {scale}", "a scale above 2^-20", "Calibrate it or leave it out.")
         low["h_inv_scale"] = int8.inverse_scale(Quant(scale, 0))
-        low["dynamic"] = int(x.quant is None)
-        low["x_zero_point"] = 0 if x.quant is None else x.quant.zero_point
+        quant = x.quant
+        if x.dtype == "float32" and "x_scale" in stage.attrs:
+            quant = Quant(float(stage.attrs["x_scale"]), int(stage.attrs["x_zero_point"]))
+        low["dynamic"] = int(quant is None)
+        low["x_inv_scale"] = int8.inverse_scale(quant) if quant and x.dtype == "float32" else 0.0
+        low["x_zero_point"] = quant.zero_point if quant else 0
         low["y_inv_scale"] = 1.0 if y.quant is None else int8.inverse_scale(y.quant)
         low["y_zero_point"] = 0 if y.quant is None else y.quant.zero_point
         low["group_size"] = int(stage.attrs.get("group_size", 0))
     for layer, _, suffix in geometry.suffixes():
         bias = [
-            stage.tensors.get(f"bias_{which}{suffix}", factor.new_zeros(gates * geometry.hidden)) for which in ("ih", "hh")
+            stage.tensors.get(f"bias_{which}{suffix}", factor.new_zeros(gates * geometry.hidden))
+            for which in ("ih", "hh")
         ]
         total = bias[0] + bias[1]
         if gates == 3:
@@ -169,7 +174,7 @@ def lower(stage: Stage, halved: tuple[bool, ...]) -> dict[str, Any]:
                 continue
             activation = _float32(scale)
             if which == "ih" and layer == 0:
-                activation = _float32(1.0 if x.quant is None else x.quant.scale)
+                activation = _float32(quant.scale if quant else 1.0)
             if low[name].dtype == torch.int8:
                 low[f"{name}_multiplier"] = stage.tensors[f"{name}_scale"] * activation * factor
             else:
@@ -206,7 +211,7 @@ def make_stage(
     bias: bool = True,
     seed: int = 0,
 ) -> Stage:
-    """A stage with random weights. form: "float32", or weights and x as "int8-static", "int8-dynamic"."""
+    """A stage with random weights. form: "float32", or weights with x as "int8-static", "int8-dynamic", "int8-own"."""
     g = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
     for layer, _, suffix in geometry.suffixes():
@@ -219,8 +224,8 @@ def make_stage(
             if bias:
                 tensors[f"bias_{which}{suffix}"] = torch.randn(gates * geometry.hidden, generator=g) * 0.3
     steps = geometry.time * geometry.batch
-    quant = Quant(0.021, int(torch.randint(-100, 100, (1,), generator=g))) if form.endswith("static") else None
-    x = Value("x", k, "int8" if quant else "float32", quant, steps)
+    quant = Quant(0.021, int(torch.randint(-100, 100, (1,), generator=g)))
+    x = Value("x", k, "int8", quant, steps) if form.endswith("static") else Value("x", k, steps=steps)
     y = Value(
         "y",
         geometry.directions * geometry.hidden,
@@ -233,6 +238,8 @@ def make_stage(
     attrs: dict[str, Any] = {name: getattr(geometry, name) for name in SIZES}
     if form != "float32":
         attrs["h_scale"] = H_SCALE
+    if form.endswith("own"):
+        attrs |= {"x_scale": quant.scale, "x_zero_point": quant.zero_point}
     return Stage(
         op,
         "case",
@@ -287,6 +294,6 @@ def cases(op: str, gates: int) -> Iterator[Case]:
     def spoil(x: Tensor, *states: Tensor) -> None:
         x[1, 2, 3], states[0][3, 0, 1], states[-1][4, 1, 0] = float("nan"), float("inf"), float("nan")
 
-    for form in ("float32", "int8-dynamic"):
+    for form in ("float32", "int8-dynamic", "int8-own"):
         stage = make_stage(op, gates, Geometry(21, layers=2, time=4), 6, form)
         yield case(6, stage, f"{form}-special", spoil)

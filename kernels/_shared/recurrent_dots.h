@@ -101,7 +101,7 @@ struct Int8Dot {
           sum += w[row * m.k + k];
           weights[((k / S::kGroup * G + g) * S::kLanes + lane) * S::kGroup + k % S::kGroup] = w[row * m.k + k];
         }
-        compensation[g * S::kLanes + lane] = -(128 + m.zero_point) * sum;
+        compensation[g * S::kLanes + lane] = -(S::kXOffset + m.zero_point) * sum;
         factors[g * S::kLanes + lane] = multiplier[row];
       }
   }

@@ -117,8 +117,9 @@ def quantised_run(low: dict, cell: Cell, x: Tensor, states: list[Tensor]) -> tup
     if low["dynamic"]:
         q, row_scale = dynamic(x.reshape(-1, x.shape[2]))
         x, row_scale = q.reshape(x.shape), row_scale.reshape(*x.shape[:2], 1)
-    else:
-        x = x.int() - low["x_zero_point"]
+    elif low["x_inv_scale"]:
+        x = to_int8(x.nan_to_num(), low["x_inv_scale"], low["x_zero_point"])
+    x = x.int() - low["x_zero_point"]
     after: list[list[Tensor]] = [[] for _ in states]
     y = torch.empty(0)
     for layer in range(geometry.layers):

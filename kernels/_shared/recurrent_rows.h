@@ -21,14 +21,15 @@ static inline bool all_finite(const float* x, int64_t width) {
   return S::sum_of(spoiled) == 0.0f;
 }
 
-// q = clamp(rint(x * inverse), -128, 127), as q + 128. to: a whole number of vectors. False where some x is not finite.
+// q = clamp(rint(x * inverse) + zero - 128, -128, 127), as q + 128. to: a whole number of vectors. False where some x is not finite.
 template <class S>
-static inline bool quantise_static(const float* x, int64_t width, uint8_t* to, float inverse) {
+static inline bool quantise_static(const float* x, int64_t width, uint8_t* to, float inverse,
+                                   int32_t zero = 128) {
   typename S::F spoiled = S::set(0.0f);
   const auto one = [&](typename S::F v, uint8_t* at) {
     spoiled = S::mul_add(v, S::set(0.0f), spoiled);
     const auto t = S::max(S::set(-512.0f), S::min(S::set(512.0f), S::mul(v, S::set(inverse))));
-    S::store_u8(at, S::add_int(S::to_int(t), S::set_int(128)));
+    S::store_u8(at, S::add_int(S::to_int(t), S::set_int(zero)));
   };
   int64_t i = 0;
   for (; i + S::kLanes <= width; i += S::kLanes) one(S::load(x + i), to + i);

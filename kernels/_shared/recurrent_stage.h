@@ -189,9 +189,9 @@ class RecurrentStage final : public Stage {
   RecurrentShape shape_;
   Port x_, y_, before_[2], after_[2];  // states: h, and c of an LSTM
   const char** weights_;               // [layer][direction]
-  bool dynamic_, int8_out_;
-  float h_inv_scale_, y_inv_scale_;
-  int32_t y_zero_;
+  bool dynamic_, own_input_, int8_out_;  // own: x is float32 and quantised here
+  float x_inv_scale_, h_inv_scale_, y_inv_scale_;
+  int32_t x_zero_, y_zero_;  // zero point + 128
   int64_t h_pitch_, carried_pitch_, sequence_pitch_, quantised_pitch_, part_pitch_, chunk_;
   size_t places_[9];
   const float* zeros_;
@@ -205,19 +205,23 @@ RecurrentStage<S, Cell, Dot>::RecurrentStage(const StageSpec& spec)
       before_{spec.in(1), spec.in(2)},
       after_{spec.out(1), spec.out(2)},
       dynamic_(false),
+      own_input_(false),
       int8_out_(spec.output(0).dtype == RTA_INT8),
+      x_inv_scale_(0.0f),
       h_inv_scale_(1.0f),
       y_inv_scale_(1.0f),
+      x_zero_(128),
       y_zero_(128) {
-  int32_t zero_point = 0;
   if constexpr (Dot::kQuantised) {
     dynamic_ = spec.attrs.integer("dynamic") != 0;
     h_inv_scale_ = static_cast<float>(spec.attrs.real("h_inv_scale"));
     y_inv_scale_ = static_cast<float>(spec.attrs.real("y_inv_scale"));
     y_zero_ = static_cast<int32_t>(spec.attrs.integer("y_zero_point")) + 128;
-    zero_point = static_cast<int32_t>(spec.attrs.integer("x_zero_point"));
+    x_inv_scale_ = static_cast<float>(spec.attrs.real("x_inv_scale"));
+    x_zero_ = static_cast<int32_t>(spec.attrs.integer("x_zero_point")) + 128;
+    own_input_ = dynamic_ || x_inv_scale_ != 0.0f;
   }
-  if ((spec.input(0).dtype == RTA_INT8) == (dynamic_ || !Dot::kQuantised))
+  if ((spec.input(0).dtype == RTA_INT8) == (own_input_ || !Dot::kQuantised))
     fail("x has dtype %d, which does not go with these weights", spec.input(0).dtype);
   if (int8_out_ && !Dot::kQuantised) fail("float32 weights have no int8 output");
 
@@ -235,7 +239,7 @@ RecurrentStage<S, Cell, Dot>::RecurrentStage(const StageSpec& spec)
     if (G == 3) bias_n = spec.attrs.floats(recurrent_name("bias_n", layer, direction), shape_.hidden);
     for (int64_t unit = 0; unit < shape_.hidden; unit += S::kLanes, to += bytes) {
       Dot::pack({spec.attrs, "weight_hh", layer, direction, shape_.hidden, shape_.hidden, 0}, unit, to);
-      Dot::pack({spec.attrs, "weight_ih", layer, direction, shape_.hidden, k, layer ? 0 : zero_point}, unit,
+      Dot::pack({spec.attrs, "weight_ih", layer, direction, shape_.hidden, k, layer ? 0 : x_zero_ - 128}, unit,
                 to + h_side);
       float* biases = reinterpret_cast<float*>(to + h_side + x_side);
       for (int lane = 0; lane < S::kLanes && unit + lane < shape_.hidden; ++lane) {
@@ -260,7 +264,7 @@ RecurrentStage<S, Cell, Dot>::RecurrentStage(const StageSpec& spec)
   places_[1] = layout.take(n * h_pitch_);
   places_[2] = layout.take(many ? rows * sequence_pitch_ : 0);
   places_[3] = layout.take(shape_.layers > 2 ? rows * sequence_pitch_ : 0);
-  places_[4] = layout.take(dynamic_ ? rows * quantised_pitch_ : 0);
+  places_[4] = layout.take(own_input_ ? rows * quantised_pitch_ : 0);
   places_[5] = layout.take(n * carried_pitch_);
   places_[6] = layout.take(dynamic_ ? rows * 4 : 0);
   places_[7] = layout.take(shape_.time > 1 ? chunk_ * n * part_pitch_ * 4 : 0);
@@ -276,15 +280,17 @@ typename RecurrentStage<S, Cell, Dot>::Sequence RecurrentStage<S, Cell, Dot>::fi
                                                                                           int64_t streams) const {
   if constexpr (Dot::kQuantised)
     for (int64_t n = 0; n < streams; ++n) memory.bad[n] = 0;
-  if (!dynamic_) return {x_.row(run, 0), shape_.x_row, nullptr, shape_.x_step * x_.pitch, x_.pitch};
+  if (!own_input_) return {x_.row(run, 0), shape_.x_row, nullptr, shape_.x_step * x_.pitch, x_.pitch};
   for (int64_t t = 0; t < shape_.time; ++t)
     for (int64_t n = 0; n < streams; ++n) {
       const float* x = reinterpret_cast<const float*>(x_.row(run, shape_.x_row[n] + t * shape_.x_step));
       const int64_t row = t * streams + n;
       uint8_t* q = reinterpret_cast<uint8_t*>(memory.quantised + row * quantised_pitch_);
-      memory.bad[n] |= !quantise_dynamic<S>(x, shape_.inputs, q, memory.scales + row);
+      const bool finite = dynamic_ ? quantise_dynamic<S>(x, shape_.inputs, q, memory.scales + row)
+                                   : quantise_static<S>(x, shape_.inputs, q, x_inv_scale_, x_zero_);
+      memory.bad[n] |= !finite;
     }
-  return {memory.quantised, nullptr, memory.scales, streams * quantised_pitch_, quantised_pitch_};
+  return {memory.quantised, nullptr, dynamic_ ? memory.scales : nullptr, streams * quantised_pitch_, quantised_pitch_};
 }
 
 // h of the moment before the first, as the products read it.

@@ -3,7 +3,7 @@
  * A plan is a list of stages over values. A value holds, for each sample of the batch (any number of them), `steps`
  * rows of a fixed width: positions of an image, moments of a window; one where there is no such axis.
  * Build once: create, values, stages, finish. Then run: no allocation, no lookup, no lock.
- * A plan owns its packed weights, its scratch and its state, so one thread runs it at a time; make one per thread.
+ * A plan owns its packed weights, its scratch and its state, so one thread calls it at a time; make one per thread.
  *
  * Functions that return int give 0 for success and -1 for failure; rta_error() then holds the reason.
  */
@@ -64,6 +64,10 @@ void rta_plan_destroy(rta_plan* plan);
 int rta_plan_value(rta_plan* plan, rta_dtype dtype, int64_t steps, int64_t width, rta_role role);
 int rta_plan_stage(rta_plan* plan, const char* op, const char* kernel, const int* inputs, int input_count,
                    const int* outputs, int output_count, const rta_attr* attrs, int attr_count);
+/* Lets a plan use `threads` threads, the calling one included: 1 to 32, and at most as many as there are cores that this
+ * thread may run on. Before rta_plan_finish, which makes the others where they can pay. Results are the same bits for
+ * any number. A forked child runs such a plan on one thread until rta_plan_prefault makes new ones there. */
+int rta_plan_threads(rta_plan* plan, int threads);
 /* state_samples: for how many samples states are held, 0 for a plan without states. memory: for how many calls a sample
  * that int8 cannot hold (NaN, infinity) lives on in its states, -1 for ever; its float outputs are NaN that long. */
 int rta_plan_finish(rta_plan* plan, int64_t state_samples, int64_t memory);
@@ -80,8 +84,21 @@ size_t rta_plan_state_bytes(const rta_plan* plan);
 void rta_plan_save_state(const rta_plan* plan, void* to);
 void rta_plan_load_state(rta_plan* plan, const void* from);
 
+/* Into how many parts a call with so many samples cuts stage number `stage`, or with stage -1 the batch. A call that
+ * comes alone, with the threads asleep, is cut only where that makes up for waking them. */
+int rta_plan_parts(const rta_plan* plan, int stage, int64_t samples);
+/* Threads that stand by, the calling one included: 1 where no call would use more, or after fork(). */
+int rta_plan_running_threads(const rta_plan* plan);
+
+/* Makes all memory of a finished plan resident, the way a call uses it, as after fork() or swapping; makes threads that
+ * fork() took away; gives threads the scheduling policy and priority of this one. Bytes that are resident, or -1. */
+int64_t rta_plan_prefault(rta_plan* plan);
+/* Keeps that memory resident (mlock). 0, or -1 where the system does not allow it. fork() does not hand it on. */
+int rta_plan_lock(rta_plan* plan);
+
 size_t rta_plan_packed_bytes(const rta_plan* plan);
-size_t rta_plan_scratch_bytes(const rta_plan* plan);
+size_t rta_plan_scratch_bytes(const rta_plan* plan); /* states included */
+size_t rta_code_bytes(void);                         /* machine code of the core, shared by all plans */
 
 #ifdef __cplusplus
 }

@@ -47,6 +47,9 @@ class Arena {
   Arena& operator=(const Arena&) = delete;
   void* take(size_t bytes);  // 64-byte aligned, zeroed
   size_t used() const { return used_; }
+  // Makes every page in use resident, and writable without a fault where asked for. Bytes of these pages.
+  size_t populate(bool write);
+  bool lock();  // in memory, for good; false with errno where the system does not allow it
 
  private:
   char* base_;
@@ -71,6 +74,8 @@ struct Run {
   float* poison;    // by sample: 0, or NaN once an input that int8 cannot hold was seen
   char* scratch;    // as many bytes as the stage asked for, 64-byte aligned; holds anything
   int64_t tick;     // calls since the plan was made: where a ring buffer stands
+  int part = 0;     // this call computes part `part` of `parts`: all of them at once, each on a thread of its own
+  int parts = 1;
 };
 
 constexpr int64_t kBlockRows = 32;  // samples of a block have about as many rows together
@@ -110,6 +115,13 @@ class Stage {
   virtual ~Stage();
   virtual void run(const Run& run) const = 0;
   virtual bool marks_samples() const;  // may set Run::poison; false unless overridden
+  // Into how many parts `run` may be cut for so many samples: 1 unless overridden. Run::parts is at most that. Parts
+  // write different cache lines, have scratch of their own, and leave the same bits however many they are. A stage
+  // that marks samples is not cut.
+  virtual int parts(int64_t samples) const;
+  // Estimate in ns, rather low than high, of `run` on one thread; 0 unless overridden. What it takes to read packed
+  // weights and values once is known without. Decides whether threads pay.
+  virtual int64_t cost_ns(int64_t samples) const;
   // Looks at inputs of the plan before anything is computed. nullptr, or why they cannot be: the call is refused.
   virtual const char* check(const Run& run) const;
   virtual bool checks() const;  // whether `check` does anything; false unless overridden

@@ -112,7 +112,9 @@ def take_apart(stage: Stage, low: Mapping[str, Any], inputs: tuple[Tensor, ...])
     if "mask_rows" in low:
         given = low["mask"].reshape(1, -1) if "mask" in low else inputs[3]
         rows, per_head = low["mask_rows"], low["mask_rows"] > max(t, 1)
-        mask = given.reshape(given.shape[0], low["heads"] if per_head else 1, -1 if rows > 1 else 1, stage.inputs[1].steps)
+        mask = given.reshape(
+            given.shape[0], low["heads"] if per_head else 1, -1 if rows > 1 else 1, stage.inputs[1].steps
+        )
     if low["causal"]:
         later = torch.ones(t, stage.inputs[1].steps, dtype=torch.bool).triu(1)
         causal = torch.zeros(later.shape).masked_fill(later, float("-inf"))

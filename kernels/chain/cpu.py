@@ -80,14 +80,16 @@ def build(
     outputs: Sequence[Port],
     max_rows: int = 0,
     states: States | None = None,
+    threads: int = 1,
 ) -> native.Plan:
     """One native plan of (stage, kernel name) pairs. max_rows: a limit on samples of a call, 0 for none.
+    threads: how many a call may use where that pays, the calling one included.
 
     Raises UnsupportedProblem with the reason where the core does not take it.
     """
     _connect()
     try:
-        return _build(stages, inputs, outputs, max_rows, states or States())
+        return _build(stages, inputs, outputs, max_rows, states or States(), threads)
     except RuntimeError as error:
         what = ", ".join(f"{stage.name} ({stage.op})" for stage, _ in stages)
         raise UnsupportedProblem(
@@ -96,7 +98,12 @@ def build(
 
 
 def _build(
-    stages: Sequence[tuple[Stage, str]], inputs: Sequence[Port], outputs: Sequence[Port], max_rows: int, states: States
+    stages: Sequence[tuple[Stage, str]],
+    inputs: Sequence[Port],
+    outputs: Sequence[Port],
+    max_rows: int,
+    states: States,
+    threads: int,
 ) -> native.Plan:
     plan = native.Plan(sum(_packed_bound(stage) for stage, _ in stages))
     ids: dict[str, int] = {}
@@ -117,6 +124,7 @@ def _build(
         max_rows,
         states.samples,
         states.memory,
+        threads,
     )
     return plan
 
@@ -124,7 +132,9 @@ def _build(
 def _supports(op: str, name: str, problem: Problem) -> str | None:
     if problem.device != "cpu":
         return f"runs on the CPU, not on {problem.device}"
-    attrs = {} if problem.weight_dtype is None else {"weight_dtype": problem.weight_dtype}
+    attrs = {"input_dtype": problem.in_dtypes[0]}
+    if problem.weight_dtype is not None:
+        attrs["weight_dtype"] = problem.weight_dtype
     return native.reject(op, name, attrs) or None
 
 

@@ -71,7 +71,7 @@ def cases() -> Iterator[Case]:
 
 def cost(problem: Problem) -> Cost:
     m, c = problem.matrix_rows, problem.out_widths[0]
-    return Cost(bytes=m * (8 + c * ((5 if problem.weight_dtype == "int8" else 8))), flops=m * c)
+    return Cost(bytes=m * (8 + c * (5 if problem.weight_dtype == "int8" else 8)), flops=m * c)
 
 
 OPERATOR = register_operator(

@@ -15,10 +15,13 @@ tensor (static), or a scale per row in a second input `row_scale [M, 1]` (dynami
 `lower` computes multiplier, offset and y_inv_scale once, in torch, so that every backend multiplies by
 the same bits. For none, relu and leaky_relu the output scale is folded in and y_inv_scale is 1.
 With dynamic rows the multiplier of row m is float32(multiplier[n] * row_scale[m]).
+
+bfloat16 and int4 weights, and int8 weights with float32 activations: contract_weights.py.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -30,6 +33,7 @@ from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_oper
 from rtaccel.core.stage import Problem, Quant, Stage, Value
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._shared import activations
+from rtaccel.kernels.linear import contract_weights
 
 MAX_K = 65_536
 """|acc| <= K * 255 * 127 stays below 2^31 up to K = 66,311; the bound is the next lower power of two."""
@@ -38,12 +42,14 @@ MAX_K = 65_536
 def lower(stage: Stage) -> Mapping[str, Any]:
     """The shared numbers: for float32 weights none; for int8 multiplier, offset, compensation, scales."""
     weight = stage.tensors["weight"]
-    n, k = weight.shape
+    n, k = weight.shape[0], stage.inputs[0].width
     bias = stage.tensors.get("bias")
-    common = {
+    common: dict[str, Any] = {
         "activation": stage.attrs.get("activation", "none"),
         "activation_parameter": float(stage.attrs.get("activation_parameter", 0.0)),
     }
+    if contract_weights.form(stage) is not None:
+        return contract_weights.lower(stage, common)
     if weight.dtype == torch.float32:
         return {**common, "weight": weight, "bias": weight.new_zeros(n) if bias is None else bias}
     if k > MAX_K:
@@ -90,6 +96,8 @@ def accumulate(x: Tensor, weight: Tensor, zero_point: int) -> Tensor:
 
 def reference(stage: Stage, x: Tensor, row_scale: Tensor | None = None) -> tuple[Tensor]:
     low = lower(stage)
+    if contract_weights.form(stage) is not None:
+        return contract_weights.reference(stage, low, x, row_scale)
     act, parameter = low["activation"], low["activation_parameter"]
     if low["weight"].dtype == torch.float32:
         t = x.double() @ low["weight"].double().T + low["bias"].double()
@@ -104,6 +112,8 @@ def reference(stage: Stage, x: Tensor, row_scale: Tensor | None = None) -> tuple
 
 def tolerance(stage: Stage, x: Tensor, row_scale: Tensor | None = None) -> Tolerance:
     """int8: exact but for a transcendental activation. float32: the bound of a sum of K products in any order."""
+    if contract_weights.form(stage) is not None:
+        return contract_weights.tolerance(stage, lower(stage), x, row_scale)
     act = stage.attrs.get("activation", "none")
     weight = stage.tensors["weight"]
     if weight.dtype == torch.float32:
@@ -125,9 +135,11 @@ def tolerance(stage: Stage, x: Tensor, row_scale: Tensor | None = None) -> Toler
 
 def cost(problem: Problem) -> Cost:
     k, n, m = problem.in_widths[0], problem.out_widths[0], problem.matrix_rows
-    size = {"float32": 4, "int8": 1}
-    moved = n * k * size[problem.weight_dtype or "float32"] + 8 * n
-    moved += m * k * size[problem.in_dtypes[0]] + m * n * size[problem.out_dtypes[0]]
+    size: dict[str, float] = {"float32": 4, "int8": 1, "bfloat16": 2, "uint8": 0.5}
+    moved = math.ceil(n * k * size[problem.weight_dtype or "float32"]) + 8 * n
+    if problem.weight_dtype == "uint8":
+        moved += 2 * n * math.ceil(k / int(problem.attrs["group_size"]))
+    moved += int(m * k * size[problem.in_dtypes[0]] + m * n * size[problem.out_dtypes[0]])
     return Cost(bytes=moved, flops=2 * m * n * k)
 
 
@@ -168,7 +180,7 @@ def _case(rows: int, stage: Stage, label: str) -> Case:
 def cases() -> Iterator[Case]:
     sizes: Iterable[tuple[int, int, int]] = (
         (1, 1, 1), (1, 16, 16), (2, 5, 3), (3, 17, 31), (1, 8, 128), (4, 128, 128), (5, 129, 65), (7, 33, 130), (1, 300, 257),
-        (13, 70, 100), (16, 64, 64), (31, 129, 66), (70, 97, 63),
+        (13, 70, 100), (16, 64, 64), (31, 129, 66), (9, 85, 205), (70, 97, 63),
     )  # fmt: skip
     for rows, n, k in sizes:
         yield _case(rows, make_stage(k, n, "float32"), "f32")
@@ -185,6 +197,8 @@ def cases() -> Iterator[Case]:
         yield _case(3, make_stage(37, 45, "static", act, parameter, out="int8"), "static")
         yield _case(19, make_stage(37, 45, "dynamic", act, parameter), "dynamic")
         yield _case(19, make_stage(37, 45, "static", act, parameter, out="int8"), "static")
+    for rows, stage, label in contract_weights.stages():
+        yield _case(rows, stage, label)
 
 
 OPERATOR = register_operator(

@@ -1,16 +1,16 @@
-// W8A8 linear with the tile registers of AMX, from kFewestRows rows on; fewer rows take the kernel of AVX-512 VNNI on the
-// same packed weights. A tile of packed weights is [k / 4][vector][16 outputs][4 k], and an operand of TDPBUSD is 16 rows
-// of [16 outputs][4 k]: a tile load whose pitch is that of k / 4. Only the end of K differs: packed tiles are filled up
+// W8A8 linear with the tile registers of AMX; few rows and small layers take the kernel of AVX-512 VNNI on the same
+// packed weights. A tile of packed weights is [k / 4][vector][16 outputs][4 k], and an operand of TDPBUSD is 16 rows of
+// [16 outputs][4 k]: a tile load whose pitch is that of k / 4. Only the end of K differs: packed tiles are filled up
 // with zeros to 64 k, so that whatever lies behind a row of x, up to its pitch, is multiplied by zero.
 //
-// Up to 16 rows, a block is one tile of x by four of weights, so that 4 KiB of weights pass in one piece. From 17 on it is
-// two by two, where each load serves two products. Sums start from the compensation, loaded with pitch 0 into every row.
-// The outputs of a block are computed behind the products of the next one, while those still run: sums that are read back
-// right after a tile store wait for it, which costs a third of the time at 16 rows.
+// Up to 16 rows, a block is one tile of x by four of weights, so that 4 KiB of weights pass in one piece. From 17 on it
+// is two by two, where each load serves two products. Sums start from the compensation, loaded with pitch 0 into every
+// row. The outputs of a block are computed behind the products of the next one, while those still run: sums that are
+// read back right after a tile store wait for it, which costs a third of the time at 16 rows.
 //
 // Floors at 1024 x 1024 (Xeon with AMX at 3.4 GHz, 2026-11), the larger of two: TDPBUSD takes 16 clocks, and 18.6 where
-// its data is not all zero and changes, so 16 rows take 5.7 us (up to 4 rows 2.9); the weights pass from L2 in 5.8 us, once
-// for 32 rows.
+// its data is not all zero and changes, so 16 rows take 5.7 us (up to 4 rows 2.9); the weights pass from L2 in 5.8 us,
+// once for 32 rows.
 #include "amx.h"
 #include "linear/cpu_kernel.h"
 #include "simd_avx512vnni.h"
@@ -19,7 +19,9 @@ namespace rta {
 namespace {
 
 using S = Avx512Vnni;
-constexpr int64_t kFewestRows = 4;
+// Where tiles win (Xeon with AMX, 2026-11): from 3 rows on at 256 x 256 and above, from 7 at 128 x 128, from 20 at 64
+// x 64. They cost 0.1 us before the first product.
+constexpr int64_t kFewestRows = 3, kFewestProducts = 80'000;
 constexpr int64_t kMostRows = 2 * kTileRows;  // of one pass over the weights
 constexpr int kGroupsPerTile = kTileBytes / S::kGroup;
 constexpr int kMostSums = 2 * kTileRows * 2 * S::kLanes;  // of a block: 16 rows of 4 vectors or 32 of 2
@@ -139,21 +141,32 @@ class AmxStage final : public LinearStage<S, Int8> {
  public:
   explicit AmxStage(const StageSpec& spec) : LinearStage<S, Int8>(spec, kGroupsPerTile) {
     const int64_t pitch = layer_.x.pitch;
-    if (pitch % kTileBytes != 0) fail("linear: x has rows of %lld bytes, not whole tiles", static_cast<long long>(pitch));
+    if (pitch % kTileBytes != 0)
+      fail("linear: x has rows of %lld bytes, not whole tiles", static_cast<long long>(pitch));
+  }
+
+  int64_t cost_ns(int64_t samples) const override {
+    const int64_t rows = samples * layer_.x.steps;
+    if (!tiles_win(rows)) return LinearStage<S, Int8>::cost_ns(samples);
+    constexpr int64_t kProductsPerNs = 2900, kBytesPerNs = 170;  // 18.6 clocks a TDPBUSD; weights from L2
+    const int64_t products = rows * layer_.n * layer_.k / kProductsPerNs;
+    const int64_t weights = (rows + kMostRows - 1) / kMostRows * layer_.n * layer_.k / kBytesPerNs;
+    return products > weights ? products : weights;
   }
 
   void run(const Run& run) const override {
-    int64_t left = layer_.x.rows(run);
-    if (left < kFewestRows) return LinearStage<S, Int8>::run(run);
-    const char* scale = layer_.row_scale.exists() ? run.at[layer_.row_scale.id] : nullptr;
-    Rows rows{run.at[layer_.x.id], scale, run.at[layer_.y.id], 0};
+    if (!tiles_win(layer_.x.rows(run))) return LinearStage<S, Int8>::run(run);
+    const Share share = share_of(run, kTileRows);
+    int64_t left = share.row_end - share.row;
+    const char* scale = layer_.row_scale.exists() ? layer_.row_scale.row(run, share.row) : nullptr;
+    Rows rows{layer_.x.row(run, share.row), scale, layer_.y.row(run, share.row), 0};
     for (; left > 0; left -= rows.count) {
       const bool reshape = rows.count == 0 || left < kMostRows;
       rows.count = left < kMostRows ? left : kMostRows;
       if (rows.count <= kTileRows)
-        all_columns<Wide>(rows, reshape);
+        all_columns<Wide>(rows, share, reshape);
       else
-        all_columns<Square>(rows, reshape);
+        all_columns<Square>(rows, share, reshape);
       rows.x += rows.count * layer_.x.pitch;
       rows.y += rows.count * layer_.y.pitch;
       if (rows.scale) rows.scale += rows.count * layer_.row_scale.pitch;
@@ -162,9 +175,12 @@ class AmxStage final : public LinearStage<S, Int8> {
   }
 
  private:
-  // All blocks of some rows, from left to right. Only the last can be narrower than the shape.
+  bool tiles_win(int64_t rows) const { return rows >= kFewestRows && rows * layer_.k * layer_.n >= kFewestProducts; }
+
+  // All blocks of a part's tiles and of some of its rows, from left to right. Only the last can be narrower than the
+  // shape.
   template <class Shape>
-  void all_columns(const Rows& rows, bool reshape) const {
+  void all_columns(const Rows& rows, const Share& share, bool reshape) const {
     if (reshape) {
       TileShapes shapes;
       Shape::shape(shapes, rows.count);
@@ -174,7 +190,8 @@ class AmxStage final : public LinearStage<S, Int8> {
     alignas(64) int32_t sums[kMostSums];
     const int64_t vectors = (layer_.n + S::kLanes - 1) / S::kLanes;
     int64_t waiting = -1;  // column of the block whose sums are there and its outputs are not
-    for (int64_t first = 0; first < vectors; first += kWhole) {
+    const int64_t past = share.tile_end * S::kTileVectors, end = past < vectors ? past : vectors;
+    for (int64_t first = share.tile * S::kTileVectors; first < end; first += kWhole) {
       const int64_t tile = first / S::kTileVectors * S::kTileVectors;
       const int64_t width = vectors - tile < S::kTileVectors ? vectors - tile : S::kTileVectors;
       const int64_t column = first * S::kLanes;
@@ -229,7 +246,9 @@ class AmxStage final : public LinearStage<S, Int8> {
   }
 };
 
-const char* reject(const Attrs& attrs) { return attrs.text_is("weight_dtype", "int8") ? nullptr : "takes int8 weights"; }
+const char* reject(const Attrs& attrs) {
+  return attrs.text_is("weight_dtype", "int8") ? linear_reject(attrs) : "takes int8 weights with int8 inputs";
+}
 Stage* create(const StageSpec& spec) { return new AmxStage(spec); }
 
 const Register kLinear(Kernel{"linear", "cpu_amx", Isa::kAmx, 10 * static_cast<int>(Isa::kAmx), reject, create});

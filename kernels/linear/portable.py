@@ -9,11 +9,11 @@ from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.formats.int8 import to_int8
 from rtaccel.kernels._shared import activations
-from rtaccel.kernels.linear import contract
+from rtaccel.kernels.linear import contract, contract_weights, portable_weights
 
 
 def supports(problem: Problem) -> str | None:
-    if problem.weight_dtype in ("float32", "int8"):
+    if problem.weight_dtype in ("float32", "int8", "bfloat16", "uint8"):
         return None
     return f"has no form for {problem.weight_dtype} weights"
 
@@ -27,6 +27,8 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
             return (activations.apply(act, torch.nn.functional.linear(x, low["weight"], low["bias"]), parameter),)
 
         return call_float
+    if contract_weights.form(stage) is not None:
+        return portable_weights.prepare(stage, low)
     weight = low["weight"].double().T.contiguous()  # converted once: exact sums through the float64 matmul
     int8_out = stage.outputs[0].dtype == "int8"
 

@@ -126,7 +126,9 @@ def tolerance(stage: Stage, x: Tensor, other: Tensor | None = None) -> Tolerance
     low_root = ((var - off_var).clamp(min=0) + low["eps"] * (1 - u)).sqrt()
     root = (var + low["eps"]).sqrt()
     z, w = d / root, low["weight"].double().abs()
-    error = w * (off_d / low_root + z.abs() * (root / low_root - 1)) + 6 * u * (w * z.abs() + low["bias"].double().abs())
+    error = w * (off_d / low_root + z.abs() * (root / low_root - 1)) + 6 * u * (
+        w * z.abs() + low["bias"].double().abs()
+    )
     value = w * z.abs() + low["bias"].double().abs() + error
     slope = max(1.13, abs(low["activation_parameter"]))
     error = slope * error + activations.error(low["activation"], value) + u * value

@@ -39,7 +39,8 @@ class Draft:
     name: dotted name of the module. node: the graph node whose value it gives. reads, writes: names of values.
     tensors, attrs: as a stage has them, still in float32.
     reason: for "torch", why no operator takes it. layout: whether another form of the graph might be taken.
-    quant: what the int8 input of a swapped layer means, where it is static.
+    quant: what the int8 input of a swapped layer means, where it is static;
+    float_input: whether a swapped layer reads its input as it is.
     """
 
     op: str
@@ -52,11 +53,12 @@ class Draft:
     reason: str = ""
     layout: bool = False
     quant: Quant | None = None
+    float_input: bool = False
 
     @property
     def swapped(self) -> bool:
-        """A linear layer whose weights are int8 already."""
-        return self.op == "linear" and self.tensors["weight"].dtype == torch.int8
+        """A linear layer whose weights are quantised already."""
+        return self.op == "linear" and self.tensors["weight"].dtype != torch.float32
 
     @property
     def activation(self) -> str:

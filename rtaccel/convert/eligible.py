@@ -12,7 +12,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from rtaccel.core.errors import RtaccelError
 from rtaccel.core.scheme import Float32, Scheme, SchemeMap
-from rtaccel.nn.linear_w8a8 import check_size
+from rtaccel.nn.numbers import check_size
 
 Filter = Callable[[nn.Module, str], bool]
 

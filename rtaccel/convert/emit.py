@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
 from torch import Tensor, fx
@@ -11,21 +11,12 @@ from torch import Tensor, fx
 from rtaccel.convert.capture import Captured
 from rtaccel.convert.draft import Draft
 from rtaccel.convert.graph import DraftGraph, sizes
+from rtaccel.convert.layers import Layer, parts
 from rtaccel.convert.program import GroupStep, Program, TorchStep
 from rtaccel.core.errors import RtaccelError
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Port, Quant, Stage, Value
-from rtaccel.formats.int8 import quantise_weight
 from rtaccel.plan.group import Group
-
-
-@dataclass(frozen=True)
-class Layer:
-    """How a draft with weights is computed. dynamic: int8 with a scale per row. quant: of the input, where it is static."""
-
-    int8: bool
-    dynamic: bool = False
-    quant: Quant | None = None
 
 
 class Emitter:
@@ -64,7 +55,7 @@ class Emitter:
             shapes=tuple(_shape(self.nodes[name]) for name in self.captured.inputs),
             outputs=self.graph.outputs,
             constants={k: v for k, v in self.graph.constants.items() if k in read},
-            views={name: view for name, view in self.graph.views.items() if name in read and name != view.base},
+            views={n: v for n, v in self.graph.views.items() if n in read and not (n == v.base and self._own(n))},
             batched=self.graph.batch,
             any_batch=self.captured.any_batch and self.graph.batch,
             in_spec=self.captured.in_spec,
@@ -91,15 +82,15 @@ class Emitter:
         """A value at the edge, shaped as the caller's tensor is."""
         lead = int(self.graph.batch)
         node = self.nodes.get(name)
-        own = name in self.captured.inputs or (node is not None and self._by_torch(name))
-        if own and node is not None:
+        if node is not None and self._own(name):
             trailing = sizes(node.meta["val"])[lead:]
         else:
             trailing = self.graph.trailing.get(name, self.value(name).shape)
         return Port(self.value(name), lead, trailing)
 
-    def _by_torch(self, name: str) -> bool:
-        return any(d.op == "torch" and name in d.writes for d in self.graph.drafts)
+    def _own(self, name: str) -> bool:
+        """Whether a value is a tensor as torch has it: an input, or made by a torch call."""
+        return name in self.captured.inputs or any(d.op == "torch" and name in d.writes for d in self.graph.drafts)
 
     def _group(self, drafts: list[Draft]) -> GroupStep:
         names = {name for d in drafts for name in d.writes}
@@ -127,20 +118,17 @@ class Emitter:
 
     def _emit(self, draft: Draft, stages: list[Stage], writes: set[str]) -> None:
         layer = self.layers.get(draft.writes[0])
-        tensors: dict[str, Tensor] = dict(draft.tensors)
+        tensors, attrs = parts(draft, layer)
         first: tuple[Value, ...] = (self.value(draft.reads[0]),)
-        if layer is not None and layer.int8:
-            if not draft.swapped:
-                tensors = int8_weights(tensors)
-            if layer.quant is not None or draft.op == "linear":
-                first = self._int8(draft.reads[0], layer, draft.name, stages)
+        if layer is not None and layer.int8 and (layer.quant is not None or draft.op == "linear"):
+            first = self._int8(draft.reads[0], layer, draft.name, stages)
         inputs = (*first, *(self.value(r) for r in draft.reads[1:]))
         outputs = [self.value(name) for name in draft.writes]
         int8 = operator(draft.op).writes_int8 or (layer is not None and layer.int8)
         quant = self._asked(draft.writes[0], writes) if int8 else None
         if quant is not None:
             outputs[0] = replace(outputs[0], name=self._int8_name(draft.writes[0], quant), dtype="int8", quant=quant)
-        stages.append(Stage(draft.op, draft.name, inputs, tuple(outputs), tensors, draft.attrs))
+        stages.append(Stage(draft.op, draft.name, inputs, tuple(outputs), tensors, attrs))
 
     def _asked(self, name: str, writes: set[str]) -> Quant | None:
         """The static scale that every reader of a value wants it in, so that it can be written so from the start."""
@@ -174,18 +162,6 @@ class Emitter:
         if not any(v.name == wanted[0].name for stage in stages for v in stage.outputs):
             stages.append(Stage("quantize", f"{where} (input)", (source,), wanted))
         return wanted
-
-
-def int8_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Every weight as int8 with a scale for each output channel beside it."""
-    found: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if not name.startswith("weight"):
-            found[name] = tensor
-            continue
-        q, scale = quantise_weight(tensor.reshape(tensor.shape[0], -1))
-        found[name], found[f"{name}_scale"] = q.reshape(tensor.shape), scale
-    return found
 
 
 def by_rows(group: Group) -> Group:

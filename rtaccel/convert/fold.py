@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
-
-import torch
-
 from rtaccel.convert.draft import Draft
 
 _WEIGHTED = ("linear", "conv")
@@ -75,7 +71,7 @@ def _merge(source: Draft, draft: Draft, index: int) -> bool:
         return False
     draft.op, draft.tensors, draft.attrs = source.op, source.tensors, {**source.attrs, **draft.attrs}
     if source.op in _WEIGHTED:
-        draft.name, draft.quant = source.name, source.quant
+        draft.name, draft.quant, draft.float_input = source.name, source.quant, source.float_input
     return True
 
 
@@ -90,12 +86,3 @@ def _fold_forward(affine: Draft, linear: Draft) -> None:
     linear.tensors["bias"] = (linear.tensors["bias"].double() + weight @ shift).float()
     linear.tensors["weight"] = (weight * scale).float()
     linear.reads = list(affine.reads)
-
-
-def columns_of(draft: Draft) -> int:
-    """K of a layer with weights: products that one output sums."""
-    return prod(draft.tensors["weight"].shape[1:])
-
-
-def is_int8(draft: Draft) -> bool:
-    return draft.tensors["weight"].dtype == torch.int8

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
-import rtaccel.nn.ops  # noqa: F401  (defines the operator of swapped layers)
 from rtaccel.convert.draft import Draft, zeros_like_rows
-from rtaccel.convert.match import Call, rule
+from rtaccel.convert.match import Call, Rule, rule
 from rtaccel.core.stage import Quant
+from rtaccel.nn.numbers import LinearNumbers, Size
+from rtaccel.nn.ops import OPERATORS
 
 aten = torch.ops.aten
 
@@ -50,18 +51,27 @@ def _addmm(call: Call) -> Draft | str:
     return call.row_wise("linear", view, weight.shape[0], tensors={"weight": weight, "bias": bias.float()})
 
 
-@rule(torch.ops.rtaccel.linear_w8a8.default)
-def _swapped(call: Call) -> Draft | str:
-    """A layer that `quantize_` swapped: its int8 weights and its scales are taken as they are."""
-    names = ("weight", "weight_scale", "bias", "input_scale", "input_zero_point")
-    tensors = {name: call.constant(call[name]) for name in names}
-    if any(tensors[name] is None and call[name] is not None for name in names) or tensors["weight"] is None:
-        return "its weight is computed, not a buffer"
-    scale, zero_point = tensors.pop("input_scale"), tensors.pop("input_zero_point")
-    attrs = {"activation": call["activation"], "activation_parameter": float(call["activation_parameter"])}
-    given = {k: v for k, v in tensors.items() if v is not None}
-    view = call.rows(call["x"])
-    draft = call.row_wise("linear", view, given["weight"].shape[0], tensors=given, attrs=attrs)
-    if scale is not None and zero_point is not None:
-        draft.quant = Quant(float(scale), int(zero_point))
-    return draft
+def _swapped(numbers: type[LinearNumbers]) -> Rule:
+    """A layer that `quantize_` swapped: its weights and its scales are taken as they are."""
+
+    def take(call: Call) -> Draft | str:
+        names = list(numbers.form(Size(1, 1, 16)))
+        tensors = {name: call.constant(call[name]) for name in names}
+        if any(tensors[name] is None and call[name] is not None for name in names) or tensors["weight"] is None:
+            return "its weight is computed, not a buffer"
+        scale, zero_point = tensors.pop("input_scale", None), tensors.pop("input_zero_point", None)
+        attrs = {"activation": call["activation"], "activation_parameter": float(call["activation_parameter"])}
+        attrs |= {name: call[name] for name in numbers.OPTIONS if name != "in_features"}
+        kept = {k: v for k, v in tensors.items() if v is not None}
+        view = call.rows(call["x"])
+        draft = call.row_wise("linear", view, kept["weight"].shape[0], tensors=kept, attrs=attrs)
+        draft.float_input = not numbers.int8_input()
+        if scale is not None and zero_point is not None:
+            draft.quant = Quant(float(scale), int(zero_point))
+        return draft
+
+    return take
+
+
+for _numbers, _operator in OPERATORS.items():
+    rule(_operator)(_swapped(_numbers))

@@ -14,7 +14,8 @@ from rtaccel.convert.eligible import Filter, Layer, linear_layers
 from rtaccel.convert.swap_report import SwapEntry, SwapReport
 from rtaccel.convert.watch import SAMPLE_ROWS, Watch, watch_inputs
 from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem
-from rtaccel.core.scheme import W8A8, SchemeLike, SchemeMap
+from rtaccel.core.scheme import Int8Activation, SchemeLike, SchemeMap
+from rtaccel.nn.formats import numbers_of
 from rtaccel.nn.linear import QuantLinear
 
 __all__ = ["SwapEntry", "SwapReport", "quantize_", "restore_"]
@@ -127,21 +128,19 @@ def _check(model: Any) -> None:
 def _check_scheme(layer: Layer, calibrated: bool) -> None:
     if layer.reason is not None:
         return
-    if not isinstance(layer.scheme, W8A8):
-        raise UnsupportedProblem(
-            "quantize_", f"{layer.scheme} for {layer.names[0]}", "w8a8 or float32 for a linear layer", "Choose one."
-        )
-    if layer.scheme.activation == "static" and not calibrated:
+    numbers_of("quantize_", layer.scheme)
+    if isinstance(layer.scheme, Int8Activation) and layer.scheme.activation == "static" and not calibrated:
+        kind = type(layer.scheme).__name__
         raise FormatError(
             "quantize_",
-            f"W8A8(activation='static') for {layer.names[0]} without calibration data",
+            f"{kind}(activation='static') for {layer.names[0]} without calibration data",
             "calibration= with batches of real inputs",
-            "Pass some, or take W8A8(activation='dynamic').",
+            f"Pass some, or take {kind}(activation='dynamic').",
         )
 
 
 def _wants_ranges(layer: Layer) -> bool:
-    return isinstance(layer.scheme, W8A8) and layer.scheme.activation != "dynamic"
+    return isinstance(layer.scheme, Int8Activation) and layer.scheme.activation != "dynamic"
 
 
 # -- candidates ----------------------------------------------------------------------------------------------------
@@ -185,7 +184,7 @@ def _draft(layer: Layer, watch: Watch | None, rows: int | None, force: bool) -> 
     entry = SwapEntry(
         action="swapped" if swap else "kept",
         reason=reason,
-        activation=candidate.scheme.activation,
+        activation=getattr(candidate.scheme, "activation", None),
         bytes_after=_bytes(*candidate.buffers()),
         rows=x.shape[:-1].numel(),
         us_before=us_before,

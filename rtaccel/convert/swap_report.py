@@ -13,7 +13,7 @@ class SwapEntry:
     """One linear layer of the model.
 
     fqn: dotted name; also: its other names, where it is used in several places. action: "swapped" or "kept", and the
-    reason. scheme: the one asked for. activation: "static" or "dynamic"; None where nothing was quantised.
+    reason. scheme: the one asked for. activation: "static" or "dynamic"; None where activations stay as they are.
     shape: (N, K). bytes_before, bytes_after: of weight, bias and scales. us_before, us_after: median time of a call of
     the nn.Linear and of the candidate, with `rows` rows. error: rms of the candidate's error over the rms of the
     original's output, on calibration rows where there are some, on random normal ones where not.

@@ -34,8 +34,14 @@ class Float32(Scheme):
 
 
 @dataclass(frozen=True)
-class W8A8(Scheme):
-    """int8 weights, symmetric per output channel; int8 activations.
+class BFloat16(Scheme):
+    """bfloat16 weights, sums in float32. A kernel may round activations to bfloat16 too; those on the CPU do not."""
+
+    name: ClassVar[str] = "bfloat16"
+
+
+class Int8Activation(Scheme):
+    """What the schemes with int8 activations share.
 
     activation: "static" uses one scale and zero point per tensor, from calibration data;
         "dynamic" one scale per row, from the row itself. None takes static where calibration data is
@@ -44,22 +50,76 @@ class W8A8(Scheme):
         the central 99.99 %, "mse" whichever clipping of the range loses least on what was seen.
     """
 
+    activation: Literal["static", "dynamic"] | None
+    observer: Observer
+
+    def __post_init__(self) -> None:
+        op = type(self).__name__
+        if self.activation not in ("static", "dynamic", None):
+            raise FormatError(op, repr(self.activation), 'activation "static", "dynamic" or None', "Name one of these.")
+        if self.observer not in ("absmax", "percentile", "mse"):
+            raise FormatError(op, repr(self.observer), 'observer "absmax", "percentile" or "mse"', "Name one of these.")
+
+    def __str__(self) -> str:
+        return self.name if self.activation is None else f"{self.name}({self.activation})"
+
+
+@dataclass(frozen=True)
+class W8A8(Int8Activation):
+    """int8 weights, symmetric per output channel; int8 activations. See Int8Activation for its options."""
+
     name: ClassVar[str] = "w8a8"
     activation: Literal["static", "dynamic"] | None = None
     observer: Observer = "mse"
 
-    def __post_init__(self) -> None:
-        if self.activation not in ("static", "dynamic", None):
-            raise FormatError(
-                "W8A8", repr(self.activation), 'activation "static", "dynamic" or None', "Name one of these."
-            )
-        if self.observer not in ("absmax", "percentile", "mse"):
-            raise FormatError(
-                "W8A8", repr(self.observer), 'observer "absmax", "percentile" or "mse"', "Name one of these."
-            )
+    __str__ = Int8Activation.__str__
 
-    def __str__(self) -> str:
-        return self.name if self.activation is None else f"{self.name}({self.activation})"
+
+@dataclass(frozen=True)
+class W8A16(Scheme):
+    """int8 weights, symmetric per output channel; activations of 16 bits, nothing to calibrate.
+
+    The sums are of 16-bit fixed-point activations with a scale per row (max |x| / 32639): nearer to float32 than
+    bfloat16 activations would be.
+    """
+
+    name: ClassVar[str] = "w8a16"
+
+
+@dataclass(frozen=True)
+class W4A16(Scheme):
+    """int4 weights with a scale per group of `group_size` neighbouring inputs; activations as in W8A16."""
+
+    name: ClassVar[str] = "w4a16"
+    group_size: int = 32
+
+    def __post_init__(self) -> None:
+        check_group_size("W4A16", self.group_size)
+
+
+@dataclass(frozen=True)
+class W4A8(Int8Activation):
+    """int4 weights with a scale per group of `group_size` neighbouring inputs; int8 activations as in W8A8."""
+
+    name: ClassVar[str] = "w4a8"
+    group_size: int = 32
+    activation: Literal["static", "dynamic"] | None = None
+    observer: Observer = "mse"
+
+    __str__ = Int8Activation.__str__
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_group_size("W4A8", self.group_size)
+
+
+def check_group_size(op: str, group_size: object) -> int:
+    """Raises FormatError for what no kernel takes as the length of a group."""
+    if type(group_size) is not int or not 16 <= group_size <= 256 or group_size % 16:
+        raise FormatError(
+            op, f"group_size={group_size!r}", "a multiple of 16 from 16 to 256", "Take 32, or 64 for fewer scales."
+        )
+    return group_size
 
 
 SchemeLike = Union[Scheme, str, Mapping[str, Union[Scheme, str]]]
@@ -67,7 +127,14 @@ SchemeLike = Union[Scheme, str, Mapping[str, Union[Scheme, str]]]
 
 def scheme_names() -> dict[str, type[Scheme]]:
     """Name of every scheme there is, found through the subclasses of `Scheme`."""
-    return {cls.name: cls for cls in Scheme.__subclasses__() if cls.name}
+    found: dict[str, type[Scheme]] = {}
+    pending = [Scheme]
+    while pending:
+        cls = pending.pop()
+        pending += cls.__subclasses__()
+        if cls.name:
+            found[cls.name] = cls
+    return found
 
 
 def parse_scheme(scheme: Scheme | str) -> Scheme:

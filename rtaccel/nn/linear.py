@@ -1,4 +1,4 @@
-"""`QuantLinear`: nn.Linear with int8 weights and activations, in one native call."""
+"""`QuantLinear`: nn.Linear with quantised weights, and int8 activations where its scheme says so, in one native call."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from torch import Tensor, fx, nn
 from torch.compiler import is_dynamo_compiling
 
 from rtaccel.core.errors import FormatError, UnsupportedProblem
-from rtaccel.core.scheme import W8A8, Scheme, parse_scheme
+from rtaccel.core.scheme import W4A8, W8A8, Int8Activation, Scheme, parse_scheme
 from rtaccel.formats.observe import RangeObserver
 from rtaccel.nn import ops
 from rtaccel.nn.check import check_input, describe, is_plain
-from rtaccel.nn.linear_w8a8 import LinearW8A8, Packed, check_size
+from rtaccel.nn.formats import numbers_of
+from rtaccel.nn.numbers import LinearNumbers
+from rtaccel.nn.packed import Packed
 from rtaccel.plan.explain import line, table
-
-_FORMATS: dict[type[Scheme], type[LinearW8A8]] = {W8A8: LinearW8A8}
-"""Scheme -> the tensors it stores; a further scheme is a further entry."""
 
 _lock = threading.RLock()
 
@@ -47,7 +46,7 @@ class _Buffers(dict[str, "Tensor | None"]):
 
 
 class QuantLinear(nn.Module):
-    """y = x W^T + bias with int8 weights and activations: takes the place of an nn.Linear, for inference.
+    """y = x W^T + bias with quantised weights: takes the place of an nn.Linear, for inference.
 
     x float32 [..., K], y float32 [..., N], K = in_features, N = out_features. With the scheme W8A8
 
@@ -58,13 +57,17 @@ class QuantLinear(nn.Module):
     with exact int32 sums (contracts of `quantize` and `linear`). Buffers are plain tensors: weight int8 [N, K],
     weight_scale float32 [N], bias float32 [N] or None; static: input_scale float32 [], input_zero_point int32 [].
 
+    The schemes BFloat16 and W8A16 take x as it is, W4A16 too, with int4 weights in groups along K; W4A8 is W8A8 with
+    such weights. Their buffers are those of rtaccel.nn.linear_a16 and linear_int4, their sums those of the contract
+    kernels/linear/contract_weights.py.
+
     A row with a NaN or an infinity gives NaN in that row; other rows are not touched. A strided, expanded or
     misaligned x is copied first. y never requires grad. `.half()`, `.double()` and the like leave the layer as it is
     (its scales stay float32); moves between devices work. Loading, moving or replacing a buffer packs the plan again;
     after changing one in place (`layer.bias.add_(1)`), call `repack()`.
 
     Under torch.compile, torch.export, torch.jit.trace, torch.func and fake tensors it is the op
-    `torch.ops.rtaccel.linear_w8a8`.
+    `torch.ops.rtaccel.linear_<scheme>`.
     A TorchDispatchMode that is handed real tensors (make_fx(tracing_mode="real")) does not see the native call.
 
     Args: bias: has one. scheme: a scheme or its name; W8A8() without activation means dynamic here. The layer made is
@@ -82,6 +85,7 @@ class QuantLinear(nn.Module):
 
     weight: Tensor
     weight_scale: Tensor
+    group_scale: Tensor
     bias: Tensor | None
     input_scale: Tensor | None
     input_zero_point: Tensor | None
@@ -97,15 +101,20 @@ class QuantLinear(nn.Module):
         *,
         device: Any = None,
     ) -> None:
-        scheme = _supported(W8A8() if scheme is None else parse_scheme(scheme))
-        check_size("QuantLinear", out_features, in_features)
-        static = scheme.activation == "static"
-        self._set_up(LinearW8A8.empty(out_features, in_features, bias, static, device), scheme)
+        scheme = W8A8() if scheme is None else parse_scheme(scheme)
+        numbers = numbers_of("QuantLinear", scheme)
+        size = numbers.size_of(out_features, in_features, scheme)
+        size.check("QuantLinear")
+        static = isinstance(scheme, Int8Activation) and scheme.activation == "static"
+        self._set_up(numbers.empty(size, bias, static, device), scheme)
 
-    def _set_up(self, numbers: LinearW8A8, scheme: W8A8) -> None:
+    def _set_up(self, numbers: LinearNumbers, scheme: Scheme) -> None:
         super().__init__()
-        self.out_features, self.in_features = numbers.weight.shape
-        self.scheme = replace(scheme, activation="dynamic" if numbers.input_scale is None else "static")
+        self.out_features, self.in_features = numbers.size.n, numbers.size.k
+        if isinstance(scheme, (W8A8, W4A8)):
+            static = getattr(numbers, "input_scale", None) is not None
+            scheme = replace(scheme, activation="static" if static else "dynamic")
+        self.scheme = scheme
         self._original: nn.Linear | None = None
         self._swapped = False
         self.__dict__["_buffers"] = _Buffers(self, {})
@@ -130,20 +139,23 @@ class QuantLinear(nn.Module):
         if not isinstance(module, nn.Linear) or module.weight.dtype != torch.float32:
             got = f"{type(module).__name__}" + (f" of {module.weight.dtype}" if isinstance(module, nn.Linear) else "")
             raise UnsupportedProblem(cls.__name__, got, "a float32 nn.Linear", "Convert the model with .float() first.")
-        scheme = _supported(parse_scheme(scheme))
-        numbers = _FORMATS[type(scheme)]
-        check_size(cls.__name__, module.out_features, module.in_features)
+        scheme = parse_scheme(scheme)
+        numbers = numbers_of(cls.__name__, scheme)
+        size = numbers.size_of(module.out_features, module.in_features, scheme)
+        size.check(cls.__name__)
         quant = None
         with torch.device("cpu"), torch.no_grad():  # whatever torch's default device is
-            if scheme.activation != "dynamic" and calibration is not None:
-                quant = numbers.range_of(scheme, _observed(cls.__name__, calibration, module.in_features))
-            elif scheme.activation == "static":
-                raise FormatError(
-                    cls.__name__, "W8A8(activation='static') without calibration", "inputs of this layer",
-                    "Pass calibration=, or take W8A8(activation='dynamic').",
-                )  # fmt: skip
+            if isinstance(scheme, Int8Activation):
+                if scheme.activation != "dynamic" and calibration is not None:
+                    quant = numbers.range_of(scheme, _observed(cls.__name__, calibration, module.in_features))
+                elif scheme.activation == "static":
+                    name = type(scheme).__name__
+                    raise FormatError(
+                        cls.__name__, f"{name}(activation='static') without calibration", "inputs of this layer",
+                        f"Pass calibration=, or take {name}(activation='dynamic').",
+                    )  # fmt: skip
             made = cls.__new__(cls)
-            made._set_up(numbers.quantise(cls.__name__, module.weight, module.bias, quant), scheme)
+            made._set_up(numbers.quantise(cls.__name__, module.weight, module.bias, quant, size), scheme)
         return made.train(module.training)
 
     # -- calling ---------------------------------------------------------------------------------------------------
@@ -155,8 +167,8 @@ class QuantLinear(nn.Module):
         return result if result is not None else self._closer(input)
 
     def _as_op(self, input: Any) -> Tensor:
-        numbers = (self.weight, self.weight_scale, self.bias, self.input_scale, self.input_zero_point)
-        return ops.linear_w8a8(input, *numbers)
+        cls = numbers_of("QuantLinear", self.scheme)
+        return ops.OPERATORS[cls](input, *self._buffers.values(), *self._options(cls).values())
 
     def _slow_forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """torch.jit.trace comes here instead of to `forward`; a native call would leave no trace."""
@@ -178,8 +190,13 @@ class QuantLinear(nn.Module):
 
     # -- packing ---------------------------------------------------------------------------------------------------
 
-    def _numbers(self) -> LinearW8A8:
-        return _FORMATS[type(self.scheme)](**self._buffers)  # type: ignore[arg-type]
+    def _options(self, cls: type[LinearNumbers]) -> dict[str, int]:
+        size = cls.size_of(self.out_features, self.in_features, self.scheme)
+        return {name: size.k if name == "in_features" else getattr(size, name) for name in cls.OPTIONS}
+
+    def _numbers(self) -> LinearNumbers:
+        cls = numbers_of("QuantLinear", self.scheme)
+        return cls(**self._buffers, **self._options(cls))
 
     def _pack(self) -> Packed:
         with _lock:
@@ -247,8 +264,10 @@ class QuantLinear(nn.Module):
             missing_keys.extend(prefix + name for name in sorted(own - given.keys()))
             unexpected_keys.extend(prefix + name for name in sorted(given.keys() - own))
             return
+        cls = numbers_of("QuantLinear", self.scheme)
+        size = cls.size_of(self.out_features, self.in_features, self.scheme)
         for name in sorted(own):
-            LinearW8A8.check(f"load {prefix}QuantLinear", name, given[name], self.out_features, self.in_features)
+            cls.check(f"load {prefix}QuantLinear", name, given[name], size)
         ranks = self._ranks()
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
@@ -277,13 +296,6 @@ class QuantLinear(nn.Module):
         super().__setstate__(state)
         self.__dict__["_buffers"] = _Buffers(self, state["_buffers"])
         self._forget()
-
-
-def _supported(scheme: Scheme) -> W8A8:
-    if not isinstance(scheme, W8A8):
-        names = ", ".join(cls.name for cls in _FORMATS)
-        raise UnsupportedProblem("QuantLinear", str(scheme), f"a scheme it can store: {names}", "Pass rt.W8A8().")
-    return scheme
 
 
 def _observed(op: str, calibration: Any, width: int) -> RangeObserver:

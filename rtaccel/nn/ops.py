@@ -1,10 +1,17 @@
 """`torch.ops.rtaccel`: the door for torch.compile, torch.export, vmap and opcheck. Not the fast way in; modules are.
 
-linear_w8a8(x, weight, weight_scale, bias, input_scale, input_zero_point, activation, activation_parameter) -> y
-    y = act(linear(quantise(x))) on the tensors of `rtaccel.nn.linear_w8a8`; x float32 [..., K], y float32 [..., N].
-    Without input_scale and input_zero_point, x is quantised per row. Inference only: y never requires grad.
-    Raises ShapeError for a wrong x, FormatError for wrong weights, UnsupportedProblem or BackendUnavailable where
-    nothing can compute it.
+One operator for each scheme of a linear layer, on the tensors that the scheme stores (rtaccel.nn.linear_*):
+
+    linear_w8a8(x, weight, weight_scale, bias, input_scale, input_zero_point, ...)
+    linear_w8a16(x, weight, weight_scale, bias, ...)
+    linear_bfloat16(x, weight, bias, ...)
+    linear_w4a8(x, weight, group_scale, bias, input_scale, input_zero_point, in_features, group_size, ...)
+    linear_w4a16(x, weight, group_scale, bias, in_features, group_size, ...)
+
+each with activation="none", activation_parameter=0.0 at the end, give y = act(linear(x)); x float32 [..., K], y float32
+[..., N]. Without input_scale and input_zero_point, int8 inputs are quantised per row. Inference only: y never requires
+grad. Raises ShapeError for a wrong x, FormatError for wrong weights, UnsupportedProblem or BackendUnavailable where
+nothing can compute it.
 
 The packed plan of a weight is kept as long as the weight lives, and made again when one of the tensors is another
 one or was changed in place. Tensors made in inference mode do not count their changes, and are packed at each call.
@@ -15,7 +22,8 @@ from __future__ import annotations
 import atexit
 import threading
 from collections.abc import Callable
-from typing import Any
+from dataclasses import fields
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -23,15 +31,11 @@ from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
 from rtaccel.core.errors import FormatError
 from rtaccel.nn.check import check_input, describe
-from rtaccel.nn.linear_w8a8 import LinearW8A8, Packed
+from rtaccel.nn.formats import FORMATS
+from rtaccel.nn.numbers import LinearNumbers
+from rtaccel.nn.packed import Packed
 
-_NAME = "linear_w8a8"
 _library = torch.library.Library("rtaccel", "FRAGMENT")  # a fragment, so that other files can add their ops
-_library.define(
-    f"{_NAME}(Tensor x, Tensor weight, Tensor weight_scale, Tensor? bias, Tensor? input_scale, "
-    'Tensor? input_zero_point, str activation="none", float activation_parameter=0.0) -> Tensor'
-)
-linear_w8a8: Callable[..., Any] = torch.ops.rtaccel.linear_w8a8.default
 
 
 class _Entry:
@@ -52,59 +56,71 @@ class _Entry:
 
 
 _cache: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-"""weight -> {(activation, parameter): entry}. Entries hold aliases of their tensors, never the weight itself."""
+"""weight -> {(operator, options): entry}. Entries hold aliases of their tensors, never the weight itself."""
 _lock = threading.Lock()
 atexit.register(_cache.clear)  # native plans must not outlive the module that frees them
 
 
-Numbers = tuple[Tensor, Tensor, "Tensor | None", "Tensor | None", "Tensor | None"]
+class _Operator:
+    """torch.ops.rtaccel.linear_<scheme>: its schema, and what computes it."""
+
+    def __init__(self, numbers: type[LinearNumbers]) -> None:
+        self.name = f"linear_{numbers.SCHEME.name}"
+        self._numbers = numbers
+        self._tensors = [f.name for f in fields(cast(Any, numbers)) if f.name not in numbers.OPTIONS]
+        optional = {"bias", "input_scale", "input_zero_point"}
+        arguments = [f"Tensor{'?' if name in optional else ''} {name}" for name in self._tensors]
+        arguments += [f"int {name}" for name in numbers.OPTIONS]
+        last = 'str activation="none", float activation_parameter=0.0'
+        _library.define(f"{self.name}(Tensor x, {', '.join(arguments)}, {last}) -> Tensor")
+        for key in ("CPU", "CUDA"):
+            _library.impl(self.name, self._compute, key)
+        _library.impl(self.name, torch.library.fallthrough_kernel, "Autograd")  # y never requires grad
+        torch.library.register_fake(f"rtaccel::{self.name}", self._fake, lib=_library)
+        torch.library.register_vmap(f"rtaccel::{self.name}", self._vmap, lib=_library)
+        self.call: Callable[..., Any] = getattr(torch.ops.rtaccel, self.name).default
+
+    def _split(self, args: tuple[Any, ...]) -> tuple[tuple[Tensor | None, ...], dict[str, int], tuple[Any, ...]]:
+        count, options = len(self._tensors), self._numbers.OPTIONS
+        rest = args[count + len(options) :]
+        return args[:count], dict(zip(options, args[count:])), (*rest, *("none", 0.0)[len(rest) :])
+
+    def _compute(self, x: Tensor, *args: Any) -> Tensor:
+        tensors, options, activation = self._split(args)
+        key = (self.name, *options.values(), *activation)
+
+        def pack() -> Packed:
+            return Packed(self.name, self._numbers(**dict(zip(self._tensors, tensors)), **options), *activation)
+
+        if any(t is not None and t.is_inference() for t in tensors):
+            return pack().compute(x)
+        with _lock:
+            entries = _cache.setdefault(cast(Tensor, tensors[0]), {})
+            entry = entries.get(key)
+            if entry is None or not entry.fits(tensors):
+                entry = entries[key] = _Entry(tensors, pack())
+        return entry.packed.compute(x)
+
+    def _fake(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        tensors, options, _ = self._split(args)
+        weight = tensors[0]
+        if weight is None or weight.dim() != 2:
+            raise FormatError(self.name, f"weight: {describe(weight)}", "a matrix", "Quantise a weight matrix.")
+        check_input(self.name, x, options.get("in_features", weight.shape[1]), weight.device)
+        return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+    def _vmap(self, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+        """A batch of inputs is more rows of one call. A batch of layers is one call for each."""
+        if all(dim is None for dim in in_dims[1:]):
+            return self.call(args[0].movedim(in_dims[0], 0), *args[1:]), 0
+        results = [
+            self.call(*(a if dim is None else a.select(dim, i) for a, dim in zip(args, in_dims)))
+            for i in range(info.batch_size)
+        ]
+        return torch.stack(results), 0
 
 
-def _packed(tensors: Numbers, act: str, par: float) -> Packed:
-    if any(t is not None and t.is_inference() for t in tensors):
-        return Packed(_NAME, LinearW8A8(*tensors), act, par)
-    with _lock:
-        entries = _cache.setdefault(tensors[0], {})
-        entry = entries.get((act, par))
-        if entry is None or not entry.fits(tensors):
-            entry = entries[act, par] = _Entry(tensors, Packed(_NAME, LinearW8A8(*tensors), act, par))
-        return entry.packed
-
-
-def _compute(
-    x: Tensor,
-    weight: Tensor,
-    weight_scale: Tensor,
-    bias: Tensor | None,
-    input_scale: Tensor | None,
-    input_zero_point: Tensor | None,
-    activation: str = "none",
-    activation_parameter: float = 0.0,
-) -> Tensor:
-    tensors = (weight, weight_scale, bias, input_scale, input_zero_point)
-    return _packed(tensors, activation, activation_parameter).compute(x)
-
-
-def _fake(x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    if weight.dim() != 2:
-        raise FormatError(_NAME, f"weight: {describe(weight)}", "int8[N, K]", "Quantise a weight matrix.")
-    check_input(_NAME, x, weight.shape[1], weight.device)
-    return x.new_empty((*x.shape[:-1], weight.shape[0]))
-
-
-def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-    """A batch of inputs is more rows of one call. A batch of layers is one call for each."""
-    if all(dim is None for dim in in_dims[1:]):
-        return linear_w8a8(args[0].movedim(in_dims[0], 0), *args[1:]), 0
-    results = [
-        linear_w8a8(*(a if dim is None else a.select(dim, i) for a, dim in zip(args, in_dims)))
-        for i in range(info.batch_size)
-    ]
-    return torch.stack(results), 0
-
-
-for _key in ("CPU", "CUDA"):
-    _library.impl(_NAME, _compute, _key)
-_library.impl(_NAME, torch.library.fallthrough_kernel, "Autograd")  # what is computed below never requires grad
-torch.library.register_fake(f"rtaccel::{_NAME}", _fake, lib=_library)
-torch.library.register_vmap(f"rtaccel::{_NAME}", _vmap, lib=_library)
+OPERATORS: dict[type[LinearNumbers], Callable[..., Any]] = {
+    numbers: _Operator(numbers).call for numbers in FORMATS.values()
+}
+linear_w8a8: Callable[..., Any] = torch.ops.rtaccel.linear_w8a8.default

@@ -12,7 +12,8 @@ from rtaccel.plan.timing import time_stage
 
 @dataclass(frozen=True)
 class Line:
-    """One stage of a report. us: measured time of the stage, where it was measured."""
+    """One stage of a report. us: measured time of the stage on one thread, where it was measured. parts: how many
+    threads share it."""
 
     name: str
     what: str
@@ -21,15 +22,16 @@ class Line:
     flops: int | None
     reasons: tuple[str, ...]
     us: float | None = None
+    parts: int = 1
 
 
-def line(choice: Choice, measure: bool = True) -> Line:
+def line(choice: Choice, measure: bool = True, parts: int = 1) -> Line:
     cost = operator(choice.stage.op).cost(choice.problem)
     act = choice.stage.attrs.get("activation", "none")
     what = str(choice.problem) + ("" if act == "none" else f" + {act}")
     reasons = tuple(f"not {name}: {reason}" for name, reason in choice.rejected)
     us = time_stage(choice) if measure else None
-    return Line(choice.stage.name, what, choice.impl.name, cost.bytes, cost.flops, reasons, us)
+    return Line(choice.stage.name, what, choice.impl.name, cost.bytes, cost.flops, reasons, us, parts)
 
 
 def _amount(value: int | None, unit: str) -> str:
@@ -44,12 +46,14 @@ def _amount(value: int | None, unit: str) -> str:
 
 def table(lines: Iterable[Line], verbose: bool = True) -> str:
     """Aligned columns; the reasons of equal sets of rejections are given once, below."""
-    rows = [("", "stage", "computes", "kernel", "moves", "does", "us")]
+    lines = list(lines)
+    cut = any(entry.parts > 1 for entry in lines)
+    rows = [("", "stage", "computes", "kernel", "moves", "does", "us", *(("threads",) if cut else ()))]
     notes: dict[tuple[str, ...], list[int]] = {}
     for index, entry in enumerate(lines, 1):
         us = "-" if entry.us is None else f"{entry.us:.2f}"
         amounts = (_amount(entry.bytes, "B"), _amount(entry.flops, "op"))
-        rows.append((str(index), entry.name, entry.what, entry.kernel, *amounts, us))
+        rows.append((str(index), entry.name, entry.what, entry.kernel, *amounts, us, *((str(entry.parts),) if cut else ())))
         notes.setdefault(entry.reasons, []).append(index)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     text = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]

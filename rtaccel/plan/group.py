@@ -108,16 +108,17 @@ class StagedPlan:
 
 
 def plan_group(
-    group: Group, rows: int, device: str = "cpu", backend: str | None = None, max_rows: int = 0
+    group: Group, rows: int, device: str = "cpu", backend: str | None = None, max_rows: int = 0, threads: int = 1
 ) -> tuple[Executable, list[Choice]]:
     """Chooses a kernel for each stage, packs its weights and binds the whole.
 
-    rows: the batch that the choice is made for. max_rows: a limit on later calls, 0 for none.
+    rows: the batch that the choice is made for. max_rows: a limit on later calls, 0 for none. threads: for native plans.
     """
     choices = choose_all(group.stages, rows, device, backend)
     if all(choice.impl.backend == "cpu" for choice in choices):
         from rtaccel.kernels.chain.cpu import build
 
-        return build([(c.stage, c.impl.name) for c in choices], group.inputs, group.outputs, max_rows), choices
+        pairs = [(c.stage, c.impl.name) for c in choices]
+        return build(pairs, group.inputs, group.outputs, max_rows, threads=threads), choices
     prepared = [choice.impl.prepare(choice.stage, choice.problem) for choice in choices]
     return StagedPlan(group, prepared, max_rows, device), choices

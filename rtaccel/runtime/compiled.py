@@ -17,6 +17,7 @@ from rtaccel.plan.explain import Line, line, table
 from rtaccel.runtime import state
 from rtaccel.runtime.execute import Executor, build_executor
 from rtaccel.runtime.inputs import bind_run, check_out, copy_out, dense, fit_inputs
+from rtaccel.runtime.options import Options
 
 
 class CompiledModel(nn.Module):
@@ -27,32 +28,24 @@ class CompiledModel(nn.Module):
 
     A row (of the batch) that holds a NaN or an infinity gives NaN in every output of that row where the
     model is int8, and what float arithmetic gives where it is float32; other rows are untouched.
-    One instance runs in one thread at a time.
+    One instance runs in one thread at a time: a call holds the GIL from beginning to end.
     """
 
-    def __init__(
-        self,
-        program: Program,
-        rows: int,
-        device: str,
-        backend: str | None,
-        max_batch: int,
-        title: str,
-        argument_names: tuple[str, ...],
-    ) -> None:
+    def __init__(self, program: Program, options: Options, argument_names: tuple[str, ...]) -> None:
         super().__init__()
         self.stages = nn.ModuleList(state.StageNumbers(stage) for stage in program.stages)
         self.constants = state.Constants(program.constants)
         self.eval()
-        self._options = (rows, device, backend, max_batch, title)
+        self._options = options
         self._argument_names = argument_names
-        self._sealed = False
+        self._sealed = self._locked = False
         self._install(program)
 
     def _install(self, program: Program) -> None:
         """Plans the program and puts it in place in one step, so that a failure leaves the old one working."""
-        rows, device, backend, max_batch, _ = self._options
-        executor = build_executor(program, rows, device, backend, max_batch)
+        executor = build_executor(program, self._options)
+        if self._sealed:
+            executor.prefault(self._locked)
         self._program: Program = program
         self._executor: Executor = executor
         self._direct = executor.direct
@@ -130,9 +123,9 @@ class CompiledModel(nn.Module):
 
     def _fit(self, op: str, inputs: tuple[Any, ...], out: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Checked inputs, copied where they must be, and checked outputs, of a model that is one group."""
-        source, (_, device, _, max_batch, _) = self._executor.steps[0].source, self._options
+        source, device = self._executor.steps[0].source, self._options.device
         assert isinstance(source, GroupStep)
-        fitted = fit_inputs(op, inputs, source.group.inputs, device, max_batch)
+        fitted = fit_inputs(op, inputs, source.group.inputs, device, self._options.max_batch)
         lead = fitted[0].shape[: source.group.inputs[0].lead]
         return fitted, check_out(op, out, source.group.outputs, lead, device)
 
@@ -157,19 +150,29 @@ class CompiledModel(nn.Module):
             "bind", what, "separate contiguous memory, to be read and written in place", "Allocate buffers."
         )
 
-    def seal(self) -> CompiledModel:
-        """From here on `run` and bound calls raise instead of allocating, compiling or planning.
+    def seal(self, lock: bool = False) -> CompiledModel:
+        """From here on `run` and bound calls raise instead of allocating, compiling or planning. Calls `prefault`.
 
-        `fast(*inputs)` still gives fresh tensors; that is what it is for. Raises UnsupportedProblem where a stage of the
-        model allocates by its nature: a call that stayed torch's, or kernels launched from Python.
+        lock: keep the plan's memory resident for good (mlock). `fast(*inputs)` still gives fresh tensors; that is what it
+        is for. Raises UnsupportedProblem, with the model as it was, where a stage allocates by its nature (a call that
+        stayed torch's, kernels launched from Python), or where the system does not let this process lock so much.
         """
         if self._direct is None or self._executor.bind is None:
             loud = [s.name for s in self._executor.steps if s.allocates]
             raise UnsupportedProblem(
                 "seal", f"stages that allocate when they run: {', '.join(loud)}", "native stages only", "See explain()."
             )
-        self._sealed = True
+        self._executor.prefault(lock)
+        self._sealed, self._locked = True, self._locked or lock
         return self
+
+    def prefault(self) -> int:
+        """Makes packed weights, scratch and states resident, so that no call faults on a page of them; gives their bytes.
+
+        A plan is resident when it was made; fork() and swapping can change that. After fork() the child has one thread
+        where there were several, and makes new ones here. Threads take the scheduling policy and priority of the caller.
+        """
+        return self._executor.prefault()
 
     # -- looking ---------------------------------------------------------------------------------------------------
 
@@ -180,15 +183,20 @@ class CompiledModel(nn.Module):
 
     @property
     def plan_bytes(self) -> tuple[int, int]:
-        """Bytes of packed weights and of scratch that the native plans hold."""
+        """Bytes of packed weights, and of scratch and states, that the native plans hold."""
         plans = [s.plan for s in self._executor.steps if s.plan is not None]
         return sum(p.packed_bytes for p in plans), sum(p.scratch_bytes for p in plans)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of what the native plans keep from call to call."""
+        return sum(plan.state_bytes for plan in self._executor.native_plans)
 
     def explain_lines(self, measure: bool = True) -> list[Line]:
         lines: list[Line] = []
         for step in self._executor.steps:
             if step.choices:
-                lines.extend(line(choice, measure) for choice in step.choices)
+                lines.extend(line(c, measure, step.parts(i, self._options.rows)) for i, c in enumerate(step.choices))
             else:
                 lines.append(Line(step.name, "an ordinary torch call", "torch", None, None, (step.reason,)))
         return lines
@@ -198,20 +206,25 @@ class CompiledModel(nn.Module):
 
         measure=False leaves the times out. A stage alone includes the 0.05 us of its own call, so the sum is over the whole.
         """
-        rows, device, backend, max_batch, title = self._options
+        o, executor = self._options, self._executor
         packed, scratch = self.plan_bytes
-        kind = "one call" if self._direct is not None else f"{len(self._executor.steps)} steps"
+        kind = "one call" if self._direct is not None else f"{len(executor.steps)} steps"
         head = [
-            f"{title}: {kind} on {device}" + (f", backend {backend}" if backend else "") + f", planned for {rows} rows",
-            f"weights {self.weight_bytes} B, packed {packed} B, scratch {scratch} B"
-            + (f", at most {max_batch} rows a call" if max_batch else ", any number of rows")
-            + (", sealed" if self._sealed else ""),
+            f"{o.title}: {kind} on {o.device}"
+            + (f", backend {o.backend}" if o.backend else "")
+            + f", planned for {o.rows} rows",
+            f"weights {self.weight_bytes} B, packed {packed} B, scratch {scratch} B with states of {self.state_bytes} B"
+            + f", code of all kernels {executor.code_bytes} B",
+            (f"at most {o.max_batch} rows a call" if o.max_batch else "any number of rows")
+            + (", sealed" if self._sealed else "")
+            + (", locked in memory" if self._locked else ""),
+            *executor.thread_notes(o),
             *(f"note: {note}" for note in self._program.notes),
         ]
         return "\n".join([*head, "", table(self.explain_lines(measure), verbose)])
 
     def extra_repr(self) -> str:
-        return f"{self._options[4]}, {len(self._executor.steps)} steps, {self.weight_bytes} bytes of weights"
+        return f"{self._options.title}, {len(self._executor.steps)} steps, {self.weight_bytes} bytes of weights"
 
     # -- state -----------------------------------------------------------------------------------------------------
 
@@ -224,7 +237,7 @@ class CompiledModel(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         probe = fn(torch.zeros(1, dtype=torch.float32))
-        if probe.dtype != torch.float32 or probe.device.type != self._options[1]:
+        if probe.dtype != torch.float32 or probe.device.type != self._options.device:
             raise UnsupportedProblem(
                 "to",
                 f"{probe.dtype} on {probe.device}",
@@ -234,7 +247,7 @@ class CompiledModel(nn.Module):
         return super()._apply(fn, recurse)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModel:
-        return CompiledModel(state.current(self._program, self.stages), *self._options, self._argument_names)
+        return CompiledModel(state.current(self._program, self.stages), self._options, self._argument_names)
 
     def __reduce__(self) -> Any:
         raise UnsupportedProblem(

@@ -17,6 +17,7 @@ from rtaccel.convert.lower import lower
 from rtaccel.core.errors import BackendUnavailable, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.runtime.compiled import CompiledModel
+from rtaccel.runtime.options import Options, check_threads
 from rtaccel.runtime.uncaptured import UncapturedModel
 
 
@@ -39,6 +40,8 @@ def compile(
     calibration: an iterable of inputs (tensors or tuples) for static int8 scales; without it they are per row (dynamic).
     backend: force "cpu", "portable" or "triton"; None takes the best for the device. Operators that a forced backend
         has no kernel for run as plain torch, and `explain()` says so.
+    threads: most threads of a call, the calling one included; at most the cores it may run on. Used where that pays,
+        `explain()` says where; results are the same bits for any number. What stays torch's has torch's own threads.
     max_batch: most rows of a call; None for no limit.
 
     What no operator here computes stays a torch call inside the result, and `explain()` names it and says why. A model
@@ -55,7 +58,8 @@ def compile(
     Raises UnsupportedProblem, FormatError, ShapeError or BackendUnavailable; each names the value and the next step.
     """
     args = check_example(model, example_inputs)
-    _check_options(sparsity, device, threads, max_batch, mode)
+    _check_options(sparsity, device, max_batch, mode)
+    check_threads(threads, device, backend)
     schemes = SchemeMap(scheme)
     try:
         captured, graph = best_form(model, args)
@@ -67,14 +71,13 @@ def compile(
     first = next((t for t in pytree.tree_leaves(args) if isinstance(t, Tensor)), None)
     rows = 1 if first is None or first.dim() < 2 else max(1, first.shape[:-1].numel())
     names = tuple(inspect.signature(model.forward).parameters)[: len(args)]
-    return CompiledModel(program, rows, device, backend, max_batch or 0, type(model).__name__, names)
+    options = Options(rows, device, backend, max_batch or 0, type(model).__name__, threads)
+    return CompiledModel(program, options, names)
 
 
-def _check_options(sparsity: Any, device: str, threads: int, max_batch: int | None, mode: str | None) -> None:
+def _check_options(sparsity: Any, device: str, max_batch: int | None, mode: str | None) -> None:
     if sparsity is not None:
         raise UnsupportedProblem("compile", f"sparsity={sparsity!r}", "None", "Sparse kernels are not built yet.")
-    if threads != 1:
-        raise UnsupportedProblem("compile", f"threads={threads!r}", "1", "Run one model per thread instead.")
     if max_batch is not None and (not isinstance(max_batch, int) or max_batch < 1):
         raise ShapeError("compile", f"max_batch={max_batch!r}", "a positive number of rows, or None", "Pass one.")
     if mode is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -15,6 +16,7 @@ from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.plan.choose import Choice
 from rtaccel.plan.group import Executable, StagedPlan, plan_group
 from rtaccel.runtime.inputs import fit_inputs
+from rtaccel.runtime.options import Options
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,12 @@ class Step:
     @property
     def allocates(self) -> bool:
         return self.plan is None or isinstance(self.plan, StagedPlan)
+
+    def parts(self, stage: int, samples: int) -> int:
+        """How many threads share a stage; 1 where they share the samples instead."""
+        if self.allocates or self.plan.parts(-1, samples) > 1:
+            return 1
+        return self.plan.parts(stage, samples)
 
 
 class Executor:
@@ -70,6 +78,48 @@ class Executor:
         except ValueError:
             return None
 
+    @property
+    def native_plans(self) -> list[Any]:
+        return [step.plan for step in self.steps if not step.allocates]
+
+    @property
+    def code_bytes(self) -> int:
+        """Of the native core, which all plans share; 0 where nothing here uses it."""
+        if not self.native_plans:
+            return 0
+        from rtaccel._native import code_bytes
+
+        return code_bytes()
+
+    def prefault(self, lock: bool = False) -> int:
+        """Bytes of native plans that are resident now. lock: and stay so, or UnsupportedProblem."""
+        total = 0
+        for plan in self.native_plans:
+            try:
+                total += plan.prefault()
+                if lock:
+                    plan.lock()
+            except RuntimeError as error:
+                raise UnsupportedProblem(
+                    "seal" if lock else "prefault",
+                    f"{error} (limit of locked memory: {_lock_limit()})",
+                    f"{sum(plan.scratch_bytes + plan.packed_bytes for plan in self.native_plans)} bytes in memory",
+                    "Raise the limit (ulimit -l, LimitMEMLOCK=), or give the process CAP_IPC_LOCK.",
+                ) from error
+        return total
+
+    def thread_notes(self, options: Options) -> list[str]:
+        """What `explain` says of threads, where more than one may be used."""
+        if options.threads == 1:
+            return []
+        running = max((plan.running_threads for plan in self.native_plans), default=1)
+        text = f"at most {options.threads} threads, {running} standing by"
+        if any(plan.parts(-1, options.rows) > 1 for plan in self.native_plans):
+            text += "; a batch of this size is shared by samples"
+        elif running == 1:
+            text += ": no call is long enough to share, or this is a forked process (prefault() makes new ones)"
+        return [text]
+
     def __call__(self, leaves: Sequence[Any]) -> list[Any]:
         self._check_fixed_batch(leaves)
         env: dict[str, Any] = dict(self._constants)
@@ -82,13 +132,14 @@ class Executor:
                     env[node.name] = node.target(*args, **kwargs)  # type: ignore[operator]
                 else:
                     self._run_group(step, step.source, env)
-        return [self._value(o, env) if isinstance(o, str) else o for o in self.program.outputs]
+        # A stored value that is returned has the shape of what is returned, whatever torch calls see in it.
+        return [(env[o] if o in env else self._value(o, env)) if isinstance(o, str) else o for o in self.program.outputs]
 
     def _value(self, name: str, env: dict[str, Any]) -> Any:
         """A value by its name in the graph: computed, or a stored one seen in another way."""
-        if name in env:
+        view = self.program.views.get(name)
+        if view is None:
             return env[name]
-        view = self.program.views[name]
         stored = env[view.base].contiguous()
         samples = stored.shape[0] if self.program.batched else 1
         elements = stored.numel() // max(samples, 1)
@@ -126,12 +177,19 @@ class Executor:
                 )
 
 
-def build_executor(program: Program, rows: int, device: str, backend: str | None, max_rows: int) -> Executor:
+def _lock_limit() -> str:
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    return "none" if soft == resource.RLIM_INFINITY else f"{soft} B"
+
+
+def build_executor(program: Program, options: Options) -> Executor:
     steps = []
     for source in program.steps:
         if isinstance(source, TorchStep):
             steps.append(Step(source, source.name, reason=f"{source.reason}: it stays an ordinary torch call"))
             continue
-        plan, choices = plan_group(source.group, rows, device, backend, max_rows)
+        plan, choices = plan_group(
+            source.group, options.rows, options.device, options.backend, options.max_batch, options.threads
+        )
         steps.append(Step(source, "native group", plan, tuple(choices)))
-    return Executor(program, steps, device, max_rows)
+    return Executor(program, steps, options.device, options.max_batch)

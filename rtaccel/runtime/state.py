@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rtaccel.convert.program import Program
 from rtaccel.core.errors import FormatError
 from rtaccel.core.stage import Quant, Stage
+from rtaccel.formats.int4 import require_scales
 
 
 class StageNumbers(nn.Module):
@@ -75,7 +76,9 @@ def check(own: Mapping[str, Tensor], given: Mapping[str, Any]) -> None:
             )
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise FormatError("load_state_dict", f"{name} with a NaN or infinity", "finite numbers", "Save it again.")
-        if name.endswith("_scale") and not (value > 0).all():
+        if name.endswith("group_scale"):
+            require_scales("load_state_dict", name, value)
+        elif name.endswith("_scale") and not (value > 0).all():
             raise FormatError("load_state_dict", f"{name} not above 0", "positive scales", "Save it again.")
         if name.endswith("zero_point") and not -128 <= int(value) <= 127:
             raise FormatError("load_state_dict", f"{name} = {int(value)}", "-128..127", "Save it again.")

@@ -44,7 +44,11 @@ class UncapturedModel(nn.Module):
     def bind(self, *inputs: Any, out: Any) -> Callable[[], None]:
         return bind_run(self.run, inputs, out)
 
-    def seal(self) -> UncapturedModel:
+    def prefault(self) -> int:
+        """Nothing here is the plan's own: 0 bytes."""
+        return 0
+
+    def seal(self, lock: bool = False) -> UncapturedModel:
         raise UnsupportedProblem("seal", "a model that was not captured", "native stages only", self.reason)
 
     @property

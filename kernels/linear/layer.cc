@@ -1,0 +1,32 @@
+// What the linear kernels read from a stage, whatever their weights are: compiled once, for any CPU.
+#include "linear/epilogue.h"
+
+namespace rta {
+
+LinearLayer read_layer(const StageSpec& spec) {
+  LinearLayer p{};
+  const Attrs& attrs = spec.attrs;
+  p.x = spec.in(0);
+  p.y = spec.out(0);
+  p.row_scale = spec.in(1);
+  p.k = p.x.width;
+  p.n = p.y.width;
+  p.activation = parse_activation(attrs.text("activation"));
+  p.parameter = static_cast<float>(attrs.real("activation_parameter"));
+  p.int8_out = spec.output(0).dtype == RTA_INT8;
+  if (p.int8_out) {
+    if (spec.input(0).dtype == RTA_FLOAT32) fail("linear: a float32 input has no int8 output");
+    p.y_inv_scale = static_cast<float>(attrs.real("y_inv_scale"));
+    p.y_zero = static_cast<int32_t>(attrs.integer("y_zero_point")) + 128;
+  }
+  return p;
+}
+
+const float* padded_copy(Arena& arena, const float* from, int64_t n, int64_t lanes) {
+  const int64_t whole = (n + lanes - 1) / lanes * lanes;
+  float* to = static_cast<float*>(arena.take(static_cast<size_t>(whole) * sizeof(float)));
+  for (int64_t i = 0; i < n; ++i) to[i] = from[i];
+  return to;
+}
+
+}  // namespace rta

@@ -1,0 +1,263 @@
+"""`QuantLSTM` and `QuantGRU`: nn.LSTM and nn.GRU with int8 weights and activations, in one native call."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx, nn
+from torch.compiler import is_dynamo_compiling
+
+from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
+from rtaccel.core.scheme import W8A8, Scheme, parse_scheme
+from rtaccel.formats.observe import RangeObserver
+from rtaccel.nn import recurrent_numbers as numbers
+from rtaccel.nn import recurrent_ops as ops
+from rtaccel.nn.check import describe, is_plain
+from rtaccel.plan.explain import line, table
+
+_lock = threading.RLock()
+
+
+class _Recurrent(nn.Module):
+    """What QuantLSTM and QuantGRU share. Subclasses give `kind`, the torch layer, and the shape of states in a call."""
+
+    kind: ClassVar[str]
+    torch_layer: ClassVar[type[nn.RNNBase]]
+    _op: ClassVar[Callable[..., Any]]
+    _state_count: ClassVar[int]
+    _packed: numbers.Packed | None
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        bidirectional: bool = False,
+        scheme: Scheme | str | None = None,
+        *,
+        device: Any = None,
+    ) -> None:
+        chosen = _supported(type(self).__name__, W8A8() if scheme is None else parse_scheme(scheme))
+        static = chosen.activation == "static"
+        sizes = numbers.Sizes(self.kind, input_size, hidden_size, num_layers, bidirectional, bias, static)
+        sizes.check(type(self).__name__)
+        self._set_up(sizes, batch_first, chosen, numbers.empty(sizes, device))
+
+    def _set_up(self, sizes: numbers.Sizes, batch_first: bool, scheme: W8A8, tensors: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.batch_first = batch_first
+        self.scheme = replace(scheme, activation="static" if sizes.static else "dynamic")
+        self._original: nn.RNNBase | None = None
+        self._swapped = False
+        self._packed = None
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor)
+
+    @classmethod
+    def from_float(
+        cls,
+        module: nn.RNNBase,
+        scheme: Scheme | str = W8A8(),  # noqa: B008
+        calibration: Tensor | Iterable[Tensor] | RangeObserver | None = None,
+    ) -> Any:
+        """A quantised copy of the torch layer, on its device; the module itself is not changed.
+
+        calibration: inputs of this layer (a tensor, an iterable of tensors, or an observer that has seen them), for
+        the static range of x. A scheme whose activation is None is static with calibration and dynamic without.
+        Raises FormatError for numbers that are not finite, for a static scheme without calibration and for calibration
+        without values; UnsupportedProblem for a layer of another kind or dtype, or one with projections.
+        """
+        op = cls.__name__
+        if not isinstance(module, cls.torch_layer) or module.weight_ih_l0.dtype != torch.float32:
+            got = type(module).__name__
+            if isinstance(module, nn.RNNBase):
+                got += f" of {module.weight_ih_l0.dtype}"
+            raise UnsupportedProblem(op, got, f"a float32 nn.{cls.torch_layer.__name__}", "Convert it with .float().")
+        if module.proj_size:
+            raise UnsupportedProblem(op, f"proj_size = {module.proj_size}", "no projection", "Leave this layer out.")
+        chosen = _supported(op, parse_scheme(scheme))
+        quant = None
+        with torch.device("cpu"), torch.no_grad():  # whatever torch's default device is
+            if chosen.activation != "dynamic" and calibration is not None:
+                quant = _observed(op, calibration, module.input_size).quant(chosen.observer)
+            elif chosen.activation == "static":
+                raise FormatError(
+                    op, "W8A8(activation='static') without calibration", "inputs of this layer",
+                    "Pass calibration=, or take W8A8(activation='dynamic').",
+                )  # fmt: skip
+            sizes = numbers.Sizes(
+                cls.kind, module.input_size, module.hidden_size, module.num_layers, module.bidirectional, module.bias,
+                quant is not None,
+            )  # fmt: skip
+            sizes.check(op)
+            tensors = numbers.quantise(op, sizes, dict(module.named_parameters()), quant)
+            made = cls.__new__(cls)
+            made._set_up(sizes, module.batch_first, chosen, tensors)
+        return made.train(module.training)
+
+    # -- calling ---------------------------------------------------------------------------------------------------
+
+    def _run(self, x: Any, states: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        """(y, *states after)."""
+        tensors = tuple(self._buffers.values())
+        if is_dynamo_compiling() or isinstance(x, fx.Proxy):
+            return self._as_op(x, states, tensors)
+        if torch.jit.is_tracing():
+            return self._as_op(x, states, tensors)
+        numbers.check_call(type(self).__name__, self.sizes, x, states, self.batch_first, self.h_scale.device)
+        if not all(is_plain(t) for t in (x, *states, *tensors)):
+            return self._as_op(x, states, tensors)
+        with _lock:
+            return self._pack().compute(x, states)
+
+    def _as_op(self, x: Any, states: tuple[Any, ...], tensors: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        s = self.sizes
+        given = states or (None,) * self._state_count
+        flags = (s.hidden_size, s.num_layers, s.bidirectional, s.bias, s.static, self.batch_first)
+        return type(self)._op(x, *given, list(tensors), *flags)
+
+    # -- packing ---------------------------------------------------------------------------------------------------
+
+    def _pack(self) -> numbers.Packed:
+        """The packed plans; made again where a buffer is another tensor than it was."""
+        packed = self._packed
+        current = tuple(id(t) for t in self._buffers.values())
+        if packed is None or self._packed_of != current:
+            packed = numbers.Packed(type(self).__name__, self.sizes, dict(self._buffers), self.batch_first)  # type: ignore[arg-type]
+            self.__dict__["_packed"], self.__dict__["_packed_of"] = packed, current
+        return packed
+
+    def repack(self) -> None:
+        """Packs the plans anew from the buffers; needed only after one was changed in place.
+
+        Raises FormatError, and keeps the old plans, where they make no layer.
+        """
+        with _lock:
+            numbers.validate(type(self).__name__, self.sizes, dict(self._buffers))  # type: ignore[arg-type]
+            self.__dict__["_packed"] = None
+
+    def explain(self) -> str:
+        """Every stage of a call with one moment, or of the last new shape: the kernel, what was rejected and why."""
+        packed = self._pack()
+        if not packed.choices:
+            packed.plan((1, self.sizes.input_size), True)
+        return table(line(choice) for choice in packed.choices)
+
+    def extra_repr(self) -> str:
+        s = self.sizes
+        return (
+            f"{s.input_size}, {s.hidden_size}, num_layers={s.num_layers}, bias={s.bias}, "
+            f"batch_first={self.batch_first}, bidirectional={s.bidirectional}, scheme={self.scheme}"
+        )
+
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Loads the layer whole or not at all; a FormatError changes nothing."""
+        given = {name[len(prefix) :]: t for name, t in state_dict.items() if name.startswith(prefix)}
+        missing, unexpected = args[2], args[3]
+        if given.keys() != self._buffers.keys():
+            missing.extend(prefix + name for name in self._buffers if name not in given)
+            unexpected.extend(prefix + name for name in given if name not in self._buffers)
+            return
+        for name, tensor in given.items():
+            numbers.check_tensor(f"load {prefix}{type(self).__name__}", self.sizes, name, tensor)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self.__dict__["_packed"] = None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Moves, but never converts: half a scale is not the scale."""
+
+        def keep_dtype(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        super()._apply(keep_dtype, recurse)
+        if self._original is not None:
+            self._original._apply(fn, recurse)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_packed"} | {"_packed": None}
+
+
+class QuantLSTM(_Recurrent):
+    """Takes the place of an nn.LSTM, for inference: int8 weights, inputs and h; float32 c, hx and output.
+
+    Called as nn.LSTM is: x float32 [T, B, K], [B, T, K] with batch_first, or [T, K]; hx = (h0, c0), each
+    [layers * directions, B, H] or without B, or nothing for zeros. Returns (y, (hn, cn)). The meaning, to the bit, is
+    the contract of `lstm`: weights int8 per row, h int8 with step h_scale, x with a static scale or one per row.
+    Dropout between layers belongs to training and is left out.
+
+    Buffers are plain tensors under torch's names (`rtaccel.nn.recurrent_numbers`). A stream with a NaN or an infinity
+    in x or hx comes out as NaN; others are not touched. y never requires grad. For every shape of x a plan is packed
+    on first use, and the last 8 are kept. After changing a buffer in place, call `repack()`.
+
+    Under torch.compile, torch.export and fake tensors it is the op `torch.ops.rtaccel.lstm_w8a8`.
+
+    Raises ShapeError for an x or hx of wrong type, device, dtype or shape; UnsupportedProblem for sizes or schemes
+    without a kernel; FormatError for numbers that make no layer.
+
+    Example:
+        >>> import torch, rtaccel as rt
+        >>> layer = rt.nn.QuantLSTM.from_float(torch.nn.LSTM(8, 16), rt.W8A8(), calibration=torch.randn(64, 8))
+        >>> y, (h, c) = layer(torch.randn(5, 3, 8))
+        >>> y.shape, h.shape
+        (torch.Size([5, 3, 16]), torch.Size([1, 3, 16]))
+    """
+
+    kind = "lstm"
+    torch_layer = nn.LSTM
+    _op = staticmethod(ops.lstm_w8a8)
+    _state_count = 2
+
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        if hx is not None and (not isinstance(hx, (tuple, list)) or len(hx) != 2):
+            raise ShapeError(type(self).__name__, describe(hx), "hx = (h0, c0)", "Pass two tensors, or None.")
+        y, h, c = self._run(input, () if hx is None else tuple(hx))
+        return y, (h, c)
+
+
+class QuantGRU(_Recurrent):
+    """Takes the place of an nn.GRU, for inference: as QuantLSTM, with hx = h0 and the result (y, hn).
+
+    Example:
+        >>> import torch, rtaccel as rt
+        >>> layer = rt.nn.QuantGRU.from_float(torch.nn.GRU(8, 16), rt.W8A8(activation="dynamic"))
+        >>> y, h = layer(torch.randn(5, 8))
+        >>> y.shape, h.shape
+        (torch.Size([5, 16]), torch.Size([1, 16]))
+    """
+
+    kind = "gru"
+    torch_layer = nn.GRU
+    _op = staticmethod(ops.gru_w8a8)
+    _state_count = 1
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        y, h = self._run(input, () if hx is None else (hx,))
+        return y, h
+
+
+def _supported(op: str, scheme: Scheme) -> W8A8:
+    if not isinstance(scheme, W8A8):
+        raise UnsupportedProblem(op, str(scheme), "w8a8", "Pass rt.W8A8(), or keep the torch layer.")
+    return scheme
+
+
+def _observed(op: str, calibration: Tensor | Iterable[Tensor] | RangeObserver, width: int) -> RangeObserver:
+    if isinstance(calibration, RangeObserver):
+        return calibration
+    observer = RangeObserver(f"the input of {op}")
+    for x in (calibration,) if isinstance(calibration, Tensor) else calibration:
+        if not isinstance(x, Tensor) or x.dtype != torch.float32 or not x.dim() or x.shape[-1] != width:
+            raise ShapeError(op, describe(x), f"calibration tensors float32[..., {width}]", "Pass inputs of this layer.")
+        observer.see(x)
+    return observer

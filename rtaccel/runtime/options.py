@@ -1,0 +1,40 @@
+"""How a model was compiled: what is needed to plan it again."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from rtaccel.core.errors import UnsupportedProblem
+
+
+@dataclass(frozen=True)
+class Options:
+    """rows: the batch that kernels are chosen for. backend: forced, or None. max_batch: most rows of a call, 0 for any.
+    threads: how many a native plan may use, the calling one included. title: of the model, for reports."""
+
+    rows: int
+    device: str = "cpu"
+    backend: str | None = None
+    max_batch: int = 0
+    title: str = ""
+    threads: int = 1
+
+
+def check_threads(threads: int, device: str, backend: str | None) -> None:
+    """Raises UnsupportedProblem where a native plan cannot run on so many threads at once."""
+    cores = len(os.sched_getaffinity(0))
+    if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= min(cores, 32):
+        raise UnsupportedProblem(
+            "compile",
+            f"threads={threads!r}",
+            f"1 to {min(cores, 32)}: this thread may run on {cores} cores",
+            "Pass fewer threads, or widen the affinity mask.",
+        )
+    if threads > 1 and (device != "cpu" or backend not in (None, "cpu")):
+        raise UnsupportedProblem(
+            "compile",
+            f"threads={threads} with device={device!r}, backend={backend!r}",
+            "threads=1, or the native backend on the CPU",
+            "Only native plans have threads of their own.",
+        )
