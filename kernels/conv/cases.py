@@ -170,7 +170,7 @@ def cases() -> Iterator[Case]:
     for scheme in ("self", "dynamic"):
         stage = make_stage(SHAPES["image"], scheme)
 
-        def special(seed: int, stage: Stage = stage) -> tuple[Tensor, ...]:
+        def special(seed: int, stage: Stage = stage, scheme: str = scheme) -> tuple[Tensor, ...]:
             (x,) = make_inputs(stage, 5, seed)
             x[1] = 0.0
             x[4] *= 1e-38

@@ -1,8 +1,8 @@
 // Depthwise convolution: every channel has a kernel of its own, so that a vector is as many channels of one position.
-// Several positions share each weight that was loaded. Where x need not be quantised its rows are read where they are, by
-// a table [position][tap] of distances, negative for padding: a padded image would not fit the first-level cache beside
-// x and y. int8 numbers are summed as float32, which is exact for 256 taps.
-// Weights: [tile of up to 4 vectors][tap][vector][lane], float32.
+// Several positions share each weight that was loaded. Where x need not be quantised its rows are read where they are,
+// by a table [position][tap] of distances, negative for padding: a padded image would not fit the first-level cache
+// beside x and y. int8 numbers are summed as float32, which is exact for 256 taps. Weights: [tile of up to 4
+// vectors][tap][vector][lane], float32.
 #pragma once
 
 #include "canvas.h"
@@ -32,15 +32,17 @@ class DepthwiseStage final : public Stage {
     int32_t* offset = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(g.out_count) * 4));
     for (int64_t i = 0; i < g.out_count; ++i) {
       const int64_t at = g.out_steps ? g.out_steps[i] : i;
-      offset[i] = static_cast<int32_t>(at / g.out.x * g.stride.y * canvas_.row + at % g.out.x * g.stride.x * canvas_.cell);
+      offset[i] =
+          static_cast<int32_t>(at / g.out.x * g.stride.y * canvas_.row + at % g.out.x * g.stride.x * canvas_.cell);
     }
     offset_ = offset;
     if (indexed_) index(spec);
     pack(spec);
     // The last vector of a ring's last row may be read past it, within the ring's own padding or a copy of it.
     ring_bytes_ = p_.stream ? (p_.ring.steps * canvas_.cell + 63) / 64 * 64 : 0;
-    spec.need_scratch(static_cast<size_t>(p_.stream ? ring_bytes_ + (g.taps * 4 + 63) / 64 * 64
-                                                    : indexed_ ? 0 : canvas_.bytes + 64));
+    spec.need_scratch(static_cast<size_t>(p_.stream  ? ring_bytes_ + (g.taps * 4 + 63) / 64 * 64
+                                          : indexed_ ? 0
+                                                     : canvas_.bytes + 64));
   }
 
   bool marks_samples() const override { return p_.quantises && (!p_.dynamic || p_.int8_out); }
@@ -171,8 +173,7 @@ class DepthwiseStage final : public Stage {
     char* y = to.y + position * p_.y.pitch;
     if (p_.plain && to.left >= V * S::kLanes)
       return finish_floats<S, R, V>(t, y + to.column * 4, p_.y.pitch, p_.activation == Activation::kRelu);
-    const ConvTarget at{y, to.other ? to.other + position * p_.other.pitch : nullptr,
-                        to.column, to.left, to.spills};
+    const ConvTarget at{y, to.other ? to.other + position * p_.other.pitch : nullptr, to.column, to.left, to.spills};
     conv_finish<S, R, V>(p_, t, at);
   }
 
@@ -208,7 +209,8 @@ class DepthwiseStage final : public Stage {
       for (int64_t tap = 0; tap < taps; ++tap)
         for (int64_t i = 0; i < now; ++i, ++to) {
           const int64_t channel = first * S::kLanes + i;
-          if (channel < p_.c) *to = bytes ? static_cast<float>(bytes[channel * taps + tap]) : floats[channel * taps + tap];
+          if (channel < p_.c)
+            *to = bytes ? static_cast<float>(bytes[channel * taps + tap]) : floats[channel * taps + tap];
         }
     }
   }

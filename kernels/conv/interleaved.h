@@ -1,6 +1,6 @@
 // Depthwise convolution of int8 with AVX-512 VNNI: the bytes of 4 rows of the image are interleaved, so that a vector
-// holds 4 rows of 16 channels, and one dot product does 4 taps of them. Where the kernel is lower than 4 rows and moves by
-// one, neighbouring output rows use the same interleaved rows with shifted weights: 3 rows as (w0, w1, w2, 0) and
+// holds 4 rows of 16 channels, and one dot product does 4 taps of them. Where the kernel is lower than 4 rows and moves
+// by one, neighbouring output rows use the same interleaved rows with shifted weights: 3 rows as (w0, w1, w2, 0) and
 // (0, w0, w1, w2). A kernel of one row lies on its side.
 //
 // Interleaving within 128 bits leaves vector v, lane i of 64 channels as channel 16 (i / 4) + 4 v + i % 4. Packing to
@@ -76,9 +76,10 @@ class InterleavedStage final : public Stage {
   };
 
   Axis axis(const ConvGeometry& g, bool horizontal) const {
-    Axis a = horizontal ? Axis{g.kernel.x, g.stride.x, g.dilation.x, g.out.x, g.reach.x, g.padding.x, g.in.x, p_.x_step, 1}
-                        : Axis{g.kernel.y, g.stride.y,  g.dilation.y, g.out.y,         g.reach.y,
-                               g.padding.y, g.in.y, g.in.x * p_.x_step, g.out.x};
+    Axis a = horizontal
+                 ? Axis{g.kernel.x, g.stride.x, g.dilation.x, g.out.x, g.reach.x, g.padding.x, g.in.x, p_.x_step, 1}
+                 : Axis{g.kernel.y,  g.stride.y, g.dilation.y,       g.out.y, g.reach.y,
+                        g.padding.y, g.in.y,     g.in.x * p_.x_step, g.out.x};
     if (direct_) return a;
     a.padding = 0;
     a.in = a.reach;
@@ -179,7 +180,8 @@ class InterleavedStage final : public Stage {
         I q[4];
 #pragma GCC unroll 4
         for (int v = 0; v < 4; ++v)
-          q[v] = S::to_int(S::add(S::mul(S::to_float(acc[r][v]), S::load(multiplier + 16 * v)), S::load(offset + 16 * v)));
+          q[v] =
+              S::to_int(S::add(S::mul(S::to_float(acc[r][v]), S::load(multiplier + 16 * v)), S::load(offset + 16 * v)));
         const I a = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), zero);
         const I b = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), zero);
         _mm512_storeu_si512(y + to.column + r * step, _mm512_max_epu8(_mm512_packus_epi16(a, b), low));

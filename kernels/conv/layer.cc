@@ -37,7 +37,8 @@ ConvGeometry read_geometry(const StageSpec& spec) {
 
 static int64_t channels(const StageSpec& spec) {
   const Attrs& a = spec.attrs;
-  return a.count("weight") / (spec.output(0).width * a.integer("kernel_y") * a.integer("kernel_x")) * a.integer("groups");
+  return a.count("weight") / (spec.output(0).width * a.integer("kernel_y") * a.integer("kernel_x")) *
+         a.integer("groups");
 }
 
 ConvLayer read_layer(const StageSpec& spec, int64_t blocks, int lanes, int32_t x_offset) {
