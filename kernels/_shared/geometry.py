@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +67,10 @@ class Geometry:
             total = size[0] * size[1]
             if steps is not None:
                 require(
-                    len(steps) > 0 and steps[0] >= 0 and steps[-1] < total and all(a < b for a, b in zip(steps, steps[1:])),
+                    len(steps) > 0
+                    and steps[0] >= 0
+                    and steps[-1] < total
+                    and all(a < b for a, b in itertools.pairwise(steps)),
                     f"{name} of {len(steps)} positions",
                     f"sorted positions, each once, in 0..{total - 1}",
                 )

@@ -24,10 +24,8 @@ static inline void store_bytes(uint8_t* to, const typename S::I (&v)[V], int32_t
     bytes = _mm512_max_epu8(bytes, _mm512_set1_epi8(static_cast<char>(low)));
     bytes = _mm512_permutexvar_epi32(order, bytes);
     if constexpr (V == 4) _mm512_storeu_si512(to, bytes);
-    if constexpr (V == 2 || V == 3)
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_castsi512_si256(bytes));
-    if constexpr (V == 3)
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 32), _mm512_extracti32x4_epi32(bytes, 2));
+    if constexpr (V == 2 || V == 3) _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_castsi512_si256(bytes));
+    if constexpr (V == 3) _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 32), _mm512_extracti32x4_epi32(bytes, 2));
     if constexpr (V == 1) _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_castsi512_si128(bytes));
     return;
   }

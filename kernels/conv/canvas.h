@@ -62,7 +62,8 @@ struct CanvasFill {
   void positions(char* to, const char* from, int64_t count) {
     const int64_t pitch = p.x_step, element = source == kFloats ? 4 : 1, given = source == kBytesAsTheyAre ? 1 : 4;
     const int64_t c = p.c;
-    if (canvas.cell == c * element && (source == kMiddle || pitch == c * given)) return run<source>(to, from, count * c);
+    if (canvas.cell == c * element && (source == kMiddle || pitch == c * given))
+      return run<source>(to, from, count * c);
     for (int64_t i = 0; i < count; ++i) run<source>(to + i * canvas.cell, from + i * pitch, c);
   }
 

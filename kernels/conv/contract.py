@@ -44,7 +44,7 @@ from torch import Tensor
 
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.core.registry import Cost, Operator, Tolerance, register_operator
-from rtaccel.core.stage import Problem, Quant, Stage, Value
+from rtaccel.core.stage import Problem, Quant, Stage
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._shared import activations
 from rtaccel.kernels._shared.geometry import Geometry
@@ -172,7 +172,11 @@ def _stream_geometry(stage: Stage) -> Geometry:
             "Give calibration data.",
         )  # fmt: skip
     rows = (kernel[1] - 1) * dilation[1] + 1
-    if len(stage.inputs) < 2 or len(stage.outputs) != 2 or any(v.steps != rows for v in (stage.inputs[1], stage.outputs[1])):
+    if (
+        len(stage.inputs) < 2
+        or len(stage.outputs) != 2
+        or any(v.steps != rows for v in (stage.inputs[1], stage.outputs[1]))
+    ):
         raise ShapeError("conv", "a stream without its ring", f"a ring of {rows} rows, in and out", "Add it.")
     return Geometry((1, rows), kernel, (1, 1), (0, 0), dilation, (1, 1))
 
@@ -257,7 +261,9 @@ def tolerance(stage: Stage, x: Tensor, *given: Tensor) -> Tolerance:
         terms = low["weight"][0].numel() + 3
         bound = slope * eps * terms * magnitude + activations.error(act, magnitude)
         # Rings are copies, and pass within this, too.
-        return Tolerance(atol=float(bound.max()) if is_stream(stage) else bound.reshape(x.shape[0], *stage.outputs[0].shape))
+        return Tolerance(
+            atol=float(bound.max()) if is_stream(stage) else bound.reshape(x.shape[0], *stage.outputs[0].shape)
+        )
     if stage.outputs[0].dtype == "int8":
         return Tolerance(steps=0 if act in activations.HOMOGENEOUS else 1)
     if act in activations.HOMOGENEOUS:
@@ -267,7 +273,9 @@ def tolerance(stage: Stage, x: Tensor, *given: Tensor) -> Tolerance:
     t = _rescaled(low, sums(stage, rows.double() - low["x_zero_point"], low["weight"], index), scale)
     t = t if other is None else t + other
     bound = activations.error(act, t)
-    return Tolerance(atol=float(bound.max()) if is_stream(stage) else bound.reshape(x.shape[0], *stage.outputs[0].shape))
+    return Tolerance(
+        atol=float(bound.max()) if is_stream(stage) else bound.reshape(x.shape[0], *stage.outputs[0].shape)
+    )
 
 
 def cost(problem: Problem) -> Cost:
@@ -297,7 +305,9 @@ def packed_bytes(stage: Stage) -> int:
     columns = (weight.shape[0] + 63) // 64 * 64
     general = groups * per_group * taps * channels * weight.element_size()
     steps = sum(v.steps for v in (*stage.inputs, *stage.outputs))
-    return general + columns * (4 * taps + 64) + 16 * groups * per_group + 16 * (steps + taps) + 4096
+    size = stage.attrs.get("in_size", (1, 1))
+    tables = 16 * (steps + size[0] * size[1]) + 4 * (stage.outputs[0].steps + 4) * taps
+    return general + columns * (4 * taps + 64) + 16 * groups * per_group + tables + 4096
 
 
 OPERATOR = register_operator(

@@ -11,7 +11,8 @@
 //
 // Dot products: int8
 //
-// Floor: out steps * taps * C * N / groups products; from 6 positions on the multiply-adds are the bound, not the loads.
+// Floor: out steps * taps * C * N / groups products; from 6 positions on the multiply-adds are the bound, not the
+// loads.
 #pragma once
 
 #include "depthwise.h"
@@ -61,11 +62,12 @@ class ConvStage final : public Stage {
   using F = typename S::F;
 
  public:
-  explicit ConvStage(const StageSpec& spec) : p_(read_layer(spec, spec.attrs.integer("groups"), S::kLanes, offset_of_x())) {
+  explicit ConvStage(const StageSpec& spec)
+      : p_(read_layer(spec, spec.attrs.integer("groups"), S::kLanes, offset_of_x())) {
     const ConvGeometry& g = p_.at;
     const int64_t whole = (p_.c * K::kElement + 63) / 64 * 64;
-    direct_ = !p_.stream && !p_.quantises && !(p_.flat && p_.int8) && !g.in_steps && g.padding.y == 0 && g.padding.x == 0 &&
-              g.reach.y <= g.in.y && g.reach.x <= g.in.x;
+    direct_ = !p_.stream && !p_.quantises && !(p_.flat && p_.int8) && !g.in_steps && g.padding.y == 0 &&
+              g.padding.x == 0 && g.reach.y <= g.in.y && g.reach.x <= g.in.x;
     canvas_.cell = direct_ ? p_.x_step : p_.stream ? p_.ring.pitch : g.in_steps ? whole : p_.c * K::kElement;
     canvas_.row = (direct_ ? g.in.x : g.reach.x) * canvas_.cell;
     canvas_.bytes = (g.reach.y * canvas_.row + 63) / 64 * 64;
@@ -85,7 +87,8 @@ class ConvStage final : public Stage {
     int32_t* offset = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(g.out_count) * 4));
     for (int64_t i = 0; i < g.out_count; ++i) {
       const int64_t at = g.out_steps ? g.out_steps[i] : i;
-      offset[i] = static_cast<int32_t>(at / g.out.x * g.stride.y * canvas_.row + at % g.out.x * g.stride.x * canvas_.cell);
+      offset[i] =
+          static_cast<int32_t>(at / g.out.x * g.stride.y * canvas_.row + at % g.out.x * g.stride.x * canvas_.cell);
     }
     offset_ = offset;
     spec.need_scratch(static_cast<size_t>(p_.stream ? segments_ * 4 : direct_ ? 0 : canvas_.bytes + 64));
@@ -211,6 +214,33 @@ class ConvStage final : public Stage {
       }
       for (; g < groups; ++g) step(0, g);
     }
+#pragma GCC unroll 4
+    for (int c = 1; c < C; ++c)
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[0][r][v] = K::add(acc[0][r][v], acc[c][r][v]);
+    char* y = to.y + position * p_.y.pitch;
+    if constexpr (K::kElement == 1) {
+      if (p_.int8_out && p_.bounded && (to.spills || to.left >= V * S::kLanes)) {
+        const int64_t pitch = p_.y.pitch;
+        const int32_t zero = p_.y_zero, low = p_.y_low;
+        const float *multiplier = p_.multiplier + b.numbers, *offset = p_.offset + b.numbers;
+        uint8_t* at = reinterpret_cast<uint8_t*>(y) + to.column;
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r) {
+          typename S::I q[V];
+#pragma GCC unroll 4
+          for (int v = 0; v < V; ++v)
+            q[v] = S::to_int(
+                K::number(acc[0][r][v], S::load(multiplier + v * S::kLanes), S::load(offset + v * S::kLanes)));
+          store_bytes<S, V>(at + r * pitch, q, zero, low);
+        }
+        return;
+      }
+    } else if (p_.plain && to.left >= V * S::kLanes) {
+      return finish_floats<S, R, V>(acc[0], y + to.column * 4, p_.y.pitch, p_.activation == Activation::kRelu);
+    }
     F t[R][V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
@@ -221,15 +251,9 @@ class ConvStage final : public Stage {
         offset = S::load(p_.offset + b.numbers + v * S::kLanes);
       }
 #pragma GCC unroll 6
-      for (int r = 0; r < R; ++r) {
-        typename K::Sum sum = acc[0][r][v];
-#pragma GCC unroll 4
-        for (int c = 1; c < C; ++c) sum = K::add(sum, acc[c][r][v]);
-        t[r][v] = K::number(sum, multiplier, offset);
-      }
+      for (int r = 0; r < R; ++r) t[r][v] = K::number(acc[0][r][v], multiplier, offset);
     }
-    const ConvTarget at{to.y + position * p_.y.pitch, to.other ? to.other + position * p_.other.pitch : nullptr,
-                        to.column, to.left, to.spills};
+    const ConvTarget at{y, to.other ? to.other + position * p_.other.pitch : nullptr, to.column, to.left, to.spills};
     conv_finish<S, R, V>(p_, t, at);
   }
 

@@ -1,6 +1,8 @@
 // Depthwise convolution: every channel has a kernel of its own, so that a vector is as many channels of one position.
-// Several positions share each weight that was loaded. int8 numbers are summed as float32, which is exact for 256 taps.
-// Weights: [tile of up to 4 vectors][tap][vector][lane], float32.
+// Several positions share each weight that was loaded. Where x need not be quantised its rows are read where they are,
+// by a table [position][tap] of distances, negative for padding: a padded image would not fit the first-level cache
+// beside x and y. int8 numbers are summed as float32, which is exact for 256 taps. Weights: [tile of up to 4
+// vectors][tap][vector][lane], float32.
 #pragma once
 
 #include "canvas.h"
@@ -17,12 +19,11 @@ class DepthwiseStage final : public Stage {
   explicit DepthwiseStage(const StageSpec& spec) : p_(read_layer(spec, 1, 64, 128)) {
     const ConvGeometry& g = p_.at;
     const int64_t element = p_.int8 ? 1 : 4;
-    direct_ = !p_.stream && !p_.quantises && !(p_.flat && p_.int8) && !g.in_steps && g.padding.y == 0 && g.padding.x == 0 &&
-              g.reach.y <= g.in.y && g.reach.x <= g.in.x && p_.x_step % 64 == 0;
-    canvas_.cell = direct_ ? p_.x_step : (p_.c * element + 63) / 64 * 64;
-    canvas_.row = (direct_ ? g.in.x : g.reach.x) * canvas_.cell;
+    indexed_ = !p_.stream && !p_.quantises && p_.x_step % 64 == 0;
+    canvas_.cell = (p_.c * element + 63) / 64 * 64;
+    canvas_.row = g.reach.x * canvas_.cell;
     canvas_.bytes = g.reach.y * canvas_.row;
-    if (canvas_.bytes + g.in.y * canvas_.row >= INT32_MAX) fail("conv: an image of 2 GiB");
+    if (canvas_.bytes >= INT32_MAX || g.in_count * p_.x_step >= INT32_MAX) fail("conv: an image of 2 GiB");
     int32_t* delta = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(g.taps) * 4));
     for (int64_t t = 0; t < g.taps; ++t)
       delta[t] = static_cast<int32_t>(t / g.kernel.x * g.dilation.y * canvas_.row +
@@ -31,14 +32,17 @@ class DepthwiseStage final : public Stage {
     int32_t* offset = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(g.out_count) * 4));
     for (int64_t i = 0; i < g.out_count; ++i) {
       const int64_t at = g.out_steps ? g.out_steps[i] : i;
-      offset[i] = static_cast<int32_t>(at / g.out.x * g.stride.y * canvas_.row + at % g.out.x * g.stride.x * canvas_.cell);
+      offset[i] =
+          static_cast<int32_t>(at / g.out.x * g.stride.y * canvas_.row + at % g.out.x * g.stride.x * canvas_.cell);
     }
     offset_ = offset;
+    if (indexed_) index(spec);
     pack(spec);
     // The last vector of a ring's last row may be read past it, within the ring's own padding or a copy of it.
     ring_bytes_ = p_.stream ? (p_.ring.steps * canvas_.cell + 63) / 64 * 64 : 0;
-    spec.need_scratch(static_cast<size_t>(p_.stream ? ring_bytes_ + (g.taps * 4 + 63) / 64 * 64
-                                                    : direct_ ? 0 : canvas_.bytes + 64));
+    spec.need_scratch(static_cast<size_t>(p_.stream  ? ring_bytes_ + (g.taps * 4 + 63) / 64 * 64
+                                          : indexed_ ? 0
+                                                     : canvas_.bytes + 64));
   }
 
   bool marks_samples() const override { return p_.quantises && (!p_.dynamic || p_.int8_out); }
@@ -59,17 +63,18 @@ class DepthwiseStage final : public Stage {
         image = turn_ring<S>(p_, run, s, now);
         if (p_.ring_out.pitch % 64) image = padded_ring(image, run.scratch, now);
         delta = now;
-      } else if (direct_) {
+      } else if (indexed_) {
         image = x;
       } else {
         scale = fill_canvas<S>(p_, canvas_, run.scratch, x, run.poison + s);
       }
       char* y = p_.y.row(run, s * p_.y.steps);
       const char* other = p_.other.exists() ? p_.other.row(run, s * p_.other.steps) : nullptr;
+      const Source from{image, delta, scale};
       if (p_.int8)
-        columns<true>(image, delta, scale, y, other);
+        indexed_ ? columns<true, true>(from, y, other) : columns<true, false>(from, y, other);
       else
-        columns<false>(image, delta, scale, y, other);
+        indexed_ ? columns<false, true>(from, y, other) : columns<false, false>(from, y, other);
     }
   }
 
@@ -85,36 +90,41 @@ class DepthwiseStage final : public Stage {
     return to;
   }
 
-  template <bool kInt8>
-  void columns(const char* image, const int32_t* delta, float scale, char* y, const char* other) const {
+  struct Source {
+    const char* image;
+    const int32_t* delta;
+    float scale;
+  };
+
+  template <bool kInt8, bool kIndexed>
+  void columns(const Source& from, char* y, const char* other) const {
     const int64_t vectors = (p_.c + S::kLanes - 1) / S::kLanes;
     const float* w = weights_;
     for (int64_t first = 0; first < vectors; first += 4) {
       const int now = static_cast<int>(vectors - first < 4 ? vectors - first : 4);
       const ConvTarget at{y, other, first * S::kLanes, p_.c - first * S::kLanes, true};
-      const char* from = image + first * S::kLanes * (kInt8 ? 1 : 4);
+      const Source part{from.image + first * S::kLanes * (kInt8 ? 1 : 4), from.delta, from.scale};
       switch (now) {
-        case 1: positions<kInt8, 1>(from, delta, w, scale, at); break;
-        case 2: positions<kInt8, 2>(from, delta, w, scale, at); break;
-        case 3: positions<kInt8, 3>(from, delta, w, scale, at); break;
-        default: positions<kInt8, 4>(from, delta, w, scale, at);
+        case 1: positions<kInt8, kIndexed, 1>(part, w, at); break;
+        case 2: positions<kInt8, kIndexed, 2>(part, w, at); break;
+        case 3: positions<kInt8, kIndexed, 3>(part, w, at); break;
+        default: positions<kInt8, kIndexed, 4>(part, w, at);
       }
       w += p_.at.taps * now * S::kLanes;
     }
   }
 
-  template <bool kInt8, int V>
-  void positions(const char* image, const int32_t* delta, const float* w, float scale, const ConvTarget& at) const {
+  template <bool kInt8, bool kIndexed, int V>
+  void positions(const Source& from, const float* w, const ConvTarget& at) const {
     const int64_t count = p_.at.out_count;
     int64_t i = 0;
-    for (; i + kRows <= count; i += kRows) tile<kInt8, kRows, V>(image, delta, w, scale, at, i);
-    if (i < count && count >= kRows) return tile<kInt8, kRows, V>(image, delta, w, scale, at, count - kRows);
-    for (; i < count; ++i) tile<kInt8, 1, V>(image, delta, w, scale, at, i);
+    for (; i + kRows <= count; i += kRows) tile<kInt8, kIndexed, kRows, V>(from, w, at, i);
+    if (i < count && count >= kRows) return tile<kInt8, kIndexed, kRows, V>(from, w, at, count - kRows);
+    for (; i < count; ++i) tile<kInt8, kIndexed, 1, V>(from, w, at, i);
   }
 
-  template <bool kInt8, int R, int V>
-  void tile(const char* image, const int32_t* delta, const float* w, float scale, const ConvTarget& to,
-            int64_t position) const {
+  template <bool kInt8, bool kIndexed, int R, int V>
+  void tile(const Source& source, const float* w, const ConvTarget& to, int64_t position) const {
     F t[R][V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
@@ -125,21 +135,27 @@ class DepthwiseStage final : public Stage {
     }
     const char* base[R];
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) base[r] = image + offset_[position + r];
+    for (int r = 0; r < R; ++r) base[r] = source.image + (kIndexed ? 0 : offset_[position + r]);
     const int64_t taps = p_.at.taps;
+    const int32_t* index = kIndexed ? index_ + position * taps : nullptr;
+    const char* const pad = pad_;
     for (int64_t tap = 0; tap < taps; ++tap, w += V * S::kLanes) {
-      const int64_t d = delta[tap];
+      const char* from[R];
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        const int64_t d = kIndexed ? index[r * taps + tap] : source.delta[tap];
+        from[r] = kIndexed && d < 0 ? pad : base[r] + d;
+      }
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
         const F weight = S::load(w + v * S::kLanes);
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) {
-          const char* from = base[r] + d;
           F x;
           if constexpr (kInt8)
-            x = S::to_float(S::load_u8(reinterpret_cast<const uint8_t*>(from) + v * S::kLanes));
+            x = S::to_float(S::load_u8(reinterpret_cast<const uint8_t*>(from[r]) + v * S::kLanes));
           else
-            x = S::load(reinterpret_cast<const float*>(from) + v * S::kLanes);
+            x = S::load(reinterpret_cast<const float*>(from[r]) + v * S::kLanes);
           t[r][v] = S::mul_add(x, weight, t[r][v]);
         }
       }
@@ -148,15 +164,38 @@ class DepthwiseStage final : public Stage {
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
         F multiplier = S::load(p_.multiplier + to.column + v * S::kLanes);
-        if (p_.dynamic) multiplier = S::mul(multiplier, S::set(scale));
+        if (p_.dynamic) multiplier = S::mul(multiplier, S::set(source.scale));
         const F offset = S::load(p_.offset + to.column + v * S::kLanes);
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) t[r][v] = S::add(S::mul(t[r][v], multiplier), offset);
       }
     }
-    const ConvTarget at{to.y + position * p_.y.pitch, to.other ? to.other + position * p_.other.pitch : nullptr,
-                        to.column, to.left, to.spills};
+    char* y = to.y + position * p_.y.pitch;
+    if (p_.plain && to.left >= V * S::kLanes)
+      return finish_floats<S, R, V>(t, y + to.column * 4, p_.y.pitch, p_.activation == Activation::kRelu);
+    const ConvTarget at{y, to.other ? to.other + position * p_.other.pitch : nullptr, to.column, to.left, to.spills};
     conv_finish<S, R, V>(p_, t, at);
+  }
+
+  // Where each tap of each position lies in x.
+  void index(const StageSpec& spec) {
+    const ConvGeometry& g = p_.at;
+    int32_t* row = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(g.in.y * g.in.x) * 4));
+    for (int64_t i = 0; i < g.in_count; ++i) row[g.in_steps ? g.in_steps[i] : i] = static_cast<int32_t>(i);
+    int32_t* at = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(g.out_count * g.taps) * 4));
+    index_ = at;
+    for (int64_t i = 0; i < g.out_count; ++i) {
+      const int64_t place = g.out_steps ? g.out_steps[i] : i;
+      for (int64_t t = 0; t < g.taps; ++t, ++at) {
+        const int64_t y = place / g.out.x * g.stride.y + t / g.kernel.x * g.dilation.y - g.padding.y;
+        const int64_t x = place % g.out.x * g.stride.x + t % g.kernel.x * g.dilation.x - g.padding.x;
+        const bool inside = y >= 0 && y < g.in.y && x >= 0 && x < g.in.x;
+        *at = inside ? static_cast<int32_t>(row[y * g.in.x + x] * p_.x_step) : -1;
+      }
+    }
+    char* pad = static_cast<char*>(spec.arena->take(256));  // up to 4 vectors: floats of 0, or bytes of the zero point
+    for (int i = 0; i < 256; ++i) pad[i] = static_cast<char>(p_.int8 ? p_.x_zero : 0);
+    pad_ = pad;
   }
 
   void pack(const StageSpec& spec) {
@@ -170,17 +209,19 @@ class DepthwiseStage final : public Stage {
       for (int64_t tap = 0; tap < taps; ++tap)
         for (int64_t i = 0; i < now; ++i, ++to) {
           const int64_t channel = first * S::kLanes + i;
-          if (channel < p_.c) *to = bytes ? static_cast<float>(bytes[channel * taps + tap]) : floats[channel * taps + tap];
+          if (channel < p_.c)
+            *to = bytes ? static_cast<float>(bytes[channel * taps + tap]) : floats[channel * taps + tap];
         }
     }
   }
 
   ConvLayer p_;
   Canvas canvas_;
-  bool direct_;
+  bool indexed_;
   int64_t ring_bytes_;
   const float* weights_;
-  const int32_t *delta_, *offset_;
+  const int32_t *delta_, *offset_, *index_ = nullptr;
+  const char* pad_ = nullptr;
 };
 
 }  // namespace rta

@@ -1,6 +1,6 @@
 // Depthwise convolution of int8 with AVX-512 VNNI: the bytes of 4 rows of the image are interleaved, so that a vector
-// holds 4 rows of 16 channels, and one dot product does 4 taps of them. Where the kernel is lower than 4 rows and moves by
-// one, neighbouring output rows use the same interleaved rows with shifted weights: 3 rows as (w0, w1, w2, 0) and
+// holds 4 rows of 16 channels, and one dot product does 4 taps of them. Where the kernel is lower than 4 rows and moves
+// by one, neighbouring output rows use the same interleaved rows with shifted weights: 3 rows as (w0, w1, w2, 0) and
 // (0, w0, w1, w2). A kernel of one row lies on its side.
 //
 // Interleaving within 128 bits leaves vector v, lane i of 64 channels as channel 16 (i / 4) + 4 v + i % 4. Packing to
@@ -23,10 +23,9 @@ class InterleavedStage final : public Stage {
  public:
   explicit InterleavedStage(const StageSpec& spec) : p_(read_layer(spec, 1, 64, 128)) {
     const ConvGeometry& g = p_.at;
-    direct_ = !p_.quantises && !p_.flat && !g.in_steps && g.padding.y == 0 && g.padding.x == 0 && g.reach.y <= g.in.y &&
-              g.reach.x <= g.in.x;
-    canvas_.cell = direct_ ? p_.x_step : (p_.c + 63) / 64 * 64;
-    canvas_.row = (direct_ ? g.in.x : g.reach.x) * canvas_.cell;
+    direct_ = !p_.quantises && !g.in_steps && !p_.flat;
+    canvas_.cell = (p_.c + 63) / 64 * 64;
+    canvas_.row = g.reach.x * canvas_.cell;
     canvas_.bytes = g.reach.y * canvas_.row;
     if (canvas_.bytes >= INT32_MAX) fail("conv: an image of 2 GiB");
     sideways_ = g.kernel.y == 1;
@@ -35,6 +34,7 @@ class InterleavedStage final : public Stage {
     deep_ = (down_.kernel + 3) / 4;
     shifts_ = down_.kernel <= 4 && down_.stride == 1 && down_.dilation == 1 ? 5 - down_.kernel : 1;
     columns_bytes_ = deep_ * across_.reach * 256;
+    fast_ = p_.int8_out && p_.bounded;
     pack(spec);
     spec.need_scratch(static_cast<size_t>(columns_bytes_ + (direct_ ? 0 : canvas_.bytes + 64)));
   }
@@ -53,125 +53,163 @@ class InterleavedStage final : public Stage {
       char* y = p_.y.row(run, s * p_.y.steps);
       const char* other = p_.other.exists() ? p_.other.row(run, s * p_.other.steps) : nullptr;
       for (int64_t block = 0; block * 64 < p_.c; ++block) {
+        const ConvTarget at{y, other, block * 64, p_.c - block * 64, true};
+        const char* w = weights_ + block * shifts_ * deep_ * across_.kernel * 256;
         for (int64_t o = 0; o < down_.out; o += shifts_) {
           interleave(image + block * 64, run.scratch, o);
-          for (int64_t shift = 0; shift < shifts_ && o + shift < down_.out; ++shift)
-            line(run.scratch, block, o + shift, shift, scale, y, other);
+          for (int64_t shift = 0; shift < shifts_ && o + shift < down_.out; ++shift) {
+            const char* shifted = w + shift * deep_ * across_.kernel * 256;
+            if (fast_)
+              line<true>(run.scratch, shifted, o + shift, scale, at);
+            else
+              line<false>(run.scratch, shifted, o + shift, scale, at);
+          }
         }
       }
     }
   }
 
  private:
+  // One direction: steps in bytes of the image that is read, in rows of y. Outside 0..in - 1 there is padding.
   struct Axis {
-    int64_t kernel, stride, dilation, out, reach, image_step, out_step;
+    int64_t kernel, stride, dilation, out, reach, padding, in, image_step, out_step;
   };
 
   Axis axis(const ConvGeometry& g, bool horizontal) const {
-    if (horizontal) return {g.kernel.x, g.stride.x, g.dilation.x, g.out.x, g.reach.x, canvas_.cell, 1};
-    return {g.kernel.y, g.stride.y, g.dilation.y, g.out.y, g.reach.y, canvas_.row, g.out.x};
+    Axis a = horizontal
+                 ? Axis{g.kernel.x, g.stride.x, g.dilation.x, g.out.x, g.reach.x, g.padding.x, g.in.x, p_.x_step, 1}
+                 : Axis{g.kernel.y,  g.stride.y, g.dilation.y,       g.out.y, g.reach.y,
+                        g.padding.y, g.in.y,     g.in.x * p_.x_step, g.out.x};
+    if (direct_) return a;
+    a.padding = 0;
+    a.in = a.reach;
+    a.image_step = horizontal ? canvas_.cell : canvas_.row;
+    return a;
+  }
+
+  static void interleave4(char* to, I r0, I r1, I r2, I r3) {
+    const I low01 = _mm512_unpacklo_epi8(r0, r1), high01 = _mm512_unpackhi_epi8(r0, r1);
+    const I low23 = _mm512_unpacklo_epi8(r2, r3), high23 = _mm512_unpackhi_epi8(r2, r3);
+    _mm512_store_si512(to, _mm512_unpacklo_epi16(low01, low23));
+    _mm512_store_si512(to + 64, _mm512_unpackhi_epi16(low01, low23));
+    _mm512_store_si512(to + 128, _mm512_unpacklo_epi16(high01, high23));
+    _mm512_store_si512(to + 192, _mm512_unpackhi_epi16(high01, high23));
   }
 
   void interleave(const char* image, char* to, int64_t o) const {
-    const int64_t last = down_.reach - 1;
+    const Axis across = across_;
+    const I pad = _mm512_set1_epi8(static_cast<char>(p_.x_zero));
+    const int64_t end = across.padding + across.in < across.reach ? across.padding + across.in : across.reach;
     for (int64_t d = 0; d < deep_; ++d) {
       const char* row[4];
-      for (int64_t j = 0; j < 4; ++j) {  // below the image weights are zero: any row will do
-        const int64_t at = o * down_.stride + (4 * d + j) * down_.dilation;
-        row[j] = image + (at < last ? at : last) * down_.image_step;
+      int64_t step[4];
+      for (int64_t j = 0; j < 4; ++j) {
+        const int64_t at = o * down_.stride + (4 * d + j) * down_.dilation - down_.padding;
+        const bool inside = at >= 0 && at < down_.in;
+        row[j] = inside ? image + at * down_.image_step : pad_;
+        step[j] = inside ? across.image_step : 0;
       }
-      for (int64_t i = 0; i < across_.reach; ++i, to += 256) {
-        const int64_t at = i * across_.image_step;
-        const I r0 = load(row[0] + at), r1 = load(row[1] + at), r2 = load(row[2] + at), r3 = load(row[3] + at);
-        const I low01 = _mm512_unpacklo_epi8(r0, r1), high01 = _mm512_unpackhi_epi8(r0, r1);
-        const I low23 = _mm512_unpacklo_epi8(r2, r3), high23 = _mm512_unpackhi_epi8(r2, r3);
-        _mm512_store_si512(to, _mm512_unpacklo_epi16(low01, low23));
-        _mm512_store_si512(to + 64, _mm512_unpackhi_epi16(low01, low23));
-        _mm512_store_si512(to + 128, _mm512_unpacklo_epi16(high01, high23));
-        _mm512_store_si512(to + 192, _mm512_unpackhi_epi16(high01, high23));
+      int64_t i = 0;
+      for (; i < across.padding && i < across.reach; ++i, to += 256)
+        for (int v = 0; v < 4; ++v) _mm512_store_si512(to + 64 * v, pad);
+      for (; i < end; ++i, to += 256) {
+        interleave4(to, load(row[0]), load(row[1]), load(row[2]), load(row[3]));
+        row[0] += step[0];
+        row[1] += step[1];
+        row[2] += step[2];
+        row[3] += step[3];
       }
+      for (; i < across.reach; ++i, to += 256)
+        for (int v = 0; v < 4; ++v) _mm512_store_si512(to + 64 * v, pad);
     }
   }
 
   static I load(const char* p) { return _mm512_loadu_si512(p); }
 
   // One line of outputs for 64 channels.
-  void line(const char* columns, int64_t block, int64_t o, int64_t shift, float scale, char* y, const char* other) const {
-    const char* w = weights_ + (block * shifts_ + shift) * deep_ * across_.kernel * 256;
-    const int64_t step = across_.out_step, start = o * down_.out_step;
-    const ConvTarget at{y, other, block * 64, p_.c - block * 64, true};
+  template <bool kFast>
+  void line(const char* columns, const char* w, int64_t o, float scale, const ConvTarget& at) const {
+    const int64_t step = across_.out_step, start = o * down_.out_step, count = across_.out;
     int64_t i = 0;
-    const int64_t count = across_.out;
-    for (; i + 4 <= count; i += 4) tile<4>(columns, w, i, scale, at, start + i * step);
-    switch (count - i) {
-      case 3: tile<3>(columns, w, i, scale, at, start + i * step); break;
-      case 2: tile<2>(columns, w, i, scale, at, start + i * step); break;
-      case 1: tile<1>(columns, w, i, scale, at, start + i * step); break;
-      default: break;
+    while (i < count) {
+      const int64_t left = count - i;
+      const int now = static_cast<int>(left <= 5 ? left : left < 10 ? (left + 1) / 2 : 5);
+      const int64_t position = start + i * step;
+      switch (now) {
+        case 1: tile<1, kFast>(columns, w, i, scale, at, position); break;
+        case 2: tile<2, kFast>(columns, w, i, scale, at, position); break;
+        case 3: tile<3, kFast>(columns, w, i, scale, at, position); break;
+        case 4: tile<4, kFast>(columns, w, i, scale, at, position); break;
+        default: tile<5, kFast>(columns, w, i, scale, at, position);
+      }
+      i += now;
     }
   }
 
-  template <int R>
-  inline void tile(const char* columns, const char* w, int64_t first, float scale, const ConvTarget& to,
-                   int64_t position) const {
+  template <int R, bool kFast>
+  void tile(const char* columns, const char* w, int64_t first, float scale, const ConvTarget& to,
+            int64_t position) const {
     I acc[R][4];
 #pragma GCC unroll 4
     for (int v = 0; v < 4; ++v) {
       const I start = S::load_int(start_ + to.column + 16 * v);
-#pragma GCC unroll 4
+#pragma GCC unroll 5
       for (int r = 0; r < R; ++r) acc[r][v] = start;
     }
-    const int64_t between = across_.stride * 256;
-    for (int64_t d = 0; d < deep_; ++d) {
-      const char* x = columns + (d * across_.reach + first * across_.stride) * 256;
-      for (int64_t t = 0; t < across_.kernel; ++t, x += across_.dilation * 256, w += 256) {
+    const int64_t between = across_.stride * 256, further = across_.dilation * 256, taps = across_.kernel;
+    const char* base = columns + first * across_.stride * 256;
+    for (int64_t d = 0; d < deep_; ++d, base += across_.reach * 256) {
+      const char* x = base;
+      for (int64_t t = 0; t < taps; ++t, x += further, w += 256) {
 #pragma GCC unroll 4
         for (int v = 0; v < 4; ++v) {
           const I weight = _mm512_load_si512(w + 64 * v);
-#pragma GCC unroll 4
+#pragma GCC unroll 5
           for (int r = 0; r < R; ++r) acc[r][v] = S::dot(acc[r][v], load(x + r * between + 64 * v), weight);
         }
       }
     }
-    const int64_t step = across_.out_step;
-    F t[R][4];
-#pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v) {
-      F multiplier = S::load(multiplier_ + to.column + 16 * v);
-      if (p_.dynamic) multiplier = S::mul(multiplier, S::set(scale));
-      const F offset = S::load(offset_ + to.column + 16 * v);
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) t[r][v] = S::add(S::mul(S::to_float(acc[r][v]), multiplier), offset);
-    }
-    if (p_.int8_out && p_.bounded) {
+    const int64_t step = across_.out_step * p_.y.pitch;
+    const float *multiplier = multiplier_ + to.column, *offset = offset_ + to.column;
+    char* y = to.y + position * p_.y.pitch;
+    if constexpr (kFast) {
       const I zero = _mm512_set1_epi16(static_cast<int16_t>(p_.y_zero));
       const I low = _mm512_set1_epi8(static_cast<char>(p_.y_low));
-      char* at = to.y + position * p_.y.pitch + to.column;
-#pragma GCC unroll 4
+#pragma GCC unroll 5
       for (int r = 0; r < R; ++r) {
-        const I a = _mm512_packs_epi32(S::to_int(t[r][0]), S::to_int(t[r][1]));
-        const I b = _mm512_packs_epi32(S::to_int(t[r][2]), S::to_int(t[r][3]));
-        const I bytes = _mm512_packus_epi16(_mm512_adds_epi16(a, zero), _mm512_adds_epi16(b, zero));
-        _mm512_storeu_si512(at + r * step * p_.y.pitch, _mm512_max_epu8(bytes, low));
+        I q[4];
+#pragma GCC unroll 4
+        for (int v = 0; v < 4; ++v)
+          q[v] =
+              S::to_int(S::add(S::mul(S::to_float(acc[r][v]), S::load(multiplier + 16 * v)), S::load(offset + 16 * v)));
+        const I a = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), zero);
+        const I b = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), zero);
+        _mm512_storeu_si512(y + to.column + r * step, _mm512_max_epu8(_mm512_packus_epi16(a, b), low));
       }
       return;
     }
-    for (int r = 0; r < R; ++r) {
-      F natural[1][4];
-      in_order(t[r], natural[0]);
-      const int64_t row = position + r * step;
-      const ConvTarget at{to.y + row * p_.y.pitch, to.other ? to.other + row * p_.other.pitch : nullptr, to.column,
-                          to.left, true};
-      finish4(natural, at);
-    }
+    alignas(64) float sums[R][4 * 16];
+#pragma GCC unroll 5
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v) {
+        const F m = S::load(multiplier + 16 * v);
+        S::store(sums[r] + 16 * v, S::add(S::mul(S::to_float(acc[r][v]), p_.dynamic ? S::mul(m, S::set(scale)) : m),
+                                          S::load(offset + 16 * v)));
+      }
+    for (int r = 0; r < R; ++r) finish_row(sums[r], to, position + r * across_.out_step);
   }
 
-  // One to four of the vectors exist.
-  void finish4(F (&t)[1][4], const ConvTarget& at) const {
-    if (p_.int8_out || at.left >= 64) return conv_finish<S, 1, 4>(p_, t, at);
-    for (int v = 0; v * S::kLanes < at.left; ++v) {
-      F one[1][1] = {{t[0][v]}};
-      conv_finish<S, 1, 1>(p_, one, {at.y, at.other, at.column + v * S::kLanes, at.left - v * S::kLanes, true});
+  __attribute__((noinline)) void finish_row(const float* sums, const ConvTarget& to, int64_t row) const {
+    F t[4], natural[1][4];
+    for (int v = 0; v < 4; ++v) t[v] = S::load(sums + 16 * v);
+    in_order(t, natural[0]);
+    const char* other = to.other ? to.other + row * p_.other.pitch : nullptr;
+    const ConvTarget at{to.y + row * p_.y.pitch, other, to.column, to.left, true};
+    if (to.left >= 64) return conv_finish<S, 1, 4>(p_, natural, at);
+    for (int v = 0; v * 16 < at.left; ++v) {  // one to three vectors exist
+      F one[1][1] = {{natural[0][v]}};
+      conv_finish<S, 1, 1>(p_, one, {at.y, other, at.column + v * 16, at.left - v * 16, true});
     }
   }
 
@@ -199,6 +237,9 @@ class InterleavedStage final : public Stage {
       offset[i] = p_.offset[channel_of(i)];
       start[i] = p_.start[channel_of(i)];
     }
+    char* pad = static_cast<char*>(spec.arena->take(64));
+    for (int i = 0; i < 64; ++i) pad[i] = static_cast<char>(p_.x_zero);
+    pad_ = pad;
     multiplier_ = multiplier;
     offset_ = offset;
     start_ = start;
@@ -221,9 +262,9 @@ class InterleavedStage final : public Stage {
   ConvLayer p_;
   Canvas canvas_;
   Axis down_, across_;
-  bool direct_, sideways_;
+  bool direct_, sideways_, fast_;
   int64_t deep_, shifts_, columns_bytes_;
-  const char* weights_;
+  const char *weights_, *pad_;
   const float *multiplier_, *offset_;
   const int32_t* start_;
 };

@@ -37,7 +37,8 @@ ConvGeometry read_geometry(const StageSpec& spec) {
 
 static int64_t channels(const StageSpec& spec) {
   const Attrs& a = spec.attrs;
-  return a.count("weight") / (spec.output(0).width * a.integer("kernel_y") * a.integer("kernel_x")) * a.integer("groups");
+  return a.count("weight") / (spec.output(0).width * a.integer("kernel_y") * a.integer("kernel_x")) *
+         a.integer("groups");
 }
 
 ConvLayer read_layer(const StageSpec& spec, int64_t blocks, int lanes, int32_t x_offset) {
@@ -64,6 +65,8 @@ ConvLayer read_layer(const StageSpec& spec, int64_t blocks, int lanes, int32_t x
   p.activation = parse_activation(a.text("activation"));
   p.parameter = static_cast<float>(a.real("activation_parameter"));
 
+  const bool simple = p.activation == Activation::kRelu || p.activation == Activation::kNone;
+  p.plain = simple && !p.other.exists() && !p.int8_out;
   const int64_t per_block = p.n / blocks, whole = (per_block + lanes - 1) / lanes * lanes;
   const size_t bytes = static_cast<size_t>(blocks * whole) * 4;
   float* offset = static_cast<float*>(spec.arena->take(bytes));
@@ -79,7 +82,7 @@ ConvLayer read_layer(const StageSpec& spec, int64_t blocks, int lanes, int32_t x
   p.y_zero = static_cast<int32_t>(a.integer("y_zero_point")) + 128;
   const bool relu = p.activation == Activation::kRelu;
   p.y_low = relu ? p.y_zero : 0;
-  p.bounded = (relu || p.activation == Activation::kNone) && !p.other.exists() && !p.dynamic && !p.scales_last;
+  p.bounded = simple && !p.other.exists() && !p.dynamic && !p.scales_last;
   float* multiplier = static_cast<float*>(spec.arena->take(bytes));
   int32_t* start = static_cast<int32_t*>(spec.arena->take(bytes));
   p.multiplier = multiplier;

@@ -13,7 +13,7 @@ struct Extent {
 // Output o, tap t read input o * stride + t * dilation - padding, in both directions.
 struct ConvGeometry {
   Extent in, kernel, stride, padding, dilation, out;
-  Extent reach;  // of the padded image that the outputs read
+  Extent reach;                         // of the padded image that the outputs read
   const int32_t *in_steps, *out_steps;  // null for all positions
   int64_t in_count, out_count;
   int64_t taps;
@@ -25,8 +25,8 @@ struct ConvLayer {
   ConvGeometry at;
   Port x, y, other, ring, ring_out;  // absent where there is none
   int64_t c, n, groups;
-  int64_t x_step;       // bytes from one position of x to the next
-  bool flat;            // x is one row of positions side by side
+  int64_t x_step;                         // bytes from one position of x to the next
+  bool flat;                              // x is one row of positions side by side
   bool int8, stream, dynamic, quantises;  // quantises: x is float32, the weights are not
   int32_t x_zero;                         // zero point + 128: what padding looks like
   float x_inv_scale;
@@ -36,13 +36,14 @@ struct ConvLayer {
   float parameter;
   bool int8_out;
   bool bounded;      // |t| < 2^21 whatever x holds, and nothing but a ReLU lies between t and the rounding
+  bool plain;        // float32 y, and nothing but a ReLU between t and it
   bool scales_last;  // y_inv_scale is not 1
   float y_inv_scale;
   int32_t y_zero, y_low;  // zero point + 128; the least byte: y_zero after a ReLU
 };
 
-// All but the packed weights. blocks, lanes: the outputs are in so many blocks (one, or one for each group), each padded
-// to a multiple of lanes. x_offset: what the dot product sees in a byte is the number + x_offset.
+// All but the packed weights. blocks, lanes: the outputs are in so many blocks (one, or one for each group), each
+// padded to a multiple of lanes. x_offset: what the dot product sees in a byte is the number + x_offset.
 ConvLayer read_layer(const StageSpec& spec, int64_t blocks, int lanes, int32_t x_offset);
 
 bool is_depthwise(const StageSpec& spec);  // one output for each channel, of few enough taps for float32 sums

@@ -31,9 +31,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
         rows, scale = contract.quantised(stage, x) if int8 else (x.reshape(x.shape[0], -1, width), None)
         image, geometry, states = window(rows, given)
         pixels = image(rows.double() - low["x_zero_point"] if int8 else rows)
-        sums = torch.nn.functional.conv2d(
-            pixels, weight, None, geometry.stride, 0, geometry.dilation, low["groups"]
-        )
+        sums = torch.nn.functional.conv2d(pixels, weight, None, geometry.stride, 0, geometry.dilation, low["groups"])
         t = geometry.rows(sums)
         if int8:
             t = t.float() * (low["multiplier"] if scale is None else low["multiplier"] * scale) + low["offset"]
@@ -44,16 +42,16 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
     return call
 
 
-Window = Callable[
-    [Tensor, tuple[Tensor, ...]], tuple[Callable[[Tensor], Tensor], Geometry, tuple[Tensor, ...]]
-]
+Window = Callable[[Tensor, tuple[Tensor, ...]], tuple[Callable[[Tensor], Tensor], Geometry, tuple[Tensor, ...]]]
 
 
 def _image(stage: Stage) -> Window:
     geometry = Geometry.of(stage)
     geometry.index("conv")  # refuses in_steps that lack a position
 
-    def window(rows: Tensor, given: tuple[Tensor, ...]) -> tuple[Callable[[Tensor], Tensor], Geometry, tuple[Tensor, ...]]:
+    def window(
+        rows: Tensor, given: tuple[Tensor, ...]
+    ) -> tuple[Callable[[Tensor], Tensor], Geometry, tuple[Tensor, ...]]:
         return geometry.image, geometry, ()
 
     return window
@@ -66,7 +64,9 @@ def _ring(stage: Stage, int8: bool) -> Window:
     geometry = Geometry((1, rows_of_ring), (1, k), (1, 1), (0, 0), (1, dilation), (1, 1))
     tick = 0
 
-    def window(rows: Tensor, given: tuple[Tensor, ...]) -> tuple[Callable[[Tensor], Tensor], Geometry, tuple[Tensor, ...]]:
+    def window(
+        rows: Tensor, given: tuple[Tensor, ...]
+    ) -> tuple[Callable[[Tensor], Tensor], Geometry, tuple[Tensor, ...]]:
         nonlocal tick
         ring = given[0].reshape(rows.shape[0], rows_of_ring, -1).clone()
         ring[:, tick % rows_of_ring] = rows[:, 0].to(ring.dtype)

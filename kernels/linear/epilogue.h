@@ -4,6 +4,7 @@
 
 #include "activation.h"
 #include "stage.h"
+#include "store_bytes.h"
 
 namespace rta {
 
@@ -19,6 +20,15 @@ struct LinearLayer {
   float y_inv_scale;
   int32_t y_zero;  // zero point + 128
 };
+
+template <class S, int V>
+static inline __attribute__((always_inline)) void store_rounded(uint8_t* to, const typename S::F* t, int32_t zero) {
+  const auto low = S::set(-512.0f), high = S::set(512.0f);  // the conversion is undefined beyond 2^31
+  typename S::I q[V];
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) q[v] = S::to_int(S::max(low, S::min(high, t[v])));
+  store_bytes<S, V>(to, q, zero, 0);
+}
 
 // Applies the activation to a tile of R rows by V vectors and writes it. The cheap ones work in registers.
 template <class S, int R, int V>
@@ -53,14 +63,14 @@ static inline void epilogue(const LinearLayer& p, typename S::F (&t)[R][V], char
   // What the loops need is read before they write: a write could, for all the compiler knows, change the layer.
   const int64_t pitch = p.y.pitch, left = p.n - column;
   if (p.int8_out) {
-    const auto zero = S::set_int(p.y_zero);
-    const F low = S::set(-512.0f), high = S::set(512.0f);  // the conversion is undefined beyond 2^31
+    constexpr int kFirst = V < 4 ? V : 4;
+    const int32_t zero = p.y_zero;
 #pragma GCC unroll 6
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v)
-        S::store_u8(reinterpret_cast<uint8_t*>(y + r * pitch) + column + v * S::kLanes,
-                    S::add_int(S::to_int(S::max(low, S::min(high, t[r][v]))), zero));
+    for (int r = 0; r < R; ++r) {
+      uint8_t* at = reinterpret_cast<uint8_t*>(y + r * pitch) + column;
+      store_rounded<S, kFirst>(at, t[r], zero);
+      if constexpr (V > 4) store_rounded<S, V - 4>(at + 4 * S::kLanes, t[r] + 4, zero);
+    }
   } else {
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r)

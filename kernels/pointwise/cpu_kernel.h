@@ -35,9 +35,7 @@ class PointwiseStage final : public Stage {
     shift_ = copy(*spec.arena, spec.attrs.floats("shift", width_));
   }
 
-  bool marks_samples() const override {
-    return int8_out_ && (!x_.int8 || (other_.port.exists() && !other_.int8));
-  }
+  bool marks_samples() const override { return int8_out_ && (!x_.int8 || (other_.port.exists() && !other_.int8)); }
 
   void run(const Run& run) const override {
     const bool marks = marks_samples();
@@ -72,7 +70,8 @@ class PointwiseStage final : public Stage {
   static PointwiseSide side(const StageSpec& spec, int i, const char* scale, const char* zero) {
     const Port port = spec.in(i);
     if (!port.exists() || spec.input(i).dtype != RTA_INT8) return {port, false, 0, 0};
-    return {port, true, static_cast<float>(spec.attrs.real(scale)), static_cast<int32_t>(spec.attrs.integer(zero)) + 128};
+    return {port, true, static_cast<float>(spec.attrs.real(scale)),
+            static_cast<int32_t>(spec.attrs.integer(zero)) + 128};
   }
 
   // Rows of int8 have padding up to whole vectors.

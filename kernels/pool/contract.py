@@ -36,7 +36,9 @@ def lower(stage: Stage) -> Mapping[str, Any]:
     if kind not in ("avg", "max"):
         raise UnsupportedProblem("pool", f"kind {kind!r}", '"avg" or "max"', "Name one of these.")
     if x.width != y.width or (x.dtype == "int8" and x.quant is None):
-        raise ShapeError("pool", f"{x.dtype}[{x.width}] to {y.dtype}[{y.width}]", "as many channels, a static scale", "")
+        raise ShapeError(
+            "pool", f"{x.dtype}[{x.width}] to {y.dtype}[{y.width}]", "as many channels, a static scale", ""
+        )
     geometry = Geometry.of(stage)
     index = geometry.index("pool")
     inside = (index >= 0).sum(1)

@@ -1,4 +1,5 @@
-// Pooling on the CPU: up to 4 vectors of channels walk through the positions of a window. The contract is in contract.py.
+// Pooling on the CPU: up to 4 vectors of channels walk through the positions of a window. The contract is in
+// contract.py.
 #pragma once
 
 #include "activation.h"
@@ -89,8 +90,7 @@ class PoolStage final : public Stage {
       }
     }
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v)
-      t[v] = S::to_float(kLargest ? S::sub_int(acc[v], S::set_int(x_zero_)) : acc[v]);
+    for (int v = 0; v < V; ++v) t[v] = S::to_float(kLargest ? S::sub_int(acc[v], S::set_int(x_zero_)) : acc[v]);
   }
 
   template <int V, bool kLargest>
@@ -100,7 +100,8 @@ class PoolStage final : public Stage {
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
         const int64_t n = left - v * S::kLanes;
-        const F value = n >= S::kLanes ? S::load(from + v * S::kLanes) : S::load_n(from + v * S::kLanes, static_cast<int>(n));
+        const F value =
+            n >= S::kLanes ? S::load(from + v * S::kLanes) : S::load_n(from + v * S::kLanes, static_cast<int>(n));
         if (i == 1)
           t[v] = value;
         else if (kLargest)  // a NaN stays: max gives its second operand where either is one

@@ -1,4 +1,4 @@
-"""Which linear layers of a model may be swapped, and why the others may not."""
+"""Which layers of a model may be swapped, and why the others may not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from rtaccel.core.errors import RtaccelError
-from rtaccel.core.scheme import Float32, Scheme, SchemeMap
+from rtaccel.core.scheme import W8A8, Float32, Scheme, SchemeMap
+from rtaccel.nn.conv import check_module
 from rtaccel.nn.numbers import check_size
 
 Filter = Callable[[nn.Module, str], bool]
@@ -20,23 +21,27 @@ _READS_WEIGHTS: tuple[type[nn.Module], ...] = (nn.MultiheadAttention, nn.Transfo
 """Modules whose own fast path reads `layer.weight` of a child as a float matrix instead of calling the child."""
 
 
+Swappable = nn.Linear | nn.Conv1d | nn.Conv2d
+"""Types of layer that have a quantised form to be swapped for."""
+
+
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A linear layer under all its names. reason: why it is kept; None where it may be swapped."""
+    """A layer under all its names. reason: why it is kept; None where it may be swapped."""
 
-    module: nn.Linear
+    module: Swappable
     names: tuple[str, ...]
     scheme: Scheme
     reason: str | None
 
 
 def linear_layers(model: nn.Module, schemes: SchemeMap, filter_fn: Filter | None) -> list[Layer]:
-    """Every nn.Linear below `model`, once each, in the model's order. Raises what filter_fn raises."""
+    """Every nn.Linear, nn.Conv1d and nn.Conv2d below `model`, once each, in its order. Raises what filter_fn raises."""
     names: dict[int, list[str]] = defaultdict(list)
-    found: dict[int, nn.Linear] = {}
+    found: dict[int, Swappable] = {}
     reading: dict[int, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, nn.Linear):
+        if isinstance(module, Swappable):
             names[id(module)].append(name)
             found[id(module)] = module
         if isinstance(module, _READS_WEIGHTS):
@@ -50,6 +55,8 @@ def linear_layers(model: nn.Module, schemes: SchemeMap, filter_fn: Filter | None
         reason = "the patterns give its names different schemes" if len(chosen) > 1 else None
         if reason is None and isinstance(scheme, Float32):
             reason = "its scheme is float32"
+        if reason is None and not isinstance(module, nn.Linear) and not isinstance(scheme, W8A8):
+            reason = f"a convolution has no form for {scheme}"
         if reason is None and filter_fn is not None:
             wanted = [bool(filter_fn(module, name)) for name in names[key]]
             if not all(wanted):
@@ -77,12 +84,13 @@ def _users(model: nn.Module) -> dict[int, set[int]]:
     return users
 
 
-def _obstacle(module: nn.Linear, reader: str | None, users: dict[int, set[int]]) -> str | None:
+def _obstacle(module: Swappable, reader: str | None, users: dict[int, set[int]]) -> str | None:
     """What would go wrong if this layer were swapped; None for nothing."""
     if is_parametrized(module):
         return "has parametrizations: a swap would freeze them"
-    if type(module) is not nn.Linear:
-        return f"is a {type(module).__name__}, whose forward may not be that of nn.Linear"
+    if type(module) not in (nn.Linear, nn.Conv1d, nn.Conv2d):
+        base = next(t.__name__ for t in (nn.Linear, nn.Conv1d, nn.Conv2d) if isinstance(module, t))
+        return f"is a {type(module).__name__}, whose forward may not be that of nn.{base}"
     if "forward" in module.__dict__:
         return "has a forward of its own, set on the instance"
     if any(getattr(module, f"_{kind}") for kind in ("forward_hooks", "forward_pre_hooks", "backward_hooks",
@@ -100,7 +108,10 @@ def _obstacle(module: nn.Linear, reader: str | None, users: dict[int, set[int]])
     if module.training:
         return "is in training mode"
     try:
-        check_size("swap", module.out_features, module.in_features)
+        if isinstance(module, nn.Linear):
+            check_size("swap", module.out_features, module.in_features)
+        else:
+            check_module("swap", module)
     except RtaccelError as error:
         return f"{error.got}, where {error.expected} is needed"
     return None

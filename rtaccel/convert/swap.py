@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from rtaccel.convert import gate
-from rtaccel.convert.eligible import Filter, Layer, linear_layers
+from rtaccel.convert.eligible import Filter, Layer, Swappable, linear_layers
 from rtaccel.convert.swap_report import SwapEntry, SwapReport
 from rtaccel.convert.watch import SAMPLE_ROWS, Watch, watch_inputs
 from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem
 from rtaccel.core.scheme import Int8Activation, SchemeLike, SchemeMap
+from rtaccel.nn.conv import QuantConv1d, QuantConv2d
 from rtaccel.nn.formats import numbers_of
 from rtaccel.nn.linear import QuantLinear
 
 __all__ = ["SwapEntry", "SwapReport", "quantize_", "restore_"]
+
+
+Quantised = QuantLinear | QuantConv1d | QuantConv2d
 
 
 def quantize_(
@@ -31,7 +35,7 @@ def quantize_(
     keep_original: bool = True,
     rows: int | None = None,
 ) -> SwapReport:
-    """Swaps the nn.Linear layers of a model for `rtaccel.nn.QuantLinear`, in place, where that makes them faster.
+    """Swaps nn.Linear, nn.Conv1d and nn.Conv2d of a model for their forms in `rtaccel.nn`, in place, where that is faster.
 
     scheme: a scheme, its name, or a dict from module-name pattern to scheme. A layer that no pattern fits is kept, and
         so is one whose scheme is Float32.
@@ -44,10 +48,11 @@ def quantize_(
         dict. With False they are gone.
     rows: rows to measure each layer with; None takes those of its first calibration batch, or 1.
 
-    Each candidate is timed against its nn.Linear, call by call in turn, and is swapped in only where its median is
-    smaller. Kept as they are, with the reason in the report: subclasses of nn.Linear; layers with hooks,
+    Each candidate is timed against its layer, call by call in turn, and is swapped in only where its median is
+    smaller. Kept as they are, with the reason in the report: subclasses of these; layers with hooks,
     parametrizations or shared weights; layers of nn.MultiheadAttention and of nn.TransformerEncoderLayer, which
-    read the weight itself; layers that are not float32; layers that no calibration batch reached. One used under several names
+    read the weight itself; layers that are not float32; layers that no calibration batch
+    reached; convolutions without calibration, whose input size is not known. One used under several names
     is swapped once.
 
     An exception leaves the model as it was. Raises UnsupportedProblem for a model in training mode, for one that is an
@@ -65,7 +70,7 @@ def quantize_(
     layers = linear_layers(model, SchemeMap(scheme), filter_fn)
     for layer in layers:
         _check_scheme(layer, calibration is not None)
-    watched = {layer.module: Watch(layer.names[0]) for layer in layers if layer.reason is None and _wants_ranges(layer)}
+    watched = {layer.module: Watch(layer.names[0]) for layer in layers if layer.reason is None and _watched(layer)}
     if watched and calibration is not None:
         watch_inputs(model, watched, calibration)
     else:
@@ -79,15 +84,15 @@ def restore_(model: nn.Module) -> int:
     """Puts the original layers back, as they were when they were swapped (and moved since, if the model was moved).
 
     Returns how many. Raises UnsupportedProblem, with nothing changed, naming a layer whose original was not kept.
-    A QuantLinear that `quantize_` did not put there is left alone.
+    A quantised layer that `quantize_` did not put there is left alone.
     """
     names: dict[int, list[str]] = {}
-    found: dict[int, QuantLinear] = {}
+    found: dict[int, Quantised] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, QuantLinear) and module._swapped and name:
+        if isinstance(module, Quantised) and module._swapped and name:
             names.setdefault(id(module), []).append(name)
             found[id(module)] = module
-    originals: list[tuple[QuantLinear, nn.Linear]] = []
+    originals: list[tuple[Quantised, Swappable]] = []
     for key, module in found.items():
         if module._original is None:
             raise UnsupportedProblem(
@@ -96,7 +101,7 @@ def restore_(model: nn.Module) -> int:
                 "a layer whose original was kept",
                 "Load the float model again, or quantise with keep_original=True.",
             )
-        originals.append((module, module._original))
+        originals.append((module, cast(Swappable, module._original)))
     _replace(model, [(tuple(names[id(q)]), original) for q, original in originals])
     for module, original in originals:
         original.train(module.training)
@@ -109,12 +114,12 @@ def restore_(model: nn.Module) -> int:
 def _check(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise UnsupportedProblem("quantize_", type(model).__name__, "an nn.Module", "Pass the model itself.")
-    if isinstance(model, (nn.Linear, QuantLinear)):
+    if isinstance(model, (Swappable, Quantised)):
         raise UnsupportedProblem(
             "quantize_",
             f"a model that is itself a {type(model).__name__}",
             "a model that holds its layers, so that they can be replaced in it",
-            "Use rt.nn.QuantLinear.from_float(layer, scheme, calibration).",
+            f"Use rt.nn.{_form(model).__name__}.from_float(layer, scheme, calibration).",
         )
     if model.training:
         raise UnsupportedProblem(
@@ -139,6 +144,18 @@ def _check_scheme(layer: Layer, calibrated: bool) -> None:
         )
 
 
+def _form(module: nn.Module) -> type[Quantised]:
+    for float_type, made in ((nn.Conv1d, QuantConv1d), (nn.Conv2d, QuantConv2d)):
+        if isinstance(module, (float_type, made)):
+            return made
+    return QuantLinear
+
+
+def _watched(layer: Layer) -> bool:
+    """Convolutions are watched for the size of their input, too."""
+    return _wants_ranges(layer) or not isinstance(layer.module, nn.Linear)
+
+
 def _wants_ranges(layer: Layer) -> bool:
     return isinstance(layer.scheme, Int8Activation) and layer.scheme.activation != "dynamic"
 
@@ -149,8 +166,8 @@ def _wants_ranges(layer: Layer) -> bool:
 @dataclass(frozen=True, eq=False)
 class _Draft:
     names: tuple[str, ...]
-    module: nn.Linear
-    candidate: QuantLinear | None
+    module: Swappable
+    candidate: Quantised | None
     entry: SwapEntry
 
 
@@ -160,23 +177,26 @@ def _draft(layer: Layer, watch: Watch | None, rows: int | None, force: bool) -> 
     common: dict[str, Any] = {
         "fqn": name,
         "scheme": str(layer.scheme),
-        "shape": (module.out_features, module.in_features),
+        "shape": (module.weight.shape[0], module.weight[0].numel()),
         "bytes_before": _bytes(module.weight, module.bias),
         "also": layer.names[1:],
     }
     reason = layer.reason
     if reason is None and watch is not None and watch.sample is None:
         reason = "no calibration batch reached it"
+    if reason is None and watch is None and not isinstance(module, nn.Linear):
+        reason = "the size of its input is not known without calibration"
     if reason is not None:
         return _Draft(layer.names, module, None, SwapEntry(action="kept", reason=reason, **common))
     try:
-        candidate = QuantLinear.from_float(module, layer.scheme, None if watch is None else watch.observer)
+        observer = None if watch is None else watch.observer
+        candidate: Quantised = cast(Any, _form(module)).from_float(module, layer.scheme, observer)
     except RtaccelError as error:
         raise type(error)(f"quantize_: {name}: {error.op}", error.got, error.expected, error.next_step) from error
     x, sample = _inputs(module, watch, rows)
     us_before, us_after = gate.compare(module, candidate, x)
     faster = us_after < us_before
-    figures = f"{us_after:.2f} us against {us_before:.2f} us of nn.Linear"
+    figures = f"{us_after:.2f} us against {us_before:.2f} us of nn.{type(module).__name__}"
     reason = f"faster: {figures}" if faster else f"not faster: {figures}"
     if force and not faster:
         reason = f"forced, though {reason}"
@@ -186,7 +206,7 @@ def _draft(layer: Layer, watch: Watch | None, rows: int | None, force: bool) -> 
         reason=reason,
         activation=getattr(candidate.scheme, "activation", None),
         bytes_after=_bytes(*candidate.buffers()),
-        rows=x.shape[:-1].numel(),
+        rows=x.shape[:-1].numel() if isinstance(module, nn.Linear) else x.shape[0],
         us_before=us_before,
         us_after=us_after,
         error=_error(module, candidate, sample),
@@ -199,7 +219,7 @@ def _bytes(*tensors: Tensor | None) -> int:
     return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
 
-def _inputs(module: nn.Linear, watch: Watch | None, rows: int | None) -> tuple[Tensor, Tensor]:
+def _inputs(module: Swappable, watch: Watch | None, rows: int | None) -> tuple[Tensor, Tensor]:
     """An input to time with, of the shape seen in calibration if none is asked for, and rows to take the error on."""
     generator = torch.Generator().manual_seed(0)
 
@@ -208,12 +228,15 @@ def _inputs(module: nn.Linear, watch: Watch | None, rows: int | None) -> tuple[T
         return x.to(module.weight.device)
 
     seen = None if watch is None else watch.shape
+    if not isinstance(module, nn.Linear):
+        assert watch is not None and watch.sample is not None and seen is not None
+        return random(*(seen if rows is None else (rows, *seen[1:]))), watch.sample
     shape = (rows or 1, module.in_features) if seen is None or rows is not None else seen
     sample = None if watch is None else watch.sample
     return random(*shape), random(SAMPLE_ROWS, module.in_features) if sample is None else sample
 
 
-def _error(module: nn.Linear, candidate: QuantLinear, sample: Tensor) -> float:
+def _error(module: Swappable, candidate: Quantised, sample: Tensor) -> float:
     with torch.no_grad():
         want = module(sample).double()
         difference = candidate(sample).double() - want
@@ -223,7 +246,7 @@ def _error(module: nn.Linear, candidate: QuantLinear, sample: Tensor) -> float:
 # -- putting layers in place ---------------------------------------------------------------------------------------
 
 
-def _put(model: nn.Module, swaps: list[tuple[tuple[str, ...], nn.Linear, QuantLinear]], keep_original: bool) -> None:
+def _put(model: nn.Module, swaps: list[tuple[tuple[str, ...], Swappable, Quantised]], keep_original: bool) -> None:
     for _, module, candidate in swaps:
         candidate._swapped = True
         if keep_original:

@@ -1,6 +1,7 @@
 """Drop-in modules: each is a plan of its own with plain tensor buffers, and an op of `torch.ops.rtaccel` for compilers."""
 
+from rtaccel.nn.conv import QuantConv1d, QuantConv2d
 from rtaccel.nn.linear import QuantLinear
 from rtaccel.nn.recurrent import QuantGRU, QuantLSTM
 
-__all__ = ["QuantGRU", "QuantLSTM", "QuantLinear"]
+__all__ = ["QuantConv1d", "QuantConv2d", "QuantGRU", "QuantLSTM", "QuantLinear"]

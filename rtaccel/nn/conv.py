@@ -1,0 +1,264 @@
+"""`QuantConv1d` and `QuantConv2d`: nn.Conv1d and nn.Conv2d with int8 weights and activations, in one native call."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx, nn
+from torch.compiler import is_dynamo_compiling
+
+from rtaccel.core.errors import FormatError, UnsupportedProblem
+from rtaccel.core.scheme import W8A8, Scheme, parse_scheme
+from rtaccel.formats.observe import RangeObserver
+from rtaccel.nn import conv_ops
+from rtaccel.nn.check import describe, is_plain
+from rtaccel.nn.conv_w8a8 import ConvShape, ConvW8A8, PackedConv, check_image
+from rtaccel.nn.linear_w8a8 import LinearW8A8
+from rtaccel.nn.numbers import Size
+from rtaccel.plan.explain import line, table
+
+_lock = threading.RLock()
+_BUFFERS = ("weight", "weight_scale", "bias", "input_scale", "input_zero_point")
+
+
+class _QuantConv(nn.Module):
+    """What both have in common. x float32 [batch, C, *size] or [C, *size]; y float32 [batch, N, *out], whose memory is
+    channels last.
+
+        q = clamp(rint(x / input_scale) + input_zero_point, -128, 127)      static
+        q = rint(x / scale), scale = max |x| of the sample / 127             dynamic, input_zero_point 0
+        y = conv(q - input_zero_point, weight) * scale * weight_scale + bias
+
+    with exact int32 sums (contract of `conv`); padding is real zero. A sample with a NaN or an infinity gives NaN
+    throughout; other samples are not touched. Buffers are plain tensors: weight int8 [N, C / groups, *kernel],
+    weight_scale float32 [N], bias float32 [N] or None; static: input_scale float32 [], input_zero_point int32 [].
+    y never requires grad. `.half()` and the like leave the layer as it is. A plan is packed for each size of input;
+    loading, moving or replacing a buffer packs anew; after changing one in place, call `repack()`.
+
+    Under torch.compile, torch.export, torch.jit.trace and fake tensors it is the op `torch.ops.rtaccel.conv_w8a8`.
+    """
+
+    _float: ClassVar[type[nn.Conv1d] | type[nn.Conv2d]]
+    _spatial: ClassVar[int]
+    weight: Tensor
+    weight_scale: Tensor
+    bias: Tensor | None
+    input_scale: Tensor | None
+    input_zero_point: Tensor | None
+
+    @classmethod
+    def from_float(
+        cls,
+        module: nn.Conv1d | nn.Conv2d,
+        scheme: Scheme | str = W8A8(),  # noqa: B008
+        calibration: Tensor | Iterable[Tensor] | RangeObserver | None = None,
+    ) -> _QuantConv:
+        """A quantised copy of a float layer, on its device; the module itself is not changed.
+
+        calibration: inputs of this layer (a tensor, an iterable of tensors, or an observer that has seen them), for
+        the static range. A scheme whose activation is None is static with calibration and dynamic without.
+        Raises UnsupportedProblem for another type of module, a padding mode other than "zeros" and sizes that int32
+        sums cannot hold; FormatError for numbers that are not finite and for a static scheme without calibration.
+        """
+        op = cls.__name__
+        if not isinstance(module, cls._float) or module.weight.dtype != torch.float32:
+            got = type(module).__name__ + (f" of {module.weight.dtype}" if isinstance(module, cls._float) else "")
+            raise UnsupportedProblem(op, got, f"a float32 nn.{cls._float.__name__}", "Convert it with .float() first.")
+        scheme = parse_scheme(scheme)
+        if not isinstance(scheme, W8A8):
+            raise UnsupportedProblem(op, str(scheme), "w8a8", "Pass rt.W8A8().")
+        shape = check_module(op, module)
+        quant = None
+        with torch.device("cpu"), torch.no_grad():
+            if scheme.activation != "dynamic" and calibration is not None:
+                quant = _observed(op, calibration, shape).quant(scheme.observer)
+            elif scheme.activation == "static":
+                raise FormatError(
+                    op, "W8A8(activation='static') without calibration", "inputs of this layer",
+                    "Pass calibration=, or take W8A8(activation='dynamic').",
+                )  # fmt: skip
+            matrix = module.weight.reshape(shape.filters, -1)
+            flat = LinearW8A8.quantise(op, matrix, module.bias, quant, Size(*matrix.shape))
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
+        made.shape = shape
+        made.scheme = replace(scheme, activation="dynamic" if quant is None else "static")
+        made.__dict__["_original"], made.__dict__["_swapped"] = None, False
+        made.register_buffer("weight", flat.weight.reshape(shape.weight_shape))
+        for name in _BUFFERS[1:]:
+            made.register_buffer(name, getattr(flat, name))
+        made._forget()
+        return made.train(module.training)
+
+    shape: ConvShape
+    scheme: W8A8
+    _packed: PackedConv | None
+    _seen: tuple[Tensor | None, ...]
+
+    # -- calling ---------------------------------------------------------------------------------------------------
+
+    def forward(self, input: Tensor) -> Tensor:
+        if is_dynamo_compiling() or isinstance(input, fx.Proxy):
+            return self._as_op(input)
+        check_image(type(self).__name__, input, self.shape, self.weight.device)
+        if not all(is_plain(t) for t in (input, *self._buffers.values()) if t is not None):
+            return self._as_op(input)
+        packed = self._pack()
+        if input.dim() == self._spatial + 1:
+            return packed.compute(input.unsqueeze(0))[0]
+        return packed.compute(input)
+
+    def _as_op(self, input: Any) -> Tensor:
+        s = self.shape
+        numbers = tuple(self._buffers[name] for name in _BUFFERS)
+        geometry = [list(v) for v in (s.stride, s.before, s.after, s.dilation)]
+        return conv_ops.conv_w8a8(input, *numbers, *geometry, s.groups)
+
+    def _slow_forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """torch.jit.trace comes here instead of to `forward`; a native call would leave no trace."""
+        return self._as_op(*args, **kwargs)
+
+    # -- packing ---------------------------------------------------------------------------------------------------
+
+    def _pack(self) -> PackedConv:
+        now = tuple(self._buffers[name] for name in _BUFFERS)
+        with _lock:
+            if self._packed is None or any(a is not b for a, b in zip(now, self._seen)):
+                packed = PackedConv(type(self).__name__, self.shape, ConvW8A8(*now))  # type: ignore[arg-type]
+                self.__dict__["_packed"], self.__dict__["_seen"] = packed, now
+            assert self._packed is not None
+            return self._packed
+
+    def _forget(self) -> None:
+        self.__dict__["_packed"], self.__dict__["_seen"] = None, ()
+
+    def repack(self) -> None:
+        """Packs anew from the buffers at the next call; needed only after one was changed in place.
+
+        Raises FormatError where they make no layer.
+        """
+        numbers = ConvW8A8(*(self._buffers[name] for name in _BUFFERS))  # type: ignore[arg-type]
+        numbers.validate(type(self).__name__, self.shape)
+        self._forget()
+
+    def explain(self, *size: int) -> str:
+        """The stage for an input of this size: the kernel chosen, and those rejected with the reasons."""
+        packed = self._pack()
+        packed.plan(size or tuple(max(1, (k - 1) * d + 1) for k, d in zip(self.shape.kernel, self.shape.dilation)))
+        return table(line(choice) for choice in packed.choices)
+
+    def extra_repr(self) -> str:
+        s = self.shape
+        return (
+            f"{s.channels}, {s.filters}, kernel_size={s.kernel}, stride={s.stride}, padding={s.before}, "
+            f"dilation={s.dilation}, groups={s.groups}, bias={self.bias is not None}, scheme={self.scheme}"
+        )
+
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], strict: bool,
+        missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
+    ) -> None:  # fmt: skip
+        """Loads the layer whole or not at all: a FormatError, a key missing or one too many changes nothing."""
+        given = {name[len(prefix) :]: t for name, t in state_dict.items() if name.startswith(prefix)}
+        own = {name for name, t in self._buffers.items() if t is not None}
+        if given.keys() != own:
+            missing_keys.extend(prefix + name for name in sorted(own - given.keys()))
+            unexpected_keys.extend(prefix + name for name in sorted(given.keys() - own))
+            return
+        offered = ConvW8A8(**{name: given.get(name) for name in _BUFFERS})  # type: ignore[arg-type]
+        offered.validate(f"load {prefix}{type(self).__name__}", self.shape)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        self._forget()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _QuantConv:
+        """Moves, but never converts: half a scale is not the scale."""
+
+        def keep_dtype(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        super()._apply(keep_dtype, recurse)
+        original = self.__dict__.get("_original")
+        if original is not None:
+            original._apply(fn, recurse)
+        self._forget()
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_packed", "_seen")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._forget()
+
+
+class QuantConv1d(_QuantConv):
+    __doc__ = f"""nn.Conv1d with int8 weights and activations, for inference; made by `from_float`.
+
+    {_QuantConv.__doc__}
+    Example:
+        >>> import torch, rtaccel as rt
+        >>> layer = rt.nn.QuantConv1d.from_float(torch.nn.Conv1d(4, 8, 3, padding=1), rt.W8A8(), torch.randn(9, 4, 32))
+        >>> layer(torch.randn(2, 4, 32)).shape
+        torch.Size([2, 8, 32])
+    """
+    _float, _spatial = nn.Conv1d, 1
+
+
+class QuantConv2d(_QuantConv):
+    __doc__ = f"""nn.Conv2d with int8 weights and activations, for inference; made by `from_float`.
+
+    {_QuantConv.__doc__}
+    Example:
+        >>> import torch, rtaccel as rt
+        >>> layer = rt.nn.QuantConv2d.from_float(torch.nn.Conv2d(3, 8, 3), rt.W8A8(), torch.randn(4, 3, 16, 16))
+        >>> layer(torch.randn(2, 3, 16, 16)).shape
+        torch.Size([2, 8, 14, 14])
+    """
+    _float, _spatial = nn.Conv2d, 2
+
+
+def check_module(op: str, module: nn.Conv1d | nn.Conv2d) -> ConvShape:
+    """What it computes. Raises UnsupportedProblem for a padding mode or sizes that have no kernel."""
+    if module.padding_mode != "zeros":
+        raise UnsupportedProblem(op, f"padding_mode={module.padding_mode!r}", '"zeros"', "Pad before the layer.")
+    shape = _shape_of(module)
+    shape.check(op)
+    return shape
+
+
+def _shape_of(module: nn.Conv1d | nn.Conv2d) -> ConvShape:
+    kernel, dilation = tuple(module.kernel_size), tuple(module.dilation)
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    if isinstance(module.padding, str):
+        total = [d * (k - 1) if module.padding == "same" else 0 for k, d in zip(kernel, dilation)]
+        before, after = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
+    else:
+        before = after = tuple(int(p) for p in module.padding)
+    return ConvShape(
+        module.in_channels, module.out_channels, kernel, tuple(module.stride), before, after, dilation, module.groups
+    )
+
+
+def _observed(op: str, calibration: Any, shape: ConvShape) -> RangeObserver:
+    """The range of a layer's inputs. Raises FormatError for what is not an input of this layer."""
+    if isinstance(calibration, RangeObserver):
+        return calibration
+    observer = RangeObserver(f"the input of {op}")
+    spatial = len(shape.kernel)
+    for x in [calibration] if isinstance(calibration, Tensor) else calibration:
+        fits = isinstance(x, Tensor) and x.is_floating_point() and x.dim() in (spatial + 1, spatial + 2)
+        if not fits or x.shape[-spatial - 1] != shape.channels:
+            expected = f"float[batch, {shape.channels}, {'T' if spatial == 1 else 'H, W'}]"
+            raise FormatError(op, f"calibration with {describe(x)}", expected, "Pass inputs of this layer.")
+        observer.see(x)
+    return observer
