@@ -21,6 +21,15 @@ struct RecurrentShape {
 // "weight_ih" + "_l0_reverse" + ending, valid until the next call in this thread.
 const char* recurrent_name(const char* what, int64_t layer, int64_t direction, const char* ending = "");
 
+// Where a side's matrix comes from.
+struct RecurrentMatrix {
+  const Attrs& attrs;
+  const char* what;  // "weight_ih" or "weight_hh"
+  int64_t layer, direction;
+  int64_t hidden, k;
+  int32_t zero_point;  // of x, as int8 has it
+};
+
 const char* recurrent_reject(const Attrs& attrs);  // formats of weights without a kernel
 
 // Hands out parts of a stage's scratch, once while it is made and again in each run.

@@ -30,12 +30,13 @@ from torch import Tensor
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.registry import Case, Cost
 from rtaccel.core.stage import Problem, Quant, Stage, Value
-from rtaccel.formats import int8
+from rtaccel.formats import int4, int8
 
 MAX_K = 65_536
 """Inputs and hidden units of a quantised layer: int32 sums cannot overflow up to there."""
 
 H_SCALE = 1 / 127
+GROUP_SIZE = 32
 SIZES = ("hidden", "layers", "directions", "time", "batch", "batch_first", "last_only")
 
 
@@ -129,8 +130,8 @@ def _check(stage: Stage, states: int) -> Geometry:
 def lower(stage: Stage, halved: tuple[bool, ...]) -> dict[str, Any]:
     """Folded numbers of all layers. halved: for each gate, whether it is a sigmoid.
 
-    sigmoid(t) = (1 + tanh(t / 2)) / 2: with int8 and int4 weights the 1/2 inside is in the multipliers and the bias, a
-    power of two, so exact. A GRU (3 gates) has its fourth bias apart, as bias_n: that of h in the new gate.
+    sigmoid(t) = (1 + tanh(t / 2)) / 2: with int8 and int4 weights the 1/2 inside is in the multipliers, or the group
+    scales, and the bias; a power of two, so exact. A GRU (3 gates) has its fourth bias apart, as bias_n: that of h in the new gate.
     """
     gates = len(halved)
     geometry = _check(stage, 2 if gates == 4 else 1)
@@ -178,8 +179,8 @@ def lower(stage: Stage, halved: tuple[bool, ...]) -> dict[str, Any]:
             if low[name].dtype == torch.int8:
                 low[f"{name}_multiplier"] = stage.tensors[f"{name}_scale"] * activation * factor
             else:
-                low[f"{name}_group_scale"] = stage.tensors[f"{name}_group_scale"]
-                low[f"{name}_multiplier"] = activation * factor
+                low[f"{name}_group_scale"] = stage.tensors[f"{name}_group_scale"] * factor[:, None]
+                low[f"{name}_multiplier"] = float(activation)
     return low
 
 
@@ -211,7 +212,7 @@ def make_stage(
     bias: bool = True,
     seed: int = 0,
 ) -> Stage:
-    """A stage with random weights. form: "float32", or weights with x as "int8-static", "int8-dynamic", "int8-own"."""
+    """A stage with random weights. form: "float32", or weights with x as "int8-static", "int8-dynamic", "int8-own", "int4-..."."""
     g = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
     for layer, _, suffix in geometry.suffixes():
@@ -221,6 +222,8 @@ def make_stage(
             tensors[name] = weight
             if form.startswith("int8"):
                 tensors[name], tensors[f"{name}_scale"] = int8.quantise_weight(weight, op)
+            elif form.startswith("int4"):
+                tensors[name], tensors[f"{name}_group_scale"] = int4.quantise_weight(weight, GROUP_SIZE, op)
             if bias:
                 tensors[f"bias_{which}{suffix}"] = torch.randn(gates * geometry.hidden, generator=g) * 0.3
     steps = geometry.time * geometry.batch
@@ -238,6 +241,8 @@ def make_stage(
     attrs: dict[str, Any] = {name: getattr(geometry, name) for name in SIZES}
     if form != "float32":
         attrs["h_scale"] = H_SCALE
+    if form.startswith("int4"):
+        attrs["group_size"] = GROUP_SIZE
     if form.endswith("own"):
         attrs |= {"x_scale": quant.scale, "x_zero_point": quant.zero_point}
     return Stage(
@@ -281,9 +286,9 @@ def cases(op: str, gates: int) -> Iterator[Case]:
         (2, 10, Geometry(33, time=5, batch=3, batch_first=1, last_only=1)),
         (1, 9, Geometry(35, layers=2, directions=2, time=37, last_only=1)),
         (13, 65, Geometry(48, time=2)),
-        (1, 3, Geometry(16, layers=1, time=70, batch=2)),
+        (1, 3, Geometry(16, layers=1, time=35, batch=2)),
     )
-    for form in ("float32", "int8-static", "int8-dynamic"):
+    for form in ("float32", "int8-static", "int8-dynamic", "int4-static", "int4-dynamic"):
         for samples, k, geometry in sizes:
             yield case(samples, make_stage(op, gates, geometry, k, form), form)
         g = Geometry(21, layers=2, time=4)
@@ -294,6 +299,6 @@ def cases(op: str, gates: int) -> Iterator[Case]:
     def spoil(x: Tensor, *states: Tensor) -> None:
         x[1, 2, 3], states[0][3, 0, 1], states[-1][4, 1, 0] = float("nan"), float("inf"), float("nan")
 
-    for form in ("float32", "int8-dynamic", "int8-own"):
+    for form in ("float32", "int8-dynamic", "int8-own", "int4-own"):
         stage = make_stage(op, gates, Geometry(21, layers=2, time=4), 6, form)
         yield case(6, stage, f"{form}-special", spoil)

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from rtaccel.convert import gate
-from rtaccel.convert.eligible import Filter, Layer, linear_layers
+from rtaccel.convert.eligible import QUANTISED, Filter, Layer, Quantised, shape_of, swappable_layers
 from rtaccel.convert.swap_report import SwapEntry, SwapReport
 from rtaccel.convert.watch import SAMPLE_ROWS, Watch, watch_inputs
 from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem
 from rtaccel.core.scheme import Int8Activation, SchemeLike, SchemeMap
 from rtaccel.nn.formats import numbers_of
-from rtaccel.nn.linear import QuantLinear
 
 __all__ = ["SwapEntry", "SwapReport", "quantize_", "restore_"]
 
@@ -31,7 +30,8 @@ def quantize_(
     keep_original: bool = True,
     rows: int | None = None,
 ) -> SwapReport:
-    """Swaps the nn.Linear layers of a model for `rtaccel.nn.QuantLinear`, in place, where that makes them faster.
+    """Swaps the nn.Linear, nn.LSTM and nn.GRU layers of a model for `rtaccel.nn.QuantLinear`, `QuantLSTM` and `QuantGRU`,
+    in place, where that makes them faster.
 
     scheme: a scheme, its name, or a dict from module-name pattern to scheme. A layer that no pattern fits is kept, and
         so is one whose scheme is Float32.
@@ -44,7 +44,7 @@ def quantize_(
         dict. With False they are gone.
     rows: rows to measure each layer with; None takes those of its first calibration batch, or 1.
 
-    Each candidate is timed against its nn.Linear, call by call in turn, and is swapped in only where its median is
+    Each candidate is timed against the layer it stands for, call by call in turn, and is swapped in only where its median is
     smaller. Kept as they are, with the reason in the report: subclasses of nn.Linear; layers with hooks,
     parametrizations or shared weights; layers of nn.MultiheadAttention and of nn.TransformerEncoderLayer, which
     read the weight itself; layers that are not float32; layers that no calibration batch reached. One used under several names
@@ -62,7 +62,7 @@ def quantize_(
         (2, 2)
     """
     _check(model)
-    layers = linear_layers(model, SchemeMap(scheme), filter_fn)
+    layers = swappable_layers(model, SchemeMap(scheme), filter_fn)
     for layer in layers:
         _check_scheme(layer, calibration is not None)
     watched = {layer.module: Watch(layer.names[0]) for layer in layers if layer.reason is None and _wants_ranges(layer)}
@@ -82,12 +82,12 @@ def restore_(model: nn.Module) -> int:
     A QuantLinear that `quantize_` did not put there is left alone.
     """
     names: dict[int, list[str]] = {}
-    found: dict[int, QuantLinear] = {}
+    found: dict[int, Quantised] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, QuantLinear) and module._swapped and name:
+        if isinstance(module, tuple(QUANTISED.values())) and module._swapped and name:
             names.setdefault(id(module), []).append(name)
             found[id(module)] = module
-    originals: list[tuple[QuantLinear, nn.Linear]] = []
+    originals: list[tuple[Quantised, nn.Module]] = []
     for key, module in found.items():
         if module._original is None:
             raise UnsupportedProblem(
@@ -109,12 +109,12 @@ def restore_(model: nn.Module) -> int:
 def _check(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise UnsupportedProblem("quantize_", type(model).__name__, "an nn.Module", "Pass the model itself.")
-    if isinstance(model, (nn.Linear, QuantLinear)):
+    if isinstance(model, (*QUANTISED, *QUANTISED.values())):
         raise UnsupportedProblem(
             "quantize_",
             f"a model that is itself a {type(model).__name__}",
             "a model that holds its layers, so that they can be replaced in it",
-            "Use rt.nn.QuantLinear.from_float(layer, scheme, calibration).",
+            "Use from_float(layer, scheme, calibration) of rt.nn.QuantLinear, QuantLSTM or QuantGRU.",
         )
     if model.training:
         raise UnsupportedProblem(
@@ -149,8 +149,8 @@ def _wants_ranges(layer: Layer) -> bool:
 @dataclass(frozen=True, eq=False)
 class _Draft:
     names: tuple[str, ...]
-    module: nn.Linear
-    candidate: QuantLinear | None
+    module: nn.Module
+    candidate: Quantised | None
     entry: SwapEntry
 
 
@@ -160,8 +160,8 @@ def _draft(layer: Layer, watch: Watch | None, rows: int | None, force: bool) -> 
     common: dict[str, Any] = {
         "fqn": name,
         "scheme": str(layer.scheme),
-        "shape": (module.out_features, module.in_features),
-        "bytes_before": _bytes(module.weight, module.bias),
+        "shape": shape_of(module),
+        "bytes_before": _bytes(*module.parameters()),
         "also": layer.names[1:],
     }
     reason = layer.reason
@@ -170,13 +170,14 @@ def _draft(layer: Layer, watch: Watch | None, rows: int | None, force: bool) -> 
     if reason is not None:
         return _Draft(layer.names, module, None, SwapEntry(action="kept", reason=reason, **common))
     try:
-        candidate = QuantLinear.from_float(module, layer.scheme, None if watch is None else watch.observer)
+        made = QUANTISED[type(module)]
+        candidate = made.from_float(module, layer.scheme, None if watch is None else watch.observer)  # type: ignore[arg-type]
     except RtaccelError as error:
         raise type(error)(f"quantize_: {name}: {error.op}", error.got, error.expected, error.next_step) from error
     x, sample = _inputs(module, watch, rows)
     us_before, us_after = gate.compare(module, candidate, x)
     faster = us_after < us_before
-    figures = f"{us_after:.2f} us against {us_before:.2f} us of nn.Linear"
+    figures = f"{us_after:.2f} us against {us_before:.2f} us of nn.{type(module).__name__}"
     reason = f"faster: {figures}" if faster else f"not faster: {figures}"
     if force and not faster:
         reason = f"forced, though {reason}"
@@ -199,31 +200,38 @@ def _bytes(*tensors: Tensor | None) -> int:
     return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
 
-def _inputs(module: nn.Linear, watch: Watch | None, rows: int | None) -> tuple[Tensor, Tensor]:
+def _inputs(module: nn.Linear | nn.RNNBase, watch: Watch | None, rows: int | None) -> tuple[Tensor, Tensor]:
     """An input to time with, of the shape seen in calibration if none is asked for, and rows to take the error on."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
         x = torch.randn(*shape, generator=generator, dtype=torch.float32, device="cpu")
-        return x.to(module.weight.device)
+        return x.to(next(module.parameters()).device)
 
     seen = None if watch is None else watch.shape
-    shape = (rows or 1, module.in_features) if seen is None or rows is not None else seen
+    width = shape_of(module)[1]
+    shape = (rows or 1, width) if seen is None or rows is not None else seen
     sample = None if watch is None else watch.sample
-    return random(*shape), random(SAMPLE_ROWS, module.in_features) if sample is None else sample
+    return random(*shape), random(SAMPLE_ROWS, width) if sample is None else sample
 
 
-def _error(module: nn.Linear, candidate: QuantLinear, sample: Tensor) -> float:
+def _error(module: nn.Module, candidate: nn.Module, sample: Tensor) -> float:
+    """Recurrent layers take the rows as a window."""
+
+    def output(layer: nn.Module) -> Tensor:
+        result = layer(sample)
+        return (result if isinstance(result, Tensor) else result[0]).double()
+
     with torch.no_grad():
-        want = module(sample).double()
-        difference = candidate(sample).double() - want
+        want = output(module)
+        difference = output(candidate) - want
     return float(difference.square().mean().sqrt() / want.square().mean().sqrt().clamp_min(1e-30))
 
 
 # -- putting layers in place ---------------------------------------------------------------------------------------
 
 
-def _put(model: nn.Module, swaps: list[tuple[tuple[str, ...], nn.Linear, QuantLinear]], keep_original: bool) -> None:
+def _put(model: nn.Module, swaps: list[tuple[tuple[str, ...], nn.Module, Quantised]], keep_original: bool) -> None:
     for _, module, candidate in swaps:
         candidate._swapped = True
         if keep_original:
