@@ -131,7 +131,8 @@ def lower(stage: Stage, halved: tuple[bool, ...]) -> dict[str, Any]:
     """Folded numbers of all layers. halved: for each gate, whether it is a sigmoid.
 
     sigmoid(t) = (1 + tanh(t / 2)) / 2: with int8 and int4 weights the 1/2 inside is in the multipliers, or the group
-    scales, and the bias; a power of two, so exact. A GRU (3 gates) has its fourth bias apart, as bias_n: that of h in the new gate.
+    scales, and the bias; a power of two, so exact. A static zero point of x is in the compensation of int8 sums, and in
+    the bias with int4 weights. A GRU (3 gates) has its fourth bias apart, as bias_n: that of h in the new gate.
     """
     gates = len(halved)
     geometry = _check(stage, 2 if gates == 4 else 1)
@@ -167,6 +168,8 @@ def lower(stage: Stage, halved: tuple[bool, ...]) -> dict[str, Any]:
         if gates == 3:
             total[2 * geometry.hidden :] = bias[0][2 * geometry.hidden :]
             low[f"bias_n{suffix}"] = bias[1][2 * geometry.hidden :].clone()
+        if layer == 0 and weight_dtype(stage) == torch.uint8 and low["x_zero_point"]:
+            total = total - _zero_point_part(stage, f"weight_ih{suffix}", quant)
         low[f"bias{suffix}"] = total * factor
         for which in ("ih", "hh"):
             name = f"weight_{which}{suffix}"
@@ -182,6 +185,14 @@ def lower(stage: Stage, halved: tuple[bool, ...]) -> dict[str, Any]:
                 low[f"{name}_group_scale"] = stage.tensors[f"{name}_group_scale"] * factor[:, None]
                 low[f"{name}_multiplier"] = float(activation)
     return low
+
+
+def _zero_point_part(stage: Stage, name: str, quant: Quant) -> Tensor:
+    """What a static zero point of x adds to every sum of int4 weights: scale * zero_point * sum_k weight."""
+    weight = int4.dequantise(
+        stage.tensors[name], stage.tensors[f"{name}_group_scale"], stage.inputs[0].width, stage.attrs["group_size"]
+    )
+    return (weight.sum(1) * (quant.scale * quant.zero_point)).float()
 
 
 def cost(problem: Problem, gates: int) -> Cost:

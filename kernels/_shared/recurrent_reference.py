@@ -131,7 +131,8 @@ def quantised_run(low: dict, cell: Cell, x: Tensor, states: list[Tensor]) -> tup
         x, row_scale = q.reshape(x.shape), row_scale.reshape(*x.shape[:2], 1)
     elif low["x_inv_scale"]:
         x = to_int8(x.nan_to_num(), low["x_inv_scale"], low["x_zero_point"])
-    x = x.int() - low["x_zero_point"]
+    if low["weight_ih_l0"].dtype == torch.int8:  # int4: in the bias
+        x = x.int() - low["x_zero_point"]
     after: list[list[Tensor]] = [[] for _ in states]
     y = torch.empty(0)
     for layer in range(geometry.layers):
