@@ -33,7 +33,7 @@ class Float32Dot {
 
   template <int R>
   inline const char* sums(const char* stream, const char* const (&rows)[R], const float*, int64_t k,
-                                 F (&t)[R][G]) const {
+                          F (&t)[R][G]) const {
     constexpr int C = R * G >= 6 ? 1 : 2;  // sums that do not wait for one another
     const float* w = reinterpret_cast<const float*>(stream);
     F acc[C][R][G];
@@ -86,8 +86,7 @@ class Int8Dot {
 
   void pack(const RecurrentMatrix& m, int64_t unit, char* to) const {
     const int8_t* w = m.attrs.int8s(recurrent_name(m.what, m.layer, m.direction), G * m.hidden * m.k);
-    const float* multiplier =
-        m.attrs.floats(recurrent_name(m.what, m.layer, m.direction, "_multiplier"), G * m.hidden);
+    const float* multiplier = m.attrs.floats(recurrent_name(m.what, m.layer, m.direction, "_multiplier"), G * m.hidden);
     int32_t* compensation = reinterpret_cast<int32_t*>(to);
     int8_t* weights = reinterpret_cast<int8_t*>(to + kHead);
     float* factors = reinterpret_cast<float*>(to + kHead + groups(m.k) * G * S::kWeightBytes);
@@ -108,7 +107,7 @@ class Int8Dot {
   // scales: by row, or nullptr.
   template <int R>
   inline const char* sums(const char* stream, const char* const (&rows)[R], const float* scales, int64_t k,
-                                 F (&t)[R][G]) const {
+                          F (&t)[R][G]) const {
     constexpr int C = R * G >= 6 ? 1 : 2;
     const int32_t* start = reinterpret_cast<const int32_t*>(stream);
     const int8_t* w = reinterpret_cast<const int8_t*>(stream + kHead);

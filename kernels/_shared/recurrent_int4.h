@@ -1,8 +1,8 @@
 // The sums of all gates from int4 weights in groups: the dot products and the packed stream of int4_dot.h.
 //
 // A pair of vectors shares its bytes: two gates of the same units where the number of gates is even, one gate of two
-// neighbouring vectors of units where it is odd. A side is the tile of int4_pack.h and one more number, the activation's
-// scale. Rows are read as signed bytes with the starts of their groups behind them: `prepare` makes one.
+// neighbouring vectors of units where it is odd. A side is the tile of int4_pack.h and one more number, the
+// activation's scale. Rows are read as signed bytes with the starts of their groups behind them: `prepare` makes one.
 #pragma once
 
 #include "int4_dot.h"

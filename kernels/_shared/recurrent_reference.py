@@ -144,7 +144,10 @@ def quantised_run(low: dict, cell: Cell, x: Tensor, states: list[Tensor]) -> tup
             if layer == 0 and row_scale is not None:
                 multiplier = multiplier * row_scale
             gates = _product(low, f"weight_ih{suffix}", x.shape[2])(x) * multiplier
-            recurrent, h_multiplier = _product(low, f"weight_hh{suffix}", geometry.hidden), low[f"weight_hh{suffix}_multiplier"]
+            recurrent, h_multiplier = (
+                _product(low, f"weight_hh{suffix}", geometry.hidden),
+                low[f"weight_hh{suffix}_multiplier"],
+            )
             bias, bias_n = low[f"bias{suffix}"], low.get(f"bias_n{suffix}")
             now = tuple(state[index] for state in states)
             found: list[Tensor] = [now[0]] * geometry.time

@@ -149,20 +149,19 @@ class RecurrentStage final : public Stage {
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v)
-          x[r][v] = S::load(rows[r].x_part + unit * G + v * S::kLanes);
+        for (int v = 0; v < V; ++v) x[r][v] = S::load(rows[r].x_part + unit * G + v * S::kLanes);
     }
 #pragma GCC unroll 2
     for (int block = 0; block < Dot::kBlocks; ++block) {
       if (block && unit + block * S::kLanes >= shape_.hidden) return;
       F bias[4];
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i)
-        bias[i] = S::load(reinterpret_cast<const float*>(w) + (block * 4 + i) * S::kLanes);
+      for (int i = 0; i < 4; ++i) bias[i] = S::load(reinterpret_cast<const float*>(w) + (block * 4 + i) * S::kLanes);
       for (int r = 0; r < R; ++r) {
         F own_x[G], own_h[G];
 #pragma GCC unroll 4
-        for (int g = 0; g < G; ++g) own_x[g] = x[r][g * Dot::kBlocks + block], own_h[g] = h[r][g * Dot::kBlocks + block];
+        for (int g = 0; g < G; ++g)
+          own_x[g] = x[r][g * Dot::kBlocks + block], own_h[g] = h[r][g * Dot::kBlocks + block];
         finish(rows[r], own_x, own_h, bias, unit + block * S::kLanes);
       }
     }
@@ -217,8 +216,8 @@ class RecurrentStage final : public Stage {
 
   RecurrentShape shape_;
   Dot dot_;
-  Port x_, y_, before_[2], after_[2];  // states: h, and c of an LSTM
-  const char** weights_;               // [layer][direction]
+  Port x_, y_, before_[2], after_[2];    // states: h, and c of an LSTM
+  const char** weights_;                 // [layer][direction]
   bool dynamic_, own_input_, int8_out_;  // own: x is float32 and quantised here
   float x_inv_scale_, h_inv_scale_, y_inv_scale_;
   int32_t x_zero_, y_zero_;  // zero point + 128
@@ -385,8 +384,7 @@ void RecurrentStage<S, Cell, Dot>::one_direction(const Pass& pass, const Sequenc
           row.x_part = memory.x_part + ((t - start) * pass.streams + n) * part_pitch_;
           float* own = memory.carried + n * (carried_pitch_ / 4);
           row.old_carried = own;
-          if (first)
-            row.old_carried = before.exists() ? reinterpret_cast<float*>(before.row(pass.run, state)) : zeros_;
+          if (first) row.old_carried = before.exists() ? reinterpret_cast<float*>(before.row(pass.run, state)) : zeros_;
           row.carried = last && after.exists() ? reinterpret_cast<float*>(after.row(pass.run, state)) : own;
           row.last_h = nullptr;
           if (last && !Cell::kCarriesH && after_[0].exists())
@@ -395,8 +393,7 @@ void RecurrentStage<S, Cell, Dot>::one_direction(const Pass& pass, const Sequenc
           row.sequence = nullptr;
           row.y = nullptr;
           if (!last_layer)
-            row.sequence =
-                reinterpret_cast<Element*>(to + (t * pass.streams + n) * sequence_pitch_) + column;
+            row.sequence = reinterpret_cast<Element*>(to + (t * pass.streams + n) * sequence_pitch_) + column;
           else if (!shape_.last_only || t == time - 1)
             row.y = y_.row(pass.run, shape_.y_row[n] + t * shape_.y_step) + column * (int8_out_ ? 1 : 4);
         }
@@ -427,8 +424,7 @@ void RecurrentStage<S, Cell, Dot>::x_part(const Pass& pass, const Sequence& x, i
   const char* rows[kBlockRows];
   for (int64_t group = 0; group < all; group += kBlockRows) {
     const int64_t many = all - group < kBlockRows ? all - group : kBlockRows;
-    for (int64_t m = 0; m < many; ++m)
-      rows[m] = x.row(first + (group + m) / pass.streams, (group + m) % pass.streams);
+    for (int64_t m = 0; m < many; ++m) rows[m] = x.row(first + (group + m) / pass.streams, (group + m) % pass.streams);
     const float* scales = x.scales ? x.scales + first * pass.streams + group : nullptr;
     float* part = pass.memory.x_part + group * part_pitch_;
     const char* w = start;

@@ -49,7 +49,9 @@ class _Recurrent(nn.Module):
         sizes.check(type(self).__name__)
         self._set_up(sizes, batch_first, chosen, numbers.empty(sizes, device))
 
-    def _set_up(self, sizes: numbers.Sizes, batch_first: bool, scheme: Int8Activation, tensors: dict[str, Tensor]) -> None:
+    def _set_up(
+        self, sizes: numbers.Sizes, batch_first: bool, scheme: Int8Activation, tensors: dict[str, Tensor]
+    ) -> None:
         super().__init__()
         self.sizes = sizes
         self.batch_first = batch_first
@@ -263,6 +265,8 @@ def _observed(op: str, calibration: Tensor | Iterable[Tensor] | RangeObserver, w
     observer = RangeObserver(f"the input of {op}")
     for x in (calibration,) if isinstance(calibration, Tensor) else calibration:
         if not isinstance(x, Tensor) or x.dtype != torch.float32 or not x.dim() or x.shape[-1] != width:
-            raise ShapeError(op, describe(x), f"calibration tensors float32[..., {width}]", "Pass inputs of this layer.")
+            raise ShapeError(
+                op, describe(x), f"calibration tensors float32[..., {width}]", "Pass inputs of this layer."
+            )
         observer.see(x)
     return observer

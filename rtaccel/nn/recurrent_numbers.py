@@ -190,7 +190,9 @@ def _check_tensor(op: str, x: Any, expected: str, device: torch.device) -> None:
         raise ShapeError(op, describe(x), expected, "Convert it with .float(); nothing is cast silently.")
 
 
-def group(sizes: Sizes, tensors: Mapping[str, Tensor], shape: tuple[int, ...], batch_first: bool, states: bool) -> Group:
+def group(
+    sizes: Sizes, tensors: Mapping[str, Tensor], shape: tuple[int, ...], batch_first: bool, states: bool
+) -> Group:
     """The stage for an x of this shape: the whole call is one sample."""
     time, batch = shape[0], 1
     if len(shape) == 3:

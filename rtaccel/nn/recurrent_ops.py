@@ -41,7 +41,10 @@ def _sizes(kind: str, x: Tensor, numbers: Sequence[Tensor], hidden: int, layers:
     sizes = Sizes(kind, inputs, hidden, layers, *flags)
     if len(sizes.layout()) != len(numbers):
         raise FormatError(
-            f"quant_{kind}", f"{len(numbers)} tensors", f"{len(sizes.layout())}: {', '.join(sizes.layout())}", "Pass all."
+            f"quant_{kind}",
+            f"{len(numbers)} tensors",
+            f"{len(sizes.layout())}: {', '.join(sizes.layout())}",
+            "Pass all.",
         )
     return sizes
 
