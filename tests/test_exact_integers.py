@@ -74,7 +74,8 @@ def test_many_rows(kernel: str) -> None:
     """Up to 70 rows as the steps of one sample, so that a kernel sees them all at once and not in the plan's blocks."""
     require(kernel)
     rng = np.random.default_rng()
-    for k, n in itertools.product((1, 63, 64, 65, 130, 192), (1, 16, 33, 64, 79, 130)):
+    sizes = ((1, 1300), (5, 300), (63, 79), (64, 64), (65, 33), (130, 130), (192, 48), (700, 17), (1300, 1))
+    for k, n in sizes:
         weight = rng.integers(-127, 128, (n, k), dtype=np.int8)
         zero_point = int(rng.integers(-128, 128))
         for m in (4, 5, 12, 15, 16, 17, 31, 32, 33, 47, 48, 49, 64, 70):
@@ -207,4 +208,5 @@ def test_the_exact_conformance_cases_under_every_instruction_set() -> None:
         used = {kernel.rsplit("_", 1)[1] for kernels in result["kernels"].values() for kernel in kernels}
         assert isa in used or isa == "avx512bf16", f"{isa}: {used}"
         assert not used & ({"avx512", "avx512vnni"} if isa == "avxvnni" else {"avxvnni"} if "512" in isa else set())
-        assert all("RTACCEL_CPU_ISA" in r or "this CPU" in r for r in result["rejected"].values() if "takes" not in r)
+        ruled_out = [r for r in result["rejected"].values() if r.startswith(f"{CPU_ISA}={isa} rules out")]
+        assert ruled_out or isa != "portable" or len(found) == 1

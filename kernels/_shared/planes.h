@@ -2,7 +2,7 @@
 //
 // scale = max |x| / 32639, q = rint(x / scale) = 256 * high + low with high and low in -128..127: the products of both
 // planes with int8 or int4 weights are exact int32 sums, and run at the speed of int8. The rounding of x is at most
-// max |x| / 65278, where bfloat16 would lose up to |x| / 512.
+// max |x| / 65278, where bfloat16 would lose up to |x| / 256.
 #pragma once
 
 #include "lanes.h"

@@ -87,6 +87,12 @@ struct Avx512 : Common<Avx512, Avx512Types> {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
                      _mm512_cvtusepi32_epi8(_mm512_max_epi32(v, _mm512_setzero_si512())));
   }
+  // Packing saturates twice, to 16 bits and to 0..255, and leaves 4 bytes of each vector after another.
+  static void store_u8x4(uint8_t* p, const I (&v)[4]) {
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i bytes = _mm512_packus_epi16(_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3]));
+    _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, bytes));
+  }
 
   static constexpr int kGroup = 2;
   static constexpr int kWeightBytes = 32;

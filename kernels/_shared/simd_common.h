@@ -8,7 +8,8 @@
 //   load_int store_int set_int               add_int sub_int mul_int max_int min_int and_int
 //   shift_left<n>  shift_right<n> (copies the sign)  max_of_int  sum_of_int  as_int as_float (the same bits)
 //   bits_of_abs  power_of_two (n in -126..127)
-//   load_u8 load_s8 load_u16: kLanes numbers to I.     store_u8: lanes clamped to 0..255.  store_u16: low 16 bits
+//   load_u8 load_s8 load_u16: kLanes numbers to I.     store_u8: lanes clamped to 0..255, store_u8x4: of four
+//   vectors in a row.  store_u16: low 16 bits
 //   load_bf16 store_bf16: kLanes bfloat16 from and to F; storing rounds to nearest even, a NaN stays one
 //
 // int8 dot product, exact for every 8-bit input: acc lane += sum over kGroup neighbouring k of x * w.
@@ -36,6 +37,9 @@ struct Common : T {
   static F rsqrt(F a) { return S::div(S::set(1.0f), S::sqrt(a)); }  // two roundings, on every set
   static F where_less(F a, F b, F yes, F no) { return S::select(S::less(a, b), yes, no); }
 
+  static void store_u8x4(uint8_t* p, const I (&v)[4]) {
+    for (int i = 0; i < 4; ++i) S::store_u8(p + i * S::kLanes, v[i]);
+  }
   static I load_u8_n(const uint8_t* p, int n) { return S::load_u8(copied<uint8_t>(p, n).lanes); }
   static I load_s8_n(const int8_t* p, int n) { return S::load_s8(copied<int8_t>(p, n).lanes); }
 

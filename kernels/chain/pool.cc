@@ -50,10 +50,15 @@ int64_t now_ns() {
 // The number of the run stays above; a run that is over has no parts.
 uint32_t parts_of(uint64_t open) { return static_cast<uint32_t>(open); }
 
-bool pin_to(int core) {
+cpu_set_t only(int core) {
   cpu_set_t set;
   CPU_ZERO(&set);
   CPU_SET(core, &set);
+  return set;
+}
+
+bool pin_to(int core) {
+  const cpu_set_t set = only(core);
   return sched_setaffinity(0, sizeof set, &set) == 0;
 }
 
@@ -86,7 +91,10 @@ Pool::Pool(int workers, const std::vector<int>& cores) {
   int failed = 0;
   for (int i = 0; i < workers && !failed; ++i) {
     workers_.push_back({this, i, cores[(here + 1 + static_cast<size_t>(i)) % cores.size()], {}});
+    const cpu_set_t home = only(workers_.back().home);
+    pthread_attr_setaffinity_np(&attributes, sizeof home, &home);
     failed = pthread_create(&workers_.back().thread, &attributes, enter, &workers_.back());
+    if (!failed) pthread_setname_np(workers_.back().thread, "rtaccel");
   }
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   pthread_attr_destroy(&attributes);
@@ -124,7 +132,6 @@ void* Pool::enter(void* worker) {
 }
 
 void Pool::work(const Worker& self) {
-  pin_to(self.home);
   int core = self.home, looks = 0;
   int64_t idle_since = now_ns();
   for (;;) {

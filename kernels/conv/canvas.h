@@ -19,7 +19,8 @@ struct CanvasFill {
   const Canvas& canvas;
   F inverse;
   I zero;
-  F spoiled;  // 0 as long as every x was finite
+  F spoiled;          // 0 as long as every x was finite
+  const char* limit;  // bytes of x from here on are not there; null where rows have padding
 
   static void spread(char* at, const char* end, I pattern) {
     for (; at < end; at += kBytes) S::store_int(reinterpret_cast<int32_t*>(at), pattern);
@@ -37,8 +38,13 @@ struct CanvasFill {
   void run(char* to, const char* from, int64_t n) {
     if constexpr (source == kMiddle) spread(to, to + n, S::set_int(static_cast<int32_t>(0x80808080u)));
     if constexpr (source == kBytesAsTheyAre)
-      for (int64_t i = 0; i < n; i += kBytes)
+      for (int64_t i = 0; i < n; i += kBytes) {
+        if (limit && from + i + kBytes > limit) {
+          __builtin_memcpy(to + i, from + i, static_cast<size_t>(n - i));
+          break;
+        }
         S::store_int(reinterpret_cast<int32_t*>(to + i), S::load_int(reinterpret_cast<const int32_t*>(from + i)));
+      }
     if constexpr (source == kFloats || source == kQuantise) {
       const float* x = reinterpret_cast<const float*>(from);
       int64_t i = 0;
@@ -54,7 +60,7 @@ struct CanvasFill {
 
   template <Source source>
   void positions(char* to, const char* from, int64_t count) {
-    const int64_t pitch = p.x.pitch, element = source == kFloats ? 4 : 1, given = source == kBytesAsTheyAre ? 1 : 4;
+    const int64_t pitch = p.x_step, element = source == kFloats ? 4 : 1, given = source == kBytesAsTheyAre ? 1 : 4;
     const int64_t c = p.c;
     if (canvas.cell == c * element && (source == kMiddle || pitch == c * given)) return run<source>(to, from, count * c);
     for (int64_t i = 0; i < count; ++i) run<source>(to + i * canvas.cell, from + i * pitch, c);
@@ -69,7 +75,7 @@ struct CanvasFill {
       for (int64_t i = 0; i < g.in_count; ++i) {
         const int64_t y = g.in_steps[i] / g.in.x + g.padding.y, column = g.in_steps[i] % g.in.x + g.padding.x;
         if (y < g.reach.y && column < g.reach.x)
-          positions<source>(to + y * canvas.row + column * canvas.cell, x + i * p.x.pitch, 1);
+          positions<source>(to + y * canvas.row + column * canvas.cell, x + i * p.x_step, 1);
       }
       return;
     }
@@ -83,7 +89,7 @@ struct CanvasFill {
       }
       char* data = to + left * canvas.cell;
       spread(to, data, pad);
-      positions<source>(data, x + from * g.in.x * p.x.pitch, count);
+      positions<source>(data, x + from * g.in.x * p.x_step, count);
       spread(data + count * canvas.cell, to + canvas.row, pad);
     }
   }
@@ -91,10 +97,10 @@ struct CanvasFill {
   // The largest |x| of a sample, as bits: an integer maximum sees NaN and infinity as the largest of all.
   int32_t peak_bits(const char* x) const {
     I peak = S::set_int(0);
-    const bool dense = p.x.pitch == p.c * 4;
+    const bool dense = p.x_step == p.c * 4;
     const int64_t rows = dense ? 1 : p.at.in_count, n = dense ? p.at.in_count * p.c : p.c;
     for (int64_t r = 0; r < rows; ++r) {
-      const float* row = reinterpret_cast<const float*>(x + r * p.x.pitch);
+      const float* row = reinterpret_cast<const float*>(x + r * p.x_step);
       int64_t i = 0;
       for (; i + S::kLanes <= n; i += S::kLanes) peak = S::max_int(peak, S::bits_of_abs(S::load(row + i)));
       if (i < n) peak = S::max_int(peak, S::bits_of_abs(S::load_n(row + i, static_cast<int>(n - i))));
@@ -108,7 +114,7 @@ struct CanvasFill {
 template <class S>
 static float fill_canvas(const ConvLayer& p, const Canvas& canvas, char* to, const char* x, float* poison) {
   using Fill = CanvasFill<S>;
-  Fill f{p, canvas, S::set(p.x_inv_scale), S::set_int(p.x_zero), S::set(0.0f)};
+  Fill f{p, canvas, S::set(p.x_inv_scale), S::set_int(p.x_zero), S::set(0.0f), p.flat ? x + p.x.pitch : nullptr};
   if (!p.int8) {
     f.template fill<Fill::kFloats>(to, x);
     return 1.0f;

@@ -19,7 +19,8 @@ Pair = tuple[int, int]
 class Shape:
     """A convolution by its sizes; `out_size` is as torch has it where padding is the same on both sides.
 
-    causal: padding on the left only, as much as the kernel reaches back. live: only these output positions.
+    causal: padding on the left only, as much as the kernel reaches back. live: only these output positions. flat: x is
+    one row.
     """
 
     c: int
@@ -33,6 +34,7 @@ class Shape:
     causal: bool = False
     live: tuple[int, ...] = ()
     stream: bool = False
+    flat: bool = False
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -83,7 +85,8 @@ def make_stage(
     if not shape.stream:
         rows = len(attrs["in_steps"]) if shape.live else shape.in_size[0] * shape.in_size[1]
         positions = len(shape.live) if shape.live else attrs["out_size"][0] * attrs["out_size"][1]
-    x = Value("x", shape.c, steps=rows, **(int8_x if scheme == "static" else {}))
+    width, rows = (shape.c * rows, 1) if shape.flat else (shape.c, rows)
+    x = Value("x", width, steps=rows, **(int8_x if scheme == "static" else {}))
     y_quant = Quant(0.037, -128 if activation == "relu" else 11) if out == "int8" else None
     inputs, outputs = [x], [Value("y", shape.n, out, y_quant, positions)]
     if shape.stream:
@@ -124,6 +127,9 @@ SHAPES = {
     "depthwise-strided": Shape(70, 70, (9, 8), (5, 2), stride=(2, 3), padding=(3, 1), dilation=(1, 2), groups=70),
     "depthwise-1d": Shape(33, 33, (1, 29), (1, 9), dilation=(1, 2), causal=True, groups=33),
     "multiplier": Shape(5, 15, (6, 6), (3, 3), padding=(1, 1), groups=5),
+    "flat": Shape(1, 20, (13, 10), (10, 4), stride=(2, 2), padding=(4, 1), flat=True),
+    "flat-colours": Shape(3, 17, (8, 8), (3, 3), flat=True),
+    "flat-depthwise": Shape(4, 4, (1, 16), (1, 3), groups=4, causal=True, flat=True),
     "live": Shape(11, 24, (1, 32), (1, 3), dilation=(1, 4), causal=True, live=(7, 23, 30, 31)),
     "live-image": Shape(4, 6, (6, 6), (3, 3), padding=(1, 1), live=(0, 8, 35)),
     "live-depthwise": Shape(20, 20, (1, 32), (1, 3), dilation=(1, 4), causal=True, groups=20, live=(1, 31)),

@@ -2,7 +2,8 @@
 
 Axes: x [M, in steps, C], weight [N, C / groups, kh, kw], bias [N], other and y [M, out steps, N]. A step is a position
 of the image, row-major; a sequence is an image of height 1. Geometry (attrs in_size, kernel, stride, padding, dilation,
-out_size, in_steps, out_steps): kernels/_shared/geometry.py. Padding is real zero. attrs groups (1), activation,
+out_size, in_steps, out_steps): kernels/_shared/geometry.py. x may also be flat: one row [M, H * W * C] with the channels
+of a position side by side. Padding is real zero. attrs groups (1), activation,
 activation_parameter. `other` is an optional last input, float32: a residual, added before the activation.
 
 float32: products and sums in float32, in any order.
@@ -114,6 +115,10 @@ def has_other(stage: Stage) -> bool:
     return len(stage.inputs) > (2 if is_stream(stage) else 1)
 
 
+def channels(stage: Stage) -> int:
+    return int(stage.tensors["weight"].shape[1]) * int(stage.attrs.get("groups", 1))
+
+
 def input_quant(stage: Stage) -> Quant | None:
     """What the int8 numbers of x mean; None where they are found from each sample."""
     x = stage.inputs[0]
@@ -132,9 +137,11 @@ def _checked(stage: Stage) -> tuple[Geometry, int]:
     weight, x, y = stage.tensors["weight"], stage.inputs[0], stage.outputs[0]
     groups = int(stage.attrs.get("groups", 1))
     geometry = _stream_geometry(stage) if is_stream(stage) else Geometry.of(stage)
-    require(groups >= 1 and x.width % groups == 0, f"C = {x.width} in {groups} groups", "groups that divide C")
+    rows = 1 if is_stream(stage) else geometry.in_size[0] * geometry.in_size[1]
+    c = x.width // rows if x.steps == 1 else x.width
+    require(groups >= 1 and c % groups == 0, f"C = {c} in {groups} groups", "groups that divide C")
     require(y.width % groups == 0, f"N = {y.width} in {groups} groups", "groups that divide N")
-    shape = (y.width, x.width // groups, *geometry.kernel)
+    shape = (y.width, c // groups, *geometry.kernel)
     require(tuple(weight.shape) == shape, f"weight {list(weight.shape)}", f"{list(shape)}")
     k = weight[0].numel()
     if weight.dtype == torch.int8 and k > MAX_K:
@@ -174,7 +181,7 @@ def quantised(stage: Stage, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """q as int8 [M, steps, C], and the scale of each sample [M, 1, 1] where it is dynamic."""
     flat = x.reshape(x.shape[0], -1)
     if x.dtype == torch.int8:
-        return x.reshape(x.shape[0], -1, stage.inputs[0].width), None
+        return x.reshape(x.shape[0], -1, channels(stage)), None
     quant = input_quant(stage)
     scale: Tensor | None = None
     if quant is None:
@@ -182,7 +189,7 @@ def quantised(stage: Stage, x: Tensor) -> tuple[Tensor, Tensor | None]:
         scale = scale[:, :, None]
     else:
         q = quantize.static(flat, inverse_scale(quant), quant.zero_point)
-    return q.reshape(x.shape[0], -1, stage.inputs[0].width), scale
+    return q.reshape(x.shape[0], -1, channels(stage)), scale
 
 
 def sums(stage: Stage, rows: Tensor, weight: Tensor, index: Tensor) -> Tensor:
@@ -220,7 +227,7 @@ def reference(stage: Stage, x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
     low = lower(stage)
     other = given[-1] if has_other(stage) else None
     if low["weight"].dtype == torch.float32:
-        rows, index, ring = _window(stage, x.reshape(x.shape[0], -1, stage.inputs[0].width), given)
+        rows, index, ring = _window(stage, x.reshape(x.shape[0], -1, channels(stage)), given)
         t = sums(stage, rows, low["weight"], index) + low["bias"].double()
         y = finish(stage, low, t, None if other is None else other.double())
         return (y.float(), *ring)
@@ -241,7 +248,7 @@ def tolerance(stage: Stage, x: Tensor, *given: Tensor) -> Tolerance:
     low = lower(stage)
     other = given[-1].reshape(x.shape[0], -1, stage.outputs[0].width) if has_other(stage) else None
     if low["weight"].dtype == torch.float32:
-        rows, index, _ = _window(stage, x.reshape(x.shape[0], -1, stage.inputs[0].width), given)
+        rows, index, _ = _window(stage, x.reshape(x.shape[0], -1, channels(stage)), given)
         magnitude = sums(stage, rows.abs(), low["weight"].abs(), index) + low["bias"].abs().double()
         if other is not None:
             magnitude = magnitude + other.abs()
@@ -267,7 +274,10 @@ def cost(problem: Problem) -> Cost:
     """Each input and output once, the weights once, two operations for each product that is not padding for certain."""
     size = {"float32": 4, "int8": 1}
     kernel, groups = problem.attrs["kernel"], int(problem.attrs.get("groups", 1))
-    k, n = kernel[0] * kernel[1] * problem.in_widths[0] // groups, problem.out_widths[0]
+    c = problem.in_widths[0]
+    if problem.in_steps[0] == 1 and "in_size" in problem.attrs:
+        c //= problem.attrs["in_size"][0] * problem.attrs["in_size"][1]
+    k, n = kernel[0] * kernel[1] * c // groups, problem.out_widths[0]
     moved = n * k * size[problem.weight_dtype or "float32"] + 8 * n
     for width, steps, dtype in (
         *zip(problem.in_widths, problem.in_steps, problem.in_dtypes),

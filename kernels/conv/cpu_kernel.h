@@ -64,9 +64,9 @@ class ConvStage final : public Stage {
   explicit ConvStage(const StageSpec& spec) : p_(read_layer(spec, spec.attrs.integer("groups"), S::kLanes, offset_of_x())) {
     const ConvGeometry& g = p_.at;
     const int64_t whole = (p_.c * K::kElement + 63) / 64 * 64;
-    direct_ = !p_.stream && !p_.quantises && !g.in_steps && g.padding.y == 0 && g.padding.x == 0 &&
+    direct_ = !p_.stream && !p_.quantises && !(p_.flat && p_.int8) && !g.in_steps && g.padding.y == 0 && g.padding.x == 0 &&
               g.reach.y <= g.in.y && g.reach.x <= g.in.x;
-    canvas_.cell = direct_ ? p_.x.pitch : p_.stream ? p_.ring.pitch : g.in_steps ? whole : p_.c * K::kElement;
+    canvas_.cell = direct_ ? p_.x_step : p_.stream ? p_.ring.pitch : g.in_steps ? whole : p_.c * K::kElement;
     canvas_.row = (direct_ ? g.in.x : g.reach.x) * canvas_.cell;
     canvas_.bytes = (g.reach.y * canvas_.row + 63) / 64 * 64;
     if (canvas_.bytes + g.in.y * canvas_.row >= INT32_MAX) fail("conv: an image of 2 GiB");

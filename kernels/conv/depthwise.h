@@ -17,9 +17,9 @@ class DepthwiseStage final : public Stage {
   explicit DepthwiseStage(const StageSpec& spec) : p_(read_layer(spec, 1, 64, 128)) {
     const ConvGeometry& g = p_.at;
     const int64_t element = p_.int8 ? 1 : 4;
-    direct_ = !p_.stream && !p_.quantises && !g.in_steps && g.padding.y == 0 && g.padding.x == 0 &&
-              g.reach.y <= g.in.y && g.reach.x <= g.in.x && p_.x.pitch % 64 == 0;
-    canvas_.cell = direct_ ? p_.x.pitch : (p_.c * element + 63) / 64 * 64;
+    direct_ = !p_.stream && !p_.quantises && !(p_.flat && p_.int8) && !g.in_steps && g.padding.y == 0 && g.padding.x == 0 &&
+              g.reach.y <= g.in.y && g.reach.x <= g.in.x && p_.x_step % 64 == 0;
+    canvas_.cell = direct_ ? p_.x_step : (p_.c * element + 63) / 64 * 64;
     canvas_.row = (direct_ ? g.in.x : g.reach.x) * canvas_.cell;
     canvas_.bytes = g.reach.y * canvas_.row;
     if (canvas_.bytes + g.in.y * canvas_.row >= INT32_MAX) fail("conv: an image of 2 GiB");

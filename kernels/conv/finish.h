@@ -44,6 +44,7 @@ static inline void conv_finish(const ConvLayer& p, typename S::F (&t)[R][V], con
       for (int v = 0; v < V; ++v) {
         const float* from = reinterpret_cast<const float*>(at.other + r * p.other.pitch) + at.column + v * S::kLanes;
         const int64_t n = at.left - v * S::kLanes;
+        if (n <= 0) break;  // of the columns, none is in this vector
         t[r][v] = S::add(t[r][v], n >= S::kLanes ? S::load(from) : S::load_n(from, static_cast<int>(n)));
       }
   }

@@ -23,9 +23,9 @@ class InterleavedStage final : public Stage {
  public:
   explicit InterleavedStage(const StageSpec& spec) : p_(read_layer(spec, 1, 64, 128)) {
     const ConvGeometry& g = p_.at;
-    direct_ = !p_.quantises && !g.in_steps && g.padding.y == 0 && g.padding.x == 0 && g.reach.y <= g.in.y &&
+    direct_ = !p_.quantises && !p_.flat && !g.in_steps && g.padding.y == 0 && g.padding.x == 0 && g.reach.y <= g.in.y &&
               g.reach.x <= g.in.x;
-    canvas_.cell = direct_ ? p_.x.pitch : (p_.c + 63) / 64 * 64;
+    canvas_.cell = direct_ ? p_.x_step : (p_.c + 63) / 64 * 64;
     canvas_.row = (direct_ ? g.in.x : g.reach.x) * canvas_.cell;
     canvas_.bytes = g.reach.y * canvas_.row;
     if (canvas_.bytes >= INT32_MAX) fail("conv: an image of 2 GiB");

@@ -35,6 +35,11 @@ ConvGeometry read_geometry(const StageSpec& spec) {
   return g;
 }
 
+static int64_t channels(const StageSpec& spec) {
+  const Attrs& a = spec.attrs;
+  return a.count("weight") / (spec.output(0).width * a.integer("kernel_y") * a.integer("kernel_x")) * a.integer("groups");
+}
+
 ConvLayer read_layer(const StageSpec& spec, int64_t blocks, int lanes, int32_t x_offset) {
   const Attrs& a = spec.attrs;
   ConvLayer p{};
@@ -46,8 +51,11 @@ ConvLayer read_layer(const StageSpec& spec, int64_t blocks, int lanes, int32_t x
   p.ring = spec.in(p.stream ? 1 : 9);
   p.ring_out = spec.out(p.stream ? 1 : 9);
   p.other = a.integer("residual") ? spec.in(p.stream ? 2 : 1) : spec.in(9);
-  p.c = spec.input(0).width;
   p.n = spec.output(0).width;
+  p.c = channels(spec);
+  p.flat = spec.input(0).width != p.c;
+  p.x_step = p.flat ? p.c * (spec.input(0).dtype == RTA_INT8 ? 1 : 4) : p.x.pitch;
+  if (p.flat) p.at.in_count = p.at.in.y * p.at.in.x;
   p.int8 = a.dtype("weight") == RTA_INT8;
   p.dynamic = a.integer("dynamic") != 0;
   p.quantises = p.int8 && spec.input(0).dtype == RTA_FLOAT32;
@@ -95,10 +103,10 @@ ConvLayer read_layer(const StageSpec& spec, int64_t blocks, int lanes, int32_t x
 }
 
 bool is_depthwise(const StageSpec& spec) {
-  const int64_t channels = spec.input(0).width;
+  const int64_t c = channels(spec);
   const int64_t taps = spec.attrs.integer("kernel_y") * spec.attrs.integer("kernel_x");
   // Sums of whole numbers in float32: exact below 2^24, which 2 * 255 * 127 * 256 is.
-  return spec.attrs.integer("groups") == channels && spec.output(0).width == channels && taps <= 256;
+  return spec.attrs.integer("groups") == c && spec.output(0).width == c && taps <= 256;
 }
 
 bool interleaves(const StageSpec& spec) {

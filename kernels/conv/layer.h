@@ -25,6 +25,8 @@ struct ConvLayer {
   ConvGeometry at;
   Port x, y, other, ring, ring_out;  // absent where there is none
   int64_t c, n, groups;
+  int64_t x_step;       // bytes from one position of x to the next
+  bool flat;            // x is one row of positions side by side
   bool int8, stream, dynamic, quantises;  // quantises: x is float32, the weights are not
   int32_t x_zero;                         // zero point + 128: what padding looks like
   float x_inv_scale;

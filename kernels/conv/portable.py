@@ -24,7 +24,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
     int8 = low["weight"].dtype == torch.int8
     weight = low["weight"].double() if int8 else low["weight"]
     window = _ring(stage, int8) if contract.is_stream(stage) else _image(stage)
-    width = stage.inputs[0].width
+    width = contract.channels(stage)
 
     def call(x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         other = given[-1] if low["residual"] else None

@@ -24,7 +24,7 @@ static const char* turn_ring(const ConvLayer& p, const Run& run, int64_t s, int3
     __builtin_memcpy(to, x, p.c);
   } else {
     const Canvas none{};
-    Fill f{p, none, S::set(p.x_inv_scale), S::set_int(p.x_zero), S::set(0.0f)};
+    Fill f{p, none, S::set(p.x_inv_scale), S::set_int(p.x_zero), S::set(0.0f), nullptr};
     f.template run<Fill::kQuantise>(to, x, p.c);
     if (!(S::sum_of(f.spoiled) == 0.0f)) {
       f.template run<Fill::kMiddle>(to, x, p.c);

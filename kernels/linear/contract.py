@@ -180,7 +180,7 @@ def _case(rows: int, stage: Stage, label: str) -> Case:
 def cases() -> Iterator[Case]:
     sizes: Iterable[tuple[int, int, int]] = (
         (1, 1, 1), (1, 16, 16), (2, 5, 3), (3, 17, 31), (1, 8, 128), (4, 128, 128), (5, 129, 65), (7, 33, 130), (1, 300, 257),
-        (13, 70, 100), (16, 64, 64), (31, 129, 66), (70, 97, 63),
+        (13, 70, 100), (16, 64, 64), (31, 129, 66), (9, 85, 205), (70, 97, 63),
     )  # fmt: skip
     for rows, n, k in sizes:
         yield _case(rows, make_stage(k, n, "float32"), "f32")

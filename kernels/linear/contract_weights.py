@@ -35,8 +35,8 @@ from rtaccel.kernels._shared import activations
 
 EPS = torch.finfo(torch.float32).eps
 
-MAX_STEP = 2.0**-9
-"""bfloat16 keeps 8 bits: rounding loses at most 2^-9 of a number."""
+MAX_STEP = 2.0**-8
+"""bfloat16 keeps 8 bits: rounding loses at most 2^-8 of a number."""
 
 FIXED_STEPS = 65_278
 """Half steps of the 16-bit form over max |x|: 2 * (127 * 256 + 127)."""

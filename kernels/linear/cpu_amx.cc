@@ -1,7 +1,7 @@
-// W8A8 linear with the tile registers of AMX, from kFewestRows rows on; fewer rows take the kernel of AVX-512 VNNI on
-// the same packed weights. A tile of packed weights is [k / 4][vector][16 outputs][4 k], and an operand of TDPBUSD is
-// 16 rows of [16 outputs][4 k]: a tile load whose pitch is that of k / 4. Only the end of K differs: packed tiles are
-// filled up with zeros to 64 k, so that whatever lies behind a row of x, up to its pitch, is multiplied by zero.
+// W8A8 linear with the tile registers of AMX; few rows and small layers take the kernel of AVX-512 VNNI on the same
+// packed weights. A tile of packed weights is [k / 4][vector][16 outputs][4 k], and an operand of TDPBUSD is 16 rows of
+// [16 outputs][4 k]: a tile load whose pitch is that of k / 4. Only the end of K differs: packed tiles are filled up
+// with zeros to 64 k, so that whatever lies behind a row of x, up to its pitch, is multiplied by zero.
 //
 // Up to 16 rows, a block is one tile of x by four of weights, so that 4 KiB of weights pass in one piece. From 17 on it
 // is two by two, where each load serves two products. Sums start from the compensation, loaded with pitch 0 into every
@@ -19,7 +19,9 @@ namespace rta {
 namespace {
 
 using S = Avx512Vnni;
-constexpr int64_t kFewestRows = 4;
+// Where tiles win (Xeon with AMX, 2026-11): from 3 rows on at 256 x 256 and above, from 7 at 128 x 128, from 20 at 64
+// x 64. They cost 0.1 us before the first product.
+constexpr int64_t kFewestRows = 3, kFewestProducts = 80'000;
 constexpr int64_t kMostRows = 2 * kTileRows;  // of one pass over the weights
 constexpr int kGroupsPerTile = kTileBytes / S::kGroup;
 constexpr int kMostSums = 2 * kTileRows * 2 * S::kLanes;  // of a block: 16 rows of 4 vectors or 32 of 2
@@ -144,13 +146,16 @@ class AmxStage final : public LinearStage<S, Int8> {
   }
 
   int64_t cost_ns(int64_t samples) const override {
-    constexpr int64_t kProductsPerNs = 3500;  // at the peak
-    if (samples * layer_.x.steps < kFewestRows) return LinearStage<S, Int8>::cost_ns(samples);
-    return samples * layer_.x.steps * layer_.n * layer_.k / kProductsPerNs;
+    const int64_t rows = samples * layer_.x.steps;
+    if (!tiles_win(rows)) return LinearStage<S, Int8>::cost_ns(samples);
+    constexpr int64_t kProductsPerNs = 2900, kBytesPerNs = 170;  // 18.6 clocks a TDPBUSD; weights from L2
+    const int64_t products = rows * layer_.n * layer_.k / kProductsPerNs;
+    const int64_t weights = (rows + kMostRows - 1) / kMostRows * layer_.n * layer_.k / kBytesPerNs;
+    return products > weights ? products : weights;
   }
 
   void run(const Run& run) const override {
-    if (layer_.x.rows(run) < kFewestRows) return LinearStage<S, Int8>::run(run);
+    if (!tiles_win(layer_.x.rows(run))) return LinearStage<S, Int8>::run(run);
     const Share share = share_of(run, kTileRows);
     int64_t left = share.row_end - share.row;
     const char* scale = layer_.row_scale.exists() ? layer_.row_scale.row(run, share.row) : nullptr;
@@ -170,6 +175,8 @@ class AmxStage final : public LinearStage<S, Int8> {
   }
 
  private:
+  bool tiles_win(int64_t rows) const { return rows >= kFewestRows && rows * layer_.k * layer_.n >= kFewestProducts; }
+
   // All blocks of a part's tiles and of some of its rows, from left to right. Only the last can be narrower than the
   // shape.
   template <class Shape>
@@ -240,7 +247,7 @@ class AmxStage final : public LinearStage<S, Int8> {
 };
 
 const char* reject(const Attrs& attrs) {
-  return attrs.text_is("weight_dtype", "int8") ? nullptr : "takes int8 weights";
+  return attrs.text_is("weight_dtype", "int8") ? linear_reject(attrs) : "takes int8 weights with int8 inputs";
 }
 Stage* create(const StageSpec& spec) { return new AmxStage(spec); }
 

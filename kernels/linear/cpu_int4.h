@@ -170,8 +170,8 @@ Int4Stage<S, Planes>::Int4Stage(const StageSpec& spec) {
   all_pairs_ = (layer_.n + 2 * S::kLanes - 1) / (2 * S::kLanes);
   tiles_ = all_pairs_ / kPairs + __builtin_popcountll(static_cast<uint64_t>(all_pairs_ % kPairs));
   constexpr int64_t lanes = 2 * S::kLanes;
-  layer_.multiplier = padded(arena, attrs.floats("multiplier", layer_.n), layer_.n, lanes);
-  layer_.offset = padded(arena, attrs.floats("offset", layer_.n), layer_.n, lanes);
+  layer_.multiplier = padded_copy(arena, attrs.floats("multiplier", layer_.n), layer_.n, lanes);
+  layer_.offset = padded_copy(arena, attrs.floats("offset", layer_.n), layer_.n, lanes);
 
   pitch_ = (layer_.k + 63) / 64 * 64;
   start_pitch_ = 2 * matrix.groups();

@@ -75,8 +75,8 @@ static inline void epilogue(const LinearLayer& p, typename S::F (&t)[R][V], char
   }
 }
 
-// Sums to numbers: float32(sum) * multiplier, times the row's scale where rows have one, + offset; two or three roundings.
-// `column` is the first of V whole vectors; row_scale is null or the scale of the first of R rows.
+// Sums to numbers: float32(sum) * multiplier, times the row's scale where rows have one, + offset; two or three
+// roundings. `column` is the first of V whole vectors; row_scale is null or the scale of the first of R rows.
 template <class S, int R, int V>
 static inline void rescale(const LinearLayer& p, const typename S::I (&sum)[R][V], typename S::F (&t)[R][V],
                            int64_t column, const char* row_scale) {
@@ -99,6 +99,6 @@ static inline void rescale(const LinearLayer& p, const typename S::I (&sum)[R][V
 LinearLayer read_layer(const StageSpec& spec);
 
 // n numbers copied into the arena and zeros up to whole vectors of `lanes`, so that the kernels load whole vectors.
-const float* padded(Arena& arena, const float* from, int64_t n, int64_t lanes);
+const float* padded_copy(Arena& arena, const float* from, int64_t n, int64_t lanes);
 
 }  // namespace rta

@@ -22,7 +22,7 @@ LinearLayer read_layer(const StageSpec& spec) {
   return p;
 }
 
-const float* padded(Arena& arena, const float* from, int64_t n, int64_t lanes) {
+const float* padded_copy(Arena& arena, const float* from, int64_t n, int64_t lanes) {
   const int64_t whole = (n + lanes - 1) / lanes * lanes;
   float* to = static_cast<float*>(arena.take(static_cast<size_t>(whole) * sizeof(float)));
   for (int64_t i = 0; i < n; ++i) to[i] = from[i];

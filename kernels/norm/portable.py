@@ -17,10 +17,11 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
 
     def call(x: Tensor, other: Tensor | None = None) -> tuple[Tensor, ...]:
         t = x if other is None else x + other
-        if low["kind"] == "layer":
-            y = F.layer_norm(t, shape, weight, bias, eps)
-        else:
-            y = F.rms_norm(t, shape, weight, eps) + bias
+        y = (
+            F.layer_norm(t, shape, weight, bias, eps)
+            if low["kind"] == "layer"
+            else F.rms_norm(t, shape, weight, eps) + bias
+        )
         return contract.arrange(stage, low, t, activations.apply(low["activation"], y, low["activation_parameter"]))
 
     return call

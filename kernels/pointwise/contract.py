@@ -1,7 +1,11 @@
-"""Pointwise: y = act(x * scale + shift + other), float32, on matrices [M, C].
+"""Pointwise: y = act(x * scale + shift + other), on matrices [M, C], computed in float32.
 
 scale and shift [C] are optional and go together (a BatchNorm that found no linear layer to fold into);
 `other` [M, C] is an optional second input (a residual). Product, sum and residual each round once.
+
+x and other may be int8 with a Quant each: they count as float32(q - zero_point) * scale, one rounding. y may be int8
+with a Quant: clamp(rint(act(t) * y_inv_scale) + y_zero_point, -128, 127). A residual or an activation between int8
+layers is then one pass. A float32 input that is not finite and goes to int8 is marked by the plan.
 """
 
 from __future__ import annotations
@@ -13,7 +17,8 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
-from rtaccel.core.stage import Problem, Stage, Value
+from rtaccel.core.stage import Problem, Quant, Stage, Value
+from rtaccel.formats.int8 import dequantise, inverse_scale, to_int8
 from rtaccel.kernels._shared import activations
 
 
@@ -24,26 +29,43 @@ def lower(stage: Stage) -> Mapping[str, Any]:
     }
     if "scale" in stage.tensors:
         low["scale"], low["shift"] = stage.tensors["scale"], stage.tensors["shift"]
+    for name, value in zip(("x", "other"), stage.inputs):
+        if value.quant is not None:
+            low[f"{name}_scale"], low[f"{name}_zero_point"] = value.quant.scale, value.quant.zero_point
+    y = stage.outputs[0].quant
+    if y is not None:
+        low["y_inv_scale"], low["y_zero_point"] = inverse_scale(y), y.zero_point
     return low
 
 
-def _before_activation(stage: Stage, x: Tensor, other: Tensor | None) -> Tensor:
+def real(value: Value, x: Tensor) -> Tensor:
+    return x if value.quant is None else dequantise(x, value.quant)
+
+
+def before_activation(stage: Stage, x: Tensor, other: Tensor | None) -> Tensor:
+    x = real(stage.inputs[0], x)
     if "scale" in stage.tensors:
         x = x * stage.tensors["scale"] + stage.tensors["shift"]
-    return x if other is None else x + other
+    return x if other is None else x + real(stage.inputs[1], other)
+
+
+def finish(low: Mapping[str, Any], a: Tensor) -> Tensor:
+    return to_int8(a, low["y_inv_scale"], low["y_zero_point"]) if "y_inv_scale" in low else a
 
 
 def reference(stage: Stage, x: Tensor, other: Tensor | None = None) -> tuple[Tensor]:
     low = lower(stage)
-    t = _before_activation(stage, x, other)
-    return (activations.apply(low["activation"], t.double(), low["activation_parameter"]).float(),)
+    t = before_activation(stage, x, other)
+    return (finish(low, activations.apply(low["activation"], t.double(), low["activation_parameter"]).float()),)
 
 
 def tolerance(stage: Stage, x: Tensor, other: Tensor | None = None) -> Tolerance:
     act = stage.attrs.get("activation", "none")
     if act in ("none", "relu"):
         return Tolerance()
-    t = _before_activation(stage, x, other)
+    if stage.outputs[0].dtype == "int8":
+        return Tolerance(steps=1)
+    t = before_activation(stage, x, other)
     if act == "leaky_relu":  # the reference multiplies in float64, so its one rounding may differ by a unit
         return Tolerance(atol=t.abs() * torch.finfo(torch.float32).eps)
     return Tolerance(atol=activations.error(act, t))
@@ -70,11 +92,40 @@ def cases() -> Iterator[Case]:
 
             label = f"{act}{'-affine' if affine else ''}{'-residual' if residual else ''}"
             yield Case(f"M{rows}-C{c}-{label}", stage, make)
+    yield from _int8_cases(parameters)
+
+
+def _int8_cases(parameters: Mapping[str, float]) -> Iterator[Case]:
+    """Every mixture of types, with every activation, over odd sizes."""
+    types = [(x, r, y) for x in ("float32", "int8") for r in (None, "float32", "int8") for y in ("float32", "int8")]
+    for index, (x, r, y) in enumerate(types[1:]):
+        for number, act in enumerate(activations.ACTIVATIONS):
+            rows, c = ((1, 1), (3, 17), (2, 64), (5, 131))[(index + number) % 4]
+            plain = make_stage(c, act, parameters.get(act, 0.0), bool((index + number) % 2), r is not None)
+            quants = (Quant(0.031, 5), Quant(0.022, -128))
+            inputs = tuple(
+                Value(v.name, c, "int8", q) if dtype == "int8" else v
+                for v, dtype, q in zip(plain.inputs, (x, r), quants)
+            )
+            out = Value("y", c, y, Quant(0.043, -9) if y == "int8" else None)
+            stage = Stage("pointwise", "case", inputs, (out,), plain.tensors, plain.attrs)
+
+            def make(seed: int, stage: Stage = stage, rows: int = rows, c: int = c) -> tuple[Tensor, ...]:
+                g = torch.Generator().manual_seed(seed)
+                return tuple(
+                    torch.randint(-128, 128, (rows, c), generator=g, dtype=torch.int8)
+                    if v.dtype == "int8"
+                    else torch.randn(rows, c, generator=g) * 2
+                    for v in stage.inputs
+                )
+
+            yield Case(f"M{rows}-C{c}-{act}-{x}-{r}-{y}", stage, make)
 
 
 def cost(problem: Problem) -> Cost:
     elements = problem.matrix_rows * problem.out_widths[0]
-    return Cost(bytes=4 * elements * (len(problem.in_widths) + 1), flops=2 * elements)
+    size = sum(1 if dtype == "int8" else 4 for dtype in (*problem.in_dtypes, *problem.out_dtypes))
+    return Cost(bytes=size * elements, flops=2 * elements)
 
 
 OPERATOR = register_operator(
@@ -86,5 +137,6 @@ OPERATOR = register_operator(
         tolerance=tolerance,
         cost=cost,
         lower=lower,
+        writes_int8=True,
     )
 )

@@ -6,39 +6,86 @@
 
 namespace rta {
 
+// A side of the sum: float32, or int8 with what it means.
+struct PointwiseSide {
+  Port port;
+  bool int8;
+  float scale;
+  int32_t zero;  // zero point + 128
+};
+
 template <class S>
 class PointwiseStage final : public Stage {
  public:
   explicit PointwiseStage(const StageSpec& spec)
-      : x_(spec.in(0)),
-        other_(spec.in(1)),
+      : x_(side(spec, 0, "x_scale", "x_zero_point")),
+        other_(side(spec, 1, "other_scale", "other_zero_point")),
         y_(spec.out(0)),
         width_(static_cast<int>(spec.output(0).width)),
         activation_(parse_activation(spec.attrs.text("activation"))),
-        parameter_(static_cast<float>(spec.attrs.real("activation_parameter"))) {
+        parameter_(static_cast<float>(spec.attrs.real("activation_parameter"))),
+        int8_out_(spec.output(0).dtype == RTA_INT8) {
     scale_ = shift_ = nullptr;
+    if (int8_out_) {
+      y_inv_scale_ = static_cast<float>(spec.attrs.real("y_inv_scale"));
+      y_zero_ = static_cast<int32_t>(spec.attrs.integer("y_zero_point")) + 128;
+    }
     if (!spec.attrs.has("scale")) return;
     scale_ = copy(*spec.arena, spec.attrs.floats("scale", width_));
     shift_ = copy(*spec.arena, spec.attrs.floats("shift", width_));
   }
 
+  bool marks_samples() const override {
+    return int8_out_ && (!x_.int8 || (other_.port.exists() && !other_.int8));
+  }
+
   void run(const Run& run) const override {
-    for (int64_t r = 0; r < x_.rows(run); ++r) {
-      const float* x = reinterpret_cast<const float*>(x_.row(run, r));
-      const float* other = other_.exists() ? reinterpret_cast<const float*>(other_.row(run, r)) : nullptr;
-      float* y = reinterpret_cast<float*>(y_.row(run, r));
+    const bool marks = marks_samples();
+    for (int64_t r = 0; r < x_.port.rows(run); ++r) {
+      const char* x = x_.port.row(run, r);
+      const char* other = other_.port.exists() ? other_.port.row(run, r) : nullptr;
+      char* y = y_.row(run, r);
+      F spoiled = S::set(0.0f);
       for (int i = 0; i < width_; i += S::kLanes) {
         const int n = width_ - i < S::kLanes ? width_ - i : S::kLanes;
-        F t = S::load_n(x + i, n);
+        F t = load(x_, x, i, n);
+        if (marks) spoiled = S::mul_add(t, S::set(0.0f), spoiled);
         if (scale_) t = S::add(S::mul(t, S::load_n(scale_ + i, n)), S::load_n(shift_ + i, n));
-        if (other) t = S::add(t, S::load_n(other + i, n));
-        S::store_n(y + i, activate<S>(activation_, parameter_, t), n);
+        if (other) {
+          const F more = load(other_, other, i, n);
+          if (marks) spoiled = S::mul_add(more, S::set(0.0f), spoiled);
+          t = S::add(t, more);
+        }
+        t = activate<S>(activation_, parameter_, t);
+        if (int8_out_)
+          store_int8(y + i, t);
+        else
+          S::store_n(reinterpret_cast<float*>(y) + i, t, n);
       }
+      if (marks && !(S::sum_of(spoiled) == 0.0f)) run.poison[r / y_.steps] = __builtin_nanf("");
     }
   }
 
  private:
   using F = typename S::F;
+
+  static PointwiseSide side(const StageSpec& spec, int i, const char* scale, const char* zero) {
+    const Port port = spec.in(i);
+    if (!port.exists() || spec.input(i).dtype != RTA_INT8) return {port, false, 0, 0};
+    return {port, true, static_cast<float>(spec.attrs.real(scale)), static_cast<int32_t>(spec.attrs.integer(zero)) + 128};
+  }
+
+  // Rows of int8 have padding up to whole vectors.
+  static F load(const PointwiseSide& from, const char* row, int i, int n) {
+    if (!from.int8) return S::load_n(reinterpret_cast<const float*>(row) + i, n);
+    const auto q = S::load_u8(reinterpret_cast<const uint8_t*>(row) + i);
+    return S::mul(S::to_float(S::sub_int(q, S::set_int(from.zero))), S::set(from.scale));
+  }
+
+  void store_int8(char* to, F t) const {
+    const F scaled = S::max(S::set(-512.0f), S::min(S::set(512.0f), S::mul(t, S::set(y_inv_scale_))));
+    S::store_u8(reinterpret_cast<uint8_t*>(to), S::add_int(S::to_int(scaled), S::set_int(y_zero_)));
+  }
 
   const float* copy(Arena& arena, const float* from) const {
     float* to = static_cast<float*>(arena.take(static_cast<size_t>(width_) * sizeof(float)));
@@ -46,10 +93,14 @@ class PointwiseStage final : public Stage {
     return to;
   }
 
-  Port x_, other_, y_;
+  PointwiseSide x_, other_;
+  Port y_;
   int width_;
   Activation activation_;
   float parameter_;
+  bool int8_out_;
+  float y_inv_scale_ = 1.0f;
+  int32_t y_zero_ = 0;
   const float *scale_, *shift_;
 };
 

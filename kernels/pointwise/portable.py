@@ -12,12 +12,10 @@ from rtaccel.kernels.pointwise import contract
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     low = contract.lower(stage)
-    scale, shift = low.get("scale"), low.get("shift")
 
     def call(x: Tensor, other: Tensor | None = None) -> tuple[Tensor]:
-        t = x if scale is None else x * scale + shift
-        t = t if other is None else t + other
-        return (activations.apply(low["activation"], t, low["activation_parameter"]),)
+        t = contract.before_activation(stage, x, other)
+        return (contract.finish(low, activations.apply(low["activation"], t, low["activation_parameter"])),)
 
     return call
 

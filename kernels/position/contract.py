@@ -37,11 +37,12 @@ def make_stage(t: int, c: int) -> Stage:
 
 def cases() -> Iterator[Case]:
     for m, t, c in ((1, 1, 1), (3, 1, 17), (2, 7, 64), (5, 3, 131)):
+        stage = make_stage(t, c)
 
-        def make(seed: int, m: int = m, stage: Stage = make_stage(t, c)) -> tuple[Tensor, ...]:
+        def make(seed: int, m: int = m, stage: Stage = stage) -> tuple[Tensor, ...]:
             return (torch.randn(m, *stage.inputs[0].shape, generator=torch.Generator().manual_seed(seed)),)
 
-        yield Case(f"M{m}-T{t}-C{c}", make_stage(t, c), make)
+        yield Case(f"M{m}-T{t}-C{c}", stage, make)
 
 
 def cost(problem: Problem) -> Cost:

@@ -46,11 +46,11 @@ class QuantizeStage final : public Stage {
     return S::max_of_int(peak);
   }
 
-  static void vector(F x, uint8_t* q, F inv_scale, I zero, F& spoiled) {
+  static I vector(F x, F inv_scale, I zero, F& spoiled) {
     // x * 0 is 0 unless x is not finite; the sum of them costs one operation and no branch.
     spoiled = S::mul_add(x, S::set(0.0f), spoiled);
     const F t = S::max(S::set(-512.0f), S::min(S::set(512.0f), S::mul(x, inv_scale)));
-    S::store_u8(q, S::add_int(S::to_int(t), zero));
+    return S::add_int(S::to_int(t), zero);
   }
 
   // False where some x is not finite.
@@ -60,12 +60,14 @@ class QuantizeStage final : public Stage {
     F spoiled[4] = {S::set(0.0f), S::set(0.0f), S::set(0.0f), S::set(0.0f)};
     int i = 0;
     for (; i + 4 * S::kLanes <= width_; i += 4 * S::kLanes) {
+      I bytes[4];
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j)
-        vector(S::load(x + i + j * S::kLanes), q + i + j * S::kLanes, inverse, zero, spoiled[j]);
+      for (int j = 0; j < 4; ++j) bytes[j] = vector(S::load(x + i + j * S::kLanes), inverse, zero, spoiled[j]);
+      S::store_u8x4(q + i, bytes);
     }
-    for (; i + S::kLanes <= width_; i += S::kLanes) vector(S::load(x + i), q + i, inverse, zero, spoiled[0]);
-    if (i < width_) vector(S::load_n(x + i, width_ - i), q + i, inverse, zero, spoiled[1]);
+    for (; i + S::kLanes <= width_; i += S::kLanes)
+      S::store_u8(q + i, vector(S::load(x + i), inverse, zero, spoiled[0]));
+    if (i < width_) S::store_u8(q + i, vector(S::load_n(x + i, width_ - i), inverse, zero, spoiled[1]));
     return S::sum_of(S::add(S::add(spoiled[0], spoiled[1]), S::add(spoiled[2], spoiled[3]))) == 0.0f;
   }
 

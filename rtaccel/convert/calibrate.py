@@ -44,6 +44,8 @@ def run_graph(captured: Captured, args: tuple[Any, ...], watch: Mapping[str, Ran
         raise ShapeError(
             "calibration", f"inputs nested as {spec}", f"the nesting of the example, {captured.in_spec}", "Match it."
         )
+    if not captured.any_batch:
+        _check_shapes(captured, leaves)
     env: dict[str, Any] = dict(captured.constants)
     env.update(zip(captured.inputs, leaves))
     for node in captured.graph.nodes:
@@ -52,6 +54,19 @@ def run_graph(captured: Captured, args: tuple[Any, ...], watch: Mapping[str, Ran
             env[node.name] = node.target(*args_now, **kwargs_now)
         if node.name in watch:
             watch[node.name].see(env[node.name])
+
+
+def _check_shapes(captured: Captured, leaves: list[Any]) -> None:
+    """A graph with fixed shapes holds them in its calls; torch does not check all of them and may crash."""
+    shapes = {n.name: tuple(n.meta["val"].shape) for n in captured.graph.nodes if isinstance(n.meta.get("val"), Tensor)}
+    for name, leaf in zip(captured.inputs, leaves):
+        if isinstance(leaf, Tensor) and tuple(leaf.shape) != shapes.get(name):
+            raise ShapeError(
+                "calibration",
+                f"a batch with an input of shape {list(leaf.shape)}",
+                f"{list(shapes.get(name, ()))}, as the example: the model fixes it",
+                "Cut the batch into pieces of that shape.",
+            )
 
 
 def calibrate(captured: Captured, calibration: Any, wanted: Mapping[str, Observer]) -> dict[str, Quant]:

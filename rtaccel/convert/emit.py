@@ -55,7 +55,7 @@ class Emitter:
             shapes=tuple(_shape(self.nodes[name]) for name in self.captured.inputs),
             outputs=self.graph.outputs,
             constants={k: v for k, v in self.graph.constants.items() if k in read},
-            views={name: view for name, view in self.graph.views.items() if name in read and name != view.base},
+            views={n: v for n, v in self.graph.views.items() if n in read and not (n == v.base and self._own(n))},
             batched=self.graph.batch,
             any_batch=self.captured.any_batch and self.graph.batch,
             in_spec=self.captured.in_spec,
@@ -82,15 +82,15 @@ class Emitter:
         """A value at the edge, shaped as the caller's tensor is."""
         lead = int(self.graph.batch)
         node = self.nodes.get(name)
-        own = name in self.captured.inputs or (node is not None and self._by_torch(name))
-        if own and node is not None:
+        if node is not None and self._own(name):
             trailing = sizes(node.meta["val"])[lead:]
         else:
             trailing = self.graph.trailing.get(name, self.value(name).shape)
         return Port(self.value(name), lead, trailing)
 
-    def _by_torch(self, name: str) -> bool:
-        return any(d.op == "torch" and name in d.writes for d in self.graph.drafts)
+    def _own(self, name: str) -> bool:
+        """Whether a value is a tensor as torch has it: an input, or made by a torch call."""
+        return name in self.captured.inputs or any(d.op == "torch" and name in d.writes for d in self.graph.drafts)
 
     def _group(self, drafts: list[Draft]) -> GroupStep:
         names = {name for d in drafts for name in d.writes}

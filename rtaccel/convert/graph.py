@@ -73,7 +73,8 @@ class Builder:
         outputs = tuple(self._output(o) if isinstance(o, fx.Node) else o for o in output_node.args[0])
         kept = {o for o in outputs if isinstance(o, str)}
         kept |= {self.views[o].base for o in kept if o in self.views}
-        drafts = trim(self._used(fold(self._used(self.drafts, kept), kept), kept), self.slots, kept)
+        drafts = self._used(fold(self._used(self.drafts, kept), kept), kept)
+        drafts = fold(trim(drafts, self.slots, kept), kept)  # what lay between two calls may be gone
         return DraftGraph(
             tuple(drafts), self.slots, self.views, outputs, self.trailing, self.batch is not None, self.constants
         )
@@ -214,9 +215,12 @@ class Builder:
             if slot.width == 0:
                 self.pin(view.base, view.shape[-1] if view.dims else 1)
             return view
-        order = sorted(
-            range(len(view.dims)), key=lambda d: -max((a.stride for a in view.dims[d] if not a.batch), default=0)
-        )
+
+        def place(dim: int) -> float:
+            own = [a.stride for a in view.dims[dim] if not a.batch]
+            return -float("inf") if view.has_batch(dim) else -max(own, default=0)
+
+        order = sorted(range(len(view.dims)), key=place)  # as it lies, samples first
         turned = layout.permute(view, order)
         return layout.permute(self.packed(turned), [order.index(d) for d in range(len(order))])
 

@@ -14,7 +14,7 @@ from rtaccel.convert.layout import Atom, View
 from rtaccel.convert.match import Call, Refused, rule
 
 aten = torch.ops.aten
-FLAT_CHANNELS = 4
+FLAT_CHANNELS = 0
 """Up to so many channels an image of the caller is taken as it lies, one dense row, instead of a row for each position."""
 
 
@@ -29,7 +29,7 @@ def _pair(value: Any, spatial: int, default: int) -> tuple[int, int]:
 
 def unpadded(call: Call, node: fx.Node) -> tuple[fx.Node, tuple[int, int, int, int]]:
     """The tensor behind zero padding of its last dimensions, and (left, right, top, bottom)."""
-    if node.target not in (aten.pad.default, aten.constant_pad_nd.default) or call.build.view(node) is not None:
+    if node.target not in (aten.pad.default, aten.constant_pad_nd.default):
         return node, (0, 0, 0, 0)
     inner = Call(call.build, node)
     pad = list(inner["pad"])

@@ -74,11 +74,10 @@ def _shrink(drafts: list[Draft], slots: dict[str, Slot], rows: dict[str, list[in
             slot = slots[name]
             slots[copy] = Slot(slot.width * len(wanted), slot.width, slot.dtype)
             attrs = {"rows": tuple(had(name).index(i) for i in wanted)}
-            kept.append(Draft("rearrange", draft.node, draft.name, [name], [copy], attrs=attrs))
+            kept.append(Draft("rearrange", draft.node, draft.name, [renamed.get(name, name)], [copy], attrs=attrs))
         return gathered[key]
 
     for draft in drafts:
-        draft.reads = [renamed.get(name, name) for name in draft.reads]
         if draft.op in ROW_WISE and len(draft.writes) == 1:
             wanted = had(draft.writes[0])
             draft.reads = [fit(draft, name, wanted) for name in draft.reads]
@@ -89,8 +88,12 @@ def _shrink(drafts: list[Draft], slots: dict[str, Slot], rows: dict[str, list[in
             draft.attrs["rows"] = tuple(picked)
             same = picked == list(range(len(own))) and slots[source].width == slots[out].width
             if same and source in rows and out not in outputs:
-                renamed[out] = source
+                renamed[out] = renamed.get(source, source)
                 continue
+        elif draft.op == "rearrange":
+            out, index = draft.writes[0], draft.attrs["index"]
+            width = slots[out].width
+            draft.attrs["index"] = tuple(e for i in had(out) for e in index[i * width : (i + 1) * width])
         elif draft.op == "conv":
             out = draft.writes[0]
             if draft.reads[0] in rows:
@@ -102,6 +105,7 @@ def _shrink(drafts: list[Draft], slots: dict[str, Slot], rows: dict[str, list[in
             draft.attrs["last_only"] = 1
         elif draft.op in ("lstm", "gru"):
             rows.pop(draft.writes[0], None)
+        draft.reads = [renamed.get(name, name) for name in draft.reads]
         kept.append(draft)
     for name, own in rows.items():
         slots[name] = replace(slots[name], elements=slots[name].width * len(own))

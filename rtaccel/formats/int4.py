@@ -42,11 +42,11 @@ def quantise_weight(weight: Tensor, group_size: int = 32, op: str = "linear") ->
     require_finite(weight, op, "weight")
     n, k = weight.shape
     groups = group_count(k, group_size)
-    padded = torch.nn.functional.pad(weight, (0, groups * group_size - k)).view(-1, group_size)
+    padded = torch.nn.functional.pad(weight, (0, groups * group_size - k)).view(n * groups, group_size)
     found = [_search(part) for part in _chunks(padded, group_size)]
     q = torch.cat([q for q, _ in found]) if found else padded.to(torch.int8)
     scale = torch.cat([s for _, s in found]) if found else padded.new_ones(0)
-    return pack(q.view(n, -1)[:, :k]), scale.view(n, groups)
+    return pack(q.view(n, groups * group_size)[:, :k]), scale.view(n, groups)
 
 
 def _chunks(groups: Tensor, group_size: int) -> Iterator[Tensor]:
@@ -68,7 +68,10 @@ def _search(groups: Tensor) -> tuple[Tensor, Tensor]:
     """int8 q [groups, group_size] and float32 scale [groups]."""
     peak = groups.abs().amax(1)
     empty = peak < 2.0**-100
-    peak = torch.where(empty, torch.full_like(peak, 8.0), peak)
+    peak = torch.where(empty, torch.ones_like(peak), peak)
+    # Between a half and one by a power of two, which is exact: the squares then neither vanish nor overflow.
+    exponent = torch.frexp(peak).exponent
+    groups, peak = torch.ldexp(groups, -exponent[:, None]), torch.ldexp(peak, -exponent)
     best = _round_scale(peak / 8)
     q, least = _try(groups, best)
     candidates = [_round_scale(peak * (sign * clip / 8)) for clip in CLIPS for sign in (1, -1)]
@@ -78,7 +81,7 @@ def _search(groups: Tensor) -> tuple[Tensor, Tensor]:
         fitted = (groups * q).sum(1) / q.square().sum(1).clamp_min(1.0)
         fitted = _round_scale(torch.where(fitted.abs() < best.abs() / 2, best, fitted))
         q, best, least = _better(groups, fitted, q, best, least)
-    return q.to(torch.int8), torch.where(empty, torch.ones_like(best), best)
+    return q.to(torch.int8), torch.where(empty, torch.ones_like(best), torch.ldexp(best, exponent))
 
 
 def _better(groups: Tensor, scale: Tensor, q: Tensor, best: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:

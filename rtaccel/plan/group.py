@@ -31,6 +31,15 @@ class Executable(Protocol):
     def run(self, inputs: tuple[Tensor, ...], outputs: Tensor | tuple[Tensor, ...], /) -> bool: ...
 
 
+def _holds_int8(stage: Stage) -> bool:
+    """Whether float32 inputs of the stage go to int8 with a static scale."""
+    if stage.op == "quantize":
+        return len(stage.outputs) == 1
+    return stage.op in ("conv", "pool", "pointwise") and (
+        "x_scale" in stage.attrs or stage.outputs[0].quant is not None
+    )
+
+
 class StagedPlan:
     """Runs prepared stages one after another: for backends whose kernels are launched from Python."""
 
@@ -43,7 +52,7 @@ class StagedPlan:
             for call, stage in zip(prepared, group.stages)
         ]
         # int8 cannot hold a NaN: static quantisation marks the row, and the outputs of that row become NaN.
-        self._checked = [s.inputs[0].name for s in group.stages if s.op == "quantize" and len(s.outputs) == 1]
+        self._checked = [v.name for s in group.stages if _holds_int8(s) for v in s.inputs if v.dtype == "float32"]
         self._group, self._max_rows, self._device = group, max_rows, device
 
     def _fits(self, tensors: tuple[Tensor, ...], ports: tuple[Port, ...]) -> bool:

@@ -196,9 +196,7 @@ class CompiledModel(nn.Module):
         lines: list[Line] = []
         for step in self._executor.steps:
             if step.choices:
-                for index, choice in enumerate(step.choices):
-                    parts = 1 if step.allocates else step.plan.parts(index, self._options.rows)
-                    lines.append(line(choice, measure, parts))
+                lines.extend(line(c, measure, step.parts(i, self._options.rows)) for i, c in enumerate(step.choices))
             else:
                 lines.append(Line(step.name, "an ordinary torch call", "torch", None, None, (step.reason,)))
         return lines

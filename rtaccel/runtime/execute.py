@@ -33,6 +33,12 @@ class Step:
     def allocates(self) -> bool:
         return self.plan is None or isinstance(self.plan, StagedPlan)
 
+    def parts(self, stage: int, samples: int) -> int:
+        """How many threads share a stage; 1 where they share the samples instead."""
+        if self.allocates or self.plan.parts(-1, samples) > 1:
+            return 1
+        return self.plan.parts(stage, samples)
+
 
 class Executor:
     """The general way to run a program. `direct` is set where the whole of it is one group that takes the arguments as
@@ -126,13 +132,14 @@ class Executor:
                     env[node.name] = node.target(*args, **kwargs)  # type: ignore[operator]
                 else:
                     self._run_group(step, step.source, env)
-        return [self._value(o, env) if isinstance(o, str) else o for o in self.program.outputs]
+        # A stored value that is returned has the shape of what is returned, whatever torch calls see in it.
+        return [(env[o] if o in env else self._value(o, env)) if isinstance(o, str) else o for o in self.program.outputs]
 
     def _value(self, name: str, env: dict[str, Any]) -> Any:
         """A value by its name in the graph: computed, or a stored one seen in another way."""
-        if name in env:
+        view = self.program.views.get(name)
+        if view is None:
             return env[name]
-        view = self.program.views[name]
         stored = env[view.base].contiguous()
         samples = stored.shape[0] if self.program.batched else 1
         elements = stored.numel() // max(samples, 1)

@@ -125,8 +125,8 @@ OneStage::OneStage(const char* op, const char* kernel, const std::vector<Shape>&
     : plan_(rta_plan_create(weight_bytes)) {
   if (!plan_) refused("a plan");
   std::vector<int> in, out;
-  for (const Shape& s : inputs) in.push_back(rta_plan_value(plan_, s.dtype, 1, s.width, RTA_INPUT));
-  for (const Shape& s : outputs) out.push_back(rta_plan_value(plan_, s.dtype, 1, s.width, RTA_OUTPUT));
+  for (const Shape& s : inputs) in.push_back(rta_plan_value(plan_, s.dtype, s.steps, s.width, RTA_INPUT));
+  for (const Shape& s : outputs) out.push_back(rta_plan_value(plan_, s.dtype, s.steps, s.width, RTA_OUTPUT));
   if (rta_plan_stage(plan_, op, kernel, in.data(), static_cast<int>(in.size()), out.data(),
                      static_cast<int>(out.size()), attrs.data(), attrs.size()) != 0 ||
       rta_plan_finish(plan_, 0, 0) != 0)

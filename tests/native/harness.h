@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -73,6 +74,7 @@ class Attributes {
 struct Shape {
   rta_dtype dtype;
   int64_t width;
+  int64_t steps = 1;
 };
 
 // A plan of one stage; the program ends with the core's reason where it cannot be made.
@@ -100,10 +102,14 @@ struct Report {
 };
 
 void check_linear(const char* kernel, Report& report);
+void check_linear_weights(const char* kernel, Report& report);
 void check_quantize(const char* kernel, Report& report);
 void check_pointwise(const char* kernel, Report& report);
 void check_softmax(const char* kernel, Report& report);
 std::vector<std::pair<std::string, Report>> check_vectors();  // by instruction set
+
+// By operator and kernel: the conformance cases in a file of write_cases.py.
+void replay_cases(const char* path, std::map<std::pair<std::string, std::string>, Report>& reports);
 
 double activation(const char* name, double parameter, double t);  // by libm, in double
 

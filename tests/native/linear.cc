@@ -171,14 +171,16 @@ void float32(const char* kernel, Memory& m, Report& report) {
 }  // namespace
 
 void check_linear(const char* kernel, Report& report) {
-  const rta_attr int8 = Attributes().set("weight_dtype", "int8").data()[0];
   const rta_attr plain = Attributes().set("weight_dtype", "float32").data()[0];
   Memory memory;
-  if (!rta_kernel_reject("linear", kernel, &int8, 1)) {
+  Attributes int8;
+  int8.set("weight_dtype", "int8").set("input_dtype", "int8");
+  if (!rta_kernel_reject("linear", kernel, int8.data(), int8.size())) {
     every_small_size(kernel, memory, report);
     epilogues(kernel, memory, report);
   }
   if (!rta_kernel_reject("linear", kernel, &plain, 1)) float32(kernel, memory, report);
+  check_linear_weights(kernel, report);
 }
 
 }  // namespace check

@@ -1,0 +1,116 @@
+"""A whole comparison: convert what is not in the cache, measure, keep the record, write the tables."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.peers import report, rounds
+from bench.peers.base import LeftOut, Peer
+from bench.peers.data import prepare
+from bench.peers.models import BY_NAME
+from bench.peers.registry import kit
+from bench.peers.results import Row, summarise
+from bench.peers.rounds import ROOT, Timing
+from rtaccel.measure.environment import environment
+
+Record = dict[str, Any]
+
+
+def everything(
+    models: Sequence[str],
+    chosen: Sequence[Peer],
+    pythons: Mapping[str, str],
+    timing: Timing,
+    cache: Path,
+    convert_only: bool,
+) -> Record:
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(1)
+    cache.mkdir(parents=True, exist_ok=True)
+    found: dict[str, list[Row]] = {}
+    used: dict[str, str | None] = {}
+    with (cache / "log.txt").open("a") as log:
+        for name in models:
+            try:
+                found[name] = one(name, chosen, pythons, timing, cache, convert_only, log, used)
+            except LeftOut as reason:
+                print(f"{name} is left out: {reason}\n", flush=True)
+                continue
+            if not convert_only:
+                print(report.table(name, BY_NAME[name].about, found[name]) + "\n", flush=True)
+    if not convert_only:
+        print(report.summary(found))
+    record = environment()
+    record["versions"] |= used
+    return {
+        "environment": record, "command": " ".join(["python -m bench.peers", *sys.argv[1:]]), "cold": timing.cold,
+        "networks": {name: [row.as_json() for row in rows] for name, rows in found.items()},
+    }  # fmt: skip
+
+
+def one(
+    name: str, chosen: Sequence[Peer], pythons: Mapping[str, str], timing: Timing, cache: Path, convert_only: bool, log: Any,
+    used: dict[str, str | None],
+) -> list[Row]:  # fmt: skip
+    folder = cache / name
+    _, key = prepare(name, folder)
+    rows: list[Row] = []
+    usable = []
+    for peer in chosen:
+        if not peer.fits(name):
+            continue
+        record: Record = {}
+        if hasattr(kit(peer.kit), "convert"):
+            print(f"{name}: {peer.title}, converted or from the cache", file=sys.stderr, flush=True)
+            record = rounds.convert(peer, name, folder, key, pythons.get(peer.kit, sys.executable), log)
+        if record.get("left_out"):
+            rows.append(Row(peer.name, peer.title, peer.ours, left_out=record["left_out"]))
+        else:
+            usable.append(peer)
+    if convert_only:
+        return rows
+    for process in rounds.measure(usable, name, folder, key, pythons, timing, log):
+        rows.append(
+            summarise(process.peer.name, process.peer.title, process.peer.ours, process.said, process.samples_ns)
+        )
+        used.update(process.said.get("versions", {}))
+    return rows
+
+
+def save(record: Record, path: Path | None, today: date) -> None:
+    if path == Path("-"):
+        return
+    if path is None:
+        cpu = re.sub(r"[^a-z0-9]+", "-", (record["environment"]["cpu"] or "cpu").lower()).strip("-")
+        path = ROOT / "bench" / "results" / f"{cpu}-{today.isoformat()}{'-cold' if record['cold'] else ''}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"\nwritten: {path}")
+
+
+def merge(paths: Sequence[Path]) -> Record:
+    """Records of the same machine; a network measured in several is taken from the last."""
+    records = [json.loads(path.read_text()) for path in paths]
+    merged: Record = records[-1]
+    merged["networks"] = {name: rows for record in records for name, rows in record["networks"].items()}
+    merged["networks"] = {name: merged["networks"][name] for name in BY_NAME if name in merged["networks"]}
+    merged["environment"]["versions"] = {k: v for r in records for k, v in r["environment"]["versions"].items()}
+    return merged
+
+
+def update_docs(record: Record, docs: Path) -> None:
+    from bench.peers.chart import draw
+
+    found = {name: [Row(**row) for row in rows] for name, rows in record["networks"].items()}
+    text = report.document(found, {name: BY_NAME[name].about for name in found})
+    draw(found, docs / "images" / "peers.svg")
+    picture = "![How many times as fast as the fastest peer rtaccel is, by network and error class](images/peers.svg)"
+    report.put_between(docs / "performance.md", f"{picture}\n\n{text}")

@@ -1,0 +1,176 @@
+"""Pool: the average or the maximum over a window of positions, channel by channel, then an activation.
+
+Axes: x [M, in steps, C], y [M, out steps, C]; geometry as for conv (kernels/_shared/geometry.py). Global pooling is a
+window of the whole image. attrs kind ("avg" or "max"), count_include_pad (1), activation, activation_parameter.
+
+avg: sum over the positions inside the image, divided by the size of the window (count_include_pad = 1) or by the
+number of them (0). max: the largest of those inside; a NaN wins.
+
+    acc = sum of x                       float32 in any order;  int8: of (q - zero_point), int32 and exact
+    t   = float32(acc) * multiplier[p]   multiplier: 1 / count, for int8 input times its scale
+    y   = act(t)                         float32, or int8 as clamp(rint(act(t) * y_inv_scale) + y_zero_point, -128, 127)
+
+max takes max x or max (q - zero_point) for the sum, and count 1. For none, relu and leaky_relu the scale of an int8
+output is folded into multiplier. A sample of float32 x that is not finite and goes to int8 is marked by the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtaccel.core.errors import ShapeError, UnsupportedProblem
+from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
+from rtaccel.core.stage import Problem, Quant, Stage, Value
+from rtaccel.formats.int8 import inverse_scale, to_int8
+from rtaccel.kernels._shared import activations
+from rtaccel.kernels._shared.geometry import Geometry
+
+
+def lower(stage: Stage) -> Mapping[str, Any]:
+    """index [out steps * taps]: rows of x, -1 for padding; multiplier [out steps]. Raises ShapeError, UnsupportedProblem."""
+    kind, (x, y) = stage.attrs["kind"], (stage.inputs[0], stage.outputs[0])
+    if kind not in ("avg", "max"):
+        raise UnsupportedProblem("pool", f"kind {kind!r}", '"avg" or "max"', "Name one of these.")
+    if x.width != y.width or (x.dtype == "int8" and x.quant is None):
+        raise ShapeError("pool", f"{x.dtype}[{x.width}] to {y.dtype}[{y.width}]", "as many channels, a static scale", "")
+    geometry = Geometry.of(stage)
+    index = geometry.index("pool")
+    inside = (index >= 0).sum(1)
+    if not inside.all():
+        raise ShapeError("pool", "a window wholly in the padding", "windows that see the image", "Use less padding.")
+    count = torch.ones_like(inside) if kind == "max" else inside
+    if kind == "avg" and stage.attrs.get("count_include_pad", 1):
+        count = torch.full_like(inside, geometry.taps)
+    multiplier = torch.ones((), dtype=torch.float32) / count.float()
+    if x.quant is not None:
+        multiplier = torch.tensor(x.quant.scale, dtype=torch.float32) / count.float()
+    act, inv_scale = stage.attrs.get("activation", "none"), torch.tensor(1.0)
+    if y.quant is not None:
+        inv_scale = torch.tensor(inverse_scale(y.quant), dtype=torch.float32)
+        if act in activations.HOMOGENEOUS:
+            multiplier, inv_scale = multiplier * inv_scale, torch.tensor(1.0)
+    return {
+        "activation": act,
+        "activation_parameter": float(stage.attrs.get("activation_parameter", 0.0)),
+        "largest": int(kind == "max"),
+        "taps": geometry.taps,
+        "index": tuple(index.flatten().tolist()),
+        "multiplier": multiplier,
+        "x_zero_point": 0 if x.quant is None else x.quant.zero_point,
+        "y_inv_scale": float(inv_scale),
+        "y_zero_point": 0 if y.quant is None else y.quant.zero_point,
+    }
+
+
+def gather(stage: Stage, low: Mapping[str, Any], rows: Tensor) -> Tensor:
+    """acc [M, out steps, C] of rows [M, in steps, C], in their dtype."""
+    index = torch.tensor(low["index"]).reshape(-1, low["taps"])
+    empty = float("-inf") if low["largest"] else 0.0
+    window = torch.cat([rows, torch.full_like(rows[:, :1], empty)], 1)[:, index]
+    return window.amax(2) if low["largest"] else window.sum(2)
+
+
+def finish(stage: Stage, low: Mapping[str, Any], acc: Tensor) -> Tensor:
+    t = acc * low["multiplier"][:, None]
+    a = activations.apply(low["activation"], t, low["activation_parameter"])
+    if stage.outputs[0].dtype == "int8":
+        a = to_int8(a, low["y_inv_scale"], low["y_zero_point"])
+    return a.reshape(acc.shape[0], *stage.outputs[0].shape)
+
+
+def reference(stage: Stage, x: Tensor) -> tuple[Tensor]:
+    low = lower(stage)
+    rows = x.reshape(x.shape[0], -1, stage.inputs[0].width).double() - low["x_zero_point"]
+    acc = gather(stage, low, rows)
+    if stage.inputs[0].dtype == "int8":
+        return (finish(stage, low, acc.float()),)
+    y = finish(stage, low, acc)
+    return (y if y.dtype == torch.int8 else y.float(),)
+
+
+def tolerance(stage: Stage, x: Tensor) -> Tolerance:
+    """int8 input: exact but for a transcendental activation. float32: a sum of so many terms, in any order, and a product."""
+    low = lower(stage)
+    act = low["activation"]
+    exact = stage.inputs[0].dtype == "int8" and act in activations.HOMOGENEOUS
+    if stage.outputs[0].dtype == "int8":
+        return Tolerance(steps=0 if exact else 1)
+    if exact:
+        return Tolerance()
+    rows = (x.reshape(x.shape[0], -1, stage.inputs[0].width).double() - low["x_zero_point"]).abs().nan_to_num()
+    magnitude = gather(stage, low, rows) * low["multiplier"][:, None]
+    terms = 0 if stage.inputs[0].dtype == "int8" else 1 if low["largest"] else low["taps"] + 2
+    slope = max(1.13, abs(low["activation_parameter"]))
+    bound = slope * torch.finfo(torch.float32).eps * terms * magnitude + activations.error(act, magnitude)
+    return Tolerance(atol=bound.reshape(x.shape[0], *stage.outputs[0].shape))
+
+
+def cost(problem: Problem) -> Cost:
+    size = {"float32": 4, "int8": 1}
+    kernel = problem.attrs["kernel"]
+    inputs = problem.in_widths[0] * problem.in_steps[0] * size[problem.in_dtypes[0]]
+    outputs = problem.out_widths[0] * problem.out_steps[0]
+    moved = problem.rows * (inputs + outputs * size[problem.out_dtypes[0]])
+    return Cost(bytes=moved, flops=problem.rows * outputs * kernel[0] * kernel[1])
+
+
+def packed_bytes(stage: Stage) -> int:
+    return 8 * stage.outputs[0].steps * (stage.attrs["kernel"][0] * stage.attrs["kernel"][1] + 64) + 4096
+
+
+def make_stage(
+    kind: str, c: int, in_size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int],
+    padding: tuple[int, int], include: int, dtypes: tuple[str, str], activation: str = "none",
+) -> Stage:  # fmt: skip
+    out = tuple((h + 2 * p - k) // s + 1 for h, p, k, s in zip(in_size, padding, kernel, stride))
+    attrs = {
+        "kind": kind, "in_size": in_size, "kernel": kernel, "stride": stride, "padding": padding, "dilation": (1, 1),
+        "out_size": out, "count_include_pad": include, "activation": activation,
+    }  # fmt: skip
+    x = Value("x", c, dtypes[0], Quant(0.05, -7) if dtypes[0] == "int8" else None, in_size[0] * in_size[1])
+    y = Value("y", c, dtypes[1], Quant(0.031, 3) if dtypes[1] == "int8" else None, out[0] * out[1])
+    return Stage("pool", "case", (x,), (y,), {}, attrs)
+
+
+def cases() -> Iterator[Case]:
+    sizes = (
+        (1, (1, 1), (1, 1), (1, 1), (0, 0)), (7, (1, 9), (1, 3), (1, 2), (0, 1)), (64, (5, 5), (5, 5), (1, 1), (0, 0)),
+        (21, (6, 7), (3, 2), (2, 2), (1, 1)), (130, (1, 8), (1, 8), (1, 1), (0, 0)),
+    )  # fmt: skip
+    for number, (c, in_size, kernel, stride, padding) in enumerate(sizes):
+        for kind, include in (("avg", 1), ("avg", 0), ("max", 1)):
+            for dtypes in (("float32", "float32"), ("int8", "float32"), ("int8", "int8"), ("float32", "int8")):
+                act = ("none", "relu", "sigmoid")[number % 3]
+                stage = make_stage(kind, c, in_size, kernel, stride, padding, include, dtypes, act)
+
+                def make(seed: int, stage: Stage = stage, samples: int = 1 + number % 3) -> tuple[Tensor, ...]:
+                    g = torch.Generator().manual_seed(seed)
+                    x = stage.inputs[0]
+                    if x.dtype == "int8":
+                        return (torch.randint(-128, 128, (samples, *x.shape), generator=g, dtype=torch.int8),)
+                    values = torch.randn(samples, *x.shape, generator=g) * 2
+                    if stage.outputs[0].dtype == "float32":
+                        values.view(-1)[0] = float("nan")
+                    return (values,)
+
+                yield Case(f"{kind}{include}-C{c}-{in_size}-{kernel}-{'-'.join(dtypes)}-{act}", stage, make)
+
+
+OPERATOR = register_operator(
+    Operator(
+        name="pool",
+        axes={"x": ("M", "in steps", "C"), "y": ("M", "out steps", "C")},
+        reference=reference,
+        cases=cases,
+        tolerance=tolerance,
+        cost=cost,
+        lower=lower,
+        by_row=False,
+        packed_bytes=packed_bytes,
+        writes_int8=True,
+    )
+)

@@ -1,0 +1,179 @@
+// Replays the conformance cases that write_cases.py wrote, on every kernel of their operator.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <memory>
+
+#include "harness.h"
+
+namespace check {
+namespace {
+
+class Reader {
+ public:
+  explicit Reader(const char* path) : file_(std::fopen(path, "rb")) {
+    if (!file_) {
+      std::perror(path);
+      std::exit(2);
+    }
+  }
+  ~Reader() { std::fclose(file_); }
+  Reader(const Reader&) = delete;
+  Reader& operator=(const Reader&) = delete;
+  int64_t integer() { return number<int64_t>(); }
+  double real() { return number<double>(); }
+  std::vector<char> data() {
+    std::vector<char> content(static_cast<size_t>(integer()));
+    bytes(content.data(), content.size());
+    return content;
+  }
+  std::string text() {
+    const std::vector<char> content = data();
+    return std::string(content.begin(), content.end());
+  }
+
+ private:
+  template <class T>
+  T number() {
+    T value;
+    bytes(&value, sizeof value);
+    return value;
+  }
+  void bytes(void* to, size_t count) {
+    if (count && std::fread(to, 1, count, file_) != count) {
+      std::fputs("the file of cases ends early\n", stderr);
+      std::exit(2);
+    }
+  }
+  std::FILE* file_;
+};
+
+struct Tensor {
+  Shape shape;
+  std::vector<char> data;
+  std::vector<char> atol;  // float64, of outputs
+};
+
+struct Case {
+  std::string op, id;
+  int64_t weight_bytes, samples, steps;
+  std::vector<Tensor> inputs, outputs;
+  std::deque<std::string> texts;                 // names and texts, which stay where they are
+  std::deque<std::unique_ptr<Guarded>> tensors;  // of attributes
+  Attributes attrs;
+  rta_attr weight_dtype{};
+};
+
+std::vector<Tensor> read_values(Reader& in, bool outputs) {
+  std::vector<Tensor> values(static_cast<size_t>(in.integer()));
+  for (Tensor& t : values) {
+    t.shape.dtype = static_cast<rta_dtype>(in.integer());
+    t.shape.steps = in.integer();
+    t.shape.width = in.integer();
+    t.data = in.data();
+    if (outputs) t.atol = in.data();
+  }
+  return values;
+}
+
+void read_attribute(Reader& in, Case& c) {
+  c.texts.push_back(in.text());
+  const char* name = c.texts.back().c_str();
+  switch (in.integer()) {
+    case RTA_ATTR_INT: c.attrs.set(name, in.integer()); break;
+    case RTA_ATTR_FLOAT: c.attrs.set(name, in.real()); break;
+    case RTA_ATTR_TEXT:
+      c.texts.push_back(in.text());
+      c.attrs.set(name, c.texts.back().c_str());
+      if (std::strcmp(name, "weight_dtype") == 0) c.weight_dtype = c.attrs.data()[c.attrs.size() - 1];
+      break;
+    default: {
+      const rta_dtype dtype = static_cast<rta_dtype>(in.integer());
+      const int64_t count = in.integer();
+      const std::vector<char> data = in.data();
+      c.tensors.push_back(std::make_unique<Guarded>(data.size()));
+      c.attrs.set(name, c.tensors.back()->place(data.data(), data.size()), dtype, count);
+    }
+  }
+}
+
+template <class T>
+T at(const void* data, size_t i) {
+  T value;
+  std::memcpy(&value, static_cast<const char*>(data) + i * sizeof(T), sizeof(T));
+  return value;
+}
+
+// The number of cells that are further from the reference than they may be.
+size_t wrong(const Tensor& want, const void* got, int64_t steps) {
+  size_t count = 0;
+  if (want.shape.dtype == RTA_INT8) {
+    for (size_t i = 0; i < want.data.size(); ++i)
+      count += std::abs(at<int8_t>(got, i) - at<int8_t>(want.data.data(), i)) > steps;
+    return count;
+  }
+  for (size_t i = 0; i < want.data.size() / 4; ++i) {
+    const float a = at<float>(got, i), b = at<float>(want.data.data(), i);
+    const double atol = at<double>(want.atol.data(), i);
+    count += !(a == b || (a != a && b != b) || std::fabs(double{a} - double{b}) <= atol);
+  }
+  return count;
+}
+
+void replay(const Case& c, const char* kernel, Report& report) {
+  if (std::getenv("RTA_TRACE")) std::fprintf(stderr, "%s %s %s\n", c.op.c_str(), kernel, c.id.c_str());
+  std::vector<Shape> ins, outs;
+  std::deque<std::unique_ptr<Guarded>> memory;
+  std::vector<const void*> from;
+  std::vector<void*> to;
+  for (const Tensor& t : c.inputs) {
+    ins.push_back(t.shape);
+    memory.push_back(std::make_unique<Guarded>(t.data.size()));
+    from.push_back(memory.back()->place(t.data.data(), t.data.size()));
+  }
+  for (const Tensor& t : c.outputs) {
+    outs.push_back(t.shape);
+    memory.push_back(std::make_unique<Guarded>(t.data.size()));
+    to.push_back(memory.back()->place(t.data.size()));
+  }
+  OneStage plan(c.op.c_str(), kernel, ins, outs, c.attrs, static_cast<size_t>(c.weight_bytes));
+  for (int call = 0; call < 2; ++call) {  // the second time the scratch holds what the first left
+    plan.run(from, to, c.samples);
+    for (size_t i = 0; i < to.size(); ++i) {
+      const size_t bad = wrong(c.outputs[i], to[i], c.steps);
+      report.expect(bad == 0, "%s, call %d: %zu cells of output %zu are wrong", c.id.c_str(), call, bad, i);
+    }
+  }
+  for (const auto& part : memory) report.expect(part->intact(), "%s: wrote in front of a tensor", c.id.c_str());
+}
+
+}  // namespace
+
+void replay_cases(const char* path, std::map<std::pair<std::string, std::string>, Report>& reports) {
+  Reader in(path);
+  if (in.text() != "rtaccel cases 1") {
+    std::fprintf(stderr, "%s holds no cases\n", path);
+    std::exit(2);
+  }
+  for (int64_t left = in.integer(); left > 0; --left) {
+    Case c;
+    c.op = in.text();
+    c.id = in.text();
+    c.weight_bytes = in.integer();
+    c.samples = in.integer();
+    c.steps = in.integer();
+    c.inputs = read_values(in, false);
+    c.outputs = read_values(in, true);
+    for (int64_t attrs = in.integer(); attrs > 0; --attrs) read_attribute(in, c);
+    for (int i = 0; i < rta_kernel_count(); ++i) {
+      const rta_kernel kernel = rta_kernel_at(i);
+      if (c.op != kernel.op || rta_kernel_reject(kernel.op, kernel.name, &c.weight_dtype, c.weight_dtype.name ? 1 : 0))
+        continue;
+      replay(c, kernel.name, reports[{kernel.op, kernel.name}]);
+    }
+  }
+}
+
+}  // namespace check
