@@ -97,10 +97,10 @@ def test_a_nan_stays_in_its_stream(kind, form: str) -> None:
             assert got[2].isnan().any() if form == "float32" else got[2].isnan().all()
 
 
-@pytest.mark.parametrize("scheme, bound", [("w8a8", 0.03), ("w4a8", 0.15)])
+@pytest.mark.parametrize(("scheme", "bound"), [("w8a8", 0.03), ("w4a8", 0.15)])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k[0])
 def test_error_after_64_steps_with_own_state(kind, scheme: str, bound: float) -> None:
-    name, _, layer, quantised = kind
+    _, _, layer, quantised = kind
     torch.manual_seed(3)
     module = layer(32, 64, 2).eval()
     made = quantised.from_float(module, scheme)

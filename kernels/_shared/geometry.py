@@ -66,7 +66,10 @@ class Geometry:
             total = size[0] * size[1]
             if steps is not None:
                 require(
-                    len(steps) > 0 and steps[0] >= 0 and steps[-1] < total and all(a < b for a, b in zip(steps, steps[1:])),
+                    len(steps) > 0
+                    and steps[0] >= 0
+                    and steps[-1] < total
+                    and all(a < b for a, b in zip(steps, steps[1:])),
                     f"{name} of {len(steps)} positions",
                     f"sorted positions, each once, in 0..{total - 1}",
                 )

@@ -223,7 +223,8 @@ def make_stage(
     bias: bool = True,
     seed: int = 0,
 ) -> Stage:
-    """A stage with random weights. form: "float32", or weights with x as "int8-static", "int8-dynamic", "int8-own", "int4-..."."""
+    """A stage with random weights. form: "float32", or the weights and how x comes: "int8-static",
+    "int8-dynamic", "int8-own" (float32, quantised with a static scale), and the same with "int4"."""
     g = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
     for layer, _, suffix in geometry.suffixes():

@@ -25,9 +25,8 @@ from torch import Tensor
 
 from rtaccel.core.stage import Stage
 from rtaccel.formats import int4
-from rtaccel.formats.int8 import to_int8
+from rtaccel.formats.int8 import dynamic, to_int8
 from rtaccel.kernels._shared.recurrent import Geometry, quantised
-from rtaccel.kernels.quantize.contract import dynamic
 
 P0, P1, P2 = 0.99981013, 0.10172323, 6.5494682e-4
 Q1, Q2 = 0.43450415, 0.01263921

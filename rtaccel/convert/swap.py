@@ -84,7 +84,7 @@ def restore_(model: nn.Module) -> int:
     names: dict[int, list[str]] = {}
     found: dict[int, Quantised] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, tuple(QUANTISED.values())) and module._swapped and name:
+        if isinstance(module, Quantised) and module._swapped and name:
             names.setdefault(id(module), []).append(name)
             found[id(module)] = module
     originals: list[tuple[Quantised, nn.Module]] = []

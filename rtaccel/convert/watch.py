@@ -32,7 +32,7 @@ class Watch:
             self.sample = x.detach().reshape(-1, x.shape[-1])[:SAMPLE_ROWS].clone()
 
 
-def watch_inputs(model: nn.Module, watched: Mapping[nn.Module, Watch], calibration: Any) -> None:
+def watch_inputs(model: nn.Module, watched: Mapping[Any, Watch], calibration: Any) -> None:
     """Runs the model over the batches: tensors, tuples of arguments or dicts of keyword arguments.
 
     Raises FormatError where a layer is fed a NaN or an infinity, and for no batch at all.

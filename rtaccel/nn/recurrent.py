@@ -30,6 +30,7 @@ class _Recurrent(nn.Module):
     _op: ClassVar[Callable[..., Any]]
     _state_count: ClassVar[int]
     _packed: numbers.Packed | None
+    h_scale: Tensor
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class _Recurrent(nn.Module):
         super().__init__()
         self.sizes = sizes
         self.batch_first = batch_first
-        self.scheme = replace(scheme, activation="static" if sizes.static else "dynamic")
+        self.scheme: Int8Activation = replace(scheme, activation="static" if sizes.static else "dynamic")  # type: ignore[call-arg]
         self._original: nn.RNNBase | None = None
         self._swapped = False
         self._packed = None
@@ -196,7 +197,8 @@ class QuantLSTM(_Recurrent):
 
     Called as nn.LSTM is: x float32 [T, B, K], [B, T, K] with batch_first, or [T, K]; hx = (h0, c0), each
     [layers * directions, B, H] or without B, or nothing for zeros. Returns (y, (hn, cn)). The meaning, to the bit, is
-    the contract of `lstm`: weights int8 per row or int4 in groups, h int8 with step h_scale, x with a static scale or one per row.
+    the contract of `lstm`: weights int8 per row or int4 in groups, h int8 with step h_scale, x with a static scale or
+    one per row.
     Dropout between layers belongs to training and is left out.
 
     Buffers are plain tensors under torch's names (`rtaccel.nn.recurrent_numbers`). A stream with a NaN or an infinity

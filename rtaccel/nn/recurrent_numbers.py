@@ -142,7 +142,8 @@ def check_tensor(op: str, sizes: Sizes, name: str, tensor: Any) -> None:
     if dtype == torch.int8 and (tensor == -128).any():
         raise FormatError(op, f"{name} holding -128", "int8 weights in -127..127", step)
     if name.endswith("_group_scale"):
-        return int4.require_scales(op, name, tensor)
+        int4.require_scales(op, name, tensor)
+        return
     least = LEAST_SCALE if name == "h_scale" else 2.0**-126
     if name.endswith("_scale") and not (tensor >= least).all():
         raise FormatError(op, f"{name} with {tensor.min().item()}", f"scales of at least {least:.3g}", step)
@@ -169,7 +170,7 @@ def check_call(op: str, sizes: Sizes, x: Any, states: tuple[Any, ...], batch_fir
     if x.dim() not in (2, 3) or x.shape[-1] != sizes.input_size or not x.shape[:-1].numel():
         raise ShapeError(op, describe(x), f"{expected} with at least one moment", "As for the layer it stands for.")
     rows = sizes.num_layers * sizes.directions
-    shape = (rows, sizes.hidden_size)
+    shape: tuple[int, ...] = (rows, sizes.hidden_size)
     if x.dim() == 3:
         shape = (rows, x.shape[0 if batch_first else 1], sizes.hidden_size)
     for state in states:
