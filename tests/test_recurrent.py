@@ -14,7 +14,8 @@ import rtaccel as rt
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Port, Stage, Value
-from rtaccel.kernels._shared.recurrent import Geometry, make_inputs, make_stage
+from rtaccel.kernels._shared.recurrent import Geometry
+from rtaccel.kernels._shared.recurrent_cases import make_inputs, make_stage
 from rtaccel.kernels._shared.recurrent_reference import TANH_ERROR, fma32, tanh_quotient
 from rtaccel.plan.choose import choose
 
