@@ -58,8 +58,9 @@ const char* recurrent_name(const char* what, int64_t layer, int64_t direction, c
 }
 
 const char* recurrent_reject(const Attrs& attrs) {
-  if (attrs.text_is("weight_dtype", "float32") || attrs.text_is("weight_dtype", "int8")) return nullptr;
-  return "takes float32 and int8 weights";
+  for (const char* dtype : {"float32", "int8", "uint8"})
+    if (attrs.text_is("weight_dtype", dtype)) return nullptr;
+  return "takes float32, int8 and int4 weights";
 }
 
 }  // namespace rta

@@ -10,7 +10,7 @@ namespace rta {
 struct RecurrentShape {
   int64_t inputs, hidden, layers, directions, time, batch;
   bool batch_first, last_only;
-  int64_t most_streams;  // of a run: samples of a block times batch
+  int64_t most_streams;                      // of a run: samples of a block times batch
   const int64_t *state_row, *x_row, *y_row;  // by stream: its first row in the states, in x, in y
   int64_t x_step, y_step;                    // rows from one moment to the next
 
@@ -20,6 +20,15 @@ struct RecurrentShape {
 
 // "weight_ih" + "_l0_reverse" + ending, valid until the next call in this thread.
 const char* recurrent_name(const char* what, int64_t layer, int64_t direction, const char* ending = "");
+
+// Where a side's matrix comes from.
+struct RecurrentMatrix {
+  const Attrs& attrs;
+  const char* what;  // "weight_ih" or "weight_hh"
+  int64_t layer, direction;
+  int64_t hidden, k;
+  int32_t zero_point;  // of x, as int8 has it
+};
 
 const char* recurrent_reject(const Attrs& attrs);  // formats of weights without a kernel
 

@@ -1,4 +1,4 @@
-"""What LSTM and GRU have in common: the layout of a stage, its folded numbers, its conformance cases.
+"""What LSTM and GRU have in common: the layout of a stage, its folded numbers, its cost.
 
 One stage is a whole module: all layers and directions. A sample has `time` moments of `batch` streams (normally 1):
 
@@ -20,7 +20,7 @@ the x of the next one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +28,9 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.errors import FormatError, UnsupportedProblem
-from rtaccel.core.registry import Case, Cost
-from rtaccel.core.stage import Problem, Quant, Stage, Value
-from rtaccel.formats import int8
+from rtaccel.core.registry import Cost
+from rtaccel.core.stage import Problem, Quant, Stage
+from rtaccel.formats import int4, int8
 
 MAX_K = 65_536
 """Inputs and hidden units of a quantised layer: int32 sums cannot overflow up to there."""
@@ -129,8 +129,9 @@ def _check(stage: Stage, states: int) -> Geometry:
 def lower(stage: Stage, halved: tuple[bool, ...]) -> dict[str, Any]:
     """Folded numbers of all layers. halved: for each gate, whether it is a sigmoid.
 
-    sigmoid(t) = (1 + tanh(t / 2)) / 2: with int8 and int4 weights the 1/2 inside is in the multipliers and the bias, a
-    power of two, so exact. A GRU (3 gates) has its fourth bias apart, as bias_n: that of h in the new gate.
+    sigmoid(t) = (1 + tanh(t / 2)) / 2: with int8 and int4 weights the 1/2 inside is in the multipliers, or the group
+    scales, and the bias; a power of two, so exact. A static zero point of x is in the compensation of int8 sums, and in
+    the bias with int4 weights. A GRU (3 gates) has its fourth bias apart, as bias_n: that of h in the new gate.
     """
     gates = len(halved)
     geometry = _check(stage, 2 if gates == 4 else 1)
@@ -166,6 +167,8 @@ def lower(stage: Stage, halved: tuple[bool, ...]) -> dict[str, Any]:
         if gates == 3:
             total[2 * geometry.hidden :] = bias[0][2 * geometry.hidden :]
             low[f"bias_n{suffix}"] = bias[1][2 * geometry.hidden :].clone()
+        if layer == 0 and weight_dtype(stage) == torch.uint8 and low["x_zero_point"]:
+            total = total - _zero_point_part(stage, f"weight_ih{suffix}", quant)
         low[f"bias{suffix}"] = total * factor
         for which in ("ih", "hh"):
             name = f"weight_{which}{suffix}"
@@ -178,9 +181,17 @@ def lower(stage: Stage, halved: tuple[bool, ...]) -> dict[str, Any]:
             if low[name].dtype == torch.int8:
                 low[f"{name}_multiplier"] = stage.tensors[f"{name}_scale"] * activation * factor
             else:
-                low[f"{name}_group_scale"] = stage.tensors[f"{name}_group_scale"]
-                low[f"{name}_multiplier"] = activation * factor
+                low[f"{name}_group_scale"] = stage.tensors[f"{name}_group_scale"] * factor[:, None]
+                low[f"{name}_multiplier"] = float(activation)
     return low
+
+
+def _zero_point_part(stage: Stage, name: str, quant: Quant) -> Tensor:
+    """What a static zero point of x adds to every sum of int4 weights: scale * zero_point * sum_k weight."""
+    weight = int4.dequantise(
+        stage.tensors[name], stage.tensors[f"{name}_group_scale"], stage.inputs[0].width, stage.attrs["group_size"]
+    )
+    return (weight.sum(1) * (quant.scale * quant.zero_point)).float()
 
 
 def cost(problem: Problem, gates: int) -> Cost:
@@ -195,105 +206,3 @@ def cost(problem: Problem, gates: int) -> Cost:
         + problem.matrix_rows * problem.out_widths[0] * size[problem.out_dtypes[0]]
     )
     return Cost(bytes=moved, flops=2 * weights * problem.rows * g.time * g.batch)
-
-
-# -- conformance cases -------------------------------------------------------------------------------------------------
-
-
-def make_stage(
-    op: str,
-    gates: int,
-    geometry: Geometry,
-    k: int,
-    form: str = "float32",
-    out: str = "float32",
-    states: bool = True,
-    bias: bool = True,
-    seed: int = 0,
-) -> Stage:
-    """A stage with random weights. form: "float32", or weights with x as "int8-static", "int8-dynamic", "int8-own"."""
-    g = torch.Generator().manual_seed(seed)
-    tensors: dict[str, Tensor] = {}
-    for layer, _, suffix in geometry.suffixes():
-        for which, inputs in (("ih", geometry.width(layer, k)), ("hh", geometry.hidden)):
-            weight = (torch.rand(gates * geometry.hidden, inputs, generator=g) * 2 - 1) / geometry.hidden**0.5
-            name = f"weight_{which}{suffix}"
-            tensors[name] = weight
-            if form.startswith("int8"):
-                tensors[name], tensors[f"{name}_scale"] = int8.quantise_weight(weight, op)
-            if bias:
-                tensors[f"bias_{which}{suffix}"] = torch.randn(gates * geometry.hidden, generator=g) * 0.3
-    steps = geometry.time * geometry.batch
-    quant = Quant(0.021, int(torch.randint(-100, 100, (1,), generator=g)))
-    x = Value("x", k, "int8", quant, steps) if form.endswith("static") else Value("x", k, steps=steps)
-    y = Value(
-        "y",
-        geometry.directions * geometry.hidden,
-        out,
-        Quant(0.0081, 5) if out == "int8" else None,
-        geometry.batch if geometry.last_only else steps,
-    )
-    rows = geometry.layers * geometry.directions * geometry.batch
-    names = ("h", "c")[: 2 if gates == 4 else 1] if states else ()
-    attrs: dict[str, Any] = {name: getattr(geometry, name) for name in SIZES}
-    if form != "float32":
-        attrs["h_scale"] = H_SCALE
-    if form.endswith("own"):
-        attrs |= {"x_scale": quant.scale, "x_zero_point": quant.zero_point}
-    return Stage(
-        op,
-        "case",
-        (x, *(Value(f"{n}0", geometry.hidden, steps=rows) for n in names)),
-        (y, *(Value(f"{n}n", geometry.hidden, steps=rows) for n in names)),
-        tensors,
-        attrs,
-    )
-
-
-def make_inputs(stage: Stage, samples: int, seed: int) -> tuple[Tensor, ...]:
-    g = torch.Generator().manual_seed(seed)
-    made = []
-    for value in stage.inputs:
-        if value.dtype == "int8":
-            made.append(torch.randint(-128, 128, (samples, *value.shape), generator=g, dtype=torch.int8))
-        else:
-            made.append(torch.rand(samples, *value.shape, generator=g) * 2 - 1)
-    return tuple(made)
-
-
-def cases(op: str, gates: int) -> Iterator[Case]:
-    def case(samples: int, stage: Stage, label: str, spoil: Callable[..., None] | None = None) -> Case:
-        def make(seed: int) -> tuple[Tensor, ...]:
-            inputs = make_inputs(stage, samples, seed)
-            if spoil:
-                spoil(*inputs)
-            return inputs
-
-        g = Geometry.of(stage.attrs)
-        sizes = f"M{samples}-T{g.time}-B{g.batch}-K{stage.inputs[0].width}-H{g.hidden}-L{g.layers}-D{g.directions}"
-        return Case(f"{sizes}-{label}", stage, make)
-
-    sizes = (
-        (1, 1, Geometry(1)),
-        (1, 32, Geometry(64, layers=2)),
-        (3, 5, Geometry(17, layers=2)),
-        (2, 7, Geometry(19, layers=3, directions=2, time=3, batch=2)),
-        (2, 10, Geometry(33, time=5, batch=3, batch_first=1, last_only=1)),
-        (1, 9, Geometry(35, layers=2, directions=2, time=37, last_only=1)),
-        (13, 65, Geometry(48, time=2)),
-        (1, 3, Geometry(16, layers=1, time=70, batch=2)),
-    )
-    for form in ("float32", "int8-static", "int8-dynamic"):
-        for samples, k, geometry in sizes:
-            yield case(samples, make_stage(op, gates, geometry, k, form), form)
-        g = Geometry(21, layers=2, time=4)
-        yield case(2, make_stage(op, gates, g, 6, form, states=False, bias=False), f"{form}-stateless")
-        if form != "float32":
-            yield case(5, make_stage(op, gates, g, 6, form, out="int8"), f"{form}-int8")
-
-    def spoil(x: Tensor, *states: Tensor) -> None:
-        x[1, 2, 3], states[0][3, 0, 1], states[-1][4, 1, 0] = float("nan"), float("inf"), float("nan")
-
-    for form in ("float32", "int8-dynamic", "int8-own"):
-        stage = make_stage(op, gates, Geometry(21, layers=2, time=4), 6, form)
-        yield case(6, stage, f"{form}-special", spoil)

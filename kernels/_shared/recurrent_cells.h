@@ -1,8 +1,8 @@
 // What an LSTM and a GRU do with the sums of their gates, for the units of one vector.
 //
-// A cell carries one float32 state from moment to moment beside the h that its products read: c in an LSTM, h itself in a
-// GRU. `exact` takes the accurate functions (float32 weights), `quantised` the quotient of recurrent_reference.py, to the
-// bit: sums of sigmoid gates come in halved, and all divisions of a state are made over one common denominator.
+// A cell carries one float32 state from moment to moment beside the h that its products read: c in an LSTM, h itself in
+// a GRU. `exact` takes the accurate functions (float32 weights), `quantised` the quotient of recurrent_reference.py, to
+// the bit: sums of sigmoid gates come in halved, and all divisions of a state are made over one common denominator.
 #pragma once
 
 #include "activation.h"

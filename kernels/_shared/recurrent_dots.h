@@ -8,26 +8,21 @@
 
 namespace rta {
 
-// Where a side's matrix comes from.
-struct RecurrentMatrix {
-  const Attrs& attrs;
-  const char* what;  // "weight_ih" or "weight_hh"
-  int64_t layer, direction;
-  int64_t hidden, k;
-  int32_t zero_point;  // of x, as int8 has it
-};
-
 template <class S, int G>
-struct Float32Dot {
+class Float32Dot {
+ public:
   using F = typename S::F;
   using Element = float;
-  static constexpr bool kQuantised = false;
-  static constexpr int kVectors = G;
-  static constexpr int64_t kAlign = 1;  // k is read up to a multiple of this
+  static constexpr bool kQuantised = false, kPrepared = false;
+  static constexpr int kBlocks = 1;  // vectors of units in a tile
+  static constexpr int kVectors = G * kBlocks;
+  static constexpr int kRows = S::kRegisters == 32 ? 4 : 2;  // streams or moments that share a weight
 
-  static size_t side_bytes(int64_t k) { return static_cast<size_t>(k * G * S::kLanes) * sizeof(float); }
+  explicit Float32Dot(const Attrs&) {}
 
-  static void pack(const RecurrentMatrix& m, int64_t unit, char* to) {
+  size_t side_bytes(int64_t k) const { return static_cast<size_t>(k * G * S::kLanes) * sizeof(float); }
+
+  void pack(const RecurrentMatrix& m, int64_t unit, char* to) const {
     const float* w = m.attrs.floats(recurrent_name(m.what, m.layer, m.direction), G * m.hidden * m.k);
     float* at = reinterpret_cast<float*>(to);
     for (int64_t k = 0; k < m.k; ++k)
@@ -37,8 +32,8 @@ struct Float32Dot {
   }
 
   template <int R>
-  static inline const char* sums(const char* stream, const char* const (&rows)[R], const float*, int64_t k,
-                                 F (&t)[R][G]) {
+  inline const char* sums(const char* stream, const char* const (&rows)[R], const float*, int64_t k,
+                          F (&t)[R][G]) const {
     constexpr int C = R * G >= 6 ? 1 : 2;  // sums that do not wait for one another
     const float* w = reinterpret_cast<const float*>(stream);
     F acc[C][R][G];
@@ -73,22 +68,25 @@ struct Float32Dot {
 
 // A side: compensation int32 [G][lanes], weights [k / group][G][lanes][group], multiplier float32 [G][lanes].
 template <class S, int G>
-struct Int8Dot {
+class Int8Dot {
+ public:
   using F = typename S::F;
   using I = typename S::I;
   using Element = uint8_t;
-  static constexpr bool kQuantised = true;
-  static constexpr int kVectors = G;
-  static constexpr int64_t kAlign = S::kGroup;
+  static constexpr bool kQuantised = true, kPrepared = false;
+  static constexpr int kBlocks = 1;
+  static constexpr int kVectors = G * kBlocks;
+  static constexpr int kRows = S::kRegisters == 32 ? 4 : 2;
   static constexpr int64_t kHead = G * S::kLanes * 4;
 
-  static int64_t groups(int64_t k) { return (k + S::kGroup - 1) / S::kGroup; }
-  static size_t side_bytes(int64_t k) { return static_cast<size_t>(2 * kHead + groups(k) * G * S::kWeightBytes); }
+  explicit Int8Dot(const Attrs&) {}
 
-  static void pack(const RecurrentMatrix& m, int64_t unit, char* to) {
+  static int64_t groups(int64_t k) { return (k + S::kGroup - 1) / S::kGroup; }
+  size_t side_bytes(int64_t k) const { return static_cast<size_t>(2 * kHead + groups(k) * G * S::kWeightBytes); }
+
+  void pack(const RecurrentMatrix& m, int64_t unit, char* to) const {
     const int8_t* w = m.attrs.int8s(recurrent_name(m.what, m.layer, m.direction), G * m.hidden * m.k);
-    const float* multiplier =
-        m.attrs.floats(recurrent_name(m.what, m.layer, m.direction, "_multiplier"), G * m.hidden);
+    const float* multiplier = m.attrs.floats(recurrent_name(m.what, m.layer, m.direction, "_multiplier"), G * m.hidden);
     int32_t* compensation = reinterpret_cast<int32_t*>(to);
     int8_t* weights = reinterpret_cast<int8_t*>(to + kHead);
     float* factors = reinterpret_cast<float*>(to + kHead + groups(m.k) * G * S::kWeightBytes);
@@ -108,8 +106,8 @@ struct Int8Dot {
 
   // scales: by row, or nullptr.
   template <int R>
-  static inline const char* sums(const char* stream, const char* const (&rows)[R], const float* scales, int64_t k,
-                                 F (&t)[R][G]) {
+  inline const char* sums(const char* stream, const char* const (&rows)[R], const float* scales, int64_t k,
+                          F (&t)[R][G]) const {
     constexpr int C = R * G >= 6 ? 1 : 2;
     const int32_t* start = reinterpret_cast<const int32_t*>(stream);
     const int8_t* w = reinterpret_cast<const int8_t*>(stream + kHead);

@@ -15,7 +15,7 @@ from rtaccel.kernels._shared.recurrent_reference import Cell, compute, outputs_o
 
 
 def supports(problem: Problem) -> str | None:
-    if problem.weight_dtype in ("float32", "int8"):
+    if problem.weight_dtype in ("float32", "int8", "uint8"):
         return None
     return f"has no form for {problem.weight_dtype} weights"
 

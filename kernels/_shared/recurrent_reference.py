@@ -5,7 +5,7 @@ Quantised gates, for each unit and gate
     t = (float32(acc_x) * multiplier_x + float32(acc_h) * multiplier_h) + bias      each product and sum rounded
 
 with exact int32 sums; int4: acc = sum over groups, in order, of fma(float32(group sum), group_scale, acc). multiplier is
-weight scale * activation scale (float32), of a dynamic row times its row_scale.
+weight scale * activation scale (float32), int4: the activation scale alone; of a dynamic row times its row_scale.
 
 tanh is a quotient, and so is sigmoid(t) = (1 + tanh(t / 2)) / 2, of which a cell makes two divisions only:
 
@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.stage import Stage
-from rtaccel.formats.int8 import to_int8
+from rtaccel.formats import int4
+from rtaccel.formats.int8 import dynamic, to_int8
 from rtaccel.kernels._shared.recurrent import Geometry, quantised
-from rtaccel.kernels.quantize.contract import dynamic
 
 P0, P1, P2 = 0.99981013, 0.10172323, 6.5494682e-4
 Q1, Q2 = 0.43450415, 0.01263921
@@ -97,10 +97,21 @@ def gru_cell(x: Tensor, h: Tensor, bias: Tensor, bias_n: Tensor, old_h: Tensor) 
     return ((1 - z) * n + z * old_h,)
 
 
-def _product(low: dict, name: str) -> Callable[[Tensor], Tensor]:
+def _product(low: dict, name: str, k: int) -> Callable[[Tensor], Tensor]:
     """acc of rows [..., K] of whole numbers with a matrix, as float32; the weight is converted once."""
-    weight = low[name].double().T.contiguous()  # 53 bits hold every partial sum
-    return lambda q: (q.double() @ weight).float()
+    if low[name].dtype == torch.int8:
+        weight = low[name].double().T.contiguous()  # 53 bits hold every partial sum
+        return lambda q: (q.double() @ weight).float()
+    groups = low[f"{name}_group_scale"].T.contiguous().unbind(0)
+    numbers = int4.unpack(low[name], k).double().T.split(low["group_size"])
+
+    def grouped(q: Tensor) -> Tensor:
+        acc = torch.zeros(*q.shape[:-1], groups[0].shape[0], device=q.device)
+        for part, weight, scale in zip(q.double().split(low["group_size"], -1), numbers, groups):
+            acc = fma32((part @ weight).float(), scale, acc)
+        return acc
+
+    return grouped
 
 
 def quantised_run(low: dict, cell: Cell, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -119,7 +130,8 @@ def quantised_run(low: dict, cell: Cell, x: Tensor, states: list[Tensor]) -> tup
         x, row_scale = q.reshape(x.shape), row_scale.reshape(*x.shape[:2], 1)
     elif low["x_inv_scale"]:
         x = to_int8(x.nan_to_num(), low["x_inv_scale"], low["x_zero_point"])
-    x = x.int() - low["x_zero_point"]
+    if low["weight_ih_l0"].dtype == torch.int8:  # int4: in the bias
+        x = x.int() - low["x_zero_point"]
     after: list[list[Tensor]] = [[] for _ in states]
     y = torch.empty(0)
     for layer in range(geometry.layers):
@@ -130,8 +142,11 @@ def quantised_run(low: dict, cell: Cell, x: Tensor, states: list[Tensor]) -> tup
             multiplier = low[f"weight_ih{suffix}_multiplier"]
             if layer == 0 and row_scale is not None:
                 multiplier = multiplier * row_scale
-            gates = _product(low, f"weight_ih{suffix}")(x) * multiplier
-            recurrent, h_multiplier = _product(low, f"weight_hh{suffix}"), low[f"weight_hh{suffix}_multiplier"]
+            gates = _product(low, f"weight_ih{suffix}", x.shape[2])(x) * multiplier
+            recurrent, h_multiplier = (
+                _product(low, f"weight_hh{suffix}", geometry.hidden),
+                low[f"weight_hh{suffix}_multiplier"],
+            )
             bias, bias_n = low[f"bias{suffix}"], low.get(f"bias_n{suffix}")
             now = tuple(state[index] for state in states)
             found: list[Tensor] = [now[0]] * geometry.time

@@ -21,10 +21,10 @@ static inline bool all_finite(const float* x, int64_t width) {
   return S::sum_of(spoiled) == 0.0f;
 }
 
-// q = clamp(rint(x * inverse) + zero - 128, -128, 127), as q + 128. to: a whole number of vectors. False where some x is not finite.
+// q = clamp(rint(x * inverse) + zero - 128, -128, 127), as q + 128. to: a whole number of vectors. False where some x
+// is not finite.
 template <class S>
-static inline bool quantise_static(const float* x, int64_t width, uint8_t* to, float inverse,
-                                   int32_t zero = 128) {
+static inline bool quantise_static(const float* x, int64_t width, uint8_t* to, float inverse, int32_t zero = 128) {
   typename S::F spoiled = S::set(0.0f);
   const auto one = [&](typename S::F v, uint8_t* at) {
     spoiled = S::mul_add(v, S::set(0.0f), spoiled);
@@ -37,7 +37,8 @@ static inline bool quantise_static(const float* x, int64_t width, uint8_t* to, f
   return S::sum_of(spoiled) == 0.0f;
 }
 
-// As `quantize` does it by row: *scale = max |x| / 127, q = rint(x * (127 / max |x|)). False where some x is not finite.
+// As `quantize` does it by row: *scale = max |x| / 127, q = rint(x * (127 / max |x|)). False where some x is not
+// finite.
 template <class S>
 static inline bool quantise_dynamic(const float* x, int64_t width, uint8_t* to, float* scale) {
   typename S::I bits = S::set_int(0);

@@ -12,6 +12,7 @@
 
 #include "recurrent_cells.h"
 #include "recurrent_dots.h"
+#include "recurrent_int4.h"
 #include "recurrent_rows.h"
 
 namespace rta {
@@ -26,12 +27,14 @@ class RecurrentStage final : public Stage {
   void run(const Run& run) const override {
     const Memory memory(*this, run);
     const int64_t streams = run.samples * shape_.batch;
-    Sequence x = first_input(run, memory, streams);
+    Sequence x = prepared(first_input(run, memory, streams), memory, streams, shape_.inputs);
     for (int64_t layer = 0; layer < shape_.layers; ++layer) {
       char* to = memory.sequence[layer % 2];
       for (int64_t direction = 0; direction < shape_.directions; ++direction)
         one_direction({run, memory, streams, layer, direction}, x, to);
-      x = {to, nullptr, nullptr, streams * sequence_pitch_, sequence_pitch_};
+      if (layer + 1 < shape_.layers)
+        x = prepared({to, nullptr, nullptr, streams * sequence_pitch_, sequence_pitch_}, memory, streams,
+                     shape_.width(layer + 1));
     }
     if constexpr (Dot::kQuantised) spoil(run, memory.bad, streams);
   }
@@ -41,8 +44,9 @@ class RecurrentStage final : public Stage {
   using Element = typename Dot::Element;
   static constexpr int G = Cell::kGates;
   static constexpr int V = Dot::kVectors;
-  static constexpr int kRows = S::kRegisters == 32 ? 4 : 2;  // streams or moments that share a weight
-  static constexpr int64_t kBias = 4 * S::kLanes * static_cast<int64_t>(sizeof(float));
+  static constexpr int kRows = Dot::kRows;
+  static constexpr int kUnits = Dot::kBlocks * S::kLanes;  // of a tile
+  static constexpr int64_t kBias = 4 * kUnits * static_cast<int64_t>(sizeof(float));
 
   // Rows by moment and stream: base + table[stream] * pitch (or stream * pitch) + moment * step.
   struct Sequence {
@@ -54,7 +58,7 @@ class RecurrentStage final : public Stage {
   };
 
   struct Memory {  // the scratch of a run
-    char *h[2], *sequence[2], *quantised;
+    char *h[2], *sequence[2], *quantised, *prepared_h, *prepared_x;
     float *carried, *scales, *x_part;
     int32_t* bad;
     Memory(const RecurrentStage& stage, const Run& run) {
@@ -68,6 +72,8 @@ class RecurrentStage final : public Stage {
       scales = reinterpret_cast<float*>(at(6));
       x_part = reinterpret_cast<float*>(at(7));
       bad = reinterpret_cast<int32_t*>(at(8));
+      prepared_h = at(9);
+      prepared_x = at(10);
     }
   };
 
@@ -87,7 +93,19 @@ class RecurrentStage final : public Stage {
   };
 
   static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-  int64_t tiles() const { return (shape_.hidden + S::kLanes - 1) / S::kLanes; }
+  int64_t tiles() const { return (shape_.hidden + kUnits - 1) / kUnits; }
+
+  // The same rows as the sums read them, where that is another form.
+  Sequence prepared(const Sequence& x, const Memory& memory, int64_t streams, int64_t k) const {
+    if constexpr (Dot::kPrepared) {
+      const int64_t pitch = dot_.prepared_bytes(k);
+      for (int64_t t = 0; t < shape_.time; ++t)
+        for (int64_t n = 0; n < streams; ++n)
+          dot_.prepare(x.row(t, n), k, memory.prepared_x + (t * streams + n) * pitch);
+      return {memory.prepared_x, nullptr, x.scales, streams * pitch, pitch};
+    }
+    return x;
+  }
 
   Sequence first_input(const Run& run, const Memory& memory, int64_t streams) const;
   void begin(const Pass& pass, char* h) const;
@@ -103,7 +121,7 @@ class RecurrentStage final : public Stage {
     F t[R][V];
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) in[r] = rows[r];
-    Dot::template sums<R>(w, in, scales, k, t);
+    dot_.template sums<R>(w, in, scales, k, t);
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
@@ -117,7 +135,7 @@ class RecurrentStage final : public Stage {
     const char* in[R];
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) in[r] = rows[r].h;
-    w = Dot::template sums<R>(w, in, nullptr, shape_.hidden, h);
+    w = dot_.template sums<R>(w, in, nullptr, shape_.hidden, h);
     if constexpr (Fused) {
       float scales[R];
 #pragma GCC unroll 4
@@ -125,22 +143,31 @@ class RecurrentStage final : public Stage {
         in[r] = rows[r].x;
         scales[r] = rows[0].scale ? *rows[r].scale : 1.0f;
       }
-      w = Dot::template sums<R>(w, in, rows[0].scale ? scales : nullptr, k, x);
+      w = dot_.template sums<R>(w, in, rows[0].scale ? scales : nullptr, k, x);
     } else {
-      w += Dot::side_bytes(k);
+      w += dot_.side_bytes(k);
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v)
-          x[r][v] = S::load(rows[r].x_part + unit * G + v * S::kLanes);
+        for (int v = 0; v < V; ++v) x[r][v] = S::load(rows[r].x_part + unit * G + v * S::kLanes);
     }
-    F bias[4];
+#pragma GCC unroll 2
+    for (int block = 0; block < Dot::kBlocks; ++block) {
+      if (block && unit + block * S::kLanes >= shape_.hidden) return;
+      F bias[4];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) bias[i] = S::load(reinterpret_cast<const float*>(w) + i * S::kLanes);
-    for (int r = 0; r < R; ++r) finish(rows[r], x[r], h[r], bias, unit);
+      for (int i = 0; i < 4; ++i) bias[i] = S::load(reinterpret_cast<const float*>(w) + (block * 4 + i) * S::kLanes);
+      for (int r = 0; r < R; ++r) {
+        F own_x[G], own_h[G];
+#pragma GCC unroll 4
+        for (int g = 0; g < G; ++g)
+          own_x[g] = x[r][g * Dot::kBlocks + block], own_h[g] = h[r][g * Dot::kBlocks + block];
+        finish(rows[r], own_x, own_h, bias, unit + block * S::kLanes);
+      }
+    }
   }
 
-  inline void finish(const Row& row, const F (&x)[V], const F (&h)[V], const F (&bias)[4], int64_t unit) const {
+  inline void finish(const Row& row, const F (&x)[G], const F (&h)[G], const F (&bias)[4], int64_t unit) const {
     const int64_t left = shape_.hidden - unit;
     const bool whole = left >= S::kLanes;
     const int lanes = static_cast<int>(left);
@@ -178,28 +205,31 @@ class RecurrentStage final : public Stage {
 
   template <bool Fused>
   void all_tiles(const Pass& pass, const char* w, int64_t k, size_t tile_bytes, const Row* rows) const {
-    for (int64_t unit = 0; unit < shape_.hidden; unit += S::kLanes, w += tile_bytes) {
+    for (int64_t unit = 0; unit < shape_.hidden; unit += kUnits, w += tile_bytes) {
       int64_t n = 0;
       for (; n + kRows <= pass.streams; n += kRows) tile<kRows, Fused>(w, k, rows + n, unit);
-      if (kRows == 4 && n + 2 <= pass.streams) tile<2, Fused>(w, k, rows + n, unit), n += 2;
+      if constexpr (kRows == 4)
+        if (n + 2 <= pass.streams) tile<2, Fused>(w, k, rows + n, unit), n += 2;
       if (n < pass.streams) tile<1, Fused>(w, k, rows + n, unit);
     }
   }
 
   RecurrentShape shape_;
-  Port x_, y_, before_[2], after_[2];  // states: h, and c of an LSTM
-  const char** weights_;               // [layer][direction]
+  Dot dot_;
+  Port x_, y_, before_[2], after_[2];    // states: h, and c of an LSTM
+  const char** weights_;                 // [layer][direction]
   bool dynamic_, own_input_, int8_out_;  // own: x is float32 and quantised here
   float x_inv_scale_, h_inv_scale_, y_inv_scale_;
   int32_t x_zero_, y_zero_;  // zero point + 128
   int64_t h_pitch_, carried_pitch_, sequence_pitch_, quantised_pitch_, part_pitch_, chunk_;
-  size_t places_[9];
+  size_t places_[11];
   const float* zeros_;
 };
 
 template <class S, class Cell, class Dot>
 RecurrentStage<S, Cell, Dot>::RecurrentStage(const StageSpec& spec)
     : shape_(spec),
+      dot_(spec.attrs),
       x_(spec.in(0)),
       y_(spec.out(0)),
       before_{spec.in(1), spec.in(2)},
@@ -230,27 +260,28 @@ RecurrentStage<S, Cell, Dot>::RecurrentStage(const StageSpec& spec)
   for (int64_t i = 0; i < passes; ++i) {
     const int64_t layer = i / shape_.directions, direction = i % shape_.directions;
     const int64_t k = shape_.width(layer);
-    const size_t h_side = Dot::side_bytes(shape_.hidden), x_side = Dot::side_bytes(k);
+    const size_t h_side = dot_.side_bytes(shape_.hidden), x_side = dot_.side_bytes(k);
     const size_t bytes = h_side + x_side + kBias;
     char* to = static_cast<char*>(spec.arena->take(bytes * static_cast<size_t>(tiles())));
     weights_[i] = to;
     const float* bias = spec.attrs.floats(recurrent_name("bias", layer, direction), G * shape_.hidden);
     const float* bias_n = nullptr;
     if (G == 3) bias_n = spec.attrs.floats(recurrent_name("bias_n", layer, direction), shape_.hidden);
-    for (int64_t unit = 0; unit < shape_.hidden; unit += S::kLanes, to += bytes) {
-      Dot::pack({spec.attrs, "weight_hh", layer, direction, shape_.hidden, shape_.hidden, 0}, unit, to);
-      Dot::pack({spec.attrs, "weight_ih", layer, direction, shape_.hidden, k, layer ? 0 : x_zero_ - 128}, unit,
+    for (int64_t unit = 0; unit < shape_.hidden; unit += kUnits, to += bytes) {
+      dot_.pack({spec.attrs, "weight_hh", layer, direction, shape_.hidden, shape_.hidden, 0}, unit, to);
+      dot_.pack({spec.attrs, "weight_ih", layer, direction, shape_.hidden, k, layer ? 0 : x_zero_ - 128}, unit,
                 to + h_side);
       float* biases = reinterpret_cast<float*>(to + h_side + x_side);
-      for (int lane = 0; lane < S::kLanes && unit + lane < shape_.hidden; ++lane) {
-        for (int g = 0; g < G; ++g) biases[g * S::kLanes + lane] = bias[g * shape_.hidden + unit + lane];
-        if (bias_n) biases[3 * S::kLanes + lane] = bias_n[unit + lane];
+      for (int i = 0; i < kUnits && unit + i < shape_.hidden; ++i) {
+        float* own = biases + i / S::kLanes * 4 * S::kLanes + i % S::kLanes;
+        for (int g = 0; g < G; ++g) own[g * S::kLanes] = bias[g * shape_.hidden + unit + i];
+        if (bias_n) own[3 * S::kLanes] = bias_n[unit + i];
       }
     }
   }
 
   const int64_t n = shape_.most_streams, rows = n * shape_.time, size = sizeof(Element);
-  const int64_t units = tiles() * S::kLanes;
+  const int64_t units = tiles() * kUnits;
   h_pitch_ = round_up(units * size, 64);
   carried_pitch_ = round_up(units * 4, 64);
   sequence_pitch_ = round_up(shape_.directions * shape_.hidden * size, 64) + 64;  // a last tile writes past the width
@@ -269,158 +300,17 @@ RecurrentStage<S, Cell, Dot>::RecurrentStage(const StageSpec& spec)
   places_[6] = layout.take(dynamic_ ? rows * 4 : 0);
   places_[7] = layout.take(shape_.time > 1 ? chunk_ * n * part_pitch_ * 4 : 0);
   places_[8] = layout.take(n * 4);
+  places_[9] = places_[10] = 0;
+  if constexpr (Dot::kPrepared) {
+    int64_t widest = dot_.prepared_bytes(shape_.inputs);
+    if (many && dot_.prepared_bytes(shape_.width(1)) > widest) widest = dot_.prepared_bytes(shape_.width(1));
+    places_[9] = layout.take(n * dot_.prepared_bytes(shape_.hidden));
+    places_[10] = layout.take(rows * widest);
+  }
   spec.need_scratch(layout.bytes());
   zeros_ = static_cast<const float*>(spec.arena->take(static_cast<size_t>(units) * 4));
 }
 
-// x as the sums of the first layer read it.
-template <class S, class Cell, class Dot>
-typename RecurrentStage<S, Cell, Dot>::Sequence RecurrentStage<S, Cell, Dot>::first_input(const Run& run,
-                                                                                          const Memory& memory,
-                                                                                          int64_t streams) const {
-  if constexpr (Dot::kQuantised)
-    for (int64_t n = 0; n < streams; ++n) memory.bad[n] = 0;
-  if (!own_input_) return {x_.row(run, 0), shape_.x_row, nullptr, shape_.x_step * x_.pitch, x_.pitch};
-  for (int64_t t = 0; t < shape_.time; ++t)
-    for (int64_t n = 0; n < streams; ++n) {
-      const float* x = reinterpret_cast<const float*>(x_.row(run, shape_.x_row[n] + t * shape_.x_step));
-      const int64_t row = t * streams + n;
-      uint8_t* q = reinterpret_cast<uint8_t*>(memory.quantised + row * quantised_pitch_);
-      const bool finite = dynamic_ ? quantise_dynamic<S>(x, shape_.inputs, q, memory.scales + row)
-                                   : quantise_static<S>(x, shape_.inputs, q, x_inv_scale_, x_zero_);
-      memory.bad[n] |= !finite;
-    }
-  return {memory.quantised, nullptr, dynamic_ ? memory.scales : nullptr, streams * quantised_pitch_, quantised_pitch_};
-}
-
-// h of the moment before the first, as the products read it.
-template <class S, class Cell, class Dot>
-void RecurrentStage<S, Cell, Dot>::begin(const Pass& pass, char* h) const {
-  const int64_t first = (pass.layer * shape_.directions + pass.direction) * shape_.batch;
-  for (int64_t n = 0; n < pass.streams; ++n) {
-    Element* to = reinterpret_cast<Element*>(h + n * h_pitch_);
-    const int64_t row = first + shape_.state_row[n];
-    const float* from = before_[0].exists() ? reinterpret_cast<const float*>(before_[0].row(pass.run, row)) : zeros_;
-    if constexpr (Dot::kQuantised) {
-      bool finite = quantise_static<S>(from, shape_.hidden, to, h_inv_scale_);
-      if (!Cell::kCarriesH && before_[1].exists())
-        finite &= all_finite<S>(reinterpret_cast<const float*>(before_[1].row(pass.run, row)), shape_.hidden);
-      pass.memory.bad[n] |= !finite;
-    } else {
-      copy_row<S>(from, shape_.hidden, to);
-    }
-  }
-}
-
-template <class S, class Cell, class Dot>
-void RecurrentStage<S, Cell, Dot>::one_direction(const Pass& pass, const Sequence& x, char* to) const {
-  const Memory& memory = pass.memory;
-  const Port &before = before_[Cell::kCarriesH ? 0 : 1], &after = after_[Cell::kCarriesH ? 0 : 1];
-  const int64_t first_state = (pass.layer * shape_.directions + pass.direction) * shape_.batch;
-  const int64_t column = pass.direction * shape_.hidden, time = shape_.time;
-  const bool last_layer = pass.layer + 1 == shape_.layers;
-  const bool back = pass.direction != 0;
-  int now = 0;
-  begin(pass, memory.h[now]);
-  Row rows[kBlockRows];
-  for (int64_t done = 0; done < time; done += chunk_) {
-    const int64_t count = time - done < chunk_ ? time - done : chunk_;
-    const int64_t start = back ? time - done - count : done;  // earliest moment of the chunk
-    if (time > 1) x_part(pass, x, start, count);
-    for (int64_t i = 0; i < count; ++i, now ^= 1) {
-      const int64_t t = back ? start + count - 1 - i : start + i;
-      const bool first = done + i == 0, last = done + i + 1 == time;
-      for (int64_t group = 0; group < pass.streams; group += kBlockRows) {
-        const int64_t many = pass.streams - group < kBlockRows ? pass.streams - group : kBlockRows;
-        for (int64_t m = 0; m < many; ++m) {
-          const int64_t n = group + m, state = first_state + shape_.state_row[n];
-          Row& row = rows[m];
-          row.h = memory.h[now] + n * h_pitch_;
-          row.x = x.row(t, n);
-          row.scale = x.scales ? x.scales + t * pass.streams + n : nullptr;
-          row.x_part = memory.x_part + ((t - start) * pass.streams + n) * part_pitch_;
-          float* own = memory.carried + n * (carried_pitch_ / 4);
-          row.old_carried = own;
-          if (first)
-            row.old_carried = before.exists() ? reinterpret_cast<float*>(before.row(pass.run, state)) : zeros_;
-          row.carried = last && after.exists() ? reinterpret_cast<float*>(after.row(pass.run, state)) : own;
-          row.last_h = nullptr;
-          if (last && !Cell::kCarriesH && after_[0].exists())
-            row.last_h = reinterpret_cast<float*>(after_[0].row(pass.run, state));
-          row.h_next = last ? nullptr : reinterpret_cast<Element*>(memory.h[now ^ 1] + n * h_pitch_);
-          row.sequence = nullptr;
-          row.y = nullptr;
-          if (!last_layer)
-            row.sequence =
-                reinterpret_cast<Element*>(to + (t * pass.streams + n) * sequence_pitch_) + column;
-          else if (!shape_.last_only || t == time - 1)
-            row.y = y_.row(pass.run, shape_.y_row[n] + t * shape_.y_step) + column * (int8_out_ ? 1 : 4);
-        }
-        Pass part = pass;
-        part.streams = many;
-        moment(part, rows);
-      }
-    }
-  }
-}
-
-template <class S, class Cell, class Dot>
-void RecurrentStage<S, Cell, Dot>::moment(const Pass& pass, const Row* rows) const {
-  const int64_t k = shape_.width(pass.layer);
-  const char* w = weights_[pass.layer * shape_.directions + pass.direction];
-  const size_t bytes = Dot::side_bytes(shape_.hidden) + Dot::side_bytes(k) + kBias;
-  if (shape_.time == 1)
-    all_tiles<true>(pass, w, k, bytes, rows);
-  else
-    all_tiles<false>(pass, w, k, bytes, rows);
-}
-
-template <class S, class Cell, class Dot>
-void RecurrentStage<S, Cell, Dot>::x_part(const Pass& pass, const Sequence& x, int64_t first, int64_t count) const {
-  const int64_t k = shape_.width(pass.layer), all = count * pass.streams;
-  const size_t h_side = Dot::side_bytes(shape_.hidden), bytes = h_side + Dot::side_bytes(k) + kBias;
-  const char* start = weights_[pass.layer * shape_.directions + pass.direction] + h_side;
-  const char* rows[kBlockRows];
-  for (int64_t group = 0; group < all; group += kBlockRows) {
-    const int64_t many = all - group < kBlockRows ? all - group : kBlockRows;
-    for (int64_t m = 0; m < many; ++m)
-      rows[m] = x.row(first + (group + m) / pass.streams, (group + m) % pass.streams);
-    const float* scales = x.scales ? x.scales + first * pass.streams + group : nullptr;
-    float* part = pass.memory.x_part + group * part_pitch_;
-    const char* w = start;
-    for (int64_t unit = 0; unit < shape_.hidden; unit += S::kLanes, w += bytes) {
-      int64_t m = 0;
-      const auto next = [&](int r) {
-        float* to = part + m * part_pitch_ + unit * G;
-        const float* own = scales ? scales + m : nullptr;
-        const char* const* in = rows + m;
-        m += r;
-        if (r == kRows) return x_tile<kRows>(w, k, in, own, to);
-        if (r == 2) return x_tile<2>(w, k, in, own, to);
-        x_tile<1>(w, k, in, own, to);
-      };
-      while (m + kRows <= many) next(kRows);
-      while (m + 2 <= many) next(2);
-      if (m < many) next(1);
-    }
-  }
-}
-
-// Streams whose x or states hold what int8 cannot: NaN in everything they gave.
-template <class S, class Cell, class Dot>
-void RecurrentStage<S, Cell, Dot>::spoil(const Run& run, const int32_t* bad, int64_t streams) const {
-  const auto fill = [](char* row, int64_t width) {
-    for (int64_t i = 0; i < width; ++i) reinterpret_cast<float*>(row)[i] = __builtin_nanf("");
-  };
-  for (int64_t n = 0; n < streams; ++n) {
-    if (!bad[n]) continue;
-    if (int8_out_) run.poison[n / shape_.batch] = __builtin_nanf("");
-    for (int64_t t = 0; t < (shape_.last_only ? 1 : shape_.time) && !int8_out_; ++t)
-      fill(y_.row(run, shape_.y_row[n] + t * shape_.y_step), y_.width);
-    for (int64_t i = 0; i < shape_.layers * shape_.directions; ++i)
-      for (const Port& port : after_)
-        if (port.exists()) fill(port.row(run, i * shape_.batch + shape_.state_row[n]), shape_.hidden);
-  }
-}
-
 }  // namespace rta
+
+#include "recurrent_run.h"

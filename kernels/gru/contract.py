@@ -25,6 +25,7 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._shared import recurrent
 from rtaccel.kernels._shared import recurrent_reference as meaning
 from rtaccel.kernels._shared.recurrent_bound import float_tolerance
+from rtaccel.kernels._shared.recurrent_cases import cases as cases_of
 
 GATES = 3
 CELLS = (meaning.gru_cell, meaning.quantised_gru_cell)
@@ -44,7 +45,7 @@ def tolerance(stage: Stage, *inputs: Tensor) -> Tolerance:
 
 
 def cases() -> Iterator[Case]:
-    return recurrent.cases("gru", GATES)
+    return cases_of("gru", GATES)
 
 
 def cost(problem: Problem) -> Cost:

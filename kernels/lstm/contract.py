@@ -24,6 +24,7 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._shared import recurrent
 from rtaccel.kernels._shared import recurrent_reference as meaning
 from rtaccel.kernels._shared.recurrent_bound import float_tolerance
+from rtaccel.kernels._shared.recurrent_cases import cases as cases_of
 
 GATES = 4
 CELLS = (meaning.lstm_cell, meaning.quantised_lstm_cell)
@@ -43,7 +44,7 @@ def tolerance(stage: Stage, *inputs: Tensor) -> Tolerance:
 
 
 def cases() -> Iterator[Case]:
-    return recurrent.cases("lstm", GATES)
+    return cases_of("lstm", GATES)
 
 
 def cost(problem: Problem) -> Cost:

@@ -11,7 +11,9 @@ template <class S>
 Stage* create_lstm(const StageSpec& spec) {
   using Cell = Lstm<S>;
   constexpr int kGates = Cell::kGates;
-  if (spec.attrs.dtype("weight_ih_l0") == RTA_FLOAT32) return new RecurrentStage<S, Cell, Float32Dot<S, kGates>>(spec);
+  const rta_dtype dtype = spec.attrs.dtype("weight_ih_l0");
+  if (dtype == RTA_FLOAT32) return new RecurrentStage<S, Cell, Float32Dot<S, kGates>>(spec);
+  if (dtype == RTA_UINT8) return new RecurrentStage<S, Cell, Int4Dot<S, kGates>>(spec);
   return new RecurrentStage<S, Cell, Int8Dot<S, kGates>>(spec);
 }
 

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Quant, Stage, Value
+from rtaccel.formats.int8 import TINY as TINY
+from rtaccel.formats.int8 import dynamic as dynamic
 from rtaccel.formats.int8 import inverse_scale, to_int8
-
-TINY = 2.0**-100
 
 
 def lower(stage: Stage) -> Mapping[str, Any]:
@@ -36,19 +36,6 @@ def lower(stage: Stage) -> Mapping[str, Any]:
 def static(x: Tensor, inv_scale: float, zero_point: int) -> Tensor:
     finite = torch.isfinite(x).all(-1, keepdim=True)
     return to_int8(torch.where(finite, x, torch.zeros_like(x)), inv_scale, zero_point).masked_fill(~finite, 0)
-
-
-def dynamic(x: Tensor) -> tuple[Tensor, Tensor]:
-    peak = x.abs().amax(-1, keepdim=True) if x.shape[1] else x.new_zeros(x.shape[0], 1)
-    finite = torch.isfinite(x).all(-1, keepdim=True)
-    tiny = peak < TINY
-    # Tensor by tensor, because torch takes a reciprocal first for 127.0 / t (and, on CUDA, for t / 127.0): two roundings.
-    steps = torch.full_like(peak, 127.0)
-    inverse = steps / torch.where(tiny | ~finite, torch.ones_like(peak), peak)
-    q = torch.round(x * inverse).clamp(-127, 127)
-    q = torch.where(finite & ~tiny, q, torch.zeros_like(q)).to(torch.int8)
-    scale = torch.where(tiny, torch.ones_like(peak), peak / steps)
-    return q, torch.where(finite, scale, torch.full_like(scale, float("nan")))
 
 
 def reference(stage: Stage, x: Tensor) -> tuple[Tensor, ...]:

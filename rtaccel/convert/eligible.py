@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """Which layers of a model may be swapped, and why the others may not."""
+=======
+"""Which linear and recurrent layers of a model may be swapped, and why the others may not."""
+>>>>>>> recurrent
 
 from __future__ import annotations
 
@@ -11,9 +15,15 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from rtaccel.core.errors import RtaccelError
+<<<<<<< HEAD
 from rtaccel.core.scheme import W8A8, Float32, Scheme, SchemeMap
 from rtaccel.nn.conv import check_module
+=======
+from rtaccel.core.scheme import W4A8, W8A8, Float32, Scheme, SchemeMap
+from rtaccel.nn.linear import QuantLinear
+>>>>>>> recurrent
 from rtaccel.nn.numbers import check_size
+from rtaccel.nn.recurrent import QuantGRU, QuantLSTM
 
 Filter = Callable[[nn.Module, str], bool]
 
@@ -21,20 +31,31 @@ _READS_WEIGHTS: tuple[type[nn.Module], ...] = (nn.MultiheadAttention, nn.Transfo
 """Modules whose own fast path reads `layer.weight` of a child as a float matrix instead of calling the child."""
 
 
+<<<<<<< HEAD
 Swappable = nn.Linear | nn.Conv1d | nn.Conv2d
 """Types of layer that have a quantised form to be swapped for."""
+=======
+Quantised = QuantLinear | QuantLSTM | QuantGRU
+QUANTISED: dict[type[nn.Module], type[Quantised]] = {nn.Linear: QuantLinear, nn.LSTM: QuantLSTM, nn.GRU: QuantGRU}
+"""What takes the place of what."""
+>>>>>>> recurrent
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
     """A layer under all its names. reason: why it is kept; None where it may be swapped."""
 
+<<<<<<< HEAD
     module: Swappable
+=======
+    module: nn.Linear | nn.RNNBase
+>>>>>>> recurrent
     names: tuple[str, ...]
     scheme: Scheme
     reason: str | None
 
 
+<<<<<<< HEAD
 def linear_layers(model: nn.Module, schemes: SchemeMap, filter_fn: Filter | None) -> list[Layer]:
     """Every nn.Linear, nn.Conv1d and nn.Conv2d below `model`, once each, in its order. Raises what filter_fn raises."""
     names: dict[int, list[str]] = defaultdict(list)
@@ -42,6 +63,15 @@ def linear_layers(model: nn.Module, schemes: SchemeMap, filter_fn: Filter | None
     reading: dict[int, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, Swappable):
+=======
+def swappable_layers(model: nn.Module, schemes: SchemeMap, filter_fn: Filter | None) -> list[Layer]:
+    """Every nn.Linear, nn.LSTM and nn.GRU below `model`, once each, in the model's order. Raises what filter_fn raises."""
+    names: dict[int, list[str]] = defaultdict(list)
+    found: dict[int, nn.Linear | nn.RNNBase] = {}
+    reading: dict[int, str] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, (nn.Linear, nn.LSTM, nn.GRU)):
+>>>>>>> recurrent
             names[id(module)].append(name)
             found[id(module)] = module
         if isinstance(module, _READS_WEIGHTS):
@@ -61,9 +91,18 @@ def linear_layers(model: nn.Module, schemes: SchemeMap, filter_fn: Filter | None
             wanted = [bool(filter_fn(module, name)) for name in names[key]]
             if not all(wanted):
                 reason = "filter_fn left out one of its names" if any(wanted) else "filter_fn left it out"
+        if reason is None and isinstance(module, nn.RNNBase) and not isinstance(scheme, (W8A8, W4A8)):
+            reason = f"{scheme} has no recurrent layer: w8a8 and w4a8 do"
         reason = reason or _obstacle(module, reading.get(key), users)
         layers.append(Layer(module, tuple(names[key]), scheme, reason))
     return layers
+
+
+def shape_of(module: nn.Linear | nn.RNNBase) -> tuple[int, int]:
+    """(outputs, inputs); of a recurrent layer (units, inputs)."""
+    if isinstance(module, nn.RNNBase):
+        return module.hidden_size, module.input_size
+    return module.out_features, module.in_features
 
 
 def _memory(tensor: torch.Tensor) -> int:
@@ -84,12 +123,21 @@ def _users(model: nn.Module) -> dict[int, set[int]]:
     return users
 
 
+<<<<<<< HEAD
 def _obstacle(module: Swappable, reader: str | None, users: dict[int, set[int]]) -> str | None:
     """What would go wrong if this layer were swapped; None for nothing."""
     if is_parametrized(module):
         return "has parametrizations: a swap would freeze them"
     if type(module) not in (nn.Linear, nn.Conv1d, nn.Conv2d):
         base = next(t.__name__ for t in (nn.Linear, nn.Conv1d, nn.Conv2d) if isinstance(module, t))
+=======
+def _obstacle(module: nn.Linear | nn.RNNBase, reader: str | None, users: dict[int, set[int]]) -> str | None:
+    """What would go wrong if this layer were swapped; None for nothing."""
+    if is_parametrized(module):
+        return "has parametrizations: a swap would freeze them"
+    if type(module) not in QUANTISED:
+        base = next(kind.__name__ for kind in QUANTISED if isinstance(module, kind))
+>>>>>>> recurrent
         return f"is a {type(module).__name__}, whose forward may not be that of nn.{base}"
     if "forward" in module.__dict__:
         return "has a forward of its own, set on the instance"
@@ -98,20 +146,27 @@ def _obstacle(module: Swappable, reader: str | None, users: dict[int, set[int]])
         return "has hooks: a swap would drop them"
     if reader is not None:
         return f"its weight is read by {reader}, not only its result"
-    tied = [p for p in (module.weight, module.bias) if p is not None and len(users[_memory(p)]) > 1]
+    weight = module.weight_ih_l0 if isinstance(module, nn.RNNBase) else module.weight
+    tied = [p for p in module.parameters(recurse=False) if len(users[_memory(p)]) > 1]
     if tied:
         return "shares its weight or bias with another module"
-    if module.weight.dtype != torch.float32:
-        return f"its weight is {str(module.weight.dtype).removeprefix('torch.')}, not float32"
-    if module.weight.device.type not in ("cpu", "cuda"):
-        return f"is on {module.weight.device}, not on the CPU or a CUDA GPU"
+    if weight.dtype != torch.float32:
+        return f"its weight is {str(weight.dtype).removeprefix('torch.')}, not float32"
+    if weight.device.type not in ("cpu", "cuda"):
+        return f"is on {weight.device}, not on the CPU or a CUDA GPU"
     if module.training:
         return "is in training mode"
+    if isinstance(module, nn.RNNBase) and module.proj_size:
+        return "projects its h (proj_size), which has no quantised form"
     try:
+<<<<<<< HEAD
         if isinstance(module, nn.Linear):
             check_size("swap", module.out_features, module.in_features)
         else:
             check_module("swap", module)
+=======
+        check_size("swap", *shape_of(module))
+>>>>>>> recurrent
     except RtaccelError as error:
         return f"{error.got}, where {error.expected} is needed"
     return None

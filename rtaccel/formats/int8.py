@@ -8,6 +8,9 @@ from torch import Tensor
 from rtaccel.core.errors import FormatError
 from rtaccel.core.stage import Quant
 
+TINY = 2.0**-100
+"""A row that is smaller everywhere counts as zero: dividing by its scale could overflow."""
+
 
 def quantise_weight(weight: Tensor, op: str = "linear") -> tuple[Tensor, Tensor]:
     """int8 weight [N, K] in -127..127 and scale [N]: weight ~ q * scale, scale[n] = max_k |weight[n, k]| / 127.
@@ -63,3 +66,17 @@ def quantise(x: Tensor, quant: Quant) -> Tensor:
 
 def dequantise(q: Tensor, quant: Quant) -> Tensor:
     return (q.float() - quant.zero_point) * quant.scale
+
+
+def dynamic(x: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 q [M, K] and scale [M, 1] of float32 rows x [M, K], each with its own scale: contract of `quantize`."""
+    peak = x.abs().amax(-1, keepdim=True) if x.shape[1] else x.new_zeros(x.shape[0], 1)
+    finite = torch.isfinite(x).all(-1, keepdim=True)
+    tiny = peak < TINY
+    # Tensor by tensor, because torch takes a reciprocal first for 127.0 / t (and, on CUDA, for t / 127.0): two roundings.
+    steps = torch.full_like(peak, 127.0)
+    inverse = steps / torch.where(tiny | ~finite, torch.ones_like(peak), peak)
+    q = torch.round(x * inverse).clamp(-127, 127)
+    q = torch.where(finite & ~tiny, q, torch.zeros_like(q)).to(torch.int8)
+    scale = torch.where(tiny, torch.ones_like(peak), peak / steps)
+    return q, torch.where(finite, scale, torch.full_like(scale, float("nan")))

@@ -1,4 +1,4 @@
-"""`QuantLSTM` and `QuantGRU`: nn.LSTM and nn.GRU with int8 weights and activations, in one native call."""
+"""`QuantLSTM` and `QuantGRU`: nn.LSTM and nn.GRU with int8 or int4 weights and int8 activations, in one native call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.compiler import is_dynamo_compiling
 
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
-from rtaccel.core.scheme import W8A8, Scheme, parse_scheme
+from rtaccel.core.scheme import W4A8, W8A8, Int8Activation, Scheme, parse_scheme
 from rtaccel.formats.observe import RangeObserver
 from rtaccel.nn import recurrent_numbers as numbers
 from rtaccel.nn import recurrent_ops as ops
@@ -30,6 +30,7 @@ class _Recurrent(nn.Module):
     _op: ClassVar[Callable[..., Any]]
     _state_count: ClassVar[int]
     _packed: numbers.Packed | None
+    h_scale: Tensor
 
     def __init__(
         self,
@@ -44,16 +45,18 @@ class _Recurrent(nn.Module):
         device: Any = None,
     ) -> None:
         chosen = _supported(type(self).__name__, W8A8() if scheme is None else parse_scheme(scheme))
-        static = chosen.activation == "static"
-        sizes = numbers.Sizes(self.kind, input_size, hidden_size, num_layers, bidirectional, bias, static)
+        static, group = chosen.activation == "static", _group_size(chosen)
+        sizes = numbers.Sizes(self.kind, input_size, hidden_size, num_layers, bidirectional, bias, static, group)
         sizes.check(type(self).__name__)
         self._set_up(sizes, batch_first, chosen, numbers.empty(sizes, device))
 
-    def _set_up(self, sizes: numbers.Sizes, batch_first: bool, scheme: W8A8, tensors: dict[str, Tensor]) -> None:
+    def _set_up(
+        self, sizes: numbers.Sizes, batch_first: bool, scheme: Int8Activation, tensors: dict[str, Tensor]
+    ) -> None:
         super().__init__()
         self.sizes = sizes
         self.batch_first = batch_first
-        self.scheme = replace(scheme, activation="static" if sizes.static else "dynamic")
+        self.scheme: Int8Activation = replace(scheme, activation="static" if sizes.static else "dynamic")  # type: ignore[call-arg]
         self._original: nn.RNNBase | None = None
         self._swapped = False
         self._packed = None
@@ -89,12 +92,12 @@ class _Recurrent(nn.Module):
                 quant = _observed(op, calibration, module.input_size).quant(chosen.observer)
             elif chosen.activation == "static":
                 raise FormatError(
-                    op, "W8A8(activation='static') without calibration", "inputs of this layer",
-                    "Pass calibration=, or take W8A8(activation='dynamic').",
+                    op, f"{chosen} without calibration", "inputs of this layer",
+                    "Pass calibration=, or take activation='dynamic'.",
                 )  # fmt: skip
             sizes = numbers.Sizes(
                 cls.kind, module.input_size, module.hidden_size, module.num_layers, module.bidirectional, module.bias,
-                quant is not None,
+                quant is not None, _group_size(chosen),
             )  # fmt: skip
             sizes.check(op)
             tensors = numbers.quantise(op, sizes, dict(module.named_parameters()), quant)
@@ -120,7 +123,7 @@ class _Recurrent(nn.Module):
     def _as_op(self, x: Any, states: tuple[Any, ...], tensors: tuple[Any, ...]) -> tuple[Tensor, ...]:
         s = self.sizes
         given = states or (None,) * self._state_count
-        flags = (s.hidden_size, s.num_layers, s.bidirectional, s.bias, s.static, self.batch_first)
+        flags = (s.hidden_size, s.num_layers, s.bidirectional, s.bias, s.static, s.group_size, self.batch_first)
         return type(self)._op(x, *given, list(tensors), *flags)
 
     # -- packing ---------------------------------------------------------------------------------------------------
@@ -189,18 +192,20 @@ class _Recurrent(nn.Module):
 
 
 class QuantLSTM(_Recurrent):
-    """Takes the place of an nn.LSTM, for inference: int8 weights, inputs and h; float32 c, hx and output.
+    """Takes the place of an nn.LSTM, for inference: int8 (W8A8) or int4 (W4A8) weights, int8 inputs and h;
+    float32 c, hx and output.
 
     Called as nn.LSTM is: x float32 [T, B, K], [B, T, K] with batch_first, or [T, K]; hx = (h0, c0), each
     [layers * directions, B, H] or without B, or nothing for zeros. Returns (y, (hn, cn)). The meaning, to the bit, is
-    the contract of `lstm`: weights int8 per row, h int8 with step h_scale, x with a static scale or one per row.
+    the contract of `lstm`: weights int8 per row or int4 in groups, h int8 with step h_scale, x with a static scale or
+    one per row.
     Dropout between layers belongs to training and is left out.
 
     Buffers are plain tensors under torch's names (`rtaccel.nn.recurrent_numbers`). A stream with a NaN or an infinity
     in x or hx comes out as NaN; others are not touched. y never requires grad. For every shape of x a plan is packed
     on first use, and the last 8 are kept. After changing a buffer in place, call `repack()`.
 
-    Under torch.compile, torch.export and fake tensors it is the op `torch.ops.rtaccel.lstm_w8a8`.
+    Under torch.compile, torch.export and fake tensors it is the op `torch.ops.rtaccel.quant_lstm`.
 
     Raises ShapeError for an x or hx of wrong type, device, dtype or shape; UnsupportedProblem for sizes or schemes
     without a kernel; FormatError for numbers that make no layer.
@@ -215,7 +220,7 @@ class QuantLSTM(_Recurrent):
 
     kind = "lstm"
     torch_layer = nn.LSTM
-    _op = staticmethod(ops.lstm_w8a8)
+    _op = staticmethod(ops.quant_lstm)
     _state_count = 2
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -238,7 +243,7 @@ class QuantGRU(_Recurrent):
 
     kind = "gru"
     torch_layer = nn.GRU
-    _op = staticmethod(ops.gru_w8a8)
+    _op = staticmethod(ops.quant_gru)
     _state_count = 1
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -246,10 +251,14 @@ class QuantGRU(_Recurrent):
         return y, h
 
 
-def _supported(op: str, scheme: Scheme) -> W8A8:
-    if not isinstance(scheme, W8A8):
-        raise UnsupportedProblem(op, str(scheme), "w8a8", "Pass rt.W8A8(), or keep the torch layer.")
+def _supported(op: str, scheme: Scheme) -> Int8Activation:
+    if not isinstance(scheme, (W8A8, W4A8)):
+        raise UnsupportedProblem(op, str(scheme), "w8a8 or w4a8", "Pass rt.W8A8(), or keep the torch layer.")
     return scheme
+
+
+def _group_size(scheme: Int8Activation) -> int:
+    return scheme.group_size if isinstance(scheme, W4A8) else 0
 
 
 def _observed(op: str, calibration: Tensor | Iterable[Tensor] | RangeObserver, width: int) -> RangeObserver:

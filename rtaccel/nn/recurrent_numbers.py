@@ -2,7 +2,8 @@
 
 For every layer and direction, with torch's suffix (_l0, _l0_reverse, ...), G = 4 gates of an LSTM or 3 of a GRU:
 
-weight_ih, weight_hh    int8 [G * H, K] in -127..127, and weight_.._scale float32 [G * H]
+weight_ih, weight_hh    int8 [G * H, K] in -127..127, and weight_.._scale float32 [G * H]; or int4, packed in
+                        uint8 [G * H, (K + 1) // 2], and weight_.._group_scale float32 [G * H, groups]
 bias_ih, bias_hh        float32 [G * H], or none of them
 
 h_scale float32 [], the step of the int8 h; static inputs add input_scale float32 [] and input_zero_point int32 [].
@@ -20,7 +21,8 @@ from torch import Tensor
 
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.stage import Port, Quant, Stage, Value
-from rtaccel.formats.int8 import quantise_weight, require_finite
+from rtaccel.formats import int4, int8
+from rtaccel.formats.int8 import require_finite
 from rtaccel.kernels._shared.recurrent import H_SCALE, MAX_K, Geometry
 from rtaccel.nn.check import dense, describe
 from rtaccel.plan.choose import Choice
@@ -35,7 +37,8 @@ MOST_PLANS = 8
 
 @dataclass(frozen=True)
 class Sizes:
-    """kind: "lstm" or "gru". static: x is int8 with a static scale; else it is quantised row by row."""
+    """kind: "lstm" or "gru". static: x is int8 with a static scale; else it is quantised row by row. group_size: of int4
+    weights, 0 for int8 ones."""
 
     kind: str
     input_size: int
@@ -44,6 +47,7 @@ class Sizes:
     bidirectional: bool = False
     bias: bool = True
     static: bool = False
+    group_size: int = 0
 
     @property
     def gates(self) -> int:
@@ -69,8 +73,12 @@ class Sizes:
         """Name, dtype and shape of every tensor, in the order in which ops take them."""
         found: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
         for name, (rows, columns) in self.matrices().items():
-            found[name] = (torch.int8, (rows, columns))
-            found[f"{name}_scale"] = (torch.float32, (rows,))
+            if self.group_size:
+                found[name] = (torch.uint8, (rows, (columns + 1) // 2))
+                found[f"{name}_group_scale"] = (torch.float32, (rows, int4.group_count(columns, self.group_size)))
+            else:
+                found[name] = (torch.int8, (rows, columns))
+                found[f"{name}_scale"] = (torch.float32, (rows,))
             if self.bias:
                 found[name.replace("weight", "bias")] = (torch.float32, (rows,))
         found["h_scale"] = (torch.float32, ())
@@ -105,8 +113,11 @@ def quantise(op: str, sizes: Sizes, weights: Mapping[str, Tensor], quant: Quant 
     made: dict[str, Tensor] = {}
     device = weights["weight_ih_l0"].device
     for name in sizes.layout():
-        if name in sizes.matrices():
-            made[name], made[f"{name}_scale"] = quantise_weight(weights[name], f"{op}.{name}")
+        if name in sizes.matrices() and sizes.group_size:
+            found = int4.quantise_weight(weights[name], sizes.group_size, f"{op}.{name}")
+            made[name], made[f"{name}_group_scale"] = found
+        elif name in sizes.matrices():
+            made[name], made[f"{name}_scale"] = int8.quantise_weight(weights[name], f"{op}.{name}")
         elif name.startswith("bias"):
             require_finite(weights[name].detach(), op, name)
             made[name] = weights[name].detach().clone()
@@ -130,6 +141,9 @@ def check_tensor(op: str, sizes: Sizes, name: str, tensor: Any) -> None:
         raise FormatError(op, f"{name} with a NaN or infinity", "finite numbers", step)
     if dtype == torch.int8 and (tensor == -128).any():
         raise FormatError(op, f"{name} holding -128", "int8 weights in -127..127", step)
+    if name.endswith("_group_scale"):
+        int4.require_scales(op, name, tensor)
+        return
     least = LEAST_SCALE if name == "h_scale" else 2.0**-126
     if name.endswith("_scale") and not (tensor >= least).all():
         raise FormatError(op, f"{name} with {tensor.min().item()}", f"scales of at least {least:.3g}", step)
@@ -156,7 +170,7 @@ def check_call(op: str, sizes: Sizes, x: Any, states: tuple[Any, ...], batch_fir
     if x.dim() not in (2, 3) or x.shape[-1] != sizes.input_size or not x.shape[:-1].numel():
         raise ShapeError(op, describe(x), f"{expected} with at least one moment", "As for the layer it stands for.")
     rows = sizes.num_layers * sizes.directions
-    shape = (rows, sizes.hidden_size)
+    shape: tuple[int, ...] = (rows, sizes.hidden_size)
     if x.dim() == 3:
         shape = (rows, x.shape[0 if batch_first else 1], sizes.hidden_size)
     for state in states:
@@ -193,7 +207,7 @@ def group(
     before = tuple(Value(f"{n}0", sizes.hidden_size, steps=rows * batch) for n in names) if states else ()
     after = tuple(Value(f"{n}n", sizes.hidden_size, steps=rows * batch) for n in names)
     kept = {n: t for n, t in tensors.items() if n.startswith(("weight", "bias"))}
-    attrs = {**vars(geometry), "h_scale": float(tensors["h_scale"])}
+    attrs = {**vars(geometry), "h_scale": float(tensors["h_scale"]), "group_size": sizes.group_size}
     if sizes.static:
         attrs |= {"x_scale": float(tensors["input_scale"]), "x_zero_point": int(tensors["input_zero_point"])}
     stage = Stage(sizes.kind, sizes.kind, (x, *before), (y, *after), kept, attrs)

@@ -1,7 +1,7 @@
-"""`torch.ops.rtaccel.lstm_w8a8` and `gru_w8a8`: the door of QuantLSTM and QuantGRU for torch.compile and torch.export.
+"""`torch.ops.rtaccel.quant_lstm` and `quant_gru`: the door of QuantLSTM and QuantGRU for torch.compile and torch.export.
 
-lstm_w8a8(x, h0, c0, numbers, hidden, layers, bidirectional, bias, static, batch_first) -> (y, hn, cn)
-gru_w8a8(x, h0, numbers, ...) -> (y, hn)
+quant_lstm(x, h0, c0, numbers, hidden, layers, bidirectional, bias, static, group_size, batch_first) -> (y, hn, cn)
+quant_gru(x, h0, numbers, ...) -> (y, hn)
     numbers: the tensors of `rtaccel.nn.recurrent_numbers`, in the order of `Sizes.layout`. States may be None.
     Inference only: results never require grad. Raises what the modules raise.
 
@@ -24,7 +24,10 @@ from rtaccel.core.errors import FormatError
 from rtaccel.nn.recurrent_numbers import Packed, Sizes, check_call
 
 _library = torch.library.Library("rtaccel", "FRAGMENT")
-_TAIL = "Tensor[] numbers, int hidden, int layers, bool bidirectional, bool bias, bool static, bool batch_first"
+_TAIL = (
+    "Tensor[] numbers, int hidden, int layers, bool bidirectional, bool bias, bool static, "
+    "int group_size, bool batch_first"
+)
 
 _cache: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 """First weight -> (sizes, batch_first, the tensors seen with their versions, packed plans)."""
@@ -32,12 +35,17 @@ _lock = threading.Lock()
 atexit.register(_cache.clear)  # native plans must not outlive the module that frees them
 
 
-def _sizes(kind: str, x: Tensor, numbers: Sequence[Tensor], hidden: int, layers: int, *flags: bool) -> Sizes:
-    inputs = numbers[0].shape[-1] if numbers and numbers[0].dim() == 2 else x.shape[-1]
+def _sizes(kind: str, x: Tensor, numbers: Sequence[Tensor], hidden: int, layers: int, *flags: Any) -> Sizes:
+    known = len(numbers) > 0 and numbers[0].dim() == 2 and numbers[0].dtype == torch.int8  # int4 does not tell
+    inputs = numbers[0].shape[1] if known else x.shape[-1]
     sizes = Sizes(kind, inputs, hidden, layers, *flags)
     if len(sizes.layout()) != len(numbers):
         raise FormatError(
+<<<<<<< HEAD
             f"{kind}_w8a8",
+=======
+            f"quant_{kind}",
+>>>>>>> recurrent
             f"{len(numbers)} tensors",
             f"{len(sizes.layout())}: {', '.join(sizes.layout())}",
             "Pass all.",
@@ -46,7 +54,7 @@ def _sizes(kind: str, x: Tensor, numbers: Sequence[Tensor], hidden: int, layers:
 
 
 def _packed(sizes: Sizes, numbers: Sequence[Tensor], batch_first: bool) -> Packed:
-    op = f"{sizes.kind}_w8a8"
+    op = f"quant_{sizes.kind}"
     named = dict(zip(sizes.layout(), numbers))
     if any(t.is_inference() for t in numbers):
         return Packed(op, sizes, named, batch_first)
@@ -71,7 +79,7 @@ def _compute(kind: str, x: Tensor, states: tuple[Tensor | None, ...], numbers: S
 def _fake(kind: str, x: Tensor, states: tuple[Tensor | None, ...], numbers: Sequence[Tensor], *rest: Any) -> Any:
     sizes = _sizes(kind, x, numbers, *rest[:-1])
     batch_first = rest[-1]
-    check_call(f"{kind}_w8a8", sizes, x, tuple(s for s in states if s is not None), batch_first, numbers[0].device)
+    check_call(f"quant_{kind}", sizes, x, tuple(s for s in states if s is not None), batch_first, numbers[0].device)
     rows = sizes.num_layers * sizes.directions
     shape = (rows, sizes.hidden_size) if x.dim() == 2 else (rows, x.shape[0 if batch_first else 1], sizes.hidden_size)
     y = x.new_empty((*x.shape[:-1], sizes.directions * sizes.hidden_size))
@@ -79,7 +87,7 @@ def _fake(kind: str, x: Tensor, states: tuple[Tensor | None, ...], numbers: Sequ
 
 
 def _define(kind: str, count: int) -> Callable[..., Any]:
-    name = f"{kind}_w8a8"
+    name = f"quant_{kind}"
     states = ", ".join(f"Tensor? {s}0" for s in ("h", "c")[:count])
     _library.define(f"{name}(Tensor x, {states}, {_TAIL}) -> ({', '.join(['Tensor'] * (1 + count))})")
 
@@ -96,5 +104,5 @@ def _define(kind: str, count: int) -> Callable[..., Any]:
     return getattr(torch.ops.rtaccel, name).default
 
 
-lstm_w8a8 = _define("lstm", 2)
-gru_w8a8 = _define("gru", 1)
+quant_lstm = _define("lstm", 2)
+quant_gru = _define("gru", 1)
