@@ -14,6 +14,7 @@ from rtaccel.formats.int8 import quantise
 from rtaccel.kernels.chain.cpu import build
 from rtaccel.kernels.norm import contract
 from rtaccel.kernels.quantize import contract as quantize
+from rtaccel.plan.group import Group, plan_group
 
 KERNELS = [i for i in impls("cpu", "norm") if i.supports(Problem.of(contract.make_stage(3, "layer", "y"), 1)) is None]
 NAN, INF = float("nan"), float("inf")
@@ -96,6 +97,18 @@ def test_a_bad_row_marks_its_sample(kernel) -> None:
     got_q, got = plan.call((data,))
     assert got[2].isnan().all() and (got_q[2, 1] == 0).all()
     assert torch.equal(got[[0, 1, 3]], clean[[0, 1, 3]])
+
+
+def test_a_bad_row_marks_its_sample_in_plain_torch() -> None:
+    x, y, q = Value("x", 20, steps=3), Value("y", 20, steps=3), Value("q", 20, "int8", Quant(0.03, 0), 3)
+    stage = Stage("norm", "n", (x,), (q, y), {}, {"gives": "q,y", "kind": "layer"})
+    group = Group((stage,), (Port.matrix(x),), (Port.matrix(q), Port.matrix(y)))
+    plan, _ = plan_group(group, 4, backend="portable")
+    data = torch.randn(4, 3, 20)
+    _, clean = plan.call((data,))
+    data[2, 1, 5] = NAN
+    _, got = plan.call((data,))
+    assert got[2].isnan().all() and torch.equal(got[[0, 1, 3]], clean[[0, 1, 3]])
 
 
 @pytest.mark.parametrize("c", [1, 5, 17, 63, 65])

@@ -70,11 +70,7 @@ class Geometry:
                     len(steps) > 0
                     and steps[0] >= 0
                     and steps[-1] < total
-<<<<<<< HEAD
                     and all(a < b for a, b in itertools.pairwise(steps)),
-=======
-                    and all(a < b for a, b in zip(steps, steps[1:])),
->>>>>>> recurrent
                     f"{name} of {len(steps)} positions",
                     f"sorted positions, each once, in 0..{total - 1}",
                 )

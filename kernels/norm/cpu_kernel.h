@@ -41,12 +41,23 @@ class NormStage final : public Stage {
     const bool activated = activation_ != Activation::kNone;
     for (int64_t r = 0; r < x_.rows(run); ++r) {
       const float* t = floats(x_, run, r);
-      if (other_.exists() || sum_.exists()) t = add(t, run, r, sum_.exists() ? floats(sum_, run, r) : scratch);
+      float mean = 0.0f;
+      if (other_.exists()) {
+        float* kept = sum_.exists() ? floats(sum_, run, r) : scratch;
+        mean = add<true>(t, floats(other_, run, r), kept);
+        t = kept;
+      } else if (sum_.exists()) {
+        float* kept = floats(sum_, run, r);
+        mean = add<false>(t, nullptr, kept);
+        t = kept;
+      } else if (layer_) {
+        mean = add<false>(t, nullptr, nullptr);
+      }
       float* y = y_.exists() ? floats(y_, run, r) : nullptr;
       float* made = y && !activated ? y : scratch + stride_;
       uint8_t* q = q_.exists() ? reinterpret_cast<uint8_t*>(q_.row(run, r)) : nullptr;
       if (activated || !q || scale_.exists()) {
-        int32_t peak = normalise<false>(t, made, nullptr, nullptr);
+        int32_t peak = normalise<false>(t, mean, made, nullptr, nullptr);
         if (activated) {
           activate_in_place<S>(activation_, parameter_, made, stride_ / S::kLanes);
           peak = finish(made, y);
@@ -57,7 +68,7 @@ class NormStage final : public Stage {
           spoil(run, r, q);
       } else {
         bool finite = true;
-        normalise<true>(t, made, q, &finite);
+        normalise<true>(t, mean, made, q, &finite);
         if (!finite) spoil(run, r, q);
       }
     }
@@ -81,33 +92,27 @@ class NormStage final : public Stage {
     return to;
   }
 
-  const float* add(const float* x, const Run& run, int64_t r, float* t) const {
-    const float* other = other_.exists() ? floats(other_, run, r) : nullptr;
-    over_row<S>(width_, [&](int, int i, int n) __attribute__((always_inline)) {
-      F v = load_part<S>(x + i, n);
-      if (other) v = S::add(v, load_part<S>(other + i, n));
-      store_part<S>(t + i, v, n);
+  // Writes x (+ other) to `t` where there is one; gives what is to be subtracted: the mean, or 0 for RMSNorm.
+  template <bool Other>
+  float add(const float* x, const float* other, float* t) const {
+    PartialSums<S> sums;
+    over_row<S>(width_, [&](int v, int i, int n) __attribute__((always_inline)) {
+      F value = load_part<S>(x + i, n);
+      if (Other) value = S::add(value, load_part<S>(other + i, n));
+      if (t) store_part<S>(t + i, value, n);
+      sums.part[v] = S::add(sums.part[v], value);
     });
-    return t;
+    return layer_ ? sums.total() / static_cast<float>(width_) : 0.0f;
   }
 
   // Writes the result without its activation to `y`. The largest |y| as bits, or (Bytes) also y as int8 to `q`.
   template <bool Bytes>
-  int32_t normalise(const float* t, float* y, uint8_t* q, bool* finite) const {
+  int32_t normalise(const float* t, float mean, float* y, uint8_t* q, bool* finite) const {
     const float count = static_cast<float>(width_);
-    float mean = 0.0f;
-    if (layer_) {
-      PartialSums<S> sums;
-      over_row<S>(width_, [&](int v, int i, int n) __attribute__((always_inline)) {
-        sums.part[v] = S::add(sums.part[v], load_part<S>(t + i, n));
-      });
-      mean = sums.total() / count;
-    }
     PartialSums<S> squares;
     const F shift = S::set(mean);
     over_row<S>(width_, [&](int v, int i, int n) __attribute__((always_inline)) {
-      F d = load_part<S>(t + i, n);
-      if (layer_) d = n == S::kLanes ? S::sub(d, shift) : S::sub(S::load_n(t + i, n, mean), shift);
+      const F d = S::sub(n == S::kLanes ? S::load(t + i) : S::load_n(t + i, n, mean), shift);
       squares.part[v] = S::add(squares.part[v], S::mul(d, d));
     });
     const F scale = S::set(1.0f / __builtin_sqrtf(squares.total() / count + eps_));

@@ -1,27 +1,20 @@
-<<<<<<< HEAD
 """Which layers of a model may be swapped, and why the others may not."""
-=======
-"""Which linear and recurrent layers of a model may be swapped, and why the others may not."""
->>>>>>> recurrent
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from rtaccel.core.errors import RtaccelError
-<<<<<<< HEAD
-from rtaccel.core.scheme import W8A8, Float32, Scheme, SchemeMap
-from rtaccel.nn.conv import check_module
-=======
 from rtaccel.core.scheme import W4A8, W8A8, Float32, Scheme, SchemeMap
+from rtaccel.nn.conv import QuantConv1d, QuantConv2d, check_module
 from rtaccel.nn.linear import QuantLinear
->>>>>>> recurrent
 from rtaccel.nn.numbers import check_size
 from rtaccel.nn.recurrent import QuantGRU, QuantLSTM
 
@@ -31,47 +24,35 @@ _READS_WEIGHTS: tuple[type[nn.Module], ...] = (nn.MultiheadAttention, nn.Transfo
 """Modules whose own fast path reads `layer.weight` of a child as a float matrix instead of calling the child."""
 
 
-<<<<<<< HEAD
-Swappable = nn.Linear | nn.Conv1d | nn.Conv2d
-"""Types of layer that have a quantised form to be swapped for."""
-=======
-Quantised = QuantLinear | QuantLSTM | QuantGRU
-QUANTISED: dict[type[nn.Module], type[Quantised]] = {nn.Linear: QuantLinear, nn.LSTM: QuantLSTM, nn.GRU: QuantGRU}
+Swappable = nn.Linear | nn.Conv1d | nn.Conv2d | nn.LSTM | nn.GRU
+Quantised = QuantLinear | QuantConv1d | QuantConv2d | QuantLSTM | QuantGRU
+QUANTISED: dict[type[nn.Module], type[Quantised]] = {
+    nn.Linear: QuantLinear,
+    nn.Conv1d: QuantConv1d,
+    nn.Conv2d: QuantConv2d,
+    nn.LSTM: QuantLSTM,
+    nn.GRU: QuantGRU,
+}
 """What takes the place of what."""
->>>>>>> recurrent
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
     """A layer under all its names. reason: why it is kept; None where it may be swapped."""
 
-<<<<<<< HEAD
     module: Swappable
-=======
-    module: nn.Linear | nn.RNNBase
->>>>>>> recurrent
     names: tuple[str, ...]
     scheme: Scheme
     reason: str | None
 
 
-<<<<<<< HEAD
-def linear_layers(model: nn.Module, schemes: SchemeMap, filter_fn: Filter | None) -> list[Layer]:
-    """Every nn.Linear, nn.Conv1d and nn.Conv2d below `model`, once each, in its order. Raises what filter_fn raises."""
+def swappable_layers(model: nn.Module, schemes: SchemeMap, filter_fn: Filter | None) -> list[Layer]:
+    """Every layer of a type in QUANTISED below `model`, once each, in its order. Raises what filter_fn raises."""
     names: dict[int, list[str]] = defaultdict(list)
     found: dict[int, Swappable] = {}
     reading: dict[int, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, Swappable):
-=======
-def swappable_layers(model: nn.Module, schemes: SchemeMap, filter_fn: Filter | None) -> list[Layer]:
-    """Every nn.Linear, nn.LSTM and nn.GRU below `model`, once each, in the model's order. Raises what filter_fn raises."""
-    names: dict[int, list[str]] = defaultdict(list)
-    found: dict[int, nn.Linear | nn.RNNBase] = {}
-    reading: dict[int, str] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, (nn.Linear, nn.LSTM, nn.GRU)):
->>>>>>> recurrent
             names[id(module)].append(name)
             found[id(module)] = module
         if isinstance(module, _READS_WEIGHTS):
@@ -85,7 +66,7 @@ def swappable_layers(model: nn.Module, schemes: SchemeMap, filter_fn: Filter | N
         reason = "the patterns give its names different schemes" if len(chosen) > 1 else None
         if reason is None and isinstance(scheme, Float32):
             reason = "its scheme is float32"
-        if reason is None and not isinstance(module, nn.Linear) and not isinstance(scheme, W8A8):
+        if reason is None and is_conv(module) and not isinstance(scheme, W8A8):
             reason = f"a convolution has no form for {scheme}"
         if reason is None and filter_fn is not None:
             wanted = [bool(filter_fn(module, name)) for name in names[key]]
@@ -98,10 +79,16 @@ def swappable_layers(model: nn.Module, schemes: SchemeMap, filter_fn: Filter | N
     return layers
 
 
-def shape_of(module: nn.Linear | nn.RNNBase) -> tuple[int, int]:
-    """(outputs, inputs); of a recurrent layer (units, inputs)."""
-    if isinstance(module, nn.RNNBase):
+def is_conv(module: nn.Module) -> TypeGuard[nn.Conv1d | nn.Conv2d]:
+    return isinstance(module, (nn.Conv1d, nn.Conv2d))
+
+
+def shape_of(module: Swappable) -> tuple[int, int]:
+    """(outputs, inputs of each): of a recurrent layer (units, inputs), of a convolution (filters, numbers of each)."""
+    if isinstance(module, (nn.LSTM, nn.GRU)):
         return module.hidden_size, module.input_size
+    if is_conv(module):
+        return module.weight.shape[0], module.weight[0].numel()
     return module.out_features, module.in_features
 
 
@@ -123,21 +110,12 @@ def _users(model: nn.Module) -> dict[int, set[int]]:
     return users
 
 
-<<<<<<< HEAD
 def _obstacle(module: Swappable, reader: str | None, users: dict[int, set[int]]) -> str | None:
-    """What would go wrong if this layer were swapped; None for nothing."""
-    if is_parametrized(module):
-        return "has parametrizations: a swap would freeze them"
-    if type(module) not in (nn.Linear, nn.Conv1d, nn.Conv2d):
-        base = next(t.__name__ for t in (nn.Linear, nn.Conv1d, nn.Conv2d) if isinstance(module, t))
-=======
-def _obstacle(module: nn.Linear | nn.RNNBase, reader: str | None, users: dict[int, set[int]]) -> str | None:
     """What would go wrong if this layer were swapped; None for nothing."""
     if is_parametrized(module):
         return "has parametrizations: a swap would freeze them"
     if type(module) not in QUANTISED:
         base = next(kind.__name__ for kind in QUANTISED if isinstance(module, kind))
->>>>>>> recurrent
         return f"is a {type(module).__name__}, whose forward may not be that of nn.{base}"
     if "forward" in module.__dict__:
         return "has a forward of its own, set on the instance"
@@ -159,14 +137,10 @@ def _obstacle(module: nn.Linear | nn.RNNBase, reader: str | None, users: dict[in
     if isinstance(module, nn.RNNBase) and module.proj_size:
         return "projects its h (proj_size), which has no quantised form"
     try:
-<<<<<<< HEAD
-        if isinstance(module, nn.Linear):
-            check_size("swap", module.out_features, module.in_features)
-        else:
+        if is_conv(module):
             check_module("swap", module)
-=======
-        check_size("swap", *shape_of(module))
->>>>>>> recurrent
+        else:
+            check_size("swap", *shape_of(module))
     except RtaccelError as error:
         return f"{error.got}, where {error.expected} is needed"
     return None

@@ -10,22 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from rtaccel.convert import gate
-<<<<<<< HEAD
-from rtaccel.convert.eligible import Filter, Layer, Swappable, linear_layers
-=======
-from rtaccel.convert.eligible import QUANTISED, Filter, Layer, Quantised, shape_of, swappable_layers
->>>>>>> recurrent
+from rtaccel.convert.eligible import QUANTISED, Filter, Layer, Quantised, Swappable, is_conv, shape_of, swappable_layers
 from rtaccel.convert.swap_report import SwapEntry, SwapReport
 from rtaccel.convert.watch import SAMPLE_ROWS, Watch, watch_inputs
 from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem
 from rtaccel.core.scheme import Int8Activation, SchemeLike, SchemeMap
-from rtaccel.nn.conv import QuantConv1d, QuantConv2d
 from rtaccel.nn.formats import numbers_of
 
 __all__ = ["SwapEntry", "SwapReport", "quantize_", "restore_"]
-
-
-Quantised = QuantLinear | QuantConv1d | QuantConv2d
 
 
 def quantize_(
@@ -38,12 +30,9 @@ def quantize_(
     keep_original: bool = True,
     rows: int | None = None,
 ) -> SwapReport:
-<<<<<<< HEAD
-    """Swaps nn.Linear, nn.Conv1d and nn.Conv2d of a model for their forms in `rtaccel.nn`, in place, where that is faster.
-=======
-    """Swaps the nn.Linear, nn.LSTM and nn.GRU layers of a model for `rtaccel.nn.QuantLinear`, `QuantLSTM` and `QuantGRU`,
-    in place, where that makes them faster.
->>>>>>> recurrent
+    """Swaps the layers of a model that have a form in `rtaccel.nn` for it, in place, where that is faster.
+
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.LSTM and nn.GRU have one: `QuantLinear`, `QuantConv1d` and so on.
 
     scheme: a scheme, its name, or a dict from module-name pattern to scheme. A layer that no pattern fits is kept, and
         so is one whose scheme is Float32.
@@ -56,13 +45,8 @@ def quantize_(
         dict. With False they are gone.
     rows: rows to measure each layer with; None takes those of its first calibration batch, or 1.
 
-<<<<<<< HEAD
-    Each candidate is timed against its layer, call by call in turn, and is swapped in only where its median is
-    smaller. Kept as they are, with the reason in the report: subclasses of these; layers with hooks,
-=======
-    Each candidate is timed against the layer it stands for, call by call in turn, and is swapped in only where its median is
-    smaller. Kept as they are, with the reason in the report: subclasses of nn.Linear; layers with hooks,
->>>>>>> recurrent
+    Each candidate is timed against the layer it stands for, call by call in turn, and is swapped in only where its
+    median is smaller. Kept as they are, with the reason in the report: subclasses of these; layers with hooks,
     parametrizations or shared weights; layers of nn.MultiheadAttention and of nn.TransformerEncoderLayer, which
     read the weight itself; layers that are not float32; layers that no calibration batch
     reached; convolutions without calibration, whose input size is not known. One used under several names
@@ -105,11 +89,7 @@ def restore_(model: nn.Module) -> int:
         if isinstance(module, Quantised) and module._swapped and name:
             names.setdefault(id(module), []).append(name)
             found[id(module)] = module
-<<<<<<< HEAD
     originals: list[tuple[Quantised, Swappable]] = []
-=======
-    originals: list[tuple[Quantised, nn.Module]] = []
->>>>>>> recurrent
     for key, module in found.items():
         if module._original is None:
             raise UnsupportedProblem(
@@ -131,20 +111,12 @@ def restore_(model: nn.Module) -> int:
 def _check(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise UnsupportedProblem("quantize_", type(model).__name__, "an nn.Module", "Pass the model itself.")
-<<<<<<< HEAD
-    if isinstance(model, (Swappable, Quantised)):
-=======
     if isinstance(model, (*QUANTISED, *QUANTISED.values())):
->>>>>>> recurrent
         raise UnsupportedProblem(
             "quantize_",
             f"a model that is itself a {type(model).__name__}",
             "a model that holds its layers, so that they can be replaced in it",
-<<<<<<< HEAD
             f"Use rt.nn.{_form(model).__name__}.from_float(layer, scheme, calibration).",
-=======
-            "Use from_float(layer, scheme, calibration) of rt.nn.QuantLinear, QuantLSTM or QuantGRU.",
->>>>>>> recurrent
         )
     if model.training:
         raise UnsupportedProblem(
@@ -170,15 +142,12 @@ def _check_scheme(layer: Layer, calibrated: bool) -> None:
 
 
 def _form(module: nn.Module) -> type[Quantised]:
-    for float_type, made in ((nn.Conv1d, QuantConv1d), (nn.Conv2d, QuantConv2d)):
-        if isinstance(module, (float_type, made)):
-            return made
-    return QuantLinear
+    return next(made for kind, made in QUANTISED.items() if isinstance(module, (kind, made)))
 
 
 def _watched(layer: Layer) -> bool:
     """Convolutions are watched for the size of their input, too."""
-    return _wants_ranges(layer) or not isinstance(layer.module, nn.Linear)
+    return _wants_ranges(layer) or is_conv(layer.module)
 
 
 def _wants_ranges(layer: Layer) -> bool:
@@ -191,11 +160,7 @@ def _wants_ranges(layer: Layer) -> bool:
 @dataclass(frozen=True, eq=False)
 class _Draft:
     names: tuple[str, ...]
-<<<<<<< HEAD
     module: Swappable
-=======
-    module: nn.Module
->>>>>>> recurrent
     candidate: Quantised | None
     entry: SwapEntry
 
@@ -206,30 +171,20 @@ def _draft(layer: Layer, watch: Watch | None, rows: int | None, force: bool) -> 
     common: dict[str, Any] = {
         "fqn": name,
         "scheme": str(layer.scheme),
-<<<<<<< HEAD
-        "shape": (module.weight.shape[0], module.weight[0].numel()),
-        "bytes_before": _bytes(module.weight, module.bias),
-=======
         "shape": shape_of(module),
         "bytes_before": _bytes(*module.parameters()),
->>>>>>> recurrent
         "also": layer.names[1:],
     }
     reason = layer.reason
     if reason is None and watch is not None and watch.sample is None:
         reason = "no calibration batch reached it"
-    if reason is None and watch is None and not isinstance(module, nn.Linear):
+    if reason is None and watch is None and is_conv(module):
         reason = "the size of its input is not known without calibration"
     if reason is not None:
         return _Draft(layer.names, module, None, SwapEntry(action="kept", reason=reason, **common))
     try:
-<<<<<<< HEAD
         observer = None if watch is None else watch.observer
         candidate: Quantised = cast(Any, _form(module)).from_float(module, layer.scheme, observer)
-=======
-        made = QUANTISED[type(module)]
-        candidate = made.from_float(module, layer.scheme, None if watch is None else watch.observer)  # type: ignore[arg-type]
->>>>>>> recurrent
     except RtaccelError as error:
         raise type(error)(f"quantize_: {name}: {error.op}", error.got, error.expected, error.next_step) from error
     x, sample = _inputs(module, watch, rows)
@@ -245,7 +200,7 @@ def _draft(layer: Layer, watch: Watch | None, rows: int | None, force: bool) -> 
         reason=reason,
         activation=getattr(candidate.scheme, "activation", None),
         bytes_after=_bytes(*candidate.buffers()),
-        rows=x.shape[:-1].numel() if isinstance(module, nn.Linear) else x.shape[0],
+        rows=x.shape[0] if is_conv(module) else x.shape[:-1].numel(),
         us_before=us_before,
         us_after=us_after,
         error=_error(module, candidate, sample),
@@ -258,11 +213,7 @@ def _bytes(*tensors: Tensor | None) -> int:
     return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
 
-<<<<<<< HEAD
 def _inputs(module: Swappable, watch: Watch | None, rows: int | None) -> tuple[Tensor, Tensor]:
-=======
-def _inputs(module: nn.Linear | nn.RNNBase, watch: Watch | None, rows: int | None) -> tuple[Tensor, Tensor]:
->>>>>>> recurrent
     """An input to time with, of the shape seen in calibration if none is asked for, and rows to take the error on."""
     generator = torch.Generator().manual_seed(0)
 
@@ -271,22 +222,15 @@ def _inputs(module: nn.Linear | nn.RNNBase, watch: Watch | None, rows: int | Non
         return x.to(next(module.parameters()).device)
 
     seen = None if watch is None else watch.shape
-<<<<<<< HEAD
-    if not isinstance(module, nn.Linear):
+    if is_conv(module):
         assert watch is not None and watch.sample is not None and seen is not None
         return random(*(seen if rows is None else (rows, *seen[1:]))), watch.sample
-    shape = (rows or 1, module.in_features) if seen is None or rows is not None else seen
-=======
     width = shape_of(module)[1]
     shape = (rows or 1, width) if seen is None or rows is not None else seen
->>>>>>> recurrent
     sample = None if watch is None else watch.sample
     return random(*shape), random(SAMPLE_ROWS, width) if sample is None else sample
 
 
-<<<<<<< HEAD
-def _error(module: Swappable, candidate: Quantised, sample: Tensor) -> float:
-=======
 def _error(module: nn.Module, candidate: nn.Module, sample: Tensor) -> float:
     """Recurrent layers take the rows as a window."""
 
@@ -294,7 +238,6 @@ def _error(module: nn.Module, candidate: nn.Module, sample: Tensor) -> float:
         result = layer(sample)
         return (result if isinstance(result, Tensor) else result[0]).double()
 
->>>>>>> recurrent
     with torch.no_grad():
         want = output(module)
         difference = output(candidate) - want
@@ -304,11 +247,7 @@ def _error(module: nn.Module, candidate: nn.Module, sample: Tensor) -> float:
 # -- putting layers in place ---------------------------------------------------------------------------------------
 
 
-<<<<<<< HEAD
 def _put(model: nn.Module, swaps: list[tuple[tuple[str, ...], Swappable, Quantised]], keep_original: bool) -> None:
-=======
-def _put(model: nn.Module, swaps: list[tuple[tuple[str, ...], nn.Module, Quantised]], keep_original: bool) -> None:
->>>>>>> recurrent
     for _, module, candidate in swaps:
         candidate._swapped = True
         if keep_original:

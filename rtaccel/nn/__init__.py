@@ -1,7 +1,17 @@
 """Drop-in modules: each is a plan of its own with plain tensor buffers, and an op of `torch.ops.rtaccel` for compilers."""
 
+from rtaccel.nn.attention import QuantMultiheadAttention
 from rtaccel.nn.conv import QuantConv1d, QuantConv2d
+from rtaccel.nn.embedding import QuantEmbedding
 from rtaccel.nn.linear import QuantLinear
 from rtaccel.nn.recurrent import QuantGRU, QuantLSTM
 
-__all__ = ["QuantConv1d", "QuantConv2d", "QuantGRU", "QuantLSTM", "QuantLinear"]
+__all__ = [
+    "QuantConv1d",
+    "QuantConv2d",
+    "QuantEmbedding",
+    "QuantGRU",
+    "QuantLSTM",
+    "QuantLinear",
+    "QuantMultiheadAttention",
+]

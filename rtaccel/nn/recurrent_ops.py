@@ -41,11 +41,7 @@ def _sizes(kind: str, x: Tensor, numbers: Sequence[Tensor], hidden: int, layers:
     sizes = Sizes(kind, inputs, hidden, layers, *flags)
     if len(sizes.layout()) != len(numbers):
         raise FormatError(
-<<<<<<< HEAD
-            f"{kind}_w8a8",
-=======
             f"quant_{kind}",
->>>>>>> recurrent
             f"{len(numbers)} tensors",
             f"{len(sizes.layout())}: {', '.join(sizes.layout())}",
             "Pass all.",

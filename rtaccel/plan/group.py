@@ -41,6 +41,8 @@ def _holds_int8(stage: Stage) -> bool:
     """Whether float32 inputs of the stage go to int8 with a static scale."""
     if stage.op == "quantize":
         return len(stage.outputs) == 1
+    if stage.op in ("norm", "attention"):
+        return any(v.quant is not None for v in stage.outputs)
     return stage.op in ("conv", "pool", "pointwise") and (
         "x_scale" in stage.attrs or stage.outputs[0].quant is not None
     )
@@ -58,7 +60,9 @@ class StagedPlan:
             for call, stage in zip(prepared, group.stages)
         ]
         # int8 cannot hold a NaN: static quantisation marks the row, and the outputs of that row become NaN.
-        self._checked = [v.name for s in group.stages if _holds_int8(s) for v in s.inputs if v.dtype == "float32"]
+        # The fourth input of attention is a mask, which may hold infinities.
+        holding = [s for s in group.stages if _holds_int8(s)]
+        self._checked = [v.name for s in holding for v in s.inputs[:3] if v.dtype == "float32"]
         self._group, self._max_rows, self._device = group, max_rows, device
 
     def _fits(self, tensors: tuple[Tensor, ...], ports: tuple[Port, ...]) -> bool:
