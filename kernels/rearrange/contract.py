@@ -27,7 +27,9 @@ def lower(stage: Stage) -> Mapping[str, Any]:
         raise ShapeError("rearrange", f"{len(table)} indices", f"{wanted} of 0..{limit - 1}", "Check the table.")
     low: dict[str, Any] = {"by_row": int(by_row), "table": tuple(table)}
     if not by_row:
-        low["transposes"] = int(x.steps > 1 and tuple(table) == _transposition(x.steps, x.width))
+        # Rows of another length than the columns of x hold the same elements in other places where rows are padded.
+        turned = x.steps > 1 and (y.steps, y.width) == (x.width, x.steps)
+        low["transposes"] = int(turned and tuple(table) == _transposition(x.steps, x.width))
     return low
 
 
@@ -59,6 +61,8 @@ def cases() -> Iterator[Case]:
         yield _case(
             f"turn-{steps}x{width}", Value("x", width, steps=steps), Value("y", steps, steps=width), 2, index=table
         )
+    table = _transposition(80, 4)  # an image of 8 x 10 as its channels, in rows of its own
+    yield _case("turn-into-other-rows", Value("x", 4, steps=80), Value("y", 10, steps=32), 2, index=table)
     g = torch.Generator().manual_seed(0)
     table = tuple(torch.randint(0, 77, (33,), generator=g).tolist())
     yield _case("elements", Value("x", 11, steps=7), Value("y", 3, steps=11), 4, index=table)
