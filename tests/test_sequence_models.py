@@ -92,6 +92,53 @@ def test_fixed_batch(name: str, scheme: str, batch: int) -> None:
     assert all(torch.equal(a, b) for a, b in zip(pytree.tree_leaves(out), pytree.tree_leaves(got)))
 
 
+@pytest.mark.parametrize("scheme", ["float32", "w8a8"])
+@pytest.mark.parametrize("channels", [1, 3, 16])
+def test_an_image_is_returned(channels: int, scheme: str) -> None:
+    """A convolution whose result goes straight to the caller, channels first."""
+    model = nn.Conv2d(channels, 6, 3).eval()
+    fast = rt.compile(model, torch.randn(1, channels, 7, 9), scheme, calibration=[torch.randn(32, channels, 7, 9)])
+    x = torch.randn(3, channels, 7, 9)
+    with torch.no_grad():
+        assert error(fast(x), model(x)) < (1e-5 if scheme == "float32" else 0.06)
+
+
+class Padded(nn.Module):
+    def __init__(self, layer: nn.Module, pad: tuple[int, ...], mode: str) -> None:
+        super().__init__()
+        self.layer, self.pad, self.mode = layer, pad, mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(nn.functional.pad(x, self.pad, mode=self.mode))
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+@pytest.mark.parametrize(
+    ("make", "shape", "pad"),
+    [
+        (lambda: nn.Identity(), (12,), (3, 4)),
+        (lambda: nn.Linear(12, 3), (4, 9), (1, 2)),
+        (lambda: nn.Conv1d(1, 8, 5, 2), (1, 33), (0, 6)),
+        (lambda: nn.Conv1d(5, 8, 5), (5, 33), (2, 3)),
+        (lambda: nn.Conv2d(3, 4, 3), (3, 7, 9), (1, 2, 3, 0)),
+        (lambda: nn.Conv2d(16, 4, 3), (16, 7, 9), (1, 2, 3, 0)),
+    ],
+)
+def test_padding_that_repeats_elements(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], pad: tuple[int, ...], mode: str
+) -> None:
+    model = Padded(make(), pad, mode).eval()
+    fast = rt.compile(model, torch.randn(1, *shape))
+    assert fast._direct is not None
+    for batch in (1, 3):
+        x = torch.randn(batch, *shape)
+        with torch.no_grad():
+            want = model(x)
+        got = fast(x)
+        assert got.shape == want.shape
+        assert error(got, want) < 1e-5
+
+
 def test_dead_positions_are_not_computed() -> None:
     """A head that reads one moment: the last convolution computes one, the one before it the three it reads."""
     fast = rt.compile(Tcn().eval(), torch.randn(1, 5, 40))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 
@@ -219,6 +220,26 @@ def _mean(call: Call) -> Draft | str:
     return call.draft("pool", [base], View("", tuple(kept_dims)), channels, channels, attrs=attrs)
 
 
+_REPEATS = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
 @rule(aten.pad.default, aten.constant_pad_nd.default)
 def _pad(call: Call) -> Draft | str:
-    return "is padding that no convolution takes in"
+    """Padding that repeats elements of the tensor is a copy of them; zeros are left to a convolution that follows."""
+    mode = call["mode"] if call.node.target is aten.pad.default else "constant"
+    pad = list(call["pad"])
+    if mode not in _REPEATS or any(p < 0 for p in pad):
+        return "is padding that no convolution takes in"
+    view = call.view(call["self"])
+    rank = len(view.dims)
+    around = [(0, 0)] * (rank - len(pad) // 2) + list(zip(pad[::2], pad[1::2]))[::-1]
+    if any(sum(a) and view.has_batch(d) for d, a in enumerate(around)):
+        return "layout: pads samples"
+    source = np.pad(layout.offsets(view), around, mode=_REPEATS[mode])
+    shape = [sum(a) + size for a, size in zip(around, view.shape)]
+    result = call.build._dense_like(
+        View("", tuple((Atom(s, 1),) if any(a) else dim for s, a, dim in zip(shape, around, view.dims)))
+    )
+    width = shape[-1] if not view.has_batch(rank - 1) else 1
+    attrs = call.build._rearrangement(view.base, source.reshape(-1), width)
+    return call.draft("rearrange", [view.base], result, source.size, width, attrs=attrs)
