@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,11 @@ def test_summary_of_samples() -> None:
     assert found.best_us == 1.0 and found.calls == 200
     assert found.p50_us == 3.0 and found.p99_us == 3.0
     assert found.p999_us is None  # of 200 samples none need lie beyond it
+    assert found.best_p99_us == 9.0 and found.cold_us is None and found.run_us is None
     assert summarise("a", "A", False, {"error": 0.5}, [slow * 9, fast]).p999_us == 9.0
+    more = summarise("a", "A", True, {"error": 0.5}, [fast], [[7000], [5000]], {"run": [[2000], [2500]]})
+    assert more.cold_us == 5.0 and more.run_us == 2.0 and more.call_us is None
+    assert more.as_json()["cold_us"] == 5.0 and "call_us" not in more.as_json()
 
 
 def test_a_runner_left_out_says_why_and_is_never_best() -> None:
@@ -70,14 +75,24 @@ def test_classes_and_ratio() -> None:
     assert four.ratio == 1.5
 
 
+def test_cold_duels_are_of_those_that_were_timed_cold() -> None:
+    warm_only = row("a", 1, 1e-6)
+    rows = [warm_only, replace(row("b", 4, 1e-6), cold_us=30.0), replace(row("ours", 2, 1e-6, True), cold_us=10.0)]
+    exact = duels(rows, "cold_us")[0]
+    assert exact.peer is not None and exact.peer.peer == "b" and exact.ratio == 3.0
+    text = report.cold({"jet": rows, "lstm_c": [warm_only]})
+    assert "| jet | b 30 / ours 10 / **3.00x** |" in text and "lstm_c" not in text
+
+
 def test_tables_go_between_the_markers(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
-    found = {"jet": [row("peer", 4, 1e-6), row("rtaccel float32", 2, 1e-6, True)]}
-    report.put_between(page, report.document(found, {"jet": "a net"}))
+    found = {"jet": [row("peer", 4, 1e-6), replace(row("rtaccel float32", 2, 1e-6, True), run_us=2.6)]}
+    report.put_between(page, report.summary(found) + report.table("jet", "a net", found["jet"]))
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert "| jet | peer 4 / float32 2: **2.00x**" in text
+    assert "| exact: error at most 0.001 % |" in text and "the class above: jet." in text
+    assert text.count("| jet | peer | 4 | float32 | 1.0e-06 | 2 | 2.6 | - | **2.00x** |") == 1
     assert [r for r in text.splitlines() if r.startswith("| **rtaccel float32**")]
     page.write_text("no markers")
     with pytest.raises(ValueError, match="has no"):
@@ -181,24 +196,38 @@ def test_data_survives_the_cache_and_is_never_zero(name: str, tmp_path: Path) ->
     assert job.file("data.key").read_text() == key
 
 
-@pytest.mark.parametrize("name", ["torch_eager", "rt_float32", "rt_w8a8", "rt_w8a8_run", "rt_w8a8_call"])
+@pytest.mark.parametrize("name", ["torch_eager", "rt_float32", "rt_w8a8", "rt_w8a8_dynamic"])
 def test_one_round_in_this_process(name: str, tmp_path: Path) -> None:
     job, _ = data.prepare("jet", tmp_path)
     runner = kit(peers()[name].kit).load(job, peers()[name].variant)
     error = worker.error_of(runner, job.data())
     assert error <= (0.03 if "w8a8" in name else 1e-6)
-    assert len(worker.sample(runner.call, 5, 1)) == 5 and min(worker.sample(runner.call, 5, 1)) > 0
+    for call in (runner.call, *runner.forms.values()):
+        taken = worker.sample(call, 5, 1)
+        assert len(taken) == 5 and min(taken) > 0
+    assert set(runner.forms) == (set() if name == "torch_eager" else {"run", "call"})
+
+
+@pytest.mark.parametrize("name", ["lstm_a", "gru_kws", "tcn_step"])
+@pytest.mark.parametrize("row_name", ["rt_float32_stream", "rt_w8a8_stream"])
+def test_a_stream_gives_what_the_steps_give(name: str, row_name: str, tmp_path: Path) -> None:
+    job, _ = data.prepare(name, tmp_path)
+    runner = kit("ours").load(job, peers()[row_name].variant)
+    assert worker.error_of(runner, job.data()) <= (0.03 if "w8a8" in row_name else 1e-6)
 
 
 def test_one_round_over_processes(tmp_path: Path) -> None:
     known = peers()
     _, key = data.prepare("jet", tmp_path)
     with (tmp_path / "log.txt").open("w") as log:
-        timing = rounds.Timing(rounds=2, round_us=200, least=3, most=20, core=sorted(os.sched_getaffinity(0))[-1])
+        core = sorted(os.sched_getaffinity(0))[-1]
+        timing = rounds.Timing(rounds=2, round_us=200, least=3, most=20, cold_rounds=1, cold_calls=3, core=core)
         chosen = [known["torch_eager"], known["rt_float32"]]
         found = rounds.measure(chosen, "jet", tmp_path, key, {}, timing, log)
     assert [len(p.samples_ns) for p in found] == [2, 2], [p.said for p in found]
     assert all(p.said["error"] < 1e-6 and min(map(min, p.samples_ns)) > 0 for p in found)
+    assert [len(p.cold_ns) for p in found] == [1, 1] and all(len(p.cold_ns[0]) == 3 for p in found)
+    assert found[0].forms_ns == {} and [len(r) for r in found[1].forms_ns.values()] == [2, 2]
 
 
 @pytest.mark.parametrize("name", ["ort_fp32", "litert_fp32", "numba_mlp"])

@@ -17,6 +17,8 @@ from bench.peers.base import MODELS  # noqa: E402
 from bench.peers.registry import KITS, peers  # noqa: E402
 from bench.peers.rounds import Timing  # noqa: E402
 
+COLD_ROUNDS = 8
+
 
 def options() -> argparse.Namespace:
     known = peers()
@@ -30,7 +32,9 @@ def options() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--slow", action="store_true", help="also those that take minutes to compile (torch.compile)")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--cold", action="store_true", help="read 64 MiB between calls")
+    parser.add_argument(
+        "--cold", action="store_true", help="also rounds with 64 MiB read before each call, for the small networks"
+    )
     parser.add_argument("--core", type=int, default=sorted(os.sched_getaffinity(0))[-1], help="core to pin to")
     parser.add_argument(
         "--cache", type=Path, default=Path("~/.cache/rtaccel-peers").expanduser(), help="converted files"
@@ -54,7 +58,7 @@ def main() -> None:
     known = peers()
     wanted = asked.peers or [name for name, peer in known.items() if asked.slow or not peer.slow]
     chosen = [peer for name, peer in known.items() if name in wanted or peer.kit in wanted]
-    timing = Timing(rounds=asked.rounds, cold=asked.cold, core=asked.core, lock=asked.lock)
+    timing = Timing(rounds=asked.rounds, cold_rounds=COLD_ROUNDS if asked.cold else 0, core=asked.core, lock=asked.lock)
     pythons = dict(entry.split("=", 1) for entry in asked.python)
     if asked.from_json:
         record = run.merge(asked.from_json)

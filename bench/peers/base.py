@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,23 @@ class Peer:
 
 @dataclass(frozen=True)
 class Runner:
-    """step: inputs in the order x, states -> outputs in the order y, states. call: one inference on what was fed last."""
+    """step: inputs in the order x, states -> outputs in the order y, states. call: one inference on what was fed last.
+
+    forms: other ways to make the same call, by name, timed beside it.
+    """
 
     step: Callable[..., Arrays]
     call: Callable[[], object]
     note: str = ""
+    forms: Mapping[str, Callable[[], object]] = field(default_factory=dict)
+
+
+def round_ns(runner: Runner, calls: int = 10) -> int:
+    """A short round; the smallest of several tells which of two ways to load a network is the faster one here."""
+    start = time.perf_counter_ns()
+    for _ in range(calls):
+        runner.call()
+    return time.perf_counter_ns() - start
 
 
 @dataclass(frozen=True)

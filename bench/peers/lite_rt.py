@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.peers.base import RECURRENT, Job, LeftOut, Peer, Runner, array_runner, split
+from bench.peers.base import RECURRENT, Data, Job, LeftOut, Peer, Runner, array_runner, round_ns, split
 
 PACKAGES = ("ai-edge-litert",)
 TOOLS = ("litert-torch", "ai-edge-quantizer")
@@ -30,6 +30,7 @@ REVISION = 1
 """Counts up when the conversion changes, so that cached files are made anew."""
 
 FLOAT_HEAD = ("tcn", "tcn_step")
+BUILDS = 4
 
 
 def convert(job: Job, variant: str) -> None:
@@ -139,12 +140,21 @@ def _mark_ragged(source: Path, target: Path) -> tuple[int, int]:
 
 
 def load(job: Job, variant: str) -> Runner:
+    """The fastest of several interpreters of one file: where its memory falls can make one 1.4 times as slow as the next."""
     from ai_edge_litert.interpreter import Interpreter
 
     path = job.file(f"litert_{variant}.tflite")
     if not path.exists():
         raise LeftOut(f"{path.name} was not converted")
-    interpreter = Interpreter(str(path), num_threads=1)
+    data = job.data()
+    found = [_runner(data, Interpreter(str(path), num_threads=1), job.model in RECURRENT) for _ in range(BUILDS)]
+    for runner in found:
+        runner.step(data.x[0], *(column[-1] for column in data.calibration[1:]))  # numbers to compute on, not zeros
+    times = [min(round_ns(runner) for _ in range(5)) for runner in found]
+    return found[times.index(min(times))]
+
+
+def _runner(data: Data, interpreter: Any, recurrent: bool) -> Runner:
     interpreter.allocate_tensors()
     inputs, outputs = (in_order(interpreter, kind) for kind in ("inputs", "outputs"))
     buffers = [np.zeros(interpreter.tensor(i)().shape, np.float32) for i in inputs]
@@ -157,7 +167,7 @@ def load(job: Job, variant: str) -> Runner:
     def read() -> tuple[np.ndarray, ...]:
         return tuple(interpreter.get_tensor(i) for i in outputs)
 
-    states = len(job.data().states) if job.model in RECURRENT else 0
+    states = len(data.states) if recurrent else 0
     return Runner(array_runner(buffers, run, read, states).step, interpreter.invoke, "invoke() alone")
 
 

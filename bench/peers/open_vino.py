@@ -7,12 +7,11 @@ faster of the two is taken, which differs by network. `int8` quantises weights a
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 
-from bench.peers.base import RECURRENT, Job, LeftOut, Peer, Runner, array_runner, split
+from bench.peers.base import RECURRENT, Job, LeftOut, Peer, Runner, array_runner, round_ns, split
 
 PACKAGES = ("openvino",)
 TOOLS = ("nncf",)
@@ -80,17 +79,9 @@ def _weights(model: Any, variant: str) -> Any:
 def load(job: Job, variant: str) -> Runner:
     if variant in ("int8", "w8", "w4"):
         found = [_loaded(job, variant, hint) for hint in ("f32", "bf16")]
-        times = [min(_round_ns(runner) for _ in range(5)) for runner in found]
+        times = [min(round_ns(runner) for _ in range(5)) for runner in found]
         return found[times.index(min(times))]
     return _loaded(job, variant, "bf16" if variant == "bf16" else "f32")
-
-
-def _round_ns(runner: Runner, calls: int = 10) -> int:
-    """A short round; the smallest of several tells which of two precision hints is faster here."""
-    start = time.perf_counter_ns()
-    for _ in range(calls):
-        runner.call()
-    return time.perf_counter_ns() - start
 
 
 def _loaded(job: Job, variant: str, hint: str) -> Runner:

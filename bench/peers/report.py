@@ -1,11 +1,11 @@
-"""The comparison as Markdown: best peers by error class, then every runner of every network."""
+"""The comparison as Markdown: the duels of each error class, and every runner of every network."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.peers.results import CLASSES, Row, duels
+from bench.peers.results import CLASSES, Duel, Row, duels
 
 BEGIN, END = "<!-- peers: written by `python -m bench.peers --update-docs` -->", "<!-- peers: end -->"
 
@@ -19,39 +19,89 @@ def us(value: float | None) -> str:
     return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 
+def heading(limit: str) -> str:
+    return f"{limit}: error at most {CLASSES[limit] * 100:g} %"
+
+
 def summary(found: Found) -> str:
-    """For each network and class: the fastest peer, the fastest of ours, and how many times as fast ours is."""
-    heads = [f"{name}, error <= {limit * 100:g} %" for name, limit in CLASSES.items()]
-    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    """A table for each class: the fastest peer, the fastest of ours in its three forms, and how many times as fast it is."""
+    return "\n\n".join(_class(found, index, limit) for index, limit in enumerate(CLASSES))
+
+
+def _class(found: Found, index: int, limit: str) -> str:
+    lines = [
+        f"| {heading(limit)} | fastest peer | us | rtaccel | error | bind | run | call | ratio |",
+        "|---|---|--:|---|--:|--:|--:|--:|--:|",
+    ]
+    same = []
     for model, rows in found.items():
+        every = duels(rows)
+        if index and _pair(every[index]) == _pair(every[index - 1]):
+            same.append(model)
+        else:
+            lines.append(_line(model, every[index]))
+    if same:
+        lines += ["", f"The same two as in the class above: {', '.join(same)}."]
+    return "\n".join(lines)
+
+
+def _pair(duel: Duel) -> tuple[str | None, str | None]:
+    return (duel.peer and duel.peer.peer, duel.ours and duel.ours.peer)
+
+
+def _line(model: str, duel: Duel) -> str:
+    peer, ours = duel.peer, duel.ours
+    left = f"{peer.title} | {us(peer.best_us)}" if peer else "none | -"
+    right = "none | - | - | - | -"
+    if ours:
+        times = " | ".join(us(t) for t in (ours.best_us, ours.run_us, ours.call_us))
+        right = f"{_short(ours)} | {ours.error:.1e} | {times}"
+    return f"| {model} | {left} | {right} | {_ratio(duel)} |"
+
+
+def _short(row: Row) -> str:
+    return row.title.removeprefix("rtaccel ")
+
+
+def _ratio(duel: Duel) -> str:
+    return f"**{duel.ratio:.2f}x**" if duel.ratio else "-"
+
+
+def cold(found: Found) -> str:
+    """The duels with cold caches, of the networks that were timed so."""
+    lines = ["| | " + " | ".join(heading(limit) for limit in CLASSES) + " |", "|---" * (len(CLASSES) + 1) + "|"]
+    for model, rows in found.items():
+        if not any(row.cold_us for row in rows):
+            continue
         cells = []
-        for duel in duels(rows):
-            peer = f"{duel.peer.title} {us(duel.peer.best_us)}" if duel.peer else "none"
-            ours = f"{duel.ours.title.removeprefix('rtaccel ')} {us(duel.ours.best_us)}" if duel.ours else "none"
-            ratio = f"**{duel.ratio:.2f}x**" if duel.ratio else "-"
-            cells.append(f"{peer} / {ours}: {ratio}")
+        for duel in duels(rows, "cold_us"):
+            peer = f"{duel.peer.title} {us(duel.peer.cold_us)}" if duel.peer else "none"
+            ours = f"{_short(duel.ours)} {us(duel.ours.cold_us)}" if duel.ours else "none"
+            cells.append(f"{peer} / {ours} / {_ratio(duel)}")
         lines.append(f"| {model} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def table(model: str, about: str, rows: Sequence[Row]) -> str:
+    """Every runner of a network, by the best round. Columns that no row fills are left out."""
+    columns = {
+        "best round": "best_us", "its p99": "best_p99_us", "p50": "p50_us", "p99": "p99_us", "p99.9": "p999_us",
+        "run": "run_us", "call": "call_us", "cold": "cold_us",
+    }  # fmt: skip
+    shown = [row for row in rows if row.left_out is None]
+    filled = {head: name for head, name in columns.items() if any(getattr(r, name) is not None for r in shown)}
     lines = [
         f"### {model}: {about}", "",
-        "| | p50 us | p99 us | p99.9 us | best round us | error | |",
-        "|---|---|---|---|---|---|---|",
+        f"| us | {' | '.join(filled)} | error | |", f"|---|{'--:|' * len(filled)}--:|---|",
     ]  # fmt: skip
-    for row in sorted((r for r in rows if r.left_out is None), key=lambda r: r.best_us or 0.0):
+    for row in sorted(shown, key=lambda r: r.best_us or 0.0):
         title = f"**{row.title}**" if row.ours else row.title
-        times = " | ".join(us(t) for t in (row.p50_us, row.p99_us, row.p999_us, row.best_us))
+        times = " | ".join(us(getattr(row, name)) for name in filled.values())
         lines.append(f"| {title} | {times} | {row.error:.1e} | {row.note} |")
     left = [f"{row.title} ({row.left_out})" for row in rows if row.left_out is not None]
     if left:
         lines += ["", "Left out: " + "; ".join(left) + "."]
     return "\n".join(lines)
-
-
-def document(found: Found, about: Mapping[str, str]) -> str:
-    return "\n\n".join([summary(found), *(table(model, about[model], rows) for model, rows in found.items())])
 
 
 def put_between(path: Path, text: str) -> None:

@@ -21,30 +21,34 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Timing:
-    """round_us: how long a runner's turn should take. At least `least` calls, at most `most`."""
+    """round_us: how long a runner's turn should take. At least `least` calls, at most `most`.
+
+    cold_rounds: further rounds of `cold_calls` calls, 64 MiB read before each.
+    """
 
     rounds: int = 20
     round_us: float = 4000
     least: int = 5
     most: int = 300
-    cold: bool = False
+    cold_rounds: int = 0
+    cold_calls: int = 10
     core: int = 0
     lock: Path | None = None
 
     def calls(self, estimate_ns: float) -> int:
-        if self.cold:
-            return max(self.least, 20)
         return max(self.least, min(self.most, int(self.round_us * 1e3 / max(estimate_ns, 1))))
 
 
 @dataclass
 class Process:
-    """A runner's process and what it said of itself. samples_ns: one list per round."""
+    """A runner's process and what it said of itself. samples_ns, cold_ns, forms_ns: one list per round."""
 
     peer: Peer
     pipe: subprocess.Popen[str]
     said: dict[str, Any] = field(default_factory=dict)
     samples_ns: list[list[int]] = field(default_factory=list)
+    cold_ns: list[list[int]] = field(default_factory=list)
+    forms_ns: dict[str, list[list[int]]] = field(default_factory=dict)
 
     def hear(self) -> dict[str, Any]:
         assert self.pipe.stdout is not None
@@ -62,6 +66,17 @@ class Process:
         except BrokenPipeError:
             return {"left_out": f"its process ended with status {self.pipe.wait()}"}
         return self.hear()
+
+    def turn(self, calls: int, cold: bool) -> bool:
+        """One round. False where the process is gone; `said` then says how."""
+        got = self.ask({"calls": calls, "warm": max(2, calls // 10), "cold": cold})
+        if "ns" not in got:
+            self.said = got
+            return False
+        (self.cold_ns if cold else self.samples_ns).append(got["ns"])
+        for name, taken in got.get("forms", {}).items():
+            self.forms_ns.setdefault(name, []).append(taken)
+        return True
 
     def close(self) -> None:
         assert self.pipe.stdin is not None and self.pipe.stdout is not None
@@ -104,15 +119,12 @@ def measure(
     ready = [p for p in processes if "left_out" not in p.said]
     order = random.Random(0)
     with _alone(timing.lock):
-        for _ in range(timing.rounds):
+        for number in range(timing.rounds + timing.cold_rounds):
             order.shuffle(ready)
+            cold = number >= timing.rounds
             for process in list(ready):
-                calls = timing.calls(process.said["estimate_ns"])
-                got = process.ask({"calls": calls, "warm": max(2, calls // 10), "cold": timing.cold})
-                if "ns" in got:
-                    process.samples_ns.append(got["ns"])
-                else:
-                    process.said = got
+                calls = timing.cold_calls if cold else timing.calls(process.said["estimate_ns"])
+                if not process.turn(calls, cold):
                     ready.remove(process)
     for process in processes:
         process.close()

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ from bench.peers.rounds import ROOT, Timing
 from rtaccel.measure.environment import environment
 
 Record = dict[str, Any]
+SMALL = 1_000_000
+"""Weights of the largest network that is timed with cold caches: what does not fit into them is never warm."""
+COLD = """Networks of at most a million weights, 64 MiB read before each call, so that neither weights nor code are in a cache: us of
+the fastest peer / of rtaccel, bound / ratio."""
 
 
 def everything(
@@ -48,10 +53,12 @@ def everything(
                 print(report.table(name, BY_NAME[name].about, found[name]) + "\n", flush=True)
     if not convert_only:
         print(report.summary(found))
+        if any(row.cold_us for rows in found.values() for row in rows):
+            print("\nWith cold caches:\n\n" + report.cold(found))
     record = environment()
     record["versions"] |= used
     return {
-        "environment": record, "command": " ".join(["python -m bench.peers", *sys.argv[1:]]), "cold": timing.cold,
+        "environment": record, "command": " ".join(["python -m bench.peers", *sys.argv[1:]]),
         "networks": {name: [row.as_json() for row in rows] for name, rows in found.items()},
     }  # fmt: skip
 
@@ -62,6 +69,8 @@ def one(
 ) -> list[Row]:  # fmt: skip
     folder = cache / name
     _, key = prepare(name, folder)
+    if sum(p.numel() for p in BY_NAME[name].module().parameters()) > SMALL:
+        timing = replace(timing, cold_rounds=0)
     rows: list[Row] = []
     usable = []
     for peer in chosen:
@@ -78,9 +87,9 @@ def one(
     if convert_only:
         return rows
     for process in rounds.measure(usable, name, folder, key, pythons, timing, log):
-        rows.append(
-            summarise(process.peer.name, process.peer.title, process.peer.ours, process.said, process.samples_ns)
-        )
+        peer = process.peer
+        samples = (process.samples_ns, process.cold_ns, process.forms_ns)
+        rows.append(summarise(peer.name, peer.title, peer.ours, process.said, *samples))
         used.update(process.said.get("versions", {}))
     return rows
 
@@ -90,7 +99,7 @@ def save(record: Record, path: Path | None, today: date) -> None:
         return
     if path is None:
         cpu = re.sub(r"[^a-z0-9]+", "-", (record["environment"]["cpu"] or "cpu").lower()).strip("-")
-        path = ROOT / "bench" / "results" / f"{cpu}-{today.isoformat()}{'-cold' if record['cold'] else ''}.json"
+        path = ROOT / "bench" / "results" / f"{cpu}-{today.isoformat()}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
     print(f"\nwritten: {path}")
@@ -111,7 +120,11 @@ def update_docs(record: Record, docs: Path) -> None:
     from bench.peers.chart import draw
 
     found = {name: [Row(**row) for row in rows] for name, rows in record["networks"].items()}
-    text = report.document(found, {name: BY_NAME[name].about for name in found})
     draw(found, docs / "images" / "peers.svg")
     picture = "![How many times as fast as the fastest peer rtaccel is, by network and error class](images/peers.svg)"
-    report.put_between(docs / "performance.md", f"{picture}\n\n{text}")
+    parts = [picture, report.summary(found)]
+    if any(row.cold_us for rows in found.values() for row in rows):
+        parts += ["### With cold caches", COLD, report.cold(found)]
+    report.put_between(docs / "performance.md", "\n\n".join(parts))
+    tables = [report.table(name, BY_NAME[name].about, rows) for name, rows in found.items()]
+    report.put_between(docs / "peers.md", "\n\n".join(tables))
