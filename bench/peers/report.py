@@ -46,7 +46,7 @@ def _class(found: Found, index: int, limit: str) -> str:
 
 
 def _pair(duel: Duel) -> tuple[str | None, str | None]:
-    return (duel.peer and duel.peer.peer, duel.ours and duel.ours.peer)
+    return (duel.peer.peer if duel.peer else None, duel.ours.peer if duel.ours else None)
 
 
 def _line(model: str, duel: Duel) -> str:

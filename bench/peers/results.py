@@ -72,7 +72,7 @@ def summarise(
         return Row(peer, title, ours, left_out=said.get("left_out", "no samples"))
     every = np.concatenate([np.asarray(r, np.float64) for r in samples_ns]) / 1e3
     best = np.asarray(min(samples_ns, key=np.median), np.float64) / 1e3
-    forms = {f"{name}_us": lowest(rounds) for name, rounds in (forms_ns or {}).items()}
+    forms: dict[str, Any] = {f"{name}_us": lowest(rounds) for name, rounds in (forms_ns or {}).items()}
     return Row(
         peer, title, ours, float(said["error"]), percentile(every, 0.5), percentile(every, 0.99),
         percentile(every, 0.999), lowest(samples_ns), len(every), said.get("note", ""),

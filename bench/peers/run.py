@@ -25,8 +25,8 @@ from rtaccel.measure.environment import environment
 Record = dict[str, Any]
 SMALL = 1_000_000
 """Weights of the largest network that is timed with cold caches: what does not fit into them is never warm."""
-COLD = """Networks of at most a million weights, 64 MiB read before each call, so that neither weights nor code are in a cache: us of
-the fastest peer / of rtaccel, bound / ratio."""
+COLD = """Networks of at most a million weights, 64 MiB read before each call, so that neither weights nor code are in a cache:
+us of the fastest peer / of rtaccel, bound / ratio."""
 
 
 def everything(
