@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -220,7 +220,7 @@ def _mean(call: Call) -> Draft | str:
     return call.draft("pool", [base], View("", tuple(kept_dims)), channels, channels, attrs=attrs)
 
 
-_REPEATS = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+_REPEATS: dict[str, Literal["reflect", "edge", "wrap"]] = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
 @rule(aten.pad.default, aten.constant_pad_nd.default)
