@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.peers.base import Peer
+from rtaccel.core.settings import TEST_DATA, test_data
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,7 +94,11 @@ def start(
     command = [python, "-m", "bench.peers.worker", what, peer.name, model, str(folder.resolve()), key]
     if core is not None:
         command.append(str(core))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        TEST_DATA: str(test_data().resolve()),  # the worker stands in another folder
+    }
     pipe = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment, cwd=folder
     )
