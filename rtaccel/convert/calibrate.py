@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.capture import Captured
+from rtaccel.convert.hidden import HiddenObserver
 from rtaccel.core.errors import ShapeError
 from rtaccel.core.scheme import Observer
 from rtaccel.core.stage import Quant
@@ -37,8 +38,13 @@ def batches_of(op: str, calibration: Any) -> Iterable[Any]:
     return calibration
 
 
-def run_graph(captured: Captured, args: tuple[Any, ...], watch: Mapping[str, RangeObserver]) -> None:
-    """Runs the captured graph as torch would, showing the watched values to their observers."""
+def run_graph(
+    captured: Captured,
+    args: tuple[Any, ...],
+    watch: Mapping[str, RangeObserver],
+    hidden: Mapping[str, HiddenObserver],
+) -> None:
+    """Runs the captured graph as torch would, showing the watched values and calls to their observers."""
     leaves, spec = pytree.tree_flatten((args, {}))
     if spec != captured.in_spec:
         raise ShapeError(
@@ -52,6 +58,8 @@ def run_graph(captured: Captured, args: tuple[Any, ...], watch: Mapping[str, Ran
         if node.op == "call_function":
             args_now, kwargs_now = fx.map_arg((node.args, node.kwargs), lambda n: env[n.name])
             env[node.name] = node.target(*args_now, **kwargs_now)
+            if node.name in hidden:
+                hidden[node.name].see(node, args_now, env[node.name])
         if node.name in watch:
             watch[node.name].see(env[node.name])
 
@@ -69,10 +77,13 @@ def _check_shapes(captured: Captured, leaves: list[Any]) -> None:
             )
 
 
-def calibrate(captured: Captured, calibration: Any, wanted: Mapping[str, Observer]) -> dict[str, Quant]:
-    """Scale and zero point of each wanted value. Raises FormatError where the data shows none of it."""
+def calibrate(
+    captured: Captured, calibration: Any, wanted: Mapping[str, Observer], hidden: Mapping[str, HiddenObserver]
+) -> dict[str, Quant]:
+    """Scale and zero point of each wanted value; `hidden` see the calls of their nodes. Raises FormatError where the data
+    shows none of it."""
     watch = {name: RangeObserver(name) for name in wanted}
     with torch.no_grad():
         for batch in batches_of("compile", calibration):
-            run_graph(captured, as_args(batch), watch)
+            run_graph(captured, as_args(batch), watch, hidden)
     return {name: watch[name].quant(observer) for name, observer in wanted.items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeGuard
 
 import torch
 from torch import nn
@@ -79,7 +78,7 @@ def swappable_layers(model: nn.Module, schemes: SchemeMap, filter_fn: Filter | N
     return layers
 
 
-def is_conv(module: nn.Module) -> TypeGuard[nn.Conv1d | nn.Conv2d]:
+def is_conv(module: nn.Module) -> bool:
     return isinstance(module, (nn.Conv1d, nn.Conv2d))
 
 
@@ -87,7 +86,7 @@ def shape_of(module: Swappable) -> tuple[int, int]:
     """(outputs, inputs of each): of a recurrent layer (units, inputs), of a convolution (filters, numbers of each)."""
     if isinstance(module, (nn.LSTM, nn.GRU)):
         return module.hidden_size, module.input_size
-    if is_conv(module):
+    if isinstance(module, (nn.Conv1d, nn.Conv2d)):
         return module.weight.shape[0], module.weight[0].numel()
     return module.out_features, module.in_features
 
@@ -137,7 +136,7 @@ def _obstacle(module: Swappable, reader: str | None, users: dict[int, set[int]])
     if isinstance(module, nn.RNNBase) and module.proj_size:
         return "projects its h (proj_size), which has no quantised form"
     try:
-        if is_conv(module):
+        if isinstance(module, (nn.Conv1d, nn.Conv2d)):
             check_module("swap", module)
         else:
             check_size("swap", *shape_of(module))

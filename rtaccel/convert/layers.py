@@ -28,12 +28,14 @@ class Layer:
     """How one layer is computed.
 
     int8: it reads int8; dynamic: with a scale per row. quant: what its int8 input means, where it is static and known.
+    h_scale: of a recurrent layer, where calibration shows it.
     """
 
     scheme: Scheme
     int8: bool = False
     dynamic: bool = False
     quant: Quant | None = None
+    h_scale: float | None = None
 
     @property
     def observer(self) -> str | None:
@@ -67,8 +69,8 @@ _WEIGHTS: dict[type[Scheme], Callable[[Tensor, Any], Weights]] = {
 SCHEMES: dict[str, tuple[type[Scheme], ...]] = {
     "linear": tuple(_WEIGHTS),
     "conv": (Float32, W8A8),
-    "lstm": (Float32, W8A8),
-    "gru": (Float32, W8A8),
+    "lstm": (Float32, W8A8, W4A8),
+    "gru": (Float32, W8A8, W4A8),
 }
 """The schemes that each operator with weights has kernels for."""
 
@@ -135,6 +137,8 @@ def parts(draft: Draft, layer: Layer | None) -> tuple[dict[str, Tensor], dict[st
     tensors, attrs = dict(draft.tensors), dict(draft.attrs)
     if layer is None or draft.swapped:
         return tensors, attrs
+    if layer.h_scale is not None:
+        attrs["h_scale"] = layer.h_scale
     for name in [n for n in tensors if n.startswith("weight")]:
         weight = tensors[name]
         made, more = weights(layer.scheme, weight.reshape(weight.shape[0], -1))

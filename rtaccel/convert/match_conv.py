@@ -220,7 +220,11 @@ def _mean(call: Call) -> Draft | str:
     return call.draft("pool", [base], View("", tuple(kept_dims)), channels, channels, attrs=attrs)
 
 
-_REPEATS: dict[str, Literal["reflect", "edge", "wrap"]] = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+_REPEATS: dict[str, Literal["reflect", "edge", "wrap"]] = {
+    "reflect": "reflect",
+    "replicate": "edge",
+    "circular": "wrap",
+}
 
 
 @rule(aten.pad.default, aten.constant_pad_nd.default)

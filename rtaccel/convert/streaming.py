@@ -57,7 +57,12 @@ def stream_drafts(model: nn.Module, features: int, dtype: torch.dtype, calibrate
     reasons: list[str] = []
     for length in LENGTHS:
         reasons = []
-        for form in FORMS if dtype != torch.int64 else FORMS[:1]:
+        forms = FORMS if dtype != torch.int64 else FORMS[:1]
+        if (
+            calibrated is not None
+        ):  # of one moment, layers over samples and layers over time look alike: it is tried last
+            forms = tuple(sorted(forms, key=lambda form: calibrated[form.index("time")] == 1))
+        for form in forms:
             moments = length if calibrated is None else calibrated[form.index("time")]
             sizes = {"batch": 1, "time": moments, "features": features}
             shape = [sizes[name] for name in form if dtype != torch.int64 or name != "features"]
@@ -113,8 +118,8 @@ class _Walk:
         self.times[source] = _Time(0, self.length, 0)
         for draft in self.graph.drafts:
             self._take(draft)
-        outputs = [self._output(o) for o in self.graph.outputs if isinstance(o, str)]
-        outputs = [o for o in outputs if o]
+        found = [self._output(o) for o in self.graph.outputs if isinstance(o, str)]
+        outputs = [o for o in found if o is not None]
         if not outputs:
             raise _no("no output over time")
         felt = [time.felt for name, time in self.times.items() if self.real.get(name, name) in outputs]

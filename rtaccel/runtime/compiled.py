@@ -128,7 +128,7 @@ class CompiledModel(nn.Module):
         leaves, spec = pytree.tree_flatten((inputs, {}))
         if spec != self._program.in_spec:
             raise ShapeError(op, f"inputs nested as {spec}", f"{self._program.in_spec}", "Nest them as the model does.")
-        fitted = fit_inputs(op, leaves, source.group.inputs, device, self._options.max_batch)
+        fitted = fit_inputs(op, leaves, source.group.inputs, self._options)
         lead = fitted[0].shape[: source.group.inputs[0].lead]
         outs = pytree.tree_leaves(out) if isinstance(out, (tuple, list)) else out
         return fitted, check_out(op, outs, source.group.outputs, lead, device)

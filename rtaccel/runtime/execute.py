@@ -54,11 +54,11 @@ class Executor:
     """The general way to run a program. `direct` is set where the whole of it is one group that takes the arguments as
     they come; then it can be called without any of this."""
 
-    def __init__(self, program: Program, steps: Sequence[Step], device: str, max_rows: int) -> None:
-        self.program, self.steps, self.device, self.max_rows = program, tuple(steps), device, max_rows
+    def __init__(self, program: Program, steps: Sequence[Step], options: Options) -> None:
+        self.program, self.steps, self.options = program, tuple(steps), options
         self.direct: Executable | None = None
         self.bind: Callable[[Any, Any], Callable[[], None] | None] | None = None
-        self._constants = {name: tensor.to(device) for name, tensor in program.constants.items()}
+        self._constants = {name: tensor.to(options.device) for name, tensor in program.constants.items()}
         if len(self.steps) == 1 and self._is_plain(self.steps[0]):
             self.direct = self.steps[0].plan
             if not self.steps[0].allocates:
@@ -163,7 +163,7 @@ class Executor:
         inputs = tuple(env[name] for name in source.reads)
         results = step.plan.call_flat(inputs)
         if results is None:
-            fitted = fit_inputs("call", inputs, source.group.inputs, self.device, self.max_rows)
+            fitted = fit_inputs("call", inputs, source.group.inputs, self.options)
             results = step.plan.call_flat(fitted)
             if results is None:
                 raise UnsupportedProblem(
@@ -209,4 +209,4 @@ def build_executor(program: Program, options: Options) -> Executor:
             options.states,
         )
         steps.append(Step(source, "native group", plan, tuple(choices)))
-    return Executor(program, steps, options.device, options.max_batch)
+    return Executor(program, steps, options)

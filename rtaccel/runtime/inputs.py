@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.core.stage import Port
 from rtaccel.nn.check import dense, describe, is_plain
+from rtaccel.runtime.options import Options
 
 
 def wanted(port: Port, device: str) -> str:
@@ -53,20 +54,19 @@ def check_tensor(op: str, what: str, tensor: Any, port: Port, device: str) -> No
         )
 
 
-def fit_inputs(op: str, inputs: Sequence[Any], ports: Sequence[Port], device: str, max_rows: int) -> tuple[Tensor, ...]:
+def fit_inputs(op: str, inputs: Sequence[Any], ports: Sequence[Port], options: Options) -> tuple[Tensor, ...]:
     """The inputs as dense tensors that a plan takes: copied where strided, expanded or misaligned."""
     if len(inputs) != len(ports):
         raise ShapeError(op, f"{len(inputs)} inputs", f"{len(ports)}", "Call it as the model that was compiled.")
     for index, (tensor, port) in enumerate(zip(inputs, ports)):
-        check_tensor(op, f"input {index}", tensor, port, device)
+        check_tensor(op, f"input {index}", tensor, port, options.device)
     leads = {tuple(t.shape[: p.lead]) for t, p in zip(inputs, ports)}
     if len(leads) > 1:
         raise ShapeError(
             op, f"batches {sorted(leads)}", "one batch shared by all inputs", "Match their first dimensions."
         )
     rows = torch.Size(leads.pop()).numel()
-    if max_rows and rows > max_rows:
-        raise ShapeError(op, f"{rows} rows", f"at most max_batch={max_rows}", "Split the batch, or compile for more.")
+    options.check_rows(op, rows)
     return tuple(dense(t) for t in inputs)
 
 

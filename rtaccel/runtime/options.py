@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.core.errors import ShapeError, UnsupportedProblem
 
 if TYPE_CHECKING:
     from rtaccel.kernels.chain.cpu import States
@@ -24,6 +24,17 @@ class Options:
     title: str = ""
     threads: int = 1
     states: States | None = None
+
+    def check_rows(self, op: str, rows: int) -> None:
+        """Raises ShapeError for a batch that a call may not have."""
+        if self.max_batch and rows > self.max_batch:
+            limit = f"at most max_batch={self.max_batch}"
+            raise ShapeError(op, f"{rows} rows", limit, "Split the batch, or compile for more.")
+        if self.states is not None and rows != self.states.samples:
+            raise ShapeError(
+                op, f"{rows} streams", f"{self.states.samples}, those of the example",
+                "Give every stream its moment, or make a stream for another number of them.",
+            )  # fmt: skip
 
 
 def check_threads(threads: int, device: str, backend: str | None) -> None:
