@@ -1,0 +1,191 @@
+"""Networks rebuilt in plain torch around trained weights that were published, and the recordings that go with them."""
+
+from __future__ import annotations
+
+import importlib.util
+import wave
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rtaccel.core.settings import test_data
+
+State = tuple[Tensor, Tensor]
+
+
+def folder(name: str, file: str) -> Path | None:
+    """A folder of the test data that holds `file`; None where it is not there."""
+    found = test_data() / name
+    return found if (found / file).exists() else None
+
+
+def arrays(path: Path) -> dict[str, Tensor]:
+    with np.load(path, allow_pickle=False) as stored:
+        return {key: torch.from_numpy(stored[key]) for key in stored.files}
+
+
+def recording(path: Path) -> Tensor:
+    """A mono wave file of 16 bits as float32 in -1 .. 1."""
+    with wave.open(str(path)) as file:
+        samples = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2")
+    return torch.from_numpy(samples.astype(np.float32) / 32768)
+
+
+# -- a walking robot --------------------------------------------------------------------------------------------------
+
+
+class WalkingPolicy(nn.Module):
+    """Unitree's policy for the G1: observations [time, batch, 47] to joint targets [time, batch, 12]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = nn.LSTM(47, 64)
+        self.actor = nn.Sequential(nn.Linear(64, 32), nn.ELU(), nn.Linear(32, 12))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        hidden, _ = self.memory(observations)
+        return self.actor(hidden)
+
+
+class WalkingStep(nn.Module):
+    """One step of it, [1, batch, 47], with the states in and out."""
+
+    def __init__(self, policy: WalkingPolicy) -> None:
+        super().__init__()
+        self.memory, self.actor = policy.memory, policy.actor
+
+    def forward(self, observation: Tensor, state: State) -> tuple[Tensor, State]:
+        hidden, state = self.memory(observation, state)
+        return self.actor(hidden), state
+
+
+def walking_policy(data: Path) -> WalkingPolicy:
+    policy = WalkingPolicy()
+    policy.load_state_dict(arrays(data / "policy.npz"))
+    return policy.eval()
+
+
+# -- a wake word -------------------------------------------------------------------------------------------------------
+
+
+class WakeWord(nn.Module):
+    """MLPerf Tiny's streaming wake word: depthwise and pointwise convolutions over time, without padding.
+
+    [batch, 40 features, time] to the probabilities [batch, 3] of the newest moment, which 30 moments decide.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = 40
+        for taps, filters in ((3, 128), (5, 128), (10, 128), (15, 32)):
+            layers.append(nn.Conv1d(width, width, taps, groups=width, bias=False))
+            layers += [nn.Conv1d(width, filters, 1, bias=False), nn.BatchNorm1d(filters, eps=1e-3), nn.ReLU()]
+            width = filters
+        self.body, self.head = nn.Sequential(*layers), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x)[:, :, -1]).softmax(-1)
+
+
+def wake_word(data: Path) -> WakeWord:
+    """With the trained weights (Keras layout: taps first, inputs x outputs)."""
+    model, stored = WakeWord(), arrays(data / "sww_weights.npz")
+    given: dict[str, Tensor] = {}
+    for block in range(4):
+        number, first = f"_{block}" if block else "", 4 * block
+        given[f"body.{first}.weight"] = stored[f"depthwise_conv2d{number}/depthwise_kernel"][:, 0].permute(1, 2, 0)
+        given[f"body.{first + 1}.weight"] = stored[f"conv2d{number}/kernel"][0].permute(2, 1, 0)
+        for name, keras in (("weight", "gamma"), ("bias", "beta"), ("running_mean", "moving_mean"),
+                            ("running_var", "moving_variance")):  # fmt: skip
+            given[f"body.{first + 2}.{name}"] = stored[f"batch_normalization{number}/{keras}"]
+        given[f"body.{first + 2}.num_batches_tracked"] = torch.tensor(0)
+    given |= {"head.weight": stored["dense/kernel"].T, "head.bias": stored["dense/bias"]}
+    model.load_state_dict(given)
+    return model.eval()
+
+
+def wake_word_samples(data: Path) -> tuple[Tensor, Tensor]:
+    """The labelled inputs [45, 40, 30] and their classes [45]."""
+    stored = arrays(data / "calibration_samples.npz")
+    return stored["specs"][:, :, 0].transpose(1, 2).contiguous(), stored["labels"]
+
+
+# -- voice activity ----------------------------------------------------------------------------------------------------
+
+CHUNK, CONTEXT, BINS = 512, 64, 129
+"""Samples of a chunk of 32 ms at 16 kHz, of what is kept of the chunk before it, and frequencies of the spectrum."""
+
+
+class Spectrum(nn.Module):
+    """A chunk with its context [batch, 576] to 4 frames of real and imaginary parts [batch, 4, 258]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 2 * BINS, 256, stride=128, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 64), mode="reflect").unsqueeze(1)).transpose(1, 2)
+
+
+class Decision(nn.Module):
+    """Magnitudes [batch, 4, 129] and the state to the probability of speech [batch, 1] and the state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv1d(BINS, 128, 3, padding=1), nn.Conv1d(128, 64, 3, 2, 1)
+        self.conv3, self.conv4 = nn.Conv1d(64, 64, 3, 2, 1), nn.Conv1d(64, 128, 3, padding=1)
+        self.cell, self.head = nn.LSTMCell(128, 128), nn.Linear(128, 1)
+
+    def forward(self, magnitude: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = magnitude.transpose(1, 2)
+        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
+            x = F.relu(conv(x))
+        h, c = self.cell(x.squeeze(-1), (h, c))
+        return self.head(F.relu(h)).sigmoid(), h, c
+
+
+class Vad(nn.Module):
+    """The 16 kHz network of silero-vad: (x [batch, 576], h, c [batch, 128]) to (probability [batch, 1], h, c)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spectrum, self.decision = Spectrum(), Decision()
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        z = self.spectrum(x)
+        return self.decision(torch.hypot(z[..., :BINS], z[..., BINS:]), h, c)
+
+
+def vad_package() -> Path | None:
+    """The data of the silero-vad package. It is not imported: that would set the number of torch's threads."""
+    found = importlib.util.find_spec("silero_vad")
+    return None if found is None or found.origin is None else Path(found.origin).parent / "data"
+
+
+def packaged_vad(package: Path) -> nn.Module:
+    """The network as it comes: (x [batch, 576], state [2, batch, 128]) to (probability [batch, 1], state)."""
+    return torch.jit.load(str(package / "silero_vad.jit"))._model.eval()
+
+
+def vad(package: Path) -> Vad:
+    """With the weights of the packaged TorchScript file. The package's .safetensors file holds another training run."""
+    stored = packaged_vad(package).state_dict()
+    given = {"spectrum.conv.weight": stored["stft.forward_basis_buffer"]}
+    for part in ("weight", "bias"):
+        for index in range(4):
+            given[f"decision.conv{index + 1}.{part}"] = stored[f"encoder.{index}.reparam_conv.{part}"]
+        given[f"decision.head.{part}"] = stored[f"decoder.decoder.2.{part}"].reshape((1, 128)[: 2 - (part == "bias")])
+        for side in ("ih", "hh"):
+            given[f"decision.cell.{part}_{side}"] = stored[f"decoder.rnn.{part}_{side}"]
+    model = Vad()
+    model.load_state_dict(given)
+    return model.eval()
+
+
+def vad_chunks(audio: Tensor) -> Tensor:
+    """Every whole chunk with its context before it, zeros before the first: [chunks, 576]."""
+    return F.pad(audio, (CONTEXT, 0)).unfold(0, CONTEXT + CHUNK, CHUNK)
