@@ -105,7 +105,7 @@ def test_chart(tmp_path: Path) -> None:
     from bench.peers.chart import draw
 
     draw({"jet": [row("peer", 4, 1e-6), row("ours", 2, 1e-6, True)]}, tmp_path / "chart.svg")
-    assert "2.00x against peer" in (tmp_path / "chart.svg").read_text()
+    assert "2.00x: 4 us peer, 2 us here" in (tmp_path / "chart.svg").read_text()
 
 
 MACS = {

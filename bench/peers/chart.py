@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.peers.report import Found
-from bench.peers.results import CLASSES, duels
+from bench.peers.report import Found, us
+from bench.peers.results import CLASSES, distinct, duels
 
 COLOURS = {"exact": "#4C8DD9", "int8": "#E08A2E", "int4": "#3FA66B"}
 """Readable on white and on a dark page alike; so is the grey of the text."""
@@ -15,7 +15,10 @@ SHORTEST = 0.25
 
 
 def draw(found: Found, path: Path) -> None:
-    """A horizontal bar per network and class on a logarithmic axis; 1x is the best peer. Transparent, SVG by its name."""
+    """A horizontal bar per network and class on a logarithmic axis; 1x is the best peer. Transparent, SVG by its name.
+
+    A class in which the same two win as in the one above has no bar of its own.
+    """
     import matplotlib
 
     matplotlib.use("svg" if path.suffix == ".svg" else "agg")
@@ -25,23 +28,22 @@ def draw(found: Found, path: Path) -> None:
         {"svg.fonttype": "none", "svg.hashsalt": "rtaccel", "font.family": "sans-serif", "font.size": 10}
     )
     names = list(found)
-    fig, ax = plt.subplots(figsize=(8.5, 1.2 + 0.52 * len(names)))
+    fig, ax = plt.subplots(figsize=(9, 1.2 + 0.52 * len(names)))
     height = 0.26
     for index, name in enumerate(names):
-        for slot, duel in enumerate(duels(found[name])):
-            if duel.ratio is None:
-                continue
-            y = index + (slot - 1) * height
+        shown = [duel for duel in distinct(duels(found[name])) if duel.ratio is not None]
+        for slot, duel in enumerate(shown):
+            assert duel.ratio is not None and duel.peer is not None and duel.ours is not None
+            y = index + (slot - (len(shown) - 1) / 2) * height
             ax.barh(y, duel.ratio - 1, height * 0.9, left=1, color=COLOURS[duel.limit])
-            assert duel.peer is not None
             ax.annotate(
-                f"{duel.ratio:.2f}x against {duel.peer.title}", (max(duel.ratio, 1), y), (4, 0), textcoords="offset points",
-                va="center", fontsize=7, color=GREY,
+                f"{duel.ratio:.2f}x: {us(duel.peer.best_us)} us {duel.peer.title}, {us(duel.ours.best_us)} us here",
+                (max(duel.ratio, 1), y), (4, 0), textcoords="offset points", va="center", fontsize=7.5, color=GREY,
             )  # fmt: skip
     ratios = [d.ratio for rows in found.values() for d in duels(rows) if d.ratio]
     ax.set_xscale("log")
     low, high = max(min([*ratios, 0.9]), SHORTEST), max([*ratios, 2.0])
-    ax.set_xlim(low * 0.9, high * 3)
+    ax.set_xlim(low * 0.9, high * 4)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ticks = [t for t in (0.05, 0.1, 0.2, 0.5, 1, 2, 3, 5, 10) if ax.get_xlim()[0] <= t <= high * 1.2]
     ax.set_xticks(ticks, [f"{t:g}x" for t in ticks], minor=False)

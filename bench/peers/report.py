@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.peers.results import CLASSES, Duel, Row, duels
+from bench.peers.results import CLASSES, Duel, Row, distinct, duels
 
 BEGIN, END = "<!-- peers: written by `python -m bench.peers --update-docs` -->", "<!-- peers: end -->"
 
@@ -25,28 +25,24 @@ def heading(limit: str) -> str:
 
 def summary(found: Found) -> str:
     """A table for each class: the fastest peer, the fastest of ours in its three forms, and how many times as fast it is."""
-    return "\n\n".join(_class(found, index, limit) for index, limit in enumerate(CLASSES))
+    return "\n\n".join(_class(found, limit) for limit in CLASSES)
 
 
-def _class(found: Found, index: int, limit: str) -> str:
+def _class(found: Found, limit: str) -> str:
     lines = [
         f"| {heading(limit)} | fastest peer | us | rtaccel | error | bind | run | call | ratio |",
         "|---|---|--:|---|--:|--:|--:|--:|--:|",
     ]
     same = []
     for model, rows in found.items():
-        every = duels(rows)
-        if index and _pair(every[index]) == _pair(every[index - 1]):
+        duel = next((d for d in distinct(duels(rows)) if d.limit == limit), None)
+        if duel is None:
             same.append(model)
         else:
-            lines.append(_line(model, every[index]))
+            lines.append(_line(model, duel))
     if same:
         lines += ["", f"The same two as in the class above: {', '.join(same)}."]
     return "\n".join(lines)
-
-
-def _pair(duel: Duel) -> tuple[str | None, str | None]:
-    return (duel.peer.peer if duel.peer else None, duel.ours.peer if duel.ours else None)
 
 
 def _line(model: str, duel: Duel) -> str:

@@ -92,6 +92,12 @@ def percentile(samples: np.ndarray, share: float) -> float | None:
     return float(np.quantile(samples, share, method="higher"))
 
 
+def distinct(every: Sequence[Duel]) -> list[Duel]:
+    """Without the classes in which the same two win as in the one before."""
+    pairs = [tuple(row.peer if row else None for row in (duel.peer, duel.ours)) for duel in every]
+    return [duel for i, duel in enumerate(every) if i == 0 or pairs[i] != pairs[i - 1]]
+
+
 def best_of(rows: Sequence[Row], limit: str, ours: bool, time: str = "best_us") -> Row | None:
     found = [row for row in rows if row.ours == ours and row.within(CLASSES[limit], time)]
     return min(found, key=lambda row: float(getattr(row, time)), default=None)
