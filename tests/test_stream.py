@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from safetensors.torch import load, save
@@ -176,6 +178,41 @@ def test_what_cannot_be_streamed_says_why() -> None:
     pooled = nn.Sequential(nn.Conv1d(5, 8, 1), nn.AdaptiveAvgPool1d(1))
     with pytest.raises(rt.UnsupportedProblem, match="all moments"):
         rt.stream(pooled.eval(), torch.randn(1, 5))
+
+
+class Weighed(nn.Module):
+    """Time first, with a factor for each feature."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = nn.LSTM(5, 6)
+        self.register_buffer("factor", torch.rand(5) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.memory(x * self.factor)[0]
+
+
+def test_forms_that_do_not_fit_are_tried_in_silence() -> None:
+    records: list[logging.LogRecord] = []
+    handler, log = logging.Handler(), logging.getLogger("torch._subclasses.fake_tensor")
+    handler.emit = records.append  # type: ignore[method-assign]
+    log.addHandler(handler)
+    try:
+        rt.stream(Weighed().eval(), torch.randn(1, 5))
+    finally:
+        log.removeHandler(handler)
+    assert records == []
+
+
+def test_one_calibration_window_of_time_first() -> None:
+    """Its batch of one is no length: the range that it shows is that of the states after all its moments."""
+    torch.manual_seed(10)
+    model, x = nn.LSTM(6, 9).eval(), torch.randn(40, 1, 6)
+    scheme = rt.W8A8(observer="absmax")
+    one = rt.stream(model, x[0], scheme, calibration=[x])
+    both = rt.stream(model, x[0], scheme, calibration=[x.expand(40, 2, 6).contiguous()])
+    for t in range(40):
+        assert torch.equal(one.step(x[t]), both.step(x[t]))
 
 
 @pytest.mark.parametrize("streams", [2, 4, 0])

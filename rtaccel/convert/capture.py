@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,13 +33,25 @@ class Captured:
     any_batch: bool
 
 
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Without what torch logs of a call that does not fit: it raises as well, and another form may fit."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 def _export(model: nn.Module, args: tuple[Any, ...], any_batch: bool) -> torch.export.ExportedProgram:
     shapes = None
     if any_batch:
         shapes = pytree.tree_map(
             lambda leaf: {0: torch.export.Dim.AUTO} if isinstance(leaf, Tensor) and leaf.dim() else None, args
         )
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), _unlogged(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # torch's own, about its own tree specs
         warnings.filterwarnings("ignore", message="The tensor attribute")  # and about its own nn.LSTM
         return torch.export.export(model, args, dynamic_shapes=shapes, strict=False).run_decompositions({})

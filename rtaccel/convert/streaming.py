@@ -57,10 +57,8 @@ def stream_drafts(model: nn.Module, features: int, dtype: torch.dtype, calibrate
     reasons: list[str] = []
     for length in LENGTHS:
         reasons = []
-        forms = FORMS if dtype != torch.int64 else FORMS[:1]
-        if (
-            calibrated is not None
-        ):  # of one moment, layers over samples and layers over time look alike: it is tried last
+        forms: Sequence[tuple[str, ...]] = FORMS if dtype != torch.int64 else FORMS[:1]
+        if calibrated is not None:  # in a window of one moment, samples and moments look alike: that is tried last
             forms = tuple(sorted(forms, key=lambda form: calibrated[form.index("time")] == 1))
         for form in forms:
             moments = length if calibrated is None else calibrated[form.index("time")]
