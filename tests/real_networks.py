@@ -29,10 +29,10 @@ def arrays(path: Path) -> dict[str, Tensor]:
 
 
 def recording(path: Path) -> Tensor:
-    """A mono wave file of 16 bits as float32 in -1 .. 1."""
+    """The first channel of a wave file of 16 bits as float32 in -1 .. 1."""
     with wave.open(str(path)) as file:
-        samples = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2")
-    return torch.from_numpy(samples.astype(np.float32) / 32768)
+        samples = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2").reshape(-1, file.getnchannels())
+    return torch.from_numpy(samples[:, 0].astype(np.float32) / 32768)
 
 
 # -- a walking robot --------------------------------------------------------------------------------------------------
