@@ -64,9 +64,9 @@ void rta_plan_destroy(rta_plan* plan);
 int rta_plan_value(rta_plan* plan, rta_dtype dtype, int64_t steps, int64_t width, rta_role role);
 int rta_plan_stage(rta_plan* plan, const char* op, const char* kernel, const int* inputs, int input_count,
                    const int* outputs, int output_count, const rta_attr* attrs, int attr_count);
-/* Lets a plan use `threads` threads, the calling one included: 1 to 32, and at most as many as there are cores that this
- * thread may run on. Before rta_plan_finish, which makes the others where they can pay. Results are the same bits for
- * any number. A forked child runs such a plan on one thread until rta_plan_prefault makes new ones there. */
+/* Lets a plan use `threads` threads, the calling one included: 1 to 32, and at most as many as there are cores that
+ * this thread may run on. Before rta_plan_finish, which makes the others where they can pay. Results are the same bits
+ * for any number. A forked child runs such a plan on one thread until rta_plan_prefault makes new ones there. */
 int rta_plan_threads(rta_plan* plan, int threads);
 /* state_samples: for how many samples states are held, 0 for a plan without states. memory: for how many calls a sample
  * that int8 cannot hold (NaN, infinity) lives on in its states, -1 for ever; its float outputs are NaN that long. */

@@ -257,6 +257,7 @@ OPERATOR = register_operator(
         tolerance=tolerance,
         cost=cost,
         lower=lower,
+        writes_int8=True,
         by_row=False,
     )
 )  # fmt: skip

@@ -191,5 +191,6 @@ OPERATOR = register_operator(
         tolerance=tolerance,
         cost=cost,
         lower=lower,
+        int8_beside=True,
     )
 )  # fmt: skip

@@ -1,7 +1,13 @@
-"""Pointwise: y = act(x * scale + shift + other), on matrices [M, C], computed in float32.
+"""Pointwise: y = act(join(x * scale + shift, other)), on matrices [M, C], computed in float32.
 
 scale and shift [C] are optional and go together (a BatchNorm that found no linear layer to fold into);
-`other` [M, C] is an optional second input (a residual). Product, sum and residual each round once.
+`other` [M, C] is an optional second input, and attrs["join"] says what it does:
+
+add      t + other                           a residual; the default
+mul      t * other                           a gate
+hypot    sqrt(t * t + other * other)         a magnitude; squares beyond float32 overflow, as they do in torch.sqrt
+
+Each product, sum and root rounds once.
 
 x and other may be int8 with a Quant each: they count as float32(q - zero_point) * scale, one rounding. y may be int8
 with a Quant: clamp(rint(act(t) * y_inv_scale) + y_zero_point, -128, 127). A residual or an activation between int8
@@ -16,14 +22,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Quant, Stage, Value
 from rtaccel.formats.int8 import dequantise, inverse_scale, to_int8
 from rtaccel.kernels._shared import activations
 
+JOINS = {
+    "add": lambda t, other: t + other,
+    "mul": lambda t, other: t * other,
+    "hypot": lambda t, other: (
+        (t * t + other * other).double().sqrt().float()
+    ),  # torch.sqrt of float32 may be a unit off
+}
+
 
 def lower(stage: Stage) -> Mapping[str, Any]:
+    join = stage.attrs.get("join", "add")
+    if join not in JOINS:
+        raise FormatError("pointwise", f"join {join!r}", f"one of {', '.join(JOINS)}", "Name one of these.")
     low: dict[str, Any] = {
+        "join": join,
         "activation": stage.attrs.get("activation", "none"),
         "activation_parameter": float(stage.attrs.get("activation_parameter", 0.0)),
     }
@@ -46,7 +65,7 @@ def before_activation(stage: Stage, x: Tensor, other: Tensor | None) -> Tensor:
     x = real(stage.inputs[0], x)
     if "scale" in stage.tensors:
         x = x * stage.tensors["scale"] + stage.tensors["shift"]
-    return x if other is None else x + real(stage.inputs[1], other)
+    return x if other is None else JOINS[stage.attrs.get("join", "add")](x, real(stage.inputs[1], other))
 
 
 def finish(low: Mapping[str, Any], a: Tensor) -> Tensor:
@@ -93,6 +112,18 @@ def cases() -> Iterator[Case]:
             label = f"{act}{'-affine' if affine else ''}{'-residual' if residual else ''}"
             yield Case(f"M{rows}-C{c}-{label}", stage, make)
     yield from _int8_cases(parameters)
+    for index, join in enumerate(("mul", "hypot") * 4):
+        dtype = ("float32", "int8")[index // 4]
+        plain = make_stage((1, 17, 64, 131)[index % 4], ("none", "silu")[index // 2 % 2], 0.0, index % 3 == 0, True)
+        c = plain.inputs[0].width
+        out = Value("y", c, dtype, Quant(0.043, -9) if dtype == "int8" else None)
+        stage = Stage("pointwise", "case", plain.inputs, (out,), plain.tensors, {**plain.attrs, "join": join})
+
+        def joined(seed: int, c: int = c) -> tuple[Tensor, Tensor]:
+            g = torch.Generator().manual_seed(seed)
+            return torch.randn(3, c, generator=g) * 2, torch.randn(3, c, generator=g) * 2
+
+        yield Case(f"M3-C{c}-{join}-{dtype}-{stage.attrs['activation']}", stage, joined)
 
 
 def _int8_cases(parameters: Mapping[str, float]) -> Iterator[Case]:

@@ -1,4 +1,4 @@
-// Pointwise on the CPU: y = act(x * scale + shift + other). The contract is in contract.py.
+// Pointwise on the CPU: y = act(join(x * scale + shift, other)). The contract is in contract.py.
 #pragma once
 
 #include "activation.h"
@@ -25,6 +25,9 @@ class PointwiseStage final : public Stage {
         activation_(parse_activation(spec.attrs.text("activation"))),
         parameter_(static_cast<float>(spec.attrs.real("activation_parameter"))),
         int8_out_(spec.output(0).dtype == RTA_INT8) {
+    join_ = spec.attrs.text_is("join", "mul")     ? Join::kMul
+            : spec.attrs.text_is("join", "hypot") ? Join::kHypot
+                                                  : Join::kAdd;
     scale_ = shift_ = nullptr;
     if (int8_out_) {
       y_inv_scale_ = static_cast<float>(spec.attrs.real("y_inv_scale"));
@@ -52,7 +55,7 @@ class PointwiseStage final : public Stage {
         if (other) {
           const F more = load(other_, other, i, n);
           if (marks) spoiled = S::mul_add(more, S::set(0.0f), spoiled);
-          t = S::add(t, more);
+          t = joined(t, more);
         }
         t = activate<S>(activation_, parameter_, t);
         if (int8_out_)
@@ -66,6 +69,15 @@ class PointwiseStage final : public Stage {
 
  private:
   using F = typename S::F;
+  enum class Join { kAdd, kMul, kHypot };
+
+  F joined(F t, F other) const {
+    switch (join_) {
+      case Join::kMul: return S::mul(t, other);
+      case Join::kHypot: return S::sqrt(S::add(S::mul(t, t), S::mul(other, other)));
+      default: return S::add(t, other);
+    }
+  }
 
   static PointwiseSide side(const StageSpec& spec, int i, const char* scale, const char* zero) {
     const Port port = spec.in(i);
@@ -95,6 +107,7 @@ class PointwiseStage final : public Stage {
   PointwiseSide x_, other_;
   Port y_;
   int width_;
+  Join join_;
   Activation activation_;
   float parameter_;
   bool int8_out_;

@@ -141,6 +141,8 @@ class Emitter:
         quant = self._asked(draft.writes[0], writes) if int8 else None
         if quant is not None:
             outputs[0] = replace(outputs[0], name=self._int8_name(draft.writes[0], quant), dtype="int8", quant=quant)
+        if operator(draft.op).int8_beside:
+            outputs, attrs["gives"] = self._beside(draft.writes, outputs, writes)
         stages.append(Stage(draft.op, draft.name, tuple(inputs), tuple(outputs), tensors, attrs))
 
     def _ring(self, draft: Draft, layer: Layer) -> Value:
@@ -164,6 +166,31 @@ class Emitter:
             return None
         return layer.quant
 
+    def _beside(self, names: list[str], outputs: list[Value], writes: set[str]) -> tuple[list[Value], str]:
+        """The outputs of an operator that gives a value as float32, as int8 in the form that most readers want, or both."""
+        name, given = names[0], outputs[0]
+        wanted: list[tuple[Value, ...]] = []
+        floats = name in writes
+        for user in self.users.get(name, []):
+            layer = self.layers.get(user.writes[0])
+            if layer is None or not layer.int8 or user.reads[0] != name or name in user.reads[1:]:
+                floats = True
+            elif layer.quant is not None or user.op == "linear":
+                wanted.append(self._forms(name, layer))
+            else:
+                floats = True
+        best = max(wanted, key=wanted.count, default=())
+        floats = floats or any(form != best for form in wanted)
+        roles = ["y"] * floats + ["q", "row_scale"][: len(best)] + ["sum"] * (len(names) - 1)
+        return [given] * floats + list(best) + outputs[1:], ",".join(roles)
+
+    def _forms(self, name: str, layer: Layer) -> tuple[Value, ...]:
+        """A float32 value as an int8 layer reads it: with its static scale, or with a scale for each row."""
+        source = self.value(name)
+        if layer.quant is None:
+            return replace(source, name=f"{name}:rows", dtype="int8"), Value(f"{name}:row_scale", 1, steps=source.steps)
+        return (replace(source, name=self._int8_name(name, layer.quant), dtype="int8", quant=layer.quant),)
+
     def _int8_name(self, name: str, quant: Quant) -> str:
         """Layers that read the same value with the same scale share its int8 form."""
         known = self.forms.setdefault(name, [])
@@ -174,15 +201,9 @@ class Emitter:
 
     def _int8(self, name: str, layer: Layer, where: str, stages: list[Stage]) -> tuple[Value, ...]:
         """The int8 form of a float value: already there, or through a quantize stage that is added now."""
-        source = self.value(name)
-        if layer.quant is None:
-            rows = replace(source, name=f"{name}:rows", dtype="int8")
-            wanted: tuple[Value, ...] = (rows, Value(f"{name}:row_scale", 1, steps=source.steps))
-        else:
-            form = self._int8_name(name, layer.quant)
-            wanted = (replace(source, name=form, dtype="int8", quant=layer.quant),)
+        wanted = self._forms(name, layer)
         if not any(v.name == wanted[0].name for stage in stages for v in stage.outputs):
-            stages.append(Stage("quantize", f"{where} (input)", (source,), wanted))
+            stages.append(Stage("quantize", f"{where} (input)", (self.value(name),), wanted))
         return wanted
 
 

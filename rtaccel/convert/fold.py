@@ -52,6 +52,7 @@ def _merge(source: Draft, draft: Draft, index: int) -> bool:
         # A residual. The sum has one rounding more than the convolution's own, in either order.
         if (
             source.op != "conv"
+            or draft.attrs.get("join", "add") != "add"
             or len(source.reads) != _own(source)
             or "scale" in draft.tensors
             or draft.reads[0] == draft.reads[1]

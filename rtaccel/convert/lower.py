@@ -8,6 +8,7 @@ from typing import Any
 from rtaccel.convert.calibrate import calibrate
 from rtaccel.convert.capture import Captured
 from rtaccel.convert.emit import Emitter
+from rtaccel.convert.fuse_norm import fuse_norms
 from rtaccel.convert.graph import DraftGraph
 from rtaccel.convert.hidden import HiddenObserver
 from rtaccel.convert.layers import SCHEMES, Layer, decide_draft
@@ -19,6 +20,7 @@ def lower(
     captured: Captured, graph: DraftGraph, scheme: SchemeMap, calibration: Any, states: frozenset[str] | None = None
 ) -> Program:
     """The whole way from drafts to a program. Raises typed errors; nothing is half done."""
+    graph = fuse_norms(graph)
     layers: dict[str, Layer] = {}
     notes: list[str] = []
     wanted: dict[str, Any] = {}

@@ -128,16 +128,22 @@ def _add(call: Call) -> Draft | str:
     constant = call.constant(right)
     if isinstance(right, (int, float)) or constant is not None:
         return _affine(call, left, 1.0, constant if constant is not None else float(right))
+    return _joined(call, left, right, "add")
+
+
+def _joined(call: Call, left: fx.Node, right: fx.Node, join: str) -> Draft | str:
+    """Two computed tensors, element by element."""
     a, b = call.build.whole(call.view(left)), call.view(right)
     if a.shape != b.shape:
-        return "adds tensors of different shapes"
+        return f"{join} of tensors of different shapes"
     slot = call.build.slots[a.base]
     same = layout.same_layout(a, b) and layout.covers(b, call.build.slots[b.base].elements)
     if not same or not call.build.pin(b.base, slot.width):
         if [call_dim_batch(a, i) for i in range(len(a.dims))] != [call_dim_batch(b, i) for i in range(len(b.dims))]:
-            return "layout: adds tensors whose samples are different dimensions"
+            return f"layout: {join} of tensors whose samples are different dimensions"
         b = call.build.packed(b, order=a, width=slot.width)
-    return call.draft("pointwise", [a.base, b.base], a, slot.elements, slot.width)
+    attrs = {"join": join} if join != "add" else {}
+    return call.draft("pointwise", [a.base, b.base], a, slot.elements, slot.width, attrs=attrs)
 
 
 def call_dim_batch(view: layout.View, dim: int) -> bool:
@@ -160,11 +166,46 @@ def _mul(call: Call) -> Draft | str:
         left, right = right, left
     constant = call.constant(right)
     if not isinstance(right, (int, float)) and constant is None:
-        return "multiplies two computed tensors"
+        return "divides by a computed tensor" if divides else _joined(call, left, right, "mul")
     factor = constant if constant is not None else torch.tensor(float(right), device="cpu")
     if divides:
         factor = torch.ones_like(factor) / factor
     return _affine(call, left, factor, 0.0)
+
+
+@rule(aten.hypot.default)
+def _hypot(call: Call) -> Draft | str:
+    return _joined(call, call["self"], call["other"], "hypot")
+
+
+@rule(aten.pow.Tensor_Scalar)
+def _pow(call: Call) -> Draft | str:
+    if call["exponent"] != 2:
+        return "is a power other than 2"
+    return _joined(call, call["self"], call["self"], "mul")
+
+
+@rule(aten.sqrt.default)
+def _sqrt(call: Call) -> Draft | str:
+    """The root of a sum of two squares. The squares themselves go away, as nothing else reads them."""
+    total = call["self"]
+    sides = (
+        [_squared(side) for side in total.args[:2]] if total.target == aten.add.Tensor and len(total.args) == 2 else []
+    )
+    if len(sides) != 2 or sides[0] is None or sides[1] is None:
+        return "is a root of something else than a sum of two squares"
+    return _joined(call, sides[0], sides[1], "hypot")
+
+
+def _squared(node: Any) -> fx.Node | None:
+    """x, where the node is x * x or x ** 2."""
+    if not isinstance(node, fx.Node) or len(node.args) < 2:
+        return None
+    x, factor = node.args[:2]
+    squares = (node.target == aten.pow.Tensor_Scalar and factor == 2) or (
+        node.target == aten.mul.Tensor and factor is x
+    )
+    return x if squares and isinstance(x, fx.Node) else None
 
 
 @rule(aten.cat.default)

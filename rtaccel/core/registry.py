@@ -64,6 +64,8 @@ class Operator:
         steps of a sample (a convolution, attention, a recurrent layer) says False.
     packed_bytes: (stage) -> more than any kernel packs its weights into; None where the general bound, by the shape of
         each tensor, is enough.
+    int8_beside: its kernels give the first output as float32, as int8 or as both; attrs["gives"] names them ("y", "q",
+        "row_scale", and "sum" for a second output).
     writes_int8: its kernels can write their first output as int8 with a static scale, whatever their weights are.
     """
 
@@ -77,6 +79,7 @@ class Operator:
     by_row: bool = True
     packed_bytes: Callable[[Stage], int] | None = None
     writes_int8: bool = False
+    int8_beside: bool = False
 
 
 @dataclass(frozen=True)
