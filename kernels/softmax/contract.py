@@ -71,5 +71,6 @@ OPERATOR = register_operator(
         tolerance=tolerance,
         cost=cost,
         lower=lower,
+        writes_int8=True,
     )
 )

@@ -79,6 +79,7 @@ void check_quantize(const char* kernel, Report& report) {
 }
 
 void check_pointwise(const char* kernel, Report& report) {
+  const char* const joins[] = {"add", "mul", "hypot"};
   const char* const acts[] = {"none", "relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid"};
   Guarded in(kFloats), other(kFloats), scale(kFloats), shift(kFloats), y(kFloats);
   Random random(13);
@@ -92,6 +93,7 @@ void check_pointwise(const char* kernel, Report& report) {
       const float parameter = 0.3f;
       Attributes attrs;
       attrs.set("activation", acts[a]).set("activation_parameter", double{parameter});
+      attrs.set("join", joins[width % 3]);
       if (affine) {
         attrs.set("scale", scale.put(s.data(), w), RTA_FLOAT32, width);
         attrs.set("shift", shift.put(b.data(), w), RTA_FLOAT32, width);
@@ -109,11 +111,14 @@ void check_pointwise(const char* kernel, Report& report) {
       for (size_t i = 0; i < x.size(); ++i) {
         float t = x[i];
         if (affine) t = t * s[i % w] + b[i % w];
-        if (residual) t = t + r[i];
+        if (residual && width % 3 == 0) t = t + r[i];
+        if (residual && width % 3 == 1) t = t * r[i];
+        if (residual && width % 3 == 2) t = std::sqrt(t * t + r[i] * r[i]);
         const double bound = a < 2 ? 0 : 8 * FLT_EPSILON * std::fmax(std::fabs(t), 1.0);
         held &= std::fabs(out[i] - activation(acts[a], parameter, t)) <= bound;
       }
-      report.expect(held, "%s, width %d%s%s", acts[a], width, affine ? ", affine" : "", residual ? ", residual" : "");
+      report.expect(held, "%s, width %d%s%s%s", acts[a], width, affine ? ", affine" : "", residual ? ", " : "",
+                    residual ? joins[width % 3] : "");
       report.integers.add(out, x.size() * 4);  // one sequence of operations: the bits agree
     }
 }
@@ -124,7 +129,9 @@ void check_softmax(const char* kernel, Report& report) {
   for (int width = 1; width <= kMaxWidth; ++width) {
     const size_t w = static_cast<size_t>(width);
     const std::vector<float> x = numbers(random, kRows * w, 6);
-    OneStage plan("softmax", kernel, {{RTA_FLOAT32, width}}, {{RTA_FLOAT32, width}}, Attributes(), kWeightBytes);
+    Attributes attrs;
+    attrs.set("inv_scale", 0.0).set("zero_point", int64_t{0});
+    OneStage plan("softmax", kernel, {{RTA_FLOAT32, width}}, {{RTA_FLOAT32, width}}, attrs, kWeightBytes);
     float* out = static_cast<float*>(y.place(x.size() * 4));
     plan.run({in.put(x.data(), x.size())}, {out}, kRows);
     bool held = in.intact() && y.intact();
