@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from bench.peers import data, report, rounds, spelled, worker  # noqa: E402
+from bench.peers import data, report, rounds, run, spelled, worker  # noqa: E402
 from bench.peers.base import MODELS, Data, join, split  # noqa: E402
 from bench.peers.models import BY_NAME, Model, flatten  # noqa: E402
 from bench.peers.registry import kit, missing, missing_tools, peers  # noqa: E402
@@ -98,6 +98,23 @@ def test_tables_go_between_the_markers(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no"):
         report.put_between(page, "x")
     assert page.read_text() == "no markers"
+
+
+def test_a_record_names_the_command_without_this_machines_files() -> None:
+    asked = [
+        "--cold",
+        "--out",
+        "/tmp/a.json",
+        "--models",
+        "jet",
+        "--python",
+        "a=/b",
+        "--python",
+        "c=/d",
+        "--rounds",
+        "3",
+    ]
+    assert run.command(asked) == "python -m bench.peers --cold --models jet --rounds 3"
 
 
 def test_chart(tmp_path: Path) -> None:

@@ -58,9 +58,19 @@ def everything(
     record = environment()
     record["versions"] |= used
     return {
-        "environment": record, "command": " ".join(["python -m bench.peers", *sys.argv[1:]]),
+        "environment": record, "command": command(sys.argv[1:]),
         "networks": {name: [row.as_json() for row in rows] for name, rows in found.items()},
     }  # fmt: skip
+
+
+def command(arguments: Sequence[str]) -> str:
+    """What to type for the same again, without the files of this machine."""
+    kept = list(arguments)
+    for option in ("--cache", "--lock", "--out", "--python"):
+        while option in kept:
+            at = kept.index(option)
+            del kept[at : at + 2]
+    return " ".join(["python -m bench.peers", *kept])
 
 
 def one(
