@@ -57,6 +57,16 @@ class Program:
     def stages(self) -> tuple[Stage, ...]:
         return tuple(stage for step in self.steps if isinstance(step, GroupStep) for stage in step.group.stages)
 
+    def samples(self, arguments: Sequence[Any]) -> int:
+        """How many samples a call with these flattened arguments has."""
+        given = dict(zip(self.inputs, arguments))
+        for step in self.steps:
+            for name, port in zip(step.reads, step.group.inputs) if isinstance(step, GroupStep) else ():
+                if isinstance(given.get(name), Tensor):
+                    return given[name].shape[: port.lead].numel()
+        first = next((a for a in arguments if isinstance(a, Tensor)), None)
+        return first.shape[0] if self.batched and first is not None and first.dim() else 1
+
     def with_numbers(self, tensors: Sequence[Mapping[str, Tensor]], quants: Mapping[str, Quant]) -> Program:
         """The same program with the weights of each stage and the scales of each int8 value replaced."""
         queue = iter(tensors)

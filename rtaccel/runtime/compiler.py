@@ -68,8 +68,7 @@ def compile(
             copy.deepcopy(model)(*args)  # an example that the model itself refuses fails here, in the model's words
         return UncapturedModel(model, str(error), scheme, calibration)
     program = lower(captured, graph, schemes, calibration)
-    first = next((t for t in pytree.tree_leaves(args) if isinstance(t, Tensor)), None)
-    rows = 1 if first is None or first.dim() < 2 else max(1, first.shape[:-1].numel())
+    rows = max(1, program.samples(pytree.tree_leaves(args)))
     names = tuple(inspect.signature(model.forward).parameters)[: len(args)]
     options = Options(rows, device, backend, max_batch or 0, type(model).__name__, threads)
     return CompiledModel(program, options, names)
