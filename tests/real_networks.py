@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import wave
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rtaccel.core.settings import test_data
@@ -132,80 +130,3 @@ def wake_word_samples(data: Path) -> tuple[Tensor, Tensor]:
     """The labelled inputs [45, 40, 30] and their classes [45]."""
     stored = arrays(data / "calibration_samples.npz")
     return stored["specs"][:, :, 0].transpose(1, 2).contiguous(), stored["labels"]
-
-
-# -- voice activity ----------------------------------------------------------------------------------------------------
-
-CHUNK, CONTEXT, BINS = 512, 64, 129
-"""Samples of a chunk of 32 ms at 16 kHz, of what is kept of the chunk before it, and frequencies of the spectrum."""
-
-
-class Spectrum(nn.Module):
-    """A chunk with its context [batch, 576] to 4 frames of real and imaginary parts [batch, 4, 258]."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(1, 2 * BINS, 256, stride=128, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 64), mode="reflect").unsqueeze(1)).transpose(1, 2)
-
-
-class Decision(nn.Module):
-    """Magnitudes [batch, 4, 129] and the state to the probability of speech [batch, 1] and the state."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.conv2 = nn.Conv1d(BINS, 128, 3, padding=1), nn.Conv1d(128, 64, 3, 2, 1)
-        self.conv3, self.conv4 = nn.Conv1d(64, 64, 3, 2, 1), nn.Conv1d(64, 128, 3, padding=1)
-        self.cell, self.head = nn.LSTMCell(128, 128), nn.Linear(128, 1)
-
-    def forward(self, magnitude: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = magnitude.transpose(1, 2)
-        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            x = F.relu(conv(x))
-        h, c = self.cell(x.squeeze(-1), (h, c))
-        return self.head(F.relu(h)).sigmoid(), h, c
-
-
-class Vad(nn.Module):
-    """The 16 kHz network of silero-vad: (x [batch, 576], h, c [batch, 128]) to (probability [batch, 1], h, c)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.spectrum, self.decision = Spectrum(), Decision()
-
-    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        z = self.spectrum(x)
-        return self.decision(torch.hypot(z[..., :BINS], z[..., BINS:]), h, c)
-
-
-def vad_package() -> Path | None:
-    """The data of the silero-vad package. It is not imported: that would set the number of torch's threads."""
-    found = importlib.util.find_spec("silero_vad")
-    return None if found is None or found.origin is None else Path(found.origin).parent / "data"
-
-
-def packaged_vad(package: Path) -> nn.Module:
-    """The network as it comes: (x [batch, 576], state [2, batch, 128]) to (probability [batch, 1], state)."""
-    return torch.jit.load(str(package / "silero_vad.jit"))._model.eval()
-
-
-def vad(package: Path) -> Vad:
-    """With the weights of the packaged TorchScript file. The package's .safetensors file holds another training run."""
-    stored = packaged_vad(package).state_dict()
-    given = {"spectrum.conv.weight": stored["stft.forward_basis_buffer"]}
-    for part in ("weight", "bias"):
-        for index in range(4):
-            given[f"decision.conv{index + 1}.{part}"] = stored[f"encoder.{index}.reparam_conv.{part}"]
-        given[f"decision.head.{part}"] = stored[f"decoder.decoder.2.{part}"].reshape((1, 128)[: 2 - (part == "bias")])
-        for side in ("ih", "hh"):
-            given[f"decision.cell.{part}_{side}"] = stored[f"decoder.rnn.{part}_{side}"]
-    model = Vad()
-    model.load_state_dict(given)
-    return model.eval()
-
-
-def vad_chunks(audio: Tensor) -> Tensor:
-    """Every whole chunk with its context before it, zeros before the first: [chunks, 576]."""
-    return F.pad(audio, (CONTEXT, 0)).unfold(0, CONTEXT + CHUNK, CHUNK)

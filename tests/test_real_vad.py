@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import rtaccel as rt
-from tests.real_networks import Vad, folder, packaged_vad, recording, vad, vad_chunks, vad_package
-from tests.vad_halves import INT8_CELL, Halves, calibration_of
+from tests.real_networks import folder, recording
+from tests.voice_activity import INT8_CELL, Listener, Vad, calibration_of, packaged_vad, vad, vad_chunks, vad_package
 
 DATA, PACKAGE = folder("vad_wav", "test.wav"), vad_package()
 pytestmark = [
@@ -27,8 +27,6 @@ pytestmark = [
 SEGMENTS = 19
 CALIBRATION_CHUNKS = 600
 """Of 1875: what is judged below is for two thirds speech that calibration has not seen."""
-
-Model = Callable[[Tensor, int], Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -56,38 +54,30 @@ def segments_of() -> Callable[[Any, Tensor], list[dict[str, int]]]:
     return lambda model, audio: found(audio, model, sampling_rate=16000)
 
 
-class Listening:
-    """A network with its state in and out as the package's segmenting calls a model. Keeps the probabilities."""
+class Packaged:
+    """The packaged network with its state and context outside, as the segmenting calls a model."""
 
-    def __init__(self, network: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]) -> None:
-        self.network = network
+    def __init__(self, package: Path) -> None:
+        self.network = packaged_vad(package)
         self.reset_states()
 
     def reset_states(self) -> None:
-        self.h, self.c, self.context = torch.zeros(1, 128), torch.zeros(1, 128), torch.zeros(64)
+        self.state, self.context = torch.zeros(2, 1, 128), torch.zeros(64)
         self.probabilities: list[float] = []
 
     def __call__(self, chunk: Tensor, sampling_rate: int) -> Tensor:
         assert sampling_rate == 16000
         with torch.no_grad():
-            p, self.h, self.c = self.network(torch.cat([self.context, chunk])[None], self.h, self.c)
+            p, self.state = self.network(torch.cat([self.context, chunk])[None], self.state)
         self.context = chunk[-64:]
         self.probabilities.append(float(p))
         return p
 
 
-def stacked(network: nn.Module) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
-    def call(x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        p, state = network(x, torch.stack([h, c]))
-        return p, state[0], state[1]
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def wanted(package: Path, audio: Tensor, segments_of: Any) -> tuple[list[dict[str, int]], Tensor]:
     """Segments and probabilities of the packaged network."""
-    own = Listening(stacked(packaged_vad(package)))
+    own = Packaged(package)
     segments = segments_of(own, audio)
     assert len(segments) == SEGMENTS
     return segments, torch.tensor(own.probabilities)
@@ -102,67 +92,66 @@ def test_rebuilt_network_is_the_packaged_one(model: Vad, package: Path, audio: T
         assert (g - w).abs().max() <= 1e-5
 
 
-def test_rebuilt_network_is_the_packaged_onnx(model: Vad, package: Path, audio: Tensor) -> None:
+def onnx_session(package: Path) -> Any:
     runtime = pytest.importorskip("onnxruntime", reason="needs the package onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = runtime.InferenceSession(
+    return runtime.InferenceSession(
         str(package / "silero_vad_16k_op15.onnx"), options, providers=["CPUExecutionProvider"]
     )
+
+
+def onnx_run(session: Any, x: Tensor, h: Tensor, c: Tensor) -> list[Tensor]:
+    feed = {"input": x.numpy(), "state": torch.stack([h, c]).numpy(), "sr": torch.tensor(16000).numpy()}
+    return [torch.from_numpy(a) for a in session.run(None, feed)]
+
+
+def assert_one_native_call(listener: Listener) -> None:
+    assert listener.compiled._direct is not None
+    lines = listener.compiled.explain_lines(measure=False)
+    assert lines and not [line.name for line in lines if line.kernel == "torch"]
+
+
+def heard(listener: Listener, audio: Tensor) -> Tensor:
+    return torch.tensor([float(listener(x[64:])) for x in vad_chunks(audio)])
+
+
+def test_one_native_call_hears_what_the_packaged_network_hears(
+    model: Vad, audio: Tensor, wanted: Any, segments_of: Any
+) -> None:
+    segments, probabilities = wanted
+    listener = Listener(model)
+    assert_one_native_call(listener)
+    assert (heard(listener, audio) - probabilities).abs().max() <= 1e-5
+    assert segments_of(listener, audio) == segments  # from `reset_states`, which the package's function calls
+
+
+def test_compiled_model_is_the_packaged_onnx(model: Vad, package: Path, audio: Tensor) -> None:
+    session = onnx_session(package)
+    fast = rt.compile(model, (torch.zeros(1, 576), torch.zeros(1, 128), torch.zeros(1, 128)))
     h = c = torch.zeros(1, 128)
     for x in vad_chunks(audio)[:300].split(1):
-        feed = {"input": x.numpy(), "state": torch.stack([h, c]).numpy(), "sr": torch.tensor(16000).numpy()}
-        want, state = (torch.from_numpy(a) for a in session.run(None, feed))
-        with torch.no_grad():
-            p, h, c = model(x, h, c)
+        want, state = onnx_run(session, x, h, c)
+        p, h, c = fast(x, h, c)
         assert (p - want).abs().max() <= 1e-5
         assert (torch.stack([h, c]) - state).abs().max() <= 1e-4
 
 
-def test_compiled_whole(model: Vad, audio: Tensor, wanted: Any, segments_of: Any) -> None:
-    segments, probabilities = wanted
-    fast = rt.compile(model, (vad_chunks(audio)[:1], torch.zeros(1, 128), torch.zeros(1, 128)))
-    left = [line.name for line in fast.explain_lines(measure=False) if line.kernel == "torch"]
-    assert set(left) <= {"hypot.default"}  # the magnitude at most; not padding, convolutions, the cell or the head
-    listening = Listening(fast)
-    assert segments_of(listening, audio) == segments
-    assert (torch.tensor(listening.probabilities) - probabilities).abs().max() <= 1e-5
-
-
-def test_compiled_as_two_native_calls(model: Vad, audio: Tensor, wanted: Any, segments_of: Any) -> None:
-    segments, probabilities = wanted
-    halves = Halves(model)
-    assert halves.first._direct is not None and halves.second._direct is not None
-    heard: list[float] = []
-
-    class Heard:
-        reset_states = halves.reset_states
-
-        def __call__(self, chunk: Tensor, sampling_rate: int) -> Tensor:
-            heard.append(float(halves(chunk, sampling_rate)))
-            return halves.probability
-
-    assert segments_of(Heard(), audio) == segments
-    assert (torch.tensor(heard) - probabilities).abs().max() <= 1e-5
-
-
 def test_int8_cell_hears_the_same_segments(model: Vad, audio: Tensor, wanted: Any, segments_of: Any) -> None:
     segments, _ = wanted
-    calibration = calibration_of(model, vad_chunks(audio)[:CALIBRATION_CHUNKS])
-    halves = Halves(model, INT8_CELL, calibration)
-    assert halves.second._direct is not None
-    assert halves.second.weight_bytes < 0.55 * sum(4 * p.numel() for p in model.decision.parameters())
-    assert segments_of(halves, audio) == segments
+    listener = Listener(model, INT8_CELL, calibration_of(model, vad_chunks(audio)[:CALIBRATION_CHUNKS]))
+    assert_one_native_call(listener)
+    int8 = {line.name for line in listener.compiled.explain_lines(measure=False) if "int8[" in line.what}
+    assert {"conv4", "cell"} <= int8 and not {"conv1", "conv2", "conv3"} & int8
+    assert segments_of(listener, audio) == segments
 
 
 def test_int8_everywhere_is_not_what_is_claimed(model: Vad, audio: Tensor, wanted: Any) -> None:
     """Why the convolutions over the spectrum stay float32: in int8 the probabilities are far off."""
     _, probabilities = wanted
-    chunks = vad_chunks(audio)
+    calibration = calibration_of(model, vad_chunks(audio)[:CALIBRATION_CHUNKS])
 
-    def heard(scheme: Any) -> Tensor:
-        halves = Halves(model, scheme, calibration_of(model, chunks[:CALIBRATION_CHUNKS]))
-        return torch.tensor([float(halves(x[64:])) for x in chunks])
+    def error(scheme: Any) -> float:
+        return float((heard(Listener(model, scheme, calibration), audio) - probabilities).square().mean().sqrt())
 
-    whole, part = (float((heard(s) - probabilities).square().mean().sqrt()) for s in ("w8a8", INT8_CELL))
-    assert part < 0.01 < whole
+    assert error(INT8_CELL) < 0.01 < error("w8a8")
