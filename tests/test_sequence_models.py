@@ -192,3 +192,41 @@ def test_calibration_of_another_shape_than_a_fixed_model() -> None:
 def test_a_window_shorter_than_the_kernel() -> None:
     with pytest.raises((rt.RtaccelError, RuntimeError), match=r"[Kk]ernel"):
         rt.compile(nn.Conv1d(4, 4, 9).eval(), torch.randn(1, 4, 5))
+
+
+@pytest.mark.parametrize("scheme", ["float32", "w8a8"])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU])
+def test_states_of_an_open_batch_are_returned_layers_first(
+    layer: type[nn.LSTM] | type[nn.GRU], layers: int, scheme: str
+) -> None:
+    """They lie samples first in the plan; torch gives [layers * directions, batch, hidden]."""
+    torch.manual_seed(11)
+    model = layer(10, 6, layers, batch_first=True, bidirectional=True).eval()
+    fast = rt.compile(model, torch.randn(1, 9, 10), scheme, calibration=[torch.randn(32, 9, 10)])
+    for batch in (1, 2, 2 * layers, 5):  # as many samples as rows of state, too: the shape alone would not tell
+        x = torch.randn(batch, 9, 10)
+        with torch.no_grad():
+            want = model(x)
+        got = fast(x)
+        assert [t.shape for t in pytree.tree_leaves(got)] == [t.shape for t in pytree.tree_leaves(want)]
+        assert error(got, want) < (1e-5 if scheme == "float32" else 0.1)  # a state is few and small numbers
+
+
+class SelfAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.attention(x, x, x)
+
+
+def test_attention_that_returns_its_weights() -> None:
+    """torch then joins samples and heads in one dimension, and scales it by a constant."""
+    model = SelfAttention().eval()
+    for batch in (1, 3):
+        x = torch.randn(batch, 7, 32)
+        fast = rt.compile(model, x)
+        with torch.no_grad():
+            assert error(fast(x), model(x)) < 1e-5

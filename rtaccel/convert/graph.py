@@ -252,7 +252,13 @@ class Builder:
             self.views[node.name] = view = self.packed(view)
         first = self.batch is None or view.batch_dim == 0
         shape = view.shape if self.batch is None else view.shape[1:]
-        return view.base if first and self.trailing.setdefault(view.base, shape) == shape else node.name
+        if first and self.trailing.setdefault(view.base, shape) == shape:
+            return view.base
+        if view.base != node.name:
+            return node.name
+        returned = f"{node.name}:returned"  # a recurrent state lies samples first, and is returned layers first
+        self.views[returned] = view
+        return returned
 
     def _by_torch(self, base: str) -> bool:
         return any(d.op == "torch" and base in d.writes for d in self.drafts)

@@ -114,9 +114,7 @@ class Call:
     def spread(self, constant: Tensor, view: View) -> Tensor:
         """A constant that broadcasts against a tensor, as the rows of its value: [steps, width], or [width] where all
         rows are alike. Raises Refused where it differs from sample to sample."""
-        shape = [
-            prod(a.size for a in dim if not a.batch) if not view.has_batch(i) else 1 for i, dim in enumerate(view.dims)
-        ]
+        shape = [prod(a.size for a in dim if not a.batch) for dim in view.dims]  # of one sample
         full = list(view.shape)
         if constant.dim() > len(full) or any(c not in (1, f) for c, f in zip(reversed(constant.shape), reversed(full))):
             raise Refused(f"has a constant of shape {list(constant.shape)}, which makes its result larger")
