@@ -215,7 +215,8 @@ class Builder:
         if layout.covers(view, self.slots[view.base].elements):
             slot = self.slots[view.base]
             if slot.width == 0:
-                self.pin(view.base, view.shape[-1] if view.dims else 1)
+                fixed = view.dims and not view.has_batch(len(view.dims) - 1)
+                self.pin(view.base, view.shape[-1] if fixed else 1)
             return view
 
         def place(dim: int) -> float:

@@ -189,9 +189,8 @@ def _pow(call: Call) -> Draft | str:
 def _sqrt(call: Call) -> Draft | str:
     """The root of a sum of two squares. The squares themselves go away, as nothing else reads them."""
     total = call["self"]
-    sides = (
-        [_squared(side) for side in total.args[:2]] if total.target == aten.add.Tensor and len(total.args) == 2 else []
-    )
+    adds = total.target == aten.add.Tensor and len(total.args) == 2 and not total.kwargs  # no multiple (alpha)
+    sides = [_squared(side) for side in total.args] if adds else []
     if len(sides) != 2 or sides[0] is None or sides[1] is None:
         return "is a root of something else than a sum of two squares"
     return _joined(call, sides[0], sides[1], "hypot")
