@@ -223,3 +223,33 @@ def test_another_number_of_streams(streams: int) -> None:
     for bad in ([3], [-1], 3, ["a"]):
         with pytest.raises(rt.ShapeError):
             live.reset(bad)
+
+
+class Unpadded(nn.Module):
+    """Channels first, without padding: the residual is the part of the input that the outputs stand for."""
+
+    def __init__(self, newest: int) -> None:
+        super().__init__()
+        self.conv, self.newest = nn.Conv1d(5, 5, 3), newest
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) + x[:, :, self.newest : x.shape[2] - 2 + self.newest]
+
+
+def test_a_residual_of_the_input_that_is_cut() -> None:
+    model = Unpadded(2).eval()
+    live = rt.stream(model, torch.randn(STREAMS, 5))
+    x = torch.randn(STREAMS, 5, TIME)
+    with torch.no_grad():
+        want = model(nn.functional.pad(x, (2, 0)))  # zeros stand before the first moment
+    for t in range(TIME):
+        assert error(live.step(x[:, :, t].contiguous()), want[:, :, t]) < 1e-5
+    with pytest.raises(rt.UnsupportedProblem, match="residual is of other moments"):
+        rt.stream(Unpadded(0).eval(), torch.randn(STREAMS, 5))
+
+
+def test_explain_says_what_a_call_takes() -> None:
+    live = rt.stream(nn.GRU(5, 4, batch_first=True).eval(), torch.randn(3, 5))
+    assert "3 streams, one moment of each a call" in live.explain(measure=False)
+    fixed = rt.compile(nn.GRU(5, 4).eval(), torch.randn(7, 3, 5))
+    assert "the shapes of the example alone" in fixed.explain(measure=False)

@@ -183,10 +183,11 @@ class _Walk:
         rows = draft.attrs.get("rows")
         source, out = draft.reads[0], draft.writes[0]
         if rows is None and source in self.captured.inputs:
-            width, steps = self.slots[source].width, self.length
-            turned = tuple(c * steps + r for r in range(steps) for c in range(width))
-            if draft.attrs["index"] == turned and self.slots[out].width == width:
-                rows = tuple(range(steps))  # [features, moments] turned round: a moment is the same
+            width, index = self.slots[source].width, draft.attrs["index"]
+            moments = range(index[0], index[0] + len(index) // width)
+            turned = tuple(c * self.length + r for r in moments for c in range(width))
+            if index == turned and self.slots[out].width == width:
+                rows = tuple(moments)  # [features, moments] turned round, or a part of it: a moment is the same
         if rows is None or not time.steps or rows != tuple(range(rows[0], rows[0] + len(rows))):
             raise _no(f"{draft.name}, which picks other elements than whole moments in order")
         if len(rows) == 1 and time.steps > 1:

@@ -219,13 +219,23 @@ class CompiledModel(nn.Module):
             + f", planned for {o.rows} rows",
             f"weights {self.weight_bytes} B, packed {packed} B, scratch {scratch} B with states of {self.state_bytes} B"
             + f", code of all kernels {executor.code_bytes} B",
-            (f"at most {o.max_batch} rows a call" if o.max_batch else "any number of rows")
+            self._takes()
             + (", sealed" if self._sealed else "")
             + (", locked in memory" if self._locked else ""),
             *executor.thread_notes(o),
             *(f"note: {note}" for note in self._program.notes),
         ]
         return "\n".join([*head, "", table(self.explain_lines(measure), verbose)])
+
+    def _takes(self) -> str:
+        """How many rows a call may have, in words."""
+        program, o = self._program, self._options
+        if o.states is not None:
+            return f"{o.states.samples} streams, one moment of each a call"
+        left = any(step.plan is None for step in self._executor.steps)
+        if not (program.any_batch or (program.batched and not left)):
+            return "the shapes of the example alone"
+        return f"at most {o.max_batch} rows a call" if o.max_batch else "any number of rows"
 
     def extra_repr(self) -> str:
         return f"{self._options.title}, {len(self._executor.steps)} steps, {self.weight_bytes} bytes of weights"
