@@ -219,9 +219,7 @@ class CompiledModel(nn.Module):
             + f", planned for {o.rows} rows",
             f"weights {self.weight_bytes} B, packed {packed} B, scratch {scratch} B with states of {self.state_bytes} B"
             + f", code of all kernels {executor.code_bytes} B",
-            self._takes()
-            + (", sealed" if self._sealed else "")
-            + (", locked in memory" if self._locked else ""),
+            self._takes() + (", sealed" if self._sealed else "") + (", locked in memory" if self._locked else ""),
             *executor.thread_notes(o),
             *(f"note: {note}" for note in self._program.notes),
         ]
@@ -231,7 +229,8 @@ class CompiledModel(nn.Module):
         """How many rows a call may have, in words."""
         program, o = self._program, self._options
         if o.states is not None:
-            return f"{o.states.samples} streams, one moment of each a call"
+            n = o.states.samples
+            return "one stream, one moment a call" if n == 1 else f"{n} streams, one moment of each a call"
         left = any(step.plan is None for step in self._executor.steps)
         if not (program.any_batch or (program.batched and not left)):
             return "the shapes of the example alone"
