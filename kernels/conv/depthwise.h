@@ -1,7 +1,8 @@
 // Depthwise convolution: every channel has a kernel of its own, so that a vector is as many channels of one position.
 // Several positions share each weight that was loaded. Where x need not be quantised its rows are read where they are,
 // by a table [position][tap] of distances, negative for padding: a padded image would not fit the first-level cache
-// beside x and y. int8 numbers are summed as float32, which is exact for 256 taps. Weights: [tile of up to 4
+// beside x and y; and where a kernel is three wide without gaps, each x is loaded once for the three outputs of its row
+// that read it. int8 numbers are summed as float32, which is exact for 256 taps. Weights: [tile of up to 4
 // vectors][tap][vector][lane], float32.
 #pragma once
 
@@ -37,6 +38,8 @@ class DepthwiseStage final : public Stage {
     }
     offset_ = offset;
     if (indexed_) index(spec);
+    row_ = g.out.x < 7 ? static_cast<int>(g.out.x) : 4;
+    by_rows_ = indexed_ && g.kernel.x == 3 && g.stride.x == 1 && g.dilation.x == 1 && !g.out_steps && row_ > 2;
     pack(spec);
     // The last vector of a ring's last row may be read past it, within the ring's own padding or a copy of it.
     ring_bytes_ = p_.stream ? (p_.ring.steps * canvas_.cell + 63) / 64 * 64 : 0;
@@ -80,6 +83,7 @@ class DepthwiseStage final : public Stage {
 
  private:
   static constexpr int kRows = S::kRegisters == 32 ? 4 : 2;
+  static constexpr int kRowVectors = S::kRegisters == 32 ? 2 : 1;
 
   // A ring that is a caller's tensor has no padding to read.
   const char* padded_ring(const char* ring, char* to, int32_t* delta) const {
@@ -101,6 +105,10 @@ class DepthwiseStage final : public Stage {
     const int64_t vectors = (p_.c + S::kLanes - 1) / S::kLanes;
     const float* w = weights_;
     for (int64_t first = 0; first < vectors; first += 4) {
+      if (kIndexed && by_rows_) {
+        w = image_rows<kInt8>(from, w, ConvTarget{y, other, first * S::kLanes, p_.c - first * S::kLanes, true});
+        continue;
+      }
       const int now = static_cast<int>(vectors - first < 4 ? vectors - first : 4);
       const ConvTarget at{y, other, first * S::kLanes, p_.c - first * S::kLanes, true};
       const Source part{from.image + first * S::kLanes * (kInt8 ? 1 : 4), from.delta, from.scale};
@@ -123,16 +131,35 @@ class DepthwiseStage final : public Stage {
     for (; i < count; ++i) tile<kInt8, kIndexed, 1, V>(from, w, at, i);
   }
 
-  template <bool kInt8, bool kIndexed, int R, int V>
-  void tile(const Source& source, const float* w, const ConvTarget& to, int64_t position) const {
-    F t[R][V];
+  // depthwise_rows.h
+  template <bool kInt8>
+  const float* image_rows(const Source& from, const float* w, const ConvTarget& at) const;
+  template <bool kInt8, int V>
+  void image_rows(const Source& from, const float* w, int packed, const ConvTarget& to) const;
+  template <bool kInt8, int R, int V>
+  void row_tile(const Source& source, const float* w, int packed, const ConvTarget& to, int64_t position) const;
+
+  template <bool kInt8>
+  static inline __attribute__((always_inline)) F number(const char* from, int v) {
+    if constexpr (kInt8) return S::to_float(S::load_u8(reinterpret_cast<const uint8_t*>(from) + v * S::kLanes));
+    return S::load(reinterpret_cast<const float*>(from) + v * S::kLanes);
+  }
+
+  template <bool kInt8, int R, int V>
+  inline __attribute__((always_inline)) void start(F (&t)[R][V], const ConvTarget& to) const {
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
       const int64_t at = to.column + v * S::kLanes;
-      const F start = kInt8 ? S::to_float(S::load_int(p_.start + at)) : S::load(p_.offset + at);
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) t[r][v] = start;
+      const F first = kInt8 ? S::to_float(S::load_int(p_.start + at)) : S::load(p_.offset + at);
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r) t[r][v] = first;
     }
+  }
+
+  template <bool kInt8, bool kIndexed, int R, int V>
+  void tile(const Source& source, const float* w, const ConvTarget& to, int64_t position) const {
+    F t[R][V];
+    start<kInt8>(t, to);
     const char* base[R];
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) base[r] = source.image + (kIndexed ? 0 : offset_[position + r]);
@@ -151,22 +178,23 @@ class DepthwiseStage final : public Stage {
         const F weight = S::load(w + v * S::kLanes);
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) {
-          F x;
-          if constexpr (kInt8)
-            x = S::to_float(S::load_u8(reinterpret_cast<const uint8_t*>(from[r]) + v * S::kLanes));
-          else
-            x = S::load(reinterpret_cast<const float*>(from[r]) + v * S::kLanes);
-          t[r][v] = S::mul_add(x, weight, t[r][v]);
+          t[r][v] = S::mul_add(number<kInt8>(from[r], v), weight, t[r][v]);
         }
       }
     }
+    finish<kInt8>(t, source.scale, to, position);
+  }
+
+  template <bool kInt8, int R, int V>
+  inline __attribute__((always_inline)) void finish(F (&t)[R][V], float scale, const ConvTarget& to,
+                                                    int64_t position) const {
     if constexpr (kInt8) {
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
         F multiplier = S::load(p_.multiplier + to.column + v * S::kLanes);
-        if (p_.dynamic) multiplier = S::mul(multiplier, S::set(source.scale));
+        if (p_.dynamic) multiplier = S::mul(multiplier, S::set(scale));
         const F offset = S::load(p_.offset + to.column + v * S::kLanes);
-#pragma GCC unroll 4
+#pragma GCC unroll 6
         for (int r = 0; r < R; ++r) t[r][v] = S::add(S::mul(t[r][v], multiplier), offset);
       }
     }
@@ -217,7 +245,8 @@ class DepthwiseStage final : public Stage {
 
   ConvLayer p_;
   Canvas canvas_;
-  bool indexed_;
+  bool indexed_, by_rows_;
+  int row_;  // outputs side by side
   int64_t ring_bytes_;
   const float* weights_;
   const int32_t *delta_, *offset_, *index_ = nullptr;
@@ -225,3 +254,5 @@ class DepthwiseStage final : public Stage {
 };
 
 }  // namespace rta
+
+#include "depthwise_rows.h"

@@ -251,7 +251,9 @@ const char* reject(const Attrs& attrs) {
 }
 Stage* create(const StageSpec& spec) { return new AmxStage(spec); }
 
-const Register kLinear(Kernel{"linear", "cpu_amx", Isa::kAmx, 10 * static_cast<int>(Isa::kAmx), reject, create});
+// As a call, not as a Kernel built here: that would be code of this instruction set, which runs when the library loads.
+void register_amx() { add_kernel(Isa::kAmx, "linear", "cpu", reject, create); }
+const Register kLinear(register_amx);
 
 }  // namespace
 }  // namespace rta

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.registry import Case, Operator, impls, operators
-from rtaccel.core.stage import Value
+from rtaccel.core.stage import Problem, Value
 from rtaccel.kernels.chain.cpu import DTYPES, _packed_bound
 
 CODES = {"float32": 0, "int8": 1, "int64": 2, "int32": 3, "uint8": 4, "bfloat16": 5}  # rta_dtype
@@ -80,8 +80,9 @@ class Writer:
         self.values(stage.inputs, inputs)
         self.values(stage.outputs, expected, tolerance)
         attrs = dict(op.lower(stage))
-        if "weight" in stage.tensors:
-            attrs["weight_dtype"] = DTYPES[stage.tensors["weight"].dtype]
+        weight_dtype = Problem.of(case.stage, inputs[0].shape[0]).weight_dtype
+        if weight_dtype is not None:
+            attrs["weight_dtype"] = weight_dtype
         self.integers(len(attrs))
         for name, value in attrs.items():
             self.attribute(name, value)
