@@ -76,6 +76,7 @@ def test_states_in_and_out_give_the_recorded_actions(policy: WalkingPolicy, trac
 def test_int8_stays_near_the_recorded_actions(
     policy: WalkingPolicy, trace: tuple[Tensor, Tensor], scheme: rt.W8A8
 ) -> None:
+    """Calibration brings the observations to one range; the scale of a row has to be helped to it."""
     observations, want = trace
     errors = []
     for network in (policy, Evened(policy, observations).eval()):
@@ -84,7 +85,7 @@ def test_int8_stays_near_the_recorded_actions(
         assert live.weight_bytes < 40_000  # of 125,616 in float32
         errors.append(float((actions(live, observations) - want).norm() / want.norm()))
     plain, evened = errors
-    assert plain < 0.08
+    assert plain < (0.03 if scheme.activation == "static" else 0.08)
     assert evened < 0.03
 
 
@@ -103,26 +104,26 @@ def test_float32_walks_as_recorded(policy: WalkingPolicy, trace: tuple[Tensor, T
     assert done.distance == pytest.approx(measured["dist"], rel=0.02)
 
 
-@pytest.mark.parametrize("scheme", INT8.values(), ids=INT8)
+@pytest.mark.parametrize("scheme", [s for s in INT8.values() if s.activation == "static"], ids=lambda s: s.observer)
 def test_int8_walks(
     policy: WalkingPolicy, trace: tuple[Tensor, Tensor], config: dict[str, Any], scheme: rt.W8A8
 ) -> None:
-    """20 s in closed loop, with an equivalent network whose observations share one range.
-
-    The network as it is walks too, but how fast is luck: from 0.06 to 0.1 m/s off with the windows that calibrated it.
-    """
-    done = walk(DATA, config, streamed(Evened(policy, trace[0]).eval(), trace[0], scheme))
+    """20 s in closed loop."""
+    done = walk(DATA, config, streamed(policy, trace[0], scheme))
     check_walk(done)
     assert done.rmse <= RMSE_LIMIT
 
 
-@pytest.mark.parametrize("scheme", INT8.values(), ids=INT8)
-def test_int8_of_the_network_as_it_is_does_not_fall(
-    policy: WalkingPolicy, trace: tuple[Tensor, Tensor], config: dict[str, Any], scheme: rt.W8A8
+def test_int8_with_a_scale_per_row_walks(
+    policy: WalkingPolicy, trace: tuple[Tensor, Tensor], config: dict[str, Any]
 ) -> None:
-    done = walk(DATA, config, streamed(policy, trace[0], scheme))
+    """Without calibration the network as it is walks too, but how fast is luck: from 0.06 to 0.1 m/s off."""
+    done = walk(DATA, config, streamed(policy, trace[0], INT8["dynamic"]))
     check_walk(done)
     assert done.rmse <= 1.5 * RMSE_LIMIT
+    done = walk(DATA, config, streamed(Evened(policy, trace[0]).eval(), trace[0], INT8["dynamic"]))
+    check_walk(done)
+    assert done.rmse <= RMSE_LIMIT
 
 
 def test_a_policy_that_does_nothing_falls(policy: WalkingPolicy, config: dict[str, Any]) -> None:

@@ -78,11 +78,15 @@ def _check_shapes(captured: Captured, leaves: list[Any]) -> None:
 
 
 def calibrate(
-    captured: Captured, calibration: Any, wanted: Mapping[str, Observer], hidden: Mapping[str, HiddenObserver]
+    captured: Captured,
+    calibration: Any,
+    wanted: Mapping[str, Observer],
+    hidden: Mapping[str, HiddenObserver],
+    own: Mapping[str, RangeObserver],
 ) -> dict[str, Quant]:
-    """Scale and zero point of each wanted value; `hidden` see the calls of their nodes. Raises FormatError where the data
-    shows none of it."""
-    watch = {name: RangeObserver(name) for name in wanted}
+    """Scale and zero point of each wanted value; `hidden` see the calls of their nodes, and values in `own` have an
+    observer of their own. Raises FormatError where the data shows none of it."""
+    watch = {name: own.get(name) or RangeObserver(name) for name in wanted}
     with torch.no_grad():
         for batch in batches_of("compile", calibration):
             run_graph(captured, as_args(batch), watch, hidden)

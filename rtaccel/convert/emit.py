@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 
+import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.capture import Captured
@@ -203,8 +204,15 @@ class Emitter:
         """The int8 form of a float value: already there, or through a quantize stage that is added now."""
         wanted = self._forms(name, layer)
         if not any(v.name == wanted[0].name for stage in stages for v in stage.outputs):
-            stages.append(Stage("quantize", f"{where} (input)", (self.value(name),), wanted))
+            stages.append(_quantize(f"{where} (input)", self.value(name), wanted, layer.factor))
         return wanted
+
+
+def _quantize(name: str, x: Value, wanted: tuple[Value, ...], factor: Tensor | None) -> Stage:
+    """Float32 to int8, each column multiplied by its factor where there are some."""
+    if factor is None:
+        return Stage("quantize", name, (x,), wanted)
+    return Stage("pointwise", name, (x,), wanted, {"scale": factor, "shift": torch.zeros_like(factor)})
 
 
 def by_rows(group: Group) -> Group:

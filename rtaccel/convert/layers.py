@@ -7,7 +7,7 @@ the outputs. A further scheme is a further entry.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -28,7 +28,8 @@ class Layer:
     """How one layer is computed.
 
     int8: it reads int8; dynamic: with a scale per row. quant: what its int8 input means, where it is static and known.
-    h_scale: of a recurrent layer, where calibration shows it.
+    h_scale: of a recurrent layer, where calibration shows it. factor: what each column of the input is multiplied by
+    before it becomes int8, [K]; the weights are divided by it already.
     """
 
     scheme: Scheme
@@ -36,6 +37,7 @@ class Layer:
     dynamic: bool = False
     quant: Quant | None = None
     h_scale: float | None = None
+    factor: Tensor | None = field(default=None, compare=False)
 
     @property
     def observer(self) -> str | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from rtaccel.convert.calibrate import calibrate
 from rtaccel.convert.capture import Captured
+from rtaccel.convert.draft import Draft
 from rtaccel.convert.emit import Emitter
+from rtaccel.convert.even import ColumnObserver, column_observers, evened
 from rtaccel.convert.fuse_norm import fuse_norms
 from rtaccel.convert.graph import DraftGraph
 from rtaccel.convert.hidden import HiddenObserver
@@ -17,9 +20,17 @@ from rtaccel.core.scheme import SchemeMap
 
 
 def lower(
-    captured: Captured, graph: DraftGraph, scheme: SchemeMap, calibration: Any, states: frozenset[str] | None = None
+    captured: Captured,
+    graph: DraftGraph,
+    scheme: SchemeMap,
+    calibration: Any,
+    states: frozenset[str] | None = None,
+    even: bool = True,
 ) -> Program:
-    """The whole way from drafts to a program. Raises typed errors; nothing is half done."""
+    """The whole way from drafts to a program. Raises typed errors; nothing is half done.
+
+    even: whether the columns of an input may be brought to one range, which takes a pointwise kernel that writes int8.
+    """
     graph = fuse_norms(graph)
     layers: dict[str, Layer] = {}
     notes: list[str] = []
@@ -38,7 +49,9 @@ def lower(
     hidden = {
         node: HiddenObserver(draft.name, states is None and len(draft.reads) > 1) for node, draft in recurrent.items()
     }
-    quants = calibrate(captured, calibration, wanted, hidden) if wanted else {}
+    columns = column_observers(captured, graph, layers, states is not None) if even else {}
+    quants = calibrate(captured, calibration, wanted, hidden, columns) if wanted else {}
+    graph = replace(graph, drafts=tuple(_evened(draft, layers, columns, notes) for draft in graph.drafts))
     for draft in graph.drafts:
         found = layers.get(draft.writes[0])
         if found is not None and found.observer is not None:
@@ -51,6 +64,19 @@ def lower(
             )
         layers[draft.writes[0]] = replace(layers[draft.writes[0]], h_scale=scale)
     return Emitter(captured, graph, layers, states).program(tuple(notes))
+
+
+def _evened(draft: Draft, layers: dict[str, Layer], columns: Mapping[str, ColumnObserver], notes: list[str]) -> Draft:
+    """The draft with the columns of its input at one range, where calibration found that better."""
+    seen = columns.get(draft.reads[0]) if draft.reads else None
+    if seen is None or seen.factor is None:
+        return draft
+    layers[draft.writes[0]] = replace(layers[draft.writes[0]], factor=seen.factor)
+    ratio = float(seen.factor.max() / seen.factor.min())
+    notes.append(
+        f"{draft.name}: each column of {seen.name} is brought to one range before int8, by factors up to {ratio:.3g} apart"
+    )
+    return evened(draft, seen.factor)
 
 
 def _node(value: str) -> str:

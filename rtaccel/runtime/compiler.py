@@ -67,7 +67,9 @@ def compile(
         with torch.no_grad():
             copy.deepcopy(model)(*args)  # an example that the model itself refuses fails here, in the model's words
         return UncapturedModel(model, str(error), scheme, calibration)
-    program = lower(captured, graph, schemes, calibration)
+    program = lower(
+        captured, graph, schemes, calibration, even=device == "cpu" and backend in (None, "cpu", "portable")
+    )
     rows = max(1, program.samples(pytree.tree_leaves(args)))
     names = tuple(inspect.signature(model.forward).parameters)[: len(args)]
     options = Options(rows, device, backend, max_batch or 0, type(model).__name__, threads)

@@ -1,0 +1,115 @@
+"""Input columns of one range: the int8 scale of a tensor is that of its widest column, and narrow ones lose by it.
+
+A model input that one layer alone reads may be multiplied by a number for each column on its way to int8, and the
+layer's weights divided by it: the products are the same, and the pass that writes int8 costs the same. Whether it
+serves is decided by what the layer makes of calibration data: where wide columns carry the sums, nothing is gained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, fx
+
+from rtaccel.convert.capture import Captured
+from rtaccel.convert.draft import Draft
+from rtaccel.convert.graph import DraftGraph
+from rtaccel.convert.layers import Layer
+from rtaccel.core.scheme import W8A8, Observer
+from rtaccel.core.stage import Quant
+from rtaccel.formats import int8
+from rtaccel.formats.observe import SAMPLE, RangeObserver
+
+WIDEST = 64.0
+"""Most that a column is widened: one that calibration shows nearly still keeps some room for what it did not show."""
+
+GAIN = 0.75
+"""Evened where the error of the layer's sums becomes at most this part of what it was: less is within chance."""
+
+
+class ColumnObserver(RangeObserver):
+    """Sees a model input [..., K] and tries it evened, against `weight` [N, K].
+
+    factor: after `quant`, what each column is multiplied by, [K]; None where the input stays as it is.
+    """
+
+    def __init__(self, name: str, weight: Tensor) -> None:
+        super().__init__(name)
+        self.weight = weight
+        self.factor: Tensor | None = None
+        self._rows = torch.empty(0, weight.shape[1], device="cpu")
+        self._low = self._high = torch.zeros(weight.shape[1], device="cpu")
+        self._most = max(1, SAMPLE // weight.shape[1])
+
+    def see(self, x: Tensor) -> None:
+        super().see(x)
+        if not x.numel():
+            return
+        rows = x.detach().float().reshape(-1, self.weight.shape[1])
+        self._low, self._high = torch.minimum(self._low, rows.amin(0)), torch.maximum(self._high, rows.amax(0))
+        self._rows = torch.cat([self._rows, rows])
+        if len(self._rows) > 2 * self._most:
+            self._rows = self._rows[torch.randperm(len(self._rows), generator=self._generator)[: self._most]]
+
+    def quant(self, observer: Observer) -> Quant:
+        plain = super().quant(observer)
+        peak = torch.maximum(-self._low, self._high)
+        widest = peak.max()
+        if not widest > int8.TINY:
+            return plain
+        room = torch.where(peak > 0, peak.clamp(min=float(widest) / WIDEST), widest)  # never seen: as it was
+        factor = 1 / room
+        evened = RangeObserver(self.name)
+        evened.see(torch.cat([self._rows, self._low[None], self._high[None]]) * factor)
+        quant = evened.quant(observer)
+        if self._error(factor, quant) > GAIN * self._error(torch.ones_like(factor), plain):
+            return plain
+        self.factor = factor
+        return quant
+
+    def _error(self, factor: Tensor, quant: Quant) -> float:
+        """Of the layer's sums over the rows kept, with inputs and weights in int8: root of the mean square."""
+        q, scale = int8.quantise_weight(self.weight / factor)
+        x = int8.dequantise(int8.quantise(self._rows * factor, quant), quant)
+        wrong = x @ (q.float() * scale[:, None]).T - self._rows @ self.weight.T
+        return float(wrong.square().mean().sqrt())
+
+
+def column_observers(
+    captured: Captured, graph: DraftGraph, layers: Mapping[str, Layer], streamed: bool
+) -> dict[str, ColumnObserver]:
+    """One for each model input whose columns may be evened, by name: float32, and read by one W8A8 layer alone."""
+    nodes = {node.name: node for node in captured.graph.nodes}
+    found: dict[str, ColumnObserver] = {}
+    for draft in graph.drafts:
+        layer = layers.get(draft.writes[0])
+        if layer is None or layer.observer is None or draft.op not in ("linear", "lstm", "gru"):
+            continue
+        name = draft.reads[0]
+        once = sum(d.reads.count(name) for d in graph.drafts) == 1
+        if name not in captured.inputs or not once or not isinstance(layer.scheme, W8A8):
+            continue
+        weight = torch.cat([draft.tensors[key] for key in _read(draft)])
+        if _columns(nodes[name], weight.shape[1], streamed):
+            found[name] = ColumnObserver(name, weight)
+    return found
+
+
+def _columns(node: fx.Node, width: int, streamed: bool) -> bool:
+    """Whether the last dimension of an input is what the layer multiplies. The windows of a stream may have their
+    features elsewhere, and are then known by the size."""
+    shape: Sequence[object] = node.meta["val"].shape
+    return shape[-1] == width and (not streamed or list(shape).count(width) == 1)
+
+
+def _read(draft: Draft) -> list[str]:
+    """Names of the weights that multiply the input."""
+    return [key for key in draft.tensors if key == "weight" or key.startswith("weight_ih_l0")]
+
+
+def evened(draft: Draft, factor: Tensor) -> Draft:
+    """The draft for inputs that are multiplied by `factor`."""
+    divided = {key: (draft.tensors[key].double() / factor.double()).float() for key in _read(draft)}
+    return replace(draft, tensors={**draft.tensors, **divided})
