@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -82,6 +82,7 @@ MODELS = st.tuples(
 # In CI always the same models: what a new one finds is for whoever runs it to look into, not for an unrelated change.
 @settings(max_examples=30, deadline=None, derandomize="CI" in os.environ, suppress_health_check=[HealthCheck.too_slow])
 @given(MODELS)
+@example((1, [("linear", 2)], 1, 2))  # one input: as many scales as weights
 def test_random_models(case: tuple[int, list[tuple[str, int]], int, int]) -> None:
     width, plan, outputs, seed = case
     torch.manual_seed(seed)

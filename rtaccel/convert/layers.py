@@ -148,5 +148,6 @@ def parts(draft: Draft, layer: Layer | None) -> tuple[dict[str, Tensor], dict[st
         for part, tensor in made.items():
             renamed = part.replace("weight", name, 1) if part.startswith("weight") else f"{name}_{part}"
             renamed = part if draft.op == "linear" else renamed
-            tensors[renamed] = tensor.reshape(weight.shape) if tensor.numel() == weight.numel() else tensor
+            whole = part == "weight" and tensor.numel() == weight.numel()  # int4 is packed, scales have one per output
+            tensors[renamed] = tensor.reshape(weight.shape) if whole else tensor
     return tensors, attrs
