@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -451,14 +449,3 @@ def test_report() -> None:
     assert loaded["entries"][0]["us_after"] == 1.0
     with pytest.raises(AttributeError):
         report.entries = ()
-
-
-def test_the_page_runs() -> None:
-    page = Path(__file__).parents[1] / "docs" / "swap.md"
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-    assert len(blocks) == 4
-    names: dict[str, object] = {}
-    for block in blocks:
-        exec(compile(block, str(page), "exec"), names)
-    assert names["report"].swapped == 3
-    assert names["stacked"].shape == (3, 2, 8)

@@ -39,8 +39,8 @@ class ColumnObserver(RangeObserver):
         super().__init__(name)
         self.weight = weight
         self.factor: Tensor | None = None
-        self._rows = torch.empty(0, weight.shape[1], device="cpu")
-        self._low = self._high = torch.zeros(weight.shape[1], device="cpu")
+        self._rows = torch.empty(0, weight.shape[1], dtype=torch.float32, device="cpu")
+        self._low = self._high = torch.zeros(weight.shape[1], dtype=torch.float32, device="cpu")
         self._most = max(1, SAMPLE // weight.shape[1])
 
     def see(self, x: Tensor) -> None:
@@ -51,7 +51,9 @@ class ColumnObserver(RangeObserver):
         self._low, self._high = torch.minimum(self._low, rows.amin(0)), torch.maximum(self._high, rows.amax(0))
         self._rows = torch.cat([self._rows, rows])
         if len(self._rows) > 2 * self._most:
-            self._rows = self._rows[torch.randperm(len(self._rows), generator=self._generator)[: self._most]]
+            self._rows = self._rows[
+                torch.randperm(len(self._rows), generator=self._generator, device="cpu")[: self._most]
+            ]
 
     def quant(self, observer: Observer) -> Quant:
         plain = super().quant(observer)

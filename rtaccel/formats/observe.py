@@ -32,7 +32,7 @@ class RangeObserver:
         self.low, self.high = float("inf"), float("-inf")
         self.seen = 0
         self._kept: list[Tensor] = []
-        self._generator = torch.Generator().manual_seed(0)  # the same data gives the same scales
+        self._generator = torch.Generator("cpu").manual_seed(0)  # the same data gives the same scales
 
     def see(self, x: Tensor) -> None:
         flat = x.detach().float().flatten()
@@ -45,11 +45,13 @@ class RangeObserver:
         self.low, self.high = min(self.low, flat.min().item()), max(self.high, flat.max().item())
         self.seen += flat.numel()
         if flat.numel() > SAMPLE // 8:
-            flat = flat[torch.randint(flat.numel(), (SAMPLE // 8,), generator=self._generator)]
+            flat = flat[torch.randint(flat.numel(), (SAMPLE // 8,), generator=self._generator, device="cpu")]
         self._kept.append(flat.clone())
         if sum(t.numel() for t in self._kept) > 2 * SAMPLE:
             everything = torch.cat(self._kept)
-            self._kept = [everything[torch.randperm(everything.numel(), generator=self._generator)[:SAMPLE]]]
+            self._kept = [
+                everything[torch.randperm(everything.numel(), generator=self._generator, device="cpu")[:SAMPLE]]
+            ]
 
     def quant(self, observer: Observer) -> Quant:
         """The static scale and zero point. Raises FormatError where nothing was seen."""
