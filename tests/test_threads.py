@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import suppress
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -35,8 +36,12 @@ def network(*widths: int) -> nn.Module:
 
 def workers() -> set[int]:
     """Thread ids of all workers of this process."""
-    tasks = Path("/proc/self/task").iterdir()
-    return {int(task.name) for task in tasks if (task / "comm").read_text() == "rtaccel\n"}
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # it ended meanwhile
+            if (task / "comm").read_text() == "rtaccel\n":
+                found.add(int(task.name))
+    return found
 
 
 def run_script(code: str, *arguments: str) -> str:
@@ -168,7 +173,7 @@ def _after(plan: object, saved: bytes | None, x: Tensor) -> Tensor:
 def test_small_plans_have_no_workers() -> None:
     before = workers()
     small = rt.compile(network(16, 64, 8), (torch.randn(1, 16),), threads=2)
-    assert workers() == before
+    assert workers() <= before  # plans that are gone may have had some until now
     assert "no call is long enough" in small.explain(measure=False)
 
 
