@@ -69,12 +69,13 @@ struct Value {
 
 // Where the values of the running block of samples are.
 struct Run {
-  char* const* at;  // by value id: first row of the block
-  int64_t samples;  // of this block
-  float* poison;    // by sample: 0, or NaN once an input that int8 cannot hold was seen
-  char* scratch;    // as many bytes as the stage asked for, 64-byte aligned; holds anything
-  int64_t tick;     // calls since the plan was made: where a ring buffer stands
-  int part = 0;     // this call computes part `part` of `parts`: all of them at once, each on a thread of its own
+  char* const* at;   // by value id: first row of the block
+  int64_t samples;   // of this block
+  float* poison;     // by sample: 0, or NaN once an input that int8 cannot hold was seen
+  char* scratch;     // as many bytes as the stage asked for, 64-byte aligned; holds anything
+  int64_t tick;      // calls since the plan was made: where a ring buffer stands
+  bool far = false;  // the plan's weights do not stay in a second-level cache from call to call
+  int part = 0;      // this call computes part `part` of `parts`: all of them at once, each on a thread of its own
   int parts = 1;
 };
 

@@ -144,7 +144,7 @@ void rta_plan::run_block(Lane& lane, const void* const* in, void* const* out, in
   place(lane, in, out, first, samples);
   if (marks_samples) std::memset(lane.poison.data(), 0, static_cast<size_t>(samples) * sizeof(float));
 
-  const Run run{lane.at.data(), samples, lane.poison.data(), lane.scratch, tick};
+  const Run run{lane.at.data(), samples, lane.poison.data(), lane.scratch, tick, far()};
   if (!cut)
     for (const auto& stage : stages) stage->run(run);
   else

@@ -9,6 +9,8 @@
 
 namespace rta {
 
+constexpr size_t kNearBytes = size_t{2} << 20;  // as large as second-level caches get
+
 // What one thread needs to take a block of samples through all stages.
 struct Lane {
   std::vector<char*> at;      // by value: its first row in the running block
@@ -49,6 +51,7 @@ struct rta_plan {
   bool lock();
 
   bool staged(int id) const { return roles[id] == RTA_INNER || roles[id] == RTA_STATE || values[id].dtype == RTA_INT8; }
+  bool far() const { return weights.used() > rta::kNearBytes; }
   int64_t sample_bytes(int id) const { return values[id].pitch * values[id].steps; }
 
   rta::Arena weights;

@@ -13,7 +13,7 @@ namespace {
 
 // What a stage costs at the least: one core reads 190 bytes per ns out of its second-level cache (Xeon Sapphire Rapids,
 // 2 MiB, 2026-11), and 30 to 80 from further away.
-constexpr int64_t kNearBytes = int64_t{2} << 20, kNearBytesPerNs = 190, kFarBytesPerNs = 80;
+constexpr int64_t kNearBytesPerNs = 190, kFarBytesPerNs = 80;
 
 struct StagePart {
   const Stage& stage;
@@ -39,7 +39,7 @@ Cut rta_plan::cut_for(int64_t samples) const {
     cut.parts.assign(stages.size(), 1);
     return cut;
   }
-  const int64_t rate = static_cast<int64_t>(weights.used()) <= kNearBytes ? kNearBytesPerNs : kFarBytesPerNs;
+  const int64_t rate = far() ? kFarBytesPerNs : kNearBytesPerNs;
   for (size_t i = 0; i < stages.size(); ++i) {
     const int64_t moved = read_bytes[i] / rate + row_bytes[i] * samples / kNearBytesPerNs;
     const int64_t cost = std::max(moved, stages[i]->cost_ns(samples));

@@ -28,6 +28,27 @@ constexpr int chains() {
   return R * V >= 6 ? 1 : R * V >= 3 ? 2 : 4;
 }
 
+// Weights that are fetched while a tile is computed: so many vectors for each group of k.
+struct Ahead {
+  const char* weights = nullptr;
+  int vectors = 0;
+
+  // The share of one pass, where the passes together fetch `v` vectors for each group: as slowly as their number
+  // allows.
+  static Ahead of_pass(int pass, int64_t passes, const char* next, int v, int64_t groups, int step) {
+    const int vectors = passes < v ? 2 : 1;
+    return pass * vectors < v ? Ahead{next + pass * vectors * groups * step, vectors} : Ahead{};
+  }
+
+  template <int kStep>
+  inline void fetch() {
+    if (!weights) return;
+    __builtin_prefetch(weights);
+    if (vectors == 2) __builtin_prefetch(weights + kStep);
+    weights += vectors * kStep;
+  }
+};
+
 template <class S>
 struct Int8 {
   using Input = uint8_t;
@@ -39,7 +60,7 @@ struct Int8 {
   // R rows by V vectors; the packed tile holds P vectors for each k, of which these are V.
   template <int R, int V, int P>
   static inline void tile(const LinearLayer& p, const char* w, const char* x, char* y, int64_t column,
-                          const char* row_scale) {
+                          const char* row_scale, Ahead ahead) {
     using I = typename S::I;
     using F = typename S::F;
     constexpr int C = chains<R, V>();
@@ -68,6 +89,11 @@ struct Int8 {
       }
     };
     int64_t g = 0;
+    if constexpr (R > 3 && V == kPartVectors)  // a loop of its own: asking each time costs the other 1 %
+      for (; ahead.weights && g < groups; ++g) {
+        step(0, g);
+        ahead.fetch<kStep>();
+      }
     for (; g + C <= groups; g += C) {
 #pragma GCC unroll 4
       for (int c = 0; c < C; ++c) step(c, g + c);
@@ -95,16 +121,16 @@ struct Float32 {
   static constexpr int kStep = S::kLanes * static_cast<int>(sizeof(float));
 
   template <int R, int V, int P>
-  static inline void tile(const LinearLayer& p, const char* w, const char* x, char* y, int64_t column, const char*) {
-    tile<R, V, P>(p, w, x, y, column, 0, p.k, nullptr, nullptr);
+  static inline void tile(const LinearLayer& p, const char* w, const char* x, char* y, int64_t column, const char*,
+                          Ahead ahead) {
+    tile<R, V, P>(p, w, x, y, column, 0, p.k, nullptr, ahead);
   }
 
   // The part of a tile with k in [from, to). Its sums continue those in `carried` [R][V], or the bias where from is 0,
-  // and go back there, or through the epilogue where `to` is the end of K. `ahead`: null, or weights to be fetched into
-  // the second-level cache meanwhile, two lines for each k.
+  // and go back there, or through the epilogue where `to` is the end of K.
   template <int R, int V, int P>
   static inline void tile(const LinearLayer& p, const char* w, const char* x, char* y, int64_t column, int64_t from,
-                          int64_t to, float* carried, const char* ahead) {
+                          int64_t to, float* carried, Ahead ahead) {
     using F = typename S::F;
     constexpr int C = chains<R, V>();
     F acc[C][R][V];
@@ -133,11 +159,7 @@ struct Float32 {
     for (; k + C <= to; k += C) {
 #pragma GCC unroll 4
       for (int c = 0; c < C; ++c) step(c, k + c);
-      if (ahead) {
-        __builtin_prefetch(ahead, 0, 2);
-        __builtin_prefetch(ahead + kStep, 0, 2);
-        ahead += 2 * kStep;
-      }
+      ahead.fetch<kStep>();
     }
     for (; k < to; ++k) step(0, k);
 #pragma GCC unroll 6
@@ -230,17 +252,21 @@ class LinearStage : public Stage {
     Cursor at{layer_.x.row(run, share.row), layer_.row_scale.exists() ? layer_.row_scale.row(run, share.row) : nullptr,
               layer_.y.row(run, share.row)};
     int64_t left = share.row_end - share.row;
+    const bool far = V <= kPartVectors && layer_.x.rows(run) > kRows && run.far;
     if constexpr (kBlocked && V <= kPartVectors)
-      if (layer_.x.rows(run) > kRows && layer_.k > kBlockK) return blocked<V>(at, w, column, left);
-    while (left > 0) {
+      if (far) return blocked<V>(at, w, column, left);
+    const int64_t passes = passes_of(left);
+    const char* next = w + groups_ * V * Kind<S>::kStep;
+    for (int pass = 0; left > 0; ++pass) {
       const int now = next_rows(left);
+      const Ahead ahead = far ? Ahead::of_pass(pass, passes, next, V, groups_, Kind<S>::kStep) : Ahead{};
       switch (now) {
-        case 1: block<1, V>(at, w, column); break;
-        case 2: block<2, V>(at, w, column); break;
-        case 3: block<3, V>(at, w, column); break;
-        case 4: block<4 < kRows ? 4 : kRows, V>(at, w, column); break;
-        case 5: block<5 < kRows ? 5 : kRows, V>(at, w, column); break;
-        default: block<kRows, V>(at, w, column);
+        case 1: block<1, V>(at, w, column, ahead); break;
+        case 2: block<2, V>(at, w, column, ahead); break;
+        case 3: block<3, V>(at, w, column, ahead); break;
+        case 4: block<4 < kRows ? 4 : kRows, V>(at, w, column, ahead); break;
+        case 5: block<5 < kRows ? 5 : kRows, V>(at, w, column, ahead); break;
+        default: block<kRows, V>(at, w, column, ahead);
       }
       at.x += now * layer_.x.pitch;
       at.y += now * layer_.y.pitch;
@@ -255,10 +281,13 @@ class LinearStage : public Stage {
     return left <= kRows + 2 ? static_cast<int>(left + 1) / 2 : kRows;
   }
 
-  // Many rows of float32: kBlockK of K at a time for all of them, whose weights stay in the first-level cache. The
-  // first rows fetch the weights of the next part, which matters where the layer is larger than the second-level cache:
-  // 16 rows of 1024 x 1024 take 250 us in one part, 235 in parts and 204 with the fetch; the floor by multiply-adds is
-  // 150, by the third-level cache 140 (Xeon with AVX-512, 2026-11).
+  static int64_t passes_of(int64_t rows) { return (rows + kRows - 1) / kRows; }
+
+  // Many rows of float32, weights beyond the second-level cache: kBlockK of K at a time for all of them, so that a part
+  // stays in half of a small one. The first passes fetch the weights of the next part: an encoder with 43 MB of them
+  // takes 6.3 ms, and 6.6 where only layers with K > 512 fetch. Parts small enough for the first-level cache gain
+  // nothing, as 6 rows ask for a vector in 6 multiply-adds, and each part ends a loop and stores its sums: 64 rows of
+  // 1024 x 1024 take 1220 us by 96 of K, 1187 by 192, 1166 by 512 and 1155 by 1024 (32 rows and 64, Zen 4, 2026-11).
   template <int V>
   void blocked(const Cursor& start, const char* w, int64_t column, int64_t count) const {
     alignas(64) float carried[(kBlockedRows + 2) * V * S::kLanes];
@@ -273,8 +302,8 @@ class LinearStage : public Stage {
           now = next_rows(rows - row);
           const char* x = start.x + (first + row) * layer_.x.pitch;
           char* y = start.y + (first + row) * layer_.y.pitch;
-          const char* ahead = pass < V / 2 ? w + (to * V + pass * kBlockK * 2) * Kind<S>::kStep : nullptr;
-          ++pass;
+          const Ahead ahead =
+              Ahead::of_pass(pass++, passes_of(rows), w + to * V * Kind<S>::kStep, V, to - from, Kind<S>::kStep);
           float* sums = carried + row * V * S::kLanes;
           switch (now) {
             case 1: Kind<S>::template tile<1, V, V>(layer_, w, x, y, column, from, to, sums, ahead); break;
@@ -295,21 +324,21 @@ class LinearStage : public Stage {
 
   // R rows of a whole tile: at once where its accumulators fit the registers, else in two parts.
   template <int R, int V>
-  void block(const Cursor& at, const char* w, int64_t column) const {
+  void block(const Cursor& at, const char* w, int64_t column, Ahead ahead) const {
     if constexpr (R * V <= kAccumulators || V <= kPartVectors) {
-      Kind<S>::template tile<R, V, V>(layer_, w, at.x, at.y, column, at.scale);
+      Kind<S>::template tile<R, V, V>(layer_, w, at.x, at.y, column, at.scale, ahead);
     } else {
       constexpr int kRest = V - kPartVectors;
-      Kind<S>::template tile<R, kPartVectors, V>(layer_, w, at.x, at.y, column, at.scale);
+      Kind<S>::template tile<R, kPartVectors, V>(layer_, w, at.x, at.y, column, at.scale, Ahead{});
       Kind<S>::template tile<R, kRest, V>(layer_, w + kPartVectors * Kind<S>::kStep, at.x, at.y,
-                                          column + kPartVectors * S::kLanes, at.scale);
+                                          column + kPartVectors * S::kLanes, at.scale, Ahead{});
     }
   }
 
   static constexpr int kAccumulators = S::kRegisters * 3 / 4;
   static constexpr int kRows = kAccumulators / kPartVectors;  // 6 with 32 registers, 3 with 16
   static constexpr bool kBlocked = sizeof(typename Kind<S>::Weight) == 4;
-  static constexpr int64_t kBlockK = 96, kBlockedRows = 48;
+  static constexpr int64_t kBlockK = 512, kBlockedRows = 48;
 
  protected:
   LinearLayer layer_;
