@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import pickle
+from itertools import pairwise
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 import rtaccel as rt
 
@@ -73,3 +74,33 @@ def test_sizes_are_reported() -> None:
     packed, scratch = int8.plan_bytes
     assert packed >= 12 * 20 + 20 * 5
     assert scratch > 0
+
+
+def test_values_that_are_not_needed_at_once_share_memory() -> None:
+    block = 32 * 4  # samples by bytes of a float32
+
+    def scratch(*widths: int) -> int:
+        layers = [nn.Linear(k, n) for k, n in pairwise((64, *widths, 64))]
+        return rt.compile(nn.Sequential(*layers).eval(), (torch.randn(1, 64),)).plan_bytes[1]
+
+    assert scratch(128) == 128 * block
+    assert scratch(128, 128) == scratch(*[128] * 9) == 2 * 128 * block
+    assert scratch(128, 64, 256, 64, 128) == (256 + 64) * block
+
+    class Long(nn.Module):
+        """The first value is needed until the end."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(64, 96), nn.Linear(96, 4)
+            self.body = nn.Sequential(*[nn.Linear(96, 96) for _ in range(5)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            kept = self.first(x)
+            return self.last(torch.relu(self.body(torch.tanh(kept)) * kept))
+
+    model, x = Long().eval(), torch.randn(70, 64)
+    fast = rt.compile(model, (x[:1],))
+    assert fast.plan_bytes[1] == 3 * 96 * block
+    for _ in range(2):
+        torch.testing.assert_close(fast(x), model(x).detach(), rtol=1e-5, atol=1e-6)

@@ -23,6 +23,7 @@ int rta_plan::add_value(rta_dtype dtype, int64_t steps, int64_t width, rta_role 
   const int64_t bytes = width * element_bytes(dtype);
   roles.push_back(role);
   values.push_back({dtype, steps, width, 0});
+  spans.emplace_back();
   values.back().pitch = staged(id) ? (bytes + 63) / 64 * 64 : bytes;
   if (role == RTA_INPUT) inputs.push_back(id);
   if (role == RTA_OUTPUT) outputs.push_back(id);
@@ -40,11 +41,13 @@ void rta_plan::add_stage(const char* op, const char* kernel_name, const int* in,
   for (int i = 0; i < in_count; ++i) {
     if (in[i] < 0 || in[i] >= count) fail("%s: input %d is no value of the plan", op, in[i]);
     bytes += sample_bytes(in[i]);
+    touch(in[i], static_cast<int>(stages.size()));
   }
   for (int i = 0; i < out_count; ++i) {
     if (out[i] < 0 || out[i] >= count || roles[out[i]] == RTA_INPUT)
       fail("%s: output %d is no value that can be written", op, out[i]);
     bytes += sample_bytes(out[i]);
+    touch(out[i], static_cast<int>(stages.size()));
   }
   if (finished || in_count < 1 || out_count < 1) fail("%s: a stage needs inputs and outputs", op);
   const size_t before = weights.used();
@@ -68,31 +71,26 @@ void rta_plan::finish(int64_t for_samples, int64_t state_memory) {
   plan_threads();
 
   const int64_t own_scratch = static_cast<int64_t>((stage_scratch + 63) / 64 * 64);
-  size_t bytes = static_cast<size_t>(own_scratch), kept = 0;
-  for (size_t id = 0; id < values.size(); ++id) {
-    const int i = static_cast<int>(id);
-    if (roles[id] == RTA_STATE)
-      kept += static_cast<size_t>(sample_bytes(i) * for_samples);
-    else if (staged(i))
-      bytes += static_cast<size_t>(sample_bytes(i) * block);
-  }
-  scratch = std::make_unique<Arena>(bytes * static_cast<size_t>(threads));
+  std::vector<int64_t> at;
+  const int64_t bytes = lay_out(own_scratch, at);
+  size_t kept = 0;
+  for (int id : states) kept += static_cast<size_t>(sample_bytes(id) * for_samples);
+  scratch = std::make_unique<Arena>(static_cast<size_t>(bytes * threads));
   state = std::make_unique<Arena>(kept);
-  const auto take = [](Arena& arena, int64_t size) {
+  // Filled, so that the pages are there before the first call.
+  const auto take = [](Arena& arena, int64_t size, int fill) {
     char* start = static_cast<char*>(arena.take(static_cast<size_t>(size)));
-    std::memset(start, 0, static_cast<size_t>(size));  // the pages are there before the first call
+    std::memset(start, fill, static_cast<size_t>(size));
     return start;
   };
-  for (int id : states) held.push_back(take(*state, sample_bytes(id) * for_samples));
+  for (int id : states) held.push_back(take(*state, sample_bytes(id) * for_samples, 0));
   lanes.resize(static_cast<size_t>(threads));
   for (Lane& lane : lanes) {
     lane.at.assign(values.size(), nullptr);
     lane.poison.assign(static_cast<size_t>(block), 0.0f);
-    for (size_t id = 0; id < values.size(); ++id) {
-      const int i = static_cast<int>(id);
-      if (roles[id] != RTA_STATE && staged(i)) lane.at[id] = take(*scratch, sample_bytes(i) * block);
-    }
-    if (own_scratch) lane.scratch = take(*scratch, own_scratch);
+    if (bytes) lane.scratch = take(*scratch, bytes, 0xFF);  // NaN: no stage may count on what it finds
+    for (size_t id = 0; id < values.size(); ++id)
+      if (roles[id] != RTA_STATE && staged(static_cast<int>(id))) lane.at[id] = lane.scratch + at[id];
   }
   reset(0, for_samples);
   finished = true;

@@ -9,7 +9,13 @@
 
 namespace rta {
 
+constexpr int kAfterAll = 1 << 30;
 constexpr size_t kNearBytes = size_t{2} << 20;  // as large as second-level caches get
+
+// The stages that a value is needed for.
+struct Span {
+  int first = kAfterAll, last = -1;
+};
 
 // What one thread needs to take a block of samples through all stages.
 struct Lane {
@@ -58,6 +64,7 @@ struct rta_plan {
   std::unique_ptr<rta::Arena> scratch, state;
   std::vector<rta::Value> values;
   std::vector<rta_role> roles;
+  std::vector<rta::Span> spans;  // by value
   std::vector<int> inputs, outputs, states;
   std::vector<std::unique_ptr<rta::Stage>> stages;
   std::vector<int64_t> read_bytes;  // by stage: packed weights
@@ -75,6 +82,8 @@ struct rta_plan {
   std::unique_ptr<rta::Pool> pool;
 
  private:
+  void touch(int id, int stage);
+  int64_t lay_out(int64_t start, std::vector<int64_t>& at) const;
   void place(rta::Lane& lane, const void* const* in, void* const* out, int64_t first, int64_t samples) const;
   void run_block(rta::Lane& lane, const void* const* in, void* const* out, int64_t first, int64_t samples,
                  const rta::Cut* cut);
