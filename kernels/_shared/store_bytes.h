@@ -1,5 +1,5 @@
-// V vectors of int32 to V * kLanes bytes: clamp(v + zero, low, 255), low >= 0. With packing instructions this is one
-// store and about half the operations of one S::store_u8 for each vector.
+// V vectors of int32 to V * kLanes bytes: clamp(v + zero, low, 255), low >= 0; kPlain: zero and low are 0. With packing
+// instructions this is one store and about half the operations of one S::store_u8 for each vector.
 #pragma once
 
 #include <cstdint>
@@ -10,18 +10,22 @@
 
 namespace rta {
 
-template <class S, int V>
+template <class S, int V, bool kPlain = false>
 static inline void store_bytes(uint8_t* to, const typename S::I (&v)[V], int32_t zero, int32_t low) {
   static_assert(V >= 1 && V <= 4);
 #if defined(__AVX512BW__)
   if constexpr (S::kLanes == 16) {
     const __m512i zeros = _mm512_set1_epi16(static_cast<int16_t>(zero));
-    const __m512i a = _mm512_packs_epi32(v[0], v[V > 1 ? 1 : 0]);
-    const __m512i b = V > 2 ? _mm512_packs_epi32(v[V > 2 ? 2 : 0], v[V > 3 ? 3 : 0]) : a;
+    __m512i a = _mm512_packs_epi32(v[0], v[V > 1 ? 1 : 0]);
+    __m512i b = V > 2 ? _mm512_packs_epi32(v[V > 2 ? 2 : 0], v[V > 3 ? 3 : 0]) : a;
+    if constexpr (!kPlain) {
+      a = _mm512_adds_epi16(a, zeros);
+      b = _mm512_adds_epi16(b, zeros);
+    }
     // Each 128 bits hold 4 numbers of each vector: a transposition of 4 x 4 words of 32 bits puts them in order.
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    __m512i bytes = _mm512_packus_epi16(_mm512_adds_epi16(a, zeros), _mm512_adds_epi16(b, zeros));
-    bytes = _mm512_max_epu8(bytes, _mm512_set1_epi8(static_cast<char>(low)));
+    __m512i bytes = _mm512_packus_epi16(a, b);
+    if constexpr (!kPlain) bytes = _mm512_max_epu8(bytes, _mm512_set1_epi8(static_cast<char>(low)));
     bytes = _mm512_permutexvar_epi32(order, bytes);
     if constexpr (V == 4) _mm512_storeu_si512(to, bytes);
     if constexpr (V == 2 || V == 3) _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_castsi512_si256(bytes));
@@ -33,9 +37,13 @@ static inline void store_bytes(uint8_t* to, const typename S::I (&v)[V], int32_t
 #if defined(__AVX2__)
   if constexpr (S::kLanes == 8 && V == 4) {
     const __m256i zeros = _mm256_set1_epi16(static_cast<int16_t>(zero));
-    const __m256i a = _mm256_packs_epi32(v[0], v[1]), b = _mm256_packs_epi32(v[2], v[3]);
-    __m256i bytes = _mm256_packus_epi16(_mm256_adds_epi16(a, zeros), _mm256_adds_epi16(b, zeros));
-    bytes = _mm256_max_epu8(bytes, _mm256_set1_epi8(static_cast<char>(low)));
+    __m256i a = _mm256_packs_epi32(v[0], v[1]), b = _mm256_packs_epi32(v[2], v[3]);
+    if constexpr (!kPlain) {
+      a = _mm256_adds_epi16(a, zeros);
+      b = _mm256_adds_epi16(b, zeros);
+    }
+    __m256i bytes = _mm256_packus_epi16(a, b);
+    if constexpr (!kPlain) bytes = _mm256_max_epu8(bytes, _mm256_set1_epi8(static_cast<char>(low)));
     bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bytes);
     return;

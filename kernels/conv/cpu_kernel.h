@@ -223,20 +223,8 @@ class ConvStage final : public Stage {
     char* y = to.y + position * p_.y.pitch;
     if constexpr (K::kElement == 1) {
       if (p_.int8_out && p_.bounded && (to.spills || to.left >= V * S::kLanes)) {
-        const int64_t pitch = p_.y.pitch;
-        const int32_t zero = p_.y_zero, low = p_.y_low;
-        const float *multiplier = p_.multiplier + b.numbers, *offset = p_.offset + b.numbers;
-        uint8_t* at = reinterpret_cast<uint8_t*>(y) + to.column;
-#pragma GCC unroll 6
-        for (int r = 0; r < R; ++r) {
-          typename S::I q[V];
-#pragma GCC unroll 4
-          for (int v = 0; v < V; ++v)
-            q[v] = S::to_int(
-                K::number(acc[0][r][v], S::load(multiplier + v * S::kLanes), S::load(offset + v * S::kLanes)));
-          store_bytes<S, V>(at + r * pitch, q, zero, low);
-        }
-        return;
+        return requantise<S, R, V>(acc[0], p_.multiplier + b.numbers, p_.offset + b.numbers,
+                                   reinterpret_cast<uint8_t*>(y) + to.column, p_.y.pitch, p_.y_zero, p_.y_low);
       }
     } else if (p_.plain && to.left >= V * S::kLanes) {
       return finish_floats<S, R, V>(acc[0], y + to.column * 4, p_.y.pitch, p_.activation == Activation::kRelu);

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "layer.h"
-#include "store_bytes.h"
+#include "requantise.h"
 
 namespace rta {
 

@@ -33,7 +33,9 @@ class InterleavedStage final : public Stage {
     across_ = axis(g, !sideways_);
     deep_ = (down_.kernel + 3) / 4;
     shifts_ = down_.kernel <= 4 && down_.stride == 1 && down_.dilation == 1 ? 5 - down_.kernel : 1;
+    slides_ = shifts_ == 2 && across_.kernel == 3 && across_.stride == 1 && across_.dilation == 1 && across_.out > 1;
     columns_bytes_ = deep_ * across_.reach * 256;
+    if (slides_) columns_bytes_ = 2 * across_.out * 256;
     fast_ = p_.int8_out && p_.bounded;
     pack(spec);
     spec.need_scratch(static_cast<size_t>(columns_bytes_ + (direct_ ? 0 : canvas_.bytes + 64)));
@@ -55,6 +57,11 @@ class InterleavedStage final : public Stage {
       for (int64_t block = 0; block * 64 < p_.c; ++block) {
         const ConvTarget at{y, other, block * 64, p_.c - block * 64, true};
         const char* w = weights_ + block * shifts_ * deep_ * across_.kernel * 256;
+        if (slides_) {
+          fast_ ? slide_rows<true>(image + block * 64, w, scale, at, run.scratch)
+                : slide_rows<false>(image + block * 64, w, scale, at, run.scratch);
+          continue;
+        }
         for (int64_t o = 0; o < down_.out; o += shifts_) {
           interleave(image + block * 64, run.scratch, o);
           for (int64_t shift = 0; shift < shifts_ && o + shift < down_.out; ++shift) {
@@ -87,13 +94,13 @@ class InterleavedStage final : public Stage {
     return a;
   }
 
-  static void interleave4(char* to, I r0, I r1, I r2, I r3) {
+  static void interleave4(I (&to)[4], I r0, I r1, I r2, I r3) {
     const I low01 = _mm512_unpacklo_epi8(r0, r1), high01 = _mm512_unpackhi_epi8(r0, r1);
     const I low23 = _mm512_unpacklo_epi8(r2, r3), high23 = _mm512_unpackhi_epi8(r2, r3);
-    _mm512_store_si512(to, _mm512_unpacklo_epi16(low01, low23));
-    _mm512_store_si512(to + 64, _mm512_unpackhi_epi16(low01, low23));
-    _mm512_store_si512(to + 128, _mm512_unpacklo_epi16(high01, high23));
-    _mm512_store_si512(to + 192, _mm512_unpackhi_epi16(high01, high23));
+    to[0] = _mm512_unpacklo_epi16(low01, low23);
+    to[1] = _mm512_unpackhi_epi16(low01, low23);
+    to[2] = _mm512_unpacklo_epi16(high01, high23);
+    to[3] = _mm512_unpackhi_epi16(high01, high23);
   }
 
   void interleave(const char* image, char* to, int64_t o) const {
@@ -113,7 +120,9 @@ class InterleavedStage final : public Stage {
       for (; i < across.padding && i < across.reach; ++i, to += 256)
         for (int v = 0; v < 4; ++v) _mm512_store_si512(to + 64 * v, pad);
       for (; i < end; ++i, to += 256) {
-        interleave4(to, load(row[0]), load(row[1]), load(row[2]), load(row[3]));
+        I x[4];
+        interleave4(x, load(row[0]), load(row[1]), load(row[2]), load(row[3]));
+        for (int v = 0; v < 4; ++v) _mm512_store_si512(to + 64 * v, x[v]);
         row[0] += step[0];
         row[1] += step[1];
         row[2] += step[2];
@@ -122,6 +131,19 @@ class InterleavedStage final : public Stage {
       for (; i < across.reach; ++i, to += 256)
         for (int v = 0; v < 4; ++v) _mm512_store_si512(to + 64 * v, pad);
     }
+  }
+
+  // interleaved_slide.h
+  template <int kHalf, int kDown, bool kFast>
+  void half(const char* image, const char* w, int64_t o, float scale, const ConvTarget& at, char* kept) const;
+  template <int kDown, bool kFast>
+  void slide(const char* image, const char* w, int64_t o, float scale, const ConvTarget& at, char* kept) const;
+
+  template <bool kFast>
+  void slide_rows(const char* image, const char* w, float scale, const ConvTarget& at, char* kept) const {
+    int64_t o = 0;
+    for (; o + 2 <= down_.out; o += 2) slide<2, kFast>(image, w, o, scale, at, kept);
+    if (o < down_.out) slide<1, kFast>(image, w, o, scale, at, kept);
   }
 
   static I load(const char* p) { return _mm512_loadu_si512(p); }
@@ -169,10 +191,17 @@ class InterleavedStage final : public Stage {
         }
       }
     }
-    const int64_t step = across_.out_step * p_.y.pitch;
+    finish<R, kFast>(acc, scale, to, position, across_.out_step);
+  }
+
+  // Sums of R positions that are `step` apart.
+  template <int R, bool kFast>
+  inline __attribute__((always_inline)) void finish(const I (&acc)[R][4], float scale, const ConvTarget& to,
+                                                    int64_t position, int64_t step) const {
     const float *multiplier = multiplier_ + to.column, *offset = offset_ + to.column;
-    char* y = to.y + position * p_.y.pitch;
     if constexpr (kFast) {
+      char* y = to.y + position * p_.y.pitch + to.column;
+      const int64_t pitch = step * p_.y.pitch;
       const I zero = _mm512_set1_epi16(static_cast<int16_t>(p_.y_zero));
       const I low = _mm512_set1_epi8(static_cast<char>(p_.y_low));
 #pragma GCC unroll 5
@@ -184,7 +213,7 @@ class InterleavedStage final : public Stage {
               S::to_int(S::add(S::mul(S::to_float(acc[r][v]), S::load(multiplier + 16 * v)), S::load(offset + 16 * v)));
         const I a = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), zero);
         const I b = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), zero);
-        _mm512_storeu_si512(y + to.column + r * step, _mm512_max_epu8(_mm512_packus_epi16(a, b), low));
+        _mm512_storeu_si512(y + r * pitch, _mm512_max_epu8(_mm512_packus_epi16(a, b), low));
       }
       return;
     }
@@ -197,7 +226,7 @@ class InterleavedStage final : public Stage {
         S::store(sums[r] + 16 * v, S::add(S::mul(S::to_float(acc[r][v]), p_.dynamic ? S::mul(m, S::set(scale)) : m),
                                           S::load(offset + 16 * v)));
       }
-    for (int r = 0; r < R; ++r) finish_row(sums[r], to, position + r * across_.out_step);
+    for (int r = 0; r < R; ++r) finish_row(sums[r], to, position + r * step);
   }
 
   __attribute__((noinline)) void finish_row(const float* sums, const ConvTarget& to, int64_t row) const {
@@ -262,7 +291,7 @@ class InterleavedStage final : public Stage {
   ConvLayer p_;
   Canvas canvas_;
   Axis down_, across_;
-  bool direct_, sideways_, fast_;
+  bool direct_, sideways_, slides_, fast_;
   int64_t deep_, shifts_, columns_bytes_;
   const char *weights_, *pad_;
   const float *multiplier_, *offset_;
@@ -270,4 +299,6 @@ class InterleavedStage final : public Stage {
 };
 
 }  // namespace rta
+
+#include "interleaved_slide.h"
 #endif

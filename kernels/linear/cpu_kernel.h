@@ -15,6 +15,9 @@
 // Floor, 1 x 1024 x 1024 int8: 1 MiB of weights at the bandwidth of the cache that holds them.
 #pragma once
 
+#include <cmath>
+#include <cstdlib>
+
 #include "linear/epilogue.h"
 
 namespace rta {
@@ -62,7 +65,6 @@ struct Int8 {
   static inline void tile(const LinearLayer& p, const char* w, const char* x, char* y, int64_t column,
                           const char* row_scale, Ahead ahead) {
     using I = typename S::I;
-    using F = typename S::F;
     constexpr int C = chains<R, V>();
     I acc[C][R][V];
 #pragma GCC unroll 8
@@ -100,14 +102,30 @@ struct Int8 {
     }
     for (; g < groups; ++g) step(0, g);
 
-    F t[R][V];
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v)
 #pragma GCC unroll 6
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
         for (int c = 1; c < C; ++c) acc[0][r][v] = S::add_int(acc[0][r][v], acc[c][r][v]);
-    rescale<S, R, V>(p, acc[0], t, column, row_scale);
+    if (p.bounded)
+      return requantise<S, R, V>(acc[0], p.multiplier + column, p.offset + column,
+                                 reinterpret_cast<uint8_t*>(y) + column, p.y.pitch, p.y_zero, p.y_low);
+    if (p.plain && p.n - column >= V * S::kLanes) return to_floats<S, R, V>(p, acc[0], y, column);
+    I sum[R][V];  // a copy, so that no sum lives in memory above
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v)
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r) sum[r][v] = acc[0][r][v];
+    finish<R, V>(p, sum, y, column, row_scale);
+  }
+
+  // The general end. Not inlined: it would take registers from the short one.
+  template <int R, int V>
+  __attribute__((noinline)) static void finish(const LinearLayer& p, const typename S::I (&sum)[R][V], char* y,
+                                               int64_t column, const char* row_scale) {
+    typename S::F t[R][V];
+    rescale<S, R, V>(p, sum, t, column, row_scale);
     epilogue<S, R, V>(p, t, y, column);
   }
 };
@@ -355,18 +373,10 @@ static T* padded(Arena& arena, int64_t n) {
 template <class S, template <class> class Kind>
 LinearStage<S, Kind>::LinearStage(const StageSpec& spec, int64_t whole) {
   constexpr bool int8 = sizeof(typename Kind<S>::Input) == 1;
+  layer_ = read_layer(spec);
   LinearLayer& p = layer_;
   const Attrs& attrs = spec.attrs;
-  p.x = spec.in(0);
-  p.y = spec.out(0);
-  p.row_scale = spec.in(1);
-  p.k = spec.input(0).width;
-  p.n = spec.output(0).width;
-  p.activation = parse_activation(attrs.text("activation"));
-  p.parameter = static_cast<float>(attrs.real("activation_parameter"));
-  p.int8_out = spec.output(0).dtype == RTA_INT8;
   if (spec.input(0).dtype != (int8 ? RTA_INT8 : RTA_FLOAT32)) fail("linear: input and weight have different dtypes");
-  if (!int8 && p.int8_out) fail("linear: float32 weights have no int8 output");
 
   constexpr int group = Kind<S>::kGroup, lanes = S::kLanes;
   using Weight = typename Kind<S>::Weight;
@@ -387,20 +397,20 @@ LinearStage<S, Kind>::LinearStage(const StageSpec& spec, int64_t whole) {
   const float* given = attrs.floats(int8 ? "offset" : "bias", p.n);
   for (int64_t i = 0; i < p.n; ++i) offset[i] = given[i];
   p.offset = offset;
-  p.compensation = nullptr;
-  p.multiplier = nullptr;
   if constexpr (int8) {
-    p.y_inv_scale = static_cast<float>(attrs.real("y_inv_scale"));
-    p.y_zero = static_cast<int32_t>(attrs.integer("y_zero_point")) + 128;
     float* multiplier = padded<S, float>(*spec.arena, p.n);
     int32_t* compensation = padded<S, int32_t>(*spec.arena, p.n);
     const float* scale = attrs.floats("multiplier", p.n);
     const int64_t zero = attrs.integer("x_zero_point") + S::kXOffset;
     for (int64_t i = 0; i < p.n; ++i) {
-      int64_t sum = 0;
-      for (int64_t k = 0; k < p.k; ++k) sum += weight[i * p.k + k];
+      int64_t sum = 0, magnitude = 0;
+      for (int64_t k = 0; k < p.k; ++k) {
+        sum += weight[i * p.k + k];
+        magnitude += std::abs(weight[i * p.k + k]);
+      }
       multiplier[i] = scale[i];
       compensation[i] = static_cast<int32_t>(-zero * sum);
+      p.bound(255.0 * static_cast<double>(magnitude) * std::fabs(scale[i]) + std::fabs(given[i]));
     }
     p.multiplier = multiplier;
     p.compensation = compensation;

@@ -3,8 +3,8 @@
 #pragma once
 
 #include "activation.h"
+#include "requantise.h"
 #include "stage.h"
-#include "store_bytes.h"
 
 namespace rta {
 
@@ -18,7 +18,11 @@ struct LinearLayer {
   float parameter;
   bool int8_out;
   float y_inv_scale;
-  int32_t y_zero;  // zero point + 128
+  int32_t y_zero, y_low;  // zero point + 128; the least byte: y_zero after a ReLU
+  bool plain;             // float32 out, and nothing but a ReLU before it
+  bool bounded;           // int8 in and out, |t| < 2^21 whatever x holds, and nothing but a ReLU before the rounding
+
+  void bound(double most) { bounded = bounded && most < 2097152.0; }  // |t| of one output is at most so much
 };
 
 template <class S, int V>
@@ -102,6 +106,23 @@ static inline void rescale(const LinearLayer& p, const typename S::I (&sum)[R][V
                     : multiplier;
       t[r][v] = S::add(S::mul(S::to_float(sum[r][v]), scale), offset);
     }
+  }
+}
+
+// R rows of float32 from sums, with nothing but a ReLU between, all columns present.
+template <class S, int R, int V>
+static inline __attribute__((always_inline)) void to_floats(const LinearLayer& p, const typename S::I (&sum)[R][V],
+                                                            char* y, int64_t column) {
+  const int64_t pitch = p.y.pitch;
+  const typename S::F low = S::set(p.activation == Activation::kRelu ? 0.0f : -__builtin_inff());
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) {
+    const typename S::F multiplier = S::load(p.multiplier + column + v * S::kLanes);
+    const typename S::F offset = S::load(p.offset + column + v * S::kLanes);
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r)
+      S::store(reinterpret_cast<float*>(y + r * pitch) + column + v * S::kLanes,
+               S::max(low, S::add(S::mul(S::to_float(sum[r][v]), multiplier), offset)));
   }
 }
 

@@ -14,10 +14,14 @@ LinearLayer read_layer(const StageSpec& spec) {
   p.activation = parse_activation(attrs.text("activation"));
   p.parameter = static_cast<float>(attrs.real("activation_parameter"));
   p.int8_out = spec.output(0).dtype == RTA_INT8;
+  const bool simple = p.activation == Activation::kRelu || p.activation == Activation::kNone;
+  p.plain = simple && !p.row_scale.exists() && !p.int8_out;
   if (p.int8_out) {
     if (spec.input(0).dtype == RTA_FLOAT32) fail("linear: a float32 input has no int8 output");
     p.y_inv_scale = static_cast<float>(attrs.real("y_inv_scale"));
     p.y_zero = static_cast<int32_t>(attrs.integer("y_zero_point")) + 128;
+    p.y_low = p.activation == Activation::kRelu ? p.y_zero : 0;
+    p.bounded = simple && !p.row_scale.exists() && p.y_inv_scale == 1.0f;
   }
   return p;
 }
