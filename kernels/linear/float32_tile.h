@@ -1,0 +1,72 @@
+// R rows by V vectors of float32, all of K or a part of it.
+#pragma once
+
+#include "linear/tile.h"
+
+namespace rta {
+
+template <class S>
+struct Float32 {
+  using Input = float;
+  using Weight = float;
+  static const Weight* weights(const Attrs& attrs, int64_t count) { return attrs.floats("weight", count); }
+  static constexpr int kGroup = 1;
+  static constexpr int kStep = S::kLanes * static_cast<int>(sizeof(float));
+
+  template <int R, int V, int P>
+  static inline void tile(const LinearLayer& p, const char* w, const char* x, char* y, int64_t column, const char*,
+                          Ahead ahead) {
+    tile<R, V, P>(p, w, x, y, column, 0, p.k, nullptr, ahead);
+  }
+
+  // The part of a tile with k in [from, to). Its sums continue those in `carried` [R][V], or the bias where from is 0,
+  // and go back there, or through the epilogue where `to` is the end of K.
+  template <int R, int V, int P>
+  static inline void tile(const LinearLayer& p, const char* w, const char* x, char* y, int64_t column, int64_t from,
+                          int64_t to, float* carried, Ahead ahead) {
+    using F = typename S::F;
+    constexpr int C = chains<R, V>();
+    F acc[C][R][V];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      const F bias = S::load(p.offset + column + v * S::kLanes);
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r) {
+        acc[0][r][v] = from == 0 ? bias : S::load(carried + (r * V + v) * S::kLanes);
+#pragma GCC unroll 4
+        for (int c = 1; c < C; ++c) acc[c][r][v] = S::set(0.0f);
+      }
+    }
+    const auto step = [&](int c, int64_t k) __attribute__((always_inline)) {
+      F in[R];
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r) in[r] = S::set(reinterpret_cast<const float*>(x + r * p.x.pitch)[k]);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        const F weight = S::load(reinterpret_cast<const float*>(w + (k * P + v) * kStep));
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r) acc[c][r][v] = S::mul_add(weight, in[r], acc[c][r][v]);
+      }
+    };
+    int64_t k = from;
+    for (; k + C <= to; k += C) {
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) step(c, k + c);
+      ahead.fetch<kStep>();
+    }
+    for (; k < to; ++k) step(0, k);
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v)
+#pragma GCC unroll 4
+        for (int c = 1; c < C; ++c) acc[0][r][v] = S::add(acc[0][r][v], acc[c][r][v]);
+    if (to == p.k) return epilogue<S, R, V>(p, acc[0], y, column);
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) S::store(carried + (r * V + v) * S::kLanes, acc[0][r][v]);
+  }
+};
+
+}  // namespace rta
