@@ -222,6 +222,40 @@ class SelfAttention(nn.Module):
         return self.attention(x, x, x)
 
 
+class StepWithHead(nn.Module):
+    """What a control loop calls: one recurrent layer, its state passed in and out, a linear head."""
+
+    def __init__(self, cell: type[nn.GRU] | type[nn.LSTM], layers: int, batch_first: bool) -> None:
+        super().__init__()
+        self.cell = cell(10, 24, layers, batch_first=batch_first)
+        self.head = nn.Linear(24, 3)
+
+    def forward(self, x: Tensor, state: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, object]:
+        y, state = self.cell(x, state)
+        return self.head(y), state
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("cell", [nn.GRU, nn.LSTM])
+def test_a_step_with_its_state_is_one_native_call(
+    cell: type[nn.GRU] | type[nn.LSTM], layers: int, batch: int, batch_first: bool
+) -> None:
+    """A state of one layer and one sample looks as if its layers were samples; it must not cost the bound call."""
+    model = randomised(StepWithHead(cell, layers, batch_first))
+    h, c = torch.randn(2, layers, batch, 24).unbind()
+    state = h if cell is nn.GRU else (h, c)
+    x = torch.randn(batch, 1, 10) if batch_first else torch.randn(1, batch, 10)
+    fast = rt.compile(model, (x, state))
+    assert "one call" in fast.explain(measure=False).splitlines()[0]
+    want = model(x, state)
+    assert error(fast(x, state), want) < 1e-6
+    out = pytree.tree_map(lambda t: torch.full_like(t, torch.nan), want)
+    fast.bind(x, state, out=out)()
+    assert error(out, want) < 1e-6
+
+
 def test_attention_that_returns_its_weights() -> None:
     """torch then joins samples and heads in one dimension, and scales it by a constant."""
     model = SelfAttention().eval()

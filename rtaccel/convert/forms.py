@@ -25,13 +25,20 @@ def best_form(model: nn.Module, args: tuple[Any, ...]) -> tuple[Captured, DraftG
         found = Builder(captured, None).build()
         return (captured, found) if found.left_alone < graph.left_alone else best
     candidates = []
-    shared = _shared_batch(args)
-    if shared is not None:
-        candidates.append(Builder(captured, shared).build())
-        if not candidates[0].left_alone:
-            return captured, candidates[0]
-    candidates.append(Builder(captured, None).build())
+    for batch in _fixed_forms(args):
+        candidates.append(Builder(captured, batch).build())
+        if not candidates[-1].left_alone:
+            return captured, candidates[-1]
     return captured, min(candidates, key=lambda graph: graph.left_alone)
+
+
+def _fixed_forms(args: tuple[Any, ...]) -> tuple[int | None, ...]:
+    """The samples of the example, each on its own, or None for all of it as one. One sample is better taken as one: then
+    what is first in a tensor need not be samples, as it is not in a recurrent state of one layer."""
+    shared = _shared_batch(args)
+    if shared is None:
+        return (None,)
+    return (None, shared) if shared == 1 else (shared, None)
 
 
 def _traced(captured: Captured) -> int | None:
@@ -44,7 +51,7 @@ def _traced(captured: Captured) -> int | None:
 
 
 def _shared_batch(args: tuple[Any, ...]) -> int | None:
-    """The first dimension of every input tensor, where they agree and have more than one."""
+    """The first dimension of every input tensor, where they agree and have others."""
     tensors = [t for t in pytree.tree_leaves(args) if isinstance(t, Tensor)]
     sizes = {t.shape[0] if t.dim() > 1 else None for t in tensors}
     return next(iter(sizes)) if len(sizes) == 1 and None not in sizes else None
