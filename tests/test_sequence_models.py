@@ -243,7 +243,7 @@ def test_a_step_with_its_state_is_one_native_call(
     cell: type[nn.GRU] | type[nn.LSTM], layers: int, batch: int, batch_first: bool
 ) -> None:
     """A state of one layer and one sample looks as if its layers were samples; it must not cost the bound call."""
-    model = randomised(StepWithHead(cell, layers, batch_first))
+    model = randomised(StepWithHead(cell, layers, batch_first)).requires_grad_(False)
     h, c = torch.randn(2, layers, batch, 24).unbind()
     state = h if cell is nn.GRU else (h, c)
     x = torch.randn(batch, 1, 10) if batch_first else torch.randn(1, batch, 10)
