@@ -80,6 +80,7 @@ struct Spec {
 };
 
 constexpr int kMaxDims = 8, kMaxTensors = 16;
+constexpr int64_t kMaxProfiled = 100'000;
 
 // Whether the numbers in memory stand for their negatives: the exchange interface does not tell. torch makes such
 // tensors as the imaginary part of a conjugate, a view with stride 2 that is refused for that already, unless it has a
@@ -265,6 +266,17 @@ class Plan {
     if (rta_plan_run(plan_, p.in, p.out, p.rows) != 0) raise_refusal();
   }
 
+  // (rows of int64 as rta_plan_profile writes them, ns per count). None: the tensors need a closer look.
+  nb::object profile(nb::handle inputs, nb::handle outputs, int64_t calls) const {
+    Pointers p;
+    if (!fits(inputs, outputs, p)) return nb::none();
+    if (calls < 1 || calls > kMaxProfiled) throw nb::value_error("1 to 100000 calls");
+    std::vector<int64_t> ticks(static_cast<size_t>(calls * (stages_ + 4)));
+    const double ns = rta_plan_profile(plan_, p.in, p.out, p.rows, calls, ticks.data());
+    if (ns < 0) throw std::runtime_error(rta_error());
+    return nb::make_tuple(nb::bytes(reinterpret_cast<const char*>(ticks.data()), ticks.size() * sizeof(int64_t)), ns);
+  }
+
   void reset(int64_t first, int64_t count) {
     if (first < 0 || count < 0 || first > state_samples_ - count) throw nb::index_error("no such samples");
     rta_plan_reset(plan_, first, count);
@@ -336,7 +348,7 @@ class Plan {
   rta_plan* plan_;
   std::vector<Spec> inputs_, outputs_;
   std::string flat_in_, flat_out_, form_in_, form_out_;
-  int64_t max_samples_ = 0, state_samples_ = 0;
+  int64_t max_samples_ = 0, state_samples_ = 0, stages_ = 0;
 };
 
 rta_attr attribute(nb::handle key, nb::handle value, std::vector<std::string>& texts) {
@@ -377,6 +389,7 @@ void Plan::stage(const std::string& op, const std::string& kernel, const std::ve
   checked(rta_plan_stage(plan_, op.c_str(), kernel.c_str(), inputs.data(), static_cast<int>(inputs.size()),
                          outputs.data(), static_cast<int>(outputs.size()), attrs.data(),
                          static_cast<int>(attrs.size())));
+  ++stages_;
 }
 
 // A plan with its tensors: they are kept alive, and a call is the bare native run.
@@ -430,6 +443,7 @@ NB_MODULE(_native, m) {
       .def("call", &Plan::call, nb::arg("inputs").none())
       .def("call_flat", &Plan::call_flat, nb::arg("inputs").none())
       .def("nesting", &Plan::nesting, nb::arg("inputs"), nb::arg("outputs"))
+      .def("profile", &Plan::profile, nb::arg("inputs"), nb::arg("outputs"), nb::arg("calls"))
       .def("reset", &Plan::reset, nb::arg("first"), nb::arg("count"))
       .def("save_state", &Plan::save_state)
       .def("load_state", &Plan::load_state)

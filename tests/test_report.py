@@ -12,9 +12,10 @@ import pytest
 
 import rtaccel as rt
 from rtaccel.core.errors import FormatError
-from rtaccel.measure.charts import WIDTH, LogAxis, duration, histograms, tails
+from rtaccel.measure.charts import histograms, tails
 from rtaccel.measure.report import render_report, write_report
 from rtaccel.measure.result import Latency
+from rtaccel.measure.svg import WIDTH, LogAxis, duration
 from rtaccel.measure.verdict import Line
 
 VOID = {"meta", "br"}

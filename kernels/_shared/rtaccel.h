@@ -77,6 +77,15 @@ int rta_plan_finish(rta_plan* plan, int64_t state_samples, int64_t memory);
  * samples: at most state_samples where the plan has states. */
 int rta_plan_run(rta_plan* plan, const void* const* inputs, void* const* outputs, int64_t samples);
 
+/* Where the time of a call goes. Makes `calls` pairs of calls, one with its parts timed and one as it is, and writes a
+ * row of stages + 4 counts of the processor's counter for each pair: bringing the inputs into place, every stage,
+ * handing the outputs over, the whole of the call as it is, and one reading of the counter, which every part includes.
+ * A reading waits for what came before it, so the parts add up to more than the whole. Stages that threads share are
+ * timed as the caller waits for them; where threads would share the samples, the timed call runs on this thread alone.
+ * States move on by 2 * calls. Returns ns per count, or -1 with nothing computed. */
+double rta_plan_profile(rta_plan* plan, const void* const* inputs, void* const* outputs, int64_t samples, int64_t calls,
+                        int64_t* ticks);
+
 /* States as they are after rta_plan_finish, of samples first .. first + count - 1. */
 void rta_plan_reset(rta_plan* plan, int64_t first, int64_t count);
 /* All states as one block of bytes, in the kernels' own order: to save them and to put them back into such a plan. */

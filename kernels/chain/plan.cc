@@ -132,21 +132,30 @@ void rta_plan::run(const void* const* in, void* const* out, int64_t samples) {
     run_threaded(in, out, samples);
   else
     for (int64_t first = 0; first < samples; first += block)
-      run_block(lanes[0], in, out, first, std::min(block, samples - first), nullptr);
+      run_block(lanes[0], in, out, first, std::min(block, samples - first), nullptr, Unmarked{});
   ++tick;
 }
 
-// cut: into how many parts each stage goes, or nullptr for one.
+// cut: into how many parts each stage goes, or nullptr for one. mark: called with 0 when the inputs are in place, with
+// i + 1 after stage i, and with the number after the last once the outputs are handed over.
+template <class Mark>
 void rta_plan::run_block(Lane& lane, const void* const* in, void* const* out, int64_t first, int64_t samples,
-                         const Cut* cut) {
+                         const Cut* cut, Mark&& mark) {
   place(lane, in, out, first, samples);
   if (marks_samples) std::memset(lane.poison.data(), 0, static_cast<size_t>(samples) * sizeof(float));
+  mark(0);
 
   const Run run{lane.at.data(), samples, lane.poison.data(), lane.scratch, tick, far()};
   if (!cut)
-    for (const auto& stage : stages) stage->run(run);
+    for (size_t i = 0; i < stages.size(); ++i) {
+      stages[i]->run(run);
+      mark(i + 1);
+    }
   else
-    for (size_t i = 0; i < stages.size(); ++i) run_stage(*stages[i], run, cut->parts[i]);
+    for (size_t i = 0; i < stages.size(); ++i) {
+      run_stage(*stages[i], run, cut->parts[i]);
+      mark(i + 1);
+    }
 
   for (size_t i = 0; i < outputs.size(); ++i) {
     const Value& v = values[outputs[i]];
@@ -156,7 +165,11 @@ void rta_plan::run_block(Lane& lane, const void* const* in, void* const* out, in
     flip_sign(start, bytes, lane.at[outputs[i]], v.pitch, samples * v.steps, v.width);
   }
   if (marks_samples) spoil(lane, first, samples);
+  mark(stages.size() + 1);
 }
+
+template void rta_plan::run_block(Lane&, const void* const*, void* const*, int64_t, int64_t, const Cut*, Unmarked&&);
+template void rta_plan::run_block(Lane&, const void* const*, void* const*, int64_t, int64_t, const Cut*, Marks&);
 
 // Float outputs of a sample that was marked, now or within the memory of its states, become NaN.
 void rta_plan::spoil(Lane& lane, int64_t first, int64_t samples) {

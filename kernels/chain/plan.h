@@ -1,4 +1,5 @@
-// What a plan holds. plan.cc builds and runs it, plan_threads.cc decides what threads share, plan_abi.cc is the C ABI.
+// What a plan holds. plan.cc builds and runs it, plan_threads.cc decides what threads share, plan_profile.cc times its
+// stages, plan_abi.cc is the C ABI.
 #pragma once
 
 #include <memory>
@@ -33,6 +34,18 @@ struct Cut {
   int64_t saved_ns = 0;    // by cutting stages
 };
 
+// What run_block does between its parts: nothing, in every call but those of rta_plan_profile.
+struct Unmarked {
+  void operator()(size_t) const {}
+};
+
+// Adds what the processor's counter moved on since the reading before to the part that has just ended.
+struct Marks {
+  int64_t* ticks;
+  int64_t last;
+  void operator()(size_t part);
+};
+
 }  // namespace rta
 
 struct rta_plan {
@@ -49,6 +62,7 @@ struct rta_plan {
   const char* check(const void* const* in, int64_t samples);
   void run(const void* const* in, void* const* out, int64_t samples);
   void reset(int64_t first, int64_t count);
+  double profile(const void* const* in, void* const* out, int64_t samples, int64_t calls, int64_t* ticks);
 
   // Threads.
   int parts(int stage, int64_t samples) const;
@@ -85,8 +99,9 @@ struct rta_plan {
   void touch(int id, int stage);
   int64_t lay_out(int64_t start, std::vector<int64_t>& at) const;
   void place(rta::Lane& lane, const void* const* in, void* const* out, int64_t first, int64_t samples) const;
+  template <class Mark>
   void run_block(rta::Lane& lane, const void* const* in, void* const* out, int64_t first, int64_t samples,
-                 const rta::Cut* cut);
+                 const rta::Cut* cut, Mark&& mark);
   void run_threaded(const void* const* in, void* const* out, int64_t samples);
   void run_stage(const rta::Stage& stage, const rta::Run& run, int parts);
   void run_lanes(const void* const* in, void* const* out, int64_t samples, int64_t each);

@@ -96,6 +96,15 @@ RTA_API int rta_plan_run(rta_plan* plan, const void* const* inputs, void* const*
   return 0;
 }
 
+RTA_API double rta_plan_profile(rta_plan* plan, const void* const* inputs, void* const* outputs, int64_t samples,
+                                int64_t calls, int64_t* ticks) {
+  return guarded(-1.0, [&] {
+    if (plan->checks)
+      if (const char* reason = plan->check(inputs, samples)) fail("%s", reason);
+    return plan->profile(inputs, outputs, samples, calls, ticks);
+  });
+}
+
 RTA_API int rta_plan_parts(const rta_plan* plan, int stage, int64_t samples) { return plan->parts(stage, samples); }
 RTA_API int rta_plan_running_threads(const rta_plan* plan) { return plan->running_threads(); }
 

@@ -88,7 +88,7 @@ void rta_plan::run_threaded(const void* const* in, void* const* out, int64_t sam
   }
   for (; first < samples; first += block) {
     const int64_t now = std::min(block, samples - first);
-    run_block(lanes[0], in, out, first, now, together ? &cuts[static_cast<size_t>(now)] : nullptr);
+    run_block(lanes[0], in, out, first, now, together ? &cuts[static_cast<size_t>(now)] : nullptr, Unmarked{});
   }
   if (saved > 0) pool->done();
 }
@@ -97,7 +97,7 @@ void rta_plan::run_lanes(const void* const* in, void* const* out, int64_t sample
   const auto lane = [this, in, out, samples, each](int part) {
     const int64_t step = each * block, end = std::min(samples, (part + 1) * step);
     for (int64_t first = part * step; first < end; first += block)
-      run_block(lanes[static_cast<size_t>(part)], in, out, first, std::min(block, end - first), nullptr);
+      run_block(lanes[static_cast<size_t>(part)], in, out, first, std::min(block, end - first), nullptr, Unmarked{});
   };
   pool->run([](const void* job, int part) { (*static_cast<const decltype(lane)*>(job))(part); }, &lane, threads);
 }

@@ -1,23 +1,16 @@
-"""Two charts of latency as inline SVG: histograms on a log axis, and latency against percentile.
-
-Colours are CSS variables of the page (`report_style`), so that one drawing serves light and dark.
-"""
+"""Two charts of latency as inline SVG: histograms on a log axis, and latency against percentile."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from html import escape
 
 import numpy as np
 
 from rtaccel.measure.result import Latency
+from rtaccel.measure.svg import SERIES, WIDTH, LogAxis, colour, duration, svg_image, svg_line, svg_text
 
-SERIES = 8
-"""Distinct colours; further results repeat them with dashed lines."""
-
-WIDTH = 1040
 _LEFT, _RIGHT = 16, 24
 _BINS = 320
 _CHARACTER = 7.6
@@ -28,39 +21,6 @@ _PERCENTILES = {"50": 0.5, "90": 0.1, "99": 0.01, "99.9": 0.001, "99.99": 0.0001
 
 _KEY_LABELS = {"p50_us": "p50", "p99_us": "p99", "p999_us": "p99.9"}
 _KEY_TAILS = {"p50_us": 0.5, "p99_us": 0.01, "p999_us": 0.001}
-
-
-@dataclass(frozen=True)
-class LogAxis:
-    """Maps low..high on a log scale to start..end in pixels."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        share = math.log(value / self.low) / math.log(self.high / self.low)
-        return self.start + share * (self.end - self.start)
-
-    def ticks(self) -> list[float]:
-        """1, 2 and 5 of each decade where it spans at most three, else powers of ten."""
-        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        steps = (1, 2, 5) if math.log10(self.high / self.low) <= 3 else (1,)
-        found = [step * 10.0**d for d in decades for step in steps]
-        return [tick for tick in found if self.low <= tick * (1 + 1e-9) and tick <= self.high * (1 + 1e-9)]
-
-
-def duration(us: float) -> str:
-    """A latency for people: three digits and the unit that suits it."""
-    for limit, factor, unit in ((1.0, 1e3, "ns"), (1e3, 1.0, "µs"), (1e6, 1e-3, "ms")):
-        if us < limit * 0.9995:
-            return f"{us * factor:.3g} {unit}"
-    return f"{us * 1e-6:.3g} s"
-
-
-def colour(index: int) -> str:
-    return f"var(--s{index % SERIES + 1})"
 
 
 def _domain(results: Sequence[Latency], limits: Iterable[float]) -> tuple[float, float]:
@@ -76,22 +36,9 @@ def _budgets(results: Sequence[Latency]) -> list[tuple[str, float]]:
     return sorted(found, key=lambda pair: (pair[1], pair[0]))
 
 
-def _text(x: float, y: float, text: str, css: str = "tick", anchor: str = "middle") -> str:
-    return f'<text class="{css}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
-    return f'<line class="{css}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
-
-
-def _svg(height: float, label: str, parts: Iterable[str]) -> str:
-    label = escape(label, quote=True)
-    opening = f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{label}">'
-    return f'<div class="scroll">{opening}{"".join(parts)}</svg></div>'
-
-
 def histograms(results: Sequence[Latency]) -> str:
-    """One row per result on a shared log axis; heights are shares of its calls, each row scaled to its tallest bar.
+    """One row per result on a shared log axis; heights are log(1 + calls), each row scaled to its tallest bar: one slow
+    call among a million is seen.
 
     Below the bars, ticks at p50, p99, p99.9 and the maximum, so that the few slow calls are seen. Dashed: the limits.
     """
@@ -100,29 +47,29 @@ def histograms(results: Sequence[Latency]) -> str:
     row, bars, top = 104, 56, 26
     axis = LogAxis(*_domain(results, (limit for _, limit in _budgets(results))), _LEFT, WIDTH - _RIGHT)
     bottom = top + row * len(results)
-    parts = [_line(axis(tick), top, axis(tick), bottom, "grid") for tick in axis.ticks()]
-    parts += [_text(axis(tick), bottom + 18, duration(tick)) for tick in axis.ticks()]
+    parts = [svg_line(axis(tick), top, axis(tick), bottom, "grid") for tick in axis.ticks()]
+    parts += [svg_text(axis(tick), bottom + 18, duration(tick)) for tick in axis.ticks()]
     for i, result in enumerate(results):
         base = top + row * i + 22 + bars
         parts.append(_row(result, i, axis, base, bars))
-    parts.append(_text((_LEFT + WIDTH) / 2, bottom + 40, "latency of one call (log scale)", "axis"))
-    return _svg(bottom + 50, "Histograms of latency, one row per result", parts)
+    parts.append(svg_text((_LEFT + WIDTH) / 2, bottom + 40, "latency of one call (log scale)", "axis"))
+    return svg_image(bottom + 50, "Histograms of latency, one row per result", parts)
 
 
 def _row(result: Latency, index: int, axis: LogAxis, base: float, height: float) -> str:
     edges = np.geomspace(axis.low, axis.high, _BINS + 1)
     counts, _ = np.histogram(np.clip(result.samples_us, axis.low, axis.high), bins=edges)
-    tallest = max(int(counts.max()), 1)
+    tallest = math.log1p(max(int(counts.max()), 1))
     path = [f"M{axis.start:.1f} {base:.1f}"]
     for left, right, count in zip(edges, edges[1:], counts):
-        y = base - height * count / tallest
+        y = base - height * math.log1p(count) / tallest
         path.append(f"L{axis(left):.1f} {y:.1f}L{axis(right):.1f} {y:.1f}")
     path.append(f"L{axis.end:.1f} {base:.1f}Z")
     parts = [
         f"<g><title>{escape(result.name)}: p50 {duration(result.p50_us)}, p99 {duration(result.p99_us)}, "
         f"p99.9 {duration(result.p999_us)}, max {duration(result.max_us)}</title>",
         f'<path d="{"".join(path)}" fill="{colour(index)}" class="bars"/>',
-        _line(axis.start, base, axis.end, base, "base"),
+        svg_line(axis.start, base, axis.end, base, "base"),
     ]
     marks = [("p50", result.p50_us), ("p99", result.p99_us), ("p99.9", result.p999_us), ("max", result.max_us)]
     taken = -math.inf
@@ -131,21 +78,21 @@ def _row(result: Latency, index: int, axis: LogAxis, base: float, height: float)
         parts.append(f'<line class="mark" style="stroke:{colour(index)}" x1="{x:.1f}" y1="{base + 1:.1f}" '
                      f'x2="{x:.1f}" y2="{base + 6:.1f}"/>')  # fmt: skip
         if x - taken > 34:  # a label that would touch the one before is left to the table
-            parts.append(_text(x, base + 17, label, "mark-label"))
+            parts.append(svg_text(x, base + 17, label, "mark-label"))
             taken = x
     above = sorted((k, v) for k, v in (result.budget.as_dict() if result.budget else {}).items() if k in _KEY_LABELS)
     taken = -math.inf
     for key, limit in sorted(above, key=lambda pair: pair[1]):
         x = axis(limit)
-        parts.append(_line(x, base - height - 4, x, base, "budget"))
+        parts.append(svg_line(x, base - height - 4, x, base, "budget"))
         if x - taken > 110:
             near_end = x > WIDTH - 130
             place, anchor = (x - 5, "end") if near_end else (x + 5, "start")
             parts.append(
-                _text(place, base - height + 4, f"{_KEY_LABELS[key]} ≤ {duration(limit)}", "budget-label", anchor)
+                svg_text(place, base - height + 4, f"{_KEY_LABELS[key]} ≤ {duration(limit)}", "budget-label", anchor)
             )
             taken = x
-    parts.append(_text(axis.start, base - height - 8, result.name, "name", "start"))
+    parts.append(svg_text(axis.start, base - height - 8, result.name, "name", "start"))
     return "".join([*parts, "</g>"])
 
 
@@ -169,12 +116,12 @@ def tails(results: Sequence[Latency]) -> str:
     low, high = max(min(values), 1e-3), max(values)
     y = LogAxis(low / 1.2, max(high, 2 * low) * 1.2, bottom, top)
     x = LogAxis(0.5, last, left, WIDTH - right)  # falls from left to right
-    parts = [_line(left, y(tick), WIDTH - right, y(tick), "grid") for tick in y.ticks()]
-    parts += [_text(left - 8, y(tick) + 4, duration(tick), "tick", "end") for tick in y.ticks()]
+    parts = [svg_line(left, y(tick), WIDTH - right, y(tick), "grid") for tick in y.ticks()]
+    parts += [svg_text(left - 8, y(tick) + 4, duration(tick), "tick", "end") for tick in y.ticks()]
     for label, tail in shown.items():
-        parts.append(_line(x(tail), top, x(tail), bottom, "grid"))
-        parts.append(_text(x(tail), bottom + 18, label + " %"))
-    parts.append(_text((left + WIDTH - right) / 2, height - 8, "percentile of calls", "axis"))
+        parts.append(svg_line(x(tail), top, x(tail), bottom, "grid"))
+        parts.append(svg_text(x(tail), bottom + 18, label + " %"))
+    parts.append(svg_text((left + WIDTH - right) / 2, height - 8, "percentile of calls", "axis"))
     ends = []
     for i, (result, (tails_, ys)) in enumerate(zip(results, curves)):
         points = " ".join(f"{x(t):.1f},{y(max(v, y.low)):.1f}" for t, v in zip(tails_, ys))
@@ -186,15 +133,15 @@ def tails(results: Sequence[Latency]) -> str:
         ends.append((y(max(ys[-1], y.low)), i))
     for key, limit in limits:
         at, level = x(_KEY_TAILS[key]), y(limit)
-        parts.append(_line(left, level, at, level, "budget"))
+        parts.append(svg_line(left, level, at, level, "budget"))
         parts.append(f'<path class="limit" d="M{at - 6:.1f} {level - 9:.1f}h12L{at:.1f} {level:.1f}Z"/>')
-        parts.append(_text(at + 9, level - 3, f"{_KEY_LABELS[key]} ≤ {duration(limit)}", "budget-label", "start"))
+        parts.append(svg_text(at + 9, level - 3, f"{_KEY_LABELS[key]} ≤ {duration(limit)}", "budget-label", "start"))
     parts += [
         f'<circle cx="{WIDTH - right + 14}" cy="{at - 4:.1f}" r="4" fill="{colour(i)}"/>'
-        + _text(WIDTH - right + 24, at, names[i], "name", "start")
+        + svg_text(WIDTH - right + 24, at, names[i], "name", "start")
         for at, i in _spread(ends, top + 10, bottom)
     ]
-    return _svg(height, "Latency against percentile", parts)
+    return svg_image(height, "Latency against percentile", parts)
 
 
 def _curve(result: Latency, last: float) -> tuple[list[float], list[float]]:

@@ -10,10 +10,14 @@ from typing import Literal
 
 from rtaccel.core.errors import FormatError
 from rtaccel.measure.budget import TIME_KEYS
-from rtaccel.measure.charts import colour, duration, histograms, tails
+from rtaccel.measure.charts import histograms, tails
 from rtaccel.measure.environment import describe
+from rtaccel.measure.report_stages import roofline_section, stage_section
 from rtaccel.measure.report_style import style_sheet
 from rtaccel.measure.result import Latency
+from rtaccel.measure.roofline import Roofline
+from rtaccel.measure.stages import StageProfile
+from rtaccel.measure.svg import colour, duration
 from rtaccel.measure.verdict import Line, Verdict
 
 _WORDS: dict[Verdict, tuple[str, str]] = {
@@ -34,6 +38,9 @@ def render_report(
     theme: Literal["light", "dark"] | None = None,
     error_name: str = "error",
     headline: str | None = None,
+    stages: StageProfile | None = None,
+    roofline: Roofline | None = None,
+    facts: Sequence[tuple[str, str]] = (),
 ) -> str:
     """The page as text. Nothing in it refers to another file or address; every text given is escaped.
 
@@ -41,7 +48,8 @@ def render_report(
     quality in words ("AUC 0.993"); where absent, its `error`. command: the exact line that makes this report.
     summary: a sentence under the title. notes: paragraphs at the end. theme: None follows the reader's setting.
     error_name: what the `error` of the results is. headline: a sentence beside the verdict instead of the general one.
-    A line break in a quality starts a second, softer line.
+    A line break in a quality starts a second, softer line. stages: where the time of a call goes; roofline: what the
+    machine can do, drawn where there are stages. facts: (label, text) on memory and energy.
 
     Raises FormatError when there are no results.
     """
@@ -53,12 +61,16 @@ def render_report(
         f'<p class="soft">{escape(summary)}</p>' if summary else "",
         _banner(results, headline),
         _figures(results, quality or {}, error_name),
-        '<section><h2>How long each call took</h2><p class="hint">Every call timed on its own. Each row is scaled to '
-        f"its own tallest bar; dashed lines are the limits of that row.</p>{histograms(results)}</section>",
+        '<section><h2>How long each call took</h2><p class="hint">Every call timed on its own. Heights are '
+        "logarithmic, so that a single slow call is seen; each row is scaled to its own tallest bar. Dashed lines are the "
+        f"limits of that row.</p>{histograms(results)}</section>",
         '<section><h2>How slow the slow calls are</h2><p class="hint">The share of calls above a percentile falls '
         "tenfold per step to the right. A curve below a triangle meets that limit on this sample.</p>"
         f"{tails(results)}</section>",
+        stage_section(stages) if stages else "",
+        roofline_section(roofline, stages) if roofline and stages else "",
         _verdicts(results, error_name),
+        _pairs("Memory and energy", facts) if facts else "",
         _environment(results[0]),
         f"<section><h2>Command</h2><pre>{escape(command)}</pre></section>" if command else "",
         _doubts(results, notes),
@@ -172,8 +184,12 @@ def _limit(line: Line, error_name: str) -> str:
 
 def _environment(result: Latency) -> str:
     rows = [*describe(result.environment), ("timer", f"{result.timer_ns:.0f} ns per call")]
+    return _pairs("Machine and software", rows)
+
+
+def _pairs(title: str, rows: Sequence[tuple[str, str]]) -> str:
     pairs = "".join(f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>" for label, text in rows)
-    return f"<section><h2>Machine and software</h2><dl>{pairs}</dl></section>"
+    return f"<section><h2>{title}</h2><dl>{pairs}</dl></section>"
 
 
 def _doubts(results: Sequence[Latency], notes: Sequence[str]) -> str:

@@ -50,6 +50,8 @@ svg { display: block; width: 100%; min-width: 760px; height: auto; }
 .grid { stroke: var(--grid); stroke-width: 1; } .base { stroke: var(--rule); stroke-width: 1; }
 .bars { fill-opacity: 0.85; } .mark { stroke-width: 2; }
 .curve { fill: none; stroke-width: 2; stroke-linejoin: round; }
+.whisker { stroke: var(--soft); stroke-width: 1.5; } .roof { stroke: var(--ink); stroke-width: 1.5; }
+.dot { fill: var(--s1); fill-opacity: 0.8; stroke: var(--card); stroke-width: 1; }
 .budget { stroke: var(--budget); stroke-width: 1.5; stroke-dasharray: 5 4; } .limit { fill: var(--budget); }
 text { font-size: 12px; fill: var(--soft); } text.name { font-size: 13px; font-weight: 600; fill: var(--ink); }
 text.mark-label { font-size: 11px; } text.budget-label { fill: var(--budget); font-weight: 600; }

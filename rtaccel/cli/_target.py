@@ -1,0 +1,149 @@
+"""A target on the command line: which model is meant, and how it is compiled.
+
+`package.module:name` or `path/to/file.py:name`. The name is a function without arguments, or an object, that gives
+`(model, example_inputs)` or `(model, example_inputs, calibration)`: a torch module in eval mode (or one that is compiled
+already), the arguments of one call, and batches for static int8 scales.
+
+    def policy():
+        model = build().eval()
+        model.load_state_dict(torch.load("policy.pt", weights_only=True))
+        return model, (torch.randn(1, 48),), [torch.randn(256, 48)]
+
+Code is imported, as `python -m` would; files of pickled objects are never opened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rtaccel.core.errors import FormatError, UnsupportedProblem
+
+if TYPE_CHECKING:
+    from rtaccel.runtime.compiled import CompiledModel
+    from rtaccel.runtime.uncaptured import UncapturedModel
+
+HELP = (
+    "package.module:name or file.py:name, which gives (model, example_inputs) or (model, example_inputs, calibration)"
+)
+
+GIVES = "a function or object that gives (model, example_inputs) or (model, example_inputs, calibration)"
+
+PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".safetensors", ".npz", ".onnx")
+"""Files of weights or of pickled objects: no model by themselves."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """text: as it was given. model: a torch module, or a compiled model. calibration: None where there is none."""
+
+    text: str
+    model: Any
+    inputs: tuple[Any, ...]
+    calibration: Any = None
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """The target and how to compile it."""
+    parser.add_argument("target", metavar="TARGET", help=HELP)
+    add_compile_options(parser)
+
+
+def add_compile_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--scheme", default="float32", help="of the weights, such as w8a8 (%(default)s)")
+    parser.add_argument("--backend", help="force a backend, see `rtaccel info`")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where it runs (%(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="most threads of a call (%(default)d)")
+
+
+def load_target(text: str) -> Target:
+    """Imports the code and calls the function. Raises FormatError with what is wrong; what that code raises goes through."""
+    where, colon, name = text.rpartition(":")
+    if Path(where or name).suffix in PICKLED:
+        raise FormatError(
+            "target", text, GIVES,
+            "Such a file is not opened: pickles run code, and weights are no model. Write a function that builds the "
+            "model and loads it, with weights_only=True.",
+        )  # fmt: skip
+    if not colon or not where or not name:
+        raise FormatError(
+            "target", repr(text), "package.module:name or file.py:name", "Name the function after a colon."
+        )
+    found = getattr(_module(where, text), name, None)
+    if found is None:
+        raise FormatError("target", f"{text}, and there is no {name!r} in it", GIVES, "Correct the name.")
+    return _unpack(found() if callable(found) and not _is_module(found) else found, text)
+
+
+def _is_module(found: object) -> bool:
+    from torch import nn
+
+    return isinstance(found, nn.Module)
+
+
+def _module(where: str, text: str) -> Any:
+    if where.endswith(".py"):
+        path = Path(where).resolve()
+        if not path.is_file():
+            raise FormatError("target", text, "a file that exists", f"There is no {path}.")
+        name = f"_target_{path.stem}"
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None  # the suffix is .py
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses and pickling of its classes look it up
+        sys.path.insert(0, str(path.parent))  # as for a script: its neighbours can be imported
+        spec.loader.exec_module(module)
+        return module
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+    try:
+        return importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (where == error.name or where.startswith(f"{error.name}.")):
+            raise FormatError(
+                "target", text, "a module that can be imported from here", f"{error}; for a file, write file.py:name."
+            ) from error
+        raise
+
+
+def _unpack(given: Any, text: str) -> Target:
+    if not isinstance(given, (tuple, list)) or len(given) not in (2, 3) or not _is_module(given[0]):
+        got = type(given).__name__
+        if isinstance(given, (tuple, list)):
+            got += " of " + ", ".join(type(item).__name__ for item in given)
+        raise FormatError("target", f"{text}, which gives {got}", GIVES, "Return both; the model is a torch module.")
+    model, inputs, *rest = given
+    inputs = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    return Target(text, model, inputs, rest[0] if rest else None)
+
+
+def compile_target(target: Target, args: argparse.Namespace) -> CompiledModel | UncapturedModel:
+    """The target compiled as the options say. A compiled one is taken as it is; options for it are refused."""
+    from rtaccel.runtime.compiled import CompiledModel
+    from rtaccel.runtime.compiler import compile
+
+    if isinstance(target.model, CompiledModel):
+        if (args.scheme, args.backend, args.device, args.threads) != ("float32", None, "cpu", 1):
+            raise UnsupportedProblem(
+                "target", f"{target.text}, which is compiled already, with options", "no --scheme, --backend, --device, "
+                "--threads", "Leave them out, or give the torch module.",
+            )  # fmt: skip
+        return target.model
+    return compile(
+        target.model, target.inputs, args.scheme, calibration=target.calibration, device=args.device,
+        backend=args.backend, threads=args.threads,
+    )  # fmt: skip
+
+
+def compile_words(args: argparse.Namespace) -> list[str]:
+    """The options that are not the default, to repeat the command."""
+    words = []
+    for name, default in (("scheme", "float32"), ("backend", None), ("device", "cpu"), ("threads", 1)):
+        if getattr(args, name) != default:
+            words += [f"--{name}", str(getattr(args, name))]
+    return words

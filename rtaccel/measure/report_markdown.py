@@ -1,0 +1,84 @@
+"""The same report as Markdown, for the description of a pull request: verdict, figures, stages, machine, command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rtaccel.core.errors import FormatError
+from rtaccel.measure.environment import describe
+from rtaccel.measure.result import Latency
+from rtaccel.measure.stages import HEAD, StageProfile, rows, summary
+from rtaccel.measure.svg import duration
+from rtaccel.measure.verdict import overall
+
+SHOWN = ("cpu", "isa", "governor", "gpu", "hypervisor", "load average", "python", "versions", "date")
+"""Rows of the environment record that are worth a line here."""
+
+
+def render_markdown(
+    results: Sequence[Latency],
+    *,
+    title: str,
+    command: str | None = None,
+    stages: StageProfile | None = None,
+    facts: Sequence[tuple[str, str]] = (),
+) -> str:
+    """results, title, command, stages, facts: as in `render_report`. Raises FormatError when there are no results."""
+    if not results:
+        raise FormatError("report", "no results", "at least one Latency", "Measure something first.")
+    lines = [line for result in results for line in result.lines]
+    parts = [f"### {_cell(title)}"]
+    if lines:
+        parts.append(f"**{overall(lines)}**")
+    table: list[tuple[str, ...]] = [("name", "p50", "p99", "p99.9", "max", "calls", "verdict")]
+    table += [
+        (
+            r.name, *(duration(us) for us in (r.p50_us, r.p99_us, r.p999_us, r.max_us)), f"{r.n:,}",
+            r.verdict or "no budget",
+        )
+        for r in results
+    ]  # fmt: skip
+    parts.append(_table(table, text=1))
+    if lines:
+        judged = [
+            (r.name, line.key, f"{line.limit:,.6g}", line.verdict, line.reason) for r in results for line in r.lines
+        ]
+        parts.append(_table([("name", "limit", "at most", "verdict", "why"), *judged], text=5))
+    if stages is not None:
+        parts.append(_folded("Where the time goes", _table([HEAD, *rows(stages)], text=2) + f"\n\n{summary(stages)}"))
+    if facts:
+        parts.append("\n".join(f"- {_cell(label)}: {_cell(text)}" for label, text in facts))
+    record = [f"- {label}: {_cell(text)}" for label, text in describe(results[0].environment) if label in SHOWN]
+    parts.append(_folded("Machine and software", "\n".join(record)))
+    if command:
+        fence = "`" * (1 + max((len(run) for run in _ticks(command)), default=2))
+        parts.append(f"{fence}\n{command}\n{fence}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(rows: Sequence[Sequence[str]], text: int) -> str:
+    """The first `text` columns to the left, figures to the right."""
+    head, *body = rows
+    rule = ["---" if i < text else "---:" for i in range(len(head))]
+    return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in [head, rule, *body])
+
+
+def _folded(title: str, text: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
+
+
+def _cell(text: str) -> str:
+    """On one line, and no mark-up of its own."""
+    escaped = "".join(f"\\{c}" if c in "\\|*`<>[]" else c for c in text)
+    return " ".join(escaped.split())
+
+
+def _ticks(text: str) -> list[str]:
+    runs, run = [], ""
+    for c in [*text, ""]:
+        if c == "`":
+            run += c
+        elif run:
+            runs.append(run)
+            run = ""
+    return [*runs, "``"]

@@ -1,0 +1,201 @@
+"""Where the time of one call goes: stages of native plans by the processor's counter, everything else by the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from rtaccel.convert.program import GroupStep, TorchStep
+from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
+from rtaccel.core.registry import operator
+from rtaccel.core.stage import Problem
+from rtaccel.measure.stages import StageProfile, StageTime
+from rtaccel.plan.choose import Choice
+from rtaccel.plan.group import StagedPlan
+from rtaccel.runtime.compiled import CompiledModel
+from rtaccel.runtime.execute import Executor, Step
+from rtaccel.runtime.inputs import fit_inputs
+
+MOST_CALLS = 100_000
+WARM_CALLS = 20
+
+Around = Callable[[str], AbstractContextManager[Any]]
+"""A context for each stage that is launched from Python, by its name: an NVTX range, say."""
+
+IN, OUT = "inputs into place", "outputs handed over"
+
+
+def profile_stages(fast: Any, inputs: Sequence[Any], calls: int = 300, around: Around | None = None) -> StageProfile:
+    """Time of every stage of a compiled model on these inputs, as medians over `calls` calls.
+
+    A native plan is timed by its own core (rta_plan_profile): readings of the processor's counter between stages, in
+    calls that alternate with calls as they are, whose median is `whole_us` where the model is one native call. Steps
+    launched from Python (torch, plain-torch kernels, Triton) are timed from Python, and a GPU is waited for after each.
+    The past of a stream stands as before afterwards.
+
+    around: entered around each stage that is launched from Python.
+
+    Raises UnsupportedProblem for a model that was not captured, FormatError for calls outside 1..100,000, and ShapeError
+    for inputs that do not fit.
+
+    >>> import torch, rtaccel as rt
+    >>> from rtaccel.runtime.profile import profile_stages
+    >>> fast = rt.compile(torch.nn.Linear(16, 4).eval(), (torch.randn(1, 16),))
+    >>> [stage.kernel.startswith("cpu") for stage in profile_stages(fast, (torch.randn(1, 16),), calls=10).stages][1]
+    True
+    """
+    if not isinstance(fast, CompiledModel):
+        raise UnsupportedProblem(
+            "profile",
+            f"a {type(fast).__name__}",
+            "a compiled model that was captured",
+            "See its explain() for the reason.",
+        )
+    if not isinstance(calls, int) or isinstance(calls, bool) or not 1 <= calls <= MOST_CALLS:
+        raise FormatError("profile", f"calls={calls!r}", f"a whole number, 1 to {MOST_CALLS:,}", "300 is a good start.")
+    leaves, spec = pytree.tree_flatten((tuple(inputs), {}))
+    if spec != fast._program.in_spec:
+        raise ShapeError("profile", f"inputs nested as {spec}", f"{fast._program.in_spec}", "Pass those of one call.")
+    with torch.no_grad(), _kept_states(fast._executor):
+        return _Walk(fast._executor, calls, around or (lambda name: nullcontext())).go(leaves)
+
+
+@contextmanager
+def _kept_states(executor: Executor) -> Iterator[None]:
+    kept = [(plan, plan.save_state()) for plan in executor.native_plans if plan.state_bytes]
+    try:
+        yield
+    finally:
+        for plan, state in kept:
+            plan.load_state(state)
+
+
+class _Walk:
+    """One pass through the steps of a program, each timed on the values that it is given."""
+
+    def __init__(self, executor: Executor, calls: int, around: Around) -> None:
+        self.executor, self.calls, self.around = executor, calls, around
+        self.device = executor.options.device
+        self.found: list[StageTime] = []
+        self.whole_us: float | None = None
+        self.reading_ns = 0.0
+        self.notes: list[str] = []
+
+    def go(self, leaves: list[Any]) -> StageProfile:
+        executor = self.executor
+        env: dict[str, Any] = {**executor._constants, **dict(zip(executor.program.inputs, leaves))}
+        for step in executor.steps:
+            if isinstance(step.source, TorchStep):
+                env[step.source.node.name] = self._torch(step, step.source.node, env)
+            else:
+                self._group(step, step.source, env)
+        if any(isinstance(step.source, TorchStep) or step.allocates for step in executor.steps):
+            self.notes.append("stages launched from Python are timed from Python: about 0.1 us of each is the clock")
+            self.reading_ns = self.reading_ns or _clock_ns()
+        return StageProfile(tuple(self.found), self.whole_us, self.reading_ns, self.calls, tuple(self.notes))
+
+    def _torch(self, step: Step, node: fx.Node, env: dict[str, Any]) -> Any:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.executor._value(n.name, env))
+        result, taken = self._timed(step.name, lambda: node.target(*args, **kwargs))  # type: ignore[operator]
+        self.found.append(_stage(step.name, "an ordinary torch call", "torch", taken))
+        return result
+
+    def _group(self, step: Step, source: GroupStep, env: dict[str, Any]) -> None:
+        tensors = fit_inputs(
+            "profile", [env[name] for name in source.reads], source.group.inputs, self.executor.options
+        )
+        outputs = (self._staged if step.allocates else self._native)(step, source, tensors)
+        env.update(zip(source.writes, outputs))
+
+    def _native(self, step: Step, source: GroupStep, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        lead = tensors[0].shape[: source.group.inputs[0].lead]
+        outputs = tuple(
+            torch.empty((*lead, *port.trailing), dtype=getattr(torch, port.value.dtype))
+            for port in source.group.outputs
+        )
+        given, taken = self._nested(tensors, outputs)
+        step.plan.profile(given, taken, WARM_CALLS)
+        measured = step.plan.profile(given, taken, self.calls)
+        if measured is None:
+            raise UnsupportedProblem("profile", "tensors the plan does not take", "others", "Please report this model.")
+        counts, ns = measured
+        us = np.frombuffer(counts, np.int64).reshape(self.calls, -1) * (ns / 1e3)
+        rows = lead.numel()
+        names = [IN, *(choice.stage.name for choice in step.choices), OUT]
+        for index, name in enumerate(names):
+            choice = step.choices[index - 1] if 0 < index <= len(step.choices) else None
+            parts = step.parts(index - 1, rows) if choice else 1
+            self.found.append(_row(name, choice, us[:, index], rows, self.device, parts))
+        self.reading_ns = float(np.median(us[:, -1])) * 1e3
+        if len(self.executor.steps) == 1:
+            self.whole_us = float(np.median(us[:, -2]))
+        if step.plan.parts(-1, rows) > 1:
+            self.notes.append("threads share the samples of such a batch; the parts are timed on one thread")
+        return outputs
+
+    def _nested(self, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> tuple[Any, Any]:
+        """As the plan was told that they come."""
+        program = self.executor.program
+        if self.executor.direct is None:
+            return inputs, outputs if len(outputs) > 1 else outputs[0]
+        (args, _) = pytree.tree_unflatten(list(inputs), program.in_spec)
+        return args, pytree.tree_unflatten(list(outputs), program.out_spec)
+
+    def _staged(self, step: Step, source: GroupStep, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        plan: StagedPlan = step.plan
+        rows = tensors[0].shape[: source.group.inputs[0].lead].numel()
+        env = {port.value.name: t.reshape(rows, *port.value.shape) for port, t in zip(source.group.inputs, tensors)}
+        for choice, (call, inputs, outputs, by_row) in zip(step.choices, plan._steps):
+            given = [env[v.name].reshape(-1, v.width) if by_row else env[v.name] for v in inputs]
+            results, taken = self._timed(choice.stage.name, partial(call, *given))
+            self.found.append(_row(choice.stage.name, choice, taken, rows, self.device, 1))
+            env.update((v.name, result.reshape(rows, *v.shape)) for v, result in zip(outputs, results))
+        results = plan.call_flat(tensors)
+        assert results is not None  # the tensors were fitted
+        return results if isinstance(results, tuple) else (results,)
+
+    def _timed(self, name: str, call: Callable[[], Any]) -> tuple[Any, np.ndarray]:
+        """The last result, and us of each call."""
+        wait = torch.cuda.synchronize if self.device == "cuda" else _nothing
+        for _ in range(min(WARM_CALLS, self.calls)):
+            call()
+        wait()
+        taken = np.empty(self.calls)
+        result = None
+        for i in range(self.calls):
+            with self.around(name):
+                start = perf_counter_ns()
+                result = call()
+                wait()
+                taken[i] = perf_counter_ns() - start
+        return result, taken / 1e3
+
+
+def _nothing() -> None:
+    return None
+
+
+def _clock_ns() -> float:
+    readings = [-perf_counter_ns() + perf_counter_ns() for _ in range(1001)]
+    return float(np.median(readings))
+
+
+def _stage(name: str, what: str, kernel: str, us: np.ndarray, **more: Any) -> StageTime:
+    p99 = float(np.quantile(us, 0.99, method="inverted_cdf"))
+    return StageTime(name, what, kernel, float(np.median(us)), p99, **more)
+
+
+def _row(name: str, choice: Choice | None, us: np.ndarray, rows: int, device: str, parts: int) -> StageTime:
+    if choice is None:
+        return _stage(name, "the plan's own", "plan", us)
+    problem = Problem.of(choice.stage, rows, device)
+    cost = operator(choice.stage.op).cost(problem)
+    return _stage(name, str(problem), choice.impl.name, us, bytes=cost.bytes, macs=cost.flops // 2, threads=parts)
