@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -95,8 +96,8 @@ def read_cubin(cubin: bytes, shared_bytes: int) -> Footprint:
     return Footprint(registers, stack, local, shared_bytes, dict(instructions))
 
 
-def compile_for(spec: Specialisation, capability: int) -> Footprint:
-    """Compiles for a compute capability, with pointers promised to be 16-byte aligned, as torch allocates them.
+def compiled(spec: Specialisation, capability: int) -> Any:
+    """Triton's compiled kernel for a compute capability, with pointers promised to be 16-byte aligned, as torch allocates them.
 
     Needs a process without TRITON_INTERPRET=1, which turns kernels into plain Python.
     """
@@ -115,7 +116,12 @@ def compile_for(spec: Specialisation, capability: int) -> Footprint:
             if kind.startswith("*")
         },
     )
-    kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=spec.options)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=spec.options)
+
+
+def compile_for(spec: Specialisation, capability: int) -> Footprint:
+    """What `compiled` costs."""
+    kernel = compiled(spec, capability)
     return read_cubin(kernel.asm["cubin"], kernel.metadata.shared)
 
 

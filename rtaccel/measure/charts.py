@@ -16,6 +16,9 @@ _BINS = 320
 _CHARACTER = 7.6
 """Pixels of a character of a name, generously."""
 
+MOST_DRAWN = 24
+"""Results that are drawn; more would be told apart by nobody. Tables show all."""
+
 _PERCENTILES = {"50": 0.5, "90": 0.1, "99": 0.01, "99.9": 0.001, "99.99": 0.0001, "99.999": 0.00001}
 """Label -> share of calls above it."""
 
@@ -60,11 +63,13 @@ def _row(result: Latency, index: int, axis: LogAxis, base: float, height: float)
     edges = np.geomspace(axis.low, axis.high, _BINS + 1)
     counts, _ = np.histogram(np.clip(result.samples_us, axis.low, axis.high), bins=edges)
     tallest = math.log1p(max(int(counts.max()), 1))
-    path = [f"M{axis.start:.1f} {base:.1f}"]
-    for left, right, count in zip(edges, edges[1:], counts):
-        y = base - height * math.log1p(count) / tallest
-        path.append(f"L{axis(left):.1f} {y:.1f}L{axis(right):.1f} {y:.1f}")
-    path.append(f"L{axis.end:.1f} {base:.1f}Z")
+    path, level = [f"M{axis.start:.1f} {base:.1f}"], 0
+    for left, count in zip(edges, [*counts, 0]):
+        if count != level:  # bars of one height are one line
+            y = base - height * math.log1p(count) / tallest
+            path.append(f"H{axis(left):.1f}V{y:.1f}")
+            level = count
+    path.append(f"H{axis.end:.1f}Z")
     parts = [
         f"<g><title>{escape(result.name)}: p50 {duration(result.p50_us)}, p99 {duration(result.p99_us)}, "
         f"p99.9 {duration(result.p999_us)}, max {duration(result.max_us)}</title>",

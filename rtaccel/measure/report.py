@@ -10,7 +10,7 @@ from typing import Literal
 
 from rtaccel.core.errors import FormatError
 from rtaccel.measure.budget import TIME_KEYS
-from rtaccel.measure.charts import histograms, tails
+from rtaccel.measure.charts import MOST_DRAWN, histograms, tails
 from rtaccel.measure.environment import describe
 from rtaccel.measure.report_stages import roofline_section, stage_section
 from rtaccel.measure.report_style import style_sheet
@@ -55,6 +55,8 @@ def render_report(
     """
     if not results:
         raise FormatError("report", "no results", "at least one Latency", "Measure something first.")
+    drawn = results[:MOST_DRAWN]
+    cut = f" The first {MOST_DRAWN} of {len(results)} are drawn." if len(results) > MOST_DRAWN else ""
     attribute = "" if theme is None else f' data-theme="{theme}"'
     body = [
         f"<h1>{escape(title)}</h1>",
@@ -63,10 +65,10 @@ def render_report(
         _figures(results, quality or {}, error_name),
         '<section><h2>How long each call took</h2><p class="hint">Every call timed on its own. Heights are '
         "logarithmic, so that a single slow call is seen; each row is scaled to its own tallest bar. Dashed lines are the "
-        f"limits of that row.</p>{histograms(results)}</section>",
+        f"limits of that row.{cut}</p>{histograms(drawn)}</section>",
         '<section><h2>How slow the slow calls are</h2><p class="hint">The share of calls above a percentile falls '
         "tenfold per step to the right. A curve below a triangle meets that limit on this sample.</p>"
-        f"{tails(results)}</section>",
+        f"{tails(drawn)}</section>",
         stage_section(stages) if stages else "",
         roofline_section(roofline, stages) if roofline and stages else "",
         _verdicts(results, error_name),

@@ -1,0 +1,96 @@
+"""What is measured: every kernel of the registry on its cases, and models; each made when its turn comes.
+
+This file, `_cases.py` and `_target.py` are also run on the registry of another version (see worker.py): they use nothing
+of rtaccel but `core`, `backends`, contracts and `compile`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import torch
+
+from rtaccel.backends import backends
+from rtaccel.cli import _cases, _target
+from rtaccel.core.errors import FormatError, UnsupportedProblem
+from rtaccel.core.registry import Case, Impl, impls, operator
+from rtaccel.core.stage import Problem
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Item:
+    """make: gives the call and the bytes of its weights (None where it does not matter), or raises a typed error."""
+
+    name: str
+    make: Callable[[], tuple[Call, int | None]]
+
+
+def items(words: Sequence[str], shapes: Path | None, options: argparse.Namespace) -> list[Item]:
+    """Words with a colon are targets; others are patterns of `operator/case/kernel`. No words: every kernel.
+
+    Raises FormatError for a pattern that fits nothing.
+    """
+    models = [word for word in words if ":" in word]
+    patterns = [word for word in words if ":" not in word]
+    found = [] if models and not patterns else _kernels(shapes)
+    if patterns:
+        for pattern in patterns:
+            if not any(fnmatchcase(item.name, pattern) for item in found):
+                some = ", ".join(item.name for item in found[:5])
+                raise FormatError(
+                    "bench", repr(pattern), f"a pattern of names such as {some}", "See `rtaccel bench --list`."
+                )
+        found = [item for item in found if any(fnmatchcase(item.name, pattern) for pattern in patterns)]
+    return found + [Item(target, _model(target, options)) for target in models]
+
+
+def _kernels(shapes: Path | None) -> list[Item]:
+    """Triton is left out where it would run in its interpreter: that checks numbers, and its speed says nothing."""
+    names = [
+        b.name for b in backends().values() if "cpu" in b.devices and b.name != "triton" and b.unavailable() is None
+    ]
+    found = []
+    for op, case in _cases.cases(shapes):
+        rows = case.make(0)[0].shape[0]
+        for impl in (i for name in names for i in impls(name, op)):
+            if impl.supports(Problem.of(case.stage, rows)) is None:
+                found.append(Item(f"{op}/{case.id}/{impl.name}", _kernel(case, impl)))
+    return found
+
+
+def _kernel(case: Case, impl: Impl) -> Callable[[], tuple[Call, int | None]]:
+    def make() -> tuple[Call, int | None]:
+        inputs = case.make(7)
+        call = impl.prepare(case.stage, Problem.of(case.stage, inputs[0].shape[0]))
+        check(case, call(*inputs), inputs)
+        return lambda: call(*inputs), None
+
+    return make
+
+
+def check(case: Case, results: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) -> None:
+    """Raises UnsupportedProblem where a result is not within the contract's tolerance: wrong results have no speed."""
+    op = operator(case.stage.op)
+    tolerance = op.tolerance(case.stage, *inputs)
+    for got, want in zip(results, op.reference(case.stage, *inputs)):
+        limit = tolerance.steps if want.dtype == torch.int8 else torch.as_tensor(tolerance.atol, dtype=torch.float64)
+        if not ((got.double() - want.double()).abs() <= limit).all():
+            raise UnsupportedProblem(
+                "bench", f"wrong results of {case.id}", "results within tolerance", "Run the tests."
+            )
+
+
+def _model(text: str, options: argparse.Namespace) -> Callable[[], tuple[Call, int | None]]:
+    def make() -> tuple[Call, int | None]:
+        target = _target.load_target(text)
+        fast = _target.compile_target(target, options)
+        with torch.no_grad():
+            return fast.bind(*target.inputs, out=fast(*target.inputs)), fast.weight_bytes
+
+    return make

@@ -1,0 +1,196 @@
+"""`rtaccel bench`: latency of kernels and models, judged against budgets or against another git ref."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rtaccel.cli import _budget, _target
+from rtaccel.core.errors import FormatError, RtaccelError
+
+if TYPE_CHECKING:
+    from rtaccel.cli._bench.against import Compared
+    from rtaccel.cli._bench.suite import Item
+    from rtaccel.measure.result import Latency
+
+HELP = "time kernels of the registry and models, against budgets or against another git ref; exits with the verdict"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what", nargs="*", metavar="WHAT",
+        help="patterns of operator/case/kernel, such as 'linear/*', and targets (" + _target.HELP + "); nothing: every kernel",
+    )  # fmt: skip
+    _target.add_compile_options(parser)
+    parser.add_argument("--shapes", metavar="FILE.toml", help="sizes to measure, as bench/shapes.toml has them")
+    parser.add_argument("--list", action="store_true", help="print the names and measure nothing")
+    parser.add_argument("--seconds", type=float, default=0.3, help="of each (%(default)g)")
+    parser.add_argument("--budgets", metavar="FILE.toml", help='limits by name: [budget."linear/..."]')
+    parser.add_argument(
+        "--against", metavar="REF", help="compare with this branch, tag or commit, built in a git worktree"
+    )
+    parser.add_argument("--rounds", type=int, default=30, help="of a comparison (%(default)d)")
+    parser.add_argument("--processes", type=int, default=3, help="pairs of fresh processes for them (%(default)d)")
+    parser.add_argument(
+        "--threshold", type=float, default=5.0, help="per cent slower that count as slower (%(default)g)"
+    )
+    _budget.add_undecided(parser)
+    parser.add_argument("--out", metavar="FILE.html", help="write a report (without --against)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    from rtaccel.cli._bench.suite import items
+
+    _check(args)
+    chosen = items(args.what, Path(args.shapes) if args.shapes else None, args)
+    if args.list:
+        names = [item.name for item in chosen]
+        print(json.dumps({"names": names}) if args.json else "\n".join(names))
+        return 0
+    return _against(args) if args.against else _alone(args, chosen)
+
+
+def _check(args: argparse.Namespace) -> None:
+    if not 1 <= args.processes <= args.rounds:
+        got = f"--rounds {args.rounds} --processes {args.processes}"
+        raise FormatError("bench", got, "at least as many rounds as processes, and 1 of each", "Leave them out.")
+    if not 0 <= args.threshold < 1000:
+        raise FormatError("bench", f"--threshold {args.threshold:g}", "per cent, 0 or more", "5 is the default.")
+    if args.against and (args.budgets or args.out):
+        got = "--budgets" if args.budgets else "--out"
+        raise FormatError("bench", f"--against with {got}", "one or the other", "A comparison is judged by its ratios.")
+    if args.out and not Path(args.out).absolute().parent.is_dir():
+        raise FormatError("bench", f"--out {args.out}", "a file in a folder that exists", "Create the folder first.")
+
+
+# -- against budgets ---------------------------------------------------------------------------------------------------
+
+
+def _alone(args: argparse.Namespace, chosen: Sequence[Item]) -> int:
+    from rtaccel.cli._progress import bar
+    from rtaccel.measure.budget import load_budgets
+    from rtaccel.measure.latency import measure
+
+    budgets = load_budgets(args.budgets) if args.budgets else {}
+    results, left_out = [], {}
+    with _one_thread(), bar("measuring", len(chosen), "names") as advance:
+        for item in chosen:
+            try:
+                call, size = item.make()
+            except RtaccelError as error:
+                left_out[item.name] = str(error)
+                advance(item.name)
+                continue
+            results.append(
+                measure(call, (), budgets.get(item.name), seconds=args.seconds, name=item.name, size_bytes=size)
+            )
+            advance(item.name)
+    if not results:
+        raise FormatError("bench", "nothing that could be made", "at least one", "; ".join(left_out.values()))
+    unused = sorted(set(budgets) - {item.name for item in chosen})
+    command = shlex.join(["rtaccel", *sys.argv[1:]])
+    if args.out:
+        from rtaccel.measure.report import write_report
+
+        notes = [f"{name} is left out: {reason}" for name, reason in left_out.items()]
+        write_report(args.out, results, title="Benchmark", command=command, notes=notes)
+    if args.json:
+        rows = [result.to_dict() for result in results]
+        environment, *_ = [row.pop("environment") for row in rows]
+        found = {"rows": rows, "left_out": left_out, "budgets_unused": unused, "command": command}
+        print(json.dumps(found | {"environment": environment}, indent=2, allow_nan=False))
+    else:
+        print(_figures(results))
+        print(
+            "\n".join(
+                [*(f"{n} is left out: {r}" for n, r in left_out.items()), *(f"no such name: {n}" for n in unused)]
+            )
+        )
+    failed = [result.verdict for result in results] + ["FAIL"] * bool(set(left_out) & set(budgets))
+    return _budget.exit_code(failed, args.allow_undecided)
+
+
+def _figures(results: Sequence[Latency]) -> str:
+    rows: list[tuple[str, ...]] = [("", "calls", "p50 us", "p99 us", "p99.9 us", "max us", "verdict")]
+    for r in results:
+        figures = (f"{us:.4g}" for us in (r.p50_us, r.p99_us, r.p999_us, r.max_us))
+        rows.append((r.name, f"{r.n:,}", *figures, r.verdict or "no budget"))
+    lines = _aligned(rows)
+    return "\n".join(
+        [*lines, *(f"{r.name}: {line.verdict} {line.key}: {line.reason}" for r in results for line in r.lines)]
+    )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+# -- against another ref -----------------------------------------------------------------------------------------------
+
+
+def _against(args: argparse.Namespace) -> int:
+    import tempfile
+
+    from rtaccel.cli._bench import against, build
+    from rtaccel.cli._progress import bar, say
+
+    there = build.installed(args.against, build.repository_here(), say)
+    options = {name: getattr(args, name) for name in ("scheme", "backend", "device", "threads")}
+    request = {"items": args.what, "shapes": args.shapes and str(Path(args.shapes).resolve()), "options": options}
+
+    @contextmanager
+    def progress(titles: Sequence[str]) -> Iterator[Callable[[str], None]]:
+        with bar(titles[0], len(titles) - 1, "names") as advance:
+            yield advance
+
+    with tempfile.TemporaryFile("w+") as log:
+        roots = {against.HERE: "-", against.THERE: str(there)}
+        found = against.compare(
+            roots, request, args.rounds, args.processes, args.threshold / 100, log, progress
+        )  # fmt: skip
+    if args.json:
+        from rtaccel.measure.environment import environment
+
+        rows = [row.to_dict() for row in found]
+        print(
+            json.dumps({"against": args.against, "rows": rows, "environment": environment()}, indent=2, allow_nan=False)
+        )
+    else:
+        print(_ratios(found, args.against))
+    return _budget.exit_code([row.verdict for row in found], args.allow_undecided)
+
+
+def _ratios(found: Sequence[Compared], ref: str) -> str:
+    rows: list[tuple[str, ...]] = [("", "here us", f"{ref} us", "time, x", "interval", "verdict")]
+    for row in found:
+        if row.ratio is not None:
+            change = "slower" if row.verdict == "FAIL" else "faster" if row.ratio.high < 1 else "no slower"
+            word = "UNDECIDED" if row.verdict == "UNDECIDED" else f"{row.verdict}, {change}"
+            bounds = f"{row.ratio.low:.3f} .. {row.ratio.high:.3f}"
+            rows.append((row.name, f"{row.here_us:.4g}", f"{row.there_us:.4g}", f"{row.ratio.value:.3f}", bounds, word))
+    left = [f"{row.name} is left out: {row.left_out}" for row in found if row.left_out]
+    return "\n".join([*_aligned(rows), *left])
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    last = len(rows[0]) - 1
+    widths = [max(len(row[i]) for row in rows) for i in range(last + 1)]
+    return [
+        "  ".join(c.ljust(w) if i in (0, last) else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip()
+        for row in rows
+    ]
