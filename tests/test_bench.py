@@ -1,0 +1,291 @@
+"""`rtaccel bench`: the suite, shapes files, budgets, and the comparison of two versions in one interleaved run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+import rtaccel
+from rtaccel.cli import _cases
+from rtaccel.cli._bench import against, build
+from rtaccel.cli._bench.against import HERE, THERE, compare, judge
+from rtaccel.cli._bench.suite import check
+from rtaccel.cli.main import main
+from rtaccel.core.errors import FormatError, UnsupportedProblem
+from rtaccel.measure.interleave import Ratio
+
+SHAPES = """
+[[softmax]]
+name = "tiny"
+rows = 2
+c = 9
+
+[[linear]]
+name = "16x8"
+rows = 3
+n = 16
+k = 8
+scheme = "static"
+"""
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> str:
+    path = tmp_path / "shapes.toml"
+    path.write_text(SHAPES)
+    return str(path)
+
+
+def test_names_of_the_suite(shapes: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--list", "--json", "--shapes", shapes]) == 0
+    names = json.loads(capsys.readouterr().out)["names"]
+    assert "softmax/tiny/cpu_portable" in names
+    assert "linear/16x8/portable_torch" in names
+    assert len(set(names)) == len(names)
+    assert main(["bench", "--list", "softmax/*/cpu_*", "--shapes", shapes]) == 0
+    assert set(capsys.readouterr().out.split()) <= set(names)
+
+
+def test_budgets_by_name_decide_the_exit_code(shapes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    budgets = tmp_path / "budgets.toml"
+    name = "softmax/tiny/cpu_portable"
+    words = ["bench", name, "--shapes", shapes, "--seconds", "0.05", "--budgets", str(budgets)]
+    budgets.write_text(f'[budget."{name}"]\np50_us = 1e6\n[budget."softmax/gone"]\np50_us = 1\n')
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["verdict"] for row in found["rows"]] == ["PASS"]
+    assert found["budgets_unused"] == ["softmax/gone"]
+    budgets.write_text(f'[budget."{name}"]\np50_us = 0.0001\n')
+    assert main([*words, "--out", str(tmp_path / "r.html")]) == 1
+    text = capsys.readouterr().out
+    assert "FAIL" in text
+    assert 'class="banner FAIL"' in (tmp_path / "r.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[linear", "shapes file"),
+        ("[linear]\nn = 1", "[[linear]]"),
+        ("[[nonsense]]\nname = 'x'\nrows = 1", "operators:"),
+        ("[[softmax]]\nrows = 1\nc = 3", "without name"),
+        ("[[softmax]]\nname = 'x'\nrows = 0\nc = 3", "rows = 0"),
+        ("[[softmax]]\nname = 'x'\nrows = 1\nwidth = 3", "make_stage"),
+        ("[[linear]]\nname = 'x'\nrows = 1\nn = 1", "make_stage"),
+        ("[[concat]]\nname = 'x'\nrows = 1", "conformance case"),
+    ],
+)
+def test_bad_shapes_files(text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "shapes.toml"
+    path.write_text(text)
+    assert main(["bench", "--list", "--shapes", str(path)]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["softmax/no-such-case/*"],
+        ["--shapes", "no/such/file.toml"],
+        ["--rounds", "2", "--processes", "3"],
+        ["--threshold", "-1"],
+        ["--against", "HEAD", "--budgets", "b.toml"],
+        ["--against", "HEAD", "--out", "r.html"],
+        ["--out", "no/such/folder/r.html"],
+    ],
+)
+def test_bad_options(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", *words]) == 2
+    assert "rtaccel bench: error:" in capsys.readouterr().err
+
+
+def test_wrong_results_have_no_speed() -> None:
+    op, case = next((op, case) for op, case in _cases.cases() if op == "softmax")
+    inputs = case.make(1)
+    good = rtaccel_reference(op)(case.stage, *inputs)
+    check(case, good, inputs)
+    with pytest.raises(UnsupportedProblem, match="wrong results"):
+        check(case, [good[0] * torch.nan], inputs)
+
+
+def rtaccel_reference(op: str) -> Callable[..., Sequence[torch.Tensor]]:
+    from rtaccel.core.registry import operator
+
+    return operator(op).reference
+
+
+def test_cases_from_words() -> None:
+    assert _cases.parse_case(["rows=4", "k=8", "scheme=static", "parameter=0.5", "affine=true"]) == (
+        4,
+        {"k": 8, "scheme": "static", "parameter": 0.5, "affine": True},
+    )
+    for bad in (["rows"], ["=3"], ["k=1", "k=2"], ["rows=-1"]):
+        with pytest.raises(FormatError):
+            _cases.parse_case(bad)
+
+
+# -- two versions ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(0.9, 1.01, "PASS"), (1.06, 1.2, "FAIL"), (1.01, 1.2, "UNDECIDED"), (0.99, 1.05, "PASS")],
+)
+def test_judging_a_ratio(low: float, high: float, verdict: str) -> None:
+    assert judge(Ratio((low + high) / 2, low, high, 0.99), 0.05) == verdict
+
+
+@pytest.fixture(scope="module")
+def other_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of this version, laid out as an installed one, whose softmax in plain torch takes its time."""
+    root = tmp_path_factory.mktemp("there")
+    source = Path(rtaccel.__file__).parent
+    import rtaccel._native as native
+    from rtaccel import kernels
+
+    ignore = shutil.ignore_patterns("__pycache__", "*.cc", "*.h")
+    shutil.copytree(source, root / "rtaccel", ignore=ignore)
+    shutil.copytree(next(iter(kernels.__path__)), root / "rtaccel" / "kernels", ignore=ignore, dirs_exist_ok=True)
+    for library in Path(native.__file__).parent.glob("*.so*"):
+        shutil.copy(library, root / "rtaccel")
+    slow = root / "rtaccel" / "kernels" / "softmax" / "portable.py"
+    text = slow.read_text()
+    assert "torch.softmax(" in text
+    slow.write_text("import time\n\n" + text.replace("torch.softmax(", "(time.sleep(0.001) or torch.softmax)("))
+    head, rest = slow.read_text().split("from __future__ import annotations\n")
+    slow.write_text("from __future__ import annotations\n" + head + rest)
+    return root
+
+
+@contextlib.contextmanager
+def silent(titles: Sequence[str]) -> Iterator[Callable[[str], None]]:
+    yield lambda note: None
+
+
+def test_a_slower_version_is_found_and_the_same_code_is_not(other_version: Path, shapes: str, tmp_path: Path) -> None:
+    """Sleeping 1 ms is a hundred times slower: that no noise hides. The C++ kernel is the same file on both sides, so
+    the ratio is near 1; how near, the machine decides, and nothing is asserted on it but that it was measured."""
+    options = {"scheme": "float32", "backend": None, "device": "cpu", "threads": 1}
+    request = {"items": ["softmax/*/portable_torch", "softmax/*/cpu_portable"], "shapes": shapes, "options": options}
+    roots = {HERE: str(other_version), THERE: "-"}
+    with (tmp_path / "log").open("w+") as log:
+        found = {row.name: row for row in compare(roots, request, 4, 1, 0.05, log, silent)}
+    slow, same = found["softmax/tiny/portable_torch"], found["softmax/tiny/cpu_portable"]
+    assert slow.verdict == "FAIL"
+    assert slow.ratio is not None and slow.ratio.low > 2
+    assert same.left_out is None
+    assert same.here_us is not None and same.here_us > 0
+    assert json.loads(json.dumps(slow.to_dict()))["ratio"]["low"] == slow.ratio.low
+
+
+def test_what_one_side_cannot_make_is_left_out(other_version: Path, shapes: str, tmp_path: Path) -> None:
+    nets = tmp_path / "nets.py"
+    nets.write_text("def net():\n    raise ValueError('not today')\n")
+    options = {"scheme": "float32", "backend": None, "device": "cpu", "threads": 1}
+    request = {"items": [f"{nets}:net"], "shapes": None, "options": options}
+    with (tmp_path / "log").open("w+") as log:
+        (row,) = compare({HERE: "-", THERE: "-"}, request, 1, 1, 0.05, log, silent)
+        assert row.verdict is None
+        assert "not today" in (row.left_out or "")
+        with pytest.raises(UnsupportedProblem, match="the version there"):
+            compare({HERE: "-", THERE: str(tmp_path)}, request, 1, 1, 0.05, log, silent)
+
+
+# -- building another ref ----------------------------------------------------------------------------------------------
+
+BACKEND = """
+import zipfile
+
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    name = "rtaccel-9.9-py3-none-any.whl"
+    with zipfile.ZipFile(f"{folder}/{name}", "w") as wheel:
+        wheel.writestr("rtaccel/__init__.py", open("version.py").read())
+        wheel.writestr("rtaccel-9.9.dist-info/METADATA", "Metadata-Version: 2.1\\nName: rtaccel\\nVersion: 9.9\\n")
+        wheel.writestr("rtaccel-9.9.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("rtaccel-9.9.dist-info/RECORD", "")
+    return name
+"""
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clone with two commits that builds in a moment."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(build, "TOOLS", ())  # nothing has to be installed for this one
+    root = tmp_path / "clone"
+    root.mkdir()
+    (root / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        '[project]\nname = "rtaccel"\nversion = "9.9"\n'
+    )
+    (root / "backend.py").write_text(BACKEND)
+    git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    for version in ("old", "new"):
+        (root / "version.py").write_text(f"__version__ = {version!r}\n")
+        subprocess.run([*git, "add", "."], check=True)
+        subprocess.run([*git, "commit", "-qm", version], check=True)
+    return root
+
+
+def test_a_ref_is_built_once_and_leaves_the_clone_as_it_was(repository: Path) -> None:
+    said: list[str] = []
+    folder = build.installed("HEAD~1", repository, said.append)
+    assert "old" in (folder / "rtaccel" / "__init__.py").read_text()
+    assert len(said) == 1
+    assert build.installed("HEAD~1", repository, said.append) == folder
+    assert len(said) == 1
+    status = subprocess.run(["git", "-C", repository, "worktree", "list"], capture_output=True, text=True, check=True)
+    assert len(status.stdout.splitlines()) == 1
+    assert "new" in (repository / "version.py").read_text()
+
+
+@pytest.mark.parametrize("ref", ["no-such-branch", "--help", "HEAD~7"])
+def test_a_ref_that_is_none(ref: str, repository: Path) -> None:
+    with pytest.raises(FormatError, match="--against"):
+        build.installed(ref, repository, print)
+
+
+def test_a_ref_that_does_not_build_is_told_and_not_kept(repository: Path) -> None:
+    (repository / "backend.py").write_text("raise RuntimeError('missing compiler')\n")
+    git = ["git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "commit", "-qam", "broken"], check=True)
+    with pytest.raises(UnsupportedProblem, match="missing compiler"):
+        build.installed("HEAD", repository, lambda text: None)
+    assert not list(build.cache_folder().iterdir())
+
+
+def test_outside_of_a_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FormatError, match="git repository"):
+        build.repository_here()
+    with pytest.raises(FormatError, match="a clone of the project"):
+        build.commit_of("HEAD", tmp_path)
+
+
+def test_the_worker_answers_in_json_whatever_is_printed(tmp_path: Path) -> None:
+    nets = tmp_path / "loud.py"
+    nets.write_text(
+        "import torch\nprint('hello from the model')\n"
+        "def net():\n    print('again')\n    return torch.nn.Linear(3, 3).eval(), (torch.randn(1, 3),)\n"
+    )
+    with (tmp_path / "log").open("w+") as log:
+        worker = against.Worker("-", max(__import__("os").sched_getaffinity(0)), log)
+        assert worker.hello["rtaccel"] == str(Path(rtaccel.__file__).parent)
+        options = {"scheme": "w8a8", "backend": None, "device": "cpu", "threads": 1}
+        assert worker.ask(items=[f"{nets}:net"], shapes=None, options=options) == {"names": [f"{nets}:net"]}
+        assert worker.ask(make=f"{nets}:net")["estimate_ns"] > 0
+        assert len(worker.ask(time=f"{nets}:net", calls=5)["ns"]) == 5
+        assert "KeyError" in worker.ask(make="nothing")["left_out"]
+        worker.close()
+    assert sys.executable
