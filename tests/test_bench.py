@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -280,7 +280,7 @@ def test_the_worker_answers_in_json_whatever_is_printed(tmp_path: Path) -> None:
         "def net():\n    print('again')\n    return torch.nn.Linear(3, 3).eval(), (torch.randn(1, 3),)\n"
     )
     with (tmp_path / "log").open("w+") as log:
-        worker = against.Worker("-", max(__import__("os").sched_getaffinity(0)), log)
+        worker = against.Worker("-", max(os.sched_getaffinity(0)), log)
         assert worker.hello["rtaccel"] == str(Path(rtaccel.__file__).parent)
         options = {"scheme": "w8a8", "backend": None, "device": "cpu", "threads": 1}
         assert worker.ask(items=[f"{nets}:net"], shapes=None, options=options) == {"names": [f"{nets}:net"]}
@@ -288,4 +288,3 @@ def test_the_worker_answers_in_json_whatever_is_printed(tmp_path: Path) -> None:
         assert len(worker.ask(time=f"{nets}:net", calls=5)["ns"]) == 5
         assert "KeyError" in worker.ask(make="nothing")["left_out"]
         worker.close()
-    assert sys.executable
