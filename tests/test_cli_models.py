@@ -153,7 +153,8 @@ def test_profile_as_json_and_over_budget(nets: str, capsys: pytest.CaptureFixtur
     assert found["energy"] is None
     assert [r["name"] for r in found["results"]] == ["bound call", "call"]
     assert found["stages"]["whole_us"] > 0
-    assert found["plan"]["packed_bytes"] > 0
+    assert found["weight_bytes"] > 0
+    assert [plan["packed_bytes"] > 0 for plan in found["plans"]] == [True]
     assert found["memory"]["peak_bytes"] is None or found["memory"]["peak_bytes"] >= found["memory"]["before_bytes"]
     assert "--budget p50_us=0.0001" in found["command"]
 

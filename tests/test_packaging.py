@@ -66,6 +66,7 @@ def test_it_links_neither_torch_nor_python(wheel: Path, tmp_path: Path) -> None:
 C_PROGRAM = r"""
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 #include "rtaccel.h"
 
 int main(void) {
@@ -86,6 +87,15 @@ int main(void) {
   const void *inputs[] = {in};
   void *outputs[] = {out};
   if (rta_plan_run(plan, inputs, outputs, 2) != 0) return 6;
+  int64_t ticks[3 * 5]; /* three pairs of calls; inputs, the stage, outputs, the whole, a reading */
+  float again[4] = {NAN, NAN, NAN, NAN};
+  void *second[] = {again};
+  if (!(rta_plan_profile(plan, inputs, second, 2, 3, ticks) > 0)) return 7;
+  for (int i = 0; i < 15; ++i)
+    if (ticks[i] < 0 || (i % 5 == 3 && ticks[i] == 0)) return 8;
+  if (memcmp(out, again, sizeof out) != 0) return 9;
+  if (rta_plan_profile(plan, inputs, second, 2, 0, ticks) >= 0) return 10;
+  printf("%s\n", rta_error());
   printf("%g %g %g %g\n", out[0], out[1], out[2], out[3]);
   rta_plan_destroy(plan);
   return 0;
@@ -106,4 +116,5 @@ def test_a_c_program_can_use_it(wheel: Path, tmp_path: Path) -> None:
     done = subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert "no_such_kernel" in done.stdout
+    assert "a profile takes samples and calls" in done.stdout
     assert done.stdout.splitlines()[-1] == "6.5 0 6.5 0"

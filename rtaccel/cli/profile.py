@@ -57,7 +57,8 @@ class Profile:
     memory: Memory
     energy: Energy | None
     kernels: list[Any] | None
-    plan: dict[str, int]
+    size: dict[str, int]
+    plans: list[dict[str, int]]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,41 +92,42 @@ def _profiler(name: str) -> Any:
 
 def _collect(args: argparse.Namespace, target: _target.Target, fast: Any, budget: Any, profiler: Any) -> Profile:
     from rtaccel.cli._profile.job import Job
-    from rtaccel.cli._progress import say
+    from rtaccel.cli._progress import bar
     from rtaccel.measure.energy import measure_energy
     from rtaccel.measure.latency import measure
     from rtaccel.measure.memory import peak_memory
     from rtaccel.runtime.ceilings import cpu_roofline
-    from rtaccel.runtime.profile import profile_stages
+    from rtaccel.runtime.profile import plan_sizes, profile_stages
 
-    say("timing stages")
-    stages = profile_stages(fast, target.inputs, args.calls)
-    calls = _calls(fast, target.inputs, args.device)
-    memory = peak_memory(calls["call"])
-    say(f"timing {len(calls)} ways to call it, {args.seconds:g} s each")
-    results = tuple(
-        measure(
-            call, budget=budget if i == 0 else None, seconds=args.seconds, name=name, size_bytes=fast.weight_bytes
-        )
-        for i, (name, call) in enumerate(calls.items())
-    )  # fmt: skip
-    roofline = None
-    if not args.no_roofline and args.device == "cpu":
-        say("measuring what the machine can do")
-        roofline = cpu_roofline()
-    energy = None
-    if args.energy:
-        say("measuring energy")
-        energy = measure_energy(next(iter(calls.values())), device=args.device)
-    kernels = None
-    if profiler is not None:
-        say(f"running {args.profiler}")
-        with tempfile.TemporaryDirectory() as folder:
-            words = (target.text, *_target.compile_words(args))
-            kernels = profiler.run(Job(words, fast, target.inputs, args.calls, Path(folder)))
-    packed, scratch = fast.plan_bytes
-    plan = {"weight_bytes": fast.weight_bytes, "packed_bytes": packed, "scratch_bytes": scratch}
-    return Profile(stages, results, roofline, memory, energy, kernels, plan | {"state_bytes": fast.state_bytes})
+    wanted = {"stages": True, "calls": True, "roofline": not args.no_roofline and args.device == "cpu"}
+    wanted |= {"energy": args.energy, str(args.profiler): profiler is not None}
+    roofline = energy = kernels = None
+    with bar("profiling", sum(wanted.values()), "parts") as advance:
+        stages = profile_stages(fast, target.inputs, args.calls)
+        advance("stages")
+        calls = _calls(fast, target.inputs, args.device)
+        memory = peak_memory(calls["call"])
+        results = tuple(
+            measure(
+                call, budget=None if i else budget, seconds=args.seconds, name=name, size_bytes=fast.weight_bytes
+            )
+            for i, (name, call) in enumerate(calls.items())
+        )  # fmt: skip
+        advance("whole calls")
+        if wanted["roofline"]:
+            roofline = cpu_roofline()
+            advance("what the machine can do")
+        if args.energy:
+            energy = measure_energy(next(iter(calls.values())), device=args.device)
+            advance("energy")
+        if profiler is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                words = (target.text, *_target.compile_words(args))
+                kernels = profiler.run(Job(words, fast, target.inputs, args.calls, Path(folder)))
+            advance(args.profiler)
+    return Profile(
+        stages, results, roofline, memory, energy, kernels, {"weight_bytes": fast.weight_bytes}, plan_sizes(fast)
+    )
 
 
 def _calls(fast: Any, inputs: tuple[Any, ...], device: str) -> dict[str, Callable[[], object]]:
@@ -161,10 +163,10 @@ def _facts(found: Profile) -> list[tuple[str, str]]:
     from rtaccel.measure.report import bytes_text
 
     grown, peak = found.memory.grown_bytes, found.memory.peak_bytes
-    rows = [(name.replace("_bytes", "").capitalize(), bytes_text(size)) for name, size in found.plan.items()]
-    rows = [
-        ("Weights" if label == "Weight" else "Packed weights" if label == "Packed" else label, t) for label, t in rows
-    ]
+    rows = [("Weights", bytes_text(found.size["weight_bytes"]))]
+    for number, plan in enumerate(found.plans, 1):
+        sizes = ", ".join(f"{name.removesuffix('_bytes')} {bytes_text(size)}" for name, size in plan.items())
+        rows.append((f"Native plan {number}" if len(found.plans) > 1 else "Native plan", sizes))
     if peak is None or grown is None:
         rows.append(("Peak memory of the process", f"not measured: {found.memory.reason}"))
     else:
@@ -219,7 +221,8 @@ def _as_json(target: _target.Target, found: Profile, command: str) -> dict[str, 
         "results": rows,
         "verdict": found.results[0].verdict,
         "roofline": None if found.roofline is None else found.roofline.to_dict(),
-        "plan": found.plan,
+        **found.size,
+        "plans": found.plans,
         "memory": found.memory.to_dict(),
         "energy": None if found.energy is None else found.energy.to_dict(),
         "kernels": None if found.kernels is None else as_json(found.kernels),

@@ -68,6 +68,14 @@ def profile_stages(fast: Any, inputs: Sequence[Any], calls: int = 300, around: A
         return _Walk(fast._executor, calls, around or (lambda name: nullcontext())).go(leaves)
 
 
+def plan_sizes(fast: CompiledModel) -> list[dict[str, int]]:
+    """Of each native plan, in the order they run: bytes of packed weights, of scratch with states, and of states."""
+    return [
+        {"packed_bytes": p.packed_bytes, "scratch_bytes": p.scratch_bytes, "state_bytes": p.state_bytes}
+        for p in fast._executor.native_plans
+    ]
+
+
 @contextmanager
 def _kept_states(executor: Executor) -> Iterator[None]:
     kept = [(plan, plan.save_state()) for plan in executor.native_plans if plan.state_bytes]
