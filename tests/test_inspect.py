@@ -125,6 +125,21 @@ def test_a_triton_kernel(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @compiles
+def test_a_declared_form(capsys: pytest.CaptureFixture[str]) -> None:
+    from rtaccel.kernels._shared.triton_aot import specialisations
+
+    name = specialisations()[0].name
+    assert main(["inspect", name, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["name"] == name
+    assert found["registers"] > 0
+    assert (found["bytes"], found["floor_us"]) == (None, None)
+    assert main(["inspect", name]) == 0
+    assert "roofline" not in capsys.readouterr().out
+    assert main(["inspect", name, "--case", "rows=1"]) == 2
+
+
+@compiles
 def test_without_a_disassembler_ptx_is_read(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -99,7 +99,8 @@ def test_kernels_launched_from_python_enter_their_ranges() -> None:
     fast = rt.compile(network(), (x,), "w8a8", calibration=[torch.randn(64, 24)], backend="portable")
     profile = profile_stages(fast, (x,), calls=4, around=around)
     assert [s.kernel for s in profile.stages] == ["portable_torch"] * len(profile.stages)
-    assert entered == [s.name for s in profile.stages for _ in range(4)]
+    assert entered == [*(s.name for s in profile.stages for _ in range(4)), *["the whole"] * 4]
+    assert profile.whole_us is not None and profile.whole_us > 0
 
 
 def test_nested_and_several_inputs() -> None:

@@ -96,8 +96,8 @@ def read_cubin(cubin: bytes, shared_bytes: int) -> Footprint:
     return Footprint(registers, stack, local, shared_bytes, dict(instructions))
 
 
-def compiled(spec: Specialisation, capability: int) -> Any:
-    """Triton's compiled kernel for a compute capability, with pointers promised to be 16-byte aligned, as torch allocates them.
+def compile_kernel(spec: Specialisation, capability: int) -> Any:
+    """triton's CompiledKernel for a compute capability, with pointers promised to be 16-byte aligned, as torch allocates them.
 
     Needs a process without TRITON_INTERPRET=1, which turns kernels into plain Python.
     """
@@ -120,8 +120,8 @@ def compiled(spec: Specialisation, capability: int) -> Any:
 
 
 def compile_for(spec: Specialisation, capability: int) -> Footprint:
-    """What `compiled` costs."""
-    kernel = compiled(spec, capability)
+    """What a specialisation costs when compiled for a compute capability."""
+    kernel = compile_kernel(spec, capability)
     return read_cubin(kernel.asm["cubin"], kernel.metadata.shared)
 
 

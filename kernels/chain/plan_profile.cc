@@ -50,8 +50,11 @@ double rta_plan::profile(const void* const* in, void* const* out, int64_t sample
   if (!finished) fail("the plan is not finished");
   if (samples < 1 || calls < 1) fail("a profile takes samples and calls");
   const size_t parts = stages.size() + 2;
-  // Samples that threads take as a whole would give each stage several times at once.
-  const bool cut_stages = pool && blocks_each(samples) == 0;
+  // Threads as in run_threaded, but for samples that they would take as a whole: a stage would have several times at
+  // once.
+  const bool cut_stages =
+      pool && blocks_each(samples) == 0 &&
+      samples / block * cuts.back().saved_ns + cuts[static_cast<size_t>(samples % block)].saved_ns > 0;
   const int64_t start_ns = clock_ns(), start = ticks_now();
   for (int64_t call = 0; call < calls; ++call) {
     int64_t* row = ticks + call * static_cast<int64_t>(parts + 2);
@@ -75,6 +78,7 @@ double rta_plan::profile(const void* const* in, void* const* out, int64_t sample
   }
   const int64_t passed = ticks_now() - start, passed_ns = clock_ns() - start_ns;
   if (passed <= 0 || passed_ns <= 0)
-    fail("a clock stood still: %lld ticks in %lld ns", (long long)passed, (long long)passed_ns);
+    fail("a clock stood still: %lld ticks in %lld ns", static_cast<long long>(passed),
+         static_cast<long long>(passed_ns));
   return static_cast<double>(passed_ns) / static_cast<double>(passed);
 }

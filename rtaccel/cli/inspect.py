@@ -43,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
 def _inspect(args: argparse.Namespace) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """JSON values, and rows for people."""
     impl = _find(args.kernel)
+    if impl is None:
+        return _form(args)
     if impl.backend == "cpu":
         from rtaccel.cli._inspect import cpu
 
@@ -61,8 +63,23 @@ def _inspect(args: argparse.Namespace) -> tuple[dict[str, Any], list[tuple[str, 
     return compiled.to_dict(), gpu.describe(compiled)
 
 
-def _find(text: str) -> Impl:
-    """Raises FormatError with the names that there are."""
+def _form(args: argparse.Namespace) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """A form that a Triton kernel declares, by its name."""
+    from rtaccel.cli._inspect import gpu
+    from rtaccel.cli._inspect.cards import card_of
+    from rtaccel.kernels._shared.triton_aot import specialisations
+
+    if args.case:
+        raise UnsupportedProblem(
+            "inspect", f"--case for {args.kernel}", "none: the form has its sizes", "Leave it out."
+        )
+    spec = next(spec for spec in specialisations() if spec.name == args.kernel)
+    compiled = gpu.inspect_form(spec, card_of(args.arch))
+    return compiled.to_dict(), gpu.describe(compiled)
+
+
+def _find(text: str) -> Impl | None:
+    """None for the name of a declared form. Raises FormatError with the names that there are."""
     import importlib.util
 
     from rtaccel.backends import backends
@@ -73,11 +90,16 @@ def _find(text: str) -> Impl:
         compiles = name == "triton" and importlib.util.find_spec("triton") is not None
         if compiles or backend.unavailable() is None:  # Triton compiles without a card
             found |= {f"{impl.op}/{impl.name}": impl for impl in impls(name)}
-    if text not in found:
-        op = text.partition("/")[0]
-        near = sorted(name for name in found if name.startswith(f"{op}/")) or sorted(found)
-        raise FormatError("inspect", repr(text), "one of " + ", ".join(near), "Name operator/kernel.")
-    return found[text]
+    if text in found:
+        return found[text]
+    if importlib.util.find_spec("triton") is not None:
+        from rtaccel.kernels._shared.triton_aot import specialisations
+
+        if any(spec.name == text for spec in specialisations()):
+            return None
+    op = text.partition("/")[0]
+    near = sorted(name for name in found if name.startswith(f"{op}/")) or sorted(found)
+    raise FormatError("inspect", repr(text), "one of " + ", ".join(near), "Name operator/kernel.")
 
 
 def _problem(impl: Impl, pairs: list[str]) -> Problem:

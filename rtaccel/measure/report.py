@@ -180,7 +180,8 @@ def _limit(line: Line, error_name: str) -> str:
     if line.key == "max_error":
         return f"{error_name} ≤ {line.limit:.3g}"
     if line.key not in TIME_KEYS:
-        return f"{line.key.replace('_', ' ')} ≤ {line.limit:g}"
+        sign = "≥" if line.key.startswith("min_") else "≤"
+        return f"{line.key.replace('_', ' ')} {sign} {line.limit:g}"
     return f"{line.key.removesuffix('_us').replace('p999', 'p99.9')} ≤ {duration(line.limit)}"
 
 

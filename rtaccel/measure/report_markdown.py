@@ -9,7 +9,7 @@ from rtaccel.measure.environment import describe
 from rtaccel.measure.result import Latency
 from rtaccel.measure.stages import HEAD, StageProfile, rows, summary
 from rtaccel.measure.svg import duration
-from rtaccel.measure.verdict import overall
+from rtaccel.measure.verdict import Line, overall
 
 SHOWN = ("cpu", "isa", "governor", "gpu", "hypervisor", "load average", "python", "versions", "date")
 """Rows of the environment record that are worth a line here."""
@@ -40,10 +40,10 @@ def render_markdown(
     ]  # fmt: skip
     parts.append(_table(table, text=1))
     if lines:
-        judged = [
-            (r.name, line.key, f"{line.limit:,.6g}", line.verdict, line.reason) for r in results for line in r.lines
-        ]
-        parts.append(_table([("name", "limit", "at most", "verdict", "why"), *judged], text=5))
+        judged = [("name", "what", "limit", "verdict", "why")]
+        for r in results:
+            judged += [(r.name, line.key, _limit(line), line.verdict, line.reason) for line in r.lines]
+        parts.append(_table(judged, text=5))
     if stages is not None:
         parts.append(_folded("Where the time goes", _table([HEAD, *rows(stages)], text=2) + f"\n\n{summary(stages)}"))
     if facts:
@@ -54,6 +54,10 @@ def render_markdown(
         fence = "`" * (1 + max((len(run) for run in _ticks(command)), default=2))
         parts.append(f"{fence}\n{command}\n{fence}")
     return "\n\n".join(parts) + "\n"
+
+
+def _limit(line: Line) -> str:
+    return f"{'≥' if line.key.startswith('min_') else '≤'} {line.limit:,.6g}"
 
 
 def _table(rows: Sequence[Sequence[str]], text: int) -> str:
