@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,10 @@ def random_inputs(stage: Stage, rows: int, seed: int) -> tuple[Tensor, ...]:
     return tuple(found)
 
 
-def cases(file: Path | None = None) -> list[tuple[str, Case]]:
+def cases(file: Path | None = None, wanted: Callable[[str], bool] = lambda op: True) -> list[tuple[str, Case]]:
     """(operator, case) for every row of the file; for an operator without rows, the conformance case that moves most.
+
+    wanted: which operators, by name.
 
     Raises FormatError for a file that cannot be read, is no TOML, or has tables or rows that are no cases.
     """
@@ -111,9 +114,9 @@ def cases(file: Path | None = None) -> list[tuple[str, Case]]:
     if unknown := set(table) - set(known):
         raise FormatError(str(file), ", ".join(sorted(unknown)), "operators: " + ", ".join(known), "Correct it.")
     found = []
-    for name, op in sorted(known.items()):
+    for name in sorted(filter(wanted, known)):
         rows = [_case(name, dict(row), str(file)) for row in table.get(name, [])]
-        found += [(name, case) for case in rows or [max(op.cases(), key=_bytes)]]
+        found += [(name, case) for case in rows or [_largest(name)]]
     return found
 
 
@@ -142,6 +145,11 @@ def _case(op: str, row: dict[str, Any], where: str) -> Case:
     label, rows = str(row.pop("name")), _rows(row.pop("rows"), where)
     stage = make_stage(op, row, where)
     return Case(label, stage, lambda seed: random_inputs(stage, rows, seed))
+
+
+@cache
+def _largest(op: str) -> Case:
+    return max(operator(op).cases(), key=_bytes)
 
 
 def _bytes(case: Case) -> int:

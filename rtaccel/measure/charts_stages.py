@@ -84,10 +84,10 @@ def roofline_chart(roof: Roofline, profile: StageProfile) -> str:
 
 
 def _slope_label(text: str, gb_s: float, knee: float, x: LogAxis, y: LogAxis) -> str:
-    """Along its line, halfway up to the bend."""
+    """Along its line, a third of the way up to the bend, where dots are few."""
     low = max(x.low, y.low / gb_s)
-    half = math.sqrt(low * knee)
-    across, up = x(half), y(half * gb_s)
+    third = low * (knee / low) ** 0.35
+    across, up = x(third), y(third * gb_s)
     angle = math.degrees(math.atan2(y(knee * gb_s) - up, x(knee) - across))
     turned = (
         f'<text class="name" text-anchor="middle" transform="translate({across:.1f} {up - 7:.1f}) rotate({angle:.1f})">'

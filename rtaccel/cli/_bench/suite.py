@@ -7,6 +7,7 @@ of rtaccel but `core`, `backends`, contracts and `compile`.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -38,30 +39,37 @@ def items(words: Sequence[str], shapes: Path | None, options: argparse.Namespace
     """
     models = [word for word in words if ":" in word]
     patterns = [word for word in words if ":" not in word]
-    found = [] if models and not patterns else _kernels(shapes)
+    found = [] if models and not patterns else _kernels(shapes, patterns or ["*"])
     if patterns:
         for pattern in patterns:
             if not any(fnmatchcase(item.name, pattern) for item in found):
-                some = ", ".join(item.name for item in found[:5])
-                raise FormatError(
-                    "bench", repr(pattern), f"a pattern of names such as {some}", "See `rtaccel bench --list`."
-                )
+                expected = "a pattern that fits a name, such as 'linear/*' or 'softmax/*/cpu_*'"
+                raise FormatError("bench", repr(pattern), expected, "See `rtaccel bench --list`.")
         found = [item for item in found if any(fnmatchcase(item.name, pattern) for pattern in patterns)]
     return found + [Item(target, _model(target, options)) for target in models]
 
 
-def _kernels(shapes: Path | None) -> list[Item]:
-    """Triton is left out where it would run in its interpreter: that checks numbers, and its speed says nothing."""
+def _kernels(shapes: Path | None, patterns: Sequence[str]) -> list[Item]:
+    """Those of operators that a pattern may mean: making the cases of all takes seconds.
+
+    Triton is left out where it would run in its interpreter: that checks numbers, and its speed says nothing.
+    """
     names = [
         b.name for b in backends().values() if "cpu" in b.devices and b.name != "triton" and b.unavailable() is None
     ]
     found = []
-    for op, case in _cases.cases(shapes):
+    for op, case in _cases.cases(shapes, lambda op: any(_may_mean(pattern, op) for pattern in patterns)):
         rows = case.make(0)[0].shape[0]
         for impl in (i for name in names for i in impls(name, op)):
             if impl.supports(Problem.of(case.stage, rows)) is None:
                 found.append(Item(f"{op}/{case.id}/{impl.name}", _kernel(case, impl)))
     return found
+
+
+def _may_mean(pattern: str, op: str) -> bool:
+    """By what stands before the first wildcard, which may stand for slashes too."""
+    plain = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
+    return f"{op}/".startswith(plain) or plain.startswith(f"{op}/")
 
 
 def _kernel(case: Case, impl: Impl) -> Callable[[], tuple[Call, int | None]]:

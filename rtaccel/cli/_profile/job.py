@@ -40,7 +40,7 @@ def no_cuda(tool: str) -> str | None:
 
 def require(name: str, reason: str | None, remedy: str) -> None:
     if reason is not None:
-        raise BackendUnavailable(f"profile --with {name}", "a machine where it cannot run", reason, remedy)
+        raise BackendUnavailable(f"profile --with {name}", reason, "a machine where it can run", remedy)
 
 
 def output_of(command: Sequence[str], what: str) -> str:
