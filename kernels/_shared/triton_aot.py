@@ -116,7 +116,15 @@ def compile_kernel(spec: Specialisation, capability: int) -> Any:
             if kind.startswith("*")
         },
     )
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=spec.options)
+    try:
+        return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=spec.options)
+    except Exception as error:  # of many types: the compiler's, ptxas's, Python's own inside a kernel
+        raise UnsupportedProblem(
+            "compile_for",
+            f"{spec.name} on sm_{capability}",
+            "a kernel that triton compiles",
+            f"{type(error).__name__}: {str(error)[:300]}",
+        ) from error
 
 
 def compile_for(spec: Specialisation, capability: int) -> Footprint:
