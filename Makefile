@@ -10,7 +10,7 @@ demo: $(VENV)/.demo
 	$(BIN)/rtaccel demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # Every kernel without Python, on every instruction set here and under emulation, and with the sanitizers.
 native: $(VENV)/.dev
