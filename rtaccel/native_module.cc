@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "dlpack_exchange.h"
+#include "native_timer.h"
 #include "rtaccel.h"
 
 namespace nb = nanobind;
@@ -400,6 +401,10 @@ class Bound {
     if (!plan_->fits(inputs, outputs, pointers_)) throw nb::value_error("tensors do not fit the plan");
   }
   void operator()() const { plan_->run_bound(pointers_); }
+  // As native_timer.h: the time without that of a call from Python.
+  int64_t time(nb::handle out, int64_t start, int64_t stop, int64_t deadline) const {
+    return rta_timer::time_native(*this, out, start, stop, deadline);
+  }
 
  private:
   nb::object owner_, inputs_, outputs_;
@@ -457,5 +462,7 @@ NB_MODULE(_native, m) {
   nb::class_<Bound>(m, "Bound", "A compiled model bound to its tensors: call it to read and write them.")
       .def(nb::init<nb::object, nb::object, nb::object>(), nb::arg("plan"), nb::arg("inputs").none(),
            nb::arg("outputs").none())
-      .def("__call__", &Bound::operator());
+      .def("__call__", &Bound::operator())
+      .def("time", &Bound::time, nb::arg("out"), nb::arg("start"), nb::arg("stop"), nb::arg("deadline"));
+  rta_timer::add_to(m);
 }

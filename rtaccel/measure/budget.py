@@ -15,14 +15,15 @@ from rtaccel.core.errors import FormatError
 
 @dataclass(frozen=True)
 class Budget:
-    """Upper limits; each is met by a value equal to it, and None means no limit.
+    """Upper limits, but for min_metric; each is met by a value equal to it, and None means no limit.
 
     p50_us, p99_us, p999_us: latency of one call in microseconds that at least 50 %, 99 % and 99.9 % of calls must meet.
     size_bytes: bytes of the weights. max_error: error against a reference, in whatever unit `measure(error=)` is given;
-    0 asks for equality.
+    0 asks for equality. min_metric: a lower limit, of a task metric where more is better (accuracy, AUC), as
+    `measure(metric=)` is given it.
 
-    Raises FormatError for a limit that is not a positive finite number (max_error may be 0), and for a budget with no
-    limit at all: it has nothing to prove, and a PASS on it would be empty.
+    Raises FormatError for a limit that is not a positive finite number (max_error may be 0, min_metric anything finite),
+    and for a budget with no limit at all: it has nothing to prove, and a PASS on it would be empty.
     """
 
     p50_us: float | None = None
@@ -30,6 +31,7 @@ class Budget:
     p999_us: float | None = None
     size_bytes: int | None = None
     max_error: float | None = None
+    min_metric: float | None = None
 
     def __post_init__(self) -> None:
         limits = self.as_dict()
@@ -63,10 +65,15 @@ class Budget:
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
 
     def without_time(self) -> Budget | None:
-        """What is left when time cannot be judged: size and error; None when that is nothing."""
-        if self.size_bytes is None and self.max_error is None:
+        """What is left when time cannot be judged: size, error and metric; None when that is nothing."""
+        if all(getattr(self, key) is None for key in EXACT):
             return None
         return replace(self, p50_us=None, p99_us=None, p999_us=None)
+
+    def scaled(self, factor: float) -> Budget:
+        """Its latencies times `factor`; the rest as it is."""
+        times: Any = {key: limit * factor for key, limit in self.as_dict().items() if key in TIME_KEYS}
+        return replace(self, **times)
 
     def __str__(self) -> str:
         return ", ".join(f"{key}={limit:g}" for key, limit in self.as_dict().items())
@@ -78,6 +85,9 @@ KEYS = tuple(f.name for f in fields(Budget))
 TIME_KEYS = ("p50_us", "p99_us", "p999_us")
 """The keys that are latencies, from the loosest percentile to the strictest."""
 
+EXACT = {"size_bytes": "size_bytes", "max_error": "error", "min_metric": "metric"}
+"""Keys that are known numbers, not sampled -> the argument of `measure` that they limit."""
+
 
 def _check(key: str, limit: Any) -> None:
     number = isinstance(limit, (int, float)) and not isinstance(limit, bool) and math.isfinite(limit)
@@ -85,9 +95,11 @@ def _check(key: str, limit: Any) -> None:
         if number and limit > 0 and limit == math.floor(limit):
             return
         raise FormatError("Budget", f"size_bytes={limit!r}", "a positive whole number of bytes", "Give bytes, not KiB.")
-    if number and (limit > 0 or (key == "max_error" and limit == 0)):
+    if number and (limit > 0 or (key == "max_error" and limit == 0) or key == "min_metric"):
         return
-    expected = "a finite number, 0 or above" if key == "max_error" else "a positive finite number of microseconds"
+    expected = {"max_error": "a finite number, 0 or above", "min_metric": "a finite number"}.get(
+        key, "a positive finite number of microseconds"
+    )
     raise FormatError("Budget", f"{key}={limit!r}", expected, "Leave the key out where there is no limit.")
 
 
@@ -101,19 +113,35 @@ def load_budgets(path: str | PathLike[str]) -> dict[str, Budget]:
     Raises FormatError for a file that cannot be read, is not TOML, has no `budget` table, or has an unknown key in a
     row.
     """
+    content = read_toml(path)
+    rows = content.get("budget")
+    if not isinstance(rows, dict):
+        raise FormatError(
+            "budgets file", f"{path} without such rows", EXPECTED, "Name each row's table [budget.<name>]."
+        )
+    return budget_rows(rows, str(path))
+
+
+EXPECTED = 'a TOML file with rows such as [budget."name"] and p99_us = 50'
+
+
+def read_toml(path: str | PathLike[str]) -> dict[str, Any]:
+    """The content of a budgets file. Raises FormatError for a file that cannot be read or is not TOML."""
     try:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10
         import tomli as tomllib
 
-    expected = 'a TOML file with rows such as [budget."name"] and p99_us = 50'
     try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise FormatError("budgets file", f"{path} ({error})", expected, "Correct the path or the file.") from error
-    rows = content.get("budget")
+        raise FormatError("budgets file", f"{path} ({error})", EXPECTED, "Correct the path or the file.") from error
+
+
+def budget_rows(rows: Any, where: str) -> dict[str, Budget]:
+    """Budgets of a table of rows. Raises FormatError for what is no table of tables, and as `Budget.from_mapping`."""
     if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
         raise FormatError(
-            "budgets file", f"{path} without such rows", expected, "Name each row's table [budget.<name>]."
+            "budgets file", f"{where} without such rows", EXPECTED, "Name each row's table [budget.<name>]."
         )
-    return {name: Budget.from_mapping(row, f'{path}, row "{name}"') for name, row in rows.items()}
+    return {name: Budget.from_mapping(row, f'{where}, row "{name}"') for name, row in rows.items()}

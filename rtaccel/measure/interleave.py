@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import random
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from rtaccel.core.errors import FormatError
 from rtaccel.measure import sampler
+
+_ROUND_NS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,36 @@ class Ratio:
 
     def __str__(self) -> str:
         return f"{self.value:.3g}x ({self.low:.3g} .. {self.high:.3g})"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Whether `name` is slower or faster than `to` by more than `margin`, with 99 % confidence.
+
+    verdict: "slower" or "faster" where the whole interval of the ratio is beyond the margin, else "no difference".
+    hidden: the largest difference that the interval leaves possible, 0.05 for 5 %: what "no difference" cannot exclude.
+    """
+
+    name: str
+    to: str
+    ratio: Ratio
+    margin: float
+
+    @property
+    def verdict(self) -> Literal["faster", "slower", "no difference"]:
+        if self.ratio.low > 1 + self.margin:
+            return "slower"
+        return "faster" if self.ratio.high < 1 / (1 + self.margin) else "no difference"
+
+    @property
+    def hidden(self) -> float:
+        return max(self.ratio.high - 1, 1 / self.ratio.low - 1, 0.0)
+
+    def __str__(self) -> str:
+        said = f"{self.name}: {self.verdict} than {self.to}, {self.ratio}"
+        if self.verdict == "no difference":
+            said = f"{self.name}: no difference to {self.to}, {self.ratio}; up to {self.hidden:.1%} could be hidden"
+        return said
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,14 +83,22 @@ class Interleaved:
         """Time of `name` over time of `to`: the median over rounds of the ratio of their medians in the same round.
 
         The interval comes from resampling whole rounds (a percentile bootstrap; B. Efron and R. J. Tibshirani, An
-        Introduction to the Bootstrap, chapter 13), so noise that lasts through a round stays together. A difference
-        is worth claiming when 1 is outside it. It needs about 20 rounds to be of use.
+        Introduction to the Bootstrap, chapter 13), n^(1/3) of n rounds together (moving blocks; H. R. Kuensch, Annals
+        of Statistics 17, 1989), so noise that lasts through a round or a few stays together. A difference is worth
+        claiming when 1 is outside it; `compare` asks for more. It needs about 20 rounds to be of use.
         """
         ratios = self.medians_us(name) / self.medians_us(to)
-        picks = np.random.default_rng(seed).integers(0, len(ratios), size=(resamples, len(ratios)))
+        rounds, together = len(ratios), max(1, round(len(ratios) ** (1 / 3)))
+        starts = np.random.default_rng(seed).integers(0, rounds - together + 1, (resamples, -(-rounds // together)))
+        picks = (starts[:, :, None] + np.arange(together)).reshape(resamples, -1)[:, :rounds]
         medians = np.median(ratios[picks], axis=1)
         low, high = np.quantile(medians, [(1 - confidence) / 2, (1 + confidence) / 2])
         return Ratio(float(np.median(ratios)), float(low), float(high), confidence)
+
+    def compare(self, name: str, to: str, *, margin: float = 0.02) -> Comparison:
+        """Faster, slower, or no difference: a difference counts when the interval of the ratio excludes all up to
+        `margin`. Two per cent is what the place of a function in memory can make, with nothing changed in it."""
+        return Comparison(name, to, self.ratio(name, to), margin)
 
     def _of(self, name: str) -> np.ndarray:
         if name not in self.samples_us:
@@ -64,6 +106,38 @@ class Interleaved:
                 "interleave", repr(name), "one of " + ", ".join(self.samples_us), "Name a callable measured."
             )
         return self.samples_us[name]
+
+
+def compare(
+    new: Callable[[], object],
+    old: Callable[[], object],
+    *,
+    seconds: float = 10.0,
+    margin: float = 0.02,
+    seed: int = 0,
+    clock: sampler.Clock = sampler.CLOCK,
+) -> Comparison:
+    """Whether `new` is faster or slower than `old`, or there is no difference, from one interleaved run.
+
+    Rounds of some 2 ms of each, as many as fit in `seconds`, 30 at least and 2,000 at most. Their number is fixed before
+    the run and the verdict is taken once: a run that stopped as soon as it saw a difference would find one in noise.
+
+    Raises FormatError for callables that are none and for seconds that are not positive.
+
+    >>> from rtaccel.measure.interleave import compare
+    >>> compare(lambda: sum(range(300)), lambda: sum(range(100)), seconds=0.3).verdict
+    'slower'
+    """
+    if not (isinstance(seconds, (int, float)) and 0 < seconds < math.inf):
+        raise FormatError("compare", f"seconds={seconds!r}", "a positive finite number", "Ten is a good start.")
+    calls = {"new": new, "old": old}
+    if not all(callable(fn) for fn in calls.values()):
+        raise FormatError("compare", repr(calls), "two callables without arguments", "Wrap them in a lambda.")
+    with sampler.no_grad(), sampler.quiet():
+        each_ns = [max(sampler.warm_up(fn, (), 0.05, clock), 1.0) for fn in calls.values()]
+    per_round = min(200, max(5, int(_ROUND_NS / max(each_ns))))
+    rounds = min(2000, max(30, int(seconds * 1e9 / ((per_round + 1) * sum(each_ns)))))
+    return interleave(calls, rounds, per_round, seed=seed, clock=clock).compare("new", "old", margin=margin)
 
 
 def interleave(

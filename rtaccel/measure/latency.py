@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
-import time
+from array import array
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from rtaccel.core.errors import FormatError
 from rtaccel.measure import sampler
-from rtaccel.measure.budget import Budget
+from rtaccel.measure.budget import TIME_KEYS, Budget
+from rtaccel.measure.inputs import changes, fingerprint, score
 from rtaccel.measure.quantiles import TAILS, min_samples
 from rtaccel.measure.result import Latency
+from rtaccel.measure.run import Run
+from rtaccel.measure.witness import chain_iterations
+from rtaccel.measure.witness import judge as judge_witness
+from rtaccel.measure.witness import sample as sample_with_witness
 
 __all__ = ["Latency", "measure", "plan_limits"]
 
@@ -27,6 +36,9 @@ MAX_SECONDS_SAMPLES = 60.0
 MAX_SAMPLES = 1_000_000
 """A default measurement stops at so many samples (8 MB)."""
 
+EVICTED_BYTES = 64 << 20
+"""Read before a call with cold caches: more than the second and third level hold of one core's data."""
+
 MAX_SAMPLES_ASKED = 10_000_000
 """Most samples that can be asked for, and where a measurement with `seconds` alone stops (80 MB)."""
 
@@ -40,50 +52,186 @@ def measure(
     *,
     warmup: float = 0.1,
     size_bytes: int | None = None,
-    error: float | None = None,
+    error: float | Callable[[Any], float] | None = None,
+    metric: float | Callable[[Any], float] | None = None,
     name: str | None = None,
-    clock: sampler.Clock = time.perf_counter_ns,
+    setup: Callable[[], Any] | None = None,
+    period_us: float | None = None,
+    cold_cache: bool = False,
+    witness: bool = False,
+    inside: bool = False,
+    clock: sampler.Clock = sampler.CLOCK,
 ) -> Latency:
     """Times `fn(*inputs)`, each call on its own, as the caller sees it: wrapper, conversion and arithmetic together.
 
-    fn: any callable. Work it leaves running on a GPU when it returns is not seen; let it synchronise.
+    fn: any callable. Work it leaves running on a GPU when it returns is not seen; let it synchronise, or use
+        `rtaccel.measure.gpu`.
     inputs: a tuple or list of positional arguments, or one argument as it is.
     samples, seconds: how many calls, and for how long at most. Neither: at least 0.5 s and at least the samples that
-        the budget's strictest percentile needs (662 for p99, 6,636 for p99.9), until 10 s or 1,000,000 samples.
+        the budget's strictest percentile needs (662 for p99, 6,636 for p99.9), times what they are more because slow
+        calls come together, until 10 s or 1,000,000 samples.
         `samples` alone stops after 60 s. `seconds` alone stops at 10,000,000 samples. One call is always measured.
-    warmup: seconds of calls before that, one call at least.
-    size_bytes, error: for a budget's size and max_error. When the budget limits the size and none is given, the
-        attribute `weight_bytes` of `fn` is taken, where it has one.
+    warmup: seconds of calls before that, one call at least, and up to five times as long while they become faster.
+    size_bytes: for a budget's size. When the budget limits the size and none is given, the attribute `weight_bytes` of
+        `fn` is taken, where it has one.
+    error, metric: for a budget's max_error and min_metric: a number, or a function of what `fn` returns.
+    setup: called before each call, outside of its time; returns the inputs of that call, as `inputs` is given.
+    period_us: open loop. Calls are meant to start so far apart, and each is timed from its intended start: a slow call
+        delays those after it, as it would in a service. None: closed loop, one call right after the other.
+    cold_cache: 64 MiB are read before each call, outside of its time, so that it finds none of its data in a cache.
+    witness: a fixed piece of work that takes as long is timed before each call, and the misses that the machine explains
+        are counted beside the verdict, which stays on all (`rtaccel.measure.witness`). It takes twice as long.
+    inside: `fn` is a model bound to its tensors (`CompiledModel.bind`), timed within the native core: what a program in C
+        sees, without the call from Python.
     clock: returns nanoseconds.
 
     Garbage collection is off during the calls, and torch.no_grad is on if torch is loaded. What `fn` raises goes
-    through unchanged. Raises FormatError for samples, seconds, warmup, error, size or budget that make no sense.
+    through unchanged. Where calls change their inputs, `notes` say so, and no latency passes when no two calls had the
+    same. Raises FormatError for arguments that make no sense, for a clock that stands still or goes back, and for an
+    `error` or `metric` function where `fn` returns nothing.
 
     >>> import rtaccel as rt
     >>> rt.measure(sorted, [[3, 1, 2]], budget=rt.Budget(p99_us=10_000), samples=700).verdict
     'PASS'
     """
-    _check_arguments(fn, budget, samples, seconds, warmup, size_bytes, error)
-    args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    check_arguments(fn, budget, samples, seconds, warmup, size_bytes, error, metric, setup, period_us)
+    how = How(warmup, setup, period_us, cold_cache, witness, inside, clock)
+    how.check(fn, inputs)
     if size_bytes is None and budget is not None and budget.size_bytes is not None:
         size_bytes = weight_bytes(fn)
-    limits = plan_limits(budget, samples, seconds)
-    timer_ns = sampler.timer_overhead_ns(args, clock)
+    given = {"name": name or callable_name(fn), "size_bytes": size_bytes, "error": error, "metric": metric}
+    return measure_within(plan_limits(budget, samples, seconds), fn, inputs, budget, how, **given)
+
+
+@dataclass(frozen=True)
+class How:
+    """The arguments of `measure` that say how calls are made."""
+
+    warmup: float = 0.1
+    setup: Callable[[], Any] | None = None
+    period_us: float | None = None
+    cold_cache: bool = False
+    witness: bool = False
+    inside: bool = False
+    clock: sampler.Clock = sampler.CLOCK
+
+    def check(self, fn: object, inputs: Any) -> None:
+        """Raises FormatError where `inside` is asked for and cannot be."""
+        if not self.inside:
+            return
+        from rtaccel._native import Bound
+
+        if type(fn) is not Bound or len(arguments(inputs)):
+            got = f"inside=True for {type(fn).__name__} with {len(arguments(inputs))} inputs"
+            raise FormatError(
+                "measure", got, "a model bound to its tensors, and no inputs", "Pass fast.bind(x, out=y)."
+            )
+        if self.setup or self.period_us or self.cold_cache or self.witness or self.clock is not sampler.CLOCK:
+            got = "inside=True with setup, period_us, cold_cache, witness or a clock"
+            raise FormatError("measure", got, "inside=True alone", "Leave one out.")
+
+    def __str__(self) -> str:
+        if self.inside:
+            return "inside the core"
+        caches = "cold caches" if self.cold_cache else "warm"
+        return caches if self.period_us is None else f"{caches}, open loop, a call each {self.period_us:g} us"
+
+    def before(self) -> Callable[[], tuple[Any, ...] | None] | None:
+        """What precedes each call: fresh inputs, and reading so much that nothing of the call is left in a cache."""
+        setup = self.setup
+        if not self.cold_cache:
+            return None if setup is None else lambda: arguments(setup())
+        from rtaccel._native import read_lines
+
+        buffer = bytearray(b"\1") * EVICTED_BYTES  # written: pages never written are one page of zeros
+        if setup is None:
+            return partial(read_lines, buffer)
+
+        def prepare() -> tuple[Any, ...]:
+            args = arguments(setup())
+            read_lines(buffer)
+            return args
+
+        return prepare
+
+
+def measure_within(
+    limits: sampler.Limits,
+    fn: Callable[..., object],
+    inputs: Any,
+    budget: Budget | None,
+    how: How,
+    *,
+    error: Any = None,
+    metric: Any = None,
+    **given: Any,
+) -> Latency:
+    """`measure` with limits and arguments that were checked before. given: as `Latency.from_samples` takes it."""
+    args = arguments(inputs if how.setup is None else how.setup())
+    period_ns = 0 if how.period_us is None else round(how.period_us * 1e3)
+    loop = sampler.Loop(fn, args, how.before(), period_ns, clock=how.clock, inside=how.inside)
+    timer_ns = sampler.timer_overhead_ns(args, how.clock)
+    seen, notes = None, []
     with sampler.no_grad(), sampler.quiet():
-        sampler.warm_up(fn, args, warmup, clock)
-        taken = sampler.sample_ns(fn, args, limits, clock)
-    cut: tuple[str, ...] = ()
+        if callable(error) or callable(metric):
+            result = fn(*args)
+            error, metric = score(error, result, "error"), score(metric, result, "metric")
+        before = fingerprint(args)
+        call_ns, unsteady = sampler.warm_up_until_steady(loop, how.warmup)
+        warm = fingerprint(args)
+        if how.witness:
+            watched = replace(loop, spin_iterations=chain_iterations(call_ns))
+            taken, spins, log = sample_with_witness(watched, limits, call_ns)
+            seen = judge_witness(np.array(taken) / 1e3, np.array(spins) / 1e3, log, budget)
+        else:
+            begin = loop.now()
+            taken = sampler.sample(loop, limits)
+            if budget is not None and not period_ns:
+                _go_on(loop, limits, begin, taken, budget)
+        changed, withheld = (None, None) if how.setup else changes(before, warm, fingerprint(args))
     if len(taken) < limits.min_samples:
-        cut = (f"stopped after {limits.max_ns / 1e9:g} s with {len(taken):,} of {limits.min_samples:,} samples",)
+        notes.append(f"stopped after {limits.max_ns / 1e9:g} s with {len(taken):,} of {limits.min_samples:,} samples")
+    if period_ns and (late := sum(ns > period_ns for ns in taken[:-1])):
+        notes.append(f"{late:,} calls began late, because the one before was not done within {how.period_us:g} us")
+    notes += [note for note in (unsteady, changed) if note]
     return Latency.from_samples(
         taken,
-        name=name or callable_name(fn),
         timer_ns=timer_ns,
         budget=budget,
-        size_bytes=size_bytes,
         error=error,
-        notes=cut,
+        metric=metric,
+        notes=tuple(notes),
+        withheld=withheld,
+        mode=str(how),
+        witness=seen,
+        **given,
     )
+
+
+def _go_on(loop: sampler.Loop, limits: sampler.Limits, begin: int, taken: array[int], budget: Budget) -> None:
+    """Measures on until the calls are worth as many independent ones as a claim needs, as long as the limits allow.
+
+    It asks how slow calls cluster and not how many there are: a run that went on until its verdict pleased would not be
+    right 99 times in 100.
+    """
+    times = {key: limit for key, limit in budget.as_dict().items() if key in TIME_KEYS}
+    left = limits.max_ns - (loop.now() - begin)
+    for _ in range(3):
+        run = Run(np.array(taken) / 1e3)
+        needed = max(
+            (min_samples(TAILS[key.removesuffix("_us")]) * run.inflation(limit) for key, limit in times.items()),
+            default=0,
+        )
+        more = min(math.ceil(needed), limits.max_samples) - len(taken)
+        if more <= 0 or left <= 0:
+            return
+        taken.extend(sampler.sample(loop, sampler.Limits(more, more, 0, left)))
+        left = limits.max_ns - (loop.now() - begin)
+
+
+def arguments(inputs: Any) -> tuple[Any, ...]:
+    """Positional arguments from a tuple, a list, or one argument as it is."""
+    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
 
 
 def plan_limits(budget: Budget | None, samples: int | None = None, seconds: float | None = None) -> sampler.Limits:
@@ -107,15 +255,20 @@ def weight_bytes(fn: object) -> int | None:
     return found() if callable(found) else found
 
 
-def _check_arguments(
+def check_arguments(
     fn: object,
     budget: object,
     samples: object,
     seconds: object,
     warmup: object,
-    size_bytes: object,
-    error: object,
+    size_bytes: object = None,
+    error: object = None,
+    metric: object = None,
+    setup: object = None,
+    period_us: object = None,
 ) -> None:
+    """What `measure` refuses. Raises FormatError."""
+
     def refuse(got: str, expected: str, next_step: str) -> None:
         raise FormatError("measure", got, expected, next_step)
 
@@ -138,5 +291,11 @@ def _check_arguments(
         refuse(f"warmup={warmup!r}", "a finite number of seconds, 0 or above", "0 still makes one call.")
     if size_bytes is not None and not (finite(size_bytes) and size_bytes >= 0):  # type: ignore[operator]
         refuse(f"size_bytes={size_bytes!r}", "a number of bytes", "Leave it out if it is not known.")
-    if error is not None and not (number(error) and not error < 0):  # type: ignore[operator]
-        refuse(f"error={error!r}", "a number, 0 or above", "Pass the absolute error.")
+    if not (error is None or callable(error) or (number(error) and not error < 0)):  # type: ignore[operator]
+        refuse(f"error={error!r}", "a number, 0 or above, or a function", "Pass the absolute error.")
+    if not (metric is None or callable(metric) or number(metric)):
+        refuse(f"metric={metric!r}", "a number or a function", "Pass the metric as a number.")
+    if setup is not None and not callable(setup):
+        refuse(f"setup of type {type(setup).__name__}", "a function that returns inputs", "Pass the function itself.")
+    if period_us is not None and not (finite(period_us) and period_us >= 0.001):  # type: ignore[operator]
+        refuse(f"period_us={period_us!r}", "a positive finite number", "1e6 / calls per second is the period.")

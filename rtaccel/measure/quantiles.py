@@ -8,8 +8,8 @@ Of n independent calls, the number that exceed the true q-quantile is at most Bi
 - if m calls exceed a limit and P(Binomial(n, 1 - q) >= m) <= alpha, the q-quantile is above the limit. The m-th
   largest sample, for the smallest such m, is the lower bound.
 
-Each bound holds on its own with confidence 1 - alpha. It needs samples that are roughly independent; on a machine
-whose load comes and goes they are not, and the bounds are then too narrow.
+Each bound holds on its own with confidence 1 - alpha, for independent calls. `dependence` says how many such calls a run
+of dependent ones is worth.
 
 Method: W. J. Conover, Practical Nonparametric Statistics, section 3.2; H. A. David and H. N. Nagaraja, Order
 Statistics, section 7.1. The same rule with one allowed exceedance gives MLPerf's 662 queries for a 99th percentile.
@@ -66,7 +66,7 @@ def _pmf(k: int, n: int, p: float) -> float:
     return math.exp(log_ways + k * math.log(p) + (n - k) * math.log1p(-p))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=8192)
 def allowed_exceedances(n: int, tail: Fraction, alpha: float = ALPHA) -> int:
     """Largest k with P(Binomial(n, tail) <= k) <= alpha: so many calls over a limit still prove it. -1: none do."""
     p = float(tail)
@@ -102,6 +102,28 @@ def min_samples(tail: Fraction, exceedances: int = 1, alpha: float = ALPHA) -> i
         else:
             low = middle
     return high
+
+
+def samples_to_decide(over: float, n: float, tail: Fraction) -> float:
+    """Samples with which a run of its own decides about 19 times in 20, after `over` of n independent calls exceeded.
+
+    The normal approximation of a one-sided test, (z_99 sqrt(t (1 - t)) + z_95 sqrt(p (1 - p)))^2 / (p - t)^2. The share
+    p that exceeds is not known: it is taken one standard error nearer to the tail t than it was found. A run too short to
+    expect four calls over the limit says nothing about p; then the answer is for p = t / 2. Twelve times as many as
+    there were is the most that is said: nearer to the limit, such a run knows better how many it takes.
+    """
+    t = float(tail)
+    p = (over + 0.5) / (n + 1)
+    error = math.sqrt(p * (1 - p) / (n + 1))
+    if n * t < 4:
+        return _to_decide(t / 2, t)
+    if abs(p - t) <= error:
+        return 12 * n
+    return min(12 * n, _to_decide(p + error if p < t else p - error, t))
+
+
+def _to_decide(p: float, t: float) -> float:
+    return ((2.3263 * math.sqrt(t * (1 - t)) + 1.645 * math.sqrt(p * (1 - p))) / (p - t)) ** 2
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,10 @@ from rtaccel.core.errors import BudgetExceeded, FormatError
 from rtaccel.measure.budget import Budget
 from rtaccel.measure.environment import environment
 from rtaccel.measure.quantiles import TAILS, estimate
-from rtaccel.measure.verdict import Line, Verdict, judge, overall
+from rtaccel.measure.run import Run
+from rtaccel.measure.steady import steady_from
+from rtaccel.measure.verdict import Line, Verdict, judge, overall, withhold
+from rtaccel.measure.witness import Witness
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +27,13 @@ class Latency:
     p50_us .. max_us: percentiles and extremes of the n calls. There is no mean: it says little about a tail.
     samples_us: float32 [n], each call, in the order measured. timer_ns: what an empty call costs in the same loop;
         included in every sample, not subtracted.
-    bounds: quantile name -> (low, high), each a 99 % bound from order statistics; None where n is too small for one.
+    bounds: quantile name -> (low, high), each a 99 % bound; None where the run is too short for one.
     budget, lines, verdict: the verdict is "FAIL" if any line of the budget fails, else "UNDECIDED" if any line is, else
         "PASS"; None without a budget.
-    size_bytes, error: as given, or None. environment: the machine and the software. notes: what makes the figures
-        doubtful, each with what to do.
+    size_bytes, error, metric: as given, or None. environment: the machine and the software. notes: what makes the
+        figures doubtful, each with what to do.
+    mode: what the calls met: "warm", "cold caches", "cold start", with the period of an open loop. witness: the
+        machine's own noise in the same windows, where it was asked for.
     """
 
     name: str
@@ -49,6 +54,9 @@ class Latency:
     environment: Mapping[str, Any]
     notes: tuple[str, ...]
     samples_us: np.ndarray = field(repr=False)
+    metric: float | None = None
+    mode: str = "warm"
+    witness: Witness | None = None
 
     @classmethod
     def from_samples(
@@ -60,15 +68,26 @@ class Latency:
         budget: Budget | None = None,
         size_bytes: int | None = None,
         error: float | None = None,
+        metric: float | None = None,
         notes: tuple[str, ...] = (),
         record: Mapping[str, Any] | None = None,
+        withheld: str | None = None,
+        mode: str = "warm",
+        witness: Witness | None = None,
     ) -> Latency:
-        """Percentiles, bounds and verdict of samples in nanoseconds, [n] in the order measured, n >= 1."""
+        """Percentiles, bounds and verdict of samples in nanoseconds, [n] in the order measured, n >= 1.
+
+        withheld: why no latency may pass, whatever the samples say; None for no such reason.
+        """
         # A copy, judged in float64: float32 would round a sample across the limit.
         in_order = np.array(samples_ns, dtype=np.float64) / 1e3
-        ordered = np.sort(in_order)
+        run = Run(in_order)
+        ordered = run.ordered
         found = {q: estimate(ordered, tail) for q, tail in TAILS.items()}
-        lines = () if budget is None else judge(budget, ordered, size_bytes, error)
+        lines = () if budget is None else judge(budget, run, size_bytes, error, metric)
+        if withheld:
+            notes = (*notes, withheld)
+            lines = withhold(lines, withheld)
         samples = in_order.astype(np.float32)
         samples.flags.writeable = False
         return cls(
@@ -81,7 +100,7 @@ class Latency:
             min_us=float(ordered[0]),
             max_us=float(ordered[-1]),
             timer_ns=timer_ns,
-            bounds={q: (e.low, e.high) for q, e in found.items()},
+            bounds={q: run.bounds(tail) for q, tail in TAILS.items()},
             budget=budget,
             verdict=None if budget is None else overall(lines),
             lines=lines,
@@ -90,6 +109,9 @@ class Latency:
             environment=environment() if record is None else record,
             notes=(*notes, *_doubts(in_order, found["p50"].value, timer_ns)),
             samples_us=samples,
+            metric=metric,
+            mode=mode,
+            witness=witness,
         )
 
     def raise_for_budget(self, strict: bool = False) -> None:
@@ -110,7 +132,7 @@ class Latency:
             key: getattr(self, key)
             for key in (
                 "name", "n", "p50_us", "p90_us", "p99_us", "p999_us", "min_us", "max_us", "timer_ns", "verdict",
-                "size_bytes", "error",
+                "size_bytes", "error", "metric", "mode",
             )
         }  # fmt: skip
         values["bounds"] = {q: list(pair) for q, pair in self.bounds.items()}
@@ -118,6 +140,7 @@ class Latency:
         values["lines"] = [vars(line) | {} for line in self.lines]
         values["notes"] = list(self.notes)
         values["environment"] = dict(self.environment)
+        values["witness"] = None if self.witness is None else self.witness.to_dict()
         if samples:
             values["samples_us"] = [round(float(s), 4) for s in self.samples_us]
         return _finite(values)
@@ -146,9 +169,11 @@ def _doubts(in_order: np.ndarray, p50_us: float, timer_ns: float) -> tuple[str, 
     if third >= 100:
         first, last = float(np.median(in_order[:third])), float(np.median(in_order[-third:]))
         if max(first, last) > 1.1 * min(first, last):
+            steady = steady_from(in_order)
+            since = f" and is steady from call {steady:,} on" if steady else ""
             notes.append(
-                f"the median moved from {first:.4g} us (first third) to {last:.4g} us (last third): the samples are "
-                "not independent; fix the clock frequency, leave the machine alone, or warm up longer"
+                f"the median moved from {first:.4g} us (first third) to {last:.4g} us (last third){since}: fix the clock "
+                "frequency, leave the machine alone, or warm up longer"
             )
     return tuple(notes)
 
@@ -160,15 +185,20 @@ def _table(result: Latency) -> str:
         low, high = result.bounds.get(key.removesuffix("_us"), (None, None))
         bounds = "" if low is None and high is None else f"{_us(low)} .. {_us(high)}"
         rows.append(_row(key.removesuffix("_us"), f"{_us(getattr(result, key))} us", bounds, judged.get(key), " us"))
-    for key, value in (("size_bytes", result.size_bytes), ("max_error", result.error)):
+    exact = {"size_bytes": result.size_bytes, "max_error": result.error, "min_metric": result.metric}
+    for key, value in exact.items():
         if value is not None or key in judged:
             rows.append(_row(key, "?" if value is None else f"{value:,.6g}", "", judged.get(key), ""))
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    lines = [f"{result.name}: {result.n:,} call{'s' * (result.n > 1)}, timer {result.timer_ns:.0f} ns (not subtracted)"]
+    mode = "" if result.mode == "warm" else f", {result.mode}"
+    plural = "s" * (result.n > 1)
+    lines = [f"{result.name}: {result.n:,} call{plural}, timer {result.timer_ns:.0f} ns (not subtracted){mode}"]
     for row in rows:
         cells = (row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in (1, 2, 3)), row[4])
         lines.append(("  " + "  ".join(cells)).rstrip())
     lines += [f"  {line.verdict} {line.key}: {line.reason}" for line in result.lines]
+    if result.witness is not None:
+        lines.append(f"  {result.witness}")
     lines += [f"  note: {note}" for note in result.notes]
     if result.verdict is not None:
         lines.append(f"  verdict: {result.verdict}")
@@ -178,7 +208,8 @@ def _table(result: Latency) -> str:
 def _row(label: str, value: str, bounds: str, line: Line | None, unit: str) -> tuple[str, str, str, str, str]:
     if line is None:
         return label, value, bounds, "", ""
-    return label, value, bounds, f"<= {line.limit:,.6g}{unit}", line.verdict
+    sign = ">=" if line.key.startswith("min_") else "<="
+    return label, value, bounds, f"{sign} {line.limit:,.6g}{unit}", line.verdict
 
 
 def _us(value: float | None) -> str:

@@ -1,0 +1,160 @@
+"""The fixture `latency` of the pytest plugin: one measurement per test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rtaccel.measure import latency, sampler
+from rtaccel.measure.budget import Budget
+from rtaccel.measure.gpu import prepare
+from rtaccel.measure.inputs import score
+from rtaccel.measure.pytest_plugin import BUDGETS, RESULTS
+
+ROUNDS_MAX = 100_000
+"""pytest-benchmark keeps each round as a Python float and sorts them for its own table."""
+
+_PROPERTIES = ("n", "p50_us", "p99_us", "p999_us", "max_us", "verdict")
+
+
+class LatencyFixture:
+    """`latency(fn, *args, ...)` -> Latency. Once per test. result: what it measured; record: its plain values."""
+
+    def __init__(self, node: Any, benchmark: Any, marked: Budget | None) -> None:
+        self._node = node
+        self._benchmark = benchmark  # None where pytest-benchmark is not there
+        self.marked = marked
+        self.result: Any = None
+        self.record: dict[str, Any] = {}
+
+    def __call__(
+        self,
+        fn: Callable[..., object],
+        *args: Any,
+        name: str | None = None,
+        size_bytes: int | None = None,
+        error: Any = None,
+        metric: Any = None,
+        mode: str = "cpu",
+        samples: int | None = None,
+        seconds: float | None = None,
+        **how: Any,
+    ) -> latency.Latency:
+        """Measures `fn(*args)`. The verdict falls when the test ends.
+
+        name: of the row in the budgets file and in the table; the test's own if not given. mode: "cpu", or how a CUDA
+        device is used, "stream", "graph" or "persistent" (`rtaccel.measure.gpu`). The rest is as in `rtaccel.measure`:
+        size_bytes, error, metric, samples, seconds, warmup, setup, period_us, cold_cache, witness, inside.
+
+        Raises BackendUnavailable where a CUDA device is asked for and there is none, and what `rtaccel.measure` raises.
+        """
+        if self.result is not None:
+            raise pytest.UsageError("latency() was called twice in one test; parametrise the test instead")
+        budget, said = self._budget(name)
+        if size_bytes is None and budget is not None and budget.size_bytes is not None:
+            size_bytes = latency.weight_bytes(fn)
+        options = latency.How(**how)
+        latency.check_arguments(
+            fn, budget, samples, seconds, options.warmup, size_bytes, error, metric, options.setup, options.period_us
+        )
+        options.check(fn, args)
+        given = {"name": name or self._node.name, "size_bytes": size_bytes, "error": error, "metric": metric}
+        if self._benchmark is not None and not self._benchmark.enabled:
+            result = self._once(fn, args, budget, options, given)
+        else:
+            limits = latency.plan_limits(budget, samples, seconds)
+            if self._benchmark is not None and samples is None:
+                limits = replace(limits, max_samples=max(ROUNDS_MAX, limits.min_samples))
+            result = self._measured(fn, args, budget, options, limits, mode, given)
+        result = result if said is None else replace(result, notes=(*result.notes, said))
+        self._keep(result)
+        return result
+
+    def _budget(self, name: str | None) -> tuple[Budget | None, str | None]:
+        """The budget of this test, and the sentence to be said where it was scaled for this machine."""
+        here = self._node.config.stash[BUDGETS]
+        rows = {} if here is None else here.rows
+        found = next((n for n in (name, self._node.nodeid, self._node.name) if n in rows), None)
+        if found is None:
+            return self.marked, None
+        return rows[found], here.said if found in here.scaled else None
+
+    def _measured(
+        self,
+        fn: Callable[..., object],
+        args: tuple[Any, ...],
+        budget: Budget | None,
+        how: latency.How,
+        limits: sampler.Limits,
+        mode: str,
+        given: dict[str, Any],
+    ) -> latency.Latency:
+        if mode == "cpu":
+            result = latency.measure_within(limits, fn, args, budget, how, **given)
+        else:
+            prepared = prepare(fn, args, mode)
+            if callable(given["error"]) or callable(given["metric"]):
+                found = fn(*args)
+                given |= {key: score(given[key], found, key) for key in ("error", "metric")}
+            result = latency.measure_within(limits, prepared.call, (), budget, how, **given)
+            notes = result.notes
+            if prepared.device_us is not None:
+                alone = np.sort(prepared.device_us())
+                p99 = alone[len(alone) - 1 - len(alone) // 100]
+                notes += (
+                    f"on the device alone: p50 {np.median(alone):.4g} us, p99 {p99:.4g} us of {len(alone)} calls",
+                )
+            result = replace(result, mode=f"CUDA {mode}, {result.mode}", notes=notes)
+        if self._benchmark is not None:
+            self._tell_benchmark(fn, args, how, result)
+        return result
+
+    def _tell_benchmark(
+        self, fn: Callable[..., object], args: tuple[Any, ...], how: latency.How, result: latency.Latency
+    ) -> None:
+        """Makes every sample a round. One call opens pytest-benchmark's own book; its time gives way to the samples."""
+        fresh = args if how.setup is None else latency.arguments(how.setup())
+        with sampler.no_grad():
+            self._benchmark.pedantic(fn, args=fresh, rounds=1, iterations=1)
+        rounds = self._benchmark.stats.stats
+        rounds.data.clear()
+        for sample_us in result.samples_us.astype(np.float64):
+            rounds.update(float(sample_us) / 1e6)
+
+    def _once(
+        self,
+        fn: Callable[..., object],
+        args: tuple[Any, ...],
+        budget: Budget | None,
+        how: latency.How,
+        given: dict[str, Any],
+    ) -> latency.Latency:
+        args = args if how.setup is None else latency.arguments(how.setup())
+        with sampler.no_grad():
+            before = sampler.CLOCK()
+            found = self._benchmark.pedantic(fn, args=args)
+            taken = sampler.CLOCK() - before
+        given |= {key: score(given[key], found, key) for key in ("error", "metric")}
+        timeless = None if budget is None else budget.without_time()
+        return latency.Latency.from_samples([taken], timer_ns=0.0, budget=timeless, **given)
+
+    def _keep(self, result: latency.Latency) -> None:
+        self.result = result
+        self.record = record = plain(result)
+        self._node.config.stash[RESULTS].append(result)
+        self._node.user_properties += [(key, record[key]) for key in _PROPERTIES if record[key] is not None]
+        if self._benchmark is not None and self._benchmark.enabled:
+            self._benchmark.extra_info.update(record)
+
+
+def plain(result: latency.Latency) -> dict[str, Any]:
+    """What extra_info, JUnit and the summary hold: plain values, flat where a figure is compared."""
+    unproven = [f"{line.key}: {line.reason}" for line in result.lines if line.verdict != "PASS"]
+    keys = ("name", "n", "p50_us", "p99_us", "p999_us", "max_us", "timer_ns", "size_bytes", "error", "metric", "mode")
+    record = {key: getattr(result, key) for key in (*keys, "verdict")}
+    misses = [] if result.witness is None else list(map(str, result.witness.misses))
+    return record | {"budget": result.budget and result.budget.as_dict(), "reasons": unproven, "misses": misses}

@@ -1,0 +1,1 @@
+"""The harness measured: `python -m rtaccel.measure.selftest` says how often its verdicts are wrong, and what it costs."""

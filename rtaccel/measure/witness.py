@@ -1,0 +1,168 @@
+"""The witness: how much of a miss is the machine's own doing.
+
+A chain of multiplications that takes as long as the call runs before each call, so both meet the same machine. The run
+is cut into windows of about 5 ms. A call over a limit counts as explained by the machine when, in its window, the thread
+was switched out, or when in its window or one beside it the hypervisor stole time, or the witness took so much longer
+than its own median as the call would need to exceed the limit. All three counts are kept: what was missed, what is
+explained, and what is not. The verdict is on what was missed.
+"""
+
+from __future__ import annotations
+
+import resource
+from array import array
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rtaccel.measure import sampler
+from rtaccel.measure.budget import TIME_KEYS, Budget
+
+WINDOW_NS = 5_000_000
+
+
+@dataclass(frozen=True)
+class Misses:
+    """Calls over one limit. raw: all. attributed: those that the machine's noise explains."""
+
+    key: str
+    limit_us: float
+    raw: int
+    attributed: int
+
+    @property
+    def unattributed(self) -> int:
+        return self.raw - self.attributed
+
+    def __str__(self) -> str:
+        return (
+            f"{self.key}: {self.raw:,} calls over {self.limit_us:g} us, {self.attributed:,} of them with the machine "
+            f"disturbed, {self.unattributed:,} without"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Witness:
+    """What happened to a fixed piece of work between the calls, in microseconds, and to the thread.
+
+    p50_us, p99_us, max_us: of the witness. windows: how many; switches: times that the thread was switched out;
+    steal_ms: time that the hypervisor gave to others, None where the system does not tell. misses: per latency limit.
+    """
+
+    p50_us: float
+    p99_us: float
+    max_us: float
+    windows: int
+    switches: int
+    steal_ms: float | None
+    misses: tuple[Misses, ...]
+    samples_us: np.ndarray = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, without the samples."""
+        keys = ("p50_us", "p99_us", "max_us", "windows", "switches", "steal_ms")
+        misses = [vars(m) | {"unattributed": m.unattributed} for m in self.misses]
+        return {key: getattr(self, key) for key in keys} | {"misses": misses}
+
+    def __str__(self) -> str:
+        steal = "unknown" if self.steal_ms is None else f"{self.steal_ms:.0f} ms"
+        text = (
+            f"witness: p50 {self.p50_us:.4g} us, p99 {self.p99_us:.4g} us, max {self.max_us:,.4g} us; "
+            f"{self.switches:,} context switches, steal {steal}, in {self.windows:,} windows"
+        )
+        return "\n  ".join([text, *map(str, self.misses)])
+
+
+@dataclass
+class _Log:
+    """Per window: the first free sample after it, context switches in it, and steal in ms (NaN: not known)."""
+
+    ends: list[int] = field(default_factory=list)
+    switches: list[int] = field(default_factory=list)
+    steal: list[float] = field(default_factory=list)
+
+
+def chain_iterations(call_ns: float, clock: sampler.Clock = sampler.CLOCK) -> int:
+    """Length of the chain that takes `call_ns` when nothing disturbs it: by the quickest of 32 trials."""
+    from rtaccel import _native
+
+    trial = 2_000
+    times = []
+    for _ in range(32):
+        start = _native.now_ns()
+        _native.spin(trial)
+        times.append(_native.now_ns() - start)
+    return max(1, round(trial * call_ns / max(min(times), 1)))
+
+
+def sample(loop: sampler.Loop, limits: sampler.Limits, call_ns: float) -> tuple[array[int], array[int], _Log]:
+    """As `sampler.sample`, with a witness: samples, witness samples, log of the windows.
+
+    One call that is not counted opens each window: the book-keeping between two of them must not show as a slow call.
+    """
+    out, spins = (array("q", bytes(8 * limits.max_samples)) for _ in range(2))
+    scratch, scratch_spins = (array("q", bytes(8)) for _ in range(2))
+    per_window = max(1, int(WINDOW_NS / (2 * max(call_ns, 1.0))))
+    log, n = _Log(), 0
+    start = loop.now()
+    while n < limits.max_samples:
+        loop.fill(scratch, 0, 1, start, start, scratch_spins)
+        switches, steal = _switches(), _steal_ms()
+        wanted = limits.min_samples if n < limits.min_samples else limits.max_samples
+        n = loop.fill(out, n, min(n + per_window, wanted), start + limits.max_ns, start, spins)
+        log.ends.append(n)
+        log.switches.append(_switches() - switches)
+        log.steal.append(_steal_ms() - steal)
+        passed = loop.now() - start
+        if passed >= limits.max_ns or (n >= limits.min_samples and passed >= limits.min_ns):
+            break
+    sampler.check_clock(loop.now() - start, out[:n])
+    return out[:n], spins[:n], log
+
+
+def judge(samples_us: np.ndarray, spins_us: np.ndarray, log: _Log, budget: Budget | None) -> Witness:
+    """What the witness says about the calls over each latency limit of a budget. samples_us, spins_us: [n]."""
+    limits = {} if budget is None else {k: v for k, v in budget.as_dict().items() if k in TIME_KEYS}
+    window = np.repeat(np.arange(len(log.ends)), np.diff([0, *log.ends]))
+    steal = np.nan_to_num(np.array(log.steal))
+    switched = np.array(log.switches) > 0
+    usual = float(np.median(spins_us))
+    misses = []
+    for key, limit in limits.items():
+        slack = limit - float(np.median(samples_us))
+        late = np.zeros(len(log.ends), dtype=bool)
+        if slack > 0:  # else the usual call is over the limit, and no noise explains that
+            np.logical_or.at(late, window, spins_us > usual + slack)
+            late |= steal > 0
+            explained = switched | late
+            explained[1:] |= late[:-1]
+            explained[:-1] |= late[1:]
+        else:
+            explained = late
+        over = samples_us > limit
+        misses.append(Misses(key, limit, int(over.sum()), int((over & explained[window]).sum())))
+    return Witness(
+        p50_us=usual,
+        p99_us=float(np.sort(spins_us)[len(spins_us) - 1 - len(spins_us) // 100]),
+        max_us=float(spins_us.max()),
+        windows=len(log.ends),
+        switches=sum(log.switches),
+        steal_ms=None if np.isnan(log.steal).any() else float(sum(log.steal)),
+        misses=tuple(misses),
+        samples_us=spins_us,
+    )
+
+
+def _switches() -> int:
+    usage = resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF))
+    return usage.ru_nvcsw + usage.ru_nivcsw
+
+
+def _steal_ms() -> float:
+    """Of all CPUs since the start of the system; NaN where /proc/stat does not tell."""
+    try:
+        with open("/proc/stat", "rb") as file:
+            return int(file.readline().split()[8]) * 10.0  # in hundredths of a second
+    except (OSError, IndexError, ValueError):
+        return float("nan")
