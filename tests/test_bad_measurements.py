@@ -197,6 +197,23 @@ def test_options_that_make_no_sense(bad: dict[str, object]) -> None:
         measure(len, ([],), samples=2, **bad)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("other", ["witness", "cold_cache"])
+def test_an_open_loop_has_nothing_that_takes_time_between_calls(other: str) -> None:
+    with pytest.raises(FormatError, match=f"period_us with {other}"):
+        measure(len, ([],), samples=2, period_us=10, **{other: True})  # type: ignore[arg-type]
+
+
+def test_of_a_long_tensor_both_ends_are_looked_at() -> None:
+    long = torch.zeros(6 << 20)
+    before = fingerprint(long)
+    for place in (0, -1):
+        long[place] = 1
+        assert fingerprint(long) != before
+        long[place] = 0
+    assert fingerprint(long) == before
+    assert fingerprint(torch.zeros(3, 4).t()) != fingerprint(torch.ones(3, 4).t())
+
+
 def test_warming_up_goes_on_until_calls_are_steady() -> None:
     now = [0]
     lengths = itertools.chain(range(4_000_000, 1_000_000, -20_000), itertools.repeat(1_000_000))

@@ -322,6 +322,8 @@ def test_gpu(latency, mode):
 def test_refused(latency):
     with pytest.raises(FormatError, match="period_us"):
         latency(abs, -3, period_us=0)
+    with pytest.raises(FormatError, match="setup with mode"):
+        latency(abs, -3, mode="graph", setup=list)
     with pytest.raises(TypeError, match="hot"):
         latency(abs, -3, hot=True)
 

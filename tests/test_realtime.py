@@ -75,7 +75,10 @@ def counter(tmp_path_factory: pytest.TempPathFactory) -> str:
 # that makes another one shows that the filter works.
 MANNERS = """
 import json, platform
+from array import array
 from itertools import repeat
+from rtaccel._native import time_calls
+samples = array("q", bytes(16000))
 counted = ctypes.PyDLL(None).counted_allocations
 counted.restype = ctypes.c_long
 def faults():
@@ -97,6 +100,8 @@ for _ in repeat(None, 2):  # the second time counts: the first makes what this s
     for name, call in (("empty", nothing), ("bound", step), ("run", write)):
         result[name + " allocations"] = count(counted, loop, call)
         result[name + " faults"] = count(faults, loop, call)
+    for calls in (500, 2000):
+        result[f"{calls} timed"] = count(counted, time_calls, step, (), samples, 0, calls, 1 << 62)
 result["planted allocations"] = count(counted, lambda: [torch.empty(1000) for _ in range(50)])
 result["planted faults"] = count(faults, torch.zeros, 1 << 22)
 
@@ -150,6 +155,7 @@ def test_calls_of_a_sealed_model(counter: str, scheme: str, threads: int) -> Non
     loop = result.pop("empty allocations")  # of the loop and the counting themselves: the same for any number of calls
     assert loop <= 3
     assert result.pop("empty faults") == 0
+    assert result.pop("2000 timed") == result.pop("500 timed") <= 20, "the loop that measures allocates for each call"
     assert result == {"bound allocations": loop, "bound faults": 0, "run allocations": loop, "run faults": 0}
     if planted == 2 << 8:
         pytest.skip("this system allows no filter of system calls; the rest holds")

@@ -37,18 +37,24 @@ def _feed(digest: Any, value: Any, depth: int) -> None:
 
 
 def _bytes_of(value: Any) -> list[Any]:
-    if hasattr(value, "detach") and hasattr(value, "untyped_storage"):  # a torch tensor
-        if value.device.type != "cpu" or value.layout.__repr__() != "torch.strided":
-            return [str(value._version).encode()]  # counts in-place changes by torch
-        import torch
-
-        flat = value.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
-        return _edges(memoryview(flat.numpy()))
+    if hasattr(value, "detach") and hasattr(value, "untyped_storage"):
+        return _bytes_of_tensor(value)
     try:
         view = memoryview(value)
     except TypeError:
         return []
     return _edges(view.cast("B")) if view.c_contiguous and view.nbytes else [view.tobytes()]
+
+
+def _bytes_of_tensor(tensor: Any) -> list[Any]:
+    import torch
+
+    if tensor.layout != torch.strided or tensor.device.type not in ("cpu", "cuda"):
+        return []
+    flat = tensor.detach().resolve_conj().resolve_neg().reshape(-1)
+    edge = max(1, _EDGE_BYTES // flat.element_size())
+    parts = [flat] if len(flat) <= 2 * edge else [flat[:edge], flat[-edge:]]
+    return [memoryview(part.cpu().contiguous().view(torch.uint8).numpy()) for part in parts]
 
 
 def _edges(view: memoryview) -> list[memoryview]:

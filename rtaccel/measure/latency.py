@@ -116,7 +116,11 @@ class How:
     clock: sampler.Clock = sampler.CLOCK
 
     def check(self, fn: object, inputs: Any) -> None:
-        """Raises FormatError where `inside` is asked for and cannot be."""
+        """Raises FormatError for what does not go together."""
+        if self.period_us is not None and (self.witness or self.cold_cache):
+            got = f"period_us with {'witness' if self.witness else 'cold_cache'}"
+            expected = "one of them: what happens between the calls would make them late"
+            raise FormatError("measure", got, expected, "Measure twice.")
         if not self.inside:
             return
         from rtaccel._native import Bound

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rtaccel.core.errors import FormatError
 from rtaccel.measure import latency, sampler
 from rtaccel.measure.budget import Budget
 from rtaccel.measure.gpu import prepare
@@ -62,6 +63,9 @@ class LatencyFixture:
             fn, budget, samples, seconds, options.warmup, size_bytes, error, metric, options.setup, options.period_us
         )
         options.check(fn, args)
+        if mode != "cpu" and options.setup is not None:
+            expected = "a call on tensors that stay where they are"
+            raise FormatError("latency", f"setup with mode={mode!r}", expected, "Leave one out.")
         given = {"name": name or self._node.name, "size_bytes": size_bytes, "error": error, "metric": metric}
         if self._benchmark is not None and not self._benchmark.enabled:
             result = self._once(fn, args, budget, options, given)
