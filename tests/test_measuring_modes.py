@@ -203,29 +203,35 @@ def log(ends: list[int], switches: list[int], steal: list[float]) -> witness._Lo
 
 
 def test_misses_are_attributed_by_switches_steal_and_witness() -> None:
-    """Eight windows of 100 calls. Misses in each; the machine was disturbed in some."""
+    """Eight windows of 100 calls. A miss in each; the machine was disturbed in some."""
     samples, spins = np.full(800, 10.0), np.full(800, 10.0)
     samples[50::100] = 90.0
-    spins[130] = 60.0  # window 1: as late as a call would need to be; explains 0, 1 and 2
+    spins[130] = 60.0  # window 1: as late as a call would need to be
     spins[640] = 40.0  # window 6: late, but not so late
-    switches, steal = [0, 0, 0, 0, 3, 0, 0, 0], [0.0] * 8
-    found = witness.judge(
-        samples, spins, log(list(range(100, 900, 100)), switches, steal), rt.Budget(p50_us=1, p99_us=50)
-    )
+    ends, switches, steal = list(range(100, 900, 100)), [0, 0, 0, 0, 3, 0, 0, 0], [0.0] * 8
+
+    def judged(**limits: float) -> witness.Witness:
+        return witness.judge(samples, spins, log(ends, switches, steal), rt.Budget(**limits))
+
+    found = judged(p50_us=1, p99_us=50)
     p50, p99 = found.misses
-    assert (p99.raw, p99.attributed, p99.unattributed) == (8, 4, 4)  # 0, 1, 2 and the switch in 4
+    assert (p99.raw, p99.attributed, p99.unattributed) == (8, 2, 6)  # the one in window 1, and the switch in 4
     assert (p50.raw, p50.attributed) == (800, 0)  # the usual call is over the limit: no noise explains it
     assert (found.windows, found.switches, found.steal_ms) == (8, 3, 0.0)
+    spins[131:133] = 60.0  # three late witnesses in window 1 explain the misses beside it too, and no more
+    assert judged(p99_us=50).misses[0].attributed == 4
+    samples[110:115] = 90.0  # six misses in window 1 and three late witnesses
+    assert judged(p99_us=50).misses[0].attributed == 4
     steal[7] = 10.0
-    found = witness.judge(samples, spins, log(list(range(100, 900, 100)), switches, steal), rt.Budget(p99_us=50))
+    found = judged(p99_us=50)
     assert found.misses[0].attributed == 6
-    assert "8 calls over 50 us, 6 of them with the machine disturbed, 2 without" in str(found)
+    assert "13 calls over 50 us, 6 of them with the machine disturbed, 7 without" in str(found)
     steal[3] = float("nan")
     assert witness.judge(samples, spins, log([400, 800], [0, 0], [float("nan"), 0.0]), None).steal_ms is None
 
 
 def test_a_witness_leaves_the_verdict_on_all_misses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(witness, "_switches", itertools.count().__next__)  # every window is disturbed
+    monkeypatch.setattr(witness, "_steal_ms", itertools.count().__next__)  # every window is disturbed
     clock = Clock()
     slow = [90_000 if i % 20 == 0 else 10_000 for i in range(1_000)]
     found = measure(clock.call(*slow), (), rt.Budget(p99_us=50), samples=1_000, warmup=0, witness=True, clock=clock)

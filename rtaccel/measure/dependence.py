@@ -6,11 +6,11 @@ is too narrow. The inflation D is the variance of that number over what independ
 n / D, and k exceedances k / D. That is the design effect of L. Kish (Survey Sampling, 1965) with the bounds of
 E. L. Korn and B. I. Graubard (Survey Methodology 24, 1998) for a proportion under it.
 
-D comes from batch means: the run is cut into blocks of 2, 4, 8, ... calls, down to 16 blocks, and the variance of the
-numbers per block is set against the binomial one. The largest ratio counts that chance does not explain (1.3 standard
-deviations of what independent calls would show, with a correction for the skewness of rare pairs). It is uncertain itself,
-from few blocks, and from few clusters, so it is multiplied by the square of Student's 99 % quantile over the normal one, for
-as many degrees of freedom as there are blocks less one, or clusters where these are fewer, and by 1.1.
+D comes from batch means: the run is cut into blocks of 2, 4, 8, ... calls, down to 16 blocks (6 in a short run), and the
+variance of the numbers per block is set against the binomial one. The largest ratio counts that chance does not explain
+(1.3 standard deviations of what independent calls would show, with a correction for the skewness of rare pairs). It is
+uncertain itself, from few blocks and from few clusters, so it is multiplied by the square of Student's 99 % quantile over the
+normal one, for as many degrees of freedom as there are blocks less one, or clusters where these are fewer, and by 1.1.
 
 Where fewer than 32 calls exceed the limit, they do not show how they cluster; then those of the 32 slowest calls stand for
 them that take at least half the limit. Calls far below it are another matter: how a call of 1 us becomes one of 1.2 us says
@@ -29,6 +29,9 @@ import numpy as np
 MIN_BLOCKS = 16
 """Fewer blocks say too little about a variance."""
 
+SHORT_RUN = 640
+"""A run of fewer calls is cut down to 6 blocks: 16 would be too short to hold what makes calls dependent."""
+
 ENOUGH_EXCEEDANCES = 32
 """So many calls over a limit show how they cluster."""
 
@@ -42,12 +45,13 @@ def inflation(places: np.ndarray, n: int) -> float:
     """D of marked calls, 1 or above. places: int64 [k], where in a run of n calls the marked ones are, in any order."""
     if len(places) < 2 or len(places) >= n:
         return 1.0
+    fewest = MIN_BLOCKS if n >= SHORT_RUN else 6
     length = max(2, n // _FINEST_BLOCKS)
-    if n // length < MIN_BLOCKS:
+    if n // length < fewest:
         return 1.0
     counts = np.bincount(places // length, minlength=n // length)[: n // length]
     largest = 1.0
-    while len(counts) >= MIN_BLOCKS:
+    while len(counts) >= fewest:
         largest = max(largest, _excess(counts, length))
         counts = counts[: len(counts) // 2 * 2].reshape(-1, 2).sum(axis=1)
         length *= 2

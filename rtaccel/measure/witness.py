@@ -1,10 +1,15 @@
 """The witness: how much of a miss is the machine's own doing.
 
-A chain of multiplications that takes as long as the call runs before each call, so both meet the same machine. The run
-is cut into windows of about 5 ms. A call over a limit counts as explained by the machine when, in its window, the thread
-was switched out, or when in its window or one beside it the hypervisor stole time, or the witness took so much longer
-than its own median as the call would need to exceed the limit. All three counts are kept: what was missed, what is
-explained, and what is not. The verdict is on what was missed.
+A chain of multiplications that takes as long as the call runs before each call, so both are exposed to the machine alike.
+The run is cut into windows of about 5 ms. In each, a miss, a call over a limit, is explained by the machine
+
+- when the thread was switched out in the window: as many misses as it was switched out,
+- when the witness took so much longer than its median as the call would need to exceed the limit: as many misses as there
+  were of these, in the window or else in one beside it. Call and witness take turns, so noise makes as many of one as of the
+  other, and more misses than that have another cause,
+- when the hypervisor gave the time to others in the window or one beside it: all of them.
+
+All three counts are kept: what was missed, what is explained, and what is not. The verdict is on what was missed.
 """
 
 from __future__ import annotations
@@ -125,23 +130,14 @@ def judge(samples_us: np.ndarray, spins_us: np.ndarray, log: _Log, budget: Budge
     """What the witness says about the calls over each latency limit of a budget. samples_us, spins_us: [n]."""
     limits = {} if budget is None else {k: v for k, v in budget.as_dict().items() if k in TIME_KEYS}
     window = np.repeat(np.arange(len(log.ends)), np.diff([0, *log.ends]))
-    steal = np.nan_to_num(np.array(log.steal))
-    switched = np.array(log.switches) > 0
-    usual = float(np.median(spins_us))
+    usual, median = float(np.median(spins_us)), float(np.median(samples_us))
     misses = []
     for key, limit in limits.items():
-        slack = limit - float(np.median(samples_us))
-        late = np.zeros(len(log.ends), dtype=bool)
-        if slack > 0:  # else the usual call is over the limit, and no noise explains that
-            np.logical_or.at(late, window, spins_us > usual + slack)
-            late |= steal > 0
-            explained = switched | late
-            explained[1:] |= late[:-1]
-            explained[:-1] |= late[1:]
-        else:
-            explained = late
-        over = samples_us > limit
-        misses.append(Misses(key, limit, int(over.sum()), int((over & explained[window]).sum())))
+        missed = np.bincount(window[samples_us > limit], minlength=len(log.ends))
+        late = np.bincount(window[spins_us > usual + limit - median], minlength=len(log.ends))
+        # Where the usual call is over the limit, no noise explains that.
+        explained = _explained(missed, late, log) if limit > median else 0
+        misses.append(Misses(key, limit, int(missed.sum()), explained))
     return Witness(
         p50_us=usual,
         p99_us=float(np.sort(spins_us)[len(spins_us) - 1 - len(spins_us) // 100]),
@@ -152,6 +148,21 @@ def judge(samples_us: np.ndarray, spins_us: np.ndarray, log: _Log, budget: Budge
         misses=tuple(misses),
         samples_us=spins_us,
     )
+
+
+def _explained(missed: np.ndarray, late: np.ndarray, log: _Log) -> int:
+    """How many misses have a cause; missed, late: calls over the limit and witnesses as late, per window."""
+    left = missed - np.minimum(missed, log.switches)
+    stolen = np.nan_to_num(np.array(log.steal)) > 0
+    left[stolen | np.append(stolen[1:], False) | np.append(False, stolen[:-1])] = 0
+    causes = late.copy()
+    for beside in (0, -1, 1):  # its own window first
+        for i in np.flatnonzero(left):
+            if 0 <= i + beside < len(causes):
+                met = min(left[i], causes[i + beside])
+                left[i] -= met
+                causes[i + beside] -= met
+    return int(missed.sum() - left.sum())
 
 
 def _switches() -> int:
