@@ -14,7 +14,7 @@ from rtaccel.measure.selftest.scenarios import Scenario
 from rtaccel.measure.verdict import Decision, Verdict, decide
 
 _CELLS = 2_000_000
-MOST_SAMPLES = 1_000_000
+MOST_SAMPLES = 3_000_000
 """A run that is said to need more counts as undecided."""
 
 
