@@ -126,8 +126,8 @@ class LatencyFixture:
             self._benchmark.pedantic(fn, args=fresh, rounds=1, iterations=1)
         rounds = self._benchmark.stats.stats
         rounds.data.clear()
-        for sample_us in result.samples_us.astype(np.float64):
-            rounds.update(float(sample_us) / 1e6)
+        for ns in np.rint(result.samples_us * 1e3).tolist():
+            rounds.update(ns / 1e9)
 
     def _once(
         self,
