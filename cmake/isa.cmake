@@ -5,17 +5,19 @@
 # compiled for the set: the others would come out the same again.
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-  set(RTACCEL_ISAS portable avx2 avxvnni avx512 avx512vnni avx512bf16 amx)
+  set(RTACCEL_ISAS portable avx2 avxvnni avx512 avx512vnni avx512bf16 avx512vbmi amx)
   set(RTACCEL_FLAGS_avx2 -mavx2 -mfma)
   set(RTACCEL_FLAGS_avxvnni ${RTACCEL_FLAGS_avx2} -mavxvnni)
   set(RTACCEL_FLAGS_avx512 ${RTACCEL_FLAGS_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl
                            -mprefer-vector-width=512)
   set(RTACCEL_FLAGS_avx512vnni ${RTACCEL_FLAGS_avx512} -mavx512vnni)
   set(RTACCEL_FLAGS_avx512bf16 ${RTACCEL_FLAGS_avx512vnni} -mavx512bf16)
+  set(RTACCEL_FLAGS_avx512vbmi ${RTACCEL_FLAGS_avx512vnni} -mavx512vbmi)
   set(RTACCEL_FLAGS_amx ${RTACCEL_FLAGS_avx512vnni} -mamx-tile -mamx-int8)
   set(RTACCEL_ADDS_avxvnni int8)
   set(RTACCEL_ADDS_avx512vnni int8)
   set(RTACCEL_ADDS_avx512bf16 bf16)
+  set(RTACCEL_ADDS_avx512vbmi permute)
   set(RTACCEL_ADDS_amx tiles)  # has files of its own alone
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64|ARM64")
   set(RTACCEL_ISAS portable neon neondot)
@@ -49,7 +51,8 @@ function(rtaccel_kernel_sources result)
 endfunction()
 
 # Sets ${result} to the generated files of one header, none where it does not define register_kernels. A header that
-# uses dot products says so in a comment line of its own: "// Dot products: int8" (S::dot), "bf16" (S::dot_bf16) or both.
+# uses dot products says so in a comment line of its own: "// Dot products: int8" (S::dot), "bf16" (S::dot_bf16) or both;
+# "permute" asks for the set with the permutations of bytes too.
 function(rtaccel_compile_per_isa result folder header)
   set(sources)
   set(path "${folder}/${header}")

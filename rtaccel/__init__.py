@@ -14,6 +14,9 @@ _HOME = {
     "quantize_": "rtaccel.convert.swap",
     "restore_": "rtaccel.convert.swap",
     "SwapReport": "rtaccel.convert.swap",
+    "sparsify_": "rtaccel.convert.sparsify",
+    "SparsifyReport": "rtaccel.convert.sparsify",
+    "keep_zeros": "rtaccel.convert.keep_zeros",
     "compile": "rtaccel.runtime.compiler",
     "CompiledModel": "rtaccel.runtime.compiled",
     "stream": "rtaccel.runtime.stream",
@@ -26,6 +29,9 @@ _HOME = {
     "W8A16": "rtaccel.core.scheme",
     "W4A8": "rtaccel.core.scheme",
     "W4A16": "rtaccel.core.scheme",
+    "Unstructured": "rtaccel.core.sparsity",
+    "BlockSparse": "rtaccel.core.sparsity",
+    "SemiStructured": "rtaccel.core.sparsity",
     "RtaccelError": "rtaccel.core.errors",
     "UnsupportedProblem": "rtaccel.core.errors",
     "ShapeError": "rtaccel.core.errors",
@@ -42,6 +48,8 @@ __all__ = sorted([*_HOME, *_ROOMS])
 
 if TYPE_CHECKING:
     from rtaccel import nn
+    from rtaccel.convert.keep_zeros import keep_zeros
+    from rtaccel.convert.sparsify import SparsifyReport, sparsify_
     from rtaccel.convert.swap import SwapReport, quantize_, restore_
     from rtaccel.core.errors import (
         BackendUnavailable,
@@ -52,6 +60,7 @@ if TYPE_CHECKING:
         UnsupportedProblem,
     )
     from rtaccel.core.scheme import W4A8, W4A16, W8A8, W8A16, BFloat16, Float32
+    from rtaccel.core.sparsity import BlockSparse, SemiStructured, Unstructured
     from rtaccel.measure.budget import Budget
     from rtaccel.measure.latency import Latency, measure
     from rtaccel.runtime.compiled import CompiledModel

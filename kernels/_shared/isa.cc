@@ -70,6 +70,7 @@ constexpr Row kRows[] = {
      RTA_X86(RTA_HAS("avx512f") && RTA_HAS("avx512bw") && RTA_HAS("avx512dq") && RTA_HAS("avx512vl"))},
     {"avx512vnni", Isa::kAvx512, RTA_X86(RTA_HAS("avx512vnni"))},
     {"avx512bf16", Isa::kAvx512Vnni, RTA_X86(RTA_HAS("avx512bf16"))},
+    {"avx512vbmi", Isa::kAvx512Vnni, RTA_X86(RTA_HAS("avx512vbmi"))},
     {"amx", Isa::kAvx512Vnni, has_amx},
     {"neon", Isa::kPortable, RTA_ARM(true)},
     {"neondot", Isa::kNeon, RTA_ARM(getauxval(AT_HWCAP) & HWCAP_ASIMDDP)},

@@ -135,6 +135,8 @@ def _supports(op: str, name: str, problem: Problem) -> str | None:
     attrs = {"input_dtype": problem.in_dtypes[0]}
     if problem.weight_dtype is not None:
         attrs["weight_dtype"] = problem.weight_dtype
+    if "layout" in problem.attrs:
+        attrs["layout"] = problem.attrs["layout"]
     return native.reject(op, name, attrs) or None
 
 

@@ -10,15 +10,16 @@ from rtaccel.backends.base import Backend
 from rtaccel.core.settings import CPU_ISA
 
 _SETS = {
-    "x86_64": ("portable", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "amx"),
+    "x86_64": ("portable", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "avx512vbmi", "amx"),
     "aarch64": ("portable", "neon", "neondot"),
 }
 
 ISAS = _SETS.get({"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine()), ("portable",))
 """The instruction sets of this kind of CPU that the native core is compiled for, the preferred ones last.
 
-portable: any CPU. avx2: with FMA. avxvnni: AVX2 with VEX-encoded vpdpbusd. avx512: F, BW, DQ and VL. avx512vnni and
-avx512bf16: with VNNI, and BF16 on top. amx: avx512vnni and the int8 tiles, where the kernel lets this process use them.
+portable: any CPU. avx2: with FMA. avxvnni: AVX2 with VEX-encoded vpdpbusd. avx512: F, BW, DQ and VL. avx512vnni: with
+VNNI; avx512bf16 and avx512vbmi: with BF16 or VBMI on top.
+amx: avx512vnni and the int8 tiles, where the kernel lets this process use them.
 neon: every AArch64. neondot: with the dot product of ARMv8.2."""
 
 

@@ -16,7 +16,9 @@ from rtaccel.convert.graph import DraftGraph
 from rtaccel.convert.hidden import HiddenObserver
 from rtaccel.convert.layers import SCHEMES, Layer, decide_draft
 from rtaccel.convert.program import Program
+from rtaccel.convert.sparse import pruned
 from rtaccel.core.scheme import SchemeMap
+from rtaccel.core.sparsity import SparsityMap
 
 
 def lower(
@@ -26,14 +28,18 @@ def lower(
     calibration: Any,
     states: frozenset[str] | None = None,
     even: bool = True,
+    sparsity: SparsityMap | None = None,
 ) -> Program:
     """The whole way from drafts to a program. Raises typed errors; nothing is half done.
 
     even: whether the columns of an input may be brought to one range, which takes a pointwise kernel that writes int8.
+    sparsity: patterns to prune linear layers to.
     """
     graph = fuse_norms(graph)
     layers: dict[str, Layer] = {}
     notes: list[str] = []
+    if sparsity is not None:
+        graph = pruned(graph, sparsity, notes)
     wanted: dict[str, Any] = {}
     for draft in graph.drafts:
         if draft.op not in SCHEMES:

@@ -40,7 +40,14 @@ def rule(*targets: Any) -> Callable[[Rule], Rule]:
 
 
 def match(build: Builder, node: fx.Node) -> Draft | str:
-    from rtaccel.convert import match_attention, match_conv, match_linear, match_pointwise, match_recurrent  # noqa: F401
+    from rtaccel.convert import (  # noqa: F401
+        match_attention,
+        match_conv,
+        match_linear,
+        match_pointwise,
+        match_recurrent,
+        match_sparse,
+    )
 
     found = _RULES.get(node.target)
     if found is None:

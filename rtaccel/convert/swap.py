@@ -73,12 +73,13 @@ def quantize_(
     else:
         watched = {}
     drafts = [_draft(layer, watched.get(layer.module), rows, force) for layer in layers]
-    _put(model, [(d.names, d.module, d.candidate) for d in drafts if d.candidate is not None], keep_original)
+    put(model, [(d.names, d.module, d.candidate) for d in drafts if d.candidate is not None], keep_original)
     return SwapReport(tuple(d.entry for d in drafts))
 
 
 def restore_(model: nn.Module) -> int:
-    """Puts the original layers back, as they were when they were swapped (and moved since, if the model was moved).
+    """Puts the original layers back, as they were when they were swapped (and moved since, if the model was moved), and the
+    original numbers into layers that `sparsify_` pruned without swapping.
 
     Returns how many. Raises UnsupportedProblem, with nothing changed, naming a layer whose original was not kept.
     A quantised layer that `quantize_` did not put there is left alone.
@@ -102,7 +103,20 @@ def restore_(model: nn.Module) -> int:
     _replace(model, [(tuple(names[id(q)]), original) for q, original in originals])
     for module, original in originals:
         original.train(module.training)
-    return len(originals)
+    return len(originals) + _unprune(model)
+
+
+def _unprune(model: nn.Module) -> int:
+    count = 0
+    for module in model.modules():
+        kept = module.__dict__.pop("_unpruned", None)
+        if kept is not None and isinstance(module, nn.Linear):
+            with torch.no_grad():
+                module.weight.copy_(kept[0])
+                if kept[1] is not None:
+                    module.bias.copy_(kept[1])
+            count += 1
+    return count
 
 
 # -- checks --------------------------------------------------------------------------------------------------------
@@ -247,7 +261,7 @@ def _error(module: nn.Module, candidate: nn.Module, sample: Tensor) -> float:
 # -- putting layers in place ---------------------------------------------------------------------------------------
 
 
-def _put(model: nn.Module, swaps: list[tuple[tuple[str, ...], Swappable, Quantised]], keep_original: bool) -> None:
+def put(model: nn.Module, swaps: list[tuple[tuple[str, ...], Swappable, Quantised]], keep_original: bool) -> None:
     for _, module, candidate in swaps:
         candidate._swapped = True
         if keep_original:

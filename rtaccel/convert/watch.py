@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -33,7 +33,9 @@ class Watch:
             self.sample = rows[:SAMPLE_ROWS].clone()
 
 
-def watch_inputs(model: nn.Module, watched: Mapping[Any, Watch], calibration: Any) -> None:
+def watch_inputs(
+    model: nn.Module, watched: Mapping[Any, Callable[..., None]], calibration: Any, op: str = "quantize_"
+) -> None:
     """Runs the model over the batches: tensors, tuples of arguments or dicts of keyword arguments.
 
     Raises FormatError where a layer is fed a NaN or an infinity, and for no batch at all.
@@ -42,7 +44,7 @@ def watch_inputs(model: nn.Module, watched: Mapping[Any, Watch], calibration: An
     handles = [layer.register_forward_pre_hook(watch, with_kwargs=True) for layer, watch in watched.items()]
     try:
         with torch.no_grad():
-            for batch in batches_of("quantize_", calibration):
+            for batch in batches_of(op, calibration):
                 count += 1
                 if isinstance(batch, Mapping):
                     model(**batch)
@@ -54,4 +56,4 @@ def watch_inputs(model: nn.Module, watched: Mapping[Any, Watch], calibration: An
         for handle in handles:
             handle.remove()
     if not count:
-        raise FormatError("quantize_", "calibration without a batch", "at least one", "Pass batches of real inputs.")
+        raise FormatError(op, "calibration without a batch", "at least one", "Pass batches of real inputs.")

@@ -5,6 +5,7 @@ from rtaccel.nn.conv import QuantConv1d, QuantConv2d
 from rtaccel.nn.embedding import QuantEmbedding
 from rtaccel.nn.linear import QuantLinear
 from rtaccel.nn.recurrent import QuantGRU, QuantLSTM
+from rtaccel.nn.sparse import SparseLinear
 
 __all__ = [
     "QuantConv1d",
@@ -14,4 +15,5 @@ __all__ = [
     "QuantLSTM",
     "QuantLinear",
     "QuantMultiheadAttention",
+    "SparseLinear",
 ]

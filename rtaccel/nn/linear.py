@@ -178,7 +178,7 @@ class QuantLinear(nn.Module):
         """No plan yet, another rank than last time, an unusual tensor, or a mistake."""
         if isinstance(input, fx.Proxy):
             return self._as_op(input)
-        check_input("QuantLinear", input, self.in_features, self.weight.device)
+        check_input(type(self).__name__, input, self.in_features, self.weight.device)
         if not all(is_plain(t) for t in (input, *self._buffers.values()) if t is not None):
             return self._as_op(input)
         with _lock:
@@ -201,7 +201,7 @@ class QuantLinear(nn.Module):
     def _pack(self) -> Packed:
         with _lock:
             if self._packed is None:
-                self.__dict__["_packed"] = Packed("QuantLinear", self._numbers())
+                self.__dict__["_packed"] = Packed(type(self).__name__, self._numbers())
             packed = self._packed
             assert packed is not None
             return packed
@@ -223,7 +223,7 @@ class QuantLinear(nn.Module):
 
     def _repack(self, ranks: list[int]) -> None:
         with _lock:
-            packed = Packed("QuantLinear", self._numbers())
+            packed = Packed(type(self).__name__, self._numbers())
             for rank in ranks:
                 packed.plan(rank)
             self._forget()

@@ -197,3 +197,7 @@ class LinearNumbers:
         attrs = {"activation": activation, "activation_parameter": parameter, **self.attrs()}
         stages.append(Stage("linear", "linear", inner, (y,), tensors, attrs))
         return Group(tuple(stages), (Port(x, lead, (size.k,)),), (Port(y, lead, (size.n,)),))
+
+    def chosen(self, group: Group, rows: int, device: str) -> tuple[Group, list[str]]:
+        """The group as it is to run with so many rows, and what was decided for it: here, nothing."""
+        return group, []

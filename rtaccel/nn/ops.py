@@ -8,6 +8,9 @@ One operator for each scheme of a linear layer, on the tensors that the scheme s
     linear_w4a8(x, weight, group_scale, bias, input_scale, input_zero_point, in_features, group_size, ...)
     linear_w4a16(x, weight, group_scale, bias, in_features, group_size, ...)
 
+    sparse_linear_csr(x, weight, columns, row_starts, weight_scale, bias, input_scale, input_zero_point, out_features,
+        in_features, ...), sparse_linear_blocks(...) with the same, and sparse_linear_semi(x, weight, positions, ...)
+
 each with activation="none", activation_parameter=0.0 at the end, give y = act(linear(x)); x float32 [..., K], y float32
 [..., N]. Without input_scale and input_zero_point, int8 inputs are quantised per row. Inference only: y never requires
 grad. Raises ShapeError for a wrong x, FormatError for wrong weights, UnsupportedProblem or BackendUnavailable where
@@ -34,8 +37,13 @@ from rtaccel.nn.check import check_input, describe
 from rtaccel.nn.formats import FORMATS
 from rtaccel.nn.numbers import LinearNumbers
 from rtaccel.nn.packed import Packed
+from rtaccel.nn.sparse_numbers import FORMS, SparseNumbers
 
 _library = torch.library.Library("rtaccel", "FRAGMENT")  # a fragment, so that other files can add their ops
+
+
+OPTIONAL = frozenset(("bias", "input_scale", "input_zero_point"))
+"""Tensors that a layer may be without."""
 
 
 class _Entry:
@@ -62,13 +70,12 @@ atexit.register(_cache.clear)  # native plans must not outlive the module that f
 
 
 class _Operator:
-    """torch.ops.rtaccel.linear_<scheme>: its schema, and what computes it."""
+    """torch.ops.rtaccel.<name>: its schema, and what computes it."""
 
-    def __init__(self, numbers: type[LinearNumbers]) -> None:
-        self.name = f"linear_{numbers.SCHEME.name}"
+    def __init__(self, numbers: type[LinearNumbers], name: str, optional: frozenset[str] = OPTIONAL) -> None:
+        self.name = name
         self._numbers = numbers
         self._tensors = [f.name for f in fields(cast(Any, numbers)) if f.name not in numbers.OPTIONS]
-        optional = {"bias", "input_scale", "input_zero_point"}
         arguments = [f"Tensor{'?' if name in optional else ''} {name}" for name in self._tensors]
         arguments += [f"int {name}" for name in numbers.OPTIONS]
         last = 'str activation="none", float activation_parameter=0.0'
@@ -104,10 +111,11 @@ class _Operator:
     def _fake(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         tensors, options, _ = self._split(args)
         weight = tensors[0]
-        if weight is None or weight.dim() != 2:
+        if weight is None or (weight.dim() != 2 and "out_features" not in options):
             raise FormatError(self.name, f"weight: {describe(weight)}", "a matrix", "Quantise a weight matrix.")
-        check_input(self.name, x, options.get("in_features", weight.shape[1]), weight.device)
-        return x.new_empty((*x.shape[:-1], weight.shape[0]))
+        width = options["in_features"] if "in_features" in options else weight.shape[1]
+        check_input(self.name, x, width, weight.device)
+        return x.new_empty((*x.shape[:-1], options.get("out_features", weight.shape[0])))
 
     def _vmap(self, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
         """A batch of inputs is more rows of one call. A batch of layers is one call for each."""
@@ -121,6 +129,10 @@ class _Operator:
 
 
 OPERATORS: dict[type[LinearNumbers], Callable[..., Any]] = {
-    numbers: _Operator(numbers).call for numbers in FORMATS.values()
+    numbers: _Operator(numbers, f"linear_{numbers.SCHEME.name}").call for numbers in FORMATS.values()
+}
+SPARSE_OPERATORS: dict[type[SparseNumbers], Callable[..., Any]] = {
+    numbers: _Operator(numbers, f"sparse_linear_{numbers.FORM}", OPTIONAL | {"weight_scale"}).call
+    for numbers in FORMS.values()
 }
 linear_w8a8: Callable[..., Any] = torch.ops.rtaccel.linear_w8a8.default

@@ -31,6 +31,7 @@ class Packed:
         self._op, self._numbers, self._activation, self._parameter = op, numbers.detached(), activation, parameter
         self._plans: dict[int, Executable] = {}
         self.choices: list[Choice] = []
+        self.notes: list[str] = []
 
     @property
     def ranks(self) -> list[int]:
@@ -41,7 +42,9 @@ class Packed:
         if found is None:
             with torch.device("cpu"):  # the numbers that are lowered are the same whatever torch's default device is
                 group = self._numbers.group(rank - 1, self._activation, self._parameter)
-                found, self.choices = plan_group(group, max(rows, 1), self._numbers.weight.device.type)
+                device = self._numbers.weight.device.type
+                group, self.notes = self._numbers.chosen(group, max(rows, 1), device)
+                found, self.choices = plan_group(group, max(rows, 1), device)
             self._plans[rank] = found
         return found
 

@@ -244,6 +244,7 @@ class CompiledModel(nn.Module):
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """As nn.Module's; every tensor is checked first, and the plan is packed again afterwards."""
         state.check(dict(self.named_buffers()), state_dict)
+        state.check_sparse(self._program, self.stages, state_dict)
         result = super().load_state_dict(state_dict, strict=strict, assign=assign)
         self._install(state.current(self._program, self.stages))
         return result

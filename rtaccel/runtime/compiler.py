@@ -14,8 +14,10 @@ from torch.utils import _pytree as pytree
 from rtaccel.convert.capture import check_example
 from rtaccel.convert.forms import best_form
 from rtaccel.convert.lower import lower
+from rtaccel.convert.sparse import in_fastest_form
 from rtaccel.core.errors import BackendUnavailable, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
+from rtaccel.core.sparsity import SparsityLike, SparsityMap
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.options import Options, check_threads
 from rtaccel.runtime.uncaptured import UncapturedModel
@@ -25,7 +27,7 @@ def compile(
     model: nn.Module,
     example_inputs: Sequence[Any] | Tensor,
     scheme: SchemeLike = "float32",
-    sparsity: Any = None,
+    sparsity: SparsityLike | None = None,
     calibration: Any = None,
     device: str = "cpu",
     backend: str | None = None,
@@ -37,6 +39,9 @@ def compile(
 
     example_inputs: arguments of one call; the kernels are chosen for their batch, and any other batch works too.
     scheme: a scheme, its name, or a dict from module-name pattern to scheme; a layer that no pattern fits stays float32.
+    sparsity: a pattern (`rt.Unstructured(0.9)`), its name, or a dict from module-name pattern to it: the smallest weights of
+        linear layers are left out. Better choices of weights: `rt.sparsify_` on the model first. Zeros that a weight has
+        are used without asking, where a sparse kernel is measured to be faster; notes in `explain()` give the figures.
     calibration: an iterable of inputs (tensors or tuples) for static int8 scales; without it they are per row (dynamic).
     backend: force "cpu", "portable" or "triton"; None takes the best for the device. Operators that a forced backend
         has no kernel for run as plain torch, and `explain()` says so.
@@ -58,27 +63,31 @@ def compile(
     Raises UnsupportedProblem, FormatError, ShapeError or BackendUnavailable; each names the value and the next step.
     """
     args = check_example(model, example_inputs)
-    _check_options(sparsity, device, max_batch, mode)
+    _check_options(device, max_batch, mode)
     check_threads(threads, device, backend)
-    schemes = SchemeMap(scheme)
+    schemes, patterns = SchemeMap(scheme), None if sparsity is None else SparsityMap(sparsity)
     try:
         captured, graph = best_form(model, args)
     except UnsupportedProblem as error:
         with torch.no_grad():
             copy.deepcopy(model)(*args)  # an example that the model itself refuses fails here, in the model's words
+        if patterns is not None:
+            raise UnsupportedProblem(
+                "compile", f"sparsity={sparsity!r} for a model that cannot be captured: {error}", "a model that can be",
+                "Prune and swap its layers with rt.sparsify_ instead.",
+            ) from error  # fmt: skip
         return UncapturedModel(model, str(error), scheme, calibration)
-    program = lower(
-        captured, graph, schemes, calibration, even=device == "cpu" and backend in (None, "cpu", "portable")
-    )
+    even = device == "cpu" and backend in (None, "cpu", "portable")
+    program = lower(captured, graph, schemes, calibration, even=even, sparsity=patterns)
     rows = max(1, program.samples(pytree.tree_leaves(args)))
+    if device == "cpu":
+        program = in_fastest_form(program, rows, backend)
     names = tuple(inspect.signature(model.forward).parameters)[: len(args)]
     options = Options(rows, device, backend, max_batch or 0, type(model).__name__, threads)
     return CompiledModel(program, options, names)
 
 
-def _check_options(sparsity: Any, device: str, max_batch: int | None, mode: str | None) -> None:
-    if sparsity is not None:
-        raise UnsupportedProblem("compile", f"sparsity={sparsity!r}", "None", "Sparse kernels are not built yet.")
+def _check_options(device: str, max_batch: int | None, mode: str | None) -> None:
     if max_batch is not None and (not isinstance(max_batch, int) or max_batch < 1):
         raise ShapeError("compile", f"max_batch={max_batch!r}", "a positive number of rows, or None", "Pass one.")
     if mode is not None:

@@ -16,6 +16,7 @@ from rtaccel.convert.program import Program
 from rtaccel.core.errors import FormatError
 from rtaccel.core.stage import Quant, Stage
 from rtaccel.formats.int4 import require_scales
+from rtaccel.kernels.sparse_linear import contract
 
 
 class StageNumbers(nn.Module):
@@ -59,6 +60,14 @@ def current(program: Program, stages: nn.ModuleList) -> Program:
         if quant is not None:
             quants[stage.outputs[0].name] = quant
     return program.with_numbers(tensors, quants)
+
+
+def check_sparse(program: Program, stages: nn.ModuleList, given: Mapping[str, Any]) -> None:
+    """Raises FormatError for sparse weights that do not fit: an index is refused before anything reads by it."""
+    for i, (numbers, stage) in enumerate(zip(stages, program.stages)):
+        if stage.op == "sparse_linear" and isinstance(numbers, StageNumbers):
+            tensors = {n: given.get(f"stages.{i}.{n}", t) for n, t in numbers.tensors(stage).items()}
+            contract.check(f"load_state_dict: {stage.name}", tensors, stage.outputs[0].width, stage.inputs[0].width)
 
 
 def check(own: Mapping[str, Tensor], given: Mapping[str, Any]) -> None:

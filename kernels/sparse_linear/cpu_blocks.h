@@ -1,0 +1,116 @@
+// Block-sparse weights on the CPU, written once over S: for each vector of outputs, the groups of neighbouring k in
+// which any of its weights is kept, as one stream of weights and one of offsets into x.
+//
+// A step broadcasts the group of x at its offset and multiplies it into one of 4 sums. Blocks as tall as a vector (or
+// its multiple) leave no zero in the stream, whatever their width; of smaller ones, and of any pattern, the stream
+// holds what their rows have between them. Blocks need not divide the layer.
+//
+// Dot products: int8, permute
+//
+// Floor, 1 x 1024 x 1024 int8, 16 x 16 blocks at 80 %: 205 KB at the bandwidth of the second-level cache.
+#pragma once
+
+#include "sparse_linear/tiles.h"
+
+namespace rta {
+
+template <class S, bool Int8>
+struct BlockNumbers;
+
+template <class S>
+struct BlockNumbers<S, true> {
+  using Sum = typename S::I;
+  static constexpr int kGroup = S::kGroup, kStep = S::kWeightBytes;
+  static Sum zero() { return S::set_int(0); }
+  static Sum add(Sum a, Sum b) { return S::add_int(a, b); }
+  static Sum multiply(Sum acc, const char* x, const char* w) {
+    return S::dot(acc, S::broadcast_x(reinterpret_cast<const uint8_t*>(x)),
+                  S::load_w(reinterpret_cast<const int8_t*>(w)));
+  }
+};
+
+template <class S>
+struct BlockNumbers<S, false> {
+  using Sum = typename S::F;
+  static constexpr int kGroup = 1, kStep = S::kLanes * static_cast<int>(sizeof(float));
+  static Sum zero() { return S::set(0.0f); }
+  static Sum add(Sum a, Sum b) { return S::add(a, b); }
+  static Sum multiply(Sum acc, const char* x, const char* w) {
+    return S::mul_add(S::load(reinterpret_cast<const float*>(w)), S::set(*reinterpret_cast<const float*>(x)), acc);
+  }
+};
+
+template <class S, bool Int8>
+class Blocks {
+  using Numbers = BlockNumbers<S, Int8>;
+
+ public:
+  static constexpr bool kInt8 = Int8;
+  using Sum = typename Numbers::Sum;
+  template <int R>
+  struct Rows {
+    const char* x;
+    int64_t pitch;
+    Rows(const LinearLayer& p, const char* at) : x(at), pitch(p.x.pitch) {}
+  };
+
+  Blocks(const StageSpec& spec, LinearLayer& layer) {
+    const SparseRows rows(spec);
+    packed_ = pack_groups(rows, S::kLanes, Numbers::kGroup, *spec.arena);
+    vectors_ = (rows.n + kTile * S::kLanes - 1) / (kTile * S::kLanes) * kTile;
+    read_numbers<S>(layer, spec, rows);
+  }
+  int64_t steps() const { return packed_.ends[vectors_]; }
+
+  template <int R>
+  inline __attribute__((always_inline)) void sums(int64_t vector, const Rows<R>& rows, Sum (&out)[R]) const {
+    constexpr int C = chains<R>(), kBytes = Int8 ? 1 : 4;
+    Sum acc[C][R];
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c)
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) acc[c][r] = Numbers::zero();
+    const uint16_t *offset = packed_.offsets + packed_.ends[vector], *end = packed_.offsets + packed_.ends[vector + 1];
+    const char* w = packed_.values + packed_.ends[vector] * Numbers::kStep;
+    const auto step = [&](int c, int i) __attribute__((always_inline)) {
+      const char* x = rows.x + int64_t{offset[i]} * kBytes;
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) acc[c][r] = Numbers::multiply(acc[c][r], x + r * rows.pitch, w + i * Numbers::kStep);
+    };
+    for (; offset + C <= end; offset += C, w += C * Numbers::kStep) {
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) step(c, c);
+    }
+    for (; offset < end; ++offset, w += Numbers::kStep) step(0, 0);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      out[r] = acc[0][r];
+#pragma GCC unroll 4
+      for (int c = 1; c < C; ++c) out[r] = Numbers::add(out[r], acc[c][r]);
+    }
+  }
+
+  template <int R>
+  void arrange(int64_t, Sum (&)[R][kTile]) const {}
+
+ private:
+  Groups packed_;
+  int64_t vectors_;
+};
+
+static const char* blocks_reject(const Attrs& attrs) {
+  return sparse_reject(attrs, "blocks", "packs blocks, and this weight is packed otherwise", true);
+}
+
+template <class S>
+static Stage* create_blocks(const StageSpec& spec) {
+  if (spec.attrs.text_is("weight_dtype", "float32")) return new SparseStage<S, Blocks<S, false>>(spec);
+  return new SparseStage<S, Blocks<S, true>>(spec);
+}
+
+template <class S>
+static void register_kernels() {
+  add_kernel(S::kIsa, "sparse_linear", "cpu_blocks", blocks_reject, create_blocks<S>);
+}
+
+}  // namespace rta

@@ -1,0 +1,58 @@
+// Sparse weights as the core gets them, and what they are packed into: compiled once, for any CPU.
+#pragma once
+
+#include "stage.h"
+
+namespace rta {
+
+// Rows of ascending columns (CSR): row n holds entries starts[n] .. starts[n + 1] - 1. Read from the attributes weight
+// (the values), columns and row_starts; fails where they are no such rows.
+struct SparseRows {
+  int64_t n, k;
+  const int32_t *starts, *columns;
+  const char* values;
+  int size;  // bytes of a value
+
+  explicit SparseRows(const StageSpec& spec);
+};
+
+// A tile is 4 vectors of outputs: the epilogue works on it as one.
+constexpr int kTile = 4;
+
+// How a kernel reads windows. A step takes up to `slots` entries of each of `lanes` rows, all of them with columns in
+// start .. start + window - 1. Every vector has an even number of steps. A pair of steps lies in memory as
+//     int8     values, indices of one step, then of the other: each [slots / group][lane][group] bytes
+//     float32  values [step][slot][lane], then indices [lane][step][slot] in bytes
+struct WindowForm {
+  int lanes, slots, group;
+  int window;        // at most 256: an index is a byte
+  int64_t align;     // of starts
+  int64_t readable;  // starts are at most readable - window (or 0); 0 where only columns of entries are read
+  bool sorted;       // rows may change places inside a tile, so that the rows of a vector have about as many entries
+};
+
+struct Windows {
+  const char* stream;
+  const uint16_t* starts;
+  const int64_t* ends;  // [vectors + 1]: the steps of vector v are ends[v] .. ends[v + 1] - 1
+  const int32_t* from;  // [tiles][4 * lanes], where rows are sorted: the place in its tile that output i is computed at
+};
+
+Windows pack_windows(const SparseRows& rows, const WindowForm& form, Arena& arena);
+
+// The streams of a block-sparse weight.
+struct Groups {
+  const char* values;
+  const uint16_t* offsets;  // columns
+  const int64_t* ends;      // [vectors + 1]
+};
+
+// A step holds [lane][group] values; a group is `group` columns from a multiple of it on.
+Groups pack_groups(const SparseRows& rows, int lanes, int group, Arena& arena);
+
+constexpr int kSemiChunk = 32;  // columns
+
+// 2:4: [vector][chunk][4 registers of values, then 1 of positions]; fails where a group has more than two values.
+const char* pack_semi(const SparseRows& rows, int lanes, int group, Arena& arena);
+
+}  // namespace rta

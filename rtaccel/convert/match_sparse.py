@@ -1,0 +1,37 @@
+"""Rules for sparse layers: each becomes a linear layer with its zeros. Whether it runs sparse is decided at the end, with
+the kernels at hand (convert/sparse.py), so that a float32 one is quantised as its scheme says first."""
+
+from __future__ import annotations
+
+from rtaccel.convert.draft import Draft, zeros_like_rows
+from rtaccel.convert.match import Call, Rule, rule
+from rtaccel.core.stage import Quant
+from rtaccel.nn.ops import SPARSE_OPERATORS
+from rtaccel.nn.sparse_numbers import SparseNumbers
+
+
+def _sparse(numbers: type[SparseNumbers]) -> Rule:
+    names = ("weight", *numbers.STRUCTURE, "weight_scale", "bias", "input_scale", "input_zero_point")
+
+    def take(call: Call) -> Draft | str:
+        tensors = {name: call.constant(call[name]) for name in names}
+        if any(tensors[name] is None and call[name] is not None for name in names):
+            return "its weight is computed, not a buffer"
+        layer = numbers(**tensors, out_features=call["out_features"], in_features=call["in_features"])
+        layer.validate("compile")
+        weight = layer.dense()
+        bias = zeros_like_rows(weight) if layer.bias is None else layer.bias
+        kept = {"weight": weight, "bias": bias}
+        if layer.weight_scale is not None:
+            kept["weight_scale"] = layer.weight_scale
+        attrs = {"activation": call["activation"], "activation_parameter": float(call["activation_parameter"])}
+        draft = call.row_wise("linear", call.rows(call["x"]), weight.shape[0], tensors=kept, attrs=attrs)
+        if layer.input_scale is not None and layer.input_zero_point is not None:
+            draft.quant = Quant(float(layer.input_scale), int(layer.input_zero_point))
+        return draft
+
+    return take
+
+
+for _numbers, _operator in SPARSE_OPERATORS.items():
+    rule(_operator)(_sparse(_numbers))

@@ -1,0 +1,191 @@
+"""`SparseLinear`: nn.Linear whose zeros are neither stored nor, where that is faster, multiplied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rtaccel.core.errors import FormatError, UnsupportedProblem
+from rtaccel.core.scheme import W8A8, Float32, Scheme, parse_scheme
+from rtaccel.core.sparsity import BlockSparse, Sparsity, Unstructured, parse_sparsity
+from rtaccel.core.stage import Quant
+from rtaccel.formats import masks
+from rtaccel.formats.observe import RangeObserver
+from rtaccel.nn import ops
+from rtaccel.nn.check import is_plain
+from rtaccel.nn.linear import QuantLinear, _observed
+from rtaccel.nn.sparse_numbers import FORMS, STEP, SparseNumbers, sparse_numbers
+
+
+class SparseLinear(QuantLinear):
+    """y = x W^T + bias with a sparse W: takes the place of an nn.Linear, for inference.
+
+    x float32 [..., K], y float32 [..., N], K = in_features, N = out_features. The values of W are float32, or int8 with
+    W8A8 activations, static or dynamic, as in QuantLinear. What is stored: see rtaccel.nn.sparse_numbers and
+    rtaccel.formats.csr, blocks and semi; buffers are plain tensors.
+
+    Whether a sparse kernel or the dense one computes it is measured when it is first called, for the rows of that call:
+    `explain()` says which, and the figures. With int8 values both give the same bits. A row with a NaN or an infinity
+    gives NaN in that row. The manners are those of QuantLinear: inference only, copies of strided inputs, nothing cast.
+
+    Under torch.compile, torch.export, torch.jit.trace, torch.func and fake tensors it is the op
+    `torch.ops.rtaccel.sparse_linear_csr`, `_blocks` or `_semi`.
+
+    Args: sparsity: the pattern that is stored. The layer made is all zeros, to be loaded into, whatever the number of
+    weights in the file; `from_float` makes one from an nn.Linear.
+
+    Raises ShapeError for an x of wrong type, device, dtype, rank or width; UnsupportedProblem for a size or scheme
+    without a kernel; FormatError for numbers that make no layer, before anything reads by an index of theirs.
+
+    Example:
+        >>> import torch, rtaccel as rt
+        >>> layer = rt.nn.SparseLinear.from_float(torch.nn.Linear(64, 32), rt.W8A8(), sparsity=rt.Unstructured(0.9))
+        >>> layer(torch.randn(2, 64)).shape, layer.sparsity_reached
+        (torch.Size([2, 32]), 0.8999...)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        scheme: Scheme | str | None = None,
+        *,
+        sparsity: Sparsity | str = Unstructured(),  # noqa: B008
+        device: Any = None,
+    ) -> None:
+        scheme = Float32() if scheme is None else parse_scheme(scheme)
+        sparsity = parse_sparsity(sparsity)
+        cls = sparse_numbers("SparseLinear", sparsity, scheme)
+        empty = torch.zeros(out_features, in_features, dtype=torch.float32, device=device)
+        quant = Quant(1.0, 0) if isinstance(scheme, W8A8) and scheme.activation == "static" else None
+        numbers = cls.pack(
+            "SparseLinear", empty, empty.new_zeros(out_features) if bias else None, scheme, sparsity, quant
+        )
+        self._set_up_sparse(numbers, scheme, sparsity)
+
+    def _set_up_sparse(self, numbers: SparseNumbers, scheme: Scheme, sparsity: Sparsity) -> None:
+        nn.Module.__init__(self)
+        self.sparsity = sparsity
+        self._set_up(numbers, scheme)
+
+    @classmethod
+    def from_float(
+        cls,
+        module: nn.Linear,
+        scheme: Scheme | str = Float32(),  # noqa: B008
+        calibration: Tensor | Iterable[Tensor] | RangeObserver | None = None,
+        *,
+        sparsity: Sparsity | str = Unstructured(),  # noqa: B008
+        mask: Tensor | None = None,
+    ) -> SparseLinear:
+        """A sparse copy of an nn.Linear, on its device; the module itself is not changed.
+
+        sparsity: a pattern. Without a fraction, the zeros that the weight has; with one, the smallest weights are left
+        out too (`rt.sparsify_` has better methods). mask: bool [N, K], False for weights to leave out, instead of that.
+        calibration: inputs of this layer, for static int8 activations, as QuantLinear.from_float takes them.
+
+        Raises FormatError for numbers that are not finite, a mask that is not of the pattern, a static scheme without
+        calibration; UnsupportedProblem for a module that is not a float32 nn.Linear.
+        """
+        if not isinstance(module, nn.Linear) or module.weight.dtype != torch.float32:
+            got = f"{type(module).__name__}" + (f" of {module.weight.dtype}" if isinstance(module, nn.Linear) else "")
+            raise UnsupportedProblem(cls.__name__, got, "a float32 nn.Linear", "Convert the model with .float() first.")
+        scheme, sparsity = parse_scheme(scheme), parse_sparsity(sparsity)
+        numbers = sparse_numbers(cls.__name__, sparsity, scheme)
+        with torch.device("cpu"), torch.no_grad():
+            weight = module.weight.detach()
+            if mask is None:
+                mask = masks.keep(weight.abs(), sparsity)
+            elif mask.shape != weight.shape:
+                got = f"mask {list(mask.shape)}"
+                raise FormatError(cls.__name__, got, f"bool {list(weight.shape)}", "Pass a mask of the weight.")
+            masks.check(cls.__name__, mask, sparsity)
+            quant = _range(cls.__name__, scheme, calibration, module.in_features)
+            made = cls.__new__(cls)
+            kept = torch.where(mask, weight, torch.zeros_like(weight))
+            made._set_up_sparse(
+                numbers.pack(cls.__name__, kept, module.bias, scheme, sparsity, quant), scheme, sparsity
+            )
+        return made.train(module.training)
+
+    @property
+    def sparsity_reached(self) -> float:
+        """Fraction of W that is zero."""
+        return 1 - int(torch.count_nonzero(self.weight)) / (self.out_features * self.in_features)
+
+    def to_dense(self) -> Tensor:
+        """W float32 [N, K] with its zeros: int8 values times their scales."""
+        numbers = self._numbers()
+        weight = numbers.dense().float()
+        return weight if numbers.weight_scale is None else weight * numbers.weight_scale[:, None]
+
+    # -- what QuantLinear asks for ---------------------------------------------------------------------------------
+
+    def _options_now(self) -> dict[str, int]:
+        return {"out_features": self.out_features, "in_features": self.in_features}
+
+    def _numbers(self) -> SparseNumbers:
+        return FORMS[type(self.sparsity)](**self._buffers, **self._options_now())
+
+    def _as_op(self, input: Any) -> Tensor:
+        call = ops.SPARSE_OPERATORS[FORMS[type(self.sparsity)]]
+        return call(input, *self._buffers.values(), *self._options_now().values())
+
+    def explain(self) -> str:
+        text = super().explain()
+        return "\n".join([text, *(f"note: {note}" for note in self._pack().notes)])
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, sparsity={self.sparsity}, zeros={self.sparsity_reached:.1%}"
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Loads the layer whole or not at all. The number of weights is that of the file, not of this layer."""
+        given = {name[len(prefix) :]: t for name, t in state_dict.items() if name.startswith(prefix)}
+        own = {name for name, t in self._buffers.items() if t is not None}
+        if given.keys() != own:
+            missing_keys.extend(prefix + name for name in sorted(own - given.keys()))
+            unexpected_keys.extend(prefix + name for name in sorted(given.keys() - own))
+            return
+        op = f"load {prefix}SparseLinear"
+        if any(not isinstance(t, Tensor) for t in given.values()):
+            raise FormatError(op, "a value that is no tensor", "plain tensors", STEP)
+        if given["weight"].dtype != self.weight.dtype:
+            raise FormatError(op, f"weight: {given['weight'].dtype}", str(self.weight.dtype), STEP)
+        if isinstance(self.sparsity, BlockSparse) and tuple(given["weight"].shape[1:]) != tuple(self.sparsity.block):
+            raise FormatError(op, f"blocks of {list(given['weight'].shape[1:])}", f"{list(self.sparsity.block)}", STEP)
+        device = self.weight.device
+        tensors: dict[str, Any] = dict.fromkeys(self._buffers)
+        tensors |= {name: t.detach().to(device).clone() for name, t in given.items()}
+        FORMS[type(self.sparsity)](**tensors, **self._options_now()).validate(op)
+        ranks = self._ranks()
+        for name, tensor in tensors.items():
+            self._buffers[name] = tensor
+        if all(is_plain(t) for t in self._buffers.values() if t is not None):
+            self._repack(ranks)
+
+
+def _range(op: str, scheme: Scheme, calibration: Any, width: int) -> Quant | None:
+    """What a static int8 input means; None for any other."""
+    if not isinstance(scheme, W8A8):
+        return None
+    if scheme.activation != "dynamic" and calibration is not None:
+        return _observed(op, calibration, width).quant(scheme.observer)
+    if scheme.activation == "static":
+        raise FormatError(
+            op, "W8A8(activation='static') without calibration", "inputs of this layer",
+            "Pass calibration=, or take W8A8(activation='dynamic').",
+        )  # fmt: skip
+    return None
