@@ -1,28 +1,31 @@
 """Pruning one linear layer: which weights to leave out, and what the others become.
 
-All methods take the weight W [N, K] and, but for magnitude, the second moments H = X^T X / rows of the layer's inputs X
-[rows, K] on calibration data. A pattern says how many weights go, and in what shape.
+All methods take the weight W [N, K] and, but for magnitude, second moments H = X^T X / rows of the layer's inputs X [rows,
+K] on calibration data. A pattern says how many weights go, and in what shape. Where layers before this one are pruned, its
+inputs are no longer those of the dense model: `second` and `refit` then aim at the outputs on the dense inputs, from those
+that there are now.
 
 magnitude   score |W|. Nothing is changed but zeros put in.
 wanda       score |W[n, k]| * sqrt(H[k, k]) (Sun et al., "A Simple and Effective Pruning Approach for Large Language Models",
             2023): the size of a weight times that of what it multiplies; unstructured patterns row by row, as there.
-second      weights go column by column, the others take up what that loses, by the inverse of H (Frantar and Alistarh,
-            "SparseGPT", 2023, after Hassibi and Stork's Optimal Brain Surgeon). Unlike there, the masks of a layer that is
-            unstructured are chosen from score W^2 / [H^-1]_kk over blocks of columns.
-refit       the mask of `second`, then the kept weights of each row solved for by least squares on H: the optimum for that
-            mask, so never worse on the calibration data.
+second      the mask of wanda; weights go column by column, and those of the row that are still to come take up what that
+            loses, by the inverse of H (Frantar and Alistarh, "SparseGPT", 2023, after Hassibi and Stork's Optimal Brain
+            Surgeon). SparseGPT's own masks, from W^2 / [H^-1]_kk, did worse where calibration has fewer rows than K.
+refit       the mask of wanda, then the kept weights of each row solved for by least squares on H: the optimum for that
+            mask on the calibration data. N systems of as many unknowns as a row keeps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 from torch import Tensor
 
 from rtaccel.core.errors import FormatError
-from rtaccel.core.sparsity import SemiStructured, Sparsity, Unstructured
+from rtaccel.core.sparsity import Sparsity, Unstructured
 from rtaccel.formats import masks
 
 DAMPING = 0.01
@@ -31,17 +34,29 @@ DAMPING = 0.01
 COLUMNS = 128
 """Columns that are pruned before the rest of the row is updated for them."""
 
-LEAST_ROWS_PER_INPUT = 1.0
-"""Calibration rows for each input feature below which H has no full rank and its inverse is mostly damping."""
+LEAST_ROWS_PER_INPUT = 1 / 8
+"""Calibration rows for each input feature below which the inverse of H is mostly damping, and worse than magnitude alone
+where inputs differ from those seen. H has full rank only with one row for each."""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """What calibration shows of a layer's inputs: second [K, K] = X^T X / rows, mean [K], and how many rows there were."""
+    """What calibration shows of a layer's inputs: second [K, K] = X^T X / rows, mean [K], and how many rows there were.
+
+    For a layer behind pruned ones, X is what it is fed now and Z what the dense model feeds it: cross = Z^T X / rows, whole
+    = Z^T Z / rows and dense_mean, that of Z. Else these are those of X.
+    """
 
     second: Tensor
     mean: Tensor
     rows: int
+    cross: Tensor
+    whole: Tensor
+    dense_mean: Tensor
+
+    @classmethod
+    def of_dense(cls, second: Tensor, mean: Tensor, rows: int) -> Moments:
+        return cls(second, mean, rows, second, second, mean)
 
 
 def magnitude(weight: Tensor, sparsity: Sparsity, moments: Moments | None) -> Tensor:
@@ -64,24 +79,16 @@ def _where_any(scores: Tensor, weight: Tensor) -> Tensor:
 def second(weight: Tensor, sparsity: Sparsity, moments: Moments | None) -> Tensor:
     """float64 inside. K^3 for the inverse and N K^2 for the updates: a layer of 1024 x 1024 takes a second."""
     assert moments is not None
-    w = weight.double().clone()
-    k = w.shape[1]
+    mask = wanda(weight, sparsity, moments) != 0
     upper = _inverse_factor(moments)
-    mask = None
-    if not isinstance(sparsity, (Unstructured, SemiStructured)):  # blocks reach over columns: chosen before
-        mask = masks.keep(w.square() / upper.diagonal().square(), sparsity)
-    elif sparsity.sparsity is None and isinstance(sparsity, Unstructured):
-        mask = w != 0
+    w = weight.double()
+    w = w + w @ (moments.cross - moments.second).double() @ upper.T @ upper  # the dense optimum for the inputs of now
+    k = w.shape[1]
     for first in range(0, k, COLUMNS):
         last = min(first + COLUMNS, k)
-        part = w[:, first:last].clone()
+        part, kept, factor = w[:, first:last].clone(), mask[:, first:last], upper[first:last, first:last]
         errors = torch.zeros_like(part)
-        factor = upper[first:last, first:last]
-        kept = _part_mask(part, factor, sparsity) if mask is None else mask[:, first:last]
         for i in range(last - first):
-            if isinstance(sparsity, SemiStructured) and i % 4 == 0:  # by the weights as they have become
-                four = slice(i, min(i + 4, last - first))
-                kept[:, four] = masks.n_of_m(part[:, four].square() / factor.diagonal()[four].square(), 2, 4)
             stays = torch.where(kept[:, i], part[:, i], torch.zeros_like(part[:, i]))
             errors[:, i] = (part[:, i] - stays) / factor[i, i]
             part[:, i:] -= errors[:, i : i + 1] * factor[i, i:]
@@ -89,13 +96,6 @@ def second(weight: Tensor, sparsity: Sparsity, moments: Moments | None) -> Tenso
         w[:, first:last] = part
         w[:, last:] -= errors @ upper[first:last, last:]
     return w.to(weight.dtype)
-
-
-def _part_mask(part: Tensor, factor: Tensor, sparsity: Sparsity) -> Tensor:
-    if isinstance(sparsity, SemiStructured):
-        return torch.ones_like(part, dtype=torch.bool)  # each four when it is reached
-    assert sparsity.sparsity is not None
-    return masks.largest(part.square() / factor.diagonal().square(), sparsity.sparsity)
 
 
 def _inverse_factor(moments: Moments) -> Tensor:
@@ -111,15 +111,19 @@ def _inverse_factor(moments: Moments) -> Tensor:
 
 def refit(weight: Tensor, sparsity: Sparsity, moments: Moments | None) -> Tensor:
     assert moments is not None
-    return solve_kept(weight, second(weight, sparsity, moments) != 0, moments)
+    return solve_kept(weight, wanda(weight, sparsity, moments) != 0, moments)
 
 
 def solve_kept(weight: Tensor, mask: Tensor, moments: Moments) -> Tensor:
-    """The weights in `mask` of each row such that the row's output is nearest to that of `weight`, by least squares on H."""
+    """The weights in `mask` of each row such that the row's output is nearest to that of `weight`, by least squares on H.
+
+    Damped towards `weight`, so that what the data does not show stays as it is.
+    """
     h = moments.second.double().clone()
     diagonal = h.diagonal()
-    diagonal += DAMPING * 0.1 * diagonal.mean().clamp_min(1e-30)
-    wanted = weight.double() @ h  # [N, K]
+    damping = (DAMPING * diagonal.mean()).clamp_min(1e-12)
+    diagonal += damping
+    wanted = weight.double() @ moments.cross.double() + damping * weight.double()  # [N, K]
     solved = torch.zeros_like(weight, dtype=torch.float64)
     for row in range(weight.shape[0]):
         kept = mask[row].nonzero().flatten()
@@ -130,18 +134,19 @@ def solve_kept(weight: Tensor, mask: Tensor, moments: Moments) -> Tensor:
 
 def corrected_bias(weight: Tensor, pruned: Tensor, bias: Tensor, moments: Moments) -> Tensor:
     """The bias of least squared error: it takes up what the pruned layer loses on average."""
-    return (bias.double() + (weight - pruned).double() @ moments.mean.double()).to(bias.dtype)
+    lost = weight.double() @ moments.dense_mean.double() - pruned.double() @ moments.mean.double()
+    return (bias.double() + lost).to(bias.dtype)
 
 
 def output_error(weight: Tensor, pruned: Tensor, shift: Tensor | None, moments: Moments) -> float:
     """rms of what the layer's output loses over rms of W x, on the calibration data. shift: what the bias took up."""
-    h, mean = moments.second.double(), moments.mean.double()
-    lost = (weight - pruned).double()
-    squares = ((lost @ h) * lost).sum(1)
+    w, p = weight.double(), pruned.double()
+    whole = ((w @ moments.whole.double()) * w).sum()
+    squares = whole - 2 * ((w @ moments.cross.double()) * p).sum() + ((p @ moments.second.double()) * p).sum()
     if shift is not None:
-        squares = squares - 2 * shift.double() * (lost @ mean) + shift.double().square()
-    whole = ((weight.double() @ h) * weight.double()).sum()
-    return float((squares.sum().clamp_min(0) / whole.clamp_min(1e-300)).sqrt())
+        lost = w @ moments.dense_mean.double() - p @ moments.mean.double()
+        squares = squares - (2 * shift.double() * lost - shift.double().square()).sum()
+    return float((squares.clamp_min(0) / whole.clamp_min(1e-300)).sqrt())
 
 
 Method = Callable[[Tensor, Sparsity, "Moments | None"], Tensor]
@@ -150,13 +155,17 @@ METHODS: dict[str, Method] = {"magnitude": magnitude, "wanda": wanda, "second": 
 """By name; all but magnitude need calibration data."""
 
 
+IN_TURN = ("second", "refit")
+"""Methods that prune layers in the order of their calls, each for the inputs that those before it leave."""
+
+
 def check_rows(name: str, method: str, moments: Moments) -> None:
     """Raises FormatError where the second-order methods have too little to go by."""
     k = moments.second.shape[0]
-    if method in ("second", "refit") and moments.rows < LEAST_ROWS_PER_INPUT * k:
+    if method in IN_TURN and moments.rows < LEAST_ROWS_PER_INPUT * k:
         raise FormatError(
             "sparsify_",
             f"{moments.rows} calibration rows for {name}, method {method!r}",
-            f"at least {int(LEAST_ROWS_PER_INPUT * k)}, its number of inputs",
+            f"at least {ceil(LEAST_ROWS_PER_INPUT * k)}, an eighth of its {k} inputs (several for each are better)",
             "Pass more batches, or take method='wanda', which needs few.",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 
 from rtaccel.convert import gate
 from rtaccel.convert.allocate import allocate, curve
+from rtaccel.convert.calibrate import batches_of
 from rtaccel.convert.eligible import Filter, Layer, swappable_layers
-from rtaccel.convert.moments import MomentWatch
-from rtaccel.convert.prune import METHODS, Moments, check_rows, corrected_bias, output_error
+from rtaccel.convert.moments import MomentWatch, moments_now
+from rtaccel.convert.prune import IN_TURN, METHODS, Moments, check_rows, corrected_bias, output_error
 from rtaccel.convert.sparsify_report import SparsifyEntry, SparsifyReport
 from rtaccel.convert.swap import put
 from rtaccel.convert.watch import watch_inputs
@@ -48,7 +50,7 @@ def sparsify_(
     filter_fn: (module, dotted name) -> whether to change it.
     calibration: model inputs, as `quantize_` takes them. Only second moments and ranges of each layer's inputs are kept.
     method: "magnitude", "wanda", "second" or "refit" (rtaccel.convert.prune has the formulas and sources); None takes
-        "second" with calibration data and "magnitude" without. With data, the bias takes up what is lost on average.
+        "refit" with calibration data and "magnitude" without. With data, the bias takes up what is lost on average.
     allocation: "uniform", every layer as sparse as its pattern says; "global", the fraction is that of all weights
         together, and layers that can spare more give more. 2:4 is always uniform.
     scheme: of the sparse layers, float32 or W8A8. For a model that is compiled afterwards leave it float32: `rt.compile`
@@ -70,7 +72,7 @@ def sparsify_(
         (2, 0.8, 2)
     """
     scheme, patterns = parse_scheme(scheme), SparsityMap(sparsity)
-    chosen = method or ("magnitude" if calibration is None else "second")
+    chosen = method or ("magnitude" if calibration is None else "refit")
     _check(model, chosen, allocation, scheme, calibration)
     layers = [_Layer.of(layer, patterns) for layer in swappable_layers(model, SchemeMap("w8a8"), filter_fn)
               if isinstance(layer.module, nn.Linear)]  # fmt: skip
@@ -81,14 +83,45 @@ def sparsify_(
     watched: dict[nn.Module, MomentWatch] = {}
     if calibration is not None:
         watched = {x.module: MomentWatch(x.name, x.module.in_features) for x in layers if x.pattern is not None}
+        calibration = list(batches_of("sparsify_", calibration))
         watch_inputs(model, watched, calibration, "sparsify_")
     levels = _levels([x for x in layers if x.pattern is not None], watched, allocation)
-    drafts = [_draft(layer, levels, watched.get(layer.module), chosen, scheme, swap, rows) for layer in layers]
+    work = _Work(model, calibration) if chosen in IN_TURN else None
+    drafts = [_draft(layer, levels, watched.get(layer.module), work, chosen, scheme, swap, rows)
+              for layer in _as_called(layers, watched)]  # fmt: skip
+    order = {layer.name: i for i, layer in enumerate(layers)}
+    drafts.sort(key=lambda draft: order[draft.layer.name])
     for draft in drafts:
         if draft.pruned is not None and draft.candidate is None:
             _write(draft.layer.module, draft.pruned, draft.bias, keep_original)
     put(model, [(d.layer.names, d.layer.module, d.candidate) for d in drafts if d.candidate is not None], keep_original)
     return SparsifyReport(tuple(d.entry for d in drafts))
+
+
+class _Work:
+    """A copy of the model in which layers are pruned one after another, each seeing the inputs that those before leave it."""
+
+    def __init__(self, model: nn.Module, batches: Any) -> None:
+        self.model, self.batches = model, batches
+        self.copy = copy.deepcopy(model)
+
+    def moments(self, name: str) -> Moments:
+        return moments_now(self.model, self.copy, name, self.batches)
+
+    def prune(self, name: str, weight: Tensor, bias: Tensor | None) -> None:
+        module = self.copy.get_submodule(name)
+        assert isinstance(module, nn.Linear)
+        with torch.no_grad():
+            module.weight.copy_(weight)
+            if bias is not None:
+                module.bias.copy_(bias)
+
+
+def _as_called(layers: list[_Layer], watched: Mapping[nn.Module, MomentWatch]) -> list[_Layer]:
+    """In the order in which calibration reached them first."""
+    reached = sorted((w for w in watched.values() if w.first is not None), key=lambda w: w.first or 0)
+    place = {w.name: i for i, w in enumerate(reached)}
+    return sorted(layers, key=lambda layer: place.get(layer.name, len(place)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +208,7 @@ def _draft(
     layer: _Layer,
     levels: Mapping[nn.Module, float],
     watch: MomentWatch | None,
+    work: _Work | None,
     method: str,
     scheme: Scheme,
     swap: bool,
@@ -199,12 +233,15 @@ def _draft(
     moments = None if watch is None else watch.moments()
     if moments is not None:
         check_rows(layer.name, method, moments)
+        moments = work.moments(layer.name) if work is not None else moments
     pruned = METHODS[method](weight.cpu(), pattern, moments).to(weight.device)
     new_bias: Tensor | None = bias
     shift: Tensor | None = None
     if moments is not None and bias is not None:
         corrected = corrected_bias(weight.cpu(), pruned.cpu(), bias.cpu(), moments)
         shift, new_bias = corrected - bias.cpu(), corrected.to(bias.device)
+    if work is not None:
+        work.prune(layer.name, pruned, new_bias)
     entry = SparsifyEntry(
         action="swapped" if swap else "pruned",
         reason="as asked for",
@@ -231,7 +268,7 @@ def _draft(
 
 
 def _normal(width: int) -> Moments:
-    return Moments(torch.eye(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64), 0)
+    return Moments.of_dense(torch.eye(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64), 0)
 
 
 def _candidate(

@@ -29,7 +29,8 @@ class SparseLinear(QuantLinear):
 
     Whether a sparse kernel or the dense one computes it is measured when it is first called, for the rows of that call:
     `explain()` says which, and the figures. With int8 values both give the same bits. A row with a NaN or an infinity
-    gives NaN in that row. The manners are those of QuantLinear: inference only, copies of strided inputs, nothing cast.
+    gives NaN in all of that row (NaN or infinities, where float32 runs dense). The manners are those of QuantLinear:
+    inference only, copies of strided inputs, nothing cast.
 
     Under torch.compile, torch.export, torch.jit.trace, torch.func and fake tensors it is the op
     `torch.ops.rtaccel.sparse_linear_csr`, `_blocks` or `_semi`.

@@ -105,6 +105,7 @@ void check_linear(const char* kernel, Report& report);
 void check_linear_weights(const char* kernel, Report& report);
 void check_quantize(const char* kernel, Report& report);
 void check_pointwise(const char* kernel, Report& report);
+void check_sparse_linear(const char* kernel, Report& report);
 void check_softmax(const char* kernel, Report& report);
 std::vector<std::pair<std::string, Report>> check_vectors();  // by instruction set
 

@@ -39,7 +39,8 @@ int main(int argc, char** argv) {
   const std::map<std::string, void (*)(const char*, Report&)> checks = {{"linear", check_linear},
                                                                         {"quantize", check_quantize},
                                                                         {"pointwise", check_pointwise},
-                                                                        {"softmax", check_softmax}};
+                                                                        {"softmax", check_softmax},
+                                                                        {"sparse_linear", check_sparse_linear}};
 
   int failures = 0;
   std::map<std::string, uint64_t> integers;  // by op and kind of kernel: its name without the instruction set
