@@ -288,3 +288,35 @@ def test_threads_give_the_same_bits(layout: str) -> None:
     ports = [Port.matrix(stage.inputs[0])], [Port.matrix(stage.outputs[0])]
     results = [build([(stage, name)], *ports, threads=threads).call((x,)) for threads in (1, 2)]
     assert torch.equal(*results)
+
+
+@native_only
+@pytest.mark.parametrize("scheme", ["float32", "w8a8"])
+def test_pointwise_convolutions_and_attention_projections(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.point = nn.Conv2d(3, 96, 3, padding=1), nn.Conv2d(96, 128, 1)
+            self.attention = nn.MultiheadAttention(128, 4, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(self.point(torch.relu(self.first(x)))).flatten(2).transpose(1, 2)
+            return self.attention(y, y, y, need_weights=False)[0]
+
+    model, x = Net().eval(), torch.randn(2, 3, 5, 6)
+    with torch.no_grad():
+        for weight in (model.point.weight, model.attention.in_proj_weight, model.attention.out_proj.weight):
+            weight *= torch.rand_like(weight) < 0.05
+    calibration = [torch.randn(16, 3, 5, 6)] if scheme == "w8a8" else None
+    # Sparse wherever it could be, whatever the noise of this machine says.
+    monkeypatch.setattr(forms, "_time", lambda stage, rows: 1.0 if stage.op == "sparse_linear" else 2.0)
+    sparse = rt.compile(model, (x,), scheme, calibration=calibration)
+    assert [line.what.split("(")[0] for line in sparse.explain_lines(measure=False)].count("sparse_linear") == 3
+    monkeypatch.setattr(forms, "LEAST_ZEROS", 2.0)
+    dense = rt.compile(model, (x,), scheme, calibration=calibration)
+    if scheme == "w8a8":
+        assert torch.equal(sparse(x), dense(x))
+    else:
+        torch.testing.assert_close(sparse(x), dense(x), rtol=1e-5, atol=1e-5)
+    fewer = rt.compile(Net().eval(), (x,), scheme, sparsity={"point": rt.Unstructured(0.9)}, calibration=calibration)
+    assert "point is pruned to 90.0% zeros" in fewer.explain(measure=False)

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
+from rtaccel.convert.draft import Draft
 from rtaccel.convert.graph import DraftGraph
 from rtaccel.convert.program import GroupStep, Program, TorchStep
 from rtaccel.core.sparsity import SparsityMap
 from rtaccel.core.stage import Stage
 from rtaccel.formats import masks
+from rtaccel.kernels._shared.geometry import Geometry
 from rtaccel.plan.group import Group
 from rtaccel.plan.sparse import could_be_sparse, fastest
 
 
+def _is_matrix(draft: Draft) -> bool:
+    """Whether each row is multiplied by a matrix: linear layers, and convolutions of one position without groups."""
+    if draft.op == "conv":
+        weight = draft.tensors["weight"]
+        return weight[0, 0].numel() == 1 and int(draft.attrs.get("groups", 1)) == 1
+    return draft.op == "linear"
+
+
 def pruned(graph: DraftGraph, sparsity: SparsityMap, notes: list[str]) -> DraftGraph:
-    """The graph with the smallest weights of its linear layers left out, as the patterns say. The model is not touched.
+    """The graph with the smallest weights of its linear layers and pointwise convolutions left out, as the patterns say.
+    The model is not touched.
 
     Layers that are swapped already keep their weights, and so do those of other operators; a note names them.
     """
@@ -23,13 +36,17 @@ def pruned(graph: DraftGraph, sparsity: SparsityMap, notes: list[str]) -> DraftG
         pattern = sparsity(draft.name) if any(name.startswith("weight") for name in draft.tensors) else None
         if pattern is None:
             drafts.append(draft)
-        elif draft.op != "linear" or draft.swapped:
-            what = "its weights are quantised already" if draft.swapped else f"{draft.op} has no sparse kernels"
+        elif draft.swapped or not _is_matrix(draft):
+            what = (
+                "its weights are quantised already"
+                if draft.swapped
+                else f"there are no sparse kernels for this {draft.op}"
+            )
             notes.append(f"{draft.name} is not pruned: {what}")
             drafts.append(draft)
         else:
             weight = draft.tensors["weight"]
-            mask = masks.keep(weight.abs(), pattern)
+            mask = masks.keep(weight.flatten(1).abs(), pattern).view(weight.shape)
             lost = 1 - float((weight * mask).double().square().sum() / weight.double().square().sum().clamp_min(1e-300))
             notes.append(
                 f"{draft.name} is pruned to {1 - float(mask.float().mean()):.1%} zeros ({pattern}, by magnitude), "
@@ -37,6 +54,26 @@ def pruned(graph: DraftGraph, sparsity: SparsityMap, notes: list[str]) -> DraftG
             )
             drafts.append(replace(draft, tensors={**draft.tensors, "weight": weight * mask}))
     return replace(graph, drafts=tuple(drafts))
+
+
+def as_linear(stage: Stage) -> Stage | None:
+    """The stage of `linear` that means the same, to the bit in int8: itself, or what a pointwise convolution is to each of
+    its positions. None where there is none."""
+    if stage.op == "linear":
+        return stage
+    if stage.op != "conv" or stage.attrs.get("stream") or len(stage.inputs) > 1:
+        return None
+    weight, x, y = stage.tensors["weight"], stage.inputs[0], stage.outputs[0]
+    geometry = Geometry.of(stage)
+    whole = geometry.out_size == geometry.in_size and geometry.in_steps is None and geometry.out_steps is None
+    alike = weight[0, 0].numel() == 1 and geometry.stride == (1, 1) and geometry.padding == (0, 0) and whole
+    own = weight.dtype == torch.int8 and (x.dtype != "int8" or x.quant is None)  # quantises its input itself
+    if not alike or own or int(stage.attrs.get("groups", 1)) != 1 or x.steps != y.steps or x.width != weight.shape[1]:
+        return None
+    attrs = {name: stage.attrs[name] for name in ("activation", "activation_parameter") if name in stage.attrs}
+    return Stage(
+        "linear", stage.name, stage.inputs, stage.outputs, {**stage.tensors, "weight": weight.flatten(1)}, attrs
+    )
 
 
 def in_fastest_form(program: Program, rows: int, backend: str | None) -> Program:
@@ -47,10 +84,11 @@ def in_fastest_form(program: Program, rows: int, backend: str | None) -> Program
     notes: list[str] = []
 
     def stage(dense: Stage) -> Stage:
-        if not could_be_sparse(dense):
+        matrix = as_linear(dense)
+        if matrix is None or not could_be_sparse(matrix):
             return dense
         steps = dense.outputs[0].steps
-        form = fastest(dense.matrices(), rows * steps, backend)
+        form = fastest(matrix.matrices(), rows * steps, backend, instead=None if matrix is dense else dense)
         notes.append(form.reason)
         return replace(form.stage, inputs=dense.inputs, outputs=dense.outputs) if form.sparse else dense
 

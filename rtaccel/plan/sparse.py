@@ -59,8 +59,14 @@ def could_be_sparse(stage: Stage) -> bool:
     return plain and stage.inputs[0].width <= 65_536 and zeros(weight) >= LEAST_ZEROS
 
 
-def fastest(dense: Stage, rows: int, backend: str | None = None, first: Stage | None = None) -> Form:
-    """The fastest form of a stage of `linear`, for so many rows on the CPU. first: a sparse form that is there already."""
+def fastest(
+    dense: Stage, rows: int, backend: str | None = None, first: Stage | None = None, instead: Stage | None = None
+) -> Form:
+    """The fastest form of a stage of `linear`, for so many rows on the CPU.
+
+    first: a sparse form that is there already. instead: what computes it dense, a convolution with as many positions as
+    `rows` has for each sample.
+    """
     if backend not in (None, "cpu") or backends()["cpu"].unavailable() is not None:
         return Form(
             dense, f"{dense.name} is computed dense: sparse kernels are native, and another backend is asked for"
@@ -70,7 +76,7 @@ def fastest(dense: Stage, rows: int, backend: str | None = None, first: Stage | 
         return Form(
             dense, f"{dense.name} is computed dense: {part:.0%} zeros in {dense.tensors['weight'].numel()} weights"
         )
-    times = {"dense": _time(dense, rows)}
+    times = {"dense": _time(dense, rows) if instead is None else _time(instead, rows // instead.outputs[0].steps)}
     forms: dict[str, Stage] = {}
     for label, stage in _forms(dense, first):
         forms[label] = stage
