@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "isa.h"
+
 #if defined(__x86_64__) && defined(__AVX2__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
@@ -12,8 +14,12 @@
 
 namespace rta {
 
+template <class S, bool kPlain = S::kIsa == Isa::kPortable>
+struct Bytes;
+
+#if defined(__AVX512BW__) || defined(__AVX2__) || defined(__aarch64__)
 template <class S>
-struct Bytes {
+struct Bytes<S, false> {
   static constexpr int kBytes = 4 * S::kLanes;
   static constexpr int kGroup = S::kGroup;
 
@@ -78,7 +84,14 @@ struct Bytes {
     else
       return vorrq_u8(vandq_u8(vshrq_n_u8(index, n), vdupq_n_u8(3)), base);
   }
-#else
+#endif
+};
+#endif
+
+template <class S>
+struct Bytes<S, true> {
+  static constexpr int kBytes = 4 * S::kLanes;
+
   struct B {
     uint8_t at[kBytes];
   };
@@ -103,12 +116,15 @@ struct Bytes {
     for (int i = 0; i < kBytes; ++i) b.at[i] = static_cast<uint8_t>((index.at[i] >> n & 3) | base.at[i]);
     return b;
   }
-#endif
 };
 
 // A window of one row of int8 x: what a step may pick from. limit: bytes of the row that may be read.
+template <class S, bool kPlain = S::kIsa == Isa::kPortable>
+struct ByteWindow;
+
+#if defined(__AVX512BW__) || defined(__AVX2__) || defined(__aarch64__)
 template <class S>
-struct ByteWindow {
+struct ByteWindow<S, false> {
   using B = typename Bytes<S>::B;
 #if defined(__AVX512VBMI__)
   static constexpr int kWindow = 128, kAlign = 32;
@@ -125,7 +141,14 @@ struct ByteWindow {
   uint8x16x4_t table;
   ByteWindow(const uint8_t* x, int64_t) : table(vld1q_u8_x4(x)) {}
   B pick(B index) const { return vqtbl4q_u8(table, index); }
-#else
+#endif
+  static constexpr bool kTable = true;  // loads the whole window, not only what is picked
+};
+#endif
+
+template <class S>
+struct ByteWindow<S, true> {
+  using B = typename Bytes<S>::B;
   static constexpr int kWindow = 256, kAlign = 1;
   const uint8_t* x;
   ByteWindow(const uint8_t* at, int64_t) : x(at) {}
@@ -134,8 +157,7 @@ struct ByteWindow {
     for (int i = 0; i < Bytes<S>::kBytes; ++i) b.at[i] = x[index.at[i]];
     return b;
   }
-#endif
-  static constexpr bool kTable = kWindow < 256;  // loads the whole window, not only what is picked
+  static constexpr bool kTable = false;
 };
 
 }  // namespace rta
