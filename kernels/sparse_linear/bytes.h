@@ -143,6 +143,11 @@ struct ByteWindow<S, false> {
   B pick(B index) const { return vqtbl4q_u8(table, index); }
 #endif
   static constexpr bool kTable = true;  // loads the whole window, not only what is picked
+#if defined(__AVX512VBMI__)
+  static constexpr bool kShares = true;  // two steps may have one window: loads are what bounds them
+#else
+  static constexpr bool kShares = false;
+#endif
 };
 #endif
 
@@ -157,7 +162,7 @@ struct ByteWindow<S, true> {
     for (int i = 0; i < Bytes<S>::kBytes; ++i) b.at[i] = x[index.at[i]];
     return b;
   }
-  static constexpr bool kTable = false;
+  static constexpr bool kTable = false, kShares = false;
 };
 
 }  // namespace rta

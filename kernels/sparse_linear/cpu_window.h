@@ -61,8 +61,9 @@ class Int8Windows {
   Int8Windows(const StageSpec& spec, LinearLayer& layer) {
     const SparseRows rows(spec);
     limit_ = (rows.k + 63) / 64 * 64;  // columns up to there exist
-    const WindowForm form{S::kLanes, 4, S::kGroup, Window::kWindow, Window::kAlign, Window::kTable ? limit_ : 0,
-                          kSorted};
+    const WindowForm form{
+        S::kLanes,       4,      S::kGroup, Window::kWindow, Window::kAlign, Window::kTable ? limit_ : 0,
+        Window::kShares, kSorted};
     packed_ = pack_windows(rows, form, *spec.arena);
     vectors_ = (rows.n + kTile * S::kLanes - 1) / (kTile * S::kLanes) * kTile;
     read_numbers<S>(layer, spec, rows);
@@ -71,26 +72,10 @@ class Int8Windows {
 
   template <int R>
   inline __attribute__((always_inline)) void sums(int64_t vector, const Rows<R>& rows, Sum (&out)[R]) const {
-    Sum acc[2][R];
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) acc[0][r] = acc[1][r] = S::set_int(0);
-    const int64_t first = packed_.ends[vector], limit = limit_;
-    const char* w = packed_.stream + first * 2 * kStep;
-    const uint16_t *start = packed_.starts + first, *end = packed_.starts + packed_.ends[vector + 1];
-    for (; start < end; start += 2, w += 4 * kStep) {
-#pragma GCC unroll 2
-      for (int i = 0; i < 2; ++i) {
-        const char* values = w + i * 2 * kStep;
-        const auto index = Bytes<S>::load(values + kStep);
-#pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) {
-          const Window window(rows.x + r * rows.pitch + start[i], limit);
-          acc[i][r] = Bytes<S>::dot(acc[i][r], window.pick(index), reinterpret_cast<const int8_t*>(values));
-        }
-      }
-    }
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) out[r] = S::add_int(acc[0][r], acc[1][r]);
+    if (Window::kShares && packed_.shared)
+      sums<R, true>(vector, rows, out);
+    else
+      sums<R, false>(vector, rows, out);
   }
 
   template <int R>
@@ -100,6 +85,31 @@ class Int8Windows {
 
  private:
   using Window = ByteWindow<S>;
+
+  template <int R, bool kShared>
+  inline __attribute__((always_inline)) void sums(int64_t vector, const Rows<R>& rows, Sum (&out)[R]) const {
+    Sum acc[2][R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) acc[0][r] = acc[1][r] = S::set_int(0);
+    const int64_t first = packed_.ends[vector], limit = limit_;
+    const char* w = packed_.stream + first * 2 * kStep;
+    const uint16_t *start = packed_.starts + first, *end = packed_.starts + packed_.ends[vector + 1];
+    for (; start < end; start += 2, w += 4 * kStep) {
+      const auto one = Bytes<S>::load(w + kStep), two = Bytes<S>::load(w + 3 * kStep);  // indices
+      const int8_t* values = reinterpret_cast<const int8_t*>(w);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        const uint8_t* x = rows.x + r * rows.pitch;
+        const Window window(x + start[0], limit);
+        acc[0][r] = Bytes<S>::dot(acc[0][r], window.pick(one), values);
+        const Window next = kShared ? window : Window(x + start[1], limit);
+        acc[1][r] = Bytes<S>::dot(acc[1][r], next.pick(two), values + 2 * kStep);
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) out[r] = S::add_int(acc[0][r], acc[1][r]);
+  }
+
   static constexpr int kStep = Bytes<S>::kBytes;  // bytes of the values of a step
   Windows packed_;
   int64_t limit_, vectors_;
@@ -161,7 +171,8 @@ class FloatWindows {
   FloatWindows(const StageSpec& spec, LinearLayer& layer) {
     const SparseRows rows(spec);
     const int64_t readable = rows.k < Window::kWindow ? Window::kWindow : rows.k;
-    const WindowForm form{S::kLanes, 2, 1, Window::kWindow, Window::kAlign, Window::kTable ? readable : 0, kSorted};
+    const WindowForm form{S::kLanes, 2,      1, Window::kWindow, Window::kAlign, Window::kTable ? readable : 0,
+                          false,     kSorted};
     packed_ = pack_windows(rows, form, *spec.arena);
     vectors_ = (rows.n + kTile * S::kLanes - 1) / (kTile * S::kLanes) * kTile;
     read_numbers<S>(layer, spec, rows);

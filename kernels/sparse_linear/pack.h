@@ -28,6 +28,7 @@ struct WindowForm {
   int window;        // at most 256: an index is a byte
   int64_t align;     // of starts
   int64_t readable;  // starts are at most readable - window (or 0); 0 where only columns of entries are read
+  bool may_share;    // the steps of a pair may have one window, which is loaded once
   bool sorted;       // rows may change places inside a tile, so that the rows of a vector have about as many entries
 };
 
@@ -35,6 +36,7 @@ struct Windows {
   const char* stream;
   const uint16_t* starts;
   const int64_t* ends;  // [vectors + 1]: the steps of vector v are ends[v] .. ends[v + 1] - 1
+  bool shared;          // pairs have one window, and the same start twice
   const int32_t* from;  // [tiles][4 * lanes], where rows are sorted: the place in its tile that output i is computed at
 };
 
