@@ -6,7 +6,19 @@
 namespace rta {
 
 // A set and everything it needs are one enumerator. Later is preferred; it need not include what comes before it.
-enum class Isa : int { kPortable, kAvx2, kAvxVnni, kAvx512, kAvx512Vnni, kAvx512Bf16, kAvx512Vbmi, kAmx, kNeon, kNeonDot, kCount };
+enum class Isa : int {
+  kPortable,
+  kAvx2,
+  kAvxVnni,
+  kAvx512,
+  kAvx512Vnni,
+  kAvx512Bf16,
+  kAvx512Vbmi,
+  kAmx,
+  kNeon,
+  kNeonDot,
+  kCount
+};
 
 const char* isa_name(Isa isa);
 

@@ -189,10 +189,6 @@ class FloatWindows {
     const uint16_t *start = packed_.starts + first, *end = packed_.starts + packed_.ends[vector + 1];
     for (; start < end; start += 2, w += 5 * kStep) {
       const auto index = Window::load(w + 4 * kStep);
-#ifdef RTA_PF
-#pragma GCC unroll 5
-      for (int i = 0; i < 5; ++i) __builtin_prefetch(w + RTA_PF + i * 64);
-#endif
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
         const float* x = reinterpret_cast<const float*>(rows.x + r * rows.pitch);
