@@ -320,3 +320,23 @@ def test_pointwise_convolutions_and_attention_projections(scheme: str, monkeypat
         torch.testing.assert_close(sparse(x), dense(x), rtol=1e-5, atol=1e-5)
     fewer = rt.compile(Net().eval(), (x,), scheme, sparsity={"point": rt.Unstructured(0.9)}, calibration=calibration)
     assert "point is pruned to 90.0% zeros" in fewer.explain(measure=False)
+
+
+def test_streams_use_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.memory, self.head = nn.GRU(8, 64, batch_first=True), nn.Linear(64, 96)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.memory(x)[0])
+
+    model, window = Net().eval(), torch.randn(1, 12, 8)
+    with torch.no_grad():
+        model.head.weight *= torch.rand(96, 64) < 0.1
+    monkeypatch.setattr(forms, "_time", lambda stage, rows: 1.0 if stage.op == "sparse_linear" else 2.0)
+    live = rt.stream(model, window[:, 0])
+    assert "head is computed sparse" in live.explain(measure=False)
+    for moment in window.unbind(1):
+        y = live.step(moment)
+    torch.testing.assert_close(y, model(window)[:, -1].detach(), rtol=1e-4, atol=1e-4)

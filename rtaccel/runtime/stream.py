@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from rtaccel.convert.calibrate import as_args, batches_of
 from rtaccel.convert.capture import check_example
 from rtaccel.convert.lower import lower
+from rtaccel.convert.sparse import in_fastest_form
 from rtaccel.convert.streaming import stream_drafts
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
@@ -121,6 +122,7 @@ def stream(
         raise UnsupportedProblem(
             "stream", f"{len(program.steps)} steps", "one native plan", "Please report this model."
         )
+    program = in_fastest_form(program, step.shape[0], None)
     states = States(frozenset(streamed.states), step.shape[0], streamed.memory) if streamed.states else None
     title = f"{type(model).__name__}, streamed"
     return StreamModel(program, Options(step.shape[0], title=title, threads=threads, states=states), ("x_t",))
