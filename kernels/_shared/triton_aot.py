@@ -22,11 +22,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from rtaccel.backends.triton import CHECKED_ARCHITECTURES
 from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.kernels._shared.cubin_store import Cubin
+from rtaccel.kernels._shared.triton_launch import spec_key
 from rtaccel.kernels._shared.triton_spec import Specialisation
 
-ARCHITECTURES = (80, 86, 89, 90, 100, 120)
-"""Compute capabilities times ten: A100, RTX 30, L4 and RTX 40, H100, B200, RTX 50."""
+ARCHITECTURES = CHECKED_ARCHITECTURES
 
 _MNEMONIC = re.compile(r"^\s*/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", re.MULTILINE)
 _RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
@@ -131,6 +133,26 @@ def compile_for(spec: Specialisation, capability: int) -> Footprint:
     """What a specialisation costs when compiled for a compute capability."""
     kernel = compile_kernel(spec, capability)
     return read_cubin(kernel.asm["cubin"], kernel.metadata.shared)
+
+
+def build(spec: Specialisation, capability: int) -> Cubin:
+    """A specialisation compiled ahead, to be launched without triton's JIT."""
+    kernel = compile_kernel(spec, capability)
+    about = kernel.metadata
+    return Cubin(
+        key=spec_key(spec),
+        capability=capability,
+        name=spec.name,
+        entry=about.name,
+        parameters=tuple((name, spec.signature[name]) for name in spec.kernel.arg_names if name in spec.signature),
+        num_warps=about.num_warps,
+        shared_bytes=about.shared,
+        global_scratch_bytes=getattr(about, "global_scratch_size", 0) or 0,
+        profile_scratch_bytes=getattr(about, "profile_scratch_size", 0) or 0,
+        cooperative=bool(getattr(about, "launch_cooperative_grid", False)),
+        built_with=f"triton {triton.__version__}",
+        code=kernel.asm["cubin"],
+    )
 
 
 def violations(spec: Specialisation, capability: int, found: Footprint) -> list[str]:

@@ -31,11 +31,14 @@ class Tiling:
 
 
 INT8_MMA = r"IMMA|IGMMA|UTCIMMA"
+BF16_MMA = r"HMMA|HGMMA|UTCHMMA"
+FP8_MMA = r"QMMA|QGMMA|UTCQMMA|HMMA"
 GPU_DP4A = r"IDP\.4A"
 WIDE_LOAD = r"LDG\..*128"
 ASYNC_COPY = r"LDGSTS"
 FUSED = r"FFMA"
-"""Families of machine instructions, as patterns of the start of a mnemonic: int8 tensor cores (all generations),
+"""Families of machine instructions, as patterns of the start of a mnemonic: int8, bfloat16 and float8 tensor cores (all
+generations; sm_89 may multiply float8 as float16),
 dp4a, 16-byte loads, asynchronous copies to shared memory, fused multiply-add (with the paired FFMA2 of sm_100)."""
 
 
@@ -97,3 +100,16 @@ def require_matrix(op: str, x: Tensor, width: int, dtype: Any) -> None:
     if x.ndim != 2 or x.shape[1] != width or x.dtype != dtype or not x.is_contiguous():
         got = f"{x.dtype} {tuple(x.shape)}, strides {x.stride()}"
         raise ShapeError(op, got, f"a contiguous {dtype} matrix [M, {width}]", "Convert, or call .contiguous().")
+
+
+def require_row_scale(op: str, x: Tensor, row_scale: tuple[Tensor, ...], wanted: bool) -> None:
+    """Raises ShapeError unless there is a float32 [M, 1] scale per row of x exactly where one is wanted."""
+    import torch
+
+    if len(row_scale) != wanted:
+        expected = "x and row_scale" if wanted else "x alone"
+        raise ShapeError(op, f"{len(row_scale)} row_scale", expected, "Pass the inputs of the stage, in order.")
+    for scale in row_scale:
+        require_matrix(op, scale, 1, torch.float32)
+        if scale.shape[0] != x.shape[0]:
+            raise ShapeError(op, f"{scale.shape[0]} row scales", f"{x.shape[0]}", "One scale per row.")

@@ -20,6 +20,7 @@ from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._shared.triton_device import activate, multiply_rn, to_int8
+from rtaccel.kernels._shared.triton_launch import bind
 from rtaccel.kernels._shared.triton_spec import Specialisation, require_matrix
 from rtaccel.kernels.linear import contract
 
@@ -153,16 +154,18 @@ class Operands:
 
 def launcher(ops: Operands, spec: Specialisation, weight: Tensor) -> Prepared:
     """The call of a kernel with tiles [block_m, block_n] of y; x is read as elements of the dtype of `weight`."""
-    kernel, keywords, tile, n = spec.kernel, spec.keywords, spec.tiling, ops.form.n
+    launch, tile, n = bind(spec), spec.tiling, ops.form.n
+    parameter, y_inv_scale, y_zero_point = ops.scalars
 
     def call(x: Tensor, row_scale: Tensor | None = None) -> tuple[Tensor]:
         y = ops.output(x, row_scale)
         if y.numel():
             grid = (triton.cdiv(n, tile.block_n), triton.cdiv(x.shape[0], tile.block_m))
-            scale = () if row_scale is None else (row_scale,)
-            kernel[grid](
-                x.view(weight.dtype), weight, y, ops.multiplier, ops.offset, ops.compensation, x.shape[0], *ops.scalars,
-                *scale, **keywords,
+            scale = {} if row_scale is None else {"row_scale_ptr": row_scale}
+            launch(
+                grid, x_ptr=x.view(weight.dtype), weight_ptr=weight, y_ptr=y, multiplier_ptr=ops.multiplier,
+                offset_ptr=ops.offset, compensation_ptr=ops.compensation, rows=x.shape[0], parameter=parameter,
+                y_inv_scale=y_inv_scale, y_zero_point=y_zero_point, **scale,
             )  # fmt: skip
         return (y,)
 

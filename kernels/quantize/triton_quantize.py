@@ -17,6 +17,7 @@ from torch import Tensor
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Quant, Stage
 from rtaccel.kernels._shared.triton_device import to_int8
+from rtaccel.kernels._shared.triton_launch import bind
 from rtaccel.kernels._shared.triton_spec import (
     FUSED,
     WIDE_LOAD,
@@ -89,7 +90,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x float32 [M, K] -> int8 [M, K], and with dynamic rows also row_scale float32 [M, 1]."""
     low = contract.lower(stage)
     spec = specialise(problem)
-    k, kernel, keywords = problem.in_widths[0], spec.kernel, spec.keywords
+    k, launch = problem.in_widths[0], bind(spec)
     dynamic, inv_scale, zero_point = bool(low["dynamic"]), low["inv_scale"], low["zero_point"]
 
     def call(x: Tensor) -> tuple[Tensor, ...]:
@@ -97,7 +98,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
         q = torch.empty(x.shape, dtype=torch.int8, device=x.device)
         row_scale = torch.empty((x.shape[0] if dynamic else 0, 1), device=x.device)
         if x.shape[0]:
-            kernel[(x.shape[0],)](x, q, row_scale, inv_scale, zero_point, **keywords)
+            launch((x.shape[0],), x_ptr=x, q_ptr=q, row_scale_ptr=row_scale, inv_scale=inv_scale, zero_point=zero_point)
         return (q, row_scale) if dynamic else (q,)
 
     return call

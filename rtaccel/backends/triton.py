@@ -13,10 +13,15 @@ import shutil
 import sys
 
 from rtaccel.backends.base import Backend
+from rtaccel.backends.cuda_errors import dead
 from rtaccel.core import settings
 
 MIN_CAPABILITY = (8, 0)
 """Oldest compute capability the kernels are compiled and checked for (int8 tensor cores with K = 32)."""
+
+CHECKED_ARCHITECTURES = (80, 86, 87, 89, 90, 100, 110, 120)
+"""Compute capabilities times ten that every kernel is compiled for: A100, RTX 30, Orin, L4 and RTX 40, H100, B200, Thor,
+RTX 50."""
 
 _INTERPRETING = settings.triton_interpret()
 """As it was when this module was first imported; `unavailable` says so if it has changed since."""
@@ -52,6 +57,8 @@ def unavailable() -> str | None:
         return mismatch
     if settings.triton_interpret():
         return None
+    if dead() is not None:
+        return dead()
     import torch
 
     if not torch.cuda.is_available():
@@ -64,9 +71,18 @@ def unavailable() -> str | None:
     if capability < MIN_CAPABILITY:
         name = torch.cuda.get_device_name()
         return f"{name} has compute capability {capability[0]}.{capability[1]}; the kernels need 8.0 or newer"
-    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
-        return "triton builds its launcher with a C compiler and found none; install gcc or clang, or set CC"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")) and not _built_ahead():
+        return (
+            "triton builds its launcher with a C compiler and found none; install gcc or clang, or set CC, or build the "
+            "kernels ahead (rtaccel build-kernels) and install cuda-core"
+        )
     return None
+
+
+def _built_ahead() -> bool:
+    """Whether kernels may come from a folder, and nothing needs to be compiled here."""
+    folder = settings.kernel_folder()
+    return folder.is_dir() and any(folder.glob("*.cubin")) and importlib.util.find_spec("cuda") is not None
 
 
 def facts() -> dict[str, object]:

@@ -23,11 +23,11 @@ OK, OVER_BUDGET, USAGE = 0, 1, 2
 def verb_names() -> list[str]:
     """Every module of this folder except this one and private ones."""
     names = (file.name for file in pkgutil.iter_modules(rtaccel.cli.__path__))
-    return sorted(name for name in names if name != "main" and not name.startswith("_"))
+    return sorted(name.replace("_", "-") for name in names if name != "main" and not name.startswith("_"))
 
 
 def _verb(name: str) -> ModuleType:
-    return importlib.import_module(f"rtaccel.cli.{name}")
+    return importlib.import_module(f"rtaccel.cli.{name.replace('-', '_')}")
 
 
 def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:

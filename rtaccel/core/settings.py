@@ -21,6 +21,20 @@ TEST_DATA = "RTACCEL_TEST_DATA"
 TRITON_INTERPRET = "TRITON_INTERPRET"
 """1: Triton kernels run in Triton's interpreter, on CPU tensors."""
 
+KERNELS = "RTACCEL_KERNELS"
+"""Folder of GPU kernels built ahead by `rtaccel build-kernels`; unset: ~/.cache/rtaccel/kernels."""
+
+NO_JIT = "RTACCEL_NO_JIT"
+"""1: a GPU kernel that was not built ahead is an error, and never compiled."""
+
+
+def kernel_folder() -> Path:
+    return Path(os.environ.get(KERNELS) or Path.home() / ".cache" / "rtaccel" / "kernels")
+
+
+def no_jit() -> bool:
+    return os.environ.get(NO_JIT, "0") not in ("", "0")
+
 
 def triton_interpret() -> bool:
     return os.environ.get(TRITON_INTERPRET, "0") not in ("", "0")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
+from rtaccel.backends import get_backend
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.registry import Prepared, operator
 from rtaccel.core.stage import Port, Stage
 from rtaccel.plan.choose import Choice, choose_all
+from rtaccel.plan.fuse import fuse
 
 if TYPE_CHECKING:
     from rtaccel.kernels.chain.cpu import States
@@ -41,6 +43,8 @@ def _holds_int8(stage: Stage) -> bool:
     """Whether float32 inputs of the stage go to int8 with a static scale."""
     if stage.op == "quantize":
         return len(stage.outputs) == 1
+    if stage.op == "fused_linear":
+        return stage.outputs[0].quant is not None
     if stage.op in ("norm", "attention"):
         return any(v.quant is not None for v in stage.outputs)
     return stage.op in ("conv", "pool", "pointwise") and (
@@ -54,7 +58,9 @@ class StagedPlan:
     packed_bytes = 0
     scratch_bytes = 0
 
-    def __init__(self, group: Group, prepared: Sequence[Prepared], max_rows: int, device: str) -> None:
+    def __init__(
+        self, group: Group, prepared: Sequence[Prepared], max_rows: int, device: str, triton: bool = False
+    ) -> None:
         self._steps = [
             (call, stage.inputs, stage.outputs, operator(stage.op).by_row)
             for call, stage in zip(prepared, group.stages)
@@ -62,8 +68,19 @@ class StagedPlan:
         # int8 cannot hold a NaN: static quantisation marks the row, and the outputs of that row become NaN.
         # The fourth input of attention is a mask, which may hold infinities.
         holding = [s for s in group.stages if _holds_int8(s)]
-        self._checked = [v.name for s in holding for v in s.inputs[:3] if v.dtype == "float32"]
+        checked = {v.name: v for s in holding for v in s.inputs[:3] if v.dtype == "float32"}
+        self._checked = list(checked)
         self._group, self._max_rows, self._device = group, max_rows, device
+        self._spoil: dict[tuple[str, str], Callable[[Tensor, Tensor], None]] | None = None
+        if triton and checked:
+            from rtaccel.kernels._shared.triton_spoil import spoiler
+
+            floats = [p.value for p in group.outputs if p.value.dtype == "float32"]
+            self._spoil = {
+                (v.name, y.name): spoiler(v.steps * v.width, y.steps * y.width)
+                for v in checked.values()
+                for y in floats
+            }
 
     def _fits(self, tensors: tuple[Tensor, ...], ports: tuple[Port, ...]) -> bool:
         if len(tensors) != len(ports):
@@ -90,12 +107,17 @@ class StagedPlan:
                 given = [env[v.name].reshape(-1, v.width) if by_row else env[v.name] for v in sources]
                 for value, result in zip(targets, call(*given)):
                     env[value.name] = result.reshape(samples, *value.shape)
-            for name in self._checked:
+            for name in self._checked if self._spoil is None else ():
                 bad = ~torch.isfinite(env[name]).flatten(1).all(1)
                 spoiled = bad if spoiled is None else spoiled | bad
         results = []
         for port in self._group.outputs:
             y = env[port.value.name]
+            if self._spoil is not None and y.is_floating_point():
+                if any(t.untyped_storage().data_ptr() == y.untyped_storage().data_ptr() for t in inputs):
+                    y = y.clone()  # a view of the caller's own memory
+                for name in self._checked:
+                    self._spoil[name, port.value.name](env[name].contiguous(), y)
             if spoiled is not None and y.is_floating_point():
                 y = torch.where(
                     spoiled.reshape(-1, *(1 for _ in port.value.shape)), torch.full_like(y, float("nan")), y
@@ -133,6 +155,10 @@ def plan_group(
     rows: the batch that the choice is made for. max_rows: a limit on later calls, 0 for none. threads: for native plans.
     states: values that live from call to call.
     """
+    triton = backend in (None, "triton") and device in get_backend("triton").devices
+    triton = triton and (device == "cuda" or backend == "triton") and get_backend("triton").unavailable() is None
+    if triton:
+        group = replace(group, stages=fuse(group.stages, [p.value for p in group.outputs]))
     choices = choose_all(group.stages, rows, device, backend)
     if all(choice.impl.backend == "cpu" for choice in choices):
         from rtaccel.kernels.chain.cpu import build
@@ -143,5 +169,13 @@ def plan_group(
         raise UnsupportedProblem(
             "stream", f"backend {backend!r}", "the native backend, which keeps states", "Leave backend= out."
         )
-    prepared = [choice.impl.prepare(choice.stage, choice.problem) for choice in choices]
-    return StagedPlan(group, prepared, max_rows, device), choices
+    prepared = [choice.impl.prepare(_placed(choice), choice.problem) for choice in choices]
+    return StagedPlan(group, prepared, max_rows, device, triton), choices
+
+
+def _placed(choice: Choice) -> Stage:
+    """The stage with its weights where plain torch multiplies them. Kernels place what they pack themselves."""
+    if choice.impl.backend != "portable" or choice.problem.device == "cpu":
+        return choice.stage
+    tensors = {name: t.to(choice.problem.device) for name, t in choice.stage.tensors.items()}
+    return replace(choice.stage, tensors=tensors)

@@ -46,6 +46,8 @@ class CompiledModel(nn.Module):
         executor = build_executor(program, self._options)
         if self._sealed:
             executor.prefault(self._locked)
+            for graph in executor.graphs:
+                graph.seal()
         self._program: Program = program
         self._executor: Executor = executor
         self._direct = executor.direct
@@ -167,6 +169,8 @@ class CompiledModel(nn.Module):
                 "seal", f"stages that allocate when they run: {', '.join(loud)}", "native stages only", "See explain()."
             )
         self._executor.prefault(lock)
+        for graph in self._executor.graphs:
+            graph.seal()
         self._sealed, self._locked = True, self._locked or lock
         return self
 
@@ -221,6 +225,7 @@ class CompiledModel(nn.Module):
             + f", code of all kernels {executor.code_bytes} B",
             self._takes() + (", sealed" if self._sealed else "") + (", locked in memory" if self._locked else ""),
             *executor.thread_notes(o),
+            *executor.graph_notes(),
             *(f"note: {note}" for note in self._program.notes),
         ]
         return "\n".join([*head, "", table(self.explain_lines(measure), verbose)])

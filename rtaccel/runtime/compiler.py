@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from rtaccel.backends.cuda_errors import NEXT, dead
 from rtaccel.convert.capture import check_example
 from rtaccel.convert.forms import best_form
 from rtaccel.convert.lower import lower
@@ -21,6 +22,9 @@ from rtaccel.core.sparsity import SparsityLike, SparsityMap
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.options import Options, check_threads
 from rtaccel.runtime.uncaptured import UncapturedModel
+
+MODES = ("graph", "eager")
+"""How a model is launched on a GPU."""
 
 
 def compile(
@@ -45,6 +49,8 @@ def compile(
     calibration: an iterable of inputs (tensors or tuples) for static int8 scales; without it they are per row (dynamic).
     backend: force "cpu", "portable" or "triton"; None takes the best for the device. Operators that a forced backend
         has no kernel for run as plain torch, and `explain()` says so.
+    mode: on a GPU, "graph" (the default): the model is captured once for the example's batch and replayed as one launch; other
+        batches are launched kernel by kernel. "eager": always kernel by kernel.
     threads: most threads of a call, the calling one included; at most the cores it may run on. Used where that pays,
         `explain()` says where; results are the same bits for any number. What stays torch's has torch's own threads.
     max_batch: most rows of a call; None for no limit.
@@ -83,17 +89,26 @@ def compile(
     if device == "cpu":
         program = in_fastest_form(program, rows, backend)
     names = tuple(inspect.signature(model.forward).parameters)[: len(args)]
-    options = Options(rows, device, backend, max_batch or 0, type(model).__name__, threads)
+    mode = mode or ("graph" if device == "cuda" else None)
+    options = Options(rows, device, backend, max_batch or 0, type(model).__name__, threads, mode=mode)
     return CompiledModel(program, options, names)
 
 
 def _check_options(device: str, max_batch: int | None, mode: str | None) -> None:
     if max_batch is not None and (not isinstance(max_batch, int) or max_batch < 1):
         raise ShapeError("compile", f"max_batch={max_batch!r}", "a positive number of rows, or None", "Pass one.")
-    if mode is not None:
-        raise UnsupportedProblem("compile", f"mode={mode!r}", "None", "Graph replay is not built yet.")
     if device not in ("cpu", "cuda"):
         raise BackendUnavailable("compile", f"device={device!r}", "'cpu' or 'cuda'", "See `rtaccel info`.")
+    if mode not in (None, *MODES):
+        raise UnsupportedProblem(
+            "compile", f"mode={mode!r}", f"None or one of {', '.join(MODES)}", "Pass one of these."
+        )
+    if mode is not None and device != "cuda":
+        raise UnsupportedProblem(
+            "compile", f"mode={mode!r} on {device}", "mode=None, or device='cuda'", "Modes are ways to launch on a GPU."
+        )
+    if device == "cuda" and dead() is not None:
+        raise BackendUnavailable("compile", "device='cuda'", f"a GPU that works ({dead()})", NEXT)
     if device == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailable(
             "compile",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -15,6 +15,8 @@ from rtaccel.convert.program import GroupStep, Program, TorchStep
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.plan.choose import Choice
 from rtaccel.plan.group import Executable, StagedPlan, plan_group
+from rtaccel.runtime.cuda_device import device_layer
+from rtaccel.runtime.cuda_graph import GraphPlan
 from rtaccel.runtime.inputs import fit_inputs
 from rtaccel.runtime.options import Options
 
@@ -30,12 +32,17 @@ class Step:
     reason: str = ""
 
     @property
+    def native(self) -> bool:
+        """Whether the plan is one of the native core."""
+        return self.plan is not None and not isinstance(self.plan, StagedPlan)
+
+    @property
     def allocates(self) -> bool:
-        return self.plan is None or isinstance(self.plan, StagedPlan)
+        return not self.native and not isinstance(self.plan, GraphPlan)
 
     def parts(self, stage: int, samples: int) -> int:
         """How many threads share a stage; 1 where they share the samples instead."""
-        if self.allocates or self.plan.parts(-1, samples) > 1:
+        if not self.native or self.plan.parts(-1, samples) > 1:
             return 1
         return self.plan.parts(stage, samples)
 
@@ -61,8 +68,10 @@ class Executor:
         self._constants = {name: tensor.to(options.device) for name, tensor in program.constants.items()}
         if len(self.steps) == 1 and self._is_plain(self.steps[0]):
             self.direct = self.steps[0].plan
-            if not self.steps[0].allocates:
+            if self.steps[0].native:
                 self.bind = self._bind
+            elif isinstance(self.direct, GraphPlan):
+                self.bind = self.direct.bind
 
     def _is_plain(self, step: Step) -> bool:
         """Whether the arguments are those of the group, in tensors and tuples; a native plan then takes them as nested."""
@@ -73,7 +82,7 @@ class Executor:
             return False
         if source.reads != program.inputs or source.writes != program.outputs:
             return False
-        if step.allocates:
+        if not step.native:
             return given.count("(") == 1 and returned.count("(") <= 1
         step.plan.nesting(given, returned)
         return True
@@ -89,7 +98,11 @@ class Executor:
 
     @property
     def native_plans(self) -> list[Any]:
-        return [step.plan for step in self.steps if not step.allocates]
+        return [step.plan for step in self.steps if step.native]
+
+    @property
+    def graphs(self) -> list[GraphPlan]:
+        return [step.plan for step in self.steps if isinstance(step.plan, GraphPlan)]
 
     @property
     def code_bytes(self) -> int:
@@ -116,6 +129,12 @@ class Executor:
                     "Raise the limit (ulimit -l, LimitMEMLOCK=), or give the process CAP_IPC_LOCK.",
                 ) from error
         return total
+
+    def graph_notes(self) -> list[str]:
+        """What `explain` says of graphs, on a device that has them."""
+        if self.options.mode == "graph" and not self.graphs:
+            return ["no CUDA graph: calls that stay torch's, or nested arguments; kernels are launched one by one"]
+        return [graph.note() for graph in self.graphs]
 
     def thread_notes(self, options: Options) -> list[str]:
         """What `explain` says of threads, where more than one may be used."""
@@ -209,4 +228,12 @@ def build_executor(program: Program, options: Options) -> Executor:
             options.states,
         )
         steps.append(Step(source, "native group", plan, tuple(choices)))
-    return Executor(program, steps, options)
+    executor = Executor(program, steps, options)
+    if options.mode != "graph" or executor.direct is None:
+        return executor
+    step = executor.steps[0]  # the whole model is one group: it can be one graph
+    return Executor(program, [replace(step, plan=_graph(step.plan, options))], options)
+
+
+def _graph(plan: Any, options: Options) -> Any:
+    return GraphPlan(plan, device_layer(options.device), options.rows) if isinstance(plan, StagedPlan) else plan

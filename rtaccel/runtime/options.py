@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Options:
     """rows: the batch that kernels are chosen for. backend: forced, or None. max_batch: most rows of a call, 0 for any.
-    threads: how many a native plan may use, the calling one included. states: of a stream. title: of the model, for reports."""
+    threads: how many a native plan may use, the calling one included. states: of a stream. title: of the model, for reports.
+    mode: on a GPU "graph" or "eager"; None elsewhere."""
 
     rows: int
     device: str = "cpu"
@@ -24,6 +25,7 @@ class Options:
     title: str = ""
     threads: int = 1
     states: States | None = None
+    mode: str | None = None
 
     def check_rows(self, op: str, rows: int) -> None:
         """Raises ShapeError for a batch that a call may not have."""

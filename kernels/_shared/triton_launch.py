@@ -1,0 +1,77 @@
+"""How a Triton kernel is launched: from the store where it was built ahead, else by Triton's own JIT, unless that is forbidden.
+
+Every kernel file binds its launch here, when it packs its weights: what is looked up is looked up once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rtaccel.core import settings
+from rtaccel.core.errors import BackendUnavailable
+from rtaccel.kernels._shared import cubin_launch
+from rtaccel.kernels._shared.cubin_store import CubinStore, key_of
+from rtaccel.kernels._shared.triton_spec import Specialisation
+
+Launch = Callable[..., None]
+
+_recorders: list[dict[str, Specialisation]] = []
+
+
+@contextmanager
+def recording() -> Iterator[dict[str, Specialisation]]:
+    """Collects what is bound inside, by key, for building it ahead."""
+    found: dict[str, Specialisation] = {}
+    _recorders.append(found)
+    try:
+        yield found
+    finally:
+        _recorders.remove(found)
+
+
+def spec_key(spec: Specialisation) -> str:
+    """Of a kernel in the store. `cache_key` is triton's hash of the source and of everything it calls."""
+    return key_of(spec.kernel.cache_key, spec.signature, spec.constants, spec.options)
+
+
+def bind(spec: Specialisation) -> Launch:
+    """launch(grid, **run-time arguments by name) of this specialisation.
+
+    Raises BackendUnavailable where it would have to be compiled and RTACCEL_NO_JIT forbids it.
+    """
+    if settings.triton_interpret():
+        return _jit(spec)
+    for found in _recorders:
+        found[spec_key(spec)] = spec
+    if _recorders:
+        return _refuse
+    folder = settings.kernel_folder()
+    if folder.is_dir():
+        import torch
+
+        if torch.cuda.is_available():
+            major, minor = torch.cuda.get_device_capability()
+            cubin = CubinStore(folder).find(spec_key(spec), 10 * major + minor)
+            if cubin is not None and cubin_launch.unavailable() is None:
+                return cubin_launch.load(cubin)
+    if settings.no_jit():
+        raise BackendUnavailable(
+            "kernels", spec.name, f"a kernel built ahead in {folder}, as {settings.NO_JIT} forbids compiling",
+            "Build it with `rtaccel build-kernels --model ...` and install cuda-core.",
+        )  # fmt: skip
+    return _jit(spec)
+
+
+def _jit(spec: Specialisation) -> Launch:
+    kernel, keywords = spec.kernel, spec.keywords
+
+    def launch(grid: tuple[int, ...], **arguments: Any) -> None:
+        kernel[grid](**arguments, **keywords)
+
+    return launch
+
+
+def _refuse(grid: tuple[int, ...], **arguments: Any) -> None:
+    raise BackendUnavailable("kernels", "a launch", "a plan, as kernels are only recorded here", "Bind it anew.")

@@ -1,0 +1,196 @@
+"""Fused linear: quantise the rows of x, multiply, activate, add a residual, requantise; one launch on a GPU.
+
+    y = requantise(act(linear(quantise(x))) + residual)
+
+x [M, K], weight [N, K], bias [N], residual [M, N], y [M, N]. attrs:
+
+quantise   "none": x as `linear` takes it (int8 with a Quant, or float32 with weights of any format of contract_weights)
+           "int8": float32 x to int8 rows as the `quantize` operator does, for int8 or int4 weights
+           "float8": float32 x to e4m3 rows (formats/fp8.py), for float8_e4m3fn weights with weight_scale [N]:
+               t[m, n] = (sum_k x8[m, k] * w8[n, k]) * float32(weight_scale[n] * row_scale[m]) + bias[n]
+residual   True: the last input is a residual, float32; act(t) + residual rounds once
+activation, activation_parameter, group_size: as for linear
+
+int8 output: clamp(rint((act(t) + residual) * y_inv_scale) + y_zero_point, -128, 127), y_inv_scale = float32(1 / scale).
+
+Where the rounding of float sums is free: float8 products are exact in float32; the tensor cores of some cards keep only
+14 bits of a running float8 sum, so a float8 result may be off by 2^-12 of the sum of magnitudes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtaccel.core.errors import FormatError
+from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
+from rtaccel.core.stage import Problem, Quant, Stage, Value
+from rtaccel.formats import fp8, int8
+from rtaccel.formats.int8 import inverse_scale, to_int8
+from rtaccel.kernels._shared import activations
+from rtaccel.kernels.linear import contract as linear
+from rtaccel.kernels.linear import contract_weights
+
+EPS = torch.finfo(torch.float32).eps
+FLOAT8_SUM = 2.0**-12
+
+
+def quantise(stage: Stage) -> str:
+    """What is done to the rows of x. Raises FormatError for what the weights do not go with."""
+    how = str(stage.attrs.get("quantise", "none"))
+    weight = stage.tensors["weight"].dtype
+    fits = {"none": weight != fp8.DTYPE, "int8": weight in (torch.int8, torch.uint8), "float8": weight == fp8.DTYPE}
+    if not fits.get(how, False):
+        raise FormatError(
+            "fused_linear", f"quantise={how!r} with {weight} weights", "none, int8 or float8 as the weights are",
+            "See its contract.",
+        )  # fmt: skip
+    return how
+
+
+def inner(stage: Stage) -> Stage:
+    """The linear layer inside, with a float32 output; not for float8."""
+    x, n = stage.inputs[0], stage.outputs[0].width
+    inputs: tuple[Value, ...] = (x,)
+    if quantise(stage) == "int8":
+        inputs = (Value("q", x.width, "int8"), Value("row_scale", 1))
+    return Stage("linear", stage.name, inputs, (Value("a", n),), stage.tensors, stage.attrs)
+
+
+def lower(stage: Stage) -> Mapping[str, Any]:
+    y = stage.outputs[0].quant
+    out = {"y_inv_scale": 1.0, "y_zero_point": 0}
+    if y is not None:
+        out = {"y_inv_scale": inverse_scale(y), "y_zero_point": y.zero_point}
+    if quantise(stage) != "float8":
+        return {**linear.lower(inner(stage)), **out}
+    scale = stage.tensors["weight_scale"]
+    return {
+        "weight": stage.tensors["weight"],
+        "multiplier": scale,
+        "offset": stage.tensors.get("bias", torch.zeros_like(scale)),
+        "activation": stage.attrs.get("activation", "none"),
+        "activation_parameter": float(stage.attrs.get("activation_parameter", 0.0)),
+        **out,
+    }
+
+
+def _activated(stage: Stage, x: Tensor) -> tuple[Tensor, Tensor | float]:
+    """act(t) and how far a kernel may be from it."""
+    how = quantise(stage)
+    if how != "float8":
+        inputs = int8.dynamic(x) if how == "int8" else (x,)
+        made = inner(stage)
+        return linear.reference(made, *inputs)[0], linear.tolerance(made, *inputs).atol
+    low = lower(stage)
+    q, row_scale = fp8.dynamic(x)
+    scale, offset = (low["multiplier"] * row_scale).double(), low["offset"].double()
+    wide, weight = q.double(), low["weight"].double()
+    a = activations.apply(low["activation"], (wide @ weight.T) * scale + offset, low["activation_parameter"]).float()
+    magnitude = (wide.abs() @ weight.abs().T) * scale + offset.abs()
+    slope = max(1.13, abs(low["activation_parameter"]))
+    return a, slope * (FLOAT8_SUM + 4 * EPS) * magnitude + activations.error(low["activation"], magnitude)
+
+
+def reference(stage: Stage, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor]:
+    a, _ = _activated(stage, x)
+    if residual is not None:
+        a = a + residual
+    if stage.outputs[0].dtype == "int8":
+        low = lower(stage)
+        return (to_int8(a, low["y_inv_scale"], low["y_zero_point"]),)
+    return (a,)
+
+
+def tolerance(stage: Stage, x: Tensor, residual: Tensor | None = None) -> Tolerance:
+    a, atol = _activated(stage, x)
+    exact = not torch.as_tensor(atol).any()
+    if stage.outputs[0].dtype == "int8":
+        if quantise(stage) == "float8":
+            low = lower(stage)
+            return Tolerance(steps=1 + int((torch.as_tensor(atol) * low["y_inv_scale"]).nan_to_num().max().ceil()))
+        return Tolerance(steps=0 if exact else 1)
+    if exact or residual is None:
+        return Tolerance(atol=atol)
+    return Tolerance(atol=torch.as_tensor(atol) + EPS * (a.abs() + residual.abs()).double())
+
+
+def cost(problem: Problem) -> Cost:
+    as_linear = replace(
+        problem,
+        op="linear",
+        in_widths=problem.in_widths[:1],
+        in_dtypes=problem.in_dtypes[:1],
+        weight_dtype="int8" if problem.weight_dtype == "float8_e4m3fn" else problem.weight_dtype,
+    )
+    found = linear.cost(as_linear)
+    extra = 4 * problem.matrix_rows * problem.out_widths[0] if problem.attrs.get("residual") else 0
+    return Cost(bytes=found.bytes + extra, flops=found.flops)
+
+
+def make_stage(
+    k: int, n: int, kind: str, activation: str = "none", parameter: float = 0.0, residual: bool = False,
+    out: str = "float32", group_size: int = 32,
+) -> Stage:  # fmt: skip
+    """A stage with random weights. kind: "w8a8-static", "w8a8-rows", "w4a8-rows", "float8", or one of linear's further
+    kinds ("bfloat16", "w8a16", "w4a16", "w4a8-static")."""
+    if kind in ("w8a8-static", "w8a8-rows", "float8"):
+        made = linear.make_stage(k, n, "static" if kind == "w8a8-static" else "dynamic", activation, parameter)
+    else:
+        weights = "w4a8-dynamic" if kind == "w4a8-rows" else kind
+        made = contract_weights.make_stage(k, n, weights, activation, parameter, group_size=group_size)
+    tensors = dict(made.tensors)
+    if kind == "float8":
+        g = torch.Generator().manual_seed(k + n)
+        weight = torch.randn(n, k, generator=g) / max(k, 1) ** 0.5
+        tensors["weight"], tensors["weight_scale"] = fp8.quantise_weight(weight)
+    how = {"float8": "float8", "w8a8-rows": "int8", "w4a8-rows": "int8"}.get(kind, "none")
+    x = Value("x", k) if how != "none" else made.inputs[0]
+    inputs = (x, Value("r", n)) if residual else (x,)
+    y = Value("y", n, out, Quant(0.037, 11) if out == "int8" else None)
+    return Stage("fused_linear", "case", inputs, (y,), tensors, {**made.attrs, "quantise": how, "residual": residual})
+
+
+def make_inputs(stage: Stage, rows: int, seed: int) -> tuple[Tensor, ...]:
+    g = torch.Generator().manual_seed(seed)
+    x: Tensor = torch.randn(rows, stage.inputs[0].width, generator=g)
+    if stage.inputs[0].dtype == "int8":
+        x = torch.randint(-128, 128, x.shape, generator=g, dtype=torch.int8)
+    if not stage.attrs["residual"]:
+        return (x,)
+    return x, torch.randn(rows, stage.outputs[0].width, generator=g)
+
+
+KINDS = ("w8a8-static", "w8a8-rows", "w4a8-rows", "float8", "bfloat16", "w8a16", "w4a16", "w4a8-static")
+
+
+def cases() -> Iterator[Case]:
+    def case(rows: int, stage: Stage, kind: str) -> Case:
+        n, k, out = stage.outputs[0].width, stage.inputs[0].width, stage.outputs[0].dtype
+        label = f"{kind}-{stage.attrs['activation']}{'-residual' if stage.attrs['residual'] else ''}-{out}"
+        return Case(f"M{rows}-N{n}-K{k}-{label}", stage, lambda seed: make_inputs(stage, rows, seed))
+
+    for kind in KINDS:
+        for rows, n, k in ((1, 1, 1), (2, 5, 35), (3, 17, 130), (17, 33, 96)):
+            yield case(rows, make_stage(k, n, kind, residual=rows != 2), kind)
+        for residual in (False, True):
+            yield case(3, make_stage(68, 19, kind, "relu", residual=residual, out="int8"), kind)
+            yield case(2, make_stage(45, 37, kind, "gelu", residual=residual), kind)
+        yield case(4, make_stage(52, 21, kind, "elu", 1.3, residual=True, out="int8"), kind)
+
+
+OPERATOR = register_operator(
+    Operator(
+        name="fused_linear",
+        axes={"x": ("M", "K"), "weight": ("N", "K"), "residual": ("M", "N"), "y": ("M", "N")},
+        reference=reference,
+        cases=cases,
+        tolerance=tolerance,
+        cost=cost,
+        lower=lower,
+    )
+)

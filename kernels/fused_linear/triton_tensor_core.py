@@ -1,0 +1,53 @@
+"""`mixed_kernel` of linear with its rows quantised in front and a residual behind: one launch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from rtaccel.core import settings
+from rtaccel.core.registry import Impl, Prepared, register_impl
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._shared.triton_spec import BF16_MMA, FP8_MMA, INT8_MMA, WIDE_LOAD, Budget, Specialisation
+from rtaccel.kernels.fused_linear import contract
+from rtaccel.kernels.linear.contract import MAX_K
+from rtaccel.kernels.linear.triton_mixed_form import WEIGHTS, Form, Operands, specialise
+
+FLOAT8_CAPABILITY = (8, 9)
+
+
+def form_of(problem: Problem) -> Form:
+    rows = str(problem.attrs.get("quantise", "none"))
+    plain = replace(problem, in_widths=problem.in_widths[:1], in_dtypes=problem.in_dtypes[:1])
+    return replace(Form.of_linear(plain), rows=rows, residual=bool(problem.attrs.get("residual")))
+
+
+def supports(problem: Problem) -> str | None:
+    if problem.weight_dtype not in WEIGHTS:
+        return f"has no form for {problem.weight_dtype} weights, which torch multiplies"
+    if (problem.in_dtypes[0] == "int8" or problem.attrs.get("quantise") == "int8") and problem.in_widths[0] > MAX_K:
+        return f"sums in int32, which holds K <= {MAX_K}, not K = {problem.in_widths[0]}"
+    if problem.weight_dtype == "float8_e4m3fn" and not settings.triton_interpret():
+        import torch
+
+        if torch.cuda.is_available() and torch.cuda.get_device_capability() < FLOAT8_CAPABILITY:
+            return f"{torch.cuda.get_device_name()} multiplies no float8: compute capability 8.9 or newer does"
+    return None
+
+
+def prepare(stage: Stage, problem: Problem) -> Prepared:
+    """x [M, K] and, where the stage has one, residual float32 [M, N] -> y [M, N]; any M, best for problem.rows."""
+    return Operands.of(form_of(problem), contract.lower(stage), problem.rows, problem.device).launcher("fused_linear")
+
+
+def specialisations() -> Iterator[Specialisation]:
+    """The forms that are compiled and held to a budget without a GPU."""
+    for stage, rows, budget in (
+        (contract.make_stage(1024, 1024, "w8a8-rows", "relu", out="int8"), 1, Budget({}, 0, 0, (INT8_MMA, WIDE_LOAD))),
+        (contract.make_stage(1024, 1024, "w4a16", residual=True), 16, Budget({}, 0, 0, (BF16_MMA, WIDE_LOAD))),
+        (contract.make_stage(1024, 1024, "float8", "gelu"), 1, Budget({}, 0, 0, (FP8_MMA, WIDE_LOAD))),
+    ):
+        yield specialise(form_of(Problem.of(stage, rows, "cuda")), rows).within(budget)
+
+
+register_impl(Impl("fused_linear", "triton_tensor_core", "triton", 10, supports, prepare))

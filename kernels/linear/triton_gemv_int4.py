@@ -1,0 +1,234 @@
+"""W4A8 linear for up to four rows: dp4a on packed words, one warp per output, the weights read once.
+
+As triton_gemv, with words of eight weights. A word holds four weights of a group in the lower halves of its bytes and four
+of the next group in the upper ones, so that `(w << 4) & 0xF0F0F0F0` and `w & 0xF0F0F0F0` are the operands of two dp4a, each
+byte 16 times the weight; 1/16 is in the scale, exactly. A pair of groups shares a word of two bfloat16 scales. All
+tiles have two dimensions [outputs, words], and no value changes its layout: five instructions for eight weights, the
+conversion to float32 and one scale per word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rtaccel.core import settings
+from rtaccel.core.registry import Impl, Prepared, register_impl
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.formats import int4
+from rtaccel.kernels._shared.triton_device import activate, dot4, multiply_rn, to_int8
+from rtaccel.kernels._shared.triton_launch import bind
+from rtaccel.kernels._shared.triton_spec import (
+    GPU_DP4A,
+    WIDE_LOAD,
+    Budget,
+    Specialisation,
+    Tiling,
+    power_of_two,
+    require_matrix,
+    require_row_scale,
+)
+from rtaccel.kernels.linear import contract, contract_weights
+
+MAX_ROWS = 4
+
+
+@triton.jit
+def _row(x_ptr, at, in_low, in_high, low, high, low_scale, high_scale, acc, GROUP: tl.constexpr, ASM: tl.constexpr):
+    """acc + the products of one row of x with a tile of weights, times the scales of their groups."""
+    zero = tl.zeros_like(low)
+    first = dot4(low, tl.load(x_ptr + at, mask=in_low, other=0), zero, ASM)
+    second = dot4(high, tl.load(x_ptr + at + GROUP // 4, mask=in_high, other=0), zero, ASM)
+    return tl.fma(second.to(tl.float32), high_scale, tl.fma(first.to(tl.float32), low_scale, acc))
+
+
+@triton.jit
+def _finish(
+    acc, m, rows, n, multiplier, offset, y_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point,
+    N: tl.constexpr, ACTIVATION: tl.constexpr, DYNAMIC: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """Ends row m: the warp-wide sums, the epilogue and the store."""
+    total = tl.sum(acc, 1)
+    in_m = m + tl.zeros_like(n) < rows
+    if DYNAMIC:
+        scale = tl.load(row_scale_ptr + m + tl.zeros_like(n), mask=in_m, other=0.0)
+        multiplier = multiply_rn(multiplier, scale, ASM)
+    y = activate(multiply_rn(total, multiplier, ASM) + offset, parameter, ACTIVATION)
+    if INT8_OUT:
+        y = to_int8(y * y_inv_scale, y_zero_point)
+    tl.store(y_ptr + m * N + n, y, mask=(n < N) & in_m)
+
+
+@triton.jit(do_not_specialize=["rows", "y_zero_point"])
+def int4_gemv_kernel(
+    x_ptr, weight_ptr, scale_ptr, y_ptr, multiplier_ptr, offset_ptr, rows, parameter, y_inv_scale, y_zero_point,
+    row_scale_ptr, N: tl.constexpr, K: tl.constexpr, GROUP: tl.constexpr, ACTIVATION: tl.constexpr,
+    DYNAMIC: tl.constexpr, INT8_OUT: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_W: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    X_WORDS: tl.constexpr = K // 4
+    HALF: tl.constexpr = GROUP // 4  # words of a pair of groups
+    PAIRS: tl.constexpr = (K + 2 * GROUP - 1) // (2 * GROUP)
+    W_WORDS: tl.constexpr = PAIRS * HALF
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = tl.program_id(1).to(tl.int64) * ROWS
+    word = tl.arange(0, BLOCK_W)[None, :]
+    in_n = (n < N)[:, None]
+    zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
+    w_row = weight_ptr + n[:, None].to(tl.int64) * W_WORDS
+    s_row = scale_ptr + n[:, None].to(tl.int64) * PAIRS
+    x_row = x_ptr + m * X_WORDS
+
+    nothing = tl.zeros((BLOCK_N, BLOCK_W), tl.float32)
+    acc0, acc1, acc2, acc3 = nothing, nothing, nothing, nothing
+    for w0 in range(0, W_WORDS, BLOCK_W):
+        at = w0 + word
+        inside = in_n & (at < W_WORDS)
+        w = tl.load(w_row + at, mask=inside, other=0)
+        scales = tl.load(s_row + at // HALF, mask=inside, other=0)
+        low, high = (w << 4) & -252645136, w & -252645136  # 0xF0F0F0F0
+        low_scale, high_scale = (
+            (scales << 16).to(tl.float32, bitcast=True),
+            (scales & -65536).to(tl.float32, bitcast=True),
+        )
+        x_at = at // HALF * (2 * HALF) + at % HALF + zero
+        in_low, in_high = x_at < X_WORDS, x_at + HALF < X_WORDS
+        acc0 = _row(x_row, x_at, in_low, in_high, low, high, low_scale, high_scale, acc0, GROUP, ASM)
+        if ROWS > 1:
+            more = m + zero + 1 < rows
+            acc1 = _row(
+                x_row + X_WORDS, x_at, in_low & more, in_high & more, low, high, low_scale, high_scale, acc1, GROUP, ASM
+            )
+        if ROWS > 2:
+            more = m + zero + 2 < rows
+            acc2 = _row(
+                x_row + 2 * X_WORDS, x_at, in_low & more, in_high & more, low, high, low_scale, high_scale, acc2, GROUP,
+                ASM,
+            )  # fmt: skip
+            more = m + zero + 3 < rows
+            acc3 = _row(
+                x_row + 3 * X_WORDS, x_at, in_low & more, in_high & more, low, high, low_scale, high_scale, acc3, GROUP,
+                ASM,
+            )  # fmt: skip
+
+    multiplier = tl.load(multiplier_ptr + n, mask=n < N, other=0.0)
+    offset = tl.load(offset_ptr + n, mask=n < N, other=0.0)
+    for row in tl.static_range(ROWS):
+        acc = acc0
+        if row == 1:
+            acc = acc1
+        if row == 2:
+            acc = acc2
+        if row == 3:
+            acc = acc3
+        _finish(
+            acc, m + row, rows, n, multiplier, offset, y_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point,
+            N, ACTIVATION, DYNAMIC, INT8_OUT, ASM,
+        )  # fmt: skip
+
+
+def supports(problem: Problem) -> str | None:
+    if problem.weight_dtype != "uint8" or problem.in_dtypes[0] != "int8":
+        return f"multiplies int8 by int4, not {problem.in_dtypes[0]} by {problem.weight_dtype}"
+    if problem.rows > MAX_ROWS:
+        return f"keeps one sum per row in registers, for M <= {MAX_ROWS}, not M = {problem.rows}"
+    k = problem.in_widths[0]
+    if k % 4 or not 0 < k <= contract.MAX_K:
+        return f"reads x in words of 4 bytes: K must be a positive multiple of 4, at most {contract.MAX_K}, not {k}"
+    return None
+
+
+def tiling(problem: Problem) -> Tiling:
+    """One warp per output, up to eight in a program, four words per lane and step. Not measured on a card."""
+    outputs = power_of_two(problem.out_widths[0], 1, 8)
+    words = power_of_two(problem.in_widths[0] // 8, 32, 128)
+    return Tiling(power_of_two(problem.rows, 1, MAX_ROWS), outputs, 8 * words, num_warps=outputs)
+
+
+def specialise(problem: Problem) -> Specialisation:
+    n, k, group = problem.out_widths[0], problem.in_widths[0], int(problem.attrs["group_size"])
+    dynamic, int8_out = len(problem.in_widths) == 2, problem.out_dtypes[0] == "int8"
+    activation, tile = str(problem.attrs.get("activation", "none")), tiling(problem)
+    signature = {
+        "x_ptr": "*i32", "weight_ptr": "*i32", "scale_ptr": "*i32", "y_ptr": "*i8" if int8_out else "*fp32",
+        "multiplier_ptr": "*fp32", "offset_ptr": "*fp32", "rows": "i32", "parameter": "fp32", "y_inv_scale": "fp32",
+        "y_zero_point": "i32",
+    }  # fmt: skip
+    constants: dict[str, Any] = {
+        "N": n, "K": k, "GROUP": group, "ACTIVATION": activation, "DYNAMIC": dynamic, "INT8_OUT": int8_out,
+        "ROWS": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_W": tile.block_k // 8,
+        "ASM": not settings.triton_interpret(),
+    }  # fmt: skip
+    if dynamic:
+        signature["row_scale_ptr"] = "*fp32"
+    else:
+        constants["row_scale_ptr"] = None
+    kind, out = "dynamic" if dynamic else "static", "int8" if int8_out else "float32"
+    name = f"linear_int4_gemv_M{tile.block_m}_N{n}_K{k}_g{group}_{kind}_{activation}_{out}"
+    return Specialisation(name, int4_gemv_kernel, signature, constants, tile)
+
+
+def pack(weight: Tensor, group_scale: Tensor, k: int, group: int) -> tuple[Tensor, Tensor]:
+    """int32 words [N, pairs * group / 4] and int32 pairs of bfloat16 scales / 16 [N, pairs]; zeros beyond K."""
+    n, pairs = weight.shape[0], -(-k // (2 * group))
+    q = torch.zeros((n, pairs * 2 * group), dtype=torch.int8, device=weight.device)
+    q[:, :k] = int4.unpack(weight, k)
+    low, high = q.view(n, pairs, 2, group).unbind(2)
+    scales = torch.zeros((n, pairs * 2), device=weight.device)
+    scales[:, : group_scale.shape[1]] = group_scale / 16
+    bits = scales.bfloat16().view(torch.int16).to(torch.int32).view(n, pairs, 2)
+    words = ((low & 15) | (high << 4)).reshape(n, pairs * group).contiguous().view(torch.int32)
+    return words, ((bits[..., 0] & 0xFFFF) | (bits[..., 1] << 16)).contiguous()
+
+
+@dataclass(frozen=True)
+class Operands:
+    weight: Tensor
+    scales: Tensor
+    multiplier: Tensor
+    offset: Tensor
+
+
+def prepare(stage: Stage, problem: Problem) -> Prepared:
+    """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
+    low, spec = contract.lower(stage), specialise(problem)
+    n, k, tile, launch = problem.out_widths[0], problem.in_widths[0], spec.tiling, bind(spec)
+    words, scales = pack(low["weight"], low["group_scale"], k, low["group_size"])
+    ops = Operands(*(t.contiguous().to(problem.device) for t in (words, scales, low["multiplier"], low["offset"])))
+    parameter, y_inv_scale, y_zero_point = low["activation_parameter"], low["y_inv_scale"], low["y_zero_point"]
+    dtype = torch.int8 if stage.outputs[0].dtype == "int8" else torch.float32
+    dynamic = bool(low["dynamic"])
+
+    def call(x: Tensor, *row_scale: Tensor) -> tuple[Tensor]:
+        require_matrix("linear", x, k, torch.int8)
+        require_row_scale("linear", x, row_scale, dynamic)
+        y = torch.empty((x.shape[0], n), dtype=dtype, device=x.device)
+        if y.numel():
+            grid = (triton.cdiv(n, tile.block_n), triton.cdiv(x.shape[0], tile.block_m))
+            scale = {"row_scale_ptr": row_scale[0]} if row_scale else {}
+            launch(
+                grid, x_ptr=x.view(torch.int32), weight_ptr=ops.weight, scale_ptr=ops.scales, y_ptr=y,
+                multiplier_ptr=ops.multiplier, offset_ptr=ops.offset, rows=x.shape[0], parameter=parameter,
+                y_inv_scale=y_inv_scale, y_zero_point=y_zero_point, **scale,
+            )  # fmt: skip
+        return (y,)
+
+    return call
+
+
+def specialisations() -> Iterator[Specialisation]:
+    """The forms that are compiled and held to a budget without a GPU."""
+    for stage, rows, budget in (
+        (contract_weights.make_stage(1024, 1024, "w4a8-static", "relu", out="int8"), 1, Budget({}, 0, 0, (GPU_DP4A, WIDE_LOAD))),
+        (contract_weights.make_stage(4096, 4096, "w4a8-dynamic", group_size=128), 4, Budget({}, 0, 0, (GPU_DP4A, WIDE_LOAD))),
+    ):  # fmt: skip
+        yield specialise(Problem.of(stage, rows, "cuda")).within(budget)
+
+
+register_impl(Impl("linear", "triton_gemv_int4", "triton", 20, supports, prepare))

@@ -1,0 +1,47 @@
+"""`mixed_kernel` as an implementation of linear: bfloat16, W8A16, W4A16, W4A8, and W8A8 where K is worth cutting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rtaccel.core.registry import Impl, Prepared, register_impl
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._shared.triton_spec import BF16_MMA, INT8_MMA, WIDE_LOAD, Budget, Specialisation
+from rtaccel.kernels.linear import contract, contract_weights
+from rtaccel.kernels.linear.triton_mixed_form import WEIGHTS, Form, Operands, specialise, split_of
+
+
+def supports(problem: Problem) -> str | None:
+    if problem.weight_dtype == "float32":
+        return "has no form for float32 weights, which torch multiplies"
+    if problem.weight_dtype not in WEIGHTS:
+        return f"has no form for {problem.weight_dtype} weights"
+    if problem.in_dtypes[0] == "int8" and problem.in_widths[0] > contract.MAX_K:
+        return f"sums in int32, which holds K <= {contract.MAX_K}, not K = {problem.in_widths[0]}"
+    if problem.weight_dtype == "int8" and problem.in_dtypes[0] == "int8":
+        form = Form.of_linear(problem)
+        if split_of(form, problem.rows) == 1:
+            return "takes W8A8 where K is cut among programs, and here there are tiles enough, or too few steps"
+    return None
+
+
+def prepare(stage: Stage, problem: Problem) -> Prepared:
+    """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
+    form = Form.of_linear(problem)
+    return Operands.of(form, contract.lower(stage), problem.rows, problem.device).launcher("linear")
+
+
+def specialisations() -> Iterator[Specialisation]:
+    """The forms that are compiled and held to a budget without a GPU."""
+    make, make_weights = contract.make_stage, contract_weights.make_stage
+    for stage, rows, budget in (
+        (make_weights(1024, 1024, "w4a16"), 1, Budget({}, 0, 0, (BF16_MMA, WIDE_LOAD))),
+        (make_weights(1024, 1024, "w4a8-static", "relu", out="int8"), 8, Budget({}, 0, 0, (INT8_MMA,))),
+        (make_weights(1024, 1024, "w8a16", "gelu"), 1, Budget({}, 0, 0, (BF16_MMA, WIDE_LOAD))),
+        (make_weights(640, 128, "bfloat16", "relu"), 8, Budget({}, 0, 0, (BF16_MMA, WIDE_LOAD))),
+        (make(1024, 256, "dynamic", "relu"), 8, Budget({}, 0, 0, (INT8_MMA,))),
+    ):
+        yield specialise(Form.of_linear(Problem.of(stage, rows, "cuda")), rows).within(budget)
+
+
+register_impl(Impl("linear", "triton_tensor_core", "triton", 12, supports, prepare))

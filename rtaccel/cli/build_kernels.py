@@ -1,0 +1,145 @@
+"""`rtaccel build-kernels`: compiles the GPU kernels of a model ahead, on any machine, for the cards that will run it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rtaccel.core import settings
+from rtaccel.core.errors import BackendUnavailable, FormatError, RtaccelError
+
+if TYPE_CHECKING:
+    from rtaccel.kernels._shared.triton_spec import Specialisation
+
+HELP = "compile the GPU kernels of a model ahead, without a GPU, into a folder that an image can carry"
+
+DEFAULT_ARCHITECTURES = "sm_80,sm_90"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--arch", default=DEFAULT_ARCHITECTURES, metavar="SM[,SM]", help=f"cards (default: {DEFAULT_ARCHITECTURES})"
+    )
+    parser.add_argument(
+        "--model", metavar="MODULE:FUNCTION",
+        help="a function without arguments that gives (model, example_inputs) or (model, example_inputs, calibration); "
+        "without it, the forms that rtaccel's own tests compile",
+    )  # fmt: skip
+    parser.add_argument("--scheme", default="w8a8", help="of the model's layers (default: w8a8)")
+    parser.add_argument("--out", type=Path, help=f"folder (default: ${settings.KERNELS}, or ~/.cache/rtaccel/kernels)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    capabilities = architectures(args.arch)
+    _require_compiler()
+    from rtaccel.kernels._shared.cubin_store import CubinStore
+    from rtaccel.kernels._shared.triton_aot import build
+
+    folder = args.out or settings.kernel_folder()
+    store, built, failed = CubinStore(folder), [], []
+    for key, spec in _wanted(args).items():
+        for capability in capabilities:
+            entry: dict[str, Any] = {"name": spec.name, "arch": f"sm_{capability}"}
+            known = store.find(key, capability)
+            if known is not None and known.capability == capability:
+                built.append({**entry, "bytes": len(known.code), "was_there": True})
+                continue
+            try:
+                cubin = build(spec, capability)
+            except RtaccelError as error:
+                failed.append({**entry, "reason": str(error)})
+                continue
+            store.put(cubin)
+            built.append({**entry, "bytes": len(cubin.code), "was_there": False})
+    found = {"folder": str(folder), "kernels": built, "failed": failed}
+    print(json.dumps(found, indent=2) if args.json else render(found))
+    if failed:
+        raise FormatError(
+            "build-kernels", f"{len(failed)} kernels that do not compile", "code for every architecture asked for",
+            "Leave out the architectures named above: some formats need a newer card.",
+        )  # fmt: skip
+    return 0
+
+
+def render(found: Mapping[str, Any]) -> str:
+    """The same for people."""
+    lines = [
+        f"{k['arch']:7} {k['bytes']:8,} B  {k['name']}{'  (was there)' if k['was_there'] else ''}"
+        for k in found["kernels"]
+    ]
+    lines += [f"{k['arch']:7} failed       {k['name']}: {k['reason']}" for k in found["failed"]]
+    lines += [
+        f"{len(found['kernels'])} kernels in {found['folder']}",
+        f"next: set {settings.KERNELS}={found['folder']} where they run, with cuda-core installed; "
+        f"{settings.NO_JIT}=1 makes a missing one an error",
+    ]
+    return "\n".join(lines)
+
+
+def architectures(text: str) -> list[int]:
+    """Compute capabilities times ten. Raises FormatError for one that no kernel is checked for."""
+    from rtaccel.backends.triton import CHECKED_ARCHITECTURES
+
+    found = []
+    for word in filter(None, (w.strip() for w in text.split(","))):
+        number = word.removeprefix("sm_").rstrip("a")
+        if not number.isdigit() or int(number) not in CHECKED_ARCHITECTURES:
+            known = ", ".join(f"sm_{c}" for c in CHECKED_ARCHITECTURES)
+            raise FormatError(
+                "build-kernels", f"--arch {word!r}", f"some of {known}", "Name the cards that will run it."
+            )
+        found.append(int(number))
+    if not found:
+        raise FormatError("build-kernels", f"--arch {text!r}", "at least one architecture", "Pass sm_90, for example.")
+    return list(dict.fromkeys(found))
+
+
+def _require_compiler() -> None:
+    if importlib.util.find_spec("triton") is None:
+        raise BackendUnavailable(
+            "build-kernels", "no triton", "triton, which compiles the kernels", "pip install 'rtaccel[gpu]'"
+        )
+    if settings.triton_interpret():
+        raise BackendUnavailable(
+            "build-kernels", f"{settings.TRITON_INTERPRET}=1", "a process that compiles kernels", "Unset it."
+        )
+
+
+def _wanted(args: argparse.Namespace) -> dict[str, Specialisation]:
+    if args.model is None:
+        from rtaccel.kernels._shared.triton_aot import specialisations
+        from rtaccel.kernels._shared.triton_launch import spec_key
+
+        return {spec_key(spec): spec for spec in specialisations()}
+    from rtaccel.runtime.cuda_ahead import kernels_of
+
+    model, example, *calibration = _made(args.model)
+    return kernels_of(model, example, args.scheme, *calibration)
+
+
+def _made(name: str) -> tuple[Any, ...]:
+    """What the user's function gives. Its module may lie in the folder one is in."""
+    module, _, function = name.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        made = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError, ValueError) as error:
+        raise FormatError(
+            "build-kernels", f"--model {name!r}: {error}", "MODULE:FUNCTION that can be imported", "See --help."
+        ) from error
+    finally:
+        sys.path.remove(os.getcwd())
+    if not isinstance(made, tuple) or len(made) not in (2, 3):
+        raise FormatError(
+            "build-kernels", f"{name} giving {type(made).__name__}", "(model, example_inputs[, calibration])",
+            "Return such a tuple.",
+        )  # fmt: skip
+    return made

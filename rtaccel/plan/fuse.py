@@ -1,0 +1,84 @@
+"""Stages that one GPU kernel computes together: a launch costs more than most layers of a small network.
+
+quantize (a scale per row) -> linear             fused_linear with quantise="int8"
+linear -> pointwise that adds                    fused_linear with a residual
+
+Only where the value between is read by nothing else. The CPU's plan is one call whatever its stages are, and is left alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rtaccel.core.stage import Stage, Value
+
+
+def fuse(stages: Sequence[Stage], outputs: Sequence[Value]) -> tuple[Stage, ...]:
+    """The same computation in fewer stages. outputs: values that must stay, as they are read outside."""
+    readers = Counter(v.name for s in stages for v in s.inputs)
+    readers.update(v.name for v in outputs)
+    return tuple(_residuals(_rows(stages, readers), readers))
+
+
+def _rows(stages: Sequence[Stage], readers: Counter[str]) -> list[Stage]:
+    """Rows quantised for one linear layer alone are quantised in it."""
+    sources = {
+        s.outputs[0].name: s
+        for s in stages
+        if s.op == "quantize" and len(s.outputs) == 2 and all(readers[v.name] == 1 for v in s.outputs)
+    }
+    fused: list[Stage] = []
+    for stage in stages:
+        source = sources.get(stage.inputs[0].name) if stage.op == "linear" and len(stage.inputs) == 2 else None
+        if source is None or source.outputs[1].name != stage.inputs[1].name:
+            fused.append(stage)
+            continue
+        fused.remove(source)
+        attrs = {**stage.attrs, "quantise": "int8", "residual": False}
+        fused.append(replace(stage, op="fused_linear", inputs=source.inputs, attrs=attrs))
+    return fused
+
+
+def _adds(stage: Stage) -> bool:
+    """Whether a pointwise stage is a sum of two float32 values and nothing more."""
+    return (
+        stage.op == "pointwise"
+        and len(stage.inputs) == 2
+        and all(v.dtype == "float32" for v in stage.inputs)
+        and stage.attrs.get("join", "add") == "add"
+        and stage.attrs.get("activation", "none") == "none"
+        and "scale" not in stage.tensors
+    )
+
+
+def _residuals(stages: Sequence[Stage], readers: Counter[str]) -> list[Stage]:
+    """A sum after a linear layer is added where its result is written. The fused stage stands where the sum stood, because
+    the other summand may come after the layer."""
+    found: dict[str, Stage] = {
+        s.outputs[0].name: s
+        for s in stages
+        if (s.op == "fused_linear" or (s.op == "linear" and len(s.inputs) == 1))
+        and s.outputs[0].dtype == "float32"
+        and s.tensors["weight"].dtype.itemsize < 4
+        and readers[s.outputs[0].name] == 1
+    }
+    fused: list[Stage] = []
+    for stage in stages:
+        layer = None
+        if _adds(stage):
+            summand, other = stage.inputs
+            layer = found.get(summand.name)
+            if layer is None:
+                summand, other = other, summand
+                layer = found.get(summand.name)
+        if layer is None or other.name == summand.name or other.steps != summand.steps:
+            fused.append(stage)
+            continue
+        fused.remove(layer)
+        attrs = {**layer.attrs, "quantise": layer.attrs.get("quantise", "none"), "residual": True}
+        inputs = (layer.inputs[0], other)
+        fused.append(replace(layer, op="fused_linear", inputs=inputs, outputs=stage.outputs, attrs=attrs))
+        found.pop(summand.name)
+    return fused

@@ -1,0 +1,58 @@
+"""Which GPU kernels a model will bind, found without a GPU, so that they can be built ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from rtaccel.convert.capture import check_example
+from rtaccel.convert.forms import best_form
+from rtaccel.convert.lower import lower
+from rtaccel.convert.program import GroupStep, Program
+from rtaccel.core.registry import impls
+from rtaccel.core.scheme import SchemeLike, SchemeMap
+from rtaccel.core.stage import Problem
+from rtaccel.plan.fuse import fuse
+from rtaccel.plan.group import Group, StagedPlan
+
+if TYPE_CHECKING:
+    from rtaccel.kernels._shared.triton_spec import Specialisation
+
+
+def kernels_of(
+    model: nn.Module, example_inputs: Sequence[Any] | Tensor, scheme: SchemeLike = "float32", calibration: Any = None
+) -> dict[str, Specialisation]:
+    """The specialisations, by key, that `rt.compile(model, example_inputs, scheme, calibration, device="cuda")` binds.
+
+    The numbers of the weights and scales do not matter; shapes, scheme and whether there is calibration data do.
+    """
+    args = check_example(model, example_inputs)
+    captured, graph = best_form(model, args)
+    program = lower(captured, graph, SchemeMap(scheme), calibration, even=False)
+    rows = max(1, program.samples(pytree.tree_leaves(args)))
+    return _recorded(program, rows)
+
+
+def _recorded(program: Program, rows: int) -> dict[str, Specialisation]:
+    from rtaccel.kernels._shared.triton_launch import recording
+
+    with recording() as found:
+        for step in program.steps:
+            if isinstance(step, GroupStep):
+                _bind(step.group, rows)
+    return found
+
+
+def _bind(group: Group, rows: int) -> None:
+    """Prepares the stages as a plan on a GPU would, with packed weights in memory of the CPU."""
+    group = replace(group, stages=fuse(group.stages, [p.value for p in group.outputs]))
+    for stage in group.stages:
+        for impl in impls("triton", stage.op):
+            if impl.supports(Problem.of(stage, rows, "cuda")) is None:
+                impl.prepare(stage, Problem.of(stage, rows, "cpu"))
+                break
+    StagedPlan(group, [], 0, "cuda", triton=True)
