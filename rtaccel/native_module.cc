@@ -17,6 +17,7 @@
 
 #include "dlpack_exchange.h"
 #include "native_timer.h"
+#include "rta_mailbox.h"
 #include "rtaccel.h"
 
 namespace nb = nanobind;
@@ -412,6 +413,45 @@ class Bound {
   Pointers pointers_;
 };
 
+// The host's side of a mailbox at fixed addresses; the GIL is free while it waits. Slots are taken in turn by the
+// number.
+class Mailbox {
+ public:
+  Mailbox(uint64_t requests, int64_t request_words, uint64_t replies, int64_t reply_words)
+      : requests_(reinterpret_cast<uint64_t*>(requests)),
+        replies_(reinterpret_cast<uint64_t*>(replies)),
+        request_words_(request_words),
+        reply_words_(reply_words) {}
+
+  // False after a timeout: the message then has the old number still, and the mailbox cannot be used again.
+  bool exchange(uint64_t request, uint64_t reply, int64_t timeout_ns) {
+    const uint32_t number = ++sequence_;
+    nb::gil_scoped_release release;
+    return rta_mailbox_exchange(requests_ + (number & 1) * request_words_, reinterpret_cast<const uint32_t*>(request),
+                                request_words_, replies_ + (number & 1) * reply_words_,
+                                reinterpret_cast<uint32_t*>(reply), reply_words_, number,
+                                timeout_ns) == RTA_MAILBOX_DONE;
+  }
+
+  // Plays the other side for `messages` of them, in the calling thread; how many were answered before a timeout.
+  int64_t echo(int64_t messages, int64_t timeout_ns) {
+    nb::gil_scoped_release release;
+    for (int64_t i = 0; i < messages; ++i) {
+      const uint32_t number = ++echoed_;
+      if (rta_mailbox_echo(requests_ + (number & 1) * request_words_, request_words_,
+                           replies_ + (number & 1) * reply_words_, reply_words_, number,
+                           timeout_ns) != RTA_MAILBOX_DONE)
+        return i;
+    }
+    return messages;
+  }
+
+ private:
+  uint64_t *requests_, *replies_;
+  int64_t request_words_, reply_words_;
+  uint32_t sequence_ = 0, echoed_ = 0;
+};
+
 std::string reject(const std::string& op, const std::string& name, nb::dict given) {
   std::vector<std::string> texts;
   const std::vector<rta_attr> attrs = attributes(given, texts);
@@ -459,6 +499,11 @@ NB_MODULE(_native, m) {
       .def_prop_ro("state_bytes", &Plan::state_bytes)
       .def_prop_ro("packed_bytes", &Plan::packed_bytes)
       .def_prop_ro("scratch_bytes", &Plan::scratch_bytes);
+  nb::class_<Mailbox>(m, "Mailbox", "Messages to a kernel that stays resident on a GPU, by address.")
+      .def(nb::init<uint64_t, int64_t, uint64_t, int64_t>(), nb::arg("requests"), nb::arg("request_words"),
+           nb::arg("replies"), nb::arg("reply_words"))
+      .def("exchange", &Mailbox::exchange, nb::arg("request"), nb::arg("reply"), nb::arg("timeout_ns"))
+      .def("echo", &Mailbox::echo, nb::arg("messages"), nb::arg("timeout_ns"));
   nb::class_<Bound>(m, "Bound", "A compiled model bound to its tensors: call it to read and write them.")
       .def(nb::init<nb::object, nb::object, nb::object>(), nb::arg("plan"), nb::arg("inputs").none(),
            nb::arg("outputs").none())

@@ -112,7 +112,8 @@ def tolerance(stage: Stage, x: Tensor, residual: Tensor | None = None) -> Tolera
     if stage.outputs[0].dtype == "int8":
         if quantise(stage) == "float8":
             low = lower(stage)
-            return Tolerance(steps=1 + int((torch.as_tensor(atol) * low["y_inv_scale"]).nan_to_num().max().ceil()))
+            steps = (torch.as_tensor(atol) * low["y_inv_scale"]).nan_to_num()
+            return Tolerance(steps=1 + (int(steps.max().ceil()) if steps.numel() else 0))
         return Tolerance(steps=0 if exact else 1)
     if exact or residual is None:
         return Tolerance(atol=atol)

@@ -80,20 +80,25 @@ def _nearest_e4m3(x):
 
 @triton.jit
 def _as_operand(t, DOT: tl.constexpr, ASM: tl.constexpr):
-    """Numbers as a type the tensor cores take. The interpreter multiplies the bits of bfloat16 as whole numbers, so it is
-    given the rounded numbers as float32: the same products."""
+    """Numbers as a type the tensor cores take. The interpreter multiplies the bits of bfloat16 as whole numbers, and truncates
+    where the card rounds, so there the rounded numbers stay float32: the same products."""
     if DOT == "fp16":
         t = t.to(tl.float16)
+    elif DOT == "bf16" and ASM:
+        t = t.to(tl.bfloat16)
     elif DOT == "bf16":
-        if ASM:
-            t = t.to(tl.bfloat16)
-        elif t.dtype != tl.bfloat16:
-            t = t.to(tl.float32).to(tl.bfloat16)
-        if not ASM:
-            t = t.to(tl.float32)
+        t = _nearest_bf16(t.to(tl.float32))
     elif DOT == "fp8" and not ASM:
         t = t.to(tl.float32)
     return t
+
+
+@triton.jit
+def _nearest_bf16(x):
+    """float32 rounded to the numbers of bfloat16, ties to even; a NaN stays one."""
+    bits = x.to(tl.int32, bitcast=True)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000).to(tl.float32, bitcast=True)
+    return tl.where(x == x, rounded, x)
 
 
 @triton.jit

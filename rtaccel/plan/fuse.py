@@ -2,6 +2,7 @@
 
 quantize (a scale per row) -> linear             fused_linear with quantise="int8"
 linear -> pointwise that adds                    fused_linear with a residual
+quantize (static) -> linear -> linear ...        mlp, where the whole chain fits one program
 
 Only where the value between is read by nothing else. The CPU's plan is one call whatever its stages are, and is left alone.
 """
@@ -12,14 +13,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rtaccel.core.stage import Stage, Value
+from rtaccel.core.registry import impls
+from rtaccel.core.stage import Problem, Stage, Value
+from rtaccel.kernels._shared.activations import HOMOGENEOUS
+from rtaccel.kernels.mlp import contract as mlp
 
 
-def fuse(stages: Sequence[Stage], outputs: Sequence[Value]) -> tuple[Stage, ...]:
-    """The same computation in fewer stages. outputs: values that must stay, as they are read outside."""
+def fuse(stages: Sequence[Stage], outputs: Sequence[Value], rows: int, whole: bool = False) -> tuple[Stage, ...]:
+    """The same computation in fewer stages, for batches of about `rows`. outputs: values that must stay, as they are read
+    outside. whole: chains of any size become one stage, for a caller who says himself what does not fit."""
     readers = Counter(v.name for s in stages for v in s.inputs)
     readers.update(v.name for v in outputs)
-    return tuple(_residuals(_rows(stages, readers), readers))
+    return tuple(_chains(_residuals(_rows(stages, readers), readers), readers, rows, whole))
 
 
 def _rows(stages: Sequence[Stage], readers: Counter[str]) -> list[Stage]:
@@ -35,7 +40,7 @@ def _rows(stages: Sequence[Stage], readers: Counter[str]) -> list[Stage]:
         if source is None or source.outputs[1].name != stage.inputs[1].name:
             fused.append(stage)
             continue
-        fused.remove(source)
+        fused = [s for s in fused if s is not source]
         attrs = {**stage.attrs, "quantise": "int8", "residual": False}
         fused.append(replace(stage, op="fused_linear", inputs=source.inputs, attrs=attrs))
     return fused
@@ -76,9 +81,35 @@ def _residuals(stages: Sequence[Stage], readers: Counter[str]) -> list[Stage]:
         if layer is None or other.name == summand.name or other.steps != summand.steps:
             fused.append(stage)
             continue
-        fused.remove(layer)
+        fused = [s for s in fused if s is not layer]
         attrs = {**layer.attrs, "quantise": layer.attrs.get("quantise", "none"), "residual": True}
         inputs = (layer.inputs[0], other)
         fused.append(replace(layer, op="fused_linear", inputs=inputs, outputs=stage.outputs, attrs=attrs))
         found.pop(summand.name)
     return fused
+
+
+def _chains(stages: list[Stage], readers: Counter[str], rows: int, whole: bool) -> list[Stage]:
+    """Static W8A8 layers one after another become one stage, where a kernel takes the chain."""
+    after = {s.inputs[0].name: s for s in stages if s.op == "linear" and len(s.inputs) == 1}
+    fused = list(stages)
+    for source in stages:
+        if source.op != "quantize" or len(source.outputs) != 1:
+            continue
+        layers: list[Stage] = []
+        value = source.outputs[0]
+        while value.dtype == "int8" and readers[value.name] == 1 and _exact_layer(after.get(value.name)):
+            layers.append(after[value.name])
+            value = layers[-1].outputs[0]
+        hidden = [layer.attrs.get("activation", "none") in HOMOGENEOUS for layer in layers[:-1]]
+        if len(layers) < 2 or value.dtype != "float32" or not all(hidden):
+            continue
+        stage = mlp.join(layers[-1].name, source, layers)
+        if whole or any(impl.supports(Problem.of(stage, rows, "cuda")) is None for impl in impls("triton", "mlp")):
+            fused = [s for s in fused if s is not source and all(s is not layer for layer in layers[:-1])]
+            fused = [stage if s is layers[-1] else s for s in fused]
+    return fused
+
+
+def _exact_layer(stage: Stage | None) -> bool:
+    return stage is not None and str(stage.tensors["weight"].dtype) == "torch.int8" and stage.inputs[0].steps == 1

@@ -158,7 +158,7 @@ def plan_group(
     triton = backend in (None, "triton") and device in get_backend("triton").devices
     triton = triton and (device == "cuda" or backend == "triton") and get_backend("triton").unavailable() is None
     if triton:
-        group = replace(group, stages=fuse(group.stages, [p.value for p in group.outputs]))
+        group = replace(group, stages=fuse(group.stages, [p.value for p in group.outputs], rows))
     choices = choose_all(group.stages, rows, device, backend)
     if all(choice.impl.backend == "cpu" for choice in choices):
         from rtaccel.kernels.chain.cpu import build

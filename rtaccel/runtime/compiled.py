@@ -15,6 +15,7 @@ from rtaccel.convert.program import GroupStep, Program
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.plan.explain import Line, line, table
 from rtaccel.runtime import state
+from rtaccel.runtime.cuda_graph import DevicePlan
 from rtaccel.runtime.execute import Executor, build_executor
 from rtaccel.runtime.inputs import bind_run, check_out, copy_out, dense, fit_inputs
 from rtaccel.runtime.options import Options
@@ -46,11 +47,18 @@ class CompiledModel(nn.Module):
         executor = build_executor(program, self._options)
         if self._sealed:
             executor.prefault(self._locked)
-            for graph in executor.graphs:
-                graph.seal()
+            for plan in executor.device_plans:
+                plan.seal()
+        earlier: Executor | None = getattr(self, "_executor", None)
         self._program: Program = program
         self._executor: Executor = executor
         self._direct = executor.direct
+        if earlier is not None:
+            earlier.close()
+
+    def close(self) -> None:
+        """Gives back what the model holds of a GPU; in mode "persistent" its kernel ends, and later calls raise."""
+        self._executor.close()
 
     # -- calling ---------------------------------------------------------------------------------------------------
 
@@ -169,8 +177,8 @@ class CompiledModel(nn.Module):
                 "seal", f"stages that allocate when they run: {', '.join(loud)}", "native stages only", "See explain()."
             )
         self._executor.prefault(lock)
-        for graph in self._executor.graphs:
-            graph.seal()
+        for plan in self._executor.device_plans:
+            plan.seal()
         self._sealed, self._locked = True, self._locked or lock
         return self
 
@@ -203,7 +211,9 @@ class CompiledModel(nn.Module):
     def explain_lines(self, measure: bool = True) -> list[Line]:
         lines: list[Line] = []
         for step in self._executor.steps:
-            if step.choices:
+            if isinstance(step.plan, DevicePlan) and (whole := step.plan.line()) is not None:
+                lines.append(whole)
+            elif step.choices:
                 lines.extend(line(c, measure, step.parts(i, self._options.rows)) for i, c in enumerate(step.choices))
             else:
                 lines.append(Line(step.name, "an ordinary torch call", "torch", None, None, (step.reason,)))
@@ -225,7 +235,7 @@ class CompiledModel(nn.Module):
             + f", code of all kernels {executor.code_bytes} B",
             self._takes() + (", sealed" if self._sealed else "") + (", locked in memory" if self._locked else ""),
             *executor.thread_notes(o),
-            *executor.graph_notes(),
+            *executor.device_notes(),
             *(f"note: {note}" for note in self._program.notes),
         ]
         return "\n".join([*head, "", table(self.explain_lines(measure), verbose)])

@@ -23,7 +23,7 @@ from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.options import Options, check_threads
 from rtaccel.runtime.uncaptured import UncapturedModel
 
-MODES = ("graph", "eager")
+MODES = ("graph", "eager", "persistent")
 """How a model is launched on a GPU."""
 
 
@@ -50,7 +50,9 @@ def compile(
     backend: force "cpu", "portable" or "triton"; None takes the best for the device. Operators that a forced backend
         has no kernel for run as plain torch, and `explain()` says so.
     mode: on a GPU, "graph" (the default): the model is captured once for the example's batch and replayed as one launch; other
-        batches are launched kernel by kernel. "eager": always kernel by kernel.
+        batches are launched kernel by kernel. "eager": always kernel by kernel. "persistent": a small MLP with static W8A8
+        layers stays on the GPU in a kernel of its own; inputs and outputs are then tensors of the CPU with one row, and
+        `close()` ends it.
     threads: most threads of a call, the calling one included; at most the cores it may run on. Used where that pays,
         `explain()` says where; results are the same bits for any number. What stays torch's has torch's own threads.
     max_batch: most rows of a call; None for no limit.
@@ -90,6 +92,12 @@ def compile(
         program = in_fastest_form(program, rows, backend)
     names = tuple(inspect.signature(model.forward).parameters)[: len(args)]
     mode = mode or ("graph" if device == "cuda" else None)
+    if mode == "persistent":
+        if rows != 1:
+            raise ShapeError(
+                "compile", f"an example of {rows} rows", "one row for mode='persistent'", "Use mode='graph'."
+            )
+        device, max_batch = "cpu", 1  # where the tensors are
     options = Options(rows, device, backend, max_batch or 0, type(model).__name__, threads, mode=mode)
     return CompiledModel(program, options, names)
 

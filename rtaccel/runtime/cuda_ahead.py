@@ -49,7 +49,7 @@ def _recorded(program: Program, rows: int) -> dict[str, Specialisation]:
 
 def _bind(group: Group, rows: int) -> None:
     """Prepares the stages as a plan on a GPU would, with packed weights in memory of the CPU."""
-    group = replace(group, stages=fuse(group.stages, [p.value for p in group.outputs]))
+    group = replace(group, stages=fuse(group.stages, [p.value for p in group.outputs], rows))
     for stage in group.stages:
         for impl in impls("triton", stage.op):
             if impl.supports(Problem.of(stage, rows, "cuda")) is None:

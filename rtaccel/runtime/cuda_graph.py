@@ -19,11 +19,33 @@ from torch.utils import _pytree as pytree
 from rtaccel.backends.cuda_errors import translated
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.core.stage import Port
+from rtaccel.plan.explain import Line
 from rtaccel.plan.group import StagedPlan
 from rtaccel.runtime.cuda_device import DeviceLayer, Graph
 
 
-class GraphPlan(StagedPlan):
+class DevicePlan(StagedPlan):
+    """A plan whose calls launch nothing from Python: it can be bound and sealed, says how it runs, and can be closed."""
+
+    def bind(self, inputs: Any, out: Any) -> Callable[[], None] | None:
+        raise NotImplementedError
+
+    def seal(self) -> None:
+        """From here on nothing is launched, allocated or captured."""
+
+    def note(self) -> str:
+        """For `explain`."""
+        raise NotImplementedError
+
+    def line(self) -> Line | None:
+        """One line of `explain` for the whole, where its stages are not computed one by one."""
+        return None
+
+    def close(self) -> None:
+        """Gives back what it holds of the device."""
+
+
+class GraphPlan(DevicePlan):
     """A staged plan behind a graph for the batch it was planned for. Other batches are launched kernel by kernel, until the
     model is sealed."""
 
@@ -165,7 +187,6 @@ class GraphPlan(StagedPlan):
         self._sealed = True
 
     def note(self) -> str:
-        """For `explain`."""
         return (
             f"one CUDA graph for {self._samples} rows; other batches are launched kernel by kernel"
             if not self._sealed

@@ -14,9 +14,11 @@ from torch import Tensor, fx
 from rtaccel.convert.program import GroupStep, Program, TorchStep
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.plan.choose import Choice
-from rtaccel.plan.group import Executable, StagedPlan, plan_group
+from rtaccel.plan.fuse import fuse
+from rtaccel.plan.group import Executable, Group, StagedPlan, plan_group
 from rtaccel.runtime.cuda_device import device_layer
-from rtaccel.runtime.cuda_graph import GraphPlan
+from rtaccel.runtime.cuda_graph import DevicePlan, GraphPlan
+from rtaccel.runtime.cuda_resident import resident_plan
 from rtaccel.runtime.inputs import fit_inputs
 from rtaccel.runtime.options import Options
 
@@ -38,7 +40,7 @@ class Step:
 
     @property
     def allocates(self) -> bool:
-        return not self.native and not isinstance(self.plan, GraphPlan)
+        return not self.native and not isinstance(self.plan, DevicePlan)
 
     def parts(self, stage: int, samples: int) -> int:
         """How many threads share a stage; 1 where they share the samples instead."""
@@ -70,7 +72,7 @@ class Executor:
             self.direct = self.steps[0].plan
             if self.steps[0].native:
                 self.bind = self._bind
-            elif isinstance(self.direct, GraphPlan):
+            elif isinstance(self.direct, DevicePlan):
                 self.bind = self.direct.bind
 
     def _is_plain(self, step: Step) -> bool:
@@ -101,8 +103,13 @@ class Executor:
         return [step.plan for step in self.steps if step.native]
 
     @property
-    def graphs(self) -> list[GraphPlan]:
-        return [step.plan for step in self.steps if isinstance(step.plan, GraphPlan)]
+    def device_plans(self) -> list[DevicePlan]:
+        """Those behind a graph or a resident kernel."""
+        return [step.plan for step in self.steps if isinstance(step.plan, DevicePlan)]
+
+    def close(self) -> None:
+        for plan in self.device_plans:
+            plan.close()
 
     @property
     def code_bytes(self) -> int:
@@ -130,11 +137,11 @@ class Executor:
                 ) from error
         return total
 
-    def graph_notes(self) -> list[str]:
-        """What `explain` says of graphs, on a device that has them."""
-        if self.options.mode == "graph" and not self.graphs:
+    def device_notes(self) -> list[str]:
+        """What `explain` says of graphs and resident kernels, on a device that has them."""
+        if self.options.mode == "graph" and not self.device_plans:
             return ["no CUDA graph: calls that stay torch's, or nested arguments; kernels are launched one by one"]
-        return [graph.note() for graph in self.graphs]
+        return [plan.note() for plan in self.device_plans]
 
     def thread_notes(self, options: Options) -> list[str]:
         """What `explain` says of threads, where more than one may be used."""
@@ -213,6 +220,8 @@ def _lock_limit() -> str:
 
 
 def build_executor(program: Program, options: Options) -> Executor:
+    if options.mode == "persistent":
+        return _resident(program, options)
     steps = []
     for source in program.steps:
         if isinstance(source, TorchStep):
@@ -237,3 +246,17 @@ def build_executor(program: Program, options: Options) -> Executor:
 
 def _graph(plan: Any, options: Options) -> Any:
     return GraphPlan(plan, device_layer(options.device), options.rows) if isinstance(plan, StagedPlan) else plan
+
+
+def _resident(program: Program, options: Options) -> Executor:
+    """A program that is one chain, on a kernel that stays."""
+    source = program.steps[0]
+    plain = Executor(program, [Step(source, "resident", StagedPlan(Group((), (), ()), [], 0, "cpu"))], options)
+    if len(program.steps) != 1 or not isinstance(source, GroupStep) or plain.direct is None:
+        names = ", ".join(s.name if isinstance(s, TorchStep) else "a group of stages" for s in program.steps)
+        raise UnsupportedProblem(
+            "persistent", names, "a model that is one chain of layers with tensors as arguments", "Use mode='graph'."
+        )
+    group = source.group
+    stages = fuse(group.stages, [p.value for p in group.outputs], 1, whole=True)
+    return Executor(program, [Step(source, "resident", resident_plan(group, stages))], options)

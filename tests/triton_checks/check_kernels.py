@@ -26,7 +26,8 @@ from rtaccel.kernels.quantize import contract as quantize_contract
 require("triton")
 DEVICE = "cpu" if settings.triton_interpret() else "cuda"
 SENTINELS = ((float("nan"), 85), (-1.25e30, -86))
-LINEAR, QUANTIZE = impls("triton", "linear"), impls("triton", "quantize")
+LINEAR = [impl for impl in impls("triton", "linear") if impl.name in ("triton_dot", "triton_gemv")]  # W8A8 of any size
+QUANTIZE = impls("triton", "quantize")
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, at the inf and nan that are meant
 
@@ -83,7 +84,7 @@ def assert_close(op: Operator, stage: Stage, inputs: tuple[Tensor, ...], got: tu
 
 
 def supported() -> Iterator[object]:
-    for name in ("linear", "quantize"):
+    for name in ("linear", "quantize", "fused_linear"):
         for case in operator(name).cases():
             for impl in impls("triton", name):
                 if impl.supports(problem_of(case.stage, case.make(0)[0].shape[0])) is None:

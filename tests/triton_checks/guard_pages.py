@@ -18,7 +18,9 @@ from torch import Tensor
 from rtaccel.backends import require
 from rtaccel.core.registry import impls
 from rtaccel.core.stage import Problem, Quant, Stage
+from rtaccel.kernels.fused_linear import contract as fused_contract
 from rtaccel.kernels.linear import contract as linear_contract
+from rtaccel.kernels.linear import contract_weights
 from rtaccel.kernels.quantize import contract as quantize_contract
 
 PAGE = mmap.PAGESIZE
@@ -65,6 +67,10 @@ def without_mask(x_ptr, y_ptr, BLOCK: tl.constexpr):
     tl.store(y_ptr + at, tl.load(x_ptr + at))
 
 
+def inputs(stage: Stage, rows: int) -> tuple[Tensor, ...]:
+    return linear_contract.make_inputs(stage, rows, seed=rows)
+
+
 def main() -> None:
     require("triton")
     if sys.argv[1:] == ["overread"]:
@@ -78,6 +84,14 @@ def main() -> None:
                 ran += run("linear", stage, linear_contract.make_inputs(stage, m, seed=k), at_end)
             for quant in (Quant(0.02, 3), None):
                 ran += run("quantize", quantize_contract.make_stage(k, quant), (torch.randn(m, k),), at_end)
+        for m, n, k in ((1, 9, 36), (3, 17, 131), (2, 20, 516)):
+            for kind in contract_weights.KINDS:
+                ran += run("linear", made := contract_weights.make_stage(k, n, kind), inputs(made, m), at_end)
+            for kind in ("w8a8-rows", "w4a16", "float8"):
+                fused = fused_contract.make_stage(k, n, kind, residual=True, out="int8")
+                ran += run("fused_linear", fused, fused_contract.make_inputs(fused, m, seed=k), at_end)
+        handed = linear_contract.make_stage(20, 7, "dynamic", "relu", out="int8")  # to cuBLAS, from 128 rows
+        ran += run("linear", handed, inputs(handed, 130), at_end)
     print(f"{ran} ran")
 
 

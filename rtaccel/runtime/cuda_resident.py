@@ -1,0 +1,243 @@
+"""The persistent path: a kernel that stays on the GPU, a mailbox in pinned host memory, and the host's side of both.
+
+A call writes x into the mailbox and spins, in the native core and without the GIL, until y is there: no launch, no copy, no
+CUDA call. The kernel holds one multiprocessor from start to `close()`.
+
+While it runs, CUDA calls that wait for the whole device never return: torch.cuda.synchronize(), freeing memory with
+empty_cache(), device-wide frees. Streams and events of other work are not touched.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+import weakref
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from rtaccel.core.errors import BackendUnavailable, ShapeError, UnsupportedProblem
+from rtaccel.core.stage import Stage
+from rtaccel.plan.explain import Line
+from rtaccel.plan.group import Group
+from rtaccel.runtime.cuda_graph import DevicePlan
+
+ABORT, STATE, LOOKS = 0, 1, 2
+"""Words of the control block, as kernels/mlp/triton_resident.py has them."""
+
+STATES = {0: "it has not started", 1: "it runs", 2: "it was asked to end", 3: "it ended, as nobody called for long"}
+TIMEOUT_NS = 1_000_000_000
+START_S = 30.0
+END_S = 5.0
+CONTROL_WORDS = 8
+
+
+class Running(Protocol):
+    """A kernel that was started."""
+
+    def finished(self) -> bool: ...
+
+
+class ResidentDevice(Protocol):
+    """Where a resident kernel runs. The tests bring a CPU thread that plays one."""
+
+    def unsuitable(self) -> str | None:
+        """None, or why no kernel may stay on this device."""
+
+    def mailbox(self, words: int) -> Tensor:
+        """int64 zeros in memory that both sides see."""
+
+    def start(self, stage: Stage, requests: Tensor, replies: Tensor, control: Tensor) -> Running:
+        """Starts the kernel of an `mlp` stage; does not wait for it."""
+
+
+KERNEL_EXEC_TIMEOUT, CAN_MAP_HOST_MEMORY = 17, 19
+"""CUdevice_attribute of the driver interface."""
+
+
+class CudaResident:
+    """The current CUDA device."""
+
+    def unsuitable(self) -> str | None:
+        try:
+            driver = ctypes.CDLL("libcuda.so.1")
+        except OSError as error:
+            return f"the CUDA driver cannot be loaded ({error})"
+        found = {}
+        for attribute in (KERNEL_EXEC_TIMEOUT, CAN_MAP_HOST_MEMORY):
+            value = ctypes.c_int(-1)
+            if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, torch.cuda.current_device()):
+                return "the CUDA driver does not say whether it ends long kernels"
+            found[attribute] = value.value
+        name = torch.cuda.get_device_name()
+        if found[KERNEL_EXEC_TIMEOUT]:
+            return f"{name} drives a display, and the driver ends kernels that run for seconds"
+        if not found[CAN_MAP_HOST_MEMORY]:
+            return f"{name} does not see the memory of the host"
+        return None
+
+    def mailbox(self, words: int) -> Tensor:
+        return torch.zeros(words, dtype=torch.int64).pin_memory()
+
+    def start(self, stage: Stage, requests: Tensor, replies: Tensor, control: Tensor) -> Running:
+        from rtaccel.kernels._shared.triton_launch import bind
+        from rtaccel.kernels.mlp import triton_resident
+        from rtaccel.kernels.mlp.triton_chain import Operands
+
+        launch, ops = bind(triton_resident.specialise(stage.attrs)), Operands.of(stage, "cuda")
+        torch.cuda.current_stream().synchronize()  # the weights are there
+        stream = torch.cuda.Stream(priority=-1)
+        with torch.cuda.stream(stream):
+            launch(
+                (1,), request_ptr=requests, reply_ptr=replies, control_ptr=control, words_ptr=ops.words,
+                numbers_ptr=ops.numbers, compensation_ptr=ops.compensation, inverse=ops.inverse,
+                zero_point=ops.zero_point, idle_looks=0,
+            )  # fmt: skip
+        return _OnStream(stream, ops)
+
+
+class _OnStream:
+    def __init__(self, stream: torch.cuda.Stream, kept: Any) -> None:
+        self._stream, self._kept = stream, kept
+
+    def finished(self) -> bool:
+        return bool(self._stream.query())
+
+
+def resident_device() -> ResidentDevice:
+    return CudaResident()
+
+
+class ResidentPlan(DevicePlan):
+    """One `mlp` stage on a resident kernel. Tensors are the host's: x [1, K] and y [1, N], float32.
+
+    Raises UnsupportedProblem where the network does not fit, BackendUnavailable where the device does not let it stay.
+    """
+
+    def __init__(self, group: Group, stage: Stage, device: ResidentDevice) -> None:
+        from rtaccel._native import Mailbox
+
+        super().__init__(group, [], 1, "cpu")
+        reason = device.unsuitable()
+        if reason is not None:
+            raise BackendUnavailable(
+                "compile", "mode='persistent'", f"a GPU on which a kernel may stay ({reason})",
+                "Use mode='graph', or a card that drives no display.",
+            )  # fmt: skip
+        self._stage = stage
+        inputs, outputs = stage.attrs["widths"][0], stage.attrs["widths"][-1]
+        self._requests, self._replies = device.mailbox(2 * inputs), device.mailbox(2 * outputs)
+        self._control = device.mailbox(CONTROL_WORDS)
+        self._running = device.start(stage, self._requests, self._replies, self._control)
+        self._box = Mailbox(self._requests.data_ptr(), inputs, self._replies.data_ptr(), outputs)
+        self._closed: str | None = None
+        # At exit, too: a process whose kernel never ends would not end.
+        self._finalizer = weakref.finalize(self, _end, self._control, self._running)
+        self._await_start()
+
+    def _await_start(self) -> None:
+        until = time.monotonic() + START_S
+        while self._control[STATE] == 0 and time.monotonic() < until and not self._running.finished():
+            time.sleep(0.001)
+        if self._control[STATE] != 1:
+            self._fail("a resident kernel that starts", "the kernel did not start")
+
+    def _fail(self, expected: str, what: str) -> None:
+        """Ends the kernel, so that nothing of it is left, and raises."""
+        state, looks = STATES.get(int(self._control[STATE]), "?"), int(self._control[LOOKS])
+        time.sleep(0.01)
+        alive = "it still looks for messages" if int(self._control[LOOKS]) != looks else "it does not move"
+        self.close()
+        self._closed = f"{what}; {state}, {alive}"
+        raise BackendUnavailable("persistent", self._closed, expected, "Compile the model again, or use mode='graph'.")
+
+    def _ask(self, x: int, y: int) -> None:
+        if self._closed is not None:
+            raise BackendUnavailable("persistent", self._closed, "a running kernel", "Compile the model again.")
+        if not self._box.exchange(x, y, TIMEOUT_NS):
+            self._fail("an answer", f"no answer in {TIMEOUT_NS / 1e9:g} s")
+
+    # -- calling ---------------------------------------------------------------------------------------------------
+
+    def call(self, inputs: tuple[Tensor, ...]) -> Tensor | None:
+        if not self._fits(inputs, self._group.inputs):
+            return None
+        port = self._group.outputs[0]
+        y = torch.empty((*inputs[0].shape[: self._group.inputs[0].lead], *port.trailing))
+        self._ask(inputs[0].data_ptr(), y.data_ptr())
+        return y
+
+    call_flat = call
+
+    def run(self, inputs: tuple[Tensor, ...], outputs: Tensor | tuple[Tensor, ...]) -> bool:
+        outs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+        if not self._fits(inputs, self._group.inputs) or not self._fits(outs, self._group.outputs):
+            return False
+        if inputs[0].shape[: self._group.inputs[0].lead] != outs[0].shape[: self._group.outputs[0].lead]:
+            return False
+        self._ask(inputs[0].data_ptr(), outs[0].data_ptr())
+        return True
+
+    def bind(self, inputs: Any, out: Any) -> Callable[[], None] | None:
+        given, outs = tuple(pytree.tree_leaves(inputs)), tuple(pytree.tree_leaves(out))
+        if not self._fits(given, self._group.inputs) or not self._fits(outs, self._group.outputs):
+            return None
+        x, y, ask = given[0], outs[0], self._ask
+        addresses = (x.data_ptr(), y.data_ptr())
+
+        def call() -> None:
+            if (x.data_ptr(), y.data_ptr()) != addresses:
+                raise ShapeError(
+                    "bound call", "a tensor whose memory is not what was bound", "the memory that was bound",
+                    "Bind again: its storage was freed, resized or replaced.",
+                )  # fmt: skip
+            ask(*addresses)
+
+        return call
+
+    # -- ending ----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Asks the kernel to end and waits for it. Later calls raise."""
+        self._closed = self._closed or "it was closed"
+        self._finalizer()
+
+    def note(self) -> str:
+        control = STATES.get(int(self._control[STATE]), "?")
+        return f"one kernel that stays on the GPU: {self._closed or control}"
+
+    def line(self) -> Line:
+        widths = self._stage.attrs["widths"]
+        weights = sum(n * k for k, n in pairwise(widths))
+        return Line(
+            self._stage.name, f"mlp {'-'.join(map(str, widths))}", "triton_resident", 4 * (widths[0] + widths[-1]),
+            2 * weights, ("its weights are in registers: a call moves x and y",),
+        )  # fmt: skip
+
+
+def _end(control: Tensor, running: Running) -> None:
+    """Sets the abort word and waits, for some seconds at most: a kernel that does not move holds up nobody."""
+    control[ABORT] = 1
+    until = time.monotonic() + END_S
+    while not running.finished() and time.monotonic() < until:
+        time.sleep(0.0005)
+
+
+def resident_plan(group: Group, stages: tuple[Stage, ...]) -> ResidentPlan:
+    """The plan of a group that was fused to these stages. Raises UnsupportedProblem where it is not one chain that fits."""
+    from rtaccel.kernels.mlp import triton_resident
+
+    step = "Use mode='graph', scheme=rt.W8A8(activation='static') with calibration=, or a smaller model."
+    if [s.op for s in stages] != ["mlp"]:
+        what = ", ".join(f"{s.name} ({s.op})" for s in stages)
+        raise UnsupportedProblem(
+            "persistent", what, "a chain of W8A8 linear layers with static scales, of one input and output", step
+        )
+    reason = triton_resident.unsupported(stages[0].attrs)
+    if reason is not None:
+        raise UnsupportedProblem("persistent", f"mlp {stages[0].attrs['widths']}", f"a smaller network: {reason}", step)
+    return ResidentPlan(group, stages[0], resident_device())

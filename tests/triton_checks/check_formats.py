@@ -1,0 +1,209 @@
+"""The Triton kernels of every weight format, on sizes around their tiles, groups and parts of K.
+
+As check_kernels.py, which has the cases of the contracts: started by tests/test_triton_interpreter.py. Here outputs and the
+parts of split sums are poisoned, kernels prepared for one batch run others, and repeated calls must give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rtaccel.backends import require
+from rtaccel.core import settings
+from rtaccel.core.errors import ShapeError
+from rtaccel.core.registry import Impl, Operator, Tolerance, impls, operator
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._shared.triton_split import parts_of
+from rtaccel.kernels._shared.triton_spoil import spoiler
+from rtaccel.kernels.fused_linear import contract as fused
+from rtaccel.kernels.linear import contract, contract_weights
+from rtaccel.kernels.linear.triton_mixed_form import Form, split_of
+
+require("triton")
+DEVICE = "cpu" if settings.triton_interpret() else "cuda"
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+
+def impl_of(op: str, name: str) -> Impl:
+    return next(i for i in impls("triton", op) if i.name == name)
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    allocate = torch.empty
+
+    def fill(*args: Any, **kwargs: Any) -> Tensor:
+        t = allocate(*args, **kwargs)
+        return t.fill_(float("nan") if t.is_floating_point() else 85)
+
+    monkeypatch.setattr(torch, "empty", fill)
+
+
+def differences(op: Operator, stage: Stage, inputs: tuple[Tensor, ...], got: Tensor) -> str | None:
+    (want,), tolerance = op.reference(stage, *inputs), op.tolerance(stage, *inputs)
+    got = got.cpu()
+    assert (got.shape, got.dtype) == (want.shape, want.dtype)
+    if got.dtype == torch.int8:
+        off = (got.int() - want.int()).abs() > tolerance.steps
+    else:
+        off = ~((got == want) | (got.isnan() & want.isnan()) | ((got.double() - want.double()).abs() <= tolerance.atol))
+    return f"{int(off.sum())} of {off.numel()} differ" if off.any() else None
+
+
+def check(op: str, impl: Impl, stage: Stage, rows: int, *others: int) -> None:
+    """Prepared for `rows`, run with them and with others, twice each: within the tolerance, and the same bits."""
+    call = impl.prepare(stage, Problem.of(stage, rows, DEVICE))
+    make = contract.make_inputs if op == "linear" else fused.make_inputs
+    for m in (rows, *others):
+        inputs = make(stage, m, seed=torch.randint(1 << 30, ()).item())  # type: ignore[arg-type]
+        there = [t.to(DEVICE) for t in inputs]
+        (first,) = call(*there)
+        (second,) = call(*there)
+        assert torch.equal(first.nan_to_num(7.0), second.nan_to_num(7.0))
+        found = differences(operator(op), stage, inputs, first)
+        assert found is None, f"{impl.name} M = {m}, {stage.inputs[0].width} to {stage.outputs[0].width}: {found}"
+
+
+SIZES = [(1, 1), (7, 2), (31, 3), (32, 16), (33, 17), (127, 9), (129, 33), (260, 40), (515, 18)]
+
+
+@pytest.mark.parametrize("kind", contract_weights.KINDS)
+@pytest.mark.parametrize(("k", "n"), SIZES)
+def test_every_format_at_the_edges_of_tiles(kind: str, k: int, n: int) -> None:
+    stage = contract_weights.make_stage(k, n, kind, "relu")
+    check("linear", impl_of("linear", "triton_tensor_core"), stage, 1, 0, 17)
+
+
+@pytest.mark.parametrize("group", [16, 48, 64, 96, 256])
+@pytest.mark.parametrize("kind", ["w4a16", "w4a8-static", "w4a8-dynamic"])
+def test_groups_of_every_kind_of_size(kind: str, group: int) -> None:
+    """Powers of two, multiples of 16 that are none, and a last group that is not whole."""
+    for k in (group - 1, 2 * group + 12):
+        stage = contract_weights.make_stage(k, 11, kind, group_size=group)
+        check("linear", impl_of("linear", "triton_tensor_core"), stage, 3)
+        if kind != "w4a16" and k % 4 == 0:
+            check("linear", impl_of("linear", "triton_gemv_int4"), stage, 3, 5)
+
+
+@pytest.mark.parametrize("k", [4, 12, 60, 64, 68, 508, 1024, 1100])
+def test_int4_rows_one_by_one(k: int) -> None:
+    for rows in (1, 2, 4):
+        stage = contract_weights.make_stage(k, 9, "w4a8-dynamic", "relu", out="int8")
+        check("linear", impl_of("linear", "triton_gemv_int4"), stage, rows)
+
+
+def test_the_sums_of_a_group_are_whole_numbers() -> None:
+    """The largest numbers int8 and int4 have, a scale of 1: what a float32 product would round, these kernels do not."""
+    k, n = 64, 5
+    stage = contract_weights.make_stage(k, n, "w4a8-dynamic", group_size=64)
+    packed = torch.zeros(n, k // 2, dtype=torch.uint8)  # q = -8 everywhere
+    tensors = {"weight": packed, "group_scale": torch.ones(n, 1)}
+    stage = Stage(stage.op, stage.name, stage.inputs, stage.outputs, tensors, stage.attrs)
+    x = torch.full((2, k), -128, dtype=torch.int8)
+    for name in ("triton_tensor_core", "triton_gemv_int4"):
+        (y,) = impl_of("linear", name).prepare(stage, Problem.of(stage, 2, DEVICE))(
+            x.to(DEVICE), torch.ones(2, 1, device=DEVICE)
+        )
+        assert torch.equal(y.cpu(), torch.full((2, n), 8.0 * 128 * k))
+
+
+def long_stages() -> Iterator[Any]:
+    for kind in ("w8a16", "w4a16", "w4a8-static", "bfloat16"):
+        yield pytest.param("linear", contract_weights.make_stage(1030, 21, kind, "relu"), id=kind)
+    for scheme in ("static", "dynamic"):
+        yield pytest.param("linear", contract.make_stage(1030, 21, scheme, "relu", out="int8"), id=f"w8a8-{scheme}")
+    for kind in ("w8a8-rows", "w8a8-static", "float8"):
+        stage = fused.make_stage(1030, 21, kind, "relu", residual=True, out="int8")
+        yield pytest.param("fused_linear", stage, id=f"fused-{kind}")
+
+
+@pytest.mark.parametrize(("op", "stage"), list(long_stages()))
+def test_parts_of_k_are_added_once(op: str, stage: Stage) -> None:
+    """Few outputs and a long sum: several programs a tile. The counters are ready again for the next call, and a batch with
+    more tiles than the one prepared for has counters of its own."""
+    if op == "linear":
+        assert split_of(Form.of_linear(Problem.of(stage, 1)), 1) > 1
+    check(op, impl_of(op, "triton_tensor_core"), stage, 1, 40, 3)
+
+
+def test_parts_are_a_power_of_two_with_steps_to_do() -> None:
+    for tiles in (1, 3, 16, 64, 128, 500):
+        for steps in range(70):
+            parts = parts_of(tiles, steps)
+            assert parts in (1, 2, 4, 8)
+            assert parts == 1 or (steps >= 2 * parts and tiles * parts <= 128)
+
+
+@pytest.mark.parametrize("kind", fused.KINDS)
+def test_fused_layers_of_any_batch(kind: str) -> None:
+    for out, activation in (("float32", "silu"), ("int8", "none")):
+        stage = fused.make_stage(70, 35, kind, activation, residual=True, out=out)
+        check("fused_linear", impl_of("fused_linear", "triton_tensor_core"), stage, 2, 0, 33)
+
+
+@pytest.mark.parametrize("kind", ["w8a8-rows", "w4a8-rows", "float8"])
+def test_rows_without_meaning_are_nan_and_alone(kind: str) -> None:
+    stage = fused.make_stage(40, 9, kind, "relu")
+    x = torch.randn(5, 40)
+    x[1, 39], x[3, 0], x[4] = float("nan"), float("-inf"), 1e-42
+    call = impl_of("fused_linear", "triton_tensor_core").prepare(stage, Problem.of(stage, 5, DEVICE))
+    (y,) = call(x.to(DEVICE))
+    assert y[[1, 3]].isnan().all()
+    assert y[[0, 2, 4]].isfinite().all()
+    assert differences(operator("fused_linear"), stage, (x,), y) is None
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("kind", ["w8a8-static", "w8a8-dynamic", "bfloat16", "w8a16", "w4a16"])
+def test_the_hand_over_to_blas(kind: str, activation: str) -> None:
+    impl = impl_of("linear", "triton_blas")
+    scheme = kind.removeprefix("w8a8-")
+    for k, n, out in ((130, 33, "float32"), (48, 16, "int8" if scheme != kind else "float32")):
+        stage = (
+            contract.make_stage(k, n, scheme, activation, out=out)
+            if scheme != kind
+            else contract_weights.make_stage(k, n, kind, activation)
+        )
+        assert impl.supports(Problem.of(stage, 128)) is None
+        assert "M = 127" in (impl.supports(Problem.of(stage, 127)) or "")
+        check("linear", impl, stage, 128, 0, 1, 17, 131)
+
+
+def test_w4a8_is_not_handed_over() -> None:
+    stage = contract_weights.make_stage(64, 8, "w4a8-static")
+    assert "whole numbers" in (impl_of("linear", "triton_blas").supports(Problem.of(stage, 500)) or "")
+
+
+@pytest.mark.parametrize(("k", "n"), [(1, 1), (33, 7), (5000, 4100)])
+def test_rows_that_int8_cannot_hold_are_spoiled(k: int, n: int) -> None:
+    x, y = torch.randn(4, k), torch.randn(4, n)
+    x[1, k - 1], x[2, 0] = float("inf"), float("nan")
+    there, spoiled = x.to(DEVICE), y.to(DEVICE)
+    spoiler(k, n)(there, spoiled)
+    assert spoiled[[1, 2]].isnan().all()
+    assert torch.equal(spoiled[[0, 3]].cpu(), y[[0, 3]])
+
+
+def test_inputs_that_a_kernel_cannot_read_are_refused() -> None:
+    stage = fused.make_stage(32, 8, "w8a8-rows", residual=True)
+    call = impl_of("fused_linear", "triton_tensor_core").prepare(stage, Problem.of(stage, 2, DEVICE))
+    x, r = torch.randn(2, 32, device=DEVICE), torch.randn(2, 8, device=DEVICE)
+    for wrong in ((x,), (x, r[:1]), (x, r[:, :4]), (x.double(), r), (x.T, r), (x, r.T.contiguous().T)):
+        with pytest.raises(ShapeError, match="fused_linear"):
+            call(*wrong)
+
+
+def test_tolerances_are_not_empty() -> None:
+    """What the formats are held to is within a thousandth or so of the results: a bound that anything meets shows nothing."""
+    for kind in contract_weights.KINDS:
+        stage = contract_weights.make_stage(256, 8, kind)
+        inputs = contract.make_inputs(stage, 2, 3)
+        tolerance: Tolerance = contract.tolerance(stage, *inputs)
+        (y,) = contract.reference(stage, *inputs)
+        assert torch.as_tensor(tolerance.atol).max() < 0.05 * y.abs().max()
