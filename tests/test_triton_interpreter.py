@@ -15,10 +15,10 @@ import pytest
 
 from rtaccel.backends import get_backend
 
-CHECKS = Path(__file__).parent / "triton_checks" / "check_kernels.py"
+CHECKS = [Path(__file__).parent / "triton_checks" / f"check_{name}.py" for name in ("kernels", "formats", "resident")]
 EVERY_SIZE = Path(__file__).parent / "triton_checks" / "every_size.py"
 GUARD = Path(__file__).parent / "triton_checks" / "guard_pages.py"
-FEWEST_CASES = 200
+FEWEST_CASES = 400
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed (pip install 'rtaccel[gpu]')"
@@ -38,7 +38,16 @@ def run_python(arguments: list[str], interpret: bool | None) -> subprocess.Compl
 def run_checks(tmp_path: Path, interpret: bool) -> None:
     report = tmp_path / "report.xml"
     done = run_python(
-        ["-m", "pytest", str(CHECKS), "-q", "--no-header", "--tb=short", f"--junitxml={report}"], interpret
+        [
+            "-m",
+            "pytest",
+            *map(str, CHECKS if interpret else CHECKS[:2]),
+            "-q",
+            "--no-header",
+            "--tb=short",
+            f"--junitxml={report}",
+        ],
+        interpret,
     )
     if done.returncode != 0:
         pytest.fail(
@@ -77,9 +86,10 @@ def test_kernels_on_the_gpu(tmp_path: Path) -> None:
 def test_kernels_touch_nothing_outside_their_buffers() -> None:
     done = run_python([str(GUARD)], interpret=True)
     assert done.returncode == 0, done.stderr[-4000:]
-    assert done.stdout.strip() == "60 ran"
-    planted = run_python([str(GUARD), "overread"], interpret=True)
-    assert planted.returncode == -signal.SIGSEGV
+    assert done.stdout.strip() == "124 ran"
+    for fault in ("overread", "overwrite", "underread"):
+        planted = run_python([str(GUARD), fault], interpret=True)
+        assert planted.returncode == -signal.SIGSEGV, fault
 
 
 def test_listing_the_backends_imports_neither_triton_nor_torch() -> None:

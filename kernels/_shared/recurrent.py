@@ -139,7 +139,9 @@ def lower(stage: Stage, halved: tuple[bool, ...]) -> dict[str, Any]:
     low: dict[str, Any] = {name: getattr(geometry, name) for name in SIZES}
     integer = quantised(stage)
     factor = torch.tensor([0.5 if half and integer else 1.0 for half in halved], device="cpu", dtype=torch.float32)
-    factor = factor.repeat_interleave(geometry.hidden)
+    factor = factor.repeat_interleave(geometry.hidden).to(
+        stage.tensors[f"weight_ih{next(geometry.suffixes())[2]}"].device
+    )
     if integer:
         if max(x.width, geometry.directions * geometry.hidden) > MAX_K:
             raise UnsupportedProblem(

@@ -46,18 +46,13 @@ and fences that reach the host's memory, fused multiply-add (with the paired FFM
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What the compiled code of one specialisation may cost. Stack, local memory and spills must always be 0.
+class Demands:
+    """Machine instructions of one specialisation: patterns of mnemonics that must occur, and of those that must not.
 
-    registers: compute capability (80, 120, ...) -> most registers per thread. shared_bytes: most shared memory.
-    barriers: most barrier instructions in the code; one too many betrays a layout conversion.
-    The register ceilings are what Triton 3.6.0 and 3.9.0 gave (November 2026), rounded up to eight, plus eight.
-    requires, forbids: patterns of mnemonics; each required one must occur, no forbidden one may.
+    What else its code may cost (registers, shared memory, barriers, instructions; stack and spills never) is in the budget
+    file beside the tests, per architecture and version of triton.
     """
 
-    registers: Mapping[int, int]
-    shared_bytes: int
-    barriers: int
     requires: tuple[str, ...] = ()
     forbids: tuple[str, ...] = ()
 
@@ -68,7 +63,8 @@ class Specialisation:
 
     kernel: the `triton.jit` function. signature: type of every run-time argument, in source order (`*i8`, `i32`).
     constants: every compile-time argument. Pointers are promised to be 16-byte aligned.
-    budget: what the compiled code may cost; None for forms that are launched but not part of the check.
+    oldest: the compute capability (times ten) from which it compiles.
+    demands: of the compiled code; None for forms that are launched but not part of the check.
     """
 
     name: str
@@ -76,10 +72,11 @@ class Specialisation:
     signature: Mapping[str, str]
     constants: Mapping[str, Any]
     tiling: Tiling
-    budget: Budget | None = None
+    oldest: int = 80
+    demands: Demands | None = None
 
-    def within(self, budget: Budget) -> Specialisation:
-        return replace(self, budget=budget)
+    def demanding(self, *requires: str, forbids: tuple[str, ...] = ()) -> Specialisation:
+        return replace(self, demands=Demands(requires, forbids))
 
     @property
     def options(self) -> dict[str, Any]:

@@ -116,8 +116,8 @@ def take_apart(stage: Stage, low: Mapping[str, Any], inputs: tuple[Tensor, ...])
             given.shape[0], low["heads"] if per_head else 1, -1 if rows > 1 else 1, stage.inputs[1].steps
         )
     if low["causal"]:
-        later = torch.ones(t, stage.inputs[1].steps, dtype=torch.bool).triu(1)
-        causal = torch.zeros(later.shape).masked_fill(later, float("-inf"))
+        later = torch.ones(t, stage.inputs[1].steps, dtype=torch.bool, device=inputs[0].device).triu(1)
+        causal = torch.zeros(later.shape, device=later.device).masked_fill(later, float("-inf"))
         mask = causal if mask is None else mask + causal
     kv = low["kv_heads"]
     return Heads(part(0, "q_column", low["heads"]), part(1, "k_column", kv), part(2, "v_column", kv), mask)

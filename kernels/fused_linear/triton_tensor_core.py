@@ -8,7 +8,7 @@ from dataclasses import replace
 from rtaccel.core import settings
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.triton_spec import BF16_MMA, FP8_MMA, INT8_MMA, WIDE_LOAD, Budget, Specialisation
+from rtaccel.kernels._shared.triton_spec import BF16_MMA, FP8_MMA, INT8_MMA, WIDE_LOAD, Specialisation
 from rtaccel.kernels.fused_linear import contract
 from rtaccel.kernels.linear.contract import MAX_K
 from rtaccel.kernels.linear.triton_mixed_form import WEIGHTS, Form, Operands, specialise
@@ -42,12 +42,12 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
 
 def specialisations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
-    for stage, rows, budget in (
-        (contract.make_stage(1024, 1024, "w8a8-rows", "relu", out="int8"), 1, Budget({}, 0, 0, (INT8_MMA, WIDE_LOAD))),
-        (contract.make_stage(1024, 1024, "w4a16", residual=True), 16, Budget({}, 0, 0, (BF16_MMA, WIDE_LOAD))),
-        (contract.make_stage(1024, 1024, "float8", "gelu"), 1, Budget({}, 0, 0, (FP8_MMA, WIDE_LOAD))),
+    for stage, rows, requires in (
+        (contract.make_stage(1024, 1024, "w8a8-rows", "relu", out="int8"), 1, (INT8_MMA, WIDE_LOAD)),
+        (contract.make_stage(1024, 1024, "w4a16", residual=True), 16, (BF16_MMA, WIDE_LOAD)),
+        (contract.make_stage(1024, 1024, "float8", "gelu"), 1, (FP8_MMA, WIDE_LOAD)),
     ):
-        yield specialise(form_of(Problem.of(stage, rows, "cuda")), rows).within(budget)
+        yield specialise(form_of(Problem.of(stage, rows, "cuda")), rows).demanding(*requires)
 
 
 register_impl(Impl("fused_linear", "triton_tensor_core", "triton", 10, supports, prepare))

@@ -21,7 +21,7 @@ from rtaccel.core import settings
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._shared.triton_launch import bind
-from rtaccel.kernels._shared.triton_spec import WIDE_LOAD, Budget, Specialisation, Tiling, power_of_two
+from rtaccel.kernels._shared.triton_spec import WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear import contract, contract_weights
 from rtaccel.kernels.linear.triton_mixed import finish
 from rtaccel.kernels.linear.triton_mixed_form import Form, Operands
@@ -139,7 +139,7 @@ def specialisations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     stage = contract.make_stage(1024, 1024, "dynamic", "relu", out="int8")
     form = Form.of_linear(Problem.of(stage, 128, "cuda"))
-    yield specialise(form, 1024).within(Budget({}, 0, 0, (WIDE_LOAD,)))
+    yield specialise(form, 1024).demanding(WIDE_LOAD)
 
 
 register_impl(Impl("linear", "triton_blas", "triton", 30, supports, prepare))

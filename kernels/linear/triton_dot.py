@@ -19,7 +19,6 @@ from rtaccel.kernels._shared.triton_spec import (
     FUSED,
     INT8_MMA,
     WIDE_LOAD,
-    Budget,
     Specialisation,
     Tiling,
     power_of_two,
@@ -95,16 +94,13 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
 
 def specialisations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
-    one_step = Budget({80: 40, 86: 48, 89: 48, 90: 40, 100: 40, 120: 48}, 4096, 3, (INT8_MMA, WIDE_LOAD), (FUSED,))
-    pipelined = Budget({80: 64, 86: 48, 89: 48, 90: 48, 100: 48, 120: 48}, 24576, 11, (INT8_MMA, ASYNC_COPY))
-    ragged = Budget({80: 40, 86: 48, 89: 48, 90: 40, 100: 40, 120: 48}, 8192, 3, (INT8_MMA, WIDE_LOAD), (FUSED,))
-    for (k, n, scheme, activation, out), rows, budget in (
-        ((128, 128, "static", "relu", "int8"), 8, one_step),
-        ((1024, 1024, "dynamic", "gelu", "float32"), 16, pipelined),
-        ((130, 33, "static", "none", "float32"), 1, ragged),
+    for (k, n, scheme, activation, out), rows, requires, forbids in (
+        ((128, 128, "static", "relu", "int8"), 8, (INT8_MMA, WIDE_LOAD), (FUSED,)),
+        ((1024, 1024, "dynamic", "gelu", "float32"), 16, (INT8_MMA, ASYNC_COPY), ()),
+        ((130, 33, "static", "none", "float32"), 1, (INT8_MMA, WIDE_LOAD), (FUSED,)),
     ):
         stage = contract.make_stage(k, n, scheme, activation, out=out)
-        yield specialise(Problem.of(stage, rows, "cuda")).within(budget)
+        yield specialise(Problem.of(stage, rows, "cuda")).demanding(*requires, forbids=forbids)
 
 
 register_impl(Impl("linear", "triton_dot", "triton", 10, unsupported, prepare))

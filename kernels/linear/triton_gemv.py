@@ -20,7 +20,7 @@ import triton.language as tl
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._shared.triton_device import dot4
-from rtaccel.kernels._shared.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Budget, Specialisation, Tiling, power_of_two
+from rtaccel.kernels._shared.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear import contract
 from rtaccel.kernels.linear.triton_w8a8 import Form, Operands, epilogue, launcher, unsupported
 
@@ -133,16 +133,13 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
 
 def specialisations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
-    exact = Budget({80: 40, 86: 48, 89: 48, 90: 40, 100: 40, 120: 48}, 32, 1, (GPU_DP4A, WIDE_LOAD), (FUSED,))
-    smooth = Budget({80: 40, 86: 48, 89: 48, 90: 40, 100: 40, 120: 48}, 32, 1, (GPU_DP4A, WIDE_LOAD))
-    four = Budget({80: 48, 86: 48, 89: 48, 90: 48, 100: 48, 120: 56}, 32, 7, (GPU_DP4A, WIDE_LOAD), (FUSED,))
-    for (k, n, scheme, activation, out), rows, budget in (
-        ((640, 128, "static", "relu", "int8"), 1, exact),
-        ((1024, 1024, "dynamic", "gelu", "float32"), 1, smooth),
-        ((1024, 1024, "static", "none", "float32"), 4, four),
+    for (k, n, scheme, activation, out), rows, forbids in (
+        ((640, 128, "static", "relu", "int8"), 1, (FUSED,)),
+        ((1024, 1024, "dynamic", "gelu", "float32"), 1, ()),
+        ((1024, 1024, "static", "none", "float32"), 4, (FUSED,)),
     ):
         stage = contract.make_stage(k, n, scheme, activation, out=out)
-        yield specialise(Problem.of(stage, rows, "cuda")).within(budget)
+        yield specialise(Problem.of(stage, rows, "cuda")).demanding(GPU_DP4A, WIDE_LOAD, forbids=forbids)
 
 
 register_impl(Impl("linear", "triton_gemv", "triton", 20, supports, prepare))

@@ -27,7 +27,6 @@ from rtaccel.kernels._shared.triton_launch import bind
 from rtaccel.kernels._shared.triton_spec import (
     GPU_DP4A,
     WIDE_LOAD,
-    Budget,
     Specialisation,
     Tiling,
     power_of_two,
@@ -224,11 +223,11 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
 
 def specialisations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
-    for stage, rows, budget in (
-        (contract_weights.make_stage(1024, 1024, "w4a8-static", "relu", out="int8"), 1, Budget({}, 0, 0, (GPU_DP4A, WIDE_LOAD))),
-        (contract_weights.make_stage(4096, 4096, "w4a8-dynamic", group_size=128), 4, Budget({}, 0, 0, (GPU_DP4A, WIDE_LOAD))),
+    for stage, rows, requires in (
+        (contract_weights.make_stage(1024, 1024, "w4a8-static", "relu", out="int8"), 1, (GPU_DP4A, WIDE_LOAD)),
+        (contract_weights.make_stage(4096, 4096, "w4a8-dynamic", group_size=128), 4, (GPU_DP4A, WIDE_LOAD)),
     ):  # fmt: skip
-        yield specialise(Problem.of(stage, rows, "cuda")).within(budget)
+        yield specialise(Problem.of(stage, rows, "cuda")).demanding(*requires)
 
 
 register_impl(Impl("linear", "triton_gemv_int4", "triton", 20, supports, prepare))

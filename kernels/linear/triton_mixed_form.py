@@ -140,6 +140,7 @@ def specialise(form: Form, rows: int) -> Specialisation:
             "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k, **dict.fromkeys(unused),
         },
         tiling=tile,
+        oldest=89 if form.dot == "fp8" else 80,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.triton_spec import BF16_MMA, INT8_MMA, WIDE_LOAD, Budget, Specialisation
+from rtaccel.kernels._shared.triton_spec import ASYNC_COPY, BF16_MMA, INT8_MMA, WIDE_LOAD, Specialisation
 from rtaccel.kernels.linear import contract, contract_weights
 from rtaccel.kernels.linear.triton_mixed_form import WEIGHTS, Form, Operands, specialise, split_of
 
@@ -34,14 +34,14 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
 def specialisations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     make, make_weights = contract.make_stage, contract_weights.make_stage
-    for stage, rows, budget in (
-        (make_weights(1024, 1024, "w4a16"), 1, Budget({}, 0, 0, (BF16_MMA, WIDE_LOAD))),
-        (make_weights(1024, 1024, "w4a8-static", "relu", out="int8"), 8, Budget({}, 0, 0, (INT8_MMA,))),
-        (make_weights(1024, 1024, "w8a16", "gelu"), 1, Budget({}, 0, 0, (BF16_MMA, WIDE_LOAD))),
-        (make_weights(640, 128, "bfloat16", "relu"), 8, Budget({}, 0, 0, (BF16_MMA, WIDE_LOAD))),
-        (make(1024, 256, "dynamic", "relu"), 8, Budget({}, 0, 0, (INT8_MMA,))),
+    for stage, rows, requires in (
+        (make_weights(1024, 1024, "w4a16"), 1, (BF16_MMA, WIDE_LOAD)),
+        (make_weights(1024, 1024, "w4a8-static", "relu", out="int8"), 8, (INT8_MMA,)),
+        (make_weights(1024, 1024, "w8a16", "gelu"), 1, (BF16_MMA, WIDE_LOAD)),
+        (make_weights(640, 128, "bfloat16", "relu"), 8, (BF16_MMA, ASYNC_COPY)),
+        (make(1024, 256, "dynamic", "relu"), 8, (INT8_MMA,)),
     ):
-        yield specialise(Form.of_linear(Problem.of(stage, rows, "cuda")), rows).within(budget)
+        yield specialise(Form.of_linear(Problem.of(stage, rows, "cuda")), rows).demanding(*requires)
 
 
 register_impl(Impl("linear", "triton_tensor_core", "triton", 12, supports, prepare))

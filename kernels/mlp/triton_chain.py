@@ -28,7 +28,6 @@ from rtaccel.kernels._shared.triton_launch import bind
 from rtaccel.kernels._shared.triton_spec import (
     GPU_DP4A,
     WIDE_LOAD,
-    Budget,
     Specialisation,
     Tiling,
     power_of_two,
@@ -237,12 +236,12 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
 
 def specialisations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
-    for widths, budget in (
-        ((128,) * 7, Budget(0, 0, 0, (GPU_DP4A, WIDE_LOAD))),
-        ((640, 128, 128, 128, 128, 8, 128, 128, 128, 128, 640), Budget(0, 0, 0, (GPU_DP4A, WIDE_LOAD))),
+    for widths, requires in (
+        ((128,) * 7, (GPU_DP4A, WIDE_LOAD)),
+        ((640, 128, 128, 128, 128, 8, 128, 128, 128, 128, 640), (GPU_DP4A, WIDE_LOAD)),
     ):
         stage = contract.make_stage(widths, ("relu",) * (len(widths) - 2) + ("none",))
-        yield specialise(Problem.of(stage, 1, "cuda")).within(budget)
+        yield specialise(Problem.of(stage, 1, "cuda")).demanding(*requires)
 
 
 def supports(problem: Problem) -> str | None:

@@ -21,7 +21,14 @@ import triton
 import triton.language as tl
 
 from rtaccel.core.stage import Problem
-from rtaccel.kernels._shared.triton_spec import GPU_DP4A, SYSTEM_LOAD, SYSTEM_STORE, Budget, Specialisation, Tiling
+from rtaccel.kernels._shared.triton_spec import (
+    GPU_DP4A,
+    SYSTEM_FENCE,
+    SYSTEM_LOAD,
+    SYSTEM_STORE,
+    Specialisation,
+    Tiling,
+)
 from rtaccel.kernels.mlp import contract
 from rtaccel.kernels.mlp.triton_chain import (
     NUM_WARPS,
@@ -157,10 +164,10 @@ def specialise_null(inputs: int, outputs: int) -> Specialisation:
 def specialisations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     polls = (SYSTEM_LOAD, SYSTEM_STORE)
-    for widths, budget in (
-        ((128,) * 7, Budget(0, 0, 0, (GPU_DP4A, *polls))),
-        ((256, 128, 128, 8), Budget(0, 0, 0, (GPU_DP4A, *polls))),
+    for widths, requires in (
+        ((128,) * 7, (GPU_DP4A, *polls)),
+        ((256, 128, 128, 8), (GPU_DP4A, *polls)),
     ):
         stage = contract.make_stage(widths, ("relu",) * (len(widths) - 2) + ("none",))
-        yield specialise(Problem.of(stage, 1, "cuda").attrs).within(budget)
-    yield specialise_null(1, 1).within(Budget(0, 0, 0, polls))
+        yield specialise(Problem.of(stage, 1, "cuda").attrs).demanding(*requires, forbids=(SYSTEM_FENCE,))
+    yield specialise_null(1, 1).demanding(*polls, forbids=(SYSTEM_FENCE,))

@@ -15,6 +15,8 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
     low = contract.lower(stage)
     shape, weight, bias, eps = (stage.inputs[0].width,), low["weight"], low["bias"], low["eps"]
 
+    weight, bias = weight.to(problem.device), bias.to(problem.device)
+
     def call(x: Tensor, other: Tensor | None = None) -> tuple[Tensor, ...]:
         t = x if other is None else x + other
         y = (

@@ -77,7 +77,7 @@ def gather(stage: Stage, low: Mapping[str, Any], rows: Tensor) -> Tensor:
 
 
 def finish(stage: Stage, low: Mapping[str, Any], acc: Tensor) -> Tensor:
-    t = acc * low["multiplier"][:, None]
+    t = acc * low["multiplier"][:, None].to(acc.device)
     a = activations.apply(low["activation"], t, low["activation_parameter"])
     if stage.outputs[0].dtype == "int8":
         a = to_int8(a, low["y_inv_scale"], low["y_zero_point"])

@@ -21,7 +21,6 @@ from rtaccel.kernels._shared.triton_launch import bind
 from rtaccel.kernels._shared.triton_spec import (
     FUSED,
     WIDE_LOAD,
-    Budget,
     Specialisation,
     Tiling,
     power_of_two,
@@ -106,10 +105,9 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
 
 def specialisations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
-    registers = dict.fromkeys((80, 86, 89, 90, 100, 120), 32)
     for quant, forbids in ((Quant(1.0, 0), (FUSED,)), (None, ())):  # the exact division is made of fused steps
-        budget = Budget(registers, 32, 2, (WIDE_LOAD,), forbids)
-        yield specialise(Problem.of(contract.make_stage(640, quant), 1, "cuda")).within(budget)
+        spec = specialise(Problem.of(contract.make_stage(640, quant), 1, "cuda"))
+        yield spec.demanding(WIDE_LOAD, forbids=forbids)
 
 
 register_impl(Impl("quantize", "triton_rows", "triton", 10, lambda problem: None, prepare))

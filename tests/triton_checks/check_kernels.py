@@ -84,7 +84,7 @@ def assert_close(op: Operator, stage: Stage, inputs: tuple[Tensor, ...], got: tu
 
 
 def supported() -> Iterator[object]:
-    for name in ("linear", "quantize", "fused_linear"):
+    for name in ("linear", "quantize", "fused_linear", "mlp"):
         for case in operator(name).cases():
             for impl in impls("triton", name):
                 if impl.supports(problem_of(case.stage, case.make(0)[0].shape[0])) is None:

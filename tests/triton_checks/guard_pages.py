@@ -1,7 +1,8 @@
 """Runs the Triton kernels in the interpreter on buffers that end at, or begin after, an inaccessible page.
 
 The interpreter reads and writes real addresses, so one element too many kills the process (SIGSEGV). Started by
-tests/test_triton_interpreter.py; with the argument `overread` it runs a kernel without a mask, which must die.
+tests/test_triton_interpreter.py; with the argument `overread`, `overwrite` or `underread` it runs a kernel that leaves its
+buffer by one element, which must die.
 """
 
 from __future__ import annotations
@@ -62,9 +63,9 @@ def run(op: str, stage: Stage, inputs: tuple[Tensor, ...], at_end: bool) -> int:
 
 
 @triton.jit
-def without_mask(x_ptr, y_ptr, BLOCK: tl.constexpr):
+def without_mask(x_ptr, y_ptr, BLOCK: tl.constexpr, SHIFT: tl.constexpr):
     at = tl.arange(0, BLOCK)
-    tl.store(y_ptr + at, tl.load(x_ptr + at))
+    tl.store(y_ptr + at, tl.load(x_ptr + at - SHIFT))
 
 
 def inputs(stage: Stage, rows: int) -> tuple[Tensor, ...]:
@@ -73,8 +74,11 @@ def inputs(stage: Stage, rows: int) -> tuple[Tensor, ...]:
 
 def main() -> None:
     require("triton")
-    if sys.argv[1:] == ["overread"]:
-        without_mask[(1,)](guarded(torch.zeros(15), True), torch.zeros(16), BLOCK=16)
+    if sys.argv[1:]:
+        sizes = {"overread": (15, 16, 0), "overwrite": (16, 15, 0), "underread": (16, 16, 1)}
+        n_x, n_y, shift = sizes[sys.argv[1]]
+        x, y = (guarded(torch.zeros(n), not shift) for n in (n_x, n_y))
+        without_mask[(1,)](x, y, BLOCK=16, SHIFT=shift)
         return
     ran = 0
     for at_end in (True, False):

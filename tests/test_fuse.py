@@ -1,0 +1,163 @@
+"""What one GPU kernel computes together: found where nothing else reads the value between, and the same numbers."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rtaccel as rt
+from rtaccel.convert.program import GroupStep
+from rtaccel.core.errors import FormatError
+from rtaccel.core.registry import operators
+from rtaccel.core.stage import Problem, Stage, Value
+from rtaccel.kernels.mlp import contract as mlp
+from rtaccel.plan.fuse import fuse
+from rtaccel.runtime.compiled import CompiledModel
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+
+def group_of(
+    model: nn.Module, inputs: tuple[Tensor, ...], scheme: str, calibrated: bool
+) -> tuple[Sequence[Stage], list[Value]]:
+    calibration = [tuple(torch.randn(32, t.shape[1]) for t in inputs)] if calibrated else None
+    made = rt.compile(model, inputs, scheme=scheme, calibration=calibration, backend="portable")
+    assert isinstance(made, CompiledModel)
+    (step,) = made._program.steps
+    assert isinstance(step, GroupStep)
+    return step.group.stages, [p.value for p in step.group.outputs]
+
+
+def run(stages: Sequence[Stage], given: dict[str, Tensor], names: list[str]) -> list[Tensor]:
+    """By the references of the contracts."""
+    env = dict(given)
+    for stage in stages:
+        results = operators()[stage.op].reference(stage, *(env[v.name] for v in stage.inputs))
+        env.update(zip((v.name for v in stage.outputs), results))
+    return [env[n] for n in names]
+
+
+def assert_same(stages: Sequence[Stage], fused: Sequence[Stage], outputs: list[Value]) -> None:
+    made = {v.name for s in stages for v in s.outputs}
+    sources = {v.name: v for s in stages for v in s.inputs if v.name not in made}
+    given = {name: torch.randn(3, v.width) for name, v in sources.items()}
+    names = [v.name for v in outputs]
+    for got, want in zip(run(fused, given, names), run(stages, given, names)):
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+class Residual(nn.Module):
+    def __init__(self, keep: bool = False) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(12, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+        self.keep = keep
+
+    def forward(self, x: Tensor) -> object:
+        h = torch.relu(self.a(x))
+        t = self.b(h)
+        y = self.c(h + t)
+        return (y, t) if self.keep else y
+
+
+@pytest.mark.parametrize(
+    ("scheme", "calibrated", "ops"),
+    [
+        ("w8a8", False, ["fused_linear"] * 3),
+        ("w8a16", False, ["linear", "fused_linear", "linear"]),
+        ("w4a8", False, ["fused_linear"] * 3),
+        ("float32", False, ["linear", "linear", "pointwise", "linear"]),
+    ],
+)
+def test_rows_and_residuals_are_fused(scheme: str, calibrated: bool, ops: list[str]) -> None:
+    stages, outputs = group_of(Residual().eval(), (torch.randn(1, 12),), scheme, calibrated)
+    fused = fuse(stages, outputs, 1)
+    assert [s.op for s in fused] == ops
+    assert_same(stages, fused, outputs)
+
+
+def test_a_value_that_is_read_elsewhere_stays() -> None:
+    stages, outputs = group_of(Residual(keep=True).eval(), (torch.randn(1, 12),), "w8a16", False)
+    fused = fuse(stages, outputs, 1)
+    assert [s.op for s in fused] == [s.op for s in stages]
+    assert "pointwise" in [s.op for s in fused]
+
+
+def chain(*widths: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for k, n in pairwise(widths):
+        layers += [nn.Linear(k, n), nn.ReLU()]
+    return nn.Sequential(*layers[:-1]).eval()
+
+
+def test_a_chain_of_static_layers_is_one_stage() -> None:
+    stages, outputs = group_of(chain(12, 40, 24, 6), (torch.randn(1, 12),), "w8a8", True)
+    fused = fuse(stages, outputs, 1)
+    assert [s.op for s in fused] == ["mlp"]
+    assert fused[0].attrs["widths"] == (12, 40, 24, 6)
+    assert_same(stages, fused, outputs)
+
+
+def test_chains_that_do_not_fit_stay_layers() -> None:
+    stages, outputs = group_of(chain(12, 40, 6), (torch.randn(1, 12),), "w8a8", True)
+    assert [s.op for s in fuse(stages, outputs, 64)] == [s.op for s in stages]  # many rows: tensor cores
+    wide, wide_outputs = group_of(chain(12, 1024, 1024, 6), (torch.randn(1, 12),), "w8a8", True)
+    assert [s.op for s in fuse(wide, wide_outputs, 1)] == [s.op for s in wide]
+    assert [s.op for s in fuse(wide, wide_outputs, 1, whole=True)] == ["mlp"]
+    dynamic, dynamic_outputs = group_of(chain(12, 40, 6), (torch.randn(1, 12),), "w8a8", False)
+    assert "mlp" not in [s.op for s in fuse(dynamic, dynamic_outputs, 1)]
+
+
+def test_a_chain_whose_parts_do_not_fit_is_refused() -> None:
+    made = mlp.make_stage((4, 8, 3), ("relu", "none"))
+    for attrs in (
+        {**made.attrs, "activations": ("gelu", "none")},
+        {**made.attrs, "scales": (1.0,)},
+        {
+            **made.attrs,
+            "activations": ("none",),
+            "parameters": (0.0,),
+            "scales": (1.0,),
+            "zero_points": (0,),
+            "widths": (4, 3),
+        },
+    ):
+        with pytest.raises(FormatError, match="mlp"):
+            mlp.split(Stage("mlp", "x", made.inputs, made.outputs, made.tensors, attrs))
+
+
+ON_DEVICE = [
+    "linear", "quantize", "fused_linear", "mlp", "pointwise", "norm", "softmax", "conv", "pool", "attention", "position",
+    "lstm", "gru", "concat", "rearrange",
+]  # fmt: skip
+"""Embedding is left out: it looks at its indices, and meta has no numbers."""
+
+
+@pytest.mark.parametrize("op", ON_DEVICE)
+def test_plain_torch_keeps_everything_on_the_device(op: str) -> None:
+    """On torch's `meta` device, which refuses a tensor of the CPU beside its own, as a GPU does."""
+    from dataclasses import replace
+
+    from rtaccel.core.registry import impls
+
+    ran = 0
+    for case in itertools.islice(operators()[op].cases(), 0, 24, 4):
+        inputs = case.make(0)
+        tensors = {name: t.to("meta") for name, t in case.stage.tensors.items()}
+        stage = replace(case.stage, tensors=tensors)
+        for impl in impls("portable", op):
+            try:
+                call = impl.prepare(stage, Problem.of(stage, inputs[0].shape[0], "meta"))
+            except RuntimeError as error:
+                if "meta tensor" in str(error) or "Tensor.item()" in str(error):
+                    continue  # its preparation looks at numbers, which meta has not
+                raise
+            results = call(*(t.to("meta") for t in inputs))
+            assert all(r.device.type == "meta" for r in results)
+            ran += 1
+    assert ran

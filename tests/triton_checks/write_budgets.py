@@ -1,0 +1,45 @@
+"""Writes what every kernel costs with the installed triton into budgets.json; other versions in it are left as they are.
+
+    python tests/triton_checks/write_budgets.py
+
+Refuses where code has stack, local memory or spills, or lacks an instruction that it must have. The difference to what was
+there before is for whoever commits it to judge.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from rtaccel.kernels._shared.triton_aot import ARCHITECTURES, Allowed, compile_for, specialisations, violations
+from tests.triton_checks import budgets
+
+
+def main() -> None:
+    rows: dict[str, dict[str, list[int]]] = {}
+    broken: list[str] = []
+    for spec in specialisations():
+        for capability in ARCHITECTURES:
+            if capability < spec.oldest or not budgets.known(capability):
+                continue
+            f = compile_for(spec, capability)
+            numbers = [f.registers, f.shared_bytes, f.barriers, f.total]
+            rows.setdefault(spec.name, {})[str(capability)] = numbers
+            broken += violations(spec, capability, f, Allowed(*numbers))
+    if broken:
+        sys.exit("\n".join(broken))
+    recorded = budgets.read() if budgets.FILE.exists() else {}
+    recorded[budgets.VERSION] = rows
+    lines = []
+    for version in sorted(recorded):
+        kernels = [f'  "{name}": {json.dumps(recorded[version][name])}' for name in sorted(recorded[version])]
+        lines.append(f' "{version}": {{\n' + ",\n".join(kernels) + "\n }")
+    budgets.FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    print(sum(map(len, rows.values())), "forms written for triton", budgets.VERSION)
+
+
+if __name__ == "__main__":
+    main()
