@@ -28,6 +28,14 @@ NO_JIT = "RTACCEL_NO_JIT"
 """1: a GPU kernel that was not built ahead is an error, and never compiled."""
 
 
+NUMBA_SIMULATOR = "NUMBA_ENABLE_CUDASIM"
+"""1: Numba's CUDA kernels run in Numba's simulator, on CPU tensors."""
+
+
+def numba_simulator() -> bool:
+    return os.environ.get(NUMBA_SIMULATOR, "0") not in ("", "0")
+
+
 def kernel_folder() -> Path:
     return Path(os.environ.get(KERNELS) or Path.home() / ".cache" / "rtaccel" / "kernels")
 

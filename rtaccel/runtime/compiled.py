@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from rtaccel.convert.program import GroupStep, Program
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.plan.explain import Line, line, table
-from rtaccel.runtime import state
+from rtaccel.runtime import interop, state
 from rtaccel.runtime.cuda_graph import DevicePlan
 from rtaccel.runtime.execute import Executor, build_executor
 from rtaccel.runtime.inputs import bind_run, check_out, copy_out, dense, fit_inputs
@@ -25,7 +25,8 @@ class CompiledModel(nn.Module):
     """A compiled model: the same call as the model it came from, fresh tensors out, inference only.
 
     `fast(*inputs)` allocates its results. `fast.run(*inputs, out=y)` writes into y and allocates nothing.
-    `fast.bind(*inputs, out=y)` checks the tensors once and returns a call without arguments.
+    `fast.bind(*inputs, out=y)` checks the tensors once and returns a call without arguments. All three take CuPy arrays too
+    where the model is on a GPU, without a copy; a bound call then runs on torch's current stream.
 
     A row (of the batch) that holds a NaN or an infinity gives NaN in every output of that row where the
     model is int8, and what float arithmetic gives where it is float32; other rows are untouched.
@@ -96,7 +97,10 @@ class CompiledModel(nn.Module):
         return (*inputs, *(named[name] for name in wanted))
 
     def _slow(self, inputs: tuple[Any, ...]) -> Any:
-        """The general path: nested arguments, torch steps, tensors to be copied or to be complained about."""
+        """The general path: nested arguments, torch steps, tensors to be copied or to be complained about, CuPy's arrays."""
+        cupy = interop.cupy_of(inputs)
+        if cupy is not None:
+            return interop.call(cupy, self, inputs)
         leaves, spec = pytree.tree_flatten((inputs, {}))
         if spec != self._program.in_spec:
             raise ShapeError(
@@ -116,6 +120,11 @@ class CompiledModel(nn.Module):
         """
         direct = self._direct
         if direct is not None and direct.run(inputs, out):
+            return out
+        cupy = interop.cupy_of(inputs, out)
+        if cupy is not None:
+            with interop.on_stream_of(cupy):
+                self.run(*interop.as_tensors(cupy, inputs), out=interop.as_tensors(cupy, out))
             return out
         if self._sealed:
             raise ShapeError(
@@ -149,6 +158,9 @@ class CompiledModel(nn.Module):
         The tensors are checked and kept alive here, once. Do not resize them afterwards.
         Raises ShapeError where a tensor does not fit as it lies (a copy would not be the caller's memory).
         """
+        cupy = interop.cupy_of(inputs, out)
+        if cupy is not None:
+            inputs, out = interop.as_tensors(cupy, inputs), interop.as_tensors(cupy, out)
         binder = self._executor.bind
         if binder is None:
             return bind_run(self.run, inputs, out)

@@ -1,0 +1,79 @@
+"""W8A8 linear in Numba CUDA: a block per output and row, whose threads share the sum. The plainest form of this kernel.
+
+Integers are exact, and every product and sum of the epilogue rounds once, so the results are the contract's to the bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rtaccel.core.registry import Impl, Prepared, register_impl
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._shared.numba_alias import THREADS, cuda, multiply_rn, stream, view
+from rtaccel.kernels.linear import contract
+
+_multiply = multiply_rn()
+INT32, FLOAT32 = np.int32, np.float32
+
+
+@cuda.jit
+def gemv_kernel(
+    x: Any, weight: Any, multiplier: Any, offset: Any, row_scale: Any, zero_point: Any, relu: Any, y: Any
+) -> None:
+    n, m, thread = cuda.blockIdx.x, cuda.blockIdx.y, cuda.threadIdx.x
+    parts = cuda.shared.array(THREADS, dtype=INT32)
+    acc = INT32(0)
+    for k in range(thread, x.shape[1], THREADS):
+        acc += (INT32(x[m, k]) - INT32(zero_point)) * INT32(weight[n, k])
+    parts[thread] = acc
+    cuda.syncthreads()
+    step = THREADS // 2
+    while step > 0:
+        if thread < step:
+            parts[thread] += parts[thread + step]
+        cuda.syncthreads()
+        step //= 2
+    if thread == 0:
+        factor = multiplier[n]
+        if row_scale.shape[0] > 0:
+            factor = _multiply(factor, row_scale[m, 0])
+        t = _multiply(FLOAT32(parts[0]), factor) + offset[n]
+        if relu and t < FLOAT32(0):
+            t = FLOAT32(0)
+        y[m, n] = t
+
+
+def supports(problem: Problem) -> str | None:
+    if problem.weight_dtype != "int8" or problem.in_dtypes[0] != "int8":
+        return f"multiplies int8 by int8, not {problem.in_dtypes[0]} by {problem.weight_dtype}"
+    if problem.out_dtypes[0] != "float32":
+        return "writes float32"
+    if problem.attrs.get("activation", "none") not in ("none", "relu"):
+        return f"has no {problem.attrs['activation']}"
+    if problem.in_widths[0] > contract.MAX_K:
+        return f"sums in int32, which holds K <= {contract.MAX_K}, not K = {problem.in_widths[0]}"
+    return None
+
+
+def prepare(stage: Stage, problem: Problem) -> Prepared:
+    """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y float32 [M, N]; any M."""
+    low = contract.lower(stage)
+    weight, multiplier, offset = (low[n].contiguous().to(problem.device) for n in ("weight", "multiplier", "offset"))
+    relu, zero_point = low["activation"] == "relu", low["x_zero_point"]
+    no_scale = torch.zeros((0, 1), device=problem.device)
+
+    def call(x: Tensor, row_scale: Tensor = no_scale) -> tuple[Tensor]:
+        y = torch.empty((x.shape[0], weight.shape[0]), device=x.device)
+        if y.numel():
+            arrays = [view(t) for t in (x, weight, multiplier, offset, row_scale)]
+            gemv_kernel[(weight.shape[0], x.shape[0]), THREADS, stream()](*arrays, zero_point, relu, view(y))
+        return (y,)
+
+    return call
+
+
+register_impl(Impl("linear", "numba_cuda_gemv", "numba_cuda", 0, supports, prepare))

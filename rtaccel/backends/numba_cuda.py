@@ -1,0 +1,65 @@
+"""Numba CUDA: a few kernels again, in plain Python: to read, to compare with, and to run in Numba's simulator.
+
+`NUMBA_ENABLE_CUDASIM=1` must be set before numba is first imported. A launch costs several microseconds per array, so on a GPU
+these belong in a graph, and rank below Triton's.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+from rtaccel.backends.base import Backend
+from rtaccel.backends.cuda_errors import dead
+from rtaccel.core import settings
+
+PACKAGES = ("numba_cuda_mlir", "numba_cuda")
+"""The successor, which has no simulator, and numba-cuda, which is maintained but not developed further."""
+
+_SIMULATING = settings.numba_simulator()
+
+
+def _installed() -> list[str]:
+    found = []
+    for name in PACKAGES:
+        try:
+            if importlib.util.find_spec(name) is not None:
+                found.append(name)
+        except ValueError:  # sys.modules holds a placeholder without a spec
+            continue
+    return found
+
+
+def unavailable() -> str | None:
+    """None, or why no Numba CUDA kernel can run in this process."""
+    if settings.numba_simulator() != _SIMULATING:
+        return f"{settings.NUMBA_SIMULATOR} was changed after rtaccel looked at it; set it before Python starts"
+    found = _installed()
+    if _SIMULATING:
+        return None if "numba_cuda" in found else "numba-cuda, which has the simulator, is not installed"
+    if not found:
+        return "numba-cuda is not installed (pip install 'rtaccel[numba]')"
+    if dead() is not None:
+        return dead()
+    import torch
+
+    if not torch.cuda.is_available():
+        return (
+            f"no CUDA device was found; run on a machine with an NVIDIA GPU, or set {settings.NUMBA_SIMULATOR}=1 before "
+            "Python starts to run the kernels in the simulator on CPU tensors"
+        )
+    return None
+
+
+def facts() -> dict[str, object]:
+    """Which package, and where its kernels run; for use where `unavailable()` is None."""
+    return {"package": "numba_cuda" if _SIMULATING else _installed()[0], "simulator": _SIMULATING}
+
+
+BACKEND = Backend(
+    name="numba_cuda",
+    rank=1,
+    devices=("cpu",) if _SIMULATING else ("cuda",),
+    unavailable=unavailable,
+    remedy=f"Install 'rtaccel[numba]' on a machine with an NVIDIA GPU, or set {settings.NUMBA_SIMULATOR}=1.",
+    facts=facts,
+)
