@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import importlib.util
 from collections.abc import Iterator
@@ -56,8 +57,17 @@ def compiled(name: str, capability: int) -> Footprint:
     return compile_for(next(s for s in SPECIALISATIONS if s.name == name), capability)
 
 
-@pytest.mark.parametrize("capability", ARCHITECTURES)
-@pytest.mark.parametrize("spec", SPECIALISATIONS, ids=lambda s: s.name)
+def todays() -> Iterator[Any]:
+    """Every form for sm_90 and two of the other architectures, others each day: within four days all of them.
+    `python tests/triton_checks/write_budgets.py --check` compiles the whole, in some minutes."""
+    others = [c for c in ARCHITECTURES if c != 90]
+    for index, spec in enumerate(SPECIALISATIONS):
+        first = 2 * (datetime.date.today().toordinal() + index)
+        for capability in (90, others[first % len(others)], others[(first + 1) % len(others)]):
+            yield pytest.param(spec, capability, id=f"{spec.name}-sm_{capability}")
+
+
+@pytest.mark.parametrize(("spec", "capability"), list(todays()))
 def test_compiles_within_its_budget(spec: Specialisation, capability: int) -> None:
     if not budgets.known(capability):
         pytest.skip(f"the assembler of triton {triton.__version__} does not know sm_{capability}")
@@ -76,17 +86,18 @@ def test_the_budget_file_holds_every_kernel_and_no_other() -> None:
 
 def test_w8a8_is_on_the_tensor_cores_of_every_card() -> None:
     name = "linear_dot_M16_N1024_K1024_dynamic_gelu_float32"
-    for capability in filter(budgets.known, ARCHITECTURES):
+    for capability in (80, 90, 100, 120):
         assert compiled(name, capability).count(INT8_MMA)
 
 
 def test_the_autoencoder_fits_one_multiprocessor() -> None:
     """640-128x4-8-128x4-640 in int8, as one kernel: 128 registers a thread is what 16 warps may have."""
     (name,) = [s.name for s in SPECIALISATIONS if s.name.startswith("mlp_chain_640")]
-    for capability in filter(budgets.known, ARCHITECTURES):
-        found = compiled(name, capability)
-        assert found.registers <= 128
-        assert found.spills == 0
+    found = compiled(name, 90)
+    assert found.spills == 0
+    recorded = [numbers for kernels in budgets.read().values() for numbers in kernels[name].values()]
+    assert len(recorded) > len(ARCHITECTURES)
+    assert max(registers for registers, *_ in [*recorded, [found.registers]]) <= 128
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
