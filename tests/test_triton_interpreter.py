@@ -18,7 +18,7 @@ from rtaccel.backends import get_backend
 CHECKS = [Path(__file__).parent / "triton_checks" / f"check_{name}.py" for name in ("kernels", "formats", "resident")]
 EVERY_SIZE = Path(__file__).parent / "triton_checks" / "every_size.py"
 GUARD = Path(__file__).parent / "triton_checks" / "guard_pages.py"
-FEWEST_CASES = 400
+FEWEST_CASES = 350
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed (pip install 'rtaccel[gpu]')"

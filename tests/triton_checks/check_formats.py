@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from rtaccel.backends import require
@@ -18,6 +20,7 @@ from rtaccel.core import settings
 from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Impl, Operator, Tolerance, impls, operator
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._shared.triton_device import dot4, multiply_rn
 from rtaccel.kernels._shared.triton_split import parts_of
 from rtaccel.kernels._shared.triton_spoil import spoiler
 from rtaccel.kernels.fused_linear import contract as fused
@@ -70,7 +73,7 @@ def check(op: str, impl: Impl, stage: Stage, rows: int, *others: int) -> None:
         assert found is None, f"{impl.name} M = {m}, {stage.inputs[0].width} to {stage.outputs[0].width}: {found}"
 
 
-SIZES = [(1, 1), (7, 2), (31, 3), (32, 16), (33, 17), (127, 9), (129, 33), (260, 40), (515, 18)]
+SIZES = [(1, 1), (31, 3), (33, 17), (129, 33), (515, 18)]
 
 
 @pytest.mark.parametrize("kind", contract_weights.KINDS)
@@ -80,7 +83,7 @@ def test_every_format_at_the_edges_of_tiles(kind: str, k: int, n: int) -> None:
     check("linear", impl_of("linear", "triton_tensor_core"), stage, 1, 0, 17)
 
 
-@pytest.mark.parametrize("group", [16, 48, 64, 96, 256])
+@pytest.mark.parametrize("group", [16, 48, 128])
 @pytest.mark.parametrize("kind", ["w4a16", "w4a8-static", "w4a8-dynamic"])
 def test_groups_of_every_kind_of_size(kind: str, group: int) -> None:
     """Powers of two, multiples of 16 that are none, and a last group that is not whole."""
@@ -91,7 +94,7 @@ def test_groups_of_every_kind_of_size(kind: str, group: int) -> None:
             check("linear", impl_of("linear", "triton_gemv_int4"), stage, 3, 5)
 
 
-@pytest.mark.parametrize("k", [4, 12, 60, 64, 68, 508, 1024, 1100])
+@pytest.mark.parametrize("k", [4, 60, 68, 1100])
 def test_int4_rows_one_by_one(k: int) -> None:
     for rows in (1, 2, 4):
         stage = contract_weights.make_stage(k, 9, "w4a8-dynamic", "relu", out="int8")
@@ -114,11 +117,11 @@ def test_the_sums_of_a_group_are_whole_numbers() -> None:
 
 
 def long_stages() -> Iterator[Any]:
-    for kind in ("w8a16", "w4a16", "w4a8-static", "bfloat16"):
+    for kind in ("w8a16", "w4a16"):
         yield pytest.param("linear", contract_weights.make_stage(1030, 21, kind, "relu"), id=kind)
     for scheme in ("static", "dynamic"):
         yield pytest.param("linear", contract.make_stage(1030, 21, scheme, "relu", out="int8"), id=f"w8a8-{scheme}")
-    for kind in ("w8a8-rows", "w8a8-static", "float8"):
+    for kind in ("w8a8-rows", "float8"):
         stage = fused.make_stage(1030, 21, kind, "relu", residual=True, out="int8")
         yield pytest.param("fused_linear", stage, id=f"fused-{kind}")
 
@@ -207,3 +210,30 @@ def test_tolerances_are_not_empty() -> None:
         tolerance: Tolerance = contract.tolerance(stage, *inputs)
         (y,) = contract.reference(stage, *inputs)
         assert torch.as_tensor(tolerance.atol).max() < 0.05 * y.abs().max()
+
+
+if not settings.triton_interpret():  # the interpreter has no inline assembly
+
+    @triton.jit
+    def twins_kernel(a_ptr, b_ptr, c_ptr, dot_ptr, product_ptr, ASM: tl.constexpr, BLOCK: tl.constexpr):
+        at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        a, b, c = tl.load(a_ptr + at), tl.load(b_ptr + at), tl.load(c_ptr + at)
+        tl.store(dot_ptr + at, dot4(a, b, c, ASM))
+        x, y = a.to(tl.float32) * 1e-3, b.to(tl.float32) * 1e-5
+        tl.store(product_ptr + at, multiply_rn(x, y, ASM) + c.to(tl.float32))
+
+    def test_the_assembly_does_what_its_twin_does() -> None:
+        """All pairs of bytes in each place of a word, and products that a fused multiply-add would round otherwise."""
+        bytes_ = torch.arange(-128, 128, device=DEVICE)
+        a, b = (t.flatten().int() for t in torch.meshgrid(bytes_, bytes_, indexing="ij"))
+        words = [((v & 255) << (8 * place)).int() for place in range(4) for v in (a, b)]
+        a = torch.cat([*words[0::2], torch.randint(-(2**31), 2**31 - 1, (1 << 18,), dtype=torch.int32, device=DEVICE)])
+        b = torch.cat([*words[1::2], torch.randint(-(2**31), 2**31 - 1, (1 << 18,), dtype=torch.int32, device=DEVICE)])
+        c = torch.randint(-(2**30), 2**30, a.shape, dtype=torch.int32, device=DEVICE)
+        found = []
+        for asm in (True, False):
+            dot, product = torch.zeros_like(c), torch.zeros(c.shape, device=DEVICE)
+            twins_kernel[(a.numel() // 256,)](a, b, c, dot, product, ASM=asm, BLOCK=256, enable_fp_fusion=False)
+            found.append((dot, product))
+        assert torch.equal(found[0][0], found[1][0])
+        assert torch.equal(found[0][1], found[1][1])
