@@ -31,7 +31,7 @@ MODEL = """
 import torch
 from torch import nn
 def make():
-    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)).eval()
+    model = nn.Sequential(nn.Linear(64, 32), nn.GELU(), nn.Linear(32, 10)).eval()
     return model, (torch.randn(1, 64),), [torch.randn(32, 64)]
 def wrong():
     return 3
