@@ -42,7 +42,7 @@ def test_every_verb_has_help_takes_json_and_is_listed() -> None:
     assert "main" not in main.verb_names()
     listed = main.build_parser(main.verb_names()).format_help()
     for name in main.verb_names():
-        module = importlib.import_module(f"rtaccel.cli.{name}")
+        module = importlib.import_module(f"rtaccel.cli.{name.replace('-', '_')}")
         assert module.HELP
         assert callable(module.run)
         assert name in listed
