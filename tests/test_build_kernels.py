@@ -163,7 +163,7 @@ class PretendedCore:
             from_cubin=lambda code, name: SimpleNamespace(get_kernel=lambda entry: function)
         )
 
-    def Device(self) -> Any:  # noqa: N802 - cuda-core's name
+    def Device(self, index: int) -> Any:  # noqa: N802 - cuda-core's name
         return SimpleNamespace(set_current=lambda: None)
 
     def LaunchConfig(self, **config: Any) -> Any:  # noqa: N802
@@ -183,6 +183,7 @@ def test_a_stored_kernel_is_launched_without_triton(built: Path, monkeypatch: py
     monkeypatch.setenv(settings.NO_JIT, "1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(cubin_launch, "unavailable", lambda: None)
     monkeypatch.setattr(cubin_launch, "_core", lambda: core)
     stage = contract.make_stage(32, 10, "static")
@@ -205,6 +206,7 @@ def test_a_stored_kernel_is_launched_without_triton(built: Path, monkeypatch: py
 
 
 def test_code_with_other_parameters_is_not_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(cubin_launch, "_core", lambda: PretendedCore(4))
     with pytest.raises(FormatError, match="4 parameters"):
         cubin_launch.load(small(90))

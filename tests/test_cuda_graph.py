@@ -286,6 +286,21 @@ def test_an_empty_graph_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gc.isenabled()
 
 
+def test_a_call_that_cannot_be_captured_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    StandIns(empty=False).install(monkeypatch)
+    calls = []
+
+    def work() -> tuple[Tensor, ...]:
+        calls.append(1)
+        if len(calls) > cuda_device.WARM_UPS:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+        return (torch.zeros(1),)
+
+    with pytest.raises(UnsupportedProblem, match="mode='eager'"):
+        cuda_device.TorchCuda().capture(work)
+    assert gc.isenabled()
+
+
 @pytest.mark.parametrize("scheme", ["w8a8", "w8a16", "w4a16", "w4a8", "bfloat16", "float32"])
 def test_on_a_gpu(scheme: str) -> None:
     reason = get_backend("triton").unavailable()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -14,9 +15,10 @@ from torch import Tensor, nn
 import rtaccel as rt
 from rtaccel.convert.program import GroupStep
 from rtaccel.core.errors import FormatError
-from rtaccel.core.registry import operators
+from rtaccel.core.registry import impls, operators
 from rtaccel.core.stage import Problem, Stage, Value
 from rtaccel.kernels.mlp import contract as mlp
+from rtaccel.plan.choose import Choice
 from rtaccel.plan.fuse import fuse
 from rtaccel.runtime.compiled import CompiledModel
 
@@ -131,6 +133,15 @@ def test_a_chain_whose_parts_do_not_fit_is_refused() -> None:
             mlp.split(Stage("mlp", "x", made.inputs, made.outputs, made.tensors, attrs))
 
 
+def test_a_choice_places_the_weights_of_plain_torch() -> None:
+    stage = operators()["linear"]
+    (case, *_) = [c for c in stage.cases() if c.id.startswith("M4-") and "static" in c.id]
+    (impl,) = impls("portable", "linear")
+    inputs = case.make(0)
+    call = Choice(case.stage, Problem.of(case.stage, 4, "meta"), impl, ()).prepare()
+    assert call(*(t.to("meta") for t in inputs))[0].device.type == "meta"
+
+
 ON_DEVICE = [
     "linear", "quantize", "fused_linear", "mlp", "pointwise", "norm", "softmax", "conv", "pool", "attention", "position",
     "lstm", "gru", "concat", "rearrange",
@@ -141,10 +152,6 @@ ON_DEVICE = [
 @pytest.mark.parametrize("op", ON_DEVICE)
 def test_plain_torch_keeps_everything_on_the_device(op: str) -> None:
     """On torch's `meta` device, which refuses a tensor of the CPU beside its own, as a GPU does."""
-    from dataclasses import replace
-
-    from rtaccel.core.registry import impls
-
     ran = 0
     for case in itertools.islice(operators()[op].cases(), 0, 12, 4):
         inputs = case.make(0)

@@ -75,9 +75,10 @@ def load(cubin: Cubin) -> Callable[..., None]:
     """launch(grid, **arguments) of a stored kernel. Loads it onto the current device."""
     if cubin.global_scratch_bytes or cubin.profile_scratch_bytes:
         raise FormatError(cubin.name, "a kernel with scratch memory", "one without", "Please report this kernel.")
+    import torch
+
     core = _core()
-    device = core.Device()
-    device.set_current()
+    core.Device(torch.cuda.current_device()).set_current()
     function = core.ObjectCode.from_cubin(cubin.code, name=cubin.name).get_kernel(cubin.entry)
     expected = len(cubin.parameters) + 2
     if function.num_arguments != expected:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rtaccel.backends import backends, require
 from rtaccel.core.errors import BackendUnavailable, UnsupportedProblem
-from rtaccel.core.registry import Impl, impls
+from rtaccel.core.registry import Impl, Prepared, impls
 from rtaccel.core.stage import Problem, Stage
 
 
@@ -19,6 +19,13 @@ class Choice:
     problem: Problem
     impl: Impl
     rejected: tuple[tuple[str, str], ...]
+
+    def prepare(self) -> Prepared:
+        """The kernel with its weights packed. Plain torch gets them where the problem is; kernels place what they pack."""
+        stage, device = self.stage, self.problem.device
+        if self.impl.backend == "portable" and device != "cpu":
+            stage = replace(stage, tensors={name: t.to(device) for name, t in stage.tensors.items()})
+        return self.impl.prepare(stage, self.problem)
 
 
 def order(device: str, forced: str | None) -> list[str]:

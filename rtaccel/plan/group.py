@@ -169,13 +169,5 @@ def plan_group(
         raise UnsupportedProblem(
             "stream", f"backend {backend!r}", "the native backend, which keeps states", "Leave backend= out."
         )
-    prepared = [choice.impl.prepare(_placed(choice), choice.problem) for choice in choices]
+    prepared = [choice.prepare() for choice in choices]
     return StagedPlan(group, prepared, max_rows, device, triton), choices
-
-
-def _placed(choice: Choice) -> Stage:
-    """The stage with its weights where plain torch multiplies them. Kernels place what they pack themselves."""
-    if choice.impl.backend != "portable" or choice.problem.device == "cpu":
-        return choice.stage
-    tensors = {name: t.to(choice.problem.device) for name, t in choice.stage.tensors.items()}
-    return replace(choice.stage, tensors=tensors)

@@ -38,7 +38,7 @@ def time_stage(choice: Choice) -> float:
         ports = [Port.matrix(v) for v in stage.inputs], [Port.matrix(v) for v in stage.outputs]
         call = Bound(build([(stage, choice.impl.name)], *ports), inputs, outputs if len(outputs) > 1 else outputs[0])
     else:
-        prepared = choice.impl.prepare(stage, problem)
+        prepared = choice.prepare()
         if operator(stage.op).by_row:
             inputs = tuple(t.reshape(-1, v.width) for t, v in zip(inputs, stage.inputs))
 

@@ -62,6 +62,19 @@ def without_gc() -> Iterator[None]:
             gc.enable()
 
 
+@contextmanager
+def _only_what_can_be_captured() -> Iterator[None]:
+    """A call that waits for the device, or looks at numbers, ends a capture; said in those words."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "captur" not in str(error).lower():
+            raise
+        raise UnsupportedProblem(
+            "graph", str(error).splitlines()[0], "calls that only launch kernels", "Compile with mode='eager'."
+        ) from error
+
+
 class _TorchGraph:
     def __init__(self, graph: torch.cuda.CUDAGraph, outputs: tuple[Tensor, ...]) -> None:
         self._graph, self.outputs = graph, outputs
@@ -81,7 +94,7 @@ class TorchCuda:
                 work()
         stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with without_gc(), warnings.catch_warnings(record=True) as said:
+        with without_gc(), warnings.catch_warnings(record=True) as said, _only_what_can_be_captured():
             warnings.simplefilter("always")
             # thread_local: other threads may go on allocating and copying while this one captures.
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
