@@ -25,6 +25,7 @@ _HOME = {
     "Budget": "rtaccel.measure.budget",
     "Float32": "rtaccel.core.scheme",
     "BFloat16": "rtaccel.core.scheme",
+    "Float8": "rtaccel.core.scheme",
     "W8A8": "rtaccel.core.scheme",
     "W8A16": "rtaccel.core.scheme",
     "W4A8": "rtaccel.core.scheme",
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
         ShapeError,
         UnsupportedProblem,
     )
-    from rtaccel.core.scheme import W4A8, W4A16, W8A8, W8A16, BFloat16, Float32
+    from rtaccel.core.scheme import W4A8, W4A16, W8A8, W8A16, BFloat16, Float8, Float32
     from rtaccel.core.sparsity import BlockSparse, SemiStructured, Unstructured
     from rtaccel.measure.budget import Budget
     from rtaccel.measure.latency import Latency, measure

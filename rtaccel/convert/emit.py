@@ -144,7 +144,8 @@ class Emitter:
             outputs[0] = replace(outputs[0], name=self._int8_name(draft.writes[0], quant), dtype="int8", quant=quant)
         if operator(draft.op).int8_beside:
             outputs, attrs["gives"] = self._beside(draft.writes, outputs, writes)
-        stages.append(Stage(draft.op, draft.name, tuple(inputs), tuple(outputs), tensors, attrs))
+        op = "fused_linear" if "quantise" in attrs else draft.op
+        stages.append(Stage(op, draft.name, tuple(inputs), tuple(outputs), tensors, attrs))
 
     def _ring(self, draft: Draft, layer: Layer) -> Value:
         """The past of a convolution that is streamed in int8: it holds numbers, so they need a scale that stays."""

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from rtaccel.convert.draft import Draft
 from rtaccel.core.errors import FormatError
-from rtaccel.core.scheme import W4A8, W4A16, W8A8, W8A16, BFloat16, Float32, Int8Activation, Scheme
+from rtaccel.core.scheme import W4A8, W4A16, W8A8, W8A16, BFloat16, Float8, Float32, Int8Activation, Scheme
 from rtaccel.core.stage import Quant
-from rtaccel.formats import bf16, int4, int8
+from rtaccel.formats import bf16, fp8, int4, int8
 from rtaccel.kernels.linear.contract import MAX_K
 
 Weights = tuple[Mapping[str, Tensor], Mapping[str, Any]]
@@ -58,6 +58,11 @@ def _int8(weight: Tensor, scheme: W8A8 | W8A16) -> Weights:
     return dict(zip(("weight", "weight_scale"), int8.quantise_weight(weight))), {}
 
 
+def _float8(weight: Tensor, scheme: Float8) -> Weights:
+    scaled = dict(zip(("weight", "weight_scale"), fp8.quantise_weight(weight)))
+    return scaled, {"quantise": "float8", "residual": False}
+
+
 def _int4(weight: Tensor, scheme: W4A8 | W4A16) -> Weights:
     packed, scale = int4.quantise_weight(weight, scheme.group_size)
     return {"weight": packed, "group_scale": scale}, {"group_size": scheme.group_size}
@@ -65,6 +70,7 @@ def _int4(weight: Tensor, scheme: W4A8 | W4A16) -> Weights:
 
 _WEIGHTS: dict[type[Scheme], Callable[[Tensor, Any], Weights]] = {
     Float32: _float32, BFloat16: _bfloat16, W8A8: _int8, W8A16: _int8, W4A8: _int4, W4A16: _int4,
+    Float8: _float8,
 }  # fmt: skip
 
 

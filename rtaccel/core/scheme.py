@@ -40,6 +40,16 @@ class BFloat16(Scheme):
     name: ClassVar[str] = "bfloat16"
 
 
+@dataclass(frozen=True)
+class Float8(Scheme):
+    """float8 (e4m3) weights with a scale per output channel; float8 activations with a scale per row, from the row itself.
+
+    For GPUs from compute capability 8.9 on, and linear layers. Elsewhere it is computed in plain torch, and `explain()` says so.
+    """
+
+    name: ClassVar[str] = "float8"
+
+
 class Int8Activation(Scheme):
     """What the schemes with int8 activations share.
 

@@ -83,7 +83,7 @@ def check(own: Mapping[str, Tensor], given: Mapping[str, Any]) -> None:
                 f"{buffer.dtype}{list(buffer.shape)}",
                 "Load a state dict of a model compiled from the same architecture and scheme.",
             )
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        if value.is_floating_point() and not torch.isfinite(value.float()).all():  # float8 has no isfinite
             raise FormatError("load_state_dict", f"{name} with a NaN or infinity", "finite numbers", "Save it again.")
         if name.endswith("group_scale"):
             require_scales("load_state_dict", name, value)
