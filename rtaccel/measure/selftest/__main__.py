@@ -82,7 +82,7 @@ def _say_real(comparisons: int, seconds: float) -> int:
     cost = real.overhead()
     print(
         f"\nTiming one call: {cost.per_call_ns:.1f} ns, of which {cost.in_sample_ns:.0f} ns are in the sample; "
-        f"{cost.blocks} blocks and {cost.bytes} bytes more at the end of 100,000 calls and at most during them.",
+        f"100,000 of them leave {cost.blocks} blocks of Python's and hold {cost.bytes} bytes more at most.",
         flush=True,
     )
     verdicts = real.spins()
@@ -94,7 +94,7 @@ def _say_real(comparisons: int, seconds: float) -> int:
     found = [c.verdict for c in real.against_slower(tries, seconds)].count("slower")
     print(f"10 % slower: found in {found} of {tries} comparisons of {seconds:g} s", flush=True)
     added = real.plugin_seconds()
-    print(f"The plugin adds {added:.3f} s to a session that does not use it", flush=True)
+    print(f"The plugin adds {added:.3f} s of processor time to a session that does not use it", flush=True)
     right = verdicts["p50 below"] == verdicts["p99 below"] == "FAIL" and verdicts["p50 above"] == "PASS"
     return sum(
         (cost.per_call_ns > 60, cost.bytes > 128, not right, unlike > 0.05 * comparisons, found < tries, added > 0.3)
