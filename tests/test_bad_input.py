@@ -204,7 +204,7 @@ def test_options_that_are_not_there() -> None:
         ({"backend": "tpu"}, rt.BackendUnavailable, "cpu.*portable"),
         ({"device": "cuda"}, rt.BackendUnavailable, "GPU"),
         ({"device": "toaster"}, rt.BackendUnavailable, "toaster"),
-        ({"sparsity": "2:4"}, rt.UnsupportedProblem, "2:4"),
+        ({"sparsity": "3:4"}, rt.FormatError, "3:4.*unstructured"),
         ({"mode": "persistent"}, rt.UnsupportedProblem, "persistent"),
         ({"max_batch": 0}, rt.ShapeError, "max_batch"),
     ):
