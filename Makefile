@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard cmake/* kernels/*/*.cc kernels/*/*.h kernels/*/*.in tests/native/* rtaccel/*.cc rtaccel/*.h)
 
-.PHONY: demo test native lint bench wheel clean
+.PHONY: demo test native lint bench device wheel clean
 
 demo: $(VENV)/.demo
 	$(BIN)/rtaccel demo
@@ -26,6 +26,10 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only --budgets bench/budgets.toml
 	$(BIN)/python -m bench.peers
 
+# On a machine with an NVIDIA GPU: every kernel checked and timed, and the figures kept. Elsewhere it says why not.
+device: $(VENV)/.dev
+	$(BIN)/python -m bench.device
+
 wheel: $(VENV)/.dev
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
@@ -38,7 +42,7 @@ $(VENV)/.demo: $(BIN)/pip $(SOURCES)
 	touch $@
 
 $(VENV)/.dev: $(BIN)/pip $(SOURCES)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,demo]' \
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,demo,accuracy,numba,cuda]' \
 		--config-settings=cmake.define.RTACCEL_NATIVE_TESTS=ON
 	touch $@
 
