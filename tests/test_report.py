@@ -14,9 +14,11 @@ import rtaccel as rt
 from rtaccel.core.errors import FormatError
 from rtaccel.measure.charts import histograms, tails
 from rtaccel.measure.report import render_report, write_report
+from rtaccel.measure.report_markdown import render_markdown
 from rtaccel.measure.result import Latency
 from rtaccel.measure.svg import WIDTH, LogAxis, duration
 from rtaccel.measure.verdict import Line
+from rtaccel.measure.witness import Misses, Witness
 
 VOID = {"meta", "br"}
 SELF_CLOSED = {"line", "path", "circle"}
@@ -99,6 +101,18 @@ def test_banner_says_the_worst_verdict_and_who() -> None:
     unproved = result("few", 3.0, n=100, budget=rt.Budget(p99_us=2000))
     assert 'class="banner UNDECIDED"' in render_report([ours, unproved], title="t")
     assert 'class="banner' not in render_report([free], title="t")
+
+
+def test_a_witness_and_the_mode_are_shown() -> None:
+    """Misses in three counts, in both kinds of report; nothing of it where there was no witness."""
+    seen = Witness(1.5, 2.5, 90.0, 12, 7, None, (Misses("p999_us", 20.0, 1_234, 1_000),), np.ones(3, np.float32))
+    measured = result("ours", 3.0, budget=rt.Budget(p999_us=20), witness=seen, mode="cold caches")
+    page = " ".join(Page(render_report([measured], title="t")).texts)
+    text = render_markdown([measured], title="t")
+    for shown in ("cold caches", "p99.9 ≤ 20", "1,234", "1,000", "234", "7 context switches", "steal unknown"):
+        assert shown in page, shown
+        assert shown in text, shown
+    assert "meanwhile" not in render_report([result("ours", 3.0)], title="t") + render_markdown(several(), title="t")
 
 
 def test_headline_error_name_and_other_limits() -> None:

@@ -14,6 +14,7 @@ from rtaccel.measure.charts import MOST_DRAWN, histograms, tails
 from rtaccel.measure.environment import describe
 from rtaccel.measure.report_stages import roofline_section, stage_section
 from rtaccel.measure.report_style import style_sheet
+from rtaccel.measure.report_witness import witness_section
 from rtaccel.measure.result import Latency
 from rtaccel.measure.roofline import Roofline
 from rtaccel.measure.stages import StageProfile
@@ -72,6 +73,7 @@ def render_report(
         stage_section(stages) if stages else "",
         roofline_section(roofline, stages) if roofline and stages else "",
         _verdicts(results, error_name),
+        witness_section(results),
         _pairs("Memory and energy", facts) if facts else "",
         _environment(results[0]),
         f"<section><h2>Command</h2><pre>{escape(command)}</pre></section>" if command else "",
@@ -118,8 +120,9 @@ def _figures(results: Sequence[Latency], quality: Mapping[str, str], error_name:
     head += ["<th>size</th>"] * sized + ['<th class="text">quality</th>'] * valued + ['<th class="text">verdict</th>']
     rows = []
     for i, result in enumerate(results):
+        mode = "" if result.mode == "warm" else f'<span class="range">{escape(result.mode)}</span>'
         cells = [
-            f'<td><span class="swatch" style="background:{colour(i)}"></span><b>{escape(result.name)}</b></td>',
+            f'<td><span class="swatch" style="background:{colour(i)}"></span><b>{escape(result.name)}</b>{mode}</td>',
             _quantile(result, "p50"),
             _quantile(result, "p99"),
             _quantile(result, "p999"),

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from rtaccel.core.errors import FormatError
 from rtaccel.measure.environment import describe
+from rtaccel.measure.report_witness import HEAD as WITNESS_HEAD
+from rtaccel.measure.report_witness import witness_lines, witness_rows
 from rtaccel.measure.result import Latency
 from rtaccel.measure.stages import HEAD, StageProfile, rows, summary
 from rtaccel.measure.svg import duration
@@ -33,7 +35,8 @@ def render_markdown(
     table: list[tuple[str, ...]] = [("name", "p50", "p99", "p99.9", "max", "calls", "verdict")]
     table += [
         (
-            r.name, *(duration(us) for us in (r.p50_us, r.p99_us, r.p999_us, r.max_us)), f"{r.n:,}",
+            r.name if r.mode == "warm" else f"{r.name} ({r.mode})",
+            *(duration(us) for us in (r.p50_us, r.p99_us, r.p999_us, r.max_us)), f"{r.n:,}",
             r.verdict or "no budget",
         )
         for r in results
@@ -44,6 +47,13 @@ def render_markdown(
         for r in results:
             judged += [(r.name, line.key, _limit(line), line.verdict, line.reason) for line in r.lines]
         parts.append(_table(judged, text=5))
+    seen = witness_lines(results)
+    if seen:
+        missed = witness_rows(results)
+        table_of_misses = _table([WITNESS_HEAD, *missed], text=2) + "\n\n" if missed else ""
+        parts.append(
+            _folded("What the machine did meanwhile", table_of_misses + "\n".join(f"- {_cell(s)}" for s in seen))
+        )
     if stages is not None:
         parts.append(_folded("Where the time goes", _table([HEAD, *rows(stages)], text=2) + f"\n\n{summary(stages)}"))
     if facts:
