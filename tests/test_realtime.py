@@ -195,7 +195,8 @@ def faults():
 x, y = torch.randn(3000, n), torch.empty(3000, 40)
 big = rt.compile(torch.nn.Sequential(torch.nn.Linear(n, 40000), torch.nn.Linear(40000, 40)).eval(), (x[:1],))
 step = big.bind(x[:32], out=y[:32])
-step()
+small = rt.compile(torch.nn.Linear(n, 40).eval(), (x[:1],)).bind(x[:32], out=y[32:64])
+step(), small()
 counts = []
 for wanted in (False, True):
     read, write = os.pipe()
@@ -204,6 +205,7 @@ for wanted in (False, True):
         y.zero_(); gc.collect()
         if wanted:
             big.prefault()
+        small()  # the interpreter's own pages, which a call writes to
         before = faults()
         step()
         os.write(write, str(faults() - before).encode())
@@ -215,8 +217,8 @@ print(*counts)
     done = script(code, "float32")
     assert done.returncode == 0, done.stderr[-3000:]
     without, with_it = map(int, done.stdout.split())
-    assert with_it < without
-    assert with_it <= 8  # of the interpreter itself: its heap is copied on write as well
+    assert without > 1000
+    assert with_it <= 16  # of the interpreter itself: its heap is copied on write as well, some of it anew
 
 
 def locked_bytes() -> int:
