@@ -18,3 +18,8 @@ def poisoned_empty():
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
     torch.use_deterministic_algorithms(False)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: side by side, nobody waits for it at the end."""
+    items.sort(key=lambda item: "test_triton_interpreter" not in item.nodeid)

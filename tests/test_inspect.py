@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -213,10 +214,15 @@ def native(name: str) -> Impl:
 
 
 def test_object_files_are_found_by_name(tmp_path: Path) -> None:
-    folder = tmp_path / "build" / "any" / "CMakeFiles" / "x.dir" / "kernels" / "linear"
-    folder.mkdir(parents=True)
-    for stem in ("cpu_kernel_portable", "cpu_int4_portable"):
-        (folder / f"{stem}.cc.o").touch()
+    """By the operator, the idea and the set; those of a cross build, newer here, are another machine's."""
+    header = Path(sys.executable).resolve().read_bytes()[:20]  # of this machine
+    other = header[:18] + bytes([header[18] ^ 1, header[19]])
+    for build, start in (("any", header), ("cross", other)):
+        folder = tmp_path / "build" / build / "CMakeFiles" / "x.dir" / "kernels" / "linear"
+        folder.mkdir(parents=True)
+        for stem in ("cpu_kernel_portable", "cpu_int4_portable"):
+            (folder / f"{stem}.cc.o").write_bytes(start)
+    assert "any" in cpu.object_file(native("cpu_portable"), tmp_path).parts
     assert cpu.object_file(native("cpu_portable"), tmp_path).name == "cpu_kernel_portable.cc.o"
     assert cpu.object_file(native("cpu_int4_portable"), tmp_path).name == "cpu_int4_portable.cc.o"
     with pytest.raises(BackendUnavailable, match="object file"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -55,7 +56,8 @@ def session(folder: Path, suite: str, *options: str) -> tuple[int, str]:
     (folder / "conftest.py").write_text(BRIEF)
     (folder / "test_suite.py").write_text(suite)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(folder), *options, "."]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # no worker of xdist
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, env=alone)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ from rtaccel.core.errors import BackendUnavailable
 from rtaccel.core.registry import Impl
 
 ROOT = Path(__file__).resolve().parents[3]
+
+_ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
 
 _LINE = re.compile(r"^\s+[0-9a-f]+:\t(?:[0-9a-f]{2,8} )+\s*\t([a-z][\w.]*)\s*(.*)$", re.MULTILINE)
 _VECTOR = re.compile(r"%([xyz]mm)\d|\b([vq])\d+\.\d*[bhsd]")
@@ -39,12 +42,20 @@ def object_file(impl: Impl, root: Path = ROOT) -> Path:
     idea, _, isa = impl.name.rpartition("_")
     stems = [impl.name] if idea == "" else [f"{idea}_kernel_{isa}", impl.name]
     found = [p for stem in stems for p in root.glob(f"build/*/CMakeFiles/**/kernels/{impl.op}/{stem}.cc.o")]
+    found = [path for path in found if _of_this_machine(path)]
     if not found:
         raise BackendUnavailable(
             "inspect", f"{impl.op}/{impl.name}", f"its object file below {root / 'build'}, as a build from source leaves it",
             "Installed libraries have no names of functions: clone the sources and run `make test`.",
         )  # fmt: skip
     return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def _of_this_machine(path: Path) -> bool:
+    """Not one of a cross build: e_machine in the header of an ELF file."""
+    with path.open("rb") as file:
+        header = file.read(20)
+    return int.from_bytes(header[18:20], "little") == _ELF_MACHINES.get(platform.machine())
 
 
 def inspect_cpu(impl: Impl) -> Disassembled:
