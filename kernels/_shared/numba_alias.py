@@ -30,6 +30,18 @@ THREADS = 32
 """Of a block: a sum over them is five steps through shared memory."""
 
 
+@cuda.jit(device=True)
+def sum_into_first(parts: Any, thread: Any) -> None:
+    """The numbers of a block in shared memory, added up in `parts[0]`; every thread of the block takes part."""
+    cuda.syncthreads()
+    step = THREADS // 2
+    while step > 0:
+        if thread < step:
+            parts[thread] += parts[thread + step]
+        cuda.syncthreads()
+        step //= 2
+
+
 def view(t: Tensor) -> Any:
     """The tensor as a kernel takes it, in its own memory: Numba reads torch's CUDA tensors, its simulator numpy arrays."""
     return t.detach().numpy() if SIMULATED else cuda.as_cuda_array(t.detach())

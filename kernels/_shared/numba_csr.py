@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.errors import ShapeError
-from rtaccel.kernels._shared.numba_alias import THREADS, cuda, stream, view
+from rtaccel.kernels._shared.numba_alias import THREADS, cuda, stream, sum_into_first, view
 
 FLOAT32 = np.float32
 
@@ -28,13 +28,7 @@ def csr_kernel(starts: Any, columns: Any, values: Any, x: Any, y: Any) -> None:
     for i in range(starts[row] + thread, starts[row + 1], THREADS):
         total += values[i] * x[columns[i]]
     parts[thread] = total
-    cuda.syncthreads()
-    step = THREADS // 2
-    while step > 0:
-        if thread < step:
-            parts[thread] += parts[thread + step]
-        cuda.syncthreads()
-        step //= 2
+    sum_into_first(parts, thread)
     if thread == 0:
         y[row] = parts[0]
 

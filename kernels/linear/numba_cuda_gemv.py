@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.numba_alias import THREADS, cuda, multiply_rn, stream, view
+from rtaccel.kernels._shared.numba_alias import THREADS, cuda, multiply_rn, stream, sum_into_first, view
 from rtaccel.kernels.linear import contract
 
 _multiply = multiply_rn()
@@ -30,13 +30,7 @@ def gemv_kernel(
     for k in range(thread, x.shape[1], THREADS):
         acc += (INT32(x[m, k]) - INT32(zero_point)) * INT32(weight[n, k])
     parts[thread] = acc
-    cuda.syncthreads()
-    step = THREADS // 2
-    while step > 0:
-        if thread < step:
-            parts[thread] += parts[thread + step]
-        cuda.syncthreads()
-        step //= 2
+    sum_into_first(parts, thread)
     if thread == 0:
         factor = multiplier[n]
         if row_scale.shape[0] > 0:

@@ -48,10 +48,8 @@ class Blocks {
   static constexpr bool kInt8 = Int8;
   using Sum = typename Numbers::Sum;
   template <int R>
-  struct Rows {
-    const char* x;
-    int64_t pitch;
-    Rows(const LinearLayer& p, const char* at) : x(at), pitch(p.x.pitch) {}
+  struct Rows : RowsAt<char> {
+    using RowsAt<char>::RowsAt;
   };
 
   Blocks(const StageSpec& spec, LinearLayer& layer) {

@@ -52,10 +52,8 @@ class Int8Windows {
   static constexpr bool kInt8 = true;
   using Sum = typename S::I;
   template <int R>
-  struct Rows {
-    const uint8_t* x;
-    int64_t pitch;
-    Rows(const LinearLayer& p, const char* at) : x(reinterpret_cast<const uint8_t*>(at)), pitch(p.x.pitch) {}
+  struct Rows : RowsAt<uint8_t> {
+    using RowsAt<uint8_t>::RowsAt;
   };
 
   Int8Windows(const StageSpec& spec, LinearLayer& layer) {

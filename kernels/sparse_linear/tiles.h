@@ -15,6 +15,14 @@ constexpr int chains() {
   return R == 1 ? 4 : R == 2 ? 2 : 1;
 }
 
+// The rows of x that a tile takes, as they lie.
+template <class T>
+struct RowsAt {
+  const T* x;
+  int64_t pitch;
+  RowsAt(const LinearLayer& p, const char* at) : x(reinterpret_cast<const T*>(at)), pitch(p.x.pitch) {}
+};
+
 // What int8 outputs are made of, padded to whole tiles.
 template <class S>
 static inline void read_numbers(LinearLayer& p, const StageSpec& spec, const SparseRows& rows) {

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.capture import Captured
@@ -26,6 +26,16 @@ def as_args(batch: Any) -> tuple[Any, ...]:
     raise ShapeError(
         "calibration", type(batch).__name__, "each batch a tensor or a tuple of model inputs", "Wrap it in a tuple."
     )
+
+
+def call_with(model: nn.Module, batch: Any) -> None:
+    """One call of a model with a calibration batch: a tensor, a tuple of arguments, or a dict of keyword arguments."""
+    if isinstance(batch, Mapping):
+        model(**batch)
+    elif isinstance(batch, (tuple, list)):
+        model(*batch)
+    else:
+        model(batch)
 
 
 def batches_of(op: str, calibration: Any) -> Iterable[Any]:

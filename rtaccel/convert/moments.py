@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from rtaccel.convert.calibrate import call_with
 from rtaccel.convert.prune import Moments
 from rtaccel.core.errors import FormatError
 from rtaccel.formats.observe import RangeObserver
@@ -75,12 +76,7 @@ def _fed(model: nn.Module, name: str, batch: Any) -> Tensor:
     handle = module.register_forward_pre_hook(hook, with_kwargs=True)
     try:
         with torch.no_grad():
-            if isinstance(batch, Mapping):
-                model(**batch)
-            elif isinstance(batch, (tuple, list)):
-                model(*batch)
-            else:
-                model(batch)
+            call_with(model, batch)
     finally:
         handle.remove()
     return torch.cat(seen) if seen else _zeros(0, int(module.in_features))  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rtaccel.convert.calibrate import batches_of
+from rtaccel.convert.calibrate import batches_of, call_with
 from rtaccel.core.errors import FormatError
 from rtaccel.formats.observe import RangeObserver
 
@@ -46,12 +46,7 @@ def watch_inputs(
         with torch.no_grad():
             for batch in batches_of(op, calibration):
                 count += 1
-                if isinstance(batch, Mapping):
-                    model(**batch)
-                elif isinstance(batch, (tuple, list)):
-                    model(*batch)
-                else:
-                    model(batch)
+                call_with(model, batch)
     finally:
         for handle in handles:
             handle.remove()

@@ -1,11 +1,12 @@
-"""What is wrong with the input of a layer, or the plain contiguous copy that its plan takes."""
+"""What is wrong with the input of a layer or the state given to it, or the plain contiguous copy that its plan takes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rtaccel.core.errors import ShapeError
 
@@ -48,3 +49,17 @@ def is_plain(tensor: Tensor) -> bool:
         and not torch._is_functional_tensor(tensor)
         and torch._C._len_torch_dispatch_stack() == 0
     )
+
+
+def given_state(
+    layer: nn.Module, state_dict: Mapping[str, Any], prefix: str, missing_keys: list[str], unexpected_keys: list[str]
+) -> dict[str, Any] | None:
+    """What a state dict has for the layer, by buffer; None where that is not exactly its buffers, whose names are added to
+    the lists, as nn.Module reports them."""
+    given = {name[len(prefix) :]: t for name, t in state_dict.items() if name.startswith(prefix)}
+    own = {name for name, t in layer._buffers.items() if t is not None}
+    if given.keys() == own:
+        return given
+    missing_keys.extend(prefix + name for name in sorted(own - given.keys()))
+    unexpected_keys.extend(prefix + name for name in sorted(given.keys() - own))
+    return None

@@ -15,7 +15,7 @@ from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.scheme import W8A8, Scheme, parse_scheme
 from rtaccel.formats.observe import RangeObserver
 from rtaccel.nn import conv_ops
-from rtaccel.nn.check import describe, is_plain
+from rtaccel.nn.check import describe, given_state, is_plain
 from rtaccel.nn.conv_w8a8 import ConvShape, ConvW8A8, PackedConv, check_image
 from rtaccel.nn.linear_w8a8 import LinearW8A8
 from rtaccel.nn.numbers import Size
@@ -165,11 +165,8 @@ class _QuantConv(nn.Module):
         missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
     ) -> None:  # fmt: skip
         """Loads the layer whole or not at all: a FormatError, a key missing or one too many changes nothing."""
-        given = {name[len(prefix) :]: t for name, t in state_dict.items() if name.startswith(prefix)}
-        own = {name for name, t in self._buffers.items() if t is not None}
-        if given.keys() != own:
-            missing_keys.extend(prefix + name for name in sorted(own - given.keys()))
-            unexpected_keys.extend(prefix + name for name in sorted(given.keys() - own))
+        given = given_state(self, state_dict, prefix, missing_keys, unexpected_keys)
+        if given is None:
             return
         offered = ConvW8A8(**{name: given.get(name) for name in _BUFFERS})  # type: ignore[arg-type]
         offered.validate(f"load {prefix}{type(self).__name__}", self.shape)

@@ -16,7 +16,7 @@ from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.scheme import W4A8, W8A8, Int8Activation, Scheme, parse_scheme
 from rtaccel.formats.observe import RangeObserver
 from rtaccel.nn import ops
-from rtaccel.nn.check import check_input, describe, is_plain
+from rtaccel.nn.check import check_input, describe, given_state, is_plain
 from rtaccel.nn.formats import numbers_of
 from rtaccel.nn.numbers import LinearNumbers
 from rtaccel.nn.packed import Packed
@@ -258,15 +258,12 @@ class QuantLinear(nn.Module):
 
         nn.Module reports such keys, and raises where strict. It always passes strict=True here.
         """
-        given = {name[len(prefix) :]: t for name, t in state_dict.items() if name.startswith(prefix)}
-        own = {name for name, t in self._buffers.items() if t is not None}
-        if given.keys() != own:
-            missing_keys.extend(prefix + name for name in sorted(own - given.keys()))
-            unexpected_keys.extend(prefix + name for name in sorted(given.keys() - own))
+        given = given_state(self, state_dict, prefix, missing_keys, unexpected_keys)
+        if given is None:
             return
         cls = numbers_of("QuantLinear", self.scheme)
         size = cls.size_of(self.out_features, self.in_features, self.scheme)
-        for name in sorted(own):
+        for name in sorted(given):
             cls.check(f"load {prefix}QuantLinear", name, given[name], size)
         ranks = self._ranks()
         super()._load_from_state_dict(

@@ -15,7 +15,7 @@ from rtaccel.core.stage import Quant
 from rtaccel.formats import masks
 from rtaccel.formats.observe import RangeObserver
 from rtaccel.nn import ops
-from rtaccel.nn.check import is_plain
+from rtaccel.nn.check import given_state, is_plain
 from rtaccel.nn.linear import QuantLinear, _observed
 from rtaccel.nn.sparse_numbers import FORMS, STEP, SparseNumbers, sparse_numbers
 
@@ -154,11 +154,8 @@ class SparseLinear(QuantLinear):
         error_msgs: list[str],
     ) -> None:
         """Loads the layer whole or not at all. The number of weights is that of the file, not of this layer."""
-        given = {name[len(prefix) :]: t for name, t in state_dict.items() if name.startswith(prefix)}
-        own = {name for name, t in self._buffers.items() if t is not None}
-        if given.keys() != own:
-            missing_keys.extend(prefix + name for name in sorted(own - given.keys()))
-            unexpected_keys.extend(prefix + name for name in sorted(given.keys() - own))
+        given = given_state(self, state_dict, prefix, missing_keys, unexpected_keys)
+        if given is None:
             return
         op = f"load {prefix}SparseLinear"
         if any(not isinstance(t, Tensor) for t in given.values()):

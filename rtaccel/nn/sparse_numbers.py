@@ -153,7 +153,7 @@ class SparseNumbers(LinearNumbers):
 @dataclass(frozen=True, eq=False)
 class LinearCsr(SparseNumbers):
     FORM = "csr"
-    PATTERN = Unstructured
+    PATTERN: ClassVar[type[Sparsity]] = Unstructured
 
     weight: Tensor
     columns: Tensor
@@ -167,19 +167,11 @@ class LinearCsr(SparseNumbers):
 
 
 @dataclass(frozen=True, eq=False)
-class LinearBlocks(SparseNumbers):
+class LinearBlocks(LinearCsr):
+    """The same buffers, each entry a block."""
+
     FORM = "blocks"
     PATTERN = BlockSparse
-
-    weight: Tensor
-    columns: Tensor
-    row_starts: Tensor
-    weight_scale: Tensor | None = None
-    bias: Tensor | None = None
-    input_scale: Tensor | None = None
-    input_zero_point: Tensor | None = None
-    out_features: int = 0
-    in_features: int = 0
 
 
 @dataclass(frozen=True, eq=False)
