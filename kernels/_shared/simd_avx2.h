@@ -82,9 +82,6 @@ struct Avx2 : Common<Avx2, Avx2Types> {
   static I min_int(I a, I b) { return _mm256_min_epi32(a, b); }
   static I max_int(I a, I b) { return _mm256_max_epi32(a, b); }
   static I bits_of_abs(F v) { return _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(INT32_MAX)); }
-  static F power_of_two(I n) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
-  }
   static int32_t max_of_int(I v) {
     __m128i m = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
     m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4E));

@@ -71,9 +71,6 @@ struct Avx512 : Common<Avx512, Avx512Types> {
   static I min_int(I a, I b) { return _mm512_min_epi32(a, b); }
   static I max_int(I a, I b) { return _mm512_max_epi32(a, b); }
   static I bits_of_abs(F v) { return _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(INT32_MAX)); }
-  static F power_of_two(I n) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23));
-  }
   static int32_t max_of_int(I v) { return _mm512_reduce_max_epi32(v); }
   static int32_t sum_of_int(I v) { return _mm512_reduce_add_epi32(v); }
 

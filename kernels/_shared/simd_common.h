@@ -7,7 +7,7 @@
 //   round: to nearest even, any size         to_int: the same, |v| < 2^22          to_float  max_of  sum_of
 //   load_int store_int set_int               add_int sub_int mul_int max_int min_int and_int
 //   shift_left<n>  shift_right<n> (copies the sign)  max_of_int  sum_of_int  as_int as_float (the same bits)
-//   bits_of_abs  power_of_two (n in -126..127)
+//   bits_of_abs
 //   load_u8 load_s8 load_u16: kLanes numbers to I.     store_u8: lanes clamped to 0..255.  store_u16: low 16 bits
 //   load_bf16 store_bf16: kLanes bfloat16 from and to F; storing rounds to nearest even, a NaN stays one
 //

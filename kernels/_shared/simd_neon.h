@@ -84,7 +84,6 @@ struct Neon : Common<Neon, NeonTypes> {
   static I min_int(I a, I b) { return vminq_s32(a, b); }
   static I max_int(I a, I b) { return vmaxq_s32(a, b); }
   static I bits_of_abs(F v) { return vreinterpretq_s32_f32(vabsq_f32(v)); }
-  static F power_of_two(I n) { return as_float(vshlq_n_s32(vaddq_s32(n, vdupq_n_s32(127)), 23)); }
   static int32_t max_of_int(I v) { return vmaxvq_s32(v); }
   static int32_t sum_of_int(I v) { return vaddvq_s32(v); }
 

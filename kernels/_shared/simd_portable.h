@@ -98,7 +98,6 @@ struct Portable : Common<Portable, PortableTypes> {
   static I min_int(I a, I b) { return a < b ? a : b; }
   static I max_int(I a, I b) { return a > b ? a : b; }
   static I bits_of_abs(F v) { return reinterpret_cast<I>(v) & INT32_MAX; }
-  static F power_of_two(I n) { return reinterpret_cast<F>((n + 127) << 23); }
   static int32_t max_of_int(I v) {
     int32_t m = v[0];
     for (int i = 1; i < 4; ++i) m = m > v[i] ? m : v[i];

@@ -33,7 +33,6 @@ struct Apply {
       put(kRsqrt, S::rsqrt(S::abs(b)));
       put(kRound, S::round(a));
       put(kToFloat, S::to_float(u));
-      put(kPowerOfTwo, S::power_of_two(S::load_int(in.exponents + i)));
       put(kLoadBf16, S::load_bf16(in.halves + i));
       put_int(kToInt, S::to_int(S::load(in.small + i)));
       put_int(kAddInt, S::add_int(u, v));

@@ -83,7 +83,6 @@ void want(const VectorInputs& in, VectorResults& out) {
                             1.0f / std::sqrt(std::fabs(b)),
                             std::nearbyintf(a),
                             static_cast<float>(u),
-                            std::ldexp(1.0f, in.exponents[i]),
                             float_of(uint32_t{in.halves[i]} << 16)};
     for (int op = 0; op < kDotBf16; ++op) out.floats[op][i] = floats[op];
     int32_t dot = 0;

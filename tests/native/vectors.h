@@ -25,7 +25,6 @@ enum FloatOp {
   kRsqrt,
   kRound,
   kToFloat,
-  kPowerOfTwo,
   kLoadBf16,
   kDotBf16,
   kFloatOps
