@@ -15,9 +15,9 @@ struct Always {
   static constexpr Activation value = kind;
 };
 
-// exp(x) for x <= 0; 0 below -87.7. x = n ln 2 + r with |r| <= 0.347, where adding 1.5 * 2^23 rounds x / ln 2 to n in the
-// last bits, beside the bias of an exponent; exp(r) by the least relative error of its degree (2e-9), at most 2 units in
-// the last place as computed. A NaN stays a NaN.
+// exp(x) for x <= 0; 0 below -87.7. x = n ln 2 + r with |r| <= 0.347, where adding 1.5 * 2^23 rounds x / ln 2 to n in
+// the last bits, beside the bias of an exponent; exp(r) by the least relative error of its degree (2e-9), at most 2
+// units in the last place as computed. A NaN stays a NaN.
 template <class S>
 static inline typename S::F exp_negative(typename S::F x) {
   using F = typename S::F;

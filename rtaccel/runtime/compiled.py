@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,16 @@ from rtaccel.runtime.cuda_graph import DevicePlan
 from rtaccel.runtime.execute import Executor, build_executor
 from rtaccel.runtime.inputs import bind_run, check_out, copy_out, dense, fit_inputs
 from rtaccel.runtime.options import Options
+
+
+def native_entry(kind: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """`method` of a compiled model, where the native core takes what is ordinary without entering Python; kind is "call" or
+    "run". It stays as it is where there is no native core."""
+    try:
+        from rtaccel._native import entry
+    except ImportError:
+        return method
+    return cast(Callable[..., Any], entry(kind, method))
 
 
 class CompiledModel(nn.Module):
@@ -54,6 +64,8 @@ class CompiledModel(nn.Module):
         self._program: Program = program
         self._executor: Executor = executor
         self._direct = executor.direct
+        if executor.direct is not None and executor.steps[0].native:
+            executor.steps[0].plan.guard((self._forward_pre_hooks, self._forward_hooks, _any_pre_hooks, _any_hooks))
         if earlier is not None:
             earlier.close()
 
@@ -64,7 +76,8 @@ class CompiledModel(nn.Module):
     # -- calling ---------------------------------------------------------------------------------------------------
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
-        """nn.Module's own way through its hooks costs 0.4 us, a good part of a small network; it is taken where it matters."""
+        """nn.Module's own way through its hooks costs 0.4 us, a good part of a small network; it is taken where it matters.
+        A native plan with tensors that fit as they are never comes here (native_entry.cc)."""
         direct = self._direct
         if direct is not None and not (
             named or self._forward_pre_hooks or self._forward_hooks or _any_pre_hooks or _any_hooks
@@ -73,6 +86,8 @@ class CompiledModel(nn.Module):
             if result is not None:
                 return result
         return super().__call__(*inputs, **named)
+
+    __call__ = native_entry("call", __call__)
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         if named:
@@ -139,6 +154,8 @@ class CompiledModel(nn.Module):
             fitted, outs = self._fit("run", inputs, out)
             copy_out(pytree.tree_leaves(direct.call_flat(fitted)), outs)
         return out
+
+    run = native_entry("run", run)
 
     def _fit(self, op: str, inputs: tuple[Any, ...], out: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Checked inputs, copied where they must be, and checked outputs, of a model that is one group."""

@@ -18,7 +18,7 @@ from rtaccel.convert.streaming import stream_drafts
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.kernels.chain.cpu import States
-from rtaccel.runtime.compiled import CompiledModel
+from rtaccel.runtime.compiled import CompiledModel, native_entry
 from rtaccel.runtime.options import Options, check_threads
 
 
@@ -34,6 +34,8 @@ class StreamModel(CompiledModel):
     def step(self, *inputs: Tensor) -> Any:
         """One moment of every stream, [streams, features] -> [streams, outputs]; fresh tensors."""
         return self(*inputs)
+
+    step = native_entry("call", step)
 
     @property
     def streams(self) -> int:
