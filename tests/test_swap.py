@@ -14,6 +14,7 @@ from torch.nn.utils import parametrizations, parametrize
 import rtaccel as rt
 from rtaccel.convert import gate
 from rtaccel.nn import QuantLinear
+from tests.swapped_models import MyLinear, actions, make, snapshot, unchanged
 
 
 @pytest.fixture(autouse=True)
@@ -29,32 +30,6 @@ def quick(monkeypatch) -> list[tuple[int, ...]]:
 
     monkeypatch.setattr(gate, "compare", compare)
     return shapes
-
-
-def make(seed: int = 0) -> nn.Sequential:
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Linear(24, 40), nn.ReLU(), nn.Sequential(nn.Linear(40, 16), nn.Tanh()), nn.Linear(16, 5)
-    ).eval()
-
-
-def snapshot(model: nn.Module) -> tuple[list[tuple[str, nn.Module]], dict[str, Tensor]]:
-    return list(model.named_modules()), {k: v.clone() for k, v in model.state_dict().items()}
-
-
-def unchanged(model: nn.Module, before: tuple[list[tuple[str, nn.Module]], dict[str, Tensor]]) -> bool:
-    modules = list(model.named_modules())
-    state = model.state_dict()
-    return (
-        [(n, id(m)) for n, m in modules] == [(n, id(m)) for n, m in before[0]]
-        and state.keys() == before[1].keys()
-        and all(torch.equal(state[k].nan_to_num(7.0), v.nan_to_num(7.0)) for k, v in before[1].items())
-        and not any(m._forward_pre_hooks for m in model.modules())
-    )
-
-
-def actions(report: rt.SwapReport) -> dict[str, str]:
-    return {entry.fqn: entry.action for entry in report}
 
 
 # -- swapping ----------------------------------------------------------------------------------------------------------
@@ -146,10 +121,6 @@ def test_one_tensor_is_one_batch_and_rows_can_be_chosen(quick) -> None:
 
 
 # -- what is kept ------------------------------------------------------------------------------------------------------
-
-
-class MyLinear(nn.Linear):
-    pass
 
 
 def hooked(layer: nn.Linear) -> nn.Linear:
@@ -277,79 +248,6 @@ def test_the_real_gate_runs(monkeypatch) -> None:
     report = rt.quantize_(model, "w8a8", calibration=[x], force=True)
     assert report.swapped == 3
     assert all(e.us_before > 0 and e.us_after > 0 for e in report)
-
-
-# -- errors leave the model alone --------------------------------------------------------------------------------------
-
-
-def _nan_weight(model: nn.Sequential) -> None:
-    with torch.no_grad():
-        model[3].weight[2, 1] = float("nan")
-
-
-ERRORS = {
-    "unknown scheme": (lambda m: rt.quantize_(m, "w7a7"), rt.FormatError, "w7a7"),
-    "not a scheme": (lambda m: rt.quantize_(m, 8), rt.FormatError, "8"),
-    "static without data": (lambda m: rt.quantize_(m, rt.W8A8("static")), rt.FormatError, "0 without calibration"),
-    "no batch": (lambda m: rt.quantize_(m, "w8a8", calibration=[]), rt.FormatError, "without a batch"),
-    "batches in a dict": (lambda m: rt.quantize_(m, "w8a8", calibration={"x": 1}), rt.ShapeError, "dict"),
-    "nan in calibration": (
-        lambda m: rt.quantize_(m, "w8a8", calibration=[torch.full((2, 24), float("nan"))]), rt.FormatError, "input of 0"),
-    "wrong calibration": (lambda m: rt.quantize_(m, "w8a8", calibration=[torch.randn(2, 23)]), RuntimeError, "shape"),
-    "nan in a weight": (lambda m: (_nan_weight(m), rt.quantize_(m, "w8a8")), rt.FormatError, r"3.*weight\[2, 1\]"),
-    "filter raises": (lambda m: rt.quantize_(m, "w8a8", lambda module, name: 1 / (name != "3")), ZeroDivisionError, "zero"),
-    "training": (lambda m: rt.quantize_(m.train(), "w8a8"), rt.UnsupportedProblem, "eval"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", ERRORS)
-def test_errors_leave_the_model_alone(name: str) -> None:
-    call, error, said = ERRORS[name]
-    model = make()
-    if name == "nan in a weight":
-        _nan_weight(model)
-    before = snapshot(model)
-    with pytest.raises(error, match=said) as caught:
-        call(model)
-    if isinstance(caught.value, rt.RtaccelError):
-        assert caught.value.next_step
-    assert unchanged(model, before)
-
-
-def test_an_error_while_replacing_is_undone() -> None:
-    class Stubborn(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
-
-        def __setattr__(self, name: str, value: object) -> None:
-            if name == "b" and isinstance(value, QuantLinear):
-                raise RuntimeError("no")
-            super().__setattr__(name, value)
-
-    model = Stubborn().eval()
-    before = snapshot(model)
-    with pytest.raises(RuntimeError, match="no"):
-        rt.quantize_(model, "w8a8")
-    assert unchanged(model, before)
-
-
-@pytest.mark.parametrize("model", [nn.Linear(4, 4).eval(), MyLinear(4, 4).eval()], ids=["linear", "subclass"])
-def test_a_lone_layer(model: nn.Linear) -> None:
-    with pytest.raises(rt.UnsupportedProblem) as caught:
-        rt.quantize_(model, "w8a8")
-    assert "from_float" in caught.value.next_step
-
-
-def test_not_a_model() -> None:
-    with pytest.raises(rt.UnsupportedProblem, match="function"):
-        rt.quantize_(lambda x: x, "w8a8")
-
-
-def test_a_model_without_linear_layers() -> None:
-    report = rt.quantize_(nn.Sequential(nn.ReLU()).eval(), "w8a8", calibration=[torch.randn(2)])
-    assert len(report) == 0
-    assert "0 swapped, 0 kept" in str(report)
 
 
 # -- restoring ---------------------------------------------------------------------------------------------------------
