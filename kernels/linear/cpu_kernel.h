@@ -40,9 +40,13 @@ class LinearStage : public Stage {
   // Rows are in the same groups for any number of parts, as the order of a float32 sum depends on the group.
   void run(const Run& run) const override {
     const Share share = share_of(run, kRows);
-    const char* w = static_cast<const char*>(layer_.weights) + share.tile * groups_ * S::kTileVectors * Kind<S>::kStep;
-    const int64_t end = share.tile_end * kTileColumns < layer_.n ? share.tile_end * kTileColumns : layer_.n;
-    for (int64_t column = share.tile * kTileColumns; column < end; column += kTileColumns) {
+    const int64_t tile_bytes = groups_ * S::kTileVectors * Kind<S>::kStep, count = share.tile_end - share.tile;
+    // Odd calls of few rows go backwards: what does not fit a cache then finds its end there from the call before. A layer
+    // of 1024 x 1024 bytes takes 10.6 us, and 11.8 always forwards; 256 x 256 takes 0.75 and 0.80 (Zen 4, 2026-11).
+    const bool backwards = (run.tick & 1) && share.row_end - share.row <= kRows;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t tile = backwards ? share.tile_end - 1 - i : share.tile + i, column = tile * kTileColumns;
+      const char* w = static_cast<const char*>(layer_.weights) + tile * tile_bytes;
       const int64_t left = (layer_.n - column + S::kLanes - 1) / S::kLanes;
       const int vectors = static_cast<int>(left < S::kTileVectors ? left : S::kTileVectors);
       switch (vectors) {
@@ -60,7 +64,6 @@ class LinearStage : public Stage {
             }
           }
       }
-      w += groups_ * vectors * Kind<S>::kStep;
     }
   }
 
