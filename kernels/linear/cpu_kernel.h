@@ -41,8 +41,9 @@ class LinearStage : public Stage {
   void run(const Run& run) const override {
     const Share share = share_of(run, kRows);
     const int64_t tile_bytes = groups_ * S::kTileVectors * Kind<S>::kStep, count = share.tile_end - share.tile;
-    // Odd calls of few rows go backwards: what does not fit a cache then finds its end there from the call before. A layer
-    // of 1024 x 1024 bytes takes 10.6 us, and 11.8 always forwards; 256 x 256 takes 0.75 and 0.80 (Zen 4, 2026-11).
+    // Odd calls of few rows go backwards: what does not fit a cache then finds its end there from the call before. A
+    // layer of 1024 x 1024 bytes takes 10.6 us, and 11.8 always forwards; 256 x 256 takes 0.75 and 0.80 (Zen 4,
+    // 2026-11).
     const bool backwards = (run.tick & 1) && share.row_end - share.row <= kRows;
     for (int64_t i = 0; i < count; ++i) {
       const int64_t tile = backwards ? share.tile_end - 1 - i : share.tile + i, column = tile * kTileColumns;
