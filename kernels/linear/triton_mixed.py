@@ -67,7 +67,7 @@ def _load_x(
         x = tl.where(keep[:, None], x * inverse[:, None], 0.0)
     if DOT == "fp8":
         x = x.to(tl.float8e4nv) if ASM else _nearest_e4m3(x)
-    return _as_operand(x, DOT, ASM)
+    return as_operand(x, DOT, ASM)
 
 
 @triton.jit
@@ -79,7 +79,7 @@ def _nearest_e4m3(x):
 
 
 @triton.jit
-def _as_operand(t, DOT: tl.constexpr, ASM: tl.constexpr):
+def as_operand(t, DOT: tl.constexpr, ASM: tl.constexpr):
     """Numbers as a type the tensor cores take. The interpreter multiplies the bits of bfloat16 as whole numbers, and truncates
     where the card rounds, so there the rounded numbers stay float32: the same products."""
     if DOT == "fp16":
@@ -115,7 +115,7 @@ def _sum_dense(
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.int32 if DOT == "int8" else tl.float32)
     for step in range(EACH):
         x = _load_x(x_ptr, m, in_m, (part * EACH + step) * BLOCK_K + k, inverse, keep, K, ROWS, DOT, ASM)
-        w = _as_operand(tl.load(w_ptr + step * (BLOCK_N * BLOCK_K) + tile), DOT, ASM)
+        w = as_operand(tl.load(w_ptr + step * (BLOCK_N * BLOCK_K) + tile), DOT, ASM)
         acc = tl.dot(x, tl.trans(w), acc, out_dtype=acc.dtype)
     return acc
 
@@ -141,7 +141,7 @@ def _sum_int4(
         for piece in tl.static_range(PIECES):
             at = (part * EACH + pair) * (2 * GROUP) + piece * BLOCK_K + k
             w = tl.load(w_ptr + (pair * PIECES + piece) * (BLOCK_N * BLOCK_K) + tile)
-            w_low, w_high = _as_operand((w << 4).to(tl.int8), DOT, ASM), _as_operand((w & -16).to(tl.int8), DOT, ASM)
+            w_low, w_high = as_operand((w << 4).to(tl.int8), DOT, ASM), as_operand((w & -16).to(tl.int8), DOT, ASM)
             x_low = _load_x(x_ptr, m, in_m, at, inverse, keep, K, ROWS, DOT, ASM)
             x_high = _load_x(x_ptr, m, in_m, at + GROUP, inverse, keep, K, ROWS, DOT, ASM)
             low = tl.dot(x_low, tl.trans(w_low), low, out_dtype=nothing.dtype)

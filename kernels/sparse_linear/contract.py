@@ -2,8 +2,9 @@
 
 Axes: x [M, K], W [N, K], bias [N], y [M, N]. It means what `linear` means for the dense W, to the bit where that is an
 integer; float32 sums may be in another order. W is float32, or int8 with `weight_scale [N]`; x as in `linear`: float32, or
-int8 with a static scale, or int8 with a scale per row. A zero that is not stored cannot turn an infinity into NaN, so the
-rule is that of int8: a float32 row of x with a NaN or an infinity gives NaN in all of y's row.
+int8 with a static scale, or int8 with a scale per row. GPUs have bfloat16 W too, and int8 W with float32 x. A zero that is
+not stored cannot turn an infinity into NaN, so the rule is that of int8: a float32 row of x with a NaN or an infinity gives NaN
+in all of y's row.
 
 W is stored in one of three forms, told by the tensors of the stage:
 
@@ -33,8 +34,12 @@ from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_oper
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.formats import blocks, csr, semi
 from rtaccel.kernels.linear import contract as linear
+from rtaccel.kernels.linear import contract_weights
 
 LAYOUTS = ("window", "blocks", "2:4")
+
+WEIGHTS_ALONE = ("bfloat16", "w8a16")
+"""Schemes whose activations are float32 beside smaller weights, as linear/contract_weights.py has them; of GPUs alone."""
 
 STRUCTURE = ("columns", "row_starts", "positions")
 """Tensors that say where the values are."""
@@ -50,8 +55,8 @@ def form(tensors: Mapping[str, Tensor]) -> str:
 def check(op: str, tensors: Mapping[str, Tensor], n: int, k: int) -> None:
     """Raises FormatError where the tensors store no weight [n, k]: no kernel ever sees an index that does not fit."""
     weight = tensors["weight"]
-    if weight.dtype not in (torch.float32, torch.int8):
-        raise FormatError(op, f"weight: {weight.dtype}", "float32 or int8 values", "Pack it with rtaccel.formats.")
+    if weight.dtype not in (torch.float32, torch.bfloat16, torch.int8):
+        raise FormatError(op, f"weight: {weight.dtype}", "float32, bfloat16 or int8", "Pack it with rtaccel.formats.")
     match form(tensors):
         case "2:4":
             semi.check(op, weight, tensors["positions"], n, k)
@@ -162,7 +167,7 @@ def packed_bytes(stage: Stage) -> int:
     weight = dense_weight(stage.tensors, n, k)
     size = weight.element_size()
     beside = 8192 + 40 * (n + 64)
-    if layout != "window":
+    if layout != "window" or weight.dtype not in _WINDOWS:
         return beside + (n + 64) * (k + 64) * size * 5 // 4 + 2 * (n // 4 + 4) * (k + 4)
     most = 0
     for lanes, slots, window, step in _WINDOWS[weight.dtype]:
@@ -175,9 +180,10 @@ def packed_bytes(stage: Stage) -> int:
 
 
 def make_stage(k: int, n: int, scheme: str, layout: str, density: float, seed: int = 0, **options: Any) -> Stage:
-    """A stage with random weights; scheme and options as `linear.make_stage` takes them."""
+    """A stage with random weights; scheme and options as the `make_stage` of linear's two contracts take them."""
     g = torch.Generator().manual_seed(seed + 1)
-    dense = linear.make_stage(k, n, scheme, seed=seed, **options)
+    make = contract_weights.make_stage if scheme in WEIGHTS_ALONE else linear.make_stage
+    dense = make(k, n, scheme, seed=seed, **options)
     weight = dense.tensors["weight"]
     block = {0: (16, 16), 1: (8, 8), 2: (1, 16), 3: (5, 3)}[(n + k) % 4]
     if layout == "2:4":
@@ -224,6 +230,16 @@ def cases() -> Iterator[Case]:
                 yield _case(3, make_stage(37, 45, scheme, layout, 0.3, activation=act, parameter=parameter), scheme)
             options: dict[str, Any] = {"activation": act, "parameter": parameter, "out": "int8"}
             yield _case(3, make_stage(37, 45, "static", layout, 0.3, **options), "static")
+    for rows, n, k, density in (
+        (1, 1, 1, 0.5),
+        (2, 70, 130, 0.1),
+        (3, 40, 64, 0.0),
+        (4, 33, 190, 0.3),
+        (9, 129, 65, 0.3),
+    ):
+        for layout in LAYOUTS:
+            for scheme in WEIGHTS_ALONE:
+                yield _case(rows, make_stage(k, n, scheme, layout, density, activation="silu"), scheme)
 
 
 OPERATOR = register_operator(

@@ -25,6 +25,7 @@ from rtaccel.nn.linear_w8a8 import INPUT
 from rtaccel.nn.numbers import LEAST_SCALE, LinearNumbers, Size
 from rtaccel.plan.group import Group
 from rtaccel.plan.sparse import fastest
+from rtaccel.plan.sparse_gpu import modelled
 
 SCHEMES: tuple[type[Scheme], ...] = (Float32, W8A8)
 
@@ -144,9 +145,10 @@ class SparseNumbers(LinearNumbers):
     def chosen(self, group: Group, rows: int, device: str) -> tuple[Group, list[str]]:
         """The group in its fastest form, dense where no sparse kernel is faster, and why."""
         *before, sparse = group.stages
-        if device != "cpu":
+        if device not in ("cpu", "cuda"):
             return group, []
-        form = fastest(contract.dense_stage(sparse), rows, first=sparse)
+        pick = fastest if device == "cpu" else modelled
+        form = pick(contract.dense_stage(sparse), rows, first=sparse)
         return Group((*before, form.stage), group.inputs, group.outputs), [form.reason]
 
 

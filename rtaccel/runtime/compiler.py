@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from rtaccel.backends.cuda_errors import NEXT, dead
+from rtaccel.convert import sparse_gpu
 from rtaccel.convert.capture import check_example
 from rtaccel.convert.forms import best_form
 from rtaccel.convert.lower import lower
@@ -45,7 +46,8 @@ def compile(
     scheme: a scheme, its name, or a dict from module-name pattern to scheme; a layer that no pattern fits stays float32.
     sparsity: a pattern (`rt.Unstructured(0.9)`), its name, or a dict from module-name pattern to it: the smallest weights of
         linear layers are left out. Better choices of weights: `rt.sparsify_` on the model first. Zeros that a weight has
-        are used without asking, where a sparse kernel is measured to be faster; notes in `explain()` give the figures.
+        are used without asking, where a sparse kernel is measured (on a GPU: modelled) to be faster; notes in `explain()`
+        give the figures.
     calibration: an iterable of inputs (tensors or tuples) for static int8 scales; without it they are per row (dynamic).
     backend: force "cpu", "portable" or "triton"; None takes the best for the device. Operators that a forced backend
         has no kernel for run as plain torch, and `explain()` says so.
@@ -88,7 +90,9 @@ def compile(
     even = device == "cpu" and backend in (None, "cpu", "portable")
     program = lower(captured, graph, schemes, calibration, even=even, sparsity=patterns)
     rows = max(1, program.samples(pytree.tree_leaves(args)))
-    if device == "cpu":
+    if (device == "cuda" and mode != "persistent") or backend in sparse_gpu.BACKENDS:
+        program = sparse_gpu.in_modelled_form(program, rows, backend)
+    elif device == "cpu":
         program = in_fastest_form(program, rows, backend)
     names = tuple(inspect.signature(model.forward).parameters)[: len(args)]
     mode = mode or ("graph" if device == "cuda" else None)

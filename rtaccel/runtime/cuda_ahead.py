@@ -13,6 +13,7 @@ from rtaccel.convert.capture import check_example
 from rtaccel.convert.forms import best_form
 from rtaccel.convert.lower import lower
 from rtaccel.convert.program import GroupStep, Program
+from rtaccel.convert.sparse_gpu import in_modelled_form
 from rtaccel.core.registry import impls
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.core.stage import Problem
@@ -28,13 +29,14 @@ def kernels_of(
 ) -> dict[str, Specialisation]:
     """The specialisations, by key, that `rt.compile(model, example_inputs, scheme, calibration, device="cuda")` binds.
 
-    The numbers of the weights and scales do not matter; shapes, scheme and whether there is calibration data do.
+    The numbers of the weights and scales do not matter, but for zeros; shapes, scheme and whether there is calibration
+    data do.
     """
     args = check_example(model, example_inputs)
     captured, graph = best_form(model, args)
     program = lower(captured, graph, SchemeMap(scheme), calibration, even=False)
     rows = max(1, program.samples(pytree.tree_leaves(args)))
-    return _recorded(program, rows)
+    return _recorded(in_modelled_form(program, rows), rows)
 
 
 def _recorded(program: Program, rows: int) -> dict[str, Specialisation]:

@@ -23,6 +23,7 @@ from rtaccel.kernels.fused_linear import contract as fused_contract
 from rtaccel.kernels.linear import contract as linear_contract
 from rtaccel.kernels.linear import contract_weights
 from rtaccel.kernels.quantize import contract as quantize_contract
+from rtaccel.kernels.sparse_linear import contract as sparse_contract
 
 PAGE = mmap.PAGESIZE
 _kept: list[mmap.mmap] = []
@@ -94,6 +95,11 @@ def main() -> None:
             for kind in ("w8a8-rows", "w4a16", "float8"):
                 fused = fused_contract.make_stage(k, n, kind, residual=True, out="int8")
                 ran += run("fused_linear", fused, fused_contract.make_inputs(fused, m, seed=k), at_end)
+        for m, n, k in ((1, 7, 20), (3, 17, 68), (5, 33, 131)):
+            for layout in sparse_contract.LAYOUTS:
+                for kind in ("static", "dynamic", "w8a16"):
+                    made = sparse_contract.make_stage(k, n, kind, layout, 0.4)
+                    ran += run("sparse_linear", made, inputs(made, m), at_end)
         handed = linear_contract.make_stage(20, 7, "dynamic", "relu", out="int8")  # to cuBLAS, from 128 rows
         ran += run("linear", handed, inputs(handed, 130), at_end)
     print(f"{ran} ran")

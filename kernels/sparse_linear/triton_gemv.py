@@ -1,0 +1,153 @@
+"""Sparse W8A8 linear for up to four rows: dp4a on the words that are there, one warp per output, each weight read once.
+
+As the dense kernel (linear/triton_gemv.py), but a row of weights is only its blocks, and x is gathered: word j of a row
+multiplies word columns[j // c] * c + j % c of x, c being the words of a block. Blocks of 16 inputs and more gather 16 bytes at
+a time; a weight without a pattern gathers word by word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import triton
+import triton.language as tl
+
+from rtaccel.core.registry import Impl, Prepared, register_impl
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._shared.triton_device import dot4
+from rtaccel.kernels._shared.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
+from rtaccel.kernels.linear.triton_mixed import finish
+from rtaccel.kernels.sparse_linear import contract
+from rtaccel.kernels.sparse_linear.triton_rows import (
+    LARGEST,
+    Form,
+    launcher,
+    numbers,
+    pack,
+    side,
+    stored_block,
+    unsupported,
+)
+
+MAX_ROWS = 4
+WORD = 4
+
+
+@triton.jit(do_not_specialize=["rows", "y_zero_point"])
+def sparse_gemv_kernel(
+    x_ptr, weight_ptr, columns_ptr, starts_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
+    rows, parameter, y_inv_scale, y_zero_point,
+    N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
+    INT8_OUT: tl.constexpr, B: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_W: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """B outputs share their columns; C words are a block."""
+    X_WORDS: tl.constexpr = K // 4
+    UNIT: tl.constexpr = C if C > 4 else 4
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = tl.program_id(1).to(tl.int64) * ROWS
+    word = tl.arange(0, BLOCK_W)[None, :]
+    zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
+    output = n[:, None]
+    first = tl.load(starts_ptr + output // B, mask=output < N, other=0)
+    units = tl.load(starts_ptr + output // B + 1, mask=output < N, other=0) - first
+    w_row = weight_ptr + (first.to(tl.int64) * B + output % B * units) * UNIT
+    column_row = columns_ptr + first * (UNIT // C)
+    x_row = x_ptr + m * X_WORDS
+
+    acc0, acc1, acc2, acc3 = zero, zero, zero, zero
+    for w0 in range(0, tl.max(units) * UNIT, BLOCK_W):
+        at = w0 + word
+        inside = at + zero < units * UNIT
+        w = tl.load(w_row + at, mask=inside, other=0)
+        x_at = tl.load(column_row + at // C, mask=inside, other=0).to(tl.int32) * C + at % C
+        if X_WORDS % C:  # the last block of a row reaches over the edge of x
+            inside = inside & (x_at < X_WORDS)
+        acc0 = dot4(w, tl.load(x_row + x_at, mask=inside, other=0), acc0, ASM)
+        if ROWS > 1:
+            x1 = tl.load(x_row + X_WORDS + x_at, mask=inside & (m + zero + 1 < rows), other=0)
+            acc1 = dot4(w, x1, acc1, ASM)
+        if ROWS > 2:
+            x2 = tl.load(x_row + 2 * X_WORDS + x_at, mask=inside & (m + zero + 2 < rows), other=0)
+            x3 = tl.load(x_row + 3 * X_WORDS + x_at, mask=inside & (m + zero + 3 < rows), other=0)
+            acc2 = dot4(w, x2, acc2, ASM)
+            acc3 = dot4(w, x3, acc3, ASM)
+
+    for row in tl.static_range(ROWS):
+        acc = acc0
+        if row == 1:
+            acc = acc1
+        if row == 2:
+            acc = acc2
+        if row == 3:
+            acc = acc3
+        at_row = m + row + tl.arange(0, 1)
+        in_m = at_row < rows
+        row_scale = 1.0
+        if SCALED:
+            row_scale = tl.load(row_scale_ptr + at_row, mask=in_m, other=0.0)
+        finish(
+            tl.sum(acc, 1)[None, :], at_row, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, row_scale,
+            parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
+        )  # fmt: skip
+
+
+def supports(problem: Problem) -> str | None:
+    reason = unsupported(problem, ("window", "blocks"))
+    if reason is not None:
+        return reason
+    if problem.in_dtypes[0] != "int8":
+        return f"reads int8 activations, not {problem.in_dtypes[0]}"
+    if problem.rows > MAX_ROWS:
+        return f"keeps one sum per row in registers, for M <= {MAX_ROWS}, not M = {problem.rows}"
+    if problem.in_widths[0] % WORD:
+        return f"reads x in words of 4 bytes: K must be a multiple of 4, not {problem.in_widths[0]}"
+    return None
+
+
+def form_of(stage: Stage, problem: Problem) -> Form:
+    b, c = stored_block(stage)
+    return Form.of(problem, side(b, 1), side(c, WORD))
+
+
+def specialise(form: Form, rows: int) -> Specialisation:
+    """One warp per output, up to eight in a program, four words per lane and step. Not measured on a card."""
+    outputs, m = power_of_two(form.n, 1, 8), power_of_two(rows, 1, MAX_ROWS)
+    tile = Tiling(block_m=m, block_n=outputs, block_k=512, num_warps=outputs)
+    return Specialisation(
+        name=f"sparse_gemv_M{m}_{form}",
+        kernel=sparse_gemv_kernel,
+        signature=form.signature(form.where, x_ptr="*i32", weight_ptr="*i32"),
+        constants={
+            **form.constants, "B": form.b, "C": form.c // WORD, "ROWS": m, "BLOCK_N": outputs,
+            "BLOCK_W": tile.block_k // WORD,
+        },
+        tiling=tile,
+    )  # fmt: skip
+
+
+def prepare(stage: Stage, problem: Problem) -> Prepared:
+    """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
+    form = form_of(stage, problem)
+    weight, operands, scalars = numbers(stage, form)
+    operands |= pack(weight, form)
+    operands["weight_ptr"] = operands["weight_ptr"].view(torch.int32)
+    there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
+    return launcher(form, specialise(form, problem.rows), there, scalars, torch.int32)
+
+
+def specialisations() -> Iterator[Specialisation]:
+    """The forms that are compiled and held to a budget without a GPU."""
+    for (k, n, scheme, activation, out), rows, (b, c), forbids in (
+        ((1024, 1024, "static", "relu", "int8"), 1, (16, 16), (FUSED,)),
+        ((4096, 4096, "dynamic", "gelu", "float32"), 1, (LARGEST, LARGEST), ()),
+        ((4096, 4096, "static", "none", "float32"), 1, (1, WORD), (FUSED,)),
+        ((1024, 1024, "static", "none", "float32"), 4, (32, 32), (FUSED,)),
+    ):
+        stage = contract.make_stage(k, n, scheme, "window", 0.0, activation=activation, out=out)
+        form = Form.of(Problem.of(stage, rows, "cuda"), b, c)
+        yield specialise(form, rows).demanding(GPU_DP4A, WIDE_LOAD, forbids=forbids)
+
+
+register_impl(Impl("sparse_linear", "triton_gemv", "triton", 20, supports, prepare))

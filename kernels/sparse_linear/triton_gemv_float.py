@@ -1,0 +1,154 @@
+"""Sparse linear with float32 activations for up to four rows: float32, bfloat16 or int8 weights, sums in float32.
+
+One warp per output reads its weights in one stream of 16-byte loads, and gathers x by the columns of their blocks; without a
+pattern that is compressed rows, number by number. Each program looks at the whole of its rows of x, which lie in L2: a row that
+is not finite gives NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import triton
+import triton.language as tl
+
+from rtaccel.core.registry import Impl, Prepared, register_impl
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._shared.triton_spec import WIDE_LOAD, Specialisation, Tiling, power_of_two
+from rtaccel.kernels.linear.triton_mixed import INFINITY_BITS, finish
+from rtaccel.kernels.sparse_linear import contract
+from rtaccel.kernels.sparse_linear.triton_rows import (
+    Form,
+    launcher,
+    numbers,
+    pack,
+    side,
+    stored_block,
+    unsupported,
+)
+
+MAX_ROWS = 4
+
+
+@triton.jit
+def finite_row(x_row, K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr):
+    """Whether all K numbers of a row of x are finite; by the bits, whose order is that of the numbers. The tile's rows share the
+    work."""
+    WIDE: tl.constexpr = BLOCK_N * BLOCK_W
+    at = tl.arange(0, BLOCK_N)[:, None] * BLOCK_W + tl.arange(0, BLOCK_W)[None, :]
+    bits = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
+    for k0 in range(0, K, WIDE):
+        x = tl.load(x_row + k0 + at, mask=k0 + at < K, other=0.0)
+        bits = tl.maximum(bits, x.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
+    return tl.max(tl.max(bits, 1), 0) < INFINITY_BITS
+
+
+@triton.jit(do_not_specialize=["rows", "y_zero_point"])
+def sparse_gemv_float_kernel(
+    x_ptr, weight_ptr, columns_ptr, starts_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
+    rows, parameter, y_inv_scale, y_zero_point,
+    N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
+    INT8_OUT: tl.constexpr, B: tl.constexpr, C: tl.constexpr, UNIT: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """B outputs share their columns; a block has C weights of each, UNIT are a unit of the stream."""
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = tl.program_id(1).to(tl.int64) * ROWS
+    number = tl.arange(0, BLOCK_W)[None, :]
+    zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
+    nothing = tl.zeros((BLOCK_N, BLOCK_W), tl.float32)
+    output = n[:, None]
+    first = tl.load(starts_ptr + output // B, mask=output < N, other=0)
+    units = tl.load(starts_ptr + output // B + 1, mask=output < N, other=0) - first
+    w_row = weight_ptr + (first.to(tl.int64) * B + output % B * units) * UNIT
+    column_row = columns_ptr + first * (UNIT // C)
+    x_row = x_ptr + m * K
+
+    acc0, acc1, acc2, acc3 = nothing, nothing, nothing, nothing
+    for w0 in range(0, tl.max(units) * UNIT, BLOCK_W):
+        at = w0 + number
+        inside = at + zero < units * UNIT
+        w = tl.load(w_row + at, mask=inside, other=0.0).to(tl.float32)
+        x_at = tl.load(column_row + at // C, mask=inside, other=0).to(tl.int32) * C + at % C
+        if K % C:  # the last block of a row reaches over the edge of x
+            inside = inside & (x_at < K)
+        acc0 = tl.fma(w, tl.load(x_row + x_at, mask=inside, other=0.0), acc0)
+        if ROWS > 1:
+            acc1 = tl.fma(w, tl.load(x_row + K + x_at, mask=inside & (m + zero + 1 < rows), other=0.0), acc1)
+        if ROWS > 2:
+            x2 = tl.load(x_row + 2 * K + x_at, mask=inside & (m + zero + 2 < rows), other=0.0)
+            x3 = tl.load(x_row + 3 * K + x_at, mask=inside & (m + zero + 3 < rows), other=0.0)
+            acc2 = tl.fma(w, x2, acc2)
+            acc3 = tl.fma(w, x3, acc3)
+
+    for row in tl.static_range(ROWS):
+        acc = acc0
+        if row == 1:
+            acc = acc1
+        if row == 2:
+            acc = acc2
+        if row == 3:
+            acc = acc3
+        at_row = m + row + tl.arange(0, 1)
+        in_m = at_row < rows
+        total = tl.sum(acc, 1)[None, :]
+        if m + row < rows:
+            total = tl.where(finite_row(x_row + row * K, K, BLOCK_N, BLOCK_W), total, float("nan"))
+        finish(
+            total, at_row, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, 1.0,
+            parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
+        )  # fmt: skip
+
+
+def supports(problem: Problem) -> str | None:
+    reason = unsupported(problem, ("window", "blocks"))
+    if reason is not None:
+        return reason
+    if problem.in_dtypes[0] != "float32":
+        return f"reads float32 activations, not {problem.in_dtypes[0]}"
+    if problem.rows > MAX_ROWS:
+        return f"keeps one sum per row in registers, for M <= {MAX_ROWS}, not M = {problem.rows}"
+    return None
+
+
+def specialise(form: Form, rows: int) -> Specialisation:
+    """One warp per output, up to eight in a program; a lane takes eight weights in a step, four where there are several sums or
+    the weights are float32. Not measured on a card."""
+    outputs, m = power_of_two(form.n, 1, 8), power_of_two(rows, 1, MAX_ROWS)
+    each = 8 if m == 1 and form.weight != "float32" else 4
+    tile = Tiling(block_m=m, block_n=outputs, block_k=32 * each, num_warps=outputs)
+    return Specialisation(
+        name=f"sparse_gemv_float_M{m}_{form}",
+        kernel=sparse_gemv_float_kernel,
+        signature=form.signature(form.where),
+        constants={
+            **form.constants, "B": form.b, "C": form.c, "UNIT": form.unit, "ROWS": m, "BLOCK_N": outputs,
+            "BLOCK_W": tile.block_k,
+        },
+        tiling=tile,
+    )  # fmt: skip
+
+
+def prepare(stage: Stage, problem: Problem) -> Prepared:
+    """x float32 [M, K] -> y [M, N]; any M, best for problem.rows."""
+    b, c = stored_block(stage)
+    form = Form.of(problem, side(b, 1), side(c, 1))
+    weight, operands, scalars = numbers(stage, form)
+    operands |= pack(weight, form)
+    there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
+    return launcher(form, specialise(form, problem.rows), there, scalars, torch.float32)
+
+
+def specialisations() -> Iterator[Specialisation]:
+    """The forms that are compiled and held to a budget without a GPU."""
+    for kind, k, n, rows, (b, c), activation in (
+        ("float32", 4096, 4096, 1, (1, 1), "none"),
+        ("bfloat16", 4096, 4096, 1, (64, 64), "gelu"),
+        ("w8a16", 1024, 1024, 4, (16, 16), "relu"),
+    ):
+        stage = contract.make_stage(k, n, kind, "window", 0.0, activation=activation)
+        yield specialise(Form.of(Problem.of(stage, rows, "cuda"), b, c), rows).demanding(WIDE_LOAD)
+
+
+register_impl(Impl("sparse_linear", "triton_gemv_float", "triton", 20, supports, prepare))

@@ -1,0 +1,200 @@
+"""What the Triton kernels of blocks and of single weights share: how weights lie in memory, operands, the call.
+
+W is cut into blocks of b outputs by c inputs, both powers of two; those without a number are left out. b neighbouring outputs
+have their blocks in the same columns. Their weights lie row by row, each row in one stream of units of at least 16 bytes:
+
+    starts [rows of blocks + 1]     int32, in units: of row r of blocks are units starts[r] .. starts[r + 1] - 1 of each output
+    columns [units * unit / c]      int16 (int32 where that is too small), of each block in blocks; 0 where a unit is padded
+    weight [...]                    outputs r * b + i, i = 0 .. b - 1: from element (starts[r] * b + i * units of r) * unit
+
+So every load of weights is 16 bytes wide and each byte is read once; x is read c elements at a time where the columns say. A
+weight without any pattern has b = 1 and c = 4 for int8 (an occupied word of four bytes is one dp4a), c = 1 for floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from rtaccel.core import settings
+from rtaccel.core.registry import Prepared
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.formats import blocks
+from rtaccel.kernels._shared.triton_launch import bind
+from rtaccel.kernels._shared.triton_spec import Specialisation, require_matrix, require_row_scale
+from rtaccel.kernels.linear import contract as linear
+from rtaccel.kernels.sparse_linear import contract
+
+LINE = 16
+"""Bytes of the widest load."""
+
+LARGEST = 64
+"""Of a side of a block: larger ones are cut."""
+
+POINTERS = {"float32": "*fp32", "bfloat16": "*bf16", "int8": "*i8"}
+SIZES = {"float32": 4, "bfloat16": 2, "int8": 1}
+
+
+def side(stored: int, least: int) -> int:
+    """The largest power of two that divides a side of the stored blocks, within least..LARGEST."""
+    return max(min(stored & -stored, LARGEST), least)
+
+
+def stored_block(stage: Stage) -> tuple[int, int]:
+    """(b, c) of a stage's weight; (1, 1) where it has no blocks."""
+    weight = stage.tensors["weight"]
+    return (weight.shape[1], weight.shape[2]) if contract.form(stage.tensors) == "blocks" else (1, 1)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a kernel is specialised on besides its tiles. weight, x: dtypes. scaled: int8 x with a scale per row.
+    compensated: int8 x with a zero point, for which an int32 is added to the sums."""
+
+    n: int
+    k: int
+    weight: str
+    x: str
+    b: int
+    c: int
+    activation: str
+    scaled: bool
+    compensated: bool
+    int8_out: bool
+
+    @classmethod
+    def of(cls, problem: Problem, b: int, c: int) -> Form:
+        scaled = len(problem.in_widths) == 2
+        return cls(
+            n=problem.out_widths[0],
+            k=problem.in_widths[0],
+            weight=str(problem.weight_dtype),
+            x=problem.in_dtypes[0],
+            b=b,
+            c=c,
+            activation=str(problem.attrs.get("activation", "none")),
+            scaled=scaled,
+            compensated=problem.in_dtypes[0] == "int8" and not scaled,
+            int8_out=problem.out_dtypes[0] == "int8",
+        )
+
+    @property
+    def unit(self) -> int:
+        """Elements of a unit: whole blocks, and at least 16 bytes."""
+        return max(self.c, LINE // SIZES[self.weight])
+
+    @property
+    def index(self) -> torch.dtype:
+        return torch.int16 if -(-self.k // self.c) <= 32_768 else torch.int32
+
+    def __str__(self) -> str:
+        rows = "dynamic" if self.scaled else "static" if self.compensated else "a16"
+        out = "int8" if self.int8_out else "float32"
+        return f"{self.weight}_{self.b}x{self.c}_N{self.n}_K{self.k}_{rows}_{self.activation}_{out}"
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        unused = [name for name, on in self._optional if not on]
+        return {
+            "N": self.n, "K": self.k, "ACTIVATION": self.activation, "SCALED": self.scaled,
+            "COMPENSATED": self.compensated, "INT8_OUT": self.int8_out, "ASM": not settings.triton_interpret(),
+            **dict.fromkeys(unused),
+        }  # fmt: skip
+
+    @property
+    def _optional(self) -> tuple[tuple[str, bool], ...]:
+        return ("compensation_ptr", self.compensated), ("row_scale_ptr", self.scaled)
+
+    def signature(self, where: Mapping[str, str], **types: str) -> dict[str, str]:
+        """Run-time arguments in source order. where: those that say where the weights are."""
+        found = {
+            "x_ptr": POINTERS[self.x], "weight_ptr": POINTERS[self.weight], **where,
+            "y_ptr": "*i8" if self.int8_out else "*fp32", "multiplier_ptr": "*fp32", "offset_ptr": "*fp32",
+            "compensation_ptr": "*i32", "row_scale_ptr": "*fp32", "rows": "i32", "parameter": "fp32", "y_inv_scale": "fp32",
+            "y_zero_point": "i32", **types,
+        }  # fmt: skip
+        return {name: kind for name, kind in found.items() if (name, False) not in self._optional}
+
+    @property
+    def where(self) -> dict[str, str]:
+        return {"columns_ptr": "*i16" if self.index == torch.int16 else "*i32", "starts_ptr": "*i32"}
+
+
+def pack(weight: Tensor, form: Form) -> dict[str, Tensor]:
+    """weight, columns and starts of a dense weight [N, K], as above."""
+    b, c, unit = form.b, form.c, form.unit
+    tiles = blocks.tiled(weight, (b, c))
+    kept = (tiles != 0).flatten(2).any(2)
+    counts = kept.sum(1)
+    units = -(-counts // (unit // c))
+    starts = torch.zeros(counts.numel() + 1, dtype=torch.int64, device=weight.device)
+    starts[1:] = units.cumsum(0)
+    row, column = kept.nonzero(as_tuple=True)
+    place = torch.arange(row.numel(), device=weight.device) - (counts.cumsum(0) - counts)[row]
+    total = max(int(starts[-1]), 1)
+    columns = torch.zeros(total * (unit // c), dtype=form.index, device=weight.device)
+    columns[starts[row] * (unit // c) + place] = column.to(form.index)
+    values = weight.new_zeros(total * unit * b)
+    at = (starts[row] * (unit * b) + place * c)[:, None, None]
+    at = at + torch.arange(b, device=weight.device)[None, :, None] * (units[row] * unit)[:, None, None]
+    values[at + torch.arange(c, device=weight.device)] = tiles[row, column]
+    return {"weight_ptr": values, "columns_ptr": columns, "starts_ptr": starts.to(torch.int32)}
+
+
+def numbers(stage: Stage, form: Form) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
+    """The dense weight, the operands of the epilogue and its scalars."""
+    low = linear.lower(contract.dense_stage(stage))
+    weight = low["weight"]
+    offset = low["bias"] if "bias" in low else low["offset"]
+    found = {"multiplier_ptr": low.get("multiplier", torch.ones_like(offset)), "offset_ptr": offset}
+    if form.compensated:
+        found["compensation_ptr"] = -low["x_zero_point"] * weight.sum(1, dtype=torch.int32)
+    scalars = {
+        "parameter": low["activation_parameter"], "y_inv_scale": low.get("y_inv_scale", 1.0),
+        "y_zero_point": low.get("y_zero_point", 0),
+    }  # fmt: skip
+    return weight, found, scalars
+
+
+def launcher(
+    form: Form, spec: Specialisation, operands: Mapping[str, Tensor], scalars: Mapping[str, float], word: torch.dtype,
+    spoil: Callable[[Tensor, Tensor], None] | None = None,
+) -> Prepared:  # fmt: skip
+    """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M. word: what x is read as.
+
+    spoil: makes y NaN in the rows where a float x is not finite, for kernels that do not see all of x.
+    """
+    launch, tile, n, k = bind(spec), spec.tiling, form.n, form.k
+    dtype = torch.int8 if form.int8_out else torch.float32
+
+    def call(x: Tensor, *row_scale: Tensor) -> tuple[Tensor]:
+        require_matrix("sparse_linear", x, k, torch.int8 if form.x == "int8" else torch.float32)
+        require_row_scale("sparse_linear", x, row_scale, form.scaled)
+        y = torch.empty((x.shape[0], n), dtype=dtype, device=x.device)
+        if y.numel():
+            grid = (triton.cdiv(n, tile.block_n), triton.cdiv(x.shape[0], tile.block_m))
+            scale = {"row_scale_ptr": row_scale[0]} if row_scale else {}
+            launch(grid, x_ptr=x.view(word), y_ptr=y, rows=x.shape[0], **operands, **scalars, **scale)
+            if spoil is not None and not form.int8_out:
+                spoil(x, y)
+        return (y,)
+
+    return call
+
+
+def unsupported(problem: Problem, layouts: tuple[str, ...]) -> str | None:
+    """None, or why no kernel of these layouts takes it."""
+    if problem.attrs["layout"] not in layouts:
+        return f"packs {' or '.join(layouts)}, and this weight is packed as {problem.attrs['layout']}"
+    if problem.weight_dtype not in SIZES:
+        return f"has no form for {problem.weight_dtype} weights"
+    if problem.in_dtypes[0] == "int8" and problem.weight_dtype != "int8":
+        return f"multiplies int8 by int8, not by {problem.weight_dtype}"
+    if not 0 < problem.in_widths[0] <= linear.MAX_K:
+        return f"takes 1 to {linear.MAX_K} inputs, not K = {problem.in_widths[0]}"
+    return None

@@ -1,0 +1,245 @@
+"""2:4 weights from their compressed form, up to four rows: what is read is the two values of each four and their places.
+
+int8 x int8: a word of weights holds the values of two groups of four inputs, a byte beside it their four places. The places
+become the selector of one byte permutation that picks what the values multiply from two words of x; one dp4a sums it. For each 32
+inputs, 16 bytes of values and 4 of places, 20 where dense weights have 32:
+
+    values [N, lines, 4]  int32   word j of a line: groups j and 4 + j of its eight
+    places [N, lines, 4]  uint8   two bits each, of group j in the low four
+
+Float32 x: two values of a group in one word (bfloat16) or half a word (int8), multiplied by the x that they name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rtaccel.core.registry import Impl, Prepared, register_impl
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.formats import semi
+from rtaccel.kernels._shared.triton_device import dot4
+from rtaccel.kernels._shared.triton_permute import pick_bytes
+from rtaccel.kernels._shared.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
+from rtaccel.kernels.linear.triton_mixed import finish
+from rtaccel.kernels.sparse_linear import contract
+from rtaccel.kernels.sparse_linear.triton_gemv_float import finite_row
+from rtaccel.kernels.sparse_linear.triton_rows import Form, launcher, numbers, unsupported
+
+MAX_ROWS = 4
+GROUPS = 8
+"""Of a line: 32 inputs."""
+
+PERMUTE = r"PRMT"
+WHERE = {"places_ptr": "*u8"}
+
+
+@triton.jit
+def selector(places):
+    """Of `pick_bytes`, from the places of two groups: bytes 0 and 1 from the first word, 2 and 3 from the second."""
+    apart = (places | (places << 4)) & 0x0F0F
+    return ((apart | (apart << 2)) & 0x3333) | 0x4400
+
+
+@triton.jit(do_not_specialize=["rows", "y_zero_point"])
+def semi_gemv_kernel(
+    x_ptr, weight_ptr, places_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
+    rows, parameter, y_inv_scale, y_zero_point,
+    N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
+    INT8_OUT: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    X_WORDS: tl.constexpr = K // 4
+    W_WORDS: tl.constexpr = (K + 31) // 32 * 4
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = tl.program_id(1).to(tl.int64) * ROWS
+    word = tl.arange(0, BLOCK_W)[None, :]
+    zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
+    row_at = n[:, None].to(tl.int64) * W_WORDS
+    x_row = x_ptr + m * X_WORDS
+
+    acc0, acc1, acc2, acc3 = zero, zero, zero, zero
+    for w0 in range(0, W_WORDS, BLOCK_W):
+        at = w0 + word + zero
+        inside = (at < W_WORDS) & (n < N)[:, None]
+        w = tl.load(weight_ptr + row_at + at, mask=inside, other=0)
+        pick = selector(tl.load(places_ptr + row_at + at, mask=inside, other=0).to(tl.int32))
+        x_at = at // 4 * 8 + at % 4
+        first, second = x_at < X_WORDS, x_at + 4 < X_WORDS
+        low, high = tl.load(x_row + x_at, mask=first, other=0), tl.load(x_row + x_at + 4, mask=second, other=0)
+        acc0 = dot4(w, pick_bytes(low, high, pick, ASM), acc0, ASM)
+        if ROWS > 1:
+            more = m + zero + 1 < rows
+            low = tl.load(x_row + X_WORDS + x_at, mask=first & more, other=0)
+            high = tl.load(x_row + X_WORDS + x_at + 4, mask=second & more, other=0)
+            acc1 = dot4(w, pick_bytes(low, high, pick, ASM), acc1, ASM)
+        if ROWS > 2:
+            more = m + zero + 2 < rows
+            low = tl.load(x_row + 2 * X_WORDS + x_at, mask=first & more, other=0)
+            high = tl.load(x_row + 2 * X_WORDS + x_at + 4, mask=second & more, other=0)
+            acc2 = dot4(w, pick_bytes(low, high, pick, ASM), acc2, ASM)
+            more = m + zero + 3 < rows
+            low = tl.load(x_row + 3 * X_WORDS + x_at, mask=first & more, other=0)
+            high = tl.load(x_row + 3 * X_WORDS + x_at + 4, mask=second & more, other=0)
+            acc3 = dot4(w, pick_bytes(low, high, pick, ASM), acc3, ASM)
+
+    for row in tl.static_range(ROWS):
+        acc = acc0
+        if row == 1:
+            acc = acc1
+        if row == 2:
+            acc = acc2
+        if row == 3:
+            acc = acc3
+        at_row = m + row + tl.arange(0, 1)
+        in_m = at_row < rows
+        row_scale = 1.0
+        if SCALED:
+            row_scale = tl.load(row_scale_ptr + at_row, mask=in_m, other=0.0)
+        finish(
+            tl.sum(acc, 1)[None, :], at_row, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, row_scale,
+            parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
+        )  # fmt: skip
+
+
+@triton.jit
+def pair_values(pair, BF16: tl.constexpr):
+    """The two values of a group, of a word of two bfloat16 or of half a word of two int8; as float32 or int32."""
+    if BF16:
+        first = (pair << 16).to(tl.float32, bitcast=True)
+        second = (pair & -65536).to(tl.float32, bitcast=True)
+    else:
+        wide = pair.to(tl.int32)
+        first = (wide << 24) >> 24
+        second = (wide << 16) >> 24
+    return first, second
+
+
+@triton.jit
+def nibble(places_ptr, group, mask):
+    """Places of a group, two in a byte."""
+    return (tl.load(places_ptr + group // 2, mask=mask, other=0).to(tl.int32) >> (group % 2 * 4)) & 15
+
+
+@triton.jit(do_not_specialize=["rows", "y_zero_point"])
+def semi_gemv_float_kernel(
+    x_ptr, weight_ptr, places_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
+    rows, parameter, y_inv_scale, y_zero_point,
+    N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
+    INT8_OUT: tl.constexpr, BF16: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """A row of x per program."""
+    PAIRS: tl.constexpr = (K + 31) // 32 * 8
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = tl.program_id(1).to(tl.int64) + tl.arange(0, 1)
+    x_row = x_ptr + tl.program_id(1).to(tl.int64) * K
+    row_at = n[:, None].to(tl.int64) * PAIRS
+    acc = tl.zeros((BLOCK_N, BLOCK_W), tl.float32)
+    for g0 in range(0, PAIRS, BLOCK_W):
+        group = g0 + tl.arange(0, BLOCK_W)[None, :] + tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
+        inside = (group < PAIRS) & (n < N)[:, None]
+        first, second = pair_values(tl.load(weight_ptr + row_at + group, mask=inside, other=0), BF16)
+        places = nibble(places_ptr + row_at // 2, group, inside)
+        first_at, second_at = group * 4 + (places & 3), group * 4 + (places >> 2)
+        acc = tl.fma(first.to(tl.float32), tl.load(x_row + first_at, mask=inside & (first_at < K), other=0.0), acc)
+        acc = tl.fma(second.to(tl.float32), tl.load(x_row + second_at, mask=inside & (second_at < K), other=0.0), acc)
+    total = tl.where(finite_row(x_row, K, BLOCK_N, BLOCK_W), tl.sum(acc, 1)[None, :], float("nan"))
+    finish(
+        total, m, m < rows, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, 1.0,
+        parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
+    )  # fmt: skip
+
+
+def supports(problem: Problem) -> str | None:
+    reason = unsupported(problem, ("2:4",))
+    if reason is not None:
+        return reason
+    if problem.weight_dtype == "float32":
+        return "has no form for float32 values, whose places take what the zeros save"
+    if problem.rows > MAX_ROWS:
+        return f"keeps one sum per row in registers, for M <= {MAX_ROWS}, not M = {problem.rows}"
+    if problem.in_dtypes[0] == "int8" and problem.in_widths[0] % 4:
+        return f"reads x in words of 4 bytes: K must be a multiple of 4, not {problem.in_widths[0]}"
+    return None
+
+
+def specialise(form: Form, rows: int) -> Specialisation:
+    """One warp per output, up to eight in a program, 16 bytes of values per lane and step. Not measured on a card."""
+    outputs, int8 = power_of_two(form.n, 1, 8), form.x == "int8"
+    m = power_of_two(rows, 1, MAX_ROWS) if int8 else 1
+    tile = Tiling(block_m=m, block_n=outputs, block_k=1024 if int8 else 512, num_warps=outputs)
+    words = {"BLOCK_N": outputs, "BLOCK_W": 128}
+    return Specialisation(
+        name=f"sparse_semi_gemv_M{m}_{form}",
+        kernel=semi_gemv_kernel if int8 else semi_gemv_float_kernel,
+        signature=form.signature(
+            WHERE, x_ptr="*i32" if int8 else "*fp32", weight_ptr="*i32" if int8 else pairs_of(form)
+        ),
+        constants={**form.constants, **words, **({"ROWS": m} if int8 else {"BF16": form.weight == "bfloat16"})},
+        tiling=tile,
+    )
+
+
+def pairs_of(form: Form) -> str:
+    return "*i32" if form.weight == "bfloat16" else "*i16"
+
+
+def grouped(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Values [N, groups, 2] and places uint8 [N, groups], two bits each; the groups padded to whole lines."""
+    values, positions = semi.pack(weight, "sparse_linear")
+    n, groups = weight.shape[0], semi.groups_of(weight.shape[1])
+    more = -groups % GROUPS
+    places = torch.stack((positions & 15, positions >> 4), 2).flatten(1)[:, :groups]
+    return (
+        torch.nn.functional.pad(values.view(n, groups, 2), (0, 0, 0, more)),
+        torch.nn.functional.pad(places, (0, more)),
+    )
+
+
+def pack_lines(weight: Tensor) -> dict[str, Tensor]:
+    """As the int8 kernel reads them."""
+    values, places = grouped(weight)
+    n = weight.shape[0]
+    words = values.view(n, -1, 2, 4, 2).transpose(2, 3).flatten(1).contiguous().view(torch.int32)
+    low, high = places.view(n, -1, 2, 4).unbind(2)
+    return {"weight_ptr": words, "places_ptr": (low | (high << 4)).reshape(n, -1)}
+
+
+def pack_pairs(weight: Tensor, groups: int = GROUPS) -> dict[str, Tensor]:
+    """A word or half a word a group, and places two in a byte; the groups a multiple of so many."""
+    values, places = grouped(weight)
+    more = -places.shape[1] % groups
+    values, places = (
+        torch.nn.functional.pad(values, (0, 0, 0, more)).contiguous(),
+        torch.nn.functional.pad(places, (0, more)),
+    )
+    pairs = values.view(torch.int32 if weight.dtype == torch.bfloat16 else torch.int16).squeeze(2)
+    return {"weight_ptr": pairs, "places_ptr": places[:, 0::2] | (places[:, 1::2] << 4)}
+
+
+def prepare(stage: Stage, problem: Problem) -> Prepared:
+    """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
+    form = Form.of(problem, 1, 4)
+    weight, operands, scalars = numbers(stage, form)
+    int8 = form.x == "int8"
+    operands |= pack_lines(weight) if int8 else pack_pairs(weight)
+    there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
+    return launcher(form, specialise(form, problem.rows), there, scalars, torch.int32 if int8 else torch.float32)
+
+
+def specialisations() -> Iterator[Specialisation]:
+    """The forms that are compiled and held to a budget without a GPU."""
+    for kind, k, n, rows, activation, out, requires, forbids in (
+        ("static", 4096, 4096, 1, "relu", "int8", (GPU_DP4A, WIDE_LOAD, PERMUTE), (FUSED,)),
+        ("dynamic", 1024, 1024, 4, "none", "float32", (GPU_DP4A, WIDE_LOAD, PERMUTE), (FUSED,)),
+        ("bfloat16", 4096, 4096, 1, "gelu", "float32", (WIDE_LOAD,), ()),
+        ("w8a16", 1024, 1024, 1, "none", "float32", (WIDE_LOAD,), ()),
+    ):
+        stage = contract.make_stage(k, n, kind, "2:4", 0.0, activation=activation, out=out)
+        yield specialise(Form.of(Problem.of(stage, rows, "cuda"), 1, 4), rows).demanding(*requires, forbids=forbids)
+
+
+register_impl(Impl("sparse_linear", "triton_semi", "triton", 20, supports, prepare))

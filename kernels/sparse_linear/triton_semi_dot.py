@@ -1,0 +1,126 @@
+"""2:4 weights on the tensor cores, any M: the compressed form is read, and spread out in registers.
+
+Triton has no sparse tensor-core instruction, so the multiplications are those of the dense weight; the bytes are not. A step
+takes block_k / 4 groups of four inputs. Input j of every group is a product of its own: its weights are those values whose place
+is j, else 0, and its x every fourth number. Four products of a quarter of the width do the work of the dense one, and nothing
+has to move between threads to spread the weights out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import triton
+import triton.language as tl
+
+from rtaccel.core.registry import Impl, Prepared, register_impl
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._shared.triton_spec import BF16_MMA, INT8_MMA, Specialisation, Tiling, power_of_two
+from rtaccel.kernels._shared.triton_spoil import spoiler
+from rtaccel.kernels.linear.triton_mixed import as_operand, finish
+from rtaccel.kernels.sparse_linear import contract
+from rtaccel.kernels.sparse_linear.triton_rows import Form, launcher, numbers, unsupported
+from rtaccel.kernels.sparse_linear.triton_semi import WHERE, nibble, pack_pairs, pair_values, pairs_of
+
+
+@triton.jit
+def _x_of_place(x_row, words, group, in_m, PLACE: tl.constexpr, K: tl.constexpr, WORDS: tl.constexpr):
+    """Number 4 group + PLACE of rows of x: a byte of the words that are loaded, or a load of its own."""
+    if WORDS:
+        x = ((words << (24 - 8 * PLACE)) >> 24).to(tl.int8)
+    else:
+        at = 4 * group + PLACE
+        x = tl.load(x_row + at, mask=in_m & (at < K), other=0)
+    return x
+
+
+@triton.jit(do_not_specialize=["rows", "y_zero_point"])
+def semi_dot_kernel(
+    x_ptr, weight_ptr, places_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
+    rows, parameter, y_inv_scale, y_zero_point,
+    N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
+    INT8_OUT: tl.constexpr, DOT: tl.constexpr, BF16: tl.constexpr, WORDS: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_G: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """WORDS: x is int8 and lies in words of four, one a group."""
+    PAIRS: tl.constexpr = (K + 4 * BLOCK_G - 1) // (4 * BLOCK_G) * BLOCK_G
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    in_m, in_n = m < rows, n < N
+    row_at = n[:, None].to(tl.int64) * PAIRS
+    x_row = x_ptr + m[:, None].to(tl.int64) * (K // 4 if WORDS else K)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.int32 if DOT == "int8" else tl.float32)
+    for g0 in range(0, PAIRS, BLOCK_G):
+        group = g0 + tl.arange(0, BLOCK_G)[None, :]
+        inside = in_n[:, None] & (group < PAIRS)
+        first, second = pair_values(tl.load(weight_ptr + row_at + group, mask=inside, other=0), BF16)
+        places = nibble(places_ptr + row_at // 2, group + tl.zeros((BLOCK_N, BLOCK_G), tl.int32), inside)
+        words = 0
+        if WORDS:
+            words = tl.load(x_row + group, mask=in_m[:, None] & (group < K // 4), other=0)
+        for place in tl.static_range(4):
+            w = tl.where((places & 3) == place, first, 0) + tl.where((places >> 2) == place, second, 0)
+            x = _x_of_place(x_row, words, group, in_m[:, None], place, K, WORDS)
+            w = as_operand(w if BF16 else w.to(tl.int8), DOT, ASM)
+            acc = tl.dot(as_operand(x, DOT, ASM), tl.trans(w), acc, out_dtype=acc.dtype)
+
+    row_scale = 1.0
+    if SCALED:
+        row_scale = tl.load(row_scale_ptr + m, mask=in_m, other=0.0)
+    finish(
+        acc, m, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, row_scale,
+        parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
+    )  # fmt: skip
+
+
+def supports(problem: Problem) -> str | None:
+    reason = unsupported(problem, ("2:4",))
+    if reason is not None:
+        return reason
+    if problem.weight_dtype == "float32":
+        return "has no form for float32 values, whose places take what the zeros save"
+    return None
+
+
+def specialise(form: Form, rows: int) -> Specialisation:
+    """Not measured on a card."""
+    groups = 64 if form.x == "int8" else 32
+    tile = Tiling(power_of_two(rows, 16, 64), 16 if form.n <= 2048 else 32, 4 * groups, num_warps=4, num_stages=3)
+    words = form.x == "int8" and form.k % 4 == 0
+    return Specialisation(
+        name=f"sparse_semi_dot_M{tile.block_m}_{form}",
+        kernel=semi_dot_kernel,
+        signature=form.signature(WHERE, weight_ptr=pairs_of(form), **({"x_ptr": "*i32"} if words else {})),
+        constants={
+            **form.constants, "DOT": "int8" if form.x == "int8" else "bf16", "BF16": form.weight == "bfloat16",
+            "WORDS": words, "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_G": groups,
+        },
+        tiling=tile,
+    )  # fmt: skip
+
+
+def prepare(stage: Stage, problem: Problem) -> Prepared:
+    """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
+    form = Form.of(problem, 1, 4)
+    weight, operands, scalars = numbers(stage, form)
+    spec = specialise(form, problem.rows)
+    operands |= pack_pairs(weight, spec.constants["BLOCK_G"])
+    there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
+    if form.x == "int8":
+        return launcher(form, spec, there, scalars, torch.int32 if spec.constants["WORDS"] else torch.int8)
+    return launcher(form, spec, there, scalars, torch.float32, spoiler(form.k, form.n))
+
+
+def specialisations() -> Iterator[Specialisation]:
+    """The forms that are compiled and held to a budget without a GPU."""
+    for kind, k, n, rows, activation, out, requires in (
+        ("static", 1024, 1024, 8, "relu", "int8", (INT8_MMA,)),
+        ("dynamic", 4096, 4096, 64, "none", "float32", (INT8_MMA,)),
+        ("bfloat16", 4096, 4096, 16, "none", "float32", (BF16_MMA,)),
+    ):
+        stage = contract.make_stage(k, n, kind, "2:4", 0.0, activation=activation, out=out)
+        yield specialise(Form.of(Problem.of(stage, rows, "cuda"), 1, 4), rows).demanding(*requires)
+
+
+register_impl(Impl("sparse_linear", "triton_semi_dot", "triton", 10, supports, prepare))

@@ -1,0 +1,167 @@
+"""Sparse or dense on a GPU: by a model, because a compiled model must be the same whether or not its card is at hand.
+
+    dense  = max(bytes / BANDWIDTH, operations / rate)
+    sparse = CHAIN_US + launches more * LAUNCH_US + max(bytes / BANDWIDTH, gathers of x / GATHERS, operations / rate)
+
+bytes: weights, indices, x and y, once. The constants are those of one card, an H100, from its data sheet and from what others
+published; the three that are marked are guesses. No card has confirmed the model; it is made to err towards dense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from rtaccel.core.registry import operator
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.formats import blocks, semi
+from rtaccel.kernels.sparse_linear import contract
+from rtaccel.plan.sparse import GAIN, LEAST_ZEROS, Form, zeros
+
+BANDWIDTH = 3.35e6
+"""Bytes a microsecond of device memory, H100 SXM."""
+
+RATE = {"int8": 1979e6, "bfloat16": 989e6, "float32": 67e6}
+"""Operations a microsecond, by what is multiplied: tensor cores, and CUDA cores for float32."""
+
+DENSE_PART, SPARSE_PART = 0.6, 0.3
+"""Of that rate, reached by a dense and by a sparse kernel. Guesses."""
+
+GATHERS = 3.7e5
+"""Pieces of up to 16 bytes that all multiprocessors together fetch from anywhere in x in a microsecond: 32 in 20 cycles each. A
+guess."""
+
+CHAIN_US = 0.4
+"""What the chain of reads row start -> column -> x takes longer than reading weights and x side by side. A guess from the
+latency of L2 and memory, 150 and 270 ns."""
+
+LAUNCH_US = 1.3
+"""Of one more kernel in a CUDA graph."""
+
+FEW_ROWS = 4
+"""Rows up to which a kernel keeps one sum per row; from there on tensor cores multiply blocks of at least 16 x 16."""
+
+LEAST_WEIGHTS = 65_536
+"""Weights below which nothing is looked at: the dense kernel then only waits for its launch."""
+
+_BLOCKS = ((64, 64), (32, 32), (16, 16), (8, 16), (1, 16))
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A form of a weight as a GPU kernel packs it. gathers: pieces of x for one row of it."""
+
+    bytes: int
+    gathers: int
+    entries: int
+
+
+def could_be_sparse(stage: Stage) -> bool:
+    """Whether a stage of `linear` has enough zeros, in a form that GPU kernels take, to be worth a look."""
+    weight = stage.tensors.get("weight")
+    if stage.op != "linear" or weight is None or weight.is_meta or weight.numel() < LEAST_WEIGHTS:
+        return False
+    plain = weight.dtype in (torch.float32, torch.bfloat16, torch.int8)
+    return plain and stage.inputs[0].width <= contract.linear.MAX_K and zeros(weight) >= LEAST_ZEROS
+
+
+def modelled(dense: Stage, rows: int, first: Stage | None = None, backend: str = "triton") -> Form:
+    """The form that the model holds to be the fastest. first: a sparse form that is there already, and keeps its storage."""
+    if not could_be_sparse(dense):
+        count = dense.tensors["weight"].numel()
+        found = f"{zeros(dense.tensors['weight']):.0%} zeros in {count} weights"
+        return Form(dense, f"{dense.name} is computed dense: {found}")
+    times = {"dense": _dense_us(dense, rows)}
+    forms: dict[str, tuple[str, tuple[int, int]]] = {}
+    for label, layout, block in _forms(dense, rows, first, backend):
+        forms[label] = layout, block
+        times[label] = _sparse_us(dense, rows, _packed(dense, rows, layout, block))
+    figures = ", ".join(f"{label} {us:.2f} us" for label, us in times.items())
+    how = f"with {rows} rows by a model of an H100 that no card has confirmed"
+    found = f"{zeros(dense.tensors['weight']):.1%} zeros"
+    best = min(forms, key=lambda label: times[label], default=None)
+    if best is None or times[best] > GAIN * times["dense"]:
+        return Form(dense, f"{dense.name} is computed dense, which is not slower ({found}): {figures} {how}")
+    layout, block = forms[best]
+    stage = contract.sparse_stage(dense, layout, block)
+    if first is not None:
+        stage = replace(first, attrs={**first.attrs, "layout": layout})
+    return Form(stage, f"{dense.name} is computed sparse ({best}, {found}): {figures} {how}")
+
+
+def _forms(dense: Stage, rows: int, first: Stage | None, backend: str) -> Iterator[tuple[str, str, tuple[int, int]]]:
+    """(label, layout, block). Numba has single weights, in any number of rows."""
+    weight = dense.tensors["weight"]
+    few = rows <= FEW_ROWS
+    if backend == "numba_cuda":
+        if weight.dtype in (torch.int8, torch.float32):
+            yield "unstructured", "window", (1, 1)
+        return
+    if first is not None and contract.form(first.tensors) == "blocks":
+        block = first.tensors["weight"].shape[1:]
+        yield "blocks", "blocks", (int(block[0]), int(block[1]))
+        return
+    if weight.dtype == torch.float32 and not few:
+        return
+    if few:
+        yield "unstructured", "window", (1, 1)
+    if weight.dtype != torch.float32 and semi.fits(weight):
+        yield "2:4", "2:4", (1, 4)
+    if first is None:
+        for b, c in _BLOCKS:
+            if few or b >= 16:
+                yield f"blocks {b}x{c}", "blocks", (b, c)
+
+
+def _packed(dense: Stage, rows: int, layout: str, block: tuple[int, int]) -> Packed:
+    """What the kernel for so many rows stores, as `triton_rows.pack` and `triton_semi` do."""
+    weight = dense.tensors["weight"]
+    n, k = weight.shape
+    size = weight.element_size()
+    if layout == "2:4":
+        groups = -(-k // 32) * 8
+        return Packed(n * groups * 2 * size + n * groups // 2, n * groups // 4, n * k)
+    least = (4 if dense.inputs[0].dtype == "int8" else 1) if rows <= FEW_ROWS else 16
+    b, c = _side(block[0], 1 if rows <= FEW_ROWS else 16), _side(block[1], least)
+    unit = max(c, 16 // size)
+    counts = _occupied(weight, b, c).sum(1)
+    stored = int((-(-counts // (unit // c))).sum()) * unit
+    piece = min(c, 16 // (1 if dense.inputs[0].dtype == "int8" else 4))
+    index = 2 if -(-k // c) <= 32_768 else 4
+    return Packed(stored * b * size + stored // c * index + 4 * counts.numel(), stored * b // piece, stored * b)
+
+
+def _side(stored: int, least: int) -> int:
+    """As `triton_rows.side`, which this file must not import: Triton may not be there."""
+    return max(min(stored & -stored, 64), least)
+
+
+def _occupied(weight: Tensor, b: int, c: int) -> Tensor:
+    return (blocks.tiled(weight, (b, c)) != 0).flatten(2).any(2)
+
+
+def _multiplied(dense: Stage) -> float:
+    weight = dense.tensors["weight"].dtype
+    if weight == torch.float32:
+        return RATE["float32"]
+    return RATE["int8" if dense.inputs[0].dtype == "int8" else "bfloat16"]
+
+
+def _dense_us(dense: Stage, rows: int) -> float:
+    cost = operator("linear").cost(Problem.of(dense, rows, "cuda"))
+    return max(cost.bytes / BANDWIDTH, cost.flops / (DENSE_PART * _multiplied(dense)))
+
+
+def _sparse_us(dense: Stage, rows: int, packed: Packed) -> float:
+    weight = dense.tensors["weight"]
+    cost = operator("linear").cost(Problem.of(dense, rows, "cuda"))
+    moved = cost.bytes - weight.numel() * weight.element_size() + packed.bytes
+    work = 2 * rows * packed.entries / (SPARSE_PART * _multiplied(dense))
+    if rows <= FEW_ROWS:
+        work = rows * packed.gathers / GATHERS
+    launches = int(len(dense.inputs) == 2)  # rows are quantised in a kernel of their own, where dense fuses that
+    launches += int(dense.inputs[0].dtype == "float32" and rows > FEW_ROWS)  # not finite rows are marked after
+    return CHAIN_US + launches * LAUNCH_US + max(moved / BANDWIDTH, work)
