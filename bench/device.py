@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 import rtaccel as rt
+from bench.device_sparse import measure_sparse
 from bench.networks import autoencoder
 from rtaccel.backends import get_backend
 from rtaccel.core.errors import RtaccelError
@@ -232,7 +233,7 @@ def main() -> int:
     for m, k, n in LINEAR:
         model = nn.Sequential(nn.Linear(k, n)).eval()
         rows += measure_model(f"linear {m}x{k}x{n}", model, torch.randn(m, k, device="cuda"), SCHEMES, args.seconds)
-    found["rows"] = rows
+    found["rows"] = rows + measure_sparse()
     stem = re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-")
     path = ROOT / "bench" / "results" / f"{stem}-{datetime.date.today().isoformat()}.json"
     path.write_text(json.dumps(found, indent=1) + "\n")

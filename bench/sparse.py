@@ -1,6 +1,6 @@
 """A linear layer at batch 1 (or --rows), sparse against our own dense kernel: bound calls, one thread, in turn.
 
-python bench/sparse.py [--size 1024] [--rows 1] [--seconds 0.2]
+python -m bench.sparse [--size 1024] [--rows 1] [--seconds 0.2]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import rtaccel as rt
+from bench.sparse_peers import torch_sparse
 from rtaccel.formats import masks
 from rtaccel.plan import sparse as forms
 
@@ -65,9 +66,11 @@ def main() -> None:
             sparse, kernel = bound(model, x, scheme, calibration)
             with mock.patch.object(forms, "LEAST_ZEROS", 2.0):
                 dense, _ = bound(model, x, scheme, calibration)
-            us = times({"sparse": sparse, "dense": dense}, args.seconds)
+            peers = torch_sparse(model[0], x, pattern) if scheme == "float32" else {}
+            us = times({"sparse": sparse, "dense": dense, **peers}, args.seconds)
             ratio = us["dense"] / us["sparse"]
-            print(f"{scheme:8} {pattern!s:22} {kernel:24} {us['sparse']:8.2f}  dense {us['dense']:8.2f}  {ratio:5.2f}x")
+            line = f"{scheme:8} {pattern!s:22} {kernel:24} {us['sparse']:8.2f}  dense {us['dense']:8.2f}  {ratio:5.2f}x"
+            print("  ".join([line, *(f"{name} {us[name]:.1f}" for name in peers)]))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,12 @@ from rtaccel.core import settings
 from rtaccel.core.errors import FormatError, ShapeError
 from rtaccel.core.registry import impls, operator
 from rtaccel.core.stage import Problem
+from rtaccel.kernels.sparse_linear import contract
 
 require("numba_cuda")
 csr = importlib.import_module("rtaccel.kernels._shared.numba_csr")  # after the question whether it can be imported
+merge = importlib.import_module("rtaccel.kernels._shared.numba_merge")
+sparse = importlib.import_module("rtaccel.kernels.sparse_linear.numba_cuda_csr")
 rls = importlib.import_module("rtaccel.kernels._shared.numba_rls")
 DEVICE = "cpu" if settings.numba_simulator() else "cuda"
 
@@ -75,6 +78,60 @@ def test_csr(rows: int, width: int, density: float) -> None:
     assert ((y.cpu().double() - dense.double() @ x.double()).abs() <= bound).all()
 
 
+@pytest.mark.parametrize(
+    ("rows", "width", "density"), [(1, 1, 1.0), (7, 50, 0.3), (40, 60, 0.02), (3, 40, 0.0), (2, 90, 1.0)]
+)
+def test_csr_along_the_merge_path(rows: int, width: int, density: float) -> None:
+    """Empty rows at either end, rows that several threads share, and one that has all."""
+    dense = torch.randn(rows, width) * (torch.rand(rows, width) < density)
+    if rows > 3:
+        dense[[0, -1]] = 0
+        dense[2] = torch.randn(width)
+    sparse, x = dense.to_sparse_csr(), torch.randn(3, width)
+    parts = [t.to(DEVICE) for t in (sparse.crow_indices().int(), sparse.col_indices().int(), sparse.values(), x)]
+    y = merge.csr_matmul(*parts)
+    bound = width * torch.finfo(torch.float32).eps * (x.abs() @ dense.abs().T)
+    assert ((y.cpu().double() - x.double() @ dense.double().T).abs() <= bound).all()
+    assert torch.equal(y, merge.csr_matmul(*parts))
+
+
+@pytest.mark.parametrize(("merged", "most"), [(False, 6), (True, 55)])
+def test_sparse_linear_equals_its_contract(merged: bool, most: int) -> None:
+    """The simulator gives each of a block's threads one of the machine: few outputs where a block has one."""
+    (impl,) = impls("numba_cuda", "sparse_linear")
+    ran = 0
+    for case in operator("sparse_linear").cases():
+        inputs = case.make(torch.randint(1 << 30, ()).item())
+        problem = Problem.of(case.stage, inputs[0].shape[0], DEVICE)
+        if impl.supports(problem) is not None or problem.out_widths[0] * problem.rows > most:
+            continue
+        low = operator("sparse_linear").lower(case.stage)
+        (got,) = sparse.build(low, case.stage, DEVICE, merged)(*(t.to(DEVICE) for t in inputs))
+        (want,) = operator("sparse_linear").reference(case.stage, *inputs)
+        near = torch.as_tensor(operator("sparse_linear").tolerance(case.stage, *inputs).atol)
+        assert got.dtype == want.dtype
+        assert ((got.cpu().double() - want.double()).abs() <= near).all(), case.id
+        ran += 1
+    assert ran >= most // 2
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_sparse_row_that_is_not_finite_is_nan_and_alone(merged: bool) -> None:
+    stage = contract.make_stage(20, 9, "float32", "window", 0.2, activation="relu")
+    x = torch.randn(3, 20)
+    x[1, 7] = float("inf")
+    (y,) = sparse.build(contract.lower(stage), stage, DEVICE, merged)(x.to(DEVICE))
+    assert y[1].isnan().all()
+    assert y[[0, 2]].isfinite().all()
+
+
+def test_uneven_rows_take_the_merge_path() -> None:
+    assert not sparse.uneven(torch.arange(0, 40, 4))
+    assert sparse.uneven(torch.tensor([0, 0, 900] + [901 + i for i in range(20)]))
+    assert not sparse.uneven(torch.zeros(1))
+    assert not sparse.uneven(torch.tensor([0, 3]))
+
+
 def test_wrong_input_is_refused() -> None:
     with pytest.raises(ShapeError, match="rls"):
         rls.rls_update(torch.eye(3), torch.zeros(2), torch.zeros(3), 0.0)
@@ -86,3 +143,11 @@ def test_wrong_input_is_refused() -> None:
         csr.csr_matvec(
             torch.zeros(3, dtype=torch.int32), torch.zeros(2, dtype=torch.int32), torch.zeros(3), torch.zeros(4)
         )
+    with pytest.raises(ShapeError, match="csr"):
+        merge.csr_matmul(torch.zeros(3, dtype=torch.int32), torch.zeros(2), torch.zeros(2), torch.zeros(4))
+    stage = contract.make_stage(8, 4, "dynamic", "window", 0.5)
+    call = sparse.prepare(stage, Problem.of(stage, 1, DEVICE))
+    with pytest.raises(ShapeError, match="row_scale"):
+        call(torch.zeros(1, 8, dtype=torch.int8, device=DEVICE))
+    with pytest.raises(ShapeError, match="contiguous"):
+        call(torch.zeros(1, 7, dtype=torch.int8, device=DEVICE), torch.ones(1, 1, device=DEVICE))
