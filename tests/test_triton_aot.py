@@ -37,6 +37,7 @@ from rtaccel.kernels._shared.triton_aot import (
 from rtaccel.kernels._shared.triton_spec import FUSED, INT8_MMA, Specialisation
 from rtaccel.kernels.linear import contract, triton_dot, triton_gemv
 from rtaccel.kernels.linear.triton_w8a8 import Operands
+from rtaccel.runtime.cuda_ahead import kernels_of
 from tests.triton_checks import budgets
 
 
@@ -115,7 +116,7 @@ def test_every_operator_with_a_triton_kernel_declares_forms_to_check() -> None:
     assert len(set(names)) == len(names)
     for start in (
         "linear_dot", "linear_gemv", "linear_int4_gemv", "linear_mixed", "linear_blas", "mlp_chain", "mlp_resident",
-        "null_resident", "quantize_static", "quantize_dynamic",
+        "null_resident", "quantize_static", "quantize_dynamic", "sparse_gemv", "sparse_dot", "sparse_semi",
     ):  # fmt: skip
         assert any(name.startswith(start) for name in names), start
 
@@ -203,3 +204,12 @@ def test_a_planted_budget_is_reported() -> None:
     assert violations(spec.demanding("IMMA"), 90, found, allowed) == [f"{where}: no IMMA instruction"]
     (unknown,) = violations(spec, 90, found, None)
     assert "not in the budget file" in unknown
+
+
+def test_sparse_layers_are_built_ahead() -> None:
+    """The kernels of a model with zeros are those that it binds on a card, whose choice needs no card."""
+    model = torch.nn.Sequential(torch.nn.Linear(2048, 2048)).eval()
+    with torch.no_grad():
+        model[0].weight.view(32, 64, 32, 64)[:, :, 2:] = 0
+    found = kernels_of(model, (torch.randn(1, 2048),), "w8a8", [torch.randn(8, 2048)])
+    assert any(spec.name.startswith("sparse_gemv_M1_int8_64x64") for spec in found.values())

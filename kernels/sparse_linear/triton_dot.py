@@ -18,8 +18,16 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._shared.triton_spec import ASYNC_COPY, BF16_MMA, INT8_MMA, Specialisation, Tiling, power_of_two
 from rtaccel.kernels._shared.triton_spoil import spoiler
 from rtaccel.kernels.linear.triton_mixed import as_operand, finish
-from rtaccel.kernels.sparse_linear import contract
-from rtaccel.kernels.sparse_linear.triton_rows import Form, launcher, numbers, pack, side, stored_block, unsupported
+from rtaccel.kernels.sparse_linear.triton_rows import (
+    Form,
+    launcher,
+    numbers,
+    pack,
+    problem_of_size,
+    side,
+    stored_block,
+    unsupported,
+)
 
 SIDE = 16
 """Least outputs and inputs of a block: a tile of the tensor cores, and a 16-byte piece of x."""
@@ -109,8 +117,8 @@ def specialisations() -> Iterator[Specialisation]:
         ("bfloat16", 4096, 4096, 16, (64, 64), "none", "float32", BF16_MMA),
         ("w8a16", 1024, 1024, 16, (16, 16), "relu", "float32", BF16_MMA),
     ):
-        stage = contract.make_stage(k, n, kind, "window", 0.0, activation=activation, out=out)
-        form = Form.of(Problem.of(stage, rows, "cuda"), b, c)
+        problem = problem_of_size(k, n, kind, "window", rows, activation=activation, out=out)
+        form = Form.of(problem, b, c)
         yield specialise(form, rows).demanding(requires, ASYNC_COPY)
 
 

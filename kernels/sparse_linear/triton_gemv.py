@@ -18,13 +18,13 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._shared.triton_device import dot4
 from rtaccel.kernels._shared.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear.triton_mixed import finish
-from rtaccel.kernels.sparse_linear import contract
 from rtaccel.kernels.sparse_linear.triton_rows import (
     LARGEST,
     Form,
     launcher,
     numbers,
     pack,
+    problem_of_size,
     side,
     stored_block,
     unsupported,
@@ -145,8 +145,8 @@ def specialisations() -> Iterator[Specialisation]:
         ((4096, 4096, "static", "none", "float32"), 1, (1, WORD), (FUSED,)),
         ((1024, 1024, "static", "none", "float32"), 4, (32, 32), (FUSED,)),
     ):
-        stage = contract.make_stage(k, n, scheme, "window", 0.0, activation=activation, out=out)
-        form = Form.of(Problem.of(stage, rows, "cuda"), b, c)
+        problem = problem_of_size(k, n, scheme, "window", rows, activation=activation, out=out)
+        form = Form.of(problem, b, c)
         yield specialise(form, rows).demanding(GPU_DP4A, WIDE_LOAD, forbids=forbids)
 
 

@@ -17,12 +17,12 @@ from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._shared.triton_spec import WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear.triton_mixed import INFINITY_BITS, finish
-from rtaccel.kernels.sparse_linear import contract
 from rtaccel.kernels.sparse_linear.triton_rows import (
     Form,
     launcher,
     numbers,
     pack,
+    problem_of_size,
     side,
     stored_block,
     unsupported,
@@ -147,8 +147,8 @@ def specialisations() -> Iterator[Specialisation]:
         ("bfloat16", 4096, 4096, 1, (64, 64), "gelu"),
         ("w8a16", 1024, 1024, 4, (16, 16), "relu"),
     ):
-        stage = contract.make_stage(k, n, kind, "window", 0.0, activation=activation)
-        yield specialise(Form.of(Problem.of(stage, rows, "cuda"), b, c), rows).demanding(WIDE_LOAD)
+        problem = problem_of_size(k, n, kind, "window", rows, activation=activation)
+        yield specialise(Form.of(problem, b, c), rows).demanding(WIDE_LOAD)
 
 
 register_impl(Impl("sparse_linear", "triton_gemv_float", "triton", 20, supports, prepare))

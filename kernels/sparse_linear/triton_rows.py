@@ -14,7 +14,7 @@ weight without any pattern has b = 1 and c = 4 for int8 (an occupied word of fou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -185,6 +185,12 @@ def launcher(
         return (y,)
 
     return call
+
+
+def problem_of_size(k: int, n: int, kind: str, layout: str, rows: int, **options: Any) -> Problem:
+    """A Problem of any size without its numbers, for what is only compiled."""
+    problem = Problem.of(contract.make_stage(16, 16, kind, layout, 0.0, **options), rows, "cuda")
+    return replace(problem, in_widths=(k, *problem.in_widths[1:]), out_widths=(n,))
 
 
 def unsupported(problem: Problem, layouts: tuple[str, ...]) -> str | None:

@@ -26,9 +26,8 @@ from rtaccel.kernels._shared.triton_device import dot4
 from rtaccel.kernels._shared.triton_permute import pick_bytes
 from rtaccel.kernels._shared.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear.triton_mixed import finish
-from rtaccel.kernels.sparse_linear import contract
 from rtaccel.kernels.sparse_linear.triton_gemv_float import finite_row
-from rtaccel.kernels.sparse_linear.triton_rows import Form, launcher, numbers, unsupported
+from rtaccel.kernels.sparse_linear.triton_rows import Form, launcher, numbers, problem_of_size, unsupported
 
 MAX_ROWS = 4
 GROUPS = 8
@@ -238,8 +237,8 @@ def specialisations() -> Iterator[Specialisation]:
         ("bfloat16", 4096, 4096, 1, "gelu", "float32", (WIDE_LOAD,), ()),
         ("w8a16", 1024, 1024, 1, "none", "float32", (WIDE_LOAD,), ()),
     ):
-        stage = contract.make_stage(k, n, kind, "2:4", 0.0, activation=activation, out=out)
-        yield specialise(Form.of(Problem.of(stage, rows, "cuda"), 1, 4), rows).demanding(*requires, forbids=forbids)
+        problem = problem_of_size(k, n, kind, "2:4", rows, activation=activation, out=out)
+        yield specialise(Form.of(problem, 1, 4), rows).demanding(*requires, forbids=forbids)
 
 
 register_impl(Impl("sparse_linear", "triton_semi", "triton", 20, supports, prepare))

@@ -19,8 +19,7 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._shared.triton_spec import BF16_MMA, INT8_MMA, Specialisation, Tiling, power_of_two
 from rtaccel.kernels._shared.triton_spoil import spoiler
 from rtaccel.kernels.linear.triton_mixed import as_operand, finish
-from rtaccel.kernels.sparse_linear import contract
-from rtaccel.kernels.sparse_linear.triton_rows import Form, launcher, numbers, unsupported
+from rtaccel.kernels.sparse_linear.triton_rows import Form, launcher, numbers, problem_of_size, unsupported
 from rtaccel.kernels.sparse_linear.triton_semi import WHERE, nibble, pack_pairs, pair_values, pairs_of
 
 
@@ -119,8 +118,8 @@ def specialisations() -> Iterator[Specialisation]:
         ("dynamic", 4096, 4096, 64, "none", "float32", (INT8_MMA,)),
         ("bfloat16", 4096, 4096, 16, "none", "float32", (BF16_MMA,)),
     ):
-        stage = contract.make_stage(k, n, kind, "2:4", 0.0, activation=activation, out=out)
-        yield specialise(Form.of(Problem.of(stage, rows, "cuda"), 1, 4), rows).demanding(*requires)
+        problem = problem_of_size(k, n, kind, "2:4", rows, activation=activation, out=out)
+        yield specialise(Form.of(problem, 1, 4), rows).demanding(*requires)
 
 
 register_impl(Impl("sparse_linear", "triton_semi_dot", "triton", 10, supports, prepare))
