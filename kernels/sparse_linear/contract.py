@@ -2,9 +2,9 @@
 
 Axes: x [M, K], W [N, K], bias [N], y [M, N]. It means what `linear` means for the dense W, to the bit where that is an
 integer; float32 sums may be in another order. W is float32, or int8 with `weight_scale [N]`; x as in `linear`: float32, or
-int8 with a static scale, or int8 with a scale per row. GPUs have bfloat16 W too, and int8 W with float32 x. A zero that is
-not stored cannot turn an infinity into NaN, so the rule is that of int8: a float32 row of x with a NaN or an infinity gives NaN
-in all of y's row.
+int8 with a static scale, or int8 with a scale per row. GPUs have bfloat16 W too, int8 W with float32 x, and int4 W in 2:4 with
+int8 x. A zero that is not stored cannot turn an infinity into NaN, so the rule is that of int8: a float32 row of x with a NaN
+or an infinity gives NaN in all of y's row.
 
 W is stored in one of three forms, told by the tensors of the stage:
 
@@ -14,7 +14,7 @@ weight [entries], columns,       unstructured, compressed rows         rtaccel.f
 weight [blocks, b, c], columns,  blocks of b outputs by c inputs       rtaccel.formats.blocks
   row_starts
 weight [N, 2 * groups],          two of every four inputs              rtaccel.formats.semi
-  positions
+  positions                      (uint8 [N, groups]: int4 values)
 
 The attribute `layout` says how a kernel is to pack it, whatever it is stored as: "window" (any pattern), "blocks" (any
 pattern, made for blocks as tall as a vector) or "2:4". `rtaccel.plan.sparse` picks the fastest, or the dense operator.
@@ -32,7 +32,7 @@ from torch import Tensor
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.formats import blocks, csr, semi
+from rtaccel.formats import blocks, csr, int4, semi
 from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.linear import contract_weights
 
@@ -55,6 +55,9 @@ def form(tensors: Mapping[str, Tensor]) -> str:
 def check(op: str, tensors: Mapping[str, Tensor], n: int, k: int) -> None:
     """Raises FormatError where the tensors store no weight [n, k]: no kernel ever sees an index that does not fit."""
     weight = tensors["weight"]
+    if weight.dtype == torch.uint8 and form(tensors) == "2:4" and weight.dim() == 2:
+        semi.check(op, int4.unpack(weight, 2 * weight.shape[1]), tensors["positions"], n, k)
+        return
     if weight.dtype not in (torch.float32, torch.bfloat16, torch.int8):
         raise FormatError(op, f"weight: {weight.dtype}", "float32, bfloat16 or int8", "Pack it with rtaccel.formats.")
     match form(tensors):
@@ -72,6 +75,8 @@ def dense_weight(tensors: Mapping[str, Tensor], n: int, k: int) -> Tensor:
     """W [n, k] with its zeros, of tensors that passed `check`."""
     weight = tensors["weight"]
     match form(tensors):
+        case "2:4" if weight.dtype == torch.uint8:
+            return int4.pack(semi.unpack(int4.unpack(weight, 2 * weight.shape[1]), tensors["positions"], k))
         case "2:4":
             return semi.unpack(weight, tensors["positions"], k)
         case "blocks":
@@ -80,8 +85,14 @@ def dense_weight(tensors: Mapping[str, Tensor], n: int, k: int) -> Tensor:
             return csr.unpack(weight, tensors["columns"], tensors["row_starts"], k)
 
 
-def stored(weight: Tensor, layout: str, block: tuple[int, int] = (16, 16)) -> dict[str, Tensor]:
-    """The tensors that store a dense weight [N, K] for a layout. Raises FormatError where it is no 2:4 weight."""
+def stored(
+    weight: Tensor, layout: str, block: tuple[int, int] = (16, 16), packed_int4: bool = False
+) -> dict[str, Tensor]:
+    """The tensors that store a dense weight [N, K] for a layout; int4 values [N, K] as int8, where int4 is asked for. Raises
+    FormatError where it is no 2:4 weight."""
+    if layout == "2:4" and packed_int4:
+        values, positions = semi.pack(weight, "sparse_linear")
+        return {"weight": int4.pack(values), "positions": positions}
     if layout == "2:4":
         return dict(zip(("weight", "positions"), semi.pack(weight, "sparse_linear")))
     packed = blocks.pack(weight, block) if layout == "blocks" else csr.pack(weight)
@@ -99,8 +110,12 @@ def dense_stage(stage: Stage) -> Stage:
 
 
 def sparse_stage(dense: Stage, layout: str, block: tuple[int, int] = (16, 16)) -> Stage:
-    """A stage of `linear` with float32 or int8 weights as one of this operator. Raises FormatError as `stored` does."""
-    made = stored(dense.tensors["weight"], layout, block)
+    """A stage of `linear` as one of this operator; int4 weights in 2:4 alone. Raises FormatError as `stored` does."""
+    weight = dense.tensors["weight"]
+    packed_int4 = weight.dtype == torch.uint8
+    if packed_int4:
+        weight = int4.unpack(weight, dense.inputs[0].width)
+    made = stored(weight, layout, block, packed_int4)
     return with_structure(dense, made, layout)
 
 
@@ -182,7 +197,7 @@ def packed_bytes(stage: Stage) -> int:
 def make_stage(k: int, n: int, scheme: str, layout: str, density: float, seed: int = 0, **options: Any) -> Stage:
     """A stage with random weights; scheme and options as the `make_stage` of linear's two contracts take them."""
     g = torch.Generator().manual_seed(seed + 1)
-    make = contract_weights.make_stage if scheme in WEIGHTS_ALONE else linear.make_stage
+    make = contract_weights.make_stage if scheme in contract_weights.KINDS else linear.make_stage
     dense = make(k, n, scheme, seed=seed, **options)
     weight = dense.tensors["weight"]
     block = {0: (16, 16), 1: (8, 8), 2: (1, 16), 3: (5, 3)}[(n + k) % 4]
@@ -195,8 +210,10 @@ def make_stage(k: int, n: int, scheme: str, layout: str, density: float, seed: i
         kept = kept.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)[:n, :k]
     else:
         kept = torch.rand(n, k, generator=g) < density
-    pruned = weight * kept
+    packed_int4 = weight.dtype == torch.uint8
+    pruned = (int4.unpack(weight, k) if packed_int4 else weight) * kept
     pruned[n // 2] = 0  # a row without a weight
+    pruned = int4.pack(pruned) if packed_int4 else pruned
     return sparse_stage(
         Stage(dense.op, dense.name, dense.inputs, dense.outputs, {**dense.tensors, "weight": pruned}, dense.attrs),
         layout,
@@ -240,6 +257,11 @@ def cases() -> Iterator[Case]:
         for layout in LAYOUTS:
             for scheme in WEIGHTS_ALONE:
                 yield _case(rows, make_stage(k, n, scheme, layout, density, activation="silu"), scheme)
+        for scheme in ("w4a8-static", "w4a8-dynamic"):
+            for size in (k, 4 * k):
+                yield _case(
+                    rows, make_stage(size, n, scheme, "2:4", density, activation="relu", group_size=32 * rows), scheme
+                )
 
 
 OPERATOR = register_operator(

@@ -11,7 +11,7 @@ from rtaccel.kernels.sparse_linear import contract
 
 
 def supports(problem: Problem) -> str | None:
-    if problem.weight_dtype in ("float32", "bfloat16", "int8"):
+    if problem.weight_dtype in ("float32", "bfloat16", "int8", "uint8"):
         return None
     return f"has no form for {problem.weight_dtype} weights"
 

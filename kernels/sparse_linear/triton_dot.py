@@ -114,8 +114,7 @@ def specialisations() -> Iterator[Specialisation]:
         ("static", 1024, 1024, 8, (16, 16), "relu", "int8", INT8_MMA),
         ("dynamic", 4096, 4096, 16, (64, 64), "gelu", "float32", INT8_MMA),
         ("static", 4096, 4096, 64, (32, 32), "none", "float32", INT8_MMA),
-        ("bfloat16", 4096, 4096, 16, (64, 64), "none", "float32", BF16_MMA),
-        ("w8a16", 1024, 1024, 16, (16, 16), "relu", "float32", BF16_MMA),
+        ("bfloat16", 4096, 4096, 16, (64, 64), "relu", "float32", BF16_MMA),
     ):
         problem = problem_of_size(k, n, kind, "window", rows, activation=activation, out=out)
         form = Form.of(problem, b, c)

@@ -144,7 +144,6 @@ def specialisations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     for kind, k, n, rows, (b, c), activation in (
         ("float32", 4096, 4096, 1, (1, 1), "none"),
-        ("bfloat16", 4096, 4096, 1, (64, 64), "gelu"),
         ("w8a16", 1024, 1024, 4, (16, 16), "relu"),
     ):
         problem = problem_of_size(k, n, kind, "window", rows, activation=activation)

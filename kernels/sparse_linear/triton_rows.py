@@ -36,7 +36,7 @@ LINE = 16
 LARGEST = 64
 """Of a side of a block: larger ones are cut."""
 
-POINTERS = {"float32": "*fp32", "bfloat16": "*bf16", "int8": "*i8"}
+POINTERS = {"float32": "*fp32", "bfloat16": "*bf16", "int8": "*i8", "uint8": "*i8"}
 SIZES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
@@ -93,7 +93,7 @@ class Form:
         return torch.int16 if -(-self.k // self.c) <= 32_768 else torch.int32
 
     def __str__(self) -> str:
-        rows = "dynamic" if self.scaled else "static" if self.compensated else "a16"
+        rows = "a16" if self.x == "float32" else "dynamic" if self.scaled else "static"
         out = "int8" if self.int8_out else "float32"
         return f"{self.weight}_{self.b}x{self.c}_N{self.n}_K{self.k}_{rows}_{self.activation}_{out}"
 

@@ -235,7 +235,6 @@ def specialisations() -> Iterator[Specialisation]:
         ("static", 4096, 4096, 1, "relu", "int8", (GPU_DP4A, WIDE_LOAD, PERMUTE), (FUSED,)),
         ("dynamic", 1024, 1024, 4, "none", "float32", (GPU_DP4A, WIDE_LOAD, PERMUTE), (FUSED,)),
         ("bfloat16", 4096, 4096, 1, "gelu", "float32", (WIDE_LOAD,), ()),
-        ("w8a16", 1024, 1024, 1, "none", "float32", (WIDE_LOAD,), ()),
     ):
         problem = problem_of_size(k, n, kind, "2:4", rows, activation=activation, out=out)
         yield specialise(Form.of(problem, 1, 4), rows).demanding(*requires, forbids=forbids)

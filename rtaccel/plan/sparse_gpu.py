@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.formats import blocks, semi
+from rtaccel.formats import blocks, int4, semi
 from rtaccel.kernels.sparse_linear import contract
 from rtaccel.plan.sparse import GAIN, LEAST_ZEROS, Form, zeros
 
@@ -62,17 +62,33 @@ class Packed:
 def could_be_sparse(stage: Stage) -> bool:
     """Whether a stage of `linear` has enough zeros, in a form that GPU kernels take, to be worth a look."""
     weight = stage.tensors.get("weight")
-    if stage.op != "linear" or weight is None or weight.is_meta or weight.numel() < LEAST_WEIGHTS:
+    if stage.op != "linear" or weight is None or weight.is_meta:
         return False
-    plain = weight.dtype in (torch.float32, torch.bfloat16, torch.int8)
-    return plain and stage.inputs[0].width <= contract.linear.MAX_K and zeros(weight) >= LEAST_ZEROS
+    k = stage.inputs[0].width
+    plain = weight.dtype in (torch.float32, torch.bfloat16, torch.int8) or _int4(stage)
+    if not plain or weight.shape[0] * k < LEAST_WEIGHTS or k > contract.linear.MAX_K:
+        return False
+    return zeros(_numbers(stage)) >= LEAST_ZEROS
+
+
+def _int4(stage: Stage) -> bool:
+    """Whether it is W4A8 in groups that the 2:4 kernel takes."""
+    if stage.tensors["weight"].dtype != torch.uint8 or stage.inputs[0].dtype != "int8":
+        return False
+    return int(stage.attrs["group_size"]) % 32 == 0 and stage.inputs[0].width % 4 == 0
+
+
+def _numbers(dense: Stage) -> Tensor:
+    """The weight [N, K], one number an element."""
+    weight = dense.tensors["weight"]
+    return int4.unpack(weight, dense.inputs[0].width) if weight.dtype == torch.uint8 else weight
 
 
 def modelled(dense: Stage, rows: int, first: Stage | None = None, backend: str = "triton") -> Form:
     """The form that the model holds to be the fastest. first: a sparse form that is there already, and keeps its storage."""
     if not could_be_sparse(dense):
-        count = dense.tensors["weight"].numel()
-        found = f"{zeros(dense.tensors['weight']):.0%} zeros in {count} weights"
+        weight = _numbers(dense)
+        found = f"{zeros(weight):.0%} zeros in {weight.numel()} weights"
         return Form(dense, f"{dense.name} is computed dense: {found}")
     times = {"dense": _dense_us(dense, rows)}
     forms: dict[str, tuple[str, tuple[int, int]]] = {}
@@ -85,7 +101,7 @@ def modelled(dense: Stage, rows: int, first: Stage | None = None, backend: str =
     said = [label for label in times if label in ("dense", "unstructured", "2:4", best_blocks)]
     figures = ", ".join(f"{label} {times[label]:.2f} us" for label in said)
     how = f"with {rows} rows by a model of an H100 that no card has confirmed"
-    found = f"{zeros(dense.tensors['weight']):.1%} zeros"
+    found = f"{zeros(_numbers(dense)):.1%} zeros"
     best = min(forms, key=lambda label: times[label], default=None)
     if best is None or times[best] > GAIN * times["dense"]:
         return Form(dense, f"{dense.name} is computed dense, which is not slower ({found}): {figures} {how}")
@@ -103,6 +119,10 @@ def _forms(dense: Stage, rows: int, first: Stage | None, backend: str) -> Iterat
     if backend == "numba_cuda":
         if weight.dtype in (torch.int8, torch.float32):
             yield "unstructured", "window", (1, 1)
+        return
+    if weight.dtype == torch.uint8:
+        if few and semi.fits(_numbers(dense)):
+            yield "2:4", "2:4", (1, 4)
         return
     if first is not None and contract.form(first.tensors) == "blocks":
         block = first.tensors["weight"].shape[1:]
@@ -122,20 +142,22 @@ def _forms(dense: Stage, rows: int, first: Stage | None, backend: str) -> Iterat
 
 def _packed(dense: Stage, rows: int, layout: str, block: tuple[int, int]) -> Packed:
     """What the kernel for so many rows stores, as `triton_rows.pack` and `triton_semi` do."""
-    weight = dense.tensors["weight"]
-    n, k = weight.shape
-    size = weight.element_size()
+    weight, n, k = dense.tensors["weight"], dense.outputs[0].width, dense.inputs[0].width
     if layout == "2:4":
-        groups = -(-k // 32) * 8
-        return Packed(n * groups * 2 * size + n * groups // 2, n * groups // 4, n * k)
+        fours, size = -(-k // 32) * 8, weight.element_size() / (2 if weight.dtype == torch.uint8 else 1)
+        picked = (
+            0 if dense.inputs[0].dtype == "int8" else 2 * n * fours // 5
+        )  # int8 x streams; 32 picks lie in four lines
+        return Packed(int(n * fours * (2 * size + 0.5)), picked, n * k)
     least = (4 if dense.inputs[0].dtype == "int8" else 1) if rows <= FEW_ROWS else 16
     b, c = _side(block[0], 1 if rows <= FEW_ROWS else 16), _side(block[1], least)
-    unit = max(c, 16 // size)
+    unit = max(c, 16 // weight.element_size())
     counts = _occupied(weight, b, c).sum(1)
     stored = int((-(-counts // (unit // c))).sum()) * unit
     piece = min(c, 16 // (1 if dense.inputs[0].dtype == "int8" else 4))
     index = 2 if -(-k // c) <= 32_768 else 4
-    return Packed(stored * b * size + stored // c * index + 4 * counts.numel(), stored * b // piece, stored * b)
+    moved = stored * b * weight.element_size() + stored // c * index + 4 * counts.numel()
+    return Packed(moved, stored * b // piece, stored * b)
 
 
 def _side(stored: int, least: int) -> int:

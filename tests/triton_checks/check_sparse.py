@@ -27,6 +27,7 @@ from rtaccel.formats import masks
 from rtaccel.kernels._shared.triton_permute import pick_bytes
 from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.sparse_linear import contract
+from rtaccel.kernels.sparse_linear.triton_rows import stored_block
 from rtaccel.plan import sparse_gpu
 
 require("triton")
@@ -102,7 +103,7 @@ BLOCKS = ((1, 16), (3, 5), (16, 16), (32, 16), (64, 64), (128, 8), (48, 40))
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_blocks_of_any_size_that_do_not_divide_the_layer(block: tuple[int, int]) -> None:
-    for kind in ("static", "dynamic", "w8a16"):
+    for kind in ("static", "dynamic", "w8a16")[: 1 if block in BLOCKS[2:] else 3]:
         stage = with_zeros(75, 148, kind, rt.BlockSparse(block, 0.6))
         for impl in taking(stage, 2):
             batches = [linear.make_inputs(stage, m, torch.randint(1 << 30, ()).item()) for m in (2, 0, 5)]
@@ -138,7 +139,7 @@ def test_sums_are_exact_up_to_the_largest(k: int) -> None:
         stage = visible_sums(weight, 127, layout, block)
         ran = taking(stage, 3)
         assert len(ran) == 2
-        for impl in ran:
+        for impl in ran[: 2 if k < 1000 else 1]:
             (got,) = impl.prepare(stage, Problem.of(stage, 3, DEVICE))(x.to(DEVICE))
             assert torch.equal(got.cpu(), want.float()), f"{impl.name} {layout}"
 
@@ -216,14 +217,17 @@ if settings.triton_interpret():
     from triton.runtime.interpreter import InterpreterBuilder
 
     @pytest.mark.parametrize("rows", [1, 16])
-    @pytest.mark.parametrize("layout", contract.LAYOUTS)
-    def test_each_byte_of_the_weights_is_read_once(layout: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        ("layout", "kind"), [*((layout, "static") for layout in contract.LAYOUTS), ("2:4", "w4a8-static")]
+    )
+    def test_each_byte_of_the_weights_is_read_once(
+        layout: str, kind: str, rows: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """By the addresses that the kernels load: all of what is stored, nothing twice, and less than dense weights are."""
         k, n = 512, 64
-        pattern = rt.SemiStructured() if layout == "2:4" else rt.BlockSparse((16, 16), 0.75)
-        dense = contract.dense_stage(contract.make_stage(k, n, "static", "window", 1.0))
-        weight = dense.tensors["weight"] * masks.keep(torch.rand(n, k), pattern)
-        stage = contract.sparse_stage(replace(dense, tensors={**dense.tensors, "weight": weight}), layout)
+        stage = contract.make_stage(k, n, kind, layout, 0.25)
+        if layout == "window":  # single weights would leave no block of 16 x 16 out
+            stage = contract.sparse_stage(contract.dense_stage(contract.make_stage(k, n, kind, "blocks", 0.25)), layout)
         load, to = InterpreterBuilder.create_masked_load, Tensor.to
         for impl in taking(stage, rows):
             held: list[Tensor] = []
@@ -251,19 +255,10 @@ if settings.triton_interpret():
             with monkeypatch.context() as patch:
                 patch.setattr(InterpreterBuilder, "create_masked_load", counted)
                 call(linear.make_inputs(stage, rows, 3)[0])
-            expected = sparse_gpu._packed(dense_of(stage), rows, layout, contract_block(stage)).bytes
+            expected = sparse_gpu._packed(contract.dense_stage(stage), rows, layout, stored_block(stage)).bytes
             assert counts.max() == 1, impl.name
             assert counts.float().mean() == 1 or impl.name == "triton_semi_dot", impl.name
-            assert size <= expected <= n * k, impl.name
-
-
-def dense_of(stage: Stage) -> Stage:
-    return contract.dense_stage(stage)
-
-
-def contract_block(stage: Stage) -> tuple[int, int]:
-    shape = stage.tensors["weight"].shape
-    return (shape[1], shape[2]) if contract.form(stage.tensors) == "blocks" else (1, 1)
+            assert size <= expected <= n * k // (2 if kind == "w4a8-static" else 1), impl.name
 
 
 def pruned(n: int, pattern: Any) -> nn.Sequential:
@@ -274,7 +269,7 @@ def pruned(n: int, pattern: Any) -> nn.Sequential:
 
 
 FORMS = {
-    rt.BlockSparse((32, 32), 0.8): "triton_gemv", rt.SemiStructured(): "triton_semi", rt.Unstructured(0.95): "triton_gemv",
+    rt.BlockSparse((32, 32), 0.8): "triton_gemv", rt.SemiStructured(): "triton_semi",
 }  # fmt: skip
 
 
@@ -313,6 +308,34 @@ def test_the_cpu_gives_the_same_integers() -> None:
             for impl in taking(stage, rows):
                 (y,) = impl.prepare(stage, Problem.of(stage, rows, DEVICE))(q.to(DEVICE))
                 assert torch.equal(y.cpu(), layer(x)), impl.name
+
+
+def test_a_sparse_layer_on_a_card_is_modelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What SparseLinear asks on CUDA: its own storage, or dense."""
+    for pattern in (rt.BlockSparse((16, 16), 0.8), rt.SemiStructured(), rt.Unstructured(0.95)):
+        layer = rt.nn.SparseLinear.from_float(nn.Linear(256, 256), rt.W8A8("dynamic"), sparsity=pattern)
+        numbers = layer._numbers()
+        group, notes = numbers.chosen(numbers.group(1), 1, "cuda")
+        assert group.stages[-1].op == "linear"
+        assert "dense, which is not slower" in notes[0]
+        with monkeypatch.context() as patch:
+            patch.setattr(sparse_gpu, "CHAIN_US", -5.0)
+            group, notes = numbers.chosen(numbers.group(1), 1, "cuda")
+        assert group.stages[-1].op == "sparse_linear"
+        assert group.stages[-1].tensors["weight"] is numbers.weight
+        assert "computed sparse" in notes[0]
+
+
+def test_int4_values_in_2_4_are_chosen_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = pruned(128, rt.SemiStructured()), torch.randn(1, 128)
+    options: dict[str, Any] = {"scheme": rt.W4A8(group_size=32), "calibration": [torch.randn(64, 128)]}
+    there = {"backend": "triton"} if DEVICE == "cpu" else {"device": "cuda", "mode": "eager"}
+    dense = rt.compile(model, (x,), **options, **there)
+    monkeypatch.setattr(sparse_gpu, "LEAST_WEIGHTS", 4096)
+    monkeypatch.setattr(sparse_gpu, "CHAIN_US", -5.0)
+    fast = rt.compile(model, (x,), **options, **there)
+    assert "triton_semi_int4" in [line.kernel for line in fast.explain_lines(measure=False)]
+    torch.testing.assert_close(fast(x.to(DEVICE)), dense(x.to(DEVICE)), rtol=1e-2, atol=1e-2)
 
 
 def test_rows_of_the_model_of_time() -> None:

@@ -1,0 +1,211 @@
+"""2:4 weights with int4 values, W4A8, up to four rows: for each 64 inputs 16 bytes of values, 8 of places, two scales.
+
+As in linear/triton_gemv_int4.py, a word holds eight int4 numbers of a pair of groups (those of one scale each): the low halves
+of its bytes are of the first group, the high ones of the second, 16 q once they are alone. Each half is four values of two fours
+of inputs, and a byte of places is the selector of one byte permutation, as in triton_semi.py:
+
+    values [N, pairs, lines, 4]  int32   word j of a line: fours j and 4 + j of each group's eight
+    places [N, pairs, lines, 4]  int16   of the first group in the low byte
+    scales [N, pairs]            int32   two bfloat16, of q / 16
+
+A line is 32 inputs of both groups, so groups are multiples of 32. The sums of a word are whole numbers, words are added in
+float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rtaccel.core.registry import Impl, Prepared, register_impl
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.formats import int4
+from rtaccel.kernels._shared.triton_device import dot4
+from rtaccel.kernels._shared.triton_permute import pick_bytes
+from rtaccel.kernels._shared.triton_spec import GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
+from rtaccel.kernels.linear import contract as linear
+from rtaccel.kernels.linear.triton_mixed import finish
+from rtaccel.kernels.sparse_linear.triton_rows import Form, launcher, numbers, problem_of_size
+from rtaccel.kernels.sparse_linear.triton_semi import PERMUTE, grouped, selector
+
+MAX_ROWS = 4
+LINE = 32
+WHERE = {"places_ptr": "*i16", "scale_ptr": "*i32"}
+
+
+@triton.jit
+def _row(
+    acc, x_row, x_at, more, low, high, low_pick, high_pick, low_scale, high_scale, X_WORDS: tl.constexpr,
+    HALF: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """acc and what a tile of words adds to it for one row of x."""
+    zero = tl.zeros_like(low)
+    a = tl.load(x_row + x_at, mask=more & (x_at < X_WORDS), other=0)
+    b = tl.load(x_row + x_at + 4, mask=more & (x_at + 4 < X_WORDS), other=0)
+    c = tl.load(x_row + x_at + HALF, mask=more & (x_at + HALF < X_WORDS), other=0)
+    d = tl.load(x_row + x_at + HALF + 4, mask=more & (x_at + HALF + 4 < X_WORDS), other=0)
+    first = dot4(low, pick_bytes(a, b, low_pick, ASM), zero, ASM)
+    second = dot4(high, pick_bytes(c, d, high_pick, ASM), zero, ASM)
+    return tl.fma(second.to(tl.float32), high_scale, tl.fma(first.to(tl.float32), low_scale, acc))
+
+
+@triton.jit(do_not_specialize=["rows", "y_zero_point"])
+def semi_int4_kernel(
+    x_ptr, weight_ptr, places_ptr, scale_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
+    rows, parameter, y_inv_scale, y_zero_point,
+    N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
+    INT8_OUT: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
+    ASM: tl.constexpr,
+):  # fmt: skip
+    X_WORDS: tl.constexpr = K // 4
+    HALF: tl.constexpr = GROUP // 4  # words of x of a group
+    EACH: tl.constexpr = GROUP // 8  # words of weights of a pair of groups
+    PAIRS: tl.constexpr = (K + 2 * GROUP - 1) // (2 * GROUP)
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = tl.program_id(1).to(tl.int64) * ROWS
+    word = tl.arange(0, BLOCK_W)[None, :]
+    zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
+    row_at = n[:, None].to(tl.int64) * PAIRS
+    x_row = x_ptr + m * X_WORDS
+
+    nothing = tl.zeros((BLOCK_N, BLOCK_W), tl.float32)
+    acc0, acc1, acc2, acc3 = nothing, nothing, nothing, nothing
+    for w0 in range(0, PAIRS * EACH, BLOCK_W):
+        at = w0 + word + zero
+        inside = (at < PAIRS * EACH) & (n < N)[:, None]
+        w = tl.load(weight_ptr + row_at * EACH + at, mask=inside, other=0)
+        places = tl.load(places_ptr + row_at * EACH + at, mask=inside, other=0).to(tl.int32)
+        scales = tl.load(scale_ptr + row_at + at // EACH, mask=inside, other=0)
+        low, high = (w << 4) & -252645136, w & -252645136  # 0xF0F0F0F0
+        low_pick, high_pick = selector(places & 255), selector((places >> 8) & 255)
+        low_scale, high_scale = (
+            (scales << 16).to(tl.float32, bitcast=True),
+            (scales & -65536).to(tl.float32, bitcast=True),
+        )
+        x_at = at // EACH * (2 * HALF) + at // 4 % (EACH // 4) * 8 + at % 4
+        acc0 = _row(
+            acc0,
+            x_row,
+            x_at,
+            m + zero < rows,
+            low,
+            high,
+            low_pick,
+            high_pick,
+            low_scale,
+            high_scale,
+            X_WORDS,
+            HALF,
+            ASM,
+        )
+        if ROWS > 1:
+            acc1 = _row(
+                acc1, x_row + X_WORDS, x_at, m + zero + 1 < rows, low, high, low_pick, high_pick, low_scale, high_scale,
+                X_WORDS, HALF, ASM,
+            )  # fmt: skip
+        if ROWS > 2:
+            acc2 = _row(
+                acc2, x_row + 2 * X_WORDS, x_at, m + zero + 2 < rows, low, high, low_pick, high_pick, low_scale,
+                high_scale, X_WORDS, HALF, ASM,
+            )  # fmt: skip
+            acc3 = _row(
+                acc3, x_row + 3 * X_WORDS, x_at, m + zero + 3 < rows, low, high, low_pick, high_pick, low_scale,
+                high_scale, X_WORDS, HALF, ASM,
+            )  # fmt: skip
+
+    for row in tl.static_range(ROWS):
+        acc = acc0
+        if row == 1:
+            acc = acc1
+        if row == 2:
+            acc = acc2
+        if row == 3:
+            acc = acc3
+        at_row = m + row + tl.arange(0, 1)
+        in_m = at_row < rows
+        row_scale = 1.0
+        if SCALED:
+            row_scale = tl.load(row_scale_ptr + at_row, mask=in_m, other=0.0)
+        finish(
+            tl.sum(acc, 1)[None, :], at_row, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, row_scale,
+            parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
+        )  # fmt: skip
+
+
+def supports(problem: Problem) -> str | None:
+    if problem.attrs["layout"] != "2:4":
+        return f"packs 2:4, and this weight is packed as {problem.attrs['layout']}"
+    if problem.weight_dtype != "uint8" or problem.in_dtypes[0] != "int8":
+        return f"multiplies int8 by int4, not {problem.in_dtypes[0]} by {problem.weight_dtype}"
+    if problem.rows > MAX_ROWS:
+        return f"keeps one sum per row in registers, for M <= {MAX_ROWS}, not M = {problem.rows}"
+    if int(problem.attrs["group_size"]) % LINE:
+        return f"takes groups of a multiple of {LINE} inputs, not of {problem.attrs['group_size']}"
+    k = problem.in_widths[0]
+    if k % 4 or not 0 < k <= linear.MAX_K:
+        return f"reads x in words of 4 bytes: K must be a positive multiple of 4, at most {linear.MAX_K}, not {k}"
+    return None
+
+
+def form_of(problem: Problem) -> Form:
+    """The zero point of x is in the offset, as linear/contract_weights.py has it."""
+    return replace(Form.of(problem, 1, 4), compensated=False)
+
+
+def specialise(form: Form, group: int, rows: int) -> Specialisation:
+    """One warp per output, up to eight in a program, 16 bytes of values per lane and step. Not measured on a card."""
+    outputs, m = power_of_two(form.n, 1, 8), power_of_two(rows, 1, MAX_ROWS)
+    tile = Tiling(block_m=m, block_n=outputs, block_k=2048, num_warps=outputs)
+    return Specialisation(
+        name=f"sparse_semi_int4_g{group}_M{m}_{form}",
+        kernel=semi_int4_kernel,
+        signature=form.signature(WHERE, x_ptr="*i32", weight_ptr="*i32"),
+        constants={**form.constants, "GROUP": group, "ROWS": m, "BLOCK_N": outputs, "BLOCK_W": 128},
+        tiling=tile,
+    )
+
+
+def pack(packed: Tensor, group_scale: Tensor, k: int, group: int) -> dict[str, Tensor]:
+    """As above, of an int4 weight as a state dict stores it, dense; zeros beyond K."""
+    values, places = grouped(int4.unpack(packed, k))
+    n, pairs, lines = values.shape[0], -(-k // (2 * group)), group // LINE
+    more = pairs * group // 2 - values.shape[1]
+    values = torch.nn.functional.pad(values, (0, 0, 0, more)).view(n, pairs, 2, lines, 2, 4, 2).transpose(4, 5)
+    low, high = values.unbind(2)
+    words = ((low & 15) | (high << 4)).reshape(n, -1).contiguous().view(torch.int32)
+    both = torch.nn.functional.pad(places, (0, more)).view(n, pairs, 2, lines, 2, 4)
+    of_group = both[:, :, :, :, 0] | (both[:, :, :, :, 1] << 4)
+    picks = of_group.permute(0, 1, 3, 4, 2).reshape(n, -1).contiguous().view(torch.int16)
+    scales = torch.zeros((n, pairs * 2), device=packed.device)
+    scales[:, : group_scale.shape[1]] = group_scale / 16
+    bits = scales.bfloat16().view(torch.int16).to(torch.int32).view(n, pairs, 2)
+    return {
+        "weight_ptr": words, "places_ptr": picks, "scale_ptr": (bits[..., 0] & 0xFFFF) | (bits[..., 1] << 16),
+    }  # fmt: skip
+
+
+def prepare(stage: Stage, problem: Problem) -> Prepared:
+    """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
+    form, group = form_of(problem), int(stage.attrs["group_size"])
+    weight, operands, scalars = numbers(stage, form)
+    operands |= pack(weight, stage.tensors["group_scale"], form.k, group)
+    there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
+    return launcher(form, specialise(form, group, problem.rows), there, scalars, torch.int32)
+
+
+def specialisations() -> Iterator[Specialisation]:
+    """The forms that are compiled and held to a budget without a GPU."""
+    for kind, size, group, rows, activation, out in (
+        ("w4a8-static", 4096, 32, 1, "relu", "int8"),
+        ("w4a8-dynamic", 4096, 128, 4, "none", "float32"),
+    ):
+        problem = problem_of_size(size, size, kind, "2:4", rows, activation=activation, out=out, group_size=group)
+        yield specialise(form_of(problem), group, rows).demanding(GPU_DP4A, WIDE_LOAD, PERMUTE)
+
+
+register_impl(Impl("sparse_linear", "triton_semi_int4", "triton", 20, supports, prepare))
