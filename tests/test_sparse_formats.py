@@ -8,7 +8,7 @@ from torch import Tensor
 
 import rtaccel as rt
 from rtaccel.core.sparsity import SparsityMap, parse_sparsity
-from rtaccel.formats import blocks, csr, int4, masks, semi
+from rtaccel.formats import bitmap, blocks, csr, int4, masks, semi
 
 SIZES = ((1, 1), (3, 5), (16, 16), (17, 33), (40, 130), (64, 257), (5, 0))
 DTYPES = (torch.float32, torch.float16, torch.int8)
@@ -152,3 +152,49 @@ def test_names_and_maps_of_patterns() -> None:
             rt.BlockSparse(bad)  # type: ignore[arg-type]
     chosen = SparsityMap({"head": None, "b*": "2:4", "*": rt.Unstructured(0.9)})
     assert (chosen("head"), chosen("body"), chosen("x")) == (None, rt.SemiStructured(), rt.Unstructured(0.9))
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.bfloat16])
+@pytest.mark.parametrize(("n", "k"), SIZES)
+def test_bitmaps_round_trip(n: int, k: int, dtype: torch.dtype) -> None:
+    weight = sparse(n, k, dtype)
+    values, bits, starts = bitmap.pack(weight)
+    bitmap.check("test", values, bits, starts, n, k)
+    assert torch.equal(bitmap.unpack(values, bits, k), weight)
+    assert torch.equal(bitmap.mask(bits, k), weight != 0)
+    size = sum(t.numel() * t.element_size() for t in (values, bits, starts))
+    assert size == bitmap.bytes_of(n, k, int(torch.count_nonzero(weight)), 8 * weight.element_size())
+
+
+def test_a_bitmap_of_int4_values_with_their_scales() -> None:
+    """Two values a byte; smaller than columns, and than the dense weight."""
+    weight = torch.randn(64, 96) * (torch.rand(64, 96) < 0.3)
+    packed, scale = int4.quantise_weight(weight)
+    q = int4.unpack(packed, 96)
+    values, bits, starts = bitmap.pack(q)
+    stored = int4.pack(values[None])
+    back = bitmap.unpack(int4.unpack(stored, values.numel())[0], bits, 96)
+    assert torch.equal(int4.dequantise(int4.pack(back), scale, 96, 32), int4.dequantise(packed, scale, 96, 32))
+    whole = stored.numel() + bits.numel() + 4 * starts.numel()
+    assert whole == bitmap.bytes_of(64, 96, values.numel(), 4)
+    assert whole < packed.numel() < sum(t.numel() * t.element_size() for t in csr.pack(q))
+
+
+def test_broken_bitmaps_are_refused() -> None:
+    values, bits, starts = bitmap.pack(sparse(8, 20, torch.float32, 0.6))
+    for wrong, match in (
+        ((values, bits.int(), starts), "bits"),
+        ((values, bits[:, :2], starts), "bits"),
+        ((values[None], bits, starts), "entries"),
+        ((values[:-1], bits, starts), "row_starts"),
+        ((values, bits, starts.flip(0)), "row_starts"),
+    ):
+        with pytest.raises(rt.FormatError, match=match):
+            bitmap.check("test", *wrong, 8, 20)
+    beyond, more = bits.clone(), bits.clone()
+    beyond[3, 2] |= 16
+    with pytest.raises(rt.FormatError, match="beyond K = 20"):
+        bitmap.check("test", values, beyond, starts, 8, 20)
+    more[5, 0] ^= 2
+    with pytest.raises(rt.FormatError, match="bits in row 5"):
+        bitmap.check("test", values, more, starts, 8, 20)
