@@ -75,8 +75,8 @@ def assert_right(impl: Impl, stage: Stage, prepared_for: int, *batches: tuple[Te
 
 
 def contract_cases() -> Iterator[Any]:
-    """A third of them, another each day: the interpreter takes a quarter of a second for one."""
-    for case in itertools.islice(SPARSE.cases(), datetime.date.today().toordinal() % 3, None, 3):
+    """A fifth of them, another each day: the interpreter takes a quarter of a second for one."""
+    for case in itertools.islice(SPARSE.cases(), datetime.date.today().toordinal() % 5, None, 5):
         for impl in taking(case.stage, case.make(0)[0].shape[0]):
             yield pytest.param(impl, case, id=f"{impl.name}-{case.id}")
 
@@ -104,10 +104,9 @@ BLOCKS = ((1, 16), (3, 5), (16, 16), (32, 16), (64, 64), (128, 8), (48, 40))
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_blocks_of_any_size_that_do_not_divide_the_layer(block: tuple[int, int]) -> None:
     for kind in ("static", "dynamic", "w8a16")[: 1 if block in BLOCKS[2:] else 3]:
-        stage = with_zeros(75, 148, kind, rt.BlockSparse(block, 0.6))
+        stage = with_zeros(75, 84, kind, rt.BlockSparse(block, 0.6))
         for impl in taking(stage, 2):
-            batches = [linear.make_inputs(stage, m, torch.randint(1 << 30, ()).item()) for m in (2, 0, 5)]
-            assert_right(impl, stage, 2, *(batches if kind == "static" else batches[:1]))
+            assert_right(impl, stage, 2, linear.make_inputs(stage, 2, torch.randint(1 << 30, ()).item()))
 
 
 @pytest.mark.parametrize("kind", ["static", "bfloat16", "float32"])
@@ -130,31 +129,32 @@ def visible_sums(weight: Tensor, zero_point: int, layout: str, block: tuple[int,
 
 @pytest.mark.parametrize("k", [4, 60, 64, 68, 516, linear.MAX_K])
 def test_sums_are_exact_up_to_the_largest(k: int) -> None:
-    weight = torch.randint(-127, 128, (17 if k < 1000 else 2, k), dtype=torch.int8) * (torch.arange(k) % 4 < 2)
+    weight = torch.randint(-127, 128, (17 if k < 1000 else 1, k), dtype=torch.int8) * (torch.arange(k) % 4 < 2)
     weight[0] = torch.where(torch.arange(k) % 4 < 2, 127, 0)
-    x = torch.randint(-128, 128, (3, k), dtype=torch.int8)
+    rows = 3 if k < 1000 else 1
+    x = torch.randint(-128, 128, (rows, k), dtype=torch.int8)
     x[0] = -128
     want = (x.long() - 127) @ weight.long().T
     for layout, block in (("blocks", (16, 32)), ("2:4", (1, 4)), ("window", (1, 1)))[: 3 if k < 1000 else 1]:
         stage = visible_sums(weight, 127, layout, block)
-        ran = taking(stage, 3)
+        ran = taking(stage, rows)
         assert len(ran) == 2
         for impl in ran[: 2 if k < 1000 else 1]:
-            (got,) = impl.prepare(stage, Problem.of(stage, 3, DEVICE))(x.to(DEVICE))
+            (got,) = impl.prepare(stage, Problem.of(stage, rows, DEVICE))(x.to(DEVICE))
             assert torch.equal(got.cpu(), want.float()), f"{impl.name} {layout}"
 
 
 def test_a_block_like_no_other_is_at_its_place() -> None:
     """One weight alone, in each corner and in the middle: an index that is off by one shows."""
-    for n, k in ((0, 0), (32, 63), (0, 63), (32, 0), (17, 36)):
-        weight = torch.zeros(33, 64, dtype=torch.int8)
+    for n, k in ((0, 63), (16, 0), (7, 36)):
+        weight = torch.zeros(17, 64, dtype=torch.int8)
         weight[n, k] = 3
         x = torch.randint(-128, 128, (2, 64), dtype=torch.int8)
         for layout, block in (("window", (1, 1)), ("blocks", (16, 16)), ("2:4", (1, 4))):
             stage = visible_sums(weight, 0, layout, block)
             for impl in taking(stage, 2):
                 (got,) = impl.prepare(stage, Problem.of(stage, 2, DEVICE))(x.to(DEVICE))
-                want = torch.zeros(2, 33)
+                want = torch.zeros(2, 17)
                 want[:, n] = 3.0 * x[:, k]
                 assert torch.equal(got.cpu(), want), f"{impl.name} {layout} [{n}, {k}]"
 
@@ -178,7 +178,7 @@ def test_prepared_for_one_batch_runs_any_other() -> None:
     for layout in contract.LAYOUTS:
         stage = contract.make_stage(52, 21, "dynamic", layout, 0.3, activation="relu")
         for impl in taking(stage, 3):
-            assert_right(impl, stage, 3, *(linear.make_inputs(stage, m, m) for m in (0, 1, 18)))
+            assert_right(impl, stage, 3, *(linear.make_inputs(stage, m, m) for m in (0, 6)))
 
 
 def test_wrong_inputs_are_refused() -> None:
@@ -288,7 +288,7 @@ def test_a_model_takes_the_sparse_kernel_where_the_model_says_so(pattern: Any, m
     assert "is computed sparse" in text
     assert "no card has confirmed" in text
     assert FORMS[pattern] in [line.kernel for line in fast.explain_lines(measure=False)]
-    for rows in (1, 7):
+    for rows in (1, 3):
         x = torch.randn(rows, 96).to(DEVICE)
         assert torch.equal(fast(x), dense(x))
 
@@ -296,11 +296,11 @@ def test_a_model_takes_the_sparse_kernel_where_the_model_says_so(pattern: Any, m
 def test_the_cpu_gives_the_same_integers() -> None:
     for pattern in (rt.BlockSparse((16, 16), 0.7), rt.SemiStructured(), rt.Unstructured(0.8)):
         layer = rt.nn.SparseLinear.from_float(
-            nn.Linear(132, 75), rt.W8A8("static"), [torch.randn(64, 132)], sparsity=pattern
+            nn.Linear(132, 35), rt.W8A8("static"), [torch.randn(64, 132)], sparsity=pattern
         )
         numbers = layer._numbers()
         stage = numbers.group(1).stages[-1]
-        for rows in (1, 4, 9):
+        for rows in (3, 9):
             x = torch.randn(rows, 132)
             quant = stage.inputs[0].quant
             assert quant is not None
