@@ -114,7 +114,6 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
 def specialisations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     for kind, k, n, rows, activation, out, requires in (
-        ("static", 1024, 1024, 8, "relu", "int8", (INT8_MMA,)),
         ("dynamic", 4096, 4096, 64, "none", "float32", (INT8_MMA,)),
         ("bfloat16", 4096, 4096, 16, "none", "float32", (BF16_MMA,)),
     ):

@@ -200,12 +200,8 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
 
 def specialisations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
-    for kind, size, group, rows, activation, out in (
-        ("w4a8-static", 4096, 32, 1, "relu", "int8"),
-        ("w4a8-dynamic", 4096, 128, 4, "none", "float32"),
-    ):
-        problem = problem_of_size(size, size, kind, "2:4", rows, activation=activation, out=out, group_size=group)
-        yield specialise(form_of(problem), group, rows).demanding(GPU_DP4A, WIDE_LOAD, PERMUTE)
+    problem = problem_of_size(4096, 4096, "w4a8-dynamic", "2:4", MAX_ROWS, group_size=128)
+    yield specialise(form_of(problem), 128, MAX_ROWS).demanding(GPU_DP4A, WIDE_LOAD, PERMUTE)
 
 
 register_impl(Impl("sparse_linear", "triton_semi_int4", "triton", 20, supports, prepare))
