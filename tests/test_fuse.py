@@ -17,7 +17,10 @@ from rtaccel.convert.program import GroupStep
 from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import impls, operators
 from rtaccel.core.stage import Problem, Stage, Value
+from rtaccel.kernels._shared import recurrent_cases
+from rtaccel.kernels._shared.recurrent import Geometry
 from rtaccel.kernels.mlp import contract as mlp
+from rtaccel.kernels.quantize import contract as quantize
 from rtaccel.plan.choose import Choice
 from rtaccel.plan.fuse import fuse
 from rtaccel.runtime.compiled import CompiledModel
@@ -108,11 +111,29 @@ def test_a_chain_of_static_layers_is_one_stage() -> None:
 def test_chains_that_do_not_fit_stay_layers() -> None:
     stages, outputs = group_of(chain(12, 40, 6), (torch.randn(1, 12),), "w8a8", True)
     assert [s.op for s in fuse(stages, outputs, 64)] == [s.op for s in stages]  # many rows: tensor cores
-    wide, wide_outputs = group_of(chain(12, 1024, 1024, 6), (torch.randn(1, 12),), "w8a8", True)
+    wide, wide_outputs = group_of(chain(12, 1030, 1030, 6), (torch.randn(1, 12),), "w8a8", True)
     assert [s.op for s in fuse(wide, wide_outputs, 1)] == [s.op for s in wide]
     assert [s.op for s in fuse(wide, wide_outputs, 1, whole=True)] == ["mlp"]
     dynamic, dynamic_outputs = group_of(chain(12, 40, 6), (torch.randn(1, 12),), "w8a8", False)
     assert "mlp" not in [s.op for s in fuse(dynamic, dynamic_outputs, 1)]
+
+
+@pytest.mark.parametrize("op", ["lstm", "gru"])
+def test_x_is_quantised_in_a_recurrent_stage(op: str) -> None:
+    """Where nothing else reads it, with the same scale: the same bits."""
+    gates = {"lstm": 4, "gru": 3}[op]
+    stack = recurrent_cases.make_stage(op, gates, Geometry(9, layers=2, time=3), 6, "int8-static", "int8", states=False)
+    x, q = Value("x", 6, steps=3), stack.inputs[0]
+    source = Stage("quantize", "q", (x,), (replace(q, name="q"),))
+    stages = (source, replace(stack, inputs=(replace(q, name="q"),)))
+    (fused,) = fuse(stages, list(stack.outputs), 1)
+    assert fused.inputs == (x,) and fused.attrs["x_zero_point"] == q.quant.zero_point
+    given = {"x": torch.randn(2, 3, 6)}
+    rows = quantize.reference(source, given["x"].reshape(-1, 6))[0].reshape(2, 3, 6)
+    (want,) = operators()[op].reference(stages[1], rows)
+    (got,) = run([fused], given, [stack.outputs[0].name])
+    assert torch.equal(got, want)
+    assert len(fuse(stages, [*stack.outputs, source.outputs[0]], 1)) == 2
 
 
 def test_a_chain_whose_parts_do_not_fit_is_refused() -> None:

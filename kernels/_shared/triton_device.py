@@ -109,3 +109,10 @@ def dot4(a, b, acc, ASM: tl.constexpr):
         r = acc + _signed_byte(a, 0) * _signed_byte(b, 0) + _signed_byte(a, 1) * _signed_byte(b, 1)
         r = r + _signed_byte(a, 2) * _signed_byte(b, 2) + _signed_byte(a, 3) * _signed_byte(b, 3)
     return r
+
+
+@triton.jit
+def pack_words(q):
+    """int8 [N] -> int32 [N / 4], four bytes a word, the first in the lowest."""
+    bytes4 = tl.reshape(q.to(tl.int32) & 255, (q.shape[0] // 4, 4))
+    return tl.sum(bytes4 << (8 * tl.arange(0, 4))[None, :], 1)

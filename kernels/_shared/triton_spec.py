@@ -65,6 +65,8 @@ class Specialisation:
     constants: every compile-time argument. Pointers are promised to be 16-byte aligned.
     oldest: the compute capability (times ten) from which it compiles.
     demands: of the compiled code; None for forms that are launched but not part of the check.
+    slow: takes long to compile; the tests compile it now and then.
+    cooperative: its programs wait for each other, so the device must hold all of them at once.
     """
 
     name: str
@@ -74,6 +76,8 @@ class Specialisation:
     tiling: Tiling
     oldest: int = 80
     demands: Demands | None = None
+    cooperative: bool = False
+    slow: bool = False
 
     def demanding(self, *requires: str, forbids: tuple[str, ...] = ()) -> Specialisation:
         return replace(self, demands=Demands(requires, forbids))
@@ -82,7 +86,8 @@ class Specialisation:
     def options(self) -> dict[str, Any]:
         """Compiler options. Fused multiply-add is off: it would round `acc * multiplier + offset` once, not twice."""
         t = self.tiling
-        return {"num_warps": t.num_warps, "num_stages": t.num_stages, "enable_fp_fusion": False}
+        options: dict[str, Any] = {"num_warps": t.num_warps, "num_stages": t.num_stages, "enable_fp_fusion": False}
+        return {**options, "launch_cooperative_grid": True} if self.cooperative else options
 
     @property
     def keywords(self) -> dict[str, Any]:

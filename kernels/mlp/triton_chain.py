@@ -23,7 +23,7 @@ from torch import Tensor
 from rtaccel.core import settings
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.triton_device import activate, dot4, multiply_rn, to_int8
+from rtaccel.kernels._shared.triton_device import activate, dot4, multiply_rn, pack_words, to_int8
 from rtaccel.kernels._shared.triton_launch import bind
 from rtaccel.kernels._shared.triton_spec import (
     GPU_DP4A,
@@ -43,13 +43,6 @@ MAX_ROWS = 8
 
 MAX_WORDS = 64 * 32 * NUM_WARPS
 """Words of one layer, 64 a thread: with them and the rest a thread stays within the 128 registers that 16 warps allow."""
-
-
-@triton.jit
-def pack_words(q):
-    """int8 [N] -> int32 [N / 4], four bytes a word, the first in the lowest."""
-    bytes4 = tl.reshape(q.to(tl.int32) & 255, (q.shape[0] // 4, 4))
-    return tl.sum(bytes4 << (8 * tl.arange(0, 4))[None, :], 1)
 
 
 @triton.jit

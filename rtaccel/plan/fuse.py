@@ -3,6 +3,7 @@
 quantize (a scale per row) -> linear             fused_linear with quantise="int8"
 linear -> pointwise that adds                    fused_linear with a residual
 quantize (static) -> linear -> linear ...        mlp, where the whole chain fits one program
+quantize (static) -> lstm or gru                 the same stage, which quantises x itself
 
 Only where the value between is read by nothing else. The CPU's plan is one call whatever its stages are, and is left alone.
 """
@@ -24,7 +25,8 @@ def fuse(stages: Sequence[Stage], outputs: Sequence[Value], rows: int, whole: bo
     outside. whole: chains of any size become one stage, for a caller who says himself what does not fit."""
     readers = Counter(v.name for s in stages for v in s.inputs)
     readers.update(v.name for v in outputs)
-    return tuple(_chains(_residuals(_rows(stages, readers), readers), readers, rows, whole))
+    stages = _recurrent(_rows(stages, readers), readers)
+    return tuple(_chains(_residuals(stages, readers), readers, rows, whole))
 
 
 def _rows(stages: Sequence[Stage], readers: Counter[str]) -> list[Stage]:
@@ -43,6 +45,26 @@ def _rows(stages: Sequence[Stage], readers: Counter[str]) -> list[Stage]:
         fused = [s for s in fused if s is not source]
         attrs = {**stage.attrs, "quantise": "int8", "residual": False}
         fused.append(replace(stage, op="fused_linear", inputs=source.inputs, attrs=attrs))
+    return fused
+
+
+def _recurrent(stages: Sequence[Stage], readers: Counter[str]) -> list[Stage]:
+    """x quantised for one recurrent stage alone is quantised in it, with the same scale."""
+    sources = {
+        s.outputs[0].name: s
+        for s in stages
+        if s.op == "quantize" and len(s.outputs) == 1 and readers[s.outputs[0].name] == 1
+    }
+    fused: list[Stage] = []
+    for stage in stages:
+        source = sources.get(stage.inputs[0].name) if stage.op in ("lstm", "gru") else None
+        quant = source.outputs[0].quant if source is not None else None
+        if source is None or quant is None or str(stage.tensors["weight_ih_l0"].dtype) != "torch.int8":
+            fused.append(stage)
+            continue
+        fused = [s for s in fused if s is not source]
+        attrs = {**stage.attrs, "x_scale": quant.scale, "x_zero_point": quant.zero_point}
+        fused.append(replace(stage, inputs=(source.inputs[0], *stage.inputs[1:]), attrs=attrs))
     return fused
 
 

@@ -43,7 +43,7 @@ def _holds_int8(stage: Stage) -> bool:
     """Whether float32 inputs of the stage go to int8 with a static scale."""
     if stage.op == "quantize":
         return len(stage.outputs) == 1
-    if stage.op == "fused_linear":
+    if stage.op in ("fused_linear", "lstm", "gru"):
         return stage.outputs[0].quant is not None
     if stage.op in ("norm", "attention"):
         return any(v.quant is not None for v in stage.outputs)

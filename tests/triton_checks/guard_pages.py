@@ -19,6 +19,8 @@ from torch import Tensor
 from rtaccel.backends import require
 from rtaccel.core.registry import impls
 from rtaccel.core.stage import Problem, Quant, Stage
+from rtaccel.kernels._shared import recurrent_cases
+from rtaccel.kernels._shared.recurrent import Geometry
 from rtaccel.kernels.fused_linear import contract as fused_contract
 from rtaccel.kernels.linear import contract as linear_contract
 from rtaccel.kernels.linear import contract_weights
@@ -102,6 +104,13 @@ def main() -> None:
                     ran += run("sparse_linear", made, inputs(made, m), at_end)
         handed = linear_contract.make_stage(20, 7, "dynamic", "relu", out="int8")  # to cuBLAS, from 128 rows
         ran += run("linear", handed, inputs(handed, 130), at_end)
+        for op, gates in (("lstm", 4), ("gru", 3)):
+            for k, geometry, form, out in (
+                (5, Geometry(9, layers=2), "int8-static", "int8"),
+                (21, Geometry(17, time=2, last_only=1), "int8-dynamic", "float32"),
+            ):
+                made = recurrent_cases.make_stage(op, gates, geometry, k, form, out)
+                ran += run(op, made, recurrent_cases.make_inputs(made, 1, seed=k), at_end)
     print(f"{ran} ran")
 
 

@@ -1,8 +1,9 @@
 """Writes what every kernel costs with the installed triton into budgets.json; other versions in it are left as they are.
 
-    python tests/triton_checks/write_budgets.py [--check]
+    python tests/triton_checks/write_budgets.py [--check] [WORD ...]
 
-With --check it writes nothing, and compares what every kernel costs on every architecture with what is written.
+With --check it writes nothing, and compares what every kernel costs on every architecture with what is written. Words: the
+kernels with one of them in their names alone; other rows are left as they are.
 Refuses where code has stack, local memory or spills, or lacks an instruction that it must have. The difference to what was
 there before is for whoever commits it to judge.
 """
@@ -19,10 +20,11 @@ from rtaccel.kernels._shared.triton_aot import ARCHITECTURES, Allowed, compile_f
 from tests.triton_checks import budgets
 
 
-def main(check: bool) -> None:
+def main(check: bool, words: list[str]) -> None:
     rows: dict[str, dict[str, list[int]]] = {}
     broken: list[str] = []
-    for spec in specialisations():
+    chosen = [s for s in specialisations() if not words or any(word in s.name for word in words)]
+    for spec in chosen:
         for capability in ARCHITECTURES:
             if capability < spec.oldest or not budgets.known(capability):
                 continue
@@ -37,7 +39,7 @@ def main(check: bool) -> None:
         print(sum(map(len, rows.values())), "forms are within the budget file for triton", budgets.VERSION)
         return
     recorded = budgets.read() if budgets.FILE.exists() else {}
-    recorded[budgets.VERSION] = rows
+    recorded[budgets.VERSION] = {**recorded.get(budgets.VERSION, {}), **rows} if words else rows
     lines = []
     for version in sorted(recorded):
         kernels = [f'  "{name}": {json.dumps(recorded[version][name])}' for name in sorted(recorded[version])]
@@ -47,4 +49,4 @@ def main(check: bool) -> None:
 
 
 if __name__ == "__main__":
-    main("--check" in sys.argv[1:])
+    main("--check" in sys.argv[1:], [word for word in sys.argv[1:] if word != "--check"])

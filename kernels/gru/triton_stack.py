@@ -1,0 +1,37 @@
+"""GRU in Triton: a whole stack with int8 weights in one launch; kernels/_shared/triton_recurrent.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rtaccel.core.registry import Impl, register_impl
+from rtaccel.kernels._shared import triton_recurrent_stack as stack
+from rtaccel.kernels._shared.recurrent import Geometry
+from rtaccel.kernels._shared.triton_recurrent_form import MULTIPROCESSORS, Form, form_of
+from rtaccel.kernels._shared.triton_spec import (
+    GPU_DP4A,
+    SYSTEM_FENCE,
+    WIDE_LOAD,
+    Specialisation,
+)
+from rtaccel.kernels.gru import contract
+
+
+def specialisations() -> Iterator[Specialisation]:
+    """The form that is compiled and held to a budget without a GPU; larger stacks are cut as those of LSTM are."""
+    problem = stack.problem_of("gru", contract.GATES, Geometry(64), 32)
+    form = form_of(problem, contract.GATES, MULTIPROCESSORS)
+    assert isinstance(form, Form), form
+    yield stack.specialise(problem, form).demanding(GPU_DP4A, WIDE_LOAD, forbids=(SYSTEM_FENCE,))
+
+
+register_impl(
+    Impl(
+        "gru",
+        "triton_stack",
+        "triton",
+        10,
+        stack.supports(contract.GATES),
+        stack.prepare(contract.GATES, contract.lower),
+    )
+)

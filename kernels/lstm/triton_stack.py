@@ -1,0 +1,45 @@
+"""LSTM in Triton: a whole stack with int8 weights in one launch; kernels/_shared/triton_recurrent.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from rtaccel.core.registry import Impl, register_impl
+from rtaccel.kernels._shared import triton_recurrent_stack as stack
+from rtaccel.kernels._shared.recurrent import Geometry
+from rtaccel.kernels._shared.triton_recurrent_form import MULTIPROCESSORS, Form, form_of
+from rtaccel.kernels._shared.triton_spec import (
+    GPU_DP4A,
+    SYSTEM_FENCE,
+    SYSTEM_LOAD,
+    SYSTEM_STORE,
+    WIDE_LOAD,
+    Specialisation,
+)
+from rtaccel.kernels.lstm import contract
+
+
+def specialisations() -> Iterator[Specialisation]:
+    """The forms that are compiled and held to a budget without a GPU: small, and LSTM_A of STAC-ML over a window."""
+    for k, geometry, requires in (
+        (32, Geometry(64, layers=2), (GPU_DP4A, WIDE_LOAD)),
+        (100, Geometry(100, layers=2, time=50, last_only=1), (GPU_DP4A, WIDE_LOAD, SYSTEM_LOAD, SYSTEM_STORE)),
+    ):
+        problem = stack.problem_of("lstm", contract.GATES, geometry, k)
+        form = form_of(problem, contract.GATES, MULTIPROCESSORS)
+        assert isinstance(form, Form), form
+        spec = stack.specialise(problem, form).demanding(*requires, forbids=(SYSTEM_FENCE,))
+        yield replace(spec, slow=form.parts > 1)
+
+
+register_impl(
+    Impl(
+        "lstm",
+        "triton_stack",
+        "triton",
+        10,
+        stack.supports(contract.GATES),
+        stack.prepare(contract.GATES, contract.lower),
+    )
+)

@@ -1,0 +1,232 @@
+"""The recurrent kernels against the contracts of LSTM and GRU, to the last bit: in the interpreter, else on the GPU.
+
+Started by tests/test_triton_interpreter.py. In the interpreter the programs of a stack that is cut run as processes side by side
+(side_by_side.py); what the sizes are is few, as the interpreter takes a tenth of a second for a layer of a moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+import rtaccel as rt
+from rtaccel.backends import require
+from rtaccel.core import settings
+from rtaccel.core.errors import ShapeError
+from rtaccel.core.registry import impls, operator
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._shared import triton_recurrent_stack as stack
+from rtaccel.kernels._shared.recurrent import Geometry
+from rtaccel.kernels._shared.recurrent_cases import make_inputs, make_stage
+from rtaccel.kernels._shared.recurrent_reference import fma32
+from rtaccel.kernels._shared.triton_recurrent_cells import fma_rn
+from rtaccel.kernels._shared.triton_recurrent_form import Form, form_of, forms
+
+require("triton")
+INTERPRET = settings.triton_interpret()
+DEVICE = "cpu" if INTERPRET else "cuda"
+GATES = {"lstm": 4, "gru": 3}
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New numbers every time, and outputs that are full of NaN before."""
+    allocate = torch.empty
+    seed = torch.seed() % 2**31
+    torch.manual_seed(seed)
+    print(f"torch.manual_seed({seed})")
+
+    def fill(*args: Any, **kwargs: Any) -> Tensor:
+        t = allocate(*args, **kwargs)
+        return t.fill_(float("nan") if t.is_floating_point() else 85)
+
+    monkeypatch.setattr(torch, "empty", fill)
+
+
+def assert_same(stage: Stage, inputs: tuple[Tensor, ...], got: tuple[Tensor, ...]) -> None:
+    want = operator(stage.op).reference(stage, *inputs)
+    assert len(got) == len(want)
+    for index, (g, w) in enumerate(zip(got, want)):
+        g = g.cpu()
+        assert (g.shape, g.dtype) == (w.shape, w.dtype)
+        same = (g == w) | (g != g) & (w != w)
+        assert same.all(), f"output {index}: {int((~same).sum())} of {same.numel()} differ"
+
+
+def seed() -> int:
+    return int(torch.randint(1 << 30, ()))
+
+
+Sizes = tuple[int, int, Geometry, str, str, bool]
+
+
+def cases() -> Iterator[Any]:
+    """(samples, K, geometry, form, output, with states)."""
+    few: list[Sizes] = [
+        (1, 1, Geometry(1), "int8-static", "float32", True),
+        (3, 5, Geometry(17, layers=2), "int8-static", "int8", True),
+        (1, 65, Geometry(33, batch=2, time=3, batch_first=1, last_only=1), "int8-dynamic", "float32", True),
+        (2, 6, Geometry(21, layers=2, time=2), "int8-own", "float32", False),
+        (1, 9, Geometry(40, batch=2, time=2), "int8-static", "int8", False),
+    ]
+    many: list[Sizes] = [
+        (2, 100, Geometry(100, layers=2, time=7), "int8-own", "float32", True),
+        (1, 250, Geometry(200, layers=3, time=20, last_only=1), "int8-static", "int8", False),
+        (1, 500, Geometry(1000, layers=4, time=5), "int8-own", "float32", True),
+        (5, 600, Geometry(130, layers=2, time=3, batch=2), "int8-dynamic", "float32", True),
+    ]
+    for op in GATES:
+        for sizes in few if INTERPRET else few + many:
+            yield pytest.param(op, *sizes, id=f"{op}-M{sizes[0]}-K{sizes[1]}-H{sizes[2].hidden}-{sizes[3]}-{sizes[4]}")
+
+
+@pytest.mark.parametrize(("op", "samples", "k", "geometry", "form", "out", "states"), list(cases()))
+def test_contract(op: str, samples: int, k: int, geometry: Geometry, form: str, out: str, states: bool) -> None:
+    stage = make_stage(op, GATES[op], geometry, k, form, out, states, seed=seed())
+    inputs = make_inputs(stage, samples, seed())
+    (impl,) = impls("triton", op)
+    call = impl.prepare(stage, Problem.of(stage, samples, DEVICE))
+    for _ in range(1 if INTERPRET else 3):
+        assert_same(stage, inputs, call(*(t.to(DEVICE) for t in inputs)))
+
+
+@pytest.mark.parametrize("op", list(GATES))
+def test_a_stream_without_meaning_is_nan_and_alone(op: str) -> None:
+    stage = make_stage(op, GATES[op], Geometry(19, layers=2, time=2), 6, "int8-own", seed=seed())
+    inputs = make_inputs(stage, 4, seed())
+    inputs[0][0, 1, 5], inputs[1][1, 0, 18], inputs[-1][2, 1, 0] = float("nan"), float("inf"), float("-inf")
+    (impl,) = impls("triton", op)
+    got = impl.prepare(stage, Problem.of(stage, 4, DEVICE))(*(t.to(DEVICE) for t in inputs))
+    assert all(y[:3].isnan().all() and y[3].isfinite().all() for y in got)
+    assert_same(stage, inputs, got)
+
+
+def cut(stage: Stage, samples: int, units: int, resident: int) -> tuple[Form, Any]:
+    """A stage cut into programs of so many units, prepared."""
+    geometry, gates = Geometry.of(stage.attrs), GATES[stage.op]
+    problem = Problem.of(stage, samples, DEVICE)
+    parts = -(-geometry.hidden // units)
+    form = Form(geometry, stage.inputs[0].width, gates, units, parts, resident)
+    return form, stack.prepared(stage, problem, form, operator(stage.op).lower(stage))
+
+
+@pytest.mark.parametrize(
+    ("op", "samples", "k", "geometry", "units", "resident", "states"),
+    [
+        ("lstm", 1, 7, Geometry(20, layers=2, time=2), 8, 1, True),
+        ("gru", 2, 33, Geometry(30, layers=1, time=2), 16, 0, True),
+        ("lstm", 1, 4, Geometry(16, layers=1, time=3, last_only=1), 8, 1, False),
+    ],
+)
+def test_programs_that_share_a_stream(
+    op: str, samples: int, k: int, geometry: Geometry, units: int, resident: int, states: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Twice, so that the second launch goes on with the numbers of the first."""
+    if INTERPRET:
+        from tests.triton_checks import side_by_side
+
+        monkeypatch.setattr(stack, "bind", side_by_side.bind)
+        monkeypatch.setattr(stack, "multiprocessors", lambda: samples * -(-geometry.hidden // units))
+    stage = make_stage(op, GATES[op], geometry, k, "int8-own", states=states, seed=seed())
+    form, call = cut(stage, samples, units, resident)
+    assert form.parts > 1
+    for _ in range(2):
+        inputs = make_inputs(stage, samples, seed())
+        assert_same(stage, inputs, call(*(t.to(DEVICE) for t in inputs)))
+
+
+@triton.jit
+def fma_kernel(a_ptr, b_ptr, c_ptr, y_ptr, ASM: tl.constexpr, N: tl.constexpr):
+    n = tl.arange(0, N)
+    tl.store(y_ptr + n, fma_rn(tl.load(a_ptr + n), tl.load(b_ptr + n), tl.load(c_ptr + n), ASM))
+
+
+def test_fma_rounds_once() -> None:
+    a, b = torch.randn(4096), torch.randn(4096)
+    c = -a * b * (1 + torch.randn(4096) * 1e-7) + torch.randn(4096) * torch.randint(0, 2, (4096,))
+    want = fma32(a, b, c)
+    assert not torch.equal(want, a * b + c)
+    for asm in (False,) if INTERPRET else (False, True):
+        y = torch.zeros(4096, device=DEVICE)
+        fma_kernel[(1,)](*(t.to(DEVICE) for t in (a, b, c)), y, ASM=asm, N=4096, enable_fp_fusion=False)
+        assert torch.equal(y.cpu(), want)
+
+
+def test_how_a_stack_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks of STAC-ML on an H100 and on smaller cards."""
+    monkeypatch.setattr(settings, "triton_interpret", lambda: False)
+    sizes = {
+        "A": (Geometry(100, layers=2), 100), "B": (Geometry(200, layers=3), 250), "C": (Geometry(1000, layers=4), 500),
+    }  # fmt: skip
+    found = {}
+    for name, (geometry, k) in sizes.items():
+        problem = stack.problem_of("lstm", 4, geometry, k)
+        form = form_of(problem, 4, 132)
+        assert isinstance(form, Form)
+        found[name] = (form.parts, form.units, form.resident)
+        for other in forms(problem, 4):
+            assert other.parts * other.units >= geometry.hidden
+            assert other.parts * other.units <= 4 * other.chunks_h[0] * other.chunks_h[1]
+            assert other.parts == 1 or 32 * other.num_warps >= other.chunks_h[0] * other.chunks_h[1]
+            assert sum(other.layer_words[: other.resident]) <= 128 * 256
+    assert found == {"A": (4, 32, 2), "B": (13, 16, 3), "C": (125, 8, 1)}
+    large = stack.problem_of("lstm", 4, *sizes["C"])
+    whole = form_of(large, 4, 132)
+    assert isinstance(whole, Form)
+    assert 4 * sum(whole.layer_words[1:]) == 192 << 10  # of the 256 KiB of L1 and shared memory
+    small = form_of(large, 4, 108)
+    assert isinstance(small, Form) and (small.parts, small.units, small.resident) == (63, 16, 0)
+    assert "32 programs at once for each of 5 streams" in str(form_of(replace(large, rows=5), 4, 108))
+
+
+def test_what_is_not_taken() -> None:
+    (impl,) = impls("triton", "lstm")
+    for form, geometry, said in (
+        ("float32", Geometry(8), "float32"), ("int4-own", Geometry(32), "uint8"),
+        ("int8-own", Geometry(8, directions=2), "both directions"),
+    ):  # fmt: skip
+        stage = make_stage("lstm", 4, geometry, 32, form)
+        assert said in (impl.supports(Problem.of(stage, 1, DEVICE)) or "")
+
+
+def test_wrong_inputs_are_refused() -> None:
+    stage = make_stage("gru", 3, Geometry(8), 5, "int8-own")
+    (impl,) = impls("triton", "gru")
+    call = impl.prepare(stage, Problem.of(stage, 2, DEVICE))
+    x, h = (t.to(DEVICE) for t in make_inputs(stage, 2, 1))
+    for wrong in ((x,), (x[:, :4], h), (x.double(), h), (x, h[:1]), (x.repeat(1, 2)[:, ::2], h)):
+        with pytest.raises(ShapeError, match="gru"):
+            call(*wrong)
+
+
+def test_a_compiled_model_uses_the_kernel() -> None:
+    """A stack with its head: x is quantised in the stack, the head reads its int8; a NaN comes out as NaN."""
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stack, self.head = torch.nn.GRU(6, 20, 2, batch_first=True), torch.nn.Linear(20, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.stack(x)[0][:, -1])
+
+    model, x = Net().eval(), torch.randn(2, 3, 6)
+    x[1, 2, 3] = float("nan")
+    calibration = [torch.randn(8, 4, 6)]
+    plain = rt.compile(model, (x,), scheme="w8a8", calibration=calibration, backend="portable")
+    backend = "triton" if INTERPRET else None
+    fast = rt.compile(model, (x,), scheme="w8a8", calibration=calibration, backend=backend, device=DEVICE)
+    kernels = [line.kernel for line in fast.explain_lines(measure=False)]
+    assert kernels[0] == "triton_stack" and len(kernels) == 2
+    got, want = fast(x.to(DEVICE)).cpu(), plain(x)
+    assert got[1].isnan().all() and torch.equal(got[0], want[0])
