@@ -54,11 +54,35 @@ def mlp(widths: tuple[int, ...]) -> nn.Sequential:
 
 
 def networks() -> Iterator[tuple[str, nn.Module, int]]:
-    """(name, model, inputs). The resident form takes those whose padded weights are at most 128 KiB."""
+    """(name, model, inputs). The last two are cut among multiprocessors in their resident form."""
     yield "mlp 64-64-64-8", mlp((64, 64, 64, 8)), 64
     yield "mlp 128x6", mlp((128,) * 7), 128
     yield "mlp 256-384-384-128", mlp((256, 384, 384, 128)), 256
     yield "autoencoder 640-128x4-8-128x4-640", autoencoder(), 640
+
+
+def newest(stack: nn.Module, hidden: int) -> nn.Module:
+    """A stack with one number of its newest moment, as the models of STAC-ML end."""
+
+    class Newest(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stack, self.head = stack, nn.Linear(hidden, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.head(self.stack(x)[0][:, -1])
+            return y
+
+    return Newest().eval()
+
+
+def stacks() -> Iterator[tuple[str, nn.Module, int, int]]:
+    """(name, model, inputs, moments of the window): the shapes of STAC-ML Markets (Inference), with random weights, and a GRU."""
+    torch.manual_seed(0)
+    yield "gru 64-128", newest(nn.GRU(64, 128, batch_first=True), 128), 64, 20
+    yield "LSTM_A 2x100", newest(nn.LSTM(100, 100, 2, batch_first=True), 100), 100, 50
+    yield "LSTM_B 3x200", newest(nn.LSTM(250, 200, 3, batch_first=True), 200), 250, 100
+    yield "LSTM_C 4x1000", newest(nn.LSTM(500, 1000, 4, batch_first=True), 1000), 500, 100
 
 
 def record(name: str, fn: Callable[[], object], seconds: float, rows: list[dict[str, Any]], **more: Any) -> None:
@@ -123,7 +147,7 @@ def measure_model(
     name: str, model: nn.Module, x: Tensor, schemes: tuple[str, ...], seconds: float
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    calibration = [torch.randn(256, x.shape[1])]
+    calibration = [torch.randn(256, *x.shape[1:]) if x.dim() == 2 else torch.randn(4, *x.shape[1:])]
     for scheme in schemes:
         fast = rt.compile(model, (x.cpu(),), scheme=scheme, calibration=calibration, device="cuda")
         y = fast(x)
@@ -158,6 +182,23 @@ def measure_resident(name: str, model: nn.Module, inputs: int, seconds: float) -
         record(title, fast.bind(x, out=y), seconds, rows)
     finally:
         fast.close()
+    return rows
+
+
+def measure_stream(name: str, model: nn.Module, inputs: int, moments: int, seconds: float) -> list[dict[str, Any]]:
+    """One moment with the states in the kernel (the sliding suite of STAC-ML, Tacana), from host memory to host memory."""
+    rows: list[dict[str, Any]] = []
+    x, title = torch.randn(1, inputs), f"{name}, one moment, rtaccel w8a8 persistent"
+    calibration = [torch.randn(4, moments, inputs)]
+    try:
+        live = rt.stream(model, x, scheme="w8a8", calibration=calibration, device="cuda")
+    except RtaccelError as error:
+        return [{"name": title, "error": str(error)}]
+    try:
+        y = live.step(x)
+        record(title, live.bind(x, out=y), seconds, rows)
+    finally:
+        live.close()
     return rows
 
 
@@ -228,6 +269,11 @@ def main() -> int:
     rows = measure_null(args.seconds)
     for name, model, inputs in networks():
         rows += measure_resident(name, model, inputs, args.seconds)
+    for name, model, inputs, moments in stacks():
+        rows += measure_stream(name, model, inputs, moments, args.seconds)
+    for name, model, inputs, moments in stacks():
+        window = torch.randn(1, moments, inputs, device="cuda")
+        rows += measure_model(f"{name}, window of {moments}", model, window, ("w8a8",), args.seconds)
     for name, model, inputs in networks():
         rows += measure_model(name, model, torch.randn(1, inputs, device="cuda"), ("w8a8", "w4a16"), args.seconds)
     for m, k, n in LINEAR:

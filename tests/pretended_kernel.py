@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels.mlp import portable
+from rtaccel.runtime.cuda_resident_networks import Network
 
 
 def words_of(values: Tensor, sequence: int) -> list[int]:
@@ -79,10 +80,10 @@ class PretendedCard:
     def mailbox(self, words: int) -> Tensor:
         return torch.zeros(words, dtype=torch.int64)
 
-    def start(self, stage: Stage, requests: Tensor, replies: Tensor, control: Tensor) -> PretendedKernel:
+    def start(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> PretendedKernel:
         if self.never_starts:
             return _Gone()  # type: ignore[return-value]
-        self.kernels.append(PretendedKernel(stage, requests, replies, control, self.mute, self.dead))
+        self.kernels.append(PretendedKernel(network.stages[0], requests, replies, control, self.mute, self.dead))
         return self.kernels[-1]
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -22,6 +22,17 @@ from rtaccel.runtime.options import Options
 from tests.pretended_kernel import PretendedCard
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+
+class Newest(nn.Module):
+    """A stack, and a head on its newest moment."""
+
+    def __init__(self, stack: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.stack, self.head = stack, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.stack(x)[0][:, -1])
 
 
 def network() -> nn.Module:
@@ -165,13 +176,22 @@ def test_what_does_not_fit_is_named(card: PretendedCard) -> None:
         resident(network(), calibrated=False)  # rows of their own scale
     with pytest.raises(UnsupportedProblem, match="static scales"):
         resident(network(), "w8a16")
-    wide = nn.Sequential(nn.Linear(20, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 5)).eval()
-    with pytest.raises(UnsupportedProblem, match="128 KiB"):
+    wide = nn.Sequential(nn.Linear(20, 1030), nn.ReLU(), nn.Linear(1030, 200), nn.ReLU(), nn.Linear(200, 5)).eval()
+    with pytest.raises(UnsupportedProblem, match=r"128 KiB.*up to 1024"):
         resident(wide)
     gelu = nn.Sequential(nn.Linear(20, 32), nn.GELU(), nn.Linear(32, 5)).eval()
     with pytest.raises(UnsupportedProblem, match="chain"):
         resident(gelu)
     assert not card.kernels
+
+
+def test_a_chain_that_several_multiprocessors_hold(card: PretendedCard) -> None:
+    model = nn.Sequential(nn.Linear(20, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 5)).eval()
+    fast, plain = resident(model)
+    x = torch.randn(1, 20)
+    assert torch.equal(fast(x), plain(x))
+    assert "triton_resident_cut" in fast.explain(measure=False)
+    fast.close()
 
 
 def test_one_row_of_the_host(card: PretendedCard) -> None:
@@ -185,11 +205,25 @@ def test_one_row_of_the_host(card: PretendedCard) -> None:
         step()
 
 
+def test_a_stack_stays_as_a_stream_alone(card: PretendedCard) -> None:
+    model = Newest(nn.GRU(20, 16, batch_first=True), nn.Linear(16, 5)).eval()
+    plain = rt.compile(model, (torch.randn(1, 6, 20),), scheme="w8a8", calibration=[torch.randn(8, 6, 20)])
+    with pytest.raises(UnsupportedProblem, match=r"rt\.stream"):
+        CompiledModel(plain._program, Options(1, "cpu", None, 1, "Net", mode="persistent"), plain._argument_names)
+    for wrong, said in (({"mode": "graph"}, "device='cuda'"), ({"device": "tpu"}, "tpu")):
+        with pytest.raises((UnsupportedProblem, BackendUnavailable), match=said):
+            rt.stream(model, torch.randn(1, 20), scheme="w8a8", calibration=[torch.randn(8, 6, 20)], **wrong)
+    assert not card.kernels
+
+
 def test_without_a_gpu_the_reason_is_said() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(BackendUnavailable, match="CUDA GPU"):
         rt.compile(network(), (torch.randn(1, 20),), device="cuda", mode="persistent")
+    model = Newest(nn.GRU(20, 16, batch_first=True), nn.Linear(16, 5)).eval()
+    with pytest.raises(BackendUnavailable, match="CUDA GPU"):
+        rt.stream(model, torch.randn(1, 20), device="cuda")
     with pytest.raises(UnsupportedProblem, match="device='cuda'"):
         rt.compile(network(), (torch.randn(1, 20),), mode="persistent")
 
@@ -260,3 +294,33 @@ def test_on_a_gpu() -> None:
             x = torch.randn(1, 20)
             assert torch.equal(fast(x), plain(x))
         fast.close()
+
+
+@pytest.mark.parametrize(
+    ("make", "features", "hidden"),
+    [
+        (lambda: nn.LSTM(32, 64, 2, batch_first=True), 32, 64),
+        (lambda: nn.GRU(40, 100, 2, batch_first=True), 40, 100),
+        (lambda: nn.LSTM(250, 200, 3, batch_first=True), 250, 200),
+        (lambda: nn.LSTM(500, 1000, 4, batch_first=True), 500, 1000),
+    ],
+    ids=["lstm-64", "gru-100", "lstm-200", "lstm-1000"],
+)
+def test_streams_on_a_gpu(make: Callable[[], nn.Module], features: int, hidden: int) -> None:
+    """One multiprocessor and many, with resets, started and ended several times."""
+    reason = get_backend("triton").unavailable()
+    if reason is not None or not torch.cuda.is_available():
+        pytest.skip(f"runs on a GPU stay open here: {reason}")
+    model = Newest(make(), nn.Linear(hidden, 5)).eval()
+    calibration, step = [torch.randn(4, 9, features)], torch.randn(1, features)
+    plain = rt.stream(model, step, scheme="w8a8", calibration=calibration)
+    for _ in range(5):
+        live = rt.stream(model, step, scheme="w8a8", calibration=calibration, device="cuda")
+        plain.reset()
+        for moment in range(300):
+            if moment % 100 == 50:
+                live.reset()
+                plain.reset()
+            x = torch.randn(1, features)
+            assert torch.equal(live.step(x), plain.step(x)), moment
+        live.close()

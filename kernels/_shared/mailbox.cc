@@ -53,6 +53,8 @@ void put(uint64_t* to, uint32_t payload, uint32_t sequence) {
 
 extern "C" {
 
+RTA_API void rta_mailbox_put(uint64_t* to, uint32_t payload, uint32_t sequence) { put(to, payload, sequence); }
+
 RTA_API rta_mailbox_status rta_mailbox_exchange(uint64_t* to, const uint32_t* request, int64_t request_words,
                                                 const uint64_t* from, uint32_t* reply, int64_t reply_words,
                                                 uint32_t sequence, int64_t timeout_ns) {

@@ -16,6 +16,9 @@ extern "C" {
 
 typedef enum { RTA_MAILBOX_DONE = 0, RTA_MAILBOX_TIMEOUT = 1 } rta_mailbox_status;
 
+/* Writes one word, for a message that has more than its payload. */
+void rta_mailbox_put(uint64_t* to, uint32_t payload, uint32_t sequence);
+
 /* Writes `request_words` words of payload to `to` with this number, and waits until the `reply_words` words at `from`
  * have it; then their payloads are in `reply`. Spins; gives up after timeout_ns nanoseconds (0: never), with `reply`
  * untouched where no word had come. */

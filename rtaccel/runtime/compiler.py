@@ -52,9 +52,9 @@ def compile(
     backend: force "cpu", "portable" or "triton"; None takes the best for the device. Operators that a forced backend
         has no kernel for run as plain torch, and `explain()` says so.
     mode: on a GPU, "graph" (the default): the model is captured once for the example's batch and replayed as one launch; other
-        batches are launched kernel by kernel. "eager": always kernel by kernel. "persistent": a small MLP with static W8A8
-        layers stays on the GPU in a kernel of its own; inputs and outputs are then tensors of the CPU with one row, and
-        `close()` ends it.
+        batches are launched kernel by kernel. "eager": always kernel by kernel. "persistent": an MLP with static W8A8
+        layers stays on the GPU in a kernel of its own (LSTM and GRU: `rt.stream`); inputs and outputs are then tensors of the
+        CPU with one row, and `close()` ends it.
     threads: most threads of a call, the calling one included; at most the cores it may run on. Used where that pays,
         `explain()` says where; results are the same bits for any number. What stays torch's has torch's own threads.
     max_batch: most rows of a call; None for no limit.
@@ -73,7 +73,7 @@ def compile(
     Raises UnsupportedProblem, FormatError, ShapeError or BackendUnavailable; each names the value and the next step.
     """
     args = check_example(model, example_inputs)
-    _check_options(device, max_batch, mode)
+    check_options(device, max_batch, mode)
     check_threads(threads, device, backend)
     schemes, patterns = SchemeMap(scheme), None if sparsity is None else SparsityMap(sparsity)
     try:
@@ -106,7 +106,8 @@ def compile(
     return CompiledModel(program, options, names)
 
 
-def _check_options(device: str, max_batch: int | None, mode: str | None) -> None:
+def check_options(device: str, max_batch: int | None, mode: str | None) -> None:
+    """Raises a typed error where a model cannot be compiled so on this machine."""
     if max_batch is not None and (not isinstance(max_batch, int) or max_batch < 1):
         raise ShapeError("compile", f"max_batch={max_batch!r}", "a positive number of rows, or None", "Pass one.")
     if device not in ("cpu", "cuda"):

@@ -1,7 +1,7 @@
 """The persistent path: a kernel that stays on the GPU, a mailbox in pinned host memory, and the host's side of both.
 
 A call writes x into the mailbox and spins, in the native core and without the GIL, until y is there: no launch, no copy, no
-CUDA call. The kernel holds one multiprocessor from start to `close()`.
+CUDA call. The kernel holds its multiprocessors, one for every program, from start to `close()`.
 
 While it runs, CUDA calls that wait for the whole device never return: torch.cuda.synchronize(), freeing memory with
 empty_cache(), device-wide frees. Streams and events of other work are not touched.
@@ -13,21 +13,21 @@ import ctypes
 import time
 import weakref
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from rtaccel.core.errors import BackendUnavailable, ShapeError, UnsupportedProblem
+from rtaccel.core.errors import BackendUnavailable, ShapeError
 from rtaccel.core.stage import Stage
 from rtaccel.plan.explain import Line
 from rtaccel.plan.group import Group
 from rtaccel.runtime.cuda_graph import DevicePlan
+from rtaccel.runtime.cuda_resident_networks import Network, network_of
 
 ABORT, STATE, LOOKS = 0, 1, 2
-"""Words of the control block, as kernels/mlp/triton_resident.py has them."""
+"""Words of the control block, as kernels/_shared/triton_mailbox.py has them."""
 
 STATES = {0: "it has not started", 1: "it runs", 2: "it was asked to end", 3: "it ended, as nobody called for long"}
 TIMEOUT_NS = 1_000_000_000
@@ -51,8 +51,8 @@ class ResidentDevice(Protocol):
     def mailbox(self, words: int) -> Tensor:
         """int64 zeros in memory that both sides see."""
 
-    def start(self, stage: Stage, requests: Tensor, replies: Tensor, control: Tensor) -> Running:
-        """Starts the kernel of an `mlp` stage; does not wait for it."""
+    def start(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> Running:
+        """Starts the kernel of a network; does not wait for it."""
 
 
 KERNEL_EXEC_TIMEOUT, CAN_MAP_HOST_MEMORY = 17, 19
@@ -83,21 +83,13 @@ class CudaResident:
     def mailbox(self, words: int) -> Tensor:
         return torch.zeros(words, dtype=torch.int64).pin_memory()
 
-    def start(self, stage: Stage, requests: Tensor, replies: Tensor, control: Tensor) -> Running:
-        from rtaccel.kernels._shared.triton_launch import bind
-        from rtaccel.kernels.mlp import triton_resident
-        from rtaccel.kernels.mlp.triton_chain import Operands
-
-        launch, ops = bind(triton_resident.specialise(stage.attrs)), Operands.of(stage, "cuda")
+    def start(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> Running:
+        launch, kept = network.prepared("cuda")
         torch.cuda.current_stream().synchronize()  # the weights are there
         stream = torch.cuda.Stream(priority=-1)
         with torch.cuda.stream(stream):
-            launch(
-                (1,), request_ptr=requests, reply_ptr=replies, control_ptr=control, words_ptr=ops.words,
-                numbers_ptr=ops.numbers, compensation_ptr=ops.compensation, inverse=ops.inverse,
-                zero_point=ops.zero_point, idle_looks=0,
-            )  # fmt: skip
-        return _OnStream(stream, ops)
+            launch(requests, replies, control)
+        return _OnStream(stream, kept)
 
 
 class _OnStream:
@@ -113,12 +105,12 @@ def resident_device() -> ResidentDevice:
 
 
 class ResidentPlan(DevicePlan):
-    """One `mlp` stage on a resident kernel. Tensors are the host's: x [1, K] and y [1, N], float32.
+    """A network on a resident kernel. Tensors are the host's: x [1, K] and y [1, N], float32.
 
-    Raises UnsupportedProblem where the network does not fit, BackendUnavailable where the device does not let it stay.
+    Raises BackendUnavailable where the device does not let it stay.
     """
 
-    def __init__(self, group: Group, stage: Stage, device: ResidentDevice) -> None:
+    def __init__(self, group: Group, network: Network, device: ResidentDevice) -> None:
         from rtaccel._native import Mailbox
 
         super().__init__(group, [], 1, "cpu")
@@ -128,12 +120,13 @@ class ResidentPlan(DevicePlan):
                 "compile", "mode='persistent'", f"a GPU on which a kernel may stay ({reason})",
                 "Use mode='graph', or a card that drives no display.",
             )  # fmt: skip
-        self._stage = stage
-        inputs, outputs = stage.attrs["widths"][0], stage.attrs["widths"][-1]
-        self._requests, self._replies = device.mailbox(2 * inputs), device.mailbox(2 * outputs)
+        self._network = network
+        inputs, outputs, commands = network.inputs, network.outputs, network.commands
+        self._requests, self._replies = device.mailbox(2 * (inputs + commands)), device.mailbox(2 * outputs)
         self._control = device.mailbox(CONTROL_WORDS)
-        self._running = device.start(stage, self._requests, self._replies, self._control)
-        self._box = Mailbox(self._requests.data_ptr(), inputs, self._replies.data_ptr(), outputs)
+        self._running = device.start(network, self._requests, self._replies, self._control)
+        self._box = Mailbox(self._requests.data_ptr(), inputs, self._replies.data_ptr(), outputs, commands)
+        self._command = 0
         self._closed: str | None = None
         # At exit, too: a process whose kernel never ends would not end.
         self._finalizer = weakref.finalize(self, _end, self._control, self._running)
@@ -158,8 +151,9 @@ class ResidentPlan(DevicePlan):
     def _ask(self, x: int, y: int) -> None:
         if self._closed is not None:
             raise BackendUnavailable("persistent", self._closed, "a running kernel", "Compile the model again.")
-        if not self._box.exchange(x, y, TIMEOUT_NS):
+        if not self._box.exchange(x, y, TIMEOUT_NS, self._command):
             self._fail("an answer", f"no answer in {TIMEOUT_NS / 1e9:g} s")
+        self._command = 0
 
     # -- calling ---------------------------------------------------------------------------------------------------
 
@@ -211,12 +205,24 @@ class ResidentPlan(DevicePlan):
         return f"one kernel that stays on the GPU: {self._closed or control}"
 
     def line(self) -> Line:
-        widths = self._stage.attrs["widths"]
-        weights = sum(n * k for k, n in pairwise(widths))
-        return Line(
-            self._stage.name, f"mlp {'-'.join(map(str, widths))}", "triton_resident", 4 * (widths[0] + widths[-1]),
-            2 * weights, ("its weights are in registers: a call moves x and y",),
-        )  # fmt: skip
+        return self._network.line()
+
+
+class ResidentStream(ResidentPlan):
+    """A network whose states stay with its kernel: a call is a moment of one stream."""
+
+    def reset(self, first: int, count: int) -> None:
+        """With the next moment: its message says so. A stream has one sample, `first` 0 and `count` 1."""
+        from rtaccel.kernels._shared.triton_recurrent_resident import RESET
+
+        self._command = RESET
+
+    def save_state(self) -> bytes:
+        """Nothing: the past is in registers of the kernel, which gives it to nobody."""
+        return b""
+
+    def load_state(self, state: bytes) -> None:
+        """A new kernel stands before its first moment."""
 
 
 def _end(control: Tensor, running: Running) -> None:
@@ -227,17 +233,7 @@ def _end(control: Tensor, running: Running) -> None:
         time.sleep(0.0005)
 
 
-def resident_plan(group: Group, stages: tuple[Stage, ...]) -> ResidentPlan:
-    """The plan of a group that was fused to these stages. Raises UnsupportedProblem where it is not one chain that fits."""
-    from rtaccel.kernels.mlp import triton_resident
-
-    step = "Use mode='graph', scheme=rt.W8A8(activation='static') with calibration=, or a smaller model."
-    if [s.op for s in stages] != ["mlp"]:
-        what = ", ".join(f"{s.name} ({s.op})" for s in stages)
-        raise UnsupportedProblem(
-            "persistent", what, "a chain of W8A8 linear layers with static scales, of one input and output", step
-        )
-    reason = triton_resident.unsupported(stages[0].attrs)
-    if reason is not None:
-        raise UnsupportedProblem("persistent", f"mlp {stages[0].attrs['widths']}", f"a smaller network: {reason}", step)
-    return ResidentPlan(group, stages[0], resident_device())
+def resident_plan(group: Group, stages: tuple[Stage, ...], streamed: bool = False) -> ResidentPlan:
+    """The plan of a group that was fused to these stages. Raises UnsupportedProblem where they cannot stay."""
+    network = network_of(stages, streamed)
+    return (ResidentStream if streamed else ResidentPlan)(group, network, resident_device())

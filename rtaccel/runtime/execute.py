@@ -249,7 +249,7 @@ def _graph(plan: Any, options: Options) -> Any:
 
 
 def _resident(program: Program, options: Options) -> Executor:
-    """A program that is one chain, on a kernel that stays."""
+    """A program that is one chain, or one stack and its head, on a kernel that stays."""
     source = program.steps[0]
     plain = Executor(program, [Step(source, "resident", StagedPlan(Group((), (), ()), [], 0, "cpu"))], options)
     if len(program.steps) != 1 or not isinstance(source, GroupStep) or plain.direct is None:
@@ -259,4 +259,6 @@ def _resident(program: Program, options: Options) -> Executor:
         )
     group = source.group
     stages = fuse(group.stages, [p.value for p in group.outputs], 1, whole=True)
-    return Executor(program, [Step(source, "resident", resident_plan(group, stages))], options)
+    return Executor(
+        program, [Step(source, "resident", resident_plan(group, stages, options.states is not None))], options
+    )

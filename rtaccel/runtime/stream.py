@@ -19,6 +19,7 @@ from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.kernels.chain.cpu import States
 from rtaccel.runtime.compiled import CompiledModel, native_entry
+from rtaccel.runtime.compiler import check_options
 from rtaccel.runtime.options import Options, check_threads
 
 
@@ -57,7 +58,8 @@ class StreamModel(CompiledModel):
     # The past of the streams is part of the state dict, as plain bytes: a stream can go on elsewhere.
 
     def get_extra_state(self) -> Tensor:
-        return torch.frombuffer(bytearray(self._plan().save_state()), dtype=torch.uint8)
+        past = self._plan().save_state()
+        return torch.frombuffer(bytearray(past), dtype=torch.uint8) if past else torch.empty(0, dtype=torch.uint8)
 
     def set_extra_state(self, state: Any) -> None:
         self._past = state
@@ -85,6 +87,8 @@ def stream(
     scheme: SchemeLike = "float32",
     calibration: Any = None,
     threads: int = 1,
+    device: str = "cpu",
+    mode: str | None = None,
 ) -> StreamModel:
     """Compiles a model over windows into one that is called moment by moment.
 
@@ -94,6 +98,9 @@ def stream(
     example_step: one moment of every stream, [streams, features] (or [streams] of indices); the number of streams is
         that of the example for good.
     scheme: as in `compile`. calibration: windows in the model's own form, all of one length.
+    device: "cuda" for a kernel that stays on the GPU with the states of one stream (`mode="persistent"`, the only mode there is):
+        an LSTM or GRU in static W8A8, with or without a W8A8 linear head. Tensors are then the CPU's as well, `close()` ends
+        the kernel, and the past of the stream is not in the state dict.
 
     Example:
         >>> import torch, rtaccel as rt
@@ -114,20 +121,41 @@ def stream(
         raise ShapeError("stream", f"{step.dtype}{list(step.shape)}", "float32[streams, features] or int64[streams]",
                          "Convert the example.")  # fmt: skip
     check_threads(threads, "cpu", None)
+    persistent = _stays(device, mode, step)
     windows = None if calibration is None else [as_args(b)[0] for b in batches_of("stream", calibration)]
     features = step.shape[1] if step.dim() == 2 else 1
     streamed = stream_drafts(model, features, step.dtype, tuple(windows[0].shape) if windows else None)
     singles = None if windows is None else _singles(windows, streamed.form.index("batch"))
-    program = lower(streamed.captured, streamed.graph, SchemeMap(scheme), singles, streamed.states)
+    program = lower(streamed.captured, streamed.graph, SchemeMap(scheme), singles, streamed.states, even=not persistent)
     program = replace(program, out_spec=pytree.tree_structure(program.outputs if len(program.outputs) > 1 else ""))
     if len(program.steps) != 1:
         raise UnsupportedProblem(
             "stream", f"{len(program.steps)} steps", "one native plan", "Please report this model."
         )
-    program = in_fastest_form(program, step.shape[0], None)
+    if not persistent:
+        program = in_fastest_form(program, step.shape[0], None)
     states = States(frozenset(streamed.states), step.shape[0], streamed.memory) if streamed.states else None
     title = f"{type(model).__name__}, streamed"
-    return StreamModel(program, Options(step.shape[0], title=title, threads=threads, states=states), ("x_t",))
+    options = Options(
+        step.shape[0], title=title, threads=threads, states=states, mode="persistent" if persistent else None
+    )
+    return StreamModel(program, options, ("x_t",))
+
+
+def _stays(device: str, mode: str | None, step: Tensor) -> bool:
+    """Whether the stream stays on a GPU. Raises a typed error for what there is not."""
+    if device == "cpu" and mode is None:
+        return False
+    check_options(device, None, mode)
+    if mode not in (None, "persistent"):
+        raise UnsupportedProblem(
+            "stream", f"mode={mode!r}", "mode='persistent'", "For other modes compile a model that takes its states."
+        )
+    if step.dim() != 2 or step.shape[0] != 1:
+        raise ShapeError(
+            "stream", f"an example of {list(step.shape)}", "one stream, [1, features]", "Make one a stream."
+        )
+    return True
 
 
 def _singles(windows: Sequence[Tensor], batch_dim: int) -> list[Tensor]:

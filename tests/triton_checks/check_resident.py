@@ -17,6 +17,7 @@ from rtaccel._native import Mailbox
 from rtaccel.backends import require
 from rtaccel.core import settings
 from rtaccel.core.registry import operator
+from rtaccel.kernels._shared import triton_mailbox
 from rtaccel.kernels.mlp import contract, triton_resident
 from rtaccel.kernels.mlp.triton_chain import Operands
 
@@ -85,7 +86,7 @@ def test_a_resident_network_answers(widths: tuple[int, ...], activations: tuple[
         atol = op.tolerance(stage, x).atol
         near = (y == want) | (y.isnan() & want.isnan()) | ((y.double() - want.double()).abs() <= atol)
         assert near.all(), call
-    assert side.end() == triton_resident.ABORTED
+    assert side.end() == triton_mailbox.ABORTED
 
 
 def test_a_message_that_is_not_whole_is_waited_for() -> None:
@@ -96,7 +97,7 @@ def test_a_message_that_is_not_whole_is_waited_for() -> None:
         side.requests[4 + i] = (1 << 32) | raw[i]
     threading.Event().wait(0.3)
     assert not side.replies.any()  # the fourth word is missing
-    assert side.control[1] == triton_resident.RUNNING
+    assert side.control[1] == triton_mailbox.RUNNING
     side.requests[7] = (1 << 32) | raw[3]
     for _ in range(600):
         if (side.replies[3:] >> 32 == 1).all():
@@ -105,7 +106,7 @@ def test_a_message_that_is_not_whole_is_waited_for() -> None:
     y = (side.replies[3:] & 0xFFFFFFFF).to(torch.int32).view(torch.float32)
     assert torch.equal(y[None], operator("mlp").reference(stage, x)[0])
     assert not side.replies[:3].any()
-    assert side.end() == triton_resident.ABORTED
+    assert side.end() == triton_mailbox.ABORTED
 
 
 def test_a_kernel_that_nobody_calls_ends_where_it_may() -> None:
@@ -113,7 +114,7 @@ def test_a_kernel_that_nobody_calls_ends_where_it_may() -> None:
     assert side.thread is not None
     side.thread.join(60)
     assert not side.thread.is_alive()
-    assert int(side.control[1]) == triton_resident.IDLE
+    assert int(side.control[1]) == triton_mailbox.IDLE
     assert int(side.control[2]) == 3
 
 
@@ -126,7 +127,7 @@ def test_the_null_model_gives_its_first_number() -> None:
         x, y = torch.randn(3), torch.zeros(2)
         assert side.box.exchange(x.data_ptr(), y.data_ptr(), TIMEOUT_NS)
         assert torch.equal(y, x[:1].expand(2))
-    assert side.end() == triton_resident.ABORTED
+    assert side.end() == triton_mailbox.ABORTED
 
 
 def test_what_cannot_stay() -> None:

@@ -1,0 +1,27 @@
+"""LSTM that stays on the GPU: the forms of kernels/_shared/triton_recurrent_resident.py that are compiled without one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from rtaccel.kernels._shared.recurrent import Geometry
+from rtaccel.kernels._shared.triton_recurrent_form import MULTIPROCESSORS, Form, form_of
+from rtaccel.kernels._shared.triton_recurrent_resident import specialise
+from rtaccel.kernels._shared.triton_recurrent_stack import problem_of
+from rtaccel.kernels._shared.triton_spec import GPU_DP4A, SYSTEM_FENCE, SYSTEM_LOAD, SYSTEM_STORE, Specialisation
+from rtaccel.kernels.lstm import contract
+
+
+def specialisations() -> Iterator[Specialisation]:
+    """The forms that are compiled and held to a budget without a GPU: small, and LSTM_B and C of STAC-ML."""
+    for k, geometry, outputs in (
+        (32, Geometry(64, layers=2), 1),
+        (250, Geometry(200, layers=3), 1),
+        (500, Geometry(1000, layers=4), 1),
+    ):
+        form = form_of(problem_of("lstm", contract.GATES, geometry, k), contract.GATES, MULTIPROCESSORS)
+        assert isinstance(form, Form), form
+        spec = specialise("lstm", form, outputs, None if outputs == geometry.hidden else "none")
+        spec = spec.demanding(GPU_DP4A, SYSTEM_LOAD, SYSTEM_STORE, forbids=(SYSTEM_FENCE,))
+        yield replace(spec, slow=True)

@@ -1,0 +1,191 @@
+"""What can stay on a GPU: a chain of linear layers, or a stack of LSTM or GRU with its head. How each is launched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.core.registry import operator
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.plan.explain import Line
+
+Launch = Callable[[Tensor, Tensor, Tensor], None]
+"""launch(requests, replies, control): starts the kernel on the current stream, does not wait."""
+
+
+class Network(Protocol):
+    """inputs, outputs: float32 numbers of a call. commands: whether a message has a word more, of what to do before it."""
+
+    stages: tuple[Stage, ...]
+    inputs: int
+    outputs: int
+    commands: bool
+
+    def prepared(self, device: str) -> tuple[Launch, Any]:
+        """(the launch, what must live as long as the kernel), with the weights on the device."""
+
+    def line(self) -> Line:
+        """For `explain`."""
+
+
+class ResidentChain:
+    """An `mlp` stage."""
+
+    commands = False
+
+    def __init__(self, stage: Stage) -> None:
+        self.stages: tuple[Stage, ...] = (stage,)
+        self.inputs, self.outputs = stage.attrs["widths"][0], stage.attrs["widths"][-1]
+
+    def prepared(self, device: str) -> tuple[Launch, Any]:
+        from rtaccel.kernels._shared.triton_launch import bind
+        from rtaccel.kernels.mlp import triton_resident
+        from rtaccel.kernels.mlp.triton_chain import Operands
+
+        stage = self.stages[0]
+        kernel, ops = bind(triton_resident.specialise(stage.attrs)), Operands.of(stage, device)
+
+        def launch(requests: Tensor, replies: Tensor, control: Tensor) -> None:
+            kernel(
+                (1,), request_ptr=requests, reply_ptr=replies, control_ptr=control, words_ptr=ops.words,
+                numbers_ptr=ops.numbers, compensation_ptr=ops.compensation, inverse=ops.inverse,
+                zero_point=ops.zero_point, idle_looks=0,
+            )  # fmt: skip
+
+        return launch, ops
+
+    def line(self) -> Line:
+        stage = self.stages[0]
+        widths = stage.attrs["widths"]
+        weights = sum(n * k for k, n in pairwise(widths))
+        return Line(
+            stage.name, f"mlp {'-'.join(map(str, widths))}", "triton_resident", 4 * (self.inputs + self.outputs),
+            2 * weights, ("its weights are in registers: a call moves x and y",),
+        )  # fmt: skip
+
+
+class ResidentCut(ResidentChain):
+    """An `mlp` stage whose weights are shared by several multiprocessors. cut: a kernels.mlp.triton_cut_form.Cut."""
+
+    def __init__(self, stage: Stage, cut: Any) -> None:
+        super().__init__(stage)
+        self.cut = cut
+
+    def prepared(self, device: str) -> tuple[Launch, Any]:
+        from rtaccel.kernels._shared.triton_launch import bind
+        from rtaccel.kernels.mlp import triton_cut
+        from rtaccel.kernels.mlp.triton_cut_form import Operands
+
+        stage, cut = self.stages[0], self.cut
+        kernel, ops = bind(triton_cut.specialise_resident(stage.attrs, cut)), Operands.of(stage, cut, device)
+        exchange = torch.zeros(cut.exchange_words, dtype=torch.int64, device=device)
+
+        def launch(requests: Tensor, replies: Tensor, control: Tensor) -> None:
+            kernel(
+                (cut.parts,), request_ptr=requests, reply_ptr=replies, control_ptr=control, words_ptr=ops.words,
+                numbers_ptr=ops.numbers, compensation_ptr=ops.compensation, exchange_ptr=exchange, inverse=ops.inverse,
+                zero_point=ops.zero_point, idle_looks=0,
+            )  # fmt: skip
+
+        return launch, (ops, exchange)
+
+    def line(self) -> Line:
+        whole = super().line()
+        note = f"{self.cut.parts} programs, each with its part of the outputs of every layer and their weights in registers"
+        return replace(whole, kernel="triton_resident_cut", reasons=(note,))
+
+
+class ResidentStack:
+    """An `lstm` or `gru` stage of one moment whose states are its own, and a `linear` stage that reads its int8 output."""
+
+    commands = True
+
+    def __init__(self, stages: tuple[Stage, ...]) -> None:
+        from rtaccel.kernels._shared.triton_recurrent_form import Form, form_of
+
+        stack = stages[0]
+        self.stages = stages
+        self.inputs, self.outputs = stack.inputs[0].width, stages[-1].outputs[0].width
+        form = form_of(Problem.of(stack, 1, "cuda"), 4 if stack.op == "lstm" else 3)
+        if not isinstance(form, Form):
+            raise UnsupportedProblem("persistent", stack.name, f"a smaller stack: it {form}", "Use fewer units.")
+        self.form = form
+
+    def prepared(self, device: str) -> tuple[Launch, Any]:
+        from rtaccel.kernels._shared import triton_recurrent_resident as resident
+        from rtaccel.kernels._shared.triton_launch import bind
+        from rtaccel.kernels._shared.triton_recurrent_form import Operands
+
+        stack, head = self.stages[0], self.stages[1] if len(self.stages) == 2 else None
+        activation = None if head is None else str(head.attrs.get("activation", "none"))
+        kernel = bind(resident.specialise(stack.op, self.form, self.outputs, activation))
+        of_head = None if head is None else operator("linear").lower(head)
+        ops = Operands.of(operator(stack.op).lower(stack), self.form, device)
+        head_ops = resident.HeadOperands.of(of_head, self.form, device)
+        exchange = torch.zeros(resident.exchange_words(self.form), dtype=torch.int64, device=device)
+
+        def launch(requests: Tensor, replies: Tensor, control: Tensor) -> None:
+            given = resident.arguments(self.form, ops, head_ops, requests, replies, control, exchange)
+            kernel((self.form.parts,), **given)
+
+        return launch, (ops, head_ops, exchange)
+
+    def line(self) -> Line:
+        stack, form = self.stages[0], self.form
+        g = form.geometry
+        weights = form.gates * g.hidden * (self.inputs + (2 * g.layers - 1) * g.hidden)
+        ends = f", linear {g.hidden}-{self.outputs}" if len(self.stages) == 2 else ""
+        where = "all layers" if form.resident == g.layers else f"{form.resident} of {g.layers} layers"
+        return Line(
+            stack.name, f"{stack.op} {self.inputs}-{'-'.join([str(g.hidden)] * g.layers)}{ends}", "triton_resident",
+            4 * (self.inputs + self.outputs), 2 * weights,
+            (f"{form.parts} programs with {form.units} units of each layer; the weights of {where} are in registers",),
+        )  # fmt: skip
+
+
+STEP = "Use mode='graph', scheme=rt.W8A8(activation='static') with calibration=, or a smaller model."
+
+
+def network_of(stages: Sequence[Stage], streamed: bool) -> Network:
+    """Of a group that was fused to these stages. streamed: whether states live from call to call.
+
+    Raises UnsupportedProblem where they are neither a chain that fits nor a stack.
+    """
+    from rtaccel.kernels._shared import triton_recurrent_form, triton_recurrent_resident
+    from rtaccel.kernels.mlp import triton_cut_form, triton_resident
+
+    what = ", ".join(f"{s.name} ({s.op})" for s in stages)
+    if [s.op for s in stages] == ["mlp"]:
+        reason, widths = triton_resident.unsupported(stages[0].attrs), stages[0].attrs["widths"]
+        if reason is None:
+            return ResidentChain(stages[0])
+        cut = triton_cut_form.cut_of(widths)
+        if isinstance(cut, str):
+            expected = f"a smaller network: one program {reason}; several: each {cut}"
+            raise UnsupportedProblem("persistent", f"mlp {widths}", expected, STEP)
+        return ResidentCut(stages[0], cut)
+    if not stages or stages[0].op not in ("lstm", "gru"):
+        raise UnsupportedProblem(
+            "persistent", what, "a chain of W8A8 linear layers with static scales, of one input and output, or a "
+            "stream of LSTM or GRU with a linear head", STEP,
+        )  # fmt: skip
+    if not streamed:
+        raise UnsupportedProblem(
+            "persistent", what, "a stream, whose states stay with the kernel",
+            "Call rt.stream(model, example_step, ..., device='cuda'), or use mode='graph'.",
+        )  # fmt: skip
+    stack, *following = stages
+    problem = Problem.of(stack, 1, "cuda")
+    reason = "is one stack and one linear head" if len(following) > 1 else triton_recurrent_form.unsupported(problem)
+    reason = reason or triton_recurrent_resident.unsupported(stack, following[0] if following else None)
+    if reason is not None:
+        raise UnsupportedProblem(
+            "persistent", what, f"a stack that {reason}", "Pass calibration=, or stream on the CPU."
+        )
+    return ResidentStack(tuple(stages))

@@ -1,0 +1,104 @@
+"""MLPs that are cut among programs, against the contract to the last bit: in the interpreter side by side, or on the GPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from rtaccel._native import Mailbox
+from rtaccel.backends import require
+from rtaccel.core import settings
+from rtaccel.core.registry import operator
+from rtaccel.core.stage import Problem
+from rtaccel.kernels._shared import triton_mailbox
+from rtaccel.kernels.mlp import contract, triton_cut
+from rtaccel.kernels.mlp.triton_cut_form import Cut, Operands, cut_of
+from tests.triton_checks import side_by_side
+
+require("triton")
+INTERPRET = settings.triton_interpret()
+DEVICE = "cpu" if INTERPRET else "cuda"
+TIMEOUT_NS = 60_000_000_000
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+
+def same(got: Tensor, want: Tensor) -> bool:
+    return bool(((got == want) | (got.isnan() & want.isnan())).all())
+
+
+@pytest.mark.parametrize(
+    ("widths", "activations", "parts"),
+    [((20, 33, 7), ("relu", "none"), 2), ((5, 24, 8, 30), ("leaky_relu", "relu", "none"), 3)],
+)
+def test_parts_of_every_layer(
+    widths: tuple[int, ...], activations: tuple[str, ...], parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice, so that the second launch goes on with the numbers of the first; a row without meaning is NaN and alone."""
+    if INTERPRET:
+        monkeypatch.setattr(triton_cut, "bind", side_by_side.bind)
+    allocate = torch.empty
+    monkeypatch.setattr(
+        torch, "empty", lambda *a, **k: allocate(*a, **k).fill_(float("nan") if "dtype" not in k else 85)
+    )
+    stage = contract.make_stage(widths, activations, 0.1, seed=int(torch.randint(1 << 30, ())))
+    call = triton_cut.prepared(stage, Problem.of(stage, 1, DEVICE), Cut(widths, parts))
+    for rows in (1, 3):
+        x = torch.randn(rows, widths[0]) * 2
+        if rows == 3:
+            x[1, -1] = float("nan")
+        (got,) = call(x.to(DEVICE))
+        assert same(got.cpu(), operator("mlp").reference(stage, x)[0])
+
+
+@pytest.mark.skipif(not INTERPRET, reason="on a GPU this is tests/test_resident.py")
+def test_a_network_that_stays_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_cut, "SPINS_PER_LOOK", tl.constexpr(4))
+    widths = (9, 24, 17)
+    stage, cut = contract.make_stage(widths, ("relu", "none")), Cut(widths, 2)
+    ops, spec = Operands.of(stage, cut, "cpu"), triton_cut.specialise_resident(stage.attrs, cut)
+    requests, replies, control, exchange = (
+        torch.zeros(n, dtype=torch.int64).share_memory_() for n in (2 * 9, 2 * 17, 8, cut.exchange_words)
+    )
+    given = {
+        "request_ptr": requests, "reply_ptr": replies, "control_ptr": control, "words_ptr": ops.words,
+        "numbers_ptr": ops.numbers, "compensation_ptr": ops.compensation, "exchange_ptr": exchange,
+        "inverse": ops.inverse, "zero_point": ops.zero_point, "idle_looks": 0,
+    }  # fmt: skip
+    children = side_by_side.start(spec, (2,), side_by_side.share(given))
+    box = Mailbox(requests.data_ptr(), 9, replies.data_ptr(), 17)
+    for message in range(4):
+        x, y = torch.randn(1, 9), torch.full((1, 17), 7.0)
+        if message == 2:
+            x[0, 0] = float("inf")
+        assert box.exchange(x.data_ptr(), y.data_ptr(), TIMEOUT_NS)
+        assert same(y, operator("mlp").reference(stage, x)[0]), message
+    control[0] = 1
+    side_by_side.wait(children)
+    assert int(control[1]) == triton_mailbox.ABORTED
+
+
+def test_how_a_chain_is_cut() -> None:
+    for widths, parts in (
+        ((256, 384, 384, 128), 4),
+        ((640, *[128] * 4, 8, *[128] * 4, 640), 4),
+        ((20, 512, 512, 5), 4),
+    ):
+        cut = cut_of(widths, 132)
+        assert isinstance(cut, Cut)
+        assert cut.parts == parts and cut.words <= 112 * 256
+        assert all(cut.parts * rows >= n for rows, n in zip(cut.rows, widths[1:]))
+        assert cut.slot >= max(cut.parts * rows // 4 for rows in cut.rows)
+    assert "1024" in str(cut_of((20, 1030, 5)))
+    assert "at most 3 programs" in str(cut_of((256, 384, 384, 128), 3))
+
+
+@pytest.mark.skipif(not INTERPRET, reason="of the interpreter")
+def test_what_is_not_taken() -> None:
+    problem = Problem.of(contract.make_stage((20, 33, 7), ("relu", "none")), 1)
+    assert "one after another" in str(triton_cut.supports(problem))
+    assert "one after another" in str(triton_cut.supports(replace(problem, rows=2)))

@@ -1,0 +1,176 @@
+"""Streams of LSTM and GRU on a kernel that stays, in the interpreter: from the program of rt.stream, through the plan, the
+native mailbox and the kernel, to the same bits as the stream on the CPU. Started by tests/test_triton_interpreter.py.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import triton.language as tl
+from torch import Tensor, nn
+
+import rtaccel as rt
+from rtaccel._native import Mailbox
+from rtaccel.backends import require
+from rtaccel.core import settings
+from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.core.registry import operator
+from rtaccel.core.stage import Quant
+from rtaccel.kernels._shared import triton_mailbox
+from rtaccel.kernels._shared import triton_recurrent_resident as resident
+from rtaccel.kernels._shared.recurrent import Geometry
+from rtaccel.kernels._shared.recurrent_cases import make_stage
+from rtaccel.kernels._shared.triton_recurrent_form import Form, Operands
+from rtaccel.kernels.linear.contract import make_stage as make_linear
+from rtaccel.runtime import cuda_resident
+from rtaccel.runtime.cuda_resident_networks import Network
+from rtaccel.runtime.options import Options
+from rtaccel.runtime.stream import StreamModel
+from tests.triton_checks import side_by_side
+
+require("triton")
+if not settings.triton_interpret():
+    pytest.skip("on a GPU this is tests/test_resident.py", allow_module_level=True)
+
+TIMEOUT_NS = 60_000_000_000
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+
+class Interpreter:
+    """A device whose kernels are interpreted, each in a thread."""
+
+    def __init__(self) -> None:
+        self.controls: list[Tensor] = []
+
+    def unsuitable(self) -> str | None:
+        return None
+
+    def mailbox(self, words: int) -> Tensor:
+        return torch.zeros(words, dtype=torch.int64)
+
+    def start(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> Any:
+        launch, _ = network.prepared("cpu")
+        thread = threading.Thread(target=launch, args=(requests, replies, control), daemon=True)
+        thread.start()
+        self.controls.append(control)
+        return type("Running", (), {"finished": lambda self: not thread.is_alive()})()
+
+
+@pytest.fixture(autouse=True)
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Interpreter]:
+    made = Interpreter()
+    monkeypatch.setattr(cuda_resident, "resident_device", lambda: made)
+    monkeypatch.setattr(cuda_resident, "TIMEOUT_NS", TIMEOUT_NS)
+    monkeypatch.setattr(cuda_resident, "END_S", 30.0)
+    monkeypatch.setattr(resident, "SPINS_PER_LOOK", tl.constexpr(4))
+    yield made
+    for control in made.controls:
+        control[0] = 1
+
+
+class Net(nn.Module):
+    def __init__(self, stack: nn.Module, head: nn.Module | None) -> None:
+        super().__init__()
+        self.stack, self.head = stack, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stack(x)[0][:, -1]
+        return y if self.head is None else self.head(y)
+
+
+def stayed(model: nn.Module, features: int, calibrated: bool = True) -> tuple[StreamModel, StreamModel]:
+    """(the stream on a resident kernel, the same on the CPU)."""
+    calibration = [torch.randn(8, 5, features)] if calibrated else None
+    plain = rt.stream(model, torch.randn(1, features), scheme="w8a8", calibration=calibration)
+    options = Options(1, title="Net, streamed", states=plain._options.states, mode="persistent")
+    return StreamModel(plain._program, options, ("x_t",)), plain
+
+
+@pytest.mark.parametrize(
+    ("make", "head"),
+    [
+        (lambda: nn.LSTM(6, 20, 2, batch_first=True), lambda: nn.Linear(20, 3)),
+        (lambda: nn.GRU(33, 9, batch_first=True), lambda: None),
+    ],
+    ids=["lstm-head", "gru"],
+)
+def test_a_stream_that_stays(make: Callable[[], nn.Module], head: Callable[[], Any]) -> None:
+    stack = make()
+    features = int(stack.input_size)  # type: ignore[arg-type]
+    live, plain = stayed(Net(stack, head()).eval(), features)
+    for moment in range(7):
+        x = torch.randn(1, features)
+        if moment == 4:
+            x[0, -1] = float("nan")
+        if moment == 3:
+            live.reset()
+            plain.reset(0)
+        if moment == 6:  # what was NaN until now is not any more
+            live.reset(0)
+            plain.reset()
+        got, want = live.step(x), plain.step(x)
+        assert torch.equal(got.nan_to_num(77.0), want.nan_to_num(77.0)), moment
+        assert bool(got.isnan().all()) == (moment in (4, 5))
+    y, x = torch.empty_like(got), torch.randn(1, features)
+    live.bind(x, out=y)()
+    assert torch.equal(y, plain.step(x))
+    assert "programs with" in live.explain() and "one kernel that stays on the GPU: it runs" in live.explain()
+    assert live.state_dict()["_extra_state"].numel() == 0
+    live.close()
+
+
+def test_what_cannot_stay() -> None:
+    for model, calibrated, said in (
+        (Net(nn.GRU(6, 20, batch_first=True), nn.Linear(20, 3)), False, "static scale"),
+        (
+            Net(nn.GRU(6, 20, batch_first=True), nn.Sequential(nn.Linear(20, 8), nn.Tanh(), nn.Linear(8, 3))),
+            True,
+            "one",
+        ),
+    ):
+        with pytest.raises(UnsupportedProblem, match=said):
+            stayed(model.eval(), 6, calibrated)
+
+
+@pytest.mark.parametrize("with_head", [True, False])
+def test_programs_that_share_a_stream(with_head: bool) -> None:
+    """Each in a process of its own, against the contract moment by moment: the first alone reads the mailbox."""
+    k, hidden, outputs = 10, 13, 3 if with_head else 13
+    stage = make_stage("lstm", 4, Geometry(hidden, layers=2), k, "int8-own", "int8" if with_head else "float32", seed=4)
+    following = make_linear(hidden, outputs, "static", "relu")
+    if with_head:  # its scale is that of what the stack gives
+        quant = following.inputs[0].quant
+        assert isinstance(quant, Quant)
+        stage = make_stage("lstm", 4, Geometry(hidden, layers=2), k, "int8-own", "int8", seed=4)
+        value = type(stage.outputs[0])(stage.outputs[0].name, hidden, "int8", quant)
+        stage = type(stage)(stage.op, stage.name, stage.inputs, (value, *stage.outputs[1:]), stage.tensors, stage.attrs)
+    form = Form(Geometry(hidden, layers=2), k, 4, 8, 2, 1)
+    low = operator("linear").lower(following) if with_head else None
+    spec = resident.specialise("lstm", form, outputs, "relu" if with_head else None)
+    ops = Operands.of(operator("lstm").lower(stage), form, "cpu")
+    requests, replies, control, exchange = (
+        torch.zeros(n, dtype=torch.int64).share_memory_()
+        for n in (2 * (k + 1), 2 * outputs, 8, resident.exchange_words(form))
+    )
+    of_head = resident.HeadOperands.of(low, form, "cpu")
+    given = side_by_side.share(resident.arguments(form, ops, of_head, requests, replies, control, exchange))
+    children = side_by_side.start(spec, (form.parts,), given)
+    box = Mailbox(requests.data_ptr(), k, replies.data_ptr(), outputs, True)
+    states = [torch.zeros(1, 2, hidden)] * 2
+    for moment in range(5):
+        x, y = torch.randn(1, k), torch.full((1, outputs), 7.0)
+        command = int(moment == 2)
+        assert box.exchange(x.data_ptr(), y.data_ptr(), TIMEOUT_NS, command)
+        if command:
+            states = [torch.zeros(1, 2, hidden)] * 2
+        want, *states = operator("lstm").reference(stage, x, *states)
+        if with_head:
+            (want,) = operator("linear").reference(following, want)
+        assert torch.equal(y, want), moment
+    control[0] = 1
+    side_by_side.wait(children)
+    assert int(control[1]) == triton_mailbox.ABORTED
