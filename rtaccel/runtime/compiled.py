@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,19 +16,10 @@ from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.plan.explain import Line, line, table
 from rtaccel.runtime import interop, state
 from rtaccel.runtime.cuda_graph import DevicePlan
+from rtaccel.runtime.entry import native_entry
 from rtaccel.runtime.execute import Executor, build_executor
 from rtaccel.runtime.inputs import bind_run, check_out, copy_out, dense, fit_inputs
 from rtaccel.runtime.options import Options
-
-
-def native_entry(kind: str, method: Callable[..., Any]) -> Callable[..., Any]:
-    """`method` of a compiled model, where the native core takes what is ordinary without entering Python; kind is "call" or
-    "run". It stays as it is where there is no native core."""
-    try:
-        from rtaccel._native import entry
-    except ImportError:
-        return method
-    return cast(Callable[..., Any], entry(kind, method))
 
 
 class CompiledModel(nn.Module):

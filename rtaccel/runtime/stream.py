@@ -18,8 +18,9 @@ from rtaccel.convert.streaming import stream_drafts
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.kernels.chain.cpu import States
-from rtaccel.runtime.compiled import CompiledModel, native_entry
+from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.compiler import check_options
+from rtaccel.runtime.entry import native_entry
 from rtaccel.runtime.options import Options, check_threads
 
 
