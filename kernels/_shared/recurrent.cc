@@ -58,9 +58,17 @@ const char* recurrent_name(const char* what, int64_t layer, int64_t direction, c
 }
 
 const char* recurrent_reject(const Attrs& attrs) {
+  if (attrs.text_is("layout", "sparse")) return "packs dense weights, and these are to be packed sparse";
   for (const char* dtype : {"float32", "int8", "uint8"})
     if (attrs.text_is("weight_dtype", dtype)) return nullptr;
   return "takes float32, int8 and int4 weights";
+}
+
+const char* recurrent_sparse_reject(const Attrs& attrs) {
+  if (!attrs.text_is("layout", "sparse")) return "packs weights with many zeros, and these are to be packed dense";
+  for (const char* dtype : {"float32", "int8"})
+    if (attrs.text_is("weight_dtype", dtype)) return nullptr;
+  return "takes float32 and int8 weights";
 }
 
 }  // namespace rta

@@ -28,9 +28,12 @@ struct RecurrentMatrix {
   int64_t layer, direction;
   int64_t hidden, k;
   int32_t zero_point;  // of x, as int8 has it
+  Arena& arena;        // for what does not lie in the tile
 };
 
-const char* recurrent_reject(const Attrs& attrs);  // formats of weights without a kernel
+// Formats of weights without a kernel: of dense ones, and of those that the attribute layout says to be packed sparse.
+const char* recurrent_reject(const Attrs& attrs);
+const char* recurrent_sparse_reject(const Attrs& attrs);
 
 // Hands out parts of a stage's scratch, once while it is made and again in each run.
 class ScratchLayout {

@@ -16,6 +16,11 @@ With both, x is int8 with a static Quant, or float32 and quantised first, as the
 static attrs["x_scale"] and attrs["x_zero_point"] where they are there, else row by row (dynamic). h is
 int8 with the static scale attrs["h_scale"] (1/127 unless calibrated: |h| < 1) and zero point 0. The int8 h of a layer is
 the x of the next one.
+
+attrs["layout"] says how a kernel is to pack float32 and int8 weights, which are stored the same either way: "dense", the
+default, or "sparse", for those with many zeros. Quantised numbers are the same in both. Sparse float32 sums are in another
+order, and a zero that is not stored cannot turn an infinity into NaN: a stream (a sample, one of its batch) with a NaN or
+an infinity in x or its states then comes out as NaN, as it does with int8.
 """
 
 from __future__ import annotations
@@ -96,6 +101,11 @@ def quantised(stage: Stage) -> bool:
     return weight_dtype(stage) in (torch.int8, torch.uint8)
 
 
+def sparse(stage: Stage) -> bool:
+    """Whether kernels are to leave the zeros of its weights out."""
+    return bool(stage.attrs.get("layout", "dense") == "sparse")
+
+
 def h_scale(stage: Stage) -> float:
     return float(_float32(stage.attrs.get("h_scale", H_SCALE)))
 
@@ -137,6 +147,7 @@ def lower(stage: Stage, halved: tuple[bool, ...]) -> dict[str, Any]:
     geometry = _check(stage, 2 if gates == 4 else 1)
     x, y = stage.inputs[0], stage.outputs[0]
     low: dict[str, Any] = {name: getattr(geometry, name) for name in SIZES}
+    low["layout"] = stage.attrs.get("layout", "dense")
     integer = quantised(stage)
     factor = torch.tensor([0.5 if half and integer else 1.0 for half in halved], device="cpu", dtype=torch.float32)
     factor = factor.repeat_interleave(geometry.hidden).to(

@@ -49,6 +49,7 @@ def float_tolerance(stage: Stage, low: dict, *inputs: Tensor) -> Tolerance:
     states = [geometry.streams(s).double().nan_to_num(0.0, 0.0, 0.0) for s in inputs[1:]]
     if not states:
         states = [x.new_zeros(geometry.layers * geometry.directions, x.shape[1], geometry.hidden)] * count
+    most = 2 * max(1.0, states[0].abs().max().item())  # h lies between old h and -1 or 1, whatever its errors
     error, worst = torch.zeros_like(x), 0.0
     for layer in range(geometry.layers):
         outputs, errors = [], []
@@ -62,6 +63,7 @@ def float_tolerance(stage: Stage, low: dict, *inputs: Tensor) -> Tolerance:
             for t in reversed(range(geometry.time)) if direction else range(geometry.time):
                 pairs = [_sum(weight_x, x[t], error[t]), _sum(weight_h, now[0], now[1])]
                 now = list(cell(*pairs, bias, bias_n, *now))
+                now[1] = now[1].clamp(max=most)
                 found[t], found_error[t] = now[0], now[1]
             outputs.append(torch.stack(found))
             errors.append(torch.stack(found_error))

@@ -26,15 +26,19 @@ def make_stage(
     states: bool = True,
     bias: bool = True,
     seed: int = 0,
+    density: float | None = None,
 ) -> Stage:
     """A stage with random weights. form: "float32", or the weights and how x comes: "int8-static",
-    "int8-dynamic", "int8-own" (float32, quantised with a static scale), and the same with "int4"."""
+    "int8-dynamic", "int8-own" (float32, quantised with a static scale), and the same with "int4". density: of the weights
+    that are not zero, in a sparse stage; matrices take turns in being unstructured, in blocks, and dense."""
     g = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
     for layer, _, suffix in geometry.suffixes():
         for which, inputs in (("ih", geometry.width(layer, k)), ("hh", geometry.hidden)):
             weight = (torch.rand(gates * geometry.hidden, inputs, generator=g) * 2 - 1) / geometry.hidden**0.5
             name = f"weight_{which}{suffix}"
+            if density is not None:
+                weight *= _mask(weight, density, len(tensors), g)
             tensors[name] = weight
             if form.startswith("int8"):
                 tensors[name], tensors[f"{name}_scale"] = int8.quantise_weight(weight, op)
@@ -61,6 +65,8 @@ def make_stage(
         attrs["group_size"] = GROUP_SIZE
     if form.endswith("own"):
         attrs |= {"x_scale": quant.scale, "x_zero_point": quant.zero_point}
+    if density is not None:
+        attrs["layout"] = "sparse"
     return Stage(
         op,
         "case",
@@ -69,6 +75,16 @@ def make_stage(
         tensors,
         attrs,
     )
+
+
+def _mask(weight: Tensor, density: float, turn: int, g: torch.Generator) -> Tensor:
+    rows, columns = weight.shape
+    if turn % 7 == 3:
+        return torch.ones(rows, columns)
+    if turn % 2:
+        tiles = torch.rand(-(-rows // 16), -(-columns // 16), generator=g) < density
+        return tiles.repeat_interleave(16, 0).repeat_interleave(16, 1)[:rows, :columns]
+    return torch.rand(rows, columns, generator=g) < density
 
 
 def make_inputs(stage: Stage, samples: int, seed: int) -> tuple[Tensor, ...]:
@@ -112,9 +128,21 @@ def cases(op: str, gates: int) -> Iterator[Case]:
         if form != "float32":
             yield case(5, make_stage(op, gates, g, 6, form, out="int8"), f"{form}-int8")
 
+    for form in ("float32", "int8-static", "int8-dynamic"):
+        for density, (samples, k, geometry) in zip((0.0, 0.2, 0.3, 0.1, 0.15, 0.05, 0.1, 0.4), sizes):
+            yield case(samples, make_stage(op, gates, geometry, k, form, density=density), f"{form}-sparse")
+        for density, geometry in ((0.06, Geometry(129, time=2)), (0.03, Geometry(64, layers=2))):
+            yield case(2, make_stage(op, gates, geometry, 300, form, density=density), f"{form}-sparse")
+        if form != "float32":
+            stage = make_stage(op, gates, Geometry(40, layers=2, time=4), 33, form, "int8", density=0.1)
+            yield case(5, stage, f"{form}-sparse-int8")
+
     def spoil(x: Tensor, *states: Tensor) -> None:
         x[1, 2, 3], states[0][3, 0, 1], states[-1][4, 1, 0] = float("nan"), float("inf"), float("nan")
 
     for form in ("float32", "int8-dynamic", "int8-own", "int4-own"):
         stage = make_stage(op, gates, Geometry(21, layers=2, time=4), 6, form)
         yield case(6, stage, f"{form}-special", spoil)
+        if not form.startswith("int4"):
+            stage = make_stage(op, gates, Geometry(21, layers=2, time=4), 40, form, density=0.1)
+            yield case(6, stage, f"{form}-sparse-special", spoil)

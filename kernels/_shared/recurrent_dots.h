@@ -1,7 +1,8 @@
 // The sums of all gates of one vector of units, in each format of weights.
 //
 // A side (W_h h or W_x x) of a tile is one ascending stream, packed in the order it is read. `sums` reads a side for R
-// rows of activations that share it, and returns where the stream goes on.
+// rows of activations that share it, and returns where the stream goes on. kSpoils: streams with a number that is not
+// finite come out as NaN, as these sums cannot say it.
 #pragma once
 
 #include "recurrent.h"
@@ -13,7 +14,7 @@ class Float32Dot {
  public:
   using F = typename S::F;
   using Element = float;
-  static constexpr bool kQuantised = false, kPrepared = false;
+  static constexpr bool kQuantised = false, kPrepared = false, kSpoils = false;
   static constexpr int kBlocks = 1;  // vectors of units in a tile
   static constexpr int kVectors = G * kBlocks;
   static constexpr int kRows = S::kRegisters == 32 ? 4 : 2;  // streams or moments that share a weight
@@ -73,7 +74,7 @@ class Int8Dot {
   using F = typename S::F;
   using I = typename S::I;
   using Element = uint8_t;
-  static constexpr bool kQuantised = true, kPrepared = false;
+  static constexpr bool kQuantised = true, kPrepared = false, kSpoils = true;
   static constexpr int kBlocks = 1;
   static constexpr int kVectors = G * kBlocks;
   static constexpr int kRows = S::kRegisters == 32 ? 4 : 2;

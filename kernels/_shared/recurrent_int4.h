@@ -15,7 +15,7 @@ class Int4Dot {
  public:
   using F = typename S::F;
   using Element = uint8_t;
-  static constexpr bool kQuantised = true, kPrepared = true;
+  static constexpr bool kQuantised = true, kPrepared = true, kSpoils = true;
   static constexpr int kBlocks = G % 2 ? 2 : 1;  // vectors of units in a tile
   static constexpr int kVectors = G * kBlocks;   // [gate][block]
   static constexpr int kRows = S::kRegisters == 32 ? 2 : 1;

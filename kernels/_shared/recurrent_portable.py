@@ -10,8 +10,8 @@ from torch import Tensor
 
 from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.recurrent import Geometry, quantised
-from rtaccel.kernels._shared.recurrent_reference import Cell, compute, outputs_of
+from rtaccel.kernels._shared.recurrent import Geometry, quantised, sparse
+from rtaccel.kernels._shared.recurrent_reference import Cell, compute, outputs_of, spoiled
 
 
 def supports(problem: Problem) -> str | None:
@@ -52,6 +52,8 @@ def prepare(
             ] * count
             hx = tuple(before) if count == 2 else before[0]
             y, *after = run(x, hx, weights, True, geometry.layers, 0.0, False, geometry.directions == 2, False)
+            if sparse(stage):
+                y, after = spoiled(x, before, y, after)
             return outputs_of(stage, low, y, after)
 
         return call

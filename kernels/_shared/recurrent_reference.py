@@ -26,7 +26,7 @@ from torch import Tensor
 from rtaccel.core.stage import Stage
 from rtaccel.formats import int4
 from rtaccel.formats.int8 import dynamic, to_int8
-from rtaccel.kernels._shared.recurrent import Geometry, quantised
+from rtaccel.kernels._shared.recurrent import Geometry, quantised, sparse
 
 P0, P1, P2 = 0.99981013, 0.10172323, 6.5494682e-4
 Q1, Q2 = 0.43450415, 0.01263921
@@ -197,7 +197,18 @@ def compute(stage: Stage, low: dict, cells: tuple[Cell, Cell], *inputs: Tensor) 
         states = [zero] * (2 if stage.op == "lstm" else 1)
     integer = quantised(stage)
     y, after = (quantised_run if integer else float_run)(low, cells[integer], x, states)
+    if not integer and sparse(stage):
+        y, after = spoiled(x, states, y, after)
     return outputs_of(stage, low, y, after)
+
+
+def spoiled(x: Tensor, states: list[Tensor], y: Tensor, after: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """y and the states after, NaN in the streams of which x or a state is not finite."""
+    bad = torch.zeros(x.shape[1], dtype=torch.bool, device=x.device)
+    for tensor in (x, *states):
+        bad |= ~torch.isfinite(tensor).all(-1).all(0)
+    nan = torch.full((), float("nan"))
+    return torch.where(bad[:, None], nan, y), [torch.where(bad[:, None], nan, part) for part in after]
 
 
 def outputs_of(stage: Stage, low: dict, y: Tensor, states: list[Tensor]) -> tuple[Tensor, ...]:

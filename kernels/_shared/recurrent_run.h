@@ -10,8 +10,14 @@ template <class S, class Cell, class Dot>
 typename RecurrentStage<S, Cell, Dot>::Sequence RecurrentStage<S, Cell, Dot>::first_input(const Run& run,
                                                                                           const Memory& memory,
                                                                                           int64_t streams) const {
-  if constexpr (Dot::kQuantised)
+  if constexpr (Dot::kSpoils)
     for (int64_t n = 0; n < streams; ++n) memory.bad[n] = 0;
+  if constexpr (Dot::kSpoils && !Dot::kQuantised)
+    for (int64_t t = 0; t < shape_.time; ++t)
+      for (int64_t n = 0; n < streams; ++n) {
+        const char* x = x_.row(run, shape_.x_row[n] + t * shape_.x_step);
+        memory.bad[n] |= !all_finite<S>(reinterpret_cast<const float*>(x), shape_.inputs);
+      }
   if (!own_input_) return {x_.row(run, 0), shape_.x_row, nullptr, shape_.x_step * x_.pitch, x_.pitch};
   for (int64_t t = 0; t < shape_.time; ++t)
     for (int64_t n = 0; n < streams; ++n) {
@@ -40,6 +46,12 @@ void RecurrentStage<S, Cell, Dot>::begin(const Pass& pass, char* h) const {
       pass.memory.bad[n] |= !finite;
     } else {
       copy_row<S>(from, shape_.hidden, to);
+      if constexpr (Dot::kSpoils) {
+        bool finite = all_finite<S>(from, shape_.hidden);
+        if (!Cell::kCarriesH && before_[1].exists())
+          finite &= all_finite<S>(reinterpret_cast<const float*>(before_[1].row(pass.run, row)), shape_.hidden);
+        pass.memory.bad[n] |= !finite;
+      }
     }
   }
 }

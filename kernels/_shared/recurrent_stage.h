@@ -36,7 +36,7 @@ class RecurrentStage final : public Stage {
         x = prepared({to, nullptr, nullptr, streams * sequence_pitch_, sequence_pitch_}, memory, streams,
                      shape_.width(layer + 1));
     }
-    if constexpr (Dot::kQuantised) spoil(run, memory.bad, streams);
+    if constexpr (Dot::kSpoils) spoil(run, memory.bad, streams);
   }
 
  private:
@@ -268,9 +268,9 @@ RecurrentStage<S, Cell, Dot>::RecurrentStage(const StageSpec& spec)
     const float* bias_n = nullptr;
     if (G == 3) bias_n = spec.attrs.floats(recurrent_name("bias_n", layer, direction), shape_.hidden);
     for (int64_t unit = 0; unit < shape_.hidden; unit += kUnits, to += bytes) {
-      dot_.pack({spec.attrs, "weight_hh", layer, direction, shape_.hidden, shape_.hidden, 0}, unit, to);
-      dot_.pack({spec.attrs, "weight_ih", layer, direction, shape_.hidden, k, layer ? 0 : x_zero_ - 128}, unit,
-                to + h_side);
+      dot_.pack({spec.attrs, "weight_hh", layer, direction, shape_.hidden, shape_.hidden, 0, *spec.arena}, unit, to);
+      dot_.pack({spec.attrs, "weight_ih", layer, direction, shape_.hidden, k, layer ? 0 : x_zero_ - 128, *spec.arena},
+                unit, to + h_side);
       float* biases = reinterpret_cast<float*>(to + h_side + x_side);
       for (int i = 0; i < kUnits && unit + i < shape_.hidden; ++i) {
         float* own = biases + i / S::kLanes * 4 * S::kLanes + i % S::kLanes;

@@ -170,7 +170,7 @@ def cost(problem: Problem) -> Cost:
     return Cost(bytes=moved, flops=2 * m * int(problem.attrs["entries"]))
 
 
-_WINDOWS = {  # lanes, slots, window, bytes of a step and its start: of each instruction set, see cpu_window.h and bytes.h
+_WINDOWS = {  # lanes, slots, window, bytes of a step and its start: of each instruction set, see cpu_window.h and byte_window.h
     torch.int8: ((16, 4, 128, 130), (16, 4, 32, 130), (8, 4, 32, 66), (4, 4, 64, 34), (4, 4, 256, 34)),
     torch.float32: ((16, 2, 32, 162), (8, 2, 256, 82), (4, 2, 256, 42)),
 }

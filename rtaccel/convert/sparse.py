@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from rtaccel.convert.draft import Draft
 from rtaccel.convert.graph import DraftGraph
@@ -13,30 +14,35 @@ from rtaccel.core.sparsity import SparsityMap
 from rtaccel.core.stage import Stage
 from rtaccel.formats import masks
 from rtaccel.kernels._shared.geometry import Geometry
+from rtaccel.plan import sparse_recurrent as recurrent
 from rtaccel.plan.group import Group
-from rtaccel.plan.sparse import could_be_sparse, fastest
+from rtaccel.plan.sparse import LEAST_ZEROS, could_be_sparse, fastest, zeros
 
 
-def _is_matrix(draft: Draft) -> bool:
-    """Whether each row is multiplied by a matrix: linear layers, and convolutions of one position without groups."""
+def _matrices(draft: Draft) -> list[str]:
+    """Names of the weights that sparse kernels take: of linear layers, of convolutions of one position without groups, and
+    the gates of LSTM and GRU."""
     if draft.op == "conv":
         weight = draft.tensors["weight"]
-        return weight[0, 0].numel() == 1 and int(draft.attrs.get("groups", 1)) == 1
-    return draft.op == "linear"
+        return ["weight"] if weight[0, 0].numel() == 1 and int(draft.attrs.get("groups", 1)) == 1 else []
+    if draft.op in ("lstm", "gru"):
+        return [name for name in draft.tensors if name.startswith("weight")]
+    return ["weight"] if draft.op == "linear" else []
 
 
 def pruned(graph: DraftGraph, sparsity: SparsityMap, notes: list[str]) -> DraftGraph:
-    """The graph with the smallest weights of its linear layers and pointwise convolutions left out, as the patterns say.
-    The model is not touched.
+    """The graph with the smallest weights of its linear layers, pointwise convolutions, LSTM and GRU left out, as the
+    patterns say. The model is not touched.
 
     Layers that are swapped already keep their weights, and so do those of other operators; a note names them.
     """
     drafts = []
     for draft in graph.drafts:
         pattern = sparsity(draft.name) if any(name.startswith("weight") for name in draft.tensors) else None
+        names = _matrices(draft)
         if pattern is None:
             drafts.append(draft)
-        elif draft.swapped or not _is_matrix(draft):
+        elif draft.swapped or not names:
             what = (
                 "its weights are quantised already"
                 if draft.swapped
@@ -45,14 +51,18 @@ def pruned(graph: DraftGraph, sparsity: SparsityMap, notes: list[str]) -> DraftG
             notes.append(f"{draft.name} is not pruned: {what}")
             drafts.append(draft)
         else:
-            weight = draft.tensors["weight"]
-            mask = masks.keep(weight.flatten(1).abs(), pattern).view(weight.shape)
-            lost = 1 - float((weight * mask).double().square().sum() / weight.double().square().sum().clamp_min(1e-300))
+            made: dict[str, Tensor] = {}
+            for name in names:
+                weight = draft.tensors[name]
+                made[name] = weight * masks.keep(weight.flatten(1).abs(), pattern).view(weight.shape)
+            before = sum(float(draft.tensors[name].double().square().sum()) for name in names)
+            after = sum(float(w.double().square().sum()) for w in made.values())
+            kept = sum(int(torch.count_nonzero(w)) for w in made.values()) / sum(w.numel() for w in made.values())
             notes.append(
-                f"{draft.name} is pruned to {1 - float(mask.float().mean()):.1%} zeros ({pattern}, by magnitude), "
-                f"which takes {lost:.1%} of its squared weights"
+                f"{draft.name} is pruned to {1 - kept:.1%} zeros ({pattern}, by magnitude), "
+                f"which takes {1 - after / max(before, 1e-300):.1%} of its squared weights"
             )
-            drafts.append(replace(draft, tensors={**draft.tensors, "weight": weight * mask}))
+            drafts.append(replace(draft, tensors={**draft.tensors, **made}))
     return replace(graph, drafts=tuple(drafts))
 
 
@@ -77,14 +87,23 @@ def as_linear(stage: Stage) -> Stage | None:
 
 
 def in_fastest_form(program: Program, rows: int, backend: str | None) -> Program:
-    """The program with each linear stage sparse where its zeros make that faster; notes give the measured figures.
+    """The program with each stage whose weights hold zeros sparse where that is faster; notes give the measured figures.
 
     What a stage computes stays the same: to the bit where it is int8.
     """
     notes: list[str] = []
 
     def stage(dense: Stage) -> Stage:
+        if recurrent.could_be_sparse(dense):
+            gates = recurrent.fastest(dense, rows, backend)
+            notes.append(gates.reason)
+            return gates.stage
         matrix = as_linear(dense)
+        if matrix is None and dense.op == "conv" and zeros(dense.tensors["weight"]) >= LEAST_ZEROS:
+            part = zeros(dense.tensors["weight"])
+            notes.append(
+                f"{dense.name} is computed dense: there are no sparse kernels for this conv ({part:.1%} zeros)"
+            )
         if matrix is None or not could_be_sparse(matrix):
             return dense
         steps = dense.outputs[0].steps

@@ -147,11 +147,12 @@ class _Recurrent(nn.Module):
             self.__dict__["_packed"] = None
 
     def explain(self) -> str:
-        """Every stage of a call with one moment, or of the last new shape: the kernel, what was rejected and why."""
+        """Every stage of a call with one moment, or of the last new shape: the kernel, what was rejected and why; and where
+        weights hold zeros, the times of both forms."""
         packed = self._pack()
         if not packed.choices:
             packed.plan((1, self.sizes.input_size), True)
-        return table(line(choice) for choice in packed.choices)
+        return "\n".join([*(f"note: {n}" for n in packed.notes), table(line(choice) for choice in packed.choices)])
 
     def extra_repr(self) -> str:
         s = self.sizes
@@ -199,7 +200,7 @@ class QuantLSTM(_Recurrent):
     [layers * directions, B, H] or without B, or nothing for zeros. Returns (y, (hn, cn)). The meaning, to the bit, is
     the contract of `lstm`: weights int8 per row or int4 in groups, h int8 with step h_scale, x with a static scale or
     one per row.
-    Dropout between layers belongs to training and is left out.
+    Dropout between layers belongs to training and is left out. Zeros in the weights are used where that is faster.
 
     Buffers are plain tensors under torch's names (`rtaccel.nn.recurrent_numbers`). A stream with a NaN or an infinity
     in x or hx comes out as NaN; others are not touched. y never requires grad. For every shape of x a plan is packed

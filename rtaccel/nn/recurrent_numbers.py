@@ -27,6 +27,7 @@ from rtaccel.kernels._shared.recurrent import H_SCALE, MAX_K, Geometry
 from rtaccel.nn.check import dense, describe
 from rtaccel.plan.choose import Choice
 from rtaccel.plan.group import Executable, Group, plan_group
+from rtaccel.plan.sparse_recurrent import could_be_sparse, fastest
 
 LEAST_SCALE = 2.0**-20
 """Of h_scale: |h| < 1 then stays within the numbers that a conversion to int32 takes. And of any other scale 2^-126."""
@@ -231,6 +232,7 @@ class Packed:
         self._tensors = {name: tensor.detach() for name, tensor in tensors.items()}
         self._plans: dict[tuple[tuple[int, ...], bool], Executable] = {}
         self.choices: list[Choice] = []
+        self.notes: list[str] = []
 
     def plan(self, shape: tuple[int, ...], states: bool) -> Executable:
         key = (tuple(shape), states)
@@ -240,7 +242,11 @@ class Packed:
                 del self._plans[next(iter(self._plans))]  # the one used longest ago
             with torch.device("cpu"):  # lowered numbers are the same whatever torch's default device is
                 made = group(self._sizes, self._tensors, key[0], self._batch_first, states)
-                found, self.choices = plan_group(made, 1, self._tensors["h_scale"].device.type)
+                device = self._tensors["h_scale"].device.type
+                if device == "cpu" and could_be_sparse(made.stages[0]):
+                    form = fastest(made.stages[0], 1)
+                    made, self.notes = Group((form.stage,), made.inputs, made.outputs), [form.reason]
+                found, self.choices = plan_group(made, 1, device)
         self._plans[key] = found
         return found
 

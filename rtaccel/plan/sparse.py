@@ -42,7 +42,7 @@ class Form:
 
     @property
     def sparse(self) -> bool:
-        return self.stage.op == "sparse_linear"
+        return self.stage.op == "sparse_linear" or self.stage.attrs.get("layout") == "sparse"
 
 
 def zeros(weight: Tensor) -> float:
