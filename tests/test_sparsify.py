@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import rtaccel as rt
 from rtaccel.convert import allocate, prune
+from rtaccel.convert.matrices import fed, matrices_of
 from rtaccel.formats import masks
 
 METHODS = ("magnitude", "wanda", "second", "refit")
@@ -179,3 +180,60 @@ def test_training_on_keeps_the_zeros() -> None:
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     with pytest.raises(rt.UnsupportedProblem), rt.keep_zeros(network()):
         pass
+
+
+class Mixed(nn.Module):
+    """Every kind of layer that is pruned where it is, and one that is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.point = nn.Conv2d(2, 16, 3, padding="same"), nn.Conv2d(16, 24, 1, stride=2)
+        self.groups, self.line = nn.Conv2d(24, 24, 3, groups=24), nn.Conv1d(24, 32, 3, padding=1, dilation=2)
+        self.block = nn.TransformerEncoderLayer(32, 4, 48, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.groups(torch.relu(self.point(torch.relu(self.first(x))))))
+        return self.block(self.line(x.flatten(2)).transpose(1, 2))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_convolutions_and_attention(method: str) -> None:
+    model, x = Mixed().eval(), torch.randn(6, 2, 12, 12)
+    before, want = state(model), model(x).detach()
+    report = rt.sparsify_(model, rt.Unstructured(0.5), calibration=[x], method=method)
+    entries = {e.fqn: e for e in report}
+    attention = [f"block.self_attn.{part}" for part in ("query", "key", "value", "out_proj")]
+    assert [*entries] == ["first", "point", "groups", "line", *attention, "block.linear1", "block.linear2"]
+    assert "in groups" in entries.pop("groups").reason
+    assert all(e.action == "pruned" and e.zeros == pytest.approx(0.5, abs=0.01) for e in entries.values())
+    assert "one tap" in entries["first"].reason and "rt.compile" in entries["point"].reason
+    assert 0 < float((model(x) - want).detach().norm() / want.norm()) < 0.8
+    if method == "magnitude":
+        fast = rt.compile(model, (x,))
+        torch.testing.assert_close(fast(x), model(x).detach(), rtol=1e-4, atol=1e-4)
+        assert "first is computed dense: there are no sparse kernels for this conv" in fast.explain(measure=False)
+    assert rt.restore_(model) == 6 and all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
+def test_what_matrices_are_fed_is_what_they_multiply() -> None:
+    """Each layer's output from the rows of `fed` and the matrices of `matrices_of`."""
+    conv, x = nn.Conv1d(3, 5, 4, stride=2, padding=3, dilation=2), torch.randn(2, 3, 17)
+    (rows,) = fed(conv, (x,), {})
+    (matrix,) = matrices_of(conv)
+    y = rows @ matrix.weight(conv).T + matrix.own_bias(conv)
+    torch.testing.assert_close(y.view(2, -1, 5).transpose(1, 2), conv(x).detach())
+    attention, q, k = nn.MultiheadAttention(8, 2), torch.randn(3, 2, 8), torch.randn(5, 2, 8)
+    found = fed(attention, (q, k, k), {})
+    last = matrices_of(attention)[3]
+    y = found[3] @ last.weight(attention).T + last.own_bias(attention)
+    torch.testing.assert_close(y.view(3, 2, 8), attention(q, k, k)[0].detach())
+    assert torch.equal(found[0], q.view(-1, 8)) and torch.equal(found[1], k.view(-1, 8))
+    lstm = nn.LSTM(6, 4, 2, batch_first=True, bidirectional=True)
+    x, hx = torch.randn(3, 5, 6), (torch.randn(4, 3, 4), torch.randn(4, 3, 4))
+    found = fed(lstm, (x, hx), {})
+    y = lstm(x, hx)[0].transpose(0, 1).detach()  # of the second layer
+    forward, backward = found[5].view(5, 3, 4), found[7].view(5, 3, 4)
+    torch.testing.assert_close(forward, torch.cat([hx[0][2:3], y[:-1, :, :4]]))
+    torch.testing.assert_close(backward, torch.cat([y[1:, :, 4:], hx[0][3:4]]))
+    with pytest.raises(rt.UnsupportedProblem, match="PackedSequence"):
+        fed(lstm, (nn.utils.rnn.pack_padded_sequence(x, torch.tensor([5, 4, 2]), batch_first=True),), {})

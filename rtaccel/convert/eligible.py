@@ -37,12 +37,14 @@ QUANTISED: dict[type[nn.Module], type[Quantised]] = {
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A layer under all its names. reason: why it is kept; None where it may be swapped."""
+    """A layer under all its names. reason: why it is kept; None where it may be swapped. in_place: its weights may be changed
+    all the same, as they are only read by another module."""
 
     module: Swappable
     names: tuple[str, ...]
     scheme: Scheme
     reason: str | None
+    in_place: bool = False
 
 
 def swappable_layers(model: nn.Module, schemes: SchemeMap, filter_fn: Filter | None) -> list[Layer]:
@@ -73,8 +75,39 @@ def swappable_layers(model: nn.Module, schemes: SchemeMap, filter_fn: Filter | N
                 reason = "filter_fn left out one of its names" if any(wanted) else "filter_fn left it out"
         if reason is None and isinstance(module, nn.RNNBase) and not isinstance(scheme, (W8A8, W4A8)):
             reason = f"{scheme} has no recurrent layer: w8a8 and w4a8 do"
-        reason = reason or _obstacle(module, reading.get(key), users)
-        layers.append(Layer(module, tuple(names[key]), scheme, reason))
+        own = _obstacle(module, users)
+        in_place = reason is None and own is None
+        reason = (
+            reason or own or (f"its weight is read by {reading[key]}, not only its result" if key in reading else None)
+        )
+        layers.append(Layer(module, tuple(names[key]), scheme, reason, in_place))
+    return layers
+
+
+def attention_layers(
+    model: nn.Module, filter_fn: Filter | None
+) -> list[tuple[nn.MultiheadAttention, tuple[str, ...], str | None]]:
+    """Every nn.MultiheadAttention below `model`, its names, and why its weights may not be changed."""
+    names: dict[int, list[str]] = defaultdict(list)
+    found: dict[int, nn.MultiheadAttention] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, nn.MultiheadAttention) and name:
+            names[id(module)].append(name)
+            found[id(module)] = module
+    users, layers = _users(model), []
+    for key, module in found.items():
+        reason = None
+        if filter_fn is not None and not all(filter_fn(module, name) for name in names[key]):
+            reason = "filter_fn left it out"
+        elif type(module) is not nn.MultiheadAttention or module.in_proj_weight is None:
+            reason = "has queries, keys and values of different widths, or a forward of its own"
+        elif any(is_parametrized(m) for m in module.modules()) or any(
+            len(users[_memory(p)]) > 1 for p in module.parameters()
+        ):
+            reason = "has parametrizations, or shares its weights with another module"
+        elif module.in_proj_weight.dtype != torch.float32 or module.training:
+            reason = "is not float32, or in training mode"
+        layers.append((module, tuple(names[key]), reason))
     return layers
 
 
@@ -109,7 +142,7 @@ def _users(model: nn.Module) -> dict[int, set[int]]:
     return users
 
 
-def _obstacle(module: Swappable, reader: str | None, users: dict[int, set[int]]) -> str | None:
+def _obstacle(module: Swappable, users: dict[int, set[int]]) -> str | None:
     """What would go wrong if this layer were swapped; None for nothing."""
     if is_parametrized(module):
         return "has parametrizations: a swap would freeze them"
@@ -121,8 +154,6 @@ def _obstacle(module: Swappable, reader: str | None, users: dict[int, set[int]])
     if any(getattr(module, f"_{kind}") for kind in ("forward_hooks", "forward_pre_hooks", "backward_hooks",
                                                      "backward_pre_hooks")):  # fmt: skip
         return "has hooks: a swap would drop them"
-    if reader is not None:
-        return f"its weight is read by {reader}, not only its result"
     weight = module.weight_ih_l0 if isinstance(module, nn.RNNBase) else module.weight
     tied = [p for p in module.parameters(recurse=False) if len(users[_memory(p)]) > 1]
     if tied:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
+from rtaccel.convert.matrices import Prunable, matrices_of
 from rtaccel.core.errors import UnsupportedProblem
 
 
 @contextmanager
 def keep_zeros(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """While it lasts, weights of nn.Linear layers that are zero at its start get no gradient; at its end they are zero.
+    """While it lasts, weights that are zero at its start get no gradient; at its end they are zero. Weights are those that
+    `sparsify_` prunes: of linear layers, convolutions, LSTM, GRU and attention.
 
     Make the optimiser inside, so that it has no momentum for them from before. Gives the masks by parameter name, True where
-    a weight may change. Raises UnsupportedProblem for a model without a zero in any linear weight.
+    a weight may change. Raises UnsupportedProblem for a model without a zero in any weight.
 
     Example:
         >>> import torch, rtaccel as rt
@@ -32,12 +35,16 @@ def keep_zeros(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     masks: dict[str, Tensor] = {}
     weights: dict[str, Tensor] = {}
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and bool((module.weight == 0).any()):
-            full = f"{name}.weight" if name else "weight"
-            weights[full], masks[full] = module.weight, module.weight.detach() != 0
+        if not isinstance(module, get_args(Prunable)):
+            continue
+        for parameter in dict.fromkeys(matrix.parameter for matrix in matrices_of(module)):
+            weight = module.get_parameter(parameter)
+            if bool((weight == 0).any()):
+                full = f"{name}.{parameter}" if name else parameter
+                weights[full], masks[full] = weight, weight.detach() != 0
     if not masks:
         raise UnsupportedProblem(
-            "keep_zeros", "a model without zeros in its linear weights", "a pruned model",
+            "keep_zeros", "a model without zeros in its weights", "a pruned model",
             "Call rt.sparsify_(model, ..., swap=False) first.",
         )  # fmt: skip
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rtaccel.convert.calibrate import call_with
+from rtaccel.convert.matrices import fed, matrices_of
 from rtaccel.convert.prune import Moments
 from rtaccel.core.errors import FormatError
 from rtaccel.formats.observe import RangeObserver
@@ -18,43 +19,46 @@ _reached = itertools.count()
 
 
 class MomentWatch:
-    """Sums x x^T and x over the rows that one layer is fed, in float64. A hook for `watch_inputs`."""
+    """Sums x x^T and x over the rows that each matrix of one layer is fed, in float64. A hook for `watch_inputs`."""
 
-    def __init__(self, name: str, width: int) -> None:
-        self.name, self.rows = name, 0
+    def __init__(self, name: str, module: nn.Module) -> None:
+        self.name = name
         self.first: int | None = None  # which layer of all it was that calibration reached
-        self.second = _zeros(width, width)
-        self.total = _zeros(width)
+        widths = [m.weight(module).shape[1] for m in matrices_of(module)]
+        self.rows = [0] * len(widths)
+        self.second = [_zeros(k, k) for k in widths]
+        self.total = [_zeros(k) for k in widths]
         self.observer = RangeObserver(f"the input of {name}")
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x = args[0] if args else kwargs["input"]
-        rows = _rows(x)
-        if not torch.isfinite(rows).all():
-            got = f"a NaN or infinity in the input of {self.name}"
-            raise FormatError("calibration", got, "finite activations", "Leave that sample out.")
+        for index, rows in enumerate(fed(module, args, kwargs)):
+            if not torch.isfinite(rows).all():
+                got = f"a NaN or infinity in the input of {self.name}"
+                raise FormatError("calibration", got, "finite activations", "Leave that sample out.")
+            rows = rows.detach().double().cpu()
+            self.second[index] += rows.T @ rows
+            self.total[index] += rows.sum(0)
+            self.rows[index] += rows.shape[0]
         if self.first is None:
             self.first = next(_reached)
-        self.second += rows.T @ rows
-        self.total += rows.sum(0)
-        self.rows += rows.shape[0]
+        x = next(iter((*args, *kwargs.values())))
         with torch.device("cpu"):
             self.observer.see(x)
 
-    def moments(self) -> Moments:
-        count = max(self.rows, 1)
-        return Moments.of_dense(self.second / count, self.total / count, self.rows)
+    def moments(self, index: int) -> Moments:
+        count = max(self.rows[index], 1)
+        return Moments.of_dense(self.second[index] / count, self.total[index] / count, self.rows[index])
 
 
-def moments_now(model: nn.Module, work: nn.Module, name: str, batches: Sequence[Any]) -> Moments:
-    """Of the layer `name` in `work`, a copy of `model` in which other layers are pruned: what it is fed, against what the
-    dense model feeds it."""
-    width = model.get_submodule(name).in_features
-    assert isinstance(width, int)
+def moments_now(model: nn.Module, work: nn.Module, name: str, index: int, batches: Sequence[Any]) -> Moments:
+    """Of a matrix of the layer `name` in `work`, a copy of `model` in which others are pruned: what it is fed, against what
+    the dense model feeds it."""
+    module = model.get_submodule(name)
+    width = matrices_of(module)[index].weight(module).shape[1]
     second, cross, whole = _zeros(width, width), _zeros(width, width), _zeros(width, width)
     total, dense_total, count = _zeros(width), _zeros(width), 0
     for batch in batches:
-        dense, now = _fed(model, name, batch), _fed(work, name, batch)
+        dense, now = (_fed(m, name, index, width, batch) for m in (model, work))
         second += now.T @ now
         cross += dense.T @ now
         whole += dense.T @ dense
@@ -65,25 +69,20 @@ def moments_now(model: nn.Module, work: nn.Module, name: str, batches: Sequence[
     return Moments(second / rows, total / rows, count, cross / rows, whole / rows, dense_total / rows)
 
 
-def _fed(model: nn.Module, name: str, batch: Any) -> Tensor:
-    """The rows that one layer is fed in a call of the model, of all its calls in order."""
+def _fed(model: nn.Module, name: str, index: int, width: int, batch: Any) -> Tensor:
+    """The rows that one matrix is fed in a call of the model, of all calls of its layer in order."""
     seen: list[Tensor] = []
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(_rows(args[0] if args else kwargs["input"]))
+        seen.append(fed(module, args, kwargs)[index].detach().double().cpu())
 
-    module = model.get_submodule(name)
-    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+    handle = model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True)
     try:
         with torch.no_grad():
             call_with(model, batch)
     finally:
         handle.remove()
-    return torch.cat(seen) if seen else _zeros(0, int(module.in_features))  # type: ignore[arg-type]
-
-
-def _rows(x: Tensor) -> Tensor:
-    return x.detach().reshape(-1, x.shape[-1]).double().cpu()
+    return torch.cat(seen) if seen else _zeros(0, width)
 
 
 def _zeros(*shape: int) -> Tensor:

@@ -10,13 +10,14 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class SparsifyEntry:
-    """One linear layer.
+    """One matrix: a layer, or one of the several that an LSTM, a GRU or an attention has.
 
-    fqn: dotted name; also: its other names. action: "swapped" (it is a SparseLinear now), "pruned" (an nn.Linear with zeros)
-    or "kept", and the reason. sparsity: the pattern; zeros: fraction of the weight that is zero now. method: that chose
-    them. error: rms of what the output lost over the rms of the output without bias, on calibration data; without any, on
-    inputs of independent normal numbers. bytes_before, bytes_after: of all its tensors. us_before, us_after: median time of
-    a call of the nn.Linear and of the SparseLinear.
+    fqn: dotted name, of one of several with its own after the layer's; also: its other names. action: "swapped" (its layer
+    is a SparseLinear, QuantLSTM or QuantGRU now), "pruned" (a torch layer with zeros) or "kept", and the reason. sparsity:
+    the pattern; zeros: fraction of the weight that is zero now. method: that chose them. error: rms of what the output lost
+    over the rms of the output without bias, on calibration data; without any, on
+    inputs of independent normal numbers. bytes_before, bytes_after: of its weight and bias; of a swapped layer of several,
+    with the first, of all its tensors. us_before, us_after: median time of a call of the nn.Linear and of the SparseLinear.
     """
 
     fqn: str
@@ -67,7 +68,7 @@ class SparsifyReport:
         rows = [head, *(_row(entry) for entry in self.entries)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
-        return "\n".join([*lines, f"{self.changed} of {len(self)} layers changed, {self.zeros:.1%} zeros in them"])
+        return "\n".join([*lines, f"{self.changed} of {len(self)} matrices changed, {self.zeros:.1%} zeros in them"])
 
 
 def _row(e: SparsifyEntry) -> tuple[str, ...]:

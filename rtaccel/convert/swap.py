@@ -110,11 +110,10 @@ def _unprune(model: nn.Module) -> int:
     count = 0
     for module in model.modules():
         kept = module.__dict__.pop("_unpruned", None)
-        if kept is not None and isinstance(module, nn.Linear):
+        if kept is not None:
             with torch.no_grad():
-                module.weight.copy_(kept[0])
-                if kept[1] is not None:
-                    module.bias.copy_(kept[1])
+                for name, before in kept.items():
+                    module.get_parameter(name).copy_(before)
             count += 1
     return count
 
