@@ -127,7 +127,7 @@ template <class S>
 struct ByteWindow<S, false> {
   using B = typename Bytes<S>::B;
 #if defined(__AVX512VBMI__)
-  static constexpr int kWindow = 128, kAlign = 32;
+  static constexpr int kWindow = 128, kAlign = 16;
   B low, high;
   ByteWindow(const uint8_t* x, int64_t limit) : low(Bytes<S>::load(x)), high(Bytes<S>::load(x + (limit >= 128) * 64)) {}
   B pick(B index) const { return _mm512_permutex2var_epi8(low, index, high); }
@@ -144,9 +144,9 @@ struct ByteWindow<S, false> {
 #endif
   static constexpr bool kTable = true;  // loads the whole window, not only what is picked
 #if defined(__AVX512VBMI__)
-  static constexpr bool kShares = true;  // two steps may have one window: loads are what bounds them
+  static constexpr int kTogether = 2;  // vectors that share a window: loads are what bounds them
 #else
-  static constexpr bool kShares = false;
+  static constexpr int kTogether = 1;
 #endif
 };
 #endif
@@ -162,7 +162,8 @@ struct ByteWindow<S, true> {
     for (int i = 0; i < Bytes<S>::kBytes; ++i) b.at[i] = x[index.at[i]];
     return b;
   }
-  static constexpr bool kTable = false, kShares = false;
+  static constexpr bool kTable = false;
+  static constexpr int kTogether = 1;
 };
 
 }  // namespace rta

@@ -47,6 +47,7 @@ class Blocks {
  public:
   static constexpr bool kInt8 = Int8;
   using Sum = typename Numbers::Sum;
+  static constexpr int kTogether = 1;  // vectors that are summed at a time
   template <int R>
   struct Rows : RowsAt<char> {
     using RowsAt<char>::RowsAt;
@@ -61,7 +62,7 @@ class Blocks {
   int64_t steps() const { return packed_.ends[vectors_]; }
 
   template <int R>
-  inline __attribute__((always_inline)) void sums(int64_t vector, const Rows<R>& rows, Sum (&out)[R]) const {
+  inline __attribute__((always_inline)) void sums(int64_t vector, const Rows<R>& rows, Sum (&out)[1][R]) const {
     constexpr int C = chains<R>(), kBytes = Int8 ? 1 : 4;
     Sum acc[C][R];
 #pragma GCC unroll 4
@@ -82,9 +83,9 @@ class Blocks {
     for (; offset < end; ++offset, w += Numbers::kStep) step(0, 0);
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
-      out[r] = acc[0][r];
+      out[0][r] = acc[0][r];
 #pragma GCC unroll 4
-      for (int c = 1; c < C; ++c) out[r] = Numbers::add(out[r], acc[c][r]);
+      for (int c = 1; c < C; ++c) out[0][r] = Numbers::add(out[0][r], acc[c][r]);
     }
   }
 

@@ -23,6 +23,7 @@ class Semi {
  public:
   static constexpr bool kInt8 = true;
   using Sum = typename S::I;
+  static constexpr int kTogether = 1;  // vectors that are summed at a time
   template <int R>
   struct Rows : RowsAt<uint8_t> {
     using RowsAt<uint8_t>::RowsAt;
@@ -43,7 +44,7 @@ class Semi {
   int64_t steps() const { return vectors_ * chunks_ * 4; }
 
   template <int R>
-  inline __attribute__((always_inline)) void sums(int64_t vector, const Rows<R>& rows, Sum (&out)[R]) const {
+  inline __attribute__((always_inline)) void sums(int64_t vector, const Rows<R>& rows, Sum (&out)[1][R]) const {
     Sum acc[2][R];
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) acc[0][r] = acc[1][r] = S::set_int(0);
@@ -67,7 +68,7 @@ class Semi {
       }
     }
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) out[r] = S::add_int(acc[0][r], acc[1][r]);
+    for (int r = 0; r < R; ++r) out[0][r] = S::add_int(acc[0][r], acc[1][r]);
   }
 
   template <int R>

@@ -20,12 +20,13 @@ namespace rta {
 
 // Puts the sums of a tile where their outputs are.
 template <class S, int R, class Sum>
-static inline __attribute__((always_inline)) void to_places([[maybe_unused]] const int32_t* from,
+static inline __attribute__((always_inline)) void to_places([[maybe_unused]] const uint8_t* from,
                                                             [[maybe_unused]] Sum (&sums)[R][kTile]) {
 #if defined(__AVX512F__)
   __m512i index[kTile];
 #pragma GCC unroll 4
-  for (int v = 0; v < kTile; ++v) index[v] = _mm512_loadu_si512(from + v * 16);
+  for (int v = 0; v < kTile; ++v)
+    index[v] = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + v * 16)));
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
     __m512i in[kTile];
@@ -51,6 +52,7 @@ template <class S>
 class Int8Windows {
  public:
   static constexpr bool kInt8 = true;
+  static constexpr int kTogether = ByteWindow<S>::kTogether;  // vectors that are summed at a time
   using Sum = typename S::I;
   template <int R>
   struct Rows : RowsAt<uint8_t> {
@@ -60,21 +62,26 @@ class Int8Windows {
   Int8Windows(const StageSpec& spec, LinearLayer& layer) {
     const SparseRows rows(spec);
     limit_ = (rows.k + 63) / 64 * 64;  // columns up to there exist
-    const WindowForm form{
-        S::kLanes,       4,      S::kGroup, Window::kWindow, Window::kAlign, Window::kTable ? limit_ : 0,
-        Window::kShares, kSorted};
+    const WindowForm form{S::kLanes, 4,      S::kGroup, Window::kWindow, Window::kAlign, Window::kTable ? limit_ : 0,
+                          kTogether, kSorted};
     packed_ = pack_windows(rows, form, *spec.arena);
     vectors_ = (rows.n + kTile * S::kLanes - 1) / (kTile * S::kLanes) * kTile;
     read_numbers<S>(layer, spec, rows);
   }
-  int64_t steps() const { return packed_.ends[vectors_]; }
+  int64_t steps() const { return 2 * packed_.ends[vectors_ / packed_.together]; }
 
   template <int R>
-  inline __attribute__((always_inline)) void sums(int64_t vector, const Rows<R>& rows, Sum (&out)[R]) const {
-    if (Window::kShares && packed_.shared)
-      sums<R, true>(vector, rows, out);
-    else
-      sums<R, false>(vector, rows, out);
+  inline __attribute__((always_inline)) void sums(int64_t vector, const Rows<R>& rows, Sum (&out)[kTogether][R]) const {
+    Sum acc[2][R];
+    if constexpr (kTogether == 2) {
+      if (packed_.together == 2) return pairs<R, 2>(vector / 2, rows, out);
+      pairs<R, 1>(vector + 1, rows, acc);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) out[kTogether - 1][r] = S::add_int(acc[0][r], acc[1][r]);
+    }
+    pairs<R, 1>(vector, rows, acc);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) out[0][r] = S::add_int(acc[0][r], acc[1][r]);
   }
 
   template <int R>
@@ -85,15 +92,16 @@ class Int8Windows {
  private:
   using Window = ByteWindow<S>;
 
-  template <int R, bool kShared>
-  inline __attribute__((always_inline)) void sums(int64_t vector, const Rows<R>& rows, Sum (&out)[R]) const {
-    Sum acc[2][R];
+  // The sums of the two halves of all pairs of a unit: of two vectors in one window, or of two steps of one vector.
+  template <int R, int T>
+  inline __attribute__((always_inline)) void pairs(int64_t unit, const Rows<R>& rows, Sum (&acc)[2][R]) const {
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) acc[0][r] = acc[1][r] = S::set_int(0);
-    const int64_t first = packed_.ends[vector], limit = limit_;
-    const char* w = packed_.stream + first * 2 * kStep;
-    const uint16_t *start = packed_.starts + first, *end = packed_.starts + packed_.ends[vector + 1];
-    for (; start < end; start += 2, w += 4 * kStep) {
+    constexpr int kStarts = 2 / T;
+    const int64_t first = packed_.ends[unit], limit = limit_;
+    const char* w = packed_.stream + first * 4 * kStep;
+    const uint16_t *start = packed_.starts + first * kStarts, *end = packed_.starts + packed_.ends[unit + 1] * kStarts;
+    for (; start < end; start += kStarts, w += 4 * kStep) {
       const auto one = Bytes<S>::load(w + kStep), two = Bytes<S>::load(w + 3 * kStep);  // indices
       const int8_t* values = reinterpret_cast<const int8_t*>(w);
 #pragma GCC unroll 4
@@ -101,12 +109,10 @@ class Int8Windows {
         const uint8_t* x = rows.x + r * rows.pitch;
         const Window window(x + start[0], limit);
         acc[0][r] = Bytes<S>::dot(acc[0][r], window.pick(one), values);
-        const Window next = kShared ? window : Window(x + start[1], limit);
+        const Window next = T == 2 ? window : Window(x + start[kStarts - 1], limit);
         acc[1][r] = Bytes<S>::dot(acc[1][r], next.pick(two), values + 2 * kStep);
       }
     }
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) out[r] = S::add_int(acc[0][r], acc[1][r]);
   }
 
   static constexpr int kStep = Bytes<S>::kBytes;  // bytes of the values of a step
@@ -118,6 +124,7 @@ template <class S>
 class FloatWindows {
  public:
   static constexpr bool kInt8 = false;
+  static constexpr int kTogether = 1;
   using Sum = typename S::F;
   using Window = FloatWindow<S>;
 
@@ -141,21 +148,21 @@ class FloatWindows {
     const SparseRows rows(spec);
     const int64_t readable = rows.k < Window::kWindow ? Window::kWindow : rows.k;
     const WindowForm form{S::kLanes, 2,      1, Window::kWindow, Window::kAlign, Window::kTable ? readable : 0,
-                          false,     kSorted};
+                          kTogether, kSorted};
     packed_ = pack_windows(rows, form, *spec.arena);
     vectors_ = (rows.n + kTile * S::kLanes - 1) / (kTile * S::kLanes) * kTile;
     read_numbers<S>(layer, spec, rows);
   }
-  int64_t steps() const { return packed_.ends[vectors_]; }
+  int64_t steps() const { return 2 * packed_.ends[vectors_ / packed_.together]; }
 
   template <int R>
-  inline __attribute__((always_inline)) void sums(int64_t vector, const Rows<R>& rows, Sum (&out)[R]) const {
+  inline __attribute__((always_inline)) void sums(int64_t vector, const Rows<R>& rows, Sum (&out)[1][R]) const {
     Sum acc[2][R];
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) acc[0][r] = acc[1][r] = S::set(0.0f);
     const int64_t first = packed_.ends[vector];
-    const char* w = packed_.stream + first / 2 * 5 * kStep;
-    const uint16_t *start = packed_.starts + first, *end = packed_.starts + packed_.ends[vector + 1];
+    const char* w = packed_.stream + first * 5 * kStep;
+    const uint16_t *start = packed_.starts + 2 * first, *end = packed_.starts + 2 * packed_.ends[vector + 1];
     for (; start < end; start += 2, w += 5 * kStep) {
       const auto index = Window::load(w + 4 * kStep);
 #pragma GCC unroll 4
@@ -169,7 +176,7 @@ class FloatWindows {
       }
     }
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) out[r] = S::add(acc[0][r], acc[1][r]);
+    for (int r = 0; r < R; ++r) out[0][r] = S::add(acc[0][r], acc[1][r]);
   }
 
   template <int R>

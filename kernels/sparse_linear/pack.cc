@@ -37,11 +37,11 @@ int64_t count(const SparseRows& rows, int64_t row) {
   return row < rows.n ? rows.starts[row + 1] - rows.starts[row] : 0;
 }
 
-// The rows of one vector while they are packed: row of each lane (n and beyond: none) and its cursor.
+// The rows of one unit while they are packed: row of each lane (n and beyond: none) and its cursor.
 class Walk {
  public:
   Walk(const SparseRows& rows, const WindowForm& form, const int64_t* lanes)
-      : rows_(rows), form_(form), at_(static_cast<size_t>(form.lanes)), end_(at_.size()) {
+      : rows_(rows), form_(form), at_(static_cast<size_t>(form.lanes * form.together)), end_(at_.size()) {
     for (size_t i = 0; i < at_.size(); ++i) {
       const bool there = lanes[i] < rows.n;
       at_[i] = there ? rows.starts[lanes[i]] : 0;
@@ -49,9 +49,9 @@ class Walk {
     }
   }
 
-  // The start of the next step of so many slots, or -1. take(lane, slot, entry, start) is called for each entry served.
+  // The start of the next step, or -1. take(lane, slot, entry, start) is called for each entry served.
   template <class Take>
-  int64_t step(int slots, Take take) {
+  int64_t step(Take take) {
     int64_t start = -1;
     for (size_t i = 0; i < at_.size(); ++i)
       if (at_[i] < end_[i] && (start < 0 || rows_.columns[at_[i]] < start)) start = rows_.columns[at_[i]];
@@ -59,7 +59,7 @@ class Walk {
     start = start / form_.align * form_.align;
     if (form_.readable) start = std::min(start, std::max<int64_t>(form_.readable - form_.window, 0));
     for (size_t i = 0; i < at_.size(); ++i)
-      for (int slot = 0; slot < slots && at_[i] < end_[i]; ++slot, ++at_[i]) {
+      for (int slot = 0; slot < form_.slots && at_[i] < end_[i]; ++slot, ++at_[i]) {
         if (rows_.columns[at_[i]] >= start + form_.window) break;
         take(static_cast<int>(i), slot, at_[i], start);
       }
@@ -84,70 +84,71 @@ std::vector<int64_t> places(const SparseRows& rows, const WindowForm& form, int6
   return lanes;
 }
 
-// Steps of each vector, summed up; shared: of pairs that have one window.
-std::vector<int64_t> count_steps(const SparseRows& rows, const WindowForm& form, const std::vector<int64_t>& lanes,
-                                 bool shared) {
-  std::vector<int64_t> ends(lanes.size() / static_cast<size_t>(form.lanes) + 1);
-  for (size_t v = 0; v + 1 < ends.size(); ++v) {
-    Walk walk(rows, form, lanes.data() + v * static_cast<size_t>(form.lanes));
+// Pairs of each unit, summed up.
+std::vector<int64_t> count_pairs(const SparseRows& rows, const WindowForm& form, const std::vector<int64_t>& lanes) {
+  const size_t of_unit = static_cast<size_t>(form.lanes * form.together);
+  const int64_t steps_of_pair = 2 / form.together;
+  std::vector<int64_t> ends(lanes.size() / of_unit + 1);
+  for (size_t u = 0; u + 1 < ends.size(); ++u) {
+    Walk walk(rows, form, lanes.data() + u * of_unit);
     int64_t steps = 0;
-    while (walk.step(shared ? 2 * form.slots : form.slots, [](int, int, int32_t, int64_t) {}) >= 0) ++steps;
-    ends[v + 1] = ends[v] + (shared ? 2 * steps : (steps + 1) / 2 * 2);
+    while (walk.step([](int, int, int32_t, int64_t) {}) >= 0) ++steps;
+    ends[u + 1] = ends[u] + (steps + steps_of_pair - 1) / steps_of_pair;
   }
   return ends;
 }
 
 }  // namespace
 
-Windows pack_windows(const SparseRows& rows, const WindowForm& form, Arena& arena) {
-  const int64_t width = kTile * form.lanes, tiles = (rows.n + width - 1) / width, vectors = tiles * kTile;
+Windows pack_windows(const SparseRows& rows, const WindowForm& asked, Arena& arena) {
+  WindowForm form = asked;
+  const int64_t width = kTile * form.lanes, tiles = (rows.n + width - 1) / width;
   const std::vector<int64_t> lanes = places(rows, form, tiles);
 
-  std::vector<int64_t> counted = count_steps(rows, form, lanes, false);
-  bool shared = false;
-  if (form.may_share) {
-    // A step of a pair that shares its window takes 1.26 ns, another 1.45 (1024 x 1024, Zen 4, 2026-11).
-    std::vector<int64_t> pairs = count_steps(rows, form, lanes, true);
-    shared = pairs.back() * 15 < counted.back() * 17;
-    if (shared) counted.swap(pairs);
+  std::vector<int64_t> counted = count_pairs(rows, form, lanes);
+  if (form.together == 2) {
+    form.together = 1;
+    std::vector<int64_t> alone = count_pairs(rows, form, lanes);
+    // A pair in one window takes 2.5 ns, one of two steps 2.9 (1024 x 1024, Zen 4, 2026-11).
+    if (alone.back() * 29 < counted.back() * 25)
+      counted.swap(alone);
+    else
+      form.together = 2;
   }
+  const int64_t units = tiles * kTile / form.together, of_unit = form.lanes * form.together;
+  const int steps_of_pair = 2 / form.together;
   int64_t* ends = static_cast<int64_t*>(arena.take(counted.size() * sizeof(int64_t)));
   std::copy(counted.begin(), counted.end(), ends);
-  int32_t* from = nullptr;
+  uint8_t* from = nullptr;
   if (form.sorted) {
-    from = static_cast<int32_t*>(arena.take(static_cast<size_t>(tiles * width) * sizeof(int32_t)));
-    for (int64_t i = 0; i < tiles * width; ++i) from[lanes[static_cast<size_t>(i)]] = static_cast<int32_t>(i % width);
+    from = static_cast<uint8_t*>(arena.take(static_cast<size_t>(tiles * width)));
+    for (int64_t i = 0; i < tiles * width; ++i) from[lanes[static_cast<size_t>(i)]] = static_cast<uint8_t>(i % width);
   }
-  const int64_t steps = ends[vectors], numbers = int64_t{form.lanes} * form.slots, pair = 2 * numbers * (rows.size + 1);
-  uint16_t* starts = static_cast<uint16_t*>(arena.take(static_cast<size_t>(steps) * sizeof(uint16_t)));
-  char* stream = static_cast<char*>(arena.take(static_cast<size_t>(steps / 2 * pair)));
-  for (int64_t v = 0; v < vectors; ++v) {
-    Walk walk(rows, form, lanes.data() + v * form.lanes);
-    for (int64_t at = ends[v]; at < ends[v + 1]; at += 2) {
-      const auto put = [&](int lane, int slot, int32_t entry, int64_t first) {
-        const int64_t odd = slot / form.slots, in_step = slot % form.slots;
-        const int64_t place = (in_step / form.group * form.lanes + lane) * form.group + in_step % form.group;
-        char *value = stream + at / 2 * pair, *index = value;
+  const int64_t pairs = ends[units], numbers = int64_t{form.lanes} * form.slots, pair = 2 * numbers * (rows.size + 1);
+  uint16_t* starts = static_cast<uint16_t*>(arena.take(static_cast<size_t>(pairs * steps_of_pair) * sizeof(uint16_t)));
+  char* stream = static_cast<char*>(arena.take(static_cast<size_t>(pairs * pair)));
+  for (int64_t u = 0; u < units; ++u) {
+    Walk walk(rows, form, lanes.data() + u * of_unit);
+    for (int64_t step = ends[u] * steps_of_pair; step < ends[u + 1] * steps_of_pair; ++step) {
+      const auto put = [&](int in_unit, int slot, int32_t entry, int64_t first) {
+        const int64_t lane = in_unit % form.lanes, half = form.together == 2 ? in_unit / form.lanes : step % 2;
+        const int64_t place = (slot / form.group * form.lanes + lane) * form.group + slot % form.group;
+        char *value = stream + step / steps_of_pair * pair, *index = value;
         if (rows.size == 1) {
-          value += odd * 2 * numbers + place;
+          value += half * 2 * numbers + place;
           index = value + numbers;
         } else {
-          value += (odd * numbers + place) * rows.size;
-          index += 2 * numbers * rows.size + (lane * 2 + odd) * form.slots + in_step;
+          value += (half * numbers + place) * rows.size;
+          index += 2 * numbers * rows.size + (lane * 2 + half) * form.slots + slot;
         }
         std::memcpy(value, rows.values + int64_t{entry} * rows.size, static_cast<size_t>(rows.size));
         *index = static_cast<char>(rows.columns[entry] - first);
       };
-      const auto second = [&](int lane, int slot, int32_t entry, int64_t first) {
-        put(lane, slot + form.slots, entry, first);
-      };
-      const int64_t one = shared ? walk.step(2 * form.slots, put) : walk.step(form.slots, put);
-      const int64_t two = shared ? one : walk.step(form.slots, second);
-      starts[at] = static_cast<uint16_t>(one);
-      starts[at + 1] = static_cast<uint16_t>(two < 0 ? 0 : two);  // the last of a pair may serve nothing
+      const int64_t start = walk.step(put);
+      starts[step] = static_cast<uint16_t>(start < 0 ? 0 : start);  // the last of a pair may serve nothing
     }
   }
-  return {stream, starts, ends, shared, from};
+  return {stream, starts, form.together, ends, from};
 }
 
 }  // namespace rta

@@ -19,25 +19,26 @@ struct SparseRows {
 // A tile is 4 vectors of outputs: the epilogue works on it as one.
 constexpr int kTile = 4;
 
-// How a kernel reads windows. A step takes up to `slots` entries of each of `lanes` rows, all of them with columns in
-// start .. start + window - 1. Every vector has an even number of steps. A pair of steps lies in memory as
-//     int8     values, indices of one step, then of the other: each [slots / group][lane][group] bytes
-//     float32  values [step][slot][lane], then indices [lane][step][slot] in bytes
+// How a kernel reads windows. A step takes up to `slots` entries of each row of `together` vectors of `lanes` rows, all
+// of them with columns in start .. start + window - 1. The stream is pairs: a step of two vectors that are taken
+// together, or two steps of one vector, of which the last may be empty. A pair lies in memory as
+//     int8     values, indices of one half, then of the other: each [slots / group][lane][group] bytes
+//     float32  values [half][slot][lane], then indices [lane][half][slot] in bytes
 struct WindowForm {
   int lanes, slots, group;
   int window;        // at most 256: an index is a byte
   int64_t align;     // of starts
   int64_t readable;  // starts are at most readable - window (or 0); 0 where only columns of entries are read
-  bool may_share;    // the steps of a pair may have one window, which is loaded once
+  int together;      // 1, or 2 for whichever is cheaper
   bool sorted;       // rows may change places inside a tile, so that the rows of a vector have about as many entries
 };
 
 struct Windows {
   const char* stream;
-  const uint16_t* starts;
-  const int64_t* ends;  // [vectors + 1]: the steps of vector v are ends[v] .. ends[v + 1] - 1
-  bool shared;          // pairs have one window, and the same start twice
-  const int32_t* from;  // [tiles][4 * lanes], where rows are sorted: the place in its tile that output i is computed at
+  const uint16_t* starts;  // of each step: one or two of a pair
+  int together;            // 1 or 2 vectors are a unit
+  const int64_t* ends;     // the pairs of unit u, vectors u * together and on, are ends[u] .. ends[u + 1] - 1
+  const uint8_t* from;  // [tiles][4 * lanes], where rows are sorted: the place in its tile that output i is computed at
 };
 
 Windows pack_windows(const SparseRows& rows, const WindowForm& form, Arena& arena);

@@ -103,22 +103,25 @@ class SparseStage final : public Stage {
     const typename Kind::template Rows<R> x(layer_, layer_.x.row(run, row));
     Sum sums[R][kTile];
 #pragma GCC unroll 4
-    for (int v = 0; v < kTile; ++v) {
-      Sum one[R];
-      kind_.template sums<R>(column / S::kLanes + v, x, one);
+    for (int v = 0; v < kTile; v += Kind::kTogether) {
+      Sum some[Kind::kTogether][R];
+      kind_.template sums<R>(column / S::kLanes + v, x, some);
+#pragma GCC unroll 2
+      for (int w = 0; w < Kind::kTogether; ++w)
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) sums[r][v] = one[r];
+        for (int r = 0; r < R; ++r) sums[r][v + w] = some[w][r];
     }
     kind_.template arrange<R>(column / kColumns, sums);
     char* y = layer_.y.row(run, row);
     if constexpr (Kind::kInt8) {
-      typename S::F t[R][kTile];
 #pragma GCC unroll 4
       for (int v = 0; v < kTile; ++v) {
         const auto start = S::load_int(layer_.compensation + column + v * S::kLanes);
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) sums[r][v] = S::add_int(sums[r][v], start);
       }
+      if (layer_.plain && column + kColumns <= layer_.n) return to_floats<S, R, kTile>(layer_, sums, y, column);
+      typename S::F t[R][kTile];
       rescale<S, R, kTile>(layer_, sums, t, column,
                            layer_.row_scale.exists() ? layer_.row_scale.row(run, row) : nullptr);
       epilogue<S, R, kTile>(layer_, t, y, column);
