@@ -228,9 +228,7 @@ def _case(rows: int, stage: Stage, label: str) -> Case:
     return Case(name, stage, lambda seed: linear.make_inputs(stage, rows, seed))
 
 
-def _schemes(layout: str) -> tuple[str, ...]:
-    """Those that have native kernels."""
-    return ("static", "dynamic") if layout == "2:4" else ("float32", "static", "dynamic")
+_SCHEMES = ("float32", "static", "dynamic")
 
 
 def cases() -> Iterator[Case]:
@@ -238,12 +236,12 @@ def cases() -> Iterator[Case]:
              (5, 129, 65, 0.3), (7, 33, 190, 1.0), (1, 100, 300, 0.02), (13, 70, 257, 0.1), (6, 40, 64, 0.0))  # fmt: skip
     for rows, n, k, density in sizes:
         for layout in LAYOUTS:
-            for scheme in _schemes(layout):
+            for scheme in _SCHEMES:
                 yield _case(rows, make_stage(k, n, scheme, layout, density), scheme)
             yield _case(rows, make_stage(k, n, "static", layout, density, activation="relu", out="int8"), "static")
     for act, parameter in (("leaky_relu", 0.1), ("elu", 1.3), ("gelu", 0.0), ("tanh", 0.0)):
         for layout in LAYOUTS:
-            for scheme in _schemes(layout):
+            for scheme in _SCHEMES:
                 yield _case(3, make_stage(37, 45, scheme, layout, 0.3, activation=act, parameter=parameter), scheme)
             options: dict[str, Any] = {"activation": act, "parameter": parameter, "out": "int8"}
             yield _case(3, make_stage(37, 45, "static", layout, 0.3, **options), "static")

@@ -98,7 +98,7 @@ class Blocks {
 };
 
 static const char* blocks_reject(const Attrs& attrs) {
-  return sparse_reject(attrs, "blocks", "packs blocks, and this weight is packed otherwise", true);
+  return sparse_reject(attrs, "blocks", "packs blocks, and this weight is packed otherwise");
 }
 
 template <class S>

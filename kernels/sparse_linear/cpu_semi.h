@@ -1,5 +1,5 @@
-// 2:4 sparse int8 weights on the CPU, written once over S: two values of every 4 neighbouring k, and two bits for each
-// that say which.
+// 2:4 sparse weights on the CPU; float32 in semi_floats.h. int8, written once over S: two values of every 4
+// neighbouring k, and two bits for each that say which.
 //
 // A chunk is 32 columns: 4 registers of values, of 8 columns each, and one register with all their positions, two bits
 // of each byte for each of the 4. Positions become indices into 16 bytes of x with a shift, a mask and the place of
@@ -11,6 +11,7 @@
 #pragma once
 
 #include "byte_window.h"
+#include "sparse_linear/semi_floats.h"
 #include "sparse_linear/tiles.h"
 
 namespace rta {
@@ -81,11 +82,12 @@ class Semi {
 };
 
 static const char* semi_reject(const Attrs& attrs) {
-  return sparse_reject(attrs, "2:4", "packs 2:4 weights, and this one is packed otherwise", false);
+  return sparse_reject(attrs, "2:4", "packs 2:4 weights, and this one is packed otherwise");
 }
 
 template <class S>
 static Stage* create_semi(const StageSpec& spec) {
+  if (spec.attrs.text_is("weight_dtype", "float32")) return new SparseStage<S, SemiFloats<S>>(spec);
   return new SparseStage<S, Semi<S>>(spec);
 }
 

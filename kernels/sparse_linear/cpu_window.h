@@ -192,7 +192,7 @@ class FloatWindows {
 };
 
 static const char* window_reject(const Attrs& attrs) {
-  return sparse_reject(attrs, "window", "packs unstructured weights, and this one is packed otherwise", true);
+  return sparse_reject(attrs, "window", "packs unstructured weights, and this one is packed otherwise");
 }
 
 template <class S>

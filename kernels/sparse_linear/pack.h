@@ -58,4 +58,8 @@ constexpr int kSemiChunk = 32;  // columns
 // 2:4: [vector][chunk][4 registers of values, then 1 of positions]; fails where a group has more than two values.
 const char* pack_semi(const SparseRows& rows, int lanes, int group, Arena& arena);
 
+// The same of float32: [vector][chunk][positions, 32 bits of a row, then 16 registers of values, two of each 4
+// columns].
+const char* pack_semi_floats(const SparseRows& rows, int lanes, Arena& arena);
+
 }  // namespace rta

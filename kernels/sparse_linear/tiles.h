@@ -141,12 +141,11 @@ class SparseStage final : public Stage {
 };
 
 // nullptr, or why a kernel that packs `layout` does not take the stage.
-static inline const char* sparse_reject(const Attrs& attrs, const char* layout, const char* other, bool floats) {
+static inline const char* sparse_reject(const Attrs& attrs, const char* layout, const char* other) {
   if (!attrs.text_is("layout", layout)) return other;
   const bool int8 = attrs.text_is("weight_dtype", "int8");
   if (int8 && attrs.text_is("input_dtype", "float32")) return "takes int8 weights with int8 inputs";
-  if (int8 || (floats && attrs.text_is("weight_dtype", "float32"))) return nullptr;
-  return floats ? "takes float32 and int8 values" : "takes int8 values";
+  return int8 || attrs.text_is("weight_dtype", "float32") ? nullptr : "takes float32 and int8 values";
 }
 
 }  // namespace rta

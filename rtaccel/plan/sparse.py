@@ -103,7 +103,7 @@ def _forms(dense: Stage, first: Stage | None) -> Iterator[tuple[str, Stage]]:
 
     weight = dense.tensors["weight"]
     yield "unstructured", made("window")
-    if weight.dtype == torch.int8 and semi.fits(weight):
+    if semi.fits(weight):
         yield "2:4", made("2:4")
     if _occupied(weight, (16, 4)) <= 0.75:
         yield (

@@ -63,7 +63,7 @@ struct Case {
   std::deque<std::string> texts;                 // names and texts, which stay where they are
   std::deque<std::unique_ptr<Guarded>> tensors;  // of attributes
   Attributes attrs;
-  Attributes described;  // what a kernel is asked about: dtypes alone
+  Attributes described;  // what a kernel is asked about: dtype and layout of weights
 };
 
 std::vector<Tensor> read_values(Reader& in, bool outputs) {
@@ -87,7 +87,8 @@ void read_attribute(Reader& in, Case& c) {
     case RTA_ATTR_TEXT:
       c.texts.push_back(in.text());
       c.attrs.set(name, c.texts.back().c_str());
-      if (std::strcmp(name, "weight_dtype") == 0) c.described.set(name, c.texts.back().c_str());
+      if (std::strcmp(name, "weight_dtype") == 0 || std::strcmp(name, "layout") == 0)
+        c.described.set(name, c.texts.back().c_str());
       break;
     default: {
       const rta_dtype dtype = static_cast<rta_dtype>(in.integer());
