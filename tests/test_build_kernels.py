@@ -6,6 +6,7 @@ import ctypes
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from rtaccel.core import settings
 from rtaccel.core.errors import BackendUnavailable, FormatError, ShapeError
 from rtaccel.kernels._shared import cubin_launch
 from rtaccel.kernels._shared.cubin_store import Cubin, CubinStore, key_of
+from rtaccel.kernels.linear import contract
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed (pip install 'rtaccel[gpu]')", allow_module_level=True)
@@ -175,7 +177,7 @@ class PretendedCore:
 
 def test_a_stored_kernel_is_launched_without_triton(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rtaccel.core.stage import Problem
-    from rtaccel.kernels.linear import contract, triton_gemv
+    from rtaccel.kernels.linear import triton_gemv
 
     cubin = next(c for c in CubinStore(built) if c.name.startswith("linear_gemv_M1_N10_K32"))
     core = PretendedCore(len(cubin.parameters) + 2)
@@ -192,7 +194,7 @@ def test_a_stored_kernel_is_launched_without_triton(built: Path, monkeypatch: py
     (y,) = call(x)
     ((config, arguments),) = core.launched
     assert config == {
-        "grid": (2, 3), "block": 32 * cubin.num_warps, "shmem_size": cubin.shared_bytes, "is_cooperative": False
+        "grid": (3, 2), "block": 32 * cubin.num_warps, "shmem_size": cubin.shared_bytes, "is_cooperative": False
     }  # fmt: skip
     given = dict(zip((name for name, _ in cubin.parameters), arguments))
     assert (given["x_ptr"], given["y_ptr"], given["rows"]) == (x.data_ptr(), y.data_ptr(), 3)
@@ -203,6 +205,62 @@ def test_a_stored_kernel_is_launched_without_triton(built: Path, monkeypatch: py
         triton_gemv.prepare(other, Problem.of(other, 1))
     assert "linear_gemv_M1_N10_K36" in str(caught.value)
     assert "build-kernels" in str(caught.value)
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> PretendedCore:
+    """An H100 that only says what it is, with cuda-core, and a machine without a C compiler."""
+    core = PretendedCore(0)
+    monkeypatch.delenv(settings.KERNELS, raising=False)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name, *_, **__: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(cubin_launch, "unavailable", lambda: None)
+    monkeypatch.setattr(cubin_launch, "_core", lambda: core)
+    return core
+
+
+def test_kernels_that_wheels_brought_are_found(
+    built: Path, card: PretendedCore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two folders of the namespace package `rtaccel_kernels`, as two wheels unpack them: one with a kernel, one with the rest.
+    No C compiler, no JIT, and nothing in the environment but the search path of Python."""
+    from rtaccel.backends.triton import unavailable
+    from rtaccel.core.stage import Problem
+    from rtaccel.kernels.linear import triton_gemv
+
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert "C compiler" in (unavailable() or "")
+    cubin = next(c for c in CubinStore(built) if c.name.startswith("linear_gemv_M1_N10_K32"))
+    for site in ("one", "two"):
+        folder = tmp_path / site / settings.KERNEL_PACKAGE
+        store = CubinStore(folder)
+        for each in CubinStore(built):
+            if (each.key == cubin.key) == (site == "two"):
+                store.put(each)
+        monkeypatch.syspath_prepend(str(tmp_path / site))
+    assert [f.parent.name for f in settings.kernel_folders()[:2]] == ["two", "one"]
+    if importlib.util.find_spec("cuda") is not None:
+        assert unavailable() is None
+    monkeypatch.setenv(settings.NO_JIT, "1")
+    core = PretendedCore(len(cubin.parameters) + 2)
+    monkeypatch.setattr(cubin_launch, "_core", lambda: core)
+    stage = contract.make_stage(32, 10, "static")
+    triton_gemv.prepare(stage, Problem.of(stage, 1))(torch.zeros(1, 32, dtype=torch.int8))
+    assert len(core.launched) == 1
+    other = contract.make_stage(36, 10, "static")
+    with pytest.raises(BackendUnavailable, match=r"rtaccel_kernels or .*cache"):
+        triton_gemv.prepare(other, Problem.of(other, 1))
+
+
+def test_a_folder_in_the_environment_is_the_only_one(card: PretendedCore, tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "site" / settings.KERNEL_PACKAGE).mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setenv(settings.KERNELS, str(tmp_path / "mine"))
+    assert settings.kernel_folders() == [tmp_path / "mine"]
 
 
 def test_code_with_other_parameters_is_not_launched(monkeypatch: pytest.MonkeyPatch) -> None:

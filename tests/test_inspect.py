@@ -176,7 +176,7 @@ def test_what_cannot_be_inspected(words: list[str], said: str, capsys: pytest.Ca
     ("words", "said"),
     [
         (["--arch", "sm_70"], "sm_80"),
-        (["--case", "rows=9", "k=64", "n=8", "scheme=static"], "for M <= 4"),
+        (["--case", "rows=9", "k=64", "n=8", "scheme=static"], "for M <= 8"),
         (["--case", "rows=1", "k=64", "n=8", "scheme=float32"], "linear/triton_gemv on"),
         (["--case", "rows=1", "k=64"], "make_stage"),
     ],

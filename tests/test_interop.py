@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 import rtaccel as rt
 from rtaccel.core.errors import ShapeError
@@ -67,6 +69,76 @@ def test_arrays_are_written_in_place(cupy: type[PretendedCupy]) -> None:
     x[:] = -1.0
     step()
     np.testing.assert_array_equal(out, fast(torch.from_numpy(x)).numpy())
+
+
+def layers() -> list[Any]:
+    """Every module of rtaccel.nn with the inputs of a call."""
+    r = np.random.default_rng(0)
+    x, image = r.standard_normal((3, 16), dtype=np.float32), r.standard_normal((1, 3, 6, 6), dtype=np.float32)
+    hx = r.standard_normal((1, 5), dtype=np.float32)
+    series = (r.standard_normal((4, 16), dtype=np.float32),) * 3
+    dynamic = rt.W8A8(activation="dynamic")
+    attention = rt.nn.QuantMultiheadAttention.from_float(nn.MultiheadAttention(16, 2), dynamic)
+    return [
+        pytest.param(rt.nn.QuantLinear.from_float(nn.Linear(16, 5), dynamic), (x,), id="linear"),
+        pytest.param(rt.nn.QuantLinear.from_float(nn.Linear(16, 5), rt.W4A16()), (x,), id="linear-w4a16"),
+        pytest.param(rt.nn.SparseLinear.from_float(nn.Linear(16, 5), sparsity=rt.Unstructured(0.5)), (x,), id="sparse"),
+        pytest.param(
+            rt.nn.QuantConv2d.from_float(nn.Conv2d(3, 4, 3), rt.W8A8(), torch.randn(8, 3, 6, 6)), (image,), id="conv"
+        ),
+        pytest.param(rt.nn.QuantLSTM.from_float(nn.LSTM(16, 5), dynamic), (x, (hx, hx.copy())), id="lstm"),
+        pytest.param(rt.nn.QuantGRU.from_float(nn.GRU(16, 5), dynamic), (x,), id="gru"),
+        pytest.param(rt.nn.QuantEmbedding.from_float(nn.Embedding(9, 4)), (np.array([[1, 8, 0]]),), id="embedding"),
+        pytest.param(attention.eval(), series, id="attention"),
+    ]
+
+
+@pytest.mark.parametrize(("layer", "inputs"), layers())
+def test_modules_take_and_give_arrays(layer: nn.Module, inputs: tuple[Any, ...], cupy: type[PretendedCupy]) -> None:
+    """The memory of the arrays is read where it lies: a change in it is seen by the next call."""
+    plain = pytree.tree_map(torch.from_numpy, inputs)
+    for _ in range(2):
+        got = pytree.tree_leaves(layer(*pytree.tree_map(PretendedArray, inputs)))
+        want = pytree.tree_leaves(layer(*plain))
+        assert len(got) == len(want)
+        for array, tensor in zip(got, want):
+            assert isinstance(array, PretendedArray)
+            np.testing.assert_array_equal(array.data, tensor.numpy())
+        first = inputs[0]
+        first[:] = first[..., ::-1].copy()
+
+
+def test_modules_run_on_the_stream_of_the_arrays(cupy: type[PretendedCupy], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the module launches is inside torch's stream context for CuPy's stream; here both are pretended, and keep a log."""
+    log: list[str] = []
+
+    class Stream:
+        def __init__(self, pointer: int) -> None:
+            self.pointer = pointer
+
+        def __enter__(self) -> None:
+            log.append(f"on {self.pointer}")
+
+        def __exit__(self, *_: object) -> None:
+            log.append("off")
+
+    current = SimpleNamespace(cuda=SimpleNamespace(get_current_stream=lambda: SimpleNamespace(ptr=77)))
+    monkeypatch.setattr(PretendedCupy, "cuda", current.cuda, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "ExternalStream", lambda pointer: Stream(pointer))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    layer = rt.nn.QuantLinear.from_float(nn.Linear(16, 5), rt.W8A8(activation="dynamic"))
+    layer.register_forward_hook(lambda *_: log.append("ran"))
+    layer(PretendedArray(np.zeros((1, 16), np.float32)))
+    assert log == ["on 77", "ran", "off", "ran"]  # the call with tensors, inside, and the one with arrays around it
+
+
+def test_wrong_arrays_of_modules_are_named(cupy: type[PretendedCupy]) -> None:
+    layer = rt.nn.QuantLinear.from_float(nn.Linear(16, 5), rt.W8A16())
+    with pytest.raises(ShapeError, match=r"\[1, 11\]"):
+        layer(PretendedArray(np.zeros((1, 11), np.float32)))
+    with pytest.raises(ShapeError, match="float64"):
+        layer(PretendedArray(np.zeros((1, 16))))
 
 
 def test_wrong_arrays_are_named(cupy: type[PretendedCupy]) -> None:

@@ -17,10 +17,13 @@ CHECKS = Path(__file__).parent / "numba_checks" / "check_numba.py"
 NAME = "NUMBA_ENABLE_CUDASIM"
 
 
-def run_checks(simulate: bool) -> None:
+PTX = CHECKS.with_name("check_ptx.py")
+
+
+def run_checks(simulate: bool, checks: Path = CHECKS) -> None:
     environment = {k: v for k, v in os.environ.items() if k != NAME} | ({NAME: "1"} if simulate else {})
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", str(CHECKS), "-q", "--no-header", "--tb=short"],
+        [sys.executable, "-m", "pytest", str(checks), "-q", "--no-header", "--tb=short"],
         env=environment, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
@@ -31,6 +34,17 @@ def test_kernels_in_the_simulator() -> None:
     if importlib.util.find_spec("numba_cuda") is None:
         pytest.skip("numba-cuda is not installed (pip install 'rtaccel[numba]')")
     run_checks(simulate=True)
+
+
+def test_kernels_compile_without_a_gpu() -> None:
+    for name, package in (("numba_cuda", "numba-cuda"), ("nvidia.cu13", "nvidia-nvvm and nvidia-cuda-nvrtc")):
+        try:
+            found = importlib.util.find_spec(name)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            pytest.skip(f"{package} is not installed")
+    run_checks(simulate=False, checks=PTX)
 
 
 def test_kernels_on_the_gpu() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,6 +29,26 @@ cuda: Any = _cuda()
 
 THREADS = 32
 """Of a block: a sum over them is five steps through shared memory."""
+
+
+@dataclass(frozen=True)
+class PtxForm:
+    """A kernel as it is compiled to PTX on machines without a GPU. signature: types of its arguments, in Numba's words.
+
+    requires, forbids: patterns of the start of a PTX instruction that must occur, and of those that must not. A kernel file gives
+    its forms by a function `ptx_forms`, and the tests find them.
+    """
+
+    name: str
+    kernel: Any
+    signature: str
+    requires: tuple[str, ...] = ()
+    forbids: tuple[str, ...] = ()
+
+
+FUSED = r"fma\.rn\.f32|mad\.f32"
+NARROW_INDEX = r"(mul|mad)\.lo\.[su]32"
+"""Multiply-adds that round once, and products of 32-bit indices, which wrap in arrays of more than 2^31 numbers."""
 
 
 @cuda.jit(device=True)

@@ -8,6 +8,7 @@ t + 32, ... of the row in order, and the threads' sums are added pairwise: the s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.errors import ShapeError
-from rtaccel.kernels._shared.numba_alias import THREADS, cuda, stream, sum_into_first, view
+from rtaccel.kernels._shared.numba_alias import NARROW_INDEX, THREADS, PtxForm, cuda, stream, sum_into_first, view
 
 FLOAT32 = np.float32
 
@@ -45,3 +46,9 @@ def csr_matvec(starts: Tensor, columns: Tensor, values: Tensor, x: Tensor) -> Te
     if rows:
         csr_kernel[rows, THREADS, stream()](*(view(t) for t in (starts, columns, values, x, y)))
     return y
+
+
+def ptx_forms() -> Iterator[PtxForm]:
+    """Products may fuse with their sums: the tolerance allows either."""
+    signature = "void(int32[::1], int32[::1], float32[::1], float32[::1], float32[::1])"
+    yield PtxForm("csr", csr_kernel, signature, (r"fma\.rn\.f32", r"bar\.sync"), (NARROW_INDEX,))

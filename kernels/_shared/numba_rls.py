@@ -7,13 +7,14 @@ P [d, d] symmetric, w [d], x [d], y a number, all float32; forget in (0, 1]. Hay
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from rtaccel.core.errors import FormatError, ShapeError
-from rtaccel.kernels._shared.numba_alias import cuda, stream, view
+from rtaccel.kernels._shared.numba_alias import NARROW_INDEX, PtxForm, cuda, stream, view
 
 MAX_D = 256
 """Features: a thread each, and one array of shared memory."""
@@ -54,3 +55,9 @@ def rls_update(p: Tensor, w: Tensor, x: Tensor, y: float, forget: float = 1.0) -
     if not 0.0 < forget <= 1.0:
         raise FormatError("rls", f"forget={forget}", "a number in (0, 1]", "Take 1 to forget nothing.")
     rls_kernel[1, d, stream()](view(p), view(w), view(x), y, forget)
+
+
+def ptx_forms() -> Iterator[PtxForm]:
+    """Divisions round as IEEE says; products may fuse with their sums."""
+    signature = "void(float32[:,::1], float32[::1], float32[::1], float64, float64)"
+    yield PtxForm("rls", rls_kernel, signature, (r"div\.rn\.f32", r"bar\.sync"), (NARROW_INDEX, r"div\.(approx|full)"))

@@ -13,7 +13,7 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,9 +66,8 @@ class Footprint:
         return self.count(r"BAR\b")
 
 
-def specialisations() -> list[Specialisation]:
-    """Every form that a `triton_*.py` file in an operator's folder declares."""
-    found: list[Specialisation] = []
+def each_specialisation() -> Iterator[Specialisation]:
+    """Every form that a `triton_*.py` file in an operator's folder declares, each as it is declared."""
     kernels = importlib.import_module("rtaccel.kernels")
     for folder in pkgutil.iter_modules(kernels.__path__):
         if not folder.ispkg or folder.name.startswith("_"):
@@ -77,8 +76,12 @@ def specialisations() -> list[Specialisation]:
         for file in pkgutil.iter_modules(package.__path__):
             if file.name.startswith("triton_"):
                 module = importlib.import_module(f"{package.__name__}.{file.name}")
-                found += list(module.specialisations()) if hasattr(module, "specialisations") else []
-    return found
+                if hasattr(module, "specialisations"):
+                    yield from module.specialisations()
+
+
+def specialisations() -> list[Specialisation]:
+    return list(each_specialisation())
 
 
 def _tool(name: str, *arguments: str) -> str:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rtaccel.core import settings
 from rtaccel.core.errors import BackendUnavailable
 from rtaccel.kernels._shared import cubin_launch
-from rtaccel.kernels._shared.cubin_store import CubinStore, key_of
+from rtaccel.kernels._shared.cubin_store import Cubin, CubinStore, key_of
 from rtaccel.kernels._shared.triton_spec import Specialisation
 
 Launch = Callable[..., None]
@@ -47,21 +48,31 @@ def bind(spec: Specialisation) -> Launch:
         found[spec_key(spec)] = spec
     if _recorders:
         return _refuse
-    folder = settings.kernel_folder()
-    if folder.is_dir():
-        import torch
-
-        if torch.cuda.is_available():
-            major, minor = torch.cuda.get_device_capability()
-            cubin = CubinStore(folder).find(spec_key(spec), 10 * major + minor)
-            if cubin is not None and cubin_launch.unavailable() is None:
-                return cubin_launch.load(cubin)
+    folders = settings.kernel_folders()
+    cubin = _built_ahead(spec, folders)
+    if cubin is not None and cubin_launch.unavailable() is None:
+        return cubin_launch.load(cubin)
     if settings.no_jit():
+        places = " or ".join(map(str, folders))
         raise BackendUnavailable(
-            "kernels", spec.name, f"a kernel built ahead in {folder}, as {settings.NO_JIT} forbids compiling",
+            "kernels", spec.name, f"a kernel built ahead in {places}, as {settings.NO_JIT} forbids compiling",
             "Build it with `rtaccel build-kernels --model ...` and install cuda-core.",
         )  # fmt: skip
     return _jit(spec)
+
+
+def _built_ahead(spec: Specialisation, folders: list[Path]) -> Cubin | None:
+    """The stored kernel for this card, from the first folder that has it."""
+    stores = [CubinStore(folder) for folder in folders if folder.is_dir()]
+    if not stores:
+        return None
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability()
+    key = spec_key(spec)
+    return next((c for store in stores if (c := store.find(key, 10 * major + minor)) is not None), None)
 
 
 def _jit(spec: Specialisation) -> Launch:

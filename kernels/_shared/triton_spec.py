@@ -30,6 +30,10 @@ class Tiling:
     num_stages: int = 1
 
 
+MAX_N = 8 * 65535
+"""Outputs of a layer: rows are along the first axis of a grid, which takes 2^31 - 1 programs, and outputs along the second, of
+at least 8 a program, which takes 65535."""
+
 INT8_MMA = r"IMMA|IGMMA|UTCIMMA"
 BF16_MMA = r"HMMA|HGMMA|UTCHMMA"
 FP8_MMA = r"QMMA|QGMMA|UTCQMMA|HMMA"

@@ -17,33 +17,33 @@ from torch import Tensor
 
 
 @triton.jit
-def put_part(acc, work_ptr, count_ptr, tile, part, SPLIT: tl.constexpr):
-    """Writes this program's part of a tile; whether it is the last of SPLIT to do so.
+def put_part(acc, in_m, work_ptr, count_ptr, tile, part, SPLIT: tl.constexpr):
+    """Writes the rows `in_m` of this program's part of a tile; whether it is the last of SPLIT to do so. tile: int64.
 
     The barrier orders the stores of all threads before the atomic of one of them, which publishes them to the device
     (release) and, for the last, makes those of the others visible (acquire).
     """
     m = tl.arange(0, acc.shape[0])[:, None]
     n = tl.arange(0, acc.shape[1])[None, :]
-    base = work_ptr + (tile.to(tl.int64) * SPLIT + part) * (acc.shape[0] * acc.shape[1])
-    tl.store(base + m * acc.shape[1] + n, acc)
+    base = work_ptr + (tile * SPLIT + part) * (acc.shape[0] * acc.shape[1])
+    tl.store(base + m * acc.shape[1] + n, acc, mask=in_m[:, None])
     tl.debug_barrier()
     return tl.atomic_add(count_ptr + tile, 1, sem="acq_rel", scope="gpu") == SPLIT - 1
 
 
 @triton.jit
-def sum_parts(acc, work_ptr, count_ptr, tile, SPLIT: tl.constexpr):
+def sum_parts(acc, in_m, work_ptr, count_ptr, tile, SPLIT: tl.constexpr):
     """The sum of a tile's parts, first to last; the counter is ready for the next launch. For the last program only.
 
     `.cg` reads past the multiprocessor's own cache, which may hold what the workspace was in the launch before.
     """
     m = tl.arange(0, acc.shape[0])[:, None]
     n = tl.arange(0, acc.shape[1])[None, :]
-    base = work_ptr + tile.to(tl.int64) * SPLIT * (acc.shape[0] * acc.shape[1])
-    at = m * acc.shape[1] + n
-    total = tl.load(base + at, cache_modifier=".cg")
+    base = work_ptr + tile * SPLIT * (acc.shape[0] * acc.shape[1])
+    at, inside = m * acc.shape[1] + n, in_m[:, None]
+    total = tl.load(base + at, mask=inside, other=0, cache_modifier=".cg")
     for part in tl.static_range(1, SPLIT):
-        total += tl.load(base + part * (acc.shape[0] * acc.shape[1]) + at, cache_modifier=".cg")
+        total += tl.load(base + part * (acc.shape[0] * acc.shape[1]) + at, mask=inside, other=0, cache_modifier=".cg")
     tl.store(count_ptr + tile, 0)
     return total
 
@@ -53,9 +53,12 @@ TARGET_PROGRAMS = 128
 
 
 def parts_of(tiles: int, steps: int, most: int = 8) -> int:
-    """In how many parts, a power of two, to cut the `steps` of K where there are `tiles`: at least two steps a part."""
+    """In how many parts, a power of two, to cut the `steps` of K where there are `tiles`: at least two steps a part, and at most
+    one step in sixteen that is there only to make the parts equal."""
     parts = 1
     while parts * 2 <= most and tiles * parts * 2 <= TARGET_PROGRAMS and steps >= parts * 4:
+        if -(-steps // (parts * 2)) * (parts * 2) * 16 > steps * 17:
+            break
         parts *= 2
     return parts
 

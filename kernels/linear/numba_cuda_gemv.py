@@ -5,6 +5,7 @@ Integers are exact, and every product and sum of the epilogue rounds once, so th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,17 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.numba_alias import THREADS, cuda, multiply_rn, stream, sum_into_first, view
+from rtaccel.kernels._shared.numba_alias import (
+    FUSED,
+    NARROW_INDEX,
+    THREADS,
+    PtxForm,
+    cuda,
+    multiply_rn,
+    stream,
+    sum_into_first,
+    view,
+)
 from rtaccel.kernels.linear import contract
 
 _multiply = multiply_rn()
@@ -68,6 +79,14 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
         return (y,)
 
     return call
+
+
+def ptx_forms() -> Iterator[PtxForm]:
+    """Its products and sums round one by one, as the contract's do."""
+    arrays = "int8[:,::1], int8[:,::1], float32[::1], float32[::1], float32[:,::1]"
+    signature = f"void({arrays}, int64, boolean, float32[:,::1])"
+    wanted = (r"mul\.rn\.f32", r"bar\.sync", r"ld\.global\.s8")
+    yield PtxForm("linear_gemv", gemv_kernel, signature, wanted, (FUSED, NARROW_INDEX))
 
 
 register_impl(Impl("linear", "numba_cuda_gemv", "numba_cuda", 0, supports, prepare))

@@ -21,7 +21,7 @@ from rtaccel.core import settings
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._shared.triton_launch import bind
-from rtaccel.kernels._shared.triton_spec import WIDE_LOAD, Specialisation, Tiling, power_of_two
+from rtaccel.kernels._shared.triton_spec import MAX_N, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear import contract, contract_weights
 from rtaccel.kernels.linear.triton_mixed import finish
 from rtaccel.kernels.linear.triton_mixed_form import Form, Operands
@@ -38,8 +38,8 @@ def finish_kernel(
     COMPENSATED: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     in_m = m < rows
     acc = tl.load(
         acc_ptr + m[:, None].to(tl.int64) * ACC_STRIDE + n[None, :], mask=in_m[:, None] & (n < N)[None, :], other=0
@@ -56,6 +56,8 @@ def finish_kernel(
 def supports(problem: Problem) -> str | None:
     if problem.rows < FEWEST_ROWS:
         return f"hands the product to cuBLAS from M = {FEWEST_ROWS}, here M = {problem.rows}"
+    if problem.out_widths[0] > MAX_N:
+        return f"has at most 65535 programs along N, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
     if problem.weight_dtype not in ("int8", "uint8", "bfloat16"):
         return f"has no form for {problem.weight_dtype} weights"
     if problem.weight_dtype == "uint8" and problem.in_dtypes[0] == "int8":
@@ -124,7 +126,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
         y = torch.empty((x.shape[0], form.n), dtype=dtype, device=x.device)
         if y.numel():
             given = {"row_scale_ptr": row_scale[0]} if row_scale else {}
-            grid = (triton.cdiv(form.n, tile.block_n), triton.cdiv(x.shape[0], tile.block_m))
+            grid = (triton.cdiv(x.shape[0], tile.block_m), triton.cdiv(form.n, tile.block_n))
             launch(
                 grid, acc_ptr=_product(x, weight), y_ptr=y, multiplier_ptr=ops.multiplier, offset_ptr=ops.offset,
                 rows=x.shape[0], parameter=parameter, y_inv_scale=y_inv_scale, y_zero_point=y_zero_point,

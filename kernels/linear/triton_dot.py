@@ -35,8 +35,8 @@ def dot_kernel(
     ASM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     PADDED_K: tl.constexpr = (K + 15) // 16 * 16
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
     in_n, in_m = n < N, m < rows
     x_tile = x_ptr + m[:, None].to(tl.int64) * K + k[None, :]
@@ -97,6 +97,7 @@ def specialisations() -> Iterator[Specialisation]:
     for (k, n, scheme, activation, out), rows, requires, forbids in (
         ((128, 128, "static", "relu", "int8"), 8, (INT8_MMA, WIDE_LOAD), (FUSED,)),
         ((1024, 1024, "dynamic", "gelu", "float32"), 16, (INT8_MMA, ASYNC_COPY), ()),
+        ((1024, 1024, "static", "relu", "int8"), 64, (INT8_MMA, ASYNC_COPY), ()),
         ((130, 33, "static", "none", "float32"), 1, (INT8_MMA, WIDE_LOAD), (FUSED,)),
     ):
         stage = contract.make_stage(k, n, scheme, activation, out=out)

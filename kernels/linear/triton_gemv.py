@@ -1,6 +1,6 @@
-"""W8A8 linear for up to four rows: dp4a on packed words, one warp per output, the weights read once.
+"""W8A8 linear for up to eight rows: dp4a on packed words, one warp per output, the weights read once.
 
-Below about four rows the tensor cores have nothing to do: the time is the reading of the weights. x and weight
+For so few rows the tensor cores have nothing to do: the time is the reading of the weights. x and weight
 are seen as int32 words of four bytes. A tile is [block_n outputs, block_k / 4 words] with one warp per output, so a
 lane reads 16 bytes of weights at a time, multiplies them with four dp4a, and one warp-wide sum ends the row.
 x is loaded in the shape of the weight tile: a row of x that is broadcast afterwards would cost a layout
@@ -20,12 +20,14 @@ import triton.language as tl
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._shared.triton_device import dot4
+from rtaccel.kernels._shared.triton_rows import MAX_ROWS, too_many_rows
 from rtaccel.kernels._shared.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear import contract
 from rtaccel.kernels.linear.triton_w8a8 import Form, Operands, epilogue, launcher, unsupported
 
-MAX_ROWS = 4
 WORD = 4
+INSTRUCTIONS_PER_ROW = 6
+"""Of a lane for 16 bytes of weights: a load of x, four dp4a and a mask. Counted in the code."""
 
 
 @triton.jit
@@ -54,41 +56,30 @@ def gemv_kernel(
 ):  # fmt: skip
     X_WORDS: tl.constexpr = K // 4
     W_WORDS: tl.constexpr = (K + 15) // 16 * 4
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    m = tl.program_id(1).to(tl.int64) * ROWS
+    m = tl.program_id(0).to(tl.int64) * ROWS
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     word = tl.arange(0, BLOCK_W)[None, :]
     in_n = n < N
     w_tile = weight_ptr + n[:, None].to(tl.int64) * W_WORDS + word
     x_tile = x_ptr + m * X_WORDS + word + tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
 
     zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
-    acc0, acc1, acc2, acc3 = zero, zero, zero, zero
+    accs = (zero,) * ROWS
     for w0 in range(0, X_WORDS, BLOCK_W):
         in_k = word + zero < X_WORDS - w0
         w = tl.load(w_tile + w0, mask=in_n[:, None] & in_k, other=0)
-        acc0 = dot4(w, tl.load(x_tile + w0, mask=in_k, other=0), acc0, ASM)
-        if ROWS > 1:
-            x1 = tl.load(x_tile + X_WORDS + w0, mask=in_k & (m + zero + 1 < rows), other=0)
-            acc1 = dot4(w, x1, acc1, ASM)
-        if ROWS > 2:
-            x2 = tl.load(x_tile + 2 * X_WORDS + w0, mask=in_k & (m + zero + 2 < rows), other=0)
-            x3 = tl.load(x_tile + 3 * X_WORDS + w0, mask=in_k & (m + zero + 3 < rows), other=0)
-            acc2 = dot4(w, x2, acc2, ASM)
-            acc3 = dot4(w, x3, acc3, ASM)
+        sums = ()
+        for r in tl.static_range(ROWS):
+            x = tl.load(x_tile + r * X_WORDS + w0, mask=in_k & (m + zero + r < rows), other=0)
+            sums = sums + (dot4(w, x, accs[r], ASM),)  # noqa: RUF005
+        accs = sums
 
     compensation = tl.load(compensation_ptr + n, mask=in_n, other=0)
     multiplier = tl.load(multiplier_ptr + n, mask=in_n, other=0.0)
     offset = tl.load(offset_ptr + n, mask=in_n, other=0.0)
-    for row in tl.static_range(ROWS):
-        acc = acc0
-        if row == 1:
-            acc = acc1
-        if row == 2:
-            acc = acc2
-        if row == 3:
-            acc = acc3
+    for r in tl.static_range(ROWS):
         _finish(
-            acc, m + row, rows, n, compensation, multiplier, offset, y_ptr, row_scale_ptr,
+            accs[r], m + r, rows, n, compensation, multiplier, offset, y_ptr, row_scale_ptr,
             parameter, y_inv_scale, y_zero_point, N, ACTIVATION, DYNAMIC, INT8_OUT, ASM,
         )  # fmt: skip
 
@@ -97,8 +88,9 @@ def supports(problem: Problem) -> str | None:
     reason = unsupported(problem)
     if reason is not None:
         return reason
-    if problem.rows > MAX_ROWS:
-        return f"keeps one sum per row in registers, for M <= {MAX_ROWS}, not M = {problem.rows}"
+    reason = too_many_rows(problem.rows, problem.in_widths[0] * problem.out_widths[0], INSTRUCTIONS_PER_ROW)
+    if reason is not None:
+        return reason
     if problem.in_widths[0] % WORD or not problem.in_widths[0]:
         return f"reads x in words of 4 bytes: K must be a positive multiple of 4, not {problem.in_widths[0]}"
     return None
@@ -137,6 +129,7 @@ def specialisations() -> Iterator[Specialisation]:
         ((640, 128, "static", "relu", "int8"), 1, (FUSED,)),
         ((1024, 1024, "dynamic", "gelu", "float32"), 1, ()),
         ((1024, 1024, "static", "none", "float32"), 4, (FUSED,)),
+        ((1024, 1024, "static", "relu", "int8"), 8, (FUSED,)),
     ):
         stage = contract.make_stage(k, n, scheme, activation, out=out)
         yield specialise(Problem.of(stage, rows, "cuda")).demanding(GPU_DP4A, WIDE_LOAD, forbids=forbids)

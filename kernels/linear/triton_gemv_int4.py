@@ -1,4 +1,4 @@
-"""W4A8 linear for up to four rows: dp4a on packed words, one warp per output, the weights read once.
+"""W4A8 linear for up to eight rows: dp4a on packed words, one warp per output, the weights read once.
 
 As triton_gemv, with words of eight weights. A word holds four weights of a group in the lower halves of its bytes and four
 of the next group in the upper ones, so that `(w << 4) & 0xF0F0F0F0` and `w & 0xF0F0F0F0` are the operands of two dp4a, each
@@ -24,8 +24,10 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.formats import int4
 from rtaccel.kernels._shared.triton_device import activate, dot4, multiply_rn, to_int8
 from rtaccel.kernels._shared.triton_launch import bind
+from rtaccel.kernels._shared.triton_rows import MAX_ROWS, too_many_rows
 from rtaccel.kernels._shared.triton_spec import (
     GPU_DP4A,
+    MAX_N,
     WIDE_LOAD,
     Specialisation,
     Tiling,
@@ -35,7 +37,8 @@ from rtaccel.kernels._shared.triton_spec import (
 )
 from rtaccel.kernels.linear import contract, contract_weights
 
-MAX_ROWS = 4
+INSTRUCTIONS_PER_ROW = 23
+"""Of a lane for 16 bytes of weights: loads of x, dp4a, conversions and masks. Counted in the code."""
 
 
 @triton.jit
@@ -75,8 +78,8 @@ def int4_gemv_kernel(
     HALF: tl.constexpr = GROUP // 4  # words of a pair of groups
     PAIRS: tl.constexpr = (K + 2 * GROUP - 1) // (2 * GROUP)
     W_WORDS: tl.constexpr = PAIRS * HALF
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    m = tl.program_id(1).to(tl.int64) * ROWS
+    m = tl.program_id(0).to(tl.int64) * ROWS
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     word = tl.arange(0, BLOCK_W)[None, :]
     in_n = (n < N)[:, None]
     zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
@@ -84,8 +87,7 @@ def int4_gemv_kernel(
     s_row = scale_ptr + n[:, None].to(tl.int64) * PAIRS
     x_row = x_ptr + m * X_WORDS
 
-    nothing = tl.zeros((BLOCK_N, BLOCK_W), tl.float32)
-    acc0, acc1, acc2, acc3 = nothing, nothing, nothing, nothing
+    accs = (tl.zeros((BLOCK_N, BLOCK_W), tl.float32),) * ROWS
     for w0 in range(0, W_WORDS, BLOCK_W):
         at = w0 + word
         inside = in_n & (at < W_WORDS)
@@ -98,36 +100,21 @@ def int4_gemv_kernel(
         )
         x_at = at // HALF * (2 * HALF) + at % HALF + zero
         in_low, in_high = x_at < X_WORDS, x_at + HALF < X_WORDS
-        acc0 = _row(x_row, x_at, in_low, in_high, low, high, low_scale, high_scale, acc0, GROUP, ASM)
-        if ROWS > 1:
-            more = m + zero + 1 < rows
-            acc1 = _row(
-                x_row + X_WORDS, x_at, in_low & more, in_high & more, low, high, low_scale, high_scale, acc1, GROUP, ASM
-            )
-        if ROWS > 2:
-            more = m + zero + 2 < rows
-            acc2 = _row(
-                x_row + 2 * X_WORDS, x_at, in_low & more, in_high & more, low, high, low_scale, high_scale, acc2, GROUP,
-                ASM,
+        sums = ()
+        for r in tl.static_range(ROWS):
+            within = m + zero + r < rows
+            total = _row(
+                x_row + r * X_WORDS, x_at, in_low & within, in_high & within, low, high, low_scale, high_scale, accs[r],
+                GROUP, ASM,
             )  # fmt: skip
-            more = m + zero + 3 < rows
-            acc3 = _row(
-                x_row + 3 * X_WORDS, x_at, in_low & more, in_high & more, low, high, low_scale, high_scale, acc3, GROUP,
-                ASM,
-            )  # fmt: skip
+            sums = sums + (total,)  # noqa: RUF005
+        accs = sums
 
     multiplier = tl.load(multiplier_ptr + n, mask=n < N, other=0.0)
     offset = tl.load(offset_ptr + n, mask=n < N, other=0.0)
-    for row in tl.static_range(ROWS):
-        acc = acc0
-        if row == 1:
-            acc = acc1
-        if row == 2:
-            acc = acc2
-        if row == 3:
-            acc = acc3
+    for r in tl.static_range(ROWS):
         _finish(
-            acc, m + row, rows, n, multiplier, offset, y_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point,
+            accs[r], m + r, rows, n, multiplier, offset, y_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point,
             N, ACTIVATION, DYNAMIC, INT8_OUT, ASM,
         )  # fmt: skip
 
@@ -135,8 +122,11 @@ def int4_gemv_kernel(
 def supports(problem: Problem) -> str | None:
     if problem.weight_dtype != "uint8" or problem.in_dtypes[0] != "int8":
         return f"multiplies int8 by int4, not {problem.in_dtypes[0]} by {problem.weight_dtype}"
-    if problem.rows > MAX_ROWS:
-        return f"keeps one sum per row in registers, for M <= {MAX_ROWS}, not M = {problem.rows}"
+    reason = too_many_rows(problem.rows, problem.in_widths[0] * problem.out_widths[0] // 2, INSTRUCTIONS_PER_ROW)
+    if reason is not None:
+        return reason
+    if problem.out_widths[0] > MAX_N:
+        return f"has a program for each 8 outputs, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
     k = problem.in_widths[0]
     if k % 4 or not 0 < k <= contract.MAX_K:
         return f"reads x in words of 4 bytes: K must be a positive multiple of 4, at most {contract.MAX_K}, not {k}"
@@ -209,7 +199,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
         require_row_scale("linear", x, row_scale, dynamic)
         y = torch.empty((x.shape[0], n), dtype=dtype, device=x.device)
         if y.numel():
-            grid = (triton.cdiv(n, tile.block_n), triton.cdiv(x.shape[0], tile.block_m))
+            grid = (triton.cdiv(x.shape[0], tile.block_m), triton.cdiv(n, tile.block_n))
             scale = {"row_scale_ptr": row_scale[0]} if row_scale else {}
             launch(
                 grid, x_ptr=x.view(torch.int32), weight_ptr=ops.weight, scale_ptr=ops.scales, y_ptr=y,
@@ -226,6 +216,7 @@ def specialisations() -> Iterator[Specialisation]:
     for stage, rows, requires in (
         (contract_weights.make_stage(1024, 1024, "w4a8-static", "relu", out="int8"), 1, (GPU_DP4A, WIDE_LOAD)),
         (contract_weights.make_stage(4096, 4096, "w4a8-dynamic", group_size=128), 4, (GPU_DP4A, WIDE_LOAD)),
+        (contract_weights.make_stage(1024, 1024, "w4a8-static", "relu"), 8, (GPU_DP4A, WIDE_LOAD)),
     ):  # fmt: skip
         yield specialise(Problem.of(stage, rows, "cuda")).demanding(*requires)
 

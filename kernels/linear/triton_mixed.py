@@ -111,7 +111,7 @@ def _sum_dense(
     EACH: tl.constexpr = (STEPS + SPLIT - 1) // SPLIT
     k = tl.arange(0, BLOCK_K)
     tile = tl.arange(0, BLOCK_N)[:, None] * BLOCK_K + k[None, :]
-    w_ptr = weight_ptr + (tl.program_id(0).to(tl.int64) * (EACH * SPLIT) + part * EACH) * (BLOCK_N * BLOCK_K)
+    w_ptr = weight_ptr + (tl.program_id(1).to(tl.int64) * (EACH * SPLIT) + part * EACH) * (BLOCK_N * BLOCK_K)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.int32 if DOT == "int8" else tl.float32)
     for step in range(EACH):
         x = _load_x(x_ptr, m, in_m, (part * EACH + step) * BLOCK_K + k, inverse, keep, K, ROWS, DOT, ASM)
@@ -131,7 +131,7 @@ def _sum_int4(
     PIECES: tl.constexpr = GROUP // BLOCK_K
     k, n = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_N)
     tile = n[:, None] * BLOCK_K + k[None, :]
-    first = tl.program_id(0).to(tl.int64) * (EACH * SPLIT) + part * EACH
+    first = tl.program_id(1).to(tl.int64) * (EACH * SPLIT) + part * EACH
     w_ptr = weight_ptr + first * (BLOCK_N * GROUP)
     s_ptr = scale_ptr + first * BLOCK_N + n
     nothing = tl.zeros((BLOCK_M, BLOCK_N), tl.int32 if DOT == "int8" else tl.float32)
@@ -185,8 +185,8 @@ def mixed_kernel(
     INT8_OUT: tl.constexpr, ASM: tl.constexpr, SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     part = tl.program_id(2)
     in_m = m < rows
     inverse, row_scale, keep = 1.0, 1.0, True
@@ -208,9 +208,9 @@ def mixed_kernel(
         )
 
     if SPLIT > 1:
-        tile = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
-        if put_part(acc, work_ptr, count_ptr, tile, part, SPLIT):
-            total = sum_parts(acc, work_ptr, count_ptr, tile, SPLIT)
+        tile = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
+        if put_part(acc, in_m, work_ptr, count_ptr, tile, part, SPLIT):
+            total = sum_parts(acc, in_m, work_ptr, count_ptr, tile, SPLIT)
             finish(
                 total, m, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, residual_ptr, row_scale,
                 parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, RESIDUAL, INT8_OUT, ASM,

@@ -71,7 +71,10 @@ class Form:
         """Of K in a step: of an int4 group the largest power of two that divides it."""
         if self.group:
             return min(self.group & -self.group, 128)
-        return power_of_two(self.k, 32, 128)
+        block = power_of_two(self.k, 32, 128)
+        while block > 64 and self.k >= 4 * block and -(-self.k // (2 * block)) * (2 * block) > self.k * 17 / 16:
+            block //= 2  # so that two parts of K may be equal without much padding
+        return block
 
     @property
     def dot(self) -> str:
@@ -252,7 +255,7 @@ class Operands:
             if residual is not None:
                 given["residual_ptr"] = residual
             launch(
-                (columns, lines, split), x_ptr=x, weight_ptr=self.weight, y_ptr=y, multiplier_ptr=self.multiplier,
+                (lines, columns, split), x_ptr=x, weight_ptr=self.weight, y_ptr=y, multiplier_ptr=self.multiplier,
                 offset_ptr=self.offset, rows=x.shape[0], parameter=parameter, y_inv_scale=y_inv_scale, y_zero_point=y_zero_point,
                 **pointers, **given,
             )  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.triton_spec import ASYNC_COPY, BF16_MMA, INT8_MMA, WIDE_LOAD, Specialisation
+from rtaccel.kernels._shared.triton_spec import ASYNC_COPY, BF16_MMA, INT8_MMA, MAX_N, WIDE_LOAD, Specialisation
 from rtaccel.kernels.linear import contract, contract_weights
 from rtaccel.kernels.linear.triton_mixed_form import WEIGHTS, Form, Operands, specialise, split_of
 
@@ -14,6 +14,8 @@ from rtaccel.kernels.linear.triton_mixed_form import WEIGHTS, Form, Operands, sp
 def supports(problem: Problem) -> str | None:
     if problem.weight_dtype == "float32":
         return "has no form for float32 weights, which torch multiplies"
+    if problem.out_widths[0] > MAX_N:
+        return f"has at most 65535 programs along N, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
     if problem.weight_dtype not in WEIGHTS:
         return f"has no form for {problem.weight_dtype} weights"
     if problem.in_dtypes[0] == "int8" and problem.in_widths[0] > contract.MAX_K:

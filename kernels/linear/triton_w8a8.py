@@ -21,7 +21,7 @@ from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._shared.triton_device import activate, multiply_rn, to_int8
 from rtaccel.kernels._shared.triton_launch import bind
-from rtaccel.kernels._shared.triton_spec import Specialisation, require_matrix
+from rtaccel.kernels._shared.triton_spec import MAX_N, Specialisation, require_matrix
 from rtaccel.kernels.linear import contract
 
 LINE = 16
@@ -95,6 +95,8 @@ def unsupported(problem: Problem) -> str | None:
         return f"computes int8 weights, not {problem.weight_dtype}"
     if problem.in_dtypes[0] != "int8":
         return f"reads int8 activations, not {problem.in_dtypes[0]}"
+    if problem.out_widths[0] > MAX_N:
+        return f"has a program for each 8 outputs, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
     if problem.in_widths[0] > contract.MAX_K:
         return f"sums in int32, which holds K <= {contract.MAX_K}, not K = {problem.in_widths[0]}"
     return None
@@ -160,7 +162,7 @@ def launcher(ops: Operands, spec: Specialisation, weight: Tensor) -> Prepared:
     def call(x: Tensor, row_scale: Tensor | None = None) -> tuple[Tensor]:
         y = ops.output(x, row_scale)
         if y.numel():
-            grid = (triton.cdiv(n, tile.block_n), triton.cdiv(x.shape[0], tile.block_m))
+            grid = (triton.cdiv(x.shape[0], tile.block_m), triton.cdiv(n, tile.block_n))
             scale = {} if row_scale is None else {"row_scale_ptr": row_scale}
             launch(
                 grid, x_ptr=x.view(weight.dtype), weight_ptr=weight, y_ptr=y, multiplier_ptr=ops.multiplier,

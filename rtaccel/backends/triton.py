@@ -81,8 +81,8 @@ def unavailable() -> str | None:
 
 def _built_ahead() -> bool:
     """Whether kernels may come from a folder, and nothing needs to be compiled here."""
-    folder = settings.kernel_folder()
-    return folder.is_dir() and any(folder.glob("*.cubin")) and importlib.util.find_spec("cuda") is not None
+    there = any(any(folder.glob("*.cubin")) for folder in settings.kernel_folders() if folder.is_dir())
+    return there and importlib.util.find_spec("cuda") is not None
 
 
 def facts() -> dict[str, object]:

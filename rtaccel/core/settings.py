@@ -5,6 +5,7 @@ Read when asked, never on a hot path: a choice is made once, at compile time, an
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -24,6 +25,9 @@ TRITON_INTERPRET = "TRITON_INTERPRET"
 KERNELS = "RTACCEL_KERNELS"
 """Folder of GPU kernels built ahead by `rtaccel build-kernels`; unset: ~/.cache/rtaccel/kernels."""
 
+KERNEL_PACKAGE = "rtaccel_kernels"
+"""Namespace package whose folders hold kernels built ahead: any number of wheels may put theirs there."""
+
 NO_JIT = "RTACCEL_NO_JIT"
 """1: a GPU kernel that was not built ahead is an error, and never compiled."""
 
@@ -38,6 +42,19 @@ def numba_simulator() -> bool:
 
 def kernel_folder() -> Path:
     return Path(os.environ.get(KERNELS) or Path.home() / ".cache" / "rtaccel" / "kernels")
+
+
+def kernel_folders() -> list[Path]:
+    """Where kernels built ahead are looked for, in this order: $RTACCEL_KERNELS and nothing else where it is set; else what
+    wheels brought as `rtaccel_kernels`, then the folder that `rtaccel build-kernels` writes to."""
+    if os.environ.get(KERNELS):
+        return [kernel_folder()]
+    try:
+        found = importlib.util.find_spec(KERNEL_PACKAGE)
+    except ValueError:  # sys.modules holds a placeholder without a spec
+        found = None
+    brought = (found.submodule_search_locations or ()) if found is not None else ()
+    return [*map(Path, brought), kernel_folder()]
 
 
 def no_jit() -> bool:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
+from rtaccel.backends import interop
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import W8A8, Scheme
 from rtaccel.core.stage import Port, Stage, Value
@@ -134,6 +135,9 @@ class QuantMultiheadAttention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
+        if not isinstance(query, Tensor) and (cupy := interop.cupy_of(query)) is not None:
+            masks = (key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
+            return interop.call(cupy, self, (query, key, value, *masks))
         batched = self._check(query, key, value)
         if not batched:
             query, key, value = (x.unsqueeze(0) for x in (query, key, value))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.compiler import is_dynamo_compiling
 
+from rtaccel.backends import interop
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.scheme import W8A8, Scheme, parse_scheme
 from rtaccel.formats.observe import RangeObserver
@@ -104,6 +105,8 @@ class _QuantConv(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         if is_dynamo_compiling() or isinstance(input, fx.Proxy):
             return self._as_op(input)
+        if not isinstance(input, Tensor) and (cupy := interop.cupy_of(input)) is not None:
+            return interop.call(cupy, self, (input,))
         check_image(type(self).__name__, input, self.shape, self.weight.device)
         if not all(is_plain(t) for t in (input, *self._buffers.values()) if t is not None):
             return self._as_op(input)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
+from rtaccel.backends import interop
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import Scheme, parse_scheme
 from rtaccel.core.stage import Port, Stage, Value
@@ -74,6 +75,8 @@ class QuantEmbedding(nn.Module):
     def forward(self, index: Tensor) -> Tensor:
         if is_dynamo_compiling():
             return self.weight[index].float() * self.weight_scale[index].unsqueeze(-1)
+        if not isinstance(index, Tensor) and (cupy := interop.cupy_of(index)) is not None:
+            return interop.call(cupy, self, (index,))
         expected = f"int64[...] on {self.weight.device}"
         if not isinstance(index, Tensor) or index.dtype not in (torch.int64, torch.int32):
             raise ShapeError("QuantEmbedding", describe(index), expected, "Convert it with .long().")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.compiler import is_dynamo_compiling
 
+from rtaccel.backends import interop
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.scheme import W4A8, W8A8, Int8Activation, Scheme, parse_scheme
 from rtaccel.formats.observe import RangeObserver
@@ -61,6 +62,7 @@ class QuantLinear(nn.Module):
     such weights. Their buffers are those of rtaccel.nn.linear_a16 and linear_int4, their sums those of the contract
     kernels/linear/contract_weights.py.
 
+    An x that is an array of CuPy's gives one back, without a copy and on CuPy's current stream; so do the other layers here.
     A row with a NaN or an infinity gives NaN in that row; other rows are not touched. A strided, expanded or
     misaligned x is copied first. y never requires grad. `.half()`, `.double()` and the like leave the layer as it is
     (its scales stay float32); moves between devices work. Loading, moving or replacing a buffer packs the plan again;
@@ -174,10 +176,12 @@ class QuantLinear(nn.Module):
         """torch.jit.trace comes here instead of to `forward`; a native call would leave no trace."""
         return self._as_op(*args, **kwargs)
 
-    def _closer(self, input: Any) -> Tensor:
-        """No plan yet, another rank than last time, an unusual tensor, or a mistake."""
+    def _closer(self, input: Any) -> Any:
+        """No plan yet, another rank than last time, an unusual tensor, an array of CuPy's, or a mistake."""
         if isinstance(input, fx.Proxy):
             return self._as_op(input)
+        if not isinstance(input, Tensor) and (cupy := interop.cupy_of(input)) is not None:
+            return interop.call(cupy, self, (input,))
         check_input(type(self).__name__, input, self.in_features, self.weight.device)
         if not all(is_plain(t) for t in (input, *self._buffers.values()) if t is not None):
             return self._as_op(input)

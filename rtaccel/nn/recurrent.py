@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.compiler import is_dynamo_compiling
 
+from rtaccel.backends import interop
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import W4A8, W8A8, Int8Activation, Scheme, parse_scheme
 from rtaccel.formats.observe import RangeObserver
@@ -225,6 +226,8 @@ class QuantLSTM(_Recurrent):
     _state_count = 2
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        if not isinstance(input, Tensor) and (cupy := interop.cupy_of(input)) is not None:
+            return interop.call(cupy, self, (input, hx))
         if hx is not None and (not isinstance(hx, (tuple, list)) or len(hx) != 2):
             raise ShapeError(type(self).__name__, describe(hx), "hx = (h0, c0)", "Pass two tensors, or None.")
         y, h, c = self._run(input, () if hx is None else tuple(hx))
@@ -248,6 +251,8 @@ class QuantGRU(_Recurrent):
     _state_count = 1
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if not isinstance(input, Tensor) and (cupy := interop.cupy_of(input)) is not None:
+            return interop.call(cupy, self, (input, hx))
         y, h = self._run(input, () if hx is None else (hx,))
         return y, h
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.backends import get_backend
+from rtaccel.backends.cuda_errors import translated
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.registry import Prepared, operator
 from rtaccel.core.stage import Port, Stage
@@ -96,6 +97,13 @@ class StagedPlan:
         return len(rows) == 1 and (not self._max_rows or rows.pop() <= self._max_rows)
 
     def call(self, inputs: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...] | None:
+        """None where the inputs do not fit as they lie. A CUDA error on a GPU becomes a typed one."""
+        if self._device != "cuda":
+            return self._launch(inputs)
+        with translated("call"):
+            return self._launch(inputs)
+
+    def _launch(self, inputs: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...] | None:
         if not self._fits(inputs, self._group.inputs):
             return None
         lead = inputs[0].shape[: self._group.inputs[0].lead]

@@ -11,10 +11,11 @@ from torch.nn.modules.module import _global_forward_hooks as _any_hooks
 from torch.nn.modules.module import _global_forward_pre_hooks as _any_pre_hooks
 from torch.utils import _pytree as pytree
 
+from rtaccel.backends import interop
 from rtaccel.convert.program import GroupStep, Program
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.plan.explain import Line, line, table
-from rtaccel.runtime import interop, state
+from rtaccel.runtime import state
 from rtaccel.runtime.cuda_graph import DevicePlan
 from rtaccel.runtime.entry import native_entry
 from rtaccel.runtime.execute import Executor, build_executor

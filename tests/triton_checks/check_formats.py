@@ -24,7 +24,7 @@ from rtaccel.kernels._shared.triton_device import dot4, multiply_rn
 from rtaccel.kernels._shared.triton_split import parts_of
 from rtaccel.kernels._shared.triton_spoil import spoiler
 from rtaccel.kernels.fused_linear import contract as fused
-from rtaccel.kernels.linear import contract, contract_weights
+from rtaccel.kernels.linear import contract, contract_weights, triton_gemv_float
 from rtaccel.kernels.linear.triton_mixed_form import Form, split_of
 
 require("triton")
@@ -96,9 +96,47 @@ def test_groups_of_every_kind_of_size(kind: str, group: int) -> None:
 
 @pytest.mark.parametrize("k", [4, 60, 68, 1100])
 def test_int4_rows_one_by_one(k: int) -> None:
-    for rows in (1, 2, 4):
+    for rows in (1, 2, 4, 7):
         stage = contract_weights.make_stage(k, 9, "w4a8-dynamic", "relu", out="int8")
         check("linear", impl_of("linear", "triton_gemv_int4"), stage, rows)
+
+
+@pytest.mark.parametrize("group", [16, 32, 48, 128])
+@pytest.mark.parametrize("k", [1, 31, 130, 1100])
+def test_float_rows_one_by_one(k: int, group: int) -> None:
+    """Every number of rows that a program may have, and others; lines of words that end within K, and a split sum."""
+    rows = int(torch.randint(1, 9, ()))
+    impl = impl_of("linear", "triton_gemv_float")
+    for kind in ("w4a16", "w8a16", "bfloat16") if group == 32 else ("w4a16",):
+        stage = contract_weights.make_stage(k, 9, kind, "relu", group_size=group)
+        assert impl.supports(Problem.of(stage, rows)) is None
+        check("linear", impl, stage, rows, 0, 11)
+
+
+def test_many_rows_of_large_layers_are_left_to_tensor_cores() -> None:
+    for kind, impl, most in (
+        ("w4a16", "triton_gemv_float", 3), ("w8a16", "triton_gemv_float", 7), ("bfloat16", "triton_gemv_float", 8),
+        ("w4a8-static", "triton_gemv_int4", 6),
+    ):  # fmt: skip
+        stage = contract_weights.make_stage(4096, 4096, kind, group_size=128)
+        taken = [m for m in range(1, 20) if impl_of("linear", impl).supports(Problem.of(stage, m)) is None]
+        assert taken == list(range(1, most + 1)), kind
+        small = contract_weights.make_stage(256, 256, kind, group_size=128)
+        assert impl_of("linear", impl).supports(Problem.of(small, 8)) is None
+        assert "M <= 8" in (impl_of("linear", impl).supports(Problem.of(small, 9)) or "")
+
+
+def test_which_kernel_is_taken_for_few_rows() -> None:
+    """The preferred one, which `explain()` names: without tensor cores up to eight rows, with them beyond."""
+    for kind, few in (
+        ("w4a16", "triton_gemv_float"),
+        ("bfloat16", "triton_gemv_float"),
+        ("w4a8-static", "triton_gemv_int4"),
+    ):
+        stage = contract_weights.make_stage(512, 256, kind)
+        for rows, name in ((1, few), (5, few), (8, few), (9, "triton_tensor_core")):
+            problem = Problem.of(stage, rows)
+            assert next(i.name for i in impls("triton", "linear") if i.supports(problem) is None) == name, (kind, rows)
 
 
 def test_the_sums_of_a_group_are_whole_numbers() -> None:
@@ -133,6 +171,14 @@ def test_parts_of_k_are_added_once(op: str, stage: Stage) -> None:
     if op == "linear":
         assert split_of(Form.of_linear(Problem.of(stage, 1)), 1) > 1
     check(op, impl_of(op, "triton_tensor_core"), stage, 1, 40, 3)
+
+
+@pytest.mark.parametrize("kind", ["w8a16", "w4a16", "bfloat16"])
+def test_parts_of_k_without_tensor_cores(kind: str) -> None:
+    stage = contract_weights.make_stage(4000, 21, kind, "relu")
+    spec = triton_gemv_float.specialise(Form.of_linear(Problem.of(stage, 5)), 5)
+    assert spec.constants["SPLIT"] > 1
+    check("linear", impl_of("linear", "triton_gemv_float"), stage, 5, 1, 20)
 
 
 def test_parts_are_a_power_of_two_with_steps_to_do() -> None:

@@ -233,6 +233,6 @@ def test_why_a_kernel_does_not_take_a_problem() -> None:
     assert reasons["triton_dot"](int8) is None
     assert reasons["triton_gemv"](int8) is None
     assert "float32" in (reasons["triton_dot"](problem_of(linear_contract.make_stage(16, 4, "float32"), 1)) or "")
-    assert "M = 5" in (reasons["triton_gemv"](replace(int8, rows=5)) or "")
+    assert "M = 9" in (reasons["triton_gemv"](replace(int8, rows=9)) or "")
     assert "not 18" in (reasons["triton_gemv"](replace(int8, in_widths=(18,))) or "")
     assert "65536" in (reasons["triton_dot"](replace(int8, in_widths=(65_540,))) or "")

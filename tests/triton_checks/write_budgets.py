@@ -1,4 +1,5 @@
-"""Writes what every kernel costs with the installed triton into budgets.json; other versions in it are left as they are.
+"""Writes what every kernel costs with the installed triton into budgets.json, and which instructions it is made of into
+instructions.json; other versions in them are left as they are. tests/triton_checks/write_page.py makes a page of both.
 
     python tests/triton_checks/write_budgets.py [--check] [WORD ...]
 
@@ -10,7 +11,6 @@ there before is for whoever commits it to judge.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from tests.triton_checks import budgets
 
 def main(check: bool, words: list[str]) -> None:
     rows: dict[str, dict[str, list[int]]] = {}
+    families: dict[str, dict[str, str]] = {}
     broken: list[str] = []
     chosen = [s for s in specialisations() if not words or any(word in s.name for word in words)]
     for spec in chosen:
@@ -31,6 +32,7 @@ def main(check: bool, words: list[str]) -> None:
             f = compile_for(spec, capability)
             numbers = [f.registers, f.shared_bytes, f.barriers, f.total]
             rows.setdefault(spec.name, {})[str(capability)] = numbers
+            families.setdefault(spec.name, {})[str(capability)] = budgets.families(f)
             held_to = budgets.allowed(spec.name, capability) if check else Allowed(*numbers)
             broken += violations(spec, capability, f, held_to)
     if broken:
@@ -38,13 +40,8 @@ def main(check: bool, words: list[str]) -> None:
     if check:
         print(sum(map(len, rows.values())), "forms are within the budget file for triton", budgets.VERSION)
         return
-    recorded = budgets.read() if budgets.FILE.exists() else {}
-    recorded[budgets.VERSION] = {**recorded.get(budgets.VERSION, {}), **rows} if words else rows
-    lines = []
-    for version in sorted(recorded):
-        kernels = [f'  "{name}": {json.dumps(recorded[version][name])}' for name in sorted(recorded[version])]
-        lines.append(f' "{version}": {{\n' + ",\n".join(kernels) + "\n }")
-    budgets.FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    budgets.write(budgets.FILE, rows, keep=bool(words))
+    budgets.write(budgets.INSTRUCTIONS, families, keep=bool(words))
     print(sum(map(len, rows.values())), "forms written for triton", budgets.VERSION)
 
 

@@ -1,4 +1,4 @@
-"""CuPy arrays as arguments and results of compiled models: no copy, on CuPy's current stream.
+"""CuPy arrays as arguments and results of modules and compiled models: no copy, on CuPy's current stream.
 
 An array becomes a tensor of the same memory by DLPack, the model runs on the stream that CuPy has current, so that what CuPy
 launched before is done and what it launches afterwards waits, and results go back the same way. cupy is never imported here:

@@ -1,0 +1,94 @@
+"""CUDA C++ to a cubin without a GPU, by NVRTC through cuda-core; the result goes where the Triton kernels' go (cubin_store.py).
+
+CUDA C++ is for what neither Triton nor Numba can say. There is one such kernel, cuda_echo.cu, and its head says why. With
+RTACCEL_CUDA=ON CMake compiles the same file with nvcc. Nothing of the package needs either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rtaccel.core.errors import BackendUnavailable, FormatError
+from rtaccel.kernels._shared.cubin_store import Cubin, key_of
+
+
+@dataclass(frozen=True)
+class CudaKernel:
+    """A function in a `.cu` file beside this one. parameters: (name, type) without the two pointers to scratch at the end."""
+
+    file: str
+    entry: str
+    parameters: tuple[tuple[str, str], ...]
+    num_warps: int
+
+    @property
+    def source(self) -> str:
+        return (Path(__file__).parent / self.file).read_text()
+
+    @property
+    def key(self) -> str:
+        """Of the kernel in the store: a hash of its source and of how it is compiled."""
+        source = hashlib.sha256(self.source.encode()).hexdigest()
+        return key_of(source, dict(self.parameters), {"entry": self.entry}, {"num_warps": self.num_warps, **OPTIONS})
+
+
+OPTIONS: dict[str, Any] = {"std": "c++17", "fma": False}
+"""Products and sums round one by one, as in every other kernel."""
+
+ECHO = CudaKernel(
+    "cuda_echo.cu",
+    "rtaccel_echo",
+    (("request_ptr", "*i64"), ("reply_ptr", "*i64"), ("control_ptr", "*i64"), ("words", "i32"), ("idle_looks", "i32")),
+    num_warps=1,
+)
+
+
+def unavailable() -> str | None:
+    """None, or why CUDA C++ cannot be compiled here."""
+    for module, package in (("cuda.core", "rtaccel[cuda]"), ("cuda.bindings.nvrtc", "cuda-bindings")):
+        try:
+            found = importlib.util.find_spec(module)
+        except (ImportError, ValueError):
+            found = None
+        if found is None:
+            return f"{module} is not installed (pip install '{package}')"
+    return None
+
+
+def compile_cubin(kernel: CudaKernel, capability: int) -> Cubin:
+    """Raises BackendUnavailable where there is no NVRTC, FormatError with its log where it does not compile."""
+    reason = unavailable()
+    if reason is None:
+        core, nvrtc = importlib.import_module("cuda.core"), importlib.import_module("cuda.bindings.nvrtc")
+        try:
+            version = ".".join(map(str, nvrtc.nvrtcVersion()[1:]))
+        except Exception as error:  # the loader's own types, as its library is not there
+            reason = f"libnvrtc cannot be loaded: {str(error).splitlines()[0]} (pip install nvidia-cuda-nvrtc)"
+    if reason is not None:
+        raise BackendUnavailable("cuda", kernel.file, f"a compiler of CUDA C++ ({reason})", "Install it.")
+    options = core.ProgramOptions(arch=f"sm_{capability}", **OPTIONS)
+    try:
+        code = core.Program(kernel.source, "c++", options).compile("cubin").code
+    except Exception as error:  # NVRTCError, and ValueError for an architecture it does not know
+        raise FormatError(
+            "cuda", f"{kernel.file} for sm_{capability}: {error}", "code that NVRTC compiles", "Mend it."
+        ) from error
+    return Cubin(
+        key=kernel.key,
+        capability=capability,
+        name=kernel.entry,
+        entry=kernel.entry,
+        parameters=kernel.parameters,
+        num_warps=kernel.num_warps,
+        shared_bytes=0,
+        global_scratch_bytes=0,
+        profile_scratch_bytes=0,
+        cooperative=False,
+        built_with=f"nvrtc {version}",
+        code=bytes(code),
+    )

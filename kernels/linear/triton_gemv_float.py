@@ -1,0 +1,250 @@
+"""Linear of float32 rows for up to eight of them: bfloat16, W8A16 and W4A16 weights, one warp per output, the weights read once.
+
+Below the tensor cores' tile of 16 rows most of what they do is padding, and x would be rounded to bfloat16. Here weights are
+read as 32-bit words of several, made float32 and multiplied as such; float32 sums, no rounding of x.
+
+The order of weights in a word spares every exchange: of a line of G numbers along K, held by G / P words of P weights each,
+word i holds numbers i, i + G / P, i + 2 G / P, ... So the first weights of a lane's words meet consecutive numbers of x, and so
+do the second ones. A line is 16 bytes, for int4 in groups that 32 does not divide 8 bytes: it lies within a group.
+
+An integer becomes a float32 without a conversion: the bits of q + offset below those of 2^23 are the number 2^23 + offset + q,
+from which one exact subtraction leaves q.
+
+Where tiles are few, programs share the sum over K (triton_split.py). The end is that of every other form (triton_mixed.finish).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rtaccel.core import settings
+from rtaccel.core.registry import Impl, Prepared, register_impl
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.formats import int4
+from rtaccel.kernels._shared.triton_launch import bind
+from rtaccel.kernels._shared.triton_rows import too_many_rows
+from rtaccel.kernels._shared.triton_spec import MAX_N, WIDE_LOAD, Specialisation, Tiling, power_of_two, require_matrix
+from rtaccel.kernels._shared.triton_split import Workspace, parts_of, put_part, sum_parts
+from rtaccel.kernels.linear import contract, contract_weights
+from rtaccel.kernels.linear.triton_mixed import finish
+from rtaccel.kernels.linear.triton_mixed_form import WEIGHTS, Form
+
+TWO_23_BITS = tl.constexpr(0x4B000000)
+
+
+@triton.jit
+def _weight(word, j: tl.constexpr, BITS: tl.constexpr):
+    """Weight j of every word as float32; int8 and int4 are stored with 128 and 8 added."""
+    if BITS == 16:
+        bits = word << 16 if j == 0 else word & -65536
+        w = bits.to(tl.float32, bitcast=True)
+    else:
+        OFFSET: tl.constexpr = 128 if BITS == 8 else 8
+        MASK: tl.constexpr = 255 if BITS == 8 else 15
+        w = (((word >> (BITS * j)) & MASK) | TWO_23_BITS).to(tl.float32, bitcast=True) - (8388608.0 + OFFSET)
+    return w
+
+
+@triton.jit(do_not_specialize=["rows", "y_zero_point"])
+def gemv_float_kernel(
+    x_ptr, weight_ptr, scale_ptr, y_ptr, multiplier_ptr, offset_ptr, work_ptr, count_ptr, rows, parameter, y_inv_scale,
+    y_zero_point, N: tl.constexpr, K: tl.constexpr, BITS: tl.constexpr, LINE: tl.constexpr, GROUP: tl.constexpr,
+    WORDS: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, ROWS: tl.constexpr,
+    SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
+):  # fmt: skip
+    PER_WORD: tl.constexpr = 32 // BITS
+    SHARE: tl.constexpr = LINE // PER_WORD  # words of a line
+    STEPS: tl.constexpr = (WORDS + BLOCK_W - 1) // BLOCK_W
+    EACH: tl.constexpr = (STEPS + SPLIT - 1) // SPLIT
+    m0 = tl.program_id(0).to(tl.int64) * ROWS
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    part = tl.program_id(2)
+    word = tl.arange(0, BLOCK_W)[None, :]
+    in_n = (n < N)[:, None]
+    zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
+    w_row = weight_ptr + n[:, None].to(tl.int64) * WORDS
+    x_row = x_ptr + m0 * K
+
+    accs = ()
+    for _ in tl.static_range(ROWS):
+        accs = accs + (tl.zeros((BLOCK_N, BLOCK_W), tl.float32),)  # noqa: RUF005
+    for step in range(EACH):
+        at = (part * EACH + step) * BLOCK_W + word
+        words = tl.load(w_row + at, mask=in_n & (at < WORDS), other=0)
+        k0 = at // SHARE * LINE + at % SHARE + zero
+        sums = ()
+        for r in tl.static_range(ROWS):
+            within = m0 + zero + r < rows  # a tile, because the interpreter of triton 3.9 widens a scalar condition
+            total = tl.zeros((BLOCK_N, BLOCK_W), tl.float32) if GROUP else accs[r]
+            for j in tl.static_range(PER_WORD):
+                k = k0 + j * SHARE
+                x = tl.load(x_row + r * K + k, mask=(k < K) & within, other=0.0)
+                total = tl.fma(x, _weight(words, j, BITS), total)
+            sums = sums + (total,)  # noqa: RUF005
+        if GROUP:
+            GROUPS: tl.constexpr = (K + GROUP - 1) // GROUP
+            group = at // SHARE * LINE // GROUP
+            bits = tl.load(scale_ptr + n[:, None].to(tl.int64) * GROUPS + group, mask=in_n & (group < GROUPS), other=0)
+            scale = (bits.to(tl.int32) << 16).to(tl.float32, bitcast=True)
+            scaled = ()
+            for r in tl.static_range(ROWS):
+                scaled = scaled + (tl.fma(sums[r], scale, accs[r]),)  # noqa: RUF005
+            accs = scaled
+        else:
+            accs = sums
+
+    row = tl.arange(0, ROWS)
+    acc = tl.zeros((ROWS, BLOCK_N), tl.float32)
+    for r in tl.static_range(ROWS):
+        acc = tl.where((row == r)[:, None], tl.sum(accs[r], 1)[None, :], acc)
+    m = tl.program_id(0) * ROWS + row
+    in_m = m < rows
+    if SPLIT > 1:
+        tile = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
+        if put_part(acc, in_m, work_ptr, count_ptr, tile, part, SPLIT):
+            total = sum_parts(acc, in_m, work_ptr, count_ptr, tile, SPLIT)
+            finish(
+                total, m, in_m, n, y_ptr, multiplier_ptr, offset_ptr, None, None, 1.0, parameter, y_inv_scale,
+                y_zero_point, N, ACTIVATION, False, False, False, INT8_OUT, ASM,
+            )  # fmt: skip
+    else:
+        finish(
+            acc, m, in_m, n, y_ptr, multiplier_ptr, offset_ptr, None, None, 1.0, parameter, y_inv_scale,
+            y_zero_point, N, ACTIVATION, False, False, False, INT8_OUT, ASM,
+        )  # fmt: skip
+
+
+ROWS_OF_A_PROGRAM = 4
+"""With eight the assembler of triton 3.9 runs out of registers for compute capability 10.0. Two programs then share the weights
+by way of L2."""
+
+BITS = {"bf16": 16, "int8": 8, "int4": 4}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How the weights of a form lie: `bits` each, in lines of `line` numbers along K, `words` int32 words a row."""
+
+    bits: int
+    line: int
+    words: int
+
+    @classmethod
+    def of(cls, form: Form) -> Shape:
+        bits = BITS[form.weight]
+        line = 128 // bits if form.group % 32 == 0 else 16
+        return cls(bits, line, -(-form.k // line) * (line * bits // 32))
+
+
+def supports(problem: Problem) -> str | None:
+    if problem.in_dtypes[0] != "float32":
+        return f"reads float32 activations, not {problem.in_dtypes[0]}"
+    if WEIGHTS.get(str(problem.weight_dtype)) not in BITS:
+        return f"has no form for {problem.weight_dtype} weights"
+    if problem.out_widths[0] > MAX_N:
+        return f"has a program for each 8 outputs, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
+    shape = Shape.of(Form.of_linear(problem))
+    numbers = 128 // shape.bits  # of 16 bytes: a multiply-add each, and a load of x for four
+    return too_many_rows(problem.rows, 4 * shape.words * problem.out_widths[0], numbers + numbers // 4)
+
+
+def specialise(form: Form, rows: int) -> Specialisation:
+    shape = Shape.of(form)
+    outputs, block_w = power_of_two(form.n, 1, 8), power_of_two(shape.words, 32, 128)
+    split = parts_of(-(-form.n // outputs), -(-shape.words // block_w))
+    tile = Tiling(power_of_two(rows, 1, ROWS_OF_A_PROGRAM), outputs, block_w * 32 // shape.bits, num_warps=outputs)
+    signature = {
+        "x_ptr": "*fp32", "weight_ptr": "*i32", "scale_ptr": "*i16", "y_ptr": "*i8" if form.int8_out else "*fp32",
+        "multiplier_ptr": "*fp32", "offset_ptr": "*fp32", "work_ptr": "*fp32", "count_ptr": "*i32", "rows": "i32",
+        "parameter": "fp32", "y_inv_scale": "fp32", "y_zero_point": "i32",
+    }  # fmt: skip
+    unused = [n for n, on in (("scale_ptr", form.group), ("work_ptr", split > 1), ("count_ptr", split > 1)) if not on]
+    for name in unused:
+        del signature[name]
+    return Specialisation(
+        name=f"linear_gemv_M{tile.block_m}_{form}" + (f"_split{split}" if split > 1 else ""),
+        kernel=gemv_float_kernel,
+        signature=signature,
+        constants={
+            "N": form.n, "K": form.k, "BITS": shape.bits, "LINE": shape.line, "GROUP": form.group,
+            "WORDS": shape.words, "ACTIVATION": form.activation, "INT8_OUT": form.int8_out,
+            "ASM": not settings.triton_interpret(), "ROWS": tile.block_m, "SPLIT": split,
+            "BLOCK_N": outputs, "BLOCK_W": block_w, **dict.fromkeys(unused),
+        },
+        tiling=tile,
+    )  # fmt: skip
+
+
+def pack(form: Form, weight: Tensor) -> Tensor:
+    """int32 words [N, words] in the order above."""
+    shape = Shape.of(form)
+    per_word = 32 // shape.bits
+    share = shape.line // per_word
+    lines = shape.words // share
+    if form.weight == "bf16":
+        numbers = weight.view(torch.int16).to(torch.int32) & 0xFFFF
+    elif form.weight == "int8":
+        numbers = weight.to(torch.int32) + 128
+    else:
+        numbers = int4.unpack(weight, form.k).to(torch.int32) + 8
+    padded = torch.zeros((form.n, lines * shape.line), dtype=torch.int64)
+    padded[:, : form.k] = numbers
+    parts = padded.view(form.n, lines, per_word, share)
+    shifts = shape.bits * torch.arange(per_word)[:, None]
+    words = (parts << shifts).sum(2)
+    return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32).view(form.n, shape.words)
+
+
+def prepare(stage: Stage, problem: Problem) -> Prepared:
+    """x float32 [M, K] -> y [M, N]; any M, best for problem.rows."""
+    form, low = Form.of_linear(problem), contract.lower(stage)
+    spec = specialise(form, problem.rows)
+    launch, tile, split = bind(spec), spec.tiling, spec.constants["SPLIT"]
+    offset = low["bias"] if "bias" in low else low["offset"]
+    multiplier = low.get("multiplier", torch.ones_like(offset))
+    pointers = {
+        "weight_ptr": pack(form, low["weight"]), "multiplier_ptr": multiplier.contiguous(), "offset_ptr": offset.contiguous(),
+    }  # fmt: skip
+    if form.group:
+        pointers["scale_ptr"] = low["group_scale"].bfloat16().view(torch.int16).contiguous()
+    pointers = {name: tensor.to(problem.device) for name, tensor in pointers.items()}
+    workspace = Workspace(tile.block_m * tile.block_n, split, torch.float32)
+    columns, dtype = triton.cdiv(form.n, tile.block_n), torch.int8 if form.int8_out else torch.float32
+    scalars: dict[str, Any] = {
+        "parameter": low["activation_parameter"], "y_inv_scale": low.get("y_inv_scale", 1.0),
+        "y_zero_point": low.get("y_zero_point", 0),
+    }  # fmt: skip
+
+    def call(x: Tensor) -> tuple[Tensor]:
+        require_matrix("linear", x, form.k, torch.float32)
+        y = torch.empty((x.shape[0], form.n), dtype=dtype, device=x.device)
+        if y.numel():
+            lines = triton.cdiv(x.shape[0], tile.block_m)
+            more = dict(zip(("work_ptr", "count_ptr"), workspace.take(columns * lines, x.device))) if split > 1 else {}
+            launch((lines, columns, split), x_ptr=x, y_ptr=y, rows=x.shape[0], **scalars, **pointers, **more)
+        return (y,)
+
+    return call
+
+
+def specialisations() -> Iterator[Specialisation]:
+    """The forms that are compiled and held to a budget without a GPU."""
+    make = contract_weights.make_stage
+    for stage, rows in (
+        (make(1024, 1024, "w4a16"), 1),
+        (make(1024, 1024, "w4a16", "relu", group_size=128), 8),
+        (make(4096, 256, "w8a16", "gelu"), 4),
+        (make(640, 128, "bfloat16", "relu"), 1),
+        (make(4096, 4096, "w4a16", group_size=128), 1),
+    ):
+        yield specialise(Form.of_linear(Problem.of(stage, rows, "cuda")), rows).demanding(WIDE_LOAD, "FFMA")
+
+
+register_impl(Impl("linear", "triton_gemv_float", "triton", 20, supports, prepare))

@@ -1,0 +1,98 @@
+"""Writes docs/gpu-kernels.md: every Triton kernel that the tests compile, what its code costs and what it moves.
+
+    python tests/triton_checks/write_page.py [--check]
+
+From budgets.json, instructions.json and the kernels' TTIR. With --check it writes nothing and fails where the page is not what it
+would write.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from rtaccel.kernels._shared.triton_aot import ARCHITECTURES
+from tests.triton_checks import budgets, launches
+from tests.triton_checks.moved import MOST, WITHOUT_LAUNCH, Record, record_of
+
+PAGE = Path(__file__).parents[2] / "docs" / "gpu-kernels.md"
+HEAD = """# Triton kernels, as compiled
+
+Written by `python tests/triton_checks/write_page.py`; a test holds it up to date. Nothing here was run on a card: these are
+properties of the code. [GPUs](gpu.md) says what the kernels are for.
+
+## What a launch moves
+
+From the kernel's TTIR and its own launching code: every load and store of every program with its address and mask. `bytes`
+is all that is touched, once; `of the minimum` compares with what the operator's contract must move (weights, scales, bias, x
+and y, once); `again` is what several programs ask for and L2 answers, x above all; `scratch` are parts of sums that programs
+exchange. The limit is {most} of the minimum; what is above says why. `2^32` is the proof, by intervals over every integer of
+the TTIR, that no index wraps in a launch whose largest tensor has more than 2^32 numbers. `-` for the programs: the kernel stays,
+or its launch is not known to the check; the proof is then for {programs} programs and any run-time number.
+
+| form | programs | bytes | of the minimum | again | scratch | 2^32 | |
+|---|---|---|---|---|---|---|---|
+"""
+CODE = """
+## What its code costs
+
+Registers of a thread, bytes of shared memory of a program, instructions; under them what the code is made of. Stack, local
+memory and spills are none in every one, which the tests hold. `-`: the format does not exist there, or this triton does not
+know the card. Every product and sum rounds by itself: `enable_fp_fusion` is off in each form, and `fma` below are those that
+a kernel asks for by name or that a division or an exponential is made of.
+
+`wgmma` and `tcgen05` are for tiles of 64 rows and more: the narrow tiles of a few rows are `mma` on every card.
+"""
+
+
+WITHOUT_MINIMUM = ("linear_blas_", "null_")
+
+
+def traffic(found: Record) -> str:
+    grid = "-" if found.grid is None else " x ".join(map(str, found.grid))
+    ratio = "-" if found.ratio is None or found.name.startswith(WITHOUT_MINIMUM) else f"{found.ratio:.2f}"
+    proven = "proven" if not found.faults else "open"
+    cells = (found.name, grid, f"{found.touched:,}", ratio, f"{found.read_again:,}", f"{found.scratch:,}", proven)
+    return f"| {' | '.join(cells)} | {found.exception or ''} |"
+
+
+def code(version: str, rows: dict[str, dict[str, list[int]]], made: dict[str, dict[str, str]]) -> Iterator[str]:
+    yield f"\n### Triton {version}\n"
+    yield "| form | " + " | ".join(f"{a / 10:g}" if a % 10 else f"{a // 10}.0" for a in ARCHITECTURES) + " |"
+    yield "|---" * (len(ARCHITECTURES) + 1) + "|"
+    for name in sorted(rows):
+        cells = []
+        for capability in ARCHITECTURES:
+            numbers = rows[name].get(str(capability))
+            if numbers is None:
+                cells.append("-")
+                continue
+            registers, shared, _, instructions = numbers
+            cells.append(f"{registers} r, {shared:,} B, {instructions} i<br>{made[name][str(capability)]}")
+        yield f"| {name} | {' | '.join(cells)} |"
+
+
+def render() -> str:
+    lines = [HEAD.format(most=MOST, programs=WITHOUT_LAUNCH).rstrip()]
+    lines += [traffic(record_of(name)) for name in sorted(d.spec.name for d in launches.declared())]
+    lines.append(CODE.rstrip())
+    recorded, made = budgets.read(), json.loads(budgets.INSTRUCTIONS.read_text())
+    for version in sorted(recorded, key=lambda v: tuple(map(int, v.split("."))), reverse=True):
+        lines += code(version, recorded[version], made[version])
+    return "\n".join(lines) + "\n"
+
+
+def main(check: bool) -> None:
+    page = render()
+    if not check:
+        PAGE.write_text(page)
+    elif PAGE.read_text() != page:
+        sys.exit(f"{PAGE.name} is not what its command writes: run python tests/triton_checks/write_page.py")
+
+
+if __name__ == "__main__":
+    main("--check" in sys.argv[1:])
