@@ -20,7 +20,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cc' '*.h')
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cc' '*.cu' '*.h')
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only --budgets bench/budgets.toml
