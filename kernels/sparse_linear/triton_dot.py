@@ -42,12 +42,12 @@ def sparse_dot_kernel(
     BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """B outputs share their columns; a block has C weights of each, UNIT are a unit of the stream."""
-    n = tl.program_id(0) * B + tl.arange(0, B)
-    m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = tl.program_id(1) * B + tl.arange(0, B)
     k = tl.arange(0, BLOCK_K)
     in_m = m < rows
-    first = tl.load(starts_ptr + tl.program_id(0))
-    length = (tl.load(starts_ptr + tl.program_id(0) + 1) - first) * UNIT
+    first = tl.load(starts_ptr + tl.program_id(1))
+    length = (tl.load(starts_ptr + tl.program_id(1) + 1) - first) * UNIT
     w_tile = weight_ptr + first.to(tl.int64) * (B * UNIT) + tl.arange(0, B)[:, None] * length + k[None, :]
     column_row = columns_ptr + first * (UNIT // C)
     x_row = x_ptr + m[:, None].to(tl.int64) * K

@@ -17,10 +17,10 @@ from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._shared.triton_device import dot4
 from rtaccel.kernels._shared.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
-from rtaccel.kernels.linear.triton_mixed import finish
 from rtaccel.kernels.sparse_linear.triton_rows import (
     LARGEST,
     Form,
+    finish_row,
     launcher,
     numbers,
     pack,
@@ -45,8 +45,8 @@ def sparse_gemv_kernel(
     """B outputs share their columns; C words are a block."""
     X_WORDS: tl.constexpr = K // 4
     UNIT: tl.constexpr = C if C > 4 else 4
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    m = tl.program_id(1).to(tl.int64) * ROWS
+    m = tl.program_id(0).to(tl.int64) * ROWS
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     word = tl.arange(0, BLOCK_W)[None, :]
     zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
     output = n[:, None]
@@ -56,7 +56,7 @@ def sparse_gemv_kernel(
     column_row = columns_ptr + first * (UNIT // C)
     x_row = x_ptr + m * X_WORDS
 
-    acc0, acc1, acc2, acc3 = zero, zero, zero, zero
+    accs = (zero,) * ROWS
     for w0 in range(0, tl.max(units) * UNIT, BLOCK_W):
         at = w0 + word
         inside = at + zero < units * UNIT
@@ -64,32 +64,16 @@ def sparse_gemv_kernel(
         x_at = tl.load(column_row + at // C, mask=inside, other=0).to(tl.int32) * C + at % C
         if X_WORDS % C:  # the last block of a row reaches over the edge of x
             inside = inside & (x_at < X_WORDS)
-        acc0 = dot4(w, tl.load(x_row + x_at, mask=inside, other=0), acc0, ASM)
-        if ROWS > 1:
-            x1 = tl.load(x_row + X_WORDS + x_at, mask=inside & (m + zero + 1 < rows), other=0)
-            acc1 = dot4(w, x1, acc1, ASM)
-        if ROWS > 2:
-            x2 = tl.load(x_row + 2 * X_WORDS + x_at, mask=inside & (m + zero + 2 < rows), other=0)
-            x3 = tl.load(x_row + 3 * X_WORDS + x_at, mask=inside & (m + zero + 3 < rows), other=0)
-            acc2 = dot4(w, x2, acc2, ASM)
-            acc3 = dot4(w, x3, acc3, ASM)
+        sums = ()
+        for r in tl.static_range(ROWS):
+            x = tl.load(x_row + r * X_WORDS + x_at, mask=inside & (m + zero + r < rows), other=0)
+            sums = sums + (dot4(w, x, accs[r], ASM),)  # noqa: RUF005
+        accs = sums
 
-    for row in tl.static_range(ROWS):
-        acc = acc0
-        if row == 1:
-            acc = acc1
-        if row == 2:
-            acc = acc2
-        if row == 3:
-            acc = acc3
-        at_row = m + row + tl.arange(0, 1)
-        in_m = at_row < rows
-        row_scale = 1.0
-        if SCALED:
-            row_scale = tl.load(row_scale_ptr + at_row, mask=in_m, other=0.0)
-        finish(
-            tl.sum(acc, 1)[None, :], at_row, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, row_scale,
-            parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
+    for r in tl.static_range(ROWS):
+        finish_row(
+            tl.sum(accs[r], 1)[None, :], m + r, rows, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
+            parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, INT8_OUT, ASM,
         )  # fmt: skip
 
 

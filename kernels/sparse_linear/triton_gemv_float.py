@@ -16,9 +16,10 @@ import triton.language as tl
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._shared.triton_spec import WIDE_LOAD, Specialisation, Tiling, power_of_two
-from rtaccel.kernels.linear.triton_mixed import INFINITY_BITS, finish
+from rtaccel.kernels.linear.triton_mixed import INFINITY_BITS
 from rtaccel.kernels.sparse_linear.triton_rows import (
     Form,
+    finish_row,
     launcher,
     numbers,
     pack,
@@ -53,8 +54,8 @@ def sparse_gemv_float_kernel(
     BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """B outputs share their columns; a block has C weights of each, UNIT are a unit of the stream."""
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    m = tl.program_id(1).to(tl.int64) * ROWS
+    m = tl.program_id(0).to(tl.int64) * ROWS
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     number = tl.arange(0, BLOCK_W)[None, :]
     zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
     nothing = tl.zeros((BLOCK_N, BLOCK_W), tl.float32)
@@ -65,7 +66,7 @@ def sparse_gemv_float_kernel(
     column_row = columns_ptr + first * (UNIT // C)
     x_row = x_ptr + m * K
 
-    acc0, acc1, acc2, acc3 = nothing, nothing, nothing, nothing
+    accs = (nothing,) * ROWS
     for w0 in range(0, tl.max(units) * UNIT, BLOCK_W):
         at = w0 + number
         inside = at + zero < units * UNIT
@@ -73,31 +74,19 @@ def sparse_gemv_float_kernel(
         x_at = tl.load(column_row + at // C, mask=inside, other=0).to(tl.int32) * C + at % C
         if K % C:  # the last block of a row reaches over the edge of x
             inside = inside & (x_at < K)
-        acc0 = tl.fma(w, tl.load(x_row + x_at, mask=inside, other=0.0), acc0)
-        if ROWS > 1:
-            acc1 = tl.fma(w, tl.load(x_row + K + x_at, mask=inside & (m + zero + 1 < rows), other=0.0), acc1)
-        if ROWS > 2:
-            x2 = tl.load(x_row + 2 * K + x_at, mask=inside & (m + zero + 2 < rows), other=0.0)
-            x3 = tl.load(x_row + 3 * K + x_at, mask=inside & (m + zero + 3 < rows), other=0.0)
-            acc2 = tl.fma(w, x2, acc2)
-            acc3 = tl.fma(w, x3, acc3)
+        sums = ()
+        for r in tl.static_range(ROWS):
+            x = tl.load(x_row + r * K + x_at, mask=inside & (m + zero + r < rows), other=0.0)
+            sums = sums + (tl.fma(w, x, accs[r]),)  # noqa: RUF005
+        accs = sums
 
-    for row in tl.static_range(ROWS):
-        acc = acc0
-        if row == 1:
-            acc = acc1
-        if row == 2:
-            acc = acc2
-        if row == 3:
-            acc = acc3
-        at_row = m + row + tl.arange(0, 1)
-        in_m = at_row < rows
-        total = tl.sum(acc, 1)[None, :]
-        if m + row < rows:
-            total = tl.where(finite_row(x_row + row * K, K, BLOCK_N, BLOCK_W), total, float("nan"))
-        finish(
-            total, at_row, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, 1.0,
-            parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
+    for r in tl.static_range(ROWS):
+        total = tl.sum(accs[r], 1)[None, :]
+        if m + r < rows:
+            total = tl.where(finite_row(x_row + r * K, K, BLOCK_N, BLOCK_W), total, float("nan"))
+        finish_row(
+            total, m + r, rows, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
+            parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, INT8_OUT, ASM,
         )  # fmt: skip
 
 

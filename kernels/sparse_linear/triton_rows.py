@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 from rtaccel.core import settings
@@ -26,8 +27,9 @@ from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.formats import blocks
 from rtaccel.kernels._shared.triton_launch import bind
-from rtaccel.kernels._shared.triton_spec import Specialisation, require_matrix, require_row_scale
+from rtaccel.kernels._shared.triton_spec import MAX_N, Specialisation, require_matrix, require_row_scale
 from rtaccel.kernels.linear import contract as linear
+from rtaccel.kernels.linear.triton_mixed import finish
 from rtaccel.kernels.sparse_linear import contract
 
 LINE = 16
@@ -38,6 +40,24 @@ LARGEST = 64
 
 POINTERS = {"float32": "*fp32", "bfloat16": "*bf16", "int8": "*i8", "uint8": "*i8"}
 SIZES = {"float32": 4, "bfloat16": 2, "int8": 1}
+
+
+@triton.jit
+def finish_row(
+    total, m, rows, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point,
+    N: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr, INT8_OUT: tl.constexpr,
+    ASM: tl.constexpr,
+):  # fmt: skip
+    """Outputs n of row m from their sums, total [1, BLOCK_N]."""
+    row = m + tl.arange(0, 1)
+    in_m = row < rows
+    row_scale = 1.0
+    if SCALED:
+        row_scale = tl.load(row_scale_ptr + row, mask=in_m, other=0.0)
+    finish(
+        total, row, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, row_scale,
+        parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
+    )  # fmt: skip
 
 
 def side(stored: int, least: int) -> int:
@@ -177,7 +197,7 @@ def launcher(
         require_row_scale("sparse_linear", x, row_scale, form.scaled)
         y = torch.empty((x.shape[0], n), dtype=dtype, device=x.device)
         if y.numel():
-            grid = (triton.cdiv(n, tile.block_n), triton.cdiv(x.shape[0], tile.block_m))
+            grid = (triton.cdiv(x.shape[0], tile.block_m), triton.cdiv(n, tile.block_n))
             scale = {"row_scale_ptr": row_scale[0]} if row_scale else {}
             launch(grid, x_ptr=x.view(word), y_ptr=y, rows=x.shape[0], **operands, **scalars, **scale)
             if spoil is not None and not form.int8_out:
@@ -203,4 +223,6 @@ def unsupported(problem: Problem, layouts: tuple[str, ...]) -> str | None:
         return f"multiplies int8 by int8, not by {problem.weight_dtype}"
     if not 0 < problem.in_widths[0] <= linear.MAX_K:
         return f"takes 1 to {linear.MAX_K} inputs, not K = {problem.in_widths[0]}"
+    if problem.out_widths[0] > MAX_N:
+        return f"has a program for each 8 outputs, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
     return None

@@ -27,7 +27,7 @@ from rtaccel.kernels._shared.triton_permute import pick_bytes
 from rtaccel.kernels._shared.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear.triton_mixed import finish
 from rtaccel.kernels.sparse_linear.triton_gemv_float import finite_row
-from rtaccel.kernels.sparse_linear.triton_rows import Form, launcher, numbers, problem_of_size, unsupported
+from rtaccel.kernels.sparse_linear.triton_rows import Form, finish_row, launcher, numbers, problem_of_size, unsupported
 
 MAX_ROWS = 4
 GROUPS = 8
@@ -53,54 +53,32 @@ def semi_gemv_kernel(
 ):  # fmt: skip
     X_WORDS: tl.constexpr = K // 4
     W_WORDS: tl.constexpr = (K + 31) // 32 * 4
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    m = tl.program_id(1).to(tl.int64) * ROWS
+    m = tl.program_id(0).to(tl.int64) * ROWS
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     word = tl.arange(0, BLOCK_W)[None, :]
     zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
     row_at = n[:, None].to(tl.int64) * W_WORDS
     x_row = x_ptr + m * X_WORDS
 
-    acc0, acc1, acc2, acc3 = zero, zero, zero, zero
+    accs = (zero,) * ROWS
     for w0 in range(0, W_WORDS, BLOCK_W):
         at = w0 + word + zero
         inside = (at < W_WORDS) & (n < N)[:, None]
         w = tl.load(weight_ptr + row_at + at, mask=inside, other=0)
         pick = selector(tl.load(places_ptr + row_at + at, mask=inside, other=0).to(tl.int32))
         x_at = at // 4 * 8 + at % 4
-        first, second = x_at < X_WORDS, x_at + 4 < X_WORDS
-        low, high = tl.load(x_row + x_at, mask=first, other=0), tl.load(x_row + x_at + 4, mask=second, other=0)
-        acc0 = dot4(w, pick_bytes(low, high, pick, ASM), acc0, ASM)
-        if ROWS > 1:
-            more = m + zero + 1 < rows
-            low = tl.load(x_row + X_WORDS + x_at, mask=first & more, other=0)
-            high = tl.load(x_row + X_WORDS + x_at + 4, mask=second & more, other=0)
-            acc1 = dot4(w, pick_bytes(low, high, pick, ASM), acc1, ASM)
-        if ROWS > 2:
-            more = m + zero + 2 < rows
-            low = tl.load(x_row + 2 * X_WORDS + x_at, mask=first & more, other=0)
-            high = tl.load(x_row + 2 * X_WORDS + x_at + 4, mask=second & more, other=0)
-            acc2 = dot4(w, pick_bytes(low, high, pick, ASM), acc2, ASM)
-            more = m + zero + 3 < rows
-            low = tl.load(x_row + 3 * X_WORDS + x_at, mask=first & more, other=0)
-            high = tl.load(x_row + 3 * X_WORDS + x_at + 4, mask=second & more, other=0)
-            acc3 = dot4(w, pick_bytes(low, high, pick, ASM), acc3, ASM)
+        sums = ()
+        for r in tl.static_range(ROWS):
+            within = m + zero + r < rows
+            low = tl.load(x_row + r * X_WORDS + x_at, mask=within & (x_at < X_WORDS), other=0)
+            high = tl.load(x_row + r * X_WORDS + x_at + 4, mask=within & (x_at + 4 < X_WORDS), other=0)
+            sums = sums + (dot4(w, pick_bytes(low, high, pick, ASM), accs[r], ASM),)  # noqa: RUF005
+        accs = sums
 
-    for row in tl.static_range(ROWS):
-        acc = acc0
-        if row == 1:
-            acc = acc1
-        if row == 2:
-            acc = acc2
-        if row == 3:
-            acc = acc3
-        at_row = m + row + tl.arange(0, 1)
-        in_m = at_row < rows
-        row_scale = 1.0
-        if SCALED:
-            row_scale = tl.load(row_scale_ptr + at_row, mask=in_m, other=0.0)
-        finish(
-            tl.sum(acc, 1)[None, :], at_row, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, row_scale,
-            parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
+    for r in tl.static_range(ROWS):
+        finish_row(
+            tl.sum(accs[r], 1)[None, :], m + r, rows, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
+            parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, INT8_OUT, ASM,
         )  # fmt: skip
 
 
@@ -132,9 +110,9 @@ def semi_gemv_float_kernel(
 ):  # fmt: skip
     """A row of x per program."""
     PAIRS: tl.constexpr = (K + 31) // 32 * 8
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    m = tl.program_id(1).to(tl.int64) + tl.arange(0, 1)
-    x_row = x_ptr + tl.program_id(1).to(tl.int64) * K
+    m = tl.program_id(0).to(tl.int64) + tl.arange(0, 1)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    x_row = x_ptr + tl.program_id(0).to(tl.int64) * K
     row_at = n[:, None].to(tl.int64) * PAIRS
     acc = tl.zeros((BLOCK_N, BLOCK_W), tl.float32)
     for g0 in range(0, PAIRS, BLOCK_W):

@@ -44,8 +44,8 @@ def semi_dot_kernel(
 ):  # fmt: skip
     """WORDS: x is int8 and lies in words of four, one a group."""
     PAIRS: tl.constexpr = (K + 4 * BLOCK_G - 1) // (4 * BLOCK_G) * BLOCK_G
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     in_m, in_n = m < rows, n < N
     row_at = n[:, None].to(tl.int64) * PAIRS
     x_row = x_ptr + m[:, None].to(tl.int64) * (K // 4 if WORDS else K)

@@ -27,10 +27,9 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.formats import int4
 from rtaccel.kernels._shared.triton_device import dot4
 from rtaccel.kernels._shared.triton_permute import pick_bytes
-from rtaccel.kernels._shared.triton_spec import GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
+from rtaccel.kernels._shared.triton_spec import GPU_DP4A, MAX_N, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear import contract as linear
-from rtaccel.kernels.linear.triton_mixed import finish
-from rtaccel.kernels.sparse_linear.triton_rows import Form, launcher, numbers, problem_of_size
+from rtaccel.kernels.sparse_linear.triton_rows import Form, finish_row, launcher, numbers, problem_of_size
 from rtaccel.kernels.sparse_linear.triton_semi import PERMUTE, grouped, selector
 
 MAX_ROWS = 4
@@ -66,15 +65,14 @@ def semi_int4_kernel(
     HALF: tl.constexpr = GROUP // 4  # words of x of a group
     EACH: tl.constexpr = GROUP // 8  # words of weights of a pair of groups
     PAIRS: tl.constexpr = (K + 2 * GROUP - 1) // (2 * GROUP)
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    m = tl.program_id(1).to(tl.int64) * ROWS
+    m = tl.program_id(0).to(tl.int64) * ROWS
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     word = tl.arange(0, BLOCK_W)[None, :]
     zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
     row_at = n[:, None].to(tl.int64) * PAIRS
     x_row = x_ptr + m * X_WORDS
 
-    nothing = tl.zeros((BLOCK_N, BLOCK_W), tl.float32)
-    acc0, acc1, acc2, acc3 = nothing, nothing, nothing, nothing
+    accs = (tl.zeros((BLOCK_N, BLOCK_W), tl.float32),) * ROWS
     for w0 in range(0, PAIRS * EACH, BLOCK_W):
         at = w0 + word + zero
         inside = (at < PAIRS * EACH) & (n < N)[:, None]
@@ -88,52 +86,19 @@ def semi_int4_kernel(
             (scales & -65536).to(tl.float32, bitcast=True),
         )
         x_at = at // EACH * (2 * HALF) + at // 4 % (EACH // 4) * 8 + at % 4
-        acc0 = _row(
-            acc0,
-            x_row,
-            x_at,
-            m + zero < rows,
-            low,
-            high,
-            low_pick,
-            high_pick,
-            low_scale,
-            high_scale,
-            X_WORDS,
-            HALF,
-            ASM,
-        )
-        if ROWS > 1:
-            acc1 = _row(
-                acc1, x_row + X_WORDS, x_at, m + zero + 1 < rows, low, high, low_pick, high_pick, low_scale, high_scale,
+        sums = ()
+        for r in tl.static_range(ROWS):
+            total = _row(
+                accs[r], x_row + r * X_WORDS, x_at, m + zero + r < rows, low, high, low_pick, high_pick, low_scale, high_scale,
                 X_WORDS, HALF, ASM,
             )  # fmt: skip
-        if ROWS > 2:
-            acc2 = _row(
-                acc2, x_row + 2 * X_WORDS, x_at, m + zero + 2 < rows, low, high, low_pick, high_pick, low_scale,
-                high_scale, X_WORDS, HALF, ASM,
-            )  # fmt: skip
-            acc3 = _row(
-                acc3, x_row + 3 * X_WORDS, x_at, m + zero + 3 < rows, low, high, low_pick, high_pick, low_scale,
-                high_scale, X_WORDS, HALF, ASM,
-            )  # fmt: skip
+            sums = sums + (total,)  # noqa: RUF005
+        accs = sums
 
-    for row in tl.static_range(ROWS):
-        acc = acc0
-        if row == 1:
-            acc = acc1
-        if row == 2:
-            acc = acc2
-        if row == 3:
-            acc = acc3
-        at_row = m + row + tl.arange(0, 1)
-        in_m = at_row < rows
-        row_scale = 1.0
-        if SCALED:
-            row_scale = tl.load(row_scale_ptr + at_row, mask=in_m, other=0.0)
-        finish(
-            tl.sum(acc, 1)[None, :], at_row, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, row_scale,
-            parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
+    for r in tl.static_range(ROWS):
+        finish_row(
+            tl.sum(accs[r], 1)[None, :], m + r, rows, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
+            parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, INT8_OUT, ASM,
         )  # fmt: skip
 
 
@@ -144,6 +109,8 @@ def supports(problem: Problem) -> str | None:
         return f"multiplies int8 by int4, not {problem.in_dtypes[0]} by {problem.weight_dtype}"
     if problem.rows > MAX_ROWS:
         return f"keeps one sum per row in registers, for M <= {MAX_ROWS}, not M = {problem.rows}"
+    if problem.out_widths[0] > MAX_N:
+        return f"has a program for each 8 outputs, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
     if int(problem.attrs["group_size"]) % LINE:
         return f"takes groups of a multiple of {LINE} inputs, not of {problem.attrs['group_size']}"
     k = problem.in_widths[0]
