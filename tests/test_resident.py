@@ -7,6 +7,7 @@ import gc
 import importlib.util
 import threading
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import pytest
 import torch
@@ -33,6 +34,22 @@ class Newest(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.stack(x)[0][:, -1])
+
+
+class Causal(nn.Module):
+    """Four convolutions of three taps with residuals, and a head on the newest moment."""
+
+    def __init__(self, features: int, channels: int) -> None:
+        super().__init__()
+        widths = (features, *[channels] * 4)
+        self.convs = nn.ModuleList(nn.Conv1d(c, n, 3, dilation=2**i) for i, (c, n) in enumerate(pairwise(widths)))
+        self.head = nn.Linear(channels, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, conv in enumerate(self.convs):
+            y = torch.relu(conv(nn.functional.pad(x, (2 * 2**i, 0))))
+            x = x + y if i else y
+        return self.head(x[:, :, -1])
 
 
 def network() -> nn.Module:
@@ -303,16 +320,20 @@ def test_on_a_gpu() -> None:
         (lambda: nn.GRU(40, 100, 2, batch_first=True), 40, 100),
         (lambda: nn.LSTM(250, 200, 3, batch_first=True), 250, 200),
         (lambda: nn.LSTM(500, 1000, 4, batch_first=True), 500, 1000),
+        (lambda: Causal(40, 64), 40, 64),
     ],
-    ids=["lstm-64", "gru-100", "lstm-200", "lstm-1000"],
+    ids=["lstm-64", "gru-100", "lstm-200", "lstm-1000", "convolutions"],
 )
 def test_streams_on_a_gpu(make: Callable[[], nn.Module], features: int, hidden: int) -> None:
     """One multiprocessor and many, with resets, started and ended several times."""
     reason = get_backend("triton").unavailable()
     if reason is not None or not torch.cuda.is_available():
         pytest.skip(f"runs on a GPU stay open here: {reason}")
-    model = Newest(make(), nn.Linear(hidden, 5)).eval()
-    calibration, step = [torch.randn(4, 9, features)], torch.randn(1, features)
+    made = make()
+    causal = isinstance(made, Causal)
+    model = made.eval() if causal else Newest(made, nn.Linear(hidden, 5)).eval()
+    calibration = [torch.randn(4, features, 40) if causal else torch.randn(4, 9, features)]
+    step = torch.randn(1, features)
     plain = rt.stream(model, step, scheme="w8a8", calibration=calibration)
     for _ in range(5):
         live = rt.stream(model, step, scheme="w8a8", calibration=calibration, device="cuda")

@@ -122,6 +122,7 @@ def test_every_operator_with_a_triton_kernel_declares_forms_to_check() -> None:
     for start in (
         "linear_dot", "linear_gemv", "linear_int4_gemv", "linear_mixed", "linear_blas", "mlp_chain", "mlp_resident",
         "null_resident", "quantize_static", "quantize_dynamic", "sparse_gemv", "sparse_dot", "sparse_semi",
+        "conv_window", "conv_resident",
     ):  # fmt: skip
         assert any(name.startswith(start) for name in names), start
 

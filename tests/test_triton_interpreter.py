@@ -15,7 +15,7 @@ import pytest
 
 from rtaccel.backends import get_backend
 
-CHECKED = ("kernels", "formats", "sparse", "recurrent", "cut", "resident", "resident_streams")
+CHECKED = ("kernels", "formats", "sparse", "recurrent", "cut", "conv", "resident", "resident_streams", "conv_stream")
 CHECKS = [Path(__file__).parent / "triton_checks" / f"check_{name}.py" for name in CHECKED]
 EVERY_SIZE = Path(__file__).parent / "triton_checks" / "every_size.py"
 GUARD = Path(__file__).parent / "triton_checks" / "guard_pages.py"
@@ -42,7 +42,7 @@ def run_checks(tmp_path: Path, interpret: bool) -> None:
         [
             "-m",
             "pytest",
-            *map(str, CHECKS if interpret else CHECKS[:5]),
+            *map(str, CHECKS if interpret else CHECKS[:6]),
             "-q",
             "--no-header",
             "--tb=short",
@@ -87,7 +87,7 @@ def test_kernels_on_the_gpu(tmp_path: Path) -> None:
 def test_kernels_touch_nothing_outside_their_buffers() -> None:
     done = run_python([str(GUARD)], interpret=True)
     assert done.returncode == 0, done.stderr[-4000:]
-    assert done.stdout.strip() == "236 ran"
+    assert done.stdout.strip() == "252 ran"
     for fault in ("overread", "overwrite", "underread"):
         planted = run_python([str(GUARD), fault], interpret=True)
         assert planted.returncode == -signal.SIGSEGV, fault

@@ -71,6 +71,7 @@ class Specialisation:
     demands: of the compiled code; None for forms that are launched but not part of the check.
     slow: takes long to compile; the tests compile it now and then.
     cooperative: its programs wait for each other, so the device must hold all of them at once.
+    registers: the most that a thread may have; 0 lets the assembler choose, which spares them so that more programs fit at once.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Specialisation:
     demands: Demands | None = None
     cooperative: bool = False
     slow: bool = False
+    registers: int = 0
 
     def demanding(self, *requires: str, forbids: tuple[str, ...] = ()) -> Specialisation:
         return replace(self, demands=Demands(requires, forbids))
@@ -91,6 +93,8 @@ class Specialisation:
         """Compiler options. Fused multiply-add is off: it would round `acc * multiplier + offset` once, not twice."""
         t = self.tiling
         options: dict[str, Any] = {"num_warps": t.num_warps, "num_stages": t.num_stages, "enable_fp_fusion": False}
+        if self.registers:
+            options["maxnreg"] = self.registers
         return {**options, "launch_cooperative_grid": True} if self.cooperative else options
 
     @property

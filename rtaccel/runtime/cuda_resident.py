@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from rtaccel.core.errors import BackendUnavailable, ShapeError
+from rtaccel.core.errors import BackendUnavailable, ShapeError, UnsupportedProblem
 from rtaccel.core.stage import Stage
 from rtaccel.plan.explain import Line
 from rtaccel.plan.group import Group
@@ -235,5 +235,11 @@ def _end(control: Tensor, running: Running) -> None:
 
 def resident_plan(group: Group, stages: tuple[Stage, ...], streamed: bool = False) -> ResidentPlan:
     """The plan of a group that was fused to these stages. Raises UnsupportedProblem where they cannot stay."""
+    if any(s.op == "conv" for s in group.stages):
+        stages = group.stages  # the kernel has its own order of all of them
+    if len(group.outputs) != 1:
+        raise UnsupportedProblem(
+            "persistent", f"{len(group.outputs)} outputs", "one", "Return one tensor, or join them with torch.cat."
+        )
     network = network_of(stages, streamed)
     return (ResidentStream if streamed else ResidentPlan)(group, network, resident_device())

@@ -1,4 +1,5 @@
-"""What can stay on a GPU: a chain of linear layers, or a stack of LSTM or GRU with its head. How each is launched."""
+"""What can stay on a GPU: a chain of linear layers, a stack of LSTM or GRU with its head, or a stream of causal convolutions.
+How each is launched."""
 
 from __future__ import annotations
 
@@ -149,18 +150,61 @@ class ResidentStack:
         )  # fmt: skip
 
 
+class ResidentConvolutions:
+    """Stages of one moment, causal convolutions with their rings among them. form: a kernels.conv.triton_resident_form.Form."""
+
+    commands = True
+
+    def __init__(self, stages: tuple[Stage, ...], form: Any) -> None:
+        self.stages, self.form = stages, form
+        self.inputs, self.outputs = form.inputs, form.widths[-1]
+
+    def prepared(self, device: str) -> tuple[Launch, Any]:
+        from rtaccel.kernels._shared.triton_launch import bind
+        from rtaccel.kernels.conv.triton_resident import specialise
+        from rtaccel.kernels.conv.triton_resident_form import Operands
+
+        kernel, ops = bind(specialise(self.form)), Operands.of(self.form, device)
+
+        def launch(requests: Tensor, replies: Tensor, control: Tensor) -> None:
+            kernel(
+                (1,), request_ptr=requests, reply_ptr=replies, control_ptr=control, words_ptr=ops.words,
+                numbers_ptr=ops.numbers, sums_ptr=ops.sums, rings_ptr=ops.rings, idle_looks=0,
+            )  # fmt: skip
+
+        return launch, ops
+
+    def line(self) -> Line:
+        layers = [o for o in self.form.operations if o.kind == "layer"]
+        products = sum(o.taps * o.inputs * o.width for o in layers)
+        rings = 4 * self.form.rings[-1]
+        return Line(
+            self.stages[0].name, f"conv {self.inputs}-{'-'.join(str(o.width) for o in layers)}", "triton_resident",
+            4 * (self.inputs + self.outputs), 2 * products,
+            (f"one program, its weights in registers, {rings} B of rings in device memory",),
+        )  # fmt: skip
+
+
 STEP = "Use mode='graph', scheme=rt.W8A8(activation='static') with calibration=, or a smaller model."
 
 
 def network_of(stages: Sequence[Stage], streamed: bool) -> Network:
     """Of a group that was fused to these stages. streamed: whether states live from call to call.
 
-    Raises UnsupportedProblem where they are neither a chain that fits nor a stack.
+    Raises UnsupportedProblem where they are neither a chain that fits, nor a stack, nor a stream of convolutions.
     """
     from rtaccel.kernels._shared import triton_recurrent_form, triton_recurrent_resident
+    from rtaccel.kernels.conv import triton_resident_form
     from rtaccel.kernels.mlp import triton_cut_form, triton_resident
 
     what = ", ".join(f"{s.name} ({s.op})" for s in stages)
+    if streamed and any(s.op == "conv" for s in stages):
+        form = triton_resident_form.form_of(stages)
+        if isinstance(form, str):
+            raise UnsupportedProblem(
+                "persistent", what, f"a network that {form}", "Pass calibration=, or stream on the CPU."
+            )
+        return ResidentConvolutions(tuple(stages), form)
     if [s.op for s in stages] == ["mlp"]:
         reason, widths = triton_resident.unsupported(stages[0].attrs), stages[0].attrs["widths"]
         if reason is None:
@@ -173,7 +217,7 @@ def network_of(stages: Sequence[Stage], streamed: bool) -> Network:
     if not stages or stages[0].op not in ("lstm", "gru"):
         raise UnsupportedProblem(
             "persistent", what, "a chain of W8A8 linear layers with static scales, of one input and output, or a "
-            "stream of LSTM or GRU with a linear head", STEP,
+            "stream of LSTM or GRU with a linear head, or of causal convolutions", STEP,
         )  # fmt: skip
     if not streamed:
         raise UnsupportedProblem(

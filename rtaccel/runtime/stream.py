@@ -100,7 +100,8 @@ def stream(
         that of the example for good.
     scheme: as in `compile`. calibration: windows in the model's own form, all of one length.
     device: "cuda" for a kernel that stays on the GPU with the states of one stream (`mode="persistent"`, the only mode there is):
-        an LSTM or GRU in static W8A8, with or without a W8A8 linear head. Tensors are then the CPU's as well, `close()` ends
+        an LSTM or GRU in static W8A8, with or without a W8A8 linear head, or causal convolutions in static W8A8 with
+        residuals, activations and linear layers. Tensors are then the CPU's as well, `close()` ends
         the kernel, and the past of the stream is not in the state dict.
 
     Example:

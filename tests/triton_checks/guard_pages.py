@@ -21,6 +21,7 @@ from rtaccel.core.registry import impls
 from rtaccel.core.stage import Problem, Quant, Stage
 from rtaccel.kernels._shared import recurrent_cases
 from rtaccel.kernels._shared.recurrent import Geometry
+from rtaccel.kernels.conv import cases as conv_cases
 from rtaccel.kernels.fused_linear import contract as fused_contract
 from rtaccel.kernels.linear import contract as linear_contract
 from rtaccel.kernels.linear import contract_weights
@@ -111,6 +112,10 @@ def main() -> None:
             ):
                 made = recurrent_cases.make_stage(op, gates, geometry, k, form, out)
                 ran += run(op, made, recurrent_cases.make_inputs(made, 1, seed=k), at_end)
+        for shape in ("causal", "image-odd", "live", "flat-colours"):
+            for scheme, out in (("static", "int8"), ("self", "float32")):
+                made = conv_cases.make_stage(conv_cases.SHAPES[shape], scheme, "relu", out=out, residual=True)
+                ran += run("conv", made, conv_cases.make_inputs(made, 2, seed=3), at_end)
     print(f"{ran} ran")
 
 

@@ -1,0 +1,228 @@
+"""Causal convolutions that stay on the GPU: a whole streamed network in one program, a message is a moment of x.
+
+The weights are int32 words in registers, four int8 each, a tile [N, C / 4] for every tap. The past of a layer is a ring of its
+int8 columns in device memory, of a power of two of rows, which this program alone reads and writes. All taps but the newest read
+columns that were there before the message came: what they add is summed while the host still prepares x, so that after a
+message every layer costs one tile, however many taps it has.
+
+Nothing is cleared at a reset: a column older than it counts as the zero point, that is as zero.
+
+The layers are an order of operations over values (triton_resident_form.py): "quantize" a float32 value, a "layer" (a convolution
+with a ring, or a linear layer), or a "join" of two. Sizes are padded with zeros to powers of two, in which everything is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import triton
+import triton.language as tl
+
+from rtaccel.core import settings
+from rtaccel.kernels._shared.triton_device import activate, dot4, multiply_rn, pack_words, to_int8
+from rtaccel.kernels._shared.triton_exchange import split
+from rtaccel.kernels._shared.triton_mailbox import SPINS_PER_LOOK, answer, wait
+from rtaccel.kernels._shared.triton_spec import (
+    FUSED,
+    GPU_DP4A,
+    SYSTEM_FENCE,
+    SYSTEM_LOAD,
+    SYSTEM_STORE,
+    Specialisation,
+    Tiling,
+    power_of_two,
+)
+from rtaccel.kernels.conv.triton_resident_form import THREAD_REGISTERS, Form, example, form_of
+
+INFINITY_BITS = tl.constexpr(0x7F800000)
+
+
+@triton.jit
+def load_layer(words_ptr, N: tl.constexpr, WORDS: tl.constexpr, TAPS: tl.constexpr):
+    """TAPS tiles [N, WORDS] that follow each other, the oldest tap first."""
+    n, w = tl.arange(0, N)[:, None], tl.arange(0, WORDS)[None, :]
+    tiles = ()
+    for tap in tl.static_range(TAPS):
+        tiles = tiles + (tl.load(words_ptr + tap * N * WORDS + n * WORDS + w),)  # noqa: RUF005
+    return tiles
+
+
+@triton.jit
+def load_tiles(words_ptr, KINDS: tl.constexpr, TAPS: tl.constexpr, WORDS: tl.constexpr, OUTPUTS: tl.constexpr):
+    """The weights of all layers. WORDS: of a column of each layer's input."""
+    tiles = ()
+    for i in tl.static_range(len(KINDS)):
+        if KINDS[i] == "layer":
+            tiles = tiles + load_layer(words_ptr, OUTPUTS[i], WORDS[i], TAPS[i])
+            words_ptr += TAPS[i] * OUTPUTS[i] * WORDS[i]
+    return tiles
+
+
+@triton.jit
+def past_sum(
+    tiles, ring_ptr, sums_ptr, tick, age, FIRST: tl.constexpr, TAPS: tl.constexpr, DILATION: tl.constexpr,
+    ROWS: tl.constexpr, WORDS: tl.constexpr, N: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """int32 [N]: what all taps of a layer but the newest add. FIRST: its first tile."""
+    past = tl.zeros((N,), tl.int32)
+    if TAPS > 1:
+        zero = tl.load(sums_ptr + 2 * N)
+        acc = tl.zeros((N, WORDS), tl.int32)
+        for tap in tl.static_range(TAPS - 1):
+            row = (tick - (TAPS - 1 - tap) * DILATION) & (ROWS - 1)
+            column = tl.load(ring_ptr + row * WORDS + tl.arange(0, WORDS))
+            column = tl.where(age >= (TAPS - 1 - tap) * DILATION, column, zero)
+            acc = dot4(tiles[FIRST + tap], tl.broadcast_to(column[None, :], (N, WORDS)), acc, ASM)
+        past = tl.sum(acc, 1) + tl.load(sums_ptr + N + tl.arange(0, N))
+    return past
+
+
+@triton.jit
+def past_sums(
+    tiles, rings_ptr, sums_ptr, tick, age, KINDS: tl.constexpr, TILES: tl.constexpr, TAPS: tl.constexpr,
+    DILATIONS: tl.constexpr, RINGS: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr, OUTPUTS: tl.constexpr,
+    ASM: tl.constexpr,
+):  # fmt: skip
+    """`past_sum` of each operation; of what is no layer 0. age: moments since the reset.
+
+    sums of a layer: its compensation for the newest tap [N] and for the others [N], and the zero point four times in a word."""
+    found = ()
+    for i in tl.static_range(len(KINDS)):
+        past = tl.full((), 0, tl.int32)
+        if KINDS[i] == "layer":
+            past = past_sum(
+                tiles, rings_ptr + RINGS[i], sums_ptr, tick, age, TILES[i], TAPS[i], DILATIONS[i], ROWS[i], WORDS[i], OUTPUTS[i],
+                ASM,
+            )  # fmt: skip
+            sums_ptr += 2 * OUTPUTS[i] + 4
+        found = found + (past,)  # noqa: RUF005
+    return found
+
+
+@triton.jit
+def run_layer(
+    tiles, words, past, ring_ptr, numbers_ptr, sums_ptr, tick, reset, FIRST: tl.constexpr, TAPS: tl.constexpr,
+    ROWS: tl.constexpr, WORDS: tl.constexpr, N: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """float32 [N] before the activation, from the words of the newest column, which goes into the ring."""
+    n = tl.arange(0, N)
+    if TAPS > 1:
+        tl.store(ring_ptr + (tick & (ROWS - 1)) * WORDS + tl.arange(0, WORDS), words)
+    tile = tiles[FIRST + TAPS - 1]
+    acc = tl.sum(dot4(tile, tl.broadcast_to(words[None, :], (N, WORDS)), tl.zeros((N, WORDS), tl.int32), ASM), 1)
+    acc += tl.load(sums_ptr + n) + tl.where(reset, 0, past)
+    return multiply_rn(acc.to(tl.float32), tl.load(numbers_ptr + n), ASM) + tl.load(numbers_ptr + N + n)
+
+
+@triton.jit
+def end_operation(t, values, numbers_ptr, OTHERS: tl.constexpr, ACTIVATIONS: tl.constexpr, INT8: tl.constexpr,
+                  INDEX: tl.constexpr):  # fmt: skip
+    """act(t + other) of one operation, in float32 or rounded to int8 words."""
+    NAME: tl.constexpr = ACTIVATIONS[INDEX]
+    if OTHERS[INDEX] >= 0:
+        t = t + pick(values, OTHERS[INDEX])
+    y = activate(t, tl.load(numbers_ptr), NAME)
+    if INT8[INDEX]:
+        y = pack_words(to_int8(y * tl.load(numbers_ptr + 1), tl.load(numbers_ptr + 2).to(tl.int32)))
+    return y
+
+
+@triton.jit
+def pick(values, INDEX: tl.constexpr):
+    return values[INDEX]
+
+
+@triton.jit
+def moment(
+    tiles, pasts, x, rings_ptr, numbers_ptr, sums_ptr, tick, reset, KINDS: tl.constexpr, SOURCES: tl.constexpr,
+    OTHERS: tl.constexpr, TILES: tl.constexpr, TAPS: tl.constexpr, RINGS: tl.constexpr, ROWS: tl.constexpr,
+    WORDS: tl.constexpr, OUTPUTS: tl.constexpr, INT8: tl.constexpr, ACTIVATIONS: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """float32 [N padded] of the last operation; the columns of this moment go into the rings.
+
+    numbers of a layer: N multipliers and N offsets; then of every operation the activation's parameter, the inverse scale and
+    the zero point of an int8 result, and 0."""
+    values = (x,)
+    for i in tl.static_range(len(KINDS)):
+        t = pick(values, SOURCES[i])
+        if KINDS[i] == "layer":
+            t = run_layer(
+                tiles, t, pasts[i], rings_ptr + RINGS[i], numbers_ptr, sums_ptr, tick, reset, TILES[i], TAPS[i],
+                ROWS[i], WORDS[i], OUTPUTS[i], ASM,
+            )  # fmt: skip
+            sums_ptr += 2 * OUTPUTS[i] + 4
+            numbers_ptr += 2 * OUTPUTS[i]
+        values = values + (end_operation(t, values, numbers_ptr, OTHERS, ACTIVATIONS, INT8, i),)  # noqa: RUF005
+        numbers_ptr += 4
+    return values[len(KINDS)]
+
+
+@triton.jit(do_not_specialize=["idle_looks"])
+def resident_kernel(
+    request_ptr, reply_ptr, control_ptr, words_ptr, numbers_ptr, sums_ptr, rings_ptr, idle_looks,
+    K: tl.constexpr, N: tl.constexpr, PADDED_K: tl.constexpr, MEMORY: tl.constexpr, KINDS: tl.constexpr,
+    SOURCES: tl.constexpr, OTHERS: tl.constexpr, TILES: tl.constexpr, TAPS: tl.constexpr, DILATIONS: tl.constexpr,
+    RINGS: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr, OUTPUTS: tl.constexpr, INT8: tl.constexpr,
+    ACTIVATIONS: tl.constexpr, ASM: tl.constexpr, MESSAGE: tl.constexpr, LOOK: tl.constexpr,
+):  # fmt: skip
+    """One program; the number of a message is that of its column. MEMORY: for how many further moments x is felt."""
+    tiles = load_tiles(words_ptr, KINDS, TAPS, WORDS, OUTPUTS)
+    tl.store(control_ptr + 1, tl.full((), 1, tl.int64), cache_modifier=".wt")
+    k = tl.arange(0, MESSAGE)
+    sequence = tl.full((), 0, tl.int32)
+    age, spoiled = tl.full((), 0, tl.int32), tl.full((), 0, tl.int32)
+    end = tl.full((), 0, tl.int64)
+    while end == 0:
+        sequence += 1
+        pasts = past_sums(
+            tiles, rings_ptr, sums_ptr, sequence, age, KINDS, TILES, TAPS, DILATIONS, RINGS, ROWS, WORDS, OUTPUTS, ASM
+        )
+        message, end = wait(request_ptr, control_ptr, sequence, idle_looks, K + 1, MESSAGE, LOOK)
+        if end == 0:
+            payload = message.to(tl.int32)
+            reset = tl.sum(tl.where(k == K, payload, 0), 0) == 1
+            finite = tl.max(tl.where(k < K, payload & 0x7FFFFFFF, 0), 0) < INFINITY_BITS
+            x = split(tl.where(k < K, payload, 0), PADDED_K, 1, MESSAGE)[0].to(tl.float32, bitcast=True)
+            y = moment(
+                tiles, pasts, x, rings_ptr, numbers_ptr, sums_ptr, sequence, reset, KINDS, SOURCES, OTHERS, TILES, TAPS,
+                RINGS, ROWS, WORDS, OUTPUTS, INT8, ACTIVATIONS, ASM,
+            )  # fmt: skip
+            spoiled = tl.where(finite, tl.maximum(tl.where(reset, 0, spoiled) - 1, 0), MEMORY + 1)
+            answer(reply_ptr, tl.where(spoiled == 0, y, float("nan")), sequence, N)
+            age = tl.minimum(tl.where(reset, 0, age) + 1, MEMORY + 1)  # no reach is longer
+            tl.debug_barrier()  # other threads read these columns with the next moment
+    tl.store(control_ptr + 1, end, cache_modifier=".wt")
+
+
+def specialise(form: Form) -> Specialisation:
+    """The kernel of a network; its name says what is in it."""
+    shape = "-".join(
+        f"{n}{f'k{t}d{d}' if t > 1 else ''}"
+        for kind, n, t, d in zip(form.kinds, form.widths, form.taps, form.dilations)
+        if kind == "layer"
+    )
+    warps = form.num_warps
+    return Specialisation(
+        name=f"conv_resident_{form.inputs}-{shape}{'_joined' if max(form.others, default=-1) >= 0 else ''}",
+        kernel=resident_kernel,
+        signature={
+            "request_ptr": "*i64", "reply_ptr": "*i64", "control_ptr": "*i64", "words_ptr": "*i32",
+            "numbers_ptr": "*fp32", "sums_ptr": "*i32", "rings_ptr": "*i32", "idle_looks": "i32",
+        },
+        constants={
+            **form.constants(), "ASM": not settings.triton_interpret(), "LOOK": SPINS_PER_LOOK.value,
+            "MESSAGE": max(power_of_two(form.inputs + 1, 16, 1 << 20), 32 * warps),
+        },
+        tiling=Tiling(1, max(form.padded_outputs), 1, num_warps=warps),
+        registers=THREAD_REGISTERS,  # it has its multiprocessor for itself
+    )  # fmt: skip
+
+
+def specialisations() -> Iterator[Specialisation]:
+    """The forms that are compiled and held to a budget without a GPU."""
+    for stages in (example((6, 16, 16, 16), 3, 2), example((40,) + (64,) * 6, 3, 8)):
+        form = form_of(stages)
+        assert isinstance(form, Form), form
+        spec = specialise(form).demanding(GPU_DP4A, SYSTEM_LOAD, SYSTEM_STORE, forbids=(SYSTEM_FENCE, FUSED))
+        yield replace(spec, slow=True)

@@ -1,0 +1,281 @@
+"""A streamed network of convolutions as operations over values, and its numbers in the order in which the kernel reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtaccel.core.registry import operator
+from rtaccel.core.stage import Quant, Stage, Value
+from rtaccel.formats.int8 import inverse_scale
+from rtaccel.kernels._shared.triton_spec import power_of_two
+from rtaccel.kernels.conv import contract
+from rtaccel.kernels.linear.contract import make_stage as make_linear
+
+MAX_MESSAGE = 512
+"""Words of a message: each thread polls one, and 16 warps are the most."""
+
+THREAD_REGISTERS = 128
+"""Of a thread: what 16 warps may have."""
+
+REGISTERS = 64
+"""Of them for weights. Not measured on a card."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """kind: "quantize", "layer" or "join". source, other: values, 0 for x and i + 1 for the result of operation i; -1 for none.
+    width: of the result. taps, dilation: 1 for what has no ring. low: of a layer, what the contract's `lower` gives."""
+
+    kind: str
+    source: int
+    width: int
+    int8: bool
+    other: int = -1
+    taps: int = 1
+    dilation: int = 1
+    inputs: int = 0
+    activation: str = "none"
+    parameter: float = 0.0
+    inverse: float = 1.0
+    zero_point: int = 0
+    low: Any = None
+
+    @property
+    def reach(self) -> int:
+        return (self.taps - 1) * self.dilation
+
+
+@dataclass(frozen=True)
+class Form:
+    """inputs: K, numbers of a moment."""
+
+    inputs: int
+    operations: tuple[Operation, ...]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return tuple(o.kind for o in self.operations)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(o.width for o in self.operations)
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        return tuple(o.taps for o in self.operations)
+
+    @property
+    def dilations(self) -> tuple[int, ...]:
+        return tuple(o.dilation for o in self.operations)
+
+    @property
+    def others(self) -> tuple[int, ...]:
+        return tuple(o.other for o in self.operations)
+
+    @property
+    def padded_inputs(self) -> tuple[int, ...]:
+        return tuple(padded(o.inputs) for o in self.operations)
+
+    @property
+    def padded_outputs(self) -> tuple[int, ...]:
+        return tuple(padded(o.width) for o in self.operations)
+
+    @property
+    def tiles(self) -> tuple[int, ...]:
+        """The first tile of weights of each operation."""
+        counts = [o.taps if o.kind == "layer" else 0 for o in self.operations]
+        return tuple(sum(counts[:i]) for i in range(len(counts)))
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Of each ring, 0 for none: a power of two, so that a number that wraps round goes on in it."""
+        return tuple(power_of_two(o.reach + 1, 2, 1 << 30) if o.taps > 1 else 0 for o in self.operations)
+
+    @property
+    def rings(self) -> tuple[int, ...]:
+        """Where each ring begins, in words, and their end."""
+        starts = [0]
+        for rows, c in zip(self.rows, self.padded_inputs):
+            starts.append(starts[-1] + rows * c // 4)
+        return tuple(starts)
+
+    @property
+    def memory(self) -> int:
+        """For how many further moments x is felt: the longest way through the rings."""
+        felt = [0]
+        for o in self.operations:
+            felt.append(o.reach + max(felt[o.source], felt[o.other] if o.other >= 0 else 0))
+        return felt[-1]
+
+    def registers(self, warps: int) -> int:
+        """Of weights in a thread: each tile takes one at least."""
+        tiles = [
+            (o.taps, n * c // 4)
+            for o, n, c in zip(self.operations, self.padded_outputs, self.padded_inputs)
+            if o.kind == "layer"
+        ]
+        return sum(taps * max(words // (32 * warps), 1) for taps, words in tiles)
+
+    @property
+    def num_warps(self) -> int:
+        """As few as hold the weights, and four at least; of 16 the registers may not be enough, which `form_of` refuses."""
+        fewest = next((w for w in (4, 8) if self.registers(w) <= REGISTERS), 16)
+        return max(fewest, power_of_two(self.inputs + 1, 16, MAX_MESSAGE) // 32)
+
+    def constants(self) -> dict[str, Any]:
+        return {
+            "K": self.inputs, "N": self.widths[-1], "PADDED_K": padded(self.inputs), "MEMORY": self.memory,
+            "KINDS": self.kinds, "SOURCES": tuple(o.source for o in self.operations), "OTHERS": self.others,
+            "TILES": self.tiles, "TAPS": self.taps, "DILATIONS": self.dilations, "RINGS": self.rings, "ROWS": self.rows,
+            "WORDS": tuple(c // 4 for c in self.padded_inputs), "OUTPUTS": self.padded_outputs,
+            "INT8": tuple(o.int8 for o in self.operations),
+            "ACTIVATIONS": tuple(o.activation for o in self.operations),
+        }  # fmt: skip
+
+
+def padded(width: int) -> int:
+    return power_of_two(width, 16, 1 << 20)
+
+
+def form_of(stages: Sequence[Stage]) -> Form | str:
+    """The form of a stream's stages, from x to the one value that nothing reads; or why there is none, after "a network that"."""
+    names = {stages[0].inputs[0].name: 0}
+    operations: list[Operation] = []
+    for stage in stages:
+        reason = _taken(stage)
+        if reason is not None:
+            return f"{reason}: {stage.name} ({stage.op})"
+        reads = [v for v in stage.inputs if not (contract.is_stream(stage) and v is stage.inputs[1])]
+        if any(v.name not in names for v in reads):
+            return "has one input"
+        sources = [names[v.name] for v in reads]
+        if stage.op == "conv" and reads[0].dtype == "float32":
+            quant = contract.input_quant(stage)
+            assert quant is not None
+            operations.append(_rounded(sources[0], reads[0].width, quant))
+            sources[0] = len(operations)
+        operations.append(_operation(stage, sources))
+        names[stage.outputs[0].name] = len(operations)
+    form = Form(stages[0].inputs[0].width, tuple(operations))
+    read = {o.source for o in operations} | {o.other for o in operations}
+    if operations[-1].int8 or set(range(len(operations))) - read:
+        return "gives one float32 value"
+    if form.inputs + 1 > MAX_MESSAGE or form.widths[-1] > MAX_MESSAGE:
+        return f"has at most {MAX_MESSAGE - 1} inputs and {MAX_MESSAGE} outputs"
+    if form.registers(form.num_warps) > REGISTERS:
+        held = form.registers(form.num_warps)
+        return f"has at most {REGISTERS} words of weights in each of {32 * form.num_warps} threads, when padded, not {held}"
+    return form
+
+
+def _taken(stage: Stage) -> str | None:
+    """None, or what a stage would have to be."""
+    if stage.op == "quantize":
+        return None if len(stage.outputs) == 1 else "has static scales"
+    if stage.op in ("conv", "linear"):
+        if stage.tensors["weight"].dtype != torch.int8 or "group_scale" in stage.tensors:
+            return "is W8A8 throughout"
+        if stage.op == "conv":
+            if not contract.is_stream(stage):
+                return "has convolutions over moments alone"
+            if int(stage.attrs.get("groups", 1)) != 1:
+                return "has convolutions of one group"
+            return None if contract.input_quant(stage) is not None else "has static scales"
+        return None if len(stage.inputs) == 1 and stage.inputs[0].quant is not None else "has static scales"
+    if stage.op == "pointwise":
+        plain = stage.attrs.get("join", "add") == "add" and "scale" not in stage.tensors
+        if plain and all(v.dtype == "float32" for v in stage.inputs):
+            return None
+    return "consists of convolutions, linear layers, activations and sums"
+
+
+def _rounded(source: int, width: int, quant: Quant) -> Operation:
+    return Operation("quantize", source, width, True, inverse=inverse_scale(quant), zero_point=quant.zero_point)
+
+
+def _operation(stage: Stage, sources: list[int]) -> Operation:
+    y = stage.outputs[0]
+    if stage.op == "quantize":
+        assert y.quant is not None
+        return _rounded(sources[0], y.width, y.quant)
+    low = operator(stage.op).lower(stage)
+    conv = stage.op == "conv"
+    return Operation(
+        "join" if stage.op == "pointwise" else "layer",
+        sources[0],
+        y.width,
+        y.dtype == "int8",
+        other=sources[1] if len(sources) > 1 else -1,
+        taps=stage.attrs["kernel"][1] if conv else 1,
+        dilation=stage.attrs.get("dilation", (1, 1))[1] if conv else 1,
+        inputs=0 if stage.op == "pointwise" else stage.inputs[0].width,
+        activation=str(low["activation"]),
+        parameter=float(low["activation_parameter"]),
+        inverse=float(low.get("y_inv_scale", 1.0)),
+        zero_point=int(low.get("y_zero_point", 0)),
+        low=low,
+    )
+
+
+@dataclass(frozen=True)
+class Operands:
+    """A network's numbers as the kernel reads them, and its rings, on the device."""
+
+    words: Tensor
+    numbers: Tensor
+    sums: Tensor
+    rings: Tensor
+
+    @classmethod
+    def of(cls, form: Form, device: str) -> Operands:
+        words, numbers, sums = [], [], []
+        for o, n, c in zip(form.operations, form.padded_outputs, form.padded_inputs):
+            if o.kind == "layer":
+                given = o.low["weight"].cpu().reshape(o.width, o.inputs, o.taps)
+                weight = torch.zeros((o.taps, n, c), dtype=torch.int8)
+                weight[:, : o.width, : o.inputs] = given.permute(2, 0, 1)
+                words.append(weight.view(torch.int32).flatten())
+                zero_point = int(o.low["x_zero_point"])
+                compensation = -zero_point * weight.sum(2, dtype=torch.int32)
+                zeros = torch.tensor([zero_point] * 4, dtype=torch.int8).view(torch.int32)
+                sums += [compensation[-1], compensation[:-1].sum(0, dtype=torch.int32), zeros, zeros.new_zeros(3)]
+                for name in ("multiplier", "offset"):
+                    numbers.append(torch.nn.functional.pad(o.low[name].cpu().float(), (0, n - o.width)))
+            numbers.append(torch.tensor([o.parameter, o.inverse, float(o.zero_point), 0.0]))
+        rings = torch.zeros(max(form.rings[-1], 1), dtype=torch.int32)
+        return cls(*(t.contiguous().to(device) for t in (torch.cat(words), torch.cat(numbers), torch.cat(sums), rings)))
+
+
+def example(widths: tuple[int, ...], taps: int, outputs: int) -> tuple[Stage, ...]:
+    """A stream for the checks: convolutions of dilation 1, 2, 4, ... with relu, residuals where widths allow, a linear head."""
+    g = torch.Generator().manual_seed(sum(widths))
+    quants = [Quant(0.03 + 0.001 * i, 3 * i - 20) for i in range(len(widths))]
+    stages: list[Stage] = []
+    x = Value("x", widths[0])
+    q = Value("q0", widths[0], "int8", quants[0])
+    stages.append(Stage("quantize", "q0", (x,), (q,), {}, {}))
+    before: Value | None = None
+    for i, (c, n) in enumerate(pairwise(widths)):
+        reach = (taps - 1) << i
+        ring = Value(f"ring{i}", c, "int8", quants[i], reach + 1)
+        y, following = Value(f"y{i}", n), Value(f"q{i + 1}", n, "int8", quants[i + 1])
+        residual = (before,) if before is not None and before.width == n else ()
+        stages.append(Stage(
+            "conv", f"conv{i}", (q, ring, *residual), (y, ring),
+            {
+                "weight": torch.randint(-127, 128, (n, c, 1, taps), generator=g, dtype=torch.int8),
+                "weight_scale": torch.full((n,), 0.02 / (c * taps) ** 0.5), "bias": torch.randn(n, generator=g),
+            },
+            {"stream": 1, "kernel": (1, taps), "dilation": (1, 1 << i), "groups": 1, "activation": "relu"},
+        ))  # fmt: skip
+        stages.append(Stage("quantize", f"q{i + 1}", (y,), (following,), {}, {}))
+        q, before = following, y
+    head = make_linear(widths[-1], outputs, "static")
+    stages.append(Stage("linear", "head", (q,), (Value("y", outputs),), head.tensors, head.attrs))
+    return tuple(stages)

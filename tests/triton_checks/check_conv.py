@@ -1,0 +1,120 @@
+"""Convolutions in Triton over windows: the contract's cases, and the largest sums, with outputs that held something else before.
+Started by tests/test_triton_interpreter.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rtaccel as rt
+from rtaccel.backends import require
+from rtaccel.core import settings
+from rtaccel.core.errors import ShapeError
+from rtaccel.core.registry import Case, operator
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels.conv import cases, contract, triton_window
+
+require("triton")
+DEVICE = "cpu" if settings.triton_interpret() else "cuda"
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+
+@pytest.fixture
+def allocated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch.empty gives is full of NaN, or of one number, another in every test."""
+    allocate, integer = torch.empty, int(torch.randint(-128, 128, ()))
+
+    def fill(*args: Any, **kwargs: Any) -> Tensor:
+        t = allocate(*args, **kwargs)
+        return t.fill_(float("nan") if t.is_floating_point() else integer)
+
+    monkeypatch.setattr(torch, "empty", fill)
+
+
+class Newest(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, -1]
+
+
+def prepared(stage: Stage, rows: int) -> Callable[..., tuple[Tensor, ...]]:
+    problem = Problem.of(stage, rows, DEVICE)
+    assert triton_window.supports(problem) is None
+    call = triton_window.prepare(stage, problem)
+    return lambda *inputs: tuple(y.cpu() for y in call(*(x.to(DEVICE) for x in inputs)))
+
+
+def supported() -> Iterator[Case]:
+    for case in operator("conv").cases():
+        if triton_window.supports(Problem.of(case.stage, 1, DEVICE)) is None:
+            yield case
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, id=c.id) for c in supported()])
+def test_contract_case(case: Case, allocated: None) -> None:
+    inputs = case.make(torch.seed() % 2**31)
+    (got,), (want,) = prepared(case.stage, inputs[0].shape[0])(*inputs), contract.reference(case.stage, *inputs)
+    tolerance = contract.tolerance(case.stage, *inputs)
+    assert (got.shape, got.dtype) == (want.shape, want.dtype)
+    apart = (got.double() - want.double()).abs()
+    assert bool((apart <= (tolerance.steps if got.dtype == torch.int8 else tolerance.atol)).all())
+
+
+@pytest.mark.parametrize("shape", [
+    cases.Shape(64, 33, (1, 70), (1, 5), dilation=(1, 3), causal=True),
+    cases.Shape(2, 70, (1, 129), (1, 7), causal=True),
+    cases.Shape(130, 17, (1, 5), (1, 3), dilation=(1, 4), causal=True),
+], ids=["wide", "two-channels", "short"])  # fmt: skip
+@pytest.mark.parametrize("rows", [1, 3])
+def test_several_tiles_and_the_largest_sums(shape: cases.Shape, rows: int, allocated: None) -> None:
+    """Prepared for one sample, called with others, and with none."""
+    stage = cases.make_stage(shape, "static", seed=int(torch.randint(1 << 30, ())))
+    stage.tensors["weight"][0], stage.tensors["weight"][-1] = 127, -127
+    stage.tensors["bias"].zero_()
+    stage.tensors["weight_scale"].fill_(1.0)
+    x = torch.randint(-128, 128, (rows, *stage.inputs[0].shape), dtype=torch.int8)
+    x[:, -1:] = 127
+    call = prepared(stage, 1)
+    (got,) = call(x)
+    assert call(x[:0])[0].shape == (0, *got.shape[1:])
+    assert torch.equal(got, contract.reference(stage, x)[0])
+
+
+def test_a_network_over_windows() -> None:
+    """The same bits as on the CPU; a sample without meaning is NaN, and alone. The newest output reads few positions."""
+    model = nn.Sequential(
+        nn.ConstantPad1d((4, 0), 0.0), nn.Conv1d(3, 20, 5), nn.ReLU(), nn.ConstantPad1d((8, 0), 0.0),
+        nn.Conv1d(20, 20, 3, dilation=4), nn.ReLU(), Newest(), nn.Linear(20, 2),
+    ).eval()  # fmt: skip
+    x, calibration = torch.randn(3, 3, 26), [torch.randn(16, 3, 26)]
+    plain = rt.compile(model, (x,), scheme="w8a8", calibration=calibration)
+    if DEVICE == "cpu":
+        fast = rt.compile(model, (x,), scheme="w8a8", calibration=calibration, backend="triton")
+    else:
+        fast = rt.compile(model, (x,), scheme="w8a8", calibration=calibration, device="cuda")
+    x[1, 2, -1] = float("nan")
+    got, want = fast(x.to(DEVICE)).cpu(), plain(x)
+    assert got.isnan().all(1).tolist() == [False, True, False]
+    assert torch.equal(got.nan_to_num(7.0), want.nan_to_num(7.0))
+    lines = fast.explain(measure=False).splitlines()
+    assert sum("conv(" in line and "triton_window" in line for line in lines) == 2
+
+
+def test_what_is_not_taken() -> None:
+    grouped = cases.make_stage(cases.SHAPES["grouped"], "static")
+    dynamic, stream = (
+        cases.make_stage(cases.SHAPES["causal"], "dynamic"), cases.make_stage(cases.STREAMS["stream"], "static"),
+    )  # fmt: skip
+    for stage, said in ((grouped, "one group"), (dynamic, "static scale"), (stream, "windows")):
+        assert said in (triton_window.supports(Problem.of(stage, 1, DEVICE)) or "")
+    stage = cases.make_stage(cases.SHAPES["causal"], "static")
+    call = triton_window.prepare(stage, Problem.of(stage, 1, DEVICE))
+    for wrong in (torch.zeros(1, 8, 5, dtype=torch.int8), torch.zeros(1, 9, 5)):
+        with pytest.raises(ShapeError, match="contiguous"):
+            call(wrong.to(DEVICE))
+    with pytest.raises(ShapeError, match="2 inputs"):
+        call(torch.zeros(1, 9, 5, dtype=torch.int8), torch.zeros(1))

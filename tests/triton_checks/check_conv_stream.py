@@ -1,0 +1,180 @@
+"""Streams of causal convolutions on a kernel that stays, in the interpreter: from the program of rt.stream, through the plan, the
+native mailbox and the kernel, to the same bits as the stream on the CPU. Started by tests/test_triton_interpreter.py.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import triton.language as tl
+from torch import Tensor, nn
+
+import rtaccel as rt
+from rtaccel.backends import require
+from rtaccel.core import settings
+from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.kernels.conv import triton_resident, triton_resident_form
+from rtaccel.runtime import cuda_resident
+from rtaccel.runtime.cuda_resident_networks import Network
+from rtaccel.runtime.options import Options
+from rtaccel.runtime.stream import StreamModel
+
+require("triton")
+if not settings.triton_interpret():
+    pytest.skip("on a GPU this is tests/test_resident.py", allow_module_level=True)
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+
+class Interpreter:
+    """A device whose kernels are interpreted, each in a thread."""
+
+    def __init__(self) -> None:
+        self.controls: list[Tensor] = []
+
+    def unsuitable(self) -> str | None:
+        return None
+
+    def mailbox(self, words: int) -> Tensor:
+        return torch.zeros(words, dtype=torch.int64)
+
+    def start(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> Any:
+        launch, ops = network.prepared("cpu")
+        ops.rings.fill_(0x55AA1234)  # what lies in a ring before the first moment means nothing
+        thread = threading.Thread(target=launch, args=(requests, replies, control), daemon=True)
+        thread.start()
+        self.controls.append(control)
+        return type("Running", (), {"finished": lambda self: not thread.is_alive()})()
+
+
+@pytest.fixture(autouse=True)
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Interpreter]:
+    made = Interpreter()
+    monkeypatch.setattr(cuda_resident, "resident_device", lambda: made)
+    monkeypatch.setattr(cuda_resident, "TIMEOUT_NS", 60_000_000_000)
+    monkeypatch.setattr(cuda_resident, "END_S", 30.0)
+    monkeypatch.setattr(triton_resident, "SPINS_PER_LOOK", tl.constexpr(4))
+    yield made
+    for control in made.controls:
+        control[0] = 1
+
+
+class Tcn(nn.Module):
+    """residual: of the block's input after its activation, as in a TCN, or before ("inner")."""
+
+    def __init__(self, widths: tuple[int, ...], taps: int, residual: str = "", head: nn.Module | None = None,
+                 act: Callable[[Tensor], Tensor] = F.relu, groups: int = 1) -> None:  # fmt: skip
+        super().__init__()
+        self.convs = nn.ModuleList(
+            nn.Conv1d(c, n, taps, dilation=2**i, groups=groups) for i, (c, n) in enumerate(pairwise(widths))
+        )
+        self.residual, self.head, self.act = residual, head, act
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv in self.convs:
+            y = conv(F.pad(x, ((conv.kernel_size[0] - 1) * conv.dilation[0], 0)))  # type: ignore[operator,index]
+            alike = y.shape == x.shape
+            y = self.act(y + x if alike and self.residual == "inner" else y)
+            x = x + y if alike and self.residual == "outer" else y
+        newest = x[:, :, -1]
+        return newest if self.head is None else self.head(newest)
+
+
+def stayed(model: nn.Module, features: int) -> tuple[StreamModel, StreamModel]:
+    """(the stream on a resident kernel, the same on the CPU)."""
+    calibration = [torch.randn(8, features, 40)]
+    plain = rt.stream(model.eval(), torch.randn(1, features), scheme="w8a8", calibration=calibration)
+    options = Options(1, title="Tcn, streamed", states=plain._options.states, mode="persistent")
+    return StreamModel(plain._program, options, ("x_t",)), plain
+
+
+class Shortcut(Tcn):
+    """The classic block: relu(relu(conv) + a convolution of one tap)."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__((features, 14), 3)
+        self.short = nn.Conv1d(features, 14, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.convs[0](F.pad(x, (2, 0))))
+        return F.relu(y + self.short(x))[:, :, -1]
+
+
+@pytest.mark.parametrize(("make", "features"), [
+    (lambda: Tcn((6, 16, 16), 3, "", nn.Linear(16, 2)), 6),
+    (lambda: Tcn((5, 21, 21), 2, "outer", nn.Sequential(nn.Linear(21, 9), nn.ReLU(), nn.Linear(9, 3))), 5),
+    (lambda: Tcn((17, 17, 17), 2, "inner"), 17),
+    (lambda: Tcn((1, 40), 5, "", None, lambda t: F.leaky_relu(t, 0.1)), 1),
+    (lambda: Shortcut(3), 3),
+], ids=["plain", "outer", "inner", "one-channel", "shortcut"])  # fmt: skip
+def test_a_stream_that_stays(make: Callable[[], Tcn], features: int) -> None:
+    """Longer than every ring; a NaN is felt as long as the rings reach, and a reset ends it."""
+    live, plain = stayed(make(), features)
+    assert plain._options.states is not None
+    felt = plain._options.states.memory
+    for moment in range(2 * felt + 6):
+        x = torch.randn(1, features) * 2
+        if moment in (1, felt + 4):
+            x[0, -1] = float("nan") if moment == 1 else float("-inf")
+        if moment == 3:
+            live.reset()
+            plain.reset()
+        got, want = live.step(x), plain.step(x)
+        assert torch.equal(got.nan_to_num(77.0), want.nan_to_num(77.0)), moment
+        assert bool(got.isnan().all()) == (moment in (1, 2) or felt + 4 <= moment <= 2 * felt + 4), moment
+    y = torch.empty_like(got)
+    live.bind(x, out=y)()
+    assert torch.equal(y, plain.step(x))
+    assert "B of rings" in live.explain() and "one kernel that stays on the GPU: it runs" in live.explain()
+    assert live.state_dict()["_extra_state"].numel() == 0
+    live.close()
+
+
+def test_a_smooth_activation_is_within_a_step() -> None:
+    """tanh may round to the next int8 number. A step of the first layer is at most 2 / 254; the second makes of it its sum of
+    |weights|, and rounds again; the head its sum of |weights|. 2 % for the rounding of weights."""
+    model = Tcn((4, 12, 12), 3, "", nn.Linear(12, 2), torch.tanh)
+    assert isinstance(model.head, nn.Linear)
+    gains = [float(w.detach().abs().flatten(1).sum(1).max()) for w in (model.convs[1].weight, model.head.weight)]  # type: ignore[union-attr,operator]
+    step = 2 / 254
+    live, plain = stayed(model, 4)
+    for _ in range(8):
+        x = torch.randn(1, 4)
+        torch.testing.assert_close(live.step(x), plain.step(x), atol=1.02 * (step * gains[0] + step) * gains[1], rtol=0)
+    live.close()
+
+
+@pytest.mark.parametrize(("make", "said"), [
+    (lambda: Tcn((8, 8), 3, groups=2), "one group"),
+    (lambda: Tcn((8, 8), 3, head=nn.Sequential(nn.Linear(8, 8), nn.Softmax(-1))), "consists of convolutions"),
+], ids=["groups", "softmax"])  # fmt: skip
+def test_what_cannot_stay(make: Callable[[], Tcn], said: str) -> None:
+    with pytest.raises(UnsupportedProblem, match=said):
+        stayed(make(), 8)
+
+
+def test_two_outputs_cannot_stay() -> None:
+    class Two(Tcn):
+        def forward(self, x: Tensor) -> Any:
+            y = super().forward(x)
+            return y, y * 2.0 if self.head is None else self.head(y)
+
+    with pytest.raises(UnsupportedProblem, match="2 outputs"):
+        stayed(Two((8, 8), 3), 8)
+
+
+def test_the_form_of_a_network() -> None:
+    stages = triton_resident_form.example((6, 16, 16, 16), 3, 2)
+    form = triton_resident_form.form_of(stages)
+    assert isinstance(form, triton_resident_form.Form)
+    assert (form.memory, form.rows, form.num_warps) == (14, (0, 4, 0, 8, 0, 16, 0, 0), 4)
+    assert form.rings[-1] == 4 * 4 + 8 * 4 + 16 * 4
+    large = triton_resident_form.form_of(triton_resident_form.example((8, 128, 128, 128, 128), 5, 2))
+    assert isinstance(large, str)
+    assert "threads, when padded" in large
