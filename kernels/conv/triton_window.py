@@ -26,7 +26,7 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._shared.geometry import Geometry
 from rtaccel.kernels._shared.triton_device import activate, multiply_rn, to_int8
 from rtaccel.kernels._shared.triton_launch import bind
-from rtaccel.kernels._shared.triton_spec import FUSED, INT8_MMA, Specialisation, Tiling, power_of_two
+from rtaccel.kernels._shared.triton_spec import FUSED, INT8_MMA, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.conv import cases, contract
 from rtaccel.kernels.linear.triton_w8a8 import pad_rows
 
@@ -209,11 +209,13 @@ def specialisations() -> Iterator[Specialisation]:
     causal = cases.Shape(64, 64, (1, 100), (1, 3), dilation=(1, 4), causal=True)
     few = cases.Shape(1, 32, (1, 400), (1, 8), stride=(1, 4), causal=True)
     newest = cases.Shape(48, 48, (1, 64), (1, 3), dilation=(1, 8), causal=True, live=(47, 63))
-    for shape, scheme, out, residual in (
-        (causal, "static", "int8", True), (few, "self", "int8", False), (newest, "static", "float32", False),
-    ):  # fmt: skip
+    for shape, scheme, out, residual, requires in (
+        (causal, "static", "int8", True, (INT8_MMA, WIDE_LOAD)),
+        (few, "self", "int8", False, (INT8_MMA,)),
+        (newest, "static", "float32", False, (INT8_MMA, WIDE_LOAD)),
+    ):
         stage = cases.make_stage(shape, scheme, "relu", out=out, residual=residual)
-        yield specialise(Problem.of(stage, 1, "cuda")).demanding(INT8_MMA, forbids=(FUSED,))
+        yield specialise(Problem.of(stage, 1, "cuda")).demanding(*requires, forbids=(FUSED,))
 
 
 register_impl(Impl("conv", "triton_window", "triton", 10, supports, prepare))
