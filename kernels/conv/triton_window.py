@@ -26,7 +26,7 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._shared.geometry import Geometry
 from rtaccel.kernels._shared.triton_device import activate, multiply_rn, to_int8
 from rtaccel.kernels._shared.triton_launch import bind
-from rtaccel.kernels._shared.triton_spec import FUSED, INT8_MMA, WIDE_LOAD, Specialisation, Tiling, power_of_two
+from rtaccel.kernels._shared.triton_spec import FUSED, INT8_MMA, MAX_N, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.conv import cases, contract
 from rtaccel.kernels.linear.triton_w8a8 import pad_rows
 
@@ -44,8 +44,8 @@ def window_kernel(
     TAPS: tl.constexpr = KERNEL[0] * KERNEL[1]
     K: tl.constexpr = TAPS * C
     PADDED_K: tl.constexpr = (K + 15) // 16 * 16
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    m = tl.program_id(1).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     in_n, in_m = n < N, m < samples.to(tl.int64) * POSITIONS
     sample, position = m // POSITIONS, (m % POSITIONS).to(tl.int32)
     first_row = (sample * STEPS)[:, None]
@@ -95,6 +95,8 @@ def supports(problem: Problem) -> str | None:
         return "computes windows; a stream stays on the GPU as a whole"
     if int(problem.attrs.get("groups", 1)) != 1:
         return f"computes one group, not {problem.attrs['groups']}"
+    if problem.out_widths[0] > MAX_N:
+        return f"has at most 65535 programs along N, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
     if problem.in_dtypes[0] != "int8" and "x_scale" not in problem.attrs:
         return "takes x with a static scale: pass calibration="
     return None
@@ -179,7 +181,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
                 given["other_ptr"] = inputs[1]
             if "table_ptr" in spec.signature:
                 given["table_ptr"] = table
-            grid = (triton.cdiv(n, tile.block_n), triton.cdiv(samples * positions, tile.block_m))
+            grid = (triton.cdiv(samples * positions, tile.block_m), triton.cdiv(n, tile.block_n))
             launch(
                 grid, x_ptr=inputs[0], weight_ptr=weight, y_ptr=y, multiplier_ptr=multiplier, offset_ptr=offset,
                 compensation_ptr=compensation, samples=samples, x_inverse=low["x_inv_scale"],

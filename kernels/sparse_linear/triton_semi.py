@@ -67,11 +67,12 @@ def semi_gemv_kernel(
         w = tl.load(weight_ptr + row_at + at, mask=inside, other=0)
         pick = selector(tl.load(places_ptr + row_at + at, mask=inside, other=0).to(tl.int32))
         x_at = at // 4 * 8 + at % 4
+        first, second = x_at < X_WORDS, x_at + 4 < X_WORDS
         sums = ()
         for r in tl.static_range(ROWS):
             within = m + zero + r < rows
-            low = tl.load(x_row + r * X_WORDS + x_at, mask=within & (x_at < X_WORDS), other=0)
-            high = tl.load(x_row + r * X_WORDS + x_at + 4, mask=within & (x_at + 4 < X_WORDS), other=0)
+            low = tl.load(x_row + r * X_WORDS + x_at, mask=first & within, other=0)
+            high = tl.load(x_row + r * X_WORDS + x_at + 4, mask=second & within, other=0)
             sums = sums + (dot4(w, pick_bytes(low, high, pick, ASM), accs[r], ASM),)  # noqa: RUF005
         accs = sums
 
@@ -157,6 +158,7 @@ def specialise(form: Form, rows: int) -> Specialisation:
         ),
         constants={**form.constants, **words, **({"ROWS": m} if int8 else {"BF16": form.weight == "bfloat16"})},
         tiling=tile,
+        registers=64 if m == MAX_ROWS else 0,  # left to itself triton 3.6 spills two
     )
 
 
