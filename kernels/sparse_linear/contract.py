@@ -258,7 +258,9 @@ def cases() -> Iterator[Case]:
         for scheme in ("w4a8-static", "w4a8-dynamic"):
             for size in (k, 4 * k):
                 yield _case(
-                    rows, make_stage(size, n, scheme, "2:4", density, activation="relu", group_size=32 * rows), scheme
+                    rows,
+                    make_stage(size, n, scheme, "2:4", density, activation="relu", group_size=32 * min(rows, 8)),
+                    scheme,
                 )
 
 
