@@ -99,10 +99,9 @@ class SemiFloats {
       for (int64_t i = 0; i < whole_; ++i, w += kBytes)
         chunk<R, C>(w, rows.x + i * kSemiChunk * 4, rows.pitch, acc, std::make_integer_sequence<int, 8>());
       if (rest_) {  // a row ends with its numbers
-        alignas(64) float x[R][kSemiChunk];
+        alignas(64) float x[R][kSemiChunk] = {};
         for (int r = 0; r < R; ++r)
-          for (int64_t k = 0; k < kSemiChunk; ++k)
-            x[r][k] = k < rest_ ? reinterpret_cast<const float*>(rows.x + r * rows.pitch)[whole_ * kSemiChunk + k] : 0;
+          __builtin_memcpy(x[r], rows.x + r * rows.pitch + whole_ * kSemiChunk * 4, static_cast<size_t>(rest_) * 4);
         chunk<R, C>(w, reinterpret_cast<const char*>(x), sizeof x[0], acc, std::make_integer_sequence<int, 8>());
       }
     }
