@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
-from rtaccel.backends import interop
+from rtaccel.backends import _interop as interop
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import W8A8, Scheme
 from rtaccel.core.stage import Port, Stage, Value

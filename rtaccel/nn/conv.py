@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.compiler import is_dynamo_compiling
 
-from rtaccel.backends import interop
+from rtaccel.backends import _interop as interop
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.scheme import W8A8, Scheme, parse_scheme
 from rtaccel.formats.observe import RangeObserver

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
-from rtaccel.backends import interop
+from rtaccel.backends import _interop as interop
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import Scheme, parse_scheme
 from rtaccel.core.stage import Port, Stage, Value

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.compiler import is_dynamo_compiling
 
-from rtaccel.backends import interop
+from rtaccel.backends import _interop as interop
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.scheme import W4A8, W8A8, Int8Activation, Scheme, parse_scheme
 from rtaccel.formats.observe import RangeObserver

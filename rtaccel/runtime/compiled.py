@@ -11,7 +11,7 @@ from torch.nn.modules.module import _global_forward_hooks as _any_hooks
 from torch.nn.modules.module import _global_forward_pre_hooks as _any_pre_hooks
 from torch.utils import _pytree as pytree
 
-from rtaccel.backends import interop
+from rtaccel.backends import _interop as interop
 from rtaccel.convert.program import GroupStep, Program
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.plan.explain import Line, line, table
