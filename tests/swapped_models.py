@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import rtaccel as rt
+from rtaccel.convert import gate
+from rtaccel.nn import QuantLinear
 
 
 class MyLinear(nn.Linear):
@@ -36,3 +39,17 @@ def unchanged(model: nn.Module, before: tuple[list[tuple[str, nn.Module]], dict[
 
 def actions(report: rt.SwapReport) -> dict[str, str]:
     return {entry.fqn: entry.action for entry in report}
+
+
+def without_timing(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The timing is taken out: every candidate is faster. Holds the shapes it was asked to time."""
+    shapes: list[tuple[int, ...]] = []
+
+    def compare(before: nn.Module, after: nn.Module, x: Tensor) -> tuple[float, float]:
+        assert isinstance(before, nn.Linear)
+        assert isinstance(after, QuantLinear)
+        shapes.append(tuple(x.shape))
+        return 2.0, 1.0
+
+    monkeypatch.setattr(gate, "compare", compare)
+    return shapes

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import rtaccel as rt
-from rtaccel.convert import gate
 from rtaccel.nn import QuantLinear
-from tests.swapped_models import MyLinear, make, snapshot, unchanged
+from tests.swapped_models import MyLinear, make, snapshot, unchanged, without_timing
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch) -> list[tuple[int, ...]]:
-    """The timing is taken out: every candidate is faster. Holds the shapes it was asked to time."""
-    shapes: list[tuple[int, ...]] = []
-
-    def compare(before, after, x: Tensor) -> tuple[float, float]:
-        assert isinstance(before, nn.Linear)
-        assert isinstance(after, QuantLinear)
-        shapes.append(tuple(x.shape))
-        return 2.0, 1.0
-
-    monkeypatch.setattr(gate, "compare", compare)
-    return shapes
+    return without_timing(monkeypatch)
 
 
 # -- errors leave the model alone --------------------------------------------------------------------------------------

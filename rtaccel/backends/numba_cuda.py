@@ -6,8 +6,6 @@ these belong in a graph, and rank below Triton's.
 
 from __future__ import annotations
 
-import importlib.util
-
 from rtaccel.backends.base import Backend
 from rtaccel.backends.cuda_errors import dead
 from rtaccel.core import settings
@@ -19,14 +17,7 @@ _SIMULATING = settings.numba_simulator()
 
 
 def _installed() -> list[str]:
-    found = []
-    for name in PACKAGES:
-        try:
-            if importlib.util.find_spec(name) is not None:
-                found.append(name)
-        except ValueError:  # sys.modules holds a placeholder without a spec
-            continue
-    return found
+    return [name for name in PACKAGES if settings.find_module(name) is not None]
 
 
 def unavailable() -> str | None:

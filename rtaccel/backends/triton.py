@@ -7,7 +7,6 @@ per function, when it is defined, whether it is compiled or interpreted.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import sys
@@ -46,11 +45,7 @@ def _mismatch() -> str | None:
 
 def unavailable() -> str | None:
     """None, or why no Triton kernel can run in this process."""
-    try:
-        installed = importlib.util.find_spec("triton") is not None
-    except ValueError:  # sys.modules holds a placeholder without a spec
-        installed = False
-    if not installed:
+    if settings.find_module("triton") is None:
         return "triton is not installed (pip install 'rtaccel[gpu]'; triton has wheels for Linux)"
     mismatch = _mismatch()
     if mismatch is not None:
@@ -82,7 +77,7 @@ def unavailable() -> str | None:
 def _built_ahead() -> bool:
     """Whether kernels may come from a folder, and nothing needs to be compiled here."""
     there = any(any(folder.glob("*.cubin")) for folder in settings.kernel_folders() if folder.is_dir())
-    return there and importlib.util.find_spec("cuda") is not None
+    return there and settings.find_module("cuda") is not None
 
 
 def facts() -> dict[str, object]:

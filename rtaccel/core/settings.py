@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 CPU_ISA = "RTACCEL_CPU_ISA"
@@ -40,6 +41,14 @@ def numba_simulator() -> bool:
     return os.environ.get(NUMBA_SIMULATOR, "0") not in ("", "0")
 
 
+def find_module(name: str) -> ModuleSpec | None:
+    """What an import of a top-level module would find, without importing it."""
+    try:
+        return importlib.util.find_spec(name)
+    except ValueError:  # sys.modules holds a placeholder without a spec
+        return None
+
+
 def kernel_folder() -> Path:
     return Path(os.environ.get(KERNELS) or Path.home() / ".cache" / "rtaccel" / "kernels")
 
@@ -49,10 +58,7 @@ def kernel_folders() -> list[Path]:
     wheels brought as `rtaccel_kernels`, then the folder that `rtaccel build-kernels` writes to."""
     if os.environ.get(KERNELS):
         return [kernel_folder()]
-    try:
-        found = importlib.util.find_spec(KERNEL_PACKAGE)
-    except ValueError:  # sys.modules holds a placeholder without a spec
-        found = None
+    found = find_module(KERNEL_PACKAGE)
     brought = (found.submodule_search_locations or ()) if found is not None else ()
     return [*map(Path, brought), kernel_folder()]
 

@@ -4,7 +4,6 @@ native mailbox and the kernel, to the same bits as the stream on the CPU. Starte
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-import triton.language as tl
 from torch import Tensor, nn
 
 import rtaccel as rt
@@ -20,10 +18,9 @@ from rtaccel.backends import require
 from rtaccel.core import settings
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.kernels.conv import triton_resident, triton_resident_form
-from rtaccel.runtime import cuda_resident
-from rtaccel.runtime.cuda_resident_networks import Network
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.stream import StreamModel
+from tests.triton_checks.interpreted_device import InterpretedDevice, in_its_place
 
 require("triton")
 if not settings.triton_interpret():
@@ -32,37 +29,10 @@ if not settings.triton_interpret():
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
-class Interpreter:
-    """A device whose kernels are interpreted, each in a thread."""
-
-    def __init__(self) -> None:
-        self.controls: list[Tensor] = []
-
-    def unsuitable(self) -> str | None:
-        return None
-
-    def mailbox(self, words: int) -> Tensor:
-        return torch.zeros(words, dtype=torch.int64)
-
-    def start(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> Any:
-        launch, ops = network.prepared("cpu")
-        ops.rings.fill_(0x55AA1234)  # what lies in a ring before the first moment means nothing
-        thread = threading.Thread(target=launch, args=(requests, replies, control), daemon=True)
-        thread.start()
-        self.controls.append(control)
-        return type("Running", (), {"finished": lambda self: not thread.is_alive()})()
-
-
 @pytest.fixture(autouse=True)
-def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Interpreter]:
-    made = Interpreter()
-    monkeypatch.setattr(cuda_resident, "resident_device", lambda: made)
-    monkeypatch.setattr(cuda_resident, "TIMEOUT_NS", 60_000_000_000)
-    monkeypatch.setattr(cuda_resident, "END_S", 30.0)
-    monkeypatch.setattr(triton_resident, "SPINS_PER_LOOK", tl.constexpr(4))
-    yield made
-    for control in made.controls:
-        control[0] = 1
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[InterpretedDevice]:
+    # what lies in a ring before the first moment means nothing
+    yield from in_its_place(monkeypatch, triton_resident, lambda operands: operands.rings.fill_(0x55AA1234))
 
 
 class Tcn(nn.Module):

@@ -4,13 +4,11 @@ native mailbox and the kernel, to the same bits as the stream on the CPU. Starte
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
-import triton.language as tl
 from torch import Tensor, nn
 
 import rtaccel as rt
@@ -26,50 +24,21 @@ from rtaccel.kernels._shared.recurrent import Geometry
 from rtaccel.kernels._shared.recurrent_cases import make_stage
 from rtaccel.kernels._shared.triton_recurrent_form import Form, Operands
 from rtaccel.kernels.linear.contract import make_stage as make_linear
-from rtaccel.runtime import cuda_resident
-from rtaccel.runtime.cuda_resident_networks import Network
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.stream import StreamModel
 from tests.triton_checks import side_by_side
+from tests.triton_checks.interpreted_device import TIMEOUT_NS, InterpretedDevice, in_its_place
 
 require("triton")
 if not settings.triton_interpret():
     pytest.skip("on a GPU this is tests/test_resident.py", allow_module_level=True)
 
-TIMEOUT_NS = 60_000_000_000
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
-class Interpreter:
-    """A device whose kernels are interpreted, each in a thread."""
-
-    def __init__(self) -> None:
-        self.controls: list[Tensor] = []
-
-    def unsuitable(self) -> str | None:
-        return None
-
-    def mailbox(self, words: int) -> Tensor:
-        return torch.zeros(words, dtype=torch.int64)
-
-    def start(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> Any:
-        launch, _ = network.prepared("cpu")
-        thread = threading.Thread(target=launch, args=(requests, replies, control), daemon=True)
-        thread.start()
-        self.controls.append(control)
-        return type("Running", (), {"finished": lambda self: not thread.is_alive()})()
-
-
 @pytest.fixture(autouse=True)
-def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Interpreter]:
-    made = Interpreter()
-    monkeypatch.setattr(cuda_resident, "resident_device", lambda: made)
-    monkeypatch.setattr(cuda_resident, "TIMEOUT_NS", TIMEOUT_NS)
-    monkeypatch.setattr(cuda_resident, "END_S", 30.0)
-    monkeypatch.setattr(resident, "SPINS_PER_LOOK", tl.constexpr(4))
-    yield made
-    for control in made.controls:
-        control[0] = 1
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[InterpretedDevice]:
+    yield from in_its_place(monkeypatch, resident)
 
 
 class Net(nn.Module):

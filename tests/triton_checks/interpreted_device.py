@@ -1,0 +1,55 @@
+"""A stand-in for the GPU under a resident kernel: the kernel is interpreted in a thread, the host side is the real one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from rtaccel.runtime import cuda_resident
+from rtaccel.runtime.cuda_resident_networks import Network
+
+TIMEOUT_NS = 60_000_000_000
+
+
+class InterpretedDevice:
+    """A device whose kernels are interpreted, each in a thread. spoil: is shown the operands of a kernel before it starts."""
+
+    def __init__(self, spoil: Callable[[Any], object] | None) -> None:
+        self.controls: list[Tensor] = []
+        self.spoil = spoil
+
+    def unsuitable(self) -> str | None:
+        return None
+
+    def mailbox(self, words: int) -> Tensor:
+        return torch.zeros(words, dtype=torch.int64)
+
+    def start(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> Any:
+        launch, operands = network.prepared("cpu")
+        if self.spoil is not None:
+            self.spoil(operands)
+        thread = threading.Thread(target=launch, args=(requests, replies, control), daemon=True)
+        thread.start()
+        self.controls.append(control)
+        return type("Running", (), {"finished": lambda self: not thread.is_alive()})()
+
+
+def in_its_place(
+    monkeypatch: pytest.MonkeyPatch, kernels: ModuleType, spoil: Callable[[Any], object] | None = None
+) -> Iterator[InterpretedDevice]:
+    """Puts it in the place of the GPU. kernels: the module of the resident kernel, whose waiting is made short."""
+    made = InterpretedDevice(spoil)
+    monkeypatch.setattr(cuda_resident, "resident_device", lambda: made)
+    monkeypatch.setattr(cuda_resident, "TIMEOUT_NS", TIMEOUT_NS)
+    monkeypatch.setattr(cuda_resident, "END_S", 30.0)
+    monkeypatch.setattr(kernels, "SPINS_PER_LOOK", tl.constexpr(4))
+    yield made
+    for control in made.controls:
+        control[0] = 1
