@@ -28,6 +28,13 @@ else()
   set(RTACCEL_ISAS portable)
 endif()
 
+set(RTACCEL_ONLY "" CACHE STRING "Compile these instruction sets alone, separated by semicolons (default: all)")
+if(RTACCEL_ONLY)
+  set(left_out ${RTACCEL_ISAS})
+  list(REMOVE_ITEM left_out ${RTACCEL_ONLY})
+  list(REMOVE_ITEM RTACCEL_ISAS ${left_out})
+endif()
+
 # Sets ${result} to the sources of the core: every kernels/*/*.cc, and for every kernels/*/cpu_*.h that defines
 # register_kernels one file per instruction set. A hand-written file that is meant for one set ends in _<set>.cc: it gets
 # the set's flags, and is left out on machines of another kind.

@@ -18,7 +18,7 @@ def make(scheme="w8a8", **options) -> rt.CompiledModel:
 SCHEMES = ["float32", "w8a8", rt.W8A8("dynamic")]
 
 
-@pytest.fixture(params=SCHEMES, ids=str)
+@pytest.fixture(scope="module", params=SCHEMES, ids=str)
 def fast(request) -> rt.CompiledModel:
     return make(request.param)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
@@ -10,21 +12,41 @@ from rtaccel.core.registry import Impl, impls, operators
 from rtaccel.core.stage import Problem
 
 CPU_BACKENDS = [b.name for b in backends().values() if "cpu" in b.devices and b.unavailable() is None]
-IMPLS = [impl for name in CPU_BACKENDS for impl in impls(name)]
+IMPLS = sorted((impl for name in CPU_BACKENDS for impl in impls(name)), key=lambda impl: impl.op)
 
 
-def check(impl: Impl, case, seed: int) -> str | None:
+class Expected:
+    """The cases of one operator, and what its reference says of each: worked out once for all implementations."""
+
+    def __init__(self, op: str) -> None:
+        self.operator = operators()[op]
+        self.cases = list(self.operator.cases())
+        self._known: dict[int, tuple] = {}
+
+    def of(self, index: int) -> tuple:
+        """Inputs, the reference's outputs, and the tolerance."""
+        if index not in self._known:
+            stage, inputs = self.cases[index].stage, self.cases[index].make(1000 + index)
+            results = self.operator.reference(stage, *inputs)
+            self._known[index] = (inputs, results, self.operator.tolerance(stage, *inputs))
+        return self._known[index]
+
+
+@functools.lru_cache(maxsize=2)  # an operator's implementations are tested one after another
+def expected_of(op: str) -> Expected:
+    return Expected(op)
+
+
+def check(impl: Impl, known: Expected, index: int) -> str | None:
     """None, or why the implementation does not take the case."""
-    op = operators()[impl.op]
-    inputs = case.make(seed)
+    case = known.cases[index]
+    inputs, expected, tolerance = known.of(index)
     kept = [t.clone() for t in inputs]
     problem = Problem.of(case.stage, rows=inputs[0].shape[0])
     reason = impl.supports(problem)
     if reason is not None:
         return reason
     results = impl.prepare(case.stage, problem)(*inputs)
-    expected = op.reference(case.stage, *inputs)
-    tolerance = op.tolerance(case.stage, *inputs)
     assert len(results) == len(expected)
     for got, want in zip(results, expected):
         assert got.dtype == want.dtype
@@ -42,15 +64,15 @@ def check(impl: Impl, case, seed: int) -> str | None:
 
 @pytest.mark.parametrize("impl", IMPLS, ids=lambda i: f"{i.op}-{i.name}")
 def test_equals_reference(impl: Impl, poisoned_empty) -> None:
-    cases = list(operators()[impl.op].cases())
-    assert cases
+    known = expected_of(impl.op)
+    assert known.cases
     refused = []
-    for index, case in enumerate(cases):
+    for index, case in enumerate(known.cases):
         try:
-            reason = check(impl, case, seed=1000 + index)
+            reason = check(impl, known, index)
         except AssertionError as error:
             raise AssertionError(f"{impl.op} {impl.name} {case.id}: {error}") from error
         if reason is not None:
             refused.append(reason)
-    if len(refused) == len(cases):
+    if len(refused) == len(known.cases):
         pytest.skip(f"{impl.name}: {refused[0]}")
