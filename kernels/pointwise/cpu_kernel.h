@@ -3,6 +3,7 @@
 
 #include "activation.h"
 #include "stage.h"
+#include "store_bytes.h"
 
 namespace rta {
 
@@ -35,12 +36,16 @@ class PointwiseStage final : public Stage {
     }
     if (!spec.attrs.has("scale")) return;
     scale_ = copy(*spec.arena, spec.attrs.floats("scale", width_));
-    shift_ = copy(*spec.arena, spec.attrs.floats("shift", width_));
+    const float* shift = spec.attrs.floats("shift", width_);
+    bool shifts = !int8_out_;  // x + 0 is x but for the sign of a zero, which int8 does not have
+    for (int i = 0; i < width_; ++i) shifts |= !(shift[i] == 0.0f);
+    if (shifts) shift_ = copy(*spec.arena, shift);
   }
 
   bool marks_samples() const override { return int8_out_ && (!x_.int8 || (other_.port.exists() && !other_.int8)); }
 
   void run(const Run& run) const override {
+    if (int8_out_ && !x_.int8 && !other_.port.exists() && activation_ == Activation::kNone) return quantise(run);
     const bool marks = marks_samples();
     for (int64_t r = 0; r < x_.port.rows(run); ++r) {
       const char* x = x_.port.row(run, r);
@@ -51,7 +56,8 @@ class PointwiseStage final : public Stage {
         const int n = width_ - i < S::kLanes ? width_ - i : S::kLanes;
         F t = load(x_, x, i, n);
         if (marks) spoiled = S::mul_add(t, S::set(0.0f), spoiled);
-        if (scale_) t = S::add(S::mul(t, S::load_n(scale_ + i, n)), S::load_n(shift_ + i, n));
+        if (scale_) t = S::mul(t, S::load_n(scale_ + i, n));
+        if (shift_) t = S::add(t, S::load_n(shift_ + i, n));
         if (other) {
           const F more = load(other_, other, i, n);
           if (marks) spoiled = S::mul_add(more, S::set(0.0f), spoiled);
@@ -69,6 +75,7 @@ class PointwiseStage final : public Stage {
 
  private:
   using F = typename S::F;
+  using I = typename S::I;
   enum class Join { kAdd, kMul, kHypot };
 
   F joined(F t, F other) const {
@@ -93,9 +100,57 @@ class PointwiseStage final : public Stage {
     return S::mul(S::to_float(S::sub_int(q, S::set_int(from.zero))), S::set(from.scale));
   }
 
+  I rounded(F t) const {
+    return S::to_int(S::max(S::set(-512.0f), S::min(S::set(512.0f), S::mul(t, S::set(y_inv_scale_)))));
+  }
+
   void store_int8(char* to, F t) const {
-    const F scaled = S::max(S::set(-512.0f), S::min(S::set(512.0f), S::mul(t, S::set(y_inv_scale_))));
-    S::store_u8(reinterpret_cast<uint8_t*>(to), S::add_int(S::to_int(scaled), S::set_int(y_zero_)));
+    S::store_u8(reinterpret_cast<uint8_t*>(to), S::add_int(rounded(t), S::set_int(y_zero_)));
+  }
+
+  // How most networks in int8 begin: float32 whose columns are brought to one range. 64 columns of 1024 at a time take
+  // 0.07 us where the loop above takes 0.22 (Zen 4, 2026-11).
+  void quantise(const Run& run) const {
+    for (int64_t r = 0; r < x_.port.rows(run); ++r) {
+      const float* x = reinterpret_cast<const float*>(x_.port.row(run, r));
+      uint8_t* y = reinterpret_cast<uint8_t*>(y_.row(run, r));
+      const bool finite = !scale_   ? quantise<false, false>(x, y)
+                          : !shift_ ? quantise<true, false>(x, y)
+                                    : quantise<true, true>(x, y);
+      if (!finite) run.poison[r / y_.steps] = __builtin_nanf("");
+    }
+  }
+
+  template <bool kScaled, bool kShifted>
+  bool quantise(const float* x, uint8_t* y) const {
+    const float *scale = scale_, *shift = shift_;  // bytes that are written could, for the compiler, be the stage
+    const int width = width_, zero = y_zero_;
+    const F inverse = S::set(y_inv_scale_);
+    F spoiled[4] = {S::set(0.0f), S::set(0.0f), S::set(0.0f), S::set(0.0f)};
+    const auto number = [&](F t, F factor, F more, F& sum) __attribute__((always_inline)) {
+      sum = S::mul_add(t, S::set(0.0f), sum);
+      if constexpr (kScaled) t = S::mul(t, factor);
+      if constexpr (kShifted) t = S::add(t, more);
+      return S::to_int(S::max(S::set(-512.0f), S::min(S::set(512.0f), S::mul(t, inverse))));
+    };
+    int i = 0;
+    for (; i + 4 * S::kLanes <= width; i += 4 * S::kLanes) {
+      I q[4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        const int at = i + j * S::kLanes;
+        q[j] = number(S::load(x + at), kScaled ? S::load(scale + at) : inverse,
+                      kShifted ? S::load(shift + at) : inverse, spoiled[j]);
+      }
+      store_bytes<S, 4>(y + i, q, zero, 0);
+    }
+    for (; i < width; i += S::kLanes) {
+      const int n = width - i < S::kLanes ? width - i : S::kLanes;
+      const I q[1] = {number(S::load_n(x + i, n), kScaled ? S::load_n(scale + i, n) : inverse,
+                             kShifted ? S::load_n(shift + i, n) : inverse, spoiled[0])};
+      store_bytes<S, 1>(y + i, q, zero, 0);
+    }
+    return S::sum_of(S::add(S::add(spoiled[0], spoiled[1]), S::add(spoiled[2], spoiled[3]))) == 0.0f;
   }
 
   const float* copy(Arena& arena, const float* from) const {
