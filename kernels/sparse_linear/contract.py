@@ -190,7 +190,7 @@ def packed_bytes(stage: Stage) -> int:
         padded = torch.nn.functional.pad(weight != 0, (0, wide * window - k, 0, tiles * 4 * lanes - n))
         counts = padded.view(tiles, 4 * lanes, wide, window).sum(3)
         steps = int((counts.amax(1) + slots - 1).div(slots, rounding_mode="floor").sum()) + tiles  # by twos
-        most = max(most, steps * 4 * step * 6 // 5)  # where pairs share a window they may be 17 / 15 as many
+        most = max(most, steps * 4 * step * 5 // 4)  # pairs in one window may be 17 / 15 as many, words take 11 / 9
     return beside + most
 
 

@@ -45,7 +45,7 @@ class Blocks {
   using Numbers = BlockNumbers<S, Int8>;
 
  public:
-  static constexpr bool kInt8 = Int8;
+  static constexpr bool kInt8 = Int8, kPrepared = false;
   using Sum = typename Numbers::Sum;
   static constexpr int kTogether = 1;  // vectors that are summed at a time
   template <int R>

@@ -22,7 +22,7 @@ class Semi {
   static constexpr int kBytes = Bytes<S>::kBytes, kChunk = 5 * kBytes;
 
  public:
-  static constexpr bool kInt8 = true;
+  static constexpr bool kInt8 = true, kPrepared = false;
   using Sum = typename S::I;
   static constexpr int kTogether = 1;  // vectors that are summed at a time
   template <int R>

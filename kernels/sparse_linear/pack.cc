@@ -73,8 +73,8 @@ class Walk {
 };
 
 // Row of each lane of each tile: as they are, or those with most entries first inside a tile.
-std::vector<int64_t> places(const SparseRows& rows, const WindowForm& form, int64_t tiles) {
-  const int64_t width = kTile * form.lanes;
+std::vector<int64_t> places(const SparseRows& rows, const WindowForm& form) {
+  const int64_t width = kTile * form.lanes, tiles = (rows.n + width - 1) / width;
   std::vector<int64_t> lanes(static_cast<size_t>(tiles * width));
   for (size_t i = 0; i < lanes.size(); ++i) lanes[i] = static_cast<int64_t>(i);
   if (form.sorted)
@@ -98,23 +98,29 @@ std::vector<int64_t> count_pairs(const SparseRows& rows, const WindowForm& form,
   return ends;
 }
 
+// The same with as many vectors in a unit as is cheaper.
+std::vector<int64_t> cheapest(const SparseRows& rows, WindowForm& form, const std::vector<int64_t>& lanes) {
+  std::vector<int64_t> shared = count_pairs(rows, form, lanes);
+  if (form.together == 1) return shared;
+  form.together = 1;
+  std::vector<int64_t> alone = count_pairs(rows, form, lanes);
+  // A pair in one window takes 2.5 ns, one of two steps 2.9 (1024 x 1024, Zen 4, 2026-11).
+  if (alone.back() * 29 < shared.back() * 25) return alone;
+  form.together = 2;
+  return shared;
+}
+
 }  // namespace
+
+int64_t count_windows(const SparseRows& rows, const WindowForm& asked) {
+  WindowForm form = asked;
+  return 2 * cheapest(rows, form, places(rows, form)).back();
+}
 
 Windows pack_windows(const SparseRows& rows, const WindowForm& asked, Arena& arena) {
   WindowForm form = asked;
+  const std::vector<int64_t> lanes = places(rows, form), counted = cheapest(rows, form, lanes);
   const int64_t width = kTile * form.lanes, tiles = (rows.n + width - 1) / width;
-  const std::vector<int64_t> lanes = places(rows, form, tiles);
-
-  std::vector<int64_t> counted = count_pairs(rows, form, lanes);
-  if (form.together == 2) {
-    form.together = 1;
-    std::vector<int64_t> alone = count_pairs(rows, form, lanes);
-    // A pair in one window takes 2.5 ns, one of two steps 2.9 (1024 x 1024, Zen 4, 2026-11).
-    if (alone.back() * 29 < counted.back() * 25)
-      counted.swap(alone);
-    else
-      form.together = 2;
-  }
   const int64_t units = tiles * kTile / form.together, of_unit = form.lanes * form.together;
   const int steps_of_pair = 2 / form.together;
   int64_t* ends = static_cast<int64_t*>(arena.take(counted.size() * sizeof(int64_t)));

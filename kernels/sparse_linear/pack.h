@@ -43,6 +43,31 @@ struct Windows {
 
 Windows pack_windows(const SparseRows& rows, const WindowForm& form, Arena& arena);
 
+// How many of the steps there are: what a kernel weighs against another form.
+int64_t count_windows(const SparseRows& rows, const WindowForm& form);
+
+// Windows over words of 32 bits: a float32 entry, or 4 neighbouring columns of int8 of which any has an entry. A unit
+// of `together` vectors, 4, 2 or 1, shares them; a step takes up to 8 / together words of each of its outputs. In
+// memory it is two halves, each of four words of a lane, the vectors of one slot before the next: values [word][lane],
+// and indices, bytes [lane / 4][word][lane % 4].
+struct WordForm {
+  int lanes;
+  int window;  // words
+  int64_t align, readable;
+  int together;  // whatever is cheapest
+};
+
+struct Words {
+  const char* stream;
+  const uint16_t* starts;  // of each step, in words
+  int together;
+  const int64_t* ends;  // the steps of unit u, vectors u * together and on, are ends[u] .. ends[u + 1] - 1
+  const uint8_t* from;  // as in Windows
+};
+
+int64_t count_words(const SparseRows& rows, const WordForm& form);
+Words pack_words(const SparseRows& rows, const WordForm& form, Arena& arena);
+
 // The streams of a block-sparse weight.
 struct Groups {
   const char* values;

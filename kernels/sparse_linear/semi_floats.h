@@ -67,7 +67,7 @@ struct Four {
 template <class S>
 class SemiFloats {
  public:
-  static constexpr bool kInt8 = false;
+  static constexpr bool kInt8 = false, kPrepared = false;
   static constexpr int kTogether = 1;
   using Sum = typename S::F;
   template <int R>

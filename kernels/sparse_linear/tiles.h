@@ -1,7 +1,8 @@
 // A sparse linear stage: the loops over tiles of outputs and rows, and what surrounds the sums of a tile.
 //
-// A Kind packs the weights and sums one vector of outputs for R rows; a tile of 4 such vectors then goes through the
-// epilogue of the dense kernels. Tiles are the outer loop, so that packed weights are read once for all rows.
+// A Kind packs the weights and sums one vector of outputs, or kTogether of them, for R rows; a tile of 4 such vectors
+// then goes through the epilogue of the dense kernels. Tiles are the outer loop, so that packed weights are read once
+// for all rows. A Kind that is kPrepared has rows of x brought into a form of its own first, in scratch.
 #pragma once
 
 #include "linear/epilogue.h"
@@ -60,8 +61,12 @@ class SparseStage final : public Stage {
     for (int64_t first = 0; first < rows; first += kBlockRows) {
       const int64_t count = rows - first < kBlockRows ? rows - first : kBlockRows;
       float spoiled[kBlockRows];
-      if constexpr (!Kind::kInt8)
+      if constexpr (Kind::kPrepared) {
+        for (int64_t r = 0; r < count; ++r)
+          spoiled[r] = kind_.prepare(layer_.x.row(run, first + r), run.scratch + r * kind_.prepared_bytes());
+      } else if constexpr (!Kind::kInt8) {
         for (int64_t r = 0; r < count; ++r) spoiled[r] = not_finite(layer_.x.row(run, first + r));
+      }
       // Odd calls go backwards: what does not fit a cache then finds its end there from the call before.
       for (int64_t i = 0; i < tiles; ++i)
         tile(run, first, count, from + (run.tick & 1 ? tiles - 1 - i : i) * kColumns, spoiled);
@@ -88,25 +93,29 @@ class SparseStage final : public Stage {
       const int64_t left = count - r;
       const int now = static_cast<int>(left < kRows ? left : kRows);
       switch (now) {
-        case 1: block<1>(run, first + r, column, spoiled + r); break;
-        case 2: block < kRows<2 ? kRows : 2>(run, first + r, column, spoiled + r); break;
-        case 3: block < kRows<3 ? kRows : 3>(run, first + r, column, spoiled + r); break;
-        default: block<kRows>(run, first + r, column, spoiled + r);
+        case 1: block<1>(run, first, r, column, spoiled); break;
+        case 2: block < kRows<2 ? kRows : 2>(run, first, r, column, spoiled); break;
+        case 3: block < kRows<3 ? kRows : 3>(run, first, r, column, spoiled); break;
+        default: block<kRows>(run, first, r, column, spoiled);
       }
       r += now;
     }
   }
 
   template <int R>
-  void block(const Run& run, int64_t row, int64_t column, [[maybe_unused]] const float* spoiled) const {
+  void block(const Run& run, int64_t first, int64_t in_block, int64_t column,
+             [[maybe_unused]] const float* spoiled) const {
     using Sum = typename Kind::Sum;
-    const typename Kind::template Rows<R> x(layer_, layer_.x.row(run, row));
+    const int64_t row = first + in_block;
+    const char* at = layer_.x.row(run, row);
+    if constexpr (Kind::kPrepared) at = run.scratch + in_block * kind_.prepared_bytes();
+    const typename Kind::template Rows<R> x(layer_, at);
     Sum sums[R][kTile];
 #pragma GCC unroll 4
     for (int v = 0; v < kTile; v += Kind::kTogether) {
       Sum some[Kind::kTogether][R];
       kind_.template sums<R>(column / S::kLanes + v, x, some);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int w = 0; w < Kind::kTogether; ++w)
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) sums[r][v + w] = some[w][r];
@@ -130,7 +139,7 @@ class SparseStage final : public Stage {
       for (int v = 0; v < kTile; ++v) {
         const auto bias = S::load(layer_.offset + column + v * S::kLanes);
 #pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) sums[r][v] = S::add(sums[r][v], S::add(bias, S::set(spoiled[r])));
+        for (int r = 0; r < R; ++r) sums[r][v] = S::add(sums[r][v], S::add(bias, S::set(spoiled[in_block + r])));
       }
       epilogue<S, R, kTile>(layer_, sums, y, column);
     }
