@@ -45,7 +45,7 @@ class Semi {
   int64_t steps() const { return vectors_ * chunks_ * 4; }
 
   template <int R>
-  inline __attribute__((always_inline)) void sums(int64_t vector, const Rows<R>& rows, Sum (&out)[1][R]) const {
+  inline __attribute__((always_inline)) void sums(int64_t vector, const Rows<R>& rows, bool, Sum (&out)[1][R]) const {
     Sum acc[2][R];
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) acc[0][r] = acc[1][r] = S::set_int(0);

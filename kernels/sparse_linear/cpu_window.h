@@ -45,7 +45,8 @@ class Int8Windows {
   int64_t steps() const { return 2 * packed_.ends[vectors_ / packed_.together]; }
 
   template <int R>
-  inline __attribute__((always_inline)) void sums(int64_t vector, const Rows<R>& rows, Sum (&out)[kTogether][R]) const {
+  inline __attribute__((always_inline)) void sums(int64_t vector, const Rows<R>& rows, bool,
+                                                  Sum (&out)[kTogether][R]) const {
     Sum acc[2][R];
     if constexpr (kTogether == 2) {
       if (packed_.together == 2) return pairs<R, 2>(vector / 2, rows, out);
@@ -132,7 +133,7 @@ class FloatWindows {
   int64_t steps() const { return 2 * packed_.ends[vectors_ / packed_.together]; }
 
   template <int R>
-  inline __attribute__((always_inline)) void sums(int64_t vector, const Rows<R>& rows, Sum (&out)[1][R]) const {
+  inline __attribute__((always_inline)) void sums(int64_t vector, const Rows<R>& rows, bool, Sum (&out)[1][R]) const {
     Sum acc[2][R];
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) acc[0][r] = acc[1][r] = S::set(0.0f);

@@ -73,9 +73,11 @@ struct Groups {
   const char* values;
   const uint16_t* offsets;  // columns
   const int64_t* ends;      // [vectors + 1]
+  bool fours;
 };
 
-// A step holds [lane][group] values; a group is `group` columns from a multiple of it on.
+// A step holds [lane][group] values; a group is `group` columns from a multiple of it on. `fours`: a step is four
+// groups that follow one another, [4][lane][group]; so where that stores few zeros more.
 Groups pack_groups(const SparseRows& rows, int lanes, int group, Arena& arena);
 
 constexpr int kSemiChunk = 32;  // columns

@@ -92,7 +92,8 @@ class PlaneWindows {
   }
 
   template <int R>
-  inline __attribute__((always_inline)) void sums(int64_t vector, const Rows<R>& rows, Sum (&out)[kTile][R]) const {
+  inline __attribute__((always_inline)) void sums(int64_t vector, const Rows<R>& rows, bool,
+                                                  Sum (&out)[kTile][R]) const {
     const int64_t first = vector / packed_.together;
     switch (packed_.together) {
       case 4: return unit<R>(first, rows, out);

@@ -87,7 +87,7 @@ class SemiFloats {
   int64_t steps() const { return vectors_ * chunks_ * 8; }
 
   template <int R>
-  inline __attribute__((always_inline)) void sums(int64_t vector, const Rows<R>& rows, Sum (&out)[1][R]) const {
+  inline __attribute__((always_inline)) void sums(int64_t vector, const Rows<R>& rows, bool, Sum (&out)[1][R]) const {
     constexpr int C = chains<R>();
     Sum acc[C][R];
 #pragma GCC unroll 4

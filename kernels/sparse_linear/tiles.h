@@ -114,7 +114,7 @@ class SparseStage final : public Stage {
 #pragma GCC unroll 4
     for (int v = 0; v < kTile; v += Kind::kTogether) {
       Sum some[Kind::kTogether][R];
-      kind_.template sums<R>(column / S::kLanes + v, x, some);
+      kind_.template sums<R>(column / S::kLanes + v, x, run.tick & 1, some);
 #pragma GCC unroll 4
       for (int w = 0; w < Kind::kTogether; ++w)
 #pragma GCC unroll 4

@@ -8,7 +8,7 @@
 namespace check {
 namespace {
 
-constexpr int kRows = 8, kMaxN = 140, kMaxK = 300;
+constexpr int kRows = 8, kMaxN = 140, kMaxK = 1100;
 constexpr size_t kWeightBytes = 1 << 22;
 
 struct Memory {
@@ -23,14 +23,24 @@ struct Rows {  // of ascending columns
   std::vector<int32_t> columns, starts{0};
 };
 
-// percent of the weights; with semi, at most two of every four. Every fifth row is empty.
-Rows make(int n, int k, int percent, bool semi, bool int8, Random& random) {
+// percent of the weights, in blocks of so many outputs by so many inputs; with semi, at most two of every four. Every
+// fifth row is empty, and the further down the fewer weights does a row have, so that units of all sizes are packed.
+struct Pattern {
+  int percent, down = 1, along = 1;
+};
+
+Rows make(int n, int k, Pattern pattern, bool semi, bool int8, Random& random) {
   Rows rows;
+  std::vector<char> kept(static_cast<size_t>(k + pattern.along));
   for (int r = 0; r < n; ++r) {
     int in_four = 0;
+    for (int i = 0; r % pattern.down == 0 && i < k; i += pattern.along) {
+      const int percent = pattern.along == 1 ? pattern.percent : pattern.percent * (n - r) * 2 / n;
+      std::memset(&kept[static_cast<size_t>(i)], random.between(0, 99) < percent, static_cast<size_t>(pattern.along));
+    }
     for (int i = 0; i < k; ++i) {
       if (i % 4 == 0) in_four = 0;
-      if (r % 5 == 4 || random.between(0, 99) >= percent || (semi && in_four == 2)) continue;
+      if (r % 5 == 4 || !kept[static_cast<size_t>(i)] || (semi && in_four == 2)) continue;
       const int8_t value = int8 ? random.int8(-127) : static_cast<int8_t>(random.between(-8, 8));
       if (value == 0) continue;
       ++in_four;
@@ -43,9 +53,9 @@ Rows make(int n, int k, int percent, bool semi, bool int8, Random& random) {
   return rows;
 }
 
-void one(const char* kernel, const char* layout, bool int8, int rows, int n, int k, int percent, Random& random,
+void one(const char* kernel, const char* layout, bool int8, int rows, int n, int k, Pattern pattern, Random& random,
          Memory& m, Report& report) {
-  const Rows w = make(n, k, percent, std::strcmp(layout, "2:4") == 0, int8, random);
+  const Rows w = make(n, k, pattern, std::strcmp(layout, "2:4") == 0, int8, random);
   const int zero_point = int8 ? random.int8() : 0;
   std::vector<int8_t> x(static_cast<size_t>(rows * k));
   for (auto& v : x) v = int8 ? random.int8() : static_cast<int8_t>(random.between(-20, 20));
@@ -83,7 +93,8 @@ void one(const char* kernel, const char* layout, bool int8, int rows, int n, int
         }
         same &= out[r * n + c] == static_cast<float>(sum) + offset[static_cast<size_t>(c)];
       }
-    report.expect(same, "%s %s M=%d N=%d K=%d %d %%", layout, int8 ? "int8" : "float32", rows, n, k, percent);
+    report.expect(same, "%s %s M=%d N=%d K=%d %d %% in %d x %d", layout, int8 ? "int8" : "float32", rows, n, k,
+                  pattern.percent, pattern.down, pattern.along);
   }
   for (int i = 0; i < rows * n; ++i) {
     const int32_t sum = static_cast<int32_t>(out[i]);
@@ -101,12 +112,15 @@ void check_sparse_linear(const char* kernel, Report& report) {
       Attributes kind;
       kind.set("weight_dtype", int8 ? "int8" : "float32").set("layout", layout);
       if (rta_kernel_reject("sparse_linear", kernel, kind.data(), kind.size())) continue;
-      for (int k = 1; k <= kMaxK; k += k < 70 ? 1 : 23) {
+      for (int k = 1; k <= 300; k += k < 70 ? 1 : 23) {
         const int n = random.between(1, kMaxN), rows = random.between(0, kRows), percent = random.between(0, 60);
-        if (!report.quick || k % 4 == 1) one(kernel, layout, int8, rows, n, k, percent, random, memory, report);
+        if (!report.quick || k % 4 == 1) one(kernel, layout, int8, rows, n, k, {percent}, random, memory, report);
       }
       for (const int percent : {1, 5, 50, 100})
-        one(kernel, layout, int8, 5, kMaxN, kMaxK, percent, random, memory, report);
+        one(kernel, layout, int8, 5, kMaxN, 300, {percent}, random, memory, report);
+      for (const Pattern pattern : {Pattern{10, 1, 16}, Pattern{30, 16, 16}, Pattern{20, 8, 8}, Pattern{15, 1, 4}})
+        for (const int k : {300, kMaxK})
+          if (!report.quick || k == 300) one(kernel, layout, int8, 5, kMaxN, k, pattern, random, memory, report);
     }
 }
 
