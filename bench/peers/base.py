@@ -15,7 +15,9 @@ Arrays = tuple[np.ndarray, ...]
 RECURRENT = ("lstm_a", "lstm_b", "lstm_c", "gru_kws")
 LINEAR = ("lin_1x256", "lin_1x1024", "lin_1x4096", "lin_4x1024", "lin_16x1024", "lin_64x1024")
 MLPS = ("mlp_ad", "ad01", "policy", "jet")
-MODELS = (*MLPS, *RECURRENT, "tcn", "tcn_step", "cnn_kws", "encoder", *LINEAR)
+SPARSE = ("sparse_90", "sparse_95", "blocks_80", "sparse_24")
+"""Layers of 1 x 1024 x 1024 with zeros, which peers compute as dense unless they say otherwise."""
+MODELS = (*MLPS, *RECURRENT, "tcn", "tcn_step", "cnn_kws", "encoder", *LINEAR, *SPARSE)
 """Names of the networks of `models.py`, here so that a process that needs no torch does not load it."""
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.peers.base import RECURRENT, Data, Job, LeftOut, Peer, Runner, array_runner, round_ns, split
+from bench.peers.base import RECURRENT, SPARSE, Data, Job, LeftOut, Peer, Runner, array_runner, round_ns, split
 
 PACKAGES = ("ai-edge-litert",)
 TOOLS = ("litert-torch", "ai-edge-quantizer")
@@ -103,6 +103,8 @@ def _dynamic_int4(job: Job, source: Path, target: Path) -> None:
     operations = qtyping.TFLOperationName
     marked = job.file("litert_marked.tflite")
     ragged, layers = _mark_ragged(source, marked)
+    if job.model in SPARSE:
+        _fill_groups(marked)
     if ragged == layers:
         marked.unlink()
         raise LeftOut("no layer has a K that is a multiple of 32, so there is no int4 in groups")
@@ -137,6 +139,22 @@ def _mark_ragged(source: Path, target: Path) -> tuple[int, int]:
                     graph.tensors[op.outputs[0]].name = f"ragged_{marked}".encode()
     flatbuffer_utils.write_model(model, str(target))
     return marked, layers
+
+
+def _fill_groups(path: Path) -> None:
+    """One weight of 1e-6 in each group of 32 that is all zero: XNNPACK refuses a scale of zero."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model(str(path))
+    for graph in model.subgraphs:
+        for op in graph.operators:
+            tensor = graph.tensors[op.inputs[1]] if len(op.inputs) == 3 else None
+            if tensor is None or len(tensor.shape) != 2:
+                continue
+            weight = np.frombuffer(bytes(model.buffers[tensor.buffer].data), np.float32).copy().reshape(-1, 32)
+            weight[~weight.any(1), 0] = 1e-6
+            model.buffers[tensor.buffer].data = np.frombuffer(weight.tobytes(), np.uint8)
+    flatbuffer_utils.write_model(model, str(path))
 
 
 def load(job: Job, variant: str) -> Runner:

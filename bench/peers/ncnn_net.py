@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from bench.peers.base import LINEAR, MLPS, Job, LeftOut, Peer, Runner
+from bench.peers.base import LINEAR, MLPS, SPARSE, Job, LeftOut, Peer, Runner
 
 PACKAGES = ("ncnn",)
 TOOLS = ("pnnx",)
 REVISION = 1
-PEERS = (Peer("ncnn_fp32", "ncnn fp32", "ncnn_net", "fp32", (*MLPS, "tcn", "cnn_kws", *LINEAR)),)
+PEERS = (Peer("ncnn_fp32", "ncnn fp32", "ncnn_net", "fp32", (*MLPS, "tcn", "cnn_kws", *LINEAR, *SPARSE)),)
 
 
 def convert(job: Job, variant: str) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.peers.base import LINEAR, MLPS, RECURRENT, Job, LeftOut, Peer, Runner
+from bench.peers.base import LINEAR, MLPS, RECURRENT, SPARSE, Job, LeftOut, Peer, Runner
 
 PACKAGES = ("rtaccel",)
-PRODUCTS = (*MLPS, *LINEAR, "encoder")
+PRODUCTS = (*MLPS, *LINEAR, *SPARSE, "encoder")
 """Networks whose weights are all those of linear layers: schemes for these alone are rows of them alone."""
 STREAMS = (*RECURRENT, "tcn_step")
 PEERS = (

@@ -9,7 +9,7 @@ from types import ModuleType
 from bench.peers.base import Peer
 
 KITS = (
-    "torch_eager", "torch_compiled", "onnx_runtime", "open_vino", "lite_rt", "ncnn_net", "numba_mlp", "ours",
+    "torch_eager", "torch_compiled", "onnx_runtime", "open_vino", "lite_rt", "ncnn_net", "numba_mlp", "scipy_sparse", "ours",
 )  # fmt: skip
 
 

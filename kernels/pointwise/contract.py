@@ -112,6 +112,7 @@ def cases() -> Iterator[Case]:
             label = f"{act}{'-affine' if affine else ''}{'-residual' if residual else ''}"
             yield Case(f"M{rows}-C{c}-{label}", stage, make)
     yield from _int8_cases(parameters)
+    yield from _quantise_cases()
     for index, join in enumerate(("mul", "hypot") * 4):
         dtype = ("float32", "int8")[index // 4]
         plain = make_stage((1, 17, 64, 131)[index % 4], ("none", "silu")[index // 2 % 2], 0.0, index % 3 == 0, True)
@@ -124,6 +125,23 @@ def cases() -> Iterator[Case]:
             return torch.randn(3, c, generator=g) * 2, torch.randn(3, c, generator=g) * 2
 
         yield Case(f"M3-C{c}-{join}-{dtype}-{stage.attrs['activation']}", stage, joined)
+
+
+def _quantise_cases() -> Iterator[Case]:
+    """float32 whose columns are brought to one range, with and without a shift, becomes int8 and nothing else."""
+    for rows, c in ((1, 17), (2, 64), (3, 131), (1, 200)):
+        for form in ("plain", "scaled", "affine"):
+            plain = make_stage(c, "none", 0.0, form != "plain", False)
+            tensors = dict(plain.tensors)
+            if form == "scaled":
+                tensors["shift"] = torch.zeros(c)
+            out = Value("y", c, "int8", Quant(0.043, -9))
+            stage = Stage("pointwise", "case", plain.inputs, (out,), tensors, plain.attrs)
+
+            def make(seed: int, rows: int = rows, c: int = c) -> tuple[Tensor, ...]:
+                return (torch.randn(rows, c, generator=torch.Generator().manual_seed(seed)) * 4,)
+
+            yield Case(f"M{rows}-C{c}-quantise-{form}", stage, make)
 
 
 def _int8_cases(parameters: Mapping[str, float]) -> Iterator[Case]:
