@@ -52,6 +52,18 @@ def test_nothing_changes_where_columns_are_alike() -> None:
     assert fast._program.stages[0].op == "quantize"
 
 
+def test_few_rows_are_not_believed() -> None:
+    """They show columns of different ranges where there are none, and what comes later would be clipped."""
+    torch.manual_seed(6)
+    network = nn.Sequential(nn.Linear(512, 64)).eval()
+    with torch.no_grad():
+        network[0].weight *= torch.rand(64, 512) < 0.02
+    calibration, x = torch.randn(256, 512), torch.randn(200, 512)
+    fast = rt.compile(network, (x,), rt.W8A8("static", "absmax"), calibration=[row[None] for row in calibration])
+    assert not notes(fast)
+    assert error(fast, network, x) < 0.02
+
+
 def test_nothing_changes_where_wide_columns_carry_the_sums() -> None:
     network = model(wide=False)
     with torch.no_grad():
