@@ -19,7 +19,7 @@ if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
 from bench.peers import data, report, rounds, run, spelled, worker  # noqa: E402
-from bench.peers.base import MODELS, Data, join, split  # noqa: E402
+from bench.peers.base import MODELS, SPARSE, Data, join, split  # noqa: E402
 from bench.peers.models import BY_NAME, Model, flatten  # noqa: E402
 from bench.peers.registry import kit, missing, missing_tools, peers  # noqa: E402
 from bench.peers.results import Row, duels, summarise  # noqa: E402
@@ -152,6 +152,14 @@ def counted_macs(model: Model, module: nn.Module) -> int:
     for handle in hooks:
         handle.remove()
     return total
+
+
+def test_sparse_layers_have_the_zeros_they_are_named_for() -> None:
+    kept = {name: BY_NAME[name].module().state_dict()["weight"] != 0 for name in SPARSE}
+    assert [round(float(k.float().mean()), 3) for k in kept.values()] == [0.1, 0.05, 0.2, 0.5]
+    blocks = kept["blocks_80"].view(64, 16, 64, 16).float().mean((1, 3))
+    assert ((blocks == 0) | (blocks == 1)).all()
+    assert (kept["sparse_24"].view(1024, 256, 4).sum(2) == 2).all()
 
 
 @pytest.mark.parametrize("name", [n for n in RUNS_EVERYWHERE if n not in ("encoder", "lin_1x4096")])
