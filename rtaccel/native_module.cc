@@ -61,6 +61,8 @@ class Mailbox {
                                 reply_words_, number, timeout_ns) == RTA_MAILBOX_DONE;
   }
 
+  uint32_t number() const { return sequence_; }
+
   // Plays the other side for `messages` of them, in the calling thread; how many were answered before a timeout.
   int64_t echo(int64_t messages, int64_t timeout_ns) {
     nb::gil_scoped_release release;
@@ -115,6 +117,7 @@ NB_MODULE(_native, m) {
            nb::arg("replies"), nb::arg("reply_words"), nb::arg("commands") = false)
       .def("exchange", &Mailbox::exchange, nb::arg("request"), nb::arg("reply"), nb::arg("timeout_ns"),
            nb::arg("command") = 0)
+      .def_prop_ro("number", &Mailbox::number, "Of the latest message.")
       .def("echo", &Mailbox::echo, nb::arg("messages"), nb::arg("timeout_ns"));
   nb::class_<Bound>(m, "Bound", "A compiled model bound to its tensors: call it to read and write them.")
       .def(nb::init<nb::object, nb::object, nb::object>(), nb::arg("plan"), nb::arg("inputs").none(),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from rtaccel.core import settings
@@ -18,13 +17,14 @@ from rtaccel.kernels._shared.triton_spec import Specialisation
 
 Launch = Callable[..., None]
 
-_recorders: list[dict[str, Specialisation]] = []
+_recorders: list[dict[str, Any]] = []
 
 
 @contextmanager
-def recording() -> Iterator[dict[str, Specialisation]]:
-    """Collects what is bound inside, by key, for building it ahead."""
-    found: dict[str, Specialisation] = {}
+def recording() -> Iterator[dict[str, Any]]:
+    """Collects what is bound inside, by key, for building it ahead: forms of Triton kernels (Specialisation), and of those in
+    CUDA C++ (CudaKernel)."""
+    found: dict[str, Any] = {}
     _recorders.append(found)
     try:
         yield found
@@ -44,26 +44,39 @@ def bind(spec: Specialisation) -> Launch:
     """
     if settings.triton_interpret():
         return _jit(spec)
-    for found in _recorders:
-        found[spec_key(spec)] = spec
-    if _recorders:
-        return _refuse
-    folders = settings.kernel_folders()
-    cubin = _built_ahead(spec, folders)
+    if record(spec_key(spec), spec):
+        return refuse
+    cubin = built_ahead(spec_key(spec))
     if cubin is not None and cubin_launch.unavailable() is None:
         return cubin_launch.load(cubin)
     if settings.no_jit():
-        places = " or ".join(map(str, folders))
-        raise BackendUnavailable(
-            "kernels", spec.name, f"a kernel built ahead in {places}, as {settings.NO_JIT} forbids compiling",
-            "Build it with `rtaccel build-kernels --model ...` and install cuda-core.",
-        )  # fmt: skip
+        raise forbidden(spec.name)
     return _jit(spec)
 
 
-def _built_ahead(spec: Specialisation, folders: list[Path]) -> Cubin | None:
+def is_recording() -> bool:
+    return bool(_recorders)
+
+
+def record(key: str, kernel: Any) -> bool:
+    """Whether kernels are only collected here; this one then was."""
+    for found in _recorders:
+        found[key] = kernel
+    return is_recording()
+
+
+def forbidden(name: str) -> BackendUnavailable:
+    """The error for a kernel that would have to be compiled where that is forbidden."""
+    places = " or ".join(map(str, settings.kernel_folders()))
+    return BackendUnavailable(
+        "kernels", name, f"a kernel built ahead in {places}, as {settings.NO_JIT} forbids compiling",
+        "Build it with `rtaccel build-kernels --model ...` and install cuda-core.",
+    )  # fmt: skip
+
+
+def built_ahead(key: str) -> Cubin | None:
     """The stored kernel for this card, from the first folder that has it."""
-    stores = [CubinStore(folder) for folder in folders if folder.is_dir()]
+    stores = [CubinStore(folder) for folder in settings.kernel_folders() if folder.is_dir()]
     if not stores:
         return None
     import torch
@@ -71,7 +84,6 @@ def _built_ahead(spec: Specialisation, folders: list[Path]) -> Cubin | None:
     if not torch.cuda.is_available():
         return None
     major, minor = torch.cuda.get_device_capability()
-    key = spec_key(spec)
     return next((c for store in stores if (c := store.find(key, 10 * major + minor)) is not None), None)
 
 
@@ -84,5 +96,5 @@ def _jit(spec: Specialisation) -> Launch:
     return launch
 
 
-def _refuse(grid: tuple[int, ...], **arguments: Any) -> None:
+def refuse(grid: tuple[int, ...], **arguments: Any) -> None:
     raise BackendUnavailable("kernels", "a launch", "a plan, as kernels are only recorded here", "Bind it anew.")

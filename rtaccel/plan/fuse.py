@@ -59,7 +59,7 @@ def _recurrent(stages: Sequence[Stage], readers: Counter[str]) -> list[Stage]:
     for stage in stages:
         source = sources.get(stage.inputs[0].name) if stage.op in ("lstm", "gru") else None
         quant = source.outputs[0].quant if source is not None else None
-        if source is None or quant is None or str(stage.tensors["weight_ih_l0"].dtype) != "torch.int8":
+        if source is None or quant is None or stage.tensors["weight_ih_l0"].is_floating_point():
             fused.append(stage)
             continue
         fused = [s for s in fused if s is not source]

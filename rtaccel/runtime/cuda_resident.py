@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from rtaccel.core.errors import BackendUnavailable, ShapeError, UnsupportedProblem
-from rtaccel.core.stage import Stage
 from rtaccel.plan.explain import Line
+from rtaccel.plan.fuse import fuse
 from rtaccel.plan.group import Group
 from rtaccel.runtime.cuda_graph import DevicePlan
 from rtaccel.runtime.cuda_resident_networks import Network, network_of
@@ -31,6 +31,9 @@ ABORT, STATE, LOOKS = 0, 1, 2
 
 STATES = {0: "it has not started", 1: "it runs", 2: "it was asked to end", 3: "it ended, as nobody called for long"}
 TIMEOUT_NS = 1_000_000_000
+RESET, SAVE, LOAD, SPOILED = 1, 2, 4, 8
+"""Commands of a message, as kernels/_shared/cuda_recurrent.cu has them; those in Triton know the first."""
+
 START_S = 30.0
 END_S = 5.0
 CONTROL_WORDS = 8
@@ -124,6 +127,8 @@ class ResidentPlan(DevicePlan):
         inputs, outputs, commands = network.inputs, network.outputs, network.commands
         self._requests, self._replies = device.mailbox(2 * (inputs + commands)), device.mailbox(2 * outputs)
         self._control = device.mailbox(CONTROL_WORDS)
+        if network.states:
+            network.past = device.mailbox(network.states)
         self._running = device.start(network, self._requests, self._replies, self._control)
         self._box = Mailbox(self._requests.data_ptr(), inputs, self._replies.data_ptr(), outputs, commands)
         self._command = 0
@@ -213,16 +218,49 @@ class ResidentStream(ResidentPlan):
 
     def reset(self, first: int, count: int) -> None:
         """With the next moment: its message says so. A stream has one sample, `first` 0 and `count` 1."""
-        from rtaccel.kernels._shared.triton_recurrent_resident import RESET
-
         self._command = RESET
 
     def save_state(self) -> bytes:
-        """Nothing: the past is in registers of the kernel, which gives it to nobody."""
-        return b""
+        """float32 h of all layers, then c of an LSTM; NaN where the stream is spoiled. Nothing where the kernel gives its past to
+        nobody.
+
+        Asks the kernel, so it raises BackendUnavailable once that has ended.
+        """
+        past = self._network.past
+        if past is None:
+            return b""
+        if self._command == RESET:  # the states are what they were until the next moment, and are zero from there on
+            return bytes(4 * past.numel())
+        number = self._order(SAVE)
+        until = time.monotonic() + START_S
+        while not bool((past >> 32 == number).all()):
+            if time.monotonic() > until:
+                self._fail("its states", "the kernel did not give them")
+        return past.view(torch.int32)[::2].numpy().tobytes()  # the lower half of every word
 
     def load_state(self, state: bytes) -> None:
-        """A new kernel stands before its first moment."""
+        """What `save_state` gave. Nothing where it gives nothing: a new kernel stands before its first moment."""
+        past = self._network.past
+        if past is None:
+            return
+        states = torch.frombuffer(bytearray(state), dtype=torch.float32)
+        spoiled = 0 if bool(torch.isfinite(states).all()) else SPOILED
+        payload = states.view(torch.int32).to(torch.int64) & 0xFFFFFFFF
+        past.copy_(payload | _signed(self._box.number + 1) << 32)
+        self._order(LOAD | spoiled)
+
+    def _order(self, command: int) -> int:
+        """A message that is no moment; gives its number, as the upper half of a signed word holds it."""
+        x, y = torch.zeros(self._network.inputs), torch.empty(self._network.outputs)
+        self._command = command
+        self._ask(x.data_ptr(), y.data_ptr())
+        return _signed(self._box.number)
+
+
+def _signed(number: int) -> int:
+    """A number of a message as the upper half of an int64."""
+    number &= 0xFFFFFFFF
+    return number - (1 << 32) if number >= 1 << 31 else number
 
 
 def _end(control: Tensor, running: Running) -> None:
@@ -233,13 +271,19 @@ def _end(control: Tensor, running: Running) -> None:
         time.sleep(0.0005)
 
 
-def resident_plan(group: Group, stages: tuple[Stage, ...], streamed: bool = False) -> ResidentPlan:
-    """The plan of a group that was fused to these stages. Raises UnsupportedProblem where they cannot stay."""
+def resident_network(group: Group, streamed: bool) -> Network:
+    """What computes a group on a GPU and stays. Raises UnsupportedProblem where nothing does."""
+    stages = fuse(group.stages, [p.value for p in group.outputs], 1, whole=True)
     if any(s.op == "conv" for s in group.stages):
         stages = group.stages  # the kernel has its own order of all of them
     if len(group.outputs) != 1:
         raise UnsupportedProblem(
             "persistent", f"{len(group.outputs)} outputs", "one", "Return one tensor, or join them with torch.cat."
         )
-    network = network_of(stages, streamed)
+    return network_of(stages, streamed)
+
+
+def resident_plan(group: Group, streamed: bool = False) -> ResidentPlan:
+    """The plan of a group. Raises UnsupportedProblem where it cannot stay."""
+    network = resident_network(group, streamed)
     return (ResidentStream if streamed else ResidentPlan)(group, network, resident_device())

@@ -3,7 +3,7 @@ How each is launched."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Protocol
@@ -12,21 +12,22 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.errors import UnsupportedProblem
-from rtaccel.core.registry import operator
-from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.stage import Stage
 from rtaccel.plan.explain import Line
-
-Launch = Callable[[Tensor, Tensor, Tensor], None]
-"""launch(requests, replies, control): starts the kernel on the current stream, does not wait."""
+from rtaccel.runtime.cuda_resident_stacks import Launch, stack_network
 
 
 class Network(Protocol):
-    """inputs, outputs: float32 numbers of a call. commands: whether a message has a word more, of what to do before it."""
+    """inputs, outputs: float32 numbers of a call. commands: whether a message has a word more, of what to do before it.
+    states: float32 numbers of its past, which it gives and takes by messages; 0 where nobody can ask for them.
+    past: 8-byte words for them that both sides see, put there before it is prepared."""
 
     stages: tuple[Stage, ...]
     inputs: int
     outputs: int
     commands: bool
+    states: int
+    past: Tensor | None
 
     def prepared(self, device: str) -> tuple[Launch, Any]:
         """(the launch, what must live as long as the kernel), with the weights on the device."""
@@ -38,7 +39,8 @@ class Network(Protocol):
 class ResidentChain:
     """An `mlp` stage."""
 
-    commands = False
+    commands, states = False, 0
+    past: Tensor | None = None
 
     def __init__(self, stage: Stage) -> None:
         self.stages: tuple[Stage, ...] = (stage,)
@@ -102,58 +104,11 @@ class ResidentCut(ResidentChain):
         return replace(whole, kernel="triton_resident_cut", reasons=(note,))
 
 
-class ResidentStack:
-    """An `lstm` or `gru` stage of one moment whose states are its own, and a `linear` stage that reads its int8 output."""
-
-    commands = True
-
-    def __init__(self, stages: tuple[Stage, ...]) -> None:
-        from rtaccel.kernels._shared.triton_recurrent_form import Form, form_of
-
-        stack = stages[0]
-        self.stages = stages
-        self.inputs, self.outputs = stack.inputs[0].width, stages[-1].outputs[0].width
-        form = form_of(Problem.of(stack, 1, "cuda"), 4 if stack.op == "lstm" else 3)
-        if not isinstance(form, Form):
-            raise UnsupportedProblem("persistent", stack.name, f"a smaller stack: it {form}", "Use fewer units.")
-        self.form = form
-
-    def prepared(self, device: str) -> tuple[Launch, Any]:
-        from rtaccel.kernels._shared import triton_recurrent_resident as resident
-        from rtaccel.kernels._shared.triton_launch import bind
-        from rtaccel.kernels._shared.triton_recurrent_form import Operands
-
-        stack, head = self.stages[0], self.stages[1] if len(self.stages) == 2 else None
-        activation = None if head is None else str(head.attrs.get("activation", "none"))
-        kernel = bind(resident.specialise(stack.op, self.form, self.outputs, activation))
-        of_head = None if head is None else operator("linear").lower(head)
-        ops = Operands.of(operator(stack.op).lower(stack), self.form, device)
-        head_ops = resident.HeadOperands.of(of_head, self.form, device)
-        exchange = torch.zeros(resident.exchange_words(self.form), dtype=torch.int64, device=device)
-
-        def launch(requests: Tensor, replies: Tensor, control: Tensor) -> None:
-            given = resident.arguments(self.form, ops, head_ops, requests, replies, control, exchange)
-            kernel((self.form.parts,), **given)
-
-        return launch, (ops, head_ops, exchange)
-
-    def line(self) -> Line:
-        stack, form = self.stages[0], self.form
-        g = form.geometry
-        weights = form.gates * g.hidden * (self.inputs + (2 * g.layers - 1) * g.hidden)
-        ends = f", linear {g.hidden}-{self.outputs}" if len(self.stages) == 2 else ""
-        where = "all layers" if form.resident == g.layers else f"{form.resident} of {g.layers} layers"
-        return Line(
-            stack.name, f"{stack.op} {self.inputs}-{'-'.join([str(g.hidden)] * g.layers)}{ends}", "triton_resident",
-            4 * (self.inputs + self.outputs), 2 * weights,
-            (f"{form.parts} programs with {form.units} units of each layer; the weights of {where} are in registers",),
-        )  # fmt: skip
-
-
 class ResidentConvolutions:
     """Stages of one moment, causal convolutions with their rings among them. form: a kernels.conv.triton_resident_form.Form."""
 
-    commands = True
+    commands, states = True, 0
+    past: Tensor | None = None
 
     def __init__(self, stages: tuple[Stage, ...], form: Any) -> None:
         self.stages, self.form = stages, form
@@ -193,7 +148,6 @@ def network_of(stages: Sequence[Stage], streamed: bool) -> Network:
 
     Raises UnsupportedProblem where they are neither a chain that fits, nor a stack, nor a stream of convolutions.
     """
-    from rtaccel.kernels._shared import triton_recurrent_form, triton_recurrent_resident
     from rtaccel.kernels.conv import triton_resident_form
     from rtaccel.kernels.mlp import triton_cut_form, triton_resident
 
@@ -224,12 +178,4 @@ def network_of(stages: Sequence[Stage], streamed: bool) -> Network:
             "persistent", what, "a stream, whose states stay with the kernel",
             "Call rt.stream(model, example_step, ..., device='cuda'), or use mode='graph'.",
         )  # fmt: skip
-    stack, *following = stages
-    problem = Problem.of(stack, 1, "cuda")
-    reason = "is one stack and one linear head" if len(following) > 1 else triton_recurrent_form.unsupported(problem)
-    reason = reason or triton_recurrent_resident.unsupported(stack, following[0] if following else None)
-    if reason is not None:
-        raise UnsupportedProblem(
-            "persistent", what, f"a stack that {reason}", "Pass calibration=, or stream on the CPU."
-        )
-    return ResidentStack(tuple(stages))
+    return stack_network(stages)

@@ -14,7 +14,6 @@ from torch import Tensor, fx
 from rtaccel.convert.program import GroupStep, Program, TorchStep
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.plan.choose import Choice
-from rtaccel.plan.fuse import fuse
 from rtaccel.plan.group import Executable, Group, StagedPlan, plan_group
 from rtaccel.runtime.cuda_device import device_layer
 from rtaccel.runtime.cuda_graph import DevicePlan, GraphPlan
@@ -257,8 +256,5 @@ def _resident(program: Program, options: Options) -> Executor:
         raise UnsupportedProblem(
             "persistent", names, "a model that is one chain of layers with tensors as arguments", "Use mode='graph'."
         )
-    group = source.group
-    stages = fuse(group.stages, [p.value for p in group.outputs], 1, whole=True)
-    return Executor(
-        program, [Step(source, "resident", resident_plan(group, stages, options.states is not None))], options
-    )
+    plan = resident_plan(source.group, options.states is not None)
+    return Executor(program, [Step(source, "resident", plan)], options)

@@ -1,0 +1,81 @@
+// One form of cuda_recurrent.cu: what cuda_recurrent_form.py decided, and where everything lies in shared memory. The
+// numbers come as definitions when a form is compiled; what stands here is LSTM_A of STAC-ML on one multiprocessor.
+#pragma once
+
+#ifndef RTA_GATES
+#define RTA_GATES 4  // 4: LSTM, 3: GRU
+#define RTA_LAYERS 2
+#define RTA_INPUTS 100
+#define RTA_HIDDEN 100
+#define RTA_UNITS 100    // of each layer in a program; a multiple of 4
+#define RTA_PROGRAMS 1   // blocks of the grid, all on the device at once
+#define RTA_LANES 4      // threads that share a unit; a power of two
+#define RTA_THREADS 416  // units * lanes, in whole warps
+#define RTA_GROUP 0      // 0: int8 weights; else int4 ones, so many with one scale, a multiple of 32
+#define RTA_KEPT 16      // steps whose weights are in registers
+#define RTA_HELD 16      // further steps whose weights are in shared memory
+#define RTA_OUTPUTS 1    // of a linear layer behind the stack
+#define RTA_HEAD 1       // 0: there is none, and h is the answer
+#define RTA_HEAD_HELD 1  // whether its weights are in shared memory
+#define RTA_HEAD_GROUP 0
+#define RTA_ACTIVATION 0
+#define RTA_SHARED_BYTES 0  // 0: whatever it comes to
+#define RTA_SPINS 1024      // looks at the mailbox between two at the word that ends the kernel
+#define RTA_LOOKS 4194304   // looks for a word of another block before it is given up
+#endif
+
+constexpr int kGates = RTA_GATES, kLayers = RTA_LAYERS, kInputs = RTA_INPUTS, kHidden = RTA_HIDDEN;
+constexpr int kUnits = RTA_UNITS, kPrograms = RTA_PROGRAMS, kLanes = RTA_LANES, kThreads = RTA_THREADS;
+constexpr int kGroup = RTA_GROUP, kKept = RTA_KEPT, kHeld = RTA_HELD;
+constexpr int kOutputs = RTA_OUTPUTS, kHeadGroup = RTA_HEAD_GROUP;
+constexpr bool kHead = RTA_HEAD, kHeadHeld = RTA_HEAD_HELD;
+
+constexpr __host__ __device__ int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+// A line is 16 bytes of weights of one unit and gate. A step is one line of every thread: thread (unit, lane) has line
+// j * kLanes + lane. The lines of a vector fill whole steps, with zeros.
+constexpr int kLineNumbers = kGroup ? 32 : 16;  // int8 numbers that a line is multiplied with
+constexpr int kWide = kPrograms * kUnits;       // units, with those that are there to fill up
+constexpr int kStepsX = ceil_div(kInputs, kLineNumbers* kLanes);
+constexpr int kStepsH = ceil_div(kWide, kLineNumbers* kLanes);
+constexpr int kBytesX = kStepsX * kLanes * kLineNumbers, kBytesH = kStepsH * kLanes * kLineNumbers;
+constexpr int kSteps = kGates * (kStepsX + (2 * kLayers - 1) * kStepsH);
+constexpr int kWordsX = ceil_div(kInputs, 4), kWordsH = kWide / 4, kWordsOwn = kUnits / 4;
+
+// Rows of numbers, kUnits each: multipliers of x and of h, biases, for a GRU that of h in its third gate.
+constexpr int kRows = 3 * kGates + (kGates == 3);
+constexpr int kHeadLineNumbers = kHeadGroup ? 32 : 16;
+constexpr int kHeadLines = ceil_div(kWide, kHeadLineNumbers);  // of one output
+constexpr int kBytesY = kHeadLines * kHeadLineNumbers;
+constexpr int kGroupsX = kGroup ? ceil_div(kInputs, kGroup ? kGroup : 1) : 0;
+constexpr int kGroupsH = kGroup ? ceil_div(kHidden, kGroup ? kGroup : 1) : 0;
+constexpr int kGroupsY = kHeadGroup ? ceil_div(kHidden, kHeadGroup ? kHeadGroup : 1) : 0;
+constexpr int kScales = kGroup ? kGates * kUnits * (kGroupsX + (2 * kLayers - 1) * kGroupsH) : 0;
+
+constexpr __host__ __device__ int up16(int bytes) { return (bytes + 15) / 16 * 16; }
+constexpr int kWarps = kThreads / 32;
+constexpr int kMostSteps = kStepsX > kStepsH ? kStepsX : kStepsH;
+constexpr int kFoldLines = kGroup ? kMostSteps * kLanes : 0;  // of a unit's gate, while int4 sums are folded
+
+// Shared memory, in bytes from its beginning.
+constexpr int kAtX = kHeld * kThreads * 16;
+constexpr int kAtH = kAtX + kBytesX;
+constexpr int kAtY = kAtH + kLayers * kBytesH;
+constexpr int kAtNumbers = kAtY + (kHead ? up16(kBytesY) : 0);
+constexpr int kAtCompensation = kAtNumbers + up16(4 * kLayers * kRows * kUnits);
+constexpr int kAtBefore = kAtCompensation + up16(4 * kGates * kUnits);
+constexpr int kAtStates = kAtBefore + up16(4 * kLayers * kGates * kUnits);
+constexpr int kAtScales = kAtStates + up16(2 * 4 * kLayers * kUnits);
+constexpr int kAtFold = kAtScales + up16(4 * kScales);
+constexpr int kAtHead = kAtFold + up16(4 * kGates * (kThreads / kLanes) * (kGroup ? kFoldLines + 1 : 0));
+constexpr int kAtHeadFold = kAtHead + (kHead && kHeadHeld ? 16 * kHeadLines * kOutputs : 0);
+constexpr int kAtFlags = kAtHeadFold + (kHead && kHeadGroup ? up16(4 * kWarps * kHeadLines) : 0);
+constexpr int kSharedBytes = kAtFlags + 32;
+
+static_assert(RTA_SHARED_BYTES == 0 || RTA_SHARED_BYTES == kSharedBytes, "cuda_recurrent_form.py counts otherwise");
+static_assert(kKept + kHeld <= kSteps, "more steps than there are");
+static_assert(kUnits % 4 == 0 && kThreads % 32 == 0 && kUnits * kLanes <= kThreads, "threads do not fit the units");
+
+// The exchange, in words: two slots of every layer, of the head's input, and of x with its header.
+constexpr int kSlotH = kWordsH, kSlotX = kWordsX + 1;
+constexpr int kExchangeY = 2 * kLayers * kSlotH, kExchangeX = kExchangeY + 2 * kSlotH;

@@ -1,0 +1,61 @@
+// What kernels in CUDA C++ that stay on the GPU need of the machine: loads and stores of whole words that others write
+// and read at the same time, loads of weights that the compiler may neither repeat nor move, products and sums that
+// round one by one. tests/cuda_checks/cuda_on_host.h has the same names for a CPU.
+//
+// Relaxed is enough: a word holds its payload and its number, so there is nothing to order (rta_mailbox.h).
+#pragma once
+
+using Word = unsigned long long;
+
+// Scope of the system: memory of the host.
+static __device__ __forceinline__ Word load_system(const Word* from) {
+  Word word;
+  asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(word) : "l"(from) : "memory");
+  return word;
+}
+static __device__ __forceinline__ void store_system(Word* to, Word word) {
+  asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
+}
+
+// Scope of the card: between its multiprocessors, by the L2 cache.
+static __device__ __forceinline__ Word load_card(const Word* from) {
+  Word word;
+  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(word) : "l"(from) : "memory");
+  return word;
+}
+static __device__ __forceinline__ void store_card(Word* to, Word word) {
+  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
+}
+
+// 16 bytes that never change. Volatile: an ordinary load could be made again in every moment instead of kept in
+// registers, or kept instead of made again.
+static __device__ __forceinline__ uint4 load_weights(const uint4* from) {
+  uint4 line;
+  asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(line.x), "=r"(line.y), "=r"(line.z), "=r"(line.w)
+               : "l"(from)
+               : "memory");
+  return line;
+}
+
+// v, of which the compiler knows nothing: what is unpacked of it is unpacked where it is used, and not before the loop
+// over all moments, where it would take registers twice.
+static __device__ __forceinline__ unsigned opaque(unsigned v) {
+  unsigned same;
+  asm volatile("mov.b32 %0, %1;" : "=r"(same) : "r"(v));
+  return same;
+}
+
+static __device__ __forceinline__ float add_rn(float a, float b) { return __fadd_rn(a, b); }
+static __device__ __forceinline__ float mul_rn(float a, float b) { return __fmul_rn(a, b); }
+static __device__ __forceinline__ float fma_rn(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+static __device__ __forceinline__ float div_rn(float a, float b) { return __fdiv_rn(a, b); }
+static __device__ __forceinline__ int rounded(float v) { return __float2int_rn(v); }
+static __device__ __forceinline__ unsigned bits_of(float v) { return __float_as_uint(v); }
+static __device__ __forceinline__ float float_of(unsigned v) { return __uint_as_float(v); }
+
+// What a block was given when it was launched.
+static __device__ __forceinline__ uint4* shared_memory() {
+  extern __shared__ uint4 memory[];
+  return memory;
+}

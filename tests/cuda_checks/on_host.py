@@ -1,0 +1,91 @@
+"""kernels/_shared/cuda_recurrent.cu on a CPU: the same source, compiled by g++ with fibers for threads (cuda_on_host.h), in the
+place of a GPU under the real host side of a resident stream."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtaccel.kernels._shared import cuda_nvrtc
+from rtaccel.kernels._shared.cuda_nvrtc import CudaKernel
+from rtaccel.runtime.cuda_resident_networks import Network
+
+HERE = Path(__file__).parent
+COMPILER = os.environ.get("CXX", "g++")
+FLAGS = ("-std=c++17", "-O1", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas", "-pthread")
+SCALARS = {"fp32": ctypes.c_float, "i32": ctypes.c_int}
+
+
+def missing() -> str | None:
+    return None if shutil.which(COMPILER) else f"{COMPILER} is not here"
+
+
+def build(kernel: CudaKernel, out: Path, *flags: str, looks: int = 1 << 22) -> Path:
+    """The kernel's form as a file for a CPU. It looks at the abort word soon."""
+    definitions = {**dict(kernel.definitions), "RTA_SPINS": 4, "RTA_LOOKS": looks}
+    command = [
+        COMPILER, *FLAGS, *flags, f"-I{cuda_nvrtc.FOLDER}", f"-I{HERE}", *(f"-D{k}={v}" for k, v in definitions.items()),
+        "-o", str(out), str(HERE / "recurrent_on_host.cc"),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+class HostDevice:
+    """A device on which kernels run as fibers of one thread. folder: for what is compiled. seed: of the order of the fibers.
+    skipped: a line of the kernel at whose barrier nobody waits. dropped: a word of the exchange that does not arrive."""
+
+    def __init__(self, folder: Path, seed: int = 1, skipped: int = 0, dropped: int = -1, looks: int = 1 << 22) -> None:
+        self.folder, self.seed, self.skipped, self.dropped, self.looks = folder, seed, skipped, dropped, looks
+        self.built: list[CudaKernel] = []
+        self.controls: list[Tensor] = []
+        self.threads: list[threading.Thread] = []
+
+    def unsuitable(self) -> str | None:
+        return None
+
+    def mailbox(self, words: int) -> Tensor:
+        return torch.zeros(words, dtype=torch.int64)
+
+    def start(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> Any:
+        launch, _ = network.prepared("cpu")
+        thread = threading.Thread(target=launch, args=(requests, replies, control), daemon=True)
+        thread.start()
+        self.controls.append(control)
+        self.threads.append(thread)
+        return type("Running", (), {"finished": lambda self: not thread.is_alive()})()
+
+    def bind(self, kernel: CudaKernel) -> Callable[..., None]:
+        """In the place of cuda_launch.bind."""
+        self.built.append(kernel)
+        path = self.folder / f"{kernel.key}-{self.looks}.so"
+        if not path.exists():
+            build(kernel, path, "-shared", "-fPIC", looks=self.looks)
+        run = ctypes.CDLL(str(path)).rtaccel_on_host
+
+        def launch(grid: tuple[int, ...], **given: Any) -> None:
+            numbers = [SCALARS[kind](given[name]) for name, kind in kernel.parameters if not kind.startswith("*")]
+            at = iter(numbers)
+            addresses = [
+                given[name].data_ptr() if kind.startswith("*") else ctypes.addressof(next(at))
+                for name, kind in kernel.parameters
+            ]
+            run((ctypes.c_void_p * len(addresses))(*addresses), self.seed, self.skipped, self.dropped)
+
+        return launch
+
+    def close(self) -> None:
+        for control in self.controls:
+            control[0] = 1
+        for thread in self.threads:
+            thread.join(10)

@@ -1,0 +1,87 @@
+// kernels/_shared/cuda_recurrent.cu on a CPU: as a library that a test calls, and as a program that only touches
+// memory, for a sanitizer.
+#include <thread>
+
+#include "cuda_recurrent.cu"
+
+namespace {
+
+template <class T>
+T pointer(const void* const* arguments, int index) {
+  return static_cast<T>(const_cast<void*>(arguments[index]));
+}
+
+template <class T>
+T value(const void* const* arguments, int index) {
+  return *static_cast<const T*>(arguments[index]);
+}
+
+}  // namespace
+
+// The kernel's parameters in order: pointers as they are, numbers by where they lie. Returns when the kernel has ended.
+// dropped: a word of the exchange that one message lacks, -1 for none.
+extern "C" void rtaccel_on_host(const void* const* a, unsigned seed, int skipped, int dropped) {
+  const Word* lost = dropped < 0 ? nullptr : pointer<const Word*>(a, 11) + dropped;
+  host::launch(kPrograms, kThreads, kSharedBytes, seed, skipped, lost, pointer<const Word*>(a, 2), [=] {
+    rtaccel_recurrent(pointer<const Word*>(a, 0), pointer<Word*>(a, 1), pointer<Word*>(a, 2), pointer<Word*>(a, 3),
+                      pointer<const uint4*>(a, 4), pointer<const float*>(a, 5), pointer<const int*>(a, 6),
+                      pointer<const float*>(a, 7), pointer<const uint4*>(a, 8), pointer<const float*>(a, 9),
+                      pointer<const int*>(a, 10), pointer<Word*>(a, 11), value<float>(a, 12), value<int>(a, 13),
+                      value<float>(a, 14), value<float>(a, 15), value<int>(a, 16), value<int>(a, 17), nullptr, nullptr);
+  });
+}
+
+#ifdef RTA_PROGRAM
+// Every buffer by itself and of the size that it must have, with some numbers in it; five messages and the end.
+// argv[1]: the place in the list of one that is 16 bytes too short, which must be found.
+int main(int count, char** given) {
+  constexpr int words = kPrograms > 1 ? kExchangeX + 2 * kSlotX : 1;
+  const int bytes[] = {16 * (kInputs + 1),
+                       16 * kOutputs,
+                       64,
+                       16 * kLayers * kHidden,
+                       16 * kPrograms * kSteps * kThreads,
+                       4 * kPrograms * kLayers * kRows * kUnits,
+                       4 * kPrograms * kGates * kUnits,
+                       kGroup ? 4 * kPrograms * kScales : 4,
+                       kHead ? 16 * kHeadLines * kOutputs : 16,
+                       kHead ? 4 * (2 * kOutputs + 1 + kOutputs * kGroupsY) : 4,
+                       kHead ? 4 * kOutputs : 4,
+                       8 * words};
+  std::vector<std::unique_ptr<char[]>> buffers;
+  std::vector<const void*> arguments;
+  for (int i = 0; i < 12; ++i) {
+    const int size = bytes[i] - (count > 1 && std::atoi(given[1]) == i ? 16 : 0);
+    buffers.emplace_back(new char[size]);
+    const bool of_words = i < 4 || i == 11;
+    for (int at = 0; at < size; ++at) buffers[i][at] = static_cast<char>(of_words ? 0 : at % 4 == 3 ? 0x3c : at * 37);
+    arguments.push_back(buffers[i].get());
+  }
+  float scale = 20.0f;
+  int zero_point = 3, idle = 0;
+  for (const void* number :
+       {(void*)&scale, (void*)&zero_point, (void*)&scale, (void*)&scale, (void*)&zero_point, (void*)&idle})
+    arguments.push_back(number);
+  std::thread kernel([&] { rtaccel_on_host(arguments.data(), 5, 0, -1); });
+  Word *request = reinterpret_cast<Word*>(buffers[0].get()), *reply = reinterpret_cast<Word*>(buffers[1].get());
+  Word* past = reinterpret_cast<Word*>(buffers[3].get());
+  const unsigned commands[] = {0, kReset, kSave, kLoad, 0};
+  for (unsigned sequence = 1; sequence <= 5; ++sequence) {
+    if (commands[sequence - 1] == kLoad)
+      for (int i = 0; i < 2 * kLayers * kHidden; ++i)
+        __atomic_store_n(past + i, word_of(0, sequence), __ATOMIC_RELEASE);
+    for (int i = 0; i <= kInputs; ++i)
+      __atomic_store_n(request + (sequence & 1) * (kInputs + 1) + i,
+                       word_of(i < kInputs ? 0x3d000000u : commands[sequence - 1], sequence), __ATOMIC_RELEASE);
+    const auto await_all = [&](const Word* from, int words) {
+      for (int i = 0; i < words; ++i)
+        while (number_of(__atomic_load_n(from + i, __ATOMIC_ACQUIRE)) != sequence) usleep(10);
+    };
+    await_all(reply + (sequence & 1) * kOutputs, kOutputs);
+    if (commands[sequence - 1] == kSave) await_all(past, (kGates == 4 ? 2 : 1) * kLayers * kHidden);
+  }
+  __atomic_store_n(reinterpret_cast<Word*>(buffers[2].get()), Word{1}, __ATOMIC_RELEASE);
+  kernel.join();
+  return __atomic_load_n(reinterpret_cast<Word*>(buffers[2].get()) + 1, __ATOMIC_ACQUIRE) == kAborted ? 0 : 1;
+}
+#endif
