@@ -8,7 +8,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from rtaccel.core import settings
 from rtaccel.core.errors import BackendUnavailable, FormatError, RtaccelError
 
 if TYPE_CHECKING:
-    from rtaccel.kernels._shared.triton_spec import Specialisation
+    from rtaccel.kernels._shared.cubin_store import Cubin
 
 HELP = "compile the GPU kernels of a model ahead, without a GPU, into a folder that an image can carry"
 
@@ -32,6 +32,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a function without arguments that gives (model, example_inputs) or (model, example_inputs, calibration); "
         "without it, the forms that rtaccel's own tests compile",
     )  # fmt: skip
+    stays = parser.add_mutually_exclusive_group()
+    stays.add_argument(
+        "--stream", action="store_true",
+        help="the kernel of rt.stream(model, example_step, device='cuda'): the example is one moment, [1, features], the "
+        "calibration windows",
+    )  # fmt: skip
+    stays.add_argument(
+        "--persistent", action="store_true", help="the kernel of rt.compile(..., device='cuda', mode='persistent')"
+    )
     parser.add_argument("--scheme", default="w8a8", help="of the model's layers (default: w8a8)")
     parser.add_argument("--out", type=Path, help=f"folder (default: ${settings.KERNELS}, or ~/.cache/rtaccel/kernels)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -41,19 +50,18 @@ def run(args: argparse.Namespace) -> int:
     capabilities = architectures(args.arch)
     _require_compiler()
     from rtaccel.kernels._shared.cubin_store import CubinStore
-    from rtaccel.kernels._shared.triton_aot import build
 
     folder = args.out or settings.kernel_folder()
     store, built, failed = CubinStore(folder), [], []
-    for key, spec in _wanted(args).items():
-        for capability in capabilities:
+    for capability, wanted in _wanted(args, capabilities):
+        for key, spec in wanted.items():
             entry: dict[str, Any] = {"name": spec.name, "arch": f"sm_{capability}"}
             known = store.find(key, capability)
             if known is not None and known.capability == capability:
                 built.append({**entry, "bytes": len(known.code), "was_there": True})
                 continue
             try:
-                cubin = build(spec, capability)
+                cubin = _build(spec, capability)
             except RtaccelError as error:
                 failed.append({**entry, "reason": str(error)})
                 continue
@@ -113,16 +121,34 @@ def _require_compiler() -> None:
         )
 
 
-def _wanted(args: argparse.Namespace) -> dict[str, Specialisation]:
+def _build(kernel: Any, capability: int) -> Cubin:
+    from rtaccel.kernels._shared.cuda_nvrtc import CudaKernel, compile_cubin
+    from rtaccel.kernels._shared.triton_aot import build
+
+    return compile_cubin(kernel, capability) if isinstance(kernel, CudaKernel) else build(kernel, capability)
+
+
+def _wanted(args: argparse.Namespace, capabilities: list[int]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """For each card the kernels, by key: forms of Triton kernels, and kernels in CUDA C++."""
     if args.model is None:
         from rtaccel.kernels._shared.triton_aot import specialisations
         from rtaccel.kernels._shared.triton_launch import spec_key
 
-        return {spec_key(spec): spec for spec in specialisations()}
-    from rtaccel.runtime.cuda_ahead import kernels_of
+        if args.stream or args.persistent:
+            raise FormatError("build-kernels", "a kernel that stays, of no model", "--model", "Pass --model.")
+        every = {spec_key(spec): spec for spec in specialisations()}
+        yield from ((capability, every) for capability in capabilities)
+        return
+    from rtaccel.runtime.cuda_ahead import kernels_of, resident_kernels_of
 
-    model, example, *calibration = _made(args.model)
-    return kernels_of(model, example, args.scheme, *calibration)
+    model, example, *rest = _made(args.model)
+    calibration = rest[0] if rest else None
+    if not args.stream and not args.persistent:
+        every = kernels_of(model, example, args.scheme, calibration)
+        yield from ((capability, every) for capability in capabilities)
+        return
+    for capability in capabilities:
+        yield capability, resident_kernels_of(model, example, args.scheme, calibration, capability, args.stream)
 
 
 def _made(name: str) -> tuple[Any, ...]:

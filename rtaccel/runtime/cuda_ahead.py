@@ -14,6 +14,7 @@ from rtaccel.convert.forms import best_form
 from rtaccel.convert.lower import lower
 from rtaccel.convert.program import GroupStep, Program
 from rtaccel.convert.sparse_gpu import in_modelled_form
+from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.registry import impls
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.core.stage import Problem
@@ -21,6 +22,7 @@ from rtaccel.plan.fuse import fuse
 from rtaccel.plan.group import Group, StagedPlan
 
 if TYPE_CHECKING:
+    from rtaccel.kernels._shared.cuda_nvrtc import CudaKernel
     from rtaccel.kernels._shared.triton_spec import Specialisation
 
 
@@ -37,6 +39,38 @@ def kernels_of(
     program = lower(captured, graph, SchemeMap(scheme), calibration, even=False)
     rows = max(1, program.samples(pytree.tree_leaves(args)))
     return _recorded(in_modelled_form(program, rows), rows)
+
+
+def resident_kernels_of(
+    model: nn.Module,
+    example: Sequence[Any] | Tensor,
+    scheme: SchemeLike,
+    calibration: Any,
+    capability: int,
+    streamed: bool,
+) -> dict[str, Specialisation | CudaKernel]:
+    """The kernel that stays on a card of this capability for `rt.stream(model, example, ..., device="cuda")`, or, not streamed,
+    for `rt.compile(model, example, ..., device="cuda", mode="persistent")`.
+
+    Forms are for 132 multiprocessors where no card is seen, and for the number it has where one is.
+    """
+    from rtaccel.kernels._shared.cuda_recurrent_form import Card, assuming, card
+    from rtaccel.kernels._shared.triton_launch import recording
+    from rtaccel.runtime.cuda_resident import resident_network
+    from rtaccel.runtime.stream import stream_program
+
+    args = check_example(model, example)
+    if streamed:
+        program, _ = stream_program(model, args[0], scheme, calibration, True)
+    else:
+        captured, graph = best_form(model, args)
+        program = lower(captured, graph, SchemeMap(scheme), calibration, even=False)
+    groups = [step.group for step in program.steps if isinstance(step, GroupStep)]
+    if len(groups) != 1 or len(program.steps) != 1:
+        raise UnsupportedProblem("persistent", f"{len(program.steps)} steps", "one", "Build it for graphs instead.")
+    with assuming(Card(capability, card().multiprocessors)), recording() as found:
+        resident_network(groups[0], streamed).prepared("cpu")
+    return found
 
 
 def _recorded(program: Program, rows: int) -> dict[str, Specialisation]:

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from rtaccel.convert.calibrate import as_args, batches_of
 from rtaccel.convert.capture import check_example
 from rtaccel.convert.lower import lower
+from rtaccel.convert.program import Program
 from rtaccel.convert.sparse import in_fastest_form
 from rtaccel.convert.streaming import stream_drafts
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
@@ -100,9 +101,9 @@ def stream(
         that of the example for good.
     scheme: as in `compile`. calibration: windows in the model's own form, all of one length.
     device: "cuda" for a kernel that stays on the GPU with the states of one stream (`mode="persistent"`, the only mode there is):
-        an LSTM or GRU in static W8A8, with or without a W8A8 linear head, or causal convolutions in static W8A8 with
-        residuals, activations and linear layers. Tensors are then the CPU's as well, `close()` ends
-        the kernel, and the past of the stream is not in the state dict.
+        an LSTM or GRU in static W8A8 or W4A8, with or without such a linear head, or causal convolutions in static W8A8 with
+        residuals, activations and linear layers. Tensors are then the CPU's as well, `close()` ends the kernel, and
+        the past of the stream is in the state dict where the kernel is the one in CUDA C++ (`explain()` says which it is).
 
     Example:
         >>> import torch, rtaccel as rt
@@ -124,6 +125,18 @@ def stream(
                          "Convert the example.")  # fmt: skip
     check_threads(threads, "cpu", None)
     persistent = _stays(device, mode, step)
+    program, states = stream_program(model, step, scheme, calibration, persistent)
+    title = f"{type(model).__name__}, streamed"
+    options = Options(
+        step.shape[0], title=title, threads=threads, states=states, mode="persistent" if persistent else None
+    )
+    return StreamModel(program, options, ("x_t",))
+
+
+def stream_program(
+    model: nn.Module, step: Tensor, scheme: SchemeLike, calibration: Any, persistent: bool
+) -> tuple[Program, States | None]:
+    """(a moment of all streams, what is kept from moment to moment). persistent: for a kernel that stays on a GPU."""
     windows = None if calibration is None else [as_args(b)[0] for b in batches_of("stream", calibration)]
     features = step.shape[1] if step.dim() == 2 else 1
     streamed = stream_drafts(model, features, step.dtype, tuple(windows[0].shape) if windows else None)
@@ -137,11 +150,7 @@ def stream(
     if not persistent:
         program = in_fastest_form(program, step.shape[0], None)
     states = States(frozenset(streamed.states), step.shape[0], streamed.memory) if streamed.states else None
-    title = f"{type(model).__name__}, streamed"
-    options = Options(
-        step.shape[0], title=title, threads=threads, states=states, mode="persistent" if persistent else None
-    )
-    return StreamModel(program, options, ("x_t",))
+    return program, states
 
 
 def _stays(device: str, mode: str | None, step: Tensor) -> bool:
