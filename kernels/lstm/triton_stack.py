@@ -21,10 +21,13 @@ from rtaccel.kernels.lstm import contract
 
 
 def specialisations() -> Iterator[Specialisation]:
-    """The forms that are compiled and held to a budget without a GPU: small, and LSTM_A of STAC-ML over a window."""
+    """The forms that are compiled and held to a budget without a GPU: small, and LSTM_A, B and C of STAC-ML over a window."""
+    shared = (GPU_DP4A, WIDE_LOAD, SYSTEM_LOAD, SYSTEM_STORE)
     for k, geometry, requires in (
         (32, Geometry(64, layers=2), (GPU_DP4A, WIDE_LOAD)),
-        (100, Geometry(100, layers=2, time=50, last_only=1), (GPU_DP4A, WIDE_LOAD, SYSTEM_LOAD, SYSTEM_STORE)),
+        (100, Geometry(100, layers=2, time=50, last_only=1), shared),
+        (250, Geometry(200, layers=3, time=100, last_only=1), shared),
+        (500, Geometry(1000, layers=4, time=100, last_only=1), shared),
     ):
         problem = stack.problem_of("lstm", contract.GATES, geometry, k)
         form = form_of(problem, contract.GATES, MULTIPROCESSORS)
