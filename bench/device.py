@@ -40,7 +40,7 @@ from rtaccel.measure.environment import environment
 ROOT = Path(__file__).parent.parent
 TESTS = (
     "tests/test_triton_interpreter.py::test_kernels_on_the_gpu", "tests/test_cuda_graph.py", "tests/test_resident.py",
-    "tests/test_interop.py", "tests/test_numba_cuda.py",
+    "tests/test_interop.py", "tests/test_numba_cuda.py", "tests/test_cuda_recurrent.py",
 )  # fmt: skip
 LINEAR = [(1, 1024, 1024), (1, 4096, 4096), (16, 4096, 4096), (64, 4096, 4096)]
 """(M, K, N) of single layers."""
@@ -158,7 +158,7 @@ def main() -> int:
         make = functools.partial(device_resident.compiled, model, inputs)
         rows.append(device_resident.measure(name, make, inputs, args.seconds))
     for name, model, inputs, moments in device_streams.stacks():
-        rows.append(device_streams.measure(name, model, inputs, moments, args.seconds))
+        rows += device_streams.measure(name, model, inputs, moments, args.seconds)
     small = functools.partial(device_resident.compiled, mlp((64, 64, 64, 8)), 64)
     rows.append(device_resident.start_and_stop(small, 64, args.starts) | {"check": True})
     rows += device_resident.at_once(small, 64, args.seconds, cores=others)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-CHECKS = "tests/triton_checks/check_formats.py"
-SUBSET = "int4_rows_one_by_one or rows_one_by_one or parts_of_k"
+CHECKS = ("tests/triton_checks/check_formats.py", "tests/test_cuda_recurrent.py")
+SUBSET = "int4_rows_one_by_one or rows_one_by_one or parts_of_k or small_networks_on_a_gpu"
 TOOLS = ("memcheck", "racecheck")
 LIMIT_S = 120
 FAULT = 86
@@ -21,7 +21,7 @@ FAULT = 86
 def command(tool: str) -> list[str]:
     return [
         "compute-sanitizer", "--tool", tool, "--error-exitcode", str(FAULT), "--target-processes", "all",
-        sys.executable, "-m", "pytest", "-q", "--no-header", "-x", CHECKS, "-k", SUBSET,
+        sys.executable, "-m", "pytest", "-q", "--no-header", "-x", *CHECKS, "-k", SUBSET,
     ]  # fmt: skip
 
 

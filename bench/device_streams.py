@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import rtaccel as rt
 from bench.device_rows import Row, timed
 from rtaccel.core.errors import RtaccelError
+from rtaccel.runtime.cuda_resident_stacks import CUDA, TRITON, only
 
 
 def newest(stack: nn.Module, hidden: int) -> nn.Module:
@@ -36,15 +37,30 @@ def stacks() -> Iterator[tuple[str, nn.Module, int, int]]:
     yield "LSTM_C 4x1000", newest(nn.LSTM(500, 1000, 4, batch_first=True), 1000), 500, 100
 
 
-def measure(name: str, model: nn.Module, inputs: int, moments: int, seconds: float) -> Row:
-    """One moment (the sliding suite of STAC-ML, Tacana), from host memory to host memory."""
-    x, title = torch.randn(1, inputs), f"{name}, one moment, rtaccel w8a8 persistent"
+SCHEMES = ("w8a8", "w4a8")
+
+
+def measure(name: str, model: nn.Module, inputs: int, moments: int, seconds: float) -> list[Row]:
+    """One moment (the sliding suite of STAC-ML, Tacana), from host memory to host memory: int8 and int4 weights by the kernel
+    that rt.stream takes, and int8 ones by the other that it could have taken, which is how its choice is judged."""
+    rows = [_measure(name, model, inputs, moments, seconds, scheme) for scheme in SCHEMES]
+    other = TRITON if rows[0].get("kernels") == [CUDA] else CUDA
+    with only(other):
+        return [*rows, _measure(name, model, inputs, moments, seconds, "w8a8", f", {other} instead")]
+
+
+def _measure(
+    name: str, model: nn.Module, inputs: int, moments: int, seconds: float, scheme: str, ends: str = ""
+) -> Row:
+    x, title = torch.randn(1, inputs), f"{name}, one moment, rtaccel {scheme} persistent{ends}"
     calibration = [torch.randn(4, moments, inputs)]
     try:
-        live = rt.stream(model, x, scheme="w8a8", calibration=calibration, device="cuda")
+        live = rt.stream(model, x, scheme=scheme, calibration=calibration, device="cuda")
     except RtaccelError as error:
         return {"name": title, "error": str(error)}
     try:
-        return timed(title, live.bind(x, out=live.step(x)), seconds)
+        (line,) = live.explain_lines(measure=False)
+        step = live.bind(x, out=live.step(x))
+        return timed(title, step, seconds, kernels=[line.kernel], weights=list(line.reasons))
     finally:
         live.close()

@@ -20,7 +20,7 @@ from tests.triton_checks import budgets, launches
 from tests.triton_checks.moved import MOST, WITHOUT_LAUNCH, Record, record_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "gpu-kernels.md"
-HEAD = """# Triton kernels, as compiled
+HEAD = """# GPU kernels, as compiled
 
 Written by `python tests/triton_checks/write_page.py`; a test holds it up to date. Nothing here was run on a card: these are
 properties of the code. [GPUs](gpu.md) says what the kernels are for.
@@ -83,7 +83,31 @@ def render() -> str:
     recorded, made = budgets.read(), json.loads(budgets.INSTRUCTIONS.read_text())
     for version in sorted(recorded, key=lambda v: tuple(map(int, v.split("."))), reverse=True):
         lines += code(version, recorded[version], made[version])
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, CHIP.rstrip(), *chip()]) + "\n"
+
+
+CHIP = """
+## Recurrent streams in CUDA C++
+
+Of `kernels/_shared/cuda_recurrent.cu`, from `tests/cuda_checks/budgets.json`, for cards of 132 multiprocessors: where a
+program's weights are, and what the code is made of. `again` is read from L2 in every moment, for want of room. Stack, local
+memory and spills are none.
+
+| network | card | programs x threads | in registers | in shared memory | again | registers | code |
+|---|---|---|---|---|---|---|---|
+"""
+
+
+def chip() -> Iterator[str]:
+    written = json.loads((PAGE.parents[1] / "tests" / "cuda_checks" / "budgets.json").read_text())
+    for name, rows in written.items():
+        for capability, r in rows.items():
+            cells = (
+                name, f"{int(capability) / 10:.1f}", f"{r['programs']} x {r['threads']}", f"{r['in_registers']:,} B",
+                f"{r['in_shared']:,} B", f"{r['read_again']:,} B", str(r["registers"]),
+                f"{r['instructions']} i<br>{r['made_of']}",
+            )  # fmt: skip
+            yield f"| {' | '.join(cells)} |"
 
 
 def main(check: bool) -> None:
