@@ -139,22 +139,30 @@ struct Stack {
   __device__ __forceinline__ uint4 line(int step) const {
     if (step < kKept) return kept[step];
     if (step < kKept + kHeld) return reinterpret_cast<const uint4*>(shared)[(step - kKept) * kThreads + thread];
-    return load_weights(words + step * kThreads);
+    return read_again(step);
   }
+  __device__ __forceinline__ uint4 read_again(int step) const { return load_weights(words + step * kThreads); }
 
   // The sums of a unit's gates, in each of its threads.
   template <bool of_x, int layer>
   __device__ __forceinline__ void sums(float (&t)[kGates]) const {
     constexpr int count = of_x && layer == 0 ? kStepsX : kStepsH, wide = kLineNumbers / 16;
     constexpr int first = first_step(of_x, layer);
+    // Lines of which the chip has any; from there on few are on their way at once, for want of registers.
+    constexpr int placed = ceil_div(kKept + kHeld > first ? kKept + kHeld - first : 0, kGates);
+    constexpr int on_chip = placed < count ? placed : count;
     const signed char* from = of_x ? (layer == 0 ? x() : h(layer - 1)) : h(layer);
     const uint4* in = reinterpret_cast<const uint4*>(from) + lane * wide;
     if constexpr (kGroup == 0) {
       int acc[kGates] = {};
 #pragma unroll
-      for (int j = 0; j < count; ++j)
+      for (int j = 0; j < on_chip; ++j)
 #pragma unroll
         for (int g = 0; g < kGates; ++g) acc[g] = dot<0>(line(first + j * kGates + g), in + j * kLanes, acc[g]);
+#pragma unroll 2
+      for (int j = on_chip; j < count; ++j)
+#pragma unroll
+        for (int g = 0; g < kGates; ++g) acc[g] = dot<0>(read_again(first + j * kGates + g), in + j * kLanes, acc[g]);
 #pragma unroll
       for (int g = 0; g < kGates; ++g) {
         acc[g] = sum_over<kLanes>(acc[g]);
@@ -169,10 +177,16 @@ struct Stack {
       constexpr int at = halves == 0 ? 0 : kGates * kUnits * (kGroupsX + (halves - 1) * kGroupsH);
       int* own = reinterpret_cast<int*>(shared + kAtFold) + unit * kGates * pitch;
 #pragma unroll
-      for (int j = 0; j < count; ++j)
+      for (int j = 0; j < on_chip; ++j)
 #pragma unroll
         for (int g = 0; g < kGates; ++g)
           own[g * pitch + j * kLanes + lane] = dot<kGroup>(line(first + j * kGates + g), in + j * kLanes * wide, 0);
+#pragma unroll 2
+      for (int j = on_chip; j < count; ++j)
+#pragma unroll
+        for (int g = 0; g < kGates; ++g)
+          own[g * pitch + j * kLanes + lane] =
+              dot<kGroup>(read_again(first + j * kGates + g), in + j * kLanes * wide, 0);
       __syncwarp();
       float* result = reinterpret_cast<float*>(own) + kFoldLines;
       const float* scales = reinterpret_cast<const float*>(shared + kAtScales) + at;

@@ -56,6 +56,9 @@ def card() -> Card:
     return Card(10 * about.major + about.minor, about.multi_processor_count)
 
 
+STEPS_IN_FLIGHT = 4
+"""Steps less in registers where some weights are read again from L2: without that a form spilled."""
+
 MAX_THREADS = 512
 MAX_OUTPUTS = 128
 WORKING_REGISTERS = 72
@@ -188,7 +191,8 @@ class Form:
     @property
     def most_kept(self) -> int:
         """Steps for which a thread has registers."""
-        limit = min(255, 65536 // self.threads // 8 * 8)
+        most = -(-self.threads // 128) * 128  # each of the four schedulers has a quarter of the registers
+        limit = min(255, 65536 // most // 8 * 8)
         return max((limit - WORKING_REGISTERS) // 4, 0)
 
     @property
@@ -207,6 +211,8 @@ class Form:
         room = max((shared - form.beside) // form.step_bytes, 0)
         timed = sum(form.halves[: form.geometry.layers])
         kept = min(most, max(timed, form.steps - room))
+        if kept + room < form.steps:  # loads of what is read again take registers too
+            kept = min(kept, max(most - STEPS_IN_FLIGHT, 0))
         return replace(form, kept=kept, held=min(room, form.steps - kept))
 
     def clocks(self) -> tuple[float, float]:
