@@ -255,18 +255,18 @@ def test_one_round_over_processes(tmp_path: Path) -> None:
     assert found[0].forms_ns == {} and [len(r) for r in found[1].forms_ns.values()] == [2, 2]
 
 
-@pytest.mark.parametrize("name", ["ort_fp32", "litert_fp32", "numba_mlp"])
+@pytest.mark.parametrize("name", ["ort_fp32", "litert_fp32", "numba_mlp", "scipy_csr"])
 def test_exact_peers_agree_with_torch(name: str, tmp_path: Path) -> None:
-    peer = peers()[name]
+    peer, model = peers()[name], "sparse_95" if name == "scipy_csr" else "jet"
     if absent := missing(peer) + missing_tools(peer):
         pytest.skip(f"not installed: {', '.join(absent)}")
     if name == "litert_fp32" and importlib.util.find_spec("jax") is None:
         pytest.skip("not installed: jax")
-    _, key = data.prepare("jet", tmp_path)
+    _, key = data.prepare(model, tmp_path)
     with (tmp_path / "log.txt").open("w") as log:
         if hasattr(kit(peer.kit), "convert"):
-            assert not rounds.convert(peer, "jet", tmp_path, key, sys.executable, log)["left_out"]
-        process = rounds.start("time", peer, "jet", tmp_path, key, sys.executable, None, log)
+            assert not rounds.convert(peer, model, tmp_path, key, sys.executable, log)["left_out"]
+        process = rounds.start("time", peer, model, tmp_path, key, sys.executable, None, log)
         said = process.hear()
         process.close()
     assert "left_out" not in said and said["error"] < 1e-5, said
