@@ -28,6 +28,7 @@ from rtaccel.kernels.sparse_linear.triton_rows import (
     stored_block,
     unsupported,
 )
+from rtaccel.kernels.sparse_linear.triton_walk import row_units
 
 SIDE = 16
 """Least outputs and inputs of a block: a tile of the tensor cores, and a 16-byte piece of x."""
@@ -47,9 +48,9 @@ def sparse_dot_kernel(
     k = tl.arange(0, BLOCK_K)
     in_m = m < rows
     first = tl.load(starts_ptr + tl.program_id(1))
-    length = (tl.load(starts_ptr + tl.program_id(1) + 1) - first) * UNIT
+    length = row_units(first, tl.load(starts_ptr + tl.program_id(1) + 1), K, C, UNIT) * UNIT
     w_tile = weight_ptr + first.to(tl.int64) * (B * UNIT) + tl.arange(0, B)[:, None] * length + k[None, :]
-    column_row = columns_ptr + first * (UNIT // C)
+    column_row = columns_ptr + first.to(tl.int64) * (UNIT // C)
     x_row = x_ptr + m[:, None].to(tl.int64) * K
     zero = tl.zeros((BLOCK_M, BLOCK_K), tl.int32)
 

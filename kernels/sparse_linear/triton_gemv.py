@@ -2,7 +2,10 @@
 
 As the dense kernel (linear/triton_gemv.py), but a row of weights is only its blocks, and x is gathered: word j of a row
 multiplies word columns[j // c] * c + j % c of x, c being the words of a block. Blocks of 16 inputs and more gather 16 bytes at
-a time; a weight without a pattern gathers word by word.
+a time from L1; a weight without a pattern gathers word by word, from the shared memory where its program holds x.
+
+With the operator `fused_sparse_linear` x is float32, and the program that holds it quantises it first: a layer with dynamic rows
+is one launch.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from rtaccel.kernels.sparse_linear.triton_rows import (
     LARGEST,
     Form,
     finish_row,
+    held_words,
     launcher,
     numbers,
     pack,
@@ -29,6 +33,7 @@ from rtaccel.kernels.sparse_linear.triton_rows import (
     stored_block,
     unsupported,
 )
+from rtaccel.kernels.sparse_linear.triton_walk import held_rows, streams, take, x_words
 
 MAX_ROWS = 4
 WORD = 4
@@ -39,41 +44,34 @@ def sparse_gemv_kernel(
     x_ptr, weight_ptr, columns_ptr, starts_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
     rows, parameter, y_inv_scale, y_zero_point,
     N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
-    INT8_OUT: tl.constexpr, B: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_W: tl.constexpr, ASM: tl.constexpr,
+    INT8_OUT: tl.constexpr, QUANTISE: tl.constexpr, B: tl.constexpr, C: tl.constexpr, HELD: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """B outputs share their columns; C words are a block."""
-    X_WORDS: tl.constexpr = K // 4
+    """B outputs share their columns; C words are a block. HELD: words of a row of x that the program holds, 0 for none."""
+    X_WORDS: tl.constexpr = (K + 3) // 4
     UNIT: tl.constexpr = C if C > 4 else 4
     m = tl.program_id(0).to(tl.int64) * ROWS
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     word = tl.arange(0, BLOCK_W)[None, :]
     zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
-    output = n[:, None]
-    first = tl.load(starts_ptr + output // B, mask=output < N, other=0)
-    units = tl.load(starts_ptr + output // B + 1, mask=output < N, other=0) - first
-    w_row = weight_ptr + (first.to(tl.int64) * B + output % B * units) * UNIT
-    column_row = columns_ptr + first * (UNIT // C)
-    x_row = x_ptr + m * X_WORDS
+    x_row = x_ptr + m * (K if QUANTISE else X_WORDS)
+    held, scales = held_rows(x_row, m, rows, ROWS, K, HELD, QUANTISE)
+    weights, columns, length = streams(weight_ptr, columns_ptr, starts_ptr, n, N, X_WORDS, B, C, UNIT)
 
     accs = (zero,) * ROWS
-    for w0 in range(0, tl.max(units) * UNIT, BLOCK_W):
+    for w0 in range(0, tl.max(length), BLOCK_W):
         at = w0 + word
-        inside = at + zero < units * UNIT
-        w = tl.load(w_row + at, mask=inside, other=0)
-        x_at = tl.load(column_row + at // C, mask=inside, other=0).to(tl.int32) * C + at % C
-        if X_WORDS % C:  # the last block of a row reaches over the edge of x
-            inside = inside & (x_at < X_WORDS)
+        w, x_at, inside = take(weights, columns, at, at + zero < length, X_WORDS, C)
         sums = ()
         for r in tl.static_range(ROWS):
-            x = tl.load(x_row + r * X_WORDS + x_at, mask=inside & (m + zero + r < rows), other=0)
+            x = x_words(held[r], x_row + r * X_WORDS, x_at, inside & (m + zero + r < rows), HELD)
             sums = sums + (dot4(w, x, accs[r], ASM),)  # noqa: RUF005
         accs = sums
 
     for r in tl.static_range(ROWS):
         finish_row(
-            tl.sum(accs[r], 1)[None, :], m + r, rows, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
-            parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, INT8_OUT, ASM,
+            tl.sum(accs[r], 1)[None, :], m + r, rows, n, scales[r], y_ptr, multiplier_ptr, offset_ptr, compensation_ptr,
+            row_scale_ptr, parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, INT8_OUT, QUANTISE, ASM,
         )  # fmt: skip
 
 
@@ -99,26 +97,28 @@ def specialise(form: Form, rows: int) -> Specialisation:
     """One warp per output, up to eight in a program, four words per lane and step. Not measured on a card."""
     outputs, m = power_of_two(form.n, 1, 8), power_of_two(rows, 1, MAX_ROWS)
     tile = Tiling(block_m=m, block_n=outputs, block_k=512, num_warps=outputs)
+    held = held_words(form.k, outputs) if form.quantise or form.c == WORD else 0
     return Specialisation(
         name=f"sparse_gemv_M{m}_{form}",
         kernel=sparse_gemv_kernel,
-        signature=form.signature(form.where, x_ptr="*i32", weight_ptr="*i32"),
+        signature=form.signature(form.where, weight_ptr="*i32", **form.x_in_words),
         constants={
-            **form.constants, "B": form.b, "C": form.c // WORD, "ROWS": m, "BLOCK_N": outputs,
-            "BLOCK_W": tile.block_k // WORD,
+            **form.constants, "QUANTISE": form.quantise, "B": form.b, "C": form.c // WORD, "HELD": held, "ROWS": m,
+            "BLOCK_N": outputs, "BLOCK_W": tile.block_k // WORD,
         },
         tiling=tile,
     )  # fmt: skip
 
 
-def prepare(stage: Stage, problem: Problem) -> Prepared:
-    """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
-    form = form_of(stage, problem)
+def prepare(stage: Stage, problem: Problem, quantise: bool = False) -> Prepared:
+    """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows. quantise: x is
+    float32 instead, and quantised here."""
+    form = form_of(stage, problem).fused(quantise)
     weight, operands, scalars = numbers(stage, form)
     operands |= pack(weight, form)
     operands["weight_ptr"] = operands["weight_ptr"].view(torch.int32)
     there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
-    return launcher(form, specialise(form, problem.rows), there, scalars, torch.int32)
+    return launcher(form, specialise(form, problem.rows), there, scalars, form.word)
 
 
 def specialisations() -> Iterator[Specialisation]:

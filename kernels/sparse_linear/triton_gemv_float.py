@@ -28,6 +28,7 @@ from rtaccel.kernels.sparse_linear.triton_rows import (
     stored_block,
     unsupported,
 )
+from rtaccel.kernels.sparse_linear.triton_walk import streams, take
 
 MAX_ROWS = 4
 
@@ -59,25 +60,17 @@ def sparse_gemv_float_kernel(
     number = tl.arange(0, BLOCK_W)[None, :]
     zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
     nothing = tl.zeros((BLOCK_N, BLOCK_W), tl.float32)
-    output = n[:, None]
-    first = tl.load(starts_ptr + output // B, mask=output < N, other=0)
-    units = tl.load(starts_ptr + output // B + 1, mask=output < N, other=0) - first
-    w_row = weight_ptr + (first.to(tl.int64) * B + output % B * units) * UNIT
-    column_row = columns_ptr + first * (UNIT // C)
     x_row = x_ptr + m * K
+    weights, columns, length = streams(weight_ptr, columns_ptr, starts_ptr, n, N, K, B, C, UNIT)
 
     accs = (nothing,) * ROWS
-    for w0 in range(0, tl.max(units) * UNIT, BLOCK_W):
+    for w0 in range(0, tl.max(length), BLOCK_W):
         at = w0 + number
-        inside = at + zero < units * UNIT
-        w = tl.load(w_row + at, mask=inside, other=0.0).to(tl.float32)
-        x_at = tl.load(column_row + at // C, mask=inside, other=0).to(tl.int32) * C + at % C
-        if K % C:  # the last block of a row reaches over the edge of x
-            inside = inside & (x_at < K)
+        w, x_at, inside = take(weights, columns, at, at + zero < length, K, C)
         sums = ()
         for r in tl.static_range(ROWS):
             x = tl.load(x_row + r * K + x_at, mask=inside & (m + zero + r < rows), other=0.0)
-            sums = sums + (tl.fma(w, x, accs[r]),)  # noqa: RUF005
+            sums = sums + (tl.fma(w.to(tl.float32), x, accs[r]),)  # noqa: RUF005
         accs = sums
 
     for r in tl.static_range(ROWS):
@@ -85,8 +78,8 @@ def sparse_gemv_float_kernel(
         if m + r < rows:
             total = tl.where(finite_row(x_row + r * K, K, BLOCK_N, BLOCK_W), total, float("nan"))
         finish_row(
-            total, m + r, rows, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
-            parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, INT8_OUT, ASM,
+            total, m + r, rows, n, None, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
+            parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, INT8_OUT, False, ASM,
         )  # fmt: skip
 
 

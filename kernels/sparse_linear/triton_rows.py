@@ -27,7 +27,7 @@ from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.formats import blocks
 from rtaccel.kernels._shared.triton_launch import bind
-from rtaccel.kernels._shared.triton_spec import MAX_N, Specialisation, require_matrix, require_row_scale
+from rtaccel.kernels._shared.triton_spec import MAX_N, Specialisation, power_of_two, require_matrix, require_row_scale
 from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.linear.triton_mixed import finish
 from rtaccel.kernels.sparse_linear import contract
@@ -44,15 +44,17 @@ SIZES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 @triton.jit
 def finish_row(
-    total, m, rows, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point,
-    N: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr, INT8_OUT: tl.constexpr,
-    ASM: tl.constexpr,
+    total, m, rows, n, scale, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale,
+    y_zero_point, N: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
+    INT8_OUT: tl.constexpr, QUANTISE: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """Outputs n of row m from their sums, total [1, BLOCK_N]."""
+    """Outputs n of row m from their sums, total [1, BLOCK_N]. scale [1]: of the row, where it was quantised here."""
     row = m + tl.arange(0, 1)
     in_m = row < rows
     row_scale = 1.0
-    if SCALED:
+    if QUANTISE:
+        row_scale = scale
+    elif SCALED:
         row_scale = tl.load(row_scale_ptr + row, mask=in_m, other=0.0)
     finish(
         total, row, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, row_scale,
@@ -74,7 +76,8 @@ def stored_block(stage: Stage) -> tuple[int, int]:
 @dataclass(frozen=True)
 class Form:
     """What a kernel is specialised on besides its tiles. weight, x: dtypes. scaled: int8 x with a scale per row.
-    compensated: int8 x with a zero point, for which an int32 is added to the sums."""
+    compensated: int8 x with a zero point, for which an int32 is added to the sums. quantise: x is given in float32, and the
+    kernel makes int8 numbers and the scale of a row of it."""
 
     n: int
     k: int
@@ -86,6 +89,7 @@ class Form:
     scaled: bool
     compensated: bool
     int8_out: bool
+    quantise: bool = False
 
     @classmethod
     def of(cls, problem: Problem, b: int, c: int) -> Form:
@@ -103,6 +107,18 @@ class Form:
             int8_out=problem.out_dtypes[0] == "int8",
         )
 
+    def fused(self, quantise: bool) -> Form:
+        return replace(self, x="float32", quantise=True) if quantise else self
+
+    @property
+    def word(self) -> torch.dtype:
+        """What x is read as by kernels of int8 x: words of four numbers, or float32 numbers that they round."""
+        return torch.float32 if self.quantise else torch.int32
+
+    @property
+    def x_in_words(self) -> dict[str, str]:
+        return {"x_ptr": "*fp32" if self.quantise else "*i32"}
+
     @property
     def unit(self) -> int:
         """Elements of a unit: whole blocks, and at least 16 bytes."""
@@ -113,7 +129,7 @@ class Form:
         return torch.int16 if -(-self.k // self.c) <= 32_768 else torch.int32
 
     def __str__(self) -> str:
-        rows = "a16" if self.x == "float32" else "dynamic" if self.scaled else "static"
+        rows = "rows8" if self.quantise else "a16" if self.x == "float32" else "dynamic" if self.scaled else "static"
         out = "int8" if self.int8_out else "float32"
         return f"{self.weight}_{self.b}x{self.c}_N{self.n}_K{self.k}_{rows}_{self.activation}_{out}"
 
@@ -128,7 +144,7 @@ class Form:
 
     @property
     def _optional(self) -> tuple[tuple[str, bool], ...]:
-        return ("compensation_ptr", self.compensated), ("row_scale_ptr", self.scaled)
+        return ("compensation_ptr", self.compensated), ("row_scale_ptr", self.scaled and not self.quantise)
 
     def signature(self, where: Mapping[str, str], **types: str) -> dict[str, str]:
         """Run-time arguments in source order. where: those that say where the weights are."""
@@ -191,10 +207,11 @@ def launcher(
     """
     launch, tile, n, k = bind(spec), spec.tiling, form.n, form.k
     dtype = torch.int8 if form.int8_out else torch.float32
+    op = "fused_sparse_linear" if form.quantise else "sparse_linear"
 
     def call(x: Tensor, *row_scale: Tensor) -> tuple[Tensor]:
-        require_matrix("sparse_linear", x, k, torch.int8 if form.x == "int8" else torch.float32)
-        require_row_scale("sparse_linear", x, row_scale, form.scaled)
+        require_matrix(op, x, k, torch.int8 if form.x == "int8" else torch.float32)
+        require_row_scale(op, x, row_scale, form.scaled and not form.quantise)
         y = torch.empty((x.shape[0], n), dtype=dtype, device=x.device)
         if y.numel():
             grid = (triton.cdiv(x.shape[0], tile.block_m), triton.cdiv(n, tile.block_n))
@@ -205,6 +222,12 @@ def launcher(
         return (y,)
 
     return call
+
+
+def held_words(k: int, warps: int) -> int:
+    """Words of a row of x that a program holds, a power of two; 0 where they are more than eight registers of each thread."""
+    words = power_of_two(-(-k // 4), 32, 1 << 16)
+    return words if words <= 8 * 32 * warps else 0
 
 
 def problem_of_size(k: int, n: int, kind: str, layout: str, rows: int, **options: Any) -> Problem:

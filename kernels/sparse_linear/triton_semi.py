@@ -2,7 +2,8 @@
 
 int8 x int8: a word of weights holds the values of two groups of four inputs, a byte beside it their four places. The places
 become the selector of one byte permutation that picks what the values multiply from two words of x; one dp4a sums it. For each 32
-inputs, 16 bytes of values and 4 of places, 20 where dense weights have 32:
+inputs, 16 bytes of values and 4 of places, 20 where dense weights have 32. Of `fused_sparse_linear` x is float32, which the
+program rounds and holds:
 
     values [N, lines, 4]  int32   word j of a line: groups j and 4 + j of its eight
     places [N, lines, 4]  uint8   two bits each, of group j in the low four
@@ -27,7 +28,16 @@ from rtaccel.kernels._shared.triton_permute import pick_bytes
 from rtaccel.kernels._shared.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear.triton_mixed import finish
 from rtaccel.kernels.sparse_linear.triton_gemv_float import finite_row
-from rtaccel.kernels.sparse_linear.triton_rows import Form, finish_row, launcher, numbers, problem_of_size, unsupported
+from rtaccel.kernels.sparse_linear.triton_rows import (
+    Form,
+    finish_row,
+    held_words,
+    launcher,
+    numbers,
+    problem_of_size,
+    unsupported,
+)
+from rtaccel.kernels.sparse_linear.triton_walk import held_rows, x_words
 
 MAX_ROWS = 4
 GROUPS = 8
@@ -49,16 +59,19 @@ def semi_gemv_kernel(
     x_ptr, weight_ptr, places_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
     rows, parameter, y_inv_scale, y_zero_point,
     N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
-    INT8_OUT: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr, ASM: tl.constexpr,
+    INT8_OUT: tl.constexpr, QUANTISE: tl.constexpr, HELD: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_W: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    X_WORDS: tl.constexpr = K // 4
+    """HELD: words of a row of x that the program holds, 0 for none."""
+    X_WORDS: tl.constexpr = (K + 3) // 4
     W_WORDS: tl.constexpr = (K + 31) // 32 * 4
     m = tl.program_id(0).to(tl.int64) * ROWS
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     word = tl.arange(0, BLOCK_W)[None, :]
     zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
     row_at = n[:, None].to(tl.int64) * W_WORDS
-    x_row = x_ptr + m * X_WORDS
+    x_row = x_ptr + m * (K if QUANTISE else X_WORDS)
+    held, scales = held_rows(x_row, m, rows, ROWS, K, HELD, QUANTISE)
 
     accs = (zero,) * ROWS
     for w0 in range(0, W_WORDS, BLOCK_W):
@@ -71,15 +84,15 @@ def semi_gemv_kernel(
         sums = ()
         for r in tl.static_range(ROWS):
             within = m + zero + r < rows
-            low = tl.load(x_row + r * X_WORDS + x_at, mask=first & within, other=0)
-            high = tl.load(x_row + r * X_WORDS + x_at + 4, mask=second & within, other=0)
+            low = x_words(held[r], x_row + r * X_WORDS, x_at, first & within, HELD)
+            high = x_words(held[r], x_row + r * X_WORDS, x_at + 4, second & within, HELD)
             sums = sums + (dot4(w, pick_bytes(low, high, pick, ASM), accs[r], ASM),)  # noqa: RUF005
         accs = sums
 
     for r in tl.static_range(ROWS):
         finish_row(
-            tl.sum(accs[r], 1)[None, :], m + r, rows, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
-            parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, INT8_OUT, ASM,
+            tl.sum(accs[r], 1)[None, :], m + r, rows, n, scales[r], y_ptr, multiplier_ptr, offset_ptr, compensation_ptr,
+            row_scale_ptr, parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, INT8_OUT, QUANTISE, ASM,
         )  # fmt: skip
 
 
@@ -146,17 +159,21 @@ def supports(problem: Problem) -> str | None:
 
 def specialise(form: Form, rows: int) -> Specialisation:
     """One warp per output, up to eight in a program, 16 bytes of values per lane and step. Not measured on a card."""
-    outputs, int8 = power_of_two(form.n, 1, 8), form.x == "int8"
+    outputs, int8 = power_of_two(form.n, 1, 8), form.x == "int8" or form.quantise
     m = power_of_two(rows, 1, MAX_ROWS) if int8 else 1
     tile = Tiling(block_m=m, block_n=outputs, block_k=1024 if int8 else 512, num_warps=outputs)
-    words = {"BLOCK_N": outputs, "BLOCK_W": 128}
+    words: dict[str, object] = {"BLOCK_N": outputs, "BLOCK_W": 128}
+    if int8:
+        words |= {"ROWS": m, "QUANTISE": form.quantise, "HELD": held_words(form.k, outputs) if form.quantise else 0}
+    else:
+        words["BF16"] = form.weight == "bfloat16"
     return Specialisation(
         name=f"sparse_semi_gemv_M{m}_{form}",
         kernel=semi_gemv_kernel if int8 else semi_gemv_float_kernel,
         signature=form.signature(
-            WHERE, x_ptr="*i32" if int8 else "*fp32", weight_ptr="*i32" if int8 else pairs_of(form)
+            WHERE, **(form.x_in_words | {"weight_ptr": "*i32"} if int8 else {"weight_ptr": pairs_of(form)})
         ),
-        constants={**form.constants, **words, **({"ROWS": m} if int8 else {"BF16": form.weight == "bfloat16"})},
+        constants={**form.constants, **words},
         tiling=tile,
         registers=64 if m == MAX_ROWS else 0,  # left to itself triton 3.6 spills two
     )
@@ -199,14 +216,16 @@ def pack_pairs(weight: Tensor, groups: int = GROUPS) -> dict[str, Tensor]:
     return {"weight_ptr": pairs, "places_ptr": places[:, 0::2] | (places[:, 1::2] << 4)}
 
 
-def prepare(stage: Stage, problem: Problem) -> Prepared:
-    """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
+def prepare(stage: Stage, problem: Problem, quantise: bool = False) -> Prepared:
+    """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows. quantise: x is float32
+    instead of int8, and quantised here."""
     form = Form.of(problem, 1, 4)
     weight, operands, scalars = numbers(stage, form)
     int8 = form.x == "int8"
     operands |= pack_lines(weight) if int8 else pack_pairs(weight)
     there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
-    return launcher(form, specialise(form, problem.rows), there, scalars, torch.int32 if int8 else torch.float32)
+    form = form.fused(quantise)
+    return launcher(form, specialise(form, problem.rows), there, scalars, form.word if int8 else torch.float32)
 
 
 def specialisations() -> Iterator[Specialisation]:

@@ -29,8 +29,9 @@ from rtaccel.kernels._shared.triton_device import dot4
 from rtaccel.kernels._shared.triton_permute import pick_bytes
 from rtaccel.kernels._shared.triton_spec import GPU_DP4A, MAX_N, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear import contract as linear
-from rtaccel.kernels.sparse_linear.triton_rows import Form, finish_row, launcher, numbers, problem_of_size
+from rtaccel.kernels.sparse_linear.triton_rows import Form, finish_row, held_words, launcher, numbers, problem_of_size
 from rtaccel.kernels.sparse_linear.triton_semi import PERMUTE, grouped, selector
+from rtaccel.kernels.sparse_linear.triton_walk import held_rows, x_words
 
 MAX_ROWS = 4
 LINE = 32
@@ -39,15 +40,15 @@ WHERE = {"places_ptr": "*i16", "scale_ptr": "*i32"}
 
 @triton.jit
 def _row(
-    acc, x_row, x_at, more, low, high, low_pick, high_pick, low_scale, high_scale, X_WORDS: tl.constexpr,
-    HALF: tl.constexpr, ASM: tl.constexpr,
+    acc, held, x_row, x_at, more, low, high, low_pick, high_pick, low_scale, high_scale, X_WORDS: tl.constexpr,
+    HALF: tl.constexpr, HELD: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """acc and what a tile of words adds to it for one row of x."""
     zero = tl.zeros_like(low)
-    a = tl.load(x_row + x_at, mask=more & (x_at < X_WORDS), other=0)
-    b = tl.load(x_row + x_at + 4, mask=more & (x_at + 4 < X_WORDS), other=0)
-    c = tl.load(x_row + x_at + HALF, mask=more & (x_at + HALF < X_WORDS), other=0)
-    d = tl.load(x_row + x_at + HALF + 4, mask=more & (x_at + HALF + 4 < X_WORDS), other=0)
+    a = x_words(held, x_row, x_at, more & (x_at < X_WORDS), HELD)
+    b = x_words(held, x_row, x_at + 4, more & (x_at + 4 < X_WORDS), HELD)
+    c = x_words(held, x_row, x_at + HALF, more & (x_at + HALF < X_WORDS), HELD)
+    d = x_words(held, x_row, x_at + HALF + 4, more & (x_at + HALF + 4 < X_WORDS), HELD)
     first = dot4(low, pick_bytes(a, b, low_pick, ASM), zero, ASM)
     second = dot4(high, pick_bytes(c, d, high_pick, ASM), zero, ASM)
     return tl.fma(second.to(tl.float32), high_scale, tl.fma(first.to(tl.float32), low_scale, acc))
@@ -58,10 +59,11 @@ def semi_int4_kernel(
     x_ptr, weight_ptr, places_ptr, scale_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
     rows, parameter, y_inv_scale, y_zero_point,
     N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
-    INT8_OUT: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
-    ASM: tl.constexpr,
+    INT8_OUT: tl.constexpr, QUANTISE: tl.constexpr, HELD: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    X_WORDS: tl.constexpr = K // 4
+    """HELD: words of a row of x that the program holds, 0 for none."""
+    X_WORDS: tl.constexpr = (K + 3) // 4
     HALF: tl.constexpr = GROUP // 4  # words of x of a group
     EACH: tl.constexpr = GROUP // 8  # words of weights of a pair of groups
     PAIRS: tl.constexpr = (K + 2 * GROUP - 1) // (2 * GROUP)
@@ -70,7 +72,8 @@ def semi_int4_kernel(
     word = tl.arange(0, BLOCK_W)[None, :]
     zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
     row_at = n[:, None].to(tl.int64) * PAIRS
-    x_row = x_ptr + m * X_WORDS
+    x_row = x_ptr + m * (K if QUANTISE else X_WORDS)
+    held, x_scales = held_rows(x_row, m, rows, ROWS, K, HELD, QUANTISE)
 
     accs = (tl.zeros((BLOCK_N, BLOCK_W), tl.float32),) * ROWS
     for w0 in range(0, PAIRS * EACH, BLOCK_W):
@@ -89,30 +92,38 @@ def semi_int4_kernel(
         sums = ()
         for r in tl.static_range(ROWS):
             total = _row(
-                accs[r], x_row + r * X_WORDS, x_at, m + zero + r < rows, low, high, low_pick, high_pick, low_scale, high_scale,
-                X_WORDS, HALF, ASM,
+                accs[r], held[r], x_row + r * X_WORDS, x_at, m + zero + r < rows, low, high, low_pick, high_pick, low_scale,
+                high_scale, X_WORDS, HALF, HELD, ASM,
             )  # fmt: skip
             sums = sums + (total,)  # noqa: RUF005
         accs = sums
 
     for r in tl.static_range(ROWS):
         finish_row(
-            tl.sum(accs[r], 1)[None, :], m + r, rows, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
-            parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, INT8_OUT, ASM,
+            tl.sum(accs[r], 1)[None, :], m + r, rows, n, x_scales[r], y_ptr, multiplier_ptr, offset_ptr, compensation_ptr,
+            row_scale_ptr, parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, INT8_OUT, QUANTISE, ASM,
         )  # fmt: skip
 
 
-def supports(problem: Problem) -> str | None:
+def unsupported(problem: Problem) -> str | None:
+    """None, or why no kernel of this layout takes it."""
     if problem.attrs["layout"] != "2:4":
         return f"packs 2:4, and this weight is packed as {problem.attrs['layout']}"
     if problem.weight_dtype != "uint8" or problem.in_dtypes[0] != "int8":
         return f"multiplies int8 by int4, not {problem.in_dtypes[0]} by {problem.weight_dtype}"
-    if problem.rows > MAX_ROWS:
-        return f"keeps one sum per row in registers, for M <= {MAX_ROWS}, not M = {problem.rows}"
     if problem.out_widths[0] > MAX_N:
         return f"has a program for each 8 outputs, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
     if int(problem.attrs["group_size"]) % LINE:
         return f"takes groups of a multiple of {LINE} inputs, not of {problem.attrs['group_size']}"
+    return None
+
+
+def supports(problem: Problem) -> str | None:
+    reason = unsupported(problem)
+    if reason is not None:
+        return reason
+    if problem.rows > MAX_ROWS:
+        return f"keeps one sum per row in registers, for M <= {MAX_ROWS}, not M = {problem.rows}"
     k = problem.in_widths[0]
     if k % 4 or not 0 < k <= linear.MAX_K:
         return f"reads x in words of 4 bytes: K must be a positive multiple of 4, at most {linear.MAX_K}, not {k}"
@@ -131,10 +142,13 @@ def specialise(form: Form, group: int, rows: int) -> Specialisation:
     return Specialisation(
         name=f"sparse_semi_int4_g{group}_M{m}_{form}",
         kernel=semi_int4_kernel,
-        signature=form.signature(WHERE, x_ptr="*i32", weight_ptr="*i32"),
-        constants={**form.constants, "GROUP": group, "ROWS": m, "BLOCK_N": outputs, "BLOCK_W": 128},
+        signature=form.signature(WHERE, weight_ptr="*i32", **form.x_in_words),
+        constants={
+            **form.constants, "QUANTISE": form.quantise, "HELD": held_words(form.k, outputs) if form.quantise else 0,
+            "GROUP": group, "ROWS": m, "BLOCK_N": outputs, "BLOCK_W": 128,
+        },
         tiling=tile,
-    )
+    )  # fmt: skip
 
 
 def pack(packed: Tensor, group_scale: Tensor, k: int, group: int) -> dict[str, Tensor]:
@@ -156,13 +170,14 @@ def pack(packed: Tensor, group_scale: Tensor, k: int, group: int) -> dict[str, T
     }  # fmt: skip
 
 
-def prepare(stage: Stage, problem: Problem) -> Prepared:
-    """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
-    form, group = form_of(problem), int(stage.attrs["group_size"])
+def prepare(stage: Stage, problem: Problem, quantise: bool = False) -> Prepared:
+    """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows. quantise: x is
+    float32 instead, and quantised here."""
+    form, group = form_of(problem).fused(quantise), int(stage.attrs["group_size"])
     weight, operands, scalars = numbers(stage, form)
     operands |= pack(weight, stage.tensors["group_scale"], form.k, group)
     there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
-    return launcher(form, specialise(form, group, problem.rows), there, scalars, torch.int32)
+    return launcher(form, specialise(form, group, problem.rows), there, scalars, form.word)
 
 
 def specialisations() -> Iterator[Specialisation]:

@@ -1,6 +1,7 @@
 """Stages that one GPU kernel computes together: a launch costs more than most layers of a small network.
 
 quantize (a scale per row) -> linear             fused_linear with quantise="int8"
+quantize (a scale per row) -> sparse_linear      fused_sparse_linear, where rtaccel.plan.sparse_gpu asks for it
 linear -> pointwise that adds                    fused_linear with a residual
 quantize (static) -> linear -> linear ...        mlp, where the whole chain fits one program
 quantize (static) -> lstm or gru                 the same stage, which quantises x itself
@@ -30,7 +31,7 @@ def fuse(stages: Sequence[Stage], outputs: Sequence[Value], rows: int, whole: bo
 
 
 def _rows(stages: Sequence[Stage], readers: Counter[str]) -> list[Stage]:
-    """Rows quantised for one linear layer alone are quantised in it."""
+    """Rows quantised for one linear layer alone are quantised in it; for a sparse one where that is said to be faster."""
     sources = {
         s.outputs[0].name: s
         for s in stages
@@ -38,11 +39,16 @@ def _rows(stages: Sequence[Stage], readers: Counter[str]) -> list[Stage]:
     }
     fused: list[Stage] = []
     for stage in stages:
-        source = sources.get(stage.inputs[0].name) if stage.op == "linear" and len(stage.inputs) == 2 else None
+        sparse = stage.op == "sparse_linear" and bool(stage.attrs.get("rows_in_front"))
+        takes = (stage.op == "linear" or sparse) and len(stage.inputs) == 2
+        source = sources.get(stage.inputs[0].name) if takes else None
         if source is None or source.outputs[1].name != stage.inputs[1].name:
             fused.append(stage)
             continue
         fused = [s for s in fused if s is not source]
+        if sparse:
+            fused.append(replace(stage, op="fused_sparse_linear", inputs=source.inputs))
+            continue
         attrs = {**stage.attrs, "quantise": "int8", "residual": False}
         fused.append(replace(stage, op="fused_linear", inputs=source.inputs, attrs=attrs))
     return fused

@@ -1,10 +1,13 @@
 """Sparse or dense on a GPU: by a model, because a compiled model must be the same whether or not its card is at hand.
 
     dense  = max(bytes / BANDWIDTH, operations / rate)
-    sparse = CHAIN_US + launches more * LAUNCH_US + max(bytes / BANDWIDTH, gathers of x / GATHERS, operations / rate)
+    sparse = CHAIN_US + launches more * LAUNCH_US + max(bytes / BANDWIDTH, gathers of x / their rate, operations / rate)
 
 bytes: weights, indices, x and y, once. The constants are those of one card, an H100, from its data sheet and from what others
-published; the three that are marked are guesses. No card has confirmed the model; it is made to err towards dense.
+published; those that are marked are guesses. No card has confirmed the model; it is made to err towards dense.
+
+With dynamic int8 rows a sparse layer of few rows is one launch or two: its programs quantise the rows themselves, each anew, or
+a kernel before does it. The model says which, in the attribute `rows_in_front` of the stage.
 """
 
 from __future__ import annotations
@@ -34,6 +37,19 @@ GATHERS = 3.7e5
 """Pieces of up to 16 bytes that all multiprocessors together fetch from anywhere in x in a microsecond: 32 in 20 cycles each. A
 guess."""
 
+SHARED_GATHERS = 1.2e6
+"""Words of four int8 numbers that they gather from shared memory, where a program holds its rows of x: 32 in 6 cycles, as some
+of 32 at random lie in one bank. A guess."""
+
+L2_BANDWIDTH = 6.9e6
+"""Bytes a microsecond from L2, where every program reads the rows of x that it holds; measured by others on an H800."""
+
+ISSUE, QUANTISING = 132 * 4 * 32 * 1755, 12
+"""Instructions of lanes in a microsecond, and those that rounding a number of x takes, counted in the code."""
+
+OUTPUTS, HELD_INPUTS = 8, 8192
+"""Of a program of few rows, and the longest row of x that it holds."""
+
 CHAIN_US = 0.4
 """What the chain of reads row start -> column -> x takes longer than reading weights and x side by side. A guess from the
 latency of L2 and memory, 150 and 270 ns."""
@@ -42,7 +58,10 @@ LAUNCH_US = 1.3
 """Of one more kernel in a CUDA graph."""
 
 FEW_ROWS = 4
-"""Rows up to which a kernel keeps one sum per row; from there on tensor cores multiply blocks of at least 16 x 16."""
+"""Rows up to which a kernel keeps one sum per row; from there on tensor cores multiply blocks of at least 16 x 16, and single
+weights meet the numbers of up to TILE rows, which were put side by side in a launch before."""
+
+TILE = 32
 
 LEAST_WEIGHTS = 65_536
 """Weights below which nothing is looked at: the dense kernel then only waits for its launch."""
@@ -52,11 +71,16 @@ _BLOCKS = ((64, 64), (32, 32), (16, 16), (8, 16), (1, 16))
 
 @dataclass(frozen=True)
 class Packed:
-    """A form of a weight as a GPU kernel packs it. gathers: pieces of x for one row of it."""
+    """A form of a weight as a GPU kernel packs it. gathers: pieces of x for one row of it; for all rows where weights are single.
+    words: of four int8 numbers of x for one row, where a kernel of few rows can hold x; held: whether it always does. single:
+    each weight alone meets the numbers of many rows."""
 
     bytes: int
     gathers: int
     entries: int
+    words: int = 0
+    held: bool = False
+    single: bool = False
 
 
 def could_be_sparse(stage: Stage) -> bool:
@@ -91,10 +115,13 @@ def modelled(dense: Stage, rows: int, first: Stage | None = None, backend: str =
         found = f"{zeros(weight):.0%} zeros in {weight.numel()} weights"
         return Form(dense, f"{dense.name} is computed dense: {found}")
     times = {"dense": _dense_us(dense, rows)}
-    forms: dict[str, tuple[str, tuple[int, int]]] = {}
+    forms: dict[str, tuple[str, tuple[int, int], bool]] = {}
     for label, layout, block in _forms(dense, rows, first, backend):
-        forms[label] = layout, block
-        times[label] = _sparse_us(dense, rows, _packed(dense, rows, layout, block))
+        packed = _packed(dense, rows, layout, block)
+        times[label], in_front = min(
+            _sparse_us(dense, rows, packed, how) for how in _ways(dense, rows, packed, backend)
+        )
+        forms[label] = layout, block, in_front
     best_blocks = min(
         (label for label in forms if label.startswith("blocks")), key=lambda label: times[label], default=""
     )
@@ -105,10 +132,12 @@ def modelled(dense: Stage, rows: int, first: Stage | None = None, backend: str =
     best = min(forms, key=lambda label: times[label], default=None)
     if best is None or times[best] > GAIN * times["dense"]:
         return Form(dense, f"{dense.name} is computed dense, which is not slower ({found}): {figures} {how}")
-    layout, block = forms[best]
+    layout, block, in_front = forms[best]
     stage = contract.sparse_stage(dense, layout, block)
     if first is not None:
         stage = replace(first, attrs={**first.attrs, "layout": layout})
+    if in_front:
+        stage, best = replace(stage, attrs={**stage.attrs, "rows_in_front": 1}), f"{best}, rows quantised in its launch"
     return Form(stage, f"{dense.name} is computed sparse ({best}, {found}): {figures} {how}")
 
 
@@ -121,22 +150,19 @@ def _forms(dense: Stage, rows: int, first: Stage | None, backend: str) -> Iterat
             yield "unstructured", "window", (1, 1)
         return
     if weight.dtype == torch.uint8:
-        if few and semi.fits(_numbers(dense)):
+        if semi.fits(_numbers(dense)):
             yield "2:4", "2:4", (1, 4)
         return
     if first is not None and contract.form(first.tensors) == "blocks":
         block = first.tensors["weight"].shape[1:]
         yield "blocks", "blocks", (int(block[0]), int(block[1]))
         return
-    if weight.dtype == torch.float32 and not few:
-        return
-    if few:
-        yield "unstructured", "window", (1, 1)
+    yield "unstructured", "window", (1, 1)
     if weight.dtype != torch.float32 and semi.fits(weight):
         yield "2:4", "2:4", (1, 4)
     if first is None:
         for b, c in _BLOCKS:
-            if few or b >= 16:
+            if few or (b >= 16 and weight.dtype != torch.float32):
                 yield f"blocks {b}x{c}", "blocks", (b, c)
 
 
@@ -145,19 +171,34 @@ def _packed(dense: Stage, rows: int, layout: str, block: tuple[int, int]) -> Pac
     weight, n, k = dense.tensors["weight"], dense.outputs[0].width, dense.inputs[0].width
     if layout == "2:4":
         fours, size = -(-k // 32) * 8, weight.element_size() / (2 if weight.dtype == torch.uint8 else 1)
-        picked = (
-            0 if dense.inputs[0].dtype == "int8" else 2 * n * fours // 5
-        )  # int8 x streams; 32 picks lie in four lines
-        return Packed(int(n * fours * (2 * size + 0.5)), picked, n * k)
-    least = (4 if dense.inputs[0].dtype == "int8" else 1) if rows <= FEW_ROWS else 16
-    b, c = _side(block[0], 1 if rows <= FEW_ROWS else 16), _side(block[1], least)
+        int8 = dense.inputs[0].dtype == "int8"
+        picked = 0 if int8 else 2 * n * fours // 5  # int8 x streams; 32 picks lie in four lines
+        return Packed(
+            int(n * fours * (2 * size + 0.5)), picked, n * k, words=n * fours if int8 and rows <= FEW_ROWS else 0
+        )
+    single = rows > FEW_ROWS and (layout == "window" or weight.dtype == torch.float32)
+    x_bytes = 1 if dense.inputs[0].dtype == "int8" else 4
+    least = 1 if single else (4 // x_bytes if rows <= FEW_ROWS else 16)
+    b, c = (1, 1) if single else (_side(block[0], 1 if rows <= FEW_ROWS else 16), _side(block[1], least))
     unit = max(c, 16 // weight.element_size())
     counts = _occupied(weight, b, c).sum(1)
     stored = int((-(-counts // (unit // c))).sum()) * unit
-    piece = min(c, 16 // (1 if dense.inputs[0].dtype == "int8" else 4))
     index = 2 if -(-k // c) <= 32_768 else 4
     moved = stored * b * weight.element_size() + stored // c * index + 4 * counts.numel()
-    return Packed(moved, stored * b // piece, stored * b)
+    if single:
+        return Packed(moved, stored * _pieces(rows, x_bytes), stored, single=True)
+    words = stored * b // 4 if x_bytes == 1 and rows <= FEW_ROWS else 0
+    return Packed(moved, stored * b // min(c, 16 // x_bytes), stored * b, words, held=c == 4 and _holds(n, k))
+
+
+def _pieces(rows: int, x_bytes: int) -> int:
+    """Of 16 bytes, that the numbers of an input are for all rows, as tiles of a power of two of them lie in memory."""
+    tile = min(max(1 << (rows - 1).bit_length(), 16 // x_bytes if x_bytes == 1 else 8), TILE)
+    return -(-rows // tile) * -(-tile * x_bytes // 16)
+
+
+def _holds(n: int, k: int) -> bool:
+    return n >= OUTPUTS and k <= HELD_INPUTS
 
 
 def _side(stored: int, least: int) -> int:
@@ -181,13 +222,32 @@ def _dense_us(dense: Stage, rows: int) -> float:
     return max(cost.bytes / BANDWIDTH, cost.flops / (DENSE_PART * _multiplied(dense)))
 
 
-def _sparse_us(dense: Stage, rows: int, packed: Packed) -> float:
+def _ways(dense: Stage, rows: int, packed: Packed, backend: str) -> tuple[bool, ...]:
+    """Whether rows are quantised in front, in the same launch: each way that there is."""
+    can = len(dense.inputs) == 2 and packed.words > 0 and _holds(dense.outputs[0].width, dense.inputs[0].width)
+    return (False, True) if can and backend == "triton" else (False,)
+
+
+def _sparse_us(dense: Stage, rows: int, packed: Packed, in_front: bool) -> tuple[float, bool]:
     weight = dense.tensors["weight"]
     cost = operator("linear").cost(Problem.of(dense, rows, "cuda"))
     moved = cost.bytes - weight.numel() * weight.element_size() + packed.bytes
-    work = 2 * rows * packed.entries / (SPARSE_PART * _multiplied(dense))
+    launches = int(len(dense.inputs) == 2 and not in_front)
     if rows <= FEW_ROWS:
-        work = rows * packed.gathers / GATHERS
-    launches = int(len(dense.inputs) == 2)  # rows are quantised in a kernel of their own, where dense fuses that
-    launches += int(dense.inputs[0].dtype == "float32" and rows > FEW_ROWS)  # not finite rows are marked after
-    return CHAIN_US + launches * LAUNCH_US + max(moved / BANDWIDTH, work)
+        work = rows * _gathering(dense, packed, in_front)
+    else:
+        rate = RATE["float32"] if packed.single else _multiplied(dense)
+        work = 2 * rows * packed.entries / (SPARSE_PART * rate)
+        if packed.single:
+            work, launches = max(work, packed.gathers / GATHERS), launches + 1
+        launches += int(dense.inputs[0].dtype == "float32")  # rows that are not finite are marked after
+    return CHAIN_US + launches * LAUNCH_US + max(moved / BANDWIDTH, work), in_front
+
+
+def _gathering(dense: Stage, packed: Packed, in_front: bool) -> float:
+    """Of one row of x, in microseconds."""
+    if not (in_front or packed.held):
+        return packed.gathers / GATHERS
+    numbers = -(-dense.outputs[0].width // OUTPUTS) * dense.inputs[0].width
+    holding = numbers * (4 / L2_BANDWIDTH + QUANTISING / ISSUE) if in_front else numbers / L2_BANDWIDTH
+    return packed.words / SHARED_GATHERS + holding

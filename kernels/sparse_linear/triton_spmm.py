@@ -1,0 +1,163 @@
+"""Single weights times many rows of x: each weight meets as many rows as one gather brings.
+
+x is turned first, so that the numbers of an input lie together for a tile of rows: [tiles, K, rows of a tile]. A program of one
+warp then computes one output of a tile: it walks along the row's weights, a lane a weight or two, and gathers for each the 16
+bytes or more of its input. Turning is a launch of its own. int8 x int8 with sums in int32, exact; or float32 x with weights of
+float32, bfloat16 or int8, sums in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rtaccel.core.registry import Impl, Prepared, register_impl
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._shared.triton_launch import bind
+from rtaccel.kernels._shared.triton_spec import (
+    WIDE_LOAD,
+    Specialisation,
+    Tiling,
+    power_of_two,
+    require_matrix,
+    require_row_scale,
+)
+from rtaccel.kernels._shared.triton_spoil import spoiler
+from rtaccel.kernels.linear.triton_mixed import finish
+from rtaccel.kernels.sparse_linear.triton_rows import POINTERS, Form, numbers, pack, problem_of_size, unsupported
+from rtaccel.kernels.sparse_linear.triton_walk import row_units
+
+MAX_OUTPUTS = 65_535
+"""Programs along the second axis of a grid, one an output."""
+
+
+@triton.jit(do_not_specialize=["rows"])
+def turn_kernel(x_ptr, turned_ptr, rows, K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr):
+    """x [rows, K] as [tiles, K, BLOCK_M], rows beyond the last as zeros."""
+    tile = tl.program_id(0).to(tl.int64)
+    lane, k = tl.arange(0, BLOCK_M), tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
+    m = tile * BLOCK_M + lane
+    x = tl.load(x_ptr + m[:, None] * K + k[None, :], mask=(m < rows)[:, None] & (k < K)[None, :], other=0)
+    tl.store(turned_ptr + (tile * K + k[:, None]) * BLOCK_M + lane[None, :], tl.trans(x), mask=(k < K)[:, None])
+
+
+@triton.jit(do_not_specialize=["rows", "y_zero_point"])
+def spmm_kernel(
+    x_ptr, weight_ptr, columns_ptr, starts_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
+    rows, parameter, y_inv_scale, y_zero_point,
+    N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
+    INT8_OUT: tl.constexpr, UNIT: tl.constexpr, INT8: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr,
+    ASM: tl.constexpr,
+):  # fmt: skip
+    """x turned. UNIT: weights of a unit of the stream."""
+    tile, n = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    first = tl.load(starts_ptr + n)
+    length = row_units(first, tl.load(starts_ptr + n + 1), K, 1, UNIT) * UNIT
+    w_row, column_row = weight_ptr + first.to(tl.int64) * UNIT, columns_ptr + first.to(tl.int64) * UNIT
+    x_tile = x_ptr + tile * K * BLOCK_M + tl.arange(0, BLOCK_M)[None, :]
+    entry, zero = tl.arange(0, BLOCK_E)[:, None], tl.zeros((BLOCK_E, BLOCK_M), tl.int32)
+
+    acc = zero if INT8 else zero.to(tl.float32)
+    for e0 in range(0, length, BLOCK_E):
+        at = e0 + entry
+        w = tl.load(w_row + at, mask=at < length, other=0)
+        column = tl.load(column_row + at, mask=at < length, other=0).to(tl.int64)
+        x = tl.load(x_tile + column * BLOCK_M, mask=at + zero < length, other=0)
+        if INT8:
+            acc += w.to(tl.int32) * x.to(tl.int32)
+        else:
+            acc = tl.fma(w.to(tl.float32) + zero.to(tl.float32), x, acc)
+
+    m = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    in_m = m < rows
+    row_scale = 1.0
+    if SCALED:
+        row_scale = tl.load(row_scale_ptr + m, mask=in_m, other=0.0)
+    finish(
+        tl.sum(acc, 0)[:, None], m, in_m, n + tl.arange(0, 1), y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None,
+        row_scale, parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
+    )  # fmt: skip
+
+
+def supports(problem: Problem) -> str | None:
+    """Of blocks only the float32 ones, which have no tensor cores."""
+    floats = problem.weight_dtype == "float32"
+    reason = unsupported(problem, ("window", "blocks") if floats else ("window",))
+    if reason is None and problem.out_widths[0] > MAX_OUTPUTS:
+        return f"has a program for each output, for N <= {MAX_OUTPUTS}, not N = {problem.out_widths[0]}"
+    return reason
+
+
+def specialise(form: Form, rows: int) -> Specialisation:
+    """At least 16 bytes of x for each weight. Not measured on a card."""
+    m = power_of_two(rows, 16 if form.x == "int8" else 8, 32)
+    tile = Tiling(m, 1, 64, num_warps=1)
+    return Specialisation(
+        name=f"sparse_spmm_M{m}_{form}",
+        kernel=spmm_kernel,
+        signature=form.signature(form.where),
+        constants={
+            **form.constants, "UNIT": form.unit, "INT8": form.x == "int8", "BLOCK_M": m, "BLOCK_E": tile.block_k,
+        },
+        tiling=tile,
+    )  # fmt: skip
+
+
+def specialise_turn(form: Form, block_m: int) -> Specialisation:
+    pointer = POINTERS[form.x]
+    return Specialisation(
+        name=f"sparse_turn_M{block_m}_{form.x}_K{form.k}",
+        kernel=turn_kernel,
+        signature={"x_ptr": pointer, "turned_ptr": pointer, "rows": "i32"},
+        constants={"K": form.k, "BLOCK_M": block_m, "BLOCK_K": 64},
+        tiling=Tiling(block_m, 1, 64, num_warps=4),
+    )
+
+
+def prepare(stage: Stage, problem: Problem) -> Prepared:
+    """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
+    form = Form.of(problem, 1, 1)
+    weight, operands, scalars = numbers(stage, form)
+    operands |= pack(weight, form)
+    there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
+    spec = specialise(form, problem.rows)
+    turn = specialise_turn(form, spec.tiling.block_m)
+    launch, launch_turn, n, k, block_m = bind(spec), bind(turn), form.n, form.k, spec.tiling.block_m
+    x_dtype, dtype = (torch.int8 if it == "int8" else torch.float32 for it in (form.x, problem.out_dtypes[0]))
+    spoil = None if form.x == "int8" or form.int8_out else spoiler(k, n)
+
+    def call(x: Tensor, *row_scale: Tensor) -> tuple[Tensor]:
+        require_matrix("sparse_linear", x, k, x_dtype)
+        require_row_scale("sparse_linear", x, row_scale, form.scaled)
+        rows = x.shape[0]
+        y = torch.empty((rows, n), dtype=dtype, device=x.device)
+        if y.numel():
+            tiles = triton.cdiv(rows, block_m)
+            turned = torch.empty((tiles, k, block_m), dtype=x_dtype, device=x.device)
+            launch_turn((tiles, triton.cdiv(k, 64)), x_ptr=x, turned_ptr=turned, rows=rows)
+            scale = {"row_scale_ptr": row_scale[0]} if row_scale else {}
+            launch((tiles, n), x_ptr=turned, y_ptr=y, rows=rows, **there, **scalars, **scale)
+            if spoil is not None:
+                spoil(x, y)
+        return (y,)
+
+    return call
+
+
+def specialisations() -> Iterator[Specialisation]:
+    """The forms that are compiled and held to a budget without a GPU."""
+    for kind, k, n, rows, activation, out in (
+        ("static", 4096, 4096, 16, "relu", "int8"),
+        ("float32", 4096, 4096, 8, "none", "float32"),
+    ):
+        form = Form.of(problem_of_size(k, n, kind, "window", rows, activation=activation, out=out), 1, 1)
+        spec = specialise(form, rows).demanding(WIDE_LOAD)
+        yield spec
+        yield specialise_turn(form, spec.tiling.block_m).demanding()
+
+
+register_impl(Impl("sparse_linear", "triton_spmm", "triton", 15, supports, prepare))
