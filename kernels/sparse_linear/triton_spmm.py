@@ -31,6 +31,8 @@ from rtaccel.kernels.linear.triton_mixed import finish
 from rtaccel.kernels.sparse_linear.triton_rows import POINTERS, Form, numbers, pack, problem_of_size, unsupported
 from rtaccel.kernels.sparse_linear.triton_walk import row_units
 
+FEW_ROWS = 4
+
 MAX_OUTPUTS = 65_535
 """Programs along the second axis of a grid, one an output."""
 
@@ -84,9 +86,11 @@ def spmm_kernel(
 
 
 def supports(problem: Problem) -> str | None:
-    """Of blocks only the float32 ones, which have no tensor cores."""
+    """For more rows than one sum each takes. Of blocks only the float32 ones, which have no tensor cores."""
     floats = problem.weight_dtype == "float32"
     reason = unsupported(problem, ("window", "blocks") if floats else ("window",))
+    if reason is None and problem.rows <= FEW_ROWS:
+        return f"meets more than {FEW_ROWS} rows with each weight, not M = {problem.rows}"
     if reason is None and problem.out_widths[0] > MAX_OUTPUTS:
         return f"has a program for each output, for N <= {MAX_OUTPUTS}, not N = {problem.out_widths[0]}"
     return reason
