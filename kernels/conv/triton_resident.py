@@ -5,6 +5,9 @@ int8 columns in device memory, of a power of two of rows, which this program alo
 columns that were there before the message came: what they add is summed while the host still prepares x, so that after a
 message every layer costs one tile, however many taps it has.
 
+Of a network that the registers do not hold they keep the newest tap of each layer, which an answer waits for; older ones are read
+again from L2 for each moment, before its message.
+
 Nothing is cleared at a reset: a column older than it counts as the zero point, that is as zero.
 
 The layers are an order of operations over values (triton_resident_form.py): "quantize" a float32 value, a "layer" (a convolution
@@ -39,50 +42,79 @@ INFINITY_BITS = tl.constexpr(0x7F800000)
 
 
 @triton.jit
-def load_layer(words_ptr, N: tl.constexpr, WORDS: tl.constexpr, TAPS: tl.constexpr):
-    """TAPS tiles [N, WORDS] that follow each other, the oldest tap first."""
+def load_tap(words_ptr, tap, N: tl.constexpr, WORDS: tl.constexpr):
+    """A tile [N, WORDS] of a layer, the oldest tap first."""
     n, w = tl.arange(0, N)[:, None], tl.arange(0, WORDS)[None, :]
+    return tl.load(words_ptr + tap * N * WORDS + n * WORDS + w)
+
+
+@triton.jit
+def load_layer(words_ptr, N: tl.constexpr, WORDS: tl.constexpr, TAPS: tl.constexpr, HELD: tl.constexpr):
+    """The newest HELD of TAPS tiles that follow each other."""
     tiles = ()
-    for tap in tl.static_range(TAPS):
-        tiles = tiles + (tl.load(words_ptr + tap * N * WORDS + n * WORDS + w),)  # noqa: RUF005
+    for tap in tl.static_range(HELD):
+        tiles = tiles + (load_tap(words_ptr, TAPS - HELD + tap, N, WORDS),)  # noqa: RUF005
     return tiles
 
 
 @triton.jit
-def load_tiles(words_ptr, KINDS: tl.constexpr, TAPS: tl.constexpr, WORDS: tl.constexpr, OUTPUTS: tl.constexpr):
-    """The weights of all layers. WORDS: of a column of each layer's input."""
+def load_tiles(
+    words_ptr, KINDS: tl.constexpr, TAPS: tl.constexpr, HELD: tl.constexpr, WORDS: tl.constexpr, OUTPUTS: tl.constexpr
+):
+    """The weights of all layers that stay. WORDS: of a column of each layer's input."""
     tiles = ()
     for i in tl.static_range(len(KINDS)):
         if KINDS[i] == "layer":
-            tiles = tiles + load_layer(words_ptr, OUTPUTS[i], WORDS[i], TAPS[i])
+            tiles = tiles + load_layer(words_ptr, OUTPUTS[i], WORDS[i], TAPS[i], HELD[i])
             words_ptr += TAPS[i] * OUTPUTS[i] * WORDS[i]
     return tiles
 
 
 @triton.jit
+def past_column(ring_ptr, tick, age, zero, back, ROWS: tl.constexpr, WORDS: tl.constexpr):
+    """int32 [WORDS]: the column of so many moments ago; zero where the stream is younger."""
+    row = (tick - back) & (ROWS - 1)
+    return tl.where(age >= back, tl.load(ring_ptr + row * WORDS + tl.arange(0, WORDS)), zero)
+
+
+@triton.jit
 def past_sum(
-    tiles, ring_ptr, sums_ptr, tick, age, FIRST: tl.constexpr, TAPS: tl.constexpr, DILATION: tl.constexpr,
-    ROWS: tl.constexpr, WORDS: tl.constexpr, N: tl.constexpr, ASM: tl.constexpr,
+    tiles, words_ptr, ring_ptr, sums_ptr, tick, age, FIRST: tl.constexpr, TAPS: tl.constexpr, HELD: tl.constexpr,
+    DILATION: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr, N: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """int32 [N]: what all taps of a layer but the newest add. FIRST: its first tile."""
+    """int32 [N]: what all taps of a layer but the newest add. FIRST: its first tile that is held."""
     past = tl.zeros((N,), tl.int32)
     if TAPS > 1:
+        AGAIN: tl.constexpr = TAPS - HELD if HELD else TAPS - 1
         zero = tl.load(sums_ptr + 2 * N)
         acc = tl.zeros((N, WORDS), tl.int32)
-        for tap in tl.static_range(TAPS - 1):
-            row = (tick - (TAPS - 1 - tap) * DILATION) & (ROWS - 1)
-            column = tl.load(ring_ptr + row * WORDS + tl.arange(0, WORDS))
-            column = tl.where(age >= (TAPS - 1 - tap) * DILATION, column, zero)
-            acc = dot4(tiles[FIRST + tap], tl.broadcast_to(column[None, :], (N, WORDS)), acc, ASM)
+        if AGAIN:
+            for tap in range(AGAIN):
+                column = past_column(ring_ptr, tick, age, zero, (TAPS - 1 - tap) * DILATION, ROWS, WORDS)
+                acc = dot4(load_tap(words_ptr, tap, N, WORDS), tl.broadcast_to(column[None, :], (N, WORDS)), acc, ASM)
+        for held in tl.static_range(TAPS - 1 - AGAIN):
+            column = past_column(ring_ptr, tick, age, zero, (TAPS - 1 - AGAIN - held) * DILATION, ROWS, WORDS)
+            acc = dot4(tiles[FIRST + held], tl.broadcast_to(column[None, :], (N, WORDS)), acc, ASM)
         past = tl.sum(acc, 1) + tl.load(sums_ptr + N + tl.arange(0, N))
     return past
 
 
 @triton.jit
+def newest_tap(
+    tiles, words_ptr, AT: tl.constexpr, TAPS: tl.constexpr, HELD: tl.constexpr, N: tl.constexpr, WORDS: tl.constexpr
+):
+    if HELD:  # noqa: SIM108 - the other branch must not be compiled
+        tile = tiles[AT]
+    else:
+        tile = load_tap(words_ptr, TAPS - 1, N, WORDS)
+    return tile
+
+
+@triton.jit
 def past_sums(
-    tiles, rings_ptr, sums_ptr, tick, age, KINDS: tl.constexpr, TILES: tl.constexpr, TAPS: tl.constexpr,
-    DILATIONS: tl.constexpr, RINGS: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr, OUTPUTS: tl.constexpr,
-    ASM: tl.constexpr,
+    tiles, words_ptr, rings_ptr, sums_ptr, tick, age, KINDS: tl.constexpr, TILES: tl.constexpr, TAPS: tl.constexpr,
+    HELD: tl.constexpr, DILATIONS: tl.constexpr, RINGS: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr,
+    OUTPUTS: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """`past_sum` of each operation; of what is no layer 0. age: moments since the reset.
 
@@ -92,24 +124,25 @@ def past_sums(
         past = tl.full((), 0, tl.int32)
         if KINDS[i] == "layer":
             past = past_sum(
-                tiles, rings_ptr + RINGS[i], sums_ptr, tick, age, TILES[i], TAPS[i], DILATIONS[i], ROWS[i], WORDS[i], OUTPUTS[i],
-                ASM,
+                tiles, words_ptr, rings_ptr + RINGS[i], sums_ptr, tick, age, TILES[i], TAPS[i], HELD[i], DILATIONS[i], ROWS[i],
+                WORDS[i], OUTPUTS[i], ASM,
             )  # fmt: skip
             sums_ptr += 2 * OUTPUTS[i] + 4
+            words_ptr += TAPS[i] * OUTPUTS[i] * WORDS[i]
         found = found + (past,)  # noqa: RUF005
     return found
 
 
 @triton.jit
 def run_layer(
-    tiles, words, past, ring_ptr, numbers_ptr, sums_ptr, tick, reset, FIRST: tl.constexpr, TAPS: tl.constexpr,
-    ROWS: tl.constexpr, WORDS: tl.constexpr, N: tl.constexpr, ASM: tl.constexpr,
+    tiles, words_ptr, words, past, ring_ptr, numbers_ptr, sums_ptr, tick, reset, FIRST: tl.constexpr, TAPS: tl.constexpr,
+    HELD: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr, N: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """float32 [N] before the activation, from the words of the newest column, which goes into the ring."""
     n = tl.arange(0, N)
     if TAPS > 1:
         tl.store(ring_ptr + (tick & (ROWS - 1)) * WORDS + tl.arange(0, WORDS), words)
-    tile = tiles[FIRST + TAPS - 1]
+    tile = newest_tap(tiles, words_ptr, FIRST + HELD - 1, TAPS, HELD, N, WORDS)
     acc = tl.sum(dot4(tile, tl.broadcast_to(words[None, :], (N, WORDS)), tl.zeros((N, WORDS), tl.int32), ASM), 1)
     acc += tl.load(sums_ptr + n) + tl.where(reset, 0, past)
     return multiply_rn(acc.to(tl.float32), tl.load(numbers_ptr + n), ASM) + tl.load(numbers_ptr + N + n)
@@ -135,8 +168,8 @@ def pick(values, INDEX: tl.constexpr):
 
 @triton.jit
 def moment(
-    tiles, pasts, x, rings_ptr, numbers_ptr, sums_ptr, tick, reset, KINDS: tl.constexpr, SOURCES: tl.constexpr,
-    OTHERS: tl.constexpr, TILES: tl.constexpr, TAPS: tl.constexpr, RINGS: tl.constexpr, ROWS: tl.constexpr,
+    tiles, words_ptr, pasts, x, rings_ptr, numbers_ptr, sums_ptr, tick, reset, KINDS: tl.constexpr, SOURCES: tl.constexpr,
+    OTHERS: tl.constexpr, TILES: tl.constexpr, TAPS: tl.constexpr, HELD: tl.constexpr, RINGS: tl.constexpr, ROWS: tl.constexpr,
     WORDS: tl.constexpr, OUTPUTS: tl.constexpr, INT8: tl.constexpr, ACTIVATIONS: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """float32 [N padded] of the last operation; the columns of this moment go into the rings.
@@ -148,10 +181,11 @@ def moment(
         t = pick(values, SOURCES[i])
         if KINDS[i] == "layer":
             t = run_layer(
-                tiles, t, pasts[i], rings_ptr + RINGS[i], numbers_ptr, sums_ptr, tick, reset, TILES[i], TAPS[i],
-                ROWS[i], WORDS[i], OUTPUTS[i], ASM,
+                tiles, words_ptr, t, pasts[i], rings_ptr + RINGS[i], numbers_ptr, sums_ptr, tick, reset, TILES[i], TAPS[i],
+                HELD[i], ROWS[i], WORDS[i], OUTPUTS[i], ASM,
             )  # fmt: skip
             sums_ptr += 2 * OUTPUTS[i] + 4
+            words_ptr += TAPS[i] * OUTPUTS[i] * WORDS[i]
             numbers_ptr += 2 * OUTPUTS[i]
         values = values + (end_operation(t, values, numbers_ptr, OTHERS, ACTIVATIONS, INT8, i),)  # noqa: RUF005
         numbers_ptr += 4
@@ -162,12 +196,14 @@ def moment(
 def resident_kernel(
     request_ptr, reply_ptr, control_ptr, words_ptr, numbers_ptr, sums_ptr, rings_ptr, idle_looks,
     K: tl.constexpr, N: tl.constexpr, PADDED_K: tl.constexpr, MEMORY: tl.constexpr, KINDS: tl.constexpr,
-    SOURCES: tl.constexpr, OTHERS: tl.constexpr, TILES: tl.constexpr, TAPS: tl.constexpr, DILATIONS: tl.constexpr,
-    RINGS: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr, OUTPUTS: tl.constexpr, INT8: tl.constexpr,
-    ACTIVATIONS: tl.constexpr, ASM: tl.constexpr, MESSAGE: tl.constexpr, LOOK: tl.constexpr,
+    SOURCES: tl.constexpr, OTHERS: tl.constexpr, TILES: tl.constexpr, TAPS: tl.constexpr, HELD: tl.constexpr,
+    DILATIONS: tl.constexpr, RINGS: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr, OUTPUTS: tl.constexpr,
+    INT8: tl.constexpr, ACTIVATIONS: tl.constexpr, SPARE: tl.constexpr, ASM: tl.constexpr,
+    MESSAGE: tl.constexpr, LOOK: tl.constexpr,
 ):  # fmt: skip
-    """One program; the number of a message is that of its column. MEMORY: for how many further moments x is felt."""
-    tiles = load_tiles(words_ptr, KINDS, TAPS, WORDS, OUTPUTS)
+    """One program; the number of a message is that of its column. MEMORY: for how many further moments x is felt. SPARE: which of
+    the sums is 0, where not all weights stay; else 0."""
+    tiles = load_tiles(words_ptr, KINDS, TAPS, HELD, WORDS, OUTPUTS)
     tl.store(control_ptr + 1, tl.full((), 1, tl.int64), cache_modifier=".wt")
     k = tl.arange(0, MESSAGE)
     sequence = tl.full((), 0, tl.int32)
@@ -175,9 +211,14 @@ def resident_kernel(
     end = tl.full((), 0, tl.int64)
     while end == 0:
         sequence += 1
+        # An offset of 0, that only memory knows: else the registers keep every address of what is read again.
+        shift = tl.load(sums_ptr + SPARE) if SPARE else 0
+        words_at, rings_at = words_ptr + shift, rings_ptr + shift
+        numbers_at, sums_at = numbers_ptr + shift, sums_ptr + shift
         pasts = past_sums(
-            tiles, rings_ptr, sums_ptr, sequence, age, KINDS, TILES, TAPS, DILATIONS, RINGS, ROWS, WORDS, OUTPUTS, ASM
-        )
+            tiles, words_at, rings_at, sums_at, sequence, age, KINDS, TILES, TAPS, HELD, DILATIONS, RINGS, ROWS, WORDS,
+            OUTPUTS, ASM,
+        )  # fmt: skip
         message, end = wait(request_ptr, control_ptr, sequence, idle_looks, K + 1, MESSAGE, LOOK)
         if end == 0:
             payload = message.to(tl.int32)
@@ -185,8 +226,8 @@ def resident_kernel(
             finite = tl.max(tl.where(k < K, payload & 0x7FFFFFFF, 0), 0) < INFINITY_BITS
             x = split(tl.where(k < K, payload, 0), PADDED_K, 1, MESSAGE)[0].to(tl.float32, bitcast=True)
             y = moment(
-                tiles, pasts, x, rings_ptr, numbers_ptr, sums_ptr, sequence, reset, KINDS, SOURCES, OTHERS, TILES, TAPS,
-                RINGS, ROWS, WORDS, OUTPUTS, INT8, ACTIVATIONS, ASM,
+                tiles, words_at, pasts, x, rings_at, numbers_at, sums_at, sequence, reset, KINDS, SOURCES, OTHERS, TILES,
+                TAPS, HELD, RINGS, ROWS, WORDS, OUTPUTS, INT8, ACTIVATIONS, ASM,
             )  # fmt: skip
             spoiled = tl.where(finite, tl.maximum(tl.where(reset, 0, spoiled) - 1, 0), MEMORY + 1)
             answer(reply_ptr, tl.where(spoiled == 0, y, float("nan")), sequence, N)
@@ -202,9 +243,9 @@ def specialise(form: Form) -> Specialisation:
         for kind, n, t, d in zip(form.kinds, form.widths, form.taps, form.dilations)
         if kind == "layer"
     )
-    warps = form.num_warps
+    warps, again = form.num_warps, "" if form.whole else "_streamed"
     return Specialisation(
-        name=f"conv_resident_{form.inputs}-{shape}{'_joined' if max(form.others, default=-1) >= 0 else ''}",
+        name=f"conv_resident_{form.inputs}-{shape}{'_joined' if max(form.others, default=-1) >= 0 else ''}{again}",
         kernel=resident_kernel,
         signature={
             "request_ptr": "*i64", "reply_ptr": "*i64", "control_ptr": "*i64", "words_ptr": "*i32",
@@ -221,7 +262,11 @@ def specialise(form: Form) -> Specialisation:
 
 def specialisations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
-    for stages in (example((6, 16, 16, 16), 3, 2), example((40,) + (64,) * 6, 3, 8)):
+    for stages in (
+        example((6, 16, 16, 16), 3, 2),
+        example((40,) + (64,) * 6, 3, 8),
+        example((128,) * 4, 8, 8, residual=False),
+    ):
         form = form_of(stages)
         assert isinstance(form, Form), form
         spec = specialise(form).demanding(GPU_DP4A, SYSTEM_LOAD, SYSTEM_STORE, forbids=(SYSTEM_FENCE, FUSED))

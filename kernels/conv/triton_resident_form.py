@@ -26,6 +26,12 @@ THREAD_REGISTERS = 128
 REGISTERS = 64
 """Of them for weights. Not measured on a card."""
 
+STREAMED_REGISTERS = 40
+"""Of them where not all weights stay, with one tap that is read again: its addresses take the rest."""
+
+LARGEST_TILE = 16
+"""Of them for a tap that is read again: a layer of 256 inputs and 128 outputs, padded."""
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -88,8 +94,8 @@ class Form:
 
     @property
     def tiles(self) -> tuple[int, ...]:
-        """The first tile of weights of each operation."""
-        counts = [o.taps if o.kind == "layer" else 0 for o in self.operations]
+        """The first tile of weights that is held of each operation."""
+        counts = self.held
         return tuple(sum(counts[:i]) for i in range(len(counts)))
 
     @property
@@ -113,29 +119,56 @@ class Form:
             felt.append(o.reach + max(felt[o.source], felt[o.other] if o.other >= 0 else 0))
         return felt[-1]
 
-    def registers(self, warps: int) -> int:
-        """Of weights in a thread: each tile takes one at least."""
-        tiles = [
-            (o.taps, n * c // 4)
+    def tile_registers(self, warps: int) -> list[tuple[int, int]]:
+        """(taps, registers of a thread for each) of the operations, (0, 0) for what is no layer; a tile takes one at least."""
+        return [
+            (o.taps, max(n * c // 4 // (32 * warps), 1)) if o.kind == "layer" else (0, 0)
             for o, n, c in zip(self.operations, self.padded_outputs, self.padded_inputs)
-            if o.kind == "layer"
         ]
-        return sum(taps * max(words // (32 * warps), 1) for taps, words in tiles)
+
+    def registers(self, warps: int) -> int:
+        """Of all weights in a thread."""
+        return sum(taps * each for taps, each in self.tile_registers(warps))
 
     @property
     def num_warps(self) -> int:
-        """As few as hold the weights, and four at least; of 16 the registers may not be enough, which `form_of` refuses."""
+        """As few as hold the weights, and four at least; of 16 the registers may not be enough."""
         fewest = next((w for w in (4, 8) if self.registers(w) <= REGISTERS), 16)
         return max(fewest, power_of_two(self.inputs + 1, 16, MAX_MESSAGE) // 32)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the registers hold all weights."""
+        return self.registers(self.num_warps) <= REGISTERS
+
+    @property
+    def held(self) -> tuple[int, ...]:
+        """The newest taps of each operation that stay in registers: all, or the one that an answer waits for, or none."""
+        tiles = self.tile_registers(self.num_warps)
+        if self.whole:
+            return tuple(taps for taps, _ in tiles)
+        room, counts = STREAMED_REGISTERS - max(each for _, each in tiles), [0] * len(tiles)
+        for i, (taps, each) in enumerate(tiles):
+            if taps and each <= room:
+                counts[i], room = 1, room - each
+        return tuple(counts)
+
+    @property
+    def spare(self) -> int:
+        """Which of the sums is 0, behind those of the first layer and its zero point; 0 where the kernel has no use for it."""
+        first = next(n for n, o in zip(self.padded_outputs, self.operations) if o.kind == "layer")
+        return 0 if self.whole else 2 * first + 1
 
     def constants(self) -> dict[str, Any]:
         return {
             "K": self.inputs, "N": self.widths[-1], "PADDED_K": padded(self.inputs), "MEMORY": self.memory,
             "KINDS": self.kinds, "SOURCES": tuple(o.source for o in self.operations), "OTHERS": self.others,
-            "TILES": self.tiles, "TAPS": self.taps, "DILATIONS": self.dilations, "RINGS": self.rings, "ROWS": self.rows,
+            "TILES": self.tiles, "TAPS": self.taps, "HELD": self.held, "DILATIONS": self.dilations,
+            "RINGS": self.rings, "ROWS": self.rows,
             "WORDS": tuple(c // 4 for c in self.padded_inputs), "OUTPUTS": self.padded_outputs,
             "INT8": tuple(o.int8 for o in self.operations),
             "ACTIVATIONS": tuple(o.activation for o in self.operations),
+            "SPARE": self.spare,
         }  # fmt: skip
 
 
@@ -168,9 +201,10 @@ def form_of(stages: Sequence[Stage]) -> Form | str:
         return "gives one float32 value"
     if form.inputs + 1 > MAX_MESSAGE or form.widths[-1] > MAX_MESSAGE:
         return f"has at most {MAX_MESSAGE - 1} inputs and {MAX_MESSAGE} outputs"
-    if form.registers(form.num_warps) > REGISTERS:
-        held = form.registers(form.num_warps)
-        return f"has at most {REGISTERS} words of weights in each of {32 * form.num_warps} threads, when padded, not {held}"
+    largest = max(each for _, each in form.tile_registers(form.num_warps))
+    if not form.whole and largest > LARGEST_TILE:
+        threads = 32 * form.num_warps
+        return f"has at most {LARGEST_TILE} words of a tap in each of {threads} threads, when padded, not {largest}"
     return form
 
 
@@ -184,8 +218,6 @@ def _taken(stage: Stage) -> str | None:
         if stage.op == "conv":
             if not contract.is_stream(stage):
                 return "has convolutions over moments alone"
-            if int(stage.attrs.get("groups", 1)) != 1:
-                return "has convolutions of one group"
             return None if contract.input_quant(stage) is not None else "has static scales"
         return None if len(stage.inputs) == 1 and stage.inputs[0].quant is not None else "has static scales"
     if stage.op == "pointwise":
@@ -237,7 +269,7 @@ class Operands:
         words, numbers, sums = [], [], []
         for o, n, c in zip(form.operations, form.padded_outputs, form.padded_inputs):
             if o.kind == "layer":
-                given = o.low["weight"].cpu().reshape(o.width, o.inputs, o.taps)
+                given = between_all(o.low["weight"].cpu().reshape(o.width, -1, o.taps), o.inputs)
                 weight = torch.zeros((o.taps, n, c), dtype=torch.int8)
                 weight[:, : o.width, : o.inputs] = given.permute(2, 0, 1)
                 words.append(weight.view(torch.int32).flatten())
@@ -252,7 +284,19 @@ class Operands:
         return cls(*(t.contiguous().to(device) for t in (torch.cat(words), torch.cat(numbers), torch.cat(sums), rings)))
 
 
-def example(widths: tuple[int, ...], taps: int, outputs: int) -> tuple[Stage, ...]:
+def between_all(weight: Tensor, inputs: int) -> Tensor:
+    """A weight [N, C / groups, taps] as [N, C, taps], with zeros between the groups."""
+    n, each, taps = weight.shape
+    if each == inputs:
+        return weight
+    outputs = torch.arange(n)[:, None]
+    channels = outputs // (n * each // inputs) * each + torch.arange(each)[None, :]
+    whole = weight.new_zeros((n, inputs, taps))
+    whole[outputs, channels] = weight
+    return whole
+
+
+def example(widths: tuple[int, ...], taps: int, outputs: int, residual: bool = True) -> tuple[Stage, ...]:
     """A stream for the checks: convolutions of dilation 1, 2, 4, ... with relu, residuals where widths allow, a linear head."""
     g = torch.Generator().manual_seed(sum(widths))
     quants = [Quant(0.03 + 0.001 * i, 3 * i - 20) for i in range(len(widths))]
@@ -265,9 +309,9 @@ def example(widths: tuple[int, ...], taps: int, outputs: int) -> tuple[Stage, ..
         reach = (taps - 1) << i
         ring = Value(f"ring{i}", c, "int8", quants[i], reach + 1)
         y, following = Value(f"y{i}", n), Value(f"q{i + 1}", n, "int8", quants[i + 1])
-        residual = (before,) if before is not None and before.width == n else ()
+        others = (before,) if residual and before is not None and before.width == n else ()
         stages.append(Stage(
-            "conv", f"conv{i}", (q, ring, *residual), (y, ring),
+            "conv", f"conv{i}", (q, ring, *others), (y, ring),
             {
                 "weight": torch.randint(-127, 128, (n, c, 1, taps), generator=g, dtype=torch.int8),
                 "weight_scale": torch.full((n,), 0.02 / (c * taps) ** 0.5), "bias": torch.randn(n, generator=g),
