@@ -1,0 +1,105 @@
+"""W8A8 convolution in groups over windows in Triton, depthwise above all, without tensor cores.
+
+Each output of a depthwise layer sums as many products as it has taps, so there is nothing that a tensor core could share. A tile
+is [positions, outputs]; each step adds one tap of one channel of each output's group: neighbouring outputs of a depthwise layer
+read neighbouring bytes of x, and the weights lie in the order of the steps, [taps * channels of a group, N]. Everything else is
+as in triton_window.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rtaccel.core.registry import Impl, Prepared, register_impl
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._shared.triton_device import to_int8
+from rtaccel.kernels._shared.triton_spec import FUSED, Specialisation, Tiling, power_of_two
+from rtaccel.kernels.conv import cases
+from rtaccel.kernels.conv.triton_window_form import end_window, launcher, specialise_window, unsupported
+
+
+@triton.jit(do_not_specialize=["samples", "x_zero_point", "y_zero_point"])
+def grouped_kernel(
+    x_ptr, weight_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, samples, x_inverse, x_zero_point, parameter,
+    y_inverse, y_zero_point, other_ptr, table_ptr, scale_ptr,
+    C: tl.constexpr, N: tl.constexpr, STEPS: tl.constexpr, POSITIONS: tl.constexpr, KERNEL: tl.constexpr,
+    SIZE: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, DILATION: tl.constexpr, OUT_WIDTH: tl.constexpr,
+    TABLE: tl.constexpr, SCALED: tl.constexpr, RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr,
+    ASM: tl.constexpr, GROUPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Pairs of constants are (vertical, horizontal). STEPS: rows of x in a sample; POSITIONS: those of y."""
+    TAPS: tl.constexpr = KERNEL[0] * KERNEL[1]
+    EACH: tl.constexpr = C // GROUPS
+    m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    in_n, in_m = n < N, m < samples.to(tl.int64) * POSITIONS
+    sample, position = m // POSITIONS, (m % POSITIONS).to(tl.int32)
+    top = position // OUT_WIDTH * STRIDE[0] - PADDING[0]
+    left = position % OUT_WIDTH * STRIDE[1] - PADDING[1]
+    channel = n // (N // GROUPS) * EACH
+
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.int32)
+    for k in range(TAPS * EACH):
+        tap, c = k // EACH, k % EACH
+        if TABLE:
+            row = tl.load(table_ptr + position * TAPS + tap, mask=in_m, other=-1)
+            inside = row >= 0
+        else:
+            across, along = top + tap // KERNEL[1] * DILATION[0], left + tap % KERNEL[1] * DILATION[1]
+            inside = in_m & (across >= 0) & (across < SIZE[0]) & (along >= 0) & (along < SIZE[1])
+            row = across * SIZE[1] + along
+        there = inside[:, None] & in_n[None, :]
+        x = tl.load(x_ptr + ((sample * STEPS + row) * C)[:, None] + (channel + c)[None, :], mask=there, other=0)
+        if x.dtype == tl.float32:
+            x = to_int8(x * x_inverse, x_zero_point)
+        q = tl.where(there, x.to(tl.int32), x_zero_point)
+        acc += q * tl.load(weight_ptr + k * N + n, mask=in_n, other=0).to(tl.int32)[None, :]
+
+    end_window(
+        acc, m, in_m, n, sample, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, scale_ptr, other_ptr, parameter, y_inverse,
+        y_zero_point, N, SCALED, RESIDUAL, ACTIVATION, INT8_OUT, ASM,
+    )  # fmt: skip
+
+
+def supports(problem: Problem) -> str | None:
+    reason = unsupported(problem)
+    if reason is None and int(problem.attrs.get("groups", 1)) == 1:
+        return "computes several groups, not one"
+    return reason
+
+
+def specialise(problem: Problem) -> Specialisation:
+    """Not measured on a card."""
+    n, positions = problem.out_widths[0], problem.rows * problem.out_steps[0]
+    tile = Tiling(power_of_two(positions, 1, 16), power_of_two(n, 32, 64), 1, num_warps=4)
+    groups = int(problem.attrs["groups"])
+    return specialise_window(f"conv_grouped_G{groups}", grouped_kernel, problem, tile, GROUPS=groups)
+
+
+def pack(weight: Tensor) -> Tensor:
+    """[taps * channels of a group, N]."""
+    return weight.permute(2, 3, 1, 0).reshape(-1, weight.shape[0])
+
+
+def prepare(stage: Stage, problem: Problem) -> Prepared:
+    """x int8 or float32 [M, in steps, C], other float32 [M, out steps, N] -> y; any M, tiles for problem.rows."""
+    return launcher(stage, problem, specialise(problem), pack)
+
+
+def specialisations() -> Iterator[Specialisation]:
+    """The forms that are compiled and held to a budget without a GPU."""
+    depthwise = cases.Shape(64, 64, (25, 5), (3, 3), padding=(1, 1), groups=64)
+    causal = cases.Shape(32, 64, (1, 100), (1, 3), dilation=(1, 4), causal=True, groups=8)
+    for shape, scheme, out, residual, forbids in (
+        (depthwise, "static", "int8", False, (FUSED,)),
+        (causal, "dynamic", "float32", True, (FUSED,)),
+    ):
+        stage = cases.make_stage(shape, scheme, "relu", out=out, residual=residual)
+        yield specialise(Problem.of(stage, 1, "cuda")).demanding(forbids=forbids)
+
+
+register_impl(Impl("conv", "triton_grouped", "triton", 10, supports, prepare))

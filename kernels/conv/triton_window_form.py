@@ -1,0 +1,182 @@
+"""What the Triton kernels of windows share: what they are specialised on, where a position reads, how a sum ends, the call.
+
+Dynamic int8 samples are quantised by the kernel of `quantize` before, a launch of its own, with one scale for each sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rtaccel.core import settings
+from rtaccel.core.errors import ShapeError
+from rtaccel.core.registry import Prepared
+from rtaccel.core.stage import Problem, Stage, Value
+from rtaccel.kernels._shared.geometry import Geometry
+from rtaccel.kernels._shared.triton_device import activate, multiply_rn, to_int8
+from rtaccel.kernels._shared.triton_launch import bind
+from rtaccel.kernels._shared.triton_spec import MAX_N, Specialisation, Tiling
+from rtaccel.kernels.conv import contract
+from rtaccel.kernels.quantize import triton_quantize
+
+
+@triton.jit
+def end_window(
+    acc, m, in_m, n, sample, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, scale_ptr, other_ptr, parameter, y_inverse,
+    y_zero_point, N: tl.constexpr, SCALED: tl.constexpr, RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
+    INT8_OUT: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """Writes outputs n of positions m from their sums, as the contract ends them. SCALED: a scale for each sample."""
+    in_n = n < N
+    acc += tl.load(compensation_ptr + n, mask=in_n, other=0)[None, :]
+    multiplier = tl.load(multiplier_ptr + n, mask=in_n, other=0.0)[None, :]
+    offset = tl.load(offset_ptr + n, mask=in_n, other=0.0)[None, :]
+    if SCALED:
+        multiplier = multiply_rn(multiplier, tl.load(scale_ptr + sample, mask=in_m, other=0.0)[:, None], ASM)
+    t = multiply_rn(acc.to(tl.float32), multiplier, ASM) + offset
+    at = m[:, None] * N + n[None, :]
+    mine = in_m[:, None] & in_n[None, :]
+    if RESIDUAL:
+        t += tl.load(other_ptr + at, mask=mine, other=0.0)
+    y = activate(t, parameter, ACTIVATION)
+    if INT8_OUT:
+        y = to_int8(y * y_inverse, y_zero_point)
+    tl.store(y_ptr + at, y, mask=mine)
+
+
+def unsupported(problem: Problem) -> str | None:
+    """None, or why no kernel of windows takes it."""
+    if problem.weight_dtype != "int8":
+        return f"computes int8 weights, not {problem.weight_dtype}"
+    if problem.attrs.get("stream", 0):
+        return "computes windows; a stream stays on the GPU as a whole"
+    if problem.out_widths[0] > MAX_N:
+        return f"has at most 65535 programs along N, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
+    return None
+
+
+def is_dynamic(problem: Problem) -> bool:
+    return problem.in_dtypes[0] != "int8" and "x_scale" not in problem.attrs
+
+
+def geometry_of(problem: Problem) -> Geometry:
+    a = problem.attrs
+    return Geometry(
+        a["in_size"], a["kernel"], a.get("stride", (1, 1)), a.get("padding", (0, 0)), a.get("dilation", (1, 1)),
+        a["out_size"], a.get("in_steps"), a.get("out_steps"),
+    )  # fmt: skip
+
+
+def steps_and_channels(problem: Problem) -> tuple[int, int]:
+    """Rows of x in a sample, and channels of each."""
+    g = geometry_of(problem)
+    steps = g.in_size[0] * g.in_size[1] if g.in_steps is None else len(g.in_steps)
+    return steps, problem.in_widths[0] * problem.in_steps[0] // steps
+
+
+def specialise_window(name: str, kernel: Any, problem: Problem, tile: Tiling, **own: Any) -> Specialisation:
+    """own: further constants of the kernel."""
+    g, attrs, n = geometry_of(problem), problem.attrs, problem.out_widths[0]
+    steps, c = steps_and_channels(problem)
+    table, dynamic = g.in_steps is not None or g.out_steps is not None, is_dynamic(problem)
+    residual, int8_out = len(problem.in_widths) > 1, problem.out_dtypes[0] == "int8"
+    activation = str(attrs.get("activation", "none"))
+    signature = {
+        "x_ptr": "*i8" if problem.in_dtypes[0] == "int8" or dynamic else "*fp32", "weight_ptr": "*i8",
+        "y_ptr": "*i8" if int8_out else "*fp32", "multiplier_ptr": "*fp32", "offset_ptr": "*fp32",
+        "compensation_ptr": "*i32", "samples": "i32", "x_inverse": "fp32", "x_zero_point": "i32", "parameter": "fp32",
+        "y_inverse": "fp32", "y_zero_point": "i32",
+    }  # fmt: skip
+    constants: dict[str, Any] = {
+        "C": c, "N": n, "STEPS": steps, "POSITIONS": problem.out_steps[0], "KERNEL": g.kernel, "SIZE": g.in_size,
+        "STRIDE": g.stride, "PADDING": g.padding, "DILATION": g.dilation, "OUT_WIDTH": g.out_size[1], "TABLE": table,
+        "SCALED": dynamic, "RESIDUAL": residual, "ACTIVATION": activation, "INT8_OUT": int8_out,
+        "ASM": not settings.triton_interpret(), "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, **own,
+    }  # fmt: skip
+    for argument, used, kind in (
+        ("other_ptr", residual, "*fp32"),
+        ("table_ptr", table, "*i32"),
+        ("scale_ptr", dynamic, "*fp32"),
+    ):
+        if used:
+            signature[argument] = kind
+        else:
+            constants[argument] = None
+    x = "dynamic" if dynamic else problem.in_dtypes[0]
+    ends = f"{activation}{'_residual' if residual else ''}_{problem.out_dtypes[0]}{'_table' if table else ''}"
+    shape, size = "x".join(map(str, g.kernel)), "x".join(map(str, g.in_size))
+    return Specialisation(
+        name=f"{name}_M{tile.block_m}_{size}_C{c}_N{n}_{shape}_{x}_{ends}",
+        kernel=kernel,
+        signature=signature,
+        constants=constants,
+        tiling=tile,
+    )
+
+
+def quantiser(problem: Problem) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """(q int8 as x [M, ...], scale float32 [M, 1]) of a float32 x."""
+    width = problem.in_widths[0] * problem.in_steps[0]
+    made = Stage("quantize", "samples", (Value("x", width),), (Value("q", width, "int8"), Value("scale", 1)))
+    quantise = triton_quantize.prepare(made, Problem.of(made, problem.rows, problem.device))
+
+    def call(x: Tensor) -> tuple[Tensor, ...]:
+        q, scale = quantise(x.view(x.shape[0], width))
+        return q.view(x.shape), scale
+
+    return call
+
+
+def launcher(stage: Stage, problem: Problem, spec: Specialisation, pack: Callable[[Tensor], Tensor]) -> Prepared:
+    """x int8 or float32 [M, in steps, C], other float32 [M, out steps, N] -> y; any M, tiles for problem.rows.
+
+    pack: what the kernel reads of the int8 weight [N, C / groups, kh, kw]."""
+    low, device, tile, launch = contract.lower(stage), problem.device, spec.tiling, bind(spec)
+    n, positions = problem.out_widths[0], problem.out_steps[0]
+    weight = low["weight"]
+    compensation = (-low["x_zero_point"] * weight.flatten(1).sum(1, dtype=torch.int32)).to(device)
+    table = Geometry.of(stage).index("conv").to(torch.int32).to(device)  # checks in_steps where it is not read, too
+    packed, multiplier, offset = (t.contiguous().to(device) for t in (pack(weight), low["multiplier"], low["offset"]))
+    dtype = getattr(torch, stage.outputs[0].dtype)
+    quantise = quantiser(problem) if is_dynamic(problem) else None
+
+    def call(*inputs: Tensor) -> tuple[Tensor]:
+        _check(stage, inputs)
+        x, samples = inputs[0], inputs[0].shape[0]
+        y = torch.empty((samples, *stage.outputs[0].shape), dtype=dtype, device=x.device)
+        if y.numel():
+            given: dict[str, Any] = {}
+            if quantise is not None:
+                x, given["scale_ptr"] = quantise(x)
+            if "other_ptr" in spec.signature:
+                given["other_ptr"] = inputs[1]
+            if "table_ptr" in spec.signature:
+                given["table_ptr"] = table
+            grid = (triton.cdiv(samples * positions, tile.block_m), triton.cdiv(n, tile.block_n))
+            launch(
+                grid, x_ptr=x, weight_ptr=packed, y_ptr=y, multiplier_ptr=multiplier, offset_ptr=offset,
+                compensation_ptr=compensation, samples=samples, x_inverse=low["x_inv_scale"],
+                x_zero_point=low["x_zero_point"], parameter=low["activation_parameter"], y_inverse=low["y_inv_scale"],
+                y_zero_point=low["y_zero_point"], **given,
+            )  # fmt: skip
+        return (y,)
+
+    return call
+
+
+def _check(stage: Stage, inputs: tuple[Tensor, ...]) -> None:
+    """Raises ShapeError for inputs that are not those of the stage: the kernel reads raw addresses."""
+    if len(inputs) != len(stage.inputs):
+        raise ShapeError("conv", f"{len(inputs)} inputs", f"{len(stage.inputs)}", "Pass the inputs of the stage.")
+    for value, t in zip(stage.inputs, inputs):
+        wanted = (inputs[0].shape[0], *value.shape)
+        if tuple(t.shape) != wanted or t.dtype != getattr(torch, value.dtype) or not t.is_contiguous():
+            raise ShapeError(
+                "conv", f"{value.name}: {t.dtype} {tuple(t.shape)}, strides {t.stride()}",
+                f"a contiguous {value.dtype} tensor {wanted}", "Convert, or call .contiguous().",
+            )  # fmt: skip
