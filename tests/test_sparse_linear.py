@@ -161,8 +161,10 @@ def test_bad_input() -> None:
             layer(bad)
     with pytest.raises(rt.FormatError, match="calibration"):
         rt.nn.SparseLinear.from_float(source, rt.W8A8("static"))
-    with pytest.raises(rt.UnsupportedProblem, match="w4a8"):
+    with pytest.raises(rt.UnsupportedProblem, match="int4 values in 2:4"):
         rt.nn.SparseLinear.from_float(source, rt.W4A8())
+    with pytest.raises(rt.UnsupportedProblem, match="w4a16"):
+        rt.nn.SparseLinear.from_float(source, rt.W4A16(), sparsity="2:4")
     with pytest.raises(rt.FormatError, match="mask"):
         rt.nn.SparseLinear.from_float(source, mask=torch.ones(3, 3, dtype=torch.bool))
     with pytest.raises(rt.FormatError, match="of 4"):

@@ -113,9 +113,9 @@ def specialisations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     for kind, k, n, rows, (b, c), activation, out, requires in (
         ("static", 1024, 1024, 8, (16, 16), "relu", "int8", INT8_MMA),
-        ("dynamic", 4096, 4096, 16, (64, 64), "gelu", "float32", INT8_MMA),
-        ("static", 4096, 4096, 64, (32, 32), "none", "float32", INT8_MMA),
-        ("bfloat16", 4096, 4096, 16, (64, 64), "relu", "float32", BF16_MMA),
+        ("dynamic", 4096, 512, 16, (64, 64), "gelu", "float32", INT8_MMA),
+        ("static", 4096, 512, 64, (32, 32), "none", "float32", INT8_MMA),
+        ("bfloat16", 4096, 512, 16, (64, 64), "relu", "float32", BF16_MMA),
     ):
         problem = problem_of_size(k, n, kind, "window", rows, activation=activation, out=out)
         form = Form.of(problem, b, c)

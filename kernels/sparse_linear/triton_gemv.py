@@ -125,8 +125,8 @@ def specialisations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     for (k, n, scheme, activation, out), rows, (b, c), forbids in (
         ((1024, 1024, "static", "relu", "int8"), 1, (16, 16), (FUSED,)),
-        ((4096, 4096, "static", "none", "float32"), 1, (1, WORD), (FUSED,)),
-        ((4096, 4096, "dynamic", "gelu", "float32"), 4, (LARGEST, LARGEST), ()),
+        ((4096, 256, "static", "none", "float32"), 1, (1, WORD), (FUSED,)),
+        ((4096, 256, "dynamic", "gelu", "float32"), 4, (LARGEST, LARGEST), ()),
     ):
         problem = problem_of_size(k, n, scheme, "window", rows, activation=activation, out=out)
         form = Form.of(problem, b, c)

@@ -231,9 +231,9 @@ def prepare(stage: Stage, problem: Problem, quantise: bool = False) -> Prepared:
 def specialisations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     for kind, k, n, rows, activation, out, requires, forbids in (
-        ("static", 4096, 4096, 1, "relu", "int8", (GPU_DP4A, WIDE_LOAD, PERMUTE), (FUSED,)),
+        ("static", 4096, 256, 1, "relu", "int8", (GPU_DP4A, WIDE_LOAD, PERMUTE), (FUSED,)),
         ("dynamic", 1024, 1024, 4, "none", "float32", (GPU_DP4A, WIDE_LOAD, PERMUTE), (FUSED,)),
-        ("bfloat16", 4096, 4096, 1, "gelu", "float32", (WIDE_LOAD,), ()),
+        ("bfloat16", 4096, 256, 1, "gelu", "float32", (WIDE_LOAD,), ()),
     ):
         problem = problem_of_size(k, n, kind, "2:4", rows, activation=activation, out=out)
         yield specialise(Form.of(problem, 1, 4), rows).demanding(*requires, forbids=forbids)

@@ -114,8 +114,8 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
 def specialisations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     for kind, k, n, rows, activation, out, requires in (
-        ("dynamic", 4096, 4096, 64, "none", "float32", (INT8_MMA,)),
-        ("bfloat16", 4096, 4096, 16, "none", "float32", (BF16_MMA,)),
+        ("dynamic", 1024, 2304, 64, "none", "float32", (INT8_MMA,)),
+        ("bfloat16", 1024, 2304, 16, "none", "float32", (BF16_MMA,)),
     ):
         problem = problem_of_size(k, n, kind, "2:4", rows, activation=activation, out=out)
         yield specialise(Form.of(problem, 1, 4), rows).demanding(*requires)

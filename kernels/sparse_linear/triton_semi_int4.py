@@ -182,7 +182,7 @@ def prepare(stage: Stage, problem: Problem, quantise: bool = False) -> Prepared:
 
 def specialisations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
-    problem = problem_of_size(4096, 4096, "w4a8-dynamic", "2:4", MAX_ROWS, group_size=128)
+    problem = problem_of_size(4096, 256, "w4a8-dynamic", "2:4", MAX_ROWS, group_size=128)
     yield specialise(form_of(problem), 128, MAX_ROWS).demanding(GPU_DP4A, WIDE_LOAD, PERMUTE)
 
 

@@ -142,7 +142,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
 def specialisations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     for kind, k, n, rows, group, activation in (
-        ("w4a8-dynamic", 4096, 4096, 16, 128, "none"),
+        ("w4a8-dynamic", 1024, 2304, 16, 128, "none"),
         ("w4a8-static", 1024, 1024, 64, 32, "relu"),
     ):
         problem = problem_of_size(k, n, kind, "2:4", rows, activation=activation, group_size=group)

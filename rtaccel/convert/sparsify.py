@@ -18,7 +18,7 @@ from rtaccel.convert.sparsify_report import SparsifyEntry, SparsifyReport
 from rtaccel.convert.swap import put
 from rtaccel.convert.watch import watch_inputs
 from rtaccel.core.errors import FormatError, UnsupportedProblem
-from rtaccel.core.scheme import W8A8, Scheme, parse_scheme
+from rtaccel.core.scheme import Int8Activation, Scheme, parse_scheme
 from rtaccel.core.sparsity import SemiStructured, Sparsity, SparsityLike, SparsityMap
 from rtaccel.formats.int8 import require_finite
 from rtaccel.nn.sparse import SparseLinear
@@ -54,8 +54,8 @@ def sparsify_(
         "refit" with calibration data and "magnitude" without. With data, the bias takes up what is lost on average.
     allocation: "uniform", every layer as sparse as its pattern says; "global", the fraction is that of all weights
         together, and layers that can spare more give more. 2:4 is always uniform.
-    scheme: of the sparse layers, float32 or W8A8. For a model that is compiled afterwards leave it float32: `rt.compile`
-        quantises as its own scheme says and uses the zeros.
+    scheme: of the sparse layers, float32 or W8A8, W4A8 in 2:4. For a model that is compiled afterwards leave it float32:
+        `rt.compile` quantises as its own scheme says and uses the zeros.
     swap: False leaves all layers as they are with zeros in them, which can be trained on (`rt.keep_zeros`).
     keep_original: keep what `restore_` needs, which takes the memory of the float weights.
     rows: rows to time each layer with. Unlike `quantize_`, no layer is kept for being slower: its weights have changed. A
@@ -134,10 +134,10 @@ def _check(model: Any, method: str, allocation: str, scheme: Scheme, calibration
     if method != "magnitude" and calibration is None:
         got = f"method={method!r} without calibration data"
         raise FormatError("sparsify_", got, "calibration= with real inputs", "Pass some, or take method='magnitude'.")
-    if isinstance(scheme, W8A8) and scheme.activation == "static" and calibration is None:
+    if isinstance(scheme, Int8Activation) and scheme.activation == "static" and calibration is None:
         raise FormatError(
-            "sparsify_", "W8A8(activation='static') without calibration data", "calibration= with real inputs",
-            "Pass some, or take W8A8(activation='dynamic').",
+            "sparsify_", f"{scheme} without calibration data", "calibration= with real inputs",
+            "Pass some, or take the scheme with activation='dynamic'.",
         )  # fmt: skip
 
 

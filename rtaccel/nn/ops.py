@@ -9,7 +9,9 @@ One operator for each scheme of a linear layer, on the tensors that the scheme s
     linear_w4a16(x, weight, group_scale, bias, in_features, group_size, ...)
 
     sparse_linear_csr(x, weight, columns, row_starts, weight_scale, bias, input_scale, input_zero_point, out_features,
-        in_features, ...), sparse_linear_blocks(...) with the same, and sparse_linear_semi(x, weight, positions, ...)
+        in_features, ...), sparse_linear_blocks(...) with the same, sparse_linear_semi(x, weight, positions, ...), and
+    sparse_linear_semi_int4(x, weight, positions, group_scale, bias, input_scale, input_zero_point, out_features, in_features,
+        group_size, ...)
 
 each with activation="none", activation_parameter=0.0 at the end, give y = act(linear(x)); x float32 [..., K], y float32
 [..., N]. Without input_scale and input_zero_point, int8 inputs are quantised per row. Inference only: y never requires
@@ -37,7 +39,7 @@ from rtaccel.nn.check import check_input, describe
 from rtaccel.nn.formats import FORMATS
 from rtaccel.nn.numbers import LinearNumbers
 from rtaccel.nn.packed import Packed
-from rtaccel.nn.sparse_numbers import FORMS, SparseNumbers
+from rtaccel.nn.sparse_numbers import LINEAR, SparseNumbers
 
 _library = torch.library.Library("rtaccel", "FRAGMENT")  # a fragment, so that other files can add their ops
 
@@ -132,7 +134,6 @@ OPERATORS: dict[type[LinearNumbers], Callable[..., Any]] = {
     numbers: _Operator(numbers, f"linear_{numbers.SCHEME.name}").call for numbers in FORMATS.values()
 }
 SPARSE_OPERATORS: dict[type[SparseNumbers], Callable[..., Any]] = {
-    numbers: _Operator(numbers, f"sparse_linear_{numbers.FORM}", OPTIONAL | {"weight_scale"}).call
-    for numbers in FORMS.values()
+    numbers: _Operator(numbers, f"sparse_linear_{numbers.FORM}", OPTIONAL | {"weight_scale"}).call for numbers in LINEAR
 }
 linear_w8a8: Callable[..., Any] = torch.ops.rtaccel.linear_w8a8.default

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rtaccel.core.errors import FormatError, UnsupportedProblem
-from rtaccel.core.scheme import W8A8, Float32, Scheme, parse_scheme
+from rtaccel.core.scheme import W4A8, Float32, Int8Activation, Scheme, parse_scheme
 from rtaccel.core.sparsity import BlockSparse, Sparsity, Unstructured, parse_sparsity
 from rtaccel.core.stage import Quant
 from rtaccel.formats import masks
@@ -17,23 +17,23 @@ from rtaccel.formats.observe import RangeObserver
 from rtaccel.nn import ops
 from rtaccel.nn.check import given_state, is_plain
 from rtaccel.nn.linear import QuantLinear, _observed
-from rtaccel.nn.sparse_numbers import FORMS, STEP, SparseNumbers, sparse_numbers
+from rtaccel.nn.sparse_numbers import STEP, SparseNumbers, sparse_numbers
 
 
 class SparseLinear(QuantLinear):
     """y = x W^T + bias with a sparse W: takes the place of an nn.Linear, for inference.
 
     x float32 [..., K], y float32 [..., N], K = in_features, N = out_features. The values of W are float32, or int8 with
-    W8A8 activations, static or dynamic, as in QuantLinear. What is stored: see rtaccel.nn.sparse_numbers and
-    rtaccel.formats.csr, blocks and semi; buffers are plain tensors.
+    W8A8 activations, static or dynamic, as in QuantLinear; or, in 2:4, int4 with W4A8, a scale per group of inputs. What is
+    stored: see rtaccel.nn.sparse_numbers and rtaccel.formats.csr, blocks, semi and int4; buffers are plain tensors.
 
-    Whether a sparse kernel or the dense one computes it is measured when it is first called, for the rows of that call:
-    `explain()` says which, and the figures. With int8 values both give the same bits. A row with a NaN or an infinity
-    gives NaN in all of that row (NaN or infinities, where float32 runs dense). The manners are those of QuantLinear:
-    inference only, copies of strided inputs, nothing cast.
+    Whether a sparse kernel or the dense one computes it is measured when it is first called, for the rows of that call, on a GPU
+    modelled: `explain()` says which, and the figures. With int8 values both give the same bits. A row with a NaN or an infinity
+    gives NaN in all of that row (NaN or infinities, where float32 runs dense). The manners are those of QuantLinear: inference
+    only, copies of strided inputs, nothing cast.
 
     Under torch.compile, torch.export, torch.jit.trace, torch.func and fake tensors it is the op
-    `torch.ops.rtaccel.sparse_linear_csr`, `_blocks` or `_semi`.
+    `torch.ops.rtaccel.sparse_linear_csr`, `_blocks`, `_semi` or `_semi_int4`.
 
     Args: sparsity: the pattern that is stored. The layer made is all zeros, to be loaded into, whatever the number of
     weights in the file; `from_float` makes one from an nn.Linear.
@@ -62,7 +62,7 @@ class SparseLinear(QuantLinear):
         sparsity = parse_sparsity(sparsity)
         cls = sparse_numbers("SparseLinear", sparsity, scheme)
         empty = torch.zeros(out_features, in_features, dtype=torch.float32, device=device)
-        quant = Quant(1.0, 0) if isinstance(scheme, W8A8) and scheme.activation == "static" else None
+        quant = Quant(1.0, 0) if isinstance(scheme, Int8Activation) and scheme.activation == "static" else None
         numbers = cls.pack(
             "SparseLinear", empty, empty.new_zeros(out_features) if bias else None, scheme, sparsity, quant
         )
@@ -116,24 +116,27 @@ class SparseLinear(QuantLinear):
     @property
     def sparsity_reached(self) -> float:
         """Fraction of W that is zero."""
-        return 1 - int(torch.count_nonzero(self.weight)) / (self.out_features * self.in_features)
+        return 1 - int(torch.count_nonzero(self.to_dense())) / (self.out_features * self.in_features)
 
     def to_dense(self) -> Tensor:
-        """W float32 [N, K] with its zeros: int8 values times their scales."""
-        numbers = self._numbers()
-        weight = numbers.dense().float()
-        return weight if numbers.weight_scale is None else weight * numbers.weight_scale[:, None]
+        """W float32 [N, K] with its zeros: int8 or int4 values times their scales."""
+        return self._numbers().real()
 
     # -- what QuantLinear asks for ---------------------------------------------------------------------------------
 
+    @property
+    def _form(self) -> type[SparseNumbers]:
+        return sparse_numbers("SparseLinear", self.sparsity, self.scheme)
+
     def _options_now(self) -> dict[str, int]:
-        return {"out_features": self.out_features, "in_features": self.in_features}
+        options = {"out_features": self.out_features, "in_features": self.in_features}
+        return options | ({"group_size": self.scheme.group_size} if isinstance(self.scheme, W4A8) else {})
 
     def _numbers(self) -> SparseNumbers:
-        return FORMS[type(self.sparsity)](**self._buffers, **self._options_now())
+        return self._form(**self._buffers, **self._options_now())
 
     def _as_op(self, input: Any) -> Tensor:
-        call = ops.SPARSE_OPERATORS[FORMS[type(self.sparsity)]]
+        call = ops.SPARSE_OPERATORS[self._form]
         return call(input, *self._buffers.values(), *self._options_now().values())
 
     def explain(self) -> str:
@@ -167,7 +170,7 @@ class SparseLinear(QuantLinear):
         device = self.weight.device
         tensors: dict[str, Any] = dict.fromkeys(self._buffers)
         tensors |= {name: t.detach().to(device).clone() for name, t in given.items()}
-        FORMS[type(self.sparsity)](**tensors, **self._options_now()).validate(op)
+        self._form(**tensors, **self._options_now()).validate(op)
         ranks = self._ranks()
         for name, tensor in tensors.items():
             self._buffers[name] = tensor
@@ -177,13 +180,14 @@ class SparseLinear(QuantLinear):
 
 def _range(op: str, scheme: Scheme, calibration: Any, width: int) -> Quant | None:
     """What a static int8 input means; None for any other."""
-    if not isinstance(scheme, W8A8):
+    if not isinstance(scheme, Int8Activation):
         return None
     if scheme.activation != "dynamic" and calibration is not None:
         return _observed(op, calibration, width).quant(scheme.observer)
     if scheme.activation == "static":
+        name = type(scheme).__name__
         raise FormatError(
-            op, "W8A8(activation='static') without calibration", "inputs of this layer",
-            "Pass calibration=, or take W8A8(activation='dynamic').",
+            op, f"{name}(activation='static') without calibration", "inputs of this layer",
+            f"Pass calibration=, or take {name}(activation='dynamic').",
         )  # fmt: skip
     return None

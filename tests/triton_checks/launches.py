@@ -3,6 +3,9 @@
 `declared()` pairs every specialisation of `triton_aot.specialisations` with the stage it was declared from, and `launch_of`
 prepares the implementation on torch's "meta" device, where `triton_launch.bind` gives a launcher that only notes its grid and
 arguments. So what is noted is what would be launched, for any number of rows: 2^32 numbers in x cost nothing there.
+
+Sparse forms are declared by their sizes alone. `stage_of` makes a stage of that size with numbers and zeros in it, whose weights
+are packed in real memory: where a kernel goes next stands in its indices.
 """
 
 from __future__ import annotations
@@ -21,11 +24,12 @@ from rtaccel.core.registry import Impl, impls, operator
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._shared import triton_aot, triton_launch
 from rtaccel.kernels._shared.triton_spec import Specialisation
+from tests.triton_checks import sparse_sizes
 
 META = "meta"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Declared:
     """A specialisation and, where it was declared from one, the stage and the rows."""
 
@@ -95,6 +99,14 @@ def _noting(noted: list[Launch]) -> Iterator[None]:
             module.bind = plain  # type: ignore[attr-defined]
 
 
+@functools.cache
+def stage_of(found: Declared) -> Stage | None:
+    """The stage that the form computes, of its own size."""
+    if found.stage is None or found.stage.op != "sparse_linear":
+        return found.stage
+    return sparse_sizes.of_size(found.stage, found.spec)
+
+
 Call = Callable[[int], "list[Launch]"]
 
 
@@ -104,7 +116,7 @@ def _caller(impl: Impl, stage: Stage, rows: int) -> Call:
     if operator(stage.op).by_row:
         stage = stage.matrices()
     with _noting(noted):
-        call = impl.prepare(stage, Problem.of(stage, rows, META))
+        call = impl.prepare(stage, Problem.of(stage, rows, "cpu" if "sparse" in stage.op else META))
 
     def launches(rows: int) -> list[Launch]:
         noted.clear()
@@ -119,12 +131,12 @@ _callers: dict[str, Call | None] = {}
 
 def launch_of(found: Declared, rows: int | None = None) -> Launch | None:
     """The launch of this specialisation; None where nothing in the registry launches it (kernels that stay resident)."""
-    name = found.spec.name
+    name, stage = found.spec.name, stage_of(found)
     if name not in _callers:
         _callers[name] = None
-        for impl in impls("triton", found.stage.op) if found.stage else ():
-            if impl.supports(Problem.of(found.stage, found.rows, META)) is None:  # type: ignore[arg-type]
-                caller = _caller(impl, found.stage, found.rows)  # type: ignore[arg-type]
+        for impl in impls("triton", stage.op) if stage else ():
+            if impl.supports(Problem.of(stage, found.rows, META)) is None:  # type: ignore[arg-type]
+                caller = _caller(impl, stage, found.rows)  # type: ignore[arg-type]
                 if any(note.spec.name == name for note in caller(found.rows)):
                     _callers[name] = caller
                     break

@@ -1,6 +1,7 @@
 """What each declared kernel moves beside what it must, and the kernels that move more, with the reason.
 
-minimum: `cost` of the operator's contract: weights with their scales, bias and multiplier, x and y, once each. Left out of what
+minimum: `cost` of the operator's contract: weights with their scales, bias and multiplier, x and y, once each; of a sparse layer
+what its launch is given, once: the weights as they are packed. Left out of what
 is compared is scratch between programs (the parts of a split sum): written and read within a launch, it stays in L2.
 """
 
@@ -16,10 +17,14 @@ from rtaccel.kernels._shared.triton_aot import compile_kernel
 from tests.triton_checks import launches
 from tests.triton_checks.launches import Declared
 from tests.triton_checks.ttir import Function, parse
-from tests.triton_checks.ttir_ranges import faults
+from tests.triton_checks.ttir_ranges import TABLES, faults
 from tests.triton_checks.ttir_traffic import Traffic
 
 MOST = 1.1
+WEIGHTS = ("weight_ptr", "columns_ptr", "places_ptr", "scale_ptr")
+INDICES = (*TABLES, "places_ptr")
+"""Arguments whose numbers say what a sparse kernel reads next."""
+
 SCRATCH = ("work_ptr", "count_ptr", "control_ptr", "barrier_ptr")
 EXCEPTIONS = {
     "conv_window_M16_1x64_C48_N48_1x3": "rows of x come from a table, and every lane of such a load is counted",
@@ -41,7 +46,8 @@ NEWEST = 90
 class Record:
     """grid: None where no launch is known (kernels that stay, forms declared from another stage than their own); then there is no
     minimum, unless every program is the same. bytes of the whole launch; scratch: between programs; read_again: what programs
-    ask for beyond the first time, from L2."""
+    ask for beyond the first time, from L2. weights_again: of that the weights of a sparse layer and their indices; None for any
+    other."""
 
     name: str
     grid: tuple[int, int, int] | None
@@ -50,6 +56,7 @@ class Record:
     scratch: int
     read_again: int
     faults: tuple[str, ...]
+    weights_again: int | None
 
     @property
     def ratio(self) -> float | None:
@@ -76,10 +83,16 @@ def record(found: Declared) -> Record:
     function = parse(compiled(found.spec.name).asm["ttir"])
     launch = launches.launch_of(found)
     grid, scalars = (launch.grid, launch.scalars) if launch else ((1, 1, 1), {})
-    moved = Traffic(function, grid, scalars).run()
-    minimum = None
-    if found.stage is not None and (launch is not None or not _uses_program_ids(found)):
-        minimum = operator(found.stage.op).cost(Problem.of(found.stage, found.rows)).bytes
+    tables = (
+        {n: t.numpy().ravel() for n, t in launch.tensors.items() if n in INDICES and not t.is_meta} if launch else {}
+    )
+    moved = Traffic(function, grid, scalars, tables).run()
+    minimum, stage = None, launches.stage_of(found)
+    if stage is not None and (launch is not None or not _uses_program_ids(found)):
+        minimum = operator(stage.op).cost(Problem.of(stage, found.rows)).bytes
+    sparse = launch is not None and stage is not None and "sparse" in stage.op
+    if launch is not None and sparse:
+        minimum = sum(t.numel() * t.element_size() for t in launch.tensors.values())
     own = {name: m for name, m in moved.items() if name not in SCRATCH}
     return Record(
         name=found.spec.name,
@@ -89,13 +102,15 @@ def record(found: Declared) -> Record:
         scratch=round(sum(m.touched for name, m in moved.items() if name in SCRATCH)),
         read_again=round(sum(m.read - m.touched for m in own.values())),
         faults=tuple(index_faults(found, function)),
+        weights_again=round(sum(moved[n].read - moved[n].touched for n in WEIGHTS if n in moved)) if sparse else None,
     )
 
 
 def index_faults(found: Declared, function: Function) -> list[str]:
     """Of a launch whose largest tensor has more than 2^32 numbers, where a launch is known."""
-    if found.stage is not None:
-        launch = launches.launch_of(found, launches.rows_beyond_32_bits(found.stage))
+    stage = launches.stage_of(found)
+    if stage is not None:
+        launch = launches.launch_of(found, launches.rows_beyond_32_bits(stage))
         if launch is not None:
             return faults(function, launch.grid, launch.scalars)
     return faults(function, (WITHOUT_LAUNCH, 1, 1), {})

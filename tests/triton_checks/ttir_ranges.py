@@ -5,7 +5,7 @@ loop counters within their bounds. An operation whose exact result can leave its
 what is made of it, unless a mask of bits makes it whole again. A wrapped number that offsets a pointer is a fault: the
 kernel would read elsewhere. As intervals hold for all programs and steps at once, no fault is a proof for that launch.
 
-Numbers that come from memory (columns of sparse weights) are taken to be below STORED_INDEX, which the formats see to.
+Numbers that come from memory are any of their width; those of TABLES from 0 on, which the formats see to before a kernel runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import Any
 
 from tests.triton_checks.ttir import Block, Function, Operation
 
-STORED_INDEX = 1 << 24
+TABLES = ("columns_ptr", "starts_ptr")
+"""Arguments of indices of sparse weights."""
+
 ROUNDS = 3
 """Passes over a loop before what still grows is taken to be any number of its width."""
 
@@ -39,6 +41,7 @@ class _Ranges:
     def __init__(self, function: Function, grid: tuple[int, int, int], scalars: dict[str, Any]) -> None:
         self.grid, self.faults = grid, dict[str, None]()
         self.of: dict[str, Range | None] = {}  # None: a pointer, a float, or nothing that indexes
+        self.argument = {name: name.removeprefix("%") for name in function.parameters}  # of pointers
         for name, kind in function.parameters.items():
             given = scalars.get(name.removeprefix("%"))
             self.of[name] = (
@@ -106,7 +109,10 @@ class _Ranges:
             offset = self.get(op.operands[1])
             if offset is None or offset.wrapped:
                 self.faults[op.text] = None
-        if op.regions:  # a reduction: of booleans or numbers, none of which indexes
+        if op.operands and op.operands[0] in self.argument and op.name.startswith("tt."):
+            for name in op.results:
+                self.argument[name] = self.argument[op.operands[0]]
+        if op.regions:  # a reduction: a largest number may be the length of a loop, nothing else indexes
             for region in op.regions:
                 for name in region.arguments:
                     self.of[name] = None
@@ -126,11 +132,18 @@ class _Ranges:
             end, start = (int(re.search(rf"{w} = (\d+)", op.text)[1]) for w in ("end", "start"))  # type: ignore[index]
             return Range(start, end - 1)
         if name in ("tt.load", "tt.atomic_rmw", "tt.atomic_cas"):
-            return Range(-STORED_INDEX, STORED_INDEX) if bits > 8 else _whole(bits)
+            whole = _whole(bits)
+            return Range(0, whole.high) if self.argument.get(op.operands[0]) in TABLES else whole
+        if name == "tt.reduce" and operands[0] is not None and _is_maximum(op):
+            return operands[0]
         known = [o for o in operands if o is not None]
         if len(known) < len(operands) or not known:
             return _whole(bits)
         return _fit(name, known, bits)
+
+
+def _is_maximum(op: Operation) -> bool:
+    return any(inner.name == "arith.maxsi" for region in op.regions for inner in region.operations)
 
 
 def _axis(text: str) -> int:

@@ -1,7 +1,7 @@
 """The bytes a launch moves, from the TTIR of its kernel: every load and store of every program, with its addresses and masks.
 
 Indices and masks are computed as the kernel computes them, on whole tiles of numpy, for each program of the grid; numbers that
-come from memory, and what is made of them, stay unknown. Of each argument
+come from memory, and what is made of them, stay unknown, but for those of tensors that are given. Of each argument
 
     read      bytes that programs ask for, each byte once a program: what goes from L2 to the multiprocessors
     touched   bytes that are asked for at all: what must come from DRAM, or go there, at least once
@@ -13,7 +13,7 @@ ends when memory says so runs once: a bound from above. An address that is made 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,8 +83,14 @@ COMPARE: dict[str, Callable[..., Any]] = {
 class Traffic:
     """Runs a kernel for programs of a grid; `moved` is what it did, by argument."""
 
-    def __init__(self, function: Function, grid: tuple[int, int, int], scalars: dict[str, Any]) -> None:
-        self.function, self.grid, self.number = function, grid, 0
+    def __init__(
+        self,
+        function: Function,
+        grid: tuple[int, int, int],
+        scalars: dict[str, Any],
+        memory: Mapping[str, Array] | None = None,
+    ) -> None:
+        self.function, self.grid, self.number, self.memory = function, grid, 0, memory or {}
         self.moved: dict[str, Moved] = {}
         self.start: dict[str, Any] = {}
         for name, kind in function.parameters.items():
@@ -158,8 +164,11 @@ class Traffic:
         name, operands = op.name, [self.of.get(n, UNKNOWN) for n in op.operands]
         if name in ("tt.load", "tt.store", "tt.atomic_rmw"):
             mask_at = {"tt.load": 1, "tt.store": 2, "tt.atomic_rmw": 2}[name]
-            self.move(operands[0], operands[mask_at] if len(operands) > mask_at else np.bool_(True), op)
-            return UNKNOWN
+            mask = operands[mask_at] if len(operands) > mask_at else np.bool_(True)
+            self.move(operands[0], mask, op)
+            return self.given(operands[0], mask) if name == "tt.load" else UNKNOWN
+        if name == "tt.reduce" and not isinstance(operands[0], Unknown) and _is_maximum(op):
+            return np.max(operands[0], axis=int(re.search(r"axis = (\d+)", op.text)[1]))  # type: ignore[index]
         if name == "arith.constant":
             return _constant(op)
         if name == "tt.get_program_id":
@@ -194,6 +203,14 @@ class Traffic:
             return np.where(*operands)
         return UNKNOWN
 
+    def given(self, pointer: Any, mask: Any) -> Any:
+        """The numbers of a tensor that is given, 0 where the mask is not set."""
+        if pointer.argument not in self.memory or isinstance(pointer.offset, Unknown) or isinstance(mask, Unknown):
+            return UNKNOWN
+        numbers = self.memory[pointer.argument]
+        offset, there = np.broadcast_arrays(np.asarray(pointer.offset), mask)
+        return np.where(there, numbers[np.where(there, offset, 0)], 0).astype(np.int64)
+
     def move(self, pointer: Any, mask: Any, op: Operation) -> None:
         moved = self.moved[pointer.argument]
         if isinstance(pointer.offset, Unknown):
@@ -208,6 +225,10 @@ class Traffic:
             offset, mask = np.broadcast_arrays(offset, mask)
             offset = offset[mask]
         moved.add(offset, self.number)
+
+
+def _is_maximum(op: Operation) -> bool:
+    return any(inner.name == "arith.maxsi" for region in op.regions for inner in region.operations)
 
 
 def _axis(text: str) -> int:

@@ -34,6 +34,10 @@ exchange. The limit is {most} of the minimum; what is above says why. `2^32` is 
 the TTIR, that no index wraps in a launch whose largest tensor has more than 2^32 numbers. `-` for the programs: the kernel stays,
 or its launch is not known to the check; the proof is then for {programs} programs and any run-time number.
 
+A sparse form is a layer of the size in its name with a tenth of its weights or blocks, in 2:4 a half. Its minimum is what the
+launch is given, the weights and indices as they are packed: each of their bytes is read by one program, once. What is moved may
+be less than it, where blocks leave out inputs of x.
+
 | form | programs | bytes | of the minimum | again | scratch | 2^32 | |
 |---|---|---|---|---|---|---|---|
 """
