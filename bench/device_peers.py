@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 Call = Callable[[], object]
 
+QUICK = ("torch eager fp16", "torch CUDA graph fp16")
+"""Titles of what needs no compiler."""
+
 
 def plain_graph(model: nn.Module, x: Tensor) -> Call:
     stream = torch.cuda.Stream()

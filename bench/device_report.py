@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench.device_goals import judged
+
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
 def failures(found: dict[str, Any]) -> list[str]:
-    """Names of checks that ran and did not pass. A row that could not run is none, unless it was a check."""
+    """Names of checks that ran and did not pass. A row that could not run is none, unless it was a check; nor are tests that had no time to end."""
     tests = found.get("tests")
-    bad = [] if not tests or tests["passed"] else ["the tests on the card"]
+    bad = ["the tests on the card"] if tests and tests["passed"] is False else []
     return bad + [
         row["name"] for row in found["rows"] if row.get("passed") is False or (row.get("check") and "error" in row)
     ]
@@ -33,4 +35,6 @@ def render(found: dict[str, Any]) -> str:
     if checks:
         lines += ["", "| | |", "|---|---|"]
         lines += [f"| {row['name']} | {row.get('error', 'passed')} |" for row in checks]
+    lines += ["", "| row | goal | |", "|---|---|---|"]
+    lines += [f"| {' | '.join(cells)} |" for cells in judged(found["rows"])]
     return "\n".join(lines)

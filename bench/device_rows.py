@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,21 @@ import rtaccel as rt
 from rtaccel.core.errors import RtaccelError
 
 Row = dict[str, Any]
+
+
+class Clock:
+    """How long the whole run may take: what would begin later is left out, in a row that says so."""
+
+    def __init__(self, minutes: float) -> None:
+        self.minutes, self._end = minutes, time.monotonic() + 60 * minutes
+
+    @property
+    def left_s(self) -> float:
+        return max(self._end - time.monotonic(), 0.0)
+
+    def late(self, name: str) -> Row | None:
+        """The row of what is left out; None while there is time."""
+        return None if self.left_s else {"name": name, "error": f"left out: {self.minutes:g} minutes are over"}
 
 
 def timed(name: str, fn: Callable[[], object], seconds: float, **more: Any) -> Row:

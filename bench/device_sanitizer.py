@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 CHECKS = ("tests/triton_checks/check_formats.py", "tests/test_cuda_recurrent.py")
 SUBSET = "int4_rows_one_by_one or rows_one_by_one or parts_of_k or small_networks_on_a_gpu"
 TOOLS = ("memcheck", "racecheck")
-LIMIT_S = 120
+LIMIT_S = 45
 FAULT = 86
 """What the tool ends with where it found something; pytest never does."""
 

@@ -17,10 +17,12 @@ import torch
 from torch import nn
 
 import rtaccel as rt
+from bench import device, device_goals, device_sparse, device_streams
 from bench import device_peers as peers
 from bench import device_resident as resident
 from bench import device_sanitizer as sanitizer
 from bench.device_report import failures, render
+from bench.device_rows import Clock
 from rtaccel.core.errors import BackendUnavailable
 from rtaccel.runtime import cuda_resident
 from rtaccel.runtime.compiled import CompiledModel
@@ -143,7 +145,72 @@ def test_the_summary_names_what_failed() -> None:
     ):  # fmt: skip
         assert line in text
     assert failures(found) == ["the tests on the card", "starts"]
-    assert failures({"rows": [], "tests": None}) == []
+    assert failures({"rows": [], "tests": None}) == failures({"rows": [], "tests": {"passed": None}}) == []
+
+
+def planned() -> set[str]:
+    """Names of rows that a run makes where nothing fails, as far as goals ask for them."""
+    names = {"null model, persistent", "one model of eight, alone", "one model of 8, all called at once"}
+    names |= {f"{name}, rtaccel w8a8 persistent" for name, _, _ in device.networks()}
+    names |= {f"{given.name}, one moment, rtaccel w8a8 persistent" for given in device_streams.stacks()}
+    for name, _, _, schemes in device.graphs("cpu"):
+        names |= {f"{name}, rtaccel {scheme} graph" for scheme in schemes} | {f"{name}, {q}" for q in peers.QUICK}
+    for m, n in device_sparse.SIZES:
+        for pattern in device_sparse.PATTERNS:
+            names |= {f"sparse {m}x{n}x{n} {pattern}, {way}" for way in ("rtaccel w8a8", "torch dense fp16")}
+    return names
+
+
+def test_every_goal_has_its_row() -> None:
+    names = planned()
+    for goal in device_goals.GOALS:
+        assert goal.row in names, goal.row
+        assert not goal.over or goal.over in names, goal.over
+    assert len({(goal.row, goal.over) for goal in device_goals.GOALS}) == len(device_goals.GOALS)
+
+
+def test_goals_are_judged_by_what_was_measured() -> None:
+    fast = "linear 1x4096x4096, rtaccel w4a16 graph"
+    rows = [
+        {"name": "null model, persistent", "p50_us": 2.0, "p99_us": 2.5, "p999_us": 2.7},
+        {"name": fast, "device_us": 4.0, "p99_us": 15.0, "p50_us": 12.0},
+        {"name": "linear 1x4096x4096, torch CUDA graph fp16", "device_us": 8.0},
+        {"name": "mlp 256-384-384-128, rtaccel w8a8 persistent", "p50_us": 4.0, "p99_us": 5.5, "p999_us": 6.0},
+    ]
+    found = {(row, goal): said for row, goal, said in device_goals.judged(rows)}
+    assert found["null model, persistent", "p99_us 3"] == "met"
+    assert found[fast, "2.3 x as fast as torch CUDA graph fp16"] == "missed"
+    assert found[fast, "p99 10 us over the card"] == "missed"
+    assert found["mlp 256-384-384-128, rtaccel w8a8 persistent", "p99_us 5"] == "missed"
+    assert found["mlp 256-384-384-128, rtaccel w8a8 persistent", "p99.9 / p50 1.3"] == "missed"
+    assert found["LSTM_A 2x100, one moment, rtaccel w8a8 persistent", "p99_us 6, then 4.6"] == "not measured"
+
+
+def test_what_begins_too_late_is_left_out() -> None:
+    model, x, over = nn.Linear(4, 2), torch.randn(1, 4), Clock(0.0)
+    assert Clock(1.0).late("x") is None
+    rows = device.measure_model("net", model, x, ("w8a8",), 0.1, over)
+    rows += device_sparse.measure_sparse([(1, 8)], over)
+    assert rows
+    assert all("0 minutes are over" in row["error"] for row in rows)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_a_moment_of_torch_is_what_its_window_ends_with(index: int) -> None:
+    """Small ones of each kind: the moment by moment that ours stands beside computes the same network."""
+    given = (
+        device_streams.Sequence("gru", device_streams.Newest(nn.GRU(5, 6, batch_first=True)).eval(), 5, 7),
+        device_streams.Sequence("lstm", device_streams.Newest(nn.LSTM(5, 6, 2, batch_first=True)).eval(), 5, 7),
+        device_streams.Sequence("tcn", device_streams.Tcn((5, 6, 4), 3).eval(), 5, 5),
+        device_streams.Sequence("tcn of one layer", device_streams.Tcn((5, 6), 2).eval(), 5, 2),
+    )[index]
+    window = given.window(1)
+    moment = device_streams.Moment(given)
+    moments = window[0].T if "tcn" in given.name else window[0]
+    with torch.no_grad():
+        for x in moments:
+            y = moment(x[None])
+        torch.testing.assert_close(y, given.model(window))
 
 
 def test_other_packages_are_left_out_where_they_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
