@@ -12,7 +12,8 @@ def _number(value: float | None) -> str:
 
 
 def failures(found: dict[str, Any]) -> list[str]:
-    """Names of checks that ran and did not pass. A row that could not run is none, unless it was a check; nor are tests that had no time to end."""
+    """Names of checks that ran and did not pass. A row that could not run is none, unless it was a check;
+    nor are tests that had no time to end."""
     tests = found.get("tests")
     bad = ["the tests on the card"] if tests and tests["passed"] is False else []
     return bad + [

@@ -37,8 +37,8 @@ STEP = "Take the state dict of a SparseLinear of this size, scheme and form."
 class SparseNumbers(LinearNumbers):
     """Tensors of one layer. FORM: as the operator names it. PATTERN: of its weights. STRUCTURE: where its values are."""
 
-    SCHEME = Float32
-    OPTIONS = ("out_features", "in_features")
+    SCHEME: ClassVar[type[Scheme]] = Float32
+    OPTIONS: ClassVar[tuple[str, ...]] = ("out_features", "in_features")
     FORM: ClassVar[str] = ""
     PATTERN: ClassVar[type[Sparsity]]
     STRUCTURE: ClassVar[tuple[str, ...]] = ("columns", "row_starts")

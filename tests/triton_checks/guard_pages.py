@@ -23,6 +23,7 @@ from rtaccel.kernels._shared import recurrent_cases
 from rtaccel.kernels._shared.recurrent import Geometry
 from rtaccel.kernels.conv import cases as conv_cases
 from rtaccel.kernels.fused_linear import contract as fused_contract
+from rtaccel.kernels.fused_sparse_linear import contract as fused_sparse_contract
 from rtaccel.kernels.linear import contract as linear_contract
 from rtaccel.kernels.linear import contract_weights
 from rtaccel.kernels.quantize import contract as quantize_contract
@@ -103,6 +104,10 @@ def main() -> None:
                 for kind in ("static", "dynamic", "w8a16"):
                     made = sparse_contract.make_stage(k, n, kind, layout, 0.4)
                     ran += run("sparse_linear", made, inputs(made, m), at_end)
+                front = fused_sparse_contract.make_stage(k, n, layout, 0.4)
+                ran += run("fused_sparse_linear", front, fused_sparse_contract.make_inputs(front, m, seed=k), at_end)
+            made = sparse_contract.make_stage(k, n, "w4a8-static", "2:4", 0.4, group_size=32)
+            ran += run("sparse_linear", made, inputs(made, m), at_end)
         handed = linear_contract.make_stage(20, 7, "dynamic", "relu", out="int8")  # to cuBLAS, from 128 rows
         ran += run("linear", handed, inputs(handed, 130), at_end)
         for op, gates in (("lstm", 4), ("gru", 3)):
@@ -116,6 +121,9 @@ def main() -> None:
             for scheme, out in (("static", "int8"), ("self", "float32")):
                 made = conv_cases.make_stage(conv_cases.SHAPES[shape], scheme, "relu", out=out, residual=True)
                 ran += run("conv", made, conv_cases.make_inputs(made, 2, seed=3), at_end)
+        for shape, scheme in (("grouped", "static"), ("live-depthwise", "dynamic"), ("image-odd", "dynamic")):
+            made = conv_cases.make_stage(conv_cases.SHAPES[shape], scheme, "relu")
+            ran += run("conv", made, conv_cases.make_inputs(made, 2, seed=3), at_end)
     print(f"{ran} ran")
 
 
