@@ -36,7 +36,8 @@ or its launch is not known to the check; the proof is then for {programs} progra
 
 A sparse form is a layer of the size in its name with a tenth of its weights or blocks, in 2:4 a half. Its minimum is what the
 launch is given, the weights and indices as they are packed: each of their bytes is read by one program, once. What is moved may
-be less than it, where blocks leave out inputs of x.
+be less than it, where blocks leave out inputs of x; so may what a convolution of dynamic samples moves, which a launch before it
+has made int8.
 
 | form | programs | bytes | of the minimum | again | scratch | 2^32 | |
 |---|---|---|---|---|---|---|---|
