@@ -46,7 +46,7 @@ def test_every_kernel_and_its_page() -> None:
     for found in DECLARED:
         name, record = found.spec.name, moved.record_of(found.spec.name)
         assert record.faults == (), name
-        if name.startswith("sparse_"):  # each byte of the packed weights once, and nothing else
+        if name.startswith("sparse_"):  # each byte of the packed weights once
             assert (record.weights_again, record.grid is None) == (0, False), name
         assert record.touched > 0, name
         if record.exception is None and record.ratio is not None:

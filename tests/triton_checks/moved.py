@@ -21,7 +21,9 @@ from tests.triton_checks.ttir_ranges import TABLES, faults
 from tests.triton_checks.ttir_traffic import Traffic
 
 MOST = 1.1
-WEIGHTS = ("weight_ptr", "columns_ptr", "places_ptr", "scale_ptr")
+WEIGHTS = ("weight_ptr", "places_ptr", "scale_ptr")
+"""Of a sparse layer; the columns of tall blocks are read by each program that computes outputs of them."""
+
 INDICES = (*TABLES, "places_ptr")
 """Arguments whose numbers say what a sparse kernel reads next."""
 
@@ -46,8 +48,8 @@ NEWEST = 90
 class Record:
     """grid: None where no launch is known (kernels that stay, forms declared from another stage than their own); then there is no
     minimum, unless every program is the same. bytes of the whole launch; scratch: between programs; read_again: what programs
-    ask for beyond the first time, from L2. weights_again: of that the weights of a sparse layer and their indices; None for any
-    other."""
+    ask for beyond the first time, from L2. weights_again: of that the weights of a sparse layer with their places and scales;
+    None for any other."""
 
     name: str
     grid: tuple[int, int, int] | None

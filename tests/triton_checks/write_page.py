@@ -35,9 +35,9 @@ the TTIR, that no index wraps in a launch whose largest tensor has more than 2^3
 or its launch is not known to the check; the proof is then for {programs} programs and any run-time number.
 
 A sparse form is a layer of the size in its name with a tenth of its weights or blocks, in 2:4 a half. Its minimum is what the
-launch is given, the weights and indices as they are packed: each of their bytes is read by one program, once. What is moved may
-be less than it, where blocks leave out inputs of x; so may what a convolution of dynamic samples moves, which a launch before it
-has made int8.
+launch is given, the weights and indices as they are packed: each byte of the weights is read by one program, once, and a column
+by those that share its block. What is moved may be less than it, where blocks leave out inputs of x; so may what a convolution of
+dynamic samples moves, which a launch before it has made int8.
 
 | form | programs | bytes | of the minimum | again | scratch | 2^32 | |
 |---|---|---|---|---|---|---|---|
