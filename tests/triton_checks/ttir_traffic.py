@@ -91,6 +91,7 @@ class Traffic:
         memory: Mapping[str, Array] | None = None,
     ) -> None:
         self.function, self.grid, self.number, self.memory = function, grid, 0, memory or {}
+        self.fixed: dict[int, Any] = {}
         self.moved: dict[str, Moved] = {}
         self.start: dict[str, Any] = {}
         for name, kind in function.parameters.items():
@@ -161,6 +162,15 @@ class Traffic:
             self.give(op.results, self.block(op.regions[1]))
 
     def value(self, op: Operation) -> Any:
+        if op.name in ("arith.constant", "tt.make_range"):  # the same for every program and step
+            if id(op) not in self.fixed:
+                self.fixed[id(op)] = self.single(op)
+            return self.fixed[id(op)]
+        if op.type.element[0] in "fb" and op.name.startswith(("arith.", "math.")):
+            return UNKNOWN  # floats: nothing that indexes
+        return self.single(op)
+
+    def single(self, op: Operation) -> Any:
         name, operands = op.name, [self.of.get(n, UNKNOWN) for n in op.operands]
         if name in ("tt.load", "tt.store", "tt.atomic_rmw"):
             mask_at = {"tt.load": 1, "tt.store": 2, "tt.atomic_rmw": 2}[name]
