@@ -108,6 +108,22 @@ def test_a_chain_of_static_layers_is_one_stage() -> None:
     assert_same(stages, fused, outputs)
 
 
+def test_a_chain_in_int4_is_one_stage_and_mixed_ones_are_not_joined() -> None:
+    stages, outputs = group_of(chain(12, 40, 24, 6), (torch.randn(1, 12),), "w4a8", True)
+    fused = fuse(stages, outputs, 1)
+    assert [s.op for s in fused] == ["mlp"]
+    assert fused[0].attrs["group_size"] == 32
+    model = chain(12, 40, 24, 6)
+    made = rt.compile(
+        model, (torch.randn(1, 12),), {"0": "w8a8", "2": "w4a8", "4": "w4a8"}, calibration=[torch.randn(32, 12)],
+        backend="portable",
+    )  # fmt: skip
+    (step,) = made._program.steps
+    assert [s.op for s in fuse(step.group.stages, [p.value for p in step.group.outputs], 1)] == ["quantize"] + 3 * [
+        "linear"
+    ]
+
+
 def test_chains_that_do_not_fit_stay_layers() -> None:
     stages, outputs = group_of(chain(12, 40, 6), (torch.randn(1, 12),), "w8a8", True)
     assert [s.op for s in fuse(stages, outputs, 64)] == [s.op for s in stages]  # many rows: tensor cores

@@ -194,12 +194,25 @@ def test_what_does_not_fit_is_named(card: PretendedCard) -> None:
     with pytest.raises(UnsupportedProblem, match="static scales"):
         resident(network(), "w8a16")
     wide = nn.Sequential(nn.Linear(20, 1030), nn.ReLU(), nn.Linear(1030, 200), nn.ReLU(), nn.Linear(200, 5)).eval()
-    with pytest.raises(UnsupportedProblem, match=r"128 KiB.*up to 1024"):
+    with pytest.raises(UnsupportedProblem, match=r"132 KiB.*up to 1024"):
         resident(wide)
     gelu = nn.Sequential(nn.Linear(20, 32), nn.GELU(), nn.Linear(32, 5)).eval()
     with pytest.raises(UnsupportedProblem, match="chain"):
         resident(gelu)
     assert not card.kernels
+
+
+def test_int4_weights_stay_with_the_bits_of_the_cpu(card: PretendedCard) -> None:
+    fast, plain = resident(network(), "w4a8")
+    native = rt.compile(
+        network(), (torch.randn(1, 20),), backend="cpu", scheme="w4a8", calibration=[torch.randn(64, 20)]
+    )
+    native.load_state_dict(plain.state_dict())
+    for _ in range(20):
+        x = torch.randn(1, 20)
+        assert torch.equal(fast(x), native(x))
+    assert "int4 weights in groups of 32 are in registers" in fast.explain(measure=False)
+    fast.close()
 
 
 def test_a_chain_that_several_multiprocessors_hold(card: PretendedCard) -> None:

@@ -64,7 +64,11 @@ def test_exceptions_are_needed() -> None:
 
 def test_kernels_that_a_plan_launches_have_a_launch() -> None:
     for found in DECLARED:
-        if found.spec.name.startswith(("linear_", "mlp_chain_", "quantize_", "sparse_", "conv_window", "conv_grouped")):
+        if found.spec.name.startswith(
+            (
+                "fused_gemv_", "linear_", "mlp_chain_", "mlp_cut_", "quantize_", "sparse_", "conv_window", "conv_grouped",
+            )
+        ):  # fmt: skip
             assert launches.launch_of(found) is not None, found.spec.name
 
 

@@ -41,14 +41,21 @@ def look(slot_ptr, sequence, WORDS: tl.constexpr, THREADS: tl.constexpr):
 
 
 @triton.jit
-def receive(slot_ptr, sequence, WORDS: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, THREADS: tl.constexpr):
-    """(the payloads as CHUNKS tensors of CHUNK words, zeros beyond WORDS; how many words never came)."""
+def receive_words(slot_ptr, sequence, WORDS: tl.constexpr, THREADS: tl.constexpr):
+    """(the payloads, one a thread, zeros beyond WORDS; how many words never came)."""
     words = tl.zeros((THREADS,), tl.int64)
     missing, looks = tl.full((), 1, tl.int32), 0
     while (missing != 0) & (looks < LOOKS):
         words, missing = look(slot_ptr, sequence, WORDS, THREADS)
         looks += 1
-    return split(words.to(tl.int32), CHUNK, CHUNKS, THREADS), missing
+    return words.to(tl.int32), missing
+
+
+@triton.jit
+def receive(slot_ptr, sequence, WORDS: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, THREADS: tl.constexpr):
+    """(the payloads as CHUNKS tensors of CHUNK words, zeros beyond WORDS; how many words never came)."""
+    words, missing = receive_words(slot_ptr, sequence, WORDS, THREADS)
+    return split(words, CHUNK, CHUNKS, THREADS), missing
 
 
 @triton.jit

@@ -38,8 +38,9 @@ def pass_on(slot_ptr, words, header, sequence, WORDS: tl.constexpr):
 
 
 @triton.jit
-def await_passed(slot_ptr, sequence, WORDS: tl.constexpr, CX: tl.constexpr, NX: tl.constexpr, SIZE: tl.constexpr):
-    """(x in chunks, header) that the first program passes on, however long that takes: it says when to end."""
+def await_words(slot_ptr, sequence, WORDS: tl.constexpr, SIZE: tl.constexpr):
+    """(words of x, one a thread or more, zeros beyond WORDS; header) that the first program passes on, however long that takes:
+    it says when to end."""
     own = tl.arange(0, SIZE)
     words = tl.zeros((SIZE,), tl.int64)
     missing = tl.full((), 1, tl.int32)
@@ -47,4 +48,11 @@ def await_passed(slot_ptr, sequence, WORDS: tl.constexpr, CX: tl.constexpr, NX: 
         words, missing = look(slot_ptr, sequence, WORDS + 1, SIZE)
     payload = words.to(tl.int32)
     header = tl.sum(tl.where(own == WORDS, payload, 0), 0)
-    return split(tl.where(own < WORDS, payload, 0), CX, NX, SIZE), header
+    return tl.where(own < WORDS, payload, 0), header
+
+
+@triton.jit
+def await_passed(slot_ptr, sequence, WORDS: tl.constexpr, CX: tl.constexpr, NX: tl.constexpr, SIZE: tl.constexpr):
+    """The same with x in chunks."""
+    words, header = await_words(slot_ptr, sequence, WORDS, SIZE)
+    return split(words, CX, NX, SIZE), header

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rtaccel.core import settings
 from rtaccel.core.stage import Problem
+from rtaccel.kernels._shared import triton_int4
 from rtaccel.kernels._shared.recurrent import MAX_K, Geometry
 from rtaccel.kernels._shared.triton_spec import power_of_two
 
@@ -26,6 +27,12 @@ WHOLE_WORDS = 112 * THREADS
 CHUNK = 128
 """Words of a tile that one warp reads at once: a longer row would be spread over warps, and every sum cross them."""
 
+INT4_CHUNK = 32
+"""The same in int8 words of x where weights are int4: a row of 128 lies in four lanes, which hand their sums on in order."""
+
+MOST_GROUPS = 256
+"""Groups of all gates, halves and layers: their sums are written out one by one, and code grows with them."""
+
 FEWEST_UNITS = 8
 MULTIPROCESSORS = 132
 """What is assumed where no card is seen: those of an H100."""
@@ -34,7 +41,7 @@ MULTIPROCESSORS = 132
 @dataclass(frozen=True)
 class Form:
     """One cut of a stack. inputs: K. units: of each layer in a program (BU). parts: programs of a stream. resident: layers whose
-    weights stay in registers."""
+    weights stay in registers. group: of int4 weights, 0 for int8 ones."""
 
     geometry: Geometry
     inputs: int
@@ -42,26 +49,33 @@ class Form:
     units: int
     parts: int
     resident: int
+    group: int = 0
 
     @property
     def chunks_x(self) -> tuple[int, int]:
-        """(words of a chunk, chunks) of x."""
-        words = power_of_two(self.inputs, 16, 1 << 20) // 4
-        return min(words, CHUNK), max(words // CHUNK, 1)
+        """(words of a chunk, chunks) of x, int8 whatever the weights are."""
+        return self._chunks(power_of_two(self.inputs, max(16, self.group), 1 << 20) // 4)
 
     @property
     def chunks_h(self) -> tuple[int, int]:
         words = self.units * power_of_two(self.parts, 1, 1 << 20) // 4
-        if self.parts == 1:
+        if self.parts == 1 and not self.group:
             return words, 1
-        return min(words, CHUNK), max(words // CHUNK, 1)
+        return self._chunks(max(words, self.group // 4))
+
+    def _chunks(self, words: int) -> tuple[int, int]:
+        most = INT4_CHUNK if self.group else CHUNK
+        return min(words, most), max(words // most, 1)
 
     @property
     def half_words(self) -> tuple[int, ...]:
         """Of each layer in one program, padded: its weights for x, and those for h."""
         (cx, nx), (ch, nh) = self.chunks_x, self.chunks_h
-        tile = self.gates * self.units
-        return (tile * cx * nx, tile * ch * nh, *[tile * ch * nh] * (2 * (self.geometry.layers - 1)))
+        if self.group:  # of a small tile every thread has a word, or a copy
+            x, h = (n * max(self.units * c // 2, THREADS) for c, n in ((cx, nx), (ch, nh)))
+        else:
+            x, h = self.units * cx * nx, self.units * ch * nh
+        return (self.gates * x, self.gates * h, *[self.gates * h] * (2 * (self.geometry.layers - 1)))
 
     @property
     def layer_words(self) -> tuple[int, ...]:
@@ -99,16 +113,25 @@ def _resident(form: Form) -> int | None:
     return None
 
 
+def group_of(problem: Problem) -> int:
+    return int(problem.attrs["group_size"]) if problem.weight_dtype == "uint8" else 0
+
+
+def _units_alone(problem: Problem) -> int:
+    """Units of a layer in a program that has all of them: a whole group of int4 weights at least, as its h is not exchanged."""
+    return power_of_two(Geometry.of(problem.attrs).hidden, max(FEWEST_UNITS, group_of(problem)), 1 << 20)
+
+
 def forms(problem: Problem, gates: int) -> list[Form]:
     """Every cut that fits a program, those with the fewest programs first."""
     geometry, inputs = Geometry.of(problem.attrs), problem.in_widths[0]
-    found = []
-    units = power_of_two(geometry.hidden, FEWEST_UNITS, 1 << 20)
+    found, alone = [], _units_alone(problem)
+    units = alone
     while units >= FEWEST_UNITS:
-        form = Form(geometry, inputs, gates, units, -(-geometry.hidden // units), 0)
+        form = Form(geometry, inputs, gates, units, -(-geometry.hidden // units), 0, group_of(problem))
         resident = _resident(form)
-        if resident is not None:
-            found.append(Form(geometry, inputs, gates, units, form.parts, resident))
+        if resident is not None and (form.parts > 1 or units == alone):
+            found.append(replace(form, resident=resident))
         units //= 2
     return found
 
@@ -120,9 +143,12 @@ def form_of(problem: Problem, gates: int, most: int | None = None) -> Form | str
     In the interpreter, which runs one program after another, one program has everything.
     """
     geometry, inputs = Geometry.of(problem.attrs), problem.in_widths[0]
+    if group_of(problem):
+        in_order = 2 * geometry.layers * gates * -(-geometry.hidden // group_of(problem))
+        if in_order > MOST_GROUPS:
+            return f"adds the groups of int4 weights one after another, up to {MOST_GROUPS} in a moment, not {in_order}"
     if settings.triton_interpret():
-        units = power_of_two(geometry.hidden, FEWEST_UNITS, 1 << 20)
-        return Form(geometry, inputs, gates, units, 1, geometry.layers)
+        return Form(geometry, inputs, gates, _units_alone(problem), 1, geometry.layers, group_of(problem))
     streams = max(problem.rows * geometry.batch, 1)
     limit = max((most or multiprocessors()) // streams, 1)
     found = forms(problem, gates)
@@ -140,8 +166,12 @@ def form_of(problem: Problem, gates: int, most: int | None = None) -> Form | str
 def unsupported(problem: Problem) -> str | None:
     """None, or why the kernels do not compute a stage at all, however it is cut."""
     geometry = Geometry.of(problem.attrs)
-    if problem.weight_dtype != "int8":
-        return f"takes int8 weights, not {problem.weight_dtype}"
+    if problem.weight_dtype not in ("int8", "uint8"):
+        return f"takes int8 or int4 weights, not {problem.weight_dtype}"
+    if group_of(problem) not in (0, *triton_int4.GROUP_SIZES):
+        return (
+            f"takes int4 weights in groups of {', '.join(map(str, triton_int4.GROUP_SIZES))}, not {group_of(problem)}"
+        )
     if geometry.directions != 1:
         return "runs forwards, not in both directions"
     if max(problem.in_widths[0], geometry.hidden) > MAX_K:
@@ -158,6 +188,22 @@ def _tiles(weight: Tensor, form: Form, chunk: int, chunks: int) -> Tensor:
     return words.permute(1, 0, 3, 2, 4).reshape(form.parts, -1)
 
 
+def _int4_tiles(
+    low: Mapping[str, Any], name: str, k: int, form: Form, chunk: int, chunks: int
+) -> tuple[Tensor, Tensor]:
+    """(words [parts, gates * chunks * units * chunk / 2], scales [parts, gates * pairs of groups * units]) of int4 weights."""
+    hidden, units = form.geometry.hidden, form.parts * form.units
+    words, scales = [], []
+    for weight, group_scale in zip(
+        low[name].view(form.gates, hidden, -1), low[f"{name}_group_scale"].view(form.gates, hidden, -1)
+    ):
+        q, scale = triton_int4.unpacked(weight, group_scale, k, form.group, units, 4 * chunk * chunks)
+        tiles = triton_int4.pack_words(q).view(form.parts, form.units, chunks, chunk // 2)
+        words.append(tiles.transpose(1, 2).reshape(form.parts, -1))
+        scales.append(scale.view(-1, form.parts, form.units).transpose(0, 1).reshape(form.parts, -1))
+    return torch.cat(words, 1), torch.cat(scales, 1)
+
+
 def _numbers(values: Tensor, form: Form) -> Tensor:
     """[rows * H] -> [parts, rows * units]."""
     rows = values.view(-1, form.geometry.hidden)
@@ -170,6 +216,7 @@ class Operands:
     """A stack's numbers as the kernels read them, on the device."""
 
     words: Tensor
+    scales: Tensor
     numbers: Tensor
     compensation: Tensor
     x_inverse: float
@@ -181,19 +228,27 @@ class Operands:
     @classmethod
     def of(cls, low: Mapping[str, Any], form: Form, device: str) -> Operands:
         """low: what the contract's `lower` gives."""
-        words, numbers = [], []
+        words, scales, numbers = [], [torch.zeros((form.parts, 0), dtype=torch.int32)], []
         for layer, _, suffix in form.geometry.suffixes():
-            x, h = (low[f"weight_{which}{suffix}"].cpu() for which in ("ih", "hh"))
-            words += [
-                _tiles(x, form, *(form.chunks_x if layer == 0 else form.chunks_h)),
-                _tiles(h, form, *form.chunks_h),
-            ]
-            parts = [low[f"weight_{which}{suffix}_multiplier"] for which in ("ih", "hh")] + [low[f"bias{suffix}"]]
+            for which, (chunk, chunks) in (("ih", form.chunks_h if layer else form.chunks_x), ("hh", form.chunks_h)):
+                name = f"weight_{which}{suffix}"
+                if form.group:
+                    k = form.inputs if which == "ih" and layer == 0 else form.geometry.hidden
+                    tiles, scale = _int4_tiles(low, name, k, form, chunk, chunks)
+                    words.append(tiles)
+                    scales.append(scale)
+                else:
+                    words.append(_tiles(low[name].cpu(), form, chunk, chunks))
+            biases = low[f"bias{suffix}"].cpu().float()
+            parts = [low[f"weight_{which}{suffix}_multiplier"] for which in ("ih", "hh")]
+            parts = [p if isinstance(p, Tensor) else torch.full_like(biases, p) for p in parts] + [biases]
             parts += [low[f"bias_n{suffix}"]] if form.gates == 3 else []
             numbers += [_numbers(part.cpu().float(), form) for part in parts]
-        first = low["weight_ih_l0"].cpu()
-        compensation = _numbers(-low["x_zero_point"] * first.sum(1, dtype=torch.int32), form)
-        joined = (torch.cat(words, 1), torch.cat(numbers, 1), compensation)
+        zeros = torch.zeros(form.gates * form.geometry.hidden, dtype=torch.int32)  # int4: in the bias
+        sums = zeros if form.group else low["weight_ih_l0"].cpu().sum(1, dtype=torch.int32)
+        compensation = _numbers(-low["x_zero_point"] * sums, form)
+        held = torch.cat(scales, 1) if form.group else torch.zeros((1, 1), dtype=torch.int32)
+        joined = (torch.cat(words, 1), held, torch.cat(numbers, 1), compensation)
         return cls(
             *(t.flatten().contiguous().to(device) for t in joined), low["x_inv_scale"], low["x_zero_point"],
             low["h_inv_scale"], low["y_inv_scale"], low["y_zero_point"],

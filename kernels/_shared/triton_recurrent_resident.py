@@ -223,6 +223,8 @@ def arguments(
 
 def unsupported(stage: Stage, following: Stage | None) -> str | None:
     """None, or why a stage and its head cannot stay resident, whatever its size."""
+    if stage.tensors["weight_ih_l0"].dtype != torch.int8:
+        return "has int8 weights as a stream; windows and moments with int4 weights run in a graph"
     if stage.inputs[0].dtype != "float32" or "x_scale" not in stage.attrs:
         return "quantises x with a static scale: pass calibration="
     if following is None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._shared import triton_recurrent_both as both
 from rtaccel.kernels._shared.recurrent import SIZES, Geometry
 from rtaccel.kernels._shared.triton_launch import bind
 from rtaccel.kernels._shared.triton_recurrent_form import Form, Operands, form_of, multiprocessors, unsupported
@@ -22,6 +23,9 @@ POINTERS = {"float32": "*fp32", "int8": "*i8"}
 
 def supports(gates: int) -> Callable[[Problem], str | None]:
     def reason(problem: Problem) -> str | None:
+        if Geometry.of(problem.attrs).directions == 2:
+            layers = both.forms_of(problem, gates)
+            return layers if isinstance(layers, str) else None
         found = unsupported(problem) or form_of(problem, gates)
         return found if isinstance(found, str) else None
 
@@ -35,6 +39,7 @@ def specialise(problem: Problem, form: Form) -> Specialisation:
     dynamic = problem.in_dtypes[0] == "float32" and "x_scale" not in attrs
     x, y = problem.in_dtypes[0], problem.out_dtypes[0]
     kind = x if x == "int8" else "dynamic" if dynamic else "static"
+    kind += f"_int4_g{form.group}" if form.group else ""
     sizes = f"T{g.time}_B{g.batch}_K{form.inputs}_H{g.hidden}_L{g.layers}_P{form.parts}"
     extras = ("_states" if states else "") + ("_last" if g.last_only else "") + ("_first" if g.batch_first else "")
     floats = ("h0_ptr", "c0_ptr", "hn_ptr", "cn_ptr")
@@ -43,12 +48,12 @@ def specialise(problem: Problem, form: Form) -> Specialisation:
         kernel=stack_kernel,
         signature={
             "x_ptr": POINTERS[x], "y_ptr": POINTERS[y], **dict.fromkeys(floats, "*fp32"), "words_ptr": "*i32",
-            "numbers_ptr": "*fp32", "compensation_ptr": "*i32", "exchange_ptr": "*i64", "sync_ptr": "*i32",
+            "scales_ptr": "*i32", "numbers_ptr": "*fp32", "compensation_ptr": "*i32", "exchange_ptr": "*i64", "sync_ptr": "*i32",
             "x_inverse": "fp32", "x_zero_point": "i32", "h_inverse": "fp32", "y_inverse": "fp32", "y_zero_point": "i32",
             "first_stream": "i32",
         },
         constants={
-            **form.constants(), "T": g.time, "B": g.batch, "BATCH_FIRST": bool(g.batch_first),
+            **form.constants(), "GROUP": form.group, "T": g.time, "B": g.batch, "BATCH_FIRST": bool(g.batch_first),
             "LAST": bool(g.last_only), "STATES": states, "DYNAMIC": dynamic,
         },
         tiling=Tiling(1, form.units, 4 * form.chunks_x[0], num_warps=form.num_warps),
@@ -56,15 +61,18 @@ def specialise(problem: Problem, form: Form) -> Specialisation:
     )  # fmt: skip
 
 
-def problem_of(op: str, gates: int, geometry: Geometry, inputs: int, rows: int = 1) -> Problem:
-    """The problem of a stage with states where it is one moment, float32 x with a static scale and float32 y, on a GPU."""
+def problem_of(op: str, gates: int, geometry: Geometry, inputs: int, rows: int = 1, group: int = 0) -> Problem:
+    """The problem of a stage with states where it is one moment, float32 x with a static scale and float32 y, on a GPU. group: of
+    int4 weights, 0 for int8 ones."""
     names = 1 + (gates - 2 if geometry.time == 1 else 0)
     steps = geometry.time * geometry.batch
     state = geometry.layers * geometry.batch
+    attrs = {**{name: getattr(geometry, name) for name in SIZES}, "x_scale": 1.0, "x_zero_point": 0}
+    if group:
+        attrs["group_size"] = group
     return Problem(
         op, rows, (inputs, *[geometry.hidden] * (names - 1)), (geometry.hidden,) * names, ("float32",) * names,
-        ("float32",) * names, "int8",
-        {**{name: getattr(geometry, name) for name in SIZES}, "x_scale": 1.0, "x_zero_point": 0}, "cuda",
+        ("float32",) * names, "uint8" if group else "int8", attrs, "cuda",
         (steps, *[state] * (names - 1)), (geometry.batch if geometry.last_only else steps, *[state] * (names - 1)),
     )  # fmt: skip
 
@@ -85,6 +93,9 @@ def prepare(gates: int, lower: Callable[[Stage], Mapping[str, Any]]) -> Callable
     at a time as the device holds. Calls of one prepared stage follow each other on one stream of the device."""
 
     def prepare_stage(stage: Stage, problem: Problem) -> Prepared:
+        if Geometry.of(stage.attrs).directions == 2:
+            call = both.prepared(stage, problem, gates, lower(stage))
+            return lambda *inputs: _check(stage, inputs) or call(*inputs)
         form = form_of(problem, gates)
         assert isinstance(form, Form), form
         return prepared(stage, problem, form, lower(stage))
@@ -109,7 +120,8 @@ def prepared(stage: Stage, problem: Problem, form: Form, low: Mapping[str, Any])
         for first in range(0, streams, at_once):
             launch(
                 (form.parts, min(at_once, streams - first)), x_ptr=x, y_ptr=made[0], h0_ptr=before[0],
-                c0_ptr=before[-1], hn_ptr=after[0], cn_ptr=after[1], words_ptr=ops.words, numbers_ptr=ops.numbers,
+                c0_ptr=before[-1], hn_ptr=after[0], cn_ptr=after[1], words_ptr=ops.words, scales_ptr=ops.scales,
+                numbers_ptr=ops.numbers,
                 compensation_ptr=ops.compensation, exchange_ptr=exchange, sync_ptr=sync, x_inverse=ops.x_inverse,
                 x_zero_point=ops.x_zero_point, h_inverse=ops.h_inverse, y_inverse=ops.y_inverse,
                 y_zero_point=ops.y_zero_point, first_stream=first,

@@ -38,12 +38,12 @@ def all_finite(x_ptr, h_ptr, c_ptr, x_step, state_step, T: tl.constexpr, K: tl.c
 
 @triton.jit(do_not_specialize=["x_zero_point", "y_zero_point", "first_stream"])
 def stack_kernel(
-    x_ptr, y_ptr, h0_ptr, c0_ptr, hn_ptr, cn_ptr, words_ptr, numbers_ptr, compensation_ptr, exchange_ptr, sync_ptr,
+    x_ptr, y_ptr, h0_ptr, c0_ptr, hn_ptr, cn_ptr, words_ptr, scales_ptr, numbers_ptr, compensation_ptr, exchange_ptr, sync_ptr,
     x_inverse, x_zero_point, h_inverse, y_inverse, y_zero_point, first_stream,
     GATES: tl.constexpr, LAYERS: tl.constexpr, RESIDENT: tl.constexpr, K: tl.constexpr, H: tl.constexpr, T: tl.constexpr,
     B: tl.constexpr, BATCH_FIRST: tl.constexpr, LAST: tl.constexpr, STATES: tl.constexpr, DYNAMIC: tl.constexpr,
     BU: tl.constexpr, CX: tl.constexpr, NX: tl.constexpr, CH: tl.constexpr, NH: tl.constexpr, PARTS: tl.constexpr,
-    THREADS: tl.constexpr, ASM: tl.constexpr,
+    THREADS: tl.constexpr, GROUP: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Grid (PARTS, streams). Shapes: kernels/_shared/recurrent.py. Programs of a stream read all of its states, each writes
     its own units: with PARTS > 1 the states after may not lie where those before do."""
@@ -53,7 +53,7 @@ def stack_kernel(
     Y_STEP: tl.constexpr = H if BATCH_FIRST else B * H
     STATE_STEP: tl.constexpr = B * H
     NUMBERS: tl.constexpr = (3 * GATES + (GATES == 3)) * BU * LAYERS
-    WORDS: tl.constexpr = GATES * (NX * CX + (2 * LAYERS - 1) * NH * CH) * BU
+    WORDS: tl.constexpr = GATES * (NX * CX + (2 * LAYERS - 1) * NH * CH) * BU // (2 if GROUP else 1)
     x_ptr += sample * T * B * K + row * (T * K if BATCH_FIRST else K)
     if LAST:
         y_ptr += stream.to(tl.int64) * H
@@ -65,6 +65,10 @@ def stack_kernel(
     hn_ptr += state_row
     cn_ptr += state_row
     words_ptr += program * WORDS
+    if GROUP:
+        PAIRS_X: tl.constexpr = (4 * CX * NX // GROUP + 1) // 2
+        PAIRS_H: tl.constexpr = (4 * CH * NH // GROUP + 1) // 2
+        scales_ptr += program * (GATES * (PAIRS_X + (2 * LAYERS - 1) * PAIRS_H) * BU)
     numbers_ptr += program * NUMBERS
     compensation_ptr += program * GATES * BU
     exchange_ptr += tl.program_id(1) * (2 * LAYERS * NH * CH)
@@ -73,7 +77,7 @@ def stack_kernel(
     if PARTS > 1:
         first = tl.load(sync_ptr + 1) + 1
 
-    tiles = resident_tiles(words_ptr, RESIDENT, GATES, BU, CX, NX, CH, NH)
+    tiles = resident_tiles(words_ptr, RESIDENT, GATES, BU, CX, NX, CH, NH, GROUP)
     n = program * BU + tl.arange(0, BU)
     hidden, states = (), ()
     for layer in tl.static_range(LAYERS):
@@ -91,6 +95,7 @@ def stack_kernel(
         hidden, states, outputs, alive = moment(
             tiles, hidden, states, x_words, x_scale, alive, t, words_ptr, numbers_ptr, compensation_ptr, exchange_ptr,
             first + t, h_inverse, program, GATES, LAYERS, RESIDENT, BU, CX, NX, CH, NH, PARTS, THREADS, ASM,
+            scales_ptr, GROUP,
         )  # fmt: skip
         last = t == T - 1
         h = outputs[LAYERS - 1]

@@ -126,3 +126,16 @@ def require_row_scale(op: str, x: Tensor, row_scale: tuple[Tensor, ...], wanted:
         require_matrix(op, scale, 1, torch.float32)
         if scale.shape[0] != x.shape[0]:
             raise ShapeError(op, f"{scale.shape[0]} row scales", f"{x.shape[0]}", "One scale per row.")
+
+
+def require_residual(op: str, x: Tensor, residual: tuple[Tensor, ...], wanted: bool, width: int) -> None:
+    """Raises ShapeError unless there is a float32 [M, width] residual exactly where one is wanted."""
+    import torch
+
+    if len(residual) != wanted:
+        expected = "x and residual" if wanted else "x alone"
+        raise ShapeError(op, f"{len(residual)} residuals", expected, "Pass the inputs of the stage, in order.")
+    for r in residual:
+        require_matrix(op, r, width, torch.float32)
+        if r.shape[0] != x.shape[0]:
+            raise ShapeError(op, f"{r.shape[0]} rows of residual", f"{x.shape[0]}", "Match the batch.")

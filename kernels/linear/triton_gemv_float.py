@@ -15,7 +15,7 @@ Where tiles are few, programs share the sum over K (triton_split.py). The end is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,15 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.formats import int4
 from rtaccel.kernels._shared.triton_launch import bind
 from rtaccel.kernels._shared.triton_rows import too_many_rows
-from rtaccel.kernels._shared.triton_spec import MAX_N, WIDE_LOAD, Specialisation, Tiling, power_of_two, require_matrix
+from rtaccel.kernels._shared.triton_spec import (
+    MAX_N,
+    WIDE_LOAD,
+    Specialisation,
+    Tiling,
+    power_of_two,
+    require_matrix,
+    require_residual,
+)
 from rtaccel.kernels._shared.triton_split import Workspace, parts_of, put_part, sum_parts
 from rtaccel.kernels.linear import contract, contract_weights
 from rtaccel.kernels.linear.triton_mixed import finish
@@ -54,10 +62,10 @@ def _weight(word, j: tl.constexpr, BITS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
 def gemv_float_kernel(
-    x_ptr, weight_ptr, scale_ptr, y_ptr, multiplier_ptr, offset_ptr, work_ptr, count_ptr, rows, parameter, y_inv_scale,
-    y_zero_point, N: tl.constexpr, K: tl.constexpr, BITS: tl.constexpr, LINE: tl.constexpr, GROUP: tl.constexpr,
-    WORDS: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, ROWS: tl.constexpr,
-    SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
+    x_ptr, weight_ptr, scale_ptr, y_ptr, multiplier_ptr, offset_ptr, residual_ptr, work_ptr, count_ptr, rows, parameter,
+    y_inv_scale, y_zero_point, N: tl.constexpr, K: tl.constexpr, BITS: tl.constexpr, LINE: tl.constexpr, GROUP: tl.constexpr,
+    WORDS: tl.constexpr, ACTIVATION: tl.constexpr, RESIDUAL: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr,
+    ROWS: tl.constexpr, SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     PER_WORD: tl.constexpr = 32 // BITS
     SHARE: tl.constexpr = LINE // PER_WORD  # words of a line
@@ -111,13 +119,13 @@ def gemv_float_kernel(
         if put_part(acc, in_m, work_ptr, count_ptr, tile, part, SPLIT):
             total = sum_parts(acc, in_m, work_ptr, count_ptr, tile, SPLIT)
             finish(
-                total, m, in_m, n, y_ptr, multiplier_ptr, offset_ptr, None, None, 1.0, parameter, y_inv_scale,
-                y_zero_point, N, ACTIVATION, False, False, False, INT8_OUT, ASM,
+                total, m, in_m, n, y_ptr, multiplier_ptr, offset_ptr, None, residual_ptr, 1.0, parameter,
+                y_inv_scale, y_zero_point, N, ACTIVATION, False, False, RESIDUAL, INT8_OUT, ASM,
             )  # fmt: skip
     else:
         finish(
-            acc, m, in_m, n, y_ptr, multiplier_ptr, offset_ptr, None, None, 1.0, parameter, y_inv_scale,
-            y_zero_point, N, ACTIVATION, False, False, False, INT8_OUT, ASM,
+            acc, m, in_m, n, y_ptr, multiplier_ptr, offset_ptr, None, residual_ptr, 1.0, parameter,
+            y_inv_scale, y_zero_point, N, ACTIVATION, False, False, RESIDUAL, INT8_OUT, ASM,
         )  # fmt: skip
 
 
@@ -144,6 +152,7 @@ class Shape:
 
 
 def supports(problem: Problem) -> str | None:
+    """Of `linear`, and of `fused_linear` with no quantisation of its own."""
     if problem.in_dtypes[0] != "float32":
         return f"reads float32 activations, not {problem.in_dtypes[0]}"
     if WEIGHTS.get(str(problem.weight_dtype)) not in BITS:
@@ -162,10 +171,11 @@ def specialise(form: Form, rows: int) -> Specialisation:
     tile = Tiling(power_of_two(rows, 1, ROWS_OF_A_PROGRAM), outputs, block_w * 32 // shape.bits, num_warps=outputs)
     signature = {
         "x_ptr": "*fp32", "weight_ptr": "*i32", "scale_ptr": "*i16", "y_ptr": "*i8" if form.int8_out else "*fp32",
-        "multiplier_ptr": "*fp32", "offset_ptr": "*fp32", "work_ptr": "*fp32", "count_ptr": "*i32", "rows": "i32",
-        "parameter": "fp32", "y_inv_scale": "fp32", "y_zero_point": "i32",
+        "multiplier_ptr": "*fp32", "offset_ptr": "*fp32", "residual_ptr": "*fp32", "work_ptr": "*fp32", "count_ptr": "*i32",
+        "rows": "i32", "parameter": "fp32", "y_inv_scale": "fp32", "y_zero_point": "i32",
     }  # fmt: skip
-    unused = [n for n, on in (("scale_ptr", form.group), ("work_ptr", split > 1), ("count_ptr", split > 1)) if not on]
+    used = {"scale_ptr": form.group, "residual_ptr": form.residual, "work_ptr": split > 1, "count_ptr": split > 1}
+    unused = [name for name, on in used.items() if not on]
     for name in unused:
         del signature[name]
     return Specialisation(
@@ -174,8 +184,8 @@ def specialise(form: Form, rows: int) -> Specialisation:
         signature=signature,
         constants={
             "N": form.n, "K": form.k, "BITS": shape.bits, "LINE": shape.line, "GROUP": form.group,
-            "WORDS": shape.words, "ACTIVATION": form.activation, "INT8_OUT": form.int8_out,
-            "ASM": not settings.triton_interpret(), "ROWS": tile.block_m, "SPLIT": split,
+            "WORDS": shape.words, "ACTIVATION": form.activation, "RESIDUAL": form.residual,
+            "INT8_OUT": form.int8_out, "ASM": not settings.triton_interpret(), "ROWS": tile.block_m, "SPLIT": split,
             "BLOCK_N": outputs, "BLOCK_W": block_w, **dict.fromkeys(unused),
         },
         tiling=tile,
@@ -204,7 +214,11 @@ def pack(form: Form, weight: Tensor) -> Tensor:
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x float32 [M, K] -> y [M, N]; any M, best for problem.rows."""
-    form, low = Form.of_linear(problem), contract.lower(stage)
+    return prepared("linear", Form.of_linear(problem), contract.lower(stage), problem)
+
+
+def prepared(op: str, form: Form, low: Mapping[str, Any], problem: Problem) -> Prepared:
+    """x float32 [M, K] and, where the form has one, residual float32 [M, N] -> y [M, N]."""
     spec = specialise(form, problem.rows)
     launch, tile, split = bind(spec), spec.tiling, spec.constants["SPLIT"]
     offset = low["bias"] if "bias" in low else low["offset"]
@@ -222,12 +236,14 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
         "y_zero_point": low.get("y_zero_point", 0),
     }  # fmt: skip
 
-    def call(x: Tensor) -> tuple[Tensor]:
-        require_matrix("linear", x, form.k, torch.float32)
+    def call(x: Tensor, *residual: Tensor) -> tuple[Tensor]:
+        require_matrix(op, x, form.k, torch.float32)
+        require_residual(op, x, residual, form.residual, form.n)
         y = torch.empty((x.shape[0], form.n), dtype=dtype, device=x.device)
         if y.numel():
             lines = triton.cdiv(x.shape[0], tile.block_m)
             more = dict(zip(("work_ptr", "count_ptr"), workspace.take(columns * lines, x.device))) if split > 1 else {}
+            more |= {"residual_ptr": residual[0]} if residual else {}
             launch((lines, columns, split), x_ptr=x, y_ptr=y, rows=x.shape[0], **scalars, **pointers, **more)
         return (y,)
 

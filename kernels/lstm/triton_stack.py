@@ -8,6 +8,7 @@ from dataclasses import replace
 from rtaccel.core.registry import Impl, register_impl
 from rtaccel.kernels._shared import triton_recurrent_stack as stack
 from rtaccel.kernels._shared.recurrent import Geometry
+from rtaccel.kernels._shared.triton_recurrent_both import layer_problem, specialise
 from rtaccel.kernels._shared.triton_recurrent_form import MULTIPROCESSORS, Form, form_of
 from rtaccel.kernels._shared.triton_spec import (
     GPU_DP4A,
@@ -21,19 +22,26 @@ from rtaccel.kernels.lstm import contract
 
 
 def specialisations() -> Iterator[Specialisation]:
-    """The forms that are compiled and held to a budget without a GPU: small, and LSTM_A, B and C of STAC-ML over a window."""
+    """The forms that are compiled and held to a budget without a GPU: small, LSTM_A, B and C of STAC-ML over a window, LSTM_A in
+    int4, and the second layer of a stack in both directions."""
     shared = (GPU_DP4A, WIDE_LOAD, SYSTEM_LOAD, SYSTEM_STORE)
-    for k, geometry, requires in (
-        (32, Geometry(64, layers=2), (GPU_DP4A, WIDE_LOAD)),
-        (100, Geometry(100, layers=2, time=50, last_only=1), shared),
-        (250, Geometry(200, layers=3, time=100, last_only=1), shared),
-        (500, Geometry(1000, layers=4, time=100, last_only=1), shared),
+    for k, geometry, group, requires in (
+        (32, Geometry(64, layers=2), 0, (GPU_DP4A, WIDE_LOAD)),
+        (100, Geometry(100, layers=2, time=50, last_only=1), 0, shared),
+        (100, Geometry(100, layers=2, time=50, last_only=1), 32, shared),
+        (250, Geometry(200, layers=3, time=100, last_only=1), 0, shared),
+        (500, Geometry(1000, layers=4, time=100, last_only=1), 0, shared),
     ):
-        problem = stack.problem_of("lstm", contract.GATES, geometry, k)
+        problem = stack.problem_of("lstm", contract.GATES, geometry, k, group=group)
         form = form_of(problem, contract.GATES, MULTIPROCESSORS)
         assert isinstance(form, Form), form
         spec = stack.specialise(problem, form).demanding(*requires, forbids=(SYSTEM_FENCE,))
         yield replace(spec, slow=form.parts > 1)
+    both = stack.problem_of("lstm", contract.GATES, Geometry(100, layers=2, directions=2, time=50, last_only=1), 40)
+    form = form_of(layer_problem(both, 1), contract.GATES, MULTIPROCESSORS // 2)
+    assert isinstance(form, Form), form
+    spec = specialise(both, form, 1).demanding(GPU_DP4A, WIDE_LOAD, forbids=(SYSTEM_FENCE,))
+    yield replace(spec, slow=True)
 
 
 register_impl(

@@ -12,9 +12,16 @@ from rtaccel.kernels.mlp import contract
 from rtaccel.kernels.quantize import portable as quantize
 
 
+def _layer(layer: Stage, problem: Problem) -> Prepared:
+    if not contract.int4_layer(layer):
+        return linear.prepare(layer, problem)
+    call = contract.int4_call(layer)
+    return lambda x: (call(x),)
+
+
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     source, layers = contract.split(stage)
-    steps = [quantize.prepare(source, problem), *(linear.prepare(layer, problem) for layer in layers)]
+    steps = [quantize.prepare(source, problem), *(_layer(layer, problem) for layer in layers)]
 
     def call(x: Tensor) -> tuple[Tensor]:
         t = x

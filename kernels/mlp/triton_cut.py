@@ -22,12 +22,12 @@ from torch import Tensor
 from rtaccel.core import settings
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.triton_device import activate, multiply_rn, pack_words, to_int8
-from rtaccel.kernels._shared.triton_exchange import finish, publish, receive, split
+from rtaccel.kernels._shared.triton_device import pack_words, to_int8
+from rtaccel.kernels._shared.triton_exchange import finish, publish, receive_words
 from rtaccel.kernels._shared.triton_launch import bind
-from rtaccel.kernels._shared.triton_leader import HEADER_END, HEADER_SPOILED, await_passed, pass_on, quantised
+from rtaccel.kernels._shared.triton_leader import HEADER_END, HEADER_SPOILED, await_words, pass_on, quantised
 from rtaccel.kernels._shared.triton_mailbox import SPINS_PER_LOOK, answer, wait
-from rtaccel.kernels._shared.triton_recurrent import gate_sums, load_tiles, pick
+from rtaccel.kernels._shared.triton_recurrent import pick
 from rtaccel.kernels._shared.triton_recurrent_form import NUM_WARPS
 from rtaccel.kernels._shared.triton_spec import (
     GPU_DP4A,
@@ -39,100 +39,113 @@ from rtaccel.kernels._shared.triton_spec import (
     Tiling,
     require_matrix,
 )
+from rtaccel.kernels._shared.triton_tiles import parts_of_words
 from rtaccel.kernels.mlp import contract
-from rtaccel.kernels.mlp.triton_cut_form import MOST_PARTS, Cut, Operands, cut_of
+from rtaccel.kernels.mlp.triton_cut_form import MOST_PROGRAMS, Cut, cut_of
+from rtaccel.kernels.mlp.triton_form import Operands
+from rtaccel.kernels.mlp.triton_layers import layer_outputs, load_layers
 
 
 @triton.jit
-def load_parts(words_ptr, ROWS: tl.constexpr, CHUNK_OF: tl.constexpr, CHUNKS_OF: tl.constexpr):
-    """This program's tiles of all layers."""
-    tiles = ()
-    start = 0
-    for i in tl.static_range(len(ROWS)):
-        tiles = tiles + load_tiles(words_ptr + start, ROWS[i], CHUNK_OF[i], CHUNKS_OF[i])
-        start += ROWS[i] * CHUNK_OF[i] * CHUNKS_OF[i]
-    return tiles
-
-
-@triton.jit
-def activated(t, parameter, ACTIVATIONS: tl.constexpr, LAYER: tl.constexpr):
-    NAME: tl.constexpr = ACTIVATIONS[LAYER]  # triton 3.6 takes a name from a tuple no other way
-    return activate(t, parameter, NAME)
+def publish_layer(ys, zero_point, slot_ptr, first, sequence, COUNT: tl.constexpr):
+    """This program's outputs of a layer, to be read as int8; its words begin at `first`."""
+    for r in tl.static_range(COUNT):
+        publish(slot_ptr, first, pack_words(to_int8(ys[r], zero_point)), sequence)
+        first += ys[r].shape[0] // 4
 
 
 @triton.jit
 def run_parts(
-    tiles, words, numbers_ptr, compensation_ptr, exchange_ptr, sequence, program, WIDTHS: tl.constexpr,
-    ROWS: tl.constexpr, CHUNK_OF: tl.constexpr, CHUNKS_OF: tl.constexpr, FIRST_OF: tl.constexpr,
-    ACTIVATIONS: tl.constexpr, SLOT: tl.constexpr, THREADS: tl.constexpr, ASM: tl.constexpr,
+    tiles, words, scales_ptr, numbers_ptr, compensation_ptr, exchange_ptr, sequence, program, LAYERS: tl.constexpr,
+    WIDTHS: tl.constexpr, ROWS: tl.constexpr, ROW_AT: tl.constexpr, HEIGHTS: tl.constexpr, COLUMNS: tl.constexpr,
+    COLUMN_AT: tl.constexpr, STARTS: tl.constexpr, TILE_AT: tl.constexpr, SCALE_WORDS: tl.constexpr,
+    GROUP: tl.constexpr, ACTIVATIONS: tl.constexpr, SLOT: tl.constexpr, THREADS: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """(float32 of this program's outputs of the last layer, whether all words came). words: of x, in chunks. numbers, per
-    layer: multipliers, offsets, the activation's parameter, the zero point of the int8 output, and two more."""
+    """(this program's outputs of the last layer in parts, float32; whether all words came). words: of x, in parts."""
     alive = tl.full((), 1, tl.int1)
-    for i in tl.static_range(len(ROWS)):
-        n = tl.arange(0, ROWS[i])
-        sums = gate_sums(pick(tiles, FIRST_OF[i], CHUNKS_OF[i]), words, ROWS[i], CHUNK_OF[i], CHUNKS_OF[i], 1, ASM)
-        acc = sums[0] + tl.load(compensation_ptr + n)
-        t = multiply_rn(acc.to(tl.float32), tl.load(numbers_ptr + n), ASM) + tl.load(numbers_ptr + ROWS[i] + n)
-        y = activated(t, tl.load(numbers_ptr + 2 * ROWS[i]), ACTIVATIONS, i)
-        if i + 1 < len(ROWS):
-            q = pack_words(to_int8(y, tl.load(numbers_ptr + 2 * ROWS[i] + 1).to(tl.int32)))
+    for i in tl.static_range(LAYERS):
+        own = pick(tiles, TILE_AT[i], TILE_AT[i + 1] - TILE_AT[i])
+        ys = layer_outputs(
+            own, words, scales_ptr, numbers_ptr, compensation_ptr, i, ROWS, ROW_AT[i], ROW_AT[i + 1], HEIGHTS[i], STARTS,
+            COLUMN_AT[i], COLUMN_AT[i + 1], GROUP, ACTIVATIONS, ASM,
+        )  # fmt: skip
+        if i + 1 < LAYERS:
+            zero_point = tl.load(numbers_ptr + 2 * HEIGHTS[i] + 1).to(tl.int32)
             slot = exchange_ptr + (2 * i + (sequence & 1)) * SLOT
-            publish(slot, program * (ROWS[i] // 4), q, sequence)
-            words, missing = receive(
-                slot, sequence, (WIDTHS[i + 1] + 3) // 4, CHUNK_OF[i + 1], CHUNKS_OF[i + 1], THREADS
-            )  # fmt: skip
+            publish_layer(ys, zero_point, slot, program * (HEIGHTS[i] // 4), sequence, ROW_AT[i + 1] - ROW_AT[i])
+            received, missing = receive_words(slot, sequence, (WIDTHS[i + 1] + 3) // 4, THREADS)
+            words = parts_of_words(received, COLUMNS, STARTS, COLUMN_AT[i + 1], COLUMN_AT[i + 2])
             alive = alive & (missing == 0)
-        numbers_ptr += 2 * ROWS[i] + 4
-        compensation_ptr += ROWS[i]
-    return y, alive
+        scales_ptr += SCALE_WORDS[i]
+        numbers_ptr += 2 * HEIGHTS[i] + 4
+        compensation_ptr += HEIGHTS[i]
+    return ys, alive
+
+
+@triton.jit
+def all_heights(HEIGHTS: tl.constexpr):
+    total = 0
+    for i in tl.static_range(len(HEIGHTS)):
+        total += HEIGHTS[i]
+    return total
 
 
 @triton.jit(do_not_specialize=["zero_point", "rows"])
 def cut_kernel(
-    x_ptr, y_ptr, words_ptr, numbers_ptr, compensation_ptr, exchange_ptr, sync_ptr, inverse, zero_point, rows,
-    K: tl.constexpr, N: tl.constexpr, WIDTHS: tl.constexpr, ROWS: tl.constexpr, CHUNK_OF: tl.constexpr,
-    CHUNKS_OF: tl.constexpr, FIRST_OF: tl.constexpr, ACTIVATIONS: tl.constexpr, SLOT: tl.constexpr,
-    WORDS: tl.constexpr, NUMBERS: tl.constexpr, PARTS: tl.constexpr, MESSAGE: tl.constexpr, THREADS: tl.constexpr,
-    ASM: tl.constexpr,
+    x_ptr, y_ptr, words_ptr, scales_ptr, numbers_ptr, compensation_ptr, exchange_ptr, sync_ptr, inverse, zero_point, rows,
+    K: tl.constexpr, N: tl.constexpr, LAYERS: tl.constexpr, WIDTHS: tl.constexpr, ROWS: tl.constexpr,
+    ROW_AT: tl.constexpr, HEIGHTS: tl.constexpr, COLUMNS: tl.constexpr, COLUMN_AT: tl.constexpr, STARTS: tl.constexpr,
+    TILE_AT: tl.constexpr, LAYER_WORDS: tl.constexpr, SCALE_WORDS: tl.constexpr, GROUP: tl.constexpr,
+    ACTIVATIONS: tl.constexpr, SLOT: tl.constexpr, WORDS: tl.constexpr, SCALES: tl.constexpr, PROGRAMS: tl.constexpr,
+    MESSAGE: tl.constexpr, THREADS: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """Grid (PARTS,): rows one after another, with the same weights."""
+    """Grid (PROGRAMS,): rows one after another, with the same weights."""
     program = tl.program_id(0)
-    numbers_ptr += program * NUMBERS
-    compensation_ptr += program * (NUMBERS - 4 * len(ROWS)) // 2
+    heights = all_heights(HEIGHTS)
+    scales_ptr += program * SCALES
+    numbers_ptr += program * (2 * heights + 4 * LAYERS)
+    compensation_ptr += program * heights
     first = tl.load(sync_ptr + 1) + 1
-    tiles = load_parts(words_ptr + program * WORDS, ROWS, CHUNK_OF, CHUNKS_OF)
+    tiles = load_layers(words_ptr + program * WORDS, LAYERS, ROWS, ROW_AT, COLUMNS, COLUMN_AT, LAYER_WORDS, GROUP)
     k = tl.arange(0, MESSAGE)
-    n = program * ROWS[len(ROWS) - 1] + tl.arange(0, ROWS[len(ROWS) - 1])
     for row in range(rows):
         x = tl.load(x_ptr + k, mask=k < K, other=0.0)
         packed, header = quantised(x.to(tl.int32, bitcast=True), inverse, zero_point, K, False)
-        words = split(packed, CHUNK_OF[0], CHUNKS_OF[0], MESSAGE // 4)
-        y, alive = run_parts(
-            tiles, words, numbers_ptr, compensation_ptr, exchange_ptr, first + row, program, WIDTHS, ROWS, CHUNK_OF,
-            CHUNKS_OF, FIRST_OF, ACTIVATIONS, SLOT, THREADS, ASM,
+        words = parts_of_words(packed, COLUMNS, STARTS, 0, COLUMN_AT[1])
+        ys, alive = run_parts(
+            tiles, words, scales_ptr, numbers_ptr, compensation_ptr, exchange_ptr, first + row, program, LAYERS, WIDTHS,
+            ROWS, ROW_AT, HEIGHTS, COLUMNS, COLUMN_AT, STARTS, TILE_AT, SCALE_WORDS, GROUP, ACTIVATIONS, SLOT, THREADS,
+            ASM,
         )  # fmt: skip
         fine = alive & ((header & HEADER_SPOILED) == 0)
-        tl.store(y_ptr + n, tl.where(fine, y, float("nan")), mask=n < N)
+        n0 = program * HEIGHTS[LAYERS - 1]
+        for r in tl.static_range(ROW_AT[LAYERS] - ROW_AT[LAYERS - 1]):
+            n = n0 + tl.arange(0, ys[r].shape[0])
+            tl.store(y_ptr + n, tl.where(fine, ys[r], float("nan")), mask=n < N)
+            n0 += ys[r].shape[0]
         x_ptr += K
         y_ptr += N
-    finish(sync_ptr, PARTS, first + rows - 1)
+    finish(sync_ptr, PROGRAMS, first + rows - 1)
 
 
 @triton.jit(do_not_specialize=["zero_point", "idle_looks"])
 def resident_cut_kernel(
-    request_ptr, reply_ptr, control_ptr, words_ptr, numbers_ptr, compensation_ptr, exchange_ptr, inverse, zero_point,
-    idle_looks, K: tl.constexpr, N: tl.constexpr, WIDTHS: tl.constexpr, ROWS: tl.constexpr, CHUNK_OF: tl.constexpr,
-    CHUNKS_OF: tl.constexpr, FIRST_OF: tl.constexpr, ACTIVATIONS: tl.constexpr, SLOT: tl.constexpr,
-    WORDS: tl.constexpr, NUMBERS: tl.constexpr, PARTS: tl.constexpr, MESSAGE: tl.constexpr, PASSED: tl.constexpr,
-    THREADS: tl.constexpr, LOOK: tl.constexpr, ASM: tl.constexpr,
+    request_ptr, reply_ptr, control_ptr, words_ptr, scales_ptr, numbers_ptr, compensation_ptr, exchange_ptr, inverse,
+    zero_point, idle_looks, K: tl.constexpr, N: tl.constexpr, LAYERS: tl.constexpr, WIDTHS: tl.constexpr,
+    ROWS: tl.constexpr, ROW_AT: tl.constexpr, HEIGHTS: tl.constexpr, COLUMNS: tl.constexpr, COLUMN_AT: tl.constexpr,
+    STARTS: tl.constexpr, TILE_AT: tl.constexpr, LAYER_WORDS: tl.constexpr, SCALE_WORDS: tl.constexpr,
+    GROUP: tl.constexpr, ACTIVATIONS: tl.constexpr, SLOT: tl.constexpr, WORDS: tl.constexpr, SCALES: tl.constexpr,
+    PROGRAMS: tl.constexpr, MESSAGE: tl.constexpr, X_WORDS: tl.constexpr, PASSED: tl.constexpr, THREADS: tl.constexpr,
+    LOOK: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """The same for messages. PASSED: words that are polled of what the first program passes on."""
+    """The same for messages. X_WORDS: of x, in int8; PASSED: words that are polled of what the first program passes on."""
     program = tl.program_id(0)
-    numbers_ptr += program * NUMBERS
-    compensation_ptr += program * (NUMBERS - 4 * len(ROWS)) // 2
-    x_slots = exchange_ptr + 2 * len(ROWS) * SLOT
-    tiles = load_parts(words_ptr + program * WORDS, ROWS, CHUNK_OF, CHUNKS_OF)
+    heights = all_heights(HEIGHTS)
+    scales_ptr += program * SCALES
+    numbers_ptr += program * (2 * heights + 4 * LAYERS)
+    compensation_ptr += program * heights
+    x_slots = exchange_ptr + 2 * LAYERS * SLOT
+    tiles = load_layers(words_ptr + program * WORDS, LAYERS, ROWS, ROW_AT, COLUMNS, COLUMN_AT, LAYER_WORDS, GROUP)
     if program == 0:
         tl.store(control_ptr + 1, tl.full((), 1, tl.int64), cache_modifier=".wt")
     sequence = tl.full((), 0, tl.int32)
@@ -145,17 +158,21 @@ def resident_cut_kernel(
             message, state = wait(request_ptr, control_ptr, sequence, idle_looks, K, MESSAGE, LOOK)
             packed, header = quantised(message, inverse, zero_point, K, False)
             header = tl.where(state != 0, HEADER_END, header)
-            pass_on(slot, packed, header, sequence, CHUNK_OF[0] * CHUNKS_OF[0])
-        words, header = await_passed(slot, sequence, CHUNK_OF[0] * CHUNKS_OF[0], CHUNK_OF[0], CHUNKS_OF[0], PASSED)
+            pass_on(slot, packed, header, sequence, X_WORDS)
+        passed, header = await_words(slot, sequence, X_WORDS, PASSED)
         end = header & HEADER_END
         if end == 0:
-            y, alive = run_parts(
-                tiles, words, numbers_ptr, compensation_ptr, exchange_ptr, sequence, program, WIDTHS, ROWS, CHUNK_OF,
-                CHUNKS_OF, FIRST_OF, ACTIVATIONS, SLOT, THREADS, ASM,
+            words = parts_of_words(passed, COLUMNS, STARTS, 0, COLUMN_AT[1])
+            ys, alive = run_parts(
+                tiles, words, scales_ptr, numbers_ptr, compensation_ptr, exchange_ptr, sequence, program, LAYERS, WIDTHS,
+                ROWS, ROW_AT, HEIGHTS, COLUMNS, COLUMN_AT, STARTS, TILE_AT, SCALE_WORDS, GROUP, ACTIVATIONS, SLOT,
+                THREADS, ASM,
             )  # fmt: skip
             fine = alive & ((header & HEADER_SPOILED) == 0)
-            first = program * ROWS[len(ROWS) - 1]
-            answer(reply_ptr, tl.where(fine, y, float("nan")), sequence, N, first)
+            first = program * HEIGHTS[LAYERS - 1]
+            for r in tl.static_range(ROW_AT[LAYERS] - ROW_AT[LAYERS - 1]):
+                answer(reply_ptr, tl.where(fine, ys[r], float("nan")), sequence, N, first)
+                first += ys[r].shape[0]
     if program == 0:
         tl.store(control_ptr + 1, state, cache_modifier=".wt")
 
@@ -163,11 +180,12 @@ def resident_cut_kernel(
 def _specialise(
     kernel: Any, kind: str, attrs: Mapping[str, Any], cut: Cut, pointers: str, **more: Any
 ) -> Specialisation:
-    types = {"x": "*fp32", "y": "*fp32", "words": "*i32", "numbers": "*fp32", "compensation": "*i32", "sync": "*i32"}
+    types = dict.fromkeys(("words", "scales", "compensation", "sync"), "*i32")
+    types |= dict.fromkeys(("x", "y", "numbers"), "*fp32")
     signature = {f"{name}_ptr": types.get(name, "*i64") for name in pointers.split()}
-    shape, acts = "-".join(map(str, cut.widths)), "-".join(attrs["activations"])
+    acts = attrs["activations"]
     return Specialisation(
-        name=f"mlp_{kind}_{shape}_{acts}_P{cut.parts}",
+        name=f"mlp_{kind}_{cut.label}_{'-'.join(acts)}_P{cut.programs}",
         kernel=kernel,
         signature={
             **signature,
@@ -175,25 +193,25 @@ def _specialise(
             "zero_point": "i32",
             "rows" if kind == "cut" else "idle_looks": "i32",
         },
-        constants={**cut.constants(attrs["activations"]), **more},
-        tiling=Tiling(1, max(cut.rows), 1, num_warps=NUM_WARPS),
+        constants={**cut.constants(acts), **more},
+        tiling=Tiling(1, max(map(max, cut.rows)), 128, num_warps=NUM_WARPS),
         cooperative=True,
     )
 
 
 def specialise(attrs: Mapping[str, Any], cut: Cut) -> Specialisation:
-    return _specialise(cut_kernel, "cut", attrs, cut, "x y words numbers compensation exchange sync")
+    return _specialise(cut_kernel, "cut", attrs, cut, "x y words scales numbers compensation exchange sync")
 
 
 def specialise_resident(attrs: Mapping[str, Any], cut: Cut) -> Specialisation:
-    pointers = "request reply control words numbers compensation exchange"
-    more = {"PASSED": cut.passed, "LOOK": SPINS_PER_LOOK.value}
+    pointers = "request reply control words scales numbers compensation exchange"
+    more = {"X_WORDS": cut.x_words, "PASSED": cut.passed, "LOOK": SPINS_PER_LOOK.value}
     return _specialise(resident_cut_kernel, "resident_cut", attrs, cut, pointers, **more)
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x float32 [M, K] -> y float32 [M, N]; any M. Calls follow each other on one stream of the device."""
-    cut = cut_of(stage.attrs["widths"])
+    cut = cut_of(stage.attrs)
     assert isinstance(cut, Cut), cut
     return prepared(stage, problem, cut)
 
@@ -208,9 +226,8 @@ def prepared(stage: Stage, problem: Problem, cut: Cut) -> Prepared:
         y = torch.empty((x.shape[0], cut.widths[-1]), device=x.device)
         if x.shape[0]:
             launch(
-                (cut.parts,), x_ptr=x, y_ptr=y, words_ptr=ops.words, numbers_ptr=ops.numbers,
-                compensation_ptr=ops.compensation, exchange_ptr=exchange, sync_ptr=sync, inverse=ops.inverse,
-                zero_point=ops.zero_point, rows=x.shape[0],
+                (cut.programs,), x_ptr=x, y_ptr=y, exchange_ptr=exchange, sync_ptr=sync, rows=x.shape[0],
+                **ops.arguments(),
             )  # fmt: skip
         return (y,)
 
@@ -222,18 +239,26 @@ def supports(problem: Problem) -> str | None:
         return "has programs that wait for each other, which the interpreter runs one after another"
     if problem.rows > 1:
         return f"computes rows one after another, for M = 1, not M = {problem.rows}"
-    found = cut_of(problem.attrs["widths"])
+    found = cut_of(problem.attrs)
     return found if isinstance(found, str) else None
 
 
 def specialisations() -> Iterator[Specialisation]:
-    """The form that is compiled and held to a budget without a GPU."""
-    widths = (256, 384, 384, 128)
-    attrs = contract.make_stage(widths, ("relu", "relu", "none")).attrs
-    cut = cut_of(widths, MOST_PARTS)
-    assert isinstance(cut, Cut), cut
-    spec = specialise_resident(attrs, cut)
-    yield replace(spec.demanding(GPU_DP4A, WIDE_LOAD, SYSTEM_LOAD, SYSTEM_STORE, forbids=(SYSTEM_FENCE,)), slow=True)
+    """The forms that are compiled and held to a budget without a GPU."""
+    autoencoder = (640, 128, 128, 128, 128, 8, 128, 128, 128, 128, 640)
+    system = (GPU_DP4A, WIDE_LOAD, SYSTEM_LOAD, SYSTEM_STORE)
+    for widths, group, stays in (
+        ((256, 384, 384, 128), 0, False),
+        ((256, 384, 384, 128), 0, True),
+        (autoencoder, 0, True),
+        ((256, 512, 512, 128), 32, True),
+    ):
+        stage = contract.make_stage(widths, ("relu",) * (len(widths) - 2) + ("none",), group_size=group)
+        attrs = Problem.of(stage, 1, "cuda").attrs
+        cut = cut_of(attrs, MOST_PROGRAMS)
+        assert isinstance(cut, Cut), cut
+        spec = (specialise_resident if stays else specialise)(attrs, cut)
+        yield replace(spec.demanding(*system, forbids=(SYSTEM_FENCE,)), slow=True)
 
 
 register_impl(Impl("mlp", "triton_cut", "triton", 5, supports, prepare))

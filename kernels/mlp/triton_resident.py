@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from rtaccel.core.stage import Problem
+from rtaccel.kernels._shared.triton_leader import HEADER_SPOILED, quantised
 from rtaccel.kernels._shared.triton_mailbox import SPINS_PER_LOOK, answer, wait
 from rtaccel.kernels._shared.triton_spec import (
     GPU_DP4A,
@@ -21,39 +22,45 @@ from rtaccel.kernels._shared.triton_spec import (
     Specialisation,
     Tiling,
 )
+from rtaccel.kernels._shared.triton_tiles import parts_of_words
 from rtaccel.kernels.mlp import contract
-from rtaccel.kernels.mlp.triton_chain import (
-    NUM_WARPS,
-    constants,
-    load_weights,
-    padded_widths,
-    quantise_words,
-    run_layers,
-    why_not,
-)
+from rtaccel.kernels.mlp.triton_chain import NUM_WARPS, why_not
+from rtaccel.kernels.mlp.triton_form import Form
+from rtaccel.kernels.mlp.triton_layers import load_layers, run_layers
+
+THREADS = 32 * NUM_WARPS
+MOST_EDGE = 1024
+"""Inputs and outputs."""
 
 
 @triton.jit(do_not_specialize=["zero_point", "idle_looks"])
 def resident_kernel(
-    request_ptr, reply_ptr, control_ptr, words_ptr, numbers_ptr, compensation_ptr, inverse, zero_point, idle_looks,
-    K: tl.constexpr, N: tl.constexpr, PADDED: tl.constexpr, ACTIVATIONS: tl.constexpr, ASM: tl.constexpr,
-    THREADS: tl.constexpr, LOOK: tl.constexpr,
+    request_ptr, reply_ptr, control_ptr, words_ptr, scales_ptr, numbers_ptr, compensation_ptr, inverse, zero_point,
+    idle_looks, K: tl.constexpr, N: tl.constexpr, MESSAGE: tl.constexpr, LAYERS: tl.constexpr, ROWS: tl.constexpr,
+    ROW_AT: tl.constexpr, HEIGHTS: tl.constexpr, COLUMNS: tl.constexpr, COLUMN_AT: tl.constexpr, STARTS: tl.constexpr,
+    TILE_AT: tl.constexpr, LAYER_WORDS: tl.constexpr, LAYER_SCALES: tl.constexpr, GROUP: tl.constexpr,
+    ACTIVATIONS: tl.constexpr, LOOK: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    tiles = load_weights(words_ptr, PADDED)
+    """MESSAGE: words that are polled of x, at least one a thread, so that no warp polls those of another."""
+    tiles = load_layers(words_ptr, LAYERS, ROWS, ROW_AT, COLUMNS, COLUMN_AT, LAYER_WORDS, GROUP)
     tl.store(control_ptr + 1, tl.full((), 1, tl.int64), cache_modifier=".wt")
     sequence = tl.full((), 0, tl.int32)
     end = tl.full((), 0, tl.int64)
     while end == 0:
         sequence += 1
-        message, end = wait(request_ptr, control_ptr, sequence, idle_looks, K, THREADS, LOOK)
+        message, end = wait(request_ptr, control_ptr, sequence, idle_looks, K, MESSAGE, LOOK)
         if end == 0:
-            # Every thread has a word; the sum over the parts that hold none of x gives x to all warps.
-            x = tl.sum(tl.reshape(message.to(tl.int32), (THREADS // PADDED[0], PADDED[0])), 0).to(
-                tl.float32, bitcast=True
-            )
-            words, finite = quantise_words(x, inverse, zero_point, K)
-            y = run_layers(tiles, words, words_ptr, numbers_ptr, compensation_ptr, PADDED, ACTIVATIONS, True, ASM)
-            answer(reply_ptr, tl.where(finite, y, float("nan")), sequence, N)
+            packed, header = quantised(message, inverse, zero_point, K, False)
+            words = parts_of_words(packed, COLUMNS, STARTS, 0, COLUMN_AT[1])
+            ys = run_layers(
+                tiles, words, words_ptr, scales_ptr, numbers_ptr, compensation_ptr, True, LAYERS, ROWS, ROW_AT, HEIGHTS,
+                COLUMNS, COLUMN_AT, STARTS, TILE_AT, LAYER_WORDS, LAYER_SCALES, GROUP, ACTIVATIONS, ASM,
+            )  # fmt: skip
+            first = 0
+            for r in tl.static_range(ROW_AT[LAYERS] - ROW_AT[LAYERS - 1]):
+                y = tl.where(header & HEADER_SPOILED != 0, float("nan"), ys[r])
+                answer(reply_ptr, y, sequence, N, first)
+                first += ys[r].shape[0]
     tl.store(control_ptr + 1, end, cache_modifier=".wt")
 
 
@@ -76,30 +83,30 @@ def null_kernel(
     tl.store(control_ptr + 1, end, cache_modifier=".wt")
 
 
-THREADS = 32 * NUM_WARPS
-
-
 def unsupported(attrs: Mapping[str, Any]) -> str | None:
     """None, or why this network cannot stay resident."""
-    widths = attrs["widths"]
-    if max(widths[0], widths[-1]) > THREADS:
-        return f"has a word of x and y for each of {THREADS} threads, not {max(widths[0], widths[-1])}"
-    return why_not(widths, resident=True)
+    form = Form.of(attrs)
+    edge = max(form.widths[0], form.widths[-1])
+    if edge > MOST_EDGE:
+        return f"polls two words a thread at most, up to {MOST_EDGE} inputs and outputs, not {edge}"
+    return why_not(form, resident=True)
 
 
 def specialise(attrs: Mapping[str, Any]) -> Specialisation:
     """The resident form of an `mlp` stage with these attributes."""
-    shape, acts = "-".join(map(str, attrs["widths"])), "-".join(attrs["activations"])
+    form, acts = Form.of(attrs), attrs["activations"]
     return Specialisation(
-        name=f"mlp_resident_{shape}_{acts}",
+        name=f"mlp_resident_{form.label}_{'-'.join(acts)}",
         kernel=resident_kernel,
         signature={
-            "request_ptr": "*i64", "reply_ptr": "*i64", "control_ptr": "*i64", "words_ptr": "*i32",
+            "request_ptr": "*i64", "reply_ptr": "*i64", "control_ptr": "*i64", "words_ptr": "*i32", "scales_ptr": "*i32",
             "numbers_ptr": "*fp32", "compensation_ptr": "*i32", "inverse": "fp32", "zero_point": "i32",
             "idle_looks": "i32",
         },
-        constants={**constants(attrs), "THREADS": THREADS, "LOOK": SPINS_PER_LOOK.value},
-        tiling=Tiling(1, max(padded_widths(attrs["widths"])), 1, num_warps=NUM_WARPS),
+        constants={
+            **form.constants(acts), "MESSAGE": max(form.message, THREADS), "LOOK": SPINS_PER_LOOK.value,
+        },
+        tiling=Tiling(1, 128, 128, num_warps=NUM_WARPS),
     )  # fmt: skip
 
 
@@ -117,10 +124,9 @@ def specialise_null(inputs: int, outputs: int) -> Specialisation:
 def specialisations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     polls = (SYSTEM_LOAD, SYSTEM_STORE)
-    for widths, requires in (
-        ((128,) * 7, (GPU_DP4A, *polls)),
-        ((256, 128, 128, 8), (GPU_DP4A, *polls)),
-    ):
-        stage = contract.make_stage(widths, ("relu",) * (len(widths) - 2) + ("none",))
-        yield specialise(Problem.of(stage, 1, "cuda").attrs).demanding(*requires, forbids=(SYSTEM_FENCE,))
+    autoencoder = (640, 128, 128, 128, 128, 8, 128, 128, 128, 128, 640)
+    for widths, group in (((128,) * 7, 0), ((256, 128, 128, 8), 0), (autoencoder, 32)):
+        stage = contract.make_stage(widths, ("relu",) * (len(widths) - 2) + ("none",), group_size=group)
+        spec = specialise(Problem.of(stage, 1, "cuda").attrs)
+        yield spec.demanding(GPU_DP4A, *polls, forbids=(SYSTEM_FENCE,))
     yield specialise_null(1, 1).demanding(*polls, forbids=(SYSTEM_FENCE,))

@@ -3,7 +3,7 @@
 quantize (a scale per row) -> linear             fused_linear with quantise="int8"
 quantize (a scale per row) -> sparse_linear      fused_sparse_linear, where rtaccel.plan.sparse_gpu asks for it
 linear -> pointwise that adds                    fused_linear with a residual
-quantize (static) -> linear -> linear ...        mlp, where the whole chain fits one program
+quantize (static) -> linear -> linear ...        mlp, where a kernel takes the whole chain, in int8 or in int4
 quantize (static) -> lstm or gru                 the same stage, which quantises x itself
 
 Only where the value between is read by nothing else. The CPU's plan is one call whatever its stages are, and is left alone.
@@ -65,7 +65,7 @@ def _recurrent(stages: Sequence[Stage], readers: Counter[str]) -> list[Stage]:
     for stage in stages:
         source = sources.get(stage.inputs[0].name) if stage.op in ("lstm", "gru") else None
         quant = source.outputs[0].quant if source is not None else None
-        if source is None or quant is None or stage.tensors["weight_ih_l0"].is_floating_point():
+        if source is None or quant is None or stage.tensors["weight_ih_l0"].dtype.itemsize > 1:
             fused.append(stage)
             continue
         fused = [s for s in fused if s is not source]
@@ -118,7 +118,7 @@ def _residuals(stages: Sequence[Stage], readers: Counter[str]) -> list[Stage]:
 
 
 def _chains(stages: list[Stage], readers: Counter[str], rows: int, whole: bool) -> list[Stage]:
-    """Static W8A8 layers one after another become one stage, where a kernel takes the chain."""
+    """Static W8A8 layers one after another become one stage, where a kernel takes the chain; so do W4A8 layers."""
     after = {s.inputs[0].name: s for s in stages if s.op == "linear" and len(s.inputs) == 1}
     fused = list(stages)
     for source in stages:
@@ -126,7 +126,7 @@ def _chains(stages: list[Stage], readers: Counter[str], rows: int, whole: bool) 
             continue
         layers: list[Stage] = []
         value = source.outputs[0]
-        while value.dtype == "int8" and readers[value.name] == 1 and _exact_layer(after.get(value.name)):
+        while value.dtype == "int8" and readers[value.name] == 1 and _continues(layers, after.get(value.name)):
             layers.append(after[value.name])
             value = layers[-1].outputs[0]
         hidden = [layer.attrs.get("activation", "none") in HOMOGENEOUS for layer in layers[:-1]]
@@ -139,5 +139,12 @@ def _chains(stages: list[Stage], readers: Counter[str], rows: int, whole: bool) 
     return fused
 
 
-def _exact_layer(stage: Stage | None) -> bool:
-    return stage is not None and str(stage.tensors["weight"].dtype) == "torch.int8" and stage.inputs[0].steps == 1
+def _continues(layers: Sequence[Stage], stage: Stage | None) -> bool:
+    """Whether a linear stage has int8 or int4 weights as those before it have."""
+    if stage is None or stage.inputs[0].steps != 1 or stage.tensors["weight"].dtype.itemsize > 1:
+        return False
+    return all(
+        stage.tensors["weight"].dtype == layer.tensors["weight"].dtype
+        and stage.attrs.get("group_size") == layer.attrs.get("group_size")
+        for layer in layers[:1]
+    )

@@ -52,9 +52,9 @@ def compile(
     backend: force "cpu", "portable" or "triton"; None takes the best for the device. Operators that a forced backend
         has no kernel for run as plain torch, and `explain()` says so.
     mode: on a GPU, "graph" (the default): the model is captured once for the example's batch and replayed as one launch; other
-        batches are launched kernel by kernel. "eager": always kernel by kernel. "persistent": an MLP with static W8A8
-        layers stays on the GPU in a kernel of its own (LSTM and GRU: `rt.stream`); inputs and outputs are then tensors of the
-        CPU with one row, and `close()` ends it.
+        batches are launched kernel by kernel. "eager": always kernel by kernel. "persistent": an MLP with static W8A8 or
+        static W4A8 layers stays on the GPU in a kernel of its own (LSTM and GRU: `rt.stream`); inputs and outputs are then
+        tensors of the CPU with one row, and `close()` ends it.
     threads: most threads of a call, the calling one included; at most the cores it may run on. Used where that pays,
         `explain()` says where; results are the same bits for any number. What stays torch's has torch's own threads.
     max_batch: most rows of a call; None for no limit.

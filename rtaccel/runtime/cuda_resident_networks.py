@@ -49,27 +49,23 @@ class ResidentChain:
     def prepared(self, device: str) -> tuple[Launch, Any]:
         from rtaccel.kernels._shared.triton_launch import bind
         from rtaccel.kernels.mlp import triton_resident
-        from rtaccel.kernels.mlp.triton_chain import Operands
+        from rtaccel.kernels.mlp.triton_form import Form, Operands
 
         stage = self.stages[0]
-        kernel, ops = bind(triton_resident.specialise(stage.attrs)), Operands.of(stage, device)
+        kernel, ops = bind(triton_resident.specialise(stage.attrs)), Operands.of(stage, Form.of(stage.attrs), device)
 
         def launch(requests: Tensor, replies: Tensor, control: Tensor) -> None:
-            kernel(
-                (1,), request_ptr=requests, reply_ptr=replies, control_ptr=control, words_ptr=ops.words,
-                numbers_ptr=ops.numbers, compensation_ptr=ops.compensation, inverse=ops.inverse,
-                zero_point=ops.zero_point, idle_looks=0,
-            )  # fmt: skip
+            kernel((1,), request_ptr=requests, reply_ptr=replies, control_ptr=control, idle_looks=0, **ops.arguments())
 
         return launch, ops
 
     def line(self) -> Line:
-        stage = self.stages[0]
-        widths = stage.attrs["widths"]
-        weights = sum(n * k for k, n in pairwise(widths))
+        attrs = self.stages[0].attrs
+        weights = sum(n * k for k, n in pairwise(attrs["widths"]))
+        kind = f"int4 weights in groups of {attrs['group_size']}" if "group_size" in attrs else "int8 weights"
         return Line(
-            stage.name, f"mlp {'-'.join(map(str, widths))}", "triton_resident", 4 * (self.inputs + self.outputs),
-            2 * weights, ("its weights are in registers: a call moves x and y",),
+            self.stages[0].name, f"mlp {'-'.join(map(str, attrs['widths']))}", "triton_resident",
+            4 * (self.inputs + self.outputs), 2 * weights, (f"its {kind} are in registers: a call moves x and y",),
         )  # fmt: skip
 
 
@@ -83,7 +79,7 @@ class ResidentCut(ResidentChain):
     def prepared(self, device: str) -> tuple[Launch, Any]:
         from rtaccel.kernels._shared.triton_launch import bind
         from rtaccel.kernels.mlp import triton_cut
-        from rtaccel.kernels.mlp.triton_cut_form import Operands
+        from rtaccel.kernels.mlp.triton_form import Operands
 
         stage, cut = self.stages[0], self.cut
         kernel, ops = bind(triton_cut.specialise_resident(stage.attrs, cut)), Operands.of(stage, cut, device)
@@ -91,16 +87,15 @@ class ResidentCut(ResidentChain):
 
         def launch(requests: Tensor, replies: Tensor, control: Tensor) -> None:
             kernel(
-                (cut.parts,), request_ptr=requests, reply_ptr=replies, control_ptr=control, words_ptr=ops.words,
-                numbers_ptr=ops.numbers, compensation_ptr=ops.compensation, exchange_ptr=exchange, inverse=ops.inverse,
-                zero_point=ops.zero_point, idle_looks=0,
+                (cut.programs,), request_ptr=requests, reply_ptr=replies, control_ptr=control, exchange_ptr=exchange,
+                idle_looks=0, **ops.arguments(),
             )  # fmt: skip
 
         return launch, (ops, exchange)
 
     def line(self) -> Line:
         whole = super().line()
-        note = f"{self.cut.parts} programs, each with its part of the outputs of every layer and their weights in registers"
+        note = f"{self.cut.programs} programs, each with its part of the outputs of every layer: {whole.reasons[0]}"
         return replace(whole, kernel="triton_resident_cut", reasons=(note,))
 
 
@@ -140,7 +135,7 @@ class ResidentConvolutions:
         )  # fmt: skip
 
 
-STEP = "Use mode='graph', scheme=rt.W8A8(activation='static') with calibration=, or a smaller model."
+STEP = "Use mode='graph', scheme='w8a8' or 'w4a8' with calibration=, or a smaller model."
 
 
 def network_of(stages: Sequence[Stage], streamed: bool) -> Network:
@@ -163,14 +158,14 @@ def network_of(stages: Sequence[Stage], streamed: bool) -> Network:
         reason, widths = triton_resident.unsupported(stages[0].attrs), stages[0].attrs["widths"]
         if reason is None:
             return ResidentChain(stages[0])
-        cut = triton_cut_form.cut_of(widths)
+        cut = triton_cut_form.cut_of(stages[0].attrs)
         if isinstance(cut, str):
             expected = f"a smaller network: one program {reason}; several: each {cut}"
             raise UnsupportedProblem("persistent", f"mlp {widths}", expected, STEP)
         return ResidentCut(stages[0], cut)
     if not stages or stages[0].op not in ("lstm", "gru"):
         raise UnsupportedProblem(
-            "persistent", what, "a chain of W8A8 linear layers with static scales, of one input and output, or a "
+            "persistent", what, "a chain of W8A8 or of W4A8 linear layers with static scales, of one input and output, or a "
             "stream of LSTM or GRU with a linear head, or of causal convolutions", STEP,
         )  # fmt: skip
     if not streamed:

@@ -16,7 +16,8 @@ from rtaccel.core.registry import operator
 from rtaccel.core.stage import Problem
 from rtaccel.kernels._shared import triton_mailbox
 from rtaccel.kernels.mlp import contract, triton_cut
-from rtaccel.kernels.mlp.triton_cut_form import Cut, Operands, cut_of
+from rtaccel.kernels.mlp.triton_cut_form import THREADS, Cut, cut_of
+from rtaccel.kernels.mlp.triton_form import Operands
 from tests.triton_checks import side_by_side
 
 require("triton")
@@ -32,11 +33,16 @@ def same(got: Tensor, want: Tensor) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("widths", "activations", "parts"),
-    [((20, 33, 7), ("relu", "none"), 2), ((5, 24, 8, 30), ("leaky_relu", "relu", "none"), 3)],
+    ("widths", "activations", "programs", "group"),
+    [
+        ((20, 33, 7), ("relu", "none"), 2, 0),
+        ((5, 24, 8, 30), ("leaky_relu", "relu", "none"), 3, 0),
+        ((20, 150, 90), ("relu", "none"), 2, 0),
+        ((150, 40, 7), ("relu", "none"), 2, 32),
+    ],
 )
 def test_parts_of_every_layer(
-    widths: tuple[int, ...], activations: tuple[str, ...], parts: int, monkeypatch: pytest.MonkeyPatch
+    widths: tuple[int, ...], activations: tuple[str, ...], programs: int, group: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twice, so that the second launch goes on with the numbers of the first; a row without meaning is NaN and alone."""
     if INTERPRET:
@@ -45,8 +51,8 @@ def test_parts_of_every_layer(
     monkeypatch.setattr(
         torch, "empty", lambda *a, **k: allocate(*a, **k).fill_(float("nan") if "dtype" not in k else 85)
     )
-    stage = contract.make_stage(widths, activations, 0.1, seed=int(torch.randint(1 << 30, ())))
-    call = triton_cut.prepared(stage, Problem.of(stage, 1, DEVICE), Cut(widths, parts))
+    stage = contract.make_stage(widths, activations, 0.1, seed=int(torch.randint(1 << 30, ())), group_size=group)
+    call = triton_cut.prepared(stage, Problem.of(stage, 1, DEVICE), Cut(widths, group, programs))
     for rows in (1, 3):
         x = torch.randn(rows, widths[0]) * 2
         if rows == 3:
@@ -56,18 +62,18 @@ def test_parts_of_every_layer(
 
 
 @pytest.mark.skipif(not INTERPRET, reason="on a GPU this is tests/test_resident.py")
-def test_a_network_that_stays_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("group", [0, 16])
+def test_a_network_that_stays_cut(group: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_cut, "SPINS_PER_LOOK", tl.constexpr(4))
     widths = (9, 24, 17)
-    stage, cut = contract.make_stage(widths, ("relu", "none")), Cut(widths, 2)
+    stage, cut = contract.make_stage(widths, ("relu", "none"), group_size=group), Cut(widths, group, 2)
     ops, spec = Operands.of(stage, cut, "cpu"), triton_cut.specialise_resident(stage.attrs, cut)
     requests, replies, control, exchange = (
         torch.zeros(n, dtype=torch.int64).share_memory_() for n in (2 * 9, 2 * 17, 8, cut.exchange_words)
     )
     given = {
-        "request_ptr": requests, "reply_ptr": replies, "control_ptr": control, "words_ptr": ops.words,
-        "numbers_ptr": ops.numbers, "compensation_ptr": ops.compensation, "exchange_ptr": exchange,
-        "inverse": ops.inverse, "zero_point": ops.zero_point, "idle_looks": 0,
+        "request_ptr": requests, "reply_ptr": replies, "control_ptr": control, "exchange_ptr": exchange,
+        **ops.arguments(), "idle_looks": 0,
     }  # fmt: skip
     children = side_by_side.start(spec, (2,), side_by_side.share(given))
     box = Mailbox(requests.data_ptr(), 9, replies.data_ptr(), 17)
@@ -83,18 +89,22 @@ def test_a_network_that_stays_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_how_a_chain_is_cut() -> None:
-    for widths, parts in (
-        ((256, 384, 384, 128), 4),
-        ((640, *[128] * 4, 8, *[128] * 4, 640), 4),
-        ((20, 512, 512, 5), 4),
+    for widths, group, programs in (
+        ((256, 384, 384, 128), 0, 3),
+        ((640, *[128] * 4, 8, *[128] * 4, 640), 0, 3),
+        ((20, 512, 512, 5), 0, 3),
+        ((20, 512, 512, 5), 32, 2),
+        ((512, 1024, 1024, 512), 32, 11),
     ):
-        cut = cut_of(widths, 132)
+        cut = cut_of({"widths": widths, "group_size": group}, 132)
         assert isinstance(cut, Cut)
-        assert cut.parts == parts and cut.words <= 112 * 256
-        assert all(cut.parts * rows >= n for rows, n in zip(cut.rows, widths[1:]))
-        assert cut.slot >= max(cut.parts * rows // 4 for rows in cut.rows)
-    assert "1024" in str(cut_of((20, 1030, 5)))
-    assert "at most 3 programs" in str(cut_of((256, 384, 384, 128), 3))
+        assert cut.programs == programs and sum(cut.held_words(THREADS)) <= 112 * 256
+        assert all(programs * sum(rows) >= n for rows, n in zip(cut.rows, widths[1:]))
+        assert all(sum(columns) >= k for columns, k in zip(cut.columns, widths))
+        assert cut.slot >= max(programs * sum(rows) // 4 for rows in cut.rows)
+    assert "1024" in str(cut_of({"widths": (20, 1030, 5)}))
+    assert "groups of 16, 32, 64, 128, not 48" in str(cut_of({"widths": (20, 512, 512, 5), "group_size": 48}))
+    assert "at most 2 programs" in str(cut_of({"widths": (256, 384, 384, 128)}, 2))
 
 
 @pytest.mark.skipif(not INTERPRET, reason="of the interpreter")

@@ -22,6 +22,7 @@ from rtaccel.core import settings
 from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import impls, operator
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._shared import triton_recurrent_both as both
 from rtaccel.kernels._shared import triton_recurrent_stack as stack
 from rtaccel.kernels._shared.recurrent import Geometry
 from rtaccel.kernels._shared.recurrent_cases import make_inputs, make_stage
@@ -77,12 +78,19 @@ def cases() -> Iterator[Any]:
         (1, 65, Geometry(33, batch=2, time=3, batch_first=1, last_only=1), "int8-dynamic", "float32", True),
         (2, 6, Geometry(21, layers=2, time=2), "int8-own", "float32", False),
         (1, 9, Geometry(40, batch=2, time=2), "int8-static", "int8", False),
+        (2, 65, Geometry(17, layers=2), "int4-dynamic", "float32", True),
+        (1, 7, Geometry(150, time=2), "int4-own", "int8", False),
+        (2, 5, Geometry(17, layers=2, directions=2), "int8-static", "int8", True),
+        (1, 6, Geometry(9, directions=2, time=3, batch=2, last_only=1), "int8-own", "float32", True),
     ]
     many: list[Sizes] = [
         (2, 100, Geometry(100, layers=2, time=7), "int8-own", "float32", True),
         (1, 250, Geometry(200, layers=3, time=20, last_only=1), "int8-static", "int8", False),
         (1, 500, Geometry(1000, layers=4, time=5), "int8-own", "float32", True),
         (5, 600, Geometry(130, layers=2, time=3, batch=2), "int8-dynamic", "float32", True),
+        (2, 100, Geometry(100, layers=2, time=7), "int4-own", "float32", True),
+        (1, 250, Geometry(200, layers=3, time=20, last_only=1), "int4-static", "int8", False),
+        (2, 40, Geometry(100, layers=2, directions=2, time=20, batch_first=1), "int8-own", "float32", False),
     ]
     for op in GATES:
         for sizes in few if INTERPRET else few + many:
@@ -115,20 +123,22 @@ def cut(stage: Stage, samples: int, units: int, resident: int) -> tuple[Form, An
     geometry, gates = Geometry.of(stage.attrs), GATES[stage.op]
     problem = Problem.of(stage, samples, DEVICE)
     parts = -(-geometry.hidden // units)
-    form = Form(geometry, stage.inputs[0].width, gates, units, parts, resident)
+    group = int(stage.attrs.get("group_size", 0))
+    form = Form(geometry, stage.inputs[0].width, gates, units, parts, resident, group)
     return form, stack.prepared(stage, problem, form, operator(stage.op).lower(stage))
 
 
 @pytest.mark.parametrize(
-    ("op", "samples", "k", "geometry", "units", "resident", "states"),
+    ("op", "samples", "k", "geometry", "units", "resident", "states", "weights"),
     [
-        ("lstm", 1, 7, Geometry(20, layers=2, time=2), 8, 1, True),
-        ("gru", 2, 33, Geometry(30, layers=1, time=2), 16, 0, True),
-        ("lstm", 1, 4, Geometry(16, layers=1, time=3, last_only=1), 8, 1, False),
+        ("lstm", 1, 7, Geometry(20, layers=2, time=2), 8, 1, True, "int8"),
+        ("gru", 2, 33, Geometry(30, layers=1, time=2), 16, 0, True, "int8"),
+        ("lstm", 1, 4, Geometry(16, layers=1, time=3, last_only=1), 8, 1, False, "int8"),
+        ("gru", 1, 7, Geometry(20, layers=2), 16, 1, True, "int4"),
     ],
 )
 def test_programs_that_share_a_stream(
-    op: str, samples: int, k: int, geometry: Geometry, units: int, resident: int, states: bool,
+    op: str, samples: int, k: int, geometry: Geometry, units: int, resident: int, states: bool, weights: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Twice, so that the second launch goes on with the numbers of the first."""
@@ -137,11 +147,27 @@ def test_programs_that_share_a_stream(
 
         monkeypatch.setattr(stack, "bind", side_by_side.bind)
         monkeypatch.setattr(stack, "multiprocessors", lambda: samples * -(-geometry.hidden // units))
-    stage = make_stage(op, GATES[op], geometry, k, "int8-own", states=states, seed=seed())
+    stage = make_stage(op, GATES[op], geometry, k, f"{weights}-own", states=states, seed=seed())
     form, call = cut(stage, samples, units, resident)
     assert form.parts > 1
     for _ in range(2):
         inputs = make_inputs(stage, samples, seed())
+        assert_same(stage, inputs, call(*(t.to(DEVICE) for t in inputs)))
+
+
+def test_programs_that_share_a_layer_in_both_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each direction exchanges words of its own; twice, so that the second launch goes on with the numbers of the first."""
+    geometry = Geometry(13, directions=2, time=2)
+    stage = make_stage("gru", 3, geometry, 6, "int8-own", seed=seed())
+    if INTERPRET:
+        from tests.triton_checks import side_by_side
+
+        monkeypatch.setattr(both, "bind", side_by_side.bind)
+    monkeypatch.setattr(both, "multiprocessors", lambda: 4)
+    monkeypatch.setattr(both, "forms_of", lambda problem, gates: [Form(Geometry(13, time=2), 6, gates, 8, 2, 1)])
+    call = both.prepared(stage, Problem.of(stage, 2, DEVICE), 3, operator("gru").lower(stage))
+    for _ in range(2):
+        inputs = make_inputs(stage, 2, seed())
         assert_same(stage, inputs, call(*(t.to(DEVICE) for t in inputs)))
 
 
@@ -192,11 +218,14 @@ def test_how_a_stack_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_not_taken() -> None:
     (impl,) = impls("triton", "lstm")
     for form, geometry, said in (
-        ("float32", Geometry(8), "float32"), ("int4-own", Geometry(32), "uint8"),
-        ("int8-own", Geometry(8, directions=2), "both directions"),
+        ("float32", Geometry(8), "float32"), ("float32", Geometry(8, directions=2), "float32"),
     ):  # fmt: skip
         stage = make_stage("lstm", 4, geometry, 32, form)
         assert said in (impl.supports(Problem.of(stage, 1, DEVICE)) or "")
+    assert "up to 256 in a moment, not 1024" in str(
+        impl.supports(stack.problem_of("lstm", 4, Geometry(1000, layers=4), 500, group=32))
+    )
+    assert "16, 32, 64, 128, not 48" in str(impl.supports(stack.problem_of("lstm", 4, Geometry(8), 32, group=48)))
 
 
 def test_wrong_inputs_are_refused() -> None:

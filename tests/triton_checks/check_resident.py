@@ -19,12 +19,13 @@ from rtaccel.core import settings
 from rtaccel.core.registry import operator
 from rtaccel.kernels._shared import triton_mailbox
 from rtaccel.kernels.mlp import contract, triton_resident
-from rtaccel.kernels.mlp.triton_chain import Operands
+from rtaccel.kernels.mlp.triton_form import Form, Operands
 
 require("triton")
 if not settings.triton_interpret():
     pytest.skip("on a GPU this is tests/test_resident.py", allow_module_level=True)
 
+AUTOENCODER = (640, *[128] * 4, 8, *[128] * 4, 640)
 TIMEOUT_NS = 60_000_000_000
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
@@ -51,30 +52,32 @@ class Side:
         return int(self.control[1])
 
 
-def mlp(widths: tuple[int, ...], activations: tuple[str, ...], idle_looks: int = 0) -> tuple[Any, Side]:
-    stage = contract.make_stage(widths, activations, 0.1)
-    side, ops = Side(widths[0], widths[-1]), Operands.of(stage, "cpu")
+def mlp(widths: tuple[int, ...], activations: tuple[str, ...], idle_looks: int = 0, group: int = 0) -> tuple[Any, Side]:
+    stage = contract.make_stage(widths, activations, 0.1, group_size=group)
+    side, ops = Side(widths[0], widths[-1]), Operands.of(stage, Form.of(stage.attrs), "cpu")
     spec = triton_resident.specialise(stage.attrs)
     constants = {**spec.keywords, "LOOK": 4}
     side.start(
         lambda: triton_resident.resident_kernel[(1,)](
-            side.requests, side.replies, side.control, ops.words, ops.numbers, ops.compensation, ops.inverse,
-            ops.zero_point, idle_looks, **constants,
+            request_ptr=side.requests, reply_ptr=side.replies, control_ptr=side.control, **ops.arguments(),
+            idle_looks=idle_looks, **constants,
         )
     )  # fmt: skip
     return stage, side
 
 
 @pytest.mark.parametrize(
-    ("widths", "activations"),
+    ("widths", "activations", "group"),
     [
-        ((20, 32, 5), ("relu", "none")),
-        ((3, 17, 130, 9), ("leaky_relu", "relu", "sigmoid")),
-        ((512, 8, 512), ("relu", "none")),
+        ((20, 32, 5), ("relu", "none"), 0),
+        ((3, 17, 130, 9), ("leaky_relu", "relu", "sigmoid"), 0),
+        ((640, 8, 640), ("relu", "none"), 0),
+        ((640, 8, 150), ("relu", "none"), 32),
+        ((20, 70, 9), ("leaky_relu", "sigmoid"), 16),
     ],
 )
-def test_a_resident_network_answers(widths: tuple[int, ...], activations: tuple[str, ...]) -> None:
-    stage, side = mlp(widths, activations)
+def test_a_resident_network_answers(widths: tuple[int, ...], activations: tuple[str, ...], group: int) -> None:
+    stage, side = mlp(widths, activations, group=group)
     op = operator("mlp")
     for call in range(6):
         x = torch.randn(1, widths[0])
@@ -132,10 +135,12 @@ def test_the_null_model_gives_its_first_number() -> None:
 
 def test_what_cannot_stay() -> None:
     for widths, said in (
-        ((600, 16, 8), "512 threads"),
-        ((256, 256, 256, 256), "128 KiB"),
-        ((512, 256, 512), "128 KiB"),
+        ((1030, 16, 8), "up to 1024"),
+        ((256, 256, 256, 256), "132 KiB"),
+        ((512, 256, 512), "132 KiB"),
+        (AUTOENCODER, "132 KiB"),
     ):
-        attrs = {"widths": widths, "activations": ("relu",) * (len(widths) - 1)}
-        assert said in (triton_resident.unsupported(attrs) or "")
-    assert triton_resident.unsupported({"widths": (128,) * 7, "activations": ("relu",) * 6}) is None
+        assert said in (triton_resident.unsupported({"widths": widths}) or "")
+    assert triton_resident.unsupported({"widths": (128,) * 7}) is None
+    assert triton_resident.unsupported({"widths": AUTOENCODER, "group_size": 32}) is None
+    assert "not 48" in (triton_resident.unsupported({"widths": (20, 32, 5), "group_size": 48}) or "")

@@ -26,6 +26,7 @@ from rtaccel.kernels.fused_linear import contract as fused_contract
 from rtaccel.kernels.fused_sparse_linear import contract as fused_sparse_contract
 from rtaccel.kernels.linear import contract as linear_contract
 from rtaccel.kernels.linear import contract_weights
+from rtaccel.kernels.mlp import contract as mlp_contract
 from rtaccel.kernels.quantize import contract as quantize_contract
 from rtaccel.kernels.sparse_linear import contract as sparse_contract
 
@@ -96,7 +97,7 @@ def main() -> None:
         for m, n, k in ((1, 9, 36), (3, 17, 131), (2, 20, 516)):
             for kind in contract_weights.KINDS:
                 ran += run("linear", made := contract_weights.make_stage(k, n, kind), inputs(made, m), at_end)
-            for kind in ("w8a8-rows", "w4a16", "float8"):
+            for kind in ("w8a8-rows", "w8a8-static", "w4a8-rows", "w4a16", "float8"):
                 fused = fused_contract.make_stage(k, n, kind, residual=True, out="int8")
                 ran += run("fused_linear", fused, fused_contract.make_inputs(fused, m, seed=k), at_end)
         for m, n, k in ((1, 7, 20), (3, 17, 68), (5, 33, 131)):
@@ -108,12 +109,17 @@ def main() -> None:
                 ran += run("fused_sparse_linear", front, fused_sparse_contract.make_inputs(front, m, seed=k), at_end)
             made = sparse_contract.make_stage(k, n, "w4a8-static", "2:4", 0.4, group_size=32)
             ran += run("sparse_linear", made, inputs(made, m), at_end)
+        for widths, group in (((13, 21, 5), 0), ((140, 9, 33), 0), ((35, 150, 7), 32)):
+            made = mlp_contract.make_stage(widths, ("relu", "none"), group_size=group)
+            ran += run("mlp", made, (torch.randn(2, widths[0]),), at_end)
         handed = linear_contract.make_stage(20, 7, "dynamic", "relu", out="int8")  # to cuBLAS, from 128 rows
         ran += run("linear", handed, inputs(handed, 130), at_end)
         for op, gates in (("lstm", 4), ("gru", 3)):
             for k, geometry, form, out in (
                 (5, Geometry(9, layers=2), "int8-static", "int8"),
                 (21, Geometry(17, time=2, last_only=1), "int8-dynamic", "float32"),
+                (7, Geometry(35), "int4-static", "float32"),
+                (7, Geometry(9, layers=2, directions=2, time=2, last_only=1), "int8-own", "int8"),
             ):
                 made = recurrent_cases.make_stage(op, gates, geometry, k, form, out)
                 ran += run(op, made, recurrent_cases.make_inputs(made, 1, seed=k), at_end)
