@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -9,6 +12,16 @@ import torch
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(20)
+
+
+@pytest.fixture(scope="module")
+def empty_triton_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compiles for real, each form once for all tests: nothing is read from, or left in, the user's cache."""
+    own = tmp_path_factory.getbasetemp()
+    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(folder / "triton"))
+        yield
 
 
 @pytest.fixture

@@ -40,14 +40,7 @@ from rtaccel.kernels.linear.triton_w8a8 import Operands
 from rtaccel.runtime.cuda_ahead import kernels_of
 from tests.triton_checks import budgets
 
-
-@pytest.fixture(autouse=True, scope="module")
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compiles for real: nothing is read from, or left in, the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
-        yield
-
+pytestmark = pytest.mark.usefixtures("empty_triton_cache")
 
 SPECIALISATIONS = specialisations()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -28,13 +27,7 @@ from tests.triton_checks.ttir import parse
 from tests.triton_checks.ttir_ranges import faults
 from tests.triton_checks.ttir_traffic import Traffic
 
-
-@pytest.fixture(autouse=True, scope="module")
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
-        yield
-
+pytestmark = pytest.mark.usefixtures("empty_triton_cache")
 
 DECLARED = launches.declared()
 
