@@ -134,9 +134,12 @@ def test_the_bits_of_the_cpu(case: str, devices: Callable[..., on_host.HostDevic
 
 
 def barriers() -> list[int]:
-    """Lines of the kernel at which threads wait for each other."""
-    text = (cuda_nvrtc.FOLDER / "cuda_recurrent.cu").read_text()
-    return [n for n, line in enumerate(text.splitlines(), 1) if "__syncthreads();" in line or "__syncwarp();" in line]
+    """Lines of the kernel's files at which threads wait for each other; no two are alike."""
+    files = ["cuda_recurrent.cu", *cuda_recurrent.FILES[1:]]
+    lines = [line for name in files for line in enumerate((cuda_nvrtc.FOLDER / name).read_text().splitlines(), 1)]
+    found = [n for n, line in lines if "__syncthreads();" in line or "__syncwarp();" in line]
+    assert len(set(found)) == len(found), "two files have a barrier in the same line: move one of them"
+    return found
 
 
 @pytest.fixture(scope="module")

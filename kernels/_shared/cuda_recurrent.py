@@ -14,7 +14,7 @@ from rtaccel.kernels._shared.cuda_nvrtc import CudaKernel
 from rtaccel.kernels._shared.cuda_recurrent_form import Card, Form, Head, form_of
 from rtaccel.kernels._shared.recurrent import Geometry
 
-FILES = ("cuda_words.h", "cuda_cells.h", "cuda_recurrent_form.h")
+FILES = ("cuda_words.h", "cuda_cells.h", "cuda_recurrent_form.h", "cuda_recurrent_stack.h")
 
 RESET, SAVE, LOAD, SPOILED = 1, 2, 4, 8
 """Commands of a message, as the head of cuda_recurrent.cu has them."""
