@@ -31,23 +31,28 @@ device: $(VENV)/.dev
 	$(BIN)/python -m bench.device
 
 wheel: $(VENV)/.dev
-	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
-# An editable install: Python files are read where they lie; C++ is rebuilt when one of its files is newer.
-$(VENV)/.demo: $(BIN)/pip $(SOURCES)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo]'
+# The tools that build C++ stay in the environment: in one of its own for each build nothing would be kept from the last.
+$(VENV)/.build: $(BIN)/pip pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check 'scikit-build-core>=0.11' 'nanobind>=2.8' 'cmake>=3.26' 'ninja>=1.11'
 	touch $@
 
-$(VENV)/.dev: $(BIN)/pip $(SOURCES)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,demo,accuracy,numba,cuda]' \
+# An editable install: Python files are read where they lie; C++ is rebuilt when one of its files is newer.
+$(VENV)/.demo: $(VENV)/.build $(SOURCES)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[demo]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.build $(SOURCES)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[dev,demo,accuracy,numba,cuda]' \
 		--config-settings=cmake.define.RTACCEL_NATIVE_TESTS=ON
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench,peers]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[bench,peers]'
 	touch $@
 
 clean:

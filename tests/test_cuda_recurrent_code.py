@@ -159,7 +159,10 @@ def test_int4_stacks_are_for_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_launch, "unavailable", lambda kernel: None)
     taken = stack_network(stages(nn.GRU(8, 12, batch_first=True), "w4a8"))
     assert isinstance(taken, CudaStack)
-    assert "not triton_resident, which takes int8 weights, not uint8" in taken.line().reasons
+    assert (
+        "not triton_resident, which has int8 weights as a stream; windows and moments with int4 weights run in a graph"
+        in taken.line().reasons
+    )
     monkeypatch.setattr(cuda_launch, "unavailable", lambda kernel: "libnvrtc cannot be loaded")
     with pytest.raises(BackendUnavailable, match=r"libnvrtc cannot be loaded.*nvidia-cuda-nvrtc"):
         stack_network(taken.stages)
