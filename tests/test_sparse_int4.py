@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-import pickle
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import rtaccel as rt
 from rtaccel.formats import int4, int8, masks
 from rtaccel.kernels.sparse_linear import contract
+from tests.round_trips import WAYS, passed_on
 
 SCHEMES = (rt.W4A8(32, "static"), rt.W4A8(48, "dynamic"))
 
@@ -61,7 +60,7 @@ def test_values_are_those_of_the_dense_layer_that_was_pruned_first() -> None:
     assert layer.state_dict()["positions"].numel() == 45 * 64 // 8
 
 
-@pytest.mark.parametrize("way", ["state_dict", "safetensors", "torch.save", "deepcopy", "pickle"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_round_trips(scheme: rt.W4A8, way: str, tmp_path: Path) -> None:
     _, layer = make(scheme)
@@ -69,19 +68,7 @@ def test_round_trips(scheme: rt.W4A8, way: str, tmp_path: Path) -> None:
     want = layer(x)
     other = rt.nn.SparseLinear(70, 45, scheme=scheme, sparsity="2:4")
     assert torch.equal(other(x), torch.zeros(4, 45))
-    if way == "state_dict":
-        other.load_state_dict(layer.state_dict())
-    elif way == "safetensors":
-        save_file(layer.state_dict(), tmp_path / "layer.safetensors")
-        other.load_state_dict(load_file(tmp_path / "layer.safetensors"))
-    elif way == "torch.save":
-        torch.save(layer.state_dict(), tmp_path / "layer.pt")
-        other.load_state_dict(torch.load(tmp_path / "layer.pt", weights_only=True))
-    elif way == "deepcopy":
-        other = copy.deepcopy(layer)
-    else:
-        other = pickle.loads(pickle.dumps(layer))
-    assert torch.equal(other(x), want)
+    assert torch.equal(passed_on(layer, other, way, tmp_path)(x), want)
 
 
 def test_a_bad_file_changes_nothing() -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import os
-import pickle
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import rtaccel as rt
@@ -20,6 +18,7 @@ from rtaccel.formats import int8
 from rtaccel.kernels.chain.cpu import build
 from rtaccel.kernels.sparse_linear import contract
 from rtaccel.plan import sparse as forms
+from tests.round_trips import WAYS, passed_on
 
 PATTERNS = (rt.Unstructured(0.8), rt.BlockSparse((16, 16), 0.7), rt.BlockSparse((5, 3), 0.7), rt.SemiStructured())
 SCHEMES = (rt.Float32(), rt.W8A8("static"), rt.W8A8("dynamic"))
@@ -108,7 +107,7 @@ def test_dense_and_sparse_forms_give_the_same_bits() -> None:
         assert all(torch.equal(r, results[0]) for r in results)
 
 
-@pytest.mark.parametrize("way", ["state_dict", "safetensors", "torch.save", "deepcopy", "pickle"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 def test_round_trips(pattern: rt.Unstructured, way: str, tmp_path: Path) -> None:
     _, layer = make(pattern=pattern)
@@ -116,19 +115,7 @@ def test_round_trips(pattern: rt.Unstructured, way: str, tmp_path: Path) -> None
     want = layer(x)
     other = rt.nn.SparseLinear(70, 45, scheme=rt.W8A8("static"), sparsity=pattern)
     assert torch.equal(other(x), torch.zeros(4, 45))
-    if way == "state_dict":
-        other.load_state_dict(layer.state_dict())
-    elif way == "safetensors":
-        save_file(layer.state_dict(), tmp_path / "layer.safetensors")
-        other.load_state_dict(load_file(tmp_path / "layer.safetensors"))
-    elif way == "torch.save":
-        torch.save(layer.state_dict(), tmp_path / "layer.pt")
-        other.load_state_dict(torch.load(tmp_path / "layer.pt", weights_only=True))
-    elif way == "deepcopy":
-        other = copy.deepcopy(layer)
-    else:
-        other = pickle.loads(pickle.dumps(layer))
-    assert torch.equal(other(x), want)
+    assert torch.equal(passed_on(layer, other, way, tmp_path)(x), want)
 
 
 def test_a_bad_file_changes_nothing() -> None:
