@@ -110,6 +110,7 @@ NB_MODULE(_native, m) {
   m.def("kernels", &kernels, "(op, name, rank) of every kernel");
   m.def("reject", &reject, "reason why a kernel cannot compute a problem, or an empty string");
   m.def("connect", &connect);
+  m.def("knows_negative_bit", &knows_negative_bit);
   add_plan(m);
   add_entry(m);
   nb::class_<Mailbox>(m, "Mailbox", "Messages to a kernel that stays resident on a GPU, by address.")

@@ -90,22 +90,28 @@ void Plan::stage(const std::string& op, const std::string& kernel, const std::ve
   ++stages_;
 }
 
-void Plan::finish(const Ports& inputs, const Ports& outputs, int64_t max_samples, int64_t state_samples, int64_t memory,
-                  int threads) {
-  for (const auto& [dtype, lead, trailing] : inputs) inputs_.push_back({dtype_of(dtype), lead, trailing});
-  for (const auto& [dtype, lead, trailing] : outputs) outputs_.push_back({dtype_of(dtype), lead, trailing});
+void Plan::finish(const Ports& inputs, const Ports& outputs, int64_t min_batch, int64_t max_batch,
+                  int64_t state_samples, int64_t memory, int threads) {
+  for (const auto& [dtype, lead, middle, trailing] : inputs)
+    inputs_.push_back({dtype_of(dtype), lead, middle, trailing});
+  for (const auto& [dtype, lead, middle, trailing] : outputs)
+    outputs_.push_back({dtype_of(dtype), lead, middle, trailing});
   for (const auto* specs : {&inputs_, &outputs_}) {
     if (specs->empty() || specs->size() > kMaxTensors)
       throw std::runtime_error("a plan takes 1 to 16 inputs and outputs");
     for (const Spec& s : *specs)
       if (s.lead + s.trailing.size() > kMaxDims)
         throw std::runtime_error("a tensor of a plan has at most 8 dimensions");
+    for (const Spec& s : *specs)
+      if (!s.middle.empty() && s.middle.size() + 1 != static_cast<size_t>(s.lead))
+        throw std::runtime_error("fixed sizes for some of the leading dimensions");
   }
   flat_in_ = "(" + std::string(inputs_.size(), '.') + ")";
   flat_out_ = outputs_.size() == 1 ? "." : "(" + std::string(outputs_.size(), '.') + ")";
   form_in_ = flat_in_;
   form_out_ = flat_out_;
-  max_samples_ = max_samples;
+  min_batch_ = min_batch;
+  max_batch_ = max_batch;
   state_samples_ = state_samples;
   if (threads != 1) checked(rta_plan_threads(plan_, threads));
   checked(rta_plan_finish(plan_, state_samples, memory));
@@ -125,6 +131,18 @@ void Plan::guard(nb::tuple dicts) {
     if (!PyDict_Check(dict.ptr())) throw nb::type_error("guards are dicts");
     guards_.push_back(dict.inc_ref().ptr());
   }
+}
+
+void Plan::adopt(Plan& other) {
+  const auto same = [](const std::vector<Spec>& a, const std::vector<Spec>& b) {
+    return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const Spec& p, const Spec& q) {
+      return p.dtype.core == q.dtype.core && p.lead == q.lead && p.middle == q.middle && p.trailing == q.trailing;
+    });
+  };
+  if (!same(inputs_, other.inputs_) || !same(outputs_, other.outputs_) || state_samples_ != other.state_samples_)
+    throw nb::value_error("a plan of other tensors");
+  std::swap(plan_, other.plan_);
+  std::swap(stages_, other.stages_);
 }
 
 bool Plan::guarded() const {
@@ -155,6 +173,8 @@ bool Plan::take_outputs(PyObject* outputs, Pointers& p) const {
     dlpack::Tensor t;
     int64_t rows;
     if (!view(flat.tensors[i], outputs_[i], t, rows) || rows != p.rows) return false;
+    for (int d = 0; d < std::min(outputs_[i].lead, inputs_[0].lead); ++d)
+      if (t.shape[d] != p.lead[d]) return false;
     p.out[i] = t.data;
     const int64_t bytes = size_bytes(outputs_[i], rows);
     for (size_t j = 0; j < inputs_.size(); ++j)
@@ -166,7 +186,7 @@ bool Plan::take_outputs(PyObject* outputs, Pointers& p) const {
 }
 
 // All inputs agree in their leading dimensions; those of the first are given back in `lead`.
-bool Plan::take_inputs(const Flat& flat, Pointers& p, int64_t* lead) const {
+bool Plan::take_inputs(const Flat& flat, Pointers& p) const {
   for (size_t i = 0; i < inputs_.size(); ++i) {
     dlpack::Tensor t;
     int64_t rows;
@@ -174,19 +194,22 @@ bool Plan::take_inputs(const Flat& flat, Pointers& p, int64_t* lead) const {
     p.in[i] = t.data;
     if (i == 0) {
       p.rows = rows;
-      if (lead)
-        for (int d = 0; d < inputs_[0].lead; ++d) lead[d] = t.shape[d];
+      for (int d = 0; d < inputs_[0].lead; ++d) p.lead[d] = t.shape[d];
     } else if (rows != p.rows) {
       return false;
+    } else {
+      for (int d = 0; d < std::min(inputs_[i].lead, inputs_[0].lead); ++d)
+        if (t.shape[d] != p.lead[d]) return false;
     }
   }
-  return (max_samples_ <= 0 || p.rows <= max_samples_) && (state_samples_ == 0 || p.rows == state_samples_);
+  if (inputs_[0].lead > 0 && (p.lead[0] < min_batch_ || (max_batch_ >= 0 && p.lead[0] > max_batch_))) return false;
+  return state_samples_ == 0 || p.rows == state_samples_;
 }
 
 bool Plan::fits(nb::handle inputs, nb::handle outputs, Pointers& p) const {
   Flat flat;
   const char* form = form_in_.c_str();
-  return unnest(inputs.ptr(), form, flat.tensors, flat.count) && take_inputs(flat, p, nullptr) &&
+  return unnest(inputs.ptr(), form, flat.tensors, flat.count) && take_inputs(flat, p) &&
          take_outputs(outputs.ptr(), p);
 }
 
@@ -200,7 +223,7 @@ bool Plan::run(nb::handle inputs, nb::handle outputs) const {
 bool Plan::run_given(PyObject* const* inputs, Py_ssize_t count, PyObject* outputs) const {
   Flat flat;
   Pointers p;
-  if (!unnest_given(inputs, count, form_in_.c_str(), flat.tensors, flat.count) || !take_inputs(flat, p, nullptr) ||
+  if (!unnest_given(inputs, count, form_in_.c_str(), flat.tensors, flat.count) || !take_inputs(flat, p) ||
       !take_outputs(outputs, p))
     return false;
   run_bound(p);
@@ -209,10 +232,9 @@ bool Plan::run_given(PyObject* const* inputs, Py_ssize_t count, PyObject* output
 
 nb::object Plan::compute(const Flat& inputs, const std::string& form_out) const {
   Pointers p;
-  int64_t lead[kMaxDims];
-  if (!take_inputs(inputs, p, lead)) return nb::none();
+  if (!take_inputs(inputs, p)) return nb::none();
   nb::object results[kMaxTensors];
-  for (size_t i = 0; i < outputs_.size(); ++i) results[i] = fresh(outputs_[i], lead, p.out[i]);
+  for (size_t i = 0; i < outputs_.size(); ++i) results[i] = fresh(outputs_[i], p.lead, p.out[i]);
   run_bound(p);
   const char* form = form_out.c_str();
   const nb::object* next = results;
@@ -260,7 +282,7 @@ nb::bytes Plan::save_state() const {
 
 void Plan::load_state(nb::bytes from) {
   if (from.size() != rta_plan_state_bytes(plan_)) throw nb::value_error("the state of another plan");
-  rta_plan_load_state(plan_, from.data());
+  if (rta_plan_load_state(plan_, from.data()) != 0) throw nb::value_error(rta_error());
 }
 
 int64_t Plan::prefault() {

@@ -17,11 +17,12 @@ struct Pointers {
   const void* in[kMaxTensors];
   void* out[kMaxTensors];
   int64_t rows;
+  int64_t lead[kMaxDims];  // of the first input
 };
 
 class Plan {
  public:
-  using Ports = std::vector<std::tuple<std::string, int, std::vector<int64_t>>>;
+  using Ports = std::vector<std::tuple<std::string, int, std::vector<int64_t>, std::vector<int64_t>>>;
 
   explicit Plan(size_t weight_bytes);
   ~Plan();
@@ -31,10 +32,14 @@ class Plan {
   int value(const std::string& dtype, int64_t steps, int64_t width, const std::string& role);
   void stage(const std::string& op, const std::string& kernel, const std::vector<int>& inputs,
              const std::vector<int>& outputs, nanobind::dict attrs);
-  void finish(const Ports& inputs, const Ports& outputs, int64_t max_samples, int64_t state_samples, int64_t memory,
-              int threads);
+  // min_batch, max_batch: sizes of the first dimension that a call may have; max_batch -1 for no limit.
+  void finish(const Ports& inputs, const Ports& outputs, int64_t min_batch, int64_t max_batch, int64_t state_samples,
+              int64_t memory, int threads);
   // How the arguments of call, run and bind are nested, and their results.
   void nesting(const std::string& inputs, const std::string& outputs);
+  // Takes the place of its stages, weights and states from another plan of the same tensors, which is left with the old
+  // ones: whoever holds this plan, a bound call too, goes on with the new ones.
+  void adopt(Plan& other);
   // Dicts that must be empty for a call from an entry: where hooks of a module are kept.
   void guard(nanobind::tuple dicts);
   bool guarded() const;
@@ -79,7 +84,7 @@ class Plan {
     int count = 0;
   };
 
-  bool take_inputs(const Flat& flat, Pointers& p, int64_t* lead) const;
+  bool take_inputs(const Flat& flat, Pointers& p) const;
   bool take_outputs(PyObject* outputs, Pointers& p) const;
   nanobind::object compute(const Flat& inputs, const std::string& form_out) const;
 
@@ -87,7 +92,7 @@ class Plan {
   std::vector<Spec> inputs_, outputs_;
   std::string flat_in_, flat_out_, form_in_, form_out_;
   std::vector<PyObject*> guards_;
-  int64_t max_samples_ = 0, state_samples_ = 0, stages_ = 0;
+  int64_t min_batch_ = 0, max_batch_ = -1, state_samples_ = 0, stages_ = 0;
 };
 
 // What Python sees of it.

@@ -36,6 +36,7 @@ void add_plan(nb::module_& m) {
       .def("call", &Plan::call, nb::arg("inputs").none())
       .def("call_flat", &Plan::call_flat, nb::arg("inputs").none())
       .def("nesting", &Plan::nesting, nb::arg("inputs"), nb::arg("outputs"))
+      .def("adopt", &Plan::adopt, nb::arg("other"))
       .def("guard", &Plan::guard, nb::arg("dicts"))
       .def("profile", &Plan::profile, nb::arg("inputs"), nb::arg("outputs"), nb::arg("calls"))
       .def("reset", &Plan::reset, nb::arg("first"), nb::arg("count"))

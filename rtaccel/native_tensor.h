@@ -12,8 +12,13 @@
 
 namespace rta_torch {
 
-// Finds torch's exchange interface. Called once, before anything else here.
-void connect(nanobind::handle tensor, nanobind::handle parameter, nanobind::handle refusal);
+// Finds torch's exchange interface. Called once, before anything else here. plain, negated: tensors without and with the
+// negative bit, in pairs, by which the place of that bit is found.
+void connect(nanobind::handle tensor, nanobind::handle parameter, nanobind::handle refusal, nanobind::list plain,
+             nanobind::list negated);
+
+// Whether the place of the negative bit is known; torch is asked for each tensor where it is not.
+bool knows_negative_bit();
 
 // A stage refused the numbers of a call: raises the typed error that Python makes of the reason.
 [[noreturn]] void raise_refusal();
@@ -27,10 +32,12 @@ struct Dtype {
 };
 const Dtype& dtype_of(const std::string& name);
 
-// A tensor of a plan: `lead` leading dimensions are rows, the trailing ones are fixed.
+// A tensor of a plan: `lead` leading dimensions are rows, the trailing ones are fixed. middle: the sizes of the leading
+// dimensions behind the first, where they are fixed too; empty where they are open.
 struct Spec {
   Dtype dtype;
   int lead;
+  std::vector<int64_t> middle;
   std::vector<int64_t> trailing;
   int64_t width() const {
     int64_t product = 1;

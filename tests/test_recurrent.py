@@ -13,6 +13,7 @@ from torch import nn
 import rtaccel as rt
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.registry import operator
+from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.stage import Port, Stage, Value
 from rtaccel.kernels._shared.recurrent import Geometry
 from rtaccel.kernels._shared.recurrent_cases import make_inputs, make_stage
@@ -59,7 +60,7 @@ def streaming(stage: Stage, samples: int):
     inner = Stage(stage.op, "step", stage.inputs, outputs, stage.tensors, stage.attrs)
     kernel = choose(inner, samples).impl.name
     return build(
-        [(inner, kernel)], [Port.matrix(stage.inputs[0])], [Port.matrix(outputs[0])], 0,
+        [(inner, kernel)], [Port.matrix(stage.inputs[0])], [Port.matrix(outputs[0])], ANY_BATCH,
         States(frozenset(names), samples, -1),
     )  # fmt: skip
 

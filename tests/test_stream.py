@@ -252,4 +252,4 @@ def test_explain_says_what_a_call_takes() -> None:
     live = rt.stream(nn.GRU(5, 4, batch_first=True).eval(), torch.randn(3, 5))
     assert "3 streams, one moment of each a call" in live.explain(measure=False)
     fixed = rt.compile(nn.GRU(5, 4).eval(), torch.randn(7, 3, 5))
-    assert "the shapes of the example alone" in fixed.explain(measure=False)
+    assert "batch size: fixed to 7" in fixed.explain(measure=False)

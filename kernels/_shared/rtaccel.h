@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define RTA_ABI_VERSION 2
+#define RTA_ABI_VERSION 3
 
 #ifdef __cplusplus
 extern "C" {
@@ -88,10 +88,11 @@ double rta_plan_profile(rta_plan* plan, const void* const* inputs, void* const* 
 
 /* States as they are after rta_plan_finish, of samples first .. first + count - 1. */
 void rta_plan_reset(rta_plan* plan, int64_t first, int64_t count);
-/* All states as one block of bytes, in the kernels' own order: to save them and to put them back into such a plan. */
+/* All states as one block of bytes, in the kernels' own order: to save them and to put them back into such a plan. Loading
+ * gives 0, or -1 with nothing changed where the bytes cannot be those of such a plan. */
 size_t rta_plan_state_bytes(const rta_plan* plan);
 void rta_plan_save_state(const rta_plan* plan, void* to);
-void rta_plan_load_state(rta_plan* plan, const void* from);
+int rta_plan_load_state(rta_plan* plan, const void* from);
 
 /* Into how many parts a call with so many samples cuts stage number `stage`, or with stage -1 the batch. A call that
  * comes alone, with the threads asleep, is cut only where that makes up for waking them. */

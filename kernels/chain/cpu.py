@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import rtaccel._native as native
+from rtaccel.core.batch import ANY_BATCH, BatchRange
 from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem
 from rtaccel.core.registry import Impl, Prepared, operator, register_impl
 from rtaccel.core.stage import Port, Problem, Stage
@@ -40,7 +41,9 @@ def _refusal(reason: str) -> RtaccelError:
 
 @cache
 def _connect() -> None:
-    native.connect(torch.Tensor, torch.nn.Parameter, _refusal)
+    plain = [torch.ones(n, dtype=torch.float32, device="cpu") for n in (1, 3, 64, 1000)]
+    negated = [t._neg_view() for t in plain]
+    native.connect(torch.Tensor, torch.nn.Parameter, _refusal, plain, negated)
 
 
 def _attributes(stage: Stage) -> tuple[dict[str, Any], list[Tensor]]:
@@ -78,18 +81,18 @@ def build(
     stages: Sequence[tuple[Stage, str]],
     inputs: Sequence[Port],
     outputs: Sequence[Port],
-    max_rows: int = 0,
+    batch: BatchRange = ANY_BATCH,
     states: States | None = None,
     threads: int = 1,
 ) -> native.Plan:
-    """One native plan of (stage, kernel name) pairs. max_rows: a limit on samples of a call, 0 for none.
+    """One native plan of (stage, kernel name) pairs. batch: how many samples a call may have.
     threads: how many a call may use where that pays, the calling one included.
 
     Raises UnsupportedProblem with the reason where the core does not take it.
     """
     _connect()
     try:
-        return _build(stages, inputs, outputs, max_rows, states or States(), threads)
+        return _build(stages, inputs, outputs, batch, states or States(), threads)
     except RuntimeError as error:
         what = ", ".join(f"{stage.name} ({stage.op})" for stage, _ in stages)
         raise UnsupportedProblem(
@@ -101,7 +104,7 @@ def _build(
     stages: Sequence[tuple[Stage, str]],
     inputs: Sequence[Port],
     outputs: Sequence[Port],
-    max_rows: int,
+    batch: BatchRange,
     states: States,
     threads: int,
 ) -> native.Plan:
@@ -119,9 +122,10 @@ def _build(
         plan.stage(stage.op, kernel, [ids[v.name] for v in stage.inputs], [ids[v.name] for v in stage.outputs], attrs)
         del alive
     plan.finish(
-        [(p.value.dtype, p.lead, list(p.trailing)) for p in inputs],
-        [(p.value.dtype, p.lead, list(p.trailing)) for p in outputs],
-        max_rows,
+        [(p.value.dtype, p.lead, list(p.middle), list(p.trailing)) for p in inputs],
+        [(p.value.dtype, p.lead, list(p.middle), list(p.trailing)) for p in outputs],
+        batch.lo,
+        -1 if batch.hi is None else batch.hi,
         states.samples,
         states.memory,
         threads,

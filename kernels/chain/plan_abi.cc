@@ -57,6 +57,8 @@ RTA_API rta_plan* rta_plan_create(size_t weight_bytes) {
   return guarded<>(static_cast<rta_plan*>(nullptr), [&] { return new rta_plan(weight_bytes); });
 }
 
+constexpr int64_t kMaxTick = int64_t{1} << 62;  // no plan is called more often
+
 RTA_API void rta_plan_destroy(rta_plan* plan) { delete plan; }
 
 RTA_API int rta_plan_value(rta_plan* plan, rta_dtype dtype, int64_t steps, int64_t width, rta_role role) {
@@ -134,12 +136,24 @@ RTA_API void rta_plan_save_state(const rta_plan* plan, void* to) {
   std::memcpy(at + held + spoilt, &plan->tick, sizeof plan->tick);
 }
 
-RTA_API void rta_plan_load_state(rta_plan* plan, const void* from) {
-  const char* at = static_cast<const char*>(from);
-  const size_t held = plan->state->used(), spoilt = plan->spoilt.size() * sizeof(int64_t);
-  if (held) std::memcpy(plan->held[0], at, held);
-  if (spoilt) std::memcpy(plan->spoilt.data(), at + held, spoilt);
-  std::memcpy(&plan->tick, at + held + spoilt, sizeof plan->tick);
+// Bytes of any origin: the tick is an index into rings, and the marks count calls.
+RTA_API int rta_plan_load_state(rta_plan* plan, const void* from) {
+  return guarded(-1, [&] {
+    const char* at = static_cast<const char*>(from);
+    const size_t held = plan->state->used(), spoilt = plan->spoilt.size() * sizeof(int64_t);
+    std::vector<int64_t> marks(plan->spoilt.size());
+    int64_t tick;
+    if (spoilt) std::memcpy(marks.data(), at + held, spoilt);
+    std::memcpy(&tick, at + held + spoilt, sizeof tick);
+    if (tick < 0 || tick > kMaxTick) fail("a state after %lld calls", static_cast<long long>(tick));
+    for (int64_t left : marks)
+      if (left != 0 && left != plan->memory && (left < 0 || left > plan->memory))
+        fail("a mark for %lld calls", static_cast<long long>(left));
+    if (held) std::memcpy(plan->held[0], at, held);
+    plan->spoilt = marks;
+    plan->tick = tick;
+    return 0;
+  });
 }
 
 RTA_API size_t rta_plan_packed_bytes(const rta_plan* plan) { return plan->weights.used(); }

@@ -13,17 +13,21 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from rtaccel.convert.guards import batch_range
+from rtaccel.core.batch import ANY_BATCH, BatchRange, only
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 
-_TRACED_BATCH = 7
-"""Batch used while tracing: export fixes sizes 0 and 1 for good, so a model is traced with another one."""
+_TRACED_BATCH = 23
+"""Batch used while tracing: export fixes sizes 0 and 1 for good, so a model is traced with another one. A prime that is
+unlike any size a model has of its own: a size that agrees by chance would hide that the model depends on it."""
 
 
 @dataclass(frozen=True)
 class Captured:
     """graph: functional ATen calls. constants: placeholder name -> parameter or buffer. inputs: names of the
     placeholders of the flattened arguments. in_spec, out_spec: how arguments and results are nested.
-    any_batch: the first dimension of every tensor may change."""
+    any_batch: the first dimension of every tensor is open in the graph. batch: the sizes of it for which the graph is the
+    model."""
 
     graph: fx.Graph
     constants: dict[str, Tensor]
@@ -31,6 +35,7 @@ class Captured:
     in_spec: Any
     out_spec: Any
     any_batch: bool
+    batch: BatchRange
 
 
 @contextmanager
@@ -57,14 +62,18 @@ def _export(model: nn.Module, args: tuple[Any, ...], any_batch: bool) -> torch.e
         return torch.export.export(model, args, dynamic_shapes=shapes, strict=False).run_decompositions({})
 
 
-def _with_batch(args: tuple[Any, ...], size: int) -> tuple[Any, ...] | None:
-    """The same arguments with the first dimension repeated or cut to `size`; None where they share no batch."""
+def _with_batch(args: tuple[Any, ...], size: int) -> tuple[Any, ...]:
+    """Arguments of another batch. Tracing reads no values, so they have none."""
+    return pytree.tree_map(
+        lambda leaf: leaf.new_empty((size, *leaf.shape[1:])) if isinstance(leaf, Tensor) else leaf, args
+    )
+
+
+def shared_batch(args: tuple[Any, ...]) -> int | None:
+    """The first dimension of all tensors among the arguments; None where they share none, or it is 0."""
     tensors = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor)]
     batches = {t.shape[0] if t.dim() else None for t in tensors}
-    if len(batches) != 1 or None in batches or batches == {0}:
-        return None
-    index = torch.arange(size, device="cpu") % int(next(iter(batches)) or 1)
-    return pytree.tree_map(lambda leaf: leaf[index] if isinstance(leaf, Tensor) else leaf, args)
+    return next(iter(batches)) or None if len(batches) == 1 else None
 
 
 def check_example(model: nn.Module, args: Sequence[Any] | Tensor) -> tuple[Any, ...]:
@@ -86,26 +95,29 @@ def check_example(model: nn.Module, args: Sequence[Any] | Tensor) -> tuple[Any, 
 def capture(model: nn.Module, args: tuple[Any, ...], fixed: bool = False) -> Captured:
     """Exports the model. Raises UnsupportedProblem with the cause where torch.export cannot.
 
-    Tries an open batch first, and takes the shapes of the example as they are where that fails, or where `fixed`.
+    Tries an open batch first, and takes the shapes of the example as they are where that fails, where the model's code
+    depends on the batch in a way that leaves no range of sizes around the example's, or where `fixed`.
     """
-    widened = None if fixed else _with_batch(args, _TRACED_BATCH)
-    program, any_batch = None, False
-    if widened is not None:
+    example = None if fixed else shared_batch(args)
+    why = ""
+    if example is not None:
         try:
-            program = _export(model, widened, any_batch=True)
-            any_batch = _batch_is_open(program)
+            program = _export(model, _with_batch(args, _TRACED_BATCH), any_batch=True)
+            found = batch_range(program, example) if _batch_is_open(program) else None
         except Exception:  # the model ties its shapes to the example; the export below says what is wrong, if anything
-            program = None
-    if program is None or not any_batch:
-        try:
-            program = _export(model, args, any_batch=False)
-        except Exception as error:
-            cause = str(error).strip().split("\n")[0]
-            raise UnsupportedProblem(
-                "compile", type(model).__name__, "a model that torch.export can capture", f"It said: {cause}"
-            ) from error
-        any_batch = False
-    return _captured(program, any_batch)
+            found = None
+        if found is not None and not found.fixed:
+            return _captured(program, found, any_batch=True)
+        why = "; ".join(found.why) if found is not None else "the model's code depends on the batch"
+    try:
+        program = _export(model, args, any_batch=False)
+    except Exception as error:
+        cause = str(error).strip().split("\n")[0]
+        raise UnsupportedProblem(
+            "compile", type(model).__name__, "a model that torch.export can capture", f"It said: {cause}"
+        ) from error
+    shared = shared_batch(args)
+    return _captured(program, ANY_BATCH if shared is None else only(shared, why), any_batch=False)
 
 
 def _batch_is_open(program: torch.export.ExportedProgram) -> bool:
@@ -118,7 +130,7 @@ def _batch_is_open(program: torch.export.ExportedProgram) -> bool:
     return True
 
 
-def _captured(program: torch.export.ExportedProgram, any_batch: bool) -> Captured:
+def _captured(program: torch.export.ExportedProgram, batch: BatchRange, any_batch: bool) -> Captured:
     signature = program.graph_signature
     constants: dict[str, Tensor] = {}
     for spec in signature.input_specs:
@@ -140,8 +152,9 @@ def _captured(program: torch.export.ExportedProgram, any_batch: bool) -> Capture
     return Captured(
         graph=program.graph,
         constants=constants,
-        inputs=tuple(str(name) for name in signature.user_inputs),
+        inputs=tuple(spec.arg.name for spec in signature.input_specs if spec.kind.name == "USER_INPUT"),
         in_spec=program.call_spec.in_spec,
         out_spec=program.call_spec.out_spec,
         any_batch=any_batch,
+        batch=batch,
     )

@@ -13,7 +13,7 @@ from rtaccel.convert.capture import Captured
 from rtaccel.convert.draft import Draft
 from rtaccel.convert.graph import DraftGraph, sizes
 from rtaccel.convert.layers import Layer, parts
-from rtaccel.convert.program import GroupStep, Program, TorchStep
+from rtaccel.convert.program import Argument, GroupStep, Program, TorchStep
 from rtaccel.core.errors import FormatError, RtaccelError
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Port, Quant, Stage, Value
@@ -61,12 +61,12 @@ class Emitter:
         return Program(
             steps=tuple(steps),
             inputs=self.captured.inputs,
-            shapes=tuple(_shape(self.nodes[name]) for name in self.captured.inputs),
+            arguments=tuple(_argument(self.nodes[name]) for name in self.captured.inputs),
             outputs=self.graph.outputs,
             constants={k: v for k, v in self.graph.constants.items() if k in read},
             views={n: v for n, v in self.graph.views.items() if n in read and not (n == v.base and self._own(n))},
             batched=self.graph.batch,
-            any_batch=self.captured.any_batch and self.graph.batch,
+            batch=self.captured.batch,
             in_spec=self.captured.in_spec,
             out_spec=self.captured.out_spec,
             notes=notes,
@@ -217,7 +217,8 @@ def _quantize(name: str, x: Value, wanted: tuple[Value, ...], factor: Tensor | N
 
 
 def by_rows(group: Group) -> Group:
-    """A group whose operators all treat rows alike takes any leading dimensions: every row is a sample."""
+    """A group whose operators all treat rows alike: every row is a sample for its kernels. The dimensions between the
+    batch and the row keep their sizes, which the model's code may depend on."""
     ports = (*group.inputs, *group.outputs)
     shapes = {p.trailing[: len(p.trailing) - 1] for p in ports}
     values = [v for s in group.stages for v in (*s.inputs, *s.outputs)]
@@ -229,13 +230,15 @@ def by_rows(group: Group) -> Group:
         return group
 
     def port(p: Port) -> Port:
-        return Port(replace(p.value, steps=1), p.lead + len(shape), p.trailing[-1:])
+        return Port(replace(p.value, steps=1), p.lead + len(shape), p.trailing[-1:], shape)
 
     return Group(
         tuple(s.matrices() for s in group.stages), tuple(map(port, group.inputs)), tuple(map(port, group.outputs))
     )
 
 
-def _shape(node: fx.Node) -> tuple[object, ...] | None:
+def _argument(node: fx.Node) -> Argument:
     value = node.meta.get("val")
-    return tuple(value.shape) if isinstance(value, Tensor) else None
+    if not isinstance(value, Tensor):
+        return Argument(node.name, value=value)
+    return Argument(node.name, value.dtype, tuple(s if isinstance(s, int) else None for s in value.shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,7 +24,19 @@ def best_form(model: nn.Module, args: tuple[Any, ...]) -> tuple[Captured, DraftG
         best = captured, graph
         captured = capture(model, args, fixed=True)
         found = Builder(captured, None).build()
-        return (captured, found) if found.left_alone < graph.left_alone else best
+        if found.left_alone >= graph.left_alone:
+            return best
+        why = "so more of the model is native"
+        return replace(captured, batch=replace(captured.batch, why=(*captured.batch.why, why))), found
+    return _fixed(captured, args)
+
+
+def fixed_form(model: nn.Module, args: tuple[Any, ...]) -> tuple[Captured, DraftGraph]:
+    """The model captured with the shapes of the example alone."""
+    return _fixed(capture(model, args, fixed=True), args)
+
+
+def _fixed(captured: Captured, args: tuple[Any, ...]) -> tuple[Captured, DraftGraph]:
     candidates = []
     for batch in _fixed_forms(args):
         candidates.append(Builder(captured, batch).build())

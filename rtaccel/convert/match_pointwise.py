@@ -214,6 +214,10 @@ def _cat(call: Call) -> Draft | str:
     rank = len(parts[0].dims)
     if call["dim"] not in (-1, rank - 1):
         return "joins tensors along another dimension than the last"
+    if any(part.has_batch(rank - 1) for part in parts):
+        return "layout: its last dimension is not fixed"
+    if len({tuple(part.has_batch(i) for i in range(rank)) for part in parts}) != 1:
+        return "layout: joins tensors whose samples are different dimensions"
     views = [call.build.rows(part) for part in parts]
     steps = {call.build.slots[v.base].steps for v in views}
     plain = [layout.same_layout(v, call.build._dense_like(v)) for v in views]

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.layout import View
+from rtaccel.core.batch import BatchRange
 from rtaccel.core.stage import Port, Quant, Stage, Value
 from rtaccel.plan.group import Group
 
@@ -32,23 +34,34 @@ class TorchStep:
 
 
 @dataclass(frozen=True)
+class Argument:
+    """What a flattened argument has to be: a tensor of a dtype and a shape (None: the batch), or with dtype None the very value
+    that the model was exported with."""
+
+    name: str
+    dtype: torch.dtype | None = None
+    shape: tuple[int | None, ...] = ()
+    value: Any = None
+
+
+@dataclass(frozen=True)
 class Program:
-    """steps in order. inputs: names of the flattened arguments. shapes: theirs in the capture.
+    """steps in order. inputs: names of the flattened arguments; arguments: what each has to be.
     outputs: names, or constants as they are.
 
     constants: parameters that torch steps read. views: names that stand for a stored value seen in another way.
-    batched: dimension 0 of every tensor is the samples; any_batch: their number may change.
+    batched: dimension 0 of every tensor is the samples. batch: how many of them a call may have.
     notes: what was decided on the way and is worth reporting (which layers stayed float32 and why).
     """
 
     steps: tuple[GroupStep | TorchStep, ...]
     inputs: tuple[str, ...]
-    shapes: tuple[Any, ...]
+    arguments: tuple[Argument, ...]
     outputs: tuple[Any, ...]
     constants: Mapping[str, Tensor]
     views: Mapping[str, View]
     batched: bool
-    any_batch: bool
+    batch: BatchRange
     in_spec: Any
     out_spec: Any
     notes: tuple[str, ...] = ()

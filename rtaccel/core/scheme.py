@@ -178,6 +178,11 @@ class SchemeMap:
                 return scheme
         return Float32()
 
+    @property
+    def exact(self) -> bool:
+        """Whether every layer stays float32."""
+        return all(isinstance(scheme, Float32) for _, scheme in self._patterns)
+
     def __str__(self) -> str:
         if len(self._patterns) == 1 and self._patterns[0][0] == "*":
             return str(self._patterns[0][1])

@@ -52,11 +52,13 @@ class Port:
     """A value at the edge of a plan, as the tensor that a caller holds.
 
     The first `lead` dimensions are samples; the `trailing` ones are fixed, and their product is steps * width.
+    middle: sizes of the leading dimensions behind the first, where they are fixed too; () where they are open.
     """
 
     value: Value
     lead: int
     trailing: tuple[int, ...]
+    middle: tuple[int, ...] = ()
 
     @classmethod
     def matrix(cls, value: Value) -> Port:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rtaccel.backends import get_backend
 from rtaccel.backends.cuda_errors import translated
+from rtaccel.core.batch import ANY_BATCH, BatchRange
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.registry import Prepared, operator
 from rtaccel.core.stage import Port, Stage
@@ -60,7 +61,7 @@ class StagedPlan:
     scratch_bytes = 0
 
     def __init__(
-        self, group: Group, prepared: Sequence[Prepared], max_rows: int, device: str, triton: bool = False
+        self, group: Group, prepared: Sequence[Prepared], batch: BatchRange, device: str, triton: bool = False
     ) -> None:
         self._steps = [
             (call, stage.inputs, stage.outputs, operator(stage.op).by_row)
@@ -71,7 +72,7 @@ class StagedPlan:
         holding = [s for s in group.stages if _holds_int8(s)]
         checked = {v.name: v for s in holding for v in s.inputs[:3] if v.dtype == "float32"}
         self._checked = list(checked)
-        self._group, self._max_rows, self._device = group, max_rows, device
+        self._group, self._batch, self._device = group, batch, device
         self._spoil: dict[tuple[str, str], Callable[[Tensor, Tensor], None]] | None = None
         if triton and checked:
             from rtaccel.kernels._shared.triton_spoil import spoiler
@@ -91,10 +92,15 @@ class StagedPlan:
                 return False
             if tuple(tensor.shape[port.lead :]) != port.trailing or tensor.device.type != self._device:
                 return False
-            if tensor.dtype != getattr(torch, port.value.dtype) or not tensor.is_contiguous():
+            if port.middle and tuple(tensor.shape[1 : port.lead]) != port.middle:
                 return False
-        rows = {tensor.shape[: port.lead].numel() for tensor, port in zip(tensors, ports)}
-        return len(rows) == 1 and (not self._max_rows or rows.pop() <= self._max_rows)
+            if tensor.dtype != getattr(torch, port.value.dtype) or not tensor.is_contiguous() or tensor.is_neg():
+                return False
+        leads = {tuple(tensor.shape[: port.lead]) for tensor, port in zip(tensors, ports)}
+        if len(leads) != 1:
+            return False
+        lead = leads.pop()
+        return not lead or lead[0] in self._batch
 
     def call(self, inputs: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...] | None:
         """None where the inputs do not fit as they lie. A CUDA error on a GPU becomes a typed one."""
@@ -154,13 +160,13 @@ def plan_group(
     rows: int,
     device: str = "cpu",
     backend: str | None = None,
-    max_rows: int = 0,
+    batch: BatchRange = ANY_BATCH,
     threads: int = 1,
     states: States | None = None,
 ) -> tuple[Executable, list[Choice]]:
     """Chooses a kernel for each stage, packs its weights and binds the whole.
 
-    rows: the batch that the choice is made for. max_rows: a limit on later calls, 0 for none. threads: for native plans.
+    rows: the batch that the choice is made for. batch: the sizes of it that later calls may have. threads: for native plans.
     states: values that live from call to call.
     """
     triton = backend in (None, "triton") and device in get_backend("triton").devices
@@ -172,10 +178,10 @@ def plan_group(
         from rtaccel.kernels.chain.cpu import build
 
         pairs = [(c.stage, c.impl.name) for c in choices]
-        return build(pairs, group.inputs, group.outputs, max_rows, states, threads), choices
+        return build(pairs, group.inputs, group.outputs, batch, states, threads), choices
     if states is not None:
         raise UnsupportedProblem(
             "stream", f"backend {backend!r}", "the native backend, which keeps states", "Leave backend= out."
         )
     prepared = [choice.prepare() for choice in choices]
-    return StagedPlan(group, prepared, max_rows, device, triton), choices
+    return StagedPlan(group, prepared, batch, device, triton), choices

@@ -43,6 +43,7 @@ class CompiledModel(nn.Module):
         self._options = options
         self._argument_names = argument_names
         self._sealed = self._locked = False
+        self._verified = "not verified: compiled with verify=False"
         self._install(program)
 
     def _install(self, program: Program) -> None:
@@ -60,6 +61,11 @@ class CompiledModel(nn.Module):
             executor.steps[0].plan.guard((self._forward_pre_hooks, self._forward_hooks, _any_pre_hooks, _any_hooks))
         if earlier is not None:
             earlier.close()
+
+    def note_verified(self, note: str) -> CompiledModel:
+        """Keeps for `explain` what a comparison with the model showed."""
+        self._verified = note
+        return self
 
     def close(self) -> None:
         """Gives back what the model holds of a GPU; in mode "persistent" its kernel ends, and later calls raise."""
@@ -258,20 +264,18 @@ class CompiledModel(nn.Module):
             self._takes() + (", sealed" if self._sealed else "") + (", locked in memory" if self._locked else ""),
             *executor.thread_notes(o),
             *executor.device_notes(),
-            *(f"note: {note}" for note in self._program.notes),
+            *(f"note: {note}" for note in (*self._program.notes, self._verified) if note),
         ]
         return "\n".join([*head, "", table(self.explain_lines(measure), verbose)])
 
     def _takes(self) -> str:
-        """How many rows a call may have, in words."""
-        program, o = self._program, self._options
+        """What batch a call may have, and what that assumes of the model."""
+        o = self._options
         if o.states is not None:
             n = o.states.samples
             return "one stream, one moment a call" if n == 1 else f"{n} streams, one moment of each a call"
-        left = any(step.plan is None for step in self._executor.steps)
-        if not (program.any_batch or (program.batched and not left)):
-            return "the shapes of the example alone"
-        return f"at most {o.max_batch} rows a call" if o.max_batch else "any number of rows"
+        because = f" ({'; '.join(o.batch.why)})" if o.batch.why else ""
+        return f"batch size: {o.batch}{because}"
 
     def extra_repr(self) -> str:
         return f"{self._options.title}, {len(self._executor.steps)} steps, {self.weight_bytes} bytes of weights"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -13,13 +12,14 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.backends.cuda_errors import NEXT, dead
 from rtaccel.convert import sparse_gpu
-from rtaccel.convert.capture import check_example
-from rtaccel.convert.forms import best_form
+from rtaccel.convert.capture import Captured, check_example
+from rtaccel.convert.graph import DraftGraph
 from rtaccel.convert.lower import lower
 from rtaccel.convert.sparse import in_fastest_form
 from rtaccel.core.errors import BackendUnavailable, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.core.sparsity import SparsityLike, SparsityMap
+from rtaccel.runtime.build import NotCaptured, build_verified
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.options import Options, check_threads
 from rtaccel.runtime.uncaptured import UncapturedModel
@@ -39,6 +39,7 @@ def compile(
     threads: int = 1,
     max_batch: int | None = None,
     mode: str | None = None,
+    verify: bool = True,
 ) -> CompiledModel | UncapturedModel:
     """Compiles a model in eval mode for inference. The model itself is not changed and not kept.
 
@@ -57,7 +58,9 @@ def compile(
         tensors of the CPU with one row, and `close()` ends it.
     threads: most threads of a call, the calling one included; at most the cores it may run on. Used where that pays,
         `explain()` says where; results are the same bits for any number. What stays torch's has torch's own threads.
-    max_batch: most rows of a call; None for no limit.
+    max_batch: largest batch of a call; None for no limit.
+    verify: compare the result with the model at several batches, on the CPU in float32, before it is handed out; `explain()`
+        says at which, how long that took and what it showed. A difference refuses an open batch.
 
     What no operator here computes stays a torch call inside the result, and `explain()` names it and says why. A model
     that torch.export cannot capture at all gives an UncapturedModel: the model itself, its layers swapped.
@@ -76,34 +79,39 @@ def compile(
     check_options(device, max_batch, mode)
     check_threads(threads, device, backend)
     schemes, patterns = SchemeMap(scheme), None if sparsity is None else SparsityMap(sparsity)
-    try:
-        captured, graph = best_form(model, args)
-    except UnsupportedProblem as error:
-        with torch.no_grad():
-            copy.deepcopy(model)(*args)  # an example that the model itself refuses fails here, in the model's words
-        if patterns is not None:
-            raise UnsupportedProblem(
-                "compile", f"sparsity={sparsity!r} for a model that cannot be captured: {error}", "a model that can be",
-                "Prune and swap its layers with rt.sparsify_ instead.",
-            ) from error  # fmt: skip
-        return UncapturedModel(model, str(error), scheme, calibration)
-    even = device == "cpu" and backend in (None, "cpu", "portable")
-    program = lower(captured, graph, schemes, calibration, even=even, sparsity=patterns)
-    rows = max(1, program.samples(pytree.tree_leaves(args)))
-    if (device == "cuda" and mode != "persistent") or backend in sparse_gpu.BACKENDS:
-        program = sparse_gpu.in_modelled_form(program, rows, backend)
-    elif device == "cpu":
-        program = in_fastest_form(program, rows, backend)
     names = tuple(inspect.signature(model.forward).parameters)[: len(args)]
-    mode = mode or ("graph" if device == "cuda" else None)
-    if mode == "persistent":
-        if rows != 1:
-            raise ShapeError(
-                "compile", f"an example of {rows} rows", "one row for mode='persistent'", "Use mode='graph'."
-            )
-        device, max_batch = "cpu", 1  # where the tensors are
-    options = Options(rows, device, backend, max_batch or 0, type(model).__name__, threads, mode=mode)
-    return CompiledModel(program, options, names)
+    title = type(model).__name__
+
+    def built(captured: Captured, graph: DraftGraph) -> CompiledModel:
+        even = device == "cpu" and backend in (None, "cpu", "portable")
+        program = lower(captured, graph, schemes, calibration, even=even, sparsity=patterns)
+        rows = max(1, program.samples(pytree.tree_leaves(args)))
+        if (device == "cuda" and mode != "persistent") or backend in sparse_gpu.BACKENDS:
+            program = sparse_gpu.in_modelled_form(program, rows, backend)
+        elif device == "cpu":
+            program = in_fastest_form(program, rows, backend)
+        launch, where, most = mode or ("graph" if device == "cuda" else None), device, max_batch
+        if launch == "persistent":
+            if rows != 1:
+                raise ShapeError(
+                    "compile", f"an example of {rows} rows", "one row for mode='persistent'", "Use mode='graph'."
+                )
+            where, most = "cpu", 1  # where the tensors are
+        batch = program.batch.cut(hi=most)
+        options = Options(rows, where, backend, most or 0, batch, title, threads, mode=launch)
+        return CompiledModel(program, options, names)
+
+    exact = patterns is None and schemes.exact and device == "cpu" and backend in (None, "cpu", "portable")
+    try:
+        return build_verified(model, args, built, verify=verify, exact=exact, names=names)
+    except NotCaptured as error:
+        reason = error
+    if patterns is not None:
+        raise UnsupportedProblem(
+            "compile", f"sparsity={sparsity!r} for a model that cannot be captured: {reason}", "a model that can be",
+            "Prune and swap its layers with rt.sparsify_ instead.",
+        ) from reason  # fmt: skip
+    return UncapturedModel(model, str(reason), scheme, calibration)
 
 
 def check_options(device: str, max_batch: int | None, mode: str | None) -> None:

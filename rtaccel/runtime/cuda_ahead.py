@@ -14,6 +14,7 @@ from rtaccel.convert.forms import best_form
 from rtaccel.convert.lower import lower
 from rtaccel.convert.program import GroupStep, Program
 from rtaccel.convert.sparse_gpu import in_modelled_form
+from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.registry import impls
 from rtaccel.core.scheme import SchemeLike, SchemeMap
@@ -91,4 +92,4 @@ def _bind(group: Group, rows: int) -> None:
             if impl.supports(Problem.of(stage, rows, "cuda")) is None:
                 impl.prepare(stage, Problem.of(stage, rows, "cpu"))
                 break
-    StagedPlan(group, [], 0, "cuda", triton=True)
+    StagedPlan(group, [], ANY_BATCH, "cuda", triton=True)

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.program import GroupStep, Program, TorchStep
-from rtaccel.core.errors import ShapeError, UnsupportedProblem
+from rtaccel.core.batch import ANY_BATCH
+from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.plan.choose import Choice
 from rtaccel.plan.group import Executable, Group, StagedPlan, plan_group
 from rtaccel.runtime.cuda_device import device_layer
 from rtaccel.runtime.cuda_graph import DevicePlan, GraphPlan
 from rtaccel.runtime.cuda_resident import resident_plan
-from rtaccel.runtime.inputs import fit_inputs
+from rtaccel.runtime.inputs import check_arguments, fit_inputs
 from rtaccel.runtime.options import Options
 
 
@@ -67,6 +68,7 @@ class Executor:
         self.direct: Executable | None = None
         self.bind: Callable[[Any, Any], Callable[[], None] | None] | None = None
         self._constants = {name: tensor.to(options.device) for name, tensor in program.constants.items()}
+        self._constant_places = {t.untyped_storage().data_ptr() for t in self._constants.values() if t.numel()}
         if len(self.steps) == 1 and self._is_plain(self.steps[0]):
             self.direct = self.steps[0].plan
             if self.steps[0].native:
@@ -155,7 +157,7 @@ class Executor:
         return [text]
 
     def __call__(self, leaves: Sequence[Any]) -> list[Any]:
-        self._check_fixed_batch(leaves)
+        check_arguments("call", leaves, self.program.arguments, self.options)
         env: dict[str, Any] = dict(self._constants)
         env.update(zip(self.program.inputs, leaves))
         with torch.no_grad():
@@ -168,8 +170,15 @@ class Executor:
                     self._run_group(step, step.source, env)
         # A stored value that is returned has the shape of what is returned, whatever torch calls see in it.
         return [
-            (env[o] if o in env else self._value(o, env)) if isinstance(o, str) else o for o in self.program.outputs
+            self._own(env[o] if o in env else self._value(o, env)) if isinstance(o, str) else o
+            for o in self.program.outputs
         ]
+
+    def _own(self, result: Any) -> Any:
+        """A result that is not the model's memory: a constant, or a view of one, is copied."""
+        if isinstance(result, Tensor) and result.untyped_storage().data_ptr() in self._constant_places:
+            return result.clone()
+        return result
 
     def _value(self, name: str, env: dict[str, Any]) -> Any:
         """A value by its name in the graph: computed, or a stored one seen in another way."""
@@ -199,19 +208,6 @@ class Executor:
                 )
         env.update(zip(source.writes, results if isinstance(results, tuple) else (results,)))
 
-    def _check_fixed_batch(self, leaves: Sequence[Any]) -> None:
-        """Torch calls of a model without an open batch hold the sizes of the example."""
-        if self.program.any_batch or not any(isinstance(s.source, TorchStep) for s in self.steps):
-            return
-        for index, (leaf, shape) in enumerate(zip(leaves, self.program.shapes)):
-            if isinstance(leaf, Tensor) and tuple(leaf.shape) != shape:
-                raise ShapeError(
-                    "call",
-                    f"input {index} of shape {list(leaf.shape)}",
-                    f"{list(shape)}, the shape of the example: the model fixes it",
-                    "Compile it for this shape, or write the model so that its batch is free.",
-                )
-
 
 def _lock_limit() -> str:
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
@@ -231,7 +227,7 @@ def build_executor(program: Program, options: Options) -> Executor:
             options.rows,
             options.device,
             options.backend,
-            options.max_batch,
+            options.batch,
             options.threads,
             options.states,
         )
@@ -250,7 +246,7 @@ def _graph(plan: Any, options: Options) -> Any:
 def _resident(program: Program, options: Options) -> Executor:
     """A program that is one chain, or one stack and its head, on a kernel that stays."""
     source = program.steps[0]
-    plain = Executor(program, [Step(source, "resident", StagedPlan(Group((), (), ()), [], 0, "cpu"))], options)
+    plain = Executor(program, [Step(source, "resident", StagedPlan(Group((), (), ()), [], ANY_BATCH, "cpu"))], options)
     if len(program.steps) != 1 or not isinstance(source, GroupStep) or plain.direct is None:
         names = ", ".join(s.name if isinstance(s, TorchStep) else "a group of stages" for s in program.steps)
         raise UnsupportedProblem(

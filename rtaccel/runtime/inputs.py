@@ -10,13 +10,15 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
-from rtaccel.core.stage import Port
+from rtaccel.convert.program import Argument
+from rtaccel.core.stage import Port, Value
 from rtaccel.nn.check import dense, describe, is_plain
+from rtaccel.runtime.memory import has_itself_twice, share_elements
 from rtaccel.runtime.options import Options
 
 
 def wanted(port: Port, device: str) -> str:
-    dims = ["*"] * port.lead + [str(d) for d in port.trailing]
+    dims = ["*"] * (port.lead - len(port.middle)) + [str(d) for d in (*port.middle, *port.trailing)]
     return f"{port.value.dtype}[{', '.join(dims)}] on {device}"
 
 
@@ -46,8 +48,9 @@ def check_tensor(op: str, what: str, tensor: Any, port: Port, device: str) -> No
             expected,
             "Keep the rank of the example input.",
         )
-    if tuple(tensor.shape[port.lead :]) != port.trailing:
-        raise ShapeError(op, f"{what}: {describe(tensor)}", expected, "The last dimensions are the model's own widths.")
+    fixed = (*port.middle, *port.trailing)
+    if tuple(tensor.shape[tensor.dim() - len(fixed) :]) != fixed:
+        raise ShapeError(op, f"{what}: {describe(tensor)}", expected, "All dimensions but the batch are the example's.")
     if tensor.numel() and not tensor.data_ptr():
         raise ShapeError(
             op, f"{what}: {describe(tensor)} without storage", expected, "Its memory was freed: fill it again."
@@ -65,9 +68,39 @@ def fit_inputs(op: str, inputs: Sequence[Any], ports: Sequence[Port], options: O
         raise ShapeError(
             op, f"batches {sorted(leads)}", "one batch shared by all inputs", "Match their first dimensions."
         )
-    rows = torch.Size(leads.pop()).numel()
-    options.check_rows(op, rows)
+    lead = leads.pop()
+    if lead:
+        options.check_batch(op, lead[0])
     return tuple(dense(t) for t in inputs)
+
+
+def check_arguments(op: str, leaves: Sequence[Any], arguments: Sequence[Argument], options: Options) -> None:
+    """Raises ShapeError for the first argument that is not what the model was exported for. Calls that stay torch's check
+    nothing of the kind, and give another answer without a word."""
+    if len(leaves) != len(arguments):
+        raise ShapeError(op, f"{len(leaves)} inputs", f"{len(arguments)}", "Call it as the model that was compiled.")
+    sizes = set()
+    for index, (leaf, argument) in enumerate(zip(leaves, arguments)):
+        what = f"input {index}"
+        if argument.dtype is None:
+            if type(leaf) is not type(argument.value) or leaf != argument.value:
+                raise ShapeError(
+                    op, f"{what}: {leaf!r}", f"{argument.value!r}, the value of the example: the model was exported with it",
+                    "Compile it again for another value, or pass what changes as a tensor.",
+                )  # fmt: skip
+            continue
+        open_first = bool(argument.shape) and argument.shape[0] is None
+        shape = tuple(int(s or 0) for s in argument.shape[int(open_first) :])
+        name = str(argument.dtype).removeprefix("torch.")
+        check_tensor(op, what, leaf, Port(Value(argument.name, 1, name), int(open_first), shape), options.device)
+        if open_first:
+            sizes.add(leaf.shape[0])
+    if len(sizes) > 1:
+        raise ShapeError(
+            op, f"batches {sorted(sizes)}", "one batch shared by all inputs", "Match their first dimensions."
+        )
+    for size in sizes:
+        options.check_batch(op, size)
 
 
 def check_out(op: str, out: Any, ports: Sequence[Port], lead: Sequence[int], device: str) -> tuple[Tensor, ...]:
@@ -81,18 +114,48 @@ def check_out(op: str, out: Any, ports: Sequence[Port], lead: Sequence[int], dev
         check_tensor(op, f"out {index}", tensor, port, device)
         if tuple(tensor.shape[: port.lead]) != tuple(lead):
             raise ShapeError(op, f"out {index}: {list(tensor.shape)}", f"{[*lead, *port.trailing]}", "Match the batch.")
+    check_apart(op, outs)
     return outs
 
 
-def copy_out(results: Sequence[Tensor], out: Any) -> None:
+def check_apart(op: str, outs: Sequence[Tensor]) -> None:
+    """Raises ShapeError where two outs share an element, or one has an element twice: no order of writing would be right."""
+    for index, tensor in enumerate(outs):
+        if has_itself_twice(tensor):
+            raise ShapeError(
+                op, f"out {index}: {describe(tensor)} with strides {tensor.stride()}, an element of it twice in memory",
+                "memory of its own for every element", "Pass a tensor that is not expanded.",
+            )  # fmt: skip
+        for earlier in range(index):
+            if share_elements(tensor, outs[earlier]):
+                raise ShapeError(
+                    op, f"out {earlier} and out {index}, which share memory", "outs that lie apart", "Allocate buffers."
+                )
+
+
+def copy_out(results: Sequence[Any], out: Any) -> None:
     """Copies results into the tensors of `out`; raises ShapeError, with nothing written, where one does not fit."""
     targets = pytree.tree_leaves(out)
+    if not all(isinstance(r, Tensor) for r in results):
+        results, targets = _without_constants(results, targets)
     expected = [(tuple(r.shape), r.dtype, r.device) for r in results]
     got = [(tuple(t.shape), t.dtype, t.device) if isinstance(t, Tensor) else type(t) for t in targets]
     if got != expected:
         raise ShapeError("run", f"out {got}", f"{expected}", "Pass tensors that fit.")
+    check_apart("run", targets)
+    # A result may be the caller's own input, which an earlier target overwrites.
+    places = {t.untyped_storage().data_ptr() for t in targets}
+    results = [r.clone() if len(targets) > 1 and r.untyped_storage().data_ptr() in places else r for r in results]
     for target, result in zip(targets, results):
-        target.copy_(result)
+        target.detach().copy_(result)
+
+
+def _without_constants(results: Sequence[Any], targets: Sequence[Any]) -> tuple[list[Tensor], list[Any]]:
+    """What is no tensor among the results (None, a number) has nothing to be written: `out` may hold it or anything else."""
+    if len(results) != len(targets):
+        raise ShapeError("run", f"{len(targets)} values as out", f"{len(results)}", "Nest out as the model's result.")
+    pairs = [(r, t) for r, t in zip(results, targets) if isinstance(r, Tensor)]
+    return [r for r, _ in pairs], [t for _, t in pairs]
 
 
 def bind_run(run: Callable[..., Any], inputs: tuple[Any, ...], out: Any) -> Callable[[], None]:

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rtaccel.core.batch import ANY_BATCH, BatchRange
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 
 if TYPE_CHECKING:
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """rows: the batch that kernels are chosen for. backend: forced, or None. max_batch: most rows of a call, 0 for any.
+    """rows: the batch that kernels are chosen for. backend: forced, or None. max_batch: largest batch of a call, 0 for any;
+    batch: that, and what the model itself is right for.
     threads: how many a native plan may use, the calling one included. states: of a stream. title: of the model, for reports.
     mode: on a GPU "graph" or "eager"; None elsewhere."""
 
@@ -22,16 +24,24 @@ class Options:
     device: str = "cpu"
     backend: str | None = None
     max_batch: int = 0
+    batch: BatchRange = ANY_BATCH
     title: str = ""
     threads: int = 1
     states: States | None = None
     mode: str | None = None
 
-    def check_rows(self, op: str, rows: int) -> None:
-        """Raises ShapeError for a batch that a call may not have."""
-        if self.max_batch and rows > self.max_batch:
+    def check_batch(self, op: str, size: int) -> None:
+        """Raises ShapeError for a batch that a call may not have. size: of the first dimension."""
+        rows = size
+        if self.max_batch and size > self.max_batch:
             limit = f"at most max_batch={self.max_batch}"
-            raise ShapeError(op, f"{rows} rows", limit, "Split the batch, or compile for more.")
+            raise ShapeError(op, f"a batch of {size}", limit, "Split the batch, or compile for more.")
+        if self.states is None and size not in self.batch:
+            because = f" ({'; '.join(self.batch.why)})" if self.batch.why else ""
+            raise ShapeError(
+                op, f"a batch of {size}", f"one that the model was compiled for: {self.batch}{because}",
+                "Call it with such a batch, or compile it for this one.",
+            )  # fmt: skip
         if self.states is not None and rows != self.states.samples:
             raise ShapeError(
                 op, f"{rows} streams", f"{self.states.samples}, those of the example",

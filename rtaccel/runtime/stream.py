@@ -13,9 +13,10 @@ from torch.utils import _pytree as pytree
 from rtaccel.convert.calibrate import as_args, batches_of
 from rtaccel.convert.capture import check_example
 from rtaccel.convert.lower import lower
-from rtaccel.convert.program import Program
+from rtaccel.convert.program import Argument, Program
 from rtaccel.convert.sparse import in_fastest_form
 from rtaccel.convert.streaming import stream_drafts
+from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.kernels.chain.cpu import States
@@ -142,6 +143,8 @@ def stream_program(
     streamed = stream_drafts(model, features, step.dtype, tuple(windows[0].shape) if windows else None)
     singles = None if windows is None else _singles(windows, streamed.form.index("batch"))
     program = lower(streamed.captured, streamed.graph, SchemeMap(scheme), singles, streamed.states, even=not persistent)
+    shape = (None, features) if step.dim() == 2 else (None,)
+    program = replace(program, arguments=(Argument("x_t", step.dtype, shape),), batch=ANY_BATCH)
     program = replace(program, out_spec=pytree.tree_structure(program.outputs if len(program.outputs) > 1 else ""))
     if len(program.steps) != 1:
         raise UnsupportedProblem(

@@ -1,0 +1,133 @@
+"""State that a model keeps in plain attributes (`self.h = ...`, counters): export freezes it at its first value.
+
+Most models change no attribute when called; one call shows that. Those that do may only note something (`self.weights = w`)
+or keep a cache; they are state where a later call goes on changing it, or where an answer depends on the call before.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+_OWN = frozenset(nn.Module().__dict__)
+"""What every module has: hooks, parameters, and so on. Parameters and buffers are looked at by themselves."""
+
+_DEPTH = 6
+
+
+def attribute_state(
+    make: Callable[[], nn.Module], args: tuple[Any, ...], other: Callable[[], tuple[Any, ...]]
+) -> tuple[str, ...]:
+    """Names of the attributes by which one call of the model changes the next; () where there is no such state.
+
+    make: gives a copy of the model as it stands before any call. other: arguments of the same shapes with other values.
+    Raises what the model raises.
+    """
+    model = make()
+    before = _attributes(model)
+    with torch.no_grad():
+        model(*args)
+        changed = _changed(before, _attributes(model))
+        if not changed:
+            return ()
+        model(*args)
+        before = _attributes(model)
+        model(*args)
+        moving = _changed(before, _attributes(model))
+        if moving:
+            return moving
+        given = other()
+        later, first = model(*given), make()(*given)
+    return () if _same_results(later, first) else changed
+
+
+def _same_results(a: Any, b: Any) -> bool:
+    left, right = pytree.tree_leaves(a), pytree.tree_leaves(b)
+    return len(left) == len(right) and all(_equal(p, q, _DEPTH) for p, q in zip(left, right))
+
+
+def _attributes(model: nn.Module) -> dict[str, Any]:
+    """Dotted name -> a snapshot of the value of every attribute, parameter and buffer."""
+    found: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        prefix = f"{name}." if name else ""
+        values = {k: v for k, v in module.__dict__.items() if k not in _OWN}
+        for key, value in (*values.items(), *module._parameters.items(), *module._buffers.items()):
+            found[prefix + key] = _snapshot(value, _DEPTH)
+    return found
+
+
+class _Held:
+    """A tensor and its version: the same tensor in the same version has the same numbers."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        try:
+            self.version: int | None = tensor._version
+        except RuntimeError:  # made in inference mode: it counts none
+            self.version = None
+            self.tensor = tensor.clone()
+
+    def same(self, other: _Held) -> bool:
+        if self.tensor is other.tensor:
+            return self.version is not None and self.version == other.version
+        return _equal_tensors(self.tensor, other.tensor)
+
+
+def _snapshot(value: Any, depth: int) -> Any:
+    if isinstance(value, Tensor):
+        return _Held(value)
+    if isinstance(value, nn.Module) or depth == 0:
+        return _Identity(value)
+    if isinstance(value, Mapping):
+        return {key: _snapshot(part, depth - 1) for key, part in value.items()}
+    if isinstance(value, (list, tuple, deque)):
+        return (type(value), [_snapshot(part, depth - 1) for part in value])
+    if isinstance(value, (bool, int, float, complex, str, bytes, type(None))):
+        return value
+    if callable(getattr(value, "tobytes", None)):  # NumPy
+        return (type(value), getattr(value, "shape", None), value.tobytes())
+    if hasattr(value, "__dict__") and not callable(value):
+        return (_Identity(value), {k: _snapshot(v, depth - 1) for k, v in vars(value).items()})
+    return _Identity(value)
+
+
+class _Identity:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
+    names = {**before, **after}
+    return tuple(n for n in names if n not in before or n not in after or not _equal(before[n], after[n], _DEPTH + 2))
+
+
+def _equal(a: Any, b: Any, depth: int) -> bool:
+    if isinstance(a, _Held) and isinstance(b, _Held):
+        return a.same(b)
+    if isinstance(a, _Identity) and isinstance(b, _Identity):
+        return a.value is b.value
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return _equal_tensors(a, b)
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equal(a[k], b[k], depth - 1) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(_equal(p, q, depth - 1) for p, q in zip(a, b))
+    if isinstance(a, float):
+        return a == b or (a != a and b != b)
+    return bool(a == b)
+
+
+def _equal_tensors(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
+        return False
+    if a.is_floating_point() or a.is_complex():
+        return bool(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True))
+    return bool(torch.equal(a, b))

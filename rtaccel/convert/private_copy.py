@@ -1,0 +1,52 @@
+"""A copy of a model to export, run and compare with: nothing that tracing or a call does reaches the caller's own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rtaccel.core.errors import RtaccelError, UnsupportedProblem
+
+
+def private_copy(op: str, model: nn.Module) -> nn.Module:
+    """A deep copy. Tensors in plain attributes that hang on an autograd graph, which torch does not copy, are detached.
+
+    Raises UnsupportedProblem where the model cannot be copied at all.
+    """
+    memo: dict[int, Any] = {}
+    for value in _attribute_tensors(model):
+        if not value.is_leaf:
+            memo[id(value)] = value.detach().clone()
+    try:
+        with torch.no_grad():
+            return copy.deepcopy(model, memo)
+    except RtaccelError:
+        raise
+    except Exception as error:
+        raise UnsupportedProblem(
+            op,
+            f"{type(model).__name__}, which cannot be copied ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})",
+            "a model that copy.deepcopy takes",
+            "Keep locks, files, generators and the like outside of the model.",
+        ) from error
+
+
+def _attribute_tensors(model: nn.Module) -> Iterator[Tensor]:
+    for module in model.modules():
+        for value in list(module.__dict__.values()):
+            yield from _tensors(value, 3)
+
+
+def _tensors(value: Any, depth: int) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif depth and isinstance(value, dict):
+        for part in value.values():
+            yield from _tensors(part, depth - 1)
+    elif depth and isinstance(value, (list, tuple, set)):
+        for part in value:
+            yield from _tensors(part, depth - 1)

@@ -1,0 +1,105 @@
+"""From a model to a compiled one that was compared with it: exported on a copy, built, verified, and fixed where it must be."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from rtaccel.convert.attribute_state import attribute_state
+from rtaccel.convert.capture import Captured, shared_batch
+from rtaccel.convert.forms import best_form, fixed_form
+from rtaccel.convert.graph import DraftGraph
+from rtaccel.convert.lower import lower
+from rtaccel.convert.private_copy import private_copy
+from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.core.scheme import SchemeMap
+from rtaccel.runtime.compiled import CompiledModel
+from rtaccel.runtime.options import Options
+from rtaccel.runtime.verify import narrowed, other_values, verified
+
+log = logging.getLogger("rtaccel.compile")
+
+Build = Callable[[Captured, DraftGraph], CompiledModel]
+
+SWAPPED_TOLERANCE = 5e-2
+"""Of layers that are int8 already: a sum in another order can fall into the next step."""
+
+
+class NotCaptured(UnsupportedProblem):
+    """A model that has to run as it is; next_step says why."""
+
+
+def check_state(op: str, model: nn.Module, args: tuple[Any, ...]) -> None:
+    """Raises UnsupportedProblem, naming them, where attributes of the model carry state from call to call.
+
+    An example that the model itself refuses fails here, in the model's words.
+    """
+    generator = torch.Generator().manual_seed(3)
+    found = attribute_state(lambda: private_copy(op, model), args, lambda: other_values(args, generator))
+    if found:
+        raise UnsupportedProblem(
+            op,
+            f"{type(model).__name__}, which changes {', '.join('self.' + name for name in found)} when called",
+            "a model without state of its own",
+            "Take the state as an input and return it as an output; rt.stream keeps the state of LSTM, GRU and convolutions.",
+        )
+
+
+def build_verified(
+    model: nn.Module, args: tuple[Any, ...], build: Build, *, verify: bool, exact: bool, names: tuple[str, ...]
+) -> CompiledModel:
+    """Builds the form with the widest range of batches for which the results are the model's.
+
+    exact: what `build` gives computes in float32 on the CPU, and is compared itself. Otherwise a float32 form of the same
+    graph is, since the differences of a scheme would hide those of the graph.
+    Raises NotCaptured where the model has to run as it is.
+    """
+    try:
+        check_state("compile", model, args)
+        private = private_copy("compile", model)
+        captured, graph = best_form(private, args)
+    except UnsupportedProblem as error:
+        raise NotCaptured("compile", error.got, error.expected, error.next_step) from error
+    if not verify:
+        return build(captured, graph)
+    example = shared_batch(args)
+    reference = private_copy("compile", model)
+    tolerance = SWAPPED_TOLERANCE if any(d.swapped for d in graph.drafts) else None
+    on_cpu = all(t.device.type == "cpu" for t in captured.constants.values())
+    for attempt in ("open", "fixed"):
+        fast = build(captured, graph) if exact else None
+        shadow = fast if fast is not None else _float32(captured, graph, args, names) if on_cpu else None
+        if shadow is None:
+            return build(captured, graph).note_verified("not verified: the model is not on the CPU")
+        found = verified(reference, shadow, args, example, captured.batch, tolerance)
+        if isinstance(found, str) or not found.failed:
+            return (fast or build(captured, graph)).note_verified(found if isinstance(found, str) else found.note())
+        left = narrowed(captured.batch, example, found)
+        if left is not None:
+            return build(replace(captured, batch=left), graph).note_verified(found.note())
+        worst = example if example in found.failed else next(iter(found.failed))
+        log.info("batch %s: %s", worst, found.failed[worst])
+        if attempt == "open" and not captured.batch.fixed and captured.any_batch:
+            captured, graph = fixed_form(private, args)
+            why = f"with a batch of {worst} {found.failed[worst]}"
+            captured = replace(captured, batch=replace(captured.batch, why=(*captured.batch.why, why)))
+            continue
+        break
+    raise NotCaptured(
+        "compile",
+        f"{type(model).__name__}, whose compiled form is not the model: {found.failed[worst]}",
+        "the model's own results",
+        "Please report the model; verify=False compiles it all the same.",
+    )
+
+
+def _float32(captured: Captured, graph: DraftGraph, args: tuple[Any, ...], names: tuple[str, ...]) -> CompiledModel:
+    program = lower(captured, graph, SchemeMap("float32"), None, even=False)
+    rows = max(1, program.samples(pytree.tree_leaves(args)))
+    return CompiledModel(program, Options(rows, batch=program.batch), names)

@@ -1,0 +1,200 @@
+"""A compiled model against the model it came from, at several batches: what was assumed while it was exported is tried.
+
+What torch records of a model's code is kept as a range of batches (`convert/guards.py`). It records nothing of sizes 0 and 1,
+and a mistake of ours would not be in its record either. So results are compared, with fresh random numbers: structure, shapes,
+dtypes, and values within what float32 sums in another order can differ by.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from rtaccel.core.batch import BatchRange
+from rtaccel.core.errors import RtaccelError
+
+SIZES = (0, 1, 2, 3, 5, 8)
+MAX_S = 1.0
+"""Seconds that comparing may take, as long as the example and batches of 1 and 2 are compared."""
+
+TOLERANCE = {torch.float16: 3e-2, torch.bfloat16: 1e-1}
+"""Of the root mean square of a result, by the least precise dtype in the model; float32: 1e-3."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """failed: batch -> what differs. error: largest difference of values that passed, of the rms. sizes: compared."""
+
+    failed: dict[int | None, str]
+    error: float
+    sizes: tuple[int | None, ...]
+    seconds: float
+
+    def note(self) -> str:
+        known = sorted(s for s in self.sizes if s is not None)
+        sizes = f"batch sizes {', '.join(map(str, known))}" if known else "the shapes of the example"
+        return (
+            f"verified against the model at {sizes} in {self.seconds * 1e3:.0f} ms: "
+            f"largest difference {self.error:.1e} of the rms"
+        )
+
+
+def verified(
+    model: nn.Module,
+    candidate: Callable[..., Any],
+    args: tuple[Any, ...],
+    example: int | None,
+    batch: BatchRange,
+    tolerance: float | None = None,
+) -> Verified | str:
+    """Compares `candidate` with the model at the example's batch and, where others are allowed, at some of them.
+
+    example: the batch of the arguments; None where they share none. A sentence where there is nothing to compare with: a model
+    that gives another result each time.
+    """
+    start = time.perf_counter()
+    generator = torch.Generator().manual_seed(7)
+    if tolerance is None:
+        tolerance = max([1e-3, *(TOLERANCE.get(t.dtype, 0.0) for t in _tensors(model, args))])
+    if not _is_steady(model, args):
+        return "not verified: the model gives another result each time it is called"
+    once = max(time.perf_counter() - start, 1e-6) / 2 / max(example or 1, 1)
+    failed: dict[int | None, str] = {}
+    compared: list[int | None] = []
+    worst = 0.0
+    for size in _sizes(example, batch):
+        known = size == example or size in (1, 2)
+        if not known and time.perf_counter() - start + 3 * once * max(size or 1, 1) > MAX_S:
+            continue
+        compared.append(size)
+        for attempt in range(2):  # a tie that falls the other way is no difference in the code: it would not do so twice
+            given = other_values(args, generator, None if size == example else size, noise=attempt or size != example)
+            difference, error = _compare(model, candidate, given, tolerance)
+            if difference is None:
+                worst = max(worst, error)
+                failed.pop(size, None)
+                break
+            failed[size] = difference
+    return Verified(failed, worst, tuple(s for s in compared if s not in failed), time.perf_counter() - start)
+
+
+def narrowed(batch: BatchRange, example: int | None, found: Verified) -> BatchRange | None:
+    """The batches that are left where some were refuted; None where no range around the example is."""
+    if not found.failed:
+        return batch
+    size = max(-1 if failed is None else failed for failed in found.failed)
+    if example is None or size > 1 or example <= size:
+        return None
+    return batch.cut(lo=size + 1, why=f"with a batch of {size} {found.failed[size]}")
+
+
+def _sizes(example: int | None, batch: BatchRange) -> list[int | None]:
+    """The example first, then what lies at the edges of the range."""
+    if example is None or batch.fixed:
+        return [example]
+    edges = [batch.lo, batch.lo + 1] if batch.lo else []
+    if batch.hi is not None and batch.hi <= 64:
+        edges.append(batch.hi)
+    wanted = dict.fromkeys((example, 1, 2, 0, *edges, *SIZES))
+    return [size for size in wanted if size in batch]
+
+
+def other_values(
+    args: tuple[Any, ...], generator: torch.Generator, size: int | None = None, noise: float = 1.0
+) -> tuple[Any, ...]:
+    """Arguments like the example's: its samples, in turn up to `size` of them, with noise on what is real. Whole numbers and
+    truth values stay those of the example, whose range is theirs."""
+
+    def one(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        x = leaf.detach().clone()
+        if size is not None:
+            x = x[torch.arange(size, device=leaf.device) % max(leaf.shape[0], 1)] if leaf.shape[0] else x
+        if not x.is_floating_point() or not noise or not x.numel():
+            return x
+        known = leaf[torch.isfinite(leaf)].float()
+        spread = float(known.std()) if known.numel() > 1 else 0.0
+        drawn = torch.randn(x.shape, generator=generator, dtype=torch.float32, device="cpu").to(x.device)
+        return (x.float() + drawn * (0.3 * spread or 1.0)).to(x.dtype)
+
+    return pytree.tree_map(one, args)
+
+
+def _tensors(model: nn.Module, args: tuple[Any, ...]) -> list[Tensor]:
+    leaves = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor)]
+    return [*leaves, *model.parameters(), *model.buffers()]
+
+
+def _is_steady(model: nn.Module, args: tuple[Any, ...]) -> bool:
+    with torch.no_grad():
+        first, second = pytree.tree_leaves(model(*_cloned(args))), pytree.tree_leaves(model(*_cloned(args)))
+    if len(first) != len(second):
+        return False
+    return all(
+        a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all()) if isinstance(a, Tensor) else True
+        for a, b in zip(first, second)
+    )
+
+
+def _cloned(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return pytree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, args)
+
+
+def _compare(
+    model: nn.Module, candidate: Callable[..., Any], args: tuple[Any, ...], tolerance: float
+) -> tuple[str | None, float]:
+    """(what differs or None, the largest difference of the rms)."""
+    try:
+        with torch.no_grad():
+            want = model(*_cloned(args))
+    except Exception as error:  # the model's own words, of any kind
+        return f"the model raises {type(error).__name__}", 0.0
+    try:
+        got = candidate(*_cloned(args))
+    except RtaccelError as error:
+        return f"a call raises: {error}", 0.0
+    except Exception as error:
+        return f"a call that stays torch's raises {type(error).__name__}", 0.0
+    wanted, spec = pytree.tree_flatten(want)
+    given, other_spec = pytree.tree_flatten(got)
+    if spec != other_spec:
+        return "results are nested otherwise", 0.0
+    worst = 0.0
+    for index, (a, b) in enumerate(zip(wanted, given)):
+        difference, error = _compare_one(a, b, tolerance)
+        if difference is not None:
+            return f"result {index} {difference}", 0.0
+        worst = max(worst, error)
+    return None, worst
+
+
+def _compare_one(want: Any, got: Any, tolerance: float) -> tuple[str | None, float]:
+    if not isinstance(want, Tensor):
+        same = type(want) is type(got) and (want is got or want == got)
+        return (None if same else f"is {want!r}, not {got!r}"), 0.0
+    if not isinstance(got, Tensor):
+        return f"is a tensor, not {type(got).__name__}", 0.0
+    if want.shape != got.shape or want.dtype != got.dtype:
+        return f"is {want.dtype}{list(want.shape)}, not {got.dtype}{list(got.shape)}", 0.0
+    if not want.numel():
+        return None, 0.0
+    if not want.is_floating_point() and not want.is_complex():
+        return (None if torch.equal(want, got.to(want.device)) else "has other values"), 0.0
+    kind = torch.complex128 if want.is_complex() else torch.float64
+    a, b = want.to(kind), got.to(want.device).to(kind)
+    usable = torch.isfinite(a)
+    if not torch.equal(usable, torch.isfinite(b)):
+        return "is not finite at other places", 0.0
+    if not bool(usable.any()):
+        return None, 0.0
+    a, b = a[usable].abs() if want.is_complex() else a[usable], b[usable].abs() if want.is_complex() else b[usable]
+    scale = float(a.square().mean().sqrt())
+    error = float((a - b).square().mean().sqrt()) / max(scale, 1e-6)
+    return (None if error <= tolerance else f"differs by {error:.2g} of its rms"), error
