@@ -98,7 +98,7 @@ void Plan::finish(const Ports& inputs, const Ports& outputs, int64_t min_batch, 
     outputs_.push_back({dtype_of(dtype), lead, middle, trailing});
   for (const auto* specs : {&inputs_, &outputs_}) {
     if (specs->empty() || specs->size() > kMaxTensors)
-      throw std::runtime_error("a plan takes 1 to 16 inputs and outputs");
+      throw std::runtime_error("a plan takes 1 to 128 inputs and outputs");
     for (const Spec& s : *specs)
       if (s.lead + s.trailing.size() > kMaxDims)
         throw std::runtime_error("a tensor of a plan has at most 8 dimensions");
@@ -233,7 +233,9 @@ bool Plan::run_given(PyObject* const* inputs, Py_ssize_t count, PyObject* output
 nb::object Plan::compute(const Flat& inputs, const std::string& form_out) const {
   Pointers p;
   if (!take_inputs(inputs, p)) return nb::none();
-  nb::object results[kMaxTensors];
+  nb::object few[4];
+  std::vector<nb::object> many(outputs_.size() > 4 ? outputs_.size() : 0);
+  nb::object* results = many.empty() ? few : many.data();
   for (size_t i = 0; i < outputs_.size(); ++i) results[i] = fresh(outputs_[i], p.lead, p.out[i]);
   run_bound(p);
   const char* form = form_out.c_str();

@@ -37,7 +37,7 @@ struct {
   uint64_t bit = 0;
 } negative;
 
-constexpr size_t kSearchedBytes = 160;  // the front of torch's tensor, which is larger
+constexpr size_t kSearchedBytes = 192;  // the front of torch's tensor, which is not smaller
 
 uint64_t word(const void* base, size_t offset) {
   uint64_t value;

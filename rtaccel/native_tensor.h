@@ -46,7 +46,7 @@ struct Spec {
   }
 };
 
-constexpr int kMaxDims = 8, kMaxTensors = 16;
+constexpr int kMaxDims = 8, kMaxTensors = 128;
 
 // Pointer and rows of a tensor that fits the spec as it is; false for anything else.
 bool view(PyObject* object, const Spec& spec, dlpack::Tensor& t, int64_t& rows);

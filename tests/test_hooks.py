@@ -31,4 +31,4 @@ def test_it_sits_inside_other_modules() -> None:
     whole = nn.Sequential(rt.compile(model, (torch.randn(1, 4),)), nn.Linear(6, 2))
     x = torch.randn(3, 4)
     torch.testing.assert_close(whole(x), whole[1](model(x)), rtol=1e-5, atol=1e-6)
-    assert "0.stages.0.weight" in whole.state_dict()
+    assert "0.params.0.weight" in whole.state_dict()

@@ -6,7 +6,7 @@
 namespace rta {
 namespace {
 
-constexpr int kMaxParts = 16;
+constexpr int kMaxParts = 256;
 
 class ConcatStage final : public Stage {
  public:

@@ -80,6 +80,10 @@ def check_example(model: nn.Module, args: Sequence[Any] | Tensor) -> tuple[Any, 
     """Arguments as a tuple; errors for what no compiled model could be right about."""
     if isinstance(args, Tensor):
         args = (args,)
+    if not isinstance(model, nn.Module):
+        raise UnsupportedProblem(
+            "compile", type(model).__name__, "a torch.nn.Module", "Wrap the function in a module's forward."
+        )
     if not isinstance(args, (tuple, list)):
         raise ShapeError("compile", type(args).__name__, "a tuple of example inputs", "Pass rt.compile(model, (x,)).")
     if model.training:
@@ -88,6 +92,14 @@ def check_example(model: nn.Module, args: Sequence[Any] | Tensor) -> tuple[Any, 
             "a model in training mode",
             "one in eval mode",
             "Call model.eval() first: dropout and BatchNorm differ.",
+        )
+    training = [name for name, module in model.named_modules() if module.training]
+    if training:
+        raise UnsupportedProblem(
+            "compile",
+            f"{', '.join(training[:4])}{' ...' if len(training) > 4 else ''} in training mode inside a model in eval mode",
+            "every module in eval mode",
+            "Call model.eval() last, after modules were added or set to train.",
         )
     return tuple(args)
 

@@ -16,6 +16,7 @@ from rtaccel.convert.graph import DraftGraph
 from rtaccel.convert.hidden import HiddenObserver
 from rtaccel.convert.layers import SCHEMES, Layer, decide_draft
 from rtaccel.convert.program import Program
+from rtaccel.convert.skeleton import Skeleton
 from rtaccel.convert.sparse import pruned
 from rtaccel.core.scheme import SchemeMap
 from rtaccel.core.sparsity import SparsityMap
@@ -69,7 +70,8 @@ def lower(
                 f"{draft.name}: h has the scale of its bound, 1: calibration starts every call from zero states"
             )
         layers[draft.writes[0]] = replace(layers[draft.writes[0]], h_scale=scale)
-    return Emitter(captured, graph, layers, states).program(tuple(notes))
+    made = Emitter(captured, graph, layers, states).program(tuple(notes))
+    return replace(made, source=Skeleton.of(captured, graph, layers, states))
 
 
 def _evened(draft: Draft, layers: dict[str, Layer], columns: Mapping[str, ColumnObserver], notes: list[str]) -> Draft:

@@ -109,6 +109,8 @@ class Call:
         meta = self.node.meta["val"]
         if meta.dtype != torch.float32:
             raise Refused(f"gives {meta.dtype}, and operators here float32")
+        if elements == 0 or any(tensor.numel() == 0 for tensor in parts.get("tensors", {}).values()):
+            raise Refused("has no elements")
         name = self.give(self.node, view, elements, width)
         return Draft(op, self.node, module_name(self.node), list(reads), [name], **parts)
 

@@ -85,7 +85,9 @@ def _affine(call: Call, value: fx.Node, scale: float | Tensor, shift: float | Te
     slot = call.build.slots[view.base]
     parts = []
     for constant in (scale, shift):
-        tensor = constant if isinstance(constant, Tensor) else torch.tensor(float(constant), device="cpu")
+        tensor = constant if isinstance(constant, Tensor) else torch.tensor(constant, dtype=torch.float64, device="cpu")
+        if not _is_ordinary(tensor):
+            return "has a constant that is not an ordinary float32 number"
         parts.append(call.spread(tensor, view))
     if any(part.dim() == 2 for part in parts):
         if isinstance(scale, Tensor) or scale != 1.0:
@@ -94,6 +96,12 @@ def _affine(call: Call, value: fx.Node, scale: float | Tensor, shift: float | Te
         return call.draft("position", [view.base], view, slot.elements, slot.width, tensors=tensors)
     tensors = {"scale": parts[0], "shift": parts[1]}
     return call.draft("pointwise", [view.base], view, slot.elements, slot.width, tensors=tensors)
+
+
+def _is_ordinary(constant: Tensor) -> bool:
+    """Whether every number keeps its meaning in float32, and as a factor in its inverse."""
+    size = constant.double().abs()
+    return bool(torch.isfinite(size).all()) and bool(((size == 0) | ((size >= 2.0**-126) & (size <= 2.0**126))).all())
 
 
 @rule(operator.getitem)
@@ -167,9 +175,9 @@ def _mul(call: Call) -> Draft | str:
     constant = call.constant(right)
     if not isinstance(right, (int, float)) and constant is None:
         return "divides by a computed tensor" if divides else _joined(call, left, right, "mul")
-    factor = constant if constant is not None else torch.tensor(float(right), device="cpu")
+    factor = constant if constant is not None else torch.tensor(float(right), dtype=torch.float64, device="cpu")
     if divides:
-        factor = torch.ones_like(factor) / factor
+        factor = torch.ones_like(factor, dtype=torch.float64) / factor.double()
     return _affine(call, left, factor, 0.0)
 
 
@@ -210,6 +218,8 @@ def _squared(node: Any) -> fx.Node | None:
 @rule(aten.cat.default)
 def _cat(call: Call) -> Draft | str:
     """Columns side by side: each part is copied into its place."""
+    if len(call["tensors"]) > 256:
+        return "joins more than 256 tensors"
     parts = [call.view(part) for part in call["tensors"]]
     rank = len(parts[0].dims)
     if call["dim"] not in (-1, rank - 1):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.layout import View
 from rtaccel.core.batch import BatchRange
-from rtaccel.core.stage import Port, Quant, Stage, Value
+from rtaccel.core.stage import Port, Quant, QuantMap, Stage, Value
 from rtaccel.plan.group import Group
+
+if TYPE_CHECKING:
+    from rtaccel.convert.skeleton import Skeleton
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Program:
 
     constants: parameters that torch steps read. views: names that stand for a stored value seen in another way.
     batched: dimension 0 of every tensor is the samples. batch: how many of them a call may have.
-    notes: what was decided on the way and is worth reporting (which layers stayed float32 and why).
+    source: what it was lowered from, without the numbers. notes: what was decided on the way and is worth reporting (which layers stayed float32 and why).
     """
 
     steps: tuple[GroupStep | TorchStep, ...]
@@ -65,6 +68,7 @@ class Program:
     in_spec: Any
     out_spec: Any
     notes: tuple[str, ...] = ()
+    source: Skeleton | None = None
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -80,19 +84,37 @@ class Program:
         first = next((a for a in arguments if isinstance(a, Tensor)), None)
         return first.shape[0] if self.batched and first is not None and first.dim() else 1
 
-    def with_numbers(self, tensors: Sequence[Mapping[str, Tensor]], quants: Mapping[str, Quant]) -> Program:
-        """The same program with the weights of each stage and the scales of each int8 value replaced."""
-        queue = iter(tensors)
+    def with_numbers(
+        self,
+        tensors: Sequence[Mapping[str, Tensor]],
+        quants: QuantMap,
+        attrs: Sequence[Mapping[str, Any]],
+        constants: Mapping[str, Tensor],
+    ) -> Program:
+        """The same program with the weights and calibrated attributes of each stage, what each int8 value means, and the
+        constants of torch's calls replaced."""
+        queue = iter(zip(tensors, attrs))
 
         def value(v: Value) -> Value:
-            return replace(v, quant=quants[v.name]) if v.name in quants else v
+            return replace(v, quant=Quant(*quants[v.name])) if v.name in quants else v
 
         def stage(s: Stage) -> Stage:
             inputs, outputs = tuple(map(value, s.inputs)), tuple(map(value, s.outputs))
-            if s.op == "conv" and s.attrs.get("stream"):  # the ring holds what the input is
-                ring = replace(inputs[1], quant=inputs[0].quant)
-                inputs, outputs = (inputs[0], ring, *inputs[2:]), (outputs[0], ring)
-            return replace(s, tensors=next(queue), inputs=inputs, outputs=outputs)
+            # An int8 state that the stage carries on (a ring) holds what its input is.
+            held = {v.name for v in s.outputs if v.quant is not None} & {v.name for v in s.inputs[1:]}
+            held = held if inputs[0].quant is not None else set()
+
+            def state(v: Value) -> Value:
+                return replace(v, quant=inputs[0].quant) if v.name in held else v
+
+            own, found = next(queue)
+            return replace(
+                s,
+                tensors=own,
+                inputs=tuple(map(state, inputs)),
+                outputs=tuple(map(state, outputs)),
+                attrs={**s.attrs, **found},
+            )
 
         def port(p: Port) -> Port:
             return replace(p, value=value(p.value))
@@ -106,4 +128,4 @@ class Program:
                 group=Group(tuple(stage(x) for x in g.stages), tuple(map(port, g.inputs)), tuple(map(port, g.outputs))),
             )
 
-        return replace(self, steps=tuple(step(s) for s in self.steps))
+        return replace(self, steps=tuple(step(s) for s in self.steps), constants=dict(constants))

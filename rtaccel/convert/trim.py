@@ -34,8 +34,8 @@ def _ask(draft: Draft, slots: dict[str, Slot], needs: dict[str, set[int]], whole
     """Adds what the draft must read for what is asked of it."""
     if draft.op not in (*ROW_WISE, "rearrange", "conv") or len(draft.writes) != 1:
         whole.update(draft.reads)
-        if draft.op != "lstm" and draft.op != "gru":
-            whole.update(draft.writes)
+        # Of a recurrent layer the newest moment may be all that is computed; its states are what they are.
+        whole.update(draft.writes[1:] if draft.op in ("lstm", "gru") else draft.writes)
         return
     out = draft.writes[0]
     wanted = _wanted(out, slots, needs, whole)

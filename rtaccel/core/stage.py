@@ -27,6 +27,10 @@ class Quant:
     zero_point: int
 
 
+QuantMap = Mapping[str, "tuple[float, int]"]
+"""Name of an int8 value -> its scale and zero point."""
+
+
 @dataclass(frozen=True)
 class Value:
     """What lies between stages: [M, width], or [M, steps, width] where steps > 1.

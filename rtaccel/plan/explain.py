@@ -45,7 +45,7 @@ def _amount(value: int | None, unit: str) -> str:
 
 
 def table(lines: Iterable[Line], verbose: bool = True) -> str:
-    """Aligned columns; the reasons of equal sets of rejections are given once, below."""
+    """Aligned columns. Below them why calls stay torch's, and with `verbose` the reasons of rejections, equal sets of them once."""
     lines = list(lines)
     cut = any(entry.parts > 1 for entry in lines)
     rows = [("", "stage", "computes", "kernel", "moves", "does", "us", *(("threads",) if cut else ()))]
@@ -56,14 +56,14 @@ def table(lines: Iterable[Line], verbose: bool = True) -> str:
         rows.append(
             (str(index), entry.name, entry.what, entry.kernel, *amounts, us, *((str(entry.parts),) if cut else ()))
         )
-        notes.setdefault(entry.reasons, []).append(index)
+        if verbose or entry.kernel == "torch":
+            notes.setdefault(entry.reasons, []).append(index)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     text = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
-    if verbose:
-        for reasons, indices in notes.items():
-            if reasons:
-                text.append(f"stages {_ranges(indices)}:")
-                text.extend(f"  {reason}" for reason in reasons)
+    for reasons, indices in notes.items():
+        if reasons:
+            text.append(f"stages {_ranges(indices)}:")
+            text.extend(f"  {reason}" for reason in reasons)
     return "\n".join(text)
 
 

@@ -29,6 +29,11 @@ def _input(value: Value, rows: int, device: str) -> Tensor:
 def time_stage(choice: Choice) -> float:
     """Us of the stage, on random inputs. On the CPU by the processor's counter, around the stage alone; elsewhere the median
     over rounds of the mean time of a call from Python, which is included."""
+    with torch.device(choice.problem.device):  # whatever the caller's default device is
+        return _time_stage(choice)
+
+
+def _time_stage(choice: Choice) -> float:
     problem, stage = choice.problem, choice.stage
     inputs = tuple(_input(v, problem.rows, problem.device) for v in stage.inputs)
     if choice.impl.backend == "cpu":

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _IncompatibleKeys
 from torch.nn.modules.module import _global_forward_hooks as _any_hooks
 from torch.nn.modules.module import _global_forward_pre_hooks as _any_pre_hooks
 from torch.utils import _pytree as pytree
 
 from rtaccel.backends import _interop as interop
 from rtaccel.convert.program import GroupStep, Program
-from rtaccel.core.errors import ShapeError, UnsupportedProblem
+from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
 from rtaccel.plan.explain import Line, line, table
-from rtaccel.runtime import state
+from rtaccel.runtime import structure
 from rtaccel.runtime.cuda_graph import DevicePlan
 from rtaccel.runtime.entry import native_entry
 from rtaccel.runtime.execute import Executor, build_executor
-from rtaccel.runtime.inputs import bind_run, check_out, copy_out, dense, fit_inputs
+from rtaccel.runtime.foreign import as_tensors, holds_foreign
+from rtaccel.runtime.inputs import bind_run, check_out, copy_out, dense, fit_inputs, nesting_error
 from rtaccel.runtime.options import Options
+from rtaccel.runtime.state import STRUCTURE, State, keys_of, owned
 
 
 class CompiledModel(nn.Module):
@@ -37,26 +40,34 @@ class CompiledModel(nn.Module):
 
     def __init__(self, program: Program, options: Options, argument_names: tuple[str, ...]) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(state.StageNumbers(stage) for stage in program.stages)
-        self.constants = state.Constants(program.constants)
         self.eval()
         self._options = options
         self._argument_names = argument_names
         self._sealed = self._locked = False
         self._verified = "not verified: compiled with verify=False"
-        self._install(program)
+        state = State(program)
+        self._install(state.program(program), state)
 
-    def _install(self, program: Program) -> None:
-        """Plans the program and puts it in place in one step, so that a failure leaves the old one working."""
+    def _install(self, program: Program, state: State, past: bytes | None = None) -> None:
+        """Plans the program and puts it in place in one step, so that a failure leaves the old one working.
+
+        past: of the streams, where it is not to start anew.
+        """
         executor = build_executor(program, self._options)
+        if past is not None:
+            executor.steps[0].plan.load_state(past)
         if self._sealed:
             executor.prefault(self._locked)
             for plan in executor.device_plans:
                 plan.seal()
         earlier: Executor | None = getattr(self, "_executor", None)
+        if earlier is not None and earlier.direct is not None and earlier.steps[0].native:
+            executor = executor.taken_over_by(earlier)  # bound calls hold the plan, and go on with what is in it now
         self._program: Program = program
+        self._state: State = state
         self._executor: Executor = executor
         self._direct = executor.direct
+        self._modules.update(state.tree())
         if executor.direct is not None and executor.steps[0].native:
             executor.steps[0].plan.guard((self._forward_pre_hooks, self._forward_hooks, _any_pre_hooks, _any_hooks))
         if earlier is not None:
@@ -110,18 +121,15 @@ class CompiledModel(nn.Module):
         return (*inputs, *(named[name] for name in wanted))
 
     def _slow(self, inputs: tuple[Any, ...]) -> Any:
-        """The general path: nested arguments, torch steps, tensors to be copied or to be complained about, CuPy's arrays."""
+        """The general path: nested arguments, torch steps, tensors to be copied or to be complained about, other arrays."""
         cupy = interop.cupy_of(inputs)
         if cupy is not None:
             return interop.call(cupy, self, inputs)
+        if holds_foreign(inputs):
+            return self(*as_tensors("call", inputs))
         leaves, spec = pytree.tree_flatten((inputs, {}))
         if spec != self._program.in_spec:
-            raise ShapeError(
-                "call",
-                f"inputs nested as {spec}",
-                f"{self._program.in_spec}",
-                "Call it as the model that was compiled.",
-            )
+            raise nesting_error("call", inputs, self._program.in_spec)
         results = self._executor(leaves)
         return pytree.tree_unflatten(results, self._program.out_spec)
 
@@ -138,6 +146,9 @@ class CompiledModel(nn.Module):
         if cupy is not None:
             with interop.on_stream_of(cupy):
                 self.run(*interop.as_tensors(cupy, inputs), out=interop.as_tensors(cupy, out))
+            return out
+        if holds_foreign(inputs, out):
+            self.run(*as_tensors("run", inputs), out=as_tensors("run", out, written=True))
             return out
         if self._sealed:
             raise ShapeError(
@@ -161,7 +172,7 @@ class CompiledModel(nn.Module):
         assert isinstance(source, GroupStep)
         leaves, spec = pytree.tree_flatten((inputs, {}))
         if spec != self._program.in_spec:
-            raise ShapeError(op, f"inputs nested as {spec}", f"{self._program.in_spec}", "Nest them as the model does.")
+            raise nesting_error(op, inputs, self._program.in_spec)
         fitted = fit_inputs(op, leaves, source.group.inputs, self._options)
         lead = fitted[0].shape[: source.group.inputs[0].lead]
         outs = pytree.tree_leaves(out) if isinstance(out, (tuple, list)) else out
@@ -176,6 +187,8 @@ class CompiledModel(nn.Module):
         cupy = interop.cupy_of(inputs, out)
         if cupy is not None:
             inputs, out = interop.as_tensors(cupy, inputs), interop.as_tensors(cupy, out)
+        if holds_foreign(inputs, out):
+            inputs, out = as_tensors("bind", inputs), as_tensors("bind", out, written=True)
         binder = self._executor.bind
         if binder is None:
             return bind_run(self.run, inputs, out)
@@ -222,7 +235,7 @@ class CompiledModel(nn.Module):
     @property
     def weight_bytes(self) -> int:
         """Bytes of the logical weights and scales: what a checkpoint of this model holds."""
-        return sum(b.numel() * b.element_size() for b in self.buffers())
+        return sum(entry.value.numel() * entry.value.element_size() for entry in self._state.entries.values())
 
     @property
     def plan_bytes(self) -> tuple[int, int]:
@@ -246,17 +259,18 @@ class CompiledModel(nn.Module):
                 lines.append(Line(step.name, "an ordinary torch call", "torch", None, None, (step.reason,)))
         return lines
 
-    def explain(self, verbose: bool = True, measure: bool = True) -> str:
-        """Every stage: the kernel chosen, those rejected and why, the bytes it must move, what it does, its time alone.
+    def explain(self, verbose: bool = False, measure: bool = True) -> str:
+        """Every stage: the kernel chosen, the bytes it must move, what it does, its time alone; and why a call stays torch's.
 
-        measure=False leaves the times out. A stage alone has its inputs in the cache and waits for no other; `rtaccel profile`
+        verbose=True adds the kernels that were rejected and why. measure=False leaves the times out. A stage alone has its inputs in the cache and waits for no other; `rtaccel profile`
         times the stages where they stand.
         """
         o, executor = self._options, self._executor
         packed, scratch = self.plan_bytes
         kind = "one call" if self._direct is not None else f"{len(executor.steps)} steps"
+        own, count = self.native
         head = [
-            f"{o.title}: {kind} on {o.device}"
+            f"{o.title}: {kind} on {o.device}, {own} of {count} stages native"
             + (f", backend {o.backend}" if o.backend else "")
             + f", planned for {o.rows} rows",
             f"weights {self.weight_bytes} B, packed {packed} B, scratch {scratch} B with states of {self.state_bytes} B"
@@ -277,21 +291,77 @@ class CompiledModel(nn.Module):
         because = f" ({'; '.join(o.batch.why)})" if o.batch.why else ""
         return f"batch size: {o.batch}{because}"
 
+    @property
+    def native(self) -> tuple[int, int]:
+        """(stages that kernels of this library compute, all stages: those and the calls that stay torch's)."""
+        steps = self._executor.steps
+        own = sum(max(1, len(step.choices)) for step in steps if step.plan is not None)
+        return own, own + sum(step.plan is None for step in steps)
+
     def extra_repr(self) -> str:
-        return f"{self._options.title}, {len(self._executor.steps)} steps, {self.weight_bytes} bytes of weights"
+        own, count = self.native
+        return f"{self._options.title}, {own} of {count} stages native, {self.weight_bytes} bytes of weights"
 
     # -- state -----------------------------------------------------------------------------------------------------
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """As nn.Module's; every tensor is checked first, and the plan is packed again afterwards."""
-        state.check(dict(self.named_buffers()), state_dict)
-        state.check_sparse(self._program, self.stages, state_dict)
-        result = super().load_state_dict(state_dict, strict=strict, assign=assign)
-        self._install(state.current(self._program, self.stages))
-        return result
+        """As nn.Module's, but all or nothing: every tensor is checked and the plan is packed before anything changes.
+
+        The tensors are copied, whatever `assign` says. A state of another scheme is taken where the model is the same: the
+        layers are then computed as they were in the model that gave it. Bound calls and `run` go on with the new weights.
+        Raises FormatError for a state that does not fit.
+        """
+        missing, unexpected = self._load(state_dict, strict)
+        return _IncompatibleKeys(missing, unexpected)
+
+    def _load(self, given: Any, strict: bool) -> tuple[list[str], list[str]]:
+        if not isinstance(given, Mapping):
+            raise FormatError("load_state_dict", type(given).__name__, "a dict of tensors", "Pass a state_dict().")
+        program = structure.program_for(self._program, given)
+        state = self._state if program is self._program else State(program)
+        own = {**state.tensors, **self._extra()}
+        missing, unexpected = keys_of(own, given, strict or program is not self._program)
+        state.check(program, given)
+        found = {key: owned(given[key]) for key in state.entries if key in given}
+        state = state.with_tensors(found)
+        self._install(state.program(program), state, self._past(given))
+        self._verified = "the weights were loaded: what was verified were others"
+        return missing, unexpected
+
+    def _extra(self) -> dict[str, Any]:
+        """Further keys of the state dict."""
+        return {}
+
+    def _past(self, given: Mapping[str, Any]) -> bytes | None:
+        """What the plan keeps from call to call, of a state that is to be loaded."""
+        return None
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + STRUCTURE] = self._state.tensors[STRUCTURE].clone()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """As a part of another module, which collects what is wrong and raises in the end."""
+        given = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+        try:
+            missing, unexpected = self._load(given, strict=False)
+        except RtaccelError as error:
+            error_msgs.append(f"{prefix.rstrip('.')}: {error}")
+            return
+        missing_keys.extend(prefix + key for key in missing)
+        unexpected_keys.extend(prefix + key for key in unexpected)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        probe = fn(torch.zeros(1, dtype=torch.float32))
+        probe = fn(torch.zeros(1, dtype=torch.float32, device=self._options.device))
         if probe.dtype != torch.float32 or probe.device.type != self._options.device:
             raise UnsupportedProblem(
                 "to",
@@ -299,10 +369,12 @@ class CompiledModel(nn.Module):
                 "a compiled model where it is",
                 "Compile the model anew for that.",
             )
-        return super()._apply(fn, recurse)
+        return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModel:
-        return CompiledModel(state.current(self._program, self.stages), self._options, self._argument_names)
+        made = type(self)(self._program, self._options, self._argument_names)
+        made._verified = self._verified
+        return made
 
     def __reduce__(self) -> Any:
         raise UnsupportedProblem(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.core.sparsity import SparsityLike, SparsityMap
 from rtaccel.runtime.build import NotCaptured, build_verified
 from rtaccel.runtime.compiled import CompiledModel
+from rtaccel.runtime.fallback import FallbackWarning, warn_of_fallbacks
 from rtaccel.runtime.options import Options, check_threads
 from rtaccel.runtime.uncaptured import UncapturedModel
 
@@ -40,6 +42,7 @@ def compile(
     max_batch: int | None = None,
     mode: str | None = None,
     verify: bool = True,
+    strict: bool = False,
 ) -> CompiledModel | UncapturedModel:
     """Compiles a model in eval mode for inference. The model itself is not changed and not kept.
 
@@ -61,6 +64,8 @@ def compile(
     max_batch: largest batch of a call; None for no limit.
     verify: compare the result with the model at several batches, on the CPU in float32, before it is handed out; `explain()`
         says at which, how long that took and what it showed. A difference refuses an open batch.
+
+    strict: raise UnsupportedProblem where a call stays torch's or the model is not captured, instead of warning.
 
     What no operator here computes stays a torch call inside the result, and `explain()` names it and says why. A model
     that torch.export cannot capture at all gives an UncapturedModel: the model itself, its layers swapped.
@@ -98,19 +103,27 @@ def compile(
                 )
             where, most = "cpu", 1  # where the tensors are
         batch = program.batch.cut(hi=most)
-        options = Options(rows, where, backend, most or 0, batch, title, threads, mode=launch)
+        options = Options(rows, where, backend, most or 0, title, threads, mode=launch, batch=batch)
         return CompiledModel(program, options, names)
 
     exact = patterns is None and schemes.exact and device == "cpu" and backend in (None, "cpu", "portable")
     try:
-        return build_verified(model, args, built, verify=verify, exact=exact, names=names)
+        fast = build_verified(model, args, built, verify=verify, exact=exact, names=names)
+        warn_of_fallbacks(fast, strict)
+        return fast
     except NotCaptured as error:
         reason = error
+    if strict:
+        raise UnsupportedProblem("compile", reason.got, "a model that is captured whole (strict=True)", reason.next_step)
     if patterns is not None:
         raise UnsupportedProblem(
             "compile", f"sparsity={sparsity!r} for a model that cannot be captured: {reason}", "a model that can be",
             "Prune and swap its layers with rt.sparsify_ instead.",
         ) from reason  # fmt: skip
+    warnings.warn(
+        f"{title} was not captured and runs layer by layer in Python, not faster than torch: {reason}",
+        FallbackWarning, stacklevel=2,
+    )  # fmt: skip
     return UncapturedModel(model, str(reason), scheme, calibration)
 
 

@@ -62,7 +62,7 @@ def resident_kernels_of(
 
     args = check_example(model, example)
     if streamed:
-        program, _ = stream_program(model, args[0], scheme, calibration, True)
+        program, _, _ = stream_program(model, args[0], scheme, calibration, True)
     else:
         captured, graph = best_form(model, args)
         program = lower(captured, graph, SchemeMap(scheme), calibration, even=False)

@@ -10,6 +10,7 @@ are launched one by one. So a graph that lost a kernel to another stream is foun
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -61,6 +62,8 @@ class GraphPlan(DevicePlan):
     def _buffer(self, port: Port) -> Tensor:
         """Random numbers, by which a new graph is checked, for the planned batch; indices are 0."""
         lead = () if port.lead == 0 else (1,) * (port.lead - 1) + (self._samples,)
+        if port.middle:
+            lead = (self._samples // prod(port.middle), *port.middle)
         buffer = torch.zeros((*lead, *port.trailing), dtype=getattr(torch, port.value.dtype), device=self._layer.device)
         if buffer.is_floating_point():
             return buffer.normal_()

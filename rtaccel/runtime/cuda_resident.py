@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from rtaccel.core.batch import only
 from rtaccel.core.errors import BackendUnavailable, ShapeError, UnsupportedProblem
 from rtaccel.plan.explain import Line
 from rtaccel.plan.fuse import fuse
@@ -116,7 +117,7 @@ class ResidentPlan(DevicePlan):
     def __init__(self, group: Group, network: Network, device: ResidentDevice) -> None:
         from rtaccel._native import Mailbox
 
-        super().__init__(group, [], 1, "cpu")
+        super().__init__(group, [], only(1), "cpu")
         reason = device.unsuitable()
         if reason is not None:
             raise BackendUnavailable(

@@ -66,6 +66,7 @@ class Executor:
     def __init__(self, program: Program, steps: Sequence[Step], options: Options) -> None:
         self.program, self.steps, self.options = program, tuple(steps), options
         self.direct: Executable | None = None
+        self._all_native = all(isinstance(step.source, GroupStep) for step in self.steps)
         self.bind: Callable[[Any, Any], Callable[[], None] | None] | None = None
         self._constants = {name: tensor.to(options.device) for name, tensor in program.constants.items()}
         self._constant_places = {t.untyped_storage().data_ptr() for t in self._constants.values() if t.numel()}
@@ -86,7 +87,8 @@ class Executor:
         if source.reads != program.inputs or source.writes != program.outputs:
             return False
         if not step.native:
-            return given.count("(") == 1 and returned.count("(") <= 1
+            flat = returned == "." if len(source.writes) == 1 else returned.count("(") == 1
+            return given.count("(") == 1 and flat
         step.plan.nesting(given, returned)
         return True
 
@@ -107,6 +109,14 @@ class Executor:
     def device_plans(self) -> list[DevicePlan]:
         """Those behind a graph or a resident kernel."""
         return [step.plan for step in self.steps if isinstance(step.plan, DevicePlan)]
+
+    def taken_over_by(self, earlier: Executor) -> Executor:
+        """The same with the plan object of an earlier executor of the same tensors, which takes what is in this one's."""
+        if self.direct is None or not self.steps[0].native:
+            return self
+        plan = earlier.steps[0].plan
+        plan.adopt(self.steps[0].plan)
+        return Executor(self.program, [replace(self.steps[0], plan=plan)], self.options)
 
     def close(self) -> None:
         for plan in self.device_plans:
@@ -158,6 +168,8 @@ class Executor:
 
     def __call__(self, leaves: Sequence[Any]) -> list[Any]:
         check_arguments("call", leaves, self.program.arguments, self.options)
+        if not self._all_native:  # a call that stays torch's was exported for tensors that lie densely
+            leaves = [leaf.contiguous() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         env: dict[str, Any] = dict(self._constants)
         env.update(zip(self.program.inputs, leaves))
         with torch.no_grad():

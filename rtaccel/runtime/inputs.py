@@ -158,6 +158,33 @@ def _without_constants(results: Sequence[Any], targets: Sequence[Any]) -> tuple[
     return [r for r, _ in pairs], [t for _, t in pairs]
 
 
+def nesting_error(op: str, inputs: tuple[Any, ...], wanted: Any) -> ShapeError:
+    """For arguments that are nested otherwise than those of the example."""
+    arguments, names = wanted.children()
+    count = arguments.num_children
+    if len(inputs) != count:
+        return ShapeError(
+            op, f"{len(inputs)} arguments", f"{count}, as the example has", "Call it as the model that was compiled."
+        )
+    got = ", ".join(_nested(pytree.tree_structure(value)) for value in inputs)
+    expected = ", ".join(_nested(child) for child in arguments.children())
+    if names.num_children:
+        expected += " and arguments by name"
+    return ShapeError(op, f"arguments ({got})", f"({expected})", "Nest them as those of the example.")
+
+
+def _nested(spec: Any) -> str:
+    """A tree of arguments in Python's own signs, with * for what is no container."""
+    if spec.is_leaf():
+        return "*"
+    parts = [_nested(child) for child in spec.children()]
+    if spec.type is dict:
+        return "{" + ", ".join(f"{key!r}: {part}" for key, part in zip(spec.context, parts)) + "}"
+    if spec.type is list:
+        return f"[{', '.join(parts)}]"
+    return f"{'' if spec.type is tuple else spec.type.__name__}({', '.join(parts)})"
+
+
 def bind_run(run: Callable[..., Any], inputs: tuple[Any, ...], out: Any) -> Callable[[], None]:
     """`run` without arguments, for a model that has no native call to bind. Runs once, which checks the tensors."""
     run(*inputs, out=out)

@@ -24,11 +24,11 @@ class Options:
     device: str = "cpu"
     backend: str | None = None
     max_batch: int = 0
-    batch: BatchRange = ANY_BATCH
     title: str = ""
     threads: int = 1
     states: States | None = None
     mode: str | None = None
+    batch: BatchRange = ANY_BATCH
 
     def check_batch(self, op: str, size: int) -> None:
         """Raises ShapeError for a batch that a call may not have. size: of the first dimension."""

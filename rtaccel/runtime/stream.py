@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,17 +13,20 @@ from torch.utils import _pytree as pytree
 from rtaccel.convert.calibrate import as_args, batches_of
 from rtaccel.convert.capture import check_example
 from rtaccel.convert.lower import lower
+from rtaccel.convert.private_copy import private_copy
 from rtaccel.convert.program import Argument, Program
 from rtaccel.convert.sparse import in_fastest_form
 from rtaccel.convert.streaming import stream_drafts
 from rtaccel.core.batch import ANY_BATCH
-from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
+from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.kernels.chain.cpu import States
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.compiler import check_options
 from rtaccel.runtime.entry import native_entry
 from rtaccel.runtime.options import Options, check_threads
+from rtaccel.runtime.state import State
+from rtaccel.runtime.verify_stream import check_stream_state, verify_stream
 
 
 class StreamModel(CompiledModel):
@@ -65,23 +68,48 @@ class StreamModel(CompiledModel):
         return torch.frombuffer(bytearray(past), dtype=torch.uint8) if past else torch.empty(0, dtype=torch.uint8)
 
     def set_extra_state(self, state: Any) -> None:
-        self._past = state
+        """Loaded with the rest."""
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """As a compiled model's, and the streams stand where they stood. Raises FormatError, with nothing changed, for the
         past of other streams."""
-        past = state_dict.get("_extra_state")
-        wanted = len(self._plan().save_state())
-        if past is not None and (not isinstance(past, Tensor) or past.dtype != torch.uint8 or past.numel() != wanted):
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def _extra(self) -> dict[str, Any]:
+        return {_PAST: None}
+
+    def _past(self, given: Mapping[str, Any]) -> bytes | None:
+        past = given.get(_PAST)
+        kept = self._plan().save_state()
+        if past is None:
+            return bytes(kept)
+        fits = isinstance(past, Tensor) and past.dtype == torch.uint8 and past.numel() == len(kept)
+        if not fits or past.device.type == "meta":
             got = f"{past.dtype}{list(past.shape)}" if isinstance(past, Tensor) else type(past).__name__
             raise FormatError(
-                "load_state_dict", f"_extra_state {got}", f"uint8[{wanted}], the past of {self.streams} streams",
+                "load_state_dict", f"_extra_state {got}", f"uint8[{len(kept)}], the past of {self.streams} streams",
                 "Load the state of a stream of the same model, scheme and number of streams.",
             )  # fmt: skip
-        kept = self._plan().save_state()
-        result = super().load_state_dict(state_dict, strict, assign)
-        self._plan().load_state(kept if past is None else past.cpu().contiguous().numpy().tobytes())
-        return result
+        return past.detach().cpu().contiguous().numpy().tobytes()
+
+    def _install(self, program: Program, state: State, past: bytes | None = None) -> None:
+        try:
+            super()._install(program, state, past)
+        except ValueError as error:
+            if isinstance(error, RtaccelError):
+                raise
+            raise FormatError(
+                "load_state_dict", f"_extra_state: {error}", "the bytes that state_dict() gave", "Save it again."
+            ) from error
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StreamModel:
+        made = super().__deepcopy__(memo)
+        assert isinstance(made, StreamModel)
+        made._plan().load_state(self._plan().save_state())
+        return made
+
+
+_PAST = "_extra_state"
 
 
 def stream(
@@ -126,18 +154,23 @@ def stream(
                          "Convert the example.")  # fmt: skip
     check_threads(threads, "cpu", None)
     persistent = _stays(device, mode, step)
-    program, states = stream_program(model, step, scheme, calibration, persistent)
+    own = private_copy("stream", model)
+    program, states, form = stream_program(own, step, scheme, calibration, persistent)
+    check_stream_state(model, step, form)
     title = f"{type(model).__name__}, streamed"
     options = Options(
         step.shape[0], title=title, threads=threads, states=states, mode="persistent" if persistent else None
     )
-    return StreamModel(program, options, ("x_t",))
+    live = StreamModel(program, options, ("x_t",))
+    if SchemeMap(scheme).exact and not persistent:
+        live.note_verified(verify_stream(private_copy("stream", model), live, step, form))
+    return live
 
 
 def stream_program(
     model: nn.Module, step: Tensor, scheme: SchemeLike, calibration: Any, persistent: bool
-) -> tuple[Program, States | None]:
-    """(a moment of all streams, what is kept from moment to moment). persistent: for a kernel that stays on a GPU."""
+) -> tuple[Program, States | None, tuple[str, ...]]:
+    """(a moment of all streams, what is kept from moment to moment, the form of the model's windows). persistent: for a kernel that stays on a GPU."""
     windows = None if calibration is None else [as_args(b)[0] for b in batches_of("stream", calibration)]
     features = step.shape[1] if step.dim() == 2 else 1
     streamed = stream_drafts(model, features, step.dtype, tuple(windows[0].shape) if windows else None)
@@ -153,7 +186,7 @@ def stream_program(
     if not persistent:
         program = in_fastest_form(program, step.shape[0], None)
     states = States(frozenset(streamed.states), step.shape[0], streamed.memory) if streamed.states else None
-    return program, states
+    return program, states, streamed.form
 
 
 def _stays(device: str, mode: str | None, step: Tensor) -> bool:

@@ -190,7 +190,8 @@ def _compare_one(want: Any, got: Any, tolerance: float) -> tuple[str | None, flo
     kind = torch.complex128 if want.is_complex() else torch.float64
     a, b = want.to(kind), got.to(want.device).to(kind)
     usable = torch.isfinite(a)
-    if not torch.equal(usable, torch.isfinite(b)):
+    same = (torch.isnan(a) == torch.isnan(b)) & (usable | torch.isnan(a) | (a == b))
+    if not torch.equal(usable, torch.isfinite(b)) or not bool(same.all()):
         return "is not finite at other places", 0.0
     if not bool(usable.any()):
         return None, 0.0

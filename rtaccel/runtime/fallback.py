@@ -1,0 +1,30 @@
+"""What is said, or refused, where a part of a compiled model is left to torch."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+from rtaccel.core.errors import UnsupportedProblem
+
+if TYPE_CHECKING:
+    from rtaccel.runtime.compiled import CompiledModel
+
+
+class FallbackWarning(UserWarning):
+    """A compiled model leaves something to torch, which is far slower than a native stage."""
+
+
+def warn_of_fallbacks(fast: CompiledModel, strict: bool) -> None:
+    """Names the calls that stay torch's in a warning; raises UnsupportedProblem for them where `strict`."""
+    found = [f"{line.name} ({'; '.join(line.reasons)})" for line in fast.explain_lines(measure=False) if line.kernel == "torch"]
+    if not found:
+        return
+    own, count = fast.native
+    shown = "; ".join(found[:4]) + (" ..." if len(found) > 4 else "")
+    if strict:
+        raise UnsupportedProblem(
+            "compile", f"{own} of {count} stages native, and these left to torch: {shown}", "every stage native (strict=True)",
+            "Write them with operators of docs/compile.md, or compile with strict=False.",
+        )  # fmt: skip
+    warnings.warn(f"{own} of {count} stages native, and these are left to torch: {shown}", FallbackWarning, stacklevel=4)

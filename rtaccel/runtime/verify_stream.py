@@ -1,0 +1,79 @@
+"""A stream against its model over windows: the newest output after some steps is the last one of the window so far."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.runtime.build import check_state
+
+STEPS = (1, 2, 9)
+"""Lengths of the windows that are compared."""
+
+TOLERANCE = 1e-3
+
+
+def window_of(step: Tensor, form: tuple[str, ...], length: int, generator: torch.Generator) -> Tensor:
+    """A random window of one stream, in the form that the model takes."""
+    if step.dtype == torch.int64:
+        return step[:1, None].expand(1, length).contiguous()
+    sizes = {"batch": 1, "time": length, "features": step.shape[1]}
+    return torch.randn([sizes[name] for name in form], generator=generator, device="cpu")
+
+
+def check_stream_state(model: nn.Module, step: Tensor, form: tuple[str, ...]) -> None:
+    """Raises UnsupportedProblem where attributes of the model carry state from window to window."""
+    check_state("stream", model, (window_of(step, form, max(STEPS), torch.Generator().manual_seed(5)),))
+
+
+def verify_stream(model: nn.Module, live: Any, step: Tensor, form: tuple[str, ...]) -> str:
+    """What a comparison in float32 showed. Raises UnsupportedProblem where the steps are not those of the window."""
+    start, generator = time.perf_counter(), torch.Generator().manual_seed(11)
+    longest = window_of(step, form, max(STEPS), generator)
+    worst = 0.0
+    for length in STEPS:
+        window = longest.narrow(form.index("time"), 0, length)
+        try:
+            with torch.no_grad():
+                want = pytree.tree_leaves(model(window))
+        except Exception:  # the model takes no window of this length
+            continue
+        live.reset()
+        for t in range(length):
+            moment = window.select(form.index("time"), t)
+            x = moment.expand(live.streams or len(step), *moment.shape[1:]).contiguous()
+            got = pytree.tree_leaves(live.step(x))
+        for index, y in enumerate(got):
+            newest = _newest(want[index], form, length) if index < len(want) else None
+            if newest is None or newest.shape != y[:1].shape:
+                continue
+            error = float((y[:1] - newest).double().square().mean().sqrt()) / max(_rms(newest), 1e-6)
+            worst = max(worst, error)
+            if not error <= TOLERANCE:
+                raise UnsupportedProblem(
+                    "stream",
+                    f"{type(model).__name__}, whose step {length} differs from its window by {error:.2g} of the rms",
+                    "steps that give the last output of the window so far",
+                    "Check that the model is causal; please report it if it is.",
+                )
+    live.reset()
+    ms = (time.perf_counter() - start) * 1e3
+    return f"verified against windows of {', '.join(map(str, STEPS))} in {ms:.0f} ms: largest difference {worst:.1e} of the rms"
+
+
+def _rms(x: Tensor) -> float:
+    return float(x.double().square().mean().sqrt())
+
+
+def _newest(y: Any, form: tuple[str, ...], length: int) -> Tensor | None:
+    """The last output of a window: along its time, or the whole where it has none."""
+    if not isinstance(y, Tensor):
+        return None
+    if y.dim() == 3 and y.shape[form.index("time")] == length:
+        return y.select(form.index("time"), length - 1)
+    return y if y.dim() == 2 else None
