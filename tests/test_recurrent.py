@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import rtaccel as rt
+from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.registry import operator
-from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.stage import Port, Stage, Value
 from rtaccel.kernels._shared.recurrent import Geometry
 from rtaccel.kernels._shared.recurrent_cases import make_inputs, make_stage

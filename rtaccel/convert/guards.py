@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from traceback import FrameSummary
 from typing import Any
 
 import torch
@@ -52,7 +54,8 @@ def batch_range(program: torch.export.ExportedProgram, example: int) -> BatchRan
 
 def _batch_symbols(program: torch.export.ExportedProgram) -> tuple[set[Any], Any]:
     """The symbols of the first dimensions of all inputs, and torch's record of what was asked of them."""
-    wanted, symbols, env = set(program.graph_signature.user_inputs), set(), None
+    symbols: set[Any] = set()
+    wanted, env = set(program.graph_signature.user_inputs), None
     for node in program.graph.nodes:
         value = node.meta.get("val")
         if node.op == "placeholder" and node.name in wanted and isinstance(value, Tensor) and value.dim():
@@ -83,8 +86,13 @@ def _guards(env: Any) -> Iterable[tuple[Any, str]]:
 
 def _source(guard: Any) -> str:
     """File and line of the model's own code, where torch noted them."""
-    place = str(getattr(getattr(guard, "sloc", None), "maybe_user_loc", None) or "").strip("() ")
-    return f" at {place.splitlines()[0].split(' in ')[0]}" if place else ""
+    place = getattr(guard, "sloc", None)
+    if user := getattr(place, "maybe_user_loc", None):
+        return f" at {str(user).splitlines()[0].split(' in ')[0]}"
+    frame = getattr(place, "framework_loc", None)
+    if not isinstance(frame, FrameSummary) or Path(torch.__file__).parent in Path(frame.filename).parents:
+        return ""
+    return f" at {Path(frame.filename).name}:{frame.lineno}"
 
 
 def _text(expression: Any, symbols: set[Any]) -> str:

@@ -27,9 +27,10 @@ def private_copy(op: str, model: nn.Module) -> nn.Module:
     except RtaccelError:
         raise
     except Exception as error:
+        said = (str(error).splitlines() or [""])[0]
         raise UnsupportedProblem(
             op,
-            f"{type(model).__name__}, which cannot be copied ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})",
+            f"{type(model).__name__}, which cannot be copied ({type(error).__name__}: {said})",
             "a model that copy.deepcopy takes",
             "Keep locks, files, generators and the like outside of the model.",
         ) from error

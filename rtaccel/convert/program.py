@@ -54,7 +54,8 @@ class Program:
 
     constants: parameters that torch steps read. views: names that stand for a stored value seen in another way.
     batched: dimension 0 of every tensor is the samples. batch: how many of them a call may have.
-    source: what it was lowered from, without the numbers. notes: what was decided on the way and is worth reporting (which layers stayed float32 and why).
+    source: what it was lowered from, without the numbers.
+    notes: what was decided on the way and is worth reporting (which layers stayed float32 and why).
     """
 
     steps: tuple[GroupStep | TorchStep, ...]

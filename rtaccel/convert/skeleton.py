@@ -33,9 +33,7 @@ class Skeleton:
     def of(
         cls, captured: Captured, graph: DraftGraph, layers: Mapping[str, Layer], states: frozenset[str] | None
     ) -> Skeleton:
-        drafts = tuple(
-            replace(d, tensors={k: _empty(t) for k, t in d.tensors.items()}) for d in graph.drafts
-        )
+        drafts = tuple(replace(d, tensors={k: _empty(t) for k, t in d.tensors.items()}) for d in graph.drafts)
         kept = {
             name: layer if layer.factor is None else replace(layer, factor=_empty(layer.factor))
             for name, layer in layers.items()
@@ -52,7 +50,7 @@ class Skeleton:
         """Of every layer, as JSON holds it."""
         return {
             name: {
-                "scheme": {"name": layer.scheme.name, **asdict(layer.scheme)},  # type: ignore[call-overload]
+                "scheme": {"name": layer.scheme.name, **asdict(layer.scheme)},
                 "int8": layer.int8,
                 "dynamic": layer.dynamic,
                 "quant": None if layer.quant is None else [layer.quant.scale, layer.quant.zero_point],

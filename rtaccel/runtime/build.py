@@ -84,16 +84,17 @@ def build_verified(
         if left is not None:
             return build(replace(captured, batch=left), graph).note_verified(found.note())
         worst = example if example in found.failed else next(iter(found.failed))
-        log.info("batch %s: %s", worst, found.failed[worst])
+        differs = found.failed[worst]
+        log.info("batch %s: %s", worst, differs)
         if attempt == "open" and not captured.batch.fixed and captured.any_batch:
             captured, graph = fixed_form(private, args)
-            why = f"with a batch of {worst} {found.failed[worst]}"
+            why = f"with a batch of {worst} {differs}"
             captured = replace(captured, batch=replace(captured.batch, why=(*captured.batch.why, why)))
             continue
         break
     raise NotCaptured(
         "compile",
-        f"{type(model).__name__}, whose compiled form is not the model: {found.failed[worst]}",
+        f"{type(model).__name__}, whose compiled form is not the model: {differs}",
         "the model's own results",
         "Please report the model; verify=False compiles it all the same.",
     )

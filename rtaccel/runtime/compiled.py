@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _IncompatibleKeys
 from torch.nn.modules.module import _global_forward_hooks as _any_hooks
 from torch.nn.modules.module import _global_forward_pre_hooks as _any_pre_hooks
+from torch.nn.modules.module import _IncompatibleKeys
 from torch.utils import _pytree as pytree
 
 from rtaccel.backends import _interop as interop
@@ -262,7 +262,8 @@ class CompiledModel(nn.Module):
     def explain(self, verbose: bool = False, measure: bool = True) -> str:
         """Every stage: the kernel chosen, the bytes it must move, what it does, its time alone; and why a call stays torch's.
 
-        verbose=True adds the kernels that were rejected and why. measure=False leaves the times out. A stage alone has its inputs in the cache and waits for no other; `rtaccel profile`
+        verbose=True adds the kernels that were rejected and why.
+        measure=False leaves the times out. A stage alone has its inputs in the cache and waits for no other; `rtaccel profile`
         times the stages where they stand.
         """
         o, executor = self._options, self._executor

@@ -114,7 +114,9 @@ def compile(
     except NotCaptured as error:
         reason = error
     if strict:
-        raise UnsupportedProblem("compile", reason.got, "a model that is captured whole (strict=True)", reason.next_step)
+        raise UnsupportedProblem(
+            "compile", reason.got, "a model that is captured whole (strict=True)", reason.next_step
+        )
     if patterns is not None:
         raise UnsupportedProblem(
             "compile", f"sparsity={sparsity!r} for a model that cannot be captured: {reason}", "a model that can be",

@@ -17,7 +17,11 @@ class FallbackWarning(UserWarning):
 
 def warn_of_fallbacks(fast: CompiledModel, strict: bool) -> None:
     """Names the calls that stay torch's in a warning; raises UnsupportedProblem for them where `strict`."""
-    found = [f"{line.name} ({'; '.join(line.reasons)})" for line in fast.explain_lines(measure=False) if line.kernel == "torch"]
+    found = [
+        f"{line.name} ({'; '.join(line.reasons)})"
+        for line in fast.explain_lines(measure=False)
+        if line.kernel == "torch"
+    ]
     if not found:
         return
     own, count = fast.native
@@ -27,4 +31,6 @@ def warn_of_fallbacks(fast: CompiledModel, strict: bool) -> None:
             "compile", f"{own} of {count} stages native, and these left to torch: {shown}", "every stage native (strict=True)",
             "Write them with operators of docs/compile.md, or compile with strict=False.",
         )  # fmt: skip
-    warnings.warn(f"{own} of {count} stages native, and these are left to torch: {shown}", FallbackWarning, stacklevel=4)
+    warnings.warn(
+        f"{own} of {count} stages native, and these are left to torch: {shown}", FallbackWarning, stacklevel=4
+    )

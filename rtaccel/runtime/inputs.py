@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.convert.program import Argument
+from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.core.stage import Port, Value
 from rtaccel.nn.check import dense, describe, is_plain
 from rtaccel.runtime.memory import has_itself_twice, share_elements
@@ -91,6 +91,8 @@ def check_arguments(op: str, leaves: Sequence[Any], arguments: Sequence[Argument
             continue
         open_first = bool(argument.shape) and argument.shape[0] is None
         shape = tuple(int(s or 0) for s in argument.shape[int(open_first) :])
+        if isinstance(leaf, Tensor) and not open_first and leaf.dim() == len(shape) > 0 and leaf.shape[1:] == shape[1:]:
+            options.check_batch(op, leaf.shape[0])  # says why the batch is fixed
         name = str(argument.dtype).removeprefix("torch.")
         check_tensor(op, what, leaf, Port(Value(argument.name, 1, name), int(open_first), shape), options.device)
         if open_first:

@@ -143,7 +143,7 @@ class State:
         made.entries, made.tensors = self.entries, {**self.tensors, **tensors}
         return made
 
-    def tree(self) -> dict[str, Node | Tensor]:
+    def tree(self) -> dict[str, Node]:
         """Name of each direct child of the model -> its node."""
         roots: dict[str, Node] = {"params": Node(), "constants": Node()}
         for key, tensor in self.tensors.items():
@@ -155,10 +155,10 @@ class State:
                 node = node.child(part)
             node.put(name, tensor)
         for root in roots.values():
-            for node in root.modules():
-                assert isinstance(node, Node)
-                node.lock()
-        return dict(roots)
+            for place in root.modules():
+                assert isinstance(place, Node)
+                place.lock()
+        return roots
 
     def check(self, program: Program, given: Mapping[str, Any]) -> None:
         """Raises FormatError for a tensor that does not mean what its name says; changes nothing."""
@@ -166,9 +166,7 @@ class State:
         for index, stage in enumerate(program.stages):
             if stage.op == "sparse_linear":
                 own = {e.name: given.get(k, e.value) for k, e in self.entries.items() if _is_tensor_of(e, index)}
-                contract.check(
-                    f"load_state_dict: {stage.name}", own, stage.outputs[0].width, stage.inputs[0].width
-                )
+                contract.check(f"load_state_dict: {stage.name}", own, stage.outputs[0].width, stage.inputs[0].width)
 
     def program(self, program: Program) -> Program:
         """The program with the numbers of this state in place of its own."""

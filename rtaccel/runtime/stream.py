@@ -51,8 +51,9 @@ class StreamModel(CompiledModel):
     def reset(self, streams: int | Iterable[int] | None = None) -> None:
         """All streams, or those given, stand before their first moment again. Raises ShapeError for one that is not there."""
         count = self.streams
-        chosen = range(count) if streams is None else [streams] if isinstance(streams, int) else list(streams)
-        bad = [s for s in chosen if not isinstance(s, int) or not 0 <= s < count]
+        several = isinstance(streams, Iterable) and not isinstance(streams, (str, bytes))
+        chosen: list[Any] = list(range(count)) if streams is None else list(streams) if several else [streams]  # type: ignore[arg-type]
+        bad = [s for s in chosen if isinstance(s, bool) or not isinstance(s, int) or not 0 <= s < count]
         if bad:
             raise ShapeError("reset", f"streams {bad}", f"numbers in 0..{count - 1}", "Name streams of this batch.")
         for s in chosen:
@@ -170,7 +171,9 @@ def stream(
 def stream_program(
     model: nn.Module, step: Tensor, scheme: SchemeLike, calibration: Any, persistent: bool
 ) -> tuple[Program, States | None, tuple[str, ...]]:
-    """(a moment of all streams, what is kept from moment to moment, the form of the model's windows). persistent: for a kernel that stays on a GPU."""
+    """(a moment of all streams, what is kept from moment to moment, the form of the model's windows).
+
+    persistent: for a kernel that stays on a GPU."""
     windows = None if calibration is None else [as_args(b)[0] for b in batches_of("stream", calibration)]
     features = step.shape[1] if step.dim() == 2 else 1
     streamed = stream_drafts(model, features, step.dtype, tuple(windows[0].shape) if windows else None)

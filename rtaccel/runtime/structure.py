@@ -39,7 +39,10 @@ def to_tensor(program: Program) -> Tensor:
 def read(value: Any) -> dict[str, Any]:
     """What `to_tensor` gave. Raises FormatError for anything else."""
     bad = FormatError(
-        "load_state_dict", "a `structure` that is not this library's", "the bytes that state_dict() gave", "Save it again."
+        "load_state_dict",
+        "a `structure` that is not this library's",
+        "the bytes that state_dict() gave",
+        "Save it again.",
     )
     if not isinstance(value, Tensor) or value.dtype != torch.uint8 or value.dim() != 1 or value.device.type == "meta":
         raise bad
@@ -80,7 +83,7 @@ def program_for(program: Program, given: Mapping[str, Any]) -> Program:
     raise FormatError(
         "load_state_dict",
         f"a state whose {theirs.get('name', 'list of stages') if isinstance(theirs, dict) else 'stage'} has "
-        f"{ {k: theirs.get(k) for k in differing} if isinstance(theirs, dict) else theirs}",
+        f"{ {k: theirs.get(k) for k in differing} if isinstance(theirs, dict) else theirs }",
         f"{ {k: mine[k] for k in differing} }",
         "Load the state of a model compiled from the same architecture, with the same zeros in its weights.",
     )

@@ -73,7 +73,7 @@ def verified(
         if not known and time.perf_counter() - start + 3 * once * max(size or 1, 1) > MAX_S:
             continue
         compared.append(size)
-        for attempt in range(2):  # a tie that falls the other way is no difference in the code: it would not do so twice
+        for attempt in range(2):  # a tie that falls the other way is no difference in the code, and does not come twice
             given = other_values(args, generator, None if size == example else size, noise=attempt or size != example)
             difference, error = _compare(model, candidate, given, tolerance)
             if difference is None:
@@ -154,14 +154,14 @@ def _compare(
     try:
         with torch.no_grad():
             want = model(*_cloned(args))
-    except Exception as error:  # the model's own words, of any kind
-        return f"the model raises {type(error).__name__}", 0.0
+    except Exception as raised:  # the model's own words, of any kind
+        return f"the model raises {type(raised).__name__}", 0.0
     try:
         got = candidate(*_cloned(args))
-    except RtaccelError as error:
-        return f"a call raises: {error}", 0.0
-    except Exception as error:
-        return f"a call that stays torch's raises {type(error).__name__}", 0.0
+    except RtaccelError as raised:
+        return f"a call raises: {raised}", 0.0
+    except Exception as raised:
+        return f"a call that stays torch's raises {type(raised).__name__}", 0.0
     wanted, spec = pytree.tree_flatten(want)
     given, other_spec = pytree.tree_flatten(got)
     if spec != other_spec:

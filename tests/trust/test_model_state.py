@@ -1,0 +1,244 @@
+"""State that a model keeps, and memory that it shares: found, named, and never frozen or touched in silence."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rtaccel as rt
+
+
+class Remembers(nn.Module):
+    """h is a plain attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+        self.h: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.h = self.lin(x) + (0 if self.h is None else 0.5 * self.h)
+        return self.h
+
+
+class Counts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin, self.calls = nn.Linear(4, 4), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.lin(x) * self.calls
+
+
+class Difference(nn.Module):
+    """The attribute is a value of the call before: the same arguments again leave it as it was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin, self.last = nn.Linear(4, 4), torch.zeros(2, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.lin(x - self.last)
+        self.last = x.clone()
+        return y
+
+
+class Appends(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin, self.seen = nn.Linear(4, 4), []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x)
+        return self.lin(x) + len(self.seen)
+
+
+class Notes(nn.Module):
+    """Writes an attribute that it never reads: no state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin, self.shown = nn.Linear(4, 4), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.shown = self.lin(x)
+        return torch.relu(self.shown)
+
+
+class Caches(nn.Module):
+    """Makes a mask once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin, self.mask = nn.Linear(4, 4), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mask is None:
+            self.mask = torch.tensor([1.0, 0.0, 1.0, 0.0])
+        return self.lin(x) * self.mask
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(Remembers, "self.h"), (Counts, "self.calls"), (Difference, "self.last"), (Appends, "self.seen")]
+)
+def test_state_in_attributes_is_named_and_kept(kind: type[nn.Module], name: str) -> None:
+    model, x = kind().eval(), torch.randn(2, 4)
+    twin = copy.deepcopy(model)
+    with pytest.raises(rt.UnsupportedProblem, match=f"changes {name} when called"):
+        rt.compile(model, (x,), strict=True)
+    with pytest.warns(UserWarning, match=f"changes {name} when called"):
+        fast = rt.compile(model, (x,))
+    for _ in range(4):
+        x = torch.randn(2, 4)
+        torch.testing.assert_close(fast(x), twin(x).detach())
+
+
+@pytest.mark.parametrize("kind", [Notes, Caches])
+def test_attributes_that_are_no_state_are_compiled(kind: type[nn.Module]) -> None:
+    model, x = kind().eval(), torch.randn(2, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        fast = rt.compile(model, (x,), strict=True)
+    for size in (1, 2, 7):
+        x = torch.randn(size, 4)
+        torch.testing.assert_close(fast(x), model(x).detach())
+
+
+def test_a_streamed_model_with_state_is_refused() -> None:
+    class Stateful(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru, self.gain = nn.GRU(5, 4, batch_first=True), 1.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.gain *= 1.1
+            return self.gru(x)[0] * self.gain
+
+    with pytest.raises(rt.UnsupportedProblem, match=r"changes self\.gain"):
+        rt.stream(Stateful().eval(), torch.randn(1, 5))
+
+
+class Table(nn.Module):
+    """A constant that a torch call reads, one that is returned, and a view of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+        self.register_buffer("table", torch.randn(4))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.cumsum(self.lin(x) * 1.0, -1) * self.table, self.table, self.table[1:3]
+
+
+def test_nothing_is_shared_with_the_model() -> None:
+    model, x = Table().eval(), torch.randn(3, 4)
+    before = copy.deepcopy(model.state_dict())
+    fast = rt.compile(model, (x,))
+    want = [t.clone() for t in fast(x)]
+
+    def same() -> bool:
+        return all(torch.equal(a, b) for a, b in zip(fast(x), want))
+
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.add_(1)  # the original changes
+    assert same()
+    for tensor in fast(x):
+        tensor.fill_(7)  # results are the caller's
+    assert same()
+    for tensor in fast.state_dict().values():
+        tensor.fill_(1)  # and so is a state dict
+    assert same()
+    twin = copy.deepcopy(fast)
+    state = {k: torch.zeros_like(v) if v.is_floating_point() else v for k, v in fast.state_dict().items()}
+    given = {k: v.clone() for k, v in state.items()}
+    twin.load_state_dict(given, assign=True)
+    changed = twin(x)[0].clone()
+    assert same() and not torch.equal(changed, want[0])
+    for tensor in given.values():
+        tensor.fill_(3)  # loaded tensors stay the caller's too
+    assert torch.equal(twin(x)[0], changed)
+    model.load_state_dict(before)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", [Remembers, Counts, Notes, Caches, Appends])
+def test_the_model_is_not_touched(kind: type[nn.Module]) -> None:
+    model = kind().eval()
+    attributes = {k: copy.copy(v) for k, v in vars(model).items() if not k.startswith("_")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        rt.compile(model, (torch.randn(2, 4),))
+    after = {k: v for k, v in vars(model).items() if not k.startswith("_")}
+    assert after.keys() == attributes.keys()
+    assert all(type(after[k]) is type(v) and (v is after[k] or v == after[k]) for k, v in attributes.items())
+
+
+class Fails(nn.Module):
+    """Leaves a tensor of the tracer in an attribute where it is traced itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin, self.kept = nn.Linear(4, 4), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept = self.lin(x)
+        return self.kept if self.kept.sum() > 0 else -self.kept
+
+
+def test_a_capture_that_fails_leaves_nothing_behind(capfd: pytest.CaptureFixture[str]) -> None:
+    model, x = Fails().eval(), torch.randn(2, 4)
+    with pytest.warns(UserWarning, match="was not captured"):
+        fast = rt.compile(model, (x,))
+    assert model.kept is None
+    for _ in range(3):
+        x = torch.randn(2, 4)
+        torch.testing.assert_close(fast(x), model(x).detach())
+    assert type(model.kept) is Tensor
+    shown = capfd.readouterr()
+    assert "graph()" not in shown.err + shown.out and "Traceback" not in shown.err
+
+
+class Scripted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = torch.jit.trace(nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval(), torch.randn(2, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) * 2
+
+
+def test_a_scripted_part_is_right_or_refused_and_not_damaged() -> None:
+    model, x = Scripted().eval(), torch.randn(2, 4)
+    want = model(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fast = rt.compile(model, (x,))
+    torch.testing.assert_close(fast(x), want.detach())
+    assert torch.equal(model(x), want) and all(type(p) is nn.Parameter for p in model.parameters())
+
+
+def test_a_part_in_training_mode_is_named() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)).eval()
+    model[1].train()
+    with pytest.raises(rt.UnsupportedProblem, match="1 in training mode"):
+        rt.compile(model, (torch.randn(2, 4),))
+    memory = nn.Sequential(nn.GRU(5, 4, batch_first=True)).eval()
+    memory[0].train()
+    with pytest.raises(rt.UnsupportedProblem, match="0 in training mode"):
+        rt.stream(memory, torch.randn(1, 5))
+
+
+def test_functional_call_with_other_weights_is_refused() -> None:
+    fast, x = rt.compile(nn.Sequential(nn.Linear(4, 4)).eval(), (torch.randn(2, 4),)), torch.randn(2, 4)
+    want = fast(x)
+    other = {k: v + 1 for k, v in fast.named_buffers()}
+    assert other
+    with pytest.raises(rt.UnsupportedProblem, match="functional_call"):
+        torch.func.functional_call(fast, other, (x,))
+    assert torch.equal(fast(x), want)
