@@ -165,7 +165,7 @@ class Builder:
         source, place = layout.offsets(view).reshape(-1), layout.offsets(order).reshape(-1)
         index = np.empty(source.size, dtype=np.int64)
         index[place] = source
-        width = width or (view.shape[-1] if view.dims else 1)
+        width = width or (prod(a.size for a in view.dims[-1] if not a.batch) if view.dims else 1)
         key = (view.base, width, index.tobytes())
         if key not in self._packed:
             name = f"{view.base.split(':')[0]}:{tag}{len(self._packed)}"

@@ -323,7 +323,7 @@ class CompiledModel(nn.Module):
         own = {**state.tensors, **self._extra()}
         missing, unexpected = keys_of(own, given, strict or program is not self._program)
         state.check(program, given)
-        found = {key: owned(given[key]) for key in state.entries if key in given}
+        found = {key: owned(given[key]) for key in (*state.entries, STRUCTURE) if key in given}
         state = state.with_tensors(found)
         self._install(state.program(program), state, self._past(given))
         self._verified = "the weights were loaded: what was verified were others"
@@ -351,15 +351,23 @@ class CompiledModel(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """As a part of another module, which collects what is wrong and raises in the end."""
+        """As a part of another module, which collects what is wrong and raises in the end: the whole state or nothing."""
         given = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+        missing, unexpected = keys_of({**self._state.tensors, **self._extra()}, given, strict=False)
+        relowered = given.get(STRUCTURE) is not None and not self._is_own(given)
+        if (missing or unexpected) and not relowered:
+            missing_keys.extend(prefix + key for key in missing)
+            unexpected_keys.extend(prefix + key for key in unexpected)
+            return
         try:
-            missing, unexpected = self._load(given, strict=False)
+            self._load(given, strict=True)
         except RtaccelError as error:
             error_msgs.append(f"{prefix.rstrip('.')}: {error}")
-            return
-        missing_keys.extend(prefix + key for key in missing)
-        unexpected_keys.extend(prefix + key for key in unexpected)
+
+    def _is_own(self, given: Mapping[str, Any]) -> bool:
+        """Whether a state was saved by a model that computes its layers as this one does."""
+        other = given[STRUCTURE]
+        return isinstance(other, Tensor) and torch.equal(other, self._state.tensors[STRUCTURE])
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         probe = fn(torch.zeros(1, dtype=torch.float32, device=self._options.device))

@@ -182,15 +182,17 @@ class Executor:
                     self._run_group(step, step.source, env)
         # A stored value that is returned has the shape of what is returned, whatever torch calls see in it.
         return [
-            self._own(env[o] if o in env else self._value(o, env)) if isinstance(o, str) else o
+            self._fresh(env[o] if o in env else self._value(o, env), leaves) if isinstance(o, str) else o
             for o in self.program.outputs
         ]
 
-    def _own(self, result: Any) -> Any:
-        """A result that is not the model's memory: a constant, or a view of one, is copied."""
-        if isinstance(result, Tensor) and result.untyped_storage().data_ptr() in self._constant_places:
-            return result.clone()
-        return result
+    def _fresh(self, result: Any, leaves: Sequence[Any]) -> Any:
+        """A result in memory of its own: a constant, an argument, or a view of one, is copied."""
+        if not isinstance(result, Tensor):
+            return result
+        place = result.untyped_storage().data_ptr()
+        given = any(isinstance(t, Tensor) and t.untyped_storage().data_ptr() == place for t in leaves)
+        return result.detach().clone() if given or place in self._constant_places else result
 
     def _value(self, name: str, env: dict[str, Any]) -> Any:
         """A value by its name in the graph: computed, or a stored one seen in another way."""

@@ -42,6 +42,8 @@ def _check_kind(name: str, buffer: Tensor, value: Any) -> None:
         got, next_step = f"{name}: {type(value).__name__}", "Load tensors."
     elif value.device.type == "meta":
         got, next_step = f"{name} on the meta device, without numbers", "Load a state dict with numbers."
+    elif value.layout == torch.strided and is_freed(value):
+        got, next_step = f"{name}, whose memory was freed", "Load tensors that hold their numbers."
     elif value.layout != torch.strided:
         got, next_step = f"{name}: {value.layout}", "Convert it with .to_dense()."
     elif value.dtype != buffer.dtype or value.shape != buffer.shape:
@@ -50,6 +52,13 @@ def _check_kind(name: str, buffer: Tensor, value: Any) -> None:
     else:
         return
     raise FormatError("load_state_dict", got, f"{buffer.dtype}{list(buffer.shape)}", next_step)
+
+
+def is_freed(value: Tensor) -> bool:
+    """Whether the storage is smaller than what the tensor says it holds: reading it would read beyond."""
+    reach = sum(stride * (size - 1) for stride, size in zip(value.stride(), value.shape))
+    end = (value.storage_offset() + reach + 1) * value.element_size() if value.numel() else 0
+    return value.untyped_storage().nbytes() < end
 
 
 def _check_scale(name: str, value: Tensor) -> None:

@@ -25,7 +25,8 @@ from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.compiler import check_options
 from rtaccel.runtime.entry import native_entry
 from rtaccel.runtime.options import Options, check_threads
-from rtaccel.runtime.state import State
+from rtaccel.runtime.state import STRUCTURE, State
+from rtaccel.runtime.state_check import is_freed
 from rtaccel.runtime.verify_stream import check_stream_state, verify_stream
 
 
@@ -73,7 +74,7 @@ class StreamModel(CompiledModel):
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """As a compiled model's, and the streams stand where they stood. Raises FormatError, with nothing changed, for the
-        past of other streams."""
+        past of other streams. Without a past in it the streams go on with theirs, or start anew where int8 scales change."""
         return super().load_state_dict(state_dict, strict, assign)
 
     def _extra(self) -> dict[str, Any]:
@@ -82,16 +83,20 @@ class StreamModel(CompiledModel):
     def _past(self, given: Mapping[str, Any]) -> bytes | None:
         past = given.get(_PAST)
         kept = self._plan().save_state()
-        if past is None:
-            return bytes(kept)
+        if past is None:  # of another scale the int8 past would mean something else
+            return bytes(kept) if self._keeps_scales(given) else None
         fits = isinstance(past, Tensor) and past.dtype == torch.uint8 and past.numel() == len(kept)
-        if not fits or past.device.type == "meta":
+        if not fits or past.device.type == "meta" or past.layout != torch.strided or is_freed(past):
             got = f"{past.dtype}{list(past.shape)}" if isinstance(past, Tensor) else type(past).__name__
             raise FormatError(
                 "load_state_dict", f"_extra_state {got}", f"uint8[{len(kept)}], the past of {self.streams} streams",
                 "Load the state of a stream of the same model, scheme and number of streams.",
             )  # fmt: skip
         return past.detach().cpu().contiguous().numpy().tobytes()
+
+    def _keeps_scales(self, given: Mapping[str, Any]) -> bool:
+        own = {k: v for k, v in self._state.tensors.items() if k.endswith(("_scale", "_zero_point", STRUCTURE))}
+        return all(k not in given or torch.equal(given[k], v) for k, v in own.items())
 
     def _install(self, program: Program, state: State, past: bytes | None = None) -> None:
         try:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rtaccel.convert.program import Program
 from rtaccel.core.errors import FormatError
+from rtaccel.runtime.state_check import is_freed
 
 VERSION = 1
 
@@ -45,6 +46,8 @@ def read(value: Any) -> dict[str, Any]:
         "Save it again.",
     )
     if not isinstance(value, Tensor) or value.dtype != torch.uint8 or value.dim() != 1 or value.device.type == "meta":
+        raise bad
+    if value.layout != torch.strided or is_freed(value):
         raise bad
     try:
         found = json.loads(bytes(value.cpu().contiguous().numpy().tobytes()))

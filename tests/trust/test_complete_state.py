@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -101,7 +102,8 @@ SCHEMES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def compiled(name: str, scheme: str, seed: int) -> tuple[rt.CompiledModel, Tensor]:
+@cache
+def once(name: str, scheme: str, seed: int) -> tuple[rt.CompiledModel, Tensor]:
     torch.manual_seed(seed)
     build, data = MODELS[name]
     model = build().eval()
@@ -115,6 +117,12 @@ def compiled(name: str, scheme: str, seed: int) -> tuple[rt.CompiledModel, Tenso
     return fast, data(5)
 
 
+def compiled(name: str, scheme: str, seed: int) -> tuple[rt.CompiledModel, Tensor]:
+    """A model of its own, and inputs. Exported once, and copied for each test."""
+    fast, x = once(name, scheme, seed)
+    return copy.deepcopy(fast), x
+
+
 def results(fast: rt.CompiledModel, x: Tensor) -> list[Tensor]:
     return [t.clone() for t in torch.utils._pytree.tree_leaves(fast(x))]
 
@@ -123,8 +131,12 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
     return len(a) == len(b) and all(torch.equal(p, q) for p, q in zip(a, b))
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("name", MODELS)
+PAIRS = [("mlp", scheme) for scheme in SCHEMES]
+PAIRS += [(name, scheme) for name in MODELS if name != "mlp" for scheme in ("float32", "w8a8", "w8a8-dynamic")]
+PAIRS += [(name, "w4a8") for name in ("lstm", "gru", "encoder", "tcn", "shared")]
+
+
+@pytest.mark.parametrize(("name", "scheme"), PAIRS)
 def test_a_loaded_state_gives_the_same_bits(name: str, scheme: str) -> None:
     first, x = compiled(name, scheme, 0)
     second, _ = compiled(name, scheme, 1)
@@ -183,7 +195,7 @@ def test_a_stream_goes_on_from_its_state(kind: str, scheme: str) -> None:
     fresh = rt.stream(
         build().eval(), torch.randn(2, 6), scheme, calibration=None if scheme == "float32" else torch.randn(shape)
     )
-    fresh.load_state_dict({**saved, "_extra_state": fresh.state_dict()["_extra_state"]})
+    fresh.load_state_dict({k: v for k, v in saved.items() if k != "_extra_state"}, strict=False)  # starts anew
     made[1].reset()
     step()  # the bound call sees the reset
     assert torch.equal(fresh.step(x), y)

@@ -219,3 +219,9 @@ def test_arguments_too_many_or_too_few() -> None:
         with pytest.raises(rt.ShapeError):
             call()
     assert fast(input=x).shape == (3, 4)
+
+
+def test_a_result_that_is_the_input_is_a_fresh_tensor() -> None:
+    x = torch.randn(3, 4, requires_grad=True)
+    y = rt.compile(Both().eval(), (torch.randn(3, 4),))(x)[1]
+    assert torch.equal(y, x) and y.data_ptr() != x.data_ptr() and not y.requires_grad

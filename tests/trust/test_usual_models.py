@@ -131,3 +131,11 @@ def test_reset_names_what_is_no_stream() -> None:
             live.reset(wrong)
     live.reset([0, 1])
     live.reset(range(2))
+
+
+def test_samples_in_the_last_dimension() -> None:
+    model = Body(lambda m, x: m.a(x)[:, 0] + m.a(x)[:, -1], a=nn.Linear(4, 4)).eval()
+    fast = rt.compile(model, ROWS)
+    for size in (1, 3, 9):
+        x = torch.randn(size, 4)
+        torch.testing.assert_close(fast(x), model(x).detach())
