@@ -65,16 +65,53 @@ def test_budgets_by_name_decide_the_exit_code(shapes: str, tmp_path: Path, capsy
     budgets = tmp_path / "budgets.toml"
     name = "softmax/tiny/cpu_portable"
     words = ["bench", name, "--shapes", shapes, "--seconds", "0.05", "--budgets", str(budgets)]
-    budgets.write_text(f'[budget."{name}"]\np50_us = 1e6\n[budget."softmax/gone"]\np50_us = 1\n')
+    budgets.write_text(
+        f'[budget."{name}"]\np50_us = 1e6\n[budget."linear/16x8/cpu_portable"]\np50_us = 1\n'
+        '[budget."softmax/tiny/cpu_amx"]\np50_us = 1\n'
+    )
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [row["verdict"] for row in found["rows"]] == ["PASS"]
-    assert found["budgets_unused"] == ["softmax/gone"]
+    assert found["budgets_unused"] == ["linear/16x8/cpu_portable"]
+    assert found["budgets_elsewhere"] == ["softmax/tiny/cpu_amx"]
     budgets.write_text(f'[budget."{name}"]\np50_us = 0.0001\n')
     assert main([*words, "--out", str(tmp_path / "r.html")]) == 1
     text = capsys.readouterr().out
     assert "FAIL" in text
     assert 'class="banner FAIL"' in (tmp_path / "r.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("row", "near"),
+    [
+        ("softmax/tiny/portable_troch", "softmax/tiny/portable_torch"),
+        ("softmax/tinny/cpu_portable", "softmax/tiny/portable_torch"),
+        ("sofmax/tiny/portable_torch", "softmax/tiny/portable_torch"),
+        ("nets.py:polcy", None),
+        ("elsewhere.py:policy", None),
+        ("no.such.module:policy", None),
+    ],
+)
+def test_a_row_that_names_nothing_is_an_error_and_not_a_gate_that_is_gone(
+    shapes: str, row: str, near: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    few = {name: op for name, op in operators().items() if name in ("softmax", "linear")}
+    monkeypatch.setattr(_cases, "operators", lambda: few)
+    monkeypatch.chdir(tmp_path)
+    Path("nets.py").write_text("def policy():\n    raise AssertionError('it is not imported')\n")
+    budgets = tmp_path / "budgets.toml"
+    name = "softmax/tiny/cpu_portable"
+    words = ["bench", name, "--shapes", shapes, "--seconds", "0.05", "--budgets", str(budgets)]
+    rows = f'[budget."{name}"]\np50_us = 1e6\n[budget."nets.py:policy"]\np50_us = 1\n'
+    budgets.write_text(f'{rows}[budget."{row}"]\np50_us = 1\n')
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert f'"{row}"' in error
+    assert near is None or near in error
+    budgets.write_text(rows)
+    assert main(words) == 0
+    assert "was not asked for: nets.py:policy" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

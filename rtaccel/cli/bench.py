@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rtaccel.cli import _budget, _target
 from rtaccel.core.errors import FormatError, RtaccelError
@@ -74,11 +74,13 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _alone(args: argparse.Namespace, chosen: Sequence[Item]) -> int:
+    from rtaccel.cli._bench.rows import unused_rows
     from rtaccel.cli._progress import bar
     from rtaccel.measure.budget import load_budgets
     from rtaccel.measure.latency import measure
 
     budgets = load_budgets(args.budgets) if args.budgets else {}
+    unused = unused_rows(budgets, [item.name for item in chosen], args)
     results, left_out = [], {}
     with _one_thread(), bar("measuring", len(chosen), "names") as advance:
         for item in chosen:
@@ -94,7 +96,6 @@ def _alone(args: argparse.Namespace, chosen: Sequence[Item]) -> int:
             advance(item.name)
     if not results:
         raise FormatError("bench", "nothing that could be made", "at least one", "; ".join(left_out.values()))
-    unused = sorted(set(budgets) - {item.name for item in chosen})
     command = shlex.join(["rtaccel", *sys.argv[1:]])
     if args.out:
         from rtaccel.measure.report import write_report
@@ -104,13 +105,18 @@ def _alone(args: argparse.Namespace, chosen: Sequence[Item]) -> int:
     if args.json:
         rows = [result.to_dict() for result in results]
         environment, *_ = [row.pop("environment") for row in rows]
-        found = {"rows": rows, "left_out": left_out, "budgets_unused": unused, "command": command}
+        found: dict[str, Any] = {"rows": rows, "left_out": left_out, "command": command}
+        found |= {"budgets_unused": [*unused.left_out], "budgets_elsewhere": [*unused.elsewhere]}
         print(json.dumps(found | {"environment": environment}, indent=2, allow_nan=False))
     else:
         print(_figures(results))
         print(
             "\n".join(
-                [*(f"{n} is left out: {r}" for n, r in left_out.items()), *(f"no such name: {n}" for n in unused)]
+                [
+                    *(f"{n} is left out: {r}" for n, r in left_out.items()),
+                    *(f"has a budget and was not asked for: {n}" for n in unused.left_out),
+                    *(f"has a budget and is not of this CPU: {n}" for n in unused.elsewhere),
+                ]
             )
         )
     failed = [result.verdict for result in results] + ["FAIL"] * bool(set(left_out) & set(budgets))

@@ -29,11 +29,11 @@ class Latency:
         included in every sample, not subtracted.
     bounds: quantile name -> (low, high), each a 99 % bound; None where the run is too short for one.
     budget, lines, verdict: the verdict is "FAIL" if any line of the budget fails, else "UNDECIDED" if any line is, else
-        "PASS"; None without a budget.
+        "PASS"; None without a budget. In a test that could not be timed, lines and verdict may be "NOT TIMED".
     size_bytes, error, metric: as given, or None. environment: the machine and the software. notes: what makes the
         figures doubtful, each with what to do.
-    mode: what the calls met: "warm", "cold caches", "cold start", with the period of an open loop. witness: the
-        machine's own noise in the same windows, where it was asked for.
+    mode: what the calls met: "warm", "cold caches", "cold start", with the period of an open loop; "not timed" for one call
+        of a test that could not be timed. witness: the machine's own noise in the same windows, where it was asked for.
     """
 
     name: str
@@ -115,13 +115,13 @@ class Latency:
         )
 
     def raise_for_budget(self, strict: bool = False) -> None:
-        """Raises BudgetExceeded with the lines that failed; with `strict`, with the undecided ones too.
+        """Raises BudgetExceeded with the lines that failed; with `strict`, with all that are not proved.
 
         Raises FormatError where there was no budget.
         """
         if self.budget is None:
             raise FormatError("raise_for_budget", "no budget", "a measurement with one", "Pass budget= to measure().")
-        bad = [line for line in self.lines if line.verdict == "FAIL" or (strict and line.verdict == "UNDECIDED")]
+        bad = [line for line in self.lines if line.verdict == "FAIL" or (strict and line.verdict != "PASS")]
         if bad:
             got = "; ".join(f"{line.verdict} {line.key}: {line.reason}" for line in bad)
             raise BudgetExceeded(self.name, got, str(self.budget), "See the lines of the result for each bound.")

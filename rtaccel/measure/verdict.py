@@ -15,7 +15,8 @@ from rtaccel.measure.budget import EXACT, Budget
 from rtaccel.measure.quantiles import TAILS, min_samples, refuting_exceedances, samples_to_decide
 from rtaccel.measure.run import Run, proved, refuted
 
-Verdict = Literal["PASS", "FAIL", "UNDECIDED"]
+Verdict = Literal["PASS", "FAIL", "UNDECIDED", "NOT TIMED"]
+"""NOT TIMED: a latency that nothing was measured for, as in tests that run side by side. `measure` never gives it."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,10 @@ class Line:
 
 
 def overall(lines: Iterable[Line]) -> Verdict:
-    """FAIL if any line fails, else UNDECIDED if any is, else PASS."""
+    """FAIL if any line fails, else NOT TIMED if any is, else UNDECIDED if any is, else PASS."""
     verdicts = {line.verdict for line in lines}
-    return "FAIL" if "FAIL" in verdicts else "UNDECIDED" if "UNDECIDED" in verdicts else "PASS"
+    worst: tuple[Verdict, ...] = ("FAIL", "NOT TIMED", "UNDECIDED")
+    return next((verdict for verdict in worst if verdict in verdicts), "PASS")
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,15 @@ def judge(
     exact = {"size_bytes": size_bytes, "error": error, "metric": metric}
     return tuple(
         judge_exact(key, limit, exact[EXACT[key]], EXACT[key]) if key in EXACT else judge_quantile(key, limit, run)
+        for key, limit in budget.as_dict().items()
+    )
+
+
+def not_timed(budget: Budget, lines: Iterable[Line], reason: str) -> tuple[Line, ...]:
+    """Every line of a budget, in the order of its keys, where only `lines` could be judged: the rest are NOT TIMED."""
+    judged = {line.key: line for line in lines}
+    return tuple(
+        judged.get(key) or Line(key, limit, None, None, None, "NOT TIMED", reason)
         for key, limit in budget.as_dict().items()
     )
 
