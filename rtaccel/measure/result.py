@@ -16,12 +16,13 @@ from rtaccel.measure.environment import environment
 from rtaccel.measure.quantiles import TAILS, estimate
 from rtaccel.measure.run import Run
 from rtaccel.measure.steady import steady_from
+from rtaccel.measure.tables import Table, Tabled, dataframe
 from rtaccel.measure.verdict import Line, Verdict, judge, overall, withhold
 from rtaccel.measure.witness import Witness
 
 
 @dataclass(frozen=True, eq=False)
-class Latency:
+class Latency(Tabled):
     """What was measured. Percentiles are samples (rank ceil(q n), nothing interpolated), in microseconds.
 
     p50_us .. max_us: percentiles and extremes of the n calls. There is no mean: it says little about a tail.
@@ -149,8 +150,33 @@ class Latency:
         """`to_dict` as text. A NaN or infinity, which JSON has no word for, becomes null."""
         return json.dumps(self.to_dict(samples), indent=indent, allow_nan=False)
 
+    def records(self) -> list[dict[str, Any]]:
+        """One flat row: figures, bounds as p99_low_us and p99_high_us, limits as limit_p99_us, the verdict."""
+        keys = ("name", "n", "min_us", "p50_us", "p90_us", "p99_us", "p999_us", "max_us", "timer_ns", "mode", "verdict")
+        row: dict[str, Any] = {key: getattr(self, key) for key in keys}
+        for q, (low, high) in self.bounds.items():
+            row |= {f"{q}_low_us": low, f"{q}_high_us": high}
+        row |= {"size_bytes": self.size_bytes, "error": self.error, "metric": self.metric}
+        return [row | {f"limit_{key}": limit for key, limit in (self.budget.as_dict() if self.budget else {}).items()}]
+
+    def to_dataframe(self, samples: bool = False) -> Any:
+        """A pandas DataFrame: one row of figures; with `samples`, a row for each call, in the order measured.
+
+        Raises BackendUnavailable where pandas is not installed.
+        """
+        if not samples:
+            return dataframe(self.records())
+        return dataframe([{"name": self.name, "call": i, "us": us} for i, us in enumerate(self.samples_us.tolist())])
+
+    def table(self) -> Table:
+        head, *rows = figure_rows(self)
+        notes = [f"{line.verdict} {line.key}: {line.reason}" for line in self.lines]
+        notes += [f"note: {note}" for note in self.notes]
+        verdict = "" if self.verdict is None else f", {self.verdict}"
+        return Table(f"{self.name}: {self.n:,} calls{verdict}", head, rows, notes=notes)
+
     def __str__(self) -> str:
-        return _table(self)
+        return _text(self)
 
 
 def _finite(value: Any) -> Any:
@@ -178,7 +204,8 @@ def _doubts(in_order: np.ndarray, p50_us: float, timer_ns: float) -> tuple[str, 
     return tuple(notes)
 
 
-def _table(result: Latency) -> str:
+def figure_rows(result: Latency) -> list[tuple[str, str, str, str, str]]:
+    """Label, value, bounds, limit and verdict of each figure; the first row is the head."""
     judged = {line.key: line for line in result.lines}
     rows = [("", "value", "99 % bounds", "budget", "")]
     for key in ("min_us", "p50_us", "p90_us", "p99_us", "p999_us", "max_us"):
@@ -189,6 +216,11 @@ def _table(result: Latency) -> str:
     for key, value in exact.items():
         if value is not None or key in judged:
             rows.append(_row(key, "?" if value is None else f"{value:,.6g}", "", judged.get(key), ""))
+    return rows
+
+
+def _text(result: Latency) -> str:
+    rows = figure_rows(result)
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     mode = "" if result.mode == "warm" else f", {result.mode}"
     plural = "s" * (result.n > 1)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rtaccel.measure.tables import Table, Tabled
+
 
 @dataclass(frozen=True)
 class StageTime:
@@ -36,7 +38,7 @@ class StageTime:
 
 
 @dataclass(frozen=True)
-class StageProfile:
+class StageProfile(Tabled):
     """stages: in the order they run. whole_us: median of calls that were not cut into parts; None where the model has
     none, as it is no single native call. reading_ns: what one reading of the clock costs; every part includes one.
     calls: of each kind. notes: what the figures are not.
@@ -64,6 +66,13 @@ class StageProfile:
         ]
         figures = {"whole_us": self.whole_us, "sum_us": self.sum_us, "reading_ns": self.reading_ns, "calls": self.calls}
         return figures | {"stages": rows, "notes": list(self.notes)}
+
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each part of a call."""
+        return list(self.to_dict()["stages"])
+
+    def table(self) -> Table:
+        return Table("Where the time goes", HEAD, rows(self), text=2, notes=[summary(self), *self.notes])
 
     def __str__(self) -> str:
         return table(self)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rtaccel.backends.cpu import ISAS
 from rtaccel.cli._bench.suite import items
+from rtaccel.cli._bench.sweep import without_point
 from rtaccel.core.errors import FormatError
 
 
@@ -29,11 +30,12 @@ def unused_rows(rows: Iterable[str], chosen: Sequence[str], args: argparse.Names
     found: dict[str, list[str]] = {"left_out": [], "elsewhere": [], "wrong": []}
     known = set(chosen)
     for row in (row for row in rows if row not in known):
-        if ":" in row:
-            kind = "left_out" if _is_target(row) else "wrong"
+        name = without_point(row)
+        if ":" in name:
+            kind = "left_out" if _is_target(name) else "wrong"
         else:
-            known |= _names_near(row, args)
-            kind = "left_out" if row in known else "elsewhere" if row in names_on_any_cpu(known) else "wrong"
+            known |= _names_near(name, args)
+            kind = "left_out" if name in known else "elsewhere" if name in names_on_any_cpu(known) else "wrong"
         found[kind].append(row)
     if found["wrong"]:
         free = sorted(known - set(rows))
