@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from rtaccel.core.errors import FormatError
 from rtaccel.measure import sampler
-from rtaccel.measure.numbers import is_finite, shown
+from rtaccel.measure.numbers import figure, is_finite, shown
 
 MIN_SECONDS = 2.0
 
@@ -207,5 +207,5 @@ def nvml(index: int = 0) -> Counter | str:
 def _amount(joules: float) -> str:
     for limit, factor, unit in ((1e-6, 1e9, "nJ"), (1e-3, 1e6, "µJ"), (1.0, 1e3, "mJ")):
         if abs(joules) < limit:
-            return f"{joules * factor:.3g} {unit}"
-    return f"{joules:.3g} J"
+            return f"{figure(joules * factor, 3)} {unit}"
+    return f"{figure(joules, 3)} J"

@@ -30,7 +30,7 @@ class Ratio:
     confidence: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3g}x ({self.low:.3g} .. {self.high:.3g})"
+        return f"{figure(self.value, 3)}x ({figure(self.low, 3)} .. {figure(self.high, 3)})"
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ class Comparison(Tabled):
 
     def table(self) -> Table:
         head = ("name", "to", "time, x", "interval", "verdict")
-        interval = f"{self.ratio.low:.3g} .. {self.ratio.high:.3g}"
+        interval = f"{figure(self.ratio.low, 3)} .. {figure(self.ratio.high, 3)}"
         return Table(
-            "Comparison", head, [(self.name, self.to, f"{self.ratio.value:.3g}", interval, self.verdict)], text=2
+            "Comparison", head, [(self.name, self.to, figure(self.ratio.value, 3), interval, self.verdict)], text=2
         )
 
     def __str__(self) -> str:

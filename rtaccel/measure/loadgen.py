@@ -23,7 +23,7 @@ from rtaccel.core.errors import BackendUnavailable, FormatError, UnsupportedProb
 from rtaccel.measure import sampler
 from rtaccel.measure.budget import Budget
 from rtaccel.measure.latency import callable_name
-from rtaccel.measure.numbers import is_finite, shown
+from rtaccel.measure.numbers import figure, is_finite, shown
 from rtaccel.measure.result import Latency
 
 Scenario = Literal["SingleStream", "Server"]
@@ -64,7 +64,7 @@ class LoadGenResult:
 
     def __str__(self) -> str:
         word = "VALID" if self.valid else "INVALID: " + " ".join(self.reasons)
-        head = f"LoadGen {self.scenario}: {word}, p{100 * PERCENTILE:g} {self.percentile_us:.4g} us, {self.queries:,} queries"
+        head = f"LoadGen {self.scenario}: {word}, p{100 * PERCENTILE:g} {figure(self.percentile_us)} us, {self.queries:,} queries"
         return f"{head}\n{self.latency}"
 
 

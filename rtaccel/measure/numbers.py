@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
+from collections.abc import Collection
 from typing import Any
 
 _WIDE_BITS = 128
@@ -41,6 +42,16 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 
 
-def figure(value: float) -> str:
-    """A figure of a table: four digits, and whole numbers with separators from a thousand on."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+def figure(value: float, digits: int = 4) -> str:
+    """A figure for people: so many digits, and whole numbers with separators from a thousand on; never 1.46e+03."""
+    text = f"{value:,.{digits}g}"
+    return f"{value:,.0f}" if "e+" in text else text
+
+
+def unit_of(us: Collection[float]) -> tuple[str, float]:
+    """One unit for latencies that stand in one column, and how many of it a microsecond is: that of the smallest."""
+    least = min((value for value in us if value > 0), default=1.0)
+    most = max(us, default=1.0)
+    if most < 1:
+        return "ns", 1e3
+    return ("s", 1e-6) if least >= 1e6 else ("ms", 1e-3) if least >= 1e3 else ("µs", 1.0)

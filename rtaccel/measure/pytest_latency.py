@@ -14,6 +14,7 @@ from rtaccel.measure import latency, sampler
 from rtaccel.measure.budget import Budget
 from rtaccel.measure.gpu import prepare
 from rtaccel.measure.inputs import score
+from rtaccel.measure.numbers import figure
 from rtaccel.measure.pytest_plugin import BUDGETS, RESULTS, ROWS
 from rtaccel.measure.verdict import not_timed, overall
 
@@ -129,7 +130,8 @@ class LatencyFixture:
                 alone = np.sort(prepared.device_us())
                 p99 = alone[len(alone) - 1 - len(alone) // 100]
                 notes += (
-                    f"on the device alone: p50 {np.median(alone):.4g} us, p99 {p99:.4g} us of {len(alone)} calls",
+                    f"on the device alone: p50 {figure(float(np.median(alone)))} us, p99 {figure(float(p99))} us of "
+                    f"{len(alone)} calls",
                 )
             result = replace(result, mode=f"CUDA {mode}, {result.mode}", notes=notes)
         if self._benchmark is not None:

@@ -13,6 +13,7 @@ import numpy as np
 from rtaccel.core.errors import BudgetExceeded, FormatError
 from rtaccel.measure.budget import Budget
 from rtaccel.measure.environment import environment
+from rtaccel.measure.numbers import figure
 from rtaccel.measure.quantiles import TAILS, estimate
 from rtaccel.measure.run import Run
 from rtaccel.measure.steady import steady_from
@@ -198,7 +199,7 @@ def _doubts(in_order: np.ndarray, p50_us: float, timer_ns: float) -> tuple[str, 
             steady = steady_from(in_order)
             since = f" and is steady from call {steady:,} on" if steady else ""
             notes.append(
-                f"the median moved from {first:.4g} us (first third) to {last:.4g} us (last third){since}: fix the clock "
+                f"the median moved from {figure(first)} us (first third) to {figure(last)} us (last third){since}: fix the clock "
                 "frequency, leave the machine alone, or warm up longer"
             )
     return tuple(notes)
@@ -215,7 +216,7 @@ def figure_rows(result: Latency) -> list[tuple[str, str, str, str, str]]:
     exact = {"size_bytes": result.size_bytes, "max_error": result.error, "min_metric": result.metric}
     for key, value in exact.items():
         if value is not None or key in judged:
-            rows.append(_row(key, "?" if value is None else f"{value:,.6g}", "", judged.get(key), ""))
+            rows.append(_row(key, "?" if value is None else figure(value, 6), "", judged.get(key), ""))
     return rows
 
 
@@ -241,10 +242,10 @@ def _row(label: str, value: str, bounds: str, line: Line | None, unit: str) -> t
     if line is None:
         return label, value, bounds, "", ""
     sign = ">=" if line.key.startswith("min_") else "<="
-    return label, value, bounds, f"{sign} {line.limit:,.6g}{unit}", line.verdict
+    return label, value, bounds, f"{sign} {figure(line.limit, 6)}{unit}", line.verdict
 
 
 def _us(value: float | None) -> str:
     if value is None:
         return "?"
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+    return figure(value)

@@ -12,6 +12,7 @@ import numpy as np
 
 from rtaccel.core.errors import FormatError
 from rtaccel.measure.budget import EXACT, Budget
+from rtaccel.measure.numbers import figure
 from rtaccel.measure.quantiles import TAILS, min_samples, refuting_exceedances, samples_to_decide
 from rtaccel.measure.run import Run, proved, refuted
 
@@ -115,7 +116,7 @@ def judge_quantile(key: str, limit_us: float, run: Run | Any) -> Line:
     # A limit that is refuted or proved is a bound itself.
     high = limit_us if high is None else min(high, limit_us)
     return replace(
-        line, high=high, reason=f"{counted}; with 99 % confidence {label} <= {high:.4g} us{_clusters(found)}"
+        line, high=high, reason=f"{counted}; with 99 % confidence {label} <= {figure(high)} us{_clusters(found)}"
     )
 
 
@@ -151,7 +152,7 @@ def _clusters(found: Decision) -> str:
 
 
 def _bound(bound: float | None) -> str:
-    return "?" if bound is None else f"{bound:.4g}"
+    return "?" if bound is None else figure(bound)
 
 
 def judge_exact(key: str, limit: float, value: float | None, argument: str) -> Line:
@@ -166,7 +167,7 @@ def judge_exact(key: str, limit: float, value: float | None, argument: str) -> L
     least = key.startswith("min_")
     met = value >= limit if least else value <= limit
     sign = (">=" if met else "<") if least else ("<=" if met else ">")
-    return Line(key, limit, value, None, None, "PASS" if met else "FAIL", f"{value:,.6g} {sign} {limit:,.6g}")
+    return Line(key, limit, value, None, None, "PASS" if met else "FAIL", f"{figure(value, 6)} {sign} {figure(limit, 6)}")
 
 
 def judge(
