@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtaccel.core.errors import FormatError, UnsupportedProblem
+from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem
 
 if TYPE_CHECKING:
     from rtaccel.runtime.compiled import CompiledModel
@@ -169,10 +169,23 @@ def compile_target(target: Target, args: argparse.Namespace) -> CompiledModel | 
                 "--threads", "Leave them out, or give the torch module.",
             )  # fmt: skip
         return target.model
-    return compile(
-        target.model, target.inputs, args.scheme, calibration=target.calibration, device=args.device,
-        backend=args.backend, threads=args.threads,
-    )  # fmt: skip
+    try:
+        return compile(
+            target.model, target.inputs, args.scheme, calibration=target.calibration, device=args.device,
+            backend=args.backend, threads=args.threads,
+        )  # fmt: skip
+    except RtaccelError:
+        raise
+    except Exception:
+        _call(target)  # a model that fails on its own example is the user's, even where every frame is torch's
+        raise
+
+
+def _call(target: Target) -> None:
+    import torch
+
+    with torch.no_grad(), user_code():
+        target.model(*target.inputs)
 
 
 def compile_words(args: argparse.Namespace) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rtaccel.core.errors import FormatError
-from rtaccel.measure.numbers import figure, is_finite, shown
+from rtaccel.measure.numbers import is_finite, shown
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Budget:
         return replace(self, **times)
 
     def __str__(self) -> str:
-        return ", ".join(f"{key}={figure(limit, 6)}" for key, limit in self.as_dict().items())
+        return ", ".join(f"{key}={limit:.10g}" for key, limit in self.as_dict().items())
 
 
 KEYS = tuple(f.name for f in fields(Budget))

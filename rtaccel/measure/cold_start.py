@@ -15,6 +15,8 @@ from rtaccel.measure.budget import Budget
 from rtaccel.measure.numbers import is_finite, is_whole, shown
 from rtaccel.measure.result import Latency
 
+MOST_PROCESSES = 100_000
+
 _CHILD = """
 import json, sys, time
 clock = time.perf_counter_ns
@@ -77,9 +79,11 @@ def cold_start(
         raise FormatError(
             "cold_start", f"budget of type {type(budget).__name__}", "a Budget", "Pass rt.Budget(p50_us=1e4)."
         )
-    if not (is_whole(processes, 1) and is_finite(seconds) and seconds > 0):
+    if not (is_whole(processes, 1, MOST_PROCESSES) and is_finite(seconds) and seconds > 0):
         got = f"processes={shown(processes)}, seconds={shown(seconds)}"
-        raise FormatError("cold_start", got, "one process or more, a positive time", "Twenty are a good start.")
+        raise FormatError(
+            "cold_start", got, f"1 to {MOST_PROCESSES:,} processes, a positive time", "Twenty are a good start."
+        )
     rows: list[tuple[int, int, int, int]] = []
     begin = time.monotonic()
     while len(rows) < processes and (not rows or time.monotonic() - begin < seconds):

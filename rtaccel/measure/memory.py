@@ -12,6 +12,8 @@ from rtaccel.core.errors import FormatError
 from rtaccel.measure import sampler
 from rtaccel.measure.numbers import is_whole, shown
 
+MOST_CALLS = 10_000_000
+
 _PROC = Path("/proc/self")
 
 
@@ -48,8 +50,8 @@ def peak_memory(fn: Callable[..., object], inputs: Any = (), calls: int = 10) ->
         raise FormatError(
             "memory", f"fn of type {type(fn).__name__}", "something callable", "Pass the function itself."
         )
-    if not is_whole(calls, 1):
-        raise FormatError("memory", f"calls={shown(calls)}", "a whole number, 1 or more", "Ten are usual.")
+    if not is_whole(calls, 1, MOST_CALLS):
+        raise FormatError("memory", f"calls={shown(calls)}", f"a whole number, 1 to {MOST_CALLS:,}", "Ten are usual.")
     args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     torch = sys.modules.get("torch")
     cuda = torch is not None and torch.cuda.is_initialized()

@@ -13,11 +13,11 @@ from rtaccel.core.errors import FormatError
 from rtaccel.measure.budget import TIME_KEYS
 from rtaccel.measure.charts import MOST_DRAWN, histograms, tails
 from rtaccel.measure.environment import describe, load_text
-from rtaccel.measure.numbers import figure, unit_of
+from rtaccel.measure.numbers import figure, shown, unit_of
 from rtaccel.measure.report_stages import roofline_section, stage_section
 from rtaccel.measure.report_style import style_sheet
 from rtaccel.measure.report_witness import witness_section
-from rtaccel.measure.result import Latency
+from rtaccel.measure.result import Latency, check_results
 from rtaccel.measure.roofline import Roofline
 from rtaccel.measure.stages import StageProfile
 from rtaccel.measure.svg import colour, duration, for_both_widths
@@ -56,8 +56,9 @@ def render_report(
 
     Raises FormatError when there are no results.
     """
-    if not results:
-        raise FormatError("report", "no results", "at least one Latency", "Measure something first.")
+    check_results(results)
+    if theme not in (None, "light", "dark"):
+        raise FormatError("report", f"theme={shown(theme)}", '"light", "dark" or None', "None follows the reader.")
     drawn = results[:MOST_DRAWN]
     cut = f" The first {MOST_DRAWN} of {len(results)} are drawn." if len(results) > MOST_DRAWN else ""
     attribute = "" if theme is None else f' data-theme="{theme}"'

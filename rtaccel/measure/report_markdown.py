@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rtaccel.core.errors import FormatError
 from rtaccel.measure.environment import describe, load_text
 from rtaccel.measure.numbers import figure, unit_of
 from rtaccel.measure.report_witness import HEAD as WITNESS_HEAD
 from rtaccel.measure.report_witness import witness_lines, witness_rows
-from rtaccel.measure.result import Latency
+from rtaccel.measure.result import Latency, check_results
 from rtaccel.measure.stages import HEAD, StageProfile, rows, summary
 from rtaccel.measure.verdict import Line, overall
 
@@ -26,8 +25,7 @@ def render_markdown(
     facts: Sequence[tuple[str, str]] = (),
 ) -> str:
     """results, title, command, stages, facts: as in `render_report`. Raises FormatError when there are no results."""
-    if not results:
-        raise FormatError("report", "no results", "at least one Latency", "Measure something first.")
+    check_results(results)
     lines = [line for result in results for line in result.lines]
     parts = [f"### {_cell(title)}"]
     if lines:

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from rtaccel.core.errors import BackendUnavailable, FormatError
+from rtaccel.core.errors import BackendUnavailable
 from rtaccel.measure.budget import TIME_KEYS
 from rtaccel.measure.environment import load_text
 from rtaccel.measure.numbers import figure
-from rtaccel.measure.result import Latency
+from rtaccel.measure.result import Latency, check_results
 from rtaccel.measure.stages import ModuleTime, StageProfile, by_module
 from rtaccel.measure.svg import duration
 from rtaccel.measure.verdict import overall
@@ -44,8 +44,7 @@ def write_png(
 
     Raises FormatError when there are no results, BackendUnavailable where matplotlib is not installed.
     """
-    if not results:
-        raise FormatError("report", "no results", "at least one Latency", "Measure something first.")
+    check_results(results)
     try:
         import matplotlib
     except ModuleNotFoundError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from rtaccel.core.errors import BudgetExceeded, FormatError
 from rtaccel.measure.budget import Budget
 from rtaccel.measure.environment import environment
-from rtaccel.measure.numbers import figure
+from rtaccel.measure.numbers import figure, shown
 from rtaccel.measure.quantiles import TAILS, estimate
 from rtaccel.measure.run import Run
 from rtaccel.measure.steady import steady_from
@@ -82,7 +82,7 @@ class Latency(Tabled):
         withheld: why no latency may pass, whatever the samples say; None for no such reason.
         """
         # A copy, judged in float64: float32 would round a sample across the limit.
-        in_order = np.array(samples_ns, dtype=np.float64) / 1e3
+        in_order = _times(samples_ns) / 1e3
         run = Run(in_order)
         ordered = run.ordered
         found = {q: estimate(ordered, tail) for q, tail in TAILS.items()}
@@ -178,6 +178,31 @@ class Latency(Tabled):
 
     def __str__(self) -> str:
         return _text(self)
+
+
+def _times(samples_ns: Any) -> np.ndarray:
+    """A copy, float64 [n]. Raises FormatError for what is none of that, and for samples that are no times."""
+    try:
+        found = np.array(samples_ns, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as problem:
+        raise FormatError("from_samples", shown(samples_ns), "nanoseconds, [n]", "Pass an array of them.") from problem
+    if found.ndim != 1 or not len(found):
+        raise FormatError("from_samples", f"an array {list(found.shape)}", "[n], n at least 1", "Flatten it.")
+    if not (np.isfinite(found).all() and (found >= 0).all()):
+        raise FormatError("from_samples", "samples that are NaN, infinite or negative", "times", "Check the clock.")
+    return found
+
+
+def check_results(results: Any) -> None:
+    """What the reports take. Raises FormatError for anything but a list of `Latency`, and for an empty one."""
+    if isinstance(results, Latency) or not isinstance(results, Sequence) or isinstance(results, (str, bytes)):
+        raise FormatError("report", f"results of type {type(results).__name__}", "a list of Latency", "Write [result].")
+    if not results:
+        raise FormatError("report", "no results", "at least one Latency", "Measure something first.")
+    if wrong := [type(r).__name__ for r in results if not isinstance(r, Latency)]:
+        raise FormatError(
+            "report", f"results with {', '.join(wrong[:5])}", "Latency alone", "Pass what measure() returned."
+        )
 
 
 def _finite(value: Any) -> Any:

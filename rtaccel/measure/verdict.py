@@ -167,7 +167,9 @@ def judge_exact(key: str, limit: float, value: float | None, argument: str) -> L
     least = key.startswith("min_")
     met = value >= limit if least else value <= limit
     sign = (">=" if met else "<") if least else ("<=" if met else ">")
-    return Line(key, limit, value, None, None, "PASS" if met else "FAIL", f"{figure(value, 6)} {sign} {figure(limit, 6)}")
+    return Line(
+        key, limit, value, None, None, "PASS" if met else "FAIL", f"{figure(value, 6)} {sign} {figure(limit, 6)}"
+    )
 
 
 def judge(
