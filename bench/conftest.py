@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from rtaccel.cli._bench.rows import names_on_any_cpu
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+def pytest_budget_names() -> set[str]:
+    """Rows of budgets.toml for kernels of another CPU are right here too."""
+    from test_kernels import PAIRS
+
+    return names_on_any_cpu([f"{impl.op}/{case.id}/{impl.name}" for case, impl in PAIRS])
 
 
 @pytest.fixture(autouse=True)

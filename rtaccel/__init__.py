@@ -45,7 +45,39 @@ _HOME = {
 _ROOMS = ("measure", "nn")
 """Packages reached as attributes; `measure` is also a function (the package is callable)."""
 
-__all__ = sorted([*_HOME, *_ROOMS])
+__all__ = [
+    "W4A8",
+    "W4A16",
+    "W8A8",
+    "W8A16",
+    "BFloat16",
+    "BackendUnavailable",
+    "BlockSparse",
+    "Budget",
+    "BudgetExceeded",
+    "CompiledModel",
+    "Float8",
+    "Float32",
+    "FormatError",
+    "Latency",
+    "RtaccelError",
+    "SemiStructured",
+    "ShapeError",
+    "SparsifyReport",
+    "StreamModel",
+    "SwapReport",
+    "Unstructured",
+    "UnsupportedProblem",
+    "compile",
+    "keep_zeros",
+    "measure",
+    "nn",
+    "quantize_",
+    "restore_",
+    "sparsify_",
+    "stream",
+]
+"""Written out: type checkers read it, and it says what is public."""
 
 if TYPE_CHECKING:
     from rtaccel import nn
@@ -69,15 +101,17 @@ if TYPE_CHECKING:
     from rtaccel.runtime.stream import StreamModel, stream
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        value = getattr(importlib.import_module(_HOME[name]), name)
-    elif name in _ROOMS:
-        value = importlib.import_module(f"{__name__}.{name}")
-    else:
-        raise AttributeError(f"module 'rtaccel' has no attribute {name!r}")
-    globals()[name] = value  # found once, then an ordinary attribute
-    return value
+if not TYPE_CHECKING:  # a type checker is to see what is imported above, and to refuse every other name
+
+    def __getattr__(name: str) -> Any:
+        if name in _HOME:
+            value = getattr(importlib.import_module(_HOME[name]), name)
+        elif name in _ROOMS:
+            value = importlib.import_module(f"{__name__}.{name}")
+        else:
+            raise AttributeError(f"module 'rtaccel' has no attribute {name!r}")
+        globals()[name] = value  # found once, then an ordinary attribute
+        return value
 
 
 def __dir__() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ import rtaccel
 from rtaccel.cli import _cases
 from rtaccel.cli._bench import against, build
 from rtaccel.cli._bench.against import HERE, THERE, compare, judge
-from rtaccel.cli._bench.suite import check
+from rtaccel.cli._bench.suite import check, of_batch
 from rtaccel.cli.main import main
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.registry import operators
@@ -65,16 +66,53 @@ def test_budgets_by_name_decide_the_exit_code(shapes: str, tmp_path: Path, capsy
     budgets = tmp_path / "budgets.toml"
     name = "softmax/tiny/cpu_portable"
     words = ["bench", name, "--shapes", shapes, "--seconds", "0.05", "--budgets", str(budgets)]
-    budgets.write_text(f'[budget."{name}"]\np50_us = 1e6\n[budget."softmax/gone"]\np50_us = 1\n')
+    budgets.write_text(
+        f'[budget."{name}"]\np50_us = 1e6\n[budget."linear/16x8/cpu_portable"]\np50_us = 1\n'
+        '[budget."softmax/tiny/cpu_amx"]\np50_us = 1\n'
+    )
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [row["verdict"] for row in found["rows"]] == ["PASS"]
-    assert found["budgets_unused"] == ["softmax/gone"]
+    assert found["budgets_unused"] == ["linear/16x8/cpu_portable"]
+    assert found["budgets_elsewhere"] == ["softmax/tiny/cpu_amx"]
     budgets.write_text(f'[budget."{name}"]\np50_us = 0.0001\n')
     assert main([*words, "--out", str(tmp_path / "r.html")]) == 1
     text = capsys.readouterr().out
     assert "FAIL" in text
     assert 'class="banner FAIL"' in (tmp_path / "r.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("row", "near"),
+    [
+        ("softmax/tiny/portable_troch", "softmax/tiny/portable_torch"),
+        ("softmax/tinny/cpu_portable", "softmax/tiny/portable_torch"),
+        ("sofmax/tiny/portable_torch", "softmax/tiny/portable_torch"),
+        ("nets.py:polcy", None),
+        ("elsewhere.py:policy", None),
+        ("no.such.module:policy", None),
+    ],
+)
+def test_a_row_that_names_nothing_is_an_error_and_not_a_gate_that_is_gone(
+    shapes: str, row: str, near: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    few = {name: op for name, op in operators().items() if name in ("softmax", "linear")}
+    monkeypatch.setattr(_cases, "operators", lambda: few)
+    monkeypatch.chdir(tmp_path)
+    Path("nets.py").write_text("def policy():\n    raise AssertionError('it is not imported')\n")
+    budgets = tmp_path / "budgets.toml"
+    name = "softmax/tiny/cpu_portable"
+    words = ["bench", name, "--shapes", shapes, "--seconds", "0.05", "--budgets", str(budgets)]
+    rows = f'[budget."{name}"]\np50_us = 1e6\n[budget."nets.py:policy"]\np50_us = 1\n'
+    budgets.write_text(f'{rows}[budget."{row}"]\np50_us = 1\n')
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert f'"{row}"' in error
+    assert near is None or near in error
+    budgets.write_text(rows)
+    assert main(words) == 0
+    assert "was not asked for: nets.py:policy" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -112,6 +150,56 @@ def test_bad_shapes_files(text: str, said: str, tmp_path: Path, capsys: pytest.C
 def test_bad_options(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", *words]) == 2
     assert "rtaccel bench: error:" in capsys.readouterr().err
+
+
+def test_a_sweep_measures_every_point_and_writes_csv(
+    shapes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("nets.py").write_text(
+        "import torch\ndef policy():\n    return torch.nn.Linear(6, 4).eval(), (torch.randn(3, 6),), [torch.randn(9, 6)]\n"
+    )
+    words = ["bench", "nets.py:policy", "--seconds", "0.02", "--csv", "r.csv", "--json", "--sweep", "batch=1,5"]
+    Path("b.toml").write_text('[budget."nets.py:policy [batch=5, scheme=w8a8]"]\np50_us = 1e6\n')
+    assert main([*words, "--sweep", "scheme=float32,w8a8", "--budgets", "b.toml"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    points = [{"batch": b, "scheme": s} for b in (1, 5) for s in ("float32", "w8a8")]
+    assert [row["point"] for row in found["rows"]] == points
+    assert [row["verdict"] for row in found["rows"]] == [None, None, None, "PASS"]
+    with Path("r.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["batch"], row["scheme"]) for row in rows] == [(str(p["batch"]), p["scheme"]) for p in points]
+    assert all(float(row["p50_us"]) > 0 for row in rows)
+    assert main(["bench", "softmax/tiny/*", "--shapes", shapes, "--list", "--sweep", "batch=1,8"]) == 0
+    names = capsys.readouterr().out.splitlines()
+    assert "softmax/tiny/cpu_portable [batch=8]" in names
+    assert (
+        main(["bench", names[0].partition(" [")[0], "--shapes", shapes, "--seconds", "0.02", "--sweep", "batch=7"]) == 0
+    )
+
+
+@pytest.mark.parametrize(
+    "bad", ["batch", "batch=", "batch=0", "batch=x", "batch=1,1", "size=3", "batch=1,", "threads=-1", "=1"]
+)
+def test_bad_sweeps(bad: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "softmax/*", "--sweep", bad]) == 2
+    assert "--sweep" in capsys.readouterr().err
+
+
+def test_axes_of_targets_are_refused_for_kernels(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "softmax/*", "--sweep", "scheme=w8a8"]) == 2
+    assert "targets alone" in capsys.readouterr().err
+
+
+def test_examples_of_another_batch() -> None:
+    x, y, scalar = torch.arange(6.0).reshape(3, 2), torch.arange(3), torch.tensor(4.0)
+    a, b, c, d = of_batch((x, y, scalar, torch.ones(7, 2)), 5)
+    assert torch.equal(a, x[[0, 1, 2, 0, 1]])
+    assert torch.equal(b, y[[0, 1, 2, 0, 1]])
+    assert c is scalar
+    assert d.shape == (7, 2)
+    with pytest.raises(UnsupportedProblem, match="without samples"):
+        of_batch((torch.ones(0, 2),), 5)
 
 
 def test_wrong_results_have_no_speed() -> None:

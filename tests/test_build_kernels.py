@@ -48,7 +48,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("TRITON_CACHE_DIR", str(folder / "triton"))
-        code = main(["build-kernels", "--arch", "sm_90", "--model", "network_of_test:make", "--out", "kernels"])
+        code = main(["build-kernels", "network_of_test.py:make", "--arch", "sm_90", "--out", "kernels"])
         assert code == 0
         yield folder / "kernels"
 
@@ -68,8 +68,10 @@ def test_wrong_words_are_named(built: Path, capsys: pytest.CaptureFixture[str]) 
     for words, said in (
         (["--arch", "sm_75"], "sm_75"),
         (["--arch", ","], "at least one"),
-        (["--model", "network_of_test:wrong"], "giving int"),
+        (["--model", "network_of_test:wrong"], "gives int"),
         (["--model", "network_of_test:absent"], "absent"),
+        (["network_of_test.py:absent"], "absent"),
+        (["network_of_test:make", "--model", "network_of_test:make"], "one target"),
         (["--model", "no_such_module_here:make"], "no_such_module_here"),
     ):
         assert main(["build-kernels", *words, "--out", str(built)]) == 2

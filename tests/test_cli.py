@@ -7,7 +7,7 @@ import importlib
 import json
 import subprocess
 import sys
-from types import SimpleNamespace
+from types import CodeType, SimpleNamespace
 
 import pytest
 
@@ -103,10 +103,31 @@ def test_typed_errors_become_exit_codes(
     assert str(error) in capsys.readouterr().err
 
 
-def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(info, "collect", lambda: {}["missing"])
-    with pytest.raises(KeyError):
-        main.main(["info"])
+def test_a_fault_of_rtaccel_is_shown_whole_and_is_no_failed_budget(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(info, "render", lambda found: found["missing"])
+    monkeypatch.setattr(info.render, "__code__", _fault_of_ours())
+    assert main.main(["info"]) == 70
+    error = capsys.readouterr().err
+    assert "KeyError: 'missing'" in error
+    assert "a fault of rtaccel" in error
+
+
+def _fault_of_ours() -> CodeType:
+    """Code that fails, as if it stood in a file of the package."""
+    code = compile("lambda found: found['missing']", info.__file__, "eval").co_consts[0]
+    assert isinstance(code, CodeType)
+    return code
+
+
+def test_exit_codes_are_said_in_every_help() -> None:
+    parser = main.build_parser(main.verb_names())
+    verbs = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices
+    assert set(verbs) == set(main.verb_names())
+    for text in (parser.format_help(), *(verb.format_help() for verb in verbs.values())):
+        said = " ".join(text.split())
+        assert all(f"{code} " in said.partition("exit codes:")[2] for code in (0, 1, 2, 3, 70, 130))
 
 
 def test_a_reader_that_stops_early_is_no_error() -> None:

@@ -40,6 +40,26 @@ def uncaptured():
 
 def broken():
     raise ZeroDivisionError("in the user's own code")
+
+def exits():
+    raise SystemExit(0)
+
+class Mismatched(nn.Module):
+    def forward(self, x):
+        return x @ torch.zeros(3, 3)
+
+def mismatched():
+    return Mismatched().eval(), (torch.randn(1, 4),)
+
+def loader():
+    def batches():
+        yield torch.randn(3, 4)
+        raise ValueError("of the loader")
+    return nn.Linear(4, 4).eval(), (torch.randn(1, 4),), batches()
+
+def typed():
+    import rtaccel as rt
+    rt.Budget(p99_us=-1)
 """
 
 
@@ -89,9 +109,42 @@ def test_a_pickle_is_never_read(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "weights_only" in capsys.readouterr().err
 
 
-def test_what_the_users_code_raises_goes_through(nets: str) -> None:
-    with pytest.raises(ZeroDivisionError):
-        main(["explain", f"{nets}:broken"])
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        ("broken", "ZeroDivisionError: in the user's own code"),
+        ("exits", "SystemExit: 0"),
+        ("mismatched", "RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
+        ("loader", "ValueError: of the loader"),
+        ("typed", "FormatError: Budget"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["explain", "profile", "compile", "bench"])
+def test_what_the_users_code_raises_ends_with_3_and_its_own_frames(
+    nets: str, name: str, last: str, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([verb, f"{nets}:{name}", "--scheme", "w8a8"]) == 3
+    error = capsys.readouterr().err
+    assert "your code raised" in error
+    assert error.rstrip().splitlines()[-1].startswith((last, f"rtaccel.core.errors.{last}"))
+    files = [line for line in error.splitlines() if line.lstrip().startswith("File ")]
+    assert files
+    assert all("nets_of_mine.py" in line for line in files)
+
+
+def test_code_that_cannot_be_parsed_is_the_users(nets: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("half.py").write_text("def net(:\n")
+    assert main(["explain", "half.py:net"]) == 3
+    error = capsys.readouterr().err
+    assert "SyntaxError" in error
+    assert "half.py" in error
+    assert "cli" not in error
+
+
+def test_an_interrupt_ends_with_130_in_one_line(nets: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("stopped.py").write_text("def net():\n    raise KeyboardInterrupt\n")
+    assert main(["explain", "stopped.py:net"]) == 130
+    assert capsys.readouterr().err == "rtaccel explain: interrupted\n"
 
 
 def test_explain(nets: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,7 +115,7 @@ def sabotage(monkeypatch: pytest.MonkeyPatch, change, everywhere: bool = False) 
 @needs_river
 def test_one_weight_off_by_one_step_turns_it_red(small, monkeypatch: pytest.MonkeyPatch) -> None:
     def nudge(state: dict[str, torch.Tensor]) -> None:
-        weight = state["stages.6.weight"]
+        weight = state["params.15.weight"]
         row = weight[0]
         column = int(row.int().abs().argmin())  # away from the ends of the range
         row[column] += 1
@@ -130,8 +130,8 @@ def test_one_weight_off_by_one_step_turns_it_red(small, monkeypatch: pytest.Monk
 @needs_river
 def test_lost_quality_turns_it_red_even_where_the_kernels_agree(small, monkeypatch: pytest.MonkeyPatch) -> None:
     def forget(state: dict[str, torch.Tensor]) -> None:
-        state["stages.6.weight"].zero_()
-        state["stages.6.bias"].copy_(torch.tensor([1000.0, -1000.0]).repeat(36))
+        state["params.15.weight"].zero_()
+        state["params.15.bias"].copy_(torch.tensor([1000.0, -1000.0]).repeat(36))
 
     sabotage(monkeypatch, forget, everywhere=True)
     code, found, report = small()

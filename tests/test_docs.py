@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -13,6 +14,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 SKIP = "<!-- not run: "
 """A comment in the line above a block that cannot run everywhere; the reason follows: `<!-- not run: needs a GPU -->`."""
+NEEDS = re.compile(r"<!-- needs (\w+) -->")
+"""The same for a block that runs where a module is installed."""
 
 
 def ids(page: Path) -> str:
@@ -24,7 +27,9 @@ def blocks(text: str) -> list[tuple[int, str]]:
     found = []
     for match in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         above = text[: match.start()].rstrip("\n").rpartition("\n")[2]
-        if not above.startswith(SKIP):
+        needed = NEEDS.fullmatch(above)
+        missing = needed is not None and importlib.util.find_spec(needed[1]) is None
+        if not above.startswith(SKIP) and not missing:
             found.append((text.count("\n", 0, match.start(1)), match[1]))
     return found
 

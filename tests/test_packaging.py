@@ -43,7 +43,12 @@ def test_size_and_contents(wheel: Path) -> None:
     assert wheel.stat().st_size <= LIMIT_BYTES
     names = zipfile.ZipFile(wheel).namelist()
     assert any(n.startswith("rtaccel/_native") for n in names)
-    for needed in ("rtaccel/librtaccel_core.so", "rtaccel/include/rtaccel.h", "rtaccel/kernels/linear/contract.py"):
+    for needed in (
+        "rtaccel/librtaccel_core.so",
+        "rtaccel/include/rtaccel.h",
+        "rtaccel/kernels/linear/contract.py",
+        "rtaccel/py.typed",
+    ):
         assert needed in names
     assert not [n for n in names if n.endswith((".cc", ".pyc")) or n.startswith(("kernels/", "tests/"))]
     requirements = zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith("METADATA"))).decode()

@@ -112,7 +112,7 @@ def test_the_browser_reads_it_as_it_was_written(tmp_path: Path) -> None:
         "Command",
     ):
         assert f"<h2>{heading}</h2>" in dom
-    assert dom.count("<svg") == page().count("<svg") == 4
+    assert dom.count("<svg") == page().count("<svg") == 2 * 4  # for wide pages and for narrow ones
     assert "net.3 &lt;&amp;&gt;" in dom
 
 
@@ -129,10 +129,79 @@ def test_a_hundred_results_with_a_long_profile_stay_below_a_megabyte() -> None:
     assert all(r.name in source for r in results)
 
 
+HARD_LIMITS = rt.Budget(p50_us=1.2, p99_us=1.3, p999_us=1.45, size_bytes=20_000, max_error=0.1)
+
+LOOK = """
+<script>
+const said = [];
+if (document.documentElement.scrollWidth > window.innerWidth) said.push("the page is cut");
+for (const box of document.querySelectorAll(".scroll, .wide, .narrow"))
+  if (box.scrollWidth > box.clientWidth + 1) said.push("cut: " + box.textContent.slice(0, 60));
+for (const svg of document.querySelectorAll("svg")) {
+  const frame = svg.getBoundingClientRect();
+  if (!frame.width) continue;
+  const texts = [...svg.querySelectorAll("text:not([transform])")].map(t => [t.textContent, t.getBoundingClientRect()]);
+  texts.forEach(([a, r], i) => {
+    if (r.left < frame.left - 1 || r.right > frame.right + 1) said.push("outside: " + a);
+    for (const [b, s] of texts.slice(i + 1))
+      if (Math.min(r.right, s.right) - Math.max(r.left, s.left) > 2 && Math.min(r.bottom, s.bottom) - Math.max(r.top, s.top) > 4)
+        said.push("overlap: " + a + " | " + b);
+  });
+}
+document.body.innerHTML = "<pre id=said>" + said.map(t => t.replace(/</g, "&lt;")).join("\\n") + "</pre>";
+</script>
+"""
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [500, 700, 740, 1200])
+def test_no_label_covers_another_and_nothing_is_cut(width: int, tmp_path: Path) -> None:
+    """A report with everything that is hard to place: long names, limits side by side, six decades, many stages."""
+    long = "a_very_long_benchmark_name_that_goes_on/with-a-case-of-its-own/cpu_avx512vnni"
+    results = [
+        result("bound call, W8A8", 0.9, budget=HARD_LIMITS), result("call, W8A8", 1.46, budget=rt.Budget(p99_us=50)),
+        result(long, 1_460.0, budget=rt.Budget(p99_us=2_000, p999_us=2_100)), result("torch", 85_000.0, n=300),
+    ]  # fmt: skip
+    rows = [
+        StageTime(
+            f"encoder.layers.{i}.self_attn.out_proj.with_a_long_name", "linear", "cpu_avx512vnni", 0.2 + i * 37 % 11 * 120,
+            0.4 + i * 37 % 11 * 160, 4_000 * (i + 1), 20_000 * (i + 1) ** 2,
+        )
+        for i in range(26)
+    ]  # fmt: skip
+    near = Roofline(
+        (Bandwidth("level 1", 300.0), Bandwidth("level 2", 150.0)), (Peak("int8 VNNI", 400.0), Peak("int8", 330.0)), "x"
+    )
+    text = render_report(
+        results, title="Hard", stages=StageProfile(tuple(rows), 5_000.0, 20.0, 300), roofline=near, command="x" * 300,
+        quality={"torch": "AUC 0.99 of a test that has a rather long description\nsofter"},
+    )  # fmt: skip
+    path = tmp_path / "report.html"
+    path.write_text(text.replace("</body>", LOOK + "</body>"), encoding="utf-8")
+    dom = browse(path, "--dump-dom", f"--window-size={width},3000").stdout
+    found = re.search(r'<pre id="said">(.*?)</pre>', dom, re.DOTALL)
+    assert found is not None, dom[:2000]
+    assert found[1] == ""
+
+
+def test_figures_stand_in_one_unit_with_separators_and_the_load_beside_the_verdict() -> None:
+    results = [
+        result("fast", 0.9, budget=rt.Budget(p99_us=2e6)),
+        result("slow", 1_460.0),
+        result("slowest", 1_234_567.0),
+    ]
+    for text in (render_report(results, title="Units"), render_markdown(results, title="Units")):
+        assert "p50, µs" in text
+        assert f"{results[2].p50_us:,.0f}" in text
+        assert f"{results[1].p50_us:,.0f}" in text
+        assert not re.search(r"\de\+\d", text)
+        assert re.search(r"PASS.{0,60}load [\d.]+ on \d+ core", text, re.DOTALL)
+
+
 def test_long_programs_show_the_slowest_stages() -> None:
     drawn = stage_bars(profile(MOST_ROWS + 20))
     assert drawn.count('class="bars"') == MOST_ROWS + 1
-    assert "21 further stages" in drawn
+    assert "21 further modules" in drawn
     assert "nan" not in stage_bars(StageProfile((StageTime("x", "", "", 0.0, 0.0),), None, 0.0, 1))
     assert "nan" not in stage_bars(StageProfile((), None, 0.0, 1))
 
@@ -152,7 +221,7 @@ def test_markdown() -> None:
     text = render_markdown(
         results, title="A *report*", command="say `x`\nand ``y``", stages=profile(), facts=[("Energy", "none")]
     )
-    assert text.startswith("### A \\*report\\*\n\n**PASS**\n")
+    assert re.match(r"### A \\\*report\\\*\n\n\*\*PASS\*\*, load [\d.]+ on \d+ cores?\n", text)
     assert "| ours \\| \\<b\\> |" in text
     assert "```\nsay `x`" in text
     assert "- Energy: none" in text

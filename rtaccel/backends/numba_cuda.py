@@ -26,7 +26,8 @@ def unavailable() -> str | None:
         return f"{settings.NUMBA_SIMULATOR} was changed after rtaccel looked at it; set it before Python starts"
     found = _installed()
     if _SIMULATING:
-        return None if "numba_cuda" in found else "numba-cuda, which has the simulator, is not installed"
+        missing = "numba-cuda, which has the simulator, is not installed (pip install 'rtaccel[numba]')"
+        return None if "numba_cuda" in found else missing
     if not found:
         return "numba-cuda is not installed (pip install 'rtaccel[numba]')"
     if dead() is not None:
@@ -51,6 +52,6 @@ BACKEND = Backend(
     rank=1,
     devices=("cpu",) if _SIMULATING else ("cuda",),
     unavailable=unavailable,
-    remedy=f"Install 'rtaccel[numba]' on a machine with an NVIDIA GPU, or set {settings.NUMBA_SIMULATOR}=1.",
+    remedy=f"Run on a machine with an NVIDIA GPU and a torch that is built for CUDA, or set {settings.NUMBA_SIMULATOR}=1.",
     facts=facts,
 )

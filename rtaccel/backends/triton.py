@@ -97,6 +97,6 @@ BACKEND = Backend(
     rank=5,
     devices=("cpu",) if _INTERPRETING else ("cuda",),
     unavailable=unavailable,
-    remedy=f"Install a CUDA torch and triton on a machine with an NVIDIA GPU, or set {settings.TRITON_INTERPRET}=1.",
+    remedy=f"Run on a machine with an NVIDIA GPU and a torch that is built for CUDA, or set {settings.TRITON_INTERPRET}=1.",
     facts=facts,
 )

@@ -45,5 +45,5 @@ def parse_budget(pairs: Sequence[str]) -> Budget | None:
 
 def exit_code(verdicts: Sequence[str | None], allow_undecided: bool) -> int:
     """0 where every limit is proved or there is none, else 1."""
-    bad = {"FAIL"} if allow_undecided else {"FAIL", "UNDECIDED"}
-    return int(any(verdict in bad for verdict in verdicts))
+    good = {None, "PASS", "UNDECIDED"} if allow_undecided else {None, "PASS"}
+    return int(any(verdict not in good for verdict in verdicts))

@@ -18,11 +18,13 @@ import argparse
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtaccel.core.errors import FormatError, UnsupportedProblem
+from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem
 
 if TYPE_CHECKING:
     from rtaccel.runtime.compiled import CompiledModel
@@ -36,6 +38,25 @@ GIVES = "a function or object that gives (model, example_inputs) or (model, exam
 
 PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".safetensors", ".npz", ".onnx")
 """Files of weights or of pickled objects: no model by themselves."""
+
+
+class UserCodeRaised(Exception):
+    """What code of the user's raised while a target was imported or made. cause: that error."""
+
+    def __init__(self, cause: BaseException) -> None:
+        self.cause = cause
+        super().__init__(f"{type(cause).__name__}: {cause}")
+
+
+@contextmanager
+def user_code() -> Iterator[None]:
+    """Marks what is raised inside as the user's. A SystemExit too: the code of a target must not end the command."""
+    try:
+        yield
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise UserCodeRaised(error) from error
 
 
 @dataclass(frozen=True)
@@ -62,7 +83,10 @@ def add_compile_options(parser: argparse.ArgumentParser) -> None:
 
 
 def load_target(text: str) -> Target:
-    """Imports the code and calls the function. Raises FormatError with what is wrong; what that code raises goes through."""
+    """Imports the code and calls the function.
+
+    Raises FormatError with what is wrong, and UserCodeRaised with what that code raised.
+    """
     where, colon, name = text.rpartition(":")
     if Path(where or name).suffix in PICKLED:
         raise FormatError(
@@ -74,10 +98,15 @@ def load_target(text: str) -> Target:
         raise FormatError(
             "target", repr(text), "package.module:name or file.py:name", "Name the function after a colon."
         )
-    found = getattr(_module(where, text), name, None)
+    module = _module(where, text)
+    with user_code():
+        found = getattr(module, name, None)
     if found is None:
         raise FormatError("target", f"{text}, and there is no {name!r} in it", GIVES, "Correct the name.")
-    return _unpack(found() if callable(found) and not _is_module(found) else found, text)
+    if callable(found) and not _is_module(found):
+        with user_code():
+            found = found()
+    return _unpack(found, text)
 
 
 def _is_module(found: object) -> bool:
@@ -97,14 +126,20 @@ def _module(where: str, text: str) -> Any:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # dataclasses and pickling of its classes look it up
         sys.path.insert(0, str(path.parent))  # as for a script: its neighbours can be imported
-        spec.loader.exec_module(module)
+        with user_code():
+            spec.loader.exec_module(module)
         return module
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+    if not all(part.isidentifier() for part in where.split(".")):
+        raise FormatError("target", repr(text), "package.module:name or file.py:name", "Name a module or a .py file.")
     try:
-        return importlib.import_module(where)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (where == error.name or where.startswith(f"{error.name}.")):
+        with user_code():
+            return importlib.import_module(where)
+    except UserCodeRaised as raised:
+        error = raised.cause
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and (where == missing or where.startswith(f"{missing}.")):
             raise FormatError(
                 "target", text, "a module that can be imported from here", f"{error}; for a file, write file.py:name."
             ) from error
@@ -134,10 +169,23 @@ def compile_target(target: Target, args: argparse.Namespace) -> CompiledModel | 
                 "--threads", "Leave them out, or give the torch module.",
             )  # fmt: skip
         return target.model
-    return compile(
-        target.model, target.inputs, args.scheme, calibration=target.calibration, device=args.device,
-        backend=args.backend, threads=args.threads,
-    )  # fmt: skip
+    try:
+        return compile(
+            target.model, target.inputs, args.scheme, calibration=target.calibration, device=args.device,
+            backend=args.backend, threads=args.threads,
+        )  # fmt: skip
+    except RtaccelError:
+        raise
+    except Exception:
+        _call(target)  # a model that fails on its own example is the user's, even where every frame is torch's
+        raise
+
+
+def _call(target: Target) -> None:
+    import torch
+
+    with torch.no_grad(), user_code():
+        target.model(*target.inputs)
 
 
 def compile_words(args: argparse.Namespace) -> list[str]:

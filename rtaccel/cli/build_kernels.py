@@ -6,12 +6,11 @@ import argparse
 import importlib
 import importlib.util
 import json
-import os
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rtaccel.cli import _target
 from rtaccel.core import settings
 from rtaccel.core.errors import BackendUnavailable, FormatError, RtaccelError
 
@@ -28,10 +27,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--arch", default=DEFAULT_ARCHITECTURES, metavar="SM[,SM]", help=f"cards (default: {DEFAULT_ARCHITECTURES})"
     )
     parser.add_argument(
-        "--model", metavar="MODULE:FUNCTION",
-        help="a function without arguments that gives (model, example_inputs) or (model, example_inputs, calibration); "
-        "without it, the forms that rtaccel's own tests compile",
-    )  # fmt: skip
+        "target",
+        metavar="TARGET",
+        nargs="?",
+        help=f"{_target.HELP}; without it, the forms that rtaccel's own tests compile",
+    )
+    parser.add_argument("--model", metavar="TARGET", help="the same, as an option")
     stays = parser.add_mutually_exclusive_group()
     stays.add_argument(
         "--stream", action="store_true",
@@ -47,6 +48,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.target and args.model:
+        got = f"{args.target} and --model {args.model}"
+        raise FormatError("build-kernels", got, "one target", "Leave one out.")
     capabilities = architectures(args.arch)
     _require_compiler()
     from rtaccel.kernels._shared.cubin_store import CubinStore
@@ -130,42 +134,23 @@ def _build(kernel: Any, capability: int) -> Cubin:
 
 def _wanted(args: argparse.Namespace, capabilities: list[int]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """For each card the kernels, by key: forms of Triton kernels, and kernels in CUDA C++."""
-    if args.model is None:
+    target = args.target or args.model
+    if target is None:
         from rtaccel.kernels._shared.triton_aot import specialisations
         from rtaccel.kernels._shared.triton_launch import spec_key
 
         if args.stream or args.persistent:
-            raise FormatError("build-kernels", "a kernel that stays, of no model", "--model", "Pass --model.")
+            raise FormatError("build-kernels", "a kernel that stays, of no model", "a target", "Name a model.")
         every = {spec_key(spec): spec for spec in specialisations()}
         yield from ((capability, every) for capability in capabilities)
         return
     from rtaccel.runtime.cuda_ahead import kernels_of, resident_kernels_of
 
-    model, example, *rest = _made(args.model)
-    calibration = rest[0] if rest else None
+    found = _target.load_target(target)
+    model, example, calibration = found.model, found.inputs, found.calibration
     if not args.stream and not args.persistent:
         every = kernels_of(model, example, args.scheme, calibration)
         yield from ((capability, every) for capability in capabilities)
         return
     for capability in capabilities:
         yield capability, resident_kernels_of(model, example, args.scheme, calibration, capability, args.stream)
-
-
-def _made(name: str) -> tuple[Any, ...]:
-    """What the user's function gives. Its module may lie in the folder one is in."""
-    module, _, function = name.partition(":")
-    sys.path.insert(0, os.getcwd())
-    try:
-        made = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError, ValueError) as error:
-        raise FormatError(
-            "build-kernels", f"--model {name!r}: {error}", "MODULE:FUNCTION that can be imported", "See --help."
-        ) from error
-    finally:
-        sys.path.remove(os.getcwd())
-    if not isinstance(made, tuple) or len(made) not in (2, 3):
-        raise FormatError(
-            "build-kernels", f"{name} giving {type(made).__name__}", "(model, example_inputs[, calibration])",
-            "Return such a tuple.",
-        )  # fmt: skip
-    return made

@@ -30,7 +30,7 @@ def collect() -> dict[str, Any]:
         entries.append(
             {
                 "name": backend.name,
-                "devices": list(backend.devices),
+                "devices": [device for device in backend.devices if device != "cuda" or has_card()],
                 "available": reason is None,
                 "reason": reason,
                 "remedy": None if reason is None else backend.remedy,
@@ -38,6 +38,13 @@ def collect() -> dict[str, Any]:
             }
         )
     return {"environment": environment(), "backends": entries}  # after the backends: they may have loaded torch
+
+
+def has_card() -> bool:
+    """Whether torch finds a CUDA device: a backend that could run on one is not ready on it without."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def render(found: dict[str, Any]) -> str:
@@ -53,7 +60,7 @@ def render(found: dict[str, Any]) -> str:
         name = entry["name"].ljust(width)
         if entry["available"]:
             facts = ", ".join(f"{key} {value}" for key, value in entry["facts"].items())
-            lines.append(f"  {name}  ready on {', '.join(entry['devices'])}: {facts}")
+            lines.append(f"  {name}  ready on {', '.join(entry['devices']) or 'no device that is here'}: {facts}")
         else:
             lines.append(f"  {name}  not here: {entry['reason']}")
             lines.append(f"  {' ' * width}  next: {entry['remedy']}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rtaccel.core.errors import FormatError
+from rtaccel.measure.numbers import is_finite, shown
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Budget:
         ordered = [(k, limits[k]) for k in TIME_KEYS if k in limits]
         for (low_key, low), (high_key, high) in itertools.pairwise(ordered):
             if low > high:
-                got = f"{low_key}={low:g} above {high_key}={high:g}"
+                got = f"{low_key}={shown(low)} above {high_key}={shown(high)}"
                 raise FormatError(
                     "Budget", got, "a higher percentile to have a higher limit", "Swap them, or drop one."
                 )
@@ -53,6 +54,8 @@ class Budget:
 
         where: what the error message names, for example the file and the row.
         """
+        if not isinstance(row, Mapping):
+            raise FormatError(where, type(row).__name__, "limits by name: " + ", ".join(KEYS), "Write p99_us = 50.")
         unknown = [key for key in row if key not in KEYS]
         if unknown:
             raise FormatError(
@@ -76,7 +79,7 @@ class Budget:
         return replace(self, **times)
 
     def __str__(self) -> str:
-        return ", ".join(f"{key}={limit:g}" for key, limit in self.as_dict().items())
+        return ", ".join(f"{key}={limit:.10g}" for key, limit in self.as_dict().items())
 
 
 KEYS = tuple(f.name for f in fields(Budget))
@@ -90,17 +93,19 @@ EXACT = {"size_bytes": "size_bytes", "max_error": "error", "min_metric": "metric
 
 
 def _check(key: str, limit: Any) -> None:
-    number = isinstance(limit, (int, float)) and not isinstance(limit, bool) and math.isfinite(limit)
+    number = is_finite(limit)
     if key == "size_bytes":
         if number and limit > 0 and limit == math.floor(limit):
             return
-        raise FormatError("Budget", f"size_bytes={limit!r}", "a positive whole number of bytes", "Give bytes, not KiB.")
+        raise FormatError(
+            "Budget", f"size_bytes={shown(limit)}", "a positive whole number of bytes", "Give bytes, not KiB."
+        )
     if number and (limit > 0 or (key == "max_error" and limit == 0) or key == "min_metric"):
         return
     expected = {"max_error": "a finite number, 0 or above", "min_metric": "a finite number"}.get(
         key, "a positive finite number of microseconds"
     )
-    raise FormatError("Budget", f"{key}={limit!r}", expected, "Leave the key out where there is no limit.")
+    raise FormatError("Budget", f"{key}={shown(limit)}", expected, "Leave the key out where there is no limit.")
 
 
 def load_budgets(path: str | PathLike[str]) -> dict[str, Budget]:
@@ -132,9 +137,11 @@ def read_toml(path: str | PathLike[str]) -> dict[str, Any]:
     except ModuleNotFoundError:  # Python 3.10
         import tomli as tomllib
 
+    if not isinstance(path, (str, PathLike)):
+        raise FormatError("budgets file", shown(path), "a path", "Pass the name of the file.")
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # no file, no UTF-8, no TOML, a path with a zero byte
         raise FormatError("budgets file", f"{path} ({error})", EXPECTED, "Correct the path or the file.") from error
 
 

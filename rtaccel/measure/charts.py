@@ -9,13 +9,24 @@ from html import escape
 import numpy as np
 
 from rtaccel.measure.result import Latency
-from rtaccel.measure.svg import SERIES, WIDTH, LogAxis, colour, duration, svg_image, svg_line, svg_text
+from rtaccel.measure.svg import (
+    CHARACTER,
+    NARROW,
+    SERIES,
+    WIDTH,
+    LogAxis,
+    apart,
+    clipped,
+    colour,
+    duration,
+    legible,
+    svg_image,
+    svg_line,
+    svg_text,
+)  # fmt: skip
 
 _LEFT, _RIGHT = 16, 24
 _BINS = 320
-_CHARACTER = 7.6
-"""Pixels of a character of a name, generously."""
-
 MOST_DRAWN = 24
 """Results that are drawn; more would be told apart by nobody. Tables show all."""
 
@@ -39,7 +50,7 @@ def _budgets(results: Sequence[Latency]) -> list[tuple[str, float]]:
     return sorted(found, key=lambda pair: (pair[1], pair[0]))
 
 
-def histograms(results: Sequence[Latency]) -> str:
+def histograms(results: Sequence[Latency], width: int = WIDTH) -> str:
     """One row per result on a shared log axis; heights are log(1 + calls), each row scaled to its tallest bar: one slow
     call among a million is seen.
 
@@ -47,16 +58,17 @@ def histograms(results: Sequence[Latency]) -> str:
     """
     if not results:
         return ""
-    row, bars, top = 104, 56, 26
-    axis = LogAxis(*_domain(results, (limit for _, limit in _budgets(results))), _LEFT, WIDTH - _RIGHT)
+    row, bars, top = 118, 52, 10
+    axis = LogAxis(*_domain(results, (limit for _, limit in _budgets(results))), _LEFT, width - _RIGHT)
     bottom = top + row * len(results)
-    parts = [svg_line(axis(tick), top, axis(tick), bottom, "grid") for tick in axis.ticks()]
-    parts += [svg_text(axis(tick), bottom + 18, duration(tick)) for tick in axis.ticks()]
+    ticks = legible(axis)
+    parts = [svg_line(axis(tick), top, axis(tick), bottom, "grid") for tick in ticks]
+    parts += [svg_text(axis(tick), bottom + 18, duration(tick)) for tick in ticks]
     for i, result in enumerate(results):
-        base = top + row * i + 22 + bars
+        base = top + row * i + 44 + bars
         parts.append(_row(result, i, axis, base, bars))
-    parts.append(svg_text((_LEFT + WIDTH) / 2, bottom + 40, "latency of one call (log scale)", "axis"))
-    return svg_image(bottom + 50, "Histograms of latency, one row per result", parts)
+    parts.append(svg_text((_LEFT + width) / 2, bottom + 40, "latency of one call (log scale)", "axis"))
+    return svg_image(bottom + 50, "Histograms of latency, one row per result", parts, width)
 
 
 def _row(result: Latency, index: int, axis: LogAxis, base: float, height: float) -> str:
@@ -85,23 +97,30 @@ def _row(result: Latency, index: int, axis: LogAxis, base: float, height: float)
         if x - taken > 34:  # a label that would touch the one before is left to the table
             parts.append(svg_text(x, base + 17, label, "mark-label"))
             taken = x
-    above = sorted((k, v) for k, v in (result.budget.as_dict() if result.budget else {}).items() if k in _KEY_LABELS)
-    taken = -math.inf
-    for key, limit in sorted(above, key=lambda pair: pair[1]):
-        x = axis(limit)
-        parts.append(svg_line(x, base - height - 4, x, base, "budget"))
-        if x - taken > 110:
-            near_end = x > WIDTH - 130
-            place, anchor = (x - 5, "end") if near_end else (x + 5, "start")
-            parts.append(
-                svg_text(place, base - height + 4, f"{_KEY_LABELS[key]} ≤ {duration(limit)}", "budget-label", anchor)
-            )
-            taken = x
-    parts.append(svg_text(axis.start, base - height - 8, result.name, "name", "start"))
+    parts += _limits(result, axis, base, height)
+    parts.append(svg_text(axis.start, base - height - 24, clipped(result.name, axis.end - axis.start), "name", "start"))
     return "".join([*parts, "</g>"])
 
 
-def tails(results: Sequence[Latency]) -> str:
+def _limits(result: Latency, axis: LogAxis, base: float, height: float) -> list[str]:
+    """Dashed lines, and their words in a line of their own above the bars; words that would touch are one sentence."""
+    times = result.budget.as_dict() if result.budget else {}
+    found = sorted((limit, key) for key, limit in times.items() if key in _KEY_LABELS)
+    parts = [svg_line(axis(limit), base - height - 4, axis(limit), base, "budget") for limit, _ in found]
+    groups: list[tuple[float, str]] = []
+    for limit, key in found:
+        words, x = f"{_KEY_LABELS[key]} ≤ {duration(limit)}", axis(limit)
+        if groups and x < groups[-1][0] + CHARACTER * (len(groups[-1][1]) + 1):
+            groups[-1] = (groups[-1][0], f"{groups[-1][1]} · {words}")
+        else:
+            groups.append((x, words))
+    for x, words in groups:
+        start = min(x - 2, axis.end - CHARACTER * 0.9 * len(words))
+        parts.append(svg_text(max(start, axis.start), base - height - 8, words, "budget-label", "start"))
+    return parts
+
+
+def tails(results: Sequence[Latency], width: int = WIDTH) -> str:
     """Latency (log) against percentile, spaced by the share of calls above it (log), from 50 to the last with 10 calls.
 
     Triangles: limits of the budgets; a line that passes below one meets it on this sample.
@@ -111,22 +130,23 @@ def tails(results: Sequence[Latency]) -> str:
     most = max(result.n for result in results)
     shown = {label: tail for label, tail in _PERCENTILES.items() if tail == 0.5 or round(most * tail) >= 10}
     last = min(min(shown.values()), 0.1) / 1.6
+    below = 20 * len(results) + 8 if width == NARROW else 0  # no room beside the lines: names stand under the chart
     height, top, left = 420, 16, 74
-    names = [_short(result.name) for result in results]
-    right = 36 + _CHARACTER * max(6, *map(len, names))
+    names = [clipped(result.name, width - 60 if below else 250) for result in results]
+    right = 24 if below else 40 + CHARACTER * max(6, *map(len, names))
     bottom = height - 48
     limits = [(key, limit) for key, limit in _budgets(results) if _KEY_TAILS[key] >= last]
     curves = [_curve(result, last) for result in results]
     values = [v for _, ys in curves for v in ys] + [limit for _, limit in limits]
     low, high = max(min(values), 1e-3), max(values)
     y = LogAxis(low / 1.2, max(high, 2 * low) * 1.2, bottom, top)
-    x = LogAxis(0.5, last, left, WIDTH - right)  # falls from left to right
-    parts = [svg_line(left, y(tick), WIDTH - right, y(tick), "grid") for tick in y.ticks()]
+    x = LogAxis(0.5, last, left, width - right)  # falls from left to right
+    parts = [svg_line(left, y(tick), width - right, y(tick), "grid") for tick in y.ticks()]
     parts += [svg_text(left - 8, y(tick) + 4, duration(tick), "tick", "end") for tick in y.ticks()]
     for label, tail in shown.items():
         parts.append(svg_line(x(tail), top, x(tail), bottom, "grid"))
         parts.append(svg_text(x(tail), bottom + 18, label + " %"))
-    parts.append(svg_text((left + WIDTH - right) / 2, height - 8, "percentile of calls", "axis"))
+    parts.append(svg_text((left + width - right) / 2, height - 8, "percentile of calls", "axis"))
     ends = []
     for i, (result, (tails_, ys)) in enumerate(zip(results, curves)):
         points = " ".join(f"{x(t):.1f},{y(max(v, y.low)):.1f}" for t, v in zip(tails_, ys))
@@ -136,17 +156,38 @@ def tails(results: Sequence[Latency]) -> str:
             f"<title>{escape(result.name)}</title></polyline>"
         )
         ends.append((y(max(ys[-1], y.low)), i))
-    for key, limit in limits:
-        at, level = x(_KEY_TAILS[key]), y(limit)
-        parts.append(svg_line(left, level, at, level, "budget"))
-        parts.append(f'<path class="limit" d="M{at - 6:.1f} {level - 9:.1f}h12L{at:.1f} {level:.1f}Z"/>')
-        parts.append(svg_text(at + 9, level - 3, f"{_KEY_LABELS[key]} ≤ {duration(limit)}", "budget-label", "start"))
+    parts += _triangles(limits, x, y, left)
+    places = [(height + 14 + 20 * i, i) for i in range(len(results))] if below else _spread(ends, top + 10, bottom)
+    across = 16 if below else width - right + 14
     parts += [
-        f'<circle cx="{WIDTH - right + 14}" cy="{at - 4:.1f}" r="4" fill="{colour(i)}"/>'
-        + svg_text(WIDTH - right + 24, at, names[i], "name", "start")
-        for at, i in _spread(ends, top + 10, bottom)
+        f'<circle cx="{across:.1f}" cy="{at - 4:.1f}" r="4" fill="{colour(i)}"/>'
+        + svg_text(across + 10, at, names[i], "name", "start")
+        for at, i in places
     ]
-    return svg_image(height, "Latency against percentile", parts)
+    return svg_image(height + below, "Latency against percentile", parts, width)
+
+
+def _triangles(limits: Sequence[tuple[str, float]], x: LogAxis, y: LogAxis, left: float) -> list[str]:
+    """A dashed line and a triangle for each limit; words to the left of it, moved up where they would touch others."""
+    parts = []
+    for key in _KEY_TAILS:
+        levels = sorted((limit for k, limit in limits if k == key), key=lambda limit: -y(limit))
+        at = x(_KEY_TAILS[key])
+        heights = [-up for up in apart([-(y(limit) - 5) for limit in levels], 15)]
+        for limit, words in zip(levels, heights):
+            level = y(limit)
+            parts.append(svg_line(left, level, at, level, "budget"))
+            parts.append(f'<path class="limit" d="M{at - 6:.1f} {level - 9:.1f}h12L{at:.1f} {level:.1f}Z"/>')
+            near_start = at - left < 90
+            place, anchor = (at + 9, "start") if near_start else (at - 9, "end")
+            text = f"{_KEY_LABELS[key]} ≤ {duration(limit)}"
+            wide = CHARACTER * 0.9 * len(text)
+            start = place if near_start else place - wide
+            parts.append(
+                f'<path class="behind" d="M{start - 2:.1f} {words - 11:.1f}h{wide + 4:.1f}v14h-{wide + 4:.1f}Z"/>'
+            )
+            parts.append(svg_text(place, words, text, "budget-label", anchor))
+    return parts
 
 
 def _curve(result: Latency, last: float) -> tuple[list[float], list[float]]:
@@ -159,7 +200,7 @@ def _curve(result: Latency, last: float) -> tuple[list[float], list[float]]:
     return [float(s) for s in shares], [float(v) for v in ordered[ranks]]
 
 
-def _spread(ends: list[tuple[float, int]], top: float, bottom: float, gap: float = 17.0) -> list[tuple[float, int]]:
+def _spread(ends: list[tuple[float, int]], top: float, bottom: float, gap: float = 18.0) -> list[tuple[float, int]]:
     """Label positions at least `gap` apart, as close to their lines as that allows."""
     placed: list[tuple[float, int]] = []
     for wish, i in sorted(ends):
@@ -167,7 +208,3 @@ def _spread(ends: list[tuple[float, int]], top: float, bottom: float, gap: float
         placed.append((max(wish + 4, floor), i))
     overflow = max(0.0, placed[-1][0] - bottom) if placed else 0.0
     return [(at - overflow, i) for at, i in placed]
-
-
-def _short(name: str, most: int = 28) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"

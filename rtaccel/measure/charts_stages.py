@@ -5,9 +5,22 @@ from __future__ import annotations
 import math
 from html import escape
 
+from rtaccel.measure.numbers import figure
 from rtaccel.measure.roofline import Roofline, points
-from rtaccel.measure.stages import StageProfile
-from rtaccel.measure.svg import WIDTH, LogAxis, colour, duration, svg_image, svg_line, svg_text
+from rtaccel.measure.stages import ModuleTime, StageProfile, by_module
+from rtaccel.measure.svg import (
+    CHARACTER,
+    WIDTH,
+    LogAxis,
+    apart,
+    clipped,
+    colour,
+    duration,
+    legible,
+    svg_image,
+    svg_line,
+    svg_text,
+)
 
 MOST_ROWS = 40
 """Longer programs show the slowest stages, in their order, and one bar for the rest."""
@@ -15,38 +28,43 @@ MOST_ROWS = 40
 MOST_NAMES = 8
 """Dots of the roofline that have their name beside them."""
 
-_ROW, _NAME, _AMOUNT = 26, 300, 150
+_ROW, _NAME, _AMOUNT = 26, 330, 150
 
 
-def stage_bars(profile: StageProfile) -> str:
-    """Medians as bars, in the order they run; a thin line goes on to the 99th percentile where that fits the axis."""
-    slowest = sorted(profile.stages, key=lambda s: -s.us)[:MOST_ROWS]
-    shown = [stage for stage in profile.stages if any(stage is s for s in slowest)]
-    rows = [(stage.name, stage.kernel, stage.us, stage.p99_us) for stage in shown]
-    rest = [stage for stage in profile.stages if not any(stage is s for s in slowest)]
+def stage_bars(profile: StageProfile, width: int = WIDTH) -> str:
+    """Time of each module as a bar, in the order they run: its stages together. A thin line goes on to the 99th percentile
+    of a module with one stage, where that fits the axis.
+    """
+    modules = by_module(profile)
+    slowest = sorted(modules, key=lambda m: -m.us)[:MOST_ROWS]
+    rows = [module for module in modules if any(module is s for s in slowest)]
+    rest = [module for module in modules if not any(module is s for s in slowest)]
     if rest:
-        us = sum(stage.us for stage in rest)
-        rows.append((f"{len(rest)} further stages", "", us, us))
-    longest = max((us for *_, us, _ in rows), default=0.0) or 1.0
-    room = WIDTH - _NAME - _AMOUNT
+        us = sum(module.us for module in rest)
+        rows.append(ModuleTime(f"{len(rest)} further modules", us, us, (), sum(module.stages for module in rest)))
+    longest = max((module.us for module in rows), default=0.0) or 1.0
+    beside, amount = (_NAME, _AMOUNT) if width == WIDTH else (150, 112)
+    room = width - beside - amount
     parts = []
-    for i, (name, kernel, us, p99) in enumerate(rows):
-        y, length = _ROW * i + 6, room * us / longest
-        whisker = min(room * p99 / longest, room * 1.0)
-        parts.append(f"<g><title>{escape(name)}: {duration(us)}, p99 {duration(p99)}, {escape(kernel)}</title>")
-        parts.append(svg_text(_NAME - 12, y + 14, _clip(name, 40), "name", "end"))
+    for i, module in enumerate(rows):
+        y, length = _ROW * i + 6, room * module.us / longest
+        whisker = min(room * module.p99_us / longest, room * 1.0) if module.p99_us else 0.0
+        tail = f", p99 {duration(module.p99_us)}" if module.p99_us else f", {module.stages} stages"
+        kernels = escape(", ".join(module.kernels))
+        parts.append(f"<g><title>{escape(module.name)}: {duration(module.us)}{tail}, {kernels}</title>")
+        parts.append(svg_text(beside - 12, y + 14, clipped(module.name, beside - 14, end=True), "name", "end"))
         parts.append(
-            f'<path class="bars" fill="{colour(0)}" d="M{_NAME} {y:.1f}h{max(length, 1):.1f}v16h-{max(length, 1):.1f}Z"/>'
+            f'<path class="bars" fill="{colour(0)}" d="M{beside} {y:.1f}h{max(length, 1):.1f}v16h-{max(length, 1):.1f}Z"/>'
         )
         if whisker > length:
-            parts.append(svg_line(_NAME + length, y + 8, _NAME + whisker, y + 8, "whisker"))
-        share = f"{100 * us / profile.sum_us:.1f} %" if profile.sum_us else ""
-        at = _NAME + max(length, whisker) + 8
-        parts.append(svg_text(at, y + 13, f"{duration(us)}  ·  {share}", "tick", "start") + "</g>")
-    return svg_image(_ROW * len(rows) + 12, "Time per stage, one bar each", parts)
+            parts.append(svg_line(beside + length, y + 8, beside + whisker, y + 8, "whisker"))
+        share = f"{100 * module.us / profile.sum_us:.1f} %" if profile.sum_us else ""
+        at = beside + max(length, whisker) + 8
+        parts.append(svg_text(at, y + 13, f"{figure(module.us, 3)} µs · {share}", "tick", "start") + "</g>")
+    return svg_image(_ROW * len(rows) + 12, "Time per module, one bar each", parts, width)
 
 
-def roofline_chart(roof: Roofline, profile: StageProfile) -> str:
+def roofline_chart(roof: Roofline, profile: StageProfile, width: int = WIDTH) -> str:
     """Multiply-adds per ns against multiply-adds per byte, both logarithmic; a dot for each stage that has both."""
     dots = points(profile)
     if not dots or not roof.bandwidths or not roof.peaks:
@@ -57,37 +75,42 @@ def roofline_chart(roof: Roofline, profile: StageProfile) -> str:
     highest = levels[0].macs_ns
     knees = [highest / b.gb_s for b in slopes]
     xs, ys = [x for _, x, _ in dots], [y for *_, y in dots]
-    x = LogAxis(min([*xs, 0.25]) / 1.5, max([*xs, *knees]) * 3, left, WIDTH - right)
+    x = LogAxis(min([*xs, 0.25]) / 1.5, max([*xs, *knees]) * 3, left, width - right)
     y = LogAxis(min([*ys, *(x.low * b.gb_s for b in slopes)]) / 1.5, highest * 2.2, bottom, top)
-    parts = [svg_line(left, y(tick), WIDTH - right, y(tick), "grid") for tick in y.ticks()]
-    parts += [svg_text(left - 8, y(tick) + 4, f"{tick:g}", "tick", "end") for tick in y.ticks()]
-    parts += [svg_line(x(tick), top, x(tick), bottom, "grid") for tick in x.ticks()]
-    parts += [svg_text(x(tick), bottom + 18, f"{tick:g}") for tick in x.ticks()]
+    parts = [svg_line(left, y(tick), width - right, y(tick), "grid") for tick in y.ticks()]
+    parts += [svg_text(left - 8, y(tick) + 4, figure(tick), "tick", "end") for tick in y.ticks()]
+    parts += [svg_line(x(tick), top, x(tick), bottom, "grid") for tick in legible(x)]
+    parts += [svg_text(x(tick), bottom + 18, figure(tick)) for tick in legible(x)]
     for slope, knee in zip(slopes, knees):
         parts.append(svg_line(x(x.low), y(max(x.low * slope.gb_s, y.low)), x(knee), y(highest), "roof"))
-    for level in levels:
+    # Words above their line; those of a line close below another one under it, and so on downwards.
+    words = apart([y(level.macs_ns) - 6 if i == 0 else y(level.macs_ns) + 14 for i, level in enumerate(levels)], 16)
+    for level, at in zip(levels, words):
         parts.append(
             svg_line(x(max(level.macs_ns / slopes[0].gb_s, x.low)), y(level.macs_ns), x.end, y(level.macs_ns), "roof")
         )
-        parts.append(svg_text(x.end, y(level.macs_ns) - 6, f"{level.name}: {level.macs_ns:,.3g} MAC/ns", "name", "end"))
-    for slope, knee in zip(slopes, knees):
-        parts.append(_slope_label(f"{slope.name}: {slope.gb_s:,.3g} GB/s", slope.gb_s, knee, x, y))
+        parts.append(svg_text(x.end, at, f"{level.name}: {figure(level.macs_ns, 3)} MAC/ns", "name", "end"))
+    for i, (slope, knee) in enumerate(zip(slopes, knees)):
+        near = i > 0 and slopes[i - 1].gb_s < 1.6 * slope.gb_s
+        share = 0.62 if near and i % 2 else 0.35
+        text = f"{slope.name}: {figure(slope.gb_s, 3)} GB/s"
+        parts.append(_slope_label(text, slope.gb_s, knee, x, y, share))
     for name, across, up in dots:
         parts.append(
-            f'<circle class="dot" cx="{x(across):.1f}" cy="{y(up):.1f}" r="5"><title>{escape(name)}: {across:.3g} MAC/B, '
-            f"{up:.3g} MAC/ns</title></circle>"
+            f'<circle class="dot" cx="{x(across):.1f}" cy="{y(up):.1f}" r="5"><title>{escape(name)}: {figure(across, 3)} MAC/B, '
+            f"{figure(up, 3)} MAC/ns</title></circle>"
         )
-    parts += _dot_names(profile, dots, x, y)
-    parts.append(svg_text((left + WIDTH - right) / 2, height - 8, "multiply-adds per byte that must be moved", "axis"))
+    parts += _dot_names(profile, dots, x, y) if width == WIDTH else []  # a narrow page has no room for names
+    parts.append(svg_text((left + width - right) / 2, height - 8, "multiply-adds per byte that must be moved", "axis"))
     parts.append(svg_text(left, top - 4, "multiply-adds per ns", "axis", "start"))
-    return svg_image(height, "Roofline: speed of each stage against its multiply-adds per byte", parts)
+    return svg_image(height, "Roofline: speed of each stage against its multiply-adds per byte", parts, width)
 
 
-def _slope_label(text: str, gb_s: float, knee: float, x: LogAxis, y: LogAxis) -> str:
-    """Along its line, a third of the way up to the bend, where dots are few."""
+def _slope_label(text: str, gb_s: float, knee: float, x: LogAxis, y: LogAxis, share: float) -> str:
+    """Along its line, `share` of the way up to the bend: a third, where dots are few, or past its neighbor's words."""
     low = max(x.low, y.low / gb_s)
-    third = low * (knee / low) ** 0.35
-    across, up = x(third), y(third * gb_s)
+    place = low * (knee / low) ** share
+    across, up = x(place), y(place * gb_s)
     angle = math.degrees(math.atan2(y(knee * gb_s) - up, x(knee) - across))
     turned = (
         f'<text class="name" text-anchor="middle" transform="translate({across:.1f} {up - 7:.1f}) rotate({angle:.1f})">'
@@ -98,15 +121,13 @@ def _slope_label(text: str, gb_s: float, knee: float, x: LogAxis, y: LogAxis) ->
 def _dot_names(profile: StageProfile, dots: list[tuple[str, float, float]], x: LogAxis, y: LogAxis) -> list[str]:
     """Of the slowest stages; one that would cover another name is left to the dot's own text."""
     us = {stage.name: stage.us for stage in profile.stages}
-    taken: list[tuple[float, float]] = []
+    taken = [(x(across) - 5, x(across) + 5, y(up) - 8, y(up) + 8) for _, across, up in dots]
     parts = []
     for name, across, up in sorted(dots, key=lambda dot: -us[dot[0]])[:MOST_NAMES]:
-        at, level = x(across) + 9, y(up) + 15
-        if all(abs(at - a) > 120 or abs(level - b) > 16 for a, b in taken):
-            parts.append(svg_text(at, level, _clip(name, 24), "tick", "start"))
-            taken.append((at, level))
+        text = clipped(name, 190, end=True)
+        at, level, long = x(across) + 9, y(up) + 15, CHARACTER * len(text)
+        at = min(at, x.end - long)
+        if all(at + long < a or at > b or level < top or level - 12 > low for a, b, top, low in taken):
+            parts.append(svg_text(at, level, text, "tick", "start"))
+            taken.append((at, at + long, level - 12, level))
     return parts
-
-
-def _clip(text: str, most: int) -> str:
-    return text if len(text) <= most else "…" + text[1 - most :]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 import time
@@ -13,7 +12,10 @@ import numpy as np
 
 from rtaccel.core.errors import FormatError
 from rtaccel.measure.budget import Budget
+from rtaccel.measure.numbers import is_finite, is_whole, shown
 from rtaccel.measure.result import Latency
+
+MOST_PROCESSES = 100_000
 
 _CHILD = """
 import json, sys, time
@@ -73,9 +75,15 @@ def cold_start(
             compile(text, f"<{what}>", "exec")
         except (SyntaxError, ValueError, TypeError) as problem:
             raise FormatError("cold_start", f"{what}: {problem}", "Python source", "Correct it.") from problem
-    if not (isinstance(processes, int) and processes >= 1 and 0 < seconds < math.inf):
-        got = f"processes={processes!r}, seconds={seconds!r}"
-        raise FormatError("cold_start", got, "one process or more, a positive time", "Twenty are a good start.")
+    if budget is not None and not isinstance(budget, Budget):
+        raise FormatError(
+            "cold_start", f"budget of type {type(budget).__name__}", "a Budget", "Pass rt.Budget(p50_us=1e4)."
+        )
+    if not (is_whole(processes, 1, MOST_PROCESSES) and is_finite(seconds) and seconds > 0):
+        got = f"processes={shown(processes)}, seconds={shown(seconds)}"
+        raise FormatError(
+            "cold_start", got, f"1 to {MOST_PROCESSES:,} processes, a positive time", "Twenty are a good start."
+        )
     rows: list[tuple[int, int, int, int]] = []
     begin = time.monotonic()
     while len(rows) < processes and (not rows or time.monotonic() - begin < seconds):

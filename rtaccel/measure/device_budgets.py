@@ -26,6 +26,7 @@ from typing import Any
 from rtaccel.core.errors import FormatError
 from rtaccel.measure.budget import Budget, budget_rows, read_toml
 from rtaccel.measure.environment import environment
+from rtaccel.measure.numbers import is_finite, shown
 
 FARTHEST = 4.0
 """A machine so many times as fast or slow is too different for a scaled budget."""
@@ -109,8 +110,10 @@ def _device_rows(path: Any, device: str, section: dict[str, Any]) -> dict[str, B
         got = "unknown key " + ", ".join(map(repr, unknown))
         raise FormatError(where, got, "only yardstick_us and budget", "Correct the key.")
     length = section.get("yardstick_us", 1.0)
-    if isinstance(length, bool) or not isinstance(length, (int, float)) or not 0 < length < math.inf:
-        raise FormatError(where, f"yardstick_us={length!r}", "a positive finite number", "Measure it on that machine.")
+    if not is_finite(length) or length <= 0:
+        raise FormatError(
+            where, f"yardstick_us={shown(length)}", "a positive finite number", "Measure it on that machine."
+        )
     return budget_rows(section.get("budget", {}), where)
 
 

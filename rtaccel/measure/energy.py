@@ -7,7 +7,6 @@ card does. So a window has at least 2 s of calls, and the power of an idle windo
 from __future__ import annotations
 
 import importlib
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,8 +15,11 @@ from typing import Any, Protocol
 
 from rtaccel.core.errors import FormatError
 from rtaccel.measure import sampler
+from rtaccel.measure.numbers import figure, is_finite, shown
 
 MIN_SECONDS = 2.0
+
+MAX_SECONDS = 86_400.0
 
 POWERCAP = Path("/sys/class/powercap")
 
@@ -87,10 +89,13 @@ def measure_energy(
     Gives `Energy(None, reason=...)` where there is no counter, none that may be read, or one that stands still.
     Raises FormatError for a window below 2 s. What `fn` raises goes through unchanged.
     """
-    if not isinstance(seconds, (int, float)) or not math.isfinite(seconds) or seconds < MIN_SECONDS:
+    if not callable(fn):
         raise FormatError(
-            "energy", f"seconds={seconds!r}", f"at least {MIN_SECONDS:g} s", "Counters are too coarse for less."
+            "energy", f"fn of type {type(fn).__name__}", "something callable", "Pass the function itself."
         )
+    if not (is_finite(seconds) and MIN_SECONDS <= seconds <= MAX_SECONDS):
+        expected = f"at least {MIN_SECONDS:g} s, and {MAX_SECONDS:,.0f} at most"
+        raise FormatError("energy", f"seconds={shown(seconds)}", expected, "Counters are too coarse for less.")
     found = counter or find_counter(device)
     if isinstance(found, str):
         return Energy(None, reason=found)
@@ -123,7 +128,9 @@ def _idle(counter: Counter, seconds: float) -> float:
 
 
 def find_counter(device: str = "cpu") -> Counter | str:
-    """The counter for a device, or the reason why there is none."""
+    """The counter for a device, "cpu" or "cuda", or the reason why there is none."""
+    if device not in ("cpu", "cuda"):
+        raise FormatError("energy", f"device={shown(device)}", '"cpu" or "cuda"', "Others have no counter here.")
     return nvml() if device == "cuda" else rapl()
 
 
@@ -200,5 +207,5 @@ def nvml(index: int = 0) -> Counter | str:
 def _amount(joules: float) -> str:
     for limit, factor, unit in ((1e-6, 1e9, "nJ"), (1e-3, 1e6, "µJ"), (1.0, 1e3, "mJ")):
         if abs(joules) < limit:
-            return f"{joules * factor:.3g} {unit}"
-    return f"{joules:.3g} J"
+            return f"{figure(joules * factor, 3)} {unit}"
+    return f"{figure(joules, 3)} J"

@@ -75,6 +75,14 @@ def _version(name: str) -> str | None:
         return None
 
 
+def load_text(record: Mapping[str, Any]) -> str:
+    """How busy the machine was, "load 0.4 on 2 cores"; empty where that is not known. It stands beside a verdict."""
+    loads, cores = record.get("load_average"), record.get("cores")
+    if not loads or not cores:
+        return ""
+    return f"load {loads[0]:.2g} on {cores} core{'s' * (cores > 1)}"
+
+
 def describe(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """A record as (label, text) rows for people, without what is not known."""
     rows = []

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from rtaccel.core.errors import BackendUnavailable, FormatError
+from rtaccel.measure.numbers import shown
 
 MODES = ("cpu", "stream", "graph", "persistent")
 """What the fixture `latency` takes as `mode`."""
@@ -47,7 +48,9 @@ def prepare(fn: Callable[..., object], args: tuple[Any, ...], mode: str) -> Prep
     goes through unchanged; during a capture torch raises what a graph cannot hold.
     """
     if mode not in MODES:
-        raise FormatError("measure", f"mode={mode!r}", "one of " + ", ".join(MODES), "Choose how the call is made.")
+        raise FormatError(
+            "measure", f"mode={shown(mode)}", "one of " + ", ".join(MODES), "Choose how the call is made."
+        )
     if mode == "cpu":
         return Prepared(lambda: fn(*args), None)
     cuda = _cuda(mode)

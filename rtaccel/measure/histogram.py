@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtaccel.core.errors import BackendUnavailable, FormatError
+from rtaccel.measure.numbers import is_finite, is_whole, shown
 
 if TYPE_CHECKING:
     from rtaccel.measure.result import Latency
@@ -34,8 +35,8 @@ class Histogram:
 
     def __init__(self, digits: int = 3) -> None:
         """digits: significant ones, 1 to 5. Raises BackendUnavailable without the package hdrhistogram."""
-        if not (isinstance(digits, int) and 1 <= digits <= 5):
-            raise FormatError("histogram", f"digits={digits!r}", "1 to 5 significant digits", "Three are usual.")
+        if not is_whole(digits, 1, 5):
+            raise FormatError("histogram", f"digits={shown(digits)}", "1 to 5 significant digits", "Three are usual.")
         self.digits = digits
         self._counts = _library().HdrHistogram(1, LARGEST_NS, digits)
 
@@ -50,6 +51,8 @@ class Histogram:
     def merged(cls, parts: Iterable[Histogram]) -> Histogram:
         """The sum of some. Raises FormatError for none, or for different digits."""
         parts = list(parts)
+        if not all(isinstance(part, Histogram) for part in parts):
+            raise FormatError("histogram", shown(parts), "histograms", "Decode texts with Histogram.decode first.")
         if not parts or len({part.digits for part in parts}) != 1:
             got = f"{len(parts)} histograms with digits {sorted({part.digits for part in parts})}"
             raise FormatError("histogram", got, "one or more with the same digits", "Record them alike.")
@@ -63,7 +66,11 @@ class Histogram:
 
         Raises FormatError for negative ones and for more than an hour; then none is added.
         """
-        values, counts = np.unique(np.asarray(samples_ns, dtype=np.float64), return_counts=True)
+        try:
+            samples = np.asarray(samples_ns, dtype=np.float64)
+        except (TypeError, ValueError, OverflowError) as problem:
+            raise FormatError("histogram", shown(samples_ns), "numbers of nanoseconds", "Pass an array.") from problem
+        values, counts = np.unique(samples, return_counts=True)
         if len(values) and not (values[0] >= 0 and values[-1] <= LARGEST_NS):
             raise FormatError("histogram", f"{values[0]:g} .. {values[-1]:g} ns", "0 ns to an hour", "Check the clock.")
         for value, count in zip(values, counts):
@@ -81,8 +88,10 @@ class Histogram:
 
     def percentile_us(self, percent: float) -> float:
         """The latency that `percent` of the samples do not exceed. Raises FormatError outside of 0 to 100, or for none."""
-        if not 0 <= percent <= 100 or self.n == 0:
-            raise FormatError("histogram", f"{percent} % of {self.n} samples", "0 to 100 % of some", "Record first.")
+        if not is_finite(percent) or not 0 <= percent <= 100 or self.n == 0:
+            raise FormatError(
+                "histogram", f"{shown(percent)} % of {self.n} samples", "0 to 100 % of some", "Record first."
+            )
         return float(self._counts.get_value_at_percentile(percent)) / 1e3
 
     def encode(self) -> str:

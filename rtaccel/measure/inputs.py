@@ -89,7 +89,7 @@ def score(given: Any, result: Any, argument: str) -> float | None:
     found = given(result)
     try:
         number = float(found)
-    except (TypeError, ValueError) as problem:
+    except (TypeError, ValueError, OverflowError) as problem:
         got = f"{argument}= that returned {type(found).__name__}"
         raise FormatError("measure", got, "one number", "Reduce it, for example by max().") from problem
     if argument == "error" and number < 0:

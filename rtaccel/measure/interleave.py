@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import random
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from rtaccel.core.errors import FormatError
 from rtaccel.measure import sampler
+from rtaccel.measure.numbers import figure, is_finite, is_whole, shown
+from rtaccel.measure.tables import Table, Tabled
 
 _ROUND_NS = 2_000_000
+_MOST = 10_000_000
+_LONGEST = 7 * 86_400.0
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,11 @@ class Ratio:
     confidence: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3g}x ({self.low:.3g} .. {self.high:.3g})"
+        return f"{figure(self.value, 3)}x ({figure(self.low, 3)} .. {figure(self.high, 3)})"
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Tabled):
     """Whether `name` is slower or faster than `to` by more than `margin`, with 99 % confidence.
 
     verdict: "slower" or "faster" where the whole interval of the ratio is beyond the margin, else "no difference".
@@ -53,6 +56,18 @@ class Comparison:
     def hidden(self) -> float:
         return max(self.ratio.high - 1, 1 / self.ratio.low - 1, 0.0)
 
+    def records(self) -> list[dict[str, Any]]:
+        """One row: the ratio with its interval, and the verdict."""
+        ratio = {"ratio": self.ratio.value, "low": self.ratio.low, "high": self.ratio.high}
+        return [{"name": self.name, "to": self.to, **ratio, "margin": self.margin, "verdict": self.verdict}]
+
+    def table(self) -> Table:
+        head = ("name", "to", "time, x", "interval", "verdict")
+        interval = f"{figure(self.ratio.low, 3)} .. {figure(self.ratio.high, 3)}"
+        return Table(
+            "Comparison", head, [(self.name, self.to, figure(self.ratio.value, 3), interval, self.verdict)], text=2
+        )
+
     def __str__(self) -> str:
         said = f"{self.name}: {self.verdict} than {self.to}, {self.ratio}"
         if self.verdict == "no difference":
@@ -61,7 +76,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, eq=False)
-class Interleaved:
+class Interleaved(Tabled):
     """samples_us: name -> float64 [rounds, calls], in the order measured. timer_ns: as in `Latency`, not subtracted."""
 
     samples_us: Mapping[str, np.ndarray] = field(repr=False)
@@ -100,6 +115,19 @@ class Interleaved:
         `margin`. Two per cent is what the place of a function in memory can make, with nothing changed in it."""
         return Comparison(name, to, self.ratio(name, to), margin)
 
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each round of each callable: its median."""
+        return [
+            {"name": name, "round": i, "median_us": us}
+            for name in self.samples_us
+            for i, us in enumerate(self.medians_us(name).tolist())
+        ]
+
+    def table(self) -> Table:
+        rows = [(name, figure(self.median_us(name)), figure(self.best_round_us(name))) for name in self.samples_us]
+        rounds = len(next(iter(self.samples_us.values())))
+        return Table(f"{rounds:,} interleaved rounds", ("name", "median us", "best round us"), rows)
+
     def _of(self, name: str) -> np.ndarray:
         if name not in self.samples_us:
             raise FormatError(
@@ -128,11 +156,15 @@ def compare(
     >>> compare(lambda: sum(range(300)), lambda: sum(range(100)), seconds=0.3).verdict
     'slower'
     """
-    if not (isinstance(seconds, (int, float)) and 0 < seconds < math.inf):
-        raise FormatError("compare", f"seconds={seconds!r}", "a positive finite number", "Ten is a good start.")
+    if not (is_finite(seconds) and 0 < seconds <= _LONGEST):
+        raise FormatError(
+            "compare", f"seconds={shown(seconds)}", "a positive number, a week at most", "Ten is a good start."
+        )
+    if not (is_finite(margin) and margin >= 0):
+        raise FormatError("compare", f"margin={shown(margin)}", "a share, 0 or above", "0.02 is 2 %.")
     calls = {"new": new, "old": old}
     if not all(callable(fn) for fn in calls.values()):
-        raise FormatError("compare", repr(calls), "two callables without arguments", "Wrap them in a lambda.")
+        raise FormatError("compare", shown(calls), "two callables without arguments", "Wrap them in a lambda.")
     with sampler.no_grad(), sampler.quiet():
         each_ns = [max(sampler.warm_up(fn, (), 0.05, clock), 1.0) for fn in calls.values()]
     per_round = min(200, max(5, int(_ROUND_NS / max(each_ns))))
@@ -157,11 +189,14 @@ def interleave(
     Garbage collection is off and torch.no_grad on, as in `measure`. What a callable raises goes through unchanged.
     Raises FormatError for no callables, or for rounds or calls below 1.
     """
-    if not callables or not all(callable(fn) for fn in callables.values()):
-        raise FormatError("interleave", repr(callables), "name -> callable without arguments", "Wrap it in a lambda.")
-    if rounds < 1 or calls_per_round < 1:
-        got = f"rounds={rounds}, calls_per_round={calls_per_round}"
-        raise FormatError("interleave", got, "1 or more of each", "30 rounds of 100 calls are a good start.")
+    if not isinstance(callables, Mapping) or not callables or not all(callable(fn) for fn in callables.values()):
+        raise FormatError("interleave", shown(callables), "name -> callable without arguments", "Wrap it in a lambda.")
+    if not (is_whole(rounds, 1, _MOST) and is_whole(calls_per_round, 1, _MOST)) or rounds * calls_per_round > _MOST:
+        got = f"rounds={shown(rounds)}, calls_per_round={shown(calls_per_round)}"
+        expected = f"1 or more of each, and {_MOST:,} calls of each callable at most"
+        raise FormatError("interleave", got, expected, "30 rounds of 100 calls are a good start.")
+    if not (is_finite(warmup) and 0 <= warmup <= _LONGEST):
+        raise FormatError("interleave", f"warmup={shown(warmup)}", "seconds, 0 to a week", "Leave it out.")
     order = list(callables)
     shuffle = random.Random(seed).shuffle
     taken = {name: array("q") for name in order}

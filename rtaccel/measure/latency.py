@@ -15,6 +15,7 @@ from rtaccel.core.errors import FormatError
 from rtaccel.measure import sampler
 from rtaccel.measure.budget import TIME_KEYS, Budget
 from rtaccel.measure.inputs import changes, fingerprint, score
+from rtaccel.measure.numbers import is_finite, is_number, is_whole, shown
 from rtaccel.measure.quantiles import TAILS, min_samples
 from rtaccel.measure.result import Latency
 from rtaccel.measure.run import Run
@@ -38,6 +39,9 @@ MAX_SAMPLES = 1_000_000
 
 EVICTED_BYTES = 64 << 20
 """Read before a call with cold caches: more than the second and third level hold of one core's data."""
+
+MAX_SECONDS_ASKED = 7 * 86_400.0
+"""Longest measurement, warm-up and period that can be asked for: a week."""
 
 MAX_SAMPLES_ASKED = 10_000_000
 """Most samples that can be asked for, and where a measurement with `seconds` alone stops (80 MB)."""
@@ -276,30 +280,26 @@ def check_arguments(
     def refuse(got: str, expected: str, next_step: str) -> None:
         raise FormatError("measure", got, expected, next_step)
 
-    def number(value: object) -> bool:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-    def finite(value: Any) -> bool:
-        return number(value) and math.isfinite(value)
-
     if not callable(fn):
         refuse(f"fn of type {type(fn).__name__}", "something callable", "Pass the function, not what it returned.")
     if budget is not None and not isinstance(budget, Budget):
         refuse(f"budget of type {type(budget).__name__}", "a Budget", "Pass rt.Budget(p99_us=50), for example.")
-    whole = isinstance(samples, int) and not isinstance(samples, bool)
-    if samples is not None and not (whole and 1 <= samples <= MAX_SAMPLES_ASKED):  # type: ignore[operator]
-        refuse(f"samples={samples!r}", f"a whole number, 1 to {MAX_SAMPLES_ASKED:,}", "A p99 claim needs 662.")
-    if seconds is not None and not (finite(seconds) and seconds > 0):  # type: ignore[operator]
-        refuse(f"seconds={seconds!r}", "a positive finite number", "Leave it out for the default.")
-    if not (finite(warmup) and warmup >= 0):  # type: ignore[operator]
-        refuse(f"warmup={warmup!r}", "a finite number of seconds, 0 or above", "0 still makes one call.")
-    if size_bytes is not None and not (finite(size_bytes) and size_bytes >= 0):  # type: ignore[operator]
-        refuse(f"size_bytes={size_bytes!r}", "a number of bytes", "Leave it out if it is not known.")
-    if not (error is None or callable(error) or (number(error) and not error < 0)):  # type: ignore[operator]
-        refuse(f"error={error!r}", "a number, 0 or above, or a function", "Pass the absolute error.")
-    if not (metric is None or callable(metric) or number(metric)):
-        refuse(f"metric={metric!r}", "a number or a function", "Pass the metric as a number.")
+    if samples is not None and not is_whole(samples, 1, MAX_SAMPLES_ASKED):
+        refuse(f"samples={shown(samples)}", f"a whole number, 1 to {MAX_SAMPLES_ASKED:,}", "A p99 claim needs 662.")
+    if seconds is not None and not (is_finite(seconds) and 0 < seconds <= MAX_SECONDS_ASKED):  # type: ignore[operator]
+        expected = f"a positive number of seconds, {MAX_SECONDS_ASKED:,.0f} at most"
+        refuse(f"seconds={shown(seconds)}", expected, "Leave it out for the default.")
+    if not (is_finite(warmup) and 0 <= warmup <= MAX_SECONDS_ASKED):  # type: ignore[operator]
+        expected = f"a number of seconds, 0 to {MAX_SECONDS_ASKED:,.0f}"
+        refuse(f"warmup={shown(warmup)}", expected, "0 still makes one call.")
+    if size_bytes is not None and not (is_finite(size_bytes) and size_bytes >= 0):  # type: ignore[operator]
+        refuse(f"size_bytes={shown(size_bytes)}", "a number of bytes", "Leave it out if it is not known.")
+    if not (error is None or callable(error) or (is_number(error) and not error < 0)):  # type: ignore[operator]
+        refuse(f"error={shown(error)}", "a number, 0 or above, or a function", "Pass the absolute error.")
+    if not (metric is None or callable(metric) or is_number(metric)):
+        refuse(f"metric={shown(metric)}", "a number or a function", "Pass the metric as a number.")
     if setup is not None and not callable(setup):
         refuse(f"setup of type {type(setup).__name__}", "a function that returns inputs", "Pass the function itself.")
-    if period_us is not None and not (finite(period_us) and period_us >= 0.001):  # type: ignore[operator]
-        refuse(f"period_us={period_us!r}", "a positive finite number", "1e6 / calls per second is the period.")
+    if period_us is not None and not (is_finite(period_us) and 0.001 <= period_us <= MAX_SECONDS_ASKED * 1e6):  # type: ignore[operator]
+        expected = f"microseconds, 0.001 to {MAX_SECONDS_ASKED * 1e6:,.0f}"
+        refuse(f"period_us={shown(period_us)}", expected, "1e6 / calls per second is the period.")

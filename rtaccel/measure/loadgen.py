@@ -23,6 +23,7 @@ from rtaccel.core.errors import BackendUnavailable, FormatError, UnsupportedProb
 from rtaccel.measure import sampler
 from rtaccel.measure.budget import Budget
 from rtaccel.measure.latency import callable_name
+from rtaccel.measure.numbers import figure, is_finite, shown
 from rtaccel.measure.result import Latency
 
 Scenario = Literal["SingleStream", "Server"]
@@ -63,7 +64,7 @@ class LoadGenResult:
 
     def __str__(self) -> str:
         word = "VALID" if self.valid else "INVALID: " + " ".join(self.reasons)
-        head = f"LoadGen {self.scenario}: {word}, p{100 * PERCENTILE:g} {self.percentile_us:.4g} us, {self.queries:,} queries"
+        head = f"LoadGen {self.scenario}: {word}, p{100 * PERCENTILE:g} {figure(self.percentile_us)} us, {self.queries:,} queries"
         return f"{head}\n{self.latency}"
 
 
@@ -99,7 +100,7 @@ def run_loadgen(
     Raises BackendUnavailable where LoadGen is not installed, FormatError for a scenario, samples, qps or seconds that make no
     sense, or so many queries that their record would not fit. What `fn` raises stops the run and goes through.
     """
-    _check(samples, scenario, budget, qps, seconds)
+    _check(fn, samples, scenario, budget, qps, seconds, expected_us)
     if (reason := unavailable()) is not None:
         raise BackendUnavailable("loadgen", scenario, "mlcommons-loadgen", reason)
     calls = [tuple(s) if isinstance(s, (tuple, list)) else (s,) for s in samples]
@@ -109,7 +110,7 @@ def run_loadgen(
         rate = qps if scenario == "Server" and qps else 1e9 / max(expected_ns, 1.0)
         if rate * seconds > MOST_QUERIES:
             got = f"{rate * seconds:,.0f} queries in {seconds:g} s"
-            raise FormatError("loadgen", got, f"at most {MOST_QUERIES:,}", "Shorten it, or send fewer.")
+            raise FormatError("loadgen", got, f"at most {MOST_QUERIES:,}", f"seconds={MOST_QUERIES / rate:.2g} fits.")
         with tempfile.TemporaryDirectory() as folder:
             failure = _start(fn, calls, scenario, budget, rate, seconds, expected_ns, Path(folder))
             if failure is not None:
@@ -121,24 +122,36 @@ def run_loadgen(
                        size_bytes, error)  # fmt: skip
 
 
-def _check(samples: Sequence[Any], scenario: str, budget: Budget | None, qps: float | None, seconds: float) -> None:
+def _check(
+    fn: object, samples: Any, scenario: str, budget: Budget | None, qps: Any, seconds: Any, expected_us: Any
+) -> None:
     def refuse(got: str, expected: str, step: str) -> None:
         raise FormatError("loadgen", got, expected, step)
 
+    if not callable(fn):
+        refuse(f"fn of type {type(fn).__name__}", "something callable", "Pass the function itself.")
     if scenario not in SCENARIOS:
-        refuse(f"scenario {scenario!r}", " or ".join(SCENARIOS), "Others are for throughput.")
-    if not samples:
+        refuse(f"scenario {shown(scenario)}", " or ".join(SCENARIOS), "Others are for throughput.")
+    if not hasattr(samples, "__len__") or not hasattr(samples, "__getitem__"):
+        refuse(f"samples of type {type(samples).__name__}", "a list of inputs of calls", "Pass [x], for example.")
+    if len(samples) == 0:
         refuse("no samples", "inputs of at least one call", "Pass [x], for example.")
-    if not seconds > 0:
-        refuse(f"seconds={seconds!r}", "a positive number", "2 is a start; MLPerf itself asks for 600.")
+    if budget is not None and not isinstance(budget, Budget):
+        refuse(f"budget of type {type(budget).__name__}", "a Budget", "Pass rt.Budget(p99_us=50), for example.")
+    if not (is_finite(seconds) and seconds > 0):
+        refuse(f"seconds={shown(seconds)}", "a positive number", "2 is a start; MLPerf itself asks for 600.")
     if scenario == "Server" and (budget is None or budget.p99_us is None):
         refuse(f"Server with budget {budget}", "a budget with p99_us, its target", "Pass rt.Budget(p99_us=...).")
-    if scenario == "Server" and not (qps and qps > 0):
+    if expected_us is not None and not (is_finite(expected_us) and expected_us > 0):
+        refuse(f"expected_us={shown(expected_us)}", "a positive number", "Leave it out: it is measured.")
+    if scenario == "Server" and not (is_finite(qps) and qps > 0):
         refuse(
-            f"Server with qps={qps!r}", "queries per second", "A single thread keeps up to about half of 1 / latency."
+            f"Server with qps={shown(qps)}",
+            "queries per second",
+            "A single thread keeps up to about half of 1 / latency.",
         )
     if scenario == "SingleStream" and qps is not None:
-        refuse(f"SingleStream with qps={qps!r}", "none: it sends when the last is answered", "Leave it out.")
+        refuse(f"SingleStream with qps={shown(qps)}", "none: it sends when the last is answered", "Leave it out.")
 
 
 def _start(

@@ -8,7 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rtaccel.core.errors import FormatError
 from rtaccel.measure import sampler
+from rtaccel.measure.numbers import is_whole, shown
+
+MOST_CALLS = 10_000_000
 
 _PROC = Path("/proc/self")
 
@@ -39,7 +43,15 @@ def peak_memory(fn: Callable[..., object], inputs: Any = (), calls: int = 10) ->
 
     What a call frees and takes again from memory that the process kept does not show: call once before to leave out
     what the first call alone takes. What `fn` raises goes through unchanged.
+
+    Raises FormatError for a `fn` or `calls` that make no sense.
     """
+    if not callable(fn):
+        raise FormatError(
+            "memory", f"fn of type {type(fn).__name__}", "something callable", "Pass the function itself."
+        )
+    if not is_whole(calls, 1, MOST_CALLS):
+        raise FormatError("memory", f"calls={shown(calls)}", f"a whole number, 1 to {MOST_CALLS:,}", "Ten are usual.")
     args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     torch = sys.modules.get("torch")
     cuda = torch is not None and torch.cuda.is_initialized()

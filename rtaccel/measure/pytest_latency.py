@@ -14,10 +14,17 @@ from rtaccel.measure import latency, sampler
 from rtaccel.measure.budget import Budget
 from rtaccel.measure.gpu import prepare
 from rtaccel.measure.inputs import score
-from rtaccel.measure.pytest_plugin import BUDGETS, RESULTS
+from rtaccel.measure.numbers import figure
+from rtaccel.measure.pytest_plugin import BUDGETS, RESULTS, ROWS
+from rtaccel.measure.verdict import not_timed, overall
 
 ROUNDS_MAX = 100_000
 """pytest-benchmark keeps each round as a Python float and sorts them for its own table."""
+
+NOT_TIMED = "not timed"
+"""Mode of the one call of a test that could not be timed."""
+
+_TIMES = ("p50_us", "p99_us", "p999_us", "max_us")
 
 _PROPERTIES = ("n", "p50_us", "p99_us", "p999_us", "max_us", "verdict")
 
@@ -67,8 +74,9 @@ class LatencyFixture:
             expected = "a call on tensors that stay where they are"
             raise FormatError("latency", f"setup with mode={mode!r}", expected, "Leave one out.")
         given = {"name": name or self._node.name, "size_bytes": size_bytes, "error": error, "metric": metric}
-        if self._benchmark is not None and not self._benchmark.enabled:
-            result = self._once(fn, args, budget, options, given)
+        untimed = self._untimed()
+        if untimed is not None:
+            result = self._once(fn, args, budget, options, given, untimed)
         else:
             limits = latency.plan_limits(budget, samples, seconds)
             if self._benchmark is not None and samples is None:
@@ -77,6 +85,18 @@ class LatencyFixture:
         result = result if said is None else replace(result, notes=(*result.notes, said))
         self._keep(result)
         return result
+
+    def has_budget(self) -> bool:
+        """Whether a marker or a row of the budgets file is for this test, as far as its own name tells."""
+        return self._budget(None)[0] is not None
+
+    def _untimed(self) -> str | None:
+        """Why calls are not timed in this session; None where they are."""
+        if hasattr(self._node.config, "workerinput"):
+            return "tests run side by side under pytest-xdist; run these with -n 0"
+        if self._benchmark is not None and not self._benchmark.enabled:
+            return "pytest-benchmark is disabled; run these with --benchmark-enable"
+        return None
 
     def _budget(self, name: str | None) -> tuple[Budget | None, str | None]:
         """The budget of this test, and the sentence to be said where it was scaled for this machine."""
@@ -110,7 +130,8 @@ class LatencyFixture:
                 alone = np.sort(prepared.device_us())
                 p99 = alone[len(alone) - 1 - len(alone) // 100]
                 notes += (
-                    f"on the device alone: p50 {np.median(alone):.4g} us, p99 {p99:.4g} us of {len(alone)} calls",
+                    f"on the device alone: p50 {figure(float(np.median(alone)))} us, p99 {figure(float(p99))} us of "
+                    f"{len(alone)} calls",
                 )
             result = replace(result, mode=f"CUDA {mode}, {result.mode}", notes=notes)
         if self._benchmark is not None:
@@ -136,20 +157,27 @@ class LatencyFixture:
         budget: Budget | None,
         how: latency.How,
         given: dict[str, Any],
+        reason: str,
     ) -> latency.Latency:
+        """One call that is not timed: its result is there to be judged, and no latency is."""
         args = args if how.setup is None else latency.arguments(how.setup())
         with sampler.no_grad():
             before = sampler.CLOCK()
-            found = self._benchmark.pedantic(fn, args=args)
+            found = fn(*args) if self._benchmark is None else self._benchmark.pedantic(fn, args=args)
             taken = sampler.CLOCK() - before
         given |= {key: score(given[key], found, key) for key in ("error", "metric")}
         timeless = None if budget is None else budget.without_time()
-        return latency.Latency.from_samples([taken], timer_ns=0.0, budget=timeless, **given)
+        result = latency.Latency.from_samples([taken], timer_ns=0.0, budget=timeless, mode=NOT_TIMED, **given)
+        if budget is None:
+            return result
+        lines = not_timed(budget, result.lines, reason)
+        return replace(result, budget=budget, lines=lines, verdict=overall(lines))
 
     def _keep(self, result: latency.Latency) -> None:
         self.result = result
-        self.record = record = plain(result)
+        self.record = record = plain(result) | {"untimed": self._untimed()}
         self._node.config.stash[RESULTS].append(result)
+        self._node.config.stash[ROWS].measured(self._node.nodeid, result.name)
         self._node.user_properties += [(key, record[key]) for key in _PROPERTIES if record[key] is not None]
         if self._benchmark is not None and self._benchmark.enabled:
             self._benchmark.extra_info.update(record)
@@ -157,8 +185,9 @@ class LatencyFixture:
 
 def plain(result: latency.Latency) -> dict[str, Any]:
     """What extra_info, JUnit and the summary hold: plain values, flat where a figure is compared."""
+    untimed = result.mode == NOT_TIMED
     unproven = [f"{line.key}: {line.reason}" for line in result.lines if line.verdict != "PASS"]
     keys = ("name", "n", "p50_us", "p99_us", "p999_us", "max_us", "timer_ns", "size_bytes", "error", "metric", "mode")
-    record = {key: getattr(result, key) for key in (*keys, "verdict")}
+    record = {key: None if untimed and key in _TIMES else getattr(result, key) for key in (*keys, "verdict")}
     misses = [] if result.witness is None else list(map(str, result.witness.misses))
     return record | {"budget": result.budget and result.budget.as_dict(), "reasons": unproven, "misses": misses}

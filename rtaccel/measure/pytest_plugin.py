@@ -6,15 +6,19 @@
 
 How a call is measured: by `rtaccel.measure`, or on a CUDA device by `rtaccel.measure.gpu` (`pytest_latency` has the
 fixture). Where pytest-benchmark is there, every sample becomes a round of its own: its table, JSON, saving, comparing and
-histograms work, and the percentiles and the verdict are in the JSON's `extra_info`. With pytest-benchmark disabled
-(`--benchmark-disable`, xdist), the callable runs once, so that the test still shows that it works. Time is then not judged;
-size, error and metric are, because they do not depend on the machine.
+histograms work, and the percentiles and the verdict are in the JSON's `extra_info`.
+
+Where pytest-benchmark is disabled (`--benchmark-disable`), and under pytest-xdist, whose workers take the machine from each
+other, the callable runs once, so that the test still shows that it works. Latencies
+are then NOT TIMED; size, error and metric are judged, because they do not depend on the machine.
 
 `--budget-report=report.html` writes the report of all measurements, and JUnit files (`--junit-xml`) hold each one's
 percentiles and verdict as properties of its test.
 
-How a test is judged, after its own assertions: FAIL fails it with the verdict's text. UNDECIDED is shown as such, in
-the progress, the counts and the table at the end, and does not fail it unless `--budget-strict` is given.
+How a test is judged, after its own assertions: FAIL fails it with the verdict's text. UNDECIDED and NOT TIMED are shown as
+such, in the progress, the counts and the table at the end, and do not fail it unless `--budget-strict` is given. A marker
+that is wrong is an error of its test alone. A row of the budgets file that belongs to no test ends the run with 4
+(`pytest_rows`).
 
 Loading this module imports no numpy and no torch, and a session that uses neither the marker nor the fixture runs as
 without it.
@@ -24,7 +28,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +36,8 @@ import pytest
 
 from rtaccel.core.errors import FormatError
 from rtaccel.measure.budget import KEYS, Budget
+from rtaccel.measure.numbers import figure, shown
+from rtaccel.measure.pytest_rows import Hooks, Rows, Unmatched, unmatched
 
 if TYPE_CHECKING:
     from rtaccel.measure.device_budgets import DeviceBudgets
@@ -40,11 +46,18 @@ if TYPE_CHECKING:
 USED = pytest.StashKey["LatencyFixture"]()
 BUDGETS = pytest.StashKey["DeviceBudgets | None"]()
 RESULTS = pytest.StashKey["list[Any]"]()
+ROWS = pytest.StashKey[Rows]()
+UNMATCHED = pytest.StashKey[Unmatched | None]()
+
+STATES = {"UNDECIDED": ("undecided", "U"), "NOT TIMED": ("not timed", "N")}
+"""Verdicts of tests that pass and prove nothing -> how they are counted, and their letter in the progress."""
+
+_COLORS = {"PASS": {"green": True}, "FAIL": {"red": True}, "UNDECIDED": {"yellow": True}, "NOT TIMED": {"yellow": True}}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("rtaccel", "latency budgets")
-    group.addoption("--budget-strict", action="store_true", help="fail a test whose budget is UNDECIDED")
+    group.addoption("--budget-strict", action="store_true", help="fail a test whose budget is UNDECIDED or NOT TIMED")
     group.addoption(
         "--budgets",
         metavar="FILE",
@@ -54,11 +67,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--budget-report", metavar="FILE", help="write an HTML report of what `latency` measured")
 
 
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(Hooks)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", f"budget({', '.join(key + '=' for key in KEYS)}): limits that the test's `latency` call must meet"
     )
-    config.stash[RESULTS] = []
+    config.stash[RESULTS], config.stash[ROWS], config.stash[UNMATCHED] = [], Rows(), None
     config.stash[BUDGETS] = _load(config.getoption("--budgets"))
     report = config.getoption("--budget-report")
     if report and config.getoption("numprocesses", None):
@@ -105,28 +122,63 @@ def _fixture(request: pytest.FixtureRequest, benchmark: Any) -> LatencyFixture:
 
 
 def budget_of(item: pytest.Item) -> Budget | None:
+    """Of the marker. Raises FormatError for one that is wrong."""
     mark = item.get_closest_marker("budget")
     if mark is None:
         return None
-    try:
-        if mark.args:
-            raise FormatError("budget marker", repr(mark.args), "keywords only: " + ", ".join(KEYS), "Name each limit.")
-        return Budget.from_mapping(mark.kwargs, "budget marker")
-    except FormatError as error:
-        raise pytest.UsageError(f"{item.nodeid}: {error}") from error
+    if mark.args:
+        raise FormatError("budget marker", shown(mark.args), "keywords only: " + ", ".join(KEYS), "Name each limit.")
+    return Budget.from_mapping(mark.kwargs, "budget marker")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_runtest_setup(item: pytest.Item) -> None:
     """Refuses a marker that could never be judged. A marker `budget` that means something else is left alone."""
-    for item in items:
-        mark = item.get_closest_marker("budget")
-        if mark is None:
-            continue
-        uses_fixture = "latency" in getattr(item, "fixturenames", ())
-        if uses_fixture:
+    mark = item.get_closest_marker("budget")
+    if mark is None:
+        return
+    if "latency" in getattr(item, "fixturenames", ()):
+        try:
             budget_of(item)
-        elif any(key in KEYS for key in mark.kwargs):
-            raise pytest.UsageError(f"{item.nodeid}: has a budget and no fixture `latency` that could prove it; use it")
+        except FormatError as error:
+            pytest.fail(f"{item.nodeid}: {error}", pytrace=False)
+    elif any(key in KEYS for key in mark.kwargs):
+        pytest.fail(f"{item.nodeid}: has a budget and no fixture `latency` that could prove it; use it", pytrace=False)
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        item.config.stash[ROWS].collected([item], deselected=True)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    session.config.stash[ROWS].collected(session.items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """What a worker of xdist saw."""
+    seen = getattr(node, "workeroutput", {}).get("rtaccel_rows")
+    if seen is not None:
+        node.config.stash[ROWS].add_plain(seen)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    config = session.config
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["rtaccel_rows"] = config.stash[ROWS].to_plain()
+        return
+    budgets, ended = config.stash[BUDGETS], session.exitstatus
+    if budgets is None or config.option.collectonly or ended not in _ORDERLY:
+        return
+    for names in config.hook.pytest_budget_names(config=config):
+        config.stash[ROWS].names |= set(names)
+    found = config.stash[UNMATCHED] = unmatched(budgets.rows, config.stash[ROWS], config)
+    if found is not None and found.excuse is None and ended != pytest.ExitCode.TESTS_FAILED:
+        session.exitstatus = pytest.ExitCode.USAGE_ERROR
+
+
+_ORDERLY = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
+"""Ends of a session that was not broken off."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -136,11 +188,11 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     if used is None:
         return outcome
     if used.result is None:
-        if used.marked is not None:
+        if used.has_budget():
             pytest.fail("the test has a budget and never called latency()", pytrace=False)
         return outcome
     strict = pyfuncitem.config.getoption("--budget-strict")
-    if used.result.verdict == "FAIL" or (strict and used.result.verdict == "UNDECIDED"):
+    if used.result.verdict == "FAIL" or (strict and used.result.verdict in STATES):
         reasons = "; ".join(used.record["reasons"])
         pytest.fail(f"budget {used.result.verdict}: {reasons}\n{used.result}", pytrace=False)
     return outcome
@@ -159,8 +211,9 @@ def pytest_runtest_makereport(
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
     record = getattr(report, "latency_budget", None)
-    if record and record["verdict"] == "UNDECIDED" and report.passed and not hasattr(report, "wasxfail"):
-        return "undecided", "U", ("UNDECIDED", {"yellow": True})
+    if record and record["verdict"] in STATES and report.passed and not hasattr(report, "wasxfail"):
+        verdict = record["verdict"]
+        return (*STATES[verdict], (verdict, _COLORS[verdict]))
     return None
 
 
@@ -168,30 +221,43 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, tuple
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     reports = [report for group in terminalreporter.stats.values() for report in group]
     records = [report.latency_budget for report in reports if hasattr(report, "latency_budget")]
-    if not records:
-        return
+    if records:
+        _table(terminalreporter, config, records)
+    lost = config.stash[UNMATCHED]
+    if lost is not None:
+        terminalreporter.write_line(str(lost), **({"red": True} if lost.excuse is None else {"yellow": True}))
+
+
+def _table(terminalreporter: Any, config: pytest.Config, records: Sequence[dict[str, Any]]) -> None:
     terminalreporter.section("latency budgets")
     width = max(len(record["name"]) for record in records)
     terminalreporter.write_line(
         f"{'':{width}}  {'calls':>9}  {'p50 us':>10}  {'p99 us':>10}  {'p99.9 us':>10}  {'max us':>10}  verdict"
     )
-    colours = {"PASS": {"green": True}, "FAIL": {"red": True}, "UNDECIDED": {"yellow": True}}
     budgets = config.stash[BUDGETS]
     if budgets is not None and budgets.said:
         terminalreporter.write_line(budgets.said)
     for record in records:
-        verdict = record["verdict"] or ("not timed" if record["n"] == 1 else "no budget")
-        cells = "  ".join(f"{record[key]:>10.4g}" for key in ("p50_us", "p99_us", "p999_us", "max_us"))
+        verdict = record["verdict"] or ("not timed" if record["mode"] == "not timed" else "no budget")
+        figures = (record[key] for key in ("p50_us", "p99_us", "p999_us", "max_us"))
+        cells = "  ".join(f"{'-':>10}" if us is None else f"{figure(us):>10}" for us in figures)
         terminalreporter.write(f"{record['name']:{width}}  {record['n']:>9,}  {cells}  ")
-        terminalreporter.write_line(verdict, **colours.get(verdict, {}))
+        terminalreporter.write_line(verdict, **_COLORS.get(verdict, {}))
         for reason in record["reasons"]:
             terminalreporter.write_line(f"{'':{width}}  {reason}")
+    untimed = [record for record in records if record["verdict"] == "NOT TIMED"]
+    if untimed:
+        plural = "s were" if len(untimed) > 1 else " was"
+        terminalreporter.write_line(
+            f"{len(untimed):,} budget{plural} not timed: {untimed[0]['untimed']}. --budget-strict makes that a failure.",
+            yellow=True,
+        )
     _write_report(terminalreporter, config)
 
 
 def _write_report(terminalreporter: Any, config: pytest.Config) -> None:
     path = config.getoption("--budget-report")
-    timed = [result for result in config.stash[RESULTS] if result.n > 1]
+    timed = [result for result in config.stash[RESULTS] if result.mode != "not timed"]
     if not path:
         return
     if not timed:

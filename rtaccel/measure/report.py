@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from html import escape
 from os import PathLike
 from pathlib import Path
@@ -11,14 +12,15 @@ from typing import Literal
 from rtaccel.core.errors import FormatError
 from rtaccel.measure.budget import TIME_KEYS
 from rtaccel.measure.charts import MOST_DRAWN, histograms, tails
-from rtaccel.measure.environment import describe
+from rtaccel.measure.environment import describe, load_text
+from rtaccel.measure.numbers import figure, shown, unit_of
 from rtaccel.measure.report_stages import roofline_section, stage_section
 from rtaccel.measure.report_style import style_sheet
 from rtaccel.measure.report_witness import witness_section
-from rtaccel.measure.result import Latency
+from rtaccel.measure.result import Latency, check_results
 from rtaccel.measure.roofline import Roofline
 from rtaccel.measure.stages import StageProfile
-from rtaccel.measure.svg import colour, duration
+from rtaccel.measure.svg import colour, duration, for_both_widths
 from rtaccel.measure.verdict import Line, Verdict
 
 _WORDS: dict[Verdict, tuple[str, str]] = {
@@ -54,8 +56,9 @@ def render_report(
 
     Raises FormatError when there are no results.
     """
-    if not results:
-        raise FormatError("report", "no results", "at least one Latency", "Measure something first.")
+    check_results(results)
+    if theme not in (None, "light", "dark"):
+        raise FormatError("report", f"theme={shown(theme)}", '"light", "dark" or None', "None follows the reader.")
     drawn = results[:MOST_DRAWN]
     cut = f" The first {MOST_DRAWN} of {len(results)} are drawn." if len(results) > MOST_DRAWN else ""
     attribute = "" if theme is None else f' data-theme="{theme}"'
@@ -66,10 +69,10 @@ def render_report(
         _figures(results, quality or {}, error_name),
         '<section><h2>How long each call took</h2><p class="hint">Every call timed on its own. Heights are '
         "logarithmic, so that a single slow call is seen; each row is scaled to its own tallest bar. Dashed lines are the "
-        f"limits of that row.{cut}</p>{histograms(drawn)}</section>",
+        f"limits of that row.{cut}</p>{for_both_widths(partial(histograms, drawn))}</section>",
         '<section><h2>How slow the slow calls are</h2><p class="hint">The share of calls above a percentile falls '
         "tenfold per step to the right. A curve below a triangle meets that limit on this sample.</p>"
-        f"{tails(drawn)}</section>",
+        f"{for_both_widths(partial(tails, drawn))}</section>",
         stage_section(stages) if stages else "",
         roofline_section(roofline, stages) if roofline and stages else "",
         _verdicts(results, error_name),
@@ -106,64 +109,68 @@ def _banner(results: Sequence[Latency], headline: str | None) -> str:
     word, meaning = _WORDS[verdict]
     counts = ", ".join(f"{verdicts.count(v)} {v}" for v in _WORDS if v in verdicts)
     failed = sorted({result.name for result in results if result.verdict == "FAIL"})
+    load = load_text(results[0].environment)
+    busy = f" The machine meanwhile: {load}." if load else ""
     names = f" Over budget: {', '.join(failed)}." if failed else ""
     return (
         f'<div class="banner {verdict}"><strong>{word}</strong>'
-        f"<span>{escape((headline or meaning) + names)} <br>{counts}, of {len(lines)} limit{'s' * (len(lines) > 1)}.</span></div>"
+        f"<span>{escape((headline or meaning) + names)} <br>{counts}, of {len(lines)} limit{'s' * (len(lines) > 1)}."
+        f"{escape(busy)}</span></div>"
     )
 
 
 def _figures(results: Sequence[Latency], quality: Mapping[str, str], error_name: str) -> str:
     sized = any(result.size_bytes is not None for result in results)
     valued = any(result.name in quality or result.error is not None for result in results)
-    head = ["<th>name</th>", "<th>p50</th>", "<th>p99</th>", "<th>p99.9</th>", "<th>max</th>", "<th>calls</th>"]
-    head += ["<th>size</th>"] * sized + ['<th class="text">quality</th>'] * valued + ['<th class="text">verdict</th>']
+    unit, factor = unit_of([us for r in results for us in (r.p50_us, r.p99_us, r.p999_us, r.max_us)])
+    times = [f"{label}, {unit}" for label in ("p50", "p99", "p99.9", "max")]
+    labels = [*times, "calls", *["size"] * sized, *["quality"] * valued, "verdict"]
+    texts = {"quality", "verdict"}
+    head = ["<th>name</th>", *(f'<th class="text">{h}</th>' if h in texts else f"<th>{h}</th>" for h in labels)]
     rows = []
     for i, result in enumerate(results):
         mode = "" if result.mode == "warm" else f'<span class="range">{escape(result.mode)}</span>'
+        swatch = f'<span class="swatch" style="background:{colour(i)}"></span>'
         cells = [
-            f'<td><span class="swatch" style="background:{colour(i)}"></span><b>{escape(result.name)}</b>{mode}</td>',
-            _quantile(result, "p50"),
-            _quantile(result, "p99"),
-            _quantile(result, "p999"),
-            f"<td>{duration(result.max_us)}</td>",
+            f'<td class="wrap">{swatch}<b>{escape(result.name)}</b>{mode}</td>',
+            *(_quantile(result, q, factor) for q in ("p50", "p99", "p999")),
+            f"<td>{figure(result.max_us * factor)}</td>",
             f"<td>{result.n:,}</td>",
         ]
         if sized:
             cells.append(f"<td>{bytes_text(result.size_bytes)}</td>")
         if valued:
-            error = "" if result.error is None else f"{error_name} {result.error:.3g}"
+            error = "" if result.error is None else f"{error_name} {figure(result.error, 3)}"
             first, _, rest = quality.get(result.name, error).partition("\n")
             softer = f'<span class="range">{escape(rest)}</span>' if rest else ""
-            cells.append(f'<td class="text">{escape(first)}{softer}</td>')
-        cells.append(_verdict_cell(result.verdict))
-        rows.append(f"<tr>{''.join(cells)}</tr>")
+            cells.append(f'<td class="text wrap few">{escape(first)}{softer}</td>')
+        cells.append(_verdict_cell(result.verdict, load_text(result.environment)))
+        labelled = (cell.replace("<td", f'<td data-label="{h}"', 1) for h, cell in zip(("", *labels), cells))
+        rows.append(f"<tr>{''.join(labelled)}</tr>")
     return (
         '<section><h2>Figures</h2><p class="hint">Under each percentile, its 99 % bounds from order statistics.</p>'
-        f'<div class="scroll"><table><thead><tr>{"".join(head)}</tr></thead><tbody>{"".join(rows)}</tbody>'
+        f'<div class="scroll"><table class="stacks"><thead><tr>{"".join(head)}</tr></thead><tbody>{"".join(rows)}</tbody>'
         "</table></div></section>"
     )
 
 
-def _quantile(result: Latency, name: str) -> str:
-    low, high = result.bounds[name]
-    value = duration(getattr(result, f"{name}_us"))
-    first, last = ("?" if bound is None else duration(bound) for bound in (low, high))
-    if first.split()[-1] == last.split()[-1]:
-        first = first.split()[0]  # one unit says it
-    bounds = f"{first} .. {last}"
+def _quantile(result: Latency, name: str, factor: float) -> str:
+    value = figure(getattr(result, f"{name}_us") * factor)
+    bounds = " .. ".join("?" if bound is None else figure(bound * factor) for bound in result.bounds[name])
     return f'<td><b>{value}</b><span class="range">{bounds}</span></td>'
 
 
-def _verdict_cell(verdict: Verdict | None) -> str:
+def _verdict_cell(verdict: Verdict | None, load: str = "") -> str:
+    """load: how busy the machine was, which stands beside the verdict of a result."""
     if verdict is None:
         return '<td class="text soft">no budget</td>'
-    return f'<td class="text"><b class="{verdict}">{_WORDS[verdict][0]}</b></td>'
+    softer = f'<span class="range">{escape(load)}</span>' if load else ""
+    return f'<td class="text"><b class="{verdict}">{_WORDS[verdict][0]}</b>{softer}</td>'
 
 
 def _verdicts(results: Sequence[Latency], error_name: str) -> str:
     rows = [
-        f'<tr><td>{"" if i else escape(result.name)}</td><td class="text">{escape(_limit(line, error_name))}</td>'
+        f'<tr><td class="wrap">{"" if i else escape(result.name)}</td><td class="text">{escape(_limit(line, error_name))}</td>'
         f'{_verdict_cell(line.verdict)}<td class="text wrap">{escape(line.reason)}</td></tr>'
         for result in results
         for i, line in enumerate(result.lines)
@@ -171,7 +178,7 @@ def _verdicts(results: Sequence[Latency], error_name: str) -> str:
     if not rows:
         return ""
     return (
-        '<section><h2>Limits</h2><div class="scroll"><table><thead><tr><th>name</th><th class="text">limit</th>'
+        '<section><h2>Limits</h2><div class="scroll"><table class="stacks"><thead><tr><th>name</th><th class="text">limit</th>'
         '<th class="text">verdict</th><th class="text">why</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div></section>"
     )
@@ -181,10 +188,10 @@ def _limit(line: Line, error_name: str) -> str:
     if line.key == "size_bytes":
         return f"size ≤ {bytes_text(int(line.limit))}"
     if line.key == "max_error":
-        return f"{error_name} ≤ {line.limit:.3g}"
+        return f"{error_name} ≤ {figure(line.limit, 3)}"
     if line.key not in TIME_KEYS:
         sign = "≥" if line.key.startswith("min_") else "≤"
-        return f"{line.key.replace('_', ' ')} {sign} {line.limit:g}"
+        return f"{line.key.replace('_', ' ')} {sign} {figure(line.limit)}"
     return f"{line.key.removesuffix('_us').replace('p999', 'p99.9')} ≤ {duration(line.limit)}"
 
 
@@ -210,6 +217,6 @@ def bytes_text(size: int | None) -> str:
     if size is None:
         return ""
     for limit, factor, unit in ((1000, 1, "B"), (1e6, 1e3, "kB"), (1e9, 1e6, "MB")):
-        if size < limit:
-            return f"{size / factor:.3g} {unit}"
-    return f"{size / 1e9:.3g} GB"
+        if size < limit * 0.9995:
+            return f"{figure(size / factor, 3)} {unit}"
+    return f"{figure(size / 1e9, 3)} GB"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rtaccel.core.errors import FormatError
-from rtaccel.measure.environment import describe
+from rtaccel.measure.environment import describe, load_text
+from rtaccel.measure.numbers import figure, unit_of
 from rtaccel.measure.report_witness import HEAD as WITNESS_HEAD
 from rtaccel.measure.report_witness import witness_lines, witness_rows
-from rtaccel.measure.result import Latency
+from rtaccel.measure.result import Latency, check_results
 from rtaccel.measure.stages import HEAD, StageProfile, rows, summary
-from rtaccel.measure.svg import duration
 from rtaccel.measure.verdict import Line, overall
 
 SHOWN = ("cpu", "isa", "governor", "gpu", "hypervisor", "load average", "python", "versions", "date")
@@ -26,20 +25,23 @@ def render_markdown(
     facts: Sequence[tuple[str, str]] = (),
 ) -> str:
     """results, title, command, stages, facts: as in `render_report`. Raises FormatError when there are no results."""
-    if not results:
-        raise FormatError("report", "no results", "at least one Latency", "Measure something first.")
+    check_results(results)
     lines = [line for result in results for line in result.lines]
     parts = [f"### {_cell(title)}"]
     if lines:
-        parts.append(f"**{overall(lines)}**")
-    table: list[tuple[str, ...]] = [("name", "p50", "p99", "p99.9", "max", "calls", "verdict")]
+        load = load_text(results[0].environment)
+        parts.append(f"**{overall(lines)}**" + (f", {load}" if load else ""))
+    times = [(r.p50_us, r.p99_us, r.p999_us, r.max_us) for r in results]
+    unit, factor = unit_of([us for four in times for us in four])
+    heads = (f"{label}, {unit}" for label in ("p50", "p99", "p99.9", "max"))
+    table: list[tuple[str, ...]] = [("name", *heads, "calls", "verdict")]
     table += [
         (
             r.name if r.mode == "warm" else f"{r.name} ({r.mode})",
-            *(duration(us) for us in (r.p50_us, r.p99_us, r.p999_us, r.max_us)), f"{r.n:,}",
+            *(figure(us * factor) for us in four), f"{r.n:,}",
             r.verdict or "no budget",
         )
-        for r in results
+        for r, four in zip(results, times)
     ]  # fmt: skip
     parts.append(_table(table, text=1))
     if lines:
@@ -67,7 +69,7 @@ def render_markdown(
 
 
 def _limit(line: Line) -> str:
-    return f"{'≥' if line.key.startswith('min_') else '≤'} {line.limit:,.6g}"
+    return f"{'≥' if line.key.startswith('min_') else '≤'} {figure(line.limit, 6)}"
 
 
 def _table(rows: Sequence[Sequence[str]], text: int) -> str:

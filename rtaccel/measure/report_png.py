@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -9,9 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from rtaccel.core.errors import BackendUnavailable, FormatError
-from rtaccel.measure.result import Latency
-from rtaccel.measure.stages import StageProfile
+from rtaccel.core.errors import BackendUnavailable
+from rtaccel.measure.budget import TIME_KEYS
+from rtaccel.measure.environment import load_text
+from rtaccel.measure.numbers import figure
+from rtaccel.measure.result import Latency, check_results
+from rtaccel.measure.stages import ModuleTime, StageProfile, by_module
+from rtaccel.measure.svg import duration
+from rtaccel.measure.verdict import overall
 
 COLOURS = ("#2a78d6", "#eb6834", "#1baf7a", "#c98500", "#4a3aa7", "#d9548c", "#008300", "#7b7f87")
 
@@ -38,8 +44,7 @@ def write_png(
 
     Raises FormatError when there are no results, BackendUnavailable where matplotlib is not installed.
     """
-    if not results:
-        raise FormatError("report", "no results", "at least one Latency", "Measure something first.")
+    check_results(results)
     try:
         import matplotlib
     except ModuleNotFoundError as error:
@@ -50,28 +55,44 @@ def write_png(
     from matplotlib.figure import Figure
 
     target = Path(path)
-    charts = 3 if stages else 2
+    modules = _shown(by_module(stages)) if stages else []
+    heights = [3.6, 3.8] + ([0.9 + 0.24 * len(modules)] if modules else [])
     with matplotlib.rc_context(DARK if dark else {}):
-        figure = Figure(figsize=(12, 3.4 * charts + 0.4), layout="constrained")
-        FigureCanvasAgg(figure)  # no window, whatever backend the process uses
-        figure.suptitle(title, fontsize=15, fontweight="bold")
-        axes = figure.subplots(charts, 1)
-        _histograms(axes[0], results)
-        _tails(axes[1], results)
-        if stages:
-            _stages(axes[2], stages)
-        figure.savefig(target, dpi=150)
+        page = Figure(figsize=(12, sum(heights) + 0.7), layout="constrained")
+        FigureCanvasAgg(page)  # no window, whatever backend the process uses
+        page.suptitle(title, fontsize=15, fontweight="bold")
+        # Each chart in a figure of its own: long names of one do not narrow the others.
+        parts: Any = page.subfigures(len(heights), 1, height_ratios=heights)
+        for part in parts:
+            part.set_facecolor("none")
+        said = _verdict(results)
+        if said:
+            parts[0].suptitle(said, fontsize=11, x=0.01, ha="left")
+        _histograms(parts[0].subplots(), results)
+        _tails(parts[1].subplots(), results)
+        if modules:
+            _stages(parts[2].subplots(), modules)
+        page.savefig(target, dpi=150)
     return target
 
 
-def _limits(results: Sequence[Latency]) -> dict[str, float]:
-    return {
-        f"{key.removesuffix('_us').replace('p999', 'p99.9')} ≤ {limit:g} µs": limit
+def _verdict(results: Sequence[Latency]) -> str:
+    """With the load of the machine beside it; empty without a budget."""
+    lines = [line for r in results for line in r.lines]
+    load = load_text(results[0].environment)
+    return f"{overall(lines)}{f' ({load})' if load else ''}" if lines else ""
+
+
+def _limits(results: Sequence[Latency]) -> list[tuple[float, str]]:
+    """Each limit once, with its words, in ascending order."""
+    found = {
+        (limit, f"{key.removesuffix('_us').replace('p999', 'p99.9')} ≤ {duration(limit)}")
         for r in results
         if r.budget
         for key, limit in r.budget.as_dict().items()
-        if key.endswith("_us")
+        if key in TIME_KEYS
     }
+    return sorted(found)
 
 
 def _histograms(axis: Any, results: Sequence[Latency]) -> None:
@@ -79,35 +100,73 @@ def _histograms(axis: Any, results: Sequence[Latency]) -> None:
     edges = np.geomspace(low / 1.1, max(max(r.max_us for r in results), 2 * low) * 1.1, 240)
     for i, r in enumerate(results):
         counts, _ = np.histogram(r.samples_us, bins=edges)
-        axis.stairs(counts / max(r.n, 1), edges, fill=True, alpha=0.6, color=COLOURS[i % len(COLOURS)], label=r.name)
-    for label, limit in _limits(results).items():
-        axis.axvline(limit, color=LIMIT, linestyle="--", linewidth=1.2, label=label)
-    axis.set(xscale="log", yscale="log", xlabel="latency of one call, µs", ylabel="share of calls")
+        axis.stairs(counts / max(r.n, 1), edges, fill=True, alpha=0.6, color=COLOURS[i % len(COLOURS)], label=_name(r))
+    axis.set(xscale="log", yscale="log", xlabel="latency of one call", ylabel="share of calls")
+    groups: list[tuple[float, str]] = []
+    span = np.log(edges[-1] / edges[0])
+    for limit, words in _limits(results):
+        axis.axvline(limit, color=LIMIT, linestyle="--", linewidth=1.2)
+        if groups and np.log(limit / groups[-1][0]) < 0.012 * span * len(groups[-1][1]):
+            groups[-1] = (groups[-1][0], f"{groups[-1][1]} · {words}")  # words that would touch are one sentence
+        else:
+            groups.append((limit, words))
+    for limit, words in groups:
+        late = np.log(limit / edges[0]) > 0.7 * span
+        axis.text(
+            limit, 1.01, words, color=LIMIT, fontsize=9, ha="right" if late else "left", va="bottom",
+            transform=axis.get_xaxis_transform(),
+        )  # fmt: skip
+    _in_words(axis.xaxis)
     axis.grid(alpha=0.5)
-    axis.legend(frameon=False, fontsize=9)
+    _legend(axis)
 
 
 def _tails(axis: Any, results: Sequence[Latency]) -> None:
     for i, r in enumerate(results):
         ordered = np.sort(r.samples_us)[::-1]
         ranks = np.unique(np.geomspace(1, r.n, min(r.n, 2000)).astype(np.int64))
-        axis.plot(ranks / r.n, ordered[ranks - 1], color=COLOURS[i % len(COLOURS)], label=r.name, linewidth=1.6)
-    for limit in _limits(results).values():
+        axis.plot(ranks / r.n, ordered[ranks - 1], color=COLOURS[i % len(COLOURS)], label=_name(r), linewidth=1.6)
+    for limit, _ in _limits(results):
         axis.axhline(limit, color=LIMIT, linestyle="--", linewidth=1.0)
     shown = [t for t in (0.5, 0.1, 0.01, 0.001, 0.0001, 0.00001) if t * max(r.n for r in results) >= 1]
-    axis.set(xscale="log", yscale="log", xlabel="percentile of calls", ylabel="latency, µs", xlim=(0.6, min(shown) / 2))
+    axis.set(xscale="log", yscale="log", xlabel="percentile of calls", ylabel="latency", xlim=(0.6, min(shown) / 2))
     axis.set_xticks(shown, [f"{100 * (1 - t):.6g} %" for t in shown])
     axis.minorticks_off()
+    _in_words(axis.yaxis)
     axis.grid(alpha=0.5)
-    axis.legend(frameon=False, fontsize=9)
+    _legend(axis)
 
 
-def _stages(axis: Any, stages: StageProfile) -> None:
-    slowest = sorted(stages.stages, key=lambda s: -s.us)[:MOST_STAGES]
-    shown = [s for s in stages.stages if any(s is other for other in slowest)]
-    places = np.arange(len(shown))
-    axis.barh(places, [s.us for s in shown], color=COLOURS[0], alpha=0.85)
-    axis.set_yticks(places, [f"{s.name}  ({s.kernel})" for s in shown], fontsize=8)
+def _in_words(axis: Any) -> None:
+    """Ticks as 10 µs and 1 ms, and not as powers."""
+    axis.set_major_formatter(lambda us, _: duration(us))
+    axis.set_minor_formatter(lambda us, _: "")
+
+
+def _legend(axis: Any) -> None:
+    """Beside the chart, where it covers nothing."""
+    axis.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _name(result: Latency) -> str:
+    return textwrap.fill(result.name, 30)
+
+
+def _shown(modules: Sequence[ModuleTime]) -> list[ModuleTime]:
+    slowest = sorted(modules, key=lambda m: -m.us)[:MOST_STAGES]
+    return [module for module in modules if any(module is other for other in slowest)]
+
+
+def _end(name: str, most: int = 48) -> str:
+    return name if len(name) <= most else "…" + name[1 - most :]
+
+
+def _stages(axis: Any, modules: Sequence[ModuleTime]) -> None:
+    places = np.arange(len(modules))
+    axis.barh(places, [m.us for m in modules], color=COLOURS[0], alpha=0.85)
+    axis.set_yticks(places, [f"{_end(m.name)}  ({', '.join(m.kernels)[:32]})" for m in modules], fontsize=8)
     axis.invert_yaxis()
-    axis.set(xlabel="median time of a part, µs")
+    axis.margins(y=0.01)
+    axis.set(xlabel="median time of a module, µs")
+    axis.xaxis.set_major_formatter(lambda us, _: figure(us))
     axis.grid(axis="x", alpha=0.5)

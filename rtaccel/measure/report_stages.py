@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from html import escape
 
 from rtaccel.measure.charts_stages import roofline_chart, stage_bars
 from rtaccel.measure.roofline import Roofline
 from rtaccel.measure.stages import HEAD, StageProfile, rows, summary
+from rtaccel.measure.svg import for_both_widths
 
 
 def stage_section(profile: StageProfile) -> str:
@@ -17,21 +19,24 @@ def stage_section(profile: StageProfile) -> str:
     body = []
     for stage, cells in zip(profile.stages, rows(profile)):
         first, kernel, *numbers = (escape(cell) for cell in cells)
+        figures = "".join(f'<td data-label="{escape(h)}">{number}</td>' for h, number in zip(HEAD[2:], numbers))
         body.append(
             f'<tr><td class="text wrap"><b>{first}</b><span class="range">{escape(stage.what)}</span></td>'
-            f'<td class="text">{kernel}</td>' + "".join(f"<td>{number}</td>" for number in numbers) + "</tr>"
+            f'<td class="text" data-label="kernel">{kernel}</td>{figures}</tr>'
         )
     notes = "".join(f'<p class="hint">{escape(note)}</p>' for note in profile.notes)
+    bars = for_both_widths(partial(stage_bars, profile))
+    table = f'<table class="stacks"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
     return (
-        '<section><h2>Where the time goes</h2><p class="hint">Median time of each part of a call; thin lines go on to its '
-        f"99th percentile. {escape(_sentence(summary(profile)))}</p>{notes}{stage_bars(profile)}"
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div></section>'
+        '<section><h2>Where the time goes</h2><p class="hint">Median time of a call by module; thin lines go on to the '
+        f"99th percentile where a module is one stage. {escape(_sentence(summary(profile)))}</p>{notes}{bars}"
+        f'<div class="scroll">{table}</div></section>'
     )
 
 
 def roofline_section(roof: Roofline, profile: StageProfile) -> str:
     """Empty where no stage has both bytes and multiply-adds."""
-    chart = roofline_chart(roof, profile)
+    chart = for_both_widths(partial(roofline_chart, roof, profile))
     if not chart:
         return ""
     return (

@@ -42,17 +42,18 @@ th, td { text-align: right; padding: 8px 9px; border-bottom: 1px solid var(--rul
 th { font-size: 12.5px; font-weight: 600; color: var(--soft); vertical-align: bottom; }
 tbody tr:last-child > * { border-bottom: 0; }
 th:first-child, td:first-child, th.text, td.text { text-align: left; }
-td.wrap { white-space: normal; min-width: 15em; }
+td.wrap { white-space: normal; overflow-wrap: anywhere; min-width: 13em; } td.few { min-width: 8em; }
 td .range { display: block; font-size: 12px; color: var(--soft); }
 td b { font-weight: 650; }
 .swatch { display: inline-block; width: 10px; height: 10px; border-radius: 3px; margin-right: 9px; }
-svg { display: block; width: 100%; min-width: 760px; height: auto; }
+svg { display: block; width: 100%; height: auto; }
 .grid { stroke: var(--grid); stroke-width: 1; } .base { stroke: var(--rule); stroke-width: 1; }
 .bars { fill-opacity: 0.85; } .mark { stroke-width: 2; }
 .curve { fill: none; stroke-width: 2; stroke-linejoin: round; }
 .whisker { stroke: var(--soft); stroke-width: 1.5; } .roof { stroke: var(--ink); stroke-width: 1.5; }
 .dot { fill: var(--s1); fill-opacity: 0.8; stroke: var(--card); stroke-width: 1; }
 .budget { stroke: var(--budget); stroke-width: 1.5; stroke-dasharray: 5 4; } .limit { fill: var(--budget); }
+.behind { fill: var(--card); fill-opacity: 0.85; }
 text { font-size: 12px; fill: var(--soft); } text.name { font-size: 13px; font-weight: 600; fill: var(--ink); }
 text.mark-label { font-size: 11px; } text.budget-label { fill: var(--budget); font-weight: 600; }
 text.budget-label, text.name { paint-order: stroke; stroke: var(--card); stroke-width: 4px; stroke-linejoin: round; }
@@ -63,7 +64,22 @@ pre { margin: 8px 0 0; padding: 12px 14px; background: var(--page); border: 1px 
   overflow-wrap: anywhere; }
 ul { margin: 8px 0 0; padding-left: 20px; } li { margin-bottom: 4px; }
 footer { margin-top: 22px; font-size: 13px; color: var(--soft); }
-@media print { body { background: #fff; } section { break-inside: avoid; } }
+.narrow { display: none; }
+@media (max-width: 980px) {
+  table.stacks, table.stacks tbody, table.stacks tr, table.stacks td { display: block; text-align: left; }
+  table.stacks thead, table.stacks td:empty { display: none; }
+  table.stacks tr { border-bottom: 1px solid var(--rule); padding: 6px 0; }
+  table.stacks td { border: 0; padding: 2px 4px; white-space: normal; overflow-wrap: anywhere; }
+  table.stacks td[data-label]:not([data-label=""])::before { content: attr(data-label) ": "; color: var(--soft); }
+  table.stacks td:not(:first-child) .range { display: inline; margin-left: 6px; }
+}
+@media (max-width: 720px) {
+  .wide { display: none; } .narrow { display: block; }
+  main { padding: 20px 10px 40px; } section { padding: 14px 12px; }
+  .banner { flex-wrap: wrap; gap: 4px 14px; padding: 12px; } .banner span { overflow-wrap: anywhere; }
+  dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 6px; }
+}
+@media print { .wide { display: block; } .narrow { display: none; } body { background: #fff; } section { break-inside: avoid; } }
 """
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,15 +13,17 @@ import numpy as np
 from rtaccel.core.errors import BudgetExceeded, FormatError
 from rtaccel.measure.budget import Budget
 from rtaccel.measure.environment import environment
+from rtaccel.measure.numbers import figure, shown
 from rtaccel.measure.quantiles import TAILS, estimate
 from rtaccel.measure.run import Run
 from rtaccel.measure.steady import steady_from
+from rtaccel.measure.tables import Table, Tabled, dataframe
 from rtaccel.measure.verdict import Line, Verdict, judge, overall, withhold
 from rtaccel.measure.witness import Witness
 
 
 @dataclass(frozen=True, eq=False)
-class Latency:
+class Latency(Tabled):
     """What was measured. Percentiles are samples (rank ceil(q n), nothing interpolated), in microseconds.
 
     p50_us .. max_us: percentiles and extremes of the n calls. There is no mean: it says little about a tail.
@@ -29,11 +31,11 @@ class Latency:
         included in every sample, not subtracted.
     bounds: quantile name -> (low, high), each a 99 % bound; None where the run is too short for one.
     budget, lines, verdict: the verdict is "FAIL" if any line of the budget fails, else "UNDECIDED" if any line is, else
-        "PASS"; None without a budget.
+        "PASS"; None without a budget. In a test that could not be timed, lines and verdict may be "NOT TIMED".
     size_bytes, error, metric: as given, or None. environment: the machine and the software. notes: what makes the
         figures doubtful, each with what to do.
-    mode: what the calls met: "warm", "cold caches", "cold start", with the period of an open loop. witness: the
-        machine's own noise in the same windows, where it was asked for.
+    mode: what the calls met: "warm", "cold caches", "cold start", with the period of an open loop; "not timed" for one call
+        of a test that could not be timed. witness: the machine's own noise in the same windows, where it was asked for.
     """
 
     name: str
@@ -80,7 +82,7 @@ class Latency:
         withheld: why no latency may pass, whatever the samples say; None for no such reason.
         """
         # A copy, judged in float64: float32 would round a sample across the limit.
-        in_order = np.array(samples_ns, dtype=np.float64) / 1e3
+        in_order = _times(samples_ns) / 1e3
         run = Run(in_order)
         ordered = run.ordered
         found = {q: estimate(ordered, tail) for q, tail in TAILS.items()}
@@ -115,13 +117,13 @@ class Latency:
         )
 
     def raise_for_budget(self, strict: bool = False) -> None:
-        """Raises BudgetExceeded with the lines that failed; with `strict`, with the undecided ones too.
+        """Raises BudgetExceeded with the lines that failed; with `strict`, with all that are not proved.
 
         Raises FormatError where there was no budget.
         """
         if self.budget is None:
             raise FormatError("raise_for_budget", "no budget", "a measurement with one", "Pass budget= to measure().")
-        bad = [line for line in self.lines if line.verdict == "FAIL" or (strict and line.verdict == "UNDECIDED")]
+        bad = [line for line in self.lines if line.verdict == "FAIL" or (strict and line.verdict != "PASS")]
         if bad:
             got = "; ".join(f"{line.verdict} {line.key}: {line.reason}" for line in bad)
             raise BudgetExceeded(self.name, got, str(self.budget), "See the lines of the result for each bound.")
@@ -149,8 +151,58 @@ class Latency:
         """`to_dict` as text. A NaN or infinity, which JSON has no word for, becomes null."""
         return json.dumps(self.to_dict(samples), indent=indent, allow_nan=False)
 
+    def records(self) -> list[dict[str, Any]]:
+        """One flat row: figures, bounds as p99_low_us and p99_high_us, limits as limit_p99_us, the verdict."""
+        keys = ("name", "n", "min_us", "p50_us", "p90_us", "p99_us", "p999_us", "max_us", "timer_ns", "mode", "verdict")
+        row: dict[str, Any] = {key: getattr(self, key) for key in keys}
+        for q, (low, high) in self.bounds.items():
+            row |= {f"{q}_low_us": low, f"{q}_high_us": high}
+        row |= {"size_bytes": self.size_bytes, "error": self.error, "metric": self.metric}
+        return [row | {f"limit_{key}": limit for key, limit in (self.budget.as_dict() if self.budget else {}).items()}]
+
+    def to_dataframe(self, samples: bool = False) -> Any:
+        """A pandas DataFrame: one row of figures; with `samples`, a row for each call, in the order measured.
+
+        Raises BackendUnavailable where pandas is not installed.
+        """
+        if not samples:
+            return dataframe(self.records())
+        return dataframe([{"name": self.name, "call": i, "us": us} for i, us in enumerate(self.samples_us.tolist())])
+
+    def table(self) -> Table:
+        head, *rows = figure_rows(self)
+        notes = [f"{line.verdict} {line.key}: {line.reason}" for line in self.lines]
+        notes += [f"note: {note}" for note in self.notes]
+        verdict = "" if self.verdict is None else f", {self.verdict}"
+        return Table(f"{self.name}: {self.n:,} calls{verdict}", head, rows, notes=notes)
+
     def __str__(self) -> str:
-        return _table(self)
+        return _text(self)
+
+
+def _times(samples_ns: Any) -> np.ndarray:
+    """A copy, float64 [n]. Raises FormatError for what is none of that, and for samples that are no times."""
+    try:
+        found = np.array(samples_ns, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as problem:
+        raise FormatError("from_samples", shown(samples_ns), "nanoseconds, [n]", "Pass an array of them.") from problem
+    if found.ndim != 1 or not len(found):
+        raise FormatError("from_samples", f"an array {list(found.shape)}", "[n], n at least 1", "Flatten it.")
+    if not (np.isfinite(found).all() and (found >= 0).all()):
+        raise FormatError("from_samples", "samples that are NaN, infinite or negative", "times", "Check the clock.")
+    return found
+
+
+def check_results(results: Any) -> None:
+    """What the reports take. Raises FormatError for anything but a list of `Latency`, and for an empty one."""
+    if isinstance(results, Latency) or not isinstance(results, Sequence) or isinstance(results, (str, bytes)):
+        raise FormatError("report", f"results of type {type(results).__name__}", "a list of Latency", "Write [result].")
+    if not results:
+        raise FormatError("report", "no results", "at least one Latency", "Measure something first.")
+    if wrong := [type(r).__name__ for r in results if not isinstance(r, Latency)]:
+        raise FormatError(
+            "report", f"results with {', '.join(wrong[:5])}", "Latency alone", "Pass what measure() returned."
+        )
 
 
 def _finite(value: Any) -> Any:
@@ -172,13 +224,14 @@ def _doubts(in_order: np.ndarray, p50_us: float, timer_ns: float) -> tuple[str, 
             steady = steady_from(in_order)
             since = f" and is steady from call {steady:,} on" if steady else ""
             notes.append(
-                f"the median moved from {first:.4g} us (first third) to {last:.4g} us (last third){since}: fix the clock "
+                f"the median moved from {figure(first)} us (first third) to {figure(last)} us (last third){since}: fix the clock "
                 "frequency, leave the machine alone, or warm up longer"
             )
     return tuple(notes)
 
 
-def _table(result: Latency) -> str:
+def figure_rows(result: Latency) -> list[tuple[str, str, str, str, str]]:
+    """Label, value, bounds, limit and verdict of each figure; the first row is the head."""
     judged = {line.key: line for line in result.lines}
     rows = [("", "value", "99 % bounds", "budget", "")]
     for key in ("min_us", "p50_us", "p90_us", "p99_us", "p999_us", "max_us"):
@@ -188,7 +241,12 @@ def _table(result: Latency) -> str:
     exact = {"size_bytes": result.size_bytes, "max_error": result.error, "min_metric": result.metric}
     for key, value in exact.items():
         if value is not None or key in judged:
-            rows.append(_row(key, "?" if value is None else f"{value:,.6g}", "", judged.get(key), ""))
+            rows.append(_row(key, "?" if value is None else figure(value, 6), "", judged.get(key), ""))
+    return rows
+
+
+def _text(result: Latency) -> str:
+    rows = figure_rows(result)
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     mode = "" if result.mode == "warm" else f", {result.mode}"
     plural = "s" * (result.n > 1)
@@ -209,10 +267,10 @@ def _row(label: str, value: str, bounds: str, line: Line | None, unit: str) -> t
     if line is None:
         return label, value, bounds, "", ""
     sign = ">=" if line.key.startswith("min_") else "<="
-    return label, value, bounds, f"{sign} {line.limit:,.6g}{unit}", line.verdict
+    return label, value, bounds, f"{sign} {figure(line.limit, 6)}{unit}", line.verdict
 
 
 def _us(value: float | None) -> str:
     if value is None:
         return "?"
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+    return figure(value)

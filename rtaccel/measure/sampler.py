@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rtaccel.core.errors import FormatError
+from rtaccel.measure.numbers import figure
 
 Clock = Callable[[], int]
 """Returns nanoseconds, never decreasing."""
@@ -157,7 +158,7 @@ def warm_up_until_steady(loop: Loop, seconds: float) -> tuple[float, str | None]
         return medians[-1], None
     low, high = min(medians[-3:]), max(medians[-3:])
     return medians[-1], (
-        f"no steady state within {5 * seconds:g} s of warm-up: medians from {low / 1e3:.4g} to {high / 1e3:.4g} us; give "
+        f"no steady state within {5 * seconds:g} s of warm-up: medians from {figure(low / 1e3)} to {figure(high / 1e3)} us; give "
         "it more with warmup=, or leave the machine alone"
     )
 

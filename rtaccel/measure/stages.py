@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rtaccel.measure.numbers import figure
+from rtaccel.measure.tables import Table, Tabled
+
 
 @dataclass(frozen=True)
 class StageTime:
@@ -36,7 +39,7 @@ class StageTime:
 
 
 @dataclass(frozen=True)
-class StageProfile:
+class StageProfile(Tabled):
     """stages: in the order they run. whole_us: median of calls that were not cut into parts; None where the model has
     none, as it is no single native call. reading_ns: what one reading of the clock costs; every part includes one.
     calls: of each kind. notes: what the figures are not.
@@ -65,8 +68,42 @@ class StageProfile:
         figures = {"whole_us": self.whole_us, "sum_us": self.sum_us, "reading_ns": self.reading_ns, "calls": self.calls}
         return figures | {"stages": rows, "notes": list(self.notes)}
 
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each part of a call."""
+        return list(self.to_dict()["stages"])
+
+    def table(self) -> Table:
+        return Table("Where the time goes", HEAD, rows(self), text=2, notes=[summary(self), *self.notes])
+
     def __str__(self) -> str:
         return table(self)
+
+
+@dataclass(frozen=True)
+class ModuleTime:
+    """The stages of one module together. us: the sum of their medians. p99_us: of a single stage; None for several, whose
+    percentiles do not add up. kernels: each once.
+    """
+
+    name: str
+    us: float
+    p99_us: float | None
+    kernels: tuple[str, ...]
+    stages: int
+
+
+def by_module(profile: StageProfile) -> list[ModuleTime]:
+    """In the order in which they first run. What is done to a module's input, "net.0 (input)", is the module's."""
+    parts: dict[str, list[StageTime]] = {}
+    for stage in profile.stages:
+        parts.setdefault(stage.name.removesuffix(" (input)"), []).append(stage)
+    return [
+        ModuleTime(
+            name, sum(s.us for s in of), of[0].p99_us if len(of) == 1 else None,
+            tuple(dict.fromkeys(s.kernel for s in of)), len(of),
+        )
+        for name, of in parts.items()
+    ]  # fmt: skip
 
 
 HEAD = ("stage", "kernel", "us", "share", "bytes", "GB/s", "MAC/ns")
@@ -111,4 +148,4 @@ def summary(profile: StageProfile) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return figure(value, 3)

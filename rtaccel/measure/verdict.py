@@ -12,10 +12,12 @@ import numpy as np
 
 from rtaccel.core.errors import FormatError
 from rtaccel.measure.budget import EXACT, Budget
+from rtaccel.measure.numbers import figure
 from rtaccel.measure.quantiles import TAILS, min_samples, refuting_exceedances, samples_to_decide
 from rtaccel.measure.run import Run, proved, refuted
 
-Verdict = Literal["PASS", "FAIL", "UNDECIDED"]
+Verdict = Literal["PASS", "FAIL", "UNDECIDED", "NOT TIMED"]
+"""NOT TIMED: a latency that nothing was measured for, as in tests that run side by side. `measure` never gives it."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,10 @@ class Line:
 
 
 def overall(lines: Iterable[Line]) -> Verdict:
-    """FAIL if any line fails, else UNDECIDED if any is, else PASS."""
+    """FAIL if any line fails, else NOT TIMED if any is, else UNDECIDED if any is, else PASS."""
     verdicts = {line.verdict for line in lines}
-    return "FAIL" if "FAIL" in verdicts else "UNDECIDED" if "UNDECIDED" in verdicts else "PASS"
+    worst: tuple[Verdict, ...] = ("FAIL", "NOT TIMED", "UNDECIDED")
+    return next((verdict for verdict in worst if verdict in verdicts), "PASS")
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def judge_quantile(key: str, limit_us: float, run: Run | Any) -> Line:
     # A limit that is refuted or proved is a bound itself.
     high = limit_us if high is None else min(high, limit_us)
     return replace(
-        line, high=high, reason=f"{counted}; with 99 % confidence {label} <= {high:.4g} us{_clusters(found)}"
+        line, high=high, reason=f"{counted}; with 99 % confidence {label} <= {figure(high)} us{_clusters(found)}"
     )
 
 
@@ -149,7 +152,7 @@ def _clusters(found: Decision) -> str:
 
 
 def _bound(bound: float | None) -> str:
-    return "?" if bound is None else f"{bound:.4g}"
+    return "?" if bound is None else figure(bound)
 
 
 def judge_exact(key: str, limit: float, value: float | None, argument: str) -> Line:
@@ -164,7 +167,9 @@ def judge_exact(key: str, limit: float, value: float | None, argument: str) -> L
     least = key.startswith("min_")
     met = value >= limit if least else value <= limit
     sign = (">=" if met else "<") if least else ("<=" if met else ">")
-    return Line(key, limit, value, None, None, "PASS" if met else "FAIL", f"{value:,.6g} {sign} {limit:,.6g}")
+    return Line(
+        key, limit, value, None, None, "PASS" if met else "FAIL", f"{figure(value, 6)} {sign} {figure(limit, 6)}"
+    )
 
 
 def judge(
@@ -184,6 +189,15 @@ def judge(
     exact = {"size_bytes": size_bytes, "error": error, "metric": metric}
     return tuple(
         judge_exact(key, limit, exact[EXACT[key]], EXACT[key]) if key in EXACT else judge_quantile(key, limit, run)
+        for key, limit in budget.as_dict().items()
+    )
+
+
+def not_timed(budget: Budget, lines: Iterable[Line], reason: str) -> tuple[Line, ...]:
+    """Every line of a budget, in the order of its keys, where only `lines` could be judged: the rest are NOT TIMED."""
+    judged = {line.key: line for line in lines}
+    return tuple(
+        judged.get(key) or Line(key, limit, None, None, None, "NOT TIMED", reason)
         for key, limit in budget.as_dict().items()
     )
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from rtaccel.measure import sampler
 from rtaccel.measure.budget import TIME_KEYS, Budget
+from rtaccel.measure.numbers import figure
 
 WINDOW_NS = 5_000_000
 
@@ -42,7 +43,7 @@ class Misses:
 
     def __str__(self) -> str:
         return (
-            f"{self.key}: {self.raw:,} calls over {self.limit_us:g} us, {self.attributed:,} of them with the machine "
+            f"{self.key}: {self.raw:,} calls over {figure(self.limit_us)} us, {self.attributed:,} of them with the machine "
             f"disturbed, {self.unattributed:,} without"
         )
 
@@ -73,7 +74,7 @@ class Witness:
     def __str__(self) -> str:
         steal = "unknown" if self.steal_ms is None else f"{self.steal_ms:.0f} ms"
         text = (
-            f"witness: p50 {self.p50_us:.4g} us, p99 {self.p99_us:.4g} us, max {self.max_us:,.4g} us; "
+            f"witness: p50 {figure(self.p50_us)} us, p99 {figure(self.p99_us)} us, max {figure(self.max_us)} us; "
             f"{self.switches:,} context switches, steal {steal}, in {self.windows:,} windows"
         )
         return "\n  ".join([text, *map(str, self.misses)])

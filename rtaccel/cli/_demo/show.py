@@ -9,6 +9,7 @@ from typing import Any
 
 from rtaccel.cli._demo.data import WINDOW
 from rtaccel.cli._demo.verdict import REFERENCE, Outcome, proven
+from rtaccel.measure.numbers import figure
 from rtaccel.measure.report import bytes_text, write_report
 
 TITLE = "Anomaly detection on Space Shuttle sensors, inside a latency budget"
@@ -46,7 +47,7 @@ def table(outcome: Outcome) -> str:
             (
                 result.name,
                 *(_us(us) for us in (result.p50_us, result.p99_us, result.p999_us, result.max_us)),
-                "1x" if result.name == REFERENCE else f"{ratio.value:.3g}x",
+                "1x" if result.name == REFERENCE else f"{figure(ratio.value, 3)}x",
                 bytes_text(result.size_bytes),
                 f"{outcome.aurocs[result.name]:.4f}",
             )
@@ -66,7 +67,7 @@ def headline(outcome: Outcome) -> str:
 
 
 def _us(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return figure(value, 3)
 
 
 def text(outcome: Outcome, report: Path) -> str:
@@ -115,7 +116,7 @@ def write(outcome: Outcome, path: str | PathLike[str], command: str) -> Path:
     quality = {}
     for result in outcome.results:
         ratio = outcome.times_torch[result.name]
-        faster = "" if result.name == REFERENCE else f"\n{ratio.value:.3g}x torch's speed"
+        faster = "" if result.name == REFERENCE else f"\n{figure(ratio.value, 3)}x torch's speed"
         quality[result.name] = f"AUROC {outcome.aurocs[result.name]:.4f}{faster}"
     return write_report(
         path,

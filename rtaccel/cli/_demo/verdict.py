@@ -16,6 +16,7 @@ from rtaccel.cli._demo.train import scores
 from rtaccel.measure.budget import Budget
 from rtaccel.measure.environment import environment
 from rtaccel.measure.interleave import Interleaved, Ratio
+from rtaccel.measure.numbers import figure
 from rtaccel.measure.result import Latency
 from rtaccel.measure.verdict import Line, judge_exact, overall
 
@@ -107,11 +108,10 @@ def proven(outcome: Outcome) -> list[str]:
     texts = []
     for line in result.lines:
         if line.key == "p99_us" and line.verdict == "PASS" and line.high is not None:
-            text = (
-                f"p99 of {result.n:,} calls is at most {line.high:.3g} us (99 % confidence), budget {line.limit:g} us"
-            )
+            most, limit = figure(line.high, 3), figure(line.limit)
+            text = f"p99 of {result.n:,} calls is at most {most} us (99 % confidence), budget {limit} us"
         elif line.key == "p99_us":
-            text = f"p99 of {result.n:,} calls, {line.value:.3g} us, budget {line.limit:g} us: {line.reason}"
+            text = f"p99 of {result.n:,} calls, {figure(line.value or 0.0, 3)} us, budget {figure(line.limit)} us: {line.reason}"
         elif line.key == "max_error":
             text = f"{quality}; {budget['max_error']:g} is allowed"
         elif line.verdict == "PASS":

@@ -15,6 +15,7 @@ from rtaccel.cli._inspect.occupancy import Occupancy, occupancy
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.registry import Impl, operator
 from rtaccel.core.stage import Problem
+from rtaccel.measure.numbers import figure
 
 if TYPE_CHECKING:
     from rtaccel.kernels._shared.triton_spec import Specialisation
@@ -139,5 +140,5 @@ def describe(found: Inspected) -> list[tuple[str, str]]:
     if found.floor_us is not None:
         rows.append(("bytes moved", f"{found.bytes:,} at least"))
         rows.append(("multiply-adds", f"{found.macs:,}"))
-        rows.append(("roofline floor", f"{found.floor_us:.3g} us, by {found.bound}; launching comes on top"))
+        rows.append(("roofline floor", f"{figure(found.floor_us, 3)} us, by {found.bound}; launching comes on top"))
     return rows + ([("note", found.note)] if found.note else [])

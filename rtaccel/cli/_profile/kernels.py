@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from rtaccel.measure.numbers import figure
+
 
 @dataclass(frozen=True)
 class KernelTime:
@@ -64,9 +66,9 @@ def table(found: list[KernelTime]) -> str:
             (
                 kernel.name if len(kernel.name) <= 60 else kernel.name[:59] + "…",
                 f"{kernel.calls:,}",
-                *("" if us is None else f"{us:.4g}" for us in figures),
+                *("" if us is None else figure(us) for us in figures),
                 f"{100 * kernel.total_us / total:.1f} %",
-                *(f"{kernel.extra[name]:,.4g}" if name in kernel.extra else "" for name in extras),
+                *(figure(kernel.extra[name]) if name in kernel.extra else "" for name in extras),
             )
         )
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
