@@ -13,6 +13,7 @@ from rtaccel.convert import gate
 from rtaccel.convert.eligible import QUANTISED, Filter, Layer, Quantised, Swappable, is_conv, shape_of, swappable_layers
 from rtaccel.convert.swap_report import SwapEntry, SwapReport
 from rtaccel.convert.watch import SAMPLE_ROWS, Watch, watch_inputs
+from rtaccel.convert.whole_load import guard_loads
 from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem
 from rtaccel.core.scheme import Int8Activation, SchemeLike, SchemeMap
 from rtaccel.nn.formats import numbers_of
@@ -46,11 +47,13 @@ def quantize_(
     rows: rows to measure each layer with; None takes those of its first calibration batch, or 1.
 
     Each candidate is timed against the layer it stands for, call by call in turn, and is swapped in only where its
-    median is smaller. Kept as they are, with the reason in the report: subclasses of these; layers with hooks,
-    parametrizations or shared weights; layers of nn.MultiheadAttention and of nn.TransformerEncoderLayer, which
-    read the weight itself; layers that are not float32; layers that no calibration batch
-    reached; convolutions without calibration, whose input size is not known. One used under several names
-    is swapped once.
+    median is smaller by more than 5 %; the report says where the machine was too busy for a good figure. What was swapped,
+    and how, is in the model's state_dict(): `load_quantized_` makes the same of a float model elsewhere.
+
+    Kept as they are, with the reason in the report: subclasses of these; layers with hooks, parametrizations or shared
+    weights; layers of nn.MultiheadAttention and of nn.TransformerEncoderLayer, which read the weight itself; layers that are
+    not float32; layers in training mode; layers that no calibration batch reached; convolutions without calibration, whose
+    input size is not known. One used under several names is swapped once.
 
     An exception leaves the model as it was. Raises UnsupportedProblem for a model in training mode, for one that is an
     nn.Linear itself and for schemes without a layer; FormatError for weights or calibration data that are not finite,
@@ -95,12 +98,12 @@ def restore_(model: nn.Module) -> int:
         if module._original is None:
             raise UnsupportedProblem(
                 "restore_",
-                f"{names[key][0]}, swapped with keep_original=False",
+                f"{names[key][0]}, swapped with keep_original=False or by load_quantized_",
                 "a layer whose original was kept",
                 "Load the float model again, or quantise with keep_original=True.",
             )
         originals.append((module, cast(Swappable, module._original)))
-    _replace(model, [(tuple(names[id(q)]), original) for q, original in originals])
+    replace_modules(model, [(tuple(names[id(q)]), original) for q, original in originals])
     for module, original in originals:
         original.train(module.training)
     return len(originals) + _unprune(model)
@@ -201,25 +204,37 @@ def _draft(layer: Layer, watch: Watch | None, rows: int | None, force: bool) -> 
     except RtaccelError as error:
         raise type(error)(f"quantize_: {name}: {error.op}", error.got, error.expected, error.next_step) from error
     x, sample = _inputs(module, watch, rows)
-    us_before, us_after = gate.compare(module, candidate, x)
-    faster = us_after < us_before
-    figures = f"{us_after:.2f} us against {us_before:.2f} us of nn.{type(module).__name__}"
-    reason = f"faster: {figures}" if faster else f"not faster: {figures}"
-    if force and not faster:
+    timed = gate.Compared(*gate.compare(module, candidate, x))
+    swap = timed.faster or force
+    reason = _verdict(timed, type(module).__name__)
+    if force and not timed.faster:
         reason = f"forced, though {reason}"
-    swap = faster or force
     entry = SwapEntry(
         action="swapped" if swap else "kept",
         reason=reason,
         activation=getattr(candidate.scheme, "activation", None),
         bytes_after=_bytes(*candidate.buffers()),
         rows=x.shape[0] if is_conv(module) else x.shape[:-1].numel(),
-        us_before=us_before,
-        us_after=us_after,
+        us_before=timed.us_before,
+        us_after=timed.us_after,
+        spread=timed.spread,
         error=_error(module, candidate, sample),
         **common,
     )
     return _Draft(layer.names, module, candidate if swap else None, entry)
+
+
+def _verdict(timed: gate.Compared, kind: str) -> str:
+    figures = f"{timed.us_after:.2f} us against {timed.us_before:.2f} us of nn.{kind}"
+    if timed.faster:
+        text = f"faster: {figures}"
+    elif timed.us_after < timed.us_before:
+        text = f"not faster by {gate.MARGIN:.0%}: {figures}"
+    else:
+        text = f"not faster: {figures}"
+    if not timed.steady:
+        text += f"; unsteady, half of those times spread over {timed.spread:.0%}"
+    return text
 
 
 def _bytes(*tensors: Tensor | None) -> int:
@@ -265,10 +280,12 @@ def put(model: nn.Module, swaps: list[tuple[tuple[str, ...], Swappable, Quantise
         candidate._swapped = True
         if keep_original:
             candidate.__dict__["_original"] = module  # past nn.Module, which would register it as a child
-    _replace(model, [(names, candidate) for names, _, candidate in swaps])
+    replace_modules(model, [(names, candidate) for names, _, candidate in swaps])
+    if swaps:
+        guard_loads(model)
 
 
-def _replace(model: nn.Module, changes: list[tuple[tuple[str, ...], nn.Module]]) -> None:
+def replace_modules(model: nn.Module, changes: list[tuple[tuple[str, ...], nn.Module]]) -> None:
     """Sets each module under all its names; where one cannot be set, those before it are put back."""
     done: list[tuple[nn.Module, str, nn.Module]] = []
     try:

@@ -15,7 +15,8 @@ class SwapEntry:
     fqn: dotted name; also: its other names, where it is used in several places. action: "swapped" or "kept", and the
     reason. scheme: the one asked for. activation: "static" or "dynamic"; None where activations stay as they are.
     shape: (N, K). bytes_before, bytes_after: of weight, bias and scales. us_before, us_after: median time of a call of
-    the nn.Linear and of the candidate, with `rows` rows. error: rms of the candidate's error over the rms of the
+    the nn.Linear and of the candidate, with `rows` rows. spread: of the former's times, the middle half of them over their
+    median; the reason says so where it is large. error: rms of the candidate's error over the rms of the
     original's output, on calibration rows where there are some, on random normal ones where not.
     """
 
@@ -30,6 +31,7 @@ class SwapEntry:
     rows: int | None = None
     us_before: float | None = None
     us_after: float | None = None
+    spread: float | None = None
     error: float | None = None
     also: tuple[str, ...] = ()
 
