@@ -81,6 +81,8 @@ class QuantEmbedding(Stored):
         expected = f"int64[...] on {self.weight_scale.device}"
         if not isinstance(index, Tensor) or index.dtype not in (torch.int64, torch.int32):
             raise ShapeError("QuantEmbedding", describe(index), expected, "Convert it with .long().")
+        if index.layout != torch.strided:
+            raise ShapeError("QuantEmbedding", f"{index.layout} {describe(index)}", expected, "Call .to_dense().")
         if index.device != self.weight_scale.device:
             raise ShapeError("QuantEmbedding", describe(index), expected, "Move the index or the table.")
         if not is_plain(index) or index.device.type != "cpu":
