@@ -8,7 +8,7 @@ from typing import Any, get_args
 from torch import Tensor, nn
 
 from rtaccel.convert.allocate import allocate, curve
-from rtaccel.convert.calibrate import batches_of
+from rtaccel.convert.batches import batches_of
 from rtaccel.convert.eligible import Filter
 from rtaccel.convert.matrices import Prunable, matrices_of
 from rtaccel.convert.moments import MomentWatch

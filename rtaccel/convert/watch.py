@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rtaccel.convert.calibrate import batches_of, call_with
+from rtaccel.convert.batches import batches_of, call_with
 from rtaccel.core.errors import FormatError
 from rtaccel.formats.observe import RangeObserver
 
@@ -45,8 +45,8 @@ def watch_inputs(
     try:
         with torch.no_grad():
             for batch in batches_of(op, calibration):
+                call_with(model, batch, op, count)
                 count += 1
-                call_with(model, batch)
     finally:
         for handle in handles:
             handle.remove()
