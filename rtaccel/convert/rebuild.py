@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from rtaccel.core.errors import FormatError
+from rtaccel.core.errors import FormatError, RtaccelError
 from rtaccel.core.scheme import W8A8
 from rtaccel.nn.attention import QuantMultiheadAttention
 from rtaccel.nn.conv import QuantConv1d, QuantConv2d, check_module
@@ -31,7 +31,10 @@ def rebuilt(op: str, module: nn.Module, description: Words) -> Stored:
         got, expected = f"{type(module).__name__} in the model, {kind} in the state", f"an nn.{FLOATS[kind].__name__}"
         raise FormatError(op, got, expected, "Pass the float model that was swapped.")
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    return _MAKERS[kind](op, module, description, torch.device("cpu") if device.type == "meta" else device)
+    try:
+        return _MAKERS[kind](op, module, description, torch.device("cpu") if device.type == "meta" else device)
+    except RtaccelError as error:
+        raise FormatError(f"{op}: {error.op}", error.got, error.expected, error.next_step) from error
 
 
 def _linear(op: str, module: nn.Linear, words: Words, device: torch.device) -> Stored:

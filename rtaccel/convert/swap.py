@@ -10,11 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from rtaccel.convert import gate
+from rtaccel.convert.checks import check_model, check_options
 from rtaccel.convert.eligible import QUANTISED, Filter, Layer, Quantised, Swappable, is_conv, shape_of, swappable_layers
+from rtaccel.convert.patterns import unmatched
 from rtaccel.convert.swap_report import SwapEntry, SwapReport
 from rtaccel.convert.watch import SAMPLE_ROWS, Watch, watch_inputs
 from rtaccel.convert.whole_load import guard_loads
 from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem
+from rtaccel.core.log import log
+from rtaccel.core.progress import counted
 from rtaccel.core.scheme import Int8Activation, SchemeLike, SchemeMap
 from rtaccel.nn.formats import numbers_of
 
@@ -67,17 +71,27 @@ def quantize_(
         (2, 2)
     """
     _check(model)
+    check_options("quantize_", filter_fn, rows, force, keep_original)
     layers = swappable_layers(model, SchemeMap(scheme), filter_fn)
     for layer in layers:
         _check_scheme(layer, calibration is not None)
+    notes = unmatched("quantize_", scheme, model)
     watched = {layer.module: Watch(layer.names[0]) for layer in layers if layer.reason is None and _watched(layer)}
     if watched and calibration is not None:
         watch_inputs(model, watched, calibration)
     else:
         watched = {}
-    drafts = [_draft(layer, watched.get(layer.module), rows, force) for layer in layers]
+    drafts = []
+    with counted("quantize_", len(layers), "layers") as advance:
+        for layer in layers:
+            drafts.append(_draft(layer, watched.get(layer.module), rows, force))
+            advance()
     put(model, [(d.names, d.module, d.candidate) for d in drafts if d.candidate is not None], keep_original)
-    return SwapReport(tuple(d.entry for d in drafts))
+    report = SwapReport(tuple(d.entry for d in drafts), notes)
+    for entry in report:
+        log.debug("quantize_: %s %s: %s", entry.fqn, entry.action, entry.reason)
+    log.info("quantize_: %d layers swapped, %d kept", report.swapped, report.kept)
+    return report
 
 
 def restore_(model: nn.Module) -> int:
@@ -87,6 +101,8 @@ def restore_(model: nn.Module) -> int:
     Returns how many. Raises UnsupportedProblem, with nothing changed, naming a layer whose original was not kept.
     A quantised layer that `quantize_` did not put there is left alone.
     """
+    if not isinstance(model, nn.Module):
+        raise UnsupportedProblem("restore_", type(model).__name__, "an nn.Module", "Pass the model itself.")
     names: dict[int, list[str]] = {}
     found: dict[int, Quantised] = {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -125,22 +141,14 @@ def _unprune(model: nn.Module) -> int:
 
 
 def _check(model: Any) -> None:
-    if not isinstance(model, nn.Module):
-        raise UnsupportedProblem("quantize_", type(model).__name__, "an nn.Module", "Pass the model itself.")
-    if isinstance(model, (*QUANTISED, *QUANTISED.values())):
+    if isinstance(model, nn.Module) and isinstance(model, (*QUANTISED, *QUANTISED.values())):
         raise UnsupportedProblem(
             "quantize_",
             f"a model that is itself a {type(model).__name__}",
             "a model that holds its layers, so that they can be replaced in it",
             f"Use rt.nn.{_form(model).__name__}.from_float(layer, scheme, calibration).",
         )
-    if model.training:
-        raise UnsupportedProblem(
-            "quantize_",
-            "a model in training mode",
-            "one in eval mode",
-            "Call model.eval() first.",
-        )
+    check_model("quantize_", model)
 
 
 def _check_scheme(layer: Layer, calibrated: bool) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from rtaccel.convert.report_tables import dataframe, html_table, text_table
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,10 @@ class SwapEntry:
 
 @dataclass(frozen=True)
 class SwapReport:
-    """Entries in the order of the model. Print it for a table."""
+    """Entries in the order of the model, and notes on what was asked for. Print it for a table."""
 
     entries: tuple[SwapEntry, ...]
+    notes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[SwapEntry]:
         return iter(self.entries)
@@ -68,17 +71,26 @@ class SwapReport:
         )
 
     def to_json(self) -> str:
-        """An object with swapped, kept, bytes_before, bytes_after and the list of entries."""
-        totals = {name: getattr(self, name) for name in ("swapped", "kept", "bytes_before", "bytes_after")}
+        """An object with swapped, kept, bytes_before, bytes_after, notes and the list of entries."""
+        totals = {name: getattr(self, name) for name in ("swapped", "kept", "bytes_before", "bytes_after", "notes")}
         return json.dumps({**totals, "entries": [asdict(e) for e in self.entries]}, indent=2)
 
+    def to_dataframe(self) -> Any:
+        """A pandas.DataFrame with a row for each layer. Raises BackendUnavailable where pandas is not installed."""
+        return dataframe("SwapReport.to_dataframe", self.entries)
+
     def __str__(self) -> str:
+        return text_table(self._rows(), self._last(), self.notes)
+
+    def _repr_html_(self) -> str:
+        return html_table(self._rows(), self._last(), self.notes)
+
+    def _rows(self) -> list[tuple[str, ...]]:
         head = ("layer", "[N, K]", "action", "scheme", "activation", "rows", "us", "bytes", "error", "reason")
-        rows = [head, *(_row(entry) for entry in self.entries)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        text = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
-        total = f"{self.swapped} swapped, {self.kept} kept; {self.bytes_before} -> {self.bytes_after} bytes"
-        return "\n".join([*text, total])
+        return [head, *(_row(entry) for entry in self.entries)]
+
+    def _last(self) -> str:
+        return f"{self.swapped} swapped, {self.kept} kept; {self.bytes_before} -> {self.bytes_after} bytes"
 
 
 def _row(e: SwapEntry) -> tuple[str, ...]:

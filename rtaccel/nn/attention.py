@@ -17,6 +17,7 @@ from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import W8A8, Scheme
 from rtaccel.core.stage import Port, Stage, Value
 from rtaccel.formats.observe import RangeObserver
+from rtaccel.nn.arrays import batches_of
 from rtaccel.nn.check import dense, describe, is_plain
 from rtaccel.nn.linear import QuantLinear
 from rtaccel.nn.stored import EXTRA, Stored, scheme_words
@@ -302,7 +303,7 @@ def _observe(module: nn.MultiheadAttention, projections: list[nn.Linear], calibr
     observers = [RangeObserver(f"the input of {name} of {op}") for name in ("q_proj", "k_proj", "v_proj", "out_proj")]
     seen = False
     with torch.no_grad():
-        for batch in [calibration] if isinstance(calibration, Tensor) else calibration:
+        for batch in batches_of(op, calibration):
             triple = (batch, batch, batch) if isinstance(batch, Tensor) else batch
             if (
                 not isinstance(triple, (tuple, list))

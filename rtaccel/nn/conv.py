@@ -16,6 +16,7 @@ from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.scheme import W8A8, Scheme, parse_scheme
 from rtaccel.formats.observe import RangeObserver
 from rtaccel.nn import conv_ops
+from rtaccel.nn.arrays import batches_of
 from rtaccel.nn.check import dense, describe, is_plain
 from rtaccel.nn.conv_w8a8 import ConvShape, ConvW8A8, PackedConv, check_image
 from rtaccel.nn.linear_w8a8 import LinearW8A8
@@ -257,7 +258,7 @@ def _observed(op: str, calibration: Any, shape: ConvShape) -> RangeObserver:
         return calibration
     observer = RangeObserver(f"the input of {op}")
     spatial = len(shape.kernel)
-    for x in [calibration] if isinstance(calibration, Tensor) else calibration:
+    for x in batches_of(op, calibration):
         fits = isinstance(x, Tensor) and x.is_floating_point() and x.dim() in (spatial + 1, spatial + 2)
         if not fits or x.shape[-spatial - 1] != shape.channels:
             expected = f"float[batch, {shape.channels}, {'T' if spatial == 1 else 'H, W'}]"

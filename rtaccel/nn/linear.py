@@ -17,6 +17,7 @@ from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.scheme import W4A8, W8A8, Int8Activation, Scheme, parse_scheme
 from rtaccel.formats.observe import RangeObserver
 from rtaccel.nn import ops
+from rtaccel.nn.arrays import batches_of
 from rtaccel.nn.check import check_input, describe, is_plain
 from rtaccel.nn.formats import numbers_of
 from rtaccel.nn.numbers import LinearNumbers
@@ -293,7 +294,7 @@ def _observed(op: str, calibration: Any, width: int) -> RangeObserver:
     if isinstance(calibration, RangeObserver):
         return calibration
     observer = RangeObserver(f"the input of {op}")
-    for x in [calibration] if isinstance(calibration, Tensor) else calibration:
+    for x in batches_of(op, calibration):
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() == 0 or x.shape[-1] != width:
             raise FormatError(
                 op, f"calibration with {describe(x)}", f"float[..., {width}]", "Pass inputs of this layer."

@@ -18,6 +18,7 @@ from rtaccel.core.scheme import W4A8, W8A8, Int8Activation, Scheme, parse_scheme
 from rtaccel.formats.observe import RangeObserver
 from rtaccel.nn import recurrent_numbers as numbers
 from rtaccel.nn import recurrent_ops as ops
+from rtaccel.nn.arrays import batches_of
 from rtaccel.nn.check import describe, is_plain
 from rtaccel.nn.stored import Stored, scheme_words
 from rtaccel.plan.explain import line, table
@@ -275,7 +276,7 @@ def _observed(op: str, calibration: Tensor | Iterable[Tensor] | RangeObserver, w
     if isinstance(calibration, RangeObserver):
         return calibration
     observer = RangeObserver(f"the input of {op}")
-    for x in (calibration,) if isinstance(calibration, Tensor) else calibration:
+    for x in batches_of(op, calibration):
         if not isinstance(x, Tensor) or x.dtype != torch.float32 or not x.dim() or x.shape[-1] != width:
             raise ShapeError(
                 op, describe(x), f"calibration tensors float32[..., {width}]", "Pass inputs of this layer."

@@ -15,7 +15,7 @@ from rtaccel.core.stage import Quant
 from rtaccel.formats import masks
 from rtaccel.formats.observe import RangeObserver
 from rtaccel.nn import ops
-from rtaccel.nn.check import dense, is_plain
+from rtaccel.nn.check import dense, describe, is_plain
 from rtaccel.nn.linear import QuantLinear, _observed
 from rtaccel.nn.sparse_numbers import STEP, SparseNumbers, sparse_numbers
 from rtaccel.nn.stored import sparsity_words
@@ -104,8 +104,8 @@ class SparseLinear(QuantLinear):
             weight = dense(module.weight)
             if mask is None:
                 mask = masks.keep(weight.abs(), sparsity)
-            elif mask.shape != weight.shape:
-                got = f"mask {list(mask.shape)}"
+            elif not isinstance(mask, Tensor) or mask.shape != weight.shape or mask.dtype != torch.bool:
+                got = f"mask: {describe(mask)}"
                 raise FormatError(cls.__name__, got, f"bool {list(weight.shape)}", "Pass a mask of the weight.")
             masks.check(cls.__name__, mask, sparsity)
             quant = _range(cls.__name__, scheme, calibration, module.in_features)
