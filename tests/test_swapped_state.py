@@ -26,6 +26,9 @@ def test_every_module_of_rt_nn_is_in_the_list() -> None:
 def test_load_of_save_gives_the_same_bits(name: str, tmp_path: Path) -> None:
     form = FORMS[name]
     layer, other, inputs = form.swapped(), form.swapped(1), form.inputs()
+    if hasattr(layer, "h_scale"):
+        layer.h_scale *= 0.7  # not what every layer starts with
+        layer.repack()
     want = layer(*inputs)
     assert not same_bits(other(*inputs), want)
     torch.save(layer.state_dict(), tmp_path / "layer.pt")
@@ -236,6 +239,24 @@ def test_a_refused_load_of_a_swapped_model_loads_nothing() -> None:
     with pytest.raises(rt.FormatError, match=r"4\.weight"):
         copied.load_state_dict({**state, "4.weight": torch.ones(2, 6)})
     assert torch.equal(copied(x), want)
+
+
+def test_a_restored_model_loads_as_any_other() -> None:
+    model, _ = swapped_model()
+    assert len(model._load_state_dict_pre_hooks) == 1
+    rt.quantize_(model, "w8a8")
+    assert len(model._load_state_dict_pre_hooks) == 1
+    rt.restore_(model)
+    assert not model._load_state_dict_pre_hooks
+
+
+def test_functional_call_of_a_model_with_tensors_that_make_no_layer() -> None:
+    model, x = swapped_model()
+    want = model(x)
+    for given in ({"0.bias": torch.ones(3)}, {"3.qweight": torch.ones(5, 16)}, {"0.weight_scale": torch.zeros(40)}):
+        with pytest.raises(rt.FormatError):
+            torch.func.functional_call(model, given, (x,))
+        assert torch.equal(model(x), want)
 
 
 class Shared(nn.Module):

@@ -15,7 +15,7 @@ from rtaccel.convert.eligible import QUANTISED, Filter, Layer, Quantised, Swappa
 from rtaccel.convert.patterns import unmatched
 from rtaccel.convert.swap_report import SwapEntry, SwapReport
 from rtaccel.convert.watch import SAMPLE_ROWS, Watch, watch_inputs
-from rtaccel.convert.whole_load import guard_loads
+from rtaccel.convert.whole_load import guard_loads, unguard_loads
 from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem
 from rtaccel.core.log import log
 from rtaccel.core.progress import counted
@@ -122,6 +122,7 @@ def restore_(model: nn.Module) -> int:
     replace_modules(model, [(tuple(names[id(q)]), original) for q, original in originals])
     for module, original in originals:
         original.train(module.training)
+    unguard_loads(model)
     return len(originals) + _unprune(model)
 
 

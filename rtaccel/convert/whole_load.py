@@ -18,6 +18,15 @@ def guard_loads(model: nn.Module) -> None:
         model.register_load_state_dict_pre_hook(_check)
 
 
+def unguard_loads(model: nn.Module) -> None:
+    """Loads of a model without swapped layers are nn.Module's again."""
+    if any(True for _ in stored_layers(model)):
+        return
+    hooks = model._load_state_dict_pre_hooks
+    for key in [key for key, hook in hooks.items() if getattr(hook, "hook", hook) is _check]:
+        del hooks[key]
+
+
 def _check(model: nn.Module, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
     """Raises FormatError for tensors that cannot be loaded. Missing and further names are nn.Module's to judge: it alone
     knows whether the load is strict, and reports them at its end."""

@@ -118,6 +118,9 @@ class Stored(nn.Module):
     # -- weights of a float layer -------------------------------------------------------------------------------------
 
     def __getattr__(self, name: str) -> Any:
+        buffers = self.__dict__.get("_buffers", {})
+        if name in buffers:
+            return buffers[name]
         if type(self).FLOAT.fullmatch(name):
             raise self._refused(name, f"{name} read from a swapped layer", "its call, or its own tensors")
         return super().__getattr__(name)
