@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOME = {
     "quantize_": "rtaccel.convert.swap",
     "restore_": "rtaccel.convert.swap",
+    "load_quantized_": "rtaccel.convert.load_quantized",
     "SwapReport": "rtaccel.convert.swap",
     "sparsify_": "rtaccel.convert.sparsify",
     "SparsifyReport": "rtaccel.convert.sparsify",
@@ -82,6 +83,7 @@ __all__ = [
 if TYPE_CHECKING:
     from rtaccel import nn
     from rtaccel.convert.keep_zeros import keep_zeros
+    from rtaccel.convert.load_quantized import load_quantized_
     from rtaccel.convert.sparsify import SparsifyReport, sparsify_
     from rtaccel.convert.swap import SwapReport, quantize_, restore_
     from rtaccel.core.errors import (

@@ -22,7 +22,7 @@ def make(kind: str = "static", k: int = 24, n: int = 7, bias: bool = True, seed:
 
 def reference(layer: QuantLinear, x: Tensor) -> Tensor:
     """The two contracts in plain torch, on the buffers of the layer."""
-    numbers = LinearW8A8(layer.weight, layer.weight_scale, layer.bias, layer.input_scale, layer.input_zero_point)
+    numbers = LinearW8A8(layer.qweight, layer.weight_scale, layer.bias, layer.input_scale, layer.input_zero_point)
     first, second = numbers.group(1).stages
     rows = x.reshape(-1, x.shape[-1])
     (y,) = linear.reference(second, *quantize.reference(first, rows))

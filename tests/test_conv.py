@@ -187,8 +187,8 @@ def test_module_computes_the_convolution(layer: nn.Conv1d | nn.Conv2d, size: tup
             peak = x.flatten(1).abs().amax(1).reshape(-1, *(1 for _ in size))
             real = (x * (127 / peak)).round().double() * (peak / 127).double()
         exact = copy.deepcopy(layer).double()
-        shape = (-1, *(1 for _ in q.weight.shape[1:]))
-        exact.weight.copy_(q.weight.double() * q.weight_scale.double().reshape(shape))
+        shape = (-1, *(1 for _ in q.qweight.shape[1:]))
+        exact.weight.copy_(q.qweight.double() * q.weight_scale.double().reshape(shape))
         expected = exact(real)
     y = q(x)
     assert y.shape == want.shape and y.dtype == torch.float32 and not y.requires_grad
@@ -220,7 +220,7 @@ def test_module_state_round_trip() -> None:
         second.load_state_dict(bad)
     assert torch.equal(second(x), want)
     with pytest.raises(RuntimeError):
-        second.load_state_dict({"weight": second.weight})
+        second.load_state_dict({"qweight": second.qweight})
 
 
 def test_module_refusals() -> None:
@@ -256,7 +256,7 @@ def test_module_as_an_op() -> None:
     exported = torch.export.export(nn.Sequential(layer), (x,)).module()
     assert torch.equal(exported(x), layer(x))
     with torch.no_grad():
-        args = tuple(layer._buffers[n] for n in ("weight", "weight_scale", "bias", "input_scale", "input_zero_point"))
+        args = tuple(layer._buffers[n] for n in ("qweight", "weight_scale", "bias", "input_scale", "input_zero_point"))
     torch.library.opcheck(
         torch.ops.rtaccel.conv_w8a8.default, (x, *args, [1, 1], [1, 1], [1, 1], [1, 1], 1), raise_exception=True
     )

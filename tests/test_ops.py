@@ -23,7 +23,7 @@ def make(static: bool = True, k: int = 24, n: int = 7, bias: bool = True, seed: 
 
 
 def numbers(layer: QuantLinear) -> tuple[Tensor | None, ...]:
-    return (layer.weight, layer.weight_scale, layer.bias, layer.input_scale, layer.input_zero_point)
+    return (layer.qweight, layer.weight_scale, layer.bias, layer.input_scale, layer.input_zero_point)
 
 
 SHAPES = [(24,), (1, 24), (5, 24), (2, 3, 24), (0, 24), (2, 0, 24), (1, 1, 2, 1, 1, 2, 1, 1, 24)]

@@ -166,7 +166,7 @@ def test_embedding() -> None:
                   torch.zeros(0, 4, dtype=torch.int64), torch.randint(0, 30, (4, 6)).T):  # fmt: skip
         got = fast(index)
         assert got.shape == table(index).shape
-        assert torch.equal(got, fast.weight[index].float() * fast.weight_scale[index].unsqueeze(-1))
+        assert torch.equal(got, fast.qweight[index].float() * fast.weight_scale[index].unsqueeze(-1))
         assert ((got - table(index)).abs() <= 0.5001 * fast.weight_scale[index].unsqueeze(-1)).all()
     other = QuantEmbedding(30, 20)
     other.load_state_dict(fast.state_dict())
@@ -194,7 +194,7 @@ def test_embedding_refuses() -> None:
             QuantEmbedding.from_float(module, scheme)
     state = fast.state_dict()
     before = {k: v.clone() for k, v in state.items()}
-    for name, wrong in (("weight", torch.zeros(30, 19, dtype=torch.int8)), ("weight_scale", torch.zeros(30))):
+    for name, wrong in (("qweight", torch.zeros(30, 19, dtype=torch.int8)), ("weight_scale", torch.zeros(30))):
         with pytest.raises(rt.FormatError, match=name):
             fast.load_state_dict({**before, name: wrong})
         assert all(torch.equal(fast.state_dict()[k], v) for k, v in before.items())

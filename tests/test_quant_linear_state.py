@@ -35,12 +35,12 @@ def test_an_empty_layer_gives_its_bias() -> None:
 
 
 def test_state_dict_is_plain_tensors(layer: QuantLinear) -> None:
-    names = {"weight", "weight_scale", "bias"}
+    names = {"qweight", "weight_scale", "bias", "_extra_state"}
     names |= {"input_scale", "input_zero_point"} if layer.input_scale is not None else set()
     state = layer.state_dict()
     assert set(state) == names
     assert all(type(t) is Tensor for t in state.values())
-    assert state["weight"].dtype == torch.int8
+    assert state["qweight"].dtype == torch.int8
     assert list(layer.parameters()) == []
 
 
@@ -89,10 +89,10 @@ def _with(**changes):
 
 
 BAD_STATE = {
-    "weight shape": _with(weight=lambda t: t[:, :-1]),
-    "weight transposed": _with(weight=lambda t: t.t()),
-    "weight dtype": _with(weight=lambda t: t.float()),
-    "weight -128": _with(weight=lambda t: torch.full_like(t, -128)),
+    "weight shape": _with(qweight=lambda t: t[:, :-1]),
+    "weight transposed": _with(qweight=lambda t: t.t()),
+    "weight dtype": _with(qweight=lambda t: t.float()),
+    "weight -128": _with(qweight=lambda t: torch.full_like(t, -128)),
     "scale count": _with(weight_scale=lambda t: t[:-1]),
     "scale dtype": _with(weight_scale=lambda t: t.double()),
     "scale nan": _with(weight_scale=lambda t: t * float("nan")),

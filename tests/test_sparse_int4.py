@@ -56,7 +56,7 @@ def test_values_are_those_of_the_dense_layer_that_was_pruned_first() -> None:
         pruned.weight *= masks.keep(source.weight.abs(), rt.SemiStructured())
     packed, scale = int4.quantise_weight(pruned.weight, 32)
     assert torch.equal(layer.to_dense(), int4.dequantise(packed, scale, 64, 32).float())
-    assert layer.weight.numel() == 45 * 64 // 4
+    assert layer.values.numel() == 45 * 64 // 4
     assert layer.state_dict()["positions"].numel() == 45 * 64 // 8
 
 
@@ -78,8 +78,8 @@ def test_a_bad_file_changes_nothing() -> None:
     broken = {
         "places out of range": {"positions": torch.full_like(good["positions"], 255)},
         "fewer places": {"positions": good["positions"][:, :-1]},
-        "int8 values": {"weight": good["weight"].to(torch.int8)},
-        "a narrower weight": {"weight": good["weight"][:, :-1]},
+        "int8 values": {"values": good["values"].to(torch.int8)},
+        "a narrower weight": {"values": good["values"][:, :-1]},
         "fewer groups": {"group_scale": good["group_scale"][:, :-1]},
         "a scale of zero": {"group_scale": good["group_scale"] * 0},
         "a scale that is no bfloat16": {"group_scale": good["group_scale"] * 1.0001},

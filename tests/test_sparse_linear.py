@@ -33,10 +33,10 @@ def make(scheme: rt.Float32 | rt.W8A8 = SCHEMES[1], pattern: object = rt.Unstruc
 def expected(layer: rt.nn.SparseLinear, x: Tensor) -> Tensor:
     """In float64, on the int8 inputs where there are any."""
     rows = x.double()
-    if layer.weight.dtype == torch.int8 and layer.input_scale is not None:
+    if layer.values.dtype == torch.int8 and layer.input_scale is not None:
         quant = contract.linear.Quant(float(layer.input_scale), int(layer.input_zero_point))
         rows = int8.dequantise(int8.quantise(x, quant), quant).double()
-    elif layer.weight.dtype == torch.int8:
+    elif layer.values.dtype == torch.int8:
         q, scale = int8.dynamic(x)
         rows = q.double() * scale.double()
     return rows @ layer.to_dense().double().T + layer.bias.double()
@@ -126,10 +126,10 @@ def test_a_bad_file_changes_nothing() -> None:
         "an index too large": {"columns": good["columns"] + 69},
         "a negative index": {"columns": good["columns"] - 70},
         "descending rows": {"row_starts": good["row_starts"].flip(0)},
-        "-128": {"weight": torch.full_like(good["weight"], -128)},
+        "-128": {"values": torch.full_like(good["values"], -128)},
         "a scale of zero": {"weight_scale": good["weight_scale"] * 0},
         "a NaN": {"bias": good["bias"] * float("nan")},
-        "another type": {"weight": good["weight"].float()},
+        "another type": {"values": good["values"].float()},
         "a shorter bias": {"bias": good["bias"][:-1]},
     }
     for what, change in broken.items():

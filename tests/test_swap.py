@@ -219,17 +219,33 @@ def test_a_layer_that_is_not_faster_is_kept(monkeypatch) -> None:
     assert forced.entries[1].reason.startswith("forced")
 
 
+def test_a_gain_within_the_margin_is_chance_and_swaps_nothing(monkeypatch) -> None:
+    times = {24: (62.82, 61.85), 40: (100.0, 95.1), 16: (100.0, 94.9)}
+    monkeypatch.setattr(gate, "compare", lambda before, after, x: gate.Compared(*times[x.shape[-1]], spread=0.02))
+    model = make()
+    report = rt.quantize_(model, "w8a8")
+    assert actions(report) == {"0": "kept", "2.0": "kept", "3": "swapped"}
+    assert report.entries[0].reason.startswith("not faster by 5%: 61.85 us against 62.82 us")
+    assert "unsteady" not in str(report)
+
+
+def test_an_unsteady_baseline_is_noted(monkeypatch) -> None:
+    monkeypatch.setattr(gate, "compare", lambda before, after, x: gate.Compared(3.0, 1.0, 0.41 if len(x) else 0))
+    report = rt.quantize_(make(), "w8a8")
+    assert all(e.spread == 0.41 and "unsteady, half of those times spread over 41%" in e.reason for e in report)
+
+
 def test_compare_calls_both_in_turn(monkeypatch) -> None:
     monkeypatch.undo()
     order, x = [], torch.randn(1, 4)
-    before, after = gate.compare(lambda v: order.append("before"), lambda v: order.append("after"), x)
-    assert before >= 0 <= after
+    before, after, spread = gate.compare(lambda v: order.append("before"), lambda v: order.append("after"), x)
+    assert before >= 0 <= after and spread >= 0
     assert order.count("before") == order.count("after") == 5 + gate.ROUNDS
     timed = order[10:]
     assert timed[:4] in (["before", "after", "after", "before"], ["after", "before", "before", "after"])
     ticks = iter(range(0, 10**9, 1000))
     monkeypatch.setattr(gate, "perf_counter_ns", lambda: next(ticks))
-    assert gate.compare(lambda v: next(ticks), lambda v: None, x) == (2.0, 1.0)
+    assert gate.compare(lambda v: next(ticks), lambda v: None, x) == (2.0, 1.0, 0.0)
 
 
 def test_the_real_gate_runs(monkeypatch) -> None:
@@ -278,7 +294,7 @@ def test_no_float_weights_in_the_state_dict_and_none_kept_on_demand() -> None:
     rt.quantize_(model, "w8a8", keep_original=False)
     assert list(model.parameters()) == []
     assert set(model.state_dict()) == {
-        f"{n}.{t}" for n in ("0", "2.0", "3") for t in ("weight", "weight_scale", "bias")
+        f"{n}.{t}" for n in ("0", "2.0", "3") for t in ("qweight", "weight_scale", "bias", "_extra_state")
     }
     before = snapshot(model)
     with pytest.raises(rt.UnsupportedProblem, match=r"\b0\b.*keep_original") as caught:

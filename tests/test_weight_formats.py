@@ -187,7 +187,7 @@ def test_explain_and_sizes(name: str) -> None:
     layer = make(name, 512, 64)
     assert parse_scheme(name.split("-")[0]).name in repr(layer)
     assert "linear" in layer.explain()
-    weight = layer.weight.numel() * layer.weight.element_size()
+    weight = layer.qweight.numel() * layer.qweight.element_size()
     assert weight == 512 * 64 * {"bfloat16": 2, "w8a16": 1}.get(name, 0.5)
 
 

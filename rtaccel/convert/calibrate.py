@@ -2,50 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from rtaccel.convert.batches import batches_of, first_line, miscounted, tensors, words
 from rtaccel.convert.capture import Captured
 from rtaccel.convert.hidden import HiddenObserver
-from rtaccel.core.errors import ShapeError
+from rtaccel.core.errors import FormatError, ShapeError
 from rtaccel.core.scheme import Observer
 from rtaccel.core.stage import Quant
 from rtaccel.formats.observe import RangeObserver
+from rtaccel.nn.check import describe
+
+__all__ = ["as_args", "batches_of", "calibrate", "run_graph"]
 
 
 def as_args(batch: Any) -> tuple[Any, ...]:
-    """One calibration batch as positional arguments: a tensor, or a tuple or list of them."""
+    """One calibration batch as positional arguments: a tensor, or a tuple or list of them, or of any other arrays."""
+    batch = tensors("calibration", batch)
     if isinstance(batch, Tensor):
         return (batch,)
-    if isinstance(batch, (tuple, list)):
-        return tuple(batch)
+    if isinstance(batch, tuple):
+        return batch
     raise ShapeError(
         "calibration", type(batch).__name__, "each batch a tensor or a tuple of model inputs", "Wrap it in a tuple."
     )
-
-
-def call_with(model: nn.Module, batch: Any) -> None:
-    """One call of a model with a calibration batch: a tensor, a tuple of arguments, or a dict of keyword arguments."""
-    if isinstance(batch, Mapping):
-        model(**batch)
-    elif isinstance(batch, (tuple, list)):
-        model(*batch)
-    else:
-        model(batch)
-
-
-def batches_of(op: str, calibration: Any) -> Iterable[Any]:
-    """Calibration data as an iterable of batches. One tensor is one batch."""
-    if isinstance(calibration, Tensor):
-        return (calibration,)
-    if isinstance(calibration, (Mapping, str)) or not isinstance(calibration, Iterable):
-        got = f"calibration: {type(calibration).__name__}"
-        raise ShapeError(op, got, "an iterable of batches", "Put the batch into a list.")
-    return calibration
 
 
 def run_graph(
@@ -55,36 +40,61 @@ def run_graph(
     hidden: Mapping[str, HiddenObserver],
 ) -> None:
     """Runs the captured graph as torch would, showing the watched values and calls to their observers."""
-    leaves, spec = pytree.tree_flatten((args, {}))
-    if spec != captured.in_spec:
-        raise ShapeError(
-            "calibration", f"inputs nested as {spec}", f"the nesting of the example, {captured.in_spec}", "Match it."
-        )
-    if not captured.any_batch:
-        _check_shapes(captured, leaves)
+    leaves = _leaves(captured, args)
+    _check(captured, leaves)
     env: dict[str, Any] = dict(captured.constants)
     env.update(zip(captured.inputs, leaves))
     for node in captured.graph.nodes:
         if node.op == "call_function":
             args_now, kwargs_now = fx.map_arg((node.args, node.kwargs), lambda n: env[n.name])
-            env[node.name] = node.target(*args_now, **kwargs_now)
+            try:
+                env[node.name] = node.target(*args_now, **kwargs_now)
+            except Exception as error:
+                got = f"a batch with {words(args)}, which {node.target} refuses: {first_line(error)}"
+                raise FormatError("calibration", got, "inputs of the model", "Pass batches as the example.") from error
             if node.name in hidden:
                 hidden[node.name].see(node, args_now, env[node.name])
         if node.name in watch:
             watch[node.name].see(env[node.name])
 
 
-def _check_shapes(captured: Captured, leaves: list[Any]) -> None:
-    """A graph with fixed shapes holds them in its calls; torch does not check all of them and may crash."""
-    shapes = {n.name: tuple(n.meta["val"].shape) for n in captured.graph.nodes if isinstance(n.meta.get("val"), Tensor)}
+def _leaves(captured: Captured, args: tuple[Any, ...]) -> list[Any]:
+    """The tensors of a batch, in the order of the graph's inputs. Raises ShapeError for a batch nested otherwise."""
+    leaves, spec = pytree.tree_flatten((args, {}))
+    if spec == captured.in_spec:
+        return leaves
+    takes = captured.in_spec.children()[0].num_children
+    if len(args) != takes:
+        raise miscounted("calibration", "the batch", len(args), takes)
+    expected = ", ".join(_expected(captured, name) for name in captured.inputs)
+    raise ShapeError("calibration", f"a batch with {words(args)}", f"nested as the example: {expected}", "Match it.")
+
+
+def _check(captured: Captured, leaves: list[Any]) -> None:
+    """Raises ShapeError for a tensor of another dtype, device or rank than the graph's, or of other sizes where these are
+    fixed: torch does not check all of them and may crash."""
+    values = {node.name: node.meta.get("val") for node in captured.graph.nodes if node.op == "placeholder"}
     for name, leaf in zip(captured.inputs, leaves):
-        if isinstance(leaf, Tensor) and tuple(leaf.shape) != shapes.get(name):
+        value = values.get(name)
+        if not isinstance(value, Tensor):
+            continue
+        fits = isinstance(leaf, Tensor) and leaf.layout == torch.strided and leaf.dtype == value.dtype
+        fits = fits and leaf.device == value.device and leaf.dim() == value.dim()
+        if not fits or any(isinstance(n, int) and n != m for n, m in zip(value.shape, leaf.shape)):
+            fixed = "the model fixes it" if not captured.any_batch else "but for the batch"
             raise ShapeError(
-                "calibration",
-                f"a batch with an input of shape {list(leaf.shape)}",
-                f"{list(shapes.get(name, ()))}, as the example: the model fixes it",
-                "Cut the batch into pieces of that shape.",
-            )
+                "calibration", f"a batch with an input of shape {list(leaf.shape)}: {describe(leaf)}"
+                if isinstance(leaf, Tensor) else f"a batch with {describe(leaf)}",
+                f"{_expected(captured, name)}, as the example: {fixed}", "Make the batches as the example is.",
+            )  # fmt: skip
+
+
+def _expected(captured: Captured, name: str) -> str:
+    value = next(node.meta.get("val") for node in captured.graph.nodes if node.name == name)
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    shape = ", ".join(str(n) if isinstance(n, int) else "batch" for n in value.shape)
+    return f"{str(value.dtype).removeprefix('torch.')}[{shape}] on {value.device}"
 
 
 def calibrate(

@@ -32,6 +32,8 @@ def keep_zeros(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         >>> float((model[0].weight == 0).float().mean())
         0.5
     """
+    if not isinstance(model, nn.Module):
+        raise UnsupportedProblem("keep_zeros", type(model).__name__, "an nn.Module", "Pass the model itself.")
     masks: dict[str, Tensor] = {}
     weights: dict[str, Tensor] = {}
     for name, module in model.named_modules():

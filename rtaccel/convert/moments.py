@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rtaccel.convert.calibrate import call_with
+from rtaccel.convert.batches import call_with
 from rtaccel.convert.matrices import fed, matrices_of
 from rtaccel.convert.prune import Moments
 from rtaccel.core.errors import FormatError

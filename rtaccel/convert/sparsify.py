@@ -8,16 +8,20 @@ from typing import Any, get_args
 from torch import Tensor, nn
 
 from rtaccel.convert.allocate import allocate, curve
-from rtaccel.convert.calibrate import batches_of
+from rtaccel.convert.batches import batches_of
+from rtaccel.convert.checks import check_model, check_options
 from rtaccel.convert.eligible import Filter
 from rtaccel.convert.matrices import Prunable, matrices_of
 from rtaccel.convert.moments import MomentWatch
+from rtaccel.convert.patterns import unmatched
 from rtaccel.convert.prune import IN_TURN, METHODS
 from rtaccel.convert.sparsify_layer import Draft, Layer, Pruner, Work, layers_of
 from rtaccel.convert.sparsify_report import SparsifyEntry, SparsifyReport
 from rtaccel.convert.swap import put
 from rtaccel.convert.watch import watch_inputs
 from rtaccel.core.errors import FormatError, UnsupportedProblem
+from rtaccel.core.log import log
+from rtaccel.core.progress import counted
 from rtaccel.core.scheme import Int8Activation, Scheme, parse_scheme
 from rtaccel.core.sparsity import SemiStructured, Sparsity, SparsityLike, SparsityMap
 from rtaccel.formats.int8 import require_finite
@@ -75,6 +79,7 @@ def sparsify_(
     scheme, patterns = parse_scheme(scheme), SparsityMap(sparsity)
     chosen = method or ("magnitude" if calibration is None else "refit")
     _check(model, chosen, allocation, scheme, calibration)
+    check_options("sparsify_", filter_fn, rows, swap, keep_original)
     layers = layers_of(model, patterns, filter_fn)
     for layer in layers:
         if layer.pattern is not None:
@@ -82,6 +87,7 @@ def sparsify_(
             for matrix in matrices_of(layer.module):
                 require_finite(layer.module.get_parameter(matrix.parameter).detach(), "sparsify_",
                                f"{layer.name}.{matrix.parameter}")  # fmt: skip
+    notes = unmatched("sparsify_", sparsity, model)
     watched: dict[nn.Module, MomentWatch] = {}
     if calibration is not None:
         watched = {x.module: MomentWatch(x.name, x.module) for x in layers if x.pattern is not None}
@@ -90,14 +96,22 @@ def sparsify_(
     levels = _levels([x for x in layers if x.pattern is not None], watched, allocation)
     work = Work(model, calibration) if chosen in IN_TURN else None
     pruner = Pruner(chosen, scheme, swap, rows, work, levels)
-    drafts = [pruner.draft(layer, watched.get(layer.module)) for layer in _as_called(layers, watched)]
+    drafts = []
+    with counted("sparsify_", len(layers), "layers") as advance:
+        for layer in _as_called(layers, watched):
+            drafts.append(pruner.draft(layer, watched.get(layer.module)))
+            advance()
     order = {layer.name: i for i, layer in enumerate(layers)}
     drafts.sort(key=lambda draft: order[draft.layer.name])
     for draft in drafts:
         if draft.pruned and draft.candidate is None:
             _write(draft, keep_original)
     put(model, [(d.layer.names, d.layer.module, d.candidate) for d in drafts if d.candidate is not None], keep_original)  # type: ignore[misc]
-    return SparsifyReport(tuple(entry for d in drafts for entry in d.entries))
+    report = SparsifyReport(tuple(entry for d in drafts for entry in d.entries), notes)
+    for entry in report:
+        log.debug("sparsify_: %s %s: %s", entry.fqn, entry.action, entry.reason)
+    log.info("sparsify_: %d of %d matrices changed, %.1f%% zeros", report.changed, len(report), 100 * report.zeros)
+    return report
 
 
 def _as_called(layers: list[Layer], watched: Mapping[nn.Module, MomentWatch]) -> list[Layer]:
@@ -123,10 +137,7 @@ def _check(model: Any, method: str, allocation: str, scheme: Scheme, calibration
         )
         expected = "an nn.Module that holds its layers, so that they can be replaced in it"
         raise UnsupportedProblem("sparsify_", got, expected, "Use rt.nn.SparseLinear.from_float(layer).")
-    if model.training:
-        raise UnsupportedProblem(
-            "sparsify_", "a model in training mode", "one in eval mode", "Call model.eval() first."
-        )
+    check_model("sparsify_", model)
     if method not in METHODS:
         raise FormatError("sparsify_", f"method={method!r}", "one of " + ", ".join(METHODS), "Name one of these.")
     if allocation not in ("uniform", "global"):

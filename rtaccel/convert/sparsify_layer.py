@@ -183,11 +183,14 @@ class Pruner:
         x = torch.randn(
             self.rows, layer.module.in_features, device=device, generator=torch.Generator(device).manual_seed(0)
         )
-        us_before, us_after = gate.compare(layer.module, candidate, x)
+        timed = gate.Compared(*gate.compare(layer.module, candidate, x))
         form = "; ".join(note.split(" is computed ", 1)[-1] for note in candidate._pack().notes)
+        reason = form or "as asked for"
+        if not timed.steady:
+            reason += f"; unsteady, half of the original's times spread over {timed.spread:.0%}"
         entry = replace(
-            draft.entries[0], action="swapped", reason=form or "as asked for", bytes_after=bytes_after,
-            us_before=us_before, us_after=us_after,
+            draft.entries[0], action="swapped", reason=reason, bytes_after=bytes_after,
+            us_before=timed.us_before, us_after=timed.us_after,
         )  # fmt: skip
         return replace(draft, entries=(entry,), candidate=candidate)
 

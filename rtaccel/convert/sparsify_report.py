@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from rtaccel.convert.report_tables import dataframe, html_table, text_table
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,10 @@ class SparsifyEntry:
 
 @dataclass(frozen=True)
 class SparsifyReport:
-    """Entries in the order of the model. Print it for a table."""
+    """Entries in the order of the model, and notes on what was asked for. Print it for a table."""
 
     entries: tuple[SparsifyEntry, ...]
+    notes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[SparsifyEntry]:
         return iter(self.entries)
@@ -59,16 +62,26 @@ class SparsifyReport:
         return gone / max(sum(weights.values()), 1)
 
     def to_json(self) -> str:
-        """An object with changed, zeros and the list of entries."""
-        totals = {"changed": self.changed, "zeros": self.zeros}
+        """An object with changed, zeros, notes and the list of entries."""
+        totals = {"changed": self.changed, "zeros": self.zeros, "notes": self.notes}
         return json.dumps({**totals, "entries": [asdict(e) for e in self.entries]}, indent=2)
 
+    def to_dataframe(self) -> Any:
+        """A pandas.DataFrame with a row for each matrix. Raises BackendUnavailable where pandas is not installed."""
+        return dataframe("SparsifyReport.to_dataframe", self.entries)
+
     def __str__(self) -> str:
+        return text_table(self._rows(), self._last(), self.notes)
+
+    def _repr_html_(self) -> str:
+        return html_table(self._rows(), self._last(), self.notes)
+
+    def _rows(self) -> list[tuple[str, ...]]:
         head = ("layer", "[N, K]", "action", "pattern", "method", "zeros", "output error", "us", "bytes", "reason")
-        rows = [head, *(_row(entry) for entry in self.entries)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
-        return "\n".join([*lines, f"{self.changed} of {len(self)} matrices changed, {self.zeros:.1%} zeros in them"])
+        return [head, *(_row(entry) for entry in self.entries)]
+
+    def _last(self) -> str:
+        return f"{self.changed} of {len(self)} matrices changed, {self.zeros:.1%} zeros in them"
 
 
 def _row(e: SparsifyEntry) -> tuple[str, ...]:

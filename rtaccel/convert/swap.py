@@ -10,10 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from rtaccel.convert import gate
+from rtaccel.convert.checks import check_model, check_options
 from rtaccel.convert.eligible import QUANTISED, Filter, Layer, Quantised, Swappable, is_conv, shape_of, swappable_layers
+from rtaccel.convert.patterns import unmatched
 from rtaccel.convert.swap_report import SwapEntry, SwapReport
 from rtaccel.convert.watch import SAMPLE_ROWS, Watch, watch_inputs
+from rtaccel.convert.whole_load import guard_loads, unguard_loads
 from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem
+from rtaccel.core.log import log
+from rtaccel.core.progress import counted
 from rtaccel.core.scheme import Int8Activation, SchemeLike, SchemeMap
 from rtaccel.nn.formats import numbers_of
 
@@ -46,11 +51,13 @@ def quantize_(
     rows: rows to measure each layer with; None takes those of its first calibration batch, or 1.
 
     Each candidate is timed against the layer it stands for, call by call in turn, and is swapped in only where its
-    median is smaller. Kept as they are, with the reason in the report: subclasses of these; layers with hooks,
-    parametrizations or shared weights; layers of nn.MultiheadAttention and of nn.TransformerEncoderLayer, which
-    read the weight itself; layers that are not float32; layers that no calibration batch
-    reached; convolutions without calibration, whose input size is not known. One used under several names
-    is swapped once.
+    median is smaller by more than 5 %; the report says where the machine was too busy for a good figure. What was swapped,
+    and how, is in the model's state_dict(): `load_quantized_` makes the same of a float model elsewhere.
+
+    Kept as they are, with the reason in the report: subclasses of these; layers with hooks, parametrizations or shared
+    weights; layers of nn.MultiheadAttention and of nn.TransformerEncoderLayer, which read the weight itself; layers that are
+    not float32; layers in training mode; layers that no calibration batch reached; convolutions without calibration, whose
+    input size is not known. One used under several names is swapped once.
 
     An exception leaves the model as it was. Raises UnsupportedProblem for a model in training mode, for one that is an
     nn.Linear itself and for schemes without a layer; FormatError for weights or calibration data that are not finite,
@@ -64,17 +71,27 @@ def quantize_(
         (2, 2)
     """
     _check(model)
+    check_options("quantize_", filter_fn, rows, force, keep_original)
     layers = swappable_layers(model, SchemeMap(scheme), filter_fn)
     for layer in layers:
         _check_scheme(layer, calibration is not None)
+    notes = unmatched("quantize_", scheme, model)
     watched = {layer.module: Watch(layer.names[0]) for layer in layers if layer.reason is None and _watched(layer)}
     if watched and calibration is not None:
         watch_inputs(model, watched, calibration)
     else:
         watched = {}
-    drafts = [_draft(layer, watched.get(layer.module), rows, force) for layer in layers]
+    drafts = []
+    with counted("quantize_", len(layers), "layers") as advance:
+        for layer in layers:
+            drafts.append(_draft(layer, watched.get(layer.module), rows, force))
+            advance()
     put(model, [(d.names, d.module, d.candidate) for d in drafts if d.candidate is not None], keep_original)
-    return SwapReport(tuple(d.entry for d in drafts))
+    report = SwapReport(tuple(d.entry for d in drafts), notes)
+    for entry in report:
+        log.debug("quantize_: %s %s: %s", entry.fqn, entry.action, entry.reason)
+    log.info("quantize_: %d layers swapped, %d kept", report.swapped, report.kept)
+    return report
 
 
 def restore_(model: nn.Module) -> int:
@@ -84,6 +101,8 @@ def restore_(model: nn.Module) -> int:
     Returns how many. Raises UnsupportedProblem, with nothing changed, naming a layer whose original was not kept.
     A quantised layer that `quantize_` did not put there is left alone.
     """
+    if not isinstance(model, nn.Module):
+        raise UnsupportedProblem("restore_", type(model).__name__, "an nn.Module", "Pass the model itself.")
     names: dict[int, list[str]] = {}
     found: dict[int, Quantised] = {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -95,14 +114,15 @@ def restore_(model: nn.Module) -> int:
         if module._original is None:
             raise UnsupportedProblem(
                 "restore_",
-                f"{names[key][0]}, swapped with keep_original=False",
+                f"{names[key][0]}, swapped with keep_original=False or by load_quantized_",
                 "a layer whose original was kept",
                 "Load the float model again, or quantise with keep_original=True.",
             )
         originals.append((module, cast(Swappable, module._original)))
-    _replace(model, [(tuple(names[id(q)]), original) for q, original in originals])
+    replace_modules(model, [(tuple(names[id(q)]), original) for q, original in originals])
     for module, original in originals:
         original.train(module.training)
+    unguard_loads(model)
     return len(originals) + _unprune(model)
 
 
@@ -122,22 +142,14 @@ def _unprune(model: nn.Module) -> int:
 
 
 def _check(model: Any) -> None:
-    if not isinstance(model, nn.Module):
-        raise UnsupportedProblem("quantize_", type(model).__name__, "an nn.Module", "Pass the model itself.")
-    if isinstance(model, (*QUANTISED, *QUANTISED.values())):
+    if isinstance(model, nn.Module) and isinstance(model, (*QUANTISED, *QUANTISED.values())):
         raise UnsupportedProblem(
             "quantize_",
             f"a model that is itself a {type(model).__name__}",
             "a model that holds its layers, so that they can be replaced in it",
             f"Use rt.nn.{_form(model).__name__}.from_float(layer, scheme, calibration).",
         )
-    if model.training:
-        raise UnsupportedProblem(
-            "quantize_",
-            "a model in training mode",
-            "one in eval mode",
-            "Call model.eval() first.",
-        )
+    check_model("quantize_", model)
 
 
 def _check_scheme(layer: Layer, calibrated: bool) -> None:
@@ -201,25 +213,37 @@ def _draft(layer: Layer, watch: Watch | None, rows: int | None, force: bool) -> 
     except RtaccelError as error:
         raise type(error)(f"quantize_: {name}: {error.op}", error.got, error.expected, error.next_step) from error
     x, sample = _inputs(module, watch, rows)
-    us_before, us_after = gate.compare(module, candidate, x)
-    faster = us_after < us_before
-    figures = f"{us_after:.2f} us against {us_before:.2f} us of nn.{type(module).__name__}"
-    reason = f"faster: {figures}" if faster else f"not faster: {figures}"
-    if force and not faster:
+    timed = gate.Compared(*gate.compare(module, candidate, x))
+    swap = timed.faster or force
+    reason = _verdict(timed, type(module).__name__)
+    if force and not timed.faster:
         reason = f"forced, though {reason}"
-    swap = faster or force
     entry = SwapEntry(
         action="swapped" if swap else "kept",
         reason=reason,
         activation=getattr(candidate.scheme, "activation", None),
         bytes_after=_bytes(*candidate.buffers()),
         rows=x.shape[0] if is_conv(module) else x.shape[:-1].numel(),
-        us_before=us_before,
-        us_after=us_after,
+        us_before=timed.us_before,
+        us_after=timed.us_after,
+        spread=timed.spread,
         error=_error(module, candidate, sample),
         **common,
     )
     return _Draft(layer.names, module, candidate if swap else None, entry)
+
+
+def _verdict(timed: gate.Compared, kind: str) -> str:
+    figures = f"{timed.us_after:.2f} us against {timed.us_before:.2f} us of nn.{kind}"
+    if timed.faster:
+        text = f"faster: {figures}"
+    elif timed.us_after < timed.us_before:
+        text = f"not faster by {gate.MARGIN:.0%}: {figures}"
+    else:
+        text = f"not faster: {figures}"
+    if not timed.steady:
+        text += f"; unsteady, half of those times spread over {timed.spread:.0%}"
+    return text
 
 
 def _bytes(*tensors: Tensor | None) -> int:
@@ -265,10 +289,12 @@ def put(model: nn.Module, swaps: list[tuple[tuple[str, ...], Swappable, Quantise
         candidate._swapped = True
         if keep_original:
             candidate.__dict__["_original"] = module  # past nn.Module, which would register it as a child
-    _replace(model, [(names, candidate) for names, _, candidate in swaps])
+    replace_modules(model, [(names, candidate) for names, _, candidate in swaps])
+    if swaps:
+        guard_loads(model)
 
 
-def _replace(model: nn.Module, changes: list[tuple[tuple[str, ...], nn.Module]]) -> None:
+def replace_modules(model: nn.Module, changes: list[tuple[tuple[str, ...], nn.Module]]) -> None:
     """Sets each module under all its names; where one cannot be set, those before it are put back."""
     done: list[tuple[nn.Module, str, nn.Module]] = []
     try:

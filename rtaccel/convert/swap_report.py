@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from rtaccel.convert.report_tables import dataframe, html_table, text_table
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,8 @@ class SwapEntry:
     fqn: dotted name; also: its other names, where it is used in several places. action: "swapped" or "kept", and the
     reason. scheme: the one asked for. activation: "static" or "dynamic"; None where activations stay as they are.
     shape: (N, K). bytes_before, bytes_after: of weight, bias and scales. us_before, us_after: median time of a call of
-    the nn.Linear and of the candidate, with `rows` rows. error: rms of the candidate's error over the rms of the
+    the nn.Linear and of the candidate, with `rows` rows. spread: of the former's times, the middle half of them over their
+    median; the reason says so where it is large. error: rms of the candidate's error over the rms of the
     original's output, on calibration rows where there are some, on random normal ones where not.
     """
 
@@ -30,15 +33,17 @@ class SwapEntry:
     rows: int | None = None
     us_before: float | None = None
     us_after: float | None = None
+    spread: float | None = None
     error: float | None = None
     also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class SwapReport:
-    """Entries in the order of the model. Print it for a table."""
+    """Entries in the order of the model, and notes on what was asked for. Print it for a table."""
 
     entries: tuple[SwapEntry, ...]
+    notes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[SwapEntry]:
         return iter(self.entries)
@@ -66,17 +71,26 @@ class SwapReport:
         )
 
     def to_json(self) -> str:
-        """An object with swapped, kept, bytes_before, bytes_after and the list of entries."""
-        totals = {name: getattr(self, name) for name in ("swapped", "kept", "bytes_before", "bytes_after")}
+        """An object with swapped, kept, bytes_before, bytes_after, notes and the list of entries."""
+        totals = {name: getattr(self, name) for name in ("swapped", "kept", "bytes_before", "bytes_after", "notes")}
         return json.dumps({**totals, "entries": [asdict(e) for e in self.entries]}, indent=2)
 
+    def to_dataframe(self) -> Any:
+        """A pandas.DataFrame with a row for each layer. Raises BackendUnavailable where pandas is not installed."""
+        return dataframe("SwapReport.to_dataframe", self.entries)
+
     def __str__(self) -> str:
+        return text_table(self._rows(), self._last(), self.notes)
+
+    def _repr_html_(self) -> str:
+        return html_table(self._rows(), self._last(), self.notes)
+
+    def _rows(self) -> list[tuple[str, ...]]:
         head = ("layer", "[N, K]", "action", "scheme", "activation", "rows", "us", "bytes", "error", "reason")
-        rows = [head, *(_row(entry) for entry in self.entries)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        text = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
-        total = f"{self.swapped} swapped, {self.kept} kept; {self.bytes_before} -> {self.bytes_after} bytes"
-        return "\n".join([*text, total])
+        return [head, *(_row(entry) for entry in self.entries)]
+
+    def _last(self) -> str:
+        return f"{self.swapped} swapped, {self.kept} kept; {self.bytes_before} -> {self.bytes_after} bytes"
 
 
 def _row(e: SwapEntry) -> tuple[str, ...]:

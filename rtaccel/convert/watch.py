@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rtaccel.convert.calibrate import batches_of, call_with
-from rtaccel.core.errors import FormatError
+from rtaccel.convert.batches import batches_of, call_with
+from rtaccel.convert.checks import check_modes
+from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.formats.observe import RangeObserver
 
 SAMPLE_ROWS = 64
@@ -19,12 +20,18 @@ class Watch:
     """What calibration shows of one layer's input: its range, the shape of the first batch, and a few of its rows."""
 
     def __init__(self, name: str) -> None:
+        self.name = name
         self.observer = RangeObserver(f"the input of {name}")
         self.shape: tuple[int, ...] | None = None
         self.sample: Tensor | None = None
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x = args[0] if args else kwargs["input"]
+        x = args[0] if args else kwargs.get("input")
+        if not isinstance(x, Tensor):
+            raise UnsupportedProblem(
+                "calibration", f"a {type(x).__name__} for {self.name}", "plain tensors",
+                "Calibrate with sequences of one length, or leave this layer out with filter_fn.",
+            )  # fmt: skip
         with torch.device("cpu"):  # the observer's random choices, whatever torch's default device is
             self.observer.see(x)
         if self.sample is None and x.numel():
@@ -40,13 +47,14 @@ def watch_inputs(
 
     Raises FormatError where a layer is fed a NaN or an infinity, and for no batch at all.
     """
+    check_modes(op, model)
     count = 0
     handles = [layer.register_forward_pre_hook(watch, with_kwargs=True) for layer, watch in watched.items()]
     try:
         with torch.no_grad():
             for batch in batches_of(op, calibration):
+                call_with(model, batch, op, count)
                 count += 1
-                call_with(model, batch)
     finally:
         for handle in handles:
             handle.remove()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import ClassVar, Literal, Union
 
 from rtaccel.core.errors import FormatError
@@ -154,12 +155,21 @@ def parse_scheme(scheme: Scheme | str) -> Scheme:
     known = scheme_names()
     if isinstance(scheme, str) and scheme.lower() in known:
         return known[scheme.lower()]()
+    close = get_close_matches(scheme.lower(), known, 1) if isinstance(scheme, str) else []
+    hint = f"Did you mean {close[0]!r}? " if close else ""
     raise FormatError(
         "scheme",
         repr(scheme),
         "one of " + ", ".join(sorted(known)),
-        "Pass a name or a scheme object such as rt.W8A8().",
+        f"{hint}Pass a name or a scheme object such as rt.W8A8().",
     )
+
+
+def check_pattern(op: str, pattern: object) -> str:
+    """Raises FormatError for what is no pattern of module names."""
+    if not isinstance(pattern, str):
+        raise FormatError(op, f"{pattern!r} as a pattern", "text such as 'encoder.*'", "Use the modules' dotted names.")
+    return pattern
 
 
 class SchemeMap:
@@ -170,7 +180,7 @@ class SchemeMap:
 
     def __init__(self, scheme: SchemeLike) -> None:
         pairs = scheme.items() if isinstance(scheme, Mapping) else [("*", scheme)]
-        self._patterns = [(pattern, parse_scheme(value)) for pattern, value in pairs]
+        self._patterns = [(check_pattern("scheme", pattern), parse_scheme(value)) for pattern, value in pairs]
 
     def __call__(self, module_name: str) -> Scheme:
         for pattern, scheme in self._patterns:

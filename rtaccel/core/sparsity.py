@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Union
 
 from rtaccel.core.errors import FormatError
+from rtaccel.core.scheme import check_pattern
 
 
 class Sparsity:
@@ -114,7 +115,9 @@ class SparsityMap:
 
     def __init__(self, sparsity: SparsityLike) -> None:
         pairs = sparsity.items() if isinstance(sparsity, Mapping) else [("*", sparsity)]
-        self._patterns = [(name, None if value is None else parse_sparsity(value)) for name, value in pairs]
+        self._patterns = [
+            (check_pattern("sparsity", name), None if value is None else parse_sparsity(value)) for name, value in pairs
+        ]
 
     def __call__(self, module_name: str) -> Sparsity | None:
         for pattern, sparsity in self._patterns:

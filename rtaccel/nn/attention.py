@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -16,15 +17,17 @@ from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import W8A8, Scheme
 from rtaccel.core.stage import Port, Stage, Value
 from rtaccel.formats.observe import RangeObserver
+from rtaccel.nn.arrays import batches_of
 from rtaccel.nn.check import dense, describe, is_plain
 from rtaccel.nn.linear import QuantLinear
+from rtaccel.nn.stored import EXTRA, Stored, scheme_words
 from rtaccel.plan.group import Executable, Group, plan_group
 
 MOST_PLANS = 16
 """Shapes of one layer that are kept ready; with one more, all are made anew on their next use."""
 
 
-class QuantMultiheadAttention(nn.Module):
+class QuantMultiheadAttention(Stored):
     """Takes the place of an nn.MultiheadAttention, for inference: same call, same shapes, same masks.
 
     The four projections are `QuantLinear`s (q_proj, k_proj, v_proj, out_proj) of the scheme; between them
@@ -53,6 +56,7 @@ class QuantMultiheadAttention(nn.Module):
     out_proj: QuantLinear
     _plans: dict[tuple[int, int, int], Executable]
     _lock: Any
+    FLOAT = re.compile("(in|q|k|v)_proj_weight|in_proj_bias|bias_[kv]")
 
     def __init__(
         self,
@@ -255,6 +259,27 @@ class QuantMultiheadAttention(nn.Module):
     def extra_repr(self) -> str:
         return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, batch_first={self.batch_first}"
 
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    def description(self) -> dict[str, Any]:
+        return {
+            "layer": type(self).__name__, "embed_dim": self.embed_dim, "num_heads": self.num_heads,
+            "kdim": self.k_proj.in_features, "vdim": self.v_proj.in_features, "batch_first": self.batch_first,
+            **scheme_words(self.q_proj.scheme),
+        }  # fmt: skip
+
+    def refuse_state(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        if prefix + EXTRA in state_dict:
+            self.check_description(f"load {prefix}{type(self).__name__}", state_dict[prefix + EXTRA])
+        for name, child in self.named_children():
+            assert isinstance(child, Stored)
+            child.refuse_state(state_dict, f"{prefix}{name}.")
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        """What one of the projections would refuse is refused before any is loaded."""
+        self.refuse_state(state_dict, prefix)
+        nn.Module._load_from_state_dict(self, state_dict, prefix, *rest)
+
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("_plans", "_lock")}
 
@@ -266,9 +291,9 @@ class QuantMultiheadAttention(nn.Module):
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """An nn.Linear of these numbers."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta", dtype=weight.dtype)
-    layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    layer.weight = nn.Parameter(dense(weight), requires_grad=False)
     if bias is not None:
-        layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
+        layer.bias = nn.Parameter(dense(bias), requires_grad=False)
     return layer.eval()
 
 
@@ -278,7 +303,7 @@ def _observe(module: nn.MultiheadAttention, projections: list[nn.Linear], calibr
     observers = [RangeObserver(f"the input of {name} of {op}") for name in ("q_proj", "k_proj", "v_proj", "out_proj")]
     seen = False
     with torch.no_grad():
-        for batch in [calibration] if isinstance(calibration, Tensor) else calibration:
+        for batch in batches_of(op, calibration):
             triple = (batch, batch, batch) if isinstance(batch, Tensor) else batch
             if (
                 not isinstance(triple, (tuple, list))

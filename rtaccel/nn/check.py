@@ -36,8 +36,13 @@ def check_input(op: str, x: Any, width: int, device: torch.device) -> None:
 
 def dense(x: Tensor) -> Tensor:
     """The same numbers as a plain tensor in contiguous, aligned memory."""
-    x = x.detach().as_subclass(Tensor).resolve_neg().contiguous()
+    x = x.detach().as_subclass(Tensor).resolve_conj().resolve_neg().contiguous()
     return x if x.data_ptr() % x.element_size() == 0 else x.clone()
+
+
+def copied(x: Tensor) -> Tensor:
+    """The same numbers in memory of their own."""
+    return dense(x).clone()
 
 
 def is_plain(tensor: Tensor) -> bool:
@@ -54,10 +59,10 @@ def is_plain(tensor: Tensor) -> bool:
 def given_state(
     layer: nn.Module, state_dict: Mapping[str, Any], prefix: str, missing_keys: list[str], unexpected_keys: list[str]
 ) -> dict[str, Any] | None:
-    """What a state dict has for the layer, by buffer; None where that is not exactly its buffers, whose names are added to
-    the lists, as nn.Module reports them."""
+    """What a state dict has for the layer: its buffers and its description. None where that is not exactly these, whose
+    names are added to the lists, as nn.Module reports them."""
     given = {name[len(prefix) :]: t for name, t in state_dict.items() if name.startswith(prefix)}
-    own = {name for name, t in layer._buffers.items() if t is not None}
+    own = {"_extra_state", *(name for name, t in layer._buffers.items() if t is not None)}
     if given.keys() == own:
         return given
     missing_keys.extend(prefix + name for name in sorted(own - given.keys()))

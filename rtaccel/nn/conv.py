@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -16,17 +16,19 @@ from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.scheme import W8A8, Scheme, parse_scheme
 from rtaccel.formats.observe import RangeObserver
 from rtaccel.nn import conv_ops
-from rtaccel.nn.check import describe, given_state, is_plain
+from rtaccel.nn.arrays import batches_of
+from rtaccel.nn.check import dense, describe, is_plain
 from rtaccel.nn.conv_w8a8 import ConvShape, ConvW8A8, PackedConv, check_image
 from rtaccel.nn.linear_w8a8 import LinearW8A8
-from rtaccel.nn.numbers import Size
+from rtaccel.nn.numbers import LinearNumbers, Size
+from rtaccel.nn.stored import Stored, scheme_words
 from rtaccel.plan.explain import line, table
 
 _lock = threading.RLock()
-_BUFFERS = ("weight", "weight_scale", "bias", "input_scale", "input_zero_point")
+_BUFFERS = ("qweight", "weight_scale", "bias", "input_scale", "input_zero_point")
 
 
-class _QuantConv(nn.Module):
+class _QuantConv(Stored):
     """What both have in common. x float32 [batch, C, *size] or [C, *size]; y float32 [batch, N, *out], whose memory is
     channels last.
 
@@ -35,7 +37,7 @@ class _QuantConv(nn.Module):
         y = conv(q - input_zero_point, weight) * scale * weight_scale + bias
 
     with exact int32 sums (contract of `conv`); padding is real zero. A sample with a NaN or an infinity gives NaN
-    throughout; other samples are not touched. Buffers are plain tensors: weight int8 [N, C / groups, *kernel],
+    throughout; other samples are not touched. Buffers are plain tensors: qweight int8 [N, C / groups, *kernel],
     weight_scale float32 [N], bias float32 [N] or None; static: input_scale float32 [], input_zero_point int32 [].
     y never requires grad. `.half()` and the like leave the layer as it is. A plan is packed for each size of input;
     loading, moving or replacing a buffer packs anew; after changing one in place, call `repack()`.
@@ -45,7 +47,7 @@ class _QuantConv(nn.Module):
 
     _float: ClassVar[type[nn.Conv1d] | type[nn.Conv2d]]
     _spatial: ClassVar[int]
-    weight: Tensor
+    qweight: Tensor
     weight_scale: Tensor
     bias: Tensor | None
     input_scale: Tensor | None
@@ -82,18 +84,31 @@ class _QuantConv(nn.Module):
                     op, "W8A8(activation='static') without calibration", "inputs of this layer",
                     "Pass calibration=, or take W8A8(activation='dynamic').",
                 )  # fmt: skip
-            matrix = module.weight.reshape(shape.filters, -1)
+            matrix = dense(module.weight).reshape(shape.filters, -1)
             flat = LinearW8A8.quantise(op, matrix, module.bias, quant, Size(*matrix.shape))
+        scheme = replace(scheme, activation="dynamic" if quant is None else "static")
+        made = cls._of(shape, scheme, flat)
+        return made.train(module.training)
+
+    @classmethod
+    def _of(cls, shape: ConvShape, scheme: W8A8, flat: LinearNumbers) -> _QuantConv:
+        """flat: the numbers, the weight as a matrix [N, the rest]."""
         made = cls.__new__(cls)
         nn.Module.__init__(made)
-        made.shape = shape
-        made.scheme = replace(scheme, activation="dynamic" if quant is None else "static")
+        made.shape, made.scheme = shape, scheme
         made.__dict__["_original"], made.__dict__["_swapped"] = None, False
-        made.register_buffer("weight", flat.weight.reshape(shape.weight_shape))
+        made.register_buffer("qweight", flat.weight.reshape(shape.weight_shape))
         for name in _BUFFERS[1:]:
             made.register_buffer(name, getattr(flat, name))
-        made._forget()
-        return made.train(module.training)
+        made.renew()
+        return made
+
+    @classmethod
+    def empty(cls, shape: ConvShape, scheme: W8A8, bias: bool, device: Any = None) -> _QuantConv:
+        """A layer of zeros, to be loaded into."""
+        shape.check(cls.__name__)
+        matrix = Size(shape.filters, shape.products)
+        return cls._of(shape, scheme, LinearW8A8.empty(matrix, bias, scheme.activation == "static", device))
 
     shape: ConvShape
     scheme: W8A8
@@ -107,7 +122,7 @@ class _QuantConv(nn.Module):
             return self._as_op(input)
         if not isinstance(input, Tensor) and (cupy := interop.cupy_of(input)) is not None:
             return interop.call(cupy, self, (input,))
-        check_image(type(self).__name__, input, self.shape, self.weight.device)
+        check_image(type(self).__name__, input, self.shape, self.weight_scale.device)
         if not all(is_plain(t) for t in (input, *self._buffers.values()) if t is not None):
             return self._as_op(input)
         packed = self._pack()
@@ -125,6 +140,15 @@ class _QuantConv(nn.Module):
         """torch.jit.trace comes here instead of to `forward`; a native call would leave no trace."""
         return self._as_op(*args, **kwargs)
 
+    # -- what a model may ask of the layer it stands for -----------------------------------------------------------
+
+    in_channels = property(lambda self: self.shape.channels)
+    out_channels = property(lambda self: self.shape.filters)
+    kernel_size = property(lambda self: self.shape.kernel)
+    stride = property(lambda self: self.shape.stride)
+    dilation = property(lambda self: self.shape.dilation)
+    groups = property(lambda self: self.shape.groups)
+
     # -- packing ---------------------------------------------------------------------------------------------------
 
     def _pack(self) -> PackedConv:
@@ -136,7 +160,7 @@ class _QuantConv(nn.Module):
             assert self._packed is not None
             return self._packed
 
-    def _forget(self) -> None:
+    def renew(self) -> None:
         self.__dict__["_packed"], self.__dict__["_seen"] = None, ()
 
     def repack(self) -> None:
@@ -146,7 +170,7 @@ class _QuantConv(nn.Module):
         """
         numbers = ConvW8A8(*(self._buffers[name] for name in _BUFFERS))  # type: ignore[arg-type]
         numbers.validate(type(self).__name__, self.shape)
-        self._forget()
+        self.renew()
 
     def explain(self, *size: int) -> str:
         """The stage for an input of this size: the kernel chosen, and those rejected with the reasons."""
@@ -163,41 +187,20 @@ class _QuantConv(nn.Module):
 
     # -- state -----------------------------------------------------------------------------------------------------
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], strict: bool,
-        missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
-    ) -> None:  # fmt: skip
-        """Loads the layer whole or not at all: a FormatError, a key missing or one too many changes nothing."""
-        given = given_state(self, state_dict, prefix, missing_keys, unexpected_keys)
-        if given is None:
-            return
-        offered = ConvW8A8(**{name: given.get(name) for name in _BUFFERS})  # type: ignore[arg-type]
-        offered.validate(f"load {prefix}{type(self).__name__}", self.shape)
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
-        self._forget()
+    def description(self) -> dict[str, Any]:
+        sizes = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self.shape).items()}
+        return {"layer": type(self).__name__, **sizes, **scheme_words(self.scheme), "bias": self.bias is not None}
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _QuantConv:
-        """Moves, but never converts: half a scale is not the scale."""
-
-        def keep_dtype(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        super()._apply(keep_dtype, recurse)
-        original = self.__dict__.get("_original")
-        if original is not None:
-            original._apply(fn, recurse)
-        self._forget()
-        return self
+    def check_tensors(self, op: str, given: dict[str, Any]) -> None:
+        named = {"weight": given["qweight"], **{name: given.get(name) for name in _BUFFERS[1:]}}
+        ConvW8A8(**named).validate(op, self.shape)
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("_packed", "_seen")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._forget()
+        self.renew()
 
 
 class QuantConv1d(_QuantConv):
@@ -255,7 +258,7 @@ def _observed(op: str, calibration: Any, shape: ConvShape) -> RangeObserver:
         return calibration
     observer = RangeObserver(f"the input of {op}")
     spatial = len(shape.kernel)
-    for x in [calibration] if isinstance(calibration, Tensor) else calibration:
+    for x in batches_of(op, calibration):
         fits = isinstance(x, Tensor) and x.is_floating_point() and x.dim() in (spatial + 1, spatial + 2)
         if not fits or x.shape[-spatial - 1] != shape.channels:
             expected = f"float[batch, {shape.channels}, {'T' if spatial == 1 else 'H, W'}]"

@@ -17,7 +17,7 @@ from torch import Tensor
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.stage import Port, Stage, Value
 from rtaccel.kernels.conv.contract import MAX_K
-from rtaccel.nn.check import describe
+from rtaccel.nn.check import dense, describe
 from rtaccel.nn.linear_w8a8 import LinearW8A8
 from rtaccel.plan.choose import Choice
 from rtaccel.plan.group import Executable, Group, plan_group
@@ -94,7 +94,7 @@ class ConvW8A8:
         shape.check(op)
         if not isinstance(self.weight, Tensor) or tuple(self.weight.shape) != shape.weight_shape:
             expected = f"int8{list(shape.weight_shape)}"
-            raise FormatError(op, f"weight: {describe(self.weight)}", expected, "Take a weight of this layer.")
+            raise FormatError(op, f"qweight: {describe(self.weight)}", expected, "Take a weight of this layer.")
         self._matrix(shape).validate(op)
 
     def group(self, shape: ConvShape, size: Ints, out: Ints) -> Group:
@@ -129,7 +129,7 @@ class PackedConv:
     def __init__(self, op: str, shape: ConvShape, numbers: ConvW8A8) -> None:
         numbers.validate(op, shape)
         tensors = (getattr(numbers, f.name) for f in fields(numbers))
-        self._numbers = ConvW8A8(*(None if t is None else t.detach() for t in tensors))  # type: ignore[arg-type]
+        self._numbers = ConvW8A8(*(None if t is None else dense(t) for t in tensors))  # type: ignore[arg-type]
         self._op, self._shape = op, shape
         self._plans: dict[Ints, Executable] = {}
         self.choices: list[Choice] = []
@@ -146,7 +146,7 @@ class PackedConv:
 
     def compute(self, x: Tensor) -> Tensor:
         """y [M, N, *out] of x [M, C, *size] float32; y's memory is channels last."""
-        x = x.detach().as_subclass(Tensor).resolve_neg()
+        x = x.detach().as_subclass(Tensor).resolve_conj().resolve_neg()
         rows = x.movedim(1, -1).contiguous()
         if rows.data_ptr() % 4:
             rows = rows.clone()

@@ -15,16 +15,17 @@ from rtaccel.core.stage import Port, Stage, Value
 from rtaccel.formats.int8 import quantise_weight
 from rtaccel.nn.check import dense, describe, is_plain
 from rtaccel.nn.numbers import LEAST_SCALE
+from rtaccel.nn.stored import Stored
 from rtaccel.plan.group import Executable, Group, plan_group
 
 SCHEMES = ("w8a8", "w8a16")
 """Those with int8 weights: a table has no activations to quantise, so that they mean the same here."""
 
 
-class QuantEmbedding(nn.Module):
-    """y = weight[index] * weight_scale[index]: takes the place of an nn.Embedding with a quarter of its bytes.
+class QuantEmbedding(Stored):
+    """y = qweight[index] * weight_scale[index]: takes the place of an nn.Embedding with a quarter of its bytes.
 
-    index int64 or int32 of any shape, y float32 [*index.shape, embedding_dim]. weight int8 [V, C] in -127..127,
+    index int64 or int32 of any shape, y float32 [*index.shape, embedding_dim]. qweight int8 [V, C] in -127..127,
     weight_scale float32 [V] = max_c |row| / 127; so |y - float row| <= weight_scale / 2, and one rounding.
 
     Raises FormatError for an index outside 0..V-1 (nothing is computed), ShapeError for another dtype or device.
@@ -36,7 +37,7 @@ class QuantEmbedding(nn.Module):
         torch.Size([1, 2, 16])
     """
 
-    weight: Tensor
+    qweight: Tensor
     weight_scale: Tensor
 
     def __init__(self, num_embeddings: int, embedding_dim: int, *, device: Any = None) -> None:
@@ -47,7 +48,7 @@ class QuantEmbedding(nn.Module):
                 "Leave this table out.",
             )  # fmt: skip
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        self.register_buffer("weight", torch.zeros(num_embeddings, embedding_dim, dtype=torch.int8, device=device))
+        self.register_buffer("qweight", torch.zeros(num_embeddings, embedding_dim, dtype=torch.int8, device=device))
         self.register_buffer("weight_scale", torch.ones(num_embeddings, dtype=torch.float32, device=device))
         self._packed: tuple[Any, Executable] | None = None
 
@@ -69,21 +70,23 @@ class QuantEmbedding(nn.Module):
         if parse_scheme(scheme).name not in SCHEMES:
             raise UnsupportedProblem(cls.__name__, str(scheme), "a scheme with int8 weights", 'Pass "w8a16".')
         made = cls(module.num_embeddings, module.embedding_dim, device=module.weight.device)
-        made.weight, made.weight_scale = quantise_weight(module.weight, cls.__name__)
+        made.qweight, made.weight_scale = quantise_weight(dense(module.weight), cls.__name__)
         return made.train(module.training)
 
     def forward(self, index: Tensor) -> Tensor:
         if is_dynamo_compiling():
-            return self.weight[index].float() * self.weight_scale[index].unsqueeze(-1)
+            return self.qweight[index].float() * self.weight_scale[index].unsqueeze(-1)
         if not isinstance(index, Tensor) and (cupy := interop.cupy_of(index)) is not None:
             return interop.call(cupy, self, (index,))
-        expected = f"int64[...] on {self.weight.device}"
+        expected = f"int64[...] on {self.weight_scale.device}"
         if not isinstance(index, Tensor) or index.dtype not in (torch.int64, torch.int32):
             raise ShapeError("QuantEmbedding", describe(index), expected, "Convert it with .long().")
-        if index.device != self.weight.device:
+        if index.layout != torch.strided:
+            raise ShapeError("QuantEmbedding", f"{index.layout} {describe(index)}", expected, "Call .to_dense().")
+        if index.device != self.weight_scale.device:
             raise ShapeError("QuantEmbedding", describe(index), expected, "Move the index or the table.")
         if not is_plain(index) or index.device.type != "cpu":
-            return self.weight[index].float() * self.weight_scale[index].unsqueeze(-1)
+            return self.qweight[index].float() * self.weight_scale[index].unsqueeze(-1)
         result = self._plan().call((dense(index.reshape(-1, 1).long()),))
         if not isinstance(result, Tensor):
             raise UnsupportedProblem("QuantEmbedding", describe(index), "a plain tensor", "Pass index.clone().")
@@ -91,20 +94,20 @@ class QuantEmbedding(nn.Module):
 
     def _plan(self) -> Executable:
         """Packed anew where a buffer became another tensor or was changed in place."""
-        state = tuple((t, t._version) for t in (self.weight, self.weight_scale))
+        state = tuple((t, t._version) for t in (self.qweight, self.weight_scale))
         if self._packed is not None and all(a is b and n == m for (a, n), (b, m) in zip(self._packed[0], state)):
             return self._packed[1]
-        self.check(self.weight, self.weight_scale)
+        self.check(self.qweight, self.weight_scale)
         x, y = Value("index", 1, "int64"), Value("y", self.embedding_dim)
-        tensors = {"weight": self.weight, "weight_scale": self.weight_scale}
+        tensors = {"weight": dense(self.qweight), "weight_scale": dense(self.weight_scale)}
         stage = Stage("embedding", "embedding", (x,), (y,), tensors)
         plan = plan_group(Group((stage,), (Port(x, 1, (1,)),), (Port(y, 1, (y.width,)),)), 1)[0]
         self._packed = (state, plan)
         return plan
 
-    def check(self, weight: Any, scale: Any) -> None:
+    def check(self, weight: Any, scale: Any, op: str = "QuantEmbedding") -> None:
         """Raises FormatError where these do not make a table of this size."""
-        shapes = {"weight": (self.num_embeddings, self.embedding_dim), "weight_scale": (self.num_embeddings,)}
+        shapes = {"qweight": (self.num_embeddings, self.embedding_dim), "weight_scale": (self.num_embeddings,)}
         for (name, shape), tensor, dtype in zip(shapes.items(), (weight, scale), (torch.int8, torch.float32)):
             good = isinstance(tensor, Tensor) and tuple(tensor.shape) == shape and tensor.dtype == dtype
             if good and not tensor.is_meta and dtype == torch.float32:
@@ -113,27 +116,17 @@ class QuantEmbedding(nn.Module):
                 good = not bool((tensor == -128).any())
             if not good:
                 raise FormatError(
-                    "QuantEmbedding", f"{name}: {describe(tensor)}",
+                    op, f"{name}: {describe(tensor)}",
                     f"{str(dtype).removeprefix('torch.')}{list(shape)}, scales positive and finite, rows in -127..127",
                     "Take the state dict of a QuantEmbedding of this size.",
                 )  # fmt: skip
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Loads both tensors or neither: a FormatError changes nothing."""
-        given = [state_dict.get(prefix + name) for name in ("weight", "weight_scale")]
-        if all(t is not None for t in given):
-            self.check(*given)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+    def description(self) -> dict[str, Any]:
+        sizes = {"num_embeddings": self.num_embeddings, "embedding_dim": self.embedding_dim}
+        return {"layer": type(self).__name__, **sizes}
 
-    def _apply(self, fn: Any, recurse: bool = True) -> QuantEmbedding:
-        """Moves, but never converts: half a scale is not the scale."""
-
-        def keep_dtype(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        super()._apply(keep_dtype, recurse)
-        return self
+    def check_tensors(self, op: str, given: dict[str, Any]) -> None:
+        self.check(given["qweight"], given["weight_scale"], op)
 
     def extra_repr(self) -> str:
         return f"{self.num_embeddings}, {self.embedding_dim}"

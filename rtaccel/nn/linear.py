@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,10 +17,12 @@ from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.scheme import W4A8, W8A8, Int8Activation, Scheme, parse_scheme
 from rtaccel.formats.observe import RangeObserver
 from rtaccel.nn import ops
-from rtaccel.nn.check import check_input, describe, given_state, is_plain
+from rtaccel.nn.arrays import batches_of
+from rtaccel.nn.check import check_input, describe, is_plain
 from rtaccel.nn.formats import numbers_of
 from rtaccel.nn.numbers import LinearNumbers
 from rtaccel.nn.packed import Packed
+from rtaccel.nn.stored import Stored, scheme_words
 from rtaccel.plan.explain import line, table
 
 _lock = threading.RLock()
@@ -46,7 +48,7 @@ class _Buffers(dict[str, "Tensor | None"]):
             owner._forget()
 
 
-class QuantLinear(nn.Module):
+class QuantLinear(Stored):
     """y = x W^T + bias with quantised weights: takes the place of an nn.Linear, for inference.
 
     x float32 [..., K], y float32 [..., N], K = in_features, N = out_features. With the scheme W8A8
@@ -55,7 +57,7 @@ class QuantLinear(nn.Module):
         q = rint(x / row_scale),  row_scale[m] = max_k |x[m, k]| / 127               dynamic, input_zero_point 0
         y[m, n] = (sum_k (q[m, k] - input_zero_point) * weight[n, k]) * scale * weight_scale[n] + bias[n]
 
-    with exact int32 sums (contracts of `quantize` and `linear`). Buffers are plain tensors: weight int8 [N, K],
+    with exact int32 sums (contracts of `quantize` and `linear`). Buffers are plain tensors: qweight int8 [N, K],
     weight_scale float32 [N], bias float32 [N] or None; static: input_scale float32 [], input_zero_point int32 [].
 
     The schemes BFloat16 and W8A16 take x as it is, W4A16 too, with int4 weights in groups along K; W4A8 is W8A8 with
@@ -85,7 +87,9 @@ class QuantLinear(nn.Module):
         torch.Size([2, 4])
     """
 
-    weight: Tensor
+    STORED: ClassVar[str] = "qweight"
+    """The buffer of the weight, a name that nn.Linear has not."""
+
     weight_scale: Tensor
     group_scale: Tensor
     bias: Tensor | None
@@ -121,7 +125,7 @@ class QuantLinear(nn.Module):
         self._swapped = False
         self.__dict__["_buffers"] = _Buffers(self, {})
         for name, tensor in numbers.items():
-            self.register_buffer(name, tensor)
+            self.register_buffer(self.STORED if name == "weight" else name, tensor)
         self._forget()
 
     @classmethod
@@ -182,7 +186,7 @@ class QuantLinear(nn.Module):
             return self._as_op(input)
         if not isinstance(input, Tensor) and (cupy := interop.cupy_of(input)) is not None:
             return interop.call(cupy, self, (input,))
-        check_input(type(self).__name__, input, self.in_features, self.weight.device)
+        check_input(type(self).__name__, input, self.in_features, self.device)
         if not all(is_plain(t) for t in (input, *self._buffers.values()) if t is not None):
             return self._as_op(input)
         with _lock:
@@ -200,7 +204,17 @@ class QuantLinear(nn.Module):
 
     def _numbers(self) -> LinearNumbers:
         cls = numbers_of("QuantLinear", self.scheme)
-        return cls(**self._buffers, **self._options(cls))
+        return cls(**self._fields(), **self._options(cls))
+
+    def _fields(self) -> dict[str, Any]:
+        """The buffers by the names that the numbers have for them."""
+        return {"weight" if name == self.STORED else name: t for name, t in self._buffers.items()}
+
+    @property
+    def device(self) -> torch.device:
+        weight = self._buffers[self.STORED]
+        assert weight is not None
+        return weight.device
 
     def _pack(self) -> Packed:
         with _lock:
@@ -248,45 +262,21 @@ class QuantLinear(nn.Module):
 
     # -- state -----------------------------------------------------------------------------------------------------
 
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        """Loads the layer whole or not at all: a FormatError, a key missing or one too many changes nothing.
+    def description(self) -> dict[str, Any]:
+        sizes = {"in_features": self.in_features, "out_features": self.out_features}
+        return {"layer": type(self).__name__, **sizes, **scheme_words(self.scheme), "bias": self.bias is not None}
 
-        nn.Module reports such keys, and raises where strict. It always passes strict=True here.
-        """
-        given = given_state(self, state_dict, prefix, missing_keys, unexpected_keys)
-        if given is None:
-            return
+    def check_tensors(self, op: str, given: dict[str, Any]) -> None:
         cls = numbers_of("QuantLinear", self.scheme)
         size = cls.size_of(self.out_features, self.in_features, self.scheme)
         for name in sorted(given):
-            cls.check(f"load {prefix}QuantLinear", name, given[name], size)
+            cls.check(op, "weight" if name == self.STORED else name, given[name], size, name)
+
+    def take(self, found: dict[str, Tensor], assign: bool) -> None:
         ranks = self._ranks()
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
+        super().take(found, assign)
         if all(is_plain(t) for t in self._buffers.values() if t is not None):
             self._repack(ranks)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantLinear:
-        """Moves, but never converts: half a scale is not the scale."""
-
-        def keep_dtype(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        super()._apply(keep_dtype, recurse)
-        if self._original is not None:
-            self._original._apply(fn, recurse)
-        return self
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("_call", "_packed")} | {
@@ -304,7 +294,7 @@ def _observed(op: str, calibration: Any, width: int) -> RangeObserver:
     if isinstance(calibration, RangeObserver):
         return calibration
     observer = RangeObserver(f"the input of {op}")
-    for x in [calibration] if isinstance(calibration, Tensor) else calibration:
+    for x in batches_of(op, calibration):
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() == 0 or x.shape[-1] != width:
             raise FormatError(
                 op, f"calibration with {describe(x)}", f"float[..., {width}]", "Pass inputs of this layer."

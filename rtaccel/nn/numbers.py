@@ -17,7 +17,7 @@ from rtaccel.core.scheme import Scheme
 from rtaccel.core.stage import Port, Quant, Stage, Value
 from rtaccel.formats.observe import RangeObserver
 from rtaccel.kernels.linear.contract import MAX_K
-from rtaccel.nn.check import describe
+from rtaccel.nn.check import copied, dense, describe
 from rtaccel.plan.group import Group
 
 LEAST_SCALE = 2.0**-126
@@ -122,7 +122,7 @@ class LinearNumbers:
         if quant is not None:
             made["input_scale"] = torch.tensor(quant.scale, dtype=torch.float32, device=weight.device)
             made["input_zero_point"] = torch.tensor(quant.zero_point, dtype=torch.int32, device=weight.device)
-        numbers = cls(bias=None if bias is None else bias.detach().clone(), **made)
+        numbers = cls(bias=None if bias is None else copied(bias), **made)
         numbers.validate(op)
         return numbers
 
@@ -134,9 +134,9 @@ class LinearNumbers:
         return ((f.name, getattr(self, f.name)) for f in fields(cast(Any, self)) if f.name not in self.OPTIONS)
 
     def detached(self) -> LinearNumbers:
-        """The same memory under new tensor objects, so that holding them keeps none of the originals alive."""
+        """The same numbers, plain and contiguous, under new tensor objects: holding them keeps none of the originals alive."""
         options = {name: getattr(self, name) for name in self.OPTIONS}
-        return type(self)(**{name: None if t is None else t.detach() for name, t in self.items()}, **options)
+        return type(self)(**{name: None if t is None else dense(t) for name, t in self.items()}, **options)
 
     def validate(self, op: str) -> None:
         """Raises FormatError or UnsupportedProblem for numbers that do not make a layer."""
@@ -160,13 +160,16 @@ class LinearNumbers:
         return getattr(self, f"input_{what}", None)
 
     @classmethod
-    def check(cls, op: str, name: str, tensor: Any, size: Size) -> None:
-        """Raises FormatError where one tensor is not what its name means in a layer of this size. Meta has no values."""
+    def check(cls, op: str, name: str, tensor: Any, size: Size, shown: str | None = None) -> None:
+        """Raises FormatError where one tensor is not what its name means in a layer of this size. Meta has no values.
+
+        shown: what the tensor is called where it comes from.
+        """
         shape, dtype = cls.form(size)[name]
         expected = f"{str(dtype).removeprefix('torch.')}{list(shape)}"
         step = "Take the state dict of a QuantLinear of this size and scheme."
         if not isinstance(tensor, Tensor) or tensor.shape != shape or tensor.dtype != dtype:
-            raise FormatError(op, f"{name}: {describe(tensor)}", expected, step)
+            raise FormatError(op, f"{shown or name}: {describe(tensor)}", expected, step)
         if tensor.is_meta:
             return
         if dtype.is_floating_point and not torch.isfinite(tensor).all():

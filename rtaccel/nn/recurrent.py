@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -17,13 +18,15 @@ from rtaccel.core.scheme import W4A8, W8A8, Int8Activation, Scheme, parse_scheme
 from rtaccel.formats.observe import RangeObserver
 from rtaccel.nn import recurrent_numbers as numbers
 from rtaccel.nn import recurrent_ops as ops
+from rtaccel.nn.arrays import batches_of
 from rtaccel.nn.check import describe, is_plain
+from rtaccel.nn.stored import Stored, scheme_words
 from rtaccel.plan.explain import line, table
 
 _lock = threading.RLock()
 
 
-class _Recurrent(nn.Module):
+class _Recurrent(Stored):
     """What QuantLSTM and QuantGRU share. Subclasses give `kind`, the torch layer, and the shape of states in a call."""
 
     kind: ClassVar[str]
@@ -31,6 +34,8 @@ class _Recurrent(nn.Module):
     _op: ClassVar[Callable[..., Any]]
     _state_count: ClassVar[int]
     _packed: numbers.Packed | None
+    _packed_of: tuple[Tensor | None, ...]
+    FLOAT = re.compile(r"weight_(ih|hh|hr)_l\d+(_reverse)?|all_weights|_flat_weights")
     h_scale: Tensor
 
     def __init__(
@@ -60,7 +65,7 @@ class _Recurrent(nn.Module):
         self.scheme: Int8Activation = replace(scheme, activation="static" if sizes.static else "dynamic")  # type: ignore[call-arg]
         self._original: nn.RNNBase | None = None
         self._swapped = False
-        self._packed = None
+        self._packed, self._packed_of = None, ()
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor)
 
@@ -127,13 +132,25 @@ class _Recurrent(nn.Module):
         flags = (s.hidden_size, s.num_layers, s.bidirectional, s.bias, s.static, s.group_size, self.batch_first)
         return type(self)._op(x, *given, list(tensors), *flags)
 
+    # -- what a model may ask of the layer it stands for -----------------------------------------------------------
+
+    input_size = property(lambda self: self.sizes.input_size)
+    hidden_size = property(lambda self: self.sizes.hidden_size)
+    num_layers = property(lambda self: self.sizes.num_layers)
+    bidirectional = property(lambda self: self.sizes.bidirectional)
+    bias = property(lambda self: self.sizes.bias)
+    dropout, proj_size = 0.0, 0
+
+    def flatten_parameters(self) -> None:
+        """Nothing: the numbers are packed already. Models call it before nn.LSTM."""
+
     # -- packing ---------------------------------------------------------------------------------------------------
 
     def _pack(self) -> numbers.Packed:
         """The packed plans; made again where a buffer is another tensor than it was."""
         packed = self._packed
-        current = tuple(id(t) for t in self._buffers.values())
-        if packed is None or self._packed_of != current:
+        current = tuple(self._buffers.values())
+        if packed is None or any(a is not b for a, b in zip(self._packed_of, current)):
             packed = numbers.Packed(type(self).__name__, self.sizes, dict(self._buffers), self.batch_first)  # type: ignore[arg-type]
             self.__dict__["_packed"], self.__dict__["_packed_of"] = packed, current
         return packed
@@ -145,7 +162,7 @@ class _Recurrent(nn.Module):
         """
         with _lock:
             numbers.validate(type(self).__name__, self.sizes, dict(self._buffers))  # type: ignore[arg-type]
-            self.__dict__["_packed"] = None
+            self.renew()
 
     def explain(self) -> str:
         """Every stage of a call with one moment, or of the last new shape: the kernel, what was rejected and why; and where
@@ -164,33 +181,21 @@ class _Recurrent(nn.Module):
 
     # -- state -----------------------------------------------------------------------------------------------------
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Loads the layer whole or not at all; a FormatError changes nothing."""
-        given = {name[len(prefix) :]: t for name, t in state_dict.items() if name.startswith(prefix)}
-        missing, unexpected = args[2], args[3]
-        if given.keys() != self._buffers.keys():
-            missing.extend(prefix + name for name in self._buffers if name not in given)
-            unexpected.extend(prefix + name for name in given if name not in self._buffers)
-            return
+    def description(self) -> dict[str, Any]:
+        names = ("input_size", "hidden_size", "num_layers", "bidirectional", "bias", "batch_first")
+        sizes = {name: getattr(self, name) for name in names}
+        return {"layer": type(self).__name__, **sizes, **scheme_words(self.scheme)}
+
+    def check_tensors(self, op: str, given: dict[str, Any]) -> None:
         for name, tensor in given.items():
-            numbers.check_tensor(f"load {prefix}{type(self).__name__}", self.sizes, name, tensor)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+            numbers.check_tensor(op, self.sizes, name, tensor)
+
+    def renew(self) -> None:
         self.__dict__["_packed"] = None
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Moves, but never converts: half a scale is not the scale."""
-
-        def keep_dtype(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        super()._apply(keep_dtype, recurse)
-        if self._original is not None:
-            self._original._apply(fn, recurse)
-        return self
-
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_packed"} | {"_packed": None}
+        kept = {name: value for name, value in self.__dict__.items() if name not in ("_packed", "_packed_of")}
+        return kept | {"_packed": None, "_packed_of": ()}
 
 
 class QuantLSTM(_Recurrent):
@@ -203,7 +208,7 @@ class QuantLSTM(_Recurrent):
     one per row.
     Dropout between layers belongs to training and is left out. Zeros in the weights are used where that is faster.
 
-    Buffers are plain tensors under torch's names (`rtaccel.nn.recurrent_numbers`). A stream with a NaN or an infinity
+    Buffers are plain tensors (`rtaccel.nn.recurrent_numbers`). A stream with a NaN or an infinity
     in x or hx comes out as NaN; others are not touched. y never requires grad. For every shape of x a plan is packed
     on first use, and the last 8 are kept. After changing a buffer in place, call `repack()`.
 
@@ -271,7 +276,7 @@ def _observed(op: str, calibration: Tensor | Iterable[Tensor] | RangeObserver, w
     if isinstance(calibration, RangeObserver):
         return calibration
     observer = RangeObserver(f"the input of {op}")
-    for x in (calibration,) if isinstance(calibration, Tensor) else calibration:
+    for x in batches_of(op, calibration):
         if not isinstance(x, Tensor) or x.dtype != torch.float32 or not x.dim() or x.shape[-1] != width:
             raise ShapeError(
                 op, describe(x), f"calibration tensors float32[..., {width}]", "Pass inputs of this layer."

@@ -2,7 +2,7 @@
 
 For every layer and direction, with torch's suffix (_l0, _l0_reverse, ...), G = 4 gates of an LSTM or 3 of a GRU:
 
-weight_ih, weight_hh    int8 [G * H, K] in -127..127, and weight_.._scale float32 [G * H]; or int4, packed in
+qweight_ih, qweight_hh  int8 [G * H, K] in -127..127, and weight_.._scale float32 [G * H]; or int4, packed in
                         uint8 [G * H, (K + 1) // 2], and weight_.._group_scale float32 [G * H, groups]
 bias_ih, bias_hh        float32 [G * H], or none of them
 
@@ -24,7 +24,7 @@ from rtaccel.core.stage import Port, Quant, Stage, Value
 from rtaccel.formats import int4, int8
 from rtaccel.formats.int8 import require_finite
 from rtaccel.kernels._shared.recurrent import H_SCALE, MAX_K, Geometry
-from rtaccel.nn.check import dense, describe
+from rtaccel.nn.check import copied, dense, describe
 from rtaccel.plan.choose import Choice
 from rtaccel.plan.group import Executable, Group, plan_group
 from rtaccel.plan.sparse_recurrent import could_be_sparse, fastest
@@ -75,10 +75,10 @@ class Sizes:
         found: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
         for name, (rows, columns) in self.matrices().items():
             if self.group_size:
-                found[name] = (torch.uint8, (rows, (columns + 1) // 2))
+                found[f"q{name}"] = (torch.uint8, (rows, (columns + 1) // 2))
                 found[f"{name}_group_scale"] = (torch.float32, (rows, int4.group_count(columns, self.group_size)))
             else:
-                found[name] = (torch.int8, (rows, columns))
+                found[f"q{name}"] = (torch.int8, (rows, columns))
                 found[f"{name}_scale"] = (torch.float32, (rows,))
             if self.bias:
                 found[name.replace("weight", "bias")] = (torch.float32, (rows,))
@@ -113,15 +113,16 @@ def quantise(op: str, sizes: Sizes, weights: Mapping[str, Tensor], quant: Quant 
     """From the float32 tensors of a torch layer. Raises FormatError for a number that is not finite."""
     made: dict[str, Tensor] = {}
     device = weights["weight_ih_l0"].device
-    for name in sizes.layout():
-        if name in sizes.matrices() and sizes.group_size:
-            found = int4.quantise_weight(weights[name], sizes.group_size, f"{op}.{name}")
-            made[name], made[f"{name}_group_scale"] = found
-        elif name in sizes.matrices():
-            made[name], made[f"{name}_scale"] = int8.quantise_weight(weights[name], f"{op}.{name}")
-        elif name.startswith("bias"):
-            require_finite(weights[name].detach(), op, name)
-            made[name] = weights[name].detach().clone()
+    for name in sizes.matrices():
+        weight, where = dense(weights[name]), f"{op}.{name}"
+        if sizes.group_size:
+            made[f"q{name}"], made[f"{name}_group_scale"] = int4.quantise_weight(weight, sizes.group_size, where)
+        else:
+            made[f"q{name}"], made[f"{name}_scale"] = int8.quantise_weight(weight, where)
+        if sizes.bias:
+            bias = name.replace("weight", "bias")
+            require_finite(weights[bias].detach(), op, bias)
+            made[bias] = copied(weights[bias])
     made["h_scale"] = torch.tensor(H_SCALE, dtype=torch.float32, device=device)
     if quant is not None:
         made["input_scale"] = torch.tensor(quant.scale, dtype=torch.float32, device=device)
@@ -207,7 +208,7 @@ def group(
     names = ("h", "c")[: 2 if sizes.kind == "lstm" else 1]
     before = tuple(Value(f"{n}0", sizes.hidden_size, steps=rows * batch) for n in names) if states else ()
     after = tuple(Value(f"{n}n", sizes.hidden_size, steps=rows * batch) for n in names)
-    kept = {n: t for n, t in tensors.items() if n.startswith(("weight", "bias"))}
+    kept = {n.removeprefix("q"): t for n, t in tensors.items() if n.startswith(("qweight", "weight", "bias"))}
     attrs = {**vars(geometry), "h_scale": float(tensors["h_scale"]), "group_size": sizes.group_size}
     if sizes.static:
         attrs |= {"x_scale": float(tensors["input_scale"]), "x_zero_point": int(tensors["input_zero_point"])}
@@ -229,7 +230,7 @@ class Packed:
     def __init__(self, op: str, sizes: Sizes, tensors: Mapping[str, Tensor], batch_first: bool) -> None:
         validate(op, sizes, tensors)
         self._op, self._sizes, self._batch_first = op, sizes, batch_first
-        self._tensors = {name: tensor.detach() for name, tensor in tensors.items()}
+        self._tensors = {name: dense(tensor) for name, tensor in tensors.items()}
         self._plans: dict[tuple[tuple[int, ...], bool], Executable] = {}
         self.choices: list[Choice] = []
         self.notes: list[str] = []

@@ -15,9 +15,10 @@ from rtaccel.core.stage import Quant
 from rtaccel.formats import masks
 from rtaccel.formats.observe import RangeObserver
 from rtaccel.nn import ops
-from rtaccel.nn.check import given_state, is_plain
+from rtaccel.nn.check import dense, describe, is_plain
 from rtaccel.nn.linear import QuantLinear, _observed
 from rtaccel.nn.sparse_numbers import STEP, SparseNumbers, sparse_numbers
+from rtaccel.nn.stored import sparsity_words
 
 
 class SparseLinear(QuantLinear):
@@ -47,6 +48,8 @@ class SparseLinear(QuantLinear):
         >>> layer(torch.randn(2, 64)).shape, layer.sparsity_reached
         (torch.Size([2, 32]), 0.8999...)
     """
+
+    STORED = "values"
 
     def __init__(
         self,
@@ -98,11 +101,11 @@ class SparseLinear(QuantLinear):
         scheme, sparsity = parse_scheme(scheme), parse_sparsity(sparsity)
         numbers = sparse_numbers(cls.__name__, sparsity, scheme)
         with torch.device("cpu"), torch.no_grad():
-            weight = module.weight.detach()
+            weight = dense(module.weight)
             if mask is None:
                 mask = masks.keep(weight.abs(), sparsity)
-            elif mask.shape != weight.shape:
-                got = f"mask {list(mask.shape)}"
+            elif not isinstance(mask, Tensor) or mask.shape != weight.shape or mask.dtype != torch.bool:
+                got = f"mask: {describe(mask)}"
                 raise FormatError(cls.__name__, got, f"bool {list(weight.shape)}", "Pass a mask of the weight.")
             masks.check(cls.__name__, mask, sparsity)
             quant = _range(cls.__name__, scheme, calibration, module.in_features)
@@ -133,7 +136,7 @@ class SparseLinear(QuantLinear):
         return options | ({"group_size": self.scheme.group_size} if isinstance(self.scheme, W4A8) else {})
 
     def _numbers(self) -> SparseNumbers:
-        return self._form(**self._buffers, **self._options_now())
+        return self._form(**self._fields(), **self._options_now())
 
     def _as_op(self, input: Any) -> Tensor:
         call = ops.SPARSE_OPERATORS[self._form]
@@ -146,34 +149,27 @@ class SparseLinear(QuantLinear):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, sparsity={self.sparsity}, zeros={self.sparsity_reached:.1%}"
 
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        """Loads the layer whole or not at all. The number of weights is that of the file, not of this layer."""
-        given = given_state(self, state_dict, prefix, missing_keys, unexpected_keys)
-        if given is None:
-            return
-        op = f"load {prefix}SparseLinear"
-        if any(not isinstance(t, Tensor) for t in given.values()):
-            raise FormatError(op, "a value that is no tensor", "plain tensors", STEP)
-        if given["weight"].dtype != self.weight.dtype:
-            raise FormatError(op, f"weight: {given['weight'].dtype}", str(self.weight.dtype), STEP)
-        if isinstance(self.sparsity, BlockSparse) and tuple(given["weight"].shape[1:]) != tuple(self.sparsity.block):
-            raise FormatError(op, f"blocks of {list(given['weight'].shape[1:])}", f"{list(self.sparsity.block)}", STEP)
-        device = self.weight.device
-        tensors: dict[str, Any] = dict.fromkeys(self._buffers)
-        tensors |= {name: t.detach().to(device).clone() for name, t in given.items()}
-        self._form(**tensors, **self._options_now()).validate(op)
-        ranks = self._ranks()
-        for name, tensor in tensors.items():
-            self._buffers[name] = tensor
+    def description(self) -> dict[str, Any]:
+        return {**super().description(), **sparsity_words(self.sparsity)}
+
+    def check_tensors(self, op: str, given: dict[str, Any]) -> None:
+        """The number of weights is that of the file, not of this layer."""
+        values, own = given[self.STORED], self._buffers[self.STORED]
+        assert own is not None
+        if values.dtype != own.dtype:
+            raise FormatError(op, f"values: {values.dtype}", str(own.dtype), STEP)
+        if isinstance(self.sparsity, BlockSparse) and tuple(values.shape[1:]) != tuple(self.sparsity.block):
+            raise FormatError(op, f"blocks of {list(values.shape[1:])}", f"{list(self.sparsity.block)}", STEP)
+        self._given(given).validate(op)
+
+    def _given(self, found: dict[str, Any]) -> SparseNumbers:
+        named = {"weight" if name == self.STORED else name: found.get(name) for name in self._buffers}
+        return self._form(**named, **self._options_now())
+
+    def take(self, found: dict[str, Tensor], assign: bool) -> None:
+        device, ranks = self.device, self._ranks()
+        for name, tensor in found.items():
+            self._buffers[name] = tensor if assign else tensor.detach().to(device, copy=True)
         if all(is_plain(t) for t in self._buffers.values() if t is not None):
             self._repack(ranks)
 

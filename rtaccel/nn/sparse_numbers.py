@@ -22,7 +22,7 @@ from rtaccel.core.stage import Port, Quant, Stage, Value
 from rtaccel.formats import int4
 from rtaccel.formats.int8 import quantise_weight, require_finite
 from rtaccel.kernels.sparse_linear import contract
-from rtaccel.nn.check import describe
+from rtaccel.nn.check import copied, describe
 from rtaccel.nn.linear_w8a8 import INPUT
 from rtaccel.nn.numbers import LEAST_SCALE, LinearNumbers, Size
 from rtaccel.plan.group import Group
@@ -92,7 +92,7 @@ class SparseNumbers(LinearNumbers):
         if quant is not None:
             made["input_scale"] = torch.tensor(quant.scale, dtype=torch.float32, device=weight.device)
             made["input_zero_point"] = torch.tensor(quant.zero_point, dtype=torch.int32, device=weight.device)
-        numbers = cls(bias=None if bias is None else bias.detach().clone(), **made)
+        numbers = cls(bias=None if bias is None else copied(bias), **made)
         numbers.validate(op)
         return numbers
 

@@ -1,0 +1,43 @@
+"""What `quantize_` and `sparsify_` ask of a model and of their options, before they look at its layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from rtaccel.core.errors import FormatError, UnsupportedProblem
+
+_ALIKE: tuple[type[nn.Module], ...] = (
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding, nn.Identity, nn.ReLU, nn.Sequential, nn.ModuleList, nn.ModuleDict,
+)  # fmt: skip
+"""Modules that compute the same in training mode."""
+
+
+def check_model(op: str, model: Any) -> None:
+    """Raises UnsupportedProblem for what is no module, or one in training mode."""
+    if not isinstance(model, nn.Module):
+        raise UnsupportedProblem(op, type(model).__name__, "an nn.Module", "Pass the model itself.")
+    if model.training:
+        raise UnsupportedProblem(op, "a model in training mode", "one in eval mode", "Call model.eval() first.")
+
+
+def check_modes(op: str, model: nn.Module) -> None:
+    """Raises UnsupportedProblem, naming the module, where calibration would run a part of the model in training mode: its
+    dropout would change the ranges, and its BatchNorm by them."""
+    for name, module in model.named_modules():
+        if module.training and type(module) not in _ALIKE:
+            got = f"{name}, a {type(module).__name__} in training mode"
+            raise UnsupportedProblem(op, got, "all modules in eval mode for calibration", "Call model.eval() first.")
+
+
+def check_options(op: str, filter_fn: Any, rows: Any, *flags: Any) -> None:
+    """Raises FormatError for a filter that cannot be called, rows that are no count, flags that are neither true nor false."""
+    if filter_fn is not None and not callable(filter_fn):
+        got = f"filter_fn={filter_fn!r}"
+        raise FormatError(op, got, "a function of (module, name)", "Pass lambda module, name: name != 'head'.")
+    if rows is not None and (type(rows) is not int or not 1 <= rows <= 2**20):
+        raise FormatError(op, f"rows={rows!r}", f"a number of rows from 1 to {2**20}", "Pass the batch to time with.")
+    for flag in flags:
+        if type(flag) is not bool:
+            raise FormatError(op, f"{flag!r} for a flag", "True or False", "Pass one of these, by name.")
