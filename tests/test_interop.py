@@ -149,10 +149,14 @@ def test_wrong_arrays_are_named(cupy: type[PretendedCupy]) -> None:
         fast(PretendedArray(np.zeros((1, 12))))
 
 
-def test_without_cupy_other_arrays_are_refused() -> None:
-    fast = rt.compile(network(), (torch.randn(1, 12),))
+def test_without_cupy_numpy_is_taken_and_what_is_no_array_refused() -> None:
+    fast, x = rt.compile(network(), (torch.randn(1, 12),)), torch.randn(1, 12)
+    assert torch.equal(fast(x.numpy()), fast(x))
+    assert torch.equal(fast(x.numpy()[:, ::-1]), fast(x.flip(1)))
     with pytest.raises(ShapeError, match="torch tensor"):
-        fast(np.zeros((1, 12), np.float32))
+        fast([[0.0] * 12])
+    with pytest.raises(ShapeError, match="torch tensor"):
+        fast("text")
 
 
 def test_cupy_itself() -> None:

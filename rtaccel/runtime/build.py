@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -18,12 +18,12 @@ from rtaccel.convert.graph import DraftGraph
 from rtaccel.convert.lower import lower
 from rtaccel.convert.private_copy import private_copy
 from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.core.log import log
+from rtaccel.core.progress import counted
 from rtaccel.core.scheme import SchemeMap
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.verify import narrowed, other_values, verified
-
-log = logging.getLogger("rtaccel.compile")
 
 Build = Callable[[Captured, DraftGraph], CompiledModel]
 
@@ -60,10 +60,29 @@ def build_verified(
     graph is, since the differences of a scheme would hide those of the graph.
     Raises NotCaptured where the model has to run as it is.
     """
+    with counted(f"compile {type(model).__name__}", 3) as advance:
+        return _build_verified(model, args, build, verify, exact, names, advance)
+
+
+def _build_verified(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    build: Build,
+    verify: bool,
+    exact: bool,
+    names: tuple[str, ...],
+    advance: Callable[[], None],
+) -> CompiledModel:
+    start = time.perf_counter()
     try:
         check_state("compile", model, args)
+        advance()
         private = private_copy("compile", model)
         captured, graph = best_form(private, args)
+        advance()
+        log.debug(
+            "%s: exported in %.2f s, batch size %s", type(model).__name__, time.perf_counter() - start, captured.batch
+        )
     except UnsupportedProblem as error:
         raise NotCaptured("compile", error.got, error.expected, error.next_step) from error
     if not verify:
@@ -85,7 +104,7 @@ def build_verified(
             return build(replace(captured, batch=left), graph).note_verified(found.note())
         worst = example if example in found.failed else next(iter(found.failed))
         differs = found.failed[worst]
-        log.info("batch %s: %s", worst, differs)
+        log.info("%s: with a batch of %s %s", type(model).__name__, worst, differs)
         if attempt == "open" and not captured.batch.fixed and captured.any_batch:
             captured, graph = fixed_form(private, args)
             why = f"with a batch of {worst} {differs}"

@@ -126,7 +126,7 @@ def compile(
         f"{title} was not captured and runs layer by layer in Python, not faster than torch: {reason}",
         FallbackWarning, stacklevel=2,
     )  # fmt: skip
-    return UncapturedModel(model, str(reason), scheme, calibration)
+    return UncapturedModel(model, str(reason), scheme, calibration, args)
 
 
 def check_options(device: str, max_batch: int | None, mode: str | None) -> None:

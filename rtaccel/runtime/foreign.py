@@ -31,10 +31,13 @@ def as_tensors(op: str, tree: Any, written: bool = False) -> Any:
 def _tensor(op: str, array: Any, written: bool) -> Tensor:
     try:
         if isinstance(array, np.ndarray):
-            if array.flags.writeable:
+            backwards = any(stride < 0 for stride in array.strides)
+            if array.flags.writeable and not backwards:
                 return torch.from_numpy(array)
             if not written:
                 return torch.from_numpy(array.copy())
+            if backwards:
+                raise ValueError("it runs backwards in memory")
         else:
             return torch.from_dlpack(array)
     except (TypeError, ValueError, BufferError, RuntimeError) as error:

@@ -66,7 +66,9 @@ def test_every_batch_is_the_models_or_refused(name: str, example: int, scheme: s
         try:
             got = fast(x)
         except rt.ShapeError as error:
-            assert size != example and f"a batch of {size}; expected one that the model was compiled for" in str(error)
+            expected = f"a batch of {size}; expected one that the model was compiled for"
+            if size == example or expected not in str(error):
+                raise
             continue
         want = model(x)
         assert got.shape == want.shape, size
