@@ -153,7 +153,7 @@ def test_without_cupy_numpy_is_taken_and_what_is_no_array_refused() -> None:
     fast, x = rt.compile(network(), (torch.randn(1, 12),)), torch.randn(1, 12)
     assert torch.equal(fast(x.numpy()), fast(x))
     assert torch.equal(fast(x.numpy()[:, ::-1]), fast(x.flip(1)))
-    with pytest.raises(ShapeError, match="torch tensor"):
+    with pytest.raises(ShapeError, match="Nest them as those of the example"):
         fast([[0.0] * 12])
     with pytest.raises(ShapeError, match="torch tensor"):
         fast("text")
