@@ -209,8 +209,7 @@ bool Plan::take_inputs(const Flat& flat, Pointers& p) const {
 bool Plan::fits(nb::handle inputs, nb::handle outputs, Pointers& p) const {
   Flat flat;
   const char* form = form_in_.c_str();
-  return unnest(inputs.ptr(), form, flat.tensors, flat.count) && take_inputs(flat, p) &&
-         take_outputs(outputs.ptr(), p);
+  return unnest(inputs.ptr(), form, flat.tensors, flat.count) && take_inputs(flat, p) && take_outputs(outputs.ptr(), p);
 }
 
 bool Plan::run(nb::handle inputs, nb::handle outputs) const {

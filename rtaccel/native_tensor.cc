@@ -28,10 +28,10 @@ struct Managed {
   dlpack::Tensor tensor;
 };
 
-// Where a Python tensor keeps the address of its torch tensor, where that keeps its dispatch keys, and the one that says
-// that the numbers in memory stand for their negatives (a view that torch makes of the imaginary part of a conjugate, or
-// _neg_view). The exchange interface does not tell, and asking torch costs 70 ns a tensor. So the place is found by
-// comparing tensors of both kinds; where that is not clear, torch is asked.
+// Where a Python tensor keeps the address of its torch tensor, where that keeps its dispatch keys, and the one that
+// says that the numbers in memory stand for their negatives (a view that torch makes of the imaginary part of a
+// conjugate, or _neg_view). The exchange interface does not tell, and asking torch costs 70 ns a tensor. So the place
+// is found by comparing tensors of both kinds; where that is not clear, torch is asked.
 struct {
   size_t object_offset = 0, keys_offset = 0;
   uint64_t bit = 0;
@@ -89,7 +89,7 @@ bool may_be_negated(PyObject* object) {
   }
   PyObject* answer = PyObject_Vectorcall(is_neg, &object, 1, nullptr);
   if (!answer) PyErr_Clear();
-  Py_XDECREF(answer);  // True and False outlive it
+  Py_XDECREF(answer);         // True and False outlive it
   return answer != Py_False;  // anything but a plain False counts as yes
 }
 

@@ -12,8 +12,8 @@
 
 namespace rta_torch {
 
-// Finds torch's exchange interface. Called once, before anything else here. plain, negated: tensors without and with the
-// negative bit, in pairs, by which the place of that bit is found.
+// Finds torch's exchange interface. Called once, before anything else here. plain, negated: tensors without and with
+// the negative bit, in pairs, by which the place of that bit is found.
 void connect(nanobind::handle tensor, nanobind::handle parameter, nanobind::handle refusal, nanobind::list plain,
              nanobind::list negated);
 

@@ -199,10 +199,14 @@ def test_a_dead_gpu_is_the_reason_of_the_triton_backend() -> None:
 def test_new_weights_are_captured_anew(device: PretendedDevice) -> None:
     fast, _ = graphed(network(), torch.randn(ROWS, 12))
     other, _ = graphed(network(), torch.randn(ROWS, 12))
-    x, captures = torch.randn(ROWS, 12), device.captures
+    x = torch.randn(ROWS, 12)
+    bound = fast.bind(x, out=torch.empty_like(fast(x)))
+    captures = device.captures
     assert not torch.equal(fast(x), other(x))
     fast.load_state_dict(other.state_dict())
     assert device.captures == captures + 1
+    with pytest.raises(UnsupportedProblem, match="weights that were replaced"):
+        bound()
     torch.testing.assert_close(fast(x), other(x), rtol=0, atol=0)
 
 

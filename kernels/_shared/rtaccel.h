@@ -88,8 +88,8 @@ double rta_plan_profile(rta_plan* plan, const void* const* inputs, void* const* 
 
 /* States as they are after rta_plan_finish, of samples first .. first + count - 1. */
 void rta_plan_reset(rta_plan* plan, int64_t first, int64_t count);
-/* All states as one block of bytes, in the kernels' own order: to save them and to put them back into such a plan. Loading
- * gives 0, or -1 with nothing changed where the bytes cannot be those of such a plan. */
+/* All states as one block of bytes, in the kernels' own order: to save them and to put them back into such a plan.
+ * Loading gives 0, or -1 with nothing changed where the bytes cannot be those of such a plan. */
 size_t rta_plan_state_bytes(const rta_plan* plan);
 void rta_plan_save_state(const rta_plan* plan, void* to);
 int rta_plan_load_state(rta_plan* plan, const void* from);

@@ -131,7 +131,7 @@ def compile(
 
 def check_options(device: str, max_batch: int | None, mode: str | None) -> None:
     """Raises a typed error where a model cannot be compiled so on this machine."""
-    if max_batch is not None and (not isinstance(max_batch, int) or max_batch < 1):
+    if max_batch is not None and (type(max_batch) is not int or max_batch < 1):
         raise ShapeError("compile", f"max_batch={max_batch!r}", "a positive number of rows, or None", "Pass one.")
     if device not in ("cpu", "cuda"):
         raise BackendUnavailable("compile", f"device={device!r}", "'cpu' or 'cuda'", "See `rtaccel info`.")

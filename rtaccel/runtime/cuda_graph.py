@@ -9,6 +9,7 @@ are launched one by one. So a graph that lost a kernel to another stream is foun
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
@@ -54,6 +55,7 @@ class GraphPlan(DevicePlan):
         self.__dict__.update(staged.__dict__)
         self._layer, self._samples = layer, samples
         self._sealed = False
+        self._bound: weakref.WeakSet[BoundGraph] = weakref.WeakSet()
         self._inputs = tuple(self._buffer(port) for port in self._group.inputs)
         with translated("graph", layer.free_text):
             self._graph = self._captured(self._inputs)
@@ -166,7 +168,14 @@ class GraphPlan(DevicePlan):
             raise UnsupportedProblem("bind", "a sealed model", "bind before seal()", "A capture allocates; bind first.")
         with translated("bind", self._layer.free_text):
             graph = self._captured(bound_in, bound_out)
-        return BoundGraph(self._layer, graph, held, shown, (*bound_in, *bound_out))
+        bound = BoundGraph(self._layer, graph, held, shown, (*bound_in, *bound_out))
+        self._bound.add(bound)
+        return bound
+
+    def close(self) -> None:
+        """Bound calls end with the weights that they were captured with."""
+        for bound in self._bound:
+            bound.ended = True
 
     def _placed(
         self, op: str, tensors: tuple[Tensor, ...], ports: tuple[Port, ...]
@@ -206,10 +215,15 @@ class BoundGraph:
         outputs: Sequence[tuple[Tensor, Tensor]], tensors: Sequence[Tensor],
     ) -> None:  # fmt: skip
         self._layer, self._graph, self._inputs, self._outputs = layer, graph, inputs, outputs
+        self.ended = False
         host = [t for t, _ in (*inputs, *outputs)]
         self._bound = [(t, t.data_ptr(), t.untyped_storage().nbytes()) for t in (*tensors, *host)]
 
     def __call__(self) -> None:
+        if self.ended:
+            raise UnsupportedProblem(
+                "bound call", "a graph of weights that were replaced", "one of the model as it is", "Bind again."
+            )
         for tensor, address, size in self._bound:
             if tensor.data_ptr() != address or tensor.untyped_storage().nbytes() < size:
                 raise ShapeError(

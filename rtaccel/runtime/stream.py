@@ -83,9 +83,9 @@ class StreamModel(CompiledModel):
     def _past(self, given: Mapping[str, Any]) -> bytes | None:
         past = given.get(_PAST)
         kept = self._plan().save_state()
-        if past is None:  # of another scale the int8 past would mean something else
+        if _PAST not in given:  # of another scale the int8 past would mean something else
             return bytes(kept) if self._keeps_scales(given) else None
-        fits = isinstance(past, Tensor) and past.dtype == torch.uint8 and past.numel() == len(kept)
+        fits = isinstance(past, Tensor) and past.dtype == torch.uint8 and past.shape == (len(kept),)
         if not fits or past.device.type == "meta" or past.layout != torch.strided or is_freed(past):
             got = f"{past.dtype}{list(past.shape)}" if isinstance(past, Tensor) else type(past).__name__
             raise FormatError(

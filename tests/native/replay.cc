@@ -148,6 +148,79 @@ void replay(const Case& c, const char* kernel, Report& report) {
   for (const auto& part : memory) report.expect(part->intact(), "%s: wrote in front of a tensor", c.id.c_str());
 }
 
+// Whether the values behind the first are states: what goes in comes out as it was, changed by the call.
+bool carries_states(const Case& c) {
+  if (c.outputs.size() < 2 || c.inputs.size() < c.outputs.size()) return false;
+  for (size_t i = 1; i < c.outputs.size(); ++i) {
+    const Shape &in = c.inputs[i].shape, &out = c.outputs[i].shape;
+    if (in.dtype != out.dtype || in.steps != out.steps || in.width != out.width) return false;
+  }
+  return true;
+}
+
+// A plan of one stage that keeps its states, for the samples of a case.
+rta_plan* stateful_plan(const Case& c, const char* kernel) {
+  rta_plan* plan = rta_plan_create(static_cast<size_t>(c.weight_bytes));
+  std::vector<int> in, out;
+  for (size_t i = 0; i < c.inputs.size(); ++i) {
+    const Shape& s = c.inputs[i].shape;
+    const bool state = i > 0 && i < c.outputs.size();
+    in.push_back(rta_plan_value(plan, s.dtype, s.steps, s.width, state ? RTA_STATE : RTA_INPUT));
+  }
+  const Shape& y = c.outputs[0].shape;
+  out.push_back(rta_plan_value(plan, y.dtype, y.steps, y.width, RTA_OUTPUT));
+  out.insert(out.end(), in.begin() + 1, in.begin() + static_cast<std::ptrdiff_t>(c.outputs.size()));
+  if (rta_plan_stage(plan, c.op.c_str(), kernel, in.data(), static_cast<int>(in.size()), out.data(),
+                     static_cast<int>(out.size()), c.attrs.data(), c.attrs.size()) != 0 ||
+      rta_plan_finish(plan, c.samples, 3) != 0) {
+    rta_plan_destroy(plan);
+    return nullptr;
+  }
+  return plan;
+}
+
+// States of any bytes are refused with nothing changed, or taken, and then no call touches memory that is not its own.
+void stray_states(const Case& c, const char* kernel, Report& report) {
+  running(c.op.c_str(), kernel, (c.id + " with stray states").c_str());
+  rta_plan* plan = stateful_plan(c, kernel);
+  if (!plan) return;
+  std::deque<std::unique_ptr<Guarded>> memory;
+  std::vector<const void*> from;
+  for (size_t i = 0; i < c.inputs.size(); ++i) {
+    if (i > 0 && i < c.outputs.size()) continue;
+    memory.push_back(std::make_unique<Guarded>(c.inputs[i].data.size()));
+    from.push_back(memory.back()->place(c.inputs[i].data.data(), c.inputs[i].data.size()));
+  }
+  memory.push_back(std::make_unique<Guarded>(c.outputs[0].data.size()));
+  void* to[] = {memory.back()->place(c.outputs[0].data.size())};
+  const auto step = [&] { rta_plan_run(plan, from.data(), to, c.samples); };
+  Random random(c.id.size());
+  std::vector<char> good(rta_plan_state_bytes(plan)), bad, now(good.size());
+  const int64_t numbers[] = {-1, -3, INT64_MIN, INT64_MAX, INT64_MAX - 1, int64_t{1} << 62, 5, 0};
+  for (int round = 0; round < 12; ++round) {
+    step();
+    rta_plan_save_state(plan, good.data());
+    bad = good;
+    if (round % 4 == 0)  // the counters, which lie last
+      std::memcpy(bad.data() + bad.size() - 8 * static_cast<size_t>(random.between(1, static_cast<int>(1 + c.samples))),
+                  &numbers[random.between(0, 7)], 8);
+    else if (round % 4 == 1)
+      for (char& byte : bad) byte = static_cast<char>(random.bits());
+    else
+      for (int flips = random.between(1, 9); flips > 0; --flips)
+        bad[static_cast<size_t>(random.bits() % bad.size())] ^= static_cast<char>(1 << random.between(0, 7));
+    const bool taken = rta_plan_load_state(plan, bad.data()) == 0;
+    rta_plan_save_state(plan, now.data());
+    report.expect(std::memcmp(now.data(), taken ? bad.data() : good.data(), now.size()) == 0,
+                  "%s %s: a state that was %s is another", kernel, c.id.c_str(), taken ? "taken" : "refused");
+    step();
+    step();
+    report.expect(rta_plan_load_state(plan, good.data()) == 0, "%s %s: a saved state is refused", kernel, c.id.c_str());
+  }
+  for (const auto& part : memory) report.expect(part->intact(), "%s: wrote in front of a tensor", c.id.c_str());
+  rta_plan_destroy(plan);
+}
+
 }  // namespace
 
 void replay_cases(const char* path, std::map<std::pair<std::string, std::string>, Report>& reports) {
@@ -173,6 +246,7 @@ void replay_cases(const char* path, std::map<std::pair<std::string, std::string>
       if (c.op != kernel.op || rta_kernel_reject(kernel.op, kernel.name, c.described.data(), c.described.size()))
         continue;
       replay(c, kernel.name, reports[{kernel.op, kernel.name}]);
+      if (carries_states(c)) stray_states(c, kernel.name, reports[{kernel.op, kernel.name}]);
     }
   }
 }
