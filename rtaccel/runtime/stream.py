@@ -85,14 +85,18 @@ class StreamModel(CompiledModel):
         kept = self._plan().save_state()
         if _PAST not in given:  # of another scale the int8 past would mean something else
             return bytes(kept) if self._keeps_scales(given) else None
-        fits = isinstance(past, Tensor) and past.dtype == torch.uint8 and past.shape == (len(kept),)
-        if not fits or past.device.type == "meta" or past.layout != torch.strided or is_freed(past):
-            got = f"{past.dtype}{list(past.shape)}" if isinstance(past, Tensor) else type(past).__name__
-            raise FormatError(
-                "load_state_dict", f"_extra_state {got}", f"uint8[{len(kept)}], the past of {self.streams} streams",
-                "Load the state of a stream of the same model, scheme and number of streams.",
-            )  # fmt: skip
-        return past.detach().cpu().contiguous().numpy().tobytes()
+        if not isinstance(past, Tensor):
+            got = type(past).__name__
+        elif past.dtype != torch.uint8 or past.shape != (len(kept),) or past.layout != torch.strided:
+            got = f"{past.dtype}{list(past.shape)}"
+        elif past.device.type == "meta" or is_freed(past):
+            got = "without memory"
+        else:
+            return past.detach().cpu().contiguous().numpy().tobytes()
+        raise FormatError(
+            "load_state_dict", f"_extra_state {got}", f"uint8[{len(kept)}], the past of {self.streams} streams",
+            "Load the state of a stream of the same model, scheme and number of streams.",
+        )  # fmt: skip
 
     def _keeps_scales(self, given: Mapping[str, Any]) -> bool:
         own = {k: v for k, v in self._state.tensors.items() if k.endswith(("_scale", "_zero_point", STRUCTURE))}

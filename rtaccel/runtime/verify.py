@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from rtaccel.convert.private_copy import private_copy
 from rtaccel.core.batch import BatchRange
 from rtaccel.core.errors import RtaccelError
 
@@ -169,10 +170,40 @@ def _compare(
     worst = 0.0
     for index, (a, b) in enumerate(zip(wanted, given)):
         difference, error = _compare_one(a, b, tolerance)
-        if difference is not None:
+        if difference is not None and not _is_rounding(model, args, index, a, b, tolerance):
             return f"result {index} {difference}", 0.0
-        worst = max(worst, error)
+        worst = max(worst, error if difference is None else 0.0)
     return None, worst
+
+
+def _is_rounding(model: nn.Module, args: tuple[Any, ...], index: int, want: Any, got: Any, tolerance: float) -> bool:
+    """Whether a difference is of the size of the model's own rounding: what it gives in float64 is as far from its result as
+    from ours. So it is where large numbers cancel."""
+    if not isinstance(want, Tensor) or not isinstance(got, Tensor) or want.dtype != torch.float32:
+        return False
+    if (
+        want.shape != got.shape
+        or got.dtype != want.dtype
+        or not bool(torch.isfinite(want).all() & torch.isfinite(got).all())
+    ):
+        return False
+    try:
+        with torch.no_grad():
+            exact = pytree.tree_leaves(private_copy("compile", model).double()(*_doubled(args)))[index].double()
+    except Exception:  # a model that names a dtype of its own
+        return False
+    own, ours = _rms(want.double() - exact), _rms(got.double() - exact)
+    return ours <= 4 * own + tolerance * _rms(exact)
+
+
+def _doubled(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return pytree.tree_map(
+        lambda leaf: leaf.detach().double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, args
+    )
+
+
+def _rms(x: Tensor) -> float:
+    return float(x.square().mean().sqrt())
 
 
 def _compare_one(want: Any, got: Any, tolerance: float) -> tuple[str | None, float]:
@@ -196,6 +227,5 @@ def _compare_one(want: Any, got: Any, tolerance: float) -> tuple[str | None, flo
     if not bool(usable.any()):
         return None, 0.0
     a, b = a[usable].abs() if want.is_complex() else a[usable], b[usable].abs() if want.is_complex() else b[usable]
-    scale = float(a.square().mean().sqrt())
-    error = float((a - b).square().mean().sqrt()) / max(scale, 1e-6)
+    error = _rms(a - b) / max(_rms(a), 1e-30)
     return (None if error <= tolerance else f"differs by {error:.2g} of its rms"), error

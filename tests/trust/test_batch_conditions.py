@@ -132,3 +132,22 @@ def test_max_batch_counts_the_batch() -> None:
     assert fast(torch.randn(8, 16, 8)).shape == (8, 16, 4)
     with pytest.raises(rt.ShapeError, match="max_batch=8"):
         fast(torch.randn(9, 16, 8))
+
+
+def test_what_cancels_is_no_difference() -> None:
+    """1e4 (a + b) - 1e4 a - 1e4 b: nothing but rounding is left, and it is another one in another order."""
+    model = Model(lambda m, x: (m.a(x) + m.b(x)) * 1e4 + m.a(x) * -1e4 + m.b(x) * -1e4).eval()
+    fast = rt.compile(model, (torch.randn(5, 4),))
+    assert isinstance(fast, rt.CompiledModel)
+    x = torch.randn(3, 4)
+    assert (fast(x) - model(x)).abs().max() < 0.1
+
+
+def test_small_results_are_compared_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rtaccel.convert import match_pointwise
+
+    real = match_pointwise._affine
+    monkeypatch.setattr(match_pointwise, "_affine", lambda c, v, scale, shift: real(c, v, scale * 1.01, shift))
+    model = Model(lambda m, x: m.a(x) * 1e-12).eval()
+    with pytest.warns(UserWarning, match="whose compiled form is not the model"):
+        rt.compile(model, (torch.randn(2, 4),))
