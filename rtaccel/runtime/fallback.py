@@ -32,5 +32,5 @@ def warn_of_fallbacks(fast: CompiledModel, strict: bool) -> None:
             "Write them with operators of docs/compile.md, or compile with strict=False.",
         )  # fmt: skip
     warnings.warn(
-        f"{own} of {count} stages native, and these are left to torch: {shown}", FallbackWarning, stacklevel=4
+        f"{own} of {count} stages native, and these are left to torch: {shown}", FallbackWarning, stacklevel=3
     )
