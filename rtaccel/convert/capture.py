@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -93,6 +94,13 @@ def check_example(model: nn.Module, args: Sequence[Any] | Tensor) -> tuple[Any, 
             "one in eval mode",
             "Call model.eval() first: dropout and BatchNorm differ.",
         )
+    try:
+        inspect.signature(model.forward).bind(*args)
+    except TypeError as error:
+        raise ShapeError(
+            "compile", f"{len(args)} example inputs: {error}", "arguments that the model's forward takes",
+            "Pass the arguments of one call, in order.",
+        ) from error  # fmt: skip
     training = [name for name, module in model.named_modules() if module.training]
     if training:
         raise UnsupportedProblem(

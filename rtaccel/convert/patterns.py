@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,11 +13,11 @@ from torch import nn
 from rtaccel.core.log import log
 
 
-def unmatched(op: str, patterns: Any, model: nn.Module) -> tuple[str, ...]:
-    """A note for each pattern of a dict that fits no module's name, which is a warning too."""
+def unmatched(op: str, patterns: Any, model: nn.Module, also: Iterable[str] = ()) -> tuple[str, ...]:
+    """A note for each pattern of a dict that fits no module's name, which is a warning too. also: further names it may fit."""
     if not isinstance(patterns, Mapping):
         return ()
-    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    names = [*(name for name, _ in model.named_modules(remove_duplicate=False) if name), *also]
     notes = []
     for pattern in patterns:
         if isinstance(pattern, str) and not any(fnmatchcase(name, pattern) for name in names):

@@ -13,9 +13,10 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.backends.cuda_errors import NEXT, dead
 from rtaccel.convert import sparse_gpu
-from rtaccel.convert.capture import Captured, check_example
+from rtaccel.convert.capture import Captured, check_example, shared_batch
 from rtaccel.convert.graph import DraftGraph
 from rtaccel.convert.lower import lower
+from rtaccel.convert.patterns import unmatched
 from rtaccel.convert.sparse import in_fastest_form
 from rtaccel.core.errors import BackendUnavailable, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
@@ -23,6 +24,7 @@ from rtaccel.core.sparsity import SparsityLike, SparsityMap
 from rtaccel.runtime.build import NotCaptured, build_verified
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.fallback import FallbackWarning, warn_of_fallbacks
+from rtaccel.runtime.foreign import as_tensors
 from rtaccel.runtime.options import Options, check_threads
 from rtaccel.runtime.uncaptured import UncapturedModel
 
@@ -80,8 +82,16 @@ def compile(
 
     Raises UnsupportedProblem, FormatError, ShapeError or BackendUnavailable; each names the value and the next step.
     """
-    args = check_example(model, example_inputs)
+    args = as_tensors("compile", check_example(model, example_inputs))
     check_options(device, max_batch, mode)
+    given = shared_batch(args)
+    if max_batch is not None and given is not None and given > max_batch:
+        raise ShapeError(
+            "compile",
+            f"an example with a batch of {given}",
+            f"at most max_batch={max_batch}",
+            "Raise it, or cut the example.",
+        )
     check_threads(threads, device, backend)
     schemes, patterns = SchemeMap(scheme), None if sparsity is None else SparsityMap(sparsity)
     names = tuple(inspect.signature(model.forward).parameters)[: len(args)]
@@ -109,6 +119,9 @@ def compile(
     exact = patterns is None and schemes.exact and device == "cpu" and backend in (None, "cpu", "portable")
     try:
         fast = build_verified(model, args, built, verify=verify, exact=exact, names=names)
+        layers = [layer.name for layer in fast.explain_lines(measure=False)]
+        for kind in (scheme, sparsity):
+            unmatched("compile", kind, model, also=layers)
         warn_of_fallbacks(fast, strict)
         return fast
     except NotCaptured as error:

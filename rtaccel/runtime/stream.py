@@ -24,6 +24,7 @@ from rtaccel.kernels.chain.cpu import States
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.compiler import check_options
 from rtaccel.runtime.entry import native_entry
+from rtaccel.runtime.foreign import as_tensors
 from rtaccel.runtime.options import Options, check_threads
 from rtaccel.runtime.state import STRUCTURE, State
 from rtaccel.runtime.state_check import is_freed
@@ -154,7 +155,7 @@ def stream(
     Raises UnsupportedProblem with what stands in the way (a moment still to come, a mean over all moments, a layer that
     runs backwards), FormatError and ShapeError as `compile` does.
     """
-    args = check_example(model, example_step)
+    args = as_tensors("stream", check_example(model, example_step))
     if len(args) != 1 or not isinstance(args[0], Tensor) or args[0].dim() not in (1, 2) or not args[0].numel():
         got = ", ".join(str(list(a.shape)) if isinstance(a, Tensor) else type(a).__name__ for a in args)
         raise ShapeError("stream", got, "one moment of every stream, [streams, features]", "Pass one tensor.")

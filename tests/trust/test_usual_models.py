@@ -139,3 +139,22 @@ def test_samples_in_the_last_dimension() -> None:
     for size in (1, 3, 9):
         x = torch.randn(size, 4)
         torch.testing.assert_close(fast(x), model(x).detach())
+
+
+def test_examples_that_are_not_those_of_the_model() -> None:
+    model, x = nn.Linear(4, 4).eval(), torch.randn(3, 4)
+    for wrong in ((), (x, x)):
+        with pytest.raises(rt.ShapeError, match="forward takes"):
+            rt.compile(model, wrong)
+    with pytest.raises(rt.UnsupportedProblem, match=r"torch\.nn\.Module"):
+        rt.compile(lambda x: x, (x,))
+    with pytest.raises(rt.ShapeError, match="at most max_batch=2"):
+        rt.compile(model, (x,), max_batch=2)
+    fast = rt.compile(model, (x.numpy(),))
+    torch.testing.assert_close(fast(x), model(x).detach())
+
+
+def test_a_pattern_that_fits_nothing_is_said() -> None:
+    model, data = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).eval(), [torch.randn(9, 4)]
+    with pytest.warns(UserWarning, match="'encoder' fits no module"):
+        rt.compile(model, ROWS, {"encoder": "w8a8", "1": "w8a8"}, calibration=data)
