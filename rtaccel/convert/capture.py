@@ -124,11 +124,11 @@ def capture(model: nn.Module, args: tuple[Any, ...], fixed: bool = False) -> Cap
         try:
             program = _export(model, _with_batch(args, _TRACED_BATCH), any_batch=True)
             found = batch_range(program, example) if _batch_is_open(program) else None
-        except Exception:  # the model ties its shapes to the example; the export below says what is wrong, if anything
-            found = None
+        except Exception as error:  # the model ties its shapes to the example, or export cannot leave them open
+            found, why = None, f"torch.export leaves it open for no other: {(str(error).splitlines() or [''])[0][:120]}"
         if found is not None and not found.fixed:
             return _captured(program, found, any_batch=True)
-        why = "; ".join(found.why) if found is not None else "the model's code depends on the batch"
+        why = why or ("; ".join(found.why) if found is not None else "the model's code depends on the batch")
     try:
         program = _export(model, args, any_batch=False)
     except Exception as error:
