@@ -11,6 +11,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # torch's threads spin for each other: 
 import pytest
 import torch
 
+from tests.support.count import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown  # noqa: F401
+
 
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
