@@ -4,13 +4,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard cmake/* kernels/*/*.cc kernels/*/*.h kernels/*/*.in tests/native/* rtaccel/*.cc rtaccel/*.h)
 
-.PHONY: demo test native lint bench device wheel clean
+.PHONY: demo test check soak native lint bench device wheel clean
 
 demo: $(VENV)/.demo
 	$(BIN)/rtaccel demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# Generated tests at ten times the size of a test run, with new models each time; then faults are planted, which they must find.
+check: $(VENV)/.dev
+	RTACCEL_CASES=200000 $(BIN)/python -m pytest -n auto --dist worksteal tests/generated tests/error_inputs
+	$(BIN)/python -m tests.generated.mutants
+
+# Very many steps of compiled models and streams: memory flat, always the same bits. STEPS=1000000 make soak is a short one.
+STEPS ?= 100000000
+soak: $(VENV)/.dev
+	$(BIN)/python -m tests.generated.soak --steps $(STEPS)
 
 # Every kernel without Python, on every instruction set here and under emulation, and with the sanitizers.
 native: $(VENV)/.dev
