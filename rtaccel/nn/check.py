@@ -45,6 +45,13 @@ def copied(x: Tensor) -> Tensor:
     return dense(x).clone()
 
 
+def is_freed(value: Tensor) -> bool:
+    """Whether the storage is smaller than what the tensor says it holds: reading it would read beyond."""
+    reach = sum(stride * (size - 1) for stride, size in zip(value.stride(), value.shape))
+    end = (value.storage_offset() + reach + 1) * value.element_size() if value.numel() else 0
+    return value.untyped_storage().nbytes() < end
+
+
 def is_plain(tensor: Tensor) -> bool:
     """Whether this is memory with numbers, and nothing is watching what is done to it."""
     return (

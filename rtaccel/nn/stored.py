@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.scheme import Scheme, parse_scheme
 from rtaccel.core.sparsity import BlockSparse, Sparsity, check_block, parse_sparsity
-from rtaccel.nn.check import dense, describe, given_state, is_plain
+from rtaccel.nn.check import dense, describe, given_state, is_freed, is_plain
 
 EXTRA = "_extra_state"
 """nn.Module's own name for what a layer stores beside parameters and buffers."""
@@ -45,6 +45,7 @@ def encode(description: Mapping[str, Any]) -> Tensor:
 def decode(op: str, tensor: Any) -> dict[str, Any]:
     """Raises FormatError for what is no description."""
     good = isinstance(tensor, Tensor) and tensor.dtype == torch.uint8 and tensor.dim() == 1 and not tensor.is_meta
+    good = good and tensor.layout == torch.strided and not is_freed(tensor)
     found: Any = None
     if good and tensor.numel() <= LONGEST:
         try:
@@ -87,7 +88,7 @@ def sparsity_of(op: str, description: Mapping[str, Any]) -> Sparsity:
 
 def settled(op: str, name: str, tensor: Any) -> Tensor:
     """A tensor of a state as plain numbers in memory: itself where it is that. Raises FormatError where it has none."""
-    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
+    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta or is_freed(tensor):
         got = describe(tensor) if not isinstance(tensor, Tensor) else f"{tensor.layout} {describe(tensor)}"
         raise FormatError(op, f"{name}: {got}", "a dense tensor with numbers", "Load the state from a file first.")
     plain = type(tensor) is Tensor and not tensor.requires_grad and not tensor.is_conj() and not tensor.is_neg()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rtaccel.core.errors import FormatError
 from rtaccel.formats.int4 import require_scales
+from rtaccel.nn.check import is_freed
 
 MIN_SCALE, MAX_SCALE = 2.0**-126, 2.0**126
 """A scale and its inverse are ordinary float32 numbers."""
@@ -52,13 +53,6 @@ def _check_kind(name: str, buffer: Tensor, value: Any) -> None:
     else:
         return
     raise FormatError("load_state_dict", got, f"{buffer.dtype}{list(buffer.shape)}", next_step)
-
-
-def is_freed(value: Tensor) -> bool:
-    """Whether the storage is smaller than what the tensor says it holds: reading it would read beyond."""
-    reach = sum(stride * (size - 1) for stride, size in zip(value.stride(), value.shape))
-    end = (value.storage_offset() + reach + 1) * value.element_size() if value.numel() else 0
-    return value.untyped_storage().nbytes() < end
 
 
 def _check_scale(name: str, value: Tensor) -> None:

@@ -21,13 +21,13 @@ from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.kernels.chain.cpu import States
+from rtaccel.nn.check import is_freed
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.compiler import check_options
 from rtaccel.runtime.entry import native_entry
 from rtaccel.runtime.foreign import as_tensors
 from rtaccel.runtime.options import Options, check_threads
 from rtaccel.runtime.state import STRUCTURE, State
-from rtaccel.runtime.state_check import is_freed
 from rtaccel.runtime.verify_stream import check_stream_state, verify_stream
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rtaccel.convert.program import Program
 from rtaccel.core.errors import FormatError
-from rtaccel.runtime.state_check import is_freed
+from rtaccel.nn.check import is_freed
 
 VERSION = 1
 
