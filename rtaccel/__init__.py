@@ -71,6 +71,7 @@ __all__ = [
     "UnsupportedProblem",
     "compile",
     "keep_zeros",
+    "load_quantized_",
     "measure",
     "nn",
     "quantize_",

@@ -33,7 +33,7 @@ WRONG = {
     "int64": (lambda: torch.zeros(2, 24, dtype=torch.int64), "int64"),
     "device": (lambda: torch.randn(2, 24, device="meta"), "meta"),
     "sparse": (lambda: torch.randn(2, 24).to_sparse(), "float32"),
-    "list": (lambda: [1.0], "nested|list"),
+    "list": (lambda: [1.0], "Nest them|list|torch tensor"),
     "none": (lambda: None, "NoneType"),
     "string": (lambda: "x", "str"),
 }

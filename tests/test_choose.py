@@ -39,7 +39,7 @@ def test_the_environment_limits_the_instruction_set(isa: str, kernel: str, tmp_p
     code = (
         "import torch, rtaccel as rt\n"
         "fast = rt.compile(torch.nn.Linear(4, 4).eval(), (torch.ones(1, 4),))\n"
-        "print(fast.explain(measure=False))"
+        "print(fast.explain(measure=False, verbose=True))"
     )
     env = {**os.environ, "RTACCEL_CPU_ISA": isa}
     done = subprocess.run(
@@ -62,7 +62,7 @@ def test_forced_triton_stands_aside_for_what_it_has_no_kernel_for(tmp_path) -> N
         "fast = rt.compile(m, (x,), scheme, calibration=[x], backend='triton')\n"
         "again = rt.compile(m, (x,), scheme, calibration=[x], backend='portable')\n"
         "assert torch.equal(fast(x), again(x))\n"
-        "print(fast.explain(measure=False))"
+        "print(fast.explain(measure=False, verbose=True))"
     )
     env = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(

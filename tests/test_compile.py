@@ -264,7 +264,8 @@ def test_explain_measures_and_names_reasons() -> None:
     fast = rt.compile(nn.Linear(16, 16).eval(), (torch.randn(1, 16),))
     lines = fast.explain_lines()
     assert all(line.us is not None and 0 < line.us < 1e5 for line in lines)
-    text = fast.explain()
+    text = fast.explain(verbose=True)
+    assert "  not cpu_" not in fast.explain()
     assert "float32[1, 16]" in text and "  not cpu_" in text
     assert "packed" in text
 

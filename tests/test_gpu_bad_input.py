@@ -93,11 +93,14 @@ def test_tensors_on_the_wrong_device() -> None:
 
 
 def test_arrays_of_nobody_known() -> None:
-    """Without CuPy an array is refused by name, by a model and by a layer alike."""
+    """A layer takes tensors alone; a compiled model takes NumPy's arrays too, and nothing that is no array."""
     layer = rt.nn.QuantLinear.from_float(nn.Linear(12, 3), rt.W8A16())
-    for call in (rt.compile(network(), (X,)), layer):
-        with pytest.raises(rt.ShapeError, match=r"ndarray.*torch tensor"):
-            call(np.zeros((2, 12), np.float32))
+    with pytest.raises(rt.ShapeError, match=r"ndarray.*torch tensor"):
+        layer(np.zeros((2, 12), np.float32))
+    fast = rt.compile(network(), (X,))
+    assert torch.equal(fast(np.zeros((2, 12), np.float32)), fast(torch.zeros(2, 12)))
+    with pytest.raises(rt.ShapeError, match=r"object.*torch tensor"):
+        fast(object())
 
 
 @pytest.mark.parametrize("what", ["layer", "model"])

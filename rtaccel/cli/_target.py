@@ -174,6 +174,11 @@ def compile_target(target: Target, args: argparse.Namespace) -> CompiledModel | 
             target.model, target.inputs, args.scheme, calibration=target.calibration, device=args.device,
             backend=args.backend, threads=args.threads,
         )  # fmt: skip
+    except FormatError as error:
+        cause = error.__cause__
+        if cause is not None and str(error.got).startswith("calibration that raised"):
+            raise cause from None  # it is the user's loader, whose frames say more
+        raise
     except RtaccelError:
         raise
     except Exception:

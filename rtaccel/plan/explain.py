@@ -9,6 +9,9 @@ from rtaccel.core.registry import operator
 from rtaccel.plan.choose import Choice
 from rtaccel.plan.timing import time_stage
 
+REJECTED = "not "
+"""How the reason of a kernel that was rejected begins."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -29,7 +32,7 @@ def line(choice: Choice, measure: bool = True, parts: int = 1) -> Line:
     cost = operator(choice.stage.op).cost(choice.problem)
     act = choice.stage.attrs.get("activation", "none")
     what = str(choice.problem) + ("" if act == "none" else f" + {act}")
-    reasons = tuple(f"not {name}: {reason}" for name, reason in choice.rejected)
+    reasons = tuple(f"{REJECTED}{name}: {reason}" for name, reason in choice.rejected)
     us = time_stage(choice) if measure else None
     return Line(choice.stage.name, what, choice.impl.name, cost.bytes, cost.flops, reasons, us, parts)
 
@@ -56,8 +59,8 @@ def table(lines: Iterable[Line], verbose: bool = True) -> str:
         rows.append(
             (str(index), entry.name, entry.what, entry.kernel, *amounts, us, *((str(entry.parts),) if cut else ()))
         )
-        if verbose or entry.kernel == "torch":
-            notes.setdefault(entry.reasons, []).append(index)
+        shown = tuple(r for r in entry.reasons if verbose or not r.startswith(REJECTED))
+        notes.setdefault(shown, []).append(index)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     text = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
     for reasons, indices in notes.items():

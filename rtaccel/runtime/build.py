@@ -96,7 +96,7 @@ def _build_verified(
         shadow = fast if fast is not None else _float32(captured, graph, args, names) if on_cpu else None
         if shadow is None:
             return build(captured, graph).note_verified("not verified: the model is not on the CPU")
-        found = verified(reference, shadow, args, example, captured.batch, tolerance)
+        found = verified(reference, shadow, args, example, shadow.batch, tolerance)
         if isinstance(found, str) or not found.failed:
             return (fast or build(captured, graph)).note_verified(found if isinstance(found, str) else found.note())
         left = narrowed(captured.batch, example, found)

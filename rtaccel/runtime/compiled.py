@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.backends import _interop as interop
 from rtaccel.convert.program import GroupStep, Program
+from rtaccel.core.batch import BatchRange
 from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
 from rtaccel.plan.explain import Line, line, table
 from rtaccel.runtime import structure
@@ -291,6 +292,11 @@ class CompiledModel(nn.Module):
             return "one stream, one moment a call" if n == 1 else f"{n} streams, one moment of each a call"
         because = f" ({'; '.join(o.batch.why)})" if o.batch.why else ""
         return f"batch size: {o.batch}{because}"
+
+    @property
+    def batch(self) -> BatchRange:
+        """The sizes of the first dimension that a call may have."""
+        return self._options.batch
 
     @property
     def native(self) -> tuple[int, int]:

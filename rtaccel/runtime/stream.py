@@ -16,7 +16,7 @@ from rtaccel.convert.lower import lower
 from rtaccel.convert.private_copy import private_copy
 from rtaccel.convert.program import Argument, Program
 from rtaccel.convert.sparse import in_fastest_form
-from rtaccel.convert.streaming import stream_drafts
+from rtaccel.convert.streaming import LENGTHS, stream_drafts
 from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
@@ -167,7 +167,7 @@ def stream(
     persistent = _stays(device, mode, step)
     own = private_copy("stream", model)
     program, states, form = stream_program(own, step, scheme, calibration, persistent)
-    check_stream_state(model, step, form)
+    check_stream_state(model, step, form, _length(calibration, form))
     title = f"{type(model).__name__}, streamed"
     options = Options(
         step.shape[0], title=title, threads=threads, states=states, mode="persistent" if persistent else None
@@ -216,6 +216,16 @@ def _stays(device: str, mode: str | None, step: Tensor) -> bool:
             "stream", f"an example of {list(step.shape)}", "one stream, [1, features]", "Make one a stream."
         )
     return True
+
+
+def _length(calibration: Any, form: tuple[str, ...]) -> int:
+    """That of the calibration windows, where they can be looked at again."""
+    first = calibration
+    for _ in range(2):  # a window, a list of windows, or of tuples with one
+        if isinstance(first, (list, tuple)) and first:
+            first = first[0]
+    known = isinstance(first, Tensor) and first.dim() >= len(form) - 1
+    return int(first.shape[form.index("time")]) if known else LENGTHS[0]
 
 
 def _singles(windows: Sequence[Tensor], batch_dim: int) -> list[Tensor]:
