@@ -251,7 +251,7 @@ def test_a_compiled_model_uses_the_kernel() -> None:
 
     model, x = Net().eval(), torch.randn(2, 3, 6)
     x[1, 2, 3] = float("nan")
-    calibration = [torch.randn(8, 4, 6)]
+    calibration = [torch.randn(8, 3, 6)]
     plain = rt.compile(model, (x,), scheme="w8a8", calibration=calibration, backend="portable")
     backend = "triton" if INTERPRET else None
     fast = rt.compile(model, (x,), scheme="w8a8", calibration=calibration, backend=backend, device=DEVICE)
