@@ -43,10 +43,17 @@ def call_with(model: nn.Module, batch: Any, op: str = "calibration", index: int 
         raise FormatError(op, got, "inputs of the model", "Pass what the model is called with.") from error
 
 
-def check_arguments(op: str, which: str, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+def signature_of(model: nn.Module) -> inspect.Signature | None:
+    """Of the model's forward; None where Python knows none, as of a module of TorchScript."""
     try:
-        signature = inspect.signature(model.forward)
+        return inspect.signature(model.forward)
     except (TypeError, ValueError):
+        return None
+
+
+def check_arguments(op: str, which: str, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    signature = signature_of(model)
+    if signature is None:
         return
     try:
         signature.bind(*args, **kwargs)

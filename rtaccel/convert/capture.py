@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from rtaccel.convert.batches import signature_of
 from rtaccel.convert.guards import batch_range
 from rtaccel.core.batch import ANY_BATCH, BatchRange, only
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
@@ -94,8 +94,10 @@ def check_example(model: nn.Module, args: Sequence[Any] | Tensor) -> tuple[Any, 
             "one in eval mode",
             "Call model.eval() first: dropout and BatchNorm differ.",
         )
+    signature = signature_of(model)
     try:
-        inspect.signature(model.forward).bind(*args)
+        if signature is not None:
+            signature.bind(*args)
     except TypeError as error:
         raise ShapeError(
             "compile", f"{len(args)} example inputs: {error}", "arguments that the model's forward takes",

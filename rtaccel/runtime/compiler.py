@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.backends.cuda_errors import NEXT, dead
 from rtaccel.convert import sparse_gpu
+from rtaccel.convert.batches import signature_of
 from rtaccel.convert.capture import Captured, check_example, shared_batch
 from rtaccel.convert.graph import DraftGraph
 from rtaccel.convert.lower import lower
@@ -94,7 +94,8 @@ def compile(
         )
     check_threads(threads, device, backend)
     schemes, patterns = SchemeMap(scheme), None if sparsity is None else SparsityMap(sparsity)
-    names = tuple(inspect.signature(model.forward).parameters)[: len(args)]
+    signature = signature_of(model)
+    names = () if signature is None else tuple(signature.parameters)[: len(args)]
     title = type(model).__name__
 
     def built(captured: Captured, graph: DraftGraph) -> CompiledModel:
@@ -119,10 +120,10 @@ def compile(
     exact = patterns is None and schemes.exact and device == "cpu" and backend in (None, "cpu", "portable")
     try:
         fast = build_verified(model, args, built, verify=verify, exact=exact, names=names)
-        layers = [layer.name for layer in fast.explain_lines(measure=False)]
+        lines = fast.explain_lines(measure=False)
         for kind in (scheme, sparsity):
-            unmatched("compile", kind, model, also=layers)
-        warn_of_fallbacks(fast, strict)
+            unmatched("compile", kind, model, also=[line.name for line in lines])
+        warn_of_fallbacks(fast, lines, strict)
         return fast
     except NotCaptured as error:
         reason = error

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rtaccel.core.errors import UnsupportedProblem
 
 if TYPE_CHECKING:
+    from rtaccel.plan.explain import Line
     from rtaccel.runtime.compiled import CompiledModel
 
 
@@ -15,13 +17,9 @@ class FallbackWarning(UserWarning):
     """A compiled model leaves something to torch, which is far slower than a native stage."""
 
 
-def warn_of_fallbacks(fast: CompiledModel, strict: bool) -> None:
+def warn_of_fallbacks(fast: CompiledModel, lines: Sequence[Line], strict: bool) -> None:
     """Names the calls that stay torch's in a warning; raises UnsupportedProblem for them where `strict`."""
-    found = [
-        f"{line.name} ({'; '.join(line.reasons)})"
-        for line in fast.explain_lines(measure=False)
-        if line.kernel == "torch"
-    ]
+    found = [f"{line.name} ({'; '.join(line.reasons)})" for line in lines if line.kernel == "torch"]
     if not found:
         return
     own, count = fast.native

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -221,6 +222,19 @@ def test_a_scripted_part_is_right_or_refused_and_not_damaged() -> None:
         fast = rt.compile(model, (x,))
     torch.testing.assert_close(fast(x), want.detach())
     assert torch.equal(model(x), want) and all(type(p) is nn.Parameter for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "make", [lambda m: torch.jit.trace(m, torch.randn(2, 4)), torch.jit.script], ids=["traced", "scripted"]
+)
+def test_a_module_of_torchscript_is_right(make: Callable[[nn.Module], nn.Module]) -> None:
+    """Python knows no signature of a traced one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = make(nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval())
+        fast = rt.compile(model, (torch.randn(2, 4),))
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(fast(x), model(x).detach())
 
 
 def test_a_part_in_training_mode_is_named() -> None:
