@@ -16,6 +16,7 @@ from rtaccel.backends import _interop as interop
 from rtaccel.convert.program import GroupStep, Program
 from rtaccel.core.batch import BatchRange
 from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
+from rtaccel.nn.check import copied
 from rtaccel.plan.explain import Line, line, table
 from rtaccel.runtime import structure
 from rtaccel.runtime.cuda_graph import DevicePlan
@@ -24,7 +25,7 @@ from rtaccel.runtime.execute import Executor, build_executor
 from rtaccel.runtime.foreign import as_tensors, holds_foreign
 from rtaccel.runtime.inputs import bind_run, check_out, copy_out, dense, fit_inputs, nesting_error
 from rtaccel.runtime.options import Options
-from rtaccel.runtime.state import STRUCTURE, State, keys_of, owned
+from rtaccel.runtime.state import STRUCTURE, State, keys_of
 
 
 class CompiledModel(nn.Module):
@@ -329,7 +330,7 @@ class CompiledModel(nn.Module):
         own = {**state.tensors, **self._extra()}
         missing, unexpected = keys_of(own, given, strict or program is not self._program)
         state.check(program, given)
-        found = {key: owned(given[key]) for key in (*state.entries, STRUCTURE) if key in given}
+        found = {key: copied(given[key]) for key in (*state.entries, STRUCTURE) if key in given}
         state = state.with_tensors(found)
         self._install(state.program(program), state, self._past(given))
         self._verified = "the weights were loaded: what was verified were others"

@@ -21,6 +21,7 @@ from rtaccel.convert.program import Program
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.stage import QuantMap, Stage
 from rtaccel.kernels.sparse_linear import contract
+from rtaccel.nn.check import copied
 from rtaccel.runtime import structure
 from rtaccel.runtime.state_check import check
 
@@ -135,7 +136,7 @@ class State:
     def __init__(self, program: Program) -> None:
         self.entries = {entry.key: entry for entry in entries(program)}
         described = structure.to_tensor(program)
-        self.tensors = {key: owned(entry.value) for key, entry in self.entries.items()} | {STRUCTURE: described}
+        self.tensors = {key: copied(entry.value) for key, entry in self.entries.items()} | {STRUCTURE: described}
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> State:
         """The same places with other tensors in them."""
@@ -194,12 +195,6 @@ class State:
 
 def _is_tensor_of(entry: Entry, index: int) -> bool:
     return entry.kind == "tensor" and entry.stage == index
-
-
-def owned(tensor: Tensor) -> Tensor:
-    """The same numbers in plain memory of their own."""
-    plain = tensor.detach().as_subclass(Tensor).resolve_conj().resolve_neg()
-    return plain.clone(memory_format=torch.contiguous_format)
 
 
 def keys_of(own: Mapping[str, Any], given: Mapping[str, Any], strict: bool) -> tuple[list[str], list[str]]:

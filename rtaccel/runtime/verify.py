@@ -192,8 +192,8 @@ def _is_rounding(model: nn.Module, args: tuple[Any, ...], index: int, want: Any,
             exact = pytree.tree_leaves(private_copy("compile", model).double()(*_doubled(args)))[index].double()
     except Exception:  # a model that names a dtype of its own
         return False
-    own, ours = _rms(want.double() - exact), _rms(got.double() - exact)
-    return ours <= 4 * own + tolerance * _rms(exact)
+    own, ours = rms(want.double() - exact), rms(got.double() - exact)
+    return ours <= 4 * own + tolerance * rms(exact)
 
 
 def _doubled(args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -202,7 +202,7 @@ def _doubled(args: tuple[Any, ...]) -> tuple[Any, ...]:
     )
 
 
-def _rms(x: Tensor) -> float:
+def rms(x: Tensor) -> float:
     return float(x.square().mean().sqrt())
 
 
@@ -227,5 +227,5 @@ def _compare_one(want: Any, got: Any, tolerance: float) -> tuple[str | None, flo
     if not bool(usable.any()):
         return None, 0.0
     a, b = a[usable].abs() if want.is_complex() else a[usable], b[usable].abs() if want.is_complex() else b[usable]
-    error = _rms(a - b) / max(_rms(a), 1e-30)
+    error = rms(a - b) / max(rms(a), 1e-30)
     return (None if error <= tolerance else f"differs by {error:.2g} of its rms"), error

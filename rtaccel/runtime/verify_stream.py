@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from rtaccel.convert.streaming import LENGTHS
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.runtime.build import check_state
+from rtaccel.runtime.verify import rms
 
 STEPS = (3, 11, 23)
 """Lengths of the windows that are compared: unlike most widths, by which time is told from features."""
@@ -62,7 +63,7 @@ def verify_stream(model: nn.Module, live: Any, step: Tensor, form: tuple[str, ..
             newest = _newest(want[index], form, length) if index < len(want) else None
             if newest is None or newest.shape != y[:1].shape:
                 continue
-            error = float((y[:1] - newest).double().square().mean().sqrt()) / max(_rms(newest), 1e-6)
+            error = rms((y[:1] - newest).double()) / max(rms(newest.double()), 1e-6)
             worst = max(worst, error)
             compared[length] = None
             if not error <= TOLERANCE:
@@ -78,10 +79,6 @@ def verify_stream(model: nn.Module, live: Any, step: Tensor, form: tuple[str, ..
         return "not verified: the model takes no short window, or its outputs are not told from their time"
     lengths = ", ".join(map(str, compared))
     return f"verified against windows of {lengths} in {ms:.0f} ms: largest difference {worst:.1e} of the rms"
-
-
-def _rms(x: Tensor) -> float:
-    return float(x.double().square().mean().sqrt())
 
 
 def _newest(y: Any, form: tuple[str, ...], length: int) -> Tensor | None:

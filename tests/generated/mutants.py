@@ -128,7 +128,7 @@ def forgotten_scale() -> None:
 
 def aliased_constant() -> None:
     build.private_copy = lambda op, model: model
-    state.owned = lambda tensor: tensor.detach()
+    state.copied = lambda tensor: tensor.detach()
 
 
 def skipped_overlap_check() -> None:
