@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from rtaccel.backends.cuda_streams import NO_ORDER, Order
 from rtaccel.runtime.cuda_device import WARM_UPS, Work, without_gc
 
 
@@ -49,6 +50,9 @@ class PretendedDevice:
             outputs = work()
         self.captures += 1
         return PretendedGraph(self, work, outputs)
+
+    def order(self) -> Order:
+        return NO_ORDER
 
     def synchronize(self) -> None:
         self.waits += 1

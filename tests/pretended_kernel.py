@@ -67,9 +67,12 @@ class PretendedKernel:
 
 
 class PretendedCard:
-    """reason: why no kernel may stay here."""
+    """reason: why no kernel may stay here. room: multiprocessors."""
 
-    def __init__(self) -> None:
+    index = 0
+
+    def __init__(self, room: int = 132) -> None:
+        self.room = room
         self.reason: str | None = None
         self.mute = self.dead = self.never_starts = False
         self.kernels: list[PretendedKernel] = []
@@ -80,10 +83,19 @@ class PretendedCard:
     def mailbox(self, words: int) -> Tensor:
         return torch.zeros(words, dtype=torch.int64)
 
-    def start(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> PretendedKernel:
+    def multiprocessors(self) -> int:
+        return self.room
+
+    def note(self) -> str:
+        return ""
+
+    def load(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> Network:
+        return network
+
+    def start(self, loaded: Network, requests: Tensor, replies: Tensor, control: Tensor) -> PretendedKernel:
         if self.never_starts:
             return _Gone()  # type: ignore[return-value]
-        self.kernels.append(PretendedKernel(network.stages[0], requests, replies, control, self.mute, self.dead))
+        self.kernels.append(PretendedKernel(loaded.stages[0], requests, replies, control, self.mute, self.dead))
         return self.kernels[-1]
 
 

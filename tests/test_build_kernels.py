@@ -162,7 +162,7 @@ class PretendedCore:
 
     def __init__(self, arguments: int) -> None:
         self.launched: list[tuple[Any, ...]] = []
-        function = SimpleNamespace(num_arguments=arguments)
+        function = SimpleNamespace(num_arguments=arguments, handle=1)
         self.ObjectCode = SimpleNamespace(
             from_cubin=lambda code, name: SimpleNamespace(get_kernel=lambda entry: function)
         )
@@ -177,6 +177,15 @@ class PretendedCore:
         self.launched.append((config, arguments))
 
 
+def put(core: PretendedCore, patch: pytest.MonkeyPatch) -> None:
+    """In the place of cuda-core, with nothing loaded yet."""
+    patch.setattr(torch.cuda, "current_device", lambda: 0)
+    patch.setattr(torch.cuda, "set_device", lambda index: None)
+    patch.setattr(cubin_launch, "_core", lambda: core)
+    patch.setattr(cubin_launch, "_make_ready", lambda function, shared_bytes: None)
+    patch.setattr(cubin_launch, "_loaded", {})
+
+
 def test_a_stored_kernel_is_launched_without_triton(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rtaccel.core.stage import Problem
     from rtaccel.kernels.linear import triton_gemv
@@ -187,9 +196,8 @@ def test_a_stored_kernel_is_launched_without_triton(built: Path, monkeypatch: py
     monkeypatch.setenv(settings.NO_JIT, "1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(cubin_launch, "unavailable", lambda: None)
-    monkeypatch.setattr(cubin_launch, "_core", lambda: core)
+    put(core, monkeypatch)
     stage = contract.make_stage(32, 10, "static")
     call = triton_gemv.prepare(stage, Problem.of(stage, 1))
     x = torch.zeros(3, 32, dtype=torch.int8)
@@ -219,9 +227,8 @@ def card(monkeypatch: pytest.MonkeyPatch) -> PretendedCore:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(cubin_launch, "unavailable", lambda: None)
-    monkeypatch.setattr(cubin_launch, "_core", lambda: core)
+    put(core, monkeypatch)
     return core
 
 
@@ -249,7 +256,7 @@ def test_kernels_that_wheels_brought_are_found(
         assert unavailable() is None
     monkeypatch.setenv(settings.NO_JIT, "1")
     core = PretendedCore(len(cubin.parameters) + 2)
-    monkeypatch.setattr(cubin_launch, "_core", lambda: core)
+    put(core, monkeypatch)
     stage = contract.make_stage(32, 10, "static")
     triton_gemv.prepare(stage, Problem.of(stage, 1))(torch.zeros(1, 32, dtype=torch.int8))
     assert len(core.launched) == 1
@@ -266,8 +273,7 @@ def test_a_folder_in_the_environment_is_the_only_one(card: PretendedCore, tmp_pa
 
 
 def test_code_with_other_parameters_is_not_launched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(cubin_launch, "_core", lambda: PretendedCore(4))
+    put(PretendedCore(4), monkeypatch)
     with pytest.raises(FormatError, match="4 parameters"):
         cubin_launch.load(small(90))
 

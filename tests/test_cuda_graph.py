@@ -6,7 +6,6 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -15,12 +14,14 @@ from torch import Tensor, nn
 
 import rtaccel as rt
 from rtaccel.backends import cuda_errors, get_backend
+from rtaccel.backends.cuda_streams import StreamOrder
 from rtaccel.core.errors import BackendUnavailable, ShapeError, UnsupportedProblem
 from rtaccel.runtime import cuda_device, execute
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.cuda_graph import GraphPlan
 from rtaccel.runtime.options import Options
 from tests.pretended_device import PretendedDevice
+from tests.support.fake_cuda import FakeCard, FakeGraph
 
 ROWS = 3
 
@@ -218,91 +219,88 @@ def test_modes_are_for_gpus() -> None:
         rt.compile(network(), (x,), mode="fastest")
 
 
-class StandIns:
-    """torch.cuda for `TorchCuda.capture`: notes what is done, in order, and runs nothing on a card."""
-
-    def __init__(self, empty: bool) -> None:
-        self.log: list[str] = []
-        self.empty = empty
-
-    def install(self, patch: pytest.MonkeyPatch) -> None:
-        log = self.log
-
-        class Stream:
-            def __init__(self, name: str = "side") -> None:
-                self.name = name
-
-            def wait_stream(self, other: Stream) -> None:
-                log.append(f"{self.name} waits for {other.name}")
-
-            def synchronize(self) -> None:
-                log.append(f"{self.name} synchronized")
-
-        @contextmanager
-        def stream(s: Stream) -> Iterator[None]:
-            log.append(f"on {s.name}")
-            yield
-            log.append(f"off {s.name}")
-
-        @contextmanager
-        def graph(g: Any, stream: Stream, capture_error_mode: str) -> Iterator[None]:
-            log.append(f"capture on {stream.name}, {capture_error_mode}, gc {gc.isenabled()}")
-            yield
-            if self.empty:
-                warnings.warn("The CUDA Graph is empty. This usually means ...", stacklevel=2)
-            log.append("captured")
-
-        class CUDAGraph:
-            def replay(self) -> None:
-                log.append("replay")
-
-        current = Stream("current")
-        for name, stand_in in (
-            ("Stream", Stream), ("stream", stream), ("graph", graph), ("CUDAGraph", CUDAGraph),
-            ("current_stream", lambda: current),
-        ):  # fmt: skip
-            patch.setattr(torch.cuda, name, stand_in)
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> FakeCard:
+    made = FakeCard()
+    made.install(monkeypatch)
+    return made
 
 
-def test_the_order_of_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_of_a_capture(card: FakeCard) -> None:
     """Warm on the capturing stream before, no collection inside, and the caller's stream waits at the end."""
-    stand_ins = StandIns(empty=False)
-    stand_ins.install(monkeypatch)
 
     def work() -> tuple[Tensor, ...]:
-        stand_ins.log.append("work")
+        card.log.append(f"work on {card.current().name}, gc {gc.isenabled()}")
         return (torch.zeros(1),)
 
     graph = cuda_device.TorchCuda().capture(work)
-    assert stand_ins.log == [
-        "side waits for current", "on side", *["work"] * cuda_device.WARM_UPS, "off side", "side synchronized",
-        "capture on side, thread_local, gc False", "work", "captured", "current waits for side",
+    assert card.log == [
+        "pool waits for default", *["work on pool, gc True"] * cuda_device.WARM_UPS, "capture on pool",
+        "work on pool, gc False", "captured", "default waits for pool",
     ]  # fmt: skip
     assert gc.isenabled()
     graph.replay()
-    assert stand_ins.log[-1] == "replay"
+    assert card.log[-1] == "replay on default"
 
 
-def test_an_empty_graph_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    StandIns(empty=True).install(monkeypatch)
+def test_an_empty_graph_is_an_error(card: FakeCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        FakeGraph, "capture_end", lambda self: warnings.warn("The CUDA Graph is empty. This usually ...", stacklevel=2)
+    )
     with pytest.raises(UnsupportedProblem, match="without a single kernel"):
         cuda_device.TorchCuda().capture(lambda: (torch.zeros(1),))
     assert gc.isenabled()
 
 
-def test_a_call_that_cannot_be_captured_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    StandIns(empty=False).install(monkeypatch)
-    calls = []
-
+def test_a_call_that_cannot_be_captured_is_named(card: FakeCard) -> None:
     def work() -> tuple[Tensor, ...]:
-        calls.append(1)
-        if len(calls) > cuda_device.WARM_UPS:
+        if card.capturing:
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
         return (torch.zeros(1),)
 
     with pytest.raises(UnsupportedProblem, match="mode='eager'"):
         cuda_device.TorchCuda().capture(work)
     assert gc.isenabled()
+    assert not card.capturing  # its stream can be used again
+
+
+def test_calls_on_two_streams_follow_each_other(card: FakeCard) -> None:
+    """They share workspaces and static buffers. On one stream nothing waits; what waits is the device."""
+    order = StreamOrder()
+    one, two = card.stream("one"), card.stream("two")
+    for stream in (one, one, two, two, one):
+        with card.on(stream), order:
+            card.log.append(f"replay on {stream.name}")
+    assert card.log == [
+        "replay on one", "replay on one", "two waits for one", "replay on two", "replay on two", "one waits for two",
+        "replay on one",
+    ]  # fmt: skip
+    card.capturing = True
+    with card.on(two), order:  # a capture waits for nothing outside it
+        assert card.log[-1] == "replay on one"
+
+
+def test_bound_calls_of_one_model_have_one_order(device: PretendedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[str] = []
+
+    class Noted:
+        def __enter__(self) -> None:
+            held.append("in")
+
+        def __exit__(self, *_: object) -> None:
+            held.append("out")
+
+    made: list[Noted] = []
+    monkeypatch.setattr(PretendedDevice, "order", lambda self: made.append(Noted()) or made[-1])
+    fast, _ = graphed(network(), torch.randn(ROWS, 12))
+    x, y = torch.randn(ROWS, 12), torch.empty(ROWS, 5)
+    calls = [fast.bind(x, out=y), fast.bind(x.clone(), out=y.clone()), lambda: fast(x), lambda: fast.run(x, out=y)]
+    assert len(made) == 1
+    for call in calls:
+        held.clear()
+        device.on_replay = lambda: held.append("replay")
+        call()
+        assert held == ["in", "replay", "out"]
 
 
 @pytest.mark.parametrize("scheme", ["w8a8", "w8a16", "w4a16", "w4a8", "bfloat16", "float32"])

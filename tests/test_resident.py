@@ -108,7 +108,9 @@ def test_a_row_without_meaning_is_nan(card: PretendedCard) -> None:
 def test_explain_says_what_stays(card: PretendedCard) -> None:
     fast, _ = resident(network())
     text = fast.explain(measure=False)
-    assert "one kernel that stays on the GPU: it runs" in text
+    assert "one persistent kernel: it is loaded and starts with the first call" in text
+    fast(torch.randn(1, 20))
+    assert "one persistent kernel: it runs" in fast.explain(measure=False)
     assert "triton_resident" in text
     fast.close()
     assert "it was closed" in fast.explain(measure=False)
@@ -134,12 +136,13 @@ def test_a_model_that_is_gone_leaves_no_kernel(card: PretendedCard) -> None:
 def test_new_weights_get_a_new_kernel(card: PretendedCard) -> None:
     fast, _ = resident(network())
     other, plain = resident(network())
-    first = card.kernels[0]
+    x = torch.randn(1, 20)
+    fast(x)
+    (first,) = card.kernels
     fast.load_state_dict(other.state_dict())
     assert first.finished()
-    x = torch.randn(1, 20)
     assert torch.equal(fast(x), plain(x))
-    assert len(card.kernels) == 3
+    assert len(card.kernels) == 2
 
 
 def test_several_models_at_once(card: PretendedCard) -> None:
@@ -177,8 +180,9 @@ def test_no_answer_is_an_error_and_not_a_hang(card: PretendedCard, monkeypatch: 
 
 def test_a_kernel_that_does_not_start_is_an_error(card: PretendedCard) -> None:
     card.never_starts = True
+    fast, _ = resident(network())
     with pytest.raises(BackendUnavailable, match="did not start"):
-        resident(network())
+        fast(torch.randn(1, 20))
 
 
 def test_a_card_that_may_not_keep_a_kernel(card: PretendedCard) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from rtaccel.backends import cuda_persistent
+from rtaccel.backends.cuda_errors import translated
 from rtaccel.core.errors import BackendUnavailable, FormatError, ShapeError
 from rtaccel.kernels._shared.cubin_store import Cubin
 
@@ -62,6 +64,10 @@ def _core() -> Any:
     return importlib.import_module("cuda.core")
 
 
+def _bindings() -> Any:
+    return importlib.import_module("cuda.bindings.driver")
+
+
 class _CurrentStream:
     """torch's stream of the moment, asked at every launch: one that is kept would miss a capture."""
 
@@ -71,40 +77,77 @@ class _CurrentStream:
         return (0, torch.cuda.current_stream().cuda_stream)
 
 
-def load(cubin: Cubin) -> Callable[..., None]:
-    """launch(grid, **arguments) of a stored kernel. Loads it onto the current device."""
+class Loaded:
+    """A stored kernel on a device: launch(grid, **arguments), on torch's current stream."""
+
+    def __init__(self, cubin: Cubin, function: Any) -> None:
+        self._cubin, self._function, self._stream = cubin, function, _CurrentStream()
+
+    def __call__(self, grid: tuple[int, ...], **arguments: Any) -> None:
+        core, cubin = _core(), self._cubin
+        config = core.LaunchConfig(
+            grid=grid, block=32 * cubin.num_warps, shmem_size=cubin.shared_bytes, is_cooperative=cubin.cooperative
+        )
+        core.launch(self._stream, config, self._function, *pack(cubin, arguments))
+
+    def load(self, grid: tuple[int, ...], **arguments: Any) -> None:
+        """It is loaded."""
+
+
+_loaded: dict[tuple[int, str], Loaded] = {}
+"""By device and key. They stay: the driver waits for the device to load code, and to unload it."""
+
+
+def load(cubin: Cubin) -> Loaded:
+    """A stored kernel on the current device, loaded once and for good. Raises BackendUnavailable where a persistent kernel runs
+    and it is not loaded yet."""
     if cubin.global_scratch_bytes or cubin.profile_scratch_bytes:
         raise FormatError(cubin.name, "a kernel with scratch memory", "one without", "Please report this kernel.")
     import torch
 
+    device = torch.cuda.current_device()
+    found = _loaded.get((device, cubin.key))
+    if found is None:
+        cuda_persistent.refuse_loading("kernels", cubin.name)
+        with translated("kernels"):
+            function = cuda_persistent.within(
+                cuda_persistent.LOAD_S, "kernels", f"loading {cubin.name}", lambda: _function(cubin, device)
+            )
+        found = _loaded[device, cubin.key] = Loaded(cubin, function)
+    return found
+
+
+def _function(cubin: Cubin, device: int) -> Any:
     core = _core()
-    core.Device(torch.cuda.current_device()).set_current()
+    core.Device(device).set_current()
     function = core.ObjectCode.from_cubin(cubin.code, name=cubin.name).get_kernel(cubin.entry)
     expected = len(cubin.parameters) + 2
     if function.num_arguments != expected:
         raise FormatError(
             cubin.name, f"a function of {function.num_arguments} parameters", f"{expected}", "Build the kernels again."
         )
-    if cubin.shared_bytes > STATIC_LIMIT:
-        _allow_shared(function, cubin.shared_bytes)
-    block, stream = 32 * cubin.num_warps, _CurrentStream()
-
-    def launch(grid: tuple[int, ...], **arguments: Any) -> None:
-        config = core.LaunchConfig(
-            grid=grid, block=block, shmem_size=cubin.shared_bytes, is_cooperative=cubin.cooperative
-        )
-        core.launch(stream, config, function, *pack(cubin, arguments))
-
-    return launch
+    _make_ready(function, cubin.shared_bytes)
+    return function
 
 
-def _allow_shared(function: Any, size: int) -> None:
-    driver = importlib.import_module("cuda.bindings.driver")
-    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+def _make_ready(function: Any, shared_bytes: int) -> None:
+    """Has the driver load the function now (CUDA_MODULE_LOADING=LAZY, its default, waits for the first launch), and allows its
+    shared memory."""
+    driver = _bindings()
+    good = driver.CUresult.CUDA_SUCCESS
     status, handle = driver.cuKernelGetFunction(function.handle)
-    if status == driver.CUresult.CUDA_SUCCESS:
-        (status,) = driver.cuFuncSetAttribute(handle, attribute, size)
-    if status != driver.CUresult.CUDA_SUCCESS:
+    if status == good and hasattr(driver, "cuFuncLoad"):  # since CUDA 12.4
+        (status,) = driver.cuFuncLoad(handle)
+    if status != good:
         raise BackendUnavailable(
-            "kernels", f"{size} bytes of shared memory", f"what this card has ({status.name})", "Build for this card."
+            "kernels", f"a function that is not loaded ({status.name})", "one that is", "Start a new process."
         )
+    if shared_bytes <= STATIC_LIMIT:
+        return
+    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    (status,) = driver.cuFuncSetAttribute(handle, attribute, shared_bytes)
+    if status != good:
+        raise BackendUnavailable(
+            "kernels", f"{shared_bytes} bytes of shared memory", f"what this card has ({status.name})",
+            "Build for this card.",
+        )  # fmt: skip

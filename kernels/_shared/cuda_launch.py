@@ -6,7 +6,6 @@ What is compiled here is kept in the folder of `rtaccel build-kernels`, so that 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from typing import Any
 
 from rtaccel.core import settings
@@ -27,8 +26,8 @@ def unavailable(kernel: CudaKernel) -> str | None:
     return cuda_nvrtc.unavailable()
 
 
-def bind(kernel: CudaKernel) -> Callable[..., None]:
-    """launch(grid, **run-time arguments by name).
+def bind(kernel: CudaKernel) -> triton_launch.Launch:
+    """launch(grid, **run-time arguments by name), loaded: later launches load nothing.
 
     Raises BackendUnavailable where it would have to be compiled and there is no NVRTC, or RTACCEL_NO_JIT forbids it.
     """

@@ -5,17 +5,27 @@ Every kernel file binds its launch here, when it packs its weights: what is look
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
+from rtaccel.backends import cuda_persistent
+from rtaccel.backends.cuda_errors import translated
 from rtaccel.core import settings
 from rtaccel.core.errors import BackendUnavailable
 from rtaccel.kernels._shared import cubin_launch
 from rtaccel.kernels._shared.cubin_store import Cubin, CubinStore, key_of
 from rtaccel.kernels._shared.triton_spec import Specialisation
 
-Launch = Callable[..., None]
+
+class Launch(Protocol):
+    """launch(grid, **run-time arguments by name)."""
+
+    def __call__(self, grid: tuple[int, ...], **arguments: Any) -> None: ...
+
+    def load(self, grid: tuple[int, ...], **arguments: Any) -> None:
+        """Compiles and loads what a launch with such arguments needs, and launches nothing."""
+
 
 _recorders: list[dict[str, Any]] = []
 
@@ -43,7 +53,7 @@ def bind(spec: Specialisation) -> Launch:
     Raises BackendUnavailable where it would have to be compiled and RTACCEL_NO_JIT forbids it.
     """
     if settings.triton_interpret():
-        return _jit(spec)
+        return _Jit(spec)
     if record(spec_key(spec), spec):
         return refuse
     cubin = built_ahead(spec_key(spec))
@@ -51,7 +61,7 @@ def bind(spec: Specialisation) -> Launch:
         return cubin_launch.load(cubin)
     if settings.no_jit():
         raise forbidden(spec.name)
-    return _jit(spec)
+    return _Jit(spec)
 
 
 def is_recording() -> bool:
@@ -87,14 +97,39 @@ def built_ahead(key: str) -> Cubin | None:
     return next((c for store in stores if (c := store.find(key, 10 * major + minor)) is not None), None)
 
 
-def _jit(spec: Specialisation) -> Launch:
-    kernel, keywords = spec.kernel, spec.keywords
+class _Jit:
+    """By Triton's JIT, which compiles at the first launch of each kind of arguments and keeps what it loaded."""
 
-    def launch(grid: tuple[int, ...], **arguments: Any) -> None:
-        kernel[grid](**arguments, **keywords)
+    def __init__(self, spec: Specialisation) -> None:
+        self._name, self._kernel, self._keywords = spec.name, spec.kernel, spec.keywords
 
-    return launch
+    def __call__(self, grid: tuple[int, ...], **arguments: Any) -> None:
+        if cuda_persistent.running():
+            self._compiled(grid, arguments)
+        self._kernel[grid](**arguments, **self._keywords)
+
+    def load(self, grid: tuple[int, ...], **arguments: Any) -> None:
+        if settings.triton_interpret():
+            return
+        with translated("kernels"):
+            compiled = self._compiled(grid, arguments)
+            cuda_persistent.within(cuda_persistent.LOAD_S, "kernels", f"loading {self._name}", compiled._init_handles)
+
+    def _compiled(self, grid: tuple[int, ...], arguments: dict[str, Any]) -> Any:
+        """What Triton has for these arguments. Raises BackendUnavailable where it would be loaded beside a persistent kernel."""
+        compiled = self._kernel.warmup(grid=grid, **arguments, **self._keywords)
+        if compiled.module is None:
+            cuda_persistent.refuse_loading("kernels", self._name)
+        return compiled
 
 
-def refuse(grid: tuple[int, ...], **arguments: Any) -> None:
-    raise BackendUnavailable("kernels", "a launch", "a plan, as kernels are only recorded here", "Bind it anew.")
+class _Recorded:
+    """Of a kernel that was only noted."""
+
+    def __call__(self, grid: tuple[int, ...], **arguments: Any) -> None:
+        raise BackendUnavailable("kernels", "a launch", "a plan, as kernels are only recorded here", "Bind it anew.")
+
+    load = __call__
+
+
+refuse = _Recorded()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rtaccel.backends import get_backend
 from rtaccel.backends.cuda_errors import translated
+from rtaccel.backends.cuda_streams import NO_ORDER, Order, StreamOrder
 from rtaccel.core.batch import ANY_BATCH, BatchRange
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.registry import Prepared, operator
@@ -73,6 +74,7 @@ class StagedPlan:
         checked = {v.name: v for s in holding for v in s.inputs[:3] if v.dtype == "float32"}
         self._checked = list(checked)
         self._group, self._batch, self._device = group, batch, device
+        self._order: Order = StreamOrder() if device == "cuda" else NO_ORDER
         self._spoil: dict[tuple[str, str], Callable[[Tensor, Tensor], None]] | None = None
         if triton and checked:
             from rtaccel.kernels._shared.triton_spoil import spoiler
@@ -106,7 +108,7 @@ class StagedPlan:
         """None where the inputs do not fit as they lie. A CUDA error on a GPU becomes a typed one."""
         if self._device != "cuda":
             return self._launch(inputs)
-        with translated("call"):
+        with translated("call"), self._order:
             return self._launch(inputs)
 
     def _launch(self, inputs: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...] | None:

@@ -55,6 +55,9 @@ class CompiledModel(nn.Module):
 
         past: of the streams, where it is not to start anew.
         """
+        earlier: Executor | None = getattr(self, "_executor", None)
+        if earlier is not None:
+            earlier.suspend()  # a persistent kernel makes room for the next one
         executor = build_executor(program, self._options)
         if past is not None:
             executor.steps[0].plan.load_state(past)
@@ -62,7 +65,6 @@ class CompiledModel(nn.Module):
             executor.prefault(self._locked)
             for plan in executor.device_plans:
                 plan.seal()
-        earlier: Executor | None = getattr(self, "_executor", None)
         if earlier is not None and earlier.direct is not None and earlier.steps[0].native:
             executor = executor.taken_over_by(earlier)  # bound calls hold the plan, and go on with what is in it now
         self._program: Program = program
@@ -79,6 +81,11 @@ class CompiledModel(nn.Module):
         """Keeps for `explain` what a comparison with the model showed."""
         self._verified = note
         return self
+
+    def suspend(self) -> None:
+        """In mode "persistent" the kernel ends, and other work may wait for the device or have its multiprocessors. Its code and
+        weights stay on the GPU; the next call starts it again. Other models hold nothing of that kind."""
+        self._executor.suspend()
 
     def close(self) -> None:
         """Gives back what the model holds of a GPU; in mode "persistent" its kernel ends, and later calls raise."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from rtaccel.backends.cuda_persistent import refuse_capture
+from rtaccel.backends.cuda_streams import Order, StreamOrder
 from rtaccel.core.errors import UnsupportedProblem
 
 WARM_UPS = 3
@@ -44,6 +47,9 @@ class DeviceLayer(Protocol):
         """Whether it lies in memory of the CPU, which kernels do not read."""
 
     def is_pinned(self, tensor: Tensor) -> bool: ...
+
+    def order(self) -> Order:
+        """Of the calls of one plan, on whatever streams they are made."""
 
     def free_text(self) -> str:
         """How much memory is left, for an error."""
@@ -81,12 +87,20 @@ class _TorchGraph:
         self.replay = graph.replay
 
 
+def _abandon(graph: torch.cuda.CUDAGraph) -> None:
+    """Ends a capture that failed, so that its stream can be used again. What CUDA says of it was said before."""
+    with contextlib.suppress(RuntimeError):
+        graph.capture_end()
+
+
 class TorchCuda:
     """CUDA by way of torch. Graphs are captured on a stream of their own and replayed on the current one."""
 
     device = "cuda"
 
     def capture(self, work: Work) -> Graph:
+        """By CUDAGraph itself: `torch.cuda.graph` first waits for the whole device, and a persistent kernel does not end."""
+        refuse_capture("graph")
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -97,8 +111,14 @@ class TorchCuda:
         with without_gc(), warnings.catch_warnings(record=True) as said, _only_what_can_be_captured():
             warnings.simplefilter("always")
             # thread_local: other threads may go on allocating and copying while this one captures.
-            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-                outputs = work()
+            with torch.cuda.stream(stream):
+                graph.capture_begin(capture_error_mode="thread_local")
+                try:
+                    outputs = work()
+                except BaseException:
+                    _abandon(graph)
+                    raise
+                graph.capture_end()
         if any("graph is empty" in str(w.message).lower() for w in said):
             raise UnsupportedProblem(
                 "graph",
@@ -108,6 +128,9 @@ class TorchCuda:
             )
         torch.cuda.current_stream().wait_stream(stream)
         return _TorchGraph(graph, outputs)
+
+    def order(self) -> Order:
+        return StreamOrder()
 
     def synchronize(self) -> None:
         torch.cuda.current_stream().synchronize()

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from rtaccel.backends.cuda_errors import translated
+from rtaccel.backends.cuda_streams import Order
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.core.stage import Port
 from rtaccel.plan.explain import Line
@@ -43,6 +44,9 @@ class DevicePlan(StagedPlan):
         """One line of `explain` for the whole, where its stages are not computed one by one."""
         return None
 
+    def suspend(self) -> None:
+        """Ends what runs on the device without being called. The next call starts it again."""
+
     def close(self) -> None:
         """Gives back what it holds of the device."""
 
@@ -54,6 +58,7 @@ class GraphPlan(DevicePlan):
     def __init__(self, staged: StagedPlan, layer: DeviceLayer, samples: int) -> None:
         self.__dict__.update(staged.__dict__)
         self._layer, self._samples = layer, samples
+        self._order = layer.order()
         self._sealed = False
         self._bound: weakref.WeakSet[BoundGraph] = weakref.WeakSet()
         self._inputs = tuple(self._buffer(port) for port in self._group.inputs)
@@ -126,8 +131,9 @@ class GraphPlan(DevicePlan):
         if lead.numel() != self._samples:
             with translated("call", self._layer.free_text):
                 return StagedPlan.call(self, inputs)
-        self._replay(inputs)
-        results = tuple(t.clone().view(*lead, *p.trailing) for t, p in zip(self._outputs, self._group.outputs))
+        with self._order:  # the results too: the next replay, on another stream maybe, writes over them
+            self._replay(inputs)
+            results = tuple(t.clone().view(*lead, *p.trailing) for t, p in zip(self._outputs, self._group.outputs))
         return results[0] if len(results) == 1 else results
 
     call_flat = call
@@ -144,9 +150,10 @@ class GraphPlan(DevicePlan):
                 return False
             with translated("run", self._layer.free_text):
                 return StagedPlan.run(self, inputs, outs)
-        self._replay(inputs)
-        for out, result in zip(outs, self._outputs):
-            out.copy_(result.view(out.shape))
+        with self._order:
+            self._replay(inputs)
+            for out, result in zip(outs, self._outputs):
+                out.copy_(result.view(out.shape))
         return True
 
     def bind(self, inputs: Any, out: Any) -> Callable[[], None] | None:
@@ -168,7 +175,7 @@ class GraphPlan(DevicePlan):
             raise UnsupportedProblem("bind", "a sealed model", "bind before seal()", "A capture allocates; bind first.")
         with translated("bind", self._layer.free_text):
             graph = self._captured(bound_in, bound_out)
-        bound = BoundGraph(self._layer, graph, held, shown, (*bound_in, *bound_out))
+        bound = BoundGraph(self._layer, self._order, graph, held, shown, (*bound_in, *bound_out))
         self._bound.add(bound)
         return bound
 
@@ -207,13 +214,15 @@ class GraphPlan(DevicePlan):
 
 
 class BoundGraph:
-    """A graph and the tensors it reads and writes. A replay is refused once the memory of one of them is not what it was:
+    """A graph and the tensors it reads and writes. Graphs of one model share the workspaces of its kernels, so their replays
+    follow each other, on whatever streams. A replay is refused once the memory of one of them is not what it was:
     the graph would read or write somebody else's."""
 
     def __init__(
-        self, layer: DeviceLayer, graph: Graph, inputs: Sequence[tuple[Tensor, Tensor]],
+        self, layer: DeviceLayer, order: Order, graph: Graph, inputs: Sequence[tuple[Tensor, Tensor]],
         outputs: Sequence[tuple[Tensor, Tensor]], tensors: Sequence[Tensor],
     ) -> None:  # fmt: skip
+        self._order = order
         self._layer, self._graph, self._inputs, self._outputs = layer, graph, inputs, outputs
         self.ended = False
         host = [t for t, _ in (*inputs, *outputs)]
@@ -231,11 +240,12 @@ class BoundGraph:
                     "the memory that was bound", "Bind again: its storage was freed, resized or replaced.",
                 )  # fmt: skip
         with translated("bound call", self._layer.free_text):
-            for host, buffer in self._inputs:
-                buffer.copy_(host, non_blocking=True)
-            self._graph.replay()
-            for host, buffer in self._outputs:
-                host.copy_(buffer, non_blocking=True)
+            with self._order:
+                for host, buffer in self._inputs:
+                    buffer.copy_(host, non_blocking=True)
+                self._graph.replay()
+                for host, buffer in self._outputs:
+                    host.copy_(buffer, non_blocking=True)
             if self._outputs:
                 self._layer.synchronize()
 

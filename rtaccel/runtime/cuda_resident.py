@@ -1,19 +1,20 @@
 """The persistent path: a kernel that stays on the GPU, a mailbox in pinned host memory, and the host's side of both.
 
 A call writes x into the mailbox and spins, in the native core and without the GIL, until y is there: no launch, no copy, no
-CUDA call. The kernel holds its multiprocessors, one for every program, from start to `close()`.
+CUDA call. The kernel is compiled and loaded with the model. It starts at the first call, or when the model is bound or sealed,
+and holds its multiprocessors, one for every program, until `suspend()` or `close()`.
 
 While it runs, CUDA calls that wait for the whole device never return: torch.cuda.synchronize(), freeing memory with
-empty_cache(), device-wide frees. Streams and events of other work are not touched.
+empty_cache(), loading code. What this library would do of that is refused (backends/cuda_persistent.py). Streams and events of
+other work are not touched.
 """
 
 from __future__ import annotations
 
-import ctypes
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,139 +26,62 @@ from rtaccel.plan.explain import Line
 from rtaccel.plan.fuse import fuse
 from rtaccel.plan.group import Group
 from rtaccel.runtime.cuda_graph import DevicePlan
+from rtaccel.runtime.cuda_resident_device import ResidentDevice, resident_device
 from rtaccel.runtime.cuda_resident_networks import Network, network_of
+from rtaccel.runtime.cuda_resident_run import KernelRun
 
-ABORT, STATE, LOOKS = 0, 1, 2
-"""Words of the control block, as kernels/_shared/triton_mailbox.py has them."""
-
-STATES = {0: "it has not started", 1: "it runs", 2: "it was asked to end", 3: "it ended, as nobody called for long"}
 TIMEOUT_NS = 1_000_000_000
+STATES_S = 30.0
+"""For the kernel to give its states."""
+
 RESET, SAVE, LOAD, SPOILED = 1, 2, 4, 8
 """Commands of a message, as kernels/_shared/cuda_recurrent.cu has them; those in Triton know the first."""
 
-START_S = 30.0
-END_S = 5.0
-CONTROL_WORDS = 8
-
-
-class Running(Protocol):
-    """A kernel that was started."""
-
-    def finished(self) -> bool: ...
-
-
-class ResidentDevice(Protocol):
-    """Where a resident kernel runs. The tests bring a CPU thread that plays one."""
-
-    def unsuitable(self) -> str | None:
-        """None, or why no kernel may stay on this device."""
-
-    def mailbox(self, words: int) -> Tensor:
-        """int64 zeros in memory that both sides see."""
-
-    def start(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> Running:
-        """Starts the kernel of a network; does not wait for it."""
-
-
-KERNEL_EXEC_TIMEOUT, CAN_MAP_HOST_MEMORY = 17, 19
-"""CUdevice_attribute of the driver interface."""
-
-
-class CudaResident:
-    """The current CUDA device."""
-
-    def unsuitable(self) -> str | None:
-        try:
-            driver = ctypes.CDLL("libcuda.so.1")
-        except OSError as error:
-            return f"the CUDA driver cannot be loaded ({error})"
-        found = {}
-        for attribute in (KERNEL_EXEC_TIMEOUT, CAN_MAP_HOST_MEMORY):
-            value = ctypes.c_int(-1)
-            if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, torch.cuda.current_device()):
-                return "the CUDA driver does not say whether it ends long kernels"
-            found[attribute] = value.value
-        name = torch.cuda.get_device_name()
-        if found[KERNEL_EXEC_TIMEOUT]:
-            return f"{name} drives a display, and the driver ends kernels that run for seconds"
-        if not found[CAN_MAP_HOST_MEMORY]:
-            return f"{name} does not see the memory of the host"
-        return None
-
-    def mailbox(self, words: int) -> Tensor:
-        return torch.zeros(words, dtype=torch.int64).pin_memory()
-
-    def start(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> Running:
-        launch, kept = network.prepared("cuda")
-        torch.cuda.current_stream().synchronize()  # the weights are there
-        stream = torch.cuda.Stream(priority=-1)
-        with torch.cuda.stream(stream):
-            launch(requests, replies, control)
-        return _OnStream(stream, kept)
-
-
-class _OnStream:
-    def __init__(self, stream: torch.cuda.Stream, kept: Any) -> None:
-        self._stream, self._kept = stream, kept
-
-    def finished(self) -> bool:
-        return bool(self._stream.query())
-
-
-def resident_device() -> ResidentDevice:
-    return CudaResident()
-
 
 class ResidentPlan(DevicePlan):
-    """A network on a resident kernel. Tensors are the host's: x [1, K] and y [1, N], float32.
+    """A network on a persistent kernel. Tensors are the host's: x [1, K] and y [1, N], float32.
 
-    Raises BackendUnavailable where the device does not let it stay.
+    Raises BackendUnavailable where the device does not let it stay, or has no room for it.
     """
 
     def __init__(self, group: Group, network: Network, device: ResidentDevice) -> None:
-        from rtaccel._native import Mailbox
-
         super().__init__(group, [], only(1), "cpu")
         reason = device.unsuitable()
         if reason is not None:
             raise BackendUnavailable(
                 "compile", "mode='persistent'", f"a GPU on which a kernel may stay ({reason})",
-                "Use mode='graph', or a card that drives no display.",
+                "Use mode='graph', or mend what stands in the way.",
             )  # fmt: skip
-        self._network = network
-        inputs, outputs, commands = network.inputs, network.outputs, network.commands
-        self._requests, self._replies = device.mailbox(2 * (inputs + commands)), device.mailbox(2 * outputs)
-        self._control = device.mailbox(CONTROL_WORDS)
-        if network.states:
-            network.past = device.mailbox(network.states)
-        self._running = device.start(network, self._requests, self._replies, self._control)
-        self._box = Mailbox(self._requests.data_ptr(), inputs, self._replies.data_ptr(), outputs, commands)
+        self._network, self._card = network, device
+        self._kernel = KernelRun(network, device)
         self._command = 0
         self._closed: str | None = None
         # At exit, too: a process whose kernel never ends would not end.
-        self._finalizer = weakref.finalize(self, _end, self._control, self._running)
-        self._await_start()
+        self._finalizer = weakref.finalize(self, self._kernel.close)
 
-    def _await_start(self) -> None:
-        until = time.monotonic() + START_S
-        while self._control[STATE] == 0 and time.monotonic() < until and not self._running.finished():
-            time.sleep(0.001)
-        if self._control[STATE] != 1:
-            self._fail("a resident kernel that starts", "the kernel did not start")
-
-    def _fail(self, expected: str, what: str) -> None:
-        """Ends the kernel, so that nothing of it is left, and raises."""
-        state, looks = STATES.get(int(self._control[STATE]), "?"), int(self._control[LOOKS])
-        time.sleep(0.01)
-        alive = "it still looks for messages" if int(self._control[LOOKS]) != looks else "it does not move"
-        self.close()
-        self._closed = f"{what}; {state}, {alive}"
-        raise BackendUnavailable("persistent", self._closed, expected, "Compile the model again, or use mode='graph'.")
-
-    def _ask(self, x: int, y: int) -> None:
+    def start(self) -> None:
+        """Starts the kernel, where it does not run. Raises BackendUnavailable where it cannot."""
         if self._closed is not None:
             raise BackendUnavailable("persistent", self._closed, "a running kernel", "Compile the model again.")
-        if not self._box.exchange(x, y, TIMEOUT_NS, self._command):
+        if not self._kernel.running:
+            self._started()
+
+    def _started(self) -> None:
+        self._kernel.start()
+
+    def _fail(self, expected: str, what: str) -> None:
+        """Ends the kernel for good, and raises."""
+        try:
+            self._kernel.fail(expected, what)
+        except BackendUnavailable as error:
+            self._closed = str(error.got)
+            self._kernel.close()
+            raise
+
+    def _ask(self, x: int, y: int) -> None:
+        if not self._kernel.running:
+            self.start()
+        if not self._kernel.box.exchange(x, y, TIMEOUT_NS, self._command):
             self._fail("an answer", f"no answer in {TIMEOUT_NS / 1e9:g} s")
         self._command = 0
 
@@ -186,6 +110,7 @@ class ResidentPlan(DevicePlan):
         given, outs = tuple(pytree.tree_leaves(inputs)), tuple(pytree.tree_leaves(out))
         if not self._fits(given, self._group.inputs) or not self._fits(outs, self._group.outputs):
             return None
+        self.start()
         x, y, ask = given[0], outs[0], self._ask
         addresses = (x.data_ptr(), y.data_ptr())
 
@@ -201,75 +126,103 @@ class ResidentPlan(DevicePlan):
 
     # -- ending ----------------------------------------------------------------------------------------------------
 
+    def seal(self) -> None:
+        self.start()
+
+    def suspend(self) -> None:
+        """Ends the kernel. Its code stays loaded, and the next call starts it again."""
+        self._kernel.end()
+
     def close(self) -> None:
         """Asks the kernel to end and waits for it. Later calls raise."""
         self._closed = self._closed or "it was closed"
         self._finalizer()
 
     def note(self) -> str:
-        control = STATES.get(int(self._control[STATE]), "?")
-        return f"one kernel that stays on the GPU: {self._closed or control}"
+        beside = self._card.note()
+        state = "it is loaded and starts with the first call" if not self._kernel.running else self._kernel.state
+        return f"one persistent kernel: {self._closed or state}" + (f"; {beside}" if beside else "")
 
     def line(self) -> Line:
         return self._network.line()
 
 
 class ResidentStream(ResidentPlan):
-    """A network whose states stay with its kernel: a call is a moment of one stream."""
+    """A network whose states stay with its kernel: a call is a time step of one stream."""
+
+    _kept: bytes | None = None
+    """The states while the kernel does not run; None where it starts anew."""
+
+    def _started(self) -> None:
+        super()._started()
+        kept, self._kept = self._kept, None
+        if kept is not None and self._command != RESET:
+            self._load(kept)
+
+    def suspend(self) -> None:
+        """Ends the kernel, and keeps the states where it gives them; else the stream starts anew."""
+        if self._kernel.running and self._network.past is not None:
+            self._kept = self.save_state()
+        super().suspend()
 
     def reset(self, first: int, count: int) -> None:
-        """With the next moment: its message says so. A stream has one sample, `first` 0 and `count` 1."""
+        """With the next time step: its message says so. A stream has one sample, `first` 0 and `count` 1."""
         self._command = RESET
 
     def save_state(self) -> bytes:
         """float32 h of all layers, then c of an LSTM; NaN where the stream is spoiled. Nothing where the kernel gives its past to
         nobody.
 
-        Asks the kernel, so it raises BackendUnavailable once that has ended.
+        Asks a running kernel, so it raises BackendUnavailable where that does not answer, and once the model is closed.
         """
         past = self._network.past
         if past is None:
             return b""
-        if self._command == RESET:  # the states are what they were until the next moment, and are zero from there on
-            return bytes(4 * past.numel())
-        number = self._order(SAVE)
-        until = time.monotonic() + START_S
+        if self._closed is not None:
+            self.start()  # which says why not
+        zeros = bytes(4 * past.numel())
+        if self._command == RESET:  # the states are what they were until the next step, and are zero from there on
+            return zeros
+        if not self._kernel.running:
+            return self._kept if self._kept is not None else zeros
+        number = self._message(SAVE)
+        until = time.monotonic() + STATES_S
         while not bool((past >> 32 == number).all()):
             if time.monotonic() > until:
                 self._fail("its states", "the kernel did not give them")
         return past.view(torch.int32)[::2].numpy().tobytes()  # the lower half of every word
 
     def load_state(self, state: bytes) -> None:
-        """What `save_state` gave. Nothing where it gives nothing: a new kernel stands before its first moment."""
-        past = self._network.past
-        if past is None:
+        """What `save_state` gave. Nothing where it gives nothing: a new kernel stands before its first step."""
+        if self._network.past is None:
             return
+        self._command = 0
+        if self._kernel.running:
+            self._load(state)
+        else:
+            self._kept = bytes(state)
+
+    def _load(self, state: bytes) -> None:
+        past = self._network.past
+        assert past is not None
         states = torch.frombuffer(bytearray(state), dtype=torch.float32)
         spoiled = 0 if bool(torch.isfinite(states).all()) else SPOILED
         payload = states.view(torch.int32).to(torch.int64) & 0xFFFFFFFF
-        past.copy_(payload | _signed(self._box.number + 1) << 32)
-        self._order(LOAD | spoiled)
+        past.copy_(payload | _signed(self._kernel.box.number + 1) << 32)
+        self._message(LOAD | spoiled)
 
-    def _order(self, command: int) -> int:
-        """A message that is no moment; gives its number, as the upper half of a signed word holds it."""
+    def _message(self, command: int) -> int:
+        """A message that is no time step; gives its number, as the upper half of a signed word holds it."""
         x, y = torch.zeros(self._network.inputs), torch.empty(self._network.outputs)
         self._command = command
         self._ask(x.data_ptr(), y.data_ptr())
-        return _signed(self._box.number)
+        return _signed(self._kernel.box.number)
 
 
 def _signed(number: int) -> int:
     """A number of a message as the upper half of an int64."""
     number &= 0xFFFFFFFF
     return number - (1 << 32) if number >= 1 << 31 else number
-
-
-def _end(control: Tensor, running: Running) -> None:
-    """Sets the abort word and waits, for some seconds at most: a kernel that does not move holds up nobody."""
-    control[ABORT] = 1
-    until = time.monotonic() + END_S
-    while not running.finished() and time.monotonic() < until:
-        time.sleep(0.0005)
 
 
 def resident_network(group: Group, streamed: bool) -> Network:

@@ -14,23 +14,25 @@ from torch import Tensor
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.stage import Stage
 from rtaccel.plan.explain import Line
-from rtaccel.runtime.cuda_resident_stacks import Launch, stack_network
+from rtaccel.runtime.cuda_resident_launch import PersistentLaunch
+from rtaccel.runtime.cuda_resident_stacks import stack_network
 
 
 class Network(Protocol):
-    """inputs, outputs: float32 numbers of a call. commands: whether a message has a word more, of what to do before it.
-    states: float32 numbers of its past, which it gives and takes by messages; 0 where nobody can ask for them.
-    past: 8-byte words for them that both sides see, put there before it is prepared."""
+    """inputs, outputs: float32 numbers of a call. programs: of the kernel, a multiprocessor each. commands: whether a message has
+    a word more, of what to do before it. states: float32 numbers of its past, which it gives and takes by messages; 0 where
+    nobody can ask for them. past: 8-byte words for them that both sides see, put there before it is prepared."""
 
     stages: tuple[Stage, ...]
     inputs: int
     outputs: int
+    programs: int
     commands: bool
     states: int
     past: Tensor | None
 
-    def prepared(self, device: str) -> tuple[Launch, Any]:
-        """(the launch, what must live as long as the kernel), with the weights on the device."""
+    def prepared(self, device: str) -> PersistentLaunch:
+        """With the weights on the device."""
 
     def line(self) -> Line:
         """For `explain`."""
@@ -39,14 +41,14 @@ class Network(Protocol):
 class ResidentChain:
     """An `mlp` stage."""
 
-    commands, states = False, 0
+    programs, commands, states = 1, False, 0
     past: Tensor | None = None
 
     def __init__(self, stage: Stage) -> None:
         self.stages: tuple[Stage, ...] = (stage,)
         self.inputs, self.outputs = stage.attrs["widths"][0], stage.attrs["widths"][-1]
 
-    def prepared(self, device: str) -> tuple[Launch, Any]:
+    def prepared(self, device: str) -> PersistentLaunch:
         from rtaccel.kernels._shared.triton_launch import bind
         from rtaccel.kernels.mlp import triton_resident
         from rtaccel.kernels.mlp.triton_form import Form, Operands
@@ -54,10 +56,16 @@ class ResidentChain:
         stage = self.stages[0]
         kernel, ops = bind(triton_resident.specialise(stage.attrs)), Operands.of(stage, Form.of(stage.attrs), device)
 
-        def launch(requests: Tensor, replies: Tensor, control: Tensor) -> None:
-            kernel((1,), request_ptr=requests, reply_ptr=replies, control_ptr=control, idle_looks=0, **ops.arguments())
+        def arguments(requests: Tensor, replies: Tensor, control: Tensor) -> dict[str, Any]:
+            return {
+                "request_ptr": requests,
+                "reply_ptr": replies,
+                "control_ptr": control,
+                "idle_looks": 0,
+                **ops.arguments(),
+            }
 
-        return launch, ops
+        return PersistentLaunch(kernel, 1, arguments, ops)
 
     def line(self) -> Line:
         attrs = self.stages[0].attrs
@@ -74,24 +82,24 @@ class ResidentCut(ResidentChain):
 
     def __init__(self, stage: Stage, cut: Any) -> None:
         super().__init__(stage)
-        self.cut = cut
+        self.cut, self.programs = cut, cut.programs
 
-    def prepared(self, device: str) -> tuple[Launch, Any]:
+    def prepared(self, device: str) -> PersistentLaunch:
         from rtaccel.kernels._shared.triton_launch import bind
         from rtaccel.kernels.mlp import triton_cut
         from rtaccel.kernels.mlp.triton_form import Operands
 
         stage, cut = self.stages[0], self.cut
         kernel, ops = bind(triton_cut.specialise_resident(stage.attrs, cut)), Operands.of(stage, cut, device)
-        exchange = torch.zeros(cut.exchange_words, dtype=torch.int64, device=device)
+        exchange = torch.zeros(cut.exchange_words, dtype=torch.int64).to(device)
 
-        def launch(requests: Tensor, replies: Tensor, control: Tensor) -> None:
-            kernel(
-                (cut.programs,), request_ptr=requests, reply_ptr=replies, control_ptr=control, exchange_ptr=exchange,
-                idle_looks=0, **ops.arguments(),
-            )  # fmt: skip
+        def arguments(requests: Tensor, replies: Tensor, control: Tensor) -> dict[str, Any]:
+            return {
+                "request_ptr": requests, "reply_ptr": replies, "control_ptr": control, "exchange_ptr": exchange,
+                "idle_looks": 0, **ops.arguments(),
+            }  # fmt: skip
 
-        return launch, (ops, exchange)
+        return PersistentLaunch(kernel, cut.programs, arguments, ops, [exchange])
 
     def line(self) -> Line:
         whole = super().line()
@@ -102,27 +110,27 @@ class ResidentCut(ResidentChain):
 class ResidentConvolutions:
     """Stages of one moment, causal convolutions with their rings among them. form: a kernels.conv.triton_resident_form.Form."""
 
-    commands, states = True, 0
+    programs, commands, states = 1, True, 0
     past: Tensor | None = None
 
     def __init__(self, stages: tuple[Stage, ...], form: Any) -> None:
         self.stages, self.form = stages, form
         self.inputs, self.outputs = form.inputs, form.widths[-1]
 
-    def prepared(self, device: str) -> tuple[Launch, Any]:
+    def prepared(self, device: str) -> PersistentLaunch:
         from rtaccel.kernels._shared.triton_launch import bind
         from rtaccel.kernels.conv.triton_resident import specialise
         from rtaccel.kernels.conv.triton_resident_form import Operands
 
         kernel, ops = bind(specialise(self.form)), Operands.of(self.form, device)
 
-        def launch(requests: Tensor, replies: Tensor, control: Tensor) -> None:
-            kernel(
-                (1,), request_ptr=requests, reply_ptr=replies, control_ptr=control, words_ptr=ops.words,
-                numbers_ptr=ops.numbers, sums_ptr=ops.sums, rings_ptr=ops.rings, idle_looks=0,
-            )  # fmt: skip
+        def arguments(requests: Tensor, replies: Tensor, control: Tensor) -> dict[str, Any]:
+            return {
+                "request_ptr": requests, "reply_ptr": replies, "control_ptr": control, "words_ptr": ops.words,
+                "numbers_ptr": ops.numbers, "sums_ptr": ops.sums, "rings_ptr": ops.rings, "idle_looks": 0,
+            }  # fmt: skip
 
-        return launch, ops
+        return PersistentLaunch(kernel, 1, arguments, ops)  # it clears its rings itself
 
     def line(self) -> Line:
         layers = [o for o in self.form.operations if o.kind == "layer"]

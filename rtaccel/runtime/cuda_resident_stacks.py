@@ -4,7 +4,7 @@ the one in CUDA C++, which has shared memory as well. Which it is and why `expla
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,9 +17,7 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._shared import cuda_recurrent, cuda_recurrent_form
 from rtaccel.kernels._shared.recurrent import Geometry
 from rtaccel.plan.explain import Line
-
-Launch = Callable[[Tensor, Tensor, Tensor], None]
-"""launch(requests, replies, control): starts the kernel on the current stream, does not wait."""
+from rtaccel.runtime.cuda_resident_launch import PersistentLaunch
 
 TRITON, CUDA = "triton_resident", "cuda_recurrent"
 
@@ -32,7 +30,7 @@ class _Stack:
     kernel = ""
 
     def __init__(self, stages: Sequence[Stage], form: Any, why: tuple[str, ...]) -> None:
-        self.stages, self.form, self.why = tuple(stages), form, why
+        self.stages, self.form, self.why, self.programs = tuple(stages), form, why, int(form.parts)
         self.inputs, self.outputs = self.stages[0].inputs[0].width, self.stages[-1].outputs[0].width
 
     @property
@@ -64,7 +62,7 @@ class TritonStack(_Stack):
 
     kernel = TRITON
 
-    def prepared(self, device: str) -> tuple[Launch, Any]:
+    def prepared(self, device: str) -> PersistentLaunch:
         from rtaccel.kernels._shared import triton_recurrent_resident as resident
         from rtaccel.kernels._shared.triton_launch import bind
         from rtaccel.kernels._shared.triton_recurrent_form import Operands
@@ -74,13 +72,12 @@ class TritonStack(_Stack):
         low, of_head = self.lowered()
         ops = Operands.of(low, self.form, device)
         head_ops = resident.HeadOperands.of(of_head, self.form, device)
-        exchange = torch.zeros(resident.exchange_words(self.form), dtype=torch.int64, device=device)
+        exchange = torch.zeros(resident.exchange_words(self.form), dtype=torch.int64).to(device)
 
-        def launch(requests: Tensor, replies: Tensor, control: Tensor) -> None:
-            given = resident.arguments(self.form, ops, head_ops, requests, replies, control, exchange)
-            kernel((self.form.parts,), **given)
+        def arguments(requests: Tensor, replies: Tensor, control: Tensor) -> dict[str, Any]:
+            return resident.arguments(self.form, ops, head_ops, requests, replies, control, exchange)
 
-        return launch, (ops, head_ops, exchange)
+        return PersistentLaunch(kernel, self.form.parts, arguments, (ops, head_ops), [exchange])
 
     def where(self) -> str:
         form = self.form
@@ -101,19 +98,18 @@ class CudaStack(_Stack):
         super().__init__(stages, form, why)
         self.states = form.geometry.layers * form.geometry.hidden * (2 if form.gates == 4 else 1)
 
-    def prepared(self, device: str) -> tuple[Launch, Any]:
+    def prepared(self, device: str) -> PersistentLaunch:
         from rtaccel.kernels._shared.cuda_launch import bind
 
         kernel = bind(cuda_recurrent.kernel_of(self.stages[0].op, self.form))
         ops = cuda_recurrent.Operands.of(*self.lowered(), self.form, device)
-        exchange = torch.zeros(self.form.exchange_words, dtype=torch.int64, device=device)
+        exchange = torch.zeros(self.form.exchange_words, dtype=torch.int64).to(device)
         past = self.past if self.past is not None else torch.zeros(self.states, dtype=torch.int64)
 
-        def launch(requests: Tensor, replies: Tensor, control: Tensor) -> None:
-            given = cuda_recurrent.arguments(ops, requests, replies, control, past, exchange)
-            kernel((self.form.parts,), **given)
+        def arguments(requests: Tensor, replies: Tensor, control: Tensor) -> dict[str, Any]:
+            return cuda_recurrent.arguments(ops, requests, replies, control, past, exchange)
 
-        return launch, (ops, exchange, past)
+        return PersistentLaunch(kernel, self.form.parts, arguments, (ops, past), [exchange])
 
     def where(self) -> str:
         form = self.form

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from rtaccel.backends.cuda_errors import translated
+from rtaccel.backends.cuda_persistent import refuse_loading
 from rtaccel.convert.program import GroupStep, Program, TorchStep
 from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.errors import UnsupportedProblem
@@ -117,6 +119,10 @@ class Executor:
         plan = earlier.steps[0].plan
         plan.adopt(self.steps[0].plan)
         return Executor(self.program, [replace(self.steps[0], plan=plan)], self.options)
+
+    def suspend(self) -> None:
+        for plan in self.device_plans:
+            plan.suspend()
 
     def close(self) -> None:
         for plan in self.device_plans:
@@ -229,8 +235,17 @@ def _lock_limit() -> str:
 
 
 def build_executor(program: Program, options: Options) -> Executor:
+    """Raises BackendUnavailable on a GPU where a persistent kernel runs: to compile is to load code."""
     if options.mode == "persistent":
         return _resident(program, options)
+    if options.device != "cuda":
+        return _planned(program, options)
+    refuse_loading("compile", options.title)
+    with translated("compile", device_layer("cuda").free_text):
+        return _planned(program, options)
+
+
+def _planned(program: Program, options: Options) -> Executor:
     steps = []
     for source in program.steps:
         if isinstance(source, TorchStep):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rtaccel.kernels._shared import cuda_nvrtc
 from rtaccel.kernels._shared.cuda_nvrtc import CudaKernel
+from rtaccel.runtime.cuda_resident_launch import PersistentLaunch
 from rtaccel.runtime.cuda_resident_networks import Network
 
 HERE = Path(__file__).parent
@@ -51,14 +52,24 @@ class HostDevice:
         self.controls: list[Tensor] = []
         self.threads: list[threading.Thread] = []
 
+    index = 0
+
     def unsuitable(self) -> str | None:
         return None
+
+    def multiprocessors(self) -> int:
+        return 132
+
+    def note(self) -> str:
+        return ""
 
     def mailbox(self, words: int) -> Tensor:
         return torch.zeros(words, dtype=torch.int64)
 
-    def start(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> Any:
-        launch, _ = network.prepared("cpu")
+    def load(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> PersistentLaunch:
+        return network.prepared("cpu")
+
+    def start(self, launch: PersistentLaunch, requests: Tensor, replies: Tensor, control: Tensor) -> Any:
         thread = threading.Thread(target=launch, args=(requests, replies, control), daemon=True)
         thread.start()
         self.controls.append(control)

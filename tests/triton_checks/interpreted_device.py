@@ -12,7 +12,8 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from rtaccel.runtime import cuda_resident
+from rtaccel.runtime import cuda_resident, cuda_resident_run
+from rtaccel.runtime.cuda_resident_launch import PersistentLaunch
 from rtaccel.runtime.cuda_resident_networks import Network
 
 TIMEOUT_NS = 60_000_000_000
@@ -25,16 +26,27 @@ class InterpretedDevice:
         self.controls: list[Tensor] = []
         self.spoil = spoil
 
+    index = 0
+
     def unsuitable(self) -> str | None:
         return None
+
+    def multiprocessors(self) -> int:
+        return 132
+
+    def note(self) -> str:
+        return ""
 
     def mailbox(self, words: int) -> Tensor:
         return torch.zeros(words, dtype=torch.int64)
 
-    def start(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> Any:
-        launch, operands = network.prepared("cpu")
+    def load(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> PersistentLaunch:
+        launch = network.prepared("cpu")
         if self.spoil is not None:
-            self.spoil(operands)
+            self.spoil(launch.kept)
+        return launch
+
+    def start(self, launch: PersistentLaunch, requests: Tensor, replies: Tensor, control: Tensor) -> Any:
         thread = threading.Thread(target=launch, args=(requests, replies, control), daemon=True)
         thread.start()
         self.controls.append(control)
@@ -48,7 +60,7 @@ def in_its_place(
     made = InterpretedDevice(spoil)
     monkeypatch.setattr(cuda_resident, "resident_device", lambda: made)
     monkeypatch.setattr(cuda_resident, "TIMEOUT_NS", TIMEOUT_NS)
-    monkeypatch.setattr(cuda_resident, "END_S", 30.0)
+    monkeypatch.setattr(cuda_resident_run, "END_S", 30.0)
     monkeypatch.setattr(kernels, "SPINS_PER_LOOK", tl.constexpr(4))
     yield made
     for control in made.controls:
