@@ -98,18 +98,19 @@ def built_ahead(key: str) -> Cubin | None:
 
 
 class _Jit:
-    """By Triton's JIT, which compiles at the first launch of each kind of arguments and keeps what it loaded."""
+    """By Triton's JIT, which compiles at the first launch of each kind of arguments and keeps what it loaded; or interpreted."""
 
     def __init__(self, spec: Specialisation) -> None:
         self._name, self._kernel, self._keywords = spec.name, spec.kernel, spec.keywords
+        self._loads = not settings.triton_interpret()
 
     def __call__(self, grid: tuple[int, ...], **arguments: Any) -> None:
-        if cuda_persistent.running():
+        if self._loads and cuda_persistent.running():
             self._compiled(grid, arguments)
         self._kernel[grid](**arguments, **self._keywords)
 
     def load(self, grid: tuple[int, ...], **arguments: Any) -> None:
-        if settings.triton_interpret():
+        if not self._loads:
             return
         with translated("kernels"):
             compiled = self._compiled(grid, arguments)

@@ -119,7 +119,7 @@ def check_stream(make: Callable[[], Tcn], features: int) -> None:
     y = torch.empty_like(got)
     live.bind(x, out=y)()
     assert torch.equal(y, plain.step(x))
-    assert "B of rings" in live.explain() and "one kernel that stays on the GPU: it runs" in live.explain()
+    assert "B of rings" in live.explain() and "one persistent kernel: it runs" in live.explain()
     assert live.state_dict()["_extra_state"].numel() == 0
     live.close()
 

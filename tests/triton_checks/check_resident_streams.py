@@ -87,7 +87,7 @@ def test_a_stream_that_stays(make: Callable[[], nn.Module], head: Callable[[], A
     y, x = torch.empty_like(got), torch.randn(1, features)
     live.bind(x, out=y)()
     assert torch.equal(y, plain.step(x))
-    assert "programs with" in live.explain() and "one kernel that stays on the GPU: it runs" in live.explain()
+    assert "programs with" in live.explain() and "one persistent kernel: it runs" in live.explain()
     assert live.state_dict()["_extra_state"].numel() == 0
     live.close()
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import rtaccel as rt
+from rtaccel.runtime.compiled import CompiledModel
 
 
 class Remembers(nn.Module):
@@ -256,3 +259,25 @@ def test_functional_call_with_other_weights_is_refused() -> None:
     with pytest.raises(rt.UnsupportedProblem, match="functional_call"):
         torch.func.functional_call(fast, other, (x,))
     assert torch.equal(fast(x), want)
+
+
+def test_packed_weights_of_swapped_layers_are_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each copy of a layer packs its weights for the kernel that was faster when it was timed: on a busy machine now this one, now
+    another, whose float32 sums differ in the last bit."""
+    from rtaccel.nn import sparse_numbers
+
+    calls = 0
+
+    def now_this_now_that(self: Any, group: Any, rows: int, device: str) -> tuple[Any, list[str]]:
+        nonlocal calls
+        calls += 1
+        *before, sparse = group.stages
+        return (
+            replace(group, stages=(*before, sparse_numbers.contract.dense_stage(sparse))) if calls % 2 else group
+        ), []
+
+    model = nn.Sequential(nn.Linear(256, 96), nn.ReLU()).eval()  # one layer: every second copy is packed otherwise
+    rt.sparsify_(model, rt.Unstructured(0.9))
+    monkeypatch.setattr(sparse_numbers.SparseNumbers, "chosen", now_this_now_that)
+    fast = rt.compile(model, (torch.randn(1, 256),), strict=True)
+    assert calls and isinstance(fast, CompiledModel)
