@@ -262,8 +262,8 @@ def test_functional_call_with_other_weights_is_refused() -> None:
 
 
 def test_packed_weights_of_swapped_layers_are_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each copy of a layer packs its weights for the kernel that was faster when it was timed: on a busy machine now this one, now
-    another, whose float32 sums differ in the last bit."""
+    """Each copy packs its weights for the kernel that was faster when timed, on a busy machine one or another; their float32 sums
+    differ in the last bit."""
     from rtaccel.nn import sparse_numbers
 
     calls = 0
