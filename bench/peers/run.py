@@ -131,10 +131,10 @@ def update_docs(record: Record, docs: Path) -> None:
 
     found = {name: [Row(**row) for row in rows] for name, rows in record["networks"].items()}
     draw(found, docs / "images" / "peers.svg")
-    picture = "![How many times as fast as the fastest peer rtaccel is, by network and error class](images/peers.svg)"
+    picture = "![How many times as fast as the fastest peer rtaccel is, by network and error class](../images/peers.svg)"
     parts = [picture, report.summary(found)]
     if any(row.cold_us for rows in found.values() for row in rows):
         parts += ["### With cold caches", COLD, report.cold(found)]
-    report.put_between(docs / "performance.md", "\n\n".join(parts))
+    report.put_between(docs / "explanation" / "performance.md", "\n\n".join(parts))
     tables = [report.table(name, BY_NAME[name].about, rows) for name, rows in found.items()]
-    report.put_between(docs / "peers.md", "\n\n".join(tables))
+    report.put_between(docs / "reference" / "peers.md", "\n\n".join(tables))
