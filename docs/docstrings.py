@@ -12,10 +12,8 @@ from typing import Any
 
 import griffe
 
-ITEM = re.compile(r"(?:Args: )?([A-Za-z_]\w*(?: \.\. \w+)?(?:, [A-Za-z_]\w*)*): (.+)")
+ITEM = re.compile(r"([A-Za-z_]\w*(?: \.\. \w+)?(?:, [A-Za-z_]\w*)*): (.+)")
 """A line that starts the description of one or several names."""
-
-WORDS = {"example", "note", "here", "examples"}
 
 
 def to_markdown(text: str, names: set[str]) -> str:
@@ -48,7 +46,7 @@ def to_markdown(text: str, names: set[str]) -> str:
 
 def _known(words: str, names: set[str]) -> bool:
     given = [word for word in re.split(r", | \.\. ", words) if word]
-    return all(word in names for word in given) and not any(word.lower() in WORDS for word in given)
+    return all(word in names for word in given)
 
 
 def _example(lines: list[str], i: int, out: list[str]) -> int:

@@ -46,7 +46,7 @@ an operator is offered to each kernel. A cell names the devices with a kernel th
 - `CPU`: the native core, on every [instruction set](kernels.md#instruction-sets).
 - `Triton`: NVIDIA GPUs. No GPU has run these kernels yet: see
   [how they are checked](../how-to/gpu.md#how-it-is-checked-without-a-gpu).
-- `Numba CUDA`: NVIDIA GPUs, only with `backend="numba_cuda"`.
+- `Numba CUDA`: NVIDIA GPUs; tried after Triton, or alone with `backend="numba_cuda"`.
 - `torch`: plain PyTorch alone, on any device. Every operator has such a kernel, `portable`.
 - `-`: the operator has no conformance case in this scheme.
 

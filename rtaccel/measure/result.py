@@ -170,6 +170,7 @@ class Latency(Tabled):
         return dataframe([{"name": self.name, "call": i, "us": us} for i, us in enumerate(self.samples_us.tolist())])
 
     def table(self) -> Table:
+        """What `print` and a notebook show."""
         head, *rows = figure_rows(self)
         notes = [f"{line.verdict} {line.key}: {line.reason}" for line in self.lines]
         notes += [f"note: {note}" for note in self.notes]
