@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import inspect
 import re
 from collections.abc import Iterator
@@ -104,3 +105,24 @@ def test_everything_public_is_described(name: str) -> None:
 
 def test_the_fixture_is_described() -> None:
     assert "Raises" in (inspect.getdoc(LatencyFixture.__call__) or "")
+
+
+def examples() -> list[doctest.DocTest]:
+    found = {}
+    finder = doctest.DocTestParser()
+    for name, thing in [(n, getattr(rt, n)) for n in rt.__all__] + [
+        (f"nn.{n}", getattr(rt.nn, n)) for n in rt.nn.__all__
+    ]:
+        text = inspect.getdoc(thing) or ""
+        made = finder.get_doctest(text, {}, name, None, 0)
+        if made.examples:
+            found[name] = made
+    return list(found.values())
+
+
+@pytest.mark.parametrize("example", examples(), ids=lambda example: example.name)
+def test_examples_run(example: doctest.DocTest) -> None:
+    said: list[str] = []
+    outcome = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=said.append)
+    assert outcome.attempted
+    assert not outcome.failed, "".join(said)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
 import pytest
+
+import rtaccel as rt
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -29,7 +32,7 @@ OLD: dict[str, str] = {
     r"\bwhose fault\b": "attributing deadline misses",
     r"\breckoned\b": "computed",
     r"\bpretended\b": "fake",
-    r"\b(?:quant|optim|standard|recogn|initial|special|parametr)is(?!m|t)": "American spelling",
+    r"\b(?:quant|optim|standard|recogn|initial|special|parametr|synchron)is(?!m|t)": "American spelling",
     r"\b(?:neighbour|behaviour|colour|modell(?:ed|ing)\b)": "American spelling",
 }
 """Pattern -> what to write instead. Code is not read: names there change with the code."""
@@ -91,6 +94,29 @@ def test_old_words_are_gone(page: Path) -> None:
 def test_sentences_are_short(page: Path) -> None:
     long = [f"{length(s)} words: {s}" for s in sentences(page.read_text()) if length(s) > MOST_WORDS]
     assert not long
+
+
+def docstrings() -> list[tuple[str, str]]:
+    """(name, text) of everything in the public API; `tests/test_docstrings.py` says what else they must tell."""
+    found = []
+    for home in (rt, rt.nn):
+        for name in home.__all__:
+            thing = getattr(home, name)
+            found.append((name, inspect.getdoc(thing) or ""))
+            if inspect.isclass(thing):
+                own = {
+                    m: f
+                    for base in thing.__mro__
+                    if base.__module__.startswith("rtaccel")
+                    for m, f in vars(base).items()
+                }
+                found += [(f"{name}.{m}", inspect.getdoc(f) or "") for m, f in own.items() if not m.startswith("_")]
+    return found
+
+
+def test_public_docstrings_use_the_words() -> None:
+    said = [f"{name}: {old!r}, write {new!r}" for name, text in docstrings() for _, old, new in old_words(text)]
+    assert not said
 
 
 def test_the_check_finds_what_it_should() -> None:

@@ -168,7 +168,7 @@ class _Recurrent(Stored):
             self.renew()
 
     def explain(self) -> str:
-        """Every stage of a call with one moment, or of the last new shape: the kernel, what was rejected and why; and where
+        """Every stage of a call with one time step, or of the last new shape: the kernel, what was rejected and why; and where
         weights hold zeros, the times of both forms."""
         packed = self._pack()
         if not packed.choices:

@@ -280,7 +280,7 @@ class CompiledModel(nn.Module):
         return lines
 
     def explain(self, verbose: bool = False, measure: bool = True) -> str:
-        """Every stage: the kernel chosen, the bytes it must move, what it does, its time alone; and why a call stays torch's.
+        """Every stage: the kernel chosen, the bytes it must move, what it does, its time alone; why a call falls back to PyTorch.
 
         verbose=True adds the kernels that were rejected and why.
         measure=False leaves the times out. A stage alone has its inputs in the cache and waits for no other; `rtaccel profile`
@@ -319,7 +319,7 @@ class CompiledModel(nn.Module):
 
     @property
     def native(self) -> tuple[int, int]:
-        """(stages that kernels of this library compute, all stages: those and the calls that stay torch's)."""
+        """(native stages, all stages: the native ones and the calls that fall back to PyTorch)."""
         steps = self._executor.steps
         own = sum(max(1, len(step.choices)) for step in steps if step.plan is not None)
         return own, own + sum(step.plan is None for step in steps)
