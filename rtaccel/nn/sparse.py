@@ -91,7 +91,8 @@ class SparseLinear(QuantLinear):
         """A sparse copy of an nn.Linear, on its device; the module itself is not changed.
 
         sparsity: a pattern. Without a fraction, the zeros that the weight has; with one, the smallest weights are left
-        out too (`rt.sparsify_` has better methods). mask: bool [N, K], False for weights to leave out, instead of that.
+            out too (`rt.sparsify_` has better methods).
+        mask: bool [N, K], False for weights to leave out, instead of that.
         calibration: inputs of this layer, float32 [..., K], for static int8 activations, as QuantLinear.from_float takes them.
 
         Raises FormatError for weights that are not finite, a mask that is not of the pattern, a static scheme without

@@ -226,9 +226,11 @@ class CompiledModel(nn.Module):
     def seal(self, lock: bool = False) -> CompiledModel:
         """From here on `run` and bound calls raise instead of allocating, compiling or planning. Calls `prefault`.
 
-        lock: keep the plan's memory resident for good (mlock). `fast(*inputs)` still gives fresh tensors; that is what it
-        is for. Raises UnsupportedProblem, with the model as it was, where a stage allocates by its nature (a call that
-        stayed torch's, kernels launched from Python), or where the system does not let this process lock so much.
+        lock: keep the plan's memory resident for good (mlock).
+
+        `fast(*inputs)` still gives fresh tensors; that is what it is for. Raises UnsupportedProblem, with the model as it
+        was, where a stage allocates by its nature (a PyTorch fallback, kernels launched from Python), or where the system
+        does not let this process lock so much.
         """
         if self._direct is None or self._executor.bind is None:
             loud = [s.name for s in self._executor.steps if s.allocates]
