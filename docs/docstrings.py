@@ -1,68 +1,20 @@
-"""The project's docstrings as Markdown, for the generated API reference.
-
-A griffe extension of mkdocstrings. Docstrings here are plain text: `name: what it is` for arguments and fields, an indented block
-for formulas and examples. Markdown would join such lines, so each becomes an item of a list and each example a code block.
-"""
+"""A griffe extension of mkdocstrings: rewrites each docstring by docstring_markdown.py when its module was read."""
 
 from __future__ import annotations
 
-import re
-import textwrap
+import sys
+from pathlib import Path
 from typing import Any
 
 import griffe
 
-ITEM = re.compile(r"([A-Za-z_]\w*(?: \.\. \w+)?(?:, [A-Za-z_]\w*)*): (.+)")
-"""A line that starts the description of one or several names."""
+sys.path.insert(0, str(Path(__file__).parent))
 
-
-def to_markdown(text: str, names: set[str]) -> str:
-    """names: what the object has: its parameters, fields and properties; other lines with a colon are sentences."""
-    out: list[str] = []
-    lines = text.splitlines()
-    i, listed = 0, False
-    while i < len(lines):
-        line = lines[i]
-        found = ITEM.fullmatch(line)
-        if line.strip() in ("Example:", "Examples:") or line.startswith(">>> "):
-            i = _example(lines, i, out)
-            listed = False
-        elif found and _known(found[1], names):
-            if not listed:
-                out.append("")
-            words = ", ".join(f"`{name}`" for name in re.split(r", ", found[1]))
-            out.append(f"- {words}: {found[2]}")
-            listed = True
-            i += 1
-        else:
-            if listed and line and not line.startswith("    "):
-                if lines[i - 1].strip():  # a sentence right behind the list
-                    out.append("")
-                listed = False
-            out.append(line)
-            i += 1
-    return re.sub(r"(?<!`)(\[[^\]`]*\])\[", r"\1\\[", "\n".join(out))
-
-
-def _known(words: str, names: set[str]) -> bool:
-    given = [word for word in re.split(r", | \.\. ", words) if word]
-    return all(word in names for word in given)
-
-
-def _example(lines: list[str], i: int, out: list[str]) -> int:
-    """Lines of an example, as a code block; gives the index behind them."""
-    if not lines[i].startswith(">>> "):
-        i += 1
-    block = []
-    while i < len(lines) and (lines[i].startswith((" ", ">>> ", "... ")) or (block and lines[i].strip())):
-        block.append(lines[i])
-        i += 1
-    out += ["", "```pycon", *textwrap.dedent("\n".join(block)).splitlines(), "```", ""]
-    return i
+from docstring_markdown import to_markdown
 
 
 class Docstrings(griffe.Extension):
-    """Rewrites each docstring when its module was read."""
+    """Named in mkdocs.yml."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring is None:

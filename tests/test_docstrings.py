@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import doctest
+import importlib.util
 import inspect
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +15,11 @@ from torch import nn
 
 import rtaccel as rt
 from rtaccel.core import errors
+from rtaccel.measure.latency import measure
 from rtaccel.measure.pytest_latency import LatencyFixture
 from rtaccel.nn.stored import Stored
 
+DOCS = Path(__file__).parent.parent / "docs"
 SHAPE = re.compile(r"\[(?:\.\.\.|[A-Za-z*]\w*|\d+)?(?:, ?(?:[\w.*() ]+|\*\w+))*\]")
 """As the project writes it: [..., K], [batch, time, features], [N]; [] for a scalar."""
 DTYPE = re.compile(r"\b(?:float32|bfloat16|int8|int32|int64|uint8|bool)\b")
@@ -105,6 +109,49 @@ def test_everything_public_is_described(name: str) -> None:
 
 def test_the_fixture_is_described() -> None:
     assert "Raises" in (inspect.getdoc(LatencyFixture.__call__) or "")
+
+
+spec = importlib.util.spec_from_file_location("docstring_markdown", DOCS / "docstring_markdown.py")
+assert spec is not None
+assert spec.loader is not None
+markdown = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(markdown)
+
+
+def described() -> list[tuple[str, str, set[str]]]:
+    """(name, text, its parameters and fields) of every public function, class and method."""
+    found = []
+    for home, name in [(rt, n) for n in rt.__all__ if n != "nn"] + [(rt.nn, n) for n in rt.nn.__all__]:
+        thing = measure if name == "measure" else getattr(home, name)
+        own = [(name, thing)]
+        if inspect.isclass(thing):
+            own += [(f"{name}.{method}", function) for method, function in members(thing)]
+        for where, one in own:
+            fields = set(dir(one)) | set(getattr(one, "__annotations__", ())) if inspect.isclass(one) else set()
+            found.append((where, inspect.getdoc(one) or "", set(inspect.signature(one).parameters) | fields))
+    return found
+
+
+@pytest.mark.parametrize(("name", "text", "names"), described(), ids=[name for name, _, _ in described()])
+def test_arguments_become_lists(name: str, text: str, names: set[str]) -> None:
+    """One argument a line, and further lines indented: else the site would cut a sentence in two."""
+    lines = text.splitlines()
+    items = [i for i, x in enumerate(lines) if (m := markdown.ITEM.fullmatch(x)) and markdown.known(m[1], names)]
+    for i in items:
+        after = next((x for x in lines[i + 1 :] if not x.startswith("    ")), "")
+        found = markdown.ITEM.fullmatch(after)
+        assert not after or (found and markdown.known(found[1], names)), f"{name}: {after!r} continues {lines[i]!r}"
+    shown = markdown.to_markdown(text, names)
+    assert shown.count("\n- `") == len(items)
+    assert "Example:" not in shown
+
+
+def test_docstrings_as_markdown() -> None:
+    text = "Sums.\n\nx, y: float32 [N],\n    of one length.\nnote: a sentence.\n\nExample:\n    >>> f(1)\n    2\n\nEnd."
+    shown = markdown.to_markdown(text, {"x", "y"})
+    assert "- `x`, `y`: float32 [N],\n    of one length.\n\nnote: a sentence." in shown
+    assert "```pycon\n>>> f(1)\n2\n```" in shown
+    assert shown.endswith("End.")
 
 
 def examples() -> list[doctest.DocTest]:
