@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard cmake/* kernels/*/*.cc kernels/*/*.h kernels/*/*.in tests/native/* rtaccel/*.cc rtaccel/*.h)
 
-.PHONY: demo test check soak native lint bench device wheel clean
+.PHONY: demo test check soak native lint bench device docs wheel clean
 
 demo: $(VENV)/.demo
 	$(BIN)/rtaccel demo
@@ -40,6 +40,11 @@ bench: $(VENV)/.bench
 device: $(VENV)/.dev
 	$(BIN)/python -m bench.device
 
+# The documentation as a site in site/, in some seconds; a broken link or reference fails it.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open site/index.html, or: $(BIN)/mkdocs serve"
+
 wheel: $(VENV)/.dev
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
@@ -65,5 +70,9 @@ $(VENV)/.bench: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[bench,peers]'
 	touch $@
 
+$(VENV)/.docs: $(VENV)/.build $(SOURCES)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist report.html
+	rm -rf $(VENV) build dist report.html site

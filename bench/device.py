@@ -213,7 +213,7 @@ def main() -> int:
     if bad:
         print(f"next: mend what failed before any of these figures is used: {', '.join(bad)}")
         return 1
-    print("next: compare with docs/gpu.md, and commit the two files")
+    print("next: compare with docs/how-to/gpu.md, and commit the two files")
     return 0
 
 

@@ -1,7 +1,7 @@
 """The networks of the comparison, as a user writes them in torch; their weights are drawn anew from a fixed seed.
 
 Sizes of control, sensing, audio and market-data work at batch 1, and single layers with more rows. `macs` counts the
-multiplications of one call. Why these: docs/performance.md.
+multiplications of one call. Why these: docs/explanation/performance.md.
 """
 
 from __future__ import annotations

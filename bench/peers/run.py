@@ -25,8 +25,8 @@ from rtaccel.measure.environment import environment
 Record = dict[str, Any]
 SMALL = 1_000_000
 """Weights of the largest network that is timed with cold caches: what does not fit into them is never warm."""
-COLD = """Networks of at most a million weights, 64 MiB read before each call, so that neither weights nor code are in a cache:
-us of the fastest peer / of rtaccel, bound / ratio."""
+COLD = """Networks of at most a million weights. 64 MiB are read before each call, so that neither weights nor code are in a
+cache. The cells have: us of the fastest peer / of rtaccel, bound / ratio."""
 
 
 def everything(
@@ -131,10 +131,12 @@ def update_docs(record: Record, docs: Path) -> None:
 
     found = {name: [Row(**row) for row in rows] for name, rows in record["networks"].items()}
     draw(found, docs / "images" / "peers.svg")
-    picture = "![How many times as fast as the fastest peer rtaccel is, by network and error class](images/peers.svg)"
+    picture = (
+        "![How many times as fast as the fastest peer rtaccel is, by network and error class](../images/peers.svg)"
+    )
     parts = [picture, report.summary(found)]
     if any(row.cold_us for rows in found.values() for row in rows):
         parts += ["### With cold caches", COLD, report.cold(found)]
-    report.put_between(docs / "performance.md", "\n\n".join(parts))
+    report.put_between(docs / "explanation" / "performance.md", "\n\n".join(parts))
     tables = [report.table(name, BY_NAME[name].about, rows) for name, rows in found.items()]
-    report.put_between(docs / "peers.md", "\n\n".join(tables))
+    report.put_between(docs / "reference" / "peers.md", "\n\n".join(tables))

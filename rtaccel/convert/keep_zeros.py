@@ -18,7 +18,7 @@ def keep_zeros(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     """While it lasts, weights that are zero at its start get no gradient; at its end they are zero. Weights are those that
     `sparsify_` prunes: of linear layers, convolutions, LSTM, GRU and attention.
 
-    Make the optimiser inside, so that it has no momentum for them from before. Gives the masks by parameter name, True where
+    Make the optimizer inside, so that it has no momentum for them from before. Gives the masks by parameter name, True where
     a weight may change. Raises UnsupportedProblem for a model without a zero in any weight.
 
     Example:
@@ -26,9 +26,9 @@ def keep_zeros(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 2)).eval()
         >>> _ = rt.sparsify_(model, rt.Unstructured(0.5), swap=False)
         >>> with rt.keep_zeros(model):
-        ...     optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+        ...     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
         ...     model(torch.randn(16, 8)).square().mean().backward()
-        ...     optimiser.step()
+        ...     optimizer.step()
         >>> float((model[0].weight == 0).float().mean())
         0.5
     """

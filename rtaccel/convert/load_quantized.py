@@ -24,10 +24,12 @@ def load_quantized_(model: nn.Module, state: Mapping[str, Any]) -> SwapReport:
     """Swaps the layers of a float model that were swapped in the model of `state`, and loads all of it, in place.
 
     state: the `state_dict()` of a model after `quantize_`, `sparsify_` or both; also as read by `torch.load(...,
-    weights_only=True)` or by safetensors. It says itself which layers were swapped, with which scheme, group size and sparse
-    form. Nothing is timed and nothing calibrated: the outputs have the bits of the model that was saved, on any machine.
+        weights_only=True)` or by safetensors. It says itself which layers were swapped, with which scheme, group size and
+        sparsity pattern.
 
-    The float model needs its architecture alone; its numbers are replaced, and the float layers are not kept for `restore_`.
+    Nothing is timed and nothing calibrated: the outputs have the bits of the model that was saved, on any machine.
+
+    The float model needs its architecture alone; its weights are replaced, and the float layers are not kept for `restore_`.
     Layers of `rt.nn` put in by hand are rebuilt too, and a model that holds the same swapped layers is loaded into.
 
     Whole or not at all: FormatError, naming the layer, for a state that does not fit, with nothing changed. UnsupportedProblem

@@ -52,22 +52,22 @@ def sparsify_(
         pattern fits is kept. Without a fraction, the zeros that a weight has are used and none is added (2:4 always prunes
         to 2:4).
     filter_fn: (module, dotted name) -> whether to change it.
-    calibration: model inputs, as `quantize_` takes them. Only second moments and ranges of what each matrix multiplies are
-        kept (`rtaccel.convert.matrices`).
+    calibration: model inputs, as `quantize_` takes them: batches of float32 [batch, ...]. Only second moments and ranges of what
+        each matrix multiplies are kept (`rtaccel.convert.matrices`).
     method: "magnitude", "wanda", "second" or "refit" (rtaccel.convert.prune has the formulas and sources); None takes
         "refit" with calibration data and "magnitude" without. With data, the bias takes up what is lost on average.
     allocation: "uniform", every layer as sparse as its pattern says; "global", the fraction is that of all weights
         together, and layers that can spare more give more. 2:4 is always uniform.
     scheme: of the sparse layers, float32 or W8A8, W4A8 in 2:4. For a model that is compiled afterwards leave it float32:
-        `rt.compile` quantises as its own scheme says and uses the zeros.
+        `rt.compile` quantizes as its own scheme says and uses the zeros.
     swap: False leaves all layers as they are with zeros in them, which can be trained on (`rt.keep_zeros`).
     keep_original: keep what `restore_` needs, which takes the memory of the float weights.
-    rows: rows to time each layer with. Unlike `quantize_`, no layer is kept for being slower: its weights have changed. A
+    rows: batch size to time each layer with. Unlike `quantize_`, no layer is kept for being slower: its weights have changed. A
         SparseLinear runs dense where a sparse kernel is not faster, and its `explain()` says so.
 
     An exception leaves the model as it was. Raises UnsupportedProblem for a model in training mode, for one that is a layer
-    itself, and for schemes without a sparse form; FormatError for numbers that are not finite, for a sparsity outside 0..1,
-    for a method that needs calibration data and has none, or fewer rows than it needs.
+    itself, and for schemes without a sparse form; FormatError for weights or inputs that are not finite, for a sparsity outside
+    0..1, for a method that needs calibration data and has none, or fewer rows than it needs.
 
     Example:
         >>> import torch, rtaccel as rt

@@ -82,7 +82,7 @@ def stream_drafts(model: nn.Module, features: int, dtype: torch.dtype, calibrate
 
 
 def _no(what: str) -> UnsupportedProblem:
-    return UnsupportedProblem("stream", what, "a model that can go moment by moment", "See docs/stream.md.")
+    return UnsupportedProblem("stream", what, "a model that can go moment by moment", "See docs/how-to/stream.md.")
 
 
 def _streamed(model: nn.Module, window: torch.Tensor, length: int, form: tuple[str, ...]) -> Streamed:

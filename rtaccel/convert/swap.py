@@ -42,13 +42,13 @@ def quantize_(
     scheme: a scheme, its name, or a dict from module-name pattern to scheme. A layer that no pattern fits is kept, and
         so is one whose scheme is Float32.
     filter_fn: (module, dotted name) -> whether to swap it.
-    calibration: model inputs for static ranges: an iterable of batches, each a tensor, a tuple of arguments or a dict
-        of keyword arguments; a tensor alone is one batch. The float model runs once over them; only ranges and a few
-        rows are kept.
+    calibration: model inputs for static ranges: an iterable of batches, each a tensor (float32 [batch, ...]), a tuple of
+        arguments or a dict of keyword arguments; a tensor alone is one batch. The float model runs once over them; only ranges
+        and a few rows are kept.
     force: swap even a layer that is measured to be slower; the report says so.
     keep_original: keep the float layers for `restore_`. They take the memory of the float weights, and are in no state
         dict. With False they are gone.
-    rows: rows to measure each layer with; None takes those of its first calibration batch, or 1.
+    rows: batch size to measure each layer with; None takes that of its first calibration batch, or 1.
 
     Each candidate is timed against the layer it stands for, call by call in turn, and is swapped in only where its
     median is smaller by more than 5 %; the report says where the machine was too busy for a good figure. What was swapped,
@@ -56,7 +56,7 @@ def quantize_(
 
     Kept as they are, with the reason in the report: subclasses of these; layers with hooks, parametrizations or shared
     weights; layers of nn.MultiheadAttention and of nn.TransformerEncoderLayer, which read the weight itself; layers that are
-    not float32; layers in training mode; layers that no calibration batch reached; convolutions without calibration, whose
+    not float32; layers in training mode; layers not executed during calibration; convolutions without calibration, whose
     input size is not known. One used under several names is swapped once.
 
     An exception leaves the model as it was. Raises UnsupportedProblem for a model in training mode, for one that is an
@@ -96,10 +96,10 @@ def quantize_(
 
 def restore_(model: nn.Module) -> int:
     """Puts the original layers back, as they were when they were swapped (and moved since, if the model was moved), and the
-    original numbers into layers that `sparsify_` pruned without swapping.
+    original weights into layers that `sparsify_` pruned without swapping.
 
     Returns how many. Raises UnsupportedProblem, with nothing changed, naming a layer whose original was not kept.
-    A quantised layer that `quantize_` did not put there is left alone.
+    A quantized layer that `quantize_` did not put there is left alone.
     """
     if not isinstance(model, nn.Module):
         raise UnsupportedProblem("restore_", type(model).__name__, "an nn.Module", "Pass the model itself.")

@@ -18,7 +18,7 @@ class RtaccelError(Exception):
 
 
 class UnsupportedProblem(RtaccelError):
-    """Nothing here can compute this: a scheme, size or option without a kernel."""
+    """Nothing can compute this: a scheme, size, operator or option without a kernel."""
 
 
 class ShapeError(RtaccelError, ValueError):
@@ -26,11 +26,11 @@ class ShapeError(RtaccelError, ValueError):
 
 
 class FormatError(RtaccelError, ValueError):
-    """Numbers that do not mean what the format says: unknown scheme, non-finite weight, bad scale."""
+    """Values that are not valid: an unknown scheme, a weight that is not finite, a bad scale, state, option or file."""
 
 
 class BackendUnavailable(RtaccelError):
-    """A backend that was asked for cannot run here; the message holds every reason."""
+    """A backend that was asked for cannot run on this machine; the message holds every reason."""
 
 
 class BudgetExceeded(RtaccelError):

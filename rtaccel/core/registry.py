@@ -137,7 +137,9 @@ def operators() -> dict[str, Operator]:
 def operator(name: str) -> Operator:
     found = operators()
     if name not in found:
-        raise UnsupportedProblem("operator", repr(name), "one of " + ", ".join(sorted(found)), "See docs/kernels.md.")
+        raise UnsupportedProblem(
+            "operator", repr(name), "one of " + ", ".join(sorted(found)), "See docs/reference/kernels.md."
+        )
     return found[name]
 
 

@@ -99,7 +99,7 @@ class W8A16(Scheme):
 
 @dataclass(frozen=True)
 class W4A16(Scheme):
-    """int4 weights with a scale per group of `group_size` neighbouring inputs; activations as in W8A16."""
+    """int4 weights with a scale per group of `group_size` neighboring inputs; activations as in W8A16."""
 
     name: ClassVar[str] = "w4a16"
     group_size: int = 32
@@ -110,7 +110,7 @@ class W4A16(Scheme):
 
 @dataclass(frozen=True)
 class W4A8(Int8Activation):
-    """int4 weights with a scale per group of `group_size` neighbouring inputs; int8 activations as in W8A8."""
+    """int4 weights with a scale per group of `group_size` neighboring inputs; int8 activations as in W8A8."""
 
     name: ClassVar[str] = "w4a8"
     group_size: int = 32

@@ -59,7 +59,7 @@ class BlockSparse(Sparsity):
 
 @dataclass(frozen=True)
 class SemiStructured(Sparsity):
-    """2:4: at most two of every four neighbouring inputs of an output have a weight.
+    """2:4: at most two of every four neighboring inputs of an output have a weight.
 
     sparsity: 0.5, or None; pruning reaches 0.5 with either, and takes no weight away where the pattern is kept already.
     """

@@ -19,9 +19,9 @@ class Budget:
     """Upper limits, but for min_metric; each is met by a value equal to it, and None means no limit.
 
     p50_us, p99_us, p999_us: latency of one call in microseconds that at least 50 %, 99 % and 99.9 % of calls must meet.
-    size_bytes: bytes of the weights. max_error: error against a reference, in whatever unit `measure(error=)` is given;
-    0 asks for equality. min_metric: a lower limit, of a task metric where more is better (accuracy, AUC), as
-    `measure(metric=)` is given it.
+    size_bytes: bytes of the weights.
+    max_error: error against a reference, in whatever unit `measure(error=)` is given; 0 asks for equality.
+    min_metric: a lower limit, of a task metric where more is better (accuracy, AUC), as `measure(metric=)` is given it.
 
     Raises FormatError for a limit that is not a positive finite number (max_error may be 0, min_metric anything finite),
     and for a budget with no limit at all: it has nothing to prove, and a PASS on it would be empty.

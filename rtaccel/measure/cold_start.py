@@ -60,10 +60,11 @@ def cold_start(
     """Runs `setup` and then `call`, both Python source as for `timeit`, in fresh processes, one after the other.
 
     budget: of the first call. A percentile needs as many processes as it needs samples: 11 for p50, 64 for p90, 662 for
-    p99; with fewer the verdict is UNDECIDED and says so. seconds: stops after so long, after one process at least.
+        p99; with fewer the verdict is UNDECIDED and says so.
+    seconds: stops after so long, after one process at least.
 
     Raises FormatError for source that is no Python, for a process that fails (with the end of what it wrote to standard
-    error) and for numbers that make no sense.
+    error) and for arguments that make no sense.
 
     >>> from rtaccel.measure.cold_start import cold_start
     >>> found = cold_start("import json", "json.dumps([1, 2])", processes=2)

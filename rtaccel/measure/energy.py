@@ -83,9 +83,10 @@ def measure_energy(
     """Energy of `fn(*inputs)`, called back to back for `seconds`, at least 2.
 
     device: "cpu" reads RAPL (all packages of the machine), "cuda" the current card through NVML (extra `energy`).
-    counter: another one instead. idle: measure an idle window of the same length before.
+    counter: another one instead.
+    idle: measure an idle window of the same length before.
 
-    Work that a call leaves running on a GPU is counted as far as the window reaches; let the callable synchronise.
+    Work that a call leaves running on a GPU is counted as far as the window reaches; let the callable synchronize.
     Gives `Energy(None, reason=...)` where there is no counter, none that may be read, or one that stands still.
     Raises FormatError for a window below 2 s. What `fn` raises goes through unchanged.
     """

@@ -68,7 +68,7 @@ def measure(
 ) -> Latency:
     """Times `fn(*inputs)`, each call on its own, as the caller sees it: wrapper, conversion and arithmetic together.
 
-    fn: any callable. Work it leaves running on a GPU when it returns is not seen; let it synchronise, or use
+    fn: any callable. Work it leaves running on a GPU when it returns is not seen; let it synchronize, or use
         `rtaccel.measure.gpu`.
     inputs: a tuple or list of positional arguments, or one argument as it is.
     samples, seconds: how many calls, and for how long at most. Neither: at least 0.5 s and at least the samples that
@@ -90,8 +90,8 @@ def measure(
     clock: returns nanoseconds.
 
     Garbage collection is off during the calls, and torch.no_grad is on if torch is loaded. What `fn` raises goes
-    through unchanged. Where calls change their inputs, `notes` say so, and no latency passes when no two calls had the
-    same. Raises FormatError for arguments that make no sense, for a clock that stands still or goes back, and for an
+    through unchanged. Where calls change their inputs, `notes` say so, and the verdict is never PASS when no two calls
+    had the same. Raises FormatError for arguments that make no sense, for a clock that stands still or goes back, and for an
     `error` or `metric` function where `fn` returns nothing.
 
     >>> import rtaccel as rt

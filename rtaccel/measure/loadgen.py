@@ -93,9 +93,10 @@ def run_loadgen(
     """Runs one scenario over `fn(*sample)`, in this thread.
 
     samples: inputs of calls, each a tuple or list of arguments, or one argument; LoadGen picks among them at random.
-    budget: ours. Its p99_us is also LoadGen's target latency in Server, which needs one. qps: queries per second that Server
-    sends, on average. seconds: how long at least. expected_us: of a query, to know how many to prepare; measured where it
-    is not given.
+    budget: its p99_us is also LoadGen's target latency in Server, which needs one.
+    qps: queries per second that Server sends, on average.
+    seconds: how long at least.
+    expected_us: of a query, to know how many to prepare; measured where it is not given.
 
     Raises BackendUnavailable where LoadGen is not installed, FormatError for a scenario, samples, qps or seconds that make no
     sense, or so many queries that their record would not fit. What `fn` raises stops the run and goes through.

@@ -54,9 +54,11 @@ class LatencyFixture:
     ) -> latency.Latency:
         """Measures `fn(*args)`. The verdict falls when the test ends.
 
-        name: of the row in the budgets file and in the table; the test's own if not given. mode: "cpu", or how a CUDA
-        device is used, "stream", "graph" or "persistent" (`rtaccel.measure.gpu`). The rest is as in `rtaccel.measure`:
-        size_bytes, error, metric, samples, seconds, warmup, setup, period_us, cold_cache, witness, inside.
+        name: of the row in the budgets file and in the table; the test's own if not given.
+        mode: "cpu", or how a CUDA device is used, "stream", "graph" or "persistent" (`rtaccel.measure.gpu`).
+
+        The rest is as in `rtaccel.measure`: size_bytes, error, metric, samples, seconds, warmup, setup, period_us, cold_cache,
+        witness, inside.
 
         Raises BackendUnavailable where a CUDA device is asked for and there is none, and what `rtaccel.measure` raises.
         """

@@ -27,15 +27,17 @@ class Latency(Tabled):
     """What was measured. Percentiles are samples (rank ceil(q n), nothing interpolated), in microseconds.
 
     p50_us .. max_us: percentiles and extremes of the n calls. There is no mean: it says little about a tail.
-    samples_us: float32 [n], each call, in the order measured. timer_ns: what an empty call costs in the same loop;
-        included in every sample, not subtracted.
+    samples_us: float32 [n], each call, in the order measured.
+    timer_ns: the time of an empty call in the same loop; included in every sample, not subtracted.
     bounds: quantile name -> (low, high), each a 99 % bound; None where the run is too short for one.
     budget, lines, verdict: the verdict is "FAIL" if any line of the budget fails, else "UNDECIDED" if any line is, else
         "PASS"; None without a budget. In a test that could not be timed, lines and verdict may be "NOT TIMED".
-    size_bytes, error, metric: as given, or None. environment: the machine and the software. notes: what makes the
-        figures doubtful, each with what to do.
+    size_bytes, error, metric: as given, or None.
+    environment: the machine and the software.
+    notes: what makes the figures doubtful, each with what to do.
     mode: what the calls met: "warm", "cold caches", "cold start", with the period of an open loop; "not timed" for one call
-        of a test that could not be timed. witness: the machine's own noise in the same windows, where it was asked for.
+        of a test that could not be timed.
+    witness: the machine's own noise in the same windows, where it was asked for.
     """
 
     name: str
@@ -170,6 +172,7 @@ class Latency(Tabled):
         return dataframe([{"name": self.name, "call": i, "us": us} for i, us in enumerate(self.samples_us.tolist())])
 
     def table(self) -> Table:
+        """What `print` and a notebook show."""
         head, *rows = figure_rows(self)
         notes = [f"{line.verdict} {line.key}: {line.reason}" for line in self.lines]
         notes += [f"note: {note}" for note in self.notes]

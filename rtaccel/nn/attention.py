@@ -30,6 +30,9 @@ MOST_PLANS = 16
 class QuantMultiheadAttention(Stored):
     """Takes the place of an nn.MultiheadAttention, for inference: same call, same shapes, same masks.
 
+    query, key and value float32 [B, T, E] with batch_first, [T, B, E] without, or [T, E]; the result has the shape of query.
+    Masks are bool or float, [T, S] or [B * heads, T, S]; key_padding_mask [B, S].
+
     The four projections are `QuantLinear`s (q_proj, k_proj, v_proj, out_proj) of the scheme; between them
 
         softmax(q k^T / sqrt(head_dim) + mask) v      for each head, in float32 (contract of `attention`)
@@ -95,10 +98,12 @@ class QuantMultiheadAttention(Stored):
         scheme: Scheme | str = W8A8(),  # noqa: B008
         calibration: Tensor | Iterable[Any] | None = None,
     ) -> QuantMultiheadAttention:
-        """A quantised copy of an nn.MultiheadAttention; the module itself is not changed.
+        """A quantized copy of an nn.MultiheadAttention; the module itself is not changed.
 
-        calibration: for static ranges, inputs as the layer gets them: a tensor x (self-attention), or batches of x or
-        (query, key, value). Raises UnsupportedProblem for another module, for bias_k, bias_v or add_zero_attn and for a
+        calibration: for static ranges, inputs as the layer gets them, float32 [B, T, E] with batch_first, else [T, B, E]: a
+            tensor x (self-attention), or batches of x or (query, key, value).
+
+        Raises UnsupportedProblem for another module, for bias_k, bias_v or add_zero_attn and for a
         dtype other than float32; FormatError as `QuantLinear.from_float`.
         """
         op = cls.__name__

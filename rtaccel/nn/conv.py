@@ -43,6 +43,9 @@ class _QuantConv(Stored):
     loading, moving or replacing a buffer packs anew; after changing one in place, call `repack()`.
 
     Under torch.compile, torch.export, torch.jit.trace and fake tensors it is the op `torch.ops.rtaccel.conv_w8a8`.
+
+    Raises ShapeError for an x of wrong type, device, dtype, rank or channels, or smaller than the kernel; UnsupportedProblem for
+    sizes or schemes without a kernel; FormatError for parameters that are not valid.
     """
 
     _float: ClassVar[type[nn.Conv1d] | type[nn.Conv2d]]
@@ -60,12 +63,15 @@ class _QuantConv(Stored):
         scheme: Scheme | str = W8A8(),  # noqa: B008
         calibration: Tensor | Iterable[Tensor] | RangeObserver | None = None,
     ) -> _QuantConv:
-        """A quantised copy of a float layer, on its device; the module itself is not changed.
+        """A quantized copy of a float layer, on its device; the module itself is not changed.
 
-        calibration: inputs of this layer (a tensor, an iterable of tensors, or an observer that has seen them), for
-        the static range. A scheme whose activation is None is static with calibration and dynamic without.
+        module: weight float32 [N, C / groups, *kernel], bias float32 [N] or None.
+        calibration: inputs of this layer, float32 [batch, C, *size] or [C, *size] (a tensor, an iterable of tensors, or an
+            observer that has seen them), for the static range.
+
+        A scheme whose activation is None is static with calibration and dynamic without.
         Raises UnsupportedProblem for another type of module, a padding mode other than "zeros" and sizes that int32
-        sums cannot hold; FormatError for numbers that are not finite and for a static scheme without calibration.
+        sums cannot hold; FormatError for weights that are not finite and for a static scheme without calibration.
         """
         op = cls.__name__
         if not isinstance(module, cls._float) or module.weight.dtype != torch.float32:

@@ -56,9 +56,11 @@ class QuantEmbedding(Stored):
     def from_float(
         cls, module: nn.Embedding, scheme: Scheme | str = "w8a16", calibration: Any = None
     ) -> QuantEmbedding:
-        """A quantised copy of an nn.Embedding. calibration is not needed. Raises UnsupportedProblem for another module,
-        for max_norm (which changes the table as it is read) and for schemes without int8 weights; FormatError for rows
-        that are not finite."""
+        """A quantized copy of an nn.Embedding, weight float32 [V, C]. calibration is not needed.
+
+        Raises UnsupportedProblem for another module, for max_norm (which changes the table as it is read) and for schemes
+        without int8 weights; FormatError for rows that are not finite.
+        """
         if not isinstance(module, nn.Embedding) or module.weight.dtype != torch.float32:
             raise UnsupportedProblem(
                 cls.__name__, type(module).__name__, "a float32 nn.Embedding", "Pass the table itself."

@@ -49,7 +49,7 @@ class _Buffers(dict[str, "Tensor | None"]):
 
 
 class QuantLinear(Stored):
-    """y = x W^T + bias with quantised weights: takes the place of an nn.Linear, for inference.
+    """y = x W^T + bias with quantized weights: takes the place of an nn.Linear, for inference.
 
     x float32 [..., K], y float32 [..., N], K = in_features, N = out_features. With the scheme W8A8
 
@@ -74,11 +74,13 @@ class QuantLinear(Stored):
     `torch.ops.rtaccel.linear_<scheme>`.
     A TorchDispatchMode that is handed real tensors (make_fx(tracing_mode="real")) does not see the native call.
 
-    Args: bias: has one. scheme: a scheme or its name; W8A8() without activation means dynamic here. The layer made is
-    all zeros, to be loaded into; `from_float` makes one from an nn.Linear.
+    bias: whether the layer has one.
+    scheme: a scheme or its name; W8A8() without activation means dynamic here.
+
+    The layer made is all zeros, to be loaded into; `from_float` makes one from an nn.Linear.
 
     Raises ShapeError for an x of wrong type, device, dtype, rank or width; UnsupportedProblem for sizes or schemes
-    without a kernel; FormatError for numbers that make no layer.
+    without a kernel; FormatError for parameters that are not valid.
 
     Example:
         >>> import torch, rtaccel as rt
@@ -135,11 +137,14 @@ class QuantLinear(Stored):
         scheme: Scheme | str = W8A8(),  # noqa: B008
         calibration: Tensor | Iterable[Tensor] | RangeObserver | None = None,
     ) -> QuantLinear:
-        """A quantised copy of an nn.Linear, on its device; the module itself is not changed.
+        """A quantized copy of an nn.Linear, on its device; the module itself is not changed.
 
-        calibration: inputs of this layer (a tensor, an iterable of tensors, or an observer that has seen them), for
-        the static range. A scheme whose activation is None is static with calibration and dynamic without; a dynamic
-        one does not read it. Raises FormatError for numbers that are not finite, for a static scheme without
+        module: weight float32 [N, K], bias float32 [N] or None.
+        calibration: inputs of this layer, float32 [..., K] (a tensor, an iterable of tensors, or an observer that has seen
+            them), for the static range.
+
+        A scheme whose activation is None is static with calibration and dynamic without; a dynamic
+        one does not read it. Raises FormatError for weights or inputs that are not finite, for a static scheme without
         calibration and for calibration without values; UnsupportedProblem for a module that is not a float32 nn.Linear.
         """
         if not isinstance(module, nn.Linear) or module.weight.dtype != torch.float32:

@@ -76,11 +76,14 @@ class _Recurrent(Stored):
         scheme: Scheme | str = W8A8(),  # noqa: B008
         calibration: Tensor | Iterable[Tensor] | RangeObserver | None = None,
     ) -> Any:
-        """A quantised copy of the torch layer, on its device; the module itself is not changed.
+        """A quantized copy of the torch layer, on its device; the module itself is not changed.
 
-        calibration: inputs of this layer (a tensor, an iterable of tensors, or an observer that has seen them), for
-        the static range of x. A scheme whose activation is None is static with calibration and dynamic without.
-        Raises FormatError for numbers that are not finite, for a static scheme without calibration and for calibration
+        module: weights float32, weight_ih [gates * H, K] and weight_hh [gates * H, H] of each layer and direction.
+        calibration: inputs of this layer, float32 [..., K] (a tensor, an iterable of tensors, or an observer that has seen
+            them), for the static range of x.
+
+        A scheme whose activation is None is static with calibration and dynamic without.
+        Raises FormatError for weights that are not finite, for a static scheme without calibration and for calibration
         without values; UnsupportedProblem for a layer of another kind or dtype, or one with projections.
         """
         op = cls.__name__
@@ -142,7 +145,7 @@ class _Recurrent(Stored):
     dropout, proj_size = 0.0, 0
 
     def flatten_parameters(self) -> None:
-        """Nothing: the numbers are packed already. Models call it before nn.LSTM."""
+        """Nothing: the weights are packed already. Models call it before nn.LSTM."""
 
     # -- packing ---------------------------------------------------------------------------------------------------
 
@@ -165,7 +168,7 @@ class _Recurrent(Stored):
             self.renew()
 
     def explain(self) -> str:
-        """Every stage of a call with one moment, or of the last new shape: the kernel, what was rejected and why; and where
+        """Every stage of a call with one time step, or of the last new shape: the kernel, what was rejected and why; and where
         weights hold zeros, the times of both forms."""
         packed = self._pack()
         if not packed.choices:
@@ -215,7 +218,7 @@ class QuantLSTM(_Recurrent):
     Under torch.compile, torch.export and fake tensors it is the op `torch.ops.rtaccel.quant_lstm`.
 
     Raises ShapeError for an x or hx of wrong type, device, dtype or shape; UnsupportedProblem for sizes or schemes
-    without a kernel; FormatError for numbers that make no layer.
+    without a kernel; FormatError for parameters that are not valid.
 
     Example:
         >>> import torch, rtaccel as rt
@@ -241,6 +244,9 @@ class QuantLSTM(_Recurrent):
 
 class QuantGRU(_Recurrent):
     """Takes the place of an nn.GRU, for inference: as QuantLSTM, with hx = h0 and the result (y, hn).
+
+    x float32 [T, B, K], [B, T, K] with batch_first, or [T, K]; h0 float32 [layers * directions, B, H] or without B; y float32
+    [T, B, directions * H] in the order of x. Raises the errors of QuantLSTM: ShapeError, UnsupportedProblem, FormatError.
 
     Example:
         >>> import torch, rtaccel as rt

@@ -29,18 +29,20 @@ class SparseLinear(QuantLinear):
     stored: see rtaccel.nn.sparse_numbers and rtaccel.formats.csr, blocks, semi and int4; buffers are plain tensors.
 
     Whether a sparse kernel or the dense one computes it is measured when it is first called, for the rows of that call, on a GPU
-    modelled: `explain()` says which, and the figures. With int8 values both give the same bits. A row with a NaN or an infinity
-    gives NaN in all of that row (NaN or infinities, where float32 runs dense). The manners are those of QuantLinear: inference
-    only, copies of strided inputs, nothing cast.
+    modeled: `explain()` says which, and the figures. With int8 values both give the same bits. A row with a NaN or an infinity
+    gives NaN in all of that row (NaN or infinities, where float32 runs dense). The conventions are those of QuantLinear:
+    inference only, copies of strided inputs, nothing cast.
 
     Under torch.compile, torch.export, torch.jit.trace, torch.func and fake tensors it is the op
     `torch.ops.rtaccel.sparse_linear_csr`, `_blocks`, `_semi` or `_semi_int4`.
 
-    Args: sparsity: the pattern that is stored. The layer made is all zeros, to be loaded into, whatever the number of
-    weights in the file; `from_float` makes one from an nn.Linear.
+    sparsity: the pattern that is stored.
+
+    The layer made is all zeros, to be loaded into, whatever the number of weights in the file; `from_float` makes one from an
+    nn.Linear.
 
     Raises ShapeError for an x of wrong type, device, dtype, rank or width; UnsupportedProblem for a size or scheme
-    without a kernel; FormatError for numbers that make no layer, before anything reads by an index of theirs.
+    without a kernel; FormatError for parameters that are not valid, before anything reads by an index of theirs.
 
     Example:
         >>> import torch, rtaccel as rt
@@ -89,10 +91,11 @@ class SparseLinear(QuantLinear):
         """A sparse copy of an nn.Linear, on its device; the module itself is not changed.
 
         sparsity: a pattern. Without a fraction, the zeros that the weight has; with one, the smallest weights are left
-        out too (`rt.sparsify_` has better methods). mask: bool [N, K], False for weights to leave out, instead of that.
-        calibration: inputs of this layer, for static int8 activations, as QuantLinear.from_float takes them.
+            out too (`rt.sparsify_` has better methods).
+        mask: bool [N, K], False for weights to leave out, instead of that.
+        calibration: inputs of this layer, float32 [..., K], for static int8 activations, as QuantLinear.from_float takes them.
 
-        Raises FormatError for numbers that are not finite, a mask that is not of the pattern, a static scheme without
+        Raises FormatError for weights that are not finite, a mask that is not of the pattern, a static scheme without
         calibration; UnsupportedProblem for a module that is not a float32 nn.Linear.
         """
         if not isinstance(module, nn.Linear) or module.weight.dtype != torch.float32:

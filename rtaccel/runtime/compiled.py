@@ -35,6 +35,10 @@ class CompiledModel(nn.Module):
     `fast.bind(*inputs, out=y)` checks the tensors once and returns a call without arguments. All three take CuPy arrays too
     where the model is on a GPU, without a copy; a bound call then runs on torch's current stream.
 
+    Tensors have the dtypes and shapes of the example, float32 [batch, ...] or int64 for indices, on the model's device; the first
+    dimension may differ where the batch is dynamic. A call raises ShapeError for a tensor or argument that does not fit, and
+    FormatError for an index outside an embedding; nothing is cast.
+
     A row (of the batch) that holds a NaN or an infinity gives NaN in every output of that row where the
     model is int8, and what float arithmetic gives where it is float32; other rows are untouched.
     One instance runs in one thread at a time: a call holds the GIL from beginning to end.
@@ -145,6 +149,9 @@ class CompiledModel(nn.Module):
     def run(self, *inputs: Any, out: Any) -> Any:
         """Computes into `out` (a tensor, or a tuple in the order of the outputs) and returns it.
 
+        inputs: as those of the example, float32 [batch, ...] or int64 indices.
+        out: float32 of the shape of each result, [batch, ...].
+
         With contiguous float32 tensors of the right shape nothing is allocated. Others are handled rightly, by a copy,
         unless the model is sealed. Raises ShapeError, with `out` untouched, for an `out` that does not fit.
         """
@@ -188,10 +195,13 @@ class CompiledModel(nn.Module):
         return fitted, check_out(op, outs, source.group.outputs, lead, device)
 
     def bind(self, *inputs: Any, out: Any) -> Callable[[], None]:
-        """A call without arguments that reads `inputs` and writes `out` where they lie, for loops that reuse their buffers.
+        """A call without arguments that reads `inputs` and writes `out` in place, for loops that reuse their buffers.
+
+        inputs: as those of the example, float32 [batch, ...] or int64 indices, contiguous.
+        out: float32 of the shape of each result, [batch, ...], contiguous, in memory of its own.
 
         The tensors are checked and kept alive here, once. Do not resize them afterwards.
-        Raises ShapeError where a tensor does not fit as it lies (a copy would not be the caller's memory).
+        Raises ShapeError where a tensor does not fit without a copy (which would not be the caller's memory).
         """
         cupy = interop.cupy_of(inputs, out)
         if cupy is not None:
@@ -216,9 +226,11 @@ class CompiledModel(nn.Module):
     def seal(self, lock: bool = False) -> CompiledModel:
         """From here on `run` and bound calls raise instead of allocating, compiling or planning. Calls `prefault`.
 
-        lock: keep the plan's memory resident for good (mlock). `fast(*inputs)` still gives fresh tensors; that is what it
-        is for. Raises UnsupportedProblem, with the model as it was, where a stage allocates by its nature (a call that
-        stayed torch's, kernels launched from Python), or where the system does not let this process lock so much.
+        lock: keep the plan's memory resident for good (mlock).
+
+        `fast(*inputs)` still gives fresh tensors; that is what it is for. Raises UnsupportedProblem, with the model as it
+        was, where a stage allocates by its nature (a PyTorch fallback, kernels launched from Python), or where the system
+        does not let this process lock so much.
         """
         if self._direct is None or self._executor.bind is None:
             loud = [s.name for s in self._executor.steps if s.allocates]
@@ -258,6 +270,7 @@ class CompiledModel(nn.Module):
         return sum(plan.state_bytes for plan in self._executor.native_plans)
 
     def explain_lines(self, measure: bool = True) -> list[Line]:
+        """The rows of `explain()`, one for each stage."""
         lines: list[Line] = []
         for step in self._executor.steps:
             if isinstance(step.plan, DevicePlan) and (whole := step.plan.line()) is not None:
@@ -269,7 +282,7 @@ class CompiledModel(nn.Module):
         return lines
 
     def explain(self, verbose: bool = False, measure: bool = True) -> str:
-        """Every stage: the kernel chosen, the bytes it must move, what it does, its time alone; and why a call stays torch's.
+        """Every stage: the kernel chosen, the bytes it must move, what it does, its time alone; why a call falls back to PyTorch.
 
         verbose=True adds the kernels that were rejected and why.
         measure=False leaves the times out. A stage alone has its inputs in the cache and waits for no other; `rtaccel profile`
@@ -308,7 +321,7 @@ class CompiledModel(nn.Module):
 
     @property
     def native(self) -> tuple[int, int]:
-        """(stages that kernels of this library compute, all stages: those and the calls that stay torch's)."""
+        """(native stages, all stages: the native ones and the calls that fall back to PyTorch)."""
         steps = self._executor.steps
         own = sum(max(1, len(step.choices)) for step in steps if step.plan is not None)
         return own, own + sum(step.plan is None for step in steps)

@@ -48,28 +48,29 @@ def compile(
 ) -> CompiledModel | UncapturedModel:
     """Compiles a model in eval mode for inference. The model itself is not changed and not kept.
 
-    example_inputs: arguments of one call; the kernels are chosen for their batch, and any other batch works too.
+    example_inputs: arguments of one call, tensors float32 [batch, ...] or int64 [batch, ...] for indices; the kernels are
+        chosen for their batch size, and others work where the model leaves its first dimension dynamic.
     scheme: a scheme, its name, or a dict from module-name pattern to scheme; a layer that no pattern fits stays float32.
     sparsity: a pattern (`rt.Unstructured(0.9)`), its name, or a dict from module-name pattern to it: the smallest weights of
-        linear layers are left out. Better choices of weights: `rt.sparsify_` on the model first. Zeros that a weight has
-        are used without asking, where a sparse kernel is measured (on a GPU: modelled) to be faster; notes in `explain()`
+        linear layers are left out. Better choices of weights: `rt.sparsify_` on the model first. Existing zeros
+        are used without asking, where a sparse kernel is measured (on a GPU: modeled) to be faster; notes in `explain()`
         give the figures.
-    calibration: an iterable of inputs (tensors or tuples) for static int8 scales; without it they are per row (dynamic).
+    calibration: an iterable of inputs (tensors or tuples, float32 [n, ...] as the example) for static int8 scales; without it
+        they are per row (dynamic).
     backend: force "cpu", "portable" or "triton"; None takes the best for the device. Operators that a forced backend
         has no kernel for run as plain torch, and `explain()` says so.
     mode: on a GPU, "graph" (the default): the model is captured once for the example's batch and replayed as one launch; other
         batches are launched kernel by kernel. "eager": always kernel by kernel. "persistent": an MLP with static W8A8 or
-        static W4A8 layers stays on the GPU in a kernel of its own (LSTM and GRU: `rt.stream`); inputs and outputs are then
+        static W4A8 layers runs in a persistent kernel (LSTM and GRU: `rt.stream`); inputs and outputs are then
         tensors of the CPU with one row, and `close()` ends it.
     threads: most threads of a call, the calling one included; at most the cores it may run on. Used where that pays,
-        `explain()` says where; results are the same bits for any number. What stays torch's has torch's own threads.
+        `explain()` says where; results are the same bits for any number. PyTorch fallbacks have torch's own threads.
     max_batch: largest batch of a call; None for no limit.
     verify: compare the result with the model at several batches, on the CPU in float32, before it is handed out; `explain()`
-        says at which, how long that took and what it showed. A difference refuses an open batch.
+        says at which, how long that took and what it showed. A difference fixes the batch size.
+    strict: raise UnsupportedProblem where a call falls back to PyTorch or the model is not captured, instead of warning.
 
-    strict: raise UnsupportedProblem where a call stays torch's or the model is not captured, instead of warning.
-
-    What no operator here computes stays a torch call inside the result, and `explain()` names it and says why. A model
+    A call without a kernel stays a PyTorch call inside the result, and `explain()` names it and gives the reason. A model
     that torch.export cannot capture at all gives an UncapturedModel: the model itself, its layers swapped.
 
     Example:

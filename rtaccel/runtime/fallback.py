@@ -27,7 +27,7 @@ def warn_of_fallbacks(fast: CompiledModel, lines: Sequence[Line], strict: bool) 
     if strict:
         raise UnsupportedProblem(
             "compile", f"{own} of {count} stages native, and these left to torch: {shown}", "every stage native (strict=True)",
-            "Write them with operators of docs/compile.md, or compile with strict=False.",
+            "Write them with operators of docs/reference/operators.md, or compile with strict=False.",
         )  # fmt: skip
     warnings.warn(
         f"{own} of {count} stages native, and these are left to torch: {shown}", FallbackWarning, stacklevel=3

@@ -32,26 +32,33 @@ from rtaccel.runtime.verify_stream import check_stream_state, verify_stream
 
 
 class StreamModel(CompiledModel):
-    """A streamed model: `step(x_t)` takes one moment of every stream and gives the newest output.
+    """A streamed model: `step(x_t)` takes one time step of every stream and gives the newest output.
 
-    What a call gives equals the last output of the model over all moments since the reset, with zeros before them. A
-    new stream stands as after `reset()`. `run(x_t, out=)` and `bind(x_t, out=)` are those of a compiled model; each call
-    is one moment. The streams of a batch are independent: a NaN in one gives NaN in its outputs for as long as the model
+    x_t float32 [streams, features], or int64 [streams] for indices; the result is float32 [streams, outputs]. Raises ShapeError
+    for a tensor that does not fit.
+
+    The result equals the last output of the model over all time steps since the reset, with zeros before them. A new stream
+    starts as after `reset()`. `run(x_t, out=)` and `bind(x_t, out=)` are those of a compiled model; each call is one time
+    step. The streams of a batch are independent: a NaN in one gives NaN in its outputs for as long as the model
     would feel it, until a reset of that stream where it is recurrent.
     """
 
     def step(self, *inputs: Tensor) -> Any:
-        """One moment of every stream, [streams, features] -> [streams, outputs]; fresh tensors."""
+        """One time step of every stream: float32 [streams, features] (int64 [streams] for indices) to fresh [streams, outputs].
+
+        Raises ShapeError for a tensor that does not fit.
+        """
         return self(*inputs)
 
     step = native_entry("call", step)
 
     @property
     def streams(self) -> int:
+        """Number of streams, that of the example."""
         return self._options.states.samples if self._options.states else 0
 
     def reset(self, streams: int | Iterable[int] | None = None) -> None:
-        """All streams, or those given, stand before their first moment again. Raises ShapeError for one that is not there."""
+        """All streams, or those given, start anew: their past is zeros. Raises ShapeError for a stream that does not exist."""
         count = self.streams
         several = isinstance(streams, Iterable) and not isinstance(streams, (str, bytes))
         chosen: list[Any] = list(range(count)) if streams is None else list(streams) if several else [streams]  # type: ignore[arg-type]
@@ -67,6 +74,7 @@ class StreamModel(CompiledModel):
     # The past of the streams is part of the state dict, as plain bytes: a stream can go on elsewhere.
 
     def get_extra_state(self) -> Tensor:
+        """The past of all streams, uint8 [state_bytes]; `state_dict()` has it."""
         past = self._plan().save_state()
         return torch.frombuffer(bytearray(past), dtype=torch.uint8) if past else torch.empty(0, dtype=torch.uint8)
 
@@ -74,8 +82,8 @@ class StreamModel(CompiledModel):
         """Loaded with the rest."""
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """As a compiled model's, and the streams stand where they stood. Raises FormatError, with nothing changed, for the
-        past of other streams. Without a past in it the streams go on with theirs, or start anew where int8 scales change."""
+        """As a compiled model's, and the streams continue from the saved past. Raises FormatError, with nothing changed, for the
+        past of other streams. Without a past in it the streams continue with theirs, or start anew where int8 scales change."""
         return super().load_state_dict(state_dict, strict, assign)
 
     def _extra(self) -> dict[str, Any]:
@@ -132,15 +140,17 @@ def stream(
     device: str = "cpu",
     mode: str | None = None,
 ) -> StreamModel:
-    """Compiles a model over windows into one that is called moment by moment.
+    """Compiles a model over windows into one that takes a time step per call.
 
     model: takes windows [batch, time, features], [batch, features, time] (convolutions) or [time, batch, features];
         LSTM and GRU in one direction, causal Conv1d (padded on the left, or padded on both sides and cut), layers
-        that treat moments alike, residuals; its head reads the newest moment, or every moment.
-    example_step: one moment of every stream, [streams, features] (or [streams] of indices); the number of streams is
-        that of the example for good.
-    scheme: as in `compile`. calibration: windows in the model's own form, all of one length.
-    device: "cuda" for a kernel that stays on the GPU with the states of one stream (`mode="persistent"`, the only mode there is):
+        that treat time steps alike, residuals; its head reads the newest time step, or every time step.
+    example_step: one time step of every stream, float32 [streams, features] (or int64 [streams] of indices); the number of
+        streams is fixed to that of the example.
+    scheme: as in `compile`.
+    calibration: windows in the model's own layout, float32 [batch, time, features] for example, all of one length.
+    threads: as in `compile`.
+    device: "cuda" for a persistent kernel on the GPU with the states of one stream (`mode="persistent"`, the only mode there is):
         an LSTM or GRU in static W8A8 or W4A8, with or without such a linear head, or causal convolutions in static W8A8 with
         residuals, activations and linear layers. Tensors are then the CPU's as well, `close()` ends the kernel, and
         the past of the stream is in the state dict where the kernel is the one in CUDA C++ (`explain()` says which it is).
@@ -152,8 +162,8 @@ def stream(
         >>> live.step(torch.randn(2, 8)).shape
         torch.Size([2, 16])
 
-    Raises UnsupportedProblem with what stands in the way (a moment still to come, a mean over all moments, a layer that
-    runs backwards), FormatError and ShapeError as `compile` does.
+    Raises UnsupportedProblem with the reason (a future time step, a mean over all time steps, a layer that runs backwards),
+    FormatError and ShapeError as `compile` does.
     """
     args = as_tensors("stream", check_example(model, example_step))
     if len(args) != 1 or not isinstance(args[0], Tensor) or args[0].dim() not in (1, 2) or not args[0].numel():

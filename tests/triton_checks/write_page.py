@@ -1,4 +1,4 @@
-"""Writes docs/gpu-kernels.md: every Triton kernel that the tests compile, what its code costs and what it moves.
+"""Writes docs/reference/gpu-kernels.md: every Triton kernel that the tests compile, what its code costs and what it moves.
 
     python tests/triton_checks/write_page.py [--check]
 
@@ -19,11 +19,11 @@ from rtaccel.kernels._shared.triton_aot import ARCHITECTURES
 from tests.triton_checks import budgets, launches
 from tests.triton_checks.moved import MOST, WITHOUT_LAUNCH, Record, record_of
 
-PAGE = Path(__file__).parents[2] / "docs" / "gpu-kernels.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "gpu-kernels.md"
 HEAD = """# GPU kernels, as compiled
 
 Written by `python tests/triton_checks/write_page.py`; a test holds it up to date. Nothing here was run on a card: these are
-properties of the code. [GPUs](gpu.md) says what the kernels are for.
+properties of the code. [GPUs](../how-to/gpu.md) says what the kernels are for.
 
 ## What a launch moves
 
@@ -104,7 +104,7 @@ memory and spills are none.
 
 
 def chip() -> Iterator[str]:
-    written = json.loads((PAGE.parents[1] / "tests" / "cuda_checks" / "budgets.json").read_text())
+    written = json.loads((PAGE.parents[2] / "tests" / "cuda_checks" / "budgets.json").read_text())
     for name, rows in written.items():
         for capability, r in rows.items():
             cells = (
