@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from rtaccel.convert.layers import SCHEMES, available
+from rtaccel.convert.quantization.scheme_rules import SCHEMES, available
 from rtaccel.core.registry import Impl, Operator, impls, operators
 from rtaccel.core.scheme import W4A8, W4A16, W8A8, W8A16, BFloat16, Float8, Float32, Scheme
 from rtaccel.core.stage import Problem, Stage

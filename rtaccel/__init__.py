@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "quantize_": "rtaccel.convert.swap",
-    "restore_": "rtaccel.convert.swap",
-    "load_quantized_": "rtaccel.convert.load_quantized",
-    "SwapReport": "rtaccel.convert.swap",
-    "sparsify_": "rtaccel.convert.sparsify",
-    "SparsifyReport": "rtaccel.convert.sparsify",
-    "keep_zeros": "rtaccel.convert.keep_zeros",
+    "quantize_": "rtaccel.convert.module_swap.swap",
+    "restore_": "rtaccel.convert.module_swap.swap",
+    "load_quantized_": "rtaccel.convert.module_swap.load_quantized",
+    "SwapReport": "rtaccel.convert.module_swap.swap",
+    "sparsify_": "rtaccel.convert.pruning.sparsify",
+    "SparsifyReport": "rtaccel.convert.pruning.sparsify",
+    "keep_zeros": "rtaccel.convert.pruning.keep_zeros",
     "compile": "rtaccel.runtime.compiler",
     "CompiledModel": "rtaccel.runtime.compiled",
     "stream": "rtaccel.runtime.stream",
@@ -83,10 +83,10 @@ __all__ = [
 
 if TYPE_CHECKING:
     from rtaccel import nn
-    from rtaccel.convert.keep_zeros import keep_zeros
-    from rtaccel.convert.load_quantized import load_quantized_
-    from rtaccel.convert.sparsify import SparsifyReport, sparsify_
-    from rtaccel.convert.swap import SwapReport, quantize_, restore_
+    from rtaccel.convert.module_swap.load_quantized import load_quantized_
+    from rtaccel.convert.module_swap.swap import SwapReport, quantize_, restore_
+    from rtaccel.convert.pruning.keep_zeros import keep_zeros
+    from rtaccel.convert.pruning.sparsify import SparsifyReport, sparsify_
     from rtaccel.core.errors import (
         BackendUnavailable,
         BudgetExceeded,

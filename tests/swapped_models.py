@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import rtaccel as rt
-from rtaccel.convert import gate
+from rtaccel.convert.module_swap import benchmark
 from rtaccel.nn import QuantLinear
 
 
@@ -45,11 +45,11 @@ def without_timing(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The timing is taken out: every candidate is faster. Holds the shapes it was asked to time."""
     shapes: list[tuple[int, ...]] = []
 
-    def compare(before: nn.Module, after: nn.Module, x: Tensor) -> gate.Compared:
+    def compare(before: nn.Module, after: nn.Module, x: Tensor) -> benchmark.Compared:
         assert isinstance(before, nn.Linear)
         assert isinstance(after, QuantLinear)
         shapes.append(tuple(x.shape))
-        return gate.Compared(2.0, 1.0)
+        return benchmark.Compared(2.0, 1.0)
 
-    monkeypatch.setattr(gate, "compare", compare)
+    monkeypatch.setattr(benchmark, "compare", compare)
     return shapes

@@ -86,6 +86,27 @@ def test_shared_kernel_helpers_know_no_operator() -> None:
         assert operators == [], file
 
 
+CONVERT = {"frontend": 0, "patterns": 1, "quantization": 1, "passes": 2, "module_swap": 2, "pruning": 3, "": 4}
+"""Floors inside convert; "" has what puts the folders together."""
+
+
+def test_folders_of_convert_import_down_only() -> None:
+    wrong = []
+    for file in sorted((ROOT / "rtaccel" / "convert").rglob("*.py")):
+        own = folder_of_convert(list(file.relative_to(ROOT).parts))
+        for line, name in imported(ast.parse(file.read_text(encoding="utf-8"))):
+            parts = name.split(".")
+            if parts[:2] != ["rtaccel", "convert"] or folder_of_convert(parts) == own:
+                continue
+            if CONVERT[folder_of_convert(parts)] >= CONVERT[own]:
+                wrong.append(f"{file.relative_to(ROOT)}:{line} imports {name}")
+    assert wrong == []
+
+
+def folder_of_convert(parts: list[str]) -> str:
+    return parts[2] if len(parts) > 2 and parts[2] in CONVERT else ""
+
+
 @pytest.mark.parametrize(
     ("room", "source", "count"),
     [

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import rtaccel as rt
-from rtaccel.convert import gate
+from rtaccel.convert.module_swap import benchmark
 from rtaccel.core import progress
 from tests.nn_forms import FORMS, same_bits
 from tests.swapped_models import actions, make
@@ -24,7 +24,7 @@ from tests.swapped_models import actions, make
 
 @pytest.fixture(autouse=True)
 def _every_swap_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "compare", lambda before, after, x: gate.Compared(2.0, 1.0))
+    monkeypatch.setattr(benchmark, "compare", lambda before, after, x: benchmark.Compared(2.0, 1.0))
 
 
 class ByDlpack:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import rtaccel as rt
-from rtaccel.convert.program import GroupStep
+from rtaccel.convert.passes.program import GroupStep
 from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import impls, operators
 from rtaccel.core.stage import Problem, Stage, Value

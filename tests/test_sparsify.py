@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import rtaccel as rt
-from rtaccel.convert import allocate, prune
-from rtaccel.convert.matrices import fed, matrices_of
+from rtaccel.convert.pruning import prune, sparsity_allocation
+from rtaccel.convert.pruning.weight_matrices import fed, matrices_of
 from rtaccel.formats import masks
 
 METHODS = ("magnitude", "wanda", "second", "refit")
@@ -87,7 +87,7 @@ def test_the_bias_takes_up_what_is_lost_on_average() -> None:
 
 
 def test_allocation_under_one_target() -> None:
-    shares = allocate.allocate(
+    shares = sparsity_allocation.allocate(
         {"easy": 1000, "hard": 1000}, {"easy": lambda s: 0.01 * s, "hard": lambda s: 10 * s}, 0.45
     )
     assert shares["easy"] == pytest.approx(0.9) and shares["hard"] == 0

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 import rtaccel as rt
-from rtaccel.convert import gate
+from rtaccel.convert.module_swap import benchmark
 from rtaccel.nn import QuantLinear
 from tests.swapped_models import MyLinear, actions, make, snapshot, unchanged, without_timing
 
@@ -204,7 +204,7 @@ def test_a_shared_layer_is_swapped_once() -> None:
 
 def test_a_layer_that_is_not_faster_is_kept(monkeypatch) -> None:
     times = {24: (5.0, 2.5), 40: (3.0, 3.0), 16: (1.25, 4.75)}
-    monkeypatch.setattr(gate, "compare", lambda before, after, x: times[x.shape[-1]])
+    monkeypatch.setattr(benchmark, "compare", lambda before, after, x: times[x.shape[-1]])
     model = make()
     before = model[3]
     report = rt.quantize_(model, "w8a8")
@@ -221,7 +221,9 @@ def test_a_layer_that_is_not_faster_is_kept(monkeypatch) -> None:
 
 def test_a_gain_within_the_margin_is_chance_and_swaps_nothing(monkeypatch) -> None:
     times = {24: (62.82, 61.85), 40: (100.0, 95.1), 16: (100.0, 94.9)}
-    monkeypatch.setattr(gate, "compare", lambda before, after, x: gate.Compared(*times[x.shape[-1]], spread=0.02))
+    monkeypatch.setattr(
+        benchmark, "compare", lambda before, after, x: benchmark.Compared(*times[x.shape[-1]], spread=0.02)
+    )
     model = make()
     report = rt.quantize_(model, "w8a8")
     assert actions(report) == {"0": "kept", "2.0": "kept", "3": "swapped"}
@@ -230,7 +232,9 @@ def test_a_gain_within_the_margin_is_chance_and_swaps_nothing(monkeypatch) -> No
 
 
 def test_an_unsteady_baseline_is_noted(monkeypatch) -> None:
-    monkeypatch.setattr(gate, "compare", lambda before, after, x: gate.Compared(3.0, 1.0, 0.41 if len(x) else 0))
+    monkeypatch.setattr(
+        benchmark, "compare", lambda before, after, x: benchmark.Compared(3.0, 1.0, 0.41 if len(x) else 0)
+    )
     report = rt.quantize_(make(), "w8a8")
     assert all(e.spread == 0.41 and "unsteady, half of those times spread over 41%" in e.reason for e in report)
 
@@ -238,14 +242,14 @@ def test_an_unsteady_baseline_is_noted(monkeypatch) -> None:
 def test_compare_calls_both_in_turn(monkeypatch) -> None:
     monkeypatch.undo()
     order, x = [], torch.randn(1, 4)
-    before, after, spread = gate.compare(lambda v: order.append("before"), lambda v: order.append("after"), x)
+    before, after, spread = benchmark.compare(lambda v: order.append("before"), lambda v: order.append("after"), x)
     assert before >= 0 <= after and spread >= 0
-    assert order.count("before") == order.count("after") == 5 + gate.ROUNDS
+    assert order.count("before") == order.count("after") == 5 + benchmark.ROUNDS
     timed = order[10:]
     assert timed[:4] in (["before", "after", "after", "before"], ["after", "before", "before", "after"])
     ticks = iter(range(0, 10**9, 1000))
-    monkeypatch.setattr(gate, "perf_counter_ns", lambda: next(ticks))
-    assert gate.compare(lambda v: next(ticks), lambda v: None, x) == (2.0, 1.0, 0.0)
+    monkeypatch.setattr(benchmark, "perf_counter_ns", lambda: next(ticks))
+    assert benchmark.compare(lambda v: next(ticks), lambda v: None, x) == (2.0, 1.0, 0.0)
 
 
 def test_the_real_gate_runs(monkeypatch) -> None:

@@ -54,7 +54,7 @@ def test_load_quantized_needs_the_float_model_and_the_state_alone(
     else:
         save_file(model.state_dict(), tmp_path / "model.safetensors")
         state = load_file(tmp_path / "model.safetensors")
-    monkeypatch.setattr("rtaccel.convert.gate.compare", None)  # nothing is timed
+    monkeypatch.setattr("rtaccel.convert.module_swap.benchmark.compare", None)  # nothing is timed
     other = Holder(form.plain()).eval()
     report = rt.load_quantized_(other, state)
     assert report.swapped == 1 and report.entries[0].fqn == "layer"

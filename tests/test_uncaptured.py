@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rtaccel as rt
-from rtaccel.convert import gate
+from rtaccel.convert.module_swap import benchmark
 from rtaccel.runtime.uncaptured import UncapturedModel
 from tests.swapped_models import snapshot, unchanged
 
 
 @pytest.fixture(autouse=True)
 def _every_swap_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "compare", lambda before, after, x: gate.Compared(2.0, 1.0))
+    monkeypatch.setattr(benchmark, "compare", lambda before, after, x: benchmark.Compared(2.0, 1.0))
 
 
 class Branching(nn.Module):

@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 import rtaccel as rt
-from rtaccel.convert import gate
+from rtaccel.convert.module_swap import benchmark
 from rtaccel.core.registry import impls
 from rtaccel.core.scheme import parse_scheme
 from rtaccel.core.stage import Problem
@@ -277,7 +277,7 @@ def test_mixed_schemes_in_one_model() -> None:
 
 @ANY
 def test_swap_restore_and_compile_what_was_swapped(name: str, monkeypatch) -> None:
-    monkeypatch.setattr(gate, "compare", lambda before, after, x: (2.0, 1.0))
+    monkeypatch.setattr(benchmark, "compare", lambda before, after, x: (2.0, 1.0))
     scheme, limit = SCHEMES[name]
     net, x = model(), torch.randn(64, 70)
     want = net(x)

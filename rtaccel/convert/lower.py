@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from rtaccel.convert.calibrate import calibrate
-from rtaccel.convert.capture import Captured
-from rtaccel.convert.draft import Draft
-from rtaccel.convert.emit import Emitter
-from rtaccel.convert.even import ColumnObserver, column_observers, evened
-from rtaccel.convert.fuse_norm import fuse_norms
-from rtaccel.convert.graph import DraftGraph
-from rtaccel.convert.hidden import HiddenObserver
-from rtaccel.convert.layers import SCHEMES, Layer, decide_draft
-from rtaccel.convert.program import Program
-from rtaccel.convert.skeleton import Skeleton
-from rtaccel.convert.sparse import pruned
+from rtaccel.convert.frontend.export import Captured
+from rtaccel.convert.frontend.graph import DraftGraph
+from rtaccel.convert.frontend.nodes import Draft
+from rtaccel.convert.passes.emit import Emitter
+from rtaccel.convert.passes.fuse_norm import fuse_norms
+from rtaccel.convert.passes.program import Program
+from rtaccel.convert.passes.skeleton import Skeleton
+from rtaccel.convert.passes.sparse import pruned
+from rtaccel.convert.quantization.calibrate import calibrate
+from rtaccel.convert.quantization.equalization import ColumnObserver, column_observers, evened
+from rtaccel.convert.quantization.hidden_state_observer import HiddenObserver
+from rtaccel.convert.quantization.scheme_rules import SCHEMES, Layer, decide_draft
 from rtaccel.core.scheme import SchemeMap
 from rtaccel.core.sparsity import SparsityMap
 

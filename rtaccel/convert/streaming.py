@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from rtaccel.convert.capture import Captured, capture
-from rtaccel.convert.draft import ROW_WISE, Draft, Slot
-from rtaccel.convert.fold import fold
-from rtaccel.convert.graph import Builder, DraftGraph
+from rtaccel.convert.build_graph import build_graph
+from rtaccel.convert.frontend.export import Captured, capture
+from rtaccel.convert.frontend.graph import DraftGraph
+from rtaccel.convert.frontend.nodes import ROW_WISE, Draft, Slot
+from rtaccel.convert.passes.fuse_epilogue import fold
 from rtaccel.core.errors import UnsupportedProblem
 
 FORMS = (("batch", "time", "features"), ("batch", "features", "time"), ("time", "batch", "features"))
@@ -89,7 +90,7 @@ def _streamed(model: nn.Module, window: torch.Tensor, length: int, form: tuple[s
     captured = capture(model, (window,), fixed=True)
     if len(captured.inputs) != 1:
         raise _no(f"{len(captured.inputs)} inputs")
-    graph = Builder(captured, None, windowed=True).build()
+    graph = build_graph(captured, None, windowed=True)
     left = [d for d in graph.drafts if d.op == "torch"]
     if left:
         raise _no(f"{left[0].name}: {left[0].reason}")

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from rtaccel.convert.attribute_state import attribute_state
-from rtaccel.convert.capture import Captured, shared_batch
-from rtaccel.convert.forms import best_form, fixed_form
-from rtaccel.convert.graph import DraftGraph
+from rtaccel.convert.batch_mode import best_form, fixed_form
+from rtaccel.convert.frontend.attribute_state import attribute_state
+from rtaccel.convert.frontend.export import Captured, shared_batch
+from rtaccel.convert.frontend.graph import DraftGraph
+from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.convert.lower import lower
-from rtaccel.convert.private_copy import private_copy
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.log import log
 from rtaccel.core.progress import counted

@@ -13,7 +13,7 @@ from torch.nn.modules.module import _IncompatibleKeys
 from torch.utils import _pytree as pytree
 
 from rtaccel.backends import _interop as interop
-from rtaccel.convert.program import GroupStep, Program
+from rtaccel.convert.passes.program import GroupStep, Program
 from rtaccel.core.batch import BatchRange
 from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
 from rtaccel.nn.check import copied

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from rtaccel.backends.cuda_errors import NEXT, dead
-from rtaccel.convert import sparse_gpu
-from rtaccel.convert.batches import signature_of
-from rtaccel.convert.capture import Captured, check_example, shared_batch
-from rtaccel.convert.graph import DraftGraph
+from rtaccel.convert.frontend.batches import signature_of
+from rtaccel.convert.frontend.export import Captured, check_example, shared_batch
+from rtaccel.convert.frontend.graph import DraftGraph
 from rtaccel.convert.lower import lower
-from rtaccel.convert.patterns import unmatched
-from rtaccel.convert.sparse import in_fastest_form
+from rtaccel.convert.module_swap.name_patterns import unmatched
+from rtaccel.convert.passes import sparse_gpu
+from rtaccel.convert.passes.sparse import in_fastest_form
 from rtaccel.core.errors import BackendUnavailable, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.core.sparsity import SparsityLike, SparsityMap

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from rtaccel.convert.capture import check_example
-from rtaccel.convert.forms import best_form
+from rtaccel.convert.batch_mode import best_form
+from rtaccel.convert.frontend.export import check_example
 from rtaccel.convert.lower import lower
-from rtaccel.convert.program import GroupStep, Program
-from rtaccel.convert.sparse_gpu import in_modelled_form
+from rtaccel.convert.passes.program import GroupStep, Program
+from rtaccel.convert.passes.sparse_gpu import in_modelled_form
 from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.registry import impls

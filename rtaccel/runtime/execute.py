@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from rtaccel.backends.cuda_errors import translated
 from rtaccel.backends.cuda_persistent import refuse_loading
-from rtaccel.convert.program import GroupStep, Program, TorchStep
+from rtaccel.convert.passes.program import GroupStep, Program, TorchStep
 from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.plan.choose import Choice

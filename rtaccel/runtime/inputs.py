@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from rtaccel.convert.program import Argument
+from rtaccel.convert.passes.program import Argument
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.core.stage import Port, Value
 from rtaccel.nn.check import dense, describe, is_plain

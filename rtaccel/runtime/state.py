@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rtaccel.convert.program import Program
+from rtaccel.convert.passes.program import Program
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.stage import QuantMap, Stage
 from rtaccel.kernels.sparse_linear import contract

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from rtaccel.convert.calibrate import as_args, batches_of
-from rtaccel.convert.capture import check_example
+from rtaccel.convert.frontend.export import check_example
+from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.convert.lower import lower
-from rtaccel.convert.private_copy import private_copy
-from rtaccel.convert.program import Argument, Program
-from rtaccel.convert.sparse import in_fastest_form
+from rtaccel.convert.passes.program import Argument, Program
+from rtaccel.convert.passes.sparse import in_fastest_form
+from rtaccel.convert.quantization.calibrate import as_args, batches_of
 from rtaccel.convert.streaming import LENGTHS, stream_drafts
 from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rtaccel.convert.program import Program
+from rtaccel.convert.passes.program import Program
 from rtaccel.core.errors import FormatError
 from rtaccel.nn.check import is_freed
 

@@ -19,7 +19,7 @@ from rtaccel.plan.explain import Line, table
 from rtaccel.runtime.inputs import bind_run, copy_out
 
 if TYPE_CHECKING:
-    from rtaccel.convert.swap_report import SwapReport
+    from rtaccel.convert.module_swap.swap_report import SwapReport
 
 
 class UncapturedModel(nn.Module):
@@ -54,8 +54,8 @@ class UncapturedModel(nn.Module):
 
     def _swap(self, scheme: SchemeLike, calibration: Any) -> None:
         """On a copy, as calibration runs it and a model may count its calls; then its layers are taken over."""
-        from rtaccel.convert.eligible import QUANTISED
-        from rtaccel.convert.swap import quantize_, replace_modules
+        from rtaccel.convert.module_swap.eligibility import QUANTISED
+        from rtaccel.convert.module_swap.swap import quantize_, replace_modules
 
         if isinstance(self.model, tuple(QUANTISED)):
             self.reason += "; it is itself a layer, and stays float32"
@@ -171,7 +171,7 @@ def _first(calibration: Any) -> tuple[Any, Any]:
 
 
 def _arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    from rtaccel.convert.batches import tensors
+    from rtaccel.convert.frontend.batches import tensors
 
     batch = tensors("compile", batch)
     if isinstance(batch, Mapping):
@@ -181,7 +181,7 @@ def _arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def _put_back(model: nn.Module, layers: Mapping[str, tuple[str, ...]]) -> None:
     """The float layers in the place of swapped ones."""
-    from rtaccel.convert.swap import replace_modules
+    from rtaccel.convert.module_swap.swap import replace_modules
 
     replace_modules(model, [(names, model.get_submodule(name).__dict__["_original"]) for name, names in layers.items()])
 

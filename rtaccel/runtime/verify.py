@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from rtaccel.convert.private_copy import private_copy
+from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.core.batch import BatchRange
 from rtaccel.core.errors import RtaccelError
 

@@ -20,7 +20,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from rtaccel.convert import capture
+from rtaccel.convert.frontend import export
 from rtaccel.core.batch import ANY_BATCH
 from rtaccel.kernels.sparse_linear import contract as sparse
 from rtaccel.nn import check as layers
@@ -103,7 +103,7 @@ def _unverified(model: Any, *rest: Any, **options: Any) -> str:
 
 def dropped_guard() -> None:
     """The comparison with the model, at batches up to 8, still stands: what is left is found at larger ones."""
-    capture.batch_range = lambda program, example: ANY_BATCH
+    export.batch_range = lambda program, example: ANY_BATCH
 
 
 def wrong_row_count() -> None:

@@ -99,13 +99,13 @@ def test_without_verification_the_guards_still_hold() -> None:
 
 
 def test_a_form_that_is_not_the_model_is_not_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rtaccel.convert import match_pointwise
+    from rtaccel.convert.patterns import pointwise
 
     def doubled(call: Any, value: Any, scale: Any, shift: Any) -> Any:
         return real(call, value, scale, 2 * shift)
 
-    real = match_pointwise._affine
-    monkeypatch.setattr(match_pointwise, "_affine", doubled)
+    real = pointwise._affine
+    monkeypatch.setattr(pointwise, "_affine", doubled)
     model = Model(lambda m, x: m.a(x) + 3.0).eval()
     x = torch.randn(2, 4)
     with pytest.warns(UserWarning, match="whose compiled form is not the model"):
@@ -144,10 +144,10 @@ def test_what_cancels_is_no_difference() -> None:
 
 
 def test_small_results_are_compared_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rtaccel.convert import match_pointwise
+    from rtaccel.convert.patterns import pointwise
 
-    real = match_pointwise._affine
-    monkeypatch.setattr(match_pointwise, "_affine", lambda c, v, scale, shift: real(c, v, scale * 1.01, shift))
+    real = pointwise._affine
+    monkeypatch.setattr(pointwise, "_affine", lambda c, v, scale, shift: real(c, v, scale * 1.01, shift))
     model = Model(lambda m, x: m.a(x) * 1e-12).eval()
     with pytest.warns(UserWarning, match="whose compiled form is not the model"):
         rt.compile(model, (torch.randn(2, 4),))

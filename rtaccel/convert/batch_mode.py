@@ -1,0 +1,71 @@
+"""The form of a model that leaves the fewest calls to torch: with an open batch where it can be, else with fixed shapes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from rtaccel.convert.build_graph import build_graph
+from rtaccel.convert.frontend.export import Captured, capture
+from rtaccel.convert.frontend.graph import DraftGraph
+
+
+def best_form(model: nn.Module, args: tuple[Any, ...]) -> tuple[Captured, DraftGraph]:
+    """The model captured and matched. Forms are tried in the order of what they leave open: any number of samples; the
+    samples of the example, each on its own; all of the example as one. The next is only tried where a call of the last
+    did not fit for the way its tensors lie. Raises UnsupportedProblem where torch.export cannot capture the model."""
+    captured = capture(model, args)
+    if captured.any_batch:
+        graph = build_graph(captured, _traced(captured))
+        if not graph.other_form:
+            return captured, graph
+        best = captured, graph
+        captured = capture(model, args, fixed=True)
+        found = build_graph(captured, None)
+        if found.left_alone >= graph.left_alone:
+            return best
+        why = "so more of the model is native"
+        return replace(captured, batch=replace(captured.batch, why=(*captured.batch.why, why))), found
+    return _fixed(captured, args)
+
+
+def fixed_form(model: nn.Module, args: tuple[Any, ...]) -> tuple[Captured, DraftGraph]:
+    """The model captured with the shapes of the example alone."""
+    return _fixed(capture(model, args, fixed=True), args)
+
+
+def _fixed(captured: Captured, args: tuple[Any, ...]) -> tuple[Captured, DraftGraph]:
+    candidates = []
+    for batch in _fixed_forms(args):
+        candidates.append(build_graph(captured, batch))
+        if not candidates[-1].left_alone:
+            return captured, candidates[-1]
+    return captured, min(candidates, key=lambda graph: graph.left_alone)
+
+
+def _fixed_forms(args: tuple[Any, ...]) -> tuple[int | None, ...]:
+    """The samples of the example, each on its own, or None for all of it as one. One sample is better taken as one: then
+    what is first in a tensor need not be samples, as it is not in a recurrent state of one layer."""
+    shared = _shared_batch(args)
+    if shared is None:
+        return (None,)
+    return (None, shared) if shared == 1 else (shared, None)
+
+
+def _traced(captured: Captured) -> int | None:
+    """The number of samples that stood for an open batch while the model was captured."""
+    for node in captured.graph.nodes:
+        if node.op == "placeholder" and node.name in captured.inputs and isinstance(node.meta.get("val"), Tensor):
+            first = node.meta["val"].shape[0]
+            return first if isinstance(first, int) else int(first.node.hint)
+    return None
+
+
+def _shared_batch(args: tuple[Any, ...]) -> int | None:
+    """The first dimension of every input tensor, where they agree and have others."""
+    tensors = [t for t in pytree.tree_leaves(args) if isinstance(t, Tensor)]
+    sizes = {t.shape[0] if t.dim() > 1 else None for t in tensors}
+    return next(iter(sizes)) if len(sizes) == 1 and None not in sizes else None

@@ -1,0 +1,182 @@
+"""A model as a graph of ATen calls, through torch.export, with the batch dimension left open where the model allows."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from rtaccel.convert.frontend.batches import signature_of
+from rtaccel.convert.frontend.guards import batch_range
+from rtaccel.core.batch import ANY_BATCH, BatchRange, only
+from rtaccel.core.errors import ShapeError, UnsupportedProblem
+
+_TRACED_BATCH = 23
+"""Batch used while tracing: export fixes sizes 0 and 1 for good, so a model is traced with another one. A prime that is
+unlike any size a model has of its own: a size that agrees by chance would hide that the model depends on it."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """graph: functional ATen calls. constants: placeholder name -> parameter or buffer. inputs: names of the
+    placeholders of the flattened arguments. in_spec, out_spec: how arguments and results are nested.
+    any_batch: the first dimension of every tensor is open in the graph. batch: the sizes of it for which the graph is the
+    model."""
+
+    graph: fx.Graph
+    constants: dict[str, Tensor]
+    inputs: tuple[str, ...]
+    in_spec: Any
+    out_spec: Any
+    any_batch: bool
+    batch: BatchRange
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Without what torch logs of a call that does not fit: it raises as well, and another form may fit."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], any_batch: bool) -> torch.export.ExportedProgram:
+    shapes = None
+    if any_batch:
+        shapes = pytree.tree_map(
+            lambda leaf: {0: torch.export.Dim.AUTO} if isinstance(leaf, Tensor) and leaf.dim() else None, args
+        )
+    with torch.no_grad(), _unlogged(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)  # torch's own, about its own tree specs
+        warnings.filterwarnings("ignore", message="The tensor attribute")  # and about its own nn.LSTM
+        return torch.export.export(model, args, dynamic_shapes=shapes, strict=False).run_decompositions({})
+
+
+def _with_batch(args: tuple[Any, ...], size: int) -> tuple[Any, ...]:
+    """Arguments of another batch. Tracing reads no values, so they have none."""
+    return pytree.tree_map(
+        lambda leaf: leaf.new_empty((size, *leaf.shape[1:])) if isinstance(leaf, Tensor) else leaf, args
+    )
+
+
+def shared_batch(args: tuple[Any, ...]) -> int | None:
+    """The first dimension of all tensors among the arguments; None where they share none, or it is 0."""
+    tensors = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor)]
+    batches = {t.shape[0] if t.dim() else None for t in tensors}
+    return next(iter(batches)) or None if len(batches) == 1 else None
+
+
+def check_example(model: nn.Module, args: Sequence[Any] | Tensor) -> tuple[Any, ...]:
+    """Arguments as a tuple; errors for what no compiled model could be right about."""
+    if isinstance(args, Tensor):
+        args = (args,)
+    if not isinstance(model, nn.Module):
+        raise UnsupportedProblem(
+            "compile", type(model).__name__, "a torch.nn.Module", "Wrap the function in a module's forward."
+        )
+    if not isinstance(args, (tuple, list)):
+        raise ShapeError("compile", type(args).__name__, "a tuple of example inputs", "Pass rt.compile(model, (x,)).")
+    if model.training:
+        raise UnsupportedProblem(
+            "compile",
+            "a model in training mode",
+            "one in eval mode",
+            "Call model.eval() first: dropout and BatchNorm differ.",
+        )
+    signature = signature_of(model)
+    try:
+        if signature is not None:
+            signature.bind(*args)
+    except TypeError as error:
+        raise ShapeError(
+            "compile", f"{len(args)} example inputs: {error}", "arguments that the model's forward takes",
+            "Pass the arguments of one call, in order.",
+        ) from error  # fmt: skip
+    training = [name for name, module in model.named_modules() if module.training]
+    if training:
+        raise UnsupportedProblem(
+            "compile",
+            f"{', '.join(training[:4])}{' ...' if len(training) > 4 else ''} in training mode inside a model in eval mode",
+            "every module in eval mode",
+            "Call model.eval() last, after modules were added or set to train.",
+        )
+    return tuple(args)
+
+
+def capture(model: nn.Module, args: tuple[Any, ...], fixed: bool = False) -> Captured:
+    """Exports the model. Raises UnsupportedProblem with the cause where torch.export cannot.
+
+    Tries an open batch first, and takes the shapes of the example as they are where that fails, where the model's code
+    depends on the batch in a way that leaves no range of sizes around the example's, or where `fixed`.
+    """
+    example = None if fixed else shared_batch(args)
+    why = ""
+    if example is not None:
+        try:
+            program = _export(model, _with_batch(args, _TRACED_BATCH), any_batch=True)
+            found = batch_range(program, example) if _batch_is_open(program) else None
+        except Exception as error:  # the model ties its shapes to the example, or export cannot leave them open
+            found, why = None, f"torch.export leaves it open for no other: {(str(error).splitlines() or [''])[0][:120]}"
+        if found is not None and not found.fixed:
+            return _captured(program, found, any_batch=True)
+        why = why or ("; ".join(found.why) if found is not None else "the model's code depends on the batch")
+    try:
+        program = _export(model, args, any_batch=False)
+    except Exception as error:
+        cause = str(error).strip().split("\n")[0]
+        raise UnsupportedProblem(
+            "compile", type(model).__name__, "a model that torch.export can capture", f"It said: {cause}"
+        ) from error
+    shared = shared_batch(args)
+    return _captured(program, ANY_BATCH if shared is None else only(shared, why), any_batch=False)
+
+
+def _batch_is_open(program: torch.export.ExportedProgram) -> bool:
+    wanted = set(program.graph_signature.user_inputs)
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in wanted and isinstance(node.meta.get("val"), Tensor):
+            shape = node.meta["val"].shape
+            if not len(shape) or isinstance(shape[0], int):
+                return False
+    return True
+
+
+def _captured(program: torch.export.ExportedProgram, batch: BatchRange, any_batch: bool) -> Captured:
+    signature = program.graph_signature
+    constants: dict[str, Tensor] = {}
+    for spec in signature.input_specs:
+        if spec.kind.name == "USER_INPUT" or not hasattr(spec.arg, "name"):
+            continue
+        value = program.state_dict.get(spec.target)
+        if value is None:
+            value = program.constants.get(spec.target)
+        if isinstance(value, Tensor):
+            constants[spec.arg.name] = value.detach()
+    mutated = [s.target for s in signature.output_specs if s.kind.name != "USER_OUTPUT"]
+    if mutated:
+        raise UnsupportedProblem(
+            "compile",
+            f"a model that changes {', '.join(str(m) for m in mutated)} when called",
+            "a model without state of its own",
+            "Return the state as an output and pass it in as an input.",
+        )
+    return Captured(
+        graph=program.graph,
+        constants=constants,
+        inputs=tuple(spec.arg.name for spec in signature.input_specs if spec.kind.name == "USER_INPUT"),
+        in_spec=program.call_spec.in_spec,
+        out_spec=program.call_spec.out_spec,
+        any_batch=any_batch,
+        batch=batch,
+    )

@@ -1,0 +1,278 @@
+"""From a captured graph to drafts over stored values: what is dead is dropped, what only looks at a value is a view."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from rtaccel.convert.frontend import layout
+from rtaccel.convert.frontend.export import Captured
+from rtaccel.convert.frontend.layout import View
+from rtaccel.convert.frontend.nodes import Draft, Slot, module_name
+from rtaccel.convert.frontend.view_ops import look
+
+_DTYPES = {torch.float32: "float32", torch.int64: "int64"}
+
+
+Match = Callable[["Builder", fx.Node], "Draft | str"]
+
+
+@dataclass(frozen=True)
+class DraftGraph:
+    """drafts in order. slots: the stored values. views: node name -> where its elements lie.
+    outputs: names of values or nodes, or numbers and None as they are. trailing: how a value that the model returns is
+    shaped. batch: whether dimension 0 of the inputs is samples.
+    constants: parameters, buffers and what is computed from them alone."""
+
+    drafts: tuple[Draft, ...]
+    slots: dict[str, Slot]
+    views: dict[str, View]
+    outputs: tuple[Any, ...]
+    trailing: dict[str, tuple[int, ...]]
+    batch: bool
+    constants: dict[str, Tensor]
+
+    @property
+    def left_alone(self) -> int:
+        return sum(d.op == "torch" for d in self.drafts)
+
+    @property
+    def other_form(self) -> bool:
+        """Whether a call is left alone for the way its tensors lie: with fixed shapes it might be taken."""
+        return any(d.layout for d in self.drafts)
+
+
+class Builder:
+    """Walks an exported graph once. Rules ask it for views and for values they can read."""
+
+    def __init__(self, captured: Captured, batch: int | None, match: Match, windowed: bool = False) -> None:
+        """match: gives the node that computes a call, or the reason why there is none. windowed: every row is a moment that must
+        stay where it is, so that the graph can be streamed."""
+        self.captured, self.batch, self.windowed, self._match = captured, batch, windowed, match
+        self.constants = dict(captured.constants)
+        self.views: dict[str, View] = {}
+        self.slots: dict[str, Slot] = {}
+        self.drafts: list[Draft] = []
+        self.parts: dict[str, tuple[View, ...]] = {}  # of a call that gives several views
+        self.trailing: dict[str, tuple[int, ...]] = {}
+        self._packed: dict[tuple[str, int, bytes], str] = {}
+
+    def build(self) -> DraftGraph:
+        """One node for each call that a result needs; nothing is fused or left out yet."""
+        nodes = list(self.captured.graph.nodes)
+        output_node = next(n for n in nodes if n.op == "output")
+        needed = _needed(output_node.all_input_nodes)
+        for node in nodes:
+            if node.op == "placeholder" and node.name in self.captured.inputs:
+                self.adopt(node)
+            elif node.op == "call_function" and node in needed:
+                self._call(node)
+        outputs = tuple(self._output(o) if isinstance(o, fx.Node) else o for o in output_node.args[0])
+        return DraftGraph(
+            tuple(self.drafts), self.slots, self.views, outputs, self.trailing, self.batch is not None, self.constants
+        )
+
+    def _call(self, node: fx.Node) -> None:
+        if node.name in self.views or self._is_constant(node) or look(self, node):
+            return
+        found = self._match(self, node)
+        if isinstance(found, str):
+            found = self._torch(node, found)
+        self.drafts.append(found)
+
+    def _torch(self, node: fx.Node, reason: str) -> Draft:
+        reads = []
+        for source in node.all_input_nodes:
+            view = self.views.get(source.name)
+            reads.append(view.base if view is not None else source.name)
+        self.adopt(node)
+        layout_bound = reason.startswith("layout: ")
+        reason = reason.removeprefix("layout: ")
+        return Draft("torch", node, _label(node), reads, [node.name], reason=reason, layout=layout_bound)
+
+    def _is_constant(self, node: fx.Node) -> bool:
+        """Computes what depends on parameters alone, or on nothing, once and for all."""
+        sources = node.all_input_nodes
+        if any(s.name not in self.constants for s in sources) or not isinstance(node.target, torch._ops.OpOverload):
+            return False
+        meta = node.meta.get("val")
+        if node.target._schema.is_mutable or torch.Tag.nondeterministic_seeded in node.target.tags:
+            return False
+        if not isinstance(meta, Tensor) or not all(isinstance(s, int) for s in meta.shape):
+            return False
+        with torch.no_grad():
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.constants[n.name])
+            self.constants[node.name] = node.target(*args, **kwargs)
+        return True
+
+    # -- values and views ----------------------------------------------------------------------------------------------
+
+    def adopt(self, node: fx.Node) -> None:
+        """The tensor of a node that lies in memory as torch made it: an input, or the result of a torch call."""
+        meta = node.meta.get("val")
+        if not isinstance(meta, Tensor) or meta.dtype not in _DTYPES or meta.dim() == 0:
+            return
+        shape = sizes(meta)
+        if self.batch is not None:
+            own = node.name in self.captured.inputs
+            first = meta.shape[0]
+            symbol = not isinstance(first, int) and first.node.expr.is_Symbol
+            if not (symbol if self.captured.any_batch else own):
+                return
+            if any(not isinstance(s, int) for s in meta.shape[1:]):
+                return
+            shape = shape[1:]
+        elif any(not isinstance(s, int) for s in meta.shape):
+            return
+        if prod(shape) == 0:
+            return
+        self.views[node.name] = layout.dense(node.name, shape, self.batch)
+        self.slots[node.name] = Slot(prod(shape), 0, _DTYPES[meta.dtype])
+
+    def view(self, node: Any) -> View | None:
+        return self.views.get(node.name) if isinstance(node, fx.Node) else None
+
+    def pin(self, base: str, width: int) -> bool:
+        """Whether the rows of a value are `width` wide; decides it where the value is still open."""
+        slot = self.slots[base]
+        if slot.width == 0 and width and slot.elements % width == 0:
+            slot.width = width
+        return slot.width == width
+
+    def packed(self, view: View, order: View | None = None, width: int | None = None, tag: str = "packed") -> View:
+        """The elements of a view in a value of their own: dense in the order of its dimensions, or of `order`, a dense
+        view of the same shape. width: of the new rows, that of the last dimension where none is given."""
+        if order is None:
+            order = self._dense_like(view)
+        source, place = layout.offsets(view).reshape(-1), layout.offsets(order).reshape(-1)
+        index = np.empty(source.size, dtype=np.int64)
+        index[place] = source
+        width = width or (prod(a.size for a in view.dims[-1] if not a.batch) if view.dims else 1)
+        key = (view.base, width, index.tobytes())
+        if key not in self._packed:
+            name = f"{view.base.split(':')[0]}:{tag}{len(self._packed)}"
+            dtype = self.slots[view.base].dtype
+            self.slots[name] = Slot(index.size, width, dtype)
+            attrs = self._rearrangement(view.base, index, width)
+            node = next(n for n in self.captured.graph.nodes if n.name == view.base.split(":")[0])
+            self.drafts.append(Draft("rearrange", node, module_name(node), [view.base], [name], attrs=attrs))
+            self._packed[key] = name
+        return View(self._packed[key], order.dims, 0)
+
+    @staticmethod
+    def _dense_like(view: View) -> View:
+        """Strides of a dense tensor in the order of the dimensions of `view`, its samples where they are."""
+        stride = 1
+        dims: list[tuple[layout.Atom, ...]] = []
+        for dim in reversed(view.dims):
+            atoms: list[layout.Atom] = []
+            for atom in reversed(dim):
+                if atom.batch:
+                    atoms.insert(0, atom)
+                    continue
+                atoms.insert(0, layout.Atom(atom.size, stride))
+                stride *= atom.size
+            dims.insert(0, tuple(atoms))
+        return View(view.base, tuple(dims), 0)
+
+    def _rearrangement(self, base: str, index: np.ndarray[Any, Any], width: int) -> dict[str, Any]:
+        """As whole rows where rows stay what they are, else as single elements."""
+        rows = index.reshape(-1, width)
+        whole = (rows[:, 0] % width == 0).all() and (rows == rows[:, :1] + np.arange(width)).all()
+        if whole and self.pin(base, width):
+            return {"rows": tuple(int(i) for i in rows[:, 0] // width)}
+        return {"index": tuple(int(i) for i in index)}
+
+    def rows(self, view: View) -> View:
+        """A view of the same tensor whose last dimension is a whole row of its value, and which covers the value."""
+        run = layout.run_of(view, -1)
+        width = view.shape[-1]
+        plain = run is not None and (run.stride == 1 or run.size == 1)
+        if plain and layout.covers(view, self.slots[view.base].elements) and self.pin(view.base, width):
+            return view
+        return self.packed(view)
+
+    def whole(self, view: View) -> View:
+        """A view of the same tensor that covers its value, in whatever order."""
+        if layout.covers(view, self.slots[view.base].elements):
+            slot = self.slots[view.base]
+            if slot.width == 0:
+                fixed = view.dims and not view.has_batch(len(view.dims) - 1)
+                self.pin(view.base, view.shape[-1] if fixed else 1)
+            return view
+
+        def place(dim: int) -> float:
+            own = [a.stride for a in view.dims[dim] if not a.batch]
+            return -float("inf") if view.has_batch(dim) else -max(own, default=0)
+
+        order = sorted(range(len(view.dims)), key=place)  # as it lies, samples first
+        turned = layout.permute(view, order)
+        return layout.permute(self.packed(turned), [order.index(d) for d in range(len(order))])
+
+    def scaled(self, view: View, base: str, width: int) -> View:
+        """The view of a result that has a row of `width` for each row of the value of `view`, whose last dimension is
+        the row."""
+        old = self.slots[view.base].width
+        lead = tuple(
+            tuple(a if a.batch or a.size == 1 else layout.Atom(a.size, a.stride // old * width) for a in dim)
+            for dim in view.dims[:-1]
+        )
+        return View(base, (*lead, (layout.Atom(width, 1),)), 0)
+
+    def _output(self, node: fx.Node) -> str:
+        """Name of what the model returns: a value as it lies where that is the tensor, else a packed copy of it."""
+        if node.name in self.constants:
+            return node.name
+        view = self.views.get(node.name)
+        if view is None or view.base in self.captured.inputs or self._by_torch(view.base):
+            return node.name
+        if self.batch is not None and view.batch_dim is None:
+            return node.name
+        if self.windowed:
+            return self.whole(view).base
+        plain = self._dense_like(view)
+        if not (layout.same_layout(view, plain) and layout.covers(view, self.slots[view.base].elements)):
+            self.views[node.name] = view = self.packed(view)
+        first = self.batch is None or view.batch_dim == 0
+        shape = view.shape if self.batch is None else view.shape[1:]
+        if first and self.trailing.setdefault(view.base, shape) == shape:
+            return view.base
+        if view.base != node.name:
+            return node.name
+        returned = f"{node.name}:returned"  # a recurrent state lies samples first, and is returned layers first
+        self.views[returned] = view
+        return returned
+
+    def _by_torch(self, base: str) -> bool:
+        return any(d.op == "torch" and base in d.writes for d in self.drafts)
+
+
+def sizes(meta: Tensor) -> tuple[int, ...]:
+    """The shape with the traced size in place of an open one."""
+    return tuple(s if isinstance(s, int) else int(s.node.hint) for s in meta.shape)
+
+
+def _label(node: fx.Node) -> str:
+    target = node.target
+    what = target.__name__ if target is operator.getitem else str(target).removeprefix("aten.")
+    where = module_name(node)
+    return what if where == node.name else f"{where} ({what})"
+
+
+def _needed(outputs: list[fx.Node]) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    stack = list(outputs)
+    while stack:
+        node = stack.pop()
+        if node in found:
+            continue
+        found.add(node)
+        stack.extend(node.all_input_nodes)
+    return found

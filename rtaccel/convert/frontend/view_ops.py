@@ -1,0 +1,180 @@
+"""Calls that only look at a tensor in another way: they become views, and compute nothing."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx
+
+from rtaccel.convert.frontend import layout
+from rtaccel.convert.frontend.layout import Atom, View
+
+if TYPE_CHECKING:
+    from rtaccel.convert.frontend.graph import Builder
+
+aten = torch.ops.aten
+Look = Callable[["Builder", View, fx.Node, "Arguments"], "View | tuple[View, ...] | None"]
+_LOOKS: dict[Any, Look] = {}
+
+
+class Arguments:
+    """The arguments of a call by their names in its ATen schema, or their defaults."""
+
+    def __init__(self, node: fx.Node) -> None:
+        self._node = node
+        self._names = schema.arguments if (schema := getattr(node.target, "_schema", None)) else []
+
+    def __getitem__(self, name: str) -> Any:
+        index = [a.name for a in self._names].index(name)
+        if index < len(self._node.args):
+            return self._node.args[index]
+        return self._node.kwargs.get(name, self._names[index].default_value)
+
+
+def looks(*targets: Any) -> Callable[[Look], Look]:
+    def add(function: Look) -> Look:
+        _LOOKS.update(dict.fromkeys(targets, function))
+        return function
+
+    return add
+
+
+def look(build: Builder, node: fx.Node) -> bool:
+    """Whether a call was taken as a view; then the views of the builder hold it."""
+    if node.target is operator.getitem:
+        source, index = node.args
+        parts = build.parts.get(source.name) if isinstance(source, fx.Node) else None
+        if parts is None or not isinstance(index, int):
+            return False
+        build.views[node.name] = parts[index]
+        return True
+    found = _LOOKS.get(node.target)
+    if found is None or not node.args or not isinstance(node.args[0], fx.Node):
+        return False
+    view = build.views.get(node.args[0].name)
+    meta = node.meta.get("val")
+    if view is None or (isinstance(meta, Tensor) and meta.dtype != node.args[0].meta["val"].dtype):
+        return False
+    result = found(build, view, node, Arguments(node))
+    if result is None:
+        return False
+    if isinstance(result, tuple):
+        build.parts[node.name] = result
+    else:
+        build.views[node.name] = result
+    return True
+
+
+def _sizes(node: fx.Node) -> list[int]:
+    return [s if isinstance(s, int) else int(s.node.hint) for s in node.meta["val"].shape]
+
+
+@looks(
+    aten.alias.default, aten.detach.default, aten.contiguous.default, aten.dropout.default, aten.lift_fresh_copy.default
+)
+def _same(build: Builder, view: View, node: fx.Node, call: Arguments) -> View:
+    return view
+
+
+@looks(aten.clone.default)
+def _clone(build: Builder, view: View, node: fx.Node, call: Arguments) -> View | None:
+    """A copy of the caller's own memory that the model returns is what the model asks for; any other copy is not needed."""
+    returned = any(user.op == "output" for user in node.users)
+    return None if returned and view.base in build.captured.inputs else view
+
+
+@looks(aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten._unsafe_view.default, aten.unflatten.int)
+def _reshape(build: Builder, view: View, node: fx.Node, call: Arguments) -> View | None:
+    shape = _sizes(node)
+    found = layout.reshape(view, shape)
+    if found is None and all(view.shape):
+        found = layout.reshape(build.packed(view), shape)
+    return found
+
+
+@looks(aten.permute.default)
+def _permute(build: Builder, view: View, node: fx.Node, call: Arguments) -> View:
+    return layout.permute(view, call["dims"])
+
+
+@looks(aten.transpose.int)
+def _transpose(build: Builder, view: View, node: fx.Node, call: Arguments) -> View:
+    order = list(range(len(view.dims)))
+    a, b = call["dim0"] % len(order), call["dim1"] % len(order)
+    order[a], order[b] = order[b], order[a]
+    return layout.permute(view, order)
+
+
+@looks(aten.t.default, aten.numpy_T.default)
+def _turn(build: Builder, view: View, node: fx.Node, call: Arguments) -> View:
+    return layout.permute(view, list(reversed(range(len(view.dims)))))
+
+
+@looks(aten.unsqueeze.default)
+def _unsqueeze(build: Builder, view: View, node: fx.Node, call: Arguments) -> View:
+    dim = call["dim"] % (len(view.dims) + 1)
+    return View(view.base, (*view.dims[:dim], (Atom(1, 1),), *view.dims[dim:]), view.offset)
+
+
+@looks(aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default)
+def _squeeze(build: Builder, view: View, node: fx.Node, call: Arguments) -> View | None:
+    rank = len(view.dims)
+    if node.target is aten.squeeze.default:
+        wanted = set(range(rank))
+    else:
+        dims = call["dim"]
+        wanted = {d % rank for d in ([dims] if isinstance(dims, int) else dims)}
+    gone = {d for d in wanted if view.shape[d] == 1}
+    if any(view.has_batch(d) for d in gone):
+        return None
+    return View(view.base, tuple(dim for d, dim in enumerate(view.dims) if d not in gone), view.offset)
+
+
+@looks(aten.select.int)
+def _select(build: Builder, view: View, node: fx.Node, call: Arguments) -> View | None:
+    return layout.select(view, call["dim"] % len(view.dims), call["index"])
+
+
+@looks(aten.slice.Tensor)
+def _slice(build: Builder, view: View, node: fx.Node, call: Arguments) -> View | None:
+    start, end, step = call["start"] or 0, call["end"], call["step"]
+    if not all(isinstance(i, int) for i in (start, step)) or not (end is None or isinstance(end, int)):
+        return None
+    dim = call["dim"] % len(view.dims)
+    size = view.shape[dim]
+    stop = size if end is None else end
+    start, stop, step = slice(start, stop, step).indices(size)
+    return layout.slice_of(view, dim, start, stop, step)
+
+
+@looks(aten.expand.default)
+def _expand(build: Builder, view: View, node: fx.Node, call: Arguments) -> View | None:
+    return layout.expand(view, _sizes(node))
+
+
+def _pieces(view: View, dim: int, lengths: list[int]) -> tuple[View, ...] | None:
+    dim %= len(view.dims)
+    found, start = [], 0
+    for length in lengths:
+        piece = layout.slice_of(view, dim, start, start + length, 1)
+        if piece is None:
+            return None
+        found.append(piece)
+        start += length
+    return tuple(found)
+
+
+@looks(aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
+def _split(build: Builder, view: View, node: fx.Node, call: Arguments) -> tuple[View, ...] | None:
+    dim = call["dim"] % len(view.dims)
+    return _pieces(view, dim, [part.shape[dim] for part in node.meta["val"]])
+
+
+@looks(aten.unbind.int)
+def _unbind(build: Builder, view: View, node: fx.Node, call: Arguments) -> tuple[View, ...] | None:
+    dim = call["dim"] % len(view.dims)
+    found = [layout.select(view, dim, i) for i in range(view.shape[dim])]
+    return None if any(v is None for v in found) else tuple(v for v in found if v is not None)

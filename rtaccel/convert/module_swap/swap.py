@@ -1,0 +1,319 @@
+"""`quantize_` and `restore_`: layers of a model swapped in place, where that makes them faster, and back again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from rtaccel.convert.frontend.checks import check_model, check_options
+from rtaccel.convert.module_swap import benchmark
+from rtaccel.convert.module_swap.eligibility import (
+    QUANTISED,
+    Filter,
+    Layer,
+    Quantised,
+    Swappable,
+    is_conv,
+    shape_of,
+    swappable_layers,
+)
+from rtaccel.convert.module_swap.name_patterns import unmatched
+from rtaccel.convert.module_swap.swap_report import SwapEntry, SwapReport
+from rtaccel.convert.module_swap.whole_load import guard_loads, unguard_loads
+from rtaccel.convert.quantization.input_observer import SAMPLE_ROWS, Watch, watch_inputs
+from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem
+from rtaccel.core.log import log
+from rtaccel.core.progress import counted
+from rtaccel.core.scheme import Int8Activation, SchemeLike, SchemeMap
+from rtaccel.nn.formats import numbers_of
+
+__all__ = ["SwapEntry", "SwapReport", "quantize_", "restore_"]
+
+
+def quantize_(
+    model: nn.Module,
+    scheme: SchemeLike,
+    filter_fn: Filter | None = None,
+    calibration: Iterable[Any] | Tensor | None = None,
+    *,
+    force: bool = False,
+    keep_original: bool = True,
+    rows: int | None = None,
+) -> SwapReport:
+    """Swaps the layers of a model that have a form in `rtaccel.nn` for it, in place, where that is faster.
+
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.LSTM and nn.GRU have one: `QuantLinear`, `QuantConv1d` and so on.
+
+    scheme: a scheme, its name, or a dict from module-name pattern to scheme. A layer that no pattern fits is kept, and
+        so is one whose scheme is Float32.
+    filter_fn: (module, dotted name) -> whether to swap it.
+    calibration: model inputs for static ranges: an iterable of batches, each a tensor (float32 [batch, ...]), a tuple of
+        arguments or a dict of keyword arguments; a tensor alone is one batch. The float model runs once over them; only ranges
+        and a few rows are kept.
+    force: swap even a layer that is measured to be slower; the report says so.
+    keep_original: keep the float layers for `restore_`. They take the memory of the float weights, and are in no state
+        dict. With False they are gone.
+    rows: batch size to measure each layer with; None takes that of its first calibration batch, or 1.
+
+    Each candidate is timed against the layer it stands for, call by call in turn, and is swapped in only where its
+    median is smaller by more than 5 %; the report says where the machine was too busy for a good figure. What was swapped,
+    and how, is in the model's state_dict(): `load_quantized_` makes the same of a float model elsewhere.
+
+    Kept as they are, with the reason in the report: subclasses of these; layers with hooks, parametrizations or shared
+    weights; layers of nn.MultiheadAttention and of nn.TransformerEncoderLayer, which read the weight itself; layers that are
+    not float32; layers in training mode; layers not executed during calibration; convolutions without calibration, whose
+    input size is not known. One used under several names is swapped once.
+
+    An exception leaves the model as it was. Raises UnsupportedProblem for a model in training mode, for one that is an
+    nn.Linear itself and for schemes without a layer; FormatError for weights or calibration data that are not finite,
+    naming the layer, and for W8A8(activation="static") without calibration.
+
+    Example:
+        >>> import torch, rtaccel as rt
+        >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 4)).eval()
+        >>> report = rt.quantize_(model, rt.W8A8(), calibration=[torch.randn(32, 64)], force=True)
+        >>> report.swapped, rt.restore_(model)
+        (2, 2)
+    """
+    _check(model)
+    check_options("quantize_", filter_fn, rows, force, keep_original)
+    layers = swappable_layers(model, SchemeMap(scheme), filter_fn)
+    for layer in layers:
+        _check_scheme(layer, calibration is not None)
+    notes = unmatched("quantize_", scheme, model)
+    watched = {layer.module: Watch(layer.names[0]) for layer in layers if layer.reason is None and _watched(layer)}
+    if watched and calibration is not None:
+        watch_inputs(model, watched, calibration)
+    else:
+        watched = {}
+    drafts = []
+    with counted("quantize_", len(layers), "layers") as advance:
+        for layer in layers:
+            drafts.append(_draft(layer, watched.get(layer.module), rows, force))
+            advance()
+    put(model, [(d.names, d.module, d.candidate) for d in drafts if d.candidate is not None], keep_original)
+    report = SwapReport(tuple(d.entry for d in drafts), notes)
+    for entry in report:
+        log.debug("quantize_: %s %s: %s", entry.fqn, entry.action, entry.reason)
+    log.info("quantize_: %d layers swapped, %d kept", report.swapped, report.kept)
+    return report
+
+
+def restore_(model: nn.Module) -> int:
+    """Puts the original layers back, as they were when they were swapped (and moved since, if the model was moved), and the
+    original weights into layers that `sparsify_` pruned without swapping.
+
+    Returns how many. Raises UnsupportedProblem, with nothing changed, naming a layer whose original was not kept.
+    A quantized layer that `quantize_` did not put there is left alone.
+    """
+    if not isinstance(model, nn.Module):
+        raise UnsupportedProblem("restore_", type(model).__name__, "an nn.Module", "Pass the model itself.")
+    names: dict[int, list[str]] = {}
+    found: dict[int, Quantised] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, Quantised) and module._swapped and name:
+            names.setdefault(id(module), []).append(name)
+            found[id(module)] = module
+    originals: list[tuple[Quantised, Swappable]] = []
+    for key, module in found.items():
+        if module._original is None:
+            raise UnsupportedProblem(
+                "restore_",
+                f"{names[key][0]}, swapped with keep_original=False or by load_quantized_",
+                "a layer whose original was kept",
+                "Load the float model again, or quantise with keep_original=True.",
+            )
+        originals.append((module, cast(Swappable, module._original)))
+    replace_modules(model, [(tuple(names[id(q)]), original) for q, original in originals])
+    for module, original in originals:
+        original.train(module.training)
+    unguard_loads(model)
+    return len(originals) + _unprune(model)
+
+
+def _unprune(model: nn.Module) -> int:
+    count = 0
+    for module in model.modules():
+        kept = module.__dict__.pop("_unpruned", None)
+        if kept is not None:
+            with torch.no_grad():
+                for name, before in kept.items():
+                    module.get_parameter(name).copy_(before)
+            count += 1
+    return count
+
+
+# -- checks --------------------------------------------------------------------------------------------------------
+
+
+def _check(model: Any) -> None:
+    if isinstance(model, nn.Module) and isinstance(model, (*QUANTISED, *QUANTISED.values())):
+        raise UnsupportedProblem(
+            "quantize_",
+            f"a model that is itself a {type(model).__name__}",
+            "a model that holds its layers, so that they can be replaced in it",
+            f"Use rt.nn.{_form(model).__name__}.from_float(layer, scheme, calibration).",
+        )
+    check_model("quantize_", model)
+
+
+def _check_scheme(layer: Layer, calibrated: bool) -> None:
+    if layer.reason is not None:
+        return
+    numbers_of("quantize_", layer.scheme)
+    if isinstance(layer.scheme, Int8Activation) and layer.scheme.activation == "static" and not calibrated:
+        kind = type(layer.scheme).__name__
+        raise FormatError(
+            "quantize_",
+            f"{kind}(activation='static') for {layer.names[0]} without calibration data",
+            "calibration= with batches of real inputs",
+            f"Pass some, or take {kind}(activation='dynamic').",
+        )
+
+
+def _form(module: nn.Module) -> type[Quantised]:
+    return next(made for kind, made in QUANTISED.items() if isinstance(module, (kind, made)))
+
+
+def _watched(layer: Layer) -> bool:
+    """Convolutions are watched for the size of their input, too."""
+    return _wants_ranges(layer) or is_conv(layer.module)
+
+
+def _wants_ranges(layer: Layer) -> bool:
+    return isinstance(layer.scheme, Int8Activation) and layer.scheme.activation != "dynamic"
+
+
+# -- candidates ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Draft:
+    names: tuple[str, ...]
+    module: Swappable
+    candidate: Quantised | None
+    entry: SwapEntry
+
+
+def _draft(layer: Layer, watch: Watch | None, rows: int | None, force: bool) -> _Draft:
+    """Builds, times and judges the layer that would take this one's place. The model is not touched."""
+    module, name = layer.module, layer.names[0]
+    common: dict[str, Any] = {
+        "fqn": name,
+        "scheme": str(layer.scheme),
+        "shape": shape_of(module),
+        "bytes_before": _bytes(*module.parameters()),
+        "also": layer.names[1:],
+    }
+    reason = layer.reason
+    if reason is None and watch is not None and watch.sample is None:
+        reason = "no calibration batch reached it"
+    if reason is None and watch is None and is_conv(module):
+        reason = "the size of its input is not known without calibration"
+    if reason is not None:
+        return _Draft(layer.names, module, None, SwapEntry(action="kept", reason=reason, **common))
+    try:
+        observer = None if watch is None else watch.observer
+        candidate: Quantised = cast(Any, _form(module)).from_float(module, layer.scheme, observer)
+    except RtaccelError as error:
+        raise type(error)(f"quantize_: {name}: {error.op}", error.got, error.expected, error.next_step) from error
+    x, sample = _inputs(module, watch, rows)
+    timed = benchmark.Compared(*benchmark.compare(module, candidate, x))
+    swap = timed.faster or force
+    reason = _verdict(timed, type(module).__name__)
+    if force and not timed.faster:
+        reason = f"forced, though {reason}"
+    entry = SwapEntry(
+        action="swapped" if swap else "kept",
+        reason=reason,
+        activation=getattr(candidate.scheme, "activation", None),
+        bytes_after=_bytes(*candidate.buffers()),
+        rows=x.shape[0] if is_conv(module) else x.shape[:-1].numel(),
+        us_before=timed.us_before,
+        us_after=timed.us_after,
+        spread=timed.spread,
+        error=_error(module, candidate, sample),
+        **common,
+    )
+    return _Draft(layer.names, module, candidate if swap else None, entry)
+
+
+def _verdict(timed: benchmark.Compared, kind: str) -> str:
+    figures = f"{timed.us_after:.2f} us against {timed.us_before:.2f} us of nn.{kind}"
+    if timed.faster:
+        text = f"faster: {figures}"
+    elif timed.us_after < timed.us_before:
+        text = f"not faster by {benchmark.MARGIN:.0%}: {figures}"
+    else:
+        text = f"not faster: {figures}"
+    if not timed.steady:
+        text += f"; unsteady, half of those times spread over {timed.spread:.0%}"
+    return text
+
+
+def _bytes(*tensors: Tensor | None) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors if t is not None)
+
+
+def _inputs(module: Swappable, watch: Watch | None, rows: int | None) -> tuple[Tensor, Tensor]:
+    """An input to time with, of the shape seen in calibration if none is asked for, and rows to take the error on."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        x = torch.randn(*shape, generator=generator, dtype=torch.float32, device="cpu")
+        return x.to(next(module.parameters()).device)
+
+    seen = None if watch is None else watch.shape
+    if is_conv(module):
+        assert watch is not None and watch.sample is not None and seen is not None
+        return random(*(seen if rows is None else (rows, *seen[1:]))), watch.sample
+    width = shape_of(module)[1]
+    shape = (rows or 1, width) if seen is None or rows is not None else seen
+    sample = None if watch is None else watch.sample
+    return random(*shape), random(SAMPLE_ROWS, width) if sample is None else sample
+
+
+def _error(module: nn.Module, candidate: nn.Module, sample: Tensor) -> float:
+    """Recurrent layers take the rows as a window."""
+
+    def output(layer: nn.Module) -> Tensor:
+        result = layer(sample)
+        return (result if isinstance(result, Tensor) else result[0]).double()
+
+    with torch.no_grad():
+        want = output(module)
+        difference = output(candidate) - want
+    return float(difference.square().mean().sqrt() / want.square().mean().sqrt().clamp_min(1e-30))
+
+
+# -- putting layers in place ---------------------------------------------------------------------------------------
+
+
+def put(model: nn.Module, swaps: list[tuple[tuple[str, ...], Swappable, Quantised]], keep_original: bool) -> None:
+    for _, module, candidate in swaps:
+        candidate._swapped = True
+        if keep_original:
+            candidate.__dict__["_original"] = module  # past nn.Module, which would register it as a child
+    replace_modules(model, [(names, candidate) for names, _, candidate in swaps])
+    if swaps:
+        guard_loads(model)
+
+
+def replace_modules(model: nn.Module, changes: list[tuple[tuple[str, ...], nn.Module]]) -> None:
+    """Sets each module under all its names; where one cannot be set, those before it are put back."""
+    done: list[tuple[nn.Module, str, nn.Module]] = []
+    try:
+        for names, module in changes:
+            for name in names:
+                parent_name, _, child = name.rpartition(".")
+                parent = model.get_submodule(parent_name)
+                done.append((parent, child, getattr(parent, child)))
+                setattr(parent, child, module)
+    except BaseException:
+        for parent, child, module in reversed(done):
+            parent._modules[child] = module
+        raise

@@ -1,0 +1,244 @@
+"""Drafts to steps: int8 edges are decided, stages are made, and those that can run as one are grouped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import prod
+
+import torch
+from torch import Tensor, fx
+
+from rtaccel.convert.frontend.export import Captured
+from rtaccel.convert.frontend.graph import DraftGraph, sizes
+from rtaccel.convert.frontend.nodes import Draft
+from rtaccel.convert.passes.program import Argument, GroupStep, Program, TorchStep
+from rtaccel.convert.quantization.scheme_rules import Layer, parts
+from rtaccel.core.errors import FormatError, RtaccelError
+from rtaccel.core.registry import operator
+from rtaccel.core.stage import Port, Quant, Stage, Value
+from rtaccel.plan.group import Group
+
+
+class Emitter:
+    """Turns drafts into steps. One use."""
+
+    def __init__(
+        self,
+        captured: Captured,
+        graph: DraftGraph,
+        layers: Mapping[str, Layer],
+        states: frozenset[str] | None = None,
+    ) -> None:
+        """states: of a graph over one moment, the values that are kept; None for an ordinary graph."""
+        self.captured, self.graph, self.layers = captured, graph, layers
+        self.moment, self.states = states is not None, states or frozenset()
+        self.nodes = {node.name: node for node in captured.graph.nodes}
+        self.users: dict[str, list[Draft]] = {}
+        for draft in graph.drafts:
+            for name in draft.reads:
+                self.users.setdefault(name, []).append(draft)
+        self.outputs = {o for o in graph.outputs if isinstance(o, str)}
+        self.outputs |= {graph.views[o].base for o in self.outputs if o in graph.views}
+        self.forms: dict[str, list[Quant]] = {}
+
+    def program(self, notes: tuple[str, ...]) -> Program:
+        steps: list[GroupStep | TorchStep] = []
+        done = {*self.captured.inputs, *self.graph.constants, *self.states}
+        pending = list(self.graph.drafts)
+        while pending:
+            ready = [d for d in pending if set(d.reads) <= done]
+            taken = [d for d in ready if d.op == "torch"]
+            if taken:
+                steps.extend(TorchStep(d.node, d.name, d.reason) for d in taken)
+            else:
+                taken = self._closure(pending, done)
+                steps.append(self._group(taken))
+            done |= {name for d in taken for name in d.writes}
+            pending = [d for d in pending if d not in taken]
+        torch_nodes = [s.node for s in steps if isinstance(s, TorchStep)]
+        read = {n.name for node in torch_nodes for n in node.all_input_nodes} | self.outputs
+        return Program(
+            steps=tuple(steps),
+            inputs=self.captured.inputs,
+            arguments=tuple(_argument(self.nodes[name]) for name in self.captured.inputs),
+            outputs=self.graph.outputs,
+            constants={k: v for k, v in self.graph.constants.items() if k in read},
+            views={n: v for n, v in self.graph.views.items() if n in read and not (n == v.base and self._own(n))},
+            batched=self.graph.batch,
+            batch=self.captured.batch,
+            in_spec=self.captured.in_spec,
+            out_spec=self.captured.out_spec,
+            notes=notes,
+        )
+
+    @staticmethod
+    def _closure(pending: list[Draft], done: set[str]) -> list[Draft]:
+        """Every draft that can run now, counting what others of the group give."""
+        taken: list[Draft] = []
+        known = set(done)
+        for draft in pending:
+            if draft.op != "torch" and set(draft.reads) <= known:
+                taken.append(draft)
+                known.update(draft.writes)
+        return taken
+
+    def value(self, name: str) -> Value:
+        slot = self.graph.slots[name]
+        return Value(name, slot.width or slot.elements, slot.dtype, None, slot.steps)
+
+    def _port(self, name: str) -> Port:
+        """A value at the edge, shaped as the caller's tensor is."""
+        lead = int(self.graph.batch)
+        node = self.nodes.get(name)
+        if self.moment:
+            trailing = () if self.value(name).dtype == "int64" else self.value(name).shape
+        elif node is not None and self._own(name):
+            trailing = sizes(node.meta["val"])[lead:]
+        else:
+            trailing = self.graph.trailing.get(name, self.value(name).shape)
+        return Port(self.value(name), lead, trailing)
+
+    def _own(self, name: str) -> bool:
+        """Whether a value is a tensor as torch has it: an input, or made by a torch call."""
+        return name in self.captured.inputs or any(d.op == "torch" and name in d.writes for d in self.graph.drafts)
+
+    def _group(self, drafts: list[Draft]) -> GroupStep:
+        names = {name for d in drafts for name in d.writes}
+        reads = list(dict.fromkeys(r for d in drafts for r in d.reads if r not in names))
+        writes = [
+            name
+            for d in drafts
+            for name in d.writes
+            if name in self.outputs or any(not names & {*u.writes} for u in self.users.get(name, []))
+        ]
+        # The order of the model's own arguments and results, so that they can go straight through.
+        rank = {name: i for i, name in enumerate((*self.captured.inputs, *dict.fromkeys(self.graph.outputs)))}
+        reads.sort(key=lambda name: rank.get(name, len(rank)))
+        writes.sort(key=lambda name: rank.get(name, len(rank)))
+        stages: list[Stage] = []
+        for draft in drafts:
+            try:
+                self._emit(draft, stages, set(writes))
+            except RtaccelError as error:
+                raise type(error)(
+                    f"compile: {draft.name}: {error.op}", error.got, error.expected, error.next_step
+                ) from error
+        group = Group(tuple(stages), tuple(map(self._port, reads)), tuple(map(self._port, writes)))
+        return GroupStep(by_rows(group) if self.graph.batch else group, tuple(reads), tuple(writes))
+
+    def _emit(self, draft: Draft, stages: list[Stage], writes: set[str]) -> None:
+        layer = self.layers.get(draft.writes[0])
+        tensors, attrs = parts(draft, layer)
+        first: tuple[Value, ...] = (self.value(draft.reads[0]),)
+        if layer is not None and layer.int8 and (layer.quant is not None or draft.op == "linear"):
+            first = self._int8(draft.reads[0], layer, draft.name, stages)
+        inputs = [*first, *(self.value(r) for r in draft.reads[1:])]
+        outputs = [self.value(name) for name in draft.writes]
+        if draft.op == "conv" and draft.attrs.get("stream") and layer is not None and layer.int8:
+            ring = self._ring(draft, layer)
+            inputs[1] = outputs[1] = ring
+        int8 = operator(draft.op).writes_int8 or (layer is not None and layer.int8)
+        quant = self._asked(draft.writes[0], writes) if int8 else None
+        if quant is not None:
+            outputs[0] = replace(outputs[0], name=self._int8_name(draft.writes[0], quant), dtype="int8", quant=quant)
+        if operator(draft.op).int8_beside:
+            outputs, attrs["gives"] = self._beside(draft.writes, outputs, writes)
+        op = "fused_linear" if "quantise" in attrs else draft.op
+        stages.append(Stage(op, draft.name, tuple(inputs), tuple(outputs), tensors, attrs))
+
+    def _ring(self, draft: Draft, layer: Layer) -> Value:
+        """The past of a convolution that is streamed in int8: it holds numbers, so they need a scale that stays."""
+        if layer.quant is None:
+            raise FormatError(
+                "stream", f"{layer.scheme} for {draft.name} without calibration data", "static scales for convolutions",
+                "Pass calibration= with windows of real inputs.",
+            )  # fmt: skip
+        return replace(self.value(draft.reads[1]), dtype="int8", quant=layer.quant)
+
+    def _asked(self, name: str, writes: set[str]) -> Quant | None:
+        """The static scale that every reader of a value wants it in, so that it can be written so from the start."""
+        shared = {self._static(user, name) for user in self.users.get(name, [])}
+        return shared.pop() if name not in writes and len(shared) == 1 else None
+
+    def _static(self, user: Draft, name: str) -> Quant | None:
+        """The static scale that a reader wants a value in; None for one that reads float32 or scales rows itself."""
+        layer = self.layers.get(user.writes[0])
+        if layer is None or not layer.int8 or user.reads[0] != name or name in user.reads[1:]:
+            return None
+        return layer.quant
+
+    def _beside(self, names: list[str], outputs: list[Value], writes: set[str]) -> tuple[list[Value], str]:
+        """The outputs of an operator that gives a value as float32, as int8 in the form that most readers want, or both."""
+        name, given = names[0], outputs[0]
+        wanted: list[tuple[Value, ...]] = []
+        floats = name in writes
+        for user in self.users.get(name, []):
+            layer = self.layers.get(user.writes[0])
+            if layer is None or not layer.int8 or user.reads[0] != name or name in user.reads[1:]:
+                floats = True
+            elif layer.quant is not None or user.op == "linear":
+                wanted.append(self._forms(name, layer))
+            else:
+                floats = True
+        best = max(wanted, key=wanted.count, default=())
+        floats = floats or any(form != best for form in wanted)
+        roles = ["y"] * floats + ["q", "row_scale"][: len(best)] + ["sum"] * (len(names) - 1)
+        return [given] * floats + list(best) + outputs[1:], ",".join(roles)
+
+    def _forms(self, name: str, layer: Layer) -> tuple[Value, ...]:
+        """A float32 value as an int8 layer reads it: with its static scale, or with a scale for each row."""
+        source = self.value(name)
+        if layer.quant is None:
+            return replace(source, name=f"{name}:rows", dtype="int8"), Value(f"{name}:row_scale", 1, steps=source.steps)
+        return (replace(source, name=self._int8_name(name, layer.quant), dtype="int8", quant=layer.quant),)
+
+    def _int8_name(self, name: str, quant: Quant) -> str:
+        """Layers that read the same value with the same scale share its int8 form."""
+        known = self.forms.setdefault(name, [])
+        if quant not in known:
+            known.append(quant)
+        index = known.index(quant)
+        return f"{name}:int8" + (f".{index}" if index else "")
+
+    def _int8(self, name: str, layer: Layer, where: str, stages: list[Stage]) -> tuple[Value, ...]:
+        """The int8 form of a float value: already there, or through a quantize stage that is added now."""
+        wanted = self._forms(name, layer)
+        if not any(v.name == wanted[0].name for stage in stages for v in stage.outputs):
+            stages.append(_quantize(f"{where} (input)", self.value(name), wanted, layer.factor))
+        return wanted
+
+
+def _quantize(name: str, x: Value, wanted: tuple[Value, ...], factor: Tensor | None) -> Stage:
+    """Float32 to int8, each column multiplied by its factor where there are some."""
+    if factor is None:
+        return Stage("quantize", name, (x,), wanted)
+    return Stage("pointwise", name, (x,), wanted, {"scale": factor, "shift": torch.zeros_like(factor)})
+
+
+def by_rows(group: Group) -> Group:
+    """A group whose operators all treat rows alike: every row is a sample for its kernels. The dimensions between the
+    batch and the row keep their sizes, which the model's code may depend on."""
+    ports = (*group.inputs, *group.outputs)
+    shapes = {p.trailing[: len(p.trailing) - 1] for p in ports}
+    values = [v for s in group.stages for v in (*s.inputs, *s.outputs)]
+    plain = all(p.trailing and p.trailing[-1] == p.value.width for p in ports) and len(shapes) == 1
+    if not plain or not all(operator(s.op).by_row for s in group.stages):
+        return group
+    shape = shapes.pop()
+    if any(v.steps != prod(shape) for v in values):
+        return group
+
+    def port(p: Port) -> Port:
+        return Port(replace(p.value, steps=1), p.lead + len(shape), p.trailing[-1:], shape)
+
+    return Group(
+        tuple(s.matrices() for s in group.stages), tuple(map(port, group.inputs)), tuple(map(port, group.outputs))
+    )
+
+
+def _argument(node: fx.Node) -> Argument:
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor):
+        return Argument(node.name, value=value)
+    return Argument(node.name, value.dtype, tuple(s if isinstance(s, int) else None for s in value.shape))

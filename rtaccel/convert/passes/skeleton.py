@@ -1,0 +1,98 @@
+"""A lowered model without its numbers, to lower it once more as a saved state was: other schemes, other int8 edges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rtaccel.convert.frontend.export import Captured
+from rtaccel.convert.frontend.graph import DraftGraph
+from rtaccel.convert.quantization.scheme_rules import Layer
+from rtaccel.core.errors import FormatError, RtaccelError
+from rtaccel.core.scheme import scheme_names
+from rtaccel.core.stage import Quant
+
+if TYPE_CHECKING:
+    from rtaccel.convert.passes.program import Program
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """graph: its tensors are ones that take no memory. layers: how each layer is computed, by the name of its value."""
+
+    captured: Captured
+    graph: DraftGraph
+    layers: Mapping[str, Layer]
+    states: frozenset[str] | None
+
+    @classmethod
+    def of(
+        cls, captured: Captured, graph: DraftGraph, layers: Mapping[str, Layer], states: frozenset[str] | None
+    ) -> Skeleton:
+        drafts = tuple(replace(d, tensors={k: _empty(t) for k, t in d.tensors.items()}) for d in graph.drafts)
+        kept = {
+            name: layer if layer.factor is None else replace(layer, factor=_empty(layer.factor))
+            for name, layer in layers.items()
+        }
+        constants = dict.fromkeys(captured.constants, _empty(torch.ones(1)))
+        return cls(
+            replace(captured, constants=constants),
+            replace(graph, drafts=drafts, constants={name: _empty(t) for name, t in graph.constants.items()}),
+            kept,
+            states,
+        )
+
+    def decisions(self) -> dict[str, Any]:
+        """Of every layer, as JSON holds it."""
+        return {
+            name: {
+                "scheme": {"name": layer.scheme.name, **asdict(layer.scheme)},
+                "int8": layer.int8,
+                "dynamic": layer.dynamic,
+                "quant": None if layer.quant is None else [layer.quant.scale, layer.quant.zero_point],
+                "h_scale": layer.h_scale,
+                "columns": layer.factor is not None,
+            }
+            for name, layer in self.layers.items()
+        }
+
+    def relowered(self, decisions: Any) -> Program | None:
+        """The program with these decisions; None where they are not those of this model's layers."""
+        from rtaccel.convert.passes.emit import Emitter
+
+        if not isinstance(decisions, dict) or decisions.keys() != self.layers.keys():
+            return None
+        try:
+            layers = {name: _layer(value, self.graph, name) for name, value in decisions.items()}
+            made = Emitter(self.captured, self.graph, layers, self.states).program(())
+            source = replace(self, layers=layers)
+        except (RtaccelError, KeyError, TypeError, ValueError, AttributeError):  # bytes of any origin
+            return None
+        return replace(made, source=source)
+
+
+def _empty(tensor: Tensor) -> Tensor:
+    """Ones of the same shape and dtype, all of them the same memory."""
+    if tensor.dtype.is_floating_point and tensor.element_size() == 1:  # float8: no fill for it
+        return torch.zeros((), dtype=torch.uint8, device="cpu").view(tensor.dtype).expand(tensor.shape)
+    return torch.ones((), dtype=tensor.dtype, device="cpu").expand(tensor.shape)
+
+
+def _layer(value: Mapping[str, Any], graph: DraftGraph, name: str) -> Layer:
+    given = dict(value["scheme"])
+    known = scheme_names().get(given.pop("name"))
+    if known is None:
+        raise FormatError("load_state_dict", f"scheme {value['scheme']}", "a known scheme", "Save it again.")
+    quant = None if value["quant"] is None else Quant(float(value["quant"][0]), int(value["quant"][1]))
+    factor = None
+    if value["columns"]:
+        draft = next(d for d in graph.drafts if d.writes[0] == name)
+        weight = draft.tensors.get("weight", draft.tensors.get("weight_ih_l0"))
+        assert weight is not None
+        factor = torch.ones(weight.shape[1], dtype=torch.float32, device="cpu")
+    h_scale = None if value["h_scale"] is None else float(value["h_scale"])
+    return Layer(known(**given), bool(value["int8"]), bool(value["dynamic"]), quant, h_scale, factor)

@@ -1,0 +1,121 @@
+"""Sparsity in a compiled model: weights pruned before they are quantised, and each linear stage in its fastest form after."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from rtaccel.convert.frontend.graph import DraftGraph
+from rtaccel.convert.frontend.nodes import Draft
+from rtaccel.convert.passes.program import GroupStep, Program, TorchStep
+from rtaccel.core.sparsity import SparsityMap
+from rtaccel.core.stage import Stage
+from rtaccel.formats import masks
+from rtaccel.kernels._shared.geometry import Geometry
+from rtaccel.plan import sparse_recurrent as recurrent
+from rtaccel.plan.group import Group
+from rtaccel.plan.sparse import LEAST_ZEROS, could_be_sparse, fastest, zeros
+
+
+def _matrices(draft: Draft) -> list[str]:
+    """Names of the weights that sparse kernels take: of linear layers, of convolutions of one position without groups, and
+    the gates of LSTM and GRU."""
+    if draft.op == "conv":
+        weight = draft.tensors["weight"]
+        return ["weight"] if weight[0, 0].numel() == 1 and int(draft.attrs.get("groups", 1)) == 1 else []
+    if draft.op in ("lstm", "gru"):
+        return [name for name in draft.tensors if name.startswith("weight")]
+    return ["weight"] if draft.op == "linear" else []
+
+
+def pruned(graph: DraftGraph, sparsity: SparsityMap, notes: list[str]) -> DraftGraph:
+    """The graph with the smallest weights of its linear layers, pointwise convolutions, LSTM and GRU left out, as the
+    patterns say. The model is not touched.
+
+    Layers that are swapped already keep their weights, and so do those of other operators; a note names them.
+    """
+    drafts = []
+    for draft in graph.drafts:
+        pattern = sparsity(draft.name) if any(name.startswith("weight") for name in draft.tensors) else None
+        names = _matrices(draft)
+        if pattern is None:
+            drafts.append(draft)
+        elif draft.swapped or not names:
+            what = (
+                "its weights are quantised already"
+                if draft.swapped
+                else f"there are no sparse kernels for this {draft.op}"
+            )
+            notes.append(f"{draft.name} is not pruned: {what}")
+            drafts.append(draft)
+        else:
+            made: dict[str, Tensor] = {}
+            for name in names:
+                weight = draft.tensors[name]
+                made[name] = weight * masks.keep(weight.flatten(1).abs(), pattern).view(weight.shape)
+            before = sum(float(draft.tensors[name].double().square().sum()) for name in names)
+            after = sum(float(w.double().square().sum()) for w in made.values())
+            kept = sum(int(torch.count_nonzero(w)) for w in made.values()) / sum(w.numel() for w in made.values())
+            notes.append(
+                f"{draft.name} is pruned to {1 - kept:.1%} zeros ({pattern}, by magnitude), "
+                f"which takes {1 - after / max(before, 1e-300):.1%} of its squared weights"
+            )
+            drafts.append(replace(draft, tensors={**draft.tensors, **made}))
+    return replace(graph, drafts=tuple(drafts))
+
+
+def as_linear(stage: Stage) -> Stage | None:
+    """The stage of `linear` that means the same, to the bit in int8: itself, or what a pointwise convolution is to each of
+    its positions. None where there is none."""
+    if stage.op == "linear":
+        return stage
+    if stage.op != "conv" or stage.attrs.get("stream") or len(stage.inputs) > 1:
+        return None
+    weight, x, y = stage.tensors["weight"], stage.inputs[0], stage.outputs[0]
+    geometry = Geometry.of(stage)
+    whole = geometry.out_size == geometry.in_size and geometry.in_steps is None and geometry.out_steps is None
+    alike = weight[0, 0].numel() == 1 and geometry.stride == (1, 1) and geometry.padding == (0, 0) and whole
+    own = weight.dtype == torch.int8 and (x.dtype != "int8" or x.quant is None)  # quantises its input itself
+    if not alike or own or int(stage.attrs.get("groups", 1)) != 1 or x.steps != y.steps or x.width != weight.shape[1]:
+        return None
+    attrs = {name: stage.attrs[name] for name in ("activation", "activation_parameter") if name in stage.attrs}
+    return Stage(
+        "linear", stage.name, stage.inputs, stage.outputs, {**stage.tensors, "weight": weight.flatten(1)}, attrs
+    )
+
+
+def in_fastest_form(program: Program, rows: int, backend: str | None) -> Program:
+    """The program with each stage whose weights hold zeros sparse where that is faster; notes give the measured figures.
+
+    What a stage computes stays the same: to the bit where it is int8.
+    """
+    notes: list[str] = []
+
+    def stage(dense: Stage) -> Stage:
+        if recurrent.could_be_sparse(dense):
+            gates = recurrent.fastest(dense, rows, backend)
+            notes.append(gates.reason)
+            return gates.stage
+        matrix = as_linear(dense)
+        if matrix is None and dense.op == "conv" and zeros(dense.tensors["weight"]) >= LEAST_ZEROS:
+            part = zeros(dense.tensors["weight"])
+            notes.append(
+                f"{dense.name} is computed dense: there are no sparse kernels for this conv ({part:.1%} zeros)"
+            )
+        if matrix is None or not could_be_sparse(matrix):
+            return dense
+        steps = dense.outputs[0].steps
+        form = fastest(matrix.matrices(), rows * steps, backend, instead=None if matrix is dense else dense)
+        notes.append(form.reason)
+        return replace(form.stage, inputs=dense.inputs, outputs=dense.outputs) if form.sparse else dense
+
+    def step(s: GroupStep | TorchStep) -> GroupStep | TorchStep:
+        if isinstance(s, TorchStep):
+            return s
+        g = s.group
+        return replace(s, group=Group(tuple(map(stage, g.stages)), g.inputs, g.outputs))
+
+    steps = tuple(map(step, program.steps))
+    return replace(program, steps=steps, notes=(*program.notes, *notes))

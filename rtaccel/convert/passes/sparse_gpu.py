@@ -1,0 +1,33 @@
+"""Linear stages of a GPU's program in the form that a model holds to be the fastest: sparse where enough is zero."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rtaccel.convert.passes.program import GroupStep, Program, TorchStep
+from rtaccel.core.stage import Stage
+from rtaccel.plan.group import Group
+from rtaccel.plan.sparse_gpu import could_be_sparse, modelled
+
+BACKENDS = ("triton", "numba_cuda")
+"""Those with sparse kernels for a GPU, on whatever device they run."""
+
+
+def in_modelled_form(program: Program, rows: int, backend: str | None = None) -> Program:
+    """The program with each linear stage sparse where the model says that it is faster; notes give its figures."""
+    notes: list[str] = []
+
+    def stage(dense: Stage) -> Stage:
+        if not could_be_sparse(dense):
+            return dense
+        form = modelled(dense.matrices(), rows * dense.outputs[0].steps, backend=backend or "triton")
+        notes.append(form.reason)
+        return replace(form.stage, inputs=dense.inputs, outputs=dense.outputs) if form.sparse else dense
+
+    def step(s: GroupStep | TorchStep) -> GroupStep | TorchStep:
+        if isinstance(s, TorchStep):
+            return s
+        return replace(s, group=Group(tuple(map(stage, s.group.stages)), s.group.inputs, s.group.outputs))
+
+    steps = tuple(map(step, program.steps))
+    return replace(program, steps=steps, notes=(*program.notes, *notes))

@@ -1,0 +1,77 @@
+"""Rules for layers that multiply rows by a matrix: linear, matmul with a parameter, swapped layers."""
+
+from __future__ import annotations
+
+import torch
+
+from rtaccel.convert.frontend.nodes import Draft, zeros_like_rows
+from rtaccel.convert.patterns.rules import Call, Rule, rule
+from rtaccel.core.stage import Quant
+from rtaccel.nn.numbers import LinearNumbers, Size
+from rtaccel.nn.ops import OPERATORS
+
+aten = torch.ops.aten
+
+
+@rule(aten.linear.default)
+def _linear(call: Call) -> Draft | str:
+    weight, bias = call.constant(call["weight"]), call["bias"]
+    if weight is None or weight.dim() != 2:
+        return "its weight is computed, not a parameter"
+    bias_tensor = zeros_like_rows(weight) if bias is None else call.constant(bias)
+    if bias_tensor is None:
+        return "its bias is computed, not a parameter"
+    view = call.rows(call["input"])
+    tensors = {"weight": weight.float(), "bias": bias_tensor.float()}
+    return call.row_wise("linear", view, weight.shape[0], tensors=tensors)
+
+
+@rule(aten.matmul.default, aten.mm.default)
+def _matmul(call: Call) -> Draft | str:
+    left, right = call["self"], call["mat2" if call.node.target is aten.mm.default else "other"]
+    weight = call.constant(right)
+    if weight is None and call.node.target is aten.matmul.default:
+        from rtaccel.convert.patterns.attention import by_hand
+
+        return by_hand(call)
+    if weight is None or weight.dim() != 2:
+        return "its right side is no matrix parameter"
+    weight = weight.float().T.contiguous()
+    view = call.rows(left)
+    return call.row_wise("linear", view, weight.shape[0], tensors={"weight": weight, "bias": zeros_like_rows(weight)})
+
+
+@rule(aten.addmm.default)
+def _addmm(call: Call) -> Draft | str:
+    weight, bias = call.constant(call["mat2"]), call.constant(call["self"])
+    if weight is None or bias is None or bias.dim() != 1 or call["beta"] != 1 or call["alpha"] != 1:
+        return "is no product with a parameter plus a bias"
+    weight = weight.float().T.contiguous()
+    view = call.rows(call["mat1"])
+    return call.row_wise("linear", view, weight.shape[0], tensors={"weight": weight, "bias": bias.float()})
+
+
+def _swapped(numbers: type[LinearNumbers]) -> Rule:
+    """A layer that `quantize_` swapped: its weights and its scales are taken as they are."""
+
+    def take(call: Call) -> Draft | str:
+        names = list(numbers.form(Size(1, 1, 16)))
+        tensors = {name: call.constant(call[name]) for name in names}
+        if any(tensors[name] is None and call[name] is not None for name in names) or tensors["weight"] is None:
+            return "its weight is computed, not a buffer"
+        scale, zero_point = tensors.pop("input_scale", None), tensors.pop("input_zero_point", None)
+        attrs = {"activation": call["activation"], "activation_parameter": float(call["activation_parameter"])}
+        attrs |= {name: call[name] for name in numbers.OPTIONS if name != "in_features"}
+        kept = {k: v for k, v in tensors.items() if v is not None}
+        view = call.rows(call["x"])
+        draft = call.row_wise("linear", view, kept["weight"].shape[0], tensors=kept, attrs=attrs)
+        draft.float_input = not numbers.int8_input()
+        if scale is not None and zero_point is not None:
+            draft.quant = Quant(float(scale), int(zero_point))
+        return draft
+
+    return take
+
+
+for _numbers, _operator in OPERATORS.items():
+    rule(_operator)(_swapped(_numbers))

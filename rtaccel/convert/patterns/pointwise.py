@@ -1,0 +1,242 @@
+"""Rules for elementwise calls, norms and softmax."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from rtaccel.convert.frontend import layout
+from rtaccel.convert.frontend.nodes import Draft, Slot, module_name
+from rtaccel.convert.patterns.rules import Call, Rule, rule
+
+aten = torch.ops.aten
+
+
+def _elementwise(call: Call, value: fx.Node, **parts: Any) -> Draft:
+    """A pointwise draft that works on a value in the order it lies in."""
+    view = call.build.whole(call.view(value))
+    slot = call.build.slots[view.base]
+    return call.draft("pointwise", [view.base], view, slot.elements, slot.width, **parts)
+
+
+def _activation(name: str, parameter: str | None = None) -> Rule:
+    def apply(call: Call) -> Draft | str:
+        value = float(call[parameter]) if parameter else 0.0
+        return _elementwise(call, call["self"], attrs={"activation": name, "activation_parameter": value})
+
+    return apply
+
+
+for _target, _name, _parameter in (
+    (aten.relu.default, "relu", None),
+    (aten.leaky_relu.default, "leaky_relu", "negative_slope"),
+    (aten.silu.default, "silu", None),
+    (aten.tanh.default, "tanh", None),
+    (aten.sigmoid.default, "sigmoid", None),
+):
+    rule(_target)(_activation(_name, _parameter))
+
+
+@rule(aten.elu.default)
+def _elu(call: Call) -> Draft | str:
+    if call["scale"] != 1 or call["input_scale"] != 1:
+        return "is a scaled ELU"
+    return _activation("elu", "alpha")(call)
+
+
+@rule(aten.gelu.default)
+def _gelu(call: Call) -> Draft | str:
+    return _activation("gelu_tanh" if call["approximate"] == "tanh" else "gelu")(call)
+
+
+@rule(aten.softmax.int)
+def _softmax(call: Call) -> Draft | str:
+    rank = call["self"].meta["val"].dim()
+    if call["dtype"] is not None or call["dim"] not in (-1, rank - 1):
+        return "is a softmax over another dimension than the last, or into another dtype"
+    view = call.rows(call["self"])
+    return call.row_wise("softmax", view, call.width(view))
+
+
+@rule(aten.layer_norm.default, aten.rms_norm.default)
+def _norm(call: Call) -> Draft | str:
+    layer = call.node.target is aten.layer_norm.default
+    if len(call["normalized_shape"]) != 1:
+        return "normalises over several dimensions"
+    weight = call.constant(call["weight"])
+    bias = call.constant(call["bias"]) if layer else None
+    if (weight is None and call["weight"] is not None) or (layer and bias is None and call["bias"] is not None):
+        return "its weight is computed, not a parameter"
+    view = call.rows(call["input"])
+    width = call.width(view)
+    eps = call["eps"] if call["eps"] is not None else torch.finfo(torch.float32).eps
+    tensors = {"weight": torch.ones(width, device="cpu") if weight is None else weight.float()}
+    if layer:
+        tensors["bias"] = torch.zeros(width, device="cpu") if bias is None else bias.float()
+    attrs = {"kind": "layer" if layer else "rms", "eps": float(eps)}
+    return call.row_wise("norm", view, width, tensors=tensors, attrs=attrs)
+
+
+def _affine(call: Call, value: fx.Node, scale: float | Tensor, shift: float | Tensor) -> Draft | str:
+    view = call.build.whole(call.view(value))
+    slot = call.build.slots[view.base]
+    parts = []
+    for constant in (scale, shift):
+        tensor = constant if isinstance(constant, Tensor) else torch.tensor(constant, dtype=torch.float64, device="cpu")
+        if not _is_ordinary(tensor):
+            return "has a constant that is not an ordinary float32 number"
+        parts.append(call.spread(tensor, view))
+    if any(part.dim() == 2 for part in parts):
+        if isinstance(scale, Tensor) or scale != 1.0:
+            return "multiplies by a constant that differs from position to position"
+        tensors = {"table": parts[1]}
+        return call.draft("position", [view.base], view, slot.elements, slot.width, tensors=tensors)
+    tensors = {"scale": parts[0], "shift": parts[1]}
+    return call.draft("pointwise", [view.base], view, slot.elements, slot.width, tensors=tensors)
+
+
+def _is_ordinary(constant: Tensor) -> bool:
+    """Whether every number keeps its meaning in float32, and as a factor in its inverse."""
+    size = constant.double().abs()
+    return bool(torch.isfinite(size).all()) and bool(((size == 0) | ((size >= 2.0**-126) & (size <= 2.0**126))).all())
+
+
+@rule(operator.getitem)
+def _batch_norm(call: Call) -> Draft | str:
+    norm, index = call.node.args
+    if not isinstance(norm, fx.Node) or norm.target != aten._native_batch_norm_legit_no_training.default or index != 0:
+        return "takes an element of a result"
+    inner = Call(call.build, norm)
+    x, mean, variance = inner["input"], inner.constant(inner["running_mean"]), inner.constant(inner["running_var"])
+    if mean is None or variance is None:
+        return "has no running mean and variance"
+    inverse = (variance.double() + inner["eps"]).rsqrt()
+    weight, bias = inner.constant(inner["weight"]), inner.constant(inner["bias"])
+    scale = inverse if weight is None else inverse * weight.double()
+    shift = -mean.double() * scale if bias is None else bias.double() - mean.double() * scale
+    trailing = [1] * (x.meta["val"].dim() - 2)  # channels are dimension 1
+    return _affine(call, x, scale.float().reshape(-1, *trailing), shift.float().reshape(-1, *trailing))
+
+
+@rule(aten.batch_norm.default)
+def _whole_batch_norm(call: Call) -> Draft | str:
+    return "normalises with the statistics of the batch"
+
+
+@rule(aten.add.Tensor)
+def _add(call: Call) -> Draft | str:
+    left, right = call["self"], call["other"]
+    if call["alpha"] != 1:
+        return "adds a multiple"
+    if call.constant(left) is not None:
+        left, right = right, left
+    constant = call.constant(right)
+    if isinstance(right, (int, float)) or constant is not None:
+        return _affine(call, left, 1.0, constant if constant is not None else float(right))
+    return _joined(call, left, right, "add")
+
+
+def _joined(call: Call, left: fx.Node, right: fx.Node, join: str) -> Draft | str:
+    """Two computed tensors, element by element."""
+    a, b = call.build.whole(call.view(left)), call.view(right)
+    if a.shape != b.shape:
+        return f"{join} of tensors of different shapes"
+    slot = call.build.slots[a.base]
+    same = layout.same_layout(a, b) and layout.covers(b, call.build.slots[b.base].elements)
+    if not same or not call.build.pin(b.base, slot.width):
+        if [call_dim_batch(a, i) for i in range(len(a.dims))] != [call_dim_batch(b, i) for i in range(len(b.dims))]:
+            return f"layout: {join} of tensors whose samples are different dimensions"
+        b = call.build.packed(b, order=a, width=slot.width)
+    attrs = {"join": join} if join != "add" else {}
+    return call.draft("pointwise", [a.base, b.base], a, slot.elements, slot.width, attrs=attrs)
+
+
+def call_dim_batch(view: layout.View, dim: int) -> bool:
+    return view.has_batch(dim)
+
+
+@rule(aten.sub.Tensor)
+def _sub(call: Call) -> Draft | str:
+    constant = call.constant(call["other"])
+    if call["alpha"] != 1 or not (isinstance(call["other"], (int, float)) or constant is not None):
+        return "subtracts a computed tensor"
+    return _affine(call, call["self"], 1.0, -constant if constant is not None else -float(call["other"]))
+
+
+@rule(aten.mul.Tensor, aten.div.Tensor)
+def _mul(call: Call) -> Draft | str:
+    left, right = call["self"], call["other"]
+    divides = call.node.target is aten.div.Tensor
+    if call.constant(left) is not None and not divides:
+        left, right = right, left
+    constant = call.constant(right)
+    if not isinstance(right, (int, float)) and constant is None:
+        return "divides by a computed tensor" if divides else _joined(call, left, right, "mul")
+    factor = constant if constant is not None else torch.tensor(float(right), dtype=torch.float64, device="cpu")
+    if divides:
+        factor = torch.ones_like(factor, dtype=torch.float64) / factor.double()
+    return _affine(call, left, factor, 0.0)
+
+
+@rule(aten.hypot.default)
+def _hypot(call: Call) -> Draft | str:
+    return _joined(call, call["self"], call["other"], "hypot")
+
+
+@rule(aten.pow.Tensor_Scalar)
+def _pow(call: Call) -> Draft | str:
+    if call["exponent"] != 2:
+        return "is a power other than 2"
+    return _joined(call, call["self"], call["self"], "mul")
+
+
+@rule(aten.sqrt.default)
+def _sqrt(call: Call) -> Draft | str:
+    """The root of a sum of two squares. The squares themselves go away, as nothing else reads them."""
+    total = call["self"]
+    adds = total.target == aten.add.Tensor and len(total.args) == 2 and not total.kwargs  # no multiple (alpha)
+    sides = [_squared(side) for side in total.args] if adds else []
+    if len(sides) != 2 or sides[0] is None or sides[1] is None:
+        return "is a root of something else than a sum of two squares"
+    return _joined(call, sides[0], sides[1], "hypot")
+
+
+def _squared(node: Any) -> fx.Node | None:
+    """x, where the node is x * x or x ** 2."""
+    if not isinstance(node, fx.Node) or len(node.args) < 2:
+        return None
+    x, factor = node.args[:2]
+    squares = (node.target == aten.pow.Tensor_Scalar and factor == 2) or (
+        node.target == aten.mul.Tensor and factor is x
+    )
+    return x if squares and isinstance(x, fx.Node) else None
+
+
+@rule(aten.cat.default)
+def _cat(call: Call) -> Draft | str:
+    """Columns side by side: each part is copied into its place."""
+    if len(call["tensors"]) > 256:
+        return "joins more than 256 tensors"
+    parts = [call.view(part) for part in call["tensors"]]
+    rank = len(parts[0].dims)
+    if call["dim"] not in (-1, rank - 1):
+        return "joins tensors along another dimension than the last"
+    if any(part.has_batch(rank - 1) for part in parts):
+        return "layout: its last dimension is not fixed"
+    if len({tuple(part.has_batch(i) for i in range(rank)) for part in parts}) != 1:
+        return "layout: joins tensors whose samples are different dimensions"
+    views = [call.build.rows(part) for part in parts]
+    steps = {call.build.slots[v.base].steps for v in views}
+    plain = [layout.same_layout(v, call.build._dense_like(v)) for v in views]
+    if len(steps) != 1:
+        return "joins tensors of different numbers of rows"
+    views = [v if ok else call.build.packed(v) for v, ok in zip(views, plain)]
+    widths = [call.width(v) for v in views]
+    result = call.build.scaled(views[0], call.node.name, sum(widths))
+    elements = steps.pop() * sum(widths)
+    call.build.slots[call.node.name] = Slot(elements, sum(widths))
+    call.build.views[call.node.name] = result
+    return Draft("concat", call.node, module_name(call.node), [v.base for v in views], [call.node.name])

@@ -1,0 +1,185 @@
+"""Rules for LSTM and GRU: one stage for all layers and directions of a module, and for single cells."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx
+
+from rtaccel.convert.frontend import layout
+from rtaccel.convert.frontend.layout import Atom, View
+from rtaccel.convert.frontend.nodes import Draft, Slot, module_name
+from rtaccel.convert.patterns.rules import Call, Refused, rule
+
+aten = torch.ops.aten
+
+
+def _is_zero(call: Call, node: fx.Node) -> bool:
+    """Whether a state is the zero that torch starts from, whatever its batch."""
+    if node.target in (aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default):
+        return True
+    constant = call.constant(node)
+    return constant is not None and not constant.any()
+
+
+def _weights(call: Call, layers: int, directions: int, gates: int, biased: bool) -> tuple[dict[str, Tensor], int]:
+    """The parameters by torch's names, and the hidden size."""
+    given = [call.constant(p) for p in call["params"]]
+    per = 4 if biased else 2
+    if len(given) != layers * directions * per or any(p is None for p in given):
+        raise Refused("its weights are computed, or it projects its state")
+    tensors: dict[str, Tensor] = {}
+    hidden = 0
+    for index in range(layers * directions):
+        suffix = f"l{index // directions}" + ("_reverse" if index % directions else "")
+        own = [p.float() for p in given[index * per : (index + 1) * per] if p is not None]
+        hidden = own[1].shape[1]
+        if own[0].shape[0] != gates * hidden:
+            raise Refused("projects its state")
+        tensors[f"weight_ih_{suffix}"], tensors[f"weight_hh_{suffix}"] = own[0], own[1]
+        zero = torch.zeros(gates * hidden, device="cpu")
+        tensors[f"bias_ih_{suffix}"], tensors[f"bias_hh_{suffix}"] = (own[2], own[3]) if biased else (zero, zero)
+    return tensors, hidden
+
+
+def _sequence(call: Call, batch_first: bool) -> tuple[View, int, int, int]:
+    """The input as rows, the number of moments, of samples inside a value, and whether those come first."""
+    view = call.view(call["input"])
+    if len(view.dims) not in (2, 3):
+        raise Refused("has an input of another rank than 2 or 3")
+    view = call.rows(call["input"])
+    if not layout.same_layout(view, call.build._dense_like(view)):
+        view = call.build.packed(view)
+    shape = view.shape
+    if len(shape) == 2:  # no batch
+        if view.batch_dim is not None:
+            raise Refused("layout: its moments are what varies from call to call")
+        return view, shape[0], 1, 1
+    time_dim = 1 if batch_first else 0
+    if view.has_batch(time_dim) or not all(not view.has_batch(i) or view.batch_dim == i for i in range(3)):
+        raise Refused("layout: its moments are what varies from call to call")
+    inner = 1 if view.has_batch(1 - time_dim) else shape[1 - time_dim]
+    return view, shape[time_dim], inner, int(batch_first)
+
+
+def _state(call: Call, node: fx.Node, rows: int, hidden: int) -> str | None:
+    """The value of a state [layers * directions, batch, hidden]: a row for each; None where it is zero."""
+    if _is_zero(call, node):
+        return None
+    view = call.rows(node)
+    if not layout.same_layout(view, call.build._dense_like(view)):
+        view = call.build.packed(view)
+    slot = call.build.slots[view.base]
+    if slot.elements != rows * hidden or not call.build.pin(view.base, hidden):
+        raise Refused("layout: its state has another shape than [layers, batch, hidden]")
+    return view.base
+
+
+def _recurrent(call: Call, op: str, states: list[fx.Node], gates: int) -> Draft | str:
+    layers, directions = call["num_layers"], 2 if call["bidirectional"] else 1
+    tensors, hidden = _weights(call, layers, directions, gates, call["has_biases"])
+    view, time, batch, batch_first = _sequence(call, call["batch_first"])
+    # Where samples lie inside the value, a batch of one is the same in either order.
+    batch_first = 1 if batch == 1 else batch_first
+    rows = layers * directions * batch
+    reads = [_state(call, node, rows, hidden) for node in states]
+    if any(r is None for r in reads) and any(r is not None for r in reads):
+        return "has a zero state beside one that is not"
+    attrs = {
+        "hidden": hidden, "layers": layers, "directions": directions, "time": time, "batch": batch,
+        "batch_first": batch_first, "last_only": 0,
+    }  # fmt: skip
+    parts = {user.args[1]: user for user in call.node.users}
+    writes = []
+    for index, value in enumerate(call.node.meta["val"]):
+        node = parts.get(index)
+        if index == 0:
+            width = hidden * directions
+            dims = (*view.dims[:-1], (Atom(width, 1),))
+            seen = View("", dims) if not view.base else call.build.scaled(view, "", width)
+            elements = time * batch * width
+        else:
+            width, elements = hidden, rows * hidden
+            shape = [s if isinstance(s, int) else int(s.node.hint) for s in value.shape]
+            middle = len(shape) - 2
+            open_batch = view.batch_dim is not None and len(shape) == 3
+            dims = tuple(
+                (Atom(size, 0, True),) if open_batch and i == middle else (Atom(size, 0),)
+                for i, size in enumerate(shape)
+            )
+            seen = call.build._dense_like(View("", dims))
+        if node is None:
+            writes.append(f"{call.node.name}:unread{index}")
+            continue
+        writes.append(call.give(node, seen, elements, width))
+    if all(name.startswith(f"{call.node.name}:unread") for name in writes[1:]) and reads[0] is None:
+        writes = writes[:1]
+    for name in writes:
+        if ":unread" in name:
+            index = int(name[-1])
+            width = hidden * (directions if index == 0 else 1)
+            call.build.slots[name] = Slot((time * batch if index == 0 else rows) * width, width)
+    read = [view.base, *(r for r in reads if r is not None)]
+    return Draft(op, call.node, module_name(call.node), read, writes, tensors=tensors, attrs=attrs)
+
+
+@rule(aten.lstm.input)
+def _lstm(call: Call) -> Draft | str:
+    return _recurrent(call, "lstm", call["hx"], 4)
+
+
+@rule(aten.gru.input)
+def _gru(call: Call) -> Draft | str:
+    return _recurrent(call, "gru", [call["hx"]], 3)
+
+
+def _cell(call: Call, op: str, states: list[fx.Node], gates: int) -> Draft | str:
+    names = ("w_ih", "w_hh", "b_ih", "b_hh")
+    given = {n: call.constant(call[n]) for n in names}
+    if given["w_ih"] is None or given["w_hh"] is None:
+        return "its weights are computed"
+    w_ih, w_hh = given["w_ih"].float(), given["w_hh"].float()
+    hidden = w_hh.shape[1]
+    zero = torch.zeros(gates * hidden, device="cpu")
+    tensors = {"weight_ih_l0": w_ih, "weight_hh_l0": w_hh}
+    for n in ("b_ih", "b_hh"):
+        bias = given[n]
+        tensors[f"bias_{n[2:]}_l0"] = zero if bias is None else bias.float()
+    view = call.rows(call["input"])
+    batch = call.build.slots[view.base].steps
+    reads = []
+    for node in states:
+        if _is_zero(call, node):
+            return "starts from a zero state"
+        state = call.rows(node)
+        if call.build.slots[state.base].steps != batch:
+            return "has a state of another batch"
+        reads.append(state.base)
+    attrs = {
+        "hidden": hidden, "layers": 1, "directions": 1, "time": 1, "batch": batch, "batch_first": 0, "last_only": 0,
+    }  # fmt: skip
+    seen = call.build.scaled(view, "", hidden)
+    read = [view.base, *reads]
+    # A cell gives its new h once; as a layer it gives y and h, which are the same numbers.
+    unread = f"{call.node.name}:y"
+    call.build.slots[unread] = Slot(batch * hidden, hidden)
+    if op == "gru":
+        writes = [unread, call.give(call.node, seen, batch * hidden, hidden)]
+    else:
+        parts = {user.args[1]: user for user in call.node.users}
+        writes = [unread]
+        for index in range(2):
+            part = parts.get(index)
+            name = f"{call.node.name}:unread{index}"
+            call.build.slots[name] = Slot(batch * hidden, hidden)
+            writes.append(name if part is None else call.give(part, seen, batch * hidden, hidden))
+    return Draft(op, call.node, module_name(call.node), read, writes, tensors=tensors, attrs=attrs)
+
+
+@rule(aten.lstm_cell.default)
+def _lstm_cell(call: Call) -> Draft | str:
+    return _cell(call, "lstm", call["hx"], 4)
+
+
+@rule(aten.gru_cell.default)
+def _gru_cell(call: Call) -> Draft | str:
+    return _cell(call, "gru", [call["hx"]], 3)

@@ -1,0 +1,131 @@
+"""Which operator a call becomes: one rule per kind of ATen call, found in the files match_*.py.
+
+A rule gets the call and returns a draft, or a sentence saying why it does not fit; the call then stays torch's. A
+sentence that starts with "layout: " says that the same call might fit where the shapes are fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from rtaccel.convert.frontend import layout
+from rtaccel.convert.frontend.layout import View
+from rtaccel.convert.frontend.nodes import Draft, Slot, module_name
+from rtaccel.convert.frontend.view_ops import Arguments
+from rtaccel.core.registry import operators
+
+if TYPE_CHECKING:
+    from rtaccel.convert.frontend.graph import Builder
+
+Rule = Callable[["Call"], "Draft | str"]
+_RULES: dict[Any, Rule] = {}
+
+
+class Refused(Exception):
+    """A call that does not fit, with the sentence saying why: for what rules share."""
+
+
+def rule(*targets: Any) -> Callable[[Rule], Rule]:
+    def add(function: Rule) -> Rule:
+        _RULES.update(dict.fromkeys(targets, function))
+        return function
+
+    return add
+
+
+def match(build: Builder, node: fx.Node) -> Draft | str:
+    from rtaccel.convert.patterns import attention, conv, linear, pointwise, recurrent, sparse  # noqa: F401
+
+    found = _RULES.get(node.target)
+    if found is None:
+        return "no operator computes it"
+    try:
+        draft = found(Call(build, node))
+    except Refused as refusal:
+        return str(refusal)
+    if isinstance(draft, Draft) and draft.op not in operators():
+        return f"there is no operator {draft.op}"
+    return draft
+
+
+class Call:
+    """One call of the graph: its arguments, the constants of the model, and the values it can read."""
+
+    def __init__(self, build: Builder, node: fx.Node) -> None:
+        self.build, self.node, self._arguments = build, node, Arguments(node)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._arguments[name]
+
+    def constant(self, value: Any) -> Tensor | None:
+        """The tensor of an argument that is a parameter, a buffer, or computed from them alone; None for anything else."""
+        return self.build.constants.get(value.name) if isinstance(value, fx.Node) else None
+
+    def view(self, value: Any, dtype: torch.dtype = torch.float32) -> View:
+        """Where a computed tensor lies. Raises Refused where that is not known, or for another dtype."""
+        meta = value.meta.get("val") if isinstance(value, fx.Node) else None
+        if not isinstance(meta, Tensor):
+            raise Refused("its input is no tensor")
+        if self.constant(value) is not None:
+            raise Refused("reads a parameter where operators read activations")
+        if meta.dtype != dtype:
+            raise Refused(f"works on {meta.dtype}, and operators here on {dtype}")
+        view = self.build.view(value)
+        if view is None:
+            raise Refused("layout: its input has no fixed place for each sample")
+        return view
+
+    def rows(self, value: Any) -> View:
+        """A view whose last dimension is a whole row of its value."""
+        view = self.view(value)
+        if not view.dims or view.has_batch(len(view.dims) - 1):
+            raise Refused("layout: its last dimension is not fixed")
+        return self.build.rows(view)
+
+    def width(self, view: View) -> int:
+        return self.build.slots[view.base].width
+
+    def give(self, node: fx.Node, view: View, elements: int, width: int) -> str:
+        """Declares the value of a node: its size, and where the elements of the node's tensor lie in it."""
+        self.build.slots[node.name] = Slot(elements, width)
+        self.build.views[node.name] = View(node.name, view.dims, view.offset)
+        return node.name
+
+    def draft(self, op: str, reads: Sequence[str], view: View, elements: int, width: int, **parts: Any) -> Draft:
+        """A draft whose only value is that of the node."""
+        meta = self.node.meta["val"]
+        if meta.dtype != torch.float32:
+            raise Refused(f"gives {meta.dtype}, and operators here float32")
+        if elements == 0 or any(tensor.numel() == 0 for tensor in parts.get("tensors", {}).values()):
+            raise Refused("has no elements")
+        name = self.give(self.node, view, elements, width)
+        return Draft(op, self.node, module_name(self.node), list(reads), [name], **parts)
+
+    def row_wise(self, op: str, view: View, width: int, *more: str, **parts: Any) -> Draft:
+        """A draft that has a row of `width` for each row of `view`, which `rows` gave."""
+        steps = self.build.slots[view.base].steps
+        result = self.build.scaled(view, self.node.name, width)
+        return self.draft(op, [view.base, *more], result, steps * width, width, **parts)
+
+    def spread(self, constant: Tensor, view: View) -> Tensor:
+        """A constant that broadcasts against a tensor, as the rows of its value: [steps, width], or [width] where all
+        rows are alike. Raises Refused where it differs from sample to sample."""
+        shape = [prod(a.size for a in dim if not a.batch) for dim in view.dims]  # of one sample
+        full = list(view.shape)
+        if constant.dim() > len(full) or any(c not in (1, f) for c, f in zip(reversed(constant.shape), reversed(full))):
+            raise Refused(f"has a constant of shape {list(constant.shape)}, which makes its result larger")
+        padded = constant.reshape(*([1] * (len(full) - constant.dim())), *constant.shape)
+        if any(view.has_batch(i) and padded.shape[i] != 1 for i in range(len(full))):
+            raise Refused("has a constant for each sample")
+        slot = self.build.slots[view.base]
+        place = torch.from_numpy(np.ascontiguousarray(layout.offsets(view).reshape(-1)))
+        table = torch.empty(slot.elements, dtype=torch.float32, device="cpu")
+        table[place] = padded.detach().float().cpu().expand(shape).reshape(-1)
+        rows = table.reshape(slot.steps, slot.width)
+        return rows[0].clone() if bool((rows == rows[:1]).all()) else rows
