@@ -197,7 +197,7 @@ def test_a_word_that_does_not_come(
 ) -> None:
     """Message 3 lacks a word of the second program, of each kind: no number is made up, and a reset mends it."""
     plain, features, cut = two
-    half = 2 * 12  # words of both slots of a layer
+    half = 2 * 12  # words of both buffers of a layer
     for dropped in (12 + 7, half + 12 + 7, 2 * half + 12 + 7):
         devices(cut, dropped=dropped, looks=400)
         live = staying(plain)

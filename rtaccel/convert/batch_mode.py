@@ -10,40 +10,40 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.convert.build_graph import build_graph
 from rtaccel.convert.frontend.export import Captured, capture
-from rtaccel.convert.frontend.graph import DraftGraph
+from rtaccel.convert.frontend.graph import OpGraph
 
 
-def best_form(model: nn.Module, args: tuple[Any, ...]) -> tuple[Captured, DraftGraph]:
+def choose_batch_mode(model: nn.Module, args: tuple[Any, ...]) -> tuple[Captured, OpGraph]:
     """The model captured and matched. Forms are tried in the order of what they leave open: any number of samples; the
     samples of the example, each on its own; all of the example as one. The next is only tried where a call of the last
     did not fit for the way its tensors lie. Raises UnsupportedProblem where torch.export cannot capture the model."""
     captured = capture(model, args)
     if captured.any_batch:
         graph = build_graph(captured, _traced(captured))
-        if not graph.other_form:
+        if not graph.may_fit_fixed:
             return captured, graph
         best = captured, graph
         captured = capture(model, args, fixed=True)
         found = build_graph(captured, None)
-        if found.left_alone >= graph.left_alone:
+        if found.fallback_count >= graph.fallback_count:
             return best
         why = "so more of the model is native"
         return replace(captured, batch=replace(captured.batch, why=(*captured.batch.why, why))), found
     return _fixed(captured, args)
 
 
-def fixed_form(model: nn.Module, args: tuple[Any, ...]) -> tuple[Captured, DraftGraph]:
+def fixed_batch_mode(model: nn.Module, args: tuple[Any, ...]) -> tuple[Captured, OpGraph]:
     """The model captured with the shapes of the example alone."""
     return _fixed(capture(model, args, fixed=True), args)
 
 
-def _fixed(captured: Captured, args: tuple[Any, ...]) -> tuple[Captured, DraftGraph]:
+def _fixed(captured: Captured, args: tuple[Any, ...]) -> tuple[Captured, OpGraph]:
     candidates = []
     for batch in _fixed_forms(args):
         candidates.append(build_graph(captured, batch))
-        if not candidates[-1].left_alone:
+        if not candidates[-1].fallback_count:
             return captured, candidates[-1]
-    return captured, min(candidates, key=lambda graph: graph.left_alone)
+    return captured, min(candidates, key=lambda graph: graph.fallback_count)
 
 
 def _fixed_forms(args: tuple[Any, ...]) -> tuple[int | None, ...]:

@@ -6,29 +6,31 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rtaccel.convert.frontend.export import Captured
-from rtaccel.convert.frontend.graph import Builder, DraftGraph
-from rtaccel.convert.frontend.nodes import Draft
-from rtaccel.convert.passes.eliminate_dead_rows import trim
+from rtaccel.convert.frontend.graph import Builder, OpGraph
+from rtaccel.convert.frontend.nodes import OpNode
+from rtaccel.convert.passes.eliminate_dead_rows import eliminate_dead_rows
 from rtaccel.convert.passes.fuse_epilogue import fold
 from rtaccel.convert.patterns.rules import match
 
 
-def build_graph(captured: Captured, batch: int | None, windowed: bool = False) -> DraftGraph:
+def build_graph(captured: Captured, batch: int | None, windowed: bool = False) -> OpGraph:
     """batch: the samples of dimension 0, or None for tensors taken as one. windowed: rows stay where they are, for a stream."""
     graph = Builder(captured, batch, match, windowed).build()
     kept = {o for o in graph.outputs if isinstance(o, str)}
     kept |= {graph.views[o].base for o in kept if o in graph.views}
-    drafts = _used(fold(_used(graph.drafts, kept), kept), kept)
+    op_nodes = _used(fold(_used(graph.op_nodes, kept), kept), kept)
     if not windowed:
-        drafts = fold(trim(drafts, graph.slots, kept), kept)  # what lay between two calls may be gone
-    return replace(graph, drafts=tuple(drafts))
+        op_nodes = fold(
+            eliminate_dead_rows(op_nodes, graph.buffers, kept), kept
+        )  # what lay between two calls may be gone
+    return replace(graph, op_nodes=tuple(op_nodes))
 
 
-def _used(drafts: Sequence[Draft], kept: set[str]) -> list[Draft]:
+def _used(op_nodes: Sequence[OpNode], kept: set[str]) -> list[OpNode]:
     """Without what nobody reads: a call that only fed something folded away."""
-    found = list(drafts)
+    found = list(op_nodes)
     while True:
-        read = kept | {name for draft in found for name in draft.reads}
+        read = kept | {name for op_node in found for name in op_node.reads}
         remaining = [d for d in found if read & {*d.writes}]
         if len(remaining) == len(found):
             return remaining

@@ -1,4 +1,4 @@
-"""From drafts to a program: schemes become numbers for each layer, calibration gives the static ranges."""
+"""From nodes to a program: schemes become numbers for each layer, calibration gives the static ranges."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from rtaccel.convert.frontend.export import Captured
-from rtaccel.convert.frontend.graph import DraftGraph
-from rtaccel.convert.frontend.nodes import Draft
+from rtaccel.convert.frontend.graph import OpGraph
+from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.passes.emit import Emitter
 from rtaccel.convert.passes.fuse_norm import fuse_norms
 from rtaccel.convert.passes.program import Program
@@ -24,14 +24,14 @@ from rtaccel.core.sparsity import SparsityMap
 
 def lower(
     captured: Captured,
-    graph: DraftGraph,
+    graph: OpGraph,
     scheme: SchemeMap,
     calibration: Any,
     states: frozenset[str] | None = None,
     even: bool = True,
     sparsity: SparsityMap | None = None,
 ) -> Program:
-    """The whole way from drafts to a program. Raises typed errors; nothing is half done.
+    """The whole way from nodes to a program. Raises typed errors; nothing is half done.
 
     even: whether the columns of an input may be brought to one range, which takes a pointwise kernel that writes int8.
     sparsity: patterns to prune linear layers to.
@@ -42,49 +42,52 @@ def lower(
     if sparsity is not None:
         graph = pruned(graph, sparsity, notes)
     wanted: dict[str, Any] = {}
-    for draft in graph.drafts:
-        if draft.op not in SCHEMES:
+    for op_node in graph.op_nodes:
+        if op_node.op not in SCHEMES:
             continue
-        layers[draft.writes[0]] = layer = decide_draft(draft, scheme, calibration is not None, notes)
+        layers[op_node.writes[0]] = layer = decide_draft(op_node, scheme, calibration is not None, notes)
         if layer.observer is not None:
-            wanted[_node(draft.reads[0])] = layer.observer
+            wanted[_node(op_node.reads[0])] = layer.observer
     recurrent = {
-        draft.node.name: draft
-        for draft in graph.drafts
-        if draft.op in ("lstm", "gru") and layers[draft.writes[0]].observer is not None
+        op_node.node.name: op_node
+        for op_node in graph.op_nodes
+        if op_node.op in ("lstm", "gru") and layers[op_node.writes[0]].observer is not None
     }
     hidden = {
-        node: HiddenObserver(draft.name, states is None and len(draft.reads) > 1) for node, draft in recurrent.items()
+        node: HiddenObserver(op_node.name, states is None and len(op_node.reads) > 1)
+        for node, op_node in recurrent.items()
     }
     columns = column_observers(captured, graph, layers, states is not None) if even else {}
     quants = calibrate(captured, calibration, wanted, hidden, columns) if wanted else {}
-    graph = replace(graph, drafts=tuple(_evened(draft, layers, columns, notes) for draft in graph.drafts))
-    for draft in graph.drafts:
-        found = layers.get(draft.writes[0])
+    graph = replace(graph, op_nodes=tuple(_evened(op_node, layers, columns, notes) for op_node in graph.op_nodes))
+    for op_node in graph.op_nodes:
+        found = layers.get(op_node.writes[0])
         if found is not None and found.observer is not None:
-            layers[draft.writes[0]] = replace(found, quant=quants[_node(draft.reads[0])])
-    for node, draft in recurrent.items():
+            layers[op_node.writes[0]] = replace(found, quant=quants[_node(op_node.reads[0])])
+    for node, op_node in recurrent.items():
         scale = hidden[node].scale
         if scale is None:
             notes.append(
-                f"{draft.name}: h has the scale of its bound, 1: calibration starts every call from zero states"
+                f"{op_node.name}: h has the scale of its bound, 1: calibration starts every call from zero states"
             )
-        layers[draft.writes[0]] = replace(layers[draft.writes[0]], h_scale=scale)
+        layers[op_node.writes[0]] = replace(layers[op_node.writes[0]], h_scale=scale)
     made = Emitter(captured, graph, layers, states).program(tuple(notes))
     return replace(made, source=Skeleton.of(captured, graph, layers, states))
 
 
-def _evened(draft: Draft, layers: dict[str, Layer], columns: Mapping[str, ColumnObserver], notes: list[str]) -> Draft:
-    """The draft with the columns of its input at one range, where calibration found that better."""
-    seen = columns.get(draft.reads[0]) if draft.reads else None
+def _evened(
+    op_node: OpNode, layers: dict[str, Layer], columns: Mapping[str, ColumnObserver], notes: list[str]
+) -> OpNode:
+    """The node with the columns of its input at one range, where calibration found that better."""
+    seen = columns.get(op_node.reads[0]) if op_node.reads else None
     if seen is None or seen.factor is None:
-        return draft
-    layers[draft.writes[0]] = replace(layers[draft.writes[0]], factor=seen.factor)
+        return op_node
+    layers[op_node.writes[0]] = replace(layers[op_node.writes[0]], factor=seen.factor)
     ratio = float(seen.factor.max() / seen.factor.min())
     notes.append(
-        f"{draft.name}: each column of {seen.name} is brought to one range before int8, by factors up to {ratio:.3g} apart"
+        f"{op_node.name}: each column of {seen.name} is brought to one range before int8, by factors up to {ratio:.3g} apart"
     )
-    return evened(draft, seen.factor)
+    return evened(op_node, seen.factor)
 
 
 def _node(value: str) -> str:

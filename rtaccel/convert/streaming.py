@@ -17,8 +17,8 @@ from torch import nn
 
 from rtaccel.convert.build_graph import build_graph
 from rtaccel.convert.frontend.export import Captured, capture
-from rtaccel.convert.frontend.graph import DraftGraph
-from rtaccel.convert.frontend.nodes import ROW_WISE, Draft, Slot
+from rtaccel.convert.frontend.graph import OpGraph
+from rtaccel.convert.frontend.nodes import ROW_WISE, Buffer, OpNode
 from rtaccel.convert.passes.fuse_epilogue import fold
 from rtaccel.core.errors import UnsupportedProblem
 
@@ -29,11 +29,11 @@ LENGTHS = (61, 67)
 
 @dataclass(frozen=True)
 class Streamed:
-    """A captured model as drafts over one moment. states: names of values kept from call to call. memory: for how many
+    """A captured model as nodes over one moment. states: names of values kept from call to call. memory: for how many
     further calls a moment is felt, -1 for ever. output: name of what a call gives. form: where the moments were."""
 
     captured: Captured
-    graph: DraftGraph
+    graph: OpGraph
     states: frozenset[str]
     memory: int
     form: tuple[str, ...]
@@ -49,7 +49,7 @@ class _Time:
     felt: int
 
 
-def stream_drafts(model: nn.Module, features: int, dtype: torch.dtype, calibrated: tuple[int, ...] | None) -> Streamed:
+def stream_graph(model: nn.Module, features: int, dtype: torch.dtype, calibrated: tuple[int, ...] | None) -> Streamed:
     """Tries the forms a window can have: [batch, time, features], [batch, features, time], [time, batch, features].
 
     calibrated: shape of a calibration window, whose length is then that of the trace.
@@ -91,43 +91,43 @@ def _streamed(model: nn.Module, window: torch.Tensor, length: int, form: tuple[s
     if len(captured.inputs) != 1:
         raise _no(f"{len(captured.inputs)} inputs")
     graph = build_graph(captured, None, windowed=True)
-    left = [d for d in graph.drafts if d.op == "torch"]
+    left = [d for d in graph.op_nodes if d.op == "torch"]
     if left:
         raise _no(f"{left[0].name}: {left[0].reason}")
     return _Walk(captured, graph, length, form).run()
 
 
 class _Walk:
-    """Rewrites drafts in order. One use."""
+    """Rewrites nodes in order. One use."""
 
-    def __init__(self, captured: Captured, graph: DraftGraph, length: int, form: tuple[str, ...]) -> None:
+    def __init__(self, captured: Captured, graph: OpGraph, length: int, form: tuple[str, ...]) -> None:
         self.captured, self.graph, self.length, self.form = captured, graph, length, form
-        self.slots = {name: replace(slot) for name, slot in graph.slots.items()}
+        self.buffers = {name: replace(buffer) for name, buffer in graph.buffers.items()}
         self.times: dict[str, _Time] = {}
         self.real: dict[str, str] = {}  # a value that is another's rows over another time: that other
         self.states: set[str] = set()
-        self.drafts: list[Draft] = []
+        self.op_nodes: list[OpNode] = []
 
     def run(self) -> Streamed:
         source = self.captured.inputs[0]
-        slot = self.slots[source]
-        if slot.elements % self.length or (slot.width and slot.elements // slot.width != self.length):
+        buffer = self.buffers[source]
+        if buffer.elements % self.length or (buffer.width and buffer.elements // buffer.width != self.length):
             raise _no("an input whose rows are not moments")
-        slot.width = slot.elements // self.length
+        buffer.width = buffer.elements // self.length
         self.times[source] = _Time(0, self.length, 0)
-        for draft in self.graph.drafts:
-            self._take(draft)
+        for op_node in self.graph.op_nodes:
+            self._take(op_node)
         found = [self._output(o) for o in self.graph.outputs if isinstance(o, str)]
         outputs = [o for o in found if o is not None]
         if not outputs:
             raise _no("no output over time")
         felt = [time.felt for name, time in self.times.items() if self.real.get(name, name) in outputs]
         for name in set(self.times) - set(self.real):
-            self.slots[name] = Slot(self.slots[name].width, self.slots[name].width, self.slots[name].dtype)
+            self.buffers[name] = Buffer(self.buffers[name].width, self.buffers[name].width, self.buffers[name].dtype)
         graph = replace(
             self.graph,
-            drafts=tuple(fold(self.drafts, {*outputs})),
-            slots=self.slots,
+            op_nodes=tuple(fold(self.op_nodes, {*outputs})),
+            buffers=self.buffers,
             views={},
             outputs=tuple(outputs),
             trailing={},
@@ -151,86 +151,86 @@ class _Walk:
     def _newest(self, time: _Time) -> int:
         return self.length - 1 - time.shift
 
-    def _take(self, draft: Draft) -> None:
-        if any(r not in self.times for r in draft.reads):
-            raise _no(f"{draft.name}, which reads the final state of a recurrent layer")
-        times = [self.times[r] for r in draft.reads]
-        draft = replace(draft, reads=[self.real.get(r, r) for r in draft.reads], attrs=dict(draft.attrs))
-        if draft.op in (*ROW_WISE, "concat", "embedding"):
-            self._rows(draft, times)
-        elif draft.op == "rearrange":
-            self._gather(draft, times[0])
-        elif draft.op == "conv":
-            self._conv(draft, times)
-        elif draft.op in ("lstm", "gru"):
-            self._recurrent(draft, times[0])
+    def _take(self, op_node: OpNode) -> None:
+        if any(r not in self.times for r in op_node.reads):
+            raise _no(f"{op_node.name}, which reads the final state of a recurrent layer")
+        times = [self.times[r] for r in op_node.reads]
+        op_node = replace(op_node, reads=[self.real.get(r, r) for r in op_node.reads], attrs=dict(op_node.attrs))
+        if op_node.op in (*ROW_WISE, "concat", "embedding"):
+            self._rows(op_node, times)
+        elif op_node.op == "rearrange":
+            self._gather(op_node, times[0])
+        elif op_node.op == "conv":
+            self._conv(op_node, times)
+        elif op_node.op in ("lstm", "gru"):
+            self._recurrent(op_node, times[0])
         else:
-            raise _no(f"{draft.name} ({draft.op}), which looks at all moments at once")
+            raise _no(f"{op_node.name} ({op_node.op}), which looks at all moments at once")
 
-    def _rows(self, draft: Draft, times: Sequence[_Time]) -> None:
+    def _rows(self, op_node: OpNode, times: Sequence[_Time]) -> None:
         if len({(t.shift if t.steps else None, t.steps) for t in times}) != 1:
-            raise _no(f"{draft.name}, which brings different moments together")
-        self._emit(draft, replace(times[0], felt=_longest(times)))
+            raise _no(f"{op_node.name}, which brings different moments together")
+        self._emit(op_node, replace(times[0], felt=_longest(times)))
 
-    def _emit(self, draft: Draft, time: _Time) -> None:
-        out = draft.writes[0]
-        if time.steps and self.slots[out].steps != time.steps:
-            raise _no(f"{draft.name}, whose rows are not moments")
-        self.drafts.append(draft)
+    def _emit(self, op_node: OpNode, time: _Time) -> None:
+        out = op_node.writes[0]
+        if time.steps and self.buffers[out].steps != time.steps:
+            raise _no(f"{op_node.name}, whose rows are not moments")
+        self.op_nodes.append(op_node)
         self.times[out] = time
 
-    def _gather(self, draft: Draft, time: _Time) -> None:
+    def _gather(self, op_node: OpNode, time: _Time) -> None:
         """Rows of a value: a run of them is another shift, the newest alone is the moment itself."""
-        rows = draft.attrs.get("rows")
-        source, out = draft.reads[0], draft.writes[0]
+        rows = op_node.attrs.get("rows")
+        source, out = op_node.reads[0], op_node.writes[0]
         if rows is None and source in self.captured.inputs:
-            width, index = self.slots[source].width, draft.attrs["index"]
+            width, index = self.buffers[source].width, op_node.attrs["index"]
             moments = range(index[0], index[0] + len(index) // width)
             turned = tuple(c * self.length + r for r in moments for c in range(width))
-            if index == turned and self.slots[out].width == width:
+            if index == turned and self.buffers[out].width == width:
                 rows = tuple(moments)  # [features, moments] turned round, or a part of it: a moment is the same
         if rows is None or not time.steps or rows != tuple(range(rows[0], rows[0] + len(rows))):
-            raise _no(f"{draft.name}, which picks other elements than whole moments in order")
+            raise _no(f"{op_node.name}, which picks other elements than whole moments in order")
         if len(rows) == 1 and time.steps > 1:
             if rows[0] != self._newest(time):
-                raise _no(f"{draft.name}, which reads another moment than the newest")
+                raise _no(f"{op_node.name}, which reads another moment than the newest")
             time = _Time(0, 0, time.felt)
         else:
             time = _Time(time.shift + rows[0], len(rows), time.felt)
         self.real[out], self.times[out] = source, time
 
-    def _conv(self, draft: Draft, times: Sequence[_Time]) -> None:
-        a = draft.attrs
+    def _conv(self, op_node: OpNode, times: Sequence[_Time]) -> None:
+        a = op_node.attrs
         if a["in_size"][0] != 1 or a["kernel"][0] != 1 or a["stride"] != (1, 1) or not times[0].steps:
-            raise _no(f"{draft.name}, a convolution over something else than moments, or with a stride")
+            raise _no(f"{op_node.name}, a convolution over something else than moments, or with a stride")
         taps, dilation = a["kernel"][1], a["dilation"][1]
         reach = (taps - 1) * dilation
         shift = times[0].shift + reach - a["padding"][1]
         time = _Time(shift, a["out_size"][1], _longest([_Time(0, 0, _plus(times[0].felt, reach)), *times[1:]]))
         if any((t.shift, t.steps) != (shift, time.steps) for t in times[1:]):
-            raise _no(f"{draft.name}, whose residual is of other moments")
-        x, channels = draft.reads[0], self.slots[draft.reads[0]].width
-        ring = f"{draft.writes[0]}:ring"
-        self.slots[ring] = Slot((reach + 1) * channels, channels)
+            raise _no(f"{op_node.name}, whose residual is of other moments")
+        x, channels = op_node.reads[0], self.buffers[op_node.reads[0]].width
+        ring = f"{op_node.writes[0]}:ring"
+        self.buffers[ring] = Buffer((reach + 1) * channels, channels)
         self.states.add(ring)
         attrs: dict[str, Any] = {k: a[k] for k in ("groups", "activation", "activation_parameter") if k in a}
         attrs |= {"stream": 1, "kernel": (1, taps), "dilation": (1, dilation)}
-        made = replace(draft, reads=[x, ring, *draft.reads[1:]], writes=[draft.writes[0], ring], attrs=attrs)
+        made = replace(op_node, reads=[x, ring, *op_node.reads[1:]], writes=[op_node.writes[0], ring], attrs=attrs)
         self._emit(made, time)
 
-    def _recurrent(self, draft: Draft, time: _Time) -> None:
-        a = draft.attrs
-        if a["directions"] != 1 or a["batch"] != 1 or len(draft.reads) != 1 or not time.steps:
-            raise _no(f"{draft.name}, which runs backwards, or starts from a state that is given")
+    def _recurrent(self, op_node: OpNode, time: _Time) -> None:
+        a = op_node.attrs
+        if a["directions"] != 1 or a["batch"] != 1 or len(op_node.reads) != 1 or not time.steps:
+            raise _no(f"{op_node.name}, which runs backwards, or starts from a state that is given")
         if a["time"] != time.steps or self._newest(time) != time.steps - 1:
-            raise _no(f"{draft.name}, which reads moments still to come")
+            raise _no(f"{op_node.name}, which reads moments still to come")
         rows, hidden = a["layers"], a["hidden"]
-        names = [f"{draft.writes[0]}:{part}" for part in (("h", "c") if draft.op == "lstm" else ("h",))]
+        names = [f"{op_node.writes[0]}:{part}" for part in (("h", "c") if op_node.op == "lstm" else ("h",))]
         for name in names:
-            self.slots[name] = Slot(rows * hidden, hidden)
+            self.buffers[name] = Buffer(rows * hidden, hidden)
             self.states.add(name)
         attrs = {**a, "time": 1, "batch_first": 1, "last_only": 0}
-        made = replace(draft, reads=[draft.reads[0], *names], writes=[draft.writes[0], *names], attrs=attrs)
+        made = replace(op_node, reads=[op_node.reads[0], *names], writes=[op_node.writes[0], *names], attrs=attrs)
         self._emit(made, _Time(time.shift, time.steps, -1))
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from rtaccel.convert.batch_mode import best_form, fixed_form
+from rtaccel.convert.batch_mode import choose_batch_mode, fixed_batch_mode
 from rtaccel.convert.frontend.attribute_state import attribute_state
 from rtaccel.convert.frontend.export import Captured, shared_batch
-from rtaccel.convert.frontend.graph import DraftGraph
+from rtaccel.convert.frontend.graph import OpGraph
 from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.convert.lower import lower
 from rtaccel.core.errors import UnsupportedProblem
@@ -25,7 +25,7 @@ from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.verify import narrowed, other_values, verified
 
-Build = Callable[[Captured, DraftGraph], CompiledModel]
+Build = Callable[[Captured, OpGraph], CompiledModel]
 
 SWAPPED_TOLERANCE = 5e-2
 """Of layers that are int8 already: a sum in another order can fall into the next step."""
@@ -78,7 +78,7 @@ def _build_verified(
         check_state("compile", model, args)
         advance()
         private = private_copy("compile", model)
-        captured, graph = best_form(private, args)
+        captured, graph = choose_batch_mode(private, args)
         advance()
         log.debug(
             "%s: exported in %.2f s, batch size %s", type(model).__name__, time.perf_counter() - start, captured.batch
@@ -89,7 +89,7 @@ def _build_verified(
         return build(captured, graph)
     example = shared_batch(args)
     reference = private_copy("compile", model)
-    tolerance = SWAPPED_TOLERANCE if any(d.swapped for d in graph.drafts) else None
+    tolerance = SWAPPED_TOLERANCE if any(d.swapped for d in graph.op_nodes) else None
     on_cpu = all(t.device.type == "cpu" for t in captured.constants.values())
     for attempt in ("open", "fixed"):
         fast = build(captured, graph) if exact else None
@@ -106,7 +106,7 @@ def _build_verified(
         differs = found.failed[worst]
         log.info("%s: with a batch of %s %s", type(model).__name__, worst, differs)
         if attempt == "open" and not captured.batch.fixed and captured.any_batch:
-            captured, graph = fixed_form(private, args)
+            captured, graph = fixed_batch_mode(private, args)
             why = f"with a batch of {worst} {differs}"
             captured = replace(captured, batch=replace(captured.batch, why=(*captured.batch.why, why)))
             continue
@@ -119,7 +119,7 @@ def _build_verified(
     )
 
 
-def _float32(captured: Captured, graph: DraftGraph, args: tuple[Any, ...], names: tuple[str, ...]) -> CompiledModel:
+def _float32(captured: Captured, graph: OpGraph, args: tuple[Any, ...], names: tuple[str, ...]) -> CompiledModel:
     program = lower(captured, graph, SchemeMap("float32"), None, even=False)
     rows = max(1, program.samples(pytree.tree_leaves(args)))
     return CompiledModel(program, Options(rows, batch=program.batch), names)

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from rtaccel.backends.cuda_errors import NEXT, dead
 from rtaccel.convert.frontend.batches import signature_of
 from rtaccel.convert.frontend.export import Captured, check_example, shared_batch
-from rtaccel.convert.frontend.graph import DraftGraph
+from rtaccel.convert.frontend.graph import OpGraph
 from rtaccel.convert.lower import lower
 from rtaccel.convert.module_swap.name_patterns import unmatched
 from rtaccel.convert.passes import sparse_gpu
@@ -99,7 +99,7 @@ def compile(
     names = () if signature is None else tuple(signature.parameters)[: len(args)]
     title = type(model).__name__
 
-    def built(captured: Captured, graph: DraftGraph) -> CompiledModel:
+    def built(captured: Captured, graph: OpGraph) -> CompiledModel:
         even = device == "cpu" and backend in (None, "cpu", "portable")
         program = lower(captured, graph, schemes, calibration, even=even, sparsity=patterns)
         rows = max(1, program.samples(pytree.tree_leaves(args)))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from rtaccel.convert.batch_mode import best_form
+from rtaccel.convert.batch_mode import choose_batch_mode
 from rtaccel.convert.frontend.export import check_example
 from rtaccel.convert.lower import lower
 from rtaccel.convert.passes.program import GroupStep, Program
@@ -36,7 +36,7 @@ def kernels_of(
     data do.
     """
     args = check_example(model, example_inputs)
-    captured, graph = best_form(model, args)
+    captured, graph = choose_batch_mode(model, args)
     program = lower(captured, graph, SchemeMap(scheme), calibration, even=False)
     rows = max(1, program.samples(pytree.tree_leaves(args)))
     return _recorded(in_modelled_form(program, rows), rows)
@@ -64,7 +64,7 @@ def resident_kernels_of(
     if streamed:
         program, _, _ = stream_program(model, args[0], scheme, calibration, True)
     else:
-        captured, graph = best_form(model, args)
+        captured, graph = choose_batch_mode(model, args)
         program = lower(captured, graph, SchemeMap(scheme), calibration, even=False)
     groups = [step.group for step in program.steps if isinstance(step, GroupStep)]
     if len(groups) != 1 or len(program.steps) != 1:

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from rtaccel.backends.cuda_errors import translated
 from rtaccel.backends.cuda_persistent import refuse_loading
-from rtaccel.convert.passes.program import GroupStep, Program, TorchStep
+from rtaccel.convert.passes.program import FallbackStep, GroupStep, Program
 from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.plan.choose import Choice
@@ -29,7 +29,7 @@ from rtaccel.runtime.options import Options
 class Step:
     """One step made ready. plan: what runs a group. choices: the kernels of a group. reason: why torch keeps a call."""
 
-    source: GroupStep | TorchStep
+    source: GroupStep | FallbackStep
     name: str
     plan: Any = None
     choices: tuple[Choice, ...] = ()
@@ -180,7 +180,7 @@ class Executor:
         env.update(zip(self.program.inputs, leaves))
         with torch.no_grad():
             for step in self.steps:
-                if isinstance(step.source, TorchStep):
+                if isinstance(step.source, FallbackStep):
                     node = step.source.node
                     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self._value(n.name, env))
                     env[node.name] = node.target(*args, **kwargs)  # type: ignore[operator]
@@ -248,7 +248,7 @@ def build_executor(program: Program, options: Options) -> Executor:
 def _planned(program: Program, options: Options) -> Executor:
     steps = []
     for source in program.steps:
-        if isinstance(source, TorchStep):
+        if isinstance(source, FallbackStep):
             steps.append(Step(source, source.name, reason=f"{source.reason}: it stays an ordinary torch call"))
             continue
         plan, choices = plan_group(
@@ -277,7 +277,7 @@ def _resident(program: Program, options: Options) -> Executor:
     source = program.steps[0]
     plain = Executor(program, [Step(source, "resident", StagedPlan(Group((), (), ()), [], ANY_BATCH, "cpu"))], options)
     if len(program.steps) != 1 or not isinstance(source, GroupStep) or plain.direct is None:
-        names = ", ".join(s.name if isinstance(s, TorchStep) else "a group of stages" for s in program.steps)
+        names = ", ".join(s.name if isinstance(s, FallbackStep) else "a group of stages" for s in program.steps)
         raise UnsupportedProblem(
             "persistent", names, "a model that is one chain of layers with tensors as arguments", "Use mode='graph'."
         )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from rtaccel.convert.passes.program import GroupStep, TorchStep
+from rtaccel.convert.passes.program import FallbackStep, GroupStep
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Problem
@@ -101,11 +101,11 @@ class _Walk:
         executor = self.executor
         env: dict[str, Any] = {**executor._constants, **dict(zip(executor.program.inputs, leaves))}
         for step in executor.steps:
-            if isinstance(step.source, TorchStep):
+            if isinstance(step.source, FallbackStep):
                 env[step.source.node.name] = self._torch(step, step.source.node, env)
             else:
                 self._group(step, step.source, env)
-        if any(isinstance(step.source, TorchStep) or isinstance(step.plan, StagedPlan) for step in executor.steps):
+        if any(isinstance(step.source, FallbackStep) or isinstance(step.plan, StagedPlan) for step in executor.steps):
             self.notes.append("stages launched from Python are timed from Python: about 0.1 us of each is the clock")
             self.reading_ns = self.reading_ns or _clock_ns()
         return StageProfile(tuple(self.found), self.whole_us, self.reading_ns, self.calls, tuple(self.notes))

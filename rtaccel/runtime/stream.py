@@ -16,7 +16,7 @@ from rtaccel.convert.lower import lower
 from rtaccel.convert.passes.program import Argument, Program
 from rtaccel.convert.passes.sparse import in_fastest_form
 from rtaccel.convert.quantization.calibrate import as_args, batches_of
-from rtaccel.convert.streaming import LENGTHS, stream_drafts
+from rtaccel.convert.streaming import LENGTHS, stream_graph
 from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
@@ -196,7 +196,7 @@ def stream_program(
     persistent: for a kernel that stays on a GPU."""
     windows = None if calibration is None else [as_args(b)[0] for b in batches_of("stream", calibration)]
     features = step.shape[1] if step.dim() == 2 else 1
-    streamed = stream_drafts(model, features, step.dtype, tuple(windows[0].shape) if windows else None)
+    streamed = stream_graph(model, features, step.dtype, tuple(windows[0].shape) if windows else None)
     singles = None if windows is None else _singles(windows, streamed.form.index("batch"))
     program = lower(streamed.captured, streamed.graph, SchemeMap(scheme), singles, streamed.states, even=not persistent)
     shape = (None, features) if step.dim() == 2 else (None,)

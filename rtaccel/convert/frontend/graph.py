@@ -1,4 +1,4 @@
-"""From a captured graph to drafts over stored values: what is dead is dropped, what only looks at a value is a view."""
+"""From a captured graph to nodes over stored values: what is dead is dropped, what only looks at a value is a view."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from torch import Tensor, fx
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.export import Captured
 from rtaccel.convert.frontend.layout import View
-from rtaccel.convert.frontend.nodes import Draft, Slot, module_name
+from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
 from rtaccel.convert.frontend.view_ops import look
 
 _DTYPES = {torch.float32: "float32", torch.int64: "int64"}
 
 
-Match = Callable[["Builder", fx.Node], "Draft | str"]
+Match = Callable[["Builder", fx.Node], "OpNode | str"]
 
 
 @dataclass(frozen=True)
-class DraftGraph:
-    """drafts in order. slots: the stored values. views: node name -> where its elements lie.
+class OpGraph:
+    """nodes in order. buffers: the stored values. views: node name -> where its elements lie.
     outputs: names of values or nodes, or numbers and None as they are. trailing: how a value that the model returns is
     shaped. batch: whether dimension 0 of the inputs is samples.
     constants: parameters, buffers and what is computed from them alone."""
 
-    drafts: tuple[Draft, ...]
-    slots: dict[str, Slot]
+    op_nodes: tuple[OpNode, ...]
+    buffers: dict[str, Buffer]
     views: dict[str, View]
     outputs: tuple[Any, ...]
     trailing: dict[str, tuple[int, ...]]
@@ -40,13 +40,13 @@ class DraftGraph:
     constants: dict[str, Tensor]
 
     @property
-    def left_alone(self) -> int:
-        return sum(d.op == "torch" for d in self.drafts)
+    def fallback_count(self) -> int:
+        return sum(d.op == "torch" for d in self.op_nodes)
 
     @property
-    def other_form(self) -> bool:
+    def may_fit_fixed(self) -> bool:
         """Whether a call is left alone for the way its tensors lie: with fixed shapes it might be taken."""
-        return any(d.layout for d in self.drafts)
+        return any(d.layout for d in self.op_nodes)
 
 
 class Builder:
@@ -58,13 +58,13 @@ class Builder:
         self.captured, self.batch, self.windowed, self._match = captured, batch, windowed, match
         self.constants = dict(captured.constants)
         self.views: dict[str, View] = {}
-        self.slots: dict[str, Slot] = {}
-        self.drafts: list[Draft] = []
+        self.buffers: dict[str, Buffer] = {}
+        self.op_nodes: list[OpNode] = []
         self.parts: dict[str, tuple[View, ...]] = {}  # of a call that gives several views
         self.trailing: dict[str, tuple[int, ...]] = {}
         self._packed: dict[tuple[str, int, bytes], str] = {}
 
-    def build(self) -> DraftGraph:
+    def build(self) -> OpGraph:
         """One node for each call that a result needs; nothing is fused or left out yet."""
         nodes = list(self.captured.graph.nodes)
         output_node = next(n for n in nodes if n.op == "output")
@@ -75,8 +75,14 @@ class Builder:
             elif node.op == "call_function" and node in needed:
                 self._call(node)
         outputs = tuple(self._output(o) if isinstance(o, fx.Node) else o for o in output_node.args[0])
-        return DraftGraph(
-            tuple(self.drafts), self.slots, self.views, outputs, self.trailing, self.batch is not None, self.constants
+        return OpGraph(
+            tuple(self.op_nodes),
+            self.buffers,
+            self.views,
+            outputs,
+            self.trailing,
+            self.batch is not None,
+            self.constants,
         )
 
     def _call(self, node: fx.Node) -> None:
@@ -85,9 +91,9 @@ class Builder:
         found = self._match(self, node)
         if isinstance(found, str):
             found = self._torch(node, found)
-        self.drafts.append(found)
+        self.op_nodes.append(found)
 
-    def _torch(self, node: fx.Node, reason: str) -> Draft:
+    def _torch(self, node: fx.Node, reason: str) -> OpNode:
         reads = []
         for source in node.all_input_nodes:
             view = self.views.get(source.name)
@@ -95,7 +101,7 @@ class Builder:
         self.adopt(node)
         layout_bound = reason.startswith("layout: ")
         reason = reason.removeprefix("layout: ")
-        return Draft("torch", node, _label(node), reads, [node.name], reason=reason, layout=layout_bound)
+        return OpNode("torch", node, _label(node), reads, [node.name], reason=reason, layout=layout_bound)
 
     def _is_constant(self, node: fx.Node) -> bool:
         """Computes what depends on parameters alone, or on nothing, once and for all."""
@@ -134,17 +140,17 @@ class Builder:
         if prod(shape) == 0:
             return
         self.views[node.name] = layout.dense(node.name, shape, self.batch)
-        self.slots[node.name] = Slot(prod(shape), 0, _DTYPES[meta.dtype])
+        self.buffers[node.name] = Buffer(prod(shape), 0, _DTYPES[meta.dtype])
 
     def view(self, node: Any) -> View | None:
         return self.views.get(node.name) if isinstance(node, fx.Node) else None
 
     def pin(self, base: str, width: int) -> bool:
         """Whether the rows of a value are `width` wide; decides it where the value is still open."""
-        slot = self.slots[base]
-        if slot.width == 0 and width and slot.elements % width == 0:
-            slot.width = width
-        return slot.width == width
+        buffer = self.buffers[base]
+        if buffer.width == 0 and width and buffer.elements % width == 0:
+            buffer.width = width
+        return buffer.width == width
 
     def packed(self, view: View, order: View | None = None, width: int | None = None, tag: str = "packed") -> View:
         """The elements of a view in a value of their own: dense in the order of its dimensions, or of `order`, a dense
@@ -158,11 +164,11 @@ class Builder:
         key = (view.base, width, index.tobytes())
         if key not in self._packed:
             name = f"{view.base.split(':')[0]}:{tag}{len(self._packed)}"
-            dtype = self.slots[view.base].dtype
-            self.slots[name] = Slot(index.size, width, dtype)
+            dtype = self.buffers[view.base].dtype
+            self.buffers[name] = Buffer(index.size, width, dtype)
             attrs = self._rearrangement(view.base, index, width)
             node = next(n for n in self.captured.graph.nodes if n.name == view.base.split(":")[0])
-            self.drafts.append(Draft("rearrange", node, module_name(node), [view.base], [name], attrs=attrs))
+            self.op_nodes.append(OpNode("rearrange", node, module_name(node), [view.base], [name], attrs=attrs))
             self._packed[key] = name
         return View(self._packed[key], order.dims, 0)
 
@@ -195,15 +201,15 @@ class Builder:
         run = layout.run_of(view, -1)
         width = view.shape[-1]
         plain = run is not None and (run.stride == 1 or run.size == 1)
-        if plain and layout.covers(view, self.slots[view.base].elements) and self.pin(view.base, width):
+        if plain and layout.covers(view, self.buffers[view.base].elements) and self.pin(view.base, width):
             return view
         return self.packed(view)
 
     def whole(self, view: View) -> View:
         """A view of the same tensor that covers its value, in whatever order."""
-        if layout.covers(view, self.slots[view.base].elements):
-            slot = self.slots[view.base]
-            if slot.width == 0:
+        if layout.covers(view, self.buffers[view.base].elements):
+            buffer = self.buffers[view.base]
+            if buffer.width == 0:
                 fixed = view.dims and not view.has_batch(len(view.dims) - 1)
                 self.pin(view.base, view.shape[-1] if fixed else 1)
             return view
@@ -219,7 +225,7 @@ class Builder:
     def scaled(self, view: View, base: str, width: int) -> View:
         """The view of a result that has a row of `width` for each row of the value of `view`, whose last dimension is
         the row."""
-        old = self.slots[view.base].width
+        old = self.buffers[view.base].width
         lead = tuple(
             tuple(a if a.batch or a.size == 1 else layout.Atom(a.size, a.stride // old * width) for a in dim)
             for dim in view.dims[:-1]
@@ -238,7 +244,7 @@ class Builder:
         if self.windowed:
             return self.whole(view).base
         plain = self._dense_like(view)
-        if not (layout.same_layout(view, plain) and layout.covers(view, self.slots[view.base].elements)):
+        if not (layout.same_layout(view, plain) and layout.covers(view, self.buffers[view.base].elements)):
             self.views[node.name] = view = self.packed(view)
         first = self.batch is None or view.batch_dim == 0
         shape = view.shape if self.batch is None else view.shape[1:]
@@ -251,7 +257,7 @@ class Builder:
         return returned
 
     def _by_torch(self, base: str) -> bool:
-        return any(d.op == "torch" and base in d.writes for d in self.drafts)
+        return any(d.op == "torch" and base in d.writes for d in self.op_nodes)
 
 
 def sizes(meta: Tensor) -> tuple[int, ...]:

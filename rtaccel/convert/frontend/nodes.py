@@ -1,6 +1,6 @@
-"""Drafts: what calls of the graph become, before neighbours are fused and numbers are quantised.
+"""Nodes: what calls of the graph become, before neighbours are fused and numbers are quantised.
 
-A draft reads and writes stored values by name. A value is named after the graph node whose elements it holds, with a
+A node reads and writes stored values by name. A value is named after the graph node whose elements it holds, with a
 suffix after ":" where it holds them in another order or only in part.
 """
 
@@ -19,7 +19,7 @@ ROW_WISE = ("linear", "pointwise", "softmax", "norm")
 
 
 @dataclass
-class Slot:
+class Buffer:
     """A stored value: `steps` rows of `width` for each sample. width 0: of a dense tensor of the caller, whose rows may
     be seen as any split; the first reader decides. elements: steps * width."""
 
@@ -33,7 +33,7 @@ class Slot:
 
 
 @dataclass
-class Draft:
+class OpNode:
     """op: an operator, or "torch" for a call that stays as it is.
 
     name: dotted name of the module. node: the graph node whose value it gives. reads, writes: names of values.

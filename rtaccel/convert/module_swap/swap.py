@@ -90,13 +90,13 @@ def quantize_(
         watch_inputs(model, watched, calibration)
     else:
         watched = {}
-    drafts = []
+    candidates = []
     with counted("quantize_", len(layers), "layers") as advance:
         for layer in layers:
-            drafts.append(_draft(layer, watched.get(layer.module), rows, force))
+            candidates.append(_draft(layer, watched.get(layer.module), rows, force))
             advance()
-    put(model, [(d.names, d.module, d.candidate) for d in drafts if d.candidate is not None], keep_original)
-    report = SwapReport(tuple(d.entry for d in drafts), notes)
+    put(model, [(d.names, d.module, d.candidate) for d in candidates if d.candidate is not None], keep_original)
+    report = SwapReport(tuple(d.entry for d in candidates), notes)
     for entry in report:
         log.debug("quantize_: %s %s: %s", entry.fqn, entry.action, entry.reason)
     log.info("quantize_: %d layers swapped, %d kept", report.swapped, report.kept)
@@ -192,14 +192,14 @@ def _wants_ranges(layer: Layer) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class _Draft:
+class SwapCandidate:
     names: tuple[str, ...]
     module: Swappable
     candidate: Quantised | None
     entry: SwapEntry
 
 
-def _draft(layer: Layer, watch: Watch | None, rows: int | None, force: bool) -> _Draft:
+def _draft(layer: Layer, watch: Watch | None, rows: int | None, force: bool) -> SwapCandidate:
     """Builds, times and judges the layer that would take this one's place. The model is not touched."""
     module, name = layer.module, layer.names[0]
     common: dict[str, Any] = {
@@ -215,7 +215,7 @@ def _draft(layer: Layer, watch: Watch | None, rows: int | None, force: bool) -> 
     if reason is None and watch is None and is_conv(module):
         reason = "the size of its input is not known without calibration"
     if reason is not None:
-        return _Draft(layer.names, module, None, SwapEntry(action="kept", reason=reason, **common))
+        return SwapCandidate(layer.names, module, None, SwapEntry(action="kept", reason=reason, **common))
     try:
         observer = None if watch is None else watch.observer
         candidate: Quantised = cast(Any, _form(module)).from_float(module, layer.scheme, observer)
@@ -239,7 +239,7 @@ def _draft(layer: Layer, watch: Watch | None, rows: int | None, force: bool) -> 
         error=_error(module, candidate, sample),
         **common,
     )
-    return _Draft(layer.names, module, candidate if swap else None, entry)
+    return SwapCandidate(layer.names, module, candidate if swap else None, entry)
 
 
 def _verdict(timed: benchmark.Compared, kind: str) -> str:

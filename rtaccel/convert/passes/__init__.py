@@ -1,4 +1,4 @@
 """Passes over a graph of nodes: epilogues fused, dead rows dropped, sparse forms chosen, stages made.
 
-Data: DraftGraph -> DraftGraph, and in the end (emit) a program of stages.
+Data: OpGraph -> OpGraph, and in the end (emit) a program of stages.
 """

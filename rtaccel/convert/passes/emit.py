@@ -1,4 +1,4 @@
-"""Drafts to steps: int8 edges are decided, stages are made, and those that can run as one are grouped."""
+"""Nodes to steps: int8 edges are decided, stages are made, and those that can run as one are grouped."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend.export import Captured
-from rtaccel.convert.frontend.graph import DraftGraph, sizes
-from rtaccel.convert.frontend.nodes import Draft
-from rtaccel.convert.passes.program import Argument, GroupStep, Program, TorchStep
+from rtaccel.convert.frontend.graph import OpGraph, sizes
+from rtaccel.convert.frontend.nodes import OpNode
+from rtaccel.convert.passes.program import Argument, FallbackStep, GroupStep, Program
 from rtaccel.convert.quantization.scheme_rules import Layer, parts
 from rtaccel.core.errors import FormatError, RtaccelError
 from rtaccel.core.registry import operator
@@ -21,12 +21,12 @@ from rtaccel.plan.group import Group
 
 
 class Emitter:
-    """Turns drafts into steps. One use."""
+    """Turns nodes into steps. One use."""
 
     def __init__(
         self,
         captured: Captured,
-        graph: DraftGraph,
+        graph: OpGraph,
         layers: Mapping[str, Layer],
         states: frozenset[str] | None = None,
     ) -> None:
@@ -34,29 +34,29 @@ class Emitter:
         self.captured, self.graph, self.layers = captured, graph, layers
         self.moment, self.states = states is not None, states or frozenset()
         self.nodes = {node.name: node for node in captured.graph.nodes}
-        self.users: dict[str, list[Draft]] = {}
-        for draft in graph.drafts:
-            for name in draft.reads:
-                self.users.setdefault(name, []).append(draft)
+        self.users: dict[str, list[OpNode]] = {}
+        for op_node in graph.op_nodes:
+            for name in op_node.reads:
+                self.users.setdefault(name, []).append(op_node)
         self.outputs = {o for o in graph.outputs if isinstance(o, str)}
         self.outputs |= {graph.views[o].base for o in self.outputs if o in graph.views}
         self.forms: dict[str, list[Quant]] = {}
 
     def program(self, notes: tuple[str, ...]) -> Program:
-        steps: list[GroupStep | TorchStep] = []
+        steps: list[GroupStep | FallbackStep] = []
         done = {*self.captured.inputs, *self.graph.constants, *self.states}
-        pending = list(self.graph.drafts)
+        pending = list(self.graph.op_nodes)
         while pending:
             ready = [d for d in pending if set(d.reads) <= done]
             taken = [d for d in ready if d.op == "torch"]
             if taken:
-                steps.extend(TorchStep(d.node, d.name, d.reason) for d in taken)
+                steps.extend(FallbackStep(d.node, d.name, d.reason) for d in taken)
             else:
                 taken = self._closure(pending, done)
                 steps.append(self._group(taken))
             done |= {name for d in taken for name in d.writes}
             pending = [d for d in pending if d not in taken]
-        torch_nodes = [s.node for s in steps if isinstance(s, TorchStep)]
+        torch_nodes = [s.node for s in steps if isinstance(s, FallbackStep)]
         read = {n.name for node in torch_nodes for n in node.all_input_nodes} | self.outputs
         return Program(
             steps=tuple(steps),
@@ -73,19 +73,19 @@ class Emitter:
         )
 
     @staticmethod
-    def _closure(pending: list[Draft], done: set[str]) -> list[Draft]:
-        """Every draft that can run now, counting what others of the group give."""
-        taken: list[Draft] = []
+    def _closure(pending: list[OpNode], done: set[str]) -> list[OpNode]:
+        """Every node that can run now, counting what others of the group give."""
+        taken: list[OpNode] = []
         known = set(done)
-        for draft in pending:
-            if draft.op != "torch" and set(draft.reads) <= known:
-                taken.append(draft)
-                known.update(draft.writes)
+        for op_node in pending:
+            if op_node.op != "torch" and set(op_node.reads) <= known:
+                taken.append(op_node)
+                known.update(op_node.writes)
         return taken
 
     def value(self, name: str) -> Value:
-        slot = self.graph.slots[name]
-        return Value(name, slot.width or slot.elements, slot.dtype, None, slot.steps)
+        buffer = self.graph.buffers[name]
+        return Value(name, buffer.width or buffer.elements, buffer.dtype, None, buffer.steps)
 
     def _port(self, name: str) -> Port:
         """A value at the edge, shaped as the caller's tensor is."""
@@ -101,14 +101,14 @@ class Emitter:
 
     def _own(self, name: str) -> bool:
         """Whether a value is a tensor as torch has it: an input, or made by a torch call."""
-        return name in self.captured.inputs or any(d.op == "torch" and name in d.writes for d in self.graph.drafts)
+        return name in self.captured.inputs or any(d.op == "torch" and name in d.writes for d in self.graph.op_nodes)
 
-    def _group(self, drafts: list[Draft]) -> GroupStep:
-        names = {name for d in drafts for name in d.writes}
-        reads = list(dict.fromkeys(r for d in drafts for r in d.reads if r not in names))
+    def _group(self, op_nodes: list[OpNode]) -> GroupStep:
+        names = {name for d in op_nodes for name in d.writes}
+        reads = list(dict.fromkeys(r for d in op_nodes for r in d.reads if r not in names))
         writes = [
             name
-            for d in drafts
+            for d in op_nodes
             for name in d.writes
             if name in self.outputs or any(not names & {*u.writes} for u in self.users.get(name, []))
         ]
@@ -117,51 +117,51 @@ class Emitter:
         reads.sort(key=lambda name: rank.get(name, len(rank)))
         writes.sort(key=lambda name: rank.get(name, len(rank)))
         stages: list[Stage] = []
-        for draft in drafts:
+        for op_node in op_nodes:
             try:
-                self._emit(draft, stages, set(writes))
+                self._emit(op_node, stages, set(writes))
             except RtaccelError as error:
                 raise type(error)(
-                    f"compile: {draft.name}: {error.op}", error.got, error.expected, error.next_step
+                    f"compile: {op_node.name}: {error.op}", error.got, error.expected, error.next_step
                 ) from error
         group = Group(tuple(stages), tuple(map(self._port, reads)), tuple(map(self._port, writes)))
         return GroupStep(by_rows(group) if self.graph.batch else group, tuple(reads), tuple(writes))
 
-    def _emit(self, draft: Draft, stages: list[Stage], writes: set[str]) -> None:
-        layer = self.layers.get(draft.writes[0])
-        tensors, attrs = parts(draft, layer)
-        first: tuple[Value, ...] = (self.value(draft.reads[0]),)
-        if layer is not None and layer.int8 and (layer.quant is not None or draft.op == "linear"):
-            first = self._int8(draft.reads[0], layer, draft.name, stages)
-        inputs = [*first, *(self.value(r) for r in draft.reads[1:])]
-        outputs = [self.value(name) for name in draft.writes]
-        if draft.op == "conv" and draft.attrs.get("stream") and layer is not None and layer.int8:
-            ring = self._ring(draft, layer)
+    def _emit(self, op_node: OpNode, stages: list[Stage], writes: set[str]) -> None:
+        layer = self.layers.get(op_node.writes[0])
+        tensors, attrs = parts(op_node, layer)
+        first: tuple[Value, ...] = (self.value(op_node.reads[0]),)
+        if layer is not None and layer.int8 and (layer.quant is not None or op_node.op == "linear"):
+            first = self._int8(op_node.reads[0], layer, op_node.name, stages)
+        inputs = [*first, *(self.value(r) for r in op_node.reads[1:])]
+        outputs = [self.value(name) for name in op_node.writes]
+        if op_node.op == "conv" and op_node.attrs.get("stream") and layer is not None and layer.int8:
+            ring = self._ring(op_node, layer)
             inputs[1] = outputs[1] = ring
-        int8 = operator(draft.op).writes_int8 or (layer is not None and layer.int8)
-        quant = self._asked(draft.writes[0], writes) if int8 else None
+        int8 = operator(op_node.op).writes_int8 or (layer is not None and layer.int8)
+        quant = self._asked(op_node.writes[0], writes) if int8 else None
         if quant is not None:
-            outputs[0] = replace(outputs[0], name=self._int8_name(draft.writes[0], quant), dtype="int8", quant=quant)
-        if operator(draft.op).int8_beside:
-            outputs, attrs["gives"] = self._beside(draft.writes, outputs, writes)
-        op = "fused_linear" if "quantise" in attrs else draft.op
-        stages.append(Stage(op, draft.name, tuple(inputs), tuple(outputs), tensors, attrs))
+            outputs[0] = replace(outputs[0], name=self._int8_name(op_node.writes[0], quant), dtype="int8", quant=quant)
+        if operator(op_node.op).int8_beside:
+            outputs, attrs["gives"] = self._beside(op_node.writes, outputs, writes)
+        op = "fused_linear" if "quantise" in attrs else op_node.op
+        stages.append(Stage(op, op_node.name, tuple(inputs), tuple(outputs), tensors, attrs))
 
-    def _ring(self, draft: Draft, layer: Layer) -> Value:
+    def _ring(self, op_node: OpNode, layer: Layer) -> Value:
         """The past of a convolution that is streamed in int8: it holds numbers, so they need a scale that stays."""
         if layer.quant is None:
             raise FormatError(
-                "stream", f"{layer.scheme} for {draft.name} without calibration data", "static scales for convolutions",
+                "stream", f"{layer.scheme} for {op_node.name} without calibration data", "static scales for convolutions",
                 "Pass calibration= with windows of real inputs.",
             )  # fmt: skip
-        return replace(self.value(draft.reads[1]), dtype="int8", quant=layer.quant)
+        return replace(self.value(op_node.reads[1]), dtype="int8", quant=layer.quant)
 
     def _asked(self, name: str, writes: set[str]) -> Quant | None:
         """The static scale that every reader of a value wants it in, so that it can be written so from the start."""
         shared = {self._static(user, name) for user in self.users.get(name, [])}
         return shared.pop() if name not in writes and len(shared) == 1 else None
 
-    def _static(self, user: Draft, name: str) -> Quant | None:
+    def _static(self, user: OpNode, name: str) -> Quant | None:
         """The static scale that a reader wants a value in; None for one that reads float32 or scales rows itself."""
         layer = self.layers.get(user.writes[0])
         if layer is None or not layer.int8 or user.reads[0] != name or name in user.reads[1:]:

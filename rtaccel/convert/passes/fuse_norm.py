@@ -4,45 +4,45 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rtaccel.convert.frontend.graph import DraftGraph
-from rtaccel.convert.frontend.nodes import Draft
+from rtaccel.convert.frontend.graph import OpGraph
+from rtaccel.convert.frontend.nodes import OpNode
 
 
-def fuse_norms(graph: DraftGraph) -> DraftGraph:
+def fuse_norms(graph: OpGraph) -> OpGraph:
     """The graph with every plain sum of two values inside the norm that reads it."""
     kept = {o for o in graph.outputs if isinstance(o, str)}
     kept |= {graph.views[o].base for o in kept if o in graph.views}
-    made = {name: draft for draft in graph.drafts for name in draft.writes}
-    users: dict[str, list[Draft]] = {}
-    for draft in graph.drafts:
-        for name in draft.reads:
-            users.setdefault(name, []).append(draft)
-    drafts: list[Draft] = []
+    made = {name: op_node for op_node in graph.op_nodes for name in op_node.writes}
+    users: dict[str, list[OpNode]] = {}
+    for op_node in graph.op_nodes:
+        for name in op_node.reads:
+            users.setdefault(name, []).append(op_node)
+    op_nodes: list[OpNode] = []
     gone: set[str] = set()
-    for draft in graph.drafts:
-        total = draft.reads[0] if draft.op == "norm" and len(draft.reads) == len(draft.writes) == 1 else ""
+    for op_node in graph.op_nodes:
+        total = op_node.reads[0] if op_node.op == "norm" and len(op_node.reads) == len(op_node.writes) == 1 else ""
         source = made.get(total)
         if source is None or total in gone or not _plain_sum(source, graph, total):
-            drafts.append(draft)
+            op_nodes.append(op_node)
             continue
         gone.add(total)
         beside = total in kept or len(users[total]) > 1
-        writes = [draft.writes[0], *([total] if beside else [])]
-        drafts.append(replace(draft, reads=list(source.reads), writes=writes))
-    return replace(graph, drafts=tuple(_in_order([d for d in drafts if not set(d.writes) <= gone], gone)))
+        writes = [op_node.writes[0], *([total] if beside else [])]
+        op_nodes.append(replace(op_node, reads=list(source.reads), writes=writes))
+    return replace(graph, op_nodes=tuple(_in_order([d for d in op_nodes if not set(d.writes) <= gone], gone)))
 
 
-def _plain_sum(source: Draft, graph: DraftGraph, total: str) -> bool:
+def _plain_sum(source: OpNode, graph: OpGraph, total: str) -> bool:
     plain = source.op == "pointwise" and len(source.reads) == 2 and source.attrs.get("join", "add") == "add"
-    shape = [(graph.slots[name].width, graph.slots[name].elements) for name in (*source.reads, total)]
+    shape = [(graph.buffers[name].width, graph.buffers[name].elements) for name in (*source.reads, total)]
     return plain and source.activation == "none" and "scale" not in source.tensors and len(set(shape)) == 1
 
 
-def _in_order(drafts: list[Draft], moved: set[str]) -> list[Draft]:
+def _in_order(op_nodes: list[OpNode], moved: set[str]) -> list[OpNode]:
     """Readers of a sum that a norm gives now come after that norm."""
-    ready = {name for d in drafts for name in d.reads} - {name for d in drafts for name in d.writes}
-    ordered: list[Draft] = []
-    pending = list(drafts)
+    ready = {name for d in op_nodes for name in d.reads} - {name for d in op_nodes for name in d.writes}
+    ordered: list[OpNode] = []
+    pending = list(op_nodes)
     while pending:
         now = next(d for d in pending if all(name in ready or name not in moved for name in d.reads))
         ready.update(now.writes)

@@ -28,7 +28,7 @@ class GroupStep:
 
 
 @dataclass(frozen=True)
-class TorchStep:
+class FallbackStep:
     """One call that stays torch's. args may hold graph nodes, which stand for values."""
 
     node: fx.Node
@@ -58,7 +58,7 @@ class Program:
     notes: what was decided on the way and is worth reporting (which layers stayed float32 and why).
     """
 
-    steps: tuple[GroupStep | TorchStep, ...]
+    steps: tuple[GroupStep | FallbackStep, ...]
     inputs: tuple[str, ...]
     arguments: tuple[Argument, ...]
     outputs: tuple[Any, ...]
@@ -120,8 +120,8 @@ class Program:
         def port(p: Port) -> Port:
             return replace(p, value=value(p.value))
 
-        def step(s: GroupStep | TorchStep) -> GroupStep | TorchStep:
-            if isinstance(s, TorchStep):
+        def step(s: GroupStep | FallbackStep) -> GroupStep | FallbackStep:
+            if isinstance(s, FallbackStep):
                 return s
             g = s.group
             return replace(

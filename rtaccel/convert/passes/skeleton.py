@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.convert.frontend.export import Captured
-from rtaccel.convert.frontend.graph import DraftGraph
+from rtaccel.convert.frontend.graph import OpGraph
 from rtaccel.convert.quantization.scheme_rules import Layer
 from rtaccel.core.errors import FormatError, RtaccelError
 from rtaccel.core.scheme import scheme_names
@@ -25,15 +25,15 @@ class Skeleton:
     """graph: its tensors are ones that take no memory. layers: how each layer is computed, by the name of its value."""
 
     captured: Captured
-    graph: DraftGraph
+    graph: OpGraph
     layers: Mapping[str, Layer]
     states: frozenset[str] | None
 
     @classmethod
     def of(
-        cls, captured: Captured, graph: DraftGraph, layers: Mapping[str, Layer], states: frozenset[str] | None
+        cls, captured: Captured, graph: OpGraph, layers: Mapping[str, Layer], states: frozenset[str] | None
     ) -> Skeleton:
-        drafts = tuple(replace(d, tensors={k: _empty(t) for k, t in d.tensors.items()}) for d in graph.drafts)
+        op_nodes = tuple(replace(d, tensors={k: _empty(t) for k, t in d.tensors.items()}) for d in graph.op_nodes)
         kept = {
             name: layer if layer.factor is None else replace(layer, factor=_empty(layer.factor))
             for name, layer in layers.items()
@@ -41,7 +41,7 @@ class Skeleton:
         constants = dict.fromkeys(captured.constants, _empty(torch.ones(1)))
         return cls(
             replace(captured, constants=constants),
-            replace(graph, drafts=drafts, constants={name: _empty(t) for name, t in graph.constants.items()}),
+            replace(graph, op_nodes=op_nodes, constants={name: _empty(t) for name, t in graph.constants.items()}),
             kept,
             states,
         )
@@ -82,7 +82,7 @@ def _empty(tensor: Tensor) -> Tensor:
     return torch.ones((), dtype=tensor.dtype, device="cpu").expand(tensor.shape)
 
 
-def _layer(value: Mapping[str, Any], graph: DraftGraph, name: str) -> Layer:
+def _layer(value: Mapping[str, Any], graph: OpGraph, name: str) -> Layer:
     given = dict(value["scheme"])
     known = scheme_names().get(given.pop("name"))
     if known is None:
@@ -90,8 +90,8 @@ def _layer(value: Mapping[str, Any], graph: DraftGraph, name: str) -> Layer:
     quant = None if value["quant"] is None else Quant(float(value["quant"][0]), int(value["quant"][1]))
     factor = None
     if value["columns"]:
-        draft = next(d for d in graph.drafts if d.writes[0] == name)
-        weight = draft.tensors.get("weight", draft.tensors.get("weight_ih_l0"))
+        op_node = next(d for d in graph.op_nodes if d.writes[0] == name)
+        weight = op_node.tensors.get("weight", op_node.tensors.get("weight_ih_l0"))
         assert weight is not None
         factor = torch.ones(weight.shape[1], dtype=torch.float32, device="cpu")
     h_scale = None if value["h_scale"] is None else float(value["h_scale"])

@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from rtaccel.convert.frontend.graph import DraftGraph
-from rtaccel.convert.frontend.nodes import Draft
-from rtaccel.convert.passes.program import GroupStep, Program, TorchStep
+from rtaccel.convert.frontend.graph import OpGraph
+from rtaccel.convert.frontend.nodes import OpNode
+from rtaccel.convert.passes.program import FallbackStep, GroupStep, Program
 from rtaccel.core.sparsity import SparsityMap
 from rtaccel.core.stage import Stage
 from rtaccel.formats import masks
@@ -19,51 +19,51 @@ from rtaccel.plan.group import Group
 from rtaccel.plan.sparse import LEAST_ZEROS, could_be_sparse, fastest, zeros
 
 
-def _matrices(draft: Draft) -> list[str]:
+def _matrices(op_node: OpNode) -> list[str]:
     """Names of the weights that sparse kernels take: of linear layers, of convolutions of one position without groups, and
     the gates of LSTM and GRU."""
-    if draft.op == "conv":
-        weight = draft.tensors["weight"]
-        return ["weight"] if weight[0, 0].numel() == 1 and int(draft.attrs.get("groups", 1)) == 1 else []
-    if draft.op in ("lstm", "gru"):
-        return [name for name in draft.tensors if name.startswith("weight")]
-    return ["weight"] if draft.op == "linear" else []
+    if op_node.op == "conv":
+        weight = op_node.tensors["weight"]
+        return ["weight"] if weight[0, 0].numel() == 1 and int(op_node.attrs.get("groups", 1)) == 1 else []
+    if op_node.op in ("lstm", "gru"):
+        return [name for name in op_node.tensors if name.startswith("weight")]
+    return ["weight"] if op_node.op == "linear" else []
 
 
-def pruned(graph: DraftGraph, sparsity: SparsityMap, notes: list[str]) -> DraftGraph:
+def pruned(graph: OpGraph, sparsity: SparsityMap, notes: list[str]) -> OpGraph:
     """The graph with the smallest weights of its linear layers, pointwise convolutions, LSTM and GRU left out, as the
     patterns say. The model is not touched.
 
     Layers that are swapped already keep their weights, and so do those of other operators; a note names them.
     """
-    drafts = []
-    for draft in graph.drafts:
-        pattern = sparsity(draft.name) if any(name.startswith("weight") for name in draft.tensors) else None
-        names = _matrices(draft)
+    op_nodes = []
+    for op_node in graph.op_nodes:
+        pattern = sparsity(op_node.name) if any(name.startswith("weight") for name in op_node.tensors) else None
+        names = _matrices(op_node)
         if pattern is None:
-            drafts.append(draft)
-        elif draft.swapped or not names:
+            op_nodes.append(op_node)
+        elif op_node.swapped or not names:
             what = (
                 "its weights are quantised already"
-                if draft.swapped
-                else f"there are no sparse kernels for this {draft.op}"
+                if op_node.swapped
+                else f"there are no sparse kernels for this {op_node.op}"
             )
-            notes.append(f"{draft.name} is not pruned: {what}")
-            drafts.append(draft)
+            notes.append(f"{op_node.name} is not pruned: {what}")
+            op_nodes.append(op_node)
         else:
             made: dict[str, Tensor] = {}
             for name in names:
-                weight = draft.tensors[name]
+                weight = op_node.tensors[name]
                 made[name] = weight * masks.keep(weight.flatten(1).abs(), pattern).view(weight.shape)
-            before = sum(float(draft.tensors[name].double().square().sum()) for name in names)
+            before = sum(float(op_node.tensors[name].double().square().sum()) for name in names)
             after = sum(float(w.double().square().sum()) for w in made.values())
             kept = sum(int(torch.count_nonzero(w)) for w in made.values()) / sum(w.numel() for w in made.values())
             notes.append(
-                f"{draft.name} is pruned to {1 - kept:.1%} zeros ({pattern}, by magnitude), "
+                f"{op_node.name} is pruned to {1 - kept:.1%} zeros ({pattern}, by magnitude), "
                 f"which takes {1 - after / max(before, 1e-300):.1%} of its squared weights"
             )
-            drafts.append(replace(draft, tensors={**draft.tensors, **made}))
-    return replace(graph, drafts=tuple(drafts))
+            op_nodes.append(replace(op_node, tensors={**op_node.tensors, **made}))
+    return replace(graph, op_nodes=tuple(op_nodes))
 
 
 def as_linear(stage: Stage) -> Stage | None:
@@ -111,8 +111,8 @@ def in_fastest_form(program: Program, rows: int, backend: str | None) -> Program
         notes.append(form.reason)
         return replace(form.stage, inputs=dense.inputs, outputs=dense.outputs) if form.sparse else dense
 
-    def step(s: GroupStep | TorchStep) -> GroupStep | TorchStep:
-        if isinstance(s, TorchStep):
+    def step(s: GroupStep | FallbackStep) -> GroupStep | FallbackStep:
+        if isinstance(s, FallbackStep):
             return s
         g = s.group
         return replace(s, group=Group(tuple(map(stage, g.stages)), g.inputs, g.outputs))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rtaccel.convert.passes.program import GroupStep, Program, TorchStep
+from rtaccel.convert.passes.program import FallbackStep, GroupStep, Program
 from rtaccel.core.stage import Stage
 from rtaccel.plan.group import Group
 from rtaccel.plan.sparse_gpu import could_be_sparse, modelled
@@ -24,8 +24,8 @@ def in_modelled_form(program: Program, rows: int, backend: str | None = None) ->
         notes.append(form.reason)
         return replace(form.stage, inputs=dense.inputs, outputs=dense.outputs) if form.sparse else dense
 
-    def step(s: GroupStep | TorchStep) -> GroupStep | TorchStep:
-        if isinstance(s, TorchStep):
+    def step(s: GroupStep | FallbackStep) -> GroupStep | FallbackStep:
+        if isinstance(s, FallbackStep):
             return s
         return replace(s, group=Group(tuple(map(stage, s.group.stages)), s.group.inputs, s.group.outputs))
 

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import Atom, View
-from rtaccel.convert.frontend.nodes import Draft
+from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.patterns.rules import Call, Refused, rule
 
 aten = torch.ops.aten
@@ -61,12 +61,12 @@ def _heads(call: Call, view: View) -> Heads | None:
     size = depth.size
     if heads and heads[0].stride != size:
         return None
-    slot = call.build.slots[view.base]
+    buffer = call.build.buffers[view.base]
     count = heads[0].size if heads else 1
-    width = slot.width or (time.stride if time.size > 1 else slot.elements)
+    width = buffer.width or (time.stride if time.size > 1 else buffer.elements)
     column = view.offset % width
     fits = time.size == 1 or time.stride == width
-    if not fits or column + count * size > width or view.offset != column or slot.elements != time.size * width:
+    if not fits or column + count * size > width or view.offset != column or buffer.elements != time.size * width:
         return None
     return Heads(view.base, column, count, time.size, size) if call.build.pin(view.base, width) else None
 
@@ -74,7 +74,7 @@ def _heads(call: Call, view: View) -> Heads | None:
 def attention(
     call: Call, query: fx.Node, key: fx.Node, value: fx.Node, scale: float | None, causal: bool, mask: Tensor | None,
     key_transposed: bool = False,
-) -> Draft | str:  # fmt: skip
+) -> OpNode | str:  # fmt: skip
     q, view = heads_of(call, query)
     k, _ = heads_of(call, key, key_transposed)
     v, _ = heads_of(call, value)
@@ -96,7 +96,7 @@ def attention(
     dims.append((*batch, Atom(q.heads, q.head_dim)))
     dims += [(Atom(q.steps, width),), (Atom(q.head_dim, 1),)]
     elements = q.steps * width
-    return call.draft(
+    return call.op_node(
         "attention", [q.base, k.base, v.base], View("", tuple(dims)), elements, width, tensors=tensors, attrs=attrs
     )
 
@@ -112,7 +112,7 @@ def _mask(mask: Tensor, queries: int, keys: int) -> Tensor:
 
 
 @rule(aten.scaled_dot_product_attention.default)
-def _fused(call: Call) -> Draft | str:
+def _fused(call: Call) -> OpNode | str:
     mask = call["attn_mask"]
     constant = None if mask is None else call.constant(mask)
     if mask is not None and constant is None:
@@ -122,7 +122,7 @@ def _fused(call: Call) -> Draft | str:
     return attention(call, call["query"], call["key"], call["value"], call["scale"], bool(call["is_causal"]), constant)
 
 
-def by_hand(call: Call) -> Draft | str:
+def by_hand(call: Call) -> OpNode | str:
     """matmul(softmax(matmul(q, k^T) * scale + mask), v), as it is written out. The scores are then computed nowhere else."""
     no = "multiplies two computed tensors"
     scores, value = call["self"], call["other"]
@@ -168,28 +168,28 @@ def by_hand(call: Call) -> Draft | str:
 
 
 @rule(aten.embedding.default)
-def _embedding(call: Call) -> Draft | str:
+def _embedding(call: Call) -> OpNode | str:
     weight = call.constant(call["weight"])
     if weight is None:
         return "its table is computed, not a parameter"
     view = call.view(call["indices"], torch.int64)
     view = call.build.whole(view)
-    slot = call.build.slots[view.base]
-    if slot.width != 1 and not _as_single(call, view.base):
+    buffer = call.build.buffers[view.base]
+    if buffer.width != 1 and not _as_single(call, view.base):
         return "layout: its indices are read in another shape as well"
     width = weight.shape[1]
     dims = tuple(
         tuple(a if a.batch or a.size == 1 else Atom(a.size, a.stride * width) for a in dim) for dim in view.dims
     )
     result = View("", (*dims, (Atom(width, 1),)))
-    return call.draft(
-        "embedding", [view.base], result, slot.elements * width, width, tensors={"weight": weight.float()}
+    return call.op_node(
+        "embedding", [view.base], result, buffer.elements * width, width, tensors={"weight": weight.float()}
     )
 
 
 def _as_single(call: Call, base: str) -> bool:
     """Makes the rows of an index input one index wide."""
     if base in call.build.captured.inputs:
-        call.build.slots[base].width = 1
+        call.build.buffers[base].width = 1
         return True
     return False

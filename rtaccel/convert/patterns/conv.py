@@ -11,7 +11,7 @@ from torch import fx
 
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import Atom, View
-from rtaccel.convert.frontend.nodes import Draft, zeros_like_rows
+from rtaccel.convert.frontend.nodes import OpNode, zeros_like_rows
 from rtaccel.convert.patterns.rules import Call, Refused, rule
 
 aten = torch.ops.aten
@@ -58,20 +58,20 @@ def _channels_last(call: Call, view: View, front: int) -> tuple[str, View, tuple
     channels, spatial = view.shape[front], view.shape[front + 1 :]
     rank = len(view.dims)
     turned = layout.permute(view, [*range(front), *range(front + 1, rank), front])
-    slot = call.build.slots[view.base]
+    buffer = call.build.buffers[view.base]
     back = [*range(front), rank - 1, *range(front, rank - 1)]
     flat = channels <= FLAT_CHANNELS and not call.build.windowed
-    plain = layout.same_layout(turned, call.build._dense_like(turned)) and layout.covers(view, slot.elements)
-    if plain and slot.width == 0 and flat:
-        call.build.pin(view.base, slot.elements)
-    if not plain or not ((slot.width == slot.elements and flat) or call.build.pin(view.base, channels)):
+    plain = layout.same_layout(turned, call.build._dense_like(turned)) and layout.covers(view, buffer.elements)
+    if plain and buffer.width == 0 and flat:
+        call.build.pin(view.base, buffer.elements)
+    if not plain or not ((buffer.width == buffer.elements and flat) or call.build.pin(view.base, channels)):
         turned = call.build.packed(turned)
     return turned.base, layout.permute(turned, back), spatial
 
 
 def _by_position(call: Call, base: str, view: View, front: int, channels: int) -> str:
     """The same image with a row for each position, where it lies flat."""
-    if call.build.slots[base].width == channels:
+    if call.build.buffers[base].width == channels:
         return base
     rank = len(view.dims)
     turned = layout.permute(view, [*range(front), *range(front + 1, rank), front])
@@ -89,7 +89,7 @@ def _image(front: tuple[tuple[Atom, ...], ...], channels: int, spatial: tuple[in
 
 
 @rule(aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding)
-def _conv(call: Call) -> Draft | str:
+def _conv(call: Call) -> OpNode | str:
     one = call.node.target in (aten.conv1d.default, aten.conv1d.padding)
     spatial = 1 if one else 2
     weight, bias = call.constant(call["weight"]), call["bias"]
@@ -125,19 +125,19 @@ def _conv(call: Call) -> Draft | str:
     elements = prod(out_size) * filters
     groups = call["groups"]
     single = kernel == (1, 1) and stride == (1, 1) and pads == ((0, 0), (0, 0)) and groups == 1
-    if single and call.build.slots[base].width == weight.shape[1]:  # a product for each position
+    if single and call.build.buffers[base].width == weight.shape[1]:  # a product for each position
         flat = {"weight": tensors["weight"].reshape(filters, -1), "bias": tensors["bias"]}
-        return call.draft("linear", [base], result, elements, filters, tensors=flat)
+        return call.op_node("linear", [base], result, elements, filters, tensors=flat)
     if one:
         tensors["weight"] = tensors["weight"].unsqueeze(2)
     attrs = {
         "in_size": in_size, "kernel": kernel, "stride": stride, "padding": (pads[0][0], pads[1][0]),
         "dilation": dilation, "out_size": out_size, "groups": groups,
     }  # fmt: skip
-    return call.draft("conv", [base], result, elements, filters, tensors=tensors, attrs=attrs)
+    return call.op_node("conv", [base], result, elements, filters, tensors=tensors, attrs=attrs)
 
 
-def _pool(call: Call, kind: str, node: fx.Node, geometry: dict[str, Any], one: bool) -> Draft | str:
+def _pool(call: Call, kind: str, node: fx.Node, geometry: dict[str, Any], one: bool) -> OpNode | str:
     base, view, size = channels_last(call, node, 1 if one else 2)
     front = len(view.dims) - len(size) - 1
     channels = view.shape[front]
@@ -151,11 +151,11 @@ def _pool(call: Call, kind: str, node: fx.Node, geometry: dict[str, Any], one: b
         "count_include_pad": int(geometry.get("count_include_pad", 1)),
     }  # fmt: skip
     result = _image(view.dims[:front], channels, out_size[1:] if one else out_size)
-    return call.draft("pool", [base], result, prod(out_size) * channels, channels, attrs=attrs)
+    return call.op_node("pool", [base], result, prod(out_size) * channels, channels, attrs=attrs)
 
 
 @rule(aten.max_pool1d.default, aten.max_pool2d.default, aten.avg_pool1d.default, aten.avg_pool2d.default)
-def _window_pool(call: Call) -> Draft | str:
+def _window_pool(call: Call) -> OpNode | str:
     target = call.node.target
     one = target in (aten.max_pool1d.default, aten.avg_pool1d.default)
     average = target in (aten.avg_pool1d.default, aten.avg_pool2d.default)
@@ -179,14 +179,14 @@ def _window_pool(call: Call) -> Draft | str:
 
 
 @rule(aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default)
-def _adaptive(call: Call) -> Draft | str:
+def _adaptive(call: Call) -> OpNode | str:
     if any(s != 1 for s in call["output_size"]):
         return "pools to more than one position"
     return _pool(call, "avg", call["self"], {}, call.node.target is aten.adaptive_avg_pool1d.default)
 
 
 @rule(aten.mean.dim)
-def _mean(call: Call) -> Draft | str:
+def _mean(call: Call) -> OpNode | str:
     """The mean over all positions of an image or sequence."""
     view = call.view(call["self"])
     rank = len(view.dims)
@@ -217,7 +217,7 @@ def _mean(call: Call) -> Draft | str:
             kept_dims.append((Atom(channels, 1),))
         elif d in ones or call["keepdim"]:
             kept_dims.append((Atom(1, 1),))
-    return call.draft("pool", [base], View("", tuple(kept_dims)), channels, channels, attrs=attrs)
+    return call.op_node("pool", [base], View("", tuple(kept_dims)), channels, channels, attrs=attrs)
 
 
 _REPEATS: dict[str, Literal["reflect", "edge", "wrap"]] = {
@@ -228,7 +228,7 @@ _REPEATS: dict[str, Literal["reflect", "edge", "wrap"]] = {
 
 
 @rule(aten.pad.default, aten.constant_pad_nd.default)
-def _pad(call: Call) -> Draft | str:
+def _pad(call: Call) -> OpNode | str:
     """Padding that repeats elements of the tensor is a copy of them; zeros are left to a convolution that follows."""
     mode = call["mode"] if call.node.target is aten.pad.default else "constant"
     pad = list(call["pad"])
@@ -246,4 +246,4 @@ def _pad(call: Call) -> Draft | str:
     )
     width = shape[-1] if not view.has_batch(rank - 1) else 1
     attrs = call.build._rearrangement(view.base, source.reshape(-1), width)
-    return call.draft("rearrange", [view.base], result, source.size, width, attrs=attrs)
+    return call.op_node("rearrange", [view.base], result, source.size, width, attrs=attrs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rtaccel.convert.frontend.nodes import Draft, zeros_like_rows
+from rtaccel.convert.frontend.nodes import OpNode, zeros_like_rows
 from rtaccel.convert.patterns.rules import Call, Rule, rule
 from rtaccel.core.stage import Quant
 from rtaccel.nn.numbers import LinearNumbers, Size
@@ -14,7 +14,7 @@ aten = torch.ops.aten
 
 
 @rule(aten.linear.default)
-def _linear(call: Call) -> Draft | str:
+def _linear(call: Call) -> OpNode | str:
     weight, bias = call.constant(call["weight"]), call["bias"]
     if weight is None or weight.dim() != 2:
         return "its weight is computed, not a parameter"
@@ -27,7 +27,7 @@ def _linear(call: Call) -> Draft | str:
 
 
 @rule(aten.matmul.default, aten.mm.default)
-def _matmul(call: Call) -> Draft | str:
+def _matmul(call: Call) -> OpNode | str:
     left, right = call["self"], call["mat2" if call.node.target is aten.mm.default else "other"]
     weight = call.constant(right)
     if weight is None and call.node.target is aten.matmul.default:
@@ -42,7 +42,7 @@ def _matmul(call: Call) -> Draft | str:
 
 
 @rule(aten.addmm.default)
-def _addmm(call: Call) -> Draft | str:
+def _addmm(call: Call) -> OpNode | str:
     weight, bias = call.constant(call["mat2"]), call.constant(call["self"])
     if weight is None or bias is None or bias.dim() != 1 or call["beta"] != 1 or call["alpha"] != 1:
         return "is no product with a parameter plus a bias"
@@ -54,7 +54,7 @@ def _addmm(call: Call) -> Draft | str:
 def _swapped(numbers: type[LinearNumbers]) -> Rule:
     """A layer that `quantize_` swapped: its weights and its scales are taken as they are."""
 
-    def take(call: Call) -> Draft | str:
+    def take(call: Call) -> OpNode | str:
         names = list(numbers.form(Size(1, 1, 16)))
         tensors = {name: call.constant(call[name]) for name in names}
         if any(tensors[name] is None and call[name] is not None for name in names) or tensors["weight"] is None:
@@ -64,11 +64,11 @@ def _swapped(numbers: type[LinearNumbers]) -> Rule:
         attrs |= {name: call[name] for name in numbers.OPTIONS if name != "in_features"}
         kept = {k: v for k, v in tensors.items() if v is not None}
         view = call.rows(call["x"])
-        draft = call.row_wise("linear", view, kept["weight"].shape[0], tensors=kept, attrs=attrs)
-        draft.float_input = not numbers.int8_input()
+        op_node = call.row_wise("linear", view, kept["weight"].shape[0], tensors=kept, attrs=attrs)
+        op_node.float_input = not numbers.int8_input()
         if scale is not None and zero_point is not None:
-            draft.quant = Quant(float(scale), int(zero_point))
-        return draft
+            op_node.quant = Quant(float(scale), int(zero_point))
+        return op_node
 
     return take
 

@@ -9,21 +9,21 @@ import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
-from rtaccel.convert.frontend.nodes import Draft, Slot, module_name
+from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
 from rtaccel.convert.patterns.rules import Call, Rule, rule
 
 aten = torch.ops.aten
 
 
-def _elementwise(call: Call, value: fx.Node, **parts: Any) -> Draft:
-    """A pointwise draft that works on a value in the order it lies in."""
+def _elementwise(call: Call, value: fx.Node, **parts: Any) -> OpNode:
+    """A pointwise node that works on a value in the order it lies in."""
     view = call.build.whole(call.view(value))
-    slot = call.build.slots[view.base]
-    return call.draft("pointwise", [view.base], view, slot.elements, slot.width, **parts)
+    buffer = call.build.buffers[view.base]
+    return call.op_node("pointwise", [view.base], view, buffer.elements, buffer.width, **parts)
 
 
 def _activation(name: str, parameter: str | None = None) -> Rule:
-    def apply(call: Call) -> Draft | str:
+    def apply(call: Call) -> OpNode | str:
         value = float(call[parameter]) if parameter else 0.0
         return _elementwise(call, call["self"], attrs={"activation": name, "activation_parameter": value})
 
@@ -41,19 +41,19 @@ for _target, _name, _parameter in (
 
 
 @rule(aten.elu.default)
-def _elu(call: Call) -> Draft | str:
+def _elu(call: Call) -> OpNode | str:
     if call["scale"] != 1 or call["input_scale"] != 1:
         return "is a scaled ELU"
     return _activation("elu", "alpha")(call)
 
 
 @rule(aten.gelu.default)
-def _gelu(call: Call) -> Draft | str:
+def _gelu(call: Call) -> OpNode | str:
     return _activation("gelu_tanh" if call["approximate"] == "tanh" else "gelu")(call)
 
 
 @rule(aten.softmax.int)
-def _softmax(call: Call) -> Draft | str:
+def _softmax(call: Call) -> OpNode | str:
     rank = call["self"].meta["val"].dim()
     if call["dtype"] is not None or call["dim"] not in (-1, rank - 1):
         return "is a softmax over another dimension than the last, or into another dtype"
@@ -62,7 +62,7 @@ def _softmax(call: Call) -> Draft | str:
 
 
 @rule(aten.layer_norm.default, aten.rms_norm.default)
-def _norm(call: Call) -> Draft | str:
+def _norm(call: Call) -> OpNode | str:
     layer = call.node.target is aten.layer_norm.default
     if len(call["normalized_shape"]) != 1:
         return "normalises over several dimensions"
@@ -80,9 +80,9 @@ def _norm(call: Call) -> Draft | str:
     return call.row_wise("norm", view, width, tensors=tensors, attrs=attrs)
 
 
-def _affine(call: Call, value: fx.Node, scale: float | Tensor, shift: float | Tensor) -> Draft | str:
+def _affine(call: Call, value: fx.Node, scale: float | Tensor, shift: float | Tensor) -> OpNode | str:
     view = call.build.whole(call.view(value))
-    slot = call.build.slots[view.base]
+    buffer = call.build.buffers[view.base]
     parts = []
     for constant in (scale, shift):
         tensor = constant if isinstance(constant, Tensor) else torch.tensor(constant, dtype=torch.float64, device="cpu")
@@ -93,9 +93,9 @@ def _affine(call: Call, value: fx.Node, scale: float | Tensor, shift: float | Te
         if isinstance(scale, Tensor) or scale != 1.0:
             return "multiplies by a constant that differs from position to position"
         tensors = {"table": parts[1]}
-        return call.draft("position", [view.base], view, slot.elements, slot.width, tensors=tensors)
+        return call.op_node("position", [view.base], view, buffer.elements, buffer.width, tensors=tensors)
     tensors = {"scale": parts[0], "shift": parts[1]}
-    return call.draft("pointwise", [view.base], view, slot.elements, slot.width, tensors=tensors)
+    return call.op_node("pointwise", [view.base], view, buffer.elements, buffer.width, tensors=tensors)
 
 
 def _is_ordinary(constant: Tensor) -> bool:
@@ -105,7 +105,7 @@ def _is_ordinary(constant: Tensor) -> bool:
 
 
 @rule(operator.getitem)
-def _batch_norm(call: Call) -> Draft | str:
+def _batch_norm(call: Call) -> OpNode | str:
     norm, index = call.node.args
     if not isinstance(norm, fx.Node) or norm.target != aten._native_batch_norm_legit_no_training.default or index != 0:
         return "takes an element of a result"
@@ -122,12 +122,12 @@ def _batch_norm(call: Call) -> Draft | str:
 
 
 @rule(aten.batch_norm.default)
-def _whole_batch_norm(call: Call) -> Draft | str:
+def _whole_batch_norm(call: Call) -> OpNode | str:
     return "normalises with the statistics of the batch"
 
 
 @rule(aten.add.Tensor)
-def _add(call: Call) -> Draft | str:
+def _add(call: Call) -> OpNode | str:
     left, right = call["self"], call["other"]
     if call["alpha"] != 1:
         return "adds a multiple"
@@ -139,19 +139,19 @@ def _add(call: Call) -> Draft | str:
     return _joined(call, left, right, "add")
 
 
-def _joined(call: Call, left: fx.Node, right: fx.Node, join: str) -> Draft | str:
+def _joined(call: Call, left: fx.Node, right: fx.Node, join: str) -> OpNode | str:
     """Two computed tensors, element by element."""
     a, b = call.build.whole(call.view(left)), call.view(right)
     if a.shape != b.shape:
         return f"{join} of tensors of different shapes"
-    slot = call.build.slots[a.base]
-    same = layout.same_layout(a, b) and layout.covers(b, call.build.slots[b.base].elements)
-    if not same or not call.build.pin(b.base, slot.width):
+    buffer = call.build.buffers[a.base]
+    same = layout.same_layout(a, b) and layout.covers(b, call.build.buffers[b.base].elements)
+    if not same or not call.build.pin(b.base, buffer.width):
         if [call_dim_batch(a, i) for i in range(len(a.dims))] != [call_dim_batch(b, i) for i in range(len(b.dims))]:
             return f"layout: {join} of tensors whose samples are different dimensions"
-        b = call.build.packed(b, order=a, width=slot.width)
+        b = call.build.packed(b, order=a, width=buffer.width)
     attrs = {"join": join} if join != "add" else {}
-    return call.draft("pointwise", [a.base, b.base], a, slot.elements, slot.width, attrs=attrs)
+    return call.op_node("pointwise", [a.base, b.base], a, buffer.elements, buffer.width, attrs=attrs)
 
 
 def call_dim_batch(view: layout.View, dim: int) -> bool:
@@ -159,7 +159,7 @@ def call_dim_batch(view: layout.View, dim: int) -> bool:
 
 
 @rule(aten.sub.Tensor)
-def _sub(call: Call) -> Draft | str:
+def _sub(call: Call) -> OpNode | str:
     constant = call.constant(call["other"])
     if call["alpha"] != 1 or not (isinstance(call["other"], (int, float)) or constant is not None):
         return "subtracts a computed tensor"
@@ -167,7 +167,7 @@ def _sub(call: Call) -> Draft | str:
 
 
 @rule(aten.mul.Tensor, aten.div.Tensor)
-def _mul(call: Call) -> Draft | str:
+def _mul(call: Call) -> OpNode | str:
     left, right = call["self"], call["other"]
     divides = call.node.target is aten.div.Tensor
     if call.constant(left) is not None and not divides:
@@ -182,19 +182,19 @@ def _mul(call: Call) -> Draft | str:
 
 
 @rule(aten.hypot.default)
-def _hypot(call: Call) -> Draft | str:
+def _hypot(call: Call) -> OpNode | str:
     return _joined(call, call["self"], call["other"], "hypot")
 
 
 @rule(aten.pow.Tensor_Scalar)
-def _pow(call: Call) -> Draft | str:
+def _pow(call: Call) -> OpNode | str:
     if call["exponent"] != 2:
         return "is a power other than 2"
     return _joined(call, call["self"], call["self"], "mul")
 
 
 @rule(aten.sqrt.default)
-def _sqrt(call: Call) -> Draft | str:
+def _sqrt(call: Call) -> OpNode | str:
     """The root of a sum of two squares. The squares themselves go away, as nothing else reads them."""
     total = call["self"]
     adds = total.target == aten.add.Tensor and len(total.args) == 2 and not total.kwargs  # no multiple (alpha)
@@ -216,7 +216,7 @@ def _squared(node: Any) -> fx.Node | None:
 
 
 @rule(aten.cat.default)
-def _cat(call: Call) -> Draft | str:
+def _cat(call: Call) -> OpNode | str:
     """Columns side by side: each part is copied into its place."""
     if len(call["tensors"]) > 256:
         return "joins more than 256 tensors"
@@ -229,7 +229,7 @@ def _cat(call: Call) -> Draft | str:
     if len({tuple(part.has_batch(i) for i in range(rank)) for part in parts}) != 1:
         return "layout: joins tensors whose samples are different dimensions"
     views = [call.build.rows(part) for part in parts]
-    steps = {call.build.slots[v.base].steps for v in views}
+    steps = {call.build.buffers[v.base].steps for v in views}
     plain = [layout.same_layout(v, call.build._dense_like(v)) for v in views]
     if len(steps) != 1:
         return "joins tensors of different numbers of rows"
@@ -237,6 +237,6 @@ def _cat(call: Call) -> Draft | str:
     widths = [call.width(v) for v in views]
     result = call.build.scaled(views[0], call.node.name, sum(widths))
     elements = steps.pop() * sum(widths)
-    call.build.slots[call.node.name] = Slot(elements, sum(widths))
+    call.build.buffers[call.node.name] = Buffer(elements, sum(widths))
     call.build.views[call.node.name] = result
-    return Draft("concat", call.node, module_name(call.node), [v.base for v in views], [call.node.name])
+    return OpNode("concat", call.node, module_name(call.node), [v.base for v in views], [call.node.name])

@@ -7,7 +7,7 @@ from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import Atom, View
-from rtaccel.convert.frontend.nodes import Draft, Slot, module_name
+from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
 from rtaccel.convert.patterns.rules import Call, Refused, rule
 
 aten = torch.ops.aten
@@ -68,13 +68,13 @@ def _state(call: Call, node: fx.Node, rows: int, hidden: int) -> str | None:
     view = call.rows(node)
     if not layout.same_layout(view, call.build._dense_like(view)):
         view = call.build.packed(view)
-    slot = call.build.slots[view.base]
-    if slot.elements != rows * hidden or not call.build.pin(view.base, hidden):
+    buffer = call.build.buffers[view.base]
+    if buffer.elements != rows * hidden or not call.build.pin(view.base, hidden):
         raise Refused("layout: its state has another shape than [layers, batch, hidden]")
     return view.base
 
 
-def _recurrent(call: Call, op: str, states: list[fx.Node], gates: int) -> Draft | str:
+def _recurrent(call: Call, op: str, states: list[fx.Node], gates: int) -> OpNode | str:
     layers, directions = call["num_layers"], 2 if call["bidirectional"] else 1
     tensors, hidden = _weights(call, layers, directions, gates, call["has_biases"])
     view, time, batch, batch_first = _sequence(call, call["batch_first"])
@@ -117,22 +117,22 @@ def _recurrent(call: Call, op: str, states: list[fx.Node], gates: int) -> Draft 
         if ":unread" in name:
             index = int(name[-1])
             width = hidden * (directions if index == 0 else 1)
-            call.build.slots[name] = Slot((time * batch if index == 0 else rows) * width, width)
+            call.build.buffers[name] = Buffer((time * batch if index == 0 else rows) * width, width)
     read = [view.base, *(r for r in reads if r is not None)]
-    return Draft(op, call.node, module_name(call.node), read, writes, tensors=tensors, attrs=attrs)
+    return OpNode(op, call.node, module_name(call.node), read, writes, tensors=tensors, attrs=attrs)
 
 
 @rule(aten.lstm.input)
-def _lstm(call: Call) -> Draft | str:
+def _lstm(call: Call) -> OpNode | str:
     return _recurrent(call, "lstm", call["hx"], 4)
 
 
 @rule(aten.gru.input)
-def _gru(call: Call) -> Draft | str:
+def _gru(call: Call) -> OpNode | str:
     return _recurrent(call, "gru", [call["hx"]], 3)
 
 
-def _cell(call: Call, op: str, states: list[fx.Node], gates: int) -> Draft | str:
+def _cell(call: Call, op: str, states: list[fx.Node], gates: int) -> OpNode | str:
     names = ("w_ih", "w_hh", "b_ih", "b_hh")
     given = {n: call.constant(call[n]) for n in names}
     if given["w_ih"] is None or given["w_hh"] is None:
@@ -145,13 +145,13 @@ def _cell(call: Call, op: str, states: list[fx.Node], gates: int) -> Draft | str
         bias = given[n]
         tensors[f"bias_{n[2:]}_l0"] = zero if bias is None else bias.float()
     view = call.rows(call["input"])
-    batch = call.build.slots[view.base].steps
+    batch = call.build.buffers[view.base].steps
     reads = []
     for node in states:
         if _is_zero(call, node):
             return "starts from a zero state"
         state = call.rows(node)
-        if call.build.slots[state.base].steps != batch:
+        if call.build.buffers[state.base].steps != batch:
             return "has a state of another batch"
         reads.append(state.base)
     attrs = {
@@ -161,7 +161,7 @@ def _cell(call: Call, op: str, states: list[fx.Node], gates: int) -> Draft | str
     read = [view.base, *reads]
     # A cell gives its new h once; as a layer it gives y and h, which are the same numbers.
     unread = f"{call.node.name}:y"
-    call.build.slots[unread] = Slot(batch * hidden, hidden)
+    call.build.buffers[unread] = Buffer(batch * hidden, hidden)
     if op == "gru":
         writes = [unread, call.give(call.node, seen, batch * hidden, hidden)]
     else:
@@ -170,16 +170,16 @@ def _cell(call: Call, op: str, states: list[fx.Node], gates: int) -> Draft | str
         for index in range(2):
             part = parts.get(index)
             name = f"{call.node.name}:unread{index}"
-            call.build.slots[name] = Slot(batch * hidden, hidden)
+            call.build.buffers[name] = Buffer(batch * hidden, hidden)
             writes.append(name if part is None else call.give(part, seen, batch * hidden, hidden))
-    return Draft(op, call.node, module_name(call.node), read, writes, tensors=tensors, attrs=attrs)
+    return OpNode(op, call.node, module_name(call.node), read, writes, tensors=tensors, attrs=attrs)
 
 
 @rule(aten.lstm_cell.default)
-def _lstm_cell(call: Call) -> Draft | str:
+def _lstm_cell(call: Call) -> OpNode | str:
     return _cell(call, "lstm", call["hx"], 4)
 
 
 @rule(aten.gru_cell.default)
-def _gru_cell(call: Call) -> Draft | str:
+def _gru_cell(call: Call) -> OpNode | str:
     return _cell(call, "gru", [call["hx"]], 3)

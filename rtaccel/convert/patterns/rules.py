@@ -1,6 +1,6 @@
 """Which operator a call becomes: one rule per kind of ATen call, found in the files match_*.py.
 
-A rule gets the call and returns a draft, or a sentence saying why it does not fit; the call then stays torch's. A
+A rule gets the call and returns a node, or a sentence saying why it does not fit; the call then stays torch's. A
 sentence that starts with "layout: " says that the same call might fit where the shapes are fixed.
 """
 
@@ -16,14 +16,14 @@ from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import View
-from rtaccel.convert.frontend.nodes import Draft, Slot, module_name
+from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
 from rtaccel.convert.frontend.view_ops import Arguments
 from rtaccel.core.registry import operators
 
 if TYPE_CHECKING:
     from rtaccel.convert.frontend.graph import Builder
 
-Rule = Callable[["Call"], "Draft | str"]
+Rule = Callable[["Call"], "OpNode | str"]
 _RULES: dict[Any, Rule] = {}
 
 
@@ -39,19 +39,19 @@ def rule(*targets: Any) -> Callable[[Rule], Rule]:
     return add
 
 
-def match(build: Builder, node: fx.Node) -> Draft | str:
+def match(build: Builder, node: fx.Node) -> OpNode | str:
     from rtaccel.convert.patterns import attention, conv, linear, pointwise, recurrent, sparse  # noqa: F401
 
     found = _RULES.get(node.target)
     if found is None:
         return "no operator computes it"
     try:
-        draft = found(Call(build, node))
+        op_node = found(Call(build, node))
     except Refused as refusal:
         return str(refusal)
-    if isinstance(draft, Draft) and draft.op not in operators():
-        return f"there is no operator {draft.op}"
-    return draft
+    if isinstance(op_node, OpNode) and op_node.op not in operators():
+        return f"there is no operator {op_node.op}"
+    return op_node
 
 
 class Call:
@@ -89,29 +89,29 @@ class Call:
         return self.build.rows(view)
 
     def width(self, view: View) -> int:
-        return self.build.slots[view.base].width
+        return self.build.buffers[view.base].width
 
     def give(self, node: fx.Node, view: View, elements: int, width: int) -> str:
         """Declares the value of a node: its size, and where the elements of the node's tensor lie in it."""
-        self.build.slots[node.name] = Slot(elements, width)
+        self.build.buffers[node.name] = Buffer(elements, width)
         self.build.views[node.name] = View(node.name, view.dims, view.offset)
         return node.name
 
-    def draft(self, op: str, reads: Sequence[str], view: View, elements: int, width: int, **parts: Any) -> Draft:
-        """A draft whose only value is that of the node."""
+    def op_node(self, op: str, reads: Sequence[str], view: View, elements: int, width: int, **parts: Any) -> OpNode:
+        """A node whose only value is that of the node."""
         meta = self.node.meta["val"]
         if meta.dtype != torch.float32:
             raise Refused(f"gives {meta.dtype}, and operators here float32")
         if elements == 0 or any(tensor.numel() == 0 for tensor in parts.get("tensors", {}).values()):
             raise Refused("has no elements")
         name = self.give(self.node, view, elements, width)
-        return Draft(op, self.node, module_name(self.node), list(reads), [name], **parts)
+        return OpNode(op, self.node, module_name(self.node), list(reads), [name], **parts)
 
-    def row_wise(self, op: str, view: View, width: int, *more: str, **parts: Any) -> Draft:
-        """A draft that has a row of `width` for each row of `view`, which `rows` gave."""
-        steps = self.build.slots[view.base].steps
+    def row_wise(self, op: str, view: View, width: int, *more: str, **parts: Any) -> OpNode:
+        """A node that has a row of `width` for each row of `view`, which `rows` gave."""
+        steps = self.build.buffers[view.base].steps
         result = self.build.scaled(view, self.node.name, width)
-        return self.draft(op, [view.base, *more], result, steps * width, width, **parts)
+        return self.op_node(op, [view.base, *more], result, steps * width, width, **parts)
 
     def spread(self, constant: Tensor, view: View) -> Tensor:
         """A constant that broadcasts against a tensor, as the rows of its value: [steps, width], or [width] where all
@@ -123,9 +123,9 @@ class Call:
         padded = constant.reshape(*([1] * (len(full) - constant.dim())), *constant.shape)
         if any(view.has_batch(i) and padded.shape[i] != 1 for i in range(len(full))):
             raise Refused("has a constant for each sample")
-        slot = self.build.slots[view.base]
+        buffer = self.build.buffers[view.base]
         place = torch.from_numpy(np.ascontiguousarray(layout.offsets(view).reshape(-1)))
-        table = torch.empty(slot.elements, dtype=torch.float32, device="cpu")
+        table = torch.empty(buffer.elements, dtype=torch.float32, device="cpu")
         table[place] = padded.detach().float().cpu().expand(shape).reshape(-1)
-        rows = table.reshape(slot.steps, slot.width)
+        rows = table.reshape(buffer.steps, buffer.width)
         return rows[0].clone() if bool((rows == rows[:1]).all()) else rows

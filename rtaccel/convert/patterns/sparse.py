@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, cast
 
-from rtaccel.convert.frontend.nodes import Draft, zeros_like_rows
+from rtaccel.convert.frontend.nodes import OpNode, zeros_like_rows
 from rtaccel.convert.patterns.rules import Call, Rule, rule
 from rtaccel.core.stage import Quant
 from rtaccel.nn.ops import SPARSE_OPERATORS
@@ -16,7 +16,7 @@ from rtaccel.nn.sparse_numbers import SparseNumbers
 def _sparse(numbers: type[SparseNumbers]) -> Rule:
     names = tuple(f.name for f in fields(cast(Any, numbers)) if f.name not in numbers.OPTIONS)
 
-    def take(call: Call) -> Draft | str:
+    def take(call: Call) -> OpNode | str:
         tensors = {name: call.constant(call[name]) for name in names}
         if any(tensors[name] is None and call[name] is not None for name in names):
             return "its weight is computed, not a buffer"
@@ -27,10 +27,10 @@ def _sparse(numbers: type[SparseNumbers]) -> Rule:
         kept = {"weight": weight, "bias": bias, **layer.scales()}
         attrs = {"activation": call["activation"], "activation_parameter": float(call["activation_parameter"])}
         attrs |= layer.attrs()
-        draft = call.row_wise("linear", call.rows(call["x"]), weight.shape[0], tensors=kept, attrs=attrs)
+        op_node = call.row_wise("linear", call.rows(call["x"]), weight.shape[0], tensors=kept, attrs=attrs)
         if layer.input_scale is not None and layer.input_zero_point is not None:
-            draft.quant = Quant(float(layer.input_scale), int(layer.input_zero_point))
-        return draft
+            op_node.quant = Quant(float(layer.input_scale), int(layer.input_zero_point))
+        return op_node
 
     return take
 

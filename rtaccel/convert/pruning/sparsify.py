@@ -14,7 +14,7 @@ from rtaccel.convert.module_swap.name_patterns import unmatched
 from rtaccel.convert.module_swap.swap import put
 from rtaccel.convert.pruning.input_statistics import MomentWatch
 from rtaccel.convert.pruning.prune import IN_TURN, METHODS
-from rtaccel.convert.pruning.sparsify_layer import Draft, Layer, Pruner, Work, layers_of
+from rtaccel.convert.pruning.sparsify_layer import Layer, Pruner, PruneResult, Work, layers_of
 from rtaccel.convert.pruning.sparsify_report import SparsifyEntry, SparsifyReport
 from rtaccel.convert.pruning.sparsity_allocation import allocate, curve
 from rtaccel.convert.pruning.weight_matrices import Prunable, matrices_of
@@ -96,18 +96,19 @@ def sparsify_(
     levels = _levels([x for x in layers if x.pattern is not None], watched, allocation)
     work = Work(model, calibration) if chosen in IN_TURN else None
     pruner = Pruner(chosen, scheme, swap, rows, work, levels)
-    drafts = []
+    results = []
     with counted("sparsify_", len(layers), "layers") as advance:
         for layer in _as_called(layers, watched):
-            drafts.append(pruner.draft(layer, watched.get(layer.module)))
+            results.append(pruner.result(layer, watched.get(layer.module)))
             advance()
     order = {layer.name: i for i, layer in enumerate(layers)}
-    drafts.sort(key=lambda draft: order[draft.layer.name])
-    for draft in drafts:
-        if draft.pruned and draft.candidate is None:
-            _write(draft, keep_original)
-    put(model, [(d.layer.names, d.layer.module, d.candidate) for d in drafts if d.candidate is not None], keep_original)  # type: ignore[misc]
-    report = SparsifyReport(tuple(entry for d in drafts for entry in d.entries), notes)
+    results.sort(key=lambda result: order[result.layer.name])
+    for result in results:
+        if result.pruned and result.candidate is None:
+            _write(result, keep_original)
+    swapped = [(r.layer.names, r.layer.module, r.candidate) for r in results if r.candidate is not None]
+    put(model, swapped, keep_original)  # type: ignore[arg-type]
+    report = SparsifyReport(tuple(entry for r in results for entry in r.entries), notes)
     for entry in report:
         log.debug("sparsify_: %s %s: %s", entry.fqn, entry.action, entry.reason)
     log.info("sparsify_: %d of %d matrices changed, %.1f%% zeros", report.changed, len(report), 100 * report.zeros)
@@ -121,12 +122,12 @@ def _as_called(layers: list[Layer], watched: Mapping[nn.Module, MomentWatch]) ->
     return sorted(layers, key=lambda layer: place.get(layer.name, len(place)))
 
 
-def _write(draft: Draft, keep_original: bool) -> None:
-    module = draft.layer.module
+def _write(result: PruneResult, keep_original: bool) -> None:
+    module = result.layer.module
     if keep_original:
         kept = {name: p.detach().clone() for name, p in module.named_parameters()}
         module.__dict__.setdefault("_unpruned", kept)
-    for matrix, weight, bias in draft.pruned:
+    for matrix, weight, bias in result.pruned:
         matrix.write(module, weight, bias)
 
 

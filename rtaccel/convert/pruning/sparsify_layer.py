@@ -71,7 +71,7 @@ def _layer(
 
 
 @dataclass(frozen=True, eq=False)
-class Draft:
+class PruneResult:
     """pruned: what takes the place of each matrix and of its bias. candidate: what takes the place of the layer."""
 
     layer: Layer
@@ -105,7 +105,7 @@ class Pruner:
     work: Work | None
     levels: Mapping[tuple[nn.Module, int], float] = field(default_factory=dict)
 
-    def draft(self, layer: Layer, watch: MomentWatch | None) -> Draft:
+    def result(self, layer: Layer, watch: MomentWatch | None) -> PruneResult:
         reason = layer.reason
         if reason is None and watch is not None and not all(watch.rows):
             reason = "no calibration batch reached it"
@@ -115,13 +115,13 @@ class Pruner:
                 layer.name, "kept", reason or "", (first.shape[0], first[0].numel()),
                 bytes_before=_bytes(layer.module), also=layer.names[1:],
             )  # fmt: skip
-            return Draft(layer, (entry,))
+            return PruneResult(layer, (entry,))
         pruned, entries = [], []
         for index, matrix in enumerate(matrices_of(layer.module)):
             weight, bias, entry = self._matrix(layer, index, matrix, watch)
             pruned.append((matrix, weight, bias))
             entries.append(entry)
-        return self._placed(Draft(layer, tuple(entries), tuple(pruned)), watch)
+        return self._placed(PruneResult(layer, tuple(entries), tuple(pruned)), watch)
 
     def _matrix(
         self, layer: Layer, index: int, matrix: Matrix, watch: MomentWatch | None
@@ -157,16 +157,16 @@ class Pruner:
         )
         return pruned, new_bias, entry
 
-    def _placed(self, draft: Draft, watch: MomentWatch | None) -> Draft:
+    def _placed(self, result: PruneResult, watch: MomentWatch | None) -> PruneResult:
         """With what takes the layer's place, or with why nothing does."""
-        layer = draft.layer
+        layer = result.layer
         stays = layer.stays or _stays(layer.module, self.scheme)
         if not self.swap:
-            return draft
+            return result
         if stays is not None:
-            return replace(draft, entries=tuple(replace(e, reason=stays) for e in draft.entries))
+            return replace(result, entries=tuple(replace(e, reason=stays) for e in result.entries))
         try:
-            candidate = self._candidate(draft, watch)
+            candidate = self._candidate(result, watch)
         except RtaccelError as error:
             raise type(error)(
                 f"sparsify_: {layer.name}: {error.op}", error.got, error.expected, error.next_step
@@ -174,10 +174,10 @@ class Pruner:
         bytes_after = sum(t.numel() * t.element_size() for t in candidate.buffers())
         if not isinstance(candidate, SparseLinear):
             note = "quantised; its zeros are used where that is faster"
-            entries = [replace(e, action="swapped", reason=note) for e in draft.entries]
+            entries = [replace(e, action="swapped", reason=note) for e in result.entries]
             entries[0] = replace(entries[0], bytes_before=_bytes(layer.module), bytes_after=bytes_after)
             entries[1:] = [replace(e, bytes_before=0) for e in entries[1:]]
-            return replace(draft, entries=tuple(entries), candidate=candidate)
+            return replace(result, entries=tuple(entries), candidate=candidate)
         assert isinstance(layer.module, nn.Linear)
         device = layer.module.weight.device
         x = torch.randn(
@@ -189,16 +189,16 @@ class Pruner:
         if not timed.steady:
             reason += f"; unsteady, half of the original's times spread over {timed.spread:.0%}"
         entry = replace(
-            draft.entries[0], action="swapped", reason=reason, bytes_after=bytes_after,
+            result.entries[0], action="swapped", reason=reason, bytes_after=bytes_after,
             us_before=timed.us_before, us_after=timed.us_after,
         )  # fmt: skip
-        return replace(draft, entries=(entry,), candidate=candidate)
+        return replace(result, entries=(entry,), candidate=candidate)
 
-    def _candidate(self, draft: Draft, watch: MomentWatch | None) -> Candidate:
-        module, pattern = draft.layer.module, draft.layer.pattern
+    def _candidate(self, result: PruneResult, watch: MomentWatch | None) -> Candidate:
+        module, pattern = result.layer.module, result.layer.pattern
         observer = watch.observer if watch is not None else None
         twin = copy.deepcopy(module)
-        for matrix, weight, bias in draft.pruned:
+        for matrix, weight, bias in result.pruned:
             matrix.write(twin, weight, bias)
         if isinstance(twin, nn.LSTM):
             return QuantLSTM.from_float(twin, self.scheme, observer)
@@ -206,7 +206,7 @@ class Pruner:
             return QuantGRU.from_float(twin, self.scheme, observer)
         assert isinstance(twin, nn.Linear) and pattern is not None
         keep = pattern if isinstance(pattern, SemiStructured) else replace(pattern, sparsity=None)  # type: ignore[type-var]
-        mask = draft.pruned[0][1] != 0
+        mask = result.pruned[0][1] != 0
         return SparseLinear.from_float(twin, self.scheme, observer, sparsity=keep, mask=mask)
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend.export import Captured
-from rtaccel.convert.frontend.graph import DraftGraph
-from rtaccel.convert.frontend.nodes import Draft
+from rtaccel.convert.frontend.graph import OpGraph
+from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.quantization.scheme_rules import Layer
 from rtaccel.core.scheme import W8A8, Observer
 from rtaccel.core.stage import Quant
@@ -97,20 +97,20 @@ def _factor(rows: Tensor) -> Tensor:
 
 
 def column_observers(
-    captured: Captured, graph: DraftGraph, layers: Mapping[str, Layer], streamed: bool
+    captured: Captured, graph: OpGraph, layers: Mapping[str, Layer], streamed: bool
 ) -> dict[str, ColumnObserver]:
     """One for each model input whose columns may be evened, by name: float32, and read by one W8A8 layer alone."""
     nodes = {node.name: node for node in captured.graph.nodes}
     found: dict[str, ColumnObserver] = {}
-    for draft in graph.drafts:
-        layer = layers.get(draft.writes[0])
-        if layer is None or layer.observer is None or draft.op not in ("linear", "lstm", "gru"):
+    for op_node in graph.op_nodes:
+        layer = layers.get(op_node.writes[0])
+        if layer is None or layer.observer is None or op_node.op not in ("linear", "lstm", "gru"):
             continue
-        name = draft.reads[0]
-        once = sum(d.reads.count(name) for d in graph.drafts) == 1
+        name = op_node.reads[0]
+        once = sum(d.reads.count(name) for d in graph.op_nodes) == 1
         if name not in captured.inputs or not once or not isinstance(layer.scheme, W8A8):
             continue
-        weight = torch.cat([draft.tensors[key] for key in _read(draft)])
+        weight = torch.cat([op_node.tensors[key] for key in _read(op_node)])
         if _columns(nodes[name], weight.shape[1], streamed):
             found[name] = ColumnObserver(name, weight)
     return found
@@ -123,12 +123,12 @@ def _columns(node: fx.Node, width: int, streamed: bool) -> bool:
     return shape[-1] == width and (not streamed or list(shape).count(width) == 1)
 
 
-def _read(draft: Draft) -> list[str]:
+def _read(op_node: OpNode) -> list[str]:
     """Names of the weights that multiply the input."""
-    return [key for key in draft.tensors if key == "weight" or key.startswith("weight_ih_l0")]
+    return [key for key in op_node.tensors if key == "weight" or key.startswith("weight_ih_l0")]
 
 
-def evened(draft: Draft, factor: Tensor) -> Draft:
-    """The draft for inputs that are multiplied by `factor`."""
-    divided = {key: (draft.tensors[key].double() / factor.double()).float() for key in _read(draft)}
-    return replace(draft, tensors={**draft.tensors, **divided})
+def evened(op_node: OpNode, factor: Tensor) -> OpNode:
+    """The node for inputs that are multiplied by `factor`."""
+    divided = {key: (op_node.tensors[key].double() / factor.double()).float() for key in _read(op_node)}
+    return replace(op_node, tensors={**op_node.tensors, **divided})

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rtaccel.convert.frontend.nodes import Draft
+from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.core.errors import FormatError
 from rtaccel.core.scheme import W4A8, W4A16, W8A8, W8A16, BFloat16, Float8, Float32, Int8Activation, Scheme
 from rtaccel.core.stage import Quant
@@ -129,21 +129,21 @@ def decide(name: str, k: int, scheme: Scheme, calibrated: bool, notes: list[str]
     return Layer(scheme, int8=True, dynamic=dynamic)
 
 
-def decide_draft(draft: Draft, scheme: Callable[[str], Scheme], calibrated: bool, notes: list[str]) -> Layer:
-    """`decide` for a draft; one that was swapped keeps the numbers it has."""
-    if draft.swapped:
-        int8_input = not draft.float_input
-        return Layer(Float32(), int8_input, int8_input and draft.quant is None, draft.quant)
-    products = max(t[0].numel() for name, t in draft.tensors.items() if name.startswith("weight"))
-    chosen = available(draft.op, draft.name, scheme(draft.name), notes)
-    return decide(draft.name, products, chosen, calibrated, notes)
+def decide_draft(op_node: OpNode, scheme: Callable[[str], Scheme], calibrated: bool, notes: list[str]) -> Layer:
+    """`decide` for a node; one that was swapped keeps the numbers it has."""
+    if op_node.swapped:
+        int8_input = not op_node.float_input
+        return Layer(Float32(), int8_input, int8_input and op_node.quant is None, op_node.quant)
+    products = max(t[0].numel() for name, t in op_node.tensors.items() if name.startswith("weight"))
+    chosen = available(op_node.op, op_node.name, scheme(op_node.name), notes)
+    return decide(op_node.name, products, chosen, calibrated, notes)
 
 
-def parts(draft: Draft, layer: Layer | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and attributes of the draft's stage: what the scheme makes of each weight takes its place. A weight of more
+def parts(op_node: OpNode, layer: Layer | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and attributes of the node's stage: what the scheme makes of each weight takes its place. A weight of more
     dimensions than two is a matrix of what each output multiplies."""
-    tensors, attrs = dict(draft.tensors), dict(draft.attrs)
-    if layer is None or draft.swapped:
+    tensors, attrs = dict(op_node.tensors), dict(op_node.attrs)
+    if layer is None or op_node.swapped:
         return tensors, attrs
     if layer.h_scale is not None:
         attrs["h_scale"] = layer.h_scale
@@ -153,7 +153,7 @@ def parts(draft: Draft, layer: Layer | None) -> tuple[dict[str, Tensor], dict[st
         attrs |= more
         for part, tensor in made.items():
             renamed = part.replace("weight", name, 1) if part.startswith("weight") else f"{name}_{part}"
-            renamed = part if draft.op == "linear" else renamed
+            renamed = part if op_node.op == "linear" else renamed
             whole = part == "weight" and tensor.numel() == weight.numel()  # int4 is packed, scales have one per output
             tensors[renamed] = tensor.reshape(weight.shape) if whole else tensor
     return tensors, attrs
