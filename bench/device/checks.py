@@ -17,6 +17,10 @@ from typing import Any
 ROOT = Path(__file__).parent.parent.parent
 
 
+OURS = ("RTACCEL_KERNELS", "BENCH_DEVICE_CARD", "BENCH_DEVICE_CLAIMS", "PYTORCH_NVML_BASED_CUDA_CHECK")
+"""Variables of the run that a test must not see: it is to find what a user has."""
+
+
 @dataclass(frozen=True)
 class File:
     """words: more for pytest. side_by_side: of processes with pytest-xdist; 0 where kernels stay on the card, as those of several
@@ -54,11 +58,12 @@ def file_row(path: str, limit_s: float, words: tuple[str, ...] = ()) -> dict[str
     command = [sys.executable, "-m", "pytest", "-v", "--no-header", "--tb=short", "-p", "no:cacheprovider", *words]
     if side and importlib.util.find_spec("xdist") is not None:
         command += ["-n", str(min(side, len(os.sched_getaffinity(0))))]
+    environment = {k: v for k, v in os.environ.items() if k not in OURS}
     with tempfile.TemporaryDirectory() as folder:
         report, log = Path(folder) / "report.xml", Path(folder) / "output"
         with log.open("wb") as output:
             started = subprocess.Popen(
-                [*command, f"--junitxml={report}", path], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT,
+                [*command, f"--junitxml={report}", path], cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT,
                 start_new_session=True,
             )  # fmt: skip
             try:

@@ -19,12 +19,13 @@ import rtaccel as rt
 from bench.device.measure_graphs import writer
 from bench.device.timing import Fields, copies_for, copies_of, device_us
 from rtaccel.core.errors import FormatError
+from rtaccel.core.sparsity import Sparsity
 from rtaccel.formats import masks
 from rtaccel.plan import sparse_gpu
 
 MOST_COPIES = 64
 
-PATTERNS: dict[str, rt.Sparsity] = {
+PATTERNS: dict[str, Sparsity] = {
     str(pattern): pattern
     for pattern in (
         rt.Unstructured(0.5), rt.Unstructured(0.9), rt.Unstructured(0.95), rt.BlockSparse((16, 16), 0.8),
@@ -38,7 +39,7 @@ FORCED: dict[str, dict[str, float]] = {"": {}, " sparse": {"CHAIN_US": -1e6}, " 
 
 def choosing(forced: str) -> contextlib.AbstractContextManager[object]:
     """Inside, the model of time picks what is asked for."""
-    constants = FORCED[forced]
+    constants: dict[str, Any] = FORCED[forced]
     return mock.patch.multiple(sparse_gpu, **constants) if constants else contextlib.nullcontext()
 
 
@@ -55,7 +56,7 @@ def ours_row(m: int, n: int, pattern: str, scheme: str, forced: str = "") -> Fie
     layer, x = layer_of(n, pattern), torch.randn(m, n)
     with choosing(forced):
         model = nn.Sequential(layer).eval()
-        fast = rt.compile(model, (x,), scheme, calibration=[torch.randn(256, n)], device="cuda", mode="eager")
+        fast: Any = rt.compile(model, (x,), scheme, calibration=[torch.randn(256, n)], device="cuda", mode="eager")
         copies, mib = copies_of(fast, MOST_COPIES)
     notes = [note for note in fast.explain(measure=False).splitlines() if "computed" in note]
     there = x.cuda()
@@ -82,7 +83,7 @@ def _cusparse(weight: Tensor, x: Tensor) -> Callable[[], object]:
     return call
 
 
-def call_of(way: str, weight: Tensor, x: Tensor, pattern: rt.Sparsity) -> Callable[[], object]:
+def call_of(way: str, weight: Tensor, x: Tensor, pattern: Sparsity) -> Callable[[], object]:
     """One product in half precision: weight [n, n], x [m, n], both on the card. A new copy of the weight in every one."""
     if way == DENSE:
         dense = weight.clone()

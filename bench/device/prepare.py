@@ -33,6 +33,11 @@ def card() -> Any:
     return Card(capability, multiprocessors)
 
 
+def alone() -> None:
+    """As many jobs run as there are cores: each is to use one."""
+    torch.set_num_threads(1)
+
+
 def claimed(path: Path) -> bool:
     """Whether this process is the one that builds a kernel."""
     try:
@@ -60,6 +65,7 @@ def build(wanted: Mapping[str, Any]) -> Fields:
 
 
 def null() -> Fields:
+    alone()
     from rtaccel.kernels._shared.triton_launch import spec_key
     from rtaccel.kernels.mlp.triton_resident import specialise_null
 
@@ -69,6 +75,7 @@ def null() -> Fields:
 
 def graph(kind: str, name: str, scheme: str) -> Fields:
     """Of a model as a graph."""
+    alone()
     from rtaccel.kernels._shared.cuda_recurrent_form import assuming
 
     model, x = given(kind, name)
@@ -77,6 +84,7 @@ def graph(kind: str, name: str, scheme: str) -> Fields:
 
 
 def sparse(m: int, n: int, pattern: str, scheme: str, forced: str = "") -> Fields:
+    alone()
     model, x = nn.Sequential(layer_of(n, pattern)).eval(), torch.randn(m, n)
     with choosing(forced):
         return build(kernels_of(model, (x,), scheme, [torch.randn(256, n)]))
@@ -85,6 +93,7 @@ def sparse(m: int, n: int, pattern: str, scheme: str, forced: str = "") -> Field
 def persistent(name: str, scheme: str) -> Fields:
     from rtaccel.kernels._shared.cuda_recurrent_form import assuming
 
+    alone()
     model, inputs = network(name)
     with assuming(card()):
         data = [torch.randn(256, inputs)]
@@ -94,6 +103,7 @@ def persistent(name: str, scheme: str) -> Fields:
 def stream(name: str, scheme: str, kernel: str = "") -> Fields:
     from rtaccel.kernels._shared.cuda_recurrent_form import assuming
 
+    alone()
     found = sequence(name)
     example, data = torch.randn(1, found.inputs), [found.window(4)]
     with assuming(card()):

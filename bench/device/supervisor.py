@@ -138,9 +138,8 @@ class Supervisor:
             if "row" in message:
                 found += self._write(row, [message["row"]], time.monotonic() - begin)
                 continue
-            if not message["again"]:
+            if not message["again"] or processes.below(worker.pid):  # a child that runs on might use the card
                 self._retire()
-            self._orphans()
             return found, None
 
     def _write(self, row: Row, found: list[dict[str, Any]], took: float) -> list[dict[str, Any]]:

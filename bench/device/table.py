@@ -7,6 +7,7 @@ are guesses until a card has said otherwise; `took_s` of every row in the result
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from bench.device.checks import FILES
 from bench.device.row import Row
@@ -49,13 +50,14 @@ def rows(seconds: float = 1.0) -> list[Row]:
     """seconds: of calls of a row that is timed from the host; a persistent one takes twice that, for 1e5 calls."""
     return [
         *null(2 * seconds), *streams(2 * seconds), *persistent(2 * seconds), *graphs(seconds), *linear(seconds),
-        *several(2 * seconds), *sparse_goals(), *linear_others(seconds), *checks(), *others_of_ours(2 * seconds), *peers(seconds), *sparse_others(),
+        *several(2 * seconds), *sparse_goals(), *linear_others(seconds), *checks(), *others_of_ours(2 * seconds),
+        *peers(seconds), *sparse_others(),
     ]  # fmt: skip
 
 
 def null(seconds: float) -> Iterator[Row]:
     at, name = "bench.device.measure_null", "null model, persistent"
-    card = {"memory_mib": CONTEXT_MIB, "family": "null"}
+    card: dict[str, Any] = {"memory_mib": CONTEXT_MIB, "family": "null"}
     yield Row("the card answers", f"{at}:answers", {}, "null", 5, 60, check=True, early=True, canary="fork")
     yield Row(name, f"{at}:triton", {"seconds": seconds}, estimate_s=8, limit_s=40, early=True, **card)
     yield Row(f"{name}, CUDA C++", f"{at}:cuda", {"seconds": seconds}, estimate_s=6, limit_s=40, early=True, **card)
@@ -143,7 +145,10 @@ def _torch_linear(name: str, cold: bool) -> Row:
 
 def several(seconds: float) -> Iterator[Row]:
     at = "bench.device.measure_persistent"
-    ahead = {"prepare": "bench.device.prepare:persistent", "prepare_arguments": {"name": SMALL, "scheme": "w8a8"}}
+    ahead: dict[str, Any] = {
+        "prepare": "bench.device.prepare:persistent",
+        "prepare_arguments": {"name": SMALL, "scheme": "w8a8"},
+    }
     yield Row(
         "one model of eight, alone", f"{at}:at_once_row", {"name": SMALL, "seconds": seconds}, "", 12, 60, CONTEXT_MIB,
         more=("one model of 8, all called at once",), **ahead,
@@ -183,10 +188,10 @@ def checks() -> Iterator[Row]:
     for file in FILES:
         what, at = {"path": file.path, "words": file.words, "limit_s": file.limit_s}, "bench.device.checks:file_row"
         limit = file.limit_s + 15
-        yield Row(f"checks of {file.path}", at, what, "", file.estimate_s, limit, CONTEXT_MIB, check=True)
+        yield Row(f"checks of {file.path}", at, what, "", file.estimate_s, limit, check=True)
     for tool in TOOLS:
         at = "bench.device.sanitizer:tool_row"
-        yield Row(f"compute-sanitizer {tool}", at, {"tool": tool}, "", 30, 60, CONTEXT_MIB, check=True)
+        yield Row(f"compute-sanitizer {tool}", at, {"tool": tool}, "", 30, 60, check=True)
 
 
 def others_of_ours(seconds: float) -> Iterator[Row]:

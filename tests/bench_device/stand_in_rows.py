@@ -101,6 +101,13 @@ def escape(name: str, then_hang: bool) -> dict[str, Any]:
     return hang() if then_hang else good()
 
 
+def keeps_a_child(name: str) -> dict[str, Any]:
+    """Starts a process, stays its parent, and is done before it is."""
+    started = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    (notes() / name).write_text(str(started.pid))
+    return good()
+
+
 def is_gone(name: str) -> dict[str, Any]:
     """Whether the process that escaped no longer runs when the next row does."""
     return {"passed": not Path("/proc", (notes() / name).read_text()).exists()}
@@ -168,6 +175,8 @@ def everything() -> list[Row]:
         row("the child is gone", "is_gone", "c", arguments={"name": "orphan"}, check=True),
         row("hangs with a child", "escape", "c", 3.0, arguments={"name": "escaped", "then_hang": True}),
         row("that child is gone", "is_gone", "c", arguments={"name": "escaped"}, check=True),
+        row("keeps a child", "keeps_a_child", "c", arguments={"name": "kept"}),
+        row("its child is gone", "is_gone", "c", arguments={"name": "kept"}, check=True),
         row("wrong", "checked", arguments={"passes": False}, check=True),
         row("no such function", "nothing_here"),
         row("too long for the time that is left", "good", estimate_s=1e5),

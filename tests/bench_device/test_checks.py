@@ -65,6 +65,11 @@ def test_a_file_that_breaks_is_told(tmp_path: Path) -> None:
     assert crashed["tests_passed"] == 1
 
 
+def test_a_test_does_not_see_the_variables_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RTACCEL_KERNELS", "/nowhere")
+    assert row(tmp_path, "import os\ndef test_it(): assert 'RTACCEL_KERNELS' not in os.environ\n")["passed"] is True
+
+
 def test_lines_of_processes_side_by_side_are_read() -> None:
     text = "[gw0] [ 50%] PASSED a.py::test_x[1] \n[gw1] [100%] FAILED a.py::test_y \na.py::test_z SKIPPED (why)\n"
     found = checks.unfinished(text)

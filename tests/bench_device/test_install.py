@@ -101,7 +101,7 @@ def offline() -> list[str]:
 
 
 def test_it_works_where_no_network_is() -> None:
-    """With the native module of this checkout: the quick way. docs/gpu-measuring.md says how the build was tried."""
+    """With the native module of this checkout: the quick way. the build takes minutes and is not tried here."""
     words = offline()
     if not words:
         pytest.skip("this system makes no namespace without a network")
