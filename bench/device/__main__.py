@@ -106,7 +106,7 @@ def measure(args: argparse.Namespace, started: float) -> int:
         }  # fmt: skip
         book.add("run", **head)
         if not pretended:
-            preload()
+            preload(book)
         supervisor = Supervisor(book, Clock(minutes, started), book.path.with_suffix(".log"))
         how = go(rows, supervisor, minutes, REHEARSED_CORES if pretended else cores())
         book.add("end", how=how, at_s=round(time.monotonic() - started, 3), machine=machine.record())
@@ -144,10 +144,16 @@ def settle(found: dict[str, Any], scratch: Path, pretended: bool) -> None:
         Path(os.environ[name]).mkdir(parents=True, exist_ok=True)
 
 
-def preload() -> None:
+def preload(book: journal.Journal | None = None) -> None:
+    """What breaks when it is imported breaks the rows that need it, and not the run."""
     warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork.*")
     for name in PRELOADED:
-        importlib.import_module(name)
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            if book is None:
+                raise
+            book.add("note", text=f"{name} cannot be imported: {type(error).__name__}: {error}")
 
 
 def go(rows: Sequence[Row], supervisor: Supervisor, minutes: float, workers: int) -> str:
@@ -159,6 +165,8 @@ def go(rows: Sequence[Row], supervisor: Supervisor, minutes: float, workers: int
             supervisor.run([row for row in rows if not row.early])
         except Interrupted:
             return "was interrupted"
+        finally:
+            supervisor.stop()
     return "ended"
 
 

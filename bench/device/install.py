@@ -5,6 +5,7 @@ What is missing is said, package by package, with what it is for; only what is n
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 LIMIT_S = 570
+STAMP = ROOT / "build" / "device" / "installed-from"
+"""The hash of the sources that were installed last by this command."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,30 @@ def native_imports() -> bool:
     return done.returncode == 0 and Path(done.stdout.strip()).is_relative_to(ROOT)
 
 
+def sources() -> str:
+    """A hash of what the native module is built from."""
+    found = hashlib.sha256()
+    patterns = (
+        "CMakeLists.txt",
+        "cmake/*",
+        "rtaccel/*.cc",
+        "rtaccel/*.h",
+        "kernels/*/*.cc",
+        "kernels/*/*.h",
+        "kernels/*/*.in",
+    )
+    for path in sorted(path for pattern in patterns for path in ROOT.glob(pattern)):
+        found.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return found.hexdigest()
+
+
+def is_current() -> bool:
+    """Whether the native module is there, and not one that was installed here from other sources."""
+    if not native_imports():
+        return False
+    return not STAMP.exists() or STAMP.read_text() == sources()
+
+
 def command(break_system_packages: bool) -> list[str]:
     more = ["--break-system-packages"] if break_system_packages else []
     return [
@@ -100,7 +127,7 @@ def setup() -> int:
     for need in lacking:
         print(f"{'left out' if need.optional else 'MISSING'}: {need.package}, for {need.purpose}")
     stopped = [need.package for need in lacking if not need.optional]
-    if native_imports():
+    if is_current():
         print("The native module is there: nothing to install.")
     else:
         unbuildable = missing(TO_BUILD)
@@ -114,6 +141,8 @@ def setup() -> int:
                 print(why or "It was installed, and its native module cannot be imported.")
                 print("next: mend what the last lines say; building needs a C++ compiler")
                 return 1
+            STAMP.parent.mkdir(parents=True, exist_ok=True)
+            STAMP.write_text(sources())
             print("Installed.")
     if stopped:
         print(f"next: install {', '.join(stopped)}, then run this again")

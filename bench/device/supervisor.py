@@ -160,6 +160,10 @@ class Supervisor:
             self._worker = Worker(self.log, self.free, self.environment, self.fresh, row.family)
         return self._worker
 
+    def stop(self) -> None:
+        """No process is left."""
+        self._retire()
+
     def _retire(self) -> None:
         """Ends the process that measures and all below it."""
         if self._worker is not None:

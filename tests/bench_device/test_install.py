@@ -23,6 +23,11 @@ def test_nothing_is_fetched_and_only_the_project_is_installed() -> None:
     assert "--break-system-packages" in install.command(True)
 
 
+@pytest.fixture(autouse=True)
+def no_stamp(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(install, "STAMP", tmp_path / "stamp")
+
+
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A machine that has every package; what is on the list is missing."""
@@ -90,6 +95,25 @@ def test_a_build_that_fails_is_shown(
     said = capsys.readouterr().out
     assert "cc1plus: fatal error" in said
     assert "C++ compiler" in said
+
+
+def test_other_sources_are_installed_again(
+    bare: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed: list[int] = []
+    monkeypatch.setattr(install, "native_imports", lambda: True)
+    monkeypatch.setattr(install, "install", lambda: installed.append(1))
+    monkeypatch.setattr(install, "STAMP", tmp_path / "new" / "stamp")
+    assert install.setup() == 0
+    assert not installed, "what somebody else installed is used as it is"
+    install.STAMP.parent.mkdir()
+    install.STAMP.write_text("of other sources")
+    assert install.setup() == 0
+    assert len(installed) == 1
+    assert install.STAMP.read_text() == install.sources()
+    assert install.setup() == 0
+    assert len(installed) == 1
+    assert "Installed." in capsys.readouterr().out
 
 
 def offline() -> list[str]:
