@@ -22,9 +22,10 @@ def step_row(name: str, scheme: str, seconds: float, kernel: str = "") -> Fields
     with only(kernel) if kernel else contextlib.nullcontext():
         live = rt.stream(given.model, x, scheme=scheme, calibration=[given.window(4)], device="cuda")
     try:
-        (line,) = live.explain_lines(measure=False)
+        lines = list(live.explain_lines(measure=False))
         step = live.bind(x, out=live.step(x))
-        return timed(step, seconds, kernels=[line.kernel], weights=list(line.reasons))
+        why = [reason for line in lines for reason in line.reasons]
+        return timed(step, seconds, kernels=[line.kernel for line in lines], weights=why)
     finally:
         live.close()
 
