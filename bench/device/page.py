@@ -79,7 +79,8 @@ def summary(found: Mapping[str, Any]) -> list[str]:
     """What the run came to, in sentences."""
     run, rows, end = found["run"], found["rows"], found["end"]
     verdicts = [verdict for *_, verdict in judged(rows)]
-    said = [f"Goals: {verdicts.count(PASS)} {PASS}, {verdicts.count(FAIL)} {FAIL}, {verdicts.count(OPEN)} {OPEN}."]
+    title = "Goals, rehearsed" if run.get("rehearsal") else "Goals"
+    said = [f"{title}: {verdicts.count(PASS)} {PASS}, {verdicts.count(FAIL)} {FAIL}, {verdicts.count(OPEN)} {OPEN}."]
     counts = Counter(row["outcome"] for row in rows)
     of_each = [f"{counts[o]} {o}" for o in (MEASURED, PASSED, *BROKEN, LEFT_OUT, NOT_RUN) if counts[o]]
     said.append("Rows: " + (", ".join(of_each) or "none") + ".")
