@@ -37,8 +37,11 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m bench.peers
 
 # On a machine with an NVIDIA GPU: every kernel checked and timed, and the figures kept. Elsewhere it says why not.
-device: $(VENV)/.dev
-	$(BIN)/python -m bench.device
+# Where nothing can be downloaded the project goes onto the packages of the system's Python.
+device:
+	@if PIP_RETRIES=0 PIP_TIMEOUT=5 $(MAKE) --no-print-directory $(VENV)/.dev; then $(BIN)/python -m bench.device; \
+	else echo "No environment of its own could be made: onto the system's packages."; \
+		$(PYTHON) -m bench.device setup && $(PYTHON) -m bench.device; fi
 
 # The documentation as a site in site/, in some seconds; a broken link or reference fails it.
 docs: $(VENV)/.docs

@@ -260,7 +260,7 @@ def on_a_gpu(model: nn.Module, features: int, scheme: Any, moments: int, starts:
 @pytest.mark.parametrize("case", CASES)
 def test_small_networks_on_a_gpu(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make, features, scheme, _ = CASES[case]
-    monkeypatch.setattr(cuda_resident, "TIMEOUT_NS", 20_000_000_000)  # bench/device_sanitizer.py runs it, and is slow
+    monkeypatch.setattr(cuda_resident, "TIMEOUT_NS", 20_000_000_000)  # bench/device/sanitizer.py runs it, and is slow
     on_a_gpu(make(), features, scheme, 20, 2)
 
 

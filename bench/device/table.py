@@ -1,0 +1,261 @@
+"""What is measured on a card, in the order of what it is worth. It imports neither torch nor the library.
+
+A row is left out where less time is left than it should take, so what stands at the end is what may be missing. The estimates
+are guesses until a card has said otherwise; `took_s` of every row in the results is what they are mended with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from bench.device.checks import FILES
+from bench.device.row import Row
+from bench.device.sanitizer import TOOLS
+
+AUTOENCODER = "autoencoder 640-128x4-8-128x4-640"
+MLPS: dict[str, tuple[int, ...]] = {
+    "mlp 64-64-64-8": (64, 64, 64, 8),
+    "mlp 128x6": (128,) * 7,
+    "mlp 256-384-384-128": (256, 384, 384, 128),
+    "mlp 640-128-8-128-640": (640, 128, 8, 128, 640),
+}
+NETWORKS = (*MLPS, AUTOENCODER)
+"""Some are cut among multiprocessors in their persistent form."""
+
+STEPS = {"gru 64-128": 20, "LSTM_A 2x100": 50, "LSTM_B 3x200": 100, "LSTM_C 4x1000": 100, "TCN 3x128 k8": 3 * 7 + 1}
+"""Networks of sequences, and the steps of their windows."""
+
+STAC_ML = ("LSTM_A 2x100", "LSTM_B 3x200", "LSTM_C 4x1000")
+LINEAR = ("1x1024x1024", "1x4096x4096", "16x4096x4096", "64x4096x4096")
+"""MxKxN of single layers."""
+
+INT4 = ("w4a16 g128", "w4a16 g32")
+"""Groups of 128 as in the literature, and our own length."""
+
+SPARSE_GOALS = (
+    (1, "unstructured 50%"), (1, "unstructured 90%"), (16, "64x64 blocks 90%"), (1, "2:4"), (16, "2:4"),
+)  # fmt: skip
+SPARSE_PATTERNS = (
+    "unstructured 50%", "unstructured 90%", "unstructured 95%", "16x16 blocks 80%", "64x64 blocks 90%", "2:4",
+)  # fmt: skip
+SMALL = "mlp 64-64-64-8"
+CONTEXT_MIB = 1000
+"""Of a process that uses the card at all, with room for what a small row allocates."""
+
+LARGE_MIB = 3000
+
+
+def rows(seconds: float = 1.0) -> list[Row]:
+    """seconds: of calls of a row that is timed from the host; a persistent one takes twice that, for 1e5 calls."""
+    return [
+        *null(2 * seconds), *streams(2 * seconds), *persistent(2 * seconds), *graphs(seconds), *linear(seconds),
+        *several(2 * seconds), *sparse_goals(), *linear_others(seconds), *checks(), *others_of_ours(2 * seconds),
+        *peers(seconds), *sparse_others(),
+    ]  # fmt: skip
+
+
+def null(seconds: float) -> Iterator[Row]:
+    at, name = "bench.device.measure_null", "null model, persistent"
+    card: dict[str, Any] = {"memory_mib": CONTEXT_MIB, "family": "null"}
+    yield Row("the card answers", f"{at}:answers", {}, "null", 5, 60, check=True, early=True, canary="fork")
+    yield Row(name, f"{at}:triton", {"seconds": seconds}, estimate_s=8, limit_s=40, early=True, **card)
+    yield Row(f"{name}, CUDA C++", f"{at}:cuda", {"seconds": seconds}, estimate_s=6, limit_s=40, early=True, **card)
+    yield Row(
+        f"{name}, built ahead", f"{at}:built_ahead", {"seconds": seconds}, estimate_s=6, limit_s=30, canary="store",
+        prepare="bench.device.prepare:null", **card,
+    )  # fmt: skip
+
+
+def _step(name: str, scheme: str, seconds: float, kernel: str = "") -> Row:
+    large = name == "LSTM_C 4x1000"
+    what = {"name": name, "scheme": scheme, **({"kernel": kernel} if kernel else {})}
+    return Row(
+        f"{name}, one time step, rtaccel {scheme} persistent" + (f", by {kernel}" if kernel else ""),
+        "bench.device.measure_streams:step_row", {**what, "seconds": seconds}, f"stream {name}", 20 if large else 10,
+        90 if large else 45, CONTEXT_MIB, prepare="bench.device.prepare:stream", prepare_arguments=what,
+    )  # fmt: skip
+
+
+def streams(seconds: float) -> Iterator[Row]:
+    """A time step of each network of STAC-ML first: that is what they are judged by."""
+    for name in STAC_ML:
+        yield _step(name, "w8a8", seconds)
+
+
+def persistent(seconds: float) -> Iterator[Row]:
+    for name in NETWORKS:
+        what = {"name": name, "scheme": "w8a8"}
+        yield Row(
+            f"{name}, rtaccel w8a8 persistent", "bench.device.measure_persistent:network_row", {**what, "seconds": seconds},
+            "persistent", 6, 30, CONTEXT_MIB, prepare="bench.device.prepare:persistent", prepare_arguments=what,
+        )  # fmt: skip
+    for name in ("TCN 3x128 k8", "gru 64-128"):
+        yield _step(name, "w8a8", seconds)
+
+
+def _graph(kind: str, title: str, name: str, scheme: str, seconds: float, estimate: float = 5) -> Row:
+    what = {"kind": kind, "name": name, "scheme": scheme}
+    return Row(
+        f"{title}, rtaccel {scheme} graph", "bench.device.measure_graphs:graph_row", {**what, "seconds": seconds},
+        f"{kind} graphs", estimate, 45, LARGE_MIB, prepare="bench.device.prepare:graph", prepare_arguments=what,
+    )  # fmt: skip
+
+
+def graphs(seconds: float) -> Iterator[Row]:
+    for name in NETWORKS:
+        for scheme in ("w8a8", "w4a16"):
+            yield _graph("network", name, name, scheme, seconds)
+
+
+def linear(seconds: float) -> Iterator[Row]:
+    """What goals compare: groups of 128, int8 and torch, cold; and groups of 128 from the host."""
+    for name in LINEAR:
+        yield _cold(name, INT4[0])
+        yield _torch_linear(name, cold=True)
+        yield _cold(name, "w8a8")
+    for name in LINEAR:
+        yield _graph("linear", f"linear {name}", name, INT4[0], seconds)
+
+
+def linear_others(seconds: float) -> Iterator[Row]:
+    """The same in groups of 32, int8 from the host, and torch warm."""
+    for name in LINEAR:
+        yield _cold(name, INT4[1])
+    for name in LINEAR:
+        for scheme in (INT4[1], "w8a8"):
+            yield _graph("linear", f"linear {name}", name, scheme, seconds)
+        yield _torch_linear(name, cold=False)
+
+
+def _cold(name: str, scheme: str) -> Row:
+    what = {"kind": "linear", "name": name, "scheme": scheme}
+    return Row(
+        f"linear {name} cold, rtaccel {scheme}", "bench.device.measure_graphs:cold_row", {"name": name, "scheme": scheme},
+        "linear cold", 6, 60, LARGE_MIB, prepare="bench.device.prepare:graph", prepare_arguments=what,
+    )  # fmt: skip
+
+
+def _torch_linear(name: str, cold: bool) -> Row:
+    return Row(
+        f"linear {name} {'cold' if cold else 'warm'}, torch fp16", "bench.device.measure_graphs:torch_linear_row",
+        {"name": name, "cold": cold}, "linear cold" if cold else "linear graphs", 2, 30, LARGE_MIB,
+    )  # fmt: skip
+
+
+def several(seconds: float) -> Iterator[Row]:
+    at = "bench.device.measure_persistent"
+    ahead: dict[str, Any] = {
+        "prepare": "bench.device.prepare:persistent",
+        "prepare_arguments": {"name": SMALL, "scheme": "w8a8"},
+    }
+    yield Row(
+        "one model of eight, alone", f"{at}:at_once_row", {"name": SMALL, "seconds": seconds}, "", 12, 60, CONTEXT_MIB,
+        more=("one model of 8, all called at once",), **ahead,
+    )  # fmt: skip
+    yield Row(
+        "start and stop, 1000 times", f"{at}:starts_row", {"name": SMALL, "times": 1000, "seconds": 25.0}, "", 20, 60,
+        CONTEXT_MIB, check=True, **ahead,
+    )  # fmt: skip
+    yield Row(
+        "two streams", "bench.device.measure_graphs:two_streams", {"name": SMALL}, "", 8, 40, CONTEXT_MIB, check=True
+    )
+
+
+def _ours_sparse(m: int, n: int, pattern: str, scheme: str = "w8a8", forced: str = "") -> Row:
+    what = {"m": m, "n": n, "pattern": pattern, "scheme": scheme, "forced": forced}
+    return Row(
+        f"sparse {m}x{n}x{n} {pattern} cold, rtaccel {scheme}{forced}", "bench.device.measure_sparse:ours_row", what,
+        "sparse", 8, 60, LARGE_MIB, prepare="bench.device.prepare:sparse", prepare_arguments=what,
+    )  # fmt: skip
+
+
+def _other_sparse(m: int, n: int, pattern: str, way: str) -> Row:
+    return Row(
+        f"sparse {m}x{n}x{n} {pattern} cold, {way}", "bench.device.measure_sparse:other_row",
+        {"m": m, "n": n, "pattern": pattern, "way": way}, "sparse", 3, 30, LARGE_MIB,
+    )  # fmt: skip
+
+
+def sparse_goals() -> Iterator[Row]:
+    for m, pattern in SPARSE_GOALS:
+        yield _ours_sparse(m, 4096, pattern)
+        yield _other_sparse(m, 4096, pattern, "torch dense fp16")
+
+
+def checks() -> Iterator[Row]:
+    """Tests that need a card, file by file, and the sanitizer over a few of them."""
+    for file in FILES:
+        what, at = {"path": file.path, "words": file.words, "limit_s": file.limit_s}, "bench.device.checks:file_row"
+        limit = file.limit_s + 15
+        yield Row(f"checks of {file.path}", at, what, "", file.estimate_s, limit, check=True)
+    for tool in TOOLS:
+        at = "bench.device.sanitizer:tool_row"
+        yield Row(f"compute-sanitizer {tool}", at, {"tool": tool}, "", 30, 60, check=True)
+
+
+def others_of_ours(seconds: float) -> Iterator[Row]:
+    """int4 in the kernel that stays, each of the two kernels for a stack, windows as graphs."""
+    for name in STAC_ML:
+        yield _step(name, "w4a8", seconds)
+    for name in STAC_ML:
+        for kernel in ("triton_resident", "cuda_recurrent"):
+            yield _step(name, "w8a8", seconds, kernel)
+    for name, steps in STEPS.items():
+        yield _graph("window", f"{name}, window of {steps}", name, "w8a8", seconds, 10)
+
+
+def peers(seconds: float) -> Iterator[Row]:
+    """Those without a compiler first."""
+    quick = ("torch eager fp16", "torch CUDA graph fp16")
+    for name in NETWORKS:
+        for way in quick:
+            yield _peer("network", name, name, way, seconds, 3)
+    for name in STEPS:
+        for way in quick:
+            yield _torch_step(name, way, seconds, 3)
+    for name in LINEAR:
+        for way in quick:
+            yield _peer("linear", f"linear {name}", name, way, seconds, 3)
+    for name in NETWORKS:
+        yield _peer("network", name, name, "torch.compile reduce-overhead fp16", seconds, 20)
+    for name in STEPS:
+        yield _torch_step(name, "torch.compile reduce-overhead fp16", seconds, 25)
+    for name in LINEAR:
+        for way in ("torchao int8 weight-only, compiled, CUDA graph", "torchao int8 dynamic, compiled, CUDA graph"):
+            yield _peer("linear", f"linear {name}", name, way, seconds, 40)
+        yield _peer("linear", f"linear {name}", name, "gemlite A8W8 int8 dynamic, CUDA graph", seconds, 30)
+
+
+def _peer(kind: str, title: str, name: str, way: str, seconds: float, estimate: float) -> Row:
+    family = "peers" if estimate < 5 else ""
+    what = {"kind": kind, "name": name, "way": way, "seconds": seconds}
+    return Row(
+        f"{title}, {way}", "bench.device.measure_graphs:peer_row", what, family, estimate, 4 * estimate + 20, LARGE_MIB
+    )
+
+
+def _torch_step(name: str, way: str, seconds: float, estimate: float) -> Row:
+    return Row(
+        f"{name}, one time step, {way}", "bench.device.measure_streams:torch_step_row",
+        {"name": name, "way": way, "seconds": seconds}, "peers" if estimate < 5 else "", estimate, 4 * estimate + 20, LARGE_MIB,
+    )  # fmt: skip
+
+
+def sparse_others() -> Iterator[Row]:
+    for m in (1, 16):
+        for pattern in SPARSE_PATTERNS:
+            if (m, pattern) not in SPARSE_GOALS:
+                yield _ours_sparse(m, 4096, pattern)
+                yield _other_sparse(m, 4096, pattern, "torch dense fp16")
+            for scheme, forced in (("w8a8", " sparse"), ("w8a8", " dense"), ("bfloat16", "")):
+                yield _ours_sparse(m, 4096, pattern, scheme, forced)
+            yield _other_sparse(m, 4096, pattern, "torch CSR fp16")
+            if "blocks" in pattern:
+                yield _other_sparse(m, 4096, pattern, "torch BSR fp16")
+            if pattern == "2:4":
+                yield _other_sparse(m, 4096, pattern, "torch semi-structured fp16")
+            yield _other_sparse(m, 4096, pattern, "cupy cuSPARSE CSR fp32")
+    for pattern in SPARSE_PATTERNS:
+        yield _ours_sparse(1, 1024, pattern)
+        yield _other_sparse(1, 1024, pattern, "torch dense fp16")
