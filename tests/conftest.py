@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.support.count import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown  # noqa: F401
+from tests.support.wheel import wheel  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

@@ -166,7 +166,7 @@ def test_to_dataframe_with_and_without_pandas(monkeypatch: pytest.MonkeyPatch) -
         rows, columns = made[-1]
         assert [row["fqn"] for row in rows] == [e.fqn for e in report] and list(rows[0]) == columns
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(rt.BackendUnavailable, match="pip install pandas"):
+    with pytest.raises(rt.BackendUnavailable, match=r"rtaccel\[table\]"):
         reports()[0].to_dataframe()
 
 

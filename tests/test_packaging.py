@@ -4,39 +4,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 import textwrap
 import zipfile
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
 LIMIT_BYTES = 5_000_000
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    for module in ("scikit_build_core", "nanobind"):
-        pytest.importorskip(module, reason=f"{module} is needed to build a wheel here (pip install 'rtaccel[dev]')")
-    if shutil.which("c++") is None:
-        pytest.skip("no C++ compiler")
-    folder = tmp_path_factory.mktemp("wheel")
-    # In the build folder of the environment, where one is: what has not changed is not compiled again.
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(folder),
-        str(ROOT),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return next(folder.glob("rtaccel-*.whl"))
 
 
 def test_size_and_contents(wheel: Path) -> None:

@@ -64,17 +64,17 @@ ECHO = CudaKernel(
 
 def unavailable() -> str | None:
     """None, or why CUDA C++ cannot be compiled here."""
-    for module, package in (("cuda.core", "rtaccel[cuda]"), ("cuda.bindings.nvrtc", "cuda-bindings")):
+    for module in ("cuda.core", "cuda.bindings.nvrtc"):
         try:
             found = importlib.util.find_spec(module)
         except (ImportError, ValueError):
             found = None
         if found is None:
-            return f"{module} is not installed (pip install '{package}')"
+            return f"{module} is not installed (pip install 'rtaccel[cuda]')"
     try:
         version()
     except Exception as error:  # the loader's own types, as its library is not there
-        return f"libnvrtc cannot be loaded: {str(error).splitlines()[0]} (pip install nvidia-cuda-nvrtc)"
+        return f"libnvrtc cannot be loaded: {str(error).splitlines()[0]} (pip install 'rtaccel[cuda]')"
     return None
 
 

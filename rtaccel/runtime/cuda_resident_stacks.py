@@ -152,7 +152,7 @@ def stack_network(stages: Sequence[Stage]) -> TritonStack | CudaStack:
     if cuda is not None:
         raise BackendUnavailable(
             "persistent", what, f"the kernel in CUDA C++ ({no_cuda})",
-            "pip install 'rtaccel[cuda]' nvidia-cuda-nvrtc, or build it ahead: rtaccel build-kernels --stream.",
+            "pip install 'rtaccel[cuda]', which brings NVRTC, or build it ahead: rtaccel build-kernels --stream.",
         )  # fmt: skip
     raise UnsupportedProblem(
         "persistent", what, f"a stack that {no_triton or no_cuda}", "Pass calibration=, or stream on the CPU."

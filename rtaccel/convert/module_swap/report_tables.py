@@ -29,7 +29,7 @@ def dataframe(op: str, entries: Iterable[Any]) -> Any:
     try:
         import pandas
     except ImportError as error:
-        step = "Install it with `pip install pandas`, or use to_json()."
+        step = "Install it with `pip install 'rtaccel[table]'`, or use to_json()."
         raise BackendUnavailable(op, "no pandas here", "pandas, which makes the table", step) from error
     from dataclasses import fields
 

@@ -1,0 +1,154 @@
+"""The wheel in an environment of its own, away from the checkout: what is compiled at run time finds its sources there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import textwrap
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from rtaccel.kernels._shared import cuda_nvrtc
+from rtaccel.kernels._shared.cuda_recurrent import FILES
+from tests.support.wheel import ROOT
+
+needs_nvrtc = pytest.mark.skipif(cuda_nvrtc.unavailable() is not None, reason=f"{cuda_nvrtc.unavailable()}")
+
+SHARED = "rtaccel/kernels/_shared/"
+
+COMPILE = """
+import json, sys
+from pathlib import Path
+from rtaccel.core.errors import RtaccelError
+from rtaccel.kernels._shared.cuda_nvrtc import ECHO, FOLDER, compile_cubin
+from rtaccel.kernels._shared.cuda_recurrent import DECLARED, declared
+from rtaccel.kernels._shared.cuda_recurrent_form import Card
+
+kernels = [ECHO, *(declared(name, Card(90))[1] for name in DECLARED)]
+found = {"folder": str(FOLDER), "files": sorted({k.file for k in kernels}), "bytes": [], "without": {}}
+hidden = sys.argv[1:]
+if not hidden:
+    found["bytes"] = [len(compile_cubin(k, 90).code) for k in kernels]
+for name in hidden:
+    (FOLDER / name).rename(FOLDER / "elsewhere")
+    try:
+        compile_cubin(kernels[1], 90)
+    except RtaccelError as error:
+        found["without"][name] = str(error)
+    (FOLDER / "elsewhere").rename(FOLDER / name)
+print(json.dumps(found))
+"""
+
+MODEL = """
+import torch
+def make():
+    return torch.nn.Linear(64, 32).eval(), (torch.randn(1, 64),), [torch.randn(32, 64)]
+"""
+
+
+@pytest.fixture(scope="module")
+def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A venv with the wheel in it; its dependencies are borrowed from where this test runs, without the checkout."""
+    folder = tmp_path_factory.mktemp("installed") / "venv"
+    venv.create(folder, with_pip=False, symlinks=True)
+    python = folder / "bin" / "python"
+    site = subprocess.run(
+        [python, "-I", "-c", "import sysconfig; print(sysconfig.get_path('platlib'))"],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    borrowed = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
+    (Path(site) / "borrowed.pth").write_text("\n".join(borrowed) + "\n")
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", "--quiet"]
+    done = subprocess.run([*command, "--ignore-installed", str(wheel)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def run(environment: Path, command: list[str | Path]) -> subprocess.CompletedProcess[str]:
+    """Beside the checkout, with nothing of this process's search path or caches."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "RTACCEL_", "TRITON_"))}
+    clean |= {"TRITON_CACHE_DIR": str(environment / "triton"), "HOME": str(environment)}
+    if cuda_nvrtc.unavailable() is None:  # cuda-pathfinder looks into the packages of a venv, and these are borrowed
+        from cuda.pathfinder import load_nvidia_dynamic_lib
+
+        clean["LD_LIBRARY_PATH"] = str(Path(load_nvidia_dynamic_lib("nvrtc").abs_path).parent)
+    return subprocess.run(command, cwd=environment, env=clean, capture_output=True, text=True, check=False)
+
+
+def compiled(environment: Path, *hidden: str) -> dict:
+    done = run(environment, [environment / "bin" / "python", "-I", "-c", textwrap.dedent(COMPILE), *hidden])
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    assert Path(found["folder"]).is_relative_to(environment)
+    return found
+
+
+def test_it_carries_what_nvrtc_reads_and_no_other_header(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {n for n in names if n.endswith(".h")} == {"rtaccel/include/rtaccel.h", *(SHARED + name for name in FILES)}
+    sources = {"rtaccel/" + str(path.relative_to(ROOT)) for path in (ROOT / "kernels").glob("*/*.cu")}
+    assert sources
+    assert {n for n in names if n.endswith(".cu")} == sources
+
+
+@needs_nvrtc
+def test_every_cuda_source_compiles_from_there(environment: Path) -> None:
+    found = compiled(environment)
+    assert found["files"] == sorted(path.name for path in Path(found["folder"]).parent.glob("*/*.cu"))
+    assert len(found["bytes"]) == 7
+    assert min(found["bytes"]) > 1000
+
+
+@needs_nvrtc
+def test_a_header_that_is_not_there_is_missed(environment: Path) -> None:
+    """What the test above would say of a wheel without it."""
+    found = compiled(environment, *FILES)
+    assert set(found["without"]) == set(FILES)
+    for name, said in found["without"].items():
+        assert f'cannot open source file "{name}"' in said
+
+
+def test_kernels_are_built_ahead_from_there(environment: Path) -> None:
+    pytest.importorskip("triton", reason="triton is not installed (pip install 'rtaccel[gpu]')")
+    (environment / "network.py").write_text(MODEL)
+    words = ["build-kernels", "network.py:make", "--arch", "sm_90", "--out", "kernels", "--json"]
+    done = run(environment, [environment / "bin" / "rtaccel", *words])
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)["kernels"]
+    assert [k["name"] for k in found if k["name"].startswith("linear_gemv_M1_N32_K64")]
+    assert all(not k["was_there"] and (environment / "kernels").is_dir() for k in found)
+
+
+def test_a_source_distribution_holds_what_a_build_reads(tmp_path: Path) -> None:
+    pytest.importorskip("scikit_build_core", reason="it makes the archive (pip install 'rtaccel[dev]')")
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is not a checkout")
+    tracked = [
+        "git",
+        "ls-files",
+        "--",
+        "kernels",
+        "rtaccel",
+        "cmake",
+        "CMakeLists.txt",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+    ]
+    files = subprocess.run(tracked, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    code = "import sys; from scikit_build_core.build import build_sdist; print(build_sdist(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    assert len(files) > 300
+    assert set(files) - held == set()
+    assert not [n for n in held if n.startswith("build/") or n.endswith(".so")]
