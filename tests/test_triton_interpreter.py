@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,14 +15,12 @@ from pathlib import Path
 import pytest
 
 from rtaccel.backends import get_backend
+from tests.triton_checks import conftest
 
 CHECKED = (
     "kernels", "formats", "sparse", "sparse_bytes", "sparse_choice", "recurrent", "cut", "conv", "resident", "resident_streams",
     "conv_stream",
 )  # fmt: skip
-ON_THE_CARD = 8
-"""Of them, the first ones run on a GPU too."""
-
 CHECKS = [Path(__file__).parent / "triton_checks" / f"check_{name}.py" for name in CHECKED]
 EVERY_SIZE = Path(__file__).parent / "triton_checks" / "every_size.py"
 GUARD = Path(__file__).parent / "triton_checks" / "guard_pages.py"
@@ -48,7 +47,7 @@ def run_checks(tmp_path: Path, interpret: bool) -> None:
         [
             "-m",
             "pytest",
-            *map(str, CHECKS if interpret else CHECKS[:ON_THE_CARD]),
+            *map(str, CHECKS),
             "-q",
             "--no-header",
             "--tb=short",
@@ -77,6 +76,25 @@ def test_a_part_of_every_size() -> None:
     done = run_python([str(EVERY_SIZE), str(random.randrange(40)), "40"], interpret=True)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     assert int(done.stdout.splitlines()[-1].split()[0]) >= 3 * 41 * 9
+
+
+@needs_triton
+def test_every_check_would_run_on_a_card() -> None:
+    """Collected as with an H100: nothing skips, by a mark or in a body; what is left out is in the list with its reason."""
+    words = ["-m", "pytest", "--collect-only", "-q", "-p", "tests.triton_checks.faked_card", *map(str, CHECKS)]
+    done = run_python(words, interpret=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    found = re.search(r"on a card: (\d+) would run, (\d+) would skip", done.stdout)
+    assert found, done.stdout[-2000:]
+    assert int(found[1]) >= FEWEST_CASES and found[2] == "0", done.stdout[:2000]
+    assert "skipped" not in done.stdout
+    for path in CHECKS:
+        assert "pytest.skip" not in path.read_text() and "mark.skip" not in path.read_text(), path.name
+    defined = {f"{p.name}::{name}" for p in CHECKS for name in re.findall(r"^def (test_\w+)", p.read_text(), re.M)}
+    lists = {**conftest.INTERPRETER_ALONE, **conftest.CARD_ALONE}
+    assert set(lists) <= defined
+    ran = {line.split("[")[0].split("/")[-1] for line in done.stdout.splitlines() if "::" in line}
+    assert ran == defined - set(conftest.INTERPRETER_ALONE)
 
 
 def test_kernels_on_the_gpu(tmp_path: Path) -> None:

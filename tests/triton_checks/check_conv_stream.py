@@ -1,5 +1,5 @@
-"""Streams of causal convolutions on a kernel that stays, in the interpreter: from the program of rt.stream, through the plan, the
-native mailbox and the kernel, to the same bits as the stream on the CPU. Started by tests/test_triton_interpreter.py.
+"""Streams of causal convolutions on a kernel that stays, interpreted or on the GPU: from the program of rt.stream, through the
+plan, the native mailbox and the kernel, to the same bits as the stream on the CPU. Started by tests/test_triton_interpreter.py.
 """
 
 from __future__ import annotations
@@ -15,22 +15,19 @@ from torch import Tensor, nn
 
 import rtaccel as rt
 from rtaccel.backends import require
-from rtaccel.core import settings
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.kernels.conv import triton_resident, triton_resident_form
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.stream import StreamModel
-from tests.triton_checks.interpreted_device import InterpretedDevice, in_its_place
+from tests.triton_checks.interpreted_device import in_its_place
 
 require("triton")
-if not settings.triton_interpret():
-    pytest.skip("on a GPU this is tests/test_resident.py", allow_module_level=True)
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
 @pytest.fixture(autouse=True)
-def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[InterpretedDevice]:
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # what lies in a ring before the first moment means nothing
     yield from in_its_place(monkeypatch, triton_resident, lambda operands: operands.rings.fill_(0x55AA1234))
 

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
-import triton.language as tl
 from torch import Tensor
 
-from rtaccel._native import Mailbox
 from rtaccel.backends import require
-from rtaccel.core import settings
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Problem
 from rtaccel.kernels._shared import triton_mailbox
 from rtaccel.kernels.mlp import contract, triton_cut
 from rtaccel.kernels.mlp.triton_cut_form import THREADS, Cut, cut_of
 from rtaccel.kernels.mlp.triton_form import Operands
-from tests.triton_checks import side_by_side
+from tests.triton_checks.sides import DEVICE, INTERPRET, Side
 
 require("triton")
-INTERPRET = settings.triton_interpret()
-DEVICE = "cpu" if INTERPRET else "cuda"
 TIMEOUT_NS = 60_000_000_000
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -46,6 +42,8 @@ def test_parts_of_every_layer(
 ) -> None:
     """Twice, so that the second launch goes on with the numbers of the first; a row without meaning is NaN and alone."""
     if INTERPRET:
+        from tests.triton_checks import side_by_side
+
         monkeypatch.setattr(triton_cut, "bind", side_by_side.bind)
     allocate = torch.empty
     monkeypatch.setattr(
@@ -61,31 +59,21 @@ def test_parts_of_every_layer(
         assert same(got.cpu(), operator("mlp").reference(stage, x)[0])
 
 
-@pytest.mark.skipif(not INTERPRET, reason="on a GPU this is tests/test_resident.py")
 @pytest.mark.parametrize("group", [0, 16])
-def test_a_network_that_stays_cut(group: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_cut, "SPINS_PER_LOOK", tl.constexpr(4))
+def test_a_network_that_stays_cut(group: int, side: Callable[..., Side]) -> None:
     widths = (9, 24, 17)
     stage, cut = contract.make_stage(widths, ("relu", "none"), group_size=group), Cut(widths, group, 2)
-    ops, spec = Operands.of(stage, cut, "cpu"), triton_cut.specialise_resident(stage.attrs, cut)
-    requests, replies, control, exchange = (
-        torch.zeros(n, dtype=torch.int64).share_memory_() for n in (2 * 9, 2 * 17, 8, cut.exchange_words)
-    )
-    given = {
-        "request_ptr": requests, "reply_ptr": replies, "control_ptr": control, "exchange_ptr": exchange,
-        **ops.arguments(), "idle_looks": 0,
-    }  # fmt: skip
-    children = side_by_side.start(spec, (2,), side_by_side.share(given))
-    box = Mailbox(requests.data_ptr(), 9, replies.data_ptr(), 17)
+    ops, spec = Operands.of(stage, cut, DEVICE), triton_cut.specialise_resident(stage.attrs, cut)
+    exchange = torch.zeros(cut.exchange_words, dtype=torch.int64, device=DEVICE)
+    made = side(9, 17)
+    made.start(spec, {"exchange_ptr": exchange, **ops.arguments(), "idle_looks": 0}, programs=2)
     for message in range(4):
         x, y = torch.randn(1, 9), torch.full((1, 17), 7.0)
         if message == 2:
             x[0, 0] = float("inf")
-        assert box.exchange(x.data_ptr(), y.data_ptr(), TIMEOUT_NS)
+        assert made.box.exchange(x.data_ptr(), y.data_ptr(), TIMEOUT_NS)
         assert same(y, operator("mlp").reference(stage, x)[0]), message
-    control[0] = 1
-    side_by_side.wait(children)
-    assert int(control[1]) == triton_mailbox.ABORTED
+    assert made.end() == triton_mailbox.ABORTED
 
 
 def test_how_a_chain_is_cut() -> None:
@@ -107,7 +95,6 @@ def test_how_a_chain_is_cut() -> None:
     assert "at most 2 programs" in str(cut_of({"widths": (256, 384, 384, 128)}, 2))
 
 
-@pytest.mark.skipif(not INTERPRET, reason="of the interpreter")
 def test_what_is_not_taken() -> None:
     problem = Problem.of(contract.make_stage((20, 33, 7), ("relu", "none")), 1)
     assert "one after another" in str(triton_cut.supports(problem))

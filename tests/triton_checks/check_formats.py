@@ -258,28 +258,27 @@ def test_tolerances_are_not_empty() -> None:
         assert torch.as_tensor(tolerance.atol).max() < 0.05 * y.abs().max()
 
 
-if not settings.triton_interpret():  # the interpreter has no inline assembly
+@triton.jit
+def twins_kernel(a_ptr, b_ptr, c_ptr, dot_ptr, product_ptr, ASM: tl.constexpr, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    a, b, c = tl.load(a_ptr + at), tl.load(b_ptr + at), tl.load(c_ptr + at)
+    tl.store(dot_ptr + at, dot4(a, b, c, ASM))
+    x, y = a.to(tl.float32) * 1e-3, b.to(tl.float32) * 1e-5
+    tl.store(product_ptr + at, multiply_rn(x, y, ASM) + c.to(tl.float32))
 
-    @triton.jit
-    def twins_kernel(a_ptr, b_ptr, c_ptr, dot_ptr, product_ptr, ASM: tl.constexpr, BLOCK: tl.constexpr):
-        at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-        a, b, c = tl.load(a_ptr + at), tl.load(b_ptr + at), tl.load(c_ptr + at)
-        tl.store(dot_ptr + at, dot4(a, b, c, ASM))
-        x, y = a.to(tl.float32) * 1e-3, b.to(tl.float32) * 1e-5
-        tl.store(product_ptr + at, multiply_rn(x, y, ASM) + c.to(tl.float32))
 
-    def test_the_assembly_does_what_its_twin_does() -> None:
-        """All pairs of bytes in each place of a word, and products that a fused multiply-add would round otherwise."""
-        bytes_ = torch.arange(-128, 128, device=DEVICE)
-        a, b = (t.flatten().int() for t in torch.meshgrid(bytes_, bytes_, indexing="ij"))
-        words = [((v & 255) << (8 * place)).int() for place in range(4) for v in (a, b)]
-        a = torch.cat([*words[0::2], torch.randint(-(2**31), 2**31 - 1, (1 << 18,), dtype=torch.int32, device=DEVICE)])
-        b = torch.cat([*words[1::2], torch.randint(-(2**31), 2**31 - 1, (1 << 18,), dtype=torch.int32, device=DEVICE)])
-        c = torch.randint(-(2**30), 2**30, a.shape, dtype=torch.int32, device=DEVICE)
-        found = []
-        for asm in (True, False):
-            dot, product = torch.zeros_like(c), torch.zeros(c.shape, device=DEVICE)
-            twins_kernel[(a.numel() // 256,)](a, b, c, dot, product, ASM=asm, BLOCK=256, enable_fp_fusion=False)
-            found.append((dot, product))
-        assert torch.equal(found[0][0], found[1][0])
-        assert torch.equal(found[0][1], found[1][1])
+def test_the_assembly_does_what_its_twin_does() -> None:
+    """All pairs of bytes in each place of a word, and products that a fused multiply-add would round otherwise."""
+    bytes_ = torch.arange(-128, 128, device=DEVICE)
+    a, b = (t.flatten().int() for t in torch.meshgrid(bytes_, bytes_, indexing="ij"))
+    words = [((v & 255) << (8 * place)).int() for place in range(4) for v in (a, b)]
+    a = torch.cat([*words[0::2], torch.randint(-(2**31), 2**31 - 1, (1 << 18,), dtype=torch.int32, device=DEVICE)])
+    b = torch.cat([*words[1::2], torch.randint(-(2**31), 2**31 - 1, (1 << 18,), dtype=torch.int32, device=DEVICE)])
+    c = torch.randint(-(2**30), 2**30, a.shape, dtype=torch.int32, device=DEVICE)
+    found = []
+    for asm in (True, False):
+        dot, product = torch.zeros_like(c), torch.zeros(c.shape, device=DEVICE)
+        twins_kernel[(a.numel() // 256,)](a, b, c, dot, product, ASM=asm, BLOCK=256, enable_fp_fusion=False)
+        found.append((dot, product))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])

@@ -1,4 +1,4 @@
-"""Streams of LSTM and GRU on a kernel that stays, in the interpreter: from the program of rt.stream, through the plan, the
+"""Streams of LSTM and GRU on a kernel that stays, interpreted or on the GPU: from the program of rt.stream, through the plan, the
 native mailbox and the kernel, to the same bits as the stream on the CPU. Started by tests/test_triton_interpreter.py.
 """
 
@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import rtaccel as rt
-from rtaccel._native import Mailbox
 from rtaccel.backends import require
-from rtaccel.core import settings
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Quant
@@ -26,18 +24,16 @@ from rtaccel.kernels._shared.triton_recurrent_form import Form, Operands
 from rtaccel.kernels.linear.contract import make_stage as make_linear
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.stream import StreamModel
-from tests.triton_checks import side_by_side
-from tests.triton_checks.interpreted_device import TIMEOUT_NS, InterpretedDevice, in_its_place
+from tests.triton_checks.interpreted_device import TIMEOUT_NS, in_its_place
+from tests.triton_checks.sides import DEVICE, Side
 
 require("triton")
-if not settings.triton_interpret():
-    pytest.skip("on a GPU this is tests/test_resident.py", allow_module_level=True)
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
 @pytest.fixture(autouse=True)
-def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[InterpretedDevice]:
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield from in_its_place(monkeypatch, resident)
 
 
@@ -106,8 +102,8 @@ def test_what_cannot_stay() -> None:
 
 
 @pytest.mark.parametrize("with_head", [True, False])
-def test_programs_that_share_a_stream(with_head: bool) -> None:
-    """Each in a process of its own, against the contract moment by moment: the first alone reads the mailbox."""
+def test_programs_that_share_a_stream(with_head: bool, side: Callable[..., Side]) -> None:
+    """Against the contract moment by moment: the first alone reads the mailbox."""
     k, hidden, outputs = 10, 13, 3 if with_head else 13
     stage = make_stage("lstm", 4, Geometry(hidden, layers=2), k, "int8-own", "int8" if with_head else "float32", seed=4)
     following = make_linear(hidden, outputs, "static", "relu")
@@ -120,26 +116,21 @@ def test_programs_that_share_a_stream(with_head: bool) -> None:
     form = Form(Geometry(hidden, layers=2), k, 4, 8, 2, 1)
     low = operator("linear").lower(following) if with_head else None
     spec = resident.specialise("lstm", form, outputs, "relu" if with_head else None)
-    ops = Operands.of(operator("lstm").lower(stage), form, "cpu")
-    requests, replies, control, exchange = (
-        torch.zeros(n, dtype=torch.int64).share_memory_()
-        for n in (2 * (k + 1), 2 * outputs, 8, resident.exchange_words(form))
-    )
-    of_head = resident.HeadOperands.of(low, form, "cpu")
-    given = side_by_side.share(resident.arguments(form, ops, of_head, requests, replies, control, exchange))
-    children = side_by_side.start(spec, (form.parts,), given)
-    box = Mailbox(requests.data_ptr(), k, replies.data_ptr(), outputs, True)
+    ops = Operands.of(operator("lstm").lower(stage), form, DEVICE)
+    of_head = resident.HeadOperands.of(low, form, DEVICE)
+    exchange = torch.zeros(resident.exchange_words(form), dtype=torch.int64, device=DEVICE)
+    made = side(k, outputs, commands=True)
+    given = resident.arguments(form, ops, of_head, made.requests, made.replies, made.control, exchange)
+    made.start(spec, given, programs=form.parts)
     states = [torch.zeros(1, 2, hidden)] * 2
     for moment in range(5):
         x, y = torch.randn(1, k), torch.full((1, outputs), 7.0)
         command = int(moment == 2)
-        assert box.exchange(x.data_ptr(), y.data_ptr(), TIMEOUT_NS, command)
+        assert made.box.exchange(x.data_ptr(), y.data_ptr(), TIMEOUT_NS, command)
         if command:
             states = [torch.zeros(1, 2, hidden)] * 2
         want, *states = operator("lstm").reference(stage, x, *states)
         if with_head:
             (want,) = operator("linear").reference(following, want)
         assert torch.equal(y, want), moment
-    control[0] = 1
-    side_by_side.wait(children)
-    assert int(control[1]) == triton_mailbox.ABORTED
+    assert made.end() == triton_mailbox.ABORTED

@@ -1,4 +1,5 @@
-"""A stand-in for the GPU under a resident kernel: the kernel is interpreted in a thread, the host side is the real one."""
+"""The device under a resident kernel: one whose kernels are interpreted in threads, or the card itself; the host side is the
+real one."""
 
 from __future__ import annotations
 
@@ -12,9 +13,10 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from rtaccel.runtime import cuda_resident, cuda_resident_run
+from rtaccel.runtime import cuda_resident, cuda_resident_device, cuda_resident_run, cuda_resident_stacks
 from rtaccel.runtime.cuda_resident_launch import PersistentLaunch
 from rtaccel.runtime.cuda_resident_networks import Network
+from tests.triton_checks.sides import INTERPRET, LOOK
 
 TIMEOUT_NS = 60_000_000_000
 
@@ -53,15 +55,35 @@ class InterpretedDevice:
         return type("Running", (), {"finished": lambda self: not thread.is_alive()})()
 
 
+class CheckedCard(cuda_resident_device.CudaResident):
+    """The card, with the same two things added."""
+
+    def __init__(self, spoil: Callable[[Any], object] | None) -> None:
+        super().__init__()
+        self.controls: list[Tensor] = []
+        self.spoil = spoil
+
+    def load(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> Any:
+        launch, stream = super().load(network, requests, replies, control)
+        if self.spoil is not None:
+            self.spoil(launch.kept)
+            torch.cuda.current_stream().synchronize()
+        self.controls.append(control)
+        return launch, stream
+
+
 def in_its_place(
     monkeypatch: pytest.MonkeyPatch, kernels: ModuleType, spoil: Callable[[Any], object] | None = None
-) -> Iterator[InterpretedDevice]:
-    """Puts it in the place of the GPU. kernels: the module of the resident kernel, whose waiting is made short."""
-    made = InterpretedDevice(spoil)
+) -> Iterator[None]:
+    """Puts it in the place of the GPU, or around it. kernels: the module of the resident kernel, whose waiting is made short
+    in the interpreter."""
+    made = InterpretedDevice(spoil) if INTERPRET else CheckedCard(spoil)
     monkeypatch.setattr(cuda_resident, "resident_device", lambda: made)
     monkeypatch.setattr(cuda_resident, "TIMEOUT_NS", TIMEOUT_NS)
     monkeypatch.setattr(cuda_resident_run, "END_S", 30.0)
-    monkeypatch.setattr(kernels, "SPINS_PER_LOOK", tl.constexpr(4))
-    yield made
+    if INTERPRET:
+        monkeypatch.setattr(kernels, "SPINS_PER_LOOK", tl.constexpr(LOOK))
+    with cuda_resident_stacks.only(cuda_resident_stacks.TRITON):  # the other kernel has checks of its own
+        yield
     for control in made.controls:
         control[0] = 1
