@@ -10,9 +10,9 @@
 
 #include "native_attributes.h"
 #include "native_entry.h"
+#include "native_mailbox.h"
 #include "native_plan.h"
 #include "native_timer.h"
-#include "rta_mailbox.h"
 #include "rtaccel.h"
 
 namespace nb = nanobind;
@@ -37,50 +37,6 @@ class Bound {
   nb::object owner_, inputs_, outputs_;
   const Plan* plan_;
   Pointers pointers_;
-};
-
-// The host's side of a mailbox at fixed addresses; the GIL is free while it waits. Slots are taken in turn by the
-// number. With `commands`, a request ends with one word more: what is to be done before it is computed.
-class Mailbox {
- public:
-  Mailbox(uint64_t requests, int64_t request_words, uint64_t replies, int64_t reply_words, bool commands)
-      : requests_(reinterpret_cast<uint64_t*>(requests)),
-        replies_(reinterpret_cast<uint64_t*>(replies)),
-        request_words_(request_words),
-        reply_words_(reply_words),
-        commands_(commands) {}
-
-  // False after a timeout: the message then has the old number still, and the mailbox cannot be used again.
-  bool exchange(uint64_t request, uint64_t reply, int64_t timeout_ns, uint32_t command) {
-    const uint32_t number = ++sequence_;
-    nb::gil_scoped_release release;
-    uint64_t* slot = requests_ + (number & 1) * (request_words_ + commands_);
-    if (commands_) rta_mailbox_put(slot + request_words_, command, number);
-    return rta_mailbox_exchange(slot, reinterpret_cast<const uint32_t*>(request), request_words_,
-                                replies_ + (number & 1) * reply_words_, reinterpret_cast<uint32_t*>(reply),
-                                reply_words_, number, timeout_ns) == RTA_MAILBOX_DONE;
-  }
-
-  uint32_t number() const { return sequence_; }
-
-  // Plays the other side for `messages` of them, in the calling thread; how many were answered before a timeout.
-  int64_t echo(int64_t messages, int64_t timeout_ns) {
-    nb::gil_scoped_release release;
-    for (int64_t i = 0; i < messages; ++i) {
-      const uint32_t number = ++echoed_;
-      if (rta_mailbox_echo(requests_ + (number & 1) * request_words_, request_words_,
-                           replies_ + (number & 1) * reply_words_, reply_words_, number,
-                           timeout_ns) != RTA_MAILBOX_DONE)
-        return i;
-    }
-    return messages;
-  }
-
- private:
-  uint64_t *requests_, *replies_;
-  int64_t request_words_, reply_words_;
-  bool commands_;
-  uint32_t sequence_ = 0, echoed_ = 0;
 };
 
 std::string reject(const std::string& op, const std::string& name, nb::dict given) {
@@ -113,13 +69,7 @@ NB_MODULE(_native, m) {
   m.def("knows_negative_bit", &knows_negative_bit);
   add_plan(m);
   add_entry(m);
-  nb::class_<Mailbox>(m, "Mailbox", "Messages to a kernel that stays resident on a GPU, by address.")
-      .def(nb::init<uint64_t, int64_t, uint64_t, int64_t, bool>(), nb::arg("requests"), nb::arg("request_words"),
-           nb::arg("replies"), nb::arg("reply_words"), nb::arg("commands") = false)
-      .def("exchange", &Mailbox::exchange, nb::arg("request"), nb::arg("reply"), nb::arg("timeout_ns"),
-           nb::arg("command") = 0)
-      .def_prop_ro("number", &Mailbox::number, "Of the latest message.")
-      .def("echo", &Mailbox::echo, nb::arg("messages"), nb::arg("timeout_ns"));
+  add_mailbox(m);
   nb::class_<Bound>(m, "Bound", "A compiled model bound to its tensors: call it to read and write them.")
       .def(nb::init<nb::object, nb::object, nb::object>(), nb::arg("plan"), nb::arg("inputs").none(),
            nb::arg("outputs").none())

@@ -55,11 +55,20 @@ extern "C" {
 
 RTA_API void rta_mailbox_put(uint64_t* to, uint32_t payload, uint32_t sequence) { put(to, payload, sequence); }
 
+RTA_API void rta_mailbox_send(uint64_t* to, const uint32_t* request, int64_t request_words, uint32_t sequence) {
+  for (int64_t i = 0; i < request_words; ++i) put(to + i, request[i], sequence);
+}
+
+RTA_API rta_mailbox_status rta_mailbox_wait(const uint64_t* from, uint32_t* reply, int64_t reply_words,
+                                            uint32_t sequence, int64_t timeout_ns) {
+  return wait_for(from, reply, reply_words, sequence, timeout_ns) ? RTA_MAILBOX_DONE : RTA_MAILBOX_TIMEOUT;
+}
+
 RTA_API rta_mailbox_status rta_mailbox_exchange(uint64_t* to, const uint32_t* request, int64_t request_words,
                                                 const uint64_t* from, uint32_t* reply, int64_t reply_words,
                                                 uint32_t sequence, int64_t timeout_ns) {
-  for (int64_t i = 0; i < request_words; ++i) put(to + i, request[i], sequence);
-  return wait_for(from, reply, reply_words, sequence, timeout_ns) ? RTA_MAILBOX_DONE : RTA_MAILBOX_TIMEOUT;
+  rta_mailbox_send(to, request, request_words, sequence);
+  return rta_mailbox_wait(from, reply, reply_words, sequence, timeout_ns);
 }
 
 RTA_API rta_mailbox_status rta_mailbox_echo(const uint64_t* from, int64_t request_words, uint64_t* to,

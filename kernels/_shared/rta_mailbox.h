@@ -26,6 +26,12 @@ rta_mailbox_status rta_mailbox_exchange(uint64_t* to, const uint32_t* request, i
                                         const uint64_t* from, uint32_t* reply, int64_t reply_words, uint32_t sequence,
                                         int64_t timeout_ns);
 
+/* The two halves of an exchange, for a caller that does something else before he waits for long. What a wait has read
+ * stays in the mailbox: it may be given up and begun again. The shortest wait is a thousand spins, some 10 us. */
+void rta_mailbox_send(uint64_t* to, const uint32_t* request, int64_t request_words, uint32_t sequence);
+rta_mailbox_status rta_mailbox_wait(const uint64_t* from, uint32_t* reply, int64_t reply_words, uint32_t sequence,
+                                    int64_t timeout_ns);
+
 /* Waits for a message with this number and then answers it, as a kernel does: for tests of the other side. The payload
  * of the answer is the message's, repeated. */
 rta_mailbox_status rta_mailbox_echo(const uint64_t* from, int64_t request_words, uint64_t* to, int64_t reply_words,

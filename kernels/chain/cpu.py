@@ -40,7 +40,8 @@ def _refusal(reason: str) -> RtaccelError:
 
 
 @cache
-def _connect() -> None:
+def connect() -> None:
+    """Shows the native module what a torch tensor is. Before it, no tensor fits a plan or a mailbox."""
     plain = [torch.ones(n, dtype=torch.float32, device="cpu") for n in (1, 3, 64, 1000)]
     negated = [t._neg_view() for t in plain]
     native.connect(torch.Tensor, torch.nn.Parameter, _refusal, plain, negated)
@@ -90,7 +91,7 @@ def build(
 
     Raises UnsupportedProblem with the reason where the core does not take it.
     """
-    _connect()
+    connect()
     try:
         return _build(stages, inputs, outputs, batch, states or States(), threads)
     except RuntimeError as error:

@@ -54,7 +54,6 @@ class ResidentPlan(DevicePlan):
             )  # fmt: skip
         self._network, self._card = network, device
         self._kernel = KernelRun(network, device)
-        self._command = 0
         self._closed: str | None = None
         # At exit, too: a process whose kernel never ends would not end.
         self._finalizer = weakref.finalize(self, self._kernel.close)
@@ -81,9 +80,11 @@ class ResidentPlan(DevicePlan):
     def _ask(self, x: int, y: int) -> None:
         if not self._kernel.running:
             self.start()
-        if not self._kernel.box.exchange(x, y, TIMEOUT_NS, self._command):
-            self._fail("an answer", f"no answer in {TIMEOUT_NS / 1e9:g} s")
-        self._command = 0
+        if not self._kernel.box.exchange(x, y, TIMEOUT_NS):
+            self._unanswered()
+
+    def _unanswered(self) -> None:
+        self._fail("an answer", f"no answer in {TIMEOUT_NS / 1e9:g} s")
 
     # -- calling ---------------------------------------------------------------------------------------------------
 
@@ -111,18 +112,28 @@ class ResidentPlan(DevicePlan):
         if not self._fits(given, self._group.inputs) or not self._fits(outs, self._group.outputs):
             return None
         self.start()
-        x, y, ask = given[0], outs[0], self._ask
-        addresses = (x.data_ptr(), y.data_ptr())
+        from rtaccel._native import MailboxStep
+        from rtaccel.kernels.chain.cpu import connect
 
-        def call() -> None:
-            if (x.data_ptr(), y.data_ptr()) != addresses:
+        addresses = (given[0].data_ptr(), outs[0].data_ptr())
+
+        def otherwise(what: str) -> None:
+            """What a step does that finds no kernel to answer it, or gets no answer; "ended" means that nothing was sent."""
+            if what == "moved":
                 raise ShapeError(
                     "bound call", "a tensor whose memory is not what was bound", "the memory that was bound",
                     "Bind again: its storage was freed, resized or replaced.",
                 )  # fmt: skip
-            ask(*addresses)
+            if what == "ended":
+                self._ask(*addresses)  # starts it again
+            else:
+                self._unanswered()
 
-        return call
+        connect()
+        try:
+            return MailboxStep(self._kernel.box, given[0], outs[0], self._kernel.control, TIMEOUT_NS, otherwise)
+        except ValueError:
+            return None
 
     # -- ending ----------------------------------------------------------------------------------------------------
 
@@ -156,7 +167,7 @@ class ResidentStream(ResidentPlan):
     def _started(self) -> None:
         super()._started()
         kept, self._kept = self._kept, None
-        if kept is not None and self._command != RESET:
+        if kept is not None and self._kernel.box.command != RESET:
             self._load(kept)
 
     def suspend(self) -> None:
@@ -167,7 +178,7 @@ class ResidentStream(ResidentPlan):
 
     def reset(self, first: int, count: int) -> None:
         """With the next time step: its message says so. A stream has one sample, `first` 0 and `count` 1."""
-        self._command = RESET
+        self._kernel.box.command = RESET
 
     def save_state(self) -> bytes:
         """float32 h of all layers, then c of an LSTM; NaN where the stream is spoiled. Nothing where the kernel gives its past to
@@ -181,7 +192,9 @@ class ResidentStream(ResidentPlan):
         if self._closed is not None:
             self.start()  # which says why not
         zeros = bytes(4 * past.numel())
-        if self._command == RESET:  # the states are what they were until the next step, and are zero from there on
+        if (
+            self._kernel.box.command == RESET
+        ):  # the states are what they were until the next step, and are zero from there on
             return zeros
         if not self._kernel.running:
             return self._kept if self._kept is not None else zeros
@@ -196,7 +209,7 @@ class ResidentStream(ResidentPlan):
         """What `save_state` gave. Nothing where it gives nothing: a new kernel stands before its first step."""
         if self._network.past is None:
             return
-        self._command = 0
+        self._kernel.box.command = 0
         if self._kernel.running:
             self._load(state)
         else:
@@ -214,7 +227,7 @@ class ResidentStream(ResidentPlan):
     def _message(self, command: int) -> int:
         """A message that is no time step; gives its number, as the upper half of a signed word holds it."""
         x, y = torch.zeros(self._network.inputs), torch.empty(self._network.outputs)
-        self._command = command
+        self._kernel.box.command = command
         self._ask(x.data_ptr(), y.data_ptr())
         return _signed(self._kernel.box.number)
 

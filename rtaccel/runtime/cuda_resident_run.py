@@ -44,8 +44,7 @@ class KernelRun:
         except BaseException:
             self._give_up_seat()
             raise
-        self._sizes = (network.inputs, network.outputs, network.commands)
-        self.box = self._mailbox()
+        self.box = self._mailbox(network)
 
     def _reserved(self) -> cuda_persistent.Seat:
         device = self._device
@@ -56,11 +55,16 @@ class KernelRun:
             self._seat.release()
         self._seat = None
 
-    def _mailbox(self) -> Mailbox:
+    def _mailbox(self, network: Network) -> Mailbox:
         from rtaccel._native import Mailbox
 
-        inputs, outputs, commands = self._sizes
+        inputs, outputs, commands = network.inputs, network.outputs, network.commands
         return Mailbox(self._requests.data_ptr(), inputs, self._replies.data_ptr(), outputs, commands)
+
+    @property
+    def control(self) -> int:
+        """The address of its control block, the same for every start."""
+        return self._control.data_ptr()
 
     @property
     def running(self) -> bool:
@@ -69,9 +73,9 @@ class KernelRun:
     def start(self) -> None:
         """Raises BackendUnavailable where there is no room any more, or it does not start in time; nothing of it is left then."""
         self._seat = self._seat or self._reserved()
+        self.box.restart()  # the same one: bound calls go on with it
         for words in (self._requests, self._replies, self._control):
             words.zero_()
-        self.box = self._mailbox()
         memory = (self._requests, self._replies, self._control)
         try:
             self._running = cuda_persistent.within(
