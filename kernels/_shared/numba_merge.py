@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.errors import ShapeError
-from rtaccel.kernels._shared.numba_alias import THREADS, cuda, stream, view
+from rtaccel.kernels._shared.numba_alias import THREADS, cuda, grid_rows, stream, view
 
 INT32, FLOAT32 = np.int32, np.float32
 
@@ -49,50 +49,62 @@ def carried(starts: Any, carries: Any, m: Any, row: Any, total: Any) -> Any:
 
 @cuda.jit
 def merge_float_kernel(starts: Any, columns: Any, values: Any, x: Any, sums: Any, carries: Any) -> None:
-    thread, m, rows = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.blockIdx.y, starts.shape[0] - 1
+    thread, rows = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, starts.shape[0] - 1
     if thread >= carries.shape[1]:
         return
     last = min((thread + 1) * ITEMS, rows + starts[rows])
-    row = row_of(starts, rows, thread * ITEMS)
-    i = thread * ITEMS - row
-    total = FLOAT32(0)
-    for _ in range(thread * ITEMS, last):
-        if i < starts[row + 1]:
-            total += values[i] * x[m, columns[i]]
-            i += 1
-        else:
-            sums[m, row] = total
-            total = FLOAT32(0)
-            row += 1
-    carries[m, thread] = total
+    first = row_of(starts, rows, thread * ITEMS)
+    m = cuda.blockIdx.y
+    while m < x.shape[0]:  # a range would divide
+        row = first
+        i = thread * ITEMS - row
+        total = FLOAT32(0)
+        for _ in range(thread * ITEMS, last):
+            if i < starts[row + 1]:
+                total += values[i] * x[m, columns[i]]
+                i += 1
+            else:
+                sums[m, row] = total
+                total = FLOAT32(0)
+                row += 1
+        carries[m, thread] = total
+        m += cuda.gridDim.y
 
 
 @cuda.jit
 def merge_int8_kernel(starts: Any, columns: Any, values: Any, x: Any, zero_point: Any, sums: Any, carries: Any) -> None:
     """int8 values and x, sums in int32: exact, so that the order does not matter."""
-    thread, m, rows = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.blockIdx.y, starts.shape[0] - 1
+    thread, rows = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, starts.shape[0] - 1
     if thread >= carries.shape[1]:
         return
     last = min((thread + 1) * ITEMS, rows + starts[rows])
-    row = row_of(starts, rows, thread * ITEMS)
-    i = thread * ITEMS - row
-    total = INT32(0)
-    for _ in range(thread * ITEMS, last):
-        if i < starts[row + 1]:
-            total = INT32(total + (INT32(x[m, columns[i]]) - INT32(zero_point)) * INT32(values[i]))
-            i += 1
-        else:
-            sums[m, row] = total
-            total = INT32(0)
-            row += 1
-    carries[m, thread] = total
+    first = row_of(starts, rows, thread * ITEMS)
+    m = cuda.blockIdx.y
+    while m < x.shape[0]:  # a range would divide
+        row = first
+        i = thread * ITEMS - row
+        total = INT32(0)
+        for _ in range(thread * ITEMS, last):
+            if i < starts[row + 1]:
+                total = INT32(total + (INT32(x[m, columns[i]]) - INT32(zero_point)) * INT32(values[i]))
+                i += 1
+            else:
+                sums[m, row] = total
+                total = INT32(0)
+                row += 1
+        carries[m, thread] = total
+        m += cuda.gridDim.y
 
 
 @cuda.jit
 def add_carries_kernel(starts: Any, sums: Any, carries: Any) -> None:
-    row, m = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.blockIdx.y
-    if row < starts.shape[0] - 1:
+    row = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+    if row >= starts.shape[0] - 1:
+        return
+    m = cuda.blockIdx.y
+    while m < sums.shape[0]:  # a range would divide
         sums[m, row] = carried(starts, carries, m, row, sums[m, row])
+        m += cuda.gridDim.y
 
 
 def threads_of(rows: int, numbers: int) -> int:
@@ -118,7 +130,7 @@ def merge_sums(
     if m and rows:
         arrays = [view(t) for t in (starts, columns, values, x)]
         results = view(sums), view(carries)
-        grid = (blocks_of(threads), m)
+        grid = (blocks_of(threads), grid_rows(m))
         if zero_point is None:
             merge_float_kernel[grid, THREADS, stream()](*arrays, *results)
         else:
@@ -137,6 +149,6 @@ def csr_matmul(starts: Tensor, columns: Tensor, values: Tensor, x: Tensor) -> Te
         )  # fmt: skip
     sums, carries = merge_sums(starts, columns, values, x)
     if sums.numel():
-        grid = (blocks_of(sums.shape[1]), sums.shape[0])
+        grid = (blocks_of(sums.shape[1]), grid_rows(sums.shape[0]))
         add_carries_kernel[grid, THREADS, stream()](view(starts), view(sums), view(carries))
     return sums

@@ -20,6 +20,7 @@ from rtaccel.kernels._shared.numba_alias import (
     THREADS,
     PtxForm,
     cuda,
+    grid_rows,
     multiply_rn,
     stream,
     sum_into_first,
@@ -35,21 +36,25 @@ INT32, FLOAT32 = np.int32, np.float32
 def gemv_kernel(
     x: Any, weight: Any, multiplier: Any, offset: Any, row_scale: Any, zero_point: Any, relu: Any, y: Any
 ) -> None:
-    n, m, thread = cuda.blockIdx.x, cuda.blockIdx.y, cuda.threadIdx.x
+    n, thread = cuda.blockIdx.x, cuda.threadIdx.x
     parts = cuda.shared.array(THREADS, dtype=INT32)
-    acc = INT32(0)
-    for k in range(thread, x.shape[1], THREADS):
-        acc += (INT32(x[m, k]) - INT32(zero_point)) * INT32(weight[n, k])
-    parts[thread] = acc
-    sum_into_first(parts, thread)
-    if thread == 0:
-        factor = multiplier[n]
-        if row_scale.shape[0] > 0:
-            factor = _multiply(factor, row_scale[m, 0])
-        t = _multiply(FLOAT32(parts[0]), factor) + offset[n]
-        if relu and t < FLOAT32(0):
-            t = FLOAT32(0)
-        y[m, n] = t
+    m = cuda.blockIdx.y
+    while m < x.shape[0]:  # a range would divide
+        acc = INT32(0)
+        for k in range(thread, x.shape[1], THREADS):
+            acc += (INT32(x[m, k]) - INT32(zero_point)) * INT32(weight[n, k])
+        parts[thread] = acc
+        sum_into_first(parts, thread)
+        if thread == 0:
+            factor = multiplier[n]
+            if row_scale.shape[0] > 0:
+                factor = _multiply(factor, row_scale[m, 0])
+            t = _multiply(FLOAT32(parts[0]), factor) + offset[n]
+            if relu and t < FLOAT32(0):
+                t = FLOAT32(0)
+            y[m, n] = t
+        cuda.syncthreads()  # the sum was read, before the next row writes
+        m += cuda.gridDim.y
 
 
 def supports(problem: Problem) -> str | None:
@@ -75,7 +80,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
         y = torch.empty((x.shape[0], weight.shape[0]), device=x.device)
         if y.numel():
             arrays = [view(t) for t in (x, weight, multiplier, offset, row_scale)]
-            gemv_kernel[(weight.shape[0], x.shape[0]), THREADS, stream()](*arrays, zero_point, relu, view(y))
+            gemv_kernel[(weight.shape[0], grid_rows(x.shape[0])), THREADS, stream()](*arrays, zero_point, relu, view(y))
         return (y,)
 
     return call

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.numba_alias import THREADS, cuda, multiply_rn, stream, sum_into_first, view
+from rtaccel.kernels._shared.numba_alias import THREADS, cuda, grid_rows, multiply_rn, stream, sum_into_first, view
 from rtaccel.kernels._shared.numba_merge import blocks_of, carried, merge_sums
 from rtaccel.kernels._shared.triton_spec import require_matrix, require_row_scale
 from rtaccel.kernels.linear import contract as linear
@@ -68,37 +68,45 @@ def csr_int8_kernel(
     starts: Any, columns: Any, values: Any, x: Any, zero_point: Any, multiplier: Any, offset: Any, row_scale: Any,
     relu: Any, int8_out: Any, y_zero_point: Any, y: Any,
 ) -> None:  # fmt: skip
-    n, m, thread = cuda.blockIdx.x, cuda.blockIdx.y, cuda.threadIdx.x
+    n, thread = cuda.blockIdx.x, cuda.threadIdx.x
     parts = cuda.shared.array(THREADS, dtype=INT32)
-    acc = INT32(0)
-    for i in range(starts[n] + thread, starts[n + 1], THREADS):
-        acc = INT32(acc + (INT32(x[m, columns[i]]) - INT32(zero_point)) * INT32(values[i]))
-    parts[thread] = acc
-    sum_into_first(parts, thread)
-    if thread == 0:
-        t = ended(parts[0], n, m, multiplier, offset, row_scale, relu)
-        if int8_out:  # two statements: one value of both kinds would be a double
-            y[m, n] = as_int8(t, y_zero_point)
-        else:
-            y[m, n] = t
+    m = cuda.blockIdx.y
+    while m < x.shape[0]:  # a range would divide
+        acc = INT32(0)
+        for i in range(starts[n] + thread, starts[n + 1], THREADS):
+            acc = INT32(acc + (INT32(x[m, columns[i]]) - INT32(zero_point)) * INT32(values[i]))
+        parts[thread] = acc
+        sum_into_first(parts, thread)
+        if thread == 0:
+            t = ended(parts[0], n, m, multiplier, offset, row_scale, relu)
+            if int8_out:  # two statements: one value of both kinds would be a double
+                y[m, n] = as_int8(t, y_zero_point)
+            else:
+                y[m, n] = t
+        cuda.syncthreads()  # the sum was read, before the next row writes
+        m += cuda.gridDim.y
 
 
 @cuda.jit
 def csr_float_kernel(starts: Any, columns: Any, values: Any, x: Any, offset: Any, relu: Any, y: Any) -> None:
-    n, m, thread = cuda.blockIdx.x, cuda.blockIdx.y, cuda.threadIdx.x
+    n, thread = cuda.blockIdx.x, cuda.threadIdx.x
     parts = cuda.shared.array(THREADS, dtype=FLOAT32)
-    total = FLOAT32(0)
-    for i in range(starts[n] + thread, starts[n + 1], THREADS):
-        total += values[i] * x[m, columns[i]]
-    for k in range(thread, x.shape[1], THREADS):  # a number that is not finite makes the row NaN, whatever it meets
-        total += x[m, k] * FLOAT32(0)
-    parts[thread] = total
-    sum_into_first(parts, thread)
-    if thread == 0:
-        t = parts[0] + offset[n]
-        if relu and t < FLOAT32(0):
-            t = FLOAT32(0)
-        y[m, n] = t
+    m = cuda.blockIdx.y
+    while m < x.shape[0]:  # a range would divide
+        total = FLOAT32(0)
+        for i in range(starts[n] + thread, starts[n + 1], THREADS):
+            total += values[i] * x[m, columns[i]]
+        for k in range(thread, x.shape[1], THREADS):  # a number that is not finite makes the row NaN, whatever it meets
+            total += x[m, k] * FLOAT32(0)
+        parts[thread] = total
+        sum_into_first(parts, thread)
+        if thread == 0:
+            t = parts[0] + offset[n]
+            if relu and t < FLOAT32(0):
+                t = FLOAT32(0)
+            y[m, n] = t
+        cuda.syncthreads()  # the sum was read, before the next row writes
+        m += cuda.gridDim.y
 
 
 @cuda.jit
@@ -106,26 +114,34 @@ def end_int8_kernel(
     starts: Any, sums: Any, carries: Any, multiplier: Any, offset: Any, row_scale: Any, relu: Any, int8_out: Any,
     y_zero_point: Any, y: Any,
 ) -> None:  # fmt: skip
-    n, m = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.blockIdx.y
-    if n < y.shape[1]:
+    n = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+    if n >= y.shape[1]:
+        return
+    m = cuda.blockIdx.y
+    while m < y.shape[0]:  # a range would divide
         total = carried(starts, carries, m, n, sums[m, n])
         t = ended(total, n, m, multiplier, offset, row_scale, relu)
         if int8_out:
             y[m, n] = as_int8(t, y_zero_point)
         else:
             y[m, n] = t
+        m += cuda.gridDim.y
 
 
 @cuda.jit
 def end_float_kernel(starts: Any, sums: Any, carries: Any, x: Any, offset: Any, relu: Any, y: Any) -> None:
-    n, m = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.blockIdx.y
-    if n < y.shape[1]:
+    n = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+    if n >= y.shape[1]:
+        return
+    m = cuda.blockIdx.y
+    while m < y.shape[0]:  # a range would divide
         t = carried(starts, carries, m, n, sums[m, n]) + offset[n]
         if relu and t < FLOAT32(0):
             t = FLOAT32(0)
         if not finite(x, m):
             t = FLOAT32(np.nan)
         y[m, n] = t
+        m += cuda.gridDim.y
 
 
 def supports(problem: Problem) -> str | None:
@@ -169,18 +185,18 @@ def build(low: Mapping[str, Any], stage: Stage, device: str, merged: bool) -> Pr
         ending = [view(t) for t in (multiplier, offset, row_scale[0] if row_scale else no_scale)]
         if merged:
             parts = merge_sums(starts, columns, values, x, zero_point if int8 else None)
-            grid = (blocks_of(n), x.shape[0])
+            grid = (blocks_of(n), grid_rows(x.shape[0]))
             found = [view(starts), *(view(t) for t in parts)]
             if int8:
                 end_int8_kernel[grid, THREADS, stream()](*found, *ending, relu, int8_out, y_zero_point, view(y))
             else:
                 end_float_kernel[grid, THREADS, stream()](*found, matrix[3], ending[1], relu, view(y))
         elif int8:
-            csr_int8_kernel[(n, x.shape[0]), THREADS, stream()](
+            csr_int8_kernel[(n, grid_rows(x.shape[0])), THREADS, stream()](
                 *matrix, zero_point, *ending, relu, int8_out, y_zero_point, view(y)
             )
         else:
-            csr_float_kernel[(n, x.shape[0]), THREADS, stream()](*matrix, ending[1], relu, view(y))
+            csr_float_kernel[(n, grid_rows(x.shape[0])), THREADS, stream()](*matrix, ending[1], relu, view(y))
         return (y,)
 
     return call

@@ -13,9 +13,11 @@ from rtaccel.core import settings
 from rtaccel.core.errors import FormatError, ShapeError
 from rtaccel.core.registry import impls, operator
 from rtaccel.core.stage import Problem
+from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.sparse_linear import contract
 
 require("numba_cuda")
+alias = importlib.import_module("rtaccel.kernels._shared.numba_alias")
 csr = importlib.import_module("rtaccel.kernels._shared.numba_csr")  # after the question whether it can be imported
 merge = importlib.import_module("rtaccel.kernels._shared.numba_merge")
 sparse = importlib.import_module("rtaccel.kernels.sparse_linear.numba_cuda_csr")
@@ -123,6 +125,32 @@ def test_a_sparse_row_that_is_not_finite_is_nan_and_alone(merged: bool) -> None:
     (y,) = sparse.build(contract.lower(stage), stage, DEVICE, merged)(x.to(DEVICE))
     assert y[1].isnan().all()
     assert y[[0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_rows_beyond_the_grid(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA takes 65,535 blocks along an axis; here one or two, and five rows: blocks take several, one after another."""
+    monkeypatch.setattr(alias, "MOST_ROWS", most)
+    assert (alias.grid_rows(5), alias.grid_rows(1)) == (most, 1)
+    rows = 5
+    for kind in ("static", "dynamic"):
+        stage = linear.make_stage(37, 3, kind, "relu")
+        inputs = linear.make_inputs(stage, rows, 1)
+        (impl,) = impls("numba_cuda", "linear")
+        (got,) = impl.prepare(stage, Problem.of(stage, rows, DEVICE))(*(t.to(DEVICE) for t in inputs))
+        assert torch.equal(got.cpu(), operator("linear").reference(stage, *inputs)[0])
+    for kind, out in (("static", "int8"), ("dynamic", "float32"), ("float32", "float32")):
+        stage = contract.make_stage(20, 4, kind, "window", 0.4, out=out)
+        inputs = linear.make_inputs(stage, rows, 2)
+        want, tolerance = contract.reference(stage, *inputs)[0], operator("sparse_linear").tolerance(stage, *inputs)
+        for merged in (False, True):
+            call = sparse.build(contract.lower(stage), stage, DEVICE, merged)
+            (got,) = call(*(t.to(DEVICE) for t in inputs))
+            assert ((got.cpu().double() - want.double()).abs() <= torch.as_tensor(tolerance.atol)).all(), (kind, merged)
+    parts = torch.randn(6, 9).to_sparse_csr()
+    x = torch.randn(rows, 9)
+    there = [t.to(DEVICE) for t in (parts.crow_indices().int(), parts.col_indices().int(), parts.values(), x)]
+    torch.testing.assert_close(merge.csr_matmul(*there).cpu(), x @ parts.to_dense().T)
 
 
 def test_uneven_rows_take_the_merge_path() -> None:
