@@ -89,7 +89,7 @@ def test_how_a_chain_is_cut() -> None:
         assert cut.programs == programs and sum(cut.held_words(THREADS)) <= 112 * 256
         assert all(programs * sum(rows) >= n for rows, n in zip(cut.rows, widths[1:]))
         assert all(sum(columns) >= k for columns, k in zip(cut.columns, widths))
-        assert cut.buffer >= max(programs * sum(rows) // 4 for rows in cut.rows)
+        assert cut.slot >= max(programs * sum(rows) // 4 for rows in cut.rows)
     assert "1024" in str(cut_of({"widths": (20, 1030, 5)}))
     assert "groups of 16, 32, 64, 128, not 48" in str(cut_of({"widths": (20, 512, 512, 5), "group_size": 48}))
     assert "at most 2 programs" in str(cut_of({"widths": (256, 384, 384, 128)}, 2))
