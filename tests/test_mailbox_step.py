@@ -204,6 +204,13 @@ def wait_until(loop: MailboxLoop, calls: int) -> None:
     assert loop.answered >= calls
 
 
+def wait_until_failed(loop: MailboxLoop) -> None:
+    until = time.monotonic() + 60
+    while not loop.failed and time.monotonic() < until:
+        time.sleep(0.001)
+    assert loop.failed
+
+
 @pytest.fixture
 def echoing() -> Iterator[Side]:
     side = Side(4, 4, timeout_ns=200_000_000)
@@ -242,10 +249,8 @@ def test_a_loop_ends_where_no_answer_comes() -> None:
     loop = MailboxLoop(side.step, -1)
     loop.start()
     player.join()
-    until = time.monotonic() + 60
-    while not loop.failed and time.monotonic() < until:
-        time.sleep(0.001)
-    assert loop.failed and loop.stop() == 300
+    wait_until_failed(loop)
+    assert loop.stop() == 300
     ended = Side(2, 2)
     ended.control[0] = 1
     loop = MailboxLoop(ended.step, -1)
@@ -380,8 +385,8 @@ def test_a_loop_on_a_model(card: PretendedCard) -> None:
     assert torch.equal(fast(x), y)
     loop.start()
     fast.close()
+    wait_until_failed(loop)
     loop.stop()
-    assert loop.failed
 
 
 def test_a_bound_call_is_measured_inside(card: PretendedCard) -> None:
