@@ -291,7 +291,7 @@ def test_a_start_that_does_not_return(card: FakeCard, chain: Make, monkeypatch: 
     with pytest.raises(BackendUnavailable, match=r"starting mlp 20-32-5, for 0.2 s.*new process"):
         call(model)
     assert "did not return" in (cuda_errors.dead() or "")
-    assert cuda_persistent.fallback_count() == 1
+    assert cuda_persistent.left_alone() == 1
     with pytest.raises(BackendUnavailable, match="did not return"):
         chain(48)
     model.close()
@@ -335,7 +335,7 @@ def test_memory_of_a_kernel_that_does_not_end_is_left_alone(
     del model
     gc.collect()
     assert requests() is not None
-    assert cuda_persistent.fallback_count() == 1
+    assert cuda_persistent.left_alone() == 1
     assert cuda_persistent._seats, "its multiprocessors stay taken"
     assert cuda_persistent.running(), "and nothing is loaded beside it"
 
@@ -349,7 +349,7 @@ def test_memory_of_one_that_ended_is_given_back(card: FakeCard, chain: Make) -> 
     del model
     gc.collect()
     assert requests() is None
-    assert not cuda_persistent._seats and not cuda_persistent.fallback_count()
+    assert not cuda_persistent._seats and not cuda_persistent.left_alone()
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------
