@@ -1,5 +1,5 @@
 # Kernels in CUDA C++ by nvcc, as a fatbin that a C program loads with cuModuleLoad. Python needs none of it: there NVRTC
-# compiles the same files (kernels/_shared/cuda_nvrtc.py).
+# compiles the same files (kernels/_gpu/cuda_nvrtc.py).
 set(RTACCEL_CUDA_ARCHITECTURES "80;86;89;90;100;120" CACHE STRING "Compute capabilities, times ten, that nvcc compiles for")
 find_program(RTACCEL_NVCC nvcc HINTS ENV CUDA_HOME PATH_SUFFIXES bin)
 
@@ -13,14 +13,14 @@ foreach(arch IN LISTS RTACCEL_CUDA_ARCHITECTURES)
   list(APPEND RTACCEL_GENCODE "-gencode=arch=compute_${arch},code=sm_${arch}")
 endforeach()
 
-file(GLOB RTACCEL_CUDA_SOURCES CONFIGURE_DEPENDS "kernels/*/cuda_*.cu")
+file(GLOB_RECURSE RTACCEL_CUDA_SOURCES CONFIGURE_DEPENDS "kernels/*.cu")
 set(RTACCEL_FATBINS "")
 foreach(source IN LISTS RTACCEL_CUDA_SOURCES)
   get_filename_component(stem "${source}" NAME_WE)
   set(fatbin "${CMAKE_CURRENT_BINARY_DIR}/${stem}.fatbin")
   add_custom_command(
     OUTPUT "${fatbin}"
-    COMMAND "${RTACCEL_NVCC}" -std=c++17 -fmad=false -fatbin ${RTACCEL_GENCODE} -o "${fatbin}" "${source}"
+    COMMAND "${RTACCEL_NVCC}" -std=c++17 -fmad=false -I "${PROJECT_SOURCE_DIR}/kernels" -fatbin ${RTACCEL_GENCODE} -o "${fatbin}" "${source}"
     DEPENDS "${source}"
     VERBATIM)
   list(APPEND RTACCEL_FATBINS "${fatbin}")

@@ -1,6 +1,6 @@
 # The instruction sets of the native core, and the source files that each of them compiles.
 #
-# A set is a header kernels/_shared/simd_<set>.h, a row of kernels/_shared/isa.cc, and here its compiler flags. Where it
+# A set is a header kernels/_simd/simd_<set>.h, a row of kernels/_core/isa.cc, and here its compiler flags. Where it
 # only adds a dot product to another set, RTACCEL_ADDS_<set> names that product, and only kernels that use it are
 # compiled for the set: the others would come out the same again.
 
@@ -73,7 +73,7 @@ function(rtaccel_compile_per_isa result folder header)
       endif()
       string(REPLACE ".h" "_${isa}.cc" name "${header}")
       set(generated "${PROJECT_BINARY_DIR}/kernels/${name}")
-      configure_file("${PROJECT_SOURCE_DIR}/kernels/_shared/cpu_isa.cc.in" "${generated}" @ONLY)
+      configure_file("${PROJECT_SOURCE_DIR}/kernels/_simd/cpu_isa.cc.in" "${generated}" @ONLY)
       set_source_files_properties("${generated}" PROPERTIES COMPILE_OPTIONS "${RTACCEL_FLAGS_${isa}}")
       list(APPEND sources "${generated}")
     endforeach()

@@ -60,9 +60,9 @@ class PretendedKernel:
             payload = (message & 0xFFFFFFFF).to(torch.int32).view(torch.float32)
             with torch.no_grad():
                 (y,) = self._compute(payload[None])
-            buffer = self._replies[(sequence & 1) * outputs :][:outputs]
+            slot = self._replies[(sequence & 1) * outputs :][:outputs]
             for i, word in enumerate(words_of(y[0], sequence)):
-                buffer[i] = word
+                slot[i] = word
             self.answered += 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -77,13 +78,52 @@ def test_imports_go_down_only(file: Path) -> None:
     assert violations(room_of(file), file.read_text(encoding="utf-8")) == []
 
 
-def test_shared_kernel_helpers_know_no_operator() -> None:
-    for file in sorted((ROOT / "kernels" / "_shared").rglob("*.py")):
-        names = [name for _, name in imported(ast.parse(file.read_text(encoding="utf-8")))]
-        operators = [
-            n for n in names if n.startswith("rtaccel.kernels.") and not n.startswith("rtaccel.kernels._shared")
-        ]
-        assert operators == [], file
+KERNELS = {"_core": 0, "_simd": 0, "_common": 1, "_gpu": 2, "_persistent": 3, "recurrent": 4}
+"""Floors inside kernels; operators are above all. `_core` and `_simd` share one: the runtime, and vectors for its kernels."""
+
+
+def floor_of_kernels(room: str) -> int:
+    return KERNELS.get(room, 5)
+
+
+def rooms_used(file: Path) -> Iterator[tuple[str, str]]:
+    """(what it names, the folder of kernels that it lies in): imports of Python; includes of C++ and CUDA."""
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".py":
+        for _, name in imported(ast.parse(text)):
+            parts = name.split(".")
+            if parts[:2] == ["rtaccel", "kernels"] and len(parts) > 2:
+                yield name, parts[2]
+    else:
+        for name in re.findall(r'^#include "([^"]+)"', text, re.MULTILINE):
+            if "/" in name:
+                yield name, name.split("/")[0]
+
+
+def test_folders_of_kernels_use_what_is_below() -> None:
+    wrong, seen = [], set()
+    for file in sorted((ROOT / "kernels").rglob("*")):
+        own = file.relative_to(ROOT / "kernels").parts[0]
+        if file.suffix not in (".py", ".cc", ".h", ".cu") or own not in KERNELS:
+            continue
+        seen.add((own, file.suffix))
+        for name, room in rooms_used(file):
+            if floor_of_kernels(room) > floor_of_kernels(own):
+                wrong.append(f"{file.relative_to(ROOT)} uses {name}")
+    assert wrong == []
+    assert {("_core", ".cc"), ("_simd", ".h"), ("recurrent", ".cu"), ("_gpu", ".py")} <= seen
+
+
+def test_operators_use_no_headers_of_their_neighbors_but_of_linear() -> None:
+    """Sparse layers end as linear ones do; nothing else of one operator is in another's C++."""
+    found = {
+        (file.parent.name, room)
+        for file in (ROOT / "kernels").rglob("*")
+        if file.suffix in (".cc", ".h", ".cu")
+        for _, room in rooms_used(file)
+        if room not in KERNELS and (ROOT / "kernels" / room).is_dir() and room != file.parent.name
+    }
+    assert found == {("sparse_linear", "linear")}
 
 
 CONVERT = {"frontend": 0, "patterns": 1, "quantization": 1, "passes": 2, "module_swap": 2, "pruning": 3, "": 4}

@@ -13,8 +13,8 @@ from rtaccel._native import Bound
 from rtaccel.core.registry import impls
 from rtaccel.core.stage import Port, Problem, Quant, Stage, Value
 from rtaccel.formats.int8 import quantise
+from rtaccel.kernels._core.cpu import build
 from rtaccel.kernels.attention import contract
-from rtaccel.kernels.chain.cpu import build
 
 PROBLEM = Problem.of(contract.make_stage(2, 2, 1, 4), 1)
 CPU = [i for i in impls("cpu", "attention") if i.supports(PROBLEM) is None]

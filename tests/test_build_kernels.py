@@ -20,8 +20,8 @@ import torch
 from rtaccel.cli.main import main
 from rtaccel.core import settings
 from rtaccel.core.errors import BackendUnavailable, FormatError, ShapeError
-from rtaccel.kernels._shared import cubin_launch
-from rtaccel.kernels._shared.cubin_store import Cubin, CubinStore, key_of
+from rtaccel.kernels._gpu import cubin_launch
+from rtaccel.kernels._gpu.cubin_store import Cubin, CubinStore, key_of
 from rtaccel.kernels.linear import contract
 
 if importlib.util.find_spec("triton") is None:

@@ -14,7 +14,7 @@ import rtaccel as rt
 import rtaccel._native as native
 from rtaccel.core.registry import impls, operator
 from rtaccel.core.stage import Port, Problem, Quant, Stage, Value
-from rtaccel.kernels.chain.cpu import States, build
+from rtaccel.kernels._core.cpu import States, build
 from rtaccel.kernels.conv.cases import SHAPES, STREAMS, Shape, make_inputs, make_stage
 from rtaccel.nn import QuantConv1d, QuantConv2d
 

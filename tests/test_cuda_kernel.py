@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from rtaccel.core.errors import BackendUnavailable, FormatError
-from rtaccel.kernels._shared import cuda_nvrtc
-from rtaccel.kernels._shared.cubin_store import CubinStore
-from rtaccel.kernels._shared.cuda_nvrtc import ECHO, CudaKernel, compile_cubin
+from rtaccel.kernels._gpu import cuda_nvrtc
+from rtaccel.kernels._gpu.cubin_store import CubinStore
+from rtaccel.kernels._gpu.cuda_nvrtc import ECHO, CudaKernel, compile_cubin
 
 needs_tools = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton has the disassembler")
 
@@ -27,8 +27,8 @@ def compiled(capability: int, kernel: CudaKernel = ECHO):
 
 def check_code(code: bytes) -> None:
     """Every lane polls and answers for itself: loads and stores of system scope, neither fence nor barrier nor shuffle."""
-    from rtaccel.kernels._shared.triton_aot import read_cubin
-    from rtaccel.kernels._shared.triton_spec import SYSTEM_FENCE, SYSTEM_LOAD, SYSTEM_STORE
+    from rtaccel.kernels._gpu.triton_aot import read_cubin
+    from rtaccel.kernels._gpu.triton_spec import SYSTEM_FENCE, SYSTEM_LOAD, SYSTEM_STORE
 
     found = read_cubin(code, 0)
     assert (found.stack_bytes, found.local_bytes, found.spills, found.barriers) == (0, 0, 0, 0)
@@ -63,7 +63,7 @@ def test_parameters_are_those_of_every_stored_kernel(tmp_path: Path) -> None:
 @needs_tools
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not here")
 def test_the_echo_by_nvcc(tmp_path: Path) -> None:
-    source, out = Path(cuda_nvrtc.__file__).with_name(ECHO.file), tmp_path / "echo.cubin"
+    source, out = cuda_nvrtc.FOLDER / ECHO.file, tmp_path / "echo.cubin"
     command = ["nvcc", "-std=c++17", "-fmad=false", "-cubin", "-arch=sm_90", "-o", str(out), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 import rtaccel as rt
 from rtaccel.backends import get_backend
 from rtaccel.core.errors import BackendUnavailable
-from rtaccel.kernels._shared import cuda_launch, cuda_nvrtc, cuda_recurrent, cuda_recurrent_form
-from rtaccel.kernels._shared.cuda_recurrent_form import Card, Form, Head
-from rtaccel.kernels._shared.recurrent import Geometry
+from rtaccel.kernels._gpu import cuda_launch, cuda_nvrtc
+from rtaccel.kernels.recurrent.cuda import config as cuda_config
+from rtaccel.kernels.recurrent.cuda import kernel as cuda_kernel
+from rtaccel.kernels.recurrent.cuda.config import Card, Form, Head
+from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.runtime import cuda_resident, cuda_resident_stacks
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.stream import StreamModel
@@ -69,7 +71,7 @@ def devices(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         monkeypatch.setattr(cuda_resident, "TIMEOUT_NS", 20_000_000_000)
         monkeypatch.setattr(cuda_launch, "bind", device.bind)
         monkeypatch.setattr(cuda_launch, "unavailable", lambda kernel: None)
-        monkeypatch.setattr(cuda_recurrent_form, "form_of", form)
+        monkeypatch.setattr(cuda_config, "form_of", form)
         return device
 
     with cuda_resident_stacks.only(cuda_resident_stacks.CUDA):
@@ -135,7 +137,7 @@ def test_the_bits_of_the_cpu(case: str, devices: Callable[..., on_host.HostDevic
 
 def barriers() -> list[int]:
     """Lines of the kernel's files at which threads wait for each other; no two are alike."""
-    files = ["cuda_recurrent.cu", *cuda_recurrent.FILES[1:]]
+    files = ["recurrent/cuda/recurrent.cu", *cuda_kernel.FILES[1:]]
     lines = [line for name in files for line in enumerate((cuda_nvrtc.FOLDER / name).read_text().splitlines(), 1)]
     found = [n for n, line in lines if "__syncthreads();" in line or "__syncwarp();" in line]
     assert len(set(found)) == len(found), "two files have a barrier in the same line: move one of them"
@@ -197,7 +199,7 @@ def test_a_word_that_does_not_come(
 ) -> None:
     """Message 3 lacks a word of the second program, of each kind: no number is made up, and a reset mends it."""
     plain, features, cut = two
-    half = 2 * 12  # words of both buffers of a layer
+    half = 2 * 12  # words of both slots of a layer
     for dropped in (12 + 7, half + 12 + 7, 2 * half + 12 + 7):
         devices(cut, dropped=dropped, looks=400)
         live = staying(plain)
@@ -218,7 +220,7 @@ def test_it_touches_nothing_outside_its_buffers(tmp_path: Path) -> None:
     form = Form(Geometry(30, layers=2), 37, 4, 32, Head(3, "relu", 32), 16, 2, 2, 3, 5, True)
     program = tmp_path / "sanitized"
     on_host.build(
-        cuda_recurrent.kernel_of("lstm", form),
+        cuda_kernel.kernel_of("lstm", form),
         program,
         "-DRTA_PROGRAM",
         "-fsanitize=address",
@@ -229,7 +231,7 @@ def test_it_touches_nothing_outside_its_buffers(tmp_path: Path) -> None:
         return subprocess.run([program, *words], capture_output=True, text=True, timeout=60, check=False)
 
     assert run().returncode == 0
-    pointers = [name for name, kind in cuda_recurrent.PARAMETERS if kind.startswith("*")]
+    pointers = [name for name, kind in cuda_kernel.PARAMETERS if kind.startswith("*")]
     for name in ("request_ptr", "past_ptr", "words_ptr", "scales_ptr", "exchange_ptr"):
         found = run(str(pointers.index(name)))
         assert found.returncode != 0 and "heap-buffer-overflow" in found.stderr, name

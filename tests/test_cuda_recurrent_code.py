@@ -17,12 +17,13 @@ from rtaccel.cli.main import main
 from rtaccel.core import settings
 from rtaccel.core.errors import BackendUnavailable, UnsupportedProblem
 from rtaccel.core.stage import Stage
-from rtaccel.kernels._shared import cubin_launch, cuda_launch, cuda_nvrtc, triton_recurrent_form
-from rtaccel.kernels._shared.cubin_store import Cubin, CubinStore
-from rtaccel.kernels._shared.cuda_nvrtc import CudaKernel
-from rtaccel.kernels._shared.cuda_recurrent import DECLARED, declared, kernel_of
-from rtaccel.kernels._shared.cuda_recurrent_form import SHARED_BYTES, Card, Head, assuming, form_of
-from rtaccel.kernels._shared.recurrent import Geometry
+from rtaccel.kernels._gpu import cubin_launch, cuda_launch, cuda_nvrtc
+from rtaccel.kernels._gpu.cubin_store import Cubin, CubinStore
+from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
+from rtaccel.kernels.recurrent.cuda.config import SHARED_BYTES, Card, Head, assuming, form_of
+from rtaccel.kernels.recurrent.cuda.kernel import DECLARED, declared, kernel_of
+from rtaccel.kernels.recurrent.layout import Geometry
+from rtaccel.kernels.recurrent.triton import config as triton_config
 from rtaccel.plan.fuse import fuse
 from rtaccel.runtime.cuda_resident_stacks import CUDA, TRITON, CudaStack, TritonStack, only, stack_network
 
@@ -102,10 +103,11 @@ def test_definitions_and_included_files_are_in_the_key(tmp_path: Path, monkeypat
     assert store.find(kernel.key, 90) == cubin
     before = kernel.key
     for name in (kernel.file, *kernel.includes):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text((cuda_nvrtc.FOLDER / name).read_text())
     monkeypatch.setattr(cuda_nvrtc, "FOLDER", tmp_path)
     assert kernel.key == before
-    changed = tmp_path / "cuda_cells.h"
+    changed = tmp_path / "recurrent/cuda/cells.h"
     changed.write_text(changed.read_text() + "\n")
     assert kernel.key != before
 
@@ -140,7 +142,7 @@ def test_which_kernel_a_stream_takes(small: tuple[Stage, ...], monkeypatch: pyte
     assert isinstance(stack_network(small), TritonStack)
     with only(CUDA):
         assert isinstance(stack_network(small), CudaStack)
-    monkeypatch.setattr(triton_recurrent_form, "multiprocessors", lambda: 2)
+    monkeypatch.setattr(triton_config, "multiprocessors", lambda: 2)
     with assuming(Card(90, 2)):
         taken = stack_network(small)
         assert isinstance(taken, CudaStack)

@@ -9,7 +9,7 @@ import rtaccel as rt
 from rtaccel._native import Bound
 from rtaccel.core.registry import impls
 from rtaccel.core.stage import Port, Problem, Stage, Value
-from rtaccel.kernels.chain.cpu import build
+from rtaccel.kernels._core.cpu import build
 from rtaccel.kernels.embedding import contract
 from rtaccel.kernels.position import contract as position
 

@@ -20,7 +20,7 @@ from rtaccel.backends.cpu import ISAS
 from rtaccel.core.registry import impls
 from rtaccel.core.settings import CPU_ISA
 from rtaccel.core.stage import Port, Problem, Quant, Stage, Value
-from rtaccel.kernels.chain.cpu import build
+from rtaccel.kernels._core.cpu import build
 
 KERNELS = [impl.name for impl in impls("cpu", "linear")]
 CANARY = -12345.678

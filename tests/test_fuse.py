@@ -17,10 +17,10 @@ from rtaccel.convert.passes.program import GroupStep
 from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import impls, operators
 from rtaccel.core.stage import Problem, Stage, Value
-from rtaccel.kernels._shared import recurrent_cases
-from rtaccel.kernels._shared.recurrent import Geometry
 from rtaccel.kernels.mlp import contract as mlp
 from rtaccel.kernels.quantize import contract as quantize
+from rtaccel.kernels.recurrent import cases
+from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.plan.choose import Choice
 from rtaccel.plan.fuse import fuse
 from rtaccel.runtime.compiled import CompiledModel
@@ -138,7 +138,7 @@ def test_chains_that_do_not_fit_stay_layers() -> None:
 def test_x_is_quantised_in_a_recurrent_stage(op: str) -> None:
     """Where nothing else reads it, with the same scale: the same bits."""
     gates = {"lstm": 4, "gru": 3}[op]
-    stack = recurrent_cases.make_stage(op, gates, Geometry(9, layers=2, time=3), 6, "int8-static", "int8", states=False)
+    stack = cases.make_stage(op, gates, Geometry(9, layers=2, time=3), 6, "int8-static", "int8", states=False)
     x, q = Value("x", 6, steps=3), stack.inputs[0]
     source = Stage("quantize", "q", (x,), (replace(q, name="q"),))
     stages = (source, replace(stack, inputs=(replace(q, name="q"),)))

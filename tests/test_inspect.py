@@ -127,7 +127,7 @@ def test_a_triton_kernel(capsys: pytest.CaptureFixture[str]) -> None:
 
 @compiles
 def test_a_declared_form(capsys: pytest.CaptureFixture[str]) -> None:
-    from rtaccel.kernels._shared.triton_aot import specialisations
+    from rtaccel.kernels._gpu.triton_aot import specialisations
 
     name = specialisations()[0].name
     assert main(["inspect", name, "--json"]) == 0
@@ -144,7 +144,7 @@ def test_a_declared_form(capsys: pytest.CaptureFixture[str]) -> None:
 def test_without_a_disassembler_ptx_is_read(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from rtaccel.kernels._shared import triton_aot
+    from rtaccel.kernels._gpu import triton_aot
 
     def missing(cubin: bytes, shared_bytes: int) -> None:
         raise RuntimeError("Cannot find nvdisasm")

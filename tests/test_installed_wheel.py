@@ -14,21 +14,21 @@ from pathlib import Path
 
 import pytest
 
-from rtaccel.kernels._shared import cuda_nvrtc
-from rtaccel.kernels._shared.cuda_recurrent import FILES
+from rtaccel.kernels._gpu import cuda_nvrtc
+from rtaccel.kernels.recurrent.cuda.kernel import FILES
 from tests.support.wheel import ROOT
 
 needs_nvrtc = pytest.mark.skipif(cuda_nvrtc.unavailable() is not None, reason=f"{cuda_nvrtc.unavailable()}")
 
-SHARED = "rtaccel/kernels/_shared/"
+KERNELS = "rtaccel/kernels/"
 
 COMPILE = """
 import json, sys
 from pathlib import Path
 from rtaccel.core.errors import RtaccelError
-from rtaccel.kernels._shared.cuda_nvrtc import ECHO, FOLDER, compile_cubin
-from rtaccel.kernels._shared.cuda_recurrent import DECLARED, declared
-from rtaccel.kernels._shared.cuda_recurrent_form import Card
+from rtaccel.kernels._gpu.cuda_nvrtc import ECHO, FOLDER, compile_cubin
+from rtaccel.kernels.recurrent.cuda.kernel import DECLARED, declared
+from rtaccel.kernels.recurrent.cuda.config import Card
 
 kernels = [ECHO, *(declared(name, Card(90))[1] for name in DECLARED)]
 found = {"folder": str(FOLDER), "files": sorted({k.file for k in kernels}), "bytes": [], "without": {}}
@@ -91,8 +91,8 @@ def compiled(environment: Path, *hidden: str) -> dict:
 
 def test_it_carries_what_nvrtc_reads_and_no_other_header(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    assert {n for n in names if n.endswith(".h")} == {"rtaccel/include/rtaccel.h", *(SHARED + name for name in FILES)}
-    sources = {"rtaccel/" + str(path.relative_to(ROOT)) for path in (ROOT / "kernels").glob("*/*.cu")}
+    assert {n for n in names if n.endswith(".h")} == {"rtaccel/include/rtaccel.h", *(KERNELS + name for name in FILES)}
+    sources = {"rtaccel/" + str(path.relative_to(ROOT)) for path in (ROOT / "kernels").rglob("*.cu")}
     assert sources
     assert {n for n in names if n.endswith(".cu")} == sources
 
@@ -100,7 +100,9 @@ def test_it_carries_what_nvrtc_reads_and_no_other_header(wheel: Path) -> None:
 @needs_nvrtc
 def test_every_cuda_source_compiles_from_there(environment: Path) -> None:
     found = compiled(environment)
-    assert found["files"] == sorted(path.name for path in Path(found["folder"]).parent.glob("*/*.cu"))
+    assert found["files"] == sorted(
+        str(path.relative_to(found["folder"])) for path in Path(found["folder"]).rglob("*.cu")
+    )
     assert len(found["bytes"]) == 7
     assert min(found["bytes"]) > 1000
 

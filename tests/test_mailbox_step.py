@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import rtaccel as rt
 from rtaccel._native import Mailbox, MailboxLoop, MailboxStep
 from rtaccel.core.errors import BackendUnavailable, ShapeError
-from rtaccel.kernels.chain.cpu import connect
+from rtaccel.kernels._core.cpu import connect
 from rtaccel.runtime import cuda_resident
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.options import Options

@@ -11,7 +11,7 @@ from rtaccel._native import Bound
 from rtaccel.core.registry import impls
 from rtaccel.core.stage import Port, Problem, Quant, Stage, Value
 from rtaccel.formats.int8 import quantise
-from rtaccel.kernels.chain.cpu import build
+from rtaccel.kernels._core.cpu import build
 from rtaccel.kernels.norm import contract
 from rtaccel.kernels.quantize import contract as quantize
 from rtaccel.plan.group import Group, plan_group

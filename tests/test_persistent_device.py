@@ -20,8 +20,9 @@ import rtaccel as rt
 from rtaccel.backends import cuda_driver, cuda_errors, cuda_persistent
 from rtaccel.core import settings
 from rtaccel.core.errors import BackendUnavailable, UnsupportedProblem
-from rtaccel.kernels._shared import cuda_recurrent, triton_launch
-from rtaccel.kernels._shared.cuda_recurrent_form import Card
+from rtaccel.kernels._gpu import triton_launch
+from rtaccel.kernels.recurrent.cuda import kernel as cuda_kernel
+from rtaccel.kernels.recurrent.cuda.config import Card
 from rtaccel.runtime import cuda_device, cuda_resident_run, cuda_resident_stacks, execute
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.cuda_resident_device import CudaResident
@@ -226,7 +227,7 @@ def test_what_does_not_fit_beside_others_is_refused_before_it_is_launched(card: 
 
 
 def test_two_of_the_largest_of_stac_ml_do_not_fit_one_card() -> None:
-    form, kernel = cuda_recurrent.declared("lstm C int8", Card(90, 132))
+    form, kernel = cuda_kernel.declared("lstm C int8", Card(90, 132))
     seat = cuda_persistent.reserve(7, kernel.name, form.parts, 132)
     try:
         with pytest.raises(BackendUnavailable, match=r"84 multiprocessors; expected at most 48 of 132.*close\(\)"):

@@ -15,9 +15,9 @@ from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Port, Stage, Value
-from rtaccel.kernels._shared.recurrent import Geometry
-from rtaccel.kernels._shared.recurrent_cases import make_inputs, make_stage
-from rtaccel.kernels._shared.recurrent_reference import TANH_ERROR, fma32, tanh_quotient
+from rtaccel.kernels.recurrent.cases import make_inputs, make_stage
+from rtaccel.kernels.recurrent.layout import Geometry
+from rtaccel.kernels.recurrent.reference import TANH_ERROR, fma32, tanh_quotient
 from rtaccel.plan.choose import choose
 
 KINDS = [("lstm", 4, nn.LSTM, rt.nn.QuantLSTM), ("gru", 3, nn.GRU, rt.nn.QuantGRU)]
@@ -53,7 +53,7 @@ def test_fma32_rounds_once() -> None:
 
 def streaming(stage: Stage, samples: int):
     """A plan of the stage whose states are one value before and after."""
-    from rtaccel.kernels.chain.cpu import States, build
+    from rtaccel.kernels._core.cpu import States, build
 
     names = {v.name for v in stage.inputs[1:]}
     outputs = (stage.outputs[0], *stage.inputs[1:])

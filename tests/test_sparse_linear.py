@@ -15,7 +15,7 @@ import rtaccel._native as native
 from rtaccel.core.registry import impls
 from rtaccel.core.stage import Port, Problem
 from rtaccel.formats import int8
-from rtaccel.kernels.chain.cpu import build
+from rtaccel.kernels._core.cpu import build
 from rtaccel.kernels.sparse_linear import contract
 from rtaccel.plan import sparse as forms
 from tests.round_trips import WAYS, passed_on

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import rtaccel as rt
 from rtaccel.core.registry import impls
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.recurrent import Geometry
-from rtaccel.kernels._shared.recurrent_cases import make_inputs, make_stage
+from rtaccel.kernels.recurrent.cases import make_inputs, make_stage
+from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.plan import sparse_recurrent as forms
 
 KINDS = [("lstm", 4, nn.LSTM, rt.nn.QuantLSTM), ("gru", 3, nn.GRU, rt.nn.QuantGRU)]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import rtaccel as rt
 from rtaccel.core.registry import impls
 from rtaccel.core.stage import Port, Problem, Stage, Value
-from rtaccel.kernels.chain.cpu import States, build
+from rtaccel.kernels._core.cpu import States, build
 
 CORES = sorted(os.sched_getaffinity(0))
 several = pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")

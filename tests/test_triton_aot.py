@@ -24,8 +24,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from rtaccel.core.errors import UnsupportedProblem
-from rtaccel.kernels._shared.activations import ACTIVATIONS, HOMOGENEOUS
-from rtaccel.kernels._shared.triton_aot import (
+from rtaccel.kernels._common.activations import ACTIVATIONS, HOMOGENEOUS
+from rtaccel.kernels._gpu.triton_aot import (
     ARCHITECTURES,
     Allowed,
     Footprint,
@@ -34,7 +34,7 @@ from rtaccel.kernels._shared.triton_aot import (
     specialisations,
     violations,
 )
-from rtaccel.kernels._shared.triton_spec import FUSED, INT8_MMA, Specialisation
+from rtaccel.kernels._gpu.triton_spec import FUSED, INT8_MMA, Specialisation
 from rtaccel.kernels.linear import contract, triton_dot, triton_gemv
 from rtaccel.kernels.linear.triton_w8a8 import Operands
 from rtaccel.runtime.cuda_ahead import kernels_of

@@ -19,8 +19,8 @@ if settings.triton_interpret():
 import triton
 import triton.language as tl
 
-from rtaccel.kernels._shared.triton_aot import compile_for, compile_kernel
-from rtaccel.kernels._shared.triton_spec import Specialisation, Tiling
+from rtaccel.kernels._gpu.triton_aot import compile_for, compile_kernel
+from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling
 from rtaccel.kernels.linear import triton_dot
 from tests.triton_checks import launches, moved, write_page
 from tests.triton_checks.ttir import parse

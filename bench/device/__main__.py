@@ -37,7 +37,7 @@ REHEARSED_CORES = 16
 
 PRELOADED = (
     "torch", "triton", "triton.language", "rtaccel", "rtaccel.runtime.compiler", "rtaccel.runtime.stream",
-    "rtaccel.kernels._shared.triton_aot", "bench.device.measure_null",
+    "rtaccel.kernels._gpu.triton_aot", "bench.device.measure_null",
     "bench.device.measure_persistent", "bench.device.measure_graphs", "bench.device.measure_streams",
     "bench.device.measure_sparse", "bench.device.prepare",
 )  # fmt: skip

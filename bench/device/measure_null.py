@@ -59,7 +59,7 @@ def round_trip(seconds: float, start: Start) -> Fields:
 
 def triton(seconds: float) -> Fields:
     """By Triton's kernel, compiled here or built ahead."""
-    from rtaccel.kernels._shared.triton_launch import bind
+    from rtaccel.kernels._gpu.triton_launch import bind
     from rtaccel.kernels.mlp.triton_resident import specialise_null
 
     def start(requests: Tensor, replies: Tensor, control: Tensor) -> None:
@@ -70,8 +70,8 @@ def triton(seconds: float) -> Fields:
 
 def cuda(seconds: float) -> Fields:
     """By the kernel in CUDA C++, each of whose threads waits for no other one."""
-    from rtaccel.kernels._shared import cubin_launch
-    from rtaccel.kernels._shared.cuda_nvrtc import ECHO, compile_cubin
+    from rtaccel.kernels._gpu import cubin_launch
+    from rtaccel.kernels._gpu.cuda_nvrtc import ECHO, compile_cubin
 
     major, minor = torch.cuda.get_device_capability()
 
@@ -84,7 +84,7 @@ def cuda(seconds: float) -> Fields:
 
 def built_ahead(seconds: float) -> Fields:
     """By Triton's kernel from the folder of kernels built ahead, and from nowhere else."""
-    from rtaccel.kernels._shared import triton_launch
+    from rtaccel.kernels._gpu import triton_launch
     from rtaccel.kernels.mlp.triton_resident import specialise_null
 
     if triton_launch.built_ahead(triton_launch.spec_key(specialise_null(1, 1))) is None:

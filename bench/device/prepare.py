@@ -27,7 +27,7 @@ CARD, CLAIMS = "BENCH_DEVICE_CARD", "BENCH_DEVICE_CLAIMS"
 
 
 def card() -> Any:
-    from rtaccel.kernels._shared.cuda_recurrent_form import Card
+    from rtaccel.kernels.recurrent.cuda.config import Card
 
     capability, multiprocessors = map(int, os.environ.get(CARD, "90,132").split(","))
     return Card(capability, multiprocessors)
@@ -49,9 +49,9 @@ def claimed(path: Path) -> bool:
 
 def build(wanted: Mapping[str, Any]) -> Fields:
     """Kernels by key, into the folder."""
-    from rtaccel.kernels._shared.cubin_store import CubinStore
-    from rtaccel.kernels._shared.cuda_nvrtc import CudaKernel, compile_cubin
-    from rtaccel.kernels._shared.triton_aot import build as build_triton
+    from rtaccel.kernels._gpu.cubin_store import CubinStore
+    from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel, compile_cubin
+    from rtaccel.kernels._gpu.triton_aot import build as build_triton
 
     folder, capability, built = settings.kernel_folder(), card().capability, 0
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def build(wanted: Mapping[str, Any]) -> Fields:
 
 def null() -> Fields:
     alone()
-    from rtaccel.kernels._shared.triton_launch import spec_key
+    from rtaccel.kernels._gpu.triton_launch import spec_key
     from rtaccel.kernels.mlp.triton_resident import specialise_null
 
     spec = specialise_null(1, 1)
@@ -76,7 +76,7 @@ def null() -> Fields:
 def graph(kind: str, name: str, scheme: str) -> Fields:
     """Of a model as a graph."""
     alone()
-    from rtaccel.kernels._shared.cuda_recurrent_form import assuming
+    from rtaccel.kernels.recurrent.cuda.config import assuming
 
     model, x = given(kind, name)
     with assuming(card()):
@@ -91,7 +91,7 @@ def sparse(m: int, n: int, pattern: str, scheme: str, forced: str = "") -> Field
 
 
 def persistent(name: str, scheme: str) -> Fields:
-    from rtaccel.kernels._shared.cuda_recurrent_form import assuming
+    from rtaccel.kernels.recurrent.cuda.config import assuming
 
     alone()
     model, inputs = network(name)
@@ -101,7 +101,7 @@ def persistent(name: str, scheme: str) -> Fields:
 
 
 def stream(name: str, scheme: str, kernel: str = "") -> Fields:
-    from rtaccel.kernels._shared.cuda_recurrent_form import assuming
+    from rtaccel.kernels.recurrent.cuda.config import assuming
 
     alone()
     found = sequence(name)

@@ -11,10 +11,10 @@
 // (25 instructions, 1.2 us), 48 squares of 16 x 16 to transpose (64 shuffles, 0.8 us).
 #pragma once
 
-#include "activation.h"
-#include "row.h"
-#include "stage.h"
-#include "transpose.h"
+#include "_core/stage.h"
+#include "_simd/activation.h"
+#include "_simd/row.h"
+#include "attention/transpose.h"
 
 namespace rta {
 

@@ -1,7 +1,7 @@
 // Concat on the CPU: copies, so one form for every instruction set. The contract is in contract.py.
 #include <cstring>
 
-#include "stage.h"
+#include "_core/stage.h"
 
 namespace rta {
 namespace {

@@ -2,7 +2,7 @@
 
 Axes: x [M, in steps, C], weight [N, C / groups, kh, kw], bias [N], other and y [M, out steps, N]. A step is a position
 of the image, row-major; a sequence is an image of height 1. Geometry (attrs in_size, kernel, stride, padding, dilation,
-out_size, in_steps, out_steps): kernels/_shared/geometry.py. x may also be flat: one row [M, H * W * C] with the channels
+out_size, in_steps, out_steps): kernels/_common/geometry.py. x may also be flat: one row [M, H * W * C] with the channels
 of a position side by side. Padding is real zero. attrs groups (1), activation,
 activation_parameter. `other` is an optional last input, float32: a residual, added before the activation.
 
@@ -46,8 +46,8 @@ from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.core.registry import Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Quant, Stage
 from rtaccel.formats.int8 import inverse_scale, to_int8
-from rtaccel.kernels._shared import activations
-from rtaccel.kernels._shared.geometry import Geometry
+from rtaccel.kernels._common import activations
+from rtaccel.kernels._common.geometry import Geometry
 from rtaccel.kernels.conv.cases import cases
 from rtaccel.kernels.quantize import contract as quantize
 

@@ -1,8 +1,8 @@
 // The end of a block of sums: residual, activation, rounding to int8, and the write to y.
 #pragma once
 
+#include "_simd/requantize.h"
 #include "layer.h"
-#include "requantise.h"
 
 namespace rta {
 

@@ -1,8 +1,8 @@
 // What the convolution kernels share: geometry, the padded image, and the end of a block of sums.
 #pragma once
 
-#include "activation.h"
-#include "stage.h"
+#include "_core/stage.h"
+#include "_simd/activation.h"
 
 namespace rta {
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.geometry import Geometry
+from rtaccel.kernels._common.geometry import Geometry
 from rtaccel.kernels.conv import contract
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.triton_device import to_int8
-from rtaccel.kernels._shared.triton_spec import FUSED, Specialisation, Tiling, power_of_two
+from rtaccel.kernels._gpu.triton_device import to_int8
+from rtaccel.kernels._gpu.triton_spec import FUSED, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.conv import cases
 from rtaccel.kernels.conv.triton_window_form import end_window, launcher, specialise_window, unsupported
 

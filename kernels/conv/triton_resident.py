@@ -23,10 +23,8 @@ import triton
 import triton.language as tl
 
 from rtaccel.core import settings
-from rtaccel.kernels._shared.triton_device import activate, dot4, multiply_rn, pack_words, to_int8
-from rtaccel.kernels._shared.triton_exchange import split
-from rtaccel.kernels._shared.triton_mailbox import SPINS_PER_LOOK, answer, wait
-from rtaccel.kernels._shared.triton_spec import (
+from rtaccel.kernels._gpu.triton_device import activate, dot4, multiply_rn, pack_words, to_int8
+from rtaccel.kernels._gpu.triton_spec import (
     FUSED,
     GPU_DP4A,
     SYSTEM_FENCE,
@@ -36,6 +34,8 @@ from rtaccel.kernels._shared.triton_spec import (
     Tiling,
     power_of_two,
 )
+from rtaccel.kernels._persistent.triton_exchange import split
+from rtaccel.kernels._persistent.triton_mailbox import SPINS_PER_LOOK, answer, wait
 from rtaccel.kernels.conv.triton_resident_form import THREAD_REGISTERS, Form, example, form_of
 
 INFINITY_BITS = tl.constexpr(0x7F800000)

@@ -13,7 +13,7 @@ from torch import Tensor
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Quant, Stage, Value
 from rtaccel.formats.int8 import inverse_scale
-from rtaccel.kernels._shared.triton_spec import power_of_two
+from rtaccel.kernels._gpu.triton_spec import power_of_two
 from rtaccel.kernels.conv import contract
 from rtaccel.kernels.linear.contract import make_stage as make_linear
 

@@ -17,10 +17,10 @@ from rtaccel.core import settings
 from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem, Stage, Value
-from rtaccel.kernels._shared.geometry import Geometry
-from rtaccel.kernels._shared.triton_device import activate, multiply_rn, to_int8
-from rtaccel.kernels._shared.triton_launch import bind
-from rtaccel.kernels._shared.triton_spec import MAX_N, Specialisation, Tiling
+from rtaccel.kernels._common.geometry import Geometry
+from rtaccel.kernels._gpu.triton_device import activate, multiply_rn, to_int8
+from rtaccel.kernels._gpu.triton_launch import bind
+from rtaccel.kernels._gpu.triton_spec import MAX_N, Specialisation, Tiling
 from rtaccel.kernels.conv import contract
 from rtaccel.kernels.quantize import triton_quantize
 

@@ -3,8 +3,8 @@
 // Floor: one row read from wherever it is cached, one written.
 #pragma once
 
-#include "row.h"
-#include "stage.h"
+#include "_core/stage.h"
+#include "_simd/row.h"
 
 namespace rta {
 

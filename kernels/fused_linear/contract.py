@@ -31,7 +31,7 @@ from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_oper
 from rtaccel.core.stage import Problem, Quant, Stage, Value
 from rtaccel.formats import fp8, int8
 from rtaccel.formats.int8 import inverse_scale, to_int8
-from rtaccel.kernels._shared import activations
+from rtaccel.kernels._common import activations
 from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.linear import contract_weights
 

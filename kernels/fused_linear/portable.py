@@ -8,7 +8,7 @@ from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.formats import fp8, int8
 from rtaccel.formats.int8 import to_int8
-from rtaccel.kernels._shared import activations
+from rtaccel.kernels._common import activations
 from rtaccel.kernels.fused_linear import contract
 from rtaccel.kernels.linear import portable as linear
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.triton_spec import WIDE_LOAD, Specialisation
+from rtaccel.kernels._gpu.triton_spec import WIDE_LOAD, Specialisation
 from rtaccel.kernels.fused_linear import contract
 from rtaccel.kernels.fused_linear.triton_tensor_core import form_of
 from rtaccel.kernels.linear import triton_gemv_float

@@ -8,7 +8,7 @@ from dataclasses import replace
 from rtaccel.core import settings
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.triton_spec import BF16_MMA, FP8_MMA, INT8_MMA, MAX_N, WIDE_LOAD, Specialisation
+from rtaccel.kernels._gpu.triton_spec import BF16_MMA, FP8_MMA, INT8_MMA, MAX_N, WIDE_LOAD, Specialisation
 from rtaccel.kernels.fused_linear import contract
 from rtaccel.kernels.linear.contract import MAX_K
 from rtaccel.kernels.linear.triton_mixed_form import WEIGHTS, Form, Operands, specialise

@@ -12,7 +12,7 @@ from types import ModuleType
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.triton_spec import GPU_DP4A, WIDE_LOAD, Specialisation, power_of_two
+from rtaccel.kernels._gpu.triton_spec import GPU_DP4A, WIDE_LOAD, Specialisation, power_of_two
 from rtaccel.kernels.fused_sparse_linear import contract
 from rtaccel.kernels.sparse_linear import triton_gemv, triton_semi, triton_semi_int4
 from rtaccel.kernels.sparse_linear.triton_rows import LARGEST, Form, held_words, problem_of_size

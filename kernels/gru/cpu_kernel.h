@@ -3,7 +3,7 @@
 // Dot products: int8
 #pragma once
 
-#include "recurrent_stage.h"
+#include "recurrent/stage.h"
 
 namespace rta {
 

@@ -5,8 +5,8 @@
 // Floor of a moment, batch 1: two bytes an int8 entry at the bandwidth of the cache that holds them, and the cells.
 #pragma once
 
-#include "recurrent_sparse.h"
-#include "recurrent_stage.h"
+#include "recurrent/sparse.h"
+#include "recurrent/stage.h"
 
 namespace rta {
 

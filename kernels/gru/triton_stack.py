@@ -1,20 +1,20 @@
-"""GRU in Triton: a whole stack with int8 weights in one launch; kernels/_shared/triton_recurrent.py."""
+"""GRU in Triton: a whole stack with int8 weights in one launch; kernels/recurrent/triton/kernel.py."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from rtaccel.core.registry import Impl, register_impl
-from rtaccel.kernels._shared import triton_recurrent_stack as stack
-from rtaccel.kernels._shared.recurrent import Geometry
-from rtaccel.kernels._shared.triton_recurrent_form import MULTIPROCESSORS, Form, form_of
-from rtaccel.kernels._shared.triton_spec import (
+from rtaccel.kernels._gpu.triton_spec import (
     GPU_DP4A,
     SYSTEM_FENCE,
     WIDE_LOAD,
     Specialisation,
 )
 from rtaccel.kernels.gru import contract
+from rtaccel.kernels.recurrent.layout import Geometry
+from rtaccel.kernels.recurrent.triton import stack
+from rtaccel.kernels.recurrent.triton.config import MULTIPROCESSORS, Form, form_of
 
 
 def specialisations() -> Iterator[Specialisation]:

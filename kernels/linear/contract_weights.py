@@ -31,7 +31,7 @@ from rtaccel.core.scheme import check_group_size
 from rtaccel.core.stage import Quant, Stage, Value
 from rtaccel.formats import int4
 from rtaccel.formats.int8 import inverse_scale, to_int8
-from rtaccel.kernels._shared import activations
+from rtaccel.kernels._common import activations
 
 EPS = torch.finfo(torch.float32).eps
 

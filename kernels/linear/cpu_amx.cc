@@ -11,9 +11,9 @@
 // Floors at 1024 x 1024 (Xeon with AMX at 3.4 GHz, 2026-11), the larger of two: TDPBUSD takes 16 clocks, and 18.6 where
 // its data is not all zero and changes, so 16 rows take 5.7 us (up to 4 rows 2.9); the weights pass from L2 in 5.8 us,
 // once for 32 rows.
-#include "amx.h"
+#include "_simd/simd_avx512vnni.h"
+#include "linear/amx.h"
 #include "linear/cpu_kernel.h"
-#include "simd_avx512vnni.h"
 
 namespace rta {
 namespace {

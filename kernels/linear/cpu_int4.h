@@ -1,7 +1,7 @@
 // Linear with int4 weights in groups along k: int8 activations (W4A8) or float32 ones (W4A16), written once over S.
 //
-// The dot products and the packed stream are those of _shared/int4_dot.h. float32 activations go through it as two
-// planes of bytes (_shared/planes.h). Rows share each tile of weights that was unpacked: up to 6.
+// The dot products and the packed stream are those of _common/int4_dot.h. float32 activations go through it as two
+// planes of bytes (planes.h). Rows share each tile of weights that was unpacked: up to 6.
 //
 // Dot products: int8
 //
@@ -9,9 +9,9 @@
 // or 31 operations on two ports for each 576 bytes.
 #pragma once
 
-#include "int4_dot.h"
+#include "_common/int4_dot.h"
 #include "linear/epilogue.h"
-#include "planes.h"
+#include "linear/planes.h"
 
 namespace rta {
 

@@ -1,5 +1,5 @@
 // Linear with int8 weights per output channel and float32 activations, which go through the int8 dot products as two
-// planes of bytes (_shared/planes.h): exact int32 sums, at twice the operations of int8 activations and the same bytes.
+// planes of bytes (planes.h): exact int32 sums, at twice the operations of int8 activations and the same bytes.
 // Converting the weights to float32 instead takes 3 operations for 16 of them, six times as many.
 //
 //     y = act(float32(256 * high + low) * (row_scale * multiplier) + offset)
@@ -10,7 +10,7 @@
 #pragma once
 
 #include "linear/float_input.h"
-#include "planes.h"
+#include "linear/planes.h"
 
 namespace rta {
 

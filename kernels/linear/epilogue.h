@@ -2,9 +2,9 @@
 // header give the same bits.
 #pragma once
 
-#include "activation.h"
-#include "requantise.h"
-#include "stage.h"
+#include "_core/stage.h"
+#include "_simd/activation.h"
+#include "_simd/requantize.h"
 
 namespace rta {
 

@@ -6,7 +6,7 @@
 // for a single row; up to 3 rows share each weight that was loaded.
 #pragma once
 
-#include "lanes.h"
+#include "_simd/lanes.h"
 #include "linear/epilogue.h"
 
 namespace rta {

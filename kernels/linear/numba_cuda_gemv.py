@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.numba_alias import (
+from rtaccel.kernels._gpu.numba_alias import (
     FUSED,
     NARROW_INDEX,
     THREADS,

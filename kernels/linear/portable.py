@@ -8,7 +8,7 @@ from torch import Tensor
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.formats.int8 import to_int8
-from rtaccel.kernels._shared import activations
+from rtaccel.kernels._common import activations
 from rtaccel.kernels.linear import contract, contract_weights, portable_weights
 
 

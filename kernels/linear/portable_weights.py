@@ -11,7 +11,7 @@ from torch import Tensor
 from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Stage
 from rtaccel.formats.int8 import to_int8
-from rtaccel.kernels._shared import activations
+from rtaccel.kernels._common import activations
 from rtaccel.kernels.linear import contract_weights
 
 

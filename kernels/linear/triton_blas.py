@@ -20,8 +20,8 @@ from torch import Tensor
 from rtaccel.core import settings
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.triton_launch import bind
-from rtaccel.kernels._shared.triton_spec import MAX_N, WIDE_LOAD, Specialisation, Tiling, power_of_two
+from rtaccel.kernels._gpu.triton_launch import bind
+from rtaccel.kernels._gpu.triton_spec import MAX_N, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear import contract, contract_weights
 from rtaccel.kernels.linear.triton_mixed import finish
 from rtaccel.kernels.linear.triton_mixed_form import Form, Operands

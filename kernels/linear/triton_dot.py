@@ -14,7 +14,7 @@ import triton.language as tl
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.triton_spec import (
+from rtaccel.kernels._gpu.triton_spec import (
     ASYNC_COPY,
     FUSED,
     INT8_MMA,

@@ -19,9 +19,9 @@ import triton.language as tl
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.triton_device import dot4
-from rtaccel.kernels._shared.triton_rows import MAX_ROWS, too_many_rows
-from rtaccel.kernels._shared.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
+from rtaccel.kernels._gpu.triton_device import dot4
+from rtaccel.kernels._gpu.triton_rows import MAX_ROWS, too_many_rows
+from rtaccel.kernels._gpu.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear import contract
 from rtaccel.kernels.linear.triton_w8a8 import Form, Operands, epilogue, launcher, unsupported
 

@@ -28,9 +28,9 @@ from rtaccel.core import settings
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.formats import int4
-from rtaccel.kernels._shared.triton_launch import bind
-from rtaccel.kernels._shared.triton_rows import too_many_rows
-from rtaccel.kernels._shared.triton_spec import (
+from rtaccel.kernels._gpu.triton_launch import bind
+from rtaccel.kernels._gpu.triton_rows import too_many_rows
+from rtaccel.kernels._gpu.triton_spec import (
     MAX_N,
     WIDE_LOAD,
     Specialisation,
@@ -39,10 +39,10 @@ from rtaccel.kernels._shared.triton_spec import (
     require_matrix,
     require_residual,
 )
-from rtaccel.kernels._shared.triton_split import Workspace, parts_of, put_part, sum_parts
 from rtaccel.kernels.linear import contract, contract_weights
 from rtaccel.kernels.linear.triton_mixed import finish
 from rtaccel.kernels.linear.triton_mixed_form import WEIGHTS, Form
+from rtaccel.kernels.linear.triton_split import Workspace, parts_of, put_part, sum_parts
 
 TWO_23_BITS = tl.constexpr(0x4B000000)
 

@@ -22,10 +22,10 @@ from rtaccel.core import settings
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.formats import int4
-from rtaccel.kernels._shared.triton_device import activate, dot4, multiply_rn, to_int8
-from rtaccel.kernels._shared.triton_launch import bind
-from rtaccel.kernels._shared.triton_rows import MAX_ROWS, too_many_rows
-from rtaccel.kernels._shared.triton_spec import (
+from rtaccel.kernels._gpu.triton_device import activate, dot4, multiply_rn, to_int8
+from rtaccel.kernels._gpu.triton_launch import bind
+from rtaccel.kernels._gpu.triton_rows import MAX_ROWS, too_many_rows
+from rtaccel.kernels._gpu.triton_spec import (
     GPU_DP4A,
     MAX_N,
     WIDE_LOAD,

@@ -27,8 +27,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rtaccel.kernels._shared.triton_device import activate, multiply_rn, to_int8
-from rtaccel.kernels._shared.triton_split import put_part, sum_parts
+from rtaccel.kernels._gpu.triton_device import activate, multiply_rn, to_int8
+from rtaccel.kernels.linear.triton_split import put_part, sum_parts
 
 TINY = tl.constexpr(2.0**-100)
 INFINITY_BITS = tl.constexpr(0x7F800000)

@@ -15,10 +15,10 @@ from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem
 from rtaccel.formats import int4
-from rtaccel.kernels._shared.triton_launch import bind
-from rtaccel.kernels._shared.triton_spec import Specialisation, Tiling, power_of_two, require_matrix
-from rtaccel.kernels._shared.triton_split import Workspace, parts_of
+from rtaccel.kernels._gpu.triton_launch import bind
+from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, power_of_two, require_matrix
 from rtaccel.kernels.linear.triton_mixed import mixed_kernel
+from rtaccel.kernels.linear.triton_split import Workspace, parts_of
 
 SIGNATURE = {
     "x_ptr": "*fp32", "weight_ptr": "*i8", "scale_ptr": "*i32", "y_ptr": "*fp32", "multiplier_ptr": "*fp32",

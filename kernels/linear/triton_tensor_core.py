@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.triton_spec import ASYNC_COPY, BF16_MMA, INT8_MMA, MAX_N, WIDE_LOAD, Specialisation
+from rtaccel.kernels._gpu.triton_spec import ASYNC_COPY, BF16_MMA, INT8_MMA, MAX_N, WIDE_LOAD, Specialisation
 from rtaccel.kernels.linear import contract, contract_weights
 from rtaccel.kernels.linear.triton_mixed_form import WEIGHTS, Form, Operands, specialise, split_of
 

@@ -19,9 +19,9 @@ from rtaccel.core import settings
 from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.triton_device import activate, multiply_rn, to_int8
-from rtaccel.kernels._shared.triton_launch import bind
-from rtaccel.kernels._shared.triton_spec import MAX_N, Specialisation, require_matrix
+from rtaccel.kernels._gpu.triton_device import activate, multiply_rn, to_int8
+from rtaccel.kernels._gpu.triton_launch import bind
+from rtaccel.kernels._gpu.triton_spec import MAX_N, Specialisation, require_matrix
 from rtaccel.kernels.linear import contract
 
 LINE = 16

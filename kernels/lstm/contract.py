@@ -4,8 +4,8 @@
     c = f * c + i * g,   h = o * tanh(c)
 
 inputs (x, h0, c0) or (x,), where the states start at zero; outputs (y, hn, cn) or (y,). Layout of the values, names of
-tensors and attributes: kernels/_shared/recurrent.py. With int8 and int4 weights the arithmetic is fixed to the bit:
-kernels/_shared/recurrent_reference.py. A kernel reads a state before it writes it, so h0 and hn may be one value: a
+tensors and attributes: kernels/recurrent/layout.py. With int8 and int4 weights the arithmetic is fixed to the bit:
+kernels/recurrent/reference.py. A kernel reads a state before it writes it, so h0 and hn may be one value: a
 stream then is the same stage with time = 1.
 
 A stream (a sample, one of its batch) that holds a NaN or an infinity in x, h0 or c0 comes out as NaN everywhere with int8
@@ -21,17 +21,17 @@ from torch import Tensor
 
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared import recurrent
-from rtaccel.kernels._shared import recurrent_reference as meaning
-from rtaccel.kernels._shared.recurrent_bound import float_tolerance
-from rtaccel.kernels._shared.recurrent_cases import cases as cases_of
+from rtaccel.kernels.recurrent import layout
+from rtaccel.kernels.recurrent import reference as meaning
+from rtaccel.kernels.recurrent.bound import float_tolerance
+from rtaccel.kernels.recurrent.cases import cases as cases_of
 
 GATES = 4
 CELLS = (meaning.lstm_cell, meaning.quantised_lstm_cell)
 
 
 def lower(stage: Stage) -> Mapping[str, Any]:
-    return recurrent.lower(stage, halved=(True, True, False, True))
+    return layout.lower(stage, halved=(True, True, False, True))
 
 
 def reference(stage: Stage, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -40,7 +40,7 @@ def reference(stage: Stage, *inputs: Tensor) -> tuple[Tensor, ...]:
 
 def tolerance(stage: Stage, *inputs: Tensor) -> Tolerance:
     """Quantised: the same bits. float32: a running bound."""
-    return Tolerance() if recurrent.quantised(stage) else float_tolerance(stage, dict(lower(stage)), *inputs)
+    return Tolerance() if layout.quantised(stage) else float_tolerance(stage, dict(lower(stage)), *inputs)
 
 
 def cases() -> Iterator[Case]:
@@ -48,7 +48,7 @@ def cases() -> Iterator[Case]:
 
 
 def cost(problem: Problem) -> Cost:
-    return recurrent.cost(problem, GATES)
+    return layout.cost(problem, GATES)
 
 
 OPERATOR = register_operator(

@@ -1,16 +1,16 @@
-"""LSTM that stays on the GPU: the forms of kernels/_shared/triton_recurrent_resident.py that are compiled without one."""
+"""LSTM that stays on the GPU: the forms of kernels/recurrent/triton/persistent.py that are compiled without one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
 
-from rtaccel.kernels._shared.recurrent import Geometry
-from rtaccel.kernels._shared.triton_recurrent_form import MULTIPROCESSORS, Form, form_of
-from rtaccel.kernels._shared.triton_recurrent_resident import specialise
-from rtaccel.kernels._shared.triton_recurrent_stack import problem_of
-from rtaccel.kernels._shared.triton_spec import GPU_DP4A, SYSTEM_FENCE, SYSTEM_LOAD, SYSTEM_STORE, Specialisation
+from rtaccel.kernels._gpu.triton_spec import GPU_DP4A, SYSTEM_FENCE, SYSTEM_LOAD, SYSTEM_STORE, Specialisation
 from rtaccel.kernels.lstm import contract
+from rtaccel.kernels.recurrent.layout import Geometry
+from rtaccel.kernels.recurrent.triton.config import MULTIPROCESSORS, Form, form_of
+from rtaccel.kernels.recurrent.triton.persistent import specialise
+from rtaccel.kernels.recurrent.triton.stack import problem_of
 
 
 def specialisations() -> Iterator[Specialisation]:

@@ -29,11 +29,11 @@ from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_oper
 from rtaccel.core.stage import Problem, Quant, Stage, Value
 from rtaccel.formats import int4
 from rtaccel.formats.int8 import to_int8
-from rtaccel.kernels._shared import activations
-from rtaccel.kernels._shared.activations import HOMOGENEOUS
-from rtaccel.kernels._shared.recurrent_reference import fma32
+from rtaccel.kernels._common import activations
+from rtaccel.kernels._common.activations import HOMOGENEOUS
 from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.quantize import contract as quantize
+from rtaccel.kernels.recurrent.reference import fma32
 
 PARTS = ("weight", "weight_scale", "group_scale", "bias")
 

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.triton_launch import bind
-from rtaccel.kernels._shared.triton_leader import HEADER_SPOILED, quantised
-from rtaccel.kernels._shared.triton_spec import (
+from rtaccel.kernels._gpu.triton_launch import bind
+from rtaccel.kernels._gpu.triton_spec import (
     GPU_DP4A,
     WIDE_LOAD,
     Specialisation,
@@ -25,7 +24,8 @@ from rtaccel.kernels._shared.triton_spec import (
     power_of_two,
     require_matrix,
 )
-from rtaccel.kernels._shared.triton_tiles import parts_of_words
+from rtaccel.kernels._gpu.triton_tiles import parts_of_words
+from rtaccel.kernels._persistent.triton_broadcast import HEADER_SPOILED, quantised
 from rtaccel.kernels.mlp import contract
 from rtaccel.kernels.mlp.triton_form import Form, Operands, unsupported
 from rtaccel.kernels.mlp.triton_layers import load_layer, run_layers

@@ -5,7 +5,7 @@ its int8 outputs by triton_exchange.py, one store and one load away; every layer
 the device together, a cooperative launch.
 
 `cut_kernel` is one launch for one or more rows, `resident_cut_kernel` stays on the GPU: messages are those of
-kernels/_shared/triton_mailbox.py, read by the first program and passed on.
+kernels/_persistent/triton_mailbox.py, read by the first program and passed on.
 """
 
 from __future__ import annotations
@@ -22,14 +22,9 @@ from torch import Tensor
 from rtaccel.core import settings
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.triton_device import pack_words, to_int8
-from rtaccel.kernels._shared.triton_exchange import finish, publish, receive_words
-from rtaccel.kernels._shared.triton_launch import bind
-from rtaccel.kernels._shared.triton_leader import HEADER_END, HEADER_SPOILED, await_words, pass_on, quantised
-from rtaccel.kernels._shared.triton_mailbox import SPINS_PER_LOOK, answer, wait
-from rtaccel.kernels._shared.triton_recurrent import pick
-from rtaccel.kernels._shared.triton_recurrent_form import NUM_WARPS
-from rtaccel.kernels._shared.triton_spec import (
+from rtaccel.kernels._gpu.triton_device import pack_words, to_int8
+from rtaccel.kernels._gpu.triton_launch import bind
+from rtaccel.kernels._gpu.triton_spec import (
     GPU_DP4A,
     SYSTEM_FENCE,
     SYSTEM_LOAD,
@@ -39,11 +34,16 @@ from rtaccel.kernels._shared.triton_spec import (
     Tiling,
     require_matrix,
 )
-from rtaccel.kernels._shared.triton_tiles import parts_of_words
+from rtaccel.kernels._gpu.triton_tiles import parts_of_words
+from rtaccel.kernels._persistent.triton_broadcast import HEADER_END, HEADER_SPOILED, await_words, pass_on, quantised
+from rtaccel.kernels._persistent.triton_exchange import finish, publish, receive_words
+from rtaccel.kernels._persistent.triton_mailbox import SPINS_PER_LOOK, answer, wait
 from rtaccel.kernels.mlp import contract
 from rtaccel.kernels.mlp.triton_cut_form import MOST_PROGRAMS, Cut, cut_of
 from rtaccel.kernels.mlp.triton_form import Operands
 from rtaccel.kernels.mlp.triton_layers import layer_outputs, load_layers
+from rtaccel.kernels.recurrent.triton.config import NUM_WARPS
+from rtaccel.kernels.recurrent.triton.kernel import pick
 
 
 @triton.jit

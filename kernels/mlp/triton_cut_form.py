@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rtaccel.kernels._shared.triton_recurrent_form import NUM_WARPS, WHOLE_WORDS, multiprocessors
-from rtaccel.kernels._shared.triton_spec import power_of_two
+from rtaccel.kernels._gpu.triton_spec import power_of_two
 from rtaccel.kernels.mlp.triton_form import Form, unsupported
+from rtaccel.kernels.recurrent.triton.config import NUM_WARPS, WHOLE_WORDS, multiprocessors
 
 THREADS = 32 * NUM_WARPS
 MOST_PROGRAMS = 16

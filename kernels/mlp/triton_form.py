@@ -12,9 +12,9 @@ from torch import Tensor
 
 from rtaccel.core import settings
 from rtaccel.core.stage import Stage
-from rtaccel.kernels._shared import triton_int4
-from rtaccel.kernels._shared.triton_spec import power_of_two
-from rtaccel.kernels._shared.triton_tiles import parts_of, tiles_of
+from rtaccel.kernels._gpu import triton_int4
+from rtaccel.kernels._gpu.triton_spec import power_of_two
+from rtaccel.kernels._gpu.triton_tiles import parts_of, tiles_of
 from rtaccel.kernels.linear.contract import MAX_K
 from rtaccel.kernels.mlp import contract
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rtaccel.kernels._shared.triton_device import activate, multiply_rn, pack_words, to_int8
-from rtaccel.kernels._shared.triton_recurrent import pick
-from rtaccel.kernels._shared.triton_tiles import halves, load_matrix, sums4, sums8
+from rtaccel.kernels._gpu.triton_device import activate, multiply_rn, pack_words, to_int8
+from rtaccel.kernels._gpu.triton_tiles import halves, load_matrix, sums4, sums8
+from rtaccel.kernels.recurrent.triton.kernel import pick
 
 
 @triton.jit

@@ -1,6 +1,6 @@
 """An MLP that stays on the GPU: its weights in registers, a loop that waits for x in the host's memory and answers there.
 
-The messages are those of kernels/_shared/triton_mailbox.py.
+The messages are those of kernels/_persistent/triton_mailbox.py.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ import triton
 import triton.language as tl
 
 from rtaccel.core.stage import Problem
-from rtaccel.kernels._shared.triton_leader import HEADER_SPOILED, quantised
-from rtaccel.kernels._shared.triton_mailbox import SPINS_PER_LOOK, answer, wait
-from rtaccel.kernels._shared.triton_spec import (
+from rtaccel.kernels._gpu.triton_spec import (
     GPU_DP4A,
     SYSTEM_FENCE,
     SYSTEM_LOAD,
@@ -22,7 +20,9 @@ from rtaccel.kernels._shared.triton_spec import (
     Specialisation,
     Tiling,
 )
-from rtaccel.kernels._shared.triton_tiles import parts_of_words
+from rtaccel.kernels._gpu.triton_tiles import parts_of_words
+from rtaccel.kernels._persistent.triton_broadcast import HEADER_SPOILED, quantised
+from rtaccel.kernels._persistent.triton_mailbox import SPINS_PER_LOOK, answer, wait
 from rtaccel.kernels.mlp import contract
 from rtaccel.kernels.mlp.triton_chain import NUM_WARPS, why_not
 from rtaccel.kernels.mlp.triton_form import Form

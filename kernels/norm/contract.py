@@ -32,7 +32,7 @@ from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Quant, Stage, Value
 from rtaccel.formats.int8 import inverse_scale
-from rtaccel.kernels._shared import activations
+from rtaccel.kernels._common import activations
 from rtaccel.kernels.quantize import contract as quantize
 
 ROLES = ("y", "q", "row_scale", "sum")

@@ -5,9 +5,9 @@
 // about 20 other instructions, 160 cycles in all.
 #pragma once
 
-#include "activation.h"
-#include "row.h"
-#include "stage.h"
+#include "_core/stage.h"
+#include "_simd/activation.h"
+#include "_simd/row.h"
 
 namespace rta {
 

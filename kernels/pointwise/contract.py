@@ -26,7 +26,7 @@ from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Quant, Stage, Value
 from rtaccel.formats.int8 import dequantise, inverse_scale, to_int8
-from rtaccel.kernels._shared import activations
+from rtaccel.kernels._common import activations
 
 JOINS = {
     "add": lambda t, other: t + other,

@@ -1,9 +1,9 @@
 // Pointwise on the CPU: y = act(join(x * scale + shift, other)). The contract is in contract.py.
 #pragma once
 
-#include "activation.h"
-#include "stage.h"
-#include "store_bytes.h"
+#include "_core/stage.h"
+#include "_simd/activation.h"
+#include "_simd/store_bytes.h"
 
 namespace rta {
 

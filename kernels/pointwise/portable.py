@@ -6,7 +6,7 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared import activations
+from rtaccel.kernels._common import activations
 from rtaccel.kernels.pointwise import contract
 
 

@@ -1,6 +1,6 @@
 """Pool: the average or the maximum over a window of positions, channel by channel, then an activation.
 
-Axes: x [M, in steps, C], y [M, out steps, C]; geometry as for conv (kernels/_shared/geometry.py). Global pooling is a
+Axes: x [M, in steps, C], y [M, out steps, C]; geometry as for conv (kernels/_common/geometry.py). Global pooling is a
 window of the whole image. attrs kind ("avg" or "max"), count_include_pad (1), activation, activation_parameter.
 
 avg: sum over the positions inside the image, divided by the size of the window (count_include_pad = 1) or by the
@@ -26,8 +26,8 @@ from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Quant, Stage, Value
 from rtaccel.formats.int8 import inverse_scale, to_int8
-from rtaccel.kernels._shared import activations
-from rtaccel.kernels._shared.geometry import Geometry
+from rtaccel.kernels._common import activations
+from rtaccel.kernels._common.geometry import Geometry
 
 
 def lower(stage: Stage) -> Mapping[str, Any]:

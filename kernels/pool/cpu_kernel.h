@@ -2,9 +2,9 @@
 // contract.py.
 #pragma once
 
-#include "activation.h"
-#include "stage.h"
-#include "store_bytes.h"
+#include "_core/stage.h"
+#include "_simd/activation.h"
+#include "_simd/store_bytes.h"
 
 namespace rta {
 

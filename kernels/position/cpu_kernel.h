@@ -1,8 +1,8 @@
 // Position on the CPU: a constant row added to each step. The contract is in contract.py.
 #pragma once
 
-#include "row.h"
-#include "stage.h"
+#include "_core/stage.h"
+#include "_simd/row.h"
 
 namespace rta {
 

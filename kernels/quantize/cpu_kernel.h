@@ -1,8 +1,8 @@
 // Quantize on the CPU: float32 rows to int8, static or by row. The contract is in contract.py.
 #pragma once
 
-#include "stage.h"
-#include "store_bytes.h"
+#include "_core/stage.h"
+#include "_simd/store_bytes.h"
 
 namespace rta {
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Quant, Stage
-from rtaccel.kernels._shared.triton_device import to_int8
-from rtaccel.kernels._shared.triton_launch import bind
-from rtaccel.kernels._shared.triton_spec import (
+from rtaccel.kernels._gpu.triton_device import to_int8
+from rtaccel.kernels._gpu.triton_launch import bind
+from rtaccel.kernels._gpu.triton_spec import (
     FUSED,
     WIDE_LOAD,
     Specialisation,

@@ -4,7 +4,7 @@
 // makes of the inner loop what the processor can do. Anything else is a table of places.
 #include <cstring>
 
-#include "stage.h"
+#include "_core/stage.h"
 
 namespace rta {
 namespace {

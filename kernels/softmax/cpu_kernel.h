@@ -3,9 +3,9 @@
 // Floor: 25 instructions of exp for each vector, and three passes over a row in the first-level cache.
 #pragma once
 
-#include "activation.h"
-#include "row.h"
-#include "stage.h"
+#include "_core/stage.h"
+#include "_simd/activation.h"
+#include "_simd/row.h"
 
 namespace rta {
 

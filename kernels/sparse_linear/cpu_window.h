@@ -12,8 +12,8 @@
 // bandwidth of the second-level cache.
 #pragma once
 
-#include "byte_window.h"
-#include "float_window.h"
+#include "_common/byte_window.h"
+#include "_common/float_window.h"
 #include "sparse_linear/places.h"
 #include "sparse_linear/plane_windows.h"
 #include "sparse_linear/tiles.h"

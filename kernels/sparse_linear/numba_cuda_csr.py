@@ -1,7 +1,7 @@
 """Sparse linear in Numba CUDA, on compressed rows: a block per output and row of x, or work cut evenly where outputs are uneven.
 
 Row-split: the threads of a block share the numbers of an output, and one of them ends it. Where the longest row is many
-times the average, most blocks would wait for a few: then the merge path cuts the work (_shared/numba_merge.py), and a second
+times the average, most blocks would wait for a few: then the merge path cuts the work (numba_merge.py), and a second
 kernel ends the outputs. Both are exact in int8, and every product and sum of the epilogue rounds once: the contract's bits.
 
 A static zero point is taken from x where it is read: what is not stored is zero times x - zero_point.
@@ -18,11 +18,11 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.numba_alias import THREADS, cuda, grid_rows, multiply_rn, stream, sum_into_first, view
-from rtaccel.kernels._shared.numba_merge import blocks_of, carried, merge_sums
-from rtaccel.kernels._shared.triton_spec import require_matrix, require_row_scale
+from rtaccel.kernels._gpu.numba_alias import THREADS, cuda, grid_rows, multiply_rn, stream, sum_into_first, view
+from rtaccel.kernels._gpu.triton_spec import require_matrix, require_row_scale
 from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.sparse_linear import contract
+from rtaccel.kernels.sparse_linear.numba_merge import blocks_of, carried, merge_sums
 
 UNEVEN = 8
 """Times the average that the longest row must have for the merge path: its second kernel costs a launch. Not measured on a

@@ -1,7 +1,7 @@
 // Sparse weights as the core gets them, and what they are packed into: compiled once, for any CPU.
 #pragma once
 
-#include "stage.h"
+#include "_core/stage.h"
 
 namespace rta {
 

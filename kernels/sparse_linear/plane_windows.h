@@ -7,7 +7,7 @@
 // operations and 18 loads, about 23 cycles for 640 bytes (Zen 4, 2026-11).
 #pragma once
 
-#include "byte_planes.h"
+#include "sparse_linear/byte_planes.h"
 #include "sparse_linear/places.h"
 #include "sparse_linear/tiles.h"
 

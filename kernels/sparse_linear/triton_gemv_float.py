@@ -15,7 +15,7 @@ import triton.language as tl
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.triton_spec import WIDE_LOAD, Specialisation, Tiling, power_of_two
+from rtaccel.kernels._gpu.triton_spec import WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear.triton_mixed import INFINITY_BITS
 from rtaccel.kernels.sparse_linear.triton_rows import (
     Form,

@@ -26,8 +26,8 @@ from rtaccel.core import settings
 from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.formats import blocks
-from rtaccel.kernels._shared.triton_launch import bind
-from rtaccel.kernels._shared.triton_spec import MAX_N, Specialisation, power_of_two, require_matrix, require_row_scale
+from rtaccel.kernels._gpu.triton_launch import bind
+from rtaccel.kernels._gpu.triton_spec import MAX_N, Specialisation, power_of_two, require_matrix, require_row_scale
 from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.linear.triton_mixed import finish
 from rtaccel.kernels.sparse_linear import contract

@@ -23,11 +23,11 @@ from torch import Tensor
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.formats import semi
-from rtaccel.kernels._shared.triton_device import dot4
-from rtaccel.kernels._shared.triton_permute import pick_bytes
-from rtaccel.kernels._shared.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
+from rtaccel.kernels._gpu.triton_device import dot4
+from rtaccel.kernels._gpu.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear.triton_mixed import finish
 from rtaccel.kernels.sparse_linear.triton_gemv_float import finite_row
+from rtaccel.kernels.sparse_linear.triton_permute import pick_bytes
 from rtaccel.kernels.sparse_linear.triton_rows import (
     Form,
     finish_row,

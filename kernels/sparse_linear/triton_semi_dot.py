@@ -16,8 +16,8 @@ import triton.language as tl
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.triton_spec import BF16_MMA, INT8_MMA, Specialisation, Tiling, power_of_two
-from rtaccel.kernels._shared.triton_spoil import spoiler
+from rtaccel.kernels._gpu.triton_nan_propagation import spoiler
+from rtaccel.kernels._gpu.triton_spec import BF16_MMA, INT8_MMA, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear.triton_mixed import as_operand, finish
 from rtaccel.kernels.sparse_linear.triton_rows import Form, launcher, numbers, problem_of_size, unsupported
 from rtaccel.kernels.sparse_linear.triton_semi import WHERE, nibble, pack_pairs, pair_values, pairs_of

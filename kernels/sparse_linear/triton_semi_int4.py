@@ -25,10 +25,10 @@ from torch import Tensor
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.formats import int4
-from rtaccel.kernels._shared.triton_device import dot4
-from rtaccel.kernels._shared.triton_permute import pick_bytes
-from rtaccel.kernels._shared.triton_spec import GPU_DP4A, MAX_N, WIDE_LOAD, Specialisation, Tiling, power_of_two
+from rtaccel.kernels._gpu.triton_device import dot4
+from rtaccel.kernels._gpu.triton_spec import GPU_DP4A, MAX_N, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear import contract as linear
+from rtaccel.kernels.sparse_linear.triton_permute import pick_bytes
 from rtaccel.kernels.sparse_linear.triton_rows import Form, finish_row, held_words, launcher, numbers, problem_of_size
 from rtaccel.kernels.sparse_linear.triton_semi import PERMUTE, grouped, selector
 from rtaccel.kernels.sparse_linear.triton_walk import held_rows, x_words

@@ -23,7 +23,7 @@ from torch import Tensor
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.formats import int4
-from rtaccel.kernels._shared.triton_spec import INT8_MMA, Specialisation, Tiling, power_of_two
+from rtaccel.kernels._gpu.triton_spec import INT8_MMA, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.linear.triton_mixed import finish
 from rtaccel.kernels.sparse_linear.triton_rows import Form, launcher, numbers, problem_of_size

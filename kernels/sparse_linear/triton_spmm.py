@@ -17,8 +17,9 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.triton_launch import bind
-from rtaccel.kernels._shared.triton_spec import (
+from rtaccel.kernels._gpu.triton_launch import bind
+from rtaccel.kernels._gpu.triton_nan_propagation import spoiler
+from rtaccel.kernels._gpu.triton_spec import (
     WIDE_LOAD,
     Specialisation,
     Tiling,
@@ -26,7 +27,6 @@ from rtaccel.kernels._shared.triton_spec import (
     require_matrix,
     require_row_scale,
 )
-from rtaccel.kernels._shared.triton_spoil import spoiler
 from rtaccel.kernels.linear.triton_mixed import finish
 from rtaccel.kernels.sparse_linear.triton_rows import POINTERS, Form, numbers, pack, problem_of_size, unsupported
 from rtaccel.kernels.sparse_linear.triton_walk import row_units

@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rtaccel.kernels._shared.triton_device import to_int8
+from rtaccel.kernels._gpu.triton_device import to_int8
 from rtaccel.kernels.linear.triton_mixed import INFINITY_BITS, TINY
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import threading
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 Order = AbstractContextManager[object]
 """`with order:` launches what shares memory. Calls of one plan have one order."""
@@ -22,6 +24,9 @@ class StreamOrder(Order):
     """Launches inside come after those of earlier calls, on whatever stream these were, in the order of the calls."""
 
     def __init__(self) -> None:
+        import torch
+
+        self._torch: Any = torch
         self._lock = threading.Lock()
         self._latest: int | None = None
         self._stream: torch.cuda.Stream | None = None
@@ -29,7 +34,7 @@ class StreamOrder(Order):
     def __enter__(self) -> None:
         self._lock.acquire()
         try:
-            raw = torch._C._cuda_getCurrentRawStream(torch.cuda.current_device())
+            raw = self._torch._C._cuda_getCurrentRawStream(self._torch.cuda.current_device())
             if raw != self._latest:
                 self._follow(raw)
         except BaseException:
@@ -40,8 +45,9 @@ class StreamOrder(Order):
         self._lock.release()
 
     def _follow(self, raw: int) -> None:
-        current = torch.cuda.current_stream()
+        cuda = self._torch.cuda
+        current = cuda.current_stream()
         # Inside a capture nothing may wait for a stream outside it. Whoever replays that graph orders it.
-        if self._stream is not None and not torch.cuda.is_current_stream_capturing():
+        if self._stream is not None and not cuda.is_current_stream_capturing():
             current.wait_stream(self._stream)
         self._latest, self._stream = raw, current

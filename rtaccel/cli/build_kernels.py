@@ -15,7 +15,7 @@ from rtaccel.core import settings
 from rtaccel.core.errors import BackendUnavailable, FormatError, RtaccelError
 
 if TYPE_CHECKING:
-    from rtaccel.kernels._shared.cubin_store import Cubin
+    from rtaccel.kernels._gpu.cubin_store import Cubin
 
 HELP = "compile the GPU kernels of a model ahead, without a GPU, into a folder that an image can carry"
 
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         raise FormatError("build-kernels", got, "one target", "Leave one out.")
     capabilities = architectures(args.arch)
     _require_compiler()
-    from rtaccel.kernels._shared.cubin_store import CubinStore
+    from rtaccel.kernels._gpu.cubin_store import CubinStore
 
     folder = args.out or settings.kernel_folder()
     store, built, failed = CubinStore(folder), [], []
@@ -126,8 +126,8 @@ def _require_compiler() -> None:
 
 
 def _build(kernel: Any, capability: int) -> Cubin:
-    from rtaccel.kernels._shared.cuda_nvrtc import CudaKernel, compile_cubin
-    from rtaccel.kernels._shared.triton_aot import build
+    from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel, compile_cubin
+    from rtaccel.kernels._gpu.triton_aot import build
 
     return compile_cubin(kernel, capability) if isinstance(kernel, CudaKernel) else build(kernel, capability)
 
@@ -136,8 +136,8 @@ def _wanted(args: argparse.Namespace, capabilities: list[int]) -> Iterator[tuple
     """For each card the kernels, by key: forms of Triton kernels, and kernels in CUDA C++."""
     target = args.target or args.model
     if target is None:
-        from rtaccel.kernels._shared.triton_aot import specialisations
-        from rtaccel.kernels._shared.triton_launch import spec_key
+        from rtaccel.kernels._gpu.triton_aot import specialisations
+        from rtaccel.kernels._gpu.triton_launch import spec_key
 
         if args.stream or args.persistent:
             raise FormatError("build-kernels", "a kernel that stays, of no model", "a target", "Name a model.")

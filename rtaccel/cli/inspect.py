@@ -67,7 +67,7 @@ def _form(args: argparse.Namespace) -> tuple[dict[str, Any], list[tuple[str, str
     """A form that a Triton kernel declares, by its name."""
     from rtaccel.cli._inspect import gpu
     from rtaccel.cli._inspect.cards import card_of
-    from rtaccel.kernels._shared.triton_aot import specialisations
+    from rtaccel.kernels._gpu.triton_aot import specialisations
 
     if args.case:
         raise UnsupportedProblem(
@@ -93,7 +93,7 @@ def _find(text: str) -> Impl | None:
     if text in found:
         return found[text]
     if importlib.util.find_spec("triton") is not None:
-        from rtaccel.kernels._shared.triton_aot import specialisations
+        from rtaccel.kernels._gpu.triton_aot import specialisations
 
         if any(spec.name == text for spec in specialisations()):
             return None

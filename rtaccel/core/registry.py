@@ -114,12 +114,13 @@ def register_impl(impl: Impl) -> Impl:
 
 
 def _load(stem: str) -> None:
-    """Imports `rtaccel.kernels.<op>.<file>` for each file whose name is `stem` or starts with `stem_`."""
+    """Imports `rtaccel.kernels.<op>.<file>` for each file whose name is `stem` or starts with `stem_`. In `_core` that is
+    cpu.py, which finds the kernels that C++ declared."""
     if stem in _loaded:
         return
     kernels = importlib.import_module("rtaccel.kernels")
     for folder in pkgutil.iter_modules(kernels.__path__):
-        if not folder.ispkg or folder.name.startswith("_"):
+        if not folder.ispkg or (folder.name.startswith("_") and folder.name != "_core"):
             continue
         package = importlib.import_module(f"rtaccel.kernels.{folder.name}")
         for file in pkgutil.iter_modules(package.__path__):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
-from rtaccel.kernels._shared.activations import ACTIVATIONS
+from rtaccel.kernels._common.activations import ACTIVATIONS
 from rtaccel.nn.check import check_input, dense, describe
 from rtaccel.nn.numbers import LinearNumbers
 from rtaccel.plan.choose import Choice

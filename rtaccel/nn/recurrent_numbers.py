@@ -23,7 +23,7 @@ from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.stage import Port, Quant, Stage, Value
 from rtaccel.formats import int4, int8
 from rtaccel.formats.int8 import require_finite
-from rtaccel.kernels._shared.recurrent import H_SCALE, MAX_K, Geometry
+from rtaccel.kernels.recurrent.layout import H_SCALE, MAX_K, Geometry
 from rtaccel.nn.check import copied, dense, describe
 from rtaccel.plan.choose import Choice
 from rtaccel.plan.group import Executable, Group, plan_group

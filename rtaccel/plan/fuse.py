@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from rtaccel.core.registry import impls
 from rtaccel.core.stage import Problem, Stage, Value
-from rtaccel.kernels._shared.activations import HOMOGENEOUS
+from rtaccel.kernels._common.activations import HOMOGENEOUS
 from rtaccel.kernels.mlp import contract as mlp
 
 

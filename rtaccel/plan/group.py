@@ -20,7 +20,7 @@ from rtaccel.plan.choose import Choice, choose_all
 from rtaccel.plan.fuse import fuse
 
 if TYPE_CHECKING:
-    from rtaccel.kernels.chain.cpu import States
+    from rtaccel.kernels._core.cpu import States
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class StagedPlan:
         self._order: Order = StreamOrder() if device == "cuda" else NO_ORDER
         self._spoil: dict[tuple[str, str], Callable[[Tensor, Tensor], None]] | None = None
         if triton and checked:
-            from rtaccel.kernels._shared.triton_spoil import spoiler
+            from rtaccel.kernels._gpu.triton_nan_propagation import spoiler
 
             floats = [p.value for p in group.outputs if p.value.dtype == "float32"]
             self._spoil = {
@@ -177,7 +177,7 @@ def plan_group(
         group = replace(group, stages=fuse(group.stages, [p.value for p in group.outputs], rows))
     choices = choose_all(group.stages, rows, device, backend)
     if all(choice.impl.backend == "cpu" for choice in choices):
-        from rtaccel.kernels.chain.cpu import build
+        from rtaccel.kernels._core.cpu import build
 
         pairs = [(c.stage, c.impl.name) for c in choices]
         return build(pairs, group.inputs, group.outputs, batch, states, threads), choices

@@ -45,7 +45,7 @@ def _time_stage(choice: Choice) -> float:
 
 
 def _time_native(choice: Choice, inputs: tuple[Tensor, ...]) -> float:
-    from rtaccel.kernels.chain.cpu import build
+    from rtaccel.kernels._core.cpu import build
 
     stage, rows = choice.stage, choice.problem.rows
     outputs = tuple(torch.empty(rows, *v.shape, dtype=getattr(torch, v.dtype)) for v in stage.outputs)

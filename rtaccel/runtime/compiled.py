@@ -99,7 +99,7 @@ class CompiledModel(nn.Module):
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         """nn.Module's own way through its hooks costs 0.4 us, a good part of a small network; it is taken where it matters.
-        A native plan with tensors that fit as they are never comes here (native_entry.cc)."""
+        A native plan with tensors that fit as they are never comes here (bindings/entry.cc)."""
         direct = self._direct
         if direct is not None and not (
             named or self._forward_pre_hooks or self._forward_hooks or _any_pre_hooks or _any_hooks

@@ -23,8 +23,8 @@ from rtaccel.plan.fuse import fuse
 from rtaccel.plan.group import Group, StagedPlan
 
 if TYPE_CHECKING:
-    from rtaccel.kernels._shared.cuda_nvrtc import CudaKernel
-    from rtaccel.kernels._shared.triton_spec import Specialisation
+    from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
+    from rtaccel.kernels._gpu.triton_spec import Specialisation
 
 
 def kernels_of(
@@ -55,8 +55,8 @@ def resident_kernels_of(
 
     Forms are for 132 multiprocessors where no card is seen, and for the number it has where one is.
     """
-    from rtaccel.kernels._shared.cuda_recurrent_form import Card, assuming, card
-    from rtaccel.kernels._shared.triton_launch import recording
+    from rtaccel.kernels._gpu.triton_launch import recording
+    from rtaccel.kernels.recurrent.cuda.config import Card, assuming, card
     from rtaccel.runtime.cuda_resident import resident_network
     from rtaccel.runtime.stream import stream_program
 
@@ -75,7 +75,7 @@ def resident_kernels_of(
 
 
 def _recorded(program: Program, rows: int) -> dict[str, Specialisation]:
-    from rtaccel.kernels._shared.triton_launch import recording
+    from rtaccel.kernels._gpu.triton_launch import recording
 
     with recording() as found:
         for step in program.steps:

@@ -35,7 +35,7 @@ STATES_S = 30.0
 """For the kernel to give its states."""
 
 RESET, SAVE, LOAD, SPOILED = 1, 2, 4, 8
-"""Commands of a message, as kernels/_shared/cuda_recurrent.cu has them; those in Triton know the first."""
+"""Commands of a message, as kernels/recurrent/cuda/recurrent.cu has them; those in Triton know the first."""
 
 
 class ResidentPlan(DevicePlan):
@@ -113,7 +113,7 @@ class ResidentPlan(DevicePlan):
             return None
         self.start()
         from rtaccel._native import MailboxStep
-        from rtaccel.kernels.chain.cpu import connect
+        from rtaccel.kernels._core.cpu import connect
 
         addresses = (given[0].data_ptr(), outs[0].data_ptr())
 

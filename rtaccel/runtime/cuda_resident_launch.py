@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rtaccel.kernels._shared.triton_launch import Launch
+from rtaccel.kernels._gpu.triton_launch import Launch
 
 
 class PersistentLaunch:

@@ -49,7 +49,7 @@ class ResidentChain:
         self.inputs, self.outputs = stage.attrs["widths"][0], stage.attrs["widths"][-1]
 
     def prepared(self, device: str) -> PersistentLaunch:
-        from rtaccel.kernels._shared.triton_launch import bind
+        from rtaccel.kernels._gpu.triton_launch import bind
         from rtaccel.kernels.mlp import triton_resident
         from rtaccel.kernels.mlp.triton_form import Form, Operands
 
@@ -85,7 +85,7 @@ class ResidentCut(ResidentChain):
         self.cut, self.programs = cut, cut.programs
 
     def prepared(self, device: str) -> PersistentLaunch:
-        from rtaccel.kernels._shared.triton_launch import bind
+        from rtaccel.kernels._gpu.triton_launch import bind
         from rtaccel.kernels.mlp import triton_cut
         from rtaccel.kernels.mlp.triton_form import Operands
 
@@ -118,7 +118,7 @@ class ResidentConvolutions:
         self.inputs, self.outputs = form.inputs, form.widths[-1]
 
     def prepared(self, device: str) -> PersistentLaunch:
-        from rtaccel.kernels._shared.triton_launch import bind
+        from rtaccel.kernels._gpu.triton_launch import bind
         from rtaccel.kernels.conv.triton_resident import specialise
         from rtaccel.kernels.conv.triton_resident_form import Operands
 

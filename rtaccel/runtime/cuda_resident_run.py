@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rtaccel._native import Mailbox
 
 ABORT, STATE, LOOKS = 0, 1, 2
-"""Words of the control block, as kernels/_shared/triton_mailbox.py has them."""
+"""Words of the control block, as kernels/_persistent/triton_mailbox.py has them."""
 
 STATES = {0: "it has not started", 1: "it runs", 2: "it was asked to end", 3: "it ended, as nobody called for long"}
 CONTROL_WORDS = 8

@@ -14,8 +14,9 @@ from torch import Tensor
 from rtaccel.core.errors import BackendUnavailable, UnsupportedProblem
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared import cuda_recurrent, cuda_recurrent_form
-from rtaccel.kernels._shared.recurrent import Geometry
+from rtaccel.kernels.recurrent.cuda import config as cuda_config
+from rtaccel.kernels.recurrent.cuda import kernel as cuda_kernel
+from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.plan.explain import Line
 from rtaccel.runtime.cuda_resident_launch import PersistentLaunch
 
@@ -58,14 +59,14 @@ class _Stack:
 
 
 class TritonStack(_Stack):
-    """By kernels/_shared/triton_recurrent_resident.py. form: a triton_recurrent_form.Form."""
+    """By kernels/recurrent/triton/persistent.py. form: a triton_config.Form."""
 
     kernel = TRITON
 
     def prepared(self, device: str) -> PersistentLaunch:
-        from rtaccel.kernels._shared import triton_recurrent_resident as resident
-        from rtaccel.kernels._shared.triton_launch import bind
-        from rtaccel.kernels._shared.triton_recurrent_form import Operands
+        from rtaccel.kernels._gpu.triton_launch import bind
+        from rtaccel.kernels.recurrent.triton import persistent as resident
+        from rtaccel.kernels.recurrent.triton.config import Operands
 
         activation = None if self.head is None else str(self.head.attrs.get("activation", "none"))
         kernel = bind(resident.specialise(self.stages[0].op, self.form, self.outputs, activation))
@@ -90,7 +91,7 @@ class TritonStack(_Stack):
 
 
 class CudaStack(_Stack):
-    """By kernels/_shared/cuda_recurrent.cu. form: a cuda_recurrent_form.Form."""
+    """By kernels/recurrent/cuda/recurrent.cu. form: a cuda_config.Form."""
 
     kernel = CUDA
 
@@ -99,15 +100,15 @@ class CudaStack(_Stack):
         self.states = form.geometry.layers * form.geometry.hidden * (2 if form.gates == 4 else 1)
 
     def prepared(self, device: str) -> PersistentLaunch:
-        from rtaccel.kernels._shared.cuda_launch import bind
+        from rtaccel.kernels._gpu.cuda_launch import bind
 
-        kernel = bind(cuda_recurrent.kernel_of(self.stages[0].op, self.form))
-        ops = cuda_recurrent.Operands.of(*self.lowered(), self.form, device)
+        kernel = bind(cuda_kernel.kernel_of(self.stages[0].op, self.form))
+        ops = cuda_kernel.Operands.of(*self.lowered(), self.form, device)
         exchange = torch.zeros(self.form.exchange_words, dtype=torch.int64).to(device)
         past = self.past if self.past is not None else torch.zeros(self.states, dtype=torch.int64)
 
         def arguments(requests: Tensor, replies: Tensor, control: Tensor) -> dict[str, Any]:
-            return cuda_recurrent.arguments(ops, requests, replies, control, past, exchange)
+            return cuda_kernel.arguments(ops, requests, replies, control, past, exchange)
 
         return PersistentLaunch(kernel, self.form.parts, arguments, (ops, past), [exchange])
 
@@ -140,9 +141,9 @@ def stack_network(stages: Sequence[Stage]) -> TritonStack | CudaStack:
         return triton
     cuda, no_cuda = _cuda(stages, no_triton)
     if cuda is not None and TRITON not in _only:
-        from rtaccel.kernels._shared import cuda_launch
+        from rtaccel.kernels._gpu import cuda_launch
 
-        no_cuda = cuda_launch.unavailable(cuda_recurrent.kernel_of(stages[0].op, cuda.form)) or ""
+        no_cuda = cuda_launch.unavailable(cuda_kernel.kernel_of(stages[0].op, cuda.form)) or ""
         if not no_cuda:
             return cuda
     if triton is not None and CUDA not in _only:
@@ -161,15 +162,16 @@ def stack_network(stages: Sequence[Stage]) -> TritonStack | CudaStack:
 
 def _triton(stages: Sequence[Stage]) -> tuple[TritonStack | None, str]:
     """The network with Triton's kernel, and what speaks against it, if only that it reads weights again."""
-    from rtaccel.kernels._shared import triton_recurrent_form, triton_recurrent_resident
+    from rtaccel.kernels.recurrent.triton import config as triton_config
+    from rtaccel.kernels.recurrent.triton import persistent as triton_persistent
 
     stack, *following = stages
     problem = Problem.of(stack, 1, "cuda")
-    reason = "is one stack and one linear head" if len(following) > 1 else triton_recurrent_form.unsupported(problem)
-    reason = reason or triton_recurrent_resident.unsupported(stack, following[0] if following else None)
+    reason = "is one stack and one linear head" if len(following) > 1 else triton_config.unsupported(problem)
+    reason = reason or triton_persistent.unsupported(stack, following[0] if following else None)
     if reason is not None:
         return None, reason
-    form = triton_recurrent_form.form_of(problem, 4 if stack.op == "lstm" else 3)
+    form = triton_config.form_of(problem, 4 if stack.op == "lstm" else 3)
     if isinstance(form, str):
         return None, form
     layers = form.geometry.layers
@@ -182,13 +184,13 @@ def _cuda(stages: Sequence[Stage], instead: str) -> tuple[CudaStack | None, str]
     if len(following) > 1:
         return None, "is one stack and one linear head"
     head = following[0] if following else None
-    reason = cuda_recurrent_form.unsupported(stack, head)
+    reason = cuda_config.unsupported(stack, head)
     if reason is not None:
         return None, reason
-    form = cuda_recurrent_form.form_of(
-        Geometry.of(stack.attrs), stack.inputs[0].width, 4 if stack.op == "lstm" else 3, cuda_recurrent_form.group_of(stack),
-        cuda_recurrent_form.head_of(head), cuda_recurrent_form.card(),
+    form = cuda_config.form_of(
+        Geometry.of(stack.attrs), stack.inputs[0].width, 4 if stack.op == "lstm" else 3, cuda_config.group_of(stack),
+        cuda_config.head_of(head), cuda_config.card(),
     )  # fmt: skip
     if form is None:
-        return None, f"has at most {cuda_recurrent_form.MAX_THREADS} units of a layer in a program"
+        return None, f"has at most {cuda_config.MAX_THREADS} units of a layer in a program"
     return CudaStack(stages, form, (f"not {TRITON}, which {instead}",) if instead else ()), ""

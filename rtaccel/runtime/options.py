@@ -10,7 +10,7 @@ from rtaccel.core.batch import ANY_BATCH, BatchRange
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 
 if TYPE_CHECKING:
-    from rtaccel.kernels.chain.cpu import States
+    from rtaccel.kernels._core.cpu import States
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from rtaccel.convert.streaming import LENGTHS, stream_graph
 from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
-from rtaccel.kernels.chain.cpu import States
+from rtaccel.kernels._core.cpu import States
 from rtaccel.nn.check import is_freed
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.compiler import check_options

@@ -43,7 +43,7 @@ def test_what_another_process_builds_is_left_to_it(folder: Path) -> None:
 
 def test_a_row_finds_what_was_built_for_it(folder: Path) -> None:
     """The kernels that compiling the model of a row binds are in the folder."""
-    from rtaccel.kernels._shared.cubin_store import CubinStore
+    from rtaccel.kernels._gpu.cubin_store import CubinStore
     from rtaccel.runtime.cuda_ahead import resident_kernels_of
 
     found = prepare.persistent("mlp 64-64-64-8", "w8a8")

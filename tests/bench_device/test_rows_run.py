@@ -96,7 +96,7 @@ def test_the_round_trip_is_timed_and_its_kernel_ends() -> None:
 def test_the_null_rows_start_their_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     if importlib.util.find_spec("triton") is None:
         pytest.skip("triton is not installed")
-    from rtaccel.kernels._shared import cubin_launch, cuda_nvrtc, triton_launch
+    from rtaccel.kernels._gpu import cubin_launch, cuda_nvrtc, triton_launch
 
     started: list[str] = []
 

@@ -16,11 +16,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from rtaccel.kernels._shared.cuda_nvrtc import compile_cubin
-from rtaccel.kernels._shared.cuda_recurrent import DECLARED, declared
-from rtaccel.kernels._shared.cuda_recurrent_form import SHARED_BYTES, Card
-from rtaccel.kernels._shared.triton_aot import Footprint, read_cubin
-from rtaccel.kernels._shared.triton_spec import GPU_DP4A, SYSTEM_FENCE, SYSTEM_LOAD, SYSTEM_STORE
+from rtaccel.kernels._gpu.cuda_nvrtc import compile_cubin
+from rtaccel.kernels._gpu.triton_aot import Footprint, read_cubin
+from rtaccel.kernels._gpu.triton_spec import GPU_DP4A, SYSTEM_FENCE, SYSTEM_LOAD, SYSTEM_STORE
+from rtaccel.kernels.recurrent.cuda.config import SHARED_BYTES, Card
+from rtaccel.kernels.recurrent.cuda.kernel import DECLARED, declared
 
 FILE = Path(__file__).with_name("budgets.json")
 

@@ -1,4 +1,4 @@
-// A grid of cooperating blocks on one CPU thread, as far as kernels/_shared/cuda_recurrent.cu needs it: every CUDA
+// A grid of cooperating blocks on one CPU thread, as far as kernels/recurrent/cuda/recurrent.cu needs it: every CUDA
 // thread is a fiber, and they run in an order that a seed decides, each until it waits (at a barrier, in a warp) or
 // looks at a word that others write. What is read before its barrier is read too early here as well, in some order.
 //

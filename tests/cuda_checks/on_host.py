@@ -1,4 +1,4 @@
-"""kernels/_shared/cuda_recurrent.cu on a CPU: the same source, compiled by g++ with fibers for threads (cuda_on_host.h), in the
+"""kernels/recurrent/cuda/recurrent.cu on a CPU: the same source, compiled by g++ with fibers for threads (cuda_on_host.h), in the
 place of a GPU under the real host side of a resident stream."""
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rtaccel.kernels._shared import cuda_nvrtc
-from rtaccel.kernels._shared.cuda_nvrtc import CudaKernel
+from rtaccel.kernels._gpu import cuda_nvrtc
+from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
 from rtaccel.runtime.cuda_resident_launch import PersistentLaunch
 from rtaccel.runtime.cuda_resident_networks import Network
 

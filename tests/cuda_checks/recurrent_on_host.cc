@@ -1,8 +1,8 @@
-// kernels/_shared/cuda_recurrent.cu on a CPU: as a library that a test calls, and as a program that only touches
+// kernels/recurrent/cuda/recurrent.cu on a CPU: as a library that a test calls, and as a program that only touches
 // memory, for a sanitizer.
 #include <thread>
 
-#include "cuda_recurrent.cu"
+#include "recurrent/cuda/recurrent.cu"
 
 namespace {
 

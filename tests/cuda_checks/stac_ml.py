@@ -1,4 +1,4 @@
-"""LSTM_A, B and C of STAC-ML by kernels/_shared/cuda_recurrent.cu, in the forms of an H100, on a CPU against its own stream.
+"""LSTM_A, B and C of STAC-ML by kernels/recurrent/cuda/recurrent.cu, in the forms of an H100, on a CPU against its own stream.
 
     python tests/cuda_checks/stac_ml.py [A] [B] [C] [--int4]
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import rtaccel as rt
-from rtaccel.kernels._shared import cuda_launch
+from rtaccel.kernels._gpu import cuda_launch
 from rtaccel.runtime import cuda_resident, cuda_resident_stacks
 from rtaccel.runtime.stream import StreamModel
 from tests.cuda_checks.on_host import HostDevice

@@ -2,8 +2,8 @@
 // Dot products: int8 bf16
 #pragma once
 
+#include "_core/stage.h"
 #include "native/vectors.h"
-#include "stage.h"
 
 namespace check {
 

@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "rtaccel.h"
+#include "_core/rtaccel.h"
 
 namespace check {
 

@@ -12,8 +12,8 @@
 #include <map>
 #include <set>
 
+#include "_core/isa.h"
 #include "harness.h"
-#include "isa.h"
 
 int main(int argc, char** argv) {
   using namespace check;

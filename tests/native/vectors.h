@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "isa.h"
+#include "_core/isa.h"
 
 namespace check {
 

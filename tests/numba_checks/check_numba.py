@@ -17,11 +17,13 @@ from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.sparse_linear import contract
 
 require("numba_cuda")
-alias = importlib.import_module("rtaccel.kernels._shared.numba_alias")
-csr = importlib.import_module("rtaccel.kernels._shared.numba_csr")  # after the question whether it can be imported
-merge = importlib.import_module("rtaccel.kernels._shared.numba_merge")
+alias = importlib.import_module("rtaccel.kernels._gpu.numba_alias")
+csr = importlib.import_module(
+    "rtaccel.kernels.sparse_linear.numba_csr"
+)  # after the question whether it can be imported
+merge = importlib.import_module("rtaccel.kernels.sparse_linear.numba_merge")
 sparse = importlib.import_module("rtaccel.kernels.sparse_linear.numba_cuda_csr")
-rls = importlib.import_module("rtaccel.kernels._shared.numba_rls")
+rls = importlib.import_module("rtaccel.kernels.rls.numba_rls")
 DEVICE = "cpu" if settings.numba_simulator() else "cuda"
 
 

@@ -23,7 +23,7 @@ if settings.numba_simulator():
 sigutils = importlib.import_module("numba.core.sigutils")
 dispatcher = importlib.import_module("numba.cuda.dispatcher")
 cuda = importlib.import_module("numba.cuda")
-alias = importlib.import_module("rtaccel.kernels._shared.numba_alias")
+alias = importlib.import_module("rtaccel.kernels._gpu.numba_alias")
 
 MNEMONIC = re.compile(r"^\s+(?:@!?%p\d+\s+)?([a-z]\w*(?:\.\w+)+)\s", re.MULTILINE)
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from rtaccel.backends import cuda_driver
-from rtaccel.kernels._shared import cubin_launch, cuda_launch, triton_launch
-from rtaccel.kernels._shared.cubin_store import Cubin
+from rtaccel.kernels._gpu import cubin_launch, cuda_launch, triton_launch
+from rtaccel.kernels._gpu.cubin_store import Cubin
 from rtaccel.runtime import cuda_resident_device
 from rtaccel.runtime.cuda_resident import SAVE
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import triton
 
-from rtaccel.kernels._shared.triton_aot import Allowed, Footprint
+from rtaccel.kernels._gpu.triton_aot import Allowed, Footprint
 
 FILE = Path(__file__).parent / "budgets.json"
 INSTRUCTIONS = FILE.with_name("instructions.json")

@@ -12,7 +12,7 @@ from torch import Tensor
 from rtaccel.backends import require
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Problem
-from rtaccel.kernels._shared import triton_mailbox
+from rtaccel.kernels._persistent import triton_mailbox
 from rtaccel.kernels.mlp import contract, triton_cut
 from rtaccel.kernels.mlp.triton_cut_form import THREADS, Cut, cut_of
 from rtaccel.kernels.mlp.triton_form import Operands

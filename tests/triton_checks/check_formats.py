@@ -20,12 +20,12 @@ from rtaccel.core import settings
 from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Impl, Operator, Tolerance, impls, operator
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared.triton_device import dot4, multiply_rn
-from rtaccel.kernels._shared.triton_split import parts_of
-from rtaccel.kernels._shared.triton_spoil import spoiler
+from rtaccel.kernels._gpu.triton_device import dot4, multiply_rn
+from rtaccel.kernels._gpu.triton_nan_propagation import spoiler
 from rtaccel.kernels.fused_linear import contract as fused
 from rtaccel.kernels.linear import contract, contract_weights, triton_gemv_float
 from rtaccel.kernels.linear.triton_mixed_form import Form, split_of
+from rtaccel.kernels.linear.triton_split import parts_of
 
 require("triton")
 DEVICE = "cpu" if settings.triton_interpret() else "cuda"

@@ -20,7 +20,7 @@ from rtaccel.core import settings
 from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Case, Impl, Operator, Prepared, impls, operator
 from rtaccel.core.stage import Problem, Quant, Stage, Value
-from rtaccel.kernels._shared.activations import ACTIVATIONS
+from rtaccel.kernels._common.activations import ACTIVATIONS
 from rtaccel.kernels.linear import contract as linear_contract
 from rtaccel.kernels.quantize import contract as quantize_contract
 

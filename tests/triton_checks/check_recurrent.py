@@ -22,13 +22,13 @@ from rtaccel.core import settings
 from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import impls, operator
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared import triton_recurrent_both as both
-from rtaccel.kernels._shared import triton_recurrent_stack as stack
-from rtaccel.kernels._shared.recurrent import Geometry
-from rtaccel.kernels._shared.recurrent_cases import make_inputs, make_stage
-from rtaccel.kernels._shared.recurrent_reference import fma32
-from rtaccel.kernels._shared.triton_recurrent_cells import fma_rn
-from rtaccel.kernels._shared.triton_recurrent_form import Form, form_of, forms
+from rtaccel.kernels._gpu.triton_device import fma_rn
+from rtaccel.kernels.recurrent.cases import make_inputs, make_stage
+from rtaccel.kernels.recurrent.layout import Geometry
+from rtaccel.kernels.recurrent.reference import fma32
+from rtaccel.kernels.recurrent.triton import bidirectional as both
+from rtaccel.kernels.recurrent.triton import stack
+from rtaccel.kernels.recurrent.triton.config import Form, form_of, forms
 
 require("triton")
 INTERPRET = settings.triton_interpret()

@@ -15,7 +15,7 @@ import torch
 
 from rtaccel.backends import require
 from rtaccel.core.registry import operator
-from rtaccel.kernels._shared import triton_mailbox
+from rtaccel.kernels._persistent import triton_mailbox
 from rtaccel.kernels.mlp import contract, triton_resident
 from rtaccel.kernels.mlp.triton_form import Form, Operands
 from tests.triton_checks.sides import DEVICE, Side

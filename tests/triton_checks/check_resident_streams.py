@@ -16,12 +16,12 @@ from rtaccel.backends import require
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Quant
-from rtaccel.kernels._shared import triton_mailbox
-from rtaccel.kernels._shared import triton_recurrent_resident as resident
-from rtaccel.kernels._shared.recurrent import Geometry
-from rtaccel.kernels._shared.recurrent_cases import make_stage
-from rtaccel.kernels._shared.triton_recurrent_form import Form, Operands
+from rtaccel.kernels._persistent import triton_mailbox
 from rtaccel.kernels.linear.contract import make_stage as make_linear
+from rtaccel.kernels.recurrent.cases import make_stage
+from rtaccel.kernels.recurrent.layout import Geometry
+from rtaccel.kernels.recurrent.triton import persistent as resident
+from rtaccel.kernels.recurrent.triton.config import Form, Operands
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.stream import StreamModel
 from tests.triton_checks.interpreted_device import TIMEOUT_NS, in_its_place

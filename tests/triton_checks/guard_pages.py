@@ -19,8 +19,6 @@ from torch import Tensor
 from rtaccel.backends import require
 from rtaccel.core.registry import impls
 from rtaccel.core.stage import Problem, Quant, Stage
-from rtaccel.kernels._shared import recurrent_cases
-from rtaccel.kernels._shared.recurrent import Geometry
 from rtaccel.kernels.conv import cases as conv_cases
 from rtaccel.kernels.fused_linear import contract as fused_contract
 from rtaccel.kernels.fused_sparse_linear import contract as fused_sparse_contract
@@ -28,6 +26,8 @@ from rtaccel.kernels.linear import contract as linear_contract
 from rtaccel.kernels.linear import contract_weights
 from rtaccel.kernels.mlp import contract as mlp_contract
 from rtaccel.kernels.quantize import contract as quantize_contract
+from rtaccel.kernels.recurrent import cases
+from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.sparse_linear import contract as sparse_contract
 
 PAGE = mmap.PAGESIZE
@@ -121,8 +121,8 @@ def main() -> None:
                 (7, Geometry(35), "int4-static", "float32"),
                 (7, Geometry(9, layers=2, directions=2, time=2, last_only=1), "int8-own", "int8"),
             ):
-                made = recurrent_cases.make_stage(op, gates, geometry, k, form, out)
-                ran += run(op, made, recurrent_cases.make_inputs(made, 1, seed=k), at_end)
+                made = cases.make_stage(op, gates, geometry, k, form, out)
+                ran += run(op, made, cases.make_inputs(made, 1, seed=k), at_end)
         for shape in ("causal", "image-odd", "live", "flat-colours"):
             for scheme, out in (("static", "int8"), ("self", "float32")):
                 made = conv_cases.make_stage(conv_cases.SHAPES[shape], scheme, "relu", out=out, residual=True)

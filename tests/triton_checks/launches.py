@@ -22,8 +22,8 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, impls, operator
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._shared import triton_aot, triton_launch
-from rtaccel.kernels._shared.triton_spec import Specialisation
+from rtaccel.kernels._gpu import triton_aot, triton_launch
+from rtaccel.kernels._gpu.triton_spec import Specialisation
 from tests.triton_checks import sparse_sizes
 
 META = "meta"

@@ -13,7 +13,7 @@ from typing import Any
 
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Problem
-from rtaccel.kernels._shared.triton_aot import compile_kernel
+from rtaccel.kernels._gpu.triton_aot import compile_kernel
 from tests.triton_checks import launches
 from tests.triton_checks.launches import Declared
 from tests.triton_checks.ttir import Function, parse

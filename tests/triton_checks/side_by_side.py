@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from triton.runtime import interpreter
 
-from rtaccel.kernels._shared.triton_spec import Specialisation
+from rtaccel.kernels._gpu.triton_spec import Specialisation
 
 SECONDS = 60
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from rtaccel._native import Mailbox
 from rtaccel.core import settings
-from rtaccel.kernels._shared import triton_launch
-from rtaccel.kernels._shared.triton_spec import Specialisation
+from rtaccel.kernels._gpu import triton_launch
+from rtaccel.kernels._gpu.triton_spec import Specialisation
 
 INTERPRET = settings.triton_interpret()
 DEVICE = "cpu" if INTERPRET else "cuda"

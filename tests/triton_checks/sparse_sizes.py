@@ -9,7 +9,7 @@ import torch
 
 from rtaccel.core.stage import Stage, Value
 from rtaccel.formats import int4
-from rtaccel.kernels._shared.triton_spec import Specialisation
+from rtaccel.kernels._gpu.triton_spec import Specialisation
 from rtaccel.kernels.fused_sparse_linear import contract as fused
 from rtaccel.kernels.sparse_linear import contract
 

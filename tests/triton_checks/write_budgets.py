@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from rtaccel.kernels._shared.triton_aot import ARCHITECTURES, Allowed, compile_for, specialisations, violations
+from rtaccel.kernels._gpu.triton_aot import ARCHITECTURES, Allowed, compile_for, specialisations, violations
 from tests.triton_checks import budgets
 
 

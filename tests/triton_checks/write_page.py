@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from rtaccel.kernels._shared.triton_aot import ARCHITECTURES
+from rtaccel.kernels._gpu.triton_aot import ARCHITECTURES
 from tests.triton_checks import budgets, launches
 from tests.triton_checks.moved import MOST, WITHOUT_LAUNCH, Record, record_of
 
@@ -94,7 +94,7 @@ def render() -> str:
 CHIP = """
 ## Recurrent streams in CUDA C++
 
-Of `kernels/_shared/cuda_recurrent.cu`, from `tests/cuda_checks/budgets.json`, for cards of 132 multiprocessors: where a
+Of `kernels/recurrent/cuda/recurrent.cu`, from `tests/cuda_checks/budgets.json`, for cards of 132 multiprocessors: where a
 program's weights are, and what the code is made of. `again` is read from L2 in every moment, for want of room. Stack, local
 memory and spills are none.
 

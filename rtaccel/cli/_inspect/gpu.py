@@ -18,7 +18,7 @@ from rtaccel.core.stage import Problem
 from rtaccel.measure.numbers import figure
 
 if TYPE_CHECKING:
-    from rtaccel.kernels._shared.triton_spec import Specialisation
+    from rtaccel.kernels._gpu.triton_spec import Specialisation
 
 _PTX = re.compile(r"^\s+(?:@!?%p\d+\s+)?([a-z][\w.:]*)", re.MULTILINE)
 
@@ -86,7 +86,7 @@ def declared(module: Any) -> list[str]:
 
 def inspect_form(spec: Specialisation, card: Card) -> Inspected:
     """One compiled form of a kernel, whatever problem it is for."""
-    from rtaccel.kernels._shared.triton_aot import Footprint, compile_kernel, read_cubin
+    from rtaccel.kernels._gpu.triton_aot import Footprint, compile_kernel, read_cubin
 
     kernel = compile_kernel(spec, card.capability)
     shared, warps = kernel.metadata.shared, spec.tiling.num_warps

@@ -13,7 +13,7 @@ from rtaccel.convert.passes.program import FallbackStep, GroupStep, Program
 from rtaccel.core.sparsity import SparsityMap
 from rtaccel.core.stage import Stage
 from rtaccel.formats import masks
-from rtaccel.kernels._shared.geometry import Geometry
+from rtaccel.kernels._common.geometry import Geometry
 from rtaccel.plan import sparse_recurrent as recurrent
 from rtaccel.plan.group import Group
 from rtaccel.plan.sparse import LEAST_ZEROS, could_be_sparse, fastest, zeros

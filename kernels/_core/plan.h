@@ -1,0 +1,112 @@
+// What a plan holds. plan.cc builds and runs it, plan_threads.cc decides what threads share, plan_profile.cc times its
+// stages, plan_abi.cc is the C ABI.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "_core/stage.h"
+#include "_core/thread_pool.h"
+
+namespace rta {
+
+constexpr int kAfterAll = 1 << 30;
+constexpr size_t kNearBytes = size_t{2} << 20;  // as large as second-level caches get
+
+// The stages that a value is needed for.
+struct Span {
+  int first = kAfterAll, last = -1;
+};
+
+// What one thread needs to take a block of samples through all stages.
+struct Lane {
+  std::vector<char*> at;      // by value: its first row in the running block
+  std::vector<float> poison;  // by sample of a block
+  char* scratch = nullptr;
+};
+
+inline int64_t element_bytes(rta_dtype dtype) { return dtype == RTA_FLOAT32 ? 4 : dtype == RTA_INT64 ? 8 : 1; }
+
+// How the threads of a plan share blocks of one size.
+struct Cut {
+  std::vector<int> parts;  // by stage
+  int64_t cost_ns = 0;     // estimate, of one thread
+  int64_t saved_ns = 0;    // by cutting stages
+};
+
+// What run_block does between its parts: nothing, in every call but those of rta_plan_profile.
+struct Unmarked {
+  void operator()(size_t) const {}
+};
+
+// Adds what the processor's counter moved on since the reading before to the part that has just ended.
+struct Marks {
+  int64_t* ticks;
+  int64_t last;
+  void operator()(size_t part);
+};
+
+}  // namespace rta
+
+struct rta_plan {
+  explicit rta_plan(size_t weight_bytes) : weights(weight_bytes) {}
+
+  // Building.
+  int add_value(rta_dtype dtype, int64_t steps, int64_t width, rta_role role);
+  void add_stage(const char* op, const char* kernel, const int* in, int in_count, const int* out, int out_count,
+                 const rta::Attrs& attrs);
+  void use_threads(int count);
+  void finish(int64_t for_samples, int64_t state_memory);
+
+  // Running.
+  const char* check(const void* const* in, int64_t samples);
+  void run(const void* const* in, void* const* out, int64_t samples);
+  void reset(int64_t first, int64_t count);
+  double profile(const void* const* in, void* const* out, int64_t samples, int64_t calls, int64_t* ticks);
+
+  // Threads.
+  int parts(int stage, int64_t samples) const;
+  int running_threads() const { return pool && !pool->forked() ? threads : 1; }
+  int64_t prefault();
+  bool lock();
+
+  bool staged(int id) const { return roles[id] == RTA_INNER || roles[id] == RTA_STATE || values[id].dtype == RTA_INT8; }
+  bool far() const { return weights.used() > rta::kNearBytes; }
+  int64_t sample_bytes(int id) const { return values[id].pitch * values[id].steps; }
+
+  rta::Arena weights;
+  std::unique_ptr<rta::Arena> scratch, state;
+  std::vector<rta::Value> values;
+  std::vector<rta_role> roles;
+  std::vector<rta::Span> spans;  // by value
+  std::vector<int> inputs, outputs, states;
+  std::vector<std::unique_ptr<rta::Stage>> stages;
+  std::vector<int64_t> read_bytes;  // by stage: packed weights
+  std::vector<int64_t> row_bytes;   // by stage: its values, of one sample
+  std::vector<rta::Lane> lanes;     // one for each thread
+  std::vector<char*> held;          // by state, in the order of `states`: its first row of all
+  std::vector<int64_t> spoilt;      // by sample: calls for which its states hold what int8 could not
+  size_t stage_scratch = 0;
+  bool marks_samples = false, checks = false, finished = false;
+  int64_t block = 1, memory = 0, tick = 0;
+
+  int threads = 1;
+  std::vector<int> cores;
+  std::vector<rta::Cut> cuts;  // by samples of a block
+  std::unique_ptr<rta::Pool> pool;
+
+ private:
+  void touch(int id, int stage);
+  int64_t lay_out(int64_t start, std::vector<int64_t>& at) const;
+  void place(rta::Lane& lane, const void* const* in, void* const* out, int64_t first, int64_t samples) const;
+  template <class Mark>
+  void run_block(rta::Lane& lane, const void* const* in, void* const* out, int64_t first, int64_t samples,
+                 const rta::Cut* cut, Mark&& mark);
+  void run_threaded(const void* const* in, void* const* out, int64_t samples);
+  void run_stage(const rta::Stage& stage, const rta::Run& run, int parts);
+  void run_lanes(const void* const* in, void* const* out, int64_t samples, int64_t each);
+  void spoil(rta::Lane& lane, int64_t first, int64_t samples);
+  int64_t blocks_each(int64_t samples) const;
+  rta::Cut cut_for(int64_t samples) const;
+  void plan_threads();
+};

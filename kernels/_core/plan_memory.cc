@@ -1,0 +1,43 @@
+// Where values lie between stages: those that are never needed at once share memory. Less of it is touched, so a small
+// network stays in the first-level cache, and after a cold start fewer lines are fetched only to be written over.
+#include <algorithm>
+#include <numeric>
+
+#include "_core/plan.h"
+
+using namespace rta;
+
+// Notes that a stage reads or writes a value.
+void rta_plan::touch(int id, int stage) {
+  Span& span = spans[static_cast<size_t>(id)];
+  span.first = std::min(span.first, roles[id] == RTA_INPUT ? -1 : stage);
+  span.last = std::max(span.last, roles[id] == RTA_OUTPUT ? kAfterAll : stage);
+}
+
+// By value: its byte in a lane, behind `start`. Returns the bytes of a lane. The largest values are placed first, each
+// at the lowest place that is free while it is needed; a stage's inputs and outputs are needed at once.
+int64_t rta_plan::lay_out(int64_t start, std::vector<int64_t>& at) const {
+  std::vector<int> order(values.size());
+  std::iota(order.begin(), order.end(), 0);
+  order.erase(std::remove_if(order.begin(), order.end(), [&](int i) { return roles[i] == RTA_STATE || !staged(i); }),
+              order.end());
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return sample_bytes(a) > sample_bytes(b); });
+  at.assign(values.size(), 0);
+  int64_t end = start;
+  std::vector<int> placed;  // by place
+  for (int id : order) {
+    const Span& own = spans[static_cast<size_t>(id)];
+    const int64_t bytes = sample_bytes(id) * block;
+    int64_t free = start;
+    for (int other : placed) {
+      const Span& span = spans[static_cast<size_t>(other)];
+      if (own.first > span.last || span.first > own.last) continue;
+      if (free + bytes <= at[other]) break;
+      free = std::max(free, at[other] + sample_bytes(other) * block);
+    }
+    at[id] = free;
+    end = std::max(end, free + bytes);
+    placed.insert(std::upper_bound(placed.begin(), placed.end(), id, [&](int a, int b) { return at[a] < at[b]; }), id);
+  }
+  return end;
+}

@@ -1,0 +1,187 @@
+// Attributes, memory and the table of kernels.
+#include "_core/stage.h"
+
+#include "_simd/activation.h"
+
+#include <sys/mman.h>
+
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+#include <deque>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace rta {
+
+void fail(const char* format, ...) {
+  char text[512];
+  va_list args;
+  va_start(args, format);
+  std::vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  throw std::runtime_error(text);
+}
+
+const rta_attr& Attrs::find(const char* name, rta_attr_kind kind) const {
+  for (int i = 0; i < count_; ++i)
+    if (std::strcmp(attrs_[i].name, name) == 0) {
+      if (attrs_[i].kind != kind) fail("attribute '%s' has kind %d, expected %d", name, attrs_[i].kind, kind);
+      return attrs_[i];
+    }
+  fail("attribute '%s' is missing", name);
+}
+
+bool Attrs::has(const char* name) const {
+  for (int i = 0; i < count_; ++i)
+    if (std::strcmp(attrs_[i].name, name) == 0) return true;
+  return false;
+}
+
+int64_t Attrs::integer(const char* name) const { return find(name, RTA_ATTR_INT).integer; }
+double Attrs::real(const char* name) const { return find(name, RTA_ATTR_FLOAT).real; }
+const char* Attrs::text(const char* name) const { return find(name, RTA_ATTR_TEXT).text; }
+bool Attrs::text_is(const char* name, const char* value) const {
+  return has(name) && std::strcmp(text(name), value) == 0;
+}
+
+static const void* tensor(const rta_attr& attr, rta_dtype dtype, int64_t count) {
+  if (attr.dtype != dtype || attr.count != count)
+    fail("tensor '%s' has dtype %d and %lld elements, expected dtype %d and %lld", attr.name, attr.dtype,
+         static_cast<long long>(attr.count), dtype, static_cast<long long>(count));
+  return attr.data;
+}
+
+const float* Attrs::floats(const char* name, int64_t count) const {
+  return static_cast<const float*>(tensor(find(name, RTA_ATTR_TENSOR), RTA_FLOAT32, count));
+}
+const int8_t* Attrs::int8s(const char* name, int64_t count) const {
+  return static_cast<const int8_t*>(tensor(find(name, RTA_ATTR_TENSOR), RTA_INT8, count));
+}
+const int32_t* Attrs::ints(const char* name, int64_t count) const {
+  return static_cast<const int32_t*>(tensor(find(name, RTA_ATTR_TENSOR), RTA_INT32, count));
+}
+const uint8_t* Attrs::bytes(const char* name, int64_t count) const {
+  return static_cast<const uint8_t*>(tensor(find(name, RTA_ATTR_TENSOR), RTA_UINT8, count));
+}
+const uint16_t* Attrs::bfloats(const char* name, int64_t count) const {
+  return static_cast<const uint16_t*>(tensor(find(name, RTA_ATTR_TENSOR), RTA_BFLOAT16, count));
+}
+int64_t Attrs::count(const char* name) const { return find(name, RTA_ATTR_TENSOR).count; }
+rta_dtype Attrs::dtype(const char* name) const { return find(name, RTA_ATTR_TENSOR).dtype; }
+
+constexpr size_t kPage = 4096, kHugePage = size_t{2} << 20;
+
+// From half a huge page on, the mapping is made of huge pages: one more than needed, so that the part in use can start
+// on a boundary. Below that, ordinary pages: a small plan should not hold 2 MiB of memory.
+Arena::Arena(size_t bytes) : used_(0) {
+  const bool huge = bytes >= kHugePage / 2;
+  const size_t page = huge ? kHugePage : kPage;
+  capacity_ = (bytes + page) / page * page;
+  const size_t mapped = capacity_ + (huge ? kHugePage : 0);
+  void* start = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (start == MAP_FAILED) fail("no memory for %zu bytes", capacity_);
+  base_ = static_cast<char*>(start);
+  if (!huge) return;
+  const size_t skip = (kHugePage - reinterpret_cast<uintptr_t>(base_) % kHugePage) % kHugePage;
+  if (skip) munmap(base_, skip);
+  base_ += skip;
+  if (kHugePage > skip) munmap(base_ + capacity_, kHugePage - skip);
+  madvise(base_, capacity_, MADV_HUGEPAGE);  // advice: where it is not followed, large plans run 1-2 % slower
+}
+
+size_t Arena::populate(bool write) {
+  const size_t bytes = (used_ + kPage - 1) / kPage * kPage;
+  if (bytes == 0) return 0;
+#if defined(MADV_POPULATE_READ) && defined(MADV_POPULATE_WRITE)
+  if (madvise(base_, bytes, write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) == 0) return bytes;
+#endif
+  for (size_t at = 0; at < bytes; at += kPage) {  // Linux before 5.14
+    volatile char* byte = base_ + at;
+    if (write)
+      *byte = *byte;
+    else
+      static_cast<void>(*byte);
+  }
+  return bytes;
+}
+
+bool Arena::lock() { return used_ == 0 || mlock(base_, used_) == 0; }
+
+Arena::~Arena() { munmap(base_, capacity_); }
+
+void* Arena::take(size_t bytes) {
+  const size_t rounded = (bytes + 63) / 64 * 64;
+  if (rounded > capacity_ - used_)
+    fail("a stage wants %zu bytes of the %zu left for weights", rounded, capacity_ - used_);
+  void* at = base_ + used_;
+  used_ += rounded;
+  return at;
+}
+
+Stage::~Stage() = default;
+bool Stage::marks_samples() const { return false; }
+bool Stage::checks() const { return false; }
+int Stage::parts(int64_t) const { return 1; }
+int64_t Stage::cost_ns(int64_t) const { return 0; }
+const char* Stage::check(const Run&) const { return nullptr; }
+void Stage::start(int, char*) const {}
+
+static Port port(const StageSpec& spec, const int* ids, int count, int i) {
+  if (i >= count) return {-1, 0, 0, 0};
+  const Value& v = spec.values[ids[i]];
+  return {ids[i], v.pitch, v.steps, v.width};
+}
+Port StageSpec::in(int i) const { return port(*this, inputs, input_count, i); }
+Port StageSpec::out(int i) const { return port(*this, outputs, output_count, i); }
+
+Activation parse_activation(const char* name) {
+  static const char* const names[] = {"none",      "relu", "leaky_relu", "elu",    "gelu",
+                                      "gelu_tanh", "silu", "tanh",       "sigmoid"};
+  for (int i = 0; i < 9; ++i)
+    if (std::strcmp(names[i], name) == 0) return static_cast<Activation>(i);
+  fail("no activation '%s'", name);
+}
+
+static std::vector<Kernel>& table() {
+  static std::vector<Kernel> kernels;
+  return kernels;
+}
+
+Register::Register(void (*register_kernels)()) { register_kernels(); }
+Register::Register(const Kernel& kernel) { table().push_back(kernel); }
+
+void add_kernel(Isa isa, const char* op, const char* stem, const char* (*reject)(const Attrs&),
+                Stage* (*create)(const StageSpec&)) {
+  static std::deque<std::string> names;  // a deque: the names stay where they are
+  names.push_back(std::string(stem) + "_" + isa_name(isa));
+  table().push_back({op, names.back().c_str(), isa, 10 * static_cast<int>(isa), reject, create});
+}
+
+const Kernel* find_kernel(const char* op, const char* name) {
+  for (const Kernel& k : table())
+    if (std::strcmp(k.op, op) == 0 && std::strcmp(k.name, name) == 0) return &k;
+  return nullptr;
+}
+
+}  // namespace rta
+
+using namespace rta;
+
+extern "C" {
+#define RTA_API __attribute__((visibility("default")))
+
+RTA_API int rta_abi_version(void) { return RTA_ABI_VERSION; }
+RTA_API int rta_kernel_count(void) { return static_cast<int>(table().size()); }
+RTA_API rta_kernel rta_kernel_at(int index) {
+  const Kernel& k = table().at(static_cast<size_t>(index));
+  return {k.op, k.name, k.rank};
+}
+RTA_API const char* rta_kernel_reject(const char* op, const char* name, const rta_attr* attrs, int attr_count) {
+  const Kernel* kernel = find_kernel(op, name);
+  if (!kernel) return "there is no such kernel in the native core";
+  if (const char* reason = isa_missing(kernel->isa)) return reason;
+  return kernel->reject ? kernel->reject(Attrs(attrs, attr_count)) : nullptr;
+}
+}

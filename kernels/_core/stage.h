@@ -1,0 +1,154 @@
+// What a kernel of the native core is written against: attributes, memory, the stage interface, the table of kernels.
+//
+// Included by files that are compiled for one instruction set each. So that no code compiled for a newer CPU is
+// ever shared with an older one, everything here that has a body is defined once, in stage.cc.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "_core/isa.h"
+#include "_core/rtaccel.h"
+
+namespace rta {
+
+// Raised while a plan is built; the C ABI turns it into -1 and rta_error().
+[[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+class Attrs {
+ public:
+  Attrs(const rta_attr* attrs, int count) : attrs_(attrs), count_(count) {}
+  int64_t integer(const char* name) const;
+  double real(const char* name) const;
+  const char* text(const char* name) const;
+  bool has(const char* name) const;
+  bool text_is(const char* name, const char* value) const;
+  const float* floats(const char* name, int64_t count) const;  // a float32 tensor of just this many elements
+  const int8_t* int8s(const char* name, int64_t count) const;
+  const int32_t* ints(const char* name, int64_t count) const;
+  const uint8_t* bytes(const char* name, int64_t count) const;  // uint8
+  const uint16_t* bfloats(const char* name, int64_t count) const;
+  int64_t count(const char* name) const;    // elements of a tensor
+  rta_dtype dtype(const char* name) const;  // of a tensor
+
+ private:
+  const rta_attr& find(const char* name, rta_attr_kind kind) const;
+  const rta_attr* attrs_;
+  int count_;
+};
+
+// All packed weights of a plan, back to back in the order of use, so that the reads form one ascending stream.
+// One mapping of whole huge pages where the system gives them.
+class Arena {
+ public:
+  explicit Arena(size_t bytes);
+  ~Arena();
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+  void* take(size_t bytes);  // 64-byte aligned, zeroed
+  size_t used() const { return used_; }
+  // Makes every page in use resident, and writable without a fault where asked for. Bytes of these pages.
+  size_t populate(bool write);
+  bool lock();  // in memory, for good; false with errno where the system does not allow it
+
+ private:
+  char* base_;
+  size_t capacity_, used_;
+};
+
+// What lies between stages: for each sample `steps` rows. Rows follow one another at `pitch` through all samples of a
+// block, so that a stage which treats rows alike need not know where a sample ends. An int8 value lies in memory as
+// q + 128 in uint8_t; columns from width up to the next multiple of 64 exist (in values that the plan owns) and hold
+// anything.
+struct Value {
+  rta_dtype dtype;
+  int64_t steps;
+  int64_t width;
+  int64_t pitch;  // bytes from one row to the next
+};
+
+// Where the values of the running block of samples are.
+struct Run {
+  char* const* at;   // by value id: first row of the block
+  int64_t samples;   // of this block
+  float* poison;     // by sample: 0, or NaN once an input that int8 cannot hold was seen
+  char* scratch;     // as many bytes as the stage asked for, 64-byte aligned; holds anything
+  int64_t tick;      // calls since the plan was made: where a ring buffer stands
+  bool far = false;  // the plan's weights do not stay in a second-level cache from call to call
+  int part = 0;      // this call computes part `part` of `parts`: all of them at once, each on a thread of its own
+  int parts = 1;
+};
+
+constexpr int64_t kBlockRows = 32;  // samples of a block have about as many rows together
+
+// A value as a stage reads or writes it; id < 0 where it is absent.
+struct Port {
+  int id;
+  int64_t pitch;
+  int64_t steps;
+  int64_t width;
+  bool exists() const { return id >= 0; }
+  int64_t rows(const Run& run) const { return run.samples * steps; }
+  char* row(const Run& run, int64_t r) const { return run.at[id] + r * pitch; }
+};
+
+struct StageSpec {
+  const Value* values;  // the table of the plan, by id
+  const int* inputs;
+  int input_count;
+  const int* outputs;
+  int output_count;
+  Attrs attrs;
+  Arena* arena;
+  size_t* scratch;
+
+  void need_scratch(size_t bytes) const {
+    if (*scratch < bytes) *scratch = bytes;
+  }
+  const Value& input(int i) const { return values[inputs[i]]; }
+  const Value& output(int i) const { return values[outputs[i]]; }
+  Port in(int i) const;  // absent where the stage has fewer inputs
+  Port out(int i) const;
+};
+
+class Stage {
+ public:
+  virtual ~Stage();
+  virtual void run(const Run& run) const = 0;
+  virtual bool marks_samples() const;  // may set Run::poison; false unless overridden
+  // Into how many parts `run` may be cut for so many samples: 1 unless overridden. Run::parts is at most that. Parts
+  // write different cache lines, have scratch of their own, and leave the same bits however many they are. A stage
+  // that marks samples is not cut.
+  virtual int parts(int64_t samples) const;
+  // Estimate in ns, rather low than high, of `run` on one thread; 0 unless overridden. What it takes to read packed
+  // weights and values once is known without. Decides whether threads pay.
+  virtual int64_t cost_ns(int64_t samples) const;
+  // Looks at inputs of the plan before anything is computed. nullptr, or why they cannot be: the call is refused.
+  virtual const char* check(const Run& run) const;
+  virtual bool checks() const;  // whether `check` does anything; false unless overridden
+  // What a state holds before the first call: one sample of it. Zero unless overridden.
+  virtual void start(int id, char* state) const;
+};
+
+struct Kernel {
+  const char* op;
+  const char* name;
+  Isa isa;
+  int rank;  // 10 * place of the set for what add_kernel adds
+  const char* (*reject)(const Attrs&);
+  Stage* (*create)(const StageSpec&);
+};
+
+// A kernel written over the vectors S: added as <stem>_<name of the set>, the later set preferred. A header of such
+// kernels defines `template <class S> static void register_kernels()`, which calls this for each of its kernels with
+// S::kIsa; CMake compiles the header once for each instruction set (cpu_isa.cc.in).
+void add_kernel(Isa isa, const char* op, const char* stem, const char* (*reject)(const Attrs&),
+                Stage* (*create)(const StageSpec&));
+
+struct Register {
+  explicit Register(void (*register_kernels)());
+  explicit Register(const Kernel& kernel);  // a kernel of its own design, in a file of its own
+};
+const Kernel* find_kernel(const char* op, const char* name);
+
+}  // namespace rta

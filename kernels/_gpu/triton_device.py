@@ -1,0 +1,142 @@
+"""Device helpers of the Triton kernels: activations, rounding, int8 products. No operator knowledge.
+
+Everything here runs both compiled and in the interpreter, which has neither libdevice nor inline assembly:
+the formulas use `exp`, `erf` and plain arithmetic, and `dot4` has a twin in plain `tl` that its constexpr picks.
+The meaning of each activation is the one of `_common/activations.py`. A NaN goes through all of them.
+
+Kernels that call these must be compiled with `enable_fp_fusion=False`: `t * a + b` is two roundings here, and where
+the contract counts on it, `multiply_rn` makes sure.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+MAGIC = tl.constexpr(12582912.0)
+"""1.5 * 2^23: adding it to |v| <= 2^22 leaves no fraction bits, so the sum is rounded, ties to even."""
+
+
+@triton.jit
+def round_half_even(v):
+    """rint(v) for float32 |v| <= 2^22: two exact-by-construction additions instead of libdevice."""
+    return (v + MAGIC) - MAGIC
+
+
+@triton.jit
+def to_int8(v, zero_point):
+    """clamp(rint(v) + zero_point, -128, 127) as int8. v float32, any size; a NaN gives an unspecified number.
+
+    Clamping first to +-512 changes nothing, because 512 - 128 is already past 127, and keeps the rounding in range.
+    """
+    bounded = tl.minimum(tl.maximum(v, -512.0), 512.0)
+    q = round_half_even(bounded).to(tl.int32) + zero_point
+    return tl.minimum(tl.maximum(q, -128), 127).to(tl.int8)
+
+
+@triton.jit
+def sigmoid(t):
+    """1 / (1 + exp(-t)); exp overflows to inf below -88 and the quotient is then 0."""
+    return 1.0 / (1.0 + tl.exp(-t))
+
+
+@triton.jit
+def tanh(t):
+    """sign(t) * (1 - e) / (1 + e) with e = exp(-2 |t|), which never overflows. Absolute error about 2^-23."""
+    e = tl.exp(-2.0 * tl.abs(t))
+    r = (1.0 - e) / (1.0 + e)
+    return tl.where(t < 0, -r, r)
+
+
+@triton.jit
+def activate(t, parameter, NAME: tl.constexpr):
+    """f(t), elementwise in float32; NAME is one of `activations.ACTIVATIONS`, parameter its slope or alpha."""
+    if NAME == "none":
+        y = t
+    elif NAME == "relu":
+        y = tl.where(t < 0, 0.0, t)
+    elif NAME == "leaky_relu":
+        y = tl.where(t > 0, t, t * parameter)
+    elif NAME == "elu":
+        y = tl.where(t > 0, t, parameter * (tl.exp(t) - 1.0))
+    elif NAME == "gelu":
+        y = 0.5 * t * (1.0 + tl.erf(t * 0.7071067811865476))
+    elif NAME == "gelu_tanh":
+        y = 0.5 * t * (1.0 + tanh(0.7978845608028654 * (t + 0.044715 * t * t * t)))
+    elif NAME == "silu":
+        y = t * sigmoid(t)
+    elif NAME == "tanh":
+        y = tanh(t)
+    else:
+        tl.static_assert(NAME == "sigmoid", "no such activation")
+        y = sigmoid(t)
+    return y
+
+
+@triton.jit
+def multiply_rn(a, b, ASM: tl.constexpr):
+    """a * b in float32, rounded, whatever is added to it next; tiles that broadcast.
+
+    ASM: the instruction by name. It is needed although fusion is off: for sm_100 LLVM pairs the products and sums
+    into `mul.rn.f32x2` and `add.rn.f32x2`, and the ptxas of triton 3.6 fuses those into FFMA2 under --fmad=false.
+    """
+    if ASM:
+        r = tl.inline_asm_elementwise(
+            "mul.rn.f32 $0, $1, $2;", "=f,f,f", [a, b], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        r = a * b
+    return r
+
+
+@triton.jit
+def _signed_byte(word, INDEX: tl.constexpr):
+    """Byte INDEX of an int32 word (0 is the lowest), sign-extended."""
+    return (word << (24 - 8 * INDEX)) >> 24
+
+
+@triton.jit
+def dot4(a, b, acc, ASM: tl.constexpr):
+    """acc + sum of the four products of signed bytes packed in the int32 words a and b; tiles of one shape.
+
+    ASM: dp4a, one instruction (NVIDIA, compute capability 6.1 and later). Not ASM: the same numbers in plain `tl`.
+    """
+    if ASM:
+        r = tl.inline_asm_elementwise(
+            "dp4a.s32.s32 $0, $1, $2, $3;", "=r,r,r,r", [a, b, acc], dtype=tl.int32, is_pure=True, pack=1
+        )
+    else:
+        r = acc + _signed_byte(a, 0) * _signed_byte(b, 0) + _signed_byte(a, 1) * _signed_byte(b, 1)
+        r = r + _signed_byte(a, 2) * _signed_byte(b, 2) + _signed_byte(a, 3) * _signed_byte(b, 3)
+    return r
+
+
+@triton.jit
+def pack_words(q):
+    """int8 [N] -> int32 [N / 4], four bytes a word, the first in the lowest."""
+    bytes4 = tl.reshape(q.to(tl.int32) & 255, (q.shape[0] // 4, 4))
+    return tl.sum(bytes4 << (8 * tl.arange(0, 4))[None, :], 1)
+
+
+@triton.jit
+def fma_rn(a, b, c, ASM: tl.constexpr):
+    """a * b + c in float32, rounded once; tiles of one shape.
+
+    Not ASM: through float64, where the product is exact and the sum is rounded to odd, so that the second rounding cannot
+    undo the first (the interpreter's own fma rounds twice).
+    """
+    if ASM:
+        r = tl.inline_asm_elementwise(
+            "fma.rn.f32 $0, $1, $2, $3;", "=f,f,f,f", [a, b, c], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        product, addend = a.to(tl.float64) * b.to(tl.float64), c.to(tl.float64)
+        total = product + addend
+        part = total - product
+        error = (product - (total - part)) + (addend - part)
+        bits = total.to(tl.int64, bitcast=True)
+        inexact = (bits & 1 == 0) & (error != 0) & (tl.abs(error) < float("inf"))
+        away = (error > 0) == (total > 0)
+        bits = tl.where(inexact, tl.where(away, bits + 1, bits - 1), bits)
+        r = bits.to(tl.float64, bitcast=True).to(tl.float32)
+    return r

@@ -1,0 +1,58 @@
+"""Messages for kernels of several programs: the first alone reads the mailbox, as words would cross the link for each program,
+and passes x on as int8 words with a header: whether to reset, whether x holds a NaN or an infinity, whether to end.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from rtaccel.kernels._gpu.triton_device import pack_words, to_int8
+from rtaccel.kernels._persistent.triton_exchange import look, publish, split
+
+INFINITY_BITS = tl.constexpr(0x7F800000)
+HEADER_RESET, HEADER_SPOILED, HEADER_END = tl.constexpr(1), tl.constexpr(2), tl.constexpr(4)
+
+
+@triton.jit
+def quantised(message, inverse, zero_point, K: tl.constexpr, COMMANDS: tl.constexpr):
+    """(int8 words of a message's x, its header). COMMANDS: the word after x may ask for a reset."""
+    k = tl.arange(0, message.shape[0])
+    payload = message.to(tl.int32)
+    spoiled = tl.max(tl.where(k < K, payload & 0x7FFFFFFF, 0), 0) >= INFINITY_BITS
+    header = tl.where(spoiled, HEADER_SPOILED, 0)
+    if COMMANDS:
+        header = header | tl.where(tl.sum(tl.where(k == K, payload, 0), 0) == 1, HEADER_RESET, 0)
+    q = to_int8(payload.to(tl.float32, bitcast=True) * inverse, zero_point).to(tl.int32)
+    words = pack_words(tl.where(k < K, q, 0))
+    return words, header
+
+
+@triton.jit
+def pass_on(slot_ptr, words, header, sequence, WORDS: tl.constexpr):
+    """The first WORDS int8 words of x, and the header after them."""
+    own = tl.arange(0, words.shape[0])
+    whole = (words.to(tl.int64) & 0xFFFFFFFF) | (sequence.to(tl.int64) << 32)
+    tl.store(slot_ptr + own, whole, mask=own < WORDS, cache_modifier=".wt")
+    publish(slot_ptr, WORDS, tl.zeros((1,), tl.int32) + header, sequence)
+
+
+@triton.jit
+def await_words(slot_ptr, sequence, WORDS: tl.constexpr, SIZE: tl.constexpr):
+    """(words of x, one a thread or more, zeros beyond WORDS; header) that the first program passes on, however long that takes:
+    it says when to end."""
+    own = tl.arange(0, SIZE)
+    words = tl.zeros((SIZE,), tl.int64)
+    missing = tl.full((), 1, tl.int32)
+    while missing != 0:
+        words, missing = look(slot_ptr, sequence, WORDS + 1, SIZE)
+    payload = words.to(tl.int32)
+    header = tl.sum(tl.where(own == WORDS, payload, 0), 0)
+    return tl.where(own < WORDS, payload, 0), header
+
+
+@triton.jit
+def await_passed(slot_ptr, sequence, WORDS: tl.constexpr, CX: tl.constexpr, NX: tl.constexpr, SIZE: tl.constexpr):
+    """The same with x in chunks."""
+    words, header = await_words(slot_ptr, sequence, WORDS, SIZE)
+    return split(words, CX, NX, SIZE), header

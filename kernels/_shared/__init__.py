@@ -1,1 +1,0 @@
-"""Helpers that know no operator: activation functions, and (beside this file) the C++ and Triton ones."""

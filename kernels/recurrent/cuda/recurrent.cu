@@ -1,0 +1,277 @@
+// A stack of LSTM or GRU that stays on the GPU: an answer for every message, with all weights on the chip.
+//
+// Why this is CUDA C++. Triton decides by itself what lies in shared memory: a program has no way to put its weights
+// there, so those that its registers do not hold are read again, from the L2 cache, in every moment. Here each block
+// has the first of its weights in registers, the next in shared memory, which it fills once and by its own order, and
+// only what fits neither is read again. The form (cuda_recurrent_form.h) says how many of each. Triton also computes
+// W_h h(t - 1) of the first layer after x(t) has come; here all of those sums are made once the answer of t - 1 is out.
+//
+// Thread (unit, lane) has the unit's rows of all gates, every kLanes-th line of 16 bytes: a line of the operand serves
+// all gates, and sums never leave a warp. Blocks are kPrograms parts of every layer's units; after each layer they
+// exchange its int8 h by words that say themselves that they are there (docs/decisions/0013). Block 0 alone reads the
+// mailbox and passes x on. Nobody polls for another: each thread waits for words of its own and then for the block.
+//
+// A message's last word is a command. kReset: states are zero before the moment. kSave: no moment; the states go to
+// `past`, words of the host's memory, h of all layers and then c. kLoad: no moment; they come from there. kSpoiled with
+// kLoad: they hold what is no number.
+#ifdef __CUDACC__
+#include "_persistent/cuda_words.h"
+#else
+#include "cuda_on_host.h"
+#endif
+#include "recurrent/cuda/stack.h"
+
+constexpr Word kRunning = 1, kAborted = 2, kIdle = 3;
+constexpr unsigned kReset = 1, kSave = 2, kLoad = 4, kSpoiled = 8, kEnd = 1u << 16;
+
+// What a thread waits for in the mailbox, up to kAtOnce words together so that they cross the link side by side; false
+// where the kernel is to end, and a flag then says why.
+constexpr int kAtOnce = 4, kWordsEach = ceil_div(kInputs + 1, kThreads);
+constexpr int kTogether = kWordsEach < kAtOnce ? kWordsEach : kAtOnce;
+template <int count>
+static __device__ __forceinline__ bool await_words(const Stack& stack, const Word* from, int first, Word* control,
+                                                   unsigned sequence, int idle_looks, unsigned& looks,
+                                                   unsigned (&payload)[kAtOnce]) {
+  for (int spins = 0;;) {
+    bool missing = false;
+#pragma unroll
+    for (int i = 0; i < count; ++i)
+      if (first + i * kThreads <= kInputs) {
+        const Word word = load_system(from + first + i * kThreads);
+        missing |= number_of(word) != sequence;
+        payload[i] = static_cast<unsigned>(word);
+      }
+    if (!missing) return true;
+    if (++spins == RTA_SPINS) {
+      spins = 0;
+      ++looks;
+      if (stack.thread == 0) store_system(control + 2, looks);
+      const bool aborted = load_system(control) != 0;
+      if (aborted || (idle_looks > 0 && looks >= static_cast<unsigned>(idle_looks))) {
+        stack.flags()[kEnded] = static_cast<unsigned>(aborted ? kAborted : kIdle);
+        return false;
+      }
+    }
+  }
+}
+
+// x of message `sequence` as int8, in every block, and what to do with it.
+static __device__ __forceinline__ unsigned take(const Stack& stack, const Word* request, Word* control, Word* exchange,
+                                                unsigned sequence, float inverse, int zero_point, int idle_looks) {
+  volatile unsigned* flags = stack.flags();
+  unsigned* words = reinterpret_cast<unsigned*>(stack.x());
+  Word* slot = exchange + kExchangeX + (sequence & 1) * kSlotX;
+  if (stack.program == 0) {
+    const Word* from = request + (sequence & 1) * (kInputs + 1);
+    unsigned looks = 0, payload[kAtOnce];
+    for (int first = stack.thread; first <= kInputs; first += kTogether * kThreads) {
+      if (!await_words<kTogether>(stack, from, first, control, sequence, idle_looks, looks, payload)) break;
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        const int at = first + i * kThreads;
+        if (at < kInputs) {
+          if (!finite(payload[i])) flags[kSpoilt + (sequence & 1)] = 1;
+          stack.x()[at] = static_cast<signed char>(to_int8(mul_rn(float_of(payload[i]), inverse), zero_point));
+        } else if (at == kInputs) {
+          flags[kCommand] = payload[i];
+        }
+      }
+    }
+    __syncthreads();
+    const unsigned spoilt = flags[kSpoilt + (sequence & 1)] ? kSpoiled : 0;
+    const unsigned header = flags[kEnded] ? kEnd : flags[kCommand] | spoilt;
+    if (kPrograms > 1)
+      for (int at = stack.thread; at < kSlotX; at += kThreads)
+        store_card(slot + at, word_of(at < kWordsX ? words[at] : header, sequence));
+    return header;
+  }
+  if constexpr (kPrograms > 1)
+    for (int at = stack.thread; at < kSlotX; at += kThreads) {  // however long that takes: the header says when to end
+      Word word = load_card(slot + at);
+      while (number_of(word) != sequence) word = load_card(slot + at);
+      if (at < kWordsX)
+        words[at] = static_cast<unsigned>(word);
+      else
+        flags[kCommand] = static_cast<unsigned>(word);
+    }
+  __syncthreads();
+  return flags[kCommand];
+}
+
+// The linear layer behind the stack, from its int8 input: by block 0, a warp for an output.
+static __device__ __forceinline__ void head(const Stack& stack, const uint4* lines, const float* numbers,
+                                            const int* compensation, Word* reply, unsigned sequence, bool alive) {
+  const int warp = stack.thread / 32, lane = stack.thread % 32;
+  constexpr int wide = kHeadLineNumbers / 16;
+  const uint4* in = reinterpret_cast<const uint4*>(stack.y());
+  for (int n = warp; n < kOutputs; n += kWarps) {
+    float total;
+    if constexpr (kHeadGroup == 0) {
+      int acc = 0;
+      for (int at = lane; at < kHeadLines; at += 32)
+        acc = dot<0>(kHeadHeld ? lines[n * kHeadLines + at] : load_weights(lines + n * kHeadLines + at), in + at, acc);
+      total = static_cast<float>(sum_over<32>(acc) + compensation[n]);
+    } else {
+      int* own = reinterpret_cast<int*>(stack.shared + kAtHeadFold) + warp * kHeadLines;
+      for (int at = lane; at < kHeadLines; at += 32)
+        own[at] = dot<kHeadGroup>(kHeadHeld ? lines[n * kHeadLines + at] : load_weights(lines + n * kHeadLines + at),
+                                  in + at * wide, 0);
+      __syncwarp();
+      constexpr int each = kHeadGroup / 32 ? kHeadGroup / 32 : 1;
+      constexpr int most = kGroupsY * each < kHeadLines ? kGroupsY * each : kHeadLines;
+      total = fold<kHeadGroup>(own, numbers + 2 * kOutputs + 1 + n * kGroupsY, most);
+      __syncwarp();
+    }
+    const float t = add_rn(mul_rn(total, numbers[n]), numbers[kOutputs + n]);
+    const float out = activate<RTA_ACTIVATION>(t, numbers[2 * kOutputs]);
+    if (lane == 0)
+      store_system(reply + (sequence & 1) * kOutputs + n, word_of(alive ? bits_of(out) : 0x7fc00000u, sequence));
+  }
+}
+
+struct Answer {
+  Word* reply;
+  const uint4* head_words;
+  const float* head_numbers;
+  const int* head_compensation;
+  float h_inverse, y_inverse;
+  int y_zero_point;
+};
+
+// The layers of a moment from `layer` on; the answer goes out on the way. alive ends with a word that never came.
+template <int layer>
+static __device__ __forceinline__ void layers(const Stack& stack, Word* exchange, const Answer& to, unsigned sequence,
+                                              bool& alive) {
+  constexpr bool last = layer == kLayers - 1;
+  const float h = stack.template moment<layer>();
+  const int at = stack.program * kUnits + stack.unit;
+  if (stack.lane == 0 && stack.unit < kUnits) {
+    stack.h(layer)[at] = static_cast<signed char>(to_int8(mul_rn(h, to.h_inverse), 0));
+    if (last && kHead) stack.y()[at] = static_cast<signed char>(to_int8(mul_rn(h, to.y_inverse), to.y_zero_point));
+    if (last && !kHead && at < kHidden)
+      store_system(to.reply + (sequence & 1) * kHidden + at, word_of(alive ? bits_of(h) : 0x7fc00000u, sequence));
+  }
+  __syncthreads();
+  if constexpr (kPrograms > 1) {
+    if constexpr (last && kHead) {  // first of all what the host waits for
+      Word* slot = exchange + kExchangeY + (sequence & 1) * kSlotH;
+      stack.publish(slot, stack.y(), sequence);
+      if (stack.program == 0) {
+        stack.receive(slot, stack.y(), sequence);
+        __syncthreads();
+        alive = alive && !stack.flags()[kLost];
+      }
+    }
+    Word* slot = stack.slot_h(exchange, layer, sequence);
+    stack.publish(slot, stack.h(layer), sequence);
+    if constexpr (!last) {
+      stack.receive(slot, stack.h(layer), sequence);
+      __syncthreads();
+      alive = alive && !stack.flags()[kLost];
+    }
+  }
+  if constexpr (last && kHead) {
+    if (stack.program == 0)
+      head(stack, to.head_words, to.head_numbers, to.head_compensation, to.reply, sequence, alive);
+  }
+  if constexpr (!last) layers<layer + 1>(stack, exchange, to, sequence, alive);
+}
+
+static __device__ __forceinline__ unsigned await_past(const Stack& stack, const Word* from, unsigned sequence) {
+  Word word = load_system(from);
+  for (int looks = 1; number_of(word) != sequence && looks < kMostLooks; ++looks) word = load_system(from);
+  if (number_of(word) != sequence) stack.flags()[kLost] = 1;
+  return static_cast<unsigned>(word);
+}
+
+// A message that is no moment: the states to the host or from it. All blocks go in step as in a moment.
+static __device__ __forceinline__ void exchange_states(const Stack& stack, Word* past, Word* exchange, const Answer& to,
+                                                       unsigned sequence, bool load, bool alive) {
+  const int at = stack.program * kUnits + stack.unit;
+  if (stack.lane == 0 && at < kHidden && stack.unit < kUnits)
+    for (int layer = 0; layer < kLayers; ++layer) {
+      Word *const of_h = past + layer * kHidden + at, *const of_c = of_h + kLayers * kHidden;
+      if (load) {
+        stack.state_h(layer) = float_of(await_past(stack, of_h, sequence));
+        if (kGates == 4) stack.state_c(layer) = float_of(await_past(stack, of_c, sequence));
+        stack.h(layer)[at] = static_cast<signed char>(to_int8(mul_rn(stack.state_h(layer), to.h_inverse), 0));
+      } else {
+        const unsigned nan = 0x7fc00000u;
+        store_system(of_h, word_of(alive ? bits_of(stack.state_h(layer)) : nan, sequence));
+        if (kGates == 4) store_system(of_c, word_of(alive ? bits_of(stack.state_c(layer)) : nan, sequence));
+      }
+    }
+  __syncthreads();
+  if (kPrograms > 1)
+    for (int layer = 0; layer < kLayers; ++layer)
+      stack.publish(stack.slot_h(exchange, layer, sequence), stack.h(layer), sequence);
+  if (kHead ? stack.program == 0 : true)
+    for (int n = stack.thread; n < (kHead ? kOutputs : kUnits); n += kThreads) {
+      const int place = kHead ? n : stack.program * kUnits + n;
+      if (place < kOutputs) store_system(to.reply + (sequence & 1) * kOutputs + place, word_of(0, sequence));
+    }
+  if (kPrograms > 1)
+    // The last layer's are awaited with those of a moment, and then the block.
+    for (int layer = 0; layer < kLayers - 1; ++layer)
+      stack.receive(stack.slot_h(exchange, layer, sequence), stack.h(layer), sequence);
+}
+
+// The last two parameters are scratch memory, which every stored kernel is passed and this one has no use for.
+extern "C" __global__ void __launch_bounds__(kThreads, 1)
+    rtaccel_recurrent(const Word* request, Word* reply, Word* control, Word* past, const uint4* words,
+                      const float* numbers, const int* compensation, const float* scales, const uint4* head_words,
+                      const float* head_numbers, const int* head_compensation, Word* exchange, float x_inverse,
+                      int x_zero_point, float h_inverse, float y_inverse, int y_zero_point, int idle_looks, void*,
+                      void*) {
+  uint4* const memory = shared_memory();
+  char* const shared = reinterpret_cast<char*>(memory);
+  // Zeros, then what never changes.
+  for (int at = kAtX / 16 + threadIdx.x; at < kSharedBytes / 16; at += kThreads) memory[at] = uint4{0, 0, 0, 0};
+  __syncthreads();
+  Stack stack(shared, words);
+  const auto fill = [&](int at, const void* from, int count) {
+    for (int i = stack.thread; i < count; i += kThreads)
+      reinterpret_cast<unsigned*>(shared + at)[i] = static_cast<const unsigned*>(from)[i];
+  };
+  fill(kAtNumbers, numbers + stack.program * kLayers * kRows * kUnits, kLayers * kRows * kUnits);
+  fill(kAtCompensation, compensation + stack.program * kGates * kUnits, kGates * kUnits);
+  if (kGroup) fill(kAtScales, scales + static_cast<long long>(stack.program) * kScales, kScales);
+  if (kHead && kHeadHeld) fill(kAtHead, head_words, 4 * kHeadLines * kOutputs);
+  const Answer to{reply,        kHead && kHeadHeld ? reinterpret_cast<const uint4*>(shared + kAtHead) : head_words,
+                  head_numbers, head_compensation,
+                  h_inverse,    y_inverse,
+                  y_zero_point};
+  if (stack.program == 0 && stack.thread == 0) store_system(control + 1, kRunning);
+
+  bool alive = true;
+  for (unsigned sequence = 1;; ++sequence) {
+    const unsigned header = take(stack, request, control, exchange, sequence, x_inverse, x_zero_point, idle_looks);
+    if (header & kEnd) break;
+    if (stack.thread == 0) {  // between the barrier in `take` and the next: nobody reads these, nobody writes them
+      stack.flags()[kSpoilt + ((sequence - 1) & 1)] = 0;
+      stack.flags()[kLost] = 0;
+    }
+    if (header & (kReset | kLoad)) {
+      for (int at = kAtH / 16 + stack.thread; at < kAtY / 16; at += kThreads) memory[at] = uint4{0, 0, 0, 0};
+      for (int at = kAtBefore / 16 + stack.thread; at < kAtScales / 16; at += kThreads) memory[at] = uint4{0, 0, 0, 0};
+      alive = true;
+      __syncthreads();
+    }
+    if (header & (kSave | kLoad)) {
+      alive = alive && !(header & kSpoiled && header & kLoad);
+      exchange_states(stack, past, exchange, to, sequence, header & kLoad, alive);
+      alive = alive && !stack.flags()[kLost];
+    } else {
+      alive = alive && !(header & kSpoiled);
+      layers<0>(stack, exchange, to, sequence, alive);
+    }
+    // The answer is out. What the next moment needs of this one is made while nobody waits.
+    if constexpr (kPrograms > 1) {
+      stack.receive(stack.slot_h(exchange, kLayers - 1, sequence), stack.h(kLayers - 1), sequence);
+      __syncthreads();
+      alive = alive && !stack.flags()[kLost];
+    }
+    stack.prepare_all();
+  }
+  if (stack.program == 0 && stack.thread == 0) store_system(control + 1, stack.flags()[kEnded]);
+}

@@ -1,0 +1,244 @@
+// What a block of cuda_recurrent.cu holds, and the parts of a moment that need it alone: products, cells, and the
+// exchange of h with the other blocks.
+#pragma once
+
+#include "recurrent/cuda/cells.h"
+#include "recurrent/cuda/config.h"
+
+// Flags of a block, in shared memory. Two for what a message holds, in turn: while some threads still read that of one
+// message, others already take the next.
+constexpr int kCommand = 0, kSpoilt = 1, kLost = 3, kEnded = 4;
+
+constexpr int kMostLooks = RTA_LOOKS;  // for a word of another block, before it is given up
+
+static __device__ __forceinline__ unsigned number_of(Word word) { return static_cast<unsigned>(word >> 32); }
+static __device__ __forceinline__ Word word_of(unsigned payload, unsigned sequence) {
+  return static_cast<Word>(sequence) << 32 | payload;
+}
+static __device__ __forceinline__ int to_int8(float v, int zero_point) {
+  const int q = rounded(v < -512.0f ? -512.0f : v > 512.0f ? 512.0f : v) + zero_point;
+  return q < -128 ? -128 : q > 127 ? 127 : q;
+}
+static __device__ __forceinline__ bool finite(unsigned bits) { return (bits & 0x7f800000u) != 0x7f800000u; }
+
+// Sum over the neighbouring `lanes` of a warp, which each of them has.
+template <int lanes>
+static __device__ __forceinline__ int sum_over(int v) {
+  if constexpr (lanes == 32) {
+    return __reduce_add_sync(0xffffffffu, v);
+  } else {
+#pragma unroll
+    for (int step = lanes / 2; step > 0; step /= 2) v += __shfl_xor_sync(0xffffffffu, v, step);
+    return v;
+  }
+}
+
+// The products of a line: int8 numbers, or int4 ones in the high halves of bytes, the low halves first, times 16.
+template <int group>
+static __device__ __forceinline__ int dot(const uint4& w, const uint4* in, int acc) {
+  const uint4 x = in[0];
+  if constexpr (group == 0) {
+    acc = __dp4a(static_cast<int>(w.x), static_cast<int>(x.x), acc);
+    acc = __dp4a(static_cast<int>(w.y), static_cast<int>(x.y), acc);
+    acc = __dp4a(static_cast<int>(w.z), static_cast<int>(x.z), acc);
+    return __dp4a(static_cast<int>(w.w), static_cast<int>(x.w), acc);
+  } else {
+    const uint4 y = in[1];
+    constexpr unsigned high = 0xf0f0f0f0u;
+    const unsigned p = opaque(w.x), q = opaque(w.y), r = opaque(w.z), s = opaque(w.w);
+    acc = __dp4a(static_cast<int>(p << 4 & high), static_cast<int>(x.x), acc);
+    acc = __dp4a(static_cast<int>(q << 4 & high), static_cast<int>(x.y), acc);
+    acc = __dp4a(static_cast<int>(r << 4 & high), static_cast<int>(x.z), acc);
+    acc = __dp4a(static_cast<int>(s << 4 & high), static_cast<int>(x.w), acc);
+    acc = __dp4a(static_cast<int>(p & high), static_cast<int>(y.x), acc);
+    acc = __dp4a(static_cast<int>(q & high), static_cast<int>(y.y), acc);
+    acc = __dp4a(static_cast<int>(r & high), static_cast<int>(y.z), acc);
+    return __dp4a(static_cast<int>(s & high), static_cast<int>(y.w), acc);
+  }
+}
+
+// int4: the sums of `lines` lines, times 16, by groups and in their order; the scales are those of whole groups.
+template <int group>
+static __device__ __forceinline__ float fold(const int* sums, const float* scales, int lines) {
+  constexpr int each = group ? group / 32 : 1;
+  float acc = 0.0f;
+  for (int first = 0; first < lines; first += each) {
+    int sum = 0;
+#pragma unroll
+    for (int i = 0; i < each; ++i)
+      if (first + i < lines) sum += sums[first + i];
+    acc = fma_rn(static_cast<float>(sum >> 4), scales[first / each], acc);
+  }
+  return acc;
+}
+
+struct Stack {
+  char* const shared;
+  const uint4* const words;  // of this block
+  const int program, thread, unit, lane;
+  uint4 kept[kKept ? kKept : 1];
+
+  __device__ __forceinline__ Stack(char* memory, const uint4* all)
+      : shared(memory),
+        words(all + static_cast<long long>(blockIdx.x) * kSteps * kThreads + threadIdx.x),
+        program(blockIdx.x),
+        thread(threadIdx.x),
+        unit(threadIdx.x / kLanes),
+        lane(threadIdx.x % kLanes) {
+    uint4* held = reinterpret_cast<uint4*>(shared) + thread;
+#pragma unroll
+    for (int step = 0; step < kKept; ++step) kept[step] = load_weights(words + step * kThreads);
+    for (int step = 0; step < kHeld; ++step) held[step * kThreads] = load_weights(words + (kKept + step) * kThreads);
+  }
+
+  // -- what lies in shared memory --------------------------------------------------------------------------------
+  __device__ __forceinline__ signed char* x() const { return reinterpret_cast<signed char*>(shared + kAtX); }
+  __device__ __forceinline__ signed char* h(int layer) const {
+    return reinterpret_cast<signed char*>(shared + kAtH + layer * kBytesH);
+  }
+  __device__ __forceinline__ signed char* y() const { return reinterpret_cast<signed char*>(shared + kAtY); }
+  __device__ __forceinline__ float* row(int layer, int index) const {
+    return reinterpret_cast<float*>(shared + kAtNumbers) + (layer * kRows + index) * kUnits;
+  }
+  __device__ __forceinline__ float& before(int layer, int gate) const {
+    return reinterpret_cast<float*>(shared + kAtBefore)[(layer * kGates + gate) * kUnits + unit];
+  }
+  __device__ __forceinline__ float* states() const { return reinterpret_cast<float*>(shared + kAtStates); }
+  __device__ __forceinline__ float& state_h(int layer) const { return states()[layer * kUnits + unit]; }
+  __device__ __forceinline__ float& state_c(int layer) const { return states()[(kLayers + layer) * kUnits + unit]; }
+  __device__ __forceinline__ volatile unsigned* flags() const {
+    return reinterpret_cast<volatile unsigned*>(shared + kAtFlags);
+  }
+
+  // -- products --------------------------------------------------------------------------------------------------
+  // Steps in the order in which they are placed: of x in all layers, which a waiting host feels, then of h.
+  static __device__ constexpr int first_step(bool of_x, int layer) {
+    return of_x ? (layer == 0 ? 0 : kGates * (kStepsX + (layer - 1) * kStepsH))
+                : kGates * (kStepsX + (kLayers - 1 + layer) * kStepsH);
+  }
+  __device__ __forceinline__ uint4 line(int step) const {
+    if (step < kKept) return kept[step];
+    if (step < kKept + kHeld) return reinterpret_cast<const uint4*>(shared)[(step - kKept) * kThreads + thread];
+    return read_again(step);
+  }
+  __device__ __forceinline__ uint4 read_again(int step) const { return load_weights(words + step * kThreads); }
+
+  // The sums of a unit's gates, in each of its threads.
+  template <bool of_x, int layer>
+  __device__ __forceinline__ void sums(float (&t)[kGates]) const {
+    constexpr int count = of_x && layer == 0 ? kStepsX : kStepsH, wide = kLineNumbers / 16;
+    constexpr int first = first_step(of_x, layer);
+    // Lines of which the chip has any; from there on few are on their way at once, for want of registers.
+    constexpr int placed = ceil_div(kKept + kHeld > first ? kKept + kHeld - first : 0, kGates);
+    constexpr int on_chip = placed < count ? placed : count;
+    const signed char* from = of_x ? (layer == 0 ? x() : h(layer - 1)) : h(layer);
+    const uint4* in = reinterpret_cast<const uint4*>(from) + lane * wide;
+    if constexpr (kGroup == 0) {
+      int acc[kGates] = {};
+#pragma unroll
+      for (int j = 0; j < on_chip; ++j)
+#pragma unroll
+        for (int g = 0; g < kGates; ++g) acc[g] = dot<0>(line(first + j * kGates + g), in + j * kLanes, acc[g]);
+#pragma unroll 2
+      for (int j = on_chip; j < count; ++j)
+#pragma unroll
+        for (int g = 0; g < kGates; ++g) acc[g] = dot<0>(read_again(first + j * kGates + g), in + j * kLanes, acc[g]);
+#pragma unroll
+      for (int g = 0; g < kGates; ++g) {
+        acc[g] = sum_over<kLanes>(acc[g]);
+        if (of_x && layer == 0 && unit < kUnits)
+          acc[g] += reinterpret_cast<const int*>(shared + kAtCompensation)[g * kUnits + unit];
+        t[g] = static_cast<float>(acc[g]);
+      }
+    } else {
+      constexpr int pitch = kFoldLines + 1, lines = count * kLanes;
+      constexpr int groups = of_x && layer == 0 ? kGroupsX : kGroupsH;
+      constexpr int halves = of_x ? (layer == 0 ? 0 : 2 * layer) : 2 * layer + 1;  // before it, in the scales
+      constexpr int at = halves == 0 ? 0 : kGates * kUnits * (kGroupsX + (halves - 1) * kGroupsH);
+      int* own = reinterpret_cast<int*>(shared + kAtFold) + unit * kGates * pitch;
+#pragma unroll
+      for (int j = 0; j < on_chip; ++j)
+#pragma unroll
+        for (int g = 0; g < kGates; ++g)
+          own[g * pitch + j * kLanes + lane] = dot<kGroup>(line(first + j * kGates + g), in + j * kLanes * wide, 0);
+#pragma unroll 2
+      for (int j = on_chip; j < count; ++j)
+#pragma unroll
+        for (int g = 0; g < kGates; ++g)
+          own[g * pitch + j * kLanes + lane] =
+              dot<kGroup>(read_again(first + j * kGates + g), in + j * kLanes * wide, 0);
+      __syncwarp();
+      float* result = reinterpret_cast<float*>(own) + kFoldLines;
+      const float* scales = reinterpret_cast<const float*>(shared + kAtScales) + at;
+      constexpr int each = kGroup / 32 ? kGroup / 32 : 1, most = groups * each < lines ? groups * each : lines;
+      if (unit < kUnits)
+        for (int g = lane; g < kGates; g += kLanes)
+          result[g * pitch] = fold<kGroup>(own + g * pitch, scales + (g * kUnits + unit) * groups, most);
+      __syncwarp();
+#pragma unroll
+      for (int g = 0; g < kGates; ++g) t[g] = result[g * pitch];
+    }
+  }
+
+  // W_h h of a layer, for the next moment.
+  template <int layer>
+  __device__ __forceinline__ void prepare() const {
+    float t[kGates];
+    sums<false, layer>(t);
+    if (lane == 0 && unit < kUnits)
+#pragma unroll
+      for (int g = 0; g < kGates; ++g) before(layer, g) = mul_rn(t[g], row(layer, kGates + g)[unit]);
+  }
+  template <int layer = 0>
+  __device__ __forceinline__ void prepare_all() const {
+    if constexpr (layer < kLayers) {
+      prepare<layer>();
+      prepare_all<layer + 1>();
+    }
+  }
+
+  // A layer's part of a moment: its h, in the first thread of each unit.
+  template <int layer>
+  __device__ __forceinline__ float moment() const {
+    float t[kGates];
+    sums<true, layer>(t);
+    if (lane != 0 || unit >= kUnits) return 0.0f;
+    float from_h[kGates], bias[kGates];
+#pragma unroll
+    for (int g = 0; g < kGates; ++g) {
+      t[g] = mul_rn(t[g], row(layer, g)[unit]);
+      from_h[g] = before(layer, g);
+      bias[g] = row(layer, 2 * kGates + g)[unit];
+    }
+    float& h = state_h(layer);
+    if constexpr (kGates == 4) {
+#pragma unroll
+      for (int g = 0; g < kGates; ++g) t[g] = add_rn(add_rn(t[g], from_h[g]), bias[g]);
+      h = lstm_cell(t, state_c(layer));
+    } else {
+      h = gru_cell(add_rn(add_rn(t[0], from_h[0]), bias[0]), add_rn(add_rn(t[1], from_h[1]), bias[1]),
+                   add_rn(t[2], bias[2]), add_rn(from_h[2], row(layer, 3 * kGates)[unit]), h);
+    }
+    return h;
+  }
+
+  // -- between the blocks ----------------------------------------------------------------------------------------
+  __device__ __forceinline__ void publish(Word* slot, const signed char* bytes, unsigned sequence) const {
+    const int at = program * kWordsOwn + thread;
+    if (thread < kWordsOwn) store_card(slot + at, word_of(reinterpret_cast<const unsigned*>(bytes)[at], sequence));
+  }
+  // Fills in the words of the others; the caller waits for the block.
+  __device__ __forceinline__ void receive(const Word* slot, signed char* bytes, unsigned sequence) const {
+    for (int at = thread; at < kWordsH; at += kThreads) {
+      if (at / kWordsOwn == program) continue;
+      int looks = 0;
+      Word word = load_card(slot + at);
+      while (number_of(word) != sequence && ++looks < kMostLooks) word = load_card(slot + at);
+      if (number_of(word) != sequence) flags()[kLost] = 1;
+      reinterpret_cast<unsigned*>(bytes)[at] = static_cast<unsigned>(word);
+    }
+  }
+  __device__ __forceinline__ Word* slot_h(Word* exchange, int layer, unsigned sequence) const {
+    return exchange + (2 * layer + (sequence & 1)) * kSlotH;
+  }
+};

@@ -1,0 +1,61 @@
+"""What the plain-torch forms of LSTM and GRU share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtaccel.core.registry import Prepared
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels.recurrent.layout import Geometry, quantised, sparse
+from rtaccel.kernels.recurrent.reference import Cell, compute, outputs_of, spoiled
+
+
+def supports(problem: Problem) -> str | None:
+    if problem.weight_dtype in ("float32", "int8", "uint8"):
+        return None
+    return f"has no form for {problem.weight_dtype} weights"
+
+
+def _torch_weights(stage: Stage, geometry: Geometry) -> list[Tensor]:
+    """In the order torch._VF takes them; biases of zero where there are none."""
+    weights = []
+    for _, _, suffix in geometry.suffixes():
+        matrices = [stage.tensors[f"weight_{which}{suffix}"] for which in ("ih", "hh")]
+        zero = matrices[0].new_zeros(matrices[0].shape[0])
+        weights += [*matrices, *(stage.tensors.get(f"bias_{which}{suffix}", zero) for which in ("ih", "hh"))]
+    return weights
+
+
+def prepare(
+    lower: Callable[[Stage], Mapping[str, Any]], cells: tuple[Cell, Cell]
+) -> Callable[[Stage, Problem], Prepared]:
+    """The `prepare` of an operator with these cells."""
+
+    def prepare_stage(stage: Stage, problem: Problem) -> Prepared:
+        low = dict(lower(stage))
+        if quantised(stage):
+            return lambda *inputs: compute(stage, low, cells, *inputs)
+        geometry = Geometry.of(stage.attrs)
+        weights = _torch_weights(stage, geometry)
+        run = torch._VF.lstm if stage.op == "lstm" else torch._VF.gru
+        count = 2 if stage.op == "lstm" else 1
+
+        def call(x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+            x = geometry.moments(x)
+            rows = geometry.layers * geometry.directions
+            before = [geometry.streams(s).contiguous() for s in states] or [
+                x.new_zeros(rows, x.shape[1], geometry.hidden)
+            ] * count
+            hx = tuple(before) if count == 2 else before[0]
+            y, *after = run(x, hx, weights, True, geometry.layers, 0.0, False, geometry.directions == 2, False)
+            if sparse(stage):
+                y, after = spoiled(x, before, y, after)
+            return outputs_of(stage, low, y, after)
+
+        return call
+
+    return prepare_stage

@@ -1,0 +1,52 @@
+// Recurrent layers: the shape of a stage and its memory. The stage itself is recurrent_stage.h.
+#pragma once
+
+#include "_core/stage.h"
+
+namespace rta {
+
+// What the contract calls geometry (kernels/recurrent/layout.py). Stream n of a run is stream n % batch of sample
+// n / batch; tables hold what that needs divisions for.
+struct RecurrentShape {
+  int64_t inputs, hidden, layers, directions, time, batch;
+  bool batch_first, last_only;
+  int64_t most_streams;                      // of a run: samples of a block times batch
+  const int64_t *state_row, *x_row, *y_row;  // by stream: its first row in the states, in x, in y
+  int64_t x_step, y_step;                    // rows from one moment to the next
+
+  explicit RecurrentShape(const StageSpec& spec);
+  int64_t width(int64_t layer) const { return layer == 0 ? inputs : directions * hidden; }
+};
+
+// "weight_ih" + "_l0_reverse" + ending, valid until the next call in this thread.
+const char* recurrent_name(const char* what, int64_t layer, int64_t direction, const char* ending = "");
+
+// Where a side's matrix comes from.
+struct RecurrentMatrix {
+  const Attrs& attrs;
+  const char* what;  // "weight_ih" or "weight_hh"
+  int64_t layer, direction;
+  int64_t hidden, k;
+  int32_t zero_point;  // of x, as int8 has it
+  Arena& arena;        // for what does not lie in the tile
+};
+
+// Formats of weights without a kernel: of dense ones, and of those that the attribute layout says to be packed sparse.
+const char* recurrent_reject(const Attrs& attrs);
+const char* recurrent_sparse_reject(const Attrs& attrs);
+
+// Hands out parts of a stage's scratch, once while it is made and again in each run.
+class ScratchLayout {
+ public:
+  size_t take(int64_t bytes) {
+    const size_t at = used_;
+    used_ += (static_cast<size_t>(bytes) + 63) / 64 * 64;
+    return at;
+  }
+  size_t bytes() const { return used_; }
+
+ private:
+  size_t used_ = 0;
+};
+
+}  // namespace rta

@@ -1,0 +1,316 @@
+// A whole LSTM or GRU as one stage, over the vectors S, a cell and a format of weights.
+//
+// Weights are packed by tiles of one vector of units: all gates of h, then all gates of x, then the biases, so that one
+// pass over a layer's stream ends with everything that 16 units need in registers, and their new state is made there.
+// The h that the products read lies in two rows, as a later tile still needs the old h of all units.
+//
+// Windows: the x part of up to 32 rows (moments times streams) is computed first, rows sharing each weight that was
+// loaded; then the moments one by one. Streams share weights too.
+//
+// Floor of a moment, batch 1: the bytes of all weights at the bandwidth of the cache that holds them.
+#pragma once
+
+#include "recurrent/cells.h"
+#include "recurrent/dots.h"
+#include "recurrent/int4.h"
+#include "recurrent/rows.h"
+
+namespace rta {
+
+template <class S, class Cell, class Dot>
+class RecurrentStage final : public Stage {
+ public:
+  explicit RecurrentStage(const StageSpec& spec);
+
+  bool marks_samples() const override { return Dot::kQuantised && int8_out_; }
+
+  void run(const Run& run) const override {
+    const Memory memory(*this, run);
+    const int64_t streams = run.samples * shape_.batch;
+    Sequence x = prepared(first_input(run, memory, streams), memory, streams, shape_.inputs);
+    for (int64_t layer = 0; layer < shape_.layers; ++layer) {
+      char* to = memory.sequence[layer % 2];
+      for (int64_t direction = 0; direction < shape_.directions; ++direction)
+        one_direction({run, memory, streams, layer, direction}, x, to);
+      if (layer + 1 < shape_.layers)
+        x = prepared({to, nullptr, nullptr, streams * sequence_pitch_, sequence_pitch_}, memory, streams,
+                     shape_.width(layer + 1));
+    }
+    if constexpr (Dot::kSpoils) spoil(run, memory.bad, streams);
+  }
+
+ private:
+  using F = typename S::F;
+  using Element = typename Dot::Element;
+  static constexpr int G = Cell::kGates;
+  static constexpr int V = Dot::kVectors;
+  static constexpr int kRows = Dot::kRows;
+  static constexpr int kUnits = Dot::kBlocks * S::kLanes;  // of a tile
+  static constexpr int64_t kBias = 4 * kUnits * static_cast<int64_t>(sizeof(float));
+
+  // Rows by moment and stream: base + table[stream] * pitch (or stream * pitch) + moment * step.
+  struct Sequence {
+    char* base;
+    const int64_t* table;
+    const float* scales;  // [moment][stream]
+    int64_t step, pitch;
+    const char* row(int64_t t, int64_t n) const { return base + t * step + (table ? table[n] : n) * pitch; }
+  };
+
+  struct Memory {  // the scratch of a run
+    char *h[2], *sequence[2], *quantised, *prepared_h, *prepared_x;
+    float *carried, *scales, *x_part;
+    int32_t* bad;
+    Memory(const RecurrentStage& stage, const Run& run) {
+      const auto at = [&](int i) { return run.scratch + stage.places_[i]; };
+      h[0] = at(0);
+      h[1] = at(1);
+      sequence[0] = at(2);
+      sequence[1] = at(3);
+      quantised = at(4);
+      carried = reinterpret_cast<float*>(at(5));
+      scales = reinterpret_cast<float*>(at(6));
+      x_part = reinterpret_cast<float*>(at(7));
+      bad = reinterpret_cast<int32_t*>(at(8));
+      prepared_h = at(9);
+      prepared_x = at(10);
+    }
+  };
+
+  struct Pass {  // one direction of one layer
+    const Run& run;
+    const Memory& memory;
+    int64_t streams, layer, direction;
+  };
+
+  // What a stream reads and writes in one moment; nullptr where it does not.
+  struct Row {
+    const char *h, *x;
+    const float *scale, *x_part, *old_carried;
+    float *carried, *last_h;
+    Element *h_next, *sequence;
+    char* y;
+  };
+
+  static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+  int64_t tiles() const { return (shape_.hidden + kUnits - 1) / kUnits; }
+
+  // The same rows as the sums read them, where that is another form.
+  Sequence prepared(const Sequence& x, const Memory& memory, int64_t streams, int64_t k) const {
+    if constexpr (Dot::kPrepared) {
+      const int64_t pitch = dot_.prepared_bytes(k);
+      for (int64_t t = 0; t < shape_.time; ++t)
+        for (int64_t n = 0; n < streams; ++n)
+          dot_.prepare(x.row(t, n), k, memory.prepared_x + (t * streams + n) * pitch);
+      return {memory.prepared_x, nullptr, x.scales, streams * pitch, pitch};
+    }
+    return x;
+  }
+
+  Sequence first_input(const Run& run, const Memory& memory, int64_t streams) const;
+  void begin(const Pass& pass, char* h) const;
+  void one_direction(const Pass& pass, const Sequence& x, char* to) const;
+  void x_part(const Pass& pass, const Sequence& x, int64_t first, int64_t count) const;
+  void moment(const Pass& pass, const Row* rows) const;
+  void spoil(const Run& run, const int32_t* bad, int64_t streams) const;
+
+  // The x part of R rows, tile by tile of one stream of weights.
+  template <int R>
+  inline void x_tile(const char* w, int64_t k, const char* const* rows, const float* scales, float* to) const {
+    const char* in[R];
+    F t[R][V];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) in[r] = rows[r];
+    dot_.template sums<R>(w, in, scales, k, t);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) S::store(to + r * part_pitch_ + v * S::kLanes, t[r][v]);
+  }
+
+  // One tile of R streams: sums, cell, and the new state.
+  template <int R, bool Fused>
+  inline void tile(const char* w, int64_t k, const Row* rows, int64_t unit) const {
+    F h[R][V], x[R][V];
+    const char* in[R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) in[r] = rows[r].h;
+    w = dot_.template sums<R>(w, in, nullptr, shape_.hidden, h);
+    if constexpr (Fused) {
+      float scales[R];
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        in[r] = rows[r].x;
+        scales[r] = rows[0].scale ? *rows[r].scale : 1.0f;
+      }
+      w = dot_.template sums<R>(w, in, rows[0].scale ? scales : nullptr, k, x);
+    } else {
+      w += dot_.side_bytes(k);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) x[r][v] = S::load(rows[r].x_part + unit * G + v * S::kLanes);
+    }
+#pragma GCC unroll 2
+    for (int block = 0; block < Dot::kBlocks; ++block) {
+      if (block && unit + block * S::kLanes >= shape_.hidden) return;
+      F bias[4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) bias[i] = S::load(reinterpret_cast<const float*>(w) + (block * 4 + i) * S::kLanes);
+      for (int r = 0; r < R; ++r) {
+        F own_x[G], own_h[G];
+#pragma GCC unroll 4
+        for (int g = 0; g < G; ++g)
+          own_x[g] = x[r][g * Dot::kBlocks + block], own_h[g] = h[r][g * Dot::kBlocks + block];
+        finish(rows[r], own_x, own_h, bias, unit + block * S::kLanes);
+      }
+    }
+  }
+
+  inline void finish(const Row& row, const F (&x)[G], const F (&h)[G], const F (&bias)[4], int64_t unit) const {
+    const int64_t left = shape_.hidden - unit;
+    const bool whole = left >= S::kLanes;
+    const int lanes = static_cast<int>(left);
+    F carried = whole ? S::load(row.old_carried + unit) : S::load_n(row.old_carried + unit, lanes);
+    F now;
+    if constexpr (Dot::kQuantised)
+      now = Cell::quantised(x, h, bias, carried);
+    else
+      now = Cell::exact(x, h, bias, carried);
+    const auto put = [&](float* to, F v) __attribute__((always_inline)) {
+      if (whole)
+        S::store(to + unit, v);
+      else
+        S::store_n(to + unit, v, lanes);
+    };
+    put(row.carried, carried);
+    if (row.last_h) put(row.last_h, now);
+    if constexpr (Dot::kQuantised) {
+      if (row.h_next || row.sequence) {
+        const auto q = S::add_int(S::to_int(S::mul(now, S::set(h_inv_scale_))), S::set_int(128));
+        if (row.h_next) S::store_u8(row.h_next + unit, q);
+        if (row.sequence) S::store_u8(row.sequence + unit, q);
+      }
+      if (row.y && int8_out_) {
+        const auto q = S::to_int(S::mul(now, S::set(y_inv_scale_)));
+        S::store_u8(reinterpret_cast<uint8_t*>(row.y) + unit, S::add_int(q, S::set_int(y_zero_)));
+        return;
+      }
+    } else {
+      if (row.h_next) S::store(row.h_next + unit, now);
+      if (row.sequence) S::store(row.sequence + unit, now);
+    }
+    if (row.y) put(reinterpret_cast<float*>(row.y), now);
+  }
+
+  template <bool Fused>
+  void all_tiles(const Pass& pass, const char* w, int64_t k, size_t tile_bytes, const Row* rows) const {
+    for (int64_t unit = 0; unit < shape_.hidden; unit += kUnits, w += tile_bytes) {
+      int64_t n = 0;
+      for (; n + kRows <= pass.streams; n += kRows) tile<kRows, Fused>(w, k, rows + n, unit);
+      if constexpr (kRows == 4)
+        if (n + 2 <= pass.streams) tile<2, Fused>(w, k, rows + n, unit), n += 2;
+      if (n < pass.streams) tile<1, Fused>(w, k, rows + n, unit);
+    }
+  }
+
+  RecurrentShape shape_;
+  Dot dot_;
+  Port x_, y_, before_[2], after_[2];    // states: h, and c of an LSTM
+  const char** weights_;                 // [layer][direction]
+  bool dynamic_, own_input_, int8_out_;  // own: x is float32 and quantised here
+  float x_inv_scale_, h_inv_scale_, y_inv_scale_;
+  int32_t x_zero_, y_zero_;  // zero point + 128
+  int64_t h_pitch_, carried_pitch_, sequence_pitch_, quantised_pitch_, part_pitch_, chunk_;
+  size_t places_[11];
+  const float* zeros_;
+};
+
+template <class S, class Cell, class Dot>
+RecurrentStage<S, Cell, Dot>::RecurrentStage(const StageSpec& spec)
+    : shape_(spec),
+      dot_(spec.attrs),
+      x_(spec.in(0)),
+      y_(spec.out(0)),
+      before_{spec.in(1), spec.in(2)},
+      after_{spec.out(1), spec.out(2)},
+      dynamic_(false),
+      own_input_(false),
+      int8_out_(spec.output(0).dtype == RTA_INT8),
+      x_inv_scale_(0.0f),
+      h_inv_scale_(1.0f),
+      y_inv_scale_(1.0f),
+      x_zero_(128),
+      y_zero_(128) {
+  if constexpr (Dot::kQuantised) {
+    dynamic_ = spec.attrs.integer("dynamic") != 0;
+    h_inv_scale_ = static_cast<float>(spec.attrs.real("h_inv_scale"));
+    y_inv_scale_ = static_cast<float>(spec.attrs.real("y_inv_scale"));
+    y_zero_ = static_cast<int32_t>(spec.attrs.integer("y_zero_point")) + 128;
+    x_inv_scale_ = static_cast<float>(spec.attrs.real("x_inv_scale"));
+    x_zero_ = static_cast<int32_t>(spec.attrs.integer("x_zero_point")) + 128;
+    own_input_ = dynamic_ || x_inv_scale_ != 0.0f;
+  }
+  if ((spec.input(0).dtype == RTA_INT8) == (own_input_ || !Dot::kQuantised))
+    fail("x has dtype %d, which does not go with these weights", spec.input(0).dtype);
+  if (int8_out_ && !Dot::kQuantised) fail("float32 weights have no int8 output");
+
+  const int64_t passes = shape_.layers * shape_.directions;
+  weights_ = static_cast<const char**>(spec.arena->take(static_cast<size_t>(passes) * sizeof(char*)));
+  for (int64_t i = 0; i < passes; ++i) {
+    const int64_t layer = i / shape_.directions, direction = i % shape_.directions;
+    const int64_t k = shape_.width(layer);
+    const size_t h_side = dot_.side_bytes(shape_.hidden), x_side = dot_.side_bytes(k);
+    const size_t bytes = h_side + x_side + kBias;
+    char* to = static_cast<char*>(spec.arena->take(bytes * static_cast<size_t>(tiles())));
+    weights_[i] = to;
+    const float* bias = spec.attrs.floats(recurrent_name("bias", layer, direction), G * shape_.hidden);
+    const float* bias_n = nullptr;
+    if (G == 3) bias_n = spec.attrs.floats(recurrent_name("bias_n", layer, direction), shape_.hidden);
+    for (int64_t unit = 0; unit < shape_.hidden; unit += kUnits, to += bytes) {
+      dot_.pack({spec.attrs, "weight_hh", layer, direction, shape_.hidden, shape_.hidden, 0, *spec.arena}, unit, to);
+      dot_.pack({spec.attrs, "weight_ih", layer, direction, shape_.hidden, k, layer ? 0 : x_zero_ - 128, *spec.arena},
+                unit, to + h_side);
+      float* biases = reinterpret_cast<float*>(to + h_side + x_side);
+      for (int i = 0; i < kUnits && unit + i < shape_.hidden; ++i) {
+        float* own = biases + i / S::kLanes * 4 * S::kLanes + i % S::kLanes;
+        for (int g = 0; g < G; ++g) own[g * S::kLanes] = bias[g * shape_.hidden + unit + i];
+        if (bias_n) own[3 * S::kLanes] = bias_n[unit + i];
+      }
+    }
+  }
+
+  const int64_t n = shape_.most_streams, rows = n * shape_.time, size = sizeof(Element);
+  const int64_t units = tiles() * kUnits;
+  h_pitch_ = round_up(units * size, 64);
+  carried_pitch_ = round_up(units * 4, 64);
+  sequence_pitch_ = round_up(shape_.directions * shape_.hidden * size, 64) + 64;  // a last tile writes past the width
+  quantised_pitch_ = round_up(shape_.inputs, 64);
+  part_pitch_ = G * units;
+  chunk_ = 32 / n > 1 ? 32 / n : 1;
+  if (chunk_ > shape_.time) chunk_ = shape_.time;
+  const bool many = shape_.layers > 1;
+  ScratchLayout layout;
+  places_[0] = layout.take(n * h_pitch_);
+  places_[1] = layout.take(n * h_pitch_);
+  places_[2] = layout.take(many ? rows * sequence_pitch_ : 0);
+  places_[3] = layout.take(shape_.layers > 2 ? rows * sequence_pitch_ : 0);
+  places_[4] = layout.take(own_input_ ? rows * quantised_pitch_ : 0);
+  places_[5] = layout.take(n * carried_pitch_);
+  places_[6] = layout.take(dynamic_ ? rows * 4 : 0);
+  places_[7] = layout.take(shape_.time > 1 ? chunk_ * n * part_pitch_ * 4 : 0);
+  places_[8] = layout.take(n * 4);
+  places_[9] = places_[10] = 0;
+  if constexpr (Dot::kPrepared) {
+    int64_t widest = dot_.prepared_bytes(shape_.inputs);
+    if (many && dot_.prepared_bytes(shape_.width(1)) > widest) widest = dot_.prepared_bytes(shape_.width(1));
+    places_[9] = layout.take(n * dot_.prepared_bytes(shape_.hidden));
+    places_[10] = layout.take(rows * widest);
+  }
+  spec.need_scratch(layout.bytes());
+  zeros_ = static_cast<const float*>(spec.arena->take(static_cast<size_t>(units) * 4));
+}
+
+}  // namespace rta
+
+#include "recurrent/run.h"

@@ -1,0 +1,242 @@
+"""Stacks that run in both directions: one launch a layer, in which each direction has programs of its own, side by side.
+
+A layer reads what both directions of the one below gave, so that no layer begins before the one below ends: launches follow
+each other, and between them h lies in device memory as int8. In a layer everything is as in triton_recurrent_window.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rtaccel.core.registry import Prepared
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._gpu.triton_device import to_int8
+from rtaccel.kernels._gpu.triton_launch import Launch, bind
+from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling
+from rtaccel.kernels._persistent.triton_exchange import finish
+from rtaccel.kernels.recurrent.layout import Geometry
+from rtaccel.kernels.recurrent.triton.config import Form, Operands, form_of, multiprocessors, unsupported
+from rtaccel.kernels.recurrent.triton.kernel import input_words, moment, resident_tiles, state_words
+from rtaccel.kernels.recurrent.triton.window import all_finite
+
+POINTERS = {"float32": "*fp32", "int8": "*i8"}
+
+
+@triton.jit(do_not_specialize=["x_zero_point", "y_zero_point", "first_stream"])
+def both_kernel(
+    given_ptr, x_ptr, y_ptr, h0_ptr, c0_ptr, hn_ptr, cn_ptr, words_ptr, scales_ptr, numbers_ptr, compensation_ptr,
+    exchange_ptr, sync_ptr, x_inverse, x_zero_point, h_inverse, y_inverse, y_zero_point, first_stream,
+    GATES: tl.constexpr, LAYERS: tl.constexpr, LAYER: tl.constexpr, RESIDENT: tl.constexpr, GIVEN: tl.constexpr,
+    K: tl.constexpr, H: tl.constexpr, T: tl.constexpr, B: tl.constexpr, BATCH_FIRST: tl.constexpr, LAST: tl.constexpr,
+    STATES: tl.constexpr, DYNAMIC: tl.constexpr, BU: tl.constexpr, CX: tl.constexpr, NX: tl.constexpr, CH: tl.constexpr,
+    NH: tl.constexpr, PARTS: tl.constexpr, THREADS: tl.constexpr, GROUP: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """Grid (PARTS, streams, 2). given [.., GIVEN]: x of the stack, whose NaN and infinities a stream feels in every layer;
+    x [.., K]: of this layer; y [.., 2 H]. Operands: those of the programs of one direction after those of the other."""
+    program, stream, back = tl.program_id(0), first_stream + tl.program_id(1), tl.program_id(2)
+    sample, row = (stream // B).to(tl.int64), stream % B
+    GIVEN_STEP: tl.constexpr = GIVEN if BATCH_FIRST else B * GIVEN
+    X_STEP: tl.constexpr = K if BATCH_FIRST else B * K
+    Y_STEP: tl.constexpr = 2 * H if BATCH_FIRST else B * 2 * H
+    STATE_STEP: tl.constexpr = B * H
+    PAIRS: tl.constexpr = ((4 * CX * NX // GROUP + 1) // 2 + (4 * CH * NH // GROUP + 1) // 2) if GROUP else 0
+    place = back * PARTS + program
+    given_ptr += sample * T * B * GIVEN + row * (T * GIVEN if BATCH_FIRST else GIVEN)
+    x_ptr += sample * T * B * K + row * (T * K if BATCH_FIRST else K)
+    if LAST:
+        y_ptr += stream.to(tl.int64) * (2 * H) + back * H
+    else:
+        y_ptr += sample * T * B * 2 * H + row * (T * 2 * H if BATCH_FIRST else 2 * H) + back * H
+    state_row = sample * LAYERS * 2 * B * H + row * H
+    own = state_row + (2 * LAYER + back) * STATE_STEP
+    words_ptr += place * (GATES * (NX * CX + NH * CH) * BU // (2 if GROUP else 1))
+    scales_ptr += place * (GATES * PAIRS * BU)
+    numbers_ptr += place * ((3 * GATES + (GATES == 3)) * BU)
+    compensation_ptr += place * GATES * BU
+    exchange_ptr += (tl.program_id(1) * 2 + back) * (2 * NH * CH)
+    sync_ptr += (tl.program_id(1) * 2 + back) * 2
+    first = tl.full((), 1, tl.int32)
+    if PARTS > 1:
+        first = tl.load(sync_ptr + 1) + 1
+
+    tiles = resident_tiles(words_ptr, RESIDENT, GATES, BU, CX, NX, CH, NH, GROUP)
+    n = program * BU + tl.arange(0, BU)
+    hidden = ()
+    if STATES:
+        hidden = state_words(h0_ptr + own, h_inverse, H, CH, NH)
+        states = (tl.load((c0_ptr if GATES == 4 else h0_ptr) + own + n, mask=n < H, other=0.0),)
+    else:
+        for _ in tl.static_range(NH):
+            hidden = hidden + (tl.zeros((CH,), tl.int32),)  # noqa: RUF005
+        states = (tl.zeros((BU,), tl.float32),)
+    alive = all_finite(
+        given_ptr, h0_ptr + state_row, c0_ptr + state_row, GIVEN_STEP, STATE_STEP, T, GIVEN, H, 2 * LAYERS, GATES, STATES
+    )  # fmt: skip
+    for t in range(T):
+        at = tl.where(back == 1, T - 1 - t, t)
+        x_words, x_scale = input_words(x_ptr + at * X_STEP, x_inverse, x_zero_point, K, CX, NX, DYNAMIC)
+        hidden, states, outputs, alive = moment(
+            tiles, hidden, states, x_words, x_scale, alive, t, words_ptr, numbers_ptr, compensation_ptr, exchange_ptr,
+            first + t, h_inverse, program, GATES, 1, RESIDENT, BU, CX, NX, CH, NH, PARTS, THREADS, ASM, scales_ptr, GROUP,
+        )  # fmt: skip
+        h = outputs[0]
+        if y_ptr.dtype.element_ty == tl.int8:
+            y = to_int8(tl.where(alive, h, 0.0) * y_inverse, y_zero_point)
+        else:
+            y = tl.where(alive, h, float("nan"))
+        if LAST:
+            # a tile of conditions, because the interpreter of triton 3.9 widens a scalar one
+            tl.store(y_ptr + n, y, mask=(n < H) & (at + tl.zeros_like(n) == T - 1))
+        else:
+            tl.store(y_ptr + at * Y_STEP + n, y, mask=n < H)
+        if STATES:
+            end = (n < H) & (t + tl.zeros_like(n) == T - 1)
+            tl.store(hn_ptr + own + n, tl.where(alive, h, float("nan")), mask=end)
+            if GATES == 4:
+                tl.store(cn_ptr + own + n, tl.where(alive, states[0], float("nan")), mask=end)
+    if PARTS > 1:
+        finish(sync_ptr, PARTS, first + T - 1)
+
+
+def layer_problem(problem: Problem, layer: int) -> Problem:
+    """One direction of a layer, as a stack of its own."""
+    g = Geometry.of(problem.attrs)
+    inputs = g.width(layer, problem.in_widths[0])
+    attrs = {**problem.attrs, "layers": 1, "directions": 1}
+    return replace(problem, in_widths=(inputs, *problem.in_widths[1:]), attrs=attrs)
+
+
+def forms_of(problem: Problem, gates: int) -> list[Form] | str:
+    """The cut of each layer, for half of the programs that the device holds at once; or why there is none."""
+    found = []
+    for layer in range(Geometry.of(problem.attrs).layers):
+        one = layer_problem(problem, layer)
+        form = unsupported(one) or form_of(one, gates, multiprocessors() // 2)
+        if isinstance(form, str):
+            return form
+        found.append(form)
+    return found
+
+
+def specialise(problem: Problem, form: Form, layer: int) -> Specialisation:
+    g, attrs = Geometry.of(problem.attrs), problem.attrs
+    top, states = layer == g.layers - 1, len(problem.in_widths) > 1
+    given = problem.in_dtypes[0]
+    x, y = given if layer == 0 else "int8", problem.out_dtypes[0] if top else "int8"
+    dynamic = x == "float32" and "x_scale" not in attrs
+    kind = x if x == "int8" else "dynamic" if dynamic else "static"
+    kind += f"_int4_g{form.group}" if form.group else ""
+    extras = (
+        ("_states" if states else "") + ("_last" if g.last_only and top else "") + ("_first" if g.batch_first else "")
+    )
+    floats = ("h0_ptr", "c0_ptr", "hn_ptr", "cn_ptr", "numbers_ptr")
+    return Specialisation(
+        name=f"{problem.op}_both_T{g.time}_B{g.batch}_K{form.inputs}_H{g.hidden}_{layer}of{g.layers}_P{form.parts}_{kind}_{y}{extras}",
+        kernel=both_kernel,
+        signature={
+            "given_ptr": POINTERS[given], "x_ptr": POINTERS[x], "y_ptr": POINTERS[y], **dict.fromkeys(floats, "*fp32"),
+            "words_ptr": "*i32", "scales_ptr": "*i32", "compensation_ptr": "*i32", "exchange_ptr": "*i64",
+            "sync_ptr": "*i32", "x_inverse": "fp32", "x_zero_point": "i32", "h_inverse": "fp32", "y_inverse": "fp32",
+            "y_zero_point": "i32", "first_stream": "i32",
+        },
+        constants={
+            **form.constants(), "LAYERS": g.layers, "LAYER": layer, "GIVEN": problem.in_widths[0], "GROUP": form.group,
+            "T": g.time, "B": g.batch, "BATCH_FIRST": bool(g.batch_first), "LAST": bool(g.last_only) and top,
+            "STATES": states, "DYNAMIC": dynamic,
+        },
+        tiling=Tiling(1, form.units, 4 * form.chunks_x[0], num_warps=form.num_warps),
+        cooperative=form.parts > 1,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One launch: its kernel, the numbers of both directions, what its programs exchange, and its output."""
+
+    form: Form
+    launch: Launch
+    operands: Operands
+    exchange: Tensor
+    sync: Tensor
+    at_once: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+def _operands(low: Mapping[str, Any], geometry: Geometry, layer: int, form: Form, device: str) -> Operands:
+    """Of a layer: one direction's after the other's."""
+    both = []
+    for number, _, suffix in geometry.suffixes():
+        if number != layer:
+            continue
+        one = {k.replace(suffix, "_l0"): v for k, v in low.items() if f"{k}_".find(f"{suffix}_") >= 0}
+        if not suffix.endswith("_reverse"):
+            one = {k: v for k, v in one.items() if "_reverse" not in k}
+        one |= {
+            name: low[name] for name in ("h_inv_scale", "y_inv_scale", "y_zero_point", "x_inv_scale", "x_zero_point")
+        }
+        if layer:
+            one |= {"x_inv_scale": 0.0, "x_zero_point": 0}
+        if layer < geometry.layers - 1:
+            one |= {"y_inv_scale": low["h_inv_scale"], "y_zero_point": 0}
+        both.append(Operands.of(one, form, device))
+    there, back = both
+    joined = {
+        f.name: torch.cat([getattr(there, f.name), getattr(back, f.name)])
+        for f in fields(Operands)
+        if isinstance(getattr(there, f.name), Tensor)
+    }
+    return replace(there, **joined)
+
+
+def prepared(stage: Stage, problem: Problem, gates: int, low: Mapping[str, Any]) -> Prepared:
+    geometry, device = Geometry.of(stage.attrs), problem.device
+    found = forms_of(problem, gates)
+    assert not isinstance(found, str), found
+    layers = []
+    for layer, form in enumerate(found):
+        top = layer == geometry.layers - 1
+        at_once = max(multiprocessors() // (2 * form.parts), 1) if form.parts > 1 else 1 << 15
+        slots = 2 * at_once if form.parts > 1 else 0
+        chunk, chunks = form.chunks_h
+        value = stage.outputs[0]
+        shape = value.shape if top else (geometry.time * geometry.batch, 2 * geometry.hidden)
+        layers.append(
+            Layer(
+                form, bind(specialise(problem, form, layer)), _operands(low, geometry, layer, form, device),
+                torch.zeros(slots * 2 * chunk * chunks, dtype=torch.int64, device=device),
+                torch.zeros(2 * slots, dtype=torch.int32, device=device), at_once,
+                getattr(torch, value.dtype if top else "int8"), shape,
+            )
+        )  # fmt: skip
+
+    def call(*inputs: Tensor) -> tuple[Tensor, ...]:
+        given, samples = inputs[0], inputs[0].shape[0]
+        numbers = layers[0].operands.numbers
+        after = [torch.empty((samples, *v.shape), device=given.device) for v in stage.outputs[1:]]
+        before = (*inputs[1:], numbers, numbers)[: gates - 2] if len(inputs) > 1 else (numbers,) * 2
+        ends = (*after, numbers, numbers)
+        x, streams = given, samples * geometry.batch
+        for layer in layers:
+            y = torch.empty((samples, *layer.shape), dtype=layer.dtype, device=given.device)
+            ops = layer.operands
+            for first in range(0, streams, layer.at_once):
+                layer.launch(
+                    (layer.form.parts, min(layer.at_once, streams - first), 2), given_ptr=given, x_ptr=x, y_ptr=y,
+                    h0_ptr=before[0], c0_ptr=before[-1], hn_ptr=ends[0], cn_ptr=ends[1], words_ptr=ops.words,
+                    scales_ptr=ops.scales, numbers_ptr=ops.numbers, compensation_ptr=ops.compensation,
+                    exchange_ptr=layer.exchange, sync_ptr=layer.sync, x_inverse=ops.x_inverse,
+                    x_zero_point=ops.x_zero_point, h_inverse=ops.h_inverse, y_inverse=ops.y_inverse,
+                    y_zero_point=ops.y_zero_point, first_stream=first,
+                )  # fmt: skip
+            x = y
+        return (x, *after)
+
+    return call

@@ -1,0 +1,255 @@
+"""How a recurrent stack is cut for the kernels of triton_recurrent.py, and its weights in the order in which they read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtaccel.core import settings
+from rtaccel.core.stage import Problem
+from rtaccel.kernels._gpu import triton_int4
+from rtaccel.kernels._gpu.triton_spec import power_of_two
+from rtaccel.kernels.recurrent.layout import MAX_K, Geometry
+
+NUM_WARPS = 8
+THREADS = 32 * NUM_WARPS
+MAX_WORDS = 128 * THREADS
+"""int32 words of weights that a program holds at a time, 128 a thread: with them and the rest a thread stays within the 255
+registers that 8 warps may have."""
+
+WHOLE_WORDS = 112 * THREADS
+"""Words of a stack above which it is cut into more programs rather than held by these. Not measured on a card."""
+
+CHUNK = 128
+"""Words of a tile that one warp reads at once: a longer row would be spread over warps, and every sum cross them."""
+
+INT4_CHUNK = 32
+"""The same in int8 words of x where weights are int4: a row of 128 lies in four lanes, which hand their sums on in order."""
+
+MOST_GROUPS = 256
+"""Groups of all gates, halves and layers: their sums are written out one by one, and code grows with them."""
+
+FEWEST_UNITS = 8
+MULTIPROCESSORS = 132
+"""What is assumed where no card is seen: those of an H100."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """One cut of a stack. inputs: K. units: of each layer in a program (BU). parts: programs of a stream. resident: layers whose
+    weights stay in registers. group: of int4 weights, 0 for int8 ones."""
+
+    geometry: Geometry
+    inputs: int
+    gates: int
+    units: int
+    parts: int
+    resident: int
+    group: int = 0
+
+    @property
+    def chunks_x(self) -> tuple[int, int]:
+        """(words of a chunk, chunks) of x, int8 whatever the weights are."""
+        return self._chunks(power_of_two(self.inputs, max(16, self.group), 1 << 20) // 4)
+
+    @property
+    def chunks_h(self) -> tuple[int, int]:
+        words = self.units * power_of_two(self.parts, 1, 1 << 20) // 4
+        if self.parts == 1 and not self.group:
+            return words, 1
+        return self._chunks(max(words, self.group // 4))
+
+    def _chunks(self, words: int) -> tuple[int, int]:
+        most = INT4_CHUNK if self.group else CHUNK
+        return min(words, most), max(words // most, 1)
+
+    @property
+    def half_words(self) -> tuple[int, ...]:
+        """Of each layer in one program, padded: its weights for x, and those for h."""
+        (cx, nx), (ch, nh) = self.chunks_x, self.chunks_h
+        if self.group:  # of a small tile every thread has a word, or a copy
+            x, h = (n * max(self.units * c // 2, THREADS) for c, n in ((cx, nx), (ch, nh)))
+        else:
+            x, h = self.units * cx * nx, self.units * ch * nh
+        return (self.gates * x, self.gates * h, *[self.gates * h] * (2 * (self.geometry.layers - 1)))
+
+    @property
+    def layer_words(self) -> tuple[int, ...]:
+        halves = self.half_words
+        return tuple(x + h for x, h in zip(halves[::2], halves[1::2]))
+
+    @property
+    def num_warps(self) -> int:
+        """As few as hold the weights with 64 words a thread, at least four, and a thread for every word that is exchanged."""
+        held = sum(self.layer_words[: self.resident]) + max(self.half_words[2 * self.resident :], default=0)
+        return power_of_two(max(held // (64 * 32), -(-self.geometry.hidden // 128)), 4, NUM_WARPS)
+
+    def constants(self) -> dict[str, Any]:
+        """Those that all recurrent kernels have."""
+        (cx, nx), (ch, nh) = self.chunks_x, self.chunks_h
+        return {
+            "GATES": self.gates, "LAYERS": self.geometry.layers, "RESIDENT": self.resident, "K": self.inputs,
+            "H": self.geometry.hidden, "BU": self.units, "CX": cx, "NX": nx, "CH": ch, "NH": nh, "PARTS": self.parts,
+            "THREADS": 32 * self.num_warps, "ASM": not settings.triton_interpret(),
+        }  # fmt: skip
+
+
+def multiprocessors() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count)
+    return MULTIPROCESSORS
+
+
+def _resident(form: Form) -> int | None:
+    """How many first layers stay, with room for the largest half of the others; None where not even that fits."""
+    words = form.layer_words
+    for count in range(len(words), -1, -1):
+        if sum(words[:count]) + max(form.half_words[2 * count :], default=0) <= MAX_WORDS:
+            return count
+    return None
+
+
+def group_of(problem: Problem) -> int:
+    return int(problem.attrs["group_size"]) if problem.weight_dtype == "uint8" else 0
+
+
+def _units_alone(problem: Problem) -> int:
+    """Units of a layer in a program that has all of them: a whole group of int4 weights at least, as its h is not exchanged."""
+    return power_of_two(Geometry.of(problem.attrs).hidden, max(FEWEST_UNITS, group_of(problem)), 1 << 20)
+
+
+def forms(problem: Problem, gates: int) -> list[Form]:
+    """Every cut that fits a program, those with the fewest programs first."""
+    geometry, inputs = Geometry.of(problem.attrs), problem.in_widths[0]
+    found, alone = [], _units_alone(problem)
+    units = alone
+    while units >= FEWEST_UNITS:
+        form = Form(geometry, inputs, gates, units, -(-geometry.hidden // units), 0, group_of(problem))
+        resident = _resident(form)
+        if resident is not None and (form.parts > 1 or units == alone):
+            found.append(replace(form, resident=resident))
+        units //= 2
+    return found
+
+
+def form_of(problem: Problem, gates: int, most: int | None = None) -> Form | str:
+    """The cut of a stack for `most` programs a stream (those that the device holds at once, shared by its streams), or why
+    there is none: the fewest programs that keep all weights in registers, else the most that there are.
+
+    In the interpreter, which runs one program after another, one program has everything.
+    """
+    geometry, inputs = Geometry.of(problem.attrs), problem.in_widths[0]
+    if group_of(problem):
+        in_order = 2 * geometry.layers * gates * -(-geometry.hidden // group_of(problem))
+        if in_order > MOST_GROUPS:
+            return f"adds the groups of int4 weights one after another, up to {MOST_GROUPS} in a moment, not {in_order}"
+    if settings.triton_interpret():
+        return Form(geometry, inputs, gates, _units_alone(problem), 1, geometry.layers, group_of(problem))
+    streams = max(problem.rows * geometry.batch, 1)
+    limit = max((most or multiprocessors()) // streams, 1)
+    found = forms(problem, gates)
+    fitting = [form for form in found if form.parts <= limit and form.parts * form.units <= 4 * THREADS]
+    if not fitting:
+        fewest = min((form.parts for form in found), default=0)
+        return (
+            f"needs {fewest} programs at once for each of {streams} streams of {geometry.hidden} units, and there are "
+            f"{limit}" if fewest else f"holds a layer of a program in registers, not {geometry.hidden} units"
+        )  # fmt: skip
+    whole = [f for f in fitting if f.resident == geometry.layers and sum(f.layer_words) <= WHOLE_WORDS]
+    return whole[0] if whole else fitting[-1]
+
+
+def unsupported(problem: Problem) -> str | None:
+    """None, or why the kernels do not compute a stage at all, however it is cut."""
+    geometry = Geometry.of(problem.attrs)
+    if problem.weight_dtype not in ("int8", "uint8"):
+        return f"takes int8 or int4 weights, not {problem.weight_dtype}"
+    if group_of(problem) not in (0, *triton_int4.GROUP_SIZES):
+        return (
+            f"takes int4 weights in groups of {', '.join(map(str, triton_int4.GROUP_SIZES))}, not {group_of(problem)}"
+        )
+    if geometry.directions != 1:
+        return "runs forwards, not in both directions"
+    if max(problem.in_widths[0], geometry.hidden) > MAX_K:
+        return f"sums in int32, which holds widths up to {MAX_K}"
+    return None
+
+
+def _tiles(weight: Tensor, form: Form, chunk: int, chunks: int) -> Tensor:
+    """int8 [gates * H, K] -> int32 [parts, gates * chunks * units * chunk words]."""
+    units = form.parts * form.units
+    padded = torch.zeros((form.gates, units, 4 * chunk * chunks), dtype=torch.int8)
+    padded[:, : form.geometry.hidden, : weight.shape[1]] = weight.view(form.gates, -1, weight.shape[1])
+    words = padded.view(torch.int32).view(form.gates, form.parts, form.units, chunks, chunk)
+    return words.permute(1, 0, 3, 2, 4).reshape(form.parts, -1)
+
+
+def _int4_tiles(
+    low: Mapping[str, Any], name: str, k: int, form: Form, chunk: int, chunks: int
+) -> tuple[Tensor, Tensor]:
+    """(words [parts, gates * chunks * units * chunk / 2], scales [parts, gates * pairs of groups * units]) of int4 weights."""
+    hidden, units = form.geometry.hidden, form.parts * form.units
+    words, scales = [], []
+    for weight, group_scale in zip(
+        low[name].view(form.gates, hidden, -1), low[f"{name}_group_scale"].view(form.gates, hidden, -1)
+    ):
+        q, scale = triton_int4.unpacked(weight, group_scale, k, form.group, units, 4 * chunk * chunks)
+        tiles = triton_int4.pack_words(q).view(form.parts, form.units, chunks, chunk // 2)
+        words.append(tiles.transpose(1, 2).reshape(form.parts, -1))
+        scales.append(scale.view(-1, form.parts, form.units).transpose(0, 1).reshape(form.parts, -1))
+    return torch.cat(words, 1), torch.cat(scales, 1)
+
+
+def _numbers(values: Tensor, form: Form) -> Tensor:
+    """[rows * H] -> [parts, rows * units]."""
+    rows = values.view(-1, form.geometry.hidden)
+    padded = torch.nn.functional.pad(rows, (0, form.parts * form.units - rows.shape[1]))
+    return padded.view(rows.shape[0], form.parts, form.units).transpose(0, 1).reshape(form.parts, -1)
+
+
+@dataclass(frozen=True)
+class Operands:
+    """A stack's numbers as the kernels read them, on the device."""
+
+    words: Tensor
+    scales: Tensor
+    numbers: Tensor
+    compensation: Tensor
+    x_inverse: float
+    x_zero_point: int
+    h_inverse: float
+    y_inverse: float
+    y_zero_point: int
+
+    @classmethod
+    def of(cls, low: Mapping[str, Any], form: Form, device: str) -> Operands:
+        """low: what the contract's `lower` gives."""
+        words, scales, numbers = [], [torch.zeros((form.parts, 0), dtype=torch.int32)], []
+        for layer, _, suffix in form.geometry.suffixes():
+            for which, (chunk, chunks) in (("ih", form.chunks_h if layer else form.chunks_x), ("hh", form.chunks_h)):
+                name = f"weight_{which}{suffix}"
+                if form.group:
+                    k = form.inputs if which == "ih" and layer == 0 else form.geometry.hidden
+                    tiles, scale = _int4_tiles(low, name, k, form, chunk, chunks)
+                    words.append(tiles)
+                    scales.append(scale)
+                else:
+                    words.append(_tiles(low[name].cpu(), form, chunk, chunks))
+            biases = low[f"bias{suffix}"].cpu().float()
+            parts = [low[f"weight_{which}{suffix}_multiplier"] for which in ("ih", "hh")]
+            parts = [p if isinstance(p, Tensor) else torch.full_like(biases, p) for p in parts] + [biases]
+            parts += [low[f"bias_n{suffix}"]] if form.gates == 3 else []
+            numbers += [_numbers(part.cpu().float(), form) for part in parts]
+        zeros = torch.zeros(form.gates * form.geometry.hidden, dtype=torch.int32)  # int4: in the bias
+        sums = zeros if form.group else low["weight_ih_l0"].cpu().sum(1, dtype=torch.int32)
+        compensation = _numbers(-low["x_zero_point"] * sums, form)
+        held = torch.cat(scales, 1) if form.group else torch.zeros((1, 1), dtype=torch.int32)
+        joined = (torch.cat(words, 1), held, torch.cat(numbers, 1), compensation)
+        return cls(
+            *(t.flatten().contiguous().to(device) for t in joined), low["x_inv_scale"], low["x_zero_point"],
+            low["h_inv_scale"], low["y_inv_scale"], low["y_zero_point"],
+        )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Recursive least squares: one step of an online linear model."""

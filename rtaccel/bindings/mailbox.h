@@ -1,0 +1,99 @@
+// The host's side of a mailbox, as Python sees it: messages by address, a step bound to its tensors, and a thread that
+// makes the step again and again.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <string>
+
+#include "_core/rta_mailbox.h"
+#include "bindings/place.h"
+
+namespace rta_torch {
+
+inline bool is_set(const uint64_t* word) { return __atomic_load_n(word, __ATOMIC_RELAXED) != 0; }
+
+// A mailbox at fixed addresses. Slots are taken in turn by the number. With `commands`, a request ends with one word
+// more: what is to be done before it is computed. Exchanges of several threads follow one another.
+class Mailbox {
+ public:
+  Mailbox(uint64_t requests, int64_t request_words, uint64_t replies, int64_t reply_words, bool commands)
+      : requests_(reinterpret_cast<uint64_t*>(requests)),
+        replies_(reinterpret_cast<uint64_t*>(replies)),
+        request_words_(request_words),
+        reply_words_(reply_words),
+        commands_(commands) {}
+
+  // False after a timeout: the message then has the old number still, and the mailbox cannot be used again. Called with
+  // the GIL, which is free while this waits for long.
+  bool exchange(const void* request, void* reply, int64_t timeout_ns, uint32_t command);
+
+  // The same by a thread that has no GIL. False too once *control is not 0: a kernel that ends answers no more.
+  bool exchange_alone(const void* request, void* reply, int64_t timeout_ns, const uint64_t* control);
+
+  // Plays the other side for `messages` of them, in the calling thread; how many were answered before a timeout.
+  int64_t echo(int64_t messages, int64_t timeout_ns);
+
+  // Of the latest message.
+  uint32_t number() const { return sequence_; }
+
+  // For a kernel that starts anew, in memory that is set to zero: the next message is the first.
+  void restart();
+
+  // What the next message orders beside its own command.
+  uint32_t pending() const { return pending_; }
+  void set_pending(uint32_t command) { pending_ = command; }
+
+  int64_t request_words() const { return request_words_; }
+  int64_t reply_words() const { return reply_words_; }
+
+  // Whether a MailboxLoop has it, and nobody else may use it.
+  std::atomic<bool> looped{false};
+
+ private:
+  void refuse_looped() const;
+  uint64_t* send(const void* request, uint32_t command);  // where its answer will be
+
+  uint64_t *requests_, *replies_;
+  int64_t request_words_, reply_words_;
+  bool commands_;
+  uint32_t sequence_ = 0, echoed_ = 0;
+  std::atomic<uint32_t> pending_{0};
+  std::mutex turn_;
+};
+
+// An exchange with its tensors, float32 x and y of the mailbox's words: they are kept alive, and a call checks only
+// that their memory is what was bound. control: address of the control block, whose first word is not 0 once the kernel
+// was asked to end. otherwise(what) is called instead of an exchange, or after one: it raises where what is "moved" or
+// "no answer", and makes the call in its own way, or raises, where it is "ended" and nothing was sent.
+class MailboxStep {
+ public:
+  MailboxStep(nanobind::object mailbox, nanobind::object x, nanobind::object y, uint64_t control, int64_t timeout_ns,
+              nanobind::object otherwise);
+
+  void operator()() const;
+  // As bindings/timer.h: the time without that of a call from Python.
+  int64_t time(nanobind::handle out, int64_t start, int64_t stop, int64_t deadline) const;
+
+  Mailbox& mailbox() const { return *box_; }
+  bool in_place() const { return x_.same() && y_.same(); }
+  bool ended() const { return is_set(control_); }
+  bool exchange_alone() const { return box_->exchange_alone(x_.data(), y_.data(), timeout_ns_, control_); }
+  [[noreturn]] void refuse(const char* what) const;
+
+ private:
+  nanobind::object owner_, otherwise_;
+  Mailbox* box_;
+  Place x_, y_;
+  const uint64_t* control_;
+  int64_t timeout_ns_;
+};
+
+// What Python sees of both, and of the loop.
+void add_mailbox(nanobind::module_& m);
+void add_mailbox_loop(nanobind::module_& m);
+
+}  // namespace rta_torch

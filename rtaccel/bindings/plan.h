@@ -1,0 +1,101 @@
+// A plan of the native core, called on torch tensors.
+//
+// A call checks its tensors here, in some 20 ns each, and reports anything out of the ordinary by returning None or
+// False: Python then names the mistake in a typed error, or makes a contiguous copy and calls again. So the usual
+// call pays for no Python-level check, and the unusual one gets a full explanation.
+#pragma once
+
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "bindings/tensor.h"
+
+namespace rta_torch {
+
+struct Pointers {
+  const void* in[kMaxTensors];
+  void* out[kMaxTensors];
+  int64_t rows;
+  int64_t lead[kMaxDims];  // of the first input
+};
+
+class Plan {
+ public:
+  using Ports = std::vector<std::tuple<std::string, int, std::vector<int64_t>, std::vector<int64_t>>>;
+
+  explicit Plan(size_t weight_bytes);
+  ~Plan();
+  Plan(const Plan&) = delete;
+
+  // Building, once.
+  int value(const std::string& dtype, int64_t steps, int64_t width, const std::string& role);
+  void stage(const std::string& op, const std::string& kernel, const std::vector<int>& inputs,
+             const std::vector<int>& outputs, nanobind::dict attrs);
+  // min_batch, max_batch: sizes of the first dimension that a call may have; max_batch -1 for no limit.
+  void finish(const Ports& inputs, const Ports& outputs, int64_t min_batch, int64_t max_batch, int64_t state_samples,
+              int64_t memory, int threads);
+  // How the arguments of call, run and bind are nested, and their results.
+  void nesting(const std::string& inputs, const std::string& outputs);
+  // Takes the place of its stages, weights and states from another plan of the same tensors, which is left with the old
+  // ones: whoever holds this plan, a bound call too, goes on with the new ones.
+  void adopt(Plan& other);
+  // Dicts that must be empty for a call from an entry: where hooks of a module are kept.
+  void guard(nanobind::tuple dicts);
+  bool guarded() const;
+  int traverse(visitproc visit, void* arg) const;
+  void clear();
+
+  // Whether the tensors can be read and written where they lie.
+  bool fits(nanobind::handle inputs, nanobind::handle outputs, Pointers& p) const;
+
+  // Writes into `outputs` (a tensor or a tuple). False: nothing was written, the tensors need a closer look.
+  bool run(nanobind::handle inputs, nanobind::handle outputs) const;
+  bool run_given(PyObject* const* inputs, Py_ssize_t count, PyObject* outputs) const;
+
+  // A fresh tensor, or a tuple of them. None: the tensors need a closer look.
+  nanobind::object call(nanobind::handle inputs) const;
+  nanobind::object call_given(PyObject* const* inputs, Py_ssize_t count) const;
+  nanobind::object call_flat(nanobind::handle inputs) const;
+
+  // The GIL is held: two Python threads cannot be in one plan, and the plan's own threads need no GIL.
+  void run_bound(const Pointers& p) const {
+    if (rta_plan_run(plan_, p.in, p.out, p.rows) != 0) raise_refusal();
+  }
+
+  // (rows of int64 as rta_plan_profile writes them, ns per count). None: the tensors need a closer look.
+  nanobind::object profile(nanobind::handle inputs, nanobind::handle outputs, int64_t calls) const;
+
+  void reset(int64_t first, int64_t count);
+  nanobind::bytes save_state() const;
+  void load_state(nanobind::bytes from);
+  int64_t prefault();
+  void lock();
+  int parts(int stage, int64_t samples) const { return rta_plan_parts(plan_, stage, samples); }
+  int running_threads() const { return rta_plan_running_threads(plan_); }
+  size_t state_bytes() const { return state_samples_ == 0 ? 0 : rta_plan_state_bytes(plan_); }
+  size_t packed_bytes() const { return rta_plan_packed_bytes(plan_); }
+  size_t scratch_bytes() const { return rta_plan_scratch_bytes(plan_); }
+
+ private:
+  // Tensors in the order of the plan, out of how they are nested.
+  struct Flat {
+    PyObject* tensors[kMaxTensors];
+    int count = 0;
+  };
+
+  bool take_inputs(const Flat& flat, Pointers& p) const;
+  bool take_outputs(PyObject* outputs, Pointers& p) const;
+  nanobind::object compute(const Flat& inputs, const std::string& form_out) const;
+
+  rta_plan* plan_;
+  std::vector<Spec> inputs_, outputs_;
+  std::string flat_in_, flat_out_, form_in_, form_out_;
+  std::vector<PyObject*> guards_;
+  int64_t min_batch_ = 0, max_batch_ = -1, state_samples_ = 0, stages_ = 0;
+};
+
+// What Python sees of it.
+void add_plan(nanobind::module_& m);
+
+}  // namespace rta_torch
