@@ -11,6 +11,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # torch's threads spin for each other: 
 import pytest
 import torch
 
+from tests.support import kept
 from tests.support.count import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown  # noqa: F401
 from tests.support.wheel import wheel  # noqa: F401
 
@@ -21,12 +22,11 @@ def _fixed_seed() -> None:
 
 
 @pytest.fixture(scope="module")
-def empty_triton_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compiles for real, each form once for all tests: nothing is read from, or left in, the user's cache."""
-    own = tmp_path_factory.getbasetemp()
-    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+def kept_triton_cache() -> Iterator[None]:
+    """Each form is compiled once, until its source, an option or triton changes: triton's own cache is keyed by them. Nothing is
+    read from, or left in, the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_CACHE_DIR", str(folder / "triton"))
+        patch.setenv("TRITON_CACHE_DIR", str(kept.folder("triton")))
         yield
 
 

@@ -7,7 +7,6 @@ import importlib.util
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,22 +42,17 @@ class Net(nn.Module):
         return y if self.head is None else self.head(y)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("on_host")
-
-
 Cut = tuple[int, int, int]
 """Programs, lanes, steps in registers; the first half of the others is in shared memory."""
 
 
 @pytest.fixture
-def devices(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., on_host.HostDevice]]:
+def devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., on_host.HostDevice]]:
     """Puts a device in the place of the GPU, with a form of this cut."""
     made: list[on_host.HostDevice] = []
 
     def put(cut: Cut, **keywords: Any) -> on_host.HostDevice:
-        device = on_host.HostDevice(folder, **keywords)
+        device = on_host.HostDevice(**keywords)
         made.append(device)
 
         def form(geometry: Geometry, inputs: int, gates: int, group: int, head: Head | None, card: Card) -> Form:
@@ -215,13 +209,12 @@ def test_a_word_that_does_not_come(
         live.close()
 
 
-def test_it_touches_nothing_outside_its_buffers(tmp_path: Path) -> None:
+def test_it_touches_nothing_outside_its_buffers() -> None:
     """Every buffer of its own size, shared memory too, under a sanitizer; a buffer that is 16 bytes too short is found."""
     form = Form(Geometry(30, layers=2), 37, 4, 32, Head(3, "relu", 32), 16, 2, 2, 3, 5, True)
-    program = tmp_path / "sanitized"
-    on_host.build(
+    program = on_host.build(
         cuda_kernel.kernel_of("lstm", form),
-        program,
+        "sanitized",
         "-DRTA_PROGRAM",
         "-fsanitize=address",
         "-fno-omit-frame-pointer",

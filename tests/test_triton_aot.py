@@ -30,7 +30,6 @@ from rtaccel.kernels._gpu.triton_aot import (
     Allowed,
     Footprint,
     compile_for,
-    read_cubin,
     specialisations,
     violations,
 )
@@ -38,9 +37,10 @@ from rtaccel.kernels._gpu.triton_spec import FUSED, INT8_MMA, Specialisation
 from rtaccel.kernels.linear import contract, triton_dot, triton_gemv
 from rtaccel.kernels.linear.triton_w8a8 import Operands
 from rtaccel.runtime.cuda_ahead import kernels_of
+from tests.support import kept
 from tests.triton_checks import budgets
 
-pytestmark = pytest.mark.usefixtures("empty_triton_cache")
+pytestmark = pytest.mark.usefixtures("kept_triton_cache")
 
 SPECIALISATIONS = specialisations()
 
@@ -48,7 +48,7 @@ SPECIALISATIONS = specialisations()
 @functools.cache
 def compiled(name: str, capability: int) -> Footprint:
     """Compiled once, for all that is asserted of it."""
-    return compile_for(next(s for s in SPECIALISATIONS if s.name == name), capability)
+    return kept.footprint(next(s for s in SPECIALISATIONS if s.name == name), capability)
 
 
 def todays() -> Iterator[Any]:
@@ -107,7 +107,7 @@ def test_the_autoencoder_fits_one_multiprocessor(kind: str) -> None:
 @pytest.mark.parametrize(("kernel", "capability"), [(triton_dot, 100), (triton_gemv, 80)], ids=["dot", "gemv"])
 def test_every_activation_compiles_without_stack(kernel: Any, activation: str, capability: int) -> None:
     stage = contract.make_stage(256, 64, "dynamic", activation, 0.1)
-    found = compile_for(kernel.specialise(Problem.of(stage, 2, "cuda")), capability)
+    found = kept.footprint(kernel.specialise(Problem.of(stage, 2, "cuda")), capability)
     assert (found.stack_bytes, found.local_bytes, found.spills) == (0, 0, 0)
     if activation in HOMOGENEOUS:  # their result must equal the reference's bits, so no product may fuse with a sum
         assert found.count(FUSED) == 0
@@ -162,7 +162,7 @@ def test_a_launch_compiles_once_for_every_batch_and_what_was_checked(kernel: Any
             )
             compiled[code.hash] = code
     assert len(compiled) == 1
-    assert read_cubin(code.asm["cubin"], code.metadata.shared) == compile_for(spec, 90)
+    assert kept.read(code.asm["cubin"], code.metadata.shared) == kept.footprint(spec, 90)
     assert not code.metadata.enable_fp_fusion
 
 

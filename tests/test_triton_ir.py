@@ -27,7 +27,7 @@ from tests.triton_checks.ttir import parse
 from tests.triton_checks.ttir_ranges import faults
 from tests.triton_checks.ttir_traffic import Traffic
 
-pytestmark = pytest.mark.usefixtures("empty_triton_cache")
+pytestmark = pytest.mark.usefixtures("kept_triton_cache")
 
 DECLARED = launches.declared()
 

@@ -13,7 +13,7 @@ if importlib.util.find_spec("triton") is None:
 
 from bench.device import prepare
 
-pytestmark = pytest.mark.usefixtures("empty_triton_cache")
+pytestmark = pytest.mark.usefixtures("kept_triton_cache")
 
 
 @pytest.fixture(autouse=True)

@@ -16,11 +16,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from rtaccel.kernels._gpu.cuda_nvrtc import compile_cubin
-from rtaccel.kernels._gpu.triton_aot import Footprint, read_cubin
+from rtaccel.kernels._gpu.triton_aot import Footprint
 from rtaccel.kernels._gpu.triton_spec import GPU_DP4A, SYSTEM_FENCE, SYSTEM_LOAD, SYSTEM_STORE
 from rtaccel.kernels.recurrent.cuda.config import SHARED_BYTES, Card
 from rtaccel.kernels.recurrent.cuda.kernel import DECLARED, declared
+from tests.support import kept
 
 FILE = Path(__file__).with_name("budgets.json")
 
@@ -35,7 +35,7 @@ REQUIRED = (GPU_DP4A, r"LDS\.128", SYSTEM_LOAD, SYSTEM_STORE)
 
 def cost(name: str, capability: int) -> tuple[dict[str, Any], Footprint]:
     form, kernel = declared(name, Card(capability))
-    found = read_cubin(compile_cubin(kernel, capability).code, kernel.shared_bytes)
+    found = kept.read(kept.cubin(kernel, capability).code, kernel.shared_bytes)
     made = ((family, found.count(pattern)) for family, pattern in FAMILIES.items())
     return {
         "programs": form.parts, "threads": form.threads, "in_registers": form.kept_bytes,

@@ -6,7 +6,6 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from rtaccel.kernels._gpu import cuda_nvrtc
 from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
 from rtaccel.runtime.cuda_resident_launch import PersistentLaunch
 from rtaccel.runtime.cuda_resident_networks import Network
+from tests.support import kept
 
 HERE = Path(__file__).parent
 COMPILER = os.environ.get("CXX", "g++")
@@ -30,24 +30,23 @@ def missing() -> str | None:
     return None if shutil.which(COMPILER) else f"{COMPILER} is not here"
 
 
-def build(kernel: CudaKernel, out: Path, *flags: str, looks: int = 1 << 22) -> Path:
-    """The kernel's form as a file for a CPU. It looks at the abort word soon."""
+def build(kernel: CudaKernel, name: str, *flags: str, looks: int = 1 << 22) -> Path:
+    """The kernel's form as a file for a CPU, kept between runs. It looks at the abort word soon."""
     definitions = {**dict(kernel.definitions), "RTA_SPINS": 4, "RTA_LOOKS": looks}
     command = [
         COMPILER, *FLAGS, *flags, f"-I{cuda_nvrtc.FOLDER}", f"-I{HERE}", *(f"-D{k}={v}" for k, v in definitions.items()),
-        "-o", str(out), str(HERE / "recurrent_on_host.cc"),
+        str(HERE / "recurrent_on_host.cc"),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return out
+    sources = (HERE / "recurrent_on_host.cc", HERE / "cuda_on_host.h")
+    return kept.compiled_by(command, sources, name, kernel.key)
 
 
 class HostDevice:
-    """A device on which kernels run as fibers of one thread. folder: for what is compiled. seed: of the order of the fibers.
+    """A device on which kernels run as fibers of one thread. seed: of the order of the fibers.
     skipped: a line of the kernel at whose barrier nobody waits. dropped: a word of the exchange that does not arrive."""
 
-    def __init__(self, folder: Path, seed: int = 1, skipped: int = 0, dropped: int = -1, looks: int = 1 << 22) -> None:
-        self.folder, self.seed, self.skipped, self.dropped, self.looks = folder, seed, skipped, dropped, looks
+    def __init__(self, seed: int = 1, skipped: int = 0, dropped: int = -1, looks: int = 1 << 22) -> None:
+        self.seed, self.skipped, self.dropped, self.looks = seed, skipped, dropped, looks
         self.built: list[CudaKernel] = []
         self.controls: list[Tensor] = []
         self.threads: list[threading.Thread] = []
@@ -79,9 +78,7 @@ class HostDevice:
     def bind(self, kernel: CudaKernel) -> Callable[..., None]:
         """In the place of cuda_launch.bind."""
         self.built.append(kernel)
-        path = self.folder / f"{kernel.key}-{self.looks}.so"
-        if not path.exists():
-            build(kernel, path, "-shared", "-fPIC", looks=self.looks)
+        path = build(kernel, "recurrent.so", "-shared", "-fPIC", looks=self.looks)
         run = ctypes.CDLL(str(path)).rtaccel_on_host
 
         def launch(grid: tuple[int, ...], **given: Any) -> None:

@@ -8,7 +8,6 @@ LSTM_C are 32,256 threads as fibers: some minutes, and some gigabytes.
 from __future__ import annotations
 
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,8 +55,8 @@ def check(name: str, scheme: str) -> None:
 
 
 def main(words: list[str]) -> None:
-    with tempfile.TemporaryDirectory() as folder, cuda_resident_stacks.only(cuda_resident_stacks.CUDA):
-        device = HostDevice(Path(folder))
+    with cuda_resident_stacks.only(cuda_resident_stacks.CUDA):
+        device = HostDevice()
         cuda_resident.resident_device = lambda: device
         cuda_resident.TIMEOUT_NS = 600_000_000_000
         cuda_launch.bind = device.bind
