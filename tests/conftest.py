@@ -15,6 +15,12 @@ from tests.support import kept
 from tests.support.count import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown  # noqa: F401
 from tests.support.wheel import wheel  # noqa: F401
 
+LONGEST = (
+    "test_every_kernel_and_its_page", "test_triton_interpreter", "TestLifetimes", "test_kernels_in_the_simulator",
+    "test_every_batch", "test_random_models", "under_every_instruction_set",
+)  # fmt: skip
+"""Parts of the ids of what takes longer than ten seconds."""
+
 
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
@@ -41,4 +47,4 @@ def poisoned_empty():
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first: side by side, nobody waits for it at the end."""
-    items.sort(key=lambda item: "test_triton_interpreter" not in item.nodeid)
+    items.sort(key=lambda item: not any(name in item.nodeid for name in LONGEST))

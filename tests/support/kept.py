@@ -38,7 +38,9 @@ def key(*parts: str | bytes | Iterable[str]) -> str:
     """A hash of what a file is made from. A part is a text, bytes, or texts of which the order matters."""
     digest = hashlib.sha256()
     for part in parts:
-        content = part if isinstance(part, bytes) else json.dumps(part if isinstance(part, str) else list(part)).encode()
+        content = (
+            part if isinstance(part, bytes) else json.dumps(part if isinstance(part, str) else list(part)).encode()
+        )
         digest.update(len(content).to_bytes(8, "little") + content)
     return digest.hexdigest()[:40]
 

@@ -1,4 +1,7 @@
-"""What the checks share, and the two lists of those that are for the interpreter alone, or for a card alone."""
+"""What the checks share, and the two lists of those that are for the interpreter alone, or for a card alone.
+
+For processes side by side: --part 2/4 runs every fourth check from the second on.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,25 @@ CARD_ALONE = {
 """Checks by file and name, with the reason. They are not collected on the other side, so that none has to be skipped there."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", default="1/1", help="N/OF: every OF-th check of this folder, from the N-th on")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if settings.triton_interpret():
+        from tests.triton_checks.quick_interpreter import quicken
+
+        quicken()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     left_out = CARD_ALONE if settings.triton_interpret() else INTERPRETER_ALONE
     gone = [item for item in items if f"{item.path.name}::{getattr(item, 'originalname', item.name)}" in left_out]
     if gone:
         config.hook.pytest_deselected(items=gone)
         items[:] = [item for item in items if item not in gone]
+    part, parts = map(int, config.getoption("--part").split("/"))
+    items[:] = items[part - 1 :: parts]
 
 
 @pytest.fixture

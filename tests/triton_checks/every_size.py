@@ -9,12 +9,17 @@ processes side by side. tests/test_triton_interpreter.py runs a part; all of the
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import torch
 
 from rtaccel.backends import require
 from rtaccel.core.registry import impls
 from rtaccel.core.stage import Problem, Quant, Stage, Value
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.triton_checks.quick_interpreter import quicken
 
 
 def check(k: int, generator: torch.Generator) -> int:
@@ -48,6 +53,7 @@ def check(k: int, generator: torch.Generator) -> int:
 
 def main(part: int, parts: int) -> None:
     require("triton")
+    quicken()
     generator = torch.Generator()
     seed = generator.seed()
     print(f"seed {seed}, part {part} of {parts}")

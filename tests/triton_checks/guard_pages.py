@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
+from pathlib import Path
 
 import torch
 import triton
@@ -29,6 +30,10 @@ from rtaccel.kernels.quantize import contract as quantize_contract
 from rtaccel.kernels.recurrent import cases
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.sparse_linear import contract as sparse_contract
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.triton_checks.quick_interpreter import quicken
 
 PAGE = mmap.PAGESIZE
 _kept: list[mmap.mmap] = []
@@ -80,6 +85,7 @@ def inputs(stage: Stage, rows: int) -> tuple[Tensor, ...]:
 
 def main() -> None:
     require("triton")
+    quicken()
     if sys.argv[1:]:
         sizes = {"overread": (15, 16, 0), "overwrite": (16, 15, 0), "underread": (16, 16, 1)}
         n_x, n_y, shift = sizes[sys.argv[1]]
