@@ -45,13 +45,13 @@ an operator is offered to each kernel. A cell names the devices with a kernel th
 
 - `CPU`: the native core, on every [instruction set](kernels.md#instruction-sets).
 - `Triton`: NVIDIA GPUs. No GPU has run these kernels yet: see
-  [how they are checked](../how-to/gpu.md#how-it-is-checked-without-a-gpu).
+  [how they are checked](../explanation/gpu-kernels-design.md#how-it-is-checked-without-a-gpu).
 - `Numba CUDA`: NVIDIA GPUs; tried after Triton, or alone with `backend="numba_cuda"`.
 - `torch`: plain PyTorch alone, on any device. Every operator has such a kernel, `portable`.
 - `-`: the operator has no conformance case in this scheme.
 
 Persistent kernels (`mode="persistent"`, `rt.stream(device="cuda")`) are not in the registry: see
-[the persistent path](../how-to/gpu.md#the-persistent-path). `fused_linear`, `fused_sparse_linear` and `mlp` are for GPUs alone.
+[the persistent path](../how-to/gpu.md#keep-a-model-on-the-gpu). `fused_linear`, `fused_sparse_linear` and `mlp` are for GPUs alone.
 """
 
 
