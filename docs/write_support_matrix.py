@@ -51,7 +51,8 @@ an operator is offered to each kernel. A cell names the devices with a kernel th
 - `-`: the operator has no conformance case in this scheme.
 
 Persistent kernels (`mode="persistent"`, `rt.stream(device="cuda")`) are not in the registry: see
-[the persistent path](../how-to/gpu.md#keep-a-model-on-the-gpu). `fused_linear`, `fused_sparse_linear` and `mlp` are for GPUs alone.
+[the persistent path](../how-to/gpu.md#keep-a-model-on-the-gpu). `fused_linear`, `fused_sparse_linear` and `mlp` are for GPUs
+alone.
 """
 
 
