@@ -341,6 +341,30 @@ def test_memory_of_a_kernel_that_does_not_end_is_left_alone(
     assert cuda_persistent.running(), "and nothing is loaded beside it"
 
 
+def test_one_that_did_not_end_is_not_started_again(
+    card: FakeCard, chain: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two kernels would read one mailbox."""
+    monkeypatch.setattr(cuda_resident_run, "END_S", 0.05)
+    model = chain()
+    card.stubborn = True
+    call(model)
+    model.suspend()
+    with pytest.raises(BackendUnavailable, match="did not end when it was told to"):
+        call(model)
+    assert len(card.kernels) == 1
+
+
+def test_a_launch_that_is_refused_takes_no_room(card: FakeCard, chain: Make) -> None:
+    model = chain()
+    card.launch_error = of_package("triton.runtime.errors", "OutOfResources", "out of resource: shared memory")
+    with pytest.raises(UnsupportedProblem):
+        call(model)
+    assert not cuda_persistent._seats and not cuda_persistent.left_alone()
+    card.launch_error = None
+    assert call(model).shape == (1, 5)
+
+
 def test_memory_of_one_that_ended_is_given_back(card: FakeCard, chain: Make) -> None:
     model = chain()
     call(model)

@@ -88,8 +88,8 @@ def _positive(text: str) -> float:
 
 
 def measure(args: argparse.Namespace, started: float) -> int:
-    pretended = args.rehearse or args.rows is not None
-    found = {"reason": None, "card": "rehearsal"} if pretended else probe.probe()
+    on_stand_ins = args.rehearse or args.rows is not None
+    found = {"reason": None, "card": "rehearsal"} if on_stand_ins else probe.probe()
     if found["reason"] is not None:
         print(
             f"No GPU to measure: {found['reason']}.\nGPU figures stay open. Next: run this on a machine with an NVIDIA GPU."
@@ -97,18 +97,18 @@ def measure(args: argparse.Namespace, started: float) -> int:
         return 0
     rows, minutes = planned(args)
     with tempfile.TemporaryDirectory(prefix="rtaccel-device-") as folder:
-        settle(found, Path(folder), pretended)
-        book = open_journal(folder_of(args, pretended), str(found["card"]))
+        settle(found, Path(folder), on_stand_ins)
+        book = open_journal(folder_of(args, on_stand_ins), str(found["card"]))
         head = {k: v for k, v in found.items() if k != "reason"} | {
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), "command": " ".join(sys.argv[1:]),
-            "minutes": minutes, "rehearsal": pretended, "planned": sum(len(row.names) for row in rows),
+            "minutes": minutes, "rehearsal": on_stand_ins, "planned": sum(len(row.names) for row in rows),
             "machine": machine.record(),
         }  # fmt: skip
         book.add("run", **head)
-        if not pretended:
+        if not on_stand_ins:
             preload(book)
         supervisor = Supervisor(book, Clock(minutes, started), book.path.with_suffix(".log"))
-        how = go(rows, supervisor, minutes, REHEARSED_CORES if pretended else cores())
+        how = go(rows, supervisor, minutes, REHEARSED_CORES if on_stand_ins else cores())
         book.add("end", how=how, at_s=round(time.monotonic() - started, 3), machine=machine.record())
         book.close()
     code = report(book.path)
@@ -129,9 +129,9 @@ def planned(args: argparse.Namespace) -> tuple[list[Row], float]:
     return rows, args.minutes
 
 
-def settle(found: dict[str, Any], scratch: Path, pretended: bool) -> None:
+def settle(found: dict[str, Any], scratch: Path, on_stand_ins: bool) -> None:
     """The variables that every process inherits. Set before torch is imported anywhere."""
-    kept = scratch if pretended else KEPT
+    kept = scratch if on_stand_ins else KEPT
     os.environ.update({
         "CUDA_DEVICE_MAX_CONNECTIONS": "32",  # streams of kernels that stay must not wait behind each other
         "TRITON_CACHE_DIR": str(kept / "triton"), "RTACCEL_KERNELS": str(kept / "kernels"),
@@ -188,11 +188,11 @@ def interruptible() -> Iterator[None]:
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-def folder_of(args: argparse.Namespace, pretended: bool) -> Path:
+def folder_of(args: argparse.Namespace, on_stand_ins: bool) -> Path:
     folder = args.out or (Path(os.environ["OUT"]) if os.environ.get("OUT") else None)
     if folder is None:
-        return Path(tempfile.mkdtemp(prefix="rtaccel-rehearsal-")) if pretended else RESULTS
-    if pretended and folder.resolve() == RESULTS:
+        return Path(tempfile.mkdtemp(prefix="rtaccel-rehearsal-")) if on_stand_ins else RESULTS
+    if on_stand_ins and folder.resolve() == RESULTS:
         raise FormatError(
             "bench.device", f"--out {folder}", "another folder for a rehearsal", "Figures alone belong there."
         )

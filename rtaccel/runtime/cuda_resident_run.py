@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from rtaccel.backends import cuda_persistent
-from rtaccel.backends.cuda_errors import translated
+from rtaccel.backends.cuda_errors import dead, translated
 from rtaccel.core.errors import BackendUnavailable, RtaccelError
 from rtaccel.runtime.cuda_resident_device import ResidentDevice, Running
 from rtaccel.runtime.cuda_resident_networks import Network
@@ -34,6 +34,7 @@ class KernelRun:
         self.name, self._device, self._programs = network.line().what, device, network.programs
         self._seat: cuda_persistent.Seat | None = self._reserved()
         self._running: Running | None = None
+        self._lost = False
         try:
             words = network.inputs + network.commands
             self._requests, self._replies = device.mailbox(2 * words), device.mailbox(2 * network.outputs)
@@ -72,6 +73,11 @@ class KernelRun:
 
     def start(self) -> None:
         """Raises BackendUnavailable where there is no room any more, or it does not start in time; nothing of it is left then."""
+        if self._lost:
+            raise BackendUnavailable(
+                "persistent", f"{self.name}, whose kernel did not end when it was told to",
+                "memory that no kernel uses", "Compile the model again, or start a new process.",
+            )  # fmt: skip
         self._seat = self._seat or self._reserved()
         self.box.restart()  # the same one: bound calls go on with it
         for words in (self._requests, self._replies, self._control):
@@ -82,7 +88,10 @@ class KernelRun:
                 START_S, "persistent", f"starting {self.name}", lambda: self._device.start(self._loaded, *memory)
             )
         except RtaccelError:
-            self._leave_alone()
+            if dead() is None:  # it was refused, and nothing runs
+                self._give_up_seat()
+            else:
+                self._leave_alone()
             raise
         self._seat.running = True
         until = time.monotonic() + START_S
@@ -118,7 +127,7 @@ class KernelRun:
     def _leave_alone(self) -> None:
         """Its multiprocessors and its memory stay taken until the process ends."""
         cuda_persistent.leave_alone(self._loaded, self._requests, self._replies, self._control)
-        self._seat = None
+        self._seat, self._lost = None, True
 
     def close(self) -> None:
         """Ends it, and gives its place to others."""
@@ -127,9 +136,9 @@ class KernelRun:
 
     def seen(self) -> str:
         """What the kernel was seen doing."""
-        state, looks = STATES.get(int(self._control[STATE]), "?"), int(self._control[LOOKS])
+        looks = int(self._control[LOOKS])
         time.sleep(0.01)
-        return f"{state}, {'it still looks for messages' if int(self._control[LOOKS]) != looks else 'it does not move'}"
+        return f"{self.state}, {'it still looks for messages' if int(self._control[LOOKS]) != looks else 'it does not move'}"
 
     def fail(self, expected: str, what: str) -> None:
         """Ends the kernel, so that nothing of it is left, and raises."""
