@@ -19,7 +19,15 @@ import torch
 from torch import Tensor
 
 from rtaccel.measure.interleave import interleave
-from tests.voice_activity import INT8_CELL, Listener, Vad, calibration_of, packaged_vad, vad, vad_package
+from tests.support.networks.voice_activity import (
+    INT8_CELL,
+    Listener,
+    Vad,
+    calibration_of,
+    packaged_vad,
+    vad,
+    vad_package,
+)
 
 ONNX = ("16k_op15", "op18_ifless", "openvino_16k", "16k_sequence", "half")
 """Files of the package that hold the network for 16 kHz, without "silero_vad_"; the sequence is of one chunk."""

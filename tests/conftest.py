@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.support import kept
-from tests.support.count import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown  # noqa: F401
+from tests.support.generators.count import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown  # noqa: F401
 from tests.support.wheel import wheel  # noqa: F401
 
 LONGEST = (

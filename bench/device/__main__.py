@@ -37,9 +37,9 @@ REHEARSED_CORES = 16
 
 PRELOADED = (
     "torch", "triton", "triton.language", "rtaccel", "rtaccel.runtime.compiler", "rtaccel.runtime.stream",
-    "rtaccel.kernels._gpu.triton_aot", "bench.device.measure_null",
-    "bench.device.measure_persistent", "bench.device.measure_graphs", "bench.device.measure_streams",
-    "bench.device.measure_sparse", "bench.device.prepare",
+    "rtaccel.kernels._gpu.triton_aot", "bench.device.rows.null",
+    "bench.device.rows.persistent", "bench.device.rows.graphs", "bench.device.rows.streams",
+    "bench.device.rows.sparse", "bench.device.prepare",
 )  # fmt: skip
 """Imported once, before processes are forked. None of them touches CUDA."""
 

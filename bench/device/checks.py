@@ -36,21 +36,21 @@ class File:
 FILES = (
     File("tests/triton_checks/check_kernels.py", 40, 90, side_by_side=8),
     File("tests/triton_checks/check_formats.py", 40, 90, side_by_side=8),
-    File("tests/test_cuda_recurrent.py", 30, 90, words=("-k", "on_a_gpu")),
-    File("tests/test_resident.py", 30, 90, words=("-k", "on_a_gpu")),
+    File("tests/gpu/test_cuda_recurrent.py", 30, 90, words=("-k", "on_a_gpu")),
+    File("tests/gpu/test_persistent.py", 30, 90, words=("-k", "on_a_gpu")),
     File("tests/triton_checks/check_resident.py", 30, 90),
     File("tests/triton_checks/check_resident_streams.py", 30, 90),
     File("tests/triton_checks/check_conv_stream.py", 30, 90),
-    File("tests/test_cuda_graph.py", 20, 60),
+    File("tests/gpu/test_cuda_graph.py", 20, 60),
     File("tests/triton_checks/check_recurrent.py", 40, 90, side_by_side=8),
     File("tests/triton_checks/check_cut.py", 20, 60),
     File("tests/triton_checks/check_conv.py", 30, 90, side_by_side=8),
     File("tests/triton_checks/check_sparse.py", 30, 90, side_by_side=8),
     File("tests/triton_checks/check_sparse_bytes.py", 20, 60),
     File("tests/triton_checks/check_sparse_choice.py", 20, 60),
-    File("tests/test_numba_cuda.py", 20, 60),
-    File("tests/test_interop.py", 20, 60),
-    File("tests/test_gpu_timing.py", 15, 60),
+    File("tests/gpu/test_numba_cuda.py", 20, 60),
+    File("tests/runtime/test_interop.py", 20, 60),
+    File("tests/gpu/test_gpu_timing.py", 15, 60),
 )
 """The first ones are those that most figures stand on."""
 

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.device.measure_graphs import calibration, given, scheme_of
-from bench.device.measure_sparse import choosing, layer_of
-from bench.device.models import network, sequence
-from bench.device.timing import Fields
+from bench.device.rows.graphs import calibration, given, scheme_of
+from bench.device.rows.models import network, sequence
+from bench.device.rows.sparse import choosing, layer_of
+from bench.device.rows.timing import Fields
 from rtaccel.core import settings
-from rtaccel.runtime.cuda_ahead import kernels_of, resident_kernels_of
-from rtaccel.runtime.cuda_resident_stacks import only
+from rtaccel.runtime.gpu.ahead import kernels_of, resident_kernels_of
+from rtaccel.runtime.gpu.persistent_stacks import only
 
 CARD, CLAIMS = "BENCH_DEVICE_CARD", "BENCH_DEVICE_CLAIMS"
 """Environment: "capability,multiprocessors" of the card, 90,132 of an H100; the folder where a process says what it builds."""

@@ -24,7 +24,7 @@ from bench.device.worker import NO_CARD, Worker
 GONE_S = 20.0
 """How long a process that was killed may take to go before the card counts as held by it."""
 
-FREE = "bench.device.timing:free_mib"
+FREE = "bench.device.rows.timing:free_mib"
 """How much memory of the card is free, in MiB."""
 
 

@@ -56,7 +56,7 @@ def rows(seconds: float = 1.0) -> list[Row]:
 
 
 def null(seconds: float) -> Iterator[Row]:
-    at, name = "bench.device.measure_null", "null model, persistent"
+    at, name = "bench.device.rows.null", "null model, persistent"
     card: dict[str, Any] = {"memory_mib": CONTEXT_MIB, "family": "null"}
     yield Row("the card answers", f"{at}:answers", {}, "null", 5, 60, check=True, early=True, canary="fork")
     yield Row(name, f"{at}:triton", {"seconds": seconds}, estimate_s=8, limit_s=40, early=True, **card)
@@ -72,7 +72,7 @@ def _step(name: str, scheme: str, seconds: float, kernel: str = "") -> Row:
     what = {"name": name, "scheme": scheme, **({"kernel": kernel} if kernel else {})}
     return Row(
         f"{name}, one time step, rtaccel {scheme} persistent" + (f", by {kernel}" if kernel else ""),
-        "bench.device.measure_streams:step_row", {**what, "seconds": seconds}, f"stream {name}", 20 if large else 10,
+        "bench.device.rows.streams:step_row", {**what, "seconds": seconds}, f"stream {name}", 20 if large else 10,
         90 if large else 45, CONTEXT_MIB, prepare="bench.device.prepare:stream", prepare_arguments=what,
     )  # fmt: skip
 
@@ -87,7 +87,7 @@ def persistent(seconds: float) -> Iterator[Row]:
     for name in NETWORKS:
         what = {"name": name, "scheme": "w8a8"}
         yield Row(
-            f"{name}, rtaccel w8a8 persistent", "bench.device.measure_persistent:network_row", {**what, "seconds": seconds},
+            f"{name}, rtaccel w8a8 persistent", "bench.device.rows.persistent:network_row", {**what, "seconds": seconds},
             "persistent", 6, 30, CONTEXT_MIB, prepare="bench.device.prepare:persistent", prepare_arguments=what,
         )  # fmt: skip
     for name in ("TCN 3x128 k8", "gru 64-128"):
@@ -97,7 +97,7 @@ def persistent(seconds: float) -> Iterator[Row]:
 def _graph(kind: str, title: str, name: str, scheme: str, seconds: float, estimate: float = 5) -> Row:
     what = {"kind": kind, "name": name, "scheme": scheme}
     return Row(
-        f"{title}, rtaccel {scheme} graph", "bench.device.measure_graphs:graph_row", {**what, "seconds": seconds},
+        f"{title}, rtaccel {scheme} graph", "bench.device.rows.graphs:graph_row", {**what, "seconds": seconds},
         f"{kind} graphs", estimate, 45, LARGE_MIB, prepare="bench.device.prepare:graph", prepare_arguments=what,
     )  # fmt: skip
 
@@ -131,20 +131,20 @@ def linear_others(seconds: float) -> Iterator[Row]:
 def _cold(name: str, scheme: str) -> Row:
     what = {"kind": "linear", "name": name, "scheme": scheme}
     return Row(
-        f"linear {name} cold, rtaccel {scheme}", "bench.device.measure_graphs:cold_row", {"name": name, "scheme": scheme},
+        f"linear {name} cold, rtaccel {scheme}", "bench.device.rows.graphs:cold_row", {"name": name, "scheme": scheme},
         "linear cold", 6, 60, LARGE_MIB, prepare="bench.device.prepare:graph", prepare_arguments=what,
     )  # fmt: skip
 
 
 def _torch_linear(name: str, cold: bool) -> Row:
     return Row(
-        f"linear {name} {'cold' if cold else 'warm'}, torch fp16", "bench.device.measure_graphs:torch_linear_row",
+        f"linear {name} {'cold' if cold else 'warm'}, torch fp16", "bench.device.rows.graphs:torch_linear_row",
         {"name": name, "cold": cold}, "linear cold" if cold else "linear graphs", 2, 30, LARGE_MIB,
     )  # fmt: skip
 
 
 def several(seconds: float) -> Iterator[Row]:
-    at = "bench.device.measure_persistent"
+    at = "bench.device.rows.persistent"
     ahead: dict[str, Any] = {
         "prepare": "bench.device.prepare:persistent",
         "prepare_arguments": {"name": SMALL, "scheme": "w8a8"},
@@ -158,21 +158,21 @@ def several(seconds: float) -> Iterator[Row]:
         CONTEXT_MIB, check=True, **ahead,
     )  # fmt: skip
     yield Row(
-        "two streams", "bench.device.measure_graphs:two_streams", {"name": SMALL}, "", 8, 40, CONTEXT_MIB, check=True
+        "two streams", "bench.device.rows.graphs:two_streams", {"name": SMALL}, "", 8, 40, CONTEXT_MIB, check=True
     )
 
 
 def _ours_sparse(m: int, n: int, pattern: str, scheme: str = "w8a8", forced: str = "") -> Row:
     what = {"m": m, "n": n, "pattern": pattern, "scheme": scheme, "forced": forced}
     return Row(
-        f"sparse {m}x{n}x{n} {pattern} cold, rtaccel {scheme}{forced}", "bench.device.measure_sparse:ours_row", what,
+        f"sparse {m}x{n}x{n} {pattern} cold, rtaccel {scheme}{forced}", "bench.device.rows.sparse:ours_row", what,
         "sparse", 8, 60, LARGE_MIB, prepare="bench.device.prepare:sparse", prepare_arguments=what,
     )  # fmt: skip
 
 
 def _other_sparse(m: int, n: int, pattern: str, way: str) -> Row:
     return Row(
-        f"sparse {m}x{n}x{n} {pattern} cold, {way}", "bench.device.measure_sparse:other_row",
+        f"sparse {m}x{n}x{n} {pattern} cold, {way}", "bench.device.rows.sparse:other_row",
         {"m": m, "n": n, "pattern": pattern, "way": way}, "sparse", 3, 30, LARGE_MIB,
     )  # fmt: skip
 
@@ -231,13 +231,13 @@ def _peer(kind: str, title: str, name: str, way: str, seconds: float, estimate: 
     family = "peers" if estimate < 5 else ""
     what = {"kind": kind, "name": name, "way": way, "seconds": seconds}
     return Row(
-        f"{title}, {way}", "bench.device.measure_graphs:peer_row", what, family, estimate, 4 * estimate + 20, LARGE_MIB
+        f"{title}, {way}", "bench.device.rows.graphs:peer_row", what, family, estimate, 4 * estimate + 20, LARGE_MIB
     )
 
 
 def _torch_step(name: str, way: str, seconds: float, estimate: float) -> Row:
     return Row(
-        f"{name}, one time step, {way}", "bench.device.measure_streams:torch_step_row",
+        f"{name}, one time step, {way}", "bench.device.rows.streams:torch_step_row",
         {"name": name, "way": way, "seconds": seconds}, "peers" if estimate < 5 else "", estimate, 4 * estimate + 20, LARGE_MIB,
     )  # fmt: skip
 

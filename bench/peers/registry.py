@@ -15,7 +15,7 @@ KITS = (
 
 def kit(name: str) -> ModuleType:
     """The module of a kit; its runtime is imported only when it converts or loads."""
-    return importlib.import_module(f"bench.peers.{name}")
+    return importlib.import_module(f"bench.peers.kits.{name}")
 
 
 def peers() -> dict[str, Peer]:

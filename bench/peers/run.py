@@ -20,7 +20,7 @@ from bench.peers.models import BY_NAME
 from bench.peers.registry import kit
 from bench.peers.results import Row, summarise
 from bench.peers.rounds import ROOT, Timing
-from rtaccel.measure.environment import environment
+from rtaccel.measure.machine.environment import environment
 
 Record = dict[str, Any]
 SMALL = 1_000_000

@@ -28,7 +28,7 @@ from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem
 
 if TYPE_CHECKING:
     from rtaccel.runtime.compiled import CompiledModel
-    from rtaccel.runtime.uncaptured import UncapturedModel
+    from rtaccel.runtime.eager_fallback import UncapturedModel
 
 HELP = (
     "package.module:name or file.py:name, which gives (model, example_inputs) or (model, example_inputs, calibration)"

@@ -192,7 +192,7 @@ def _against(args: argparse.Namespace) -> int:
             roots, request, args.rounds, args.processes, args.threshold / 100, log, progress
         )  # fmt: skip
     if args.json:
-        from rtaccel.measure.environment import environment
+        from rtaccel.measure.machine.environment import environment
 
         rows = [row.to_dict() for row in found]
         print(

@@ -144,7 +144,7 @@ def _wanted(args: argparse.Namespace, capabilities: list[int]) -> Iterator[tuple
         every = {spec_key(spec): spec for spec in specialisations()}
         yield from ((capability, every) for capability in capabilities)
         return
-    from rtaccel.runtime.cuda_ahead import kernels_of, resident_kernels_of
+    from rtaccel.runtime.gpu.ahead import kernels_of, resident_kernels_of
 
     found = _target.load_target(target)
     model, example, calibration = found.model, found.inputs, found.calibration

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
 def collect(text: str, fast: Any, measure: bool) -> dict[str, Any]:
     """The same as JSON values. A model that was not captured has no stages and a reason."""
-    from rtaccel.measure.environment import environment
+    from rtaccel.measure.machine.environment import environment
 
     found: dict[str, Any] = {"target": text, "weight_bytes": fast.weight_bytes}
     if hasattr(fast, "explain_lines"):

@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
 def collect() -> dict[str, Any]:
     """The environment record and one entry per backend, the preferred one first."""
     from rtaccel.backends import backends
-    from rtaccel.measure.environment import environment
+    from rtaccel.measure.machine.environment import environment
 
     entries = []
     for backend in backends().values():
@@ -49,7 +49,7 @@ def has_card() -> bool:
 
 def render(found: dict[str, Any]) -> str:
     """The same for people."""
-    from rtaccel.measure.environment import describe
+    from rtaccel.measure.machine.environment import describe
 
     rows = describe(found["environment"])
     width = max(len(label) for label, _ in rows)

@@ -17,9 +17,9 @@ from rtaccel.core.errors import FormatError
 
 if TYPE_CHECKING:
     from rtaccel.measure.energy import Energy
-    from rtaccel.measure.memory import Memory
+    from rtaccel.measure.machine.memory import Memory
+    from rtaccel.measure.machine.roofline import Roofline
     from rtaccel.measure.result import Latency
-    from rtaccel.measure.roofline import Roofline
     from rtaccel.measure.stages import StageProfile
 
 HELP = "time every stage of a compiled model, its calls against a budget, memory and energy; write reports"
@@ -95,8 +95,8 @@ def _collect(args: argparse.Namespace, target: _target.Target, fast: Any, budget
     from rtaccel.cli._progress import bar
     from rtaccel.measure.energy import measure_energy
     from rtaccel.measure.latency import measure
-    from rtaccel.measure.memory import peak_memory
-    from rtaccel.runtime.ceilings import cpu_roofline
+    from rtaccel.measure.machine.memory import peak_memory
+    from rtaccel.runtime.cpu_roofline import cpu_roofline
     from rtaccel.runtime.profile import plan_sizes, profile_stages
 
     wanted = {"stages": True, "calls": True, "roofline": not args.no_roofline and args.device == "cpu"}

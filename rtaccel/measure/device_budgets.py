@@ -25,7 +25,7 @@ from typing import Any
 
 from rtaccel.core.errors import FormatError
 from rtaccel.measure.budget import Budget, budget_rows, read_toml
-from rtaccel.measure.environment import environment
+from rtaccel.measure.machine.environment import environment
 from rtaccel.measure.numbers import is_finite, shown
 
 FARTHEST = 4.0

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rtaccel.core.errors import FormatError
-from rtaccel.measure import sampler
 from rtaccel.measure.numbers import figure, is_finite, shown
+from rtaccel.measure.timing import sampler
 
 MIN_SECONDS = 2.0
 

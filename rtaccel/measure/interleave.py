@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 
 from rtaccel.core.errors import FormatError
-from rtaccel.measure import sampler
 from rtaccel.measure.numbers import figure, is_finite, is_whole, shown
-from rtaccel.measure.tables import Table, Tabled
+from rtaccel.measure.rendering.tables import Table, Tabled
+from rtaccel.measure.timing import sampler
 
 _ROUND_NS = 2_000_000
 _MOST = 10_000_000

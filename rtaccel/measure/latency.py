@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from rtaccel.core.errors import FormatError
-from rtaccel.measure import sampler
 from rtaccel.measure.budget import TIME_KEYS, Budget
-from rtaccel.measure.inputs import changes, fingerprint, score
+from rtaccel.measure.machine.witness import chain_iterations
+from rtaccel.measure.machine.witness import judge as judge_witness
+from rtaccel.measure.machine.witness import sample as sample_with_witness
 from rtaccel.measure.numbers import is_finite, is_number, is_whole, shown
-from rtaccel.measure.quantiles import TAILS, min_samples
 from rtaccel.measure.result import Latency
-from rtaccel.measure.run import Run
-from rtaccel.measure.witness import chain_iterations
-from rtaccel.measure.witness import judge as judge_witness
-from rtaccel.measure.witness import sample as sample_with_witness
+from rtaccel.measure.statistics.quantiles import TAILS, min_samples
+from rtaccel.measure.statistics.run import Run
+from rtaccel.measure.timing import sampler
+from rtaccel.measure.timing.inputs import changes, fingerprint, score
 
 __all__ = ["Latency", "measure", "plan_limits"]
 
@@ -69,7 +69,7 @@ def measure(
     """Times `fn(*inputs)`, each call on its own, as the caller sees it: wrapper, conversion and arithmetic together.
 
     fn: any callable. Work it leaves running on a GPU when it returns is not seen; let it synchronize, or use
-        `rtaccel.measure.gpu`.
+        `rtaccel.measure.timing.gpu`.
     inputs: a tuple or list of positional arguments, or one argument as it is.
     samples, seconds: how many calls, and for how long at most. Neither: at least 0.5 s and at least the samples that
         the budget's strictest percentile needs (662 for p99, 6,636 for p99.9), times what they are more because slow
@@ -84,7 +84,7 @@ def measure(
         delays those after it, as it would in a service. None: closed loop, one call right after the other.
     cold_cache: 64 MiB are read before each call, outside of its time, so that it finds none of its data in a cache.
     witness: a fixed piece of work that takes as long is timed before each call, and the misses that the machine explains
-        are counted beside the verdict, which stays on all (`rtaccel.measure.witness`). It takes twice as long.
+        are counted beside the verdict, which stays on all (`rtaccel.measure.machine.witness`). It takes twice as long.
     inside: `fn` is a model bound to its tensors (`CompiledModel.bind`), timed within the native core: what a program in C
         sees, without the call from Python.
     clock: returns nanoseconds.

@@ -20,11 +20,11 @@ from typing import Any, Literal
 import numpy as np
 
 from rtaccel.core.errors import BackendUnavailable, FormatError, UnsupportedProblem
-from rtaccel.measure import sampler
 from rtaccel.measure.budget import Budget
 from rtaccel.measure.latency import callable_name
 from rtaccel.measure.numbers import figure, is_finite, shown
 from rtaccel.measure.result import Latency
+from rtaccel.measure.timing import sampler
 
 Scenario = Literal["SingleStream", "Server"]
 

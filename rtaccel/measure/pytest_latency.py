@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from rtaccel.core.errors import FormatError
-from rtaccel.measure import latency, sampler
+from rtaccel.measure import latency
 from rtaccel.measure.budget import Budget
-from rtaccel.measure.gpu import prepare
-from rtaccel.measure.inputs import score
 from rtaccel.measure.numbers import figure
 from rtaccel.measure.pytest_plugin import BUDGETS, RESULTS, ROWS
+from rtaccel.measure.timing import sampler
+from rtaccel.measure.timing.gpu import prepare
+from rtaccel.measure.timing.inputs import score
 from rtaccel.measure.verdict import not_timed, overall
 
 ROUNDS_MAX = 100_000
@@ -55,7 +56,7 @@ class LatencyFixture:
         """Measures `fn(*args)`. The verdict falls when the test ends.
 
         name: of the row in the budgets file and in the table; the test's own if not given.
-        mode: "cpu", or how a CUDA device is used, "stream", "graph" or "persistent" (`rtaccel.measure.gpu`).
+        mode: "cpu", or how a CUDA device is used, "stream", "graph" or "persistent" (`rtaccel.measure.timing.gpu`).
 
         The rest is as in `rtaccel.measure`: size_bytes, error, metric, samples, seconds, warmup, setup, period_us, cold_cache,
         witness, inside.

@@ -4,7 +4,7 @@
     def test_speed(latency, model, sample):
         latency(model, sample, size_bytes=model.weight_bytes)
 
-How a call is measured: by `rtaccel.measure`, or on a CUDA device by `rtaccel.measure.gpu` (`pytest_latency` has the
+How a call is measured: by `rtaccel.measure`, or on a CUDA device by `rtaccel.measure.timing.gpu` (`pytest_latency` has the
 fixture). Where pytest-benchmark is there, every sample becomes a round of its own: its table, JSON, saving, comparing and
 histograms work, and the percentiles and the verdict are in the JSON's `extra_info`.
 

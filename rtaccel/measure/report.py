@@ -11,16 +11,16 @@ from typing import Literal
 
 from rtaccel.core.errors import FormatError
 from rtaccel.measure.budget import TIME_KEYS
-from rtaccel.measure.charts import MOST_DRAWN, histograms, tails
-from rtaccel.measure.environment import describe, load_text
+from rtaccel.measure.machine.environment import describe, load_text
+from rtaccel.measure.machine.roofline import Roofline
 from rtaccel.measure.numbers import figure, shown, unit_of
-from rtaccel.measure.report_stages import roofline_section, stage_section
-from rtaccel.measure.report_style import style_sheet
-from rtaccel.measure.report_witness import witness_section
+from rtaccel.measure.rendering.charts import MOST_DRAWN, histograms, tails
+from rtaccel.measure.rendering.stages import roofline_section, stage_section
+from rtaccel.measure.rendering.style import style_sheet
+from rtaccel.measure.rendering.svg import colour, duration, for_both_widths
+from rtaccel.measure.rendering.witness import witness_section
 from rtaccel.measure.result import Latency, check_results
-from rtaccel.measure.roofline import Roofline
 from rtaccel.measure.stages import StageProfile
-from rtaccel.measure.svg import colour, duration, for_both_widths
 from rtaccel.measure.verdict import Line, Verdict
 
 _WORDS: dict[Verdict, tuple[str, str]] = {

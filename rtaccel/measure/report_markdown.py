@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rtaccel.measure.environment import describe, load_text
+from rtaccel.measure.machine.environment import describe, load_text
 from rtaccel.measure.numbers import figure, unit_of
-from rtaccel.measure.report_witness import HEAD as WITNESS_HEAD
-from rtaccel.measure.report_witness import witness_lines, witness_rows
+from rtaccel.measure.rendering.witness import HEAD as WITNESS_HEAD
+from rtaccel.measure.rendering.witness import witness_lines, witness_rows
 from rtaccel.measure.result import Latency, check_results
 from rtaccel.measure.stages import HEAD, StageProfile, rows, summary
 from rtaccel.measure.verdict import Line, overall

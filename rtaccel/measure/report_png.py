@@ -12,11 +12,11 @@ import numpy as np
 
 from rtaccel.core.errors import BackendUnavailable
 from rtaccel.measure.budget import TIME_KEYS
-from rtaccel.measure.environment import load_text
+from rtaccel.measure.machine.environment import load_text
 from rtaccel.measure.numbers import figure
+from rtaccel.measure.rendering.svg import duration
 from rtaccel.measure.result import Latency, check_results
 from rtaccel.measure.stages import ModuleTime, StageProfile, by_module
-from rtaccel.measure.svg import duration
 from rtaccel.measure.verdict import overall
 
 COLOURS = ("#2a78d6", "#eb6834", "#1baf7a", "#c98500", "#4a3aa7", "#d9548c", "#008300", "#7b7f87")

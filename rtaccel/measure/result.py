@@ -12,14 +12,14 @@ import numpy as np
 
 from rtaccel.core.errors import BudgetExceeded, FormatError
 from rtaccel.measure.budget import Budget
-from rtaccel.measure.environment import environment
+from rtaccel.measure.machine.environment import environment
+from rtaccel.measure.machine.witness import Witness
 from rtaccel.measure.numbers import figure, shown
-from rtaccel.measure.quantiles import TAILS, estimate
-from rtaccel.measure.run import Run
-from rtaccel.measure.steady import steady_from
-from rtaccel.measure.tables import Table, Tabled, dataframe
+from rtaccel.measure.rendering.tables import Table, Tabled, dataframe
+from rtaccel.measure.statistics.quantiles import TAILS, estimate
+from rtaccel.measure.statistics.run import Run
+from rtaccel.measure.statistics.steady import steady_from
 from rtaccel.measure.verdict import Line, Verdict, judge, overall, withhold
-from rtaccel.measure.witness import Witness
 
 
 @dataclass(frozen=True, eq=False)

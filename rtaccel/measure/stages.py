@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rtaccel.measure.numbers import figure
-from rtaccel.measure.tables import Table, Tabled
+from rtaccel.measure.rendering.tables import Table, Tabled
 
 
 @dataclass(frozen=True)

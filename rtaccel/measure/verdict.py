@@ -13,8 +13,8 @@ import numpy as np
 from rtaccel.core.errors import FormatError
 from rtaccel.measure.budget import EXACT, Budget
 from rtaccel.measure.numbers import figure
-from rtaccel.measure.quantiles import TAILS, min_samples, refuting_exceedances, samples_to_decide
-from rtaccel.measure.run import Run, proved, refuted
+from rtaccel.measure.statistics.quantiles import TAILS, min_samples, refuting_exceedances, samples_to_decide
+from rtaccel.measure.statistics.run import Run, proved, refuted
 
 Verdict = Literal["PASS", "FAIL", "UNDECIDED", "NOT TIMED"]
 """NOT TIMED: a latency that nothing was measured for, as in tests that run side by side. `measure` never gives it."""

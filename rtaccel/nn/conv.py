@@ -18,9 +18,9 @@ from rtaccel.formats.observe import RangeObserver
 from rtaccel.nn import conv_ops
 from rtaccel.nn.arrays import batches_of
 from rtaccel.nn.check import dense, describe, is_plain
-from rtaccel.nn.conv_w8a8 import ConvShape, ConvW8A8, PackedConv, check_image
-from rtaccel.nn.linear_w8a8 import LinearW8A8
-from rtaccel.nn.numbers import LinearNumbers, Size
+from rtaccel.nn.params.conv import ConvShape, ConvW8A8, PackedConv, check_image
+from rtaccel.nn.params.linear import LinearNumbers, Size
+from rtaccel.nn.params.linear_w8a8 import LinearW8A8
 from rtaccel.nn.stored import Stored, scheme_words
 from rtaccel.plan.explain import line, table
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rtaccel.core.errors import FormatError
 from rtaccel.nn.check import describe
-from rtaccel.nn.conv_w8a8 import ConvShape, ConvW8A8, PackedConv, check_image
+from rtaccel.nn.params.conv import ConvShape, ConvW8A8, PackedConv, check_image
 
 _NAME = "conv_w8a8"
 _library = torch.library.Library("rtaccel", "FRAGMENT")

@@ -14,7 +14,7 @@ from rtaccel.core.scheme import Scheme, parse_scheme
 from rtaccel.core.stage import Port, Stage, Value
 from rtaccel.formats.int8 import quantise_weight
 from rtaccel.nn.check import dense, describe, is_plain
-from rtaccel.nn.numbers import LEAST_SCALE
+from rtaccel.nn.params.linear import LEAST_SCALE
 from rtaccel.nn.stored import Stored
 from rtaccel.plan.group import Executable, Group, plan_group
 

@@ -19,9 +19,9 @@ from rtaccel.formats.observe import RangeObserver
 from rtaccel.nn import ops
 from rtaccel.nn.arrays import batches_of
 from rtaccel.nn.check import check_input, describe, is_plain
-from rtaccel.nn.formats import numbers_of
-from rtaccel.nn.numbers import LinearNumbers
 from rtaccel.nn.packed import Packed
+from rtaccel.nn.params.formats import numbers_of
+from rtaccel.nn.params.linear import LinearNumbers
 from rtaccel.nn.stored import Stored, scheme_words
 from rtaccel.plan.explain import line, table
 
@@ -61,7 +61,7 @@ class QuantLinear(Stored):
     weight_scale float32 [N], bias float32 [N] or None; static: input_scale float32 [], input_zero_point int32 [].
 
     The schemes BFloat16 and W8A16 take x as it is, W4A16 too, with int4 weights in groups along K; W4A8 is W8A8 with
-    such weights. Their buffers are those of rtaccel.nn.linear_a16 and linear_int4, their sums those of the contract
+    such weights. Their buffers are those of rtaccel.nn.params.linear_a16 and linear_int4, their sums those of the contract
     kernels/linear/contract_weights.py.
 
     An x that is an array of CuPy's gives one back, without a copy and on CuPy's current stream; so do the other layers here.

@@ -36,10 +36,10 @@ from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
 from rtaccel.core.errors import FormatError
 from rtaccel.nn.check import check_input, describe
-from rtaccel.nn.formats import FORMATS
-from rtaccel.nn.numbers import LinearNumbers
 from rtaccel.nn.packed import Packed
-from rtaccel.nn.sparse_numbers import LINEAR, SparseNumbers
+from rtaccel.nn.params.formats import FORMATS
+from rtaccel.nn.params.linear import LinearNumbers
+from rtaccel.nn.params.sparse import LINEAR, SparseNumbers
 
 _library = torch.library.Library("rtaccel", "FRAGMENT")  # a fragment, so that other files can add their ops
 

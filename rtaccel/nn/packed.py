@@ -10,7 +10,7 @@ from torch import Tensor
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.kernels._common.activations import ACTIVATIONS
 from rtaccel.nn.check import check_input, dense, describe
-from rtaccel.nn.numbers import LinearNumbers
+from rtaccel.nn.params.linear import LinearNumbers
 from rtaccel.plan.choose import Choice
 from rtaccel.plan.group import Executable, plan_group
 

@@ -16,10 +16,10 @@ from rtaccel.backends import _interop as interop
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import W4A8, W8A8, Int8Activation, Scheme, parse_scheme
 from rtaccel.formats.observe import RangeObserver
-from rtaccel.nn import recurrent_numbers as numbers
 from rtaccel.nn import recurrent_ops as ops
 from rtaccel.nn.arrays import batches_of
 from rtaccel.nn.check import describe, is_plain
+from rtaccel.nn.params import recurrent as numbers
 from rtaccel.nn.stored import Stored, scheme_words
 from rtaccel.plan.explain import line, table
 
@@ -211,7 +211,7 @@ class QuantLSTM(_Recurrent):
     one per row.
     Dropout between layers belongs to training and is left out. Zeros in the weights are used where that is faster.
 
-    Buffers are plain tensors (`rtaccel.nn.recurrent_numbers`). A stream with a NaN or an infinity
+    Buffers are plain tensors (`rtaccel.nn.params.recurrent`). A stream with a NaN or an infinity
     in x or hx comes out as NaN; others are not touched. y never requires grad. For every shape of x a plan is packed
     on first use, and the last 8 are kept. After changing a buffer in place, call `repack()`.
 

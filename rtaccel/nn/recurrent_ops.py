@@ -2,7 +2,7 @@
 
 quant_lstm(x, h0, c0, numbers, hidden, layers, bidirectional, bias, static, group_size, batch_first) -> (y, hn, cn)
 quant_gru(x, h0, numbers, ...) -> (y, hn)
-    numbers: the tensors of `rtaccel.nn.recurrent_numbers`, in the order of `Sizes.layout`. States may be None.
+    numbers: the tensors of `rtaccel.nn.params.recurrent`, in the order of `Sizes.layout`. States may be None.
     Inference only: results never require grad. Raises what the modules raise.
 
 A packed plan is kept as long as the first weight lives, and made again when one of the tensors is another one or was
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
 from rtaccel.core.errors import FormatError
-from rtaccel.nn.recurrent_numbers import Packed, Sizes, check_call
+from rtaccel.nn.params.recurrent import Packed, Sizes, check_call
 
 _library = torch.library.Library("rtaccel", "FRAGMENT")
 _TAIL = (

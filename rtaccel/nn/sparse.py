@@ -17,7 +17,7 @@ from rtaccel.formats.observe import RangeObserver
 from rtaccel.nn import ops
 from rtaccel.nn.check import dense, describe, is_plain
 from rtaccel.nn.linear import QuantLinear, _observed
-from rtaccel.nn.sparse_numbers import STEP, SparseNumbers, sparse_numbers
+from rtaccel.nn.params.sparse import STEP, SparseNumbers, sparse_numbers
 from rtaccel.nn.stored import sparsity_words
 
 
@@ -26,7 +26,7 @@ class SparseLinear(QuantLinear):
 
     x float32 [..., K], y float32 [..., N], K = in_features, N = out_features. The values of W are float32, or int8 with
     W8A8 activations, static or dynamic, as in QuantLinear; or, in 2:4, int4 with W4A8, a scale per group of inputs. What is
-    stored: see rtaccel.nn.sparse_numbers and rtaccel.formats.csr, blocks, semi and int4; buffers are plain tensors.
+    stored: see rtaccel.nn.params.sparse and rtaccel.formats.csr, blocks, semi and int4; buffers are plain tensors.
 
     Whether a sparse kernel or the dense one computes it is measured when it is first called, for the rows of that call, on a GPU
     modeled: `explain()` says which, and the figures. With int8 values both give the same bits. A row with a NaN or an infinity

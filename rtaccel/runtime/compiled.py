@@ -18,14 +18,13 @@ from rtaccel.core.batch import BatchRange
 from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
 from rtaccel.nn.check import copied
 from rtaccel.plan.explain import Line, line, table
-from rtaccel.runtime import structure
-from rtaccel.runtime.cuda_graph import DevicePlan
 from rtaccel.runtime.entry import native_entry
 from rtaccel.runtime.execute import Executor, build_executor
 from rtaccel.runtime.foreign import as_tensors, holds_foreign
+from rtaccel.runtime.gpu.graph import DevicePlan
 from rtaccel.runtime.inputs import bind_run, check_out, copy_out, dense, fit_inputs, nesting_error
 from rtaccel.runtime.options import Options
-from rtaccel.runtime.state import STRUCTURE, State, keys_of
+from rtaccel.runtime.state.buffers import STRUCTURE, State, keys_of, structure
 
 
 class CompiledModel(nn.Module):

@@ -23,10 +23,10 @@ from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.core.sparsity import SparsityLike, SparsityMap
 from rtaccel.runtime.build import NotCaptured, build_verified
 from rtaccel.runtime.compiled import CompiledModel
+from rtaccel.runtime.eager_fallback import UncapturedModel
 from rtaccel.runtime.fallback import FallbackWarning, warn_of_fallbacks
 from rtaccel.runtime.foreign import as_tensors
 from rtaccel.runtime.options import Options, check_threads
-from rtaccel.runtime.uncaptured import UncapturedModel
 
 MODES = ("graph", "eager", "persistent")
 """How a model is launched on a GPU."""

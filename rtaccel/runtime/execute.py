@@ -18,9 +18,9 @@ from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.plan.choose import Choice
 from rtaccel.plan.group import Executable, Group, StagedPlan, plan_group
-from rtaccel.runtime.cuda_device import device_layer
-from rtaccel.runtime.cuda_graph import DevicePlan, GraphPlan
-from rtaccel.runtime.cuda_resident import resident_plan
+from rtaccel.runtime.gpu.device import device_layer
+from rtaccel.runtime.gpu.graph import DevicePlan, GraphPlan
+from rtaccel.runtime.gpu.persistent import resident_plan
 from rtaccel.runtime.inputs import check_arguments, fit_inputs
 from rtaccel.runtime.options import Options
 

@@ -27,7 +27,7 @@ from rtaccel.runtime.compiler import check_options
 from rtaccel.runtime.entry import native_entry
 from rtaccel.runtime.foreign import as_tensors
 from rtaccel.runtime.options import Options, check_threads
-from rtaccel.runtime.state import STRUCTURE, State
+from rtaccel.runtime.state.buffers import STRUCTURE, State
 from rtaccel.runtime.verify_stream import check_stream_state, verify_stream
 
 

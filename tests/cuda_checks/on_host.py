@@ -16,8 +16,8 @@ from torch import Tensor
 
 from rtaccel.kernels._gpu import cuda_nvrtc
 from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
-from rtaccel.runtime.cuda_resident_launch import PersistentLaunch
-from rtaccel.runtime.cuda_resident_networks import Network
+from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
+from rtaccel.runtime.gpu.persistent_networks import Network
 from tests.support import kept
 
 HERE = Path(__file__).parent

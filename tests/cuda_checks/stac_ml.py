@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import rtaccel as rt
 from rtaccel.kernels._gpu import cuda_launch
-from rtaccel.runtime import cuda_resident, cuda_resident_stacks
+from rtaccel.runtime.gpu import persistent, persistent_stacks
 from rtaccel.runtime.stream import StreamModel
 from tests.cuda_checks.on_host import HostDevice
 
@@ -55,10 +55,10 @@ def check(name: str, scheme: str) -> None:
 
 
 def main(words: list[str]) -> None:
-    with cuda_resident_stacks.only(cuda_resident_stacks.CUDA):
+    with persistent_stacks.only(persistent_stacks.CUDA):
         device = HostDevice()
-        cuda_resident.resident_device = lambda: device
-        cuda_resident.TIMEOUT_NS = 600_000_000_000
+        persistent.resident_device = lambda: device
+        persistent.TIMEOUT_NS = 600_000_000_000
         cuda_launch.bind = device.bind
         cuda_launch.unavailable = lambda kernel: None
         for name in [word for word in words if word in SIZES] or SIZES:

@@ -15,14 +15,14 @@ from rtaccel.measure.budget import KEYS, load_budgets
 from rtaccel.measure.cold_start import cold_start
 from rtaccel.measure.device_budgets import budgets_here
 from rtaccel.measure.energy import find_counter, measure_energy
-from rtaccel.measure.gpu import prepare
 from rtaccel.measure.interleave import compare, interleave
 from rtaccel.measure.loadgen import run_loadgen
-from rtaccel.measure.memory import peak_memory
+from rtaccel.measure.machine.memory import peak_memory
 from rtaccel.measure.report import render_report
 from rtaccel.measure.report_markdown import render_markdown
 from rtaccel.measure.report_png import write_png
 from rtaccel.measure.result import Latency
+from rtaccel.measure.timing.gpu import prepare
 from rtaccel.measure.verdict import judge
 
 Case = tuple[str, Callable[[], Any], type[rt.RtaccelError], str]

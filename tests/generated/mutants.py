@@ -24,11 +24,12 @@ from rtaccel.convert.frontend import export
 from rtaccel.core.batch import ANY_BATCH
 from rtaccel.kernels.sparse_linear import contract as sparse
 from rtaccel.nn import check as layers
-from rtaccel.runtime import build, compiled, execute, inputs, state
+from rtaccel.runtime import build, compiled, execute, inputs
+from rtaccel.runtime.state.buffers import buffers
 from tests.generated import test_batches, test_lifetimes, test_states, test_tensors
 from tests.support import stages
-from tests.support.models import models
-from tests.support.states import changes
+from tests.support.generators.models import models
+from tests.support.generators.states import changes
 
 FOUND, NOT_FOUND = 10, 0
 """Exit codes of a process that ran the generators."""
@@ -118,17 +119,17 @@ def wrong_row_count() -> None:
 
 def forgotten_scale() -> None:
     """The scale of a recurrent state, and what an output means, are no part of the state."""
-    real = state._of_stage
+    real = buffers._of_stage
 
     def fewer(*args: Any) -> Iterator[Any]:
         return (e for e in real(*args) if e.kind not in ("attr", "scale", "zero_point"))
 
-    state._of_stage = fewer
+    buffers._of_stage = fewer
 
 
 def aliased_constant() -> None:
     build.private_copy = lambda op, model: model
-    state.copied = lambda tensor: tensor.detach()
+    buffers.copied = lambda tensor: tensor.detach()
 
 
 def skipped_overlap_check() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import rtaccel as rt
-from tests.support import streams
+from tests.support.generators import streams
 
 WORDS = (-3, -1, 2**63 - 1, -(2**63), 1, 2**31, 2**32 - 1, 10**6)
 

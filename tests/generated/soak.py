@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tests.support import stages, streams
+from tests.support import stages
+from tests.support.generators import streams
 
 PASS = 1000
 """Steps of a pass."""

@@ -13,9 +13,9 @@ from torch import nn
 
 import rtaccel as rt
 from tests.support.compare import check_batches, outcome, same_results
-from tests.support.count import case, examples
-from tests.support.failures import Wrong, checked
-from tests.support.models import FAMILIES, models
+from tests.support.generators.count import case, examples
+from tests.support.generators.failures import Wrong, checked
+from tests.support.generators.models import FAMILIES, models
 
 BATCHES = (*range(18), 33, 100)
 

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 import rtaccel as rt
 from tests.generated.test_batches import COMMON
-from tests.support import stages, streams
+from tests.support import stages
 from tests.support.compare import quiet
-from tests.support.count import case, examples
+from tests.support.generators import streams
+from tests.support.generators.count import case, examples
 
 NAMES = ("mlp", "mixed", "with a torch call", "causal", "gru")
 SCHEMES = ("float32", "w8a8 static")

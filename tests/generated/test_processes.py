@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from torch.utils import _pytree as pytree
 
 from tests.generated.test_batches import COMMON
-from tests.support import stages, streams
+from tests.support import stages
 from tests.support.compare import quiet
-from tests.support.count import case, examples
+from tests.support.generators import streams
+from tests.support.generators.count import case, examples
 
 USED = (
     ("mlp", "w8a8 static"),

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.failures import REGRESSIONS
-from tests.support.replay import replay
+from tests.support.generators.failures import REGRESSIONS
+from tests.support.generators.replay import replay
 
 
 @pytest.mark.parametrize("file", sorted(REGRESSIONS.glob("*.json")), ids=lambda file: file.stem)

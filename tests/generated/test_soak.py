@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.generated.soak import soak
-from tests.support.count import case, examples
+from tests.support.generators.count import case, examples
 
 
 def test_steps_without_drift_or_growth() -> None:

@@ -20,11 +20,12 @@ from torch.utils import _pytree as pytree
 import rtaccel as rt
 from rtaccel.core.registry import impls
 from tests.generated.test_batches import COMMON
-from tests.support import stages, streams
+from tests.support import stages
 from tests.support.compare import outcome, poison, quiet
-from tests.support.count import case, examples
-from tests.support.failures import Wrong, checked
-from tests.support.states import changed, changes
+from tests.support.generators import streams
+from tests.support.generators.count import case, examples
+from tests.support.generators.failures import Wrong, checked
+from tests.support.generators.states import changed, changes
 
 
 def bits(result: Any) -> list[bytes]:

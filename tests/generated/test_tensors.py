@@ -14,12 +14,12 @@ from torch.utils import _pytree as pytree
 
 import rtaccel as rt
 from tests.generated.test_batches import COMMON
-from tests.support import streams
 from tests.support.compare import compiled, copied, outcome, quiet, same_results
-from tests.support.count import case, examples
-from tests.support.failures import Wrong, checked
-from tests.support.models import inputs_of, models, packed
-from tests.support.tensors import FLOAT_ONLY, OTHER, SAME, SPECIAL, Marked, special
+from tests.support.generators import streams
+from tests.support.generators.count import case, examples
+from tests.support.generators.failures import Wrong, checked
+from tests.support.generators.models import inputs_of, models, packed
+from tests.support.generators.tensors import FLOAT_ONLY, OTHER, SAME, SPECIAL, Marked, special
 
 
 @pytest.mark.parametrize("family", ["rows", "windows", "images", "tables", "torch"])

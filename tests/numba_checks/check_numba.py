@@ -1,4 +1,4 @@
-"""The Numba CUDA kernels: in the simulator on CPU tensors, else on the GPU. Started by tests/test_numba_cuda.py."""
+"""The Numba CUDA kernels: in the simulator on CPU tensors, else on the GPU. Started by tests/gpu/test_numba_cuda.py."""
 
 from __future__ import annotations
 

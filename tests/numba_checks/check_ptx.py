@@ -1,4 +1,4 @@
-"""Numba's CUDA kernels compiled to PTX without a GPU. Started by tests/test_numba_cuda.py in a process without the simulator.
+"""Numba's CUDA kernels compiled to PTX without a GPU. Started by tests/gpu/test_numba_cuda.py in a process without the simulator.
 
 Every `numba_*.py` file of the kernels that has a function `ptx_forms` is found. A device function is compiled for the card that
 Numba believes to have, so a pretended one says its compute capability; nothing runs on it.

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 import rtaccel as rt
-from tests.support.count import case
-from tests.support.failures import Wrong
-from tests.support.models import Description, built, inputs_of, packed
+from tests.support.generators.count import case
+from tests.support.generators.failures import Wrong
+from tests.support.generators.models import Description, built, inputs_of, packed
 from tests.support.tolerance import Reference
 
 RAW = (KeyError, IndexError, AttributeError, TypeError, AssertionError, NameError, UnboundLocalError)

@@ -21,8 +21,8 @@ from torch import Tensor
 from rtaccel.backends import cuda_driver
 from rtaccel.kernels._gpu import cubin_launch, cuda_launch, triton_launch
 from rtaccel.kernels._gpu.cubin_store import Cubin
-from rtaccel.runtime import cuda_resident_device
-from rtaccel.runtime.cuda_resident import SAVE
+from rtaccel.runtime.gpu import persistent_device
+from rtaccel.runtime.gpu.persistent import SAVE
 
 
 class Hang(BaseException):
@@ -217,7 +217,7 @@ class FakeCard:
         patch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda i: card.current().cuda_stream, raising=False)
         patch.setattr(Tensor, "pin_memory", lambda self: self)
         patch.setattr(cuda_driver, "driver", lambda: card)
-        patch.setattr(cuda_resident_device.CudaResident, "memory", "cpu")
+        patch.setattr(persistent_device.CudaResident, "memory", "cpu")
         patch.setattr(cubin_launch, "unavailable", lambda: None)
         patch.setattr(cubin_launch, "_core", card.core)
         patch.setattr(cubin_launch, "_bindings", card.bindings)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import rtaccel as rt
 from rtaccel.core.scheme import scheme_names
-from tests.support.layers import ROWS, normed
-from tests.support.streams import Causal, Recurrent
+from tests.support.generators.layers import ROWS, normed
+from tests.support.generators.streams import Causal, Recurrent
 
 SCHEMES = (*scheme_names(), "w8a8 static", "w4a8 static")
 """Every scheme by its name; those with int8 activations in both forms."""

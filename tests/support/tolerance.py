@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from tests.support.models import Built
+from tests.support.generators.models import Built
 
 PROBES, SAFETY = 3, 8.0
 

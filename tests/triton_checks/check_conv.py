@@ -1,5 +1,5 @@
 """Convolutions in Triton over windows: the contract's cases, and the largest sums, with outputs that held something else before.
-Started by tests/test_triton_interpreter.py.
+Started by tests/gpu/test_triton_interpreter.py.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """Streams of causal convolutions on a kernel that stays, interpreted or on the GPU: from the program of rt.stream, through the
-plan, the native mailbox and the kernel, to the same bits as the stream on the CPU. Started by tests/test_triton_interpreter.py.
+plan, the native mailbox and the kernel, to the same bits as the stream on the CPU.
+Started by tests/gpu/test_triton_interpreter.py.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.kernels.conv import triton_resident, triton_resident_form
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.stream import StreamModel
-from tests.triton_checks.interpreted_device import in_its_place
+from tests.triton_checks.support.interpreted_device import in_its_place
 
 require("triton")
 

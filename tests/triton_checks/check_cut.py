@@ -16,7 +16,7 @@ from rtaccel.kernels._persistent import triton_mailbox
 from rtaccel.kernels.mlp import contract, triton_cut
 from rtaccel.kernels.mlp.triton_cut_form import THREADS, Cut, cut_of
 from rtaccel.kernels.mlp.triton_form import Operands
-from tests.triton_checks.sides import DEVICE, INTERPRET, Side
+from tests.triton_checks.support.sides import DEVICE, INTERPRET, Side
 
 require("triton")
 TIMEOUT_NS = 60_000_000_000
@@ -42,7 +42,7 @@ def test_parts_of_every_layer(
 ) -> None:
     """Twice, so that the second launch goes on with the numbers of the first; a row without meaning is NaN and alone."""
     if INTERPRET:
-        from tests.triton_checks import side_by_side
+        from tests.triton_checks.support import side_by_side
 
         monkeypatch.setattr(triton_cut, "bind", side_by_side.bind)
     allocate = torch.empty

@@ -1,6 +1,6 @@
 """The Triton kernels of every weight format, on sizes around their tiles, groups and parts of K.
 
-As check_kernels.py, which has the cases of the contracts: started by tests/test_triton_interpreter.py. Here outputs and the
+As check_kernels.py, which has the cases of the contracts: started by tests/gpu/test_triton_interpreter.py. Here outputs and the
 parts of split sums are poisoned, kernels prepared for one batch run others, and repeated calls must give the same bits.
 """
 

@@ -1,6 +1,6 @@
 """Every Triton kernel against the operator contracts: on CPU tensors in the interpreter, else on the GPU.
 
-Not collected by name: tests/test_triton_interpreter.py starts it in a process of its own, because TRITON_INTERPRET
+Not collected by name: tests/gpu/test_triton_interpreter.py starts it in a process of its own, because TRITON_INTERPRET
 must be set before triton is imported. Outputs are filled with a sentinel before each launch, twice with different
 ones, so that an element a kernel does not write cannot pass.
 """

@@ -1,6 +1,7 @@
 """The recurrent kernels against the contracts of LSTM and GRU, to the last bit: in the interpreter, else on the GPU.
 
-Started by tests/test_triton_interpreter.py. In the interpreter the programs of a stack that is cut run as processes side by side
+Started by tests/gpu/test_triton_interpreter.py.
+In the interpreter the programs of a stack that is cut run as processes side by side
 (side_by_side.py); what the sizes are is few, as the interpreter takes a tenth of a second for a layer of a moment.
 """
 
@@ -143,7 +144,7 @@ def test_programs_that_share_a_stream(
 ) -> None:  # fmt: skip
     """Twice, so that the second launch goes on with the numbers of the first."""
     if INTERPRET:
-        from tests.triton_checks import side_by_side
+        from tests.triton_checks.support import side_by_side
 
         monkeypatch.setattr(stack, "bind", side_by_side.bind)
         monkeypatch.setattr(stack, "multiprocessors", lambda: samples * -(-geometry.hidden // units))
@@ -160,7 +161,7 @@ def test_programs_that_share_a_layer_in_both_directions(monkeypatch: pytest.Monk
     geometry = Geometry(13, directions=2, time=2)
     stage = make_stage("gru", 3, geometry, 6, "int8-own", seed=seed())
     if INTERPRET:
-        from tests.triton_checks import side_by_side
+        from tests.triton_checks.support import side_by_side
 
         monkeypatch.setattr(both, "bind", side_by_side.bind)
     monkeypatch.setattr(both, "multiprocessors", lambda: 4)

@@ -1,6 +1,7 @@
 """The resident kernels with the native core as the host, both sides of the mailbox: in the interpreter, else on the GPU.
 
-Started by tests/test_triton_interpreter.py. The interpreter runs one program and no warps: what it cannot show is what threads
+Started by tests/gpu/test_triton_interpreter.py.
+The interpreter runs one program and no warps: what it cannot show is what threads
 of a card do when they read a word at different moments.
 """
 
@@ -18,7 +19,7 @@ from rtaccel.core.registry import operator
 from rtaccel.kernels._persistent import triton_mailbox
 from rtaccel.kernels.mlp import contract, triton_resident
 from rtaccel.kernels.mlp.triton_form import Form, Operands
-from tests.triton_checks.sides import DEVICE, Side
+from tests.triton_checks.support.sides import DEVICE, Side
 
 require("triton")
 

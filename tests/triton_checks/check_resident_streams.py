@@ -1,5 +1,5 @@
 """Streams of LSTM and GRU on a kernel that stays, interpreted or on the GPU: from the program of rt.stream, through the plan, the
-native mailbox and the kernel, to the same bits as the stream on the CPU. Started by tests/test_triton_interpreter.py.
+native mailbox and the kernel, to the same bits as the stream on the CPU. Started by tests/gpu/test_triton_interpreter.py.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from rtaccel.kernels.recurrent.triton import persistent as resident
 from rtaccel.kernels.recurrent.triton.config import Form, Operands
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.stream import StreamModel
-from tests.triton_checks.interpreted_device import TIMEOUT_NS, in_its_place
-from tests.triton_checks.sides import DEVICE, Side
+from tests.triton_checks.support.interpreted_device import TIMEOUT_NS, in_its_place
+from tests.triton_checks.support.sides import DEVICE, Side
 
 require("triton")
 

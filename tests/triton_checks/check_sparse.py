@@ -1,6 +1,6 @@
 """The Triton kernels of sparse weights: blocks, 2:4 and single weights, of any size, with rows quantised in front and without.
 
-As check_kernels.py, started by tests/test_triton_interpreter.py. Integers must be those of the CPU's kernels to the bit.
+As check_kernels.py, started by tests/gpu/test_triton_interpreter.py. Integers must be those of the CPU's kernels to the bit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rtaccel.formats import int8
 from rtaccel.kernels.fused_sparse_linear import contract as fused
 from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.sparse_linear import contract
-from tests.triton_checks.sparse_stages import (  # noqa: F401
+from tests.triton_checks.support.sparse_stages import (  # noqa: F401
     DEVICE,
     assert_right,
     fresh_seed,

@@ -1,6 +1,6 @@
 """What the sparse Triton kernels read: each byte of the weights once. And their assembly, on a card, as its twin computes.
 
-As check_kernels.py, started by tests/test_triton_interpreter.py.
+As check_kernels.py, started by tests/gpu/test_triton_interpreter.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rtaccel.kernels.sparse_linear import contract
 from rtaccel.kernels.sparse_linear.triton_permute import pick_bytes
 from rtaccel.kernels.sparse_linear.triton_rows import stored_block
 from rtaccel.plan import sparse_gpu
-from tests.triton_checks.sparse_stages import DEVICE, taking
+from tests.triton_checks.support.sparse_stages import DEVICE, taking
 
 require("triton")
 

@@ -1,6 +1,6 @@
 """Who chooses the sparse Triton kernels: compiled models and SparseLinear, by the model of time, with the CPU's integers.
 
-As check_kernels.py, started by tests/test_triton_interpreter.py.
+As check_kernels.py, started by tests/gpu/test_triton_interpreter.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rtaccel.backends import require
 from rtaccel.core.stage import Problem, Stage, Value
 from rtaccel.formats import masks
 from rtaccel.plan import sparse_gpu
-from tests.triton_checks.sparse_stages import DEVICE, fresh_seed, poisoned, taking  # noqa: F401
+from tests.triton_checks.support.sparse_stages import DEVICE, fresh_seed, poisoned, taking  # noqa: F401
 
 require("triton")
 

@@ -28,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if settings.triton_interpret():
-        from tests.triton_checks.quick_interpreter import quicken
+        from tests.triton_checks.support.quick_interpreter import quicken
 
         quicken()
 
@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture
 def side() -> Iterator[Callable[..., object]]:
     """Makes sides of a mailbox. A kernel whose test failed is asked to end: nothing of it may be left on a card."""
-    from tests.triton_checks.sides import Side
+    from tests.triton_checks.support.sides import Side
 
     made: list[Side] = []
 

@@ -3,7 +3,7 @@
     TRITON_INTERPRET=1 python tests/triton_checks/every_size.py [PART PARTS]
 
 Not a test by name: 70,000 launches take the interpreter minutes. PART of PARTS takes every PARTS-th K, for several
-processes side by side. tests/test_triton_interpreter.py runs a part; all of them together are the whole grid.
+processes side by side. tests/gpu/test_triton_interpreter.py runs a part; all of them together are the whole grid.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rtaccel.core.stage import Problem, Quant, Stage, Value
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.triton_checks.quick_interpreter import quicken
+from tests.triton_checks.support.quick_interpreter import quicken
 
 
 def check(k: int, generator: torch.Generator) -> int:

@@ -16,8 +16,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from rtaccel.kernels._gpu.triton_aot import ARCHITECTURES
-from tests.triton_checks import budgets, launches
-from tests.triton_checks.moved import MOST, WITHOUT_LAUNCH, Record, record_of
+from tests.triton_checks import budgets
+from tests.triton_checks.support import launches
+from tests.triton_checks.support.moved import MOST, WITHOUT_LAUNCH, Record, record_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "gpu-kernels.md"
 HEAD = """# GPU kernels, as compiled

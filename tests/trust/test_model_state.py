@@ -264,7 +264,7 @@ def test_functional_call_with_other_weights_is_refused() -> None:
 def test_packed_weights_of_swapped_layers_are_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each copy packs its weights for the kernel that was faster when timed, on a busy machine one or another; their float32 sums
     differ in the last bit."""
-    from rtaccel.nn import sparse_numbers
+    from rtaccel.nn.params import sparse as sparse_numbers
 
     calls = 0
 

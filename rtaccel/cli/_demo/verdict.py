@@ -14,8 +14,8 @@ from rtaccel.cli._demo.contestants import JUDGED, Field
 from rtaccel.cli._demo.data import Recording
 from rtaccel.cli._demo.train import scores
 from rtaccel.measure.budget import Budget
-from rtaccel.measure.environment import environment
 from rtaccel.measure.interleave import Interleaved, Ratio
+from rtaccel.measure.machine.environment import environment
 from rtaccel.measure.numbers import figure
 from rtaccel.measure.result import Latency
 from rtaccel.measure.verdict import Line, judge_exact, overall

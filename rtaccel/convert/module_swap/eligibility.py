@@ -14,7 +14,7 @@ from rtaccel.core.errors import RtaccelError
 from rtaccel.core.scheme import W4A8, W8A8, Float32, Scheme, SchemeMap
 from rtaccel.nn.conv import QuantConv1d, QuantConv2d, check_module
 from rtaccel.nn.linear import QuantLinear
-from rtaccel.nn.numbers import check_size
+from rtaccel.nn.params.linear import check_size
 from rtaccel.nn.recurrent import QuantGRU, QuantLSTM
 
 Filter = Callable[[nn.Module, str], bool]

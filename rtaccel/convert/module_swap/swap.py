@@ -29,7 +29,7 @@ from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem
 from rtaccel.core.log import log
 from rtaccel.core.progress import counted
 from rtaccel.core.scheme import Int8Activation, SchemeLike, SchemeMap
-from rtaccel.nn.formats import numbers_of
+from rtaccel.nn.params.formats import numbers_of
 
 __all__ = ["SwapEntry", "SwapReport", "quantize_", "restore_"]
 

@@ -7,8 +7,8 @@ import torch
 from rtaccel.convert.frontend.nodes import OpNode, zeros_like_rows
 from rtaccel.convert.patterns.rules import Call, Rule, rule
 from rtaccel.core.stage import Quant
-from rtaccel.nn.numbers import LinearNumbers, Size
 from rtaccel.nn.ops import OPERATORS
+from rtaccel.nn.params.linear import LinearNumbers, Size
 
 aten = torch.ops.aten
 

@@ -10,7 +10,7 @@ from rtaccel.convert.frontend.nodes import OpNode, zeros_like_rows
 from rtaccel.convert.patterns.rules import Call, Rule, rule
 from rtaccel.core.stage import Quant
 from rtaccel.nn.ops import SPARSE_OPERATORS
-from rtaccel.nn.sparse_numbers import SparseNumbers
+from rtaccel.nn.params.sparse import SparseNumbers
 
 
 def _sparse(numbers: type[SparseNumbers]) -> Rule:

@@ -25,8 +25,8 @@ from rtaccel.core.progress import counted
 from rtaccel.core.scheme import Int8Activation, Scheme, parse_scheme
 from rtaccel.core.sparsity import SemiStructured, Sparsity, SparsityLike, SparsityMap
 from rtaccel.formats.int8 import require_finite
+from rtaccel.nn.params.sparse import sparse_numbers
 from rtaccel.nn.sparse import SparseLinear
-from rtaccel.nn.sparse_numbers import sparse_numbers
 
 __all__ = ["SparsifyEntry", "SparsifyReport", "sparsify_"]
 

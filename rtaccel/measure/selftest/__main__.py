@@ -7,10 +7,10 @@ import sys
 from collections.abc import Iterator
 from fractions import Fraction
 
-from rtaccel.measure.quantiles import TAILS
 from rtaccel.measure.selftest import real
 from rtaccel.measure.selftest.scenarios import SCENARIOS, Scenario
 from rtaccel.measure.selftest.simulate import decided, errors
+from rtaccel.measure.statistics.quantiles import TAILS
 
 CALLS = {"p50": (100, 3_000), "p99": (662, 3_000, 20_000), "p999": (6_636,)}
 """Calls in a simulated run, per percentile."""

@@ -20,9 +20,9 @@ from rtaccel import _native
 from rtaccel.measure.budget import Budget
 from rtaccel.measure.interleave import Comparison, compare
 from rtaccel.measure.latency import measure
-from rtaccel.measure.sampler import Loop, quiet
+from rtaccel.measure.machine.witness import chain_iterations
+from rtaccel.measure.timing.sampler import Loop, quiet
 from rtaccel.measure.verdict import Verdict
-from rtaccel.measure.witness import chain_iterations
 
 SPIN_US = 20.0
 

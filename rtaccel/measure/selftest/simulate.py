@@ -8,9 +8,9 @@ from fractions import Fraction
 
 import numpy as np
 
-from rtaccel.measure.quantiles import TAILS
-from rtaccel.measure.run import Run
 from rtaccel.measure.selftest.scenarios import Scenario
+from rtaccel.measure.statistics.quantiles import TAILS
+from rtaccel.measure.statistics.run import Run
 from rtaccel.measure.verdict import Decision, Verdict, decide
 
 _CELLS = 2_000_000

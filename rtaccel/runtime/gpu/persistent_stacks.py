@@ -1,0 +1,196 @@
+"""A stack of LSTM or GRU with its head that stays on a GPU: by the kernel in Triton where its registers hold all weights, else by
+the one in CUDA C++, which has shared memory as well. Which it is and why `explain` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtaccel.core.errors import BackendUnavailable, UnsupportedProblem
+from rtaccel.core.registry import operator
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels.recurrent.cuda import config as cuda_config
+from rtaccel.kernels.recurrent.cuda import kernel as cuda_kernel
+from rtaccel.kernels.recurrent.layout import Geometry
+from rtaccel.plan.explain import Line
+from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
+
+TRITON, CUDA = "triton_resident", "cuda_recurrent"
+
+
+class _Stack:
+    """An `lstm` or `gru` stage of one moment whose states are its own, and a `linear` stage that reads its int8 output."""
+
+    commands, states = True, 0
+    past: Tensor | None = None
+    kernel = ""
+
+    def __init__(self, stages: Sequence[Stage], form: Any, why: tuple[str, ...]) -> None:
+        self.stages, self.form, self.why, self.programs = tuple(stages), form, why, int(form.parts)
+        self.inputs, self.outputs = self.stages[0].inputs[0].width, self.stages[-1].outputs[0].width
+
+    @property
+    def head(self) -> Stage | None:
+        return self.stages[1] if len(self.stages) == 2 else None
+
+    def lowered(self) -> tuple[Any, Any]:
+        """The folded numbers of the stack, and of its head or None."""
+        stack, head = self.stages[0], self.head
+        return operator(stack.op).lower(stack), None if head is None else operator("linear").lower(head)
+
+    def where(self) -> str:
+        """What a program has of each layer, and where its weights are."""
+        raise NotImplementedError
+
+    def line(self) -> Line:
+        stack, form = self.stages[0], self.form
+        g = form.geometry
+        weights = form.gates * g.hidden * (self.inputs + (2 * g.layers - 1) * g.hidden)
+        ends = f", linear {g.hidden}-{self.outputs}" if self.head is not None else ""
+        return Line(
+            stack.name, f"{stack.op} {self.inputs}-{'-'.join([str(g.hidden)] * g.layers)}{ends}", self.kernel,
+            4 * (self.inputs + self.outputs), 2 * weights, (self.where(), *self.why),
+        )  # fmt: skip
+
+
+class TritonStack(_Stack):
+    """By kernels/recurrent/triton/persistent.py. form: a triton_config.Form."""
+
+    kernel = TRITON
+
+    def prepared(self, device: str) -> PersistentLaunch:
+        from rtaccel.kernels._gpu.triton_launch import bind
+        from rtaccel.kernels.recurrent.triton import persistent as resident
+        from rtaccel.kernels.recurrent.triton.config import Operands
+
+        activation = None if self.head is None else str(self.head.attrs.get("activation", "none"))
+        kernel = bind(resident.specialise(self.stages[0].op, self.form, self.outputs, activation))
+        low, of_head = self.lowered()
+        ops = Operands.of(low, self.form, device)
+        head_ops = resident.HeadOperands.of(of_head, self.form, device)
+        exchange = torch.zeros(resident.exchange_words(self.form), dtype=torch.int64).to(device)
+
+        def arguments(requests: Tensor, replies: Tensor, control: Tensor) -> dict[str, Any]:
+            return resident.arguments(self.form, ops, head_ops, requests, replies, control, exchange)
+
+        return PersistentLaunch(kernel, self.form.parts, arguments, (ops, head_ops), [exchange])
+
+    def where(self) -> str:
+        form = self.form
+        layers = (
+            "all layers"
+            if form.resident == form.geometry.layers
+            else f"{form.resident} of {form.geometry.layers} layers"
+        )
+        return f"{form.parts} programs with {form.units} units of each layer; the weights of {layers} are in registers"
+
+
+class CudaStack(_Stack):
+    """By kernels/recurrent/cuda/recurrent.cu. form: a cuda_config.Form."""
+
+    kernel = CUDA
+
+    def __init__(self, stages: Sequence[Stage], form: Any, why: tuple[str, ...]) -> None:
+        super().__init__(stages, form, why)
+        self.states = form.geometry.layers * form.geometry.hidden * (2 if form.gates == 4 else 1)
+
+    def prepared(self, device: str) -> PersistentLaunch:
+        from rtaccel.kernels._gpu.cuda_launch import bind
+
+        kernel = bind(cuda_kernel.kernel_of(self.stages[0].op, self.form))
+        ops = cuda_kernel.Operands.of(*self.lowered(), self.form, device)
+        exchange = torch.zeros(self.form.exchange_words, dtype=torch.int64).to(device)
+        past = self.past if self.past is not None else torch.zeros(self.states, dtype=torch.int64)
+
+        def arguments(requests: Tensor, replies: Tensor, control: Tensor) -> dict[str, Any]:
+            return cuda_kernel.arguments(ops, requests, replies, control, past, exchange)
+
+        return PersistentLaunch(kernel, self.form.parts, arguments, (ops, past), [exchange])
+
+    def where(self) -> str:
+        form = self.form
+        return f"{form.parts} programs of {form.threads} threads with {form.units} units of each layer: {form.where()}"
+
+
+_only: list[str] = []
+
+
+@contextmanager
+def only(kernel: str) -> Iterator[None]:
+    """Streams that are made inside take this kernel (TRITON or CUDA) or none: for measuring one beside the other."""
+    _only.append(kernel)
+    try:
+        yield
+    finally:
+        _only.remove(kernel)
+
+
+def stack_network(stages: Sequence[Stage]) -> TritonStack | CudaStack:
+    """The network for a stack and what follows it.
+
+    Raises UnsupportedProblem for what neither kernel is for, BackendUnavailable where only the one in CUDA C++ is, and it can
+    be had neither from the store nor from a compiler.
+    """
+    triton, no_triton = _triton(stages)
+    if triton is not None and triton.form.resident == triton.form.geometry.layers and CUDA not in _only:
+        return triton
+    cuda, no_cuda = _cuda(stages, no_triton)
+    if cuda is not None and TRITON not in _only:
+        from rtaccel.kernels._gpu import cuda_launch
+
+        no_cuda = cuda_launch.unavailable(cuda_kernel.kernel_of(stages[0].op, cuda.form)) or ""
+        if not no_cuda:
+            return cuda
+    if triton is not None and CUDA not in _only:
+        triton.why = (*triton.why, f"not {CUDA}, which would keep all weights on the chip: {no_cuda}")
+        return triton
+    what = ", ".join(f"{s.name} ({s.op})" for s in stages)
+    if cuda is not None:
+        raise BackendUnavailable(
+            "persistent", what, f"the kernel in CUDA C++ ({no_cuda})",
+            "pip install 'rtaccel[cuda]', which brings NVRTC, or build it ahead: rtaccel build-kernels --stream.",
+        )  # fmt: skip
+    raise UnsupportedProblem(
+        "persistent", what, f"a stack that {no_triton or no_cuda}", "Pass calibration=, or stream on the CPU."
+    )
+
+
+def _triton(stages: Sequence[Stage]) -> tuple[TritonStack | None, str]:
+    """The network with Triton's kernel, and what speaks against it, if only that it reads weights again."""
+    from rtaccel.kernels.recurrent.triton import config as triton_config
+    from rtaccel.kernels.recurrent.triton import persistent as triton_persistent
+
+    stack, *following = stages
+    problem = Problem.of(stack, 1, "cuda")
+    reason = "is one stack and one linear head" if len(following) > 1 else triton_config.unsupported(problem)
+    reason = reason or triton_persistent.unsupported(stack, following[0] if following else None)
+    if reason is not None:
+        return None, reason
+    form = triton_config.form_of(problem, 4 if stack.op == "lstm" else 3)
+    if isinstance(form, str):
+        return None, form
+    layers = form.geometry.layers
+    again = "" if form.resident == layers else f"keeps {form.resident} of {layers} layers in registers"
+    return TritonStack(stages, form, ()), again
+
+
+def _cuda(stages: Sequence[Stage], instead: str) -> tuple[CudaStack | None, str]:
+    stack, *following = stages
+    if len(following) > 1:
+        return None, "is one stack and one linear head"
+    head = following[0] if following else None
+    reason = cuda_config.unsupported(stack, head)
+    if reason is not None:
+        return None, reason
+    form = cuda_config.form_of(
+        Geometry.of(stack.attrs), stack.inputs[0].width, 4 if stack.op == "lstm" else 3, cuda_config.group_of(stack),
+        cuda_config.head_of(head), cuda_config.card(),
+    )  # fmt: skip
+    if form is None:
+        return None, f"has at most {cuda_config.MAX_THREADS} units of a layer in a program"
+    return CudaStack(stages, form, (f"not {TRITON}, which {instead}",) if instead else ()), ""

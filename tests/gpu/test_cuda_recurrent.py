@@ -1,0 +1,266 @@
+"""Recurrent streams by the kernel in CUDA C++: the same source on a CPU against the CPU's stream, to the bit; its states; what
+it touches. When it is taken, and what its machine code is made of: tests/gpu/test_cuda_recurrent_code.py."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rtaccel as rt
+from rtaccel.backends import get_backend
+from rtaccel.core.errors import BackendUnavailable
+from rtaccel.kernels._gpu import cuda_launch, cuda_nvrtc
+from rtaccel.kernels.recurrent.cuda import config as cuda_config
+from rtaccel.kernels.recurrent.cuda import kernel as cuda_kernel
+from rtaccel.kernels.recurrent.cuda.config import Card, Form, Head
+from rtaccel.kernels.recurrent.layout import Geometry
+from rtaccel.runtime.gpu import persistent, persistent_stacks
+from rtaccel.runtime.options import Options
+from rtaccel.runtime.stream import StreamModel
+from tests.cuda_checks import on_host
+
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="resident streams need triton"),
+    pytest.mark.skipif(on_host.missing() is not None, reason="no C++ compiler"),
+]
+
+
+class Net(nn.Module):
+    def __init__(self, stack: nn.Module, head: nn.Module | None) -> None:
+        super().__init__()
+        self.stack, self.head = stack, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stack(x)[0][:, -1]
+        return y if self.head is None else self.head(y)
+
+
+Cut = tuple[int, int, int]
+"""Programs, lanes, steps in registers; the first half of the others is in shared memory."""
+
+
+@pytest.fixture
+def devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., on_host.HostDevice]]:
+    """Puts a device in the place of the GPU, with a form of this cut."""
+    made: list[on_host.HostDevice] = []
+
+    def put(cut: Cut, **keywords: Any) -> on_host.HostDevice:
+        device = on_host.HostDevice(**keywords)
+        made.append(device)
+
+        def form(geometry: Geometry, inputs: int, gates: int, group: int, head: Head | None, card: Card) -> Form:
+            parts, lanes, kept = cut
+            units = -(-geometry.hidden // (4 * parts)) * 4
+            found = Form(geometry, inputs, gates, group, head, units, parts, lanes, head_held=parts < 3)
+            return replace(found, kept=min(kept, found.steps), held=(found.steps - min(kept, found.steps) + 1) // 2)
+
+        monkeypatch.setattr(persistent, "resident_device", lambda: device)
+        monkeypatch.setattr(persistent, "TIMEOUT_NS", 20_000_000_000)
+        monkeypatch.setattr(cuda_launch, "bind", device.bind)
+        monkeypatch.setattr(cuda_launch, "unavailable", lambda kernel: None)
+        monkeypatch.setattr(cuda_config, "form_of", form)
+        return device
+
+    with persistent_stacks.only(persistent_stacks.CUDA):
+        yield put
+    for device in made:
+        device.close()
+
+
+def streams(model: nn.Module, features: int, scheme: Any = "w8a8") -> tuple[StreamModel, StreamModel]:
+    """(the stream on a kernel that stays, the same on the CPU)."""
+    torch.manual_seed(features)
+    calibration = [torch.randn(8, 5, features)]
+    plain = rt.stream(model.eval(), torch.randn(1, features), scheme=scheme, calibration=calibration)
+    options = Options(1, title="Net, streamed", states=plain._options.states, mode="persistent")
+    return StreamModel(plain._program, options, ("x_t",)), plain
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a.nan_to_num(77.0), b.nan_to_num(77.0)) and bool((a.isnan() == b.isnan()).all())
+
+
+CASES = {
+    "lstm-one-program": (lambda: Net(nn.LSTM(5, 7, 3, batch_first=True), nn.Linear(7, 2)), 5, "w8a8", (1, 4, 7)),
+    "lstm-int4-two": (lambda: Net(nn.LSTM(70, 42, 2, batch_first=True), nn.Linear(42, 3)), 70, "w4a8", (2, 2, 9)),
+    "gru-three": (lambda: Net(nn.GRU(33, 10, 2, batch_first=True), None), 33, "w8a8", (3, 32, 1)),
+    "gru-int4-groups": (
+        lambda: Net(nn.GRU(100, 70, batch_first=True), nn.Sequential(nn.Linear(70, 9), nn.GELU())), 100,
+        rt.W4A8(group_size=64, activation="static"), (3, 1, 100),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_bits_of_the_cpu(case: str, devices: Callable[..., on_host.HostDevice]) -> None:
+    """Resets, a row that is no number, states that are saved, loaded and go on elsewhere."""
+    make, features, scheme, cut = CASES[case]
+    device = devices(cut)
+    live, plain = streams(make(), features, scheme)
+    for moment in range(9):
+        x = torch.randn(1, features)
+        if moment == 5:
+            x[0, features // 2] = float("nan")
+        if moment in (3, 7):
+            live.reset()
+            plain.reset()
+        got, want = live.step(x), plain.step(x)
+        assert same(got, want), moment
+        assert bool(got.isnan().all()) == (moment in (5, 6))
+    past = live.state_dict()
+    ahead = [torch.randn(1, features) for _ in range(2)]
+    wants = [plain.step(x) for x in ahead]
+    assert all(same(live.step(x), want) for x, want in zip(ahead, wants))
+    live.load_state_dict(past)  # on a new kernel
+    assert all(same(live.step(x), want) for x, want in zip(ahead, wants))
+    kernel, again = device.built
+    assert kernel == again
+    assert "cuda_recurrent" in live.explain() and "in shared memory of each" in live.explain()
+    live.close()
+    assert all(int(control[1]) == 2 for control in device.controls)
+    with pytest.raises(BackendUnavailable, match="closed"):
+        live.state_dict()
+
+
+def barriers() -> list[int]:
+    """Lines of the kernel's files at which threads wait for each other; no two are alike."""
+    files = ["recurrent/cuda/recurrent.cu", *cuda_kernel.FILES[1:]]
+    lines = [line for name in files for line in enumerate((cuda_nvrtc.FOLDER / name).read_text().splitlines(), 1)]
+    found = [n for n, line in lines if "__syncthreads();" in line or "__syncwarp();" in line]
+    assert len(set(found)) == len(found), "two files have a barrier in the same line: move one of them"
+    return found
+
+
+@pytest.fixture(scope="module")
+def two() -> tuple[StreamModel, int, Cut]:
+    """(a stream on the CPU, its features, a cut): what has every kind of barrier."""
+    make, features, scheme, cut = CASES["lstm-int4-two"]
+    torch.manual_seed(0)
+    calibration = [torch.randn(8, 5, features)]
+    return rt.stream(make().eval(), torch.randn(1, features), scheme=scheme, calibration=calibration), features, cut
+
+
+def staying(plain: StreamModel) -> StreamModel:
+    return StreamModel(plain._program, replace(plain._options, mode="persistent"), ("x_t",))
+
+
+def goes_wrong(live: StreamModel, plain: StreamModel, features: int) -> bool:
+    """Whether an answer is another than the CPU's, or does not come."""
+    plain.reset()
+    try:
+        for moment in range(4):
+            x = torch.randn(1, features)
+            if moment == 2:
+                live.reset()
+                plain.reset()
+            if not same(live.step(x), plain.step(x)):
+                return True
+        live.load_state_dict(live.state_dict())
+        return not same(live.step(x), plain.step(x))
+    except BackendUnavailable:
+        return True
+
+
+def test_every_barrier_is_needed(
+    two: tuple[StreamModel, int, Cut], devices: Callable[..., on_host.HostDevice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody waits at one of them, some order of the threads gives wrong answers: so the order of all others is decided."""
+    plain, features, cut = two
+    needless = []
+    for line in (0, *barriers()):
+        for seed in range(1, 6):
+            devices(cut, seed=seed, skipped=line)
+            monkeypatch.setattr(persistent, "TIMEOUT_NS", 1_000_000_000)
+            live = staying(plain)
+            wrong = goes_wrong(live, plain, features)
+            live.close()
+            if wrong:
+                break
+        if not wrong:
+            needless.append(line)
+    assert needless == [0]
+
+
+def test_a_word_that_does_not_come(
+    two: tuple[StreamModel, int, Cut], devices: Callable[..., on_host.HostDevice]
+) -> None:
+    """Message 3 lacks a word of the second program, of each kind: no number is made up, and a reset mends it."""
+    plain, features, cut = two
+    half = 2 * 12  # words of both slots of a layer
+    for dropped in (12 + 7, half + 12 + 7, 2 * half + 12 + 7):
+        devices(cut, dropped=dropped, looks=400)
+        live = staying(plain)
+        plain.reset()
+        for moment in range(1, 7):
+            x = torch.randn(1, features)
+            if moment == 6:
+                live.reset()
+                plain.reset()
+            got, want = live.step(x), plain.step(x)
+            lost = moment in (4, 5) or (moment == 3 and dropped != half + 12 + 7)
+            assert bool(got.isnan().all()) if lost else same(got, want), (dropped, moment)
+        live.close()
+
+
+def test_it_touches_nothing_outside_its_buffers() -> None:
+    """Every buffer of its own size, shared memory too, under a sanitizer; a buffer that is 16 bytes too short is found."""
+    form = Form(Geometry(30, layers=2), 37, 4, 32, Head(3, "relu", 32), 16, 2, 2, 3, 5, True)
+    program = on_host.build(
+        cuda_kernel.kernel_of("lstm", form),
+        "sanitized",
+        "-DRTA_PROGRAM",
+        "-fsanitize=address",
+        "-fno-omit-frame-pointer",
+    )
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([program, *words], capture_output=True, text=True, timeout=60, check=False)
+
+    assert run().returncode == 0
+    pointers = [name for name, kind in cuda_kernel.PARAMETERS if kind.startswith("*")]
+    for name in ("request_ptr", "past_ptr", "words_ptr", "scales_ptr", "exchange_ptr"):
+        found = run(str(pointers.index(name)))
+        assert found.returncode != 0 and "heap-buffer-overflow" in found.stderr, name
+
+
+def on_a_gpu(model: nn.Module, features: int, scheme: Any, moments: int, starts: int) -> None:
+    """The kernel of CUDA C++ on the card, started and ended several times, against the CPU's stream; its past goes on."""
+    reason = get_backend("triton").unavailable()
+    if reason is not None or not torch.cuda.is_available():
+        pytest.skip(f"runs on a GPU stay open here: {reason}")
+    calibration = [torch.randn(4, 9, features)]
+    plain = rt.stream(model.eval(), torch.randn(1, features), scheme=scheme, calibration=calibration)
+    with persistent_stacks.only(persistent_stacks.CUDA):
+        for _ in range(starts):
+            live = staying(plain)
+            plain.reset()
+            for moment in range(moments):
+                if moment == moments // 2:
+                    live.reset()
+                    plain.reset()
+                if moment == moments // 2 + 5:
+                    live.load_state_dict(live.state_dict())
+                x = torch.randn(1, features)
+                assert same(live.step(x), plain.step(x)), moment
+            live.close()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_small_networks_on_a_gpu(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, features, scheme, _ = CASES[case]
+    monkeypatch.setattr(persistent, "TIMEOUT_NS", 20_000_000_000)  # bench/device/sanitizer.py runs it, and is slow
+    on_a_gpu(make(), features, scheme, 20, 2)
+
+
+@pytest.mark.parametrize("scheme", ["w8a8", "w4a8"])
+@pytest.mark.parametrize(("hidden", "features", "layers"), [(100, 100, 2), (200, 250, 3), (1000, 500, 4)])
+def test_networks_of_stac_ml_on_a_gpu(hidden: int, features: int, layers: int, scheme: str) -> None:
+    model = Net(nn.LSTM(features, hidden, layers, batch_first=True), nn.Linear(hidden, 1))
+    on_a_gpu(model, features, scheme, 300, 3)

@@ -1,0 +1,218 @@
+"""Every Triton kernel compiled for eight architectures without a GPU, and held to the budget file."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from rtaccel.core import settings
+from rtaccel.core.stage import Problem
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("triton is not installed (pip install 'rtaccel[gpu]')", allow_module_level=True)
+if settings.triton_interpret():
+    pytest.skip("TRITON_INTERPRET=1: kernels are interpreted, there is nothing to compile", allow_module_level=True)
+
+import triton
+from triton.backends.compiler import GPUTarget
+
+from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.kernels._common.activations import ACTIVATIONS, HOMOGENEOUS
+from rtaccel.kernels._gpu.triton_aot import (
+    ARCHITECTURES,
+    Allowed,
+    Footprint,
+    compile_for,
+    specialisations,
+    violations,
+)
+from rtaccel.kernels._gpu.triton_spec import FUSED, INT8_MMA, Specialisation
+from rtaccel.kernels.linear import contract, triton_dot, triton_gemv
+from rtaccel.kernels.linear.triton_w8a8 import Operands
+from rtaccel.runtime.gpu.ahead import kernels_of
+from tests.support import kept
+from tests.triton_checks import budgets
+
+pytestmark = pytest.mark.usefixtures("kept_triton_cache")
+
+SPECIALISATIONS = specialisations()
+
+
+@functools.cache
+def compiled(name: str, capability: int) -> Footprint:
+    """Compiled once, for all that is asserted of it."""
+    return kept.footprint(next(s for s in SPECIALISATIONS if s.name == name), capability)
+
+
+def todays() -> Iterator[Any]:
+    """Every form for sm_90 and one of the other architectures, another each day: within a week all of them. Of what is
+    slow to compile, a third of the forms a day, for one architecture each.
+    `python tests/triton_checks/write_budgets.py --check` compiles the whole, in some minutes."""
+    others = [c for c in ARCHITECTURES if c != 90]
+    for index, spec in enumerate(SPECIALISATIONS):
+        first = datetime.date.today().toordinal() + index
+        chosen = (90, others[first % len(others)])
+        if spec.slow:
+            turn, rest = divmod(first, 3)
+            chosen = () if rest else (ARCHITECTURES[turn % len(ARCHITECTURES)],)
+        for capability in chosen:
+            yield pytest.param(spec, capability, id=f"{spec.name}-sm_{capability}")
+
+
+@pytest.mark.parametrize(("spec", "capability"), list(todays()))
+def test_compiles_within_its_budget(spec: Specialisation, capability: int) -> None:
+    if not budgets.known(capability):
+        pytest.skip(f"the assembler of triton {triton.__version__} does not know sm_{capability}")
+    if capability < spec.oldest:
+        with pytest.raises(UnsupportedProblem, match="not supported in this architecture"):
+            compile_for(spec, capability)
+        return
+    assert violations(spec, capability, compiled(spec.name, capability), budgets.allowed(spec.name, capability)) == []
+
+
+def test_the_budget_file_holds_every_kernel_and_no_other() -> None:
+    names = {spec.name for spec in SPECIALISATIONS}
+    for version, kernels in budgets.read().items():
+        assert set(kernels) == names, version
+
+
+def test_w8a8_is_on_the_tensor_cores_of_every_card() -> None:
+    name = "linear_dot_M16_N1024_K1024_dynamic_gelu_float32"
+    for capability in (80, 90, 100, 120):
+        assert compiled(name, capability).count(INT8_MMA)
+
+
+AUTOENCODER = "640-128-128-128-128-8-128-128-128-128-640"
+
+
+@pytest.mark.parametrize("kind", [f"mlp_chain_{AUTOENCODER}_relu", f"mlp_resident_{AUTOENCODER}_int4"])
+def test_the_autoencoder_fits_one_multiprocessor(kind: str) -> None:
+    """In int8 as one launch, in int4 with all its weights in registers: 128 a thread is what 16 warps may have."""
+    (name,) = [s.name for s in SPECIALISATIONS if s.name.startswith(kind)]
+    found = compiled(name, 90)
+    assert found.spills == 0
+    recorded = [numbers for kernels in budgets.read().values() for numbers in kernels[name].values()]
+    assert len(recorded) > len(ARCHITECTURES)
+    assert max(registers for registers, *_ in [*recorded, [found.registers]]) <= 128
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("kernel", "capability"), [(triton_dot, 100), (triton_gemv, 80)], ids=["dot", "gemv"])
+def test_every_activation_compiles_without_stack(kernel: Any, activation: str, capability: int) -> None:
+    stage = contract.make_stage(256, 64, "dynamic", activation, 0.1)
+    found = kept.footprint(kernel.specialise(Problem.of(stage, 2, "cuda")), capability)
+    assert (found.stack_bytes, found.local_bytes, found.spills) == (0, 0, 0)
+    if activation in HOMOGENEOUS:  # their result must equal the reference's bits, so no product may fuse with a sum
+        assert found.count(FUSED) == 0
+
+
+def test_every_operator_with_a_triton_kernel_declares_forms_to_check() -> None:
+    names = [spec.name for spec in specialisations()]
+    assert len(set(names)) == len(names)
+    for start in (
+        "linear_dot", "linear_gemv", "linear_int4_gemv", "linear_mixed", "linear_blas", "fused_gemv", "mlp_chain",
+        "mlp_resident", "mlp_cut", "mlp_resident_cut", "null_resident", "quantize_static", "quantize_dynamic",
+        "sparse_gemv", "sparse_dot", "sparse_semi", "conv_window", "conv_resident", "lstm_stack", "lstm_both",
+    ):  # fmt: skip
+        assert any(name.startswith(start) for name in names), start
+
+
+class PretendedCard:
+    """As much of a triton driver as compiling needs: what the card is, nothing that runs on it."""
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+
+@pytest.fixture
+def h100(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Not set_active: its counterpart reset_active looks for a real card.
+    monkeypatch.setattr(triton.runtime.driver, "_active", PretendedCard())
+
+
+@pytest.mark.parametrize("scheme", ["static", "dynamic"])
+@pytest.mark.parametrize("kernel", [triton_dot, triton_gemv], ids=["dot", "gemv"])
+def test_a_launch_compiles_once_for_every_batch_and_what_was_checked(kernel: Any, scheme: str, h100: None) -> None:
+    """No batch size and no zero point compiles anew, and the launch's code is the code that the budget was held to."""
+    stage = contract.make_stage(64, 32, scheme, "relu", out="int8")
+    problem = Problem.of(stage, 1)
+    operands, spec = Operands.of(stage, problem), kernel.specialise(problem)
+    word = torch.int32 if kernel is triton_gemv else torch.int8
+    compiled = {}
+    for rows in (1, 2, 3, 16, 48):
+        for y_zero_point in (-128, 0, 1, 11):
+            x, y = torch.zeros(rows, 64, dtype=torch.int8), torch.zeros(rows, 32, dtype=torch.int8)
+            numbers = (operands.multiplier, operands.offset, operands.compensation, rows, 0.0, 1.0, y_zero_point)
+            scale = (torch.ones(rows, 1),) if scheme == "dynamic" else ()
+            code = spec.kernel.warmup(
+                x.view(word), operands.weight.view(word), y, *numbers, *scale, grid=(1,), **spec.keywords
+            )
+            compiled[code.hash] = code
+    assert len(compiled) == 1
+    assert kept.read(code.asm["cubin"], code.metadata.shared) == kept.footprint(spec, 90)
+    assert not code.metadata.enable_fp_fusion
+
+
+ALLOWED = Allowed(32, 32, 1, 50)
+GOOD = Footprint(32, 0, 0, 32, {"IDP.4A.S8.S8": 8, "LDG.E.128": 4, "BAR.SYNC.DEFER_BLOCKING": 1, "FMUL": 1, "FADD": 1})
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (replace(GOOD, registers=200), "200 registers"),
+        (replace(GOOD, stack_bytes=64), "64 stack bytes"),
+        (replace(GOOD, local_bytes=8), "8 local bytes"),
+        (replace(GOOD, shared_bytes=50_000), "50000 shared bytes"),
+        (replace(GOOD, instructions={**GOOD.instructions, "LDL.64": 2, "STL": 1}), "3 spills"),
+        (replace(GOOD, instructions={**GOOD.instructions, "BAR.SYNC": 1}), "2 barriers"),
+        (replace(GOOD, instructions={**GOOD.instructions, "MOV": 40}), "55 instructions"),
+        (replace(GOOD, instructions={**GOOD.instructions, "FFMA2": 1}), "1 FFMA instructions"),
+        (replace(GOOD, instructions={"LDG.E.128": 4}), "no IDP"),
+        (replace(GOOD, instructions={"IDP.4A.S8.S8": 8, "LDG.E": 16}), "no LDG"),
+    ],
+)  # fmt: skip
+def test_each_kind_of_violation_is_reported(found: Footprint, said: str) -> None:
+    spec = next(triton_gemv.specialisations())
+    assert violations(spec, 90, GOOD, ALLOWED) == []
+    broken = violations(spec, 90, found, ALLOWED)
+    assert len(broken) == 1
+    assert broken[0].startswith(f"{spec.name} on sm_90: ")
+    assert said in broken[0]
+
+
+def test_a_planted_budget_is_reported() -> None:
+    spec = next(triton_gemv.specialisations())
+    allowed = budgets.allowed(spec.name, 90)
+    assert allowed is not None
+    found = compiled(spec.name, 90)
+    tight = replace(allowed, registers=found.registers - 9)
+    where = f"{spec.name} on sm_90"
+    assert violations(spec, 90, found, tight) == [
+        f"{where}: {found.registers} registers, at most {found.registers - 1}"
+    ]
+    assert violations(spec.demanding("IMMA"), 90, found, allowed) == [f"{where}: no IMMA instruction"]
+    (unknown,) = violations(spec, 90, found, None)
+    assert "not in the budget file" in unknown
+
+
+def test_sparse_layers_are_built_ahead() -> None:
+    """The kernels of a model with zeros are those that it binds on a card, whose choice needs no card."""
+    model = torch.nn.Sequential(torch.nn.Linear(2048, 2048)).eval()
+    with torch.no_grad():
+        model[0].weight.view(32, 64, 32, 64)[:, :, 2:] = 0
+    found = kernels_of(model, (torch.randn(1, 2048),), "w8a8", [torch.randn(8, 2048)])
+    assert any(spec.name.startswith("sparse_gemv_M1_int8_64x64") for spec in found.values())

@@ -1,0 +1,255 @@
+"""rt.stream: moment by moment, equal to the last output over the full window."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+import rtaccel as rt
+from tests.support.networks.sequence_models import LastMoment, Tcn
+
+TIME, STREAMS = 29, 3
+
+
+class Gated(nn.Module):
+    """A valid convolution, a GRU and a norm, every moment returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.memory = nn.Conv1d(5, 8, 3, groups=1), nn.GRU(8, 11, batch_first=True)
+        self.norm, self.head = nn.LayerNorm(11), nn.Linear(11, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.nn.functional.pad(x, (2, 0))
+        y, _ = self.memory(self.conv(y).transpose(1, 2))
+        return self.head(self.norm(y))
+
+
+MODELS = {
+    "lstm": (LastMoment, 10, "btc"),
+    "gru": (lambda: LastMoment(nn.GRU), 10, "btc"),
+    "time-first": (lambda: LastMoment(batch_first=False), 10, "tbc"),
+    "bare": (lambda: nn.LSTM(6, 9, batch_first=True), 6, "btc"),
+    "tcn": (Tcn, 5, "bct"),
+    "tcn-all": (lambda: Tcn(newest=False), 5, "bct"),
+    "gated": (Gated, 5, "bct"),
+    "mlp": (lambda: nn.Sequential(nn.Linear(7, 9), nn.ELU(), nn.Linear(9, 2)), 7, "btc"),
+}
+
+
+def window(x: Tensor, form: str) -> Tensor:
+    """Moments [streams, time, features] as the model takes them."""
+    return x.permute(*("btc".index(letter) for letter in form)).contiguous()
+
+
+def newest(model: nn.Module, x: Tensor, form: str) -> Tensor:
+    with torch.no_grad():
+        y = model(window(x, form))
+    y = y[0] if isinstance(y, tuple) else y
+    return y if y.dim() == 2 else y[-1] if form == "tbc" else y[:, -1]
+
+
+def error(got: Tensor, want: Tensor) -> float:
+    return float((got - want).square().mean().sqrt() / want.square().mean().sqrt())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_moment_equals_the_window_so_far(name: str) -> None:
+    torch.manual_seed(4)
+    make, features, form = MODELS[name]
+    model = make().eval()
+    live = rt.stream(model, torch.randn(STREAMS, features))
+    x = torch.randn(STREAMS, TIME, features)
+    for t in range(TIME):
+        got = live.step(x[:, t].contiguous())
+        # A window shorter than what the model was traced with is still one; zeros stand before the first moment.
+        assert error(got, newest(model, x[:, : t + 1], form)) < 1e-5, t
+    first = live.step(x[:, 0].contiguous()).clone()
+    live.reset()
+    again = [live.step(x[:, t].contiguous()) for t in range(TIME)][-1]
+    assert torch.equal(again, got)
+    assert name == "mlp" or not torch.equal(first, again)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "tcn", "gated"])
+def test_int8(name: str) -> None:
+    torch.manual_seed(5)
+    make, features, form = MODELS[name]
+    model = make().eval()
+    calibration = [window(torch.randn(16, TIME, features), form)]
+    live = rt.stream(model, torch.randn(STREAMS, features), "w8a8", calibration=calibration)
+    x = torch.randn(STREAMS, TIME, features)
+    for t in range(TIME):
+        got = live.step(x[:, t].contiguous())
+    assert error(got, newest(model, x, form)) < 0.06
+
+
+def test_streamed_int8_has_the_bits_of_the_window() -> None:
+    """The same scales, the same integers: a convolution streamed gives what the window gives."""
+    torch.manual_seed(6)
+    conv = nn.Conv1d(5, 8, 3, dilation=2, padding=4)
+    model = nn.Sequential(conv, Cut(4), nn.ReLU()).eval()
+    calibration = [torch.randn(16, 5, TIME)]
+    scheme = rt.W8A8(observer="absmax")  # the range is the same however the windows come
+    live = rt.stream(model, torch.randn(STREAMS, 5), scheme, calibration=calibration)
+    fast = rt.compile(model, torch.randn(1, 5, TIME), scheme, calibration=calibration)
+    x = torch.randn(STREAMS, 5, TIME)
+    want = fast(x)
+    for t in range(TIME):
+        assert torch.equal(live.step(x[:, :, t].contiguous()), want[:, :, t])
+
+
+class Cut(nn.Module):
+    def __init__(self, moments: int) -> None:
+        super().__init__()
+        self.moments = moments
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, : -self.moments]
+
+
+@pytest.mark.parametrize("scheme", ["float32", "w8a8"])
+@pytest.mark.parametrize("name", ["lstm", "tcn"])
+def test_a_nan_stays_in_its_stream(name: str, scheme: str) -> None:
+    torch.manual_seed(7)
+    make, features, form = MODELS[name]
+    model = make().eval()
+    calibration = [window(torch.randn(16, TIME, features), form)] if scheme == "w8a8" else None
+    live, clean = (rt.stream(model, torch.randn(STREAMS, features), scheme, calibration=calibration) for _ in range(2))
+    x = torch.randn(STREAMS, 80, features)
+    bad = x.clone()
+    bad[1, 3, 0] = float("nan")
+    spoilt = []
+    for t in range(80):
+        got, want = live.step(bad[:, t].contiguous()), clean.step(x[:, t].contiguous())
+        assert torch.equal(got[[0, 2]], want[[0, 2]])
+        spoilt.append(bool(got[1].isnan().any()))
+    assert not any(spoilt[:3])
+    assert spoilt[3]
+    reach = 2 * (2 + 4 + 8)  # six convolutions of three taps: so many moments later it has left the rings
+    assert all(spoilt[3:]) if name == "lstm" else not any(spoilt[3 + reach + 1 :])
+    live.reset([1])
+    assert not live.step(x[:, 0].contiguous())[1].isnan().any()
+
+
+@pytest.mark.parametrize("name", ["lstm", "tcn"])
+def test_state_dict_carries_the_past(name: str) -> None:
+    torch.manual_seed(8)
+    make, features, _ = MODELS[name]
+    model = make().eval()
+    live, other = (rt.stream(model, torch.randn(STREAMS, features)) for _ in range(2))
+    x = torch.randn(STREAMS, TIME, features)
+    for t in range(7):
+        live.step(x[:, t].contiguous())
+    other.load_state_dict(load(save({k: v.contiguous() for k, v in live.state_dict().items()})))
+    for t in range(7, TIME):
+        assert torch.equal(live.step(x[:, t].contiguous()), other.step(x[:, t].contiguous()))
+    smaller = rt.stream(model, torch.randn(1, features))
+    with pytest.raises(rt.FormatError, match="past of 1 streams"):
+        smaller.load_state_dict(live.state_dict())
+
+
+def test_bound_and_reset_one_stream() -> None:
+    torch.manual_seed(9)
+    make, features, _ = MODELS["tcn"]
+    live = rt.stream(make().eval(), torch.randn(2, features))
+    x, y = torch.randn(2, features), torch.full((2, 2), float("nan"))
+    step = live.bind(x, out=y)
+    step()
+    fresh = y.clone()
+    for _ in range(9):
+        step()
+    live.reset(0)
+    step()
+    assert torch.equal(y[0], fresh[0])
+    assert not torch.equal(y[1], fresh[1])
+
+
+def test_what_cannot_be_streamed_says_why() -> None:
+    future = nn.Sequential(nn.Conv1d(5, 8, 3, padding=1))
+    with pytest.raises(rt.UnsupportedProblem, match="still to come"):
+        rt.stream(future.eval(), torch.randn(1, 5))
+    with pytest.raises(rt.UnsupportedProblem, match="backwards"):
+        rt.stream(LastMoment(both=True).eval(), torch.randn(1, 10))
+    pooled = nn.Sequential(nn.Conv1d(5, 8, 1), nn.AdaptiveAvgPool1d(1))
+    with pytest.raises(rt.UnsupportedProblem, match="all moments"):
+        rt.stream(pooled.eval(), torch.randn(1, 5))
+
+
+class Weighed(nn.Module):
+    """Time first, with a factor for each feature."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = nn.LSTM(5, 6)
+        self.register_buffer("factor", torch.rand(5) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.memory(x * self.factor)[0]
+
+
+def test_forms_that_do_not_fit_are_tried_in_silence() -> None:
+    records: list[logging.LogRecord] = []
+    handler, log = logging.Handler(), logging.getLogger("torch._subclasses.fake_tensor")
+    handler.emit = records.append  # type: ignore[method-assign]
+    log.addHandler(handler)
+    try:
+        rt.stream(Weighed().eval(), torch.randn(1, 5))
+    finally:
+        log.removeHandler(handler)
+    assert records == []
+
+
+def test_one_calibration_window_of_time_first() -> None:
+    """Its batch of one is no length: the range that it shows is that of the states after all its moments."""
+    torch.manual_seed(10)
+    model, x = nn.LSTM(6, 9).eval(), torch.randn(40, 1, 6)
+    scheme = rt.W8A8(observer="absmax")
+    one = rt.stream(model, x[0], scheme, calibration=[x])
+    both = rt.stream(model, x[0], scheme, calibration=[x.expand(40, 2, 6).contiguous()])
+    for t in range(40):
+        assert torch.equal(one.step(x[t]), both.step(x[t]))
+
+
+@pytest.mark.parametrize("streams", [2, 4, 0])
+def test_another_number_of_streams(streams: int) -> None:
+    live = rt.stream(nn.GRU(5, 4, batch_first=True).eval(), torch.randn(3, 5))
+    with pytest.raises(rt.ShapeError):
+        live.step(torch.randn(streams, 5))
+    for bad in ([3], [-1], 3, ["a"]):
+        with pytest.raises(rt.ShapeError):
+            live.reset(bad)
+
+
+class Unpadded(nn.Module):
+    """Channels first, without padding: the residual is the part of the input that the outputs stand for."""
+
+    def __init__(self, newest: int) -> None:
+        super().__init__()
+        self.conv, self.newest = nn.Conv1d(5, 5, 3), newest
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) + x[:, :, self.newest : x.shape[2] - 2 + self.newest]
+
+
+def test_a_residual_of_the_input_that_is_cut() -> None:
+    model = Unpadded(2).eval()
+    live = rt.stream(model, torch.randn(STREAMS, 5))
+    x = torch.randn(STREAMS, 5, TIME)
+    with torch.no_grad():
+        want = model(nn.functional.pad(x, (2, 0)))  # zeros stand before the first moment
+    for t in range(TIME):
+        assert error(live.step(x[:, :, t].contiguous()), want[:, :, t]) < 1e-5
+    with pytest.raises(rt.UnsupportedProblem, match="residual is of other moments"):
+        rt.stream(Unpadded(0).eval(), torch.randn(STREAMS, 5))
+
+
+def test_explain_says_what_a_call_takes() -> None:
+    live = rt.stream(nn.GRU(5, 4, batch_first=True).eval(), torch.randn(3, 5))
+    assert "3 streams, one moment of each a call" in live.explain(measure=False)
+    fixed = rt.compile(nn.GRU(5, 4).eval(), torch.randn(7, 3, 5))
+    assert "batch size: fixed to 7" in fixed.explain(measure=False)

@@ -1,0 +1,67 @@
+"""A device that pretends: graphs over CPU tensors, so that the logic around CUDA graphs runs where there is no GPU.
+
+It shows nothing about CUDA. A "graph" here is the call itself, made again at each replay, with its results written to the
+addresses of the first time, as a CUDA graph would.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+from torch import Tensor
+
+from rtaccel.backends.cuda_streams import NO_ORDER, Order
+from rtaccel.runtime.gpu.device import WARM_UPS, Work, without_gc
+
+
+class PretendedGraph:
+    def __init__(self, device: PretendedDevice, work: Work, outputs: tuple[Tensor, ...]) -> None:
+        self._device, self._work, self.outputs = device, work, outputs
+
+    def replay(self) -> None:
+        self._device.replays += 1
+        self._device.on_replay()
+        if self._device.loses_kernels:
+            return
+        for kept, result in zip(self.outputs, self._work()):
+            if kept is not result:
+                kept.copy_(result)
+
+
+class PretendedDevice:
+    """on_replay: called at every replay, to raise what CUDA would. loses_kernels: replays do nothing. host: addresses of
+    tensors that count as host memory, pinned where they are also in `pinned`."""
+
+    device = "cpu"
+
+    def __init__(self) -> None:
+        self.replays = self.captures = self.waits = 0
+        self.loses_kernels = False
+        self.on_replay: Callable[[], None] = lambda: None
+        self.host: set[int] = set()
+        self.pinned: set[int] = set()
+
+    def capture(self, work: Work) -> PretendedGraph:
+        for _ in range(WARM_UPS):
+            work()
+        with without_gc():
+            assert not gc.isenabled()
+            outputs = work()
+        self.captures += 1
+        return PretendedGraph(self, work, outputs)
+
+    def order(self) -> Order:
+        return NO_ORDER
+
+    def synchronize(self) -> None:
+        self.waits += 1
+
+    def is_host(self, tensor: Tensor) -> bool:
+        return tensor.data_ptr() in self.host
+
+    def is_pinned(self, tensor: Tensor) -> bool:
+        return tensor.data_ptr() in self.pinned
+
+    def free_text(self) -> str:
+        return " (1 of 2 MiB are free)"

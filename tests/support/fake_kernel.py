@@ -1,0 +1,104 @@
+"""A thread that pretends to be a resident kernel: the same messages in the same memory, computed by plain torch.
+
+It shows that the host's side keeps the protocol. It shows nothing about a GPU.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels.mlp import portable
+from rtaccel.runtime.gpu.persistent_networks import Network
+
+
+def words_of(values: Tensor, sequence: int) -> list[int]:
+    """float32 values as message words: the payload below, the number above."""
+    raw = struct.unpack(f"<{values.numel()}I", struct.pack(f"<{values.numel()}f", *values.tolist()))
+    signed = sequence - (1 << 32) if sequence >= 1 << 31 else sequence
+    return [(signed << 32) | payload for payload in raw]
+
+
+class PretendedKernel:
+    """mute: takes messages and does not answer. dead: not even that, and it does not notice that it should end."""
+
+    def __init__(
+        self, stage: Stage, requests: Tensor, replies: Tensor, control: Tensor, mute: bool, dead: bool
+    ) -> None:
+        self._compute: Callable[[Tensor], tuple[Tensor, ...]] = portable.prepare(stage, Problem.of(stage, 1))
+        self._requests, self._replies, self._control = requests, replies, control
+        self._mute, self._dead = mute, dead
+        self.answered = 0
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def finished(self) -> bool:
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        inputs, outputs = self._requests.numel() // 2, self._replies.numel() // 2
+        self._control[1] = 1
+        sequence = 0
+        while True:
+            sequence += 1
+            message = self._requests[(sequence & 1) * inputs :][:inputs]
+            while self._dead or not bool((message >> 32 == sequence).all()):
+                self._control[2] += 1
+                if self._control[0] != 0 and not self._dead:
+                    self._control[1] = 2
+                    return
+                if self._dead and self._control[0] != 0:
+                    return
+                threading.Event().wait(0.0002)
+            if self._mute:
+                continue
+            payload = (message & 0xFFFFFFFF).to(torch.int32).view(torch.float32)
+            with torch.no_grad():
+                (y,) = self._compute(payload[None])
+            slot = self._replies[(sequence & 1) * outputs :][:outputs]
+            for i, word in enumerate(words_of(y[0], sequence)):
+                slot[i] = word
+            self.answered += 1
+
+
+class PretendedCard:
+    """reason: why no kernel may stay here. room: multiprocessors."""
+
+    index = 0
+
+    def __init__(self, room: int = 132) -> None:
+        self.room = room
+        self.reason: str | None = None
+        self.mute = self.dead = self.never_starts = False
+        self.kernels: list[PretendedKernel] = []
+
+    def unsuitable(self) -> str | None:
+        return self.reason
+
+    def mailbox(self, words: int) -> Tensor:
+        return torch.zeros(words, dtype=torch.int64)
+
+    def multiprocessors(self) -> int:
+        return self.room
+
+    def note(self) -> str:
+        return ""
+
+    def load(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> Network:
+        return network
+
+    def start(self, loaded: Network, requests: Tensor, replies: Tensor, control: Tensor) -> PretendedKernel:
+        if self.never_starts:
+            return _Gone()  # type: ignore[return-value]
+        self.kernels.append(PretendedKernel(loaded.stages[0], requests, replies, control, self.mute, self.dead))
+        return self.kernels[-1]
+
+
+class _Gone:
+    def finished(self) -> bool:
+        return True

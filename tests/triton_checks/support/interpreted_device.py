@@ -1,0 +1,89 @@
+"""The device under a resident kernel: one whose kernels are interpreted in threads, or the card itself; the host side is the
+real one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from rtaccel.runtime.gpu import persistent, persistent_device, persistent_run, persistent_stacks
+from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
+from rtaccel.runtime.gpu.persistent_networks import Network
+from tests.triton_checks.support.sides import INTERPRET, LOOK
+
+TIMEOUT_NS = 60_000_000_000
+
+
+class InterpretedDevice:
+    """A device whose kernels are interpreted, each in a thread. spoil: is shown the operands of a kernel before it starts."""
+
+    def __init__(self, spoil: Callable[[Any], object] | None) -> None:
+        self.controls: list[Tensor] = []
+        self.spoil = spoil
+
+    index = 0
+
+    def unsuitable(self) -> str | None:
+        return None
+
+    def multiprocessors(self) -> int:
+        return 132
+
+    def note(self) -> str:
+        return ""
+
+    def mailbox(self, words: int) -> Tensor:
+        return torch.zeros(words, dtype=torch.int64)
+
+    def load(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> PersistentLaunch:
+        launch = network.prepared("cpu")
+        if self.spoil is not None:
+            self.spoil(launch.kept)
+        return launch
+
+    def start(self, launch: PersistentLaunch, requests: Tensor, replies: Tensor, control: Tensor) -> Any:
+        thread = threading.Thread(target=launch, args=(requests, replies, control), daemon=True)
+        thread.start()
+        self.controls.append(control)
+        return type("Running", (), {"finished": lambda self: not thread.is_alive()})()
+
+
+class CheckedCard(persistent_device.CudaResident):
+    """The card, with the same two things added."""
+
+    def __init__(self, spoil: Callable[[Any], object] | None) -> None:
+        super().__init__()
+        self.controls: list[Tensor] = []
+        self.spoil = spoil
+
+    def load(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> Any:
+        launch, stream = super().load(network, requests, replies, control)
+        if self.spoil is not None:
+            self.spoil(launch.kept)
+            torch.cuda.current_stream().synchronize()
+        self.controls.append(control)
+        return launch, stream
+
+
+def in_its_place(
+    monkeypatch: pytest.MonkeyPatch, kernels: ModuleType, spoil: Callable[[Any], object] | None = None
+) -> Iterator[None]:
+    """Puts it in the place of the GPU, or around it. kernels: the module of the resident kernel, whose waiting is made short
+    in the interpreter."""
+    made = InterpretedDevice(spoil) if INTERPRET else CheckedCard(spoil)
+    monkeypatch.setattr(persistent, "resident_device", lambda: made)
+    monkeypatch.setattr(persistent, "TIMEOUT_NS", TIMEOUT_NS)
+    monkeypatch.setattr(persistent_run, "END_S", 30.0)
+    if INTERPRET:
+        monkeypatch.setattr(kernels, "SPINS_PER_LOOK", tl.constexpr(LOOK))
+    with persistent_stacks.only(persistent_stacks.TRITON):  # the other kernel has checks of its own
+        yield
+    for control in made.controls:
+        control[0] = 1

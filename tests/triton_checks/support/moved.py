@@ -1,0 +1,121 @@
+"""What each declared kernel moves beside what it must, and the kernels that move more, with the reason.
+
+minimum: `cost` of the operator's contract: weights with their scales, bias and multiplier, x and y, once each; of a sparse layer
+what its launch is given, once: the weights as they are packed. Left out of what
+is compared is scratch between programs (the parts of a split sum): written and read within a launch, it stays in L2.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+from rtaccel.core.registry import operator
+from rtaccel.core.stage import Problem
+from rtaccel.kernels._gpu.triton_aot import compile_kernel
+from tests.triton_checks.support import launches
+from tests.triton_checks.support.launches import Declared
+from tests.triton_checks.ttir.parser import Function, parse
+from tests.triton_checks.ttir.ranges import TABLES, faults
+from tests.triton_checks.ttir.traffic import Traffic
+
+MOST = 1.1
+WEIGHTS = ("weight_ptr", "places_ptr", "scale_ptr")
+"""Of a sparse layer; the columns of tall blocks are read by each program that computes outputs of them."""
+
+INDICES = (*TABLES, "places_ptr")
+"""Arguments whose numbers say what a sparse kernel reads next."""
+
+SCRATCH = ("work_ptr", "count_ptr", "control_ptr", "barrier_ptr")
+EXCEPTIONS = {
+    "conv_window_M16_1x64_C48_N48_1x3": "rows of x come from a table, and every lane of such a load is counted",
+    "linear_blas_": "its product is cuBLAS's, whose sums the kernel reads",
+    "linear_dot_M16_N33_K130": "rows of 130 bytes are padded to 144",
+    "null_": "computes nothing: a word each way",
+}
+"""Start of a name -> why its bytes are more than 1.1 of the minimum, or have none."""
+
+WITHOUT_LAUNCH = 1024
+"""Programs of a kernel whose launch is not known: those that stay, or wait for each other, are no more than a card holds."""
+
+NEWEST = 90
+"""Compute capability that the IR is made for; TTIR is the same for all."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """grid: None where no launch is known (kernels that stay, forms declared from another stage than their own); then there is no
+    minimum, unless every program is the same. bytes of the whole launch; scratch: between programs; read_again: what programs
+    ask for beyond the first time, from L2. weights_again: of that the weights of a sparse layer with their places and scales;
+    None for any other."""
+
+    name: str
+    grid: tuple[int, int, int] | None
+    touched: int
+    minimum: int | None
+    scratch: int
+    read_again: int
+    faults: tuple[str, ...]
+    weights_again: int | None
+
+    @property
+    def ratio(self) -> float | None:
+        return self.touched / self.minimum if self.minimum else None
+
+    @property
+    def exception(self) -> str | None:
+        return next((why for start, why in EXCEPTIONS.items() if self.name.startswith(start)), None)
+
+
+@functools.cache
+def compiled(name: str) -> Any:
+    """triton's CompiledKernel."""
+    spec = next(d.spec for d in launches.declared() if d.spec.name == name)
+    return compile_kernel(spec, max(NEWEST, spec.oldest))
+
+
+@functools.cache
+def record_of(name: str) -> Record:
+    return record(next(d for d in launches.declared() if d.spec.name == name))
+
+
+def record(found: Declared) -> Record:
+    function = parse(compiled(found.spec.name).asm["ttir"])
+    launch = launches.launch_of(found)
+    grid, scalars = (launch.grid, launch.scalars) if launch else ((1, 1, 1), {})
+    tables = (
+        {n: t.numpy().ravel() for n, t in launch.tensors.items() if n in INDICES and not t.is_meta} if launch else {}
+    )
+    moved = Traffic(function, grid, scalars, tables).run()
+    minimum, stage = None, launches.stage_of(found)
+    if stage is not None and (launch is not None or not _uses_program_ids(found)):
+        minimum = operator(stage.op).cost(Problem.of(stage, found.rows)).bytes
+    sparse = launch is not None and stage is not None and "sparse" in stage.op
+    if launch is not None and sparse:
+        minimum = sum(t.numel() * t.element_size() for t in launch.tensors.values())
+    own = {name: m for name, m in moved.items() if name not in SCRATCH}
+    return Record(
+        name=found.spec.name,
+        grid=launch.grid if launch else None,
+        touched=round(sum(m.touched for m in own.values())),
+        minimum=minimum,
+        scratch=round(sum(m.touched for name, m in moved.items() if name in SCRATCH)),
+        read_again=round(sum(m.read - m.touched for m in own.values())),
+        faults=tuple(index_faults(found, function)),
+        weights_again=round(sum(moved[n].read - moved[n].touched for n in WEIGHTS if n in moved)) if sparse else None,
+    )
+
+
+def index_faults(found: Declared, function: Function) -> list[str]:
+    """Of a launch whose largest tensor has more than 2^32 numbers, where a launch is known."""
+    stage = launches.stage_of(found)
+    if stage is not None:
+        launch = launches.launch_of(found, launches.rows_beyond_32_bits(stage))
+        if launch is not None:
+            return faults(function, launch.grid, launch.scalars)
+    return faults(function, (WITHOUT_LAUNCH, 1, 1), {})
+
+
+def _uses_program_ids(found: Declared) -> bool:
+    return "tt.get_program_id" in compiled(found.spec.name).asm["ttir"]
