@@ -2,7 +2,7 @@
 thread, in turn.
 
     python -m bench.sparse [--size 1024] [--rows 1] [--seconds 0.2]
-    python -m bench.sparse --recurrent [--moments 1] [--seconds 0.2]
+    python -m bench.sparse --recurrent [--time steps 1] [--seconds 0.2]
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def bound(model: nn.Module, x: Tensor, scheme: str, calibration: list[Tensor] | 
 
 
 class Memory(nn.Module):
-    """What an LSTM or a GRU gives at each moment."""
+    """What an LSTM or a GRU gives at each time step."""
 
     def __init__(self, layer: type[nn.LSTM] | type[nn.GRU]) -> None:
         super().__init__()
@@ -61,9 +61,9 @@ class Memory(nn.Module):
         return self.layer(x)[0]
 
 
-def recurrent(moments: int, seconds: float) -> None:
-    x, data = torch.randn(1, moments, 128), [torch.randn(16, 20, 128)]
-    print(f"3 x 128, {moments} moments, us a call")
+def recurrent(time_steps: int, seconds: float) -> None:
+    x, data = torch.randn(1, time_steps, 128), [torch.randn(16, 20, 128)]
+    print(f"3 x 128, {time_steps} time steps, us a call")
     for scheme, calibration in (("w8a8", data), ("float32", None)):
         for layer in (nn.LSTM, nn.GRU):
             for pattern in (
@@ -90,7 +90,7 @@ def compare(
     peers: dict[str, Callable[[], object]] | None = None,
 ) -> None:
     sparse, kernel = bound(model, x, scheme, calibration)
-    with mock.patch.object(forms, "LEAST_ZEROS", 2.0), mock.patch.object(recurrent_forms, "LEAST_ZEROS", 2.0):
+    with mock.patch.object(forms, "MIN_ZEROS", 2.0), mock.patch.object(recurrent_forms, "MIN_ZEROS", 2.0):
         dense, _ = bound(model, x, scheme, calibration)
     peers = peers or {}
     us = times({"sparse": sparse, "dense": dense, **peers}, seconds)
@@ -104,12 +104,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=0.2)
     parser.add_argument("--recurrent", action="store_true")
-    parser.add_argument("--moments", type=int, default=1)
+    parser.add_argument("--time steps", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if args.recurrent:
-        recurrent(args.moments, args.seconds)
+        recurrent(args.time_steps, args.seconds)
         return
     x = torch.randn(args.rows, args.size)
     data = [torch.randn(256, args.size)]

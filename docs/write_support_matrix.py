@@ -70,7 +70,7 @@ def scheme_of(stage: Stage) -> str:
         return f"{bits}A8 static"  # of float32 inputs, the kernel makes them int8 itself
     rows = (
         x.dtype == "int8"
-        or attrs.get("quantise") == "int8"
+        or attrs.get("quantize") == "int8"
         or stage.op in ("fused_sparse_linear", "lstm", "gru", "conv")
     )
     return f"{bits}A8 dynamic" if rows else f"{bits}A16"

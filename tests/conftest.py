@@ -37,7 +37,7 @@ def kept_triton_cache() -> Iterator[None]:
 
 
 @pytest.fixture
-def poisoned_empty():
+def nan_filled_empty():
     """Memory from torch.empty arrives full of NaN (or a sentinel): an element left unwritten cannot pass by chance."""
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True

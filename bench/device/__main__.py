@@ -133,7 +133,7 @@ def settle(found: dict[str, Any], scratch: Path, on_stand_ins: bool) -> None:
     """The variables that every process inherits. Set before torch is imported anywhere."""
     kept = scratch if on_stand_ins else KEPT
     os.environ.update({
-        "CUDA_DEVICE_MAX_CONNECTIONS": "32",  # streams of kernels that stay must not wait behind each other
+        "CUDA_DEVICE_MAX_CONNECTIONS": "32",  # streams of persistent kernels must not wait behind each other
         "TRITON_CACHE_DIR": str(kept / "triton"), "RTACCEL_KERNELS": str(kept / "kernels"),
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # torch may be asked for a card before a fork without starting CUDA
         "BENCH_DEVICE_CARD": f"{found.get('capability', 90)},{found.get('multiprocessors', 132)}",

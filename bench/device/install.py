@@ -42,7 +42,7 @@ NEEDS = (
     Need("numba", "numba", "kernels in Numba"),
     Need("numba_cuda", "numba-cuda", "kernels in Numba"),
     Need("cupy", "cupy-cuda13x", "cuSPARSE beside ours, and arrays of CuPy"),
-    Need("torchao", "torchao", "its quantisation beside ours"),
+    Need("torchao", "torchao", "its quantization beside ours"),
     Need("gemlite", "gemlite", "its kernels beside ours"),
 )
 TO_BUILD = (

@@ -19,7 +19,7 @@ from bench.device.rows.models import network, sequence
 from bench.device.rows.sparse import choosing, layer_of
 from bench.device.rows.timing import Fields
 from rtaccel.core import settings
-from rtaccel.runtime.gpu.ahead import kernels_of, resident_kernels_of
+from rtaccel.runtime.gpu.ahead import kernels_of, persistent_kernels_of
 from rtaccel.runtime.gpu.persistent_stacks import only
 
 CARD, CLAIMS = "BENCH_DEVICE_CARD", "BENCH_DEVICE_CLAIMS"
@@ -67,9 +67,9 @@ def build(wanted: Mapping[str, Any]) -> Fields:
 def null() -> Fields:
     alone()
     from rtaccel.kernels._gpu.triton_launch import spec_key
-    from rtaccel.kernels.mlp.triton_resident import specialise_null
+    from rtaccel.kernels.mlp.triton_persistent import specialize_null
 
-    spec = specialise_null(1, 1)
+    spec = specialize_null(1, 1)
     return build({spec_key(spec): spec})
 
 
@@ -97,7 +97,7 @@ def persistent(name: str, scheme: str) -> Fields:
     model, inputs = network(name)
     with assuming(card()):
         data = [torch.randn(256, inputs)]
-        return build(resident_kernels_of(model, (torch.randn(1, inputs),), scheme, data, card().capability, False))
+        return build(persistent_kernels_of(model, (torch.randn(1, inputs),), scheme, data, card().capability, False))
 
 
 def stream(name: str, scheme: str, kernel: str = "") -> Fields:
@@ -108,6 +108,6 @@ def stream(name: str, scheme: str, kernel: str = "") -> Fields:
     example, data = torch.randn(1, found.inputs), [found.window(4)]
     with assuming(card()):
         if not kernel:
-            return build(resident_kernels_of(found.model, example, scheme, data, card().capability, True))
+            return build(persistent_kernels_of(found.model, example, scheme, data, card().capability, True))
         with only(kernel):
-            return build(resident_kernels_of(found.model, example, scheme, data, card().capability, True))
+            return build(persistent_kernels_of(found.model, example, scheme, data, card().capability, True))

@@ -1,6 +1,6 @@
 """Runs planned rows in processes that it can end, and writes what came of each at once.
 
-One process measures at a time. An exception, a hang, a crash, a CUDA error that spoils the context or memory that is not there
+One process measures at a time. An exception, a hang, a crash, a CUDA error that corrupts the context or memory that is not there
 costs the row it happened in: the process is ended with everything below it, and the next row, in another process, starts when
 nothing is left of it.
 """

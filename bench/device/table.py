@@ -195,11 +195,11 @@ def checks() -> Iterator[Row]:
 
 
 def others_of_ours(seconds: float) -> Iterator[Row]:
-    """int4 in the kernel that stays, each of the two kernels for a stack, windows as graphs."""
+    """int4 in the persistent kernel, each of the two kernels for a stack, windows as graphs."""
     for name in STAC_ML:
         yield _step(name, "w4a8", seconds)
     for name in STAC_ML:
-        for kernel in ("triton_resident", "cuda_recurrent"):
+        for kernel in ("triton_persistent", "cuda_recurrent"):
             yield _step(name, "w8a8", seconds, kernel)
     for name, steps in STEPS.items():
         yield _graph("window", f"{name}, window of {steps}", name, "w8a8", seconds, 10)

@@ -109,7 +109,7 @@ class Job:
 
 
 def split(states: Sequence[np.ndarray]) -> Arrays:
-    """[layers, 1, H] each -> [1, H] for each layer: the states that the spelled-out forms take."""
+    """[layers, 1, H] each -> [1, H] for each layer: the states that the decomposed-out forms take."""
     return tuple(layer for state in states for layer in state)
 
 
@@ -123,25 +123,25 @@ def array_runner(
     write: Sequence[np.ndarray],
     run: Callable[[], object],
     read: Callable[[], Arrays],
-    spelled_states: int = 0,
+    decomposed_states: int = 0,
     note: str = "",
 ) -> Runner:
     """A runner over buffers that lie still: `write` are the inputs in order, `read` gives the outputs after `run`.
 
-    spelled_states: how many states are given layer by layer (see `split`), 0 where they are given whole. A form without
+    decomposed_states: how many states are given layer by layer (see `split`), 0 where they are given whole. A form without
     an output of its own (an LSTM's is the last layer's hidden state) has as many outputs as states.
     """
 
     def step(*inputs: np.ndarray) -> Arrays:
-        given = (inputs[0], *split(inputs[1:])) if spelled_states else inputs
+        given = (inputs[0], *split(inputs[1:])) if decomposed_states else inputs
         for buffer, value in zip(write, given, strict=True):
             np.copyto(buffer, value.reshape(buffer.shape))
         run()
         out = tuple(np.array(a) for a in read())
-        if not spelled_states:
+        if not decomposed_states:
             return out
         parts = len(given) - 1
-        y = out[0] if len(out) > parts else out[parts // spelled_states - 1]
-        return (y, *join(out[-parts:], spelled_states))
+        y = out[0] if len(out) > parts else out[parts // decomposed_states - 1]
+        return (y, *join(out[-parts:], decomposed_states))
 
     return Runner(step, run, note)

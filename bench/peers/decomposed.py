@@ -1,4 +1,4 @@
-"""The same networks spelled out for converters that have no recurrent layer, or a slow one-dimensional convolution.
+"""The same networks decomposed for converters that have no recurrent layer, or a slow one-dimensional convolution.
 
 Numbers are the same; only the way they are written differs. States are one [1, H] tensor per layer and kind (see
 `base.split`): runtimes without an LSTM of their own are faster that way than with slices of one tensor.
@@ -105,7 +105,7 @@ class FlatTcn(nn.Module):
         return (y, *kept) if self.step else y
 
 
-def spelled(name: str) -> nn.Module:
+def decomposed(name: str) -> nn.Module:
     """The network in the form above where it has one, flat as it is where not."""
     model = BY_NAME[name]
     module = model.module()
@@ -122,18 +122,18 @@ def spelled(name: str) -> nn.Module:
     return form.eval().requires_grad_(False)
 
 
-def spelled_states(name: str) -> int:
-    """How many states the spelled-out form takes layer by layer; 0 where it takes them as the network does."""
+def decomposed_states(name: str) -> int:
+    """How many states the decomposed-out form takes layer by layer; 0 where it takes them as the network does."""
     model = BY_NAME[name]
     return len(model.states) if name.startswith(("lstm", "gru")) else 0
 
 
 def example(name: str, whole: bool = False) -> tuple[Tensor, ...]:
-    """Random arguments of the spelled-out form, or (whole) of the flat one."""
+    """Random arguments of the decomposed-out form, or (whole) of the flat one."""
     model = BY_NAME[name]
     draw = torch.Generator().manual_seed(3)
     x = torch.randn(model.x, generator=draw)
     states = [torch.randn(shape, generator=draw) for shape in model.states]
-    if whole or not spelled_states(name):
+    if whole or not decomposed_states(name):
         return (x, *states)
     return (x, *(layer for state in states for layer in state))

@@ -18,7 +18,7 @@ import rtaccel._native as native
 from rtaccel.core.batch import ANY_BATCH, BatchRange
 from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem
 from rtaccel.core.registry import Impl, Prepared, operator, register_impl
-from rtaccel.core.stage import Port, Problem, Stage
+from rtaccel.core.stage import GraphIO, Problem, Stage
 
 DTYPES = {
     getattr(torch, name): name for name in ("float32", "int8", "int64", "int32", "uint8", "bfloat16")
@@ -80,8 +80,8 @@ def _packed_bound(stage: Stage) -> int:
 
 def build(
     stages: Sequence[tuple[Stage, str]],
-    inputs: Sequence[Port],
-    outputs: Sequence[Port],
+    inputs: Sequence[GraphIO],
+    outputs: Sequence[GraphIO],
     batch: BatchRange = ANY_BATCH,
     states: States | None = None,
     threads: int = 1,
@@ -103,8 +103,8 @@ def build(
 
 def _build(
     stages: Sequence[tuple[Stage, str]],
-    inputs: Sequence[Port],
-    outputs: Sequence[Port],
+    inputs: Sequence[GraphIO],
+    outputs: Sequence[GraphIO],
     batch: BatchRange,
     states: States,
     threads: int,
@@ -149,7 +149,7 @@ def _prepare(name: str, stage: Stage, problem: Problem) -> Prepared:
     """One stage as a plan of its own: what a drop-in module and a conformance test call."""
     if operator(stage.op).by_row:
         stage = stage.matrices()
-    plan = build([(stage, name)], [Port.matrix(v) for v in stage.inputs], [Port.matrix(v) for v in stage.outputs])
+    plan = build([(stage, name)], [GraphIO.matrix(v) for v in stage.inputs], [GraphIO.matrix(v) for v in stage.outputs])
 
     def call(*inputs: Tensor) -> tuple[Tensor, ...]:
         result = plan.call(inputs)

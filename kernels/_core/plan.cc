@@ -67,7 +67,7 @@ void rta_plan::finish(int64_t for_samples, int64_t state_memory) {
   for (const Value& v : values) steps = std::max(steps, v.steps);
   block = std::max(int64_t{1}, kBlockRows / steps);
   memory = state_memory;
-  spoilt.assign(static_cast<size_t>(for_samples), 0);
+  nonfinite.assign(static_cast<size_t>(for_samples), 0);
   plan_threads();
 
   const int64_t own_scratch = static_cast<int64_t>((stage_scratch + 63) / 64 * 64);
@@ -87,7 +87,7 @@ void rta_plan::finish(int64_t for_samples, int64_t state_memory) {
   lanes.resize(static_cast<size_t>(threads));
   for (Lane& lane : lanes) {
     lane.at.assign(values.size(), nullptr);
-    lane.poison.assign(static_cast<size_t>(block), 0.0f);
+    lane.nan_marks.assign(static_cast<size_t>(block), 0.0f);
     if (bytes) lane.scratch = take(*scratch, bytes, 0xFF);  // NaN: no stage may count on what it finds
     for (size_t id = 0; id < values.size(); ++id)
       if (roles[id] != RTA_STATE && staged(static_cast<int>(id))) lane.at[id] = lane.scratch + at[id];
@@ -119,7 +119,7 @@ const char* rta_plan::check(const void* const* in, int64_t samples) {
   for (int64_t first = 0; first < samples; first += block) {
     const int64_t now = std::min(block, samples - first);
     place(lane, in, nullptr, first, now);
-    const Run run{lane.at.data(), now, lane.poison.data(), lane.scratch, tick};
+    const Run run{lane.at.data(), now, lane.nan_marks.data(), lane.scratch, tick};
     for (const auto& stage : stages)
       if (stage->checks())
         if (const char* reason = stage->check(run)) return reason;
@@ -142,10 +142,10 @@ template <class Mark>
 void rta_plan::run_block(Lane& lane, const void* const* in, void* const* out, int64_t first, int64_t samples,
                          const Cut* cut, Mark&& mark) {
   place(lane, in, out, first, samples);
-  if (marks_samples) std::memset(lane.poison.data(), 0, static_cast<size_t>(samples) * sizeof(float));
+  if (marks_samples) std::memset(lane.nan_marks.data(), 0, static_cast<size_t>(samples) * sizeof(float));
   mark(0);
 
-  const Run run{lane.at.data(), samples, lane.poison.data(), lane.scratch, tick, far()};
+  const Run run{lane.at.data(), samples, lane.nan_marks.data(), lane.scratch, tick, weights_exceed_l2()};
   if (!cut)
     for (size_t i = 0; i < stages.size(); ++i) {
       stages[i]->run(run);
@@ -164,7 +164,7 @@ void rta_plan::run_block(Lane& lane, const void* const* in, void* const* out, in
     char* start = static_cast<char*>(out[i]) + first * v.steps * bytes;
     flip_sign(start, bytes, lane.at[outputs[i]], v.pitch, samples * v.steps, v.width);
   }
-  if (marks_samples) spoil(lane, first, samples);
+  if (marks_samples) propagate_nan(lane, first, samples);
   mark(stages.size() + 1);
 }
 
@@ -172,17 +172,17 @@ template void rta_plan::run_block(Lane&, const void* const*, void* const*, int64
 template void rta_plan::run_block(Lane&, const void* const*, void* const*, int64_t, int64_t, const Cut*, Marks&);
 
 // Float outputs of a sample that was marked, now or within the memory of its states, become NaN.
-void rta_plan::spoil(Lane& lane, int64_t first, int64_t samples) {
+void rta_plan::propagate_nan(Lane& lane, int64_t first, int64_t samples) {
   for (int64_t s = 0; s < samples; ++s) {
-    bool bad = lane.poison[s] != 0.0f;
+    bool bad = lane.nan_marks[s] != 0.0f;
     if (!states.empty()) {
-      int64_t& left = spoilt[first + s];
+      int64_t& left = nonfinite[first + s];
       if (bad)
         left = memory;
       else if (left != 0)
         bad = true;
       if (!bad) continue;
-      if (left > 0 && lane.poison[s] == 0.0f) --left;
+      if (left > 0 && lane.nan_marks[s] == 0.0f) --left;
     }
     if (!bad) continue;
     for (int id : outputs) {
@@ -201,5 +201,5 @@ void rta_plan::reset(int64_t first, int64_t count) {
       std::memset(start, 0, static_cast<size_t>(sample_bytes(states[i])));
       for (const auto& stage : stages) stage->start(states[i], start);
     }
-  for (int64_t s = first; s < first + count && s < static_cast<int64_t>(spoilt.size()); ++s) spoilt[s] = 0;
+  for (int64_t s = first; s < first + count && s < static_cast<int64_t>(nonfinite.size()); ++s) nonfinite[s] = 0;
 }

@@ -20,8 +20,8 @@ struct Span {
 
 // What one thread needs to take a block of samples through all stages.
 struct Lane {
-  std::vector<char*> at;      // by value: its first row in the running block
-  std::vector<float> poison;  // by sample of a block
+  std::vector<char*> at;         // by value: its first row in the running block
+  std::vector<float> nan_marks;  // by sample of a block
   char* scratch = nullptr;
 };
 
@@ -71,7 +71,7 @@ struct rta_plan {
   bool lock();
 
   bool staged(int id) const { return roles[id] == RTA_INNER || roles[id] == RTA_STATE || values[id].dtype == RTA_INT8; }
-  bool far() const { return weights.used() > rta::kNearBytes; }
+  bool weights_exceed_l2() const { return weights.used() > rta::kNearBytes; }
   int64_t sample_bytes(int id) const { return values[id].pitch * values[id].steps; }
 
   rta::Arena weights;
@@ -85,7 +85,7 @@ struct rta_plan {
   std::vector<int64_t> row_bytes;   // by stage: its values, of one sample
   std::vector<rta::Lane> lanes;     // one for each thread
   std::vector<char*> held;          // by state, in the order of `states`: its first row of all
-  std::vector<int64_t> spoilt;      // by sample: calls for which its states hold what int8 could not
+  std::vector<int64_t> nonfinite;   // by sample: calls for which its states hold what int8 could not
   size_t stage_scratch = 0;
   bool marks_samples = false, checks = false, finished = false;
   int64_t block = 1, memory = 0, tick = 0;
@@ -105,7 +105,7 @@ struct rta_plan {
   void run_threaded(const void* const* in, void* const* out, int64_t samples);
   void run_stage(const rta::Stage& stage, const rta::Run& run, int parts);
   void run_lanes(const void* const* in, void* const* out, int64_t samples, int64_t each);
-  void spoil(rta::Lane& lane, int64_t first, int64_t samples);
+  void propagate_nan(rta::Lane& lane, int64_t first, int64_t samples);
   int64_t blocks_each(int64_t samples) const;
   rta::Cut cut_for(int64_t samples) const;
   void plan_threads();

@@ -123,34 +123,34 @@ RTA_API int rta_plan_lock(rta_plan* plan) {
 
 RTA_API void rta_plan_reset(rta_plan* plan, int64_t first, int64_t count) { plan->reset(first, count); }
 
-// The states, then how long each sample stays spoilt, then the tick: a ring buffer means nothing without it.
+// The states, then how long each sample stays corrupted, then the tick: a ring buffer means nothing without it.
 RTA_API size_t rta_plan_state_bytes(const rta_plan* plan) {
-  return plan->state->used() + plan->spoilt.size() * sizeof(int64_t) + sizeof plan->tick;
+  return plan->state->used() + plan->nonfinite.size() * sizeof(int64_t) + sizeof plan->tick;
 }
 
 RTA_API void rta_plan_save_state(const rta_plan* plan, void* to) {
   char* at = static_cast<char*>(to);
-  const size_t held = plan->state->used(), spoilt = plan->spoilt.size() * sizeof(int64_t);
+  const size_t held = plan->state->used(), nonfinite = plan->nonfinite.size() * sizeof(int64_t);
   if (held) std::memcpy(at, plan->held[0], held);  // states lie back to back
-  if (spoilt) std::memcpy(at + held, plan->spoilt.data(), spoilt);
-  std::memcpy(at + held + spoilt, &plan->tick, sizeof plan->tick);
+  if (nonfinite) std::memcpy(at + held, plan->nonfinite.data(), nonfinite);
+  std::memcpy(at + held + nonfinite, &plan->tick, sizeof plan->tick);
 }
 
 // Bytes of any origin: the tick is an index into rings, and the marks count calls.
 RTA_API int rta_plan_load_state(rta_plan* plan, const void* from) {
   return guarded(-1, [&] {
     const char* at = static_cast<const char*>(from);
-    const size_t held = plan->state->used(), spoilt = plan->spoilt.size() * sizeof(int64_t);
-    std::vector<int64_t> marks(plan->spoilt.size());
+    const size_t held = plan->state->used(), nonfinite = plan->nonfinite.size() * sizeof(int64_t);
+    std::vector<int64_t> marks(plan->nonfinite.size());
     int64_t tick;
-    if (spoilt) std::memcpy(marks.data(), at + held, spoilt);
-    std::memcpy(&tick, at + held + spoilt, sizeof tick);
+    if (nonfinite) std::memcpy(marks.data(), at + held, nonfinite);
+    std::memcpy(&tick, at + held + nonfinite, sizeof tick);
     if (tick < 0 || tick > kMaxTick) fail("a state after %lld calls", static_cast<long long>(tick));
     for (int64_t left : marks)
       if (left != 0 && left != plan->memory && (left < 0 || left > plan->memory))
         fail("a mark for %lld calls", static_cast<long long>(left));
     if (held) std::memcpy(plan->held[0], at, held);
-    plan->spoilt = marks;
+    plan->nonfinite = marks;
     plan->tick = tick;
     return 0;
   });

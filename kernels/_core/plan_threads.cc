@@ -39,7 +39,7 @@ Cut rta_plan::cut_for(int64_t samples) const {
     cut.parts.assign(stages.size(), 1);
     return cut;
   }
-  const int64_t rate = far() ? kFarBytesPerNs : kNearBytesPerNs;
+  const int64_t rate = weights_exceed_l2() ? kFarBytesPerNs : kNearBytesPerNs;
   for (size_t i = 0; i < stages.size(); ++i) {
     const int64_t moved = read_bytes[i] / rate + row_bytes[i] * samples / kNearBytesPerNs;
     const int64_t cost = std::max(moved, stages[i]->cost_ns(samples));

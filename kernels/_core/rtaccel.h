@@ -1,7 +1,7 @@
 /* rtaccel's native core: a C ABI without torch and without Python.
  *
  * A plan is a list of stages over values. A value holds, for each sample of the batch (any number of them), `steps`
- * rows of a fixed width: positions of an image, moments of a window; one where there is no such axis.
+ * rows of a fixed width: positions of an image, time_steps of a window; one where there is no such axis.
  * Build once: create, values, stages, finish. Then run: no allocation, no lookup, no lock.
  * A plan owns its packed weights, its scratch and its state, so one thread calls it at a time; make one per thread.
  *
@@ -73,7 +73,7 @@ int rta_plan_threads(rta_plan* plan, int threads);
 int rta_plan_finish(rta_plan* plan, int64_t state_samples, int64_t memory);
 
 /* inputs[i], outputs[i]: contiguous. An output must not overlap an input or another output. 0, or -1 where a stage
- * refuses the numbers (an index out of range): then rta_error() says which, nothing was written and no state changed.
+ * refuses the params (an index out of range): then rta_error() says which, nothing was written and no state changed.
  * samples: at most state_samples where the plan has states. */
 int rta_plan_run(rta_plan* plan, const void* const* inputs, void* const* outputs, int64_t samples);
 

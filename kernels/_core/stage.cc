@@ -128,13 +128,13 @@ int64_t Stage::cost_ns(int64_t) const { return 0; }
 const char* Stage::check(const Run&) const { return nullptr; }
 void Stage::start(int, char*) const {}
 
-static Port port(const StageSpec& spec, const int* ids, int count, int i) {
+static GraphIO port(const StageSpec& spec, const int* ids, int count, int i) {
   if (i >= count) return {-1, 0, 0, 0};
   const Value& v = spec.values[ids[i]];
   return {ids[i], v.pitch, v.steps, v.width};
 }
-Port StageSpec::in(int i) const { return port(*this, inputs, input_count, i); }
-Port StageSpec::out(int i) const { return port(*this, outputs, output_count, i); }
+GraphIO StageSpec::in(int i) const { return port(*this, inputs, input_count, i); }
+GraphIO StageSpec::out(int i) const { return port(*this, outputs, output_count, i); }
 
 Activation parse_activation(const char* name) {
   static const char* const names[] = {"none",      "relu", "leaky_relu", "elu",    "gelu",

@@ -69,20 +69,20 @@ struct Value {
 
 // Where the values of the running block of samples are.
 struct Run {
-  char* const* at;   // by value id: first row of the block
-  int64_t samples;   // of this block
-  float* poison;     // by sample: 0, or NaN once an input that int8 cannot hold was seen
-  char* scratch;     // as many bytes as the stage asked for, 64-byte aligned; holds anything
-  int64_t tick;      // calls since the plan was made: where a ring buffer stands
-  bool far = false;  // the plan's weights do not stay in a second-level cache from call to call
-  int part = 0;      // this call computes part `part` of `parts`: all of them at once, each on a thread of its own
+  char* const* at;                 // by value id: first row of the block
+  int64_t samples;                 // of this block
+  float* nan_marks;                // by sample: 0, or NaN once an input that int8 cannot hold was seen
+  char* scratch;                   // as many bytes as the stage asked for, 64-byte aligned; holds anything
+  int64_t tick;                    // calls since the plan was made: where a ring buffer stands
+  bool weights_exceed_l2 = false;  // the plan's weights do not stay in a second-level cache from call to call
+  int part = 0;  // this call computes part `part` of `parts`: all of them at once, each on a thread of its own
   int parts = 1;
 };
 
 constexpr int64_t kBlockRows = 32;  // samples of a block have about as many rows together
 
 // A value as a stage reads or writes it; id < 0 where it is absent.
-struct Port {
+struct GraphIO {
   int id;
   int64_t pitch;
   int64_t steps;
@@ -107,15 +107,15 @@ struct StageSpec {
   }
   const Value& input(int i) const { return values[inputs[i]]; }
   const Value& output(int i) const { return values[outputs[i]]; }
-  Port in(int i) const;  // absent where the stage has fewer inputs
-  Port out(int i) const;
+  GraphIO in(int i) const;  // absent where the stage has fewer inputs
+  GraphIO out(int i) const;
 };
 
 class Stage {
  public:
   virtual ~Stage();
   virtual void run(const Run& run) const = 0;
-  virtual bool marks_samples() const;  // may set Run::poison; false unless overridden
+  virtual bool marks_samples() const;  // may set Run::nan_marks; false unless overridden
   // Into how many parts `run` may be cut for so many samples: 1 unless overridden. Run::parts is at most that. Parts
   // write different cache lines, have scratch of their own, and leave the same bits however many they are. A stage
   // that marks samples is not cut.

@@ -69,7 +69,7 @@ def _bindings() -> Any:
 
 
 class _CurrentStream:
-    """torch's stream of the moment, asked at every launch: one that is kept would miss a capture."""
+    """torch's stream of the time step, asked at every launch: one that is kept would miss a capture."""
 
     def __cuda_stream__(self) -> tuple[int, int]:
         import torch

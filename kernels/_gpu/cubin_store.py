@@ -23,7 +23,7 @@ VERSION = 1
 class Cubin:
     """One kernel for one compute capability.
 
-    name: of the specialisation. entry: of the function in the cubin. parameters: (name, type) in the order of the
+    name: of the specialization. entry: of the function in the cubin. parameters: (name, type) in the order of the
     function's own, which two pointers to scratch memory follow (0 for none). Pointers must be aligned to 16 bytes.
     """
 

@@ -30,17 +30,17 @@ cuda: Any = _cuda()
 THREADS = 32
 """Of a block: a sum over them is five steps through shared memory."""
 
-MOST_ROWS = 65_535
+MAX_ROWS = 65_535
 """Blocks along the second axis of a grid, which CUDA allows. Outputs are along the first, which takes 2^31 - 1."""
 
 
 def grid_rows(rows: int) -> int:
     """Blocks for so many rows: a kernel takes every `gridDim.y`-th of them."""
-    return min(rows, MOST_ROWS)
+    return min(rows, MAX_ROWS)
 
 
 @dataclass(frozen=True)
-class PtxForm:
+class PtxSpec:
     """A kernel as it is compiled to PTX on machines without a GPU. signature: types of its arguments, in Numba's words.
 
     requires, forbids: patterns of the start of a PTX instruction that must occur, and of those that must not. A kernel file gives

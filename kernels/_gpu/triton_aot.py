@@ -1,8 +1,8 @@
 """Compiling Triton kernels for every architecture on a machine without a GPU, and reading what came out.
 
-`specialisations()` finds what the kernel files declare, `compile_for` compiles one of them to a cubin and counts
+`specializations()` finds what the kernel files declare, `compile_for` compiles one of them to a cubin and counts
 its registers, stack, shared memory and instructions, and `violations` compares that with what is allowed.
-A new kernel file is picked up by its name (`triton_*.py`) and its function `specialisations`.
+A new kernel file is picked up by its name (`triton_*.py`) and its function `specializations`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Footprint:
         return self.count(r"BAR\b")
 
 
-def each_specialisation() -> Iterator[Specialisation]:
+def each_specialization() -> Iterator[Specialisation]:
     """Every form that a `triton_*.py` file in an operator's folder declares, each as it is declared."""
     kernels = importlib.import_module("rtaccel.kernels")
     for folder in pkgutil.iter_modules(kernels.__path__):
@@ -76,12 +76,12 @@ def each_specialisation() -> Iterator[Specialisation]:
         for file in pkgutil.iter_modules(package.__path__):
             if file.name.startswith("triton_"):
                 module = importlib.import_module(f"{package.__name__}.{file.name}")
-                if hasattr(module, "specialisations"):
-                    yield from module.specialisations()
+                if hasattr(module, "specializations"):
+                    yield from module.specializations()
 
 
-def specialisations() -> list[Specialisation]:
-    return list(each_specialisation())
+def specializations() -> list[Specialisation]:
+    return list(each_specialization())
 
 
 def _tool(name: str, *arguments: str) -> str:
@@ -137,13 +137,13 @@ def compile_kernel(spec: Specialisation, capability: int) -> Any:
 
 
 def compile_for(spec: Specialisation, capability: int) -> Footprint:
-    """What a specialisation costs when compiled for a compute capability."""
+    """What a specialization costs when compiled for a compute capability."""
     kernel = compile_kernel(spec, capability)
     return read_cubin(kernel.asm["cubin"], kernel.metadata.shared)
 
 
 def build(spec: Specialisation, capability: int) -> Cubin:
-    """A specialisation compiled ahead, to be launched without triton's JIT."""
+    """A specialization compiled ahead, to be launched without triton's JIT."""
     kernel = compile_kernel(spec, capability)
     about = kernel.metadata
     return Cubin(
@@ -164,7 +164,7 @@ def build(spec: Specialisation, capability: int) -> Cubin:
 
 @dataclass(frozen=True)
 class Allowed:
-    """What the code of one specialisation cost when it was last written down, on one architecture with one triton."""
+    """What the code of one specialization cost when it was last written down, on one architecture with one triton."""
 
     registers: int
     shared_bytes: int

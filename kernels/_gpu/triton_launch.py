@@ -48,7 +48,7 @@ def spec_key(spec: Specialisation) -> str:
 
 
 def bind(spec: Specialisation) -> Launch:
-    """launch(grid, **run-time arguments by name) of this specialisation.
+    """launch(grid, **run-time arguments by name) of this specialization.
 
     Raises BackendUnavailable where it would have to be compiled and RTACCEL_NO_JIT forbids it.
     """

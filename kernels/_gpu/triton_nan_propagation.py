@@ -1,6 +1,6 @@
 """Rows that int8 cannot hold: one launch that makes every float output of such a row NaN.
 
-Static int8 has no number for a NaN or an infinity, so a plan looks at the float32 values that were quantised and marks
+Static int8 has no number for a NaN or an infinity, so a plan looks at the float32 values that were quantized and marks
 their rows at the end. In torch that is four launches or more per value.
 """
 
@@ -19,7 +19,9 @@ INFINITY_BITS = tl.constexpr(0x7F800000)
 
 
 @triton.jit
-def spoil_kernel(x_ptr, y_ptr, K: tl.constexpr, N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr):
+def nan_propagation_kernel(
+    x_ptr, y_ptr, K: tl.constexpr, N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr
+):
     row = tl.program_id(0).to(tl.int64)
     k, n = tl.arange(0, BLOCK_K)[None, :], tl.arange(0, BLOCK_N)[None, :]
     bits = tl.zeros((1, BLOCK_K), tl.int32)
@@ -28,29 +30,29 @@ def spoil_kernel(x_ptr, y_ptr, K: tl.constexpr, N: tl.constexpr, BLOCK_K: tl.con
         bits = tl.maximum(bits, x.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
     bad = tl.max(bits, 1, keep_dims=True) >= INFINITY_BITS
     for n0 in range(0, N, BLOCK_N):
-        spoiled = tl.full((1, BLOCK_N), float("nan"), tl.float32)
-        tl.store(y_ptr + row * N + n0 + n, spoiled, mask=(n0 + n < N) & bad)
+        nonfinite = tl.full((1, BLOCK_N), float("nan"), tl.float32)
+        tl.store(y_ptr + row * N + n0 + n, nonfinite, mask=(n0 + n < N) & bad)
 
 
-def specialise(k: int, n: int) -> Specialisation:
+def specialize(k: int, n: int) -> Specialisation:
     """For samples of k checked numbers and n float outputs."""
     block_k, block_n = power_of_two(k, 32, 4096), power_of_two(n, 32, 4096)
     return Specialisation(
-        name=f"spoil_K{k}_N{n}",
-        kernel=spoil_kernel,
+        name=f"propagate_nan_K{k}_N{n}",
+        kernel=nan_propagation_kernel,
         signature={"x_ptr": "*fp32", "y_ptr": "*fp32"},
         constants={"K": k, "N": n, "BLOCK_K": block_k, "BLOCK_N": block_n},
         tiling=Tiling(1, block_n, block_k, num_warps=power_of_two(max(block_k, block_n) // 128, 1, 8)),
     )
 
 
-def spoiler(k: int, n: int) -> Callable[[Tensor, Tensor], None]:
-    """spoil(x, y): y float32 [samples, ...] of n numbers a sample becomes NaN where its sample of x float32 [samples, ...],
-    of k numbers, holds a NaN or an infinity."""
-    launch = bind(specialise(k, n))
+def nan_propagator(k: int, n: int) -> Callable[[Tensor, Tensor], None]:
+    """propagate_nan(x, y): y float32 [samples, ...] of n numbers a sample becomes NaN where its sample of
+    x float32 [samples, ...], of k numbers, holds a NaN or an infinity."""
+    launch = bind(specialize(k, n))
 
-    def spoil(x: Tensor, y: Tensor) -> None:
+    def propagate_nan(x: Tensor, y: Tensor) -> None:
         if x.numel() and y.numel():
             launch((x.shape[0],), x_ptr=x, y_ptr=y)
 
-    return spoil
+    return propagate_nan

@@ -51,7 +51,7 @@ and fences that reach the host's memory, fused multiply-add (with the paired FFM
 
 @dataclass(frozen=True)
 class Demands:
-    """Machine instructions of one specialisation: patterns of mnemonics that must occur, and of those that must not.
+    """Machine instructions of one specialization: patterns of mnemonics that must occur, and of those that must not.
 
     What else its code may cost (registers, shared memory, barriers, instructions; stack and spills never) is in the budget
     file beside the tests, per architecture and version of triton.
@@ -85,7 +85,7 @@ class Specialisation:
     slow: bool = False
     registers: int = 0
 
-    def demanding(self, *requires: str, forbids: tuple[str, ...] = ()) -> Specialisation:
+    def with_requirements(self, *requires: str, forbids: tuple[str, ...] = ()) -> Specialisation:
         return replace(self, demands=Demands(requires, forbids))
 
     @property

@@ -1,5 +1,5 @@
-// A kernel that stays on the GPU and answers every word of a message as soon as that word is there: the round trip over
-// the link, and nothing else. What a resident model takes beyond it is its own doing.
+// A persistent kernel on the GPU and answers every word of a message as soon as that word is there: the round trip over
+// the link, and nothing else. What a persistent model takes beyond it is its own doing.
 //
 // Why this is CUDA C++. A Triton program is one thread of control over tiles: what ends its polling loop must be a sum
 // over all threads, so every look at the mailbox passes through shared memory and barriers, and no word can be answered

@@ -8,19 +8,19 @@ import triton
 import triton.language as tl
 
 from rtaccel.kernels._gpu.triton_device import pack_words, to_int8
-from rtaccel.kernels._persistent.triton_exchange import look, publish, split
+from rtaccel.kernels._persistent.triton_exchange import poll, publish, split
 
 INFINITY_BITS = tl.constexpr(0x7F800000)
 HEADER_RESET, HEADER_SPOILED, HEADER_END = tl.constexpr(1), tl.constexpr(2), tl.constexpr(4)
 
 
 @triton.jit
-def quantised(message, inverse, zero_point, K: tl.constexpr, COMMANDS: tl.constexpr):
+def quantized(message, inverse, zero_point, K: tl.constexpr, COMMANDS: tl.constexpr):
     """(int8 words of a message's x, its header). COMMANDS: the word after x may ask for a reset."""
     k = tl.arange(0, message.shape[0])
     payload = message.to(tl.int32)
-    spoiled = tl.max(tl.where(k < K, payload & 0x7FFFFFFF, 0), 0) >= INFINITY_BITS
-    header = tl.where(spoiled, HEADER_SPOILED, 0)
+    nonfinite = tl.max(tl.where(k < K, payload & 0x7FFFFFFF, 0), 0) >= INFINITY_BITS
+    header = tl.where(nonfinite, HEADER_SPOILED, 0)
     if COMMANDS:
         header = header | tl.where(tl.sum(tl.where(k == K, payload, 0), 0) == 1, HEADER_RESET, 0)
     q = to_int8(payload.to(tl.float32, bitcast=True) * inverse, zero_point).to(tl.int32)
@@ -45,7 +45,7 @@ def await_words(slot_ptr, sequence, WORDS: tl.constexpr, SIZE: tl.constexpr):
     words = tl.zeros((SIZE,), tl.int64)
     missing = tl.full((), 1, tl.int32)
     while missing != 0:
-        words, missing = look(slot_ptr, sequence, WORDS + 1, SIZE)
+        words, missing = poll(slot_ptr, sequence, WORDS + 1, SIZE)
     payload = words.to(tl.int32)
     header = tl.sum(tl.where(own == WORDS, payload, 0), 0)
     return tl.where(own < WORDS, payload, 0), header

@@ -32,7 +32,7 @@ def publish(slot_ptr, first, words, sequence):
 
 
 @triton.jit
-def look(slot_ptr, sequence, WORDS: tl.constexpr, THREADS: tl.constexpr):
+def poll(slot_ptr, sequence, WORDS: tl.constexpr, THREADS: tl.constexpr):
     """(a word for each thread, how many of WORDS are not there)."""
     own = tl.arange(0, THREADS)
     mine = own < WORDS
@@ -46,7 +46,7 @@ def receive_words(slot_ptr, sequence, WORDS: tl.constexpr, THREADS: tl.constexpr
     words = tl.zeros((THREADS,), tl.int64)
     missing, looks = tl.full((), 1, tl.int32), 0
     while (missing != 0) & (looks < LOOKS):
-        words, missing = look(slot_ptr, sequence, WORDS, THREADS)
+        words, missing = poll(slot_ptr, sequence, WORDS, THREADS)
         looks += 1
     return words.to(tl.int32), missing
 

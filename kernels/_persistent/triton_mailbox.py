@@ -1,4 +1,4 @@
-"""The kernel's side of a mailbox: how a kernel that stays on the GPU waits for x in the host's memory and answers there.
+"""The kernel's side of a mailbox: how a persistent kernel on the GPU waits for x in the host's memory and answers there.
 
 The messages are those of rta_mailbox.h: 8-byte words of payload and sequence number. Each thread polls a word of its own, so
 that a word crosses the link once; what ends the loop is a sum over all threads, which passes through shared memory and is the

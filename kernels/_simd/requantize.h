@@ -9,7 +9,7 @@ namespace rta {
 
 // kPlain: zero and low are 0, as after a ReLU.
 template <class S, int V, bool kPlain>
-static inline __attribute__((always_inline)) void requantise_row(const typename S::I (&sum)[V], const float* multiplier,
+static inline __attribute__((always_inline)) void requantize_row(const typename S::I (&sum)[V], const float* multiplier,
                                                                  const float* offset, uint8_t* to, int32_t zero,
                                                                  int32_t low) {
   constexpr int kFirst = V < 4 ? V : 4;
@@ -31,15 +31,15 @@ static inline __attribute__((always_inline)) void requantise_row(const typename 
 
 // R rows of V vectors; multiplier and offset: V vectors; to: the first row, the others follow at `pitch`.
 template <class S, int R, int V>
-static inline __attribute__((always_inline)) void requantise(const typename S::I (&sum)[R][V], const float* multiplier,
+static inline __attribute__((always_inline)) void requantize(const typename S::I (&sum)[R][V], const float* multiplier,
                                                              const float* offset, uint8_t* to, int64_t pitch,
                                                              int32_t zero, int32_t low) {
   if ((zero | low) == 0) {
 #pragma GCC unroll 6
-    for (int r = 0; r < R; ++r) requantise_row<S, V, true>(sum[r], multiplier, offset, to + r * pitch, 0, 0);
+    for (int r = 0; r < R; ++r) requantize_row<S, V, true>(sum[r], multiplier, offset, to + r * pitch, 0, 0);
   } else {
 #pragma GCC unroll 6
-    for (int r = 0; r < R; ++r) requantise_row<S, V, false>(sum[r], multiplier, offset, to + r * pitch, zero, low);
+    for (int r = 0; r < R; ++r) requantize_row<S, V, false>(sum[r], multiplier, offset, to + r * pitch, zero, low);
   }
 }
 

@@ -61,7 +61,7 @@ struct PartialSums {
 
 // rint(x * inverse) + zero as kLanes bytes; what the caller does not want of them must have room.
 template <class S>
-static inline __attribute__((always_inline)) void store_quantised(uint8_t* q, typename S::F x, typename S::F inverse,
+static inline __attribute__((always_inline)) void store_quantized(uint8_t* q, typename S::F x, typename S::F inverse,
                                                                   typename S::I zero) {
   // The conversion to an integer is undefined beyond 2^31.
   const auto t = S::max(S::set(-512.0f), S::min(S::set(512.0f), S::mul(x, inverse)));

@@ -11,7 +11,7 @@
 //   load_u8 load_s8 load_u16: kLanes numbers to I.     store_u8: lanes clamped to 0..255.  store_u16: low 16 bits
 //   load_bf16 store_bf16: kLanes bfloat16 from and to F; storing rounds to nearest even, a NaN stays one
 //
-// int8 dot product, exact for every 8-bit input: acc lane += sum over kGroup neighbouring k of x * w.
+// int8 dot product, exact for every 8-bit input: acc lane += sum over kGroup neighboring k of x * w.
 //   X broadcast_x(p): kGroup activations that lie in memory as q + 128, in every lane. What it holds, and so what is
 //   summed, is q + kXOffset: a kernel starts its sums from -(zero_point + kXOffset) * sum_k w.
 //   W load_w(p): kWeightBytes of weights, [kLanes outputs][kGroup k], aligned to kWeightBytes.

@@ -1,4 +1,4 @@
-// Vectors of 4 float32 on AArch64. The int8 dot product multiplies to 16 bits and adds neighbours into 32: exact for
+// Vectors of 4 float32 on AArch64. The int8 dot product multiplies to 16 bits and adds neighbors into 32: exact for
 // all 8-bit inputs, as no two products meet in 16 bits.
 #pragma once
 

@@ -11,7 +11,7 @@ attrs: heads, head_dim, scale (default head_dim ** -0.5), causal (0/1), q_column
 heads), empty_row. A fourth input, or a constant tensor `mask`, is added to the scores: float32 of S columns and 1 row
 (for all queries), T rows, or heads * T rows (row h * T + t).
 `empty_row` says what a query gets whose scores are all -infinity: "zero", as F.scaled_dot_product_attention gives, or
-"nan", as a softmax written by hand gives. y float32 [M, T, heads * head_dim], or int8 with a static Quant:
+"nan", as a softmax written by hand gives. y float32 [M, T, heads * head_dim], or int8 with a static QParams:
 clamp(rint(y / scale) + zero point), and a sample with a y that is not finite is marked as kernels/quantize does it.
 
 A key that causal rules out is not read: a NaN in its v does not reach the query, where torch would multiply it by 0.
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from rtaccel.core.errors import FormatError, ShapeError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
-from rtaccel.core.stage import Problem, Quant, Stage, Value
+from rtaccel.core.stage import Problem, QParams, Stage, Value
 from rtaccel.formats.int8 import inverse_scale
 from rtaccel.kernels.quantize import contract as quantize
 
@@ -170,7 +170,7 @@ def tolerance(stage: Stage, *inputs: Tensor) -> Tolerance:
 
 def make_stage(
     t: int, s: int, heads: int, head_dim: int, kv_heads: int = 0, mask: str = "", causal: bool = False,
-    quant: Quant | None = None, empty_row: str = "zero",
+    quant: QParams | None = None, empty_row: str = "zero",
 ) -> Stage:  # fmt: skip
     """k and v lie in one packed value behind 3 columns of something else. mask: "", or "constant" or "input" and the
     number of its rows (1, T or heads * T)."""
@@ -209,7 +209,7 @@ def make_inputs(stage: Stage, rows: int, seed: int) -> tuple[Tensor, ...]:
 
 
 def cases() -> Iterator[Case]:
-    quant = Quant(0.017, 9)
+    quant = QParams(0.017, 9)
     stages = [
         (1, make_stage(1, 1, 1, 1)),
         (3, make_stage(1, 7, 2, 5)),

@@ -26,14 +26,14 @@ class AttentionStage final : public Stage {
 
   void run(const Run& run) const override {
     for (int64_t sample = 0; sample < run.samples; ++sample) {
-      F spoiled = S::set(0.0f);
+      F nonfinite = S::set(0.0f);
       for (int64_t t = 0; t < y_.steps; t += kBlock) {
         if (y_.steps - t > S::kLanes)
-          block<2>(run, sample, t, spoiled);
+          block<2>(run, sample, t, nonfinite);
         else
-          block<1>(run, sample, t, spoiled);
+          block<1>(run, sample, t, nonfinite);
       }
-      if (int8_out_ && S::sum_of(spoiled) != 0.0f) spoil(run, sample);
+      if (int8_out_ && S::sum_of(nonfinite) != 0.0f) propagate_nan(run, sample);
     }
   }
 
@@ -62,7 +62,7 @@ class AttentionStage final : public Stage {
   };
 
   template <int V>
-  void block(const Run& run, int64_t sample, int64_t first, F& spoiled) const {
+  void block(const Run& run, int64_t sample, int64_t first, F& nonfinite) const {
     alignas(64) float inverse[kBlock];
     constexpr int lanes = V * S::kLanes;
     const int rows = static_cast<int>(y_.steps - first < kBlock ? y_.steps - first : kBlock);
@@ -115,7 +115,7 @@ class AttentionStage final : public Stage {
           default: weigh<kColumns, V>(p, c);
         }
       }
-      if (!in_place_) deliver(made, rows, y, at, spoiled);
+      if (!in_place_) deliver(made, rows, y, at, nonfinite);
     }
   }
 
@@ -267,10 +267,10 @@ class AttentionStage final : public Stage {
   }
 
   // Columns of a head that are no whole vectors, or become int8: from `made` [rows][padded] to their place.
-  __attribute__((noinline)) void deliver(const float* made, int rows, char* y, int64_t column, F& spoiled) const {
+  __attribute__((noinline)) void deliver(const float* made, int rows, char* y, int64_t column, F& nonfinite) const {
     const F scale = S::set(inv_scale_);
     const I zero = S::set_int(zero_);
-    F sum = spoiled;
+    F sum = nonfinite;
     for (int r = 0; r < rows; ++r, made += padded_, y += y_.pitch)
       for (int c = 0; c < head_dim_; c += S::kLanes) {
         const int n = head_dim_ - c < S::kLanes ? head_dim_ - c : S::kLanes;
@@ -282,25 +282,25 @@ class AttentionStage final : public Stage {
         uint8_t* q = reinterpret_cast<uint8_t*>(y) + column + c;
         sum = S::mul_add(value, S::set(0.0f), sum);
         if (n == S::kLanes) {
-          store_quantised<S>(q, value, scale, zero);
+          store_quantized<S>(q, value, scale, zero);
         } else {
           uint8_t bytes[S::kLanes];
-          store_quantised<S>(bytes, value, scale, zero);
+          store_quantized<S>(bytes, value, scale, zero);
           for (int i = 0; i < n; ++i) q[i] = bytes[i];
         }
       }
-    spoiled = sum;
+    nonfinite = sum;
   }
 
-  void spoil(const Run& run, int64_t sample) const {
+  void propagate_nan(const Run& run, int64_t sample) const {
     for (int64_t t = 0; t < y_.steps; ++t) {
       char* row = y_.row(run, sample * y_.steps + t);
       for (int64_t i = 0; i < y_.width; ++i) row[i] = static_cast<char>(128);
     }
-    run.poison[sample] = __builtin_nanf("");
+    run.nan_marks[sample] = __builtin_nanf("");
   }
 
-  Port q_, k_, v_, mask_, y_;
+  GraphIO q_, k_, v_, mask_, y_;
   int heads_, head_dim_, group_, padded_;  // group: heads for each head of k and v; padded: head_dim in whole vectors
   int64_t q_column_, k_column_, v_column_;
   float scale_, inv_scale_, empty_;

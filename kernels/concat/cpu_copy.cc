@@ -33,7 +33,7 @@ class ConcatStage final : public Stage {
   }
 
  private:
-  Port x_[kMaxParts], y_;
+  GraphIO x_[kMaxParts], y_;
   int parts_;
 };
 

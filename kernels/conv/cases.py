@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.registry import Case
-from rtaccel.core.stage import Quant, Stage, Value
+from rtaccel.core.stage import QParams, Stage, Value
 
 Pair = tuple[int, int]
 
@@ -75,7 +75,10 @@ def make_stage(
     k = per_group * shape.kernel[0] * shape.kernel[1]
     bias = torch.randn(shape.n, generator=g)
     tensors = {"weight": torch.randn(size, generator=g) / max(k, 1) ** 0.5, "bias": bias}
-    int8_x: dict[str, Any] = {"dtype": "int8", "quant": Quant(0.031, int(torch.randint(-128, 128, (1,), generator=g)))}
+    int8_x: dict[str, Any] = {
+        "dtype": "int8",
+        "quant": QParams(0.031, int(torch.randint(-128, 128, (1,), generator=g))),
+    }
     if scheme != "float32":
         tensors["weight"] = torch.randint(-127, 128, size, generator=g, dtype=torch.int8)
         tensors["weight_scale"] = torch.rand(shape.n, generator=g) * 0.01 / max(k, 1) ** 0.5 + 1e-6
@@ -87,7 +90,7 @@ def make_stage(
         positions = len(shape.live) if shape.live else attrs["out_size"][0] * attrs["out_size"][1]
     width, rows = (shape.c * rows, 1) if shape.flat else (shape.c, rows)
     x = Value("x", width, steps=rows, **(int8_x if scheme == "static" else {}))
-    y_quant = Quant(0.037, -128 if activation == "relu" else 11) if out == "int8" else None
+    y_quant = QParams(0.037, -128 if activation == "relu" else 11) if out == "int8" else None
     inputs, outputs = [x], [Value("y", shape.n, out, y_quant, positions)]
     if shape.stream:
         ring = Value("ring", shape.c, steps=(shape.kernel[1] - 1) * shape.dilation[1] + 1,
@@ -128,7 +131,7 @@ SHAPES = {
     "depthwise-1d": Shape(33, 33, (1, 29), (1, 9), dilation=(1, 2), causal=True, groups=33),
     "multiplier": Shape(5, 15, (6, 6), (3, 3), padding=(1, 1), groups=5),
     "flat": Shape(1, 20, (13, 10), (10, 4), stride=(2, 2), padding=(4, 1), flat=True),
-    "flat-colours": Shape(3, 17, (8, 8), (3, 3), flat=True),
+    "flat-colors": Shape(3, 17, (8, 8), (3, 3), flat=True),
     "flat-depthwise": Shape(4, 4, (1, 16), (1, 3), groups=4, causal=True, flat=True),
     "live": Shape(11, 24, (1, 32), (1, 3), dilation=(1, 4), causal=True, live=(7, 23, 30, 31)),
     "live-image": Shape(4, 6, (6, 6), (3, 3), padding=(1, 1), live=(0, 8, 35)),

@@ -19,8 +19,8 @@ int8 (W8A8): weight int8 in -127..127 with weight_scale [N], exact int32 sums:
 For none, relu and leaky_relu without `other` the output scale is folded into multiplier and offset, and y_inv_scale
 is 1. The numbers q come from one of
 
-    x int8 with its Quant                                   static
-    x float32, attrs x_scale and x_zero_point               static: the stage quantises x itself, as `quantize` does
+    x int8 with its QParams                                   static
+    x float32, attrs x_scale and x_zero_point               static: the stage quantizes x itself, as `quantize` does
     x float32 without them                                  dynamic: q = rint(x * (127 / peak)), zero point 0, with
                                                             peak the largest |x| of the whole sample;
                                                             the multiplier is float32(multiplier[n] * (peak / 127))
@@ -29,7 +29,7 @@ A sample of float32 x that holds a NaN or an infinity: static q is 0 throughout 
 gives NaN in a float32 y, and marks the sample where y is int8. Other samples are not touched.
 
 Streaming (attr stream = 1): inputs (x [1, C], ring [R, C]), outputs (y [1, N], ring), kernel (1, k), R = (k - 1) *
-dilation + 1, static or float32. The column of call t lies in row t mod R of the ring, which is int8 (with the Quant of
+dilation + 1, static or float32. The column of call t lies in row t mod R of the ring, which is int8 (with the QParams of
 x) where the weights are, and starts as zeros in real numbers. `other` comes after the ring. y is what the last output
 of a causal convolution over all columns so far would be. The reference is the call with t = 0.
 """
@@ -44,7 +44,7 @@ from torch import Tensor
 
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.core.registry import Cost, Operator, Tolerance, register_operator
-from rtaccel.core.stage import Problem, Quant, Stage
+from rtaccel.core.stage import Problem, QParams, Stage
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
 from rtaccel.kernels._common.geometry import Geometry
@@ -119,13 +119,13 @@ def channels(stage: Stage) -> int:
     return int(stage.tensors["weight"].shape[1]) * int(stage.attrs.get("groups", 1))
 
 
-def input_quant(stage: Stage) -> Quant | None:
+def input_quant(stage: Stage) -> QParams | None:
     """What the int8 numbers of x mean; None where they are found from each sample."""
     x = stage.inputs[0]
     if x.dtype == "int8":
         return x.quant
     if "x_scale" in stage.attrs:
-        return Quant(float(stage.attrs["x_scale"]), int(stage.attrs["x_zero_point"]))
+        return QParams(float(stage.attrs["x_scale"]), int(stage.attrs["x_zero_point"]))
     return None
 
 
@@ -150,8 +150,8 @@ def _checked(stage: Stage) -> tuple[Geometry, int]:
             "Keep the layer float32.",
         )  # fmt: skip
     if weight.dtype != torch.int8 and (x.dtype != "float32" or y.dtype != "float32"):
-        raise UnsupportedProblem("conv", f"float32 weights, {x.dtype} to {y.dtype}", "float32 values", "Quantise both.")
-    require(x.dtype != "int8" or x.quant is not None, "int8 x without a scale", "a static Quant")
+        raise UnsupportedProblem("conv", f"float32 weights, {x.dtype} to {y.dtype}", "float32 values", "Quantize both.")
+    require(x.dtype != "int8" or x.quant is not None, "int8 x without a scale", "a static QParams")
     if has_other(stage):
         other = stage.inputs[-1]
         require(
@@ -168,7 +168,7 @@ def _stream_geometry(stage: Stage) -> Geometry:
         raise UnsupportedProblem("conv", f"a stream with kernel {kernel}", "kernel (1, k) and stride 1", "Use windows.")
     if stage.tensors["weight"].dtype == torch.int8 and input_quant(stage) is None:
         raise UnsupportedProblem(
-            "conv", "a stream quantised dynamically", "a static range: a stream has no whole sample to look at",
+            "conv", "a stream quantized dynamically", "a static range: a stream has no whole sample to look at",
             "Give calibration data.",
         )  # fmt: skip
     rows = (kernel[1] - 1) * dilation[1] + 1
@@ -181,7 +181,7 @@ def _stream_geometry(stage: Stage) -> Geometry:
     return Geometry((1, rows), kernel, (1, 1), (0, 0), dilation, (1, 1))
 
 
-def quantised(stage: Stage, x: Tensor) -> tuple[Tensor, Tensor | None]:
+def quantized(stage: Stage, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """q as int8 [M, steps, C], and the scale of each sample [M, 1, 1] where it is dynamic."""
     flat = x.reshape(x.shape[0], -1)
     if x.dtype == torch.int8:
@@ -217,7 +217,7 @@ def _window(stage: Stage, rows: Tensor, given: tuple[Tensor, ...]) -> tuple[Tens
     return ring, index, (ring.reshape(given[0].shape),)
 
 
-def finish(stage: Stage, low: Mapping[str, Any], t: Tensor, other: Tensor | None) -> Tensor:
+def epilogue(stage: Stage, low: Mapping[str, Any], t: Tensor, other: Tensor | None) -> Tensor:
     """Residual, activation, output type; t [M, steps, N] becomes [M, *shape of y]."""
     if other is not None:
         t = t + other.reshape(t.shape)
@@ -233,12 +233,12 @@ def reference(stage: Stage, x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
     if low["weight"].dtype == torch.float32:
         rows, index, ring = _window(stage, x.reshape(x.shape[0], -1, channels(stage)), given)
         t = sums(stage, rows, low["weight"], index) + low["bias"].double()
-        y = finish(stage, low, t, None if other is None else other.double())
+        y = epilogue(stage, low, t, None if other is None else other.double())
         return (y.float(), *ring)
-    q, scale = quantised(stage, x)
+    q, scale = quantized(stage, x)
     rows, index, ring = _window(stage, q, given)
     acc = sums(stage, rows.double() - low["x_zero_point"], low["weight"], index)
-    return (finish(stage, low, _rescaled(low, acc, scale), other), *ring)
+    return (epilogue(stage, low, _rescaled(low, acc, scale), other), *ring)
 
 
 def _rescaled(low: Mapping[str, Any], acc: Tensor, scale: Tensor | None) -> Tensor:
@@ -268,7 +268,7 @@ def tolerance(stage: Stage, x: Tensor, *given: Tensor) -> Tolerance:
         return Tolerance(steps=0 if act in activations.HOMOGENEOUS else 1)
     if act in activations.HOMOGENEOUS:
         return Tolerance()
-    q, scale = quantised(stage, x)
+    q, scale = quantized(stage, x)
     rows, index, _ = _window(stage, q, given)
     t = _rescaled(low, sums(stage, rows.double() - low["x_zero_point"], low["weight"], index), scale)
     t = t if other is None else t + other

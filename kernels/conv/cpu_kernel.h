@@ -1,9 +1,9 @@
 // Convolution on the CPU, written once over the vectors S of an instruction set.
 //
-// The sample is brought into a padded image (canvas.h), so that every output reads its taps at the same distances:
-// output position p, segment s, group g lie at base + offset[p] + delta[s] + g * kGroup numbers. A segment is what is
-// contiguous there: a row of the kernel where the positions lie side by side and it is not dilated, else one tap. Where
-// nothing is padded or quantised, the input itself is the image. Weights are packed
+// The sample is brought into a padded image (padded image.h), so that every output reads its taps at the same
+// distances: output position p, segment s, group g lie at base + offset[p] + delta[s] + g * kGroup numbers. A segment
+// is what is contiguous there: a row of the kernel where the positions lie side by side and it is not dilated, else one
+// tap. Where nothing is padded or quantized, the input itself is the image. Weights are packed
 //     [convolution group][tile of up to 4 vectors of outputs][segment][g][vector][lane = output][kGroup]
 // and up to 6 positions share each weight that was loaded. The last block of positions overlaps the one before it.
 //
@@ -66,14 +66,14 @@ class ConvStage final : public Stage {
       : p_(read_layer(spec, spec.attrs.integer("groups"), S::kLanes, offset_of_x())) {
     const ConvGeometry& g = p_.at;
     const int64_t whole = (p_.c * K::kElement + 63) / 64 * 64;
-    direct_ = !p_.stream && !p_.quantises && !(p_.flat && p_.int8) && !g.in_steps && g.padding.y == 0 &&
+    direct_ = !p_.stream && !p_.quantizes && !(p_.flat && p_.int8) && !g.in_steps && g.padding.y == 0 &&
               g.padding.x == 0 && g.reach.y <= g.in.y && g.reach.x <= g.in.x;
-    canvas_.cell = direct_ ? p_.x_step : p_.stream ? p_.ring.pitch : g.in_steps ? whole : p_.c * K::kElement;
-    canvas_.row = (direct_ ? g.in.x : g.reach.x) * canvas_.cell;
-    canvas_.bytes = (g.reach.y * canvas_.row + 63) / 64 * 64;
-    if (canvas_.bytes + g.in.y * canvas_.row >= INT32_MAX) fail("conv: an image of 2 GiB");
-    const bool joined = !p_.stream && p_.groups == 1 && g.dilation.x == 1 && canvas_.cell == p_.c * K::kElement &&
-                        (!direct_ || canvas_.cell % 64 == 0 || K::kGroup == 1);
+    padded_image_.cell = direct_ ? p_.x_step : p_.stream ? p_.ring.pitch : g.in_steps ? whole : p_.c * K::kElement;
+    padded_image_.row = (direct_ ? g.in.x : g.reach.x) * padded_image_.cell;
+    padded_image_.bytes = (g.reach.y * padded_image_.row + 63) / 64 * 64;
+    if (padded_image_.bytes + g.in.y * padded_image_.row >= INT32_MAX) fail("conv: an image of 2 GiB");
+    const bool joined = !p_.stream && p_.groups == 1 && g.dilation.x == 1 && padded_image_.cell == p_.c * K::kElement &&
+                        (!direct_ || padded_image_.cell % 64 == 0 || K::kGroup == 1);
     segments_ = joined ? g.kernel.y : g.taps;
     const int64_t length = (joined ? g.kernel.x : 1) * p_.c / p_.groups;
     per_segment_ = (length + K::kGroup - 1) / K::kGroup;
@@ -81,20 +81,20 @@ class ConvStage final : public Stage {
     int32_t* delta = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(segments_) * 4));
     for (int64_t s = 0; s < segments_; ++s) {
       const int64_t y = joined ? s : s / g.kernel.x, x = joined ? 0 : s % g.kernel.x;
-      delta[s] = static_cast<int32_t>(y * g.dilation.y * canvas_.row + x * g.dilation.x * canvas_.cell);
+      delta[s] = static_cast<int32_t>(y * g.dilation.y * padded_image_.row + x * g.dilation.x * padded_image_.cell);
     }
     delta_ = delta;
     int32_t* offset = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(g.out_count) * 4));
     for (int64_t i = 0; i < g.out_count; ++i) {
       const int64_t at = g.out_steps ? g.out_steps[i] : i;
-      offset[i] =
-          static_cast<int32_t>(at / g.out.x * g.stride.y * canvas_.row + at % g.out.x * g.stride.x * canvas_.cell);
+      offset[i] = static_cast<int32_t>(at / g.out.x * g.stride.y * padded_image_.row +
+                                       at % g.out.x * g.stride.x * padded_image_.cell);
     }
     offset_ = offset;
-    spec.need_scratch(static_cast<size_t>(p_.stream ? segments_ * 4 : direct_ ? 0 : canvas_.bytes + 64));
+    spec.need_scratch(static_cast<size_t>(p_.stream ? segments_ * 4 : direct_ ? 0 : padded_image_.bytes + 64));
   }
 
-  bool marks_samples() const override { return p_.quantises && (!p_.dynamic || p_.int8_out); }
+  bool marks_samples() const override { return p_.quantizes && (!p_.dynamic || p_.int8_out); }
 
   void start(int id, char* state) const override {
     if (p_.stream && p_.int8 && id == p_.ring_out.id)
@@ -114,7 +114,7 @@ class ConvStage final : public Stage {
       } else if (direct_) {
         image = x;
       } else {
-        scale = fill_canvas<S>(p_, canvas_, run.scratch, x, run.poison + s);
+        scale = fill_padded_image<S>(p_, padded_image_, run.scratch, x, run.nan_marks + s);
       }
       outputs(image, delta, scale, p_.y.row(run, s * p_.y.steps),
               p_.other.exists() ? p_.other.row(run, s * p_.other.steps) : nullptr);
@@ -133,7 +133,7 @@ class ConvStage final : public Stage {
   struct Block {
     const char *image, *w;
     const int32_t* delta;
-    int64_t numbers;  // where multiplier and offset of this tile start
+    int64_t params;  // where multiplier and offset of this tile start
     float scale;
   };
 
@@ -180,7 +180,7 @@ class ConvStage final : public Stage {
     typename K::Sum acc[C][R][V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-      const typename K::Sum start = K::start(p_, b.numbers + v * S::kLanes);
+      const typename K::Sum start = K::start(p_, b.params + v * S::kLanes);
 #pragma GCC unroll 6
       for (int r = 0; r < R; ++r) {
         acc[0][r][v] = start;
@@ -223,26 +223,26 @@ class ConvStage final : public Stage {
     char* y = to.y + position * p_.y.pitch;
     if constexpr (K::kElement == 1) {
       if (p_.int8_out && p_.bounded && (to.spills || to.left >= V * S::kLanes)) {
-        return requantise<S, R, V>(acc[0], p_.multiplier + b.numbers, p_.offset + b.numbers,
+        return requantize<S, R, V>(acc[0], p_.multiplier + b.params, p_.offset + b.params,
                                    reinterpret_cast<uint8_t*>(y) + to.column, p_.y.pitch, p_.y_zero, p_.y_low);
       }
     } else if (p_.plain && to.left >= V * S::kLanes) {
-      return finish_floats<S, R, V>(acc[0], y + to.column * 4, p_.y.pitch, p_.activation == Activation::kRelu);
+      return epilogue_floats<S, R, V>(acc[0], y + to.column * 4, p_.y.pitch, p_.activation == Activation::kRelu);
     }
     F t[R][V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
       F multiplier = S::set(0.0f), offset = S::set(0.0f);
       if constexpr (K::kElement == 1) {
-        multiplier = S::load(p_.multiplier + b.numbers + v * S::kLanes);
+        multiplier = S::load(p_.multiplier + b.params + v * S::kLanes);
         if (p_.dynamic) multiplier = S::mul(multiplier, S::set(b.scale));
-        offset = S::load(p_.offset + b.numbers + v * S::kLanes);
+        offset = S::load(p_.offset + b.params + v * S::kLanes);
       }
 #pragma GCC unroll 6
       for (int r = 0; r < R; ++r) t[r][v] = K::number(acc[0][r][v], multiplier, offset);
     }
     const ConvTarget at{y, to.other ? to.other + position * p_.other.pitch : nullptr, to.column, to.left, to.spills};
-    conv_finish<S, R, V>(p_, t, at);
+    conv_epilogue<S, R, V>(p_, t, at);
   }
 
   void pack(const StageSpec& spec, bool joined, int64_t length) {
@@ -268,7 +268,7 @@ class ConvStage final : public Stage {
   }
 
   ConvLayer p_;
-  Canvas canvas_;
+  PaddedImage padded_image_;
   bool direct_;
   int64_t segments_, per_segment_;
   const char* weights_;

@@ -1,13 +1,13 @@
 // Depthwise convolution: every channel has a kernel of its own, so that a vector is as many channels of one position.
-// Several positions share each weight that was loaded. Where x need not be quantised its rows are read where they are,
+// Several positions share each weight that was loaded. Where x need not be quantized its rows are read where they are,
 // by a table [position][tap] of distances, negative for padding: a padded image would not fit the first-level cache
 // beside x and y; and where a kernel is three wide without gaps, each x is loaded once for the three outputs of its row
 // that read it. int8 numbers are summed as float32, which is exact for 256 taps. Weights: [tile of up to 4
 // vectors][tap][vector][lane], float32.
 #pragma once
 
-#include "canvas.h"
-#include "finish.h"
+#include "epilogue.h"
+#include "padded_image.h"
 #include "ring.h"
 
 namespace rta {
@@ -20,21 +20,21 @@ class DepthwiseStage final : public Stage {
   explicit DepthwiseStage(const StageSpec& spec) : p_(read_layer(spec, 1, 64, 128)) {
     const ConvGeometry& g = p_.at;
     const int64_t element = p_.int8 ? 1 : 4;
-    indexed_ = !p_.stream && !p_.quantises && p_.x_step % 64 == 0;
-    canvas_.cell = (p_.c * element + 63) / 64 * 64;
-    canvas_.row = g.reach.x * canvas_.cell;
-    canvas_.bytes = g.reach.y * canvas_.row;
-    if (canvas_.bytes >= INT32_MAX || g.in_count * p_.x_step >= INT32_MAX) fail("conv: an image of 2 GiB");
+    indexed_ = !p_.stream && !p_.quantizes && p_.x_step % 64 == 0;
+    padded_image_.cell = (p_.c * element + 63) / 64 * 64;
+    padded_image_.row = g.reach.x * padded_image_.cell;
+    padded_image_.bytes = g.reach.y * padded_image_.row;
+    if (padded_image_.bytes >= INT32_MAX || g.in_count * p_.x_step >= INT32_MAX) fail("conv: an image of 2 GiB");
     int32_t* delta = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(g.taps) * 4));
     for (int64_t t = 0; t < g.taps; ++t)
-      delta[t] = static_cast<int32_t>(t / g.kernel.x * g.dilation.y * canvas_.row +
-                                      t % g.kernel.x * g.dilation.x * canvas_.cell);
+      delta[t] = static_cast<int32_t>(t / g.kernel.x * g.dilation.y * padded_image_.row +
+                                      t % g.kernel.x * g.dilation.x * padded_image_.cell);
     delta_ = delta;
     int32_t* offset = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(g.out_count) * 4));
     for (int64_t i = 0; i < g.out_count; ++i) {
       const int64_t at = g.out_steps ? g.out_steps[i] : i;
-      offset[i] =
-          static_cast<int32_t>(at / g.out.x * g.stride.y * canvas_.row + at % g.out.x * g.stride.x * canvas_.cell);
+      offset[i] = static_cast<int32_t>(at / g.out.x * g.stride.y * padded_image_.row +
+                                       at % g.out.x * g.stride.x * padded_image_.cell);
     }
     offset_ = offset;
     if (indexed_) index(spec);
@@ -42,13 +42,13 @@ class DepthwiseStage final : public Stage {
     by_rows_ = indexed_ && g.kernel.x == 3 && g.stride.x == 1 && g.dilation.x == 1 && !g.out_steps && row_ > 2;
     pack(spec);
     // The last vector of a ring's last row may be read past it, within the ring's own padding or a copy of it.
-    ring_bytes_ = p_.stream ? (p_.ring.steps * canvas_.cell + 63) / 64 * 64 : 0;
+    ring_bytes_ = p_.stream ? (p_.ring.steps * padded_image_.cell + 63) / 64 * 64 : 0;
     spec.need_scratch(static_cast<size_t>(p_.stream  ? ring_bytes_ + (g.taps * 4 + 63) / 64 * 64
                                           : indexed_ ? 0
-                                                     : canvas_.bytes + 64));
+                                                     : padded_image_.bytes + 64));
   }
 
-  bool marks_samples() const override { return p_.quantises && (!p_.dynamic || p_.int8_out); }
+  bool marks_samples() const override { return p_.quantizes && (!p_.dynamic || p_.int8_out); }
 
   void start(int id, char* state) const override {
     if (p_.stream && p_.int8 && id == p_.ring_out.id)
@@ -69,7 +69,7 @@ class DepthwiseStage final : public Stage {
       } else if (indexed_) {
         image = x;
       } else {
-        scale = fill_canvas<S>(p_, canvas_, run.scratch, x, run.poison + s);
+        scale = fill_padded_image<S>(p_, padded_image_, run.scratch, x, run.nan_marks + s);
       }
       char* y = p_.y.row(run, s * p_.y.steps);
       const char* other = p_.other.exists() ? p_.other.row(run, s * p_.other.steps) : nullptr;
@@ -88,9 +88,10 @@ class DepthwiseStage final : public Stage {
   // A ring that is a caller's tensor has no padding to read.
   const char* padded_ring(const char* ring, char* to, int32_t* delta) const {
     for (int64_t r = 0; r < p_.ring.steps; ++r)
-      __builtin_memcpy(to + r * canvas_.cell, ring + r * p_.ring_out.pitch, static_cast<size_t>(p_.ring_out.pitch));
+      __builtin_memcpy(to + r * padded_image_.cell, ring + r * p_.ring_out.pitch,
+                       static_cast<size_t>(p_.ring_out.pitch));
     for (int64_t t = 0; t < p_.at.taps; ++t)
-      delta[t] = static_cast<int32_t>(delta[t] / p_.ring_out.pitch * canvas_.cell);
+      delta[t] = static_cast<int32_t>(delta[t] / p_.ring_out.pitch * padded_image_.cell);
     return to;
   }
 
@@ -182,12 +183,12 @@ class DepthwiseStage final : public Stage {
         }
       }
     }
-    finish<kInt8>(t, source.scale, to, position);
+    epilogue<kInt8>(t, source.scale, to, position);
   }
 
   template <bool kInt8, int R, int V>
-  inline __attribute__((always_inline)) void finish(F (&t)[R][V], float scale, const ConvTarget& to,
-                                                    int64_t position) const {
+  inline __attribute__((always_inline)) void epilogue(F (&t)[R][V], float scale, const ConvTarget& to,
+                                                      int64_t position) const {
     if constexpr (kInt8) {
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
@@ -200,9 +201,9 @@ class DepthwiseStage final : public Stage {
     }
     char* y = to.y + position * p_.y.pitch;
     if (p_.plain && to.left >= V * S::kLanes)
-      return finish_floats<S, R, V>(t, y + to.column * 4, p_.y.pitch, p_.activation == Activation::kRelu);
+      return epilogue_floats<S, R, V>(t, y + to.column * 4, p_.y.pitch, p_.activation == Activation::kRelu);
     const ConvTarget at{y, to.other ? to.other + position * p_.other.pitch : nullptr, to.column, to.left, to.spills};
-    conv_finish<S, R, V>(p_, t, at);
+    conv_epilogue<S, R, V>(p_, t, at);
   }
 
   // Where each tap of each position lies in x.
@@ -244,7 +245,7 @@ class DepthwiseStage final : public Stage {
   }
 
   ConvLayer p_;
-  Canvas canvas_;
+  PaddedImage padded_image_;
   bool indexed_, by_rows_;
   int row_;  // outputs side by side
   int64_t ring_bytes_;

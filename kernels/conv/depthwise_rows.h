@@ -71,7 +71,7 @@ void DepthwiseStage<S>::row_tile(const Source& source, const float* w, int packe
       }
     }
   }
-  finish<kInt8>(t, source.scale, to, position);
+  epilogue<kInt8>(t, source.scale, to, position);
 }
 
 }  // namespace rta

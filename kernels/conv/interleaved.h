@@ -1,14 +1,14 @@
 // Depthwise convolution of int8 with AVX-512 VNNI: the bytes of 4 rows of the image are interleaved, so that a vector
 // holds 4 rows of 16 channels, and one dot product does 4 taps of them. Where the kernel is lower than 4 rows and moves
-// by one, neighbouring output rows use the same interleaved rows with shifted weights: 3 rows as (w0, w1, w2, 0) and
+// by one, neighboring output rows use the same interleaved rows with shifted weights: 3 rows as (w0, w1, w2, 0) and
 // (0, w0, w1, w2). A kernel of one row lies on its side.
 //
 // Interleaving within 128 bits leaves vector v, lane i of 64 channels as channel 16 (i / 4) + 4 v + i % 4. Packing to
 // bytes undoes that by itself; weights, multiplier and offset are stored in this order.
 #pragma once
 
-#include "canvas.h"
-#include "finish.h"
+#include "epilogue.h"
+#include "padded_image.h"
 
 #if defined(__AVX512VNNI__)
 #include <immintrin.h>
@@ -23,11 +23,11 @@ class InterleavedStage final : public Stage {
  public:
   explicit InterleavedStage(const StageSpec& spec) : p_(read_layer(spec, 1, 64, 128)) {
     const ConvGeometry& g = p_.at;
-    direct_ = !p_.quantises && !g.in_steps && !p_.flat;
-    canvas_.cell = (p_.c + 63) / 64 * 64;
-    canvas_.row = g.reach.x * canvas_.cell;
-    canvas_.bytes = g.reach.y * canvas_.row;
-    if (canvas_.bytes >= INT32_MAX) fail("conv: an image of 2 GiB");
+    direct_ = !p_.quantizes && !g.in_steps && !p_.flat;
+    padded_image_.cell = (p_.c + 63) / 64 * 64;
+    padded_image_.row = g.reach.x * padded_image_.cell;
+    padded_image_.bytes = g.reach.y * padded_image_.row;
+    if (padded_image_.bytes >= INT32_MAX) fail("conv: an image of 2 GiB");
     sideways_ = g.kernel.y == 1;
     down_ = axis(g, sideways_);
     across_ = axis(g, !sideways_);
@@ -38,19 +38,19 @@ class InterleavedStage final : public Stage {
     if (slides_) columns_bytes_ = 2 * across_.out * 256;
     fast_ = p_.int8_out && p_.bounded;
     pack(spec);
-    spec.need_scratch(static_cast<size_t>(columns_bytes_ + (direct_ ? 0 : canvas_.bytes + 64)));
+    spec.need_scratch(static_cast<size_t>(columns_bytes_ + (direct_ ? 0 : padded_image_.bytes + 64)));
   }
 
-  bool marks_samples() const override { return p_.quantises && (!p_.dynamic || p_.int8_out); }
+  bool marks_samples() const override { return p_.quantizes && (!p_.dynamic || p_.int8_out); }
 
   void run(const Run& run) const override {
     for (int64_t s = 0; s < run.samples; ++s) {
       const char* image = p_.x.row(run, s * p_.x.steps);
       float scale = 1.0f;
       if (!direct_) {
-        char* canvas = run.scratch + columns_bytes_;
-        scale = fill_canvas<S>(p_, canvas_, canvas, image, run.poison + s);
-        image = canvas;
+        char* padded_image = run.scratch + columns_bytes_;
+        scale = fill_padded_image<S>(p_, padded_image_, padded_image, image, run.nan_marks + s);
+        image = padded_image;
       }
       char* y = p_.y.row(run, s * p_.y.steps);
       const char* other = p_.other.exists() ? p_.other.row(run, s * p_.other.steps) : nullptr;
@@ -90,7 +90,7 @@ class InterleavedStage final : public Stage {
     if (direct_) return a;
     a.padding = 0;
     a.in = a.reach;
-    a.image_step = horizontal ? canvas_.cell : canvas_.row;
+    a.image_step = horizontal ? padded_image_.cell : padded_image_.row;
     return a;
   }
 
@@ -191,13 +191,13 @@ class InterleavedStage final : public Stage {
         }
       }
     }
-    finish<R, kFast>(acc, scale, to, position, across_.out_step);
+    epilogue<R, kFast>(acc, scale, to, position, across_.out_step);
   }
 
   // Sums of R positions that are `step` apart.
   template <int R, bool kFast>
-  inline __attribute__((always_inline)) void finish(const I (&acc)[R][4], float scale, const ConvTarget& to,
-                                                    int64_t position, int64_t step) const {
+  inline __attribute__((always_inline)) void epilogue(const I (&acc)[R][4], float scale, const ConvTarget& to,
+                                                      int64_t position, int64_t step) const {
     const float *multiplier = multiplier_ + to.column, *offset = offset_ + to.column;
     if constexpr (kFast) {
       char* y = to.y + position * p_.y.pitch + to.column;
@@ -226,19 +226,19 @@ class InterleavedStage final : public Stage {
         S::store(sums[r] + 16 * v, S::add(S::mul(S::to_float(acc[r][v]), p_.dynamic ? S::mul(m, S::set(scale)) : m),
                                           S::load(offset + 16 * v)));
       }
-    for (int r = 0; r < R; ++r) finish_row(sums[r], to, position + r * step);
+    for (int r = 0; r < R; ++r) epilogue_row(sums[r], to, position + r * step);
   }
 
-  __attribute__((noinline)) void finish_row(const float* sums, const ConvTarget& to, int64_t row) const {
+  __attribute__((noinline)) void epilogue_row(const float* sums, const ConvTarget& to, int64_t row) const {
     F t[4], natural[1][4];
     for (int v = 0; v < 4; ++v) t[v] = S::load(sums + 16 * v);
     in_order(t, natural[0]);
     const char* other = to.other ? to.other + row * p_.other.pitch : nullptr;
     const ConvTarget at{to.y + row * p_.y.pitch, other, to.column, to.left, true};
-    if (to.left >= 64) return conv_finish<S, 1, 4>(p_, natural, at);
+    if (to.left >= 64) return conv_epilogue<S, 1, 4>(p_, natural, at);
     for (int v = 0; v * 16 < at.left; ++v) {  // one to three vectors exist
       F one[1][1] = {{natural[0][v]}};
-      conv_finish<S, 1, 1>(p_, one, {at.y, other, at.column + v * 16, at.left - v * 16, true});
+      conv_epilogue<S, 1, 1>(p_, one, {at.y, other, at.column + v * 16, at.left - v * 16, true});
     }
   }
 
@@ -289,7 +289,7 @@ class InterleavedStage final : public Stage {
   }
 
   ConvLayer p_;
-  Canvas canvas_;
+  PaddedImage padded_image_;
   Axis down_, across_;
   bool direct_, sideways_, slides_, fast_;
   int64_t deep_, shifts_, columns_bytes_;

@@ -23,8 +23,8 @@ void InterleavedStage<S>::slide(const char* image, const char* w, int64_t o, flo
   if constexpr (kFast) return;
   for (int64_t d = 0; d < kDown; ++d)
     for (int64_t i = 0; i < across_.out; ++i)
-      finish_row(reinterpret_cast<const float*>(kept) + (d * across_.out + i) * 64, at,
-                 (o + d) * down_.out_step + i * across_.out_step);
+      epilogue_row(reinterpret_cast<const float*>(kept) + (d * across_.out + i) * 64, at,
+                   (o + d) * down_.out_step + i * across_.out_step);
 }
 
 template <class S>
@@ -76,7 +76,7 @@ void InterleavedStage<S>::half(const char* image, const char* w, int64_t o, floa
   char* y = at.y + o * down_.out_step * p_.y.pitch + at.column;
   const int64_t down = down_.out_step * p_.y.pitch, further = across.out_step * p_.y.pitch;
   const bool dynamic = p_.dynamic;
-  const auto finish = [&](const I(&sum)[kDown][2]) __attribute__((always_inline)) {
+  const auto epilogue = [&](const I(&sum)[kDown][2]) __attribute__((always_inline)) {
 #pragma GCC unroll 2
     for (int d = 0; d < kDown; ++d) {
       F t[2];
@@ -112,7 +112,7 @@ void InterleavedStage<S>::half(const char* image, const char* w, int64_t o, floa
     I x[2];
     column(x, i);
     add(ending, x, 2);
-    finish(ending);
+    epilogue(ending);
     add(next, x, 1);
     begin(ending, x);
   };
@@ -120,11 +120,11 @@ void InterleavedStage<S>::half(const char* image, const char* w, int64_t o, floa
     I x[2];
     column(x, i);
     add(ending, x, 2);
-    finish(ending);
+    epilogue(ending);
     add(last, x, 1);
     column(x, i + 1);
     add(last, x, 2);
-    finish(last);
+    epilogue(last);
   };
   I a[kDown][2], b[kDown][2], x[2];
   column(x, 0);

@@ -59,7 +59,7 @@ ConvLayer read_layer(const StageSpec& spec, int64_t blocks, int lanes, int32_t x
   if (p.flat) p.at.in_count = p.at.in.y * p.at.in.x;
   p.int8 = a.dtype("weight") == RTA_INT8;
   p.dynamic = a.integer("dynamic") != 0;
-  p.quantises = p.int8 && spec.input(0).dtype == RTA_FLOAT32;
+  p.quantizes = p.int8 && spec.input(0).dtype == RTA_FLOAT32;
   p.int8_out = spec.output(0).dtype == RTA_INT8;
   if (!p.int8 && (p.int8_out || spec.input(0).dtype != RTA_FLOAT32)) fail("conv: float32 weights take float32 values");
   p.activation = parse_activation(a.text("activation"));

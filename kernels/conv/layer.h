@@ -23,11 +23,11 @@ ConvGeometry read_geometry(const StageSpec& spec);
 
 struct ConvLayer {
   ConvGeometry at;
-  Port x, y, other, ring, ring_out;  // absent where there is none
+  GraphIO x, y, other, ring, ring_out;  // absent where there is none
   int64_t c, n, groups;
   int64_t x_step;                         // bytes from one position of x to the next
   bool flat;                              // x is one row of positions side by side
-  bool int8, stream, dynamic, quantises;  // quantises: x is float32, the weights are not
+  bool int8, stream, dynamic, quantizes;  // quantizes: x is float32, the weights are not
   int32_t x_zero;                         // zero point + 128: what padding looks like
   float x_inv_scale;
   const float *multiplier, *offset;  // [block][whole vectors]; float32 weights have the bias in offset
@@ -51,7 +51,7 @@ bool interleaves(const StageSpec& spec);   // int8, and every position is comput
 
 // The padded image, in memory of the plan: `cell` bytes from one position to the next, of which the first channels *
 // element matter.
-struct Canvas {
+struct PaddedImage {
   int64_t cell, row, bytes;
 };
 

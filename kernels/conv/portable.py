@@ -28,7 +28,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
 
     def call(x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         other = given[-1] if low["residual"] else None
-        rows, scale = contract.quantised(stage, x) if int8 else (x.reshape(x.shape[0], -1, width), None)
+        rows, scale = contract.quantized(stage, x) if int8 else (x.reshape(x.shape[0], -1, width), None)
         image, geometry, states = window(rows, given)
         pixels = image(rows.double() - low["x_zero_point"] if int8 else rows)
         sums = torch.nn.functional.conv2d(pixels, weight, None, geometry.stride, 0, geometry.dilation, low["groups"])
@@ -37,7 +37,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
             t = t.float() * (low["multiplier"] if scale is None else low["multiplier"] * scale) + low["offset"]
         else:
             t = t + low["bias"]
-        return (contract.finish(stage, low, t, other), *states)
+        return (contract.epilogue(stage, low, t, other), *states)
 
     return call
 

@@ -1,8 +1,8 @@
 """W8A8 convolution in groups over windows in Triton, depthwise above all, without tensor cores.
 
 Each output of a depthwise layer sums as many products as it has taps, so there is nothing that a tensor core could share. A tile
-is [positions, outputs]; each step adds one tap of one channel of each output's group: neighbouring outputs of a depthwise layer
-read neighbouring bytes of x, and the weights lie in the order of the steps, [taps * channels of a group, N]. Everything else is
+is [positions, outputs]; each step adds one tap of one channel of each output's group: neighboring outputs of a depthwise layer
+read neighboring bytes of x, and the weights lie in the order of the steps, [taps * channels of a group, N]. Everything else is
 as in triton_window.py.
 """
 
@@ -19,7 +19,7 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu.triton_device import to_int8
 from rtaccel.kernels._gpu.triton_spec import FUSED, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.conv import cases
-from rtaccel.kernels.conv.triton_window_form import end_window, launcher, specialise_window, unsupported
+from rtaccel.kernels.conv.triton_window_config import end_window, launcher, specialize_window, unsupported
 
 
 @triton.jit(do_not_specialize=["samples", "x_zero_point", "y_zero_point"])
@@ -72,12 +72,12 @@ def supports(problem: Problem) -> str | None:
     return reason
 
 
-def specialise(problem: Problem) -> Specialisation:
+def specialize(problem: Problem) -> Specialisation:
     """Not measured on a card."""
     n, positions = problem.out_widths[0], problem.rows * problem.out_steps[0]
     tile = Tiling(power_of_two(positions, 1, 16), power_of_two(n, 32, 64), 1, num_warps=4)
     groups = int(problem.attrs["groups"])
-    return specialise_window(f"conv_grouped_G{groups}", grouped_kernel, problem, tile, GROUPS=groups)
+    return specialize_window(f"conv_grouped_G{groups}", grouped_kernel, problem, tile, GROUPS=groups)
 
 
 def pack(weight: Tensor) -> Tensor:
@@ -87,10 +87,10 @@ def pack(weight: Tensor) -> Tensor:
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x int8 or float32 [M, in steps, C], other float32 [M, out steps, N] -> y; any M, tiles for problem.rows."""
-    return launcher(stage, problem, specialise(problem), pack)
+    return launcher(stage, problem, specialize(problem), pack)
 
 
-def specialisations() -> Iterator[Specialisation]:
+def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     depthwise = cases.Shape(64, 64, (25, 5), (3, 3), padding=(1, 1), groups=64)
     causal = cases.Shape(32, 64, (1, 100), (1, 3), dilation=(1, 4), causal=True, groups=8)
@@ -99,7 +99,7 @@ def specialisations() -> Iterator[Specialisation]:
         (causal, "dynamic", "float32", True, (FUSED,)),
     ):
         stage = cases.make_stage(shape, scheme, "relu", out=out, residual=residual)
-        yield specialise(Problem.of(stage, 1, "cuda")).demanding(forbids=forbids)
+        yield specialize(Problem.of(stage, 1, "cuda")).with_requirements(forbids=forbids)
 
 
 register_impl(Impl("conv", "triton_grouped", "triton", 10, supports, prepare))

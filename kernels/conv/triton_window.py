@@ -5,8 +5,8 @@ one axis, k = tap * C + c: a layer of one or two channels fills its tiles as one
 Each element of a tile finds its own row of x; where all rows of the image are there, from k and the position by arithmetic with
 constants, else (in_steps, out_steps) through a table [out steps, taps].
 
-Dynamic samples come as int8 numbers and a scale each (triton_window_form.py). Padding is the zero point, so that the compensation
-of kernels/linear/triton_w8a8.py, -zero_point times the sum of all weights of an output, holds at the edges too.
+Dynamic samples come as int8 numbers and a scale each (triton_window_config.py). Padding is the zero point, so that the
+compensation of kernels/linear/triton_w8a8.py, -zero_point times the sum of all weights of an output, holds at the edges too.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu.triton_device import to_int8
 from rtaccel.kernels._gpu.triton_spec import FUSED, INT8_MMA, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.conv import cases
-from rtaccel.kernels.conv.triton_window_form import (
+from rtaccel.kernels.conv.triton_window_config import (
     end_window,
     geometry_of,
     launcher,
-    specialise_window,
+    specialize_window,
     steps_and_channels,
     unsupported,
 )
@@ -100,10 +100,10 @@ def tiling(positions: int, n: int, k: int) -> Tiling:
     )
 
 
-def specialise(problem: Problem) -> Specialisation:
+def specialize(problem: Problem) -> Specialisation:
     n, k = problem.out_widths[0], geometry_of(problem).taps * steps_and_channels(problem)[1]
     tile = tiling(problem.rows * problem.out_steps[0], n, k)
-    return specialise_window("conv_window", window_kernel, problem, tile, BLOCK_K=tile.block_k)
+    return specialize_window("conv_window", window_kernel, problem, tile, BLOCK_K=tile.block_k)
 
 
 def pack(weight: Tensor) -> Tensor:
@@ -113,10 +113,10 @@ def pack(weight: Tensor) -> Tensor:
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x int8 or float32 [M, in steps, C], other float32 [M, out steps, N] -> y; any M, tiles for problem.rows."""
-    return launcher(stage, problem, specialise(problem), pack)
+    return launcher(stage, problem, specialize(problem), pack)
 
 
-def specialisations() -> Iterator[Specialisation]:
+def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     causal = cases.Shape(64, 64, (1, 100), (1, 3), dilation=(1, 4), causal=True)
     few = cases.Shape(1, 32, (1, 400), (1, 8), stride=(1, 4), causal=True)
@@ -128,7 +128,7 @@ def specialisations() -> Iterator[Specialisation]:
         (causal, "dynamic", "float32", False, (INT8_MMA, WIDE_LOAD)),
     ):
         stage = cases.make_stage(shape, scheme, "relu", out=out, residual=residual)
-        yield specialise(Problem.of(stage, 1, "cuda")).demanding(*requires, forbids=(FUSED,))
+        yield specialize(Problem.of(stage, 1, "cuda")).with_requirements(*requires, forbids=(FUSED,))
 
 
 register_impl(Impl("conv", "triton_window", "triton", 10, supports, prepare))

@@ -64,7 +64,7 @@ class EmbeddingStage final : public Stage {
     return to;
   }
 
-  Port index_, y_;
+  GraphIO index_, y_;
   int width_;
   int64_t rows_;
   const float *table_, *scale_;

@@ -1,1 +1,1 @@
-"""Linear with what stands around it in one kernel: the rows' quantisation before it, a residual after it. On GPUs."""
+"""Linear with what stands around it in one kernel: the rows' quantization before it, a residual after it. On GPUs."""

@@ -1,10 +1,10 @@
-"""Fused linear: quantise the rows of x, multiply, activate, add a residual, requantise; one launch on a GPU.
+"""Fused linear: quantize the rows of x, multiply, activate, add a residual, requantize; one launch on a GPU.
 
-    y = requantise(act(linear(quantise(x))) + residual)
+    y = requantize(act(linear(quantize(x))) + residual)
 
 x [M, K], weight [N, K], bias [N], residual [M, N], y [M, N]. attrs:
 
-quantise   "none": x as `linear` takes it (int8 with a Quant, or float32 with weights of any format of contract_weights)
+quantize   "none": x as `linear` takes it (int8 with a QParams, or float32 with weights of any format of contract_weights)
            "int8": float32 x to int8 rows as the `quantize` operator does, for int8 or int4 weights
            "float8": float32 x to e4m3 rows (formats/fp8.py), for float8_e4m3fn weights with weight_scale [N]:
                t[m, n] = (sum_k x8[m, k] * w8[n, k]) * float32(weight_scale[n] * row_scale[m]) + bias[n]
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
-from rtaccel.core.stage import Problem, Quant, Stage, Value
+from rtaccel.core.stage import Problem, QParams, Stage, Value
 from rtaccel.formats import fp8, int8
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
@@ -39,14 +39,14 @@ EPS = torch.finfo(torch.float32).eps
 FLOAT8_SUM = 2.0**-12
 
 
-def quantise(stage: Stage) -> str:
+def quantize(stage: Stage) -> str:
     """What is done to the rows of x. Raises FormatError for what the weights do not go with."""
-    how = str(stage.attrs.get("quantise", "none"))
+    how = str(stage.attrs.get("quantize", "none"))
     weight = stage.tensors["weight"].dtype
     fits = {"none": weight != fp8.DTYPE, "int8": weight in (torch.int8, torch.uint8), "float8": weight == fp8.DTYPE}
     if not fits.get(how, False):
         raise FormatError(
-            "fused_linear", f"quantise={how!r} with {weight} weights", "none, int8 or float8 as the weights are",
+            "fused_linear", f"quantize={how!r} with {weight} weights", "none, int8 or float8 as the weights are",
             "See its contract.",
         )  # fmt: skip
     return how
@@ -56,7 +56,7 @@ def inner(stage: Stage) -> Stage:
     """The linear layer inside, with a float32 output; not for float8."""
     x, n = stage.inputs[0], stage.outputs[0].width
     inputs: tuple[Value, ...] = (x,)
-    if quantise(stage) == "int8":
+    if quantize(stage) == "int8":
         inputs = (Value("q", x.width, "int8"), Value("row_scale", 1))
     return Stage("linear", stage.name, inputs, (Value("a", n),), stage.tensors, stage.attrs)
 
@@ -66,7 +66,7 @@ def lower(stage: Stage) -> Mapping[str, Any]:
     out = {"y_inv_scale": 1.0, "y_zero_point": 0}
     if y is not None:
         out = {"y_inv_scale": inverse_scale(y), "y_zero_point": y.zero_point}
-    if quantise(stage) != "float8":
+    if quantize(stage) != "float8":
         return {**linear.lower(inner(stage)), **out}
     scale = stage.tensors["weight_scale"]
     return {
@@ -81,7 +81,7 @@ def lower(stage: Stage) -> Mapping[str, Any]:
 
 def _activated(stage: Stage, x: Tensor) -> tuple[Tensor, Tensor | float]:
     """act(t) and how far a kernel may be from it."""
-    how = quantise(stage)
+    how = quantize(stage)
     if how != "float8":
         inputs = int8.dynamic(x) if how == "int8" else (x,)
         made = inner(stage)
@@ -110,7 +110,7 @@ def tolerance(stage: Stage, x: Tensor, residual: Tensor | None = None) -> Tolera
     a, atol = _activated(stage, x)
     exact = not torch.as_tensor(atol).any()
     if stage.outputs[0].dtype == "int8":
-        if quantise(stage) == "float8":
+        if quantize(stage) == "float8":
             low = lower(stage)
             steps = (torch.as_tensor(atol) * low["y_inv_scale"]).nan_to_num()
             return Tolerance(steps=1 + (int(steps.max().ceil()) if steps.numel() else 0))
@@ -148,12 +148,12 @@ def make_stage(
     if kind == "float8":
         g = torch.Generator().manual_seed(k + n)
         weight = torch.randn(n, k, generator=g) / max(k, 1) ** 0.5
-        tensors["weight"], tensors["weight_scale"] = fp8.quantise_weight(weight)
+        tensors["weight"], tensors["weight_scale"] = fp8.quantize_weight(weight)
     how = {"float8": "float8", "w8a8-rows": "int8", "w4a8-rows": "int8"}.get(kind, "none")
     x = Value("x", k) if how != "none" else made.inputs[0]
     inputs = (x, Value("r", n)) if residual else (x,)
-    y = Value("y", n, out, Quant(0.037, 11) if out == "int8" else None)
-    return Stage("fused_linear", "case", inputs, (y,), tensors, {**made.attrs, "quantise": how, "residual": residual})
+    y = Value("y", n, out, QParams(0.037, 11) if out == "int8" else None)
+    return Stage("fused_linear", "case", inputs, (y,), tensors, {**made.attrs, "quantize": how, "residual": residual})
 
 
 def make_inputs(stage: Stage, rows: int, seed: int) -> tuple[Tensor, ...]:

@@ -1,9 +1,9 @@
 """Fused linear for up to eight rows of W8A8 and W4A8: dp4a on packed words, one warp per output, the weights read once.
 
-As linear's triton_gemv and triton_gemv_int4, with what stands around the layer: float32 rows are quantised in front, and a
+As linear's triton_gemv and triton_gemv_int4, with what stands around the layer: float32 rows are quantized in front, and a
 residual is added behind. Every program finds max |x| of its rows, x lying in L2, and rounds what it reads.
 
-Rows that are quantised here are read as float32, 16 bytes at a time: of a line of 16 numbers along K, word i of four holds
+Rows that are quantized here are read as float32, 16 bytes at a time: of a line of 16 numbers along K, word i of four holds
 numbers i, 4 + i, 8 + i and 12 + i. So a lane's four words meet four consecutive numbers of x four times, and nothing is
 exchanged. x that is int8 already is read as it lies.
 """
@@ -64,7 +64,7 @@ def row_scale(x_row, inside, K: tl.constexpr, BLOCK_K: tl.constexpr):
 
 
 @triton.jit
-def quantise4(a, b, c, d, ASM: tl.constexpr):
+def quantize4(a, b, c, d, ASM: tl.constexpr):
     """int32 words of four float32 numbers, each |v| < 127.5, rounded half to even; a in the lowest byte. A NaN or an infinity
     gives some number."""
     if ASM:
@@ -99,7 +99,7 @@ def x_words(x_row, at, inside, inverse, K: tl.constexpr, QUANTISE: tl.constexpr,
         b = tl.load(x_row + k + 4, mask=inside & (k + 4 < K), other=0.0) * inverse
         c = tl.load(x_row + k + 8, mask=inside & (k + 8 < K), other=0.0) * inverse
         d = tl.load(x_row + k + 12, mask=inside & (k + 12 < K), other=0.0) * inverse
-        words = quantise4(a, b, c, d, ASM)
+        words = quantize4(a, b, c, d, ASM)
     else:
         words = tl.load(x_row + at, mask=inside & (at < K // 4), other=0)
     return words
@@ -134,12 +134,12 @@ def _add(acc, w, scales, x_row, at, inside, inverse, K: tl.constexpr, GROUP: tl.
 
 
 @triton.jit
-def _finish(
+def _epilogue(
     acc, scale, m, rows, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, residual_ptr, parameter, y_inv_scale,
     y_zero_point, N: tl.constexpr, ACTIVATION: tl.constexpr, QUANTISE: tl.constexpr, RESIDUAL: tl.constexpr,
     COMPENSATED: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """Ends row m: the sum over a warp, then what linear's `finish` does."""
+    """Ends row m: the sum over a warp, then what linear's `epilogue` does."""
     inside = (n < N) & (m + tl.zeros_like(n) < rows)  # tiles, because the interpreter of triton 3.9 widens a scalar
     total = tl.sum(acc, 1)
     if COMPENSATED:
@@ -198,7 +198,7 @@ def fused_gemv_kernel(
             sums = sums + (total,)  # noqa: RUF005
         accs = sums
     for r in tl.static_range(ROWS):
-        _finish(
+        _epilogue(
             accs[r], scales_of_rows[r], m + r, rows, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, residual_ptr,
             parameter, y_inv_scale, y_zero_point, N, ACTIVATION, QUANTISE, RESIDUAL, COMPENSATED, INT8_OUT, ASM,
         )  # fmt: skip
@@ -207,19 +207,19 @@ def fused_gemv_kernel(
 def instructions(problem: Problem) -> int:
     """Of a lane for 16 bytes of weights and a row: dp4a, loads and what rounds x. Counted in the code."""
     words = 8 if problem.weight_dtype == "uint8" else 4
-    return words * (14 if problem.attrs.get("quantise") == "int8" else 2) + (10 if words == 8 else 0)
+    return words * (14 if problem.attrs.get("quantize") == "int8" else 2) + (10 if words == 8 else 0)
 
 
 def supports(problem: Problem) -> str | None:
     if problem.weight_dtype not in ("int8", "uint8"):
         return f"multiplies int8 x by int8 or int4 weights, not by {problem.weight_dtype}"
-    quantised = problem.attrs.get("quantise") == "int8"
-    if problem.in_dtypes[0] == "float32" and not quantised:
+    quantized = problem.attrs.get("quantize") == "int8"
+    if problem.in_dtypes[0] == "float32" and not quantized:
         return "multiplies int8 x, not float32"
     k, n = problem.in_widths[0], problem.out_widths[0]
     if n > MAX_N:
         return f"has a program for each 8 outputs, for N <= {MAX_N}, not N = {n}"
-    if not 0 < k <= MAX_K or (not quantised and k % 4):
+    if not 0 < k <= MAX_K or (not quantized and k % 4):
         return f"reads x in words of 4 bytes: K must be a positive multiple of 4, at most {MAX_K}, not {k}"
     weight_bytes = n * k // (2 if problem.weight_dtype == "uint8" else 1)
     return too_many_rows(problem.rows, weight_bytes, instructions(problem))
@@ -234,33 +234,33 @@ def words_of(problem: Problem) -> int:
     return -(-k // LINE) * (LINE // 4)
 
 
-def specialise(problem: Problem) -> Specialisation:
+def specialize(problem: Problem) -> Specialisation:
     n, k, words = problem.out_widths[0], problem.in_widths[0], words_of(problem)
     outputs, block_w = power_of_two(n, 1, 8), power_of_two(words, 32, 128)
     group = int(problem.attrs["group_size"]) if problem.weight_dtype == "uint8" else 0
-    quantise, residual = problem.attrs.get("quantise") == "int8", bool(problem.attrs.get("residual"))
+    quantize, residual = problem.attrs.get("quantize") == "int8", bool(problem.attrs.get("residual"))
     int8_out, activation = problem.out_dtypes[0] == "int8", str(problem.attrs.get("activation", "none"))
     tile = Tiling(power_of_two(problem.rows, 1, ROWS_OF_A_PROGRAM), outputs, 4 * block_w, num_warps=outputs)
     signature = {
-        "x_ptr": "*fp32" if quantise else "*i32", "weight_ptr": "*i32", "scale_ptr": "*i32",
+        "x_ptr": "*fp32" if quantize else "*i32", "weight_ptr": "*i32", "scale_ptr": "*i32",
         "y_ptr": "*i8" if int8_out else "*fp32", "multiplier_ptr": "*fp32", "offset_ptr": "*fp32",
         "compensation_ptr": "*i32", "residual_ptr": "*fp32", "rows": "i32", "parameter": "fp32", "y_inv_scale": "fp32",
         "y_zero_point": "i32",
     }  # fmt: skip
-    compensated = not group and not quantise
+    compensated = not group and not quantize
     unused = [
         n for n, on in (("scale_ptr", group), ("compensation_ptr", compensated), ("residual_ptr", residual)) if not on
     ]
     for name in unused:
         del signature[name]
-    kind = (f"int4_g{group}" if group else "int8") + ("_rows8" if quantise else "_a8")
+    kind = (f"int4_g{group}" if group else "int8") + ("_rows8" if quantize else "_a8")
     more = "".join(f"_{w}" for w, on in (("residual", residual), ("int8", int8_out)) if on)
     return Specialisation(
         name=f"fused_gemv_M{tile.block_m}_{kind}_N{n}_K{k}_{activation}{more}",
         kernel=fused_gemv_kernel,
         signature=signature,
         constants={
-            "N": n, "K": k, "WORDS": words, "GROUP": group, "QUANTISE": quantise, "ACTIVATION": activation,
+            "N": n, "K": k, "WORDS": words, "GROUP": group, "QUANTISE": quantize, "ACTIVATION": activation,
             "RESIDUAL": residual, "COMPENSATED": compensated, "INT8_OUT": int8_out, "ROWS": tile.block_m,
             "BLOCK_N": outputs, "BLOCK_W": block_w, "BLOCK_K": power_of_two(k, 32, 1024),
             "ASM": not settings.triton_interpret(), **dict.fromkeys(unused),
@@ -270,24 +270,24 @@ def specialise(problem: Problem) -> Specialisation:
 
 
 def in_lines(q: Tensor) -> Tensor:
-    """int8 [N, K] -> [N, K padded to 16], each 16 numbers in the order in which rows are quantised: 0, 4, 8, 12, 1, 5, ..."""
+    """int8 [N, K] -> [N, K padded to 16], each 16 numbers in the order in which rows are quantized: 0, 4, 8, 12, 1, 5, ..."""
     padded = pad_rows(q)
     return padded.view(padded.shape[0], -1, 4, 4).transpose(2, 3).reshape(padded.shape).contiguous()
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x [M, K] and, where the stage has one, residual float32 [M, N] -> y [M, N]; any M, best for problem.rows."""
-    low, spec = contract.lower(stage), specialise(problem)
+    low, spec = contract.lower(stage), specialize(problem)
     launch, tile, given = bind(spec), spec.tiling, spec.constants
-    n, k, quantise = given["N"], given["K"], given["QUANTISE"]
+    n, k, quantize = given["N"], given["K"], given["QUANTISE"]
     pointers = {"multiplier_ptr": low["multiplier"].contiguous(), "offset_ptr": low["offset"].contiguous()}
     if given["GROUP"]:
         q = int4.unpack(low["weight"], k)
-        q = in_lines(q) if quantise else pad_rows(q)
+        q = in_lines(q) if quantize else pad_rows(q)
         words, scales = pack_int4(int4.pack(q), low["group_scale"], q.shape[1], given["GROUP"])
         pointers |= {"weight_ptr": words, "scale_ptr": scales}
     else:
-        lines = in_lines(low["weight"]) if quantise else pad_rows(low["weight"])
+        lines = in_lines(low["weight"]) if quantize else pad_rows(low["weight"])
         pointers["weight_ptr"] = lines.view(torch.int32)
         if given["COMPENSATED"]:
             pointers["compensation_ptr"] = -low["x_zero_point"] * low["weight"].sum(1, dtype=torch.int32)
@@ -298,21 +298,21 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
     dtype = torch.int8 if given["INT8_OUT"] else torch.float32
 
     def call(x: Tensor, *residual: Tensor) -> tuple[Tensor]:
-        require_matrix("fused_linear", x, k, torch.float32 if quantise else torch.int8)
+        require_matrix("fused_linear", x, k, torch.float32 if quantize else torch.int8)
         require_residual("fused_linear", x, residual, given["RESIDUAL"], n)
         y = torch.empty((x.shape[0], n), dtype=dtype, device=x.device)
         if y.numel():
             grid = (triton.cdiv(x.shape[0], tile.block_m), triton.cdiv(n, tile.block_n))
             more = {"residual_ptr": residual[0]} if residual else {}
             launch(
-                grid, x_ptr=x if quantise else x.view(torch.int32), y_ptr=y, rows=x.shape[0], **pointers, **scalars, **more
+                grid, x_ptr=x if quantize else x.view(torch.int32), y_ptr=y, rows=x.shape[0], **pointers, **scalars, **more
             )  # fmt: skip
         return (y,)
 
     return call
 
 
-def specialisations() -> Iterator[Specialisation]:
+def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     for stage, rows in (
         (contract.make_stage(1024, 1024, "w8a8-rows", "relu", out="int8"), 1),
@@ -320,7 +320,7 @@ def specialisations() -> Iterator[Specialisation]:
         (contract.make_stage(1024, 1024, "w8a8-static", residual=True), 1),
         (contract.make_stage(1024, 1024, "w4a8-rows", "gelu"), 1),
     ):
-        yield specialise(Problem.of(stage, rows, "cuda")).demanding(GPU_DP4A, WIDE_LOAD)
+        yield specialize(Problem.of(stage, rows, "cuda")).with_requirements(GPU_DP4A, WIDE_LOAD)
 
 
 register_impl(Impl("fused_linear", "triton_gemv", "triton", 20, supports, prepare))

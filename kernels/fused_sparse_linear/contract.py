@@ -1,4 +1,4 @@
-"""Fused sparse linear: y = sparse_linear(quantise(x)); one launch on a GPU.
+"""Fused sparse linear: y = sparse_linear(quantize(x)); one launch on a GPU.
 
 x float32 [M, K] becomes int8 rows with a scale each, as the `quantize` operator makes them; everything else, W in its three
 forms above all, is that of `sparse_linear` with dynamic int8 rows: int8 weights, or int4 ones in 2:4. y is float32, or int8 with
@@ -21,7 +21,7 @@ from rtaccel.kernels.sparse_linear import contract as sparse
 
 
 def inner(stage: Stage) -> Stage:
-    """The stage of `sparse_linear` that computes it from quantised rows."""
+    """The stage of `sparse_linear` that computes it from quantized rows."""
     k = stage.inputs[0].width
     return replace(stage, op="sparse_linear", inputs=(Value("q", k, "int8"), Value("row_scale", 1)))
 

@@ -1,4 +1,4 @@
-"""The sparse kernels of few rows with the quantisation of x in front: one launch.
+"""The sparse kernels of few rows with the quantization of x in front: one launch.
 
 Each program finds the largest |x| of its rows, rounds them, and holds the int8 numbers in shared memory, from where it gathers
 them; kernels of sparse_linear (triton_gemv, triton_semi, triton_semi_int4) with QUANTISE. So x is rounded once for each
@@ -15,7 +15,7 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu.triton_spec import GPU_DP4A, WIDE_LOAD, Specialisation, power_of_two
 from rtaccel.kernels.fused_sparse_linear import contract
 from rtaccel.kernels.sparse_linear import triton_gemv, triton_semi, triton_semi_int4
-from rtaccel.kernels.sparse_linear.triton_rows import LARGEST, Form, held_words, problem_of_size
+from rtaccel.kernels.sparse_linear.triton_rows import LARGEST, KernelConfig, held_words, problem_of_size
 
 
 def supports_with(kernel: ModuleType) -> Callable[[Problem], str | None]:
@@ -37,25 +37,27 @@ def prepare_with(kernel: ModuleType) -> Callable[[Stage, Problem], Prepared]:
     """x float32 [M, K] -> y [M, N]; any M, best for problem.rows."""
 
     def prepare(stage: Stage, problem: Problem) -> Prepared:
-        made: Prepared = kernel.prepare(contract.inner(stage), contract.inner_problem(problem), quantise=True)
+        made: Prepared = kernel.prepare(contract.inner(stage), contract.inner_problem(problem), quantize=True)
         return made
 
     return prepare
 
 
-def specialisations() -> Iterator[Specialisation]:
+def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     for k, n, rows, (b, c), activation in (
         (1024, 1024, 1, (1, 4), "relu"),
         (1024, 1024, 4, (LARGEST, LARGEST), "none"),
     ):
-        form = Form.of(problem_of_size(k, n, "dynamic", "window", rows, activation=activation), b, c).fused(True)
-        yield triton_gemv.specialise(form, rows).demanding(GPU_DP4A, WIDE_LOAD)
-    form = Form.of(problem_of_size(1024, 1024, "dynamic", "2:4", 1), 1, 4).fused(True)
-    yield triton_semi.specialise(form, 1).demanding(GPU_DP4A, WIDE_LOAD, triton_semi.PERMUTE)
+        config = KernelConfig.of(problem_of_size(k, n, "dynamic", "window", rows, activation=activation), b, c).fused(
+            True
+        )
+        yield triton_gemv.specialize(config, rows).with_requirements(GPU_DP4A, WIDE_LOAD)
+    config = KernelConfig.of(problem_of_size(1024, 1024, "dynamic", "2:4", 1), 1, 4).fused(True)
+    yield triton_semi.specialize(config, 1).with_requirements(GPU_DP4A, WIDE_LOAD, triton_semi.PERMUTE)
     problem = problem_of_size(1024, 1024, "w4a8-dynamic", "2:4", 1, group_size=32)
-    form = triton_semi_int4.form_of(problem).fused(True)
-    yield triton_semi_int4.specialise(form, 32, 1).demanding(GPU_DP4A, WIDE_LOAD, triton_semi.PERMUTE)
+    config = triton_semi_int4.select_config(problem).fused(True)
+    yield triton_semi_int4.specialize(config, 32, 1).with_requirements(GPU_DP4A, WIDE_LOAD, triton_semi.PERMUTE)
 
 
 for _kernel in (triton_gemv, triton_semi, triton_semi_int4):

@@ -1,4 +1,4 @@
-"""GRU: all layers and directions of an nn.GRU, over a window or one moment of a stream.
+"""GRU: all layers and directions of an nn.GRU, over a window or one time step of a stream.
 
     r, z = sigmoid(W_x x_t + b_x + W_h h + b_h)
     n = tanh(W_x x_t + b_x + r * (W_h h + b_h))
@@ -28,11 +28,11 @@ from rtaccel.kernels.recurrent.bound import float_tolerance
 from rtaccel.kernels.recurrent.cases import cases as cases_of
 
 GATES = 3
-CELLS = (meaning.gru_cell, meaning.quantised_gru_cell)
+CELLS = (meaning.gru_cell, meaning.quantized_gru_cell)
 
 
 def lower(stage: Stage) -> Mapping[str, Any]:
-    return layout.lower(stage, halved=(True, True, False))
+    return layout.lower(stage, sigmoid_gates=(True, True, False))
 
 
 def reference(stage: Stage, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -40,8 +40,8 @@ def reference(stage: Stage, *inputs: Tensor) -> tuple[Tensor, ...]:
 
 
 def tolerance(stage: Stage, *inputs: Tensor) -> Tolerance:
-    """Quantised: the same bits. float32: a running bound."""
-    return Tolerance() if layout.quantised(stage) else float_tolerance(stage, dict(lower(stage)), *inputs)
+    """Quantized: the same bits. float32: a running bound."""
+    return Tolerance() if layout.quantized(stage) else float_tolerance(stage, dict(lower(stage)), *inputs)
 
 
 def cases() -> Iterator[Case]:

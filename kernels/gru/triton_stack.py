@@ -14,15 +14,15 @@ from rtaccel.kernels._gpu.triton_spec import (
 from rtaccel.kernels.gru import contract
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.triton import stack
-from rtaccel.kernels.recurrent.triton.config import MULTIPROCESSORS, Form, form_of
+from rtaccel.kernels.recurrent.triton.config import MULTIPROCESSORS, KernelConfig, select_config
 
 
-def specialisations() -> Iterator[Specialisation]:
+def specializations() -> Iterator[Specialisation]:
     """The form that is compiled and held to a budget without a GPU; larger stacks are cut as those of LSTM are."""
     problem = stack.problem_of("gru", contract.GATES, Geometry(64), 32)
-    form = form_of(problem, contract.GATES, MULTIPROCESSORS)
-    assert isinstance(form, Form), form
-    yield stack.specialise(problem, form).demanding(GPU_DP4A, WIDE_LOAD, forbids=(SYSTEM_FENCE,))
+    kernel_config = select_config(problem, contract.GATES, MULTIPROCESSORS)
+    assert isinstance(kernel_config, KernelConfig), kernel_config
+    yield stack.specialize(problem, kernel_config).with_requirements(GPU_DP4A, WIDE_LOAD, forbids=(SYSTEM_FENCE,))
 
 
 register_impl(

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
-from rtaccel.core.stage import Problem, Quant, Stage, Value
+from rtaccel.core.stage import Problem, QParams, Stage, Value
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
 from rtaccel.kernels.linear import contract_weights
@@ -151,7 +151,7 @@ def make_stage(
     weight = torch.randn(n, k, generator=g) / max(k, 1) ** 0.5
     bias = torch.randn(n, generator=g)
     attrs = {"activation": activation, "activation_parameter": parameter}
-    y = Value("y", n, out, Quant(0.037, -128 if activation == "relu" else 11) if out == "int8" else None)
+    y = Value("y", n, out, QParams(0.037, -128 if activation == "relu" else 11) if out == "int8" else None)
     if scheme == "float32":
         return Stage("linear", "case", (Value("x", k),), (y,), {"weight": weight, "bias": bias}, attrs)
     q = torch.randint(-127, 128, (n, k), generator=g, dtype=torch.int8)
@@ -159,7 +159,7 @@ def make_stage(
     if scheme == "dynamic":
         return Stage("linear", "case", (Value("x", k, "int8"), Value("s", 1)), (y,), tensors, attrs)
     zero_point = int(torch.randint(-128, 128, (1,), generator=g))
-    return Stage("linear", "case", (Value("x", k, "int8", Quant(0.031, zero_point)),), (y,), tensors, attrs)
+    return Stage("linear", "case", (Value("x", k, "int8", QParams(0.031, zero_point)),), (y,), tensors, attrs)
 
 
 def make_inputs(stage: Stage, rows: int, seed: int) -> tuple[Tensor, ...]:

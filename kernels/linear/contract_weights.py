@@ -28,7 +28,7 @@ from torch import Tensor
 from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Tolerance
 from rtaccel.core.scheme import check_group_size
-from rtaccel.core.stage import Quant, Stage, Value
+from rtaccel.core.stage import QParams, Stage, Value
 from rtaccel.formats import int4
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
@@ -70,7 +70,7 @@ def lower(stage: Stage, common: Mapping[str, Any]) -> Mapping[str, Any]:
             "linear",
             f"weight {list(weight.shape)} and group_scale {list(scales.shape)}",
             f"{list(expected[0])} and {list(expected[1])} for K = {x.width} in groups of {group_size}",
-            "Quantise the weight with rtaccel.formats.int4.",
+            "Quantize the weight with rtaccel.formats.int4.",
         )
     int4.require_scales("linear", "group_scale", scales)
     multiplier = torch.ones_like(offset)
@@ -78,7 +78,7 @@ def lower(stage: Stage, common: Mapping[str, Any]) -> Mapping[str, Any]:
     if x.quant is not None:
         multiplier = torch.full_like(offset, x.quant.scale)
         if x.quant.zero_point:
-            sums = int4.dequantise(weight, scales, x.width, group_size).sum(1)
+            sums = int4.dequantize(weight, scales, x.width, group_size).sum(1)
             offset = (offset.double() - multiplier.double() * x.quant.zero_point * sums).float()
     if y.quant is not None:
         inv_scale = inverse_scale(y.quant)
@@ -101,7 +101,7 @@ def lower(stage: Stage, common: Mapping[str, Any]) -> Mapping[str, Any]:
 def dense_weight(stage: Stage, low: Mapping[str, Any]) -> Tensor:
     """float64 [N, K] that x is multiplied by; the multiplier of a row of outputs comes after."""
     if low["weight"].dtype == torch.uint8:
-        return int4.dequantise(low["weight"], low["group_scale"], stage.inputs[0].width, low["group_size"])
+        return int4.dequantize(low["weight"], low["group_scale"], stage.inputs[0].width, low["group_size"])
     return low["weight"].double()
 
 
@@ -162,8 +162,8 @@ def make_stage(
             x = (Value("x", k, "int8"), Value("s", 1))
         elif kind == "w4a8-static":
             zero_point = int(torch.randint(-128, 128, (1,), generator=g))
-            x = (Value("x", k, "int8", Quant(0.031, zero_point)),)
-    y = Value("y", n, out, Quant(0.037, -128 if activation == "relu" else 11) if out == "int8" else None)
+            x = (Value("x", k, "int8", QParams(0.031, zero_point)),)
+    y = Value("y", n, out, QParams(0.037, -128 if activation == "relu" else 11) if out == "int8" else None)
     return Stage("linear", "case", x, (y,), tensors, attrs)
 
 

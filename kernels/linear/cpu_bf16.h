@@ -20,7 +20,7 @@ struct Bfloat16 {
   using F = typename S::F;
   static constexpr int kGroup = 2;
   static constexpr int kStep = S::kLanes * 4;
-  static constexpr bool kQuantises = false;
+  static constexpr bool kQuantizes = false;
   static const Weight* weights(const Attrs& attrs, int64_t count) { return attrs.bfloats("weight", count); }
 
   static void finish(LinearLayer& p, const StageSpec& spec, const Weight*) {

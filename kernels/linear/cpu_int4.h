@@ -83,7 +83,7 @@ class Int4Stage final : public Stage {
       } else {
         own_scale[r] =
             split_planes<S>(reinterpret_cast<const float*>(x), static_cast<int>(layer_.k), planes, planes + pitch_);
-        if (!(own_scale[r] > 0)) run.poison[(first + r) / layer_.x.steps] = __builtin_nanf("");
+        if (!(own_scale[r] > 0)) run.nan_marks[(first + r) / layer_.x.steps] = __builtin_nanf("");
         for (int plane = 0; plane < 2; ++plane)
           group_rows<S>(planes + plane * pitch_, layer_.k, group_, x8 + (2 * r + plane) * pitch_,
                         start + (2 * r + plane) * start_pitch_);

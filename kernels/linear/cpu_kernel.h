@@ -100,14 +100,15 @@ class LinearStage : public Stage {
     Cursor at{layer_.x.row(run, share.row), layer_.row_scale.exists() ? layer_.row_scale.row(run, share.row) : nullptr,
               layer_.y.row(run, share.row)};
     int64_t left = share.row_end - share.row;
-    const bool far = V <= kPartVectors && layer_.x.rows(run) > kRows && run.far;
+    const bool weights_exceed_l2 = V <= kPartVectors && layer_.x.rows(run) > kRows && run.weights_exceed_l2;
     if constexpr (kBlocked && V <= kPartVectors)
-      if (far) return blocked<V>(at, w, column, left);
+      if (weights_exceed_l2) return blocked<V>(at, w, column, left);
     const int64_t passes = passes_of(left);
     const char* next = w + groups_ * V * Kind<S>::kStep;
     for (int pass = 0; left > 0; ++pass) {
       const int now = next_rows(left);
-      const Ahead ahead = far ? Ahead::of_pass(pass, passes, next, V, groups_, Kind<S>::kStep) : Ahead{};
+      const Prefetch ahead =
+          weights_exceed_l2 ? Prefetch::of_pass(pass, passes, next, V, groups_, Kind<S>::kStep) : Prefetch{};
       switch (now) {
         case 1: block<1, V>(at, w, column, ahead); break;
         case 2: block<2, V>(at, w, column, ahead); break;
@@ -150,8 +151,8 @@ class LinearStage : public Stage {
           now = next_rows(rows - row);
           const char* x = start.x + (first + row) * layer_.x.pitch;
           char* y = start.y + (first + row) * layer_.y.pitch;
-          const Ahead ahead =
-              Ahead::of_pass(pass++, passes_of(rows), w + to * V * Kind<S>::kStep, V, to - from, Kind<S>::kStep);
+          const Prefetch ahead =
+              Prefetch::of_pass(pass++, passes_of(rows), w + to * V * Kind<S>::kStep, V, to - from, Kind<S>::kStep);
           float* sums = carried + row * V * S::kLanes;
           switch (now) {
             case 1: Kind<S>::template tile<1, V, V>(layer_, w, x, y, column, from, to, sums, ahead); break;
@@ -172,14 +173,14 @@ class LinearStage : public Stage {
 
   // R rows of a whole tile: at once where its accumulators fit the registers, else in two parts.
   template <int R, int V>
-  void block(const Cursor& at, const char* w, int64_t column, Ahead ahead) const {
+  void block(const Cursor& at, const char* w, int64_t column, Prefetch ahead) const {
     if constexpr (R * V <= kAccumulators || V <= kPartVectors) {
       Kind<S>::template tile<R, V, V>(layer_, w, at.x, at.y, column, at.scale, ahead);
     } else {
       constexpr int kRest = V - kPartVectors;
-      Kind<S>::template tile<R, kPartVectors, V>(layer_, w, at.x, at.y, column, at.scale, Ahead{});
+      Kind<S>::template tile<R, kPartVectors, V>(layer_, w, at.x, at.y, column, at.scale, Prefetch{});
       Kind<S>::template tile<R, kRest, V>(layer_, w + kPartVectors * Kind<S>::kStep, at.x, at.y,
-                                          column + kPartVectors * S::kLanes, at.scale, Ahead{});
+                                          column + kPartVectors * S::kLanes, at.scale, Prefetch{});
     }
   }
 

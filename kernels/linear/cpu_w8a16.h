@@ -21,7 +21,7 @@ struct W8A16 {
   using F = typename S::F;
   static constexpr int kGroup = S::kGroup;
   static constexpr int kStep = S::kWeightBytes;
-  static constexpr bool kQuantises = true;
+  static constexpr bool kQuantizes = true;
   static const Weight* weights(const Attrs& attrs, int64_t count) { return attrs.int8s("weight", count); }
 
   static int64_t pitch(const LinearLayer& p) { return (p.k + 63) / 64 * 64; }
@@ -48,7 +48,7 @@ struct W8A16 {
     for (int64_t r = 0; r < count; ++r) {
       const float* x = reinterpret_cast<const float*>(p.x.row(run, first + r));
       scale[r] = split_planes<S>(x, static_cast<int>(p.k), planes + 2 * r * plane, planes + (2 * r + 1) * plane);
-      if (!(scale[r] > 0)) run.poison[(first + r) / p.x.steps] = __builtin_nanf("");
+      if (!(scale[r] > 0)) run.nan_marks[(first + r) / p.x.steps] = __builtin_nanf("");
     }
     return {run.scratch, 2 * plane, scale};
   }

@@ -9,7 +9,7 @@
 namespace rta {
 
 struct LinearLayer {
-  Port x, y, row_scale;  // row_scale is absent where the input's scale is static
+  GraphIO x, y, row_scale;  // row_scale is absent where the input's scale is static
   int64_t k, n;
   const void* weights;
   const int32_t* compensation;       // int8 [n]

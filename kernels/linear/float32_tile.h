@@ -15,7 +15,7 @@ struct Float32 {
 
   template <int R, int V, int P>
   static inline void tile(const LinearLayer& p, const char* w, const char* x, char* y, int64_t column, const char*,
-                          Ahead ahead) {
+                          Prefetch ahead) {
     tile<R, V, P>(p, w, x, y, column, 0, p.k, nullptr, ahead);
   }
 
@@ -23,7 +23,7 @@ struct Float32 {
   // and go back there, or through the epilogue where `to` is the end of K.
   template <int R, int V, int P>
   static inline void tile(const LinearLayer& p, const char* w, const char* x, char* y, int64_t column, int64_t from,
-                          int64_t to, float* carried, Ahead ahead) {
+                          int64_t to, float* carried, Prefetch ahead) {
     using F = typename S::F;
     constexpr int C = chains<R, V>();
     F acc[C][R][V];

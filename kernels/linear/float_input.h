@@ -22,7 +22,7 @@ template <class S, class Kind>
 class FloatInputStage final : public Stage {
  public:
   explicit FloatInputStage(const StageSpec& spec);
-  bool marks_samples() const override { return Kind::kQuantises; }
+  bool marks_samples() const override { return Kind::kQuantizes; }
 
   void run(const Run& run) const override {
     const int64_t rows = layer_.x.rows(run);

@@ -20,7 +20,7 @@ struct Int8 {
   // R rows by V vectors; the packed tile holds P vectors for each k, of which these are V.
   template <int R, int V, int P>
   static inline void tile(const LinearLayer& p, const char* w, const char* x, char* y, int64_t column,
-                          const char* row_scale, Ahead ahead) {
+                          const char* row_scale, Prefetch ahead) {
     using I = typename S::I;
     constexpr int C = chains<R, V>();
     I acc[C][R][V];
@@ -66,7 +66,7 @@ struct Int8 {
 #pragma GCC unroll 4
         for (int c = 1; c < C; ++c) acc[0][r][v] = S::add_int(acc[0][r][v], acc[c][r][v]);
     if (p.bounded)
-      return requantise<S, R, V>(acc[0], p.multiplier + column, p.offset + column,
+      return requantize<S, R, V>(acc[0], p.multiplier + column, p.offset + column,
                                  reinterpret_cast<uint8_t*>(y) + column, p.y.pitch, p.y_zero, p.y_low);
     if (p.plain && p.n - column >= V * S::kLanes) return to_floats<S, R, V>(p, acc[0], y, column);
     I sum[R][V];  // a copy, so that no sum lives in memory above
@@ -74,13 +74,13 @@ struct Int8 {
     for (int v = 0; v < V; ++v)
 #pragma GCC unroll 6
       for (int r = 0; r < R; ++r) sum[r][v] = acc[0][r][v];
-    finish<R, V>(p, sum, y, column, row_scale);
+    dequantize<R, V>(p, sum, y, column, row_scale);
   }
 
   // The general end. Not inlined: it would take registers from the short one.
   template <int R, int V>
-  __attribute__((noinline)) static void finish(const LinearLayer& p, const typename S::I (&sum)[R][V], char* y,
-                                               int64_t column, const char* row_scale) {
+  __attribute__((noinline)) static void dequantize(const LinearLayer& p, const typename S::I (&sum)[R][V], char* y,
+                                                   int64_t column, const char* row_scale) {
     typename S::F t[R][V];
     rescale<S, R, V>(p, sum, t, column, row_scale);
     epilogue<S, R, V>(p, t, y, column);

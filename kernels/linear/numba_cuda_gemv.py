@@ -18,7 +18,7 @@ from rtaccel.kernels._gpu.numba_alias import (
     FUSED,
     NARROW_INDEX,
     THREADS,
-    PtxForm,
+    PtxSpec,
     cuda,
     grid_rows,
     multiply_rn,
@@ -86,12 +86,12 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
     return call
 
 
-def ptx_forms() -> Iterator[PtxForm]:
+def ptx_forms() -> Iterator[PtxSpec]:
     """Its products and sums round one by one, as the contract's do."""
     arrays = "int8[:,::1], int8[:,::1], float32[::1], float32[::1], float32[:,::1]"
     signature = f"void({arrays}, int64, boolean, float32[:,::1])"
     wanted = (r"mul\.rn\.f32", r"bar\.sync", r"ld\.global\.s8")
-    yield PtxForm("linear_gemv", gemv_kernel, signature, wanted, (FUSED, NARROW_INDEX))
+    yield PtxSpec("linear_gemv", gemv_kernel, signature, wanted, (FUSED, NARROW_INDEX))
 
 
 register_impl(Impl("linear", "numba_cuda_gemv", "numba_cuda", 0, supports, prepare))

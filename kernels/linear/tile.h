@@ -15,15 +15,15 @@ constexpr int chains() {
 }
 
 // Weights that are fetched while a tile is computed: so many vectors for each group of k.
-struct Ahead {
+struct Prefetch {
   const char* weights = nullptr;
   int vectors = 0;
 
   // The share of one pass, where the passes together fetch `v` vectors for each group: as slowly as their number
   // allows.
-  static Ahead of_pass(int pass, int64_t passes, const char* next, int v, int64_t groups, int step) {
+  static Prefetch of_pass(int pass, int64_t passes, const char* next, int v, int64_t groups, int step) {
     const int vectors = passes < v ? 2 : 1;
-    return pass * vectors < v ? Ahead{next + pass * vectors * groups * step, vectors} : Ahead{};
+    return pass * vectors < v ? Prefetch{next + pass * vectors * groups * step, vectors} : Prefetch{};
   }
 
   template <int kStep>

@@ -23,8 +23,8 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import MAX_N, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear import contract, contract_weights
-from rtaccel.kernels.linear.triton_mixed import finish
-from rtaccel.kernels.linear.triton_mixed_form import Form, Operands
+from rtaccel.kernels.linear.triton_mixed import epilogue
+from rtaccel.kernels.linear.triton_mixed_config import KernelConfig, Operands
 
 FEWEST_ROWS = 128
 """Rows from which the product is handed over. Not measured on a card: below it a tile of 64 rows still reads each weight at
@@ -47,7 +47,7 @@ def finish_kernel(
     row_scale = 1.0
     if SCALED:
         row_scale = tl.load(row_scale_ptr + m, mask=in_m, other=0.0)
-    finish(
+    epilogue(
         acc, m, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, row_scale, parameter,
         y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
     )  # fmt: skip
@@ -67,23 +67,23 @@ def supports(problem: Problem) -> str | None:
     return None
 
 
-def specialise(form: Form, stride: int) -> Specialisation:
-    tile = Tiling(16, power_of_two(form.n, 16, 128), 1, num_warps=4)
+def specialize(config: KernelConfig, stride: int) -> Specialisation:
+    tile = Tiling(16, power_of_two(config.n, 16, 128), 1, num_warps=4)
     signature = {
-        "acc_ptr": "*i32" if form.x == "int8" else "*fp32", "y_ptr": "*i8" if form.int8_out else "*fp32",
+        "acc_ptr": "*i32" if config.x == "int8" else "*fp32", "y_ptr": "*i8" if config.int8_out else "*fp32",
         "multiplier_ptr": "*fp32", "offset_ptr": "*fp32", "compensation_ptr": "*i32", "row_scale_ptr": "*fp32",
         "rows": "i32", "parameter": "fp32", "y_inv_scale": "fp32", "y_zero_point": "i32",
     }  # fmt: skip
-    unused = [n for n, on in (("compensation_ptr", form.compensated), ("row_scale_ptr", form.scaled)) if not on]
+    unused = [n for n, on in (("compensation_ptr", config.compensated), ("row_scale_ptr", config.scaled)) if not on]
     for name in unused:
         del signature[name]
     return Specialisation(
-        name=f"linear_blas_{form}",
+        name=f"linear_blas_{config}",
         kernel=finish_kernel,
         signature=signature,
         constants={
-            "N": form.n, "ACC_STRIDE": stride, "ACTIVATION": form.activation, "SCALED": form.scaled,
-            "COMPENSATED": form.compensated, "INT8_OUT": form.int8_out, "ASM": not settings.triton_interpret(),
+            "N": config.n, "ACC_STRIDE": stride, "ACTIVATION": config.activation, "SCALED": config.scaled,
+            "COMPENSATED": config.compensated, "INT8_OUT": config.int8_out, "ASM": not settings.triton_interpret(),
             "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, **dict.fromkeys(unused),
         },
         tiling=tile,
@@ -110,23 +110,23 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M."""
-    form, low = Form.of_linear(problem), contract.lower(stage)
-    ops = Operands.of(form, low, problem.rows, problem.device)
-    dense = low["weight"] if form.x == "int8" else contract_weights.dense_weight(stage, low).bfloat16()
-    padded = dense.new_zeros(_up(form.n, 16), _up(form.k, 16))
-    padded[: form.n, : form.k] = dense
+    config, low = KernelConfig.of_linear(problem), contract.lower(stage)
+    ops = Operands.of(config, low, problem.rows, problem.device)
+    dense = low["weight"] if config.x == "int8" else contract_weights.dense_weight(stage, low).bfloat16()
+    padded = dense.new_zeros(_up(config.n, 16), _up(config.k, 16))
+    padded[: config.n, : config.k] = dense
     weight = padded.to(problem.device).T  # as cuBLAS takes int8: the second factor by columns
-    spec = specialise(form, padded.shape[0])
-    launch, tile, dtype = bind(spec), spec.tiling, torch.int8 if form.int8_out else torch.float32
+    spec = specialize(config, padded.shape[0])
+    launch, tile, dtype = bind(spec), spec.tiling, torch.int8 if config.int8_out else torch.float32
     pointers = {} if ops.compensation is None else {"compensation_ptr": ops.compensation}
     parameter, y_inv_scale, y_zero_point = ops.scalars
 
     def call(x: Tensor, *row_scale: Tensor) -> tuple[Tensor]:
         ops.check("linear", x, row_scale[0] if row_scale else None, None)
-        y = torch.empty((x.shape[0], form.n), dtype=dtype, device=x.device)
+        y = torch.empty((x.shape[0], config.n), dtype=dtype, device=x.device)
         if y.numel():
             given = {"row_scale_ptr": row_scale[0]} if row_scale else {}
-            grid = (triton.cdiv(x.shape[0], tile.block_m), triton.cdiv(form.n, tile.block_n))
+            grid = (triton.cdiv(x.shape[0], tile.block_m), triton.cdiv(config.n, tile.block_n))
             launch(
                 grid, acc_ptr=_product(x, weight), y_ptr=y, multiplier_ptr=ops.multiplier, offset_ptr=ops.offset,
                 rows=x.shape[0], parameter=parameter, y_inv_scale=y_inv_scale, y_zero_point=y_zero_point,
@@ -137,11 +137,11 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
     return call
 
 
-def specialisations() -> Iterator[Specialisation]:
+def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     stage = contract.make_stage(1024, 1024, "dynamic", "relu", out="int8")
-    form = Form.of_linear(Problem.of(stage, 128, "cuda"))
-    yield specialise(form, 1024).demanding(WIDE_LOAD)
+    config = KernelConfig.of_linear(Problem.of(stage, 128, "cuda"))
+    yield specialize(config, 1024).with_requirements(WIDE_LOAD)
 
 
 register_impl(Impl("linear", "triton_blas", "triton", 30, supports, prepare))

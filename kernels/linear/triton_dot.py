@@ -24,7 +24,7 @@ from rtaccel.kernels._gpu.triton_spec import (
     power_of_two,
 )
 from rtaccel.kernels.linear import contract
-from rtaccel.kernels.linear.triton_w8a8 import Form, Operands, epilogue, launcher, unsupported
+from rtaccel.kernels.linear.triton_w8a8 import KernelConfig, Operands, epilogue, launcher, unsupported
 
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
@@ -73,14 +73,14 @@ def tiling(problem: Problem) -> Tiling:
     )
 
 
-def specialise(problem: Problem) -> Specialisation:
-    form, tile = Form.of(problem), tiling(problem)
+def specialize(problem: Problem) -> Specialisation:
+    config, tile = KernelConfig.of(problem), tiling(problem)
     return Specialisation(
-        name=f"linear_dot_M{tile.block_m}_{form}",
+        name=f"linear_dot_M{tile.block_m}_{config}",
         kernel=dot_kernel,
-        signature=form.signature(),
+        signature=config.signature(),
         constants={
-            **form.constants, "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k,
+            **config.constants, "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k,
         },
         tiling=tile,
     )  # fmt: skip
@@ -89,10 +89,10 @@ def specialise(problem: Problem) -> Specialisation:
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, not only problem.rows."""
     ops = Operands.of(stage, problem)
-    return launcher(ops, specialise(problem), ops.weight)
+    return launcher(ops, specialize(problem), ops.weight)
 
 
-def specialisations() -> Iterator[Specialisation]:
+def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     for (k, n, scheme, activation, out), rows, requires, forbids in (
         ((128, 128, "static", "relu", "int8"), 8, (INT8_MMA, WIDE_LOAD), (FUSED,)),
@@ -101,7 +101,7 @@ def specialisations() -> Iterator[Specialisation]:
         ((130, 33, "static", "none", "float32"), 1, (INT8_MMA, WIDE_LOAD), (FUSED,)),
     ):
         stage = contract.make_stage(k, n, scheme, activation, out=out)
-        yield specialise(Problem.of(stage, rows, "cuda")).demanding(*requires, forbids=forbids)
+        yield specialize(Problem.of(stage, rows, "cuda")).with_requirements(*requires, forbids=forbids)
 
 
 register_impl(Impl("linear", "triton_dot", "triton", 10, unsupported, prepare))

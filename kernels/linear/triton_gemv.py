@@ -23,7 +23,7 @@ from rtaccel.kernels._gpu.triton_device import dot4
 from rtaccel.kernels._gpu.triton_rows import MAX_ROWS, too_many_rows
 from rtaccel.kernels._gpu.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear import contract
-from rtaccel.kernels.linear.triton_w8a8 import Form, Operands, epilogue, launcher, unsupported
+from rtaccel.kernels.linear.triton_w8a8 import KernelConfig, Operands, epilogue, launcher, unsupported
 
 WORD = 4
 INSTRUCTIONS_PER_ROW = 6
@@ -31,7 +31,7 @@ INSTRUCTIONS_PER_ROW = 6
 
 
 @triton.jit
-def _finish(
+def _epilogue(
     acc, m, rows, n, compensation, multiplier, offset, y_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point,
     N: tl.constexpr, ACTIVATION: tl.constexpr, DYNAMIC: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
@@ -78,7 +78,7 @@ def gemv_kernel(
     multiplier = tl.load(multiplier_ptr + n, mask=in_n, other=0.0)
     offset = tl.load(offset_ptr + n, mask=in_n, other=0.0)
     for r in tl.static_range(ROWS):
-        _finish(
+        _epilogue(
             accs[r], m + r, rows, n, compensation, multiplier, offset, y_ptr, row_scale_ptr,
             parameter, y_inv_scale, y_zero_point, N, ACTIVATION, DYNAMIC, INT8_OUT, ASM,
         )  # fmt: skip
@@ -104,14 +104,14 @@ def tiling(problem: Problem) -> Tiling:
     return Tiling(block_m=rows, block_n=outputs, block_k=WORD * words, num_warps=outputs)
 
 
-def specialise(problem: Problem) -> Specialisation:
-    form, tile = Form.of(problem), tiling(problem)
+def specialize(problem: Problem) -> Specialisation:
+    config, tile = KernelConfig.of(problem), tiling(problem)
     return Specialisation(
-        name=f"linear_gemv_M{tile.block_m}_{form}",
+        name=f"linear_gemv_M{tile.block_m}_{config}",
         kernel=gemv_kernel,
-        signature=form.signature(x_ptr="*i32", weight_ptr="*i32"),
+        signature=config.signature(x_ptr="*i32", weight_ptr="*i32"),
         constants={
-            **form.constants, "ROWS": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_W": tile.block_k // WORD,
+            **config.constants, "ROWS": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_W": tile.block_k // WORD,
         },
         tiling=tile,
     )  # fmt: skip
@@ -120,10 +120,10 @@ def specialise(problem: Problem) -> Specialisation:
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
     ops = Operands.of(stage, problem)
-    return launcher(ops, specialise(problem), ops.weight.view(torch.int32))
+    return launcher(ops, specialize(problem), ops.weight.view(torch.int32))
 
 
-def specialisations() -> Iterator[Specialisation]:
+def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     for (k, n, scheme, activation, out), rows, forbids in (
         ((640, 128, "static", "relu", "int8"), 1, (FUSED,)),
@@ -132,7 +132,7 @@ def specialisations() -> Iterator[Specialisation]:
         ((1024, 1024, "static", "relu", "int8"), 8, (FUSED,)),
     ):
         stage = contract.make_stage(k, n, scheme, activation, out=out)
-        yield specialise(Problem.of(stage, rows, "cuda")).demanding(GPU_DP4A, WIDE_LOAD, forbids=forbids)
+        yield specialize(Problem.of(stage, rows, "cuda")).with_requirements(GPU_DP4A, WIDE_LOAD, forbids=forbids)
 
 
 register_impl(Impl("linear", "triton_gemv", "triton", 20, supports, prepare))

@@ -10,7 +10,7 @@ do the second ones. A line is 16 bytes, for int4 in groups that 32 does not divi
 An integer becomes a float32 without a conversion: the bits of q + offset below those of 2^23 are the number 2^23 + offset + q,
 from which one exact subtraction leaves q.
 
-Where tiles are few, programs share the sum over K (triton_split.py). The end is that of every other form (triton_mixed.finish).
+Where tiles are few, programs share the sum over K (triton_split.py). The end is that of every other form (triton_mixed.epilogue).
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from rtaccel.kernels._gpu.triton_spec import (
     require_residual,
 )
 from rtaccel.kernels.linear import contract, contract_weights
-from rtaccel.kernels.linear.triton_mixed import finish
-from rtaccel.kernels.linear.triton_mixed_form import WEIGHTS, Form
+from rtaccel.kernels.linear.triton_mixed import epilogue
+from rtaccel.kernels.linear.triton_mixed_config import WEIGHTS, KernelConfig
 from rtaccel.kernels.linear.triton_split import Workspace, parts_of, put_part, sum_parts
 
 TWO_23_BITS = tl.constexpr(0x4B000000)
@@ -118,12 +118,12 @@ def gemv_float_kernel(
         tile = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
         if put_part(acc, in_m, work_ptr, count_ptr, tile, part, SPLIT):
             total = sum_parts(acc, in_m, work_ptr, count_ptr, tile, SPLIT)
-            finish(
+            epilogue(
                 total, m, in_m, n, y_ptr, multiplier_ptr, offset_ptr, None, residual_ptr, 1.0, parameter,
                 y_inv_scale, y_zero_point, N, ACTIVATION, False, False, RESIDUAL, INT8_OUT, ASM,
             )  # fmt: skip
     else:
-        finish(
+        epilogue(
             acc, m, in_m, n, y_ptr, multiplier_ptr, offset_ptr, None, residual_ptr, 1.0, parameter,
             y_inv_scale, y_zero_point, N, ACTIVATION, False, False, RESIDUAL, INT8_OUT, ASM,
         )  # fmt: skip
@@ -145,101 +145,101 @@ class Shape:
     words: int
 
     @classmethod
-    def of(cls, form: Form) -> Shape:
-        bits = BITS[form.weight]
-        line = 128 // bits if form.group % 32 == 0 else 16
-        return cls(bits, line, -(-form.k // line) * (line * bits // 32))
+    def of(cls, config: KernelConfig) -> Shape:
+        bits = BITS[config.weight]
+        line = 128 // bits if config.group % 32 == 0 else 16
+        return cls(bits, line, -(-config.k // line) * (line * bits // 32))
 
 
 def supports(problem: Problem) -> str | None:
-    """Of `linear`, and of `fused_linear` with no quantisation of its own."""
+    """Of `linear`, and of `fused_linear` with no quantization of its own."""
     if problem.in_dtypes[0] != "float32":
         return f"reads float32 activations, not {problem.in_dtypes[0]}"
     if WEIGHTS.get(str(problem.weight_dtype)) not in BITS:
         return f"has no form for {problem.weight_dtype} weights"
     if problem.out_widths[0] > MAX_N:
         return f"has a program for each 8 outputs, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
-    shape = Shape.of(Form.of_linear(problem))
-    numbers = 128 // shape.bits  # of 16 bytes: a multiply-add each, and a load of x for four
-    return too_many_rows(problem.rows, 4 * shape.words * problem.out_widths[0], numbers + numbers // 4)
+    shape = Shape.of(KernelConfig.of_linear(problem))
+    params = 128 // shape.bits  # of 16 bytes: a multiply-add each, and a load of x for four
+    return too_many_rows(problem.rows, 4 * shape.words * problem.out_widths[0], params + params // 4)
 
 
-def specialise(form: Form, rows: int) -> Specialisation:
-    shape = Shape.of(form)
-    outputs, block_w = power_of_two(form.n, 1, 8), power_of_two(shape.words, 32, 128)
-    split = parts_of(-(-form.n // outputs), -(-shape.words // block_w))
+def specialize(config: KernelConfig, rows: int) -> Specialisation:
+    shape = Shape.of(config)
+    outputs, block_w = power_of_two(config.n, 1, 8), power_of_two(shape.words, 32, 128)
+    split = parts_of(-(-config.n // outputs), -(-shape.words // block_w))
     tile = Tiling(power_of_two(rows, 1, ROWS_OF_A_PROGRAM), outputs, block_w * 32 // shape.bits, num_warps=outputs)
     signature = {
-        "x_ptr": "*fp32", "weight_ptr": "*i32", "scale_ptr": "*i16", "y_ptr": "*i8" if form.int8_out else "*fp32",
+        "x_ptr": "*fp32", "weight_ptr": "*i32", "scale_ptr": "*i16", "y_ptr": "*i8" if config.int8_out else "*fp32",
         "multiplier_ptr": "*fp32", "offset_ptr": "*fp32", "residual_ptr": "*fp32", "work_ptr": "*fp32", "count_ptr": "*i32",
         "rows": "i32", "parameter": "fp32", "y_inv_scale": "fp32", "y_zero_point": "i32",
     }  # fmt: skip
-    used = {"scale_ptr": form.group, "residual_ptr": form.residual, "work_ptr": split > 1, "count_ptr": split > 1}
+    used = {"scale_ptr": config.group, "residual_ptr": config.residual, "work_ptr": split > 1, "count_ptr": split > 1}
     unused = [name for name, on in used.items() if not on]
     for name in unused:
         del signature[name]
     return Specialisation(
-        name=f"linear_gemv_M{tile.block_m}_{form}" + (f"_split{split}" if split > 1 else ""),
+        name=f"linear_gemv_M{tile.block_m}_{config}" + (f"_split{split}" if split > 1 else ""),
         kernel=gemv_float_kernel,
         signature=signature,
         constants={
-            "N": form.n, "K": form.k, "BITS": shape.bits, "LINE": shape.line, "GROUP": form.group,
-            "WORDS": shape.words, "ACTIVATION": form.activation, "RESIDUAL": form.residual,
-            "INT8_OUT": form.int8_out, "ASM": not settings.triton_interpret(), "ROWS": tile.block_m, "SPLIT": split,
+            "N": config.n, "K": config.k, "BITS": shape.bits, "LINE": shape.line, "GROUP": config.group,
+            "WORDS": shape.words, "ACTIVATION": config.activation, "RESIDUAL": config.residual,
+            "INT8_OUT": config.int8_out, "ASM": not settings.triton_interpret(), "ROWS": tile.block_m, "SPLIT": split,
             "BLOCK_N": outputs, "BLOCK_W": block_w, **dict.fromkeys(unused),
         },
         tiling=tile,
     )  # fmt: skip
 
 
-def pack(form: Form, weight: Tensor) -> Tensor:
+def pack(config: KernelConfig, weight: Tensor) -> Tensor:
     """int32 words [N, words] in the order above."""
-    shape = Shape.of(form)
+    shape = Shape.of(config)
     per_word = 32 // shape.bits
     share = shape.line // per_word
     lines = shape.words // share
-    if form.weight == "bf16":
-        numbers = weight.view(torch.int16).to(torch.int32) & 0xFFFF
-    elif form.weight == "int8":
-        numbers = weight.to(torch.int32) + 128
+    if config.weight == "bf16":
+        params = weight.view(torch.int16).to(torch.int32) & 0xFFFF
+    elif config.weight == "int8":
+        params = weight.to(torch.int32) + 128
     else:
-        numbers = int4.unpack(weight, form.k).to(torch.int32) + 8
-    padded = torch.zeros((form.n, lines * shape.line), dtype=torch.int64)
-    padded[:, : form.k] = numbers
-    parts = padded.view(form.n, lines, per_word, share)
+        params = int4.unpack(weight, config.k).to(torch.int32) + 8
+    padded = torch.zeros((config.n, lines * shape.line), dtype=torch.int64)
+    padded[:, : config.k] = params
+    parts = padded.view(config.n, lines, per_word, share)
     shifts = shape.bits * torch.arange(per_word)[:, None]
     words = (parts << shifts).sum(2)
-    return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32).view(form.n, shape.words)
+    return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32).view(config.n, shape.words)
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x float32 [M, K] -> y [M, N]; any M, best for problem.rows."""
-    return prepared("linear", Form.of_linear(problem), contract.lower(stage), problem)
+    return prepared("linear", KernelConfig.of_linear(problem), contract.lower(stage), problem)
 
 
-def prepared(op: str, form: Form, low: Mapping[str, Any], problem: Problem) -> Prepared:
+def prepared(op: str, config: KernelConfig, low: Mapping[str, Any], problem: Problem) -> Prepared:
     """x float32 [M, K] and, where the form has one, residual float32 [M, N] -> y [M, N]."""
-    spec = specialise(form, problem.rows)
+    spec = specialize(config, problem.rows)
     launch, tile, split = bind(spec), spec.tiling, spec.constants["SPLIT"]
     offset = low["bias"] if "bias" in low else low["offset"]
     multiplier = low.get("multiplier", torch.ones_like(offset))
     pointers = {
-        "weight_ptr": pack(form, low["weight"]), "multiplier_ptr": multiplier.contiguous(), "offset_ptr": offset.contiguous(),
+        "weight_ptr": pack(config, low["weight"]), "multiplier_ptr": multiplier.contiguous(), "offset_ptr": offset.contiguous(),
     }  # fmt: skip
-    if form.group:
+    if config.group:
         pointers["scale_ptr"] = low["group_scale"].bfloat16().view(torch.int16).contiguous()
     pointers = {name: tensor.to(problem.device) for name, tensor in pointers.items()}
     workspace = Workspace(tile.block_m * tile.block_n, split, torch.float32)
-    columns, dtype = triton.cdiv(form.n, tile.block_n), torch.int8 if form.int8_out else torch.float32
+    columns, dtype = triton.cdiv(config.n, tile.block_n), torch.int8 if config.int8_out else torch.float32
     scalars: dict[str, Any] = {
         "parameter": low["activation_parameter"], "y_inv_scale": low.get("y_inv_scale", 1.0),
         "y_zero_point": low.get("y_zero_point", 0),
     }  # fmt: skip
 
     def call(x: Tensor, *residual: Tensor) -> tuple[Tensor]:
-        require_matrix(op, x, form.k, torch.float32)
-        require_residual(op, x, residual, form.residual, form.n)
-        y = torch.empty((x.shape[0], form.n), dtype=dtype, device=x.device)
+        require_matrix(op, x, config.k, torch.float32)
+        require_residual(op, x, residual, config.residual, config.n)
+        y = torch.empty((x.shape[0], config.n), dtype=dtype, device=x.device)
         if y.numel():
             lines = triton.cdiv(x.shape[0], tile.block_m)
             more = dict(zip(("work_ptr", "count_ptr"), workspace.take(columns * lines, x.device))) if split > 1 else {}
@@ -250,7 +250,7 @@ def prepared(op: str, form: Form, low: Mapping[str, Any], problem: Problem) -> P
     return call
 
 
-def specialisations() -> Iterator[Specialisation]:
+def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     make = contract_weights.make_stage
     for stage, rows in (
@@ -260,7 +260,9 @@ def specialisations() -> Iterator[Specialisation]:
         (make(640, 128, "bfloat16", "relu"), 1),
         (make(4096, 4096, "w4a16", group_size=128), 1),
     ):
-        yield specialise(Form.of_linear(Problem.of(stage, rows, "cuda")), rows).demanding(WIDE_LOAD, "FFMA")
+        yield specialize(KernelConfig.of_linear(Problem.of(stage, rows, "cuda")), rows).with_requirements(
+            WIDE_LOAD, "FFMA"
+        )
 
 
 register_impl(Impl("linear", "triton_gemv_float", "triton", 20, supports, prepare))

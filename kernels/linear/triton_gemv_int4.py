@@ -51,7 +51,7 @@ def _row(x_ptr, at, in_low, in_high, low, high, low_scale, high_scale, acc, GROU
 
 
 @triton.jit
-def _finish(
+def _epilogue(
     acc, m, rows, n, multiplier, offset, y_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point,
     N: tl.constexpr, ACTIVATION: tl.constexpr, DYNAMIC: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
@@ -113,7 +113,7 @@ def int4_gemv_kernel(
     multiplier = tl.load(multiplier_ptr + n, mask=n < N, other=0.0)
     offset = tl.load(offset_ptr + n, mask=n < N, other=0.0)
     for r in tl.static_range(ROWS):
-        _finish(
+        _epilogue(
             accs[r], m + r, rows, n, multiplier, offset, y_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point,
             N, ACTIVATION, DYNAMIC, INT8_OUT, ASM,
         )  # fmt: skip
@@ -140,7 +140,7 @@ def tiling(problem: Problem) -> Tiling:
     return Tiling(power_of_two(problem.rows, 1, MAX_ROWS), outputs, 8 * words, num_warps=outputs)
 
 
-def specialise(problem: Problem) -> Specialisation:
+def specialize(problem: Problem) -> Specialisation:
     n, k, group = problem.out_widths[0], problem.in_widths[0], int(problem.attrs["group_size"])
     dynamic, int8_out = len(problem.in_widths) == 2, problem.out_dtypes[0] == "int8"
     activation, tile = str(problem.attrs.get("activation", "none")), tiling(problem)
@@ -186,7 +186,7 @@ class Operands:
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
-    low, spec = contract.lower(stage), specialise(problem)
+    low, spec = contract.lower(stage), specialize(problem)
     n, k, tile, launch = problem.out_widths[0], problem.in_widths[0], spec.tiling, bind(spec)
     words, scales = pack(low["weight"], low["group_scale"], k, low["group_size"])
     ops = Operands(*(t.contiguous().to(problem.device) for t in (words, scales, low["multiplier"], low["offset"])))
@@ -211,14 +211,14 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
     return call
 
 
-def specialisations() -> Iterator[Specialisation]:
+def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     for stage, rows, requires in (
         (contract_weights.make_stage(1024, 1024, "w4a8-static", "relu", out="int8"), 1, (GPU_DP4A, WIDE_LOAD)),
         (contract_weights.make_stage(4096, 4096, "w4a8-dynamic", group_size=128), 4, (GPU_DP4A, WIDE_LOAD)),
         (contract_weights.make_stage(1024, 1024, "w4a8-static", "relu"), 8, (GPU_DP4A, WIDE_LOAD)),
     ):  # fmt: skip
-        yield specialise(Problem.of(stage, rows, "cuda")).demanding(*requires)
+        yield specialize(Problem.of(stage, rows, "cuda")).with_requirements(*requires)
 
 
 register_impl(Impl("linear", "triton_gemv_int4", "triton", 20, supports, prepare))

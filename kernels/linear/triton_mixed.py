@@ -12,10 +12,10 @@ int4        int8       int8 x int8                 int32 in a group, exact; grou
 int4        float32    bfloat16 x bfloat16         float32, a scale per group
 float8      float32    float8 x float8             float32; x rounded to e4m3 with a scale per row
 
-With float32 x and int8 products ("rows") the rows are quantised here, in front: every program finds max |x| of its rows,
+With float32 x and int8 products ("rows") the rows are quantized here, in front: every program finds max |x| of its rows,
 x lying in L2, and rounds what it reads. So a dynamic layer is one launch.
 
-int4: a byte holds two weights of neighbouring groups, each left in the upper half of a byte, as 16 q: `w << 4` and
+int4: a byte holds two weights of neighboring groups, each left in the upper half of a byte, as 16 q: `w << 4` and
 `w & 0xF0` are then int8 numbers at once, and the 16 is taken out of the scale, which is exact. The two scales of a pair
 of groups are one 32-bit word of two bfloat16.
 
@@ -153,7 +153,7 @@ def _sum_int4(
 
 
 @triton.jit
-def finish(
+def epilogue(
     acc, m, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, residual_ptr, row_scale,
     parameter, y_inv_scale, y_zero_point, N: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr,
     COMPENSATED: tl.constexpr, RESIDUAL: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr,
@@ -211,12 +211,12 @@ def mixed_kernel(
         tile = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
         if put_part(acc, in_m, work_ptr, count_ptr, tile, part, SPLIT):
             total = sum_parts(acc, in_m, work_ptr, count_ptr, tile, SPLIT)
-            finish(
+            epilogue(
                 total, m, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, residual_ptr, row_scale,
                 parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, RESIDUAL, INT8_OUT, ASM,
             )  # fmt: skip
     else:
-        finish(
+        epilogue(
             acc, m, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, residual_ptr, row_scale,
             parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, RESIDUAL, INT8_OUT, ASM,
         )  # fmt: skip

@@ -8,7 +8,7 @@ from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu.triton_spec import ASYNC_COPY, BF16_MMA, INT8_MMA, MAX_N, WIDE_LOAD, Specialisation
 from rtaccel.kernels.linear import contract, contract_weights
-from rtaccel.kernels.linear.triton_mixed_form import WEIGHTS, Form, Operands, specialise, split_of
+from rtaccel.kernels.linear.triton_mixed_config import WEIGHTS, KernelConfig, Operands, specialize, split_of
 
 
 def supports(problem: Problem) -> str | None:
@@ -21,19 +21,19 @@ def supports(problem: Problem) -> str | None:
     if problem.in_dtypes[0] == "int8" and problem.in_widths[0] > contract.MAX_K:
         return f"sums in int32, which holds K <= {contract.MAX_K}, not K = {problem.in_widths[0]}"
     if problem.weight_dtype == "int8" and problem.in_dtypes[0] == "int8":
-        form = Form.of_linear(problem)
-        if split_of(form, problem.rows) == 1:
+        config = KernelConfig.of_linear(problem)
+        if split_of(config, problem.rows) == 1:
             return "takes W8A8 where K is cut among programs, and here there are tiles enough, or too few steps"
     return None
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
-    form = Form.of_linear(problem)
-    return Operands.of(form, contract.lower(stage), problem.rows, problem.device).launcher("linear")
+    config = KernelConfig.of_linear(problem)
+    return Operands.of(config, contract.lower(stage), problem.rows, problem.device).launcher("linear")
 
 
-def specialisations() -> Iterator[Specialisation]:
+def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     make, make_weights = contract.make_stage, contract_weights.make_stage
     for stage, rows, requires in (
@@ -43,7 +43,7 @@ def specialisations() -> Iterator[Specialisation]:
         (make_weights(640, 128, "bfloat16", "relu"), 8, (BF16_MMA, ASYNC_COPY)),
         (make(1024, 256, "dynamic", "relu"), 8, (INT8_MMA,)),
     ):
-        yield specialise(Form.of_linear(Problem.of(stage, rows, "cuda")), rows).demanding(*requires)
+        yield specialize(KernelConfig.of_linear(Problem.of(stage, rows, "cuda")), rows).with_requirements(*requires)
 
 
 register_impl(Impl("linear", "triton_tensor_core", "triton", 12, supports, prepare))

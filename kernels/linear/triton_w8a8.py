@@ -40,7 +40,7 @@ def epilogue(
     acc, multiplier, offset, row_scale, parameter, y_inv_scale, y_zero_point,
     ACTIVATION: tl.constexpr, DYNAMIC: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """act(float32(acc) * multiplier + offset), requantised for an int8 output. Tiles broadcast against acc."""
+    """act(float32(acc) * multiplier + offset), requantized for an int8 output. Tiles broadcast against acc."""
     if DYNAMIC:
         multiplier = multiply_rn(multiplier, row_scale, ASM)
     t = multiply_rn(acc.to(tl.float32), multiplier, ASM) + offset
@@ -51,8 +51,8 @@ def epilogue(
 
 
 @dataclass(frozen=True)
-class Form:
-    """What a kernel is specialised on besides its tiles; from a Problem alone."""
+class KernelConfig:
+    """What a kernel is specialized on besides its tiles; from a Problem alone."""
 
     n: int
     k: int
@@ -61,7 +61,7 @@ class Form:
     int8_out: bool
 
     @classmethod
-    def of(cls, problem: Problem) -> Form:
+    def of(cls, problem: Problem) -> KernelConfig:
         return cls(
             n=problem.out_widths[0],
             k=problem.in_widths[0],
@@ -118,7 +118,7 @@ class Operands:
     activation's parameter, y_inv_scale, y_zero_point.
     """
 
-    form: Form
+    config: KernelConfig
     weight: Tensor
     multiplier: Tensor
     offset: Tensor
@@ -130,7 +130,7 @@ class Operands:
         low = contract.lower(stage)
         sums = low["weight"].sum(1, dtype=torch.int32)
         return cls(
-            form=Form.of(problem),
+            config=KernelConfig.of(problem),
             weight=pad_rows(low["weight"]).to(problem.device),
             multiplier=low["multiplier"].contiguous().to(problem.device),
             offset=low["offset"].contiguous().to(problem.device),
@@ -140,9 +140,9 @@ class Operands:
 
     def output(self, x: Tensor, row_scale: Tensor | None) -> Tensor:
         """Checks the inputs (ShapeError) and gives a fresh y [M, N]."""
-        require_matrix("linear", x, self.form.k, torch.int8)
-        if (row_scale is not None) != self.form.dynamic:
-            expected = "x and row_scale" if self.form.dynamic else "x alone"
+        require_matrix("linear", x, self.config.k, torch.int8)
+        if (row_scale is not None) != self.config.dynamic:
+            expected = "x and row_scale" if self.config.dynamic else "x alone"
             raise ShapeError(
                 "linear", "row_scale" if row_scale is not None else "no row_scale", expected, "See linear."
             )
@@ -150,13 +150,13 @@ class Operands:
             require_matrix("linear", row_scale, 1, torch.float32)
             if row_scale.shape[0] != x.shape[0]:
                 raise ShapeError("linear", f"{row_scale.shape[0]} row scales", f"{x.shape[0]}", "One scale per row.")
-        dtype = torch.int8 if self.form.int8_out else torch.float32
-        return torch.empty((x.shape[0], self.form.n), dtype=dtype, device=x.device)
+        dtype = torch.int8 if self.config.int8_out else torch.float32
+        return torch.empty((x.shape[0], self.config.n), dtype=dtype, device=x.device)
 
 
 def launcher(ops: Operands, spec: Specialisation, weight: Tensor) -> Prepared:
     """The call of a kernel with tiles [block_m, block_n] of y; x is read as elements of the dtype of `weight`."""
-    launch, tile, n = bind(spec), spec.tiling, ops.form.n
+    launch, tile, n = bind(spec), spec.tiling, ops.config.n
     parameter, y_inv_scale, y_zero_point = ops.scalars
 
     def call(x: Tensor, row_scale: Tensor | None = None) -> tuple[Tensor]:

@@ -1,4 +1,4 @@
-"""LSTM: all layers and directions of an nn.LSTM, over a window or one moment of a stream.
+"""LSTM: all layers and directions of an nn.LSTM, over a window or one time step of a stream.
 
     i, f, g, o = W_x x_t + b_x + W_h h + b_h         sigmoid for i, f, o; tanh for g
     c = f * c + i * g,   h = o * tanh(c)
@@ -27,11 +27,11 @@ from rtaccel.kernels.recurrent.bound import float_tolerance
 from rtaccel.kernels.recurrent.cases import cases as cases_of
 
 GATES = 4
-CELLS = (meaning.lstm_cell, meaning.quantised_lstm_cell)
+CELLS = (meaning.lstm_cell, meaning.quantized_lstm_cell)
 
 
 def lower(stage: Stage) -> Mapping[str, Any]:
-    return layout.lower(stage, halved=(True, True, False, True))
+    return layout.lower(stage, sigmoid_gates=(True, True, False, True))
 
 
 def reference(stage: Stage, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -39,8 +39,8 @@ def reference(stage: Stage, *inputs: Tensor) -> tuple[Tensor, ...]:
 
 
 def tolerance(stage: Stage, *inputs: Tensor) -> Tolerance:
-    """Quantised: the same bits. float32: a running bound."""
-    return Tolerance() if layout.quantised(stage) else float_tolerance(stage, dict(lower(stage)), *inputs)
+    """Quantized: the same bits. float32: a running bound."""
+    return Tolerance() if layout.quantized(stage) else float_tolerance(stage, dict(lower(stage)), *inputs)
 
 
 def cases() -> Iterator[Case]:

@@ -2,7 +2,7 @@
 //
 // Dot products: int8, permute
 //
-// Floor of a moment, batch 1: two bytes an int8 entry at the bandwidth of the cache that holds them, and the cells.
+// Floor of a time step, batch 1: two bytes an int8 entry at the bandwidth of the cache that holds them, and the cells.
 #pragma once
 
 #include "recurrent/sparse.h"

@@ -17,11 +17,11 @@ from rtaccel.kernels._gpu.triton_spec import (
 from rtaccel.kernels.lstm import contract
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.triton import stack
-from rtaccel.kernels.recurrent.triton.bidirectional import layer_problem, specialise
-from rtaccel.kernels.recurrent.triton.config import MULTIPROCESSORS, Form, form_of
+from rtaccel.kernels.recurrent.triton.bidirectional import layer_problem, specialize
+from rtaccel.kernels.recurrent.triton.config import MULTIPROCESSORS, KernelConfig, select_config
 
 
-def specialisations() -> Iterator[Specialisation]:
+def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU: small, LSTM_A, B and C of STAC-ML over a window, LSTM_A in
     int4, and the second layer of a stack in both directions."""
     shared = (GPU_DP4A, WIDE_LOAD, SYSTEM_LOAD, SYSTEM_STORE)
@@ -33,14 +33,14 @@ def specialisations() -> Iterator[Specialisation]:
         (500, Geometry(1000, layers=4, time=100, last_only=1), 0, shared),
     ):
         problem = stack.problem_of("lstm", contract.GATES, geometry, k, group=group)
-        form = form_of(problem, contract.GATES, MULTIPROCESSORS)
-        assert isinstance(form, Form), form
-        spec = stack.specialise(problem, form).demanding(*requires, forbids=(SYSTEM_FENCE,))
-        yield replace(spec, slow=form.parts > 1)
+        kernel_config = select_config(problem, contract.GATES, MULTIPROCESSORS)
+        assert isinstance(kernel_config, KernelConfig), kernel_config
+        spec = stack.specialize(problem, kernel_config).with_requirements(*requires, forbids=(SYSTEM_FENCE,))
+        yield replace(spec, slow=kernel_config.parts > 1)
     both = stack.problem_of("lstm", contract.GATES, Geometry(100, layers=2, directions=2, time=50, last_only=1), 40)
-    form = form_of(layer_problem(both, 1), contract.GATES, MULTIPROCESSORS // 2)
-    assert isinstance(form, Form), form
-    spec = specialise(both, form, 1).demanding(GPU_DP4A, WIDE_LOAD, forbids=(SYSTEM_FENCE,))
+    kernel_config = select_config(layer_problem(both, 1), contract.GATES, MULTIPROCESSORS // 2)
+    assert isinstance(kernel_config, KernelConfig), kernel_config
+    spec = specialize(both, kernel_config, 1).with_requirements(GPU_DP4A, WIDE_LOAD, forbids=(SYSTEM_FENCE,))
     yield replace(spec, slow=True)
 
 

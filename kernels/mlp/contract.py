@@ -1,6 +1,6 @@
 """MLP: a chain of W8A8 or W4A8 linear layers with static scales, from float32 x to float32 y; one launch, or none at all.
 
-    q_0 = quantise(x), q_i = linear_i(q_(i-1)) in int8, y = linear_L(q_(L-1)) in float32
+    q_0 = quantize(x), q_i = linear_i(q_(i-1)) in int8, y = linear_L(q_(L-1)) in float32
 
 Each step is that of `quantize` and `linear`, to the bit. x [M, K], weight_i [N_i, K_i] int8, weight_scale_i [N_i],
 bias_i [N_i], i from 0; attrs "activations" and "parameters" of each layer, "scales" and "zero_points" of each layer's int8
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
-from rtaccel.core.stage import Problem, Quant, Stage, Value
+from rtaccel.core.stage import Problem, QParams, Stage, Value
 from rtaccel.formats import int4
 from rtaccel.formats.int8 import to_int8
 from rtaccel.kernels._common import activations
@@ -76,7 +76,8 @@ def split(stage: Stage) -> tuple[Stage, tuple[Stage, ...]]:
             f"two layers or more with {', '.join(sorted(HOMOGENEOUS))} between them", "Leave other layers out of it.",
         )  # fmt: skip
     values = [
-        Value(f"q{i}", w, "int8", Quant(s, z)) for i, (w, s, z) in enumerate(zip(widths, a["scales"], a["zero_points"]))
+        Value(f"q{i}", w, "int8", QParams(s, z))
+        for i, (w, s, z) in enumerate(zip(widths, a["scales"], a["zero_points"]))
     ]
     layers = []
     for i in range(count):
@@ -159,11 +160,11 @@ def make_stage(
 ) -> Stage:
     """A stage with random weights; one activation per layer. group_size: of int4 weights, 0 for int8 ones."""
     g = torch.Generator().manual_seed(seed)
-    source = Stage("quantize", "case", (Value("x", widths[0]),), (Value("q", widths[0], "int8", Quant(0.02, 3)),))
+    source = Stage("quantize", "case", (Value("x", widths[0]),), (Value("q", widths[0], "int8", QParams(0.02, 3)),))
     layers, x = [], source.outputs[0]
     for i, (k, n, act) in enumerate(zip(widths, widths[1:], acts)):
         last = i == len(widths) - 2
-        y = Value(f"h{i}", n) if last else Value(f"h{i}", n, "int8", Quant(0.031, -128 if act == "relu" else -7))
+        y = Value(f"h{i}", n) if last else Value(f"h{i}", n, "int8", QParams(0.031, -128 if act == "relu" else -7))
         tensors, attrs = (
             {"bias": torch.randn(n, generator=g) * 0.3},
             {"activation": act, "activation_parameter": parameter},

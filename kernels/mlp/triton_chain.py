@@ -1,7 +1,7 @@
 """MLP in Triton, a whole network in one launch: one program computes a row through all layers (triton_layers.py).
 
 While a layer is computed the weights of the next are loaded into registers. Packed words are multiplied as they are, so nothing
-grows when the compiler moves loads out of a loop: a kernel that stays resident keeps them there (triton_resident.py).
+grows when the compiler moves loads out of a loop: a persistent kernel keeps them there (triton_persistent.py).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from rtaccel.kernels._gpu.triton_spec import (
     require_matrix,
 )
 from rtaccel.kernels._gpu.triton_tiles import parts_of_words
-from rtaccel.kernels._persistent.triton_broadcast import HEADER_SPOILED, quantised
+from rtaccel.kernels._persistent.triton_broadcast import HEADER_SPOILED, quantized
 from rtaccel.kernels.mlp import contract
-from rtaccel.kernels.mlp.triton_form import Form, Operands, unsupported
+from rtaccel.kernels.mlp.triton_config import KernelConfig, Operands, unsupported
 from rtaccel.kernels.mlp.triton_layers import load_layer, run_layers
 
 NUM_WARPS = 16
@@ -43,7 +43,7 @@ MAX_HELD = 108 * 32 * NUM_WARPS
 
 @triton.jit(do_not_specialize=["zero_point"])
 def chain_kernel(
-    x_ptr, y_ptr, words_ptr, scales_ptr, numbers_ptr, compensation_ptr, inverse, zero_point,
+    x_ptr, y_ptr, words_ptr, scales_ptr, params_ptr, compensation_ptr, inverse, zero_point,
     K: tl.constexpr, N: tl.constexpr, MESSAGE: tl.constexpr, LAYERS: tl.constexpr, ROWS: tl.constexpr,
     ROW_AT: tl.constexpr, HEIGHTS: tl.constexpr, COLUMNS: tl.constexpr, COLUMN_AT: tl.constexpr, STARTS: tl.constexpr,
     TILE_AT: tl.constexpr, LAYER_WORDS: tl.constexpr, LAYER_SCALES: tl.constexpr, GROUP: tl.constexpr,
@@ -53,10 +53,10 @@ def chain_kernel(
     k = tl.arange(0, MESSAGE)
     tiles = load_layer(words_ptr, 0, ROWS, ROW_AT, COLUMNS, COLUMN_AT, GROUP)
     x = tl.load(x_ptr + row * K + k, mask=k < K, other=0.0)
-    packed, header = quantised(x.to(tl.int32, bitcast=True), inverse, zero_point, K, False)
+    packed, header = quantized(x.to(tl.int32, bitcast=True), inverse, zero_point, K, False)
     words = parts_of_words(packed, COLUMNS, STARTS, 0, COLUMN_AT[1])
     ys = run_layers(
-        tiles, words, words_ptr, scales_ptr, numbers_ptr, compensation_ptr, False, LAYERS, ROWS, ROW_AT, HEIGHTS, COLUMNS,
+        tiles, words, words_ptr, scales_ptr, params_ptr, compensation_ptr, False, LAYERS, ROWS, ROW_AT, HEIGHTS, COLUMNS,
         COLUMN_AT, STARTS, TILE_AT, LAYER_WORDS, LAYER_SCALES, GROUP, ACTIVATIONS, ASM,
     )  # fmt: skip
     first = 0
@@ -67,55 +67,55 @@ def chain_kernel(
         first += ys[r].shape[0]
 
 
-def why_not(form: Form, resident: bool = False) -> str | None:
+def why_not(config: KernelConfig, persistent: bool = False) -> str | None:
     """None, or why a network does not fit a program. resident: all its layers at once; else one, while the next is loaded."""
     threads = 32 * NUM_WARPS
-    words = form.held_words(threads)
-    weights = sum(words) if resident else max(words)
+    words = config.held_words(threads)
+    weights = sum(words) if persistent else max(words)
     if weights > MAX_WORDS:
-        what = "its weights" if resident else "a layer"
+        what = "its weights" if persistent else "a layer"
         return (
             f"holds {what} in registers, {4 * MAX_WORDS >> 10} KiB, not the {4 * weights >> 10} KiB that its tiles are"
         )
-    beside = [threads * form.x_registers * len(columns) for columns in form.columns]
+    beside = [threads * config.x_registers * len(columns) for columns in config.columns]
     following = (*words[1:], 0)
-    most = max(x + (sum(words) if resident else own + after) for x, own, after in zip(beside, words, following))
+    most = max(x + (sum(words) if persistent else own + after) for x, own, after in zip(beside, words, following))
     if most > MAX_HELD:
         return (
             f"holds weights and x in registers, {4 * MAX_HELD >> 10} KiB with the layer that is loaded meanwhile, not "
             f"{4 * most >> 10} KiB"
         )  # fmt: skip
-    return unsupported(form)
+    return unsupported(config)
 
 
-def specialise(problem: Problem) -> Specialisation:
-    form, acts = Form.of(problem.attrs), problem.attrs["activations"]
+def specialize(problem: Problem) -> Specialisation:
+    config, acts = KernelConfig.of(problem.attrs), problem.attrs["activations"]
     return Specialisation(
-        name=f"mlp_chain_{form.label}_{'-'.join(acts)}",
+        name=f"mlp_chain_{config.label}_{'-'.join(acts)}",
         kernel=chain_kernel,
         signature={
-            "x_ptr": "*fp32", "y_ptr": "*fp32", "words_ptr": "*i32", "scales_ptr": "*i32", "numbers_ptr": "*fp32",
+            "x_ptr": "*fp32", "y_ptr": "*fp32", "words_ptr": "*i32", "scales_ptr": "*i32", "params_ptr": "*fp32",
             "compensation_ptr": "*i32", "inverse": "fp32", "zero_point": "i32",
         },
-        constants={**form.constants(acts), "MESSAGE": form.message},
-        tiling=Tiling(1, 128, 128, num_warps=num_warps(form)),
-        registers=min(65536 // (32 * num_warps(form)), 255),
+        constants={**config.constants(acts), "MESSAGE": config.message},
+        tiling=Tiling(1, 128, 128, num_warps=num_warps(config)),
+        registers=min(65536 // (32 * num_warps(config)), 255),
     )  # fmt: skip
 
 
-def num_warps(form: Form) -> int:
+def num_warps(config: KernelConfig) -> int:
     """As few as hold the largest layer with 32 words a thread, at least four."""
-    return power_of_two(max(form.layer_words) // (32 * 32), 4, NUM_WARPS)
+    return power_of_two(max(config.layer_words) // (32 * 32), 4, NUM_WARPS)
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x float32 [M, K] -> y float32 [M, N]; any M, one program a row."""
-    form, launch = Form.of(stage.attrs), bind(specialise(problem))
-    ops = Operands.of(stage, form, problem.device)
+    config, launch = KernelConfig.of(stage.attrs), bind(specialize(problem))
+    ops = Operands.of(stage, config, problem.device)
 
     def call(x: Tensor) -> tuple[Tensor]:
-        require_matrix("mlp", x, form.widths[0], torch.float32)
-        y = torch.empty((x.shape[0], form.widths[-1]), device=x.device)
+        require_matrix("mlp", x, config.widths[0], torch.float32)
+        y = torch.empty((x.shape[0], config.widths[-1]), device=x.device)
         if x.shape[0]:
             launch((x.shape[0],), x_ptr=x, y_ptr=y, **ops.arguments())
         return (y,)
@@ -123,18 +123,18 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
     return call
 
 
-def specialisations() -> Iterator[Specialisation]:
-    """The forms that are compiled and held to a budget without a GPU: those in int4 are declared in triton_resident.py too."""
+def specializations() -> Iterator[Specialisation]:
+    """The forms that are compiled and held to a budget without a GPU: those in int4 are declared in triton_persistent.py too."""
     autoencoder = (640, 128, 128, 128, 128, 8, 128, 128, 128, 128, 640)
     for widths, group in (((128,) * 7, 0), (autoencoder, 0), (autoencoder, 32)):
         stage = contract.make_stage(widths, ("relu",) * (len(widths) - 2) + ("none",), group_size=group)
-        yield specialise(Problem.of(stage, 1, "cuda")).demanding(GPU_DP4A, WIDE_LOAD)
+        yield specialize(Problem.of(stage, 1, "cuda")).with_requirements(GPU_DP4A, WIDE_LOAD)
 
 
 def supports(problem: Problem) -> str | None:
     if problem.rows > MAX_ROWS:
         return f"computes a row in one program, for M <= {MAX_ROWS}, not M = {problem.rows}"
-    return why_not(Form.of(problem.attrs))
+    return why_not(KernelConfig.of(problem.attrs))
 
 
 register_impl(Impl("mlp", "triton_chain", "triton", 10, supports, prepare))

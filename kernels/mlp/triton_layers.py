@@ -1,7 +1,7 @@
 """The layers of an MLP in Triton for one vector: weights in registers as int32 words, multiplied as they are with dp4a.
 
 A layer is tiles [outputs, words] of at most 128 outputs by 128 inputs (triton_tiles.py); one sum along the words gives its
-outputs, which are requantised and packed into the words of the next layer. Where a program has all outputs of a layer, the
+outputs, which are requantized and packed into the words of the next layer. Where a program has all outputs of a layer, the
 only exchange between the warps is that of x: two barriers for 128 of it, and a byte of shared memory each.
 
 Padding is zeros, in which everything is exact.
@@ -55,16 +55,16 @@ def split_words(words, COUNT: tl.constexpr):
 
 
 @triton.jit
-def part_outputs(sums, n, numbers_ptr, HEIGHT: tl.constexpr, ACTIVATIONS: tl.constexpr, LAYER: tl.constexpr,
+def part_outputs(sums, n, params_ptr, HEIGHT: tl.constexpr, ACTIVATIONS: tl.constexpr, LAYER: tl.constexpr,
                  ASM: tl.constexpr):  # fmt: skip
     """float32 of a part of the outputs, those at n, from its sums."""
-    t = multiply_rn(sums, tl.load(numbers_ptr + n), ASM) + tl.load(numbers_ptr + HEIGHT + n)
-    return activated(t, tl.load(numbers_ptr + 2 * HEIGHT), ACTIVATIONS, LAYER)
+    t = multiply_rn(sums, tl.load(params_ptr + n), ASM) + tl.load(params_ptr + HEIGHT + n)
+    return activated(t, tl.load(params_ptr + 2 * HEIGHT), ACTIVATIONS, LAYER)
 
 
 @triton.jit
 def layer_outputs(
-    tiles, words, scales_ptr, numbers_ptr, compensation_ptr, LAYER: tl.constexpr, ROWS: tl.constexpr, R0: tl.constexpr,
+    tiles, words, scales_ptr, params_ptr, compensation_ptr, LAYER: tl.constexpr, ROWS: tl.constexpr, R0: tl.constexpr,
     R1: tl.constexpr, HEIGHT: tl.constexpr, STARTS: tl.constexpr, C0: tl.constexpr, C1: tl.constexpr, GROUP: tl.constexpr,
     ACTIVATIONS: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
@@ -80,14 +80,14 @@ def layer_outputs(
             sums = sums4(tiles, lows, highs, scales_ptr, HEIGHT, n, r * COUNT, COUNT, STARTS, C0, GROUP, ASM)
         else:
             sums = (sums8(tiles, words, r * COUNT, COUNT, ASM) + tl.load(compensation_ptr + n)).to(tl.float32)
-        ys = ys + (part_outputs(sums, n, numbers_ptr, HEIGHT, ACTIVATIONS, LAYER, ASM),)  # noqa: RUF005
+        ys = ys + (part_outputs(sums, n, params_ptr, HEIGHT, ACTIVATIONS, LAYER, ASM),)  # noqa: RUF005
         n0 += ROWS[R0 + r]
     return ys
 
 
 @triton.jit
 def run_layers(
-    tiles, words, words_ptr, scales_ptr, numbers_ptr, compensation_ptr, RESIDENT: tl.constexpr, LAYERS: tl.constexpr,
+    tiles, words, words_ptr, scales_ptr, params_ptr, compensation_ptr, RESIDENT: tl.constexpr, LAYERS: tl.constexpr,
     ROWS: tl.constexpr, ROW_AT: tl.constexpr, HEIGHTS: tl.constexpr, COLUMNS: tl.constexpr, COLUMN_AT: tl.constexpr,
     STARTS: tl.constexpr, TILE_AT: tl.constexpr, LAYER_WORDS: tl.constexpr, LAYER_SCALES: tl.constexpr,
     GROUP: tl.constexpr, ACTIVATIONS: tl.constexpr, ASM: tl.constexpr,
@@ -103,16 +103,16 @@ def run_layers(
         elif i + 1 < LAYERS:
             following = load_layer(words_ptr, i + 1, ROWS, ROW_AT, COLUMNS, COLUMN_AT, GROUP)
         ys = layer_outputs(
-            own, words, scales_ptr, numbers_ptr, compensation_ptr, i, ROWS, ROW_AT[i], ROW_AT[i + 1], HEIGHTS[i], STARTS,
+            own, words, scales_ptr, params_ptr, compensation_ptr, i, ROWS, ROW_AT[i], ROW_AT[i + 1], HEIGHTS[i], STARTS,
             COLUMN_AT[i], COLUMN_AT[i + 1], GROUP, ACTIVATIONS, ASM,
         )  # fmt: skip
         if i + 1 < LAYERS:
             words = ()
-            zero_point = tl.load(numbers_ptr + 2 * HEIGHTS[i] + 1).to(tl.int32)
+            zero_point = tl.load(params_ptr + 2 * HEIGHTS[i] + 1).to(tl.int32)
             for r in tl.static_range(ROW_AT[i + 1] - ROW_AT[i]):
                 words = words + (pack_words(to_int8(ys[r], zero_point)),)  # noqa: RUF005
         scales_ptr += LAYER_SCALES[i]
-        numbers_ptr += 2 * HEIGHTS[i] + 4
+        params_ptr += 2 * HEIGHTS[i] + 4
         compensation_ptr += HEIGHTS[i]
         own = following
     return ys

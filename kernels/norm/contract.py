@@ -9,11 +9,11 @@ attrs: kind ("layer" | "rms"), eps, activation, activation_parameter, gives. ten
 `gives` names the outputs in their order, separated by commas:
 
     y          float32 [M, C]
-    q          int8 [M, C]: y as kernels/quantize does it; static where its value has a Quant, else dynamic
+    q          int8 [M, C]: y as kernels/quantize does it; static where its value has a QParams, else dynamic
     row_scale  float32 [M, 1], the scale of each row of a dynamic q
     sum        float32 [M, C]: t, the residual stream of a pre-norm layer
 
-Without it: "q,row_scale" or "q" or "y" by the dtype and Quant of the first output, then "sum" where one more is there.
+Without it: "q,row_scale" or "q" or "y" by the dtype and QParams of the first output, then "sum" where one more is there.
 A row with a NaN or an infinity gives NaN (layer) in float outputs; q holds it as kernels/quantize says.
 
 The sums are taken in float32 over 64 partial sums and two passes, in an order that all instruction sets share; they
@@ -30,7 +30,7 @@ from torch import Tensor
 
 from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
-from rtaccel.core.stage import Problem, Quant, Stage, Value
+from rtaccel.core.stage import Problem, QParams, Stage, Value
 from rtaccel.formats.int8 import inverse_scale
 from rtaccel.kernels._common import activations
 from rtaccel.kernels.quantize import contract as quantize
@@ -136,7 +136,7 @@ def tolerance(stage: Stage, x: Tensor, other: Tensor | None = None) -> Tolerance
 
 
 def make_stage(
-    c: int, kind: str, gives: str, quant: Quant | None = None, residual: bool = False, affine: bool = True,
+    c: int, kind: str, gives: str, quant: QParams | None = None, residual: bool = False, affine: bool = True,
     activation: str = "none", eps: float = 1e-5,
 ) -> Stage:  # fmt: skip
     g = torch.Generator().manual_seed(c)
@@ -148,8 +148,8 @@ def make_stage(
 
 
 def cases() -> Iterator[Case]:
-    quant = Quant(0.031, 5)
-    forms: tuple[tuple[str, Quant | None, bool], ...] = (
+    quant = QParams(0.031, 5)
+    forms: tuple[tuple[str, QParams | None, bool], ...] = (
         ("y", None, False), ("y", None, True), ("y,sum", None, True), ("q", quant, True), ("q,sum", quant, True),
         ("q,row_scale", None, True), ("q,row_scale,sum", None, True), ("q,row_scale,y", None, False), ("q,y", quant, True),
     )  # fmt: skip

@@ -57,19 +57,19 @@ class NormStage final : public Stage {
       float* made = y && !activated ? y : scratch + stride_;
       uint8_t* q = q_.exists() ? reinterpret_cast<uint8_t*>(q_.row(run, r)) : nullptr;
       if (activated || !q || scale_.exists()) {
-        int32_t peak = normalise<false>(t, mean, made, nullptr, nullptr);
+        int32_t peak = normalize<false>(t, mean, made, nullptr, nullptr);
         if (activated) {
           activate_in_place<S>(activation_, parameter_, made, stride_ / S::kLanes);
-          peak = finish(made, y);
+          peak = epilogue(made, y);
         }
         if (scale_.exists())
           by_row(made, q, floats(scale_, run, r), peak);
-        else if (q && !quantise(made, q, inv_scale_, zero_))
-          spoil(run, r, q);
+        else if (q && !quantize(made, q, inv_scale_, zero_))
+          propagate_nan(run, r, q);
       } else {
         bool finite = true;
-        normalise<true>(t, mean, made, q, &finite);
-        if (!finite) spoil(run, r, q);
+        normalize<true>(t, mean, made, q, &finite);
+        if (!finite) propagate_nan(run, r, q);
       }
     }
   }
@@ -78,11 +78,11 @@ class NormStage final : public Stage {
   using F = typename S::F;
   using I = typename S::I;
 
-  static Port named(const StageSpec& spec, const char* role) {
+  static GraphIO named(const StageSpec& spec, const char* role) {
     const int at = static_cast<int>(spec.attrs.integer(role));
     return at < 0 ? spec.out(spec.output_count) : spec.out(at);
   }
-  static float* floats(const Port& port, const Run& run, int64_t r) {
+  static float* floats(const GraphIO& port, const Run& run, int64_t r) {
     return reinterpret_cast<float*>(port.row(run, r));
   }
   const float* copy(Arena& arena, const float* from) const {
@@ -107,7 +107,7 @@ class NormStage final : public Stage {
 
   // Writes the result without its activation to `y`. The largest |y| as bits, or (Bytes) also y as int8 to `q`.
   template <bool Bytes>
-  int32_t normalise(const float* t, float mean, float* y, uint8_t* q, bool* finite) const {
+  int32_t normalize(const float* t, float mean, float* y, uint8_t* q, bool* finite) const {
     const float count = static_cast<float>(width_);
     PartialSums<S> squares;
     const F shift = S::set(mean);
@@ -118,15 +118,15 @@ class NormStage final : public Stage {
     const F scale = S::set(1.0f / __builtin_sqrtf(squares.total() / count + eps_));
     const F inverse = S::set(inv_scale_);
     const I zero = S::set_int(zero_);
-    F spoiled[4] = {S::set(0.0f), S::set(0.0f), S::set(0.0f), S::set(0.0f)};
+    F nonfinite[4] = {S::set(0.0f), S::set(0.0f), S::set(0.0f), S::set(0.0f)};
     I peak[4] = {S::set_int(0), S::set_int(0), S::set_int(0), S::set_int(0)};
     over_row<S>(width_, [&](int v, int i, int n) __attribute__((always_inline)) {
       const F d = S::mul(S::sub(load_part<S>(t + i, n), shift), scale);
       const F z = S::add(S::mul(d, S::load(weight_ + i)), S::load(bias_ + i));
       store_part<S>(y + i, z, n);
       if (Bytes) {
-        spoiled[v % 4] = S::mul_add(z, S::set(0.0f), spoiled[v % 4]);
-        store_quantised<S>(q + i, z, inverse, zero);
+        nonfinite[v % 4] = S::mul_add(z, S::set(0.0f), nonfinite[v % 4]);
+        store_quantized<S>(q + i, z, inverse, zero);
       } else if (n == S::kLanes) {
         peak[v % 4] = S::max_int(peak[v % 4], S::bits_of_abs(z));
       } else {  // lanes beyond the row hold what 0 becomes
@@ -135,14 +135,14 @@ class NormStage final : public Stage {
     });
     if (Bytes) {
       // Lanes beyond the row hold (0 - mean) * scale: finite where the row is.
-      *finite = S::sum_of(S::add(S::add(spoiled[0], spoiled[1]), S::add(spoiled[2], spoiled[3]))) == 0.0f;
+      *finite = S::sum_of(S::add(S::add(nonfinite[0], nonfinite[1]), S::add(nonfinite[2], nonfinite[3]))) == 0.0f;
       return 0;
     }
     return S::max_of_int(S::max_int(S::max_int(peak[0], peak[1]), S::max_int(peak[2], peak[3])));
   }
 
   // Copies a row that was activated to `y` where there is one; the largest |y| as bits.
-  int32_t finish(const float* made, float* y) const {
+  int32_t epilogue(const float* made, float* y) const {
     I peak = S::set_int(0);
     over_row<S>(width_, [&](int, int i, int n) __attribute__((always_inline)) {
       const F v = load_part<S>(made + i, n);
@@ -152,16 +152,16 @@ class NormStage final : public Stage {
     return S::max_of_int(peak);
   }
 
-  bool quantise(const float* y, uint8_t* q, float inv_scale, int32_t zero_point) const {
+  bool quantize(const float* y, uint8_t* q, float inv_scale, int32_t zero_point) const {
     const F inverse = S::set(inv_scale);
     const I zero = S::set_int(zero_point);
-    F spoiled = S::set(0.0f);
+    F nonfinite = S::set(0.0f);
     over_row<S>(width_, [&](int, int i, int n) __attribute__((always_inline)) {
       const F v = load_part<S>(y + i, n);
-      spoiled = S::mul_add(v, S::set(0.0f), spoiled);
-      store_quantised<S>(q + i, v, inverse, zero);
+      nonfinite = S::mul_add(v, S::set(0.0f), nonfinite);
+      store_quantized<S>(q + i, v, inverse, zero);
     });
-    return S::sum_of(spoiled) == 0.0f;
+    return S::sum_of(nonfinite) == 0.0f;
   }
 
   // The rules of kernels/quantize for a scale per row.
@@ -174,16 +174,16 @@ class NormStage final : public Stage {
       *scale = bits >= infinity_bits ? __builtin_nanf("") : 1.0f;
       return;
     }
-    quantise(y, q, 127.0f / peak, 128);
+    quantize(y, q, 127.0f / peak, 128);
     *scale = peak / 127.0f;
   }
 
-  void spoil(const Run& run, int64_t r, uint8_t* q) const {
+  void propagate_nan(const Run& run, int64_t r, uint8_t* q) const {
     for (int i = 0; i < width_; ++i) q[i] = 128;
-    run.poison[r / x_.steps] = __builtin_nanf("");
+    run.nan_marks[r / x_.steps] = __builtin_nanf("");
   }
 
-  Port x_, other_, y_, q_, scale_, sum_;
+  GraphIO x_, other_, y_, q_, scale_, sum_;
   int width_, stride_;
   bool layer_;
   float eps_, inv_scale_;

@@ -9,8 +9,8 @@ hypot    sqrt(t * t + other * other)         a magnitude; squares beyond float32
 
 Each product, sum and root rounds once.
 
-x and other may be int8 with a Quant each: they count as float32(q - zero_point) * scale, one rounding. y may be int8
-with a Quant: clamp(rint(act(t) * y_inv_scale) + y_zero_point, -128, 127). A residual or an activation between int8
+x and other may be int8 with a QParams each: they count as float32(q - zero_point) * scale, one rounding. y may be int8
+with a QParams: clamp(rint(act(t) * y_inv_scale) + y_zero_point, -128, 127). A residual or an activation between int8
 layers is then one pass. A float32 input that is not finite and goes to int8 is marked by the plan.
 """
 
@@ -24,8 +24,8 @@ from torch import Tensor
 
 from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
-from rtaccel.core.stage import Problem, Quant, Stage, Value
-from rtaccel.formats.int8 import dequantise, inverse_scale, to_int8
+from rtaccel.core.stage import Problem, QParams, Stage, Value
+from rtaccel.formats.int8 import dequantize, inverse_scale, to_int8
 from rtaccel.kernels._common import activations
 
 JOINS = {
@@ -58,7 +58,7 @@ def lower(stage: Stage) -> Mapping[str, Any]:
 
 
 def real(value: Value, x: Tensor) -> Tensor:
-    return x if value.quant is None else dequantise(x, value.quant)
+    return x if value.quant is None else dequantize(x, value.quant)
 
 
 def before_activation(stage: Stage, x: Tensor, other: Tensor | None) -> Tensor:
@@ -68,14 +68,14 @@ def before_activation(stage: Stage, x: Tensor, other: Tensor | None) -> Tensor:
     return x if other is None else JOINS[stage.attrs.get("join", "add")](x, real(stage.inputs[1], other))
 
 
-def finish(low: Mapping[str, Any], a: Tensor) -> Tensor:
+def epilogue(low: Mapping[str, Any], a: Tensor) -> Tensor:
     return to_int8(a, low["y_inv_scale"], low["y_zero_point"]) if "y_inv_scale" in low else a
 
 
 def reference(stage: Stage, x: Tensor, other: Tensor | None = None) -> tuple[Tensor]:
     low = lower(stage)
     t = before_activation(stage, x, other)
-    return (finish(low, activations.apply(low["activation"], t.double(), low["activation_parameter"]).float()),)
+    return (epilogue(low, activations.apply(low["activation"], t.double(), low["activation_parameter"]).float()),)
 
 
 def tolerance(stage: Stage, x: Tensor, other: Tensor | None = None) -> Tolerance:
@@ -112,12 +112,12 @@ def cases() -> Iterator[Case]:
             label = f"{act}{'-affine' if affine else ''}{'-residual' if residual else ''}"
             yield Case(f"M{rows}-C{c}-{label}", stage, make)
     yield from _int8_cases(parameters)
-    yield from _quantise_cases()
+    yield from _quantize_cases()
     for index, join in enumerate(("mul", "hypot") * 4):
         dtype = ("float32", "int8")[index // 4]
         plain = make_stage((1, 17, 64, 131)[index % 4], ("none", "silu")[index // 2 % 2], 0.0, index % 3 == 0, True)
         c = plain.inputs[0].width
-        out = Value("y", c, dtype, Quant(0.043, -9) if dtype == "int8" else None)
+        out = Value("y", c, dtype, QParams(0.043, -9) if dtype == "int8" else None)
         stage = Stage("pointwise", "case", plain.inputs, (out,), plain.tensors, {**plain.attrs, "join": join})
 
         def joined(seed: int, c: int = c) -> tuple[Tensor, Tensor]:
@@ -127,7 +127,7 @@ def cases() -> Iterator[Case]:
         yield Case(f"M3-C{c}-{join}-{dtype}-{stage.attrs['activation']}", stage, joined)
 
 
-def _quantise_cases() -> Iterator[Case]:
+def _quantize_cases() -> Iterator[Case]:
     """float32 whose columns are brought to one range, with and without a shift, becomes int8 and nothing else."""
     for rows, c in ((1, 17), (2, 64), (3, 131), (1, 200)):
         for form in ("plain", "scaled", "affine"):
@@ -135,13 +135,13 @@ def _quantise_cases() -> Iterator[Case]:
             tensors = dict(plain.tensors)
             if form == "scaled":
                 tensors["shift"] = torch.zeros(c)
-            out = Value("y", c, "int8", Quant(0.043, -9))
+            out = Value("y", c, "int8", QParams(0.043, -9))
             stage = Stage("pointwise", "case", plain.inputs, (out,), tensors, plain.attrs)
 
             def make(seed: int, rows: int = rows, c: int = c) -> tuple[Tensor, ...]:
                 return (torch.randn(rows, c, generator=torch.Generator().manual_seed(seed)) * 4,)
 
-            yield Case(f"M{rows}-C{c}-quantise-{form}", stage, make)
+            yield Case(f"M{rows}-C{c}-quantize-{form}", stage, make)
 
 
 def _int8_cases(parameters: Mapping[str, float]) -> Iterator[Case]:
@@ -151,12 +151,12 @@ def _int8_cases(parameters: Mapping[str, float]) -> Iterator[Case]:
         for number, act in enumerate(activations.ACTIVATIONS):
             rows, c = ((1, 1), (3, 17), (2, 64), (5, 131))[(index + number) % 4]
             plain = make_stage(c, act, parameters.get(act, 0.0), bool((index + number) % 2), r is not None)
-            quants = (Quant(0.031, 5), Quant(0.022, -128))
+            quants = (QParams(0.031, 5), QParams(0.022, -128))
             inputs = tuple(
                 Value(v.name, c, "int8", q) if dtype == "int8" else v
                 for v, dtype, q in zip(plain.inputs, (x, r), quants)
             )
-            out = Value("y", c, y, Quant(0.043, -9) if y == "int8" else None)
+            out = Value("y", c, y, QParams(0.043, -9) if y == "int8" else None)
             stage = Stage("pointwise", "case", inputs, (out,), plain.tensors, plain.attrs)
 
             def make(seed: int, stage: Stage = stage, rows: int = rows, c: int = c) -> tuple[Tensor, ...]:

@@ -9,7 +9,7 @@ namespace rta {
 
 // A side of the sum: float32, or int8 with what it means.
 struct PointwiseSide {
-  Port port;
+  GraphIO port;
   bool int8;
   float scale;
   int32_t zero;  // zero point + 128
@@ -45,22 +45,22 @@ class PointwiseStage final : public Stage {
   bool marks_samples() const override { return int8_out_ && (!x_.int8 || (other_.port.exists() && !other_.int8)); }
 
   void run(const Run& run) const override {
-    if (int8_out_ && !x_.int8 && !other_.port.exists() && activation_ == Activation::kNone) return quantise(run);
+    if (int8_out_ && !x_.int8 && !other_.port.exists() && activation_ == Activation::kNone) return quantize(run);
     const bool marks = marks_samples();
     for (int64_t r = 0; r < x_.port.rows(run); ++r) {
       const char* x = x_.port.row(run, r);
       const char* other = other_.port.exists() ? other_.port.row(run, r) : nullptr;
       char* y = y_.row(run, r);
-      F spoiled = S::set(0.0f);
+      F nonfinite = S::set(0.0f);
       for (int i = 0; i < width_; i += S::kLanes) {
         const int n = width_ - i < S::kLanes ? width_ - i : S::kLanes;
         F t = load(x_, x, i, n);
-        if (marks) spoiled = S::mul_add(t, S::set(0.0f), spoiled);
+        if (marks) nonfinite = S::mul_add(t, S::set(0.0f), nonfinite);
         if (scale_) t = S::mul(t, S::load_n(scale_ + i, n));
         if (shift_) t = S::add(t, S::load_n(shift_ + i, n));
         if (other) {
           const F more = load(other_, other, i, n);
-          if (marks) spoiled = S::mul_add(more, S::set(0.0f), spoiled);
+          if (marks) nonfinite = S::mul_add(more, S::set(0.0f), nonfinite);
           t = joined(t, more);
         }
         t = activate<S>(activation_, parameter_, t);
@@ -69,7 +69,7 @@ class PointwiseStage final : public Stage {
         else
           S::store_n(reinterpret_cast<float*>(y) + i, t, n);
       }
-      if (marks && !(S::sum_of(spoiled) == 0.0f)) run.poison[r / y_.steps] = __builtin_nanf("");
+      if (marks && !(S::sum_of(nonfinite) == 0.0f)) run.nan_marks[r / y_.steps] = __builtin_nanf("");
     }
   }
 
@@ -87,7 +87,7 @@ class PointwiseStage final : public Stage {
   }
 
   static PointwiseSide side(const StageSpec& spec, int i, const char* scale, const char* zero) {
-    const Port port = spec.in(i);
+    const GraphIO port = spec.in(i);
     if (!port.exists() || spec.input(i).dtype != RTA_INT8) return {port, false, 0, 0};
     return {port, true, static_cast<float>(spec.attrs.real(scale)),
             static_cast<int32_t>(spec.attrs.integer(zero)) + 128};
@@ -110,23 +110,23 @@ class PointwiseStage final : public Stage {
 
   // How most networks in int8 begin: float32 whose columns are brought to one range. 64 columns of 1024 at a time take
   // 0.07 us where the loop above takes 0.22 (Zen 4, 2026-11).
-  void quantise(const Run& run) const {
+  void quantize(const Run& run) const {
     for (int64_t r = 0; r < x_.port.rows(run); ++r) {
       const float* x = reinterpret_cast<const float*>(x_.port.row(run, r));
       uint8_t* y = reinterpret_cast<uint8_t*>(y_.row(run, r));
-      const bool finite = !scale_   ? quantise<false, false>(x, y)
-                          : !shift_ ? quantise<true, false>(x, y)
-                                    : quantise<true, true>(x, y);
-      if (!finite) run.poison[r / y_.steps] = __builtin_nanf("");
+      const bool finite = !scale_   ? quantize<false, false>(x, y)
+                          : !shift_ ? quantize<true, false>(x, y)
+                                    : quantize<true, true>(x, y);
+      if (!finite) run.nan_marks[r / y_.steps] = __builtin_nanf("");
     }
   }
 
   template <bool kScaled, bool kShifted>
-  bool quantise(const float* x, uint8_t* y) const {
+  bool quantize(const float* x, uint8_t* y) const {
     const float *scale = scale_, *shift = shift_;  // bytes that are written could, for the compiler, be the stage
     const int width = width_, zero = y_zero_;
     const F inverse = S::set(y_inv_scale_);
-    F spoiled[4] = {S::set(0.0f), S::set(0.0f), S::set(0.0f), S::set(0.0f)};
+    F nonfinite[4] = {S::set(0.0f), S::set(0.0f), S::set(0.0f), S::set(0.0f)};
     const auto number = [&](F t, F factor, F more, F& sum) __attribute__((always_inline)) {
       sum = S::mul_add(t, S::set(0.0f), sum);
       if constexpr (kScaled) t = S::mul(t, factor);
@@ -140,17 +140,17 @@ class PointwiseStage final : public Stage {
       for (int j = 0; j < 4; ++j) {
         const int at = i + j * S::kLanes;
         q[j] = number(S::load(x + at), kScaled ? S::load(scale + at) : inverse,
-                      kShifted ? S::load(shift + at) : inverse, spoiled[j]);
+                      kShifted ? S::load(shift + at) : inverse, nonfinite[j]);
       }
       store_bytes<S, 4>(y + i, q, zero, 0);
     }
     for (; i < width; i += S::kLanes) {
       const int n = width - i < S::kLanes ? width - i : S::kLanes;
       const I q[1] = {number(S::load_n(x + i, n), kScaled ? S::load_n(scale + i, n) : inverse,
-                             kShifted ? S::load_n(shift + i, n) : inverse, spoiled[0])};
+                             kShifted ? S::load_n(shift + i, n) : inverse, nonfinite[0])};
       store_bytes<S, 1>(y + i, q, zero, 0);
     }
-    return S::sum_of(S::add(S::add(spoiled[0], spoiled[1]), S::add(spoiled[2], spoiled[3]))) == 0.0f;
+    return S::sum_of(S::add(S::add(nonfinite[0], nonfinite[1]), S::add(nonfinite[2], nonfinite[3]))) == 0.0f;
   }
 
   const float* copy(Arena& arena, const float* from) const {
@@ -160,7 +160,7 @@ class PointwiseStage final : public Stage {
   }
 
   PointwiseSide x_, other_;
-  Port y_;
+  GraphIO y_;
   int width_;
   Join join_;
   Activation activation_;

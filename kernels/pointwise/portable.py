@@ -15,7 +15,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
 
     def call(x: Tensor, other: Tensor | None = None) -> tuple[Tensor]:
         t = contract.before_activation(stage, x, other)
-        return (contract.finish(low, activations.apply(low["activation"], t, low["activation_parameter"])),)
+        return (contract.epilogue(low, activations.apply(low["activation"], t, low["activation_parameter"])),)
 
     return call
 

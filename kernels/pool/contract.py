@@ -24,7 +24,7 @@ from torch import Tensor
 
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
-from rtaccel.core.stage import Problem, Quant, Stage, Value
+from rtaccel.core.stage import Problem, QParams, Stage, Value
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
 from rtaccel.kernels._common.geometry import Geometry
@@ -76,7 +76,7 @@ def gather(stage: Stage, low: Mapping[str, Any], rows: Tensor) -> Tensor:
     return window.amax(2) if low["largest"] else window.sum(2)
 
 
-def finish(stage: Stage, low: Mapping[str, Any], acc: Tensor) -> Tensor:
+def epilogue(stage: Stage, low: Mapping[str, Any], acc: Tensor) -> Tensor:
     t = acc * low["multiplier"][:, None].to(acc.device)
     a = activations.apply(low["activation"], t, low["activation_parameter"])
     if stage.outputs[0].dtype == "int8":
@@ -89,8 +89,8 @@ def reference(stage: Stage, x: Tensor) -> tuple[Tensor]:
     rows = x.reshape(x.shape[0], -1, stage.inputs[0].width).double() - low["x_zero_point"]
     acc = gather(stage, low, rows)
     if stage.inputs[0].dtype == "int8":
-        return (finish(stage, low, acc.float()),)
-    y = finish(stage, low, acc)
+        return (epilogue(stage, low, acc.float()),)
+    y = epilogue(stage, low, acc)
     return (y if y.dtype == torch.int8 else y.float(),)
 
 
@@ -133,8 +133,8 @@ def make_stage(
         "kind": kind, "in_size": in_size, "kernel": kernel, "stride": stride, "padding": padding, "dilation": (1, 1),
         "out_size": out, "count_include_pad": include, "activation": activation,
     }  # fmt: skip
-    x = Value("x", c, dtypes[0], Quant(0.05, -7) if dtypes[0] == "int8" else None, in_size[0] * in_size[1])
-    y = Value("y", c, dtypes[1], Quant(0.031, 3) if dtypes[1] == "int8" else None, out[0] * out[1])
+    x = Value("x", c, dtypes[0], QParams(0.05, -7) if dtypes[0] == "int8" else None, in_size[0] * in_size[1])
+    y = Value("y", c, dtypes[1], QParams(0.031, 3) if dtypes[1] == "int8" else None, out[0] * out[1])
     return Stage("pool", "case", (x,), (y,), {}, attrs)
 
 

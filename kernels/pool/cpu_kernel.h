@@ -71,7 +71,7 @@ class PoolStage final : public Stage {
       const F multiplier = S::set(multiplier_[p]);
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) t[v] = S::mul(t[v], multiplier);
-      finish<V>(t, y_.row(run, s * y_.steps + p), column, left, run.poison + s);
+      epilogue<V>(t, y_.row(run, s * y_.steps + p), column, left, run.nan_marks + s);
     }
   }
 
@@ -113,11 +113,11 @@ class PoolStage final : public Stage {
   }
 
   template <int V>
-  void finish(F (&t)[V], char* y, int64_t column, int64_t left, float* poison) const {
+  void epilogue(F (&t)[V], char* y, int64_t column, int64_t left, float* nan_marks) const {
     if (marks_samples()) {
-      F spoiled = S::set(0.0f);
-      for (int v = 0; v < V; ++v) spoiled = S::mul_add(t[v], S::set(0.0f), spoiled);
-      if (!(S::sum_of(spoiled) == 0.0f)) *poison = __builtin_nanf("");
+      F nonfinite = S::set(0.0f);
+      for (int v = 0; v < V; ++v) nonfinite = S::mul_add(t[v], S::set(0.0f), nonfinite);
+      if (!(S::sum_of(nonfinite) == 0.0f)) *nan_marks = __builtin_nanf("");
     }
     if (activation_ == Activation::kRelu) {
       for (int v = 0; v < V; ++v) t[v] = S::max(S::set(0.0f), t[v]);
@@ -144,7 +144,7 @@ class PoolStage final : public Stage {
     }
   }
 
-  Port x_, y_;
+  GraphIO x_, y_;
   bool int8_in_, int8_out_, largest_;
   int64_t taps_;
   Activation activation_;

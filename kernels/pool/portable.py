@@ -18,7 +18,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
         rows = x.reshape(x.shape[0], -1, width)
         if x.dtype == torch.int8:  # whole numbers below 2^53: exact
             rows = rows.double() - low["x_zero_point"]
-        return (contract.finish(stage, low, contract.gather(stage, low, rows).float()),)
+        return (contract.epilogue(stage, low, contract.gather(stage, low, rows).float()),)
 
     return call
 

@@ -30,7 +30,7 @@ class PositionStage final : public Stage {
   }
 
  private:
-  Port x_, y_;
+  GraphIO x_, y_;
   int width_;
   const float* table_;
 };

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
-from rtaccel.core.stage import Problem, Quant, Stage, Value
+from rtaccel.core.stage import Problem, QParams, Stage, Value
 from rtaccel.formats.int8 import TINY as TINY
 from rtaccel.formats.int8 import dynamic as dynamic
 from rtaccel.formats.int8 import inverse_scale, to_int8
@@ -43,14 +43,14 @@ def reference(stage: Stage, x: Tensor) -> tuple[Tensor, ...]:
     return dynamic(x) if low["dynamic"] else (static(x, low["inv_scale"], low["zero_point"]),)
 
 
-def make_stage(k: int, quant: Quant | None) -> Stage:
+def make_stage(k: int, quant: QParams | None) -> Stage:
     q = Value("q", k, "int8", quant)
     return Stage("quantize", "case", (Value("x", k),), (q,) if quant else (q, Value("s", 1)))
 
 
 def cases() -> Iterator[Case]:
     for rows, k in ((1, 1), (1, 16), (3, 17), (2, 64), (5, 131), (1, 640)):
-        for label, quant in (("signed", Quant(0.021, 3)), ("unsigned", Quant(0.011, -128)), ("dynamic", None)):
+        for label, quant in (("signed", QParams(0.021, 3)), ("unsigned", QParams(0.011, -128)), ("dynamic", None)):
 
             def make(seed: int, rows: int = rows, k: int = k) -> tuple[Tensor, ...]:
                 return (torch.randn(rows, k, generator=torch.Generator().manual_seed(seed)) * 2,)
@@ -64,7 +64,7 @@ def cases() -> Iterator[Case]:
         x[4] = 1e-42
         return (x,)
 
-    for label, quant in (("special", Quant(0.021, 3)), ("special-dynamic", None)):
+    for label, quant in (("special", QParams(0.021, 3)), ("special-dynamic", None)):
         yield Case(f"M6-K19-{label}", make_stage(19, quant), special)
 
 

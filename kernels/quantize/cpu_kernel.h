@@ -29,7 +29,7 @@ class QuantizeStage final : public Stage {
         by_row(x, q, reinterpret_cast<float*>(scale_.row(run, r)));
       else if (!write(x, q, inv_scale_, zero_)) {
         for (int i = 0; i < width_; ++i) q[i] = 128;
-        run.poison[r / x_.steps] = __builtin_nanf("");
+        run.nan_marks[r / x_.steps] = __builtin_nanf("");
       }
     }
   }
@@ -47,9 +47,9 @@ class QuantizeStage final : public Stage {
     return S::max_of_int(peak);
   }
 
-  static I vector(F x, F inv_scale, F& spoiled) {
+  static I vector(F x, F inv_scale, F& nonfinite) {
     // x * 0 is 0 unless x is not finite; the sum of them costs one operation and no branch.
-    spoiled = S::mul_add(x, S::set(0.0f), spoiled);
+    nonfinite = S::mul_add(x, S::set(0.0f), nonfinite);
     const F t = S::max(S::set(-512.0f), S::min(S::set(512.0f), S::mul(x, inv_scale)));
     return S::to_int(t);
   }
@@ -57,20 +57,20 @@ class QuantizeStage final : public Stage {
   // False where some x is not finite.
   bool write(const float* x, uint8_t* q, float inv_scale, int32_t zero_point) const {
     const F inverse = S::set(inv_scale);
-    F spoiled[4] = {S::set(0.0f), S::set(0.0f), S::set(0.0f), S::set(0.0f)};
+    F nonfinite[4] = {S::set(0.0f), S::set(0.0f), S::set(0.0f), S::set(0.0f)};
     int i = 0;
     for (; i + 4 * S::kLanes <= width_; i += 4 * S::kLanes) {
-      I numbers[4];
+      I params[4];
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) numbers[j] = vector(S::load(x + i + j * S::kLanes), inverse, spoiled[j]);
-      store_bytes<S, 4>(q + i, numbers, zero_point, 0);
+      for (int j = 0; j < 4; ++j) params[j] = vector(S::load(x + i + j * S::kLanes), inverse, nonfinite[j]);
+      store_bytes<S, 4>(q + i, params, zero_point, 0);
     }
     for (; i < width_; i += S::kLanes) {
       const int left = width_ - i;
-      I number[1] = {vector(left < S::kLanes ? S::load_n(x + i, left) : S::load(x + i), inverse, spoiled[0])};
+      I number[1] = {vector(left < S::kLanes ? S::load_n(x + i, left) : S::load(x + i), inverse, nonfinite[0])};
       store_bytes<S, 1>(q + i, number, zero_point, 0);
     }
-    return S::sum_of(S::add(S::add(spoiled[0], spoiled[1]), S::add(spoiled[2], spoiled[3]))) == 0.0f;
+    return S::sum_of(S::add(S::add(nonfinite[0], nonfinite[1]), S::add(nonfinite[2], nonfinite[3]))) == 0.0f;
   }
 
   void by_row(const float* x, uint8_t* q, float* scale) const {
@@ -86,7 +86,7 @@ class QuantizeStage final : public Stage {
     *scale = peak / 127.0f;
   }
 
-  Port x_, q_, scale_;
+  GraphIO x_, q_, scale_;
   int width_;
   float inv_scale_;
   int32_t zero_;

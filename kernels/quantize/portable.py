@@ -15,10 +15,10 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
     low = contract.lower(stage)
     if low["dynamic"]:
         return contract.dynamic
-    quantise = partial(contract.static, inv_scale=low["inv_scale"], zero_point=low["zero_point"])
+    quantize = partial(contract.static, inv_scale=low["inv_scale"], zero_point=low["zero_point"])
 
     def call(x: Tensor) -> tuple[Tensor]:
-        return (quantise(x),)
+        return (quantize(x),)
 
     return call
 

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
-from rtaccel.core.stage import Problem, Quant, Stage
+from rtaccel.core.stage import Problem, QParams, Stage
 from rtaccel.kernels._gpu.triton_device import to_int8
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import (
@@ -68,7 +68,7 @@ def quantize_kernel(
         tl.store(q_row + k0 + k, tl.where(keep, q, 0), mask=k0 + k < K)
 
 
-def specialise(problem: Problem) -> Specialisation:
+def specialize(problem: Problem) -> Specialisation:
     """The form for a width and a kind of scale: a whole row in one tile up to 4096 columns."""
     k, dynamic = problem.in_widths[0], len(problem.out_widths) == 2
     block_k = power_of_two(k, 32, 4096)
@@ -88,7 +88,7 @@ def specialise(problem: Problem) -> Specialisation:
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x float32 [M, K] -> int8 [M, K], and with dynamic rows also row_scale float32 [M, 1]."""
     low = contract.lower(stage)
-    spec = specialise(problem)
+    spec = specialize(problem)
     k, launch = problem.in_widths[0], bind(spec)
     dynamic, inv_scale, zero_point = bool(low["dynamic"]), low["inv_scale"], low["zero_point"]
 
@@ -103,11 +103,11 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
     return call
 
 
-def specialisations() -> Iterator[Specialisation]:
+def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
-    for quant, forbids in ((Quant(1.0, 0), (FUSED,)), (None, ())):  # the exact division is made of fused steps
-        spec = specialise(Problem.of(contract.make_stage(640, quant), 1, "cuda"))
-        yield spec.demanding(WIDE_LOAD, forbids=forbids)
+    for quant, forbids in ((QParams(1.0, 0), (FUSED,)), (None, ())):  # the exact division is made of fused steps
+        spec = specialize(Problem.of(contract.make_stage(640, quant), 1, "cuda"))
+        yield spec.with_requirements(WIDE_LOAD, forbids=forbids)
 
 
 register_impl(Impl("quantize", "triton_rows", "triton", 10, lambda problem: None, prepare))

@@ -64,7 +64,7 @@ class RearrangeStage final : public Stage {
     }
   }
 
-  Port x_, y_;
+  GraphIO x_, y_;
   bool by_row_, transposes_;
   const int64_t* table_;
 };

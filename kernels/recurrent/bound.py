@@ -1,4 +1,4 @@
-"""How far float32 LSTM and GRU kernels may be from the exact result: a running bound, moment by moment."""
+"""How far float32 LSTM and GRU kernels may be from the exact result: a running bound, step by step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FUNCTION = 8 * EPS  # of sigmoid and tanh, absolute: kernels/_common/activations
 
 
 def _lstm(x: Tensor, h: Tensor, bias: Tensor, bias_n: None, old_h: Tensor, error_h: Tensor, c: Tensor, error_c: Tensor):
-    """States and their errors after a moment. x, h: pairs of the gates' sums and of the error of the sum.
+    """States and their errors after a time step. x, h: pairs of the gates' sums and of the error of the sum.
 
     sigmoid has slope 1/4 and tanh 1; each of the products and sums adds half a unit of the last place of its size.
     """
@@ -45,7 +45,7 @@ def float_tolerance(stage: Stage, low: dict, *inputs: Tensor) -> Tolerance:
     """The largest bound over all outputs; numbers that are not finite take no part in it."""
     geometry = Geometry.of(stage.attrs)
     cell, count = (_lstm, 2) if stage.op == "lstm" else (_gru, 1)
-    x = geometry.moments(inputs[0]).double().nan_to_num(0.0, 0.0, 0.0)
+    x = geometry.time_steps(inputs[0]).double().nan_to_num(0.0, 0.0, 0.0)
     states = [geometry.streams(s).double().nan_to_num(0.0, 0.0, 0.0) for s in inputs[1:]]
     if not states:
         states = [x.new_zeros(geometry.layers * geometry.directions, x.shape[1], geometry.hidden)] * count

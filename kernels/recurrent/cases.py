@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.registry import Case
-from rtaccel.core.stage import Quant, Stage, Value
+from rtaccel.core.stage import QParams, Stage, Value
 from rtaccel.formats import int4, int8
 from rtaccel.kernels.recurrent.layout import H_SCALE, SIZES, Geometry
 
@@ -29,7 +29,7 @@ def make_stage(
     density: float | None = None,
 ) -> Stage:
     """A stage with random weights. form: "float32", or the weights and how x comes: "int8-static",
-    "int8-dynamic", "int8-own" (float32, quantised with a static scale), and the same with "int4". density: of the weights
+    "int8-dynamic", "int8-own" (float32, quantized with a static scale), and the same with "int4". density: of the weights
     that are not zero, in a sparse stage; matrices take turns in being unstructured, in blocks, and dense."""
     g = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
@@ -41,19 +41,19 @@ def make_stage(
                 weight *= _mask(weight, density, len(tensors), g)
             tensors[name] = weight
             if form.startswith("int8"):
-                tensors[name], tensors[f"{name}_scale"] = int8.quantise_weight(weight, op)
+                tensors[name], tensors[f"{name}_scale"] = int8.quantize_weight(weight, op)
             elif form.startswith("int4"):
-                tensors[name], tensors[f"{name}_group_scale"] = int4.quantise_weight(weight, GROUP_SIZE, op)
+                tensors[name], tensors[f"{name}_group_scale"] = int4.quantize_weight(weight, GROUP_SIZE, op)
             if bias:
                 tensors[f"bias_{which}{suffix}"] = torch.randn(gates * geometry.hidden, generator=g) * 0.3
     steps = geometry.time * geometry.batch
-    quant = Quant(0.021, int(torch.randint(-100, 100, (1,), generator=g)))
+    quant = QParams(0.021, int(torch.randint(-100, 100, (1,), generator=g)))
     x = Value("x", k, "int8", quant, steps) if form.endswith("static") else Value("x", k, steps=steps)
     y = Value(
         "y",
         geometry.directions * geometry.hidden,
         out,
-        Quant(0.0081, 5) if out == "int8" else None,
+        QParams(0.0081, 5) if out == "int8" else None,
         geometry.batch if geometry.last_only else steps,
     )
     rows = geometry.layers * geometry.directions * geometry.batch
@@ -99,11 +99,11 @@ def make_inputs(stage: Stage, samples: int, seed: int) -> tuple[Tensor, ...]:
 
 
 def cases(op: str, gates: int) -> Iterator[Case]:
-    def case(samples: int, stage: Stage, label: str, spoil: Callable[..., None] | None = None) -> Case:
+    def case(samples: int, stage: Stage, label: str, propagate_nan: Callable[..., None] | None = None) -> Case:
         def make(seed: int) -> tuple[Tensor, ...]:
             inputs = make_inputs(stage, samples, seed)
-            if spoil:
-                spoil(*inputs)
+            if propagate_nan:
+                propagate_nan(*inputs)
             return inputs
 
         g = Geometry.of(stage.attrs)
@@ -137,12 +137,12 @@ def cases(op: str, gates: int) -> Iterator[Case]:
             stage = make_stage(op, gates, Geometry(40, layers=2, time=4), 33, form, "int8", density=0.1)
             yield case(5, stage, f"{form}-sparse-int8")
 
-    def spoil(x: Tensor, *states: Tensor) -> None:
+    def propagate_nan(x: Tensor, *states: Tensor) -> None:
         x[1, 2, 3], states[0][3, 0, 1], states[-1][4, 1, 0] = float("nan"), float("inf"), float("nan")
 
     for form in ("float32", "int8-dynamic", "int8-own", "int4-own"):
         stage = make_stage(op, gates, Geometry(21, layers=2, time=4), 6, form)
-        yield case(6, stage, f"{form}-special", spoil)
+        yield case(6, stage, f"{form}-special", propagate_nan)
         if not form.startswith("int4"):
             stage = make_stage(op, gates, Geometry(21, layers=2, time=4), 40, form, density=0.1)
-            yield case(6, stage, f"{form}-sparse-special", spoil)
+            yield case(6, stage, f"{form}-sparse-special", propagate_nan)

@@ -1,8 +1,9 @@
 // What an LSTM and a GRU do with the sums of their gates, for the units of one vector.
 //
-// A cell carries one float32 state from moment to moment beside the h that its products read: c in an LSTM, h itself in
-// a GRU. `exact` takes the accurate functions (float32 weights), `quantised` the quotient of recurrent_reference.py, to
-// the bit: sums of sigmoid gates come in halved, and all divisions of a state are made over one common denominator.
+// A cell carries one float32 state from time step to time step beside the h that its products read: c in an LSTM, h
+// itself in a GRU. `exact` takes the accurate functions (float32 weights), `quantized` the quotient of
+// recurrent_reference.py, to the bit: sums of sigmoid gates come in halved, and all divisions of a state are made over
+// one common denominator.
 #pragma once
 
 #include "_simd/activation.h"
@@ -32,7 +33,7 @@ struct Lstm {
   static constexpr bool kCarriesH = false;
 
   // Both return h, and carry c.
-  static inline F quantised(const F (&x)[4], const F (&h)[4], const F (&bias)[4], F& carried) {
+  static inline F quantized(const F (&x)[4], const F (&h)[4], const F (&bias)[4], F& carried) {
     const Tanh<S> i(S::add(S::add(x[0], h[0]), bias[0])), f(S::add(S::add(x[1], h[1]), bias[1]));
     const Tanh<S> g(S::add(S::add(x[2], h[2]), bias[2])), o(S::add(S::add(x[3], h[3]), bias[3]));
     const F den_ig = S::mul(i.den, g.den);
@@ -62,7 +63,7 @@ struct Gru {
   static constexpr bool kCarriesH = true;
 
   // bias[3] is that of h in the new gate. Both return h, and carry it.
-  static inline F quantised(const F (&x)[3], const F (&h)[3], const F (&bias)[4], F& carried) {
+  static inline F quantized(const F (&x)[3], const F (&h)[3], const F (&bias)[4], F& carried) {
     const Tanh<S> r(S::add(S::add(x[0], h[0]), bias[0])), z(S::add(S::add(x[1], h[1]), bias[1]));
     const F reset = S::div(r.sum(), S::add(r.den, r.den));
     const Tanh<S> n(S::add(S::add(x[2], bias[2]), S::mul(reset, S::add(h[2], bias[3]))));

@@ -14,10 +14,10 @@ class Float32Dot {
  public:
   using F = typename S::F;
   using Element = float;
-  static constexpr bool kQuantised = false, kPrepared = false, kSpoils = false;
+  static constexpr bool kQuantized = false, kPrepared = false, kPropagatesNan = false;
   static constexpr int kBlocks = 1;  // vectors of units in a tile
   static constexpr int kVectors = G * kBlocks;
-  static constexpr int kRows = S::kRegisters == 32 ? 4 : 2;  // streams or moments that share a weight
+  static constexpr int kRows = S::kRegisters == 32 ? 4 : 2;  // streams or time steps that share a weight
 
   explicit Float32Dot(const Attrs&) {}
 
@@ -74,7 +74,7 @@ class Int8Dot {
   using F = typename S::F;
   using I = typename S::I;
   using Element = uint8_t;
-  static constexpr bool kQuantised = true, kPrepared = false, kSpoils = true;
+  static constexpr bool kQuantized = true, kPrepared = false, kPropagatesNan = true;
   static constexpr int kBlocks = 1;
   static constexpr int kVectors = G * kBlocks;
   static constexpr int kRows = S::kRegisters == 32 ? 4 : 2;

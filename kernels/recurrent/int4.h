@@ -1,7 +1,7 @@
 // The sums of all gates from int4 weights in groups: the dot products and the packed stream of int4_dot.h.
 //
 // A pair of vectors shares its bytes: two gates of the same units where the number of gates is even, one gate of two
-// neighbouring vectors of units where it is odd. A side is the tile of int4_pack.h and one more number, the
+// neighboring vectors of units where it is odd. A side is the tile of int4_pack.h and one more number, the
 // activation's scale. Rows are read as signed bytes with the starts of their groups behind them: `prepare` makes one.
 #pragma once
 
@@ -15,7 +15,7 @@ class Int4Dot {
  public:
   using F = typename S::F;
   using Element = uint8_t;
-  static constexpr bool kQuantised = true, kPrepared = true, kSpoils = true;
+  static constexpr bool kQuantized = true, kPrepared = true, kPropagatesNan = true;
   static constexpr int kBlocks = G % 2 ? 2 : 1;  // vectors of units in a tile
   static constexpr int kVectors = G * kBlocks;   // [gate][block]
   static constexpr int kRows = S::kRegisters == 32 ? 2 : 1;

@@ -1,9 +1,9 @@
 """What LSTM and GRU have in common: the layout of a stage, its folded numbers, its cost.
 
-One stage is a whole module: all layers and directions. A sample has `time` moments of `batch` streams (normally 1):
+One stage is a whole module: all layers and directions. A sample has `time` time steps of `batch` streams (normally 1):
 
 x [time * batch, K] and y [time * batch, directions * H], row t * batch + b, or b * time + t with batch_first;
-y [batch, directions * H] with last_only, which is the row of the newest moment;
+y [batch, directions * H] with last_only, which is the row of the newest time step;
 states [layers * directions * batch, H] float32, row (layer * directions + direction) * batch + b.
 
 tensors: torch's names weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, ..._reverse; weight_ih [gates * H, inputs],
@@ -12,13 +12,13 @@ gates in torch's order. Biases may be absent. Weights of another format than flo
 int8   the same names, int8 in -127..127, and <name>_scale [gates * H]
 int4   the same names, uint8 as rtaccel/formats/int4.py packs it, <name>_group_scale [gates * H, groups], attr group_size
 
-With both, x is int8 with a static Quant, or float32 and quantised first, as the contract of `quantize` has it: with the
+With both, x is int8 with a static QParams, or float32 and quantized first, as the contract of `quantize` has it: with the
 static attrs["x_scale"] and attrs["x_zero_point"] where they are there, else row by row (dynamic). h is
 int8 with the static scale attrs["h_scale"] (1/127 unless calibrated: |h| < 1) and zero point 0. The int8 h of a layer is
 the x of the next one.
 
 attrs["layout"] says how a kernel is to pack float32 and int8 weights, which are stored the same either way: "dense", the
-default, or "sparse", for those with many zeros. Quantised numbers are the same in both. Sparse float32 sums are in another
+default, or "sparse", for those with many zeros. Quantized numbers are the same in both. Sparse float32 sums are in another
 order, and a zero that is not stored cannot turn an infinity into NaN: a stream (a sample, one of its batch) with a NaN or
 an infinity in x or its states then comes out as NaN, as it does with int8.
 """
@@ -34,11 +34,11 @@ from torch import Tensor
 
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.registry import Cost
-from rtaccel.core.stage import Problem, Quant, Stage
+from rtaccel.core.stage import Problem, QParams, Stage
 from rtaccel.formats import int4, int8
 
 MAX_K = 65_536
-"""Inputs and hidden units of a quantised layer: int32 sums cannot overflow up to there."""
+"""Inputs and hidden units of a quantized layer: int32 sums cannot overflow up to there."""
 
 H_SCALE = 1 / 127
 SIZES = ("hidden", "layers", "directions", "time", "batch", "batch_first", "last_only")
@@ -67,7 +67,7 @@ class Geometry:
     def width(self, layer: int, inputs: int) -> int:
         return inputs if layer == 0 else self.directions * self.hidden
 
-    def moments(self, x: Tensor) -> Tensor:
+    def time_steps(self, x: Tensor) -> Tensor:
         """[M, time * batch, K] (or [M, K]) -> [time, M * batch, K]."""
         m, k = x.shape[0], x.shape[-1]
         if self.batch_first:
@@ -77,7 +77,7 @@ class Geometry:
         return parts.reshape(self.time, m * self.batch, k)
 
     def rows(self, y: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """[moments, M * batch, N] -> [M, *shape], the opposite of `moments`."""
+        """[time_steps, M * batch, N] -> [M, *shape], the opposite of `time_steps`."""
         parts = y.reshape(y.shape[0], -1, self.batch, y.shape[2])
         parts = parts.permute(1, 2, 0, 3) if self.batch_first else parts.permute(1, 0, 2, 3)
         return parts.reshape(-1, *shape)
@@ -97,7 +97,7 @@ def weight_dtype(stage: Stage) -> torch.dtype:
     return stage.tensors["weight_ih_l0"].dtype
 
 
-def quantised(stage: Stage) -> bool:
+def quantized(stage: Stage) -> bool:
     return weight_dtype(stage) in (torch.int8, torch.uint8)
 
 
@@ -136,20 +136,22 @@ def _check(stage: Stage, states: int) -> Geometry:
     return geometry
 
 
-def lower(stage: Stage, halved: tuple[bool, ...]) -> dict[str, Any]:
-    """Folded numbers of all layers. halved: for each gate, whether it is a sigmoid.
+def lower(stage: Stage, sigmoid_gates: tuple[bool, ...]) -> dict[str, Any]:
+    """Folded numbers of all layers. sigmoid_gates: for each gate, whether it is a sigmoid.
 
     sigmoid(t) = (1 + tanh(t / 2)) / 2: with int8 and int4 weights the 1/2 inside is in the multipliers, or the group
     scales, and the bias; a power of two, so exact. A static zero point of x is in the compensation of int8 sums, and in
     the bias with int4 weights. A GRU (3 gates) has its fourth bias apart, as bias_n: that of h in the new gate.
     """
-    gates = len(halved)
+    gates = len(sigmoid_gates)
     geometry = _check(stage, 2 if gates == 4 else 1)
     x, y = stage.inputs[0], stage.outputs[0]
     low: dict[str, Any] = {name: getattr(geometry, name) for name in SIZES}
     low["layout"] = stage.attrs.get("layout", "dense")
-    integer = quantised(stage)
-    factor = torch.tensor([0.5 if half and integer else 1.0 for half in halved], device="cpu", dtype=torch.float32)
+    integer = quantized(stage)
+    factor = torch.tensor(
+        [0.5 if half and integer else 1.0 for half in sigmoid_gates], device="cpu", dtype=torch.float32
+    )
     factor = factor.repeat_interleave(geometry.hidden).to(
         stage.tensors[f"weight_ih{next(geometry.suffixes())[2]}"].device
     )
@@ -161,10 +163,10 @@ def lower(stage: Stage, halved: tuple[bool, ...]) -> dict[str, Any]:
         scale = h_scale(stage)
         if not 2.0**-20 < scale < 2.0**20:
             raise FormatError(stage.op, f"h_scale = {scale}", "a scale above 2^-20", "Calibrate it or leave it out.")
-        low["h_inv_scale"] = int8.inverse_scale(Quant(scale, 0))
+        low["h_inv_scale"] = int8.inverse_scale(QParams(scale, 0))
         quant = x.quant
         if x.dtype == "float32" and "x_scale" in stage.attrs:
-            quant = Quant(float(stage.attrs["x_scale"]), int(stage.attrs["x_zero_point"]))
+            quant = QParams(float(stage.attrs["x_scale"]), int(stage.attrs["x_zero_point"]))
         low["dynamic"] = int(quant is None)
         low["x_inv_scale"] = int8.inverse_scale(quant) if quant and x.dtype == "float32" else 0.0
         low["x_zero_point"] = quant.zero_point if quant else 0
@@ -199,16 +201,16 @@ def lower(stage: Stage, halved: tuple[bool, ...]) -> dict[str, Any]:
     return low
 
 
-def _zero_point_part(stage: Stage, name: str, quant: Quant) -> Tensor:
+def _zero_point_part(stage: Stage, name: str, quant: QParams) -> Tensor:
     """What a static zero point of x adds to every sum of int4 weights: scale * zero_point * sum_k weight."""
-    weight = int4.dequantise(
+    weight = int4.dequantize(
         stage.tensors[name], stage.tensors[f"{name}_group_scale"], stage.inputs[0].width, stage.attrs["group_size"]
     )
     return (weight.sum(1) * (quant.scale * quant.zero_point)).float()
 
 
 def cost(problem: Problem, gates: int) -> Cost:
-    """Every weight once a moment, whatever the cache keeps of them; all of them once for the bytes."""
+    """Every weight once a time step, whatever the cache keeps of them; all of them once for the bytes."""
     g = Geometry.of(problem.attrs)
     inputs = [g.width(layer, problem.in_widths[0]) for layer in range(g.layers)]
     weights = g.directions * gates * g.hidden * sum(k + g.hidden for k in inputs)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels.recurrent.layout import Geometry, quantised, sparse
-from rtaccel.kernels.recurrent.reference import Cell, compute, outputs_of, spoiled
+from rtaccel.kernels.recurrent.layout import Geometry, quantized, sparse
+from rtaccel.kernels.recurrent.reference import Cell, compute, nonfinite, outputs_of
 
 
 def supports(problem: Problem) -> str | None:
@@ -37,7 +37,7 @@ def prepare(
 
     def prepare_stage(stage: Stage, problem: Problem) -> Prepared:
         low = dict(lower(stage))
-        if quantised(stage):
+        if quantized(stage):
             return lambda *inputs: compute(stage, low, cells, *inputs)
         geometry = Geometry.of(stage.attrs)
         weights = _torch_weights(stage, geometry)
@@ -45,7 +45,7 @@ def prepare(
         count = 2 if stage.op == "lstm" else 1
 
         def call(x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-            x = geometry.moments(x)
+            x = geometry.time_steps(x)
             rows = geometry.layers * geometry.directions
             before = [geometry.streams(s).contiguous() for s in states] or [
                 x.new_zeros(rows, x.shape[1], geometry.hidden)
@@ -53,7 +53,7 @@ def prepare(
             hx = tuple(before) if count == 2 else before[0]
             y, *after = run(x, hx, weights, True, geometry.layers, 0.0, False, geometry.directions == 2, False)
             if sparse(stage):
-                y, after = spoiled(x, before, y, after)
+                y, after = nonfinite(x, before, y, after)
             return outputs_of(stage, low, y, after)
 
         return call

@@ -17,17 +17,17 @@ RecurrentShape::RecurrentShape(const StageSpec& spec)
       batch_first(spec.attrs.integer("batch_first") != 0),
       last_only(spec.attrs.integer("last_only") != 0) {
   if (hidden < 1 || layers < 1 || directions < 1 || directions > 2 || time < 1 || batch < 1)
-    fail("a recurrent stage of %lld units, %lld layers, %lld directions, %lld moments of %lld streams",
+    fail("a recurrent stage of %lld units, %lld layers, %lld directions, %lld time steps of %lld streams",
          static_cast<long long>(hidden), static_cast<long long>(layers), static_cast<long long>(directions),
          static_cast<long long>(time), static_cast<long long>(batch));
-  const int64_t states = layers * directions * batch, moments = last_only ? 1 : time;
+  const int64_t states = layers * directions * batch, time_steps = last_only ? 1 : time;
   const auto expect = [](const Value& v, int64_t steps, int64_t width) {
     if (v.steps != steps || v.width != width)
       fail("a value of %lld rows by %lld where the stage has %lld by %lld", static_cast<long long>(v.steps),
            static_cast<long long>(v.width), static_cast<long long>(steps), static_cast<long long>(width));
   };
   expect(spec.input(0), time * batch, inputs);
-  expect(spec.output(0), moments * batch, directions * hidden);
+  expect(spec.output(0), time_steps * batch, directions * hidden);
   for (int i = 1; i < spec.input_count; ++i) expect(spec.input(i), states, hidden);
   for (int i = 1; i < spec.output_count; ++i) expect(spec.output(i), states, hidden);
 
@@ -43,7 +43,7 @@ RecurrentShape::RecurrentShape(const StageSpec& spec)
     const int64_t sample = n / batch, b = n % batch;
     tables[0][n] = sample * states + b;
     tables[1][n] = sample * time * batch + (batch_first ? b * time : b);
-    tables[2][n] = sample * moments * batch + (batch_first ? b * moments : b);
+    tables[2][n] = sample * time_steps * batch + (batch_first ? b * time_steps : b);
   }
   state_row = tables[0];
   x_row = tables[1];

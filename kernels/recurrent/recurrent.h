@@ -12,7 +12,7 @@ struct RecurrentShape {
   bool batch_first, last_only;
   int64_t most_streams;                      // of a run: samples of a block times batch
   const int64_t *state_row, *x_row, *y_row;  // by stream: its first row in the states, in x, in y
-  int64_t x_step, y_step;                    // rows from one moment to the next
+  int64_t x_step, y_step;                    // rows from one time step to the next
 
   explicit RecurrentShape(const StageSpec& spec);
   int64_t width(int64_t layer) const { return layer == 0 ? inputs : directions * hidden; }

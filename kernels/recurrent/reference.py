@@ -1,6 +1,6 @@
 """LSTM and GRU in plain torch: float64 for float32 weights, and the exact arithmetic for int8 and int4 ones.
 
-Quantised gates, for each unit and gate
+Quantized gates, for each unit and gate
 
     t = (float32(acc_x) * multiplier_x + float32(acc_h) * multiplier_h) + bias      each product and sum rounded
 
@@ -26,7 +26,7 @@ from torch import Tensor
 from rtaccel.core.stage import Stage
 from rtaccel.formats import int4
 from rtaccel.formats.int8 import dynamic, to_int8
-from rtaccel.kernels.recurrent.layout import Geometry, quantised, sparse
+from rtaccel.kernels.recurrent.layout import Geometry, quantized, sparse
 
 P0, P1, P2 = 0.99981013, 0.10172323, 6.5494682e-4
 Q1, Q2 = 0.43450415, 0.01263921
@@ -34,7 +34,7 @@ LIMIT = 5.0
 TANH_ERROR = 5e-5
 
 Cell = Callable[..., tuple[Tensor, ...]]
-"""(gates of x, gates of h, bias, bias_n or None, *states of the moment before) -> states after; h is the first."""
+"""(gates of x, gates of h, bias, bias_n or None, *states of the time step before) -> states after; h is the first."""
 
 
 def fma32(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def tanh_quotient(t: Tensor) -> tuple[Tensor, Tensor]:
     return num, fma32(fma32(q2, z, q1), z, torch.ones_like(z))
 
 
-def quantised_lstm_cell(
+def quantized_lstm_cell(
     x: Tensor, h: Tensor, bias: Tensor, bias_n: None, old_h: Tensor, old_c: Tensor
 ) -> tuple[Tensor, Tensor]:
     """c = f c + i g over one denominator, h = o tanh(c) over another."""
@@ -74,7 +74,7 @@ def quantised_lstm_cell(
     return (o * num_c) / (bottom + bottom), c
 
 
-def quantised_gru_cell(x: Tensor, h: Tensor, bias: Tensor, bias_n: Tensor, old_h: Tensor) -> tuple[Tensor]:
+def quantized_gru_cell(x: Tensor, h: Tensor, bias: Tensor, bias_n: Tensor, old_h: Tensor) -> tuple[Tensor]:
     """h = (1 - z) n + z h over one denominator."""
     (x_r, x_z, x_n), (h_r, h_z, h_n), (b_r, b_z, b_n) = x.chunk(3, -1), h.chunk(3, -1), bias.chunk(3, -1)
     (num_r, den_r), (num_z, den_z) = tanh_quotient((x_r + h_r) + b_r), tanh_quotient((x_z + h_z) + b_z)
@@ -103,19 +103,19 @@ def _product(low: dict, name: str, k: int) -> Callable[[Tensor], Tensor]:
         weight = low[name].double().T.contiguous()  # 53 bits hold every partial sum
         return lambda q: (q.double() @ weight).float()
     groups = low[f"{name}_group_scale"].T.contiguous().unbind(0)
-    numbers = int4.unpack(low[name], k).double().T.split(low["group_size"])
+    params = int4.unpack(low[name], k).double().T.split(low["group_size"])
 
     def grouped(q: Tensor) -> Tensor:
         acc = torch.zeros(*q.shape[:-1], groups[0].shape[0], device=q.device)
-        for part, weight, scale in zip(q.double().split(low["group_size"], -1), numbers, groups):
+        for part, weight, scale in zip(q.double().split(low["group_size"], -1), params, groups):
             acc = fma32((part @ weight).float(), scale, acc)
         return acc
 
     return grouped
 
 
-def quantised_run(low: dict, cell: Cell, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """x [T, N, K] int8, or float32 to be quantised by row; states, each [layers * directions, N, H].
+def quantized_run(low: dict, cell: Cell, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """x [T, N, K] int8, or float32 to be quantized by row; states, each [layers * directions, N, H].
 
     Returns y [T, N, D * H] float32 and the states after. Streams with a NaN or an infinity are NaN in all of them.
     """
@@ -188,21 +188,21 @@ def float_run(low: dict, cell: Cell, x: Tensor, states: list[Tensor]) -> tuple[T
 
 
 def compute(stage: Stage, low: dict, cells: tuple[Cell, Cell], *inputs: Tensor) -> tuple[Tensor, ...]:
-    """Outputs of a stage. cells: for float32 weights, and for quantised ones."""
+    """Outputs of a stage. cells: for float32 weights, and for quantized ones."""
     geometry = Geometry.of(stage.attrs)
-    x = geometry.moments(inputs[0])
+    x = geometry.time_steps(inputs[0])
     states = [geometry.streams(state) for state in inputs[1:]]
     if not states:
         zero = torch.zeros(geometry.layers * geometry.directions, x.shape[1], geometry.hidden, device=x.device)
         states = [zero] * (2 if stage.op == "lstm" else 1)
-    integer = quantised(stage)
-    y, after = (quantised_run if integer else float_run)(low, cells[integer], x, states)
+    integer = quantized(stage)
+    y, after = (quantized_run if integer else float_run)(low, cells[integer], x, states)
     if not integer and sparse(stage):
-        y, after = spoiled(x, states, y, after)
+        y, after = nonfinite(x, states, y, after)
     return outputs_of(stage, low, y, after)
 
 
-def spoiled(x: Tensor, states: list[Tensor], y: Tensor, after: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+def nonfinite(x: Tensor, states: list[Tensor], y: Tensor, after: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """y and the states after, NaN in the streams of which x or a state is not finite."""
     bad = torch.zeros(x.shape[1], dtype=torch.bool, device=x.device)
     for tensor in (x, *states):

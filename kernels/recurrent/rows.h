@@ -1,4 +1,4 @@
-// Rows of float32 as recurrent layers read them: copied, or quantised and looked through for NaN and infinity at once.
+// Rows of float32 as recurrent layers read them: copied, or quantized and looked through for NaN and infinity at once.
 #pragma once
 
 #include "_core/stage.h"
@@ -14,33 +14,33 @@ static inline void copy_row(const float* from, int64_t width, float* to) {
 
 template <class S>
 static inline bool all_finite(const float* x, int64_t width) {
-  typename S::F spoiled = S::set(0.0f);  // x * 0 is 0 unless x is not finite
+  typename S::F nonfinite = S::set(0.0f);  // x * 0 is 0 unless x is not finite
   int64_t i = 0;
-  for (; i + S::kLanes <= width; i += S::kLanes) spoiled = S::mul_add(S::load(x + i), S::set(0.0f), spoiled);
-  if (i < width) spoiled = S::mul_add(S::load_n(x + i, static_cast<int>(width - i)), S::set(0.0f), spoiled);
-  return S::sum_of(spoiled) == 0.0f;
+  for (; i + S::kLanes <= width; i += S::kLanes) nonfinite = S::mul_add(S::load(x + i), S::set(0.0f), nonfinite);
+  if (i < width) nonfinite = S::mul_add(S::load_n(x + i, static_cast<int>(width - i)), S::set(0.0f), nonfinite);
+  return S::sum_of(nonfinite) == 0.0f;
 }
 
 // q = clamp(rint(x * inverse) + zero - 128, -128, 127), as q + 128. to: a whole number of vectors. False where some x
 // is not finite.
 template <class S>
-static inline bool quantise_static(const float* x, int64_t width, uint8_t* to, float inverse, int32_t zero = 128) {
-  typename S::F spoiled = S::set(0.0f);
+static inline bool quantize_static(const float* x, int64_t width, uint8_t* to, float inverse, int32_t zero = 128) {
+  typename S::F nonfinite = S::set(0.0f);
   const auto one = [&](typename S::F v, uint8_t* at) {
-    spoiled = S::mul_add(v, S::set(0.0f), spoiled);
+    nonfinite = S::mul_add(v, S::set(0.0f), nonfinite);
     const auto t = S::max(S::set(-512.0f), S::min(S::set(512.0f), S::mul(v, S::set(inverse))));
     S::store_u8(at, S::add_int(S::to_int(t), S::set_int(zero)));
   };
   int64_t i = 0;
   for (; i + S::kLanes <= width; i += S::kLanes) one(S::load(x + i), to + i);
   if (i < width) one(S::load_n(x + i, static_cast<int>(width - i)), to + i);
-  return S::sum_of(spoiled) == 0.0f;
+  return S::sum_of(nonfinite) == 0.0f;
 }
 
 // As `quantize` does it by row: *scale = max |x| / 127, q = rint(x * (127 / max |x|)). False where some x is not
 // finite.
 template <class S>
-static inline bool quantise_dynamic(const float* x, int64_t width, uint8_t* to, float* scale) {
+static inline bool quantize_dynamic(const float* x, int64_t width, uint8_t* to, float* scale) {
   typename S::I bits = S::set_int(0);
   int64_t i = 0;
   for (; i + S::kLanes <= width; i += S::kLanes) bits = S::max_int(bits, S::bits_of_abs(S::load(x + i)));
@@ -55,7 +55,7 @@ static inline bool quantise_dynamic(const float* x, int64_t width, uint8_t* to, 
     return finite;
   }
   *scale = peak / 127.0f;
-  return quantise_static<S>(x, width, to, 127.0f / peak);
+  return quantize_static<S>(x, width, to, 127.0f / peak);
 }
 
 }  // namespace rta

@@ -1,4 +1,5 @@
-// How a recurrent stage goes through layers, directions and moments: the rest of recurrent_stage.h, which includes it.
+// How a recurrent stage goes through layers, directions and time steps: the rest of recurrent_stage.h, which includes
+// it.
 #pragma once
 
 #include "recurrent/stage.h"
@@ -10,9 +11,9 @@ template <class S, class Cell, class Dot>
 typename RecurrentStage<S, Cell, Dot>::Sequence RecurrentStage<S, Cell, Dot>::first_input(const Run& run,
                                                                                           const Memory& memory,
                                                                                           int64_t streams) const {
-  if constexpr (Dot::kSpoils)
+  if constexpr (Dot::kPropagatesNan)
     for (int64_t n = 0; n < streams; ++n) memory.bad[n] = 0;
-  if constexpr (Dot::kSpoils && !Dot::kQuantised)
+  if constexpr (Dot::kPropagatesNan && !Dot::kQuantized)
     for (int64_t t = 0; t < shape_.time; ++t)
       for (int64_t n = 0; n < streams; ++n) {
         const char* x = x_.row(run, shape_.x_row[n] + t * shape_.x_step);
@@ -23,15 +24,15 @@ typename RecurrentStage<S, Cell, Dot>::Sequence RecurrentStage<S, Cell, Dot>::fi
     for (int64_t n = 0; n < streams; ++n) {
       const float* x = reinterpret_cast<const float*>(x_.row(run, shape_.x_row[n] + t * shape_.x_step));
       const int64_t row = t * streams + n;
-      uint8_t* q = reinterpret_cast<uint8_t*>(memory.quantised + row * quantised_pitch_);
-      const bool finite = dynamic_ ? quantise_dynamic<S>(x, shape_.inputs, q, memory.scales + row)
-                                   : quantise_static<S>(x, shape_.inputs, q, x_inv_scale_, x_zero_);
+      uint8_t* q = reinterpret_cast<uint8_t*>(memory.quantized + row * quantized_pitch_);
+      const bool finite = dynamic_ ? quantize_dynamic<S>(x, shape_.inputs, q, memory.scales + row)
+                                   : quantize_static<S>(x, shape_.inputs, q, x_inv_scale_, x_zero_);
       memory.bad[n] |= !finite;
     }
-  return {memory.quantised, nullptr, dynamic_ ? memory.scales : nullptr, streams * quantised_pitch_, quantised_pitch_};
+  return {memory.quantized, nullptr, dynamic_ ? memory.scales : nullptr, streams * quantized_pitch_, quantized_pitch_};
 }
 
-// h of the moment before the first, as the products read it.
+// h of the time step before the first, as the products read it.
 template <class S, class Cell, class Dot>
 void RecurrentStage<S, Cell, Dot>::begin(const Pass& pass, char* h) const {
   const int64_t first = (pass.layer * shape_.directions + pass.direction) * shape_.batch;
@@ -39,14 +40,14 @@ void RecurrentStage<S, Cell, Dot>::begin(const Pass& pass, char* h) const {
     Element* to = reinterpret_cast<Element*>(h + n * h_pitch_);
     const int64_t row = first + shape_.state_row[n];
     const float* from = before_[0].exists() ? reinterpret_cast<const float*>(before_[0].row(pass.run, row)) : zeros_;
-    if constexpr (Dot::kQuantised) {
-      bool finite = quantise_static<S>(from, shape_.hidden, to, h_inv_scale_);
+    if constexpr (Dot::kQuantized) {
+      bool finite = quantize_static<S>(from, shape_.hidden, to, h_inv_scale_);
       if (!Cell::kCarriesH && before_[1].exists())
         finite &= all_finite<S>(reinterpret_cast<const float*>(before_[1].row(pass.run, row)), shape_.hidden);
       pass.memory.bad[n] |= !finite;
     } else {
       copy_row<S>(from, shape_.hidden, to);
-      if constexpr (Dot::kSpoils) {
+      if constexpr (Dot::kPropagatesNan) {
         bool finite = all_finite<S>(from, shape_.hidden);
         if (!Cell::kCarriesH && before_[1].exists())
           finite &= all_finite<S>(reinterpret_cast<const float*>(before_[1].row(pass.run, row)), shape_.hidden);
@@ -59,7 +60,7 @@ void RecurrentStage<S, Cell, Dot>::begin(const Pass& pass, char* h) const {
 template <class S, class Cell, class Dot>
 void RecurrentStage<S, Cell, Dot>::one_direction(const Pass& pass, const Sequence& x, char* to) const {
   const Memory& memory = pass.memory;
-  const Port &before = before_[Cell::kCarriesH ? 0 : 1], &after = after_[Cell::kCarriesH ? 0 : 1];
+  const GraphIO &before = before_[Cell::kCarriesH ? 0 : 1], &after = after_[Cell::kCarriesH ? 0 : 1];
   const int64_t first_state = (pass.layer * shape_.directions + pass.direction) * shape_.batch;
   const int64_t column = pass.direction * shape_.hidden, time = shape_.time;
   const bool last_layer = pass.layer + 1 == shape_.layers;
@@ -69,7 +70,7 @@ void RecurrentStage<S, Cell, Dot>::one_direction(const Pass& pass, const Sequenc
   Row rows[kBlockRows];
   for (int64_t done = 0; done < time; done += chunk_) {
     const int64_t count = time - done < chunk_ ? time - done : chunk_;
-    const int64_t start = back ? time - done - count : done;  // earliest moment of the chunk
+    const int64_t start = back ? time - done - count : done;  // earliest time step of the chunk
     if (time > 1) x_part(pass, x, start, count);
     for (int64_t i = 0; i < count; ++i, now ^= 1) {
       const int64_t t = back ? start + count - 1 - i : start + i;
@@ -105,14 +106,14 @@ void RecurrentStage<S, Cell, Dot>::one_direction(const Pass& pass, const Sequenc
         }
         Pass part = pass;
         part.streams = many;
-        moment(part, rows);
+        time_step(part, rows);
       }
     }
   }
 }
 
 template <class S, class Cell, class Dot>
-void RecurrentStage<S, Cell, Dot>::moment(const Pass& pass, const Row* rows) const {
+void RecurrentStage<S, Cell, Dot>::time_step(const Pass& pass, const Row* rows) const {
   const int64_t k = shape_.width(pass.layer);
   const char* w = weights_[pass.layer * shape_.directions + pass.direction];
   const size_t bytes = dot_.side_bytes(shape_.hidden) + dot_.side_bytes(k) + kBias;
@@ -155,17 +156,17 @@ void RecurrentStage<S, Cell, Dot>::x_part(const Pass& pass, const Sequence& x, i
 
 // Streams whose x or states hold what int8 cannot: NaN in everything they gave.
 template <class S, class Cell, class Dot>
-void RecurrentStage<S, Cell, Dot>::spoil(const Run& run, const int32_t* bad, int64_t streams) const {
+void RecurrentStage<S, Cell, Dot>::propagate_nan(const Run& run, const int32_t* bad, int64_t streams) const {
   const auto fill = [](char* row, int64_t width) {
     for (int64_t i = 0; i < width; ++i) reinterpret_cast<float*>(row)[i] = __builtin_nanf("");
   };
   for (int64_t n = 0; n < streams; ++n) {
     if (!bad[n]) continue;
-    if (int8_out_) run.poison[n / shape_.batch] = __builtin_nanf("");
+    if (int8_out_) run.nan_marks[n / shape_.batch] = __builtin_nanf("");
     for (int64_t t = 0; t < (shape_.last_only ? 1 : shape_.time) && !int8_out_; ++t)
       fill(y_.row(run, shape_.y_row[n] + t * shape_.y_step), y_.width);
     for (int64_t i = 0; i < shape_.layers * shape_.directions; ++i)
-      for (const Port& port : after_)
+      for (const GraphIO& port : after_)
         if (port.exists()) fill(port.row(run, i * shape_.batch + shape_.state_row[n]), shape_.hidden);
   }
 }

@@ -3,7 +3,7 @@
 //
 // Every side of every tile is packed as whichever takes the fewest bytes: dense, as recurrent_dots.h packs it; windows,
 // where a step holds up to 4 int8 entries, or two floats, of each row and picks what they multiply from a part of x in
-// registers (byte_window.h); or blocks, the groups of neighbouring inputs in which a gate of these units has a weight.
+// registers (byte_window.h); or blocks, the groups of neighboring inputs in which a gate of these units has a weight.
 // The integers are those of the dense sums.
 //
 // One window serves all gates of a step: loads are what bounds them, and rows may run ahead of one another by a window.
@@ -48,7 +48,7 @@ class SparseInt8Dot {
   using F = typename S::F;
   using I = typename S::I;
   using Element = uint8_t;
-  static constexpr bool kQuantised = true, kPrepared = false, kSpoils = true;
+  static constexpr bool kQuantized = true, kPrepared = false, kPropagatesNan = true;
   static constexpr int kBlocks = 1;
   static constexpr int kVectors = G;
   static constexpr int kRows = S::kRegisters == 32 ? 4 : 1;
@@ -196,7 +196,7 @@ class SparseFloat32Dot {
  public:
   using F = typename S::F;
   using Element = float;
-  static constexpr bool kQuantised = false, kPrepared = false, kSpoils = true;
+  static constexpr bool kQuantized = false, kPrepared = false, kPropagatesNan = true;
   static constexpr int kBlocks = 1;
   static constexpr int kVectors = G;
   static constexpr int kRows = S::kRegisters == 32 ? 2 : 1;

@@ -4,10 +4,10 @@
 // pass over a layer's stream ends with everything that 16 units need in registers, and their new state is made there.
 // The h that the products read lies in two rows, as a later tile still needs the old h of all units.
 //
-// Windows: the x part of up to 32 rows (moments times streams) is computed first, rows sharing each weight that was
-// loaded; then the moments one by one. Streams share weights too.
+// Windows: the x part of up to 32 rows (time steps times streams) is computed first, rows sharing each weight that was
+// loaded; then the time steps one by one. Streams share weights too.
 //
-// Floor of a moment, batch 1: the bytes of all weights at the bandwidth of the cache that holds them.
+// Floor of a time step, batch 1: the bytes of all weights at the bandwidth of the cache that holds them.
 #pragma once
 
 #include "recurrent/cells.h"
@@ -22,7 +22,7 @@ class RecurrentStage final : public Stage {
  public:
   explicit RecurrentStage(const StageSpec& spec);
 
-  bool marks_samples() const override { return Dot::kQuantised && int8_out_; }
+  bool marks_samples() const override { return Dot::kQuantized && int8_out_; }
 
   void run(const Run& run) const override {
     const Memory memory(*this, run);
@@ -36,7 +36,7 @@ class RecurrentStage final : public Stage {
         x = prepared({to, nullptr, nullptr, streams * sequence_pitch_, sequence_pitch_}, memory, streams,
                      shape_.width(layer + 1));
     }
-    if constexpr (Dot::kSpoils) spoil(run, memory.bad, streams);
+    if constexpr (Dot::kPropagatesNan) propagate_nan(run, memory.bad, streams);
   }
 
  private:
@@ -48,17 +48,17 @@ class RecurrentStage final : public Stage {
   static constexpr int kUnits = Dot::kBlocks * S::kLanes;  // of a tile
   static constexpr int64_t kBias = 4 * kUnits * static_cast<int64_t>(sizeof(float));
 
-  // Rows by moment and stream: base + table[stream] * pitch (or stream * pitch) + moment * step.
+  // Rows by time step and stream: base + table[stream] * pitch (or stream * pitch) + time step * step.
   struct Sequence {
     char* base;
     const int64_t* table;
-    const float* scales;  // [moment][stream]
+    const float* scales;  // [time step][stream]
     int64_t step, pitch;
     const char* row(int64_t t, int64_t n) const { return base + t * step + (table ? table[n] : n) * pitch; }
   };
 
   struct Memory {  // the scratch of a run
-    char *h[2], *sequence[2], *quantised, *prepared_h, *prepared_x;
+    char *h[2], *sequence[2], *quantized, *prepared_h, *prepared_x;
     float *carried, *scales, *x_part;
     int32_t* bad;
     Memory(const RecurrentStage& stage, const Run& run) {
@@ -67,7 +67,7 @@ class RecurrentStage final : public Stage {
       h[1] = at(1);
       sequence[0] = at(2);
       sequence[1] = at(3);
-      quantised = at(4);
+      quantized = at(4);
       carried = reinterpret_cast<float*>(at(5));
       scales = reinterpret_cast<float*>(at(6));
       x_part = reinterpret_cast<float*>(at(7));
@@ -83,7 +83,7 @@ class RecurrentStage final : public Stage {
     int64_t streams, layer, direction;
   };
 
-  // What a stream reads and writes in one moment; nullptr where it does not.
+  // What a stream reads and writes in one time step; nullptr where it does not.
   struct Row {
     const char *h, *x;
     const float *scale, *x_part, *old_carried;
@@ -111,8 +111,8 @@ class RecurrentStage final : public Stage {
   void begin(const Pass& pass, char* h) const;
   void one_direction(const Pass& pass, const Sequence& x, char* to) const;
   void x_part(const Pass& pass, const Sequence& x, int64_t first, int64_t count) const;
-  void moment(const Pass& pass, const Row* rows) const;
-  void spoil(const Run& run, const int32_t* bad, int64_t streams) const;
+  void time_step(const Pass& pass, const Row* rows) const;
+  void propagate_nan(const Run& run, const int32_t* bad, int64_t streams) const;
 
   // The x part of R rows, tile by tile of one stream of weights.
   template <int R>
@@ -162,19 +162,19 @@ class RecurrentStage final : public Stage {
 #pragma GCC unroll 4
         for (int g = 0; g < G; ++g)
           own_x[g] = x[r][g * Dot::kBlocks + block], own_h[g] = h[r][g * Dot::kBlocks + block];
-        finish(rows[r], own_x, own_h, bias, unit + block * S::kLanes);
+        epilogue(rows[r], own_x, own_h, bias, unit + block * S::kLanes);
       }
     }
   }
 
-  inline void finish(const Row& row, const F (&x)[G], const F (&h)[G], const F (&bias)[4], int64_t unit) const {
+  inline void epilogue(const Row& row, const F (&x)[G], const F (&h)[G], const F (&bias)[4], int64_t unit) const {
     const int64_t left = shape_.hidden - unit;
     const bool whole = left >= S::kLanes;
     const int lanes = static_cast<int>(left);
     F carried = whole ? S::load(row.old_carried + unit) : S::load_n(row.old_carried + unit, lanes);
     F now;
-    if constexpr (Dot::kQuantised)
-      now = Cell::quantised(x, h, bias, carried);
+    if constexpr (Dot::kQuantized)
+      now = Cell::quantized(x, h, bias, carried);
     else
       now = Cell::exact(x, h, bias, carried);
     const auto put = [&](float* to, F v) __attribute__((always_inline)) {
@@ -185,7 +185,7 @@ class RecurrentStage final : public Stage {
     };
     put(row.carried, carried);
     if (row.last_h) put(row.last_h, now);
-    if constexpr (Dot::kQuantised) {
+    if constexpr (Dot::kQuantized) {
       if (row.h_next || row.sequence) {
         const auto q = S::add_int(S::to_int(S::mul(now, S::set(h_inv_scale_))), S::set_int(128));
         if (row.h_next) S::store_u8(row.h_next + unit, q);
@@ -216,12 +216,12 @@ class RecurrentStage final : public Stage {
 
   RecurrentShape shape_;
   Dot dot_;
-  Port x_, y_, before_[2], after_[2];    // states: h, and c of an LSTM
-  const char** weights_;                 // [layer][direction]
-  bool dynamic_, own_input_, int8_out_;  // own: x is float32 and quantised here
+  GraphIO x_, y_, before_[2], after_[2];  // states: h, and c of an LSTM
+  const char** weights_;                  // [layer][direction]
+  bool dynamic_, own_input_, int8_out_;   // own: x is float32 and quantized here
   float x_inv_scale_, h_inv_scale_, y_inv_scale_;
   int32_t x_zero_, y_zero_;  // zero point + 128
-  int64_t h_pitch_, carried_pitch_, sequence_pitch_, quantised_pitch_, part_pitch_, chunk_;
+  int64_t h_pitch_, carried_pitch_, sequence_pitch_, quantized_pitch_, part_pitch_, chunk_;
   size_t places_[11];
   const float* zeros_;
 };
@@ -242,7 +242,7 @@ RecurrentStage<S, Cell, Dot>::RecurrentStage(const StageSpec& spec)
       y_inv_scale_(1.0f),
       x_zero_(128),
       y_zero_(128) {
-  if constexpr (Dot::kQuantised) {
+  if constexpr (Dot::kQuantized) {
     dynamic_ = spec.attrs.integer("dynamic") != 0;
     h_inv_scale_ = static_cast<float>(spec.attrs.real("h_inv_scale"));
     y_inv_scale_ = static_cast<float>(spec.attrs.real("y_inv_scale"));
@@ -251,9 +251,9 @@ RecurrentStage<S, Cell, Dot>::RecurrentStage(const StageSpec& spec)
     x_zero_ = static_cast<int32_t>(spec.attrs.integer("x_zero_point")) + 128;
     own_input_ = dynamic_ || x_inv_scale_ != 0.0f;
   }
-  if ((spec.input(0).dtype == RTA_INT8) == (own_input_ || !Dot::kQuantised))
+  if ((spec.input(0).dtype == RTA_INT8) == (own_input_ || !Dot::kQuantized))
     fail("x has dtype %d, which does not go with these weights", spec.input(0).dtype);
-  if (int8_out_ && !Dot::kQuantised) fail("float32 weights have no int8 output");
+  if (int8_out_ && !Dot::kQuantized) fail("float32 weights have no int8 output");
 
   const int64_t passes = shape_.layers * shape_.directions;
   weights_ = static_cast<const char**>(spec.arena->take(static_cast<size_t>(passes) * sizeof(char*)));
@@ -285,7 +285,7 @@ RecurrentStage<S, Cell, Dot>::RecurrentStage(const StageSpec& spec)
   h_pitch_ = round_up(units * size, 64);
   carried_pitch_ = round_up(units * 4, 64);
   sequence_pitch_ = round_up(shape_.directions * shape_.hidden * size, 64) + 64;  // a last tile writes past the width
-  quantised_pitch_ = round_up(shape_.inputs, 64);
+  quantized_pitch_ = round_up(shape_.inputs, 64);
   part_pitch_ = G * units;
   chunk_ = 32 / n > 1 ? 32 / n : 1;
   if (chunk_ > shape_.time) chunk_ = shape_.time;
@@ -295,7 +295,7 @@ RecurrentStage<S, Cell, Dot>::RecurrentStage(const StageSpec& spec)
   places_[1] = layout.take(n * h_pitch_);
   places_[2] = layout.take(many ? rows * sequence_pitch_ : 0);
   places_[3] = layout.take(shape_.layers > 2 ? rows * sequence_pitch_ : 0);
-  places_[4] = layout.take(own_input_ ? rows * quantised_pitch_ : 0);
+  places_[4] = layout.take(own_input_ ? rows * quantized_pitch_ : 0);
   places_[5] = layout.take(n * carried_pitch_);
   places_[6] = layout.take(dynamic_ ? rows * 4 : 0);
   places_[7] = layout.take(shape_.time > 1 ? chunk_ * n * part_pitch_ * 4 : 0);

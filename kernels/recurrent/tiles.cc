@@ -71,7 +71,7 @@ TileWindows pack_tile_windows(const TileRows& tile, const TileWindowForm& form, 
   const bool pairs = tile.size != 1;
   int64_t steps = walk(columns, form, [](int64_t, int64_t, size_t, int, int32_t) {});
   if (pairs) steps += steps % 2;
-  const int64_t numbers = int64_t{tile.lanes} * form.slots, step_bytes = tile.vectors * numbers * (tile.size + 1);
+  const int64_t params = int64_t{tile.lanes} * form.slots, step_bytes = tile.vectors * params * (tile.size + 1);
   uint16_t* starts = static_cast<uint16_t*>(arena.take(static_cast<size_t>(steps) * sizeof(uint16_t)));
   char* stream = static_cast<char*>(arena.take(static_cast<size_t>(steps * step_bytes)));
   walk(columns, form, [&](int64_t step, int64_t start, size_t row, int slot, int32_t column) {
@@ -79,13 +79,13 @@ TileWindows pack_tile_windows(const TileRows& tile, const TileWindowForm& form, 
     char *value, *index;
     if (!pairs) {
       const int64_t place = (slot / form.group * tile.lanes + lane) * form.group + slot % form.group;
-      value = stream + step * step_bytes + vector * 2 * numbers + place;
-      index = value + numbers;
+      value = stream + step * step_bytes + vector * 2 * params + place;
+      index = value + params;
     } else {
-      char* pair = stream + step / 2 * 2 * step_bytes + vector * 2 * numbers * (tile.size + 1);
+      char* pair = stream + step / 2 * 2 * step_bytes + vector * 2 * params * (tile.size + 1);
       const int64_t of_pair = step % 2 * form.slots + slot;
       value = pair + (of_pair * tile.lanes + lane) * tile.size;
-      index = pair + 2 * numbers * tile.size + lane * 2 * form.slots + of_pair;
+      index = pair + 2 * params * tile.size + lane * 2 * form.slots + of_pair;
     }
     std::memcpy(value, tile.rows[row] + int64_t{column} * tile.size, static_cast<size_t>(tile.size));
     *index = static_cast<char>(column - start);

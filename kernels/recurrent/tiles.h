@@ -35,7 +35,7 @@ struct TileWindows {
 int64_t count_tile_steps(const TileRows& tile, const TileWindowForm& form);
 TileWindows pack_tile_windows(const TileRows& tile, const TileWindowForm& form, Arena& arena);
 
-// For each vector the groups of `group` neighbouring columns in which any of its rows has a weight, filled up to a
+// For each vector the groups of `group` neighboring columns in which any of its rows has a weight, filled up to a
 // multiple of 4 with groups of zeros. Stream [vector][group of columns][lane][group].
 struct TileBlocks {
   const char* stream;

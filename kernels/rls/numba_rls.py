@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from rtaccel.core.errors import FormatError, ShapeError
-from rtaccel.kernels._gpu.numba_alias import NARROW_INDEX, PtxForm, cuda, stream, view
+from rtaccel.kernels._gpu.numba_alias import NARROW_INDEX, PtxSpec, cuda, stream, view
 
 MAX_D = 256
 """Features: a thread each, and one array of shared memory."""
@@ -57,7 +57,7 @@ def rls_update(p: Tensor, w: Tensor, x: Tensor, y: float, forget: float = 1.0) -
     rls_kernel[1, d, stream()](view(p), view(w), view(x), y, forget)
 
 
-def ptx_forms() -> Iterator[PtxForm]:
+def ptx_forms() -> Iterator[PtxSpec]:
     """Divisions round as IEEE says; products may fuse with their sums."""
     signature = "void(float32[:,::1], float32[::1], float32[::1], float64, float64)"
-    yield PtxForm("rls", rls_kernel, signature, (r"div\.rn\.f32", r"bar\.sync"), (NARROW_INDEX, r"div\.(approx|full)"))
+    yield PtxSpec("rls", rls_kernel, signature, (r"div\.rn\.f32", r"bar\.sync"), (NARROW_INDEX, r"div\.(approx|full)"))

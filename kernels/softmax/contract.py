@@ -1,6 +1,6 @@
 """Softmax over the columns: y[m, c] = exp(x[m, c] - max_c x) / sum_c exp(...), float32 [M, C].
 
-y may be int8 with a static Quant: clamp(rint(y * (1 / scale)) + zero_point, -128, 127); a row that is not finite is
+y may be int8 with a static QParams: clamp(rint(y * (1 / scale)) + zero_point, -128, 127); a row that is not finite is
 marked as kernels/quantize does it. The sum is taken over 64 partial sums, the quotient as a product with 1 / sum, in an
 order that all instruction sets share.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
-from rtaccel.core.stage import Problem, Quant, Stage, Value
+from rtaccel.core.stage import Problem, QParams, Stage, Value
 from rtaccel.formats.int8 import inverse_scale
 from rtaccel.kernels.quantize import contract as quantize
 
@@ -47,7 +47,7 @@ def tolerance(stage: Stage, x: Tensor) -> Tolerance:
 
 def cases() -> Iterator[Case]:
     for rows, c in ((1, 1), (1, 5), (3, 17), (2, 64), (5, 131), (1, 1030)):
-        for quant in (None, Quant(1 / 255, -128), Quant(0.009, 3)):
+        for quant in (None, QParams(1 / 255, -128), QParams(0.009, 3)):
 
             def make(seed: int, rows: int = rows, c: int = c) -> tuple[Tensor, ...]:
                 return (torch.randn(rows, c, generator=torch.Generator().manual_seed(seed)) * 6,)

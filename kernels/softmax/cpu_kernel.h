@@ -31,9 +31,9 @@ class SoftmaxStage final : public Stage {
       float* made = reinterpret_cast<float*>(int8_out_ ? run.scratch : y);
       const F inverse = exps(x, made);
       if (int8_out_) {
-        if (!quantise(made, inverse, reinterpret_cast<uint8_t*>(y))) {
+        if (!quantize(made, inverse, reinterpret_cast<uint8_t*>(y))) {
           for (int i = 0; i < width_; ++i) y[i] = static_cast<char>(128);
-          run.poison[r / x_.steps] = __builtin_nanf("");
+          run.nan_marks[r / x_.steps] = __builtin_nanf("");
         }
         continue;
       }
@@ -68,19 +68,19 @@ class SoftmaxStage final : public Stage {
     return S::set(1.0f / sums.total());
   }
 
-  bool quantise(const float* made, F factor, uint8_t* q) const {
+  bool quantize(const float* made, F factor, uint8_t* q) const {
     const F inverse = S::set(inv_scale_);
     const auto zero = S::set_int(zero_);
-    F spoiled = S::set(0.0f);
+    F nonfinite = S::set(0.0f);
     over_row<S>(width_, [&](int, int i, int n) __attribute__((always_inline)) {
       const F y = S::mul(load_part<S>(made + i, n), factor);
-      spoiled = S::mul_add(y, S::set(0.0f), spoiled);
-      store_quantised<S>(q + i, y, inverse, zero);
+      nonfinite = S::mul_add(y, S::set(0.0f), nonfinite);
+      store_quantized<S>(q + i, y, inverse, zero);
     });
-    return S::sum_of(spoiled) == 0.0f;
+    return S::sum_of(nonfinite) == 0.0f;
   }
 
-  Port x_, y_;
+  GraphIO x_, y_;
   int width_;
   bool int8_out_;
   float inv_scale_;

@@ -45,7 +45,7 @@ STRUCTURE = ("columns", "row_starts", "positions")
 """Tensors that say where the values are."""
 
 
-def form(tensors: Mapping[str, Tensor]) -> str:
+def storage_format(tensors: Mapping[str, Tensor]) -> str:
     """The form that a weight is stored in: "csr", "blocks" or "2:4"."""
     if "positions" in tensors:
         return "2:4"
@@ -55,12 +55,12 @@ def form(tensors: Mapping[str, Tensor]) -> str:
 def check(op: str, tensors: Mapping[str, Tensor], n: int, k: int) -> None:
     """Raises FormatError where the tensors store no weight [n, k]: no kernel ever sees an index that does not fit."""
     weight = tensors["weight"]
-    if weight.dtype == torch.uint8 and form(tensors) == "2:4" and weight.dim() == 2:
+    if weight.dtype == torch.uint8 and storage_format(tensors) == "2:4" and weight.dim() == 2:
         semi.check(op, int4.unpack(weight, 2 * weight.shape[1]), tensors["positions"], n, k)
         return
     if weight.dtype not in (torch.float32, torch.bfloat16, torch.int8):
         raise FormatError(op, f"weight: {weight.dtype}", "float32, bfloat16 or int8", "Pack it with rtaccel.formats.")
-    match form(tensors):
+    match storage_format(tensors):
         case "2:4":
             semi.check(op, weight, tensors["positions"], n, k)
         case "blocks":
@@ -74,7 +74,7 @@ def check(op: str, tensors: Mapping[str, Tensor], n: int, k: int) -> None:
 def dense_weight(tensors: Mapping[str, Tensor], n: int, k: int) -> Tensor:
     """W [n, k] with its zeros, of tensors that passed `check`."""
     weight = tensors["weight"]
-    match form(tensors):
+    match storage_format(tensors):
         case "2:4" if weight.dtype == torch.uint8:
             return int4.pack(semi.unpack(int4.unpack(weight, 2 * weight.shape[1]), tensors["positions"], k))
         case "2:4":
@@ -148,10 +148,10 @@ def lower(stage: Stage) -> Mapping[str, Any]:
 
 def reference(stage: Stage, x: Tensor, row_scale: Tensor | None = None) -> tuple[Tensor]:
     (y,) = linear.reference(dense_stage(stage), x, row_scale)
-    return (spoiled(x, y),)
+    return (nonfinite(x, y),)
 
 
-def spoiled(x: Tensor, y: Tensor) -> Tensor:
+def nonfinite(x: Tensor, y: Tensor) -> Tensor:
     """y, NaN in the rows where a float32 x is not finite."""
     if not x.is_floating_point():
         return y

@@ -1,4 +1,4 @@
-// Block-sparse weights on the CPU, written once over S: for each vector of outputs, the groups of neighbouring k in
+// Block-sparse weights on the CPU, written once over S: for each vector of outputs, the groups of neighboring k in
 // which any of its weights is kept, as one stream of weights and one of offsets into x.
 //
 // A step broadcasts the group of x at its offset and multiplies it into one of 4 sums, or takes four groups that follow
@@ -29,10 +29,10 @@ static inline __attribute__((always_inline)) void four_words(const char* x, __m5
 #endif
 
 template <class S, bool Int8>
-struct BlockNumbers;
+struct BlockParams;
 
 template <class S>
-struct BlockNumbers<S, true> {
+struct BlockParams<S, true> {
   using Sum = typename S::I;
   static constexpr int kGroup = S::kGroup, kStep = S::kWeightBytes;
   static Sum zero() { return S::set_int(0); }
@@ -52,7 +52,7 @@ struct BlockNumbers<S, true> {
 };
 
 template <class S>
-struct BlockNumbers<S, false> {
+struct BlockParams<S, false> {
   using Sum = typename S::F;
   static constexpr int kGroup = 1, kStep = S::kLanes * static_cast<int>(sizeof(float));
   static Sum zero() { return S::set(0.0f); }
@@ -77,11 +77,11 @@ struct BlockNumbers<S, false> {
 
 template <class S, bool Int8>
 class Blocks {
-  using Numbers = BlockNumbers<S, Int8>;
+  using Params = BlockParams<S, Int8>;
 
  public:
   static constexpr bool kInt8 = Int8, kPrepared = false;
-  using Sum = typename Numbers::Sum;
+  using Sum = typename Params::Sum;
   static constexpr int kTogether = 1;  // vectors that are summed at a time
   template <int R>
   struct Rows : RowsAt<char> {
@@ -90,7 +90,7 @@ class Blocks {
 
   Blocks(const StageSpec& spec, LinearLayer& layer) {
     const SparseRows rows(spec);
-    packed_ = pack_groups(rows, S::kLanes, Numbers::kGroup, *spec.arena);
+    packed_ = pack_groups(rows, S::kLanes, Params::kGroup, *spec.arena);
     vectors_ = (rows.n + kTile * S::kLanes - 1) / (kTile * S::kLanes) * kTile;
     read_numbers<S>(layer, spec, rows);
   }
@@ -104,7 +104,7 @@ class Blocks {
 #pragma GCC unroll 4
     for (int c = 0; c < C; ++c)
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) acc[c][r] = Numbers::zero();
+      for (int r = 0; r < R; ++r) acc[c][r] = Params::zero();
     if (packed_.fours)
       fours<R>(vector, rows, Int8 && back, acc);
     else
@@ -113,7 +113,7 @@ class Blocks {
     for (int r = 0; r < R; ++r) {
       out[0][r] = acc[0][r];
 #pragma GCC unroll 4
-      for (int c = 1; c < C; ++c) out[0][r] = Numbers::add(out[0][r], acc[c][r]);
+      for (int c = 1; c < C; ++c) out[0][r] = Params::add(out[0][r], acc[c][r]);
     }
   }
 
@@ -128,25 +128,25 @@ class Blocks {
                                                     Sum (&acc)[chains<R>()][R]) const {
     constexpr int C = chains<R>();
     const uint16_t *offset = packed_.offsets + packed_.ends[vector], *end = packed_.offsets + packed_.ends[vector + 1];
-    const char* w = packed_.values + packed_.ends[vector] * Numbers::kStep;
+    const char* w = packed_.values + packed_.ends[vector] * Params::kStep;
     const auto step = [&](int c, int i) __attribute__((always_inline)) {
       const char* x = rows.x + int64_t{offset[i]} * kBytes;
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r)
-        acc[c][r] = Numbers::multiply(acc[c][r], Numbers::one(x + r * rows.pitch), w + i * Numbers::kStep);
+        acc[c][r] = Params::multiply(acc[c][r], Params::one(x + r * rows.pitch), w + i * Params::kStep);
     };
-    for (; offset + C <= end; offset += C, w += C * Numbers::kStep) {
+    for (; offset + C <= end; offset += C, w += C * Params::kStep) {
 #pragma GCC unroll 4
       for (int c = 0; c < C; ++c) step(c, c);
     }
-    for (; offset < end; ++offset, w += Numbers::kStep) step(0, 0);
+    for (; offset < end; ++offset, w += Params::kStep) step(0, 0);
   }
 
   // back: from the last to the first. Integers are the same, and what the call before read last is still near.
   template <int R>
   inline __attribute__((always_inline)) void fours(int64_t vector, const Rows<R>& rows, bool back,
                                                    Sum (&acc)[chains<R>()][R]) const {
-    constexpr int64_t kStep = 4 * Numbers::kStep;
+    constexpr int64_t kStep = 4 * Params::kStep;
     const int64_t first = packed_.ends[vector], end = packed_.ends[vector + 1], by = back ? -1 : 1;
     const int64_t at = back ? end - 1 : first;
     const uint16_t* offset = packed_.offsets + at;
@@ -155,12 +155,12 @@ class Blocks {
       const char* x = rows.x + int64_t{*offset} * kBytes;
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
-        typename Numbers::X words[4];
-        Numbers::four(x + r * rows.pitch, words);
+        typename Params::X words[4];
+        Params::four(x + r * rows.pitch, words);
 #pragma GCC unroll 4
         for (int i = 0; i < 4; ++i) {
           Sum& sum = acc[i % chains<R>()][r];
-          sum = Numbers::multiply(sum, words[i], w + i * Numbers::kStep);
+          sum = Params::multiply(sum, words[i], w + i * Params::kStep);
         }
       }
     }

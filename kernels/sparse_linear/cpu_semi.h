@@ -1,5 +1,5 @@
 // 2:4 sparse weights on the CPU; float32 in semi_floats.h. int8, written once over S: two values of every 4
-// neighbouring k, and two bits for each that say which.
+// neighboring k, and two bits for each that say which.
 //
 // A chunk is 32 columns: 4 registers of values, of 8 columns each, and one register with all their positions, two bits
 // of each byte for each of the 4. Positions become indices into 16 bytes of x with a shift, a mask and the place of

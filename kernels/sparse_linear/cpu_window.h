@@ -14,9 +14,9 @@
 
 #include "_common/byte_window.h"
 #include "_common/float_window.h"
-#include "sparse_linear/places.h"
 #include "sparse_linear/plane_windows.h"
 #include "sparse_linear/tiles.h"
+#include "sparse_linear/unpermute.h"
 
 namespace rta {
 
@@ -61,7 +61,7 @@ class Int8Windows {
 
   template <int R>
   inline __attribute__((always_inline)) void arrange(int64_t tile, Sum (&sums)[R][kTile]) const {
-    if constexpr (kSorted) to_places<S, R>(packed_.from + tile * kTile * S::kLanes, sums);
+    if constexpr (kSorted) unpermute<S, R>(packed_.from + tile * kTile * S::kLanes, sums);
   }
 
  private:
@@ -158,7 +158,7 @@ class FloatWindows {
 
   template <int R>
   inline __attribute__((always_inline)) void arrange(int64_t tile, Sum (&sums)[R][kTile]) const {
-    if constexpr (kSorted) to_places<S, R>(packed_.from + tile * kTile * S::kLanes, sums);
+    if constexpr (kSorted) unpermute<S, R>(packed_.from + tile * kTile * S::kLanes, sums);
   }
 
  private:

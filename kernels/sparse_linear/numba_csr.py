@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.errors import ShapeError
-from rtaccel.kernels._gpu.numba_alias import NARROW_INDEX, THREADS, PtxForm, cuda, stream, sum_into_first, view
+from rtaccel.kernels._gpu.numba_alias import NARROW_INDEX, THREADS, PtxSpec, cuda, stream, sum_into_first, view
 
 FLOAT32 = np.float32
 
@@ -48,7 +48,7 @@ def csr_matvec(starts: Tensor, columns: Tensor, values: Tensor, x: Tensor) -> Te
     return y
 
 
-def ptx_forms() -> Iterator[PtxForm]:
+def ptx_forms() -> Iterator[PtxSpec]:
     """Products may fuse with their sums: the tolerance allows either."""
     signature = "void(int32[::1], int32[::1], float32[::1], float32[::1], float32[::1])"
-    yield PtxForm("csr", csr_kernel, signature, (r"fma\.rn\.f32", r"bar\.sync"), (NARROW_INDEX,))
+    yield PtxSpec("csr", csr_kernel, signature, (r"fma\.rn\.f32", r"bar\.sync"), (NARROW_INDEX,))

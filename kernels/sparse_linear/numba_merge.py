@@ -107,9 +107,9 @@ def add_carries_kernel(starts: Any, sums: Any, carries: Any) -> None:
         m += cuda.gridDim.y
 
 
-def threads_of(rows: int, numbers: int) -> int:
+def threads_of(rows: int, params: int) -> int:
     """That share the merge path."""
-    return -(-(rows + numbers) // ITEMS)
+    return -(-(rows + params) // ITEMS)
 
 
 def blocks_of(threads: int) -> int:

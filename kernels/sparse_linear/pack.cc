@@ -130,7 +130,7 @@ Windows pack_windows(const SparseRows& rows, const WindowForm& asked, Arena& are
     from = static_cast<uint8_t*>(arena.take(static_cast<size_t>(tiles * width)));
     for (int64_t i = 0; i < tiles * width; ++i) from[lanes[static_cast<size_t>(i)]] = static_cast<uint8_t>(i % width);
   }
-  const int64_t pairs = ends[units], numbers = int64_t{form.lanes} * form.slots, pair = 2 * numbers * (rows.size + 1);
+  const int64_t pairs = ends[units], params = int64_t{form.lanes} * form.slots, pair = 2 * params * (rows.size + 1);
   uint16_t* starts = static_cast<uint16_t*>(arena.take(static_cast<size_t>(pairs * steps_of_pair) * sizeof(uint16_t)));
   char* stream = static_cast<char*>(arena.take(static_cast<size_t>(pairs * pair)));
   for (int64_t u = 0; u < units; ++u) {
@@ -141,11 +141,11 @@ Windows pack_windows(const SparseRows& rows, const WindowForm& asked, Arena& are
         const int64_t place = (slot / form.group * form.lanes + lane) * form.group + slot % form.group;
         char *value = stream + step / steps_of_pair * pair, *index = value;
         if (rows.size == 1) {
-          value += half * 2 * numbers + place;
-          index = value + numbers;
+          value += half * 2 * params + place;
+          index = value + params;
         } else {
-          value += (half * numbers + place) * rows.size;
-          index += 2 * numbers * rows.size + (lane * 2 + half) * form.slots + slot;
+          value += (half * params + place) * rows.size;
+          index += 2 * params * rows.size + (lane * 2 + half) * form.slots + slot;
         }
         std::memcpy(value, rows.values + int64_t{entry} * rows.size, static_cast<size_t>(rows.size));
         *index = static_cast<char>(rows.columns[entry] - first);

@@ -46,7 +46,7 @@ Windows pack_windows(const SparseRows& rows, const WindowForm& form, Arena& aren
 // How many of the steps there are: what a kernel weighs against another form.
 int64_t count_windows(const SparseRows& rows, const WindowForm& form);
 
-// Windows over words of 32 bits: a float32 entry, or 4 neighbouring columns of int8 of which any has an entry. A unit
+// Windows over words of 32 bits: a float32 entry, or 4 neighboring columns of int8 of which any has an entry. A unit
 // of `together` vectors, 4, 2 or 1, shares them; a step takes up to 8 / together words of each of its outputs. In
 // memory it is two halves, each of four words of a lane, the vectors of one slot before the next: values [word][lane],
 // and indices, bytes [lane / 4][word][lane % 4].

@@ -16,7 +16,7 @@ const char* pack_semi(const SparseRows& rows, int lanes, int group, Arena& arena
       const int32_t column = rows.columns[i], in_chunk = column % kSemiChunk;
       found = i > rows.starts[row] && rows.columns[i - 1] / 4 == column / 4 ? found + 1 : 0;
       if (found > 1)
-        fail("sparse_linear: more than 2 of 4 neighbouring weights in row %lld", static_cast<long long>(row));
+        fail("sparse_linear: more than 2 of 4 neighboring weights in row %lld", static_cast<long long>(row));
       const int slot = in_chunk / 4 % 2 * 2 + found;  // of the 4 that a register holds for a row
       const int64_t place = (slot / group * lanes + row % lanes) * group + slot % group;
       char* chunk = at + column / kSemiChunk * 5 * bytes;
@@ -36,7 +36,7 @@ const char* pack_semi_floats(const SparseRows& rows, int lanes, Arena& arena) {
       const int32_t column = rows.columns[i], in_chunk = column % kSemiChunk;
       found = i > rows.starts[row] && rows.columns[i - 1] / 4 == column / 4 ? found + 1 : 0;
       if (found > 1)
-        fail("sparse_linear: more than 2 of 4 neighbouring weights in row %lld", static_cast<long long>(row));
+        fail("sparse_linear: more than 2 of 4 neighboring weights in row %lld", static_cast<long long>(row));
       const int slot = in_chunk / 4 * 2 + found;
       char* chunk = packed + (row / lanes * pitch + column / kSemiChunk * words) * 4;
       uint32_t positions;

@@ -16,7 +16,7 @@ struct Word {
   char bytes[kWord];
 };
 
-// The words of a row that hold an entry, ascending: a float each, or 4 neighbouring columns of int8.
+// The words of a row that hold an entry, ascending: a float each, or 4 neighboring columns of int8.
 std::vector<Word> words_of(const SparseRows& rows, int64_t row) {
   std::vector<Word> words;
   const int32_t columns = kWord / rows.size;  // of a word
@@ -36,17 +36,17 @@ struct Tile {
 };
 
 Tile tile_of(const SparseRows& rows, const WordForm& form, int64_t tile, bool sorted) {
-  const int numbers = kTile * form.lanes;
-  const int64_t first = tile * numbers;
+  const int params = kTile * form.lanes;
+  const int64_t first = tile * params;
   Tile found;
-  for (int64_t row = first; row < first + numbers; ++row)
+  for (int64_t row = first; row < first + params; ++row)
     found.rows.push_back(row < rows.n ? words_of(rows, row) : std::vector<Word>());
-  std::vector<int> order(static_cast<size_t>(numbers));
+  std::vector<int> order(static_cast<size_t>(params));
   std::iota(order.begin(), order.end(), 0);
   const auto count = [&](int row) { return found.rows[static_cast<size_t>(row)].size(); };
   if (sorted) std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return count(a) > count(b); });
   found.place.resize(order.size());
-  for (int i = 0; i < numbers; ++i) found.place[static_cast<size_t>(order[static_cast<size_t>(i)])] = i;
+  for (int i = 0; i < params; ++i) found.place[static_cast<size_t>(order[static_cast<size_t>(i)])] = i;
   return found;
 }
 
@@ -121,18 +121,18 @@ int64_t count_words(const SparseRows& rows, const WordForm& asked) {
 Words pack_words(const SparseRows& rows, const WordForm& asked, Arena& arena) {
   WordForm form = asked;
   const std::vector<int64_t> counted = cheapest(rows, form);
-  const int64_t tiles = tiles_of(rows, form), numbers = int64_t{kTile} * form.lanes;
-  const int64_t slot_bytes = numbers * (kWord + 1);
+  const int64_t tiles = tiles_of(rows, form), params = int64_t{kTile} * form.lanes;
+  const int64_t slot_bytes = params * (kWord + 1);
   int64_t* ends = static_cast<int64_t*>(arena.take(counted.size() * sizeof(int64_t)));
   std::copy(counted.begin(), counted.end(), ends);
-  uint8_t* from = static_cast<uint8_t*>(arena.take(static_cast<size_t>(tiles * numbers)));
+  uint8_t* from = static_cast<uint8_t*>(arena.take(static_cast<size_t>(tiles * params)));
   uint16_t* starts = static_cast<uint16_t*>(arena.take(static_cast<size_t>(counted.back()) * sizeof(uint16_t)));
   char* stream = static_cast<char*>(arena.take(static_cast<size_t>(counted.back() * kSlots * slot_bytes)));
   const int units = kTile / form.together;
   for (int64_t t = 0; t < tiles; ++t) {
     const Tile tile = tile_of(rows, form, t, form.together < kTile);
-    for (int64_t i = 0; i < numbers; ++i)
-      from[t * numbers + i] = static_cast<uint8_t>(tile.place[static_cast<size_t>(i)]);
+    for (int64_t i = 0; i < params; ++i)
+      from[t * params + i] = static_cast<uint8_t>(tile.place[static_cast<size_t>(i)]);
     for (int unit = 0; unit < units; ++unit) {
       const int64_t first = ends[t * units + unit];
       walk(tile, form, unit, [&](int64_t step, int64_t start, size_t row, int slot, const Word& word) {
@@ -143,7 +143,7 @@ Words pack_words(const SparseRows& rows, const WordForm& asked, Arena& arena) {
         starts[first + step] = static_cast<uint16_t>(start);
         char* to = stream + ((first + step) * kSlots + half) * slot_bytes;
         std::memcpy(to + (vector * form.lanes + lane) * kWord, word.bytes, kWord);
-        to[numbers * kWord + lane / 4 * 16 + vector * 4 + lane % 4] = static_cast<char>(word.at - start);
+        to[params * kWord + lane / 4 * 16 + vector * 4 + lane % 4] = static_cast<char>(word.at - start);
       });
     }
   }

@@ -1,5 +1,5 @@
 // Unstructured sparse weights in windows of 128 words of 32 bits (byte_planes.h): float32 entries, or int8 entries in
-// words of 4 neighbouring columns, as blocks of one row have them.
+// words of 4 neighboring columns, as blocks of one row have them.
 //
 // A step is two times 64 words from one window: two of each output of a tile, or more of fewer outputs (pack.h).
 //
@@ -8,17 +8,17 @@
 #pragma once
 
 #include "sparse_linear/byte_planes.h"
-#include "sparse_linear/places.h"
 #include "sparse_linear/tiles.h"
+#include "sparse_linear/unpermute.h"
 
 #if defined(__AVX512VBMI__)
 namespace rta {
 
 template <class S, bool Int8>
-struct PlaneNumbers;
+struct PlaneParams;
 
 template <class S>
-struct PlaneNumbers<S, true> {
+struct PlaneParams<S, true> {
   using Sum = typename S::I;
   static Sum zero() { return S::set_int(0); }
   static Sum add(Sum a, Sum b) { return S::add_int(a, b); }
@@ -28,7 +28,7 @@ struct PlaneNumbers<S, true> {
 };
 
 template <class S>
-struct PlaneNumbers<S, false> {
+struct PlaneParams<S, false> {
   using Sum = typename S::F;
   static Sum zero() { return S::set(0.0f); }
   static Sum add(Sum a, Sum b) { return S::add(a, b); }
@@ -39,12 +39,12 @@ struct PlaneNumbers<S, false> {
 
 template <class S, bool Int8>
 class PlaneWindows {
-  using Numbers = PlaneNumbers<S, Int8>;
+  using Params = PlaneParams<S, Int8>;
 
  public:
   static constexpr bool kInt8 = Int8, kPrepared = true;
   static constexpr int kTogether = kTile;
-  using Sum = typename Numbers::Sum;
+  using Sum = typename Params::Sum;
   template <int R>
   struct Rows {
     const char* planes;
@@ -71,7 +71,7 @@ class PlaneWindows {
 
   // Splits a row of x. 0, or NaN where a number is not finite.
   float prepare(const char* row, char* planes) const {
-    [[maybe_unused]] typename S::F spoiled = S::set(0.0f);
+    [[maybe_unused]] typename S::F nonfinite = S::set(0.0f);
     for (int64_t i = 0; i < words_; i += 32) {
       const auto load = [&](int64_t at) {
         if constexpr (Int8) {  // rows have whole 64 bytes
@@ -81,14 +81,14 @@ class PlaneWindows {
           const auto x = left >= 16 ? S::load(reinterpret_cast<const float*>(row) + at)
                          : left > 0 ? S::load_n(reinterpret_cast<const float*>(row) + at, static_cast<int>(left))
                                     : S::set(0.0f);
-          spoiled = S::mul_add(x, S::set(0.0f), spoiled);
+          nonfinite = S::mul_add(x, S::set(0.0f), nonfinite);
           return _mm512_castps_si512(x);
         }
       };
       split_planes_of_bytes(load(i), load(i + 16), i, pitch_, planes);
     }
     if constexpr (Int8) return 0.0f;
-    return S::sum_of(spoiled);
+    return S::sum_of(nonfinite);
   }
 
   template <int R>
@@ -104,8 +104,8 @@ class PlaneWindows {
           unit<R>(first + u, rows, acc[u]);
 #pragma GCC unroll 4
           for (int r = 0; r < R; ++r) {
-            out[2 * u][r] = Numbers::add(acc[u][0][r], acc[u][2][r]);
-            out[2 * u + 1][r] = Numbers::add(acc[u][1][r], acc[u][3][r]);
+            out[2 * u][r] = Params::add(acc[u][0][r], acc[u][2][r]);
+            out[2 * u + 1][r] = Params::add(acc[u][1][r], acc[u][3][r]);
           }
         }
         return;
@@ -117,14 +117,14 @@ class PlaneWindows {
           unit<R>(first + u, rows, acc);
 #pragma GCC unroll 4
           for (int r = 0; r < R; ++r)
-            out[u][r] = Numbers::add(Numbers::add(acc[0][r], acc[1][r]), Numbers::add(acc[2][r], acc[3][r]));
+            out[u][r] = Params::add(Params::add(acc[0][r], acc[1][r]), Params::add(acc[2][r], acc[3][r]));
         }
     }
   }
 
   template <int R>
   inline __attribute__((always_inline)) void arrange(int64_t tile, Sum (&sums)[R][kTile]) const {
-    if (packed_.together < kTile) to_places<S, R>(packed_.from + tile * kTile * S::kLanes, sums);
+    if (packed_.together < kTile) unpermute<S, R>(packed_.from + tile * kTile * S::kLanes, sums);
   }
 
  private:
@@ -136,7 +136,7 @@ class PlaneWindows {
 #pragma GCC unroll 4
     for (int v = 0; v < kTile; ++v)
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) acc[v][r] = Numbers::zero();
+      for (int r = 0; r < R; ++r) acc[v][r] = Params::zero();
     const int64_t pitch = pitch_;
     const uint16_t *start = packed_.starts + packed_.ends[unit], *end = packed_.starts + packed_.ends[unit + 1];
     const char* w = packed_.stream + packed_.ends[unit] * kStep;
@@ -150,7 +150,7 @@ class PlaneWindows {
           __m512i x[kTile];
           window.pick(_mm512_load_si512(at + kTile * 64), x);
 #pragma GCC unroll 4
-          for (int v = 0; v < kTile; ++v) acc[v][r] = Numbers::multiply(acc[v][r], x[v], at + v * 64);
+          for (int v = 0; v < kTile; ++v) acc[v][r] = Params::multiply(acc[v][r], x[v], at + v * 64);
         }
       }
   }

@@ -22,7 +22,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
 
     def checked(x: Tensor, *row_scale: Tensor) -> tuple[Tensor]:
         (y,) = call(x, *row_scale)
-        return (contract.spoiled(x, y),)
+        return (contract.nonfinite(x, y),)
 
     return checked
 

@@ -1,7 +1,7 @@
-// 2:4 sparse float32 weights: two values of every 4 neighbouring k, and two bits for each that say which.
+// 2:4 sparse float32 weights: two values of every 4 neighboring k, and two bits for each that say which.
 //
 // A chunk is 32 columns: one register with the positions of the 16 values that each row has there, two bits a value,
-// and 16 registers of values. 4 neighbours of x are in every 128 bits, and vpermilps picks among them by the low two
+// and 16 registers of values. 4 neighbors of x are in every 128 bits, and vpermilps picks among them by the low two
 // bits of each lane, so that a value costs a shift, a permutation and a multiply-add. Sets without it load numbers one
 // by one.
 #pragma once
@@ -16,7 +16,7 @@
 
 namespace rta {
 
-// Four neighbours of x, one of which each lane picks by the two bits of its positions from bit n on.
+// Four neighbors of x, one of which each lane picks by the two bits of its positions from bit n on.
 template <class S>
 struct Four {
   using F = typename S::F;

@@ -60,16 +60,16 @@ class SparseStage final : public Stage {
     const int64_t tiles = ((to < layer_.n ? to : layer_.n) - from + kColumns - 1) / kColumns;
     for (int64_t first = 0; first < rows; first += kBlockRows) {
       const int64_t count = rows - first < kBlockRows ? rows - first : kBlockRows;
-      float spoiled[kBlockRows];
+      float nonfinite[kBlockRows];
       if constexpr (Kind::kPrepared) {
         for (int64_t r = 0; r < count; ++r)
-          spoiled[r] = kind_.prepare(layer_.x.row(run, first + r), run.scratch + r * kind_.prepared_bytes());
+          nonfinite[r] = kind_.prepare(layer_.x.row(run, first + r), run.scratch + r * kind_.prepared_bytes());
       } else if constexpr (!Kind::kInt8) {
-        for (int64_t r = 0; r < count; ++r) spoiled[r] = not_finite(layer_.x.row(run, first + r));
+        for (int64_t r = 0; r < count; ++r) nonfinite[r] = not_finite(layer_.x.row(run, first + r));
       }
       // Odd calls go backwards: what does not fit a cache then finds its end there from the call before.
       for (int64_t i = 0; i < tiles; ++i)
-        tile(run, first, count, from + (run.tick & 1 ? tiles - 1 - i : i) * kColumns, spoiled);
+        tile(run, first, count, from + (run.tick & 1 ? tiles - 1 - i : i) * kColumns, nonfinite);
     }
   }
 
@@ -88,15 +88,15 @@ class SparseStage final : public Stage {
     return S::sum_of(sum);
   }
 
-  void tile(const Run& run, int64_t first, int64_t count, int64_t column, const float* spoiled) const {
+  void tile(const Run& run, int64_t first, int64_t count, int64_t column, const float* nonfinite) const {
     for (int64_t r = 0; r < count;) {
       const int64_t left = count - r;
       const int now = static_cast<int>(left < kRows ? left : kRows);
       switch (now) {
-        case 1: block<1>(run, first, r, column, spoiled); break;
-        case 2: block < kRows<2 ? kRows : 2>(run, first, r, column, spoiled); break;
-        case 3: block < kRows<3 ? kRows : 3>(run, first, r, column, spoiled); break;
-        default: block<kRows>(run, first, r, column, spoiled);
+        case 1: block<1>(run, first, r, column, nonfinite); break;
+        case 2: block < kRows<2 ? kRows : 2>(run, first, r, column, nonfinite); break;
+        case 3: block < kRows<3 ? kRows : 3>(run, first, r, column, nonfinite); break;
+        default: block<kRows>(run, first, r, column, nonfinite);
       }
       r += now;
     }
@@ -104,7 +104,7 @@ class SparseStage final : public Stage {
 
   template <int R>
   void block(const Run& run, int64_t first, int64_t in_block, int64_t column,
-             [[maybe_unused]] const float* spoiled) const {
+             [[maybe_unused]] const float* nonfinite) const {
     using Sum = typename Kind::Sum;
     const int64_t row = first + in_block;
     const char* at = layer_.x.row(run, row);
@@ -139,7 +139,7 @@ class SparseStage final : public Stage {
       for (int v = 0; v < kTile; ++v) {
         const auto bias = S::load(layer_.offset + column + v * S::kLanes);
 #pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) sums[r][v] = S::add(sums[r][v], S::add(bias, S::set(spoiled[in_block + r])));
+        for (int r = 0; r < R; ++r) sums[r][v] = S::add(sums[r][v], S::add(bias, S::set(nonfinite[in_block + r])));
       }
       epilogue<S, R, kTile>(layer_, sums, y, column);
     }

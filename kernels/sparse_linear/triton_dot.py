@@ -1,7 +1,7 @@
 """Block-sparse linear on the tensor cores: a row of blocks and some rows of x per program, any M.
 
 A step multiplies block_k elements of the row of blocks, several blocks of c inputs side by side, by the parts of x that their
-columns name: c neighbouring inputs at a time. What is not stored is neither read nor multiplied. int8 x int8 with sums in int32,
+columns name: c neighboring inputs at a time. What is not stored is neither read nor multiplied. int8 x int8 with sums in int32,
 exact; or float32 x rounded to bfloat16, by bfloat16 or int8 weights, with sums in float32.
 """
 
@@ -15,14 +15,14 @@ import triton.language as tl
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._gpu.triton_nan_propagation import spoiler
+from rtaccel.kernels._gpu.triton_nan_propagation import nan_propagator
 from rtaccel.kernels._gpu.triton_spec import ASYNC_COPY, BF16_MMA, INT8_MMA, Specialisation, Tiling, power_of_two
-from rtaccel.kernels.linear.triton_mixed import as_operand, finish
+from rtaccel.kernels.linear.triton_mixed import as_operand, epilogue
 from rtaccel.kernels.sparse_linear.triton_rows import (
-    Form,
+    KernelConfig,
     launcher,
-    numbers,
     pack,
+    params,
     problem_of_size,
     side,
     stored_block,
@@ -68,7 +68,7 @@ def sparse_dot_kernel(
     row_scale = 1.0
     if SCALED:
         row_scale = tl.load(row_scale_ptr + m, mask=in_m, other=0.0)
-    finish(
+    epilogue(
         acc, m, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, row_scale,
         parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
     )  # fmt: skip
@@ -83,16 +83,16 @@ def supports(problem: Problem) -> str | None:
     return None
 
 
-def specialise(form: Form, rows: int) -> Specialisation:
+def specialize(config: KernelConfig, rows: int) -> Specialisation:
     """Steps of 128, eight blocks of 16 inputs: a row of 4096 with 90 % zeros is four of them. Not measured on a card."""
-    tile = Tiling(power_of_two(rows, 16, 64), form.b, 128, num_warps=4, num_stages=3)
+    tile = Tiling(power_of_two(rows, 16, 64), config.b, 128, num_warps=4, num_stages=3)
     return Specialisation(
-        name=f"sparse_dot_M{tile.block_m}_{form}",
+        name=f"sparse_dot_M{tile.block_m}_{config}",
         kernel=sparse_dot_kernel,
-        signature=form.signature(form.where),
+        signature=config.signature(config.where),
         constants={
-            **form.constants, "DOT": "int8" if form.x == "int8" else "bf16", "B": form.b, "C": form.c, "UNIT": form.unit,
-            "BLOCK_M": tile.block_m, "BLOCK_K": tile.block_k,
+            **config.constants, "DOT": "int8" if config.x == "int8" else "bf16", "B": config.b, "C": config.c,
+            "UNIT": config.unit, "BLOCK_M": tile.block_m, "BLOCK_K": tile.block_k,
         },
         tiling=tile,
     )  # fmt: skip
@@ -101,15 +101,17 @@ def specialise(form: Form, rows: int) -> Specialisation:
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
     b, c = stored_block(stage)
-    form = Form.of(problem, side(b, SIDE), side(c, SIDE))
-    weight, operands, scalars = numbers(stage, form)
-    operands |= pack(weight, form)
+    config = KernelConfig.of(problem, side(b, SIDE), side(c, SIDE))
+    weight, operands, scalars = params(stage, config)
+    operands |= pack(weight, config)
     there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
-    word, spoil = (torch.int8, None) if form.x == "int8" else (torch.float32, spoiler(form.k, form.n))
-    return launcher(form, specialise(form, problem.rows), there, scalars, word, spoil)
+    word, propagate_nan = (
+        (torch.int8, None) if config.x == "int8" else (torch.float32, nan_propagator(config.k, config.n))
+    )
+    return launcher(config, specialize(config, problem.rows), there, scalars, word, propagate_nan)
 
 
-def specialisations() -> Iterator[Specialisation]:
+def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     for kind, k, n, rows, (b, c), activation, out, requires in (
         ("static", 1024, 1024, 8, (16, 16), "relu", "int8", INT8_MMA),
@@ -118,8 +120,8 @@ def specialisations() -> Iterator[Specialisation]:
         ("bfloat16", 4096, 512, 16, (64, 64), "relu", "float32", BF16_MMA),
     ):
         problem = problem_of_size(k, n, kind, "window", rows, activation=activation, out=out)
-        form = Form.of(problem, b, c)
-        yield specialise(form, rows).demanding(requires, ASYNC_COPY)
+        config = KernelConfig.of(problem, b, c)
+        yield specialize(config, rows).with_requirements(requires, ASYNC_COPY)
 
 
 register_impl(Impl("sparse_linear", "triton_dot", "triton", 10, supports, prepare))

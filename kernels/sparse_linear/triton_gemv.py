@@ -4,7 +4,7 @@ As the dense kernel (linear/triton_gemv.py), but a row of weights is only its bl
 multiplies word columns[j // c] * c + j % c of x, c being the words of a block. Blocks of 16 inputs and more gather 16 bytes at
 a time from L1; a weight without a pattern gathers word by word, from the shared memory where its program holds x.
 
-With the operator `fused_sparse_linear` x is float32, and the program that holds it quantises it first: a layer with dynamic rows
+With the operator `fused_sparse_linear` x is float32, and the program that holds it quantizes it first: a layer with dynamic rows
 is one launch.
 """
 
@@ -22,12 +22,12 @@ from rtaccel.kernels._gpu.triton_device import dot4
 from rtaccel.kernels._gpu.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.sparse_linear.triton_rows import (
     LARGEST,
-    Form,
-    finish_row,
+    KernelConfig,
+    epilogue_row,
     held_words,
     launcher,
-    numbers,
     pack,
+    params,
     problem_of_size,
     side,
     stored_block,
@@ -69,7 +69,7 @@ def sparse_gemv_kernel(
         accs = sums
 
     for r in tl.static_range(ROWS):
-        finish_row(
+        epilogue_row(
             tl.sum(accs[r], 1)[None, :], m + r, rows, n, scales[r], y_ptr, multiplier_ptr, offset_ptr, compensation_ptr,
             row_scale_ptr, parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, INT8_OUT, QUANTISE, ASM,
         )  # fmt: skip
@@ -88,40 +88,40 @@ def supports(problem: Problem) -> str | None:
     return None
 
 
-def form_of(stage: Stage, problem: Problem) -> Form:
+def select_config(stage: Stage, problem: Problem) -> KernelConfig:
     b, c = stored_block(stage)
-    return Form.of(problem, side(b, 1), side(c, WORD))
+    return KernelConfig.of(problem, side(b, 1), side(c, WORD))
 
 
-def specialise(form: Form, rows: int) -> Specialisation:
+def specialize(config: KernelConfig, rows: int) -> Specialisation:
     """One warp per output, up to eight in a program, four words per lane and step. Not measured on a card."""
-    outputs, m = power_of_two(form.n, 1, 8), power_of_two(rows, 1, MAX_ROWS)
+    outputs, m = power_of_two(config.n, 1, 8), power_of_two(rows, 1, MAX_ROWS)
     tile = Tiling(block_m=m, block_n=outputs, block_k=512, num_warps=outputs)
-    held = held_words(form.k, outputs) if form.quantise or form.c == WORD else 0
+    held = held_words(config.k, outputs) if config.quantize or config.c == WORD else 0
     return Specialisation(
-        name=f"sparse_gemv_M{m}_{form}",
+        name=f"sparse_gemv_M{m}_{config}",
         kernel=sparse_gemv_kernel,
-        signature=form.signature(form.where, weight_ptr="*i32", **form.x_in_words),
+        signature=config.signature(config.where, weight_ptr="*i32", **config.x_in_words),
         constants={
-            **form.constants, "QUANTISE": form.quantise, "B": form.b, "C": form.c // WORD, "HELD": held, "ROWS": m,
+            **config.constants, "QUANTISE": config.quantize, "B": config.b, "C": config.c // WORD, "HELD": held, "ROWS": m,
             "BLOCK_N": outputs, "BLOCK_W": tile.block_k // WORD,
         },
         tiling=tile,
     )  # fmt: skip
 
 
-def prepare(stage: Stage, problem: Problem, quantise: bool = False) -> Prepared:
-    """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows. quantise: x is
-    float32 instead, and quantised here."""
-    form = form_of(stage, problem).fused(quantise)
-    weight, operands, scalars = numbers(stage, form)
-    operands |= pack(weight, form)
+def prepare(stage: Stage, problem: Problem, quantize: bool = False) -> Prepared:
+    """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows. quantize: x is
+    float32 instead, and quantized here."""
+    config = select_config(stage, problem).fused(quantize)
+    weight, operands, scalars = params(stage, config)
+    operands |= pack(weight, config)
     operands["weight_ptr"] = operands["weight_ptr"].view(torch.int32)
     there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
-    return launcher(form, specialise(form, problem.rows), there, scalars, form.word)
+    return launcher(config, specialize(config, problem.rows), there, scalars, config.word)
 
 
-def specialisations() -> Iterator[Specialisation]:
+def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     for (k, n, scheme, activation, out), rows, (b, c), forbids in (
         ((1024, 1024, "static", "relu", "int8"), 1, (16, 16), (FUSED,)),
@@ -129,8 +129,8 @@ def specialisations() -> Iterator[Specialisation]:
         ((4096, 256, "dynamic", "gelu", "float32"), 4, (LARGEST, LARGEST), ()),
     ):
         problem = problem_of_size(k, n, scheme, "window", rows, activation=activation, out=out)
-        form = Form.of(problem, b, c)
-        yield specialise(form, rows).demanding(GPU_DP4A, WIDE_LOAD, forbids=forbids)
+        config = KernelConfig.of(problem, b, c)
+        yield specialize(config, rows).with_requirements(GPU_DP4A, WIDE_LOAD, forbids=forbids)
 
 
 register_impl(Impl("sparse_linear", "triton_gemv", "triton", 20, supports, prepare))

@@ -18,11 +18,11 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu.triton_spec import WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear.triton_mixed import INFINITY_BITS
 from rtaccel.kernels.sparse_linear.triton_rows import (
-    Form,
-    finish_row,
+    KernelConfig,
+    epilogue_row,
     launcher,
-    numbers,
     pack,
+    params,
     problem_of_size,
     side,
     stored_block,
@@ -77,7 +77,7 @@ def sparse_gemv_float_kernel(
         total = tl.sum(accs[r], 1)[None, :]
         if m + r < rows:
             total = tl.where(finite_row(x_row + r * K, K, BLOCK_N, BLOCK_W), total, float("nan"))
-        finish_row(
+        epilogue_row(
             total, m + r, rows, n, None, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
             parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, INT8_OUT, False, ASM,
         )  # fmt: skip
@@ -94,18 +94,18 @@ def supports(problem: Problem) -> str | None:
     return None
 
 
-def specialise(form: Form, rows: int) -> Specialisation:
+def specialize(config: KernelConfig, rows: int) -> Specialisation:
     """One warp per output, up to eight in a program; a lane takes eight weights in a step, four where there are several sums or
     the weights are float32. Not measured on a card."""
-    outputs, m = power_of_two(form.n, 1, 8), power_of_two(rows, 1, MAX_ROWS)
-    each = 8 if m == 1 and form.weight != "float32" else 4
+    outputs, m = power_of_two(config.n, 1, 8), power_of_two(rows, 1, MAX_ROWS)
+    each = 8 if m == 1 and config.weight != "float32" else 4
     tile = Tiling(block_m=m, block_n=outputs, block_k=32 * each, num_warps=outputs)
     return Specialisation(
-        name=f"sparse_gemv_float_M{m}_{form}",
+        name=f"sparse_gemv_float_M{m}_{config}",
         kernel=sparse_gemv_float_kernel,
-        signature=form.signature(form.where),
+        signature=config.signature(config.where),
         constants={
-            **form.constants, "B": form.b, "C": form.c, "UNIT": form.unit, "ROWS": m, "BLOCK_N": outputs,
+            **config.constants, "B": config.b, "C": config.c, "UNIT": config.unit, "ROWS": m, "BLOCK_N": outputs,
             "BLOCK_W": tile.block_k,
         },
         tiling=tile,
@@ -115,21 +115,21 @@ def specialise(form: Form, rows: int) -> Specialisation:
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x float32 [M, K] -> y [M, N]; any M, best for problem.rows."""
     b, c = stored_block(stage)
-    form = Form.of(problem, side(b, 1), side(c, 1))
-    weight, operands, scalars = numbers(stage, form)
-    operands |= pack(weight, form)
+    config = KernelConfig.of(problem, side(b, 1), side(c, 1))
+    weight, operands, scalars = params(stage, config)
+    operands |= pack(weight, config)
     there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
-    return launcher(form, specialise(form, problem.rows), there, scalars, torch.float32)
+    return launcher(config, specialize(config, problem.rows), there, scalars, torch.float32)
 
 
-def specialisations() -> Iterator[Specialisation]:
+def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     for kind, k, n, rows, (b, c), activation in (
         ("float32", 4096, 256, 1, (1, 1), "none"),
         ("w8a16", 1024, 1024, 4, (16, 16), "relu"),
     ):
         problem = problem_of_size(k, n, kind, "window", rows, activation=activation)
-        yield specialise(Form.of(problem, b, c), rows).demanding(WIDE_LOAD)
+        yield specialize(KernelConfig.of(problem, b, c), rows).with_requirements(WIDE_LOAD)
 
 
 register_impl(Impl("sparse_linear", "triton_gemv_float", "triton", 20, supports, prepare))

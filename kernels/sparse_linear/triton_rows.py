@@ -1,6 +1,6 @@
 """What the Triton kernels of blocks and of single weights share: how weights lie in memory, operands, the call.
 
-W is cut into blocks of b outputs by c inputs, both powers of two; those without a number are left out. b neighbouring outputs
+W is cut into blocks of b outputs by c inputs, both powers of two; those without a number are left out. b neighboring outputs
 have their blocks in the same columns. Their weights lie row by row, each row in one stream of units of at least 16 bytes:
 
     starts [rows of blocks + 1]     int32, in units: of row r of blocks are units starts[r] .. starts[r + 1] - 1 of each output
@@ -29,7 +29,7 @@ from rtaccel.formats import blocks
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import MAX_N, Specialisation, power_of_two, require_matrix, require_row_scale
 from rtaccel.kernels.linear import contract as linear
-from rtaccel.kernels.linear.triton_mixed import finish
+from rtaccel.kernels.linear.triton_mixed import epilogue
 from rtaccel.kernels.sparse_linear import contract
 
 LINE = 16
@@ -43,12 +43,12 @@ SIZES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
 @triton.jit
-def finish_row(
+def epilogue_row(
     total, m, rows, n, scale, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale,
     y_zero_point, N: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
     INT8_OUT: tl.constexpr, QUANTISE: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """Outputs n of row m from their sums, total [1, BLOCK_N]. scale [1]: of the row, where it was quantised here."""
+    """Outputs n of row m from their sums, total [1, BLOCK_N]. scale [1]: of the row, where it was quantized here."""
     row = m + tl.arange(0, 1)
     in_m = row < rows
     row_scale = 1.0
@@ -56,7 +56,7 @@ def finish_row(
         row_scale = scale
     elif SCALED:
         row_scale = tl.load(row_scale_ptr + row, mask=in_m, other=0.0)
-    finish(
+    epilogue(
         total, row, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, row_scale,
         parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
     )  # fmt: skip
@@ -70,13 +70,13 @@ def side(stored: int, least: int) -> int:
 def stored_block(stage: Stage) -> tuple[int, int]:
     """(b, c) of a stage's weight; (1, 1) where it has no blocks."""
     weight = stage.tensors["weight"]
-    return (weight.shape[1], weight.shape[2]) if contract.form(stage.tensors) == "blocks" else (1, 1)
+    return (weight.shape[1], weight.shape[2]) if contract.storage_format(stage.tensors) == "blocks" else (1, 1)
 
 
 @dataclass(frozen=True)
-class Form:
-    """What a kernel is specialised on besides its tiles. weight, x: dtypes. scaled: int8 x with a scale per row.
-    compensated: int8 x with a zero point, for which an int32 is added to the sums. quantise: x is given in float32, and the
+class KernelConfig:
+    """What a kernel is specialized on besides its tiles. weight, x: dtypes. scaled: int8 x with a scale per row.
+    compensated: int8 x with a zero point, for which an int32 is added to the sums. quantize: x is given in float32, and the
     kernel makes int8 numbers and the scale of a row of it."""
 
     n: int
@@ -89,10 +89,10 @@ class Form:
     scaled: bool
     compensated: bool
     int8_out: bool
-    quantise: bool = False
+    quantize: bool = False
 
     @classmethod
-    def of(cls, problem: Problem, b: int, c: int) -> Form:
+    def of(cls, problem: Problem, b: int, c: int) -> KernelConfig:
         scaled = len(problem.in_widths) == 2
         return cls(
             n=problem.out_widths[0],
@@ -107,17 +107,17 @@ class Form:
             int8_out=problem.out_dtypes[0] == "int8",
         )
 
-    def fused(self, quantise: bool) -> Form:
-        return replace(self, x="float32", quantise=True) if quantise else self
+    def fused(self, quantize: bool) -> KernelConfig:
+        return replace(self, x="float32", quantize=True) if quantize else self
 
     @property
     def word(self) -> torch.dtype:
         """What x is read as by kernels of int8 x: words of four numbers, or float32 numbers that they round."""
-        return torch.float32 if self.quantise else torch.int32
+        return torch.float32 if self.quantize else torch.int32
 
     @property
     def x_in_words(self) -> dict[str, str]:
-        return {"x_ptr": "*fp32" if self.quantise else "*i32"}
+        return {"x_ptr": "*fp32" if self.quantize else "*i32"}
 
     @property
     def unit(self) -> int:
@@ -129,7 +129,7 @@ class Form:
         return torch.int16 if -(-self.k // self.c) <= 32_768 else torch.int32
 
     def __str__(self) -> str:
-        rows = "rows8" if self.quantise else "a16" if self.x == "float32" else "dynamic" if self.scaled else "static"
+        rows = "rows8" if self.quantize else "a16" if self.x == "float32" else "dynamic" if self.scaled else "static"
         out = "int8" if self.int8_out else "float32"
         return f"{self.weight}_{self.b}x{self.c}_N{self.n}_K{self.k}_{rows}_{self.activation}_{out}"
 
@@ -144,7 +144,7 @@ class Form:
 
     @property
     def _optional(self) -> tuple[tuple[str, bool], ...]:
-        return ("compensation_ptr", self.compensated), ("row_scale_ptr", self.scaled and not self.quantise)
+        return ("compensation_ptr", self.compensated), ("row_scale_ptr", self.scaled and not self.quantize)
 
     def signature(self, where: Mapping[str, str], **types: str) -> dict[str, str]:
         """Run-time arguments in source order. where: those that say where the weights are."""
@@ -161,9 +161,9 @@ class Form:
         return {"columns_ptr": "*i16" if self.index == torch.int16 else "*i32", "starts_ptr": "*i32"}
 
 
-def pack(weight: Tensor, form: Form) -> dict[str, Tensor]:
+def pack(weight: Tensor, config: KernelConfig) -> dict[str, Tensor]:
     """weight, columns and starts of a dense weight [N, K], as above."""
-    b, c, unit = form.b, form.c, form.unit
+    b, c, unit = config.b, config.c, config.unit
     tiles = blocks.tiled(weight, (b, c))
     kept = (tiles != 0).flatten(2).any(2)
     counts = kept.sum(1)
@@ -173,8 +173,8 @@ def pack(weight: Tensor, form: Form) -> dict[str, Tensor]:
     row, column = kept.nonzero(as_tuple=True)
     place = torch.arange(row.numel(), device=weight.device) - (counts.cumsum(0) - counts)[row]
     total = max(int(starts[-1]), 1)
-    columns = torch.zeros(total * (unit // c), dtype=form.index, device=weight.device)
-    columns[starts[row] * (unit // c) + place] = column.to(form.index)
+    columns = torch.zeros(total * (unit // c), dtype=config.index, device=weight.device)
+    columns[starts[row] * (unit // c) + place] = column.to(config.index)
     values = weight.new_zeros(total * unit * b)
     at = (starts[row] * (unit * b) + place * c)[:, None, None]
     at = at + torch.arange(b, device=weight.device)[None, :, None] * (units[row] * unit)[:, None, None]
@@ -182,13 +182,13 @@ def pack(weight: Tensor, form: Form) -> dict[str, Tensor]:
     return {"weight_ptr": values, "columns_ptr": columns, "starts_ptr": starts.to(torch.int32)}
 
 
-def numbers(stage: Stage, form: Form) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
+def params(stage: Stage, config: KernelConfig) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
     """The dense weight, the operands of the epilogue and its scalars."""
     low = linear.lower(contract.dense_stage(stage))
     weight = low["weight"]
     offset = low["bias"] if "bias" in low else low["offset"]
     found = {"multiplier_ptr": low.get("multiplier", torch.ones_like(offset)), "offset_ptr": offset}
-    if form.compensated:
+    if config.compensated:
         found["compensation_ptr"] = -low["x_zero_point"] * weight.sum(1, dtype=torch.int32)
     scalars = {
         "parameter": low["activation_parameter"], "y_inv_scale": low.get("y_inv_scale", 1.0),
@@ -198,27 +198,27 @@ def numbers(stage: Stage, form: Form) -> tuple[Tensor, dict[str, Tensor], dict[s
 
 
 def launcher(
-    form: Form, spec: Specialisation, operands: Mapping[str, Tensor], scalars: Mapping[str, float], word: torch.dtype,
-    spoil: Callable[[Tensor, Tensor], None] | None = None,
+    config: KernelConfig, spec: Specialisation, operands: Mapping[str, Tensor], scalars: Mapping[str, float], word: torch.dtype,
+    propagate_nan: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Prepared:  # fmt: skip
     """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M. word: what x is read as.
 
-    spoil: makes y NaN in the rows where a float x is not finite, for kernels that do not see all of x.
+    propagate_nan: makes y NaN in the rows where a float x is not finite, for kernels that do not see all of x.
     """
-    launch, tile, n, k = bind(spec), spec.tiling, form.n, form.k
-    dtype = torch.int8 if form.int8_out else torch.float32
-    op = "fused_sparse_linear" if form.quantise else "sparse_linear"
+    launch, tile, n, k = bind(spec), spec.tiling, config.n, config.k
+    dtype = torch.int8 if config.int8_out else torch.float32
+    op = "fused_sparse_linear" if config.quantize else "sparse_linear"
 
     def call(x: Tensor, *row_scale: Tensor) -> tuple[Tensor]:
-        require_matrix(op, x, k, torch.int8 if form.x == "int8" else torch.float32)
-        require_row_scale(op, x, row_scale, form.scaled and not form.quantise)
+        require_matrix(op, x, k, torch.int8 if config.x == "int8" else torch.float32)
+        require_row_scale(op, x, row_scale, config.scaled and not config.quantize)
         y = torch.empty((x.shape[0], n), dtype=dtype, device=x.device)
         if y.numel():
             grid = (triton.cdiv(x.shape[0], tile.block_m), triton.cdiv(n, tile.block_n))
             scale = {"row_scale_ptr": row_scale[0]} if row_scale else {}
             launch(grid, x_ptr=x.view(word), y_ptr=y, rows=x.shape[0], **operands, **scalars, **scale)
-            if spoil is not None and not form.int8_out:
-                spoil(x, y)
+            if propagate_nan is not None and not config.int8_out:
+                propagate_nan(x, y)
         return (y,)
 
     return call

@@ -25,15 +25,15 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.formats import semi
 from rtaccel.kernels._gpu.triton_device import dot4
 from rtaccel.kernels._gpu.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
-from rtaccel.kernels.linear.triton_mixed import finish
+from rtaccel.kernels.linear.triton_mixed import epilogue
 from rtaccel.kernels.sparse_linear.triton_gemv_float import finite_row
 from rtaccel.kernels.sparse_linear.triton_permute import pick_bytes
 from rtaccel.kernels.sparse_linear.triton_rows import (
-    Form,
-    finish_row,
+    KernelConfig,
+    epilogue_row,
     held_words,
     launcher,
-    numbers,
+    params,
     problem_of_size,
     unsupported,
 )
@@ -44,19 +44,19 @@ GROUPS = 8
 """Of a line: 32 inputs."""
 
 PERMUTE = r"PRMT"
-WHERE = {"places_ptr": "*u8"}
+WHERE = {"metadata_ptr": "*u8"}
 
 
 @triton.jit
-def selector(places):
+def selector(metadata):
     """Of `pick_bytes`, from the places of two groups: bytes 0 and 1 from the first word, 2 and 3 from the second."""
-    apart = (places | (places << 4)) & 0x0F0F
+    apart = (metadata | (metadata << 4)) & 0x0F0F
     return ((apart | (apart << 2)) & 0x3333) | 0x4400
 
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
 def semi_gemv_kernel(
-    x_ptr, weight_ptr, places_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
+    x_ptr, weight_ptr, metadata_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
     rows, parameter, y_inv_scale, y_zero_point,
     N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
     INT8_OUT: tl.constexpr, QUANTISE: tl.constexpr, HELD: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -78,7 +78,7 @@ def semi_gemv_kernel(
         at = w0 + word + zero
         inside = (at < W_WORDS) & (n < N)[:, None]
         w = tl.load(weight_ptr + row_at + at, mask=inside, other=0)
-        pick = selector(tl.load(places_ptr + row_at + at, mask=inside, other=0).to(tl.int32))
+        pick = selector(tl.load(metadata_ptr + row_at + at, mask=inside, other=0).to(tl.int32))
         x_at = at // 4 * 8 + at % 4
         first, second = x_at < X_WORDS, x_at + 4 < X_WORDS
         sums = ()
@@ -90,7 +90,7 @@ def semi_gemv_kernel(
         accs = sums
 
     for r in tl.static_range(ROWS):
-        finish_row(
+        epilogue_row(
             tl.sum(accs[r], 1)[None, :], m + r, rows, n, scales[r], y_ptr, multiplier_ptr, offset_ptr, compensation_ptr,
             row_scale_ptr, parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, INT8_OUT, QUANTISE, ASM,
         )  # fmt: skip
@@ -110,14 +110,14 @@ def pair_values(pair, BF16: tl.constexpr):
 
 
 @triton.jit
-def nibble(places_ptr, group, mask):
+def nibble(metadata_ptr, group, mask):
     """Places of a group, two in a byte."""
-    return (tl.load(places_ptr + group // 2, mask=mask, other=0).to(tl.int32) >> (group % 2 * 4)) & 15
+    return (tl.load(metadata_ptr + group // 2, mask=mask, other=0).to(tl.int32) >> (group % 2 * 4)) & 15
 
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
 def semi_gemv_float_kernel(
-    x_ptr, weight_ptr, places_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
+    x_ptr, weight_ptr, metadata_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
     rows, parameter, y_inv_scale, y_zero_point,
     N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
     INT8_OUT: tl.constexpr, BF16: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr, ASM: tl.constexpr,
@@ -133,12 +133,12 @@ def semi_gemv_float_kernel(
         group = g0 + tl.arange(0, BLOCK_W)[None, :] + tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
         inside = (group < PAIRS) & (n < N)[:, None]
         first, second = pair_values(tl.load(weight_ptr + row_at + group, mask=inside, other=0), BF16)
-        places = nibble(places_ptr + row_at // 2, group, inside)
-        first_at, second_at = group * 4 + (places & 3), group * 4 + (places >> 2)
+        metadata = nibble(metadata_ptr + row_at // 2, group, inside)
+        first_at, second_at = group * 4 + (metadata & 3), group * 4 + (metadata >> 2)
         acc = tl.fma(first.to(tl.float32), tl.load(x_row + first_at, mask=inside & (first_at < K), other=0.0), acc)
         acc = tl.fma(second.to(tl.float32), tl.load(x_row + second_at, mask=inside & (second_at < K), other=0.0), acc)
     total = tl.where(finite_row(x_row, K, BLOCK_N, BLOCK_W), tl.sum(acc, 1)[None, :], float("nan"))
-    finish(
+    epilogue(
         total, m, m < rows, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, 1.0,
         parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
     )  # fmt: skip
@@ -157,30 +157,34 @@ def supports(problem: Problem) -> str | None:
     return None
 
 
-def specialise(form: Form, rows: int) -> Specialisation:
+def specialize(config: KernelConfig, rows: int) -> Specialisation:
     """One warp per output, up to eight in a program, 16 bytes of values per lane and step. Not measured on a card."""
-    outputs, int8 = power_of_two(form.n, 1, 8), form.x == "int8" or form.quantise
+    outputs, int8 = power_of_two(config.n, 1, 8), config.x == "int8" or config.quantize
     m = power_of_two(rows, 1, MAX_ROWS) if int8 else 1
     tile = Tiling(block_m=m, block_n=outputs, block_k=1024 if int8 else 512, num_warps=outputs)
     words: dict[str, object] = {"BLOCK_N": outputs, "BLOCK_W": 128}
     if int8:
-        words |= {"ROWS": m, "QUANTISE": form.quantise, "HELD": held_words(form.k, outputs) if form.quantise else 0}
+        words |= {
+            "ROWS": m,
+            "QUANTISE": config.quantize,
+            "HELD": held_words(config.k, outputs) if config.quantize else 0,
+        }
     else:
-        words["BF16"] = form.weight == "bfloat16"
+        words["BF16"] = config.weight == "bfloat16"
     return Specialisation(
-        name=f"sparse_semi_gemv_M{m}_{form}",
+        name=f"sparse_semi_gemv_M{m}_{config}",
         kernel=semi_gemv_kernel if int8 else semi_gemv_float_kernel,
-        signature=form.signature(
-            WHERE, **(form.x_in_words | {"weight_ptr": "*i32"} if int8 else {"weight_ptr": pairs_of(form)})
+        signature=config.signature(
+            WHERE, **(config.x_in_words | {"weight_ptr": "*i32"} if int8 else {"weight_ptr": pairs_of(config)})
         ),
-        constants={**form.constants, **words},
+        constants={**config.constants, **words},
         tiling=tile,
         registers=64 if m == MAX_ROWS else 0,  # left to itself triton 3.6 spills two
     )
 
 
-def pairs_of(form: Form) -> str:
-    return "*i32" if form.weight == "bfloat16" else "*i16"
+def pairs_of(config: KernelConfig) -> str:
+    return "*i32" if config.weight == "bfloat16" else "*i16"
 
 
 def grouped(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,47 +192,47 @@ def grouped(weight: Tensor) -> tuple[Tensor, Tensor]:
     values, positions = semi.pack(weight, "sparse_linear")
     n, groups = weight.shape[0], semi.groups_of(weight.shape[1])
     more = -groups % GROUPS
-    places = torch.stack((positions & 15, positions >> 4), 2).flatten(1)[:, :groups]
+    metadata = torch.stack((positions & 15, positions >> 4), 2).flatten(1)[:, :groups]
     return (
         torch.nn.functional.pad(values.view(n, groups, 2), (0, 0, 0, more)),
-        torch.nn.functional.pad(places, (0, more)),
+        torch.nn.functional.pad(metadata, (0, more)),
     )
 
 
 def pack_lines(weight: Tensor) -> dict[str, Tensor]:
     """As the int8 kernel reads them."""
-    values, places = grouped(weight)
+    values, metadata = grouped(weight)
     n = weight.shape[0]
     words = values.view(n, -1, 2, 4, 2).transpose(2, 3).flatten(1).contiguous().view(torch.int32)
-    low, high = places.view(n, -1, 2, 4).unbind(2)
-    return {"weight_ptr": words, "places_ptr": (low | (high << 4)).reshape(n, -1)}
+    low, high = metadata.view(n, -1, 2, 4).unbind(2)
+    return {"weight_ptr": words, "metadata_ptr": (low | (high << 4)).reshape(n, -1)}
 
 
 def pack_pairs(weight: Tensor, groups: int = GROUPS) -> dict[str, Tensor]:
     """A word or half a word a group, and places two in a byte; the groups a multiple of so many."""
-    values, places = grouped(weight)
-    more = -places.shape[1] % groups
-    values, places = (
+    values, metadata = grouped(weight)
+    more = -metadata.shape[1] % groups
+    values, metadata = (
         torch.nn.functional.pad(values, (0, 0, 0, more)).contiguous(),
-        torch.nn.functional.pad(places, (0, more)),
+        torch.nn.functional.pad(metadata, (0, more)),
     )
     pairs = values.view(torch.int32 if weight.dtype == torch.bfloat16 else torch.int16).squeeze(2)
-    return {"weight_ptr": pairs, "places_ptr": places[:, 0::2] | (places[:, 1::2] << 4)}
+    return {"weight_ptr": pairs, "metadata_ptr": metadata[:, 0::2] | (metadata[:, 1::2] << 4)}
 
 
-def prepare(stage: Stage, problem: Problem, quantise: bool = False) -> Prepared:
-    """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows. quantise: x is float32
-    instead of int8, and quantised here."""
-    form = Form.of(problem, 1, 4)
-    weight, operands, scalars = numbers(stage, form)
-    int8 = form.x == "int8"
+def prepare(stage: Stage, problem: Problem, quantize: bool = False) -> Prepared:
+    """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows. quantize: x is float32
+    instead of int8, and quantized here."""
+    config = KernelConfig.of(problem, 1, 4)
+    weight, operands, scalars = params(stage, config)
+    int8 = config.x == "int8"
     operands |= pack_lines(weight) if int8 else pack_pairs(weight)
     there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
-    form = form.fused(quantise)
-    return launcher(form, specialise(form, problem.rows), there, scalars, form.word if int8 else torch.float32)
+    config = config.fused(quantize)
+    return launcher(config, specialize(config, problem.rows), there, scalars, config.word if int8 else torch.float32)
 
 
-def specialisations() -> Iterator[Specialisation]:
+def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     for kind, k, n, rows, activation, out, requires, forbids in (
         ("static", 4096, 256, 1, "relu", "int8", (GPU_DP4A, WIDE_LOAD, PERMUTE), (FUSED,)),
@@ -236,7 +240,7 @@ def specialisations() -> Iterator[Specialisation]:
         ("bfloat16", 4096, 256, 1, "gelu", "float32", (WIDE_LOAD,), ()),
     ):
         problem = problem_of_size(k, n, kind, "2:4", rows, activation=activation, out=out)
-        yield specialise(Form.of(problem, 1, 4), rows).demanding(*requires, forbids=forbids)
+        yield specialize(KernelConfig.of(problem, 1, 4), rows).with_requirements(*requires, forbids=forbids)
 
 
 register_impl(Impl("sparse_linear", "triton_semi", "triton", 20, supports, prepare))

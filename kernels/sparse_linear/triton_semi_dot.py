@@ -16,10 +16,10 @@ import triton.language as tl
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._gpu.triton_nan_propagation import spoiler
+from rtaccel.kernels._gpu.triton_nan_propagation import nan_propagator
 from rtaccel.kernels._gpu.triton_spec import BF16_MMA, INT8_MMA, Specialisation, Tiling, power_of_two
-from rtaccel.kernels.linear.triton_mixed import as_operand, finish
-from rtaccel.kernels.sparse_linear.triton_rows import Form, launcher, numbers, problem_of_size, unsupported
+from rtaccel.kernels.linear.triton_mixed import as_operand, epilogue
+from rtaccel.kernels.sparse_linear.triton_rows import KernelConfig, launcher, params, problem_of_size, unsupported
 from rtaccel.kernels.sparse_linear.triton_semi import WHERE, nibble, pack_pairs, pair_values, pairs_of
 
 
@@ -36,7 +36,7 @@ def _x_of_place(x_row, words, group, in_m, PLACE: tl.constexpr, K: tl.constexpr,
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
 def semi_dot_kernel(
-    x_ptr, weight_ptr, places_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
+    x_ptr, weight_ptr, metadata_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
     rows, parameter, y_inv_scale, y_zero_point,
     N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
     INT8_OUT: tl.constexpr, DOT: tl.constexpr, BF16: tl.constexpr, WORDS: tl.constexpr, BLOCK_M: tl.constexpr,
@@ -54,12 +54,12 @@ def semi_dot_kernel(
         group = g0 + tl.arange(0, BLOCK_G)[None, :]
         inside = in_n[:, None] & (group < PAIRS)
         first, second = pair_values(tl.load(weight_ptr + row_at + group, mask=inside, other=0), BF16)
-        places = nibble(places_ptr + row_at // 2, group + tl.zeros((BLOCK_N, BLOCK_G), tl.int32), inside)
+        metadata = nibble(metadata_ptr + row_at // 2, group + tl.zeros((BLOCK_N, BLOCK_G), tl.int32), inside)
         words = 0
         if WORDS:
             words = tl.load(x_row + group, mask=in_m[:, None] & (group < K // 4), other=0)
         for place in tl.static_range(4):
-            w = tl.where((places & 3) == place, first, 0) + tl.where((places >> 2) == place, second, 0)
+            w = tl.where((metadata & 3) == place, first, 0) + tl.where((metadata >> 2) == place, second, 0)
             x = _x_of_place(x_row, words, group, in_m[:, None], place, K, WORDS)
             w = as_operand(w if BF16 else w.to(tl.int8), DOT, ASM)
             acc = tl.dot(as_operand(x, DOT, ASM), tl.trans(w), acc, out_dtype=acc.dtype)
@@ -67,7 +67,7 @@ def semi_dot_kernel(
     row_scale = 1.0
     if SCALED:
         row_scale = tl.load(row_scale_ptr + m, mask=in_m, other=0.0)
-    finish(
+    epilogue(
         acc, m, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, row_scale,
         parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
     )  # fmt: skip
@@ -82,17 +82,17 @@ def supports(problem: Problem) -> str | None:
     return None
 
 
-def specialise(form: Form, rows: int) -> Specialisation:
+def specialize(config: KernelConfig, rows: int) -> Specialisation:
     """Not measured on a card."""
-    groups = 64 if form.x == "int8" else 32
-    tile = Tiling(power_of_two(rows, 16, 64), 16 if form.n <= 2048 else 32, 4 * groups, num_warps=4, num_stages=3)
-    words = form.x == "int8" and form.k % 4 == 0
+    groups = 64 if config.x == "int8" else 32
+    tile = Tiling(power_of_two(rows, 16, 64), 16 if config.n <= 2048 else 32, 4 * groups, num_warps=4, num_stages=3)
+    words = config.x == "int8" and config.k % 4 == 0
     return Specialisation(
-        name=f"sparse_semi_dot_M{tile.block_m}_{form}",
+        name=f"sparse_semi_dot_M{tile.block_m}_{config}",
         kernel=semi_dot_kernel,
-        signature=form.signature(WHERE, weight_ptr=pairs_of(form), **({"x_ptr": "*i32"} if words else {})),
+        signature=config.signature(WHERE, weight_ptr=pairs_of(config), **({"x_ptr": "*i32"} if words else {})),
         constants={
-            **form.constants, "DOT": "int8" if form.x == "int8" else "bf16", "BF16": form.weight == "bfloat16",
+            **config.constants, "DOT": "int8" if config.x == "int8" else "bf16", "BF16": config.weight == "bfloat16",
             "WORDS": words, "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_G": groups,
         },
         tiling=tile,
@@ -101,24 +101,24 @@ def specialise(form: Form, rows: int) -> Specialisation:
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
-    form = Form.of(problem, 1, 4)
-    weight, operands, scalars = numbers(stage, form)
-    spec = specialise(form, problem.rows)
+    config = KernelConfig.of(problem, 1, 4)
+    weight, operands, scalars = params(stage, config)
+    spec = specialize(config, problem.rows)
     operands |= pack_pairs(weight, spec.constants["BLOCK_G"])
     there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
-    if form.x == "int8":
-        return launcher(form, spec, there, scalars, torch.int32 if spec.constants["WORDS"] else torch.int8)
-    return launcher(form, spec, there, scalars, torch.float32, spoiler(form.k, form.n))
+    if config.x == "int8":
+        return launcher(config, spec, there, scalars, torch.int32 if spec.constants["WORDS"] else torch.int8)
+    return launcher(config, spec, there, scalars, torch.float32, nan_propagator(config.k, config.n))
 
 
-def specialisations() -> Iterator[Specialisation]:
+def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     for kind, k, n, rows, activation, out, requires in (
         ("dynamic", 1024, 2304, 64, "none", "float32", (INT8_MMA,)),
         ("bfloat16", 1024, 2304, 16, "none", "float32", (BF16_MMA,)),
     ):
         problem = problem_of_size(k, n, kind, "2:4", rows, activation=activation, out=out)
-        yield specialise(Form.of(problem, 1, 4), rows).demanding(*requires)
+        yield specialize(KernelConfig.of(problem, 1, 4), rows).with_requirements(*requires)
 
 
 register_impl(Impl("sparse_linear", "triton_semi_dot", "triton", 10, supports, prepare))

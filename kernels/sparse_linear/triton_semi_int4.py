@@ -29,13 +29,20 @@ from rtaccel.kernels._gpu.triton_device import dot4
 from rtaccel.kernels._gpu.triton_spec import GPU_DP4A, MAX_N, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.sparse_linear.triton_permute import pick_bytes
-from rtaccel.kernels.sparse_linear.triton_rows import Form, finish_row, held_words, launcher, numbers, problem_of_size
+from rtaccel.kernels.sparse_linear.triton_rows import (
+    KernelConfig,
+    epilogue_row,
+    held_words,
+    launcher,
+    params,
+    problem_of_size,
+)
 from rtaccel.kernels.sparse_linear.triton_semi import PERMUTE, grouped, selector
 from rtaccel.kernels.sparse_linear.triton_walk import held_rows, x_words
 
 MAX_ROWS = 4
 LINE = 32
-WHERE = {"places_ptr": "*i16", "scale_ptr": "*i32"}
+WHERE = {"metadata_ptr": "*i16", "scale_ptr": "*i32"}
 
 
 @triton.jit
@@ -56,7 +63,7 @@ def _row(
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
 def semi_int4_kernel(
-    x_ptr, weight_ptr, places_ptr, scale_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
+    x_ptr, weight_ptr, metadata_ptr, scale_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
     rows, parameter, y_inv_scale, y_zero_point,
     N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
     INT8_OUT: tl.constexpr, QUANTISE: tl.constexpr, HELD: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
@@ -80,10 +87,10 @@ def semi_int4_kernel(
         at = w0 + word + zero
         inside = (at < PAIRS * EACH) & (n < N)[:, None]
         w = tl.load(weight_ptr + row_at * EACH + at, mask=inside, other=0)
-        places = tl.load(places_ptr + row_at * EACH + at, mask=inside, other=0).to(tl.int32)
+        metadata = tl.load(metadata_ptr + row_at * EACH + at, mask=inside, other=0).to(tl.int32)
         scales = tl.load(scale_ptr + row_at + at // EACH, mask=inside, other=0)
         low, high = (w << 4) & -252645136, w & -252645136  # 0xF0F0F0F0
-        low_pick, high_pick = selector(places & 255), selector((places >> 8) & 255)
+        low_pick, high_pick = selector(metadata & 255), selector((metadata >> 8) & 255)
         low_scale, high_scale = (
             (scales << 16).to(tl.float32, bitcast=True),
             (scales & -65536).to(tl.float32, bitcast=True),
@@ -99,7 +106,7 @@ def semi_int4_kernel(
         accs = sums
 
     for r in tl.static_range(ROWS):
-        finish_row(
+        epilogue_row(
             tl.sum(accs[r], 1)[None, :], m + r, rows, n, x_scales[r], y_ptr, multiplier_ptr, offset_ptr, compensation_ptr,
             row_scale_ptr, parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, INT8_OUT, QUANTISE, ASM,
         )  # fmt: skip
@@ -130,21 +137,21 @@ def supports(problem: Problem) -> str | None:
     return None
 
 
-def form_of(problem: Problem) -> Form:
+def select_config(problem: Problem) -> KernelConfig:
     """The zero point of x is in the offset, as linear/contract_weights.py has it."""
-    return replace(Form.of(problem, 1, 4), compensated=False)
+    return replace(KernelConfig.of(problem, 1, 4), compensated=False)
 
 
-def specialise(form: Form, group: int, rows: int) -> Specialisation:
+def specialize(config: KernelConfig, group: int, rows: int) -> Specialisation:
     """One warp per output, up to eight in a program, 16 bytes of values per lane and step. Not measured on a card."""
-    outputs, m = power_of_two(form.n, 1, 8), power_of_two(rows, 1, MAX_ROWS)
+    outputs, m = power_of_two(config.n, 1, 8), power_of_two(rows, 1, MAX_ROWS)
     tile = Tiling(block_m=m, block_n=outputs, block_k=2048, num_warps=outputs)
     return Specialisation(
-        name=f"sparse_semi_int4_g{group}_M{m}_{form}",
+        name=f"sparse_semi_int4_g{group}_M{m}_{config}",
         kernel=semi_int4_kernel,
-        signature=form.signature(WHERE, weight_ptr="*i32", **form.x_in_words),
+        signature=config.signature(WHERE, weight_ptr="*i32", **config.x_in_words),
         constants={
-            **form.constants, "QUANTISE": form.quantise, "HELD": held_words(form.k, outputs) if form.quantise else 0,
+            **config.constants, "QUANTISE": config.quantize, "HELD": held_words(config.k, outputs) if config.quantize else 0,
             "GROUP": group, "ROWS": m, "BLOCK_N": outputs, "BLOCK_W": 128,
         },
         tiling=tile,
@@ -153,37 +160,37 @@ def specialise(form: Form, group: int, rows: int) -> Specialisation:
 
 def pack(packed: Tensor, group_scale: Tensor, k: int, group: int) -> dict[str, Tensor]:
     """As above, of an int4 weight as a state dict stores it, dense; zeros beyond K."""
-    values, places = grouped(int4.unpack(packed, k))
+    values, metadata = grouped(int4.unpack(packed, k))
     n, pairs, lines = values.shape[0], -(-k // (2 * group)), group // LINE
     more = pairs * group // 2 - values.shape[1]
     values = torch.nn.functional.pad(values, (0, 0, 0, more)).view(n, pairs, 2, lines, 2, 4, 2).transpose(4, 5)
     low, high = values.unbind(2)
     words = ((low & 15) | (high << 4)).reshape(n, -1).contiguous().view(torch.int32)
-    both = torch.nn.functional.pad(places, (0, more)).view(n, pairs, 2, lines, 2, 4)
+    both = torch.nn.functional.pad(metadata, (0, more)).view(n, pairs, 2, lines, 2, 4)
     of_group = both[:, :, :, :, 0] | (both[:, :, :, :, 1] << 4)
     picks = of_group.permute(0, 1, 3, 4, 2).reshape(n, -1).contiguous().view(torch.int16)
     scales = torch.zeros((n, pairs * 2), device=packed.device)
     scales[:, : group_scale.shape[1]] = group_scale / 16
     bits = scales.bfloat16().view(torch.int16).to(torch.int32).view(n, pairs, 2)
     return {
-        "weight_ptr": words, "places_ptr": picks, "scale_ptr": (bits[..., 0] & 0xFFFF) | (bits[..., 1] << 16),
+        "weight_ptr": words, "metadata_ptr": picks, "scale_ptr": (bits[..., 0] & 0xFFFF) | (bits[..., 1] << 16),
     }  # fmt: skip
 
 
-def prepare(stage: Stage, problem: Problem, quantise: bool = False) -> Prepared:
-    """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows. quantise: x is
-    float32 instead, and quantised here."""
-    form, group = form_of(problem).fused(quantise), int(stage.attrs["group_size"])
-    weight, operands, scalars = numbers(stage, form)
-    operands |= pack(weight, stage.tensors["group_scale"], form.k, group)
+def prepare(stage: Stage, problem: Problem, quantize: bool = False) -> Prepared:
+    """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows. quantize: x is
+    float32 instead, and quantized here."""
+    config, group = select_config(problem).fused(quantize), int(stage.attrs["group_size"])
+    weight, operands, scalars = params(stage, config)
+    operands |= pack(weight, stage.tensors["group_scale"], config.k, group)
     there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
-    return launcher(form, specialise(form, group, problem.rows), there, scalars, form.word)
+    return launcher(config, specialize(config, group, problem.rows), there, scalars, config.word)
 
 
-def specialisations() -> Iterator[Specialisation]:
+def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     problem = problem_of_size(4096, 256, "w4a8-dynamic", "2:4", MAX_ROWS, group_size=128)
-    yield specialise(form_of(problem), 128, MAX_ROWS).demanding(GPU_DP4A, WIDE_LOAD, PERMUTE)
+    yield specialize(select_config(problem), 128, MAX_ROWS).with_requirements(GPU_DP4A, WIDE_LOAD, PERMUTE)
 
 
 register_impl(Impl("sparse_linear", "triton_semi_int4", "triton", 20, supports, prepare))

@@ -25,21 +25,21 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.formats import int4
 from rtaccel.kernels._gpu.triton_spec import INT8_MMA, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear import contract as linear
-from rtaccel.kernels.linear.triton_mixed import finish
-from rtaccel.kernels.sparse_linear.triton_rows import Form, launcher, numbers, problem_of_size
+from rtaccel.kernels.linear.triton_mixed import epilogue
+from rtaccel.kernels.sparse_linear.triton_rows import KernelConfig, launcher, params, problem_of_size
 from rtaccel.kernels.sparse_linear.triton_semi import grouped
-from rtaccel.kernels.sparse_linear.triton_semi_int4 import LINE, form_of, unsupported
+from rtaccel.kernels.sparse_linear.triton_semi_int4 import LINE, select_config, unsupported
 
-WHERE = {"places_ptr": "*u8", "scale_ptr": "*i16"}
+WHERE = {"metadata_ptr": "*u8", "scale_ptr": "*i16"}
 
 
 @triton.jit
-def _piece(weights, places, at, half_at, inside, F: tl.constexpr, BLOCK_N: tl.constexpr):
+def _piece(weights, metadata, at, half_at, inside, F: tl.constexpr, BLOCK_N: tl.constexpr):
     """int8 [BLOCK_N, 4 F]: the weights of a piece, by place and four. at: of its first value; half_at: of its first places."""
     j = tl.arange(0, 4 * F)[None, :] + tl.zeros((BLOCK_N, 4 * F), tl.int32)
     four, place = j % F, j // F
     values = tl.load(weights + at + four, mask=inside, other=0)
-    both = tl.load(places + half_at + four % (F // 2), mask=inside, other=0).to(tl.int32)
+    both = tl.load(metadata + half_at + four % (F // 2), mask=inside, other=0).to(tl.int32)
     where = (both >> (four // (F // 2) * 4)) & 15
     first, second = (values << 4).to(tl.int8) >> 4, values >> 4
     return (tl.where((where & 3) == place, first, 0) + tl.where((where >> 2) == place, second, 0)).to(tl.int8)
@@ -47,7 +47,7 @@ def _piece(weights, places, at, half_at, inside, F: tl.constexpr, BLOCK_N: tl.co
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
 def semi_int4_dot_kernel(
-    x_ptr, weight_ptr, places_ptr, scale_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
+    x_ptr, weight_ptr, metadata_ptr, scale_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
     rows, parameter, y_inv_scale, y_zero_point,
     N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
     INT8_OUT: tl.constexpr, GROUP: tl.constexpr, F: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -62,13 +62,13 @@ def semi_int4_dot_kernel(
     j = tl.arange(0, 4 * F)[None, :]
     x_row = x_ptr + m[:, None].to(tl.int64) * K
     values = weight_ptr + n[:, None].to(tl.int64) * (GROUPS * GROUP // 4)
-    places = places_ptr + n[:, None].to(tl.int64) * (GROUPS * GROUP // 8)
+    metadata = metadata_ptr + n[:, None].to(tl.int64) * (GROUPS * GROUP // 8)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for group in range(GROUPS):
         part = tl.zeros((BLOCK_M, BLOCK_N), tl.int32)
         for piece in tl.static_range(PIECES):
             at = (group * PIECES + piece) * F
-            w = _piece(values, places, at, at // 2, in_n[:, None], F, BLOCK_N)
+            w = _piece(values, metadata, at, at // 2, in_n[:, None], F, BLOCK_N)
             k = 4 * (at + j % F) + j // F
             x = tl.load(x_row + k, mask=in_m[:, None] & (k < K), other=0)
             part = tl.dot(x, tl.trans(w), part, out_dtype=tl.int32)
@@ -78,7 +78,7 @@ def semi_int4_dot_kernel(
     row_scale = 1.0
     if SCALED:
         row_scale = tl.load(row_scale_ptr + m, mask=in_m, other=0.0)
-    finish(
+    epilogue(
         acc, m, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, row_scale,
         parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
     )  # fmt: skip
@@ -96,16 +96,16 @@ def piece_of(group: int) -> int:
     return min(group & -group, 4 * LINE)
 
 
-def specialise(form: Form, group: int, rows: int) -> Specialisation:
+def specialize(config: KernelConfig, group: int, rows: int) -> Specialisation:
     """Not measured on a card."""
     piece = piece_of(group)
-    tile = Tiling(power_of_two(rows, 16, 64), 16 if form.n <= 2048 else 32, piece, num_warps=4, num_stages=2)
+    tile = Tiling(power_of_two(rows, 16, 64), 16 if config.n <= 2048 else 32, piece, num_warps=4, num_stages=2)
     return Specialisation(
-        name=f"sparse_semi_int4_dot_g{group}_M{tile.block_m}_{form}",
+        name=f"sparse_semi_int4_dot_g{group}_M{tile.block_m}_{config}",
         kernel=semi_int4_dot_kernel,
-        signature=form.signature(WHERE),
+        signature=config.signature(WHERE),
         constants={
-            **form.constants, "GROUP": group, "F": piece // 4, "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n,
+            **config.constants, "GROUP": group, "F": piece // 4, "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n,
         },
         tiling=tile,
     )  # fmt: skip
@@ -113,40 +113,40 @@ def specialise(form: Form, group: int, rows: int) -> Specialisation:
 
 def pack(packed: Tensor, group_scale: Tensor, k: int, group: int) -> dict[str, Tensor]:
     """As above, of an int4 weight as a state dict stores it, dense; zeros beyond K."""
-    values, places = grouped(int4.unpack(packed, k))
+    values, metadata = grouped(int4.unpack(packed, k))
     fours = -(-k // group) * group // 4
     more = fours - values.shape[1]
     if more < 0:
-        values, places = values[:, :fours], places[:, :fours]
-    values, places = (
+        values, metadata = values[:, :fours], metadata[:, :fours]
+    values, metadata = (
         torch.nn.functional.pad(values, (0, 0, 0, max(more, 0))),
-        torch.nn.functional.pad(places, (0, max(more, 0))),
+        torch.nn.functional.pad(metadata, (0, max(more, 0))),
     )
-    low, high = places.reshape(places.shape[0], -1, 2, piece_of(group) // 8).unbind(2)
+    low, high = metadata.reshape(metadata.shape[0], -1, 2, piece_of(group) // 8).unbind(2)
     return {
         "weight_ptr": (values[..., 0] & 15) | (values[..., 1] << 4),
-        "places_ptr": (low | (high << 4)).flatten(1),
+        "metadata_ptr": (low | (high << 4)).flatten(1),
         "scale_ptr": group_scale.bfloat16().view(torch.int16),
     }
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
-    form, group = form_of(problem), int(stage.attrs["group_size"])
-    weight, operands, scalars = numbers(stage, form)
-    operands |= pack(weight, stage.tensors["group_scale"], form.k, group)
+    config, group = select_config(problem), int(stage.attrs["group_size"])
+    weight, operands, scalars = params(stage, config)
+    operands |= pack(weight, stage.tensors["group_scale"], config.k, group)
     there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
-    return launcher(form, specialise(form, group, problem.rows), there, scalars, torch.int8)
+    return launcher(config, specialize(config, group, problem.rows), there, scalars, torch.int8)
 
 
-def specialisations() -> Iterator[Specialisation]:
+def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     for kind, k, n, rows, group, activation in (
         ("w4a8-dynamic", 1024, 2304, 16, 128, "none"),
         ("w4a8-static", 1024, 1024, 64, 32, "relu"),
     ):
         problem = problem_of_size(k, n, kind, "2:4", rows, activation=activation, group_size=group)
-        yield specialise(form_of(problem), group, rows).demanding(INT8_MMA)
+        yield specialize(select_config(problem), group, rows).with_requirements(INT8_MMA)
 
 
 register_impl(Impl("sparse_linear", "triton_semi_int4_dot", "triton", 10, supports, prepare))

@@ -18,7 +18,7 @@ from torch import Tensor
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu.triton_launch import bind
-from rtaccel.kernels._gpu.triton_nan_propagation import spoiler
+from rtaccel.kernels._gpu.triton_nan_propagation import nan_propagator
 from rtaccel.kernels._gpu.triton_spec import (
     WIDE_LOAD,
     Specialisation,
@@ -27,8 +27,8 @@ from rtaccel.kernels._gpu.triton_spec import (
     require_matrix,
     require_row_scale,
 )
-from rtaccel.kernels.linear.triton_mixed import finish
-from rtaccel.kernels.sparse_linear.triton_rows import POINTERS, Form, numbers, pack, problem_of_size, unsupported
+from rtaccel.kernels.linear.triton_mixed import epilogue
+from rtaccel.kernels.sparse_linear.triton_rows import POINTERS, KernelConfig, pack, params, problem_of_size, unsupported
 from rtaccel.kernels.sparse_linear.triton_walk import row_units
 
 FEW_ROWS = 4
@@ -79,7 +79,7 @@ def spmm_kernel(
     row_scale = 1.0
     if SCALED:
         row_scale = tl.load(row_scale_ptr + m, mask=in_m, other=0.0)
-    finish(
+    epilogue(
         tl.sum(acc, 0)[:, None], m, in_m, n + tl.arange(0, 1), y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None,
         row_scale, parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
     )  # fmt: skip
@@ -96,47 +96,47 @@ def supports(problem: Problem) -> str | None:
     return reason
 
 
-def specialise(form: Form, rows: int) -> Specialisation:
+def specialize(config: KernelConfig, rows: int) -> Specialisation:
     """At least 16 bytes of x for each weight. Not measured on a card."""
-    m = power_of_two(rows, 16 if form.x == "int8" else 8, 32)
+    m = power_of_two(rows, 16 if config.x == "int8" else 8, 32)
     tile = Tiling(m, 1, 64, num_warps=1)
     return Specialisation(
-        name=f"sparse_spmm_M{m}_{form}",
+        name=f"sparse_spmm_M{m}_{config}",
         kernel=spmm_kernel,
-        signature=form.signature(form.where),
+        signature=config.signature(config.where),
         constants={
-            **form.constants, "UNIT": form.unit, "INT8": form.x == "int8", "BLOCK_M": m, "BLOCK_E": tile.block_k,
+            **config.constants, "UNIT": config.unit, "INT8": config.x == "int8", "BLOCK_M": m, "BLOCK_E": tile.block_k,
         },
         tiling=tile,
     )  # fmt: skip
 
 
-def specialise_turn(form: Form, block_m: int) -> Specialisation:
-    pointer = POINTERS[form.x]
+def specialize_turn(config: KernelConfig, block_m: int) -> Specialisation:
+    pointer = POINTERS[config.x]
     return Specialisation(
-        name=f"sparse_turn_M{block_m}_{form.x}_K{form.k}",
+        name=f"sparse_turn_M{block_m}_{config.x}_K{config.k}",
         kernel=turn_kernel,
         signature={"x_ptr": pointer, "turned_ptr": pointer, "rows": "i32"},
-        constants={"K": form.k, "BLOCK_M": block_m, "BLOCK_K": 64},
+        constants={"K": config.k, "BLOCK_M": block_m, "BLOCK_K": 64},
         tiling=Tiling(block_m, 1, 64, num_warps=4),
     )
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
-    form = Form.of(problem, 1, 1)
-    weight, operands, scalars = numbers(stage, form)
-    operands |= pack(weight, form)
+    config = KernelConfig.of(problem, 1, 1)
+    weight, operands, scalars = params(stage, config)
+    operands |= pack(weight, config)
     there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
-    spec = specialise(form, problem.rows)
-    turn = specialise_turn(form, spec.tiling.block_m)
-    launch, launch_turn, n, k, block_m = bind(spec), bind(turn), form.n, form.k, spec.tiling.block_m
-    x_dtype, dtype = (torch.int8 if it == "int8" else torch.float32 for it in (form.x, problem.out_dtypes[0]))
-    spoil = None if form.x == "int8" or form.int8_out else spoiler(k, n)
+    spec = specialize(config, problem.rows)
+    turn = specialize_turn(config, spec.tiling.block_m)
+    launch, launch_turn, n, k, block_m = bind(spec), bind(turn), config.n, config.k, spec.tiling.block_m
+    x_dtype, dtype = (torch.int8 if it == "int8" else torch.float32 for it in (config.x, problem.out_dtypes[0]))
+    propagate_nan = None if config.x == "int8" or config.int8_out else nan_propagator(k, n)
 
     def call(x: Tensor, *row_scale: Tensor) -> tuple[Tensor]:
         require_matrix("sparse_linear", x, k, x_dtype)
-        require_row_scale("sparse_linear", x, row_scale, form.scaled)
+        require_row_scale("sparse_linear", x, row_scale, config.scaled)
         rows = x.shape[0]
         y = torch.empty((rows, n), dtype=dtype, device=x.device)
         if y.numel():
@@ -145,23 +145,27 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
             launch_turn((tiles, triton.cdiv(k, 64)), x_ptr=x, turned_ptr=turned, rows=rows)
             scale = {"row_scale_ptr": row_scale[0]} if row_scale else {}
             launch((tiles, n), x_ptr=turned, y_ptr=y, rows=rows, **there, **scalars, **scale)
-            if spoil is not None:
-                spoil(x, y)
+            if propagate_nan is not None:
+                propagate_nan(x, y)
         return (y,)
 
     return call
 
 
-def specialisations() -> Iterator[Specialisation]:
+def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     for kind, k, n, rows, activation, out in (
         ("static", 4096, 256, 16, "relu", "int8"),
         ("float32", 4096, 256, 8, "none", "float32"),
     ):
         for turns in (False, True):
-            form = Form.of(problem_of_size(k, n, kind, "window", rows, activation=activation, out=out), 1, 1)
-            spec = specialise(form, rows)
-            yield specialise_turn(form, spec.tiling.block_m).demanding() if turns else spec.demanding(WIDE_LOAD)
+            config = KernelConfig.of(problem_of_size(k, n, kind, "window", rows, activation=activation, out=out), 1, 1)
+            spec = specialize(config, rows)
+            yield (
+                specialize_turn(config, spec.tiling.block_m).with_requirements()
+                if turns
+                else spec.with_requirements(WIDE_LOAD)
+            )
 
 
 register_impl(Impl("sparse_linear", "triton_spmm", "triton", 15, supports, prepare))

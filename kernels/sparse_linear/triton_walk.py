@@ -5,7 +5,7 @@ runs; the arithmetic holds for any of their numbers that is not negative: a row 
 could pass 2^31 is 64 bits wide.
 
 x is gathered from memory, or, for words of four int8 numbers, from the program's shared memory: there a program holds its rows
-of x whole, quantised in front where the stage asks for it.
+of x whole, quantized in front where the stage asks for it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from rtaccel.kernels.linear.triton_mixed import INFINITY_BITS, TINY
 @triton.jit
 def row_units(first, following, X: tl.constexpr, C: tl.constexpr, UNIT: tl.constexpr):
     """Units of a row of blocks, from its start and that of the next: no more than X elements of x can have."""
-    MOST: tl.constexpr = ((X + C - 1) // C + UNIT // C - 1) // (UNIT // C)
-    return tl.minimum(tl.maximum(following - first, 0), MOST)
+    MAX: tl.constexpr = ((X + C - 1) // C + UNIT // C - 1) // (UNIT // C)
+    return tl.minimum(tl.maximum(following - first, 0), MAX)
 
 
 @triton.jit

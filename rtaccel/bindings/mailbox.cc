@@ -105,7 +105,7 @@ void add_mailbox(nb::module_& m) {
   const auto exchange = [](Mailbox& box, uint64_t request, uint64_t reply, int64_t timeout_ns, uint32_t command) {
     return box.exchange(reinterpret_cast<const void*>(request), reinterpret_cast<void*>(reply), timeout_ns, command);
   };
-  nb::class_<Mailbox>(m, "Mailbox", "Messages to a kernel that stays resident on a GPU, by address.")
+  nb::class_<Mailbox>(m, "Mailbox", "Messages to a persistent kernel on a GPU, by address.")
       .def(nb::init<uint64_t, int64_t, uint64_t, int64_t, bool>(), nb::arg("requests"), nb::arg("request_words"),
            nb::arg("replies"), nb::arg("reply_words"), nb::arg("commands") = false)
       .def("exchange", exchange, nb::arg("request"), nb::arg("reply"), nb::arg("timeout_ns"), nb::arg("command") = 0)

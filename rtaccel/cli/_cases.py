@@ -21,13 +21,13 @@ from torch import Tensor
 
 from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Case, operator, operators
-from rtaccel.core.stage import Problem, Quant, Stage, Value
+from rtaccel.core.stage import Problem, QParams, Stage, Value
 
 
 def _quantize(k: int, scale: float | None = None, zero_point: int = 0) -> Stage:
     from rtaccel.kernels.quantize.contract import make_stage
 
-    return make_stage(k, None if scale is None else Quant(scale, zero_point))
+    return make_stage(k, None if scale is None else QParams(scale, zero_point))
 
 
 def _pointwise(c: int, activation: str, parameter: float = 0.0, affine: bool = False, residual: bool = False) -> Stage:

@@ -125,7 +125,7 @@ def _module(where: str, text: str) -> Any:
         assert spec is not None and spec.loader is not None  # the suffix is .py
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # dataclasses and pickling of its classes look it up
-        sys.path.insert(0, str(path.parent))  # as for a script: its neighbours can be imported
+        sys.path.insert(0, str(path.parent))  # as for a script: its neighbors can be imported
         with user_code():
             spec.loader.exec_module(module)
         return module

@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     stays = parser.add_mutually_exclusive_group()
     stays.add_argument(
         "--stream", action="store_true",
-        help="the kernel of rt.stream(model, example_step, device='cuda'): the example is one moment, [1, features], the "
+        help="the kernel of rt.stream(model, example_step, device='cuda'): the example is one time step, [1, features], the "
         "calibration windows",
     )  # fmt: skip
     stays.add_argument(
@@ -136,15 +136,15 @@ def _wanted(args: argparse.Namespace, capabilities: list[int]) -> Iterator[tuple
     """For each card the kernels, by key: forms of Triton kernels, and kernels in CUDA C++."""
     target = args.target or args.model
     if target is None:
-        from rtaccel.kernels._gpu.triton_aot import specialisations
+        from rtaccel.kernels._gpu.triton_aot import specializations
         from rtaccel.kernels._gpu.triton_launch import spec_key
 
         if args.stream or args.persistent:
-            raise FormatError("build-kernels", "a kernel that stays, of no model", "a target", "Name a model.")
-        every = {spec_key(spec): spec for spec in specialisations()}
+            raise FormatError("build-kernels", "a persistent kernel, of no model", "a target", "Name a model.")
+        every = {spec_key(spec): spec for spec in specializations()}
         yield from ((capability, every) for capability in capabilities)
         return
-    from rtaccel.runtime.gpu.ahead import kernels_of, resident_kernels_of
+    from rtaccel.runtime.gpu.ahead import kernels_of, persistent_kernels_of
 
     found = _target.load_target(target)
     model, example, calibration = found.model, found.inputs, found.calibration
@@ -153,4 +153,4 @@ def _wanted(args: argparse.Namespace, capabilities: list[int]) -> Iterator[tuple
         yield from ((capability, every) for capability in capabilities)
         return
     for capability in capabilities:
-        yield capability, resident_kernels_of(model, example, args.scheme, calibration, capability, args.stream)
+        yield capability, persistent_kernels_of(model, example, args.scheme, calibration, capability, args.stream)

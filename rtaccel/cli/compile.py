@@ -1,4 +1,4 @@
-"""`rtaccel compile`: a model compiled and checked against torch; its quantised state written to a file."""
+"""`rtaccel compile`: a model compiled and checked against torch; its quantized state written to a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from rtaccel.cli import _target
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 
-HELP = "compile a model, compare it with torch on its example, and write its quantised state as safetensors"
+HELP = "compile a model, compare it with torch on its example, and write its quantized state as safetensors"
 
 SUFFIX = ".safetensors"
 
@@ -96,7 +96,7 @@ def _text(found: dict[str, Any], out: str | None) -> str:
     if found["not_captured"]:
         parts = [f"{found['target']} ({found['model']}): not compiled as a whole: {found['not_captured']}"]
     parts += [f"  {count:3} x {name}" for name, count in kernels.items()]
-    parts += [f"  left to torch: {text}" for text in found["torch"]]
+    parts += [f"  run by PyTorch: {text}" for text in found["torch"]]
     before = "" if found["model_bytes"] is None else f", {found['model_bytes']:,} before"
     parts.append(f"weights {found['weight_bytes']:,} bytes{before}")
     errors = [e for e in found["errors"] or () if e is not None]

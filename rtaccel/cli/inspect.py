@@ -67,13 +67,13 @@ def _form(args: argparse.Namespace) -> tuple[dict[str, Any], list[tuple[str, str
     """A form that a Triton kernel declares, by its name."""
     from rtaccel.cli._inspect import gpu
     from rtaccel.cli._inspect.cards import card_of
-    from rtaccel.kernels._gpu.triton_aot import specialisations
+    from rtaccel.kernels._gpu.triton_aot import specializations
 
     if args.case:
         raise UnsupportedProblem(
             "inspect", f"--case for {args.kernel}", "none: the form has its sizes", "Leave it out."
         )
-    spec = next(spec for spec in specialisations() if spec.name == args.kernel)
+    spec = next(spec for spec in specializations() if spec.name == args.kernel)
     compiled = gpu.inspect_form(spec, card_of(args.arch))
     return compiled.to_dict(), gpu.describe(compiled)
 
@@ -93,9 +93,9 @@ def _find(text: str) -> Impl | None:
     if text in found:
         return found[text]
     if importlib.util.find_spec("triton") is not None:
-        from rtaccel.kernels._gpu.triton_aot import specialisations
+        from rtaccel.kernels._gpu.triton_aot import specializations
 
-        if any(spec.name == text for spec in specialisations()):
+        if any(spec.name == text for spec in specializations()):
             return None
     op = text.partition("/")[0]
     near = sorted(name for name in found if name.startswith(f"{op}/")) or sorted(found)

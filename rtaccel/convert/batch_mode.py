@@ -9,41 +9,41 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.build_graph import build_graph
-from rtaccel.convert.frontend.export import Captured, capture
+from rtaccel.convert.frontend.export import ExportedGraph, capture
 from rtaccel.convert.frontend.graph import OpGraph
 
 
-def choose_batch_mode(model: nn.Module, args: tuple[Any, ...]) -> tuple[Captured, OpGraph]:
+def choose_batch_mode(model: nn.Module, args: tuple[Any, ...]) -> tuple[ExportedGraph, OpGraph]:
     """The model captured and matched. Forms are tried in the order of what they leave open: any number of samples; the
     samples of the example, each on its own; all of the example as one. The next is only tried where a call of the last
     did not fit for the way its tensors lie. Raises UnsupportedProblem where torch.export cannot capture the model."""
-    captured = capture(model, args)
-    if captured.any_batch:
-        graph = build_graph(captured, _traced(captured))
+    exported = capture(model, args)
+    if exported.any_batch:
+        graph = build_graph(exported, _traced(exported))
         if not graph.may_fit_fixed:
-            return captured, graph
-        best = captured, graph
-        captured = capture(model, args, fixed=True)
-        found = build_graph(captured, None)
+            return exported, graph
+        best = exported, graph
+        exported = capture(model, args, fixed=True)
+        found = build_graph(exported, None)
         if found.fallback_count >= graph.fallback_count:
             return best
         why = "so more of the model is native"
-        return replace(captured, batch=replace(captured.batch, why=(*captured.batch.why, why))), found
-    return _fixed(captured, args)
+        return replace(exported, batch=replace(exported.batch, why=(*exported.batch.why, why))), found
+    return _fixed(exported, args)
 
 
-def fixed_batch_mode(model: nn.Module, args: tuple[Any, ...]) -> tuple[Captured, OpGraph]:
+def fixed_batch_mode(model: nn.Module, args: tuple[Any, ...]) -> tuple[ExportedGraph, OpGraph]:
     """The model captured with the shapes of the example alone."""
     return _fixed(capture(model, args, fixed=True), args)
 
 
-def _fixed(captured: Captured, args: tuple[Any, ...]) -> tuple[Captured, OpGraph]:
+def _fixed(exported: ExportedGraph, args: tuple[Any, ...]) -> tuple[ExportedGraph, OpGraph]:
     candidates = []
     for batch in _fixed_forms(args):
-        candidates.append(build_graph(captured, batch))
+        candidates.append(build_graph(exported, batch))
         if not candidates[-1].fallback_count:
-            return captured, candidates[-1]
-    return captured, min(candidates, key=lambda graph: graph.fallback_count)
+            return exported, candidates[-1]
+    return exported, min(candidates, key=lambda graph: graph.fallback_count)
 
 
 def _fixed_forms(args: tuple[Any, ...]) -> tuple[int | None, ...]:
@@ -55,10 +55,10 @@ def _fixed_forms(args: tuple[Any, ...]) -> tuple[int | None, ...]:
     return (None, shared) if shared == 1 else (shared, None)
 
 
-def _traced(captured: Captured) -> int | None:
+def _traced(exported: ExportedGraph) -> int | None:
     """The number of samples that stood for an open batch while the model was captured."""
-    for node in captured.graph.nodes:
-        if node.op == "placeholder" and node.name in captured.inputs and isinstance(node.meta.get("val"), Tensor):
+    for node in exported.graph.nodes:
+        if node.op == "placeholder" and node.name in exported.inputs and isinstance(node.meta.get("val"), Tensor):
             first = node.meta["val"].shape[0]
             return first if isinstance(first, int) else int(first.node.hint)
     return None

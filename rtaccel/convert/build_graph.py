@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rtaccel.convert.frontend.export import Captured
+from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.convert.frontend.graph import Builder, OpGraph
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.passes.eliminate_dead_rows import eliminate_dead_rows
@@ -13,9 +13,9 @@ from rtaccel.convert.passes.fuse_epilogue import fold
 from rtaccel.convert.patterns.rules import match
 
 
-def build_graph(captured: Captured, batch: int | None, windowed: bool = False) -> OpGraph:
+def build_graph(exported: ExportedGraph, batch: int | None, windowed: bool = False) -> OpGraph:
     """batch: the samples of dimension 0, or None for tensors taken as one. windowed: rows stay where they are, for a stream."""
-    graph = Builder(captured, batch, match, windowed).build()
+    graph = Builder(exported, batch, match, windowed).build()
     kept = {o for o in graph.outputs if isinstance(o, str)}
     kept |= {graph.views[o].base for o in kept if o in graph.views}
     op_nodes = _used(fold(_used(graph.op_nodes, kept), kept), kept)

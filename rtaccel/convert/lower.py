@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from rtaccel.convert.frontend.export import Captured
+from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.convert.frontend.graph import OpGraph
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.passes.emit import Emitter
@@ -15,20 +15,20 @@ from rtaccel.convert.passes.program import Program
 from rtaccel.convert.passes.skeleton import Skeleton
 from rtaccel.convert.passes.sparse import pruned
 from rtaccel.convert.quantization.calibrate import calibrate
-from rtaccel.convert.quantization.equalization import ColumnObserver, column_observers, evened
+from rtaccel.convert.quantization.equalization import ColumnObserver, column_observers, equalize_columns
 from rtaccel.convert.quantization.hidden_state_observer import HiddenObserver
-from rtaccel.convert.quantization.scheme_rules import SCHEMES, Layer, decide_draft
+from rtaccel.convert.quantization.scheme_rules import SCHEMES, LayerPlan, decide_draft
 from rtaccel.core.scheme import SchemeMap
 from rtaccel.core.sparsity import SparsityMap
 
 
 def lower(
-    captured: Captured,
+    exported: ExportedGraph,
     graph: OpGraph,
     scheme: SchemeMap,
     calibration: Any,
     states: frozenset[str] | None = None,
-    even: bool = True,
+    equalize: bool = True,
     sparsity: SparsityMap | None = None,
 ) -> Program:
     """The whole way from nodes to a program. Raises typed errors; nothing is half done.
@@ -37,7 +37,7 @@ def lower(
     sparsity: patterns to prune linear layers to.
     """
     graph = fuse_norms(graph)
-    layers: dict[str, Layer] = {}
+    layers: dict[str, LayerPlan] = {}
     notes: list[str] = []
     if sparsity is not None:
         graph = pruned(graph, sparsity, notes)
@@ -57,8 +57,8 @@ def lower(
         node: HiddenObserver(op_node.name, states is None and len(op_node.reads) > 1)
         for node, op_node in recurrent.items()
     }
-    columns = column_observers(captured, graph, layers, states is not None) if even else {}
-    quants = calibrate(captured, calibration, wanted, hidden, columns) if wanted else {}
+    columns = column_observers(exported, graph, layers, states is not None) if equalize else {}
+    quants = calibrate(exported, calibration, wanted, hidden, columns) if wanted else {}
     graph = replace(graph, op_nodes=tuple(_evened(op_node, layers, columns, notes) for op_node in graph.op_nodes))
     for op_node in graph.op_nodes:
         found = layers.get(op_node.writes[0])
@@ -71,12 +71,12 @@ def lower(
                 f"{op_node.name}: h has the scale of its bound, 1: calibration starts every call from zero states"
             )
         layers[op_node.writes[0]] = replace(layers[op_node.writes[0]], h_scale=scale)
-    made = Emitter(captured, graph, layers, states).program(tuple(notes))
-    return replace(made, source=Skeleton.of(captured, graph, layers, states))
+    made = Emitter(exported, graph, layers, states).program(tuple(notes))
+    return replace(made, source=Skeleton.of(exported, graph, layers, states))
 
 
 def _evened(
-    op_node: OpNode, layers: dict[str, Layer], columns: Mapping[str, ColumnObserver], notes: list[str]
+    op_node: OpNode, layers: dict[str, LayerPlan], columns: Mapping[str, ColumnObserver], notes: list[str]
 ) -> OpNode:
     """The node with the columns of its input at one range, where calibration found that better."""
     seen = columns.get(op_node.reads[0]) if op_node.reads else None
@@ -87,7 +87,7 @@ def _evened(
     notes.append(
         f"{op_node.name}: each column of {seen.name} is brought to one range before int8, by factors up to {ratio:.3g} apart"
     )
-    return evened(op_node, seen.factor)
+    return equalize_columns(op_node, seen.factor)
 
 
 def _node(value: str) -> str:

@@ -1,7 +1,7 @@
 """Stages: what a model computes, cut into operators, before any kernel or layout is chosen.
 
 A stage is immutable and device-neutral. It names the values it reads and writes. A value holds, for each of M
-samples (the batch, open), `steps` rows of a fixed width: moments of a window, positions of an image; one row where
+samples (the batch, open), `steps` rows of a fixed width: time steps of a window, positions of an image; one row where
 there is no such axis. Any number of samples can run through the same plan.
 """
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Quant:
+class QParams:
     """What an int8 activation means: real = scale * (q - zero_point), q in -128..127.
 
     Static and per tensor. After a ReLU the zero point is -128, which gives the value all 256 steps.
@@ -42,7 +42,7 @@ class Value:
     name: str
     width: int
     dtype: str = "float32"
-    quant: Quant | None = None
+    quant: QParams | None = None
     steps: int = 1
 
     @property
@@ -52,7 +52,7 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Port:
+class GraphIO:
     """A value at the edge of a plan, as the tensor that a caller holds.
 
     The first `lead` dimensions are samples; the `trailing` ones are fixed, and their product is steps * width.
@@ -65,7 +65,7 @@ class Port:
     middle: tuple[int, ...] = ()
 
     @classmethod
-    def matrix(cls, value: Value) -> Port:
+    def matrix(cls, value: Value) -> GraphIO:
         return cls(value, 1, value.shape)
 
 

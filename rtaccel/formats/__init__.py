@@ -1,1 +1,1 @@
-"""What the numbers mean: quantise, and the ranges that calibration picks. No kernel layout lives here."""
+"""What the numbers mean: quantize, and the ranges that calibration picks. No kernel layout lives here."""

@@ -9,7 +9,7 @@ from rtaccel.core.errors import FormatError
 from rtaccel.formats.int8 import require_finite
 
 
-def quantise_weight(weight: Tensor, op: str = "linear") -> Tensor:
+def quantize_weight(weight: Tensor, op: str = "linear") -> Tensor:
     """bfloat16 [N, K]; each number loses at most 2^-8 of itself. FormatError where one is not finite, or would not be."""
     weight = weight.detach().float()
     require_finite(weight, op, "weight")

@@ -16,7 +16,7 @@ LARGEST = 448.0
 DTYPE = torch.float8_e4m3fn
 
 
-def quantise_weight(weight: Tensor, op: str = "linear") -> tuple[Tensor, Tensor]:
+def quantize_weight(weight: Tensor, op: str = "linear") -> tuple[Tensor, Tensor]:
     """float8_e4m3fn [N, K] and float32 scale [N]. Raises FormatError where a weight is not finite."""
     weight = weight.detach().float()
     require_finite(weight, op, "weight")

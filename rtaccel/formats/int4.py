@@ -1,4 +1,4 @@
-"""int4 weights with a scale per group of neighbouring k: weight[n, k] ~ q[n, k] * scale[n, k // group_size].
+"""int4 weights with a scale per group of neighboring k: weight[n, k] ~ q[n, k] * scale[n, k // group_size].
 
 q is in -8..7. A scale is a float32 number that bfloat16 represents, of either sign: a group whose largest number is
 positive takes a negative one, and so uses the step -8 too. The last group is shorter where group_size does not divide K.
@@ -30,7 +30,7 @@ def group_count(k: int, group_size: int) -> int:
     return -(-k // group_size)
 
 
-def quantise_weight(weight: Tensor, group_size: int = 32, op: str = "linear") -> tuple[Tensor, Tensor]:
+def quantize_weight(weight: Tensor, group_size: int = 32, op: str = "linear") -> tuple[Tensor, Tensor]:
     """Packed weight uint8 [N, (K + 1) // 2] and group_scale float32 [N, groups] of a float weight [N, K].
 
     Each group takes, of the clips above with either sign, the scale with the least squared error of its numbers, and then
@@ -108,7 +108,7 @@ def unpack(packed: Tensor, k: int) -> Tensor:
     return both[:, :k].to(torch.int8) - 8
 
 
-def dequantise(packed: Tensor, group_scale: Tensor, k: int, group_size: int) -> Tensor:
+def dequantize(packed: Tensor, group_scale: Tensor, k: int, group_size: int) -> Tensor:
     """float64 [N, k]: the numbers that every backend computes with, exact."""
     scale = group_scale.double().repeat_interleave(group_size, dim=1)[:, :k]
     return unpack(packed, k).double() * scale
@@ -116,7 +116,7 @@ def dequantise(packed: Tensor, group_scale: Tensor, k: int, group_size: int) -> 
 
 def require_scales(op: str, name: str, scale: Tensor) -> None:
     """Raises FormatError for scales that this format cannot mean."""
-    step = "Quantise the weight with rtaccel.formats.int4."
+    step = "Quantize the weight with rtaccel.formats.int4."
     if not torch.isfinite(scale).all():
         raise FormatError(op, f"{name} with a NaN or infinity", "finite numbers", step)
     if not (scale.abs() >= 2.0**-120).all():

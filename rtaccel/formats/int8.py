@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.errors import FormatError
-from rtaccel.core.stage import Quant
+from rtaccel.core.stage import QParams
 
 TINY = 2.0**-100
 """A row that is smaller everywhere counts as zero: dividing by its scale could overflow."""
 
 
-def quantise_weight(weight: Tensor, op: str = "linear") -> tuple[Tensor, Tensor]:
+def quantize_weight(weight: Tensor, op: str = "linear") -> tuple[Tensor, Tensor]:
     """int8 weight [N, K] in -127..127 and scale [N]: weight ~ q * scale, scale[n] = max_k |weight[n, k]| / 127.
 
     -128 is left out, so that every q has a negative. A row of zeros gets scale 1, and stays exactly zero.
@@ -36,7 +36,7 @@ def require_finite(tensor: Tensor, op: str, name: str) -> None:
         )
 
 
-def quant_of_range(low: float, high: float) -> Quant:
+def quant_of_range(low: float, high: float) -> QParams:
     """Scale and zero point that cover low..high, with 0 exactly representable and all 256 steps in use.
 
     A range that holds only zeros gets scale 1.
@@ -44,12 +44,12 @@ def quant_of_range(low: float, high: float) -> Quant:
     low, high = min(low, 0.0), max(high, 0.0)
     span = high - low
     if not span > 2.0**-100:
-        return Quant(1.0, 0)
+        return QParams(1.0, 0)
     scale = float(torch.tensor(span / 255.0, dtype=torch.float32, device="cpu"))
-    return Quant(scale, max(-128, min(127, round(-128 - low / scale))))
+    return QParams(scale, max(-128, min(127, round(-128 - low / scale))))
 
 
-def inverse_scale(quant: Quant) -> float:
+def inverse_scale(quant: QParams) -> float:
     """float32(1 / scale): what every backend multiplies by instead of dividing."""
     return float(1.0 / torch.tensor(quant.scale, dtype=torch.float32, device="cpu"))
 
@@ -59,12 +59,12 @@ def to_int8(x: Tensor, inverse: float, zero_point: int) -> Tensor:
     return (torch.round(x * inverse).clamp(-512, 512) + zero_point).clamp(-128, 127).to(torch.int8)
 
 
-def quantise(x: Tensor, quant: Quant) -> Tensor:
+def quantize(x: Tensor, quant: QParams) -> Tensor:
     """q = clamp(rint(x / scale) + zero_point, -128, 127), as the kernels compute it."""
     return to_int8(x, inverse_scale(quant), quant.zero_point)
 
 
-def dequantise(q: Tensor, quant: Quant) -> Tensor:
+def dequantize(q: Tensor, quant: QParams) -> Tensor:
     return (q.float() - quant.zero_point) * quant.scale
 
 

@@ -52,7 +52,7 @@ def spread(blocks: Tensor, block: tuple[int, int], shape: torch.Size) -> Tensor:
 
 
 def n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
-    """The n largest of every m neighbouring inputs. A last group that is shorter keeps its n largest too."""
+    """The n largest of every m neighboring inputs. A last group that is shorter keeps its n largest too."""
     rows, k = scores.shape
     padded = torch.nn.functional.pad(scores, (0, -k % m), value=float("-inf")).view(rows, -1, m)
     order = padded.sort(dim=2, descending=True, stable=True).indices[:, :, :n]

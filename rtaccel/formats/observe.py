@@ -13,8 +13,8 @@ from torch import Tensor
 
 from rtaccel.core.errors import FormatError
 from rtaccel.core.scheme import Observer
-from rtaccel.core.stage import Quant
-from rtaccel.formats.int8 import dequantise, quant_of_range, quantise
+from rtaccel.core.stage import QParams
+from rtaccel.formats.int8 import dequantize, quant_of_range, quantize
 
 SAMPLE = 65_536
 """Values kept per tensor for the percentile and the search; extremes are taken over all values."""
@@ -34,7 +34,7 @@ class RangeObserver:
         self._kept: list[Tensor] = []
         self._generator = torch.Generator("cpu").manual_seed(0)  # the same data gives the same scales
 
-    def see(self, x: Tensor) -> None:
+    def observe(self, x: Tensor) -> None:
         flat = x.detach().float().flatten()
         if flat.numel() == 0:
             return
@@ -53,7 +53,7 @@ class RangeObserver:
                 everything[torch.randperm(everything.numel(), generator=self._generator, device="cpu")[:SAMPLE]]
             ]
 
-    def quant(self, observer: Observer) -> Quant:
+    def quant(self, observer: Observer) -> QParams:
         """The static scale and zero point. Raises FormatError where nothing was seen."""
         if not self.seen:
             raise FormatError(
@@ -70,13 +70,13 @@ class RangeObserver:
             )
         return self._least_error(sample)
 
-    def _least_error(self, sample: Tensor) -> Quant:
+    def _least_error(self, sample: Tensor) -> QParams:
         tried: dict[tuple[float, float], float] = {}
 
         def error(ends: tuple[float, float]) -> float:
             if ends not in tried:
                 quant = quant_of_range(*ends)
-                tried[ends] = (dequantise(quantise(sample, quant), quant) - sample).square().mean().item()
+                tried[ends] = (dequantize(quantize(sample, quant), quant) - sample).square().mean().item()
             return tried[ends]
 
         low, high = min(((self.low * f, self.high * f) for f in _TOGETHER), key=error)

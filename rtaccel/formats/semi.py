@@ -1,4 +1,4 @@
-"""2:4 sparse weights: at most two of every four neighbouring k of a row have a number.
+"""2:4 sparse weights: at most two of every four neighboring k of a row have a number.
 
 A state dict stores `weight` [N, 2 * groups], groups = ceil(K / 4), the two values of each group in the order of k (zeros
 where there are fewer), and `positions` uint8 [N, (groups + 1) // 2]: four bits a group, two for each of its values, the

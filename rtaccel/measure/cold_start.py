@@ -15,7 +15,7 @@ from rtaccel.measure.budget import Budget
 from rtaccel.measure.numbers import is_finite, is_whole, shown
 from rtaccel.measure.result import Latency
 
-MOST_PROCESSES = 100_000
+MAX_PROCESSES = 100_000
 
 _CHILD = """
 import json, sys, time
@@ -80,10 +80,10 @@ def cold_start(
         raise FormatError(
             "cold_start", f"budget of type {type(budget).__name__}", "a Budget", "Pass rt.Budget(p50_us=1e4)."
         )
-    if not (is_whole(processes, 1, MOST_PROCESSES) and is_finite(seconds) and seconds > 0):
+    if not (is_whole(processes, 1, MAX_PROCESSES) and is_finite(seconds) and seconds > 0):
         got = f"processes={shown(processes)}, seconds={shown(seconds)}"
         raise FormatError(
-            "cold_start", got, f"1 to {MOST_PROCESSES:,} processes, a positive time", "Twenty are a good start."
+            "cold_start", got, f"1 to {MAX_PROCESSES:,} processes, a positive time", "Twenty are a good start."
         )
     rows: list[tuple[int, int, int, int]] = []
     begin = time.monotonic()

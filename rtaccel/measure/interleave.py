@@ -16,7 +16,7 @@ from rtaccel.measure.rendering.tables import Table, Tabled
 from rtaccel.measure.timing import sampler
 
 _ROUND_NS = 2_000_000
-_MOST = 10_000_000
+_MAX = 10_000_000
 _LONGEST = 7 * 86_400.0
 
 
@@ -191,9 +191,9 @@ def interleave(
     """
     if not isinstance(callables, Mapping) or not callables or not all(callable(fn) for fn in callables.values()):
         raise FormatError("interleave", shown(callables), "name -> callable without arguments", "Wrap it in a lambda.")
-    if not (is_whole(rounds, 1, _MOST) and is_whole(calls_per_round, 1, _MOST)) or rounds * calls_per_round > _MOST:
+    if not (is_whole(rounds, 1, _MAX) and is_whole(calls_per_round, 1, _MAX)) or rounds * calls_per_round > _MAX:
         got = f"rounds={shown(rounds)}, calls_per_round={shown(calls_per_round)}"
-        expected = f"1 or more of each, and {_MOST:,} calls of each callable at most"
+        expected = f"1 or more of each, and {_MAX:,} calls of each callable at most"
         raise FormatError("interleave", got, expected, "30 rounds of 100 calls are a good start.")
     if not (is_finite(warmup) and 0 <= warmup <= _LONGEST):
         raise FormatError("interleave", f"warmup={shown(warmup)}", "seconds, 0 to a week", "Leave it out.")

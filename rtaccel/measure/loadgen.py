@@ -33,7 +33,7 @@ SCENARIOS: tuple[Scenario, ...] = ("SingleStream", "Server")
 PERCENTILE = 0.99
 """Of LoadGen's own verdict, in both scenarios (MLPerf's rule for Server; SingleStream's is 0.9)."""
 
-MOST_QUERIES = 200_000
+MAX_QUERIES = 200_000
 """LoadGen's trace takes some 800 bytes of disk for each."""
 
 
@@ -109,9 +109,9 @@ def run_loadgen(
         estimate_ns = sampler.warm_up(fn, calls[0], 0.05)
         expected_ns = estimate_ns if expected_us is None else expected_us * 1e3
         rate = qps if scenario == "Server" and qps else 1e9 / max(expected_ns, 1.0)
-        if rate * seconds > MOST_QUERIES:
+        if rate * seconds > MAX_QUERIES:
             got = f"{rate * seconds:,.0f} queries in {seconds:g} s"
-            raise FormatError("loadgen", got, f"at most {MOST_QUERIES:,}", f"seconds={MOST_QUERIES / rate:.2g} fits.")
+            raise FormatError("loadgen", got, f"at most {MAX_QUERIES:,}", f"seconds={MAX_QUERIES / rate:.2g} fits.")
         with tempfile.TemporaryDirectory() as folder:
             failure = _start(fn, calls, scenario, budget, rate, seconds, expected_ns, Path(folder))
             if failure is not None:
@@ -183,7 +183,7 @@ def _start(
     settings.mode = lg.TestMode.PerformanceOnly
     settings.min_duration_ms = max(1, round(seconds * 1e3))
     settings.max_duration_ms = 20 * settings.min_duration_ms
-    settings.max_query_count = MOST_QUERIES
+    settings.max_query_count = MAX_QUERIES
     settings.min_query_count = 1
     settings.single_stream_expected_latency_ns = max(1, round(expected_ns))
     settings.single_stream_target_latency_percentile = PERCENTILE

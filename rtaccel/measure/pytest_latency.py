@@ -64,7 +64,7 @@ class LatencyFixture:
         Raises BackendUnavailable where a CUDA device is asked for and there is none, and what `rtaccel.measure` raises.
         """
         if self.result is not None:
-            raise pytest.UsageError("latency() was called twice in one test; parametrise the test instead")
+            raise pytest.UsageError("latency() was called twice in one test; parametrize the test instead")
         budget, said = self._budget(name)
         if size_bytes is None and budget is not None and budget.size_bytes is not None:
             size_bytes = latency.weight_bytes(fn)

@@ -14,10 +14,10 @@ from rtaccel.measure.budget import TIME_KEYS
 from rtaccel.measure.machine.environment import describe, load_text
 from rtaccel.measure.machine.roofline import Roofline
 from rtaccel.measure.numbers import figure, shown, unit_of
-from rtaccel.measure.rendering.charts import MOST_DRAWN, histograms, tails
+from rtaccel.measure.rendering.charts import MAX_DRAWN, histograms, tails
 from rtaccel.measure.rendering.stages import roofline_section, stage_section
 from rtaccel.measure.rendering.style import style_sheet
-from rtaccel.measure.rendering.svg import colour, duration, for_both_widths
+from rtaccel.measure.rendering.svg import color, duration, for_both_widths
 from rtaccel.measure.rendering.witness import witness_section
 from rtaccel.measure.result import Latency, check_results
 from rtaccel.measure.stages import StageProfile
@@ -59,8 +59,8 @@ def render_report(
     check_results(results)
     if theme not in (None, "light", "dark"):
         raise FormatError("report", f"theme={shown(theme)}", '"light", "dark" or None', "None follows the reader.")
-    drawn = results[:MOST_DRAWN]
-    cut = f" The first {MOST_DRAWN} of {len(results)} are drawn." if len(results) > MOST_DRAWN else ""
+    drawn = results[:MAX_DRAWN]
+    cut = f" The first {MAX_DRAWN} of {len(results)} are drawn." if len(results) > MAX_DRAWN else ""
     attribute = "" if theme is None else f' data-theme="{theme}"'
     body = [
         f"<h1>{escape(title)}</h1>",
@@ -130,7 +130,7 @@ def _figures(results: Sequence[Latency], quality: Mapping[str, str], error_name:
     rows = []
     for i, result in enumerate(results):
         mode = "" if result.mode == "warm" else f'<span class="range">{escape(result.mode)}</span>'
-        swatch = f'<span class="swatch" style="background:{colour(i)}"></span>'
+        swatch = f'<span class="swatch" style="background:{color(i)}"></span>'
         cells = [
             f'<td class="wrap">{swatch}<b>{escape(result.name)}</b>{mode}</td>',
             *(_quantile(result, q, factor) for q in ("p50", "p99", "p999")),

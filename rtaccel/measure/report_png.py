@@ -29,7 +29,7 @@ DARK: dict[Any, Any] = {
     "grid.color": "#26282c",
 }  # fmt: skip
 
-MOST_STAGES = 24
+MAX_STAGES = 24
 
 
 def write_png(
@@ -153,7 +153,7 @@ def _name(result: Latency) -> str:
 
 
 def _shown(modules: Sequence[ModuleTime]) -> list[ModuleTime]:
-    slowest = sorted(modules, key=lambda m: -m.us)[:MOST_STAGES]
+    slowest = sorted(modules, key=lambda m: -m.us)[:MAX_STAGES]
     return [module for module in modules if any(module is other for other in slowest)]
 
 

@@ -1,4 +1,4 @@
-"""`QuantMultiheadAttention`: nn.MultiheadAttention with quantised projections and fused attention."""
+"""`QuantMultiheadAttention`: nn.MultiheadAttention with quantized projections and fused attention."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from torch.compiler import is_dynamo_compiling
 from rtaccel.backends import _interop as interop
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import W8A8, Scheme
-from rtaccel.core.stage import Port, Stage, Value
+from rtaccel.core.stage import GraphIO, Stage, Value
 from rtaccel.formats.observe import RangeObserver
 from rtaccel.nn.arrays import batches_of
 from rtaccel.nn.check import dense, describe, is_plain
 from rtaccel.nn.linear import QuantLinear
 from rtaccel.nn.stored import EXTRA, Stored, scheme_words
-from rtaccel.plan.group import Executable, Group, plan_group
+from rtaccel.plan.group import Executable, Subgraph, plan_group
 
-MOST_PLANS = 16
+MAX_PLANS = 16
 """Shapes of one layer that are kept ready; with one more, all are made anew on their next use."""
 
 
@@ -244,7 +244,7 @@ class QuantMultiheadAttention(Stored):
         with self._lock:
             found = self._plans.get((t, s, mask_rows))
             if found is None:
-                if len(self._plans) >= MOST_PLANS:
+                if len(self._plans) >= MAX_PLANS:
                     self._plans.clear()
                 found = self._plans[t, s, mask_rows] = self._make_plan(t, s, mask_rows)
             return found
@@ -258,8 +258,8 @@ class QuantMultiheadAttention(Stored):
         stage = Stage(
             "attention", "attention", tuple(inputs), (y,), {}, {"heads": self.num_heads, "head_dim": self.head_dim}
         )
-        ports = tuple(Port(v, 1, (v.steps, v.width)) for v in inputs)
-        return plan_group(Group((stage,), ports, (Port(y, 1, (t, e)),)), 1)[0]
+        ports = tuple(GraphIO(v, 1, (v.steps, v.width)) for v in inputs)
+        return plan_group(Subgraph((stage,), ports, (GraphIO(y, 1, (t, e)),)), 1)[0]
 
     def extra_repr(self) -> str:
         return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, batch_first={self.batch_first}"
@@ -321,11 +321,11 @@ def _observe(module: nn.MultiheadAttention, projections: list[nn.Linear], calibr
                 if x.dim() not in (2, 3) or x.shape[-1] != linear.in_features or not x.is_floating_point():
                     expected = f"float[..., {linear.in_features}]"
                     raise FormatError(op, f"calibration with {describe(x)}", expected, "Pass inputs of this layer.")
-                observer.see(x)
+                observer.observe(x)
                 y = linear(x)
                 y = y.unsqueeze(0) if y.dim() == 2 else y if module.batch_first else y.transpose(0, 1)
                 made.append(y.unflatten(-1, (module.num_heads, -1)).transpose(1, 2))
-            observers[3].see(F.scaled_dot_product_attention(*made).transpose(1, 2).flatten(2))
+            observers[3].observe(F.scaled_dot_product_attention(*made).transpose(1, 2).flatten(2))
             seen = True
     if not seen:
         raise FormatError(op, "calibration without a batch", "at least one", "Pass inputs of this layer.")

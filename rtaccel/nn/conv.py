@@ -19,7 +19,7 @@ from rtaccel.nn import conv_ops
 from rtaccel.nn.arrays import batches_of
 from rtaccel.nn.check import dense, describe, is_plain
 from rtaccel.nn.params.conv import ConvShape, ConvW8A8, PackedConv, check_image
-from rtaccel.nn.params.linear import LinearNumbers, Size
+from rtaccel.nn.params.linear import LinearParams, Size
 from rtaccel.nn.params.linear_w8a8 import LinearW8A8
 from rtaccel.nn.stored import Stored, scheme_words
 from rtaccel.plan.explain import line, table
@@ -91,13 +91,13 @@ class _QuantConv(Stored):
                     "Pass calibration=, or take W8A8(activation='dynamic').",
                 )  # fmt: skip
             matrix = dense(module.weight).reshape(shape.filters, -1)
-            flat = LinearW8A8.quantise(op, matrix, module.bias, quant, Size(*matrix.shape))
+            flat = LinearW8A8.quantize(op, matrix, module.bias, quant, Size(*matrix.shape))
         scheme = replace(scheme, activation="dynamic" if quant is None else "static")
         made = cls._of(shape, scheme, flat)
         return made.train(module.training)
 
     @classmethod
-    def _of(cls, shape: ConvShape, scheme: W8A8, flat: LinearNumbers) -> _QuantConv:
+    def _of(cls, shape: ConvShape, scheme: W8A8, flat: LinearParams) -> _QuantConv:
         """flat: the numbers, the weight as a matrix [N, the rest]."""
         made = cls.__new__(cls)
         nn.Module.__init__(made)
@@ -138,9 +138,9 @@ class _QuantConv(Stored):
 
     def _as_op(self, input: Any) -> Tensor:
         s = self.shape
-        numbers = tuple(self._buffers[name] for name in _BUFFERS)
+        params = tuple(self._buffers[name] for name in _BUFFERS)
         geometry = [list(v) for v in (s.stride, s.before, s.after, s.dilation)]
-        return conv_ops.conv_w8a8(input, *numbers, *geometry, s.groups)
+        return conv_ops.conv_w8a8(input, *params, *geometry, s.groups)
 
     def _slow_forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """torch.jit.trace comes here instead of to `forward`; a native call would leave no trace."""
@@ -174,8 +174,8 @@ class _QuantConv(Stored):
 
         Raises FormatError where they make no layer.
         """
-        numbers = ConvW8A8(*(self._buffers[name] for name in _BUFFERS))  # type: ignore[arg-type]
-        numbers.validate(type(self).__name__, self.shape)
+        params = ConvW8A8(*(self._buffers[name] for name in _BUFFERS))  # type: ignore[arg-type]
+        params.validate(type(self).__name__, self.shape)
         self.renew()
 
     def explain(self, *size: int) -> str:
@@ -269,5 +269,5 @@ def _observed(op: str, calibration: Any, shape: ConvShape) -> RangeObserver:
         if not fits or x.shape[-spatial - 1] != shape.channels:
             expected = f"float[batch, {shape.channels}, {'T' if spatial == 1 else 'H, W'}]"
             raise FormatError(op, f"calibration with {describe(x)}", expected, "Pass inputs of this layer.")
-        observer.see(x)
+        observer.observe(x)
     return observer

@@ -11,15 +11,15 @@ from torch.compiler import is_dynamo_compiling
 from rtaccel.backends import _interop as interop
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import Scheme, parse_scheme
-from rtaccel.core.stage import Port, Stage, Value
-from rtaccel.formats.int8 import quantise_weight
+from rtaccel.core.stage import GraphIO, Stage, Value
+from rtaccel.formats.int8 import quantize_weight
 from rtaccel.nn.check import dense, describe, is_plain
-from rtaccel.nn.params.linear import LEAST_SCALE
+from rtaccel.nn.params.linear import MIN_SCALE
 from rtaccel.nn.stored import Stored
-from rtaccel.plan.group import Executable, Group, plan_group
+from rtaccel.plan.group import Executable, Subgraph, plan_group
 
 SCHEMES = ("w8a8", "w8a16")
-"""Those with int8 weights: a table has no activations to quantise, so that they mean the same here."""
+"""Those with int8 weights: a table has no activations to quantize, so that they mean the same here."""
 
 
 class QuantEmbedding(Stored):
@@ -72,7 +72,7 @@ class QuantEmbedding(Stored):
         if parse_scheme(scheme).name not in SCHEMES:
             raise UnsupportedProblem(cls.__name__, str(scheme), "a scheme with int8 weights", 'Pass "w8a16".')
         made = cls(module.num_embeddings, module.embedding_dim, device=module.weight.device)
-        made.qweight, made.weight_scale = quantise_weight(dense(module.weight), cls.__name__)
+        made.qweight, made.weight_scale = quantize_weight(dense(module.weight), cls.__name__)
         return made.train(module.training)
 
     def forward(self, index: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class QuantEmbedding(Stored):
         x, y = Value("index", 1, "int64"), Value("y", self.embedding_dim)
         tensors = {"weight": dense(self.qweight), "weight_scale": dense(self.weight_scale)}
         stage = Stage("embedding", "embedding", (x,), (y,), tensors)
-        plan = plan_group(Group((stage,), (Port(x, 1, (1,)),), (Port(y, 1, (y.width,)),)), 1)[0]
+        plan = plan_group(Subgraph((stage,), (GraphIO(x, 1, (1,)),), (GraphIO(y, 1, (y.width,)),)), 1)[0]
         self._packed = (state, plan)
         return plan
 
@@ -113,7 +113,7 @@ class QuantEmbedding(Stored):
         for (name, shape), tensor, dtype in zip(shapes.items(), (weight, scale), (torch.int8, torch.float32)):
             good = isinstance(tensor, Tensor) and tuple(tensor.shape) == shape and tensor.dtype == dtype
             if good and not tensor.is_meta and dtype == torch.float32:
-                good = bool(torch.isfinite(tensor).all() and (tensor >= LEAST_SCALE).all())
+                good = bool(torch.isfinite(tensor).all() and (tensor >= MIN_SCALE).all())
             elif good and not tensor.is_meta:
                 good = not bool((tensor == -128).any())
             if not good:

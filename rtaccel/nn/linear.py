@@ -1,4 +1,4 @@
-"""`QuantLinear`: nn.Linear with quantised weights, and int8 activations where its scheme says so, in one native call."""
+"""`QuantLinear`: nn.Linear with quantized weights, and int8 activations where its scheme says so, in one native call."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from rtaccel.nn import ops
 from rtaccel.nn.arrays import batches_of
 from rtaccel.nn.check import check_input, describe, is_plain
 from rtaccel.nn.packed import Packed
-from rtaccel.nn.params.formats import numbers_of
-from rtaccel.nn.params.linear import LinearNumbers
+from rtaccel.nn.params.formats import params_of
+from rtaccel.nn.params.linear import LinearParams
 from rtaccel.nn.stored import Stored, scheme_words
 from rtaccel.plan.explain import line, table
 
@@ -110,23 +110,23 @@ class QuantLinear(Stored):
         device: Any = None,
     ) -> None:
         scheme = W8A8() if scheme is None else parse_scheme(scheme)
-        numbers = numbers_of("QuantLinear", scheme)
-        size = numbers.size_of(out_features, in_features, scheme)
+        params = params_of("QuantLinear", scheme)
+        size = params.size_of(out_features, in_features, scheme)
         size.check("QuantLinear")
         static = isinstance(scheme, Int8Activation) and scheme.activation == "static"
-        self._set_up(numbers.empty(size, bias, static, device), scheme)
+        self._set_up(params.empty(size, bias, static, device), scheme)
 
-    def _set_up(self, numbers: LinearNumbers, scheme: Scheme) -> None:
+    def _set_up(self, params: LinearParams, scheme: Scheme) -> None:
         super().__init__()
-        self.out_features, self.in_features = numbers.size.n, numbers.size.k
+        self.out_features, self.in_features = params.size.n, params.size.k
         if isinstance(scheme, (W8A8, W4A8)):
-            static = getattr(numbers, "input_scale", None) is not None
+            static = getattr(params, "input_scale", None) is not None
             scheme = replace(scheme, activation="static" if static else "dynamic")
         self.scheme = scheme
         self._original: nn.Linear | None = None
         self._swapped = False
         self.__dict__["_buffers"] = _Buffers(self, {})
-        for name, tensor in numbers.items():
+        for name, tensor in params.items():
             self.register_buffer(self.STORED if name == "weight" else name, tensor)
         self._forget()
 
@@ -151,14 +151,14 @@ class QuantLinear(Stored):
             got = f"{type(module).__name__}" + (f" of {module.weight.dtype}" if isinstance(module, nn.Linear) else "")
             raise UnsupportedProblem(cls.__name__, got, "a float32 nn.Linear", "Convert the model with .float() first.")
         scheme = parse_scheme(scheme)
-        numbers = numbers_of(cls.__name__, scheme)
-        size = numbers.size_of(module.out_features, module.in_features, scheme)
+        params = params_of(cls.__name__, scheme)
+        size = params.size_of(module.out_features, module.in_features, scheme)
         size.check(cls.__name__)
         quant = None
         with torch.device("cpu"), torch.no_grad():  # whatever torch's default device is
             if isinstance(scheme, Int8Activation):
                 if scheme.activation != "dynamic" and calibration is not None:
-                    quant = numbers.range_of(scheme, _observed(cls.__name__, calibration, module.in_features))
+                    quant = params.range_of(scheme, _observed(cls.__name__, calibration, module.in_features))
                 elif scheme.activation == "static":
                     name = type(scheme).__name__
                     raise FormatError(
@@ -166,7 +166,7 @@ class QuantLinear(Stored):
                         f"Pass calibration=, or take {name}(activation='dynamic').",
                     )  # fmt: skip
             made = cls.__new__(cls)
-            made._set_up(numbers.quantise(cls.__name__, module.weight, module.bias, quant, size), scheme)
+            made._set_up(params.quantize(cls.__name__, module.weight, module.bias, quant, size), scheme)
         return made.train(module.training)
 
     # -- calling ---------------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ class QuantLinear(Stored):
         return result if result is not None else self._closer(input)
 
     def _as_op(self, input: Any) -> Tensor:
-        cls = numbers_of("QuantLinear", self.scheme)
+        cls = params_of("QuantLinear", self.scheme)
         return ops.OPERATORS[cls](input, *self._buffers.values(), *self._options(cls).values())
 
     def _slow_forward(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -203,12 +203,12 @@ class QuantLinear(Stored):
 
     # -- packing ---------------------------------------------------------------------------------------------------
 
-    def _options(self, cls: type[LinearNumbers]) -> dict[str, int]:
+    def _options(self, cls: type[LinearParams]) -> dict[str, int]:
         size = cls.size_of(self.out_features, self.in_features, self.scheme)
         return {name: size.k if name == "in_features" else getattr(size, name) for name in cls.OPTIONS}
 
-    def _numbers(self) -> LinearNumbers:
-        cls = numbers_of("QuantLinear", self.scheme)
+    def _params(self) -> LinearParams:
+        cls = params_of("QuantLinear", self.scheme)
         return cls(**self._fields(), **self._options(cls))
 
     def _fields(self) -> dict[str, Any]:
@@ -224,7 +224,7 @@ class QuantLinear(Stored):
     def _pack(self) -> Packed:
         with _lock:
             if self._packed is None:
-                self.__dict__["_packed"] = Packed(type(self).__name__, self._numbers())
+                self.__dict__["_packed"] = Packed(type(self).__name__, self._params())
             packed = self._packed
             assert packed is not None
             return packed
@@ -246,7 +246,7 @@ class QuantLinear(Stored):
 
     def _repack(self, ranks: list[int]) -> None:
         with _lock:
-            packed = Packed(type(self).__name__, self._numbers())
+            packed = Packed(type(self).__name__, self._params())
             for rank in ranks:
                 packed.plan(rank)
             self._forget()
@@ -272,7 +272,7 @@ class QuantLinear(Stored):
         return {"layer": type(self).__name__, **sizes, **scheme_words(self.scheme), "bias": self.bias is not None}
 
     def check_tensors(self, op: str, given: dict[str, Any]) -> None:
-        cls = numbers_of("QuantLinear", self.scheme)
+        cls = params_of("QuantLinear", self.scheme)
         size = cls.size_of(self.out_features, self.in_features, self.scheme)
         for name in sorted(given):
             cls.check(op, "weight" if name == self.STORED else name, given[name], size, name)
@@ -304,5 +304,5 @@ def _observed(op: str, calibration: Any, width: int) -> RangeObserver:
             raise FormatError(
                 op, f"calibration with {describe(x)}", f"float[..., {width}]", "Pass inputs of this layer."
             )
-        observer.see(x)
+        observer.observe(x)
     return observer

@@ -14,7 +14,7 @@ One operator for each scheme of a linear layer, on the tensors that the scheme s
         group_size, ...)
 
 each with activation="none", activation_parameter=0.0 at the end, give y = act(linear(x)); x float32 [..., K], y float32
-[..., N]. Without input_scale and input_zero_point, int8 inputs are quantised per row. Inference only: y never requires
+[..., N]. Without input_scale and input_zero_point, int8 inputs are quantized per row. Inference only: y never requires
 grad. Raises ShapeError for a wrong x, FormatError for wrong weights, UnsupportedProblem or BackendUnavailable where
 nothing can compute it.
 
@@ -38,8 +38,8 @@ from rtaccel.core.errors import FormatError
 from rtaccel.nn.check import check_input, describe
 from rtaccel.nn.packed import Packed
 from rtaccel.nn.params.formats import FORMATS
-from rtaccel.nn.params.linear import LinearNumbers
-from rtaccel.nn.params.sparse import LINEAR, SparseNumbers
+from rtaccel.nn.params.linear import LinearParams
+from rtaccel.nn.params.sparse import LINEAR, SparseParams
 
 _library = torch.library.Library("rtaccel", "FRAGMENT")  # a fragment, so that other files can add their ops
 
@@ -74,12 +74,12 @@ atexit.register(_cache.clear)  # native plans must not outlive the module that f
 class _Operator:
     """torch.ops.rtaccel.<name>: its schema, and what computes it."""
 
-    def __init__(self, numbers: type[LinearNumbers], name: str, optional: frozenset[str] = OPTIONAL) -> None:
+    def __init__(self, params: type[LinearParams], name: str, optional: frozenset[str] = OPTIONAL) -> None:
         self.name = name
-        self._numbers = numbers
-        self._tensors = [f.name for f in fields(cast(Any, numbers)) if f.name not in numbers.OPTIONS]
+        self._params = params
+        self._tensors = [f.name for f in fields(cast(Any, params)) if f.name not in params.OPTIONS]
         arguments = [f"Tensor{'?' if name in optional else ''} {name}" for name in self._tensors]
-        arguments += [f"int {name}" for name in numbers.OPTIONS]
+        arguments += [f"int {name}" for name in params.OPTIONS]
         last = 'str activation="none", float activation_parameter=0.0'
         _library.define(f"{self.name}(Tensor x, {', '.join(arguments)}, {last}) -> Tensor")
         for key in ("CPU", "CUDA"):
@@ -90,7 +90,7 @@ class _Operator:
         self.call: Callable[..., Any] = getattr(torch.ops.rtaccel, self.name).default
 
     def _split(self, args: tuple[Any, ...]) -> tuple[tuple[Tensor | None, ...], dict[str, int], tuple[Any, ...]]:
-        count, options = len(self._tensors), self._numbers.OPTIONS
+        count, options = len(self._tensors), self._params.OPTIONS
         rest = args[count + len(options) :]
         return args[:count], dict(zip(options, args[count:])), (*rest, *("none", 0.0)[len(rest) :])
 
@@ -99,7 +99,7 @@ class _Operator:
         key = (self.name, *options.values(), *activation)
 
         def pack() -> Packed:
-            return Packed(self.name, self._numbers(**dict(zip(self._tensors, tensors)), **options), *activation)
+            return Packed(self.name, self._params(**dict(zip(self._tensors, tensors)), **options), *activation)
 
         if any(t is not None and t.is_inference() for t in tensors):
             return pack().compute(x)
@@ -114,7 +114,7 @@ class _Operator:
         tensors, options, _ = self._split(args)
         weight = tensors[0]
         if weight is None or (weight.dim() != 2 and "out_features" not in options):
-            raise FormatError(self.name, f"weight: {describe(weight)}", "a matrix", "Quantise a weight matrix.")
+            raise FormatError(self.name, f"weight: {describe(weight)}", "a matrix", "Quantize a weight matrix.")
         width = options["in_features"] if "in_features" in options else weight.shape[1]
         check_input(self.name, x, width, weight.device)
         return x.new_empty((*x.shape[:-1], options.get("out_features", weight.shape[0])))
@@ -130,10 +130,10 @@ class _Operator:
         return torch.stack(results), 0
 
 
-OPERATORS: dict[type[LinearNumbers], Callable[..., Any]] = {
-    numbers: _Operator(numbers, f"linear_{numbers.SCHEME.name}").call for numbers in FORMATS.values()
+OPERATORS: dict[type[LinearParams], Callable[..., Any]] = {
+    params: _Operator(params, f"linear_{params.SCHEME.name}").call for params in FORMATS.values()
 }
-SPARSE_OPERATORS: dict[type[SparseNumbers], Callable[..., Any]] = {
-    numbers: _Operator(numbers, f"sparse_linear_{numbers.FORM}", OPTIONAL | {"weight_scale"}).call for numbers in LINEAR
+SPARSE_OPERATORS: dict[type[SparseParams], Callable[..., Any]] = {
+    params: _Operator(params, f"sparse_linear_{params.FORM}", OPTIONAL | {"weight_scale"}).call for params in LINEAR
 }
 linear_w8a8: Callable[..., Any] = torch.ops.rtaccel.linear_w8a8.default

@@ -10,7 +10,7 @@ from torch import Tensor
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.kernels._common.activations import ACTIVATIONS
 from rtaccel.nn.check import check_input, dense, describe
-from rtaccel.nn.params.linear import LinearNumbers
+from rtaccel.nn.params.linear import LinearParams
 from rtaccel.plan.choose import Choice
 from rtaccel.plan.group import Executable, plan_group
 
@@ -21,14 +21,14 @@ MAX_RANK = 8
 class Packed:
     """A layer's plans, one for each number of dimensions it has been called with; made on first use.
 
-    Raises what `LinearNumbers.validate` raises. Later changes of the tensors it was made from are not seen.
+    Raises what `LinearParams.validate` raises. Later changes of the tensors it was made from are not seen.
     """
 
-    def __init__(self, op: str, numbers: LinearNumbers, activation: str = "none", parameter: float = 0.0) -> None:
+    def __init__(self, op: str, params: LinearParams, activation: str = "none", parameter: float = 0.0) -> None:
         if activation not in ACTIVATIONS:
             raise UnsupportedProblem(op, repr(activation), "one of " + ", ".join(ACTIVATIONS), "Apply it afterwards.")
-        numbers.validate(op)
-        self._op, self._numbers, self._activation, self._parameter = op, numbers.detached(), activation, parameter
+        params.validate(op)
+        self._op, self._params, self._activation, self._parameter = op, params.detached(), activation, parameter
         self._plans: dict[int, Executable] = {}
         self.choices: list[Choice] = []
         self.notes: list[str] = []
@@ -41,17 +41,17 @@ class Packed:
         found = self._plans.get(rank)
         if found is None:
             with torch.device("cpu"):  # the numbers that are lowered are the same whatever torch's default device is
-                group = self._numbers.group(rank - 1, self._activation, self._parameter)
-                device = self._numbers.weight.device.type
-                group, self.notes = self._numbers.chosen(group, max(rows, 1), device)
+                group = self._params.group(rank - 1, self._activation, self._parameter)
+                device = self._params.weight.device.type
+                group, self.notes = self._params.chosen(group, max(rows, 1), device)
                 found, self.choices = plan_group(group, max(rows, 1), device)
             self._plans[rank] = found
         return found
 
     def compute(self, x: Any) -> Tensor:
         """y float32 [..., N] of any x float32 [..., K], copied first where it is strided, expanded or misaligned."""
-        size = self._numbers.size
-        check_input(self._op, x, size.k, self._numbers.weight.device)
+        size = self._params.size
+        check_input(self._op, x, size.k, self._params.weight.device)
         if x.dim() > MAX_RANK:
             return self.compute(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], size.n)
         if x.numel() and not x.data_ptr():

@@ -19,7 +19,7 @@ from rtaccel.formats.observe import RangeObserver
 from rtaccel.nn import recurrent_ops as ops
 from rtaccel.nn.arrays import batches_of
 from rtaccel.nn.check import describe, is_plain
-from rtaccel.nn.params import recurrent as numbers
+from rtaccel.nn.params import recurrent as params
 from rtaccel.nn.stored import Stored, scheme_words
 from rtaccel.plan.explain import line, table
 
@@ -33,7 +33,7 @@ class _Recurrent(Stored):
     torch_layer: ClassVar[type[nn.RNNBase]]
     _op: ClassVar[Callable[..., Any]]
     _state_count: ClassVar[int]
-    _packed: numbers.Packed | None
+    _packed: params.Packed | None
     _packed_of: tuple[Tensor | None, ...]
     FLOAT = re.compile(r"weight_(ih|hh|hr)_l\d+(_reverse)?|all_weights|_flat_weights")
     h_scale: Tensor
@@ -52,12 +52,12 @@ class _Recurrent(Stored):
     ) -> None:
         chosen = _supported(type(self).__name__, W8A8() if scheme is None else parse_scheme(scheme))
         static, group = chosen.activation == "static", _group_size(chosen)
-        sizes = numbers.Sizes(self.kind, input_size, hidden_size, num_layers, bidirectional, bias, static, group)
+        sizes = params.Sizes(self.kind, input_size, hidden_size, num_layers, bidirectional, bias, static, group)
         sizes.check(type(self).__name__)
-        self._set_up(sizes, batch_first, chosen, numbers.empty(sizes, device))
+        self._set_up(sizes, batch_first, chosen, params.empty(sizes, device))
 
     def _set_up(
-        self, sizes: numbers.Sizes, batch_first: bool, scheme: Int8Activation, tensors: dict[str, Tensor]
+        self, sizes: params.Sizes, batch_first: bool, scheme: Int8Activation, tensors: dict[str, Tensor]
     ) -> None:
         super().__init__()
         self.sizes = sizes
@@ -104,12 +104,12 @@ class _Recurrent(Stored):
                     op, f"{chosen} without calibration", "inputs of this layer",
                     "Pass calibration=, or take activation='dynamic'.",
                 )  # fmt: skip
-            sizes = numbers.Sizes(
+            sizes = params.Sizes(
                 cls.kind, module.input_size, module.hidden_size, module.num_layers, module.bidirectional, module.bias,
                 quant is not None, _group_size(chosen),
             )  # fmt: skip
             sizes.check(op)
-            tensors = numbers.quantise(op, sizes, dict(module.named_parameters()), quant)
+            tensors = params.quantize(op, sizes, dict(module.named_parameters()), quant)
             made = cls.__new__(cls)
             made._set_up(sizes, module.batch_first, chosen, tensors)
         return made.train(module.training)
@@ -123,7 +123,7 @@ class _Recurrent(Stored):
             return self._as_op(x, states, tensors)
         if torch.jit.is_tracing():
             return self._as_op(x, states, tensors)
-        numbers.check_call(type(self).__name__, self.sizes, x, states, self.batch_first, self.h_scale.device)
+        params.check_call(type(self).__name__, self.sizes, x, states, self.batch_first, self.h_scale.device)
         if not all(is_plain(t) for t in (x, *states, *tensors)):
             return self._as_op(x, states, tensors)
         with _lock:
@@ -149,12 +149,12 @@ class _Recurrent(Stored):
 
     # -- packing ---------------------------------------------------------------------------------------------------
 
-    def _pack(self) -> numbers.Packed:
+    def _pack(self) -> params.Packed:
         """The packed plans; made again where a buffer is another tensor than it was."""
         packed = self._packed
         current = tuple(self._buffers.values())
         if packed is None or any(a is not b for a, b in zip(self._packed_of, current)):
-            packed = numbers.Packed(type(self).__name__, self.sizes, dict(self._buffers), self.batch_first)  # type: ignore[arg-type]
+            packed = params.Packed(type(self).__name__, self.sizes, dict(self._buffers), self.batch_first)  # type: ignore[arg-type]
             self.__dict__["_packed"], self.__dict__["_packed_of"] = packed, current
         return packed
 
@@ -164,7 +164,7 @@ class _Recurrent(Stored):
         Raises FormatError, and keeps the old plans, where they make no layer.
         """
         with _lock:
-            numbers.validate(type(self).__name__, self.sizes, dict(self._buffers))  # type: ignore[arg-type]
+            params.validate(type(self).__name__, self.sizes, dict(self._buffers))  # type: ignore[arg-type]
             self.renew()
 
     def explain(self) -> str:
@@ -191,7 +191,7 @@ class _Recurrent(Stored):
 
     def check_tensors(self, op: str, given: dict[str, Any]) -> None:
         for name, tensor in given.items():
-            numbers.check_tensor(op, self.sizes, name, tensor)
+            params.check_tensor(op, self.sizes, name, tensor)
 
     def renew(self) -> None:
         self.__dict__["_packed"] = None
@@ -287,5 +287,5 @@ def _observed(op: str, calibration: Tensor | Iterable[Tensor] | RangeObserver, w
             raise ShapeError(
                 op, describe(x), f"calibration tensors float32[..., {width}]", "Pass inputs of this layer."
             )
-        observer.see(x)
+        observer.observe(x)
     return observer

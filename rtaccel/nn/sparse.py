@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.scheme import W4A8, Float32, Int8Activation, Scheme, parse_scheme
 from rtaccel.core.sparsity import BlockSparse, Sparsity, Unstructured, parse_sparsity
-from rtaccel.core.stage import Quant
+from rtaccel.core.stage import QParams
 from rtaccel.formats import masks
 from rtaccel.formats.observe import RangeObserver
 from rtaccel.nn import ops
 from rtaccel.nn.check import dense, describe, is_plain
 from rtaccel.nn.linear import QuantLinear, _observed
-from rtaccel.nn.params.sparse import STEP, SparseNumbers, sparse_numbers
+from rtaccel.nn.params.sparse import STEP, SparseParams, sparse_params
 from rtaccel.nn.stored import sparsity_words
 
 
@@ -65,18 +65,18 @@ class SparseLinear(QuantLinear):
     ) -> None:
         scheme = Float32() if scheme is None else parse_scheme(scheme)
         sparsity = parse_sparsity(sparsity)
-        cls = sparse_numbers("SparseLinear", sparsity, scheme)
+        cls = sparse_params("SparseLinear", sparsity, scheme)
         empty = torch.zeros(out_features, in_features, dtype=torch.float32, device=device)
-        quant = Quant(1.0, 0) if isinstance(scheme, Int8Activation) and scheme.activation == "static" else None
-        numbers = cls.pack(
+        quant = QParams(1.0, 0) if isinstance(scheme, Int8Activation) and scheme.activation == "static" else None
+        params = cls.pack(
             "SparseLinear", empty, empty.new_zeros(out_features) if bias else None, scheme, sparsity, quant
         )
-        self._set_up_sparse(numbers, scheme, sparsity)
+        self._set_up_sparse(params, scheme, sparsity)
 
-    def _set_up_sparse(self, numbers: SparseNumbers, scheme: Scheme, sparsity: Sparsity) -> None:
+    def _set_up_sparse(self, params: SparseParams, scheme: Scheme, sparsity: Sparsity) -> None:
         nn.Module.__init__(self)
         self.sparsity = sparsity
-        self._set_up(numbers, scheme)
+        self._set_up(params, scheme)
 
     @classmethod
     def from_float(
@@ -102,7 +102,7 @@ class SparseLinear(QuantLinear):
             got = f"{type(module).__name__}" + (f" of {module.weight.dtype}" if isinstance(module, nn.Linear) else "")
             raise UnsupportedProblem(cls.__name__, got, "a float32 nn.Linear", "Convert the model with .float() first.")
         scheme, sparsity = parse_scheme(scheme), parse_sparsity(sparsity)
-        numbers = sparse_numbers(cls.__name__, sparsity, scheme)
+        params = sparse_params(cls.__name__, sparsity, scheme)
         with torch.device("cpu"), torch.no_grad():
             weight = dense(module.weight)
             if mask is None:
@@ -114,9 +114,7 @@ class SparseLinear(QuantLinear):
             quant = _range(cls.__name__, scheme, calibration, module.in_features)
             made = cls.__new__(cls)
             kept = torch.where(mask, weight, torch.zeros_like(weight))
-            made._set_up_sparse(
-                numbers.pack(cls.__name__, kept, module.bias, scheme, sparsity, quant), scheme, sparsity
-            )
+            made._set_up_sparse(params.pack(cls.__name__, kept, module.bias, scheme, sparsity, quant), scheme, sparsity)
         return made.train(module.training)
 
     @property
@@ -126,19 +124,19 @@ class SparseLinear(QuantLinear):
 
     def to_dense(self) -> Tensor:
         """W float32 [N, K] with its zeros: int8 or int4 values times their scales."""
-        return self._numbers().real()
+        return self._params().real()
 
     # -- what QuantLinear asks for ---------------------------------------------------------------------------------
 
     @property
-    def _form(self) -> type[SparseNumbers]:
-        return sparse_numbers("SparseLinear", self.sparsity, self.scheme)
+    def _form(self) -> type[SparseParams]:
+        return sparse_params("SparseLinear", self.sparsity, self.scheme)
 
     def _options_now(self) -> dict[str, int]:
         options = {"out_features": self.out_features, "in_features": self.in_features}
         return options | ({"group_size": self.scheme.group_size} if isinstance(self.scheme, W4A8) else {})
 
-    def _numbers(self) -> SparseNumbers:
+    def _params(self) -> SparseParams:
         return self._form(**self._fields(), **self._options_now())
 
     def _as_op(self, input: Any) -> Tensor:
@@ -165,7 +163,7 @@ class SparseLinear(QuantLinear):
             raise FormatError(op, f"blocks of {list(values.shape[1:])}", f"{list(self.sparsity.block)}", STEP)
         self._given(given).validate(op)
 
-    def _given(self, found: dict[str, Any]) -> SparseNumbers:
+    def _given(self, found: dict[str, Any]) -> SparseParams:
         named = {"weight" if name == self.STORED else name: found.get(name) for name in self._buffers}
         return self._form(**named, **self._options_now())
 
@@ -177,7 +175,7 @@ class SparseLinear(QuantLinear):
             self._repack(ranks)
 
 
-def _range(op: str, scheme: Scheme, calibration: Any, width: int) -> Quant | None:
+def _range(op: str, scheme: Scheme, calibration: Any, width: int) -> QParams | None:
     """What a static int8 input means; None for any other."""
     if not isinstance(scheme, Int8Activation):
         return None

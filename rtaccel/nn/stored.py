@@ -1,6 +1,6 @@
 """What the modules here have in common as keepers of a state: it says what it is, and no float layer takes it for its own.
 
-Quantised numbers are stored under names that no float layer has (`qweight`, `qweight_ih_l0`, `values`), so that neither
+Quantized numbers are stored under names that no float layer has (`qweight`, `qweight_ih_l0`, `values`), so that neither
 `float_layer.load_state_dict(state, strict=False)` nor the reverse puts codes where numbers belong. Beside them stands
 `_extra_state`: a description of the layer, JSON in a uint8 tensor, which safetensors stores and `torch.load(weights_only=True)`
 reads. `rt.load_quantized_` makes layers from it.

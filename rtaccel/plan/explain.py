@@ -48,7 +48,9 @@ def _amount(value: int | None, unit: str) -> str:
 
 
 def table(lines: Iterable[Line], verbose: bool = True) -> str:
-    """Aligned columns. Below them why calls stay torch's, and with `verbose` why kernels were rejected, equal reasons once."""
+    """Aligned columns. Below them why calls fall back to PyTorch, and with `verbose` why kernels were rejected.
+    Equal reasons stand once.
+    """
     lines = list(lines)
     cut = any(entry.parts > 1 for entry in lines)
     rows = [("", "stage", "computes", "kernel", "moves", "does", "us", *(("threads",) if cut else ()))]

@@ -1,10 +1,10 @@
 """Stages that one GPU kernel computes together: a launch costs more than most layers of a small network.
 
-quantize (a scale per row) -> linear             fused_linear with quantise="int8"
+quantize (a scale per row) -> linear             fused_linear with quantize="int8"
 quantize (a scale per row) -> sparse_linear      fused_sparse_linear, where rtaccel.plan.sparse_gpu asks for it
 linear -> pointwise that adds                    fused_linear with a residual
 quantize (static) -> linear -> linear ...        mlp, where a kernel takes the whole chain, in int8 or in int4
-quantize (static) -> lstm or gru                 the same stage, which quantises x itself
+quantize (static) -> lstm or gru                 the same stage, which quantizes x itself
 
 Only where the value between is read by nothing else. The CPU's plan is one call whatever its stages are, and is left alone.
 """
@@ -31,7 +31,7 @@ def fuse(stages: Sequence[Stage], outputs: Sequence[Value], rows: int, whole: bo
 
 
 def _rows(stages: Sequence[Stage], readers: Counter[str]) -> list[Stage]:
-    """Rows quantised for one linear layer alone are quantised in it; for a sparse one where that is said to be faster."""
+    """Rows quantized for one linear layer alone are quantized in it; for a sparse one where that is said to be faster."""
     sources = {
         s.outputs[0].name: s
         for s in stages
@@ -49,13 +49,13 @@ def _rows(stages: Sequence[Stage], readers: Counter[str]) -> list[Stage]:
         if sparse:
             fused.append(replace(stage, op="fused_sparse_linear", inputs=source.inputs))
             continue
-        attrs = {**stage.attrs, "quantise": "int8", "residual": False}
+        attrs = {**stage.attrs, "quantize": "int8", "residual": False}
         fused.append(replace(stage, op="fused_linear", inputs=source.inputs, attrs=attrs))
     return fused
 
 
 def _recurrent(stages: Sequence[Stage], readers: Counter[str]) -> list[Stage]:
-    """x quantised for one recurrent stage alone is quantised in it, with the same scale."""
+    """x quantized for one recurrent stage alone is quantized in it, with the same scale."""
     sources = {
         s.outputs[0].name: s
         for s in stages
@@ -110,7 +110,7 @@ def _residuals(stages: Sequence[Stage], readers: Counter[str]) -> list[Stage]:
             fused.append(stage)
             continue
         fused = [s for s in fused if s is not layer]
-        attrs = {**layer.attrs, "quantise": layer.attrs.get("quantise", "none"), "residual": True}
+        attrs = {**layer.attrs, "quantize": layer.attrs.get("quantize", "none"), "residual": True}
         inputs = (layer.inputs[0], other)
         fused.append(replace(layer, op="fused_linear", inputs=inputs, outputs=stage.outputs, attrs=attrs))
         found.pop(summand.name)

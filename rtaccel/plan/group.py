@@ -15,7 +15,7 @@ from rtaccel.backends.cuda_streams import NO_ORDER, Order, StreamOrder
 from rtaccel.core.batch import ANY_BATCH, BatchRange
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.registry import Prepared, operator
-from rtaccel.core.stage import Port, Stage
+from rtaccel.core.stage import GraphIO, Stage
 from rtaccel.plan.choose import Choice, choose_all
 from rtaccel.plan.fuse import fuse
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Group:
+class Subgraph:
     """Stages in order, and the values at the edge, as the caller's tensors."""
 
     stages: tuple[Stage, ...]
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
+    inputs: tuple[GraphIO, ...]
+    outputs: tuple[GraphIO, ...]
 
 
 class Executable(Protocol):
@@ -62,31 +62,31 @@ class StagedPlan:
     scratch_bytes = 0
 
     def __init__(
-        self, group: Group, prepared: Sequence[Prepared], batch: BatchRange, device: str, triton: bool = False
+        self, group: Subgraph, prepared: Sequence[Prepared], batch: BatchRange, device: str, triton: bool = False
     ) -> None:
         self._steps = [
             (call, stage.inputs, stage.outputs, operator(stage.op).by_row)
             for call, stage in zip(prepared, group.stages)
         ]
-        # int8 cannot hold a NaN: static quantisation marks the row, and the outputs of that row become NaN.
+        # int8 cannot hold a NaN: static quantization marks the row, and the outputs of that row become NaN.
         # The fourth input of attention is a mask, which may hold infinities.
         holding = [s for s in group.stages if _holds_int8(s)]
         checked = {v.name: v for s in holding for v in s.inputs[:3] if v.dtype == "float32"}
         self._checked = list(checked)
         self._group, self._batch, self._device = group, batch, device
         self._order: Order = StreamOrder() if device == "cuda" else NO_ORDER
-        self._spoil: dict[tuple[str, str], Callable[[Tensor, Tensor], None]] | None = None
+        self._propagate_nan: dict[tuple[str, str], Callable[[Tensor, Tensor], None]] | None = None
         if triton and checked:
-            from rtaccel.kernels._gpu.triton_nan_propagation import spoiler
+            from rtaccel.kernels._gpu.triton_nan_propagation import nan_propagator
 
             floats = [p.value for p in group.outputs if p.value.dtype == "float32"]
-            self._spoil = {
-                (v.name, y.name): spoiler(v.steps * v.width, y.steps * y.width)
+            self._propagate_nan = {
+                (v.name, y.name): nan_propagator(v.steps * v.width, y.steps * y.width)
                 for v in checked.values()
                 for y in floats
             }
 
-    def _fits(self, tensors: tuple[Tensor, ...], ports: tuple[Port, ...]) -> bool:
+    def _fits(self, tensors: tuple[Tensor, ...], ports: tuple[GraphIO, ...]) -> bool:
         if len(tensors) != len(ports):
             return False
         for tensor, port in zip(tensors, ports):
@@ -117,26 +117,26 @@ class StagedPlan:
         lead = inputs[0].shape[: self._group.inputs[0].lead]
         samples = lead.numel()
         env = {p.value.name: t.reshape(samples, *p.value.shape) for p, t in zip(self._group.inputs, inputs)}
-        spoiled: Tensor | None = None
+        nonfinite: Tensor | None = None
         with torch.no_grad():
             for call, sources, targets, by_row in self._steps:
                 given = [env[v.name].reshape(-1, v.width) if by_row else env[v.name] for v in sources]
                 for value, result in zip(targets, call(*given)):
                     env[value.name] = result.reshape(samples, *value.shape)
-            for name in self._checked if self._spoil is None else ():
+            for name in self._checked if self._propagate_nan is None else ():
                 bad = ~torch.isfinite(env[name]).flatten(1).all(1)
-                spoiled = bad if spoiled is None else spoiled | bad
+                nonfinite = bad if nonfinite is None else nonfinite | bad
         results = []
         for port in self._group.outputs:
             y = env[port.value.name]
-            if self._spoil is not None and y.is_floating_point():
+            if self._propagate_nan is not None and y.is_floating_point():
                 if any(t.untyped_storage().data_ptr() == y.untyped_storage().data_ptr() for t in inputs):
                     y = y.clone()  # a view of the caller's own memory
                 for name in self._checked:
-                    self._spoil[name, port.value.name](env[name].contiguous(), y)
-            if spoiled is not None and y.is_floating_point():
+                    self._propagate_nan[name, port.value.name](env[name].contiguous(), y)
+            if nonfinite is not None and y.is_floating_point():
                 y = torch.where(
-                    spoiled.reshape(-1, *(1 for _ in port.value.shape)), torch.full_like(y, float("nan")), y
+                    nonfinite.reshape(-1, *(1 for _ in port.value.shape)), torch.full_like(y, float("nan")), y
                 )
             results.append(y.reshape(*lead, *port.trailing))
         return results[0] if len(results) == 1 else tuple(results)
@@ -158,7 +158,7 @@ class StagedPlan:
 
 
 def plan_group(
-    group: Group,
+    group: Subgraph,
     rows: int,
     device: str = "cpu",
     backend: str | None = None,

@@ -20,13 +20,13 @@ from rtaccel.kernels.sparse_linear import contract
 from rtaccel.plan.choose import choose
 from rtaccel.plan.timing import time_stage
 
-LEAST_ZEROS = 0.4
+MIN_ZEROS = 0.4
 """Fraction of zeros below which no form is tried: indices and gaps take what the zeros save."""
 
-LEAST_WEIGHTS = 4096
+MIN_WEIGHTS = 4096
 """Weights below which none is tried: the dense kernel takes some 0.1 us, and a mispredicted loop as much."""
 
-GAIN = 0.95
+MAX_TIME_RATIO = 0.95
 """A sparse form is taken where it needs at most this part of the dense time: less is within the noise."""
 
 _BLOCKS = ((16, 16), (16, 4), (8, 8), (32, 32), (4, 4), (1, 16), (1, 4))
@@ -34,7 +34,7 @@ _BLOCKS = ((16, 16), (16, 4), (8, 8), (32, 32), (4, 4), (1, 16), (1, 4))
 
 
 @dataclass(frozen=True)
-class Form:
+class SparseChoice:
     """The stage to take, and in words why."""
 
     stage: Stage
@@ -53,40 +53,44 @@ def zeros(weight: Tensor) -> float:
 def could_be_sparse(stage: Stage) -> bool:
     """Whether a stage of `linear` has enough zeros, in a form that sparse kernels take, to be worth a measurement."""
     weight = stage.tensors.get("weight")
-    if stage.op != "linear" or weight is None or weight.device.type != "cpu" or weight.numel() < LEAST_WEIGHTS:
+    if stage.op != "linear" or weight is None or weight.device.type != "cpu" or weight.numel() < MIN_WEIGHTS:
         return False
     plain = weight.dtype == torch.float32 or (weight.dtype == torch.int8 and stage.inputs[0].dtype == "int8")
-    return plain and stage.inputs[0].width <= 65_536 and zeros(weight) >= LEAST_ZEROS
+    return plain and stage.inputs[0].width <= 65_536 and zeros(weight) >= MIN_ZEROS
 
 
 def fastest(
     dense: Stage, rows: int, backend: str | None = None, first: Stage | None = None, instead: Stage | None = None
-) -> Form:
+) -> SparseChoice:
     """The fastest form of a stage of `linear`, for so many rows on the CPU.
 
     first: a sparse form that is there already. instead: what computes it dense, a convolution with as many positions as
     `rows` has for each sample.
     """
     if backend not in (None, "cpu") or backends()["cpu"].unavailable() is not None:
-        return Form(
+        return SparseChoice(
             dense, f"{dense.name} is computed dense: sparse kernels are native, and another backend is asked for"
         )
     if not could_be_sparse(dense):
         part = zeros(dense.tensors["weight"])
-        return Form(
+        return SparseChoice(
             dense, f"{dense.name} is computed dense: {part:.0%} zeros in {dense.tensors['weight'].numel()} weights"
         )
     times = {"dense": _time(dense, rows) if instead is None else _time(instead, rows // instead.outputs[0].steps)}
-    forms: dict[str, Stage] = {}
+    choices: dict[str, Stage] = {}
     for label, stage in _forms(dense, first):
-        forms[label] = stage
+        choices[label] = stage
         times[label] = _time(stage, rows)
-    best = min(forms, key=lambda label: times[label])
+    best = min(choices, key=lambda label: times[label])
     found = f"{zeros(dense.tensors['weight']):.1%} zeros"
     figures = ", ".join(f"{label} {us:.2f} us" for label, us in times.items())
-    if times[best] <= GAIN * times["dense"]:
-        return Form(forms[best], f"{dense.name} is computed sparse ({best}, {found}): {figures} with {rows} rows")
-    return Form(dense, f"{dense.name} is computed dense, which is not slower ({found}): {figures} with {rows} rows")
+    if times[best] <= MAX_TIME_RATIO * times["dense"]:
+        return SparseChoice(
+            choices[best], f"{dense.name} is computed sparse ({best}, {found}): {figures} with {rows} rows"
+        )
+    return SparseChoice(
+        dense, f"{dense.name} is computed dense, which is not slower ({found}): {figures} with {rows} rows"
+    )
 
 
 def _time(stage: Stage, rows: int) -> float:

@@ -6,7 +6,7 @@
 bytes: weights, indices, x and y, once. The constants are those of one card, an H100, from its data sheet and from what others
 published; those that are marked are guesses. No card has confirmed the model; it is made to err towards dense.
 
-With dynamic int8 rows a sparse layer of few rows is one launch or two: its programs quantise the rows themselves, each anew, or
+With dynamic int8 rows a sparse layer of few rows is one launch or two: its programs quantize the rows themselves, each anew, or
 a kernel before does it. The model says which, in the attribute `rows_in_front` of the stage.
 """
 
@@ -22,7 +22,7 @@ from rtaccel.core.registry import operator
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.formats import blocks, int4, semi
 from rtaccel.kernels.sparse_linear import contract
-from rtaccel.plan.sparse import GAIN, LEAST_ZEROS, Form, zeros
+from rtaccel.plan.sparse import MAX_TIME_RATIO, MIN_ZEROS, SparseChoice, zeros
 
 BANDWIDTH = 3.35e6
 """Bytes a microsecond of device memory, H100 SXM."""
@@ -63,7 +63,7 @@ weights meet the numbers of up to TILE rows, which were put side by side in a la
 
 TILE = 32
 
-LEAST_WEIGHTS = 65_536
+MIN_WEIGHTS = 65_536
 """Weights below which nothing is looked at: the dense kernel then only waits for its launch."""
 
 _BLOCKS = ((64, 64), (32, 32), (16, 16), (8, 16), (1, 16))
@@ -90,9 +90,9 @@ def could_be_sparse(stage: Stage) -> bool:
         return False
     k = stage.inputs[0].width
     plain = weight.dtype in (torch.float32, torch.bfloat16, torch.int8) or _int4(stage)
-    if not plain or weight.shape[0] * k < LEAST_WEIGHTS or k > contract.linear.MAX_K:
+    if not plain or weight.shape[0] * k < MIN_WEIGHTS or k > contract.linear.MAX_K:
         return False
-    return zeros(_numbers(stage)) >= LEAST_ZEROS
+    return zeros(_params(stage)) >= MIN_ZEROS
 
 
 def _int4(stage: Stage) -> bool:
@@ -102,43 +102,43 @@ def _int4(stage: Stage) -> bool:
     return int(stage.attrs["group_size"]) % 32 == 0 and stage.inputs[0].width % 4 == 0
 
 
-def _numbers(dense: Stage) -> Tensor:
+def _params(dense: Stage) -> Tensor:
     """The weight [N, K], one number an element."""
     weight = dense.tensors["weight"]
     return int4.unpack(weight, dense.inputs[0].width) if weight.dtype == torch.uint8 else weight
 
 
-def modelled(dense: Stage, rows: int, first: Stage | None = None, backend: str = "triton") -> Form:
+def modeled(dense: Stage, rows: int, first: Stage | None = None, backend: str = "triton") -> SparseChoice:
     """The form that the model holds to be the fastest. first: a sparse form that is there already, and keeps its storage."""
     if not could_be_sparse(dense):
-        weight = _numbers(dense)
+        weight = _params(dense)
         found = f"{zeros(weight):.0%} zeros in {weight.numel()} weights"
-        return Form(dense, f"{dense.name} is computed dense: {found}")
+        return SparseChoice(dense, f"{dense.name} is computed dense: {found}")
     times = {"dense": _dense_us(dense, rows)}
-    forms: dict[str, tuple[str, tuple[int, int], bool]] = {}
+    choices: dict[str, tuple[str, tuple[int, int], bool]] = {}
     for label, layout, block in _forms(dense, rows, first, backend):
         packed = _packed(dense, rows, layout, block)
         times[label], in_front = min(
             _sparse_us(dense, rows, packed, how) for how in _ways(dense, rows, packed, backend)
         )
-        forms[label] = layout, block, in_front
+        choices[label] = layout, block, in_front
     best_blocks = min(
-        (label for label in forms if label.startswith("blocks")), key=lambda label: times[label], default=""
+        (label for label in choices if label.startswith("blocks")), key=lambda label: times[label], default=""
     )
     said = [label for label in times if label in ("dense", "unstructured", "2:4", best_blocks)]
     figures = ", ".join(f"{label} {times[label]:.2f} us" for label in said)
     how = f"with {rows} rows by a model of an H100 that no card has confirmed"
-    found = f"{zeros(_numbers(dense)):.1%} zeros"
-    best = min(forms, key=lambda label: times[label], default=None)
-    if best is None or times[best] > GAIN * times["dense"]:
-        return Form(dense, f"{dense.name} is computed dense, which is not slower ({found}): {figures} {how}")
-    layout, block, in_front = forms[best]
+    found = f"{zeros(_params(dense)):.1%} zeros"
+    best = min(choices, key=lambda label: times[label], default=None)
+    if best is None or times[best] > MAX_TIME_RATIO * times["dense"]:
+        return SparseChoice(dense, f"{dense.name} is computed dense, which is not slower ({found}): {figures} {how}")
+    layout, block, in_front = choices[best]
     stage = contract.sparse_stage(dense, layout, block)
     if first is not None:
         stage = replace(first, attrs={**first.attrs, "layout": layout})
     if in_front:
-        stage, best = replace(stage, attrs={**stage.attrs, "rows_in_front": 1}), f"{best}, rows quantised in its launch"
-    return Form(stage, f"{dense.name} is computed sparse ({best}, {found}): {figures} {how}")
+        stage, best = replace(stage, attrs={**stage.attrs, "rows_in_front": 1}), f"{best}, rows quantized in its launch"
+    return SparseChoice(stage, f"{dense.name} is computed sparse ({best}, {found}): {figures} {how}")
 
 
 def _forms(dense: Stage, rows: int, first: Stage | None, backend: str) -> Iterator[tuple[str, str, tuple[int, int]]]:
@@ -150,10 +150,10 @@ def _forms(dense: Stage, rows: int, first: Stage | None, backend: str) -> Iterat
             yield "unstructured", "window", (1, 1)
         return
     if weight.dtype == torch.uint8:
-        if semi.fits(_numbers(dense)):
+        if semi.fits(_params(dense)):
             yield "2:4", "2:4", (1, 4)
         return
-    if first is not None and contract.form(first.tensors) == "blocks":
+    if first is not None and contract.choice(first.tensors) == "blocks":
         block = first.tensors["weight"].shape[1:]
         yield "blocks", "blocks", (int(block[0]), int(block[1]))
         return
@@ -223,7 +223,7 @@ def _dense_us(dense: Stage, rows: int) -> float:
 
 
 def _ways(dense: Stage, rows: int, packed: Packed, backend: str) -> tuple[bool, ...]:
-    """Whether rows are quantised in front, in the same launch: each way that there is."""
+    """Whether rows are quantized in front, in the same launch: each way that there is."""
     can = len(dense.inputs) == 2 and packed.words > 0 and _holds(dense.outputs[0].width, dense.inputs[0].width)
     return (False, True) if can and backend == "triton" else (False,)
 
@@ -248,6 +248,6 @@ def _gathering(dense: Stage, packed: Packed, in_front: bool) -> float:
     """Of one row of x, in microseconds."""
     if not (in_front or packed.held):
         return packed.gathers / GATHERS
-    numbers = -(-dense.outputs[0].width // OUTPUTS) * dense.inputs[0].width
-    holding = numbers * (4 / L2_BANDWIDTH + QUANTISING / ISSUE) if in_front else numbers / L2_BANDWIDTH
+    params = -(-dense.outputs[0].width // OUTPUTS) * dense.inputs[0].width
+    holding = params * (4 / L2_BANDWIDTH + QUANTISING / ISSUE) if in_front else params / L2_BANDWIDTH
     return packed.words / SHARED_GATHERS + holding

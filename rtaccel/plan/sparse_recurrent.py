@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rtaccel.backends import backends
 from rtaccel.core.stage import Stage
-from rtaccel.plan.sparse import GAIN, LEAST_WEIGHTS, LEAST_ZEROS, Form, zeros
+from rtaccel.plan.sparse import MAX_TIME_RATIO, MIN_WEIGHTS, MIN_ZEROS, SparseChoice, zeros
 from rtaccel.plan.sparse import _time as time
 
 
@@ -28,25 +28,25 @@ def could_be_sparse(stage: Stage) -> bool:
     if stage.op not in ("lstm", "gru"):
         return False
     return any(
-        w.dtype in (torch.float32, torch.int8) and w.device.type == "cpu" and w.numel() >= LEAST_WEIGHTS
-        and zeros(w) >= LEAST_ZEROS
+        w.dtype in (torch.float32, torch.int8) and w.device.type == "cpu" and w.numel() >= MIN_WEIGHTS
+        and zeros(w) >= MIN_ZEROS
         for w in matrices(stage)
     )  # fmt: skip
 
 
-def fastest(dense: Stage, samples: int, backend: str | None = None) -> Form:
+def fastest(dense: Stage, samples: int, backend: str | None = None) -> SparseChoice:
     """The faster form of a stage of `lstm` or `gru`, for so many samples on the CPU."""
     weights = list(matrices(dense))
     part = 1 - sum(int(torch.count_nonzero(w)) for w in weights) / max(sum(w.numel() for w in weights), 1)
     if backend not in (None, "cpu") or backends()["cpu"].unavailable() is not None:
-        return Form(
+        return SparseChoice(
             dense, f"{dense.name} is computed dense: sparse kernels are native, and another backend is asked for"
         )
     if not could_be_sparse(dense):
-        return Form(dense, f"{dense.name} is computed dense: {part:.0%} zeros in its weights")
+        return SparseChoice(dense, f"{dense.name} is computed dense: {part:.0%} zeros in its weights")
     sparse = replace(dense, attrs={**dense.attrs, "layout": "sparse"})
     times = time(dense, samples), time(sparse, samples)
     figures = f"({part:.1%} zeros): dense {times[0]:.2f} us, sparse {times[1]:.2f} us with {samples} samples"
-    if times[1] <= GAIN * times[0]:
-        return Form(sparse, f"{dense.name} is computed sparse {figures}")
-    return Form(dense, f"{dense.name} is computed dense, which is not slower {figures}")
+    if times[1] <= MAX_TIME_RATIO * times[0]:
+        return SparseChoice(sparse, f"{dense.name} is computed sparse {figures}")
+    return SparseChoice(dense, f"{dense.name} is computed dense, which is not slower {figures}")

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.registry import operator
-from rtaccel.core.stage import Port, Value
+from rtaccel.core.stage import GraphIO, Value
 from rtaccel.plan.choose import Choice
 
 ROUNDS = 9
 ROUND_NS = 200_000
-MOST_CALLS = 5_000
+MAX_CALLS = 5_000
 
 
 def _input(value: Value, rows: int, device: str) -> Tensor:
@@ -49,7 +49,7 @@ def _time_native(choice: Choice, inputs: tuple[Tensor, ...]) -> float:
 
     stage, rows = choice.stage, choice.problem.rows
     outputs = tuple(torch.empty(rows, *v.shape, dtype=getattr(torch, v.dtype)) for v in stage.outputs)
-    ports = [Port.matrix(v) for v in stage.inputs], [Port.matrix(v) for v in stage.outputs]
+    ports = [GraphIO.matrix(v) for v in stage.inputs], [GraphIO.matrix(v) for v in stage.outputs]
     plan = build([(stage, choice.impl.name)], *ports)
 
     def profiled(calls: int) -> Tensor:
@@ -58,7 +58,7 @@ def _time_native(choice: Choice, inputs: tuple[Tensor, ...]) -> float:
         return torch.frombuffer(bytearray(counts), dtype=torch.int64).view(calls, -1) * (ns / 1000)
 
     once = float(profiled(3)[-1, 3])
-    us = profiled(max(ROUNDS, min(MOST_CALLS, int(ROUNDS * ROUND_NS / 1000 / max(once, 1e-3)))))
+    us = profiled(max(ROUNDS, min(MAX_CALLS, int(ROUNDS * ROUND_NS / 1000 / max(once, 1e-3)))))
     calm = us[:, 1].sort().values[: max(1, len(us) * 3 // 4)]  # without what the system did between
     return max(0.0, float(calm.mean() - us[:, 4].median()))
 
@@ -74,6 +74,6 @@ def _time(call: Callable[[], object], device: str) -> float:
         for _ in range(count):
             call()
         if device == "cuda":
-            torch.cuda.current_stream().synchronize()  # not the device: a kernel that stays never ends
+            torch.cuda.current_stream().synchronize()  # not the device: a persistent kernel never ends
         rounds.append((time.perf_counter_ns() - start) / count / 1000)
     return statistics.median(rounds)

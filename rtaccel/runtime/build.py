@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.convert.batch_mode import choose_batch_mode, fixed_batch_mode
 from rtaccel.convert.frontend.attribute_state import attribute_state
-from rtaccel.convert.frontend.export import Captured, shared_batch
+from rtaccel.convert.frontend.export import ExportedGraph, shared_batch
 from rtaccel.convert.frontend.graph import OpGraph
 from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.convert.lower import lower
@@ -25,13 +25,13 @@ from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.verify import narrowed, other_values, verified
 
-Build = Callable[[Captured, OpGraph], CompiledModel]
+Build = Callable[[ExportedGraph, OpGraph], CompiledModel]
 
 SWAPPED_TOLERANCE = 5e-2
 """Of layers that are int8 already: a sum in another order can fall into the next step."""
 
 
-class NotCaptured(UnsupportedProblem):
+class ExportFailed(UnsupportedProblem):
     """A model that has to run as it is; next_step says why."""
 
 
@@ -58,7 +58,7 @@ def build_verified(
 
     exact: what `build` gives computes in float32 on the CPU, and is compared itself. Otherwise a float32 form of the same
     graph is, since the differences of a scheme would hide those of the graph.
-    Raises NotCaptured where the model has to run as it is.
+    Raises ExportFailed where the model has to run as it is.
     """
     with counted(f"compile {type(model).__name__}", 3) as advance:
         return _build_verified(model, args, build, verify, exact, names, advance)
@@ -78,40 +78,40 @@ def _build_verified(
         check_state("compile", model, args)
         advance()
         private = private_copy("compile", model)
-        captured, graph = choose_batch_mode(private, args)
+        exported, graph = choose_batch_mode(private, args)
         advance()
         log.debug(
-            "%s: exported in %.2f s, batch size %s", type(model).__name__, time.perf_counter() - start, captured.batch
+            "%s: exported in %.2f s, batch size %s", type(model).__name__, time.perf_counter() - start, exported.batch
         )
     except UnsupportedProblem as error:
-        raise NotCaptured("compile", error.got, error.expected, error.next_step) from error
+        raise ExportFailed("compile", error.got, error.expected, error.next_step) from error
     if not verify:
-        return build(captured, graph)
+        return build(exported, graph)
     example = shared_batch(args)
     reference = private_copy("compile", model)
     tolerance = SWAPPED_TOLERANCE if any(d.swapped for d in graph.op_nodes) else None
-    on_cpu = all(t.device.type == "cpu" for t in captured.constants.values())
+    on_cpu = all(t.device.type == "cpu" for t in exported.constants.values())
     for attempt in ("open", "fixed"):
-        fast = build(captured, graph) if exact else None
-        shadow = fast if fast is not None else _float32(captured, graph, args, names) if on_cpu else None
+        fast = build(exported, graph) if exact else None
+        shadow = fast if fast is not None else _float32(exported, graph, args, names) if on_cpu else None
         if shadow is None:
-            return build(captured, graph).note_verified("not verified: the model is not on the CPU")
+            return build(exported, graph).note_verified("not verified: the model is not on the CPU")
         found = verified(reference, shadow, args, example, shadow.batch, tolerance)
         if isinstance(found, str) or not found.failed:
-            return (fast or build(captured, graph)).note_verified(found if isinstance(found, str) else found.note())
-        left = narrowed(captured.batch, example, found)
+            return (fast or build(exported, graph)).note_verified(found if isinstance(found, str) else found.note())
+        left = narrowed(exported.batch, example, found)
         if left is not None:
-            return build(replace(captured, batch=left), graph).note_verified(found.note())
+            return build(replace(exported, batch=left), graph).note_verified(found.note())
         worst = example if example in found.failed else next(iter(found.failed))
         differs = found.failed[worst]
         log.info("%s: with a batch of %s %s", type(model).__name__, worst, differs)
-        if attempt == "open" and not captured.batch.fixed and captured.any_batch:
-            captured, graph = fixed_batch_mode(private, args)
+        if attempt == "open" and not exported.batch.fixed and exported.any_batch:
+            exported, graph = fixed_batch_mode(private, args)
             why = f"with a batch of {worst} {differs}"
-            captured = replace(captured, batch=replace(captured.batch, why=(*captured.batch.why, why)))
+            exported = replace(exported, batch=replace(exported.batch, why=(*exported.batch.why, why)))
             continue
         break
-    raise NotCaptured(
+    raise ExportFailed(
         "compile",
         f"{type(model).__name__}, whose compiled form is not the model: {differs}",
         "the model's own results",
@@ -119,7 +119,7 @@ def _build_verified(
     )
 
 
-def _float32(captured: Captured, graph: OpGraph, args: tuple[Any, ...], names: tuple[str, ...]) -> CompiledModel:
-    program = lower(captured, graph, SchemeMap("float32"), None, even=False)
+def _float32(exported: ExportedGraph, graph: OpGraph, args: tuple[Any, ...], names: tuple[str, ...]) -> CompiledModel:
+    program = lower(exported, graph, SchemeMap("float32"), None, equalize=False)
     rows = max(1, program.samples(pytree.tree_leaves(args)))
     return CompiledModel(program, Options(rows, batch=program.batch), names)

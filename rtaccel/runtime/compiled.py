@@ -13,7 +13,7 @@ from torch.nn.modules.module import _IncompatibleKeys
 from torch.utils import _pytree as pytree
 
 from rtaccel.backends import _interop as interop
-from rtaccel.convert.passes.program import GroupStep, Program
+from rtaccel.convert.passes.program import Program, SubgraphStep
 from rtaccel.core.batch import BatchRange
 from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
 from rtaccel.nn.check import copied
@@ -184,7 +184,7 @@ class CompiledModel(nn.Module):
     def _fit(self, op: str, inputs: tuple[Any, ...], out: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Checked inputs, copied where they must be, and checked outputs, of a model that is one group."""
         source, device = self._executor.steps[0].source, self._options.device
-        assert isinstance(source, GroupStep)
+        assert isinstance(source, SubgraphStep)
         leaves, spec = pytree.tree_flatten((inputs, {}))
         if spec != self._program.in_spec:
             raise nesting_error(op, inputs, self._program.in_spec)
@@ -275,7 +275,9 @@ class CompiledModel(nn.Module):
             if isinstance(step.plan, DevicePlan) and (whole := step.plan.line()) is not None:
                 lines.append(whole)
             elif step.choices:
-                lines.extend(line(c, measure, step.parts(i, self._options.rows)) for i, c in enumerate(step.choices))
+                lines.extend(
+                    line(c, measure, step.parts(i, self._options.batch_size)) for i, c in enumerate(step.choices)
+                )
             else:
                 lines.append(Line(step.name, "an ordinary torch call", "torch", None, None, (step.reason,)))
         return lines
@@ -294,7 +296,7 @@ class CompiledModel(nn.Module):
         head = [
             f"{o.title}: {kind} on {o.device}, {own} of {count} stages native"
             + (f", backend {o.backend}" if o.backend else "")
-            + f", planned for {o.rows} rows",
+            + f", planned for {o.batch_size} rows",
             f"weights {self.weight_bytes} B, packed {packed} B, scratch {scratch} B with states of {self.state_bytes} B"
             + f", code of all kernels {executor.code_bytes} B",
             self._takes() + (", sealed" if self._sealed else "") + (", locked in memory" if self._locked else ""),
@@ -309,7 +311,7 @@ class CompiledModel(nn.Module):
         o = self._options
         if o.states is not None:
             n = o.states.samples
-            return "one stream, one moment a call" if n == 1 else f"{n} streams, one moment of each a call"
+            return "one stream, one time step a call" if n == 1 else f"{n} streams, one time step of each a call"
         because = f" ({'; '.join(o.batch.why)})" if o.batch.why else ""
         return f"batch size: {o.batch}{because}"
 

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.backends.cuda_errors import NEXT, dead
 from rtaccel.convert.frontend.batches import signature_of
-from rtaccel.convert.frontend.export import Captured, check_example, shared_batch
+from rtaccel.convert.frontend.export import ExportedGraph, check_example, shared_batch
 from rtaccel.convert.frontend.graph import OpGraph
 from rtaccel.convert.lower import lower
 from rtaccel.convert.module_swap.name_patterns import unmatched
@@ -21,7 +21,7 @@ from rtaccel.convert.passes.sparse import in_fastest_form
 from rtaccel.core.errors import BackendUnavailable, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.core.sparsity import SparsityLike, SparsityMap
-from rtaccel.runtime.build import NotCaptured, build_verified
+from rtaccel.runtime.build import ExportFailed, build_verified
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.eager_fallback import UncapturedModel
 from rtaccel.runtime.fallback import FallbackWarning, warn_of_fallbacks
@@ -99,9 +99,9 @@ def compile(
     names = () if signature is None else tuple(signature.parameters)[: len(args)]
     title = type(model).__name__
 
-    def built(captured: Captured, graph: OpGraph) -> CompiledModel:
-        even = device == "cpu" and backend in (None, "cpu", "portable")
-        program = lower(captured, graph, schemes, calibration, even=even, sparsity=patterns)
+    def built(captured: ExportedGraph, graph: OpGraph) -> CompiledModel:
+        equalize = device == "cpu" and backend in (None, "cpu", "portable")
+        program = lower(captured, graph, schemes, calibration, equalize=equalize, sparsity=patterns)
         rows = max(1, program.samples(pytree.tree_leaves(args)))
         if (device == "cuda" and mode != "persistent") or backend in sparse_gpu.BACKENDS:
             program = sparse_gpu.in_modelled_form(program, rows, backend)
@@ -126,7 +126,7 @@ def compile(
             unmatched("compile", kind, model, also=[line.name for line in lines])
         warn_of_fallbacks(fast, lines, strict)
         return fast
-    except NotCaptured as error:
+    except ExportFailed as error:
         reason = error
     if strict:
         raise UnsupportedProblem(

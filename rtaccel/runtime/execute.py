@@ -13,14 +13,14 @@ from torch import Tensor, fx
 
 from rtaccel.backends.cuda_errors import translated
 from rtaccel.backends.cuda_persistent import refuse_loading
-from rtaccel.convert.passes.program import FallbackStep, GroupStep, Program
+from rtaccel.convert.passes.program import FallbackStep, Program, SubgraphStep
 from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.plan.choose import Choice
-from rtaccel.plan.group import Executable, Group, StagedPlan, plan_group
+from rtaccel.plan.group import Executable, StagedPlan, Subgraph, plan_group
 from rtaccel.runtime.gpu.device import device_layer
 from rtaccel.runtime.gpu.graph import DevicePlan, GraphPlan
-from rtaccel.runtime.gpu.persistent import resident_plan
+from rtaccel.runtime.gpu.persistent import persistent_plan
 from rtaccel.runtime.inputs import check_arguments, fit_inputs
 from rtaccel.runtime.options import Options
 
@@ -29,7 +29,7 @@ from rtaccel.runtime.options import Options
 class Step:
     """One step made ready. plan: what runs a group. choices: the kernels of a group. reason: why torch keeps a call."""
 
-    source: GroupStep | FallbackStep
+    source: SubgraphStep | FallbackStep
     name: str
     plan: Any = None
     choices: tuple[Choice, ...] = ()
@@ -68,7 +68,7 @@ class Executor:
     def __init__(self, program: Program, steps: Sequence[Step], options: Options) -> None:
         self.program, self.steps, self.options = program, tuple(steps), options
         self.direct: Executable | None = None
-        self._all_native = all(isinstance(step.source, GroupStep) for step in self.steps)
+        self._all_native = all(isinstance(step.source, SubgraphStep) for step in self.steps)
         self.bind: Callable[[Any, Any], Callable[[], None] | None] | None = None
         self._constants = {name: tensor.to(options.device) for name, tensor in program.constants.items()}
         self._constant_places = {t.untyped_storage().data_ptr() for t in self._constants.values() if t.numel()}
@@ -84,7 +84,7 @@ class Executor:
         source, program = step.source, self.program
         args, kwargs = program.in_spec.children()
         given, returned = _nesting(args), _nesting(program.out_spec)
-        if not isinstance(source, GroupStep) or given is None or returned is None or kwargs.num_children:
+        if not isinstance(source, SubgraphStep) or given is None or returned is None or kwargs.num_children:
             return False
         if source.reads != program.inputs or source.writes != program.outputs:
             return False
@@ -109,7 +109,7 @@ class Executor:
 
     @property
     def device_plans(self) -> list[DevicePlan]:
-        """Those behind a graph or a resident kernel."""
+        """Those behind a graph or a persistent kernel."""
         return [step.plan for step in self.steps if isinstance(step.plan, DevicePlan)]
 
     def taken_over_by(self, earlier: Executor) -> Executor:
@@ -155,9 +155,11 @@ class Executor:
         return total
 
     def device_notes(self) -> list[str]:
-        """What `explain` says of graphs and resident kernels, on a device that has them."""
+        """What `explain` says of graphs and persistent kernels, on a device that has them."""
         if self.options.mode == "graph" and not self.device_plans:
-            return ["no CUDA graph: calls that stay torch's, or nested arguments; kernels are launched one by one"]
+            return [
+                "no CUDA graph: calls that fall back to PyTorch, or nested arguments; kernels are launched one by one"
+            ]
         return [plan.note() for plan in self.device_plans]
 
     def thread_notes(self, options: Options) -> list[str]:
@@ -166,7 +168,7 @@ class Executor:
             return []
         running = max((plan.running_threads for plan in self.native_plans), default=1)
         text = f"at most {options.threads} threads, {running} standing by"
-        if any(plan.parts(-1, options.rows) > 1 for plan in self.native_plans):
+        if any(plan.parts(-1, options.batch_size) > 1 for plan in self.native_plans):
             text += "; a batch of this size is shared by samples"
         elif running == 1:
             text += ": no call is long enough to share, or this is a forked process (prefault() makes new ones)"
@@ -174,7 +176,7 @@ class Executor:
 
     def __call__(self, leaves: Sequence[Any]) -> list[Any]:
         check_arguments("call", leaves, self.program.arguments, self.options)
-        if not self._all_native:  # a call that stays torch's was exported for tensors that lie densely
+        if not self._all_native:  # a call that falls back to PyTorch was exported for tensors that lie densely
             leaves = [leaf.contiguous() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         env: dict[str, Any] = dict(self._constants)
         env.update(zip(self.program.inputs, leaves))
@@ -213,7 +215,7 @@ class Executor:
         flat = stored.as_strided([n for n, _ in atoms], [s for _, s in atoms], stored.storage_offset() + view.offset)
         return flat.reshape(shape)
 
-    def _run_group(self, step: Step, source: GroupStep, env: dict[str, Any]) -> None:
+    def _run_group(self, step: Step, source: SubgraphStep, env: dict[str, Any]) -> None:
         inputs = tuple(env[name] for name in source.reads)
         results = step.plan.call_flat(inputs)
         if results is None:
@@ -237,7 +239,7 @@ def _lock_limit() -> str:
 def build_executor(program: Program, options: Options) -> Executor:
     """Raises BackendUnavailable on a GPU where a persistent kernel runs: to compile is to load code."""
     if options.mode == "persistent":
-        return _resident(program, options)
+        return _persistent(program, options)
     if options.device != "cuda":
         return _planned(program, options)
     refuse_loading("compile", options.title)
@@ -253,7 +255,7 @@ def _planned(program: Program, options: Options) -> Executor:
             continue
         plan, choices = plan_group(
             source.group,
-            options.rows,
+            options.batch_size,
             options.device,
             options.backend,
             options.batch,
@@ -269,17 +271,19 @@ def _planned(program: Program, options: Options) -> Executor:
 
 
 def _graph(plan: Any, options: Options) -> Any:
-    return GraphPlan(plan, device_layer(options.device), options.rows) if isinstance(plan, StagedPlan) else plan
+    return GraphPlan(plan, device_layer(options.device), options.batch_size) if isinstance(plan, StagedPlan) else plan
 
 
-def _resident(program: Program, options: Options) -> Executor:
-    """A program that is one chain, or one stack and its head, on a kernel that stays."""
+def _persistent(program: Program, options: Options) -> Executor:
+    """A program that is one chain, or one stack and its head, on a persistent kernel."""
     source = program.steps[0]
-    plain = Executor(program, [Step(source, "resident", StagedPlan(Group((), (), ()), [], ANY_BATCH, "cpu"))], options)
-    if len(program.steps) != 1 or not isinstance(source, GroupStep) or plain.direct is None:
+    plain = Executor(
+        program, [Step(source, "persistent", StagedPlan(Subgraph((), (), ()), [], ANY_BATCH, "cpu"))], options
+    )
+    if len(program.steps) != 1 or not isinstance(source, SubgraphStep) or plain.direct is None:
         names = ", ".join(s.name if isinstance(s, FallbackStep) else "a group of stages" for s in program.steps)
         raise UnsupportedProblem(
             "persistent", names, "a model that is one chain of layers with tensors as arguments", "Use mode='graph'."
         )
-    plan = resident_plan(source.group, options.states is not None)
-    return Executor(program, [Step(source, "resident", plan)], options)
+    plan = persistent_plan(source.group, options.states is not None)
+    return Executor(program, [Step(source, "persistent", plan)], options)

@@ -1,4 +1,4 @@
-"""What is said, or refused, where a part of a compiled model is left to torch."""
+"""What is said, or refused, where a part of a compiled model falls back to PyTorch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class FallbackWarning(UserWarning):
 
 
 def warn_of_fallbacks(fast: CompiledModel, lines: Sequence[Line], strict: bool) -> None:
-    """Names the calls that stay torch's in a warning; raises UnsupportedProblem for them where `strict`."""
+    """Names the calls that fall back to PyTorch in a warning; raises UnsupportedProblem for them where `strict`."""
     found = [f"{line.name} ({'; '.join(line.reasons)})" for line in lines if line.kernel == "torch"]
     if not found:
         return
@@ -26,9 +26,9 @@ def warn_of_fallbacks(fast: CompiledModel, lines: Sequence[Line], strict: bool) 
     shown = "; ".join(found[:4]) + (" ..." if len(found) > 4 else "")
     if strict:
         raise UnsupportedProblem(
-            "compile", f"{own} of {count} stages native, and these left to torch: {shown}", "every stage native (strict=True)",
+            "compile", f"{own} of {count} stages native, and these run by PyTorch: {shown}", "every stage native (strict=True)",
             "Write them with operators of docs/reference/operators.md, or compile with strict=False.",
         )  # fmt: skip
     warnings.warn(
-        f"{own} of {count} stages native, and these are left to torch: {shown}", FallbackWarning, stacklevel=3
+        f"{own} of {count} stages native, and these fall back to PyTorch: {shown}", FallbackWarning, stacklevel=3
     )

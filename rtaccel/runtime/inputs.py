@@ -11,18 +11,18 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.convert.passes.program import Argument
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
-from rtaccel.core.stage import Port, Value
+from rtaccel.core.stage import GraphIO, Value
 from rtaccel.nn.check import dense, describe, is_plain
 from rtaccel.runtime.memory import has_itself_twice, share_elements
 from rtaccel.runtime.options import Options
 
 
-def wanted(port: Port, device: str) -> str:
+def wanted(port: GraphIO, device: str) -> str:
     dims = ["*"] * (port.lead - len(port.middle)) + [str(d) for d in (*port.middle, *port.trailing)]
     return f"{port.value.dtype}[{', '.join(dims)}] on {device}"
 
 
-def check_tensor(op: str, what: str, tensor: Any, port: Port, device: str) -> None:
+def check_tensor(op: str, what: str, tensor: Any, port: GraphIO, device: str) -> None:
     """Raises ShapeError naming the first thing that is wrong: type, device, dtype, rank, or a fixed dimension."""
     expected = wanted(port, device)
     if not isinstance(tensor, Tensor):
@@ -57,7 +57,7 @@ def check_tensor(op: str, what: str, tensor: Any, port: Port, device: str) -> No
         )
 
 
-def fit_inputs(op: str, inputs: Sequence[Any], ports: Sequence[Port], options: Options) -> tuple[Tensor, ...]:
+def fit_inputs(op: str, inputs: Sequence[Any], ports: Sequence[GraphIO], options: Options) -> tuple[Tensor, ...]:
     """The inputs as dense tensors that a plan takes: copied where strided, expanded or misaligned."""
     if len(inputs) != len(ports):
         raise ShapeError(op, f"{len(inputs)} inputs", f"{len(ports)}", "Call it as the model that was compiled.")
@@ -75,7 +75,7 @@ def fit_inputs(op: str, inputs: Sequence[Any], ports: Sequence[Port], options: O
 
 
 def check_arguments(op: str, leaves: Sequence[Any], arguments: Sequence[Argument], options: Options) -> None:
-    """Raises ShapeError for the first argument that is not what the model was exported for. Calls that stay torch's check
+    """Raises ShapeError for the first argument that is not what the model was exported for. Calls that fall back to PyTorch check
     nothing of the kind, and give another answer without a word."""
     if len(leaves) != len(arguments):
         raise ShapeError(op, f"{len(leaves)} inputs", f"{len(arguments)}", "Call it as the model that was compiled.")
@@ -94,7 +94,7 @@ def check_arguments(op: str, leaves: Sequence[Any], arguments: Sequence[Argument
         if isinstance(leaf, Tensor) and not open_first and leaf.dim() == len(shape) > 0 and leaf.shape[1:] == shape[1:]:
             options.check_batch(op, leaf.shape[0])  # says why the batch is fixed
         name = str(argument.dtype).removeprefix("torch.")
-        check_tensor(op, what, leaf, Port(Value(argument.name, 1, name), int(open_first), shape), options.device)
+        check_tensor(op, what, leaf, GraphIO(Value(argument.name, 1, name), int(open_first), shape), options.device)
         if open_first:
             sizes.add(leaf.shape[0])
     if len(sizes) > 1:
@@ -105,7 +105,7 @@ def check_arguments(op: str, leaves: Sequence[Any], arguments: Sequence[Argument
         options.check_batch(op, size)
 
 
-def check_out(op: str, out: Any, ports: Sequence[Port], lead: Sequence[int], device: str) -> tuple[Tensor, ...]:
+def check_out(op: str, out: Any, ports: Sequence[GraphIO], lead: Sequence[int], device: str) -> tuple[Tensor, ...]:
     """`out` as a tuple of tensors of the right shapes; raises ShapeError before anything is written."""
     outs = (out,) if isinstance(out, Tensor) else tuple(out) if isinstance(out, (tuple, list)) else (out,)
     if len(outs) != len(ports):

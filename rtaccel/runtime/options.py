@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """rows: the batch that kernels are chosen for. backend: forced, or None. max_batch: largest batch of a call, 0 for any;
+    """batch_size: the batch that kernels are chosen for. backend: forced, or None. max_batch: largest batch of a call, 0 for any;
     batch: that, and what the model itself is right for.
     threads: how many a native plan may use, the calling one included. states: of a stream. title: of the model, for reports.
     mode: on a GPU "graph" or "eager"; None elsewhere."""
 
-    rows: int
+    batch_size: int
     device: str = "cpu"
     backend: str | None = None
     max_batch: int = 0
@@ -45,7 +45,7 @@ class Options:
         if self.states is not None and rows != self.states.samples:
             raise ShapeError(
                 op, f"{rows} streams", f"{self.states.samples}, those of the example",
-                "Give every stream its moment, or make a stream for another number of them.",
+                "Give every stream its time step, or make a stream for another number of them.",
             )  # fmt: skip
 
 

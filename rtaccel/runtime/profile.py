@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from rtaccel.convert.passes.program import FallbackStep, GroupStep
+from rtaccel.convert.passes.program import FallbackStep, SubgraphStep
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Problem
@@ -24,7 +24,7 @@ from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.execute import Executor, Step
 from rtaccel.runtime.inputs import fit_inputs
 
-MOST_CALLS = 100_000
+MAX_CALLS = 100_000
 WARM_CALLS = 20
 
 Around = Callable[[str], AbstractContextManager[Any]]
@@ -59,8 +59,8 @@ def profile_stages(fast: Any, inputs: Sequence[Any], calls: int = 300, around: A
             "a compiled model that was captured",
             "See its explain() for the reason.",
         )
-    if not isinstance(calls, int) or isinstance(calls, bool) or not 1 <= calls <= MOST_CALLS:
-        raise FormatError("profile", f"calls={calls!r}", f"a whole number, 1 to {MOST_CALLS:,}", "300 is a good start.")
+    if not isinstance(calls, int) or isinstance(calls, bool) or not 1 <= calls <= MAX_CALLS:
+        raise FormatError("profile", f"calls={calls!r}", f"a whole number, 1 to {MAX_CALLS:,}", "300 is a good start.")
     leaves, spec = pytree.tree_flatten((tuple(inputs), {}))
     if spec != fast._program.in_spec:
         raise ShapeError("profile", f"inputs nested as {spec}", f"{fast._program.in_spec}", "Pass those of one call.")
@@ -116,14 +116,14 @@ class _Walk:
         self.found.append(_stage(step.name, "an ordinary torch call", "torch", taken))
         return result
 
-    def _group(self, step: Step, source: GroupStep, env: dict[str, Any]) -> None:
+    def _group(self, step: Step, source: SubgraphStep, env: dict[str, Any]) -> None:
         tensors = fit_inputs(
             "profile", [env[name] for name in source.reads], source.group.inputs, self.executor.options
         )
         outputs = (self._staged if isinstance(step.plan, StagedPlan) else self._native)(step, source, tensors)
         env.update(zip(source.writes, outputs))
 
-    def _native(self, step: Step, source: GroupStep, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _native(self, step: Step, source: SubgraphStep, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         lead = tensors[0].shape[: source.group.inputs[0].lead]
         outputs = tuple(
             torch.empty((*lead, *port.trailing), dtype=getattr(torch, port.value.dtype))
@@ -157,7 +157,7 @@ class _Walk:
         (args, _) = pytree.tree_unflatten(list(inputs), program.in_spec)
         return args, pytree.tree_unflatten(list(outputs), program.out_spec)
 
-    def _staged(self, step: Step, source: GroupStep, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _staged(self, step: Step, source: SubgraphStep, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         plan: StagedPlan = step.plan
         rows = tensors[0].shape[: source.group.inputs[0].lead].numel()
         env = {port.value.name: t.reshape(rows, *port.value.shape) for port, t in zip(source.group.inputs, tensors)}

@@ -1,4 +1,4 @@
-"""`stream`: a model over windows, run one moment at a time with its past kept inside."""
+"""`stream`: a model over windows, run one time step at a time with its past kept inside."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def stream(
     args = as_tensors("stream", check_example(model, example_step))
     if len(args) != 1 or not isinstance(args[0], Tensor) or args[0].dim() not in (1, 2) or not args[0].numel():
         got = ", ".join(str(list(a.shape)) if isinstance(a, Tensor) else type(a).__name__ for a in args)
-        raise ShapeError("stream", got, "one moment of every stream, [streams, features]", "Pass one tensor.")
+        raise ShapeError("stream", got, "one time step of every stream, [streams, features]", "Pass one tensor.")
     step = args[0]
     if step.dtype not in (torch.float32, torch.int64) or (step.dim() == 1) != (step.dtype == torch.int64):
         raise ShapeError("stream", f"{step.dtype}{list(step.shape)}", "float32[streams, features] or int64[streams]",
@@ -176,29 +176,31 @@ def stream(
     check_threads(threads, "cpu", None)
     persistent = _stays(device, mode, step)
     own = private_copy("stream", model)
-    program, states, form = stream_program(own, step, scheme, calibration, persistent)
-    check_stream_state(model, step, form, _length(calibration, form))
+    program, states, layout = stream_program(own, step, scheme, calibration, persistent)
+    check_stream_state(model, step, layout, _length(calibration, layout))
     title = f"{type(model).__name__}, streamed"
     options = Options(
         step.shape[0], title=title, threads=threads, states=states, mode="persistent" if persistent else None
     )
     live = StreamModel(program, options, ("x_t",))
     if SchemeMap(scheme).exact and not persistent:
-        live.note_verified(verify_stream(private_copy("stream", model), live, step, form))
+        live.note_verified(verify_stream(private_copy("stream", model), live, step, layout))
     return live
 
 
 def stream_program(
     model: nn.Module, step: Tensor, scheme: SchemeLike, calibration: Any, persistent: bool
 ) -> tuple[Program, States | None, tuple[str, ...]]:
-    """(a moment of all streams, what is kept from moment to moment, the form of the model's windows).
+    """(a time step of all streams, what is kept from time step to time step, the form of the model's windows).
 
-    persistent: for a kernel that stays on a GPU."""
+    persistent: for a persistent kernel on a GPU."""
     windows = None if calibration is None else [as_args(b)[0] for b in batches_of("stream", calibration)]
     features = step.shape[1] if step.dim() == 2 else 1
     streamed = stream_graph(model, features, step.dtype, tuple(windows[0].shape) if windows else None)
-    singles = None if windows is None else _singles(windows, streamed.form.index("batch"))
-    program = lower(streamed.captured, streamed.graph, SchemeMap(scheme), singles, streamed.states, even=not persistent)
+    singles = None if windows is None else _singles(windows, streamed.layout.index("batch"))
+    program = lower(
+        streamed.exported, streamed.graph, SchemeMap(scheme), singles, streamed.states, equalize=not persistent
+    )
     shape = (None, features) if step.dim() == 2 else (None,)
     program = replace(program, arguments=(Argument("x_t", step.dtype, shape),), batch=ANY_BATCH)
     program = replace(program, out_spec=pytree.tree_structure(program.outputs if len(program.outputs) > 1 else ""))
@@ -209,7 +211,7 @@ def stream_program(
     if not persistent:
         program = in_fastest_form(program, step.shape[0], None)
     states = States(frozenset(streamed.states), step.shape[0], streamed.memory) if streamed.states else None
-    return program, states, streamed.form
+    return program, states, streamed.layout
 
 
 def _stays(device: str, mode: str | None, step: Tensor) -> bool:
@@ -228,14 +230,14 @@ def _stays(device: str, mode: str | None, step: Tensor) -> bool:
     return True
 
 
-def _length(calibration: Any, form: tuple[str, ...]) -> int:
+def _length(calibration: Any, layout: tuple[str, ...]) -> int:
     """That of the calibration windows, where they can be looked at again."""
     first = calibration
     for _ in range(2):  # a window, a list of windows, or of tuples with one
         if isinstance(first, (list, tuple)) and first:
             first = first[0]
-    known = isinstance(first, Tensor) and first.dim() >= len(form) - 1
-    return int(first.shape[form.index("time")]) if known else LENGTHS[0]
+    known = isinstance(first, Tensor) and first.dim() >= len(layout) - 1
+    return int(first.shape[layout.index("time")]) if known else LENGTHS[0]
 
 
 def _singles(windows: Sequence[Tensor], batch_dim: int) -> list[Tensor]:

@@ -162,7 +162,7 @@ def _compare(
     except RtaccelError as raised:
         return f"a call raises: {raised}", 0.0
     except Exception as raised:
-        return f"a call that stays torch's raises {type(raised).__name__}", 0.0
+        return f"a call that falls back to PyTorch raises {type(raised).__name__}", 0.0
     wanted, spec = pytree.tree_flatten(want)
     given, other_spec = pytree.tree_flatten(got)
     if spec != other_spec:

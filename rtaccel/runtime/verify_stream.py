@@ -20,19 +20,19 @@ STEPS = (3, 11, 23)
 TOLERANCE = 1e-3
 
 
-def window_of(step: Tensor, form: tuple[str, ...], length: int, generator: torch.Generator) -> Tensor:
+def window_of(step: Tensor, layout: tuple[str, ...], length: int, generator: torch.Generator) -> Tensor:
     """A random window of one stream, in the form that the model takes."""
     if step.dtype == torch.int64:
         return step[:1, None].expand(1, length).contiguous()
     sizes = {"batch": 1, "time": length, "features": step.shape[1]}
-    return torch.randn([sizes[name] for name in form], generator=generator, device="cpu")
+    return torch.randn([sizes[name] for name in layout], generator=generator, device="cpu")
 
 
-def check_stream_state(model: nn.Module, step: Tensor, form: tuple[str, ...], window: int) -> None:
+def check_stream_state(model: nn.Module, step: Tensor, layout: tuple[str, ...], window: int) -> None:
     """Raises UnsupportedProblem where attributes of the model carry state from window to window. window: a length that the
     model is known to take."""
     for length in (max(STEPS), LENGTHS[0], window):
-        given = window_of(step, form, length, torch.Generator().manual_seed(5))
+        given = window_of(step, layout, length, torch.Generator().manual_seed(5))
         try:
             check_state("stream", model, (given,))
             return
@@ -42,13 +42,13 @@ def check_stream_state(model: nn.Module, step: Tensor, form: tuple[str, ...], wi
             continue
 
 
-def verify_stream(model: nn.Module, live: Any, step: Tensor, form: tuple[str, ...]) -> str:
+def verify_stream(model: nn.Module, live: Any, step: Tensor, layout: tuple[str, ...]) -> str:
     """What a comparison in float32 showed. Raises UnsupportedProblem where the steps are not those of the window."""
     start, generator = time.perf_counter(), torch.Generator().manual_seed(11)
-    longest = window_of(step, form, max(STEPS), generator)
+    longest = window_of(step, layout, max(STEPS), generator)
     worst, compared = 0.0, dict[int, None]()
     for length in STEPS:
-        window = longest.narrow(form.index("time"), 0, length)
+        window = longest.narrow(layout.index("time"), 0, length)
         try:
             with torch.no_grad():
                 want = pytree.tree_leaves(model(window))
@@ -56,11 +56,11 @@ def verify_stream(model: nn.Module, live: Any, step: Tensor, form: tuple[str, ..
             continue
         live.reset()
         for t in range(length):
-            moment = window.select(form.index("time"), t)
-            x = moment.expand(live.streams or len(step), *moment.shape[1:]).contiguous()
+            time_step = window.select(layout.index("time"), t)
+            x = time_step.expand(live.streams or len(step), *time_step.shape[1:]).contiguous()
             got = pytree.tree_leaves(live.step(x))
         for index, y in enumerate(got):
-            newest = _newest(want[index], form, length) if index < len(want) else None
+            newest = _newest(want[index], layout, length) if index < len(want) else None
             if newest is None or newest.shape != y[:1].shape:
                 continue
             error = rms((y[:1] - newest).double()) / max(rms(newest.double()), 1e-6)
@@ -81,7 +81,7 @@ def verify_stream(model: nn.Module, live: Any, step: Tensor, form: tuple[str, ..
     return f"verified against windows of {lengths} in {ms:.0f} ms: largest difference {worst:.1e} of the rms"
 
 
-def _newest(y: Any, form: tuple[str, ...], length: int) -> Tensor | None:
+def _newest(y: Any, layout: tuple[str, ...], length: int) -> Tensor | None:
     """The last output of a window: along its time, or the whole where it has none."""
     if not isinstance(y, Tensor):
         return None

@@ -181,9 +181,9 @@ def test_spelled_out_form_is_the_same_network(name: str) -> None:
     model = BY_NAME[name]
     x, *states = decomposed.example(name, whole=True)
     want = flatten(model.module()(*model.arguments(x, tuple(states))))
-    layered = decomposed.spelled_states(name)
+    layered = decomposed.decomposed_states(name)
     given = [torch.from_numpy(a) for a in split([s.numpy() for s in states])] if layered else states
-    got = [t.numpy() for t in flatten(decomposed.spelled(name)(x, *given))]
+    got = [t.numpy() for t in flatten(decomposed.decomposed(name)(x, *given))]
     if layered:
         parts = len(given)
         y = got[0] if len(got) > parts else got[parts // layered - 1]

@@ -306,7 +306,7 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A clone with two commits that builds in a moment."""
+    """A clone with two commits that builds in a time step."""
     if shutil.which("git") is None:
         pytest.skip("git is not installed")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -125,13 +125,13 @@ def test_windows_and_streams_of_recurrent_layers(cell: type[nn.LSTM] | type[nn.G
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_bad_row_spoils_only_itself(value: float) -> None:
+def test_a_bad_row_corrupts_only_itself(value: float) -> None:
     network, x = model(), rows(9)
     fast = rt.compile(network, (x,), "w8a8", calibration=rows(500))
     want = fast(x)
-    spoiled = x.clone()
-    spoiled[4, 5] = value
-    got = fast(spoiled)
+    with_nan = x.clone()
+    with_nan[4, 5] = value
+    got = fast(with_nan)
     others = torch.arange(9) != 4
     assert got[4].isnan().all()
     assert torch.equal(got[others], want[others])

@@ -68,15 +68,15 @@ def test_methods_that_know_the_data_lose_less() -> None:
 def test_refit_is_the_optimum_of_its_mask() -> None:
     """Against torch's own least squares, row by row; damping is so many rows more that ask for the weight as it was."""
     x, weight = inputs(400).double(), torch.randn(7, 48)
-    moments = prune.Moments.of_dense(x.T @ x / 400, x.mean(0), 400)
-    fitted = prune.refit(weight, rt.Unstructured(0.75), moments)
-    damping = (prune.DAMPING * moments.second.diagonal().mean()).sqrt() * torch.eye(48, dtype=torch.float64)
+    statistics = prune.InputStatistics.of_dense(x.T @ x / 400, x.mean(0), 400)
+    fitted = prune.refit(weight, rt.Unstructured(0.75), statistics)
+    damping = (prune.DAMPING * statistics.second.diagonal().mean()).sqrt() * torch.eye(48, dtype=torch.float64)
     rows = torch.cat([x / 20, damping])
     for row, kept in zip(range(7), fitted != 0):
         best = torch.linalg.lstsq(rows[:, kept], (rows @ weight[row].double())[:, None]).solution[:, 0]
         torch.testing.assert_close(fitted[row][kept], best.float(), rtol=1e-4, atol=1e-5)
     error = (x @ (weight - fitted).double().T).norm() / (x @ weight.double().T).norm()
-    assert prune.output_error(weight, fitted, None, moments) == pytest.approx(float(error), rel=1e-6)
+    assert prune.output_error(weight, fitted, None, statistics) == pytest.approx(float(error), rel=1e-6)
 
 
 def test_the_bias_takes_up_what_is_lost_on_average() -> None:
@@ -87,7 +87,7 @@ def test_the_bias_takes_up_what_is_lost_on_average() -> None:
 
 
 def test_allocation_under_one_target() -> None:
-    shares = sparsity_allocation.allocate(
+    shares = sparsity_allocation.allocate_sparsity(
         {"easy": 1000, "hard": 1000}, {"easy": lambda s: 0.01 * s, "hard": lambda s: 10 * s}, 0.45
     )
     assert shares["easy"] == pytest.approx(0.9) and shares["hard"] == 0
@@ -168,11 +168,11 @@ def test_training_on_keeps_the_zeros() -> None:
 
     start = float(loss().detach())
     with rt.keep_zeros(model) as kept:
-        optimiser = torch.optim.AdamW(model.parameters(), 3e-3)
+        optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
         for _ in range(60):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss().backward()
-            optimiser.step()
+            optimizer.step()
     assert float(loss().detach()) < 0.5 * start
     assert kept.keys() == zeros.keys()
     assert all(torch.equal(model.state_dict()[n] == 0, z) for n, z in zeros.items())

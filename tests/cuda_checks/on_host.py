@@ -1,5 +1,5 @@
 """kernels/recurrent/cuda/recurrent.cu on a CPU: the same source, compiled by g++ with fibers for threads (cuda_on_host.h), in the
-place of a GPU under the real host side of a resident stream."""
+place of a GPU under the real host side of a persistent stream."""
 
 from __future__ import annotations
 

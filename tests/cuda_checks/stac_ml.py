@@ -40,15 +40,15 @@ def check(name: str, scheme: str) -> None:
     inputs, calibration = SIZES[name][0], [torch.randn(4, 5, SIZES[name][0])]
     plain = rt.stream(Newest(*SIZES[name]).eval(), torch.randn(1, inputs), scheme=scheme, calibration=calibration)
     live = StreamModel(plain._program, replace(plain._options, mode="persistent"), ("x_t",))
-    for moment in range(4):
+    for time_step in range(4):
         x = torch.randn(1, inputs)
-        if moment == 2:
+        if time_step == 2:
             live.reset()
             plain.reset()
-        if moment == 3:
+        if time_step == 3:
             live.load_state_dict(live.state_dict())
         if not torch.equal(live.step(x), plain.step(x)):
-            sys.exit(f"LSTM_{name} {scheme}: another answer at moment {moment}")
+            sys.exit(f"LSTM_{name} {scheme}: another answer at time step {time_step}")
     (line,) = live.explain_lines(measure=False)
     print(f"LSTM_{name} {scheme}: the CPU's bits;", line.reasons[0], flush=True)
     live.close()
@@ -57,7 +57,7 @@ def check(name: str, scheme: str) -> None:
 def main(words: list[str]) -> None:
     with persistent_stacks.only(persistent_stacks.CUDA):
         device = HostDevice()
-        persistent.resident_device = lambda: device
+        persistent.persistent_device = lambda: device
         persistent.TIMEOUT_NS = 600_000_000_000
         cuda_launch.bind = device.bind
         cuda_launch.unavailable = lambda kernel: None

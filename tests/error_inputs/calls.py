@@ -158,9 +158,12 @@ MOMENTS: dict[str, Callable[[], Any]] = {
 }  # fmt: skip
 for name, make in MOMENTS.items():
     add(f"step with {name}", lambda make=make: live().step(make()), rt.ShapeError, "call|step|input|streams")
-add("step without a moment", lambda: live().step(), rt.ShapeError, "call|step|input")
+add("step without a time step", lambda: live().step(), rt.ShapeError, "call|step|input")
 add(
-    "step with two moments", lambda: live().step(torch.randn(2, 4), torch.randn(2, 4)), rt.ShapeError, "call|step|input"
+    "step with two time steps",
+    lambda: live().step(torch.randn(2, 4), torch.randn(2, 4)),
+    rt.ShapeError,
+    "call|step|input",
 )
 add("step of tokens with numbers", lambda: live("tokens").step(torch.randn(2)), rt.ShapeError, "int64")
 for value in (
@@ -183,7 +186,7 @@ for value in (
 
 
 class Head(nn.Module):
-    """A model over windows that cannot go moment by moment, for what `function` does with them."""
+    """A model over windows that cannot go step by step, for what `function` does with them."""
 
     def __init__(self, function: Callable[[Tensor], Tensor], memory: nn.Module) -> None:
         super().__init__()
@@ -196,11 +199,11 @@ class Head(nn.Module):
 
 for name, make, words in (
     ("both directions", lambda: nn.GRU(4, 6, batch_first=True, bidirectional=True), "backwards"),
-    ("a mean over all moments", lambda: Head(lambda y: y.mean(1), nn.GRU(4, 6, batch_first=True)), "moments"),
-    ("the first moment", lambda: Head(lambda y: y[:, 0], nn.GRU(4, 6, batch_first=True)), "moment"),
-    ("attention", lambda: nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), "moments|attention"),
-    ("a convolution that looks ahead", lambda: nn.Conv1d(4, 6, 3, padding=1), "moments still to come"),
-    ("a flip of time", lambda: Head(lambda y: y.flip(1), nn.GRU(4, 6, batch_first=True)), "flip|moments|operator"),
+    ("a mean over all time steps", lambda: Head(lambda y: y.mean(1), nn.GRU(4, 6, batch_first=True)), "time steps"),
+    ("the first time step", lambda: Head(lambda y: y[:, 0], nn.GRU(4, 6, batch_first=True)), "time step"),
+    ("attention", lambda: nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), "time steps|attention"),
+    ("a convolution that looks ahead", lambda: nn.Conv1d(4, 6, 3, padding=1), "time steps still to come"),
+    ("a flip of time", lambda: Head(lambda y: y.flip(1), nn.GRU(4, 6, batch_first=True)), "flip|time steps|operator"),
     ("a sum over time", lambda: Head(lambda y: y.cumsum(1), nn.GRU(4, 6, batch_first=True)), "cumsum|operator"),
 ):  # fmt: skip
     add(f"stream of {name}", lambda make=make: rt.stream(make().eval(), torch.randn(2, 4)), M, words)

@@ -372,7 +372,7 @@ MODULES += [
     ("QuantLSTM: projections", lambda: rt.nn.QuantLSTM.from_float(nn.LSTM(4, 6, proj_size=3), "w8a8"), UNSUPPORTED, ("proj_size",)),
     ("QuantLSTM: one state", lambda: rt.nn.QuantLSTM.from_float(nn.LSTM(4, 6), "w8a8")(rows(3, 2, 4), rows(1, 2, 6)), SHAPE, ("(h0, c0)",)),
     ("QuantGRU: a state of another batch", lambda: rt.nn.QuantGRU.from_float(nn.GRU(4, 6), "w8a8")(rows(3, 2, 4), rows(1, 3, 6)), SHAPE, ("[1, 2, 6]",)),
-    ("QuantGRU: no moment", lambda: rt.nn.QuantGRU.from_float(nn.GRU(4, 6), "w8a8")(rows(0, 2, 4)), SHAPE, ("at least one moment",)),
+    ("QuantGRU: no time step", lambda: rt.nn.QuantGRU.from_float(nn.GRU(4, 6), "w8a8")(rows(0, 2, 4)), SHAPE, ("at least one time step",)),
     ("QuantEmbedding: index too large", lambda: rt.nn.QuantEmbedding.from_float(nn.Embedding(5, 3))(torch.tensor([5])), FORMAT, ("5",)),
     ("QuantEmbedding: negative index", lambda: rt.nn.QuantEmbedding.from_float(nn.Embedding(5, 3))(torch.tensor([-1])), FORMAT, ("-1",)),
     ("QuantEmbedding: float index", lambda: rt.nn.QuantEmbedding.from_float(nn.Embedding(5, 3))(torch.ones(2)), SHAPE, ("float32", "long")),

@@ -18,7 +18,7 @@ STEP = 2.0**-4
 def test_weights_keep_three_bits_of_fraction() -> None:
     weight = torch.randn(9, 50) * torch.logspace(-6, 3, 9)[:, None]
     weight[4] = 0.0
-    q, scale = fp8.quantise_weight(weight)
+    q, scale = fp8.quantize_weight(weight)
     assert q.dtype == fp8.DTYPE
     assert scale[4] == 1.0
     back = q.double() * scale.double()[:, None]
@@ -26,7 +26,7 @@ def test_weights_keep_three_bits_of_fraction() -> None:
     assert ((back - weight.double()).abs() <= torch.maximum(weight.double().abs() * STEP, smallest) * (1 + 1e-6)).all()
     assert (back.abs().amax(1) == weight.double().abs().amax(1)).sum() >= 1
     with pytest.raises(FormatError, match=r"weight\[1, 2\] = nan"):
-        fp8.quantise_weight(torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, float("nan")]]))
+        fp8.quantize_weight(torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, float("nan")]]))
 
 
 def test_rows_of_any_size() -> None:

@@ -19,8 +19,8 @@ def uniform(n: int, k: int, seed: int = 0) -> Tensor:
 
 
 def error(weight: Tensor, group_size: int) -> float:
-    packed, scale = int4.quantise_weight(weight, group_size)
-    restored = int4.dequantise(packed, scale, weight.shape[1], group_size)
+    packed, scale = int4.quantize_weight(weight, group_size)
+    restored = int4.dequantize(packed, scale, weight.shape[1], group_size)
     return float((restored - weight).square().mean().sqrt() / weight.square().mean().sqrt())
 
 
@@ -53,16 +53,16 @@ def test_a_weight_of_the_format_comes_back(n: int, k: int, group_size: int) -> N
         torch.randint(0, 2, (n, groups), generator=g)
     ]
     weight = (q * scale.repeat_interleave(group_size, 1)[:, :k]).float()
-    packed, found = int4.quantise_weight(weight, group_size)
+    packed, found = int4.quantize_weight(weight, group_size)
     assert packed.shape == (n, (k + 1) // 2)
     assert found.shape == (n, groups)
-    assert torch.equal(int4.dequantise(packed, found, k, group_size).float(), weight)
+    assert torch.equal(int4.dequantize(packed, found, k, group_size).float(), weight)
 
 
 @pytest.mark.parametrize(("n", "k"), SIZES)
 def test_scales_are_bfloat16_and_errors_are_bounded(n: int, k: int) -> None:
     weight = torch.randn(n, k, generator=torch.Generator().manual_seed(k))
-    packed, scale = int4.quantise_weight(weight, 32)
+    packed, scale = int4.quantize_weight(weight, 32)
     assert scale.dtype == torch.float32
     assert torch.equal(scale.bfloat16().float(), scale)
     # At worst the scale that clips nothing, max / 7.5, is rounded up by bfloat16: the search never does worse than
@@ -70,14 +70,14 @@ def test_scales_are_bfloat16_and_errors_are_bounded(n: int, k: int) -> None:
     for first in range(0, k, 32):
         part = weight[:, first : first + 32]
         bound = part.shape[1] * (part.abs().amax(1) * (1 + 2.0**-8) / 7 / 2).square()
-        lost = int4.dequantise(packed, scale, k, 32)[:, first : first + 32] - part
+        lost = int4.dequantize(packed, scale, k, 32)[:, first : first + 32] - part
         assert (lost.square().sum(1) <= bound).all()
 
 
 def test_no_scale_of_a_fine_grid_is_much_better() -> None:
     weight = torch.randn(40, 32, generator=torch.Generator().manual_seed(3))
-    packed, scale = int4.quantise_weight(weight, 32)
-    lost = (int4.dequantise(packed, scale, 32, 32) - weight).square().sum(1)
+    packed, scale = int4.quantize_weight(weight, 32)
+    lost = (int4.dequantize(packed, scale, 32, 32) - weight).square().sum(1)
     best = torch.full((40,), torch.inf)
     for step in torch.linspace(0.5, 1.3, 400):
         for sign in (1, -1):
@@ -96,12 +96,12 @@ def test_zeros_tiny_and_huge() -> None:
     weight = torch.zeros(3, 40)
     weight[1] = 1e-35
     weight[2, 35] = 3e38
-    packed, scale = int4.quantise_weight(weight, 32)
+    packed, scale = int4.quantize_weight(weight, 32)
     assert torch.equal(scale[0], torch.ones(2))
-    restored = int4.dequantise(packed, scale, 40, 32)
+    restored = int4.dequantize(packed, scale, 40, 32)
     assert (restored[:2] == 0).all()
     assert restored[2, 35] == pytest.approx(3e38, rel=0.01)
-    assert int4.quantise_weight(torch.zeros(0, 5), 32)[1].shape == (0, 1)
+    assert int4.quantize_weight(torch.zeros(0, 5), 32)[1].shape == (0, 1)
 
 
 @pytest.mark.parametrize("group_size", [0, -32, 8, 24, 33, 272, 32.0, "32", None, True])
@@ -111,25 +111,25 @@ def test_bad_group_sizes(group_size) -> None:
             make(group_size=group_size)
         assert caught.value.op == make.__name__
     with pytest.raises(rt.FormatError, match="multiple of 16"):
-        int4.quantise_weight(torch.zeros(2, 32), group_size)
+        int4.quantize_weight(torch.zeros(2, 32), group_size)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_weights_that_are_not_finite(value: float) -> None:
     weight = torch.zeros(2, 33)
     weight[1, 32] = value
-    for quantise in (int4.quantise_weight, bf16.quantise_weight):
+    for quantize in (int4.quantize_weight, bf16.quantize_weight):
         with pytest.raises(rt.FormatError, match=r"weight\[1, 32\]"):
-            quantise(weight)
+            quantize(weight)
 
 
 def test_bfloat16() -> None:
     weight = torch.randn(5, 7)
-    rounded = bf16.quantise_weight(weight)
+    rounded = bf16.quantize_weight(weight)
     assert rounded.dtype == torch.bfloat16
     assert ((rounded.float() - weight).abs() <= weight.abs() * 2.0**-8).all()
     with pytest.raises(rt.FormatError, match="below"):
-        bf16.quantise_weight(torch.full((1, 1), 3.402e38))
+        bf16.quantize_weight(torch.full((1, 1), 3.402e38))
 
 
 @pytest.mark.parametrize(

@@ -63,14 +63,14 @@ def test_int4_values_compose() -> None:
     """2:4 with int4 values: a group of four weights is one byte and four bits."""
     weight = torch.randn(24, 96)
     weight *= masks.n_of_m(weight.abs(), 2, 4)
-    packed, scale = int4.quantise_weight(weight)
+    packed, scale = int4.quantize_weight(weight)
     q = int4.unpack(packed, 96)
     assert not q[weight == 0].any()
     values, positions = semi.pack(q)
     stored = int4.pack(values)
     assert stored.shape == (24, 24)
     back = semi.unpack(int4.unpack(stored, values.shape[1]), positions, 96)
-    assert torch.equal(int4.dequantise(int4.pack(back), scale, 96, 32), int4.dequantise(packed, scale, 96, 32))
+    assert torch.equal(int4.dequantize(int4.pack(back), scale, 96, 32), int4.dequantize(packed, scale, 96, 32))
 
 
 def test_indices_out_of_range_are_refused() -> None:
@@ -169,12 +169,12 @@ def test_bitmaps_round_trip(n: int, k: int, dtype: torch.dtype) -> None:
 def test_a_bitmap_of_int4_values_with_their_scales() -> None:
     """Two values a byte; smaller than columns, and than the dense weight."""
     weight = torch.randn(64, 96) * (torch.rand(64, 96) < 0.3)
-    packed, scale = int4.quantise_weight(weight)
+    packed, scale = int4.quantize_weight(weight)
     q = int4.unpack(packed, 96)
     values, bits, starts = bitmap.pack(q)
     stored = int4.pack(values[None])
     back = bitmap.unpack(int4.unpack(stored, values.numel())[0], bits, 96)
-    assert torch.equal(int4.dequantise(int4.pack(back), scale, 96, 32), int4.dequantise(packed, scale, 96, 32))
+    assert torch.equal(int4.dequantize(int4.pack(back), scale, 96, 32), int4.dequantize(packed, scale, 96, 32))
     whole = stored.numel() + bits.numel() + 4 * starts.numel()
     assert whole == bitmap.bytes_of(64, 96, values.numel(), 4)
     assert whole < packed.numel() < sum(t.numel() * t.element_size() for t in csr.pack(q))

@@ -37,7 +37,7 @@ def main(found: Any) -> None:
     torch.set_num_threads(1)
     d, draw = found["stream"], random.Random(found["seed"])
     live = streams.streamed(d)
-    inputs = streams.moments(d, 5, 1)
+    inputs = streams.time_steps(d, 5, 1)
     fresh = [live.step(x) for x in inputs]
     good = live.state_dict()
     for number in range(found["count"]):

@@ -2,7 +2,7 @@
 
     python -m tests.generated.soak [--steps 100000000] [--seconds 28800]
 
-Each kind of call goes through the same moments again and again: bound calls, `run`, fresh results, streams with a reset before
+Each kind of call goes through the same time steps again and again: bound calls, `run`, fresh results, streams with a reset before
 each pass, a load of the model's own state now and then. Ends with what it did, or raises what it found.
 """
 
@@ -87,7 +87,7 @@ def _fresh(name: str, scheme: str) -> Path:
 def _stream(kind: str, scheme: str) -> Path:
     d = {"kind": kind, "seed": 1, "features": 4, "width": 8, "layers": 1, "dilations": [1, 2], "head": True, "streams": 1,
          "scheme": scheme}  # fmt: skip
-    live, data = streams.streamed(d), streams.moments(d, 8, 1)
+    live, data = streams.streamed(d), streams.time_steps(d, 8, 1)
     x, out = data[0].clone(), torch.empty_like(live.step(data[0]))
     call = live.bind(x, out=out)
 
@@ -107,7 +107,7 @@ def paths() -> list[Path]:
 
 
 def one_pass(path: Path) -> None:
-    """All moments once; raises AssertionError where a result has other bits than in the first pass."""
+    """All time steps once; raises AssertionError where a result has other bits than in the first pass."""
     path.start()
     found = []
     for turn in range(PASS):

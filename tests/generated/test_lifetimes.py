@@ -56,7 +56,7 @@ class Bound:
 
 
 class Life:
-    """A compiled model, and what it should be: the weights of which seed, and for a stream the moments since the reset."""
+    """A compiled model, and what it should be: the weights of which seed, and for a stream the time steps since the reset."""
 
     def __init__(self, fast: Any, seed: int, history: list[Tensor] | None, sealed: bool = False) -> None:
         self.fast, self.seed, self.history, self.sealed = fast, seed, history, sealed
@@ -242,10 +242,10 @@ class StreamLifetimes(RuleBasedStateMachine):
 
     def fresh(self) -> Tensor:
         self.turn += 1
-        return streams.moments(STREAMS[self.number], 1, self.turn)[0]
+        return streams.time_steps(STREAMS[self.number], 1, self.turn)[0]
 
     def want(self, life: Life) -> Tensor:
-        """The newest output over all moments since the reset: torch over the window, or the stream itself from the start."""
+        """The newest output over all time steps since the reset: torch over the window, or the stream itself from the start."""
         d = STREAMS[self.number]
         if d["scheme"] == "float32":
             window = torch.stack(life.history, 1)

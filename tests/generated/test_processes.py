@@ -52,9 +52,9 @@ def test_threads(count: int, one_each: bool, seed: int) -> None:
     models = [stages.shared(name, scheme, 1) for name, scheme in USED]
     data = [[stages.inputs(name, seed + i, 1 + i % 3) for i in range(4)] for name, _ in USED]
     want = [[quiet(lambda m=m, x=x: m(x)) for x in xs] for m, xs in zip(models, data)]
-    moments = streams.moments(STREAM, 8, seed)
+    time_steps = streams.time_steps(STREAM, 8, seed)
     live().reset()
-    steps = [live().step(x) for x in moments]
+    steps = [live().step(x) for x in time_steps]
     live().reset()
     wrong: list[str] = []
     gate = threading.Barrier(count)
@@ -69,7 +69,7 @@ def test_threads(count: int, one_each: bool, seed: int) -> None:
                     i = (turn + number) % 4
                     if not equal(model(data[k][i]), want[k][i]):
                         wrong.append(f"{USED[k]} in thread {number}")
-            for x, y in zip(moments, steps):
+            for x, y in zip(time_steps, steps):
                 if not torch.equal(stream(x), y):
                     wrong.append(f"the stream of thread {number}")
 
@@ -85,7 +85,7 @@ def test_threads(count: int, one_each: bool, seed: int) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    case("processes", count * (6 * len(models) + len(moments)))
+    case("processes", count * (6 * len(models) + len(time_steps)))
     assert not wrong, wrong[:3]
 
 
@@ -97,7 +97,7 @@ def _everything(numbers: list[int]) -> list[Any]:
             x = stages.inputs(name, n)
             found.append((name, [t.tolist() for t in pytree.tree_leaves(quiet(lambda m=model, x=x: m(x)))]))
     live().reset()
-    return [*found, ("stream", [live().step(x).tolist() for x in streams.moments(STREAM, 6, 3)])]
+    return [*found, ("stream", [live().step(x).tolist() for x in streams.time_steps(STREAM, 6, 3)])]
 
 
 def _in_child(numbers: list[int], result: Any) -> None:

@@ -21,7 +21,7 @@ import rtaccel as rt
 from rtaccel.core.registry import impls
 from tests.generated.test_batches import COMMON
 from tests.support import stages
-from tests.support.compare import outcome, poison, quiet
+from tests.support.compare import corrupt, outcome, quiet
 from tests.support.generators import streams
 from tests.support.generators.count import case, examples
 from tests.support.generators.failures import Wrong, checked
@@ -91,7 +91,7 @@ def test_a_model_and_its_compiled_form_share_nothing(name: str) -> None:
     fast = quiet(lambda: rt.compile(model, (x,)))
     first = quiet(lambda: fast(x))
     kept = bits(first)
-    poison(first)
+    corrupt(first)
     with torch.no_grad():
         for tensor in model.state_dict().values():
             tensor.zero_()
@@ -248,18 +248,18 @@ def _plain_layers() -> list[type]:
 def test_a_stream_goes_on_elsewhere(d: Any, length: int) -> None:
     """Another stream of the same form, loaded in the middle, gives the same bits from there on."""
     first, second = (quiet(lambda s=s: streams.streamed(d, s)) for s in (1, 2))
-    for x in streams.moments(d, length, 3):
+    for x in streams.time_steps(d, length, 3):
         first.step(x)
     second.load_state_dict(first.state_dict())
     third = copy.deepcopy(second)
-    for x in streams.moments(d, 9, 4):
+    for x in streams.time_steps(d, 9, 4):
         want = bits(first.step(x))
         case("states", 2)
         assert bits(second.step(x)) == want
         assert bits(third.step(x)) == want
     for live in (first, second, third):
         live.reset()
-    for x in streams.moments(d, 3, 5):
+    for x in streams.time_steps(d, 3, 5):
         case("states")
         assert bits(first.step(x)) == bits(second.step(x)) == bits(third.step(x))
 

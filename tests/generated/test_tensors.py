@@ -233,10 +233,10 @@ def test_steps_of_every_form(d: Any) -> None:
 
 
 def check_stream(d: Any) -> None:
-    """step, run and a bound call of a stream, moment by moment, against plain tensors after a reset."""
+    """step, run and a bound call of a stream, step by step, against plain tensors after a reset."""
     live = quiet(lambda: streams.streamed(d))
-    taken = moments = streams.moments(d, len(SAME), seed=1)
-    want = [quiet(lambda x=x: live.step(x)) for x in moments]
+    taken = time_steps = streams.time_steps(d, len(SAME), seed=1)
+    want = [quiet(lambda x=x: live.step(x)) for x in time_steps]
     for way in ("step", "run", "bind"):
         live.reset()
         for (name, form), x, y in zip(SAME.items(), taken, want):
@@ -262,7 +262,7 @@ def check_stream(d: Any) -> None:
 
 
 def _refuse_moment(live: Any, x: Tensor, y: Tensor) -> None:
-    """What is refused is no moment: the next one gives what it would have given."""
+    """What is refused is no time step: the next one gives what it would have given."""
     for name in ("float64", "width more", "rank more", "scalar"):
         bad, out = OTHER[name](x), torch.full_like(y, 77)
         for call in (lambda bad=bad: live.step(bad), lambda bad=bad, out=out: live.run(bad, out=out)):

@@ -55,7 +55,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_the_command_builds_each_kernel_once(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [c.name for c in CubinStore(built)]
-    for start in ("quantize_static", "linear_gemv_M1_N32_K64", "linear_gemv_M1_N10_K32", "spoil"):
+    for start in ("quantize_static", "linear_gemv_M1_N32_K64", "linear_gemv_M1_N10_K32", "corrupt"):
         assert sum(name.startswith(start) for name in names) == 1, names
     words = ["build-kernels", "--arch", "sm_90", "--model", "network_of_test:make", "--out", str(built), "--json"]
     assert main(words) == 0
@@ -157,7 +157,7 @@ def test_cuda_core_reads_what_is_passed() -> None:
     assert got == [x.data_ptr(), -5, np.float32(0.1), 0, 0]
 
 
-class PretendedCore:
+class FakeCore:
     """As much of cuda-core as a launch touches: notes what it is given, and runs nothing."""
 
     def __init__(self, arguments: int) -> None:
@@ -177,7 +177,7 @@ class PretendedCore:
         self.launched.append((config, arguments))
 
 
-def put(core: PretendedCore, patch: pytest.MonkeyPatch) -> None:
+def put(core: FakeCore, patch: pytest.MonkeyPatch) -> None:
     """In the place of cuda-core, with nothing loaded yet."""
     patch.setattr(torch.cuda, "current_device", lambda: 0)
     patch.setattr(torch.cuda, "set_device", lambda index: None)
@@ -191,7 +191,7 @@ def test_a_stored_kernel_is_launched_without_triton(built: Path, monkeypatch: py
     from rtaccel.kernels.linear import triton_gemv
 
     cubin = next(c for c in CubinStore(built) if c.name.startswith("linear_gemv_M1_N10_K32"))
-    core = PretendedCore(len(cubin.parameters) + 2)
+    core = FakeCore(len(cubin.parameters) + 2)
     monkeypatch.setenv(settings.KERNELS, str(built))
     monkeypatch.setenv(settings.NO_JIT, "1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -218,9 +218,9 @@ def test_a_stored_kernel_is_launched_without_triton(built: Path, monkeypatch: py
 
 
 @pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> PretendedCore:
+def card(monkeypatch: pytest.MonkeyPatch) -> FakeCore:
     """An H100 that only says what it is, with cuda-core, and a machine without a C compiler."""
-    core = PretendedCore(0)
+    core = FakeCore(0)
     monkeypatch.delenv(settings.KERNELS, raising=False)
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(shutil, "which", lambda name, *_, **__: None)
@@ -233,7 +233,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> PretendedCore:
 
 
 def test_kernels_that_wheels_brought_are_found(
-    built: Path, card: PretendedCore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    built: Path, card: FakeCore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two folders of the namespace package `rtaccel_kernels`, as two wheels unpack them: one with a kernel, one with the rest.
     No C compiler, no JIT, and nothing in the environment but the search path of Python."""
@@ -255,7 +255,7 @@ def test_kernels_that_wheels_brought_are_found(
     if importlib.util.find_spec("cuda") is not None:
         assert unavailable() is None
     monkeypatch.setenv(settings.NO_JIT, "1")
-    core = PretendedCore(len(cubin.parameters) + 2)
+    core = FakeCore(len(cubin.parameters) + 2)
     put(core, monkeypatch)
     stage = contract.make_stage(32, 10, "static")
     triton_gemv.prepare(stage, Problem.of(stage, 1))(torch.zeros(1, 32, dtype=torch.int8))
@@ -265,7 +265,7 @@ def test_kernels_that_wheels_brought_are_found(
         triton_gemv.prepare(other, Problem.of(other, 1))
 
 
-def test_a_folder_in_the_environment_is_the_only_one(card: PretendedCore, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_folder_in_the_environment_is_the_only_one(card: FakeCore, tmp_path: Path, monkeypatch: Any) -> None:
     (tmp_path / "site" / settings.KERNEL_PACKAGE).mkdir(parents=True)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     monkeypatch.setenv(settings.KERNELS, str(tmp_path / "mine"))
@@ -273,7 +273,7 @@ def test_a_folder_in_the_environment_is_the_only_one(card: PretendedCore, tmp_pa
 
 
 def test_code_with_other_parameters_is_not_launched(monkeypatch: pytest.MonkeyPatch) -> None:
-    put(PretendedCore(4), monkeypatch)
+    put(FakeCore(4), monkeypatch)
     with pytest.raises(FormatError, match="4 parameters"):
         cubin_launch.load(small(90))
 

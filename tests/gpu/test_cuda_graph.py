@@ -1,4 +1,4 @@
-"""Graph replay: its logic on a pretended device, the real device's capture step by step on stand-ins, and on a GPU where
+"""Graph replay: its logic on a fake device, the real device's capture step by step on stand-ins, and on a GPU where
 there is one."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rtaccel.runtime.gpu import device as cuda_device
 from rtaccel.runtime.gpu.graph import GraphPlan
 from rtaccel.runtime.options import Options
 from tests.support.fake_cuda import FakeCard, FakeGraph
-from tests.support.fake_device import PretendedDevice
+from tests.support.fake_device import FakeDevice
 
 ROWS = 3
 
@@ -38,14 +38,14 @@ def network() -> nn.Module:
 
 
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> PretendedDevice:
-    made = PretendedDevice()
+def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
+    made = FakeDevice()
     monkeypatch.setattr(execute, "device_layer", lambda name: made)
     return made
 
 
 def graphed(model: nn.Module, x: Any, **options: Any) -> tuple[CompiledModel, CompiledModel]:
-    """(the model behind a graph of the pretended device, the same launched kernel by kernel)."""
+    """(the model behind a graph of the fake device, the same launched kernel by kernel)."""
     args = x if isinstance(x, tuple) else (x,)
     eager = rt.compile(model, args, backend="portable", scheme="w8a8", calibration=[torch.randn(64, 12)], **options)
     assert isinstance(eager, CompiledModel)
@@ -58,7 +58,7 @@ def plan_of(model: CompiledModel) -> GraphPlan:
     return plan
 
 
-def test_replays_give_what_the_kernels_give(device: PretendedDevice) -> None:
+def test_replays_give_what_the_kernels_give(device: FakeDevice) -> None:
     fast, eager = graphed(network(), torch.randn(ROWS, 12))
     assert device.captures == 1
     earlier: list[tuple[Tensor, Tensor]] = []
@@ -73,7 +73,7 @@ def test_replays_give_what_the_kernels_give(device: PretendedDevice) -> None:
         torch.testing.assert_close(y, kept, rtol=0, atol=0)
 
 
-def test_another_batch_is_launched_and_said(device: PretendedDevice) -> None:
+def test_another_batch_is_launched_and_said(device: FakeDevice) -> None:
     fast, eager = graphed(network(), torch.randn(ROWS, 12))
     before = device.replays
     x = torch.randn(7, 12)
@@ -82,7 +82,7 @@ def test_another_batch_is_launched_and_said(device: PretendedDevice) -> None:
     assert f"one CUDA graph for {ROWS} rows; other batches are launched" in fast.explain(measure=False)
 
 
-def test_run_and_seal(device: PretendedDevice) -> None:
+def test_run_and_seal(device: FakeDevice) -> None:
     fast, eager = graphed(network(), torch.randn(ROWS, 12))
     x, y = torch.randn(ROWS, 12), torch.full((ROWS, 5), float("nan"))
     assert fast.run(x, out=y) is y
@@ -99,7 +99,7 @@ def test_run_and_seal(device: PretendedDevice) -> None:
         fast.bind(torch.randn(ROWS, 12), out=torch.empty(ROWS, 5))
 
 
-def test_bound_tensors_are_read_and_written_in_place(device: PretendedDevice) -> None:
+def test_bound_tensors_are_read_and_written_in_place(device: FakeDevice) -> None:
     fast, eager = graphed(network(), torch.randn(ROWS, 12))
     x, y = torch.randn(2, 12), torch.empty(2, 5)  # another batch than the planned one: a graph of its own
     step = fast.bind(x, out=y)
@@ -111,7 +111,7 @@ def test_bound_tensors_are_read_and_written_in_place(device: PretendedDevice) ->
         torch.testing.assert_close(y, eager(x), rtol=0, atol=0)
 
 
-def test_a_replay_is_refused_once_bound_memory_is_gone(device: PretendedDevice) -> None:
+def test_a_replay_is_refused_once_bound_memory_is_gone(device: FakeDevice) -> None:
     fast, _ = graphed(network(), torch.randn(ROWS, 12))
     x, y = torch.randn(ROWS, 12), torch.empty(ROWS, 5)
     step = fast.bind(x, out=y)
@@ -128,7 +128,7 @@ def test_a_replay_is_refused_once_bound_memory_is_gone(device: PretendedDevice) 
     assert device.replays == before
 
 
-def test_tensors_that_do_not_fit_are_not_bound(device: PretendedDevice) -> None:
+def test_tensors_that_do_not_fit_are_not_bound(device: FakeDevice) -> None:
     fast, _ = graphed(network(), torch.randn(ROWS, 12))
     with pytest.raises(ShapeError):
         fast.bind(torch.randn(ROWS, 12), out=torch.empty(ROWS + 1, 5))
@@ -136,7 +136,7 @@ def test_tensors_that_do_not_fit_are_not_bound(device: PretendedDevice) -> None:
         fast.bind(torch.randn(12, ROWS).T, out=torch.empty(ROWS, 5))
 
 
-def test_pinned_host_memory_is_copied_around_the_replay(device: PretendedDevice) -> None:
+def test_pinned_host_memory_is_copied_around_the_replay(device: FakeDevice) -> None:
     fast, eager = graphed(network(), torch.randn(ROWS, 12))
     x, y = torch.randn(ROWS, 12), torch.empty(ROWS, 5)
     device.host = {x.data_ptr(), y.data_ptr()}
@@ -151,13 +151,13 @@ def test_pinned_host_memory_is_copied_around_the_replay(device: PretendedDevice)
     torch.testing.assert_close(y, eager(x), rtol=0, atol=0)
 
 
-def test_a_graph_that_lost_a_kernel_is_found(device: PretendedDevice) -> None:
+def test_a_graph_that_lost_a_kernel_is_found(device: FakeDevice) -> None:
     device.loses_kernels = True
     with pytest.raises(UnsupportedProblem, match="does not write output 0"):
         graphed(network(), torch.randn(ROWS, 12))
 
 
-def test_a_sticky_error_marks_the_backend_dead_and_the_cpu_goes_on(device: PretendedDevice) -> None:
+def test_a_sticky_error_marks_the_backend_dead_and_the_cpu_goes_on(device: FakeDevice) -> None:
     model, x = network(), torch.randn(ROWS, 12)
     fast, _ = graphed(model, x)
 
@@ -176,7 +176,7 @@ def test_a_sticky_error_marks_the_backend_dead_and_the_cpu_goes_on(device: Prete
     assert rt.compile(model, (x,))(x).isfinite().all()
 
 
-def test_other_errors_leave_the_backend_alive(device: PretendedDevice) -> None:
+def test_other_errors_leave_the_backend_alive(device: FakeDevice) -> None:
     x = torch.randn(ROWS, 12)
     fast, eager = graphed(network(), x)
 
@@ -198,7 +198,7 @@ def test_a_dead_gpu_is_the_reason_of_the_triton_backend() -> None:
     assert "no CUDA call" in reason or "triton is not installed" in reason
 
 
-def test_new_weights_are_captured_anew(device: PretendedDevice) -> None:
+def test_new_weights_are_captured_anew(device: FakeDevice) -> None:
     fast, _ = graphed(network(), torch.randn(ROWS, 12))
     other, _ = graphed(network(), torch.randn(ROWS, 12))
     x = torch.randn(ROWS, 12)
@@ -281,7 +281,7 @@ def test_calls_on_two_streams_follow_each_other(card: FakeCard) -> None:
         assert card.log[-1] == "replay on one"
 
 
-def test_bound_calls_of_one_model_have_one_order(device: PretendedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bound_calls_of_one_model_have_one_order(device: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[str] = []
 
     class Noted:
@@ -292,7 +292,7 @@ def test_bound_calls_of_one_model_have_one_order(device: PretendedDevice, monkey
             held.append("out")
 
     made: list[Noted] = []
-    monkeypatch.setattr(PretendedDevice, "order", lambda self: made.append(Noted()) or made[-1])
+    monkeypatch.setattr(FakeDevice, "order", lambda self: made.append(Noted()) or made[-1])
     fast, _ = graphed(network(), torch.randn(ROWS, 12))
     x, y = torch.randn(ROWS, 12), torch.empty(ROWS, 5)
     calls = [fast.bind(x, out=y), fast.bind(x.clone(), out=y.clone()), lambda: fast(x), lambda: fast.run(x, out=y)]

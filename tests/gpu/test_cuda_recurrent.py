@@ -19,7 +19,7 @@ from rtaccel.core.errors import BackendUnavailable
 from rtaccel.kernels._gpu import cuda_launch, cuda_nvrtc
 from rtaccel.kernels.recurrent.cuda import config as cuda_config
 from rtaccel.kernels.recurrent.cuda import kernel as cuda_kernel
-from rtaccel.kernels.recurrent.cuda.config import Card, Form, Head
+from rtaccel.kernels.recurrent.cuda.config import Card, Head, KernelConfig
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.runtime.gpu import persistent, persistent_stacks
 from rtaccel.runtime.options import Options
@@ -27,7 +27,7 @@ from rtaccel.runtime.stream import StreamModel
 from tests.cuda_checks import on_host
 
 pytestmark = [
-    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="resident streams need triton"),
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="persistent streams need triton"),
     pytest.mark.skipif(on_host.missing() is not None, reason="no C++ compiler"),
 ]
 
@@ -42,7 +42,7 @@ class Net(nn.Module):
         return y if self.head is None else self.head(y)
 
 
-Cut = tuple[int, int, int]
+Partition = tuple[int, int, int]
 """Programs, lanes, steps in registers; the first half of the others is in shared memory."""
 
 
@@ -51,21 +51,23 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., on_host.H
     """Puts a device in the place of the GPU, with a form of this cut."""
     made: list[on_host.HostDevice] = []
 
-    def put(cut: Cut, **keywords: Any) -> on_host.HostDevice:
+    def put(cut: Partition, **keywords: Any) -> on_host.HostDevice:
         device = on_host.HostDevice(**keywords)
         made.append(device)
 
-        def form(geometry: Geometry, inputs: int, gates: int, group: int, head: Head | None, card: Card) -> Form:
+        def form(
+            geometry: Geometry, inputs: int, gates: int, group: int, head: Head | None, card: Card
+        ) -> KernelConfig:
             parts, lanes, kept = cut
             units = -(-geometry.hidden // (4 * parts)) * 4
-            found = Form(geometry, inputs, gates, group, head, units, parts, lanes, head_held=parts < 3)
+            found = KernelConfig(geometry, inputs, gates, group, head, units, parts, lanes, head_held=parts < 3)
             return replace(found, kept=min(kept, found.steps), held=(found.steps - min(kept, found.steps) + 1) // 2)
 
-        monkeypatch.setattr(persistent, "resident_device", lambda: device)
+        monkeypatch.setattr(persistent, "persistent_device", lambda: device)
         monkeypatch.setattr(persistent, "TIMEOUT_NS", 20_000_000_000)
         monkeypatch.setattr(cuda_launch, "bind", device.bind)
         monkeypatch.setattr(cuda_launch, "unavailable", lambda kernel: None)
-        monkeypatch.setattr(cuda_config, "form_of", form)
+        monkeypatch.setattr(cuda_config, "select_config", form)
         return device
 
     with persistent_stacks.only(persistent_stacks.CUDA):
@@ -75,7 +77,7 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., on_host.H
 
 
 def streams(model: nn.Module, features: int, scheme: Any = "w8a8") -> tuple[StreamModel, StreamModel]:
-    """(the stream on a kernel that stays, the same on the CPU)."""
+    """(the stream on a persistent kernel, the same on the CPU)."""
     torch.manual_seed(features)
     calibration = [torch.randn(8, 5, features)]
     plain = rt.stream(model.eval(), torch.randn(1, features), scheme=scheme, calibration=calibration)
@@ -104,16 +106,16 @@ def test_the_bits_of_the_cpu(case: str, devices: Callable[..., on_host.HostDevic
     make, features, scheme, cut = CASES[case]
     device = devices(cut)
     live, plain = streams(make(), features, scheme)
-    for moment in range(9):
+    for time_step in range(9):
         x = torch.randn(1, features)
-        if moment == 5:
+        if time_step == 5:
             x[0, features // 2] = float("nan")
-        if moment in (3, 7):
+        if time_step in (3, 7):
             live.reset()
             plain.reset()
         got, want = live.step(x), plain.step(x)
-        assert same(got, want), moment
-        assert bool(got.isnan().all()) == (moment in (5, 6))
+        assert same(got, want), time_step
+        assert bool(got.isnan().all()) == (time_step in (5, 6))
     past = live.state_dict()
     ahead = [torch.randn(1, features) for _ in range(2)]
     wants = [plain.step(x) for x in ahead]
@@ -139,7 +141,7 @@ def barriers() -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def two() -> tuple[StreamModel, int, Cut]:
+def two() -> tuple[StreamModel, int, Partition]:
     """(a stream on the CPU, its features, a cut): what has every kind of barrier."""
     make, features, scheme, cut = CASES["lstm-int4-two"]
     torch.manual_seed(0)
@@ -155,9 +157,9 @@ def goes_wrong(live: StreamModel, plain: StreamModel, features: int) -> bool:
     """Whether an answer is another than the CPU's, or does not come."""
     plain.reset()
     try:
-        for moment in range(4):
+        for time_step in range(4):
             x = torch.randn(1, features)
-            if moment == 2:
+            if time_step == 2:
                 live.reset()
                 plain.reset()
             if not same(live.step(x), plain.step(x)):
@@ -169,7 +171,7 @@ def goes_wrong(live: StreamModel, plain: StreamModel, features: int) -> bool:
 
 
 def test_every_barrier_is_needed(
-    two: tuple[StreamModel, int, Cut], devices: Callable[..., on_host.HostDevice], monkeypatch: pytest.MonkeyPatch
+    two: tuple[StreamModel, int, Partition], devices: Callable[..., on_host.HostDevice], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nobody waits at one of them, some order of the threads gives wrong answers: so the order of all others is decided."""
     plain, features, cut = two
@@ -189,7 +191,7 @@ def test_every_barrier_is_needed(
 
 
 def test_a_word_that_does_not_come(
-    two: tuple[StreamModel, int, Cut], devices: Callable[..., on_host.HostDevice]
+    two: tuple[StreamModel, int, Partition], devices: Callable[..., on_host.HostDevice]
 ) -> None:
     """Message 3 lacks a word of the second program, of each kind: no number is made up, and a reset mends it."""
     plain, features, cut = two
@@ -198,20 +200,20 @@ def test_a_word_that_does_not_come(
         devices(cut, dropped=dropped, looks=400)
         live = staying(plain)
         plain.reset()
-        for moment in range(1, 7):
+        for time_step in range(1, 7):
             x = torch.randn(1, features)
-            if moment == 6:
+            if time_step == 6:
                 live.reset()
                 plain.reset()
             got, want = live.step(x), plain.step(x)
-            lost = moment in (4, 5) or (moment == 3 and dropped != half + 12 + 7)
-            assert bool(got.isnan().all()) if lost else same(got, want), (dropped, moment)
+            lost = time_step in (4, 5) or (time_step == 3 and dropped != half + 12 + 7)
+            assert bool(got.isnan().all()) if lost else same(got, want), (dropped, time_step)
         live.close()
 
 
 def test_it_touches_nothing_outside_its_buffers() -> None:
     """Every buffer of its own size, shared memory too, under a sanitizer; a buffer that is 16 bytes too short is found."""
-    form = Form(Geometry(30, layers=2), 37, 4, 32, Head(3, "relu", 32), 16, 2, 2, 3, 5, True)
+    form = KernelConfig(Geometry(30, layers=2), 37, 4, 32, Head(3, "relu", 32), 16, 2, 2, 3, 5, True)
     program = on_host.build(
         cuda_kernel.kernel_of("lstm", form),
         "sanitized",
@@ -230,7 +232,7 @@ def test_it_touches_nothing_outside_its_buffers() -> None:
         assert found.returncode != 0 and "heap-buffer-overflow" in found.stderr, name
 
 
-def on_a_gpu(model: nn.Module, features: int, scheme: Any, moments: int, starts: int) -> None:
+def on_a_gpu(model: nn.Module, features: int, scheme: Any, time_steps: int, starts: int) -> None:
     """The kernel of CUDA C++ on the card, started and ended several times, against the CPU's stream; its past goes on."""
     reason = get_backend("triton").unavailable()
     if reason is not None or not torch.cuda.is_available():
@@ -241,14 +243,14 @@ def on_a_gpu(model: nn.Module, features: int, scheme: Any, moments: int, starts:
         for _ in range(starts):
             live = staying(plain)
             plain.reset()
-            for moment in range(moments):
-                if moment == moments // 2:
+            for time_step in range(time_steps):
+                if time_step == time_steps // 2:
                     live.reset()
                     plain.reset()
-                if moment == moments // 2 + 5:
+                if time_step == time_steps // 2 + 5:
                     live.load_state_dict(live.state_dict())
                 x = torch.randn(1, features)
-                assert same(live.step(x), plain.step(x)), moment
+                assert same(live.step(x), plain.step(x)), time_step
             live.close()
 
 

@@ -20,7 +20,7 @@ from rtaccel.core.stage import Stage
 from rtaccel.kernels._gpu import cubin_launch, cuda_launch, cuda_nvrtc
 from rtaccel.kernels._gpu.cubin_store import Cubin, CubinStore
 from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
-from rtaccel.kernels.recurrent.cuda.config import SHARED_BYTES, Card, Head, assuming, form_of
+from rtaccel.kernels.recurrent.cuda.config import SHARED_BYTES, Card, Head, assuming, select_config
 from rtaccel.kernels.recurrent.cuda.kernel import DECLARED, declared, kernel_of
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.triton import config as triton_config
@@ -71,11 +71,11 @@ def test_lstm_c_is_on_the_chip_of_an_h100_as_a_whole() -> None:
     assert form.parts * form.steps * form.step_bytes >= weights
     assert form.reread_bytes == 0
     assert form.kept > 0 and form.held > 0
-    small = form_of(Geometry(1000, layers=4), 500, 4, 0, Head(1, "none"), Card(89, 58))  # an L4
+    small = select_config(Geometry(1000, layers=4), 500, 4, 0, Head(1, "none"), Card(89, 58))  # an L4
     assert small is not None
     assert small.reread_bytes > 0
     assert f"{small.reread_bytes:,} B read again" in small.where()
-    one = form_of(Geometry(1000, layers=4), 500, 4, 0, Head(1, "none"), Card(90, 1))
+    one = select_config(Geometry(1000, layers=4), 500, 4, 0, Head(1, "none"), Card(90, 1))
     assert one is None
 
 
@@ -83,7 +83,7 @@ def test_more_memory_reads_no_more_again() -> None:
     for hidden, inputs in ((96, 40), (333, 90), (777, 300)):
         again = []
         for multiprocessors in (8, 20, 60, 132):
-            form = form_of(Geometry(hidden, layers=2), inputs, 3, 0, None, Card(90, multiprocessors))
+            form = select_config(Geometry(hidden, layers=2), inputs, 3, 0, None, Card(90, multiprocessors))
             again.append(float("inf") if form is None else form.parts * form.reread_bytes)
             assert form is None or (form.parts <= multiprocessors and form.shared_bytes <= 227 << 10)
         assert again == sorted(again, reverse=True), hidden
@@ -91,8 +91,8 @@ def test_more_memory_reads_no_more_again() -> None:
 
 @needs_nvrtc
 def test_definitions_and_included_files_are_in_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    form = form_of(Geometry(16), 8, 4, 0, None, Card())
-    other = form_of(Geometry(16), 12, 4, 0, None, Card())
+    form = select_config(Geometry(16), 8, 4, 0, None, Card())
+    other = select_config(Geometry(16), 12, 4, 0, None, Card())
     assert form is not None and other is not None
     kernel = kernel_of("lstm", form)
     assert kernel.key != kernel_of("lstm", other).key
@@ -162,7 +162,7 @@ def test_int4_stacks_are_for_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = stack_network(stages(nn.GRU(8, 12, batch_first=True), "w4a8"))
     assert isinstance(taken, CudaStack)
     assert (
-        "not triton_resident, which has int8 weights as a stream; windows and moments with int4 weights run in a graph"
+        "not triton_persistent, which has int8 weights as a stream; windows and time steps with int4 weights run in a graph"
         in taken.line().reasons
     )
     monkeypatch.setattr(cuda_launch, "unavailable", lambda kernel: "libnvrtc cannot be loaded")
@@ -235,7 +235,7 @@ def test_kernels_that_stay_are_built_ahead(
     words = ["build-kernels", "--arch", "sm_90", "--out", "kernels"]
     assert main([*words, "--model", "resident_of_test:stream", "--stream", "--scheme", "w4a8"]) == 0
     assert main([*words, "--model", "resident_of_test:chain", "--persistent"]) == 0
-    starts = ("gru_chip_int4g32_K8_H16", "mlp_resident_16-32-4")
+    starts = ("gru_chip_int4g32_K8_H16", "mlp_persistent_16-32-4")
     names = sorted(c.name for c in CubinStore(tmp_path / "kernels"))
     assert len(names) == len(starts)
     assert all(name.startswith(start) for name, start in zip(names, starts)), names

@@ -127,9 +127,9 @@ def test_a_triton_kernel(capsys: pytest.CaptureFixture[str]) -> None:
 
 @compiles
 def test_a_declared_form(capsys: pytest.CaptureFixture[str]) -> None:
-    from rtaccel.kernels._gpu.triton_aot import specialisations
+    from rtaccel.kernels._gpu.triton_aot import specializations
 
-    name = specialisations()[0].name
+    name = specializations()[0].name
     assert main(["inspect", name, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["name"] == name

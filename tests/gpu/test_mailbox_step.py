@@ -1,4 +1,4 @@
-"""The native bound exchange with a kernel that stays, and the thread that makes it again and again; threads play the kernel.
+"""The native bound exchange with a persistent kernel, and the thread that makes it again and again; threads play the kernel.
 What a bound call of a compiled model does is in tests/gpu/test_persistent.py too."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rtaccel.kernels._core.cpu import connect
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.gpu import persistent
 from rtaccel.runtime.options import Options
-from tests.support.fake_kernel import PretendedCard
+from tests.support.fake_kernel import FakeCard
 
 TIMEOUT_NS = 10_000_000_000
 
@@ -91,7 +91,7 @@ def test_a_step_fits_its_mailbox() -> None:
 
 
 def test_memory_that_is_gone_is_refused_before_anything_is_sent() -> None:
-    for spoil in (
+    for corrupt in (
         lambda side: side.x.set_(torch.randn(1, 4)),
         lambda side: side.y.untyped_storage().resize_(0),
         lambda side: side.x.untyped_storage().resize_(1 << 20),
@@ -100,7 +100,7 @@ def test_memory_that_is_gone_is_refused_before_anything_is_sent() -> None:
         lambda side: side.whole is None or side.x.set_(side.whole.untyped_storage(), 5, (1, 4), (4, 1)),
     ):
         side = Side(4, 2)
-        spoil(side)
+        corrupt(side)
         with pytest.raises(Refused, match="moved"):
             side.step()
         assert side.box.number == 0 and not side.requests.any()
@@ -315,9 +315,9 @@ def test_a_loop_that_is_dropped_or_left_running_at_exit() -> None:
 
 
 @pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendedCard]:
-    made = PretendedCard()
-    monkeypatch.setattr(persistent, "resident_device", lambda: made)
+def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCard]:
+    made = FakeCard()
+    monkeypatch.setattr(persistent, "persistent_device", lambda: made)
     monkeypatch.setattr(persistent, "TIMEOUT_NS", 5_000_000_000)
     yield made
     for kernel in made.kernels:
@@ -335,7 +335,7 @@ def bound() -> tuple[CompiledModel, Tensor, Tensor, MailboxStep]:
     return fast, x, y, step
 
 
-def test_what_a_bound_call_ends_with(card: PretendedCard) -> None:
+def test_what_a_bound_call_ends_with(card: FakeCard) -> None:
     fast, x, _, step = bound()
     step()
     kept = x.clone()
@@ -348,7 +348,7 @@ def test_what_a_bound_call_ends_with(card: PretendedCard) -> None:
         step()
 
 
-def test_a_bound_call_goes_on_after_a_pause(card: PretendedCard) -> None:
+def test_a_bound_call_goes_on_after_a_pause(card: FakeCard) -> None:
     fast, x, y, step = bound()
     step()
     want = y.clone()
@@ -363,7 +363,7 @@ def test_a_bound_call_goes_on_after_a_pause(card: PretendedCard) -> None:
         assert torch.equal(y, fast(x))
 
 
-def test_a_bound_call_without_an_answer(card: PretendedCard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bound_call_without_an_answer(card: FakeCard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(persistent, "TIMEOUT_NS", 20_000_000)
     card.mute = True
     _, _, _, step = bound()
@@ -374,7 +374,7 @@ def test_a_bound_call_without_an_answer(card: PretendedCard, monkeypatch: pytest
         step()
 
 
-def test_a_loop_on_a_model(card: PretendedCard) -> None:
+def test_a_loop_on_a_model(card: FakeCard) -> None:
     fast, x, y, step = bound()
     loop = MailboxLoop(step, -1)
     loop.start()
@@ -389,7 +389,7 @@ def test_a_loop_on_a_model(card: PretendedCard) -> None:
     loop.stop()
 
 
-def test_a_bound_call_is_measured_inside(card: PretendedCard) -> None:
+def test_a_bound_call_is_measured_inside(card: FakeCard) -> None:
     _, _, _, step = bound()
     found = rt.measure(step, samples=30, inside=True)
     assert found.n == 30 and found.p50_us > 0

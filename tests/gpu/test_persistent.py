@@ -1,5 +1,5 @@
 """The persistent path: the host's side against a thread that plays the kernel, the mailbox itself, and a GPU where there is
-one. The kernel in the interpreter is in tests/triton_checks/check_resident.py."""
+one. The kernel in the interpreter is in tests/triton_checks/check_persistent.py."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from rtaccel.core.errors import BackendUnavailable, ShapeError, UnsupportedProbl
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.gpu import persistent
 from rtaccel.runtime.options import Options
-from tests.support.fake_kernel import PretendedCard
+from tests.support.fake_kernel import FakeCard
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 
 class Newest(nn.Module):
-    """A stack, and a head on its newest moment."""
+    """A stack, and a head on its newest time step."""
 
     def __init__(self, stack: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Newest(nn.Module):
 
 
 class Causal(nn.Module):
-    """Four convolutions of three taps with residuals, and a head on the newest moment."""
+    """Four convolutions of three taps with residuals, and a head on the newest time step."""
 
     def __init__(self, features: int, channels: int) -> None:
         super().__init__()
@@ -57,16 +57,18 @@ def network() -> nn.Module:
 
 
 @pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendedCard]:
-    made = PretendedCard()
-    monkeypatch.setattr(persistent, "resident_device", lambda: made)
+def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCard]:
+    made = FakeCard()
+    monkeypatch.setattr(persistent, "persistent_device", lambda: made)
     monkeypatch.setattr(persistent, "TIMEOUT_NS", 5_000_000_000)
     yield made
     for kernel in made.kernels:
         kernel._control[0] = 1
 
 
-def resident(model: nn.Module, scheme: str = "w8a8", calibrated: bool = True) -> tuple[CompiledModel, CompiledModel]:
+def persistent_and_plain(
+    model: nn.Module, scheme: str = "w8a8", calibrated: bool = True
+) -> tuple[CompiledModel, CompiledModel]:
     """(the model on a kernel that a thread plays, the same launched layer by layer)."""
     x = torch.randn(1, 20)
     calibration = [torch.randn(64, 20)] if calibrated else None
@@ -76,8 +78,8 @@ def resident(model: nn.Module, scheme: str = "w8a8", calibrated: bool = True) ->
     return CompiledModel(plain._program, options, plain._argument_names), plain
 
 
-def test_calls_are_answered(card: PretendedCard) -> None:
-    fast, plain = resident(network())
+def test_calls_are_answered(card: FakeCard) -> None:
+    fast, plain = persistent_and_plain(network())
     y = torch.full((1, 5), float("nan"))
     x = torch.randn(1, 20)
     step = fast.bind(x, out=y)
@@ -97,35 +99,35 @@ def test_calls_are_answered(card: PretendedCard) -> None:
     assert kernel._control[1] == 2
 
 
-def test_a_row_without_meaning_is_nan(card: PretendedCard) -> None:
-    fast, _ = resident(network())
+def test_a_row_without_meaning_is_nan(card: FakeCard) -> None:
+    fast, _ = persistent_and_plain(network())
     x = torch.randn(1, 20)
     x[0, 7] = float("nan")
     assert fast(x).isnan().all()
     assert fast(torch.randn(1, 20)).isfinite().all()
 
 
-def test_explain_says_what_stays(card: PretendedCard) -> None:
-    fast, _ = resident(network())
+def test_explain_says_what_stays(card: FakeCard) -> None:
+    fast, _ = persistent_and_plain(network())
     text = fast.explain(measure=False)
     assert "one persistent kernel: it is loaded and starts with the first call" in text
     fast(torch.randn(1, 20))
     assert "one persistent kernel: it runs" in fast.explain(measure=False)
-    assert "triton_resident" in text
+    assert "triton_persistent" in text
     fast.close()
     assert "it was closed" in fast.explain(measure=False)
 
 
-def test_a_closed_model_says_so(card: PretendedCard) -> None:
-    fast, _ = resident(network())
+def test_a_closed_model_says_so(card: FakeCard) -> None:
+    fast, _ = persistent_and_plain(network())
     fast.close()
     fast.close()
     with pytest.raises(BackendUnavailable, match="closed"):
         fast(torch.randn(1, 20))
 
 
-def test_a_model_that_is_gone_leaves_no_kernel(card: PretendedCard) -> None:
-    fast, _ = resident(network())
+def test_a_model_that_is_gone_leaves_no_kernel(card: FakeCard) -> None:
+    fast, _ = persistent_and_plain(network())
     fast(torch.randn(1, 20))
     (kernel,) = card.kernels
     del fast
@@ -133,9 +135,9 @@ def test_a_model_that_is_gone_leaves_no_kernel(card: PretendedCard) -> None:
     assert kernel.finished()
 
 
-def test_new_weights_get_a_new_kernel(card: PretendedCard) -> None:
-    fast, _ = resident(network())
-    other, plain = resident(network())
+def test_new_weights_get_a_new_kernel(card: FakeCard) -> None:
+    fast, _ = persistent_and_plain(network())
+    other, plain = persistent_and_plain(network())
     x = torch.randn(1, 20)
     fast(x)
     (first,) = card.kernels
@@ -145,8 +147,8 @@ def test_new_weights_get_a_new_kernel(card: PretendedCard) -> None:
     assert len(card.kernels) == 2
 
 
-def test_several_models_at_once(card: PretendedCard) -> None:
-    pairs = [resident(network()) for _ in range(4)]
+def test_several_models_at_once(card: FakeCard) -> None:
+    pairs = [persistent_and_plain(network()) for _ in range(4)]
     failed: list[str] = []
 
     def use(fast: CompiledModel, wants: list[tuple[Tensor, Tensor]]) -> None:
@@ -167,10 +169,10 @@ def test_several_models_at_once(card: PretendedCard) -> None:
     assert [k.answered for k in card.kernels] == [20] * 4
 
 
-def test_no_answer_is_an_error_and_not_a_hang(card: PretendedCard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_answer_is_an_error_and_not_a_hang(card: FakeCard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(persistent, "TIMEOUT_NS", 20_000_000)
     card.mute = True
-    fast, _ = resident(network())
+    fast, _ = persistent_and_plain(network())
     with pytest.raises(BackendUnavailable, match=r"no answer in 0.02 s; it runs, it still looks"):
         fast(torch.randn(1, 20))
     assert card.kernels[0].finished()
@@ -178,36 +180,36 @@ def test_no_answer_is_an_error_and_not_a_hang(card: PretendedCard, monkeypatch: 
         fast(torch.randn(1, 20))
 
 
-def test_a_kernel_that_does_not_start_is_an_error(card: PretendedCard) -> None:
+def test_a_kernel_that_does_not_start_is_an_error(card: FakeCard) -> None:
     card.never_starts = True
-    fast, _ = resident(network())
+    fast, _ = persistent_and_plain(network())
     with pytest.raises(BackendUnavailable, match="did not start"):
         fast(torch.randn(1, 20))
 
 
-def test_a_card_that_may_not_keep_a_kernel(card: PretendedCard) -> None:
+def test_a_card_that_may_not_keep_a_kernel(card: FakeCard) -> None:
     card.reason = "GeForce drives a display, and the driver ends kernels that run for seconds"
     with pytest.raises(BackendUnavailable, match="drives a display") as caught:
-        resident(network())
+        persistent_and_plain(network())
     assert "mode='graph'" in str(caught.value)
 
 
-def test_what_does_not_fit_is_named(card: PretendedCard) -> None:
+def test_what_does_not_fit_is_named(card: FakeCard) -> None:
     with pytest.raises(UnsupportedProblem, match="static scales"):
-        resident(network(), calibrated=False)  # rows of their own scale
+        persistent_and_plain(network(), calibrated=False)  # rows of their own scale
     with pytest.raises(UnsupportedProblem, match="static scales"):
-        resident(network(), "w8a16")
+        persistent_and_plain(network(), "w8a16")
     wide = nn.Sequential(nn.Linear(20, 1030), nn.ReLU(), nn.Linear(1030, 200), nn.ReLU(), nn.Linear(200, 5)).eval()
     with pytest.raises(UnsupportedProblem, match=r"132 KiB.*up to 1024"):
-        resident(wide)
+        persistent_and_plain(wide)
     gelu = nn.Sequential(nn.Linear(20, 32), nn.GELU(), nn.Linear(32, 5)).eval()
     with pytest.raises(UnsupportedProblem, match="chain"):
-        resident(gelu)
+        persistent_and_plain(gelu)
     assert not card.kernels
 
 
-def test_int4_weights_stay_with_the_bits_of_the_cpu(card: PretendedCard) -> None:
-    fast, plain = resident(network(), "w4a8")
+def test_int4_weights_stay_with_the_bits_of_the_cpu(card: FakeCard) -> None:
+    fast, plain = persistent_and_plain(network(), "w4a8")
     native = rt.compile(
         network(), (torch.randn(1, 20),), backend="cpu", scheme="w4a8", calibration=[torch.randn(64, 20)]
     )
@@ -219,17 +221,17 @@ def test_int4_weights_stay_with_the_bits_of_the_cpu(card: PretendedCard) -> None
     fast.close()
 
 
-def test_a_chain_that_several_multiprocessors_hold(card: PretendedCard) -> None:
+def test_a_chain_that_several_multiprocessors_hold(card: FakeCard) -> None:
     model = nn.Sequential(nn.Linear(20, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 5)).eval()
-    fast, plain = resident(model)
+    fast, plain = persistent_and_plain(model)
     x = torch.randn(1, 20)
     assert torch.equal(fast(x), plain(x))
-    assert "triton_resident_cut" in fast.explain(measure=False)
+    assert "triton_persistent_partition" in fast.explain(measure=False)
     fast.close()
 
 
-def test_one_row_of_the_host(card: PretendedCard) -> None:
-    fast, _ = resident(network())
+def test_one_row_of_the_host(card: FakeCard) -> None:
+    fast, _ = persistent_and_plain(network())
     with pytest.raises(ShapeError, match="max_batch=1"):
         fast(torch.randn(2, 20))
     x, y = torch.randn(1, 20), torch.empty(1, 5)
@@ -239,7 +241,7 @@ def test_one_row_of_the_host(card: PretendedCard) -> None:
         step()
 
 
-def test_a_stack_stays_as_a_stream_alone(card: PretendedCard) -> None:
+def test_a_stack_stays_as_a_stream_alone(card: FakeCard) -> None:
     model = Newest(nn.GRU(20, 16, batch_first=True), nn.Linear(16, 5)).eval()
     plain = rt.compile(model, (torch.randn(1, 6, 20),), scheme="w8a8", calibration=[torch.randn(8, 6, 20)])
     with pytest.raises(UnsupportedProblem, match=r"rt\.stream"):
@@ -355,10 +357,10 @@ def test_streams_on_a_gpu(make: Callable[[], nn.Module], features: int, hidden: 
     for _ in range(5):
         live = rt.stream(model, step, scheme="w8a8", calibration=calibration, device="cuda")
         plain.reset()
-        for moment in range(300):
-            if moment % 100 == 50:
+        for time_step in range(300):
+            if time_step % 100 == 50:
                 live.reset()
                 plain.reset()
             x = torch.randn(1, features)
-            assert torch.equal(live.step(x), plain.step(x)), moment
+            assert torch.equal(live.step(x), plain.step(x)), time_step
         live.close()

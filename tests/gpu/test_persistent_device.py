@@ -26,7 +26,7 @@ from rtaccel.kernels.recurrent.cuda.config import Card
 from rtaccel.runtime import execute
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.gpu import device, persistent_run, persistent_stacks
-from rtaccel.runtime.gpu.persistent_device import CudaResident
+from rtaccel.runtime.gpu.persistent_device import CudaPersistent
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.stream import StreamModel
 from tests.support.fake_cuda import FakeCard, Hang
@@ -202,7 +202,7 @@ def test_a_load_that_fails_leaves_the_old_one_working(card: FakeCard, monkeypatc
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(CudaResident, "load", full)
+        patch.setattr(CudaPersistent, "load", full)
         with pytest.raises(torch.cuda.OutOfMemoryError):
             reloaded(live, state)
     live.step(torch.randn(1, 40))

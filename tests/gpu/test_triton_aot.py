@@ -30,7 +30,7 @@ from rtaccel.kernels._gpu.triton_aot import (
     Allowed,
     Footprint,
     compile_for,
-    specialisations,
+    specializations,
     violations,
 )
 from rtaccel.kernels._gpu.triton_spec import FUSED, INT8_MMA, Specialisation
@@ -42,7 +42,7 @@ from tests.triton_checks import budgets
 
 pytestmark = pytest.mark.usefixtures("kept_triton_cache")
 
-SPECIALISATIONS = specialisations()
+SPECIALISATIONS = specializations()
 
 
 @functools.cache
@@ -92,7 +92,7 @@ def test_w8a8_is_on_the_tensor_cores_of_every_card() -> None:
 AUTOENCODER = "640-128-128-128-128-8-128-128-128-128-640"
 
 
-@pytest.mark.parametrize("kind", [f"mlp_chain_{AUTOENCODER}_relu", f"mlp_resident_{AUTOENCODER}_int4"])
+@pytest.mark.parametrize("kind", [f"mlp_chain_{AUTOENCODER}_relu", f"mlp_persistent_{AUTOENCODER}_int4"])
 def test_the_autoencoder_fits_one_multiprocessor(kind: str) -> None:
     """In int8 as one launch, in int4 with all its weights in registers: 128 a thread is what 16 warps may have."""
     (name,) = [s.name for s in SPECIALISATIONS if s.name.startswith(kind)]
@@ -107,24 +107,24 @@ def test_the_autoencoder_fits_one_multiprocessor(kind: str) -> None:
 @pytest.mark.parametrize(("kernel", "capability"), [(triton_dot, 100), (triton_gemv, 80)], ids=["dot", "gemv"])
 def test_every_activation_compiles_without_stack(kernel: Any, activation: str, capability: int) -> None:
     stage = contract.make_stage(256, 64, "dynamic", activation, 0.1)
-    found = kept.footprint(kernel.specialise(Problem.of(stage, 2, "cuda")), capability)
+    found = kept.footprint(kernel.specialize(Problem.of(stage, 2, "cuda")), capability)
     assert (found.stack_bytes, found.local_bytes, found.spills) == (0, 0, 0)
     if activation in HOMOGENEOUS:  # their result must equal the reference's bits, so no product may fuse with a sum
         assert found.count(FUSED) == 0
 
 
 def test_every_operator_with_a_triton_kernel_declares_forms_to_check() -> None:
-    names = [spec.name for spec in specialisations()]
+    names = [spec.name for spec in specializations()]
     assert len(set(names)) == len(names)
     for start in (
         "linear_dot", "linear_gemv", "linear_int4_gemv", "linear_mixed", "linear_blas", "fused_gemv", "mlp_chain",
-        "mlp_resident", "mlp_cut", "mlp_resident_cut", "null_resident", "quantize_static", "quantize_dynamic",
-        "sparse_gemv", "sparse_dot", "sparse_semi", "conv_window", "conv_resident", "lstm_stack", "lstm_both",
+        "mlp_persistent", "mlp_partition", "mlp_persistent_partition", "null_persistent", "quantize_static", "quantize_dynamic",
+        "sparse_gemv", "sparse_dot", "sparse_semi", "conv_window", "conv_persistent", "lstm_stack", "lstm_both",
     ):  # fmt: skip
         assert any(name.startswith(start) for name in names), start
 
 
-class PretendedCard:
+class FakeCard:
     """As much of a triton driver as compiling needs: what the card is, nothing that runs on it."""
 
     def get_current_device(self) -> int:
@@ -140,7 +140,7 @@ class PretendedCard:
 @pytest.fixture
 def h100(monkeypatch: pytest.MonkeyPatch) -> None:
     # Not set_active: its counterpart reset_active looks for a real card.
-    monkeypatch.setattr(triton.runtime.driver, "_active", PretendedCard())
+    monkeypatch.setattr(triton.runtime.driver, "_active", FakeCard())
 
 
 @pytest.mark.parametrize("scheme", ["static", "dynamic"])
@@ -149,7 +149,7 @@ def test_a_launch_compiles_once_for_every_batch_and_what_was_checked(kernel: Any
     """No batch size and no zero point compiles anew, and the launch's code is the code that the budget was held to."""
     stage = contract.make_stage(64, 32, scheme, "relu", out="int8")
     problem = Problem.of(stage, 1)
-    operands, spec = Operands.of(stage, problem), kernel.specialise(problem)
+    operands, spec = Operands.of(stage, problem), kernel.specialize(problem)
     word = torch.int32 if kernel is triton_gemv else torch.int8
     compiled = {}
     for rows in (1, 2, 3, 16, 48):
@@ -186,7 +186,7 @@ GOOD = Footprint(32, 0, 0, 32, {"IDP.4A.S8.S8": 8, "LDG.E.128": 4, "BAR.SYNC.DEF
     ],
 )  # fmt: skip
 def test_each_kind_of_violation_is_reported(found: Footprint, said: str) -> None:
-    spec = next(triton_gemv.specialisations())
+    spec = next(triton_gemv.specializations())
     assert violations(spec, 90, GOOD, ALLOWED) == []
     broken = violations(spec, 90, found, ALLOWED)
     assert len(broken) == 1
@@ -195,7 +195,7 @@ def test_each_kind_of_violation_is_reported(found: Footprint, said: str) -> None
 
 
 def test_a_planted_budget_is_reported() -> None:
-    spec = next(triton_gemv.specialisations())
+    spec = next(triton_gemv.specializations())
     allowed = budgets.allowed(spec.name, 90)
     assert allowed is not None
     found = compiled(spec.name, 90)
@@ -204,7 +204,7 @@ def test_a_planted_budget_is_reported() -> None:
     assert violations(spec, 90, found, tight) == [
         f"{where}: {found.registers} registers, at most {found.registers - 1}"
     ]
-    assert violations(spec.demanding("IMMA"), 90, found, allowed) == [f"{where}: no IMMA instruction"]
+    assert violations(spec.with_requirements("IMMA"), 90, found, allowed) == [f"{where}: no IMMA instruction"]
     (unknown,) = violations(spec, 90, found, None)
     assert "not in the budget file" in unknown
 

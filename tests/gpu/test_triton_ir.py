@@ -44,7 +44,7 @@ def test_every_kernel_and_its_page() -> None:
             assert (record.weights_again, record.grid is None) == (0, False), name
         assert record.touched > 0, name
         if record.exception is None and record.ratio is not None:
-            assert record.ratio <= moved.MOST, f"{record}: mend it, or say why in EXCEPTIONS of triton_checks/moved.py"
+            assert record.ratio <= moved.MAX, f"{record}: mend it, or say why in EXCEPTIONS of triton_checks/moved.py"
         assert found.spec.options["enable_fp_fusion"] is False, name
         assert moved.compiled(name).metadata.enable_fp_fusion is False, name
     assert write_page.render() == write_page.PAGE.read_text(), "run python tests/triton_checks/write_page.py"
@@ -60,7 +60,7 @@ def test_kernels_that_a_plan_launches_have_a_launch() -> None:
     for found in DECLARED:
         if found.spec.name.startswith(
             (
-                "fused_gemv_", "linear_", "mlp_chain_", "mlp_cut_", "quantize_", "sparse_", "conv_window", "conv_grouped",
+                "fused_gemv_", "linear_", "mlp_chain_", "mlp_partition_", "quantize_", "sparse_", "conv_window", "conv_grouped",
             )
         ):  # fmt: skip
             assert launches.launch_of(found) is not None, found.spec.name
@@ -68,7 +68,7 @@ def test_kernels_that_a_plan_launches_have_a_launch() -> None:
 
 def test_tensor_cores_are_those_of_the_card() -> None:
     """A tile of 64 rows is multiplied by wgmma on Hopper and by the tensor memory's instruction on Blackwell."""
-    spec = next(s for s in triton_dot.specialisations() if s.tiling.block_m == 64)
+    spec = next(s for s in triton_dot.specializations() if s.tiling.block_m == 64)
     assert compile_for(spec, 90).count("IGMMA")
     assert compile_for(spec, 80).count("IMMA")
     if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 9):  # 3.6 multiplies on the older unit there
@@ -102,11 +102,11 @@ def gather_kernel(at_ptr, x_ptr, y_ptr, SCALE: tl.constexpr, BLOCK: tl.constexpr
 
 
 @triton.jit
-def stream_kernel(starts_ptr, x_ptr, y_ptr, MOST: tl.constexpr, BLOCK: tl.constexpr):
+def stream_kernel(starts_ptr, x_ptr, y_ptr, MAX: tl.constexpr, BLOCK: tl.constexpr):
     i = tl.arange(0, BLOCK)
     row = tl.program_id(0) + tl.zeros((1,), tl.int32)
     first = tl.load(starts_ptr + row)
-    units = tl.minimum(tl.maximum(tl.load(starts_ptr + row + 1) - first, 0), MOST)
+    units = tl.minimum(tl.maximum(tl.load(starts_ptr + row + 1) - first, 0), MAX)
     total = tl.zeros((BLOCK,), tl.float32)
     for k0 in range(0, tl.max(units, 0) * 8, BLOCK):
         total += tl.load(x_ptr + first.to(tl.int64) * 8 + k0 + i, mask=k0 + i < units * 8, other=0.0)
@@ -150,8 +150,7 @@ def test_a_loop_as_long_as_memory_says_is_counted_and_proven() -> None:
     """The length of each stream from its table, clamped: what it is scaled by later cannot wrap, and the bytes are exact."""
     signature = {"starts_ptr": "*i32", "x_ptr": "*fp32", "y_ptr": "*fp32"}
     clamped, raw = (
-        parse(compile_kernel(form(stream_kernel, signature, MOST=m, BLOCK=32), 90).asm["ttir"])
-        for m in (100, 2**31 - 1)
+        parse(compile_kernel(form(stream_kernel, signature, MAX=m, BLOCK=32), 90).asm["ttir"]) for m in (100, 2**31 - 1)
     )
     assert faults(clamped, (2, 1, 1), {}) == []
     assert faults(raw, (2, 1, 1), {})
@@ -181,7 +180,7 @@ def test_fusion_would_be_seen() -> None:
         def options(self) -> dict[str, Any]:
             return {**super().options, "enable_fp_fusion": True}
 
-    spec = next(s for s in triton_dot.specialisations() if "N33_K130" in s.name)
+    spec = next(s for s in triton_dot.specializations() if "N33_K130" in s.name)
     plain = replace(spec, constants={**spec.constants, "ASM": False})
     fused = Fused(plain.name, plain.kernel, plain.signature, plain.constants, plain.tiling)
     assert compile_for(plain, 90).count("FFMA") == 0

@@ -33,11 +33,11 @@ OLD: dict[str, str] = {
     r"\breckoned\b": "computed",
     r"\bpretended\b": "fake",
     r"\b(?:quant|optim|standard|recogn|initial|special|parametr|synchron)is(?!m|t)": "American spelling",
-    r"\b(?:neighbour|behaviour|colour|modell(?:ed|ing)\b)": "American spelling",
+    r"\b(?:neighbor|behavior|color|modell(?:ed|ing)\b)": "American spelling",
 }
 """Pattern -> what to write instead. Code is not read: names there change with the code."""
 
-MOST_WORDS = 30
+MAX_WORDS = 30
 GENERATED = re.compile(r"<!-- (\w+): written by .*?<!-- \1: end -->", re.DOTALL)
 """Tables that a command writes into a page, with its notes: their sentences are not counted."""
 
@@ -93,7 +93,7 @@ def test_old_words_are_gone(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p not in LATER], ids=rel)
 def test_sentences_are_short(page: Path) -> None:
-    long = [f"{length(s)} words: {s}" for s in sentences(page.read_text()) if length(s) > MOST_WORDS]
+    long = [f"{length(s)} words: {s}" for s in sentences(page.read_text()) if length(s) > MAX_WORDS]
     assert not long
 
 
@@ -121,16 +121,16 @@ def test_public_docstrings_use_the_words() -> None:
 
 
 def test_the_check_finds_what_it_should() -> None:
-    assert [old for _, old, _ in old_words("One moment at a time.\n\nIt is quantised.")] == ["moment", "quantis"]
-    assert not old_words("Run `one moment` and\n\n```\nquantise\n```\n\nthe inverse second moments")
-    long = "It " + "very " * MOST_WORDS + "long is."
-    assert [length(s) > MOST_WORDS for s in sentences(f"Short one. {long}\n\n| {long} |\n")] == [False, True]
+    assert [old for _, old, _ in old_words("One moment at a time.\n\nIt is quantized.")] == ["moment", "quantis"]
+    assert not old_words("Run `one moment` and\n\n```\nquantize\n```\n\nthe inverse second moments")
+    long = "It " + "very " * MAX_WORDS + "long is."
+    assert [length(s) > MAX_WORDS for s in sentences(f"Short one. {long}\n\n| {long} |\n")] == [False, True]
 
 
 def test_no_page_waits_for_ever() -> None:
     """A page in LATER that keeps the rules has to leave the list."""
 
     def finished(text: str) -> bool:
-        return not old_words(text) and all(length(s) <= MOST_WORDS for s in sentences(text))
+        return not old_words(text) and all(length(s) <= MAX_WORDS for s in sentences(text))
 
     assert not [rel(p) for p in LATER if p.exists() and finished(p.read_text())]

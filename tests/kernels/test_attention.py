@@ -11,8 +11,8 @@ import torch.nn.functional as F
 import rtaccel as rt
 from rtaccel._native import Bound
 from rtaccel.core.registry import impls
-from rtaccel.core.stage import Port, Problem, Quant, Stage, Value
-from rtaccel.formats.int8 import quantise
+from rtaccel.core.stage import GraphIO, Problem, QParams, Stage, Value
+from rtaccel.formats.int8 import quantize
 from rtaccel.kernels._core.cpu import build
 from rtaccel.kernels.attention import contract
 
@@ -72,7 +72,7 @@ def test_fused_sets_give_the_same_bits() -> None:
     """Sums run down head_dim and the keys, whatever the width of a vector; only a set without fma rounds otherwise."""
     fused = [k for k in CPU if not k.name.endswith("portable")]
     x = torch.randn(2, 37, 3 * 2 * 24)
-    for stage in (packed(37, 2, 24, causal=1), packed(37, 2, 24, quant=Quant(0.02, 3))):
+    for stage in (packed(37, 2, 24, causal=1), packed(37, 2, 24, quant=QParams(0.02, 3))):
         results = [call(k, stage, x) for k in fused]
         assert all(torch.equal(results[0], r) for r in results[1:])
 
@@ -80,19 +80,19 @@ def test_fused_sets_give_the_same_bits() -> None:
 @pytest.mark.parametrize("bad", [NAN, float("inf")])
 def test_samples_stay_apart(kernel, bad: float) -> None:
     x = torch.randn(3, 6, 3 * 10)
-    for quant in (None, Quant(0.03, -5)):
+    for quant in (None, QParams(0.03, -5)):
         stage = packed(6, 2, 5, quant=quant)
         clean = call(kernel, stage, x)
-        spoilt = x.clone()
-        spoilt[1, 2, 25] = bad  # in v
-        got = call(kernel, stage, spoilt)
+        with_nan = x.clone()
+        with_nan[1, 2, 25] = bad  # in v
+        got = call(kernel, stage, with_nan)
         assert torch.equal(got[[0, 2]], clean[[0, 2]])
         assert (got[1] == 0).all() if quant else not got[1].isfinite().all()
 
 
 @pytest.mark.parametrize("cpu", CPU, ids=lambda i: i.name)
 def test_a_marked_sample_is_nan_behind_an_int8_layer(cpu) -> None:
-    stage = packed(4, 1, 8, quant=Quant(0.03, 0))
+    stage = packed(4, 1, 8, quant=QParams(0.03, 0))
     q = stage.outputs[0]
     w = {"weight": torch.ones(3, 8, dtype=torch.int8), "weight_scale": torch.ones(3), "bias": torch.zeros(3)}
     linear = Stage("linear", "l", (q,), (Value("z", 3, steps=4),), w)
@@ -100,7 +100,7 @@ def test_a_marked_sample_is_nan_behind_an_int8_layer(cpu) -> None:
     names = {i.name for i in impls("cpu", "linear")}
     if f"cpu_{isa}" not in names:
         pytest.skip(f"linear has no kernel for {isa}")
-    ports = [Port.matrix(stage.inputs[0])], [Port.matrix(linear.outputs[0])]
+    ports = [GraphIO.matrix(stage.inputs[0])], [GraphIO.matrix(linear.outputs[0])]
     plan = build([(stage, cpu.name), (linear, f"cpu_{isa}")], *ports)
     x = torch.randn(9, 4, 24)
     clean = plan.call((x,))
@@ -113,8 +113,8 @@ def test_a_marked_sample_is_nan_behind_an_int8_layer(cpu) -> None:
 @pytest.mark.parametrize("cpu", CPU, ids=lambda i: i.name)
 @pytest.mark.parametrize("head_dim", [3, 8, 16, 17])
 def test_int8_is_that_of_its_float(cpu, head_dim: int) -> None:
-    x, quant = torch.randn(2, 7, 9 * head_dim), Quant(0.02, 11)
-    want = quantise(call(cpu, packed(7, 3, head_dim), x), quant)
+    x, quant = torch.randn(2, 7, 9 * head_dim), QParams(0.02, 11)
+    want = quantize(call(cpu, packed(7, 3, head_dim), x), quant)
     assert torch.equal(call(cpu, packed(7, 3, head_dim, quant=quant), x), want)
 
 
@@ -126,7 +126,7 @@ def test_writes_only_its_output(cpu, head_dim: int) -> None:
     memory = torch.full((size + 64,), 5.0)
     y = memory[32 : 32 + size].view(2, 3, 2 * head_dim)
     x = torch.randn(2, 3, 6 * head_dim)
-    Bound(build([(stage, cpu.name)], [Port.matrix(stage.inputs[0])], [Port.matrix(stage.outputs[0])]), (x,), y)()
+    Bound(build([(stage, cpu.name)], [GraphIO.matrix(stage.inputs[0])], [GraphIO.matrix(stage.outputs[0])]), (x,), y)()
     torch.testing.assert_close(y, torch_says(x, 2), rtol=1e-4, atol=1e-5)
     assert (memory[:32] == 5).all() and (memory[32 + size :] == 5).all()
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import rtaccel as rt
 import rtaccel._native as native
 from rtaccel.core.registry import impls, operator
-from rtaccel.core.stage import Port, Problem, Quant, Stage, Value
+from rtaccel.core.stage import GraphIO, Problem, QParams, Stage, Value
 from rtaccel.kernels._core.cpu import States, build
 from rtaccel.kernels.conv.cases import SHAPES, STREAMS, Shape, make_inputs, make_stage
 from rtaccel.nn import QuantConv1d, QuantConv2d
@@ -62,7 +62,7 @@ def test_sums_beyond_int32_are_refused_for_int8_only() -> None:
 
 def test_types_that_do_not_go_together_are_refused() -> None:
     stage = make_stage(SHAPES["causal"], "float32")
-    int8 = Value("y", 7, "int8", Quant(0.1, 0), 9)
+    int8 = Value("y", 7, "int8", QParams(0.1, 0), 9)
     with pytest.raises(rt.UnsupportedProblem):
         CONV.lower(replace(stage, outputs=(int8,)))
     with pytest.raises(rt.ShapeError):
@@ -105,7 +105,7 @@ def test_a_stream_is_the_causal_window(kernel: str, scheme: str, name: str) -> N
     (want,) = CONV.reference(full, x)
     atol = CONV.tolerance(full, x).atol
     plan = build(
-        [(step, kernel)], [Port.matrix(step.inputs[0])], [Port.matrix(step.outputs[0])],
+        [(step, kernel)], [GraphIO.matrix(step.inputs[0])], [GraphIO.matrix(step.outputs[0])],
         states=States(frozenset((ring.name,)), samples),
     )  # fmt: skip
     for t in range(length):
@@ -127,10 +127,10 @@ def test_a_sample_that_is_not_finite_is_nan_and_alone(kernel: str, scheme: str, 
     stage = make_stage(SHAPES[name], scheme)
     (x,) = make_inputs(stage, 4, seed=9)
     want = CONV.reference(stage, x)[0]
-    spoiled = x.clone()
-    spoiled[1].view(-1)[3], spoiled[2].view(-1)[-1] = float("nan"), float("inf")
-    plan = build([(stage, kernel)], [Port.matrix(stage.inputs[0])], [Port.matrix(stage.outputs[0])])
-    y = plan.call((spoiled,))
+    with_nan = x.clone()
+    with_nan[1].view(-1)[3], with_nan[2].view(-1)[-1] = float("nan"), float("inf")
+    plan = build([(stage, kernel)], [GraphIO.matrix(stage.inputs[0])], [GraphIO.matrix(stage.outputs[0])])
+    y = plan.call((with_nan,))
     assert y[1].isnan().all() and y[2].isnan().all()
     assert torch.equal(y[[0, 3]], want[[0, 3]])
 
@@ -151,8 +151,8 @@ def test_sums_do_not_saturate(kernel: str) -> None:
         shape = Shape(c, 12, (5, 5), (3, 3), groups=groups)
         stage = make_stage(shape, "static")
         tensors = {"weight": torch.full_like(stage.tensors["weight"], -127), "weight_scale": torch.ones(12)}
-        stage = replace(stage, tensors=tensors, inputs=(replace(stage.inputs[0], quant=Quant(1.0, 127)),))
-        plan = build([(stage, kernel)], [Port.matrix(stage.inputs[0])], [Port.matrix(stage.outputs[0])])
+        stage = replace(stage, tensors=tensors, inputs=(replace(stage.inputs[0], quant=QParams(1.0, 127)),))
+        plan = build([(stage, kernel)], [GraphIO.matrix(stage.inputs[0])], [GraphIO.matrix(stage.outputs[0])])
         y = plan.call((torch.full((1, 25, c), -128, dtype=torch.int8),))
         assert (y == float(9 * c // groups * 255 * 127)).all()
 
@@ -166,7 +166,7 @@ LAYERS = [
 ]  # fmt: skip
 
 
-def quantised(layer: nn.Conv1d | nn.Conv2d, calibration: Tensor | None) -> QuantConv1d | QuantConv2d:
+def quantized(layer: nn.Conv1d | nn.Conv2d, calibration: Tensor | None) -> QuantConv1d | QuantConv2d:
     made = QuantConv1d if isinstance(layer, nn.Conv1d) else QuantConv2d
     return made.from_float(layer, rt.W8A8(), calibration)
 
@@ -176,7 +176,7 @@ def quantised(layer: nn.Conv1d | nn.Conv2d, calibration: Tensor | None) -> Quant
 def test_module_computes_the_convolution(layer: nn.Conv1d | nn.Conv2d, size: tuple[int, ...], static: bool) -> None:
     torch.manual_seed(1)
     x = torch.randn(3, *size)
-    q = quantised(layer, x if static else None)
+    q = quantized(layer, x if static else None)
     with torch.no_grad():
         want = layer(x)
         # What the int8 numbers mean, through torch's own convolution in float64.
@@ -192,7 +192,7 @@ def test_module_computes_the_convolution(layer: nn.Conv1d | nn.Conv2d, size: tup
         expected = exact(real)
     y = q(x)
     assert y.shape == want.shape and y.dtype == torch.float32 and not y.requires_grad
-    # Quantising by division instead of a product may step one number over a tie.
+    # Quantizing by division instead of a product may step one number over a tie.
     bound = float(q.weight_scale.max()) * 127 * (float(q.input_scale) if static else float(peak.max()) / 127)
     assert (y - expected).abs().max() <= 1.01 * bound + 1e-4
     assert ((y - want).square().mean() / want.square().mean()).sqrt() < 0.03
@@ -203,7 +203,7 @@ def test_module_computes_the_convolution(layer: nn.Conv1d | nn.Conv2d, size: tup
 def test_module_state_round_trip() -> None:
     torch.manual_seed(0)
     a, x = nn.Conv1d(4, 6, 3), torch.randn(5, 4, 12)
-    first, second = quantised(a, x), quantised(nn.Conv1d(4, 6, 3), x * 3)
+    first, second = quantized(a, x), quantized(nn.Conv1d(4, 6, 3), x * 3)
     want = first(x)
     assert not torch.equal(second(x), want)
     file = io.BytesIO()
@@ -225,9 +225,9 @@ def test_module_state_round_trip() -> None:
 
 def test_module_refusals() -> None:
     with pytest.raises(rt.UnsupportedProblem, match="padding_mode"):
-        quantised(nn.Conv1d(2, 2, 3, padding=1, padding_mode="reflect"), None)
+        quantized(nn.Conv1d(2, 2, 3, padding=1, padding_mode="reflect"), None)
     with pytest.raises(rt.UnsupportedProblem, match="products"):
-        quantised(nn.Conv1d(33_000, 1, 2), None)
+        quantized(nn.Conv1d(33_000, 1, 2), None)
     with pytest.raises(rt.UnsupportedProblem):
         QuantConv1d.from_float(nn.Linear(3, 3))
     with pytest.raises(rt.UnsupportedProblem):
@@ -237,8 +237,8 @@ def test_module_refusals() -> None:
     with pytest.raises(rt.FormatError):
         QuantConv1d.from_float(nn.Conv1d(3, 3, 3), rt.W8A8("static"))
     with pytest.raises(rt.FormatError):
-        quantised(nn.Conv1d(3, 3, 3), torch.randn(2, 4, 9))
-    layer = quantised(nn.Conv1d(3, 5, 4, dilation=2), None)
+        quantized(nn.Conv1d(3, 3, 3), torch.randn(2, 4, 9))
+    layer = quantized(nn.Conv1d(3, 5, 4, dilation=2), None)
     for bad in (
         torch.randn(2, 3, 6), torch.randn(2, 4, 9), torch.randn(3), torch.randn(2, 3, 9).double(), [1.0],
         torch.randn(1, 2, 3, 9), torch.randn(2, 3, 0),
@@ -252,7 +252,7 @@ def test_module_refusals() -> None:
 def test_module_as_an_op() -> None:
     torch.manual_seed(2)
     x = torch.randn(2, 3, 9, 8)
-    layer = quantised(nn.Conv2d(3, 4, 3, padding=1), x)
+    layer = quantized(nn.Conv2d(3, 4, 3, padding=1), x)
     exported = torch.export.export(nn.Sequential(layer), (x,)).module()
     assert torch.equal(exported(x), layer(x))
     with torch.no_grad():

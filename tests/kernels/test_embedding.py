@@ -8,7 +8,7 @@ import torch
 import rtaccel as rt
 from rtaccel._native import Bound
 from rtaccel.core.registry import impls
-from rtaccel.core.stage import Port, Problem, Stage, Value
+from rtaccel.core.stage import GraphIO, Problem, Stage, Value
 from rtaccel.kernels._core.cpu import build
 from rtaccel.kernels.embedding import contract
 from rtaccel.kernels.position import contract as position
@@ -49,7 +49,7 @@ def test_nothing_is_written_when_refused(kernel) -> None:
         (Stage("position", "p", (x,), (z,), table), f"cpu_{isa}"),
         (Stage("embedding", "e", (i,), (y,), {"weight": torch.randn(10, 6)}), kernel.name),
     ]
-    plan = build(stages, [Port.matrix(x), Port(i, 1, (4,))], [Port.matrix(z), Port.matrix(y)])
+    plan = build(stages, [GraphIO.matrix(x), GraphIO(i, 1, (4,))], [GraphIO.matrix(z), GraphIO.matrix(y)])
     index = torch.randint(0, 10, (50, 4))
     outputs = torch.full((50, 4, 6), 5.0), torch.full((50, 4, 6), 5.0)
     step = Bound(plan, (torch.randn(50, 4, 6), index), outputs)

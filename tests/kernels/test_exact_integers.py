@@ -19,7 +19,7 @@ import rtaccel._native as native
 from rtaccel.backends.cpu import ISAS
 from rtaccel.core.registry import impls
 from rtaccel.core.settings import CPU_ISA
-from rtaccel.core.stage import Port, Problem, Quant, Stage, Value
+from rtaccel.core.stage import GraphIO, Problem, QParams, Stage, Value
 from rtaccel.kernels._core.cpu import build
 
 KERNELS = [impl.name for impl in impls("cpu", "linear")]
@@ -31,7 +31,7 @@ def stage_of(weight: torch.Tensor, zero_point: int) -> Stage:
     return Stage(
         "linear",
         "exact",
-        (Value("x", k, "int8", Quant(1.0, zero_point)),),
+        (Value("x", k, "int8", QParams(1.0, zero_point)),),
         (Value("y", n),),
         {"weight": weight, "weight_scale": torch.ones(n)},
     )
@@ -58,7 +58,7 @@ def test_every_small_size(kernel: str) -> None:
         rows = torch.from_numpy(x)
         for n in range(41):
             stage = stage_of(torch.from_numpy(weight[:n].copy()), zero_point)
-            plan = build([(stage, kernel)], [Port.matrix(stage.inputs[0])], [Port.matrix(stage.outputs[0])])
+            plan = build([(stage, kernel)], [GraphIO.matrix(stage.inputs[0])], [GraphIO.matrix(stage.outputs[0])])
             for m in range(9):
                 memory = torch.full((m * n + 16,), CANARY)
                 assert plan.run((rows[:m],), memory[: m * n].view(m, n))
@@ -84,11 +84,11 @@ def test_many_rows(kernel: str) -> None:
             stage = Stage(
                 "linear",
                 "exact",
-                (Value("x", k, "int8", Quant(1.0, zero_point), m),),
+                (Value("x", k, "int8", QParams(1.0, zero_point), m),),
                 (Value("y", n, steps=m),),
                 {"weight": torch.from_numpy(weight), "weight_scale": torch.ones(n)},
             )
-            plan = build([(stage, kernel)], [Port.matrix(stage.inputs[0])], [Port.matrix(stage.outputs[0])])
+            plan = build([(stage, kernel)], [GraphIO.matrix(stage.inputs[0])], [GraphIO.matrix(stage.outputs[0])])
             memory = torch.full((m * n + 16,), CANARY)
             assert plan.run((torch.from_numpy(x),), memory[: m * n].view(1, m, n))
             got = memory.numpy()
@@ -103,7 +103,7 @@ def test_extremes_do_not_saturate(kernel: str, rows: int, x_value: int, w_value:
     require(kernel)
     k, n = 130, 37
     stage = stage_of(torch.full((n, k), w_value, dtype=torch.int8), 0)
-    plan = build([(stage, kernel)], [Port.matrix(stage.inputs[0])], [Port.matrix(stage.outputs[0])])
+    plan = build([(stage, kernel)], [GraphIO.matrix(stage.inputs[0])], [GraphIO.matrix(stage.outputs[0])])
     y = plan.call((torch.full((rows, k), x_value, dtype=torch.int8),))
     assert (y == float(k * x_value * w_value)).all()
 
@@ -122,16 +122,16 @@ def test_chains_agree_on_every_instruction_set() -> None:
     weights = [torch.randint(-127, 128, (n, k), dtype=torch.int8) for k, n in itertools.pairwise(widths)]
     for quantize, name in itertools.product(quantizes, linears):
         value = Value("x", widths[0])
-        current = Value("q0", widths[0], "int8", Quant(0.05, -3))
+        current = Value("q0", widths[0], "int8", QParams(0.05, -3))
         stages = [(Stage("quantize", "q", (value,), (current,)), quantize)]
         for i, (k, n) in enumerate(itertools.pairwise(widths)):
             last = i == len(widths) - 2
-            out = Value("y", n) if last else Value(f"q{i + 1}", n, "int8", Quant(0.02, 5))
+            out = Value("y", n) if last else Value(f"q{i + 1}", n, "int8", QParams(0.02, 5))
             tensors = {"weight": weights[i], "weight_scale": torch.full((n,), 0.3 / k)}
             attrs = {"activation": activations[i], "activation_parameter": 1.0}
             stages.append((Stage("linear", f"l{i}", (current,), (out,), tensors, attrs), name))
             current = out
-        results.append(build(stages, [Port.matrix(value)], [Port.matrix(current)]).call((x,)))
+        results.append(build(stages, [GraphIO.matrix(value)], [GraphIO.matrix(current)]).call((x,)))
     for other in results[1:]:
         assert torch.equal(results[0], other)
 
@@ -143,14 +143,14 @@ def test_dynamic_rows_inside_a_chain_equal_the_reference() -> None:
     k, n, rows = 40, 23, 35
     x, q, s, y = Value("x", k), Value("q", k, "int8"), Value("s", 1), Value("y", n)
     tensors = {"weight": torch.randint(-127, 128, (n, k), dtype=torch.int8), "weight_scale": torch.rand(n) + 0.1}
-    quantise = Stage("quantize", "q", (x,), (q, s))
+    quantize = Stage("quantize", "q", (x,), (q, s))
     linear = Stage("linear", "l", (q, s), (y,), tensors)
     data = torch.randn(rows, k) * torch.rand(rows, 1) * 10
-    want = operator("linear").reference(linear, *operator("quantize").reference(quantise, data))[0]
-    quantise_kernel = next(i.name for i in impls("cpu", "quantize") if i.supports(Problem.of(quantise, rows)) is None)
+    want = operator("linear").reference(linear, *operator("quantize").reference(quantize, data))[0]
+    quantize_kernel = next(i.name for i in impls("cpu", "quantize") if i.supports(Problem.of(quantize, rows)) is None)
     for impl in impls("cpu", "linear"):
         if impl.supports(Problem.of(linear, rows)) is None:
-            plan = build([(quantise, quantise_kernel), (linear, impl.name)], [Port.matrix(x)], [Port.matrix(y)])
+            plan = build([(quantize, quantize_kernel), (linear, impl.name)], [GraphIO.matrix(x)], [GraphIO.matrix(y)])
             assert torch.equal(plan.call((data,)), want), impl.name
 
 

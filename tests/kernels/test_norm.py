@@ -9,12 +9,12 @@ import torch.nn.functional as F
 import rtaccel as rt
 from rtaccel._native import Bound
 from rtaccel.core.registry import impls
-from rtaccel.core.stage import Port, Problem, Quant, Stage, Value
-from rtaccel.formats.int8 import quantise
+from rtaccel.core.stage import GraphIO, Problem, QParams, Stage, Value
+from rtaccel.formats.int8 import quantize
 from rtaccel.kernels._core.cpu import build
 from rtaccel.kernels.norm import contract
-from rtaccel.kernels.quantize import contract as quantize
-from rtaccel.plan.group import Group, plan_group
+from rtaccel.kernels.quantize import contract as quantize_contract
+from rtaccel.plan.group import Subgraph, plan_group
 
 KERNELS = [i for i in impls("cpu", "norm") if i.supports(Problem.of(contract.make_stage(3, "layer", "y"), 1)) is None]
 NAN, INF = float("nan"), float("inf")
@@ -46,11 +46,11 @@ def test_int8_is_that_of_its_own_float(kernel, kind: str, c: int) -> None:
     x, r = torch.randn(4, c) * 2, torch.randn(4, c)
     y, q, scale, total = call(kernel, contract.make_stage(c, kind, "y,q,row_scale,sum", residual=True), x, r)
     assert torch.equal(total, x + r)
-    for got, want in zip((q, scale), quantize.dynamic(y)):
+    for got, want in zip((q, scale), quantize_contract.dynamic(y)):
         assert torch.equal(got, want)
-    quant = Quant(0.02, 7)
+    quant = QParams(0.02, 7)
     y, q = call(kernel, contract.make_stage(c, kind, "y,q", quant, residual=True), x, r)
-    assert torch.equal(q, quantise(y, quant))
+    assert torch.equal(q, quantize(y, quant))
     only = call(kernel, contract.make_stage(c, kind, "q", quant, residual=True), x, r)
     assert torch.equal(only[0], q)
 
@@ -88,9 +88,9 @@ def test_a_bad_row_stays_alone(kernel, bad: float) -> None:
 
 def test_a_bad_row_marks_its_sample(kernel) -> None:
     """A static int8 cannot hold NaN: the float outputs of the whole sample become NaN, those of others do not."""
-    x, y, q = Value("x", 20, steps=3), Value("y", 20, steps=3), Value("q", 20, "int8", Quant(0.03, 0), 3)
+    x, y, q = Value("x", 20, steps=3), Value("y", 20, steps=3), Value("q", 20, "int8", QParams(0.03, 0), 3)
     stage = Stage("norm", "n", (x,), (q, y), {}, {"gives": "q,y", "kind": "layer"})
-    plan = build([(stage, kernel.name)], [Port.matrix(x)], [Port.matrix(q), Port.matrix(y)])
+    plan = build([(stage, kernel.name)], [GraphIO.matrix(x)], [GraphIO.matrix(q), GraphIO.matrix(y)])
     data = torch.randn(4, 3, 20)
     _, clean = plan.call((data,))
     data[2, 1, 5] = NAN
@@ -100,9 +100,9 @@ def test_a_bad_row_marks_its_sample(kernel) -> None:
 
 
 def test_a_bad_row_marks_its_sample_in_plain_torch() -> None:
-    x, y, q = Value("x", 20, steps=3), Value("y", 20, steps=3), Value("q", 20, "int8", Quant(0.03, 0), 3)
+    x, y, q = Value("x", 20, steps=3), Value("y", 20, steps=3), Value("q", 20, "int8", QParams(0.03, 0), 3)
     stage = Stage("norm", "n", (x,), (q, y), {}, {"gives": "q,y", "kind": "layer"})
-    group = Group((stage,), (Port.matrix(x),), (Port.matrix(q), Port.matrix(y)))
+    group = Subgraph((stage,), (GraphIO.matrix(x),), (GraphIO.matrix(q), GraphIO.matrix(y)))
     plan, _ = plan_group(group, 4, backend="portable")
     data = torch.randn(4, 3, 20)
     _, clean = plan.call((data,))
@@ -117,7 +117,7 @@ def test_writes_only_its_outputs(kernel, c: int) -> None:
     memory = torch.full((2, 3 * c + 64), 5.0)
     y, total = (m[32 : 32 + 3 * c].view(3, c) for m in memory)
     x, r = torch.randn(3, c), torch.randn(3, c)
-    ports = [Port.matrix(v) for v in stage.inputs], [Port.matrix(v) for v in stage.outputs]
+    ports = [GraphIO.matrix(v) for v in stage.inputs], [GraphIO.matrix(v) for v in stage.outputs]
     Bound(build([(stage, kernel.name)], *ports), (x, r), (y, total))()
     assert torch.equal(total, x + r)
     assert (memory[:, :32] == 5).all() and (memory[:, 32 + 3 * c :] == 5).all()
@@ -126,7 +126,7 @@ def test_writes_only_its_outputs(kernel, c: int) -> None:
 @pytest.mark.parametrize(
     ("gives", "quant"),
     [
-        ("q,row_scale", Quant(0.1, 0)),
+        ("q,row_scale", QParams(0.1, 0)),
         ("q,y", None),
         ("y,y", None),
         ("sum,y,q", None),
@@ -134,7 +134,7 @@ def test_writes_only_its_outputs(kernel, c: int) -> None:
         ("z,q", None),
     ],
 )
-def test_outputs_that_do_not_fit(gives: str, quant: Quant | None) -> None:
+def test_outputs_that_do_not_fit(gives: str, quant: QParams | None) -> None:
     values = {"y": Value("y", 4), "q": Value("q", 4, "int8", quant), "row_scale": Value("s", 1), "sum": Value("t", 4)}
     outputs = tuple(values.get(n, Value("z", 4)) for n in gives.split(","))
     stage = Stage("norm", "n", (Value("x", 4),), outputs, {}, {"gives": gives})
@@ -144,7 +144,7 @@ def test_outputs_that_do_not_fit(gives: str, quant: Quant | None) -> None:
 
 def test_outputs_without_a_list() -> None:
     y, t, scale = Value("y", 4), Value("t", 4), Value("s", 1)
-    dynamic, static = Value("q", 4, "int8"), Value("q", 4, "int8", Quant(1.0, 0))
+    dynamic, static = Value("q", 4, "int8"), Value("q", 4, "int8", QParams(1.0, 0))
     for outputs, want in (
         ((y,), "y"),
         ((y, t), "y,sum"),

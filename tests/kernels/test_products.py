@@ -1,4 +1,4 @@
-"""Products, squares and magnitudes of computed tensors: gates compile, and what has no kernel stays torch's."""
+"""Products, squares and magnitudes of computed tensors: gates compile, and what has no kernel falls back to PyTorch."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import rtaccel as rt
 from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.registry import operator
-from rtaccel.core.stage import Port, Stage, Value
+from rtaccel.core.stage import GraphIO, Stage, Value
 from rtaccel.kernels.recurrent.cases import make_inputs, make_stage
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.reference import TANH_ERROR, fma32, tanh_quotient
@@ -60,7 +60,7 @@ def streaming(stage: Stage, samples: int):
     inner = Stage(stage.op, "step", stage.inputs, outputs, stage.tensors, stage.attrs)
     kernel = choose(inner, samples).impl.name
     return build(
-        [(inner, kernel)], [Port.matrix(stage.inputs[0])], [Port.matrix(outputs[0])], ANY_BATCH,
+        [(inner, kernel)], [GraphIO.matrix(stage.inputs[0])], [GraphIO.matrix(outputs[0])], ANY_BATCH,
         States(frozenset(names), samples, -1),
     )  # fmt: skip
 
@@ -102,10 +102,10 @@ def test_a_nan_stays_in_its_stream(kind, form: str) -> None:
 @pytest.mark.parametrize(("scheme", "bound"), [("w8a8", 0.03), ("w4a8", 0.15)])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k[0])
 def test_error_after_64_steps_with_own_state(kind, scheme: str, bound: float) -> None:
-    _, _, layer, quantised = kind
+    _, _, layer, quantized = kind
     torch.manual_seed(3)
     module = layer(32, 64, 2).eval()
-    made = quantised.from_float(module, scheme)
+    made = quantized.from_float(module, scheme)
     x, want, got, before, own = torch.randn(64, 1, 32), [], [], None, None
     with torch.no_grad():
         for t in range(64):
@@ -120,9 +120,9 @@ def test_error_after_64_steps_with_own_state(kind, scheme: str, bound: float) ->
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k[0])
 def test_module_is_called_as_torch_is(kind, batch_first: bool, bidirectional: bool) -> None:
-    name, _, layer, quantised = kind
+    name, _, layer, quantized = kind
     module = layer(10, 19, 2, batch_first=batch_first, bidirectional=bidirectional).eval()
-    made = quantised.from_float(module, rt.W8A8(), calibration=torch.randn(200, 10))
+    made = quantized.from_float(module, rt.W8A8(), calibration=torch.randn(200, 10))
     assert made.scheme.activation == "static"
     rows = 4 if bidirectional else 2
     x = torch.randn(5, 3, 10)
@@ -144,13 +144,13 @@ def test_module_is_called_as_torch_is(kind, batch_first: bool, bidirectional: bo
 @pytest.mark.parametrize("scheme", ["w8a8", "w4a8"])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k[0])
 def test_state_dict_round_trip(kind, scheme: str) -> None:
-    _, _, layer, quantised = kind
-    made = quantised.from_float(layer(7, 18, 2, bidirectional=True), scheme, calibration=torch.randn(50, 7))
+    _, _, layer, quantized = kind
+    made = quantized.from_float(layer(7, 18, 2, bidirectional=True), scheme, calibration=torch.randn(50, 7))
     file = io.BytesIO()
     torch.save(made.state_dict(), file)
     file.seek(0)
     state = torch.load(file, weights_only=True)
-    other = quantised.from_float(layer(7, 18, 2, bidirectional=True), scheme, calibration=torch.randn(50, 7))
+    other = quantized.from_float(layer(7, 18, 2, bidirectional=True), scheme, calibration=torch.randn(50, 7))
     x = torch.randn(4, 2, 7)
     before = other(x)[0]
     bad = {**state, "h_scale": torch.tensor(float("nan"))}
@@ -165,8 +165,8 @@ def test_state_dict_round_trip(kind, scheme: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k[0])
 def test_errors(kind) -> None:
-    name, _, layer, quantised = kind
-    made = quantised.from_float(layer(7, 18), "w8a8")
+    name, _, layer, quantized = kind
+    made = quantized.from_float(layer(7, 18), "w8a8")
     good = hx_of(name, 1, 3, 18)
     for args in (
         (torch.randn(5, 3, 8),), (torch.randn(7),), (torch.randn(5, 3, 7).double(),), ([1.0],), (torch.randn(0, 3, 7),),
@@ -177,15 +177,15 @@ def test_errors(kind) -> None:
             made(*args)
     assert made(torch.randn(5, 3, 7), good)[0].shape == (5, 3, 18)
     with pytest.raises(FormatError, match="static"):
-        quantised.from_float(layer(7, 18), rt.W8A8(activation="static"))
+        quantized.from_float(layer(7, 18), rt.W8A8(activation="static"))
     with pytest.raises(UnsupportedProblem):
-        quantised.from_float(nn.Linear(3, 3), "w8a8")
+        quantized.from_float(nn.Linear(3, 3), "w8a8")
     with pytest.raises(UnsupportedProblem):
-        quantised.from_float(layer(7, 18).double(), "w8a8")
+        quantized.from_float(layer(7, 18).double(), "w8a8")
     broken = layer(7, 18)
     broken.weight_hh_l0.data[3, 4] = float("nan")
     with pytest.raises(FormatError, match="weight_hh_l0"):
-        quantised.from_float(broken, "w8a8")
+        quantized.from_float(broken, "w8a8")
     stage = make_stage(name, 4 if name == "lstm" else 3, Geometry(8), 5)
     wrong = replace(stage, outputs=(Value("y", 9), *stage.outputs[1:]))
     with pytest.raises(UnsupportedProblem, match="by 9"):

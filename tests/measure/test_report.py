@@ -128,7 +128,7 @@ def test_headline_error_name_and_other_limits() -> None:
     assert "At least one limit" not in text
 
 
-def test_theme_can_be_fixed_and_both_have_the_same_colours() -> None:
+def test_theme_can_be_fixed_and_both_have_the_same_colors() -> None:
     free = result("torch", 80.0)
     assert '<html lang="en">' in render_report([free], title="t")
     dark = render_report([free], title="t", theme="dark")

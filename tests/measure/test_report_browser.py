@@ -15,8 +15,8 @@ import rtaccel as rt
 from rtaccel.core.errors import BackendUnavailable, FormatError
 from rtaccel.measure import report_png
 from rtaccel.measure.machine.roofline import Bandwidth, Peak, Roofline
-from rtaccel.measure.rendering.charts import MOST_DRAWN
-from rtaccel.measure.rendering.charts_stages import MOST_ROWS, roofline_chart, stage_bars
+from rtaccel.measure.rendering.charts import MAX_DRAWN
+from rtaccel.measure.rendering.charts_stages import MAX_ROWS, roofline_chart, stage_bars
 from rtaccel.measure.report import render_report
 from rtaccel.measure.report_markdown import render_markdown
 from rtaccel.measure.report_png import write_png
@@ -85,7 +85,7 @@ def test_it_opens_and_looks_as_it_should(theme: str, low: int, high: int, tmp_pa
     pixels = image.imread(shot)[..., :3] * 255
     assert pixels.shape[:2] == (2600, 1160)
     assert low <= np.median(pixels) < high
-    # Bars, curves and dots are drawn: the first colour of the series is there, in hundreds of pixels.
+    # Bars, curves and dots are drawn: the first color of the series is there, in hundreds of pixels.
     blue = np.array([0x2A, 0x78, 0xD6] if theme == "light" else [0x4B, 0x94, 0xEE])
     assert (np.abs(pixels - blue).max(axis=2) < 40).sum() > 2_000
 
@@ -125,7 +125,7 @@ def test_a_hundred_results_with_a_long_profile_stay_below_a_megabyte() -> None:
     ]  # fmt: skip
     source = render_report(results, title="t", stages=profile(200), roofline=ROOF)
     assert len(source.encode()) < 1_000_000
-    assert f"The first {MOST_DRAWN} of 100 are drawn." in source
+    assert f"The first {MAX_DRAWN} of 100 are drawn." in source
     assert all(r.name in source for r in results)
 
 
@@ -199,8 +199,8 @@ def test_figures_stand_in_one_unit_with_separators_and_the_load_beside_the_verdi
 
 
 def test_long_programs_show_the_slowest_stages() -> None:
-    drawn = stage_bars(profile(MOST_ROWS + 20))
-    assert drawn.count('class="bars"') == MOST_ROWS + 1
+    drawn = stage_bars(profile(MAX_ROWS + 20))
+    assert drawn.count('class="bars"') == MAX_ROWS + 1
     assert "21 further modules" in drawn
     assert "nan" not in stage_bars(StageProfile((StageTime("x", "", "", 0.0, 0.0),), None, 0.0, 1))
     assert "nan" not in stage_bars(StageProfile((), None, 0.0, 1))

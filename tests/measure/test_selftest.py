@@ -17,7 +17,7 @@ from rtaccel.measure.selftest.scenarios import SCENARIOS, Scenario, autocorrelat
 from rtaccel.measure.selftest.simulate import decided, errors
 
 RUNS = 300
-MOST = 0.01 + 3 * math.sqrt(0.01 / RUNS)
+MAX = 0.01 + 3 * math.sqrt(0.01 / RUNS)
 """One in a hundred, and three standard deviations of what so few runs show."""
 
 NAMES = [scenario.name for scenario in SCENARIOS]
@@ -45,14 +45,14 @@ def test_dependence_is_as_asked_for() -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=NAMES)
 def test_wrong_verdicts_are_rare_where_they_are_likeliest(scenario: Scenario) -> None:
     found = errors(scenario, "p99", max(1_000, scenario.shortest), RUNS)
-    assert found.false_pass <= MOST
-    assert found.false_fail <= MOST
+    assert found.false_pass <= MAX
+    assert found.false_fail <= MAX
 
 
 @pytest.mark.parametrize("quantile", ["p50", "p90"])
 def test_wrong_verdicts_of_other_percentiles(quantile: str) -> None:
     found = errors(SCENARIOS[2], quantile, 1_000, RUNS)
-    assert max(found.false_pass, found.false_fail) <= MOST
+    assert max(found.false_pass, found.false_fail) <= MAX
 
 
 @pytest.mark.parametrize("scenario", [s for s in SCENARIOS if s.steady and s.shortest < 1_000], ids=lambda s: s.name)

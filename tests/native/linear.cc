@@ -1,4 +1,4 @@
-// Linear: int8 sums against int64 over every small size, requantised outputs against the stated roundings, float32
+// Linear: int8 sums against int64 over every small size, requantized outputs against the stated roundings, float32
 // within the error of its sum.
 #include <cfloat>
 #include <cmath>
@@ -115,7 +115,7 @@ void epilogues(const char* kernel, Memory& m, Report& report) {
         const float t = static_cast<float>(sum) * factor + offset[static_cast<size_t>(c)];
         const double exact = activation(act, parameter, t);
         const double bound = step % 9 < 2 ? 0 : 8 * FLT_EPSILON * std::fmax(std::fabs(t), 1.0);
-        if (int8_out) {  // the nearest integer, or a neighbour where the bound reaches across the half between
+        if (int8_out) {  // the nearest integer, or a neighbor where the bound reaches across the half between
           const int q = static_cast<int8_t*>(out)[r * n + c];
           const auto whole = [&](double v) {
             const double y = static_cast<double>(static_cast<float>(v)) * inv_scale;

@@ -30,7 +30,7 @@ def layer(request) -> QuantLinear:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("k", "n"), SIZES)
-def test_equals_the_contracts(kind: str, bias: bool, k: int, n: int, poisoned_empty) -> None:
+def test_equals_the_contracts(kind: str, bias: bool, k: int, n: int, nan_filled_empty) -> None:
     layer = make(kind, k, n, bias, seed=k + n)
     for shape in ((k,), (1, k), (5, k), (2, 3, k), (0, k), (2, 0, k)):
         x = torch.randn(shape) * 2
@@ -81,7 +81,7 @@ def test_activation_follows_scheme_and_calibration() -> None:
     assert QuantLinear.from_float(module, "w8a8", data).scheme.activation == "static"
     assert QuantLinear.from_float(module, rt.W8A8("dynamic"), data).input_scale is None
     observer = RangeObserver("x")
-    observer.see(data)
+    observer.observe(data)
     layers = [QuantLinear.from_float(module, rt.W8A8(), c) for c in (data, iter(data.split(8)), observer)]
     assert all(torch.equal(layer.input_scale, layers[0].input_scale) for layer in layers)
     with pytest.raises(rt.FormatError, match="without calibration") as caught:
@@ -186,7 +186,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("warm", [False, True])
-def test_layouts(layer: QuantLinear, name: str, warm: bool, poisoned_empty) -> None:
+def test_layouts(layer: QuantLinear, name: str, warm: bool, nan_filled_empty) -> None:
     x = LAYOUTS[name](torch.randn(5, 24))
     if warm:
         layer(torch.randn(1, 24))
@@ -204,7 +204,7 @@ def test_subclass_of_tensor(layer: QuantLinear) -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_a_row_that_is_not_finite_spoils_itself_alone(layer: QuantLinear, bad: float) -> None:
+def test_a_row_that_is_not_finite_corrupts_itself_alone(layer: QuantLinear, bad: float) -> None:
     x = torch.randn(6, 24)
     clean = layer(x)
     x[2, 23], x[4, 0] = bad, bad

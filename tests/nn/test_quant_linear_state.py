@@ -69,7 +69,7 @@ def test_round_trip(kind: str, bias: bool, way: str, tmp_path) -> None:
     assert same(other(x), want)
     assert same(other(x[0]), want[0])
     other.bias = torch.ones(7) if bias else None
-    assert same(layer(x), want)  # nothing is shared that one could spoil for the other
+    assert same(layer(x), want)  # nothing is shared that one could corrupt for the other
 
 
 def test_loading_into_a_model_packs_again() -> None:

@@ -26,8 +26,8 @@ def make(scheme: rt.W4A8 = SCHEMES[0], k: int = 70, n: int = 45) -> tuple[nn.Lin
 def expected(layer: rt.nn.SparseLinear, x: Tensor) -> Tensor:
     """In float64, of the int8 inputs."""
     if layer.input_scale is not None and layer.input_zero_point is not None:
-        quant = contract.linear.Quant(float(layer.input_scale), int(layer.input_zero_point))
-        rows = int8.dequantise(int8.quantise(x, quant), quant).double()
+        quant = contract.linear.QParams(float(layer.input_scale), int(layer.input_zero_point))
+        rows = int8.dequantize(int8.quantize(x, quant), quant).double()
     else:
         q, scale = int8.dynamic(x)
         rows = q.double() * scale.double()
@@ -54,8 +54,8 @@ def test_values_are_those_of_the_dense_layer_that_was_pruned_first() -> None:
     pruned = copy.deepcopy(source)
     with torch.no_grad():
         pruned.weight *= masks.keep(source.weight.abs(), rt.SemiStructured())
-    packed, scale = int4.quantise_weight(pruned.weight, 32)
-    assert torch.equal(layer.to_dense(), int4.dequantise(packed, scale, 64, 32).float())
+    packed, scale = int4.quantize_weight(pruned.weight, 32)
+    assert torch.equal(layer.to_dense(), int4.dequantize(packed, scale, 64, 32).float())
     assert layer.values.numel() == 45 * 64 // 4
     assert layer.state_dict()["positions"].numel() == 45 * 64 // 8
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import rtaccel as rt
 import rtaccel._native as native
 from rtaccel.core.registry import impls
-from rtaccel.core.stage import Port, Problem
+from rtaccel.core.stage import GraphIO, Problem
 from rtaccel.formats import int8
 from rtaccel.kernels._core.cpu import build
 from rtaccel.kernels.sparse_linear import contract
@@ -34,8 +34,8 @@ def expected(layer: rt.nn.SparseLinear, x: Tensor) -> Tensor:
     """In float64, on the int8 inputs where there are any."""
     rows = x.double()
     if layer.values.dtype == torch.int8 and layer.input_scale is not None:
-        quant = contract.linear.Quant(float(layer.input_scale), int(layer.input_zero_point))
-        rows = int8.dequantise(int8.quantise(x, quant), quant).double()
+        quant = contract.linear.QParams(float(layer.input_scale), int(layer.input_zero_point))
+        rows = int8.dequantize(int8.quantize(x, quant), quant).double()
     elif layer.values.dtype == torch.int8:
         q, scale = int8.dynamic(x)
         rows = q.double() * scale.double()
@@ -214,7 +214,7 @@ def test_compile_uses_zeros_and_gives_the_same(scheme: str, monkeypatch: pytest.
     text = fast.explain(measure=False)
     assert "0 is computed sparse" in text and "dense " in text and " us" in text
     assert any(line.kernel.startswith("cpu_window") for line in fast.explain_lines(measure=False))
-    monkeypatch.setattr(forms, "LEAST_ZEROS", 2.0)
+    monkeypatch.setattr(forms, "MIN_ZEROS", 2.0)
     dense = rt.compile(model, (x,), scheme, calibration=calibration)
     assert not any(line.kernel.startswith("cpu_window") for line in dense.explain_lines(measure=False))
     if scheme == "w8a8":
@@ -274,7 +274,7 @@ def test_threads_give_the_same_bits(layout: str) -> None:
     (x,) = contract.linear.make_inputs(stage, 33, 5)
     problem = Problem.of(stage, 33)
     name = next(i.name for i in impls("cpu", "sparse_linear") if i.supports(problem) is None)
-    ports = [Port.matrix(stage.inputs[0])], [Port.matrix(stage.outputs[0])]
+    ports = [GraphIO.matrix(stage.inputs[0])], [GraphIO.matrix(stage.outputs[0])]
     results = [build([(stage, name)], *ports, threads=threads).call((x,)) for threads in (1, 2)]
     assert torch.equal(*results)
 
@@ -301,7 +301,7 @@ def test_pointwise_convolutions_and_attention_projections(scheme: str, monkeypat
     monkeypatch.setattr(forms, "_time", lambda stage, rows: 1.0 if stage.op == "sparse_linear" else 2.0)
     sparse = rt.compile(model, (x,), scheme, calibration=calibration)
     assert [line.what.split("(")[0] for line in sparse.explain_lines(measure=False)].count("sparse_linear") == 3
-    monkeypatch.setattr(forms, "LEAST_ZEROS", 2.0)
+    monkeypatch.setattr(forms, "MIN_ZEROS", 2.0)
     dense = rt.compile(model, (x,), scheme, calibration=calibration)
     if scheme == "w8a8":
         assert torch.equal(sparse(x), dense(x))
@@ -326,6 +326,6 @@ def test_streams_use_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forms, "_time", lambda stage, rows: 1.0 if stage.op == "sparse_linear" else 2.0)
     live = rt.stream(model, window[:, 0])
     assert "head is computed sparse" in live.explain(measure=False)
-    for moment in window.unbind(1):
-        y = live.step(moment)
+    for time_step in window.unbind(1):
+        y = live.step(time_step)
     torch.testing.assert_close(y, model(window)[:, -1].detach(), rtol=1e-4, atol=1e-4)

@@ -67,7 +67,7 @@ def test_error_on_default_initialised_layers(name: str) -> None:
 @pytest.mark.parametrize(("k", "n"), [(1, 1), (3, 5), (17, 31), (33, 16), (130, 33), (64, 129)])
 def test_is_the_contract(name: str, k: int, n: int) -> None:
     layer = make(name, k, n, seed=k)
-    stages = layer._numbers().group(1).stages
+    stages = layer._params().group(1).stages
     for rows in (0, 1, 2, 7, 40):
         x = torch.randn(rows, k)
         inner = (x,)
@@ -260,7 +260,7 @@ def test_compile(name: str) -> None:
     stages = fast._program.stages
     for stage in stages:
         if stage.op == "linear":
-            assert contract_weights.form(stage) == scheme.name
+            assert contract_weights.storage_format(stage) == scheme.name
     assert len(fast._executor.steps) == 1
     other = rt.compile(model(5), (x[:1],), scheme, calibration=[x] if needs_data(scheme) else None, backend="portable")
     other.load_state_dict(fast.state_dict())
@@ -270,7 +270,7 @@ def test_compile(name: str) -> None:
 def test_mixed_schemes_in_one_model() -> None:
     net, x = model(), torch.randn(32, 70)
     fast = rt.compile(net, (x[:1],), {"0": "w4a8", "2": "w8a16", "4": "w8a8", "6": "bfloat16"}, calibration=[x])
-    kinds = [contract_weights.form(s) for s in fast._program.stages if s.op == "linear"]
+    kinds = [contract_weights.storage_format(s) for s in fast._program.stages if s.op == "linear"]
     assert kinds == ["w4a8", "w8a16", None, "bfloat16"]
     assert 0 < rms(fast(x), net(x)) < 0.1
 
@@ -288,7 +288,7 @@ def test_swap_restore_and_compile_what_was_swapped(name: str, monkeypatch) -> No
     assert report.bytes_after < report.bytes_before * (0.8 if name == "bfloat16" else 0.6)
     swapped = net(x)
     assert 0 < rms(swapped, want) < 2.5 * limit
-    fast = rt.compile(net, (x[:1],), "w8a8", calibration=[x])  # layers that are quantised already stay what they are
+    fast = rt.compile(net, (x[:1],), "w8a8", calibration=[x])  # layers that are quantized already stay what they are
     torch.testing.assert_close(fast(x), swapped, rtol=1e-4, atol=1e-5)
     assert rt.restore_(net) == 4
     assert torch.equal(net(x), want)

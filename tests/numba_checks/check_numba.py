@@ -132,7 +132,7 @@ def test_a_sparse_row_that_is_not_finite_is_nan_and_alone(merged: bool) -> None:
 @pytest.mark.parametrize("most", [1, 2])
 def test_rows_beyond_the_grid(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """CUDA takes 65,535 blocks along an axis; here one or two, and five rows: blocks take several, one after another."""
-    monkeypatch.setattr(alias, "MOST_ROWS", most)
+    monkeypatch.setattr(alias, "MAX_ROWS", most)
     assert (alias.grid_rows(5), alias.grid_rows(1)) == (most, 1)
     rows = 5
     for kind in ("static", "dynamic"):

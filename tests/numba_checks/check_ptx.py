@@ -1,7 +1,7 @@
 """Numba's CUDA kernels compiled to PTX without a GPU. Started by tests/gpu/test_numba_cuda.py in a process without the simulator.
 
 Every `numba_*.py` file of the kernels that has a function `ptx_forms` is found. A device function is compiled for the card that
-Numba believes to have, so a pretended one says its compute capability; nothing runs on it.
+Numba believes to have, so a fake one says its compute capability; nothing runs on it.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def test_what_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         y[i] = x[i] * x[i] + y[i]
 
     kernel = SimpleNamespace(py_func=fuses)
-    planted = alias.PtxForm("planted", kernel, "void(float32[::1], float32[::1])", (r"bar\.sync",), (alias.FUSED,))
+    planted = alias.PtxSpec("planted", kernel, "void(float32[::1], float32[::1])", (r"bar\.sync",), (alias.FUSED,))
     _, found = compiled(planted, (9, 0), monkeypatch)
     assert violations(planted, found) == [r"no bar\.sync", f"{alias.FUSED}, which may not be"]
     assert re.match(alias.NARROW_INDEX, "mul.lo.s32")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import rtaccel as rt
-from rtaccel.convert.passes.program import GroupStep
+from rtaccel.convert.passes.program import SubgraphStep
 from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import impls, operators
 from rtaccel.core.stage import Problem, Stage, Value
@@ -35,7 +35,7 @@ def group_of(
     made = rt.compile(model, inputs, scheme=scheme, calibration=calibration, backend="portable")
     assert isinstance(made, CompiledModel)
     (step,) = made._program.steps
-    assert isinstance(step, GroupStep)
+    assert isinstance(step, SubgraphStep)
     return step.group.stages, [p.value for p in step.group.outputs]
 
 
@@ -135,7 +135,7 @@ def test_chains_that_do_not_fit_stay_layers() -> None:
 
 
 @pytest.mark.parametrize("op", ["lstm", "gru"])
-def test_x_is_quantised_in_a_recurrent_stage(op: str) -> None:
+def test_x_is_quantized_in_a_recurrent_stage(op: str) -> None:
     """Where nothing else reads it, with the same scale: the same bits."""
     gates = {"lstm": 4, "gru": 3}[op]
     stack = cases.make_stage(op, gates, Geometry(9, layers=2, time=3), 6, "int8-static", "int8", states=False)

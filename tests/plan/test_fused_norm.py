@@ -75,15 +75,15 @@ def test_int8(form: str, activation: str) -> None:
     assert kinds(fast)["quantize"] <= 1, fast.explain(measure=False)
 
 
-def test_a_row_of_nan_spoils_itself_alone() -> None:
+def test_a_row_of_nan_corrupts_itself_alone() -> None:
     model = Block("after", "layer").eval()
     x = torch.randn(5, C)
     fast = rt.compile(model, (x,), rt.W8A8("static"), calibration=x)
     clean = fast(x)
     x[3, 7] = float("nan")
-    spoiled = fast(x)
-    assert spoiled[3].isnan().all()
-    assert torch.equal(spoiled[[0, 1, 2, 4]], clean[[0, 1, 2, 4]])
+    with_nan = fast(x)
+    assert with_nan[3].isnan().all()
+    assert torch.equal(with_nan[[0, 1, 2, 4]], clean[[0, 1, 2, 4]])
 
 
 def test_the_encoder_layer_has_no_pass_of_its_own_for_a_sum_or_for_int8() -> None:

@@ -72,9 +72,9 @@ def test_a_float_stream_that_is_not_finite_is_nan_and_alone(kind, value: float) 
     for impl in [i for i in impls("cpu", op) if i.supports(problem) is None]:
         run = impl.prepare(stage, problem)
         want = run(*inputs)[0].view(3, 3, 2, 40)
-        spoiled = inputs[0].clone()
-        spoiled.view(3, 3, 2, 50)[1, 2, 0, 7] = value
-        got = run(spoiled, *inputs[1:])[0].view(3, 3, 2, 40)
+        with_nan = inputs[0].clone()
+        with_nan.view(3, 3, 2, 50)[1, 2, 0, 7] = value
+        got = run(with_nan, *inputs[1:])[0].view(3, 3, 2, 40)
         assert got[1, :, 0].isnan().all()
         assert torch.equal(got[[0, 2]], want[[0, 2]]) and torch.equal(got[1, :, 1], want[1, :, 1])
 
@@ -90,13 +90,13 @@ def test_compiled_and_streamed_models_use_zeros(kind, scheme: str, always, monke
     assert any("_sparse_" in line.kernel for line in sparse.explain_lines(measure=False))
     live = rt.stream(model, window[:, 0], scheme, calibration=calibration)
     assert "memory is computed sparse" in live.explain(measure=False)
-    for moment in window.unbind(1):
-        y = live.step(moment)
+    for time_step in window.unbind(1):
+        y = live.step(time_step)
     if scheme == "float32":
         torch.testing.assert_close(sparse(window), model(window).detach(), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(y, model(window)[:, -1].detach(), rtol=1e-5, atol=1e-5)
         return
-    monkeypatch.setattr(forms, "LEAST_ZEROS", 2.0)
+    monkeypatch.setattr(forms, "MIN_ZEROS", 2.0)
     dense = rt.compile(model, (window,), scheme, calibration=calibration)
     assert not any("_sparse_" in line.kernel for line in dense.explain_lines(measure=False))
     assert torch.equal(sparse(window), dense(window)) and torch.equal(y, dense(window)[:, -1])
@@ -116,13 +116,13 @@ def test_a_slower_form_is_not_taken_and_compile_prunes(monkeypatch: pytest.Monke
 
 
 @kinds
-def test_quantised_layers_use_their_zeros(kind, always, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quantized_layers_use_their_zeros(kind, always, monkeypatch: pytest.MonkeyPatch) -> None:
     source = with_zeros(kind[2](70, 72, 2))
     x = torch.randn(4, 3, 70)
     layer = kind[3].from_float(source, rt.W8A8("dynamic"))
     y = layer(x)[0]
     assert f"{kind[0]} is computed sparse" in layer.explain()
-    monkeypatch.setattr(forms, "LEAST_ZEROS", 2.0)
+    monkeypatch.setattr(forms, "MIN_ZEROS", 2.0)
     other = kind[3].from_float(source, rt.W8A8("dynamic"))
     assert torch.equal(other(x)[0], y) and "sparse" not in other.explain().split("stages")[0].replace(
         "not cpu_sparse", ""
@@ -157,11 +157,11 @@ def test_zeros_stay_in_training() -> None:
     rt.sparsify_(model, {"memory": rt.Unstructured(0.7)}, swap=False)
     zeros = {n: p == 0 for n, p in model.named_parameters() if n.startswith("memory.weight")}
     with rt.keep_zeros(model) as masks:
-        optimiser = torch.optim.AdamW(model.parameters(), 1e-2)
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
         for _ in range(3):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             model(data).square().mean().backward()
-            optimiser.step()
+            optimizer.step()
     assert masks.keys() == zeros.keys()
     assert all(torch.equal(dict(model.named_parameters())[n] == 0, z) for n, z in zeros.items())
 

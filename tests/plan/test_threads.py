@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import rtaccel as rt
 from rtaccel.core.registry import impls
-from rtaccel.core.stage import Port, Problem, Stage, Value
+from rtaccel.core.stage import GraphIO, Problem, Stage, Value
 from rtaccel.kernels._core.cpu import States, build
 
 CORES = sorted(os.sched_getaffinity(0))
@@ -111,7 +111,7 @@ def test_rows_of_long_samples(steps: int, width: int, threads: int) -> None:
     """A sample of many steps is one block; its rows are shared, in the groups they have on one thread."""
     x, y = Value("x", 130, steps=steps), Value("y", width, steps=steps)
     stage = Stage("linear", "a", (x,), (y,), {"weight": torch.randn(width, 130), "bias": torch.randn(width)})
-    ports = [Port.matrix(x)], [Port.matrix(y)]
+    ports = [GraphIO.matrix(x)], [GraphIO.matrix(y)]
     for kernel in [k.name for k in impls("cpu", "linear") if k.supports(Problem.of(stage, 1)) is None]:
         one, many = (build([(stage, kernel)], *ports, threads=n) for n in (1, threads))
         assert many.parts(0, 1) == threads
@@ -132,7 +132,7 @@ def counting_plan(threads: int, samples: int) -> object:
     ]
     states = States(frozenset({"s"}), samples)
     pairs = [(stage, "cpu_portable") for stage in stages]
-    return build(pairs, [Port.matrix(x)], [Port.matrix(y)], states=states, threads=threads)
+    return build(pairs, [GraphIO.matrix(x)], [GraphIO.matrix(y)], states=states, threads=threads)
 
 
 @several

@@ -82,12 +82,12 @@ def test_a_network_for_digits_keeps_98_percent_of_its_accuracy_at_80() -> None:
         nn.ReLU(),
         nn.Linear(64, 10),
     )
-    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     for _ in range(12):
         for part in train[torch.randperm(len(train))].split(64):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             nn.functional.cross_entropy(model(x[part]), y[part]).backward()
-            optimiser.step()
+            optimizer.step()
     model.eval()
 
     def accuracy(net: nn.Module) -> float:

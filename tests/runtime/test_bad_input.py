@@ -148,14 +148,14 @@ def test_out_may_be_strided_or_overlap(fast) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("backend", ["cpu", "portable"])
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
-def test_a_bad_row_spoils_only_itself(value: float, backend: str, scheme) -> None:
+def test_a_bad_row_corrupts_only_itself(value: float, backend: str, scheme) -> None:
     fast = make(scheme, backend=backend)
     x = torch.randn(40, 24)
     want = fast(x)
     for row in (0, 17, 39):
-        spoiled = x.clone()
-        spoiled[row, 5] = value
-        got = fast(spoiled)
+        with_nan = x.clone()
+        with_nan[row, 5] = value
+        got = fast(with_nan)
         others = torch.arange(40) != row
         assert torch.equal(got[others], want[others])
         if scheme != "float32":

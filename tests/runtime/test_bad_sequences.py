@@ -114,17 +114,17 @@ def test_nan_in_one_stream_of_a_batch(scheme: str) -> None:
     lstm = nn.LSTM(5, 16, 2, batch_first=True).eval()
     windows = torch.randn(4, 9, 5)
     calibration = None if scheme == "float32" else windows
-    clean, spoiled = (rt.stream(lstm, windows[:, 0], scheme, calibration=calibration) for _ in range(2))
+    clean, with_nan = (rt.stream(lstm, windows[:, 0], scheme, calibration=calibration) for _ in range(2))
     for t in range(9):
         x = windows[:, t].clone()
         want = clean.step(x)
         if t == 3:
             x[2, 1] = NAN
-        got = spoiled.step(x)
+        got = with_nan.step(x)
         assert torch.equal(got[[0, 1, 3]], want[[0, 1, 3]])
         assert got[2].isnan().all() == (t >= 3)
-    spoiled.reset(2)
-    assert not spoiled.step(windows[:, 0]).isnan().any()
+    with_nan.reset(2)
+    assert not with_nan.step(windows[:, 0]).isnan().any()
     window = windows.clone()
     window[1, 4, 2] = NAN
     whole = rt.compile(lstm, (windows,), scheme, calibration=calibration)

@@ -1,4 +1,4 @@
-"""CuPy arrays in and out: the path on a pretended module over CPU memory, and CuPy itself where it and a GPU are."""
+"""CuPy arrays in and out: the path on a fake module over CPU memory, and CuPy itself where it and a GPU are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import rtaccel as rt
 from rtaccel.core.errors import ShapeError
 
 
-class PretendedArray:
+class FakeArray:
     """An array of the CPU that speaks DLPack, as CuPy's speak it for a GPU."""
 
     def __init__(self, data: np.ndarray) -> None:
@@ -30,18 +30,18 @@ class PretendedArray:
         return self.data.__dlpack_device__()
 
 
-class PretendedCupy:
-    ndarray = PretendedArray
+class FakeCupy:
+    ndarray = FakeArray
 
     @staticmethod
-    def from_dlpack(tensor: torch.Tensor) -> PretendedArray:
-        return PretendedArray(np.from_dlpack(tensor))
+    def from_dlpack(tensor: torch.Tensor) -> FakeArray:
+        return FakeArray(np.from_dlpack(tensor))
 
 
 @pytest.fixture
-def cupy(monkeypatch: pytest.MonkeyPatch) -> type[PretendedCupy]:
-    monkeypatch.setitem(sys.modules, "cupy", PretendedCupy)  # type: ignore[arg-type]
-    return PretendedCupy
+def cupy(monkeypatch: pytest.MonkeyPatch) -> type[FakeCupy]:
+    monkeypatch.setitem(sys.modules, "cupy", FakeCupy)  # type: ignore[arg-type]
+    return FakeCupy
 
 
 def network() -> nn.Module:
@@ -49,21 +49,21 @@ def network() -> nn.Module:
 
 
 @pytest.mark.parametrize("backend", [None, "portable"])
-def test_arrays_come_back_as_arrays(backend: str | None, cupy: type[PretendedCupy]) -> None:
+def test_arrays_come_back_as_arrays(backend: str | None, cupy: type[FakeCupy]) -> None:
     fast = rt.compile(network(), (torch.randn(1, 12),), backend=backend)
     x = np.random.default_rng(0).standard_normal((4, 12), dtype=np.float32)
-    y = fast(PretendedArray(x))
-    assert isinstance(y, PretendedArray)
+    y = fast(FakeArray(x))
+    assert isinstance(y, FakeArray)
     np.testing.assert_array_equal(y.data, fast(torch.from_numpy(x)).numpy())
 
 
-def test_arrays_are_written_in_place(cupy: type[PretendedCupy]) -> None:
+def test_arrays_are_written_in_place(cupy: type[FakeCupy]) -> None:
     fast = rt.compile(network(), (torch.randn(1, 12),))
     x, out = np.zeros((2, 12), np.float32), np.full((2, 3), np.nan, np.float32)
-    given = PretendedArray(out)
-    step = fast.bind(PretendedArray(x), out=given)
+    given = FakeArray(out)
+    step = fast.bind(FakeArray(x), out=given)
     x[:] = 0.5
-    assert fast.run(PretendedArray(x), out=given) is given
+    assert fast.run(FakeArray(x), out=given) is given
     want = fast(torch.from_numpy(x)).numpy()
     np.testing.assert_array_equal(out, want)
     x[:] = -1.0
@@ -94,22 +94,22 @@ def layers() -> list[Any]:
 
 
 @pytest.mark.parametrize(("layer", "inputs"), layers())
-def test_modules_take_and_give_arrays(layer: nn.Module, inputs: tuple[Any, ...], cupy: type[PretendedCupy]) -> None:
+def test_modules_take_and_give_arrays(layer: nn.Module, inputs: tuple[Any, ...], cupy: type[FakeCupy]) -> None:
     """The memory of the arrays is read where it lies: a change in it is seen by the next call."""
     plain = pytree.tree_map(torch.from_numpy, inputs)
     for _ in range(2):
-        got = pytree.tree_leaves(layer(*pytree.tree_map(PretendedArray, inputs)))
+        got = pytree.tree_leaves(layer(*pytree.tree_map(FakeArray, inputs)))
         want = pytree.tree_leaves(layer(*plain))
         assert len(got) == len(want)
         for array, tensor in zip(got, want):
-            assert isinstance(array, PretendedArray)
+            assert isinstance(array, FakeArray)
             np.testing.assert_array_equal(array.data, tensor.numpy())
         first = inputs[0]
         first[:] = first[..., ::-1].copy()
 
 
-def test_modules_run_on_the_stream_of_the_arrays(cupy: type[PretendedCupy], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the module launches is inside torch's stream context for CuPy's stream; here both are pretended, and keep a log."""
+def test_modules_run_on_the_stream_of_the_arrays(cupy: type[FakeCupy], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the module launches is inside torch's stream context for CuPy's stream; here both are fake, and keep a log."""
     log: list[str] = []
 
     class Stream:
@@ -123,30 +123,30 @@ def test_modules_run_on_the_stream_of_the_arrays(cupy: type[PretendedCupy], monk
             log.append("off")
 
     current = SimpleNamespace(cuda=SimpleNamespace(get_current_stream=lambda: SimpleNamespace(ptr=77)))
-    monkeypatch.setattr(PretendedCupy, "cuda", current.cuda, raising=False)
+    monkeypatch.setattr(FakeCupy, "cuda", current.cuda, raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "ExternalStream", lambda pointer: Stream(pointer))
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
     layer = rt.nn.QuantLinear.from_float(nn.Linear(16, 5), rt.W8A8(activation="dynamic"))
     layer.register_forward_hook(lambda *_: log.append("ran"))
-    layer(PretendedArray(np.zeros((1, 16), np.float32)))
+    layer(FakeArray(np.zeros((1, 16), np.float32)))
     assert log == ["on 77", "ran", "off", "ran"]  # the call with tensors, inside, and the one with arrays around it
 
 
-def test_wrong_arrays_of_modules_are_named(cupy: type[PretendedCupy]) -> None:
+def test_wrong_arrays_of_modules_are_named(cupy: type[FakeCupy]) -> None:
     layer = rt.nn.QuantLinear.from_float(nn.Linear(16, 5), rt.W8A16())
     with pytest.raises(ShapeError, match=r"\[1, 11\]"):
-        layer(PretendedArray(np.zeros((1, 11), np.float32)))
+        layer(FakeArray(np.zeros((1, 11), np.float32)))
     with pytest.raises(ShapeError, match="float64"):
-        layer(PretendedArray(np.zeros((1, 16))))
+        layer(FakeArray(np.zeros((1, 16))))
 
 
-def test_wrong_arrays_are_named(cupy: type[PretendedCupy]) -> None:
+def test_wrong_arrays_are_named(cupy: type[FakeCupy]) -> None:
     fast = rt.compile(network(), (torch.randn(1, 12),))
     with pytest.raises(ShapeError, match=r"\[1, 11\]"):
-        fast(PretendedArray(np.zeros((1, 11), np.float32)))
+        fast(FakeArray(np.zeros((1, 11), np.float32)))
     with pytest.raises(ShapeError, match="float64"):
-        fast(PretendedArray(np.zeros((1, 12))))
+        fast(FakeArray(np.zeros((1, 12))))
 
 
 def test_without_cupy_numpy_is_taken_and_what_is_no_array_refused() -> None:

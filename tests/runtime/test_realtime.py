@@ -1,4 +1,4 @@
-"""Real-time manners of a sealed model: no allocation, no page fault and no system call in a call, the same bits each time."""
+"""Real-time conventions of a sealed model: no allocation, no page fault and no system call in a call, the same bits each time."""
 
 from __future__ import annotations
 

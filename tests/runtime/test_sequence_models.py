@@ -14,7 +14,7 @@ from tests.support.networks.sequence_models import (
     Attention,
     Branches,
     DepthwiseSeparable,
-    LastMoment,
+    LastTimeStep,
     Step,
     Tcn,
     randomised,
@@ -33,9 +33,9 @@ def states(batch: int) -> tuple[Tensor, Tensor]:
 
 
 OPEN: dict[str, tuple[Callable[[], nn.Module], Make]] = {
-    "lstm": (LastMoment, lambda b: (torch.randn(b, 6, 10),)),
-    "gru": (lambda: LastMoment(nn.GRU), lambda b: (torch.randn(b, 6, 10),)),
-    "bidirectional": (lambda: LastMoment(both=True), lambda b: (torch.randn(b, 6, 10),)),
+    "lstm": (LastTimeStep, lambda b: (torch.randn(b, 6, 10),)),
+    "gru": (lambda: LastTimeStep(nn.GRU), lambda b: (torch.randn(b, 6, 10),)),
+    "bidirectional": (lambda: LastTimeStep(both=True), lambda b: (torch.randn(b, 6, 10),)),
     "tcn": (Tcn, lambda b: (torch.randn(b, 5, 40),)),
     "tcn-all": (lambda: Tcn(newest=False), lambda b: (torch.randn(b, 5, 40),)),
     "ds-cnn": (DepthwiseSeparable, lambda b: (torch.randn(b, 1, 49, 10),)),
@@ -46,7 +46,7 @@ OPEN: dict[str, tuple[Callable[[], nn.Module], Make]] = {
     "branches": (Branches, lambda b: (torch.randint(0, 9, (b, 20)), torch.randn(b, 5))),
 }
 FIXED: dict[str, tuple[Callable[[], nn.Module], Make]] = {
-    "time-first": (lambda: LastMoment(batch_first=False), lambda b: (torch.randn(6, b, 10),)),
+    "time-first": (lambda: LastTimeStep(batch_first=False), lambda b: (torch.randn(6, b, 10),)),
     "step": (Step, lambda b: (torch.randn(1, b, 10), states(b))),
 }
 
@@ -59,7 +59,7 @@ def error(got: object, want: object) -> float:
 @pytest.mark.parametrize("scheme", ["float32", "w8a8"])
 @pytest.mark.parametrize("name", OPEN)
 def test_open_batch(name: str, scheme: str) -> None:
-    """Compiled for one sample, called with others; nothing stays torch's."""
+    """Compiled for one sample, called with others; nothing falls back to PyTorch."""
     torch.manual_seed(1)
     make, inputs = OPEN[name]
     model = randomised(make())
@@ -148,7 +148,7 @@ def test_padding_that_repeats_elements(
 
 
 def test_dead_positions_are_not_computed() -> None:
-    """A head that reads one moment: the last convolution computes one, the one before it the three it reads."""
+    """A head that reads one time step: the last convolution computes one, the one before it the three it reads."""
     fast = rt.compile(Tcn().eval(), torch.randn(1, 5, 40))
     convs = [s for s in fast._program.stages if s.op == "conv"]
     assert [s.outputs[0].steps for s in convs][-2:] == [3, 1]

@@ -1,4 +1,4 @@
-"""rt.stream: moment by moment, equal to the last output over the full window."""
+"""rt.stream: step by step, equal to the last output over the full window."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 import rtaccel as rt
-from tests.support.networks.sequence_models import LastMoment, Tcn
+from tests.support.networks.sequence_models import LastTimeStep, Tcn
 
 TIME, STREAMS = 29, 3
 
 
 class Gated(nn.Module):
-    """A valid convolution, a GRU and a norm, every moment returned."""
+    """A valid convolution, a GRU and a norm, every time step returned."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,9 +30,9 @@ class Gated(nn.Module):
 
 
 MODELS = {
-    "lstm": (LastMoment, 10, "btc"),
-    "gru": (lambda: LastMoment(nn.GRU), 10, "btc"),
-    "time-first": (lambda: LastMoment(batch_first=False), 10, "tbc"),
+    "lstm": (LastTimeStep, 10, "btc"),
+    "gru": (lambda: LastTimeStep(nn.GRU), 10, "btc"),
+    "time-first": (lambda: LastTimeStep(batch_first=False), 10, "tbc"),
     "bare": (lambda: nn.LSTM(6, 9, batch_first=True), 6, "btc"),
     "tcn": (Tcn, 5, "bct"),
     "tcn-all": (lambda: Tcn(newest=False), 5, "bct"),
@@ -42,7 +42,7 @@ MODELS = {
 
 
 def window(x: Tensor, form: str) -> Tensor:
-    """Moments [streams, time, features] as the model takes them."""
+    """InputStatistics [streams, time, features] as the model takes them."""
     return x.permute(*("btc".index(letter) for letter in form)).contiguous()
 
 
@@ -66,7 +66,7 @@ def test_every_moment_equals_the_window_so_far(name: str) -> None:
     x = torch.randn(STREAMS, TIME, features)
     for t in range(TIME):
         got = live.step(x[:, t].contiguous())
-        # A window shorter than what the model was traced with is still one; zeros stand before the first moment.
+        # A window shorter than what the model was traced with is still one; zeros stand before the first time step.
         assert error(got, newest(model, x[:, : t + 1], form)) < 1e-5, t
     first = live.step(x[:, 0].contiguous()).clone()
     live.reset()
@@ -104,12 +104,12 @@ def test_streamed_int8_has_the_bits_of_the_window() -> None:
 
 
 class Cut(nn.Module):
-    def __init__(self, moments: int) -> None:
+    def __init__(self, time_steps: int) -> None:
         super().__init__()
-        self.moments = moments
+        self.time_steps = time_steps
 
     def forward(self, x: Tensor) -> Tensor:
-        return x[:, :, : -self.moments]
+        return x[:, :, : -self.time_steps]
 
 
 @pytest.mark.parametrize("scheme", ["float32", "w8a8"])
@@ -123,15 +123,15 @@ def test_a_nan_stays_in_its_stream(name: str, scheme: str) -> None:
     x = torch.randn(STREAMS, 80, features)
     bad = x.clone()
     bad[1, 3, 0] = float("nan")
-    spoilt = []
+    with_nan = []
     for t in range(80):
         got, want = live.step(bad[:, t].contiguous()), clean.step(x[:, t].contiguous())
         assert torch.equal(got[[0, 2]], want[[0, 2]])
-        spoilt.append(bool(got[1].isnan().any()))
-    assert not any(spoilt[:3])
-    assert spoilt[3]
-    reach = 2 * (2 + 4 + 8)  # six convolutions of three taps: so many moments later it has left the rings
-    assert all(spoilt[3:]) if name == "lstm" else not any(spoilt[3 + reach + 1 :])
+        with_nan.append(bool(got[1].isnan().any()))
+    assert not any(with_nan[:3])
+    assert with_nan[3]
+    reach = 2 * (2 + 4 + 8)  # six convolutions of three taps: so many time steps later it has left the rings
+    assert all(with_nan[3:]) if name == "lstm" else not any(with_nan[3 + reach + 1 :])
     live.reset([1])
     assert not live.step(x[:, 0].contiguous())[1].isnan().any()
 
@@ -174,9 +174,9 @@ def test_what_cannot_be_streamed_says_why() -> None:
     with pytest.raises(rt.UnsupportedProblem, match="still to come"):
         rt.stream(future.eval(), torch.randn(1, 5))
     with pytest.raises(rt.UnsupportedProblem, match="backwards"):
-        rt.stream(LastMoment(both=True).eval(), torch.randn(1, 10))
+        rt.stream(LastTimeStep(both=True).eval(), torch.randn(1, 10))
     pooled = nn.Sequential(nn.Conv1d(5, 8, 1), nn.AdaptiveAvgPool1d(1))
-    with pytest.raises(rt.UnsupportedProblem, match="all moments"):
+    with pytest.raises(rt.UnsupportedProblem, match="all time steps"):
         rt.stream(pooled.eval(), torch.randn(1, 5))
 
 
@@ -205,7 +205,7 @@ def test_forms_that_do_not_fit_are_tried_in_silence() -> None:
 
 
 def test_one_calibration_window_of_time_first() -> None:
-    """Its batch of one is no length: the range that it shows is that of the states after all its moments."""
+    """Its batch of one is no length: the range that it shows is that of the states after all its time steps."""
     torch.manual_seed(10)
     model, x = nn.LSTM(6, 9).eval(), torch.randn(40, 1, 6)
     scheme = rt.W8A8(observer="absmax")
@@ -241,15 +241,15 @@ def test_a_residual_of_the_input_that_is_cut() -> None:
     live = rt.stream(model, torch.randn(STREAMS, 5))
     x = torch.randn(STREAMS, 5, TIME)
     with torch.no_grad():
-        want = model(nn.functional.pad(x, (2, 0)))  # zeros stand before the first moment
+        want = model(nn.functional.pad(x, (2, 0)))  # zeros stand before the first time step
     for t in range(TIME):
         assert error(live.step(x[:, :, t].contiguous()), want[:, :, t]) < 1e-5
-    with pytest.raises(rt.UnsupportedProblem, match="residual is of other moments"):
+    with pytest.raises(rt.UnsupportedProblem, match="residual is of other time steps"):
         rt.stream(Unpadded(0).eval(), torch.randn(STREAMS, 5))
 
 
 def test_explain_says_what_a_call_takes() -> None:
     live = rt.stream(nn.GRU(5, 4, batch_first=True).eval(), torch.randn(3, 5))
-    assert "3 streams, one moment of each a call" in live.explain(measure=False)
+    assert "3 streams, one time step of each a call" in live.explain(measure=False)
     fixed = rt.compile(nn.GRU(5, 4).eval(), torch.randn(7, 3, 5))
     assert "batch size: fixed to 7" in fixed.explain(measure=False)

@@ -114,7 +114,7 @@ def check_ways(fast: Any, given: tuple[Any, ...], want: Any, where: str) -> None
     leaves = pytree.tree_leaves(want)
     tensors = bool(leaves) and all(isinstance(leaf, Tensor) for leaf in leaves)
     kept = copied(want)
-    poison(want)
+    corrupt(want)
     same_results(fast_call(fast, given), kept, lambda: [0.0] * len(leaves), f"second call, {where}")
     case("batches")
     for way in ("run", "bind"):
@@ -125,7 +125,7 @@ def check_ways(fast: Any, given: tuple[Any, ...], want: Any, where: str) -> None
         else:
             step, error = outcome(lambda out=out, args=args: fast.bind(*args, out=out))
             if error is None:
-                poison(out)
+                corrupt(out)
                 _, error = outcome(step)
         case("batches")
         if error is None and tensors:
@@ -189,7 +189,7 @@ def same_results(got: Any, want: Any, bounds: Callable[[], list[Any]], where: st
             )
 
 
-def poison(result: Any) -> None:
+def corrupt(result: Any) -> None:
     """Writes over a result: what the caller does with it is nobody else's business."""
     for leaf in pytree.tree_leaves(result):
         if isinstance(leaf, Tensor) and leaf.numel():

@@ -217,7 +217,7 @@ class FakeCard:
         patch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda i: card.current().cuda_stream, raising=False)
         patch.setattr(Tensor, "pin_memory", lambda self: self)
         patch.setattr(cuda_driver, "driver", lambda: card)
-        patch.setattr(persistent_device.CudaResident, "memory", "cpu")
+        patch.setattr(persistent_device.CudaPersistent, "memory", "cpu")
         patch.setattr(cubin_launch, "unavailable", lambda: None)
         patch.setattr(cubin_launch, "_core", card.core)
         patch.setattr(cubin_launch, "_bindings", card.bindings)

@@ -15,8 +15,8 @@ from rtaccel.backends.cuda_streams import NO_ORDER, Order
 from rtaccel.runtime.gpu.device import WARM_UPS, Work, without_gc
 
 
-class PretendedGraph:
-    def __init__(self, device: PretendedDevice, work: Work, outputs: tuple[Tensor, ...]) -> None:
+class FakeGraph:
+    def __init__(self, device: FakeDevice, work: Work, outputs: tuple[Tensor, ...]) -> None:
         self._device, self._work, self.outputs = device, work, outputs
 
     def replay(self) -> None:
@@ -29,7 +29,7 @@ class PretendedGraph:
                 kept.copy_(result)
 
 
-class PretendedDevice:
+class FakeDevice:
     """on_replay: called at every replay, to raise what CUDA would. loses_kernels: replays do nothing. host: addresses of
     tensors that count as host memory, pinned where they are also in `pinned`."""
 
@@ -42,14 +42,14 @@ class PretendedDevice:
         self.host: set[int] = set()
         self.pinned: set[int] = set()
 
-    def capture(self, work: Work) -> PretendedGraph:
+    def capture(self, work: Work) -> FakeGraph:
         for _ in range(WARM_UPS):
             work()
         with without_gc():
             assert not gc.isenabled()
             outputs = work()
         self.captures += 1
-        return PretendedGraph(self, work, outputs)
+        return FakeGraph(self, work, outputs)
 
     def order(self) -> Order:
         return NO_ORDER

@@ -1,4 +1,4 @@
-"""A thread that pretends to be a resident kernel: the same messages in the same memory, computed by plain torch.
+"""A thread that pretends to be a persistent kernel: the same messages in the same memory, computed by plain torch.
 
 It shows that the host's side keeps the protocol. It shows nothing about a GPU.
 """
@@ -24,7 +24,7 @@ def words_of(values: Tensor, sequence: int) -> list[int]:
     return [(signed << 32) | payload for payload in raw]
 
 
-class PretendedKernel:
+class FakeKernel:
     """mute: takes messages and does not answer. dead: not even that, and it does not notice that it should end."""
 
     def __init__(
@@ -66,7 +66,7 @@ class PretendedKernel:
             self.answered += 1
 
 
-class PretendedCard:
+class FakeCard:
     """reason: why no kernel may stay here. room: multiprocessors."""
 
     index = 0
@@ -75,7 +75,7 @@ class PretendedCard:
         self.room = room
         self.reason: str | None = None
         self.mute = self.dead = self.never_starts = False
-        self.kernels: list[PretendedKernel] = []
+        self.kernels: list[FakeKernel] = []
 
     def unsuitable(self) -> str | None:
         return self.reason
@@ -92,10 +92,10 @@ class PretendedCard:
     def load(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> Network:
         return network
 
-    def start(self, loaded: Network, requests: Tensor, replies: Tensor, control: Tensor) -> PretendedKernel:
+    def start(self, loaded: Network, requests: Tensor, replies: Tensor, control: Tensor) -> FakeKernel:
         if self.never_starts:
             return _Gone()  # type: ignore[return-value]
-        self.kernels.append(PretendedKernel(loaded.stages[0], requests, replies, control, self.mute, self.dead))
+        self.kernels.append(FakeKernel(loaded.stages[0], requests, replies, control, self.mute, self.dead))
         return self.kernels[-1]
 
 

@@ -132,7 +132,7 @@ class Separable(nn.Module):
 
 @pytest.mark.parametrize("scheme", [rt.W8A8("static"), rt.W8A8("dynamic")], ids=["static", "dynamic"])
 def test_a_network_of_depthwise_layers(scheme: rt.Scheme) -> None:
-    """No convolution is left to torch, and the bits are those of the CPU."""
+    """No convolution falls back to PyTorch, and the bits are those of the CPU."""
     model, x = Separable().eval(), torch.randn(2, 1, 6, 5)
     options: dict[str, Any] = {"scheme": scheme}
     if scheme == rt.W8A8("static"):

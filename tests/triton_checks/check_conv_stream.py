@@ -1,4 +1,4 @@
-"""Streams of causal convolutions on a kernel that stays, interpreted or on the GPU: from the program of rt.stream, through the
+"""Streams of causal convolutions on a persistent kernel, interpreted or on the GPU: from the program of rt.stream, through the
 plan, the native mailbox and the kernel, to the same bits as the stream on the CPU.
 Started by tests/gpu/test_triton_interpreter.py.
 """
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 import rtaccel as rt
 from rtaccel.backends import require
 from rtaccel.core.errors import UnsupportedProblem
-from rtaccel.kernels.conv import triton_resident, triton_resident_form
+from rtaccel.kernels.conv import triton_persistent as triton_persistent
+from rtaccel.kernels.conv import triton_persistent_config as triton_persistent_config
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.stream import StreamModel
 from tests.triton_checks.support.interpreted_device import in_its_place
@@ -29,8 +30,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 @pytest.fixture(autouse=True)
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    # what lies in a ring before the first moment means nothing
-    yield from in_its_place(monkeypatch, triton_resident, lambda operands: operands.rings.fill_(0x55AA1234))
+    # what lies in a ring before the first time step means nothing
+    yield from in_its_place(monkeypatch, triton_persistent, lambda operands: operands.rings.fill_(0x55AA1234))
 
 
 class Tcn(nn.Module):
@@ -55,7 +56,7 @@ class Tcn(nn.Module):
 
 
 def stayed(model: nn.Module, features: int) -> tuple[StreamModel, StreamModel]:
-    """(the stream on a resident kernel, the same on the CPU)."""
+    """(the stream on a persistent kernel, the same on the CPU)."""
     calibration = [torch.randn(8, features, 40)]
     plain = rt.stream(model.eval(), torch.randn(1, features), scheme="w8a8", calibration=calibration)
     options = Options(1, title="Tcn, streamed", states=plain._options.states, mode="persistent")
@@ -84,17 +85,17 @@ class Shortcut(Tcn):
     (lambda: Tcn((7, 7), 2, "inner", groups=7), 7),
 ], ids=["plain", "outer", "inner", "one-channel", "shortcut", "groups", "depthwise"])  # fmt: skip
 def test_a_stream_that_stays(make: Callable[[], Tcn], features: int) -> None:
-    """Longer than every ring; a NaN is felt as long as the rings reach, and a reset ends it."""
+    """Longer than every ring; a NaN reaches as long as the rings reach, and a reset ends it."""
     check_stream(make, features)
 
 
 @pytest.mark.parametrize("held", [2, 1], ids=["newest", "nothing"])
 def test_a_network_that_the_registers_do_not_hold(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """It reads all taps again but the newest, or every one, and gives the same bits. held: registers for tiles of one each."""
-    monkeypatch.setattr(triton_resident_form, "REGISTERS", 2)
-    monkeypatch.setattr(triton_resident_form, "STREAMED_REGISTERS", held)
-    form = triton_resident_form.form_of(triton_resident_form.example((6, 16, 16), 3, 2))
-    assert isinstance(form, triton_resident_form.Form)
+    monkeypatch.setattr(triton_persistent_config, "REGISTERS", 2)
+    monkeypatch.setattr(triton_persistent_config, "STREAMED_REGISTERS", held)
+    form = triton_persistent_config.select_config(triton_persistent_config.example((6, 16, 16), 3, 2))
+    assert isinstance(form, triton_persistent_config.KernelConfig)
     assert sum(form.held) == held - 1
     assert form.spare
     check_stream(lambda: Tcn((6, 16), 3, "", nn.Linear(16, 2)), 6)
@@ -103,17 +104,19 @@ def test_a_network_that_the_registers_do_not_hold(held: int, monkeypatch: pytest
 def check_stream(make: Callable[[], Tcn], features: int) -> None:
     live, plain = stayed(make(), features)
     assert plain._options.states is not None
-    felt = plain._options.states.memory
-    for moment in range(2 * felt + 6):
+    receptive_field = plain._options.states.memory
+    for time_step in range(2 * receptive_field + 6):
         x = torch.randn(1, features) * 2
-        if moment in (1, felt + 4):
-            x[0, -1] = float("nan") if moment == 1 else float("-inf")
-        if moment == 3:
+        if time_step in (1, receptive_field + 4):
+            x[0, -1] = float("nan") if time_step == 1 else float("-inf")
+        if time_step == 3:
             live.reset()
             plain.reset()
         got, want = live.step(x), plain.step(x)
-        assert torch.equal(got.nan_to_num(77.0), want.nan_to_num(77.0)), moment
-        assert bool(got.isnan().all()) == (moment in (1, 2) or felt + 4 <= moment <= 2 * felt + 4), moment
+        assert torch.equal(got.nan_to_num(77.0), want.nan_to_num(77.0)), time_step
+        assert bool(got.isnan().all()) == (
+            time_step in (1, 2) or receptive_field + 4 <= time_step <= 2 * receptive_field + 4
+        ), time_step
     y = torch.empty_like(got)
     live.bind(x, out=y)()
     assert torch.equal(y, plain.step(x))
@@ -155,14 +158,14 @@ def test_two_outputs_cannot_stay() -> None:
 
 
 def test_the_form_of_a_network() -> None:
-    stages = triton_resident_form.example((6, 16, 16, 16), 3, 2)
-    form = triton_resident_form.form_of(stages)
-    assert isinstance(form, triton_resident_form.Form)
+    stages = triton_persistent_config.example((6, 16, 16, 16), 3, 2)
+    form = triton_persistent_config.select_config(stages)
+    assert isinstance(form, triton_persistent_config.KernelConfig)
     assert (form.memory, form.rows, form.num_warps) == (14, (0, 4, 0, 8, 0, 16, 0, 0), 4)
     assert form.rings[-1] == 4 * 4 + 8 * 4 + 16 * 4
-    large = triton_resident_form.form_of(triton_resident_form.example((128,) * 4, 8, 2))
-    assert isinstance(large, triton_resident_form.Form)
+    large = triton_persistent_config.select_config(triton_persistent_config.example((128,) * 4, 8, 2))
+    assert isinstance(large, triton_persistent_config.KernelConfig)
     assert (large.whole, large.num_warps, set(large.held)) == (False, 16, {0, 1})
-    too_large = triton_resident_form.form_of(triton_resident_form.example((8, 256, 256), 5, 2))
+    too_large = triton_persistent_config.select_config(triton_persistent_config.example((8, 256, 256), 5, 2))
     assert isinstance(too_large, str)
     assert "threads, when padded, not 32" in too_large

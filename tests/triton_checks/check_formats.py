@@ -1,7 +1,7 @@
 """The Triton kernels of every weight format, on sizes around their tiles, groups and parts of K.
 
 As check_kernels.py, which has the cases of the contracts: started by tests/gpu/test_triton_interpreter.py. Here outputs and the
-parts of split sums are poisoned, kernels prepared for one batch run others, and repeated calls must give the same bits.
+parts of split sums are nan_filled, kernels prepared for one batch run others, and repeated calls must give the same bits.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Impl, Operator, Tolerance, impls, operator
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu.triton_device import dot4, multiply_rn
-from rtaccel.kernels._gpu.triton_nan_propagation import spoiler
+from rtaccel.kernels._gpu.triton_nan_propagation import nan_propagator
 from rtaccel.kernels.fused_linear import contract as fused
 from rtaccel.kernels.linear import contract, contract_weights, triton_gemv_float
-from rtaccel.kernels.linear.triton_mixed_form import Form, split_of
+from rtaccel.kernels.linear.triton_mixed_config import KernelConfig, split_of
 from rtaccel.kernels.linear.triton_split import parts_of
 
 require("triton")
@@ -38,7 +38,7 @@ def impl_of(op: str, name: str) -> Impl:
 
 
 @pytest.fixture(autouse=True)
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+def nan_filled(monkeypatch: pytest.MonkeyPatch) -> None:
     allocate = torch.empty
 
     def fill(*args: Any, **kwargs: Any) -> Tensor:
@@ -169,14 +169,14 @@ def test_parts_of_k_are_added_once(op: str, stage: Stage) -> None:
     """Few outputs and a long sum: several programs a tile. The counters are ready again for the next call, and a batch with
     more tiles than the one prepared for has counters of its own."""
     if op == "linear":
-        assert split_of(Form.of_linear(Problem.of(stage, 1)), 1) > 1
+        assert split_of(KernelConfig.of_linear(Problem.of(stage, 1)), 1) > 1
     check(op, impl_of(op, "triton_tensor_core"), stage, 1, 40, 3)
 
 
 @pytest.mark.parametrize("kind", ["w8a16", "w4a16", "bfloat16"])
 def test_parts_of_k_without_tensor_cores(kind: str) -> None:
     stage = contract_weights.make_stage(4000, 21, kind, "relu")
-    spec = triton_gemv_float.specialise(Form.of_linear(Problem.of(stage, 5)), 5)
+    spec = triton_gemv_float.specialize(KernelConfig.of_linear(Problem.of(stage, 5)), 5)
     assert spec.constants["SPLIT"] > 1
     check("linear", impl_of("linear", "triton_gemv_float"), stage, 5, 1, 20)
 
@@ -233,10 +233,10 @@ def test_w4a8_is_not_handed_over() -> None:
 def test_rows_that_int8_cannot_hold_are_spoiled(k: int, n: int) -> None:
     x, y = torch.randn(4, k), torch.randn(4, n)
     x[1, k - 1], x[2, 0] = float("inf"), float("nan")
-    there, spoiled = x.to(DEVICE), y.to(DEVICE)
-    spoiler(k, n)(there, spoiled)
-    assert spoiled[[1, 2]].isnan().all()
-    assert torch.equal(spoiled[[0, 3]].cpu(), y[[0, 3]])
+    there, with_nan = x.to(DEVICE), y.to(DEVICE)
+    nan_propagator(k, n)(there, with_nan)
+    assert with_nan[[1, 2]].isnan().all()
+    assert torch.equal(with_nan[[0, 3]].cpu(), y[[0, 3]])
 
 
 def test_inputs_that_a_kernel_cannot_read_are_refused() -> None:

@@ -19,7 +19,7 @@ from rtaccel.backends import require
 from rtaccel.core import settings
 from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Case, Impl, Operator, Prepared, impls, operator
-from rtaccel.core.stage import Problem, Quant, Stage, Value
+from rtaccel.core.stage import Problem, QParams, Stage, Value
 from rtaccel.kernels._common.activations import ACTIVATIONS
 from rtaccel.kernels.linear import contract as linear_contract
 from rtaccel.kernels.quantize import contract as quantize_contract
@@ -49,7 +49,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """Calls a prepared kernel once per sentinel, with `torch.empty` filling what it gives; outputs come to the CPU."""
     allocate = torch.empty
 
-    def poisoned(call: Prepared, *inputs: Tensor) -> list[tuple[Tensor, ...]]:
+    def nan_filled(call: Prepared, *inputs: Tensor) -> list[tuple[Tensor, ...]]:
         found = []
         for real, integer in SENTINELS:
 
@@ -63,7 +63,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
             found.append(tuple(y.cpu() for y in out))
         return found
 
-    return poisoned
+    return nan_filled
 
 
 def problem_of(stage: Stage, rows: int) -> Problem:
@@ -105,7 +105,7 @@ def test_contract_case(name: str, impl: Impl, case: Case, run: Run, fresh_seed: 
 def visible_sums(n: int, k: int, zero_point: int) -> Stage:
     """A linear whose float32 output is the accumulator itself (up to 2^24, then rounded once): scales 1, no bias."""
     weight = torch.randint(-127, 128, (n, k), dtype=torch.int8)
-    x = Value("x", k, "int8", Quant(1.0, zero_point))
+    x = Value("x", k, "int8", QParams(1.0, zero_point))
     return Stage("linear", "sums", (x,), (Value("y", n),), {"weight": weight, "weight_scale": torch.ones(n)})
 
 
@@ -193,9 +193,9 @@ def test_no_sum_and_no_output(impl: Impl, run: Run) -> None:
                     assert_close(operator("linear"), stage, inputs, got)
 
 
-@pytest.mark.parametrize("quant", [Quant(1.0, 0), Quant(0.5, -128), None], ids=["unit", "unsigned", "dynamic"])
+@pytest.mark.parametrize("quant", [QParams(1.0, 0), QParams(0.5, -128), None], ids=["unit", "unsigned", "dynamic"])
 @pytest.mark.parametrize("impl", QUANTIZE, ids=lambda i: i.name)
-def test_quantize_bits(impl: Impl, quant: Quant | None, run: Run) -> None:
+def test_quantize_bits(impl: Impl, quant: QParams | None, run: Run) -> None:
     """Ties, both ends of the float32 range and rows longer than a tile, to the last bit."""
     ties = (torch.arange(40) - 20.0).mul(0.5).repeat(2, 1)
     wide = torch.randn(4, 33) * 10.0 ** torch.randint(-37, 38, (4, 33))

@@ -2,7 +2,7 @@
 
 Started by tests/gpu/test_triton_interpreter.py.
 In the interpreter the programs of a stack that is cut run as processes side by side
-(side_by_side.py); what the sizes are is few, as the interpreter takes a tenth of a second for a layer of a moment.
+(side_by_side.py); what the sizes are is few, as the interpreter takes a tenth of a second for a layer of a time step.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.reference import fma32
 from rtaccel.kernels.recurrent.triton import bidirectional as both
 from rtaccel.kernels.recurrent.triton import stack
-from rtaccel.kernels.recurrent.triton.config import Form, form_of, forms
+from rtaccel.kernels.recurrent.triton.config import KernelConfig, forms, select_config
 
 require("triton")
 INTERPRET = settings.triton_interpret()
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
 @pytest.fixture(autouse=True)
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+def nan_filled(monkeypatch: pytest.MonkeyPatch) -> None:
     """New numbers every time, and outputs that are full of NaN before."""
     allocate = torch.empty
     seed = torch.seed() % 2**31
@@ -119,13 +119,13 @@ def test_a_stream_without_meaning_is_nan_and_alone(op: str) -> None:
     assert_same(stage, inputs, got)
 
 
-def cut(stage: Stage, samples: int, units: int, resident: int) -> tuple[Form, Any]:
+def cut(stage: Stage, samples: int, units: int, resident: int) -> tuple[KernelConfig, Any]:
     """A stage cut into programs of so many units, prepared."""
     geometry, gates = Geometry.of(stage.attrs), GATES[stage.op]
     problem = Problem.of(stage, samples, DEVICE)
     parts = -(-geometry.hidden // units)
     group = int(stage.attrs.get("group_size", 0))
-    form = Form(geometry, stage.inputs[0].width, gates, units, parts, resident, group)
+    form = KernelConfig(geometry, stage.inputs[0].width, gates, units, parts, resident, group)
     return form, stack.prepared(stage, problem, form, operator(stage.op).lower(stage))
 
 
@@ -165,7 +165,9 @@ def test_programs_that_share_a_layer_in_both_directions(monkeypatch: pytest.Monk
 
         monkeypatch.setattr(both, "bind", side_by_side.bind)
     monkeypatch.setattr(both, "multiprocessors", lambda: 4)
-    monkeypatch.setattr(both, "forms_of", lambda problem, gates: [Form(Geometry(13, time=2), 6, gates, 8, 2, 1)])
+    monkeypatch.setattr(
+        both, "forms_of", lambda problem, gates: [KernelConfig(Geometry(13, time=2), 6, gates, 8, 2, 1)]
+    )
     call = both.prepared(stage, Problem.of(stage, 2, DEVICE), 3, operator("gru").lower(stage))
     for _ in range(2):
         inputs = make_inputs(stage, 2, seed())
@@ -198,22 +200,22 @@ def test_how_a_stack_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {}
     for name, (geometry, k) in sizes.items():
         problem = stack.problem_of("lstm", 4, geometry, k)
-        form = form_of(problem, 4, 132)
-        assert isinstance(form, Form)
-        found[name] = (form.parts, form.units, form.resident)
+        form = select_config(problem, 4, 132)
+        assert isinstance(form, KernelConfig)
+        found[name] = (form.parts, form.units, form.layers_in_registers)
         for other in forms(problem, 4):
             assert other.parts * other.units >= geometry.hidden
             assert other.parts * other.units <= 4 * other.chunks_h[0] * other.chunks_h[1]
             assert other.parts == 1 or 32 * other.num_warps >= other.chunks_h[0] * other.chunks_h[1]
-            assert sum(other.layer_words[: other.resident]) <= 128 * 256
+            assert sum(other.layer_words[: other.layers_in_registers]) <= 128 * 256
     assert found == {"A": (4, 32, 2), "B": (13, 16, 3), "C": (125, 8, 1)}
     large = stack.problem_of("lstm", 4, *sizes["C"])
-    whole = form_of(large, 4, 132)
-    assert isinstance(whole, Form)
+    whole = select_config(large, 4, 132)
+    assert isinstance(whole, KernelConfig)
     assert 4 * sum(whole.layer_words[1:]) == 192 << 10  # of the 256 KiB of L1 and shared memory
-    small = form_of(large, 4, 108)
-    assert isinstance(small, Form) and (small.parts, small.units, small.resident) == (63, 16, 0)
-    assert "32 programs at once for each of 5 streams" in str(form_of(replace(large, rows=5), 4, 108))
+    small = select_config(large, 4, 108)
+    assert isinstance(small, KernelConfig) and (small.parts, small.units, small.layers_in_registers) == (63, 16, 0)
+    assert "32 programs at once for each of 5 streams" in str(select_config(replace(large, rows=5), 4, 108))
 
 
 def test_what_is_not_taken() -> None:
@@ -223,7 +225,7 @@ def test_what_is_not_taken() -> None:
     ):  # fmt: skip
         stage = make_stage("lstm", 4, geometry, 32, form)
         assert said in (impl.supports(Problem.of(stage, 1, DEVICE)) or "")
-    assert "up to 256 in a moment, not 1024" in str(
+    assert "up to 256 in a time step, not 1024" in str(
         impl.supports(stack.problem_of("lstm", 4, Geometry(1000, layers=4), 500, group=32))
     )
     assert "16, 32, 64, 128, not 48" in str(impl.supports(stack.problem_of("lstm", 4, Geometry(8), 32, group=48)))
@@ -240,7 +242,7 @@ def test_wrong_inputs_are_refused() -> None:
 
 
 def test_a_compiled_model_uses_the_kernel() -> None:
-    """A stack with its head: x is quantised in the stack, the head reads its int8; a NaN comes out as NaN."""
+    """A stack with its head: x is quantized in the stack, the head reads its int8; a NaN comes out as NaN."""
 
     class Net(torch.nn.Module):
         def __init__(self) -> None:

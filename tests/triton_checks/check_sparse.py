@@ -1,4 +1,4 @@
-"""The Triton kernels of sparse weights: blocks, 2:4 and single weights, of any size, with rows quantised in front and without.
+"""The Triton kernels of sparse weights: blocks, 2:4 and single weights, of any size, with rows quantized in front and without.
 
 As check_kernels.py, started by tests/gpu/test_triton_interpreter.py. Integers must be those of the CPU's kernels to the bit.
 """
@@ -27,7 +27,7 @@ from tests.triton_checks.support.sparse_stages import (  # noqa: F401
     DEVICE,
     assert_right,
     fresh_seed,
-    poisoned,
+    nan_filled,
     taking,
     visible_sums,
     with_zeros,
@@ -129,7 +129,7 @@ def test_prepared_for_one_batch_runs_any_other() -> None:
 
 
 @pytest.mark.parametrize("layout", contract.LAYOUTS)
-def test_rows_quantised_in_front_are_those_of_two_launches(layout: str) -> None:
+def test_rows_quantized_in_front_are_those_of_two_launches(layout: str) -> None:
     """To the bit, with a row of zeros, one that is not finite, and K that is no multiple of anything."""
     for k in (37, 132):
         stage = fused.make_stage(k, 9, layout, 0.4, activation="relu")

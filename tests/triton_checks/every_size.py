@@ -15,7 +15,7 @@ import torch
 
 from rtaccel.backends import require
 from rtaccel.core.registry import impls
-from rtaccel.core.stage import Problem, Quant, Stage, Value
+from rtaccel.core.stage import Problem, QParams, Stage, Value
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -33,7 +33,7 @@ def check(k: int, generator: torch.Generator) -> int:
         stage = Stage(
             "linear",
             "size",
-            (Value("x", k, "int8", Quant(1.0, zero_point)),),
+            (Value("x", k, "int8", QParams(1.0, zero_point)),),
             (Value("y", n),),
             {"weight": weight[:n].clone(), "weight_scale": torch.ones(n)},
         )

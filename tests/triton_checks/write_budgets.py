@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from rtaccel.kernels._gpu.triton_aot import ARCHITECTURES, Allowed, compile_for, specialisations, violations
+from rtaccel.kernels._gpu.triton_aot import ARCHITECTURES, Allowed, compile_for, specializations, violations
 from tests.triton_checks import budgets
 
 
@@ -24,7 +24,7 @@ def main(check: bool, words: list[str]) -> None:
     rows: dict[str, dict[str, list[int]]] = {}
     families: dict[str, dict[str, str]] = {}
     broken: list[str] = []
-    chosen = [s for s in specialisations() if not words or any(word in s.name for word in words)]
+    chosen = [s for s in specializations() if not words or any(word in s.name for word in words)]
     for spec in chosen:
         for capability in ARCHITECTURES:
             if capability < spec.oldest or not budgets.known(capability):

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from rtaccel.kernels._gpu.triton_aot import ARCHITECTURES
 from tests.triton_checks import budgets
 from tests.triton_checks.support import launches
-from tests.triton_checks.support.moved import MOST, WITHOUT_LAUNCH, Record, record_of
+from tests.triton_checks.support.moved import MAX, WITHOUT_LAUNCH, Record, record_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "gpu-kernels.md"
 HEAD = """# GPU kernels, as compiled
@@ -83,7 +83,7 @@ def code(version: str, rows: dict[str, dict[str, list[int]]], made: dict[str, di
 
 
 def render() -> str:
-    lines = [HEAD.format(most=MOST, programs=WITHOUT_LAUNCH).rstrip()]
+    lines = [HEAD.format(most=MAX, programs=WITHOUT_LAUNCH).rstrip()]
     lines += [traffic(record_of(name)) for name in sorted(d.spec.name for d in launches.declared())]
     lines.append(CODE.rstrip())
     recorded, made = budgets.read(), json.loads(budgets.INSTRUCTIONS.read_text())
@@ -96,7 +96,7 @@ CHIP = """
 ## Recurrent streams in CUDA C++
 
 Of `kernels/recurrent/cuda/recurrent.cu`, from `tests/cuda_checks/budgets.json`, for cards of 132 multiprocessors: where a
-program's weights are, and what the code is made of. `again` is read from L2 in every moment, for want of room. Stack, local
+program's weights are, and what the code is made of. `again` is read from L2 in every time step, for want of room. Stack, local
 memory and spills are none.
 
 | network | card | programs x threads | in registers | in shared memory | again | registers | code |

@@ -264,7 +264,7 @@ def test_functional_call_with_other_weights_is_refused() -> None:
 def test_packed_weights_of_swapped_layers_are_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each copy packs its weights for the kernel that was faster when timed, on a busy machine one or another; their float32 sums
     differ in the last bit."""
-    from rtaccel.nn.params import sparse as sparse_numbers
+    from rtaccel.nn.params import sparse as sparse_params
 
     calls = 0
 
@@ -273,11 +273,11 @@ def test_packed_weights_of_swapped_layers_are_no_state(monkeypatch: pytest.Monke
         calls += 1
         *before, sparse = group.stages
         return (
-            replace(group, stages=(*before, sparse_numbers.contract.dense_stage(sparse))) if calls % 2 else group
+            replace(group, stages=(*before, sparse_params.contract.dense_stage(sparse))) if calls % 2 else group
         ), []
 
     model = nn.Sequential(nn.Linear(256, 96), nn.ReLU()).eval()  # one layer: every second copy is packed otherwise
     rt.sparsify_(model, rt.Unstructured(0.9))
-    monkeypatch.setattr(sparse_numbers.SparseNumbers, "chosen", now_this_now_that)
+    monkeypatch.setattr(sparse_params.SparseParams, "chosen", now_this_now_that)
     fast = rt.compile(model, (torch.randn(1, 256),), strict=True)
     assert calls and isinstance(fast, CompiledModel)

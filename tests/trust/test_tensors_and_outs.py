@@ -147,7 +147,7 @@ def test_a_model_of_views_checks_its_shapes() -> None:
 
 
 class ScanFirst(nn.Module):
-    """A call that stays torch's stands first."""
+    """A call that falls back to PyTorch stands first."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from bench.device.rows.peers import ways
 from bench.device.rows.timing import Fields, copies_for, copies_of, device_us, synchronous, timed
 from rtaccel.core.errors import FormatError
 
-MOST_COPIES = 128
+MAX_COPIES = 128
 
 
 def scheme_of(text: str) -> Any:
@@ -66,7 +66,7 @@ def cold_row(name: str, scheme: str) -> Fields:
     """A linear layer on the card, again and again on other copies of its weights, so that each call reads them from memory."""
     model, x = given("linear", name)
     fast, there = compiled(model, x, scheme, "eager"), x.cuda()
-    copies, mib = copies_of(fast, MOST_COPIES)
+    copies, mib = copies_of(fast, MAX_COPIES)
     us = device_us([writer(each, there) for each in copies])
     kernels = [line.kernel for line in fast.explain_lines(measure=False)]
     return {"device_us": us, "copies": len(copies), "copies_mib": mib, "kernels": kernels}
@@ -77,7 +77,7 @@ def torch_linear_row(name: str, cold: bool) -> Fields:
     model, x = given("linear", name)
     layer, there = model[0], x.cuda().half()  # type: ignore[index]
     size = 2 * layer.weight.numel()
-    number = min(copies_for(size), MOST_COPIES) if cold else 1
+    number = min(copies_for(size), MAX_COPIES) if cold else 1
     made = [(layer.weight.detach().half().cuda(), layer.bias.detach().half().cuda()) for _ in range(number)]
     calls = [lambda w=w, b=b: nn.functional.linear(there, w, b) for w, b in made]
     return {"device_us": device_us(calls), "copies": number, "copies_mib": number * size >> 20}

@@ -1,4 +1,4 @@
-"""The round trip alone: one float32 to a kernel that stays on the card, and back. And whether the card answers at all.
+"""The round trip alone: one float32 to a persistent kernel on the card, and back. And whether the card answers at all.
 
 The only file here that knows how the library starts such a kernel; everything else uses what is public.
 """
@@ -60,10 +60,10 @@ def round_trip(seconds: float, start: Start) -> Fields:
 def triton(seconds: float) -> Fields:
     """By Triton's kernel, compiled here or built ahead."""
     from rtaccel.kernels._gpu.triton_launch import bind
-    from rtaccel.kernels.mlp.triton_resident import specialise_null
+    from rtaccel.kernels.mlp.triton_persistent import specialize_null
 
     def start(requests: Tensor, replies: Tensor, control: Tensor) -> None:
-        bind(specialise_null(1, 1))((1,), request_ptr=requests, reply_ptr=replies, control_ptr=control, idle_looks=0)
+        bind(specialize_null(1, 1))((1,), request_ptr=requests, reply_ptr=replies, control_ptr=control, idle_looks=0)
 
     return round_trip(seconds, start)
 
@@ -85,9 +85,9 @@ def cuda(seconds: float) -> Fields:
 def built_ahead(seconds: float) -> Fields:
     """By Triton's kernel from the folder of kernels built ahead, and from nowhere else."""
     from rtaccel.kernels._gpu import triton_launch
-    from rtaccel.kernels.mlp.triton_resident import specialise_null
+    from rtaccel.kernels.mlp.triton_persistent import specialize_null
 
-    if triton_launch.built_ahead(triton_launch.spec_key(specialise_null(1, 1))) is None:
+    if triton_launch.built_ahead(triton_launch.spec_key(specialize_null(1, 1))) is None:
         raise BackendUnavailable(
             "null model", "no kernel built ahead", "one in the folder", "Look at what building said."
         )

@@ -1,4 +1,4 @@
-"""Models on a kernel that stays on the card: their calls, starting and ending many, and eight at once in one process.
+"""Models on a persistent kernel on the card: their calls, starting and ending many, and eight at once in one process.
 
 Nothing here may wait for the whole device: such a kernel does not end by itself. The functions take what makes a model, so that
 their own logic is tested where there is no GPU; the rows at the end make it for the card.
@@ -36,7 +36,7 @@ class Model(Protocol):
 
 
 def compiled(name: str, scheme: str = "w8a8") -> Any:
-    """A network on a kernel that stays."""
+    """A network on a persistent kernel."""
     model, inputs = network(name)
     return rt.compile(
         model, (torch.randn(1, inputs),), scheme=scheme, calibration=[torch.randn(256, inputs)], device="cuda",

@@ -23,7 +23,7 @@ from rtaccel.core.sparsity import Sparsity
 from rtaccel.formats import masks
 from rtaccel.plan import sparse_gpu
 
-MOST_COPIES = 64
+MAX_COPIES = 64
 
 PATTERNS: dict[str, Sparsity] = {
     str(pattern): pattern
@@ -33,7 +33,7 @@ PATTERNS: dict[str, Sparsity] = {
     )
 }  # fmt: skip
 
-FORCED: dict[str, dict[str, float]] = {"": {}, " sparse": {"CHAIN_US": -1e6}, " dense": {"LEAST_ZEROS": 2.0}}
+FORCED: dict[str, dict[str, float]] = {"": {}, " sparse": {"CHAIN_US": -1e6}, " dense": {"MIN_ZEROS": 2.0}}
 """What is changed in the model of time, so that it picks the sparse form, or the dense one."""
 
 
@@ -57,7 +57,7 @@ def ours_row(m: int, n: int, pattern: str, scheme: str, forced: str = "") -> Fie
     with choosing(forced):
         model = nn.Sequential(layer).eval()
         fast: Any = rt.compile(model, (x,), scheme, calibration=[torch.randn(256, n)], device="cuda", mode="eager")
-        copies, mib = copies_of(fast, MOST_COPIES)
+        copies, mib = copies_of(fast, MAX_COPIES)
     notes = [note for note in fast.explain(measure=False).splitlines() if "computed" in note]
     there = x.cuda()
     us = device_us([writer(each, there) for each in copies])
@@ -106,6 +106,6 @@ def call_of(way: str, weight: Tensor, x: Tensor, pattern: Sparsity) -> Callable[
 def other_row(m: int, n: int, pattern: str, way: str) -> Fields:
     weight, x = layer_of(n, pattern).weight.detach().cuda().half(), torch.randn(m, n, device="cuda").half()
     size = 2 * (weight.numel() if way == DENSE else int(weight.count_nonzero()))
-    number = min(copies_for(size), MOST_COPIES)
+    number = min(copies_for(size), MAX_COPIES)
     calls = [call_of(way, weight, x, PATTERNS[pattern]) for _ in range(number)]
     return {"device_us": device_us(calls), "copies": number, "copies_mib": number * size >> 20}

@@ -1,9 +1,9 @@
-"""LiteRT (XNNPACK): litert-torch to convert, ai-edge-quantizer to quantise, the bare `invoke()` to time.
+"""LiteRT (XNNPACK): litert-torch to convert, ai-edge-quantizer to quantize, the bare `invoke()` to time.
 
 `invoke()` alone is timed, with inputs set beforehand: setting and reading tensors (about 1 us for one input and one output)
 would come on top, as the interpreter takes no buffers of the caller. What the plain flow gets wrong is put right, so that
 the peer is at its best: true minimum and maximum in calibration (not their moving average, which clips), ELU put together
-again (see lite_rt_elu.py), height-1 convolutions and one gate product per layer (see spelled.py), float depthwise
+again (see lite_rt_elu.py), height-1 convolutions and one gate product per layer (see decomposed.py), float depthwise
 convolutions in the dynamic int8 form (XNNPACK has none there), and a float head of the TCN in the static one.
 """
 
@@ -49,11 +49,11 @@ def _to_float(job: Job, target: Path) -> None:
     import litert_torch
     import torch
 
-    from bench.peers.decomposed import example, spelled
+    from bench.peers.decomposed import decomposed, example
     from bench.peers.kits.lite_rt_elu import fuse_elu
 
     torch.backends.mha.set_fastpath_enabled(False)  # one fused operator that no exporter knows
-    litert_torch.convert(spelled(job.model), example(job.model)).export(str(target))
+    litert_torch.convert(decomposed(job.model), example(job.model)).export(str(target))
     fuse_elu(target)
 
 
@@ -81,10 +81,10 @@ def _static_int8(job: Job, source: Path, target: Path) -> None:
 
 
 def _named(job: Job, given: list[np.ndarray]) -> dict[str, np.ndarray]:
-    from bench.peers.decomposed import spelled_states
+    from bench.peers.decomposed import decomposed_states
 
     x, *states = given
-    parts = split(states) if spelled_states(job.model) else tuple(states)
+    parts = split(states) if decomposed_states(job.model) else tuple(states)
     return {f"args_{i}": np.ascontiguousarray(a) for i, a in enumerate((x, *parts))}
 
 
@@ -97,7 +97,7 @@ def _dynamic_int8(job: Job, source: Path, target: Path) -> None:
 
 
 def _dynamic_int4(job: Job, source: Path, target: Path) -> None:
-    """Groups of 32 along K; int8 for layers whose K is no multiple of 32, which the quantiser refuses in groups."""
+    """Groups of 32 along K; int8 for layers whose K is no multiple of 32, which the quantizer refuses in groups."""
     from ai_edge_quantizer import qtyping, quantizer, recipe
 
     operations = qtyping.TFLOperationName
@@ -120,7 +120,7 @@ def _dynamic_int4(job: Job, source: Path, target: Path) -> None:
 def _mark_ragged(source: Path, target: Path) -> tuple[int, int]:
     """How many layers have K % 32 != 0, and how many there are.
 
-    Names the results of the former, as the quantiser's recipes pick operators by that name.
+    Names the results of the former, as the quantizer's recipes pick operators by that name.
     """
     from ai_edge_litert.tools import flatbuffer_utils
 

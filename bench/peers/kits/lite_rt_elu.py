@@ -87,7 +87,7 @@ def _drop_unused(graph: Any) -> None:
 
 
 def _drop_tensors(model: Any) -> None:
-    """Tensors that no operator touches: the quantiser's calibration would read their missing values."""
+    """Tensors that no operator touches: the quantizer's calibration would read their missing values."""
     for number, graph in enumerate(model.subgraphs):
         ends = [*graph.inputs, *graph.outputs]
         used = sorted(

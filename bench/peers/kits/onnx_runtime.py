@@ -1,7 +1,7 @@
-"""ONNX Runtime: torch's exporter, its own quantisers, IOBinding on buffers that lie still.
+"""ONNX Runtime: torch's exporter, its own quantizers, IOBinding on buffers that lie still.
 
-Recurrent networks go in twice, as its own LSTM or GRU operator and spelled out (`cells`), because which is faster depends
-on the width and the precision. Its dynamic quantiser knows the LSTM operator; the static and 4-bit ones only products.
+Recurrent networks go in twice, as its own LSTM or GRU operator and decomposed (`cells`), because which is faster depends
+on the width and the precision. Its dynamic quantizer knows the LSTM operator; the static and 4-bit ones only products.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ def convert(job: Job, variant: str) -> None:
 def export(job: Job, target: Path, cells: bool) -> None:
     import torch
 
-    from bench.peers.decomposed import example, spelled
+    from bench.peers.decomposed import decomposed, example
     from bench.peers.models import BY_NAME, Flat
 
     torch.backends.mha.set_fastpath_enabled(False)
     model = BY_NAME[job.model]
-    module = spelled(job.model) if cells else Flat(model, model.module())
+    module = decomposed(job.model) if cells else Flat(model, model.module())
     given = example(job.model, whole=not cells)
     names = [f"in{i}" for i in range(len(given))]
     torch.onnx.export(module.eval(), given, target, dynamo=True, verbose=False, external_data=False, input_names=names)
@@ -79,10 +79,10 @@ def _static(job: Job, source: Path, target: Path) -> None:
     from onnxruntime import quantization as q
 
     from bench.peers.base import split
-    from bench.peers.decomposed import spelled_states
+    from bench.peers.decomposed import decomposed_states
 
     columns = job.data().calibration
-    layered = bool(spelled_states(job.model))
+    layered = bool(decomposed_states(job.model))
 
     def feeds() -> Iterator[dict[str, np.ndarray]]:
         for call in range(len(columns[0])):
@@ -106,7 +106,7 @@ def _static(job: Job, source: Path, target: Path) -> None:
 
 
 def _four_bits(source: Path, target: Path) -> None:
-    """Groups of 32, int8 arithmetic (accuracy level 4). The quantiser takes MatMul only, so Gemm is written as one first."""
+    """Groups of 32, int8 arithmetic (accuracy level 4). The quantizer takes MatMul only, so Gemm is written as one first."""
     import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 

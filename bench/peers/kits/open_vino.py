@@ -1,7 +1,7 @@
 """OpenVINO: conversion from torch, NNCF for int8 and 4-bit weights, latency hint, one stream, one thread, shared tensors.
 
 `fp32` forbids reduced precision, `bf16` asks for it (OpenVINO's own default where the CPU has AMX); of the integer forms the
-faster of the two is taken, which differs by network. `int8` quantises weights and activations, `w8` and `w4` weights only
+faster of the two is taken, which differs by network. `int8` quantizes weights and activations, `w8` and `w4` weights only
 (activations as it likes).
 """
 
@@ -34,13 +34,13 @@ def convert(job: Job, variant: str) -> None:
     import openvino as ov
     import torch
 
-    from bench.peers.decomposed import example, spelled
+    from bench.peers.decomposed import decomposed, example
     from bench.peers.models import BY_NAME, Flat
 
     torch.backends.mha.set_fastpath_enabled(False)
     cells = uses_cells(job.model, variant)
     model = BY_NAME[job.model]
-    module = spelled(job.model) if cells else Flat(model, model.module()).eval()
+    module = decomposed(job.model) if cells else Flat(model, model.module()).eval()
     given = example(job.model, whole=not cells)
     found = ov.convert_model(module, example_input=given, input=[list(t.shape) for t in given])
     if variant == "int8":

@@ -93,8 +93,8 @@ def _stream(job: Job, name: str) -> Runner:
     import rtaccel as rt
 
     data = job.data()
-    moments = data.calibration[0].reshape(len(data.calibration[0]), -1)
-    window = torch.from_numpy(np.ascontiguousarray(moments.T if job.model == "tcn_step" else moments))[None]
+    time_steps = data.calibration[0].reshape(len(data.calibration[0]), -1)
+    window = torch.from_numpy(np.ascontiguousarray(time_steps.T if job.model == "tcn_step" else time_steps))[None]
     x = torch.from_numpy(data.x[0].reshape(1, -1).copy())
     live = rt.stream(_over_windows(job), x, scheme(name), calibration=None if name == "float32" else [window])
     _check_scheme(live)

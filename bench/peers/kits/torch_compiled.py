@@ -1,6 +1,6 @@
 """torch.compile at its best form on a CPU: freezing, max-autotune, the C++ wrapper. Minutes to compile on one core.
 
-It takes no LSTM or GRU module, so recurrent networks go in spelled out.
+It takes no LSTM or GRU module, so recurrent networks go in decomposed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ def load(job: Job, variant: str) -> Runner:
     import torch
     from torch._inductor import config
 
-    from bench.peers.decomposed import example, spelled
+    from bench.peers.decomposed import decomposed, example
     from bench.peers.models import flatten
 
     torch.set_grad_enabled(False)
     torch.set_num_threads(1)
     config.freezing = config.cpp_wrapper = True
     config.compile_threads = 1
-    module = spelled(job.model)
+    module = decomposed(job.model)
     given = example(job.model)
     want = flatten(module(*given))
     note = "fresh tensors out"

@@ -1,4 +1,4 @@
-// The quantised LSTM and GRU cells of recurrent_cells.h and the activations of activation.h, operation by operation, so
+// The quantized LSTM and GRU cells of recurrent_cells.h and the activations of activation.h, operation by operation, so
 // with their bits.
 #pragma once
 
@@ -27,7 +27,7 @@ static __device__ __forceinline__ float lstm_cell(const float* t, float& carried
   return div_rn(mul_rn(o.sum(), c.num), add_rn(den, den));
 }
 
-// h from the sums of both gates, the halves of the third, and the h of the moment before.
+// h from the sums of both gates, the halves of the third, and the h of the time step before.
 static __device__ __forceinline__ float gru_cell(float t_r, float t_z, float x_n, float h_n, float carried) {
   const Tanh r(t_r), z(t_z);
   const float reset = div_rn(r.sum(), add_rn(r.den, r.den));

@@ -34,19 +34,19 @@ constexpr __host__ __device__ int ceil_div(int a, int b) { return (a + b - 1) / 
 
 // A line is 16 bytes of weights of one unit and gate. A step is one line of every thread: thread (unit, lane) has line
 // j * kLanes + lane. The lines of a vector fill whole steps, with zeros.
-constexpr int kLineNumbers = kGroup ? 32 : 16;  // int8 numbers that a line is multiplied with
-constexpr int kWide = kPrograms * kUnits;       // units, with those that are there to fill up
-constexpr int kStepsX = ceil_div(kInputs, kLineNumbers* kLanes);
-constexpr int kStepsH = ceil_div(kWide, kLineNumbers* kLanes);
-constexpr int kBytesX = kStepsX * kLanes * kLineNumbers, kBytesH = kStepsH * kLanes * kLineNumbers;
+constexpr int kLineParams = kGroup ? 32 : 16;  // int8 numbers that a line is multiplied with
+constexpr int kWide = kPrograms * kUnits;      // units, with those that are there to fill up
+constexpr int kStepsX = ceil_div(kInputs, kLineParams* kLanes);
+constexpr int kStepsH = ceil_div(kWide, kLineParams* kLanes);
+constexpr int kBytesX = kStepsX * kLanes * kLineParams, kBytesH = kStepsH * kLanes * kLineParams;
 constexpr int kSteps = kGates * (kStepsX + (2 * kLayers - 1) * kStepsH);
 constexpr int kWordsX = ceil_div(kInputs, 4), kWordsH = kWide / 4, kWordsOwn = kUnits / 4;
 
 // Rows of numbers, kUnits each: multipliers of x and of h, biases, for a GRU that of h in its third gate.
 constexpr int kRows = 3 * kGates + (kGates == 3);
-constexpr int kHeadLineNumbers = kHeadGroup ? 32 : 16;
-constexpr int kHeadLines = ceil_div(kWide, kHeadLineNumbers);  // of one output
-constexpr int kBytesY = kHeadLines * kHeadLineNumbers;
+constexpr int kHeadLineParams = kHeadGroup ? 32 : 16;
+constexpr int kHeadLines = ceil_div(kWide, kHeadLineParams);  // of one output
+constexpr int kBytesY = kHeadLines * kHeadLineParams;
 constexpr int kGroupsX = kGroup ? ceil_div(kInputs, kGroup ? kGroup : 1) : 0;
 constexpr int kGroupsH = kGroup ? ceil_div(kHidden, kGroup ? kGroup : 1) : 0;
 constexpr int kGroupsY = kHeadGroup ? ceil_div(kHidden, kHeadGroup ? kHeadGroup : 1) : 0;
@@ -61,8 +61,8 @@ constexpr int kFoldLines = kGroup ? kMostSteps * kLanes : 0;  // of a unit's gat
 constexpr int kAtX = kHeld * kThreads * 16;
 constexpr int kAtH = kAtX + kBytesX;
 constexpr int kAtY = kAtH + kLayers * kBytesH;
-constexpr int kAtNumbers = kAtY + (kHead ? up16(kBytesY) : 0);
-constexpr int kAtCompensation = kAtNumbers + up16(4 * kLayers * kRows * kUnits);
+constexpr int kAtParams = kAtY + (kHead ? up16(kBytesY) : 0);
+constexpr int kAtCompensation = kAtParams + up16(4 * kLayers * kRows * kUnits);
 constexpr int kAtBefore = kAtCompensation + up16(4 * kGates * kUnits);
 constexpr int kAtStates = kAtBefore + up16(4 * kLayers * kGates * kUnits);
 constexpr int kAtScales = kAtStates + up16(2 * 4 * kLayers * kUnits);

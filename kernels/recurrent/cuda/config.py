@@ -1,6 +1,6 @@
 """How a recurrent stack is cut for cuda_recurrent.cu, and where its weights stay: registers, shared memory, or neither.
 
-Everything here is reckoned in cycles of an H100 and no card has confirmed it: a form is chosen by what it must read and
+Everything here is computed in cycles of an H100 and no card has confirmed it: a form is chosen by what it must read and
 multiply between a message and its answer (FLOORS below), and by how often its blocks exchange words on the way.
 """
 
@@ -88,7 +88,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Form:
+class KernelConfig:
     """One cut of a stack. units: of each layer in a program. lanes: threads of a unit. group: of int4 weights, 0 for int8.
     kept, held: steps whose weights are in registers, and in shared memory. A step is 16 bytes of every thread."""
 
@@ -185,7 +185,7 @@ class Form:
 
     @property
     def reread_bytes(self) -> int:
-        """Of a program's weights, those that it reads again in every moment."""
+        """Of a program's weights, those that it reads again in every time step."""
         return (self.steps - self.kept - self.held) * self.step_bytes
 
     @property
@@ -200,23 +200,23 @@ class Form:
         wide = self.parts * self.units // 4
         return 2 * ((self.geometry.layers + 1) * wide + -(-self.inputs // 4) + 1) if self.parts > 1 else 1
 
-    def placed(self, shared: int) -> Form:
+    def placed(self, shared: int) -> KernelConfig:
         """With its weights where they belong, for `shared` bytes of shared memory. What a waiting host feels, the products of
         x, goes into registers; the rest into shared memory, or registers that are left where it is too small."""
-        form = self
-        if form.head is not None:
-            held = replace(form, head_held=True)
-            form = held if held.beside <= min(shared // 4, 24 << 10) else form
-        most = min(form.most_kept, form.steps)
-        room = max((shared - form.beside) // form.step_bytes, 0)
-        timed = sum(form.halves[: form.geometry.layers])
-        kept = min(most, max(timed, form.steps - room))
-        if kept + room < form.steps:  # loads of what is read again take registers too
+        kernel_config = self
+        if kernel_config.head is not None:
+            held = replace(kernel_config, head_held=True)
+            kernel_config = held if held.beside <= min(shared // 4, 24 << 10) else kernel_config
+        most = min(kernel_config.most_kept, kernel_config.steps)
+        room = max((shared - kernel_config.beside) // kernel_config.step_bytes, 0)
+        timed = sum(kernel_config.halves[: kernel_config.geometry.layers])
+        kept = min(most, max(timed, kernel_config.steps - room))
+        if kept + room < kernel_config.steps:  # loads of what is read again take registers too
             kept = min(kept, max(most - STEPS_IN_FLIGHT, 0))
-        return replace(form, kept=kept, held=min(room, form.steps - kept))
+        return replace(kernel_config, kept=kept, held=min(room, kernel_config.steps - kept))
 
     def clocks(self) -> tuple[float, float]:
-        """(until the answer, after it), as reckoned."""
+        """(until the answer, after it), as computed."""
         layers, found, first = self.geometry.layers, [0.0, 0.0], 0
         for index, steps in enumerate(self.halves):
             kept = min(max(self.kept - first, 0), steps)
@@ -250,13 +250,13 @@ class Form:
         """For `explain`."""
         return (
             f"{self.kept_bytes:,} B of weights in registers and {self.held * self.step_bytes:,} B in shared memory of each, "
-            f"{self.reread_bytes:,} B read again from L2 in every moment"
+            f"{self.reread_bytes:,} B read again from L2 in every time step"
         )
 
 
-def forms(
+def kernel_configs(
     geometry: Geometry, inputs: int, gates: int, group: int, head: Head | None, most: int, shared: int
-) -> Iterator[Form]:
+) -> Iterator[KernelConfig]:
     """Every cut for at most `most` programs with `shared` bytes each."""
     seen = set()
     for parts in range(1, most + 1):
@@ -266,26 +266,26 @@ def forms(
             continue
         seen.add(units)
         for lanes in (1, 2, 4, 8, 16, 32):
-            form = Form(geometry, inputs, gates, group, head, units, parts, lanes)
-            if not 32 <= form.threads <= MAX_THREADS:
+            kernel_config = KernelConfig(geometry, inputs, gates, group, head, units, parts, lanes)
+            if not 32 <= kernel_config.threads <= MAX_THREADS:
                 break
-            form = form.placed(shared)
-            if form.shared_bytes <= shared:
-                yield form
+            kernel_config = kernel_config.placed(shared)
+            if kernel_config.shared_bytes <= shared:
+                yield kernel_config
 
 
-def form_of(
+def select_config(
     geometry: Geometry, inputs: int, gates: int, group: int, head: Head | None, of: Card | None = None
-) -> Form | None:
+) -> KernelConfig | None:
     """The form for a card that reads least again, and of those the one with the soonest answer; None where none fits at all."""
     of = of or Card()
-    found = list(forms(geometry, inputs, gates, group, head, of.multiprocessors, of.shared))
+    found = list(kernel_configs(geometry, inputs, gates, group, head, of.multiprocessors, of.shared))
     return min(found, key=_worth, default=None)
 
 
-def _worth(form: Form) -> tuple[float, ...]:
-    timed, after = form.clocks()
-    return (form.reread_bytes, timed + after / 16)
+def _worth(kernel_config: KernelConfig) -> tuple[float, ...]:
+    timed, after = kernel_config.clocks()
+    return (kernel_config.reread_bytes, timed + after / 16)
 
 
 def unsupported(stage: Stage, following: Stage | None) -> str | None:
@@ -295,11 +295,11 @@ def unsupported(stage: Stage, following: Stage | None) -> str | None:
     if problem.weight_dtype not in ("int8", "uint8"):
         return f"has int8 or int4 weights, not {problem.weight_dtype}"
     if geometry.directions != 1 or geometry.time != 1 or geometry.batch != 1:
-        return "runs one stream forwards, moment by moment"
+        return "runs one stream forwards, step by step"
     if max(problem.in_widths[0], geometry.hidden) > MAX_K:
         return f"sums in int32, which holds widths up to {MAX_K}"
     if stage.inputs[0].dtype != "float32" or "x_scale" not in stage.attrs:
-        return "quantises x with a static scale: pass calibration="
+        return "quantizes x with a static scale: pass calibration="
     if group_of(stage) % 32:
         return f"has int4 weights in groups that 32 divides, not {group_of(stage)}"
     if following is None:

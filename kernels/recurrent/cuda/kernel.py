@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rtaccel.formats import int4
 from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
-from rtaccel.kernels.recurrent.cuda.config import Card, Form, Head, form_of
+from rtaccel.kernels.recurrent.cuda.config import Card, Head, KernelConfig, select_config
 from rtaccel.kernels.recurrent.layout import Geometry
 
 FILES = ("_persistent/cuda_words.h", "recurrent/cuda/cells.h", "recurrent/cuda/config.h", "recurrent/cuda/stack.h")
@@ -32,36 +32,36 @@ a card: those of STAC-ML Markets (Inference), and a GRU."""
 
 PARAMETERS = (
     ("request_ptr", "*i64"), ("reply_ptr", "*i64"), ("control_ptr", "*i64"), ("past_ptr", "*i64"), ("words_ptr", "*i32"),
-    ("numbers_ptr", "*fp32"), ("compensation_ptr", "*i32"), ("scales_ptr", "*fp32"), ("head_words_ptr", "*i32"),
+    ("params_ptr", "*fp32"), ("compensation_ptr", "*i32"), ("scales_ptr", "*fp32"), ("head_words_ptr", "*i32"),
     ("head_numbers_ptr", "*fp32"), ("head_compensation_ptr", "*i32"), ("exchange_ptr", "*i64"), ("x_inverse", "fp32"),
     ("x_zero_point", "i32"), ("h_inverse", "fp32"), ("y_inverse", "fp32"), ("y_zero_point", "i32"), ("idle_looks", "i32"),
 )  # fmt: skip
 
 
-def kernel_of(op: str, form: Form) -> CudaKernel:
+def kernel_of(op: str, kernel_config: KernelConfig) -> CudaKernel:
     """op: lstm or gru."""
-    g, head = form.geometry, form.head
+    g, head = kernel_config.geometry, kernel_config.head
     ended = "states" if head is None else f"N{head.outputs}_{head.activation}"
-    weights = f"int4g{form.group}" if form.group else "int8"
+    weights = f"int4g{kernel_config.group}" if kernel_config.group else "int8"
     return CudaKernel(
         "recurrent/cuda/recurrent.cu",
         "rtaccel_recurrent",
         PARAMETERS,
-        num_warps=form.threads // 32,
-        name=f"{op}_chip_{weights}_K{form.inputs}_H{g.hidden}_L{g.layers}_P{form.parts}_{ended}_S{form.shared_bytes}",
+        num_warps=kernel_config.threads // 32,
+        name=f"{op}_chip_{weights}_K{kernel_config.inputs}_H{g.hidden}_L{g.layers}_P{kernel_config.parts}_{ended}_S{kernel_config.shared_bytes}",
         includes=FILES,
-        definitions=tuple(form.definitions().items()),
-        shared_bytes=form.shared_bytes,
-        cooperative=form.parts > 1,
+        definitions=tuple(kernel_config.definitions().items()),
+        shared_bytes=kernel_config.shared_bytes,
+        cooperative=kernel_config.parts > 1,
     )
 
 
-def declared(name: str, card: Card) -> tuple[Form, CudaKernel]:
+def declared(name: str, card: Card) -> tuple[KernelConfig, CudaKernel]:
     """One of DECLARED, as it is for a card."""
     op, geometry, inputs, group, head = DECLARED[name]
-    form = form_of(geometry, inputs, 4 if op == "lstm" else 3, group, head, card)
-    assert form is not None, name
-    return form, kernel_of(op, form)
+    kernel_config = select_config(geometry, inputs, 4 if op == "lstm" else 3, group, head, card)
+    assert kernel_config is not None, name
+    return kernel_config, kernel_of(op, kernel_config)
 
 
 def _numbers_of(low: Mapping[str, Any], name: str, k: int, group: int) -> Tensor:
@@ -70,29 +70,37 @@ def _numbers_of(low: Mapping[str, Any], name: str, k: int, group: int) -> Tensor
     return int4.unpack(weight, k) if group else weight
 
 
-def _lines(numbers: Tensor, group: int) -> Tensor:
+def _lines(params: Tensor, group: int) -> Tensor:
     """int8 [..., lines * 16 or 32] -> [..., lines, 16] bytes."""
     if not group:
-        return numbers.unflatten(-1, (-1, 16))
-    low, high = numbers.unflatten(-1, (-1, 2, 16)).unbind(-2)
+        return params.unflatten(-1, (-1, 16))
+    low, high = params.unflatten(-1, (-1, 2, 16)).unbind(-2)
     return ((low.int() & 15) | (high.int() & 15) << 4).to(torch.uint8).view(torch.int8)
 
 
-def _steps(numbers: Tensor, form: Form, steps: int) -> Tensor:
+def _steps(params: Tensor, kernel_config: KernelConfig, steps: int) -> Tensor:
     """int8 [gates * H, K] -> [parts, steps * gates, threads, 16]."""
-    units = form.parts * form.units
-    padded = torch.zeros((form.gates, units, steps * form.lanes * form.line), dtype=torch.int8)
-    padded[:, : form.geometry.hidden, : numbers.shape[1]] = numbers.view(form.gates, -1, numbers.shape[1])
-    lines = _lines(padded, form.group).view(form.gates, form.parts, form.units, steps, form.lanes, 16)
-    threads = lines.permute(1, 3, 0, 2, 4, 5).reshape(form.parts, steps * form.gates, form.units * form.lanes, 16)
-    return torch.nn.functional.pad(threads, (0, 0, 0, form.threads - threads.shape[2]))
+    units = kernel_config.parts * kernel_config.units
+    padded = torch.zeros(
+        (kernel_config.gates, units, steps * kernel_config.lanes * kernel_config.line), dtype=torch.int8
+    )
+    padded[:, : kernel_config.geometry.hidden, : params.shape[1]] = params.view(
+        kernel_config.gates, -1, params.shape[1]
+    )
+    lines = _lines(padded, kernel_config.group).view(
+        kernel_config.gates, kernel_config.parts, kernel_config.units, steps, kernel_config.lanes, 16
+    )
+    threads = lines.permute(1, 3, 0, 2, 4, 5).reshape(
+        kernel_config.parts, steps * kernel_config.gates, kernel_config.units * kernel_config.lanes, 16
+    )
+    return torch.nn.functional.pad(threads, (0, 0, 0, kernel_config.threads - threads.shape[2]))
 
 
-def _by_part(values: Tensor, form: Form) -> Tensor:
+def _by_part(values: Tensor, kernel_config: KernelConfig) -> Tensor:
     """[rows * H, columns] -> [parts, rows, units, columns]."""
-    rows = values.reshape(-1, form.geometry.hidden, values.shape[-1])
-    padded = torch.nn.functional.pad(rows, (0, 0, 0, form.parts * form.units - rows.shape[1]))
-    return padded.view(rows.shape[0], form.parts, form.units, -1).transpose(0, 1)
+    rows = values.reshape(-1, kernel_config.geometry.hidden, values.shape[-1])
+    padded = torch.nn.functional.pad(rows, (0, 0, 0, kernel_config.parts * kernel_config.units - rows.shape[1]))
+    return padded.view(rows.shape[0], kernel_config.parts, kernel_config.units, -1).transpose(0, 1)
 
 
 def _multiplier(value: Any, rows: int) -> Tensor:
@@ -106,11 +114,11 @@ class Operands:
     """A stack's numbers, and its head's, as the kernel reads them, on the device."""
 
     words: Tensor
-    numbers: Tensor
+    params: Tensor
     compensation: Tensor
     scales: Tensor
     head_words: Tensor
-    head_numbers: Tensor
+    head_params: Tensor
     head_compensation: Tensor
     x_inverse: float
     x_zero_point: int
@@ -119,32 +127,34 @@ class Operands:
     y_zero_point: int
 
     @classmethod
-    def of(cls, low: Mapping[str, Any], head: Mapping[str, Any] | None, form: Form, device: str) -> Operands:
+    def of(
+        cls, low: Mapping[str, Any], head: Mapping[str, Any] | None, kernel_config: KernelConfig, device: str
+    ) -> Operands:
         """low, head: what the contracts' `lower` give."""
-        g, gates = form.geometry, form.gates
-        of_x, of_h, numbers, scales = [], [], [], []
+        g, gates = kernel_config.geometry, kernel_config.gates
+        of_x, of_h, params, scales = [], [], [], []
         for layer, _, suffix in g.suffixes():
-            inputs = form.inputs if layer == 0 else g.hidden
-            x = _numbers_of(low, f"weight_ih{suffix}", inputs, form.group)
-            h = _numbers_of(low, f"weight_hh{suffix}", g.hidden, form.group)
-            of_x.append(_steps(x, form, form.steps_x if layer == 0 else form.steps_h))
-            of_h.append(_steps(h, form, form.steps_h))
+            inputs = kernel_config.inputs if layer == 0 else g.hidden
+            x = _numbers_of(low, f"weight_ih{suffix}", inputs, kernel_config.group)
+            h = _numbers_of(low, f"weight_hh{suffix}", g.hidden, kernel_config.group)
+            of_x.append(_steps(x, kernel_config, kernel_config.steps_x if layer == 0 else kernel_config.steps_h))
+            of_h.append(_steps(h, kernel_config, kernel_config.steps_h))
             rows = [_multiplier(low[f"weight_{w}{suffix}_multiplier"], gates * g.hidden) for w in ("ih", "hh")]
             rows.append(_multiplier(low[f"bias{suffix}"], 0))
             rows += [_multiplier(low[f"bias_n{suffix}"], 0)] if gates == 3 else []
-            numbers += [_by_part(row, form).flatten(1) for row in rows]
-            if form.group:
+            params += [_by_part(row, kernel_config).flatten(1) for row in rows]
+            if kernel_config.group:
                 scales += [
-                    _by_part(low[f"weight_{w}{suffix}_group_scale"].cpu().float(), form).flatten(1)
+                    _by_part(low[f"weight_{w}{suffix}_group_scale"].cpu().float(), kernel_config).flatten(1)
                     for w in ("ih", "hh")
                 ]
         words = torch.cat([*of_x, *of_h], 1)
-        first = _numbers_of(low, "weight_ih_l0", form.inputs, form.group)
-        zeros = 0 if form.group else -low["x_zero_point"]  # int4: in the bias
-        compensation = _by_part((zeros * first.sum(1, dtype=torch.int32)).view(-1, 1), form)
+        first = _numbers_of(low, "weight_ih_l0", kernel_config.inputs, kernel_config.group)
+        zeros = 0 if kernel_config.group else -low["x_zero_point"]  # int4: in the bias
+        compensation = _by_part((zeros * first.sum(1, dtype=torch.int32)).view(-1, 1), kernel_config)
         found = (
-            words.contiguous().view(torch.int32).flatten(), torch.cat(numbers, 1).flatten(), compensation.flatten(),
-            torch.cat(scales, 1).flatten() if scales else torch.zeros(1), *_head_operands(head, form),
+            words.contiguous().view(torch.int32).flatten(), torch.cat(params, 1).flatten(), compensation.flatten(),
+            torch.cat(scales, 1).flatten() if scales else torch.zeros(1), *_head_operands(head, kernel_config),
         )  # fmt: skip
         return cls(
             *(t.contiguous().to(device) for t in found), low["x_inv_scale"], low["x_zero_point"], low["h_inv_scale"],
@@ -152,13 +162,13 @@ class Operands:
         )  # fmt: skip
 
 
-def _head_operands(low: Mapping[str, Any] | None, form: Form) -> tuple[Tensor, Tensor, Tensor]:
-    head = form.head
+def _head_operands(low: Mapping[str, Any] | None, kernel_config: KernelConfig) -> tuple[Tensor, Tensor, Tensor]:
+    head = kernel_config.head
     if low is None or head is None:
         return torch.zeros(4, dtype=torch.int32), torch.zeros(1), torch.zeros(1, dtype=torch.int32)
-    inputs = form.geometry.hidden
+    inputs = kernel_config.geometry.hidden
     weight = _numbers_of(low, "weight", inputs, head.group)
-    padded = torch.zeros((head.outputs, form.head_lines * (32 if head.group else 16)), dtype=torch.int8)
+    padded = torch.zeros((head.outputs, kernel_config.head_lines * (32 if head.group else 16)), dtype=torch.int8)
     padded[:, :inputs] = weight
     parts = [low["multiplier"], low["offset"], torch.tensor([float(low["activation_parameter"])])]
     parts += [low["group_scale"].flatten()] if head.group else []
@@ -175,8 +185,8 @@ def arguments(
     o = operands
     return {
         "request_ptr": requests, "reply_ptr": replies, "control_ptr": control, "past_ptr": past, "words_ptr": o.words,
-        "numbers_ptr": o.numbers, "compensation_ptr": o.compensation, "scales_ptr": o.scales,
-        "head_words_ptr": o.head_words, "head_numbers_ptr": o.head_numbers,
+        "params_ptr": o.params, "compensation_ptr": o.compensation, "scales_ptr": o.scales,
+        "head_words_ptr": o.head_words, "head_numbers_ptr": o.head_params,
         "head_compensation_ptr": o.head_compensation, "exchange_ptr": exchange, "x_inverse": o.x_inverse,
         "x_zero_point": o.x_zero_point, "h_inverse": o.h_inverse, "y_inverse": o.y_inverse,
         "y_zero_point": o.y_zero_point, "idle_looks": 0,

@@ -1,7 +1,7 @@
 // A stack of LSTM or GRU that stays on the GPU: an answer for every message, with all weights on the chip.
 //
 // Why this is CUDA C++. Triton decides by itself what lies in shared memory: a program has no way to put its weights
-// there, so those that its registers do not hold are read again, from the L2 cache, in every moment. Here each block
+// there, so those that its registers do not hold are read again, from the L2 cache, in every time step. Here each block
 // has the first of its weights in registers, the next in shared memory, which it fills once and by its own order, and
 // only what fits neither is read again. The form (cuda_recurrent_form.h) says how many of each. Triton also computes
 // W_h h(t - 1) of the first layer after x(t) has come; here all of those sums are made once the answer of t - 1 is out.
@@ -11,9 +11,9 @@
 // exchange its int8 h by words that say themselves that they are there (docs/decisions/0013). Block 0 alone reads the
 // mailbox and passes x on. Nobody polls for another: each thread waits for words of its own and then for the block.
 //
-// A message's last word is a command. kReset: states are zero before the moment. kSave: no moment; the states go to
-// `past`, words of the host's memory, h of all layers and then c. kLoad: no moment; they come from there. kSpoiled with
-// kLoad: they hold what is no number.
+// A message's last word is a command. kReset: states are zero before the time step. kSave: no time step; the states go
+// to `past`, words of the host's memory, h of all layers and then c. kLoad: no time step; they come from there.
+// kSpoiled with kLoad: they hold what is no number.
 #ifdef __CUDACC__
 #include "_persistent/cuda_words.h"
 #else
@@ -22,7 +22,7 @@
 #include "recurrent/cuda/stack.h"
 
 constexpr Word kRunning = 1, kAborted = 2, kIdle = 3;
-constexpr unsigned kReset = 1, kSave = 2, kLoad = 4, kSpoiled = 8, kEnd = 1u << 16;
+constexpr unsigned kReset = 1, kSave = 2, kLoad = 4, kNonfinite = 8, kEnd = 1u << 16;
 
 // What a thread waits for in the mailbox, up to kAtOnce words together so that they cross the link side by side; false
 // where the kernel is to end, and a flag then says why.
@@ -70,7 +70,7 @@ static __device__ __forceinline__ unsigned take(const Stack& stack, const Word* 
       for (int i = 0; i < kTogether; ++i) {
         const int at = first + i * kThreads;
         if (at < kInputs) {
-          if (!finite(payload[i])) flags[kSpoilt + (sequence & 1)] = 1;
+          if (!finite(payload[i])) flags[kNonfiniteAt + (sequence & 1)] = 1;
           stack.x()[at] = static_cast<signed char>(to_int8(mul_rn(float_of(payload[i]), inverse), zero_point));
         } else if (at == kInputs) {
           flags[kCommand] = payload[i];
@@ -78,8 +78,8 @@ static __device__ __forceinline__ unsigned take(const Stack& stack, const Word* 
       }
     }
     __syncthreads();
-    const unsigned spoilt = flags[kSpoilt + (sequence & 1)] ? kSpoiled : 0;
-    const unsigned header = flags[kEnded] ? kEnd : flags[kCommand] | spoilt;
+    const unsigned nonfinite = flags[kNonfiniteAt + (sequence & 1)] ? kNonfinite : 0;
+    const unsigned header = flags[kEnded] ? kEnd : flags[kCommand] | nonfinite;
     if (kPrograms > 1)
       for (int at = stack.thread; at < kSlotX; at += kThreads)
         store_card(slot + at, word_of(at < kWordsX ? words[at] : header, sequence));
@@ -99,10 +99,10 @@ static __device__ __forceinline__ unsigned take(const Stack& stack, const Word* 
 }
 
 // The linear layer behind the stack, from its int8 input: by block 0, a warp for an output.
-static __device__ __forceinline__ void head(const Stack& stack, const uint4* lines, const float* numbers,
+static __device__ __forceinline__ void head(const Stack& stack, const uint4* lines, const float* params,
                                             const int* compensation, Word* reply, unsigned sequence, bool alive) {
   const int warp = stack.thread / 32, lane = stack.thread % 32;
-  constexpr int wide = kHeadLineNumbers / 16;
+  constexpr int wide = kHeadLineParams / 16;
   const uint4* in = reinterpret_cast<const uint4*>(stack.y());
   for (int n = warp; n < kOutputs; n += kWarps) {
     float total;
@@ -119,11 +119,11 @@ static __device__ __forceinline__ void head(const Stack& stack, const uint4* lin
       __syncwarp();
       constexpr int each = kHeadGroup / 32 ? kHeadGroup / 32 : 1;
       constexpr int most = kGroupsY * each < kHeadLines ? kGroupsY * each : kHeadLines;
-      total = fold<kHeadGroup>(own, numbers + 2 * kOutputs + 1 + n * kGroupsY, most);
+      total = fold<kHeadGroup>(own, params + 2 * kOutputs + 1 + n * kGroupsY, most);
       __syncwarp();
     }
-    const float t = add_rn(mul_rn(total, numbers[n]), numbers[kOutputs + n]);
-    const float out = activate<RTA_ACTIVATION>(t, numbers[2 * kOutputs]);
+    const float t = add_rn(mul_rn(total, params[n]), params[kOutputs + n]);
+    const float out = activate<RTA_ACTIVATION>(t, params[2 * kOutputs]);
     if (lane == 0)
       store_system(reply + (sequence & 1) * kOutputs + n, word_of(alive ? bits_of(out) : 0x7fc00000u, sequence));
   }
@@ -132,18 +132,18 @@ static __device__ __forceinline__ void head(const Stack& stack, const uint4* lin
 struct Answer {
   Word* reply;
   const uint4* head_words;
-  const float* head_numbers;
+  const float* head_params;
   const int* head_compensation;
   float h_inverse, y_inverse;
   int y_zero_point;
 };
 
-// The layers of a moment from `layer` on; the answer goes out on the way. alive ends with a word that never came.
+// The layers of a time step from `layer` on; the answer goes out on the way. alive ends with a word that never came.
 template <int layer>
 static __device__ __forceinline__ void layers(const Stack& stack, Word* exchange, const Answer& to, unsigned sequence,
                                               bool& alive) {
   constexpr bool last = layer == kLayers - 1;
-  const float h = stack.template moment<layer>();
+  const float h = stack.template time_step<layer>();
   const int at = stack.program * kUnits + stack.unit;
   if (stack.lane == 0 && stack.unit < kUnits) {
     stack.h(layer)[at] = static_cast<signed char>(to_int8(mul_rn(h, to.h_inverse), 0));
@@ -171,8 +171,7 @@ static __device__ __forceinline__ void layers(const Stack& stack, Word* exchange
     }
   }
   if constexpr (last && kHead) {
-    if (stack.program == 0)
-      head(stack, to.head_words, to.head_numbers, to.head_compensation, to.reply, sequence, alive);
+    if (stack.program == 0) head(stack, to.head_words, to.head_params, to.head_compensation, to.reply, sequence, alive);
   }
   if constexpr (!last) layers<layer + 1>(stack, exchange, to, sequence, alive);
 }
@@ -184,7 +183,7 @@ static __device__ __forceinline__ unsigned await_past(const Stack& stack, const 
   return static_cast<unsigned>(word);
 }
 
-// A message that is no moment: the states to the host or from it. All blocks go in step as in a moment.
+// A message that is no time step: the states to the host or from it. All blocks go in step as in a time step.
 static __device__ __forceinline__ void exchange_states(const Stack& stack, Word* past, Word* exchange, const Answer& to,
                                                        unsigned sequence, bool load, bool alive) {
   const int at = stack.program * kUnits + stack.unit;
@@ -211,7 +210,7 @@ static __device__ __forceinline__ void exchange_states(const Stack& stack, Word*
       if (place < kOutputs) store_system(to.reply + (sequence & 1) * kOutputs + place, word_of(0, sequence));
     }
   if (kPrograms > 1)
-    // The last layer's are awaited with those of a moment, and then the block.
+    // The last layer's are awaited with those of a time step, and then the block.
     for (int layer = 0; layer < kLayers - 1; ++layer)
       stack.receive(stack.slot_h(exchange, layer, sequence), stack.h(layer), sequence);
 }
@@ -219,8 +218,8 @@ static __device__ __forceinline__ void exchange_states(const Stack& stack, Word*
 // The last two parameters are scratch memory, which every stored kernel is passed and this one has no use for.
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     rtaccel_recurrent(const Word* request, Word* reply, Word* control, Word* past, const uint4* words,
-                      const float* numbers, const int* compensation, const float* scales, const uint4* head_words,
-                      const float* head_numbers, const int* head_compensation, Word* exchange, float x_inverse,
+                      const float* params, const int* compensation, const float* scales, const uint4* head_words,
+                      const float* head_params, const int* head_compensation, Word* exchange, float x_inverse,
                       int x_zero_point, float h_inverse, float y_inverse, int y_zero_point, int idle_looks, void*,
                       void*) {
   uint4* const memory = shared_memory();
@@ -233,13 +232,13 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     for (int i = stack.thread; i < count; i += kThreads)
       reinterpret_cast<unsigned*>(shared + at)[i] = static_cast<const unsigned*>(from)[i];
   };
-  fill(kAtNumbers, numbers + stack.program * kLayers * kRows * kUnits, kLayers * kRows * kUnits);
+  fill(kAtParams, params + stack.program * kLayers * kRows * kUnits, kLayers * kRows * kUnits);
   fill(kAtCompensation, compensation + stack.program * kGates * kUnits, kGates * kUnits);
   if (kGroup) fill(kAtScales, scales + static_cast<long long>(stack.program) * kScales, kScales);
   if (kHead && kHeadHeld) fill(kAtHead, head_words, 4 * kHeadLines * kOutputs);
-  const Answer to{reply,        kHead && kHeadHeld ? reinterpret_cast<const uint4*>(shared + kAtHead) : head_words,
-                  head_numbers, head_compensation,
-                  h_inverse,    y_inverse,
+  const Answer to{reply,       kHead && kHeadHeld ? reinterpret_cast<const uint4*>(shared + kAtHead) : head_words,
+                  head_params, head_compensation,
+                  h_inverse,   y_inverse,
                   y_zero_point};
   if (stack.program == 0 && stack.thread == 0) store_system(control + 1, kRunning);
 
@@ -248,7 +247,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     const unsigned header = take(stack, request, control, exchange, sequence, x_inverse, x_zero_point, idle_looks);
     if (header & kEnd) break;
     if (stack.thread == 0) {  // between the barrier in `take` and the next: nobody reads these, nobody writes them
-      stack.flags()[kSpoilt + ((sequence - 1) & 1)] = 0;
+      stack.flags()[kNonfiniteAt + ((sequence - 1) & 1)] = 0;
       stack.flags()[kLost] = 0;
     }
     if (header & (kReset | kLoad)) {
@@ -258,14 +257,14 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
       __syncthreads();
     }
     if (header & (kSave | kLoad)) {
-      alive = alive && !(header & kSpoiled && header & kLoad);
+      alive = alive && !(header & kNonfinite && header & kLoad);
       exchange_states(stack, past, exchange, to, sequence, header & kLoad, alive);
       alive = alive && !stack.flags()[kLost];
     } else {
-      alive = alive && !(header & kSpoiled);
+      alive = alive && !(header & kNonfinite);
       layers<0>(stack, exchange, to, sequence, alive);
     }
-    // The answer is out. What the next moment needs of this one is made while nobody waits.
+    // The answer is out. What the next time step needs of this one is made while nobody waits.
     if constexpr (kPrograms > 1) {
       stack.receive(stack.slot_h(exchange, kLayers - 1, sequence), stack.h(kLayers - 1), sequence);
       __syncthreads();

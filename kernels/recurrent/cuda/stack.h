@@ -1,4 +1,4 @@
-// What a block of cuda_recurrent.cu holds, and the parts of a moment that need it alone: products, cells, and the
+// What a block of cuda_recurrent.cu holds, and the parts of a time step that need it alone: products, cells, and the
 // exchange of h with the other blocks.
 #pragma once
 
@@ -7,7 +7,7 @@
 
 // Flags of a block, in shared memory. Two for what a message holds, in turn: while some threads still read that of one
 // message, others already take the next.
-constexpr int kCommand = 0, kSpoilt = 1, kLost = 3, kEnded = 4;
+constexpr int kCommand = 0, kNonfiniteAt = 1, kLost = 3, kEnded = 4;
 
 constexpr int kMostLooks = RTA_LOOKS;  // for a word of another block, before it is given up
 
@@ -21,7 +21,7 @@ static __device__ __forceinline__ int to_int8(float v, int zero_point) {
 }
 static __device__ __forceinline__ bool finite(unsigned bits) { return (bits & 0x7f800000u) != 0x7f800000u; }
 
-// Sum over the neighbouring `lanes` of a warp, which each of them has.
+// Sum over the neighboring `lanes` of a warp, which each of them has.
 template <int lanes>
 static __device__ __forceinline__ int sum_over(int v) {
   if constexpr (lanes == 32) {
@@ -98,7 +98,7 @@ struct Stack {
   }
   __device__ __forceinline__ signed char* y() const { return reinterpret_cast<signed char*>(shared + kAtY); }
   __device__ __forceinline__ float* row(int layer, int index) const {
-    return reinterpret_cast<float*>(shared + kAtNumbers) + (layer * kRows + index) * kUnits;
+    return reinterpret_cast<float*>(shared + kAtParams) + (layer * kRows + index) * kUnits;
   }
   __device__ __forceinline__ float& before(int layer, int gate) const {
     return reinterpret_cast<float*>(shared + kAtBefore)[(layer * kGates + gate) * kUnits + unit];
@@ -126,7 +126,7 @@ struct Stack {
   // The sums of a unit's gates, in each of its threads.
   template <bool of_x, int layer>
   __device__ __forceinline__ void sums(float (&t)[kGates]) const {
-    constexpr int count = of_x && layer == 0 ? kStepsX : kStepsH, wide = kLineNumbers / 16;
+    constexpr int count = of_x && layer == 0 ? kStepsX : kStepsH, wide = kLineParams / 16;
     constexpr int first = first_step(of_x, layer);
     // Lines of which the chip has any; from there on few are on their way at once, for want of registers.
     constexpr int placed = ceil_div(kKept + kHeld > first ? kKept + kHeld - first : 0, kGates);
@@ -180,7 +180,7 @@ struct Stack {
     }
   }
 
-  // W_h h of a layer, for the next moment.
+  // W_h h of a layer, for the next time step.
   template <int layer>
   __device__ __forceinline__ void prepare() const {
     float t[kGates];
@@ -197,9 +197,9 @@ struct Stack {
     }
   }
 
-  // A layer's part of a moment: its h, in the first thread of each unit.
+  // A layer's part of a time step: its h, in the first thread of each unit.
   template <int layer>
-  __device__ __forceinline__ float moment() const {
+  __device__ __forceinline__ float time_step() const {
     float t[kGates];
     sums<true, layer>(t);
     if (lane != 0 || unit >= kUnits) return 0.0f;

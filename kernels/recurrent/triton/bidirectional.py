@@ -22,16 +22,16 @@ from rtaccel.kernels._gpu.triton_launch import Launch, bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling
 from rtaccel.kernels._persistent.triton_exchange import finish
 from rtaccel.kernels.recurrent.layout import Geometry
-from rtaccel.kernels.recurrent.triton.config import Form, Operands, form_of, multiprocessors, unsupported
-from rtaccel.kernels.recurrent.triton.kernel import input_words, moment, resident_tiles, state_words
+from rtaccel.kernels.recurrent.triton.config import KernelConfig, Operands, multiprocessors, select_config, unsupported
+from rtaccel.kernels.recurrent.triton.kernel import input_words, persistent_tiles, state_words, time_step
 from rtaccel.kernels.recurrent.triton.window import all_finite
 
 POINTERS = {"float32": "*fp32", "int8": "*i8"}
 
 
 @triton.jit(do_not_specialize=["x_zero_point", "y_zero_point", "first_stream"])
-def both_kernel(
-    given_ptr, x_ptr, y_ptr, h0_ptr, c0_ptr, hn_ptr, cn_ptr, words_ptr, scales_ptr, numbers_ptr, compensation_ptr,
+def bidirectional_kernel(
+    given_ptr, x_ptr, y_ptr, h0_ptr, c0_ptr, hn_ptr, cn_ptr, words_ptr, scales_ptr, params_ptr, compensation_ptr,
     exchange_ptr, sync_ptr, x_inverse, x_zero_point, h_inverse, y_inverse, y_zero_point, first_stream,
     GATES: tl.constexpr, LAYERS: tl.constexpr, LAYER: tl.constexpr, RESIDENT: tl.constexpr, GIVEN: tl.constexpr,
     K: tl.constexpr, H: tl.constexpr, T: tl.constexpr, B: tl.constexpr, BATCH_FIRST: tl.constexpr, LAST: tl.constexpr,
@@ -58,7 +58,7 @@ def both_kernel(
     own = state_row + (2 * LAYER + back) * STATE_STEP
     words_ptr += place * (GATES * (NX * CX + NH * CH) * BU // (2 if GROUP else 1))
     scales_ptr += place * (GATES * PAIRS * BU)
-    numbers_ptr += place * ((3 * GATES + (GATES == 3)) * BU)
+    params_ptr += place * ((3 * GATES + (GATES == 3)) * BU)
     compensation_ptr += place * GATES * BU
     exchange_ptr += (tl.program_id(1) * 2 + back) * (2 * NH * CH)
     sync_ptr += (tl.program_id(1) * 2 + back) * 2
@@ -66,7 +66,7 @@ def both_kernel(
     if PARTS > 1:
         first = tl.load(sync_ptr + 1) + 1
 
-    tiles = resident_tiles(words_ptr, RESIDENT, GATES, BU, CX, NX, CH, NH, GROUP)
+    tiles = persistent_tiles(words_ptr, RESIDENT, GATES, BU, CX, NX, CH, NH, GROUP)
     n = program * BU + tl.arange(0, BU)
     hidden = ()
     if STATES:
@@ -82,8 +82,8 @@ def both_kernel(
     for t in range(T):
         at = tl.where(back == 1, T - 1 - t, t)
         x_words, x_scale = input_words(x_ptr + at * X_STEP, x_inverse, x_zero_point, K, CX, NX, DYNAMIC)
-        hidden, states, outputs, alive = moment(
-            tiles, hidden, states, x_words, x_scale, alive, t, words_ptr, numbers_ptr, compensation_ptr, exchange_ptr,
+        hidden, states, outputs, alive = time_step(
+            tiles, hidden, states, x_words, x_scale, alive, t, words_ptr, params_ptr, compensation_ptr, exchange_ptr,
             first + t, h_inverse, program, GATES, 1, RESIDENT, BU, CX, NX, CH, NH, PARTS, THREADS, ASM, scales_ptr, GROUP,
         )  # fmt: skip
         h = outputs[0]
@@ -113,33 +113,33 @@ def layer_problem(problem: Problem, layer: int) -> Problem:
     return replace(problem, in_widths=(inputs, *problem.in_widths[1:]), attrs=attrs)
 
 
-def forms_of(problem: Problem, gates: int) -> list[Form] | str:
+def configs_of(problem: Problem, gates: int) -> list[KernelConfig] | str:
     """The cut of each layer, for half of the programs that the device holds at once; or why there is none."""
     found = []
     for layer in range(Geometry.of(problem.attrs).layers):
         one = layer_problem(problem, layer)
-        form = unsupported(one) or form_of(one, gates, multiprocessors() // 2)
-        if isinstance(form, str):
-            return form
-        found.append(form)
+        kernel_config = unsupported(one) or select_config(one, gates, multiprocessors() // 2)
+        if isinstance(kernel_config, str):
+            return kernel_config
+        found.append(kernel_config)
     return found
 
 
-def specialise(problem: Problem, form: Form, layer: int) -> Specialisation:
+def specialize(problem: Problem, kernel_config: KernelConfig, layer: int) -> Specialisation:
     g, attrs = Geometry.of(problem.attrs), problem.attrs
     top, states = layer == g.layers - 1, len(problem.in_widths) > 1
     given = problem.in_dtypes[0]
     x, y = given if layer == 0 else "int8", problem.out_dtypes[0] if top else "int8"
     dynamic = x == "float32" and "x_scale" not in attrs
     kind = x if x == "int8" else "dynamic" if dynamic else "static"
-    kind += f"_int4_g{form.group}" if form.group else ""
+    kind += f"_int4_g{kernel_config.group}" if kernel_config.group else ""
     extras = (
         ("_states" if states else "") + ("_last" if g.last_only and top else "") + ("_first" if g.batch_first else "")
     )
-    floats = ("h0_ptr", "c0_ptr", "hn_ptr", "cn_ptr", "numbers_ptr")
+    floats = ("h0_ptr", "c0_ptr", "hn_ptr", "cn_ptr", "params_ptr")
     return Specialisation(
-        name=f"{problem.op}_both_T{g.time}_B{g.batch}_K{form.inputs}_H{g.hidden}_{layer}of{g.layers}_P{form.parts}_{kind}_{y}{extras}",
-        kernel=both_kernel,
+        name=f"{problem.op}_both_T{g.time}_B{g.batch}_K{kernel_config.inputs}_H{g.hidden}_{layer}of{g.layers}_P{kernel_config.parts}_{kind}_{y}{extras}",
+        kernel=bidirectional_kernel,
         signature={
             "given_ptr": POINTERS[given], "x_ptr": POINTERS[x], "y_ptr": POINTERS[y], **dict.fromkeys(floats, "*fp32"),
             "words_ptr": "*i32", "scales_ptr": "*i32", "compensation_ptr": "*i32", "exchange_ptr": "*i64",
@@ -147,20 +147,21 @@ def specialise(problem: Problem, form: Form, layer: int) -> Specialisation:
             "y_zero_point": "i32", "first_stream": "i32",
         },
         constants={
-            **form.constants(), "LAYERS": g.layers, "LAYER": layer, "GIVEN": problem.in_widths[0], "GROUP": form.group,
+            **kernel_config.constants(), "LAYERS": g.layers, "LAYER": layer, "GIVEN": problem.in_widths[0],
+            "GROUP": kernel_config.group,
             "T": g.time, "B": g.batch, "BATCH_FIRST": bool(g.batch_first), "LAST": bool(g.last_only) and top,
             "STATES": states, "DYNAMIC": dynamic,
         },
-        tiling=Tiling(1, form.units, 4 * form.chunks_x[0], num_warps=form.num_warps),
-        cooperative=form.parts > 1,
+        tiling=Tiling(1, kernel_config.units, 4 * kernel_config.chunks_x[0], num_warps=kernel_config.num_warps),
+        cooperative=kernel_config.parts > 1,
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerLaunch:
     """One launch: its kernel, the numbers of both directions, what its programs exchange, and its output."""
 
-    form: Form
+    kernel_config: KernelConfig
     launch: Launch
     operands: Operands
     exchange: Tensor
@@ -170,7 +171,9 @@ class Layer:
     shape: tuple[int, ...]
 
 
-def _operands(low: Mapping[str, Any], geometry: Geometry, layer: int, form: Form, device: str) -> Operands:
+def _operands(
+    low: Mapping[str, Any], geometry: Geometry, layer: int, kernel_config: KernelConfig, device: str
+) -> Operands:
     """Of a layer: one direction's after the other's."""
     both = []
     for number, _, suffix in geometry.suffixes():
@@ -186,7 +189,7 @@ def _operands(low: Mapping[str, Any], geometry: Geometry, layer: int, form: Form
             one |= {"x_inv_scale": 0.0, "x_zero_point": 0}
         if layer < geometry.layers - 1:
             one |= {"y_inv_scale": low["h_inv_scale"], "y_zero_point": 0}
-        both.append(Operands.of(one, form, device))
+        both.append(Operands.of(one, kernel_config, device))
     there, back = both
     joined = {
         f.name: torch.cat([getattr(there, f.name), getattr(back, f.name)])
@@ -198,19 +201,20 @@ def _operands(low: Mapping[str, Any], geometry: Geometry, layer: int, form: Form
 
 def prepared(stage: Stage, problem: Problem, gates: int, low: Mapping[str, Any]) -> Prepared:
     geometry, device = Geometry.of(stage.attrs), problem.device
-    found = forms_of(problem, gates)
+    found = configs_of(problem, gates)
     assert not isinstance(found, str), found
     layers = []
-    for layer, form in enumerate(found):
+    for layer, kernel_config in enumerate(found):
         top = layer == geometry.layers - 1
-        at_once = max(multiprocessors() // (2 * form.parts), 1) if form.parts > 1 else 1 << 15
-        slots = 2 * at_once if form.parts > 1 else 0
-        chunk, chunks = form.chunks_h
+        at_once = max(multiprocessors() // (2 * kernel_config.parts), 1) if kernel_config.parts > 1 else 1 << 15
+        slots = 2 * at_once if kernel_config.parts > 1 else 0
+        chunk, chunks = kernel_config.chunks_h
         value = stage.outputs[0]
         shape = value.shape if top else (geometry.time * geometry.batch, 2 * geometry.hidden)
         layers.append(
-            Layer(
-                form, bind(specialise(problem, form, layer)), _operands(low, geometry, layer, form, device),
+            LayerLaunch(
+                kernel_config, bind(specialize(problem, kernel_config, layer)),
+                _operands(low, geometry, layer, kernel_config, device),
                 torch.zeros(slots * 2 * chunk * chunks, dtype=torch.int64, device=device),
                 torch.zeros(2 * slots, dtype=torch.int32, device=device), at_once,
                 getattr(torch, value.dtype if top else "int8"), shape,
@@ -219,19 +223,19 @@ def prepared(stage: Stage, problem: Problem, gates: int, low: Mapping[str, Any])
 
     def call(*inputs: Tensor) -> tuple[Tensor, ...]:
         given, samples = inputs[0], inputs[0].shape[0]
-        numbers = layers[0].operands.numbers
+        params = layers[0].operands.params
         after = [torch.empty((samples, *v.shape), device=given.device) for v in stage.outputs[1:]]
-        before = (*inputs[1:], numbers, numbers)[: gates - 2] if len(inputs) > 1 else (numbers,) * 2
-        ends = (*after, numbers, numbers)
+        before = (*inputs[1:], params, params)[: gates - 2] if len(inputs) > 1 else (params,) * 2
+        ends = (*after, params, params)
         x, streams = given, samples * geometry.batch
         for layer in layers:
             y = torch.empty((samples, *layer.shape), dtype=layer.dtype, device=given.device)
             ops = layer.operands
             for first in range(0, streams, layer.at_once):
                 layer.launch(
-                    (layer.form.parts, min(layer.at_once, streams - first), 2), given_ptr=given, x_ptr=x, y_ptr=y,
+                    (layer.kernel_config.parts, min(layer.at_once, streams - first), 2), given_ptr=given, x_ptr=x, y_ptr=y,
                     h0_ptr=before[0], c0_ptr=before[-1], hn_ptr=ends[0], cn_ptr=ends[1], words_ptr=ops.words,
-                    scales_ptr=ops.scales, numbers_ptr=ops.numbers, compensation_ptr=ops.compensation,
+                    scales_ptr=ops.scales, params_ptr=ops.params, compensation_ptr=ops.compensation,
                     exchange_ptr=layer.exchange, sync_ptr=layer.sync, x_inverse=ops.x_inverse,
                     x_zero_point=ops.x_zero_point, h_inverse=ops.h_inverse, y_inverse=ops.y_inverse,
                     y_zero_point=ops.y_zero_point, first_stream=first,

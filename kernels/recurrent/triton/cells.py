@@ -1,4 +1,4 @@
-"""The quantised LSTM and GRU cells of recurrent_reference.py in Triton, to the bit.
+"""The quantized LSTM and GRU cells of recurrent_reference.py in Triton, to the bit.
 
 Every product, sum, fma and quotient rounds as there: `fma_rn` once, `tl.div_rn` as IEEE has it (a plain `/` is an
 approximate division on a GPU), products that a sum follows through `multiply_rn`, which nothing fuses.
@@ -30,7 +30,7 @@ def tanh_quotient(t, ASM: tl.constexpr):
 
 @triton.jit
 def lstm_cell(t_i, t_f, t_g, t_o, c, ASM: tl.constexpr):
-    """(h, c) from the four sums and the cell of the moment before: c over one denominator, h over another."""
+    """(h, c) from the four sums and the cell of the time step before: c over one denominator, h over another."""
     num_i, den_i = tanh_quotient(t_i, ASM)
     num_f, den_f = tanh_quotient(t_f, ASM)
     num_g, den_g = tanh_quotient(t_g, ASM)
@@ -47,7 +47,7 @@ def lstm_cell(t_i, t_f, t_g, t_o, c, ASM: tl.constexpr):
 
 @triton.jit
 def gru_cell(t_r, t_z, x_n, h_n, h, ASM: tl.constexpr):
-    """h from the sums of both gates, the two halves of the third (with their biases) and the h of the moment before."""
+    """h from the sums of both gates, the two halves of the third (with their biases) and the h of the time step before."""
     num_r, den_r = tanh_quotient(t_r, ASM)
     num_z, den_z = tanh_quotient(t_z, ASM)
     r = tl.div_rn(den_r + num_r, den_r + den_r)

@@ -30,7 +30,7 @@ CHUNK = 128
 INT4_CHUNK = 32
 """The same in int8 words of x where weights are int4: a row of 128 lies in four lanes, which hand their sums on in order."""
 
-MOST_GROUPS = 256
+MAX_GROUPS = 256
 """Groups of all gates, halves and layers: their sums are written out one by one, and code grows with them."""
 
 FEWEST_UNITS = 8
@@ -39,7 +39,7 @@ MULTIPROCESSORS = 132
 
 
 @dataclass(frozen=True)
-class Form:
+class KernelConfig:
     """One cut of a stack. inputs: K. units: of each layer in a program (BU). parts: programs of a stream. resident: layers whose
     weights stay in registers. group: of int4 weights, 0 for int8 ones."""
 
@@ -48,7 +48,7 @@ class Form:
     gates: int
     units: int
     parts: int
-    resident: int
+    layers_in_registers: int
     group: int = 0
 
     @property
@@ -85,14 +85,16 @@ class Form:
     @property
     def num_warps(self) -> int:
         """As few as hold the weights with 64 words a thread, at least four, and a thread for every word that is exchanged."""
-        held = sum(self.layer_words[: self.resident]) + max(self.half_words[2 * self.resident :], default=0)
+        held = sum(self.layer_words[: self.layers_in_registers]) + max(
+            self.half_words[2 * self.layers_in_registers :], default=0
+        )
         return power_of_two(max(held // (64 * 32), -(-self.geometry.hidden // 128)), 4, NUM_WARPS)
 
     def constants(self) -> dict[str, Any]:
         """Those that all recurrent kernels have."""
         (cx, nx), (ch, nh) = self.chunks_x, self.chunks_h
         return {
-            "GATES": self.gates, "LAYERS": self.geometry.layers, "RESIDENT": self.resident, "K": self.inputs,
+            "GATES": self.gates, "LAYERS": self.geometry.layers, "RESIDENT": self.layers_in_registers, "K": self.inputs,
             "H": self.geometry.hidden, "BU": self.units, "CX": cx, "NX": nx, "CH": ch, "NH": nh, "PARTS": self.parts,
             "THREADS": 32 * self.num_warps, "ASM": not settings.triton_interpret(),
         }  # fmt: skip
@@ -104,11 +106,11 @@ def multiprocessors() -> int:
     return MULTIPROCESSORS
 
 
-def _resident(form: Form) -> int | None:
+def _layers_in_registers(kernel_config: KernelConfig) -> int | None:
     """How many first layers stay, with room for the largest half of the others; None where not even that fits."""
-    words = form.layer_words
+    words = kernel_config.layer_words
     for count in range(len(words), -1, -1):
-        if sum(words[:count]) + max(form.half_words[2 * count :], default=0) <= MAX_WORDS:
+        if sum(words[:count]) + max(kernel_config.half_words[2 * count :], default=0) <= MAX_WORDS:
             return count
     return None
 
@@ -122,21 +124,21 @@ def _units_alone(problem: Problem) -> int:
     return power_of_two(Geometry.of(problem.attrs).hidden, max(FEWEST_UNITS, group_of(problem)), 1 << 20)
 
 
-def forms(problem: Problem, gates: int) -> list[Form]:
+def kernel_configs(problem: Problem, gates: int) -> list[KernelConfig]:
     """Every cut that fits a program, those with the fewest programs first."""
     geometry, inputs = Geometry.of(problem.attrs), problem.in_widths[0]
     found, alone = [], _units_alone(problem)
     units = alone
     while units >= FEWEST_UNITS:
-        form = Form(geometry, inputs, gates, units, -(-geometry.hidden // units), 0, group_of(problem))
-        resident = _resident(form)
-        if resident is not None and (form.parts > 1 or units == alone):
-            found.append(replace(form, resident=resident))
+        kernel_config = KernelConfig(geometry, inputs, gates, units, -(-geometry.hidden // units), 0, group_of(problem))
+        layers_in_registers = _layers_in_registers(kernel_config)
+        if layers_in_registers is not None and (kernel_config.parts > 1 or units == alone):
+            found.append(replace(kernel_config, layers_in_registers=layers_in_registers))
         units //= 2
     return found
 
 
-def form_of(problem: Problem, gates: int, most: int | None = None) -> Form | str:
+def select_config(problem: Problem, gates: int, most: int | None = None) -> KernelConfig | str:
     """The cut of a stack for `most` programs a stream (those that the device holds at once, shared by its streams), or why
     there is none: the fewest programs that keep all weights in registers, else the most that there are.
 
@@ -145,21 +147,27 @@ def form_of(problem: Problem, gates: int, most: int | None = None) -> Form | str
     geometry, inputs = Geometry.of(problem.attrs), problem.in_widths[0]
     if group_of(problem):
         in_order = 2 * geometry.layers * gates * -(-geometry.hidden // group_of(problem))
-        if in_order > MOST_GROUPS:
-            return f"adds the groups of int4 weights one after another, up to {MOST_GROUPS} in a moment, not {in_order}"
+        if in_order > MAX_GROUPS:
+            return (
+                f"adds the groups of int4 weights one after another, up to {MAX_GROUPS} in a time step, not {in_order}"
+            )
     if settings.triton_interpret():
-        return Form(geometry, inputs, gates, _units_alone(problem), 1, geometry.layers, group_of(problem))
+        return KernelConfig(geometry, inputs, gates, _units_alone(problem), 1, geometry.layers, group_of(problem))
     streams = max(problem.rows * geometry.batch, 1)
     limit = max((most or multiprocessors()) // streams, 1)
-    found = forms(problem, gates)
-    fitting = [form for form in found if form.parts <= limit and form.parts * form.units <= 4 * THREADS]
+    found = kernel_configs(problem, gates)
+    fitting = [
+        kernel_config
+        for kernel_config in found
+        if kernel_config.parts <= limit and kernel_config.parts * kernel_config.units <= 4 * THREADS
+    ]
     if not fitting:
-        fewest = min((form.parts for form in found), default=0)
+        fewest = min((kernel_config.parts for kernel_config in found), default=0)
         return (
             f"needs {fewest} programs at once for each of {streams} streams of {geometry.hidden} units, and there are "
             f"{limit}" if fewest else f"holds a layer of a program in registers, not {geometry.hidden} units"
         )  # fmt: skip
-    whole = [f for f in fitting if f.resident == geometry.layers and sum(f.layer_words) <= WHOLE_WORDS]
+    whole = [f for f in fitting if f.layers_in_registers == geometry.layers and sum(f.layer_words) <= WHOLE_WORDS]
     return whole[0] if whole else fitting[-1]
 
 
@@ -179,36 +187,45 @@ def unsupported(problem: Problem) -> str | None:
     return None
 
 
-def _tiles(weight: Tensor, form: Form, chunk: int, chunks: int) -> Tensor:
+def _tiles(weight: Tensor, kernel_config: KernelConfig, chunk: int, chunks: int) -> Tensor:
     """int8 [gates * H, K] -> int32 [parts, gates * chunks * units * chunk words]."""
-    units = form.parts * form.units
-    padded = torch.zeros((form.gates, units, 4 * chunk * chunks), dtype=torch.int8)
-    padded[:, : form.geometry.hidden, : weight.shape[1]] = weight.view(form.gates, -1, weight.shape[1])
-    words = padded.view(torch.int32).view(form.gates, form.parts, form.units, chunks, chunk)
-    return words.permute(1, 0, 3, 2, 4).reshape(form.parts, -1)
+    units = kernel_config.parts * kernel_config.units
+    padded = torch.zeros((kernel_config.gates, units, 4 * chunk * chunks), dtype=torch.int8)
+    padded[:, : kernel_config.geometry.hidden, : weight.shape[1]] = weight.view(
+        kernel_config.gates, -1, weight.shape[1]
+    )
+    words = padded.view(torch.int32).view(kernel_config.gates, kernel_config.parts, kernel_config.units, chunks, chunk)
+    return words.permute(1, 0, 3, 2, 4).reshape(kernel_config.parts, -1)
 
 
 def _int4_tiles(
-    low: Mapping[str, Any], name: str, k: int, form: Form, chunk: int, chunks: int
+    low: Mapping[str, Any], name: str, k: int, kernel_config: KernelConfig, chunk: int, chunks: int
 ) -> tuple[Tensor, Tensor]:
     """(words [parts, gates * chunks * units * chunk / 2], scales [parts, gates * pairs of groups * units]) of int4 weights."""
-    hidden, units = form.geometry.hidden, form.parts * form.units
+    hidden, units = kernel_config.geometry.hidden, kernel_config.parts * kernel_config.units
     words, scales = [], []
     for weight, group_scale in zip(
-        low[name].view(form.gates, hidden, -1), low[f"{name}_group_scale"].view(form.gates, hidden, -1)
+        low[name].view(kernel_config.gates, hidden, -1),
+        low[f"{name}_group_scale"].view(kernel_config.gates, hidden, -1),
     ):
-        q, scale = triton_int4.unpacked(weight, group_scale, k, form.group, units, 4 * chunk * chunks)
-        tiles = triton_int4.pack_words(q).view(form.parts, form.units, chunks, chunk // 2)
-        words.append(tiles.transpose(1, 2).reshape(form.parts, -1))
-        scales.append(scale.view(-1, form.parts, form.units).transpose(0, 1).reshape(form.parts, -1))
+        q, scale = triton_int4.unpacked(weight, group_scale, k, kernel_config.group, units, 4 * chunk * chunks)
+        tiles = triton_int4.pack_words(q).view(kernel_config.parts, kernel_config.units, chunks, chunk // 2)
+        words.append(tiles.transpose(1, 2).reshape(kernel_config.parts, -1))
+        scales.append(
+            scale.view(-1, kernel_config.parts, kernel_config.units).transpose(0, 1).reshape(kernel_config.parts, -1)
+        )
     return torch.cat(words, 1), torch.cat(scales, 1)
 
 
-def _numbers(values: Tensor, form: Form) -> Tensor:
+def _numbers(values: Tensor, kernel_config: KernelConfig) -> Tensor:
     """[rows * H] -> [parts, rows * units]."""
-    rows = values.view(-1, form.geometry.hidden)
-    padded = torch.nn.functional.pad(rows, (0, form.parts * form.units - rows.shape[1]))
-    return padded.view(rows.shape[0], form.parts, form.units).transpose(0, 1).reshape(form.parts, -1)
+    rows = values.view(-1, kernel_config.geometry.hidden)
+    padded = torch.nn.functional.pad(rows, (0, kernel_config.parts * kernel_config.units - rows.shape[1]))
+    return (
+        padded.view(rows.shape[0], kernel_config.parts, kernel_config.units)
+        .transpose(0, 1)
+        .reshape(kernel_config.parts, -1)
+    )
 
 
 @dataclass(frozen=True)
@@ -217,7 +234,7 @@ class Operands:
 
     words: Tensor
     scales: Tensor
-    numbers: Tensor
+    params: Tensor
     compensation: Tensor
     x_inverse: float
     x_zero_point: int
@@ -226,29 +243,32 @@ class Operands:
     y_zero_point: int
 
     @classmethod
-    def of(cls, low: Mapping[str, Any], form: Form, device: str) -> Operands:
+    def of(cls, low: Mapping[str, Any], kernel_config: KernelConfig, device: str) -> Operands:
         """low: what the contract's `lower` gives."""
-        words, scales, numbers = [], [torch.zeros((form.parts, 0), dtype=torch.int32)], []
-        for layer, _, suffix in form.geometry.suffixes():
-            for which, (chunk, chunks) in (("ih", form.chunks_h if layer else form.chunks_x), ("hh", form.chunks_h)):
+        words, scales, params = [], [torch.zeros((kernel_config.parts, 0), dtype=torch.int32)], []
+        for layer, _, suffix in kernel_config.geometry.suffixes():
+            for which, (chunk, chunks) in (
+                ("ih", kernel_config.chunks_h if layer else kernel_config.chunks_x),
+                ("hh", kernel_config.chunks_h),
+            ):
                 name = f"weight_{which}{suffix}"
-                if form.group:
-                    k = form.inputs if which == "ih" and layer == 0 else form.geometry.hidden
-                    tiles, scale = _int4_tiles(low, name, k, form, chunk, chunks)
+                if kernel_config.group:
+                    k = kernel_config.inputs if which == "ih" and layer == 0 else kernel_config.geometry.hidden
+                    tiles, scale = _int4_tiles(low, name, k, kernel_config, chunk, chunks)
                     words.append(tiles)
                     scales.append(scale)
                 else:
-                    words.append(_tiles(low[name].cpu(), form, chunk, chunks))
+                    words.append(_tiles(low[name].cpu(), kernel_config, chunk, chunks))
             biases = low[f"bias{suffix}"].cpu().float()
             parts = [low[f"weight_{which}{suffix}_multiplier"] for which in ("ih", "hh")]
             parts = [p if isinstance(p, Tensor) else torch.full_like(biases, p) for p in parts] + [biases]
-            parts += [low[f"bias_n{suffix}"]] if form.gates == 3 else []
-            numbers += [_numbers(part.cpu().float(), form) for part in parts]
-        zeros = torch.zeros(form.gates * form.geometry.hidden, dtype=torch.int32)  # int4: in the bias
-        sums = zeros if form.group else low["weight_ih_l0"].cpu().sum(1, dtype=torch.int32)
-        compensation = _numbers(-low["x_zero_point"] * sums, form)
-        held = torch.cat(scales, 1) if form.group else torch.zeros((1, 1), dtype=torch.int32)
-        joined = (torch.cat(words, 1), held, torch.cat(numbers, 1), compensation)
+            parts += [low[f"bias_n{suffix}"]] if kernel_config.gates == 3 else []
+            params += [_numbers(part.cpu().float(), kernel_config) for part in parts]
+        zeros = torch.zeros(kernel_config.gates * kernel_config.geometry.hidden, dtype=torch.int32)  # int4: in the bias
+        sums = zeros if kernel_config.group else low["weight_ih_l0"].cpu().sum(1, dtype=torch.int32)
+        compensation = _numbers(-low["x_zero_point"] * sums, kernel_config)
+        held = torch.cat(scales, 1) if kernel_config.group else torch.zeros((1, 1), dtype=torch.int32)
+        joined = (torch.cat(words, 1), held, torch.cat(params, 1), compensation)
         return cls(
             *(t.flatten().contiguous().to(device) for t in joined), low["x_inv_scale"], low["x_zero_point"],
             low["h_inv_scale"], low["y_inv_scale"], low["y_zero_point"],

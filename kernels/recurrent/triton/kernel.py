@@ -1,9 +1,9 @@
-"""LSTM and GRU stacks in Triton: a whole stack over a window, or one moment of it, in one launch, the same bits as on the CPU.
+"""LSTM and GRU stacks in Triton: a whole stack over a window, or one time step of it, in one launch, the same bits as on the CPU.
 
 A gate of a layer is two tiles [units, words] of int32 words, four int8 weights each (or eight int4 ones, whose groups are added
 in order: triton_int4.py): one for its input and one for h. dp4a
 multiplies them by the words of x and of h, one sum along the words gives [units], and all gates of a unit lie alike, so that
-the cell needs no exchange. Of what a program reads again every moment, the first `RESIDENT` layers stay in registers (packed
+the cell needs no exchange. Of what a program reads again every time step, the first `RESIDENT` layers stay in registers (packed
 words are multiplied as they are: there is nothing to unpack); later layers are read from the caches.
 
 PARTS programs share a stream: each has BU units of every layer, and the int8 h of a layer is exchanged by triton_exchange.py.
@@ -89,7 +89,7 @@ def sums_of(tiles, words, scales_ptr, BU: tl.constexpr, CHUNK: tl.constexpr, CHU
 @triton.jit
 def input_words(x_ptr, inverse, zero_point, K: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
                 DYNAMIC: tl.constexpr):  # fmt: skip
-    """(the words of one moment of x, its scale): float32 quantised as the contract of `quantize` has it, or int8 as it is."""
+    """(the words of one time step of x, its scale): float32 quantized as the contract of `quantize` has it, or int8 as it is."""
     k = tl.arange(0, 4 * CHUNK)
     scale = tl.full((), 1.0, tl.float32)
     keep = True
@@ -130,35 +130,35 @@ def state_words(h_ptr, inverse, H: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl
 
 
 @triton.jit
-def cell(sums_x, sums_h, scale, numbers_ptr, compensation_ptr, state, FIRST: tl.constexpr, GATES: tl.constexpr,
+def cell(sums_x, sums_h, scale, params_ptr, compensation_ptr, state, FIRST: tl.constexpr, GATES: tl.constexpr,
          BU: tl.constexpr, ASM: tl.constexpr):  # fmt: skip
     """(h, the state that is carried: c of an LSTM, h of a GRU). numbers: multipliers of x and of h and biases, [GATES, BU]
     each, then for a GRU the bias of h in its third gate. FIRST: of layer 0, whose x has a zero point and a scale."""
     u = tl.arange(0, BU)
     from_x, from_h, biases = (), (), ()
     for g in tl.static_range(GATES):
-        acc, multiplier = sums_x[g], tl.load(numbers_ptr + g * BU + u)
+        acc, multiplier = sums_x[g], tl.load(params_ptr + g * BU + u)
         if FIRST:
             acc += tl.load(compensation_ptr + g * BU + u)
             multiplier = multiply_rn(multiplier, scale + tl.zeros((BU,), tl.float32), ASM)
         from_x = from_x + (multiply_rn(acc.to(tl.float32), multiplier, ASM),)  # noqa: RUF005
-        other = tl.load(numbers_ptr + (GATES + g) * BU + u)
+        other = tl.load(params_ptr + (GATES + g) * BU + u)
         from_h = from_h + (multiply_rn(sums_h[g].to(tl.float32), other, ASM),)  # noqa: RUF005
-        biases = biases + (tl.load(numbers_ptr + (2 * GATES + g) * BU + u),)  # noqa: RUF005
+        biases = biases + (tl.load(params_ptr + (2 * GATES + g) * BU + u),)  # noqa: RUF005
     t0 = (from_x[0] + from_h[0]) + biases[0]
     t1 = (from_x[1] + from_h[1]) + biases[1]
     if GATES == 4:
         t2, t3 = (from_x[2] + from_h[2]) + biases[2], (from_x[3] + from_h[3]) + biases[3]
         h, after = lstm_cell(t0, t1, t2, t3, state, ASM)
     else:
-        bias_n = tl.load(numbers_ptr + 3 * GATES * BU + u)
+        bias_n = tl.load(params_ptr + 3 * GATES * BU + u)
         h = gru_cell(t0, t1, from_x[2] + biases[2], from_h[2] + bias_n, state, ASM)
         after = h
     return h, after
 
 
 @triton.jit
-def resident_tiles(words_ptr, RESIDENT: tl.constexpr, GATES: tl.constexpr, BU: tl.constexpr, CX: tl.constexpr,
+def persistent_tiles(words_ptr, RESIDENT: tl.constexpr, GATES: tl.constexpr, BU: tl.constexpr, CX: tl.constexpr,
                    NX: tl.constexpr, CH: tl.constexpr, NH: tl.constexpr, GROUP: tl.constexpr = 0):  # fmt: skip
     """The tiles of the first RESIDENT layers, of x and then of h."""
     WX: tl.constexpr = CX // 2 if GROUP else CX
@@ -181,17 +181,17 @@ def pick(values, FIRST: tl.constexpr, COUNT: tl.constexpr):
 
 
 @triton.jit
-def moment(
-    tiles, hidden, states, x_words, x_scale, alive, t, words_ptr, numbers_ptr, compensation_ptr, exchange_ptr, sequence,
+def time_step(
+    tiles, hidden, states, x_words, x_scale, alive, t, words_ptr, params_ptr, compensation_ptr, exchange_ptr, sequence,
     h_inverse, program, GATES: tl.constexpr, LAYERS: tl.constexpr, RESIDENT: tl.constexpr, BU: tl.constexpr,
     CX: tl.constexpr, NX: tl.constexpr, CH: tl.constexpr, NH: tl.constexpr, PARTS: tl.constexpr, THREADS: tl.constexpr,
     ASM: tl.constexpr, scales_ptr=None, GROUP: tl.constexpr = 0,
 ):  # fmt: skip
-    """One moment through all layers: (words of h, NH a layer; carried states and h of this program's units, one a layer;
+    """One time step through all layers: (words of h, NH a layer; carried states and h of this program's units, one a layer;
     alive, which ends with a word that never came).
 
-    Of `hidden`, the words of the last layer are older by a moment where PARTS > 1 and t > 0: they are received when they are
-    needed. `sequence` is the number of this moment. GROUP, scales: of int4 weights.
+    Of `hidden`, the words of the last layer are older by a time step where PARTS > 1 and t > 0: they are received when they are
+    needed. `sequence` is the number of this time step. GROUP, scales: of int4 weights.
     """
     WORDS: tl.constexpr = PARTS * BU // 4
     SLOT: tl.constexpr = NH * CH
@@ -246,7 +246,7 @@ def moment(
         else:
             sums_x = sums_of(tiles_x, below, scales_x, BU, CH, NH, GATES, GROUP, ASM)
         h, state = cell(
-            sums_x, sums_h, x_scale, numbers_ptr + layer * NUMBERS, compensation_ptr, states[layer], layer == 0, GATES, BU,
+            sums_x, sums_h, x_scale, params_ptr + layer * NUMBERS, compensation_ptr, states[layer], layer == 0, GATES, BU,
             ASM,
         )  # fmt: skip
         words = pack_words(to_int8(h * h_inverse, 0))

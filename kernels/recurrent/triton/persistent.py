@@ -1,7 +1,7 @@
-"""A recurrent stack that stays on the GPU, with its states: a message is a moment of x, the answer the head's output, or h.
+"""A recurrent stack that stays on the GPU, with its states: a message is a time step of x, the answer the head's output, or h.
 
-The loop of `stack_kernel` with the mailbox in place of time: weights and states stay in registers, and `moment` is the same. The
-last word of a message is a command: RESET puts the states to zero before the moment.
+The loop of `stack_kernel` with the mailbox in place of time: weights and states stay in registers, and `time_step` is the same.
+The last word of a message is a command: RESET puts the states to zero before the time step.
 
 With PARTS > 1 the first program alone reads the mailbox, as words would cross the link for each program, and passes x on as int8
 words with a header: of a message it says whether to reset, whether x is finite, and whether to end. The head is computed by the
@@ -28,12 +28,12 @@ from rtaccel.kernels._persistent.triton_broadcast import (
     HEADER_SPOILED,
     await_passed,
     pass_on,
-    quantised,
+    quantized,
 )
 from rtaccel.kernels._persistent.triton_exchange import publish, receive, split
 from rtaccel.kernels._persistent.triton_mailbox import SPINS_PER_LOOK, answer, wait
-from rtaccel.kernels.recurrent.triton.config import Form, Operands
-from rtaccel.kernels.recurrent.triton.kernel import moment, resident_tiles
+from rtaccel.kernels.recurrent.triton.config import KernelConfig, Operands
+from rtaccel.kernels.recurrent.triton.kernel import persistent_tiles, time_step
 
 RESET = 1
 """The command of a message."""
@@ -43,7 +43,7 @@ MAX_HEAD = 128
 
 
 @triton.jit
-def head(words, words_ptr, numbers_ptr, compensation_ptr, N: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
+def head(words, words_ptr, params_ptr, compensation_ptr, N: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
          ACTIVATION: tl.constexpr, ASM: tl.constexpr):  # fmt: skip
     """float32 [N] of a linear layer from the words of its int8 input. numbers: N multipliers, N offsets, the parameter."""
     n, w = tl.arange(0, N), tl.arange(0, CHUNK)
@@ -52,13 +52,13 @@ def head(words, words_ptr, numbers_ptr, compensation_ptr, N: tl.constexpr, CHUNK
         tile = tl.load(words_ptr + (c * N + n[:, None]) * CHUNK + w[None, :])
         acc = dot4(tile, tl.broadcast_to(words[c][None, :], (N, CHUNK)), acc, ASM)
     total = tl.sum(acc, 1) + tl.load(compensation_ptr + n)
-    t = multiply_rn(total.to(tl.float32), tl.load(numbers_ptr + n), ASM) + tl.load(numbers_ptr + N + n)
-    return activate(t, tl.load(numbers_ptr + 2 * N), ACTIVATION)
+    t = multiply_rn(total.to(tl.float32), tl.load(params_ptr + n), ASM) + tl.load(params_ptr + N + n)
+    return activate(t, tl.load(params_ptr + 2 * N), ACTIVATION)
 
 
 @triton.jit(do_not_specialize=["x_zero_point", "y_zero_point", "idle_looks"])
 def stream_kernel(
-    request_ptr, reply_ptr, control_ptr, words_ptr, numbers_ptr, compensation_ptr, head_words_ptr, head_numbers_ptr,
+    request_ptr, reply_ptr, control_ptr, words_ptr, params_ptr, compensation_ptr, head_words_ptr, head_numbers_ptr,
     head_compensation_ptr, exchange_ptr, x_inverse, x_zero_point, h_inverse, y_inverse, y_zero_point, idle_looks,
     GATES: tl.constexpr, LAYERS: tl.constexpr, RESIDENT: tl.constexpr, K: tl.constexpr, H: tl.constexpr,
     BU: tl.constexpr, CX: tl.constexpr, NX: tl.constexpr, CH: tl.constexpr, NH: tl.constexpr, PARTS: tl.constexpr,
@@ -72,12 +72,12 @@ def stream_kernel(
     WORDS: tl.constexpr = GATES * (NX * CX + (2 * LAYERS - 1) * NH * CH) * BU
     SLOT: tl.constexpr = NH * CH
     words_ptr += program * WORDS
-    numbers_ptr += program * NUMBERS
+    params_ptr += program * NUMBERS
     compensation_ptr += program * GATES * BU
     y_slots = exchange_ptr + 2 * LAYERS * SLOT
     x_slots = y_slots + 2 * SLOT
 
-    tiles = resident_tiles(words_ptr, RESIDENT, GATES, BU, CX, NX, CH, NH)
+    tiles = persistent_tiles(words_ptr, RESIDENT, GATES, BU, CX, NX, CH, NH)
     hidden, states = (), ()
     for _ in tl.static_range(LAYERS * NH):
         hidden = hidden + (tl.zeros((CH,), tl.int32),)  # noqa: RUF005
@@ -93,14 +93,14 @@ def stream_kernel(
         sequence += 1
         if PARTS == 1:
             message, state = wait(request_ptr, control_ptr, sequence, idle_looks, K + 1, MESSAGE, LOOK)
-            words, header = quantised(message, x_inverse, x_zero_point, K, True)
+            words, header = quantized(message, x_inverse, x_zero_point, K, True)
             x_words = split(words, CX, NX, MESSAGE // 4)
             end = (state != 0).to(tl.int32)
         else:
             slot = x_slots + (sequence & 1) * PASSED
             if program == 0:
                 message, state = wait(request_ptr, control_ptr, sequence, idle_looks, K + 1, MESSAGE, LOOK)
-                words, header = quantised(message, x_inverse, x_zero_point, K, True)
+                words, header = quantized(message, x_inverse, x_zero_point, K, True)
                 header = tl.where(state != 0, HEADER_END, header)
                 pass_on(slot, words, header, sequence, NX * CX)
             x_words, header = await_passed(slot, sequence, NX * CX, CX, NX, PASSED)
@@ -113,8 +113,8 @@ def stream_kernel(
             for i in tl.static_range(LAYERS):
                 zeroed = zeroed + (tl.where(reset, 0.0, states[i]),)  # noqa: RUF005
             alive = (alive | reset) & ((header & HEADER_SPOILED) == 0)
-            hidden, states, outputs, alive = moment(
-                tiles, cleared, zeroed, x_words, 1.0, alive, tl.where(reset, 0, sequence - 1), words_ptr, numbers_ptr,
+            hidden, states, outputs, alive = time_step(
+                tiles, cleared, zeroed, x_words, 1.0, alive, tl.where(reset, 0, sequence - 1), words_ptr, params_ptr,
                 compensation_ptr, exchange_ptr, sequence, h_inverse, program, GATES, LAYERS, RESIDENT, BU, CX, NX, CH,
                 NH, PARTS, THREADS, ASM,
             )  # fmt: skip
@@ -139,39 +139,40 @@ def stream_kernel(
         tl.store(control_ptr + 1, state, cache_modifier=".wt")
 
 
-def message_words(form: Form) -> int:
+def message_words(kernel_config: KernelConfig) -> int:
     """Words of the mailbox that are polled: at least one a thread, so that no warp has the words of another."""
-    return max(power_of_two(form.inputs + 1, 16, 1 << 20), 32 * form.num_warps)
+    return max(power_of_two(kernel_config.inputs + 1, 16, 1 << 20), 32 * kernel_config.num_warps)
 
 
-def passed_words(form: Form) -> int:
-    chunk, chunks = form.chunks_x
-    return max(power_of_two(chunk * chunks + 1, 16, 1 << 20), 32 * form.num_warps)
+def passed_words(kernel_config: KernelConfig) -> int:
+    chunk, chunks = kernel_config.chunks_x
+    return max(power_of_two(chunk * chunks + 1, 16, 1 << 20), 32 * kernel_config.num_warps)
 
 
-def specialise(op: str, form: Form, outputs: int, activation: str | None) -> Specialisation:
-    """The resident form of a stack cut in this way. activation: of its head; None where h is the answer."""
-    g = form.geometry
+def specialize(op: str, kernel_config: KernelConfig, outputs: int, activation: str | None) -> Specialisation:
+    """The persistent form of a stack cut in this way. activation: of its head; None where h is the answer."""
+    g = kernel_config.geometry
     pointers = {
-        "request_ptr": "*i64", "reply_ptr": "*i64", "control_ptr": "*i64", "words_ptr": "*i32", "numbers_ptr": "*fp32",
+        "request_ptr": "*i64", "reply_ptr": "*i64", "control_ptr": "*i64", "words_ptr": "*i32", "params_ptr": "*fp32",
         "compensation_ptr": "*i32", "head_words_ptr": "*i32", "head_numbers_ptr": "*fp32",
         "head_compensation_ptr": "*i32", "exchange_ptr": "*i64",
     }  # fmt: skip
     ended = f"N{outputs}_{activation}" if activation is not None else "states"
     return Specialisation(
-        name=f"{op}_resident_K{form.inputs}_H{g.hidden}_L{g.layers}_P{form.parts}_{ended}",
+        name=f"{op}_persistent_K{kernel_config.inputs}_H{g.hidden}_L{g.layers}_P{kernel_config.parts}_{ended}",
         kernel=stream_kernel,
         signature={
             **pointers, "x_inverse": "fp32", "x_zero_point": "i32", "h_inverse": "fp32", "y_inverse": "fp32",
             "y_zero_point": "i32", "idle_looks": "i32",
         },
         constants={
-            **form.constants(), "MESSAGE": message_words(form), "PASSED": passed_words(form), "N": outputs,
+            **kernel_config.constants(), "MESSAGE": message_words(kernel_config), "PASSED": passed_words(kernel_config),
+            "N": outputs,
             "HEAD": 0 if activation is None else power_of_two(outputs, 4, MAX_HEAD), "ACTIVATION": activation or "none",
             "LOOK": SPINS_PER_LOOK.value,
         },
-        tiling=Tiling(1, form.units, 4 * form.chunks_x[0], num_warps=form.num_warps),
-        cooperative=form.parts > 1,
+        tiling=Tiling(1, kernel_config.units, 4 * kernel_config.chunks_x[0], num_warps=kernel_config.num_warps),
+        cooperative=kernel_config.parts > 1,
     )  # fmt: skip
 
 
@@ -180,53 +181,57 @@ class HeadOperands:
     """A linear layer after the stack, as `head` reads it."""
 
     words: Tensor
-    numbers: Tensor
+    params: Tensor
     compensation: Tensor
 
     @classmethod
-    def of(cls, low: Mapping[str, Any] | None, form: Form, device: str) -> HeadOperands:
+    def of(cls, low: Mapping[str, Any] | None, kernel_config: KernelConfig, device: str) -> HeadOperands:
         """low: what linear's `lower` gives; None for no head."""
         if low is None:
             one = (torch.zeros(1, dtype=torch.int32), torch.zeros(1), torch.zeros(1, dtype=torch.int32))
             return cls(*(t.to(device) for t in one))
-        chunk, chunks = form.chunks_h
+        chunk, chunks = kernel_config.chunks_h
         outputs, inputs = low["weight"].shape
         rows = power_of_two(outputs, 4, MAX_HEAD)
         weight = torch.zeros((rows, 4 * chunk * chunks), dtype=torch.int8)
         weight[:outputs, :inputs] = low["weight"].cpu()
         words = weight.view(torch.int32).view(rows, chunks, chunk).transpose(0, 1).reshape(-1)
-        numbers = [torch.nn.functional.pad(low[n].cpu().float(), (0, rows - outputs)) for n in ("multiplier", "offset")]
-        numbers.append(torch.tensor([float(low["activation_parameter"])]))
+        params = [torch.nn.functional.pad(low[n].cpu().float(), (0, rows - outputs)) for n in ("multiplier", "offset")]
+        params.append(torch.tensor([float(low["activation_parameter"])]))
         compensation = -low["x_zero_point"] * weight.sum(1, dtype=torch.int32)
-        return cls(*(t.contiguous().to(device) for t in (words, torch.cat(numbers), compensation)))
+        return cls(*(t.contiguous().to(device) for t in (words, torch.cat(params), compensation)))
 
 
-def exchange_words(form: Form) -> int:
+def exchange_words(kernel_config: KernelConfig) -> int:
     """int64 words of the exchange: slots of every layer, of the head's input, and of what is passed on."""
-    chunk, chunks = form.chunks_h
-    return 2 * ((form.geometry.layers + 1) * chunk * chunks + passed_words(form)) if form.parts > 1 else 1
+    chunk, chunks = kernel_config.chunks_h
+    return (
+        2 * ((kernel_config.geometry.layers + 1) * chunk * chunks + passed_words(kernel_config))
+        if kernel_config.parts > 1
+        else 1
+    )
 
 
 def arguments(
-    form: Form, operands: Operands, of_head: HeadOperands, requests: Tensor, replies: Tensor, control: Tensor,
+    kernel_config: KernelConfig, operands: Operands, of_head: HeadOperands, requests: Tensor, replies: Tensor, control: Tensor,
     exchange: Tensor,
 ) -> dict[str, Any]:  # fmt: skip
     """Of a launch."""
     return {
         "request_ptr": requests, "reply_ptr": replies, "control_ptr": control, "words_ptr": operands.words,
-        "numbers_ptr": operands.numbers, "compensation_ptr": operands.compensation, "head_words_ptr": of_head.words,
-        "head_numbers_ptr": of_head.numbers, "head_compensation_ptr": of_head.compensation, "exchange_ptr": exchange,
+        "params_ptr": operands.params, "compensation_ptr": operands.compensation, "head_words_ptr": of_head.words,
+        "head_numbers_ptr": of_head.params, "head_compensation_ptr": of_head.compensation, "exchange_ptr": exchange,
         "x_inverse": operands.x_inverse, "x_zero_point": operands.x_zero_point, "h_inverse": operands.h_inverse,
         "y_inverse": operands.y_inverse, "y_zero_point": operands.y_zero_point, "idle_looks": 0,
     }  # fmt: skip
 
 
 def unsupported(stage: Stage, following: Stage | None) -> str | None:
-    """None, or why a stage and its head cannot stay resident, whatever its size."""
+    """None, or why a stage and its head cannot be persistent, whatever its size."""
     if stage.tensors["weight_ih_l0"].dtype != torch.int8:
-        return "has int8 weights as a stream; windows and moments with int4 weights run in a graph"
+        return "has int8 weights as a stream; windows and time steps with int4 weights run in a graph"
     if stage.inputs[0].dtype != "float32" or "x_scale" not in stage.attrs:
-        return "quantises x with a static scale: pass calibration="
+        return "quantizes x with a static scale: pass calibration="
     if following is None:
         return None if stage.outputs[0].dtype == "float32" else "answers in float32"
     if following.op != "linear" or str(following.tensors["weight"].dtype) != "torch.int8" or len(following.inputs) != 1:

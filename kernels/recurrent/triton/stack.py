@@ -14,8 +14,8 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling
 from rtaccel.kernels.recurrent.layout import SIZES, Geometry
-from rtaccel.kernels.recurrent.triton import bidirectional as both
-from rtaccel.kernels.recurrent.triton.config import Form, Operands, form_of, multiprocessors, unsupported
+from rtaccel.kernels.recurrent.triton import bidirectional as bidirectional
+from rtaccel.kernels.recurrent.triton.config import KernelConfig, Operands, multiprocessors, select_config, unsupported
 from rtaccel.kernels.recurrent.triton.window import stack_kernel
 
 POINTERS = {"float32": "*fp32", "int8": "*i8"}
@@ -24,23 +24,23 @@ POINTERS = {"float32": "*fp32", "int8": "*i8"}
 def supports(gates: int) -> Callable[[Problem], str | None]:
     def reason(problem: Problem) -> str | None:
         if Geometry.of(problem.attrs).directions == 2:
-            layers = both.forms_of(problem, gates)
+            layers = bidirectional.configs_of(problem, gates)
             return layers if isinstance(layers, str) else None
-        found = unsupported(problem) or form_of(problem, gates)
+        found = unsupported(problem) or select_config(problem, gates)
         return found if isinstance(found, str) else None
 
     return reason
 
 
-def specialise(problem: Problem, form: Form) -> Specialisation:
+def specialize(problem: Problem, kernel_config: KernelConfig) -> Specialisation:
     """The form of `stack_kernel` for a stage cut in this way."""
-    g, attrs = form.geometry, problem.attrs
+    g, attrs = kernel_config.geometry, problem.attrs
     states = len(problem.in_widths) > 1
     dynamic = problem.in_dtypes[0] == "float32" and "x_scale" not in attrs
     x, y = problem.in_dtypes[0], problem.out_dtypes[0]
     kind = x if x == "int8" else "dynamic" if dynamic else "static"
-    kind += f"_int4_g{form.group}" if form.group else ""
-    sizes = f"T{g.time}_B{g.batch}_K{form.inputs}_H{g.hidden}_L{g.layers}_P{form.parts}"
+    kind += f"_int4_g{kernel_config.group}" if kernel_config.group else ""
+    sizes = f"T{g.time}_B{g.batch}_K{kernel_config.inputs}_H{g.hidden}_L{g.layers}_P{kernel_config.parts}"
     extras = ("_states" if states else "") + ("_last" if g.last_only else "") + ("_first" if g.batch_first else "")
     floats = ("h0_ptr", "c0_ptr", "hn_ptr", "cn_ptr")
     return Specialisation(
@@ -48,22 +48,22 @@ def specialise(problem: Problem, form: Form) -> Specialisation:
         kernel=stack_kernel,
         signature={
             "x_ptr": POINTERS[x], "y_ptr": POINTERS[y], **dict.fromkeys(floats, "*fp32"), "words_ptr": "*i32",
-            "scales_ptr": "*i32", "numbers_ptr": "*fp32", "compensation_ptr": "*i32", "exchange_ptr": "*i64", "sync_ptr": "*i32",
+            "scales_ptr": "*i32", "params_ptr": "*fp32", "compensation_ptr": "*i32", "exchange_ptr": "*i64", "sync_ptr": "*i32",
             "x_inverse": "fp32", "x_zero_point": "i32", "h_inverse": "fp32", "y_inverse": "fp32", "y_zero_point": "i32",
             "first_stream": "i32",
         },
         constants={
-            **form.constants(), "GROUP": form.group, "T": g.time, "B": g.batch, "BATCH_FIRST": bool(g.batch_first),
-            "LAST": bool(g.last_only), "STATES": states, "DYNAMIC": dynamic,
+            **kernel_config.constants(), "GROUP": kernel_config.group, "T": g.time, "B": g.batch,
+            "BATCH_FIRST": bool(g.batch_first), "LAST": bool(g.last_only), "STATES": states, "DYNAMIC": dynamic,
         },
-        tiling=Tiling(1, form.units, 4 * form.chunks_x[0], num_warps=form.num_warps),
-        cooperative=form.parts > 1,
+        tiling=Tiling(1, kernel_config.units, 4 * kernel_config.chunks_x[0], num_warps=kernel_config.num_warps),
+        cooperative=kernel_config.parts > 1,
     )  # fmt: skip
 
 
 def problem_of(op: str, gates: int, geometry: Geometry, inputs: int, rows: int = 1, group: int = 0) -> Problem:
-    """The problem of a stage with states where it is one moment, float32 x with a static scale and float32 y, on a GPU. group: of
-    int4 weights, 0 for int8 ones."""
+    """The problem of a stage with states where it is one time step, float32 x with a static scale and float32 y, on a GPU.
+    group: of int4 weights, 0 for int8 ones."""
     names = 1 + (gates - 2 if geometry.time == 1 else 0)
     steps = geometry.time * geometry.batch
     state = geometry.layers * geometry.batch
@@ -77,11 +77,11 @@ def problem_of(op: str, gates: int, geometry: Geometry, inputs: int, rows: int =
     )  # fmt: skip
 
 
-def exchange_buffers(form: Form, streams: int, device: str) -> tuple[Tensor, Tensor]:
+def exchange_buffers(kernel_config: KernelConfig, streams: int, device: str) -> tuple[Tensor, Tensor]:
     """(words, and programs done with the number to go on from) for so many streams at once."""
-    ch, nh = form.chunks_h
-    shared = form.parts > 1
-    words = streams * 2 * form.geometry.layers * ch * nh if shared else 0
+    ch, nh = kernel_config.chunks_h
+    shared = kernel_config.parts > 1
+    words = streams * 2 * kernel_config.geometry.layers * ch * nh if shared else 0
     return (
         torch.zeros(words, dtype=torch.int64, device=device),
         torch.zeros(2 * streams if shared else 0, dtype=torch.int32, device=device),
@@ -94,34 +94,34 @@ def prepare(gates: int, lower: Callable[[Stage], Mapping[str, Any]]) -> Callable
 
     def prepare_stage(stage: Stage, problem: Problem) -> Prepared:
         if Geometry.of(stage.attrs).directions == 2:
-            call = both.prepared(stage, problem, gates, lower(stage))
+            call = bidirectional.prepared(stage, problem, gates, lower(stage))
             return lambda *inputs: _check(stage, inputs) or call(*inputs)
-        form = form_of(problem, gates)
-        assert isinstance(form, Form), form
-        return prepared(stage, problem, form, lower(stage))
+        kernel_config = select_config(problem, gates)
+        assert isinstance(kernel_config, KernelConfig), kernel_config
+        return prepared(stage, problem, kernel_config, lower(stage))
 
     return prepare_stage
 
 
-def prepared(stage: Stage, problem: Problem, form: Form, low: Mapping[str, Any]) -> Prepared:
+def prepared(stage: Stage, problem: Problem, kernel_config: KernelConfig, low: Mapping[str, Any]) -> Prepared:
     geometry, device = Geometry.of(stage.attrs), problem.device
-    launch, ops = bind(specialise(problem, form)), Operands.of(low, form, device)
-    at_once = max(multiprocessors() // form.parts, 1) if form.parts > 1 else 1 << 15
-    exchange, sync = exchange_buffers(form, at_once, device)
-    gates, outputs = form.gates, stage.outputs
+    launch, ops = bind(specialize(problem, kernel_config)), Operands.of(low, kernel_config, device)
+    at_once = max(multiprocessors() // kernel_config.parts, 1) if kernel_config.parts > 1 else 1 << 15
+    exchange, sync = exchange_buffers(kernel_config, at_once, device)
+    gates, outputs = kernel_config.gates, stage.outputs
 
     def call(*inputs: Tensor) -> tuple[Tensor, ...]:
         _check(stage, inputs)
         x, samples = inputs[0], inputs[0].shape[0]
         made = [torch.empty((samples, *v.shape), dtype=getattr(torch, v.dtype), device=x.device) for v in outputs]
-        before = (*inputs[1:], ops.numbers, ops.numbers)[: gates - 2] if len(inputs) > 1 else (ops.numbers,) * 2
-        after = (*made[1:], ops.numbers, ops.numbers)
+        before = (*inputs[1:], ops.params, ops.params)[: gates - 2] if len(inputs) > 1 else (ops.params,) * 2
+        after = (*made[1:], ops.params, ops.params)
         streams = samples * geometry.batch
         for first in range(0, streams, at_once):
             launch(
-                (form.parts, min(at_once, streams - first)), x_ptr=x, y_ptr=made[0], h0_ptr=before[0],
+                (kernel_config.parts, min(at_once, streams - first)), x_ptr=x, y_ptr=made[0], h0_ptr=before[0],
                 c0_ptr=before[-1], hn_ptr=after[0], cn_ptr=after[1], words_ptr=ops.words, scales_ptr=ops.scales,
-                numbers_ptr=ops.numbers,
+                params_ptr=ops.params,
                 compensation_ptr=ops.compensation, exchange_ptr=exchange, sync_ptr=sync, x_inverse=ops.x_inverse,
                 x_zero_point=ops.x_zero_point, h_inverse=ops.h_inverse, y_inverse=ops.y_inverse,
                 y_zero_point=ops.y_zero_point, first_stream=first,

@@ -1,4 +1,4 @@
-"""One launch of a recurrent stack: a window with its loop over time inside, or one moment, with the states in and out."""
+"""One launch of a recurrent stack: a window with its loop over time inside, or one time step, with the states in and out."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import triton.language as tl
 
 from rtaccel.kernels._gpu.triton_device import to_int8
 from rtaccel.kernels._persistent.triton_exchange import finish
-from rtaccel.kernels.recurrent.triton.kernel import INFINITY_BITS, input_words, moment, resident_tiles, state_words
+from rtaccel.kernels.recurrent.triton.kernel import INFINITY_BITS, input_words, persistent_tiles, state_words, time_step
 
 
 @triton.jit
 def all_finite(x_ptr, h_ptr, c_ptr, x_step, state_step, T: tl.constexpr, K: tl.constexpr, H: tl.constexpr,
                LAYERS: tl.constexpr, GATES: tl.constexpr, STATES: tl.constexpr):  # fmt: skip
-    """Whether a stream's x, over all moments, and its states hold no NaN and no infinity."""
+    """Whether a stream's x, over all time steps, and its states hold no NaN and no infinity."""
     WIDE: tl.constexpr = triton.next_power_of_2(K)
     UNITS: tl.constexpr = triton.next_power_of_2(H)
     k, n = tl.arange(0, WIDE), tl.arange(0, UNITS)
@@ -38,7 +38,7 @@ def all_finite(x_ptr, h_ptr, c_ptr, x_step, state_step, T: tl.constexpr, K: tl.c
 
 @triton.jit(do_not_specialize=["x_zero_point", "y_zero_point", "first_stream"])
 def stack_kernel(
-    x_ptr, y_ptr, h0_ptr, c0_ptr, hn_ptr, cn_ptr, words_ptr, scales_ptr, numbers_ptr, compensation_ptr, exchange_ptr, sync_ptr,
+    x_ptr, y_ptr, h0_ptr, c0_ptr, hn_ptr, cn_ptr, words_ptr, scales_ptr, params_ptr, compensation_ptr, exchange_ptr, sync_ptr,
     x_inverse, x_zero_point, h_inverse, y_inverse, y_zero_point, first_stream,
     GATES: tl.constexpr, LAYERS: tl.constexpr, RESIDENT: tl.constexpr, K: tl.constexpr, H: tl.constexpr, T: tl.constexpr,
     B: tl.constexpr, BATCH_FIRST: tl.constexpr, LAST: tl.constexpr, STATES: tl.constexpr, DYNAMIC: tl.constexpr,
@@ -69,7 +69,7 @@ def stack_kernel(
         PAIRS_X: tl.constexpr = (4 * CX * NX // GROUP + 1) // 2
         PAIRS_H: tl.constexpr = (4 * CH * NH // GROUP + 1) // 2
         scales_ptr += program * (GATES * (PAIRS_X + (2 * LAYERS - 1) * PAIRS_H) * BU)
-    numbers_ptr += program * NUMBERS
+    params_ptr += program * NUMBERS
     compensation_ptr += program * GATES * BU
     exchange_ptr += tl.program_id(1) * (2 * LAYERS * NH * CH)
     sync_ptr += tl.program_id(1) * 2
@@ -77,7 +77,7 @@ def stack_kernel(
     if PARTS > 1:
         first = tl.load(sync_ptr + 1) + 1
 
-    tiles = resident_tiles(words_ptr, RESIDENT, GATES, BU, CX, NX, CH, NH, GROUP)
+    tiles = persistent_tiles(words_ptr, RESIDENT, GATES, BU, CX, NX, CH, NH, GROUP)
     n = program * BU + tl.arange(0, BU)
     hidden, states = (), ()
     for layer in tl.static_range(LAYERS):
@@ -92,8 +92,8 @@ def stack_kernel(
     alive = all_finite(x_ptr, h0_ptr, c0_ptr, X_STEP, STATE_STEP, T, K, H, LAYERS, GATES, STATES)
     for t in range(T):
         x_words, x_scale = input_words(x_ptr + t * X_STEP, x_inverse, x_zero_point, K, CX, NX, DYNAMIC)
-        hidden, states, outputs, alive = moment(
-            tiles, hidden, states, x_words, x_scale, alive, t, words_ptr, numbers_ptr, compensation_ptr, exchange_ptr,
+        hidden, states, outputs, alive = time_step(
+            tiles, hidden, states, x_words, x_scale, alive, t, words_ptr, params_ptr, compensation_ptr, exchange_ptr,
             first + t, h_inverse, program, GATES, LAYERS, RESIDENT, BU, CX, NX, CH, NH, PARTS, THREADS, ASM,
             scales_ptr, GROUP,
         )  # fmt: skip

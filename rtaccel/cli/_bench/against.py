@@ -26,7 +26,7 @@ from rtaccel.measure.verdict import Verdict
 HERE, THERE = "here", "there"
 
 TURN_NS = 2_000_000
-LEAST, MOST = 5, 200
+MIN_RATIO, MAX = 5, 200
 """Calls of a turn."""
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -167,7 +167,7 @@ def _rounds(
         if "left_out" in answer:
             return f"{side}: {answer['left_out']}"
         estimates[side] = answer["estimate_ns"]
-    count = calls.setdefault(name, max(LEAST, min(MOST, int(TURN_NS / max(*estimates.values(), 1)))))
+    count = calls.setdefault(name, max(MIN_RATIO, min(MAX, int(TURN_NS / max(*estimates.values(), 1)))))
     order = list(sides)
     found = taken.setdefault(name, {side: [] for side in sides})
     for _ in range(rounds):

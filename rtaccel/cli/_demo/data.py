@@ -28,7 +28,7 @@ CLAMP = 5.0
 
 @dataclass(frozen=True)
 class Recording:
-    """normal: float32 [R, sensors], the normal readings of the training part, standardised.
+    """normal: float32 [R, sensors], the normal readings of the training part, standardized.
 
     windows: float32 [T, WINDOW * sensors], the test part cut up without overlap. anomalous: bool [T], whether any
     reading of the window is an anomaly. readings, anomalies: counts over the whole recording.
@@ -59,7 +59,7 @@ def load() -> Recording:
 
 
 def prepare(values: np.ndarray, anomaly: np.ndarray) -> Recording:
-    """Splits by order, standardises and cuts. values [R, sensors], anomaly [R] booleans."""
+    """Splits by order, standardizes and cuts. values [R, sensors], anomaly [R] booleans."""
     split = int(len(values) * TRAIN_SHARE)
     seen = values[:split][~anomaly[:split]]
     mean, deviation = seen.mean(axis=0), seen.std(axis=0)

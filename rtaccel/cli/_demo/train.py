@@ -32,14 +32,14 @@ def train(
     normal: [R, sensors]. advance: called after each step with its loss. The result is in eval mode.
     """
     model = autoencoder(width)
-    optimiser = torch.optim.Adam(model.parameters(), LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps)
+    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     for _ in range(steps):
         batch = normal_windows(normal, BATCH, generator)
         loss = (model(batch) - batch).square().mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         advance(float(loss.detach()))
     return model.eval()

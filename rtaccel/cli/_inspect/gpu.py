@@ -60,13 +60,13 @@ def inspect_triton(impl: Impl, problem: Problem, card: Card) -> Inspected:
             "inspect", f"{impl.op}/{impl.name} on {problem}", "a problem it computes", f"It {reason}."
         )
     module = sys.modules[getattr(impl.prepare, "func", impl.prepare).__module__]
-    specialise = getattr(module, "specialise", None)
-    if specialise is None or list(inspect.signature(specialise).parameters) != ["problem"]:
+    specialize = getattr(module, "specialize", None)
+    if specialize is None or list(inspect.signature(specialize).parameters) != ["problem"]:
         raise UnsupportedProblem(
-            "inspect", f"{impl.op}/{impl.name}", "a kernel file with specialise(problem)",
+            "inspect", f"{impl.op}/{impl.name}", "a kernel file with specialize(problem)",
             "Name one of its declared forms instead: " + ", ".join(declared(module)) + ".",
         )  # fmt: skip
-    found = inspect_form(specialise(problem), card)
+    found = inspect_form(specialize(problem), card)
     cost = operator(impl.op).cost(problem)
     moved, multiplied = cost.bytes / card.gb_s / 1e3, cost.flops / card.int8_tops / 1e6
     return replace(
@@ -81,7 +81,7 @@ def inspect_triton(impl: Impl, problem: Problem, card: Card) -> Inspected:
 
 def declared(module: Any) -> list[str]:
     """Names of the forms that a kernel file declares for the check without a GPU."""
-    return [spec.name for spec in module.specialisations()] if hasattr(module, "specialisations") else ["(none)"]
+    return [spec.name for spec in module.specializations()] if hasattr(module, "specializations") else ["(none)"]
 
 
 def inspect_form(spec: Specialisation, card: Card) -> Inspected:

@@ -24,7 +24,7 @@ unlike any size a model has of its own: a size that agrees by chance would hide 
 
 
 @dataclass(frozen=True)
-class Captured:
+class ExportedGraph:
     """graph: functional ATen calls. constants: placeholder name -> parameter or buffer. inputs: names of the
     placeholders of the flattened arguments. in_spec, out_spec: how arguments and results are nested.
     any_batch: the first dimension of every tensor is open in the graph. batch: the sizes of it for which the graph is the
@@ -114,7 +114,7 @@ def check_example(model: nn.Module, args: Sequence[Any] | Tensor) -> tuple[Any, 
     return tuple(args)
 
 
-def capture(model: nn.Module, args: tuple[Any, ...], fixed: bool = False) -> Captured:
+def capture(model: nn.Module, args: tuple[Any, ...], fixed: bool = False) -> ExportedGraph:
     """Exports the model. Raises UnsupportedProblem with the cause where torch.export cannot.
 
     Tries an open batch first, and takes the shapes of the example as they are where that fails, where the model's code
@@ -152,7 +152,7 @@ def _batch_is_open(program: torch.export.ExportedProgram) -> bool:
     return True
 
 
-def _captured(program: torch.export.ExportedProgram, batch: BatchRange, any_batch: bool) -> Captured:
+def _captured(program: torch.export.ExportedProgram, batch: BatchRange, any_batch: bool) -> ExportedGraph:
     signature = program.graph_signature
     constants: dict[str, Tensor] = {}
     for spec in signature.input_specs:
@@ -171,7 +171,7 @@ def _captured(program: torch.export.ExportedProgram, batch: BatchRange, any_batc
             "a model without state of its own",
             "Return the state as an output and pass it in as an input.",
         )
-    return Captured(
+    return ExportedGraph(
         graph=program.graph,
         constants=constants,
         inputs=tuple(spec.arg.name for spec in signature.input_specs if spec.kind.name == "USER_INPUT"),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
-from rtaccel.convert.frontend.export import Captured
+from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
 from rtaccel.convert.frontend.view_ops import look
@@ -52,11 +52,11 @@ class OpGraph:
 class Builder:
     """Walks an exported graph once. Rules ask it for views and for values they can read."""
 
-    def __init__(self, captured: Captured, batch: int | None, match: Match, windowed: bool = False) -> None:
-        """match: gives the node that computes a call, or the reason why there is none. windowed: every row is a moment that must
-        stay where it is, so that the graph can be streamed."""
-        self.captured, self.batch, self.windowed, self._match = captured, batch, windowed, match
-        self.constants = dict(captured.constants)
+    def __init__(self, exported: ExportedGraph, batch: int | None, match: Match, windowed: bool = False) -> None:
+        """match: gives the node that computes a call, or the reason why there is none. windowed: every row is a time step that
+        must stay where it is, so that the graph can be streamed."""
+        self.exported, self.batch, self.windowed, self._match = exported, batch, windowed, match
+        self.constants = dict(exported.constants)
         self.views: dict[str, View] = {}
         self.buffers: dict[str, Buffer] = {}
         self.op_nodes: list[OpNode] = []
@@ -66,11 +66,11 @@ class Builder:
 
     def build(self) -> OpGraph:
         """One node for each call that a result needs; nothing is fused or left out yet."""
-        nodes = list(self.captured.graph.nodes)
+        nodes = list(self.exported.graph.nodes)
         output_node = next(n for n in nodes if n.op == "output")
         needed = _needed(output_node.all_input_nodes)
         for node in nodes:
-            if node.op == "placeholder" and node.name in self.captured.inputs:
+            if node.op == "placeholder" and node.name in self.exported.inputs:
                 self.adopt(node)
             elif node.op == "call_function" and node in needed:
                 self._call(node)
@@ -127,10 +127,10 @@ class Builder:
             return
         shape = sizes(meta)
         if self.batch is not None:
-            own = node.name in self.captured.inputs
+            own = node.name in self.exported.inputs
             first = meta.shape[0]
             symbol = not isinstance(first, int) and first.node.expr.is_Symbol
-            if not (symbol if self.captured.any_batch else own):
+            if not (symbol if self.exported.any_batch else own):
                 return
             if any(not isinstance(s, int) for s in meta.shape[1:]):
                 return
@@ -167,7 +167,7 @@ class Builder:
             dtype = self.buffers[view.base].dtype
             self.buffers[name] = Buffer(index.size, width, dtype)
             attrs = self._rearrangement(view.base, index, width)
-            node = next(n for n in self.captured.graph.nodes if n.name == view.base.split(":")[0])
+            node = next(n for n in self.exported.graph.nodes if n.name == view.base.split(":")[0])
             self.op_nodes.append(OpNode("rearrange", node, module_name(node), [view.base], [name], attrs=attrs))
             self._packed[key] = name
         return View(self._packed[key], order.dims, 0)
@@ -237,7 +237,7 @@ class Builder:
         if node.name in self.constants:
             return node.name
         view = self.views.get(node.name)
-        if view is None or view.base in self.captured.inputs or self._by_torch(view.base):
+        if view is None or view.base in self.exported.inputs or self._by_torch(view.base):
             return node.name
         if self.batch is not None and view.batch_dim is None:
             return node.name

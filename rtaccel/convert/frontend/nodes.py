@@ -1,4 +1,4 @@
-"""Nodes: what calls of the graph become, before neighbours are fused and numbers are quantised.
+"""Nodes: what calls of the graph become, before neighbors are fused and numbers are quantized.
 
 A node reads and writes stored values by name. A value is named after the graph node whose elements it holds, with a
 suffix after ":" where it holds them in another order or only in part.
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from rtaccel.core.stage import Quant
+from rtaccel.core.stage import QParams
 
 ROW_WISE = ("linear", "pointwise", "softmax", "norm")
 """Operators whose output has a row for each row of their inputs."""
@@ -52,12 +52,12 @@ class OpNode:
     attrs: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
     layout: bool = False
-    quant: Quant | None = None
+    quant: QParams | None = None
     float_input: bool = False
 
     @property
     def swapped(self) -> bool:
-        """A linear layer whose weights are quantised already."""
+        """A linear layer whose weights are quantized already."""
         return self.op == "linear" and self.tensors["weight"].dtype != torch.float32
 
     @property
@@ -66,7 +66,7 @@ class OpNode:
 
     @property
     def affine_only(self) -> bool:
-        """A scale and shift per column and nothing else: it can fold into a neighbour."""
+        """A scale and shift per column and nothing else: it can fold into a neighbor."""
         return self.op == "pointwise" and "scale" in self.tensors and len(self.reads) == 1 and self.activation == "none"
 
 

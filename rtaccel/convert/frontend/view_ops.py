@@ -83,7 +83,7 @@ def _same(build: Builder, view: View, node: fx.Node, call: Arguments) -> View:
 def _clone(build: Builder, view: View, node: fx.Node, call: Arguments) -> View | None:
     """A copy of the caller's own memory that the model returns is what the model asks for; any other copy is not needed."""
     returned = any(user.op == "output" for user in node.users)
-    return None if returned and view.base in build.captured.inputs else view
+    return None if returned and view.base in build.exported.inputs else view
 
 
 @looks(aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten._unsafe_view.default, aten.unflatten.int)

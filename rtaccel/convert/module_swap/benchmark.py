@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 ROUNDS = 40
-LEAST_ROUNDS = 9
+MIN_ROUNDS = 9
 BUDGET_NS = 40_000_000
-"""Time that one comparison may take, as long as LEAST_ROUNDS of them are made."""
+"""Time that one comparison may take, as long as MIN_ROUNDS of them are made."""
 
 MARGIN = 0.05
 """Part of the original's time that a swap must save. A layer timed against its own copy, 180 times beside other work (Linear of
@@ -54,7 +54,7 @@ def compare(before: Callable[[Any], Any], after: Callable[[Any], Any], x: Tensor
 
     with torch.no_grad():
         pairs = [(once(before), once(after)) for _ in range(5)]  # warm-up: plans are made, caches and clocks settle
-        rounds = max(LEAST_ROUNDS, min(ROUNDS, BUDGET_NS // max(1, sum(pairs[-1]))))
+        rounds = max(MIN_ROUNDS, min(ROUNDS, BUDGET_NS // max(1, sum(pairs[-1]))))
         times: tuple[list[int], list[int]] = ([], [])
         for index in range(rounds):
             for which in (0, 1) if index % 2 else (1, 0):

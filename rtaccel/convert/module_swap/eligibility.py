@@ -24,8 +24,8 @@ _READS_WEIGHTS: tuple[type[nn.Module], ...] = (nn.MultiheadAttention, nn.Transfo
 
 
 Swappable = nn.Linear | nn.Conv1d | nn.Conv2d | nn.LSTM | nn.GRU
-Quantised = QuantLinear | QuantConv1d | QuantConv2d | QuantLSTM | QuantGRU
-QUANTISED: dict[type[nn.Module], type[Quantised]] = {
+Quantized = QuantLinear | QuantConv1d | QuantConv2d | QuantLSTM | QuantGRU
+QUANTISED: dict[type[nn.Module], type[Quantized]] = {
     nn.Linear: QuantLinear,
     nn.Conv1d: QuantConv1d,
     nn.Conv2d: QuantConv2d,
@@ -36,7 +36,7 @@ QUANTISED: dict[type[nn.Module], type[Quantised]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class SwapSite:
     """A layer under all its names. reason: why it is kept; None where it may be swapped. in_place: its weights may be changed
     all the same, as they are only read by another module."""
 
@@ -47,7 +47,7 @@ class Layer:
     in_place: bool = False
 
 
-def swappable_layers(model: nn.Module, schemes: SchemeMap, filter_fn: Filter | None) -> list[Layer]:
+def swappable_layers(model: nn.Module, schemes: SchemeMap, filter_fn: Filter | None) -> list[SwapSite]:
     """Every layer of a type in QUANTISED below `model`, once each, in its order. Raises what filter_fn raises."""
     names: dict[int, list[str]] = defaultdict(list)
     found: dict[int, Swappable] = {}
@@ -80,7 +80,7 @@ def swappable_layers(model: nn.Module, schemes: SchemeMap, filter_fn: Filter | N
         reason = (
             reason or own or (f"its weight is read by {reading[key]}, not only its result" if key in reading else None)
         )
-        layers.append(Layer(module, tuple(names[key]), scheme, reason, in_place))
+        layers.append(SwapSite(module, tuple(names[key]), scheme, reason, in_place))
     return layers
 
 
@@ -165,7 +165,7 @@ def _obstacle(module: Swappable, users: dict[int, set[int]]) -> str | None:
     if module.training:
         return "is in training mode"
     if isinstance(module, nn.RNNBase) and module.proj_size:
-        return "projects its h (proj_size), which has no quantised form"
+        return "projects its h (proj_size), which has no quantized form"
     try:
         if isinstance(module, (nn.Conv1d, nn.Conv2d)):
             check_module("swap", module)

@@ -55,8 +55,8 @@ def load_quantized_(model: nn.Module, state: Mapping[str, Any]) -> SwapReport:
     except BaseException as error:
         replace_modules(model, [(names, module) for names, module, _ in swaps])
         with torch.no_grad():
-            for tensor, numbers in before:
-                tensor.copy_(numbers)
+            for tensor, params in before:
+                tensor.copy_(params)
         if isinstance(error, RtaccelError) or not isinstance(error, Exception):
             raise
         raise FormatError(OP, str(error), "the state of a model of this form", "Nothing was changed.") from error

@@ -1,4 +1,4 @@
-"""The quantised layer that a description stands for, made empty in the size of the float layer that it will replace."""
+"""The quantized layer that a description stands for, made empty in the size of the float layer that it will replace."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ from rtaccel.convert.module_swap import benchmark
 from rtaccel.convert.module_swap.eligibility import (
     QUANTISED,
     Filter,
-    Layer,
-    Quantised,
+    Quantized,
     Swappable,
+    SwapSite,
     is_conv,
     shape_of,
     swappable_layers,
@@ -24,12 +24,12 @@ from rtaccel.convert.module_swap.eligibility import (
 from rtaccel.convert.module_swap.name_patterns import unmatched
 from rtaccel.convert.module_swap.swap_report import SwapEntry, SwapReport
 from rtaccel.convert.module_swap.whole_load import guard_loads, unguard_loads
-from rtaccel.convert.quantization.input_observer import SAMPLE_ROWS, Watch, watch_inputs
+from rtaccel.convert.quantization.input_observer import SAMPLE_ROWS, InputObserver, watch_inputs
 from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem
 from rtaccel.core.log import log
 from rtaccel.core.progress import counted
 from rtaccel.core.scheme import Int8Activation, SchemeLike, SchemeMap
-from rtaccel.nn.params.formats import numbers_of
+from rtaccel.nn.params.formats import params_of
 
 __all__ = ["SwapEntry", "SwapReport", "quantize_", "restore_"]
 
@@ -85,7 +85,9 @@ def quantize_(
     for layer in layers:
         _check_scheme(layer, calibration is not None)
     notes = unmatched("quantize_", scheme, model)
-    watched = {layer.module: Watch(layer.names[0]) for layer in layers if layer.reason is None and _watched(layer)}
+    watched = {
+        layer.module: InputObserver(layer.names[0]) for layer in layers if layer.reason is None and _watched(layer)
+    }
     if watched and calibration is not None:
         watch_inputs(model, watched, calibration)
     else:
@@ -113,19 +115,19 @@ def restore_(model: nn.Module) -> int:
     if not isinstance(model, nn.Module):
         raise UnsupportedProblem("restore_", type(model).__name__, "an nn.Module", "Pass the model itself.")
     names: dict[int, list[str]] = {}
-    found: dict[int, Quantised] = {}
+    found: dict[int, Quantized] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, Quantised) and module._swapped and name:
+        if isinstance(module, Quantized) and module._swapped and name:
             names.setdefault(id(module), []).append(name)
             found[id(module)] = module
-    originals: list[tuple[Quantised, Swappable]] = []
+    originals: list[tuple[Quantized, Swappable]] = []
     for key, module in found.items():
         if module._original is None:
             raise UnsupportedProblem(
                 "restore_",
                 f"{names[key][0]}, swapped with keep_original=False or by load_quantized_",
                 "a layer whose original was kept",
-                "Load the float model again, or quantise with keep_original=True.",
+                "Load the float model again, or quantize with keep_original=True.",
             )
         originals.append((module, cast(Swappable, module._original)))
     replace_modules(model, [(tuple(names[id(q)]), original) for q, original in originals])
@@ -161,10 +163,10 @@ def _check(model: Any) -> None:
     check_model("quantize_", model)
 
 
-def _check_scheme(layer: Layer, calibrated: bool) -> None:
+def _check_scheme(layer: SwapSite, calibrated: bool) -> None:
     if layer.reason is not None:
         return
-    numbers_of("quantize_", layer.scheme)
+    params_of("quantize_", layer.scheme)
     if isinstance(layer.scheme, Int8Activation) and layer.scheme.activation == "static" and not calibrated:
         kind = type(layer.scheme).__name__
         raise FormatError(
@@ -175,16 +177,16 @@ def _check_scheme(layer: Layer, calibrated: bool) -> None:
         )
 
 
-def _form(module: nn.Module) -> type[Quantised]:
+def _form(module: nn.Module) -> type[Quantized]:
     return next(made for kind, made in QUANTISED.items() if isinstance(module, (kind, made)))
 
 
-def _watched(layer: Layer) -> bool:
+def _watched(layer: SwapSite) -> bool:
     """Convolutions are watched for the size of their input, too."""
     return _wants_ranges(layer) or is_conv(layer.module)
 
 
-def _wants_ranges(layer: Layer) -> bool:
+def _wants_ranges(layer: SwapSite) -> bool:
     return isinstance(layer.scheme, Int8Activation) and layer.scheme.activation != "dynamic"
 
 
@@ -195,11 +197,11 @@ def _wants_ranges(layer: Layer) -> bool:
 class SwapCandidate:
     names: tuple[str, ...]
     module: Swappable
-    candidate: Quantised | None
+    candidate: Quantized | None
     entry: SwapEntry
 
 
-def _draft(layer: Layer, watch: Watch | None, rows: int | None, force: bool) -> SwapCandidate:
+def _draft(layer: SwapSite, watch: InputObserver | None, rows: int | None, force: bool) -> SwapCandidate:
     """Builds, times and judges the layer that would take this one's place. The model is not touched."""
     module, name = layer.module, layer.names[0]
     common: dict[str, Any] = {
@@ -218,7 +220,7 @@ def _draft(layer: Layer, watch: Watch | None, rows: int | None, force: bool) -> 
         return SwapCandidate(layer.names, module, None, SwapEntry(action="kept", reason=reason, **common))
     try:
         observer = None if watch is None else watch.observer
-        candidate: Quantised = cast(Any, _form(module)).from_float(module, layer.scheme, observer)
+        candidate: Quantized = cast(Any, _form(module)).from_float(module, layer.scheme, observer)
     except RtaccelError as error:
         raise type(error)(f"quantize_: {name}: {error.op}", error.got, error.expected, error.next_step) from error
     x, sample = _inputs(module, watch, rows)
@@ -259,7 +261,7 @@ def _bytes(*tensors: Tensor | None) -> int:
     return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
 
-def _inputs(module: Swappable, watch: Watch | None, rows: int | None) -> tuple[Tensor, Tensor]:
+def _inputs(module: Swappable, watch: InputObserver | None, rows: int | None) -> tuple[Tensor, Tensor]:
     """An input to time with, of the shape seen in calibration if none is asked for, and rows to take the error on."""
     generator = torch.Generator().manual_seed(0)
 
@@ -293,7 +295,7 @@ def _error(module: nn.Module, candidate: nn.Module, sample: Tensor) -> float:
 # -- putting layers in place ---------------------------------------------------------------------------------------
 
 
-def put(model: nn.Module, swaps: list[tuple[tuple[str, ...], Swappable, Quantised]], keep_original: bool) -> None:
+def put(model: nn.Module, swaps: list[tuple[tuple[str, ...], Swappable, Quantized]], keep_original: bool) -> None:
     for _, module, candidate in swaps:
         candidate._swapped = True
         if keep_original:

@@ -1,6 +1,6 @@
 """Dead positions: rows of a value that nothing reads are not computed.
 
-A causal network whose head reads only the newest moment needs, layer by layer, only the moments that its dilated taps
+A causal network whose head reads only the newest time step needs, layer by layer, only the time steps that its dilated taps
 reach: a third of the work for a TCN of four levels. Needs go backwards from the outputs, then values shrink.
 """
 
@@ -34,7 +34,7 @@ def _ask(op_node: OpNode, buffers: dict[str, Buffer], needs: dict[str, set[int]]
     """Adds what the node must read for what is asked of it."""
     if op_node.op not in (*ROW_WISE, "rearrange", "conv") or len(op_node.writes) != 1:
         whole.update(op_node.reads)
-        # Of a recurrent layer the newest moment may be all that is computed; its states are what they are.
+        # Of a recurrent layer the newest time step may be all that is computed; its states are what they are.
         whole.update(op_node.writes[1:] if op_node.op in ("lstm", "gru") else op_node.writes)
         return
     out = op_node.writes[0]
@@ -115,7 +115,7 @@ def _shrink(
 
 
 def _newest(op_node: OpNode, wanted: list[int]) -> bool:
-    """Whether just the last moment of each inner sample is read, in a layer that runs in one direction."""
+    """Whether just the last time step of each inner sample is read, in a layer that runs in one direction."""
     time, batch = op_node.attrs["time"], op_node.attrs["batch"]
     first = op_node.attrs["batch_first"]
     last = [b * time + time - 1 if first else (time - 1) * batch + b for b in range(batch)]

@@ -9,15 +9,15 @@ from math import prod
 import torch
 from torch import Tensor, fx
 
-from rtaccel.convert.frontend.export import Captured
+from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.convert.frontend.graph import OpGraph, sizes
 from rtaccel.convert.frontend.nodes import OpNode
-from rtaccel.convert.passes.program import Argument, FallbackStep, GroupStep, Program
-from rtaccel.convert.quantization.scheme_rules import Layer, parts
+from rtaccel.convert.passes.program import Argument, FallbackStep, Program, SubgraphStep
+from rtaccel.convert.quantization.scheme_rules import LayerPlan, parts
 from rtaccel.core.errors import FormatError, RtaccelError
 from rtaccel.core.registry import operator
-from rtaccel.core.stage import Port, Quant, Stage, Value
-from rtaccel.plan.group import Group
+from rtaccel.core.stage import GraphIO, QParams, Stage, Value
+from rtaccel.plan.group import Subgraph
 
 
 class Emitter:
@@ -25,26 +25,26 @@ class Emitter:
 
     def __init__(
         self,
-        captured: Captured,
+        exported: ExportedGraph,
         graph: OpGraph,
-        layers: Mapping[str, Layer],
+        layers: Mapping[str, LayerPlan],
         states: frozenset[str] | None = None,
     ) -> None:
-        """states: of a graph over one moment, the values that are kept; None for an ordinary graph."""
-        self.captured, self.graph, self.layers = captured, graph, layers
-        self.moment, self.states = states is not None, states or frozenset()
-        self.nodes = {node.name: node for node in captured.graph.nodes}
+        """states: of a graph over one time step, the values that are kept; None for an ordinary graph."""
+        self.exported, self.graph, self.layers = exported, graph, layers
+        self.time_step, self.states = states is not None, states or frozenset()
+        self.nodes = {node.name: node for node in exported.graph.nodes}
         self.users: dict[str, list[OpNode]] = {}
         for op_node in graph.op_nodes:
             for name in op_node.reads:
                 self.users.setdefault(name, []).append(op_node)
         self.outputs = {o for o in graph.outputs if isinstance(o, str)}
         self.outputs |= {graph.views[o].base for o in self.outputs if o in graph.views}
-        self.forms: dict[str, list[Quant]] = {}
+        self.forms: dict[str, list[QParams]] = {}
 
     def program(self, notes: tuple[str, ...]) -> Program:
-        steps: list[GroupStep | FallbackStep] = []
-        done = {*self.captured.inputs, *self.graph.constants, *self.states}
+        steps: list[SubgraphStep | FallbackStep] = []
+        done = {*self.exported.inputs, *self.graph.constants, *self.states}
         pending = list(self.graph.op_nodes)
         while pending:
             ready = [d for d in pending if set(d.reads) <= done]
@@ -60,15 +60,15 @@ class Emitter:
         read = {n.name for node in torch_nodes for n in node.all_input_nodes} | self.outputs
         return Program(
             steps=tuple(steps),
-            inputs=self.captured.inputs,
-            arguments=tuple(_argument(self.nodes[name]) for name in self.captured.inputs),
+            inputs=self.exported.inputs,
+            arguments=tuple(_argument(self.nodes[name]) for name in self.exported.inputs),
             outputs=self.graph.outputs,
             constants={k: v for k, v in self.graph.constants.items() if k in read},
             views={n: v for n, v in self.graph.views.items() if n in read and not (n == v.base and self._own(n))},
             batched=self.graph.batch,
-            batch=self.captured.batch,
-            in_spec=self.captured.in_spec,
-            out_spec=self.captured.out_spec,
+            batch=self.exported.batch,
+            in_spec=self.exported.in_spec,
+            out_spec=self.exported.out_spec,
             notes=notes,
         )
 
@@ -87,23 +87,23 @@ class Emitter:
         buffer = self.graph.buffers[name]
         return Value(name, buffer.width or buffer.elements, buffer.dtype, None, buffer.steps)
 
-    def _port(self, name: str) -> Port:
+    def _port(self, name: str) -> GraphIO:
         """A value at the edge, shaped as the caller's tensor is."""
         lead = int(self.graph.batch)
         node = self.nodes.get(name)
-        if self.moment:
+        if self.time_step:
             trailing = () if self.value(name).dtype == "int64" else self.value(name).shape
         elif node is not None and self._own(name):
             trailing = sizes(node.meta["val"])[lead:]
         else:
             trailing = self.graph.trailing.get(name, self.value(name).shape)
-        return Port(self.value(name), lead, trailing)
+        return GraphIO(self.value(name), lead, trailing)
 
     def _own(self, name: str) -> bool:
         """Whether a value is a tensor as torch has it: an input, or made by a torch call."""
-        return name in self.captured.inputs or any(d.op == "torch" and name in d.writes for d in self.graph.op_nodes)
+        return name in self.exported.inputs or any(d.op == "torch" and name in d.writes for d in self.graph.op_nodes)
 
-    def _group(self, op_nodes: list[OpNode]) -> GroupStep:
+    def _group(self, op_nodes: list[OpNode]) -> SubgraphStep:
         names = {name for d in op_nodes for name in d.writes}
         reads = list(dict.fromkeys(r for d in op_nodes for r in d.reads if r not in names))
         writes = [
@@ -113,7 +113,7 @@ class Emitter:
             if name in self.outputs or any(not names & {*u.writes} for u in self.users.get(name, []))
         ]
         # The order of the model's own arguments and results, so that they can go straight through.
-        rank = {name: i for i, name in enumerate((*self.captured.inputs, *dict.fromkeys(self.graph.outputs)))}
+        rank = {name: i for i, name in enumerate((*self.exported.inputs, *dict.fromkeys(self.graph.outputs)))}
         reads.sort(key=lambda name: rank.get(name, len(rank)))
         writes.sort(key=lambda name: rank.get(name, len(rank)))
         stages: list[Stage] = []
@@ -124,8 +124,8 @@ class Emitter:
                 raise type(error)(
                     f"compile: {op_node.name}: {error.op}", error.got, error.expected, error.next_step
                 ) from error
-        group = Group(tuple(stages), tuple(map(self._port, reads)), tuple(map(self._port, writes)))
-        return GroupStep(by_rows(group) if self.graph.batch else group, tuple(reads), tuple(writes))
+        group = Subgraph(tuple(stages), tuple(map(self._port, reads)), tuple(map(self._port, writes)))
+        return SubgraphStep(by_rows(group) if self.graph.batch else group, tuple(reads), tuple(writes))
 
     def _emit(self, op_node: OpNode, stages: list[Stage], writes: set[str]) -> None:
         layer = self.layers.get(op_node.writes[0])
@@ -144,10 +144,10 @@ class Emitter:
             outputs[0] = replace(outputs[0], name=self._int8_name(op_node.writes[0], quant), dtype="int8", quant=quant)
         if operator(op_node.op).int8_beside:
             outputs, attrs["gives"] = self._beside(op_node.writes, outputs, writes)
-        op = "fused_linear" if "quantise" in attrs else op_node.op
+        op = "fused_linear" if "quantize" in attrs else op_node.op
         stages.append(Stage(op, op_node.name, tuple(inputs), tuple(outputs), tensors, attrs))
 
-    def _ring(self, op_node: OpNode, layer: Layer) -> Value:
+    def _ring(self, op_node: OpNode, layer: LayerPlan) -> Value:
         """The past of a convolution that is streamed in int8: it holds numbers, so they need a scale that stays."""
         if layer.quant is None:
             raise FormatError(
@@ -156,12 +156,12 @@ class Emitter:
             )  # fmt: skip
         return replace(self.value(op_node.reads[1]), dtype="int8", quant=layer.quant)
 
-    def _asked(self, name: str, writes: set[str]) -> Quant | None:
+    def _asked(self, name: str, writes: set[str]) -> QParams | None:
         """The static scale that every reader of a value wants it in, so that it can be written so from the start."""
         shared = {self._static(user, name) for user in self.users.get(name, [])}
         return shared.pop() if name not in writes and len(shared) == 1 else None
 
-    def _static(self, user: OpNode, name: str) -> Quant | None:
+    def _static(self, user: OpNode, name: str) -> QParams | None:
         """The static scale that a reader wants a value in; None for one that reads float32 or scales rows itself."""
         layer = self.layers.get(user.writes[0])
         if layer is None or not layer.int8 or user.reads[0] != name or name in user.reads[1:]:
@@ -186,14 +186,14 @@ class Emitter:
         roles = ["y"] * floats + ["q", "row_scale"][: len(best)] + ["sum"] * (len(names) - 1)
         return [given] * floats + list(best) + outputs[1:], ",".join(roles)
 
-    def _forms(self, name: str, layer: Layer) -> tuple[Value, ...]:
+    def _forms(self, name: str, layer: LayerPlan) -> tuple[Value, ...]:
         """A float32 value as an int8 layer reads it: with its static scale, or with a scale for each row."""
         source = self.value(name)
         if layer.quant is None:
             return replace(source, name=f"{name}:rows", dtype="int8"), Value(f"{name}:row_scale", 1, steps=source.steps)
         return (replace(source, name=self._int8_name(name, layer.quant), dtype="int8", quant=layer.quant),)
 
-    def _int8_name(self, name: str, quant: Quant) -> str:
+    def _int8_name(self, name: str, quant: QParams) -> str:
         """Layers that read the same value with the same scale share its int8 form."""
         known = self.forms.setdefault(name, [])
         if quant not in known:
@@ -201,7 +201,7 @@ class Emitter:
         index = known.index(quant)
         return f"{name}:int8" + (f".{index}" if index else "")
 
-    def _int8(self, name: str, layer: Layer, where: str, stages: list[Stage]) -> tuple[Value, ...]:
+    def _int8(self, name: str, layer: LayerPlan, where: str, stages: list[Stage]) -> tuple[Value, ...]:
         """The int8 form of a float value: already there, or through a quantize stage that is added now."""
         wanted = self._forms(name, layer)
         if not any(v.name == wanted[0].name for stage in stages for v in stage.outputs):
@@ -216,7 +216,7 @@ def _quantize(name: str, x: Value, wanted: tuple[Value, ...], factor: Tensor | N
     return Stage("pointwise", name, (x,), wanted, {"scale": factor, "shift": torch.zeros_like(factor)})
 
 
-def by_rows(group: Group) -> Group:
+def by_rows(group: Subgraph) -> Subgraph:
     """A group whose operators all treat rows alike: every row is a sample for its kernels. The dimensions between the
     batch and the row keep their sizes, which the model's code may depend on."""
     ports = (*group.inputs, *group.outputs)
@@ -229,10 +229,10 @@ def by_rows(group: Group) -> Group:
     if any(v.steps != prod(shape) for v in values):
         return group
 
-    def port(p: Port) -> Port:
-        return Port(replace(p.value, steps=1), p.lead + len(shape), p.trailing[-1:], shape)
+    def port(p: GraphIO) -> GraphIO:
+        return GraphIO(replace(p.value, steps=1), p.lead + len(shape), p.trailing[-1:], shape)
 
-    return Group(
+    return Subgraph(
         tuple(s.matrices() for s in group.stages), tuple(map(port, group.inputs)), tuple(map(port, group.outputs))
     )
 

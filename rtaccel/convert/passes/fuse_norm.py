@@ -1,4 +1,4 @@
-"""A residual that is normalised: the norm adds it itself, and hands on the sum where somebody else reads it."""
+"""A residual that is normalized: the norm adds it itself, and hands on the sum where somebody else reads it."""
 
 from __future__ import annotations
 

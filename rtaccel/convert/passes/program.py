@@ -11,25 +11,25 @@ from torch import Tensor, fx
 
 from rtaccel.convert.frontend.layout import View
 from rtaccel.core.batch import BatchRange
-from rtaccel.core.stage import Port, Quant, QuantMap, Stage, Value
-from rtaccel.plan.group import Group
+from rtaccel.core.stage import GraphIO, QParams, QuantMap, Stage, Value
+from rtaccel.plan.group import Subgraph
 
 if TYPE_CHECKING:
     from rtaccel.convert.passes.skeleton import Skeleton
 
 
 @dataclass(frozen=True)
-class GroupStep:
+class SubgraphStep:
     """Stages that run as one. reads, writes: names in the environment, in the order of the group's ports."""
 
-    group: Group
+    group: Subgraph
     reads: tuple[str, ...]
     writes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class FallbackStep:
-    """One call that stays torch's. args may hold graph nodes, which stand for values."""
+    """One call that falls back to PyTorch. args may hold graph nodes, which stand for values."""
 
     node: fx.Node
     name: str
@@ -58,7 +58,7 @@ class Program:
     notes: what was decided on the way and is worth reporting (which layers stayed float32 and why).
     """
 
-    steps: tuple[GroupStep | FallbackStep, ...]
+    steps: tuple[SubgraphStep | FallbackStep, ...]
     inputs: tuple[str, ...]
     arguments: tuple[Argument, ...]
     outputs: tuple[Any, ...]
@@ -73,19 +73,19 @@ class Program:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        return tuple(stage for step in self.steps if isinstance(step, GroupStep) for stage in step.group.stages)
+        return tuple(stage for step in self.steps if isinstance(step, SubgraphStep) for stage in step.group.stages)
 
     def samples(self, arguments: Sequence[Any]) -> int:
         """How many samples a call with these flattened arguments has."""
         given = dict(zip(self.inputs, arguments))
         for step in self.steps:
-            for name, port in zip(step.reads, step.group.inputs) if isinstance(step, GroupStep) else ():
+            for name, port in zip(step.reads, step.group.inputs) if isinstance(step, SubgraphStep) else ():
                 if isinstance(given.get(name), Tensor):
                     return given[name].shape[: port.lead].numel()
         first = next((a for a in arguments if isinstance(a, Tensor)), None)
         return first.shape[0] if self.batched and first is not None and first.dim() else 1
 
-    def with_numbers(
+    def with_params(
         self,
         tensors: Sequence[Mapping[str, Tensor]],
         quants: QuantMap,
@@ -97,7 +97,7 @@ class Program:
         queue = iter(zip(tensors, attrs))
 
         def value(v: Value) -> Value:
-            return replace(v, quant=Quant(*quants[v.name])) if v.name in quants else v
+            return replace(v, quant=QParams(*quants[v.name])) if v.name in quants else v
 
         def stage(s: Stage) -> Stage:
             inputs, outputs = tuple(map(value, s.inputs)), tuple(map(value, s.outputs))
@@ -117,16 +117,18 @@ class Program:
                 attrs={**s.attrs, **found},
             )
 
-        def port(p: Port) -> Port:
+        def port(p: GraphIO) -> GraphIO:
             return replace(p, value=value(p.value))
 
-        def step(s: GroupStep | FallbackStep) -> GroupStep | FallbackStep:
+        def step(s: SubgraphStep | FallbackStep) -> SubgraphStep | FallbackStep:
             if isinstance(s, FallbackStep):
                 return s
             g = s.group
             return replace(
                 s,
-                group=Group(tuple(stage(x) for x in g.stages), tuple(map(port, g.inputs)), tuple(map(port, g.outputs))),
+                group=Subgraph(
+                    tuple(stage(x) for x in g.stages), tuple(map(port, g.inputs)), tuple(map(port, g.outputs))
+                ),
             )
 
         return replace(self, steps=tuple(step(s) for s in self.steps), constants=dict(constants))

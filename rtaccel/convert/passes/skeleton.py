@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rtaccel.convert.frontend.export import Captured
+from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.convert.frontend.graph import OpGraph
-from rtaccel.convert.quantization.scheme_rules import Layer
+from rtaccel.convert.quantization.scheme_rules import LayerPlan
 from rtaccel.core.errors import FormatError, RtaccelError
 from rtaccel.core.scheme import scheme_names
-from rtaccel.core.stage import Quant
+from rtaccel.core.stage import QParams
 
 if TYPE_CHECKING:
     from rtaccel.convert.passes.program import Program
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 class Skeleton:
     """graph: its tensors are ones that take no memory. layers: how each layer is computed, by the name of its value."""
 
-    captured: Captured
+    exported: ExportedGraph
     graph: OpGraph
-    layers: Mapping[str, Layer]
+    layers: Mapping[str, LayerPlan]
     states: frozenset[str] | None
 
     @classmethod
     def of(
-        cls, captured: Captured, graph: OpGraph, layers: Mapping[str, Layer], states: frozenset[str] | None
+        cls, exported: ExportedGraph, graph: OpGraph, layers: Mapping[str, LayerPlan], states: frozenset[str] | None
     ) -> Skeleton:
         op_nodes = tuple(replace(d, tensors={k: _empty(t) for k, t in d.tensors.items()}) for d in graph.op_nodes)
         kept = {
             name: layer if layer.factor is None else replace(layer, factor=_empty(layer.factor))
             for name, layer in layers.items()
         }
-        constants = dict.fromkeys(captured.constants, _empty(torch.ones(1)))
+        constants = dict.fromkeys(exported.constants, _empty(torch.ones(1)))
         return cls(
-            replace(captured, constants=constants),
+            replace(exported, constants=constants),
             replace(graph, op_nodes=op_nodes, constants={name: _empty(t) for name, t in graph.constants.items()}),
             kept,
             states,
@@ -68,7 +68,7 @@ class Skeleton:
             return None
         try:
             layers = {name: _layer(value, self.graph, name) for name, value in decisions.items()}
-            made = Emitter(self.captured, self.graph, layers, self.states).program(())
+            made = Emitter(self.exported, self.graph, layers, self.states).program(())
             source = replace(self, layers=layers)
         except (RtaccelError, KeyError, TypeError, ValueError, AttributeError):  # bytes of any origin
             return None
@@ -82,12 +82,12 @@ def _empty(tensor: Tensor) -> Tensor:
     return torch.ones((), dtype=tensor.dtype, device="cpu").expand(tensor.shape)
 
 
-def _layer(value: Mapping[str, Any], graph: OpGraph, name: str) -> Layer:
+def _layer(value: Mapping[str, Any], graph: OpGraph, name: str) -> LayerPlan:
     given = dict(value["scheme"])
     known = scheme_names().get(given.pop("name"))
     if known is None:
         raise FormatError("load_state_dict", f"scheme {value['scheme']}", "a known scheme", "Save it again.")
-    quant = None if value["quant"] is None else Quant(float(value["quant"][0]), int(value["quant"][1]))
+    quant = None if value["quant"] is None else QParams(float(value["quant"][0]), int(value["quant"][1]))
     factor = None
     if value["columns"]:
         op_node = next(d for d in graph.op_nodes if d.writes[0] == name)
@@ -95,4 +95,4 @@ def _layer(value: Mapping[str, Any], graph: OpGraph, name: str) -> Layer:
         assert weight is not None
         factor = torch.ones(weight.shape[1], dtype=torch.float32, device="cpu")
     h_scale = None if value["h_scale"] is None else float(value["h_scale"])
-    return Layer(known(**given), bool(value["int8"]), bool(value["dynamic"]), quant, h_scale, factor)
+    return LayerPlan(known(**given), bool(value["int8"]), bool(value["dynamic"]), quant, h_scale, factor)

@@ -1,4 +1,4 @@
-"""Sparsity in a compiled model: weights pruned before they are quantised, and each linear stage in its fastest form after."""
+"""Sparsity in a compiled model: weights pruned before they are quantized, and each linear stage in its fastest form after."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 from rtaccel.convert.frontend.graph import OpGraph
 from rtaccel.convert.frontend.nodes import OpNode
-from rtaccel.convert.passes.program import FallbackStep, GroupStep, Program
+from rtaccel.convert.passes.program import FallbackStep, Program, SubgraphStep
 from rtaccel.core.sparsity import SparsityMap
 from rtaccel.core.stage import Stage
 from rtaccel.formats import masks
 from rtaccel.kernels._common.geometry import Geometry
 from rtaccel.plan import sparse_recurrent as recurrent
-from rtaccel.plan.group import Group
-from rtaccel.plan.sparse import LEAST_ZEROS, could_be_sparse, fastest, zeros
+from rtaccel.plan.group import Subgraph
+from rtaccel.plan.sparse import MIN_ZEROS, could_be_sparse, fastest, zeros
 
 
 def _matrices(op_node: OpNode) -> list[str]:
@@ -44,7 +44,7 @@ def pruned(graph: OpGraph, sparsity: SparsityMap, notes: list[str]) -> OpGraph:
             op_nodes.append(op_node)
         elif op_node.swapped or not names:
             what = (
-                "its weights are quantised already"
+                "its weights are quantized already"
                 if op_node.swapped
                 else f"there are no sparse kernels for this {op_node.op}"
             )
@@ -77,7 +77,7 @@ def as_linear(stage: Stage) -> Stage | None:
     geometry = Geometry.of(stage)
     whole = geometry.out_size == geometry.in_size and geometry.in_steps is None and geometry.out_steps is None
     alike = weight[0, 0].numel() == 1 and geometry.stride == (1, 1) and geometry.padding == (0, 0) and whole
-    own = weight.dtype == torch.int8 and (x.dtype != "int8" or x.quant is None)  # quantises its input itself
+    own = weight.dtype == torch.int8 and (x.dtype != "int8" or x.quant is None)  # quantizes its input itself
     if not alike or own or int(stage.attrs.get("groups", 1)) != 1 or x.steps != y.steps or x.width != weight.shape[1]:
         return None
     attrs = {name: stage.attrs[name] for name in ("activation", "activation_parameter") if name in stage.attrs}
@@ -99,7 +99,7 @@ def in_fastest_form(program: Program, rows: int, backend: str | None) -> Program
             notes.append(gates.reason)
             return gates.stage
         matrix = as_linear(dense)
-        if matrix is None and dense.op == "conv" and zeros(dense.tensors["weight"]) >= LEAST_ZEROS:
+        if matrix is None and dense.op == "conv" and zeros(dense.tensors["weight"]) >= MIN_ZEROS:
             part = zeros(dense.tensors["weight"])
             notes.append(
                 f"{dense.name} is computed dense: there are no sparse kernels for this conv ({part:.1%} zeros)"
@@ -107,15 +107,15 @@ def in_fastest_form(program: Program, rows: int, backend: str | None) -> Program
         if matrix is None or not could_be_sparse(matrix):
             return dense
         steps = dense.outputs[0].steps
-        form = fastest(matrix.matrices(), rows * steps, backend, instead=None if matrix is dense else dense)
-        notes.append(form.reason)
-        return replace(form.stage, inputs=dense.inputs, outputs=dense.outputs) if form.sparse else dense
+        choice = fastest(matrix.matrices(), rows * steps, backend, instead=None if matrix is dense else dense)
+        notes.append(choice.reason)
+        return replace(choice.stage, inputs=dense.inputs, outputs=dense.outputs) if choice.sparse else dense
 
-    def step(s: GroupStep | FallbackStep) -> GroupStep | FallbackStep:
+    def step(s: SubgraphStep | FallbackStep) -> SubgraphStep | FallbackStep:
         if isinstance(s, FallbackStep):
             return s
         g = s.group
-        return replace(s, group=Group(tuple(map(stage, g.stages)), g.inputs, g.outputs))
+        return replace(s, group=Subgraph(tuple(map(stage, g.stages)), g.inputs, g.outputs))
 
     steps = tuple(map(step, program.steps))
     return replace(program, steps=steps, notes=(*program.notes, *notes))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rtaccel.convert.passes.program import FallbackStep, GroupStep, Program
+from rtaccel.convert.passes.program import FallbackStep, Program, SubgraphStep
 from rtaccel.core.stage import Stage
-from rtaccel.plan.group import Group
-from rtaccel.plan.sparse_gpu import could_be_sparse, modelled
+from rtaccel.plan.group import Subgraph
+from rtaccel.plan.sparse_gpu import could_be_sparse, modeled
 
 BACKENDS = ("triton", "numba_cuda")
 """Those with sparse kernels for a GPU, on whatever device they run."""
@@ -20,14 +20,14 @@ def in_modelled_form(program: Program, rows: int, backend: str | None = None) ->
     def stage(dense: Stage) -> Stage:
         if not could_be_sparse(dense):
             return dense
-        form = modelled(dense.matrices(), rows * dense.outputs[0].steps, backend=backend or "triton")
-        notes.append(form.reason)
-        return replace(form.stage, inputs=dense.inputs, outputs=dense.outputs) if form.sparse else dense
+        choice = modeled(dense.matrices(), rows * dense.outputs[0].steps, backend=backend or "triton")
+        notes.append(choice.reason)
+        return replace(choice.stage, inputs=dense.inputs, outputs=dense.outputs) if choice.sparse else dense
 
-    def step(s: GroupStep | FallbackStep) -> GroupStep | FallbackStep:
+    def step(s: SubgraphStep | FallbackStep) -> SubgraphStep | FallbackStep:
         if isinstance(s, FallbackStep):
             return s
-        return replace(s, group=Group(tuple(map(stage, s.group.stages)), s.group.inputs, s.group.outputs))
+        return replace(s, group=Subgraph(tuple(map(stage, s.group.stages)), s.group.inputs, s.group.outputs))
 
     steps = tuple(map(step, program.steps))
     return replace(program, steps=steps, notes=(*program.notes, *notes))

@@ -189,7 +189,7 @@ def _embedding(call: Call) -> OpNode | str:
 
 def _as_single(call: Call, base: str) -> bool:
     """Makes the rows of an index input one index wide."""
-    if base in call.build.captured.inputs:
+    if base in call.build.exported.inputs:
         call.build.buffers[base].width = 1
         return True
     return False

@@ -6,9 +6,9 @@ import torch
 
 from rtaccel.convert.frontend.nodes import OpNode, zeros_like_rows
 from rtaccel.convert.patterns.rules import Call, Rule, rule
-from rtaccel.core.stage import Quant
+from rtaccel.core.stage import QParams
 from rtaccel.nn.ops import OPERATORS
-from rtaccel.nn.params.linear import LinearNumbers, Size
+from rtaccel.nn.params.linear import LinearParams, Size
 
 aten = torch.ops.aten
 
@@ -51,27 +51,27 @@ def _addmm(call: Call) -> OpNode | str:
     return call.row_wise("linear", view, weight.shape[0], tensors={"weight": weight, "bias": bias.float()})
 
 
-def _swapped(numbers: type[LinearNumbers]) -> Rule:
+def _swapped(params: type[LinearParams]) -> Rule:
     """A layer that `quantize_` swapped: its weights and its scales are taken as they are."""
 
     def take(call: Call) -> OpNode | str:
-        names = list(numbers.form(Size(1, 1, 16)))
+        names = list(params.storage_format(Size(1, 1, 16)))
         tensors = {name: call.constant(call[name]) for name in names}
         if any(tensors[name] is None and call[name] is not None for name in names) or tensors["weight"] is None:
             return "its weight is computed, not a buffer"
         scale, zero_point = tensors.pop("input_scale", None), tensors.pop("input_zero_point", None)
         attrs = {"activation": call["activation"], "activation_parameter": float(call["activation_parameter"])}
-        attrs |= {name: call[name] for name in numbers.OPTIONS if name != "in_features"}
+        attrs |= {name: call[name] for name in params.OPTIONS if name != "in_features"}
         kept = {k: v for k, v in tensors.items() if v is not None}
         view = call.rows(call["x"])
         op_node = call.row_wise("linear", view, kept["weight"].shape[0], tensors=kept, attrs=attrs)
-        op_node.float_input = not numbers.int8_input()
+        op_node.float_input = not params.int8_input()
         if scale is not None and zero_point is not None:
-            op_node.quant = Quant(float(scale), int(zero_point))
+            op_node.quant = QParams(float(scale), int(zero_point))
         return op_node
 
     return take
 
 
-for _numbers, _operator in OPERATORS.items():
-    rule(_operator)(_swapped(_numbers))
+for _params, _operator in OPERATORS.items():
+    rule(_operator)(_swapped(_params))

@@ -65,7 +65,7 @@ def _softmax(call: Call) -> OpNode | str:
 def _norm(call: Call) -> OpNode | str:
     layer = call.node.target is aten.layer_norm.default
     if len(call["normalized_shape"]) != 1:
-        return "normalises over several dimensions"
+        return "normalizes over several dimensions"
     weight = call.constant(call["weight"])
     bias = call.constant(call["bias"]) if layer else None
     if (weight is None and call["weight"] is not None) or (layer and bias is None and call["bias"] is not None):
@@ -123,7 +123,7 @@ def _batch_norm(call: Call) -> OpNode | str:
 
 @rule(aten.batch_norm.default)
 def _whole_batch_norm(call: Call) -> OpNode | str:
-    return "normalises with the statistics of the batch"
+    return "normalizes with the statistics of the batch"
 
 
 @rule(aten.add.Tensor)

@@ -42,7 +42,7 @@ def _weights(call: Call, layers: int, directions: int, gates: int, biased: bool)
 
 
 def _sequence(call: Call, batch_first: bool) -> tuple[View, int, int, int]:
-    """The input as rows, the number of moments, of samples inside a value, and whether those come first."""
+    """The input as rows, the number of time steps, of samples inside a value, and whether those come first."""
     view = call.view(call["input"])
     if len(view.dims) not in (2, 3):
         raise Refused("has an input of another rank than 2 or 3")
@@ -52,11 +52,11 @@ def _sequence(call: Call, batch_first: bool) -> tuple[View, int, int, int]:
     shape = view.shape
     if len(shape) == 2:  # no batch
         if view.batch_dim is not None:
-            raise Refused("layout: its moments are what varies from call to call")
+            raise Refused("layout: its time steps are what varies from call to call")
         return view, shape[0], 1, 1
     time_dim = 1 if batch_first else 0
     if view.has_batch(time_dim) or not all(not view.has_batch(i) or view.batch_dim == i for i in range(3)):
-        raise Refused("layout: its moments are what varies from call to call")
+        raise Refused("layout: its time steps are what varies from call to call")
     inner = 1 if view.has_batch(1 - time_dim) else shape[1 - time_dim]
     return view, shape[time_dim], inner, int(batch_first)
 

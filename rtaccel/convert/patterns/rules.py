@@ -1,6 +1,6 @@
 """Which operator a call becomes: one rule per kind of ATen call, found in the files match_*.py.
 
-A rule gets the call and returns a node, or a sentence saying why it does not fit; the call then stays torch's. A
+A rule gets the call and returns a node, or a sentence saying why it does not fit; the call then falls back to PyTorch. A
 sentence that starts with "layout: " says that the same call might fit where the shapes are fixed.
 """
 

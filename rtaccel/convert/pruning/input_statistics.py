@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rtaccel.convert.frontend.batches import call_with
-from rtaccel.convert.pruning.prune import Moments
+from rtaccel.convert.pruning.prune import InputStatistics
 from rtaccel.convert.pruning.weight_matrices import fed, matrices_of
 from rtaccel.core.errors import FormatError
 from rtaccel.formats.observe import RangeObserver
@@ -18,7 +18,7 @@ from rtaccel.formats.observe import RangeObserver
 _reached = itertools.count()
 
 
-class MomentWatch:
+class StatisticsObserver:
     """Sums x x^T and x over the rows that each matrix of one layer is fed, in float64. A hook for `watch_inputs`."""
 
     def __init__(self, name: str, module: nn.Module) -> None:
@@ -43,14 +43,14 @@ class MomentWatch:
             self.first = next(_reached)
         x = next(iter((*args, *kwargs.values())))
         with torch.device("cpu"):
-            self.observer.see(x)
+            self.observer.observe(x)
 
-    def moments(self, index: int) -> Moments:
+    def statistics(self, index: int) -> InputStatistics:
         count = max(self.rows[index], 1)
-        return Moments.of_dense(self.second[index] / count, self.total[index] / count, self.rows[index])
+        return InputStatistics.of_dense(self.second[index] / count, self.total[index] / count, self.rows[index])
 
 
-def moments_now(model: nn.Module, work: nn.Module, name: str, index: int, batches: Sequence[Any]) -> Moments:
+def statistics_now(model: nn.Module, work: nn.Module, name: str, index: int, batches: Sequence[Any]) -> InputStatistics:
     """Of a matrix of the layer `name` in `work`, a copy of `model` in which others are pruned: what it is fed, against what
     the dense model feeds it."""
     module = model.get_submodule(name)
@@ -66,7 +66,7 @@ def moments_now(model: nn.Module, work: nn.Module, name: str, index: int, batche
         dense_total += dense.sum(0)
         count += now.shape[0]
     rows = max(count, 1)
-    return Moments(second / rows, total / rows, count, cross / rows, whole / rows, dense_total / rows)
+    return InputStatistics(second / rows, total / rows, count, cross / rows, whole / rows, dense_total / rows)
 
 
 def _fed(model: nn.Module, name: str, index: int, width: int, batch: Any) -> Tensor:

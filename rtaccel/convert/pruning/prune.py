@@ -34,13 +34,13 @@ DAMPING = 0.01
 COLUMNS = 128
 """Columns that are pruned before the rest of the row is updated for them."""
 
-LEAST_ROWS_PER_INPUT = 1 / 8
+MIN_ROWS_PER_INPUT = 1 / 8
 """Calibration rows for each input feature below which the inverse of H is mostly damping, and worse than magnitude alone
 where inputs differ from those seen. H has full rank only with one row for each."""
 
 
 @dataclass(frozen=True)
-class Moments:
+class InputStatistics:
     """What calibration shows of a layer's inputs: second [K, K] = X^T X / rows, mean [K], and how many rows there were.
 
     For a layer behind pruned ones, X is what it is fed now and Z what the dense model feeds it: cross = Z^T X / rows, whole
@@ -55,18 +55,18 @@ class Moments:
     dense_mean: Tensor
 
     @classmethod
-    def of_dense(cls, second: Tensor, mean: Tensor, rows: int) -> Moments:
+    def of_dense(cls, second: Tensor, mean: Tensor, rows: int) -> InputStatistics:
         return cls(second, mean, rows, second, second, mean)
 
 
-def magnitude(weight: Tensor, sparsity: Sparsity, moments: Moments | None) -> Tensor:
+def magnitude(weight: Tensor, sparsity: Sparsity, statistics: InputStatistics | None) -> Tensor:
     mask = masks.keep(weight.abs(), sparsity)
     return torch.where(mask, weight, torch.zeros_like(weight))
 
 
-def wanda(weight: Tensor, sparsity: Sparsity, moments: Moments | None) -> Tensor:
-    assert moments is not None
-    scores = weight.abs() * moments.second.diagonal().clamp_min(0).sqrt().to(weight.dtype)
+def wanda(weight: Tensor, sparsity: Sparsity, statistics: InputStatistics | None) -> Tensor:
+    assert statistics is not None
+    scores = weight.abs() * statistics.second.diagonal().clamp_min(0).sqrt().to(weight.dtype)
     mask = masks.keep(_where_any(scores, weight), sparsity, by_row=isinstance(sparsity, Unstructured))
     return torch.where(mask, weight, torch.zeros_like(weight))
 
@@ -76,13 +76,15 @@ def _where_any(scores: Tensor, weight: Tensor) -> Tensor:
     return scores + torch.where(weight != 0, torch.finfo(scores.dtype).tiny, 0.0)
 
 
-def second(weight: Tensor, sparsity: Sparsity, moments: Moments | None) -> Tensor:
+def second(weight: Tensor, sparsity: Sparsity, statistics: InputStatistics | None) -> Tensor:
     """float64 inside. K^3 for the inverse and N K^2 for the updates: a layer of 1024 x 1024 takes a second."""
-    assert moments is not None
-    mask = wanda(weight, sparsity, moments) != 0
-    upper = _inverse_factor(moments)
+    assert statistics is not None
+    mask = wanda(weight, sparsity, statistics) != 0
+    upper = _inverse_factor(statistics)
     w = weight.double()
-    w = w + w @ (moments.cross - moments.second).double() @ upper.T @ upper  # the dense optimum for the inputs of now
+    w = (
+        w + w @ (statistics.cross - statistics.second).double() @ upper.T @ upper
+    )  # the dense optimum for the inputs of now
     k = w.shape[1]
     for first in range(0, k, COLUMNS):
         last = min(first + COLUMNS, k)
@@ -98,9 +100,9 @@ def second(weight: Tensor, sparsity: Sparsity, moments: Moments | None) -> Tenso
     return w.to(weight.dtype)
 
 
-def _inverse_factor(moments: Moments) -> Tensor:
+def _inverse_factor(statistics: InputStatistics) -> Tensor:
     """Upper triangular U with U^T U = (H + damping)^-1. An input that is always zero is taken as independent."""
-    h = moments.second.double().clone()
+    h = statistics.second.double().clone()
     diagonal = h.diagonal()
     dead = diagonal <= 0
     diagonal += DAMPING * diagonal.mean().clamp_min(1e-30)
@@ -109,21 +111,21 @@ def _inverse_factor(moments: Moments) -> Tensor:
     return torch.linalg.cholesky(inverse, upper=True)
 
 
-def refit(weight: Tensor, sparsity: Sparsity, moments: Moments | None) -> Tensor:
-    assert moments is not None
-    return solve_kept(weight, wanda(weight, sparsity, moments) != 0, moments)
+def refit(weight: Tensor, sparsity: Sparsity, statistics: InputStatistics | None) -> Tensor:
+    assert statistics is not None
+    return solve_kept(weight, wanda(weight, sparsity, statistics) != 0, statistics)
 
 
-def solve_kept(weight: Tensor, mask: Tensor, moments: Moments) -> Tensor:
+def solve_kept(weight: Tensor, mask: Tensor, statistics: InputStatistics) -> Tensor:
     """The weights in `mask` of each row such that the row's output is nearest to that of `weight`, by least squares on H.
 
     Damped towards `weight`, so that what the data does not show stays as it is.
     """
-    h = moments.second.double().clone()
+    h = statistics.second.double().clone()
     diagonal = h.diagonal()
     damping = (DAMPING * diagonal.mean()).clamp_min(1e-12)
     diagonal += damping
-    wanted = weight.double() @ moments.cross.double() + damping * weight.double()  # [N, K]
+    wanted = weight.double() @ statistics.cross.double() + damping * weight.double()  # [N, K]
     solved = torch.zeros_like(weight, dtype=torch.float64)
     for row in range(weight.shape[0]):
         kept = mask[row].nonzero().flatten()
@@ -132,24 +134,24 @@ def solve_kept(weight: Tensor, mask: Tensor, moments: Moments) -> Tensor:
     return solved.to(weight.dtype)
 
 
-def corrected_bias(weight: Tensor, pruned: Tensor, bias: Tensor, moments: Moments) -> Tensor:
+def corrected_bias(weight: Tensor, pruned: Tensor, bias: Tensor, statistics: InputStatistics) -> Tensor:
     """The bias of least squared error: it takes up what the pruned layer loses on average."""
-    lost = weight.double() @ moments.dense_mean.double() - pruned.double() @ moments.mean.double()
+    lost = weight.double() @ statistics.dense_mean.double() - pruned.double() @ statistics.mean.double()
     return (bias.double() + lost).to(bias.dtype)
 
 
-def output_error(weight: Tensor, pruned: Tensor, shift: Tensor | None, moments: Moments) -> float:
+def output_error(weight: Tensor, pruned: Tensor, shift: Tensor | None, statistics: InputStatistics) -> float:
     """rms of what the layer's output loses over rms of W x, on the calibration data. shift: what the bias took up."""
     w, p = weight.double(), pruned.double()
-    whole = ((w @ moments.whole.double()) * w).sum()
-    squares = whole - 2 * ((w @ moments.cross.double()) * p).sum() + ((p @ moments.second.double()) * p).sum()
+    whole = ((w @ statistics.whole.double()) * w).sum()
+    squares = whole - 2 * ((w @ statistics.cross.double()) * p).sum() + ((p @ statistics.second.double()) * p).sum()
     if shift is not None:
-        lost = w @ moments.dense_mean.double() - p @ moments.mean.double()
+        lost = w @ statistics.dense_mean.double() - p @ statistics.mean.double()
         squares = squares - (2 * shift.double() * lost - shift.double().square()).sum()
     return float((squares.clamp_min(0) / whole.clamp_min(1e-300)).sqrt())
 
 
-Method = Callable[[Tensor, Sparsity, "Moments | None"], Tensor]
+Method = Callable[[Tensor, Sparsity, "InputStatistics | None"], Tensor]
 
 METHODS: dict[str, Method] = {"magnitude": magnitude, "wanda": wanda, "second": second, "refit": refit}
 """By name; all but magnitude need calibration data."""
@@ -159,13 +161,13 @@ IN_TURN = ("second", "refit")
 """Methods that prune layers in the order of their calls, each for the inputs that those before it leave."""
 
 
-def check_rows(name: str, method: str, moments: Moments) -> None:
+def check_rows(name: str, method: str, statistics: InputStatistics) -> None:
     """Raises FormatError where the second-order methods have too little to go by."""
-    k = moments.second.shape[0]
-    if method in IN_TURN and moments.rows < LEAST_ROWS_PER_INPUT * k:
+    k = statistics.second.shape[0]
+    if method in IN_TURN and statistics.rows < MIN_ROWS_PER_INPUT * k:
         raise FormatError(
             "sparsify_",
-            f"{moments.rows} calibration rows for {name}, method {method!r}",
-            f"at least {ceil(LEAST_ROWS_PER_INPUT * k)}, an eighth of its {k} inputs (several for each are better)",
+            f"{statistics.rows} calibration rows for {name}, method {method!r}",
+            f"at least {ceil(MIN_ROWS_PER_INPUT * k)}, an eighth of its {k} inputs (several for each are better)",
             "Pass more batches, or take method='wanda', which needs few.",
         )

@@ -12,11 +12,11 @@ from rtaccel.convert.frontend.checks import check_model, check_options
 from rtaccel.convert.module_swap.eligibility import Filter
 from rtaccel.convert.module_swap.name_patterns import unmatched
 from rtaccel.convert.module_swap.swap import put
-from rtaccel.convert.pruning.input_statistics import MomentWatch
+from rtaccel.convert.pruning.input_statistics import StatisticsObserver
 from rtaccel.convert.pruning.prune import IN_TURN, METHODS
-from rtaccel.convert.pruning.sparsify_layer import Layer, Pruner, PruneResult, Work, layers_of
+from rtaccel.convert.pruning.sparsify_layer import PrunedLayer, Pruner, PruneResult, Work, layers_of
 from rtaccel.convert.pruning.sparsify_report import SparsifyEntry, SparsifyReport
-from rtaccel.convert.pruning.sparsity_allocation import allocate, curve
+from rtaccel.convert.pruning.sparsity_allocation import allocate_sparsity, curve
 from rtaccel.convert.pruning.weight_matrices import Prunable, matrices_of
 from rtaccel.convert.quantization.input_observer import watch_inputs
 from rtaccel.core.errors import FormatError, UnsupportedProblem
@@ -25,7 +25,7 @@ from rtaccel.core.progress import counted
 from rtaccel.core.scheme import Int8Activation, Scheme, parse_scheme
 from rtaccel.core.sparsity import SemiStructured, Sparsity, SparsityLike, SparsityMap
 from rtaccel.formats.int8 import require_finite
-from rtaccel.nn.params.sparse import sparse_numbers
+from rtaccel.nn.params.sparse import sparse_params
 from rtaccel.nn.sparse import SparseLinear
 
 __all__ = ["SparsifyEntry", "SparsifyReport", "sparsify_"]
@@ -83,14 +83,14 @@ def sparsify_(
     layers = layers_of(model, patterns, filter_fn)
     for layer in layers:
         if layer.pattern is not None:
-            sparse_numbers("sparsify_", layer.pattern, scheme)
+            sparse_params("sparsify_", layer.pattern, scheme)
             for matrix in matrices_of(layer.module):
                 require_finite(layer.module.get_parameter(matrix.parameter).detach(), "sparsify_",
                                f"{layer.name}.{matrix.parameter}")  # fmt: skip
     notes = unmatched("sparsify_", sparsity, model)
-    watched: dict[nn.Module, MomentWatch] = {}
+    watched: dict[nn.Module, StatisticsObserver] = {}
     if calibration is not None:
-        watched = {x.module: MomentWatch(x.name, x.module) for x in layers if x.pattern is not None}
+        watched = {x.module: StatisticsObserver(x.name, x.module) for x in layers if x.pattern is not None}
         calibration = list(batches_of("sparsify_", calibration))
         watch_inputs(model, watched, calibration, "sparsify_")
     levels = _levels([x for x in layers if x.pattern is not None], watched, allocation)
@@ -115,7 +115,7 @@ def sparsify_(
     return report
 
 
-def _as_called(layers: list[Layer], watched: Mapping[nn.Module, MomentWatch]) -> list[Layer]:
+def _as_called(layers: list[PrunedLayer], watched: Mapping[nn.Module, StatisticsObserver]) -> list[PrunedLayer]:
     """In the order in which calibration reached them first."""
     reached = sorted((w for w in watched.values() if w.first is not None), key=lambda w: w.first or 0)
     place = {w.name: i for i, w in enumerate(reached)}
@@ -154,13 +154,13 @@ def _check(model: Any, method: str, allocation: str, scheme: Scheme, calibration
 
 
 def _levels(
-    layers: list[Layer], watched: Mapping[nn.Module, MomentWatch], allocation: str
+    layers: list[PrunedLayer], watched: Mapping[nn.Module, StatisticsObserver], allocation: str
 ) -> dict[tuple[nn.Module, int], float]:
     """Sparsity of each matrix under one target, for those whose pattern gives a fraction; by pattern."""
     if allocation == "uniform":
         return {}
     found: dict[tuple[nn.Module, int], float] = {}
-    groups: dict[Sparsity, list[tuple[Layer, int]]] = {}
+    groups: dict[Sparsity, list[tuple[PrunedLayer, int]]] = {}
     for layer in layers:
         pattern = layer.pattern
         if pattern is not None and pattern.sparsity is not None and not isinstance(pattern, SemiStructured):
@@ -169,11 +169,11 @@ def _levels(
         sizes, losses = {}, {}
         for layer, index in members:
             watch = watched.get(layer.module)
-            moments = None if watch is None or not watch.rows[index] else watch.moments(index)
+            statistics = None if watch is None or not watch.rows[index] else watch.statistics(index)
             weight = matrices_of(layer.module)[index].weight(layer.module)
             sizes[f"{layer.name}:{index}"] = weight.numel()
-            losses[f"{layer.name}:{index}"] = curve(weight, pattern, moments)
+            losses[f"{layer.name}:{index}"] = curve(weight, pattern, statistics)
         assert pattern.sparsity is not None
-        shares = allocate(sizes, losses, pattern.sparsity)
+        shares = allocate_sparsity(sizes, losses, pattern.sparsity)
         found |= {(layer.module, index): shares[f"{layer.name}:{index}"] for layer, index in members}
     return found

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from rtaccel.convert.module_swap import benchmark
 from rtaccel.convert.module_swap.eligibility import Filter, attention_layers, swappable_layers
-from rtaccel.convert.pruning.input_statistics import MomentWatch, moments_now
-from rtaccel.convert.pruning.prune import METHODS, Moments, check_rows, corrected_bias, output_error
+from rtaccel.convert.pruning.input_statistics import StatisticsObserver, statistics_now
+from rtaccel.convert.pruning.prune import METHODS, InputStatistics, check_rows, corrected_bias, output_error
 from rtaccel.convert.pruning.sparsify_report import SparsifyEntry
 from rtaccel.convert.pruning.weight_matrices import Matrix, Prunable, matrices_of
 from rtaccel.core.errors import RtaccelError
@@ -26,7 +26,7 @@ Candidate = SparseLinear | QuantLSTM | QuantGRU
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class PrunedLayer:
     """A layer under all its names, and the pattern it is pruned to; without one, the reason. stays: why it is pruned where
     it is, though others of its type are swapped."""
 
@@ -41,7 +41,7 @@ class Layer:
         return self.names[0]
 
 
-def layers_of(model: nn.Module, patterns: SparsityMap, filter_fn: Filter | None) -> list[Layer]:
+def layers_of(model: nn.Module, patterns: SparsityMap, filter_fn: Filter | None) -> list[PrunedLayer]:
     """In the order of the model."""
     attention = attention_layers(model, filter_fn)
     parts = {id(module.out_proj) for module, _, _ in attention}
@@ -60,21 +60,21 @@ def layers_of(model: nn.Module, patterns: SparsityMap, filter_fn: Filter | None)
 
 def _layer(
     module: Prunable, names: tuple[str, ...], reason: str | None, patterns: SparsityMap, stays: str | None
-) -> Layer:
+) -> PrunedLayer:
     found = {str(p): p for p in (patterns(name) for name in names)}
     pattern = next(iter(found.values()))
     if reason is None and len(found) > 1:
         reason = "the patterns give its names different sparsity"
     if reason is None and pattern is None:
         reason = "no pattern fits its name"
-    return Layer(module, names, None if reason else pattern, reason, stays)
+    return PrunedLayer(module, names, None if reason else pattern, reason, stays)
 
 
 @dataclass(frozen=True, eq=False)
 class PruneResult:
     """pruned: what takes the place of each matrix and of its bias. candidate: what takes the place of the layer."""
 
-    layer: Layer
+    layer: PrunedLayer
     entries: tuple[SparsifyEntry, ...]
     pruned: tuple[tuple[Matrix, Tensor, Tensor | None], ...] = ()
     candidate: Candidate | None = None
@@ -87,8 +87,8 @@ class Work:
         self.model, self.batches = model, batches
         self.copy = copy.deepcopy(model)
 
-    def moments(self, name: str, index: int) -> Moments:
-        return moments_now(self.model, self.copy, name, index, self.batches)
+    def statistics(self, name: str, index: int) -> InputStatistics:
+        return statistics_now(self.model, self.copy, name, index, self.batches)
 
     def prune(self, name: str, matrix: Matrix, weight: Tensor, bias: Tensor | None) -> None:
         matrix.write(self.copy.get_submodule(name), weight, bias)
@@ -105,7 +105,7 @@ class Pruner:
     work: Work | None
     levels: Mapping[tuple[nn.Module, int], float] = field(default_factory=dict)
 
-    def result(self, layer: Layer, watch: MomentWatch | None) -> PruneResult:
+    def result(self, layer: PrunedLayer, watch: StatisticsObserver | None) -> PruneResult:
         reason = layer.reason
         if reason is None and watch is not None and not all(watch.rows):
             reason = "no calibration batch reached it"
@@ -124,7 +124,7 @@ class Pruner:
         return self._placed(PruneResult(layer, tuple(entries), tuple(pruned)), watch)
 
     def _matrix(
-        self, layer: Layer, index: int, matrix: Matrix, watch: MomentWatch | None
+        self, layer: PrunedLayer, index: int, matrix: Matrix, watch: StatisticsObserver | None
     ) -> tuple[Tensor, Tensor | None, SparsifyEntry]:
         module, pattern = layer.module, layer.pattern
         assert pattern is not None
@@ -132,14 +132,14 @@ class Pruner:
             pattern = replace(pattern, sparsity=self.levels[module, index])  # type: ignore[type-var]
         weight, bias = matrix.weight(module), matrix.own_bias(module)
         name = f"{layer.name}.{matrix.label}" if matrix.label else layer.name
-        moments = None if watch is None else watch.moments(index)
-        if moments is not None:
-            check_rows(name, self.method, moments)
-            moments = self.work.moments(layer.name, index) if self.work is not None else moments
-        pruned = METHODS[self.method](weight.cpu(), pattern, moments).to(weight.device)
+        statistics = None if watch is None else watch.statistics(index)
+        if statistics is not None:
+            check_rows(name, self.method, statistics)
+            statistics = self.work.statistics(layer.name, index) if self.work is not None else statistics
+        pruned = METHODS[self.method](weight.cpu(), pattern, statistics).to(weight.device)
         new_bias, shift = bias, None
-        if moments is not None and bias is not None:
-            corrected = corrected_bias(weight.cpu(), pruned.cpu(), bias.cpu(), moments)
+        if statistics is not None and bias is not None:
+            corrected = corrected_bias(weight.cpu(), pruned.cpu(), bias.cpu(), statistics)
             shift, new_bias = corrected - bias.cpu(), corrected.to(bias.device)
         if self.work is not None:
             self.work.prune(layer.name, matrix, pruned, new_bias)
@@ -151,13 +151,13 @@ class Pruner:
             sparsity=str(pattern),
             method=self.method,
             zeros=1 - int(torch.count_nonzero(pruned)) / pruned.numel(),
-            error=output_error(weight.cpu(), pruned.cpu(), shift, moments or _normal(weight.shape[1])),
+            error=output_error(weight.cpu(), pruned.cpu(), shift, statistics or _normal(weight.shape[1])),
             bytes_before=(weight.numel() + (0 if bias is None else bias.numel())) * 4,
             also=tuple(f"{other}.{matrix.label}" if matrix.label else other for other in layer.names[1:]),
         )
         return pruned, new_bias, entry
 
-    def _placed(self, result: PruneResult, watch: MomentWatch | None) -> PruneResult:
+    def _placed(self, result: PruneResult, watch: StatisticsObserver | None) -> PruneResult:
         """With what takes the layer's place, or with why nothing does."""
         layer = result.layer
         stays = layer.stays or _stays(layer.module, self.scheme)
@@ -173,7 +173,7 @@ class Pruner:
             ) from error
         bytes_after = sum(t.numel() * t.element_size() for t in candidate.buffers())
         if not isinstance(candidate, SparseLinear):
-            note = "quantised; its zeros are used where that is faster"
+            note = "quantized; its zeros are used where that is faster"
             entries = [replace(e, action="swapped", reason=note) for e in result.entries]
             entries[0] = replace(entries[0], bytes_before=_bytes(layer.module), bytes_after=bytes_after)
             entries[1:] = [replace(e, bytes_before=0) for e in entries[1:]]
@@ -194,7 +194,7 @@ class Pruner:
         )  # fmt: skip
         return replace(result, entries=(entry,), candidate=candidate)
 
-    def _candidate(self, result: PruneResult, watch: MomentWatch | None) -> Candidate:
+    def _candidate(self, result: PruneResult, watch: StatisticsObserver | None) -> Candidate:
         module, pattern = result.layer.module, result.layer.pattern
         observer = watch.observer if watch is not None else None
         twin = copy.deepcopy(module)
@@ -219,8 +219,8 @@ def _stays(module: nn.Module, scheme: Scheme) -> str | None:
     return f"stays an nn.{type(module).__name__}: rt.compile uses its zeros where that is faster"
 
 
-def _normal(width: int) -> Moments:
-    return Moments.of_dense(torch.eye(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64), 0)
+def _normal(width: int) -> InputStatistics:
+    return InputStatistics.of_dense(torch.eye(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64), 0)
 
 
 def _bytes(module: nn.Module) -> int:

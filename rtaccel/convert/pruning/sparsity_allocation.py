@@ -11,34 +11,34 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from rtaccel.convert.pruning.prune import Moments, magnitude, output_error, wanda
+from rtaccel.convert.pruning.prune import InputStatistics, magnitude, output_error, wanda
 from rtaccel.core.sparsity import Sparsity
 
 STEPS = 20
 """Levels of sparsity between 0 and MOST that a layer is tried at."""
 
-MOST = 0.98
+MAX = 0.98
 """No layer becomes sparser than that on account of the others."""
 
 
-def curve(weight: Tensor, pattern: Sparsity, moments: Moments | None) -> Callable[[float], float]:
+def curve(weight: Tensor, pattern: Sparsity, statistics: InputStatistics | None) -> Callable[[float], float]:
     """Squared relative loss of a layer's output by its sparsity, pruned by Wanda's scores, or by magnitude without data."""
 
     def loss(level: float) -> float:
         tried = replace(pattern, sparsity=level)  # type: ignore[type-var]
-        if moments is None:
+        if statistics is None:
             lost = (weight - magnitude(weight, tried, None)).double().square().sum()
             return float(lost / weight.double().square().sum().clamp_min(1e-300))
-        return output_error(weight, wanda(weight, tried, moments), None, moments) ** 2
+        return output_error(weight, wanda(weight, tried, statistics), None, statistics) ** 2
 
     return loss
 
 
-def allocate(
+def allocate_sparsity(
     sizes: Mapping[str, int], losses: Mapping[str, Callable[[float], float]], target: float
 ) -> dict[str, float]:
     """Sparsity of each layer such that `target` of all their weights are zero. sizes: weights of each."""
-    levels = [MOST * i / STEPS for i in range(STEPS + 1)] if target <= MOST else [0.0, target]
+    levels = [MAX * i / STEPS for i in range(STEPS + 1)] if target <= MAX else [0.0, target]
     at = dict.fromkeys(sizes, 0)
     known = {name: [losses[name](level) for level in levels] for name in sizes}
     wanted, removed = target * sum(sizes.values()), 0.0

@@ -10,11 +10,11 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.frontend.batches import batches_of, first_line, miscounted, tensors, words
-from rtaccel.convert.frontend.export import Captured
+from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.convert.quantization.hidden_state_observer import HiddenObserver
 from rtaccel.core.errors import FormatError, ShapeError
 from rtaccel.core.scheme import Observer
-from rtaccel.core.stage import Quant
+from rtaccel.core.stage import QParams
 from rtaccel.formats.observe import RangeObserver
 from rtaccel.nn.check import describe
 
@@ -34,17 +34,17 @@ def as_args(batch: Any) -> tuple[Any, ...]:
 
 
 def run_graph(
-    captured: Captured,
+    exported: ExportedGraph,
     args: tuple[Any, ...],
     watch: Mapping[str, RangeObserver],
     hidden: Mapping[str, HiddenObserver],
 ) -> None:
     """Runs the captured graph as torch would, showing the watched values and calls to their observers."""
-    leaves = _leaves(captured, args)
-    _check(captured, leaves)
-    env: dict[str, Any] = dict(captured.constants)
-    env.update(zip(captured.inputs, leaves))
-    for node in captured.graph.nodes:
+    leaves = _leaves(exported, args)
+    _check(exported, leaves)
+    env: dict[str, Any] = dict(exported.constants)
+    env.update(zip(exported.inputs, leaves))
+    for node in exported.graph.nodes:
         if node.op == "call_function":
             args_now, kwargs_now = fx.map_arg((node.args, node.kwargs), lambda n: env[n.name])
             try:
@@ -53,44 +53,44 @@ def run_graph(
                 got = f"a batch with {words(args)}, which {node.target} refuses: {first_line(error)}"
                 raise FormatError("calibration", got, "inputs of the model", "Pass batches as the example.") from error
             if node.name in hidden:
-                hidden[node.name].see(node, args_now, env[node.name])
+                hidden[node.name].observe(node, args_now, env[node.name])
         if node.name in watch:
-            watch[node.name].see(env[node.name])
+            watch[node.name].observe(env[node.name])
 
 
-def _leaves(captured: Captured, args: tuple[Any, ...]) -> list[Any]:
+def _leaves(exported: ExportedGraph, args: tuple[Any, ...]) -> list[Any]:
     """The tensors of a batch, in the order of the graph's inputs. Raises ShapeError for a batch nested otherwise."""
     leaves, spec = pytree.tree_flatten((args, {}))
-    if spec == captured.in_spec:
+    if spec == exported.in_spec:
         return leaves
-    takes = captured.in_spec.children()[0].num_children
+    takes = exported.in_spec.children()[0].num_children
     if len(args) != takes:
         raise miscounted("calibration", "the batch", len(args), takes)
-    expected = ", ".join(_expected(captured, name) for name in captured.inputs)
+    expected = ", ".join(_expected(exported, name) for name in exported.inputs)
     raise ShapeError("calibration", f"a batch with {words(args)}", f"nested as the example: {expected}", "Match it.")
 
 
-def _check(captured: Captured, leaves: list[Any]) -> None:
+def _check(exported: ExportedGraph, leaves: list[Any]) -> None:
     """Raises ShapeError for a tensor of another dtype, device or rank than the graph's, or of other sizes where these are
     fixed: torch does not check all of them and may crash."""
-    values = {node.name: node.meta.get("val") for node in captured.graph.nodes if node.op == "placeholder"}
-    for name, leaf in zip(captured.inputs, leaves):
+    values = {node.name: node.meta.get("val") for node in exported.graph.nodes if node.op == "placeholder"}
+    for name, leaf in zip(exported.inputs, leaves):
         value = values.get(name)
         if not isinstance(value, Tensor):
             continue
         fits = isinstance(leaf, Tensor) and leaf.layout == torch.strided and leaf.dtype == value.dtype
         fits = fits and leaf.device == value.device and leaf.dim() == value.dim()
         if not fits or any(isinstance(n, int) and n != m for n, m in zip(value.shape, leaf.shape)):
-            fixed = "the model fixes it" if not captured.any_batch else "but for the batch"
+            fixed = "the model fixes it" if not exported.any_batch else "but for the batch"
             raise ShapeError(
                 "calibration", f"a batch with an input of shape {list(leaf.shape)}: {describe(leaf)}"
                 if isinstance(leaf, Tensor) else f"a batch with {describe(leaf)}",
-                f"{_expected(captured, name)}, as the example: {fixed}", "Make the batches as the example is.",
+                f"{_expected(exported, name)}, as the example: {fixed}", "Make the batches as the example is.",
             )  # fmt: skip
 
 
-def _expected(captured: Captured, name: str) -> str:
-    value = next(node.meta.get("val") for node in captured.graph.nodes if node.name == name)
+def _expected(exported: ExportedGraph, name: str) -> str:
+    value = next(node.meta.get("val") for node in exported.graph.nodes if node.name == name)
     if not isinstance(value, Tensor):
         return type(value).__name__
     shape = ", ".join(str(n) if isinstance(n, int) else "batch" for n in value.shape)
@@ -98,16 +98,16 @@ def _expected(captured: Captured, name: str) -> str:
 
 
 def calibrate(
-    captured: Captured,
+    exported: ExportedGraph,
     calibration: Any,
     wanted: Mapping[str, Observer],
     hidden: Mapping[str, HiddenObserver],
     own: Mapping[str, RangeObserver],
-) -> dict[str, Quant]:
+) -> dict[str, QParams]:
     """Scale and zero point of each wanted value; `hidden` see the calls of their nodes, and values in `own` have an
     observer of their own. Raises FormatError where the data shows none of it."""
     watch = {name: own.get(name) or RangeObserver(name) for name in wanted}
     with torch.no_grad():
         for batch in batches_of("compile", calibration):
-            run_graph(captured, as_args(batch), watch, hidden)
+            run_graph(exported, as_args(batch), watch, hidden)
     return {name: watch[name].quant(observer) for name, observer in wanted.items()}

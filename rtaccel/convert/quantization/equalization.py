@@ -15,19 +15,19 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
-from rtaccel.convert.frontend.export import Captured
+from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.convert.frontend.graph import OpGraph
 from rtaccel.convert.frontend.nodes import OpNode
-from rtaccel.convert.quantization.scheme_rules import Layer
+from rtaccel.convert.quantization.scheme_rules import LayerPlan
 from rtaccel.core.scheme import W8A8, Observer
-from rtaccel.core.stage import Quant
+from rtaccel.core.stage import QParams
 from rtaccel.formats import int8
 from rtaccel.formats.observe import SAMPLE, RangeObserver
 
 WIDEST = 64.0
 """Most that a column is widened: one that calibration shows nearly still keeps some room for what it did not show."""
 
-GAIN = 0.75
+MAX_TIME_RATIO = 0.75
 """Evened where the error of the layer's sums becomes at most this part of what it was: less is within chance."""
 
 
@@ -45,8 +45,8 @@ class ColumnObserver(RangeObserver):
         self._low = self._high = torch.zeros(weight.shape[1], dtype=torch.float32, device="cpu")
         self._most = max(1, SAMPLE // weight.shape[1])
 
-    def see(self, x: Tensor) -> None:
-        super().see(x)
+    def observe(self, x: Tensor) -> None:
+        super().observe(x)
         if not x.numel():
             return
         rows = x.detach().float().reshape(-1, self.weight.shape[1])
@@ -57,7 +57,7 @@ class ColumnObserver(RangeObserver):
                 torch.randperm(len(self._rows), generator=self._generator, device="cpu")[: self._most]
             ]
 
-    def quant(self, observer: Observer) -> Quant:
+    def quant(self, observer: Observer) -> QParams:
         plain = super().quant(observer)
         seen = torch.cat([self._rows, self._low[None], self._high[None]])
         if not seen.abs().max() > int8.TINY:
@@ -65,26 +65,28 @@ class ColumnObserver(RangeObserver):
         factor = _factor(seen)
         quant = self._quant(seen * factor, observer)
         as_it_is = torch.ones_like(factor)
-        if self._error(self._rows, factor, quant) > GAIN * self._error(self._rows, as_it_is, plain):
+        if self._error(self._rows, factor, quant) > MAX_TIME_RATIO * self._error(self._rows, as_it_is, plain):
             return plain
-        told, judged = self._rows[::2], self._rows[1::2]
-        if not len(judged) or not told.abs().max() > int8.TINY:
+        fit_rows, holdout_rows = self._rows[::2], self._rows[1::2]
+        if not len(holdout_rows) or not fit_rows.abs().max() > int8.TINY:
             return plain
-        even, alone = (self._error(judged, f, self._quant(told * f, observer)) for f in (_factor(told), as_it_is))
-        if even > alone:
+        equalized, alone = (
+            self._error(holdout_rows, f, self._quant(fit_rows * f, observer)) for f in (_factor(fit_rows), as_it_is)
+        )
+        if equalized > alone:
             return plain
         self.factor = factor
         return quant
 
-    def _quant(self, rows: Tensor, observer: Observer) -> Quant:
+    def _quant(self, rows: Tensor, observer: Observer) -> QParams:
         seen = RangeObserver(self.name)
-        seen.see(rows)
+        seen.observe(rows)
         return seen.quant(observer)
 
-    def _error(self, rows: Tensor, factor: Tensor, quant: Quant) -> float:
+    def _error(self, rows: Tensor, factor: Tensor, quant: QParams) -> float:
         """Of the layer's sums over these rows, with inputs and weights in int8: root of the mean square."""
-        q, scale = int8.quantise_weight(self.weight / factor)
-        x = int8.dequantise(int8.quantise(rows * factor, quant), quant)
+        q, scale = int8.quantize_weight(self.weight / factor)
+        x = int8.dequantize(int8.quantize(rows * factor, quant), quant)
         wrong = x @ (q.float() * scale[:, None]).T - rows @ self.weight.T
         return float(wrong.square().mean().sqrt())
 
@@ -97,10 +99,10 @@ def _factor(rows: Tensor) -> Tensor:
 
 
 def column_observers(
-    captured: Captured, graph: OpGraph, layers: Mapping[str, Layer], streamed: bool
+    exported: ExportedGraph, graph: OpGraph, layers: Mapping[str, LayerPlan], streamed: bool
 ) -> dict[str, ColumnObserver]:
     """One for each model input whose columns may be evened, by name: float32, and read by one W8A8 layer alone."""
-    nodes = {node.name: node for node in captured.graph.nodes}
+    nodes = {node.name: node for node in exported.graph.nodes}
     found: dict[str, ColumnObserver] = {}
     for op_node in graph.op_nodes:
         layer = layers.get(op_node.writes[0])
@@ -108,7 +110,7 @@ def column_observers(
             continue
         name = op_node.reads[0]
         once = sum(d.reads.count(name) for d in graph.op_nodes) == 1
-        if name not in captured.inputs or not once or not isinstance(layer.scheme, W8A8):
+        if name not in exported.inputs or not once or not isinstance(layer.scheme, W8A8):
             continue
         weight = torch.cat([op_node.tensors[key] for key in _read(op_node)])
         if _columns(nodes[name], weight.shape[1], streamed):
@@ -128,7 +130,7 @@ def _read(op_node: OpNode) -> list[str]:
     return [key for key in op_node.tensors if key == "weight" or key.startswith("weight_ih_l0")]
 
 
-def evened(op_node: OpNode, factor: Tensor) -> OpNode:
+def equalize_columns(op_node: OpNode, factor: Tensor) -> OpNode:
     """The node for inputs that are multiplied by `factor`."""
     divided = {key: (op_node.tensors[key].double() / factor.double()).float() for key in _read(op_node)}
     return replace(op_node, tensors={**op_node.tensors, **divided})

@@ -20,7 +20,7 @@ class HiddenObserver:
         self.name, self._given = name, given
         self.largest, self.trusted = 0.0, not given
 
-    def see(self, node: fx.Node, args: tuple[Any, ...], result: Any) -> None:
+    def observe(self, node: fx.Node, args: tuple[Any, ...], result: Any) -> None:
         hx = args[1]
         states = list(hx) if isinstance(hx, (list, tuple)) else [hx]
         seen = [states[0], result[0] if isinstance(result, tuple) else result]

@@ -16,7 +16,7 @@ from rtaccel.formats.observe import RangeObserver
 SAMPLE_ROWS = 64
 
 
-class Watch:
+class InputObserver:
     """What calibration shows of one layer's input: its range, the shape of the first batch, and a few of its rows."""
 
     def __init__(self, name: str) -> None:
@@ -33,7 +33,7 @@ class Watch:
                 "Calibrate with sequences of one length, or leave this layer out with filter_fn.",
             )  # fmt: skip
         with torch.device("cpu"):  # the observer's random choices, whatever torch's default device is
-            self.observer.see(x)
+            self.observer.observe(x)
         if self.sample is None and x.numel():
             self.shape = tuple(x.shape)
             rows = x.detach() if isinstance(module, (nn.Conv1d, nn.Conv2d)) else x.detach().reshape(-1, x.shape[-1])

@@ -15,7 +15,7 @@ from torch import Tensor
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.core.errors import FormatError
 from rtaccel.core.scheme import W4A8, W4A16, W8A8, W8A16, BFloat16, Float8, Float32, Int8Activation, Scheme
-from rtaccel.core.stage import Quant
+from rtaccel.core.stage import QParams
 from rtaccel.formats import bf16, fp8, int4, int8
 from rtaccel.kernels.linear.contract import MAX_K
 
@@ -24,7 +24,7 @@ Weights = tuple[Mapping[str, Tensor], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerPlan:
     """How one layer is computed.
 
     int8: it reads int8; dynamic: with a scale per row. quant: what its int8 input means, where it is static and known.
@@ -35,7 +35,7 @@ class Layer:
     scheme: Scheme
     int8: bool = False
     dynamic: bool = False
-    quant: Quant | None = None
+    quant: QParams | None = None
     h_scale: float | None = None
     factor: Tensor | None = field(default=None, compare=False)
 
@@ -51,20 +51,20 @@ def _float32(weight: Tensor, scheme: Float32) -> Weights:
 
 
 def _bfloat16(weight: Tensor, scheme: BFloat16) -> Weights:
-    return {"weight": bf16.quantise_weight(weight)}, {}
+    return {"weight": bf16.quantize_weight(weight)}, {}
 
 
 def _int8(weight: Tensor, scheme: W8A8 | W8A16) -> Weights:
-    return dict(zip(("weight", "weight_scale"), int8.quantise_weight(weight))), {}
+    return dict(zip(("weight", "weight_scale"), int8.quantize_weight(weight))), {}
 
 
 def _float8(weight: Tensor, scheme: Float8) -> Weights:
-    scaled = dict(zip(("weight", "weight_scale"), fp8.quantise_weight(weight)))
-    return scaled, {"quantise": "float8", "residual": False}
+    scaled = dict(zip(("weight", "weight_scale"), fp8.quantize_weight(weight)))
+    return scaled, {"quantize": "float8", "residual": False}
 
 
 def _int4(weight: Tensor, scheme: W4A8 | W4A16) -> Weights:
-    packed, scale = int4.quantise_weight(weight, scheme.group_size)
+    packed, scale = int4.quantize_weight(weight, scheme.group_size)
     return {"weight": packed, "group_scale": scale}, {"group_size": scheme.group_size}
 
 
@@ -100,7 +100,7 @@ def available(op: str, name: str, scheme: Scheme, notes: list[str]) -> Scheme:
     return nearest
 
 
-def decide(name: str, k: int, scheme: Scheme, calibrated: bool, notes: list[str]) -> Layer:
+def decide(name: str, k: int, scheme: Scheme, calibrated: bool, notes: list[str]) -> LayerPlan:
     """What the scheme says for a layer with K inputs to a sum; adds to the notes of the report what it had to decide.
 
     Raises FormatError for a scheme without an entry, and for static activations without calibration data.
@@ -110,9 +110,9 @@ def decide(name: str, k: int, scheme: Scheme, calibrated: bool, notes: list[str]
         raise FormatError("compile", f"{scheme} for {name}", f"one of {known}", "Choose one.")
     if not isinstance(scheme, (Float32, BFloat16)) and k > MAX_K:
         notes.append(f"{name} stays float32: K = {k} is over {MAX_K}")
-        return Layer(Float32())
+        return LayerPlan(Float32())
     if not isinstance(scheme, Int8Activation):
-        return Layer(scheme)
+        return LayerPlan(scheme)
     if scheme.activation == "static" and not calibrated:
         kind = type(scheme).__name__
         raise FormatError(
@@ -126,20 +126,20 @@ def decide(name: str, k: int, scheme: Scheme, calibrated: bool, notes: list[str]
         note = "no calibration data: int8 activations take a scale per row (dynamic)"
         if note not in notes:
             notes.append(note)
-    return Layer(scheme, int8=True, dynamic=dynamic)
+    return LayerPlan(scheme, int8=True, dynamic=dynamic)
 
 
-def decide_draft(op_node: OpNode, scheme: Callable[[str], Scheme], calibrated: bool, notes: list[str]) -> Layer:
+def decide_draft(op_node: OpNode, scheme: Callable[[str], Scheme], calibrated: bool, notes: list[str]) -> LayerPlan:
     """`decide` for a node; one that was swapped keeps the numbers it has."""
     if op_node.swapped:
         int8_input = not op_node.float_input
-        return Layer(Float32(), int8_input, int8_input and op_node.quant is None, op_node.quant)
+        return LayerPlan(Float32(), int8_input, int8_input and op_node.quant is None, op_node.quant)
     products = max(t[0].numel() for name, t in op_node.tensors.items() if name.startswith("weight"))
     chosen = available(op_node.op, op_node.name, scheme(op_node.name), notes)
     return decide(op_node.name, products, chosen, calibrated, notes)
 
 
-def parts(op_node: OpNode, layer: Layer | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def parts(op_node: OpNode, layer: LayerPlan | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and attributes of the node's stage: what the scheme makes of each weight takes its place. A weight of more
     dimensions than two is a matrix of what each output multiplies."""
     tensors, attrs = dict(op_node.tensors), dict(op_node.attrs)

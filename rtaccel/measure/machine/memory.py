@@ -12,7 +12,7 @@ from rtaccel.core.errors import FormatError
 from rtaccel.measure.numbers import is_whole, shown
 from rtaccel.measure.timing import sampler
 
-MOST_CALLS = 10_000_000
+MAX_CALLS = 10_000_000
 
 _PROC = Path("/proc/self")
 
@@ -50,8 +50,8 @@ def peak_memory(fn: Callable[..., object], inputs: Any = (), calls: int = 10) ->
         raise FormatError(
             "memory", f"fn of type {type(fn).__name__}", "something callable", "Pass the function itself."
         )
-    if not is_whole(calls, 1, MOST_CALLS):
-        raise FormatError("memory", f"calls={shown(calls)}", f"a whole number, 1 to {MOST_CALLS:,}", "Ten are usual.")
+    if not is_whole(calls, 1, MAX_CALLS):
+        raise FormatError("memory", f"calls={shown(calls)}", f"a whole number, 1 to {MAX_CALLS:,}", "Ten are usual.")
     args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     torch = sys.modules.get("torch")
     cuda = torch is not None and torch.cuda.is_initialized()

@@ -16,7 +16,7 @@ from rtaccel.measure.rendering.svg import (
     LogAxis,
     apart,
     clipped,
-    colour,
+    color,
     duration,
     legible,
     svg_image,
@@ -27,7 +27,7 @@ from rtaccel.measure.result import Latency
 
 _LEFT, _RIGHT = 16, 24
 _BINS = 320
-MOST_DRAWN = 24
+MAX_DRAWN = 24
 """Results that are drawn; more would be told apart by nobody. Tables show all."""
 
 _PERCENTILES = {"50": 0.5, "90": 0.1, "99": 0.01, "99.9": 0.001, "99.99": 0.0001, "99.999": 0.00001}
@@ -85,14 +85,14 @@ def _row(result: Latency, index: int, axis: LogAxis, base: float, height: float)
     parts = [
         f"<g><title>{escape(result.name)}: p50 {duration(result.p50_us)}, p99 {duration(result.p99_us)}, "
         f"p99.9 {duration(result.p999_us)}, max {duration(result.max_us)}</title>",
-        f'<path d="{"".join(path)}" fill="{colour(index)}" class="bars"/>',
+        f'<path d="{"".join(path)}" fill="{color(index)}" class="bars"/>',
         svg_line(axis.start, base, axis.end, base, "base"),
     ]
     marks = [("p50", result.p50_us), ("p99", result.p99_us), ("p99.9", result.p999_us), ("max", result.max_us)]
     taken = -math.inf
     for label, value in marks:
         x = axis(max(value, axis.low))
-        parts.append(f'<line class="mark" style="stroke:{colour(index)}" x1="{x:.1f}" y1="{base + 1:.1f}" '
+        parts.append(f'<line class="mark" style="stroke:{color(index)}" x1="{x:.1f}" y1="{base + 1:.1f}" '
                      f'x2="{x:.1f}" y2="{base + 6:.1f}"/>')  # fmt: skip
         if x - taken > 34:  # a label that would touch the one before is left to the table
             parts.append(svg_text(x, base + 17, label, "mark-label"))
@@ -152,7 +152,7 @@ def tails(results: Sequence[Latency], width: int = WIDTH) -> str:
         points = " ".join(f"{x(t):.1f},{y(max(v, y.low)):.1f}" for t, v in zip(tails_, ys))
         dash = ' stroke-dasharray="6 4"' if i >= SERIES else ""
         parts.append(
-            f'<polyline class="curve" points="{points}" style="stroke:{colour(i)}"{dash}>'
+            f'<polyline class="curve" points="{points}" style="stroke:{color(i)}"{dash}>'
             f"<title>{escape(result.name)}</title></polyline>"
         )
         ends.append((y(max(ys[-1], y.low)), i))
@@ -160,7 +160,7 @@ def tails(results: Sequence[Latency], width: int = WIDTH) -> str:
     places = [(height + 14 + 20 * i, i) for i in range(len(results))] if below else _spread(ends, top + 10, bottom)
     across = 16 if below else width - right + 14
     parts += [
-        f'<circle cx="{across:.1f}" cy="{at - 4:.1f}" r="4" fill="{colour(i)}"/>'
+        f'<circle cx="{across:.1f}" cy="{at - 4:.1f}" r="4" fill="{color(i)}"/>'
         + svg_text(across + 10, at, names[i], "name", "start")
         for at, i in places
     ]

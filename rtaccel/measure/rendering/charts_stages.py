@@ -13,7 +13,7 @@ from rtaccel.measure.rendering.svg import (
     LogAxis,
     apart,
     clipped,
-    colour,
+    color,
     duration,
     legible,
     svg_image,
@@ -22,10 +22,10 @@ from rtaccel.measure.rendering.svg import (
 )
 from rtaccel.measure.stages import ModuleTime, StageProfile, by_module
 
-MOST_ROWS = 40
+MAX_ROWS = 40
 """Longer programs show the slowest stages, in their order, and one bar for the rest."""
 
-MOST_NAMES = 8
+MAX_NAMES = 8
 """Dots of the roofline that have their name beside them."""
 
 _ROW, _NAME, _AMOUNT = 26, 330, 150
@@ -36,7 +36,7 @@ def stage_bars(profile: StageProfile, width: int = WIDTH) -> str:
     of a module with one stage, where that fits the axis.
     """
     modules = by_module(profile)
-    slowest = sorted(modules, key=lambda m: -m.us)[:MOST_ROWS]
+    slowest = sorted(modules, key=lambda m: -m.us)[:MAX_ROWS]
     rows = [module for module in modules if any(module is s for s in slowest)]
     rest = [module for module in modules if not any(module is s for s in slowest)]
     if rest:
@@ -54,7 +54,7 @@ def stage_bars(profile: StageProfile, width: int = WIDTH) -> str:
         parts.append(f"<g><title>{escape(module.name)}: {duration(module.us)}{tail}, {kernels}</title>")
         parts.append(svg_text(beside - 12, y + 14, clipped(module.name, beside - 14, end=True), "name", "end"))
         parts.append(
-            f'<path class="bars" fill="{colour(0)}" d="M{beside} {y:.1f}h{max(length, 1):.1f}v16h-{max(length, 1):.1f}Z"/>'
+            f'<path class="bars" fill="{color(0)}" d="M{beside} {y:.1f}h{max(length, 1):.1f}v16h-{max(length, 1):.1f}Z"/>'
         )
         if whisker > length:
             parts.append(svg_line(beside + length, y + 8, beside + whisker, y + 8, "whisker"))
@@ -123,7 +123,7 @@ def _dot_names(profile: StageProfile, dots: list[tuple[str, float, float]], x: L
     us = {stage.name: stage.us for stage in profile.stages}
     taken = [(x(across) - 5, x(across) + 5, y(up) - 8, y(up) + 8) for _, across, up in dots]
     parts = []
-    for name, across, up in sorted(dots, key=lambda dot: -us[dot[0]])[:MOST_NAMES]:
+    for name, across, up in sorted(dots, key=lambda dot: -us[dot[0]])[:MAX_NAMES]:
         text = clipped(name, 190, end=True)
         at, level, long = x(across) + 9, y(up) + 15, CHARACTER * len(text)
         at = min(at, x.end - long)

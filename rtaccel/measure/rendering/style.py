@@ -1,4 +1,4 @@
-"""The style sheet of the HTML report: one set of rules, two sets of colours."""
+"""The style sheet of the HTML report: one set of rules, two sets of colors."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ footer { margin-top: 22px; font-size: 13px; color: var(--soft); }
 
 
 def style_sheet() -> str:
-    """Follows the reader's colour scheme; `data-theme="light"` or `"dark"` on the root element overrules it."""
+    """Follows the reader's color scheme; `data-theme="light"` or `"dark"` on the root element overrules it."""
     dark = _variables(_DARK) + "color-scheme:dark;"
     return (
         f":root{{{_variables(_LIGHT)}color-scheme:light;}}"
@@ -93,5 +93,5 @@ def style_sheet() -> str:
     )
 
 
-def _variables(colours: dict[str, str]) -> str:
-    return "".join(f"--{name}:{value};" for name, value in colours.items())
+def _variables(colors: dict[str, str]) -> str:
+    return "".join(f"--{name}:{value};" for name, value in colors.items())

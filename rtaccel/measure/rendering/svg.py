@@ -1,6 +1,6 @@
-"""What the charts are drawn with: a log axis, colours, numbers for people, and the few SVG elements they need.
+"""What the charts are drawn with: a log axis, colors, numbers for people, and the few SVG elements they need.
 
-Colours are CSS variables of the page (`report_style`), so that one drawing serves light and dark.
+Colors are CSS variables of the page (`report_style`), so that one drawing serves light and dark.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = [
     "LogAxis",
     "apart",
     "clipped",
-    "colour",
+    "color",
     "duration",
     "for_both_widths",
     "legible",
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 SERIES = 8
-"""Distinct colours; further results repeat them with dashed lines."""
+"""Distinct colors; further results repeat them with dashed lines."""
 
 WIDTH, NARROW = 1040, 470
 """Of a drawing for a page, and for a page as narrow as a phone: text keeps its size, and there is less of it."""
@@ -68,7 +68,7 @@ def duration(us: float) -> str:
     return f"{figure(us * 1e-6, 3)} s"
 
 
-def colour(index: int) -> str:
+def color(index: int) -> str:
     return f"var(--s{index % SERIES + 1})"
 
 

@@ -14,7 +14,7 @@ from rtaccel.measure.statistics.run import Run
 from rtaccel.measure.verdict import Decision, Verdict, decide
 
 _CELLS = 2_000_000
-MOST_SAMPLES = 3_000_000
+MAX_SAMPLES = 3_000_000
 """A run that is said to need more counts as undecided."""
 
 
@@ -78,7 +78,7 @@ def decided(scenario: Scenario, quantile: str, share: float, n: int, runs: int, 
 
 def _until_decided(row: np.ndarray, draw: Callable[[int], np.ndarray], limit: float, tail: Fraction) -> Decision:
     first = decide(Run(row), limit, tail)
-    if first.verdict != "UNDECIDED" or first.needed > MOST_SAMPLES:
+    if first.verdict != "UNDECIDED" or first.needed > MAX_SAMPLES:
         return first
     return decide(Run(draw(first.needed)), limit, tail)
 

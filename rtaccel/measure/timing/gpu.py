@@ -1,13 +1,13 @@
-"""Calls whose work runs on a CUDA device: on a stream, as a graph, or in a kernel that stays there.
+"""Calls whose work runs on a CUDA device: on a stream, as a graph, or in a persistent kernel there.
 
 A call that only submits work returns long before the answer is there. Here a sample ends when the host can see the answer,
 because that is what a budget is about: the submission, the work and the way back. The time on the device alone, between two
 events, is kept beside it.
 
-`stream`: the call submits to the current stream, and the stream is synchronised. `graph`: the call is captured once, a
-sample is a replay and a synchronisation; a graph without a node is refused, since it replays in nanoseconds and computes
+`stream`: the call submits to the current stream, and the stream is synchronized. `graph`: the call is captured once, a
+sample is a replay and a synchronization; a graph without a node is refused, since it replays in nanoseconds and computes
 nothing. `persistent`: a kernel that is running already takes the input and hands back the answer, so the call itself waits,
-nothing is submitted, and no stream may be synchronised, because the kernel never ends.
+nothing is submitted, and no stream may be synchronized, because the kernel never ends.
 
 Everything raises BackendUnavailable where torch has no CUDA device.
 """

@@ -164,7 +164,7 @@ def warm_up_until_steady(loop: Loop, seconds: float) -> tuple[float, str | None]
 
 
 def _pass(loop: Loop, seconds: float) -> float:
-    """It runs through the loop that measures, so that the interpreter has specialised it too."""
+    """It runs through the loop that measures, so that the interpreter has specialized it too."""
     scratch = array("q", bytes(8 * _CHUNK))
     start = loop.now()
     deadline = start + int(seconds * 1e9)

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
-from rtaccel.core.stage import Port, Stage, Value
+from rtaccel.core.stage import GraphIO, Stage, Value
 from rtaccel.kernels.conv.contract import MAX_K
 from rtaccel.nn.check import dense, describe
 from rtaccel.nn.params.linear_w8a8 import LinearW8A8
 from rtaccel.plan.choose import Choice
-from rtaccel.plan.group import Executable, Group, plan_group
+from rtaccel.plan.group import Executable, Subgraph, plan_group
 
 Ints = tuple[int, ...]
 
@@ -97,7 +97,7 @@ class ConvW8A8:
             raise FormatError(op, f"qweight: {describe(self.weight)}", expected, "Take a weight of this layer.")
         self._matrix(shape).validate(op)
 
-    def group(self, shape: ConvShape, size: Ints, out: Ints) -> Group:
+    def group(self, shape: ConvShape, size: Ints, out: Ints) -> Subgraph:
         """The one stage, for x [M, *size, C] and y [M, *out, N], channels last."""
         one = len(size) == 1
 
@@ -116,8 +116,8 @@ class ConvW8A8:
         weight = self.weight.unsqueeze(2) if one else self.weight
         bias = torch.zeros_like(self.weight_scale) if self.bias is None else self.bias
         tensors = {"weight": weight, "weight_scale": self.weight_scale, "bias": bias}
-        ports = Port(x, 1, (*size, shape.channels)), Port(y, 1, (*out, shape.filters))
-        return Group((Stage("conv", "conv", (x,), (y,), tensors, attrs),), (ports[0],), (ports[1],))
+        ports = GraphIO(x, 1, (*size, shape.channels)), GraphIO(y, 1, (*out, shape.filters))
+        return Subgraph((Stage("conv", "conv", (x,), (y,), tensors, attrs),), (ports[0],), (ports[1],))
 
 
 class PackedConv:
@@ -126,10 +126,10 @@ class PackedConv:
     Raises what `ConvW8A8.validate` raises. Later changes of the tensors it was made from are not seen.
     """
 
-    def __init__(self, op: str, shape: ConvShape, numbers: ConvW8A8) -> None:
-        numbers.validate(op, shape)
-        tensors = (getattr(numbers, f.name) for f in fields(numbers))
-        self._numbers = ConvW8A8(*(None if t is None else dense(t) for t in tensors))  # type: ignore[arg-type]
+    def __init__(self, op: str, shape: ConvShape, params: ConvW8A8) -> None:
+        params.validate(op, shape)
+        tensors = (getattr(params, f.name) for f in fields(params))
+        self._params = ConvW8A8(*(None if t is None else dense(t) for t in tensors))  # type: ignore[arg-type]
         self._op, self._shape = op, shape
         self._plans: dict[Ints, Executable] = {}
         self.choices: list[Choice] = []
@@ -139,8 +139,8 @@ class PackedConv:
         if found is None:
             out = self._shape.out_size(self._op, size)
             with torch.device("cpu"):
-                group = self._numbers.group(self._shape, size, out)
-                found, self.choices = plan_group(group, 1, self._numbers.weight.device.type)
+                group = self._params.group(self._shape, size, out)
+                found, self.choices = plan_group(group, 1, self._params.weight.device.type)
             self._plans[size] = found
         return found
 

@@ -1,4 +1,4 @@
-"""What the numbers of a quantised linear layer have in common, whatever their scheme: checks, and the plan they make.
+"""What the numbers of a quantized linear layer have in common, whatever their scheme: checks, and the plan they make.
 
 A scheme's class (`LinearW8A8`, ...) is a frozen dataclass of plain tensors, which a state dict stores by the same names.
 """
@@ -14,14 +14,14 @@ from torch import Tensor
 
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.scheme import Scheme
-from rtaccel.core.stage import Port, Quant, Stage, Value
+from rtaccel.core.stage import GraphIO, QParams, Stage, Value
 from rtaccel.formats.observe import RangeObserver
 from rtaccel.kernels.linear.contract import MAX_K
 from rtaccel.nn.check import copied, dense, describe
-from rtaccel.plan.group import Group
+from rtaccel.plan.group import Subgraph
 
-LEAST_SCALE = 2.0**-126
-"""Smallest normal float32: its reciprocal, which quantisation multiplies by, is still finite."""
+MIN_SCALE = 2.0**-126
+"""Smallest normal float32: its reciprocal, which quantization multiplies by, is still finite."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def check_size(op: str, n: int, k: int) -> None:
     Size(n, k).check(op)
 
 
-class LinearNumbers:
+class LinearParams:
     """Tensors of one layer, not checked when made: `validate` does that. Subclasses, frozen dataclasses, say what they are.
 
     SCHEME: of the class. OPTIONS: fields that are no tensors, in the order that the operator takes them.
@@ -67,7 +67,7 @@ class LinearNumbers:
     # -- what a scheme says ----------------------------------------------------------------------------------------
 
     @classmethod
-    def form(cls, size: Size) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
+    def storage_format(cls, size: Size) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
         """Shape and dtype of every tensor."""
         raise NotImplementedError
 
@@ -76,7 +76,7 @@ class LinearNumbers:
         return Size(n, k)
 
     @classmethod
-    def quantised(cls, op: str, weight: Tensor, size: Size) -> dict[str, Any]:
+    def quantized(cls, op: str, weight: Tensor, size: Size) -> dict[str, Any]:
         """The fields that come from a float32 weight [N, K]. Raises FormatError where it is not finite."""
         raise NotImplementedError
 
@@ -99,10 +99,10 @@ class LinearNumbers:
         return any(f.name == "input_scale" for f in fields(cast(Any, cls)))
 
     @classmethod
-    def empty(cls, size: Size, bias: bool, static: bool, device: Any = None) -> LinearNumbers:
+    def empty(cls, size: Size, bias: bool, static: bool, device: Any = None) -> LinearParams:
         """A layer of zeros, to be loaded into."""
         made: dict[str, Any] = {name: getattr(size, "k" if name == "in_features" else name) for name in cls.OPTIONS}
-        for name, (shape, dtype) in cls.form(size).items():
+        for name, (shape, dtype) in cls.storage_format(size).items():
             if (name == "bias" and not bias) or (name.startswith("input_") and not static):
                 made[name] = None
             elif name == "weight" and dtype == torch.uint8:
@@ -113,27 +113,27 @@ class LinearNumbers:
         return cls(**made)
 
     @classmethod
-    def quantise(cls, op: str, weight: Tensor, bias: Tensor | None, quant: Quant | None, size: Size) -> LinearNumbers:
+    def quantize(cls, op: str, weight: Tensor, bias: Tensor | None, quant: QParams | None, size: Size) -> LinearParams:
         """From a float32 weight [N, K]. quant: meaning of a static int8 input, None for any other.
 
         Raises FormatError for a weight or bias that is not finite.
         """
-        made = cls.quantised(op, weight, size)
+        made = cls.quantized(op, weight, size)
         if quant is not None:
             made["input_scale"] = torch.tensor(quant.scale, dtype=torch.float32, device=weight.device)
             made["input_zero_point"] = torch.tensor(quant.zero_point, dtype=torch.int32, device=weight.device)
-        numbers = cls(bias=None if bias is None else copied(bias), **made)
-        numbers.validate(op)
-        return numbers
+        params = cls(bias=None if bias is None else copied(bias), **made)
+        params.validate(op)
+        return params
 
     @staticmethod
-    def range_of(scheme: Any, observer: RangeObserver) -> Quant:
+    def range_of(scheme: Any, observer: RangeObserver) -> QParams:
         return observer.quant(scheme.observer)
 
     def items(self) -> Iterator[tuple[str, Tensor | None]]:
         return ((f.name, getattr(self, f.name)) for f in fields(cast(Any, self)) if f.name not in self.OPTIONS)
 
-    def detached(self) -> LinearNumbers:
+    def detached(self) -> LinearParams:
         """The same numbers, plain and contiguous, under new tensor objects: holding them keeps none of the originals alive."""
         options = {name: getattr(self, name) for name in self.OPTIONS}
         return type(self)(**{name: None if t is None else dense(t) for name, t in self.items()}, **options)
@@ -141,7 +141,7 @@ class LinearNumbers:
     def validate(self, op: str) -> None:
         """Raises FormatError or UnsupportedProblem for numbers that do not make a layer."""
         if not isinstance(self.weight, Tensor) or self.weight.dim() != 2:
-            raise FormatError(op, f"weight: {describe(self.weight)}", "a matrix", "Quantise a weight matrix.")
+            raise FormatError(op, f"weight: {describe(self.weight)}", "a matrix", "Quantize a weight matrix.")
         self.size.check(op)
         for name, tensor in self.items():
             if tensor is not None:
@@ -165,7 +165,7 @@ class LinearNumbers:
 
         shown: what the tensor is called where it comes from.
         """
-        shape, dtype = cls.form(size)[name]
+        shape, dtype = cls.storage_format(size)[name]
         expected = f"{str(dtype).removeprefix('torch.')}{list(shape)}"
         step = "Take the state dict of a QuantLinear of this size and scheme."
         if not isinstance(tensor, Tensor) or tensor.shape != shape or tensor.dtype != dtype:
@@ -174,13 +174,13 @@ class LinearNumbers:
             return
         if dtype.is_floating_point and not torch.isfinite(tensor).all():
             raise FormatError(op, f"{name} with a NaN or infinity", "finite numbers", step)
-        if name in ("weight_scale", "input_scale") and not (tensor >= LEAST_SCALE).all():
-            raise FormatError(op, f"{name} with {tensor.min().item()}", f"scales of at least {LEAST_SCALE:.3g}", step)
+        if name in ("weight_scale", "input_scale") and not (tensor >= MIN_SCALE).all():
+            raise FormatError(op, f"{name} with {tensor.min().item()}", f"scales of at least {MIN_SCALE:.3g}", step)
         if name == "input_zero_point" and not -128 <= int(tensor) <= 127:
             raise FormatError(op, f"{name} = {int(tensor)}", "-128..127", step)
         cls.check_values(op, name, tensor)
 
-    def group(self, lead: int, activation: str = "none", parameter: float = 0.0) -> Group:
+    def group(self, lead: int, activation: str = "none", parameter: float = 0.0) -> Subgraph:
         """The stages: quantize, where the input becomes int8, and linear; for inputs with `lead` leading dimensions."""
         size = self.size
         x, y = Value("x", size.k), Value("y", size.n)
@@ -191,7 +191,7 @@ class LinearNumbers:
             if scale is None or zero_point is None:
                 inner = (Value("x_int8", size.k, "int8"), Value("x_row_scale", 1))
             else:
-                inner = (Value("x_int8", size.k, "int8", quant=Quant(float(scale), int(zero_point))),)
+                inner = (Value("x_int8", size.k, "int8", quant=QParams(float(scale), int(zero_point))),)
             stages.append(Stage("quantize", "input", (x,), inner))
         tensors = {name: t for name, t in self.items() if t is not None and not name.startswith("input_")}
         # A bias that is always there, so that nothing below asks torch for its default dtype or device.
@@ -199,8 +199,8 @@ class LinearNumbers:
             tensors["bias"] = torch.zeros(size.n, dtype=torch.float32, device=self.weight.device)
         attrs = {"activation": activation, "activation_parameter": parameter, **self.attrs()}
         stages.append(Stage("linear", "linear", inner, (y,), tensors, attrs))
-        return Group(tuple(stages), (Port(x, lead, (size.k,)),), (Port(y, lead, (size.n,)),))
+        return Subgraph(tuple(stages), (GraphIO(x, lead, (size.k,)),), (GraphIO(y, lead, (size.n,)),))
 
-    def chosen(self, group: Group, rows: int, device: str) -> tuple[Group, list[str]]:
+    def chosen(self, group: Subgraph, rows: int, device: str) -> tuple[Subgraph, list[str]]:
         """The group as it is to run with so many rows, and what was decided for it: here, nothing."""
         return group, []

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rtaccel.core.scheme import W8A16, BFloat16
 from rtaccel.formats import bf16
-from rtaccel.nn.params.linear import LinearNumbers, Size
+from rtaccel.nn.params.linear import LinearParams, Size
 from rtaccel.nn.params.linear_w8a8 import Int8Weight
 
 
@@ -28,16 +28,16 @@ class LinearW8A16(Int8Weight):
 
 
 @dataclass(frozen=True, eq=False)
-class LinearBFloat16(LinearNumbers):
+class LinearBFloat16(LinearParams):
     SCHEME = BFloat16
 
     weight: Tensor
     bias: Tensor | None = None
 
     @classmethod
-    def form(cls, size: Size) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
+    def storage_format(cls, size: Size) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
         return {"weight": ((size.n, size.k), torch.bfloat16), "bias": ((size.n,), torch.float32)}
 
     @classmethod
-    def quantised(cls, op: str, weight: Tensor, size: Size) -> dict[str, Any]:
-        return {"weight": bf16.quantise_weight(weight, op)}
+    def quantized(cls, op: str, weight: Tensor, size: Size) -> dict[str, Any]:
+        return {"weight": bf16.quantize_weight(weight, op)}

@@ -16,18 +16,18 @@ from torch import Tensor
 
 from rtaccel.core.scheme import W4A8, W4A16, Scheme, check_group_size
 from rtaccel.formats import int4
-from rtaccel.nn.params.linear import LinearNumbers, Size
+from rtaccel.nn.params.linear import LinearParams, Size
 from rtaccel.nn.params.linear_w8a8 import INPUT
 
 
-class Int4Weight(LinearNumbers):
+class Int4Weight(LinearParams):
     OPTIONS = ("in_features", "group_size")
 
     in_features: int
     group_size: int
 
     @classmethod
-    def form(cls, size: Size) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
+    def storage_format(cls, size: Size) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
         return {
             "weight": ((size.n, (size.k + 1) // 2), torch.uint8),
             "group_scale": ((size.n, int4.group_count(size.k, size.group_size)), torch.float32),
@@ -45,8 +45,8 @@ class Int4Weight(LinearNumbers):
         return Size(self.weight.shape[0], self.in_features, self.group_size)
 
     @classmethod
-    def quantised(cls, op: str, weight: Tensor, size: Size) -> dict[str, Any]:
-        packed, scale = int4.quantise_weight(weight, size.group_size, op)
+    def quantized(cls, op: str, weight: Tensor, size: Size) -> dict[str, Any]:
+        packed, scale = int4.quantize_weight(weight, size.group_size, op)
         return {"weight": packed, "group_scale": scale, "in_features": size.k, "group_size": size.group_size}
 
     def validate(self, op: str) -> None:

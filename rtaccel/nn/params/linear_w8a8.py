@@ -3,7 +3,7 @@
 weight int8 [N, K] in -127..127, weight_scale float32 [N], bias float32 [N] or None;
 static activations add input_scale float32 [] and input_zero_point int32 [], dynamic ones have neither.
 
-Quantised as in `rtaccel.formats.int8`, computed as in the contracts of `quantize` and `linear`.
+Quantized as in `rtaccel.formats.int8`, computed as in the contracts of `quantize` and `linear`.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from torch import Tensor
 
 from rtaccel.core.errors import FormatError
 from rtaccel.core.scheme import W8A8
-from rtaccel.formats.int8 import quantise_weight
-from rtaccel.nn.params.linear import LinearNumbers, Size
+from rtaccel.formats.int8 import quantize_weight
+from rtaccel.nn.params.linear import LinearParams, Size
 
 INPUT = {"input_scale": ((), torch.float32), "input_zero_point": ((), torch.int32)}
 
 
-class Int8Weight(LinearNumbers):
+class Int8Weight(LinearParams):
     """What the schemes with int8 weights per output channel share."""
 
     @classmethod
-    def form(cls, size: Size) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
+    def storage_format(cls, size: Size) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
         return {
             "weight": ((size.n, size.k), torch.int8),
             "weight_scale": ((size.n,), torch.float32),
@@ -36,8 +36,8 @@ class Int8Weight(LinearNumbers):
         }
 
     @classmethod
-    def quantised(cls, op: str, weight: Tensor, size: Size) -> dict[str, Any]:
-        return dict(zip(("weight", "weight_scale"), quantise_weight(weight, op)))
+    def quantized(cls, op: str, weight: Tensor, size: Size) -> dict[str, Any]:
+        return dict(zip(("weight", "weight_scale"), quantize_weight(weight, op)))
 
     @classmethod
     def check_values(cls, op: str, name: str, tensor: Tensor) -> None:

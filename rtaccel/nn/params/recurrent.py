@@ -1,4 +1,4 @@
-"""The numbers of a quantised LSTM or GRU: what a state dict stores, what they must look like, and the plans they make.
+"""The numbers of a quantized LSTM or GRU: what a state dict stores, what they must look like, and the plans they make.
 
 For every layer and direction, with torch's suffix (_l0, _l0_reverse, ...), G = 4 gates of an LSTM or 3 of a GRU:
 
@@ -20,25 +20,25 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
-from rtaccel.core.stage import Port, Quant, Stage, Value
+from rtaccel.core.stage import GraphIO, QParams, Stage, Value
 from rtaccel.formats import int4, int8
 from rtaccel.formats.int8 import require_finite
 from rtaccel.kernels.recurrent.layout import H_SCALE, MAX_K, Geometry
 from rtaccel.nn.check import copied, dense, describe
 from rtaccel.plan.choose import Choice
-from rtaccel.plan.group import Executable, Group, plan_group
+from rtaccel.plan.group import Executable, Subgraph, plan_group
 from rtaccel.plan.sparse_recurrent import could_be_sparse, fastest
 
-LEAST_SCALE = 2.0**-20
+MIN_SCALE = 2.0**-20
 """Of h_scale: |h| < 1 then stays within the numbers that a conversion to int32 takes. And of any other scale 2^-126."""
 
-MOST_PLANS = 8
+MAX_PLANS = 8
 """Plans kept of one layer, for the lengths and batches it was called with last; each has its own packed weights."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """kind: "lstm" or "gru". static: x is int8 with a static scale; else it is quantised row by row. group_size: of int4
+    """kind: "lstm" or "gru". static: x is int8 with a static scale; else it is quantized row by row. group_size: of int4
     weights, 0 for int8 ones."""
 
     kind: str
@@ -109,16 +109,16 @@ def empty(sizes: Sizes, device: Any = None) -> dict[str, Tensor]:
     return made
 
 
-def quantise(op: str, sizes: Sizes, weights: Mapping[str, Tensor], quant: Quant | None) -> dict[str, Tensor]:
+def quantize(op: str, sizes: Sizes, weights: Mapping[str, Tensor], quant: QParams | None) -> dict[str, Tensor]:
     """From the float32 tensors of a torch layer. Raises FormatError for a number that is not finite."""
     made: dict[str, Tensor] = {}
     device = weights["weight_ih_l0"].device
     for name in sizes.matrices():
         weight, where = dense(weights[name]), f"{op}.{name}"
         if sizes.group_size:
-            made[f"q{name}"], made[f"{name}_group_scale"] = int4.quantise_weight(weight, sizes.group_size, where)
+            made[f"q{name}"], made[f"{name}_group_scale"] = int4.quantize_weight(weight, sizes.group_size, where)
         else:
-            made[f"q{name}"], made[f"{name}_scale"] = int8.quantise_weight(weight, where)
+            made[f"q{name}"], made[f"{name}_scale"] = int8.quantize_weight(weight, where)
         if sizes.bias:
             bias = name.replace("weight", "bias")
             require_finite(weights[bias].detach(), op, bias)
@@ -146,10 +146,10 @@ def check_tensor(op: str, sizes: Sizes, name: str, tensor: Any) -> None:
     if name.endswith("_group_scale"):
         int4.require_scales(op, name, tensor)
         return
-    least = LEAST_SCALE if name == "h_scale" else 2.0**-126
+    least = MIN_SCALE if name == "h_scale" else 2.0**-126
     if name.endswith("_scale") and not (tensor >= least).all():
         raise FormatError(op, f"{name} with {tensor.min().item()}", f"scales of at least {least:.3g}", step)
-    if name == "h_scale" and not tensor < 1 / LEAST_SCALE:
+    if name == "h_scale" and not tensor < 1 / MIN_SCALE:
         raise FormatError(op, f"h_scale = {tensor.item()}", "a scale of about 1/127", step)
     if name == "input_zero_point" and not -128 <= int(tensor) <= 127:
         raise FormatError(op, f"{name} = {int(tensor)}", "-128..127", step)
@@ -170,7 +170,7 @@ def check_call(op: str, sizes: Sizes, x: Any, states: tuple[Any, ...], batch_fir
     expected = f"float32[T, {sizes.input_size}] or [{'B, T' if batch_first else 'T, B'}, {sizes.input_size}]"
     _check_tensor(op, x, f"{expected} on {device}", device)
     if x.dim() not in (2, 3) or x.shape[-1] != sizes.input_size or not x.shape[:-1].numel():
-        raise ShapeError(op, describe(x), f"{expected} with at least one moment", "As for the layer it stands for.")
+        raise ShapeError(op, describe(x), f"{expected} with at least one time step", "As for the layer it stands for.")
     rows = sizes.num_layers * sizes.directions
     shape: tuple[int, ...] = (rows, sizes.hidden_size)
     if x.dim() == 3:
@@ -195,7 +195,7 @@ def _check_tensor(op: str, x: Any, expected: str, device: torch.device) -> None:
 
 def group(
     sizes: Sizes, tensors: Mapping[str, Tensor], shape: tuple[int, ...], batch_first: bool, states: bool
-) -> Group:
+) -> Subgraph:
     """The stage for an x of this shape: the whole call is one sample."""
     time, batch = shape[0], 1
     if len(shape) == 3:
@@ -214,10 +214,10 @@ def group(
         attrs |= {"x_scale": float(tensors["input_scale"]), "x_zero_point": int(tensors["input_zero_point"])}
     stage = Stage(sizes.kind, sizes.kind, (x, *before), (y, *after), kept, attrs)
     state_shape = (rows, batch, sizes.hidden_size) if len(shape) == 3 else (rows, sizes.hidden_size)
-    return Group(
+    return Subgraph(
         (stage,),
-        (Port(x, 0, shape), *(Port(v, 0, state_shape) for v in before)),
-        (Port(y, 0, (*shape[:-1], width)), *(Port(v, 0, state_shape) for v in after)),
+        (GraphIO(x, 0, shape), *(GraphIO(v, 0, state_shape) for v in before)),
+        (GraphIO(y, 0, (*shape[:-1], width)), *(GraphIO(v, 0, state_shape) for v in after)),
     )
 
 
@@ -239,14 +239,14 @@ class Packed:
         key = (tuple(shape), states)
         found = self._plans.pop(key, None)
         if found is None:
-            if len(self._plans) >= MOST_PLANS:
+            if len(self._plans) >= MAX_PLANS:
                 del self._plans[next(iter(self._plans))]  # the one used longest ago
             with torch.device("cpu"):  # lowered numbers are the same whatever torch's default device is
                 made = group(self._sizes, self._tensors, key[0], self._batch_first, states)
                 device = self._tensors["h_scale"].device.type
                 if device == "cpu" and could_be_sparse(made.stages[0]):
-                    form = fastest(made.stages[0], 1)
-                    made, self.notes = Group((form.stage,), made.inputs, made.outputs), [form.reason]
+                    choice = fastest(made.stages[0], 1)
+                    made, self.notes = Subgraph((choice.stage,), made.inputs, made.outputs), [choice.reason]
                 found, self.choices = plan_group(made, 1, device)
         self._plans[key] = found
         return found

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from rtaccel.convert.batch_mode import choose_batch_mode
 from rtaccel.convert.frontend.export import check_example
 from rtaccel.convert.lower import lower
-from rtaccel.convert.passes.program import GroupStep, Program
+from rtaccel.convert.passes.program import Program, SubgraphStep
 from rtaccel.convert.passes.sparse_gpu import in_modelled_form
 from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.errors import UnsupportedProblem
@@ -20,7 +20,7 @@ from rtaccel.core.registry import impls
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.core.stage import Problem
 from rtaccel.plan.fuse import fuse
-from rtaccel.plan.group import Group, StagedPlan
+from rtaccel.plan.group import StagedPlan, Subgraph
 
 if TYPE_CHECKING:
     from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 def kernels_of(
     model: nn.Module, example_inputs: Sequence[Any] | Tensor, scheme: SchemeLike = "float32", calibration: Any = None
 ) -> dict[str, Specialisation]:
-    """The specialisations, by key, that `rt.compile(model, example_inputs, scheme, calibration, device="cuda")` binds.
+    """The specializations, by key, that `rt.compile(model, example_inputs, scheme, calibration, device="cuda")` binds.
 
     The numbers of the weights and scales do not matter, but for zeros; shapes, scheme and whether there is calibration
     data do.
     """
     args = check_example(model, example_inputs)
     captured, graph = choose_batch_mode(model, args)
-    program = lower(captured, graph, SchemeMap(scheme), calibration, even=False)
+    program = lower(captured, graph, SchemeMap(scheme), calibration, equalize=False)
     rows = max(1, program.samples(pytree.tree_leaves(args)))
     return _recorded(in_modelled_form(program, rows), rows)
 
 
-def resident_kernels_of(
+def persistent_kernels_of(
     model: nn.Module,
     example: Sequence[Any] | Tensor,
     scheme: SchemeLike,
@@ -50,14 +50,14 @@ def resident_kernels_of(
     capability: int,
     streamed: bool,
 ) -> dict[str, Specialisation | CudaKernel]:
-    """The kernel that stays on a card of this capability for `rt.stream(model, example, ..., device="cuda")`, or, not streamed,
+    """The persistent kernel on a card of this capability for `rt.stream(model, example, ..., device="cuda")`, or, not streamed,
     for `rt.compile(model, example, ..., device="cuda", mode="persistent")`.
 
     Forms are for 132 multiprocessors where no card is seen, and for the number it has where one is.
     """
     from rtaccel.kernels._gpu.triton_launch import recording
     from rtaccel.kernels.recurrent.cuda.config import Card, assuming, card
-    from rtaccel.runtime.gpu.persistent import resident_network
+    from rtaccel.runtime.gpu.persistent import persistent_network
     from rtaccel.runtime.stream import stream_program
 
     args = check_example(model, example)
@@ -65,12 +65,12 @@ def resident_kernels_of(
         program, _, _ = stream_program(model, args[0], scheme, calibration, True)
     else:
         captured, graph = choose_batch_mode(model, args)
-        program = lower(captured, graph, SchemeMap(scheme), calibration, even=False)
-    groups = [step.group for step in program.steps if isinstance(step, GroupStep)]
+        program = lower(captured, graph, SchemeMap(scheme), calibration, equalize=False)
+    groups = [step.group for step in program.steps if isinstance(step, SubgraphStep)]
     if len(groups) != 1 or len(program.steps) != 1:
         raise UnsupportedProblem("persistent", f"{len(program.steps)} steps", "one", "Build it for graphs instead.")
     with assuming(Card(capability, card().multiprocessors)), recording() as found:
-        resident_network(groups[0], streamed).prepared("cpu")
+        persistent_network(groups[0], streamed).prepared("cpu")
     return found
 
 
@@ -79,12 +79,12 @@ def _recorded(program: Program, rows: int) -> dict[str, Specialisation]:
 
     with recording() as found:
         for step in program.steps:
-            if isinstance(step, GroupStep):
+            if isinstance(step, SubgraphStep):
                 _bind(step.group, rows)
     return found
 
 
-def _bind(group: Group, rows: int) -> None:
+def _bind(group: Subgraph, rows: int) -> None:
     """Prepares the stages as a plan on a GPU would, with packed weights in memory of the CPU."""
     group = replace(group, stages=fuse(group.stages, [p.value for p in group.outputs], rows))
     for stage in group.stages:

@@ -1,6 +1,6 @@
 """What graph replay needs of a GPU, and nothing more: so its logic can be tested where there is none.
 
-`TorchCuda` is the real thing, on torch's own streams, allocator and graphs. The tests bring a pretended device that says so.
+`TorchCuda` is the real thing, on torch's own streams, allocator and graphs. The tests bring a fake device that says so.
 """
 
 from __future__ import annotations

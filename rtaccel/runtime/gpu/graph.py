@@ -3,7 +3,7 @@
 `call` and `run` copy the inputs into static buffers, replay, and copy the results out. `bind` captures a graph that reads and
 writes the caller's tensors where they lie: a replay and nothing else; tensors in pinned host memory are copied around it.
 
-A new graph is checked: its outputs are spoiled, it is replayed, and what it writes must be what the kernels write when they
+A new graph is checked: its outputs are corrupted, it is replayed, and what it writes must be what the kernels write when they
 are launched one by one. So a graph that lost a kernel to another stream is found here, not by a user.
 """
 
@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from rtaccel.backends.cuda_errors import translated
 from rtaccel.backends.cuda_streams import Order
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
-from rtaccel.core.stage import Port
+from rtaccel.core.stage import GraphIO
 from rtaccel.plan.explain import Line
 from rtaccel.plan.group import StagedPlan
 from rtaccel.runtime.gpu.device import DeviceLayer, Graph
@@ -66,7 +66,7 @@ class GraphPlan(DevicePlan):
             self._graph = self._captured(self._inputs)
         self._outputs = self._graph.outputs
 
-    def _buffer(self, port: Port) -> Tensor:
+    def _buffer(self, port: GraphIO) -> Tensor:
         """Random numbers, by which a new graph is checked, for the planned batch; indices are 0."""
         lead = () if port.lead == 0 else (1,) * (port.lead - 1) + (self._samples,)
         if port.middle:
@@ -185,7 +185,7 @@ class GraphPlan(DevicePlan):
             bound.ended = True
 
     def _placed(
-        self, op: str, tensors: tuple[Tensor, ...], ports: tuple[Port, ...]
+        self, op: str, tensors: tuple[Tensor, ...], ports: tuple[GraphIO, ...]
     ) -> tuple[list[tuple[Tensor, Tensor]], tuple[Tensor, ...]]:
         """(pairs of host tensor and its buffer on the device, the tensors on the device)."""
         pairs, placed = [], []

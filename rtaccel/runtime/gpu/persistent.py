@@ -1,4 +1,4 @@
-"""The persistent path: a kernel that stays on the GPU, a mailbox in pinned host memory, and the host's side of both.
+"""The persistent path: a persistent kernel on the GPU, a mailbox in pinned host memory, and the host's side of both.
 
 A call writes x into the mailbox and spins, in the native core and without the GIL, until y is there: no launch, no copy, no
 CUDA call. The kernel is compiled and loaded with the model. It starts at the first call, or when the model is bound or sealed,
@@ -24,9 +24,9 @@ from rtaccel.core.batch import only
 from rtaccel.core.errors import BackendUnavailable, ShapeError, UnsupportedProblem
 from rtaccel.plan.explain import Line
 from rtaccel.plan.fuse import fuse
-from rtaccel.plan.group import Group
+from rtaccel.plan.group import Subgraph
 from rtaccel.runtime.gpu.graph import DevicePlan
-from rtaccel.runtime.gpu.persistent_device import ResidentDevice, resident_device
+from rtaccel.runtime.gpu.persistent_device import PersistentDevice, persistent_device
 from rtaccel.runtime.gpu.persistent_networks import Network, network_of
 from rtaccel.runtime.gpu.persistent_run import KernelRun
 
@@ -38,13 +38,13 @@ RESET, SAVE, LOAD, SPOILED = 1, 2, 4, 8
 """Commands of a message, as kernels/recurrent/cuda/recurrent.cu has them; those in Triton know the first."""
 
 
-class ResidentPlan(DevicePlan):
+class PersistentPlan(DevicePlan):
     """A network on a persistent kernel. Tensors are the host's: x [1, K] and y [1, N], float32.
 
     Raises BackendUnavailable where the device does not let it stay, or has no room for it.
     """
 
-    def __init__(self, group: Group, network: Network, device: ResidentDevice) -> None:
+    def __init__(self, group: Subgraph, network: Network, device: PersistentDevice) -> None:
         super().__init__(group, [], only(1), "cpu")
         reason = device.unsuitable()
         if reason is not None:
@@ -158,7 +158,7 @@ class ResidentPlan(DevicePlan):
         return self._network.line()
 
 
-class ResidentStream(ResidentPlan):
+class PersistentStream(PersistentPlan):
     """A network whose states stay with its kernel: a call is a time step of one stream."""
 
     _kept: bytes | None = None
@@ -181,8 +181,8 @@ class ResidentStream(ResidentPlan):
         self._kernel.box.command = RESET
 
     def save_state(self) -> bytes:
-        """float32 h of all layers, then c of an LSTM; NaN where the stream is spoiled. Nothing where the kernel gives its past to
-        nobody.
+        """float32 h of all layers, then c of an LSTM; NaN where the stream is corrupted. Nothing where the kernel
+        gives its past to nobody.
 
         Asks a running kernel, so it raises BackendUnavailable where that does not answer, and once the model is closed.
         """
@@ -219,10 +219,10 @@ class ResidentStream(ResidentPlan):
         past = self._network.past
         assert past is not None
         states = torch.frombuffer(bytearray(state), dtype=torch.float32)
-        spoiled = 0 if bool(torch.isfinite(states).all()) else SPOILED
+        nonfinite = 0 if bool(torch.isfinite(states).all()) else SPOILED
         payload = states.view(torch.int32).to(torch.int64) & 0xFFFFFFFF
         past.copy_(payload | _signed(self._kernel.box.number + 1) << 32)
-        self._message(LOAD | spoiled)
+        self._message(LOAD | nonfinite)
 
     def _message(self, command: int) -> int:
         """A message that is no time step; gives its number, as the upper half of a signed word holds it."""
@@ -238,7 +238,7 @@ def _signed(number: int) -> int:
     return number - (1 << 32) if number >= 1 << 31 else number
 
 
-def resident_network(group: Group, streamed: bool) -> Network:
+def persistent_network(group: Subgraph, streamed: bool) -> Network:
     """What computes a group on a GPU and stays. Raises UnsupportedProblem where nothing does."""
     stages = fuse(group.stages, [p.value for p in group.outputs], 1, whole=True)
     if any(s.op == "conv" for s in group.stages):
@@ -250,7 +250,7 @@ def resident_network(group: Group, streamed: bool) -> Network:
     return network_of(stages, streamed)
 
 
-def resident_plan(group: Group, streamed: bool = False) -> ResidentPlan:
+def persistent_plan(group: Subgraph, streamed: bool = False) -> PersistentPlan:
     """The plan of a group. Raises UnsupportedProblem where it cannot stay."""
-    network = resident_network(group, streamed)
-    return (ResidentStream if streamed else ResidentPlan)(group, network, resident_device())
+    network = persistent_network(group, streamed)
+    return (PersistentStream if streamed else PersistentPlan)(group, network, persistent_device())

@@ -19,7 +19,7 @@ class Running(Protocol):
         """Whether it has ended. Raises what CUDA does where it ended by a fault."""
 
 
-class ResidentDevice(Protocol):
+class PersistentDevice(Protocol):
     """Where a persistent kernel runs. The tests bring a CPU thread that plays one."""
 
     index: int
@@ -42,7 +42,7 @@ class ResidentDevice(Protocol):
         """What a user should know of other work beside it, for `explain`; "" where there is nothing."""
 
 
-class CudaResident:
+class CudaPersistent:
     """The current CUDA device."""
 
     memory = "cuda"
@@ -97,5 +97,5 @@ class _OnStream:
         return bool(self._stream.query())
 
 
-def resident_device() -> ResidentDevice:
-    return CudaResident()
+def persistent_device() -> PersistentDevice:
+    return CudaPersistent()

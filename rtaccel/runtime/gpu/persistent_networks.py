@@ -38,7 +38,7 @@ class Network(Protocol):
         """For `explain`."""
 
 
-class ResidentChain:
+class PersistentChain:
     """An `mlp` stage."""
 
     programs, commands, states = 1, False, 0
@@ -50,11 +50,14 @@ class ResidentChain:
 
     def prepared(self, device: str) -> PersistentLaunch:
         from rtaccel.kernels._gpu.triton_launch import bind
-        from rtaccel.kernels.mlp import triton_resident
-        from rtaccel.kernels.mlp.triton_form import Form, Operands
+        from rtaccel.kernels.mlp import triton_persistent as triton_persistent
+        from rtaccel.kernels.mlp.triton_config import KernelConfig, Operands
 
         stage = self.stages[0]
-        kernel, ops = bind(triton_resident.specialise(stage.attrs)), Operands.of(stage, Form.of(stage.attrs), device)
+        kernel, ops = (
+            bind(triton_persistent.specialize(stage.attrs)),
+            Operands.of(stage, KernelConfig.of(stage.attrs), device),
+        )
 
         def arguments(requests: Tensor, replies: Tensor, control: Tensor) -> dict[str, Any]:
             return {
@@ -72,26 +75,29 @@ class ResidentChain:
         weights = sum(n * k for k, n in pairwise(attrs["widths"]))
         kind = f"int4 weights in groups of {attrs['group_size']}" if "group_size" in attrs else "int8 weights"
         return Line(
-            self.stages[0].name, f"mlp {'-'.join(map(str, attrs['widths']))}", "triton_resident",
+            self.stages[0].name, f"mlp {'-'.join(map(str, attrs['widths']))}", "triton_persistent",
             4 * (self.inputs + self.outputs), 2 * weights, (f"its {kind} are in registers: a call moves x and y",),
         )  # fmt: skip
 
 
-class ResidentCut(ResidentChain):
-    """An `mlp` stage whose weights are shared by several multiprocessors. cut: a kernels.mlp.triton_cut_form.Cut."""
+class PersistentPartition(PersistentChain):
+    """An `mlp` stage whose weights are shared by several multiprocessors. cut: a kernels.mlp.triton_partition_config.Cut."""
 
-    def __init__(self, stage: Stage, cut: Any) -> None:
+    def __init__(self, stage: Stage, partition: Any) -> None:
         super().__init__(stage)
-        self.cut, self.programs = cut, cut.programs
+        self.partition, self.programs = partition, partition.programs
 
     def prepared(self, device: str) -> PersistentLaunch:
         from rtaccel.kernels._gpu.triton_launch import bind
-        from rtaccel.kernels.mlp import triton_cut
-        from rtaccel.kernels.mlp.triton_form import Operands
+        from rtaccel.kernels.mlp import triton_partition as triton_partition
+        from rtaccel.kernels.mlp.triton_config import Operands
 
-        stage, cut = self.stages[0], self.cut
-        kernel, ops = bind(triton_cut.specialise_resident(stage.attrs, cut)), Operands.of(stage, cut, device)
-        exchange = torch.zeros(cut.exchange_words, dtype=torch.int64).to(device)
+        stage, partition = self.stages[0], self.partition
+        kernel, ops = (
+            bind(triton_partition.specialize_persistent(stage.attrs, partition)),
+            Operands.of(stage, partition, device),
+        )
+        exchange = torch.zeros(partition.exchange_words, dtype=torch.int64).to(device)
 
         def arguments(requests: Tensor, replies: Tensor, control: Tensor) -> dict[str, Any]:
             return {
@@ -99,45 +105,50 @@ class ResidentCut(ResidentChain):
                 "idle_looks": 0, **ops.arguments(),
             }  # fmt: skip
 
-        return PersistentLaunch(kernel, cut.programs, arguments, ops, [exchange])
+        return PersistentLaunch(kernel, partition.programs, arguments, ops, [exchange])
 
     def line(self) -> Line:
         whole = super().line()
-        note = f"{self.cut.programs} programs, each with its part of the outputs of every layer: {whole.reasons[0]}"
-        return replace(whole, kernel="triton_resident_cut", reasons=(note,))
+        note = (
+            f"{self.partition.programs} programs, each with its part of the outputs of every layer: {whole.reasons[0]}"
+        )
+        return replace(whole, kernel="triton_persistent_partition", reasons=(note,))
 
 
-class ResidentConvolutions:
-    """Stages of one moment, causal convolutions with their rings among them. form: a kernels.conv.triton_resident_form.Form."""
+class PersistentConvolutions:
+    """Stages of one time step, causal convolutions with their rings among them.
+
+    config: a kernels.conv.triton_persistent_config.KernelConfig.
+    """
 
     programs, commands, states = 1, True, 0
     past: Tensor | None = None
 
-    def __init__(self, stages: tuple[Stage, ...], form: Any) -> None:
-        self.stages, self.form = stages, form
-        self.inputs, self.outputs = form.inputs, form.widths[-1]
+    def __init__(self, stages: tuple[Stage, ...], config: Any) -> None:
+        self.stages, self.config = stages, config
+        self.inputs, self.outputs = config.inputs, config.widths[-1]
 
     def prepared(self, device: str) -> PersistentLaunch:
         from rtaccel.kernels._gpu.triton_launch import bind
-        from rtaccel.kernels.conv.triton_resident import specialise
-        from rtaccel.kernels.conv.triton_resident_form import Operands
+        from rtaccel.kernels.conv.triton_persistent import specialize
+        from rtaccel.kernels.conv.triton_persistent_config import Operands
 
-        kernel, ops = bind(specialise(self.form)), Operands.of(self.form, device)
+        kernel, ops = bind(specialize(self.config)), Operands.of(self.config, device)
 
         def arguments(requests: Tensor, replies: Tensor, control: Tensor) -> dict[str, Any]:
             return {
                 "request_ptr": requests, "reply_ptr": replies, "control_ptr": control, "words_ptr": ops.words,
-                "numbers_ptr": ops.numbers, "sums_ptr": ops.sums, "rings_ptr": ops.rings, "idle_looks": 0,
+                "params_ptr": ops.params, "sums_ptr": ops.sums, "rings_ptr": ops.rings, "idle_looks": 0,
             }  # fmt: skip
 
         return PersistentLaunch(kernel, 1, arguments, ops)  # it clears its rings itself
 
     def line(self) -> Line:
-        layers = [o for o in self.form.operations if o.kind == "layer"]
+        layers = [o for o in self.config.operations if o.kind == "layer"]
         products = sum(o.taps * o.inputs * o.width for o in layers)
-        rings = 4 * self.form.rings[-1]
+        rings = 4 * self.config.rings[-1]
         return Line(
-            self.stages[0].name, f"conv {self.inputs}-{'-'.join(str(o.width) for o in layers)}", "triton_resident",
+            self.stages[0].name, f"conv {self.inputs}-{'-'.join(str(o.width) for o in layers)}", "triton_persistent",
             4 * (self.inputs + self.outputs), 2 * products,
             (f"one program, its weights in registers, {rings} B of rings in device memory",),
         )  # fmt: skip
@@ -151,26 +162,27 @@ def network_of(stages: Sequence[Stage], streamed: bool) -> Network:
 
     Raises UnsupportedProblem where they are neither a chain that fits, nor a stack, nor a stream of convolutions.
     """
-    from rtaccel.kernels.conv import triton_resident_form
-    from rtaccel.kernels.mlp import triton_cut_form, triton_resident
+    from rtaccel.kernels.conv import triton_persistent_config as triton_persistent_config
+    from rtaccel.kernels.mlp import triton_partition_config as triton_partition_config
+    from rtaccel.kernels.mlp import triton_persistent as triton_persistent
 
     what = ", ".join(f"{s.name} ({s.op})" for s in stages)
     if streamed and any(s.op == "conv" for s in stages):
-        form = triton_resident_form.form_of(stages)
-        if isinstance(form, str):
+        config = triton_persistent_config.select_config(stages)
+        if isinstance(config, str):
             raise UnsupportedProblem(
-                "persistent", what, f"a network that {form}", "Pass calibration=, or stream on the CPU."
+                "persistent", what, f"a network that {config}", "Pass calibration=, or stream on the CPU."
             )
-        return ResidentConvolutions(tuple(stages), form)
+        return PersistentConvolutions(tuple(stages), config)
     if [s.op for s in stages] == ["mlp"]:
-        reason, widths = triton_resident.unsupported(stages[0].attrs), stages[0].attrs["widths"]
+        reason, widths = triton_persistent.unsupported(stages[0].attrs), stages[0].attrs["widths"]
         if reason is None:
-            return ResidentChain(stages[0])
-        cut = triton_cut_form.cut_of(stages[0].attrs)
-        if isinstance(cut, str):
-            expected = f"a smaller network: one program {reason}; several: each {cut}"
+            return PersistentChain(stages[0])
+        partition = triton_partition_config.partition_of(stages[0].attrs)
+        if isinstance(partition, str):
+            expected = f"a smaller network: one program {reason}; several: each {partition}"
             raise UnsupportedProblem("persistent", f"mlp {widths}", expected, STEP)
-        return ResidentCut(stages[0], cut)
+        return PersistentPartition(stages[0], partition)
     if not stages or stages[0].op not in ("lstm", "gru"):
         raise UnsupportedProblem(
             "persistent", what, "a chain of W8A8 or of W4A8 linear layers with static scales, of one input and output, or a "

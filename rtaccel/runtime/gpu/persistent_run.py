@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rtaccel.backends import cuda_persistent
 from rtaccel.backends.cuda_errors import dead, translated
 from rtaccel.core.errors import BackendUnavailable, RtaccelError
-from rtaccel.runtime.gpu.persistent_device import ResidentDevice, Running
+from rtaccel.runtime.gpu.persistent_device import PersistentDevice, Running
 from rtaccel.runtime.gpu.persistent_networks import Network
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ END_S = 5.0
 class KernelRun:
     """Raises BackendUnavailable where the device has no room for the kernel beside others that stay."""
 
-    def __init__(self, network: Network, device: ResidentDevice) -> None:
+    def __init__(self, network: Network, device: PersistentDevice) -> None:
         self.name, self._device, self._programs = network.line().what, device, network.programs
         self._seat: cuda_persistent.Seat | None = self._reserved()
         self._running: Running | None = None

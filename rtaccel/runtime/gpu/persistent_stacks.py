@@ -20,18 +20,23 @@ from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.plan.explain import Line
 from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
 
-TRITON, CUDA = "triton_resident", "cuda_recurrent"
+TRITON, CUDA = "triton_persistent", "cuda_recurrent"
 
 
 class _Stack:
-    """An `lstm` or `gru` stage of one moment whose states are its own, and a `linear` stage that reads its int8 output."""
+    """An `lstm` or `gru` stage of one time step whose states are its own, and a `linear` stage that reads its int8 output."""
 
     commands, states = True, 0
     past: Tensor | None = None
     kernel = ""
 
-    def __init__(self, stages: Sequence[Stage], form: Any, why: tuple[str, ...]) -> None:
-        self.stages, self.form, self.why, self.programs = tuple(stages), form, why, int(form.parts)
+    def __init__(self, stages: Sequence[Stage], config: Any, why: tuple[str, ...]) -> None:
+        self.stages, self.config, self.why, self.programs = (
+            tuple(stages),
+            config,
+            why,
+            int(config.parts),
+        )
         self.inputs, self.outputs = self.stages[0].inputs[0].width, self.stages[-1].outputs[0].width
 
     @property
@@ -48,9 +53,9 @@ class _Stack:
         raise NotImplementedError
 
     def line(self) -> Line:
-        stack, form = self.stages[0], self.form
-        g = form.geometry
-        weights = form.gates * g.hidden * (self.inputs + (2 * g.layers - 1) * g.hidden)
+        stack, config = self.stages[0], self.config
+        g = config.geometry
+        weights = config.gates * g.hidden * (self.inputs + (2 * g.layers - 1) * g.hidden)
         ends = f", linear {g.hidden}-{self.outputs}" if self.head is not None else ""
         return Line(
             stack.name, f"{stack.op} {self.inputs}-{'-'.join([str(g.hidden)] * g.layers)}{ends}", self.kernel,
@@ -59,62 +64,64 @@ class _Stack:
 
 
 class TritonStack(_Stack):
-    """By kernels/recurrent/triton/persistent.py. form: a triton_config.Form."""
+    """By kernels/recurrent/triton/persistent.py. config: a triton_config.KernelConfig."""
 
     kernel = TRITON
 
     def prepared(self, device: str) -> PersistentLaunch:
         from rtaccel.kernels._gpu.triton_launch import bind
-        from rtaccel.kernels.recurrent.triton import persistent as resident
+        from rtaccel.kernels.recurrent.triton import persistent as persistent
         from rtaccel.kernels.recurrent.triton.config import Operands
 
         activation = None if self.head is None else str(self.head.attrs.get("activation", "none"))
-        kernel = bind(resident.specialise(self.stages[0].op, self.form, self.outputs, activation))
+        kernel = bind(persistent.specialize(self.stages[0].op, self.config, self.outputs, activation))
         low, of_head = self.lowered()
-        ops = Operands.of(low, self.form, device)
-        head_ops = resident.HeadOperands.of(of_head, self.form, device)
-        exchange = torch.zeros(resident.exchange_words(self.form), dtype=torch.int64).to(device)
+        ops = Operands.of(low, self.config, device)
+        head_ops = persistent.HeadOperands.of(of_head, self.config, device)
+        exchange = torch.zeros(persistent.exchange_words(self.config), dtype=torch.int64).to(device)
 
         def arguments(requests: Tensor, replies: Tensor, control: Tensor) -> dict[str, Any]:
-            return resident.arguments(self.form, ops, head_ops, requests, replies, control, exchange)
+            return persistent.arguments(self.config, ops, head_ops, requests, replies, control, exchange)
 
-        return PersistentLaunch(kernel, self.form.parts, arguments, (ops, head_ops), [exchange])
+        return PersistentLaunch(kernel, self.config.parts, arguments, (ops, head_ops), [exchange])
 
     def where(self) -> str:
-        form = self.form
+        config = self.config
         layers = (
             "all layers"
-            if form.resident == form.geometry.layers
-            else f"{form.resident} of {form.geometry.layers} layers"
+            if config.persistent == config.geometry.layers
+            else f"{config.persistent} of {config.geometry.layers} layers"
         )
-        return f"{form.parts} programs with {form.units} units of each layer; the weights of {layers} are in registers"
+        return (
+            f"{config.parts} programs with {config.units} units of each layer; the weights of {layers} are in registers"
+        )
 
 
 class CudaStack(_Stack):
-    """By kernels/recurrent/cuda/recurrent.cu. form: a cuda_config.Form."""
+    """By kernels/recurrent/cuda/recurrent.cu. config: a cuda_config.KernelConfig."""
 
     kernel = CUDA
 
-    def __init__(self, stages: Sequence[Stage], form: Any, why: tuple[str, ...]) -> None:
-        super().__init__(stages, form, why)
-        self.states = form.geometry.layers * form.geometry.hidden * (2 if form.gates == 4 else 1)
+    def __init__(self, stages: Sequence[Stage], config: Any, why: tuple[str, ...]) -> None:
+        super().__init__(stages, config, why)
+        self.states = config.geometry.layers * config.geometry.hidden * (2 if config.gates == 4 else 1)
 
     def prepared(self, device: str) -> PersistentLaunch:
         from rtaccel.kernels._gpu.cuda_launch import bind
 
-        kernel = bind(cuda_kernel.kernel_of(self.stages[0].op, self.form))
-        ops = cuda_kernel.Operands.of(*self.lowered(), self.form, device)
-        exchange = torch.zeros(self.form.exchange_words, dtype=torch.int64).to(device)
+        kernel = bind(cuda_kernel.kernel_of(self.stages[0].op, self.config))
+        ops = cuda_kernel.Operands.of(*self.lowered(), self.config, device)
+        exchange = torch.zeros(self.config.exchange_words, dtype=torch.int64).to(device)
         past = self.past if self.past is not None else torch.zeros(self.states, dtype=torch.int64)
 
         def arguments(requests: Tensor, replies: Tensor, control: Tensor) -> dict[str, Any]:
             return cuda_kernel.arguments(ops, requests, replies, control, past, exchange)
 
-        return PersistentLaunch(kernel, self.form.parts, arguments, (ops, past), [exchange])
+        return PersistentLaunch(kernel, self.config.parts, arguments, (ops, past), [exchange])
 
     def where(self) -> str:
-        form = self.form
-        return f"{form.parts} programs of {form.threads} threads with {form.units} units of each layer: {form.where()}"
+        config = self.config
+        return f"{config.parts} programs of {config.threads} threads with {config.units} units of each layer: {config.where()}"
 
 
 _only: list[str] = []
@@ -137,13 +144,13 @@ def stack_network(stages: Sequence[Stage]) -> TritonStack | CudaStack:
     be had neither from the store nor from a compiler.
     """
     triton, no_triton = _triton(stages)
-    if triton is not None and triton.form.resident == triton.form.geometry.layers and CUDA not in _only:
+    if triton is not None and triton.config.persistent == triton.config.geometry.layers and CUDA not in _only:
         return triton
     cuda, no_cuda = _cuda(stages, no_triton)
     if cuda is not None and TRITON not in _only:
         from rtaccel.kernels._gpu import cuda_launch
 
-        no_cuda = cuda_launch.unavailable(cuda_kernel.kernel_of(stages[0].op, cuda.form)) or ""
+        no_cuda = cuda_launch.unavailable(cuda_kernel.kernel_of(stages[0].op, cuda.config)) or ""
         if not no_cuda:
             return cuda
     if triton is not None and CUDA not in _only:
@@ -171,12 +178,12 @@ def _triton(stages: Sequence[Stage]) -> tuple[TritonStack | None, str]:
     reason = reason or triton_persistent.unsupported(stack, following[0] if following else None)
     if reason is not None:
         return None, reason
-    form = triton_config.form_of(problem, 4 if stack.op == "lstm" else 3)
-    if isinstance(form, str):
-        return None, form
-    layers = form.geometry.layers
-    again = "" if form.resident == layers else f"keeps {form.resident} of {layers} layers in registers"
-    return TritonStack(stages, form, ()), again
+    config = triton_config.select_config(problem, 4 if stack.op == "lstm" else 3)
+    if isinstance(config, str):
+        return None, config
+    layers = config.geometry.layers
+    again = "" if config.persistent == layers else f"keeps {config.persistent} of {layers} layers in registers"
+    return TritonStack(stages, config, ()), again
 
 
 def _cuda(stages: Sequence[Stage], instead: str) -> tuple[CudaStack | None, str]:
@@ -187,10 +194,10 @@ def _cuda(stages: Sequence[Stage], instead: str) -> tuple[CudaStack | None, str]
     reason = cuda_config.unsupported(stack, head)
     if reason is not None:
         return None, reason
-    form = cuda_config.form_of(
+    config = cuda_config.select_config(
         Geometry.of(stack.attrs), stack.inputs[0].width, 4 if stack.op == "lstm" else 3, cuda_config.group_of(stack),
         cuda_config.head_of(head), cuda_config.card(),
     )  # fmt: skip
-    if form is None:
+    if config is None:
         return None, f"has at most {cuda_config.MAX_THREADS} units of a layer in a program"
-    return CudaStack(stages, form, (f"not {TRITON}, which {instead}",) if instead else ()), ""
+    return CudaStack(stages, config, (f"not {TRITON}, which {instead}",) if instead else ()), ""

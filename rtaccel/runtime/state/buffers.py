@@ -3,8 +3,9 @@
 `params.<module>.<tensor>` are the logical weights of the stage that came from a module; `.output_scale` and
 `.output_zero_point` what its int8 output means, `.input_scale` and so on what its input becomes on the way to int8;
 `.h_scale` the range of a recurrent state. A module that is called several times has `.call1`, `.call2` behind its name.
-`constants.<name>` are parameters of calls that stay torch's. `structure` says, as JSON in bytes, how each layer is computed:
-a model of another scheme takes the state by it. All of it is copied when it is loaded and when it is given out: a compiled
+`constants.<name>` are parameters of calls that fall back to PyTorch. `structure` says, as JSON in bytes, how each layer
+is computed: a model of another scheme takes the state by it.
+All of it is copied when it is loaded and when it is given out: a compiled
 model shares memory with nobody.
 """
 
@@ -190,7 +191,7 @@ class State:
             else:
                 constants[entry.name] = value
         quants: QuantMap = {name: (scale, points[name]) for name, scale in scales.items()}
-        return program.with_numbers(tensors, quants, attrs, constants)
+        return program.with_params(tensors, quants, attrs, constants)
 
 
 def _is_tensor_of(entry: Entry, index: int) -> bool:

@@ -1,4 +1,4 @@
-"""Rows that do to their process what a card can: they hang, crash, spoil the context, fill the memory, leave children behind.
+"""Rows that do to their process what a card can: they hang, crash, corrupt the context, fill the memory, leave children behind.
 
 For `python -m bench.device --rows tests.bench.device.stand_in_rows:FUNCTION`. The folder $STAND_INS is where they leave notes.
 """
@@ -62,7 +62,7 @@ def leave() -> dict[str, Any]:
     os._exit(3)
 
 
-def spoil() -> dict[str, Any]:
+def corrupt() -> dict[str, Any]:
     global _spoiled
     _spoiled = True
     return good()
@@ -164,8 +164,8 @@ def everything() -> list[Row]:
         row("aborts", "abort", "a"),
         row("faults", "fault", "a"),
         row("leaves", "leave", "a"),
-        row("spoils", "spoil", "a"),
-        row("spoiled", "good", "a"),
+        row("corrupts", "corrupt", "a"),
+        row("corrupted", "good", "a"),
         row("good 5", "good", "a"),
         row("fills", "fill", "a"),
         row("fills the host", "fill_host", "a"),

@@ -44,7 +44,7 @@ def test_what_is_optional_is_left_out_with_its_purpose(
     monkeypatch.setattr(install, "install", lambda: pytest.fail("there is nothing to install"))
     assert install.setup() == 0
     said = capsys.readouterr().out
-    assert "left out: torchao, for its quantisation beside ours" in said
+    assert "left out: torchao, for its quantization beside ours" in said
     assert "left out: cuda-core, for kernels built ahead" in said
     assert "The native module is there" in said
 

@@ -19,15 +19,15 @@ from rtaccel.core.errors import BackendUnavailable
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.gpu import persistent as cuda_resident
 from rtaccel.runtime.options import Options
-from tests.support.fake_kernel import PretendedCard
+from tests.support.fake_kernel import FakeCard
 
 
 @pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendedCard]:
+def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCard]:
     if importlib.util.find_spec("triton") is None:
         pytest.skip("triton is not installed")
-    made = PretendedCard()
-    monkeypatch.setattr(cuda_resident, "resident_device", lambda: made)
+    made = FakeCard()
+    monkeypatch.setattr(cuda_resident, "persistent_device", lambda: made)
     monkeypatch.setattr(cuda_resident, "TIMEOUT_NS", 20_000_000_000)
     yield made
     for kernel in made.kernels:
@@ -52,11 +52,11 @@ class Maker:
         )
 
 
-def all_ended(card: PretendedCard) -> bool:
+def all_ended(card: FakeCard) -> bool:
     return all(kernel.finished() for kernel in card.kernels)
 
 
-def test_every_start_is_followed_by_an_end_and_nothing_is_compiled_again(card: PretendedCard) -> None:
+def test_every_start_is_followed_by_an_end_and_nothing_is_compiled_again(card: FakeCard) -> None:
     make = Maker()
     assert persistent.starts(make, 8, 5, 60) == {"passed": True, "starts": 5}
     assert make.made == 1
@@ -64,13 +64,13 @@ def test_every_start_is_followed_by_an_end_and_nothing_is_compiled_again(card: P
     assert all_ended(card)
 
 
-def test_starts_end_with_their_time(card: PretendedCard) -> None:
+def test_starts_end_with_their_time(card: FakeCard) -> None:
     found = persistent.starts(Maker(), 8, 100_000, 0.0)
     assert found == {"passed": True, "starts": 1}
     assert all_ended(card)
 
 
-def test_another_answer_is_told(card: PretendedCard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_answer_is_told(card: FakeCard, monkeypatch: pytest.MonkeyPatch) -> None:
     make = Maker()
     fast = make()
     load = fast.load_state_dict
@@ -85,7 +85,7 @@ def test_another_answer_is_told(card: PretendedCard, monkeypatch: pytest.MonkeyP
     assert all_ended(card)
 
 
-def test_calls_are_timed_and_the_kernel_ends(card: PretendedCard) -> None:
+def test_calls_are_timed_and_the_kernel_ends(card: FakeCard) -> None:
     found = persistent.calls(Maker(), 8, 0.05)
     assert 0 < found["p50_us"] <= found["p99_us"] <= found["max_us"]
     assert all_ended(card)
@@ -110,7 +110,7 @@ class NativeLoop:
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_several_are_called_at_once(card: PretendedCard, monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+def test_several_are_called_at_once(card: FakeCard, monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
     """Compiled once, copied, all in this process; by the native loop where the core has one."""
     NativeLoop.made.clear()
     if native:
@@ -131,7 +131,7 @@ def test_several_are_called_at_once(card: PretendedCard, monkeypatch: pytest.Mon
     assert all_ended(card)
 
 
-def test_what_is_started_is_ended_when_one_fails(card: PretendedCard) -> None:
+def test_what_is_started_is_ended_when_one_fails(card: FakeCard) -> None:
     card.mute = True
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cuda_resident, "TIMEOUT_NS", 20_000_000)

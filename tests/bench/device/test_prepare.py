@@ -44,12 +44,12 @@ def test_what_another_process_builds_is_left_to_it(folder: Path) -> None:
 def test_a_row_finds_what_was_built_for_it(folder: Path) -> None:
     """The kernels that compiling the model of a row binds are in the folder."""
     from rtaccel.kernels._gpu.cubin_store import CubinStore
-    from rtaccel.runtime.gpu.ahead import resident_kernels_of
+    from rtaccel.runtime.gpu.ahead import persistent_kernels_of
 
     found = prepare.persistent("mlp 64-64-64-8", "w8a8")
     assert found["built"] == found["kernels"] == 1
     model, inputs = prepare.network("mlp 64-64-64-8")
-    again = resident_kernels_of(
+    again = persistent_kernels_of(
         model, (torch.randn(1, inputs),), "w8a8", [torch.randn(256, inputs)], 89, streamed=False
     )
     assert all(CubinStore(folder / "kernels").find(key, 89) is not None for key in again)

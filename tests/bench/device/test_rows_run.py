@@ -117,7 +117,7 @@ def test_the_null_rows_start_their_kernels(monkeypatch: pytest.MonkeyPatch) -> N
         null.built_ahead(0.01)
     monkeypatch.setattr(triton_launch, "built_ahead", lambda key: key)
     assert set(null.built_ahead(0.01)) >= HOST
-    assert started == ["null_resident_1_1", "echo", "null_resident_1_1"]
+    assert started == ["null_persistent_1_1", "echo", "null_persistent_1_1"]
 
 
 def test_ways_that_a_pattern_does_not_have_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""A row that hangs, crashes, spoils or fills the card costs itself alone: the real supervisor over rows that do all of it."""
+"""A row that hangs, crashes, corrupts or fills the card costs itself alone: the real supervisor over rows that do all of it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path,
     ("name", "outcome", "says"),
     [
         ("hangs", "hang", "no end within 0.6 s"), ("aborts", "crash", "SIGABRT"), ("faults", "crash", "SIGSEGV"),
-        ("leaves", "crash", "exit code 3"), ("spoils", "sticky CUDA error", "illegal memory access"),
+        ("leaves", "crash", "exit code 3"), ("corrupts", "sticky CUDA error", "illegal memory access"),
         ("fills", "out of memory", "Tried to allocate"), ("fills the host", "out of memory", "MemoryError"),
         ("refused", "error", "a wide layer"), ("never came", "hang", "no end"), ("hangs with a child", "hang", "no end"),
         ("wrong", "failed", "another number"), ("no such function", "error", "nothing_here"),
@@ -77,7 +77,7 @@ def test_what_follows_a_failure_is_measured(ran: tuple[dict[str, Any], Path, str
     for name in (
         "early",
         *(f"good {i}" for i in range(1, 6)),
-        "spoiled",
+        "corrupted",
         "second of two",
         "came before the hang",
         "last",

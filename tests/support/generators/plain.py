@@ -1,4 +1,4 @@
-"""Operations without weights: activations, sums, views, operations in place, and what stays torch's."""
+"""Operations without weights: activations, sums, views, operations in place, and what falls back to PyTorch."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ plain("relu_after", (1, 2), lambda x: F.relu(x * 1.5, inplace=True))
 plain("relu_on_it", (1, 2), lambda x: x.relu_(), family="changes")
 plain("add_on_it", (1, 2), lambda x: x[..., :1].add_(1.0), family="changes")
 
-# -- what stays torch's -----------------------------------------------------------------------------------------------
+# -- what falls back to PyTorch -----------------------------------------------------------------------------------------------
 
 plain("sort", (1, 2), lambda x: x.sort(-1).values, family="torch")
 plain("abs", ANY_RANK, torch.abs, family="torch", whole=False)

@@ -30,7 +30,7 @@ class Causal(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """An LSTM or GRU over [batch, time, features], and a head that reads the newest moment."""
+    """An LSTM or GRU over [batch, time, features], and a head that reads the newest time step."""
 
     def __init__(self, kind: str, features: int, hidden: int, layers: int, head: bool) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def streamed(d: Any, seed: int | None = None) -> rt.StreamModel:
     return rt.stream(network(d), torch.randn(d["streams"], d["features"]), d["scheme"], calibration=data)
 
 
-def moments(d: Any, count: int, seed: int) -> list[Tensor]:
+def time_steps(d: Any, count: int, seed: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(d["streams"], d["features"], generator=generator) for _ in range(count)]
 

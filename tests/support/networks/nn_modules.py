@@ -1,4 +1,4 @@
-"""Every module of rt.nn in every scheme that it stores: a float layer, its quantised form, the same form empty, inputs."""
+"""Every module of rt.nn in every scheme that it stores: a float layer, its quantized form, the same form empty, inputs."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ SPARSE = {
 
 
 @dataclass(frozen=True)
-class Form:
-    """plain: makes the float layer. made: its quantised form, with calibration of its own. inputs: for a call of both."""
+class ModuleForm:
+    """plain: makes the float layer. made: its quantized form, with calibration of its own. inputs: for a call of both."""
 
     plain: Callable[[], nn.Module]
     made: Callable[[Any], Stored]
@@ -50,7 +50,7 @@ class Form:
 
 
 @functools.cache
-def _once(form: Form, which: int) -> Stored:
+def _once(form: ModuleForm, which: int) -> Stored:
     with torch.random.fork_rng(devices=[]):  # whichever test asks first
         torch.manual_seed(1000 + which)
         return form.made(form.plain().eval())
@@ -72,17 +72,17 @@ def _rows(width: int) -> Callable[[], tuple[Tensor]]:
     return lambda: (torch.randn(3, width),)
 
 
-def forms() -> dict[str, Form]:
-    found: dict[str, Form] = {}
+def forms() -> dict[str, ModuleForm]:
+    found: dict[str, ModuleForm] = {}
     for name, scheme in LINEAR.items():
         for bias in (True, False):
-            found[f"QuantLinear-{name}-{'bias' if bias else 'plain'}"] = Form(
+            found[f"QuantLinear-{name}-{'bias' if bias else 'plain'}"] = ModuleForm(
                 lambda bias=bias: nn.Linear(41, 13, bias),
                 lambda layer, scheme=scheme: rt.nn.QuantLinear.from_float(layer, scheme, torch.randn(64, 41) + 0.4),
                 _rows(41),
             )
     for name, (scheme, pattern) in SPARSE.items():
-        found[f"SparseLinear-{name}"] = Form(
+        found[f"SparseLinear-{name}"] = ModuleForm(
             lambda: nn.Linear(40, 13),
             lambda layer, scheme=scheme, pattern=pattern: rt.nn.SparseLinear.from_float(
                 layer, scheme, torch.randn(64, 40) - 0.3, sparsity=pattern
@@ -90,12 +90,12 @@ def forms() -> dict[str, Form]:
             _rows(40),
         )
     for name, scheme in INT8.items():
-        found[f"QuantConv1d-{name}"] = Form(
+        found[f"QuantConv1d-{name}"] = ModuleForm(
             lambda: nn.Conv1d(6, 8, 3, padding=2, dilation=2, groups=2),
             lambda layer, scheme=scheme: rt.nn.QuantConv1d.from_float(layer, scheme, torch.randn(9, 6, 20)),
             lambda: (torch.randn(2, 6, 11),),
         )
-        found[f"QuantConv2d-{name}"] = Form(
+        found[f"QuantConv2d-{name}"] = ModuleForm(
             lambda: nn.Conv2d(3, 5, (3, 2), stride=(2, 1), padding=1, bias=False),
             lambda layer, scheme=scheme: rt.nn.QuantConv2d.from_float(layer, scheme, torch.randn(4, 3, 9, 9)),
             lambda: (torch.randn(2, 3, 8, 7),),
@@ -104,20 +104,20 @@ def forms() -> dict[str, Form]:
         for kind in ("LSTM", "GRU"):
             plain, made = getattr(nn, kind), getattr(rt.nn, f"Quant{kind}")
             for options in ({}, {"num_layers": 2, "bidirectional": True, "batch_first": True, "bias": False}):
-                found[f"Quant{kind}-{name}-{'deep' if options else 'one'}"] = Form(
+                found[f"Quant{kind}-{name}-{'deep' if options else 'one'}"] = ModuleForm(
                     lambda plain=plain, options=options: plain(11, 9, **options),
                     lambda layer, made=made, scheme=scheme: made.from_float(layer, scheme, torch.randn(50, 11)),
                     lambda: (torch.randn(4, 3, 11),),
                 )
     for name, scheme in LINEAR.items():
-        found[f"QuantMultiheadAttention-{name}"] = Form(
+        found[f"QuantMultiheadAttention-{name}"] = ModuleForm(
             lambda: nn.MultiheadAttention(32, 4, batch_first=True, kdim=20, vdim=24),
             lambda layer, scheme=scheme: rt.nn.QuantMultiheadAttention.from_float(
                 layer, scheme, [(torch.randn(5, 6, 32), torch.randn(5, 7, 20), torch.randn(5, 7, 24))]
             ),
             lambda: (torch.randn(2, 6, 32), torch.randn(2, 7, 20), torch.randn(2, 7, 24)),
         )
-    found["QuantEmbedding-int8"] = Form(
+    found["QuantEmbedding-int8"] = ModuleForm(
         lambda: nn.Embedding(30, 7), rt.nn.QuantEmbedding.from_float, lambda: (torch.randint(30, (4, 5)),)
     )
     return found

@@ -92,7 +92,7 @@ class Evened(nn.Module):
 class WakeWord(nn.Module):
     """MLPerf Tiny's streaming wake word: depthwise and pointwise convolutions over time, without padding.
 
-    [batch, 40 features, time] to the probabilities [batch, 3] of the newest moment, which 30 moments decide.
+    [batch, 40 features, time] to the probabilities [batch, 3] of the newest time step, which 30 time steps decide.
     """
 
     def __init__(self) -> None:

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class LastMoment(nn.Module):
-    """A recurrent layer and a head on its newest moment."""
+class LastTimeStep(nn.Module):
+    """A recurrent layer and a head on its newest time step."""
 
     def __init__(
         self, layer: type[nn.LSTM] | type[nn.GRU] = nn.LSTM, batch_first: bool = True, both: bool = False
@@ -36,7 +36,7 @@ class Step(nn.Module):
 
 
 class Tcn(nn.Module):
-    """Causal dilated convolutions, padded as both idioms do it, with residuals; the head reads the newest moment."""
+    """Causal dilated convolutions, padded as both idioms do it, with residuals; the head reads the newest time step."""
 
     def __init__(self, channels: int = 5, filters: int = 12, newest: bool = True) -> None:
         super().__init__()
@@ -101,12 +101,12 @@ class Branches(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.tokens, self.place = nn.Embedding(9, 8), nn.Parameter(torch.randn(1, 20, 8))
-        self.conv, self.numbers, self.head = nn.Conv1d(8, 12, 3, padding="same"), nn.Linear(5, 7), nn.Linear(19, 2)
+        self.conv, self.params, self.head = nn.Conv1d(8, 12, 3, padding="same"), nn.Linear(5, 7), nn.Linear(19, 2)
 
     def forward(self, tokens: Tensor, numbers: Tensor) -> Tensor:
         x = self.tokens(tokens) + self.place
         x = F.relu(self.conv(x.transpose(1, 2))).mean(-1)
-        return self.head(torch.cat([x, self.numbers(numbers)], -1))
+        return self.head(torch.cat([x, self.params(numbers)], -1))
 
 
 def randomised(model: nn.Module) -> nn.Module:

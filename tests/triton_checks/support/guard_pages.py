@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rtaccel.backends import require
 from rtaccel.core.registry import impls
-from rtaccel.core.stage import Problem, Quant, Stage
+from rtaccel.core.stage import Problem, QParams, Stage
 from rtaccel.kernels.conv import cases as conv_cases
 from rtaccel.kernels.fused_linear import contract as fused_contract
 from rtaccel.kernels.fused_sparse_linear import contract as fused_sparse_contract
@@ -98,7 +98,7 @@ def main() -> None:
             for scheme, out in (("static", "int8"), ("dynamic", "float32")):
                 stage = linear_contract.make_stage(k, n, scheme, "relu", out=out)
                 ran += run("linear", stage, linear_contract.make_inputs(stage, m, seed=k), at_end)
-            for quant in (Quant(0.02, 3), None):
+            for quant in (QParams(0.02, 3), None):
                 ran += run("quantize", quantize_contract.make_stage(k, quant), (torch.randn(m, k),), at_end)
         for m, n, k in ((1, 9, 36), (3, 17, 131), (2, 20, 516)):
             for kind in contract_weights.KINDS:
@@ -129,7 +129,7 @@ def main() -> None:
             ):
                 made = cases.make_stage(op, gates, geometry, k, form, out)
                 ran += run(op, made, cases.make_inputs(made, 1, seed=k), at_end)
-        for shape in ("causal", "image-odd", "live", "flat-colours"):
+        for shape in ("causal", "image-odd", "live", "flat-colors"):
             for scheme, out in (("static", "int8"), ("self", "float32")):
                 made = conv_cases.make_stage(conv_cases.SHAPES[shape], scheme, "relu", out=out, residual=True)
                 ran += run("conv", made, conv_cases.make_inputs(made, 2, seed=3), at_end)

@@ -1,4 +1,4 @@
-"""The device under a resident kernel: one whose kernels are interpreted in threads, or the card itself; the host side is the
+"""The device under a persistent kernel: one whose kernels are interpreted in threads, or the card itself; the host side is the
 real one."""
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ TIMEOUT_NS = 60_000_000_000
 
 
 class InterpretedDevice:
-    """A device whose kernels are interpreted, each in a thread. spoil: is shown the operands of a kernel before it starts."""
+    """A device whose kernels are interpreted, each in a thread. corrupt: is shown the operands of a kernel before it starts."""
 
-    def __init__(self, spoil: Callable[[Any], object] | None) -> None:
+    def __init__(self, propagate_nan: Callable[[Any], object] | None) -> None:
         self.controls: list[Tensor] = []
-        self.spoil = spoil
+        self.propagate_nan = propagate_nan
 
     index = 0
 
@@ -44,8 +44,8 @@ class InterpretedDevice:
 
     def load(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> PersistentLaunch:
         launch = network.prepared("cpu")
-        if self.spoil is not None:
-            self.spoil(launch.kept)
+        if self.propagate_nan is not None:
+            self.propagate_nan(launch.kept)
         return launch
 
     def start(self, launch: PersistentLaunch, requests: Tensor, replies: Tensor, control: Tensor) -> Any:
@@ -55,30 +55,30 @@ class InterpretedDevice:
         return type("Running", (), {"finished": lambda self: not thread.is_alive()})()
 
 
-class CheckedCard(persistent_device.CudaResident):
+class CheckedCard(persistent_device.CudaPersistent):
     """The card, with the same two things added."""
 
-    def __init__(self, spoil: Callable[[Any], object] | None) -> None:
+    def __init__(self, propagate_nan: Callable[[Any], object] | None) -> None:
         super().__init__()
         self.controls: list[Tensor] = []
-        self.spoil = spoil
+        self.propagate_nan = propagate_nan
 
     def load(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> Any:
         launch, stream = super().load(network, requests, replies, control)
-        if self.spoil is not None:
-            self.spoil(launch.kept)
+        if self.propagate_nan is not None:
+            self.propagate_nan(launch.kept)
             torch.cuda.current_stream().synchronize()
         self.controls.append(control)
         return launch, stream
 
 
 def in_its_place(
-    monkeypatch: pytest.MonkeyPatch, kernels: ModuleType, spoil: Callable[[Any], object] | None = None
+    monkeypatch: pytest.MonkeyPatch, kernels: ModuleType, propagate_nan: Callable[[Any], object] | None = None
 ) -> Iterator[None]:
-    """Puts it in the place of the GPU, or around it. kernels: the module of the resident kernel, whose waiting is made short
+    """Puts it in the place of the GPU, or around it. kernels: the module of the persistent kernel, whose waiting is made short
     in the interpreter."""
-    made = InterpretedDevice(spoil) if INTERPRET else CheckedCard(spoil)
-    monkeypatch.setattr(persistent, "resident_device", lambda: made)
+    made = InterpretedDevice(propagate_nan) if INTERPRET else CheckedCard(propagate_nan)
+    monkeypatch.setattr(persistent, "persistent_device", lambda: made)
     monkeypatch.setattr(persistent, "TIMEOUT_NS", TIMEOUT_NS)
     monkeypatch.setattr(persistent_run, "END_S", 30.0)
     if INTERPRET:

@@ -1,6 +1,6 @@
 """What a Triton kernel is launched with, found without a GPU: its own launching code, on tensors without memory.
 
-`declared()` pairs every specialisation of `triton_aot.specialisations` with the stage it was declared from, and `launch_of`
+`declared()` pairs every specialization of `triton_aot.specializations` with the stage it was declared from, and `launch_of`
 prepares the implementation on torch's "meta" device, where `triton_launch.bind` gives a launcher that only notes its grid and
 arguments. So what is noted is what would be launched, for any number of rows: 2^32 numbers in x cost nothing there.
 
@@ -31,7 +31,7 @@ META = "meta"
 
 @dataclass(frozen=True, eq=False)
 class Declared:
-    """A specialisation and, where it was declared from one, the stage and the rows."""
+    """A specialization and, where it was declared from one, the stage and the rows."""
 
     spec: Specialisation
     stage: Stage | None
@@ -55,7 +55,7 @@ class Launch:
 
 @functools.cache
 def declared() -> list[Declared]:
-    """Every specialisation that is compiled in the tests, in the order of `specialisations`."""
+    """Every specialization that is compiled in the tests, in the order of `specializations`."""
     last: list[tuple[Stage, int]] = []
     plain = Problem.of.__func__  # type: ignore[attr-defined]
 
@@ -66,7 +66,7 @@ def declared() -> list[Declared]:
     found = []
     try:
         Problem.of = classmethod(watched)  # type: ignore[method-assign,assignment]
-        for spec in triton_aot.each_specialisation():
+        for spec in triton_aot.each_specialization():
             stage, rows = last[0] if last else (None, 1)
             found.append(Declared(spec, stage, rows))
             last.clear()
@@ -130,7 +130,7 @@ _callers: dict[str, Call | None] = {}
 
 
 def launch_of(found: Declared, rows: int | None = None) -> Launch | None:
-    """The launch of this specialisation; None where nothing in the registry launches it (kernels that stay resident)."""
+    """The launch of this specialization; None where nothing in the registry launches it (persistent kernels)."""
     name, stage = found.spec.name, stage_of(found)
     if name not in _callers:
         _callers[name] = None

@@ -20,11 +20,11 @@ from tests.triton_checks.ttir.parser import Function, parse
 from tests.triton_checks.ttir.ranges import TABLES, faults
 from tests.triton_checks.ttir.traffic import Traffic
 
-MOST = 1.1
-WEIGHTS = ("weight_ptr", "places_ptr", "scale_ptr")
+MAX = 1.1
+WEIGHTS = ("weight_ptr", "metadata_ptr", "scale_ptr")
 """Of a sparse layer; the columns of tall blocks are read by each program that computes outputs of them."""
 
-INDICES = (*TABLES, "places_ptr")
+INDICES = (*TABLES, "metadata_ptr")
 """Arguments whose numbers say what a sparse kernel reads next."""
 
 SCRATCH = ("work_ptr", "count_ptr", "control_ptr", "barrier_ptr")
@@ -45,8 +45,8 @@ NEWEST = 90
 
 @dataclass(frozen=True)
 class Record:
-    """grid: None where no launch is known (kernels that stay, forms declared from another stage than their own); then there is no
-    minimum, unless every program is the same. bytes of the whole launch; scratch: between programs; read_again: what programs
+    """grid: None where no launch is known (persistent kernels, forms declared from another stage than their own); then there is
+    no minimum, unless every program is the same. bytes of the whole launch; scratch: between programs; read_again: what programs
     ask for beyond the first time, from L2. weights_again: of that the weights of a sparse layer with their places and scales;
     None for any other."""
 

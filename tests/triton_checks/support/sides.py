@@ -1,4 +1,4 @@
-"""Both sides of a mailbox: the native core as the host, and a kernel that stays; in the interpreter, or on a card.
+"""Both sides of a mailbox: the native core as the host, and a persistent kernel; in the interpreter, or on a card.
 
 In the interpreter one program runs in a thread, several as processes side by side, in memory that they share. On a card the
 kernel is launched on a stream of its own and the words lie in pinned memory. Nobody may wait for the whole device meanwhile.

@@ -1,4 +1,4 @@
-"""What the checks of the sparse Triton kernels share: stages with zeros, the kernels that take them, poisoned outputs."""
+"""What the checks of the sparse Triton kernels share: stages with zeros, the kernels that take them, nan_filled outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 import rtaccel as rt
 from rtaccel.core import settings
 from rtaccel.core.registry import Impl, impls, operator
-from rtaccel.core.stage import Problem, Quant, Stage, Value
+from rtaccel.core.stage import Problem, QParams, Stage, Value
 from rtaccel.formats import masks
 from rtaccel.kernels.sparse_linear import contract
 
@@ -20,7 +20,7 @@ DEVICE = "cpu" if settings.triton_interpret() else "cuda"
 
 
 @pytest.fixture(autouse=True)
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+def nan_filled(monkeypatch: pytest.MonkeyPatch) -> None:
     allocate = torch.empty
 
     def fill(*args: Any, **kwargs: Any) -> Tensor:
@@ -70,6 +70,6 @@ def with_zeros(n: int, k: int, kind: str, pattern: rt.BlockSparse | rt.Unstructu
 
 def visible_sums(weight: Tensor, zero_point: int, layout: str, block: tuple[int, int]) -> Stage:
     """Its float32 output is the accumulator itself, up to 2^24."""
-    x = Value("x", weight.shape[1], "int8", Quant(1.0, zero_point))
+    x = Value("x", weight.shape[1], "int8", QParams(1.0, zero_point))
     tensors = {"weight": weight, "weight_scale": torch.ones(weight.shape[0])}
     return contract.sparse_stage(Stage("linear", "sums", (x,), (Value("y", weight.shape[0]),), tensors), layout, block)

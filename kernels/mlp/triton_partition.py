@@ -4,7 +4,7 @@ For networks whose weights one multiprocessor does not hold (`triton_chain` up t
 its int8 outputs by triton_exchange.py, one store and one load away; every layer but the last costs that once. All programs are on
 the device together, a cooperative launch.
 
-`cut_kernel` is one launch for one or more rows, `resident_cut_kernel` stays on the GPU: messages are those of
+`partition_kernel` is one launch for one or more rows, `persistent_partition_kernel` stays on the GPU: messages are those of
 kernels/_persistent/triton_mailbox.py, read by the first program and passed on.
 """
 
@@ -35,13 +35,13 @@ from rtaccel.kernels._gpu.triton_spec import (
     require_matrix,
 )
 from rtaccel.kernels._gpu.triton_tiles import parts_of_words
-from rtaccel.kernels._persistent.triton_broadcast import HEADER_END, HEADER_SPOILED, await_words, pass_on, quantised
+from rtaccel.kernels._persistent.triton_broadcast import HEADER_END, HEADER_SPOILED, await_words, pass_on, quantized
 from rtaccel.kernels._persistent.triton_exchange import finish, publish, receive_words
 from rtaccel.kernels._persistent.triton_mailbox import SPINS_PER_LOOK, answer, wait
 from rtaccel.kernels.mlp import contract
-from rtaccel.kernels.mlp.triton_cut_form import MOST_PROGRAMS, Cut, cut_of
-from rtaccel.kernels.mlp.triton_form import Operands
+from rtaccel.kernels.mlp.triton_config import Operands
 from rtaccel.kernels.mlp.triton_layers import layer_outputs, load_layers
+from rtaccel.kernels.mlp.triton_partition_config import MAX_PROGRAMS, Partition, partition_of
 from rtaccel.kernels.recurrent.triton.config import NUM_WARPS
 from rtaccel.kernels.recurrent.triton.kernel import pick
 
@@ -56,7 +56,7 @@ def publish_layer(ys, zero_point, slot_ptr, first, sequence, COUNT: tl.constexpr
 
 @triton.jit
 def run_parts(
-    tiles, words, scales_ptr, numbers_ptr, compensation_ptr, exchange_ptr, sequence, program, LAYERS: tl.constexpr,
+    tiles, words, scales_ptr, params_ptr, compensation_ptr, exchange_ptr, sequence, program, LAYERS: tl.constexpr,
     WIDTHS: tl.constexpr, ROWS: tl.constexpr, ROW_AT: tl.constexpr, HEIGHTS: tl.constexpr, COLUMNS: tl.constexpr,
     COLUMN_AT: tl.constexpr, STARTS: tl.constexpr, TILE_AT: tl.constexpr, SCALE_WORDS: tl.constexpr,
     GROUP: tl.constexpr, ACTIVATIONS: tl.constexpr, SLOT: tl.constexpr, THREADS: tl.constexpr, ASM: tl.constexpr,
@@ -66,18 +66,18 @@ def run_parts(
     for i in tl.static_range(LAYERS):
         own = pick(tiles, TILE_AT[i], TILE_AT[i + 1] - TILE_AT[i])
         ys = layer_outputs(
-            own, words, scales_ptr, numbers_ptr, compensation_ptr, i, ROWS, ROW_AT[i], ROW_AT[i + 1], HEIGHTS[i], STARTS,
+            own, words, scales_ptr, params_ptr, compensation_ptr, i, ROWS, ROW_AT[i], ROW_AT[i + 1], HEIGHTS[i], STARTS,
             COLUMN_AT[i], COLUMN_AT[i + 1], GROUP, ACTIVATIONS, ASM,
         )  # fmt: skip
         if i + 1 < LAYERS:
-            zero_point = tl.load(numbers_ptr + 2 * HEIGHTS[i] + 1).to(tl.int32)
+            zero_point = tl.load(params_ptr + 2 * HEIGHTS[i] + 1).to(tl.int32)
             slot = exchange_ptr + (2 * i + (sequence & 1)) * SLOT
             publish_layer(ys, zero_point, slot, program * (HEIGHTS[i] // 4), sequence, ROW_AT[i + 1] - ROW_AT[i])
             received, missing = receive_words(slot, sequence, (WIDTHS[i + 1] + 3) // 4, THREADS)
             words = parts_of_words(received, COLUMNS, STARTS, COLUMN_AT[i + 1], COLUMN_AT[i + 2])
             alive = alive & (missing == 0)
         scales_ptr += SCALE_WORDS[i]
-        numbers_ptr += 2 * HEIGHTS[i] + 4
+        params_ptr += 2 * HEIGHTS[i] + 4
         compensation_ptr += HEIGHTS[i]
     return ys, alive
 
@@ -91,8 +91,8 @@ def all_heights(HEIGHTS: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["zero_point", "rows"])
-def cut_kernel(
-    x_ptr, y_ptr, words_ptr, scales_ptr, numbers_ptr, compensation_ptr, exchange_ptr, sync_ptr, inverse, zero_point, rows,
+def partition_kernel(
+    x_ptr, y_ptr, words_ptr, scales_ptr, params_ptr, compensation_ptr, exchange_ptr, sync_ptr, inverse, zero_point, rows,
     K: tl.constexpr, N: tl.constexpr, LAYERS: tl.constexpr, WIDTHS: tl.constexpr, ROWS: tl.constexpr,
     ROW_AT: tl.constexpr, HEIGHTS: tl.constexpr, COLUMNS: tl.constexpr, COLUMN_AT: tl.constexpr, STARTS: tl.constexpr,
     TILE_AT: tl.constexpr, LAYER_WORDS: tl.constexpr, SCALE_WORDS: tl.constexpr, GROUP: tl.constexpr,
@@ -103,17 +103,17 @@ def cut_kernel(
     program = tl.program_id(0)
     heights = all_heights(HEIGHTS)
     scales_ptr += program * SCALES
-    numbers_ptr += program * (2 * heights + 4 * LAYERS)
+    params_ptr += program * (2 * heights + 4 * LAYERS)
     compensation_ptr += program * heights
     first = tl.load(sync_ptr + 1) + 1
     tiles = load_layers(words_ptr + program * WORDS, LAYERS, ROWS, ROW_AT, COLUMNS, COLUMN_AT, LAYER_WORDS, GROUP)
     k = tl.arange(0, MESSAGE)
     for row in range(rows):
         x = tl.load(x_ptr + k, mask=k < K, other=0.0)
-        packed, header = quantised(x.to(tl.int32, bitcast=True), inverse, zero_point, K, False)
+        packed, header = quantized(x.to(tl.int32, bitcast=True), inverse, zero_point, K, False)
         words = parts_of_words(packed, COLUMNS, STARTS, 0, COLUMN_AT[1])
         ys, alive = run_parts(
-            tiles, words, scales_ptr, numbers_ptr, compensation_ptr, exchange_ptr, first + row, program, LAYERS, WIDTHS,
+            tiles, words, scales_ptr, params_ptr, compensation_ptr, exchange_ptr, first + row, program, LAYERS, WIDTHS,
             ROWS, ROW_AT, HEIGHTS, COLUMNS, COLUMN_AT, STARTS, TILE_AT, SCALE_WORDS, GROUP, ACTIVATIONS, SLOT, THREADS,
             ASM,
         )  # fmt: skip
@@ -129,8 +129,8 @@ def cut_kernel(
 
 
 @triton.jit(do_not_specialize=["zero_point", "idle_looks"])
-def resident_cut_kernel(
-    request_ptr, reply_ptr, control_ptr, words_ptr, scales_ptr, numbers_ptr, compensation_ptr, exchange_ptr, inverse,
+def persistent_partition_kernel(
+    request_ptr, reply_ptr, control_ptr, words_ptr, scales_ptr, params_ptr, compensation_ptr, exchange_ptr, inverse,
     zero_point, idle_looks, K: tl.constexpr, N: tl.constexpr, LAYERS: tl.constexpr, WIDTHS: tl.constexpr,
     ROWS: tl.constexpr, ROW_AT: tl.constexpr, HEIGHTS: tl.constexpr, COLUMNS: tl.constexpr, COLUMN_AT: tl.constexpr,
     STARTS: tl.constexpr, TILE_AT: tl.constexpr, LAYER_WORDS: tl.constexpr, SCALE_WORDS: tl.constexpr,
@@ -142,7 +142,7 @@ def resident_cut_kernel(
     program = tl.program_id(0)
     heights = all_heights(HEIGHTS)
     scales_ptr += program * SCALES
-    numbers_ptr += program * (2 * heights + 4 * LAYERS)
+    params_ptr += program * (2 * heights + 4 * LAYERS)
     compensation_ptr += program * heights
     x_slots = exchange_ptr + 2 * LAYERS * SLOT
     tiles = load_layers(words_ptr + program * WORDS, LAYERS, ROWS, ROW_AT, COLUMNS, COLUMN_AT, LAYER_WORDS, GROUP)
@@ -156,7 +156,7 @@ def resident_cut_kernel(
         slot = x_slots + (sequence & 1) * PASSED
         if program == 0:
             message, state = wait(request_ptr, control_ptr, sequence, idle_looks, K, MESSAGE, LOOK)
-            packed, header = quantised(message, inverse, zero_point, K, False)
+            packed, header = quantized(message, inverse, zero_point, K, False)
             header = tl.where(state != 0, HEADER_END, header)
             pass_on(slot, packed, header, sequence, X_WORDS)
         passed, header = await_words(slot, sequence, X_WORDS, PASSED)
@@ -164,7 +164,7 @@ def resident_cut_kernel(
         if end == 0:
             words = parts_of_words(passed, COLUMNS, STARTS, 0, COLUMN_AT[1])
             ys, alive = run_parts(
-                tiles, words, scales_ptr, numbers_ptr, compensation_ptr, exchange_ptr, sequence, program, LAYERS, WIDTHS,
+                tiles, words, scales_ptr, params_ptr, compensation_ptr, exchange_ptr, sequence, program, LAYERS, WIDTHS,
                 ROWS, ROW_AT, HEIGHTS, COLUMNS, COLUMN_AT, STARTS, TILE_AT, SCALE_WORDS, GROUP, ACTIVATIONS, SLOT,
                 THREADS, ASM,
             )  # fmt: skip
@@ -177,56 +177,58 @@ def resident_cut_kernel(
         tl.store(control_ptr + 1, state, cache_modifier=".wt")
 
 
-def _specialise(
-    kernel: Any, kind: str, attrs: Mapping[str, Any], cut: Cut, pointers: str, **more: Any
+def _specialize(
+    kernel: Any, kind: str, attrs: Mapping[str, Any], partition: Partition, pointers: str, **more: Any
 ) -> Specialisation:
     types = dict.fromkeys(("words", "scales", "compensation", "sync"), "*i32")
-    types |= dict.fromkeys(("x", "y", "numbers"), "*fp32")
+    types |= dict.fromkeys(("x", "y", "params"), "*fp32")
     signature = {f"{name}_ptr": types.get(name, "*i64") for name in pointers.split()}
     acts = attrs["activations"]
     return Specialisation(
-        name=f"mlp_{kind}_{cut.label}_{'-'.join(acts)}_P{cut.programs}",
+        name=f"mlp_{kind}_{partition.label}_{'-'.join(acts)}_P{partition.programs}",
         kernel=kernel,
         signature={
             **signature,
             "inverse": "fp32",
             "zero_point": "i32",
-            "rows" if kind == "cut" else "idle_looks": "i32",
+            "rows" if kind == "partition" else "idle_looks": "i32",
         },
-        constants={**cut.constants(acts), **more},
-        tiling=Tiling(1, max(map(max, cut.rows)), 128, num_warps=NUM_WARPS),
+        constants={**partition.constants(acts), **more},
+        tiling=Tiling(1, max(map(max, partition.rows)), 128, num_warps=NUM_WARPS),
         cooperative=True,
     )
 
 
-def specialise(attrs: Mapping[str, Any], cut: Cut) -> Specialisation:
-    return _specialise(cut_kernel, "cut", attrs, cut, "x y words scales numbers compensation exchange sync")
+def specialize(attrs: Mapping[str, Any], partition: Partition) -> Specialisation:
+    return _specialize(
+        partition_kernel, "partition", attrs, partition, "x y words scales params compensation exchange sync"
+    )
 
 
-def specialise_resident(attrs: Mapping[str, Any], cut: Cut) -> Specialisation:
-    pointers = "request reply control words scales numbers compensation exchange"
-    more = {"X_WORDS": cut.x_words, "PASSED": cut.passed, "LOOK": SPINS_PER_LOOK.value}
-    return _specialise(resident_cut_kernel, "resident_cut", attrs, cut, pointers, **more)
+def specialize_persistent(attrs: Mapping[str, Any], partition: Partition) -> Specialisation:
+    pointers = "request reply control words scales params compensation exchange"
+    more = {"X_WORDS": partition.x_words, "PASSED": partition.passed, "LOOK": SPINS_PER_LOOK.value}
+    return _specialize(persistent_partition_kernel, "persistent_partition", attrs, partition, pointers, **more)
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x float32 [M, K] -> y float32 [M, N]; any M. Calls follow each other on one stream of the device."""
-    cut = cut_of(stage.attrs)
-    assert isinstance(cut, Cut), cut
-    return prepared(stage, problem, cut)
+    partition = partition_of(stage.attrs)
+    assert isinstance(partition, Partition), partition
+    return prepared(stage, problem, partition)
 
 
-def prepared(stage: Stage, problem: Problem, cut: Cut) -> Prepared:
-    launch, ops = bind(specialise(stage.attrs, cut)), Operands.of(stage, cut, problem.device)
-    exchange = torch.zeros(cut.exchange_words, dtype=torch.int64, device=problem.device)
+def prepared(stage: Stage, problem: Problem, partition: Partition) -> Prepared:
+    launch, ops = bind(specialize(stage.attrs, partition)), Operands.of(stage, partition, problem.device)
+    exchange = torch.zeros(partition.exchange_words, dtype=torch.int64, device=problem.device)
     sync = torch.zeros(2, dtype=torch.int32, device=problem.device)
 
     def call(x: Tensor) -> tuple[Tensor]:
-        require_matrix("mlp", x, cut.widths[0], torch.float32)
-        y = torch.empty((x.shape[0], cut.widths[-1]), device=x.device)
+        require_matrix("mlp", x, partition.widths[0], torch.float32)
+        y = torch.empty((x.shape[0], partition.widths[-1]), device=x.device)
         if x.shape[0]:
             launch(
-                (cut.programs,), x_ptr=x, y_ptr=y, exchange_ptr=exchange, sync_ptr=sync, rows=x.shape[0],
+                (partition.programs,), x_ptr=x, y_ptr=y, exchange_ptr=exchange, sync_ptr=sync, rows=x.shape[0],
                 **ops.arguments(),
             )  # fmt: skip
         return (y,)
@@ -239,11 +241,11 @@ def supports(problem: Problem) -> str | None:
         return "has programs that wait for each other, which the interpreter runs one after another"
     if problem.rows > 1:
         return f"computes rows one after another, for M = 1, not M = {problem.rows}"
-    found = cut_of(problem.attrs)
+    found = partition_of(problem.attrs)
     return found if isinstance(found, str) else None
 
 
-def specialisations() -> Iterator[Specialisation]:
+def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     autoencoder = (640, 128, 128, 128, 128, 8, 128, 128, 128, 128, 640)
     system = (GPU_DP4A, WIDE_LOAD, SYSTEM_LOAD, SYSTEM_STORE)
@@ -255,10 +257,10 @@ def specialisations() -> Iterator[Specialisation]:
     ):
         stage = contract.make_stage(widths, ("relu",) * (len(widths) - 2) + ("none",), group_size=group)
         attrs = Problem.of(stage, 1, "cuda").attrs
-        cut = cut_of(attrs, MOST_PROGRAMS)
-        assert isinstance(cut, Cut), cut
-        spec = (specialise_resident if stays else specialise)(attrs, cut)
-        yield replace(spec.demanding(*system, forbids=(SYSTEM_FENCE,)), slow=True)
+        partition = partition_of(attrs, MAX_PROGRAMS)
+        assert isinstance(partition, Partition), partition
+        spec = (specialize_persistent if stays else specialize)(attrs, partition)
+        yield replace(spec.with_requirements(*system, forbids=(SYSTEM_FENCE,)), slow=True)
 
 
-register_impl(Impl("mlp", "triton_cut", "triton", 5, supports, prepare))
+register_impl(Impl("mlp", "triton_partition", "triton", 5, supports, prepare))

@@ -21,21 +21,21 @@ from rtaccel.kernels._gpu.triton_spec import (
     Tiling,
 )
 from rtaccel.kernels._gpu.triton_tiles import parts_of_words
-from rtaccel.kernels._persistent.triton_broadcast import HEADER_SPOILED, quantised
+from rtaccel.kernels._persistent.triton_broadcast import HEADER_SPOILED, quantized
 from rtaccel.kernels._persistent.triton_mailbox import SPINS_PER_LOOK, answer, wait
 from rtaccel.kernels.mlp import contract
 from rtaccel.kernels.mlp.triton_chain import NUM_WARPS, why_not
-from rtaccel.kernels.mlp.triton_form import Form
+from rtaccel.kernels.mlp.triton_config import KernelConfig
 from rtaccel.kernels.mlp.triton_layers import load_layers, run_layers
 
 THREADS = 32 * NUM_WARPS
-MOST_EDGE = 1024
+MAX_EDGE = 1024
 """Inputs and outputs."""
 
 
 @triton.jit(do_not_specialize=["zero_point", "idle_looks"])
-def resident_kernel(
-    request_ptr, reply_ptr, control_ptr, words_ptr, scales_ptr, numbers_ptr, compensation_ptr, inverse, zero_point,
+def persistent_kernel(
+    request_ptr, reply_ptr, control_ptr, words_ptr, scales_ptr, params_ptr, compensation_ptr, inverse, zero_point,
     idle_looks, K: tl.constexpr, N: tl.constexpr, MESSAGE: tl.constexpr, LAYERS: tl.constexpr, ROWS: tl.constexpr,
     ROW_AT: tl.constexpr, HEIGHTS: tl.constexpr, COLUMNS: tl.constexpr, COLUMN_AT: tl.constexpr, STARTS: tl.constexpr,
     TILE_AT: tl.constexpr, LAYER_WORDS: tl.constexpr, LAYER_SCALES: tl.constexpr, GROUP: tl.constexpr,
@@ -50,10 +50,10 @@ def resident_kernel(
         sequence += 1
         message, end = wait(request_ptr, control_ptr, sequence, idle_looks, K, MESSAGE, LOOK)
         if end == 0:
-            packed, header = quantised(message, inverse, zero_point, K, False)
+            packed, header = quantized(message, inverse, zero_point, K, False)
             words = parts_of_words(packed, COLUMNS, STARTS, 0, COLUMN_AT[1])
             ys = run_layers(
-                tiles, words, words_ptr, scales_ptr, numbers_ptr, compensation_ptr, True, LAYERS, ROWS, ROW_AT, HEIGHTS,
+                tiles, words, words_ptr, scales_ptr, params_ptr, compensation_ptr, True, LAYERS, ROWS, ROW_AT, HEIGHTS,
                 COLUMNS, COLUMN_AT, STARTS, TILE_AT, LAYER_WORDS, LAYER_SCALES, GROUP, ACTIVATIONS, ASM,
             )  # fmt: skip
             first = 0
@@ -69,7 +69,7 @@ def null_kernel(
     request_ptr, reply_ptr, control_ptr, idle_looks, K: tl.constexpr, N: tl.constexpr, THREADS: tl.constexpr,
     LOOK: tl.constexpr,
 ):  # fmt: skip
-    """The round trip alone: y[n] = x[0] for every n. What it takes is what a resident model takes before it computes."""
+    """The round trip alone: y[n] = x[0] for every n. What it takes is what a persistent model takes before it computes."""
     tl.store(control_ptr + 1, tl.full((), 1, tl.int64), cache_modifier=".wt")
     sequence = tl.full((), 0, tl.int32)
     end = tl.full((), 0, tl.int64)
@@ -84,36 +84,36 @@ def null_kernel(
 
 
 def unsupported(attrs: Mapping[str, Any]) -> str | None:
-    """None, or why this network cannot stay resident."""
-    form = Form.of(attrs)
-    edge = max(form.widths[0], form.widths[-1])
-    if edge > MOST_EDGE:
-        return f"polls two words a thread at most, up to {MOST_EDGE} inputs and outputs, not {edge}"
-    return why_not(form, resident=True)
+    """None, or why this network cannot be persistent."""
+    config = KernelConfig.of(attrs)
+    edge = max(config.widths[0], config.widths[-1])
+    if edge > MAX_EDGE:
+        return f"polls two words a thread at most, up to {MAX_EDGE} inputs and outputs, not {edge}"
+    return why_not(config, persistent=True)
 
 
-def specialise(attrs: Mapping[str, Any]) -> Specialisation:
-    """The resident form of an `mlp` stage with these attributes."""
-    form, acts = Form.of(attrs), attrs["activations"]
+def specialize(attrs: Mapping[str, Any]) -> Specialisation:
+    """The persistent form of an `mlp` stage with these attributes."""
+    config, acts = KernelConfig.of(attrs), attrs["activations"]
     return Specialisation(
-        name=f"mlp_resident_{form.label}_{'-'.join(acts)}",
-        kernel=resident_kernel,
+        name=f"mlp_persistent_{config.label}_{'-'.join(acts)}",
+        kernel=persistent_kernel,
         signature={
             "request_ptr": "*i64", "reply_ptr": "*i64", "control_ptr": "*i64", "words_ptr": "*i32", "scales_ptr": "*i32",
-            "numbers_ptr": "*fp32", "compensation_ptr": "*i32", "inverse": "fp32", "zero_point": "i32",
+            "params_ptr": "*fp32", "compensation_ptr": "*i32", "inverse": "fp32", "zero_point": "i32",
             "idle_looks": "i32",
         },
         constants={
-            **form.constants(acts), "MESSAGE": max(form.message, THREADS), "LOOK": SPINS_PER_LOOK.value,
+            **config.constants(acts), "MESSAGE": max(config.message, THREADS), "LOOK": SPINS_PER_LOOK.value,
         },
         tiling=Tiling(1, 128, 128, num_warps=NUM_WARPS),
     )  # fmt: skip
 
 
-def specialise_null(inputs: int, outputs: int) -> Specialisation:
+def specialize_null(inputs: int, outputs: int) -> Specialisation:
     """The null model of so many float32 in and out, each at most 32."""
     return Specialisation(
-        name=f"null_resident_{inputs}_{outputs}",
+        name=f"null_persistent_{inputs}_{outputs}",
         kernel=null_kernel,
         signature={"request_ptr": "*i64", "reply_ptr": "*i64", "control_ptr": "*i64", "idle_looks": "i32"},
         constants={"K": inputs, "N": outputs, "THREADS": 32, "LOOK": SPINS_PER_LOOK.value},
@@ -121,12 +121,12 @@ def specialise_null(inputs: int, outputs: int) -> Specialisation:
     )
 
 
-def specialisations() -> Iterator[Specialisation]:
+def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     polls = (SYSTEM_LOAD, SYSTEM_STORE)
     autoencoder = (640, 128, 128, 128, 128, 8, 128, 128, 128, 128, 640)
     for widths, group in (((128,) * 7, 0), ((256, 128, 128, 8), 0), (autoencoder, 32)):
         stage = contract.make_stage(widths, ("relu",) * (len(widths) - 2) + ("none",), group_size=group)
-        spec = specialise(Problem.of(stage, 1, "cuda").attrs)
-        yield spec.demanding(GPU_DP4A, *polls, forbids=(SYSTEM_FENCE,))
-    yield specialise_null(1, 1).demanding(*polls, forbids=(SYSTEM_FENCE,))
+        spec = specialize(Problem.of(stage, 1, "cuda").attrs)
+        yield spec.with_requirements(GPU_DP4A, *polls, forbids=(SYSTEM_FENCE,))
+    yield specialize_null(1, 1).with_requirements(*polls, forbids=(SYSTEM_FENCE,))

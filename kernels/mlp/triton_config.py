@@ -20,7 +20,7 @@ from rtaccel.kernels.mlp import contract
 
 
 @dataclass(frozen=True)
-class Form:
+class KernelConfig:
     """A network of these widths, each layer's outputs shared by so many programs. group: of int4 weights; 0 for int8 ones."""
 
     widths: tuple[int, ...]
@@ -28,7 +28,7 @@ class Form:
     programs: int = 1
 
     @classmethod
-    def of(cls, attrs: Mapping[str, Any], programs: int = 1) -> Form:
+    def of(cls, attrs: Mapping[str, Any], programs: int = 1) -> KernelConfig:
         return cls(tuple(attrs["widths"]), int(attrs.get("group_size", 0)), programs)
 
     @property
@@ -103,12 +103,12 @@ def _places(parts: Sequence[Sequence[int]]) -> tuple[int, ...]:
     return tuple(at for one in parts for at in accumulate(one[:-1], initial=0))
 
 
-def unsupported(form: Form) -> str | None:
+def unsupported(config: KernelConfig) -> str | None:
     """None, or why no kernel computes such a network, however it is cut."""
-    if max(form.widths) > MAX_K:
-        return f"sums in int32, which holds widths up to {MAX_K}, not {max(form.widths)}"
-    if form.group and form.group not in triton_int4.GROUP_SIZES:
-        return f"takes int4 weights in groups of {', '.join(map(str, triton_int4.GROUP_SIZES))}, not {form.group}"
+    if max(config.widths) > MAX_K:
+        return f"sums in int32, which holds widths up to {MAX_K}, not {max(config.widths)}"
+    if config.group and config.group not in triton_int4.GROUP_SIZES:
+        return f"takes int4 weights in groups of {', '.join(map(str, triton_int4.GROUP_SIZES))}, not {config.group}"
     return None
 
 
@@ -123,49 +123,49 @@ class Operands:
 
     words: Tensor
     scales: Tensor
-    numbers: Tensor
+    params: Tensor
     compensation: Tensor
     inverse: float
     zero_point: int
 
     @classmethod
-    def of(cls, stage: Stage, form: Form, device: str) -> Operands:
+    def of(cls, stage: Stage, config: KernelConfig, device: str) -> Operands:
         low = contract.lower(stage)
         found: list[list[Tensor]] = [[], [], [], []]
-        for program in range(form.programs):
-            for layer, rows, columns in zip(low["layers"], form.rows, form.columns):
-                for parts, part in zip(found, _operands(layer, form, program, rows, columns)):
+        for program in range(config.programs):
+            for layer, rows, columns in zip(low["layers"], config.rows, config.columns):
+                for parts, part in zip(found, _operands(layer, config, program, rows, columns)):
                     parts.append(part)
         one = torch.zeros(1, dtype=torch.int32)
         joined = (torch.cat([t.flatten() for t in parts]) for parts in found)
-        words, scales, numbers, compensation = (t.to(device) if t.numel() else one.to(device) for t in joined)
-        return cls(words, scales, numbers, compensation, low["inv_scale"], low["zero_point"])
+        words, scales, params, compensation = (t.to(device) if t.numel() else one.to(device) for t in joined)
+        return cls(words, scales, params, compensation, low["inv_scale"], low["zero_point"])
 
     def arguments(self) -> dict[str, Any]:
         return {
-            "words_ptr": self.words, "scales_ptr": self.scales, "numbers_ptr": self.numbers,
+            "words_ptr": self.words, "scales_ptr": self.scales, "params_ptr": self.params,
             "compensation_ptr": self.compensation, "inverse": self.inverse, "zero_point": self.zero_point,
         }  # fmt: skip
 
 
 def _operands(
-    layer: Mapping[str, Any], form: Form, program: int, rows: Sequence[int], columns: Sequence[int]
+    layer: Mapping[str, Any], config: KernelConfig, program: int, rows: Sequence[int], columns: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     height, width = sum(rows), sum(columns)
     given = layer["weight"].cpu()[program * height : (program + 1) * height]
-    if form.group:
+    if config.group:
         group_scale = layer["group_scale"].cpu()[program * height : (program + 1) * height]
-        q, scales = triton_int4.unpacked(given, group_scale, layer["x_width"], form.group, height, width)
+        q, scales = triton_int4.unpacked(given, group_scale, layer["x_width"], config.group, height, width)
         words, compensation = triton_int4.pack_words(q), torch.zeros(0, dtype=torch.int32)
     else:
         q = torch.zeros((height, width), dtype=torch.int8)
         q[: given.shape[0], : given.shape[1]] = given
         words, scales = q.view(torch.int32), torch.zeros(0, dtype=torch.int32)
         compensation = -layer["x_zero_point"] * q.sum(1, dtype=torch.int32)
-    numbers = []
+    params = []
     for name in ("multiplier", "offset"):
         values = layer[name].cpu().float()[program * height : (program + 1) * height]
-        numbers.append(torch.nn.functional.pad(values, (0, height - values.shape[0])))
-    numbers.append(torch.tensor([layer["activation_parameter"], layer["y_zero_point"], 0.0, 0.0]))
-    tiles = tiles_of(words, rows, [c // form.per_word for c in columns])
-    return tiles, scales, torch.cat(numbers), compensation
+        params.append(torch.nn.functional.pad(values, (0, height - values.shape[0])))
+    params.append(torch.tensor([layer["activation_parameter"], layer["y_zero_point"], 0.0, 0.0]))
+    tiles = tiles_of(words, rows, [c // config.per_word for c in columns])
+    return tiles, scales, torch.cat(params), compensation

@@ -1,4 +1,4 @@
-"""Streams of LSTM and GRU on a kernel that stays, interpreted or on the GPU: from the program of rt.stream, through the plan, the
+"""Streams of LSTM and GRU on a persistent kernel, interpreted or on the GPU: from the program of rt.stream, through the plan, the
 native mailbox and the kernel, to the same bits as the stream on the CPU. Started by tests/gpu/test_triton_interpreter.py.
 """
 
@@ -15,13 +15,13 @@ import rtaccel as rt
 from rtaccel.backends import require
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.registry import operator
-from rtaccel.core.stage import Quant
+from rtaccel.core.stage import QParams
 from rtaccel.kernels._persistent import triton_mailbox
 from rtaccel.kernels.linear.contract import make_stage as make_linear
 from rtaccel.kernels.recurrent.cases import make_stage
 from rtaccel.kernels.recurrent.layout import Geometry
-from rtaccel.kernels.recurrent.triton import persistent as resident
-from rtaccel.kernels.recurrent.triton.config import Form, Operands
+from rtaccel.kernels.recurrent.triton import persistent as persistent
+from rtaccel.kernels.recurrent.triton.config import KernelConfig, Operands
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.stream import StreamModel
 from tests.triton_checks.support.interpreted_device import TIMEOUT_NS, in_its_place
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 @pytest.fixture(autouse=True)
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    yield from in_its_place(monkeypatch, resident)
+    yield from in_its_place(monkeypatch, persistent)
 
 
 class Net(nn.Module):
@@ -48,7 +48,7 @@ class Net(nn.Module):
 
 
 def stayed(model: nn.Module, features: int, calibrated: bool = True) -> tuple[StreamModel, StreamModel]:
-    """(the stream on a resident kernel, the same on the CPU)."""
+    """(the stream on a persistent kernel, the same on the CPU)."""
     calibration = [torch.randn(8, 5, features)] if calibrated else None
     plain = rt.stream(model, torch.randn(1, features), scheme="w8a8", calibration=calibration)
     options = Options(1, title="Net, streamed", states=plain._options.states, mode="persistent")
@@ -67,19 +67,19 @@ def test_a_stream_that_stays(make: Callable[[], nn.Module], head: Callable[[], A
     stack = make()
     features = int(stack.input_size)  # type: ignore[arg-type]
     live, plain = stayed(Net(stack, head()).eval(), features)
-    for moment in range(7):
+    for time_step in range(7):
         x = torch.randn(1, features)
-        if moment == 4:
+        if time_step == 4:
             x[0, -1] = float("nan")
-        if moment == 3:
+        if time_step == 3:
             live.reset()
             plain.reset(0)
-        if moment == 6:  # what was NaN until now is not any more
+        if time_step == 6:  # what was NaN until now is not any more
             live.reset(0)
             plain.reset()
         got, want = live.step(x), plain.step(x)
-        assert torch.equal(got.nan_to_num(77.0), want.nan_to_num(77.0)), moment
-        assert bool(got.isnan().all()) == (moment in (4, 5))
+        assert torch.equal(got.nan_to_num(77.0), want.nan_to_num(77.0)), time_step
+        assert bool(got.isnan().all()) == (time_step in (4, 5))
     y, x = torch.empty_like(got), torch.randn(1, features)
     live.bind(x, out=y)()
     assert torch.equal(y, plain.step(x))
@@ -103,34 +103,34 @@ def test_what_cannot_stay() -> None:
 
 @pytest.mark.parametrize("with_head", [True, False])
 def test_programs_that_share_a_stream(with_head: bool, side: Callable[..., Side]) -> None:
-    """Against the contract moment by moment: the first alone reads the mailbox."""
+    """Against the contract step by step: the first alone reads the mailbox."""
     k, hidden, outputs = 10, 13, 3 if with_head else 13
     stage = make_stage("lstm", 4, Geometry(hidden, layers=2), k, "int8-own", "int8" if with_head else "float32", seed=4)
     following = make_linear(hidden, outputs, "static", "relu")
     if with_head:  # its scale is that of what the stack gives
         quant = following.inputs[0].quant
-        assert isinstance(quant, Quant)
+        assert isinstance(quant, QParams)
         stage = make_stage("lstm", 4, Geometry(hidden, layers=2), k, "int8-own", "int8", seed=4)
         value = type(stage.outputs[0])(stage.outputs[0].name, hidden, "int8", quant)
         stage = type(stage)(stage.op, stage.name, stage.inputs, (value, *stage.outputs[1:]), stage.tensors, stage.attrs)
-    form = Form(Geometry(hidden, layers=2), k, 4, 8, 2, 1)
+    form = KernelConfig(Geometry(hidden, layers=2), k, 4, 8, 2, 1)
     low = operator("linear").lower(following) if with_head else None
-    spec = resident.specialise("lstm", form, outputs, "relu" if with_head else None)
+    spec = persistent.specialize("lstm", form, outputs, "relu" if with_head else None)
     ops = Operands.of(operator("lstm").lower(stage), form, DEVICE)
-    of_head = resident.HeadOperands.of(low, form, DEVICE)
-    exchange = torch.zeros(resident.exchange_words(form), dtype=torch.int64, device=DEVICE)
+    of_head = persistent.HeadOperands.of(low, form, DEVICE)
+    exchange = torch.zeros(persistent.exchange_words(form), dtype=torch.int64, device=DEVICE)
     made = side(k, outputs, commands=True)
-    given = resident.arguments(form, ops, of_head, made.requests, made.replies, made.control, exchange)
+    given = persistent.arguments(form, ops, of_head, made.requests, made.replies, made.control, exchange)
     made.start(spec, given, programs=form.parts)
     states = [torch.zeros(1, 2, hidden)] * 2
-    for moment in range(5):
+    for time_step in range(5):
         x, y = torch.randn(1, k), torch.full((1, outputs), 7.0)
-        command = int(moment == 2)
+        command = int(time_step == 2)
         assert made.box.exchange(x.data_ptr(), y.data_ptr(), TIMEOUT_NS, command)
         if command:
             states = [torch.zeros(1, 2, hidden)] * 2
         want, *states = operator("lstm").reference(stage, x, *states)
         if with_head:
             (want,) = operator("linear").reference(following, want)
-        assert torch.equal(y, want), moment
+        assert torch.equal(y, want), time_step
     assert made.end() == triton_mailbox.ABORTED

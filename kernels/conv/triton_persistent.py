@@ -1,4 +1,4 @@
-"""Causal convolutions that stay on the GPU: a whole streamed network in one program, a message is a moment of x.
+"""Causal convolutions that stay on the GPU: a whole streamed network in one program, a message is a time step of x.
 
 The weights are int32 words in registers, four int8 each, a tile [N, C / 4] for every tap. The past of a layer is a ring of its
 int8 columns in device memory, of a power of two of rows, which this program alone reads and writes. All taps but the newest read
@@ -6,12 +6,13 @@ columns that were there before the message came: what they add is summed while t
 message every layer costs one tile, however many taps it has.
 
 Of a network that the registers do not hold they keep the newest tap of each layer, which an answer waits for; older ones are read
-again from L2 for each moment, before its message.
+again from L2 for each time step, before its message.
 
 Nothing is cleared at a reset: a column older than it counts as the zero point, that is as zero.
 
-The layers are an order of operations over values (triton_resident_form.py): "quantize" a float32 value, a "layer" (a convolution
-with a ring, or a linear layer), or a "join" of two. Sizes are padded with zeros to powers of two, in which everything is exact.
+The layers are an order of operations over values (triton_persistent_config.py): "quantize" a float32 value,
+a "layer" (a convolution with a ring, or a linear layer), or a "join" of two.
+Sizes are padded with zeros to powers of two, in which everything is exact.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from rtaccel.kernels._gpu.triton_spec import (
 )
 from rtaccel.kernels._persistent.triton_exchange import split
 from rtaccel.kernels._persistent.triton_mailbox import SPINS_PER_LOOK, answer, wait
-from rtaccel.kernels.conv.triton_resident_form import THREAD_REGISTERS, Form, example, form_of
+from rtaccel.kernels.conv.triton_persistent_config import THREAD_REGISTERS, KernelConfig, example, select_config
 
 INFINITY_BITS = tl.constexpr(0x7F800000)
 
@@ -72,7 +73,7 @@ def load_tiles(
 
 @triton.jit
 def past_column(ring_ptr, tick, age, zero, back, ROWS: tl.constexpr, WORDS: tl.constexpr):
-    """int32 [WORDS]: the column of so many moments ago; zero where the stream is younger."""
+    """int32 [WORDS]: the column of so many time steps ago; zero where the stream is younger."""
     row = (tick - back) & (ROWS - 1)
     return tl.where(age >= back, tl.load(ring_ptr + row * WORDS + tl.arange(0, WORDS)), zero)
 
@@ -116,7 +117,7 @@ def past_sums(
     HELD: tl.constexpr, DILATIONS: tl.constexpr, RINGS: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr,
     OUTPUTS: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """`past_sum` of each operation; of what is no layer 0. age: moments since the reset.
+    """`past_sum` of each operation; of what is no layer 0. age: time steps since the reset.
 
     sums of a layer: its compensation for the newest tap [N] and for the others [N], and the zero point four times in a word."""
     found = ()
@@ -135,7 +136,7 @@ def past_sums(
 
 @triton.jit
 def run_layer(
-    tiles, words_ptr, words, past, ring_ptr, numbers_ptr, sums_ptr, tick, reset, FIRST: tl.constexpr, TAPS: tl.constexpr,
+    tiles, words_ptr, words, past, ring_ptr, params_ptr, sums_ptr, tick, reset, FIRST: tl.constexpr, TAPS: tl.constexpr,
     HELD: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr, N: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """float32 [N] before the activation, from the words of the newest column, which goes into the ring."""
@@ -145,19 +146,19 @@ def run_layer(
     tile = newest_tap(tiles, words_ptr, FIRST + HELD - 1, TAPS, HELD, N, WORDS)
     acc = tl.sum(dot4(tile, tl.broadcast_to(words[None, :], (N, WORDS)), tl.zeros((N, WORDS), tl.int32), ASM), 1)
     acc += tl.load(sums_ptr + n) + tl.where(reset, 0, past)
-    return multiply_rn(acc.to(tl.float32), tl.load(numbers_ptr + n), ASM) + tl.load(numbers_ptr + N + n)
+    return multiply_rn(acc.to(tl.float32), tl.load(params_ptr + n), ASM) + tl.load(params_ptr + N + n)
 
 
 @triton.jit
-def end_operation(t, values, numbers_ptr, OTHERS: tl.constexpr, ACTIVATIONS: tl.constexpr, INT8: tl.constexpr,
+def end_operation(t, values, params_ptr, OTHERS: tl.constexpr, ACTIVATIONS: tl.constexpr, INT8: tl.constexpr,
                   INDEX: tl.constexpr):  # fmt: skip
     """act(t + other) of one operation, in float32 or rounded to int8 words."""
     NAME: tl.constexpr = ACTIVATIONS[INDEX]
     if OTHERS[INDEX] >= 0:
         t = t + pick(values, OTHERS[INDEX])
-    y = activate(t, tl.load(numbers_ptr), NAME)
+    y = activate(t, tl.load(params_ptr), NAME)
     if INT8[INDEX]:
-        y = pack_words(to_int8(y * tl.load(numbers_ptr + 1), tl.load(numbers_ptr + 2).to(tl.int32)))
+        y = pack_words(to_int8(y * tl.load(params_ptr + 1), tl.load(params_ptr + 2).to(tl.int32)))
     return y
 
 
@@ -167,12 +168,12 @@ def pick(values, INDEX: tl.constexpr):
 
 
 @triton.jit
-def moment(
-    tiles, words_ptr, pasts, x, rings_ptr, numbers_ptr, sums_ptr, tick, reset, KINDS: tl.constexpr, SOURCES: tl.constexpr,
+def time_step(
+    tiles, words_ptr, pasts, x, rings_ptr, params_ptr, sums_ptr, tick, reset, KINDS: tl.constexpr, SOURCES: tl.constexpr,
     OTHERS: tl.constexpr, TILES: tl.constexpr, TAPS: tl.constexpr, HELD: tl.constexpr, RINGS: tl.constexpr, ROWS: tl.constexpr,
     WORDS: tl.constexpr, OUTPUTS: tl.constexpr, INT8: tl.constexpr, ACTIVATIONS: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """float32 [N padded] of the last operation; the columns of this moment go into the rings.
+    """float32 [N padded] of the last operation; the columns of this time step go into the rings.
 
     numbers of a layer: N multipliers and N offsets; then of every operation the activation's parameter, the inverse scale and
     the zero point of an int8 result, and 0."""
@@ -181,40 +182,40 @@ def moment(
         t = pick(values, SOURCES[i])
         if KINDS[i] == "layer":
             t = run_layer(
-                tiles, words_ptr, t, pasts[i], rings_ptr + RINGS[i], numbers_ptr, sums_ptr, tick, reset, TILES[i], TAPS[i],
+                tiles, words_ptr, t, pasts[i], rings_ptr + RINGS[i], params_ptr, sums_ptr, tick, reset, TILES[i], TAPS[i],
                 HELD[i], ROWS[i], WORDS[i], OUTPUTS[i], ASM,
             )  # fmt: skip
             sums_ptr += 2 * OUTPUTS[i] + 4
             words_ptr += TAPS[i] * OUTPUTS[i] * WORDS[i]
-            numbers_ptr += 2 * OUTPUTS[i]
-        values = values + (end_operation(t, values, numbers_ptr, OTHERS, ACTIVATIONS, INT8, i),)  # noqa: RUF005
-        numbers_ptr += 4
+            params_ptr += 2 * OUTPUTS[i]
+        values = values + (end_operation(t, values, params_ptr, OTHERS, ACTIVATIONS, INT8, i),)  # noqa: RUF005
+        params_ptr += 4
     return values[len(KINDS)]
 
 
 @triton.jit(do_not_specialize=["idle_looks"])
-def resident_kernel(
-    request_ptr, reply_ptr, control_ptr, words_ptr, numbers_ptr, sums_ptr, rings_ptr, idle_looks,
+def persistent_kernel(
+    request_ptr, reply_ptr, control_ptr, words_ptr, params_ptr, sums_ptr, rings_ptr, idle_looks,
     K: tl.constexpr, N: tl.constexpr, PADDED_K: tl.constexpr, MEMORY: tl.constexpr, KINDS: tl.constexpr,
     SOURCES: tl.constexpr, OTHERS: tl.constexpr, TILES: tl.constexpr, TAPS: tl.constexpr, HELD: tl.constexpr,
     DILATIONS: tl.constexpr, RINGS: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr, OUTPUTS: tl.constexpr,
     INT8: tl.constexpr, ACTIVATIONS: tl.constexpr, SPARE: tl.constexpr, ASM: tl.constexpr,
     MESSAGE: tl.constexpr, LOOK: tl.constexpr,
 ):  # fmt: skip
-    """One program; the number of a message is that of its column. MEMORY: for how many further moments x is felt. SPARE: which of
-    the sums is 0, where not all weights stay; else 0."""
+    """One program; the number of a message is that of its column. MEMORY: for how many further time steps x reaches.
+    SPARE: which of the sums is 0, where not all weights stay; else 0."""
     tiles = load_tiles(words_ptr, KINDS, TAPS, HELD, WORDS, OUTPUTS)
     tl.store(control_ptr + 1, tl.full((), 1, tl.int64), cache_modifier=".wt")
     k = tl.arange(0, MESSAGE)
     sequence = tl.full((), 0, tl.int32)
-    age, spoiled = tl.full((), 0, tl.int32), tl.full((), 0, tl.int32)
+    age, nonfinite = tl.full((), 0, tl.int32), tl.full((), 0, tl.int32)
     end = tl.full((), 0, tl.int64)
     while end == 0:
         sequence += 1
         # An offset of 0, that only memory knows: else the registers keep every address of what is read again.
         shift = tl.load(sums_ptr + SPARE) if SPARE else 0
         words_at, rings_at = words_ptr + shift, rings_ptr + shift
-        numbers_at, sums_at = numbers_ptr + shift, sums_ptr + shift
+        params_at, sums_at = params_ptr + shift, sums_ptr + shift
         pasts = past_sums(
             tiles, words_at, rings_at, sums_at, sequence, age, KINDS, TILES, TAPS, HELD, DILATIONS, RINGS, ROWS, WORDS,
             OUTPUTS, ASM,
@@ -225,49 +226,49 @@ def resident_kernel(
             reset = tl.sum(tl.where(k == K, payload, 0), 0) == 1
             finite = tl.max(tl.where(k < K, payload & 0x7FFFFFFF, 0), 0) < INFINITY_BITS
             x = split(tl.where(k < K, payload, 0), PADDED_K, 1, MESSAGE)[0].to(tl.float32, bitcast=True)
-            y = moment(
-                tiles, words_at, pasts, x, rings_at, numbers_at, sums_at, sequence, reset, KINDS, SOURCES, OTHERS, TILES,
+            y = time_step(
+                tiles, words_at, pasts, x, rings_at, params_at, sums_at, sequence, reset, KINDS, SOURCES, OTHERS, TILES,
                 TAPS, HELD, RINGS, ROWS, WORDS, OUTPUTS, INT8, ACTIVATIONS, ASM,
             )  # fmt: skip
-            spoiled = tl.where(finite, tl.maximum(tl.where(reset, 0, spoiled) - 1, 0), MEMORY + 1)
-            answer(reply_ptr, tl.where(spoiled == 0, y, float("nan")), sequence, N)
+            nonfinite = tl.where(finite, tl.maximum(tl.where(reset, 0, nonfinite) - 1, 0), MEMORY + 1)
+            answer(reply_ptr, tl.where(nonfinite == 0, y, float("nan")), sequence, N)
             age = tl.minimum(tl.where(reset, 0, age) + 1, MEMORY + 1)  # no reach is longer
-            tl.debug_barrier()  # other threads read these columns with the next moment
+            tl.debug_barrier()  # other threads read these columns with the next time step
     tl.store(control_ptr + 1, end, cache_modifier=".wt")
 
 
-def specialise(form: Form) -> Specialisation:
+def specialize(config: KernelConfig) -> Specialisation:
     """The kernel of a network; its name says what is in it."""
     shape = "-".join(
         f"{n}{f'k{t}d{d}' if t > 1 else ''}"
-        for kind, n, t, d in zip(form.kinds, form.widths, form.taps, form.dilations)
+        for kind, n, t, d in zip(config.kinds, config.widths, config.taps, config.dilations)
         if kind == "layer"
     )
-    warps, again = form.num_warps, "" if form.whole else "_streamed"
+    warps, again = config.num_warps, "" if config.whole else "_streamed"
     return Specialisation(
-        name=f"conv_resident_{form.inputs}-{shape}{'_joined' if max(form.others, default=-1) >= 0 else ''}{again}",
-        kernel=resident_kernel,
+        name=f"conv_persistent_{config.inputs}-{shape}{'_joined' if max(config.others, default=-1) >= 0 else ''}{again}",
+        kernel=persistent_kernel,
         signature={
             "request_ptr": "*i64", "reply_ptr": "*i64", "control_ptr": "*i64", "words_ptr": "*i32",
-            "numbers_ptr": "*fp32", "sums_ptr": "*i32", "rings_ptr": "*i32", "idle_looks": "i32",
+            "params_ptr": "*fp32", "sums_ptr": "*i32", "rings_ptr": "*i32", "idle_looks": "i32",
         },
         constants={
-            **form.constants(), "ASM": not settings.triton_interpret(), "LOOK": SPINS_PER_LOOK.value,
-            "MESSAGE": max(power_of_two(form.inputs + 1, 16, 1 << 20), 32 * warps),
+            **config.constants(), "ASM": not settings.triton_interpret(), "LOOK": SPINS_PER_LOOK.value,
+            "MESSAGE": max(power_of_two(config.inputs + 1, 16, 1 << 20), 32 * warps),
         },
-        tiling=Tiling(1, max(form.padded_outputs), 1, num_warps=warps),
+        tiling=Tiling(1, max(config.padded_outputs), 1, num_warps=warps),
         registers=THREAD_REGISTERS,  # it has its multiprocessor for itself
     )  # fmt: skip
 
 
-def specialisations() -> Iterator[Specialisation]:
+def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     for stages in (
         example((6, 16, 16, 16), 3, 2),
         example((40,) + (64,) * 6, 3, 8),
         example((128,) * 4, 8, 8, residual=False),
     ):
-        form = form_of(stages)
-        assert isinstance(form, Form), form
-        spec = specialise(form).demanding(GPU_DP4A, SYSTEM_LOAD, SYSTEM_STORE, forbids=(SYSTEM_FENCE, FUSED))
+        config = select_config(stages)
+        assert isinstance(config, KernelConfig), config
+        spec = specialize(config).with_requirements(GPU_DP4A, SYSTEM_LOAD, SYSTEM_STORE, forbids=(SYSTEM_FENCE, FUSED))
         yield replace(spec, slow=True)

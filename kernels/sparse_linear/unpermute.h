@@ -13,7 +13,7 @@ namespace rta {
 
 // Puts the sums of a tile where their outputs are.
 template <class S, int R, class Sum>
-static inline __attribute__((always_inline)) void to_places([[maybe_unused]] const uint8_t* from,
+static inline __attribute__((always_inline)) void unpermute([[maybe_unused]] const uint8_t* from,
                                                             [[maybe_unused]] Sum (&sums)[R][kTile]) {
 #if defined(__AVX512F__)
   __m512i index[kTile];

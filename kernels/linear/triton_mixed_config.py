@@ -1,4 +1,4 @@
-"""What `mixed_kernel` is specialised on, how its weights lie in memory, and its call; for `linear` and `fused_linear`."""
+"""What `mixed_kernel` is specialized on, how its weights lie in memory, and its call; for `linear` and `fused_linear`."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ DTYPES = {"int8": torch.int8, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
-class Form:
-    """x: dtype of the activations as given. rows: "int8" or "float8" where float32 x is quantised in the kernel, a scale per
+class KernelConfig:
+    """x: dtype of the activations as given. rows: "int8" or "float8" where float32 x is quantized in the kernel, a scale per
     row. scaled: int8 x comes with a scale per row. compensated: it has a zero point, for which an int32 is added to sums.
     group: of int4 weights, else 0. residual: a float32 [M, N] is added after the activation."""
 
@@ -51,7 +51,7 @@ class Form:
     int8_out: bool = False
 
     @classmethod
-    def of_linear(cls, problem: Problem) -> Form:
+    def of_linear(cls, problem: Problem) -> KernelConfig:
         weight, x = WEIGHTS[str(problem.weight_dtype)], problem.in_dtypes[0]
         scaled = len(problem.in_widths) == 2
         return cls(
@@ -97,75 +97,77 @@ class Form:
         return f"{self.weight}{group}_{x}_N{self.n}_K{self.k}_{self.activation}{more}"
 
 
-def tiling(form: Form, rows: int) -> Tiling:
+def tiling(config: KernelConfig, rows: int) -> Tiling:
     """Narrow tiles of N, so that a small layer still spreads over many multiprocessors. Not measured on a card."""
     return Tiling(
         block_m=power_of_two(rows, 16, 64),
-        block_n=16 if form.n <= 512 else 32 if form.n <= 4096 else 64,
-        block_k=form.block_k,
+        block_n=16 if config.n <= 512 else 32 if config.n <= 4096 else 64,
+        block_k=config.block_k,
         num_warps=4,
-        num_stages=(4 if form.group else 3) if form.steps > 2 else 1,
+        num_stages=(4 if config.group else 3) if config.steps > 2 else 1,
     )
 
 
-def split_of(form: Form, rows: int) -> int:
-    tile = tiling(form, rows)
-    return parts_of(-(-form.n // tile.block_n) * -(-max(rows, 1) // tile.block_m), form.steps)
+def split_of(config: KernelConfig, rows: int) -> int:
+    tile = tiling(config, rows)
+    return parts_of(-(-config.n // tile.block_n) * -(-max(rows, 1) // tile.block_m), config.steps)
 
 
-def specialise(form: Form, rows: int) -> Specialisation:
-    tile, split = tiling(form, rows), split_of(form, rows)
+def specialize(config: KernelConfig, rows: int) -> Specialisation:
+    tile, split = tiling(config, rows), split_of(config, rows)
     signature = dict(SIGNATURE)
-    signature["x_ptr"] = "*i8" if form.x == "int8" else "*fp32"
-    signature["weight_ptr"] = {"bf16": "*bf16", "fp8": "*fp8e4nv"}.get(form.weight, "*i8")
-    signature["y_ptr"] = "*i8" if form.int8_out else "*fp32"
-    exact = form.dot == "int8" and not form.group
+    signature["x_ptr"] = "*i8" if config.x == "int8" else "*fp32"
+    signature["weight_ptr"] = {"bf16": "*bf16", "fp8": "*fp8e4nv"}.get(config.weight, "*i8")
+    signature["y_ptr"] = "*i8" if config.int8_out else "*fp32"
+    exact = config.dot == "int8" and not config.group
     signature["work_ptr"] = "*i32" if exact else "*fp32"
     unused = [
         name
         for name, used in (
-            ("scale_ptr", form.group), ("compensation_ptr", form.compensated), ("row_scale_ptr", form.scaled),
-            ("residual_ptr", form.residual), ("work_ptr", split > 1), ("count_ptr", split > 1),
+            ("scale_ptr", config.group), ("compensation_ptr", config.compensated), ("row_scale_ptr", config.scaled),
+            ("residual_ptr", config.residual), ("work_ptr", split > 1), ("count_ptr", split > 1),
         )
         if not used
     ]  # fmt: skip
     for name in unused:
         del signature[name]
     return Specialisation(
-        name=f"linear_mixed_M{tile.block_m}_{form}" + (f"_split{split}" if split > 1 else ""),
+        name=f"linear_mixed_M{tile.block_m}_{config}" + (f"_split{split}" if split > 1 else ""),
         kernel=mixed_kernel,
         signature=signature,
         constants={
-            "N": form.n, "K": form.k, "ROWS": form.rows, "DOT": form.dot, "GROUP": form.group,
-            "ACTIVATION": form.activation, "SCALED": form.scaled or form.rows != "none",
-            "COMPENSATED": form.compensated, "RESIDUAL": form.residual, "INT8_OUT": form.int8_out,
+            "N": config.n, "K": config.k, "ROWS": config.rows, "DOT": config.dot, "GROUP": config.group,
+            "ACTIVATION": config.activation, "SCALED": config.scaled or config.rows != "none",
+            "COMPENSATED": config.compensated, "RESIDUAL": config.residual, "INT8_OUT": config.int8_out,
             "ASM": not settings.triton_interpret(), "SPLIT": split, "BLOCK_M": tile.block_m,
             "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k, **dict.fromkeys(unused),
         },
         tiling=tile,
-        oldest=89 if form.dot == "fp8" else 80,
+        oldest=89 if config.dot == "fp8" else 80,
     )  # fmt: skip
 
 
-def pack(form: Form, weight: Tensor, group_scale: Tensor | None, spec: Specialisation) -> tuple[Tensor, Tensor | None]:
+def pack(
+    config: KernelConfig, weight: Tensor, group_scale: Tensor | None, spec: Specialisation
+) -> tuple[Tensor, Tensor | None]:
     """The weight tile after tile, [tiles of N, steps, block_n, block_k] in one stream, and the scales of int4, int32
     [tiles of N, pairs, block_n]; both padded with zeros."""
     block_n, block_k, split = spec.tiling.block_n, spec.tiling.block_k, spec.constants["SPLIT"]
-    n = -(-form.n // block_n) * block_n
-    steps = -(-form.steps // split) * split
-    if not form.group:
+    n = -(-config.n // block_n) * block_n
+    steps = -(-config.steps // split) * split
+    if not config.group:
         padded = torch.zeros((n, steps * block_k), dtype=weight.dtype, device=weight.device)
-        padded[: form.n, : form.k] = weight
+        padded[: config.n, : config.k] = weight
         return padded.view(-1, block_n, steps, block_k).transpose(1, 2).contiguous(), None
     assert group_scale is not None
-    group, pieces = form.group, form.group // block_k
+    group, pieces = config.group, config.group // block_k
     q = torch.zeros((n, steps * 2 * group), dtype=torch.int8, device=weight.device)
-    q[: form.n, : form.k] = int4.unpack(weight, form.k)
+    q[: config.n, : config.k] = int4.unpack(weight, config.k)
     low, high = q.view(n, steps, 2, group).unbind(2)
     both = (low & 15) | (high << 4)
     packed = both.view(-1, block_n, steps, pieces, block_k).permute(0, 2, 3, 1, 4).contiguous()
     scales = torch.zeros((n, steps * 2), device=weight.device)
-    scales[: form.n, : group_scale.shape[1]] = group_scale / 16  # exact; the kernel multiplies by 16 q
+    scales[: config.n, : group_scale.shape[1]] = group_scale / 16  # exact; the kernel multiplies by 16 q
     bits = scales.bfloat16().view(torch.int16).to(torch.int32).view(n, steps, 2)
     word = (bits[..., 0] & 0xFFFF) | (bits[..., 1] << 16)
     return packed, word.view(-1, block_n, steps).transpose(1, 2).contiguous()
@@ -176,7 +178,7 @@ class Operands:
     """A form's numbers on the device, and its call. multiplier and offset float32 [N]; scalars: the activation's
     parameter, y_inv_scale, y_zero_point; compensation int32 [N] where the form has it."""
 
-    form: Form
+    config: KernelConfig
     spec: Specialisation
     weight: Tensor
     scales: Tensor | None
@@ -186,18 +188,18 @@ class Operands:
     scalars: tuple[float, float, int]
 
     @classmethod
-    def of(cls, form: Form, low: Mapping[str, Any], rows: int, device: str) -> Operands:
+    def of(cls, config: KernelConfig, low: Mapping[str, Any], rows: int, device: str) -> Operands:
         """low: weight, group_scale, multiplier, offset, x_zero_point, activation_parameter, y_inv_scale, y_zero_point, as
         far as the form has them."""
-        spec = specialise(form, rows)
+        spec = specialize(config, rows)
         weight = low["weight"]
-        packed, scales = pack(form, weight, low.get("group_scale"), spec)
+        packed, scales = pack(config, weight, low.get("group_scale"), spec)
         offset = low["bias"] if "bias" in low else low["offset"]
         compensation = None
-        if form.compensated:
+        if config.compensated:
             compensation = (-low["x_zero_point"] * weight.sum(1, dtype=torch.int32)).to(device)
         return cls(
-            form=form,
+            config=config,
             spec=spec,
             weight=packed.to(device),
             scales=None if scales is None else scales.to(device),
@@ -209,11 +211,11 @@ class Operands:
 
     def check(self, op: str, x: Tensor, row_scale: Tensor | None, residual: Tensor | None) -> None:
         """Raises ShapeError for what the kernel cannot read as it lies."""
-        form = self.form
-        require_matrix(op, x, form.k, DTYPES[form.x])
+        config = self.config
+        require_matrix(op, x, config.k, DTYPES[config.x])
         for name, given, wanted, width in (
-            ("row_scale", row_scale, form.scaled, 1),
-            ("residual", residual, form.residual, form.n),
+            ("row_scale", row_scale, config.scaled, 1),
+            ("residual", residual, config.residual, config.n),
         ):
             if (given is not None) != wanted:
                 got, expected = ("no ", "") if wanted else ("", "no ")
@@ -225,12 +227,12 @@ class Operands:
 
     def launcher(self, op: str) -> Prepared:
         """x [M, K], then row_scale or residual where the form has one -> y [M, N]; any M."""
-        form, spec, tile = self.form, self.spec, self.spec.tiling
+        config, spec, tile = self.config, self.spec, self.spec.tiling
         launch, split = bind(spec), spec.constants["SPLIT"]
         exact = spec.signature.get("work_ptr") == "*i32"
         workspace = Workspace(tile.block_m * tile.block_n, split, torch.int32 if exact else torch.float32)
-        out_dtype = torch.int8 if form.int8_out else torch.float32
-        columns = triton.cdiv(form.n, tile.block_n)
+        out_dtype = torch.int8 if config.int8_out else torch.float32
+        columns = triton.cdiv(config.n, tile.block_n)
         pointers = {
             name: tensor
             for name, tensor in (("scale_ptr", self.scales), ("compensation_ptr", self.compensation))
@@ -240,10 +242,10 @@ class Operands:
 
         def call(x: Tensor, *more: Tensor) -> tuple[Tensor]:
             rest = list(more)
-            row_scale = rest.pop(0) if form.scaled and rest else None
+            row_scale = rest.pop(0) if config.scaled and rest else None
             residual = rest.pop(0) if rest else None
             self.check(op, x, row_scale, residual)
-            y = torch.empty((x.shape[0], form.n), dtype=out_dtype, device=x.device)
+            y = torch.empty((x.shape[0], config.n), dtype=out_dtype, device=x.device)
             if not y.numel():
                 return (y,)
             lines = triton.cdiv(x.shape[0], tile.block_m)

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from rtaccel.kernels._gpu.triton_spec import power_of_two
-from rtaccel.kernels.mlp.triton_form import Form, unsupported
+from rtaccel.kernels.mlp.triton_config import KernelConfig, unsupported
 from rtaccel.kernels.recurrent.triton.config import NUM_WARPS, WHOLE_WORDS, multiprocessors
 
 THREADS = 32 * NUM_WARPS
-MOST_PROGRAMS = 16
+MAX_PROGRAMS = 16
 MAX_WIDTH = 4 * THREADS
 """A thread for every word that is exchanged."""
 
 
 @dataclass(frozen=True)
-class Cut(Form):
+class Partition(KernelConfig):
     """A network of these widths whose layers are each cut among so many programs."""
 
     @property
@@ -48,17 +48,17 @@ class Cut(Form):
         }  # fmt: skip
 
 
-def cut_of(attrs: Mapping[str, Any], most: int | None = None) -> Cut | str:
+def partition_of(attrs: Mapping[str, Any], most: int | None = None) -> Partition | str:
     """The fewest programs, at least two, that hold the network of an `mlp` stage in registers, or why there are none."""
     widths, group = tuple(attrs["widths"]), int(attrs.get("group_size", 0))
     if max(widths) > MAX_WIDTH:
         return f"exchanges a word for each of {THREADS} threads, widths up to {MAX_WIDTH}, not {max(widths)}"
-    reason = unsupported(Cut(widths, group, 2))
+    reason = unsupported(Partition(widths, group, 2))
     if reason is not None:
         return reason
-    limit = min(MOST_PROGRAMS, multiprocessors() if most is None else most)
+    limit = min(MAX_PROGRAMS, multiprocessors() if most is None else most)
     for programs in range(2, limit + 1):
-        cut = Cut(widths, group, programs)
-        if sum(cut.held_words(THREADS)) <= WHOLE_WORDS:
-            return cut
+        partition = Partition(widths, group, programs)
+        if sum(partition.held_words(THREADS)) <= WHOLE_WORDS:
+            return partition
     return f"keeps {4 * WHOLE_WORDS >> 10} KiB of weights in each of at most {limit} programs, which do not hold it"

@@ -26,8 +26,8 @@ static inline void write_bytes(uint8_t* to, const typename S::I (&v)[V], int32_t
 
 // R rows of float32 as they are or after a ReLU, all columns present.
 template <class S, int R, int V>
-static inline __attribute__((always_inline)) void finish_floats(typename S::F (&t)[R][V], char* y, int64_t pitch,
-                                                                bool relu) {
+static inline __attribute__((always_inline)) void epilogue_floats(typename S::F (&t)[R][V], char* y, int64_t pitch,
+                                                                  bool relu) {
 #pragma GCC unroll 6
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
@@ -39,7 +39,8 @@ static inline __attribute__((always_inline)) void finish_floats(typename S::F (&
 
 // The general end. Not inlined: kernels have short ends of their own for what is common.
 template <class S, int R, int V>
-__attribute__((noinline)) static void conv_finish(const ConvLayer& p, typename S::F (&t)[R][V], const ConvTarget& at) {
+__attribute__((noinline)) static void conv_epilogue(const ConvLayer& p, typename S::F (&t)[R][V],
+                                                    const ConvTarget& at) {
   using F = typename S::F;
   using I = typename S::I;
   const int64_t pitch = p.y.pitch;

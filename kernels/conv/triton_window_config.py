@@ -1,6 +1,6 @@
-"""What the Triton kernels of windows share: what they are specialised on, where a position reads, how a sum ends, the call.
+"""What the Triton kernels of windows share: what they are specialized on, where a position reads, how a sum ends, the call.
 
-Dynamic int8 samples are quantised by the kernel of `quantize` before, a launch of its own, with one scale for each sample.
+Dynamic int8 samples are quantized by the kernel of `quantize` before, a launch of its own, with one scale for each sample.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def steps_and_channels(problem: Problem) -> tuple[int, int]:
     return steps, problem.in_widths[0] * problem.in_steps[0] // steps
 
 
-def specialise_window(name: str, kernel: Any, problem: Problem, tile: Tiling, **own: Any) -> Specialisation:
+def specialize_window(name: str, kernel: Any, problem: Problem, tile: Tiling, **own: Any) -> Specialisation:
     """own: further constants of the kernel."""
     g, attrs, n = geometry_of(problem), problem.attrs, problem.out_widths[0]
     steps, c = steps_and_channels(problem)
@@ -119,14 +119,14 @@ def specialise_window(name: str, kernel: Any, problem: Problem, tile: Tiling, **
     )
 
 
-def quantiser(problem: Problem) -> Callable[[Tensor], tuple[Tensor, ...]]:
+def quantizer(problem: Problem) -> Callable[[Tensor], tuple[Tensor, ...]]:
     """(q int8 as x [M, ...], scale float32 [M, 1]) of a float32 x."""
     width = problem.in_widths[0] * problem.in_steps[0]
     made = Stage("quantize", "samples", (Value("x", width),), (Value("q", width, "int8"), Value("scale", 1)))
-    quantise = triton_quantize.prepare(made, Problem.of(made, problem.rows, problem.device))
+    quantize = triton_quantize.prepare(made, Problem.of(made, problem.rows, problem.device))
 
     def call(x: Tensor) -> tuple[Tensor, ...]:
-        q, scale = quantise(x.view(x.shape[0], width))
+        q, scale = quantize(x.view(x.shape[0], width))
         return q.view(x.shape), scale
 
     return call
@@ -143,7 +143,7 @@ def launcher(stage: Stage, problem: Problem, spec: Specialisation, pack: Callabl
     table = Geometry.of(stage).index("conv").to(torch.int32).to(device)  # checks in_steps where it is not read, too
     packed, multiplier, offset = (t.contiguous().to(device) for t in (pack(weight), low["multiplier"], low["offset"]))
     dtype = getattr(torch, stage.outputs[0].dtype)
-    quantise = quantiser(problem) if is_dynamic(problem) else None
+    quantize = quantizer(problem) if is_dynamic(problem) else None
 
     def call(*inputs: Tensor) -> tuple[Tensor]:
         _check(stage, inputs)
@@ -151,8 +151,8 @@ def launcher(stage: Stage, problem: Problem, spec: Specialisation, pack: Callabl
         y = torch.empty((samples, *stage.outputs[0].shape), dtype=dtype, device=x.device)
         if y.numel():
             given: dict[str, Any] = {}
-            if quantise is not None:
-                x, given["scale_ptr"] = quantise(x)
+            if quantize is not None:
+                x, given["scale_ptr"] = quantize(x)
             if "other_ptr" in spec.signature:
                 given["other_ptr"] = inputs[1]
             if "table_ptr" in spec.signature:

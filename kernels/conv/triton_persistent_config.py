@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.registry import operator
-from rtaccel.core.stage import Quant, Stage, Value
+from rtaccel.core.stage import QParams, Stage, Value
 from rtaccel.formats.int8 import inverse_scale
 from rtaccel.kernels._gpu.triton_spec import power_of_two
 from rtaccel.kernels.conv import contract
@@ -58,8 +58,8 @@ class Operation:
 
 
 @dataclass(frozen=True)
-class Form:
-    """inputs: K, numbers of a moment."""
+class KernelConfig:
+    """inputs: K, numbers of a time step."""
 
     inputs: int
     operations: tuple[Operation, ...]
@@ -113,11 +113,13 @@ class Form:
 
     @property
     def memory(self) -> int:
-        """For how many further moments x is felt: the longest way through the rings."""
-        felt = [0]
+        """For how many further time steps x reaches: the longest way through the rings."""
+        receptive_field = [0]
         for o in self.operations:
-            felt.append(o.reach + max(felt[o.source], felt[o.other] if o.other >= 0 else 0))
-        return felt[-1]
+            receptive_field.append(
+                o.reach + max(receptive_field[o.source], receptive_field[o.other] if o.other >= 0 else 0)
+            )
+        return receptive_field[-1]
 
     def tile_registers(self, warps: int) -> list[tuple[int, int]]:
         """(taps, registers of a thread for each) of the operations, (0, 0) for what is no layer; a tile takes one at least."""
@@ -176,7 +178,7 @@ def padded(width: int) -> int:
     return power_of_two(width, 16, 1 << 20)
 
 
-def form_of(stages: Sequence[Stage]) -> Form | str:
+def select_config(stages: Sequence[Stage]) -> KernelConfig | str:
     """The form of a stream's stages, from x to the one value that nothing reads; or why there is none, after "a network that"."""
     names = {stages[0].inputs[0].name: 0}
     operations: list[Operation] = []
@@ -195,17 +197,17 @@ def form_of(stages: Sequence[Stage]) -> Form | str:
             sources[0] = len(operations)
         operations.append(_operation(stage, sources))
         names[stage.outputs[0].name] = len(operations)
-    form = Form(stages[0].inputs[0].width, tuple(operations))
+    config = KernelConfig(stages[0].inputs[0].width, tuple(operations))
     read = {o.source for o in operations} | {o.other for o in operations}
     if operations[-1].int8 or set(range(len(operations))) - read:
         return "gives one float32 value"
-    if form.inputs + 1 > MAX_MESSAGE or form.widths[-1] > MAX_MESSAGE:
+    if config.inputs + 1 > MAX_MESSAGE or config.widths[-1] > MAX_MESSAGE:
         return f"has at most {MAX_MESSAGE - 1} inputs and {MAX_MESSAGE} outputs"
-    largest = max(each for _, each in form.tile_registers(form.num_warps))
-    if not form.whole and largest > LARGEST_TILE:
-        threads = 32 * form.num_warps
+    largest = max(each for _, each in config.tile_registers(config.num_warps))
+    if not config.whole and largest > LARGEST_TILE:
+        threads = 32 * config.num_warps
         return f"has at most {LARGEST_TILE} words of a tap in each of {threads} threads, when padded, not {largest}"
-    return form
+    return config
 
 
 def _taken(stage: Stage) -> str | None:
@@ -217,7 +219,7 @@ def _taken(stage: Stage) -> str | None:
             return "is W8A8 throughout"
         if stage.op == "conv":
             if not contract.is_stream(stage):
-                return "has convolutions over moments alone"
+                return "has convolutions over time steps alone"
             return None if contract.input_quant(stage) is not None else "has static scales"
         return None if len(stage.inputs) == 1 and stage.inputs[0].quant is not None else "has static scales"
     if stage.op == "pointwise":
@@ -227,7 +229,7 @@ def _taken(stage: Stage) -> str | None:
     return "consists of convolutions, linear layers, activations and sums"
 
 
-def _rounded(source: int, width: int, quant: Quant) -> Operation:
+def _rounded(source: int, width: int, quant: QParams) -> Operation:
     return Operation("quantize", source, width, True, inverse=inverse_scale(quant), zero_point=quant.zero_point)
 
 
@@ -260,14 +262,14 @@ class Operands:
     """A network's numbers as the kernel reads them, and its rings, on the device."""
 
     words: Tensor
-    numbers: Tensor
+    params: Tensor
     sums: Tensor
     rings: Tensor
 
     @classmethod
-    def of(cls, form: Form, device: str) -> Operands:
-        words, numbers, sums = [], [], []
-        for o, n, c in zip(form.operations, form.padded_outputs, form.padded_inputs):
+    def of(cls, config: KernelConfig, device: str) -> Operands:
+        words, params, sums = [], [], []
+        for o, n, c in zip(config.operations, config.padded_outputs, config.padded_inputs):
             if o.kind == "layer":
                 given = between_all(o.low["weight"].cpu().reshape(o.width, -1, o.taps), o.inputs)
                 weight = torch.zeros((o.taps, n, c), dtype=torch.int8)
@@ -278,10 +280,10 @@ class Operands:
                 zeros = torch.tensor([zero_point] * 4, dtype=torch.int8).view(torch.int32)
                 sums += [compensation[-1], compensation[:-1].sum(0, dtype=torch.int32), zeros, zeros.new_zeros(3)]
                 for name in ("multiplier", "offset"):
-                    numbers.append(torch.nn.functional.pad(o.low[name].cpu().float(), (0, n - o.width)))
-            numbers.append(torch.tensor([o.parameter, o.inverse, float(o.zero_point), 0.0]))
-        rings = torch.zeros(max(form.rings[-1], 1), dtype=torch.int32)
-        return cls(*(t.contiguous().to(device) for t in (torch.cat(words), torch.cat(numbers), torch.cat(sums), rings)))
+                    params.append(torch.nn.functional.pad(o.low[name].cpu().float(), (0, n - o.width)))
+            params.append(torch.tensor([o.parameter, o.inverse, float(o.zero_point), 0.0]))
+        rings = torch.zeros(max(config.rings[-1], 1), dtype=torch.int32)
+        return cls(*(t.contiguous().to(device) for t in (torch.cat(words), torch.cat(params), torch.cat(sums), rings)))
 
 
 def between_all(weight: Tensor, inputs: int) -> Tensor:
@@ -299,7 +301,7 @@ def between_all(weight: Tensor, inputs: int) -> Tensor:
 def example(widths: tuple[int, ...], taps: int, outputs: int, residual: bool = True) -> tuple[Stage, ...]:
     """A stream for the checks: convolutions of dilation 1, 2, 4, ... with relu, residuals where widths allow, a linear head."""
     g = torch.Generator().manual_seed(sum(widths))
-    quants = [Quant(0.03 + 0.001 * i, 3 * i - 20) for i in range(len(widths))]
+    quants = [QParams(0.03 + 0.001 * i, 3 * i - 20) for i in range(len(widths))]
     stages: list[Stage] = []
     x = Value("x", widths[0])
     q = Value("q0", widths[0], "int8", quants[0])

@@ -13,9 +13,10 @@ from rtaccel.backends import require
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Problem
 from rtaccel.kernels._persistent import triton_mailbox
-from rtaccel.kernels.mlp import contract, triton_cut
-from rtaccel.kernels.mlp.triton_cut_form import THREADS, Cut, cut_of
-from rtaccel.kernels.mlp.triton_form import Operands
+from rtaccel.kernels.mlp import contract
+from rtaccel.kernels.mlp import triton_partition as triton_partition
+from rtaccel.kernels.mlp.triton_config import Operands
+from rtaccel.kernels.mlp.triton_partition_config import THREADS, Partition, partition_of
 from tests.triton_checks.support.sides import DEVICE, INTERPRET, Side
 
 require("triton")
@@ -44,13 +45,13 @@ def test_parts_of_every_layer(
     if INTERPRET:
         from tests.triton_checks.support import side_by_side
 
-        monkeypatch.setattr(triton_cut, "bind", side_by_side.bind)
+        monkeypatch.setattr(triton_partition, "bind", side_by_side.bind)
     allocate = torch.empty
     monkeypatch.setattr(
         torch, "empty", lambda *a, **k: allocate(*a, **k).fill_(float("nan") if "dtype" not in k else 85)
     )
     stage = contract.make_stage(widths, activations, 0.1, seed=int(torch.randint(1 << 30, ())), group_size=group)
-    call = triton_cut.prepared(stage, Problem.of(stage, 1, DEVICE), Cut(widths, group, programs))
+    call = triton_partition.prepared(stage, Problem.of(stage, 1, DEVICE), Partition(widths, group, programs))
     for rows in (1, 3):
         x = torch.randn(rows, widths[0]) * 2
         if rows == 3:
@@ -62,8 +63,8 @@ def test_parts_of_every_layer(
 @pytest.mark.parametrize("group", [0, 16])
 def test_a_network_that_stays_cut(group: int, side: Callable[..., Side]) -> None:
     widths = (9, 24, 17)
-    stage, cut = contract.make_stage(widths, ("relu", "none"), group_size=group), Cut(widths, group, 2)
-    ops, spec = Operands.of(stage, cut, DEVICE), triton_cut.specialise_resident(stage.attrs, cut)
+    stage, cut = contract.make_stage(widths, ("relu", "none"), group_size=group), Partition(widths, group, 2)
+    ops, spec = Operands.of(stage, cut, DEVICE), triton_partition.specialize_persistent(stage.attrs, cut)
     exchange = torch.zeros(cut.exchange_words, dtype=torch.int64, device=DEVICE)
     made = side(9, 17)
     made.start(spec, {"exchange_ptr": exchange, **ops.arguments(), "idle_looks": 0}, programs=2)
@@ -84,18 +85,18 @@ def test_how_a_chain_is_cut() -> None:
         ((20, 512, 512, 5), 32, 2),
         ((512, 1024, 1024, 512), 32, 11),
     ):
-        cut = cut_of({"widths": widths, "group_size": group}, 132)
-        assert isinstance(cut, Cut)
+        cut = partition_of({"widths": widths, "group_size": group}, 132)
+        assert isinstance(cut, Partition)
         assert cut.programs == programs and sum(cut.held_words(THREADS)) <= 112 * 256
         assert all(programs * sum(rows) >= n for rows, n in zip(cut.rows, widths[1:]))
         assert all(sum(columns) >= k for columns, k in zip(cut.columns, widths))
         assert cut.slot >= max(programs * sum(rows) // 4 for rows in cut.rows)
-    assert "1024" in str(cut_of({"widths": (20, 1030, 5)}))
-    assert "groups of 16, 32, 64, 128, not 48" in str(cut_of({"widths": (20, 512, 512, 5), "group_size": 48}))
-    assert "at most 2 programs" in str(cut_of({"widths": (256, 384, 384, 128)}, 2))
+    assert "1024" in str(partition_of({"widths": (20, 1030, 5)}))
+    assert "groups of 16, 32, 64, 128, not 48" in str(partition_of({"widths": (20, 512, 512, 5), "group_size": 48}))
+    assert "at most 2 programs" in str(partition_of({"widths": (256, 384, 384, 128)}, 2))
 
 
 def test_what_is_not_taken() -> None:
     problem = Problem.of(contract.make_stage((20, 33, 7), ("relu", "none")), 1)
-    assert "one after another" in str(triton_cut.supports(problem))
-    assert "one after another" in str(triton_cut.supports(replace(problem, rows=2)))
+    assert "one after another" in str(triton_partition.supports(problem))
+    assert "one after another" in str(triton_partition.supports(replace(problem, rows=2)))
