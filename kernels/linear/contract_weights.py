@@ -42,7 +42,7 @@ FIXED_STEPS = 65_278
 """Half steps of the 16-bit form over max |x|: 2 * (127 * 256 + 127)."""
 
 
-def form(stage: Stage) -> str | None:
+def storage_format(stage: Stage) -> str | None:
     """The scheme's name; None for the two forms of contract.py itself."""
     dtype, x = stage.tensors["weight"].dtype, stage.inputs[0].dtype
     if dtype == torch.bfloat16:
@@ -54,7 +54,7 @@ def form(stage: Stage) -> str | None:
 
 def lower(stage: Stage, common: Mapping[str, Any]) -> Mapping[str, Any]:
     """The numbers that backends share. Of uint8 weights: weight, group_scale, group_size, multiplier, offset."""
-    kind, weight = form(stage), stage.tensors["weight"]
+    kind, weight = storage_format(stage), stage.tensors["weight"]
     bias = stage.tensors.get("bias")
     offset = torch.zeros(weight.shape[0], dtype=torch.float32, device=weight.device) if bias is None else bias
     if kind == "bfloat16":
