@@ -30,10 +30,13 @@ from torch import Tensor
 
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
+from rtaccel.core.row_traits import ROW_BY_ROW, STREAMS_ROWS
 from rtaccel.core.stage import Problem, Quant, Stage, Value
+from rtaccel.core.stage_traits import Int8Flow
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
-from rtaccel.kernels.linear import contract_weights
+from rtaccel.kernels.linear import contract_weights, convert
+from rtaccel.kernels.linear.fusion import LinearFusion
 
 MAX_K = 65_536
 """|acc| <= K * 255 * 127 stays below 2^31 up to K = 66,311; the bound is the next lower power of two."""
@@ -210,5 +213,13 @@ OPERATOR = register_operator(
         tolerance=tolerance,
         cost=cost,
         lower=lower,
+        make_stage=make_stage,
+        weights=convert.WEIGHTS,
+        int8=Int8Flow(reads_rows=True),
+        folding=convert.FOLDING,
+        rows_needed=ROW_BY_ROW,
+        streaming=STREAMS_ROWS,
+        sparse=convert.LinearSparse(),
+        fusion=LinearFusion(),
     )
 )

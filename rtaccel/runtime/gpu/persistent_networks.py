@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.core.registry import operator
 from rtaccel.core.stage import Stage
+from rtaccel.core.traits import Persistent
 from rtaccel.plan.explain import Line
 from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
 from rtaccel.runtime.gpu.persistent_stacks import stack_network
@@ -155,14 +157,15 @@ def network_of(stages: Sequence[Stage], streamed: bool) -> Network:
     from rtaccel.kernels.mlp import triton_cut_form, triton_resident
 
     what = ", ".join(f"{s.name} ({s.op})" for s in stages)
-    if streamed and any(s.op == "conv" for s in stages):
+    kinds = [operator(s.op).persistent for s in stages]
+    if streamed and Persistent.STREAM in kinds:
         form = triton_resident_form.form_of(stages)
         if isinstance(form, str):
             raise UnsupportedProblem(
                 "persistent", what, f"a network that {form}", "Pass calibration=, or stream on the CPU."
             )
         return ResidentConvolutions(tuple(stages), form)
-    if [s.op for s in stages] == ["mlp"]:
+    if kinds == [Persistent.CHAIN]:
         reason, widths = triton_resident.unsupported(stages[0].attrs), stages[0].attrs["widths"]
         if reason is None:
             return ResidentChain(stages[0])
@@ -171,7 +174,7 @@ def network_of(stages: Sequence[Stage], streamed: bool) -> Network:
             expected = f"a smaller network: one program {reason}; several: each {cut}"
             raise UnsupportedProblem("persistent", f"mlp {widths}", expected, STEP)
         return ResidentCut(stages[0], cut)
-    if not stages or stages[0].op not in ("lstm", "gru"):
+    if kinds[:1] != [Persistent.STACK]:
         raise UnsupportedProblem(
             "persistent", what, "a chain of W8A8 or of W4A8 linear layers with static scales, of one input and output, or a "
             "stream of LSTM or GRU with a linear head, or of causal convolutions", STEP,

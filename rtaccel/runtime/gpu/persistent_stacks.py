@@ -41,7 +41,7 @@ class _Stack:
     def lowered(self) -> tuple[Any, Any]:
         """The folded numbers of the stack, and of its head or None."""
         stack, head = self.stages[0], self.head
-        return operator(stack.op).lower(stack), None if head is None else operator("linear").lower(head)
+        return operator(stack.op).lower(stack), None if head is None else operator(head.op).lower(head)
 
     def where(self) -> str:
         """What a program has of each layer, and where its weights are."""
@@ -97,7 +97,9 @@ class CudaStack(_Stack):
 
     def __init__(self, stages: Sequence[Stage], form: Any, why: tuple[str, ...]) -> None:
         super().__init__(stages, form, why)
-        self.states = form.geometry.layers * form.geometry.hidden * (2 if form.gates == 4 else 1)
+        recurrence = operator(self.stages[0].op).recurrence
+        assert recurrence is not None
+        self.states = form.geometry.layers * form.geometry.hidden * len(recurrence.states)
 
     def prepared(self, device: str) -> PersistentLaunch:
         from rtaccel.kernels._gpu.cuda_launch import bind
@@ -171,12 +173,18 @@ def _triton(stages: Sequence[Stage]) -> tuple[TritonStack | None, str]:
     reason = reason or triton_persistent.unsupported(stack, following[0] if following else None)
     if reason is not None:
         return None, reason
-    form = triton_config.form_of(problem, 4 if stack.op == "lstm" else 3)
+    form = triton_config.form_of(problem, _gates(stack))
     if isinstance(form, str):
         return None, form
     layers = form.geometry.layers
     again = "" if form.resident == layers else f"keeps {form.resident} of {layers} layers in registers"
     return TritonStack(stages, form, ()), again
+
+
+def _gates(stack: Stage) -> int:
+    recurrence = operator(stack.op).recurrence
+    assert recurrence is not None
+    return recurrence.gates
 
 
 def _cuda(stages: Sequence[Stage], instead: str) -> tuple[CudaStack | None, str]:
@@ -188,7 +196,7 @@ def _cuda(stages: Sequence[Stage], instead: str) -> tuple[CudaStack | None, str]
     if reason is not None:
         return None, reason
     form = cuda_config.form_of(
-        Geometry.of(stack.attrs), stack.inputs[0].width, 4 if stack.op == "lstm" else 3, cuda_config.group_of(stack),
+        Geometry.of(stack.attrs), stack.inputs[0].width, _gates(stack), cuda_config.group_of(stack),
         cuda_config.head_of(head), cuda_config.card(),
     )  # fmt: skip
     if form is None:
