@@ -15,7 +15,7 @@ from rtaccel.core.traits import Folding, Node, Weights
 from rtaccel.kernels._common.geometry import Geometry
 from rtaccel.kernels.linear.convert import only_weight, scale_outputs
 
-WEIGHTS = Weights(matrices=only_weight, schemes=("float32", "w8a8"))
+WEIGHTS = Weights(matrices=only_weight, schemes=("float32", "w8a8"), inside="dynamic")
 
 FOLDING = Folding(residual=True, after=scale_outputs)
 """A scale and shift of the input does not fold: padding is zero after them."""

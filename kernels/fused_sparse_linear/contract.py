@@ -101,6 +101,6 @@ OPERATOR = register_operator(
         lower=lower,
         packed_bytes=lambda stage: sparse.packed_bytes(inner(stage)),
         make_stage=make_stage,
-        weights=Weights(only_weight),
+        weights=Weights(only_weight, inside="dynamic"),
     )
 )

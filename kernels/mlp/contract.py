@@ -228,7 +228,7 @@ OPERATOR = register_operator(
         cost=cost,
         lower=lower,
         make_stage=make_stage,
-        weights=Weights(_weights),
+        weights=Weights(_weights, inside="static"),
         persistent=Persistent.CHAIN,
     )
 )

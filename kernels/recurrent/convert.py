@@ -24,7 +24,7 @@ def _of_input(tensors: Mapping[str, Tensor]) -> Sequence[str]:
     return [name for name in _matrices(tensors) if name.startswith("weight_ih_l0")]
 
 
-WEIGHTS = Weights(matrices=_matrices, of_input=_of_input, schemes=("float32", "w8a8", "w4a8"))
+WEIGHTS = Weights(matrices=_matrices, of_input=_of_input, schemes=("float32", "w8a8", "w4a8"), inside="dynamic")
 
 
 class RecurrentSparse(Sparse):

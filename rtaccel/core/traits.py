@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,12 +50,15 @@ class Weights:
     of_input: those whose columns are the columns of the operator's first input, one for one.
     schemes: names of the schemes that there are kernels for; None for every scheme. () where a node of the graph never has the
         operator.
+    inside: how a float32 input becomes int8 beside int8 or int4 weights, where its attributes do not say so; None where it is
+        multiplied as it is.
     computed_by: the operator that computes the node, given the attributes that a scheme adds; None for the operator itself.
     """
 
     matrices: Callable[[Mapping[str, Tensor]], Sequence[str]]
     of_input: Callable[[Mapping[str, Tensor]], Sequence[str]] = no_names
     schemes: tuple[str, ...] | None = ()
+    inside: Literal["static", "dynamic"] | None = None
     computed_by: Callable[[Mapping[str, Any]], str | None] = lambda attrs: None
 
 
