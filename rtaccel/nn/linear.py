@@ -121,7 +121,7 @@ class QuantLinear(Stored):
         self.out_features, self.in_features = numbers.size.n, numbers.size.k
         if isinstance(scheme, Int8Activation):
             static = getattr(numbers, "input_scale", None) is not None
-            scheme = replace(scheme, activation="static" if static else "dynamic")
+            scheme = replace(scheme, activation="static" if static else "dynamic")  # type: ignore[call-arg]
         self.scheme = scheme
         self._original: nn.Linear | None = None
         self._swapped = False
