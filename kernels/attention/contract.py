@@ -30,7 +30,7 @@ from torch import Tensor
 from rtaccel.core.errors import FormatError, ShapeError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Quant, Stage, Value
-from rtaccel.core.stage_traits import Int8Flow, any_is_static
+from rtaccel.core.stage_traits import Int8Flow
 from rtaccel.formats.int8 import inverse_scale
 from rtaccel.kernels.quantize import contract as quantize
 
@@ -260,6 +260,6 @@ OPERATOR = register_operator(
         lower=lower,
         by_row=False,
         make_stage=make_stage,
-        int8=Int8Flow(writes=True, marks=any_is_static),
+        int8=Int8Flow(writes=True),
     )
 )  # fmt: skip

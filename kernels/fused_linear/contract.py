@@ -29,7 +29,6 @@ from torch import Tensor
 from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Quant, Stage, Value
-from rtaccel.core.stage_traits import Int8Flow, first_is_static
 from rtaccel.core.traits import Weights
 from rtaccel.formats import fp8, int8
 from rtaccel.formats.int8 import inverse_scale, to_int8
@@ -199,7 +198,6 @@ OPERATOR = register_operator(
         lower=lower,
         make_stage=make_stage,
         weights=Weights(only_weight),
-        int8=Int8Flow(marks=first_is_static),
         fusion=ResidualFusion(),
     )
 )

@@ -32,7 +32,7 @@ from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.row_traits import ROW_BY_ROW, STREAMS_ROWS
 from rtaccel.core.stage import Problem, Quant, Stage, Value
-from rtaccel.core.stage_traits import Int8Flow, any_is_static
+from rtaccel.core.stage_traits import Int8Flow
 from rtaccel.core.traits import Folding
 from rtaccel.formats.int8 import inverse_scale
 from rtaccel.kernels._common import activations
@@ -195,7 +195,7 @@ OPERATOR = register_operator(
         cost=cost,
         lower=lower,
         make_stage=make_stage,
-        int8=Int8Flow(beside=True, marks=any_is_static),
+        int8=Int8Flow(beside=True),
         folding=Folding(activation=False, sum_before=True),
         rows_needed=ROW_BY_ROW,
         streaming=STREAMS_ROWS,

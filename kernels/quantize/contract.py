@@ -21,7 +21,6 @@ from torch import Tensor
 
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Quant, Stage, Value
-from rtaccel.core.stage_traits import Int8Flow
 from rtaccel.core.traits import Role
 from rtaccel.formats.int8 import TINY as TINY
 from rtaccel.formats.int8 import dynamic as dynamic
@@ -93,6 +92,5 @@ OPERATOR = register_operator(
         make_stage=stage_of_numbers,
         make_int8=make_int8,
         role=Role.QUANTIZE,
-        int8=Int8Flow(marks=lambda stage: len(stage.outputs) == 1),
     )
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rtaccel.core.row_traits import Narrowing, RowsNeeded, Streaming, StreamWalk, TimeSpan, not_streamable
 from rtaccel.core.stage import Stage
-from rtaccel.core.stage_traits import Fusion, Int8Flow, Sparse, first_is_static
+from rtaccel.core.stage_traits import Fusion, Int8Flow, Sparse
 from rtaccel.core.traits import Node, Persistent, Recurrence, Weights
 from rtaccel.kernels.recurrent.hidden_range import HiddenObserver
 
@@ -102,7 +102,7 @@ def traits(recurrence: Recurrence) -> Traits:
     return Traits(
         by_row=False,
         weights=WEIGHTS,
-        int8=Int8Flow(marks=first_is_static, state_observer=observer),
+        int8=Int8Flow(state_observer=observer),
         rows_needed=ROWS,
         streaming=_streaming(recurrence),
         recurrence=recurrence,

@@ -13,23 +13,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def never(stage: Stage) -> bool:
-    return False
-
-
-def first_is_static(stage: Stage) -> bool:
-    """For `Int8Flow.marks`: its first output is int8 with a static scale."""
-    return stage.outputs[0].quant is not None
-
-
 def any_is_static(stage: Stage) -> bool:
     """For `Int8Flow.marks`: one of its outputs is int8 with a static scale."""
     return any(value.quant is not None for value in stage.outputs)
 
 
 def static_inside(stage: Stage) -> bool:
-    """For `Int8Flow.marks`: it quantizes its input itself with a static scale, or writes one."""
-    return "x_scale" in stage.attrs or first_is_static(stage)
+    """For `Int8Flow.marks`: it quantizes its input itself with a static scale, or its first output; a ring is no result."""
+    return "x_scale" in stage.attrs or stage.outputs[0].quant is not None
 
 
 @dataclass(frozen=True)
@@ -41,15 +32,15 @@ class Int8Flow:
     writes: its kernels can write the first output as int8 with a static scale, whatever its weights are.
     beside: they give the first output as float32, as int8 or as both; attrs["gives"] names them ("y", "q", "row_scale", and
         "sum" for a second output).
-    marks: whether float32 inputs of a stage become int8 with a static scale: int8 cannot hold a NaN, so the plan marks the
-        sample.
+    marks: whether float32 inputs of a stage, if it has any, become int8 with a static scale: int8 cannot hold a NaN, so the
+        plan marks the sample.
     state_observer: (name of the layer, whether its states come with every call) -> what finds the range of an int8 state.
     """
 
     reads_rows: bool = False
     writes: bool = False
     beside: bool = False
-    marks: Callable[[Stage], bool] = never
+    marks: Callable[[Stage], bool] = any_is_static
     state_observer: Callable[[str, bool], StateObserver] | None = None
 
 
