@@ -154,12 +154,13 @@ def operators() -> dict[str, Operator]:
 
 
 def operator(name: str) -> Operator:
-    found = operators()
-    if name not in found:
+    _load("contract")
+    found = _operators.get(name)
+    if found is None:
         raise UnsupportedProblem(
-            "operator", repr(name), "one of " + ", ".join(sorted(found)), "See docs/reference/kernels.md."
+            "operator", repr(name), "one of " + ", ".join(sorted(_operators)), "See docs/reference/kernels.md."
         )
-    return found[name]
+    return found
 
 
 def with_role(role: Role) -> Operator:
