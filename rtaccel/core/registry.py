@@ -154,8 +154,7 @@ def operators() -> dict[str, Operator]:
 
 
 def operator(name: str) -> Operator:
-    _load("contract")
-    found = _operators.get(name)
+    found = _operators.get(name) or operators().get(name)
     if found is None:
         raise UnsupportedProblem(
             "operator", repr(name), "one of " + ", ".join(sorted(_operators)), "See docs/reference/kernels.md."

@@ -86,7 +86,7 @@ class OpNode:
     @property
     def affine_only(self) -> bool:
         """A scale and shift per column and nothing else: it can fold into a neighbour."""
-        return self.affine is not None and len(self.reads) == 1 and self.activation == "none"
+        return len(self.reads) == 1 and self.activation == "none" and self.affine is not None
 
     @property
     def adds(self) -> bool:

@@ -47,8 +47,10 @@ def _fold_one(op_nodes: list[OpNode], kept: set[str]) -> bool:
 
 def _merge(source: OpNode, op_node: OpNode, index: int) -> bool:
     """Folds the elementwise `node` into `source`, which gives its input `index`; False where they do not merge."""
+    if op_node.operator.elementwise is None or source.activation != "none":
+        return False
     folding, affine = source.operator.folding, op_node.affine
-    if op_node.operator.elementwise is None or folding is None or not folding.activation or source.activation != "none":
+    if folding is None or not folding.activation:
         return False
     if len(op_node.reads) == 2:
         # A residual. The sum has one rounding more than the layer's own, in either order.
