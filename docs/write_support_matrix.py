@@ -14,9 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from rtaccel.convert.quantization.scheme_rules import SCHEMES, available
-from rtaccel.core.registry import Impl, Operator, impls, operators
-from rtaccel.core.scheme import W4A8, W4A16, W8A8, W8A16, BFloat16, Float8, Float32, Scheme
+from rtaccel.convert.quantization.scheme_rules import available, takes_schemes
+from rtaccel.core.registry import Impl, Operator, impls, operator, operators
+from rtaccel.core.scheme import scheme_names
 from rtaccel.core.stage import Problem, Stage
 
 PAGE = Path(__file__).parent / "reference" / "support-matrix.md"
@@ -26,15 +26,9 @@ BACKENDS = {"cpu": "CPU", "triton": "Triton", "numba_cuda": "Numba CUDA"}
 ROWS = (1, 4, 16, 128)
 """Batch sizes that kernels are asked for: some take few rows alone, some many alone."""
 
-WEIGHTED = ("linear", "fused_linear", "sparse_linear", "fused_sparse_linear", "mlp", "lstm", "gru", "conv")
 COLUMNS = (
     "float32", "bfloat16", "W8A16", "W4A16", "W8A8 static", "W8A8 dynamic", "W4A8 static", "W4A8 dynamic", "float8",
 )  # fmt: skip
-ASKED: tuple[Scheme, ...] = (Float32(), BFloat16(), W8A16(), W4A16(), W8A8(), W4A8(), Float8())
-
-FIRST_WEIGHT = ("weight", "weight_ih_l0", "weight_0")
-"""The tensor whose dtype says how the weights of a stage are stored."""
-
 Found = dict[str, dict[str, set[str]]]
 """Column -> backend -> kernels, instruction sets left out."""
 
@@ -58,21 +52,19 @@ alone.
 
 def scheme_of(stage: Stage) -> str:
     """The column of a stage with weights."""
-    weights = [t for name, t in stage.tensors.items() if name in FIRST_WEIGHT]
-    dtype = str(weights[0].dtype).removeprefix("torch.")
+    weights = operator(stage.op).weights
+    assert weights is not None
+    first = weights.matrices(stage.tensors)[0]
+    dtype = str(stage.tensors[first].dtype).removeprefix("torch.")
     if dtype.startswith("float8"):
         return "float8"
     if dtype in ("float32", "bfloat16"):
         return dtype
     x, attrs = stage.inputs[0], stage.attrs
     bits = "W4" if dtype == "uint8" else "W8"
-    if x.quant is not None or "x_scale" in attrs or stage.op == "mlp":
+    if x.quant is not None or "x_scale" in attrs or weights.inside == "static":
         return f"{bits}A8 static"  # of float32 inputs, the kernel makes them int8 itself
-    rows = (
-        x.dtype == "int8"
-        or attrs.get("quantize") == "int8"
-        or stage.op in ("fused_sparse_linear", "lstm", "gru", "conv")
-    )
+    rows = x.dtype == "int8" or attrs.get("quantize") == "int8" or weights.inside == "dynamic"
     return f"{bits}A8 dynamic" if rows else f"{bits}A16"
 
 
@@ -87,26 +79,26 @@ def family(name: str) -> str:
     return next((name.removesuffix(f"_{s}") for s in sets if name.endswith(f"_{s}")), name)
 
 
-def takes(impl: Impl, operator: Operator, stage: Stage) -> bool:
+def takes(impl: Impl, contract: Operator, stage: Stage) -> bool:
     device = "cpu" if impl.backend == "cpu" else "cuda"
-    shown = stage.matrices() if operator.by_row else stage
+    shown = stage.matrices() if contract.by_row else stage
     return any(impl.supports(Problem.of(shown, rows, device)) is None for rows in ROWS)
 
 
-def survey(operator: Operator, kernels: Iterable[Impl]) -> Found:
+def survey(contract: Operator, kernels: Iterable[Impl]) -> Found:
     found: Found = {}
-    column = scheme_of if operator.name in WEIGHTED else values_of
+    column = values_of if contract.weights is None else scheme_of
     cases: dict[str, list[Stage]] = {}
-    for case in operator.cases():
+    for case in contract.cases():
         cases.setdefault(column(case.stage), []).append(case.stage)
-    mine = [i for i in kernels if i.op == operator.name]
+    mine = [i for i in kernels if i.op == contract.name]
     portable = {i.name for i in mine if i.name.endswith("_portable")}
     for name, stages in cases.items():
         by: dict[str, set[str]] = {}
         for impl in mine:
             if impl.backend == "cpu" and portable and impl.name not in portable:
                 continue  # the portable one answers for its family, whatever this CPU has
-            if any(takes(impl, operator, stage) for stage in stages):
+            if any(takes(impl, contract, stage) for stage in stages):
                 by.setdefault(impl.backend, set()).add(family(impl.name))
         found[name] = by
     return found
@@ -126,10 +118,11 @@ def matrix(surveys: Mapping[str, Found], names: Iterable[str], columns: Iterable
 
 def chosen() -> list[str]:
     """What `rt.compile` takes for each scheme that is asked for."""
-    lines = [f"| asked for | {' | '.join(f'`{op}`' for op in SCHEMES)} |", "|---" * (len(SCHEMES) + 1) + "|"]
-    for scheme in ASKED:
-        used = (available(op, "", scheme, []) for op in SCHEMES)
-        lines.append(f"| `{scheme.name}` | {' | '.join(s.name for s in used)} |")
+    layers = sorted(name for name, contract in operators().items() if takes_schemes(contract))
+    lines = [f"| asked for | {' | '.join(f'`{op}`' for op in layers)} |", "|---" * (len(layers) + 1) + "|"]
+    for name, scheme in sorted(scheme_names().items()):
+        used = (available(op, "", scheme(), []) for op in layers)
+        lines.append(f"| `{name}` | {' | '.join(s.name for s in used)} |")
     return lines
 
 
@@ -145,12 +138,12 @@ def kernels_of(surveys: Mapping[str, Found]) -> list[str]:
 def render() -> str:
     found = operators()
     kernels = [impl for backend in BACKENDS for impl in impls(backend)]
-    order = [*WEIGHTED, *sorted(set(found) - set(WEIGHTED))]
-    surveys = {name: survey(found[name], kernels) for name in order}
-    plain = order[len(WEIGHTED) :]
+    weighted = sorted(name for name, contract in found.items() if contract.weights is not None)
+    plain = sorted(set(found) - {*weighted})
+    surveys = {name: survey(found[name], kernels) for name in (*weighted, *plain)}
     values = sorted({column for name in plain for column in surveys[name]})
     parts = [
-        HEAD.rstrip(), "## Operators with weights", "\n".join(matrix(surveys, WEIGHTED, COLUMNS)),
+        HEAD.rstrip(), "## Operators with weights", "\n".join(matrix(surveys, weighted, COLUMNS)),
         "## Operators without weights", "\n".join(matrix(surveys, plain, values)),
         "## The scheme that rt.compile uses",
         "A layer without a kernel for a scheme takes the nearest one, and a note of `explain()` says so.",

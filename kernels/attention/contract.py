@@ -30,6 +30,7 @@ from torch import Tensor
 from rtaccel.core.errors import FormatError, ShapeError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, QParams, Stage, Value
+from rtaccel.core.stage_traits import Int8Flow
 from rtaccel.formats.int8 import inverse_scale
 from rtaccel.kernels.quantize import contract as quantize
 
@@ -257,7 +258,8 @@ OPERATOR = register_operator(
         tolerance=tolerance,
         cost=cost,
         lower=lower,
-        writes_int8=True,
         by_row=False,
+        make_stage=make_stage,
+        int8=Int8Flow(writes=True),
     )
 )  # fmt: skip

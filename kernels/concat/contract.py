@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
+from rtaccel.core.row_traits import STREAMS_ROWS
 from rtaccel.core.stage import Problem, Stage, Value
 
 
@@ -45,5 +46,6 @@ OPERATOR = register_operator(
         tolerance=lambda stage, *inputs: Tolerance(),
         cost=cost,
         lower=lower,
+        streaming=STREAMS_ROWS,
     )
 )

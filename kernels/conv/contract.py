@@ -45,9 +45,12 @@ from torch import Tensor
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.core.registry import Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, QParams, Stage
+from rtaccel.core.stage_traits import Int8Flow, static_inside
+from rtaccel.core.traits import Persistent
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
 from rtaccel.kernels._common.geometry import Geometry
+from rtaccel.kernels.conv import convert
 from rtaccel.kernels.conv.cases import cases
 from rtaccel.kernels.quantize import contract as quantize
 
@@ -324,5 +327,12 @@ OPERATOR = register_operator(
         lower=lower,
         by_row=False,
         packed_bytes=packed_bytes,
+        weights=convert.WEIGHTS,
+        int8=Int8Flow(marks=static_inside),
+        folding=convert.FOLDING,
+        rows_needed=convert.ROWS,
+        streaming=convert.STREAMING,
+        sparse=convert.ConvSparse(),
+        persistent=Persistent.STREAM,
     )
 )  # fmt: skip

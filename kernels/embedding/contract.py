@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
+from rtaccel.core.row_traits import STREAMS_ROWS
 from rtaccel.core.stage import Problem, Stage, Value
 
 
@@ -83,5 +84,7 @@ OPERATOR = register_operator(
         tolerance=lambda stage, *inputs: Tolerance(),
         cost=cost,
         lower=lower,
+        make_stage=make_stage,
+        streaming=STREAMS_ROWS,
     )
 )

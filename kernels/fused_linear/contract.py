@@ -29,11 +29,14 @@ from torch import Tensor
 from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, QParams, Stage, Value
+from rtaccel.core.traits import Weights
 from rtaccel.formats import fp8, int8
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
 from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.linear import contract_weights
+from rtaccel.kernels.linear.convert import only_weight
+from rtaccel.kernels.linear.fusion import ResidualFusion
 
 EPS = torch.finfo(torch.float32).eps
 FLOAT8_SUM = 2.0**-12
@@ -193,5 +196,8 @@ OPERATOR = register_operator(
         tolerance=tolerance,
         cost=cost,
         lower=lower,
+        make_stage=make_stage,
+        weights=Weights(only_weight),
+        fusion=ResidualFusion(),
     )
 )

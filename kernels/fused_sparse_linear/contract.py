@@ -16,7 +16,9 @@ from torch import Tensor
 
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Stage, Value
+from rtaccel.core.traits import Weights
 from rtaccel.formats import int8
+from rtaccel.kernels.linear.convert import only_weight
 from rtaccel.kernels.sparse_linear import contract as sparse
 
 
@@ -98,5 +100,7 @@ OPERATOR = register_operator(
         cost=cost,
         lower=lower,
         packed_bytes=lambda stage: sparse.packed_bytes(inner(stage)),
+        make_stage=make_stage,
+        weights=Weights(only_weight, inside="dynamic"),
     )
 )

@@ -30,10 +30,13 @@ from torch import Tensor
 
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
+from rtaccel.core.row_traits import ROW_BY_ROW, STREAMS_ROWS
 from rtaccel.core.stage import Problem, QParams, Stage, Value
+from rtaccel.core.stage_traits import Int8Flow
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
-from rtaccel.kernels.linear import contract_weights
+from rtaccel.kernels.linear import contract_weights, convert
+from rtaccel.kernels.linear.fusion import LinearFusion
 
 MAX_K = 65_536
 """|acc| <= K * 255 * 127 stays below 2^31 up to K = 66,311; the bound is the next lower power of two."""
@@ -48,7 +51,7 @@ def lower(stage: Stage) -> Mapping[str, Any]:
         "activation": stage.attrs.get("activation", "none"),
         "activation_parameter": float(stage.attrs.get("activation_parameter", 0.0)),
     }
-    if contract_weights.form(stage) is not None:
+    if contract_weights.storage_format(stage) is not None:
         return contract_weights.lower(stage, common)
     if weight.dtype == torch.float32:
         return {**common, "weight": weight, "bias": weight.new_zeros(n) if bias is None else bias}
@@ -96,7 +99,7 @@ def accumulate(x: Tensor, weight: Tensor, zero_point: int) -> Tensor:
 
 def reference(stage: Stage, x: Tensor, row_scale: Tensor | None = None) -> tuple[Tensor]:
     low = lower(stage)
-    if contract_weights.form(stage) is not None:
+    if contract_weights.storage_format(stage) is not None:
         return contract_weights.reference(stage, low, x, row_scale)
     act, parameter = low["activation"], low["activation_parameter"]
     if low["weight"].dtype == torch.float32:
@@ -112,7 +115,7 @@ def reference(stage: Stage, x: Tensor, row_scale: Tensor | None = None) -> tuple
 
 def tolerance(stage: Stage, x: Tensor, row_scale: Tensor | None = None) -> Tolerance:
     """int8: exact but for a transcendental activation. float32: the bound of a sum of K products in any order."""
-    if contract_weights.form(stage) is not None:
+    if contract_weights.storage_format(stage) is not None:
         return contract_weights.tolerance(stage, lower(stage), x, row_scale)
     act = stage.attrs.get("activation", "none")
     weight = stage.tensors["weight"]
@@ -210,5 +213,13 @@ OPERATOR = register_operator(
         tolerance=tolerance,
         cost=cost,
         lower=lower,
+        make_stage=make_stage,
+        weights=convert.WEIGHTS,
+        int8=Int8Flow(reads_rows=True),
+        folding=convert.FOLDING,
+        rows_needed=ROW_BY_ROW,
+        streaming=STREAMS_ROWS,
+        sparse=convert.LinearSparse(),
+        fusion=LinearFusion(),
     )
 )

@@ -27,7 +27,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
             return (activations.apply(act, torch.nn.functional.linear(x, low["weight"], low["bias"]), parameter),)
 
         return call_float
-    if contract_weights.form(stage) is not None:
+    if contract_weights.storage_format(stage) is not None:
         return portable_weights.prepare(stage, low)
     weight = low["weight"].double().T.contiguous()  # converted once: exact sums through the float64 matmul
     int8_out = stage.outputs[0].dtype == "int8"

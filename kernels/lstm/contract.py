@@ -21,10 +21,12 @@ from torch import Tensor
 
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.traits import Recurrence
 from rtaccel.kernels.recurrent import layout
 from rtaccel.kernels.recurrent import reference as meaning
 from rtaccel.kernels.recurrent.bound import float_tolerance
 from rtaccel.kernels.recurrent.cases import cases as cases_of
+from rtaccel.kernels.recurrent.convert import traits
 
 GATES = 4
 CELLS = (meaning.lstm_cell, meaning.quantized_lstm_cell)
@@ -64,6 +66,6 @@ OPERATOR = register_operator(
         tolerance=tolerance,
         cost=cost,
         lower=lower,
-        by_row=False,
+        **traits(Recurrence(GATES, ("h", "c"))),
     )
 )  # fmt: skip

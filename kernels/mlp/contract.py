@@ -17,6 +17,7 @@ A row of x that holds a NaN or an infinity gives NaN; others are untouched.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -27,6 +28,7 @@ from torch import Tensor
 from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, QParams, Stage, Value
+from rtaccel.core.traits import Persistent, Weights
 from rtaccel.formats import int4
 from rtaccel.formats.int8 import to_int8
 from rtaccel.kernels._common import activations
@@ -213,6 +215,10 @@ def cases() -> Iterator[Case]:
     yield case(2, (40, 17, 6), ("relu", "none"), group_size=48)
 
 
+def _weights(tensors: Mapping[str, Tensor]) -> Sequence[str]:
+    return [name for name in tensors if re.fullmatch(r"weight_\d+", name)]
+
+
 OPERATOR = register_operator(
     Operator(
         name="mlp",
@@ -222,5 +228,8 @@ OPERATOR = register_operator(
         tolerance=tolerance,
         cost=cost,
         lower=lower,
+        make_stage=make_stage,
+        weights=Weights(_weights, inside="static"),
+        persistent=Persistent.CHAIN,
     )
 )

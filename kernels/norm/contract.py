@@ -30,7 +30,10 @@ from torch import Tensor
 
 from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
+from rtaccel.core.row_traits import ROW_BY_ROW, STREAMS_ROWS
 from rtaccel.core.stage import Problem, QParams, Stage, Value
+from rtaccel.core.stage_traits import Int8Flow
+from rtaccel.core.traits import Folding
 from rtaccel.formats.int8 import inverse_scale
 from rtaccel.kernels._common import activations
 from rtaccel.kernels.quantize import contract as quantize
@@ -191,6 +194,10 @@ OPERATOR = register_operator(
         tolerance=tolerance,
         cost=cost,
         lower=lower,
-        int8_beside=True,
+        make_stage=make_stage,
+        int8=Int8Flow(beside=True),
+        folding=Folding(activation=False, sum_before=True),
+        rows_needed=ROW_BY_ROW,
+        streaming=STREAMS_ROWS,
     )
 )  # fmt: skip

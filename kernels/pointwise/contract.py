@@ -24,9 +24,12 @@ from torch import Tensor
 
 from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
+from rtaccel.core.row_traits import ROW_BY_ROW, STREAMS_ROWS
 from rtaccel.core.stage import Problem, QParams, Stage, Value
+from rtaccel.core.stage_traits import Int8Flow, static_inside
 from rtaccel.formats.int8 import dequantize, inverse_scale, to_int8
 from rtaccel.kernels._common import activations
+from rtaccel.kernels.pointwise import convert
 
 JOINS = {
     "add": lambda t, other: t + other,
@@ -90,7 +93,7 @@ def tolerance(stage: Stage, x: Tensor, other: Tensor | None = None) -> Tolerance
     return Tolerance(atol=activations.error(act, t))
 
 
-def make_stage(c: int, activation: str, parameter: float, affine: bool, residual: bool) -> Stage:
+def make_stage(c: int, activation: str, parameter: float = 0.0, affine: bool = False, residual: bool = False) -> Stage:
     g = torch.Generator().manual_seed(c)
     tensors = {"scale": torch.randn(c, generator=g), "shift": torch.randn(c, generator=g)} if affine else {}
     inputs = (Value("x", c), Value("r", c)) if residual else (Value("x", c),)
@@ -186,6 +189,11 @@ OPERATOR = register_operator(
         tolerance=tolerance,
         cost=cost,
         lower=lower,
-        writes_int8=True,
+        make_stage=make_stage,
+        int8=Int8Flow(writes=True, marks=static_inside),
+        folding=convert.FOLDING,
+        elementwise=convert.Pointwise(),
+        rows_needed=ROW_BY_ROW,
+        streaming=STREAMS_ROWS,
     )
 )

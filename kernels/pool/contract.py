@@ -25,6 +25,7 @@ from torch import Tensor
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, QParams, Stage, Value
+from rtaccel.core.stage_traits import Int8Flow, static_inside
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
 from rtaccel.kernels._common.geometry import Geometry
@@ -173,6 +174,7 @@ OPERATOR = register_operator(
         lower=lower,
         by_row=False,
         packed_bytes=packed_bytes,
-        writes_int8=True,
+        make_stage=make_stage,
+        int8=Int8Flow(writes=True, marks=static_inside),
     )
 )

@@ -60,5 +60,6 @@ OPERATOR = register_operator(
         cost=cost,
         lower=lower,
         by_row=False,
+        make_stage=make_stage,
     )
 )

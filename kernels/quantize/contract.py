@@ -21,9 +21,11 @@ from torch import Tensor
 
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, QParams, Stage, Value
+from rtaccel.core.traits import Role
 from rtaccel.formats.int8 import TINY as TINY
 from rtaccel.formats.int8 import dynamic as dynamic
 from rtaccel.formats.int8 import inverse_scale, to_int8
+from rtaccel.kernels.quantize.convert import make_int8
 
 
 def lower(stage: Stage) -> Mapping[str, Any]:
@@ -46,6 +48,11 @@ def reference(stage: Stage, x: Tensor) -> tuple[Tensor, ...]:
 def make_stage(k: int, quant: QParams | None) -> Stage:
     q = Value("q", k, "int8", quant)
     return Stage("quantize", "case", (Value("x", k),), (q,) if quant else (q, Value("s", 1)))
+
+
+def stage_of_numbers(k: int, scale: float | None = None, zero_point: int = 0) -> Stage:
+    """`make_stage` from plain numbers; without a scale the rows have one each."""
+    return make_stage(k, None if scale is None else QParams(scale, zero_point))
 
 
 def cases() -> Iterator[Case]:
@@ -82,5 +89,8 @@ OPERATOR = register_operator(
         tolerance=lambda stage, *inputs: Tolerance(),
         cost=cost,
         lower=lower,
+        make_stage=stage_of_numbers,
+        make_int8=make_int8,
+        role=Role.QUANTIZE,
     )
 )

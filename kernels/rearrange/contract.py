@@ -16,6 +16,8 @@ from torch import Tensor
 from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Stage, Value
+from rtaccel.core.traits import Role
+from rtaccel.kernels.rearrange import convert
 
 
 def lower(stage: Stage) -> Mapping[str, Any]:
@@ -84,5 +86,8 @@ OPERATOR = register_operator(
         cost=cost,
         lower=lower,
         by_row=False,
+        role=Role.GATHER,
+        rows_needed=convert.ROWS,
+        streaming=convert.STREAMING,
     )
 )

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
+from rtaccel.core.row_traits import ROW_BY_ROW, STREAMS_ROWS
 from rtaccel.core.stage import Problem, QParams, Stage, Value
+from rtaccel.core.stage_traits import Int8Flow
 from rtaccel.formats.int8 import inverse_scale
 from rtaccel.kernels.quantize import contract as quantize
 
@@ -45,6 +47,11 @@ def tolerance(stage: Stage, x: Tensor) -> Tolerance:
     return Tolerance(atol=eps * (5 + x.shape[1]) * torch.softmax(x.double(), -1) + eps, steps=1)
 
 
+def make_stage(c: int, quant: QParams | None = None) -> Stage:
+    y = Value("y", c, "int8" if quant else "float32", quant)
+    return Stage("softmax", "case", (Value("x", c),), (y,))
+
+
 def cases() -> Iterator[Case]:
     for rows, c in ((1, 1), (1, 5), (3, 17), (2, 64), (5, 131), (1, 1030)):
         for quant in (None, QParams(1 / 255, -128), QParams(0.009, 3)):
@@ -52,9 +59,8 @@ def cases() -> Iterator[Case]:
             def make(seed: int, rows: int = rows, c: int = c) -> tuple[Tensor, ...]:
                 return (torch.randn(rows, c, generator=torch.Generator().manual_seed(seed)) * 6,)
 
-            y = Value("y", c, "int8" if quant else "float32", quant)
             label = f"M{rows}-C{c}{'' if quant is None else f'-int8-{quant.zero_point}'}"
-            yield Case(label, Stage("softmax", "case", (Value("x", c),), (y,)), make)
+            yield Case(label, make_stage(c, quant), make)
 
 
 def cost(problem: Problem) -> Cost:
@@ -71,6 +77,9 @@ OPERATOR = register_operator(
         tolerance=tolerance,
         cost=cost,
         lower=lower,
-        writes_int8=True,
+        make_stage=make_stage,
+        int8=Int8Flow(writes=True),
+        rows_needed=ROW_BY_ROW,
+        streaming=STREAMS_ROWS,
     )
 )

@@ -24,6 +24,7 @@ pattern, made for blocks as tall as a vector) or "2:4". `rtaccel.plan.sparse` pi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,9 +33,12 @@ from torch import Tensor
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.stage_traits import Fusion
+from rtaccel.core.traits import Weights
 from rtaccel.formats import blocks, csr, int4, semi
 from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.linear import contract_weights
+from rtaccel.kernels.linear.convert import only_weight
 
 LAYOUTS = ("window", "blocks", "2:4")
 
@@ -69,6 +73,11 @@ def check(op: str, tensors: Mapping[str, Tensor], n: int, k: int) -> None:
             if weight.dim() != 1:
                 raise FormatError(op, f"weight {list(weight.shape)}", "[entries] or [blocks, b, c]", csr.STEP)
             csr.check(op, weight, tensors["columns"], tensors["row_starts"], n, k)
+
+
+def check_stage(op: str, stage: Stage, tensors: Mapping[str, Tensor]) -> None:
+    """`check` for other tensors in a stage."""
+    check(op, tensors, stage.outputs[0].width, stage.inputs[0].width)
 
 
 def dense_weight(tensors: Mapping[str, Tensor], n: int, k: int) -> Tensor:
@@ -264,6 +273,14 @@ def cases() -> Iterator[Case]:
                 )
 
 
+class SparseFusion(Fusion):
+    def rows(self, stage: Stage, source: Stage) -> Stage | None:
+        """Where rtaccel.plan.sparse_gpu holds that to be faster."""
+        return (
+            replace(stage, op="fused_sparse_linear", inputs=source.inputs) if stage.attrs.get("rows_in_front") else None
+        )
+
+
 OPERATOR = register_operator(
     Operator(
         name="sparse_linear",
@@ -274,5 +291,9 @@ OPERATOR = register_operator(
         cost=cost,
         lower=lower,
         packed_bytes=packed_bytes,
+        check=check_stage,
+        make_stage=make_stage,
+        weights=Weights(only_weight),
+        fusion=SparseFusion(),
     )
 )

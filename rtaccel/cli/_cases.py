@@ -10,7 +10,6 @@ scheme = "static"
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -21,33 +20,12 @@ from torch import Tensor
 
 from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Case, operator, operators
-from rtaccel.core.stage import Problem, QParams, Stage, Value
-
-
-def _quantize(k: int, scale: float | None = None, zero_point: int = 0) -> Stage:
-    from rtaccel.kernels.quantize.contract import make_stage
-
-    return make_stage(k, None if scale is None else QParams(scale, zero_point))
-
-
-def _pointwise(c: int, activation: str, parameter: float = 0.0, affine: bool = False, residual: bool = False) -> Stage:
-    from rtaccel.kernels.pointwise.contract import make_stage
-
-    return make_stage(c, activation, parameter, affine, residual)
-
-
-def _softmax(c: int) -> Stage:
-    return Stage("softmax", "case", (Value("x", c),), (Value("y", c),))
-
-
-MAKERS: dict[str, Callable[..., Stage]] = {"pointwise": _pointwise, "quantize": _quantize, "softmax": _softmax}
-"""Operators whose contract has no make_stage that plain numbers and words can call."""
+from rtaccel.core.stage import Problem, Stage
 
 
 def make_stage(op: str, arguments: Mapping[str, Any], where: str = "--case") -> Stage:
     """A stage with random weights. Raises FormatError for an operator without a maker, or arguments it does not take."""
-    operator(op)  # a name that is none is refused, with those there are
-    make = MAKERS.get(op) or getattr(importlib.import_module(f"rtaccel.kernels.{op}.contract"), "make_stage", None)
+    make = operator(op).make_stage  # a name that is none is refused, with those there are
     if make is None:
         raise FormatError(
             where, op, "an operator whose contract has make_stage", "Measure its conformance case instead."

@@ -69,7 +69,7 @@ def collect(target: _target.Target, fast: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"target": target.text, "model": type(target.model).__name__}
     found |= {"weight_bytes": fast.weight_bytes, "model_bytes": float_bytes}
     found["kernels"] = [line.kernel for line in lines]
-    found["torch"] = [f"{line.name}: {'; '.join(line.reasons)}" for line in lines if line.kernel == "torch"]
+    found["torch"] = [f"{line.name}: {'; '.join(line.reasons)}" for line in lines if line.is_fallback]
     found["not_captured"] = None if captured else fast.reason
     found["errors"] = None if float_bytes is None else _errors(target, fast)
     found["metadata"] = {"rtaccel": __version__, "model": found["model"]}

@@ -16,10 +16,10 @@ from rtaccel.convert.passes.skeleton import Skeleton
 from rtaccel.convert.passes.sparse import pruned
 from rtaccel.convert.quantization.calibrate import calibrate
 from rtaccel.convert.quantization.equalization import ColumnObserver, column_observers, equalize_columns
-from rtaccel.convert.quantization.hidden_state_observer import HiddenObserver
-from rtaccel.convert.quantization.scheme_rules import SCHEMES, LayerPlan, decide_draft
+from rtaccel.convert.quantization.scheme_rules import LayerPlan, decide_draft, takes_schemes
 from rtaccel.core.scheme import SchemeMap
 from rtaccel.core.sparsity import SparsityMap
+from rtaccel.core.traits import StateObserver
 
 
 def lower(
@@ -43,20 +43,19 @@ def lower(
         graph = pruned(graph, sparsity, notes)
     wanted: dict[str, Any] = {}
     for op_node in graph.op_nodes:
-        if op_node.op not in SCHEMES:
+        if op_node.is_fallback or not takes_schemes(op_node.operator):
             continue
         layers[op_node.writes[0]] = layer = decide_draft(op_node, scheme, calibration is not None, notes)
         if layer.observer is not None:
             wanted[_node(op_node.reads[0])] = layer.observer
-    recurrent = {
-        op_node.node.name: op_node
-        for op_node in graph.op_nodes
-        if op_node.op in ("lstm", "gru") and layers[op_node.writes[0]].observer is not None
-    }
-    hidden = {
-        node: HiddenObserver(op_node.name, states is None and len(op_node.reads) > 1)
-        for node, op_node in recurrent.items()
-    }
+    stateful: dict[str, OpNode] = {}
+    hidden: dict[str, StateObserver] = {}
+    for op_node in graph.op_nodes:
+        layer_of = layers.get(op_node.writes[0])
+        observe = op_node.operator.int8.state_observer if layer_of is not None else None
+        if observe is not None and layer_of is not None and layer_of.observer is not None:
+            stateful[op_node.node.name] = op_node
+            hidden[op_node.node.name] = observe(op_node.name, states is None and len(op_node.reads) > 1)
     columns = column_observers(exported, graph, layers, states is not None) if equalize else {}
     quants = calibrate(exported, calibration, wanted, hidden, columns) if wanted else {}
     graph = replace(graph, op_nodes=tuple(_evened(op_node, layers, columns, notes) for op_node in graph.op_nodes))
@@ -64,12 +63,10 @@ def lower(
         found = layers.get(op_node.writes[0])
         if found is not None and found.observer is not None:
             layers[op_node.writes[0]] = replace(found, quant=quants[_node(op_node.reads[0])])
-    for node, op_node in recurrent.items():
+    for node, op_node in stateful.items():
         scale = hidden[node].scale
         if scale is None:
-            notes.append(
-                f"{op_node.name}: h has the scale of its bound, 1: calibration starts every call from zero states"
-            )
+            notes.append(hidden[node].note)
         layers[op_node.writes[0]] = replace(layers[op_node.writes[0]], h_scale=scale)
     made = Emitter(exported, graph, layers, states).program(tuple(notes))
     return replace(made, source=Skeleton.of(exported, graph, layers, states))

@@ -2,8 +2,8 @@
 
 Every value over time has rows for time steps; row r is what is known at the time step r + shift. Layers that treat rows alike
 keep the shift; a convolution over time whose newest tap is its own time step keeps it too, with its past in a ring; a
-recurrent layer carries its state. The row of the newest time step is all that is computed. What would need a time step that
-is still to come, or all time steps at once, is refused.
+recurrent layer carries its state: each operator's `streaming` says how (rtaccel.core.row_traits). The row of the newest
+time step is all that is computed. What would need a time step that is still to come, or all time steps at once, is refused.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from torch import nn
 from rtaccel.convert.build_graph import build_graph
 from rtaccel.convert.frontend.export import ExportedGraph, capture
 from rtaccel.convert.frontend.graph import OpGraph
-from rtaccel.convert.frontend.nodes import ROW_WISE, Buffer, OpNode
+from rtaccel.convert.frontend.nodes import Buffer, OpNode
 from rtaccel.convert.passes.fuse_epilogue import fold
 from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.core.row_traits import SameRows, TimeSpan, not_streamable
 
 LAYOUTS = (("batch", "time", "features"), ("batch", "features", "time"), ("time", "batch", "features"))
 LENGTHS = (61, 67)
@@ -37,16 +38,6 @@ class Streamed:
     states: frozenset[str]
     memory: int
     layout: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Time:
-    """shift: row r of a value is of the time step r + shift; steps: its rows; receptive_field: further time
-    steps that a row depends on backwards, -1 for all. A value without rows over time has steps 0."""
-
-    shift: int
-    steps: int
-    receptive_field: int
 
 
 def stream_graph(model: nn.Module, features: int, dtype: torch.dtype, calibrated: tuple[int, ...] | None) -> Streamed:
@@ -84,28 +75,24 @@ def stream_graph(model: nn.Module, features: int, dtype: torch.dtype, calibrated
     )
 
 
-def _no(what: str) -> UnsupportedProblem:
-    return UnsupportedProblem("stream", what, "a model that can go step by step", "See docs/how-to/stream.md.")
-
-
 def _streamed(model: nn.Module, window: torch.Tensor, length: int, layout: tuple[str, ...]) -> Streamed:
     exported = capture(model, (window,), fixed=True)
     if len(exported.inputs) != 1:
-        raise _no(f"{len(exported.inputs)} inputs")
+        raise not_streamable(f"{len(exported.inputs)} inputs")
     graph = build_graph(exported, None, windowed=True)
-    left = [d for d in graph.op_nodes if d.op == "torch"]
+    left = [d for d in graph.op_nodes if d.is_fallback]
     if left:
-        raise _no(f"{left[0].name}: {left[0].reason}")
+        raise not_streamable(f"{left[0].name}: {left[0].reason}")
     return _Walk(exported, graph, length, layout).run()
 
 
 class _Walk:
-    """Rewrites nodes in order. One use."""
+    """Rewrites nodes in order: an rtaccel.core.row_traits.StreamWalk. One use."""
 
     def __init__(self, exported: ExportedGraph, graph: OpGraph, length: int, layout: tuple[str, ...]) -> None:
         self.exported, self.graph, self.length, self.layout = exported, graph, length, layout
         self.buffers = {name: replace(buffer) for name, buffer in graph.buffers.items()}
-        self.times: dict[str, _Time] = {}
+        self.times: dict[str, TimeSpan] = {}
         self.real: dict[str, str] = {}  # a value that is another's rows over another time: that other
         self.states: set[str] = set()
         self.op_nodes: list[OpNode] = []
@@ -114,15 +101,15 @@ class _Walk:
         source = self.exported.inputs[0]
         buffer = self.buffers[source]
         if buffer.elements % self.length or (buffer.width and buffer.elements // buffer.width != self.length):
-            raise _no("an input whose rows are not time steps")
+            raise not_streamable("an input whose rows are not time steps")
         buffer.width = buffer.elements // self.length
-        self.times[source] = _Time(0, self.length, 0)
+        self.times[source] = TimeSpan(0, self.length, 0)
         for op_node in self.graph.op_nodes:
             self._take(op_node)
         found = [self._output(o) for o in self.graph.outputs if isinstance(o, str)]
         outputs = [o for o in found if o is not None]
         if not outputs:
-            raise _no("no output over time")
+            raise not_streamable("no output over time")
         receptive_field = [
             time.receptive_field for name, time in self.times.items() if self.real.get(name, name) in outputs
         ]
@@ -145,110 +132,44 @@ class _Walk:
         time = self.times.get(base)
         if time is None:
             return None  # the state of a recurrent layer: the stream keeps it itself
-        if time.steps and self._newest(time) != time.steps - 1:
-            raise _no("an output that needs time steps still to come")
+        if time.steps and self.newest(time) != time.steps - 1:
+            raise not_streamable("an output that needs time steps still to come")
         base = self.real.get(base, base)
         if base in self.exported.inputs:
-            raise _no("an output that is the input")
+            raise not_streamable("an output that is the input")
         return base
 
-    def _newest(self, time: _Time) -> int:
-        return self.length - 1 - time.shift
+    def newest(self, span: TimeSpan) -> int:
+        return self.length - 1 - span.shift
+
+    def width(self, name: str) -> int:
+        return self.buffers[name].width
+
+    def is_input(self, name: str) -> bool:
+        return name in self.exported.inputs
+
+    def add_state(self, name: str, rows: int, width: int) -> str:
+        self.buffers[name] = Buffer(rows * width, width)
+        self.states.add(name)
+        return name
 
     def _take(self, op_node: OpNode) -> None:
         if any(r not in self.times for r in op_node.reads):
-            raise _no(f"{op_node.name}, which reads the final state of a recurrent layer")
-        times = [self.times[r] for r in op_node.reads]
-        op_node = replace(op_node, reads=[self.real.get(r, r) for r in op_node.reads], attrs=dict(op_node.attrs))
-        if op_node.op in (*ROW_WISE, "concat", "embedding"):
-            self._rows(op_node, times)
-        elif op_node.op == "rearrange":
-            self._gather(op_node, times[0])
-        elif op_node.op == "conv":
-            self._conv(op_node, times)
-        elif op_node.op in ("lstm", "gru"):
-            self._recurrent(op_node, times[0])
-        else:
-            raise _no(f"{op_node.name} ({op_node.op}), which looks at all time steps at once")
-
-    def _rows(self, op_node: OpNode, times: Sequence[_Time]) -> None:
-        if len({(t.shift if t.steps else None, t.steps) for t in times}) != 1:
-            raise _no(f"{op_node.name}, which brings different time steps together")
-        self._emit(op_node, replace(times[0], receptive_field=_longest(times)))
-
-    def _emit(self, op_node: OpNode, time: _Time) -> None:
-        out = op_node.writes[0]
-        if time.steps and self.buffers[out].steps != time.steps:
-            raise _no(f"{op_node.name}, whose rows are not time steps")
+            raise not_streamable(f"{op_node.name}, which reads the final state of a recurrent layer")
+        spans = [self.times[r] for r in op_node.reads]
+        reads, out = [self.real.get(r, r) for r in op_node.reads], op_node.writes[0]
+        op_node = replace(op_node, reads=reads, writes=list(op_node.writes), attrs=dict(op_node.attrs))
+        streaming = op_node.operator.streaming
+        if streaming is None:
+            raise not_streamable(f"{op_node.name} ({op_node.op}), which looks at all time steps at once")
+        found = streaming.step(op_node, spans, self)
+        if isinstance(found, SameRows):
+            self.real[out], self.times[out] = op_node.reads[0], found.span
+            return
+        if found.steps and self.buffers[out].steps != found.steps:
+            raise not_streamable(f"{op_node.name}, whose rows are not time steps")
         self.op_nodes.append(op_node)
-        self.times[out] = time
-
-    def _gather(self, op_node: OpNode, time: _Time) -> None:
-        """Rows of a value: a run of them is another shift, the newest alone is the time step itself."""
-        rows = op_node.attrs.get("rows")
-        source, out = op_node.reads[0], op_node.writes[0]
-        if rows is None and source in self.exported.inputs:
-            width, index = self.buffers[source].width, op_node.attrs["index"]
-            time_steps = range(index[0], index[0] + len(index) // width)
-            turned = tuple(c * self.length + r for r in time_steps for c in range(width))
-            if index == turned and self.buffers[out].width == width:
-                rows = tuple(
-                    time_steps
-                )  # [features, time steps] turned round, or a part of it: a time step is the same
-        if rows is None or not time.steps or rows != tuple(range(rows[0], rows[0] + len(rows))):
-            raise _no(f"{op_node.name}, which picks other elements than whole time steps in order")
-        if len(rows) == 1 and time.steps > 1:
-            if rows[0] != self._newest(time):
-                raise _no(f"{op_node.name}, which reads another time step than the newest")
-            time = _Time(0, 0, time.receptive_field)
-        else:
-            time = _Time(time.shift + rows[0], len(rows), time.receptive_field)
-        self.real[out], self.times[out] = source, time
-
-    def _conv(self, op_node: OpNode, times: Sequence[_Time]) -> None:
-        a = op_node.attrs
-        if a["in_size"][0] != 1 or a["kernel"][0] != 1 or a["stride"] != (1, 1) or not times[0].steps:
-            raise _no(f"{op_node.name}, a convolution over something else than time steps, or with a stride")
-        taps, dilation = a["kernel"][1], a["dilation"][1]
-        reach = (taps - 1) * dilation
-        shift = times[0].shift + reach - a["padding"][1]
-        time = _Time(
-            shift, a["out_size"][1], _longest([_Time(0, 0, _plus(times[0].receptive_field, reach)), *times[1:]])
-        )
-        if any((t.shift, t.steps) != (shift, time.steps) for t in times[1:]):
-            raise _no(f"{op_node.name}, whose residual is of other time steps")
-        x, channels = op_node.reads[0], self.buffers[op_node.reads[0]].width
-        ring = f"{op_node.writes[0]}:ring"
-        self.buffers[ring] = Buffer((reach + 1) * channels, channels)
-        self.states.add(ring)
-        attrs: dict[str, Any] = {k: a[k] for k in ("groups", "activation", "activation_parameter") if k in a}
-        attrs |= {"stream": 1, "kernel": (1, taps), "dilation": (1, dilation)}
-        made = replace(op_node, reads=[x, ring, *op_node.reads[1:]], writes=[op_node.writes[0], ring], attrs=attrs)
-        self._emit(made, time)
-
-    def _recurrent(self, op_node: OpNode, time: _Time) -> None:
-        a = op_node.attrs
-        if a["directions"] != 1 or a["batch"] != 1 or len(op_node.reads) != 1 or not time.steps:
-            raise _no(f"{op_node.name}, which runs backwards, or starts from a state that is given")
-        if a["time"] != time.steps or self._newest(time) != time.steps - 1:
-            raise _no(f"{op_node.name}, which reads time steps still to come")
-        rows, hidden = a["layers"], a["hidden"]
-        names = [f"{op_node.writes[0]}:{part}" for part in (("h", "c") if op_node.op == "lstm" else ("h",))]
-        for name in names:
-            self.buffers[name] = Buffer(rows * hidden, hidden)
-            self.states.add(name)
-        attrs = {**a, "time": 1, "batch_first": 1, "last_only": 0}
-        made = replace(op_node, reads=[op_node.reads[0], *names], writes=[op_node.writes[0], *names], attrs=attrs)
-        self._emit(made, _Time(time.shift, time.steps, -1))
-
-
-def _plus(receptive_field: int, more: int) -> int:
-    return -1 if receptive_field < 0 else receptive_field + more
-
-
-def _longest(times: Sequence[_Time]) -> int:
-    receptive_field = [t.receptive_field for t in times]
-    return -1 if -1 in receptive_field else max(receptive_field)
+        self.times[out] = found
 
 
 def time_step_of(example: Any) -> int:

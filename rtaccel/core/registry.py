@@ -10,11 +10,14 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rtaccel.core.errors import UnsupportedProblem
-from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.row_traits import RowsNeeded, Streaming
+from rtaccel.core.stage import Problem, Stage, Value
+from rtaccel.core.stage_traits import Fusion, Int8Flow, Sparse
+from rtaccel.core.traits import Elementwise, Folding, Persistent, Recurrence, Role, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,9 +67,12 @@ class Operator:
         steps of a sample (a convolution, attention, a recurrent layer) says False.
     packed_bytes: (stage) -> more than any kernel packs its weights into; None where the general bound, by the shape of
         each tensor, is enough.
-    int8_beside: its kernels give the first output as float32, as int8 or as both; attrs["gives"] names them ("y", "q",
-        "row_scale", and "sum" for a second output).
-    writes_int8: its kernels can write their first output as int8 with a static scale, whatever their weights are.
+    check: (what asks, stage, tensors), raises FormatError for tensors of the stage that no kernel may be given.
+    make_stage: a stage with random weights from plain numbers and words, for the command line.
+    make_int8: of the operator with Role.QUANTIZE: (name, x, its int8 form, factor of each column or None) -> the stage.
+
+    The others answer what passes ask: rtaccel.core.traits, row_traits and stage_traits. A pass leaves an operator alone that
+    has no answer.
     """
 
     name: str
@@ -78,8 +84,20 @@ class Operator:
     lower: Callable[[Stage], Mapping[str, Any]]
     by_row: bool = True
     packed_bytes: Callable[[Stage], int] | None = None
-    writes_int8: bool = False
-    int8_beside: bool = False
+    check: Callable[[str, Stage, Mapping[str, Tensor]], None] | None = None
+    make_stage: Callable[..., Stage] | None = None
+    make_int8: Callable[[str, Value, tuple[Value, ...], Tensor | None], Stage] | None = None
+    role: Role | None = None
+    weights: Weights | None = None
+    int8: Int8Flow = field(default_factory=Int8Flow)
+    folding: Folding | None = None
+    elementwise: Elementwise | None = None
+    rows_needed: RowsNeeded | None = None
+    streaming: Streaming | None = None
+    recurrence: Recurrence | None = None
+    sparse: Sparse = field(default_factory=Sparse)
+    fusion: Fusion = field(default_factory=Fusion)
+    persistent: Persistent | None = None
 
 
 @dataclass(frozen=True)
@@ -136,12 +154,17 @@ def operators() -> dict[str, Operator]:
 
 
 def operator(name: str) -> Operator:
-    found = operators()
-    if name not in found:
+    found = _operators.get(name) or operators().get(name)
+    if found is None:
         raise UnsupportedProblem(
-            "operator", repr(name), "one of " + ", ".join(sorted(found)), "See docs/reference/kernels.md."
+            "operator", repr(name), "one of " + ", ".join(sorted(_operators)), "See docs/reference/kernels.md."
         )
-    return found[name]
+    return found
+
+
+def with_role(role: Role) -> Operator:
+    """The operator that the compiler uses for something of its own."""
+    return next(operator for operator in operators().values() if operator.role is role)
 
 
 def impls(backend: str, op: str | None = None) -> list[Impl]:

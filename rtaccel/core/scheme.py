@@ -19,9 +19,22 @@ Observer = Literal["absmax", "percentile", "mse"]
 
 @dataclass(frozen=True)
 class Scheme:
-    """Base class. A subclass with a `name` can be asked for by that name."""
+    """Base class. A subclass with a `name` can be asked for by that name, and says all that the rest goes by.
+
+    weight_format: the module of rtaccel.formats whose `stage_weights` stores a weight [N, K]; "" of a scheme that layers are not
+        computed in.
+    limits_k: a sum has at most so many products as int32 holds of int8 ones.
+    evens_columns: a static int8 input may have a factor for each column, which the weights are divided by.
+    """
 
     name: ClassVar[str] = ""
+    weight_format: ClassVar[str] = ""
+    limits_k: ClassVar[bool] = True
+    evens_columns: ClassVar[bool] = False
+
+    def nearest(self) -> Scheme:
+        """What stands in where an operator has no kernel for this scheme."""
+        return Float32()
 
     def __str__(self) -> str:
         return self.name
@@ -32,6 +45,8 @@ class Float32(Scheme):
     """float32 weights and activations: nothing is rounded that torch would not round."""
 
     name: ClassVar[str] = "float32"
+    weight_format: ClassVar[str] = "float32"
+    limits_k: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -39,6 +54,8 @@ class BFloat16(Scheme):
     """bfloat16 weights, sums in float32. A kernel may round activations to bfloat16 too; those on the CPU do not."""
 
     name: ClassVar[str] = "bfloat16"
+    weight_format: ClassVar[str] = "bf16"
+    limits_k: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -49,6 +66,7 @@ class Float8(Scheme):
     """
 
     name: ClassVar[str] = "float8"
+    weight_format: ClassVar[str] = "fp8"
 
 
 class Int8Activation(Scheme):
@@ -80,6 +98,8 @@ class W8A8(Int8Activation):
     """int8 weights, symmetric per output channel; int8 activations. See Int8Activation for its options."""
 
     name: ClassVar[str] = "w8a8"
+    weight_format: ClassVar[str] = "int8"
+    evens_columns: ClassVar[bool] = True
     activation: Literal["static", "dynamic"] | None = None
     observer: Observer = "mse"
 
@@ -95,6 +115,7 @@ class W8A16(Scheme):
     """
 
     name: ClassVar[str] = "w8a16"
+    weight_format: ClassVar[str] = "int8"
 
 
 @dataclass(frozen=True)
@@ -102,6 +123,7 @@ class W4A16(Scheme):
     """int4 weights with a scale per group of `group_size` neighboring inputs; activations as in W8A16."""
 
     name: ClassVar[str] = "w4a16"
+    weight_format: ClassVar[str] = "int4"
     group_size: int = 32
 
     def __post_init__(self) -> None:
@@ -113,6 +135,7 @@ class W4A8(Int8Activation):
     """int4 weights with a scale per group of `group_size` neighboring inputs; int8 activations as in W8A8."""
 
     name: ClassVar[str] = "w4a8"
+    weight_format: ClassVar[str] = "int4"
     group_size: int = 32
     activation: Literal["static", "dynamic"] | None = None
     observer: Observer = "mse"
@@ -122,6 +145,9 @@ class W4A8(Int8Activation):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_group_size("W4A8", self.group_size)
+
+    def nearest(self) -> Scheme:
+        return W8A8(activation=self.activation, observer=self.observer)
 
 
 def check_group_size(op: str, group_size: object) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -19,3 +21,8 @@ def quantize_weight(weight: Tensor, op: str = "linear") -> Tensor:
             op, f"a weight of {weight.abs().max().item():.4g}", "numbers below 3.39e38", "Scale the layer down."
         )
     return rounded
+
+
+def stage_weights(weight: Tensor, scheme: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """See rtaccel.formats.weights."""
+    return {"weight": quantize_weight(weight)}, {}

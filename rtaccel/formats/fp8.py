@@ -7,6 +7,8 @@ even. A row below 2^-100 everywhere becomes 0 with scale 1; one that holds a NaN
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,12 @@ def quantize_weight(weight: Tensor, op: str = "linear") -> tuple[Tensor, Tensor]
     peak = weight.abs().amax(1) if weight.shape[1] else weight.new_zeros(weight.shape[0])
     scale = torch.where(peak < TINY, torch.ones_like(peak), peak / LARGEST)
     return (weight / scale[:, None]).clamp(-LARGEST, LARGEST).to(DTYPE), scale
+
+
+def stage_weights(weight: Tensor, scheme: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """See rtaccel.formats.weights. Rows of x become float8 in the same kernel."""
+    scaled = dict(zip(("weight", "weight_scale"), quantize_weight(weight)))
+    return scaled, {"quantize": "float8", "residual": False}
 
 
 def dynamic(x: Tensor) -> tuple[Tensor, Tensor]:

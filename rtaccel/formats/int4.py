@@ -10,6 +10,7 @@ in the last high ones where K is odd), and `group_scale` float32 [N, groups].
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,6 +48,12 @@ def quantize_weight(weight: Tensor, group_size: int = 32, op: str = "linear") ->
     q = torch.cat([q for q, _ in found]) if found else padded.to(torch.int8)
     scale = torch.cat([s for _, s in found]) if found else padded.new_ones(0)
     return pack(q.view(n, groups * group_size)[:, :k]), scale.view(n, groups)
+
+
+def stage_weights(weight: Tensor, scheme: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """See rtaccel.formats.weights."""
+    packed, scale = quantize_weight(weight, scheme.group_size)
+    return {"weight": packed, "group_scale": scale}, {"group_size": scheme.group_size}
 
 
 def _chunks(groups: Tensor, group_size: int) -> Iterator[Tensor]:

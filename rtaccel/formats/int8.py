@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,11 @@ def quantize_weight(weight: Tensor, op: str = "linear") -> tuple[Tensor, Tensor]
     scale = torch.where(peak < 2.0**-100, torch.ones_like(peak), peak / 127.0)
     q = torch.round(weight / scale[:, None]).clamp(-127, 127).to(torch.int8)
     return q, scale
+
+
+def stage_weights(weight: Tensor, scheme: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """See rtaccel.formats.weights."""
+    return dict(zip(("weight", "weight_scale"), quantize_weight(weight))), {}
 
 
 def require_finite(tensor: Tensor, op: str, name: str) -> None:

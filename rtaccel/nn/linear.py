@@ -14,7 +14,7 @@ from torch.compiler import is_dynamo_compiling
 
 from rtaccel.backends import _interop as interop
 from rtaccel.core.errors import FormatError, UnsupportedProblem
-from rtaccel.core.scheme import W4A8, W8A8, Int8Activation, Scheme, parse_scheme
+from rtaccel.core.scheme import W8A8, Int8Activation, Scheme, parse_scheme
 from rtaccel.formats.observe import RangeObserver
 from rtaccel.nn import ops
 from rtaccel.nn.arrays import batches_of
@@ -119,9 +119,9 @@ class QuantLinear(Stored):
     def _set_up(self, params: LinearParams, scheme: Scheme) -> None:
         super().__init__()
         self.out_features, self.in_features = params.size.n, params.size.k
-        if isinstance(scheme, (W8A8, W4A8)):
+        if isinstance(scheme, Int8Activation):
             static = getattr(params, "input_scale", None) is not None
-            scheme = replace(scheme, activation="static" if static else "dynamic")
+            scheme = replace(scheme, activation="static" if static else "dynamic")  # type: ignore[call-arg]
         self.scheme = scheme
         self._original: nn.Linear | None = None
         self._swapped = False

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rtaccel.core.registry import operator
+from rtaccel.core.traits import FALLBACK
 from rtaccel.plan.choose import Choice
 from rtaccel.plan.timing import time_stage
 
@@ -26,6 +27,11 @@ class Line:
     reasons: tuple[str, ...]
     us: float | None = None
     parts: int = 1
+
+    @property
+    def is_fallback(self) -> bool:
+        """Whether it is a call that stays PyTorch's."""
+        return self.kernel == FALLBACK
 
 
 def line(choice: Choice, measure: bool = True, parts: int = 1) -> Line:

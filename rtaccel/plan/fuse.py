@@ -1,24 +1,22 @@
 """Stages that one GPU kernel computes together: a launch costs more than most layers of a small network.
 
-quantize (a scale per row) -> linear             fused_linear with quantize="int8"
-quantize (a scale per row) -> sparse_linear      fused_sparse_linear, where rtaccel.plan.sparse_gpu asks for it
-linear -> pointwise that adds                    fused_linear with a residual
-quantize (static) -> linear -> linear ...        mlp, where a kernel takes the whole chain, in int8 or in int4
-quantize (static) -> lstm or gru                 the same stage, which quantizes x itself
+quantize (a scale per row) -> a layer            the layer quantizes its rows itself
+quantize (static) -> a layer                     the layer quantizes its input itself, with the same scale
+a layer -> a sum with another value              the layer adds the other value where it writes its result
+quantize (static) -> layer -> layer ...          one stage, where a kernel takes the whole chain
 
-Only where the value between is read by nothing else. The CPU's plan is one call whatever its stages are, and is left alone.
+Which of them an operator does, its `fusion` says (rtaccel.core.stage_traits); only where the
+value between is read by nothing else. The CPU's plan is one call whatever its stages are, and is left alone.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
-from rtaccel.core.registry import impls
+from rtaccel.core.registry import impls, operator
 from rtaccel.core.stage import Problem, Stage, Value
-from rtaccel.kernels._common.activations import HOMOGENEOUS
-from rtaccel.kernels.mlp import contract as mlp
+from rtaccel.core.traits import Role
 
 
 def fuse(stages: Sequence[Stage], outputs: Sequence[Value], rows: int, whole: bool = False) -> tuple[Stage, ...]:
@@ -26,76 +24,68 @@ def fuse(stages: Sequence[Stage], outputs: Sequence[Value], rows: int, whole: bo
     outside. whole: chains of any size become one stage, for a caller who says himself what does not fit."""
     readers = Counter(v.name for s in stages for v in s.inputs)
     readers.update(v.name for v in outputs)
-    stages = _recurrent(_rows(stages, readers), readers)
+    stages = _static(_rows(stages, readers), readers)
     return tuple(_chains(_residuals(stages, readers), readers, rows, whole))
 
 
-def _rows(stages: Sequence[Stage], readers: Counter[str]) -> list[Stage]:
-    """Rows quantized for one linear layer alone are quantized in it; for a sparse one where that is said to be faster."""
-    sources = {
+def _quantizers(stages: Sequence[Stage], readers: Counter[str], outputs: int) -> dict[str, Stage]:
+    """Stages that quantize for one reader alone, by the name of their int8 value. outputs: 1 with a static scale, 2 with a scale
+    per row."""
+    return {
         s.outputs[0].name: s
         for s in stages
-        if s.op == "quantize" and len(s.outputs) == 2 and all(readers[v.name] == 1 for v in s.outputs)
+        if operator(s.op).role is Role.QUANTIZE
+        and len(s.outputs) == outputs
+        and all(readers[v.name] == 1 for v in s.outputs)
     }
+
+
+def _rows(stages: Sequence[Stage], readers: Counter[str]) -> list[Stage]:
+    """Rows quantized for one layer alone are quantized in it."""
+    sources = _quantizers(stages, readers, 2)
     fused: list[Stage] = []
     for stage in stages:
-        sparse = stage.op == "sparse_linear" and bool(stage.attrs.get("rows_in_front"))
-        takes = (stage.op == "linear" or sparse) and len(stage.inputs) == 2
-        source = sources.get(stage.inputs[0].name) if takes else None
-        if source is None or source.outputs[1].name != stage.inputs[1].name:
-            fused.append(stage)
-            continue
-        fused = [s for s in fused if s is not source]
-        if sparse:
-            fused.append(replace(stage, op="fused_sparse_linear", inputs=source.inputs))
-            continue
-        attrs = {**stage.attrs, "quantize": "int8", "residual": False}
-        fused.append(replace(stage, op="fused_linear", inputs=source.inputs, attrs=attrs))
+        source = sources.get(stage.inputs[0].name) if len(stage.inputs) == 2 else None
+        made = None
+        if source is not None and source.outputs[1].name == stage.inputs[1].name:
+            made = operator(stage.op).fusion.rows(stage, source)
+        if made is not None:
+            fused = [s for s in fused if s is not source]
+        fused.append(made or stage)
     return fused
 
 
-def _recurrent(stages: Sequence[Stage], readers: Counter[str]) -> list[Stage]:
-    """x quantized for one recurrent stage alone is quantized in it, with the same scale."""
-    sources = {
-        s.outputs[0].name: s
-        for s in stages
-        if s.op == "quantize" and len(s.outputs) == 1 and readers[s.outputs[0].name] == 1
-    }
+def _static(stages: Sequence[Stage], readers: Counter[str]) -> list[Stage]:
+    """x quantized for one stage alone is quantized in it, with the same scale."""
+    sources = _quantizers(stages, readers, 1)
     fused: list[Stage] = []
     for stage in stages:
-        source = sources.get(stage.inputs[0].name) if stage.op in ("lstm", "gru") else None
-        quant = source.outputs[0].quant if source is not None else None
-        if source is None or quant is None or stage.tensors["weight_ih_l0"].dtype.itemsize > 1:
-            fused.append(stage)
-            continue
-        fused = [s for s in fused if s is not source]
-        attrs = {**stage.attrs, "x_scale": quant.scale, "x_zero_point": quant.zero_point}
-        fused.append(replace(stage, inputs=(source.inputs[0], *stage.inputs[1:]), attrs=attrs))
+        source = sources.get(stage.inputs[0].name)
+        made = None if source is None else operator(stage.op).fusion.static(stage, source)
+        if made is not None:
+            fused = [s for s in fused if s is not source]
+        fused.append(made or stage)
     return fused
 
 
 def _adds(stage: Stage) -> bool:
-    """Whether a pointwise stage is a sum of two float32 values and nothing more."""
+    """Whether a stage is a sum of two float32 values and nothing more."""
+    elementwise = operator(stage.op).elementwise
     return (
-        stage.op == "pointwise"
-        and len(stage.inputs) == 2
+        elementwise is not None
+        and elementwise.adds(len(stage.inputs), stage.tensors, stage.attrs)
         and all(v.dtype == "float32" for v in stage.inputs)
-        and stage.attrs.get("join", "add") == "add"
         and stage.attrs.get("activation", "none") == "none"
-        and "scale" not in stage.tensors
     )
 
 
 def _residuals(stages: Sequence[Stage], readers: Counter[str]) -> list[Stage]:
-    """A sum after a linear layer is added where its result is written. The fused stage stands where the sum stood, because
-    the other summand may come after the layer."""
+    """A sum after a layer is added where its result is written. The fused stage stands where the sum stood, because the other
+    summand may come after the layer."""
     found: dict[str, Stage] = {
         s.outputs[0].name: s
         for s in stages
-        if (s.op == "fused_linear" or (s.op == "linear" and len(s.inputs) == 1))
-        and s.outputs[0].dtype == "float32"
-        and s.tensors["weight"].dtype.itemsize < 4
-        and readers[s.outputs[0].name] == 1
+        if operator(s.op).fusion.takes_residual(s) and readers[s.outputs[0].name] == 1
     }
     fused: list[Stage] = []
     for stage in stages:
@@ -110,41 +100,33 @@ def _residuals(stages: Sequence[Stage], readers: Counter[str]) -> list[Stage]:
             fused.append(stage)
             continue
         fused = [s for s in fused if s is not layer]
-        attrs = {**layer.attrs, "quantize": layer.attrs.get("quantize", "none"), "residual": True}
-        inputs = (layer.inputs[0], other)
-        fused.append(replace(layer, op="fused_linear", inputs=inputs, outputs=stage.outputs, attrs=attrs))
+        fused.append(operator(layer.op).fusion.with_residual(layer, other, stage.outputs))
         found.pop(summand.name)
     return fused
 
 
 def _chains(stages: list[Stage], readers: Counter[str], rows: int, whole: bool) -> list[Stage]:
-    """Static W8A8 layers one after another become one stage, where a kernel takes the chain; so do W4A8 layers."""
-    after = {s.inputs[0].name: s for s in stages if s.op == "linear" and len(s.inputs) == 1}
+    """Static int8 layers one after another become one stage, where a kernel takes the chain."""
+    after = {s.inputs[0].name: s for s in stages if operator(s.op).fusion.links((), s)}
     fused = list(stages)
     for source in stages:
-        if source.op != "quantize" or len(source.outputs) != 1:
+        if operator(source.op).role is not Role.QUANTIZE or len(source.outputs) != 1:
             continue
         layers: list[Stage] = []
         value = source.outputs[0]
-        while value.dtype == "int8" and readers[value.name] == 1 and _continues(layers, after.get(value.name)):
+        while value.dtype == "int8" and readers[value.name] == 1 and _links(layers, after.get(value.name)):
             layers.append(after[value.name])
             value = layers[-1].outputs[0]
-        hidden = [layer.attrs.get("activation", "none") in HOMOGENEOUS for layer in layers[:-1]]
-        if len(layers) < 2 or value.dtype != "float32" or not all(hidden):
+        if len(layers) < 2 or value.dtype != "float32":
             continue
-        stage = mlp.join(layers[-1].name, source, layers)
-        if whole or any(impl.supports(Problem.of(stage, rows, "cuda")) is None for impl in impls("triton", "mlp")):
+        stage = operator(layers[0].op).fusion.chain(source, layers)
+        if stage is None:
+            continue
+        if whole or any(impl.supports(Problem.of(stage, rows, "cuda")) is None for impl in impls("triton", stage.op)):
             fused = [s for s in fused if s is not source and all(s is not layer for layer in layers[:-1])]
             fused = [stage if s is layers[-1] else s for s in fused]
     return fused
 
 
-def _continues(layers: Sequence[Stage], stage: Stage | None) -> bool:
-    """Whether a linear stage has int8 or int4 weights as those before it have."""
-    if stage is None or stage.inputs[0].steps != 1 or stage.tensors["weight"].dtype.itemsize > 1:
-        return False
-    return all(
-        stage.tensors["weight"].dtype == layer.tensors["weight"].dtype
-        and stage.attrs.get("group_size") == layer.attrs.get("group_size")
-        for layer in layers[:1]
-    )
+def _links(layers: Sequence[Stage], stage: Stage | None) -> bool:
+    return stage is not None and operator(stage.op).fusion.links(layers, stage)

@@ -42,19 +42,6 @@ class Executable(Protocol):
     def run(self, inputs: Any, outputs: Any, /) -> bool: ...
 
 
-def _holds_int8(stage: Stage) -> bool:
-    """Whether float32 inputs of the stage go to int8 with a static scale."""
-    if stage.op == "quantize":
-        return len(stage.outputs) == 1
-    if stage.op in ("fused_linear", "lstm", "gru"):
-        return stage.outputs[0].quant is not None
-    if stage.op in ("norm", "attention"):
-        return any(v.quant is not None for v in stage.outputs)
-    return stage.op in ("conv", "pool", "pointwise") and (
-        "x_scale" in stage.attrs or stage.outputs[0].quant is not None
-    )
-
-
 class StagedPlan:
     """Runs prepared stages one after another: for backends whose kernels are launched from Python."""
 
@@ -70,7 +57,7 @@ class StagedPlan:
         ]
         # int8 cannot hold a NaN: static quantization marks the row, and the outputs of that row become NaN.
         # The fourth input of attention is a mask, which may hold infinities.
-        holding = [s for s in group.stages if _holds_int8(s)]
+        holding = [s for s in group.stages if operator(s.op).int8.marks(s)]
         checked = {v.name: v for s in holding for v in s.inputs[:3] if v.dtype == "float32"}
         self._checked = list(checked)
         self._group, self._batch, self._device = group, batch, device

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.backends import backends
+from rtaccel.core.registry import operator
 from rtaccel.core.stage import Stage
 from rtaccel.formats import blocks, semi
 from rtaccel.kernels.sparse_linear import contract
@@ -42,7 +43,8 @@ class SparseChoice:
 
     @property
     def sparse(self) -> bool:
-        return self.stage.op == "sparse_linear" or self.stage.attrs.get("layout") == "sparse"
+        """Whether its kernel leaves zeros out: such a stage says in which layout."""
+        return bool(self.stage.attrs.get("layout", "dense") != "dense")
 
 
 def zeros(weight: Tensor) -> float:
@@ -51,9 +53,14 @@ def zeros(weight: Tensor) -> float:
 
 
 def could_be_sparse(stage: Stage) -> bool:
-    """Whether a stage of `linear` has enough zeros, in a form that sparse kernels take, to be worth a measurement."""
+    """Whether a product with a matrix has enough zeros, in a form that sparse kernels take, to be worth a measurement."""
     weight = stage.tensors.get("weight")
-    if stage.op != "linear" or weight is None or weight.device.type != "cpu" or weight.numel() < MIN_WEIGHTS:
+    if (
+        not operator(stage.op).sparse.is_matrix
+        or weight is None
+        or weight.device.type != "cpu"
+        or weight.numel() < MIN_WEIGHTS
+    ):
         return False
     plain = weight.dtype == torch.float32 or (weight.dtype == torch.int8 and stage.inputs[0].dtype == "int8")
     return plain and stage.inputs[0].width <= 65_536 and zeros(weight) >= MIN_ZEROS

@@ -84,9 +84,9 @@ class Packed:
 
 
 def could_be_sparse(stage: Stage) -> bool:
-    """Whether a stage of `linear` has enough zeros, in a form that GPU kernels take, to be worth a look."""
+    """Whether a product with a matrix has enough zeros, in a form that GPU kernels take, to be worth a look."""
     weight = stage.tensors.get("weight")
-    if stage.op != "linear" or weight is None or weight.is_meta:
+    if not operator(stage.op).sparse.is_matrix or weight is None or weight.is_meta:
         return False
     k = stage.inputs[0].width
     plain = weight.dtype in (torch.float32, torch.bfloat16, torch.int8) or _int4(stage)
@@ -218,7 +218,7 @@ def _multiplied(dense: Stage) -> float:
 
 
 def _dense_us(dense: Stage, rows: int) -> float:
-    cost = operator("linear").cost(Problem.of(dense, rows, "cuda"))
+    cost = operator(dense.op).cost(Problem.of(dense, rows, "cuda"))
     return max(cost.bytes / BANDWIDTH, cost.flops / (DENSE_PART * _multiplied(dense)))
 
 
@@ -230,7 +230,7 @@ def _ways(dense: Stage, rows: int, packed: Packed, backend: str) -> tuple[bool, 
 
 def _sparse_us(dense: Stage, rows: int, packed: Packed, in_front: bool) -> tuple[float, bool]:
     weight = dense.tensors["weight"]
-    cost = operator("linear").cost(Problem.of(dense, rows, "cuda"))
+    cost = operator(dense.op).cost(Problem.of(dense, rows, "cuda"))
     moved = cost.bytes - weight.numel() * weight.element_size() + packed.bytes
     launches = int(len(dense.inputs) == 2 and not in_front)
     if rows <= FEW_ROWS:

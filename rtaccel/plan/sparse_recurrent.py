@@ -1,4 +1,4 @@
-"""Sparse or dense: an LSTM or a GRU whose matrices hold zeros, in the form that is faster here.
+"""Sparse or dense: a stage whose own kernels can leave zeros out (an LSTM, a GRU), in the form that is faster here.
 
 The stage is one and its weights are stored the same either way; the attribute `layout` says how kernels pack them. Int8
 weights give the same bits in both forms.
@@ -13,19 +13,20 @@ import torch
 from torch import Tensor
 
 from rtaccel.backends import backends
+from rtaccel.core.registry import operator
 from rtaccel.core.stage import Stage
 from rtaccel.plan.sparse import MAX_TIME_RATIO, MIN_WEIGHTS, MIN_ZEROS, SparseChoice, zeros
 from rtaccel.plan.sparse import _time as time
 
 
 def matrices(stage: Stage) -> Iterator[Tensor]:
-    """The weights of a stage of `lstm` or `gru`, without their scales."""
-    return (t for name, t in stage.tensors.items() if name.startswith("weight") and not name.endswith("_scale"))
+    """The weights of a stage, without their scales."""
+    return (stage.tensors[name] for name in operator(stage.op).sparse.matrices(stage.tensors, stage.attrs))
 
 
 def could_be_sparse(stage: Stage) -> bool:
-    """Whether a matrix of an LSTM or GRU has enough zeros, in a form that sparse kernels take, to be worth a measurement."""
-    if stage.op not in ("lstm", "gru"):
+    """Whether one of its matrices has enough zeros, in a form that sparse kernels take, to be worth a measurement."""
+    if not operator(stage.op).sparse.by_layout:
         return False
     return any(
         w.dtype in (torch.float32, torch.int8) and w.device.type == "cpu" and w.numel() >= MIN_WEIGHTS
@@ -35,7 +36,7 @@ def could_be_sparse(stage: Stage) -> bool:
 
 
 def fastest(dense: Stage, samples: int, backend: str | None = None) -> SparseChoice:
-    """The faster form of a stage of `lstm` or `gru`, for so many samples on the CPU."""
+    """The faster form of a stage that `could_be_sparse`, for so many samples on the CPU."""
     weights = list(matrices(dense))
     part = 1 - sum(int(torch.count_nonzero(w)) for w in weights) / max(sum(w.numel() for w in weights), 1)
     if backend not in (None, "cpu") or backends()["cpu"].unavailable() is not None:

@@ -16,6 +16,7 @@ from rtaccel.backends import _interop as interop
 from rtaccel.convert.passes.program import Program, SubgraphStep
 from rtaccel.core.batch import BatchRange
 from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
+from rtaccel.core.traits import FALLBACK
 from rtaccel.nn.check import copied
 from rtaccel.plan.explain import Line, line, table
 from rtaccel.runtime.entry import native_entry
@@ -279,7 +280,7 @@ class CompiledModel(nn.Module):
                     line(c, measure, step.parts(i, self._options.batch_size)) for i, c in enumerate(step.choices)
                 )
             else:
-                lines.append(Line(step.name, "an ordinary torch call", "torch", None, None, (step.reason,)))
+                lines.append(Line(step.name, "an ordinary torch call", FALLBACK, None, None, (step.reason,)))
         return lines
 
     def explain(self, verbose: bool = False, measure: bool = True) -> str:

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.log import log
 from rtaccel.core.scheme import SchemeLike, SchemeMap
+from rtaccel.core.traits import FALLBACK
 from rtaccel.plan.explain import Line, table
 from rtaccel.runtime.inputs import bind_run, copy_out
 
@@ -141,7 +142,7 @@ class UncapturedModel(nn.Module):
         return sum(t.numel() * t.element_size() for t in (*self.model.parameters(), *self.model.buffers()))
 
     def explain(self, verbose: bool = True) -> str:
-        lines = [Line(type(self.model).__name__, "the whole model, as it is", "torch", None, None, (self.reason,))]
+        lines = [Line(type(self.model).__name__, "the whole model, as it is", FALLBACK, None, None, (self.reason,))]
         swapped = f"\n\n{self.report}" if self.report is not None else ""
         return f"{type(self.model).__name__}: not captured, {self.weight_bytes} B of weights\n\n{table(lines, verbose)}{swapped}"
 

@@ -19,7 +19,7 @@ class FallbackWarning(UserWarning):
 
 def warn_of_fallbacks(fast: CompiledModel, lines: Sequence[Line], strict: bool) -> None:
     """Names the calls that fall back to PyTorch in a warning; raises UnsupportedProblem for them where `strict`."""
-    found = [f"{line.name} ({'; '.join(line.reasons)})" for line in lines if line.kernel == "torch"]
+    found = [f"{line.name} ({'; '.join(line.reasons)})" for line in lines if line.is_fallback]
     if not found:
         return
     own, count = fast.native

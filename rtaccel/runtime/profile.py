@@ -17,6 +17,7 @@ from rtaccel.convert.passes.program import FallbackStep, SubgraphStep
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Problem
+from rtaccel.core.traits import FALLBACK
 from rtaccel.measure.stages import StageProfile, StageTime
 from rtaccel.plan.choose import Choice
 from rtaccel.plan.group import StagedPlan
@@ -113,7 +114,7 @@ class _Walk:
     def _torch(self, step: Step, node: fx.Node, env: dict[str, Any]) -> Any:
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.executor._value(n.name, env))
         result, taken = self._timed(step.name, lambda: node.target(*args, **kwargs))  # type: ignore[operator]
-        self.found.append(_stage(step.name, "an ordinary torch call", "torch", taken))
+        self.found.append(_stage(step.name, "an ordinary torch call", FALLBACK, taken))
         return result
 
     def _group(self, step: Step, source: SubgraphStep, env: dict[str, Any]) -> None:

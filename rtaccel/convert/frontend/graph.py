@@ -15,8 +15,9 @@ from torch import Tensor, fx
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.convert.frontend.layout import View
-from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
+from rtaccel.convert.frontend.nodes import Buffer, OpNode, gather_node, module_name
 from rtaccel.convert.frontend.view_ops import look
+from rtaccel.core.traits import FALLBACK
 
 _DTYPES = {torch.float32: "float32", torch.int64: "int64"}
 
@@ -41,7 +42,7 @@ class OpGraph:
 
     @property
     def fallback_count(self) -> int:
-        return sum(d.op == "torch" for d in self.op_nodes)
+        return sum(d.is_fallback for d in self.op_nodes)
 
     @property
     def may_fit_fixed(self) -> bool:
@@ -101,7 +102,7 @@ class Builder:
         self.adopt(node)
         layout_bound = reason.startswith("layout: ")
         reason = reason.removeprefix("layout: ")
-        return OpNode("torch", node, _label(node), reads, [node.name], reason=reason, layout=layout_bound)
+        return OpNode(FALLBACK, node, _label(node), reads, [node.name], reason=reason, layout=layout_bound)
 
     def _is_constant(self, node: fx.Node) -> bool:
         """Computes what depends on parameters alone, or on nothing, once and for all."""
@@ -168,7 +169,7 @@ class Builder:
             self.buffers[name] = Buffer(index.size, width, dtype)
             attrs = self._rearrangement(view.base, index, width)
             node = next(n for n in self.exported.graph.nodes if n.name == view.base.split(":")[0])
-            self.op_nodes.append(OpNode("rearrange", node, module_name(node), [view.base], [name], attrs=attrs))
+            self.op_nodes.append(gather_node(node, module_name(node), view.base, name, attrs))
             self._packed[key] = name
         return View(self._packed[key], order.dims, 0)
 
@@ -257,7 +258,7 @@ class Builder:
         return returned
 
     def _by_torch(self, base: str) -> bool:
-        return any(d.op == "torch" and base in d.writes for d in self.op_nodes)
+        return any(d.is_fallback and base in d.writes for d in self.op_nodes)
 
 
 def sizes(meta: Tensor) -> tuple[int, ...]:

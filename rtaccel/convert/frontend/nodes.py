@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from rtaccel.core.registry import Operator, operator, with_role
 from rtaccel.core.stage import QParams
-
-ROW_WISE = ("linear", "pointwise", "softmax", "norm")
-"""Operators whose output has a row for each row of their inputs."""
+from rtaccel.core.traits import FALLBACK, Role
 
 
 @dataclass
@@ -34,11 +33,11 @@ class Buffer:
 
 @dataclass
 class OpNode:
-    """op: an operator, or "torch" for a call that stays as it is.
+    """op: an operator, or FALLBACK for a call that stays as it is.
 
     name: dotted name of the module. node: the graph node whose value it gives. reads, writes: names of values.
     tensors, attrs: as a stage has them, still in float32.
-    reason: for "torch", why no operator takes it. layout: whether another form of the graph might be taken.
+    reason: of a fallback, why no operator takes it. layout: whether another form of the graph might be taken.
     quant: what the int8 input of a swapped layer means, where it is static;
     float_input: whether a swapped layer reads its input as it is.
     """
@@ -56,18 +55,50 @@ class OpNode:
     float_input: bool = False
 
     @property
+    def is_fallback(self) -> bool:
+        """Whether the call stays PyTorch's."""
+        return self.op == FALLBACK
+
+    @property
+    def operator(self) -> Operator:
+        """The contract of what computes it; not of a fallback."""
+        return operator(self.op)
+
+    @property
     def swapped(self) -> bool:
-        """A linear layer whose weights are quantized already."""
-        return self.op == "linear" and self.tensors["weight"].dtype != torch.float32
+        """Whether its weights are quantized already."""
+        if self.is_fallback or self.operator.weights is None:
+            return False
+        names = self.operator.weights.matrices(self.tensors)
+        return any(self.tensors[name].dtype != torch.float32 for name in names)
 
     @property
     def activation(self) -> str:
         return self.attrs.get("activation", "none")
 
     @property
+    def affine(self) -> tuple[Tensor, Tensor] | None:
+        """The scale and shift per column that an elementwise node has."""
+        if self.is_fallback or self.operator.elementwise is None:
+            return None
+        return self.operator.elementwise.affine(self.tensors)
+
+    @property
     def affine_only(self) -> bool:
         """A scale and shift per column and nothing else: it can fold into a neighbor."""
-        return self.op == "pointwise" and "scale" in self.tensors and len(self.reads) == 1 and self.activation == "none"
+        return len(self.reads) == 1 and self.activation == "none" and self.affine is not None
+
+    @property
+    def adds(self) -> bool:
+        """Whether it is a sum of two values, before its activation."""
+        if self.is_fallback or self.operator.elementwise is None:
+            return False
+        return self.operator.elementwise.adds(len(self.reads), self.tensors, self.attrs)
+
+
+def gather_node(node: fx.Node, name: str, source: str, result: str, attrs: dict[str, Any]) -> OpNode:
+    """The node that copies rows or elements of a value (attrs rows or index)."""
+    return OpNode(with_role(Role.GATHER).name, node, name, [source], [result], attrs=attrs)
 
 
 def module_name(node: fx.Node) -> str:

@@ -1,15 +1,18 @@
 """Dead positions: rows of a value that nothing reads are not computed.
 
 A causal network whose head reads only the newest time step needs, layer by layer, only the time steps that its dilated taps
-reach: a third of the work for a TCN of four levels. Needs go backwards from the outputs, then values shrink.
+reach: a third of the work for a TCN of four levels. Needs go backwards from the outputs, then values shrink. What an operator
+needs, and how it shrinks, its `rows_needed` says (rtaccel.core.row_traits).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-from rtaccel.convert.frontend.nodes import ROW_WISE, Buffer, OpNode
+from rtaccel.convert.frontend.nodes import Buffer, OpNode, gather_node
+from rtaccel.core.row_traits import RowsNeeded
+from rtaccel.core.traits import Node
 
 
 def eliminate_dead_rows(op_nodes: list[OpNode], buffers: dict[str, Buffer], kept: set[str]) -> list[OpNode]:
@@ -23,111 +26,80 @@ def eliminate_dead_rows(op_nodes: list[OpNode], buffers: dict[str, Buffer], kept
         for name, need in needs.items()
         if name not in whole and len(need) < buffers[name].steps and any(name in d.writes for d in op_nodes)
     }
-    return _shrink(op_nodes, buffers, rows, kept)
+    return _Shrink(buffers, rows, kept).run(op_nodes)
 
 
-def _wanted(name: str, buffers: dict[str, Buffer], needs: dict[str, set[int]], whole: set[str]) -> set[int]:
-    return set(range(buffers[name].steps)) if name in whole else needs.get(name, set())
+def _trait(op_node: OpNode) -> RowsNeeded | None:
+    """How a node needs and loses rows; None for one that reads and gives all of them."""
+    found = None if op_node.is_fallback else op_node.operator.rows_needed
+    return found if found is not None and (found.beside or len(op_node.writes) == 1) else None
 
 
 def _ask(op_node: OpNode, buffers: dict[str, Buffer], needs: dict[str, set[int]], whole: set[str]) -> None:
     """Adds what the node must read for what is asked of it."""
-    if op_node.op not in (*ROW_WISE, "rearrange", "conv") or len(op_node.writes) != 1:
+    trait = _trait(op_node)
+    if trait is None:
         whole.update(op_node.reads)
-        # Of a recurrent layer the newest time step may be all that is computed; its states are what they are.
-        whole.update(op_node.writes[1:] if op_node.op in ("lstm", "gru") else op_node.writes)
+        whole.update(op_node.writes)
         return
+    whole.update(op_node.writes[1:])
     out = op_node.writes[0]
-    wanted = _wanted(out, buffers, needs, whole)
+    wanted = set(range(buffers[out].steps)) if out in whole else needs.get(out, set())
     for index, name in enumerate(op_node.reads):
-        needed = needs.setdefault(name, set())
-        if op_node.op == "rearrange":
-            if "rows" in op_node.attrs:
-                needed.update(op_node.attrs["rows"][i] for i in wanted)
-            else:
-                whole.add(name)
-        elif op_node.op == "conv" and index == 0:
-            if buffers[name].steps == 1:
-                whole.add(name)  # a flat image
-                continue
-            for position in wanted:
-                needed.update(_taps(op_node.attrs, position))
+        found = trait.needed(op_node, index, buffers[name].steps, wanted)
+        if found is None:
+            whole.add(name)
         else:
-            needed.update(wanted)
+            needs.setdefault(name, set()).update(found)
 
 
-def _shrink(
-    op_nodes: list[OpNode], buffers: dict[str, Buffer], rows: dict[str, list[int]], outputs: set[str]
-) -> list[OpNode]:
-    kept: list[OpNode] = []
-    renamed: dict[str, str] = {}
-    gathered: dict[tuple[str, tuple[int, ...]], str] = {}
+class _Shrink:
+    """An rtaccel.core.row_traits.Narrowing. One use."""
 
-    def had(name: str) -> list[int]:
-        return rows.get(name) or list(range(buffers[name].steps))
+    def __init__(self, buffers: dict[str, Buffer], rows: dict[str, list[int]], outputs: set[str]) -> None:
+        self._buffers, self._rows, self._outputs = buffers, rows, outputs
+        self._kept: list[OpNode] = []
+        self._renamed: dict[str, str] = {}
+        self._gathered: dict[tuple[str, tuple[int, ...]], str] = {}
+        self._node: OpNode | None = None
 
-    def fit(op_node: OpNode, name: str, wanted: list[int]) -> str:
-        """The value with just the rows that are wanted: itself, or a gathered copy."""
-        if had(name) == wanted:
-            return name
-        key = (name, tuple(wanted))
-        if key not in gathered:
-            gathered[key] = copy = f"{name.split(':')[0]}:rows{len(gathered)}"
-            buffer = buffers[name]
-            buffers[copy] = Buffer(buffer.width * len(wanted), buffer.width, buffer.dtype)
-            attrs = {"rows": tuple(had(name).index(i) for i in wanted)}
-            kept.append(OpNode("rearrange", op_node.node, op_node.name, [renamed.get(name, name)], [copy], attrs=attrs))
-        return gathered[key]
-
-    for op_node in op_nodes:
-        if op_node.op in ROW_WISE and len(op_node.writes) == 1:
-            wanted = had(op_node.writes[0])
-            op_node.reads = [fit(op_node, name, wanted) for name in op_node.reads]
-        elif op_node.op == "rearrange" and "rows" in op_node.attrs:
-            source, out = op_node.reads[0], op_node.writes[0]
-            own = had(source)
-            picked = [own.index(op_node.attrs["rows"][i]) for i in had(out)]
-            op_node.attrs["rows"] = tuple(picked)
-            same = picked == list(range(len(own))) and buffers[source].width == buffers[out].width
-            if same and source in rows and out not in outputs:
-                renamed[out] = renamed.get(source, source)
+    def run(self, op_nodes: Sequence[OpNode]) -> list[OpNode]:
+        for op_node in op_nodes:
+            trait, self._node = _trait(op_node), op_node
+            hands_on = trait is not None and trait.narrow(op_node, self)
+            source, out = (op_node.reads[0], op_node.writes[0]) if hands_on else ("", "")
+            if hands_on and source in self._rows and out not in self._outputs:
+                self._renamed[out] = self._renamed.get(source, source)
                 continue
-        elif op_node.op == "rearrange":
-            out, index = op_node.writes[0], op_node.attrs["index"]
-            width = buffers[out].width
-            op_node.attrs["index"] = tuple(e for i in had(out) for e in index[i * width : (i + 1) * width])
-        elif op_node.op == "conv":
-            out = op_node.writes[0]
-            if op_node.reads[0] in rows:
-                op_node.attrs["in_steps"] = tuple(rows[op_node.reads[0]])
-            if out in rows:
-                op_node.attrs["out_steps"] = tuple(rows[out])
-            op_node.reads[1:] = [fit(op_node, name, had(out)) for name in op_node.reads[1:]]
-        elif op_node.op in ("lstm", "gru") and op_node.writes[0] in rows and _newest(op_node, rows[op_node.writes[0]]):
-            op_node.attrs["last_only"] = 1
-        elif op_node.op in ("lstm", "gru"):
-            rows.pop(op_node.writes[0], None)
-        op_node.reads = [renamed.get(name, name) for name in op_node.reads]
-        kept.append(op_node)
-    for name, own in rows.items():
-        buffers[name] = replace(buffers[name], elements=buffers[name].width * len(own))
-    return kept
+            op_node.reads = [self._renamed.get(name, name) for name in op_node.reads]
+            self._kept.append(op_node)
+        for name, own in self._rows.items():
+            self._buffers[name] = replace(self._buffers[name], elements=self._buffers[name].width * len(own))
+        return self._kept
 
+    def rows_of(self, name: str) -> list[int]:
+        return self._rows.get(name) or list(range(self._buffers[name].steps))
 
-def _newest(op_node: OpNode, wanted: list[int]) -> bool:
-    """Whether just the last time step of each inner sample is read, in a layer that runs in one direction."""
-    time, batch = op_node.attrs["time"], op_node.attrs["batch"]
-    first = op_node.attrs["batch_first"]
-    last = [b * time + time - 1 if first else (time - 1) * batch + b for b in range(batch)]
-    return op_node.attrs["directions"] == 1 and wanted == last
+    def is_narrowed(self, name: str) -> bool:
+        return name in self._rows
 
+    def width(self, name: str) -> int:
+        return self._buffers[name].width
 
-def _taps(attrs: dict[str, Any], position: int) -> list[int]:
-    """The positions of the input that one output of a convolution reads."""
-    (height, width), (kernel_h, kernel_w) = attrs["in_size"], attrs["kernel"]
-    row, column = divmod(position, attrs["out_size"][1])
-    top = row * attrs["stride"][0] - attrs["padding"][0]
-    left = column * attrs["stride"][1] - attrs["padding"][1]
-    rows = [top + i * attrs["dilation"][0] for i in range(kernel_h)]
-    columns = [left + i * attrs["dilation"][1] for i in range(kernel_w)]
-    return [r * width + c for r in rows if 0 <= r < height for c in columns if 0 <= c < width]
+    def keep_all(self, name: str) -> None:
+        self._rows.pop(name, None)
+
+    def fitted(self, node: Node, name: str, rows: list[int]) -> str:
+        if self.rows_of(name) == rows:
+            return name
+        key = (name, tuple(rows))
+        if key not in self._gathered:
+            assert self._node is not None
+            self._gathered[key] = copy = f"{name.split(':')[0]}:rows{len(self._gathered)}"
+            buffer = self._buffers[name]
+            self._buffers[copy] = Buffer(buffer.width * len(rows), buffer.width, buffer.dtype)
+            own = self.rows_of(name)
+            attrs = {"rows": tuple(own.index(i) for i in rows)}
+            source = self._renamed.get(name, name)
+            self._kept.append(gather_node(self._node.node, node.name, source, copy, attrs))
+        return self._gathered[key]

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 
-import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend.export import ExportedGraph
@@ -15,8 +14,9 @@ from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.passes.program import Argument, FallbackStep, Program, SubgraphStep
 from rtaccel.convert.quantization.scheme_rules import LayerPlan, parts
 from rtaccel.core.errors import FormatError, RtaccelError
-from rtaccel.core.registry import operator
+from rtaccel.core.registry import operator, with_role
 from rtaccel.core.stage import GraphIO, QParams, Stage, Value
+from rtaccel.core.traits import Role
 from rtaccel.plan.group import Subgraph
 
 
@@ -48,7 +48,7 @@ class Emitter:
         pending = list(self.graph.op_nodes)
         while pending:
             ready = [d for d in pending if set(d.reads) <= done]
-            taken = [d for d in ready if d.op == "torch"]
+            taken = [d for d in ready if d.is_fallback]
             if taken:
                 steps.extend(FallbackStep(d.node, d.name, d.reason) for d in taken)
             else:
@@ -78,7 +78,7 @@ class Emitter:
         taken: list[OpNode] = []
         known = set(done)
         for op_node in pending:
-            if op_node.op != "torch" and set(op_node.reads) <= known:
+            if not op_node.is_fallback and set(op_node.reads) <= known:
                 taken.append(op_node)
                 known.update(op_node.writes)
         return taken
@@ -101,7 +101,7 @@ class Emitter:
 
     def _own(self, name: str) -> bool:
         """Whether a value is a tensor as torch has it: an input, or made by a torch call."""
-        return name in self.exported.inputs or any(d.op == "torch" and name in d.writes for d in self.graph.op_nodes)
+        return name in self.exported.inputs or any(d.is_fallback and name in d.writes for d in self.graph.op_nodes)
 
     def _group(self, op_nodes: list[OpNode]) -> SubgraphStep:
         names = {name for d in op_nodes for name in d.writes}
@@ -131,30 +131,33 @@ class Emitter:
         layer = self.layers.get(op_node.writes[0])
         tensors, attrs = parts(op_node, layer)
         first: tuple[Value, ...] = (self.value(op_node.reads[0]),)
-        if layer is not None and layer.int8 and (layer.quant is not None or op_node.op == "linear"):
+        contract = op_node.operator
+        if layer is not None and layer.int8 and (layer.quant is not None or contract.int8.reads_rows):
             first = self._int8(op_node.reads[0], layer, op_node.name, stages)
         inputs = [*first, *(self.value(r) for r in op_node.reads[1:])]
         outputs = [self.value(name) for name in op_node.writes]
-        if op_node.op == "conv" and op_node.attrs.get("stream") and layer is not None and layer.int8:
-            ring = self._ring(op_node, layer)
-            inputs[1] = outputs[1] = ring
-        int8 = operator(op_node.op).writes_int8 or (layer is not None and layer.int8)
+        carried = {*op_node.reads} & {*op_node.writes}
+        if carried and contract.streaming is not None and contract.streaming.keeps_input and layer and layer.int8:
+            inputs = [self._past(v, op_node, layer) if v.name in carried else v for v in inputs]
+            outputs = [self._past(v, op_node, layer) if v.name in carried else v for v in outputs]
+        int8 = contract.int8.writes or (layer is not None and layer.int8)
         quant = self._asked(op_node.writes[0], writes) if int8 else None
         if quant is not None:
             outputs[0] = replace(outputs[0], name=self._int8_name(op_node.writes[0], quant), dtype="int8", quant=quant)
-        if operator(op_node.op).int8_beside:
+        if contract.int8.beside:
             outputs, attrs["gives"] = self._beside(op_node.writes, outputs, writes)
-        op = "fused_linear" if "quantize" in attrs else op_node.op
-        stages.append(Stage(op, op_node.name, tuple(inputs), tuple(outputs), tensors, attrs))
+        op = contract.weights.computed_by(attrs) if contract.weights is not None else None
+        stages.append(Stage(op or op_node.op, op_node.name, tuple(inputs), tuple(outputs), tensors, attrs))
 
-    def _ring(self, op_node: OpNode, layer: LayerPlan) -> Value:
-        """The past of a convolution that is streamed in int8: it holds numbers, so they need a scale that stays."""
+    @staticmethod
+    def _past(value: Value, op_node: OpNode, layer: LayerPlan) -> Value:
+        """The past of an input that is streamed in int8: it holds numbers, so they need a scale that stays."""
         if layer.quant is None:
             raise FormatError(
                 "stream", f"{layer.scheme} for {op_node.name} without calibration data", "static scales for convolutions",
                 "Pass calibration= with windows of real inputs.",
             )  # fmt: skip
-        return replace(self.value(op_node.reads[1]), dtype="int8", quant=layer.quant)
+        return replace(value, dtype="int8", quant=layer.quant)
 
     def _asked(self, name: str, writes: set[str]) -> QParams | None:
         """The static scale that every reader of a value wants it in, so that it can be written so from the start."""
@@ -177,7 +180,7 @@ class Emitter:
             layer = self.layers.get(user.writes[0])
             if layer is None or not layer.int8 or user.reads[0] != name or name in user.reads[1:]:
                 floats = True
-            elif layer.quant is not None or user.op == "linear":
+            elif layer.quant is not None or user.operator.int8.reads_rows:
                 wanted.append(self._forms(name, layer))
             else:
                 floats = True
@@ -205,15 +208,10 @@ class Emitter:
         """The int8 form of a float value: already there, or through a quantize stage that is added now."""
         wanted = self._forms(name, layer)
         if not any(v.name == wanted[0].name for stage in stages for v in stage.outputs):
-            stages.append(_quantize(f"{where} (input)", self.value(name), wanted, layer.factor))
+            make = with_role(Role.QUANTIZE).make_int8
+            assert make is not None
+            stages.append(make(f"{where} (input)", self.value(name), wanted, layer.factor))
         return wanted
-
-
-def _quantize(name: str, x: Value, wanted: tuple[Value, ...], factor: Tensor | None) -> Stage:
-    """Float32 to int8, each column multiplied by its factor where there are some."""
-    if factor is None:
-        return Stage("quantize", name, (x,), wanted)
-    return Stage("pointwise", name, (x,), wanted, {"scale": factor, "shift": torch.zeros_like(factor)})
 
 
 def by_rows(group: Subgraph) -> Subgraph:

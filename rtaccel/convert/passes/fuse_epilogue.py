@@ -1,10 +1,11 @@
-"""Fusing: a BatchNorm, an activation or a residual goes into the layer that feeds it, so that it costs no pass of its own."""
+"""Fusing: a BatchNorm, an activation or a residual goes into the layer that feeds it, so that it costs no pass of its own.
+
+Which of them a layer takes in, its operator's `folding` says (rtaccel.core.traits).
+"""
 
 from __future__ import annotations
 
 from rtaccel.convert.frontend.nodes import OpNode
-
-_WEIGHTED = ("linear", "conv")
 
 
 def fold(op_nodes: list[OpNode], kept: set[str]) -> list[OpNode]:
@@ -24,11 +25,11 @@ def _fold_one(op_nodes: list[OpNode], kept: set[str]) -> bool:
             users.setdefault(name, []).append(op_node)
     made = {name: op_node for op_node in op_nodes for name in op_node.writes}
     for op_node in op_nodes:
-        if op_node.op == "torch":
+        if op_node.is_fallback:
             continue
         for index, name in enumerate(op_node.reads):
             source = made.get(name)
-            if source is None or source.op == "torch" or name in kept or name != source.writes[0]:
+            if source is None or source.is_fallback or name in kept or name != source.writes[0]:
                 continue
             readers = users[name]
             if len(source.writes) > _own(source):
@@ -45,53 +46,49 @@ def _fold_one(op_nodes: list[OpNode], kept: set[str]) -> bool:
 
 
 def _merge(source: OpNode, op_node: OpNode, index: int) -> bool:
-    """Folds the pointwise `node` into `source`, which gives its input `index`; False where they do not merge."""
-    if op_node.op != "pointwise" or source.activation != "none":
+    """Folds the elementwise `node` into `source`, which gives its input `index`; False where they do not merge."""
+    if op_node.operator.elementwise is None or source.activation != "none":
+        return False
+    folding, affine = source.operator.folding, op_node.affine
+    if folding is None or not folding.activation:
         return False
     if len(op_node.reads) == 2:
-        # A residual. The sum has one rounding more than the convolution's own, in either order.
+        # A residual. The sum has one rounding more than the layer's own, in either order.
+        other = op_node.reads[1 - index]
         if (
-            source.op != "conv"
-            or op_node.attrs.get("join", "add") != "add"
+            not folding.residual
+            or not op_node.adds
             or len(source.reads) != _own(source)
-            or "scale" in op_node.tensors
-            or op_node.reads[0] == op_node.reads[1]
+            or other == op_node.reads[index]
         ):
             return False
-        op_node.reads = [*source.reads, op_node.reads[1 - index]]
-    elif source.op in _WEIGHTED and not (source.swapped and "scale" in op_node.tensors):
-        if len(source.reads) > _own(source) and "scale" in op_node.tensors:
-            return False
-        if "scale" in op_node.tensors:  # computed in float64: folding should cost no precision
-            scale, shift = op_node.tensors["scale"].double(), op_node.tensors["shift"].double()
-            weight = source.tensors["weight"].double()
-            source.tensors["weight"] = (weight * scale.reshape(-1, *(1 for _ in weight.shape[1:]))).float()
-            source.tensors["bias"] = (source.tensors["bias"].double() * scale + shift).float()
-        op_node.reads = source.reads
-    elif source.op == "pointwise" and "scale" not in op_node.tensors:
-        op_node.reads = source.reads
+        op_node.reads = [*source.reads, other]
     else:
-        return False
+        if affine is not None:
+            if folding.after is None or source.swapped or len(source.reads) > _own(source):
+                return False
+            source.tensors = folding.after(source.tensors, *affine)
+        op_node.reads = source.reads
     op_node.writes = [op_node.writes[0], *source.writes[1:]]
     op_node.op, op_node.tensors, op_node.attrs = source.op, source.tensors, {**source.attrs, **op_node.attrs}
-    if source.op in _WEIGHTED:
+    if source.operator.weights is not None:
         op_node.name, op_node.quant, op_node.float_input = source.name, source.quant, source.float_input
     return True
 
 
 def _own(op_node: OpNode) -> int:
-    """Values that a node must read, and write: a convolution that is streamed has its ring beside its input."""
-    return 2 if op_node.op == "conv" and op_node.attrs.get("stream") else 1
+    """Values that a node must read, and write: the states that it carries on are beside its input."""
+    return 1 + len({*op_node.reads} & {*op_node.writes})
 
 
 def _takes_affine(user: OpNode, name: str) -> bool:
-    return user.op == "linear" and not user.swapped and user.reads == [name]
+    if user.is_fallback or user.swapped or user.reads != [name]:
+        return False
+    return user.operator.folding is not None and user.operator.folding.before is not None
 
 
-def _fold_forward(affine: OpNode, linear: OpNode) -> None:
-    """linear(x * scale + shift) = (W * scale) x + (bias + W shift)."""
-    weight = linear.tensors["weight"].double()
-    scale, shift = affine.tensors["scale"].double(), affine.tensors["shift"].double()
-    linear.tensors["bias"] = (linear.tensors["bias"].double() + weight @ shift).float()
-    linear.tensors["weight"] = (weight * scale).float()
-    linear.reads = list(affine.reads)
+def _fold_forward(source: OpNode, user: OpNode) -> None:
+    folding, affine = user.operator.folding, source.affine
+    assert folding is not None and folding.before is not None and affine is not None
+    user.tensors = folding.before(user.tensors, *affine)
+    user.reads = list(source.reads)

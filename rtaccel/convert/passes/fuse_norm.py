@@ -20,7 +20,7 @@ def fuse_norms(graph: OpGraph) -> OpGraph:
     op_nodes: list[OpNode] = []
     gone: set[str] = set()
     for op_node in graph.op_nodes:
-        total = op_node.reads[0] if op_node.op == "norm" and len(op_node.reads) == len(op_node.writes) == 1 else ""
+        total = op_node.reads[0] if _takes_sum(op_node) and len(op_node.reads) == len(op_node.writes) == 1 else ""
         source = made.get(total)
         if source is None or total in gone or not _plain_sum(source, graph, total):
             op_nodes.append(op_node)
@@ -32,10 +32,15 @@ def fuse_norms(graph: OpGraph) -> OpGraph:
     return replace(graph, op_nodes=tuple(_in_order([d for d in op_nodes if not set(d.writes) <= gone], gone)))
 
 
+def _takes_sum(op_node: OpNode) -> bool:
+    return not op_node.is_fallback and op_node.operator.folding is not None and op_node.operator.folding.sum_before
+
+
 def _plain_sum(source: OpNode, graph: OpGraph, total: str) -> bool:
-    plain = source.op == "pointwise" and len(source.reads) == 2 and source.attrs.get("join", "add") == "add"
+    if not source.adds or source.activation != "none":
+        return False
     shape = [(graph.buffers[name].width, graph.buffers[name].elements) for name in (*source.reads, total)]
-    return plain and source.activation == "none" and "scale" not in source.tensors and len(set(shape)) == 1
+    return len(set(shape)) == 1
 
 
 def _in_order(op_nodes: list[OpNode], moved: set[str]) -> list[OpNode]:

@@ -91,8 +91,9 @@ def _layer(value: Mapping[str, Any], graph: OpGraph, name: str) -> LayerPlan:
     factor = None
     if value["columns"]:
         op_node = next(d for d in graph.op_nodes if d.writes[0] == name)
-        weight = op_node.tensors.get("weight", op_node.tensors.get("weight_ih_l0"))
-        assert weight is not None
-        factor = torch.ones(weight.shape[1], dtype=torch.float32, device="cpu")
+        weights = op_node.operator.weights
+        assert weights is not None
+        columns = op_node.tensors[weights.of_input(op_node.tensors)[0]].shape[1]
+        factor = torch.ones(columns, dtype=torch.float32, device="cpu")
     h_scale = None if value["h_scale"] is None else float(value["h_scale"])
     return LayerPlan(known(**given), bool(value["int8"]), bool(value["dynamic"]), quant, h_scale, factor)

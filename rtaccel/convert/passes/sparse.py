@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -10,24 +11,18 @@ from torch import Tensor
 from rtaccel.convert.frontend.graph import OpGraph
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.passes.program import FallbackStep, Program, SubgraphStep
+from rtaccel.core.registry import Operator, operator
 from rtaccel.core.sparsity import SparsityMap
 from rtaccel.core.stage import Stage
 from rtaccel.formats import masks
-from rtaccel.kernels._common.geometry import Geometry
 from rtaccel.plan import sparse_recurrent as recurrent
 from rtaccel.plan.group import Subgraph
 from rtaccel.plan.sparse import MIN_ZEROS, could_be_sparse, fastest, zeros
 
 
-def _matrices(op_node: OpNode) -> list[str]:
-    """Names of the weights that sparse kernels take: of linear layers, of convolutions of one position without groups, and
-    the gates of LSTM and GRU."""
-    if op_node.op == "conv":
-        weight = op_node.tensors["weight"]
-        return ["weight"] if weight[0, 0].numel() == 1 and int(op_node.attrs.get("groups", 1)) == 1 else []
-    if op_node.op in ("lstm", "gru"):
-        return [name for name in op_node.tensors if name.startswith("weight")]
-    return ["weight"] if op_node.op == "linear" else []
+def _matrices(op_node: OpNode) -> Sequence[str]:
+    """Names of the weights that sparse kernels take."""
+    return () if op_node.is_fallback else op_node.operator.sparse.matrices(op_node.tensors, op_node.attrs)
 
 
 def pruned(graph: OpGraph, sparsity: SparsityMap, notes: list[str]) -> OpGraph:
@@ -66,24 +61,10 @@ def pruned(graph: OpGraph, sparsity: SparsityMap, notes: list[str]) -> OpGraph:
     return replace(graph, op_nodes=tuple(op_nodes))
 
 
-def as_linear(stage: Stage) -> Stage | None:
-    """The stage of `linear` that means the same, to the bit in int8: itself, or what a pointwise convolution is to each of
-    its positions. None where there is none."""
-    if stage.op == "linear":
-        return stage
-    if stage.op != "conv" or stage.attrs.get("stream") or len(stage.inputs) > 1:
-        return None
-    weight, x, y = stage.tensors["weight"], stage.inputs[0], stage.outputs[0]
-    geometry = Geometry.of(stage)
-    whole = geometry.out_size == geometry.in_size and geometry.in_steps is None and geometry.out_steps is None
-    alike = weight[0, 0].numel() == 1 and geometry.stride == (1, 1) and geometry.padding == (0, 0) and whole
-    own = weight.dtype == torch.int8 and (x.dtype != "int8" or x.quant is None)  # quantizes its input itself
-    if not alike or own or int(stage.attrs.get("groups", 1)) != 1 or x.steps != y.steps or x.width != weight.shape[1]:
-        return None
-    attrs = {name: stage.attrs[name] for name in ("activation", "activation_parameter") if name in stage.attrs}
-    return Stage(
-        "linear", stage.name, stage.inputs, stage.outputs, {**stage.tensors, "weight": weight.flatten(1)}, attrs
-    )
+def _quantizable(contract: Operator, stage: Stage) -> Sequence[str]:
+    """Names of the weights that a scheme stores, of an operator that a layer of the model is."""
+    found = contract.weights
+    return () if found is None or found.schemes == () else found.matrices(stage.tensors)
 
 
 def in_fastest_form(program: Program, rows: int, backend: str | None) -> Program:
@@ -98,12 +79,13 @@ def in_fastest_form(program: Program, rows: int, backend: str | None) -> Program
             gates = recurrent.fastest(dense, rows, backend)
             notes.append(gates.reason)
             return gates.stage
-        matrix = as_linear(dense)
-        if matrix is None and dense.op == "conv" and zeros(dense.tensors["weight"]) >= MIN_ZEROS:
-            part = zeros(dense.tensors["weight"])
-            notes.append(
-                f"{dense.name} is computed dense: there are no sparse kernels for this conv ({part:.1%} zeros)"
-            )
+        contract = operator(dense.op)
+        matrix = contract.sparse.as_matrix(dense)
+        if matrix is None and not contract.sparse.by_layout:
+            part = max((zeros(dense.tensors[name]) for name in _quantizable(contract, dense)), default=0.0)
+            if part >= MIN_ZEROS:
+                said = f"there are no sparse kernels for this {dense.op} ({part:.1%} zeros)"
+                notes.append(f"{dense.name} is computed dense: {said}")
         if matrix is None or not could_be_sparse(matrix):
             return dense
         steps = dense.outputs[0].steps

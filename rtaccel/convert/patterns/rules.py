@@ -1,4 +1,4 @@
-"""Which operator a call becomes: one rule per kind of ATen call, found in the files match_*.py.
+"""Which operator a call becomes: one rule per kind of ATen call, found in the files of this folder.
 
 A rule gets the call and returns a node, or a sentence saying why it does not fit; the call then falls back to PyTorch. A
 sentence that starts with "layout: " says that the same call might fit where the shapes are fixed.
@@ -6,7 +6,10 @@ sentence that starts with "layout: " says that the same call might fit where the
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable, Sequence
+from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +42,17 @@ def rule(*targets: Any) -> Callable[[Rule], Rule]:
     return add
 
 
-def match(build: Builder, node: fx.Node) -> OpNode | str:
-    from rtaccel.convert.patterns import attention, conv, linear, pointwise, recurrent, sparse  # noqa: F401
+@cache
+def _load() -> None:
+    """Imports the files of this folder, which add their rules."""
+    from rtaccel.convert import patterns
 
+    for file in pkgutil.iter_modules(patterns.__path__):
+        importlib.import_module(f"{patterns.__name__}.{file.name}")
+
+
+def match(build: Builder, node: fx.Node) -> OpNode | str:
+    _load()
     found = _RULES.get(node.target)
     if found is None:
         return "no operator computes it"

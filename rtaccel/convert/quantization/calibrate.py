@@ -11,10 +11,10 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.convert.frontend.batches import batches_of, first_line, miscounted, tensors, words
 from rtaccel.convert.frontend.export import ExportedGraph
-from rtaccel.convert.quantization.hidden_state_observer import HiddenObserver
 from rtaccel.core.errors import FormatError, ShapeError
 from rtaccel.core.scheme import Observer
 from rtaccel.core.stage import QParams
+from rtaccel.core.traits import StateObserver
 from rtaccel.formats.observe import RangeObserver
 from rtaccel.nn.check import describe
 
@@ -37,7 +37,7 @@ def run_graph(
     exported: ExportedGraph,
     args: tuple[Any, ...],
     watch: Mapping[str, RangeObserver],
-    hidden: Mapping[str, HiddenObserver],
+    hidden: Mapping[str, StateObserver],
 ) -> None:
     """Runs the captured graph as torch would, showing the watched values and calls to their observers."""
     leaves = _leaves(exported, args)
@@ -101,7 +101,7 @@ def calibrate(
     exported: ExportedGraph,
     calibration: Any,
     wanted: Mapping[str, Observer],
-    hidden: Mapping[str, HiddenObserver],
+    hidden: Mapping[str, StateObserver],
     own: Mapping[str, RangeObserver],
 ) -> dict[str, QParams]:
     """Scale and zero point of each wanted value; `hidden` see the calls of their nodes, and values in `own` have an

@@ -19,7 +19,7 @@ from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.convert.frontend.graph import OpGraph
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.quantization.scheme_rules import LayerPlan
-from rtaccel.core.scheme import W8A8, Observer
+from rtaccel.core.scheme import Observer
 from rtaccel.core.stage import QParams
 from rtaccel.formats import int8
 from rtaccel.formats.observe import SAMPLE, RangeObserver
@@ -101,16 +101,17 @@ def _factor(rows: Tensor) -> Tensor:
 def column_observers(
     exported: ExportedGraph, graph: OpGraph, layers: Mapping[str, LayerPlan], streamed: bool
 ) -> dict[str, ColumnObserver]:
-    """One for each model input whose columns may be evened, by name: float32, and read by one W8A8 layer alone."""
+    """One for each model input whose columns may be evened, by name: float32, and read by one layer alone, with a scheme that
+    allows it."""
     nodes = {node.name: node for node in exported.graph.nodes}
     found: dict[str, ColumnObserver] = {}
     for op_node in graph.op_nodes:
         layer = layers.get(op_node.writes[0])
-        if layer is None or layer.observer is None or op_node.op not in ("linear", "lstm", "gru"):
+        if layer is None or layer.observer is None or not _read(op_node):
             continue
         name = op_node.reads[0]
         once = sum(d.reads.count(name) for d in graph.op_nodes) == 1
-        if name not in exported.inputs or not once or not isinstance(layer.scheme, W8A8):
+        if name not in exported.inputs or not once or not layer.scheme.evens_columns:
             continue
         weight = torch.cat([op_node.tensors[key] for key in _read(op_node)])
         if _columns(nodes[name], weight.shape[1], streamed):
@@ -125,9 +126,10 @@ def _columns(node: fx.Node, width: int, streamed: bool) -> bool:
     return shape[-1] == width and (not streamed or list(shape).count(width) == 1)
 
 
-def _read(op_node: OpNode) -> list[str]:
-    """Names of the weights that multiply the input."""
-    return [key for key in op_node.tensors if key == "weight" or key.startswith("weight_ih_l0")]
+def _read(op_node: OpNode) -> Sequence[str]:
+    """Names of the weights that multiply the columns of the input."""
+    weights = op_node.operator.weights
+    return () if weights is None else weights.of_input(op_node.tensors)
 
 
 def equalize_columns(op_node: OpNode, factor: Tensor) -> OpNode:

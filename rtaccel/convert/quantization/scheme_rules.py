@@ -1,12 +1,12 @@
 """How a layer with weights is computed under each scheme: what its input must be, and the tensors of its stage.
 
-One table for linear, convolution and recurrent layers: their weight is a matrix [N, K], or has its K first to last after
-the outputs. A further scheme is a further entry.
+A weight is a matrix [N, K], or has its K first to last after the outputs. What a scheme makes of it, the scheme says
+(rtaccel.core.scheme); which schemes an operator has kernels for, its `weights` (rtaccel.core.traits).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,13 +14,11 @@ from torch import Tensor
 
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.core.errors import FormatError
-from rtaccel.core.scheme import W4A8, W4A16, W8A8, W8A16, BFloat16, Float8, Float32, Int8Activation, Scheme
+from rtaccel.core.registry import Operator, operator
+from rtaccel.core.scheme import Float32, Int8Activation, Scheme, scheme_names
 from rtaccel.core.stage import QParams
-from rtaccel.formats import bf16, fp8, int4, int8
+from rtaccel.formats.weights import stage_weights
 from rtaccel.kernels.linear.contract import MAX_K
-
-Weights = tuple[Mapping[str, Tensor], Mapping[str, Any]]
-"""Tensors that take the place of the float32 `weight`, and further attributes of the stage."""
 
 
 @dataclass(frozen=True)
@@ -46,56 +44,21 @@ class LayerPlan:
         return self.scheme.observer if static and isinstance(self.scheme, Int8Activation) else None
 
 
-def _float32(weight: Tensor, scheme: Float32) -> Weights:
-    return {"weight": weight}, {}
-
-
-def _bfloat16(weight: Tensor, scheme: BFloat16) -> Weights:
-    return {"weight": bf16.quantize_weight(weight)}, {}
-
-
-def _int8(weight: Tensor, scheme: W8A8 | W8A16) -> Weights:
-    return dict(zip(("weight", "weight_scale"), int8.quantize_weight(weight))), {}
-
-
-def _float8(weight: Tensor, scheme: Float8) -> Weights:
-    scaled = dict(zip(("weight", "weight_scale"), fp8.quantize_weight(weight)))
-    return scaled, {"quantize": "float8", "residual": False}
-
-
-def _int4(weight: Tensor, scheme: W4A8 | W4A16) -> Weights:
-    packed, scale = int4.quantize_weight(weight, scheme.group_size)
-    return {"weight": packed, "group_scale": scale}, {"group_size": scheme.group_size}
-
-
-_WEIGHTS: dict[type[Scheme], Callable[[Tensor, Any], Weights]] = {
-    Float32: _float32, BFloat16: _bfloat16, W8A8: _int8, W8A16: _int8, W4A8: _int4, W4A16: _int4,
-    Float8: _float8,
-}  # fmt: skip
-
-
-SCHEMES: dict[str, tuple[type[Scheme], ...]] = {
-    "linear": tuple(_WEIGHTS),
-    "conv": (Float32, W8A8),
-    "lstm": (Float32, W8A8, W4A8),
-    "gru": (Float32, W8A8, W4A8),
-}
-"""The schemes that each operator with weights has kernels for."""
-
-
-def weights(scheme: Scheme, weight: Tensor) -> Weights:
-    """The tensors and attributes that a scheme makes of a float32 weight [N, K]. Raises FormatError, UnsupportedProblem."""
-    return _WEIGHTS[type(scheme)](weight, scheme)
+def takes_schemes(contract: Operator) -> bool:
+    """Whether a scheme says how a node of the operator is computed."""
+    return contract.weights is not None and contract.weights.schemes != ()
 
 
 def available(op: str, name: str, scheme: Scheme, notes: list[str]) -> Scheme:
     """The scheme itself, or the nearest that the operator has kernels for, which is then noted: W8A8 for int4 weights with
     int8 activations, float32 for the others."""
-    if type(scheme) in SCHEMES[op] or type(scheme) not in _WEIGHTS:
+    weights = operator(op).weights
+    assert weights is not None
+    if weights.schemes is None or scheme.name in weights.schemes or not scheme.weight_format:
         return scheme
-    nearest: Scheme = Float32()
-    if isinstance(scheme, W4A8):
-        nearest = W8A8(activation=scheme.activation, observer=scheme.observer)
+    nearest = scheme.nearest()
+    while nearest.name not in weights.schemes and nearest != nearest.nearest():
+        nearest = nearest.nearest()
     notes.append(f"{name} is computed as {nearest.name}: there is no {scheme.name} kernel for {op}")
     return nearest
 
@@ -105,10 +68,10 @@ def decide(name: str, k: int, scheme: Scheme, calibrated: bool, notes: list[str]
 
     Raises FormatError for a scheme without an entry, and for static activations without calibration data.
     """
-    if type(scheme) not in _WEIGHTS:
-        known = ", ".join(cls.name for cls in _WEIGHTS)
+    if not scheme.weight_format:
+        known = ", ".join(sorted(name for name, cls in scheme_names().items() if cls.weight_format))
         raise FormatError("compile", f"{scheme} for {name}", f"one of {known}", "Choose one.")
-    if not isinstance(scheme, (Float32, BFloat16)) and k > MAX_K:
+    if scheme.limits_k and k > MAX_K:
         notes.append(f"{name} stays float32: K = {k} is over {MAX_K}")
         return LayerPlan(Float32())
     if not isinstance(scheme, Int8Activation):
@@ -134,9 +97,14 @@ def decide_draft(op_node: OpNode, scheme: Callable[[str], Scheme], calibrated: b
     if op_node.swapped:
         int8_input = not op_node.float_input
         return LayerPlan(Float32(), int8_input, int8_input and op_node.quant is None, op_node.quant)
-    products = max(t[0].numel() for name, t in op_node.tensors.items() if name.startswith("weight"))
+    products = max(op_node.tensors[name][0].numel() for name in _matrices(op_node))
     chosen = available(op_node.op, op_node.name, scheme(op_node.name), notes)
     return decide(op_node.name, products, chosen, calibrated, notes)
+
+
+def _matrices(op_node: OpNode) -> Sequence[str]:
+    weights = None if op_node.is_fallback else op_node.operator.weights
+    return () if weights is None else weights.matrices(op_node.tensors)
 
 
 def parts(op_node: OpNode, layer: LayerPlan | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -147,13 +115,18 @@ def parts(op_node: OpNode, layer: LayerPlan | None) -> tuple[dict[str, Tensor], 
         return tensors, attrs
     if layer.h_scale is not None:
         attrs["h_scale"] = layer.h_scale
-    for name in [n for n in tensors if n.startswith("weight")]:
+    for name in _matrices(op_node):
         weight = tensors[name]
-        made, more = weights(layer.scheme, weight.reshape(weight.shape[0], -1))
+        made, more = stage_weights(weight.reshape(weight.shape[0], -1), layer.scheme)
         attrs |= more
         for part, tensor in made.items():
-            renamed = part.replace("weight", name, 1) if part.startswith("weight") else f"{name}_{part}"
-            renamed = part if op_node.op == "linear" else renamed
             whole = part == "weight" and tensor.numel() == weight.numel()  # int4 is packed, scales have one per output
-            tensors[renamed] = tensor.reshape(weight.shape) if whole else tensor
+            tensors[_renamed(part, name)] = tensor.reshape(weight.shape) if whole else tensor
     return tensors, attrs
+
+
+def _renamed(part: str, name: str) -> str:
+    """The name of a part of the weight `name`: "weight_ih_l0_scale", and "group_scale" of a weight that is just "weight"."""
+    if name == "weight":
+        return part
+    return part.replace("weight", name, 1) if part.startswith("weight") else f"{name}_{part}"

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
+from rtaccel.core.registry import operator
 from rtaccel.core.stage import GraphIO, QParams, Stage, Value
+from rtaccel.core.traits import Recurrence
 from rtaccel.formats import int4, int8
 from rtaccel.formats.int8 import require_finite
 from rtaccel.kernels.recurrent.layout import H_SCALE, MAX_K, Geometry
@@ -51,8 +53,14 @@ class Sizes:
     group_size: int = 0
 
     @property
+    def recurrence(self) -> Recurrence:
+        found = operator(self.kind).recurrence
+        assert found is not None
+        return found
+
+    @property
     def gates(self) -> int:
-        return 4 if self.kind == "lstm" else 3
+        return self.recurrence.gates
 
     @property
     def directions(self) -> int:
@@ -205,7 +213,7 @@ def group(
     width = sizes.directions * sizes.hidden_size
     y = Value("y", width, steps=time * batch)
     rows = sizes.num_layers * sizes.directions
-    names = ("h", "c")[: 2 if sizes.kind == "lstm" else 1]
+    names = sizes.recurrence.states
     before = tuple(Value(f"{n}0", sizes.hidden_size, steps=rows * batch) for n in names) if states else ()
     after = tuple(Value(f"{n}n", sizes.hidden_size, steps=rows * batch) for n in names)
     kept = {n.removeprefix("q"): t for n, t in tensors.items() if n.startswith(("qweight", "weight", "bias"))}

@@ -22,6 +22,8 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.core.batch import only
 from rtaccel.core.errors import BackendUnavailable, ShapeError, UnsupportedProblem
+from rtaccel.core.registry import operator
+from rtaccel.core.traits import Persistent
 from rtaccel.plan.explain import Line
 from rtaccel.plan.fuse import fuse
 from rtaccel.plan.group import Subgraph
@@ -241,7 +243,7 @@ def _signed(number: int) -> int:
 def persistent_network(group: Subgraph, streamed: bool) -> Network:
     """What computes a group on a GPU and stays. Raises UnsupportedProblem where nothing does."""
     stages = fuse(group.stages, [p.value for p in group.outputs], 1, whole=True)
-    if any(s.op == "conv" for s in group.stages):
+    if any(operator(s.op).persistent is Persistent.STREAM for s in group.stages):
         stages = group.stages  # the kernel has its own order of all of them
     if len(group.outputs) != 1:
         raise UnsupportedProblem(

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.core.registry import operator
 from rtaccel.core.stage import Stage
+from rtaccel.core.traits import Persistent
 from rtaccel.plan.explain import Line
 from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
 from rtaccel.runtime.gpu.persistent_stacks import stack_network
@@ -167,14 +169,15 @@ def network_of(stages: Sequence[Stage], streamed: bool) -> Network:
     from rtaccel.kernels.mlp import triton_persistent as triton_persistent
 
     what = ", ".join(f"{s.name} ({s.op})" for s in stages)
-    if streamed and any(s.op == "conv" for s in stages):
+    kinds = [operator(s.op).persistent for s in stages]
+    if streamed and Persistent.STREAM in kinds:
         config = triton_persistent_config.select_config(stages)
         if isinstance(config, str):
             raise UnsupportedProblem(
                 "persistent", what, f"a network that {config}", "Pass calibration=, or stream on the CPU."
             )
         return PersistentConvolutions(tuple(stages), config)
-    if [s.op for s in stages] == ["mlp"]:
+    if kinds == [Persistent.CHAIN]:
         reason, widths = triton_persistent.unsupported(stages[0].attrs), stages[0].attrs["widths"]
         if reason is None:
             return PersistentChain(stages[0])
@@ -183,7 +186,7 @@ def network_of(stages: Sequence[Stage], streamed: bool) -> Network:
             expected = f"a smaller network: one program {reason}; several: each {partition}"
             raise UnsupportedProblem("persistent", f"mlp {widths}", expected, STEP)
         return PersistentPartition(stages[0], partition)
-    if not stages or stages[0].op not in ("lstm", "gru"):
+    if kinds[:1] != [Persistent.STACK]:
         raise UnsupportedProblem(
             "persistent", what, "a chain of W8A8 or of W4A8 linear layers with static scales, of one input and output, or a "
             "stream of LSTM or GRU with a linear head, or of causal convolutions", STEP,

@@ -46,7 +46,7 @@ class _Stack:
     def lowered(self) -> tuple[Any, Any]:
         """The folded numbers of the stack, and of its head or None."""
         stack, head = self.stages[0], self.head
-        return operator(stack.op).lower(stack), None if head is None else operator("linear").lower(head)
+        return operator(stack.op).lower(stack), None if head is None else operator(head.op).lower(head)
 
     def where(self) -> str:
         """What a program has of each layer, and where its weights are."""
@@ -89,8 +89,8 @@ class TritonStack(_Stack):
         config = self.config
         layers = (
             "all layers"
-            if config.persistent == config.geometry.layers
-            else f"{config.persistent} of {config.geometry.layers} layers"
+            if config.layers_in_registers == config.geometry.layers
+            else f"{config.layers_in_registers} of {config.geometry.layers} layers"
         )
         return (
             f"{config.parts} programs with {config.units} units of each layer; the weights of {layers} are in registers"
@@ -104,7 +104,9 @@ class CudaStack(_Stack):
 
     def __init__(self, stages: Sequence[Stage], config: Any, why: tuple[str, ...]) -> None:
         super().__init__(stages, config, why)
-        self.states = config.geometry.layers * config.geometry.hidden * (2 if config.gates == 4 else 1)
+        recurrence = operator(self.stages[0].op).recurrence
+        assert recurrence is not None
+        self.states = config.geometry.layers * config.geometry.hidden * len(recurrence.states)
 
     def prepared(self, device: str) -> PersistentLaunch:
         from rtaccel.kernels._gpu.cuda_launch import bind
@@ -144,7 +146,7 @@ def stack_network(stages: Sequence[Stage]) -> TritonStack | CudaStack:
     be had neither from the store nor from a compiler.
     """
     triton, no_triton = _triton(stages)
-    if triton is not None and triton.config.persistent == triton.config.geometry.layers and CUDA not in _only:
+    if triton is not None and triton.config.layers_in_registers == triton.config.geometry.layers and CUDA not in _only:
         return triton
     cuda, no_cuda = _cuda(stages, no_triton)
     if cuda is not None and TRITON not in _only:
@@ -178,12 +180,22 @@ def _triton(stages: Sequence[Stage]) -> tuple[TritonStack | None, str]:
     reason = reason or triton_persistent.unsupported(stack, following[0] if following else None)
     if reason is not None:
         return None, reason
-    config = triton_config.select_config(problem, 4 if stack.op == "lstm" else 3)
+    config = triton_config.select_config(problem, _gates(stack))
     if isinstance(config, str):
         return None, config
     layers = config.geometry.layers
-    again = "" if config.persistent == layers else f"keeps {config.persistent} of {layers} layers in registers"
+    again = (
+        ""
+        if config.layers_in_registers == layers
+        else f"keeps {config.layers_in_registers} of {layers} layers in registers"
+    )
     return TritonStack(stages, config, ()), again
+
+
+def _gates(stack: Stage) -> int:
+    recurrence = operator(stack.op).recurrence
+    assert recurrence is not None
+    return recurrence.gates
 
 
 def _cuda(stages: Sequence[Stage], instead: str) -> tuple[CudaStack | None, str]:
@@ -195,7 +207,7 @@ def _cuda(stages: Sequence[Stage], instead: str) -> tuple[CudaStack | None, str]
     if reason is not None:
         return None, reason
     config = cuda_config.select_config(
-        Geometry.of(stack.attrs), stack.inputs[0].width, 4 if stack.op == "lstm" else 3, cuda_config.group_of(stack),
+        Geometry.of(stack.attrs), stack.inputs[0].width, _gates(stack), cuda_config.group_of(stack),
         cuda_config.head_of(head), cuda_config.card(),
     )  # fmt: skip
     if config is None:

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from rtaccel.convert.passes.program import Program
 from rtaccel.core.errors import FormatError, UnsupportedProblem
+from rtaccel.core.registry import operator
 from rtaccel.core.stage import QuantMap, Stage
-from rtaccel.kernels.sparse_linear import contract
 from rtaccel.nn.check import copied
 from rtaccel.runtime.state import structure
 from rtaccel.runtime.state.check import check
@@ -166,9 +166,10 @@ class State:
         """Raises FormatError for a tensor that does not mean what its name says; changes nothing."""
         check(self.tensors, given)
         for index, stage in enumerate(program.stages):
-            if stage.op == "sparse_linear":
+            check_tensors = operator(stage.op).check
+            if check_tensors is not None:
                 own = {e.name: given.get(k, e.value) for k, e in self.entries.items() if _is_tensor_of(e, index)}
-                contract.check(f"load_state_dict: {stage.name}", own, stage.outputs[0].width, stage.inputs[0].width)
+                check_tensors(f"load_state_dict: {stage.name}", stage, own)
 
     def program(self, program: Program) -> Program:
         """The program with the numbers of this state in place of its own."""

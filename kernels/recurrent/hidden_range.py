@@ -36,6 +36,11 @@ class HiddenObserver:
             return None
         return min(1.0, self.largest * MARGIN) / 127
 
+    @property
+    def note(self) -> str:
+        """For the report, where there is no scale."""
+        return f"{self.name}: h has the scale of its bound, 1: calibration starts every call from zero states"
+
 
 def _layers(node: fx.Node, args: tuple[Any, ...], states: list[Tensor]) -> list[Tensor]:
     """The outputs of all layers but the last."""

@@ -1,0 +1,106 @@
+"""What passes ask of `conv`: its weights, what folds into them, its zeros, the rows it needs, and how it streams."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtaccel.core.row_traits import Narrowing, RowsNeeded, Streaming, StreamWalk, TimeSpan, longest, not_streamable
+from rtaccel.core.stage import Stage
+from rtaccel.core.stage_traits import Sparse
+from rtaccel.core.traits import Folding, Node, Weights
+from rtaccel.kernels._common.geometry import Geometry
+from rtaccel.kernels.linear.convert import only_weight, scale_outputs
+
+WEIGHTS = Weights(matrices=only_weight, schemes=("float32", "w8a8"), inside="dynamic")
+
+FOLDING = Folding(residual=True, after=scale_outputs)
+"""A scale and shift of the input does not fold: padding is zero after them."""
+
+
+class ConvSparse(Sparse):
+    """A convolution of one position without groups multiplies each position by one matrix."""
+
+    def matrices(self, tensors: Mapping[str, Tensor], attrs: Mapping[str, Any]) -> Sequence[str]:
+        weight = tensors["weight"]
+        return ("weight",) if weight[0, 0].numel() == 1 and int(attrs.get("groups", 1)) == 1 else ()
+
+    def as_matrix(self, stage: Stage) -> Stage | None:
+        """The stage of `linear` that each position is."""
+        if stage.attrs.get("stream") or len(stage.inputs) > 1:
+            return None
+        weight, x, y = stage.tensors["weight"], stage.inputs[0], stage.outputs[0]
+        geometry = Geometry.of(stage)
+        whole = geometry.out_size == geometry.in_size and geometry.in_steps is None and geometry.out_steps is None
+        alike = weight[0, 0].numel() == 1 and geometry.stride == (1, 1) and geometry.padding == (0, 0) and whole
+        own = weight.dtype == torch.int8 and (x.dtype != "int8" or x.quant is None)  # quantizes its input itself
+        if (
+            not alike
+            or own
+            or int(stage.attrs.get("groups", 1)) != 1
+            or x.steps != y.steps
+            or x.width != weight.shape[1]
+        ):
+            return None
+        attrs = {name: stage.attrs[name] for name in ("activation", "activation_parameter") if name in stage.attrs}
+        return Stage(
+            "linear", stage.name, stage.inputs, stage.outputs, {**stage.tensors, "weight": weight.flatten(1)}, attrs
+        )
+
+
+def _needed(node: Node, index: int, steps: int, wanted: Collection[int]) -> Iterable[int] | None:
+    if index:
+        return wanted  # a residual
+    if steps == 1:
+        return None  # a flat image
+    return {row for position in wanted for row in _taps(node.attrs, position)}
+
+
+def _taps(attrs: Mapping[str, Any], position: int) -> list[int]:
+    """The positions of the input that one output reads."""
+    (height, width), (kernel_h, kernel_w) = attrs["in_size"], attrs["kernel"]
+    row, column = divmod(position, attrs["out_size"][1])
+    top = row * attrs["stride"][0] - attrs["padding"][0]
+    left = column * attrs["stride"][1] - attrs["padding"][1]
+    rows = [top + i * attrs["dilation"][0] for i in range(kernel_h)]
+    columns = [left + i * attrs["dilation"][1] for i in range(kernel_w)]
+    return [r * width + c for r in rows if 0 <= r < height for c in columns if 0 <= c < width]
+
+
+def _narrow(node: Node, values: Narrowing) -> bool:
+    x, y = node.reads[0], node.writes[0]
+    if values.is_narrowed(x):
+        node.attrs["in_steps"] = tuple(values.rows_of(x))
+    if values.is_narrowed(y):
+        node.attrs["out_steps"] = tuple(values.rows_of(y))
+    node.reads[1:] = [values.fitted(node, name, values.rows_of(y)) for name in node.reads[1:]]
+    return False
+
+
+ROWS = RowsNeeded(_needed, _narrow)
+
+
+def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
+    """One time step of a convolution along time: what its taps read of the past lies in a ring, one row for each step that they
+    reach back and one for the newest."""
+    a = node.attrs
+    if a["in_size"][0] != 1 or a["kernel"][0] != 1 or a["stride"] != (1, 1) or not spans[0].steps:
+        raise not_streamable(f"{node.name}, a convolution over something else than time steps, or with a stride")
+    taps, dilation = a["kernel"][1], a["dilation"][1]
+    reach = (taps - 1) * dilation
+    shift, steps = spans[0].shift + reach - a["padding"][1], a["out_size"][1]
+    own = TimeSpan(shift, steps, -1 if spans[0].receptive_field < 0 else spans[0].receptive_field + reach)
+    if any((span.shift, span.steps) != (shift, steps) for span in spans[1:]):
+        raise not_streamable(f"{node.name}, whose residual is of other time steps")
+    x, y = node.reads[0], node.writes[0]
+    ring = walk.add_state(f"{y}:ring", reach + 1, walk.width(x))
+    node.reads, node.writes = [x, ring, *node.reads[1:]], [y, ring]
+    node.attrs = {k: a[k] for k in ("groups", "activation", "activation_parameter") if k in a}
+    node.attrs |= {"stream": 1, "kernel": (1, taps), "dilation": (1, dilation)}
+    return TimeSpan(shift, steps, longest([own, *spans[1:]]))
+
+
+STREAMING = Streaming(_step, keeps_input=True)

@@ -1,0 +1,54 @@
+"""The neighbors that `linear` and `fused_linear` take into one launch on a GPU.
+
+quantize (a scale per row) -> linear             fused_linear with quantize="int8"
+linear -> a sum with another value               fused_linear with a residual
+quantize (static) -> linear -> linear ...        mlp, in int8 or in int4
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rtaccel.core.stage import Stage, Value
+from rtaccel.core.stage_traits import Fusion
+from rtaccel.kernels._common.activations import HOMOGENEOUS
+
+
+class ResidualFusion(Fusion):
+    """Of `fused_linear`."""
+
+    def takes_residual(self, stage: Stage) -> bool:
+        return stage.outputs[0].dtype == "float32" and stage.tensors["weight"].dtype.itemsize < 4
+
+    def with_residual(self, stage: Stage, other: Value, outputs: tuple[Value, ...]) -> Stage:
+        attrs = {**stage.attrs, "quantize": stage.attrs.get("quantize", "none"), "residual": True}
+        return replace(stage, op="fused_linear", inputs=(stage.inputs[0], other), outputs=outputs, attrs=attrs)
+
+
+class LinearFusion(ResidualFusion):
+    """Of `linear`."""
+
+    def takes_residual(self, stage: Stage) -> bool:
+        return len(stage.inputs) == 1 and super().takes_residual(stage)
+
+    def rows(self, stage: Stage, source: Stage) -> Stage | None:
+        attrs = {**stage.attrs, "quantize": "int8", "residual": False}
+        return replace(stage, op="fused_linear", inputs=source.inputs, attrs=attrs)
+
+    def links(self, layers: Sequence[Stage], stage: Stage) -> bool:
+        """With int8 or int4 weights as those before it have."""
+        weight = stage.tensors["weight"].dtype
+        if len(stage.inputs) != 1 or stage.inputs[0].steps != 1 or weight.itemsize > 1:
+            return False
+        return all(
+            weight == layer.tensors["weight"].dtype and stage.attrs.get("group_size") == layer.attrs.get("group_size")
+            for layer in layers[:1]
+        )
+
+    def chain(self, source: Stage, layers: Sequence[Stage]) -> Stage | None:
+        from rtaccel.kernels.mlp import contract as mlp  # which imports linear's contract
+
+        if any(layer.attrs.get("activation", "none") not in HOMOGENEOUS for layer in layers[:-1]):
+            return None
+        return mlp.join(layers[-1].name, source, layers)

@@ -1,0 +1,55 @@
+"""What passes ask of `rearrange`: which rows it copies, and what it is in a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from rtaccel.core.row_traits import Narrowing, RowsNeeded, SameRows, Streaming, StreamWalk, TimeSpan, not_streamable
+from rtaccel.core.traits import Node
+
+
+def _needed(node: Node, index: int, steps: int, wanted: Collection[int]) -> Iterable[int] | None:
+    return [node.attrs["rows"][i] for i in wanted] if "rows" in node.attrs else None
+
+
+def _narrow(node: Node, values: Narrowing) -> bool:
+    x, y = node.reads[0], node.writes[0]
+    if "rows" not in node.attrs:
+        index, width = node.attrs["index"], values.width(y)
+        node.attrs["index"] = tuple(e for i in values.rows_of(y) for e in index[i * width : (i + 1) * width])
+        return False
+    own = values.rows_of(x)
+    picked = [own.index(node.attrs["rows"][i]) for i in values.rows_of(y)]
+    node.attrs["rows"] = tuple(picked)
+    return picked == list(range(len(own))) and values.width(x) == values.width(y)
+
+
+ROWS = RowsNeeded(_needed, _narrow)
+
+
+def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> SameRows:
+    """Rows of a value: a run of them is another shift, the newest alone is the time step itself."""
+    rows, span = node.attrs.get("rows"), spans[0]
+    if rows is None:
+        rows = _turned(node, walk)
+    if rows is None or not span.steps or rows != tuple(range(rows[0], rows[0] + len(rows))):
+        raise not_streamable(f"{node.name}, which picks other elements than whole time steps in order")
+    if len(rows) > 1 or span.steps == 1:
+        return SameRows(TimeSpan(span.shift + rows[0], len(rows), span.felt))
+    if rows[0] != walk.newest(span):
+        raise not_streamable(f"{node.name}, which reads another time step than the newest")
+    return SameRows(TimeSpan(0, 0, span.felt))
+
+
+def _turned(node: Node, walk: StreamWalk) -> tuple[int, ...] | None:
+    """The time steps of an input [features, time] that are turned round, all or a part: a single one lies the same either way."""
+    x, index = node.reads[0], node.attrs["index"]
+    if not walk.is_input(x):
+        return None
+    width = walk.width(x)
+    steps = range(index[0], index[0] + len(index) // width)
+    turned = tuple(c * walk.length + r for r in steps for c in range(width))
+    return tuple(steps) if index == turned and walk.width(node.writes[0]) == width else None
+
+
+STREAMING = Streaming(_step)

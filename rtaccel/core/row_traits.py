@@ -1,0 +1,127 @@
+"""What passes ask of an operator about rows: which of them it needs for those that are wanted, and how it runs step by step.
+
+A value has rows: time steps of a window, or positions of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.core.traits import Node
+
+
+class Narrowing(Protocol):
+    """Values that lose the rows nobody reads. Rows are numbered as they were before."""
+
+    def rows_of(self, name: str) -> list[int]:
+        """Those that a value has left."""
+
+    def is_narrowed(self, name: str) -> bool:
+        """Whether it lost any."""
+
+    def width(self, name: str) -> int:
+        """Of its rows."""
+
+    def fitted(self, node: Node, name: str, rows: list[int]) -> str:
+        """The value with just these rows: itself, or a copy that is gathered before the node."""
+
+    def keep_all(self, name: str) -> None:
+        """Its rows are all computed after all."""
+
+
+@dataclass(frozen=True)
+class RowsNeeded:
+    """needed: (node, index of an input, rows that it has, rows wanted of the result) -> rows of that input; None for all of them.
+    narrow: changes a node for the rows that are left; True where all that it does then is to hand on its input.
+    beside: whether the result may lose rows although the node gives other values, of which it keeps all.
+    """
+
+    needed: Callable[[Node, int, int, Collection[int]], Iterable[int] | None]
+    narrow: Callable[[Node, Narrowing], bool]
+    beside: bool = False
+
+
+def _same_rows(node: Node, index: int, steps: int, wanted: Collection[int]) -> Iterable[int]:
+    return wanted
+
+
+def _narrow_all(node: Node, values: Narrowing) -> bool:
+    wanted = values.rows_of(node.writes[0])
+    node.reads = [values.fitted(node, name, wanted) for name in node.reads]
+    return False
+
+
+ROW_BY_ROW = RowsNeeded(_same_rows, _narrow_all)
+"""Of an operator whose result has a row for each row of its inputs."""
+
+
+@dataclass(frozen=True)
+class TimeSpan:
+    """Which time steps the rows of a value are of.
+
+    shift: row r is of the step r + shift. steps: its rows; 0 for a value without rows over time. felt: further steps that a row
+    depends on backwards, -1 for all.
+    """
+
+    shift: int
+    steps: int
+    receptive_field: int
+
+
+def longest(spans: Iterable[TimeSpan]) -> int:
+    """`felt` of a value that is made of several."""
+    receptive_field = [span.receptive_field for span in spans]
+    return -1 if -1 in receptive_field else max(receptive_field)
+
+
+class StreamWalk(Protocol):
+    """The graph of a window while it becomes one of a single step. length: steps of the window."""
+
+    length: int
+
+    def newest(self, span: TimeSpan) -> int:
+        """The row of the newest step."""
+
+    def width(self, name: str) -> int:
+        """Of the rows of a value."""
+
+    def is_input(self, name: str) -> bool:
+        """Whether it is the model's own input."""
+
+    def add_state(self, name: str, rows: int, width: int) -> str:
+        """Declares a value that is kept from step to step, and gives its name."""
+
+
+@dataclass(frozen=True)
+class SameRows:
+    """The result is the node's input, seen over another span: nothing is computed."""
+
+    span: TimeSpan
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """step: makes the node, a copy that it may change, one of a single time step, and gives the span of its result. Raises
+        `not_streamable` where it cannot.
+    keeps_input: its state holds past rows of the first input, in int8 where that is int8.
+    """
+
+    step: Callable[[Node, Sequence[TimeSpan], StreamWalk], TimeSpan | SameRows]
+    keeps_input: bool = False
+
+
+def not_streamable(what: str) -> UnsupportedProblem:
+    return UnsupportedProblem("stream", what, "a model that can go step by step", "See docs/how-to/stream.md.")
+
+
+def _row_step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
+    if len({(span.shift if span.steps else None, span.steps) for span in spans}) != 1:
+        raise not_streamable(f"{node.name}, which brings different time steps together")
+    return TimeSpan(spans[0].shift, spans[0].steps, longest(spans))
+
+
+STREAMS_ROWS = Streaming(_row_step)
+"""Of an operator that treats every time step alike."""

@@ -1,0 +1,92 @@
+"""What the plan asks of an operator: how its stages carry int8, leave zeros out, and are joined on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rtaccel.core.stage import Stage, Value
+from rtaccel.core.traits import StateObserver
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def any_is_static(stage: Stage) -> bool:
+    """For `Int8Flow.marks`: one of its outputs is int8 with a static scale."""
+    return any(value.quant is not None for value in stage.outputs)
+
+
+def static_inside(stage: Stage) -> bool:
+    """For `Int8Flow.marks`: it quantizes its input itself with a static scale, or its first output; a ring is no result."""
+    return "x_scale" in stage.attrs or stage.outputs[0].quant is not None
+
+
+@dataclass(frozen=True)
+class Int8Flow:
+    """How int8 goes in and out.
+
+    reads_rows: its second input may be the scale of each row of an int8 first one; a stage before it quantizes. An operator
+        without it quantizes a float32 input itself where the scale is not static.
+    writes: its kernels can write the first output as int8 with a static scale, whatever its weights are.
+    beside: they give the first output as float32, as int8 or as both; attrs["gives"] names them ("y", "q", "row_scale", and
+        "sum" for a second output).
+    marks: whether float32 inputs of a stage, if it has any, become int8 with a static scale: int8 cannot hold a NaN, so the
+        plan marks the sample.
+    state_observer: (name of the layer, whether its states come with every call) -> what finds the range of an int8 state.
+    """
+
+    reads_rows: bool = False
+    writes: bool = False
+    beside: bool = False
+    marks: Callable[[Stage], bool] = any_is_static
+    state_observer: Callable[[str, bool], StateObserver] | None = None
+
+
+class Sparse:
+    """What an operator says of weights that hold zeros. Subclasses give what applies.
+
+    by_layout: its own kernels leave zeros out where attrs["layout"] is "sparse".
+    is_matrix: it multiplies rows by one matrix, and rtaccel.kernels.sparse_linear has kernels for the zeros of that.
+    """
+
+    by_layout = False
+    is_matrix = False
+
+    def matrices(self, tensors: Mapping[str, Tensor], attrs: Mapping[str, object]) -> Sequence[str]:
+        """Names of the weights that sparse kernels take; they may be pruned."""
+        return ()
+
+    def as_matrix(self, stage: Stage) -> Stage | None:
+        """A stage of an operator that `is_matrix` and means the same, to the bit in int8: the stage itself, or another. None
+        where there is none."""
+        return stage if self.is_matrix else None
+
+
+class Fusion:
+    """Neighbors that a stage takes into its own launch on a GPU. Each method gives None where it does not."""
+
+    def rows(self, stage: Stage, source: Stage) -> Stage | None:
+        """The stage with the rows that `source` quantizes for it, a scale each, quantized inside."""
+        return None
+
+    def static(self, stage: Stage, source: Stage) -> Stage | None:
+        """The stage with the input that `source` quantizes by a static scale quantized inside."""
+        return None
+
+    def takes_residual(self, stage: Stage) -> bool:
+        """Whether `with_residual` can be asked."""
+        return False
+
+    def with_residual(self, stage: Stage, other: Value, outputs: tuple[Value, ...]) -> Stage:
+        """The stage with `other` added to its result."""
+        raise NotImplementedError
+
+    def links(self, layers: Sequence[Stage], stage: Stage) -> bool:
+        """Whether the stage can follow these layers in a chain that is one stage."""
+        return False
+
+    def chain(self, source: Stage, layers: Sequence[Stage]) -> Stage | None:
+        """The one stage for a static quantization and the layers that follow it."""
+        return None
