@@ -1,4 +1,4 @@
-/* A mailbox in memory that a CPU and a persistent kernel on a GPU both see: the host's side.
+/* A mailbox in memory that a CPU and a persistent kernel on a GPU both observe: the host's side.
  *
  * Every word is 8 bytes: 32 bits of payload below, 32 bits of sequence number above, stored at once. Whoever reads a
  * word with the number he waits for has its payload, so neither side needs a fence or a flag, and a message crosses the

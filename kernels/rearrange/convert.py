@@ -35,10 +35,10 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> SameRows:
     if rows is None or not span.steps or rows != tuple(range(rows[0], rows[0] + len(rows))):
         raise not_streamable(f"{node.name}, which picks other elements than whole time steps in order")
     if len(rows) > 1 or span.steps == 1:
-        return SameRows(TimeSpan(span.shift + rows[0], len(rows), span.felt))
+        return SameRows(TimeSpan(span.shift + rows[0], len(rows), span.receptive_field))
     if rows[0] != walk.newest(span):
         raise not_streamable(f"{node.name}, which reads another time step than the newest")
-    return SameRows(TimeSpan(0, 0, span.felt))
+    return SameRows(TimeSpan(0, 0, span.receptive_field))
 
 
 def _turned(node: Node, walk: StreamWalk) -> tuple[int, ...] | None:

@@ -62,8 +62,8 @@ ROW_BY_ROW = RowsNeeded(_same_rows, _narrow_all)
 class TimeSpan:
     """Which time steps the rows of a value are of.
 
-    shift: row r is of the step r + shift. steps: its rows; 0 for a value without rows over time. felt: further steps that a row
-    depends on backwards, -1 for all.
+    shift: row r is of the step r + shift. steps: its rows; 0 for a value without rows over time. receptive_field:
+    further steps that a row depends on backwards, -1 for all.
     """
 
     shift: int
@@ -72,7 +72,7 @@ class TimeSpan:
 
 
 def longest(spans: Iterable[TimeSpan]) -> int:
-    """`felt` of a value that is made of several."""
+    """`receptive_field` of a value that is made of several."""
     receptive_field = [span.receptive_field for span in spans]
     return -1 if -1 in receptive_field else max(receptive_field)
 

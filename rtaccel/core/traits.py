@@ -95,7 +95,7 @@ class Elementwise(Protocol):
 class StateObserver(Protocol):
     """Sees the calls of a node in calibration, for the range of a state that it keeps in int8."""
 
-    def see(self, node: Any, args: tuple[Any, ...], result: Any) -> None:
+    def observe(self, node: Any, args: tuple[Any, ...], result: Any) -> None:
         """One call: the torch.fx node, its arguments and what it gave."""
 
     @property

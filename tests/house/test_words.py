@@ -33,7 +33,7 @@ OLD: dict[str, str] = {
     r"\breckoned\b": "computed",
     r"\bpretended\b": "fake",
     r"\b(?:quant|optim|standard|recogn|initial|special|parametr|synchron)is(?!m|t)": "American spelling",
-    r"\b(?:neighbor|behavior|color|modell(?:ed|ing)\b)": "American spelling",
+    r"\b(?:neighbour|behaviour|colour|modell(?:ed|ing)\b)": "American spelling",
 }
 """Pattern -> what to write instead. Code is not read: names there change with the code."""
 
