@@ -257,7 +257,7 @@ def tolerance(stage: Stage, x: Tensor, *given: Tensor) -> Tolerance:
         if other is not None:
             magnitude = magnitude + other.abs()
         eps = torch.finfo(torch.float32).eps
-        slope = max(1.13, abs(low["activation_parameter"]))  # gelu, silu; elu, leaky_relu
+        slope = activations.slope(act, low["activation_parameter"])
         terms = low["weight"][0].numel() + 3
         bound = slope * eps * terms * magnitude + activations.error(act, magnitude)
         # Rings are copies, and pass within this, too.

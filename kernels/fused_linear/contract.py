@@ -92,7 +92,7 @@ def _activated(stage: Stage, x: Tensor) -> tuple[Tensor, Tensor | float]:
     wide, weight = q.double(), low["weight"].double()
     a = activations.apply(low["activation"], (wide @ weight.T) * scale + offset, low["activation_parameter"]).float()
     magnitude = (wide.abs() @ weight.abs().T) * scale + offset.abs()
-    slope = max(1.13, abs(low["activation_parameter"]))
+    slope = activations.slope(low["activation"], low["activation_parameter"])
     return a, slope * (FLOAT8_SUM + 4 * EPS) * magnitude + activations.error(low["activation"], magnitude)
 
 

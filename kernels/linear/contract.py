@@ -120,8 +120,7 @@ def tolerance(stage: Stage, x: Tensor, row_scale: Tensor | None = None) -> Toler
         bias = stage.tensors.get("bias", torch.zeros(weight.shape[0]))
         magnitude = x.abs().double() @ weight.abs().double().T + bias.abs().double()
         eps = torch.finfo(torch.float32).eps
-        # Every activation here has a slope of at most 1.13 (gelu, silu) or the parameter (elu, leaky_relu).
-        slope = max(1.13, abs(float(stage.attrs.get("activation_parameter", 0.0))))
+        slope = activations.slope(act, float(stage.attrs.get("activation_parameter", 0.0)))
         return Tolerance(atol=slope * eps * (weight.shape[1] + 2) * magnitude + activations.error(act, magnitude))
     if stage.outputs[0].dtype == "int8":
         return Tolerance(steps=0 if act in activations.HOMOGENEOUS else 1)
@@ -189,8 +188,7 @@ def cases() -> Iterator[Case]:
             yield _case(rows, make_stage(k, n, scheme, "relu"), scheme)
         yield _case(rows, make_stage(k, n, "static", "relu", out="int8"), "static")
         yield _case(rows, make_stage(k, n, "static", "none", out="int8"), "static")
-    for act, parameter in (("leaky_relu", 0.1), ("elu", 1.3), ("gelu", 0.0), ("gelu_tanh", 0.0), ("silu", 0.0),
-                           ("tanh", 0.0), ("sigmoid", 0.0)):  # fmt: skip
+    for act, parameter in activations.beyond_relu():
         yield _case(3, make_stage(37, 45, "float32", act, parameter), "f32")
         yield _case(3, make_stage(37, 45, "static", act, parameter), "static")
         yield _case(3, make_stage(37, 45, "dynamic", act, parameter), "dynamic")

@@ -133,7 +133,7 @@ def tolerance(stage: Stage, low: Mapping[str, Any], x: Tensor, row_scale: Tensor
     if x.dtype == torch.float32:
         peak = size.amax(1, keepdim=True) if size.numel() else size
         bound += (torch.maximum(size * MAX_STEP, peak / FIXED_STEPS) @ weight.T) * scale
-    slope = max(1.13, abs(low["activation_parameter"]))
+    slope = activations.slope(low["activation"], low["activation_parameter"])
     return Tolerance(atol=slope * bound + activations.error(low["activation"], magnitude))
 
 
