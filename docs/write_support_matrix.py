@@ -18,6 +18,7 @@ from rtaccel.convert.quantization.scheme_rules import SCHEMES, available
 from rtaccel.core.registry import Impl, Operator, impls, operators
 from rtaccel.core.scheme import W4A8, W4A16, W8A8, W8A16, BFloat16, Float8, Float32, Scheme
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.weight_format import WeightFormat
 
 PAGE = Path(__file__).parent / "reference" / "support-matrix.md"
 BACKENDS = {"cpu": "CPU", "triton": "Triton", "numba_cuda": "Numba CUDA"}
@@ -65,7 +66,7 @@ def scheme_of(stage: Stage) -> str:
     if dtype in ("float32", "bfloat16"):
         return dtype
     x, attrs = stage.inputs[0], stage.attrs
-    bits = "W4" if dtype == "uint8" else "W8"
+    bits = f"W{WeightFormat.of(weights[0]).bits}"
     if x.quant is not None or "x_scale" in attrs or stage.op == "mlp":
         return f"{bits}A8 static"  # of float32 inputs, the kernel makes them int8 itself
     rows = (

@@ -31,6 +31,7 @@ from torch import Tensor
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Quant, Stage, Value
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
 from rtaccel.kernels.linear import contract_weights
@@ -134,9 +135,10 @@ def tolerance(stage: Stage, x: Tensor, row_scale: Tensor | None = None) -> Toler
 
 def cost(problem: Problem) -> Cost:
     k, n, m = problem.in_widths[0], problem.out_widths[0], problem.matrix_rows
-    size: dict[str, float] = {"float32": 4, "int8": 1, "bfloat16": 2, "uint8": 0.5}
-    moved = math.ceil(n * k * size[problem.weight_dtype or "float32"]) + 8 * n
-    if problem.weight_dtype == "uint8":
+    size = {"float32": 4, "int8": 1}
+    weight = problem.weight_format or WeightFormat.FLOAT32
+    moved = weight.bytes_of(n * k) + 8 * n
+    if weight.grouped:
         moved += 2 * n * math.ceil(k / int(problem.attrs["group_size"]))
     moved += int(m * k * size[problem.in_dtypes[0]] + m * n * size[problem.out_dtypes[0]])
     return Cost(bytes=moved, flops=2 * m * n * k)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels._gpu.numba_activations import activate, missing, number
 from rtaccel.kernels._gpu.numba_alias import (
     FUSED,
@@ -65,8 +66,8 @@ def gemv_kernel(
 
 
 def supports(problem: Problem) -> str | None:
-    if problem.weight_dtype != "int8" or problem.in_dtypes[0] != "int8":
-        return f"multiplies int8 by int8, not {problem.in_dtypes[0]} by {problem.weight_dtype}"
+    if problem.weight_format is not WeightFormat.INT8 or problem.in_dtypes[0] != "int8":
+        return f"multiplies int8 by int8, not {problem.in_dtypes[0]} by {problem.weight_format}"
     if problem.out_dtypes[0] != "float32":
         return "writes float32"
     reason = missing(str(problem.attrs.get("activation", "none")))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels._gpu.numba_activations import activate, missing, number
 from rtaccel.kernels._gpu.numba_alias import THREADS, cuda, grid_rows, multiply_rn, stream, sum_into_first, view
 from rtaccel.kernels._gpu.triton_spec import require_matrix, require_row_scale
@@ -142,9 +143,10 @@ def end_float_kernel(
 
 
 def supports(problem: Problem) -> str | None:
-    if (problem.weight_dtype, problem.in_dtypes[0]) not in (("int8", "int8"), ("float32", "float32")):
-        return f"multiplies int8 by int8 and float32 by float32, not {problem.in_dtypes[0]} by {problem.weight_dtype}"
-    if problem.weight_dtype == "float32" and problem.out_dtypes[0] != "float32":
+    alike = {WeightFormat.INT8: "int8", WeightFormat.FLOAT32: "float32"}
+    if problem.weight_format not in alike or alike[problem.weight_format] != problem.in_dtypes[0]:
+        return f"multiplies int8 by int8 and float32 by float32, not {problem.in_dtypes[0]} by {problem.weight_format}"
+    if problem.weight_format is WeightFormat.FLOAT32 and problem.out_dtypes[0] != "float32":
         return "writes float32 where it multiplies float32"
     reason = missing(str(problem.attrs.get("activation", "none")))
     if reason is not None:
