@@ -18,6 +18,7 @@ from rtaccel.convert.quantization.scheme_rules import available, takes_schemes
 from rtaccel.core.registry import Impl, Operator, impls, operator, operators
 from rtaccel.core.scheme import scheme_names
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.weight_format import WeightFormat
 
 PAGE = Path(__file__).parent / "reference" / "support-matrix.md"
 BACKENDS = {"cpu": "CPU", "triton": "Triton", "numba_cuda": "Numba CUDA"}
@@ -61,7 +62,7 @@ def scheme_of(stage: Stage) -> str:
     if dtype in ("float32", "bfloat16"):
         return dtype
     x, attrs = stage.inputs[0], stage.attrs
-    bits = "W4" if dtype == "uint8" else "W8"
+    bits = f"W{WeightFormat.of(first).bits}"
     if x.quant is not None or "x_scale" in attrs or weights.inside == "static":
         return f"{bits}A8 static"  # of float32 inputs, the kernel makes them int8 itself
     rows = x.dtype == "int8" or attrs.get("quantize") == "int8" or weights.inside == "dynamic"

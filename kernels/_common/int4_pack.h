@@ -6,10 +6,16 @@
 // the second row's in the upper half. K ends in a group of its own length, filled up to a multiple of 4.
 #pragma once
 
+#include "_core/rtaccel.h"
+
 #include <cstddef>
 #include <cstdint>
 
 namespace rta {
+
+// How a stage says that its weights are int4: the dtype that holds two of them, and its name in `weight_dtype`.
+constexpr rta_dtype kInt4Dtype = RTA_UINT8;
+constexpr const char* kInt4Name = "uint8";
 
 // weight [n][(k + 1) / 2]: two numbers a byte, the even k in the low nibble, each w + 8. scale [n][groups] holds
 // numbers that bfloat16 represents; the group is a multiple of 16.

@@ -137,10 +137,10 @@ GraphIO StageSpec::in(int i) const { return port(*this, inputs, input_count, i);
 GraphIO StageSpec::out(int i) const { return port(*this, outputs, output_count, i); }
 
 Activation parse_activation(const char* name) {
-  static const char* const names[] = {"none",      "relu", "leaky_relu", "elu",    "gelu",
-                                      "gelu_tanh", "silu", "tanh",       "sigmoid"};
-  for (int i = 0; i < 9; ++i)
-    if (std::strcmp(names[i], name) == 0) return static_cast<Activation>(i);
+#define RTA_ROW(kind, known, ...) \
+  if (std::strcmp(name, #known) == 0) return Activation::kind;
+#include "_common/activations/table.def"
+#undef RTA_ROW
   fail("no activation '%s'", name);
 }
 

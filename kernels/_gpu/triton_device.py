@@ -1,8 +1,8 @@
-"""Device helpers of the Triton kernels: activations, rounding, int8 products. No operator knowledge.
+"""Device helpers of the Triton kernels: rounding, int8 products, and the activations of triton_activations.py. No operator
+knowledge.
 
 Everything here runs both compiled and in the interpreter, which has neither libdevice nor inline assembly:
 the formulas use `exp`, `erf` and plain arithmetic, and `dot4` has a twin in plain `tl` that its constexpr picks.
-The meaning of each activation is the one of `_common/activations.py`. A NaN goes through all of them.
 
 Kernels that call these must be compiled with `enable_fp_fusion=False`: `t * a + b` is two roundings here, and where
 the contract counts on it, `multiply_rn` makes sure.
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from rtaccel.kernels._gpu.triton_activations import activate as activate
 
 MAGIC = tl.constexpr(12582912.0)
 """1.5 * 2^23: adding it to |v| <= 2^22 leaves no fraction bits, so the sum is rounded, ties to even."""
@@ -32,45 +34,6 @@ def to_int8(v, zero_point):
     bounded = tl.minimum(tl.maximum(v, -512.0), 512.0)
     q = round_half_even(bounded).to(tl.int32) + zero_point
     return tl.minimum(tl.maximum(q, -128), 127).to(tl.int8)
-
-
-@triton.jit
-def sigmoid(t):
-    """1 / (1 + exp(-t)); exp overflows to inf below -88 and the quotient is then 0."""
-    return 1.0 / (1.0 + tl.exp(-t))
-
-
-@triton.jit
-def tanh(t):
-    """sign(t) * (1 - e) / (1 + e) with e = exp(-2 |t|), which never overflows. Absolute error about 2^-23."""
-    e = tl.exp(-2.0 * tl.abs(t))
-    r = (1.0 - e) / (1.0 + e)
-    return tl.where(t < 0, -r, r)
-
-
-@triton.jit
-def activate(t, parameter, NAME: tl.constexpr):
-    """f(t), elementwise in float32; NAME is one of `activations.ACTIVATIONS`, parameter its slope or alpha."""
-    if NAME == "none":
-        y = t
-    elif NAME == "relu":
-        y = tl.where(t < 0, 0.0, t)
-    elif NAME == "leaky_relu":
-        y = tl.where(t > 0, t, t * parameter)
-    elif NAME == "elu":
-        y = tl.where(t > 0, t, parameter * (tl.exp(t) - 1.0))
-    elif NAME == "gelu":
-        y = 0.5 * t * (1.0 + tl.erf(t * 0.7071067811865476))
-    elif NAME == "gelu_tanh":
-        y = 0.5 * t * (1.0 + tanh(0.7978845608028654 * (t + 0.044715 * t * t * t)))
-    elif NAME == "silu":
-        y = t * sigmoid(t)
-    elif NAME == "tanh":
-        y = tanh(t)
-    else:
-        tl.static_assert(NAME == "sigmoid", "no such activation")
-        y = sigmoid(t)
-    return y
 
 
 @triton.jit

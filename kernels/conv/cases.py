@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rtaccel.core.registry import Case
 from rtaccel.core.stage import QParams, Stage, Value
+from rtaccel.kernels._common import activations
 
 Pair = tuple[int, int]
 
@@ -142,7 +143,6 @@ STREAMS = {
     "stream-48": Shape(48, 48, (1, 1), (1, 3), dilation=(1, 8), stream=True),
     "stream-depthwise": Shape(37, 37, (1, 1), (1, 4), dilation=(1, 3), groups=37, stream=True),
 }
-PARAMETERS = {"leaky_relu": 0.1, "elu": 1.3}
 
 
 def _case(label: str, samples: int, stage: Stage) -> Case:
@@ -159,10 +159,10 @@ def cases() -> Iterator[Case]:
         )):  # fmt: skip
             stage = make_stage(shape, scheme, act, 0.0, out, residual, seed=10 * index + number)
             yield _case(f"{name}-{scheme}-{act}-{out}{'-residual' if residual else ''}", samples, stage)
-    for act in ("leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid"):
+    for act, parameter in activations.beyond_relu():
         for scheme, out in (("float32", "float32"), ("static", "int8"), ("dynamic", "float32")):
             for name in ("causal", "depthwise"):
-                stage = make_stage(SHAPES[name], scheme, act, PARAMETERS.get(act, 0.0), out)
+                stage = make_stage(SHAPES[name], scheme, act, parameter, out)
                 yield _case(f"{name}-{scheme}-{act}-{out}", 2, stage)
     for name, shape in STREAMS.items():
         for scheme, act, out, residual in (

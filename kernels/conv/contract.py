@@ -47,6 +47,7 @@ from rtaccel.core.registry import Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, QParams, Stage
 from rtaccel.core.stage_traits import Int8Flow, static_inside
 from rtaccel.core.traits import Persistent
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
 from rtaccel.kernels._common.geometry import Geometry
@@ -260,7 +261,7 @@ def tolerance(stage: Stage, x: Tensor, *given: Tensor) -> Tolerance:
         if other is not None:
             magnitude = magnitude + other.abs()
         eps = torch.finfo(torch.float32).eps
-        slope = max(1.13, abs(low["activation_parameter"]))  # gelu, silu; elu, leaky_relu
+        slope = activations.slope(act, low["activation_parameter"])
         terms = low["weight"][0].numel() + 3
         bound = slope * eps * terms * magnitude + activations.error(act, magnitude)
         # Rings are copies, and pass within this, too.
@@ -289,7 +290,7 @@ def cost(problem: Problem) -> Cost:
     if problem.in_steps[0] == 1 and "in_size" in problem.attrs:
         c //= problem.attrs["in_size"][0] * problem.attrs["in_size"][1]
     k, n = kernel[0] * kernel[1] * c // groups, problem.out_widths[0]
-    moved = n * k * size[problem.weight_dtype or "float32"] + 8 * n
+    moved = (problem.weight_format or WeightFormat.FLOAT32).bytes_of(n * k) + 8 * n
     for width, steps, dtype in (
         *zip(problem.in_widths, problem.in_steps, problem.in_dtypes),
         *zip(problem.out_widths, problem.out_steps, problem.out_dtypes),

@@ -17,6 +17,7 @@ from rtaccel.core import settings
 from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem, Stage, Value
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels._common.geometry import Geometry
 from rtaccel.kernels._gpu.triton_device import activate, multiply_rn, to_int8
 from rtaccel.kernels._gpu.triton_launch import bind
@@ -51,8 +52,8 @@ def end_window(
 
 def unsupported(problem: Problem) -> str | None:
     """None, or why no kernel of windows takes it."""
-    if problem.weight_dtype != "int8":
-        return f"computes int8 weights, not {problem.weight_dtype}"
+    if problem.weight_format is not WeightFormat.INT8:
+        return f"computes int8 weights, not {problem.weight_format}"
     if problem.attrs.get("stream", 0):
         return "computes windows; a stream stays on the GPU as a whole"
     if problem.out_widths[0] > MAX_N:

@@ -18,6 +18,7 @@ from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.row_traits import STREAMS_ROWS
 from rtaccel.core.stage import Problem, Stage, Value
+from rtaccel.core.weight_format import WeightFormat
 
 
 def lower(stage: Stage) -> Mapping[str, Any]:
@@ -72,7 +73,7 @@ def cases() -> Iterator[Case]:
 
 def cost(problem: Problem) -> Cost:
     m, c = problem.matrix_rows, problem.out_widths[0]
-    return Cost(bytes=m * (8 + c * (5 if problem.weight_dtype == "int8" else 8)), flops=m * c)
+    return Cost(bytes=m * (8 + c * (5 if problem.weight_format is WeightFormat.INT8 else 8)), flops=m * c)
 
 
 OPERATOR = register_operator(

@@ -6,13 +6,14 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels.embedding import contract
 
 
 def supports(problem: Problem) -> str | None:
-    if problem.weight_dtype in ("float32", "int8"):
+    if problem.weight_format in (WeightFormat.FLOAT32, WeightFormat.INT8):
         return None
-    return f"has no form for {problem.weight_dtype} weights"
+    return f"has no form for {problem.weight_format} weights"
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:

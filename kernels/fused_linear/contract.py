@@ -30,6 +30,7 @@ from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, QParams, Stage, Value
 from rtaccel.core.traits import Weights
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats import fp8, int8
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
@@ -45,8 +46,9 @@ FLOAT8_SUM = 2.0**-12
 def quantize(stage: Stage) -> str:
     """What is done to the rows of x. Raises FormatError for what the weights do not go with."""
     how = str(stage.attrs.get("quantize", "none"))
-    weight = stage.tensors["weight"].dtype
-    fits = {"none": weight != fp8.DTYPE, "int8": weight in (torch.int8, torch.uint8), "float8": weight == fp8.DTYPE}
+    weight = WeightFormat.of(stage.tensors["weight"])
+    float8 = weight is WeightFormat.FLOAT8
+    fits = {"none": not float8, "int8": weight.integer, "float8": float8}
     if not fits.get(how, False):
         raise FormatError(
             "fused_linear", f"quantize={how!r} with {weight} weights", "none, int8 or float8 as the weights are",
@@ -95,7 +97,7 @@ def _activated(stage: Stage, x: Tensor) -> tuple[Tensor, Tensor | float]:
     wide, weight = q.double(), low["weight"].double()
     a = activations.apply(low["activation"], (wide @ weight.T) * scale + offset, low["activation_parameter"]).float()
     magnitude = (wide.abs() @ weight.abs().T) * scale + offset.abs()
-    slope = max(1.13, abs(low["activation_parameter"]))
+    slope = activations.slope(low["activation"], low["activation_parameter"])
     return a, slope * (FLOAT8_SUM + 4 * EPS) * magnitude + activations.error(low["activation"], magnitude)
 
 
@@ -129,7 +131,6 @@ def cost(problem: Problem) -> Cost:
         op="linear",
         in_widths=problem.in_widths[:1],
         in_dtypes=problem.in_dtypes[:1],
-        weight_dtype="int8" if problem.weight_dtype == "float8_e4m3fn" else problem.weight_dtype,
     )
     found = linear.cost(as_linear)
     extra = 4 * problem.matrix_rows * problem.out_widths[0] if problem.attrs.get("residual") else 0

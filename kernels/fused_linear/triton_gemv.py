@@ -21,6 +21,7 @@ from torch import Tensor
 from rtaccel.core import settings
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats import int4
 from rtaccel.kernels._gpu.triton_device import activate, dot4, multiply_rn, round_half_even, to_int8
 from rtaccel.kernels._gpu.triton_launch import bind
@@ -206,13 +207,13 @@ def fused_gemv_kernel(
 
 def instructions(problem: Problem) -> int:
     """Of a lane for 16 bytes of weights and a row: dp4a, loads and what rounds x. Counted in the code."""
-    words = 8 if problem.weight_dtype == "uint8" else 4
+    words = 8 if problem.weight_format is WeightFormat.INT4 else 4
     return words * (14 if problem.attrs.get("quantize") == "int8" else 2) + (10 if words == 8 else 0)
 
 
 def supports(problem: Problem) -> str | None:
-    if problem.weight_dtype not in ("int8", "uint8"):
-        return f"multiplies int8 x by int8 or int4 weights, not by {problem.weight_dtype}"
+    if problem.weight_format not in (WeightFormat.INT8, WeightFormat.INT4):
+        return f"multiplies int8 x by int8 or int4 weights, not by {problem.weight_format}"
     quantized = problem.attrs.get("quantize") == "int8"
     if problem.in_dtypes[0] == "float32" and not quantized:
         return "multiplies int8 x, not float32"
@@ -221,14 +222,14 @@ def supports(problem: Problem) -> str | None:
         return f"has a program for each 8 outputs, for N <= {MAX_N}, not N = {n}"
     if not 0 < k <= MAX_K or (not quantized and k % 4):
         return f"reads x in words of 4 bytes: K must be a positive multiple of 4, at most {MAX_K}, not {k}"
-    weight_bytes = n * k // (2 if problem.weight_dtype == "uint8" else 1)
+    weight_bytes = n * k // (2 if problem.weight_format is WeightFormat.INT4 else 1)
     return too_many_rows(problem.rows, weight_bytes, instructions(problem))
 
 
 def words_of(problem: Problem) -> int:
     """int32 words of a row of weights."""
     k = problem.in_widths[0]
-    if problem.weight_dtype == "uint8":
+    if problem.weight_format is WeightFormat.INT4:
         group = int(problem.attrs["group_size"])
         return -(-k // (2 * group)) * (group // 4)
     return -(-k // LINE) * (LINE // 4)
@@ -237,7 +238,7 @@ def words_of(problem: Problem) -> int:
 def specialize(problem: Problem) -> Specialisation:
     n, k, words = problem.out_widths[0], problem.in_widths[0], words_of(problem)
     outputs, block_w = power_of_two(n, 1, 8), power_of_two(words, 32, 128)
-    group = int(problem.attrs["group_size"]) if problem.weight_dtype == "uint8" else 0
+    group = int(problem.attrs["group_size"]) if problem.weight_format is WeightFormat.INT4 else 0
     quantize, residual = problem.attrs.get("quantize") == "int8", bool(problem.attrs.get("residual"))
     int8_out, activation = problem.out_dtypes[0] == "int8", str(problem.attrs.get("activation", "none"))
     tile = Tiling(power_of_two(problem.rows, 1, ROWS_OF_A_PROGRAM), outputs, 4 * block_w, num_warps=outputs)

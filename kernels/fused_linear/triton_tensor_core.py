@@ -8,6 +8,7 @@ from dataclasses import replace
 from rtaccel.core import settings
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels._gpu.triton_spec import BF16_MMA, FP8_MMA, INT8_MMA, MAX_N, WIDE_LOAD, Specialisation
 from rtaccel.kernels.fused_linear import contract
 from rtaccel.kernels.linear.contract import MAX_K
@@ -25,11 +26,11 @@ def select_config(problem: Problem) -> KernelConfig:
 def supports(problem: Problem) -> str | None:
     if problem.out_widths[0] > MAX_N:
         return f"has at most 65535 programs along N, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
-    if problem.weight_dtype not in WEIGHTS:
-        return f"has no form for {problem.weight_dtype} weights, which torch multiplies"
+    if problem.weight_format not in WEIGHTS:
+        return f"has no form for {problem.weight_format} weights, which torch multiplies"
     if (problem.in_dtypes[0] == "int8" or problem.attrs.get("quantize") == "int8") and problem.in_widths[0] > MAX_K:
         return f"sums in int32, which holds K <= {MAX_K}, not K = {problem.in_widths[0]}"
-    if problem.weight_dtype == "float8_e4m3fn" and not settings.triton_interpret():
+    if problem.weight_format is WeightFormat.FLOAT8 and not settings.triton_interpret():
         import torch
 
         if torch.cuda.is_available() and torch.cuda.get_device_capability() < FLOAT8_CAPABILITY:

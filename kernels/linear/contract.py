@@ -33,6 +33,7 @@ from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_oper
 from rtaccel.core.row_traits import ROW_BY_ROW, STREAMS_ROWS
 from rtaccel.core.stage import Problem, QParams, Stage, Value
 from rtaccel.core.stage_traits import Int8Flow
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
 from rtaccel.kernels.linear import contract_weights, convert
@@ -123,8 +124,7 @@ def tolerance(stage: Stage, x: Tensor, row_scale: Tensor | None = None) -> Toler
         bias = stage.tensors.get("bias", torch.zeros(weight.shape[0]))
         magnitude = x.abs().double() @ weight.abs().double().T + bias.abs().double()
         eps = torch.finfo(torch.float32).eps
-        # Every activation here has a slope of at most 1.13 (gelu, silu) or the parameter (elu, leaky_relu).
-        slope = max(1.13, abs(float(stage.attrs.get("activation_parameter", 0.0))))
+        slope = activations.slope(act, float(stage.attrs.get("activation_parameter", 0.0)))
         return Tolerance(atol=slope * eps * (weight.shape[1] + 2) * magnitude + activations.error(act, magnitude))
     if stage.outputs[0].dtype == "int8":
         return Tolerance(steps=0 if act in activations.HOMOGENEOUS else 1)
@@ -138,9 +138,10 @@ def tolerance(stage: Stage, x: Tensor, row_scale: Tensor | None = None) -> Toler
 
 def cost(problem: Problem) -> Cost:
     k, n, m = problem.in_widths[0], problem.out_widths[0], problem.matrix_rows
-    size: dict[str, float] = {"float32": 4, "int8": 1, "bfloat16": 2, "uint8": 0.5}
-    moved = math.ceil(n * k * size[problem.weight_dtype or "float32"]) + 8 * n
-    if problem.weight_dtype == "uint8":
+    size = {"float32": 4, "int8": 1}
+    weight = problem.weight_format or WeightFormat.FLOAT32
+    moved = weight.bytes_of(n * k) + 8 * n
+    if weight.grouped:
         moved += 2 * n * math.ceil(k / int(problem.attrs["group_size"]))
     moved += int(m * k * size[problem.in_dtypes[0]] + m * n * size[problem.out_dtypes[0]])
     return Cost(bytes=moved, flops=2 * m * n * k)
@@ -192,8 +193,7 @@ def cases() -> Iterator[Case]:
             yield _case(rows, make_stage(k, n, scheme, "relu"), scheme)
         yield _case(rows, make_stage(k, n, "static", "relu", out="int8"), "static")
         yield _case(rows, make_stage(k, n, "static", "none", out="int8"), "static")
-    for act, parameter in (("leaky_relu", 0.1), ("elu", 1.3), ("gelu", 0.0), ("gelu_tanh", 0.0), ("silu", 0.0),
-                           ("tanh", 0.0), ("sigmoid", 0.0)):  # fmt: skip
+    for act, parameter in activations.beyond_relu():
         yield _case(3, make_stage(37, 45, "float32", act, parameter), "f32")
         yield _case(3, make_stage(37, 45, "static", act, parameter), "static")
         yield _case(3, make_stage(37, 45, "dynamic", act, parameter), "dynamic")

@@ -5,11 +5,11 @@ The stage's tensors tell the format, its first input the activations. In all of 
 weight        x         scheme     t[m, n]
 bfloat16      float32   bfloat16   sum_k x[m, k] * weight[n, k] + bias[n]
 int8          float32   w8a16      sum_k x[m, k] * weight[n, k] * weight_scale[n] + bias[n]
-uint8         float32   w4a16      sum_g group_scale[n, g] * sum_{k in g} x[m, k] * q[n, k] + bias[n]
-uint8         int8      w4a8       (sum_g group_scale[n, g] * D_g) * multiplier[n] + offset[n],
+int4          float32   w4a16      sum_g group_scale[n, g] * sum_{k in g} x[m, k] * q[n, k] + bias[n]
+int4          int8      w4a8       (sum_g group_scale[n, g] * D_g) * multiplier[n] + offset[n],
                                    D_g = sum_{k in g} x[m, k] * q[n, k]
 
-uint8 is two int4 q a byte with group_scale [N, groups], as in rtaccel.formats.int4; the attribute group_size says how
+int4 is two q a byte (uint8) with group_scale [N, groups], as in rtaccel.formats.int4; the attribute group_size says how
 many k a group has. D_g is an exact int32. The groups are added in float32 in the order of g; a fused multiply-add may
 or may not be used. With a static zero point z, offset[n] = bias[n] - multiplier[n] * z * sum_k weight[n, k], which
 `lower` takes in float64, so a kernel multiplies x as it is. Dynamic rows: multiplier[n] * row_scale[m] for multiplier.
@@ -29,6 +29,7 @@ from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Tolerance
 from rtaccel.core.scheme import check_group_size
 from rtaccel.core.stage import QParams, Stage, Value
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats import int4
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
@@ -44,16 +45,16 @@ FIXED_STEPS = 65_278
 
 def storage_format(stage: Stage) -> str | None:
     """The scheme's name; None for the two forms of contract.py itself."""
-    dtype, x = stage.tensors["weight"].dtype, stage.inputs[0].dtype
-    if dtype == torch.bfloat16:
+    weight, x = WeightFormat.of(stage.tensors["weight"]), stage.inputs[0].dtype
+    if weight is WeightFormat.BFLOAT16:
         return "bfloat16"
-    if dtype == torch.uint8:
+    if weight is WeightFormat.INT4:
         return "w4a8" if x == "int8" else "w4a16"
-    return "w8a16" if dtype == torch.int8 and x == "float32" else None
+    return "w8a16" if weight is WeightFormat.INT8 and x == "float32" else None
 
 
 def lower(stage: Stage, common: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The numbers that backends share. Of uint8 weights: weight, group_scale, group_size, multiplier, offset."""
+    """The numbers that backends share. Of int4 weights: weight, group_scale, group_size, multiplier, offset."""
     kind, weight = storage_format(stage), stage.tensors["weight"]
     bias = stage.tensors.get("bias")
     offset = torch.zeros(weight.shape[0], dtype=torch.float32, device=weight.device) if bias is None else bias
@@ -64,7 +65,7 @@ def lower(stage: Stage, common: Mapping[str, Any]) -> Mapping[str, Any]:
     x, y = stage.inputs[0], stage.outputs[0]
     group_size = check_group_size("linear", stage.attrs.get("group_size"))
     scales = stage.tensors["group_scale"]
-    expected = (weight.shape[0], (x.width + 1) // 2), (weight.shape[0], int4.group_count(x.width, group_size))
+    expected = (weight.shape[0], int4.row_bytes(x.width)), (weight.shape[0], int4.group_count(x.width, group_size))
     if (tuple(weight.shape), tuple(scales.shape)) != expected:
         raise FormatError(
             "linear",
@@ -100,7 +101,7 @@ def lower(stage: Stage, common: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def dense_weight(stage: Stage, low: Mapping[str, Any]) -> Tensor:
     """float64 [N, K] that x is multiplied by; the multiplier of a row of outputs comes after."""
-    if low["weight"].dtype == torch.uint8:
+    if WeightFormat.of(low["weight"]) is WeightFormat.INT4:
         return int4.dequantize(low["weight"], low["group_scale"], stage.inputs[0].width, low["group_size"])
     return low["weight"].double()
 
@@ -133,7 +134,7 @@ def tolerance(stage: Stage, low: Mapping[str, Any], x: Tensor, row_scale: Tensor
     if x.dtype == torch.float32:
         peak = size.amax(1, keepdim=True) if size.numel() else size
         bound += (torch.maximum(size * MAX_STEP, peak / FIXED_STEPS) @ weight.T) * scale
-    slope = max(1.13, abs(low["activation_parameter"]))
+    slope = activations.slope(low["activation"], low["activation_parameter"])
     return Tolerance(atol=slope * bound + activations.error(low["activation"], magnitude))
 
 

@@ -179,7 +179,7 @@ Int4Stage<S, Planes>::Int4Stage(const StageSpec& spec) {
 }
 
 static const char* int4_reject(const Attrs& attrs) {
-  return attrs.text_is("weight_dtype", "uint8") ? nullptr : "takes int4 weights";
+  return attrs.text_is("weight_dtype", kInt4Name) ? nullptr : "takes int4 weights";
 }
 
 template <class S>

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.weight_format import WeightFormat
+from rtaccel.kernels._gpu.numba_activations import activate, missing, number
 from rtaccel.kernels._gpu.numba_alias import (
     FUSED,
     NARROW_INDEX,
@@ -34,7 +36,15 @@ INT32, FLOAT32 = np.int32, np.float32
 
 @cuda.jit
 def gemv_kernel(
-    x: Any, weight: Any, multiplier: Any, offset: Any, row_scale: Any, zero_point: Any, relu: Any, y: Any
+    x: Any,
+    weight: Any,
+    multiplier: Any,
+    offset: Any,
+    row_scale: Any,
+    zero_point: Any,
+    kind: Any,
+    parameter: Any,
+    y: Any,
 ) -> None:
     n, thread = cuda.blockIdx.x, cuda.threadIdx.x
     parts = cuda.shared.array(THREADS, dtype=INT32)
@@ -50,20 +60,19 @@ def gemv_kernel(
             if row_scale.shape[0] > 0:
                 factor = _multiply(factor, row_scale[m, 0])
             t = _multiply(FLOAT32(parts[0]), factor) + offset[n]
-            if relu and t < FLOAT32(0):
-                t = FLOAT32(0)
-            y[m, n] = t
+            y[m, n] = activate(kind, parameter, t)
         cuda.syncthreads()  # the sum was read, before the next row writes
         m += cuda.gridDim.y
 
 
 def supports(problem: Problem) -> str | None:
-    if problem.weight_dtype != "int8" or problem.in_dtypes[0] != "int8":
-        return f"multiplies int8 by int8, not {problem.in_dtypes[0]} by {problem.weight_dtype}"
+    if problem.weight_format is not WeightFormat.INT8 or problem.in_dtypes[0] != "int8":
+        return f"multiplies int8 by int8, not {problem.in_dtypes[0]} by {problem.weight_format}"
     if problem.out_dtypes[0] != "float32":
         return "writes float32"
-    if problem.attrs.get("activation", "none") not in ("none", "relu"):
-        return f"has no {problem.attrs['activation']}"
+    reason = missing(str(problem.attrs.get("activation", "none")))
+    if reason is not None:
+        return reason
     if problem.in_widths[0] > contract.MAX_K:
         return f"sums in int32, which holds K <= {contract.MAX_K}, not K = {problem.in_widths[0]}"
     return None
@@ -73,14 +82,15 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y float32 [M, N]; any M."""
     low = contract.lower(stage)
     weight, multiplier, offset = (low[n].contiguous().to(problem.device) for n in ("weight", "multiplier", "offset"))
-    relu, zero_point = low["activation"] == "relu", low["x_zero_point"]
+    kind, parameter, zero_point = number(low["activation"]), FLOAT32(low["activation_parameter"]), low["x_zero_point"]
     no_scale = torch.zeros((0, 1), device=problem.device)
 
     def call(x: Tensor, row_scale: Tensor = no_scale) -> tuple[Tensor]:
         y = torch.empty((x.shape[0], weight.shape[0]), device=x.device)
         if y.numel():
             arrays = [view(t) for t in (x, weight, multiplier, offset, row_scale)]
-            gemv_kernel[(weight.shape[0], grid_rows(x.shape[0])), THREADS, stream()](*arrays, zero_point, relu, view(y))
+            grid = (weight.shape[0], grid_rows(x.shape[0]))
+            gemv_kernel[grid, THREADS, stream()](*arrays, zero_point, kind, parameter, view(y))
         return (y,)
 
     return call
@@ -89,7 +99,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
 def ptx_forms() -> Iterator[PtxSpec]:
     """Its products and sums round one by one, as the contract's do."""
     arrays = "int8[:,::1], int8[:,::1], float32[::1], float32[::1], float32[:,::1]"
-    signature = f"void({arrays}, int64, boolean, float32[:,::1])"
+    signature = f"void({arrays}, int64, int64, float32, float32[:,::1])"
     wanted = (r"mul\.rn\.f32", r"bar\.sync", r"ld\.global\.s8")
     yield PtxSpec("linear_gemv", gemv_kernel, signature, wanted, (FUSED, NARROW_INDEX))
 

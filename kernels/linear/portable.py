@@ -7,15 +7,16 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats.int8 import to_int8
 from rtaccel.kernels._common import activations
 from rtaccel.kernels.linear import contract, contract_weights, portable_weights
 
 
 def supports(problem: Problem) -> str | None:
-    if problem.weight_dtype in ("float32", "int8", "bfloat16", "uint8"):
+    if problem.weight_format in (WeightFormat.FLOAT32, WeightFormat.INT8, WeightFormat.BFLOAT16, WeightFormat.INT4):
         return None
-    return f"has no form for {problem.weight_dtype} weights"
+    return f"has no form for {problem.weight_format} weights"
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:

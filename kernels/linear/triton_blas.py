@@ -20,6 +20,7 @@ from torch import Tensor
 from rtaccel.core import settings
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import MAX_N, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear import contract, contract_weights
@@ -58,9 +59,9 @@ def supports(problem: Problem) -> str | None:
         return f"hands the product to cuBLAS from M = {FEWEST_ROWS}, here M = {problem.rows}"
     if problem.out_widths[0] > MAX_N:
         return f"has at most 65535 programs along N, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
-    if problem.weight_dtype not in ("int8", "uint8", "bfloat16"):
-        return f"has no form for {problem.weight_dtype} weights"
-    if problem.weight_dtype == "uint8" and problem.in_dtypes[0] == "int8":
+    if problem.weight_format not in (WeightFormat.INT8, WeightFormat.INT4, WeightFormat.BFLOAT16):
+        return f"has no form for {problem.weight_format} weights"
+    if problem.weight_format is WeightFormat.INT4 and problem.in_dtypes[0] == "int8":
         return "W4A8 keeps its sums over groups in whole numbers, which cuBLAS has no product for"
     if problem.in_dtypes[0] == "int8" and problem.in_widths[0] > contract.MAX_K:
         return f"sums in int32, which holds K <= {contract.MAX_K}, not K = {problem.in_widths[0]}"

@@ -155,8 +155,8 @@ def supports(problem: Problem) -> str | None:
     """Of `linear`, and of `fused_linear` with no quantization of its own."""
     if problem.in_dtypes[0] != "float32":
         return f"reads float32 activations, not {problem.in_dtypes[0]}"
-    if WEIGHTS.get(str(problem.weight_dtype)) not in BITS:
-        return f"has no form for {problem.weight_dtype} weights"
+    if WEIGHTS.get(problem.weight_format) not in BITS:
+        return f"has no form for {problem.weight_format} weights"
     if problem.out_widths[0] > MAX_N:
         return f"has a program for each 8 outputs, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
     shape = Shape.of(KernelConfig.of_linear(problem))

@@ -21,6 +21,7 @@ from torch import Tensor
 from rtaccel.core import settings
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats import int4
 from rtaccel.kernels._gpu.triton_device import activate, dot4, multiply_rn, to_int8
 from rtaccel.kernels._gpu.triton_launch import bind
@@ -120,8 +121,8 @@ def int4_gemv_kernel(
 
 
 def supports(problem: Problem) -> str | None:
-    if problem.weight_dtype != "uint8" or problem.in_dtypes[0] != "int8":
-        return f"multiplies int8 by int4, not {problem.in_dtypes[0]} by {problem.weight_dtype}"
+    if problem.weight_format is not WeightFormat.INT4 or problem.in_dtypes[0] != "int8":
+        return f"multiplies int8 by int4, not {problem.in_dtypes[0]} by {problem.weight_format}"
     reason = too_many_rows(problem.rows, problem.in_widths[0] * problem.out_widths[0] // 2, INSTRUCTIONS_PER_ROW)
     if reason is not None:
         return reason

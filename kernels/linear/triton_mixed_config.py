@@ -14,6 +14,7 @@ from rtaccel.core import settings
 from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats import int4
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, power_of_two, require_matrix
@@ -26,8 +27,10 @@ SIGNATURE = {
     "work_ptr": "*fp32", "count_ptr": "*i32", "rows": "i32", "parameter": "fp32", "y_inv_scale": "fp32",
     "y_zero_point": "i32",
 }  # fmt: skip
-WEIGHTS = {"int8": "int8", "uint8": "int4", "bfloat16": "bf16", "float8_e4m3fn": "fp8"}
-"""A weight's dtype -> its format here."""
+WEIGHTS: Mapping[WeightFormat | None, str] = {
+    WeightFormat.INT8: "int8", WeightFormat.INT4: "int4", WeightFormat.BFLOAT16: "bf16", WeightFormat.FLOAT8: "fp8",
+}  # fmt: skip
+"""A weight's format -> its name in a form, which the names of kernels have."""
 
 DTYPES = {"int8": torch.int8, "float32": torch.float32}
 
@@ -52,7 +55,7 @@ class KernelConfig:
 
     @classmethod
     def of_linear(cls, problem: Problem) -> KernelConfig:
-        weight, x = WEIGHTS[str(problem.weight_dtype)], problem.in_dtypes[0]
+        weight, x = WEIGHTS[problem.weight_format], problem.in_dtypes[0]
         scaled = len(problem.in_widths) == 2
         return cls(
             n=problem.out_widths[0],

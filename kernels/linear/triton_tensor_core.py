@@ -6,21 +6,22 @@ from collections.abc import Iterator
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels._gpu.triton_spec import ASYNC_COPY, BF16_MMA, INT8_MMA, MAX_N, WIDE_LOAD, Specialisation
 from rtaccel.kernels.linear import contract, contract_weights
 from rtaccel.kernels.linear.triton_mixed_config import WEIGHTS, KernelConfig, Operands, specialize, split_of
 
 
 def supports(problem: Problem) -> str | None:
-    if problem.weight_dtype == "float32":
+    if problem.weight_format is WeightFormat.FLOAT32:
         return "has no form for float32 weights, which torch multiplies"
     if problem.out_widths[0] > MAX_N:
         return f"has at most 65535 programs along N, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
-    if problem.weight_dtype not in WEIGHTS:
-        return f"has no form for {problem.weight_dtype} weights"
+    if problem.weight_format not in WEIGHTS:
+        return f"has no form for {problem.weight_format} weights"
     if problem.in_dtypes[0] == "int8" and problem.in_widths[0] > contract.MAX_K:
         return f"sums in int32, which holds K <= {contract.MAX_K}, not K = {problem.in_widths[0]}"
-    if problem.weight_dtype == "int8" and problem.in_dtypes[0] == "int8":
+    if problem.weight_format is WeightFormat.INT8 and problem.in_dtypes[0] == "int8":
         config = KernelConfig.of_linear(problem)
         if split_of(config, problem.rows) == 1:
             return "takes W8A8 where K is cut among programs, and here there are tiles enough, or too few steps"

@@ -19,6 +19,7 @@ from rtaccel.core import settings
 from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels._gpu.triton_device import activate, multiply_rn, to_int8
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import MAX_N, Specialisation, require_matrix
@@ -91,8 +92,8 @@ class KernelConfig:
 
 def unsupported(problem: Problem) -> str | None:
     """None, or why no W8A8 kernel takes this."""
-    if problem.weight_dtype != "int8":
-        return f"computes int8 weights, not {problem.weight_dtype}"
+    if problem.weight_format is not WeightFormat.INT8:
+        return f"computes int8 weights, not {problem.weight_format}"
     if problem.in_dtypes[0] != "int8":
         return f"reads int8 activations, not {problem.in_dtypes[0]}"
     if problem.out_widths[0] > MAX_N:

@@ -29,6 +29,7 @@ from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, QParams, Stage, Value
 from rtaccel.core.traits import Persistent, Weights
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats import int4
 from rtaccel.formats.int8 import to_int8
 from rtaccel.kernels._common import activations
@@ -41,7 +42,7 @@ PARTS = ("weight", "weight_scale", "group_scale", "bias")
 
 
 def int4_layer(layer: Stage) -> bool:
-    return layer.tensors["weight"].dtype == torch.uint8
+    return layer.weight_format is WeightFormat.INT4
 
 
 def join(name: str, source: Stage, layers: Sequence[Stage]) -> Stage:

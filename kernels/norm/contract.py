@@ -133,7 +133,7 @@ def tolerance(stage: Stage, x: Tensor, other: Tensor | None = None) -> Tolerance
         w * z.abs() + low["bias"].double().abs()
     )
     value = w * z.abs() + low["bias"].double().abs() + error
-    slope = max(1.13, abs(low["activation_parameter"]))
+    slope = activations.slope(low["activation"], low["activation_parameter"])
     error = slope * error + activations.error(low["activation"], value) + u * value
     return Tolerance(atol=error.amax(-1, keepdim=True) if c else torch.zeros(t.shape[0], 1), steps=1)
 

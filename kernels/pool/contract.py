@@ -107,7 +107,7 @@ def tolerance(stage: Stage, x: Tensor) -> Tolerance:
     rows = (x.reshape(x.shape[0], -1, stage.inputs[0].width).double() - low["x_zero_point"]).abs().nan_to_num()
     magnitude = gather(stage, low, rows) * low["multiplier"][:, None]
     terms = 0 if stage.inputs[0].dtype == "int8" else 1 if low["largest"] else low["taps"] + 2
-    slope = max(1.13, abs(low["activation_parameter"]))
+    slope = activations.slope(act, low["activation_parameter"])
     bound = slope * torch.finfo(torch.float32).eps * terms * magnitude + activations.error(act, magnitude)
     return Tolerance(atol=bound.reshape(x.shape[0], *stage.outputs[0].shape))
 

@@ -10,7 +10,7 @@ from rtaccel.core.stage import Stage
 from rtaccel.kernels.recurrent.layout import Geometry
 
 EPS = torch.finfo(torch.float32).eps
-FUNCTION = 8 * EPS  # of sigmoid and tanh, absolute: kernels/_common/activations.py
+FUNCTION = 8 * EPS  # of sigmoid and tanh, absolute: kernels/_common/activations
 
 
 def _lstm(x: Tensor, h: Tensor, bias: Tensor, bias_n: None, old_h: Tensor, error_h: Tensor, c: Tensor, error_c: Tensor):

@@ -35,6 +35,7 @@ from torch import Tensor
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.registry import Cost
 from rtaccel.core.stage import Problem, QParams, Stage
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats import int4, int8
 
 MAX_K = 65_536
@@ -93,12 +94,9 @@ class Geometry:
         return parts.transpose(0, 1).reshape(-1, *shape)
 
 
-def weight_dtype(stage: Stage) -> torch.dtype:
-    return stage.tensors["weight_ih_l0"].dtype
-
-
 def quantized(stage: Stage) -> bool:
-    return weight_dtype(stage) in (torch.int8, torch.uint8)
+    found = stage.weight_format
+    return found is not None and found.integer
 
 
 def sparse(stage: Stage) -> bool:
@@ -182,7 +180,7 @@ def lower(stage: Stage, sigmoid_gates: tuple[bool, ...]) -> dict[str, Any]:
         if gates == 3:
             total[2 * geometry.hidden :] = bias[0][2 * geometry.hidden :]
             low[f"bias_n{suffix}"] = bias[1][2 * geometry.hidden :].clone()
-        if layer == 0 and weight_dtype(stage) == torch.uint8 and low["x_zero_point"]:
+        if layer == 0 and stage.weight_format is WeightFormat.INT4 and low["x_zero_point"]:
             total = total - _zero_point_part(stage, f"weight_ih{suffix}", quant)
         low[f"bias{suffix}"] = total * factor
         for which in ("ih", "hh"):
@@ -193,7 +191,7 @@ def lower(stage: Stage, sigmoid_gates: tuple[bool, ...]) -> dict[str, Any]:
             activation = _float32(scale)
             if which == "ih" and layer == 0:
                 activation = _float32(quant.scale if quant else 1.0)
-            if low[name].dtype == torch.int8:
+            if stage.weight_format is WeightFormat.INT8:
                 low[f"{name}_multiplier"] = stage.tensors[f"{name}_scale"] * activation * factor
             else:
                 low[f"{name}_group_scale"] = stage.tensors[f"{name}_group_scale"] * factor[:, None]
@@ -214,7 +212,7 @@ def cost(problem: Problem, gates: int) -> Cost:
     g = Geometry.of(problem.attrs)
     inputs = [g.width(layer, problem.in_widths[0]) for layer in range(g.layers)]
     weights = g.directions * gates * g.hidden * sum(k + g.hidden for k in inputs)
-    bits = {"float32": 32, "int8": 8, "uint8": 4, "bfloat16": 16}[problem.weight_dtype or "float32"]
+    bits = (problem.weight_format or WeightFormat.FLOAT32).bits
     size = {"float32": 4, "int8": 1}
     moved = weights * bits // 8 + problem.rows * (
         g.time * g.batch * problem.in_widths[0] * size[problem.in_dtypes[0]]

@@ -10,14 +10,15 @@ from torch import Tensor
 
 from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels.recurrent.layout import Geometry, quantized, sparse
 from rtaccel.kernels.recurrent.reference import Cell, compute, nonfinite, outputs_of
 
 
 def supports(problem: Problem) -> str | None:
-    if problem.weight_dtype in ("float32", "int8", "uint8"):
+    if problem.weight_format in (WeightFormat.FLOAT32, WeightFormat.INT8, WeightFormat.INT4):
         return None
-    return f"has no form for {problem.weight_dtype} weights"
+    return f"has no form for {problem.weight_format} weights"
 
 
 def _torch_weights(stage: Stage, geometry: Geometry) -> list[Tensor]:

@@ -1,6 +1,8 @@
 // The shape of a recurrent stage, read and checked once.
 #include "recurrent/recurrent.h"
 
+#include "_common/int4_pack.h"
+
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -59,7 +61,7 @@ const char* recurrent_name(const char* what, int64_t layer, int64_t direction, c
 
 const char* recurrent_reject(const Attrs& attrs) {
   if (attrs.text_is("layout", "sparse")) return "packs dense weights, and these are to be packed sparse";
-  for (const char* dtype : {"float32", "int8", "uint8"})
+  for (const char* dtype : {"float32", "int8", kInt4Name})
     if (attrs.text_is("weight_dtype", dtype)) return nullptr;
   return "takes float32, int8 and int4 weights";
 }

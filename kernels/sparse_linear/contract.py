@@ -35,6 +35,7 @@ from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_oper
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.stage_traits import Fusion
 from rtaccel.core.traits import Weights
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats import blocks, csr, int4, semi
 from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.linear import contract_weights
@@ -59,7 +60,7 @@ def storage_format(tensors: Mapping[str, Tensor]) -> str:
 def check(op: str, tensors: Mapping[str, Tensor], n: int, k: int) -> None:
     """Raises FormatError where the tensors store no weight [n, k]: no kernel ever sees an index that does not fit."""
     weight = tensors["weight"]
-    if weight.dtype == torch.uint8 and storage_format(tensors) == "2:4" and weight.dim() == 2:
+    if WeightFormat.of(weight) is WeightFormat.INT4 and storage_format(tensors) == "2:4" and weight.dim() == 2:
         semi.check(op, int4.unpack(weight, 2 * weight.shape[1]), tensors["positions"], n, k)
         return
     if weight.dtype not in (torch.float32, torch.bfloat16, torch.int8):
@@ -84,7 +85,7 @@ def dense_weight(tensors: Mapping[str, Tensor], n: int, k: int) -> Tensor:
     """W [n, k] with its zeros, of tensors that passed `check`."""
     weight = tensors["weight"]
     match storage_format(tensors):
-        case "2:4" if weight.dtype == torch.uint8:
+        case "2:4" if WeightFormat.of(weight) is WeightFormat.INT4:
             return int4.pack(semi.unpack(int4.unpack(weight, 2 * weight.shape[1]), tensors["positions"], k))
         case "2:4":
             return semi.unpack(weight, tensors["positions"], k)
@@ -121,7 +122,7 @@ def dense_stage(stage: Stage) -> Stage:
 def sparse_stage(dense: Stage, layout: str, block: tuple[int, int] = (16, 16)) -> Stage:
     """A stage of `linear` as one of this operator; int4 weights in 2:4 alone. Raises FormatError as `stored` does."""
     weight = dense.tensors["weight"]
-    packed_int4 = weight.dtype == torch.uint8
+    packed_int4 = WeightFormat.of(weight) is WeightFormat.INT4
     if packed_int4:
         weight = int4.unpack(weight, dense.inputs[0].width)
     made = stored(weight, layout, block, packed_int4)
@@ -219,7 +220,7 @@ def make_stage(k: int, n: int, scheme: str, layout: str, density: float, seed: i
         kept = kept.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)[:n, :k]
     else:
         kept = torch.rand(n, k, generator=g) < density
-    packed_int4 = weight.dtype == torch.uint8
+    packed_int4 = WeightFormat.of(weight) is WeightFormat.INT4
     pruned = (int4.unpack(weight, k) if packed_int4 else weight) * kept
     pruned[n // 2] = 0  # a row without a weight
     pruned = int4.pack(pruned) if packed_int4 else pruned

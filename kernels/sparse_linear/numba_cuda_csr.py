@@ -18,6 +18,8 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.weight_format import WeightFormat
+from rtaccel.kernels._gpu.numba_activations import activate, missing, number
 from rtaccel.kernels._gpu.numba_alias import THREADS, cuda, grid_rows, multiply_rn, stream, sum_into_first, view
 from rtaccel.kernels._gpu.triton_spec import require_matrix, require_row_scale
 from rtaccel.kernels.linear import contract as linear
@@ -45,15 +47,12 @@ def finite(x: Any, m: Any) -> Any:
 
 
 @cuda.jit(device=True)
-def ended(total: Any, n: Any, m: Any, multiplier: Any, offset: Any, row_scale: Any, relu: Any) -> Any:
+def ended(total: Any, n: Any, m: Any, multiplier: Any, offset: Any, row_scale: Any, kind: Any, parameter: Any) -> Any:
     """act(float32(total) * multiplier + offset), with the row's scale where there is one."""
     factor = multiplier[n]
     if row_scale.shape[0] > 0:
         factor = _multiply(factor, row_scale[m, 0])
-    t = _multiply(FLOAT32(total), factor) + offset[n]
-    if relu and t < FLOAT32(0):
-        t = FLOAT32(0)
-    return t
+    return activate(kind, parameter, _multiply(FLOAT32(total), factor) + offset[n])
 
 
 @cuda.jit(device=True)
@@ -66,7 +65,7 @@ def as_int8(t: Any, zero_point: Any) -> Any:
 @cuda.jit
 def csr_int8_kernel(
     starts: Any, columns: Any, values: Any, x: Any, zero_point: Any, multiplier: Any, offset: Any, row_scale: Any,
-    relu: Any, int8_out: Any, y_zero_point: Any, y: Any,
+    kind: Any, parameter: Any, int8_out: Any, y_zero_point: Any, y: Any,
 ) -> None:  # fmt: skip
     n, thread = cuda.blockIdx.x, cuda.threadIdx.x
     parts = cuda.shared.array(THREADS, dtype=INT32)
@@ -78,7 +77,7 @@ def csr_int8_kernel(
         parts[thread] = acc
         sum_into_first(parts, thread)
         if thread == 0:
-            t = ended(parts[0], n, m, multiplier, offset, row_scale, relu)
+            t = ended(parts[0], n, m, multiplier, offset, row_scale, kind, parameter)
             if int8_out:  # two statements: one value of both kinds would be a double
                 y[m, n] = as_int8(t, y_zero_point)
             else:
@@ -88,7 +87,9 @@ def csr_int8_kernel(
 
 
 @cuda.jit
-def csr_float_kernel(starts: Any, columns: Any, values: Any, x: Any, offset: Any, relu: Any, y: Any) -> None:
+def csr_float_kernel(
+    starts: Any, columns: Any, values: Any, x: Any, offset: Any, kind: Any, parameter: Any, y: Any
+) -> None:
     n, thread = cuda.blockIdx.x, cuda.threadIdx.x
     parts = cuda.shared.array(THREADS, dtype=FLOAT32)
     m = cuda.blockIdx.y
@@ -101,17 +102,14 @@ def csr_float_kernel(starts: Any, columns: Any, values: Any, x: Any, offset: Any
         parts[thread] = total
         sum_into_first(parts, thread)
         if thread == 0:
-            t = parts[0] + offset[n]
-            if relu and t < FLOAT32(0):
-                t = FLOAT32(0)
-            y[m, n] = t
+            y[m, n] = activate(kind, parameter, parts[0] + offset[n])
         cuda.syncthreads()  # the sum was read, before the next row writes
         m += cuda.gridDim.y
 
 
 @cuda.jit
 def end_int8_kernel(
-    starts: Any, sums: Any, carries: Any, multiplier: Any, offset: Any, row_scale: Any, relu: Any, int8_out: Any,
+    starts: Any, sums: Any, carries: Any, multiplier: Any, offset: Any, row_scale: Any, kind: Any, parameter: Any, int8_out: Any,
     y_zero_point: Any, y: Any,
 ) -> None:  # fmt: skip
     n = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
@@ -120,7 +118,7 @@ def end_int8_kernel(
     m = cuda.blockIdx.y
     while m < y.shape[0]:  # a range would divide
         total = carried(starts, carries, m, n, sums[m, n])
-        t = ended(total, n, m, multiplier, offset, row_scale, relu)
+        t = ended(total, n, m, multiplier, offset, row_scale, kind, parameter)
         if int8_out:
             y[m, n] = as_int8(t, y_zero_point)
         else:
@@ -129,15 +127,15 @@ def end_int8_kernel(
 
 
 @cuda.jit
-def end_float_kernel(starts: Any, sums: Any, carries: Any, x: Any, offset: Any, relu: Any, y: Any) -> None:
+def end_float_kernel(
+    starts: Any, sums: Any, carries: Any, x: Any, offset: Any, kind: Any, parameter: Any, y: Any
+) -> None:
     n = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
     if n >= y.shape[1]:
         return
     m = cuda.blockIdx.y
     while m < y.shape[0]:  # a range would divide
-        t = carried(starts, carries, m, n, sums[m, n]) + offset[n]
-        if relu and t < FLOAT32(0):
-            t = FLOAT32(0)
+        t = activate(kind, parameter, carried(starts, carries, m, n, sums[m, n]) + offset[n])
         if not finite(x, m):
             t = FLOAT32(np.nan)
         y[m, n] = t
@@ -145,12 +143,14 @@ def end_float_kernel(starts: Any, sums: Any, carries: Any, x: Any, offset: Any, 
 
 
 def supports(problem: Problem) -> str | None:
-    if (problem.weight_dtype, problem.in_dtypes[0]) not in (("int8", "int8"), ("float32", "float32")):
-        return f"multiplies int8 by int8 and float32 by float32, not {problem.in_dtypes[0]} by {problem.weight_dtype}"
-    if problem.weight_dtype == "float32" and problem.out_dtypes[0] != "float32":
+    alike = {WeightFormat.INT8: "int8", WeightFormat.FLOAT32: "float32"}
+    if problem.weight_format not in alike or alike[problem.weight_format] != problem.in_dtypes[0]:
+        return f"multiplies int8 by int8 and float32 by float32, not {problem.in_dtypes[0]} by {problem.weight_format}"
+    if problem.weight_format is WeightFormat.FLOAT32 and problem.out_dtypes[0] != "float32":
         return "writes float32 where it multiplies float32"
-    if problem.attrs.get("activation", "none") not in ("none", "relu"):
-        return f"has no {problem.attrs['activation']}"
+    reason = missing(str(problem.attrs.get("activation", "none")))
+    if reason is not None:
+        return reason
     if problem.in_widths[0] > linear.MAX_K:
         return f"sums in int32, which holds K <= {linear.MAX_K}, not K = {problem.in_widths[0]}"
     return None
@@ -169,7 +169,8 @@ def build(low: Mapping[str, Any], stage: Stage, device: str, merged: bool) -> Pr
     names = ("row_starts", "columns", "weight")
     starts, columns, values, offset = (t.contiguous().to(device) for t in (*(low[n] for n in names), offset))
     n, k = starts.numel() - 1, stage.inputs[0].width
-    relu, int8_out = low["activation"] == "relu", stage.outputs[0].dtype == "int8"
+    act = (number(low["activation"]), FLOAT32(low["activation_parameter"]))
+    int8_out = stage.outputs[0].dtype == "int8"
     no_scale = torch.zeros((0, 1), device=device)
     multiplier = low["multiplier"].contiguous().to(device) if int8 else no_scale
     zero_point, y_zero_point = low.get("x_zero_point", 0), low.get("y_zero_point", 0)
@@ -188,15 +189,15 @@ def build(low: Mapping[str, Any], stage: Stage, device: str, merged: bool) -> Pr
             grid = (blocks_of(n), grid_rows(x.shape[0]))
             found = [view(starts), *(view(t) for t in parts)]
             if int8:
-                end_int8_kernel[grid, THREADS, stream()](*found, *ending, relu, int8_out, y_zero_point, view(y))
+                end_int8_kernel[grid, THREADS, stream()](*found, *ending, *act, int8_out, y_zero_point, view(y))
             else:
-                end_float_kernel[grid, THREADS, stream()](*found, matrix[3], ending[1], relu, view(y))
+                end_float_kernel[grid, THREADS, stream()](*found, matrix[3], ending[1], *act, view(y))
         elif int8:
             csr_int8_kernel[(n, grid_rows(x.shape[0])), THREADS, stream()](
-                *matrix, zero_point, *ending, relu, int8_out, y_zero_point, view(y)
+                *matrix, zero_point, *ending, *act, int8_out, y_zero_point, view(y)
             )
         else:
-            csr_float_kernel[(n, grid_rows(x.shape[0])), THREADS, stream()](*matrix, ending[1], relu, view(y))
+            csr_float_kernel[(n, grid_rows(x.shape[0])), THREADS, stream()](*matrix, ending[1], *act, view(y))
         return (y,)
 
     return call

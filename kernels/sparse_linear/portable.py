@@ -6,14 +6,15 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels.linear import portable
 from rtaccel.kernels.sparse_linear import contract
 
 
 def supports(problem: Problem) -> str | None:
-    if problem.weight_dtype in ("float32", "bfloat16", "int8", "uint8"):
+    if problem.weight_format in (WeightFormat.FLOAT32, WeightFormat.BFLOAT16, WeightFormat.INT8, WeightFormat.INT4):
         return None
-    return f"has no form for {problem.weight_dtype} weights"
+    return f"has no form for {problem.weight_format} weights"
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:

@@ -15,6 +15,7 @@ import triton.language as tl
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels._gpu.triton_nan_propagation import nan_propagator
 from rtaccel.kernels._gpu.triton_spec import ASYNC_COPY, BF16_MMA, INT8_MMA, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear.triton_mixed import as_operand, epilogue
@@ -78,7 +79,7 @@ def supports(problem: Problem) -> str | None:
     reason = unsupported(problem, ("window", "blocks"))
     if reason is not None:
         return reason
-    if problem.weight_dtype == "float32":
+    if problem.weight_format is WeightFormat.FLOAT32:
         return "has no form for float32 weights, which torch multiplies with their zeros"
     return None
 

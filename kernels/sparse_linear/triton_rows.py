@@ -25,6 +25,7 @@ from torch import Tensor
 from rtaccel.core import settings
 from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats import blocks
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import MAX_N, Specialisation, power_of_two, require_matrix, require_row_scale
@@ -40,6 +41,8 @@ LARGEST = 64
 
 POINTERS = {"float32": "*fp32", "bfloat16": "*bf16", "int8": "*i8", "uint8": "*i8"}
 SIZES = {"float32": 4, "bfloat16": 2, "int8": 1}
+"""By the dtype of a weight, which the names of kernels have."""
+FORMATS = (WeightFormat.FLOAT32, WeightFormat.BFLOAT16, WeightFormat.INT8)
 
 
 @triton.jit
@@ -240,10 +243,10 @@ def unsupported(problem: Problem, layouts: tuple[str, ...]) -> str | None:
     """None, or why no kernel of these layouts takes it."""
     if problem.attrs["layout"] not in layouts:
         return f"packs {' or '.join(layouts)}, and this weight is packed as {problem.attrs['layout']}"
-    if problem.weight_dtype not in SIZES:
-        return f"has no form for {problem.weight_dtype} weights"
-    if problem.in_dtypes[0] == "int8" and problem.weight_dtype != "int8":
-        return f"multiplies int8 by int8, not by {problem.weight_dtype}"
+    if problem.weight_format not in FORMATS:
+        return f"has no form for {problem.weight_format} weights"
+    if problem.in_dtypes[0] == "int8" and problem.weight_format is not WeightFormat.INT8:
+        return f"multiplies int8 by int8, not by {problem.weight_format}"
     if not 0 < problem.in_widths[0] <= linear.MAX_K:
         return f"takes 1 to {linear.MAX_K} inputs, not K = {problem.in_widths[0]}"
     if problem.out_widths[0] > MAX_N:

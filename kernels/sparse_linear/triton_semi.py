@@ -22,6 +22,7 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats import semi
 from rtaccel.kernels._gpu.triton_device import dot4
 from rtaccel.kernels._gpu.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
@@ -148,7 +149,7 @@ def supports(problem: Problem) -> str | None:
     reason = unsupported(problem, ("2:4",))
     if reason is not None:
         return reason
-    if problem.weight_dtype == "float32":
+    if problem.weight_format is WeightFormat.FLOAT32:
         return "has no form for float32 values, whose places take what the zeros save"
     if problem.rows > MAX_ROWS:
         return f"keeps one sum per row in registers, for M <= {MAX_ROWS}, not M = {problem.rows}"

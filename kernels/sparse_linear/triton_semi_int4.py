@@ -24,6 +24,7 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats import int4
 from rtaccel.kernels._gpu.triton_device import dot4
 from rtaccel.kernels._gpu.triton_spec import GPU_DP4A, MAX_N, WIDE_LOAD, Specialisation, Tiling, power_of_two
@@ -116,8 +117,8 @@ def unsupported(problem: Problem) -> str | None:
     """None, or why no kernel of this layout takes it."""
     if problem.attrs["layout"] != "2:4":
         return f"packs 2:4, and this weight is packed as {problem.attrs['layout']}"
-    if problem.weight_dtype != "uint8" or problem.in_dtypes[0] != "int8":
-        return f"multiplies int8 by int4, not {problem.in_dtypes[0]} by {problem.weight_dtype}"
+    if problem.weight_format is not WeightFormat.INT4 or problem.in_dtypes[0] != "int8":
+        return f"multiplies int8 by int4, not {problem.in_dtypes[0]} by {problem.weight_format}"
     if problem.out_widths[0] > MAX_N:
         return f"has a program for each 8 outputs, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
     if int(problem.attrs["group_size"]) % LINE:

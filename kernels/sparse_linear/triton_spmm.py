@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_nan_propagation import nan_propagator
 from rtaccel.kernels._gpu.triton_spec import (
@@ -87,7 +88,7 @@ def spmm_kernel(
 
 def supports(problem: Problem) -> str | None:
     """For more rows than one sum each takes. Of blocks only the float32 ones, which have no tensor cores."""
-    floats = problem.weight_dtype == "float32"
+    floats = problem.weight_format is WeightFormat.FLOAT32
     reason = unsupported(problem, ("window", "blocks") if floats else ("window",))
     if reason is None and problem.rows <= FEW_ROWS:
         return f"meets more than {FEW_ROWS} rows with each weight, not M = {problem.rows}"

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from rtaccel.core.weight_format import WeightFormat
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -90,6 +92,12 @@ class Stage:
         object.__setattr__(self, "tensors", MappingProxyType(dict(self.tensors)))
         object.__setattr__(self, "attrs", MappingProxyType(dict(self.attrs)))
 
+    @property
+    def weight_format(self) -> WeightFormat | None:
+        """Of its weights, which are all alike; None for an operator without. Raises FormatError for a dtype that is none."""
+        weight = self.tensors.get("weight", self.tensors.get("weight_ih_l0"))
+        return None if weight is None else WeightFormat.of(weight)
+
     def matrices(self) -> Stage:
         """The same stage with the steps of each value joined with the samples: for an operator that treats rows alike."""
         inputs = tuple(replace(v, steps=1) for v in self.inputs)
@@ -109,11 +117,16 @@ class Problem:
     out_widths: tuple[int, ...]
     in_dtypes: tuple[str, ...]
     out_dtypes: tuple[str, ...]
-    weight_dtype: str | None
+    weight_format: WeightFormat | None
     attrs: Mapping[str, Any]
     device: str = "cpu"
     in_steps: tuple[int, ...] = ()
     out_steps: tuple[int, ...] = ()
+
+    @property
+    def weight_dtype(self) -> str | None:
+        """Of the tensor that holds the weights, as torch calls it: what kernels in C++ are told."""
+        return None if self.weight_format is None else self.weight_format.dtype
 
     @property
     def matrix_rows(self) -> int:
@@ -122,7 +135,6 @@ class Problem:
 
     @classmethod
     def of(cls, stage: Stage, rows: int, device: str = "cpu") -> Problem:
-        weight = stage.tensors.get("weight", stage.tensors.get("weight_ih_l0"))
         return cls(
             op=stage.op,
             rows=rows,
@@ -130,7 +142,7 @@ class Problem:
             out_widths=tuple(v.width for v in stage.outputs),
             in_dtypes=tuple(v.dtype for v in stage.inputs),
             out_dtypes=tuple(v.dtype for v in stage.outputs),
-            weight_dtype=None if weight is None else str(weight.dtype).removeprefix("torch."),
+            weight_format=stage.weight_format,
             attrs=stage.attrs,
             device=device,
             in_steps=tuple(v.steps for v in stage.inputs),

@@ -23,8 +23,19 @@ CLIPS = (0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 8 / 7)
 """Tried for each group and each sign: the scale is clip * max |w| / 8. Below 1 the largest numbers are clipped; 8/7 covers
 both signs of the largest alike."""
 
+DTYPE = torch.uint8
+"""Of a packed weight."""
+
+ZEROS = 0x88
+"""A byte of two zeros."""
+
 _CHUNK = 1 << 20
 """Numbers searched at a time, so that the search needs little memory beside the weight."""
+
+
+def row_bytes(k: int) -> int:
+    """Bytes of a row of k numbers."""
+    return (k + 1) // 2
 
 
 def group_count(k: int, group_size: int) -> int:
@@ -104,8 +115,8 @@ def _better(groups: Tensor, scale: Tensor, q: Tensor, best: Tensor, least: Tenso
 def pack(q: Tensor) -> Tensor:
     """uint8 [N, (K + 1) // 2] of int8 q [N, K] in -8..7."""
     n, k = q.shape
-    shifted = torch.full((n, k + k % 2), 8, dtype=torch.uint8, device=q.device)
-    shifted[:, :k] = (q + 8).to(torch.uint8)
+    shifted = torch.full((n, k + k % 2), 8, dtype=DTYPE, device=q.device)
+    shifted[:, :k] = (q + 8).to(DTYPE)
     return (shifted[:, 0::2] | (shifted[:, 1::2] << 4)).contiguous()
 
 

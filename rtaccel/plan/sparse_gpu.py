@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats import blocks, int4, semi
 from rtaccel.kernels.sparse_linear import contract
 from rtaccel.plan.sparse import MAX_TIME_RATIO, MIN_ZEROS, SparseChoice, zeros
@@ -97,7 +98,7 @@ def could_be_sparse(stage: Stage) -> bool:
 
 def _int4(stage: Stage) -> bool:
     """Whether it is W4A8 in groups that the 2:4 kernel takes."""
-    if stage.tensors["weight"].dtype != torch.uint8 or stage.inputs[0].dtype != "int8":
+    if stage.weight_format is not WeightFormat.INT4 or stage.inputs[0].dtype != "int8":
         return False
     return int(stage.attrs["group_size"]) % 32 == 0 and stage.inputs[0].width % 4 == 0
 
@@ -105,7 +106,7 @@ def _int4(stage: Stage) -> bool:
 def _params(dense: Stage) -> Tensor:
     """The weight [N, K], one number an element."""
     weight = dense.tensors["weight"]
-    return int4.unpack(weight, dense.inputs[0].width) if weight.dtype == torch.uint8 else weight
+    return int4.unpack(weight, dense.inputs[0].width) if dense.weight_format is WeightFormat.INT4 else weight
 
 
 def modeled(dense: Stage, rows: int, first: Stage | None = None, backend: str = "triton") -> SparseChoice:
@@ -149,7 +150,7 @@ def _forms(dense: Stage, rows: int, first: Stage | None, backend: str) -> Iterat
         if weight.dtype in (torch.int8, torch.float32):
             yield "unstructured", "window", (1, 1)
         return
-    if weight.dtype == torch.uint8:
+    if dense.weight_format is WeightFormat.INT4:
         if semi.fits(_params(dense)):
             yield "2:4", "2:4", (1, 4)
         return
@@ -170,7 +171,7 @@ def _packed(dense: Stage, rows: int, layout: str, block: tuple[int, int]) -> Pac
     """What the kernel for so many rows stores, as `triton_rows.pack` and `triton_semi` do."""
     weight, n, k = dense.tensors["weight"], dense.outputs[0].width, dense.inputs[0].width
     if layout == "2:4":
-        fours, size = -(-k // 32) * 8, weight.element_size() / (2 if weight.dtype == torch.uint8 else 1)
+        fours, size = -(-k // 32) * 8, WeightFormat.of(weight).bits / 8
         int8 = dense.inputs[0].dtype == "int8"
         picked = 0 if int8 else 2 * n * fours // 5  # int8 x streams; 32 picks lie in four lines
         return Packed(

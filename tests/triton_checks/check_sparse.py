@@ -19,6 +19,7 @@ from rtaccel.backends import require
 from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Impl, impls, operator
 from rtaccel.core.stage import Problem
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats import int8
 from rtaccel.kernels.fused_sparse_linear import contract as fused
 from rtaccel.kernels.linear import contract as linear
@@ -192,7 +193,7 @@ def test_why_a_kernel_does_not_take_a_problem() -> None:
         assert "packed as 2:4" in (reasons[name](semi) or "")
     for name in ("triton_semi", "triton_semi_dot"):
         assert "packed as blocks" in (reasons[name](blocks) or "")
-        whole = replace(semi, weight_dtype="float32", in_dtypes=("float32",))
+        whole = replace(semi, weight_format=WeightFormat.FLOAT32, in_dtypes=("float32",))
         assert "float32 values" in (reasons[name](whole) or "")
     assert "M = 5" in (reasons["triton_gemv"](replace(blocks, rows=5)) or "")
     assert "not 18" in (reasons["triton_gemv"](replace(blocks, in_widths=(18,))) or "")

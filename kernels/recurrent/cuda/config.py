@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels._common.activations import ACTIVATIONS
 from rtaccel.kernels.recurrent.layout import MAX_K, Geometry
 
@@ -292,8 +293,8 @@ def unsupported(stage: Stage, following: Stage | None) -> str | None:
     """None, or why a stage and its head are none of the kernel's, whatever their size."""
     geometry = Geometry.of(stage.attrs)
     problem = Problem.of(stage, 1, "cuda")
-    if problem.weight_dtype not in ("int8", "uint8"):
-        return f"has int8 or int4 weights, not {problem.weight_dtype}"
+    if problem.weight_format not in (WeightFormat.INT8, WeightFormat.INT4):
+        return f"has int8 or int4 weights, not {problem.weight_format}"
     if geometry.directions != 1 or geometry.time != 1 or geometry.batch != 1:
         return "runs one stream forwards, step by step"
     if max(problem.in_widths[0], geometry.hidden) > MAX_K:
@@ -304,8 +305,8 @@ def unsupported(stage: Stage, following: Stage | None) -> str | None:
         return f"has int4 weights in groups that 32 divides, not {group_of(stage)}"
     if following is None:
         return None if stage.outputs[0].dtype == "float32" else "answers in float32"
-    dtype = str(following.tensors["weight"].dtype) if following.op == "linear" else ""
-    if dtype not in ("torch.int8", "torch.uint8") or len(following.inputs) != 1 or following.inputs[0].dtype != "int8":
+    integer = following.op == "linear" and WeightFormat.of(following.tensors["weight"]).integer
+    if not integer or len(following.inputs) != 1 or following.inputs[0].dtype != "int8":
         return f"has a W8A8 or W4A8 linear layer with a static scale as its head, not {following.name} ({following.op})"
     if following.outputs[0].dtype != "float32" or following.outputs[0].width > MAX_OUTPUTS:
         return f"has a head of up to {MAX_OUTPUTS} float32 outputs"
@@ -316,7 +317,7 @@ def unsupported(stage: Stage, following: Stage | None) -> str | None:
 
 def group_of(stage: Stage) -> int:
     """Of int4 weights; 0 for int8."""
-    return int(stage.attrs.get("group_size", 0)) if Problem.of(stage, 1, "cuda").weight_dtype == "uint8" else 0
+    return int(stage.attrs.get("group_size", 0)) if stage.weight_format is WeightFormat.INT4 else 0
 
 
 def head_of(following: Stage | None) -> Head | None:

@@ -14,7 +14,10 @@ from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
 from rtaccel.kernels.recurrent.cuda.config import Card, Head, KernelConfig, select_config
 from rtaccel.kernels.recurrent.layout import Geometry
 
-FILES = ("_persistent/cuda_words.h", "recurrent/cuda/cells.h", "recurrent/cuda/config.h", "recurrent/cuda/stack.h")
+FILES = (
+    "_persistent/cuda_words.h", "_common/activations/functions.h", "_common/activations/table.def",
+    "_common/activations/activate.h", "recurrent/cuda/cells.h", "recurrent/cuda/config.h", "recurrent/cuda/stack.h",
+)  # fmt: skip
 
 RESET, SAVE, LOAD, SPOILED = 1, 2, 4, 8
 """Commands of a message, as the head of cuda_recurrent.cu has them."""

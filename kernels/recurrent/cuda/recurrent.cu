@@ -21,6 +21,8 @@
 #endif
 #include "recurrent/cuda/stack.h"
 
+constexpr rta::Activation kActivation = static_cast<rta::Activation>(RTA_ACTIVATION);  // its row in table.def
+
 constexpr Word kRunning = 1, kAborted = 2, kIdle = 3;
 constexpr unsigned kReset = 1, kSave = 2, kLoad = 4, kNonfinite = 8, kEnd = 1u << 16;
 
@@ -123,7 +125,7 @@ static __device__ __forceinline__ void head(const Stack& stack, const uint4* lin
       __syncwarp();
     }
     const float t = add_rn(mul_rn(total, params[n]), params[kOutputs + n]);
-    const float out = activate<RTA_ACTIVATION>(t, params[2 * kOutputs]);
+    const float out = rta::activate<Lane>(kActivation, params[2 * kOutputs], t);
     if (lane == 0)
       store_system(reply + (sequence & 1) * kOutputs + n, word_of(alive ? bits_of(out) : 0x7fc00000u, sequence));
   }

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rtaccel.core import settings
 from rtaccel.core.stage import Problem
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels._gpu import triton_int4
 from rtaccel.kernels._gpu.triton_spec import power_of_two
 from rtaccel.kernels.recurrent.layout import MAX_K, Geometry
@@ -116,7 +117,7 @@ def _layers_in_registers(kernel_config: KernelConfig) -> int | None:
 
 
 def group_of(problem: Problem) -> int:
-    return int(problem.attrs["group_size"]) if problem.weight_dtype == "uint8" else 0
+    return int(problem.attrs["group_size"]) if problem.weight_format is WeightFormat.INT4 else 0
 
 
 def _units_alone(problem: Problem) -> int:
@@ -174,8 +175,8 @@ def select_config(problem: Problem, gates: int, most: int | None = None) -> Kern
 def unsupported(problem: Problem) -> str | None:
     """None, or why the kernels do not compute a stage at all, however it is cut."""
     geometry = Geometry.of(problem.attrs)
-    if problem.weight_dtype not in ("int8", "uint8"):
-        return f"takes int8 or int4 weights, not {problem.weight_dtype}"
+    if problem.weight_format not in (WeightFormat.INT8, WeightFormat.INT4):
+        return f"takes int8 or int4 weights, not {problem.weight_format}"
     if group_of(problem) not in (0, *triton_int4.GROUP_SIZES):
         return (
             f"takes int4 weights in groups of {', '.join(map(str, triton_int4.GROUP_SIZES))}, not {group_of(problem)}"

@@ -11,6 +11,7 @@ from torch import Tensor
 from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling
 from rtaccel.kernels.recurrent.layout import SIZES, Geometry
@@ -72,7 +73,7 @@ def problem_of(op: str, gates: int, geometry: Geometry, inputs: int, rows: int =
         attrs["group_size"] = group
     return Problem(
         op, rows, (inputs, *[geometry.hidden] * (names - 1)), (geometry.hidden,) * names, ("float32",) * names,
-        ("float32",) * names, "uint8" if group else "int8", attrs, "cuda",
+        ("float32",) * names, WeightFormat.INT4 if group else WeightFormat.INT8, attrs, "cuda",
         (steps, *[state] * (names - 1)), (geometry.batch if geometry.last_only else steps, *[state] * (names - 1)),
     )  # fmt: skip
 

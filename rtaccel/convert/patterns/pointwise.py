@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -11,6 +13,8 @@ from torch import Tensor, fx
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
 from rtaccel.convert.patterns.rules import Call, Rule, rule
+from rtaccel.kernels._common import activations
+from rtaccel.kernels._common.activations.row import Aten
 
 aten = torch.ops.aten
 
@@ -22,34 +26,26 @@ def _elementwise(call: Call, value: fx.Node, **parts: Any) -> OpNode:
     return call.op_node("pointwise", [view.base], view, buffer.elements, buffer.width, **parts)
 
 
-def _activation(name: str, parameter: str | None = None) -> Rule:
+def _activation(functions: Sequence[tuple[str, Aten]]) -> Rule:
+    """functions: those that a call of one target may be, by name."""
+
     def apply(call: Call) -> OpNode | str:
-        value = float(call[parameter]) if parameter else 0.0
-        return _elementwise(call, call["self"], attrs={"activation": name, "activation_parameter": value})
+        for name, aten_call in functions:
+            if all(call[argument] == value for argument, value in aten_call.only.items()):
+                parameter = 0.0 if aten_call.parameter is None else float(call[aten_call.parameter])
+                attrs = {"activation": name, "activation_parameter": parameter}
+                return _elementwise(call, call["self"], attrs=attrs)
+        return functions[-1][1].otherwise
 
     return apply
 
 
-for _target, _name, _parameter in (
-    (aten.relu.default, "relu", None),
-    (aten.leaky_relu.default, "leaky_relu", "negative_slope"),
-    (aten.silu.default, "silu", None),
-    (aten.tanh.default, "tanh", None),
-    (aten.sigmoid.default, "sigmoid", None),
-):
-    rule(_target)(_activation(_name, _parameter))
-
-
-@rule(aten.elu.default)
-def _elu(call: Call) -> OpNode | str:
-    if call["scale"] != 1 or call["input_scale"] != 1:
-        return "is a scaled ELU"
-    return _activation("elu", "alpha")(call)
-
-
-@rule(aten.gelu.default)
-def _gelu(call: Call) -> OpNode | str:
-    return _activation("gelu_tanh" if call["approximate"] == "tanh" else "gelu")(call)
+_FUNCTIONS: dict[str, list[tuple[str, Aten]]] = {}
+for _name, _row in activations.ROWS.items():
+    for _aten in _row.aten:
+        _FUNCTIONS.setdefault(_aten.target, []).append((_name, _aten))
+for _target, _functions in _FUNCTIONS.items():
+    rule(attrgetter(_target)(aten))(_activation(_functions))
 
 
 @rule(aten.softmax.int)

@@ -15,6 +15,8 @@ from torch import Tensor
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.scheme import Scheme
 from rtaccel.core.stage import GraphIO, QParams, Stage, Value
+from rtaccel.core.weight_format import WeightFormat
+from rtaccel.formats import int4
 from rtaccel.formats.observe import RangeObserver
 from rtaccel.kernels.linear.contract import MAX_K
 from rtaccel.nn.check import copied, dense, describe
@@ -105,8 +107,8 @@ class LinearParams:
         for name, (shape, dtype) in cls.storage_format(size).items():
             if (name == "bias" and not bias) or (name.startswith("input_") and not static):
                 made[name] = None
-            elif name == "weight" and dtype == torch.uint8:
-                made[name] = torch.full(shape, 0x88, dtype=dtype, device=device)
+            elif name == "weight" and WeightFormat.of(dtype) is WeightFormat.INT4:
+                made[name] = torch.full(shape, int4.ZEROS, dtype=dtype, device=device)
             else:
                 fill = torch.ones if name.endswith("scale") else torch.zeros
                 made[name] = fill(shape, dtype=dtype, device=device)

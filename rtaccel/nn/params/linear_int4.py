@@ -29,7 +29,7 @@ class Int4Weight(LinearParams):
     @classmethod
     def storage_format(cls, size: Size) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
         return {
-            "weight": ((size.n, (size.k + 1) // 2), torch.uint8),
+            "weight": ((size.n, int4.row_bytes(size.k)), int4.DTYPE),
             "group_scale": ((size.n, int4.group_count(size.k, size.group_size)), torch.float32),
             "bias": ((size.n,), torch.float32),
             **(INPUT if cls.int8_input() else {}),

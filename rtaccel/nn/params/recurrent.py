@@ -83,7 +83,7 @@ class Sizes:
         found: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
         for name, (rows, columns) in self.matrices().items():
             if self.group_size:
-                found[f"q{name}"] = (torch.uint8, (rows, (columns + 1) // 2))
+                found[f"q{name}"] = (int4.DTYPE, (rows, int4.row_bytes(columns)))
                 found[f"{name}_group_scale"] = (torch.float32, (rows, int4.group_count(columns, self.group_size)))
             else:
                 found[f"q{name}"] = (torch.int8, (rows, columns))

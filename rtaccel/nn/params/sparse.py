@@ -266,9 +266,9 @@ class LinearSemiInt4(SparseParams):
 
     def _validate_scales(self, op: str) -> None:
         check_group_size(op, self.group_size)
-        if self.weight.dtype != torch.uint8 or not isinstance(self.group_scale, Tensor):
+        if self.weight.dtype != int4.DTYPE or not isinstance(self.group_scale, Tensor):
             got = f"weight: {describe(self.weight)}, group_scale: {describe(self.group_scale)}"
-            raise FormatError(op, got, "uint8 and its scales", STEP)
+            raise FormatError(op, got, f"int4 in {int4.DTYPE} and its scales", STEP)
 
     def _validate_values(self, op: str, tensors: Mapping[str, Tensor]) -> None:
         super()._validate_values(op, tensors)

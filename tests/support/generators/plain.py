@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rtaccel.kernels._common import activations
 from tests.support.generators.ops import ANY_RANK, Args, add, one_of, plain
 
-for _name in ("relu", "tanh", "sigmoid"):
-    plain(_name, ANY_RANK, getattr(torch, _name), whole=False)
-for _name in ("gelu", "silu", "elu", "leaky_relu"):
-    plain(_name, ANY_RANK, getattr(F, _name), whole=False)
-plain("gelu_tanh", ANY_RANK, lambda x: F.gelu(x, approximate="tanh"), whole=False)
+for _name, _row in activations.ROWS.items():
+    if _row.aten:
+        plain(_name, ANY_RANK, partial(activations.apply, _name, parameter=_row.example), whole=False)
 plain("softmax", (1, 2, 3), lambda x: torch.softmax(x, -1))
 plain("dropout", ANY_RANK, lambda x: F.dropout(x, 0.5, training=False), whole=False)
 

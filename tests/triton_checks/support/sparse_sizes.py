@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from rtaccel.core.stage import Stage, Value
+from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats import int4
 from rtaccel.kernels._gpu.triton_spec import Specialisation
 from rtaccel.kernels.fused_sparse_linear import contract as fused
@@ -31,7 +32,7 @@ def of_size(stage: Stage, spec: Specialisation) -> Stage:
         grid = torch.rand(-(-n // block[0]), -(-k // block[1]), generator=g) < DENSITY
         kept = grid.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)[:n, :k]
     numbers = torch.randint(1, 8, (n, k), generator=g, dtype=torch.int8) * kept
-    weight = int4.pack(numbers) if dtype == torch.uint8 else numbers.to(dtype)
+    weight = int4.pack(numbers) if WeightFormat.of(dtype) is WeightFormat.INT4 else numbers.to(dtype)
     tensors = {"weight": weight}
     for name in ("weight_scale", "bias", "group_scale"):
         if name in stage.tensors:

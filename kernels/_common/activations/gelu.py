@@ -1,0 +1,11 @@
+"""gelu: t / 2 * (1 + erf(t / sqrt 2))."""
+
+import torch.nn.functional as F
+
+from rtaccel.kernels._common.activations.row import Aten, Row
+
+ROW = Row(
+    reference=lambda t, parameter: F.gelu(t),
+    triton="0.5 * t * (1.0 + tl.erf(t * 0.7071067811865476))",
+    aten=(Aten("gelu.default", only={"approximate": "none"}),),
+)

@@ -1,0 +1,11 @@
+"""silu: t * sigmoid(t)."""
+
+import torch.nn.functional as F
+
+from rtaccel.kernels._common.activations.row import Aten, Row
+
+ROW = Row(
+    reference=lambda t, parameter: F.silu(t),
+    triton="t * sigmoid(t)",
+    aten=(Aten("silu.default"),),
+)
