@@ -15,17 +15,12 @@ from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem
 from rtaccel.formats import int4
+from rtaccel.kernels._gpu.triton_epilogue import epilogue_types
 from rtaccel.kernels._gpu.triton_launch import bind
-from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, power_of_two, require_matrix
+from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, leave_out, power_of_two, require_matrix
 from rtaccel.kernels.linear.triton_mixed import mixed_kernel
 from rtaccel.kernels.linear.triton_split import Workspace, parts_of
 
-SIGNATURE = {
-    "x_ptr": "*fp32", "weight_ptr": "*i8", "scale_ptr": "*i32", "y_ptr": "*fp32", "multiplier_ptr": "*fp32",
-    "offset_ptr": "*fp32", "compensation_ptr": "*i32", "row_scale_ptr": "*fp32", "residual_ptr": "*fp32",
-    "work_ptr": "*fp32", "count_ptr": "*i32", "rows": "i32", "parameter": "fp32", "y_inv_scale": "fp32",
-    "y_zero_point": "i32",
-}  # fmt: skip
 WEIGHTS = {"int8": "int8", "uint8": "int4", "bfloat16": "bf16", "float8_e4m3fn": "fp8"}
 """A weight's dtype -> its format here."""
 
@@ -115,32 +110,25 @@ def split_of(form: Form, rows: int) -> int:
 
 def specialise(form: Form, rows: int) -> Specialisation:
     tile, split = tiling(form, rows), split_of(form, rows)
-    signature = dict(SIGNATURE)
-    signature["x_ptr"] = "*i8" if form.x == "int8" else "*fp32"
-    signature["weight_ptr"] = {"bf16": "*bf16", "fp8": "*fp8e4nv"}.get(form.weight, "*i8")
-    signature["y_ptr"] = "*i8" if form.int8_out else "*fp32"
     exact = form.dot == "int8" and not form.group
-    signature["work_ptr"] = "*i32" if exact else "*fp32"
-    unused = [
-        name
-        for name, used in (
-            ("scale_ptr", form.group), ("compensation_ptr", form.compensated), ("row_scale_ptr", form.scaled),
-            ("residual_ptr", form.residual), ("work_ptr", split > 1), ("count_ptr", split > 1),
-        )
-        if not used
-    ]  # fmt: skip
-    for name in unused:
-        del signature[name]
+    signature, absent = leave_out(
+        {
+            "x_ptr": "*i8" if form.x == "int8" else "*fp32",
+            "weight_ptr": {"bf16": "*bf16", "fp8": "*fp8e4nv"}.get(form.weight, "*i8"), "scale_ptr": "*i32",
+            "work_ptr": "*i32" if exact else "*fp32", "count_ptr": "*i32",
+            **epilogue_types(form.int8_out, "compensation_ptr", "row_scale_ptr", "residual_ptr"), "rows": "i32",
+        },
+        scale_ptr=form.group, work_ptr=split > 1, count_ptr=split > 1, compensation_ptr=form.compensated,
+        row_scale_ptr=form.scaled, residual_ptr=form.residual,
+    )  # fmt: skip
     return Specialisation(
         name=f"linear_mixed_M{tile.block_m}_{form}" + (f"_split{split}" if split > 1 else ""),
         kernel=mixed_kernel,
         signature=signature,
         constants={
-            "N": form.n, "K": form.k, "ROWS": form.rows, "DOT": form.dot, "GROUP": form.group,
-            "ACTIVATION": form.activation, "SCALED": form.scaled or form.rows != "none",
-            "COMPENSATED": form.compensated, "RESIDUAL": form.residual, "INT8_OUT": form.int8_out,
-            "ASM": not settings.triton_interpret(), "SPLIT": split, "BLOCK_M": tile.block_m,
-            "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k, **dict.fromkeys(unused),
+            "N": form.n, "ACTIVATION": form.activation, "INT8_OUT": form.int8_out, "ASM": not settings.triton_interpret(),
+            "K": form.k, "ROWS": form.rows, "DOT": form.dot, "GROUP": form.group, "SPLIT": split, "BLOCK_M": tile.block_m,
+            "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k, **absent,
         },
         tiling=tile,
         oldest=89 if form.dot == "fp8" else 80,

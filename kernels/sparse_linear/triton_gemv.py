@@ -19,11 +19,11 @@ import triton.language as tl
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu.triton_device import dot4
+from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_of_rows, sums_of_rows
 from rtaccel.kernels._gpu.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.sparse_linear.triton_rows import (
     LARGEST,
     Form,
-    finish_row,
     held_words,
     launcher,
     numbers,
@@ -41,11 +41,11 @@ WORD = 4
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
 def sparse_gemv_kernel(
-    x_ptr, weight_ptr, columns_ptr, starts_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
-    rows, parameter, y_inv_scale, y_zero_point,
-    N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
-    INT8_OUT: tl.constexpr, QUANTISE: tl.constexpr, B: tl.constexpr, C: tl.constexpr, HELD: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr, ASM: tl.constexpr,
+    x_ptr, weight_ptr, columns_ptr, starts_ptr,
+    y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point, rows,
+    N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
+    QUANTISE: tl.constexpr, B: tl.constexpr, C: tl.constexpr, HELD: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """B outputs share their columns; C words are a block. HELD: words of a row of x that the program holds, 0 for none."""
     X_WORDS: tl.constexpr = (K + 3) // 4
@@ -64,15 +64,19 @@ def sparse_gemv_kernel(
         w, x_at, inside = take(weights, columns, at, at + zero < length, X_WORDS, C)
         sums = ()
         for r in tl.static_range(ROWS):
-            x = x_words(held[r], x_row + r * X_WORDS, x_at, inside & (m + zero + r < rows), HELD)
+            within = inside & (m + zero + r < rows)
+            x = x_words(held[r], x_row + r * X_WORDS, x_at, within, HELD)  # [BLOCK_N, BLOCK_W]
             sums = sums + (dot4(w, x, accs[r], ASM),)  # noqa: RUF005
         accs = sums
 
-    for r in tl.static_range(ROWS):
-        finish_row(
-            tl.sum(accs[r], 1)[None, :], m + r, rows, n, scales[r], y_ptr, multiplier_ptr, offset_ptr, compensation_ptr,
-            row_scale_ptr, parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, INT8_OUT, QUANTISE, ASM,
-        )  # fmt: skip
+    epilogue_of_rows(
+        sums_of_rows(accs, ROWS, True), m, rows, n[None, :], scales if QUANTISE else None,
+        Epilogue(
+            y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point,
+            N, ACTIVATION, INT8_OUT, ASM,
+        ),
+        ROWS,
+    )  # fmt: skip
 
 
 def supports(problem: Problem) -> str | None:

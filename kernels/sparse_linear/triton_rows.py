@@ -19,17 +19,23 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from rtaccel.core import settings
 from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.formats import blocks
+from rtaccel.kernels._gpu.triton_epilogue import epilogue_types
 from rtaccel.kernels._gpu.triton_launch import bind
-from rtaccel.kernels._gpu.triton_spec import MAX_N, Specialisation, power_of_two, require_matrix, require_row_scale
+from rtaccel.kernels._gpu.triton_spec import (
+    MAX_N,
+    Specialisation,
+    leave_out,
+    power_of_two,
+    require_matrix,
+    require_row_scale,
+)
 from rtaccel.kernels.linear import contract as linear
-from rtaccel.kernels.linear.triton_mixed import finish
 from rtaccel.kernels.sparse_linear import contract
 
 LINE = 16
@@ -40,26 +46,6 @@ LARGEST = 64
 
 POINTERS = {"float32": "*fp32", "bfloat16": "*bf16", "int8": "*i8", "uint8": "*i8"}
 SIZES = {"float32": 4, "bfloat16": 2, "int8": 1}
-
-
-@triton.jit
-def finish_row(
-    total, m, rows, n, scale, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale,
-    y_zero_point, N: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
-    INT8_OUT: tl.constexpr, QUANTISE: tl.constexpr, ASM: tl.constexpr,
-):  # fmt: skip
-    """Outputs n of row m from their sums, total [1, BLOCK_N]. scale [1]: of the row, where it was quantised here."""
-    row = m + tl.arange(0, 1)
-    in_m = row < rows
-    row_scale = 1.0
-    if QUANTISE:
-        row_scale = scale
-    elif SCALED:
-        row_scale = tl.load(row_scale_ptr + row, mask=in_m, other=0.0)
-    finish(
-        total, row, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, row_scale,
-        parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
-    )  # fmt: skip
 
 
 def side(stored: int, least: int) -> int:
@@ -135,26 +121,22 @@ class Form:
 
     @property
     def constants(self) -> dict[str, Any]:
-        unused = [name for name, on in self._optional if not on]
         return {
-            "N": self.n, "K": self.k, "ACTIVATION": self.activation, "SCALED": self.scaled,
-            "COMPENSATED": self.compensated, "INT8_OUT": self.int8_out, "ASM": not settings.triton_interpret(),
-            **dict.fromkeys(unused),
+            "N": self.n, "ACTIVATION": self.activation, "INT8_OUT": self.int8_out, "ASM": not settings.triton_interpret(),
+            "K": self.k, **leave_out({}, **self._used)[1],
         }  # fmt: skip
 
     @property
-    def _optional(self) -> tuple[tuple[str, bool], ...]:
-        return ("compensation_ptr", self.compensated), ("row_scale_ptr", self.scaled and not self.quantise)
+    def _used(self) -> dict[str, bool]:
+        return {"compensation_ptr": self.compensated, "row_scale_ptr": self.scaled and not self.quantise}
 
     def signature(self, where: Mapping[str, str], **types: str) -> dict[str, str]:
         """Run-time arguments in source order. where: those that say where the weights are."""
         found = {
             "x_ptr": POINTERS[self.x], "weight_ptr": POINTERS[self.weight], **where,
-            "y_ptr": "*i8" if self.int8_out else "*fp32", "multiplier_ptr": "*fp32", "offset_ptr": "*fp32",
-            "compensation_ptr": "*i32", "row_scale_ptr": "*fp32", "rows": "i32", "parameter": "fp32", "y_inv_scale": "fp32",
-            "y_zero_point": "i32", **types,
+            **epilogue_types(self.int8_out, "compensation_ptr", "row_scale_ptr"), "rows": "i32", **types,
         }  # fmt: skip
-        return {name: kind for name, kind in found.items() if (name, False) not in self._optional}
+        return leave_out(found, **self._used)[0]
 
     @property
     def where(self) -> dict[str, str]:

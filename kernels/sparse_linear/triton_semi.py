@@ -24,13 +24,12 @@ from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.formats import semi
 from rtaccel.kernels._gpu.triton_device import dot4
+from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_of_rows, sums_of_rows
 from rtaccel.kernels._gpu.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
-from rtaccel.kernels.linear.triton_mixed import finish
 from rtaccel.kernels.sparse_linear.triton_gemv_float import finite_row
 from rtaccel.kernels.sparse_linear.triton_permute import pick_bytes
 from rtaccel.kernels.sparse_linear.triton_rows import (
     Form,
-    finish_row,
     held_words,
     launcher,
     numbers,
@@ -56,11 +55,10 @@ def selector(places):
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
 def semi_gemv_kernel(
-    x_ptr, weight_ptr, places_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
-    rows, parameter, y_inv_scale, y_zero_point,
-    N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
-    INT8_OUT: tl.constexpr, QUANTISE: tl.constexpr, HELD: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_W: tl.constexpr, ASM: tl.constexpr,
+    x_ptr, weight_ptr, places_ptr,
+    y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point, rows,
+    N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
+    QUANTISE: tl.constexpr, HELD: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """HELD: words of a row of x that the program holds, 0 for none."""
     X_WORDS: tl.constexpr = (K + 3) // 4
@@ -77,8 +75,9 @@ def semi_gemv_kernel(
     for w0 in range(0, W_WORDS, BLOCK_W):
         at = w0 + word + zero
         inside = (at < W_WORDS) & (n < N)[:, None]
-        w = tl.load(weight_ptr + row_at + at, mask=inside, other=0)
-        pick = selector(tl.load(places_ptr + row_at + at, mask=inside, other=0).to(tl.int32))
+        w = tl.load(weight_ptr + row_at + at, mask=inside, other=0)  # [BLOCK_N, BLOCK_W]
+        places = tl.load(places_ptr + row_at + at, mask=inside, other=0)  # [BLOCK_N, BLOCK_W]
+        pick = selector(places.to(tl.int32))
         x_at = at // 4 * 8 + at % 4
         first, second = x_at < X_WORDS, x_at + 4 < X_WORDS
         sums = ()
@@ -89,11 +88,14 @@ def semi_gemv_kernel(
             sums = sums + (dot4(w, pick_bytes(low, high, pick, ASM), accs[r], ASM),)  # noqa: RUF005
         accs = sums
 
-    for r in tl.static_range(ROWS):
-        finish_row(
-            tl.sum(accs[r], 1)[None, :], m + r, rows, n, scales[r], y_ptr, multiplier_ptr, offset_ptr, compensation_ptr,
-            row_scale_ptr, parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, INT8_OUT, QUANTISE, ASM,
-        )  # fmt: skip
+    epilogue_of_rows(
+        sums_of_rows(accs, ROWS, True), m, rows, n[None, :], scales if QUANTISE else None,
+        Epilogue(
+            y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point,
+            N, ACTIVATION, INT8_OUT, ASM,
+        ),
+        ROWS,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -117,30 +119,36 @@ def nibble(places_ptr, group, mask):
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
 def semi_gemv_float_kernel(
-    x_ptr, weight_ptr, places_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
-    rows, parameter, y_inv_scale, y_zero_point,
-    N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
-    INT8_OUT: tl.constexpr, BF16: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr, ASM: tl.constexpr,
+    x_ptr, weight_ptr, places_ptr,
+    y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point, rows,
+    N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
+    BF16: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """A row of x per program."""
     PAIRS: tl.constexpr = (K + 31) // 32 * 8
-    m = tl.program_id(0).to(tl.int64) + tl.arange(0, 1)
+    m = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    x_row = x_ptr + tl.program_id(0).to(tl.int64) * K
+    x_row = x_ptr + m * K
     row_at = n[:, None].to(tl.int64) * PAIRS
     acc = tl.zeros((BLOCK_N, BLOCK_W), tl.float32)
     for g0 in range(0, PAIRS, BLOCK_W):
         group = g0 + tl.arange(0, BLOCK_W)[None, :] + tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
         inside = (group < PAIRS) & (n < N)[:, None]
-        first, second = pair_values(tl.load(weight_ptr + row_at + group, mask=inside, other=0), BF16)
+        pairs = tl.load(weight_ptr + row_at + group, mask=inside, other=0)  # [BLOCK_N, BLOCK_W]
+        first, second = pair_values(pairs, BF16)
         places = nibble(places_ptr + row_at // 2, group, inside)
         first_at, second_at = group * 4 + (places & 3), group * 4 + (places >> 2)
-        acc = tl.fma(first.to(tl.float32), tl.load(x_row + first_at, mask=inside & (first_at < K), other=0.0), acc)
-        acc = tl.fma(second.to(tl.float32), tl.load(x_row + second_at, mask=inside & (second_at < K), other=0.0), acc)
+        x_first = tl.load(x_row + first_at, mask=inside & (first_at < K), other=0.0)  # [BLOCK_N, BLOCK_W]
+        x_second = tl.load(x_row + second_at, mask=inside & (second_at < K), other=0.0)  # [BLOCK_N, BLOCK_W]
+        acc = tl.fma(second.to(tl.float32), x_second, tl.fma(first.to(tl.float32), x_first, acc))
     total = tl.where(finite_row(x_row, K, BLOCK_N, BLOCK_W), tl.sum(acc, 1)[None, :], float("nan"))
-    finish(
-        total, m, m < rows, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, 1.0,
-        parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
+    epilogue_of_rows(
+        (total,), m, rows, n[None, :], None,
+        Epilogue(
+            y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point,
+            N, ACTIVATION, INT8_OUT, ASM,
+        ),
+        1,
     )  # fmt: skip
 
 
