@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rtaccel.core.registry import Impl, register_impl
 from rtaccel.kernels._gpu.triton_spec import (
     GPU_DP4A,
     SYSTEM_FENCE,
@@ -14,24 +13,11 @@ from rtaccel.kernels._gpu.triton_spec import (
 from rtaccel.kernels.gru import contract
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.triton import stack
-from rtaccel.kernels.recurrent.triton.config import MULTIPROCESSORS, Form, form_of
 
 
 def specialisations() -> Iterator[Specialisation]:
     """The form that is compiled and held to a budget without a GPU; larger stacks are cut as those of LSTM are."""
-    problem = stack.problem_of("gru", contract.GATES, Geometry(64), 32)
-    form = form_of(problem, contract.GATES, MULTIPROCESSORS)
-    assert isinstance(form, Form), form
-    yield stack.specialise(problem, form).demanding(GPU_DP4A, WIDE_LOAD, forbids=(SYSTEM_FENCE,))
+    yield stack.example("gru", contract.GATES, Geometry(64), 32).demanding(GPU_DP4A, WIDE_LOAD, forbids=(SYSTEM_FENCE,))
 
 
-register_impl(
-    Impl(
-        "gru",
-        "triton_stack",
-        "triton",
-        10,
-        stack.supports(contract.GATES),
-        stack.prepare(contract.GATES, contract.lower),
-    )
-)
+stack.register("gru", contract.GATES, contract.lower)

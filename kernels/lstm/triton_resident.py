@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
-from rtaccel.kernels._gpu.triton_spec import GPU_DP4A, SYSTEM_FENCE, SYSTEM_LOAD, SYSTEM_STORE, Specialisation
+from rtaccel.kernels._gpu.triton_spec import Specialisation
 from rtaccel.kernels.lstm import contract
 from rtaccel.kernels.recurrent.layout import Geometry
-from rtaccel.kernels.recurrent.triton.config import MULTIPROCESSORS, Form, form_of
-from rtaccel.kernels.recurrent.triton.persistent import specialise
-from rtaccel.kernels.recurrent.triton.stack import problem_of
+from rtaccel.kernels.recurrent.triton.persistent import example
 
 
 def specialisations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU: small, and LSTM_B and C of STAC-ML."""
-    for k, geometry, outputs in (
-        (32, Geometry(64, layers=2), 1),
-        (250, Geometry(200, layers=3), 1),
-        (500, Geometry(1000, layers=4), 1),
+    for k, geometry in (
+        (32, Geometry(64, layers=2)),
+        (250, Geometry(200, layers=3)),
+        (500, Geometry(1000, layers=4)),
     ):
-        form = form_of(problem_of("lstm", contract.GATES, geometry, k), contract.GATES, MULTIPROCESSORS)
-        assert isinstance(form, Form), form
-        spec = specialise("lstm", form, outputs, None if outputs == geometry.hidden else "none")
-        spec = spec.demanding(GPU_DP4A, SYSTEM_LOAD, SYSTEM_STORE, forbids=(SYSTEM_FENCE,))
-        yield replace(spec, slow=True)
+        yield example("lstm", contract.GATES, geometry, k, 1)

@@ -11,7 +11,7 @@ first program, from the int8 h of the last layer that all programs give; without
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,15 @@ from torch import Tensor
 
 from rtaccel.core.stage import Stage
 from rtaccel.kernels._gpu.triton_device import activate, dot4, multiply_rn, pack_words, to_int8
-from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, power_of_two
+from rtaccel.kernels._gpu.triton_spec import (
+    GPU_DP4A,
+    SYSTEM_FENCE,
+    SYSTEM_LOAD,
+    SYSTEM_STORE,
+    Specialisation,
+    Tiling,
+    power_of_two,
+)
 from rtaccel.kernels._persistent.triton_broadcast import (
     HEADER_END,
     HEADER_RESET,
@@ -32,8 +40,10 @@ from rtaccel.kernels._persistent.triton_broadcast import (
 )
 from rtaccel.kernels._persistent.triton_exchange import publish, receive, split
 from rtaccel.kernels._persistent.triton_mailbox import SPINS_PER_LOOK, answer, wait
-from rtaccel.kernels.recurrent.triton.config import Form, Operands
+from rtaccel.kernels.recurrent.layout import Geometry
+from rtaccel.kernels.recurrent.triton.config import MULTIPROCESSORS, Form, Operands, form_of
 from rtaccel.kernels.recurrent.triton.kernel import moment, resident_tiles
+from rtaccel.kernels.recurrent.triton.stack import problem_of
 
 RESET = 1
 """The command of a message."""
@@ -173,6 +183,14 @@ def specialise(op: str, form: Form, outputs: int, activation: str | None) -> Spe
         tiling=Tiling(1, form.units, 4 * form.chunks_x[0], num_warps=form.num_warps),
         cooperative=form.parts > 1,
     )  # fmt: skip
+
+
+def example(op: str, gates: int, geometry: Geometry, inputs: int, outputs: int) -> Specialisation:
+    """The resident form of a stack of this size, for what is only compiled; fewer outputs than h has are those of a head."""
+    form = form_of(problem_of(op, gates, geometry, inputs), gates, MULTIPROCESSORS)
+    assert isinstance(form, Form), form
+    spec = specialise(op, form, outputs, None if outputs == geometry.hidden else "none")
+    return replace(spec.demanding(GPU_DP4A, SYSTEM_LOAD, SYSTEM_STORE, forbids=(SYSTEM_FENCE,)), slow=True)
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rtaccel.core.errors import ShapeError
-from rtaccel.core.registry import Prepared
+from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling
 from rtaccel.kernels.recurrent.layout import SIZES, Geometry
 from rtaccel.kernels.recurrent.triton import bidirectional as both
-from rtaccel.kernels.recurrent.triton.config import Form, Operands, form_of, multiprocessors, unsupported
+from rtaccel.kernels.recurrent.triton.config import (
+    MULTIPROCESSORS,
+    Form,
+    Operands,
+    form_of,
+    multiprocessors,
+    unsupported,
+)
 from rtaccel.kernels.recurrent.triton.window import stack_kernel
 
 POINTERS = {"float32": "*fp32", "int8": "*i8"}
@@ -77,6 +85,14 @@ def problem_of(op: str, gates: int, geometry: Geometry, inputs: int, rows: int =
     )  # fmt: skip
 
 
+def example(op: str, gates: int, geometry: Geometry, inputs: int, group: int = 0) -> Specialisation:
+    """The form of a stack of this size, for what is only compiled."""
+    problem = problem_of(op, gates, geometry, inputs, group=group)
+    form = form_of(problem, gates, MULTIPROCESSORS)
+    assert isinstance(form, Form), form
+    return replace(specialise(problem, form), slow=form.parts > 1)
+
+
 def exchange_buffers(form: Form, streams: int, device: str) -> tuple[Tensor, Tensor]:
     """(words, and programs done with the number to go on from) for so many streams at once."""
     ch, nh = form.chunks_h
@@ -101,6 +117,11 @@ def prepare(gates: int, lower: Callable[[Stage], Mapping[str, Any]]) -> Callable
         return prepared(stage, problem, form, lower(stage))
 
     return prepare_stage
+
+
+def register(op: str, gates: int, lower: Callable[[Stage], Mapping[str, Any]]) -> None:
+    """`triton_stack` of an operator."""
+    register_impl(Impl(op, "triton_stack", "triton", 10, supports(gates), prepare(gates, lower)))
 
 
 def prepared(stage: Stage, problem: Problem, form: Form, low: Mapping[str, Any]) -> Prepared:
