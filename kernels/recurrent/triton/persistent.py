@@ -42,7 +42,7 @@ from rtaccel.kernels._persistent.triton_exchange import publish, receive, split
 from rtaccel.kernels._persistent.triton_mailbox import SPINS_PER_LOOK, answer, wait
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.triton.config import MULTIPROCESSORS, Form, Operands, form_of
-from rtaccel.kernels.recurrent.triton.kernel import moment, resident_tiles
+from rtaccel.kernels.recurrent.triton.kernel import Weights, moment, resident_tiles
 from rtaccel.kernels.recurrent.triton.stack import problem_of
 
 RESET = 1
@@ -70,24 +70,23 @@ def head(words, words_ptr, numbers_ptr, compensation_ptr, N: tl.constexpr, CHUNK
 def stream_kernel(
     request_ptr, reply_ptr, control_ptr, words_ptr, numbers_ptr, compensation_ptr, head_words_ptr, head_numbers_ptr,
     head_compensation_ptr, exchange_ptr, x_inverse, x_zero_point, h_inverse, y_inverse, y_zero_point, idle_looks,
-    GATES: tl.constexpr, LAYERS: tl.constexpr, RESIDENT: tl.constexpr, K: tl.constexpr, H: tl.constexpr,
-    BU: tl.constexpr, CX: tl.constexpr, NX: tl.constexpr, CH: tl.constexpr, NH: tl.constexpr, PARTS: tl.constexpr,
-    THREADS: tl.constexpr, ASM: tl.constexpr, MESSAGE: tl.constexpr, PASSED: tl.constexpr, N: tl.constexpr,
-    HEAD: tl.constexpr, ACTIVATION: tl.constexpr, LOOK: tl.constexpr,
+    CUT: tl.constexpr, MESSAGE: tl.constexpr, PASSED: tl.constexpr, N: tl.constexpr, HEAD: tl.constexpr,
+    ACTIVATION: tl.constexpr, LOOK: tl.constexpr,
 ):  # fmt: skip
     """Grid (PARTS,). MESSAGE, PASSED: words polled of the mailbox, and of what the first program passes on. N: numbers of the
     answer. HEAD: they, padded, or 0 where h is the answer."""
+    BU: tl.constexpr = CUT.BU
+    CH: tl.constexpr = CUT.CH
+    NH: tl.constexpr = CUT.NH
+    LAYERS: tl.constexpr = CUT.LAYERS
     program = tl.program_id(0)
-    NUMBERS: tl.constexpr = (3 * GATES + (GATES == 3)) * BU * LAYERS
-    WORDS: tl.constexpr = GATES * (NX * CX + (2 * LAYERS - 1) * NH * CH) * BU
-    SLOT: tl.constexpr = NH * CH
-    words_ptr += program * WORDS
-    numbers_ptr += program * NUMBERS
-    compensation_ptr += program * GATES * BU
-    y_slots = exchange_ptr + 2 * LAYERS * SLOT
-    x_slots = y_slots + 2 * SLOT
+    words_ptr += program * (CUT.FIRST_WORDS + 2 * (LAYERS - 1) * CUT.OTHER_WORDS)
+    numbers_ptr += program * (CUT.NUMBERS * LAYERS)
+    compensation_ptr += program * CUT.GATES * BU
+    y_slots = exchange_ptr + 2 * LAYERS * CUT.SLOT
+    x_slots = y_slots + 2 * CUT.SLOT
 
-    tiles = resident_tiles(words_ptr, RESIDENT, GATES, BU, CX, NX, CH, NH)
+    tiles = resident_tiles(words_ptr, CUT)
     hidden, states = (), ()
     for _ in tl.static_range(LAYERS * NH):
         hidden = hidden + (tl.zeros((CH,), tl.int32),)  # noqa: RUF005
@@ -101,19 +100,19 @@ def stream_kernel(
     end = tl.full((), 0, tl.int32)
     while end == 0:
         sequence += 1
-        if PARTS == 1:
-            message, state = wait(request_ptr, control_ptr, sequence, idle_looks, K + 1, MESSAGE, LOOK)
-            words, header = quantised(message, x_inverse, x_zero_point, K, True)
-            x_words = split(words, CX, NX, MESSAGE // 4)
+        if CUT.PARTS == 1:
+            message, state = wait(request_ptr, control_ptr, sequence, idle_looks, CUT.K + 1, MESSAGE, LOOK)
+            words, header = quantised(message, x_inverse, x_zero_point, CUT.K, True)
+            x_words = split(words, CUT.CX, CUT.NX, MESSAGE // 4)
             end = (state != 0).to(tl.int32)
         else:
             slot = x_slots + (sequence & 1) * PASSED
             if program == 0:
-                message, state = wait(request_ptr, control_ptr, sequence, idle_looks, K + 1, MESSAGE, LOOK)
-                words, header = quantised(message, x_inverse, x_zero_point, K, True)
+                message, state = wait(request_ptr, control_ptr, sequence, idle_looks, CUT.K + 1, MESSAGE, LOOK)
+                words, header = quantised(message, x_inverse, x_zero_point, CUT.K, True)
                 header = tl.where(state != 0, HEADER_END, header)
-                pass_on(slot, words, header, sequence, NX * CX)
-            x_words, header = await_passed(slot, sequence, NX * CX, CX, NX, PASSED)
+                pass_on(slot, words, header, sequence, CUT.NX * CUT.CX)
+            x_words, header = await_passed(slot, sequence, CUT.NX * CUT.CX, CUT.CX, CUT.NX, PASSED)
             end = header & HEADER_END
         if end == 0:
             reset = (header & HEADER_RESET) != 0
@@ -124,26 +123,25 @@ def stream_kernel(
                 zeroed = zeroed + (tl.where(reset, 0.0, states[i]),)  # noqa: RUF005
             alive = (alive | reset) & ((header & HEADER_SPOILED) == 0)
             hidden, states, outputs, alive = moment(
-                tiles, cleared, zeroed, x_words, 1.0, alive, tl.where(reset, 0, sequence - 1), words_ptr, numbers_ptr,
-                compensation_ptr, exchange_ptr, sequence, h_inverse, program, GATES, LAYERS, RESIDENT, BU, CX, NX, CH,
-                NH, PARTS, THREADS, ASM,
+                tiles, cleared, zeroed, x_words, 1.0, alive, tl.where(reset, 0, sequence - 1),
+                Weights(words_ptr, None, numbers_ptr, compensation_ptr), exchange_ptr, sequence, h_inverse, program, CUT,
             )  # fmt: skip
             y = outputs[LAYERS - 1]
             if HEAD == 0:
                 answer(reply_ptr, tl.where(alive, y, float("nan")), sequence, N, program * BU)
             else:
                 passed = pack_words(to_int8(y * y_inverse, y_zero_point))
-                if PARTS > 1:
-                    slot = y_slots + (sequence & 1) * SLOT
+                if CUT.PARTS > 1:
+                    slot = y_slots + (sequence & 1) * CUT.SLOT
                     publish(slot, program * (BU // 4), passed, sequence)
                     if program == 0:
-                        y_words, missing = receive(slot, sequence, PARTS * BU // 4, CH, NH, THREADS)
+                        y_words, missing = receive(slot, sequence, CUT.PARTS * BU // 4, CH, NH, CUT.THREADS)
                         out = head(y_words, head_words_ptr, head_numbers_ptr, head_compensation_ptr, HEAD, CH, NH,
-                                   ACTIVATION, ASM)  # fmt: skip
+                                   ACTIVATION, CUT.ASM)  # fmt: skip
                         answer(reply_ptr, tl.where(alive & (missing == 0), out, float("nan")), sequence, N)
                 else:
                     out = head((passed,), head_words_ptr, head_numbers_ptr, head_compensation_ptr, HEAD, CH, NH,
-                               ACTIVATION, ASM)  # fmt: skip
+                               ACTIVATION, CUT.ASM)  # fmt: skip
                     answer(reply_ptr, tl.where(alive, out, float("nan")), sequence, N)
     if program == 0:
         tl.store(control_ptr + 1, state, cache_modifier=".wt")
@@ -176,7 +174,7 @@ def specialise(op: str, form: Form, outputs: int, activation: str | None) -> Spe
             "y_zero_point": "i32", "idle_looks": "i32",
         },
         constants={
-            **form.constants(), "MESSAGE": message_words(form), "PASSED": passed_words(form), "N": outputs,
+            "CUT": form.cut(), "MESSAGE": message_words(form), "PASSED": passed_words(form), "N": outputs,
             "HEAD": 0 if activation is None else power_of_two(outputs, 4, MAX_HEAD), "ACTIVATION": activation or "none",
             "LOOK": SPINS_PER_LOOK.value,
         },

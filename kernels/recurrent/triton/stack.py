@@ -61,7 +61,7 @@ def specialise(problem: Problem, form: Form) -> Specialisation:
             "first_stream": "i32",
         },
         constants={
-            **form.constants(), "GROUP": form.group, "T": g.time, "B": g.batch, "BATCH_FIRST": bool(g.batch_first),
+            "CUT": form.cut(), "T": g.time, "B": g.batch, "BATCH_FIRST": bool(g.batch_first),
             "LAST": bool(g.last_only), "STATES": states, "DYNAMIC": dynamic,
         },
         tiling=Tiling(1, form.units, 4 * form.chunks_x[0], num_warps=form.num_warps),
