@@ -61,13 +61,10 @@ def grouped_kernel(
         w = tl.load(weight_ptr + k * N + n, mask=in_n, other=0)  # [BLOCK_N]
         acc += q * w.to(tl.int32)[None, :]
 
-    window_epilogue(
-        acc, m, in_m, n, sample, sample_scale_ptr,
-        Epilogue(
-            y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, residual_ptr, parameter, y_inv_scale, y_zero_point,
-            N, ACTIVATION, INT8_OUT, ASM, True,
-        ),
-    )  # fmt: skip
+    window_epilogue(acc, m, in_m, n, sample, sample_scale_ptr, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, residual_ptr, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM, True,
+    ))  # fmt: skip
 
 
 def supports(problem: Problem) -> str | None:

@@ -76,13 +76,10 @@ def window_kernel(
         w = tl.load(w_at, mask=in_n[:, None] & (k < PADDED_K)[None, :], other=0)  # [BLOCK_N, BLOCK_K]
         acc = tl.dot(q, tl.trans(w), acc, out_dtype=tl.int32)  # [BLOCK_M, BLOCK_N]
 
-    window_epilogue(
-        acc, m, in_m, n, sample, sample_scale_ptr,
-        Epilogue(
-            y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, residual_ptr, parameter, y_inv_scale, y_zero_point,
-            N, ACTIVATION, INT8_OUT, ASM, True,
-        ),
-    )  # fmt: skip
+    window_epilogue(acc, m, in_m, n, sample, sample_scale_ptr, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, residual_ptr, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM, True,
+    ))  # fmt: skip
 
 
 def supports(problem: Problem) -> str | None:

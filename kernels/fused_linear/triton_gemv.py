@@ -178,14 +178,10 @@ def fused_gemv_kernel(
             )  # fmt: skip
             sums = sums + (total,)  # noqa: RUF005
         accs = sums
-    epilogue_of_rows(
-        sums_of_rows(accs, ROWS), m, rows, n, scales_of_rows if QUANTISE else None,
-        Epilogue(
-            y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, residual_ptr, parameter, y_inv_scale, y_zero_point,
-            N, ACTIVATION, INT8_OUT, ASM,
-        ),
-        ROWS,
-    )  # fmt: skip
+    epilogue_of_rows(sums_of_rows(accs, ROWS), m, rows, n, scales_of_rows if QUANTISE else None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, residual_ptr, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ), ROWS)  # fmt: skip
 
 
 def instructions(problem: Problem) -> int:

@@ -43,13 +43,10 @@ def epilogue_kernel(
     in_m = m < rows
     acc_tile = acc_ptr + m[:, None].to(tl.int64) * ACC_STRIDE + n[None, :]
     acc = tl.load(acc_tile, mask=in_m[:, None] & (n < N)[None, :], other=0)  # [BLOCK_M, BLOCK_N]
-    epilogue(
-        acc, m, in_m, n, None,
-        Epilogue(
-            y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point,
-            N, ACTIVATION, INT8_OUT, ASM,
-        ),
-    )  # fmt: skip
+    epilogue(acc, m, in_m, n, None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ))  # fmt: skip
 
 
 def supports(problem: Problem) -> str | None:

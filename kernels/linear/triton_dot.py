@@ -50,13 +50,10 @@ def dot_kernel(
         w = tl.load(w_tile + k0, mask=in_n[:, None] & (at < PADDED_K), other=0)  # [BLOCK_N, BLOCK_K]
         acc = tl.dot(x, tl.trans(w), acc, out_dtype=tl.int32)  # [BLOCK_M, BLOCK_N]
 
-    epilogue(
-        acc, m, in_m, n, None,
-        Epilogue(
-            y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point,
-            N, ACTIVATION, INT8_OUT, ASM,
-        ),
-    )  # fmt: skip
+    epilogue(acc, m, in_m, n, None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ))  # fmt: skip
 
 
 def tiling(problem: Problem) -> Tiling:

@@ -117,14 +117,10 @@ def gemv_float_kernel(
         acc = tl.where((row == r)[:, None], tl.sum(accs[r], 1)[None, :], acc)
     m = tl.program_id(0) * ROWS + row
     in_m = m < rows
-    split_epilogue(
-        acc, m, in_m, n, None, work_ptr, count_ptr,
-        Epilogue(
-            y_ptr, multiplier_ptr, offset_ptr, None, None, residual_ptr, parameter, y_inv_scale, y_zero_point,
-            N, ACTIVATION, INT8_OUT, ASM,
-        ),
-        SPLIT,
-    )  # fmt: skip
+    split_epilogue(acc, m, in_m, n, None, work_ptr, count_ptr, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, None, None, residual_ptr, parameter, y_inv_scale, y_zero_point, N, ACTIVATION,
+        INT8_OUT, ASM,
+    ), SPLIT)  # fmt: skip
 
 
 ROWS_OF_A_PROGRAM = 4

@@ -95,14 +95,10 @@ def int4_gemv_kernel(
             sums = sums + (total,)  # noqa: RUF005
         accs = sums
 
-    epilogue_of_rows(
-        sums_of_rows(accs, ROWS), m, rows, n, None,
-        Epilogue(
-            y_ptr, multiplier_ptr, offset_ptr, None, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point,
-            N, ACTIVATION, INT8_OUT, ASM,
-        ),
-        ROWS,
-    )  # fmt: skip
+    epilogue_of_rows(sums_of_rows(accs, ROWS), m, rows, n, None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, None, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N, ACTIVATION,
+        INT8_OUT, ASM,
+    ), ROWS)  # fmt: skip
 
 
 def supports(problem: Problem) -> str | None:

@@ -203,11 +203,7 @@ def mixed_kernel(
             XRows(x_ptr, m, in_m, inverse, keep, K, ROWS, DOT, ASM), weight_ptr, SPLIT, BLOCK_M, BLOCK_N, BLOCK_K
         )
 
-    split_epilogue(
-        acc, m, in_m, n, row_scale, work_ptr, count_ptr,
-        Epilogue(
-            y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, residual_ptr, parameter, y_inv_scale, y_zero_point,
-            N, ACTIVATION, INT8_OUT, ASM,
-        ),
-        SPLIT,
-    )  # fmt: skip
+    split_epilogue(acc, m, in_m, n, row_scale, work_ptr, count_ptr, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, residual_ptr, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ), SPLIT)  # fmt: skip

@@ -22,11 +22,9 @@ from rtaccel.kernels.linear.triton_mixed import as_operand
 from rtaccel.kernels.sparse_linear.triton_rows import (
     Form,
     launcher,
-    numbers,
+    operands_of,
     pack,
     problem_of_size,
-    side,
-    stored_block,
     unsupported,
 )
 from rtaccel.kernels.sparse_linear.triton_walk import row_units
@@ -67,13 +65,10 @@ def sparse_dot_kernel(
         w = tl.trans(as_operand(w, DOT, ASM))
         acc = tl.dot(as_operand(x, DOT, ASM), w, acc, out_dtype=acc.dtype)  # [BLOCK_M, B]
 
-    epilogue(
-        acc, m, in_m, n, None,
-        Epilogue(
-            y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point,
-            N, ACTIVATION, INT8_OUT, ASM,
-        ),
-    )  # fmt: skip
+    epilogue(acc, m, in_m, n, None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ))  # fmt: skip
 
 
 def supports(problem: Problem) -> str | None:
@@ -102,11 +97,8 @@ def specialise(form: Form, rows: int) -> Specialisation:
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
-    b, c = stored_block(stage)
-    form = Form.of(problem, side(b, SIDE), side(c, SIDE))
-    weight, operands, scalars = numbers(stage, form)
-    operands |= pack(weight, form)
-    there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
+    form = Form.of_blocks(stage, problem, SIDE, SIDE)
+    there, scalars = operands_of(stage, form, problem.device, lambda weight: pack(weight, form))
     word, spoil = (torch.int8, None) if form.x == "int8" else (torch.float32, spoiler(form.k, form.n))
     return launcher(form, specialise(form, problem.rows), there, scalars, word, spoil)
 

@@ -23,19 +23,18 @@ from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_of_rows, sum
 from rtaccel.kernels._gpu.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.sparse_linear.triton_rows import (
     LARGEST,
+    MAX_ROWS,
     Form,
     held_words,
     launcher,
-    numbers,
+    more_than_few,
+    operands_of,
     pack,
     problem_of_size,
-    side,
-    stored_block,
     unsupported,
 )
 from rtaccel.kernels.sparse_linear.triton_walk import held_rows, streams, take, x_words
 
-MAX_ROWS = 4
 WORD = 4
 
 
@@ -69,32 +68,20 @@ def sparse_gemv_kernel(
             sums = sums + (dot4(w, x, accs[r], ASM),)  # noqa: RUF005
         accs = sums
 
-    epilogue_of_rows(
-        sums_of_rows(accs, ROWS, True), m, rows, n[None, :], scales if QUANTISE else None,
-        Epilogue(
-            y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point,
-            N, ACTIVATION, INT8_OUT, ASM,
-        ),
-        ROWS,
-    )  # fmt: skip
+    epilogue_of_rows(sums_of_rows(accs, ROWS, True), m, rows, n[None, :], scales if QUANTISE else None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ), ROWS)  # fmt: skip
 
 
 def supports(problem: Problem) -> str | None:
     reason = unsupported(problem, ("window", "blocks"))
-    if reason is not None:
-        return reason
-    if problem.in_dtypes[0] != "int8":
-        return f"reads int8 activations, not {problem.in_dtypes[0]}"
-    if problem.rows > MAX_ROWS:
-        return f"keeps one sum per row in registers, for M <= {MAX_ROWS}, not M = {problem.rows}"
-    if problem.in_widths[0] % WORD:
-        return f"reads x in words of 4 bytes: K must be a multiple of 4, not {problem.in_widths[0]}"
-    return None
-
-
-def form_of(stage: Stage, problem: Problem) -> Form:
-    b, c = stored_block(stage)
-    return Form.of(problem, side(b, 1), side(c, WORD))
+    if reason is None and problem.in_dtypes[0] != "int8":
+        reason = f"reads int8 activations, not {problem.in_dtypes[0]}"
+    reason = reason or more_than_few(problem)
+    if reason is None and problem.in_widths[0] % WORD:
+        reason = f"reads x in words of 4 bytes: K must be a multiple of 4, not {problem.in_widths[0]}"
+    return reason
 
 
 def specialise(form: Form, rows: int) -> Specialisation:
@@ -117,11 +104,9 @@ def specialise(form: Form, rows: int) -> Specialisation:
 def prepare(stage: Stage, problem: Problem, quantise: bool = False) -> Prepared:
     """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows. quantise: x is
     float32 instead, and quantised here."""
-    form = form_of(stage, problem).fused(quantise)
-    weight, operands, scalars = numbers(stage, form)
-    operands |= pack(weight, form)
-    operands["weight_ptr"] = operands["weight_ptr"].view(torch.int32)
-    there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
+    form = Form.of_blocks(stage, problem, 1, WORD).fused(quantise)
+    there, scalars = operands_of(stage, form, problem.device, lambda weight: pack(weight, form))
+    there["weight_ptr"] = there["weight_ptr"].view(torch.int32)
     return launcher(form, specialise(form, problem.rows), there, scalars, form.word)
 
 

@@ -19,18 +19,16 @@ from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_of_rows
 from rtaccel.kernels._gpu.triton_spec import WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear.triton_mixed import INFINITY_BITS
 from rtaccel.kernels.sparse_linear.triton_rows import (
+    MAX_ROWS,
     Form,
     launcher,
-    numbers,
+    more_than_few,
+    operands_of,
     pack,
     problem_of_size,
-    side,
-    stored_block,
     unsupported,
 )
 from rtaccel.kernels.sparse_linear.triton_walk import streams, take
-
-MAX_ROWS = 4
 
 
 @triton.jit
@@ -79,25 +77,17 @@ def sparse_gemv_float_kernel(
         if m + r < rows:
             total = tl.where(finite_row(x_row + r * K, K, BLOCK_N, BLOCK_W), total, float("nan"))
         totals = totals + (total,)  # noqa: RUF005
-    epilogue_of_rows(
-        totals, m, rows, n[None, :], None,
-        Epilogue(
-            y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point,
-            N, ACTIVATION, INT8_OUT, ASM,
-        ),
-        ROWS,
-    )  # fmt: skip
+    epilogue_of_rows(totals, m, rows, n[None, :], None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ), ROWS)  # fmt: skip
 
 
 def supports(problem: Problem) -> str | None:
     reason = unsupported(problem, ("window", "blocks"))
-    if reason is not None:
-        return reason
-    if problem.in_dtypes[0] != "float32":
-        return f"reads float32 activations, not {problem.in_dtypes[0]}"
-    if problem.rows > MAX_ROWS:
-        return f"keeps one sum per row in registers, for M <= {MAX_ROWS}, not M = {problem.rows}"
-    return None
+    if reason is None and problem.in_dtypes[0] != "float32":
+        reason = f"reads float32 activations, not {problem.in_dtypes[0]}"
+    return reason or more_than_few(problem)
 
 
 def specialise(form: Form, rows: int) -> Specialisation:
@@ -120,11 +110,8 @@ def specialise(form: Form, rows: int) -> Specialisation:
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x float32 [M, K] -> y [M, N]; any M, best for problem.rows."""
-    b, c = stored_block(stage)
-    form = Form.of(problem, side(b, 1), side(c, 1))
-    weight, operands, scalars = numbers(stage, form)
-    operands |= pack(weight, form)
-    there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
+    form = Form.of_blocks(stage, problem, 1, 1)
+    there, scalars = operands_of(stage, form, problem.device, lambda weight: pack(weight, form))
     return launcher(form, specialise(form, problem.rows), there, scalars, torch.float32)
 
 

@@ -44,6 +44,9 @@ LINE = 16
 LARGEST = 64
 """Of a side of a block: larger ones are cut."""
 
+MAX_ROWS = 4
+"""Of x, for kernels that keep one sum per row in registers."""
+
 POINTERS = {"float32": "*fp32", "bfloat16": "*bf16", "int8": "*i8", "uint8": "*i8"}
 SIZES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
@@ -92,6 +95,12 @@ class Form:
             compensated=problem.in_dtypes[0] == "int8" and not scaled,
             int8_out=problem.out_dtypes[0] == "int8",
         )
+
+    @classmethod
+    def of_blocks(cls, stage: Stage, problem: Problem, outputs: int, inputs: int) -> Form:
+        """With the blocks of the stage's weight, cut to what a kernel takes: at least so many outputs and inputs."""
+        b, c = stored_block(stage)
+        return cls.of(problem, side(b, outputs), side(c, inputs))
 
     def fused(self, quantise: bool) -> Form:
         return replace(self, x="float32", quantise=True) if quantise else self
@@ -179,6 +188,14 @@ def numbers(stage: Stage, form: Form) -> tuple[Tensor, dict[str, Tensor], dict[s
     return weight, found, scalars
 
 
+def operands_of(
+    stage: Stage, form: Form, device: str, packed: Callable[[Tensor], Mapping[str, Tensor]]
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Every tensor that a launch takes, on the device, and its scalars. packed: what a kernel reads of the dense weight."""
+    weight, found, scalars = numbers(stage, form)
+    return {name: t.contiguous().to(device) for name, t in {**found, **packed(weight)}.items()}, scalars
+
+
 def launcher(
     form: Form, spec: Specialisation, operands: Mapping[str, Tensor], scalars: Mapping[str, float], word: torch.dtype,
     spoil: Callable[[Tensor, Tensor], None] | None = None,
@@ -230,4 +247,11 @@ def unsupported(problem: Problem, layouts: tuple[str, ...]) -> str | None:
         return f"takes 1 to {linear.MAX_K} inputs, not K = {problem.in_widths[0]}"
     if problem.out_widths[0] > MAX_N:
         return f"has a program for each 8 outputs, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
+    return None
+
+
+def more_than_few(problem: Problem) -> str | None:
+    """None, or why no kernel that keeps one sum per row takes it."""
+    if problem.rows > MAX_ROWS:
+        return f"keeps one sum per row in registers, for M <= {MAX_ROWS}, not M = {problem.rows}"
     return None

@@ -29,16 +29,17 @@ from rtaccel.kernels._gpu.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Special
 from rtaccel.kernels.sparse_linear.triton_gemv_float import finite_row
 from rtaccel.kernels.sparse_linear.triton_permute import pick_bytes
 from rtaccel.kernels.sparse_linear.triton_rows import (
+    MAX_ROWS,
     Form,
     held_words,
     launcher,
-    numbers,
+    more_than_few,
+    operands_of,
     problem_of_size,
     unsupported,
 )
 from rtaccel.kernels.sparse_linear.triton_walk import held_rows, x_words
 
-MAX_ROWS = 4
 GROUPS = 8
 """Of a line: 32 inputs."""
 
@@ -88,14 +89,10 @@ def semi_gemv_kernel(
             sums = sums + (dot4(w, pick_bytes(low, high, pick, ASM), accs[r], ASM),)  # noqa: RUF005
         accs = sums
 
-    epilogue_of_rows(
-        sums_of_rows(accs, ROWS, True), m, rows, n[None, :], scales if QUANTISE else None,
-        Epilogue(
-            y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point,
-            N, ACTIVATION, INT8_OUT, ASM,
-        ),
-        ROWS,
-    )  # fmt: skip
+    epilogue_of_rows(sums_of_rows(accs, ROWS, True), m, rows, n[None, :], scales if QUANTISE else None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ), ROWS)  # fmt: skip
 
 
 @triton.jit
@@ -142,14 +139,10 @@ def semi_gemv_float_kernel(
         x_second = tl.load(x_row + second_at, mask=inside & (second_at < K), other=0.0)  # [BLOCK_N, BLOCK_W]
         acc = tl.fma(second.to(tl.float32), x_second, tl.fma(first.to(tl.float32), x_first, acc))
     total = tl.where(finite_row(x_row, K, BLOCK_N, BLOCK_W), tl.sum(acc, 1)[None, :], float("nan"))
-    epilogue_of_rows(
-        (total,), m, rows, n[None, :], None,
-        Epilogue(
-            y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point,
-            N, ACTIVATION, INT8_OUT, ASM,
-        ),
-        1,
-    )  # fmt: skip
+    epilogue_of_rows((total,), m, rows, n[None, :], None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ), 1)  # fmt: skip
 
 
 def supports(problem: Problem) -> str | None:
@@ -158,11 +151,10 @@ def supports(problem: Problem) -> str | None:
         return reason
     if problem.weight_dtype == "float32":
         return "has no form for float32 values, whose places take what the zeros save"
-    if problem.rows > MAX_ROWS:
-        return f"keeps one sum per row in registers, for M <= {MAX_ROWS}, not M = {problem.rows}"
-    if problem.in_dtypes[0] == "int8" and problem.in_widths[0] % 4:
-        return f"reads x in words of 4 bytes: K must be a multiple of 4, not {problem.in_widths[0]}"
-    return None
+    reason = more_than_few(problem)
+    if reason is None and problem.in_dtypes[0] == "int8" and problem.in_widths[0] % 4:
+        reason = f"reads x in words of 4 bytes: K must be a multiple of 4, not {problem.in_widths[0]}"
+    return reason
 
 
 def specialise(form: Form, rows: int) -> Specialisation:
@@ -228,10 +220,8 @@ def prepare(stage: Stage, problem: Problem, quantise: bool = False) -> Prepared:
     """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows. quantise: x is float32
     instead of int8, and quantised here."""
     form = Form.of(problem, 1, 4)
-    weight, operands, scalars = numbers(stage, form)
     int8 = form.x == "int8"
-    operands |= pack_lines(weight) if int8 else pack_pairs(weight)
-    there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
+    there, scalars = operands_of(stage, form, problem.device, pack_lines if int8 else pack_pairs)
     form = form.fused(quantise)
     return launcher(form, specialise(form, problem.rows), there, scalars, form.word if int8 else torch.float32)
 

@@ -20,7 +20,7 @@ from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue
 from rtaccel.kernels._gpu.triton_nan_propagation import spoiler
 from rtaccel.kernels._gpu.triton_spec import BF16_MMA, INT8_MMA, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear.triton_mixed import as_operand
-from rtaccel.kernels.sparse_linear.triton_rows import Form, launcher, numbers, problem_of_size, unsupported
+from rtaccel.kernels.sparse_linear.triton_rows import Form, launcher, operands_of, problem_of_size, unsupported
 from rtaccel.kernels.sparse_linear.triton_semi import WHERE, nibble, pack_pairs, pair_values, pairs_of
 
 
@@ -66,13 +66,10 @@ def semi_dot_kernel(
             w = as_operand(w if BF16 else w.to(tl.int8), DOT, ASM)
             acc = tl.dot(as_operand(x, DOT, ASM), tl.trans(w), acc, out_dtype=acc.dtype)  # [BLOCK_M, BLOCK_N]
 
-    epilogue(
-        acc, m, in_m, n, None,
-        Epilogue(
-            y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point,
-            N, ACTIVATION, INT8_OUT, ASM,
-        ),
-    )  # fmt: skip
+    epilogue(acc, m, in_m, n, None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ))  # fmt: skip
 
 
 def supports(problem: Problem) -> str | None:
@@ -104,10 +101,9 @@ def specialise(form: Form, rows: int) -> Specialisation:
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
     form = Form.of(problem, 1, 4)
-    weight, operands, scalars = numbers(stage, form)
     spec = specialise(form, problem.rows)
-    operands |= pack_pairs(weight, spec.constants["BLOCK_G"])
-    there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
+    groups = spec.constants["BLOCK_G"]
+    there, scalars = operands_of(stage, form, problem.device, lambda weight: pack_pairs(weight, groups))
     if form.x == "int8":
         return launcher(form, spec, there, scalars, torch.int32 if spec.constants["WORDS"] else torch.int8)
     return launcher(form, spec, there, scalars, torch.float32, spoiler(form.k, form.n))

@@ -30,11 +30,18 @@ from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_of_rows, sum
 from rtaccel.kernels._gpu.triton_spec import GPU_DP4A, MAX_N, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.sparse_linear.triton_permute import pick_bytes
-from rtaccel.kernels.sparse_linear.triton_rows import Form, held_words, launcher, numbers, problem_of_size
+from rtaccel.kernels.sparse_linear.triton_rows import (
+    MAX_ROWS,
+    Form,
+    held_words,
+    launcher,
+    more_than_few,
+    operands_of,
+    problem_of_size,
+)
 from rtaccel.kernels.sparse_linear.triton_semi import PERMUTE, grouped, selector
 from rtaccel.kernels.sparse_linear.triton_walk import held_rows, x_words
 
-MAX_ROWS = 4
 LINE = 32
 WHERE = {"places_ptr": "*i16", "scale_ptr": "*i32"}
 
@@ -99,14 +106,10 @@ def semi_int4_kernel(
             sums = sums + (total,)  # noqa: RUF005
         accs = sums
 
-    epilogue_of_rows(
-        sums_of_rows(accs, ROWS, True), m, rows, n[None, :], x_scales if QUANTISE else None,
-        Epilogue(
-            y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point,
-            N, ACTIVATION, INT8_OUT, ASM,
-        ),
-        ROWS,
-    )  # fmt: skip
+    epilogue_of_rows(sums_of_rows(accs, ROWS, True), m, rows, n[None, :], x_scales if QUANTISE else None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ), ROWS)  # fmt: skip
 
 
 def unsupported(problem: Problem) -> str | None:
@@ -123,11 +126,9 @@ def unsupported(problem: Problem) -> str | None:
 
 
 def supports(problem: Problem) -> str | None:
-    reason = unsupported(problem)
+    reason = unsupported(problem) or more_than_few(problem)
     if reason is not None:
         return reason
-    if problem.rows > MAX_ROWS:
-        return f"keeps one sum per row in registers, for M <= {MAX_ROWS}, not M = {problem.rows}"
     k = problem.in_widths[0]
     if k % 4 or not 0 < k <= linear.MAX_K:
         return f"reads x in words of 4 bytes: K must be a positive multiple of 4, at most {linear.MAX_K}, not {k}"
@@ -178,9 +179,8 @@ def prepare(stage: Stage, problem: Problem, quantise: bool = False) -> Prepared:
     """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows. quantise: x is
     float32 instead, and quantised here."""
     form, group = form_of(problem).fused(quantise), int(stage.attrs["group_size"])
-    weight, operands, scalars = numbers(stage, form)
-    operands |= pack(weight, stage.tensors["group_scale"], form.k, group)
-    there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
+    scale = stage.tensors["group_scale"]
+    there, scalars = operands_of(stage, form, problem.device, lambda weight: pack(weight, scale, form.k, group))
     return launcher(form, specialise(form, group, problem.rows), there, scalars, form.word)
 
 

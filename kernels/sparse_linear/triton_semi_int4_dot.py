@@ -26,7 +26,7 @@ from rtaccel.formats import int4
 from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue
 from rtaccel.kernels._gpu.triton_spec import INT8_MMA, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear import contract as linear
-from rtaccel.kernels.sparse_linear.triton_rows import Form, launcher, numbers, problem_of_size
+from rtaccel.kernels.sparse_linear.triton_rows import Form, launcher, operands_of, problem_of_size
 from rtaccel.kernels.sparse_linear.triton_semi import grouped
 from rtaccel.kernels.sparse_linear.triton_semi_int4 import LINE, form_of, unsupported
 
@@ -74,13 +74,10 @@ def semi_int4_dot_kernel(
         bits = tl.load(scale_ptr + n.to(tl.int64) * GROUPS + group, mask=in_n, other=0).to(tl.int32)  # [BLOCK_N]
         acc += part.to(tl.float32) * (bits << 16).to(tl.float32, bitcast=True)[None, :]
 
-    epilogue(
-        acc, m, in_m, n, None,
-        Epilogue(
-            y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point,
-            N, ACTIVATION, INT8_OUT, ASM,
-        ),
-    )  # fmt: skip
+    epilogue(acc, m, in_m, n, None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ))  # fmt: skip
 
 
 def supports(problem: Problem) -> str | None:
@@ -132,9 +129,8 @@ def pack(packed: Tensor, group_scale: Tensor, k: int, group: int) -> dict[str, T
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
     form, group = form_of(problem), int(stage.attrs["group_size"])
-    weight, operands, scalars = numbers(stage, form)
-    operands |= pack(weight, stage.tensors["group_scale"], form.k, group)
-    there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
+    scale = stage.tensors["group_scale"]
+    there, scalars = operands_of(stage, form, problem.device, lambda weight: pack(weight, scale, form.k, group))
     return launcher(form, specialise(form, group, problem.rows), there, scalars, torch.int8)
 
 

@@ -28,7 +28,7 @@ from rtaccel.kernels._gpu.triton_spec import (
     require_matrix,
     require_row_scale,
 )
-from rtaccel.kernels.sparse_linear.triton_rows import POINTERS, Form, numbers, pack, problem_of_size, unsupported
+from rtaccel.kernels.sparse_linear.triton_rows import POINTERS, Form, operands_of, pack, problem_of_size, unsupported
 from rtaccel.kernels.sparse_linear.triton_walk import row_units
 
 FEW_ROWS = 4
@@ -77,13 +77,10 @@ def spmm_kernel(
 
     m = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     in_m = m < rows
-    epilogue(
-        tl.sum(acc, 0)[:, None], m, in_m, n + tl.arange(0, 1), None,
-        Epilogue(
-            y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point,
-            N, ACTIVATION, INT8_OUT, ASM,
-        ),
-    )  # fmt: skip
+    epilogue(tl.sum(acc, 0)[:, None], m, in_m, n + tl.arange(0, 1), None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ))  # fmt: skip
 
 
 def supports(problem: Problem) -> str | None:
@@ -126,9 +123,7 @@ def specialise_turn(form: Form, block_m: int) -> Specialisation:
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
     form = Form.of(problem, 1, 1)
-    weight, operands, scalars = numbers(stage, form)
-    operands |= pack(weight, form)
-    there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
+    there, scalars = operands_of(stage, form, problem.device, lambda weight: pack(weight, form))
     spec = specialise(form, problem.rows)
     turn = specialise_turn(form, spec.tiling.block_m)
     launch, launch_turn, n, k, block_m = bind(spec), bind(turn), form.n, form.k, spec.tiling.block_m
