@@ -19,14 +19,7 @@ from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue
 from rtaccel.kernels._gpu.triton_nan_propagation import spoiler
 from rtaccel.kernels._gpu.triton_spec import ASYNC_COPY, BF16_MMA, INT8_MMA, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear.triton_mixed import as_operand
-from rtaccel.kernels.sparse_linear.triton_rows import (
-    Form,
-    launcher,
-    operands_of,
-    pack,
-    problem_of_size,
-    unsupported,
-)
+from rtaccel.kernels.sparse_linear.triton_rows import Form, launcher, operands_of, pack, problem_of_size, unsupported
 from rtaccel.kernels.sparse_linear.triton_walk import row_units
 
 SIDE = 16
