@@ -62,7 +62,7 @@ def scheme_of(stage: Stage) -> str:
     if dtype in ("float32", "bfloat16"):
         return dtype
     x, attrs = stage.inputs[0], stage.attrs
-    bits = f"W{WeightFormat.of(first).bits}"
+    bits = f"W{WeightFormat.of(stage.tensors[first].dtype).bits}"
     if x.quant is not None or "x_scale" in attrs or weights.inside == "static":
         return f"{bits}A8 static"  # of float32 inputs, the kernel makes them int8 itself
     rows = x.dtype == "int8" or attrs.get("quantize") == "int8" or weights.inside == "dynamic"

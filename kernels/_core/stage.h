@@ -139,6 +139,12 @@ struct Kernel {
   Stage* (*create)(const StageSpec&);
 };
 
+// Kernel::create of a stage that is made of its specification alone.
+template <class T>
+Stage* create_stage(const StageSpec& spec) {
+  return new T(spec);
+}
+
 // A kernel written over the vectors S: added as <stem>_<name of the set>, the later set preferred. A header of such
 // kernels defines `template <class S> static void register_kernels()`, which calls this for each of its kernels with
 // S::kIsa; CMake compiles the header once for each instruction set (cpu_isa.cc.in).

@@ -103,6 +103,12 @@ class Specialisation:
         return {**self.constants, **self.options}
 
 
+def leave_out(signature: Mapping[str, str], **used: Any) -> tuple[dict[str, str], dict[str, None]]:
+    """(the signature without the arguments that are not used, None for each of those as a constant)."""
+    absent = {name: None for name, on in used.items() if not on}
+    return {name: kind for name, kind in signature.items() if name not in absent}, absent
+
+
 def power_of_two(n: int, low: int, high: int) -> int:
     """The smallest power of two >= n, kept within low..high (both powers of two)."""
     return min(max(1 << max(n - 1, 0).bit_length(), low), high)

@@ -351,13 +351,8 @@ AttentionStage<S>::AttentionStage(const StageSpec& spec)
 }
 
 template <class S>
-Stage* create_attention(const StageSpec& spec) {
-  return new AttentionStage<S>(spec);
-}
-
-template <class S>
 static void register_kernels() {
-  add_kernel(S::kIsa, "attention", "cpu", nullptr, create_attention<S>);
+  add_kernel(S::kIsa, "attention", "cpu", nullptr, create_stage<AttentionStage<S>>);
 }
 
 }  // namespace rta

@@ -94,12 +94,9 @@ class ConvStage final : public Stage {
     spec.need_scratch(static_cast<size_t>(p_.stream ? segments_ * 4 : direct_ ? 0 : padded_image_.bytes + 64));
   }
 
-  bool marks_samples() const override { return p_.quantizes && (!p_.dynamic || p_.int8_out); }
+  bool marks_samples() const override { return p_.marks_samples(); }
 
-  void start(int id, char* state) const override {
-    if (p_.stream && p_.int8 && id == p_.ring_out.id)
-      for (int64_t i = 0; i < p_.ring.pitch * p_.ring.steps; ++i) state[i] = static_cast<char>(p_.x_zero);
-  }
+  void start(int id, char* state) const override { p_.start_ring(id, state); }
 
   void run(const Run& run) const override {
     for (int64_t s = 0; s < run.samples; ++s) {

@@ -41,7 +41,7 @@ class InterleavedStage final : public Stage {
     spec.need_scratch(static_cast<size_t>(columns_bytes_ + (direct_ ? 0 : padded_image_.bytes + 64)));
   }
 
-  bool marks_samples() const override { return p_.quantizes && (!p_.dynamic || p_.int8_out); }
+  bool marks_samples() const override { return p_.marks_samples(); }
 
   void run(const Run& run) const override {
     for (int64_t s = 0; s < run.samples; ++s) {

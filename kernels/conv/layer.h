@@ -40,6 +40,14 @@ struct ConvLayer {
   bool scales_last;  // y_inv_scale is not 1
   float y_inv_scale;
   int32_t y_zero, y_low;  // zero point + 128; the least byte: y_zero after a ReLU
+
+  bool marks_samples() const { return quantizes && (!dynamic || int8_out); }
+
+  // A state of a stream before its first time step: of an int8 ring, zero points.
+  void start_ring(int id, char* state) const {
+    if (stream && int8 && id == ring_out.id)
+      for (int64_t i = 0; i < ring.pitch * ring.steps; ++i) state[i] = static_cast<char>(x_zero);
+  }
 };
 
 // All but the packed weights. blocks, lanes: the outputs are in so many blocks (one, or one for each group), each

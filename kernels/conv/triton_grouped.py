@@ -17,52 +17,54 @@ from torch import Tensor
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu.triton_device import to_int8
+from rtaccel.kernels._gpu.triton_epilogue import Epilogue
 from rtaccel.kernels._gpu.triton_spec import FUSED, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.conv import cases
-from rtaccel.kernels.conv.triton_window_config import end_window, launcher, specialize_window, unsupported
+from rtaccel.kernels.conv.triton_window_config import launcher, specialize_window, unsupported, window_epilogue
 
 
 @triton.jit(do_not_specialize=["samples", "x_zero_point", "y_zero_point"])
 def grouped_kernel(
-    x_ptr, weight_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, samples, x_inverse, x_zero_point, parameter,
-    y_inverse, y_zero_point, other_ptr, table_ptr, scale_ptr,
-    C: tl.constexpr, N: tl.constexpr, STEPS: tl.constexpr, POSITIONS: tl.constexpr, KERNEL: tl.constexpr,
-    SIZE: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, DILATION: tl.constexpr, OUT_WIDTH: tl.constexpr,
-    TABLE: tl.constexpr, SCALED: tl.constexpr, RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr,
-    ASM: tl.constexpr, GROUPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    x_ptr, weight_ptr, table_ptr, sample_scale_ptr,
+    y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, residual_ptr, parameter, y_inv_scale, y_zero_point,
+    samples, x_inv_scale, x_zero_point,
+    N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, WINDOW: tl.constexpr,
+    GROUPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Pairs of constants are (vertical, horizontal). STEPS: rows of x in a sample; POSITIONS: those of y."""
-    TAPS: tl.constexpr = KERNEL[0] * KERNEL[1]
-    EACH: tl.constexpr = C // GROUPS
+    TAPS: tl.constexpr = WINDOW.KERNEL[0] * WINDOW.KERNEL[1]
+    EACH: tl.constexpr = WINDOW.C // GROUPS
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    in_n, in_m = n < N, m < samples.to(tl.int64) * POSITIONS
-    sample, position = m // POSITIONS, (m % POSITIONS).to(tl.int32)
-    top = position // OUT_WIDTH * STRIDE[0] - PADDING[0]
-    left = position % OUT_WIDTH * STRIDE[1] - PADDING[1]
+    in_n, in_m = n < N, m < samples.to(tl.int64) * WINDOW.POSITIONS
+    sample, position = m // WINDOW.POSITIONS, (m % WINDOW.POSITIONS).to(tl.int32)
+    top = position // WINDOW.OUT_WIDTH * WINDOW.STRIDE[0] - WINDOW.PADDING[0]
+    left = position % WINDOW.OUT_WIDTH * WINDOW.STRIDE[1] - WINDOW.PADDING[1]
     channel = n // (N // GROUPS) * EACH
 
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.int32)
     for k in range(TAPS * EACH):
         tap, c = k // EACH, k % EACH
-        if TABLE:
-            row = tl.load(table_ptr + position * TAPS + tap, mask=in_m, other=-1)
+        if table_ptr is not None:
+            row = tl.load(table_ptr + position * TAPS + tap, mask=in_m, other=-1)  # [BLOCK_M]
             inside = row >= 0
         else:
-            across, along = top + tap // KERNEL[1] * DILATION[0], left + tap % KERNEL[1] * DILATION[1]
-            inside = in_m & (across >= 0) & (across < SIZE[0]) & (along >= 0) & (along < SIZE[1])
-            row = across * SIZE[1] + along
+            across = top + tap // WINDOW.KERNEL[1] * WINDOW.DILATION[0]
+            along = left + tap % WINDOW.KERNEL[1] * WINDOW.DILATION[1]
+            inside = in_m & (across >= 0) & (across < WINDOW.SIZE[0]) & (along >= 0) & (along < WINDOW.SIZE[1])
+            row = across * WINDOW.SIZE[1] + along
         there = inside[:, None] & in_n[None, :]
-        x = tl.load(x_ptr + ((sample * STEPS + row) * C)[:, None] + (channel + c)[None, :], mask=there, other=0)
+        x_tile = x_ptr + ((sample * WINDOW.STEPS + row) * WINDOW.C)[:, None] + (channel + c)[None, :]
+        x = tl.load(x_tile, mask=there, other=0)  # [BLOCK_M, BLOCK_N]
         if x.dtype == tl.float32:
-            x = to_int8(x * x_inverse, x_zero_point)
+            x = to_int8(x * x_inv_scale, x_zero_point)
         q = tl.where(there, x.to(tl.int32), x_zero_point)
-        acc += q * tl.load(weight_ptr + k * N + n, mask=in_n, other=0).to(tl.int32)[None, :]
+        w = tl.load(weight_ptr + k * N + n, mask=in_n, other=0)  # [BLOCK_N]
+        acc += q * w.to(tl.int32)[None, :]
 
-    end_window(
-        acc, m, in_m, n, sample, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, scale_ptr, other_ptr, parameter, y_inverse,
-        y_zero_point, N, SCALED, RESIDUAL, ACTIVATION, INT8_OUT, ASM,
-    )  # fmt: skip
+    window_epilogue(acc, m, in_m, n, sample, sample_scale_ptr, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, residual_ptr, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM, True,
+    ))  # fmt: skip
 
 
 def supports(problem: Problem) -> str | None:

@@ -20,66 +20,66 @@ from torch import Tensor
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu.triton_device import to_int8
+from rtaccel.kernels._gpu.triton_epilogue import Epilogue
 from rtaccel.kernels._gpu.triton_spec import FUSED, INT8_MMA, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.conv import cases
 from rtaccel.kernels.conv.triton_window_config import (
-    end_window,
     geometry_of,
     launcher,
     specialize_window,
     steps_and_channels,
     unsupported,
+    window_epilogue,
 )
 from rtaccel.kernels.linear.triton_w8a8 import pad_rows
 
 
 @triton.jit(do_not_specialize=["samples", "x_zero_point", "y_zero_point"])
 def window_kernel(
-    x_ptr, weight_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, samples, x_inverse, x_zero_point, parameter,
-    y_inverse, y_zero_point, other_ptr, table_ptr, scale_ptr,
-    C: tl.constexpr, N: tl.constexpr, STEPS: tl.constexpr, POSITIONS: tl.constexpr, KERNEL: tl.constexpr,
-    SIZE: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, DILATION: tl.constexpr, OUT_WIDTH: tl.constexpr,
-    TABLE: tl.constexpr, SCALED: tl.constexpr, RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr,
-    ASM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    x_ptr, weight_ptr, table_ptr, sample_scale_ptr,
+    y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, residual_ptr, parameter, y_inv_scale, y_zero_point,
+    samples, x_inv_scale, x_zero_point,
+    N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, WINDOW: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Pairs of constants are (vertical, horizontal). STEPS: rows of x in a sample; POSITIONS: those of y."""
-    TAPS: tl.constexpr = KERNEL[0] * KERNEL[1]
+    C: tl.constexpr = WINDOW.C
+    TAPS: tl.constexpr = WINDOW.KERNEL[0] * WINDOW.KERNEL[1]
     K: tl.constexpr = TAPS * C
     PADDED_K: tl.constexpr = (K + 15) // 16 * 16
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    in_n, in_m = n < N, m < samples.to(tl.int64) * POSITIONS
-    sample, position = m // POSITIONS, (m % POSITIONS).to(tl.int32)
-    first_row = (sample * STEPS)[:, None]
-    top = (position // OUT_WIDTH * STRIDE[0] - PADDING[0])[:, None]
-    left = (position % OUT_WIDTH * STRIDE[1] - PADDING[1])[:, None]
+    in_n, in_m = n < N, m < samples.to(tl.int64) * WINDOW.POSITIONS
+    sample, position = m // WINDOW.POSITIONS, (m % WINDOW.POSITIONS).to(tl.int32)
+    first_row = (sample * WINDOW.STEPS)[:, None]
+    top = (position // WINDOW.OUT_WIDTH * WINDOW.STRIDE[0] - WINDOW.PADDING[0])[:, None]
+    left = (position % WINDOW.OUT_WIDTH * WINDOW.STRIDE[1] - WINDOW.PADDING[1])[:, None]
 
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.int32)
     for k0 in range(0, K, BLOCK_K):
         k = k0 + tl.arange(0, BLOCK_K)
         tap, c = k // C, k % C
-        if TABLE:
+        if table_ptr is not None:
             at = table_ptr + position[:, None] * TAPS + tap[None, :]
-            row = tl.load(at, mask=in_m[:, None] & (k < K)[None, :], other=-1)
+            row = tl.load(at, mask=in_m[:, None] & (k < K)[None, :], other=-1)  # [BLOCK_M, BLOCK_K]
             inside = row >= 0
         else:
-            across = top + (tap // KERNEL[1] * DILATION[0])[None, :]
-            along = left + (tap % KERNEL[1] * DILATION[1])[None, :]
-            inside = (across >= 0) & (across < SIZE[0]) & (along >= 0) & (along < SIZE[1])
+            across = top + (tap // WINDOW.KERNEL[1] * WINDOW.DILATION[0])[None, :]
+            along = left + (tap % WINDOW.KERNEL[1] * WINDOW.DILATION[1])[None, :]
+            inside = (across >= 0) & (across < WINDOW.SIZE[0]) & (along >= 0) & (along < WINDOW.SIZE[1])
             inside = inside & in_m[:, None] & (k < K)[None, :]
-            row = across * SIZE[1] + along
-        x = tl.load(x_ptr + (first_row + row) * C + c[None, :], mask=inside, other=0)
+            row = across * WINDOW.SIZE[1] + along
+        x = tl.load(x_ptr + (first_row + row) * C + c[None, :], mask=inside, other=0)  # [BLOCK_M, BLOCK_K]
         if x.dtype == tl.float32:
-            x = to_int8(x * x_inverse, x_zero_point)
+            x = to_int8(x * x_inv_scale, x_zero_point)
         q = tl.where(inside, x.to(tl.int32), x_zero_point).to(tl.int8)
         w_at = weight_ptr + n[:, None].to(tl.int64) * PADDED_K + k[None, :]
-        w = tl.load(w_at, mask=in_n[:, None] & (k < PADDED_K)[None, :], other=0)
-        acc = tl.dot(q, tl.trans(w), acc, out_dtype=tl.int32)
+        w = tl.load(w_at, mask=in_n[:, None] & (k < PADDED_K)[None, :], other=0)  # [BLOCK_N, BLOCK_K]
+        acc = tl.dot(q, tl.trans(w), acc, out_dtype=tl.int32)  # [BLOCK_M, BLOCK_N]
 
-    end_window(
-        acc, m, in_m, n, sample, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, scale_ptr, other_ptr, parameter, y_inverse,
-        y_zero_point, N, SCALED, RESIDUAL, ACTIVATION, INT8_OUT, ASM,
-    )  # fmt: skip
+    window_epilogue(acc, m, in_m, n, sample, sample_scale_ptr, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, residual_ptr, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM, True,
+    ))  # fmt: skip
 
 
 def supports(problem: Problem) -> str | None:

@@ -6,7 +6,7 @@ Dynamic int8 samples are quantized by the kernel of `quantize` before, a launch 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -19,35 +19,36 @@ from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem, Stage, Value
 from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels._common.geometry import Geometry
-from rtaccel.kernels._gpu.triton_device import activate, multiply_rn, to_int8
+from rtaccel.kernels._gpu.triton_epilogue import epilogue, epilogue_types
 from rtaccel.kernels._gpu.triton_launch import bind
-from rtaccel.kernels._gpu.triton_spec import MAX_N, Specialisation, Tiling
+from rtaccel.kernels._gpu.triton_spec import MAX_N, Specialisation, Tiling, leave_out
 from rtaccel.kernels.conv import contract
 from rtaccel.kernels.quantize import triton_quantize
 
 
+class Window(NamedTuple):
+    """What a kernel of windows knows of its layer. Pairs are (vertical, horizontal). STEPS: rows of x [samples, STEPS, C];
+    POSITIONS: those of y."""
+
+    C: int
+    STEPS: int
+    POSITIONS: int
+    KERNEL: tuple[int, int]
+    SIZE: tuple[int, int]
+    STRIDE: tuple[int, int]
+    PADDING: tuple[int, int]
+    DILATION: tuple[int, int]
+    OUT_WIDTH: int
+
+
 @triton.jit
-def end_window(
-    acc, m, in_m, n, sample, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, scale_ptr, other_ptr, parameter, y_inverse,
-    y_zero_point, N: tl.constexpr, SCALED: tl.constexpr, RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
-    INT8_OUT: tl.constexpr, ASM: tl.constexpr,
-):  # fmt: skip
-    """Writes outputs n of positions m from their sums, as the contract ends them. SCALED: a scale for each sample."""
-    in_n = n < N
-    acc += tl.load(compensation_ptr + n, mask=in_n, other=0)[None, :]
-    multiplier = tl.load(multiplier_ptr + n, mask=in_n, other=0.0)[None, :]
-    offset = tl.load(offset_ptr + n, mask=in_n, other=0.0)[None, :]
-    if SCALED:
-        multiplier = multiply_rn(multiplier, tl.load(scale_ptr + sample, mask=in_m, other=0.0)[:, None], ASM)
-    t = multiply_rn(acc.to(tl.float32), multiplier, ASM) + offset
-    at = m[:, None] * N + n[None, :]
-    mine = in_m[:, None] & in_n[None, :]
-    if RESIDUAL:
-        t += tl.load(other_ptr + at, mask=mine, other=0.0)
-    y = activate(t, parameter, ACTIVATION)
-    if INT8_OUT:
-        y = to_int8(y * y_inverse, y_zero_point)
-    tl.store(y_ptr + at, y, mask=mine)
+def window_epilogue(acc, m, in_m, n, sample, sample_scale_ptr, end):
+    """Stores outputs n of positions m from their sums, acc [m, n]. sample [m]: of each position, for the scale of its x, where
+    there is one."""
+    scale = None
+    if sample_scale_ptr is not None:
+        scale = tl.load(sample_scale_ptr + sample, mask=in_m, other=0.0)  # [m]
+    epilogue(acc, m, in_m, n, scale, end)
 
 
 def unsupported(problem: Problem) -> str | None:
@@ -87,27 +88,16 @@ def specialize_window(name: str, kernel: Any, problem: Problem, tile: Tiling, **
     table, dynamic = g.in_steps is not None or g.out_steps is not None, is_dynamic(problem)
     residual, int8_out = len(problem.in_widths) > 1, problem.out_dtypes[0] == "int8"
     activation = str(attrs.get("activation", "none"))
-    signature = {
-        "x_ptr": "*i8" if problem.in_dtypes[0] == "int8" or dynamic else "*fp32", "weight_ptr": "*i8",
-        "y_ptr": "*i8" if int8_out else "*fp32", "multiplier_ptr": "*fp32", "offset_ptr": "*fp32",
-        "compensation_ptr": "*i32", "samples": "i32", "x_inverse": "fp32", "x_zero_point": "i32", "parameter": "fp32",
-        "y_inverse": "fp32", "y_zero_point": "i32",
-    }  # fmt: skip
-    constants: dict[str, Any] = {
-        "C": c, "N": n, "STEPS": steps, "POSITIONS": problem.out_steps[0], "KERNEL": g.kernel, "SIZE": g.in_size,
-        "STRIDE": g.stride, "PADDING": g.padding, "DILATION": g.dilation, "OUT_WIDTH": g.out_size[1], "TABLE": table,
-        "SCALED": dynamic, "RESIDUAL": residual, "ACTIVATION": activation, "INT8_OUT": int8_out,
-        "ASM": not settings.triton_interpret(), "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, **own,
-    }  # fmt: skip
-    for argument, used, kind in (
-        ("other_ptr", residual, "*fp32"),
-        ("table_ptr", table, "*i32"),
-        ("scale_ptr", dynamic, "*fp32"),
-    ):
-        if used:
-            signature[argument] = kind
-        else:
-            constants[argument] = None
+    window = Window(c, steps, problem.out_steps[0], g.kernel, g.in_size, g.stride, g.padding, g.dilation, g.out_size[1])
+    signature, absent = leave_out(
+        {
+            "x_ptr": "*i8" if problem.in_dtypes[0] == "int8" or dynamic else "*fp32", "weight_ptr": "*i8",
+            "table_ptr": "*i32", "sample_scale_ptr": "*fp32",
+            **epilogue_types(int8_out, "compensation_ptr", "residual_ptr"), "samples": "i32", "x_inv_scale": "fp32",
+            "x_zero_point": "i32",
+        },
+        table_ptr=table, sample_scale_ptr=dynamic, residual_ptr=residual,
+    )  # fmt: skip
     x = "dynamic" if dynamic else problem.in_dtypes[0]
     ends = f"{activation}{'_residual' if residual else ''}_{problem.out_dtypes[0]}{'_table' if table else ''}"
     shape, size = "x".join(map(str, g.kernel)), "x".join(map(str, g.in_size))
@@ -115,9 +105,12 @@ def specialize_window(name: str, kernel: Any, problem: Problem, tile: Tiling, **
         name=f"{name}_M{tile.block_m}_{size}_C{c}_N{n}_{shape}_{x}_{ends}",
         kernel=kernel,
         signature=signature,
-        constants=constants,
+        constants={
+            "N": n, "ACTIVATION": activation, "INT8_OUT": int8_out, "ASM": not settings.triton_interpret(), "WINDOW": window,
+            "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, **absent, **own,
+        },
         tiling=tile,
-    )
+    )  # fmt: skip
 
 
 def quantizer(problem: Problem) -> Callable[[Tensor], tuple[Tensor, ...]]:
@@ -153,16 +146,16 @@ def launcher(stage: Stage, problem: Problem, spec: Specialisation, pack: Callabl
         if y.numel():
             given: dict[str, Any] = {}
             if quantize is not None:
-                x, given["scale_ptr"] = quantize(x)
-            if "other_ptr" in spec.signature:
-                given["other_ptr"] = inputs[1]
+                x, given["sample_scale_ptr"] = quantize(x)
+            if "residual_ptr" in spec.signature:
+                given["residual_ptr"] = inputs[1]
             if "table_ptr" in spec.signature:
                 given["table_ptr"] = table
             grid = (triton.cdiv(samples * positions, tile.block_m), triton.cdiv(n, tile.block_n))
             launch(
                 grid, x_ptr=x, weight_ptr=packed, y_ptr=y, multiplier_ptr=multiplier, offset_ptr=offset,
-                compensation_ptr=compensation, samples=samples, x_inverse=low["x_inv_scale"],
-                x_zero_point=low["x_zero_point"], parameter=low["activation_parameter"], y_inverse=low["y_inv_scale"],
+                compensation_ptr=compensation, samples=samples, x_inv_scale=low["x_inv_scale"],
+                x_zero_point=low["x_zero_point"], parameter=low["activation_parameter"], y_inv_scale=low["y_inv_scale"],
                 y_zero_point=low["y_zero_point"], **given,
             )  # fmt: skip
         return (y,)

@@ -78,13 +78,8 @@ static const char* embedding_reject(const Attrs& attrs) {
 }
 
 template <class S>
-Stage* create_embedding(const StageSpec& spec) {
-  return new EmbeddingStage<S>(spec);
-}
-
-template <class S>
 static void register_kernels() {
-  add_kernel(S::kIsa, "embedding", "cpu", embedding_reject, create_embedding<S>);
+  add_kernel(S::kIsa, "embedding", "cpu", embedding_reject, create_stage<EmbeddingStage<S>>);
 }
 
 }  // namespace rta

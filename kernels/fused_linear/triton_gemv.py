@@ -23,7 +23,8 @@ from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats import int4
-from rtaccel.kernels._gpu.triton_device import activate, dot4, multiply_rn, round_half_even, to_int8
+from rtaccel.kernels._gpu.triton_device import dot4, round_half_even
+from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_of_rows, epilogue_types, sums_of_rows
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_rows import too_many_rows
 from rtaccel.kernels._gpu.triton_spec import (
@@ -32,6 +33,7 @@ from rtaccel.kernels._gpu.triton_spec import (
     WIDE_LOAD,
     Specialisation,
     Tiling,
+    leave_out,
     power_of_two,
     require_matrix,
     require_residual,
@@ -53,7 +55,7 @@ def row_scale(x_row, inside, K: tl.constexpr, BLOCK_K: tl.constexpr):
     k = tl.arange(0, BLOCK_K)
     bits = tl.zeros((BLOCK_K,), tl.int32)
     for k0 in range(0, K, BLOCK_K):
-        x = tl.load(x_row + k0 + k, mask=(k0 + k < K) & inside, other=0.0)
+        x = tl.load(x_row + k0 + k, mask=(k0 + k < K) & inside, other=0.0)  # [BLOCK_K]
         bits = tl.maximum(bits, x.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
     peak_bits = tl.max(bits, 0)
     finite = peak_bits < INFINITY_BITS
@@ -93,7 +95,9 @@ def _byte(v):
 
 @triton.jit
 def x_words(x_row, at, inside, inverse, K: tl.constexpr, QUANTISE: tl.constexpr, ASM: tl.constexpr):
-    """Words of a row of x as int8: those at `at`; QUANTISE: of the float32 numbers at, at + 4, at + 8 and at + 12."""
+    """Words of a row of x as int8: those at `at`; QUANTISE: of the float32 numbers at, at + 4, at + 8 and at + 12.
+
+    Every load has the shape of `at`, [n, words]."""
     if QUANTISE:
         k = at
         a = tl.load(x_row + k, mask=inside & (k < K), other=0.0) * inverse
@@ -134,36 +138,13 @@ def _add(acc, w, scales, x_row, at, inside, inverse, K: tl.constexpr, GROUP: tl.
     return acc
 
 
-@triton.jit
-def _epilogue(
-    acc, scale, m, rows, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, residual_ptr, parameter, y_inv_scale,
-    y_zero_point, N: tl.constexpr, ACTIVATION: tl.constexpr, QUANTISE: tl.constexpr, RESIDUAL: tl.constexpr,
-    COMPENSATED: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr,
-):  # fmt: skip
-    """Ends row m: the sum over a warp, then what linear's `epilogue` does."""
-    inside = (n < N) & (m + tl.zeros_like(n) < rows)  # tiles, because the interpreter of triton 3.9 widens a scalar
-    total = tl.sum(acc, 1)
-    if COMPENSATED:
-        total += tl.load(compensation_ptr + n, mask=n < N, other=0)
-    multiplier = tl.load(multiplier_ptr + n, mask=n < N, other=0.0)
-    if QUANTISE:
-        multiplier = multiply_rn(multiplier, scale + tl.zeros_like(multiplier), ASM)
-    offset = tl.load(offset_ptr + n, mask=n < N, other=0.0)
-    y = activate(multiply_rn(total.to(tl.float32), multiplier, ASM) + offset, parameter, ACTIVATION)
-    if RESIDUAL:
-        y += tl.load(residual_ptr + m * N + n, mask=inside, other=0.0)
-    if INT8_OUT:
-        y = to_int8(multiply_rn(y, y_inv_scale + tl.zeros_like(y), ASM), y_zero_point)
-    tl.store(y_ptr + m * N + n, y, mask=inside)
-
-
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
 def fused_gemv_kernel(
-    x_ptr, weight_ptr, scale_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, residual_ptr, rows, parameter,
-    y_inv_scale, y_zero_point, N: tl.constexpr, K: tl.constexpr, WORDS: tl.constexpr, GROUP: tl.constexpr,
-    QUANTISE: tl.constexpr, ACTIVATION: tl.constexpr, RESIDUAL: tl.constexpr, COMPENSATED: tl.constexpr,
-    INT8_OUT: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_K: tl.constexpr,
-    ASM: tl.constexpr,
+    x_ptr, weight_ptr, scale_ptr,
+    y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, residual_ptr, parameter, y_inv_scale, y_zero_point, rows,
+    N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
+    WORDS: tl.constexpr, GROUP: tl.constexpr, QUANTISE: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0).to(tl.int64) * ROWS
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -184,12 +165,12 @@ def fused_gemv_kernel(
     for w0 in range(0, WORDS, BLOCK_W):
         at = w0 + word + zero
         inside = in_n & (at < WORDS)
-        w = tl.load(w_row + at, mask=inside, other=0)
+        w = tl.load(w_row + at, mask=inside, other=0)  # [BLOCK_N, BLOCK_W]
         scales = w
         if GROUP:
             PAIRS: tl.constexpr = WORDS // (GROUP // 4)
             s_row = scale_ptr + n[:, None].to(tl.int64) * PAIRS
-            scales = tl.load(s_row + at // (GROUP // 4), mask=inside, other=0)
+            scales = tl.load(s_row + at // (GROUP // 4), mask=inside, other=0)  # [BLOCK_N, BLOCK_W], two each
         sums = ()
         for r in tl.static_range(ROWS):
             within = m + zero + r < rows
@@ -198,11 +179,10 @@ def fused_gemv_kernel(
             )  # fmt: skip
             sums = sums + (total,)  # noqa: RUF005
         accs = sums
-    for r in tl.static_range(ROWS):
-        _epilogue(
-            accs[r], scales_of_rows[r], m + r, rows, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, residual_ptr,
-            parameter, y_inv_scale, y_zero_point, N, ACTIVATION, QUANTISE, RESIDUAL, COMPENSATED, INT8_OUT, ASM,
-        )  # fmt: skip
+    epilogue_of_rows(sums_of_rows(accs, ROWS), m, rows, n, scales_of_rows if QUANTISE else None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, residual_ptr, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ), ROWS)  # fmt: skip
 
 
 def instructions(problem: Problem) -> int:
@@ -242,18 +222,13 @@ def specialize(problem: Problem) -> Specialisation:
     quantize, residual = problem.attrs.get("quantize") == "int8", bool(problem.attrs.get("residual"))
     int8_out, activation = problem.out_dtypes[0] == "int8", str(problem.attrs.get("activation", "none"))
     tile = Tiling(power_of_two(problem.rows, 1, ROWS_OF_A_PROGRAM), outputs, 4 * block_w, num_warps=outputs)
-    signature = {
-        "x_ptr": "*fp32" if quantize else "*i32", "weight_ptr": "*i32", "scale_ptr": "*i32",
-        "y_ptr": "*i8" if int8_out else "*fp32", "multiplier_ptr": "*fp32", "offset_ptr": "*fp32",
-        "compensation_ptr": "*i32", "residual_ptr": "*fp32", "rows": "i32", "parameter": "fp32", "y_inv_scale": "fp32",
-        "y_zero_point": "i32",
-    }  # fmt: skip
-    compensated = not group and not quantize
-    unused = [
-        n for n, on in (("scale_ptr", group), ("compensation_ptr", compensated), ("residual_ptr", residual)) if not on
-    ]
-    for name in unused:
-        del signature[name]
+    signature, absent = leave_out(
+        {
+            "x_ptr": "*fp32" if quantize else "*i32", "weight_ptr": "*i32", "scale_ptr": "*i32",
+            **epilogue_types(int8_out, "compensation_ptr", "residual_ptr"), "rows": "i32",
+        },
+        scale_ptr=group, compensation_ptr=not group and not quantize, residual_ptr=residual,
+    )  # fmt: skip
     kind = (f"int4_g{group}" if group else "int8") + ("_rows8" if quantize else "_a8")
     more = "".join(f"_{w}" for w, on in (("residual", residual), ("int8", int8_out)) if on)
     return Specialisation(
@@ -261,10 +236,9 @@ def specialize(problem: Problem) -> Specialisation:
         kernel=fused_gemv_kernel,
         signature=signature,
         constants={
-            "N": n, "K": k, "WORDS": words, "GROUP": group, "QUANTISE": quantize, "ACTIVATION": activation,
-            "RESIDUAL": residual, "COMPENSATED": compensated, "INT8_OUT": int8_out, "ROWS": tile.block_m,
-            "BLOCK_N": outputs, "BLOCK_W": block_w, "BLOCK_K": power_of_two(k, 32, 1024),
-            "ASM": not settings.triton_interpret(), **dict.fromkeys(unused),
+            "N": n, "ACTIVATION": activation, "INT8_OUT": int8_out, "ASM": not settings.triton_interpret(), "K": k,
+            "WORDS": words, "GROUP": group, "QUANTISE": quantize, "ROWS": tile.block_m, "BLOCK_N": outputs,
+            "BLOCK_W": block_w, "BLOCK_K": power_of_two(k, 32, 1024), **absent,
         },
         tiling=tile,
     )  # fmt: skip
@@ -290,7 +264,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
     else:
         lines = in_lines(low["weight"]) if quantize else pad_rows(low["weight"])
         pointers["weight_ptr"] = lines.view(torch.int32)
-        if given["COMPENSATED"]:
+        if "compensation_ptr" in spec.signature:
             pointers["compensation_ptr"] = -low["x_zero_point"] * low["weight"].sum(1, dtype=torch.int32)
     pointers = {name: tensor.contiguous().to(problem.device) for name, tensor in pointers.items()}
     scalars: dict[str, Any] = {
@@ -300,7 +274,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
 
     def call(x: Tensor, *residual: Tensor) -> tuple[Tensor]:
         require_matrix("fused_linear", x, k, torch.float32 if quantize else torch.int8)
-        require_residual("fused_linear", x, residual, given["RESIDUAL"], n)
+        require_residual("fused_linear", x, residual, "residual_ptr" in spec.signature, n)
         y = torch.empty((x.shape[0], n), dtype=dtype, device=x.device)
         if y.numel():
             grid = (triton.cdiv(x.shape[0], tile.block_m), triton.cdiv(n, tile.block_n))

@@ -21,10 +21,10 @@ from rtaccel.core import settings
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
+from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue, epilogue_types
 from rtaccel.kernels._gpu.triton_launch import bind
-from rtaccel.kernels._gpu.triton_spec import MAX_N, WIDE_LOAD, Specialisation, Tiling, power_of_two
+from rtaccel.kernels._gpu.triton_spec import MAX_N, WIDE_LOAD, Specialisation, Tiling, leave_out, power_of_two
 from rtaccel.kernels.linear import contract, contract_weights
-from rtaccel.kernels.linear.triton_mixed import epilogue
 from rtaccel.kernels.linear.triton_mixed_config import KernelConfig, Operands
 
 FEWEST_ROWS = 128
@@ -33,25 +33,21 @@ most twice."""
 
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
-def finish_kernel(
-    acc_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, rows, parameter, y_inv_scale,
-    y_zero_point, N: tl.constexpr, ACC_STRIDE: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr,
-    COMPENSATED: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+def epilogue_kernel(
+    acc_ptr,
+    y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point, rows,
+    N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, ACC_STRIDE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     in_m = m < rows
-    acc = tl.load(
-        acc_ptr + m[:, None].to(tl.int64) * ACC_STRIDE + n[None, :], mask=in_m[:, None] & (n < N)[None, :], other=0
-    )
-    row_scale = 1.0
-    if SCALED:
-        row_scale = tl.load(row_scale_ptr + m, mask=in_m, other=0.0)
-    epilogue(
-        acc, m, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, row_scale, parameter,
-        y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
-    )  # fmt: skip
+    acc_tile = acc_ptr + m[:, None].to(tl.int64) * ACC_STRIDE + n[None, :]
+    acc = tl.load(acc_tile, mask=in_m[:, None] & (n < N)[None, :], other=0)  # [BLOCK_M, BLOCK_N]
+    epilogue(acc, m, in_m, n, None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ))  # fmt: skip
 
 
 def supports(problem: Problem) -> str | None:
@@ -70,22 +66,20 @@ def supports(problem: Problem) -> str | None:
 
 def specialize(config: KernelConfig, stride: int) -> Specialisation:
     tile = Tiling(16, power_of_two(config.n, 16, 128), 1, num_warps=4)
-    signature = {
-        "acc_ptr": "*i32" if config.x == "int8" else "*fp32", "y_ptr": "*i8" if config.int8_out else "*fp32",
-        "multiplier_ptr": "*fp32", "offset_ptr": "*fp32", "compensation_ptr": "*i32", "row_scale_ptr": "*fp32",
-        "rows": "i32", "parameter": "fp32", "y_inv_scale": "fp32", "y_zero_point": "i32",
-    }  # fmt: skip
-    unused = [n for n, on in (("compensation_ptr", config.compensated), ("row_scale_ptr", config.scaled)) if not on]
-    for name in unused:
-        del signature[name]
+    signature, absent = leave_out(
+        {
+            "acc_ptr": "*i32" if config.x == "int8" else "*fp32",
+            **epilogue_types(config.int8_out, "compensation_ptr", "row_scale_ptr"), "rows": "i32",
+        },
+        compensation_ptr=config.compensated, row_scale_ptr=config.scaled,
+    )  # fmt: skip
     return Specialisation(
         name=f"linear_blas_{config}",
-        kernel=finish_kernel,
+        kernel=epilogue_kernel,
         signature=signature,
         constants={
-            "N": config.n, "ACC_STRIDE": stride, "ACTIVATION": config.activation, "SCALED": config.scaled,
-            "COMPENSATED": config.compensated, "INT8_OUT": config.int8_out, "ASM": not settings.triton_interpret(),
-            "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, **dict.fromkeys(unused),
+            "N": config.n, "ACTIVATION": config.activation, "INT8_OUT": config.int8_out, "ASM": not settings.triton_interpret(),
+            "ACC_STRIDE": stride, "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, **absent,
         },
         tiling=tile,
     )  # fmt: skip

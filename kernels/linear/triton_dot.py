@@ -14,6 +14,7 @@ import triton.language as tl
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue
 from rtaccel.kernels._gpu.triton_spec import (
     ASYNC_COPY,
     FUSED,
@@ -24,15 +25,15 @@ from rtaccel.kernels._gpu.triton_spec import (
     power_of_two,
 )
 from rtaccel.kernels.linear import contract
-from rtaccel.kernels.linear.triton_w8a8 import KernelConfig, Operands, epilogue, launcher, unsupported
+from rtaccel.kernels.linear.triton_w8a8 import KernelConfig, Operands, launcher, unsupported
 
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
 def dot_kernel(
-    x_ptr, weight_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr,
-    rows, parameter, y_inv_scale, y_zero_point, row_scale_ptr,
-    N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, DYNAMIC: tl.constexpr, INT8_OUT: tl.constexpr,
-    ASM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    x_ptr, weight_ptr,
+    y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point, rows,
+    N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     PADDED_K: tl.constexpr = (K + 15) // 16 * 16
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -45,20 +46,14 @@ def dot_kernel(
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.int32)
     for k0 in range(0, K, BLOCK_K):
         at = k0 + k[None, :]
-        x = tl.load(x_tile + k0, mask=in_m[:, None] & (at < K), other=0)
-        w = tl.load(w_tile + k0, mask=in_n[:, None] & (at < PADDED_K), other=0)
-        acc = tl.dot(x, tl.trans(w), acc, out_dtype=tl.int32)
+        x = tl.load(x_tile + k0, mask=in_m[:, None] & (at < K), other=0)  # [BLOCK_M, BLOCK_K]
+        w = tl.load(w_tile + k0, mask=in_n[:, None] & (at < PADDED_K), other=0)  # [BLOCK_N, BLOCK_K]
+        acc = tl.dot(x, tl.trans(w), acc, out_dtype=tl.int32)  # [BLOCK_M, BLOCK_N]
 
-    acc += tl.load(compensation_ptr + n, mask=in_n, other=0)[None, :]
-    multiplier = tl.load(multiplier_ptr + n, mask=in_n, other=0.0)[None, :]
-    offset = tl.load(offset_ptr + n, mask=in_n, other=0.0)[None, :]
-    row_scale = 1.0
-    if DYNAMIC:
-        row_scale = tl.load(row_scale_ptr + m, mask=in_m, other=0.0)[:, None]
-    y = epilogue(
-        acc, multiplier, offset, row_scale, parameter, y_inv_scale, y_zero_point, ACTIVATION, DYNAMIC, INT8_OUT, ASM
-    )
-    tl.store(y_ptr + m[:, None].to(tl.int64) * N + n[None, :], y, mask=in_m[:, None] & in_n[None, :])
+    epilogue(acc, m, in_m, n, None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ))  # fmt: skip
 
 
 def tiling(problem: Problem) -> Tiling:

@@ -20,39 +20,23 @@ import triton.language as tl
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu.triton_device import dot4
+from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_of_rows, sums_of_rows
 from rtaccel.kernels._gpu.triton_rows import MAX_ROWS, too_many_rows
 from rtaccel.kernels._gpu.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear import contract
-from rtaccel.kernels.linear.triton_w8a8 import KernelConfig, Operands, epilogue, launcher, unsupported
+from rtaccel.kernels.linear.triton_w8a8 import KernelConfig, Operands, launcher, unsupported
 
 WORD = 4
 INSTRUCTIONS_PER_ROW = 6
 """Of a lane for 16 bytes of weights: a load of x, four dp4a and a mask. Counted in the code."""
 
 
-@triton.jit
-def _epilogue(
-    acc, m, rows, n, compensation, multiplier, offset, y_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point,
-    N: tl.constexpr, ACTIVATION: tl.constexpr, DYNAMIC: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr,
-):  # fmt: skip
-    """Ends row m: the warp-wide sums, the epilogue and the store."""
-    total = tl.sum(acc, 1) + compensation
-    in_m = m + tl.zeros_like(n) < rows  # a tile, because the interpreter of triton 3.9 widens a scalar condition
-    row_scale = 1.0
-    if DYNAMIC:
-        row_scale = tl.load(row_scale_ptr + m + tl.zeros_like(n), mask=in_m, other=0.0)
-    y = epilogue(
-        total, multiplier, offset, row_scale, parameter, y_inv_scale, y_zero_point, ACTIVATION, DYNAMIC, INT8_OUT, ASM
-    )
-    tl.store(y_ptr + m * N + n, y, mask=(n < N) & in_m)
-
-
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
 def gemv_kernel(
-    x_ptr, weight_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr,
-    rows, parameter, y_inv_scale, y_zero_point, row_scale_ptr,
-    N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, DYNAMIC: tl.constexpr, INT8_OUT: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr, ASM: tl.constexpr,
+    x_ptr, weight_ptr,
+    y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point, rows,
+    N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     X_WORDS: tl.constexpr = K // 4
     W_WORDS: tl.constexpr = (K + 15) // 16 * 4
@@ -67,21 +51,18 @@ def gemv_kernel(
     accs = (zero,) * ROWS
     for w0 in range(0, X_WORDS, BLOCK_W):
         in_k = word + zero < X_WORDS - w0
-        w = tl.load(w_tile + w0, mask=in_n[:, None] & in_k, other=0)
+        w = tl.load(w_tile + w0, mask=in_n[:, None] & in_k, other=0)  # [BLOCK_N, BLOCK_W]
         sums = ()
         for r in tl.static_range(ROWS):
-            x = tl.load(x_tile + r * X_WORDS + w0, mask=in_k & (m + zero + r < rows), other=0)
+            within = in_k & (m + zero + r < rows)
+            x = tl.load(x_tile + r * X_WORDS + w0, mask=within, other=0)  # [BLOCK_N, BLOCK_W]
             sums = sums + (dot4(w, x, accs[r], ASM),)  # noqa: RUF005
         accs = sums
 
-    compensation = tl.load(compensation_ptr + n, mask=in_n, other=0)
-    multiplier = tl.load(multiplier_ptr + n, mask=in_n, other=0.0)
-    offset = tl.load(offset_ptr + n, mask=in_n, other=0.0)
-    for r in tl.static_range(ROWS):
-        _epilogue(
-            accs[r], m + r, rows, n, compensation, multiplier, offset, y_ptr, row_scale_ptr,
-            parameter, y_inv_scale, y_zero_point, N, ACTIVATION, DYNAMIC, INT8_OUT, ASM,
-        )  # fmt: skip
+    epilogue_of_rows(sums_of_rows(accs, ROWS), m, rows, n, None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ), ROWS)  # fmt: skip
 
 
 def supports(problem: Problem) -> str | None:
@@ -109,7 +90,7 @@ def specialize(problem: Problem) -> Specialisation:
     return Specialisation(
         name=f"linear_gemv_M{tile.block_m}_{config}",
         kernel=gemv_kernel,
-        signature=config.signature(x_ptr="*i32", weight_ptr="*i32"),
+        signature=config.signature("*i32"),
         constants={
             **config.constants, "ROWS": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_W": tile.block_k // WORD,
         },

@@ -10,7 +10,7 @@ do the second ones. A line is 16 bytes, for int4 in groups that 32 does not divi
 An integer becomes a float32 without a conversion: the bits of q + offset below those of 2^23 are the number 2^23 + offset + q,
 from which one exact subtraction leaves q.
 
-Where tiles are few, programs share the sum over K (triton_split.py). The end is that of every other form (triton_mixed.epilogue).
+Where tiles are few, programs share the sum over K (triton_split.py). The end is that of every other form (triton_epilogue.py).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from rtaccel.core import settings
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.formats import int4
+from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_types
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_rows import too_many_rows
 from rtaccel.kernels._gpu.triton_spec import (
@@ -35,14 +36,14 @@ from rtaccel.kernels._gpu.triton_spec import (
     WIDE_LOAD,
     Specialisation,
     Tiling,
+    leave_out,
     power_of_two,
     require_matrix,
     require_residual,
 )
 from rtaccel.kernels.linear import contract, contract_weights
-from rtaccel.kernels.linear.triton_mixed import epilogue
 from rtaccel.kernels.linear.triton_mixed_config import WEIGHTS, KernelConfig
-from rtaccel.kernels.linear.triton_split import Workspace, parts_of, put_part, sum_parts
+from rtaccel.kernels.linear.triton_split import Workspace, parts_of, split_epilogue
 
 TWO_23_BITS = tl.constexpr(0x4B000000)
 
@@ -62,10 +63,11 @@ def _weight(word, j: tl.constexpr, BITS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
 def gemv_float_kernel(
-    x_ptr, weight_ptr, scale_ptr, y_ptr, multiplier_ptr, offset_ptr, residual_ptr, work_ptr, count_ptr, rows, parameter,
-    y_inv_scale, y_zero_point, N: tl.constexpr, K: tl.constexpr, BITS: tl.constexpr, LINE: tl.constexpr, GROUP: tl.constexpr,
-    WORDS: tl.constexpr, ACTIVATION: tl.constexpr, RESIDUAL: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr,
-    ROWS: tl.constexpr, SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
+    x_ptr, weight_ptr, scale_ptr, work_ptr, count_ptr,
+    y_ptr, multiplier_ptr, offset_ptr, residual_ptr, parameter, y_inv_scale, y_zero_point, rows,
+    N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
+    BITS: tl.constexpr, LINE: tl.constexpr, GROUP: tl.constexpr, WORDS: tl.constexpr, ROWS: tl.constexpr,
+    SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     PER_WORD: tl.constexpr = 32 // BITS
     SHARE: tl.constexpr = LINE // PER_WORD  # words of a line
@@ -85,7 +87,7 @@ def gemv_float_kernel(
         accs = accs + (tl.zeros((BLOCK_N, BLOCK_W), tl.float32),)  # noqa: RUF005
     for step in range(EACH):
         at = (part * EACH + step) * BLOCK_W + word
-        words = tl.load(w_row + at, mask=in_n & (at < WORDS), other=0)
+        words = tl.load(w_row + at, mask=in_n & (at < WORDS), other=0)  # [BLOCK_N, BLOCK_W]
         k0 = at // SHARE * LINE + at % SHARE + zero
         sums = ()
         for r in tl.static_range(ROWS):
@@ -93,13 +95,14 @@ def gemv_float_kernel(
             total = tl.zeros((BLOCK_N, BLOCK_W), tl.float32) if GROUP else accs[r]
             for j in tl.static_range(PER_WORD):
                 k = k0 + j * SHARE
-                x = tl.load(x_row + r * K + k, mask=(k < K) & within, other=0.0)
+                x = tl.load(x_row + r * K + k, mask=(k < K) & within, other=0.0)  # [BLOCK_N, BLOCK_W]
                 total = tl.fma(x, _weight(words, j, BITS), total)
             sums = sums + (total,)  # noqa: RUF005
         if GROUP:
             GROUPS: tl.constexpr = (K + GROUP - 1) // GROUP
             group = at // SHARE * LINE // GROUP
-            bits = tl.load(scale_ptr + n[:, None].to(tl.int64) * GROUPS + group, mask=in_n & (group < GROUPS), other=0)
+            s_row = scale_ptr + n[:, None].to(tl.int64) * GROUPS
+            bits = tl.load(s_row + group, mask=in_n & (group < GROUPS), other=0)  # [BLOCK_N, BLOCK_W]
             scale = (bits.to(tl.int32) << 16).to(tl.float32, bitcast=True)
             scaled = ()
             for r in tl.static_range(ROWS):
@@ -114,19 +117,10 @@ def gemv_float_kernel(
         acc = tl.where((row == r)[:, None], tl.sum(accs[r], 1)[None, :], acc)
     m = tl.program_id(0) * ROWS + row
     in_m = m < rows
-    if SPLIT > 1:
-        tile = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
-        if put_part(acc, in_m, work_ptr, count_ptr, tile, part, SPLIT):
-            total = sum_parts(acc, in_m, work_ptr, count_ptr, tile, SPLIT)
-            epilogue(
-                total, m, in_m, n, y_ptr, multiplier_ptr, offset_ptr, None, residual_ptr, 1.0, parameter,
-                y_inv_scale, y_zero_point, N, ACTIVATION, False, False, RESIDUAL, INT8_OUT, ASM,
-            )  # fmt: skip
-    else:
-        epilogue(
-            acc, m, in_m, n, y_ptr, multiplier_ptr, offset_ptr, None, residual_ptr, 1.0, parameter,
-            y_inv_scale, y_zero_point, N, ACTIVATION, False, False, RESIDUAL, INT8_OUT, ASM,
-        )  # fmt: skip
+    split_epilogue(acc, m, in_m, n, None, work_ptr, count_ptr, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, None, None, residual_ptr, parameter, y_inv_scale, y_zero_point, N, ACTIVATION,
+        INT8_OUT, ASM,
+    ), SPLIT)  # fmt: skip
 
 
 ROWS_OF_A_PROGRAM = 4
@@ -169,24 +163,21 @@ def specialize(config: KernelConfig, rows: int) -> Specialisation:
     outputs, block_w = power_of_two(config.n, 1, 8), power_of_two(shape.words, 32, 128)
     split = parts_of(-(-config.n // outputs), -(-shape.words // block_w))
     tile = Tiling(power_of_two(rows, 1, ROWS_OF_A_PROGRAM), outputs, block_w * 32 // shape.bits, num_warps=outputs)
-    signature = {
-        "x_ptr": "*fp32", "weight_ptr": "*i32", "scale_ptr": "*i16", "y_ptr": "*i8" if config.int8_out else "*fp32",
-        "multiplier_ptr": "*fp32", "offset_ptr": "*fp32", "residual_ptr": "*fp32", "work_ptr": "*fp32", "count_ptr": "*i32",
-        "rows": "i32", "parameter": "fp32", "y_inv_scale": "fp32", "y_zero_point": "i32",
-    }  # fmt: skip
-    used = {"scale_ptr": config.group, "residual_ptr": config.residual, "work_ptr": split > 1, "count_ptr": split > 1}
-    unused = [name for name, on in used.items() if not on]
-    for name in unused:
-        del signature[name]
+    signature, absent = leave_out(
+        {
+            "x_ptr": "*fp32", "weight_ptr": "*i32", "scale_ptr": "*i16", "work_ptr": "*fp32", "count_ptr": "*i32",
+            **epilogue_types(config.int8_out, "residual_ptr"), "rows": "i32",
+        },
+        scale_ptr=config.group, work_ptr=split > 1, count_ptr=split > 1, residual_ptr=config.residual,
+    )  # fmt: skip
     return Specialisation(
         name=f"linear_gemv_M{tile.block_m}_{config}" + (f"_split{split}" if split > 1 else ""),
         kernel=gemv_float_kernel,
         signature=signature,
         constants={
-            "N": config.n, "K": config.k, "BITS": shape.bits, "LINE": shape.line, "GROUP": config.group,
-            "WORDS": shape.words, "ACTIVATION": config.activation, "RESIDUAL": config.residual,
-            "INT8_OUT": config.int8_out, "ASM": not settings.triton_interpret(), "ROWS": tile.block_m, "SPLIT": split,
-            "BLOCK_N": outputs, "BLOCK_W": block_w, **dict.fromkeys(unused),
+            "N": config.n, "ACTIVATION": config.activation, "INT8_OUT": config.int8_out, "ASM": not settings.triton_interpret(),
+            "K": config.k, "BITS": shape.bits, "LINE": shape.line, "GROUP": config.group, "WORDS": shape.words,
+            "ROWS": tile.block_m, "SPLIT": split, "BLOCK_N": outputs, "BLOCK_W": block_w, **absent,
         },
         tiling=tile,
     )  # fmt: skip

@@ -23,7 +23,8 @@ from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats import int4
-from rtaccel.kernels._gpu.triton_device import activate, dot4, multiply_rn, to_int8
+from rtaccel.kernels._gpu.triton_device import dot4
+from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_of_rows, epilogue_types, sums_of_rows
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_rows import MAX_ROWS, too_many_rows
 from rtaccel.kernels._gpu.triton_spec import (
@@ -32,6 +33,7 @@ from rtaccel.kernels._gpu.triton_spec import (
     WIDE_LOAD,
     Specialisation,
     Tiling,
+    leave_out,
     power_of_two,
     require_matrix,
     require_row_scale,
@@ -46,34 +48,17 @@ INSTRUCTIONS_PER_ROW = 23
 def _row(x_ptr, at, in_low, in_high, low, high, low_scale, high_scale, acc, GROUP: tl.constexpr, ASM: tl.constexpr):
     """acc + the products of one row of x with a tile of weights, times the scales of their groups."""
     zero = tl.zeros_like(low)
-    first = dot4(low, tl.load(x_ptr + at, mask=in_low, other=0), zero, ASM)
-    second = dot4(high, tl.load(x_ptr + at + GROUP // 4, mask=in_high, other=0), zero, ASM)
+    first = dot4(low, tl.load(x_ptr + at, mask=in_low, other=0), zero, ASM)  # [n, words]
+    second = dot4(high, tl.load(x_ptr + at + GROUP // 4, mask=in_high, other=0), zero, ASM)  # [n, words]
     return tl.fma(second.to(tl.float32), high_scale, tl.fma(first.to(tl.float32), low_scale, acc))
-
-
-@triton.jit
-def _epilogue(
-    acc, m, rows, n, multiplier, offset, y_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point,
-    N: tl.constexpr, ACTIVATION: tl.constexpr, DYNAMIC: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr,
-):  # fmt: skip
-    """Ends row m: the warp-wide sums, the epilogue and the store."""
-    total = tl.sum(acc, 1)
-    in_m = m + tl.zeros_like(n) < rows
-    if DYNAMIC:
-        scale = tl.load(row_scale_ptr + m + tl.zeros_like(n), mask=in_m, other=0.0)
-        multiplier = multiply_rn(multiplier, scale, ASM)
-    y = activate(multiply_rn(total, multiplier, ASM) + offset, parameter, ACTIVATION)
-    if INT8_OUT:
-        y = to_int8(y * y_inv_scale, y_zero_point)
-    tl.store(y_ptr + m * N + n, y, mask=(n < N) & in_m)
 
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
 def int4_gemv_kernel(
-    x_ptr, weight_ptr, scale_ptr, y_ptr, multiplier_ptr, offset_ptr, rows, parameter, y_inv_scale, y_zero_point,
-    row_scale_ptr, N: tl.constexpr, K: tl.constexpr, GROUP: tl.constexpr, ACTIVATION: tl.constexpr,
-    DYNAMIC: tl.constexpr, INT8_OUT: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_W: tl.constexpr, ASM: tl.constexpr,
+    x_ptr, weight_ptr, scale_ptr,
+    y_ptr, multiplier_ptr, offset_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point, rows,
+    N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
+    GROUP: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     X_WORDS: tl.constexpr = K // 4
     HALF: tl.constexpr = GROUP // 4  # words of a pair of groups
@@ -92,8 +77,8 @@ def int4_gemv_kernel(
     for w0 in range(0, W_WORDS, BLOCK_W):
         at = w0 + word
         inside = in_n & (at < W_WORDS)
-        w = tl.load(w_row + at, mask=inside, other=0)
-        scales = tl.load(s_row + at // HALF, mask=inside, other=0)
+        w = tl.load(w_row + at, mask=inside, other=0)  # [BLOCK_N, BLOCK_W]
+        scales = tl.load(s_row + at // HALF, mask=inside, other=0)  # [BLOCK_N, BLOCK_W], two scales each
         low, high = (w << 4) & -252645136, w & -252645136  # 0xF0F0F0F0
         low_scale, high_scale = (
             (scales << 16).to(tl.float32, bitcast=True),
@@ -111,13 +96,10 @@ def int4_gemv_kernel(
             sums = sums + (total,)  # noqa: RUF005
         accs = sums
 
-    multiplier = tl.load(multiplier_ptr + n, mask=n < N, other=0.0)
-    offset = tl.load(offset_ptr + n, mask=n < N, other=0.0)
-    for r in tl.static_range(ROWS):
-        _epilogue(
-            accs[r], m + r, rows, n, multiplier, offset, y_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point,
-            N, ACTIVATION, DYNAMIC, INT8_OUT, ASM,
-        )  # fmt: skip
+    epilogue_of_rows(sums_of_rows(accs, ROWS), m, rows, n, None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, None, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N, ACTIVATION,
+        INT8_OUT, ASM,
+    ), ROWS)  # fmt: skip
 
 
 def supports(problem: Problem) -> str | None:
@@ -145,20 +127,13 @@ def specialize(problem: Problem) -> Specialisation:
     n, k, group = problem.out_widths[0], problem.in_widths[0], int(problem.attrs["group_size"])
     dynamic, int8_out = len(problem.in_widths) == 2, problem.out_dtypes[0] == "int8"
     activation, tile = str(problem.attrs.get("activation", "none")), tiling(problem)
-    signature = {
-        "x_ptr": "*i32", "weight_ptr": "*i32", "scale_ptr": "*i32", "y_ptr": "*i8" if int8_out else "*fp32",
-        "multiplier_ptr": "*fp32", "offset_ptr": "*fp32", "rows": "i32", "parameter": "fp32", "y_inv_scale": "fp32",
-        "y_zero_point": "i32",
-    }  # fmt: skip
+    pointers = dict.fromkeys(("x_ptr", "weight_ptr", "scale_ptr"), "*i32")
+    types = epilogue_types(int8_out, "row_scale_ptr")
+    signature, absent = leave_out({**pointers, **types, "rows": "i32"}, row_scale_ptr=dynamic)
     constants: dict[str, Any] = {
-        "N": n, "K": k, "GROUP": group, "ACTIVATION": activation, "DYNAMIC": dynamic, "INT8_OUT": int8_out,
-        "ROWS": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_W": tile.block_k // 8,
-        "ASM": not settings.triton_interpret(),
+        "N": n, "ACTIVATION": activation, "INT8_OUT": int8_out, "ASM": not settings.triton_interpret(), "K": k, "GROUP": group,
+        "ROWS": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_W": tile.block_k // 8, **absent,
     }  # fmt: skip
-    if dynamic:
-        signature["row_scale_ptr"] = "*fp32"
-    else:
-        constants["row_scale_ptr"] = None
     kind, out = "dynamic" if dynamic else "static", "int8" if int8_out else "float32"
     name = f"linear_int4_gemv_M{tile.block_m}_N{n}_K{k}_g{group}_{kind}_{activation}_{out}"
     return Specialisation(name, int4_gemv_kernel, signature, constants, tile)

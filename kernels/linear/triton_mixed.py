@@ -24,14 +24,34 @@ A layer of few tiles is cut along K (triton_split.py).
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
-from rtaccel.kernels._gpu.triton_device import activate, multiply_rn, to_int8
-from rtaccel.kernels.linear.triton_split import put_part, sum_parts
+from rtaccel.kernels._gpu.triton_device import to_int8
+from rtaccel.kernels._gpu.triton_epilogue import Epilogue
+from rtaccel.kernels.linear.triton_split import split_epilogue
 
 TINY = tl.constexpr(2.0**-100)
 INFINITY_BITS = tl.constexpr(0x7F800000)
+
+
+class XRows(NamedTuple):
+    """Rows m of x [M, K] and what they are multiplied as.
+
+    inverse, keep [m]: of `row_scales`, where ROWS says that they are quantized here. DOT: the type that the tensor cores take.
+    """
+
+    x_ptr: Any
+    m: Any
+    in_m: Any
+    inverse: Any
+    keep: Any
+    K: Any
+    ROWS: Any
+    DOT: Any
+    ASM: Any
 
 
 @triton.jit
@@ -44,7 +64,7 @@ def row_scales(x_ptr, m, in_m, LIMIT: tl.constexpr, K: tl.constexpr, BLOCK_K: tl
     bits = tl.zeros((m.shape[0], BLOCK_K), tl.int32)
     for k0 in range(0, K, BLOCK_K):
         at = k0 + k[None, :]
-        x = tl.load(x_ptr + m[:, None].to(tl.int64) * K + at, mask=in_m[:, None] & (at < K), other=0.0)
+        x = tl.load(x_ptr + m[:, None].to(tl.int64) * K + at, mask=in_m[:, None] & (at < K), other=0.0)  # [m, BLOCK_K]
         bits = tl.maximum(bits, x.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
     peak_bits = tl.max(bits, 1)
     finite = peak_bits < INFINITY_BITS
@@ -56,18 +76,17 @@ def row_scales(x_ptr, m, in_m, LIMIT: tl.constexpr, K: tl.constexpr, BLOCK_K: tl
 
 
 @triton.jit
-def _load_x(
-    x_ptr, m, in_m, at, inverse, keep, K: tl.constexpr, ROWS: tl.constexpr, DOT: tl.constexpr, ASM: tl.constexpr
-):
-    """A tile of x as the tensor cores take it; `at` are its columns."""
-    x = tl.load(x_ptr + m[:, None].to(tl.int64) * K + at[None, :], mask=in_m[:, None] & (at < K)[None, :], other=0)
-    if ROWS == "int8":
-        x = tl.where(keep[:, None], tl.maximum(to_int8(x * inverse[:, None], 0), -127), 0).to(tl.int8)
-    elif ROWS == "float8":
-        x = tl.where(keep[:, None], x * inverse[:, None], 0.0)
-    if DOT == "fp8":
-        x = x.to(tl.float8e4nv) if ASM else _nearest_e4m3(x)
-    return as_operand(x, DOT, ASM)
+def _load_x(x, at):
+    """Columns `at` of rows of x as the tensor cores take them, [m, at]."""
+    there = x.in_m[:, None] & (at < x.K)[None, :]
+    tile = tl.load(x.x_ptr + x.m[:, None].to(tl.int64) * x.K + at[None, :], mask=there, other=0)  # [m, at]
+    if x.ROWS == "int8":
+        tile = tl.where(x.keep[:, None], tl.maximum(to_int8(tile * x.inverse[:, None], 0), -127), 0).to(tl.int8)
+    elif x.ROWS == "float8":
+        tile = tl.where(x.keep[:, None], tile * x.inverse[:, None], 0.0)
+    if x.DOT == "fp8":
+        tile = tile.to(tl.float8e4nv) if x.ASM else _nearest_e4m3(tile)
+    return as_operand(tile, x.DOT, x.ASM)
 
 
 @triton.jit
@@ -102,121 +121,89 @@ def _nearest_bf16(x):
 
 
 @triton.jit
-def _sum_dense(
-    x_ptr, weight_ptr, m, in_m, inverse, keep, part, K: tl.constexpr, ROWS: tl.constexpr, DOT: tl.constexpr,
-    SPLIT: tl.constexpr, ASM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    STEPS: tl.constexpr = (K + BLOCK_K - 1) // BLOCK_K
+def _sum_dense(x, weight_ptr, SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
+    """[BLOCK_M, BLOCK_N]: this program's part of the sums."""
+    STEPS: tl.constexpr = (x.K + BLOCK_K - 1) // BLOCK_K
     EACH: tl.constexpr = (STEPS + SPLIT - 1) // SPLIT
+    part = tl.program_id(2)
     k = tl.arange(0, BLOCK_K)
     tile = tl.arange(0, BLOCK_N)[:, None] * BLOCK_K + k[None, :]
     w_ptr = weight_ptr + (tl.program_id(1).to(tl.int64) * (EACH * SPLIT) + part * EACH) * (BLOCK_N * BLOCK_K)
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.int32 if DOT == "int8" else tl.float32)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.int32 if x.DOT == "int8" else tl.float32)
     for step in range(EACH):
-        x = _load_x(x_ptr, m, in_m, (part * EACH + step) * BLOCK_K + k, inverse, keep, K, ROWS, DOT, ASM)
-        w = as_operand(tl.load(w_ptr + step * (BLOCK_N * BLOCK_K) + tile), DOT, ASM)
-        acc = tl.dot(x, tl.trans(w), acc, out_dtype=acc.dtype)
+        x_tile = _load_x(x, (part * EACH + step) * BLOCK_K + k)  # [BLOCK_M, BLOCK_K]
+        w = as_operand(tl.load(w_ptr + step * (BLOCK_N * BLOCK_K) + tile), x.DOT, x.ASM)  # [BLOCK_N, BLOCK_K]
+        acc = tl.dot(x_tile, tl.trans(w), acc, out_dtype=acc.dtype)  # [BLOCK_M, BLOCK_N]
     return acc
 
 
 @triton.jit
 def _sum_int4(
-    x_ptr, weight_ptr, scale_ptr, m, in_m, inverse, keep, part, K: tl.constexpr, ROWS: tl.constexpr,
-    DOT: tl.constexpr, GROUP: tl.constexpr, SPLIT: tl.constexpr, ASM: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    x, weight_ptr, scale_ptr, GROUP: tl.constexpr, SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    PAIRS: tl.constexpr = (K + 2 * GROUP - 1) // (2 * GROUP)
+    """float32 [BLOCK_M, BLOCK_N]: this program's part of the sums."""
+    PAIRS: tl.constexpr = (x.K + 2 * GROUP - 1) // (2 * GROUP)
     EACH: tl.constexpr = (PAIRS + SPLIT - 1) // SPLIT
     PIECES: tl.constexpr = GROUP // BLOCK_K
+    part = tl.program_id(2)
     k, n = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_N)
     tile = n[:, None] * BLOCK_K + k[None, :]
     first = tl.program_id(1).to(tl.int64) * (EACH * SPLIT) + part * EACH
     w_ptr = weight_ptr + first * (BLOCK_N * GROUP)
     s_ptr = scale_ptr + first * BLOCK_N + n
-    nothing = tl.zeros((BLOCK_M, BLOCK_N), tl.int32 if DOT == "int8" else tl.float32)
+    nothing = tl.zeros((BLOCK_M, BLOCK_N), tl.int32 if x.DOT == "int8" else tl.float32)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for pair in range(EACH):
         low, high = nothing, nothing
         for piece in tl.static_range(PIECES):
             at = (part * EACH + pair) * (2 * GROUP) + piece * BLOCK_K + k
-            w = tl.load(w_ptr + (pair * PIECES + piece) * (BLOCK_N * BLOCK_K) + tile)
-            w_low, w_high = as_operand((w << 4).to(tl.int8), DOT, ASM), as_operand((w & -16).to(tl.int8), DOT, ASM)
-            x_low = _load_x(x_ptr, m, in_m, at, inverse, keep, K, ROWS, DOT, ASM)
-            x_high = _load_x(x_ptr, m, in_m, at + GROUP, inverse, keep, K, ROWS, DOT, ASM)
-            low = tl.dot(x_low, tl.trans(w_low), low, out_dtype=nothing.dtype)
-            high = tl.dot(x_high, tl.trans(w_high), high, out_dtype=nothing.dtype)
-        scales = tl.load(s_ptr + pair * BLOCK_N)
+            w = tl.load(
+                w_ptr + (pair * PIECES + piece) * (BLOCK_N * BLOCK_K) + tile
+            )  # [BLOCK_N, BLOCK_K], two weights each
+            w_low, w_high = (
+                as_operand((w << 4).to(tl.int8), x.DOT, x.ASM),
+                as_operand((w & -16).to(tl.int8), x.DOT, x.ASM),
+            )
+            x_low, x_high = _load_x(x, at), _load_x(x, at + GROUP)  # [BLOCK_M, BLOCK_K]
+            low = tl.dot(x_low, tl.trans(w_low), low, out_dtype=nothing.dtype)  # [BLOCK_M, BLOCK_N]
+            high = tl.dot(x_high, tl.trans(w_high), high, out_dtype=nothing.dtype)  # [BLOCK_M, BLOCK_N]
+        scales = tl.load(s_ptr + pair * BLOCK_N)  # [BLOCK_N], two scales each
         acc += low.to(tl.float32) * (scales << 16).to(tl.float32, bitcast=True)[None, :]
         acc += high.to(tl.float32) * (scales & -65536).to(tl.float32, bitcast=True)[None, :]
     return acc
 
 
-@triton.jit
-def epilogue(
-    acc, m, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, residual_ptr, row_scale,
-    parameter, y_inv_scale, y_zero_point, N: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr,
-    COMPENSATED: tl.constexpr, RESIDUAL: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr,
-):  # fmt: skip
-    """act(acc * multiplier + offset) + residual, in int8 where the output is; each product and sum rounds once."""
-    in_n = n < N
-    if COMPENSATED:
-        acc += tl.load(compensation_ptr + n, mask=in_n, other=0)[None, :]
-    multiplier = tl.load(multiplier_ptr + n, mask=in_n, other=0.0)[None, :]
-    offset = tl.load(offset_ptr + n, mask=in_n, other=0.0)[None, :]
-    if SCALED:
-        multiplier = multiply_rn(multiplier, row_scale[:, None], ASM)
-    y = activate(multiply_rn(acc.to(tl.float32), multiplier, ASM) + offset, parameter, ACTIVATION)
-    at = m[:, None].to(tl.int64) * N + n[None, :]
-    inside = in_m[:, None] & in_n[None, :]
-    if RESIDUAL:
-        y += tl.load(residual_ptr + at, mask=inside, other=0.0)
-    if INT8_OUT:
-        y = to_int8(multiply_rn(y, y_inv_scale + tl.zeros_like(y), ASM), y_zero_point)
-    tl.store(y_ptr + at, y, mask=inside)
-
-
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
 def mixed_kernel(
-    x_ptr, weight_ptr, scale_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, residual_ptr,
-    work_ptr, count_ptr, rows, parameter, y_inv_scale, y_zero_point,
-    N: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, DOT: tl.constexpr, GROUP: tl.constexpr,
-    ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr, RESIDUAL: tl.constexpr,
-    INT8_OUT: tl.constexpr, ASM: tl.constexpr, SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    x_ptr, weight_ptr, scale_ptr, work_ptr, count_ptr,
+    y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, residual_ptr, parameter, y_inv_scale, y_zero_point, rows,
+    N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
+    ROWS: tl.constexpr, DOT: tl.constexpr, GROUP: tl.constexpr, SPLIT: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    part = tl.program_id(2)
     in_m = m < rows
-    inverse, row_scale, keep = 1.0, 1.0, True
+    inverse, row_scale, keep = 1.0, None, True
     if ROWS == "int8":
         inverse, row_scale, keep = row_scales(x_ptr, m, in_m, 127.0, K, BLOCK_K)
     elif ROWS == "float8":
         inverse, row_scale, keep = row_scales(x_ptr, m, in_m, 448.0, K, BLOCK_K)
-    elif SCALED:
-        row_scale = tl.load(row_scale_ptr + m, mask=in_m, other=0.0)
+    elif row_scale_ptr is not None:
+        row_scale = tl.load(row_scale_ptr + m, mask=in_m, other=0.0)  # [BLOCK_M]
 
     if GROUP:
         acc = _sum_int4(
-            x_ptr, weight_ptr, scale_ptr, m, in_m, inverse, keep, part, K, ROWS, DOT, GROUP, SPLIT, ASM,
-            BLOCK_M, BLOCK_N, BLOCK_K,
+            XRows(x_ptr, m, in_m, inverse, keep, K, ROWS, DOT, ASM), weight_ptr, scale_ptr, GROUP, SPLIT, BLOCK_M, BLOCK_N,
+            BLOCK_K,
         )  # fmt: skip
     else:
         acc = _sum_dense(
-            x_ptr, weight_ptr, m, in_m, inverse, keep, part, K, ROWS, DOT, SPLIT, ASM, BLOCK_M, BLOCK_N, BLOCK_K
+            XRows(x_ptr, m, in_m, inverse, keep, K, ROWS, DOT, ASM), weight_ptr, SPLIT, BLOCK_M, BLOCK_N, BLOCK_K
         )
 
-    if SPLIT > 1:
-        tile = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
-        if put_part(acc, in_m, work_ptr, count_ptr, tile, part, SPLIT):
-            total = sum_parts(acc, in_m, work_ptr, count_ptr, tile, SPLIT)
-            epilogue(
-                total, m, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, residual_ptr, row_scale,
-                parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, RESIDUAL, INT8_OUT, ASM,
-            )  # fmt: skip
-    else:
-        epilogue(
-            acc, m, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, residual_ptr, row_scale,
-            parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, RESIDUAL, INT8_OUT, ASM,
-        )  # fmt: skip
+    split_epilogue(acc, m, in_m, n, row_scale, work_ptr, count_ptr, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, residual_ptr, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ), SPLIT)  # fmt: skip

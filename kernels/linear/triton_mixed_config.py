@@ -16,17 +16,12 @@ from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem
 from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats import int4
+from rtaccel.kernels._gpu.triton_epilogue import epilogue_types
 from rtaccel.kernels._gpu.triton_launch import bind
-from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, power_of_two, require_matrix
+from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, leave_out, power_of_two, require_matrix
 from rtaccel.kernels.linear.triton_mixed import mixed_kernel
 from rtaccel.kernels.linear.triton_split import Workspace, parts_of
 
-SIGNATURE = {
-    "x_ptr": "*fp32", "weight_ptr": "*i8", "scale_ptr": "*i32", "y_ptr": "*fp32", "multiplier_ptr": "*fp32",
-    "offset_ptr": "*fp32", "compensation_ptr": "*i32", "row_scale_ptr": "*fp32", "residual_ptr": "*fp32",
-    "work_ptr": "*fp32", "count_ptr": "*i32", "rows": "i32", "parameter": "fp32", "y_inv_scale": "fp32",
-    "y_zero_point": "i32",
-}  # fmt: skip
 WEIGHTS: Mapping[WeightFormat | None, str] = {
     WeightFormat.INT8: "int8", WeightFormat.INT4: "int4", WeightFormat.BFLOAT16: "bf16", WeightFormat.FLOAT8: "fp8",
 }  # fmt: skip
@@ -118,32 +113,25 @@ def split_of(config: KernelConfig, rows: int) -> int:
 
 def specialize(config: KernelConfig, rows: int) -> Specialisation:
     tile, split = tiling(config, rows), split_of(config, rows)
-    signature = dict(SIGNATURE)
-    signature["x_ptr"] = "*i8" if config.x == "int8" else "*fp32"
-    signature["weight_ptr"] = {"bf16": "*bf16", "fp8": "*fp8e4nv"}.get(config.weight, "*i8")
-    signature["y_ptr"] = "*i8" if config.int8_out else "*fp32"
     exact = config.dot == "int8" and not config.group
-    signature["work_ptr"] = "*i32" if exact else "*fp32"
-    unused = [
-        name
-        for name, used in (
-            ("scale_ptr", config.group), ("compensation_ptr", config.compensated), ("row_scale_ptr", config.scaled),
-            ("residual_ptr", config.residual), ("work_ptr", split > 1), ("count_ptr", split > 1),
-        )
-        if not used
-    ]  # fmt: skip
-    for name in unused:
-        del signature[name]
+    signature, absent = leave_out(
+        {
+            "x_ptr": "*i8" if config.x == "int8" else "*fp32",
+            "weight_ptr": {"bf16": "*bf16", "fp8": "*fp8e4nv"}.get(config.weight, "*i8"), "scale_ptr": "*i32",
+            "work_ptr": "*i32" if exact else "*fp32", "count_ptr": "*i32",
+            **epilogue_types(config.int8_out, "compensation_ptr", "row_scale_ptr", "residual_ptr"), "rows": "i32",
+        },
+        scale_ptr=config.group, work_ptr=split > 1, count_ptr=split > 1, compensation_ptr=config.compensated,
+        row_scale_ptr=config.scaled, residual_ptr=config.residual,
+    )  # fmt: skip
     return Specialisation(
         name=f"linear_mixed_M{tile.block_m}_{config}" + (f"_split{split}" if split > 1 else ""),
         kernel=mixed_kernel,
         signature=signature,
         constants={
-            "N": config.n, "K": config.k, "ROWS": config.rows, "DOT": config.dot, "GROUP": config.group,
-            "ACTIVATION": config.activation, "SCALED": config.scaled or config.rows != "none",
-            "COMPENSATED": config.compensated, "RESIDUAL": config.residual, "INT8_OUT": config.int8_out,
-            "ASM": not settings.triton_interpret(), "SPLIT": split, "BLOCK_M": tile.block_m,
-            "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k, **dict.fromkeys(unused),
+            "N": config.n, "ACTIVATION": config.activation, "INT8_OUT": config.int8_out, "ASM": not settings.triton_interpret(),
+            "K": config.k, "ROWS": config.rows, "DOT": config.dot, "GROUP": config.group, "SPLIT": split, "BLOCK_M": tile.block_m,
+            "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k, **absent,
         },
         tiling=tile,
         oldest=89 if config.dot == "fp8" else 80,

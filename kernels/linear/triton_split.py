@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from rtaccel.kernels._gpu.triton_epilogue import epilogue
+
 
 @triton.jit
 def put_part(acc, in_m, work_ptr, count_ptr, tile, part, SPLIT: tl.constexpr):
@@ -41,11 +43,23 @@ def sum_parts(acc, in_m, work_ptr, count_ptr, tile, SPLIT: tl.constexpr):
     n = tl.arange(0, acc.shape[1])[None, :]
     base = work_ptr + tile * SPLIT * (acc.shape[0] * acc.shape[1])
     at, inside = m * acc.shape[1] + n, in_m[:, None]
-    total = tl.load(base + at, mask=inside, other=0, cache_modifier=".cg")
+    total = tl.load(base + at, mask=inside, other=0, cache_modifier=".cg")  # [m, n]
     for part in tl.static_range(1, SPLIT):
         total += tl.load(base + part * (acc.shape[0] * acc.shape[1]) + at, mask=inside, other=0, cache_modifier=".cg")
     tl.store(count_ptr + tile, 0)
     return total
+
+
+@triton.jit
+def split_epilogue(acc, m, in_m, n, row_scale, work_ptr, count_ptr, end, SPLIT: tl.constexpr):
+    """`epilogue` of a tile whose sums the programs of the grid's third axis share; the last of them does it."""
+    if SPLIT > 1:
+        tile = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
+        if put_part(acc, in_m, work_ptr, count_ptr, tile, tl.program_id(2), SPLIT):
+            total = sum_parts(acc, in_m, work_ptr, count_ptr, tile, SPLIT)
+            epilogue(total, m, in_m, n, row_scale, end)
+    else:
+        epilogue(acc, m, in_m, n, row_scale, end)
 
 
 TARGET_PROGRAMS = 128

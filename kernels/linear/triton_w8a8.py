@@ -1,4 +1,4 @@
-"""What the W8A8 Triton kernels of `linear` share: operands on the device, the fused epilogue, what they take.
+"""What the W8A8 Triton kernels of `linear` share: operands on the device, the call, what they take.
 
 The zero point of x never enters a kernel's inner loop. With c[n] = -zero_point * sum_k weight[n, k], an int32 made
 once, sum_k x[m, k] * weight[n, k] + c[n] is the contract's accumulator, the same integer: every term stays below
@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from rtaccel.core import settings
@@ -20,35 +19,13 @@ from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
-from rtaccel.kernels._gpu.triton_device import activate, multiply_rn, to_int8
+from rtaccel.kernels._gpu.triton_epilogue import epilogue_types
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import MAX_N, Specialisation, require_matrix
 from rtaccel.kernels.linear import contract
 
 LINE = 16
 """Bytes of the widest load; weight rows are padded to it."""
-
-RUNTIME_SIGNATURE = {
-    "x_ptr": "*i8", "weight_ptr": "*i8", "y_ptr": "*fp32", "multiplier_ptr": "*fp32", "offset_ptr": "*fp32",
-    "compensation_ptr": "*i32", "rows": "i32", "parameter": "fp32", "y_inv_scale": "fp32", "y_zero_point": "i32",
-    "row_scale_ptr": "*fp32",
-}  # fmt: skip
-"""Run-time arguments of both kernels, in source order. gemv reads x and weight as int32 words."""
-
-
-@triton.jit
-def epilogue(
-    acc, multiplier, offset, row_scale, parameter, y_inv_scale, y_zero_point,
-    ACTIVATION: tl.constexpr, DYNAMIC: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr,
-):  # fmt: skip
-    """act(float32(acc) * multiplier + offset), requantized for an int8 output. Tiles broadcast against acc."""
-    if DYNAMIC:
-        multiplier = multiply_rn(multiplier, row_scale, ASM)
-    t = multiply_rn(acc.to(tl.float32), multiplier, ASM) + offset
-    y = activate(t, parameter, ACTIVATION)
-    if INT8_OUT:
-        y = to_int8(y * y_inv_scale, y_zero_point)
-    return y
 
 
 @dataclass(frozen=True)
@@ -78,16 +55,15 @@ class KernelConfig:
     @property
     def constants(self) -> dict[str, Any]:
         found: dict[str, Any] = {
-            "N": self.n, "K": self.k, "ACTIVATION": self.activation, "DYNAMIC": self.dynamic, "INT8_OUT": self.int8_out,
-            "ASM": not settings.triton_interpret(),
+            "N": self.n, "ACTIVATION": self.activation, "INT8_OUT": self.int8_out, "ASM": not settings.triton_interpret(),
+            "K": self.k,
         }  # fmt: skip
         return found if self.dynamic else {**found, "row_scale_ptr": None}
 
-    def signature(self, **types: str) -> dict[str, str]:
-        found = {**RUNTIME_SIGNATURE, "y_ptr": "*i8" if self.int8_out else "*fp32", **types}
-        if not self.dynamic:
-            del found["row_scale_ptr"]
-        return found
+    def signature(self, word: str = "*i8") -> dict[str, str]:
+        """Run-time arguments of both kernels, in source order. word: what x and weight are read as."""
+        more = ("compensation_ptr", "row_scale_ptr") if self.dynamic else ("compensation_ptr",)
+        return {"x_ptr": word, "weight_ptr": word, **epilogue_types(self.int8_out, *more), "rows": "i32"}
 
 
 def unsupported(problem: Problem) -> str | None:

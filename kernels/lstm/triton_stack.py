@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from rtaccel.core.registry import Impl, register_impl
 from rtaccel.kernels._gpu.triton_spec import (
     GPU_DP4A,
     SYSTEM_FENCE,
@@ -32,11 +31,9 @@ def specializations() -> Iterator[Specialisation]:
         (250, Geometry(200, layers=3, time=100, last_only=1), 0, shared),
         (500, Geometry(1000, layers=4, time=100, last_only=1), 0, shared),
     ):
-        problem = stack.problem_of("lstm", contract.GATES, geometry, k, group=group)
-        kernel_config = select_config(problem, contract.GATES, MULTIPROCESSORS)
-        assert isinstance(kernel_config, KernelConfig), kernel_config
-        spec = stack.specialize(problem, kernel_config).with_requirements(*requires, forbids=(SYSTEM_FENCE,))
-        yield replace(spec, slow=kernel_config.parts > 1)
+        yield stack.example("lstm", contract.GATES, geometry, k, group).with_requirements(
+            *requires, forbids=(SYSTEM_FENCE,)
+        )
     both = stack.problem_of("lstm", contract.GATES, Geometry(100, layers=2, directions=2, time=50, last_only=1), 40)
     kernel_config = select_config(layer_problem(both, 1), contract.GATES, MULTIPROCESSORS // 2)
     assert isinstance(kernel_config, KernelConfig), kernel_config
@@ -44,13 +41,4 @@ def specializations() -> Iterator[Specialisation]:
     yield replace(spec, slow=True)
 
 
-register_impl(
-    Impl(
-        "lstm",
-        "triton_stack",
-        "triton",
-        10,
-        stack.supports(contract.GATES),
-        stack.prepare(contract.GATES, contract.lower),
-    )
-)
+stack.register("lstm", contract.GATES, contract.lower)

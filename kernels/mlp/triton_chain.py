@@ -24,11 +24,10 @@ from rtaccel.kernels._gpu.triton_spec import (
     power_of_two,
     require_matrix,
 )
-from rtaccel.kernels._gpu.triton_tiles import parts_of_words
 from rtaccel.kernels._persistent.triton_broadcast import HEADER_SPOILED, quantized
 from rtaccel.kernels.mlp import contract
 from rtaccel.kernels.mlp.triton_config import KernelConfig, Operands, unsupported
-from rtaccel.kernels.mlp.triton_layers import load_layer, run_layers
+from rtaccel.kernels.mlp.triton_layers import input_parts, load_layer, run_layers
 
 NUM_WARPS = 16
 MAX_ROWS = 8
@@ -43,24 +42,20 @@ MAX_HELD = 108 * 32 * NUM_WARPS
 
 @triton.jit(do_not_specialize=["zero_point"])
 def chain_kernel(
-    x_ptr, y_ptr, words_ptr, scales_ptr, params_ptr, compensation_ptr, inverse, zero_point,
-    K: tl.constexpr, N: tl.constexpr, MESSAGE: tl.constexpr, LAYERS: tl.constexpr, ROWS: tl.constexpr,
-    ROW_AT: tl.constexpr, HEIGHTS: tl.constexpr, COLUMNS: tl.constexpr, COLUMN_AT: tl.constexpr, STARTS: tl.constexpr,
-    TILE_AT: tl.constexpr, LAYER_WORDS: tl.constexpr, LAYER_SCALES: tl.constexpr, GROUP: tl.constexpr,
-    ACTIVATIONS: tl.constexpr, ASM: tl.constexpr,
+    x_ptr, y_ptr, words_ptr, scales_ptr, params_ptr, compensation_ptr, inverse, zero_point, K: tl.constexpr, N: tl.constexpr,
+    MESSAGE: tl.constexpr, NET: tl.constexpr,
 ):  # fmt: skip
+    LAYERS: tl.constexpr = len(NET.HEIGHTS)
+    PARTS: tl.constexpr = NET.ROW_AT[LAYERS] - NET.ROW_AT[LAYERS - 1]
     row = tl.program_id(0).to(tl.int64)
     k = tl.arange(0, MESSAGE)
-    tiles = load_layer(words_ptr, 0, ROWS, ROW_AT, COLUMNS, COLUMN_AT, GROUP)
+    tiles = load_layer(words_ptr, 0, NET)
     x = tl.load(x_ptr + row * K + k, mask=k < K, other=0.0)
     packed, header = quantized(x.to(tl.int32, bitcast=True), inverse, zero_point, K, False)
-    words = parts_of_words(packed, COLUMNS, STARTS, 0, COLUMN_AT[1])
-    ys = run_layers(
-        tiles, words, words_ptr, scales_ptr, params_ptr, compensation_ptr, False, LAYERS, ROWS, ROW_AT, HEIGHTS, COLUMNS,
-        COLUMN_AT, STARTS, TILE_AT, LAYER_WORDS, LAYER_SCALES, GROUP, ACTIVATIONS, ASM,
-    )  # fmt: skip
+    words = input_parts(packed, 0, NET)
+    ys = run_layers(tiles, words, words_ptr, scales_ptr, params_ptr, compensation_ptr, False, NET)
     first = 0
-    for r in tl.static_range(ROW_AT[LAYERS] - ROW_AT[LAYERS - 1]):
+    for r in tl.static_range(PARTS):
         n = first + tl.arange(0, ys[r].shape[0])
         y = tl.where(header & HEADER_SPOILED != 0, float("nan"), ys[r])
         tl.store(y_ptr + row * N + n, y, mask=n < N)

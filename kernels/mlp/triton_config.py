@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,29 @@ from rtaccel.kernels._gpu.triton_spec import power_of_two
 from rtaccel.kernels._gpu.triton_tiles import parts_of, tiles_of
 from rtaccel.kernels.linear.contract import MAX_K
 from rtaccel.kernels.mlp import contract
+
+
+class Net(NamedTuple):
+    """The layers of a network in one program; a constant of the kernels.
+
+    Layer i has the outputs ROWS[ROW_AT[i]:ROW_AT[i + 1]] in parts, HEIGHTS[i] in all, and the inputs COLUMNS[COLUMN_AT[i]:...],
+    which begin at STARTS; its tiles are those from TILE_AT[i] on. WIDTHS: of the whole network. LAYER_WORDS, LAYER_SCALES: words
+    of its weights and of their scales. GROUP: of int4 weights, 0 for int8 ones.
+    """
+
+    GROUP: int
+    ROWS: tuple[int, ...]
+    ROW_AT: tuple[int, ...]
+    HEIGHTS: tuple[int, ...]
+    COLUMNS: tuple[int, ...]
+    COLUMN_AT: tuple[int, ...]
+    STARTS: tuple[int, ...]
+    TILE_AT: tuple[int, ...]
+    WIDTHS: tuple[int, ...]
+    LAYER_WORDS: tuple[int, ...]
+    LAYER_SCALES: tuple[int, ...]
+    ACTIVATIONS: tuple[str, ...]
+    ASM: bool
 
 
 @dataclass(frozen=True)
@@ -74,15 +97,18 @@ class KernelConfig:
         pairs = [-(-sum(c) // (2 * self.group)) if self.group else 0 for c in self.columns]
         return tuple(p * sum(r) for p, r in zip(pairs, self.rows))
 
-    def constants(self, activations: Sequence[str]) -> dict[str, Any]:
+    def net(self, activations: Sequence[str]) -> Net:
         rows, columns = self.rows, self.columns
-        return {
-            "K": self.widths[0], "N": self.widths[-1], "LAYERS": len(rows), "GROUP": self.group,
-            "ROWS": _flat(rows), "ROW_AT": _starts(rows), "HEIGHTS": tuple(map(sum, rows)),
-            "COLUMNS": _flat(columns), "COLUMN_AT": _starts(columns), "STARTS": _places(columns),
-            "TILE_AT": (0, *accumulate(len(r) * len(c) for r, c in zip(rows, columns))), "LAYER_WORDS": self.layer_words,
-            "LAYER_SCALES": self.scale_words, "ACTIVATIONS": tuple(activations), "ASM": not settings.triton_interpret(),
-        }  # fmt: skip
+        return Net(
+            GROUP=self.group, ROWS=_flat(rows), ROW_AT=_starts(rows), HEIGHTS=tuple(map(sum, rows)), COLUMNS=_flat(columns),
+            COLUMN_AT=_starts(columns), STARTS=_places(columns),
+            TILE_AT=(0, *accumulate(len(r) * len(c) for r, c in zip(rows, columns))), WIDTHS=self.widths,
+            LAYER_WORDS=self.layer_words, LAYER_SCALES=self.scale_words, ACTIVATIONS=tuple(activations),
+            ASM=not settings.triton_interpret(),
+        )  # fmt: skip
+
+    def constants(self, activations: Sequence[str]) -> dict[str, Any]:
+        return {"K": self.widths[0], "N": self.widths[-1], "NET": self.net(activations)}
 
     @property
     def message(self) -> int:

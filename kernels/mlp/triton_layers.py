@@ -9,38 +9,42 @@ Padding is zeros, in which everything is exact.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
 from rtaccel.kernels._gpu.triton_device import activate, multiply_rn, pack_words, to_int8
-from rtaccel.kernels._gpu.triton_tiles import halves, load_matrix, sums4, sums8
+from rtaccel.kernels._gpu.triton_tiles import halves, load_matrix, parts_of_words, sums4, sums8
 from rtaccel.kernels.recurrent.triton.kernel import pick
 
 
+class Params(NamedTuple):
+    """Pointers to what sums of a layer are scaled by, as triton_form.py lays it out."""
+
+    scales_ptr: Any
+    params_ptr: Any
+    compensation_ptr: Any
+
+
 @triton.jit
-def load_layer(words_ptr, LAYER: tl.constexpr, ROWS: tl.constexpr, ROW_AT: tl.constexpr, COLUMNS: tl.constexpr,
-               COLUMN_AT: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
+def load_layer(words_ptr, LAYER: tl.constexpr, NET: tl.constexpr):
+    ROWS: tl.constexpr = NET.ROWS  # triton 3.6 passes a tuple on only as a constant
+    COLUMNS: tl.constexpr = NET.COLUMNS
     return load_matrix(
-        words_ptr, ROWS, ROW_AT[LAYER], ROW_AT[LAYER + 1], COLUMNS, COLUMN_AT[LAYER], COLUMN_AT[LAYER + 1],
-        8 if GROUP else 4,
+        words_ptr, ROWS, NET.ROW_AT[LAYER], NET.ROW_AT[LAYER + 1], COLUMNS, NET.COLUMN_AT[LAYER], NET.COLUMN_AT[LAYER + 1],
+        8 if NET.GROUP else 4,
     )  # fmt: skip
 
 
 @triton.jit
-def load_layers(words_ptr, LAYERS: tl.constexpr, ROWS: tl.constexpr, ROW_AT: tl.constexpr, COLUMNS: tl.constexpr,
-                COLUMN_AT: tl.constexpr, LAYER_WORDS: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
+def load_layers(words_ptr, NET: tl.constexpr):
     """The tiles of all layers."""
     tiles = ()
-    for i in tl.static_range(LAYERS):
-        tiles = tiles + load_layer(words_ptr, i, ROWS, ROW_AT, COLUMNS, COLUMN_AT, GROUP)
-        words_ptr += LAYER_WORDS[i]
+    for i in tl.static_range(len(NET.HEIGHTS)):
+        tiles = tiles + load_layer(words_ptr, i, NET)
+        words_ptr += NET.LAYER_WORDS[i]
     return tiles
-
-
-@triton.jit
-def activated(t, parameter, ACTIVATIONS: tl.constexpr, LAYER: tl.constexpr):
-    NAME: tl.constexpr = ACTIVATIONS[LAYER]  # triton 3.6 takes a name from a tuple no other way
-    return activate(t, parameter, NAME)
 
 
 @triton.jit
@@ -55,64 +59,79 @@ def split_words(words, COUNT: tl.constexpr):
 
 
 @triton.jit
-def part_outputs(sums, n, params_ptr, HEIGHT: tl.constexpr, ACTIVATIONS: tl.constexpr, LAYER: tl.constexpr,
-                 ASM: tl.constexpr):  # fmt: skip
+def part_outputs(sums, n, params_ptr, LAYER: tl.constexpr, NET: tl.constexpr):
     """float32 of a part of the outputs, those at n, from its sums."""
-    t = multiply_rn(sums, tl.load(params_ptr + n), ASM) + tl.load(params_ptr + HEIGHT + n)
-    return activated(t, tl.load(params_ptr + 2 * HEIGHT), ACTIVATIONS, LAYER)
+    HEIGHT: tl.constexpr = NET.HEIGHTS[LAYER]
+    NAME: tl.constexpr = NET.ACTIVATIONS[LAYER]
+    t = multiply_rn(sums, tl.load(params_ptr + n), NET.ASM) + tl.load(params_ptr + HEIGHT + n)
+    return activate(t, tl.load(params_ptr + 2 * HEIGHT), NAME)
 
 
 @triton.jit
-def layer_outputs(
-    tiles, words, scales_ptr, params_ptr, compensation_ptr, LAYER: tl.constexpr, ROWS: tl.constexpr, R0: tl.constexpr,
-    R1: tl.constexpr, HEIGHT: tl.constexpr, STARTS: tl.constexpr, C0: tl.constexpr, C1: tl.constexpr, GROUP: tl.constexpr,
-    ACTIVATIONS: tl.constexpr, ASM: tl.constexpr,
-):  # fmt: skip
-    """The parts of a layer's outputs in this program, float32. tiles: of this layer; the pointers stand at its numbers."""
-    COUNT: tl.constexpr = C1 - C0
+def layer_outputs(tiles, words, params, LAYER: tl.constexpr, NET: tl.constexpr):
+    """The parts of a layer's outputs in this program, float32. tiles: of this layer, as are the numbers."""
+    R0: tl.constexpr = NET.ROW_AT[LAYER]
+    PARTS: tl.constexpr = NET.ROW_AT[LAYER + 1] - NET.ROW_AT[LAYER]
+    C0: tl.constexpr = NET.COLUMN_AT[LAYER]
+    COUNT: tl.constexpr = NET.COLUMN_AT[LAYER + 1] - NET.COLUMN_AT[LAYER]
+    STARTS: tl.constexpr = NET.STARTS
     ys = ()
-    if GROUP:
+    if NET.GROUP:
         lows, highs = split_words(words, COUNT)
     n0 = 0
-    for r in tl.static_range(R1 - R0):
-        n = n0 + tl.arange(0, ROWS[R0 + r])
-        if GROUP:
-            sums = sums4(tiles, lows, highs, scales_ptr, HEIGHT, n, r * COUNT, COUNT, STARTS, C0, GROUP, ASM)
+    for r in tl.static_range(PARTS):
+        n = n0 + tl.arange(0, NET.ROWS[R0 + r])
+        if NET.GROUP:
+            sums = sums4(
+                tiles, lows, highs, params.scales_ptr, NET.HEIGHTS[LAYER], n, r * COUNT, COUNT, STARTS, C0, NET.GROUP, NET.ASM
+            )  # fmt: skip
         else:
-            sums = (sums8(tiles, words, r * COUNT, COUNT, ASM) + tl.load(compensation_ptr + n)).to(tl.float32)
-        ys = ys + (part_outputs(sums, n, params_ptr, HEIGHT, ACTIVATIONS, LAYER, ASM),)  # noqa: RUF005
-        n0 += ROWS[R0 + r]
+            sums = (sums8(tiles, words, r * COUNT, COUNT, NET.ASM) + tl.load(params.compensation_ptr + n)).to(
+                tl.float32
+            )
+        ys = ys + (part_outputs(sums, n, params.params_ptr, LAYER, NET),)  # noqa: RUF005
+        n0 += NET.ROWS[R0 + r]
     return ys
 
 
 @triton.jit
+def words_of(ys, zero_point, COUNT: tl.constexpr):
+    """The outputs of a layer as the words of the next layer's input, in parts."""
+    words = ()
+    for r in tl.static_range(COUNT):
+        words = words + (pack_words(to_int8(ys[r], zero_point)),)  # noqa: RUF005
+    return words
+
+
+@triton.jit
+def input_parts(packed, FIRST: tl.constexpr, NET: tl.constexpr):
+    """The words of the input of layer FIRST, in parts."""
+    COLUMNS: tl.constexpr = NET.COLUMNS
+    STARTS: tl.constexpr = NET.STARTS
+    return parts_of_words(packed, COLUMNS, STARTS, NET.COLUMN_AT[FIRST], NET.COLUMN_AT[FIRST + 1])
+
+
+@triton.jit
 def run_layers(
-    tiles, words, words_ptr, scales_ptr, params_ptr, compensation_ptr, RESIDENT: tl.constexpr, LAYERS: tl.constexpr,
-    ROWS: tl.constexpr, ROW_AT: tl.constexpr, HEIGHTS: tl.constexpr, COLUMNS: tl.constexpr, COLUMN_AT: tl.constexpr,
-    STARTS: tl.constexpr, TILE_AT: tl.constexpr, LAYER_WORDS: tl.constexpr, LAYER_SCALES: tl.constexpr,
-    GROUP: tl.constexpr, ACTIVATIONS: tl.constexpr, ASM: tl.constexpr,
-):  # fmt: skip
+    tiles, words, words_ptr, scales_ptr, params_ptr, compensation_ptr, RESIDENT: tl.constexpr, NET: tl.constexpr
+):
     """The parts of the last layer's outputs, for a program that has all of every layer. words: of x, in parts. RESIDENT: `tiles`
     are those of all layers; else of the first, and each is loaded while the one before it is computed."""
+    LAYERS: tl.constexpr = len(NET.HEIGHTS)
     own = tiles
     for i in tl.static_range(LAYERS):
-        words_ptr += LAYER_WORDS[i]
+        words_ptr += NET.LAYER_WORDS[i]
         following = own
         if RESIDENT:
-            own = pick(tiles, TILE_AT[i], TILE_AT[i + 1] - TILE_AT[i])
+            own = pick(tiles, NET.TILE_AT[i], NET.TILE_AT[i + 1] - NET.TILE_AT[i])
         elif i + 1 < LAYERS:
-            following = load_layer(words_ptr, i + 1, ROWS, ROW_AT, COLUMNS, COLUMN_AT, GROUP)
-        ys = layer_outputs(
-            own, words, scales_ptr, params_ptr, compensation_ptr, i, ROWS, ROW_AT[i], ROW_AT[i + 1], HEIGHTS[i], STARTS,
-            COLUMN_AT[i], COLUMN_AT[i + 1], GROUP, ACTIVATIONS, ASM,
-        )  # fmt: skip
+            following = load_layer(words_ptr, i + 1, NET)
+        ys = layer_outputs(own, words, Params(scales_ptr, params_ptr, compensation_ptr), i, NET)
         if i + 1 < LAYERS:
-            words = ()
-            zero_point = tl.load(params_ptr + 2 * HEIGHTS[i] + 1).to(tl.int32)
-            for r in tl.static_range(ROW_AT[i + 1] - ROW_AT[i]):
-                words = words + (pack_words(to_int8(ys[r], zero_point)),)  # noqa: RUF005
-        scales_ptr += LAYER_SCALES[i]
-        params_ptr += 2 * HEIGHTS[i] + 4
-        compensation_ptr += HEIGHTS[i]
+            zero_point = tl.load(params_ptr + 2 * NET.HEIGHTS[i] + 1).to(tl.int32)
+            words = words_of(ys, zero_point, NET.ROW_AT[i + 1] - NET.ROW_AT[i])
+        scales_ptr += NET.LAYER_SCALES[i]
+        params_ptr += 2 * NET.HEIGHTS[i] + 4
+        compensation_ptr += NET.HEIGHTS[i]
         own = following
     return ys

@@ -34,13 +34,12 @@ from rtaccel.kernels._gpu.triton_spec import (
     Tiling,
     require_matrix,
 )
-from rtaccel.kernels._gpu.triton_tiles import parts_of_words
 from rtaccel.kernels._persistent.triton_broadcast import HEADER_END, HEADER_SPOILED, await_words, pass_on, quantized
 from rtaccel.kernels._persistent.triton_exchange import finish, publish, receive_words
 from rtaccel.kernels._persistent.triton_mailbox import SPINS_PER_LOOK, answer, wait
 from rtaccel.kernels.mlp import contract
 from rtaccel.kernels.mlp.triton_config import Operands
-from rtaccel.kernels.mlp.triton_layers import layer_outputs, load_layers
+from rtaccel.kernels.mlp.triton_layers import Params, input_parts, layer_outputs, load_layers
 from rtaccel.kernels.mlp.triton_partition_config import MAX_PROGRAMS, Partition, partition_of
 from rtaccel.kernels.recurrent.triton.config import NUM_WARPS
 from rtaccel.kernels.recurrent.triton.kernel import pick
@@ -56,29 +55,26 @@ def publish_layer(ys, zero_point, slot_ptr, first, sequence, COUNT: tl.constexpr
 
 @triton.jit
 def run_parts(
-    tiles, words, scales_ptr, params_ptr, compensation_ptr, exchange_ptr, sequence, program, LAYERS: tl.constexpr,
-    WIDTHS: tl.constexpr, ROWS: tl.constexpr, ROW_AT: tl.constexpr, HEIGHTS: tl.constexpr, COLUMNS: tl.constexpr,
-    COLUMN_AT: tl.constexpr, STARTS: tl.constexpr, TILE_AT: tl.constexpr, SCALE_WORDS: tl.constexpr,
-    GROUP: tl.constexpr, ACTIVATIONS: tl.constexpr, SLOT: tl.constexpr, THREADS: tl.constexpr, ASM: tl.constexpr,
+    tiles, words, scales_ptr, params_ptr, compensation_ptr, exchange_ptr, sequence, program, SLOT: tl.constexpr,
+    THREADS: tl.constexpr, NET: tl.constexpr,
 ):  # fmt: skip
     """(this program's outputs of the last layer in parts, float32; whether all words came). words: of x, in parts."""
+    LAYERS: tl.constexpr = len(NET.HEIGHTS)
     alive = tl.full((), 1, tl.int1)
     for i in tl.static_range(LAYERS):
-        own = pick(tiles, TILE_AT[i], TILE_AT[i + 1] - TILE_AT[i])
-        ys = layer_outputs(
-            own, words, scales_ptr, params_ptr, compensation_ptr, i, ROWS, ROW_AT[i], ROW_AT[i + 1], HEIGHTS[i], STARTS,
-            COLUMN_AT[i], COLUMN_AT[i + 1], GROUP, ACTIVATIONS, ASM,
-        )  # fmt: skip
+        own = pick(tiles, NET.TILE_AT[i], NET.TILE_AT[i + 1] - NET.TILE_AT[i])
+        ys = layer_outputs(own, words, Params(scales_ptr, params_ptr, compensation_ptr), i, NET)
         if i + 1 < LAYERS:
-            zero_point = tl.load(params_ptr + 2 * HEIGHTS[i] + 1).to(tl.int32)
+            zero_point = tl.load(params_ptr + 2 * NET.HEIGHTS[i] + 1).to(tl.int32)
             slot = exchange_ptr + (2 * i + (sequence & 1)) * SLOT
-            publish_layer(ys, zero_point, slot, program * (HEIGHTS[i] // 4), sequence, ROW_AT[i + 1] - ROW_AT[i])
-            received, missing = receive_words(slot, sequence, (WIDTHS[i + 1] + 3) // 4, THREADS)
-            words = parts_of_words(received, COLUMNS, STARTS, COLUMN_AT[i + 1], COLUMN_AT[i + 2])
+            first = program * (NET.HEIGHTS[i] // 4)
+            publish_layer(ys, zero_point, slot, first, sequence, NET.ROW_AT[i + 1] - NET.ROW_AT[i])
+            received, missing = receive_words(slot, sequence, (NET.WIDTHS[i + 1] + 3) // 4, THREADS)
+            words = input_parts(received, i + 1, NET)
             alive = alive & (missing == 0)
-        scales_ptr += SCALE_WORDS[i]
-        params_ptr += 2 * HEIGHTS[i] + 4
-        compensation_ptr += HEIGHTS[i]
+        scales_ptr += NET.LAYER_SCALES[i]
+        params_ptr += 2 * NET.HEIGHTS[i] + 4
+        compensation_ptr += NET.HEIGHTS[i]
     return ys, alive
 
 
@@ -93,33 +89,31 @@ def all_heights(HEIGHTS: tl.constexpr):
 @triton.jit(do_not_specialize=["zero_point", "rows"])
 def partition_kernel(
     x_ptr, y_ptr, words_ptr, scales_ptr, params_ptr, compensation_ptr, exchange_ptr, sync_ptr, inverse, zero_point, rows,
-    K: tl.constexpr, N: tl.constexpr, LAYERS: tl.constexpr, WIDTHS: tl.constexpr, ROWS: tl.constexpr,
-    ROW_AT: tl.constexpr, HEIGHTS: tl.constexpr, COLUMNS: tl.constexpr, COLUMN_AT: tl.constexpr, STARTS: tl.constexpr,
-    TILE_AT: tl.constexpr, LAYER_WORDS: tl.constexpr, SCALE_WORDS: tl.constexpr, GROUP: tl.constexpr,
-    ACTIVATIONS: tl.constexpr, SLOT: tl.constexpr, WORDS: tl.constexpr, SCALES: tl.constexpr, PROGRAMS: tl.constexpr,
-    MESSAGE: tl.constexpr, THREADS: tl.constexpr, ASM: tl.constexpr,
+    K: tl.constexpr, N: tl.constexpr, NET: tl.constexpr, SLOT: tl.constexpr, WORDS: tl.constexpr, SCALES: tl.constexpr,
+    PROGRAMS: tl.constexpr, MESSAGE: tl.constexpr, THREADS: tl.constexpr,
 ):  # fmt: skip
     """Grid (PROGRAMS,): rows one after another, with the same weights."""
+    LAYERS: tl.constexpr = len(NET.HEIGHTS)
+    PARTS: tl.constexpr = NET.ROW_AT[LAYERS] - NET.ROW_AT[LAYERS - 1]
+    HEIGHTS: tl.constexpr = NET.HEIGHTS
     program = tl.program_id(0)
     heights = all_heights(HEIGHTS)
     scales_ptr += program * SCALES
     params_ptr += program * (2 * heights + 4 * LAYERS)
     compensation_ptr += program * heights
     first = tl.load(sync_ptr + 1) + 1
-    tiles = load_layers(words_ptr + program * WORDS, LAYERS, ROWS, ROW_AT, COLUMNS, COLUMN_AT, LAYER_WORDS, GROUP)
+    tiles = load_layers(words_ptr + program * WORDS, NET)
     k = tl.arange(0, MESSAGE)
     for row in range(rows):
         x = tl.load(x_ptr + k, mask=k < K, other=0.0)
         packed, header = quantized(x.to(tl.int32, bitcast=True), inverse, zero_point, K, False)
-        words = parts_of_words(packed, COLUMNS, STARTS, 0, COLUMN_AT[1])
+        words = input_parts(packed, 0, NET)
         ys, alive = run_parts(
-            tiles, words, scales_ptr, params_ptr, compensation_ptr, exchange_ptr, first + row, program, LAYERS, WIDTHS,
-            ROWS, ROW_AT, HEIGHTS, COLUMNS, COLUMN_AT, STARTS, TILE_AT, SCALE_WORDS, GROUP, ACTIVATIONS, SLOT, THREADS,
-            ASM,
+            tiles, words, scales_ptr, params_ptr, compensation_ptr, exchange_ptr, first + row, program, SLOT, THREADS, NET
         )  # fmt: skip
         fine = alive & ((header & HEADER_SPOILED) == 0)
-        n0 = program * HEIGHTS[LAYERS - 1]
-        for r in tl.static_range(ROW_AT[LAYERS] - ROW_AT[LAYERS - 1]):
+        n0 = program * NET.HEIGHTS[LAYERS - 1]
+        for r in tl.static_range(PARTS):
             n = n0 + tl.arange(0, ys[r].shape[0])
             tl.store(y_ptr + n, tl.where(fine, ys[r], float("nan")), mask=n < N)
             n0 += ys[r].shape[0]
@@ -131,21 +125,21 @@ def partition_kernel(
 @triton.jit(do_not_specialize=["zero_point", "idle_looks"])
 def persistent_partition_kernel(
     request_ptr, reply_ptr, control_ptr, words_ptr, scales_ptr, params_ptr, compensation_ptr, exchange_ptr, inverse,
-    zero_point, idle_looks, K: tl.constexpr, N: tl.constexpr, LAYERS: tl.constexpr, WIDTHS: tl.constexpr,
-    ROWS: tl.constexpr, ROW_AT: tl.constexpr, HEIGHTS: tl.constexpr, COLUMNS: tl.constexpr, COLUMN_AT: tl.constexpr,
-    STARTS: tl.constexpr, TILE_AT: tl.constexpr, LAYER_WORDS: tl.constexpr, SCALE_WORDS: tl.constexpr,
-    GROUP: tl.constexpr, ACTIVATIONS: tl.constexpr, SLOT: tl.constexpr, WORDS: tl.constexpr, SCALES: tl.constexpr,
-    PROGRAMS: tl.constexpr, MESSAGE: tl.constexpr, X_WORDS: tl.constexpr, PASSED: tl.constexpr, THREADS: tl.constexpr,
-    LOOK: tl.constexpr, ASM: tl.constexpr,
+    zero_point, idle_looks, K: tl.constexpr, N: tl.constexpr, NET: tl.constexpr, SLOT: tl.constexpr, WORDS: tl.constexpr,
+    SCALES: tl.constexpr, PROGRAMS: tl.constexpr, MESSAGE: tl.constexpr, X_WORDS: tl.constexpr, PASSED: tl.constexpr,
+    THREADS: tl.constexpr, LOOK: tl.constexpr,
 ):  # fmt: skip
     """The same for messages. X_WORDS: of x, in int8; PASSED: words that are polled of what the first program passes on."""
+    LAYERS: tl.constexpr = len(NET.HEIGHTS)
+    PARTS: tl.constexpr = NET.ROW_AT[LAYERS] - NET.ROW_AT[LAYERS - 1]
+    HEIGHTS: tl.constexpr = NET.HEIGHTS
     program = tl.program_id(0)
     heights = all_heights(HEIGHTS)
     scales_ptr += program * SCALES
     params_ptr += program * (2 * heights + 4 * LAYERS)
     compensation_ptr += program * heights
     x_slots = exchange_ptr + 2 * LAYERS * SLOT
-    tiles = load_layers(words_ptr + program * WORDS, LAYERS, ROWS, ROW_AT, COLUMNS, COLUMN_AT, LAYER_WORDS, GROUP)
+    tiles = load_layers(words_ptr + program * WORDS, NET)
     if program == 0:
         tl.store(control_ptr + 1, tl.full((), 1, tl.int64), cache_modifier=".wt")
     sequence = tl.full((), 0, tl.int32)
@@ -162,15 +156,13 @@ def persistent_partition_kernel(
         passed, header = await_words(slot, sequence, X_WORDS, PASSED)
         end = header & HEADER_END
         if end == 0:
-            words = parts_of_words(passed, COLUMNS, STARTS, 0, COLUMN_AT[1])
+            words = input_parts(passed, 0, NET)
             ys, alive = run_parts(
-                tiles, words, scales_ptr, params_ptr, compensation_ptr, exchange_ptr, sequence, program, LAYERS, WIDTHS,
-                ROWS, ROW_AT, HEIGHTS, COLUMNS, COLUMN_AT, STARTS, TILE_AT, SCALE_WORDS, GROUP, ACTIVATIONS, SLOT,
-                THREADS, ASM,
+                tiles, words, scales_ptr, params_ptr, compensation_ptr, exchange_ptr, sequence, program, SLOT, THREADS, NET
             )  # fmt: skip
             fine = alive & ((header & HEADER_SPOILED) == 0)
-            first = program * HEIGHTS[LAYERS - 1]
-            for r in tl.static_range(ROW_AT[LAYERS] - ROW_AT[LAYERS - 1]):
+            first = program * NET.HEIGHTS[LAYERS - 1]
+            for r in tl.static_range(PARTS):
                 answer(reply_ptr, tl.where(fine, ys[r], float("nan")), sequence, N, first)
                 first += ys[r].shape[0]
     if program == 0:

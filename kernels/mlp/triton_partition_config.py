@@ -39,12 +39,10 @@ class Partition(KernelConfig):
         return 2 * (len(self.rows) * self.slot + self.passed)
 
     def constants(self, activations: Sequence[str]) -> dict[str, Any]:
-        whole = super().constants(activations)
-        del whole["LAYER_SCALES"]
         return {
-            **whole, "WIDTHS": self.widths, "SLOT": self.slot, "WORDS": sum(self.layer_words),
-            "SCALES": sum(self.scale_words), "SCALE_WORDS": self.scale_words, "PROGRAMS": self.programs,
-            "MESSAGE": max(self.message, THREADS), "THREADS": THREADS,
+            **super().constants(activations), "SLOT": self.slot, "WORDS": sum(self.layer_words),
+            "SCALES": sum(self.scale_words), "PROGRAMS": self.programs, "MESSAGE": max(self.message, THREADS),
+            "THREADS": THREADS,
         }  # fmt: skip
 
 

@@ -20,13 +20,12 @@ from rtaccel.kernels._gpu.triton_spec import (
     Specialisation,
     Tiling,
 )
-from rtaccel.kernels._gpu.triton_tiles import parts_of_words
 from rtaccel.kernels._persistent.triton_broadcast import HEADER_SPOILED, quantized
 from rtaccel.kernels._persistent.triton_mailbox import SPINS_PER_LOOK, answer, wait
 from rtaccel.kernels.mlp import contract
 from rtaccel.kernels.mlp.triton_chain import NUM_WARPS, why_not
 from rtaccel.kernels.mlp.triton_config import KernelConfig
-from rtaccel.kernels.mlp.triton_layers import load_layers, run_layers
+from rtaccel.kernels.mlp.triton_layers import input_parts, load_layers, run_layers
 
 THREADS = 32 * NUM_WARPS
 MAX_EDGE = 1024
@@ -36,13 +35,12 @@ MAX_EDGE = 1024
 @triton.jit(do_not_specialize=["zero_point", "idle_looks"])
 def persistent_kernel(
     request_ptr, reply_ptr, control_ptr, words_ptr, scales_ptr, params_ptr, compensation_ptr, inverse, zero_point,
-    idle_looks, K: tl.constexpr, N: tl.constexpr, MESSAGE: tl.constexpr, LAYERS: tl.constexpr, ROWS: tl.constexpr,
-    ROW_AT: tl.constexpr, HEIGHTS: tl.constexpr, COLUMNS: tl.constexpr, COLUMN_AT: tl.constexpr, STARTS: tl.constexpr,
-    TILE_AT: tl.constexpr, LAYER_WORDS: tl.constexpr, LAYER_SCALES: tl.constexpr, GROUP: tl.constexpr,
-    ACTIVATIONS: tl.constexpr, LOOK: tl.constexpr, ASM: tl.constexpr,
+    idle_looks, K: tl.constexpr, N: tl.constexpr, MESSAGE: tl.constexpr, NET: tl.constexpr, LOOK: tl.constexpr,
 ):  # fmt: skip
     """MESSAGE: words that are polled of x, at least one a thread, so that no warp polls those of another."""
-    tiles = load_layers(words_ptr, LAYERS, ROWS, ROW_AT, COLUMNS, COLUMN_AT, LAYER_WORDS, GROUP)
+    LAYERS: tl.constexpr = len(NET.HEIGHTS)
+    PARTS: tl.constexpr = NET.ROW_AT[LAYERS] - NET.ROW_AT[LAYERS - 1]
+    tiles = load_layers(words_ptr, NET)
     tl.store(control_ptr + 1, tl.full((), 1, tl.int64), cache_modifier=".wt")
     sequence = tl.full((), 0, tl.int32)
     end = tl.full((), 0, tl.int64)
@@ -51,13 +49,10 @@ def persistent_kernel(
         message, end = wait(request_ptr, control_ptr, sequence, idle_looks, K, MESSAGE, LOOK)
         if end == 0:
             packed, header = quantized(message, inverse, zero_point, K, False)
-            words = parts_of_words(packed, COLUMNS, STARTS, 0, COLUMN_AT[1])
-            ys = run_layers(
-                tiles, words, words_ptr, scales_ptr, params_ptr, compensation_ptr, True, LAYERS, ROWS, ROW_AT, HEIGHTS,
-                COLUMNS, COLUMN_AT, STARTS, TILE_AT, LAYER_WORDS, LAYER_SCALES, GROUP, ACTIVATIONS, ASM,
-            )  # fmt: skip
+            words = input_parts(packed, 0, NET)
+            ys = run_layers(tiles, words, words_ptr, scales_ptr, params_ptr, compensation_ptr, True, NET)
             first = 0
-            for r in tl.static_range(ROW_AT[LAYERS] - ROW_AT[LAYERS - 1]):
+            for r in tl.static_range(PARTS):
                 y = tl.where(header & HEADER_SPOILED != 0, float("nan"), ys[r])
                 answer(reply_ptr, y, sequence, N, first)
                 first += ys[r].shape[0]

@@ -194,13 +194,8 @@ class NormStage final : public Stage {
 };
 
 template <class S>
-Stage* create_norm(const StageSpec& spec) {
-  return new NormStage<S>(spec);
-}
-
-template <class S>
 static void register_kernels() {
-  add_kernel(S::kIsa, "norm", "cpu", nullptr, create_norm<S>);
+  add_kernel(S::kIsa, "norm", "cpu", nullptr, create_stage<NormStage<S>>);
 }
 
 }  // namespace rta

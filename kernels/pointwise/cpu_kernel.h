@@ -172,13 +172,8 @@ class PointwiseStage final : public Stage {
 };
 
 template <class S>
-Stage* create_pointwise(const StageSpec& spec) {
-  return new PointwiseStage<S>(spec);
-}
-
-template <class S>
 static void register_kernels() {
-  add_kernel(S::kIsa, "pointwise", "cpu", nullptr, create_pointwise<S>);
+  add_kernel(S::kIsa, "pointwise", "cpu", nullptr, create_stage<PointwiseStage<S>>);
 }
 
 }  // namespace rta

@@ -157,13 +157,8 @@ class PoolStage final : public Stage {
 };
 
 template <class S>
-Stage* create_pool(const StageSpec& spec) {
-  return new PoolStage<S>(spec);
-}
-
-template <class S>
 static void register_kernels() {
-  add_kernel(S::kIsa, "pool", "cpu", nullptr, create_pool<S>);
+  add_kernel(S::kIsa, "pool", "cpu", nullptr, create_stage<PoolStage<S>>);
 }
 
 }  // namespace rta

@@ -36,13 +36,8 @@ class PositionStage final : public Stage {
 };
 
 template <class S>
-Stage* create_position(const StageSpec& spec) {
-  return new PositionStage<S>(spec);
-}
-
-template <class S>
 static void register_kernels() {
-  add_kernel(S::kIsa, "position", "cpu", nullptr, create_position<S>);
+  add_kernel(S::kIsa, "position", "cpu", nullptr, create_stage<PositionStage<S>>);
 }
 
 }  // namespace rta

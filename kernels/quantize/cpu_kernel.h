@@ -93,13 +93,8 @@ class QuantizeStage final : public Stage {
 };
 
 template <class S>
-Stage* create_quantize(const StageSpec& spec) {
-  return new QuantizeStage<S>(spec);
-}
-
-template <class S>
 static void register_kernels() {
-  add_kernel(S::kIsa, "quantize", "cpu", nullptr, create_quantize<S>);
+  add_kernel(S::kIsa, "quantize", "cpu", nullptr, create_stage<QuantizeStage<S>>);
 }
 
 }  // namespace rta

@@ -88,13 +88,8 @@ class SoftmaxStage final : public Stage {
 };
 
 template <class S>
-Stage* create_softmax(const StageSpec& spec) {
-  return new SoftmaxStage<S>(spec);
-}
-
-template <class S>
 static void register_kernels() {
-  add_kernel(S::kIsa, "softmax", "cpu", nullptr, create_softmax<S>);
+  add_kernel(S::kIsa, "softmax", "cpu", nullptr, create_stage<SoftmaxStage<S>>);
 }
 
 }  // namespace rta

@@ -16,17 +16,16 @@ import triton.language as tl
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
+from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue
 from rtaccel.kernels._gpu.triton_nan_propagation import nan_propagator
 from rtaccel.kernels._gpu.triton_spec import ASYNC_COPY, BF16_MMA, INT8_MMA, Specialisation, Tiling, power_of_two
-from rtaccel.kernels.linear.triton_mixed import as_operand, epilogue
+from rtaccel.kernels.linear.triton_mixed import as_operand
 from rtaccel.kernels.sparse_linear.triton_rows import (
     KernelConfig,
     launcher,
+    operands_of,
     pack,
-    params,
     problem_of_size,
-    side,
-    stored_block,
     unsupported,
 )
 from rtaccel.kernels.sparse_linear.triton_walk import row_units
@@ -37,11 +36,10 @@ SIDE = 16
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
 def sparse_dot_kernel(
-    x_ptr, weight_ptr, columns_ptr, starts_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
-    rows, parameter, y_inv_scale, y_zero_point,
-    N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
-    INT8_OUT: tl.constexpr, DOT: tl.constexpr, B: tl.constexpr, C: tl.constexpr, UNIT: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, ASM: tl.constexpr,
+    x_ptr, weight_ptr, columns_ptr, starts_ptr,
+    y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point, rows,
+    N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
+    DOT: tl.constexpr, B: tl.constexpr, C: tl.constexpr, UNIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """B outputs share their columns; a block has C weights of each, UNIT are a unit of the stream."""
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -58,21 +56,20 @@ def sparse_dot_kernel(
     acc = tl.zeros((BLOCK_M, B), tl.int32 if DOT == "int8" else tl.float32)
     for k0 in range(0, length, BLOCK_K):
         at = k0 + k
-        w = tl.load(w_tile + k0, mask=(at < length)[None, :], other=0)
+        w = tl.load(w_tile + k0, mask=(at < length)[None, :], other=0)  # [B, BLOCK_K]
         inside = at[None, :] + zero < length  # in the shape of x: a row that is broadcast afterwards costs a conversion
-        x_at = tl.load(column_row + at[None, :] // C + zero, mask=inside, other=0).to(tl.int32) * C + at[None, :] % C
+        column = tl.load(column_row + at[None, :] // C + zero, mask=inside, other=0)  # [BLOCK_M, BLOCK_K]
+        x_at = column.to(tl.int32) * C + at[None, :] % C
         if K % C:  # the last block of a row reaches over the edge of x
             inside = inside & (x_at < K)
-        x = tl.load(x_row + x_at, mask=inside & in_m[:, None], other=0)
-        acc = tl.dot(as_operand(x, DOT, ASM), tl.trans(as_operand(w, DOT, ASM)), acc, out_dtype=acc.dtype)
+        x = tl.load(x_row + x_at, mask=inside & in_m[:, None], other=0)  # [BLOCK_M, BLOCK_K]
+        w = tl.trans(as_operand(w, DOT, ASM))
+        acc = tl.dot(as_operand(x, DOT, ASM), w, acc, out_dtype=acc.dtype)  # [BLOCK_M, B]
 
-    row_scale = 1.0
-    if SCALED:
-        row_scale = tl.load(row_scale_ptr + m, mask=in_m, other=0.0)
-    epilogue(
-        acc, m, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, row_scale,
-        parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
-    )  # fmt: skip
+    epilogue(acc, m, in_m, n, None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ))  # fmt: skip
 
 
 def supports(problem: Problem) -> str | None:
@@ -101,11 +98,8 @@ def specialize(config: KernelConfig, rows: int) -> Specialisation:
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
-    b, c = stored_block(stage)
-    config = KernelConfig.of(problem, side(b, SIDE), side(c, SIDE))
-    weight, operands, scalars = params(stage, config)
-    operands |= pack(weight, config)
-    there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
+    config = KernelConfig.of_blocks(stage, problem, SIDE, SIDE)
+    there, scalars = operands_of(stage, config, problem.device, lambda weight: pack(weight, config))
     word, propagate_nan = (
         (torch.int8, None) if config.x == "int8" else (torch.float32, nan_propagator(config.k, config.n))
     )

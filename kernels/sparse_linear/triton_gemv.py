@@ -19,33 +19,32 @@ import triton.language as tl
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu.triton_device import dot4
+from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_of_rows, sums_of_rows
 from rtaccel.kernels._gpu.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.sparse_linear.triton_rows import (
     LARGEST,
+    MAX_ROWS,
     KernelConfig,
-    epilogue_row,
     held_words,
     launcher,
+    more_than_few,
+    operands_of,
     pack,
-    params,
     problem_of_size,
-    side,
-    stored_block,
     unsupported,
 )
 from rtaccel.kernels.sparse_linear.triton_walk import held_rows, streams, take, x_words
 
-MAX_ROWS = 4
 WORD = 4
 
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
 def sparse_gemv_kernel(
-    x_ptr, weight_ptr, columns_ptr, starts_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
-    rows, parameter, y_inv_scale, y_zero_point,
-    N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
-    INT8_OUT: tl.constexpr, QUANTISE: tl.constexpr, B: tl.constexpr, C: tl.constexpr, HELD: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr, ASM: tl.constexpr,
+    x_ptr, weight_ptr, columns_ptr, starts_ptr,
+    y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point, rows,
+    N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
+    QUANTISE: tl.constexpr, B: tl.constexpr, C: tl.constexpr, HELD: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """B outputs share their columns; C words are a block. HELD: words of a row of x that the program holds, 0 for none."""
     X_WORDS: tl.constexpr = (K + 3) // 4
@@ -64,33 +63,25 @@ def sparse_gemv_kernel(
         w, x_at, inside = take(weights, columns, at, at + zero < length, X_WORDS, C)
         sums = ()
         for r in tl.static_range(ROWS):
-            x = x_words(held[r], x_row + r * X_WORDS, x_at, inside & (m + zero + r < rows), HELD)
+            within = inside & (m + zero + r < rows)
+            x = x_words(held[r], x_row + r * X_WORDS, x_at, within, HELD)  # [BLOCK_N, BLOCK_W]
             sums = sums + (dot4(w, x, accs[r], ASM),)  # noqa: RUF005
         accs = sums
 
-    for r in tl.static_range(ROWS):
-        epilogue_row(
-            tl.sum(accs[r], 1)[None, :], m + r, rows, n, scales[r], y_ptr, multiplier_ptr, offset_ptr, compensation_ptr,
-            row_scale_ptr, parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, INT8_OUT, QUANTISE, ASM,
-        )  # fmt: skip
+    epilogue_of_rows(sums_of_rows(accs, ROWS, True), m, rows, n[None, :], scales if QUANTISE else None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ), ROWS)  # fmt: skip
 
 
 def supports(problem: Problem) -> str | None:
     reason = unsupported(problem, ("window", "blocks"))
-    if reason is not None:
-        return reason
-    if problem.in_dtypes[0] != "int8":
-        return f"reads int8 activations, not {problem.in_dtypes[0]}"
-    if problem.rows > MAX_ROWS:
-        return f"keeps one sum per row in registers, for M <= {MAX_ROWS}, not M = {problem.rows}"
-    if problem.in_widths[0] % WORD:
-        return f"reads x in words of 4 bytes: K must be a multiple of 4, not {problem.in_widths[0]}"
-    return None
-
-
-def select_config(stage: Stage, problem: Problem) -> KernelConfig:
-    b, c = stored_block(stage)
-    return KernelConfig.of(problem, side(b, 1), side(c, WORD))
+    if reason is None and problem.in_dtypes[0] != "int8":
+        reason = f"reads int8 activations, not {problem.in_dtypes[0]}"
+    reason = reason or more_than_few(problem)
+    if reason is None and problem.in_widths[0] % WORD:
+        reason = f"reads x in words of 4 bytes: K must be a multiple of 4, not {problem.in_widths[0]}"
+    return reason
 
 
 def specialize(config: KernelConfig, rows: int) -> Specialisation:
@@ -113,11 +104,9 @@ def specialize(config: KernelConfig, rows: int) -> Specialisation:
 def prepare(stage: Stage, problem: Problem, quantize: bool = False) -> Prepared:
     """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows. quantize: x is
     float32 instead, and quantized here."""
-    config = select_config(stage, problem).fused(quantize)
-    weight, operands, scalars = params(stage, config)
-    operands |= pack(weight, config)
-    operands["weight_ptr"] = operands["weight_ptr"].view(torch.int32)
-    there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
+    config = KernelConfig.of_blocks(stage, problem, 1, WORD).fused(quantize)
+    there, scalars = operands_of(stage, config, problem.device, lambda weight: pack(weight, config))
+    there["weight_ptr"] = there["weight_ptr"].view(torch.int32)
     return launcher(config, specialize(config, problem.rows), there, scalars, config.word)
 
 

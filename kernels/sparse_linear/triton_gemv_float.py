@@ -15,22 +15,20 @@ import triton.language as tl
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_of_rows
 from rtaccel.kernels._gpu.triton_spec import WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear.triton_mixed import INFINITY_BITS
 from rtaccel.kernels.sparse_linear.triton_rows import (
+    MAX_ROWS,
     KernelConfig,
-    epilogue_row,
     launcher,
+    more_than_few,
+    operands_of,
     pack,
-    params,
     problem_of_size,
-    side,
-    stored_block,
     unsupported,
 )
 from rtaccel.kernels.sparse_linear.triton_walk import streams, take
-
-MAX_ROWS = 4
 
 
 @triton.jit
@@ -41,18 +39,17 @@ def finite_row(x_row, K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.conste
     at = tl.arange(0, BLOCK_N)[:, None] * BLOCK_W + tl.arange(0, BLOCK_W)[None, :]
     bits = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
     for k0 in range(0, K, WIDE):
-        x = tl.load(x_row + k0 + at, mask=k0 + at < K, other=0.0)
+        x = tl.load(x_row + k0 + at, mask=k0 + at < K, other=0.0)  # [BLOCK_N, BLOCK_W]
         bits = tl.maximum(bits, x.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
     return tl.max(tl.max(bits, 1), 0) < INFINITY_BITS
 
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
 def sparse_gemv_float_kernel(
-    x_ptr, weight_ptr, columns_ptr, starts_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
-    rows, parameter, y_inv_scale, y_zero_point,
-    N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
-    INT8_OUT: tl.constexpr, B: tl.constexpr, C: tl.constexpr, UNIT: tl.constexpr, ROWS: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr, ASM: tl.constexpr,
+    x_ptr, weight_ptr, columns_ptr, starts_ptr,
+    y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point, rows,
+    N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
+    B: tl.constexpr, C: tl.constexpr, UNIT: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """B outputs share their columns; a block has C weights of each, UNIT are a unit of the stream."""
     m = tl.program_id(0).to(tl.int64) * ROWS
@@ -69,29 +66,28 @@ def sparse_gemv_float_kernel(
         w, x_at, inside = take(weights, columns, at, at + zero < length, K, C)
         sums = ()
         for r in tl.static_range(ROWS):
-            x = tl.load(x_row + r * K + x_at, mask=inside & (m + zero + r < rows), other=0.0)
+            within = inside & (m + zero + r < rows)
+            x = tl.load(x_row + r * K + x_at, mask=within, other=0.0)  # [BLOCK_N, BLOCK_W]
             sums = sums + (tl.fma(w.to(tl.float32), x, accs[r]),)  # noqa: RUF005
         accs = sums
 
+    totals = ()
     for r in tl.static_range(ROWS):
         total = tl.sum(accs[r], 1)[None, :]
         if m + r < rows:
             total = tl.where(finite_row(x_row + r * K, K, BLOCK_N, BLOCK_W), total, float("nan"))
-        epilogue_row(
-            total, m + r, rows, n, None, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
-            parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, INT8_OUT, False, ASM,
-        )  # fmt: skip
+        totals = totals + (total,)  # noqa: RUF005
+    epilogue_of_rows(totals, m, rows, n[None, :], None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ), ROWS)  # fmt: skip
 
 
 def supports(problem: Problem) -> str | None:
     reason = unsupported(problem, ("window", "blocks"))
-    if reason is not None:
-        return reason
-    if problem.in_dtypes[0] != "float32":
-        return f"reads float32 activations, not {problem.in_dtypes[0]}"
-    if problem.rows > MAX_ROWS:
-        return f"keeps one sum per row in registers, for M <= {MAX_ROWS}, not M = {problem.rows}"
-    return None
+    if reason is None and problem.in_dtypes[0] != "float32":
+        reason = f"reads float32 activations, not {problem.in_dtypes[0]}"
+    return reason or more_than_few(problem)
 
 
 def specialize(config: KernelConfig, rows: int) -> Specialisation:
@@ -114,11 +110,8 @@ def specialize(config: KernelConfig, rows: int) -> Specialisation:
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x float32 [M, K] -> y [M, N]; any M, best for problem.rows."""
-    b, c = stored_block(stage)
-    config = KernelConfig.of(problem, side(b, 1), side(c, 1))
-    weight, operands, scalars = params(stage, config)
-    operands |= pack(weight, config)
-    there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
+    config = KernelConfig.of_blocks(stage, problem, 1, 1)
+    there, scalars = operands_of(stage, config, problem.device, lambda weight: pack(weight, config))
     return launcher(config, specialize(config, problem.rows), there, scalars, torch.float32)
 
 

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from rtaccel.core import settings
@@ -27,10 +26,17 @@ from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats import blocks
+from rtaccel.kernels._gpu.triton_epilogue import epilogue_types
 from rtaccel.kernels._gpu.triton_launch import bind
-from rtaccel.kernels._gpu.triton_spec import MAX_N, Specialisation, power_of_two, require_matrix, require_row_scale
+from rtaccel.kernels._gpu.triton_spec import (
+    MAX_N,
+    Specialisation,
+    leave_out,
+    power_of_two,
+    require_matrix,
+    require_row_scale,
+)
 from rtaccel.kernels.linear import contract as linear
-from rtaccel.kernels.linear.triton_mixed import epilogue
 from rtaccel.kernels.sparse_linear import contract
 
 LINE = 16
@@ -39,30 +45,13 @@ LINE = 16
 LARGEST = 64
 """Of a side of a block: larger ones are cut."""
 
+MAX_ROWS = 4
+"""Of x, for kernels that keep one sum per row in registers."""
+
 POINTERS = {"float32": "*fp32", "bfloat16": "*bf16", "int8": "*i8", "uint8": "*i8"}
 SIZES = {"float32": 4, "bfloat16": 2, "int8": 1}
 """By the dtype of a weight, which the names of kernels have."""
 FORMATS = (WeightFormat.FLOAT32, WeightFormat.BFLOAT16, WeightFormat.INT8)
-
-
-@triton.jit
-def epilogue_row(
-    total, m, rows, n, scale, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale,
-    y_zero_point, N: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
-    INT8_OUT: tl.constexpr, QUANTISE: tl.constexpr, ASM: tl.constexpr,
-):  # fmt: skip
-    """Outputs n of row m from their sums, total [1, BLOCK_N]. scale [1]: of the row, where it was quantized here."""
-    row = m + tl.arange(0, 1)
-    in_m = row < rows
-    row_scale = 1.0
-    if QUANTISE:
-        row_scale = scale
-    elif SCALED:
-        row_scale = tl.load(row_scale_ptr + row, mask=in_m, other=0.0)
-    epilogue(
-        total, row, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, row_scale,
-        parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
-    )  # fmt: skip
 
 
 def side(stored: int, least: int) -> int:
@@ -110,6 +99,12 @@ class KernelConfig:
             int8_out=problem.out_dtypes[0] == "int8",
         )
 
+    @classmethod
+    def of_blocks(cls, stage: Stage, problem: Problem, outputs: int, inputs: int) -> KernelConfig:
+        """With the blocks of the stage's weight, cut to what a kernel takes: at least so many outputs and inputs."""
+        b, c = stored_block(stage)
+        return cls.of(problem, side(b, outputs), side(c, inputs))
+
     def fused(self, quantize: bool) -> KernelConfig:
         return replace(self, x="float32", quantize=True) if quantize else self
 
@@ -138,26 +133,22 @@ class KernelConfig:
 
     @property
     def constants(self) -> dict[str, Any]:
-        unused = [name for name, on in self._optional if not on]
         return {
-            "N": self.n, "K": self.k, "ACTIVATION": self.activation, "SCALED": self.scaled,
-            "COMPENSATED": self.compensated, "INT8_OUT": self.int8_out, "ASM": not settings.triton_interpret(),
-            **dict.fromkeys(unused),
+            "N": self.n, "ACTIVATION": self.activation, "INT8_OUT": self.int8_out, "ASM": not settings.triton_interpret(),
+            "K": self.k, **leave_out({}, **self._used)[1],
         }  # fmt: skip
 
     @property
-    def _optional(self) -> tuple[tuple[str, bool], ...]:
-        return ("compensation_ptr", self.compensated), ("row_scale_ptr", self.scaled and not self.quantize)
+    def _used(self) -> dict[str, bool]:
+        return {"compensation_ptr": self.compensated, "row_scale_ptr": self.scaled and not self.quantize}
 
     def signature(self, where: Mapping[str, str], **types: str) -> dict[str, str]:
         """Run-time arguments in source order. where: those that say where the weights are."""
         found = {
             "x_ptr": POINTERS[self.x], "weight_ptr": POINTERS[self.weight], **where,
-            "y_ptr": "*i8" if self.int8_out else "*fp32", "multiplier_ptr": "*fp32", "offset_ptr": "*fp32",
-            "compensation_ptr": "*i32", "row_scale_ptr": "*fp32", "rows": "i32", "parameter": "fp32", "y_inv_scale": "fp32",
-            "y_zero_point": "i32", **types,
+            **epilogue_types(self.int8_out, "compensation_ptr", "row_scale_ptr"), "rows": "i32", **types,
         }  # fmt: skip
-        return {name: kind for name, kind in found.items() if (name, False) not in self._optional}
+        return leave_out(found, **self._used)[0]
 
     @property
     def where(self) -> dict[str, str]:
@@ -198,6 +189,14 @@ def params(stage: Stage, config: KernelConfig) -> tuple[Tensor, dict[str, Tensor
         "y_zero_point": low.get("y_zero_point", 0),
     }  # fmt: skip
     return weight, found, scalars
+
+
+def operands_of(
+    stage: Stage, config: KernelConfig, device: str, packed: Callable[[Tensor], Mapping[str, Tensor]]
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Every tensor that a launch takes, on the device, and its scalars. packed: what a kernel reads of the dense weight."""
+    weight, found, scalars = params(stage, config)
+    return {name: t.contiguous().to(device) for name, t in {**found, **packed(weight)}.items()}, scalars
 
 
 def launcher(
@@ -251,4 +250,11 @@ def unsupported(problem: Problem, layouts: tuple[str, ...]) -> str | None:
         return f"takes 1 to {linear.MAX_K} inputs, not K = {problem.in_widths[0]}"
     if problem.out_widths[0] > MAX_N:
         return f"has a program for each 8 outputs, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
+    return None
+
+
+def more_than_few(problem: Problem) -> str | None:
+    """None, or why no kernel that keeps one sum per row takes it."""
+    if problem.rows > MAX_ROWS:
+        return f"keeps one sum per row in registers, for M <= {MAX_ROWS}, not M = {problem.rows}"
     return None

@@ -25,22 +25,22 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats import semi
 from rtaccel.kernels._gpu.triton_device import dot4
+from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_of_rows, sums_of_rows
 from rtaccel.kernels._gpu.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
-from rtaccel.kernels.linear.triton_mixed import epilogue
 from rtaccel.kernels.sparse_linear.triton_gemv_float import finite_row
 from rtaccel.kernels.sparse_linear.triton_permute import pick_bytes
 from rtaccel.kernels.sparse_linear.triton_rows import (
+    MAX_ROWS,
     KernelConfig,
-    epilogue_row,
     held_words,
     launcher,
-    params,
+    more_than_few,
+    operands_of,
     problem_of_size,
     unsupported,
 )
 from rtaccel.kernels.sparse_linear.triton_walk import held_rows, x_words
 
-MAX_ROWS = 4
 GROUPS = 8
 """Of a line: 32 inputs."""
 
@@ -57,11 +57,10 @@ def selector(metadata):
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
 def semi_gemv_kernel(
-    x_ptr, weight_ptr, metadata_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
-    rows, parameter, y_inv_scale, y_zero_point,
-    N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
-    INT8_OUT: tl.constexpr, QUANTISE: tl.constexpr, HELD: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_W: tl.constexpr, ASM: tl.constexpr,
+    x_ptr, weight_ptr, metadata_ptr,
+    y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point, rows,
+    N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
+    QUANTISE: tl.constexpr, HELD: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """HELD: words of a row of x that the program holds, 0 for none."""
     X_WORDS: tl.constexpr = (K + 3) // 4
@@ -78,8 +77,9 @@ def semi_gemv_kernel(
     for w0 in range(0, W_WORDS, BLOCK_W):
         at = w0 + word + zero
         inside = (at < W_WORDS) & (n < N)[:, None]
-        w = tl.load(weight_ptr + row_at + at, mask=inside, other=0)
-        pick = selector(tl.load(metadata_ptr + row_at + at, mask=inside, other=0).to(tl.int32))
+        w = tl.load(weight_ptr + row_at + at, mask=inside, other=0)  # [BLOCK_N, BLOCK_W]
+        metadata = tl.load(metadata_ptr + row_at + at, mask=inside, other=0)  # [BLOCK_N, BLOCK_W]
+        pick = selector(metadata.to(tl.int32))
         x_at = at // 4 * 8 + at % 4
         first, second = x_at < X_WORDS, x_at + 4 < X_WORDS
         sums = ()
@@ -90,11 +90,10 @@ def semi_gemv_kernel(
             sums = sums + (dot4(w, pick_bytes(low, high, pick, ASM), accs[r], ASM),)  # noqa: RUF005
         accs = sums
 
-    for r in tl.static_range(ROWS):
-        epilogue_row(
-            tl.sum(accs[r], 1)[None, :], m + r, rows, n, scales[r], y_ptr, multiplier_ptr, offset_ptr, compensation_ptr,
-            row_scale_ptr, parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, INT8_OUT, QUANTISE, ASM,
-        )  # fmt: skip
+    epilogue_of_rows(sums_of_rows(accs, ROWS, True), m, rows, n[None, :], scales if QUANTISE else None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ), ROWS)  # fmt: skip
 
 
 @triton.jit
@@ -118,31 +117,33 @@ def nibble(metadata_ptr, group, mask):
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
 def semi_gemv_float_kernel(
-    x_ptr, weight_ptr, metadata_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
-    rows, parameter, y_inv_scale, y_zero_point,
-    N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
-    INT8_OUT: tl.constexpr, BF16: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr, ASM: tl.constexpr,
+    x_ptr, weight_ptr, metadata_ptr,
+    y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point, rows,
+    N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
+    BF16: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """A row of x per program."""
     PAIRS: tl.constexpr = (K + 31) // 32 * 8
-    m = tl.program_id(0).to(tl.int64) + tl.arange(0, 1)
+    m = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    x_row = x_ptr + tl.program_id(0).to(tl.int64) * K
+    x_row = x_ptr + m * K
     row_at = n[:, None].to(tl.int64) * PAIRS
     acc = tl.zeros((BLOCK_N, BLOCK_W), tl.float32)
     for g0 in range(0, PAIRS, BLOCK_W):
         group = g0 + tl.arange(0, BLOCK_W)[None, :] + tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
         inside = (group < PAIRS) & (n < N)[:, None]
-        first, second = pair_values(tl.load(weight_ptr + row_at + group, mask=inside, other=0), BF16)
+        pairs = tl.load(weight_ptr + row_at + group, mask=inside, other=0)  # [BLOCK_N, BLOCK_W]
+        first, second = pair_values(pairs, BF16)
         metadata = nibble(metadata_ptr + row_at // 2, group, inside)
         first_at, second_at = group * 4 + (metadata & 3), group * 4 + (metadata >> 2)
-        acc = tl.fma(first.to(tl.float32), tl.load(x_row + first_at, mask=inside & (first_at < K), other=0.0), acc)
-        acc = tl.fma(second.to(tl.float32), tl.load(x_row + second_at, mask=inside & (second_at < K), other=0.0), acc)
+        x_first = tl.load(x_row + first_at, mask=inside & (first_at < K), other=0.0)  # [BLOCK_N, BLOCK_W]
+        x_second = tl.load(x_row + second_at, mask=inside & (second_at < K), other=0.0)  # [BLOCK_N, BLOCK_W]
+        acc = tl.fma(second.to(tl.float32), x_second, tl.fma(first.to(tl.float32), x_first, acc))
     total = tl.where(finite_row(x_row, K, BLOCK_N, BLOCK_W), tl.sum(acc, 1)[None, :], float("nan"))
-    epilogue(
-        total, m, m < rows, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, 1.0,
-        parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
-    )  # fmt: skip
+    epilogue_of_rows((total,), m, rows, n[None, :], None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ), 1)  # fmt: skip
 
 
 def supports(problem: Problem) -> str | None:
@@ -151,11 +152,10 @@ def supports(problem: Problem) -> str | None:
         return reason
     if problem.weight_format is WeightFormat.FLOAT32:
         return "has no form for float32 values, whose places take what the zeros save"
-    if problem.rows > MAX_ROWS:
-        return f"keeps one sum per row in registers, for M <= {MAX_ROWS}, not M = {problem.rows}"
-    if problem.in_dtypes[0] == "int8" and problem.in_widths[0] % 4:
-        return f"reads x in words of 4 bytes: K must be a multiple of 4, not {problem.in_widths[0]}"
-    return None
+    reason = more_than_few(problem)
+    if reason is None and problem.in_dtypes[0] == "int8" and problem.in_widths[0] % 4:
+        reason = f"reads x in words of 4 bytes: K must be a multiple of 4, not {problem.in_widths[0]}"
+    return reason
 
 
 def specialize(config: KernelConfig, rows: int) -> Specialisation:
@@ -225,10 +225,8 @@ def prepare(stage: Stage, problem: Problem, quantize: bool = False) -> Prepared:
     """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows. quantize: x is float32
     instead of int8, and quantized here."""
     config = KernelConfig.of(problem, 1, 4)
-    weight, operands, scalars = params(stage, config)
     int8 = config.x == "int8"
-    operands |= pack_lines(weight) if int8 else pack_pairs(weight)
-    there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
+    there, scalars = operands_of(stage, config, problem.device, pack_lines if int8 else pack_pairs)
     config = config.fused(quantize)
     return launcher(config, specialize(config, problem.rows), there, scalars, config.word if int8 else torch.float32)
 

@@ -17,10 +17,11 @@ import triton.language as tl
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
+from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue
 from rtaccel.kernels._gpu.triton_nan_propagation import nan_propagator
 from rtaccel.kernels._gpu.triton_spec import BF16_MMA, INT8_MMA, Specialisation, Tiling, power_of_two
-from rtaccel.kernels.linear.triton_mixed import as_operand, epilogue
-from rtaccel.kernels.sparse_linear.triton_rows import KernelConfig, launcher, params, problem_of_size, unsupported
+from rtaccel.kernels.linear.triton_mixed import as_operand
+from rtaccel.kernels.sparse_linear.triton_rows import KernelConfig, launcher, operands_of, problem_of_size, unsupported
 from rtaccel.kernels.sparse_linear.triton_semi import WHERE, nibble, pack_pairs, pair_values, pairs_of
 
 
@@ -31,17 +32,17 @@ def _x_of_place(x_row, words, group, in_m, PLACE: tl.constexpr, K: tl.constexpr,
         x = ((words << (24 - 8 * PLACE)) >> 24).to(tl.int8)
     else:
         at = 4 * group + PLACE
-        x = tl.load(x_row + at, mask=in_m & (at < K), other=0)
+        x = tl.load(x_row + at, mask=in_m & (at < K), other=0)  # [m, groups]
     return x
 
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
 def semi_dot_kernel(
-    x_ptr, weight_ptr, metadata_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
-    rows, parameter, y_inv_scale, y_zero_point,
-    N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
-    INT8_OUT: tl.constexpr, DOT: tl.constexpr, BF16: tl.constexpr, WORDS: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_G: tl.constexpr, ASM: tl.constexpr,
+    x_ptr, weight_ptr, metadata_ptr,
+    y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point, rows,
+    N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
+    DOT: tl.constexpr, BF16: tl.constexpr, WORDS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_G: tl.constexpr,
 ):  # fmt: skip
     """WORDS: x is int8 and lies in words of four, one a group."""
     PAIRS: tl.constexpr = (K + 4 * BLOCK_G - 1) // (4 * BLOCK_G) * BLOCK_G
@@ -54,24 +55,22 @@ def semi_dot_kernel(
     for g0 in range(0, PAIRS, BLOCK_G):
         group = g0 + tl.arange(0, BLOCK_G)[None, :]
         inside = in_n[:, None] & (group < PAIRS)
-        first, second = pair_values(tl.load(weight_ptr + row_at + group, mask=inside, other=0), BF16)
+        pairs = tl.load(weight_ptr + row_at + group, mask=inside, other=0)  # [BLOCK_N, BLOCK_G]
+        first, second = pair_values(pairs, BF16)
         metadata = nibble(metadata_ptr + row_at // 2, group + tl.zeros((BLOCK_N, BLOCK_G), tl.int32), inside)
         words = 0
         if WORDS:
-            words = tl.load(x_row + group, mask=in_m[:, None] & (group < K // 4), other=0)
+            words = tl.load(x_row + group, mask=in_m[:, None] & (group < K // 4), other=0)  # [BLOCK_M, BLOCK_G]
         for place in tl.static_range(4):
             w = tl.where((metadata & 3) == place, first, 0) + tl.where((metadata >> 2) == place, second, 0)
             x = _x_of_place(x_row, words, group, in_m[:, None], place, K, WORDS)
             w = as_operand(w if BF16 else w.to(tl.int8), DOT, ASM)
-            acc = tl.dot(as_operand(x, DOT, ASM), tl.trans(w), acc, out_dtype=acc.dtype)
+            acc = tl.dot(as_operand(x, DOT, ASM), tl.trans(w), acc, out_dtype=acc.dtype)  # [BLOCK_M, BLOCK_N]
 
-    row_scale = 1.0
-    if SCALED:
-        row_scale = tl.load(row_scale_ptr + m, mask=in_m, other=0.0)
-    epilogue(
-        acc, m, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, row_scale,
-        parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
-    )  # fmt: skip
+    epilogue(acc, m, in_m, n, None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ))  # fmt: skip
 
 
 def supports(problem: Problem) -> str | None:
@@ -103,10 +102,9 @@ def specialize(config: KernelConfig, rows: int) -> Specialisation:
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
     config = KernelConfig.of(problem, 1, 4)
-    weight, operands, scalars = params(stage, config)
     spec = specialize(config, problem.rows)
-    operands |= pack_pairs(weight, spec.constants["BLOCK_G"])
-    there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
+    groups = spec.constants["BLOCK_G"]
+    there, scalars = operands_of(stage, config, problem.device, lambda weight: pack_pairs(weight, groups))
     if config.x == "int8":
         return launcher(config, spec, there, scalars, torch.int32 if spec.constants["WORDS"] else torch.int8)
     return launcher(config, spec, there, scalars, torch.float32, nan_propagator(config.k, config.n))

@@ -27,21 +27,22 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats import int4
 from rtaccel.kernels._gpu.triton_device import dot4
+from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_of_rows, sums_of_rows
 from rtaccel.kernels._gpu.triton_spec import GPU_DP4A, MAX_N, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.sparse_linear.triton_permute import pick_bytes
 from rtaccel.kernels.sparse_linear.triton_rows import (
+    MAX_ROWS,
     KernelConfig,
-    epilogue_row,
     held_words,
     launcher,
-    params,
+    more_than_few,
+    operands_of,
     problem_of_size,
 )
 from rtaccel.kernels.sparse_linear.triton_semi import PERMUTE, grouped, selector
 from rtaccel.kernels.sparse_linear.triton_walk import held_rows, x_words
 
-MAX_ROWS = 4
 LINE = 32
 WHERE = {"metadata_ptr": "*i16", "scale_ptr": "*i32"}
 
@@ -64,11 +65,11 @@ def _row(
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
 def semi_int4_kernel(
-    x_ptr, weight_ptr, metadata_ptr, scale_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
-    rows, parameter, y_inv_scale, y_zero_point,
-    N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
-    INT8_OUT: tl.constexpr, QUANTISE: tl.constexpr, HELD: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr, ASM: tl.constexpr,
+    x_ptr, weight_ptr, metadata_ptr, scale_ptr,
+    y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point, rows,
+    N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
+    QUANTISE: tl.constexpr, HELD: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """HELD: words of a row of x that the program holds, 0 for none."""
     X_WORDS: tl.constexpr = (K + 3) // 4
@@ -87,9 +88,9 @@ def semi_int4_kernel(
     for w0 in range(0, PAIRS * EACH, BLOCK_W):
         at = w0 + word + zero
         inside = (at < PAIRS * EACH) & (n < N)[:, None]
-        w = tl.load(weight_ptr + row_at * EACH + at, mask=inside, other=0)
-        metadata = tl.load(metadata_ptr + row_at * EACH + at, mask=inside, other=0).to(tl.int32)
-        scales = tl.load(scale_ptr + row_at + at // EACH, mask=inside, other=0)
+        w = tl.load(weight_ptr + row_at * EACH + at, mask=inside, other=0)  # [BLOCK_N, BLOCK_W]
+        metadata = tl.load(metadata_ptr + row_at * EACH + at, mask=inside, other=0).to(tl.int32)  # [BLOCK_N, BLOCK_W]
+        scales = tl.load(scale_ptr + row_at + at // EACH, mask=inside, other=0)  # [BLOCK_N, BLOCK_W], two each
         low, high = (w << 4) & -252645136, w & -252645136  # 0xF0F0F0F0
         low_pick, high_pick = selector(metadata & 255), selector((metadata >> 8) & 255)
         low_scale, high_scale = (
@@ -106,11 +107,10 @@ def semi_int4_kernel(
             sums = sums + (total,)  # noqa: RUF005
         accs = sums
 
-    for r in tl.static_range(ROWS):
-        epilogue_row(
-            tl.sum(accs[r], 1)[None, :], m + r, rows, n, x_scales[r], y_ptr, multiplier_ptr, offset_ptr, compensation_ptr,
-            row_scale_ptr, parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, INT8_OUT, QUANTISE, ASM,
-        )  # fmt: skip
+    epilogue_of_rows(sums_of_rows(accs, ROWS, True), m, rows, n[None, :], x_scales if QUANTISE else None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ), ROWS)  # fmt: skip
 
 
 def unsupported(problem: Problem) -> str | None:
@@ -127,11 +127,9 @@ def unsupported(problem: Problem) -> str | None:
 
 
 def supports(problem: Problem) -> str | None:
-    reason = unsupported(problem)
+    reason = unsupported(problem) or more_than_few(problem)
     if reason is not None:
         return reason
-    if problem.rows > MAX_ROWS:
-        return f"keeps one sum per row in registers, for M <= {MAX_ROWS}, not M = {problem.rows}"
     k = problem.in_widths[0]
     if k % 4 or not 0 < k <= linear.MAX_K:
         return f"reads x in words of 4 bytes: K must be a positive multiple of 4, at most {linear.MAX_K}, not {k}"
@@ -182,9 +180,8 @@ def prepare(stage: Stage, problem: Problem, quantize: bool = False) -> Prepared:
     """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows. quantize: x is
     float32 instead, and quantized here."""
     config, group = select_config(problem).fused(quantize), int(stage.attrs["group_size"])
-    weight, operands, scalars = params(stage, config)
-    operands |= pack(weight, stage.tensors["group_scale"], config.k, group)
-    there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
+    scale = stage.tensors["group_scale"]
+    there, scalars = operands_of(stage, config, problem.device, lambda weight: pack(weight, scale, config.k, group))
     return launcher(config, specialize(config, group, problem.rows), there, scalars, config.word)
 
 

@@ -23,10 +23,10 @@ from torch import Tensor
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.formats import int4
+from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue
 from rtaccel.kernels._gpu.triton_spec import INT8_MMA, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear import contract as linear
-from rtaccel.kernels.linear.triton_mixed import epilogue
-from rtaccel.kernels.sparse_linear.triton_rows import KernelConfig, launcher, params, problem_of_size
+from rtaccel.kernels.sparse_linear.triton_rows import KernelConfig, launcher, operands_of, problem_of_size
 from rtaccel.kernels.sparse_linear.triton_semi import grouped
 from rtaccel.kernels.sparse_linear.triton_semi_int4 import LINE, select_config, unsupported
 
@@ -38,8 +38,8 @@ def _piece(weights, metadata, at, half_at, inside, F: tl.constexpr, BLOCK_N: tl.
     """int8 [BLOCK_N, 4 F]: the weights of a piece, by place and four. at: of its first value; half_at: of its first places."""
     j = tl.arange(0, 4 * F)[None, :] + tl.zeros((BLOCK_N, 4 * F), tl.int32)
     four, place = j % F, j // F
-    values = tl.load(weights + at + four, mask=inside, other=0)
-    both = tl.load(metadata + half_at + four % (F // 2), mask=inside, other=0).to(tl.int32)
+    values = tl.load(weights + at + four, mask=inside, other=0)  # [BLOCK_N, 4 F]
+    both = tl.load(metadata + half_at + four % (F // 2), mask=inside, other=0).to(tl.int32)  # [BLOCK_N, 4 F]
     where = (both >> (four // (F // 2) * 4)) & 15
     first, second = (values << 4).to(tl.int8) >> 4, values >> 4
     return (tl.where((where & 3) == place, first, 0) + tl.where((where >> 2) == place, second, 0)).to(tl.int8)
@@ -47,11 +47,10 @@ def _piece(weights, metadata, at, half_at, inside, F: tl.constexpr, BLOCK_N: tl.
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
 def semi_int4_dot_kernel(
-    x_ptr, weight_ptr, metadata_ptr, scale_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
-    rows, parameter, y_inv_scale, y_zero_point,
-    N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
-    INT8_OUT: tl.constexpr, GROUP: tl.constexpr, F: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    ASM: tl.constexpr,
+    x_ptr, weight_ptr, metadata_ptr, scale_ptr,
+    y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point, rows,
+    N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
+    GROUP: tl.constexpr, F: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """F: fours of a piece of a group."""
     GROUPS: tl.constexpr = (K + GROUP - 1) // GROUP
@@ -70,18 +69,15 @@ def semi_int4_dot_kernel(
             at = (group * PIECES + piece) * F
             w = _piece(values, metadata, at, at // 2, in_n[:, None], F, BLOCK_N)
             k = 4 * (at + j % F) + j // F
-            x = tl.load(x_row + k, mask=in_m[:, None] & (k < K), other=0)
-            part = tl.dot(x, tl.trans(w), part, out_dtype=tl.int32)
-        bits = tl.load(scale_ptr + n.to(tl.int64) * GROUPS + group, mask=in_n, other=0).to(tl.int32)
+            x = tl.load(x_row + k, mask=in_m[:, None] & (k < K), other=0)  # [BLOCK_M, 4 F]
+            part = tl.dot(x, tl.trans(w), part, out_dtype=tl.int32)  # [BLOCK_M, BLOCK_N]
+        bits = tl.load(scale_ptr + n.to(tl.int64) * GROUPS + group, mask=in_n, other=0).to(tl.int32)  # [BLOCK_N]
         acc += part.to(tl.float32) * (bits << 16).to(tl.float32, bitcast=True)[None, :]
 
-    row_scale = 1.0
-    if SCALED:
-        row_scale = tl.load(row_scale_ptr + m, mask=in_m, other=0.0)
-    epilogue(
-        acc, m, in_m, n, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, row_scale,
-        parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
-    )  # fmt: skip
+    epilogue(acc, m, in_m, n, None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ))  # fmt: skip
 
 
 def supports(problem: Problem) -> str | None:
@@ -133,9 +129,8 @@ def pack(packed: Tensor, group_scale: Tensor, k: int, group: int) -> dict[str, T
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
     config, group = select_config(problem), int(stage.attrs["group_size"])
-    weight, operands, scalars = params(stage, config)
-    operands |= pack(weight, stage.tensors["group_scale"], config.k, group)
-    there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
+    scale = stage.tensors["group_scale"]
+    there, scalars = operands_of(stage, config, problem.device, lambda weight: pack(weight, scale, config.k, group))
     return launcher(config, specialize(config, group, problem.rows), there, scalars, torch.int8)
 
 

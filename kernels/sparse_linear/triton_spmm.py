@@ -18,6 +18,7 @@ from torch import Tensor
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
+from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_nan_propagation import nan_propagator
 from rtaccel.kernels._gpu.triton_spec import (
@@ -28,8 +29,14 @@ from rtaccel.kernels._gpu.triton_spec import (
     require_matrix,
     require_row_scale,
 )
-from rtaccel.kernels.linear.triton_mixed import epilogue
-from rtaccel.kernels.sparse_linear.triton_rows import POINTERS, KernelConfig, pack, params, problem_of_size, unsupported
+from rtaccel.kernels.sparse_linear.triton_rows import (
+    POINTERS,
+    KernelConfig,
+    operands_of,
+    pack,
+    problem_of_size,
+    unsupported,
+)
 from rtaccel.kernels.sparse_linear.triton_walk import row_units
 
 FEW_ROWS = 4
@@ -44,17 +51,18 @@ def turn_kernel(x_ptr, turned_ptr, rows, K: tl.constexpr, BLOCK_M: tl.constexpr,
     tile = tl.program_id(0).to(tl.int64)
     lane, k = tl.arange(0, BLOCK_M), tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
     m = tile * BLOCK_M + lane
-    x = tl.load(x_ptr + m[:, None] * K + k[None, :], mask=(m < rows)[:, None] & (k < K)[None, :], other=0)
+    x = tl.load(
+        x_ptr + m[:, None] * K + k[None, :], mask=(m < rows)[:, None] & (k < K)[None, :], other=0
+    )  # [BLOCK_M, BLOCK_K]
     tl.store(turned_ptr + (tile * K + k[:, None]) * BLOCK_M + lane[None, :], tl.trans(x), mask=(k < K)[:, None])
 
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
 def spmm_kernel(
-    x_ptr, weight_ptr, columns_ptr, starts_ptr, y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr,
-    rows, parameter, y_inv_scale, y_zero_point,
-    N: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, COMPENSATED: tl.constexpr,
-    INT8_OUT: tl.constexpr, UNIT: tl.constexpr, INT8: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr,
-    ASM: tl.constexpr,
+    x_ptr, weight_ptr, columns_ptr, starts_ptr,
+    y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point, rows,
+    N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
+    UNIT: tl.constexpr, INT8: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
     """x turned. UNIT: weights of a unit of the stream."""
     tile, n = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -67,9 +75,9 @@ def spmm_kernel(
     acc = zero if INT8 else zero.to(tl.float32)
     for e0 in range(0, length, BLOCK_E):
         at = e0 + entry
-        w = tl.load(w_row + at, mask=at < length, other=0)
-        column = tl.load(column_row + at, mask=at < length, other=0).to(tl.int64)
-        x = tl.load(x_tile + column * BLOCK_M, mask=at + zero < length, other=0)
+        w = tl.load(w_row + at, mask=at < length, other=0)  # [BLOCK_E, 1]
+        column = tl.load(column_row + at, mask=at < length, other=0).to(tl.int64)  # [BLOCK_E, 1]
+        x = tl.load(x_tile + column * BLOCK_M, mask=at + zero < length, other=0)  # [BLOCK_E, BLOCK_M]
         if INT8:
             acc += w.to(tl.int32) * x.to(tl.int32)
         else:
@@ -77,13 +85,10 @@ def spmm_kernel(
 
     m = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     in_m = m < rows
-    row_scale = 1.0
-    if SCALED:
-        row_scale = tl.load(row_scale_ptr + m, mask=in_m, other=0.0)
-    epilogue(
-        tl.sum(acc, 0)[:, None], m, in_m, n + tl.arange(0, 1), y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None,
-        row_scale, parameter, y_inv_scale, y_zero_point, N, ACTIVATION, SCALED, COMPENSATED, False, INT8_OUT, ASM,
-    )  # fmt: skip
+    epilogue(tl.sum(acc, 0)[:, None], m, in_m, n + tl.arange(0, 1), None, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
+        ACTIVATION, INT8_OUT, ASM,
+    ))  # fmt: skip
 
 
 def supports(problem: Problem) -> str | None:
@@ -126,9 +131,7 @@ def specialize_turn(config: KernelConfig, block_m: int) -> Specialisation:
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
     config = KernelConfig.of(problem, 1, 1)
-    weight, operands, scalars = params(stage, config)
-    operands |= pack(weight, config)
-    there = {name: t.contiguous().to(problem.device) for name, t in operands.items()}
+    there, scalars = operands_of(stage, config, problem.device, lambda weight: pack(weight, config))
     spec = specialize(config, problem.rows)
     turn = specialize_turn(config, spec.tiling.block_m)
     launch, launch_turn, n, k, block_m = bind(spec), bind(turn), config.n, config.k, spec.tiling.block_m

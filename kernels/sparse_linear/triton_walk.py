@@ -31,8 +31,9 @@ def streams(
 ):  # fmt: skip
     """(weights, columns, length) of outputs n, each a tile [outputs, 1]: where their streams begin and how long they are."""
     output = n[:, None]
-    first = tl.load(starts_ptr + output // B, mask=output < N, other=0)
-    units = row_units(first, tl.load(starts_ptr + output // B + 1, mask=output < N, other=0), X, C, UNIT)
+    first = tl.load(starts_ptr + output // B, mask=output < N, other=0)  # [n, 1]
+    following = tl.load(starts_ptr + output // B + 1, mask=output < N, other=0)  # [n, 1]
+    units = row_units(first, following, X, C, UNIT)
     wide = first.to(tl.int64)
     return weight_ptr + (wide * B + output % B * units) * UNIT, columns_ptr + wide * (UNIT // C), units * UNIT
 
@@ -41,8 +42,8 @@ def streams(
 def take(weights, columns, at, inside, X: tl.constexpr, C: tl.constexpr):
     """(w, x_at, inside) of elements `at` of every stream: the weights, which elements of x they multiply, and which of them are
     there at all: the last block of a row may reach over the edge of x."""
-    w = tl.load(weights + at, mask=inside, other=0)
-    x_at = tl.load(columns + at // C, mask=inside, other=0).to(tl.int32) * C + at % C
+    w = tl.load(weights + at, mask=inside, other=0)  # [n, at]
+    x_at = tl.load(columns + at // C, mask=inside, other=0).to(tl.int32) * C + at % C  # [n, at]
     if X % C:
         inside = inside & (x_at < X)
     return w, x_at, inside
@@ -57,7 +58,7 @@ def held_row(x_row, there, K: tl.constexpr, WORDS: tl.constexpr, QUANTISE: tl.co
     scale = tl.full((1,), 1.0, tl.float32)
     if QUANTISE:
         at = tl.arange(0, WORDS)[:, None] * 4 + tl.arange(0, 4)[None, :]
-        x = tl.load(x_row + at, mask=(at < K) & there[:, None], other=0.0)
+        x = tl.load(x_row + at, mask=(at < K) & there[:, None], other=0.0)  # [WORDS, 4]
         bits = tl.max(tl.max(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 1), 0) + tl.zeros((1,), tl.int32)
         finite = bits < INFINITY_BITS
         keep = finite & (bits.to(tl.float32, bitcast=True) >= TINY)
@@ -69,7 +70,7 @@ def held_row(x_row, there, K: tl.constexpr, WORDS: tl.constexpr, QUANTISE: tl.co
         words = tl.sum(q << (8 * tl.arange(0, 4))[None, :], 1)
     else:
         word = tl.arange(0, WORDS)
-        words = tl.load(x_row + word, mask=(word < K // 4) & there, other=0)
+        words = tl.load(x_row + word, mask=(word < K // 4) & there, other=0)  # [WORDS]
     return words, scale
 
 
@@ -96,5 +97,5 @@ def x_words(held, x_row, x_at, inside, WORDS: tl.constexpr):
         flat = tl.reshape(x_at & (WORDS - 1), (x_at.shape[0] * x_at.shape[1],))
         x = tl.reshape(tl.gather(held, flat, 0), (x_at.shape[0], x_at.shape[1]))
     else:
-        x = tl.load(x_row + x_at, mask=inside, other=0)
+        x = tl.load(x_row + x_at, mask=inside, other=0)  # [n, words]
     return x

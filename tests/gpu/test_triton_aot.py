@@ -34,6 +34,7 @@ from rtaccel.kernels._gpu.triton_aot import (
     violations,
 )
 from rtaccel.kernels._gpu.triton_spec import FUSED, INT8_MMA, Specialisation
+from rtaccel.kernels.conv import triton_window
 from rtaccel.kernels.linear import contract, triton_dot, triton_gemv
 from rtaccel.kernels.linear.triton_w8a8 import Operands
 from rtaccel.runtime.gpu.ahead import kernels_of
@@ -154,16 +155,32 @@ def test_a_launch_compiles_once_for_every_batch_and_what_was_checked(kernel: Any
     compiled = {}
     for rows in (1, 2, 3, 16, 48):
         for y_zero_point in (-128, 0, 1, 11):
-            x, y = torch.zeros(rows, 64, dtype=torch.int8), torch.zeros(rows, 32, dtype=torch.int8)
-            numbers = (operands.multiplier, operands.offset, operands.compensation, rows, 0.0, 1.0, y_zero_point)
-            scale = (torch.ones(rows, 1),) if scheme == "dynamic" else ()
-            code = spec.kernel.warmup(
-                x.view(word), operands.weight.view(word), y, *numbers, *scale, grid=(1,), **spec.keywords
-            )
+            arguments = {
+                "x_ptr": torch.zeros(rows, 64, dtype=torch.int8).view(word), "weight_ptr": operands.weight.view(word),
+                "y_ptr": torch.zeros(rows, 32, dtype=torch.int8), "multiplier_ptr": operands.multiplier,
+                "offset_ptr": operands.offset, "compensation_ptr": operands.compensation, "rows": rows, "parameter": 0.0,
+                "y_inv_scale": 1.0, "y_zero_point": y_zero_point,
+            }  # fmt: skip
+            if scheme == "dynamic":
+                arguments["row_scale_ptr"] = torch.ones(rows, 1)
+            code = spec.kernel.warmup(grid=(1,), **arguments, **spec.keywords)
             compiled[code.hash] = code
     assert len(compiled) == 1
     assert kept.read(code.asm["cubin"], code.metadata.shared) == kept.footprint(spec, 90)
     assert not code.metadata.enable_fp_fusion
+
+
+def test_a_launch_takes_a_constant_of_named_fields(h100: None) -> None:
+    """Sizes of a window are one constant of the launch, and the code is what the budget was held to."""
+    spec = next(triton_window.specializations())
+    types = {"*i8": torch.int8, "*fp32": torch.float32, "*i32": torch.int32}
+    numbers = {"i32": 3, "fp32": 1.0}
+    arguments = {
+        name: numbers[kind] if kind in numbers else torch.zeros(64, dtype=types[kind])
+        for name, kind in spec.signature.items()
+    }
+    code = spec.kernel.warmup(grid=(1,), **arguments, **spec.keywords)
+    assert kept.read(code.asm["cubin"], code.metadata.shared) == compiled(spec.name, 90)
 
 
 ALLOWED = Allowed(32, 32, 1, 50)

@@ -23,7 +23,7 @@ from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling
 from rtaccel.kernels._persistent.triton_exchange import finish
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.triton.config import KernelConfig, Operands, multiprocessors, select_config, unsupported
-from rtaccel.kernels.recurrent.triton.kernel import input_words, persistent_tiles, state_words, time_step
+from rtaccel.kernels.recurrent.triton.kernel import Weights, input_words, persistent_tiles, state_words, time_step
 from rtaccel.kernels.recurrent.triton.window import all_finite
 
 POINTERS = {"float32": "*fp32", "int8": "*i8"}
@@ -33,21 +33,23 @@ POINTERS = {"float32": "*fp32", "int8": "*i8"}
 def bidirectional_kernel(
     given_ptr, x_ptr, y_ptr, h0_ptr, c0_ptr, hn_ptr, cn_ptr, words_ptr, scales_ptr, params_ptr, compensation_ptr,
     exchange_ptr, sync_ptr, x_inverse, x_zero_point, h_inverse, y_inverse, y_zero_point, first_stream,
-    GATES: tl.constexpr, LAYERS: tl.constexpr, LAYER: tl.constexpr, RESIDENT: tl.constexpr, GIVEN: tl.constexpr,
-    K: tl.constexpr, H: tl.constexpr, T: tl.constexpr, B: tl.constexpr, BATCH_FIRST: tl.constexpr, LAST: tl.constexpr,
-    STATES: tl.constexpr, DYNAMIC: tl.constexpr, BU: tl.constexpr, CX: tl.constexpr, NX: tl.constexpr, CH: tl.constexpr,
-    NH: tl.constexpr, PARTS: tl.constexpr, THREADS: tl.constexpr, GROUP: tl.constexpr, ASM: tl.constexpr,
+    CUT: tl.constexpr, LAYERS: tl.constexpr, LAYER: tl.constexpr, GIVEN: tl.constexpr, T: tl.constexpr, B: tl.constexpr,
+    BATCH_FIRST: tl.constexpr, LAST: tl.constexpr, STATES: tl.constexpr, DYNAMIC: tl.constexpr,
 ):  # fmt: skip
     """Grid (PARTS, streams, 2). given [.., GIVEN]: x of the stack, whose NaN and infinities a stream feels in every layer;
     x [.., K]: of this layer; y [.., 2 H]. Operands: those of the programs of one direction after those of the other."""
+    BU: tl.constexpr = CUT.BU
+    CH: tl.constexpr = CUT.CH
+    NH: tl.constexpr = CUT.NH
+    H: tl.constexpr = CUT.H
+    K: tl.constexpr = CUT.K
     program, stream, back = tl.program_id(0), first_stream + tl.program_id(1), tl.program_id(2)
     sample, row = (stream // B).to(tl.int64), stream % B
     GIVEN_STEP: tl.constexpr = GIVEN if BATCH_FIRST else B * GIVEN
     X_STEP: tl.constexpr = K if BATCH_FIRST else B * K
     Y_STEP: tl.constexpr = 2 * H if BATCH_FIRST else B * 2 * H
     STATE_STEP: tl.constexpr = B * H
-    PAIRS: tl.constexpr = ((4 * CX * NX // GROUP + 1) // 2 + (4 * CH * NH // GROUP + 1) // 2) if GROUP else 0
-    place = back * PARTS + program
+    place = back * CUT.PARTS + program
     given_ptr += sample * T * B * GIVEN + row * (T * GIVEN if BATCH_FIRST else GIVEN)
     x_ptr += sample * T * B * K + row * (T * K if BATCH_FIRST else K)
     if LAST:
@@ -56,35 +58,35 @@ def bidirectional_kernel(
         y_ptr += sample * T * B * 2 * H + row * (T * 2 * H if BATCH_FIRST else 2 * H) + back * H
     state_row = sample * LAYERS * 2 * B * H + row * H
     own = state_row + (2 * LAYER + back) * STATE_STEP
-    words_ptr += place * (GATES * (NX * CX + NH * CH) * BU // (2 if GROUP else 1))
-    scales_ptr += place * (GATES * PAIRS * BU)
-    params_ptr += place * ((3 * GATES + (GATES == 3)) * BU)
-    compensation_ptr += place * GATES * BU
-    exchange_ptr += (tl.program_id(1) * 2 + back) * (2 * NH * CH)
+    words_ptr += place * CUT.FIRST_WORDS
+    scales_ptr += place * (CUT.SCALES_X + CUT.SCALES_H)
+    params_ptr += place * CUT.NUMBERS
+    compensation_ptr += place * CUT.GATES * BU
+    exchange_ptr += (tl.program_id(1) * 2 + back) * (2 * CUT.SLOT)
     sync_ptr += (tl.program_id(1) * 2 + back) * 2
     first = tl.full((), 1, tl.int32)
-    if PARTS > 1:
+    if CUT.PARTS > 1:
         first = tl.load(sync_ptr + 1) + 1
 
-    tiles = persistent_tiles(words_ptr, RESIDENT, GATES, BU, CX, NX, CH, NH, GROUP)
+    tiles = persistent_tiles(words_ptr, CUT)
     n = program * BU + tl.arange(0, BU)
     hidden = ()
     if STATES:
         hidden = state_words(h0_ptr + own, h_inverse, H, CH, NH)
-        states = (tl.load((c0_ptr if GATES == 4 else h0_ptr) + own + n, mask=n < H, other=0.0),)
+        states = (tl.load((c0_ptr if CUT.GATES == 4 else h0_ptr) + own + n, mask=n < H, other=0.0),)
     else:
         for _ in tl.static_range(NH):
             hidden = hidden + (tl.zeros((CH,), tl.int32),)  # noqa: RUF005
         states = (tl.zeros((BU,), tl.float32),)
     alive = all_finite(
-        given_ptr, h0_ptr + state_row, c0_ptr + state_row, GIVEN_STEP, STATE_STEP, T, GIVEN, H, 2 * LAYERS, GATES, STATES
+        given_ptr, h0_ptr + state_row, c0_ptr + state_row, GIVEN_STEP, STATE_STEP, T, GIVEN, 2 * LAYERS, STATES, CUT
     )  # fmt: skip
     for t in range(T):
         at = tl.where(back == 1, T - 1 - t, t)
-        x_words, x_scale = input_words(x_ptr + at * X_STEP, x_inverse, x_zero_point, K, CX, NX, DYNAMIC)
+        x_words, x_scale = input_words(x_ptr + at * X_STEP, x_inverse, x_zero_point, K, CUT.CX, CUT.NX, DYNAMIC)
         hidden, states, outputs, alive = time_step(
-            tiles, hidden, states, x_words, x_scale, alive, t, words_ptr, params_ptr, compensation_ptr, exchange_ptr,
-            first + t, h_inverse, program, GATES, 1, RESIDENT, BU, CX, NX, CH, NH, PARTS, THREADS, ASM, scales_ptr, GROUP,
+            tiles, hidden, states, x_words, x_scale, alive, t,
+            Weights(words_ptr, scales_ptr, params_ptr, compensation_ptr), exchange_ptr, first + t, h_inverse, program, CUT,
         )  # fmt: skip
         h = outputs[0]
         if y_ptr.dtype.element_ty == tl.int8:
@@ -99,10 +101,10 @@ def bidirectional_kernel(
         if STATES:
             end = (n < H) & (t + tl.zeros_like(n) == T - 1)
             tl.store(hn_ptr + own + n, tl.where(alive, h, float("nan")), mask=end)
-            if GATES == 4:
+            if CUT.GATES == 4:
                 tl.store(cn_ptr + own + n, tl.where(alive, states[0], float("nan")), mask=end)
-    if PARTS > 1:
-        finish(sync_ptr, PARTS, first + T - 1)
+    if CUT.PARTS > 1:
+        finish(sync_ptr, CUT.PARTS, first + T - 1)
 
 
 def layer_problem(problem: Problem, layer: int) -> Problem:
@@ -147,8 +149,7 @@ def specialize(problem: Problem, kernel_config: KernelConfig, layer: int) -> Spe
             "y_zero_point": "i32", "first_stream": "i32",
         },
         constants={
-            **kernel_config.constants(), "LAYERS": g.layers, "LAYER": layer, "GIVEN": problem.in_widths[0],
-            "GROUP": kernel_config.group,
+            "CUT": kernel_config.cut(), "LAYERS": g.layers, "LAYER": layer, "GIVEN": problem.in_widths[0],
             "T": g.time, "B": g.batch, "BATCH_FIRST": bool(g.batch_first), "LAST": bool(g.last_only) and top,
             "STATES": states, "DYNAMIC": dynamic,
         },

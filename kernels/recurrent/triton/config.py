@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,6 +37,41 @@ MAX_GROUPS = 256
 FEWEST_UNITS = 8
 MULTIPROCESSORS = 132
 """What is assumed where no card is seen: those of an H100."""
+
+
+class Cut(NamedTuple):
+    """How a stack lies in its programs; a constant of the kernels.
+
+    GATES of H units in LAYERS layers, of K inputs. Each of PARTS programs, of THREADS threads, has BU units of every layer. It
+    reads x as NX chunks of CX words and h as NH of CH; WX and WH are words of weights in a row of a tile. RESIDENT: layers whose
+    weights stay in registers. GROUP: of int4 weights, 0 for int8 ones.
+
+    What a program has: FIRST_WORDS of weights in the first layer, OTHER_WORDS in each half of a later one (x or h); SCALES_X and
+    SCALES_H of int4 weights, alike; NUMBERS of a layer. SLOT: words of one exchange.
+    """
+
+    GATES: int
+    LAYERS: int
+    RESIDENT: int
+    K: int
+    H: int
+    BU: int
+    CX: int
+    NX: int
+    CH: int
+    NH: int
+    PARTS: int
+    THREADS: int
+    GROUP: int
+    ASM: bool
+    WX: int
+    WH: int
+    FIRST_WORDS: int
+    OTHER_WORDS: int
+    SCALES_X: int
+    SCALES_H: int
+    NUMBERS: int
+    SLOT: int
 
 
 @dataclass(frozen=True)
@@ -91,14 +126,19 @@ class KernelConfig:
         )
         return power_of_two(max(held // (64 * 32), -(-self.geometry.hidden // 128)), 4, NUM_WARPS)
 
-    def constants(self) -> dict[str, Any]:
-        """Those that all recurrent kernels have."""
-        (cx, nx), (ch, nh) = self.chunks_x, self.chunks_h
-        return {
-            "GATES": self.gates, "LAYERS": self.geometry.layers, "RESIDENT": self.layers_in_registers, "K": self.inputs,
-            "H": self.geometry.hidden, "BU": self.units, "CX": cx, "NX": nx, "CH": ch, "NH": nh, "PARTS": self.parts,
-            "THREADS": 32 * self.num_warps, "ASM": not settings.triton_interpret(),
-        }  # fmt: skip
+    def cut(self) -> Cut:
+        """What the kernels are specialized on."""
+        (cx, nx), (ch, nh), gates, units = self.chunks_x, self.chunks_h, self.gates, self.units
+        half = 2 if self.group else 1
+        pairs_x, pairs_h = ((4 * w // self.group + 1) // 2 if self.group else 0 for w in (cx * nx, ch * nh))
+        return Cut(
+            GATES=gates, LAYERS=self.geometry.layers, RESIDENT=self.layers_in_registers, K=self.inputs,
+            H=self.geometry.hidden, BU=units, CX=cx, NX=nx, CH=ch, NH=nh, PARTS=self.parts, THREADS=32 * self.num_warps, GROUP=self.group,
+            ASM=not settings.triton_interpret(), WX=cx // half, WH=ch // half,
+            FIRST_WORDS=gates * (nx * cx + nh * ch) // half * units, OTHER_WORDS=gates * nh * ch // half * units,
+            SCALES_X=gates * pairs_x * units, SCALES_H=gates * pairs_h * units, NUMBERS=(3 * gates + (gates == 3)) * units,
+            SLOT=nh * ch,
+        )  # fmt: skip
 
 
 def multiprocessors() -> int:

@@ -14,6 +14,8 @@ Sizes are padded with zeros, in which everything is exact: units to a power of t
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
@@ -28,6 +30,15 @@ INFINITY_BITS = tl.constexpr(0x7F800000)
 TINY = tl.constexpr(SMALLEST)
 
 
+class Weights(NamedTuple):
+    """Pointers to what a program multiplies by; scales_ptr is None for int8 weights of a stream."""
+
+    words_ptr: Any
+    scales_ptr: Any
+    params_ptr: Any
+    compensation_ptr: Any
+
+
 @triton.jit
 def load_tiles(words_ptr, BU: tl.constexpr, CHUNK: tl.constexpr, COUNT: tl.constexpr):
     """COUNT tiles [BU, CHUNK] that follow each other."""
@@ -40,23 +51,25 @@ def load_tiles(words_ptr, BU: tl.constexpr, CHUNK: tl.constexpr, COUNT: tl.const
 
 
 @triton.jit
-def gate_sums(tiles, words, BU: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, GATES: tl.constexpr,
-              ASM: tl.constexpr):  # fmt: skip
+def gate_sums(tiles, words, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, CUT: tl.constexpr):
     """int32 [BU] for each gate: its tiles times the words of a vector, exact."""
+    BU: tl.constexpr = CUT.BU
+    GATES: tl.constexpr = CUT.GATES
     sums = ()
     for g in tl.static_range(GATES):
         acc = tl.zeros((BU, CHUNK), tl.int32)
         for c in tl.static_range(CHUNKS):
-            acc = dot4(tiles[g * CHUNKS + c], tl.broadcast_to(words[c][None, :], (BU, CHUNK)), acc, ASM)
+            acc = dot4(tiles[g * CHUNKS + c], tl.broadcast_to(words[c][None, :], (BU, CHUNK)), acc, CUT.ASM)
         sums = sums + (tl.sum(acc, 1),)  # noqa: RUF005
     return sums
 
 
 @triton.jit
-def gate_sums_int4(tiles, words, scales_ptr, BU: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
-                   GATES: tl.constexpr, GROUP: tl.constexpr, ASM: tl.constexpr):  # fmt: skip
+def gate_sums_int4(tiles, words, scales_ptr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, CUT: tl.constexpr):
     """float32 [BU] for each gate of int4 weights, in the order of triton_int4.py. scales: [gates, pairs of groups, BU]."""
-    PAIRS: tl.constexpr = (4 * CHUNK * CHUNKS // GROUP + 1) // 2
+    BU: tl.constexpr = CUT.BU
+    GATES: tl.constexpr = CUT.GATES
+    PAIRS: tl.constexpr = (4 * CHUNK * CHUNKS // CUT.GROUP + 1) // 2
     u = tl.arange(0, BU)
     lows, highs = (), ()
     for c in tl.static_range(CHUNKS):
@@ -68,21 +81,20 @@ def gate_sums_int4(tiles, words, scales_ptr, BU: tl.constexpr, CHUNK: tl.constex
         acc = tl.zeros((BU,), tl.float32)
         for c in tl.static_range(CHUNKS):
             acc = add_groups(
-                acc, tiles[g * CHUNKS + c], lows[c], highs[c], scales_ptr + g * PAIRS * BU, BU, u, c * 4 * CHUNK // GROUP, GROUP,
-                ASM,
+                acc, tiles[g * CHUNKS + c], lows[c], highs[c], scales_ptr + g * PAIRS * BU, BU, u,
+                c * 4 * CHUNK // CUT.GROUP, CUT.GROUP, CUT.ASM,
             )  # fmt: skip
         sums = sums + (acc,)  # noqa: RUF005
     return sums
 
 
 @triton.jit
-def sums_of(tiles, words, scales_ptr, BU: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, GATES: tl.constexpr,
-            GROUP: tl.constexpr, ASM: tl.constexpr):  # fmt: skip
+def sums_of(tiles, words, scales_ptr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, CUT: tl.constexpr):
     """Of each gate, int32 of int8 weights, float32 of int4 ones."""
-    if GROUP:
-        sums = gate_sums_int4(tiles, words, scales_ptr, BU, CHUNK, CHUNKS, GATES, GROUP, ASM)
+    if CUT.GROUP:
+        sums = gate_sums_int4(tiles, words, scales_ptr, CHUNK, CHUNKS, CUT)
     else:
-        sums = gate_sums(tiles, words, BU, CHUNK, CHUNKS, GATES, ASM)
+        sums = gate_sums(tiles, words, CHUNK, CHUNKS, CUT)
     return sums
 
 
@@ -130,44 +142,42 @@ def state_words(h_ptr, inverse, H: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl
 
 
 @triton.jit
-def cell(sums_x, sums_h, scale, params_ptr, compensation_ptr, state, FIRST: tl.constexpr, GATES: tl.constexpr,
-         BU: tl.constexpr, ASM: tl.constexpr):  # fmt: skip
+def cell(sums_x, sums_h, scale, params_ptr, compensation_ptr, state, FIRST: tl.constexpr, CUT: tl.constexpr):
     """(h, the state that is carried: c of an LSTM, h of a GRU). numbers: multipliers of x and of h and biases, [GATES, BU]
     each, then for a GRU the bias of h in its third gate. FIRST: of layer 0, whose x has a zero point and a scale."""
+    BU: tl.constexpr = CUT.BU
+    GATES: tl.constexpr = CUT.GATES
     u = tl.arange(0, BU)
     from_x, from_h, biases = (), (), ()
     for g in tl.static_range(GATES):
         acc, multiplier = sums_x[g], tl.load(params_ptr + g * BU + u)
         if FIRST:
             acc += tl.load(compensation_ptr + g * BU + u)
-            multiplier = multiply_rn(multiplier, scale + tl.zeros((BU,), tl.float32), ASM)
-        from_x = from_x + (multiply_rn(acc.to(tl.float32), multiplier, ASM),)  # noqa: RUF005
+            multiplier = multiply_rn(multiplier, scale + tl.zeros((BU,), tl.float32), CUT.ASM)
+        from_x = from_x + (multiply_rn(acc.to(tl.float32), multiplier, CUT.ASM),)  # noqa: RUF005
         other = tl.load(params_ptr + (GATES + g) * BU + u)
-        from_h = from_h + (multiply_rn(sums_h[g].to(tl.float32), other, ASM),)  # noqa: RUF005
+        from_h = from_h + (multiply_rn(sums_h[g].to(tl.float32), other, CUT.ASM),)  # noqa: RUF005
         biases = biases + (tl.load(params_ptr + (2 * GATES + g) * BU + u),)  # noqa: RUF005
     t0 = (from_x[0] + from_h[0]) + biases[0]
     t1 = (from_x[1] + from_h[1]) + biases[1]
     if GATES == 4:
         t2, t3 = (from_x[2] + from_h[2]) + biases[2], (from_x[3] + from_h[3]) + biases[3]
-        h, after = lstm_cell(t0, t1, t2, t3, state, ASM)
+        h, after = lstm_cell(t0, t1, t2, t3, state, CUT.ASM)
     else:
         bias_n = tl.load(params_ptr + 3 * GATES * BU + u)
-        h = gru_cell(t0, t1, from_x[2] + biases[2], from_h[2] + bias_n, state, ASM)
+        h = gru_cell(t0, t1, from_x[2] + biases[2], from_h[2] + bias_n, state, CUT.ASM)
         after = h
     return h, after
 
 
 @triton.jit
-def persistent_tiles(words_ptr, RESIDENT: tl.constexpr, GATES: tl.constexpr, BU: tl.constexpr, CX: tl.constexpr,
-                   NX: tl.constexpr, CH: tl.constexpr, NH: tl.constexpr, GROUP: tl.constexpr = 0):  # fmt: skip
+def persistent_tiles(words_ptr, CUT: tl.constexpr):
     """The tiles of the first RESIDENT layers, of x and then of h."""
-    WX: tl.constexpr = CX // 2 if GROUP else CX
-    WH: tl.constexpr = CH // 2 if GROUP else CH
     tiles = ()
-    if RESIDENT > 0:
-        tiles = load_tiles(words_ptr, BU, WX, GATES * NX)
-        rest = words_ptr + GATES * NX * BU * WX
-        tiles = tiles + load_tiles(rest, BU, WH, GATES * NH * (2 * RESIDENT - 1))
+    if CUT.RESIDENT > 0:
+        tiles = load_tiles(words_ptr, CUT.BU, CUT.WX, CUT.GATES * CUT.NX)
+        rest = words_ptr + CUT.GATES * CUT.NX * CUT.BU * CUT.WX
+        tiles = tiles + load_tiles(rest, CUT.BU, CUT.WH, CUT.GATES * CUT.NH * (2 * CUT.RESIDENT - 1))
     return tiles
 
 
@@ -182,79 +192,77 @@ def pick(values, FIRST: tl.constexpr, COUNT: tl.constexpr):
 
 @triton.jit
 def time_step(
-    tiles, hidden, states, x_words, x_scale, alive, t, words_ptr, params_ptr, compensation_ptr, exchange_ptr, sequence,
-    h_inverse, program, GATES: tl.constexpr, LAYERS: tl.constexpr, RESIDENT: tl.constexpr, BU: tl.constexpr,
-    CX: tl.constexpr, NX: tl.constexpr, CH: tl.constexpr, NH: tl.constexpr, PARTS: tl.constexpr, THREADS: tl.constexpr,
-    ASM: tl.constexpr, scales_ptr=None, GROUP: tl.constexpr = 0,
+    tiles, hidden, states, x_words, x_scale, alive, t, weights, exchange_ptr, sequence, h_inverse, program, CUT: tl.constexpr,
 ):  # fmt: skip
     """One time step through all layers: (words of h, NH a layer; carried states and h of this program's units, one a layer;
     alive, which ends with a word that never came).
 
     Of `hidden`, the words of the last layer are older by a time step where PARTS > 1 and t > 0: they are received when they are
-    needed. `sequence` is the number of this time step. GROUP, scales: of int4 weights.
+    needed. `sequence` is the number of this time step. weights: `Weights`, of this program.
     """
+    LAYERS: tl.constexpr = CUT.LAYERS
+    GATES: tl.constexpr = CUT.GATES
+    PARTS: tl.constexpr = CUT.PARTS
+    BU: tl.constexpr = CUT.BU
+    CH: tl.constexpr = CUT.CH
+    NH: tl.constexpr = CUT.NH
     WORDS: tl.constexpr = PARTS * BU // 4
-    SLOT: tl.constexpr = NH * CH
-    NUMBERS: tl.constexpr = (3 * GATES + (GATES == 3)) * BU
-    FIRST: tl.constexpr = GATES * (NX + NH)
-    WX: tl.constexpr = CX // 2 if GROUP else CX  # words of a tile's row
-    WH: tl.constexpr = CH // 2 if GROUP else CH
-    FIRST_WORDS: tl.constexpr = GATES * (NX * WX + NH * WH) * BU
-    OTHER_WORDS: tl.constexpr = GATES * NH * WH * BU
-    SCALES_X: tl.constexpr = GATES * ((4 * CX * NX // GROUP + 1) // 2) * BU if GROUP else 0
-    SCALES_H: tl.constexpr = GATES * ((4 * CH * NH // GROUP + 1) // 2) * BU if GROUP else 0
+    TILES_X: tl.constexpr = GATES * CUT.NX
+    TILES_H: tl.constexpr = GATES * NH
     kept, after, outputs = (), (), ()
     below = x_words
     for layer in tl.static_range(LAYERS):
         own = pick(hidden, layer * NH, NH)
-        if layer == 0 and RESIDENT > 0:
-            tiles_h = pick(tiles, GATES * NX, GATES * NH)
-        elif layer < RESIDENT:
-            tiles_h = pick(tiles, FIRST + (2 * layer - 1) * GATES * NH, GATES * NH)
+        if layer == 0 and CUT.RESIDENT > 0:
+            tiles_h = pick(tiles, TILES_X, TILES_H)
+        elif layer < CUT.RESIDENT:
+            tiles_h = pick(tiles, TILES_X + 2 * layer * TILES_H, TILES_H)
         elif layer == 0:
-            tiles_h = load_tiles(words_ptr + GATES * NX * WX * BU, BU, WH, GATES * NH)
+            tiles_h = load_tiles(weights.words_ptr + TILES_X * CUT.WX * BU, BU, CUT.WH, TILES_H)
         else:
-            tiles_h = load_tiles(words_ptr + FIRST_WORDS + (2 * layer - 1) * OTHER_WORDS, BU, WH, GATES * NH)
+            tiles_h = load_tiles(
+                weights.words_ptr + CUT.FIRST_WORDS + (2 * layer - 1) * CUT.OTHER_WORDS, BU, CUT.WH, TILES_H
+            )
         if PARTS > 1 and layer == LAYERS - 1:  # noqa: SIM102 - the outer is decided by the compiler
             if t > 0:
-                earlier = exchange_ptr + (2 * layer + ((sequence - 1) & 1)) * SLOT
-                own, missing = receive(earlier, sequence - 1, WORDS, CH, NH, THREADS)
+                earlier = exchange_ptr + (2 * layer + ((sequence - 1) & 1)) * CUT.SLOT
+                own, missing = receive(earlier, sequence - 1, WORDS, CH, NH, CUT.THREADS)
                 alive = alive & (missing == 0)
-        scales_x = scales_ptr
-        if GROUP and layer > 0:
-            scales_x = scales_ptr + (SCALES_X + (2 * layer - 1) * SCALES_H)
+        scales_x = weights.scales_ptr
+        if CUT.GROUP and layer > 0:
+            scales_x = weights.scales_ptr + (CUT.SCALES_X + (2 * layer - 1) * CUT.SCALES_H)
         scales_h = scales_x
-        if GROUP:
-            scales_h = scales_x + (SCALES_X if layer == 0 else SCALES_H)
-        sums_h = sums_of(tiles_h, own, scales_h, BU, CH, NH, GATES, GROUP, ASM)
+        if CUT.GROUP:
+            scales_h = scales_x + (CUT.SCALES_X if layer == 0 else CUT.SCALES_H)
+        sums_h = sums_of(tiles_h, own, scales_h, CH, NH, CUT)
         # Loads that need not wait for what is received next.
-        if layer == 0 and RESIDENT > 0:
-            tiles_x = pick(tiles, 0, GATES * NX)
-        elif layer < RESIDENT:
-            tiles_x = pick(tiles, FIRST + (2 * layer - 2) * GATES * NH, GATES * NH)
+        if layer == 0 and CUT.RESIDENT > 0:
+            tiles_x = pick(tiles, 0, TILES_X)
+        elif layer < CUT.RESIDENT:
+            tiles_x = pick(tiles, TILES_X + (2 * layer - 1) * TILES_H, TILES_H)
         elif layer == 0:
-            tiles_x = load_tiles(words_ptr, BU, WX, GATES * NX)
+            tiles_x = load_tiles(weights.words_ptr, BU, CUT.WX, TILES_X)
         else:
-            tiles_x = load_tiles(words_ptr + FIRST_WORDS + (2 * layer - 2) * OTHER_WORDS, BU, WH, GATES * NH)
+            tiles_x = load_tiles(
+                weights.words_ptr + CUT.FIRST_WORDS + (2 * layer - 2) * CUT.OTHER_WORDS, BU, CUT.WH, TILES_H
+            )
         if PARTS > 1 and layer > 0:
-            slot = exchange_ptr + (2 * (layer - 1) + (sequence & 1)) * SLOT
-            below, missing = receive(slot, sequence, WORDS, CH, NH, THREADS)
+            slot = exchange_ptr + (2 * (layer - 1) + (sequence & 1)) * CUT.SLOT
+            below, missing = receive(slot, sequence, WORDS, CH, NH, CUT.THREADS)
             alive = alive & (missing == 0)
             kept = kept + below
         if layer == 0:
-            sums_x = sums_of(tiles_x, below, scales_x, BU, CX, NX, GATES, GROUP, ASM)
+            sums_x = sums_of(tiles_x, below, scales_x, CUT.CX, CUT.NX, CUT)
         else:
-            sums_x = sums_of(tiles_x, below, scales_x, BU, CH, NH, GATES, GROUP, ASM)
-        h, state = cell(
-            sums_x, sums_h, x_scale, params_ptr + layer * NUMBERS, compensation_ptr, states[layer], layer == 0, GATES, BU,
-            ASM,
-        )  # fmt: skip
+            sums_x = sums_of(tiles_x, below, scales_x, CH, NH, CUT)
+        params_ptr = weights.params_ptr + layer * CUT.NUMBERS
+        h, state = cell(sums_x, sums_h, x_scale, params_ptr, weights.compensation_ptr, states[layer], layer == 0, CUT)
         words = pack_words(to_int8(h * h_inverse, 0))
         if PARTS == 1:
             below = split(words, CH, NH, BU // 4) if NH > 1 else (words,)
             kept = kept + below
         else:
-            publish(exchange_ptr + (2 * layer + (sequence & 1)) * SLOT, program * (BU // 4), words, sequence)
+            publish(exchange_ptr + (2 * layer + (sequence & 1)) * CUT.SLOT, program * (BU // 4), words, sequence)
             if layer == LAYERS - 1:
                 kept = kept + own
         after = after + (state,)  # noqa: RUF005

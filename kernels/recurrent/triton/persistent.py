@@ -11,7 +11,7 @@ first program, from the int8 h of the last layer that all programs give; without
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,15 @@ from torch import Tensor
 
 from rtaccel.core.stage import Stage
 from rtaccel.kernels._gpu.triton_device import activate, dot4, multiply_rn, pack_words, to_int8
-from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, power_of_two
+from rtaccel.kernels._gpu.triton_spec import (
+    GPU_DP4A,
+    SYSTEM_FENCE,
+    SYSTEM_LOAD,
+    SYSTEM_STORE,
+    Specialisation,
+    Tiling,
+    power_of_two,
+)
 from rtaccel.kernels._persistent.triton_broadcast import (
     HEADER_END,
     HEADER_RESET,
@@ -32,8 +40,10 @@ from rtaccel.kernels._persistent.triton_broadcast import (
 )
 from rtaccel.kernels._persistent.triton_exchange import publish, receive, split
 from rtaccel.kernels._persistent.triton_mailbox import SPINS_PER_LOOK, answer, wait
-from rtaccel.kernels.recurrent.triton.config import KernelConfig, Operands
-from rtaccel.kernels.recurrent.triton.kernel import persistent_tiles, time_step
+from rtaccel.kernels.recurrent.layout import Geometry
+from rtaccel.kernels.recurrent.triton.config import MULTIPROCESSORS, KernelConfig, Operands, select_config
+from rtaccel.kernels.recurrent.triton.kernel import Weights, persistent_tiles, time_step
+from rtaccel.kernels.recurrent.triton.stack import problem_of
 
 RESET = 1
 """The command of a message."""
@@ -60,24 +70,23 @@ def head(words, words_ptr, params_ptr, compensation_ptr, N: tl.constexpr, CHUNK:
 def stream_kernel(
     request_ptr, reply_ptr, control_ptr, words_ptr, params_ptr, compensation_ptr, head_words_ptr, head_numbers_ptr,
     head_compensation_ptr, exchange_ptr, x_inverse, x_zero_point, h_inverse, y_inverse, y_zero_point, idle_looks,
-    GATES: tl.constexpr, LAYERS: tl.constexpr, RESIDENT: tl.constexpr, K: tl.constexpr, H: tl.constexpr,
-    BU: tl.constexpr, CX: tl.constexpr, NX: tl.constexpr, CH: tl.constexpr, NH: tl.constexpr, PARTS: tl.constexpr,
-    THREADS: tl.constexpr, ASM: tl.constexpr, MESSAGE: tl.constexpr, PASSED: tl.constexpr, N: tl.constexpr,
-    HEAD: tl.constexpr, ACTIVATION: tl.constexpr, LOOK: tl.constexpr,
+    CUT: tl.constexpr, MESSAGE: tl.constexpr, PASSED: tl.constexpr, N: tl.constexpr, HEAD: tl.constexpr,
+    ACTIVATION: tl.constexpr, LOOK: tl.constexpr,
 ):  # fmt: skip
     """Grid (PARTS,). MESSAGE, PASSED: words polled of the mailbox, and of what the first program passes on. N: numbers of the
     answer. HEAD: they, padded, or 0 where h is the answer."""
+    BU: tl.constexpr = CUT.BU
+    CH: tl.constexpr = CUT.CH
+    NH: tl.constexpr = CUT.NH
+    LAYERS: tl.constexpr = CUT.LAYERS
     program = tl.program_id(0)
-    NUMBERS: tl.constexpr = (3 * GATES + (GATES == 3)) * BU * LAYERS
-    WORDS: tl.constexpr = GATES * (NX * CX + (2 * LAYERS - 1) * NH * CH) * BU
-    SLOT: tl.constexpr = NH * CH
-    words_ptr += program * WORDS
-    params_ptr += program * NUMBERS
-    compensation_ptr += program * GATES * BU
-    y_slots = exchange_ptr + 2 * LAYERS * SLOT
-    x_slots = y_slots + 2 * SLOT
+    words_ptr += program * (CUT.FIRST_WORDS + 2 * (LAYERS - 1) * CUT.OTHER_WORDS)
+    params_ptr += program * (CUT.NUMBERS * LAYERS)
+    compensation_ptr += program * CUT.GATES * BU
+    y_slots = exchange_ptr + 2 * LAYERS * CUT.SLOT
+    x_slots = y_slots + 2 * CUT.SLOT
 
-    tiles = persistent_tiles(words_ptr, RESIDENT, GATES, BU, CX, NX, CH, NH)
+    tiles = persistent_tiles(words_ptr, CUT)
     hidden, states = (), ()
     for _ in tl.static_range(LAYERS * NH):
         hidden = hidden + (tl.zeros((CH,), tl.int32),)  # noqa: RUF005
@@ -91,19 +100,19 @@ def stream_kernel(
     end = tl.full((), 0, tl.int32)
     while end == 0:
         sequence += 1
-        if PARTS == 1:
-            message, state = wait(request_ptr, control_ptr, sequence, idle_looks, K + 1, MESSAGE, LOOK)
-            words, header = quantized(message, x_inverse, x_zero_point, K, True)
-            x_words = split(words, CX, NX, MESSAGE // 4)
+        if CUT.PARTS == 1:
+            message, state = wait(request_ptr, control_ptr, sequence, idle_looks, CUT.K + 1, MESSAGE, LOOK)
+            words, header = quantized(message, x_inverse, x_zero_point, CUT.K, True)
+            x_words = split(words, CUT.CX, CUT.NX, MESSAGE // 4)
             end = (state != 0).to(tl.int32)
         else:
             slot = x_slots + (sequence & 1) * PASSED
             if program == 0:
-                message, state = wait(request_ptr, control_ptr, sequence, idle_looks, K + 1, MESSAGE, LOOK)
-                words, header = quantized(message, x_inverse, x_zero_point, K, True)
+                message, state = wait(request_ptr, control_ptr, sequence, idle_looks, CUT.K + 1, MESSAGE, LOOK)
+                words, header = quantized(message, x_inverse, x_zero_point, CUT.K, True)
                 header = tl.where(state != 0, HEADER_END, header)
-                pass_on(slot, words, header, sequence, NX * CX)
-            x_words, header = await_passed(slot, sequence, NX * CX, CX, NX, PASSED)
+                pass_on(slot, words, header, sequence, CUT.NX * CUT.CX)
+            x_words, header = await_passed(slot, sequence, CUT.NX * CUT.CX, CUT.CX, CUT.NX, PASSED)
             end = header & HEADER_END
         if end == 0:
             reset = (header & HEADER_RESET) != 0
@@ -114,26 +123,25 @@ def stream_kernel(
                 zeroed = zeroed + (tl.where(reset, 0.0, states[i]),)  # noqa: RUF005
             alive = (alive | reset) & ((header & HEADER_SPOILED) == 0)
             hidden, states, outputs, alive = time_step(
-                tiles, cleared, zeroed, x_words, 1.0, alive, tl.where(reset, 0, sequence - 1), words_ptr, params_ptr,
-                compensation_ptr, exchange_ptr, sequence, h_inverse, program, GATES, LAYERS, RESIDENT, BU, CX, NX, CH,
-                NH, PARTS, THREADS, ASM,
+                tiles, cleared, zeroed, x_words, 1.0, alive, tl.where(reset, 0, sequence - 1),
+                Weights(words_ptr, None, params_ptr, compensation_ptr), exchange_ptr, sequence, h_inverse, program, CUT,
             )  # fmt: skip
             y = outputs[LAYERS - 1]
             if HEAD == 0:
                 answer(reply_ptr, tl.where(alive, y, float("nan")), sequence, N, program * BU)
             else:
                 passed = pack_words(to_int8(y * y_inverse, y_zero_point))
-                if PARTS > 1:
-                    slot = y_slots + (sequence & 1) * SLOT
+                if CUT.PARTS > 1:
+                    slot = y_slots + (sequence & 1) * CUT.SLOT
                     publish(slot, program * (BU // 4), passed, sequence)
                     if program == 0:
-                        y_words, missing = receive(slot, sequence, PARTS * BU // 4, CH, NH, THREADS)
+                        y_words, missing = receive(slot, sequence, CUT.PARTS * BU // 4, CH, NH, CUT.THREADS)
                         out = head(y_words, head_words_ptr, head_numbers_ptr, head_compensation_ptr, HEAD, CH, NH,
-                                   ACTIVATION, ASM)  # fmt: skip
+                                   ACTIVATION, CUT.ASM)  # fmt: skip
                         answer(reply_ptr, tl.where(alive & (missing == 0), out, float("nan")), sequence, N)
                 else:
                     out = head((passed,), head_words_ptr, head_numbers_ptr, head_compensation_ptr, HEAD, CH, NH,
-                               ACTIVATION, ASM)  # fmt: skip
+                               ACTIVATION, CUT.ASM)  # fmt: skip
                     answer(reply_ptr, tl.where(alive, out, float("nan")), sequence, N)
     if program == 0:
         tl.store(control_ptr + 1, state, cache_modifier=".wt")
@@ -166,7 +174,7 @@ def specialize(op: str, kernel_config: KernelConfig, outputs: int, activation: s
             "y_zero_point": "i32", "idle_looks": "i32",
         },
         constants={
-            **kernel_config.constants(), "MESSAGE": message_words(kernel_config), "PASSED": passed_words(kernel_config),
+            "CUT": kernel_config.cut(), "MESSAGE": message_words(kernel_config), "PASSED": passed_words(kernel_config),
             "N": outputs,
             "HEAD": 0 if activation is None else power_of_two(outputs, 4, MAX_HEAD), "ACTIVATION": activation or "none",
             "LOOK": SPINS_PER_LOOK.value,
@@ -174,6 +182,14 @@ def specialize(op: str, kernel_config: KernelConfig, outputs: int, activation: s
         tiling=Tiling(1, kernel_config.units, 4 * kernel_config.chunks_x[0], num_warps=kernel_config.num_warps),
         cooperative=kernel_config.parts > 1,
     )  # fmt: skip
+
+
+def example(op: str, gates: int, geometry: Geometry, inputs: int, outputs: int) -> Specialisation:
+    """The persistent form of a stack of this size, for what is only compiled; fewer outputs than h has are those of a head."""
+    kernel_config = select_config(problem_of(op, gates, geometry, inputs), gates, MULTIPROCESSORS)
+    assert isinstance(kernel_config, KernelConfig), kernel_config
+    spec = specialize(op, kernel_config, outputs, None if outputs == geometry.hidden else "none")
+    return replace(spec.with_requirements(GPU_DP4A, SYSTEM_LOAD, SYSTEM_STORE, forbids=(SYSTEM_FENCE,)), slow=True)
 
 
 @dataclass(frozen=True)

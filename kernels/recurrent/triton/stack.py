@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rtaccel.core.errors import ShapeError
-from rtaccel.core.registry import Prepared
+from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling
 from rtaccel.kernels.recurrent.layout import SIZES, Geometry
 from rtaccel.kernels.recurrent.triton import bidirectional as bidirectional
-from rtaccel.kernels.recurrent.triton.config import KernelConfig, Operands, multiprocessors, select_config, unsupported
+from rtaccel.kernels.recurrent.triton.config import (
+    MULTIPROCESSORS,
+    KernelConfig,
+    Operands,
+    multiprocessors,
+    select_config,
+    unsupported,
+)
 from rtaccel.kernels.recurrent.triton.window import stack_kernel
 
 POINTERS = {"float32": "*fp32", "int8": "*i8"}
@@ -54,8 +62,8 @@ def specialize(problem: Problem, kernel_config: KernelConfig) -> Specialisation:
             "first_stream": "i32",
         },
         constants={
-            **kernel_config.constants(), "GROUP": kernel_config.group, "T": g.time, "B": g.batch,
-            "BATCH_FIRST": bool(g.batch_first), "LAST": bool(g.last_only), "STATES": states, "DYNAMIC": dynamic,
+            "CUT": kernel_config.cut(), "T": g.time, "B": g.batch, "BATCH_FIRST": bool(g.batch_first),
+            "LAST": bool(g.last_only), "STATES": states, "DYNAMIC": dynamic,
         },
         tiling=Tiling(1, kernel_config.units, 4 * kernel_config.chunks_x[0], num_warps=kernel_config.num_warps),
         cooperative=kernel_config.parts > 1,
@@ -76,6 +84,14 @@ def problem_of(op: str, gates: int, geometry: Geometry, inputs: int, rows: int =
         ("float32",) * names, WeightFormat.INT4 if group else WeightFormat.INT8, attrs, "cuda",
         (steps, *[state] * (names - 1)), (geometry.batch if geometry.last_only else steps, *[state] * (names - 1)),
     )  # fmt: skip
+
+
+def example(op: str, gates: int, geometry: Geometry, inputs: int, group: int = 0) -> Specialisation:
+    """The form of a stack of this size, for what is only compiled."""
+    problem = problem_of(op, gates, geometry, inputs, group=group)
+    kernel_config = select_config(problem, gates, MULTIPROCESSORS)
+    assert isinstance(kernel_config, KernelConfig), kernel_config
+    return replace(specialize(problem, kernel_config), slow=kernel_config.parts > 1)
 
 
 def exchange_buffers(kernel_config: KernelConfig, streams: int, device: str) -> tuple[Tensor, Tensor]:
@@ -102,6 +118,11 @@ def prepare(gates: int, lower: Callable[[Stage], Mapping[str, Any]]) -> Callable
         return prepared(stage, problem, kernel_config, lower(stage))
 
     return prepare_stage
+
+
+def register(op: str, gates: int, lower: Callable[[Stage], Mapping[str, Any]]) -> None:
+    """`triton_stack` of an operator."""
+    register_impl(Impl(op, "triton_stack", "triton", 10, supports(gates), prepare(gates, lower)))
 
 
 def prepared(stage: Stage, problem: Problem, kernel_config: KernelConfig, low: Mapping[str, Any]) -> Prepared:

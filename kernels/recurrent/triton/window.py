@@ -7,15 +7,24 @@ import triton.language as tl
 
 from rtaccel.kernels._gpu.triton_device import to_int8
 from rtaccel.kernels._persistent.triton_exchange import finish
-from rtaccel.kernels.recurrent.triton.kernel import INFINITY_BITS, input_words, persistent_tiles, state_words, time_step
+from rtaccel.kernels.recurrent.triton.kernel import (
+    INFINITY_BITS,
+    Weights,
+    input_words,
+    persistent_tiles,
+    state_words,
+    time_step,
+)
 
 
 @triton.jit
-def all_finite(x_ptr, h_ptr, c_ptr, x_step, state_step, T: tl.constexpr, K: tl.constexpr, H: tl.constexpr,
-               LAYERS: tl.constexpr, GATES: tl.constexpr, STATES: tl.constexpr):  # fmt: skip
+def all_finite(
+    x_ptr, h_ptr, c_ptr, x_step, state_step, T: tl.constexpr, K: tl.constexpr, LAYERS: tl.constexpr, STATES: tl.constexpr,
+    CUT: tl.constexpr,
+):  # fmt: skip
     """Whether a stream's x, over all time steps, and its states hold no NaN and no infinity."""
     WIDE: tl.constexpr = triton.next_power_of_2(K)
-    UNITS: tl.constexpr = triton.next_power_of_2(H)
+    UNITS: tl.constexpr = triton.next_power_of_2(CUT.H)
     k, n = tl.arange(0, WIDE), tl.arange(0, UNITS)
     fine = tl.full((), 1, tl.int1)
     if x_ptr.dtype.element_ty == tl.float32:
@@ -27,10 +36,10 @@ def all_finite(x_ptr, h_ptr, c_ptr, x_step, state_step, T: tl.constexpr, K: tl.c
     if STATES:
         bits = tl.zeros((UNITS,), tl.int32)
         for layer in tl.static_range(LAYERS):
-            h = tl.load(h_ptr + layer * state_step + n, mask=n < H, other=0.0)
+            h = tl.load(h_ptr + layer * state_step + n, mask=n < CUT.H, other=0.0)
             bits = tl.maximum(bits, h.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
-            if GATES == 4:
-                c = tl.load(c_ptr + layer * state_step + n, mask=n < H, other=0.0)
+            if CUT.GATES == 4:
+                c = tl.load(c_ptr + layer * state_step + n, mask=n < CUT.H, other=0.0)
                 bits = tl.maximum(bits, c.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
         fine = fine & (tl.max(bits, 0) < INFINITY_BITS)
     return fine
@@ -40,20 +49,22 @@ def all_finite(x_ptr, h_ptr, c_ptr, x_step, state_step, T: tl.constexpr, K: tl.c
 def stack_kernel(
     x_ptr, y_ptr, h0_ptr, c0_ptr, hn_ptr, cn_ptr, words_ptr, scales_ptr, params_ptr, compensation_ptr, exchange_ptr, sync_ptr,
     x_inverse, x_zero_point, h_inverse, y_inverse, y_zero_point, first_stream,
-    GATES: tl.constexpr, LAYERS: tl.constexpr, RESIDENT: tl.constexpr, K: tl.constexpr, H: tl.constexpr, T: tl.constexpr,
-    B: tl.constexpr, BATCH_FIRST: tl.constexpr, LAST: tl.constexpr, STATES: tl.constexpr, DYNAMIC: tl.constexpr,
-    BU: tl.constexpr, CX: tl.constexpr, NX: tl.constexpr, CH: tl.constexpr, NH: tl.constexpr, PARTS: tl.constexpr,
-    THREADS: tl.constexpr, GROUP: tl.constexpr, ASM: tl.constexpr,
+    CUT: tl.constexpr, T: tl.constexpr, B: tl.constexpr, BATCH_FIRST: tl.constexpr, LAST: tl.constexpr, STATES: tl.constexpr,
+    DYNAMIC: tl.constexpr,
 ):  # fmt: skip
     """Grid (PARTS, streams). Shapes: kernels/recurrent/layout.py. Programs of a stream read all of its states, each writes
     its own units: with PARTS > 1 the states after may not lie where those before do."""
+    BU: tl.constexpr = CUT.BU
+    CH: tl.constexpr = CUT.CH
+    NH: tl.constexpr = CUT.NH
+    H: tl.constexpr = CUT.H
+    K: tl.constexpr = CUT.K
+    LAYERS: tl.constexpr = CUT.LAYERS
     program, stream = tl.program_id(0), first_stream + tl.program_id(1)
     sample, row = (stream // B).to(tl.int64), stream % B
     X_STEP: tl.constexpr = K if BATCH_FIRST else B * K
     Y_STEP: tl.constexpr = H if BATCH_FIRST else B * H
     STATE_STEP: tl.constexpr = B * H
-    NUMBERS: tl.constexpr = (3 * GATES + (GATES == 3)) * BU * LAYERS
-    WORDS: tl.constexpr = GATES * (NX * CX + (2 * LAYERS - 1) * NH * CH) * BU // (2 if GROUP else 1)
     x_ptr += sample * T * B * K + row * (T * K if BATCH_FIRST else K)
     if LAST:
         y_ptr += stream.to(tl.int64) * H
@@ -64,38 +75,35 @@ def stack_kernel(
     c0_ptr += state_row
     hn_ptr += state_row
     cn_ptr += state_row
-    words_ptr += program * WORDS
-    if GROUP:
-        PAIRS_X: tl.constexpr = (4 * CX * NX // GROUP + 1) // 2
-        PAIRS_H: tl.constexpr = (4 * CH * NH // GROUP + 1) // 2
-        scales_ptr += program * (GATES * (PAIRS_X + (2 * LAYERS - 1) * PAIRS_H) * BU)
-    params_ptr += program * NUMBERS
-    compensation_ptr += program * GATES * BU
-    exchange_ptr += tl.program_id(1) * (2 * LAYERS * NH * CH)
+    words_ptr += program * (CUT.FIRST_WORDS + 2 * (LAYERS - 1) * CUT.OTHER_WORDS)
+    if CUT.GROUP:
+        scales_ptr += program * (CUT.SCALES_X + (2 * LAYERS - 1) * CUT.SCALES_H)
+    params_ptr += program * (CUT.NUMBERS * LAYERS)
+    compensation_ptr += program * CUT.GATES * BU
+    exchange_ptr += tl.program_id(1) * (2 * LAYERS * CUT.SLOT)
     sync_ptr += tl.program_id(1) * 2
     first = tl.full((), 1, tl.int32)
-    if PARTS > 1:
+    if CUT.PARTS > 1:
         first = tl.load(sync_ptr + 1) + 1
 
-    tiles = persistent_tiles(words_ptr, RESIDENT, GATES, BU, CX, NX, CH, NH, GROUP)
+    tiles = persistent_tiles(words_ptr, CUT)
     n = program * BU + tl.arange(0, BU)
     hidden, states = (), ()
     for layer in tl.static_range(LAYERS):
         if STATES:
             hidden = hidden + state_words(h0_ptr + layer * STATE_STEP, h_inverse, H, CH, NH)
-            state_ptr = c0_ptr if GATES == 4 else h0_ptr
+            state_ptr = c0_ptr if CUT.GATES == 4 else h0_ptr
             states = states + (tl.load(state_ptr + layer * STATE_STEP + n, mask=n < H, other=0.0),)  # noqa: RUF005
         else:
             for _ in tl.static_range(NH):
                 hidden = hidden + (tl.zeros((CH,), tl.int32),)  # noqa: RUF005
             states = states + (tl.zeros((BU,), tl.float32),)  # noqa: RUF005
-    alive = all_finite(x_ptr, h0_ptr, c0_ptr, X_STEP, STATE_STEP, T, K, H, LAYERS, GATES, STATES)
+    alive = all_finite(x_ptr, h0_ptr, c0_ptr, X_STEP, STATE_STEP, T, K, LAYERS, STATES, CUT)
     for t in range(T):
-        x_words, x_scale = input_words(x_ptr + t * X_STEP, x_inverse, x_zero_point, K, CX, NX, DYNAMIC)
+        x_words, x_scale = input_words(x_ptr + t * X_STEP, x_inverse, x_zero_point, K, CUT.CX, CUT.NX, DYNAMIC)
         hidden, states, outputs, alive = time_step(
-            tiles, hidden, states, x_words, x_scale, alive, t, words_ptr, params_ptr, compensation_ptr, exchange_ptr,
-            first + t, h_inverse, program, GATES, LAYERS, RESIDENT, BU, CX, NX, CH, NH, PARTS, THREADS, ASM,
-            scales_ptr, GROUP,
+            tiles, hidden, states, x_words, x_scale, alive, t,
+            Weights(words_ptr, scales_ptr, params_ptr, compensation_ptr), exchange_ptr, first + t, h_inverse, program, CUT,
         )  # fmt: skip
         last = t == T - 1
         h = outputs[LAYERS - 1]
@@ -111,7 +119,7 @@ def stack_kernel(
             for layer in tl.static_range(LAYERS):
                 at = layer * STATE_STEP + n
                 tl.store(hn_ptr + at, tl.where(alive, outputs[layer], float("nan")), mask=(n < H) & last)
-                if GATES == 4:
+                if CUT.GATES == 4:
                     tl.store(cn_ptr + at, tl.where(alive, states[layer], float("nan")), mask=(n < H) & last)
-    if PARTS > 1:
-        finish(sync_ptr, PARTS, first + T - 1)
+    if CUT.PARTS > 1:
+        finish(sync_ptr, CUT.PARTS, first + T - 1)
