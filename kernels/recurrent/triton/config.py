@@ -133,7 +133,8 @@ class KernelConfig:
         pairs_x, pairs_h = ((4 * w // self.group + 1) // 2 if self.group else 0 for w in (cx * nx, ch * nh))
         return Cut(
             GATES=gates, LAYERS=self.geometry.layers, RESIDENT=self.layers_in_registers, K=self.inputs,
-            H=self.geometry.hidden, BU=units, CX=cx, NX=nx, CH=ch, NH=nh, PARTS=self.parts, THREADS=32 * self.num_warps, GROUP=self.group,
+            H=self.geometry.hidden, BU=units, CX=cx, NX=nx, CH=ch, NH=nh, PARTS=self.parts,
+            THREADS=32 * self.num_warps, GROUP=self.group,
             ASM=not settings.triton_interpret(), WX=cx // half, WH=ch // half,
             FIRST_WORDS=gates * (nx * cx + nh * ch) // half * units, OTHER_WORDS=gates * nh * ch // half * units,
             SCALES_X=gates * pairs_x * units, SCALES_H=gates * pairs_h * units, NUMBERS=(3 * gates + (gates == 3)) * units,
