@@ -156,6 +156,7 @@ class AmxStage final : public LinearStage<S, Int8> {
 
   void run(const Run& run) const override {
     if (!tiles_win(layer_.x.rows(run))) return LinearStage<S, Int8>::run(run);
+    if (this->marks_samples()) layer_.mark_samples(run);
     const Share share = share_of(run, kTileRows);
     int64_t left = share.row_end - share.row;
     const char* scale = layer_.row_scale.exists() ? layer_.row_scale.row(run, share.row) : nullptr;

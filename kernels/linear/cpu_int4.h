@@ -19,9 +19,10 @@ template <class S, int Planes>
 class Int4Stage final : public Stage {
  public:
   explicit Int4Stage(const StageSpec& spec);
-  bool marks_samples() const override { return Planes == 2; }
+  bool marks_samples() const override { return Planes == 2 || layer_.marks_samples(); }
 
   void run(const Run& run) const override {
+    if (layer_.marks_samples()) layer_.mark_samples(run);
     const int64_t rows = layer_.x.rows(run);
     for (int64_t first = 0; first < rows; first += kBlockRows)
       block_of_rows(run, first, rows - first < kBlockRows ? rows - first : kBlockRows);

@@ -26,6 +26,8 @@ class LinearStage : public Stage {
   // whole: the k of a packed tile are filled up with zeros to a multiple of so many groups.
   explicit LinearStage(const StageSpec& spec, int64_t whole = 1);
 
+  bool marks_samples() const override { return layer_.marks_samples(); }
+
   int parts(int64_t samples) const override {
     const int64_t rows = samples * layer_.x.steps, most = tiles() > rows / kRows ? tiles() : rows / kRows;
     return static_cast<int>(most < kMostParts ? most : kMostParts);
@@ -39,6 +41,7 @@ class LinearStage : public Stage {
 
   // Rows are in the same groups for any number of parts, as the order of a float32 sum depends on the group.
   void run(const Run& run) const override {
+    if (marks_samples()) layer_.mark_samples(run);
     const Share share = share_of(run, kRows);
     const int64_t tile_bytes = groups_ * S::kTileVectors * Kind<S>::kStep, count = share.tile_end - share.tile;
     // Odd calls of few rows go backwards: what does not fit a cache then finds its end there from the call before. A

@@ -22,6 +22,10 @@ struct LinearLayer {
   bool plain;             // float32 out, and nothing but a ReLU before it
   bool bounded;           // int8 in and out, |t| < 2^21 whatever x holds, and nothing but a ReLU before the rounding
 
+  // A row of a scale that is not finite becomes int8 numbers like any other: its sample is marked instead.
+  bool marks_samples() const { return int8_out && row_scale.exists(); }
+  void mark_samples(const Run& run) const;
+
   void bound(double most) { bounded = bounded && most < 2097152.0; }  // |t| of one output is at most so much
 };
 

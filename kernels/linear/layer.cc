@@ -26,6 +26,13 @@ LinearLayer read_layer(const StageSpec& spec) {
   return p;
 }
 
+void LinearLayer::mark_samples(const Run& run) const {
+  for (int64_t r = 0, rows = row_scale.rows(run); r < rows; ++r) {
+    const float scale = *reinterpret_cast<const float*>(row_scale.row(run, r));
+    if (!(scale * 0.0f == 0.0f)) run.nan_marks[r / x.steps] = __builtin_nanf("");
+  }
+}
+
 const float* padded_copy(Arena& arena, const float* from, int64_t n, int64_t lanes) {
   const int64_t whole = (n + lanes - 1) / lanes * lanes;
   float* to = static_cast<float*>(arena.take(static_cast<size_t>(whole) * sizeof(float)));

@@ -54,7 +54,10 @@ class SparseStage final : public Stage {
   int parts(int64_t) const override { return static_cast<int>((layer_.n + kUnit - 1) / kUnit); }
   int64_t cost_ns(int64_t samples) const override { return samples * layer_.x.steps * kind_.steps() / 8; }
 
+  bool marks_samples() const override { return layer_.marks_samples(); }
+
   void run(const Run& run) const override {
+    if (layer_.marks_samples()) layer_.mark_samples(run);
     const int64_t units = (layer_.n + kUnit - 1) / kUnit, rows = layer_.x.rows(run);
     const int64_t from = run.part * units / run.parts * kUnit, to = (run.part + 1) * units / run.parts * kUnit;
     const int64_t tiles = ((to < layer_.n ? to : layer_.n) - from + kColumns - 1) / kColumns;

@@ -39,14 +39,21 @@ def test_softmax_before_a_static_layer(backend: str | None) -> None:
     assert y[1].isnan().all() and y[[0, 2]].isfinite().all()
 
 
-def test_a_layer_of_dynamic_rows_before_a_static_one() -> None:
+@pytest.mark.parametrize("backend", [None, "portable"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("first", ["w8a8", "w4a8", "sparse"])
+@pytest.mark.parametrize("rows", [1, 3, 70])
+def test_a_layer_of_dynamic_rows_before_a_static_one(backend: str | None, bad: float, first: str, rows: int) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3)).eval()
-    scheme = {"0": rt.W8A8("dynamic"), "1": rt.W8A8("static")}
-    fast = rt.compile(
-        model, (torch.randn(3, 8),), scheme, calibration=torch.randn(64, 8), backend="portable", verify=False
-    )
-    x = torch.randn(3, 8)
-    x[1, 2] = float("nan")
+    model = nn.Sequential(nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 3)).eval()
+    if first == "sparse":
+        rt.sparsify_(model, rt.Unstructured(0.9), filter_fn=lambda module, name: name == "0")
+    scheme = {"0": rt.W4A8() if first == "w4a8" else rt.W8A8("dynamic"), "2": rt.W8A8("static")}
+    example, data = torch.randn(rows, 64), torch.randn(64, 64)
+    fast = rt.compile(model, (example,), scheme, calibration=data, backend=backend, verify=False)
+    x = torch.randn(rows, 64)
+    row = rows // 2
+    x[row, 2] = bad
     y = fast(x)
-    assert y[1].isnan().all() and y[[0, 2]].isfinite().all()
+    others = [r for r in range(rows) if r != row]
+    assert y[row].isnan().all() and y[others].isfinite().all()
