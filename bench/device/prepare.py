@@ -67,7 +67,7 @@ def build(wanted: Mapping[str, Any]) -> Fields:
 def null() -> Fields:
     alone()
     from rtaccel.kernels._gpu.triton_launch import spec_key
-    from rtaccel.kernels.mlp.triton_persistent import specialize_null
+    from rtaccel.kernels.mlp.triton.persistent import specialize_null
 
     spec = specialize_null(1, 1)
     return build({spec_key(spec): spec})

@@ -132,8 +132,8 @@ def register_impl(impl: Impl) -> Impl:
 
 
 def _load(stem: str) -> None:
-    """Imports `rtaccel.kernels.<op>.<file>` for each file whose name is `stem` or starts with `stem_`. In `_core` that is
-    cpu.py, which finds the kernels that C++ declared."""
+    """Imports `rtaccel.kernels.<op>.<file>` for each file whose name is `stem` or starts with `stem_`, and every file of a
+    folder `stem`. In `_core` that is cpu.py, which finds the kernels that C++ declared."""
     if stem in _loaded:
         return
     kernels = importlib.import_module("rtaccel.kernels")
@@ -143,7 +143,9 @@ def _load(stem: str) -> None:
         package = importlib.import_module(f"rtaccel.kernels.{folder.name}")
         for file in pkgutil.iter_modules(package.__path__):
             if file.name == stem or file.name.startswith(f"{stem}_"):
-                importlib.import_module(f"{package.__name__}.{file.name}")
+                found = importlib.import_module(f"{package.__name__}.{file.name}")
+                for inner in pkgutil.iter_modules(found.__path__ if file.ispkg else ()):
+                    importlib.import_module(f"{found.__name__}.{inner.name}")
     _loaded.add(stem)
 
 

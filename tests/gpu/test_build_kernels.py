@@ -188,7 +188,7 @@ def put(core: FakeCore, patch: pytest.MonkeyPatch) -> None:
 
 def test_a_stored_kernel_is_launched_without_triton(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rtaccel.core.stage import Problem
-    from rtaccel.kernels.linear import triton_gemv
+    from rtaccel.kernels.linear.triton import gemv as triton_gemv
 
     cubin = next(c for c in CubinStore(built) if c.name.startswith("linear_gemv_M1_N10_K32"))
     core = FakeCore(len(cubin.parameters) + 2)
@@ -239,7 +239,7 @@ def test_kernels_that_wheels_brought_are_found(
     No C compiler, no JIT, and nothing in the environment but the search path of Python."""
     from rtaccel.backends.triton import unavailable
     from rtaccel.core.stage import Problem
-    from rtaccel.kernels.linear import triton_gemv
+    from rtaccel.kernels.linear.triton import gemv as triton_gemv
 
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert "C compiler" in (unavailable() or "")

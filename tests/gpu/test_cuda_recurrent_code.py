@@ -23,7 +23,7 @@ from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
 from rtaccel.kernels.recurrent.cuda.config import SHARED_BYTES, Card, Head, assuming, select_config
 from rtaccel.kernels.recurrent.cuda.kernel import DECLARED, declared, kernel_of
 from rtaccel.kernels.recurrent.layout import Geometry
-from rtaccel.kernels.recurrent.triton import config as triton_config
+from rtaccel.kernels.recurrent.triton import config
 from rtaccel.plan.fuse import fuse
 from rtaccel.runtime.gpu.persistent_stacks import CUDA, TRITON, CudaStack, TritonStack, only, stack_network
 
@@ -142,7 +142,7 @@ def test_which_kernel_a_stream_takes(small: tuple[Stage, ...], monkeypatch: pyte
     assert isinstance(stack_network(small), TritonStack)
     with only(CUDA):
         assert isinstance(stack_network(small), CudaStack)
-    monkeypatch.setattr(triton_config, "multiprocessors", lambda: 2)
+    monkeypatch.setattr(config, "multiprocessors", lambda: 2)
     with assuming(Card(90, 2)):
         taken = stack_network(small)
         assert isinstance(taken, CudaStack)

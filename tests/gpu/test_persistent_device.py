@@ -158,10 +158,11 @@ def test_code_is_not_loaded_beside_a_persistent_kernel(card: FakeCard, chain: Ma
 def test_a_layer_that_is_launched_first_beside_it(card: FakeCard, chain: Make) -> None:
     """By Triton's JIT, which loads at the first launch."""
     from rtaccel.core.stage import Problem
-    from rtaccel.kernels.linear import contract, triton_gemv
+    from rtaccel.kernels.linear import contract
+    from rtaccel.kernels.linear.triton import gemv
 
     stage = contract.make_stage(32, 10, "static")
-    layers = [triton_gemv.prepare(stage, Problem.of(stage, 1)) for _ in range(2)]
+    layers = [gemv.prepare(stage, Problem.of(stage, 1)) for _ in range(2)]
     one = chain()
     call(one)
     x = torch.zeros(1, 32, dtype=torch.int8)

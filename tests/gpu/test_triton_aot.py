@@ -34,9 +34,10 @@ from rtaccel.kernels._gpu.triton_aot import (
     violations,
 )
 from rtaccel.kernels._gpu.triton_spec import FUSED, INT8_MMA, Specialisation
-from rtaccel.kernels.conv import triton_window
-from rtaccel.kernels.linear import contract, triton_dot, triton_gemv
-from rtaccel.kernels.linear.triton_w8a8 import Operands
+from rtaccel.kernels.conv.triton import window
+from rtaccel.kernels.linear import contract
+from rtaccel.kernels.linear.triton import dot, gemv
+from rtaccel.kernels.linear.triton.w8a8 import Operands
 from rtaccel.runtime.gpu.ahead import kernels_of
 from tests.support import kept
 from tests.triton_checks import budgets
@@ -105,7 +106,7 @@ def test_the_autoencoder_fits_one_multiprocessor(kind: str) -> None:
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize(("kernel", "capability"), [(triton_dot, 100), (triton_gemv, 80)], ids=["dot", "gemv"])
+@pytest.mark.parametrize(("kernel", "capability"), [(dot, 100), (gemv, 80)], ids=["dot", "gemv"])
 def test_every_activation_compiles_without_stack(kernel: Any, activation: str, capability: int) -> None:
     stage = contract.make_stage(256, 64, "dynamic", activation, 0.1)
     found = kept.footprint(kernel.specialize(Problem.of(stage, 2, "cuda")), capability)
@@ -145,13 +146,13 @@ def h100(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["static", "dynamic"])
-@pytest.mark.parametrize("kernel", [triton_dot, triton_gemv], ids=["dot", "gemv"])
+@pytest.mark.parametrize("kernel", [dot, gemv], ids=["dot", "gemv"])
 def test_a_launch_compiles_once_for_every_batch_and_what_was_checked(kernel: Any, scheme: str, h100: None) -> None:
     """No batch size and no zero point compiles anew, and the launch's code is the code that the budget was held to."""
     stage = contract.make_stage(64, 32, scheme, "relu", out="int8")
     problem = Problem.of(stage, 1)
     operands, spec = Operands.of(stage, problem), kernel.specialize(problem)
-    word = torch.int32 if kernel is triton_gemv else torch.int8
+    word = torch.int32 if kernel is gemv else torch.int8
     compiled = {}
     for rows in (1, 2, 3, 16, 48):
         for y_zero_point in (-128, 0, 1, 11):
@@ -172,7 +173,7 @@ def test_a_launch_compiles_once_for_every_batch_and_what_was_checked(kernel: Any
 
 def test_a_launch_takes_a_constant_of_named_fields(h100: None) -> None:
     """Sizes of a window are one constant of the launch, and the code is what the budget was held to."""
-    spec = next(triton_window.specializations())
+    spec = next(window.specializations())
     types = {"*i8": torch.int8, "*fp32": torch.float32, "*i32": torch.int32}
     numbers = {"i32": 3, "fp32": 1.0}
     arguments = {
@@ -203,7 +204,7 @@ GOOD = Footprint(32, 0, 0, 32, {"IDP.4A.S8.S8": 8, "LDG.E.128": 4, "BAR.SYNC.DEF
     ],
 )  # fmt: skip
 def test_each_kind_of_violation_is_reported(found: Footprint, said: str) -> None:
-    spec = next(triton_gemv.specializations())
+    spec = next(gemv.specializations())
     assert violations(spec, 90, GOOD, ALLOWED) == []
     broken = violations(spec, 90, found, ALLOWED)
     assert len(broken) == 1
@@ -212,7 +213,7 @@ def test_each_kind_of_violation_is_reported(found: Footprint, said: str) -> None
 
 
 def test_a_planted_budget_is_reported() -> None:
-    spec = next(triton_gemv.specializations())
+    spec = next(gemv.specializations())
     allowed = budgets.allowed(spec.name, 90)
     assert allowed is not None
     found = compiled(spec.name, 90)

@@ -21,7 +21,7 @@ import triton.language as tl
 
 from rtaccel.kernels._gpu.triton_aot import compile_for, compile_kernel
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling
-from rtaccel.kernels.linear import triton_dot
+from rtaccel.kernels.linear.triton import dot
 from tests.triton_checks import write_page
 from tests.triton_checks.support import launches, moved
 from tests.triton_checks.ttir.parser import parse
@@ -68,7 +68,7 @@ def test_kernels_that_a_plan_launches_have_a_launch() -> None:
 
 def test_tensor_cores_are_those_of_the_card() -> None:
     """A tile of 64 rows is multiplied by wgmma on Hopper and by the tensor memory's instruction on Blackwell."""
-    spec = next(s for s in triton_dot.specializations() if s.tiling.block_m == 64)
+    spec = next(s for s in dot.specializations() if s.tiling.block_m == 64)
     assert compile_for(spec, 90).count("IGMMA")
     assert compile_for(spec, 80).count("IMMA")
     if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 9):  # 3.6 multiplies on the older unit there
@@ -180,7 +180,7 @@ def test_fusion_would_be_seen() -> None:
         def options(self) -> dict[str, Any]:
             return {**super().options, "enable_fp_fusion": True}
 
-    spec = next(s for s in triton_dot.specializations() if "N33_K130" in s.name)
+    spec = next(s for s in dot.specializations() if "N33_K130" in s.name)
     plain = replace(spec, constants={**spec.constants, "ASM": False})
     fused = Fused(plain.name, plain.kernel, plain.signature, plain.constants, plain.tiling)
     assert compile_for(plain, 90).count("FFMA") == 0

@@ -19,7 +19,9 @@ from rtaccel.core import settings
 from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Case, impls, operator
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels.conv import cases, contract, triton_grouped, triton_window
+from rtaccel.kernels.conv import cases, contract
+from rtaccel.kernels.conv.triton import grouped as triton_grouped
+from rtaccel.kernels.conv.triton import window
 
 require("triton")
 DEVICE = "cpu" if settings.triton_interpret() else "cuda"
@@ -161,14 +163,14 @@ def test_what_is_not_taken() -> None:
     )  # fmt: skip
     floats = cases.make_stage(cases.SHAPES["causal"], "float32")
     for kernel, stage, said in (
-        (triton_window, grouped, "one group"),
-        (triton_window, stream, "windows"),
+        (window, grouped, "one group"),
+        (window, stream, "windows"),
         (triton_grouped, cases.make_stage(cases.SHAPES["causal"], "static"), "several groups"),
         (triton_grouped, floats, "int8 weights"),
     ):
         assert said in (kernel.supports(Problem.of(stage, 1, DEVICE)) or "")
     stage = cases.make_stage(cases.SHAPES["causal"], "static")
-    call = triton_window.prepare(stage, Problem.of(stage, 1, DEVICE))
+    call = window.prepare(stage, Problem.of(stage, 1, DEVICE))
     for wrong in (torch.zeros(1, 8, 5, dtype=torch.int8), torch.zeros(1, 9, 5)):
         with pytest.raises(ShapeError, match="contiguous"):
             call(wrong.to(DEVICE))

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 import rtaccel as rt
 from rtaccel.backends import require
 from rtaccel.core.errors import UnsupportedProblem
-from rtaccel.kernels.conv import triton_persistent as triton_persistent
-from rtaccel.kernels.conv import triton_persistent_config as triton_persistent_config
+from rtaccel.kernels.conv.triton import persistent, persistent_config
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.stream import StreamModel
 from tests.triton_checks.support.interpreted_device import in_its_place
@@ -31,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.fixture(autouse=True)
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # what lies in a ring before the first time step means nothing
-    yield from in_its_place(monkeypatch, triton_persistent, lambda operands: operands.rings.fill_(0x55AA1234))
+    yield from in_its_place(monkeypatch, persistent, lambda operands: operands.rings.fill_(0x55AA1234))
 
 
 class Tcn(nn.Module):
@@ -92,10 +91,10 @@ def test_a_stream_that_stays(make: Callable[[], Tcn], features: int) -> None:
 @pytest.mark.parametrize("held", [2, 1], ids=["newest", "nothing"])
 def test_a_network_that_the_registers_do_not_hold(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """It reads all taps again but the newest, or every one, and gives the same bits. held: registers for tiles of one each."""
-    monkeypatch.setattr(triton_persistent_config, "REGISTERS", 2)
-    monkeypatch.setattr(triton_persistent_config, "STREAMED_REGISTERS", held)
-    form = triton_persistent_config.select_config(triton_persistent_config.example((6, 16, 16), 3, 2))
-    assert isinstance(form, triton_persistent_config.KernelConfig)
+    monkeypatch.setattr(persistent_config, "REGISTERS", 2)
+    monkeypatch.setattr(persistent_config, "STREAMED_REGISTERS", held)
+    form = persistent_config.select_config(persistent_config.example((6, 16, 16), 3, 2))
+    assert isinstance(form, persistent_config.KernelConfig)
     assert sum(form.held) == held - 1
     assert form.spare
     check_stream(lambda: Tcn((6, 16), 3, "", nn.Linear(16, 2)), 6)
@@ -158,14 +157,14 @@ def test_two_outputs_cannot_stay() -> None:
 
 
 def test_the_form_of_a_network() -> None:
-    stages = triton_persistent_config.example((6, 16, 16, 16), 3, 2)
-    form = triton_persistent_config.select_config(stages)
-    assert isinstance(form, triton_persistent_config.KernelConfig)
+    stages = persistent_config.example((6, 16, 16, 16), 3, 2)
+    form = persistent_config.select_config(stages)
+    assert isinstance(form, persistent_config.KernelConfig)
     assert (form.memory, form.rows, form.num_warps) == (14, (0, 4, 0, 8, 0, 16, 0, 0), 4)
     assert form.rings[-1] == 4 * 4 + 8 * 4 + 16 * 4
-    large = triton_persistent_config.select_config(triton_persistent_config.example((128,) * 4, 8, 2))
-    assert isinstance(large, triton_persistent_config.KernelConfig)
+    large = persistent_config.select_config(persistent_config.example((128,) * 4, 8, 2))
+    assert isinstance(large, persistent_config.KernelConfig)
     assert (large.whole, large.num_warps, set(large.held)) == (False, 16, {0, 1})
-    too_large = triton_persistent_config.select_config(triton_persistent_config.example((8, 256, 256), 5, 2))
+    too_large = persistent_config.select_config(persistent_config.example((8, 256, 256), 5, 2))
     assert isinstance(too_large, str)
     assert "threads, when padded, not 32" in too_large

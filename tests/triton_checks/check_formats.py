@@ -23,9 +23,10 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu.triton_device import dot4, multiply_rn
 from rtaccel.kernels._gpu.triton_nan_propagation import nan_propagator
 from rtaccel.kernels.fused_linear import contract as fused
-from rtaccel.kernels.linear import contract, contract_weights, triton_gemv_float
-from rtaccel.kernels.linear.triton_mixed_config import KernelConfig, split_of
-from rtaccel.kernels.linear.triton_split import parts_of
+from rtaccel.kernels.linear import contract, contract_weights
+from rtaccel.kernels.linear.triton import gemv_float
+from rtaccel.kernels.linear.triton.mixed_config import KernelConfig, split_of
+from rtaccel.kernels.linear.triton.split import parts_of
 
 require("triton")
 DEVICE = "cpu" if settings.triton_interpret() else "cuda"
@@ -176,7 +177,7 @@ def test_parts_of_k_are_added_once(op: str, stage: Stage) -> None:
 @pytest.mark.parametrize("kind", ["w8a16", "w4a16", "bfloat16"])
 def test_parts_of_k_without_tensor_cores(kind: str) -> None:
     stage = contract_weights.make_stage(4000, 21, kind, "relu")
-    spec = triton_gemv_float.specialize(KernelConfig.of_linear(Problem.of(stage, 5)), 5)
+    spec = gemv_float.specialize(KernelConfig.of_linear(Problem.of(stage, 5)), 5)
     assert spec.constants["SPLIT"] > 1
     check("linear", impl_of("linear", "triton_gemv_float"), stage, 5, 1, 20)
 

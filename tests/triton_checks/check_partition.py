@@ -14,9 +14,9 @@ from rtaccel.core.registry import operator
 from rtaccel.core.stage import Problem
 from rtaccel.kernels._persistent import triton_mailbox
 from rtaccel.kernels.mlp import contract
-from rtaccel.kernels.mlp import triton_partition as triton_partition
-from rtaccel.kernels.mlp.triton_config import Operands
-from rtaccel.kernels.mlp.triton_partition_config import THREADS, Partition, partition_of
+from rtaccel.kernels.mlp.triton import partition
+from rtaccel.kernels.mlp.triton.config import Operands
+from rtaccel.kernels.mlp.triton.partition_config import THREADS, Partition, partition_of
 from tests.triton_checks.support.sides import DEVICE, INTERPRET, Side
 
 require("triton")
@@ -45,13 +45,13 @@ def test_parts_of_every_layer(
     if INTERPRET:
         from tests.triton_checks.support import side_by_side
 
-        monkeypatch.setattr(triton_partition, "bind", side_by_side.bind)
+        monkeypatch.setattr(partition, "bind", side_by_side.bind)
     allocate = torch.empty
     monkeypatch.setattr(
         torch, "empty", lambda *a, **k: allocate(*a, **k).fill_(float("nan") if "dtype" not in k else 85)
     )
     stage = contract.make_stage(widths, activations, 0.1, seed=int(torch.randint(1 << 30, ())), group_size=group)
-    call = triton_partition.prepared(stage, Problem.of(stage, 1, DEVICE), Partition(widths, group, programs))
+    call = partition.prepared(stage, Problem.of(stage, 1, DEVICE), Partition(widths, group, programs))
     for rows in (1, 3):
         x = torch.randn(rows, widths[0]) * 2
         if rows == 3:
@@ -64,7 +64,7 @@ def test_parts_of_every_layer(
 def test_a_network_that_stays_cut(group: int, side: Callable[..., Side]) -> None:
     widths = (9, 24, 17)
     stage, cut = contract.make_stage(widths, ("relu", "none"), group_size=group), Partition(widths, group, 2)
-    ops, spec = Operands.of(stage, cut, DEVICE), triton_partition.specialize_persistent(stage.attrs, cut)
+    ops, spec = Operands.of(stage, cut, DEVICE), partition.specialize_persistent(stage.attrs, cut)
     exchange = torch.zeros(cut.exchange_words, dtype=torch.int64, device=DEVICE)
     made = side(9, 17)
     made.start(spec, {"exchange_ptr": exchange, **ops.arguments(), "idle_looks": 0}, programs=2)
@@ -98,5 +98,5 @@ def test_how_a_chain_is_cut() -> None:
 
 def test_what_is_not_taken() -> None:
     problem = Problem.of(contract.make_stage((20, 33, 7), ("relu", "none")), 1)
-    assert "one after another" in str(triton_partition.supports(problem))
-    assert "one after another" in str(triton_partition.supports(replace(problem, rows=2)))
+    assert "one after another" in str(partition.supports(problem))
+    assert "one after another" in str(partition.supports(replace(problem, rows=2)))

@@ -18,8 +18,8 @@ from rtaccel.backends import require
 from rtaccel.core.registry import operator
 from rtaccel.kernels._persistent import triton_mailbox
 from rtaccel.kernels.mlp import contract
-from rtaccel.kernels.mlp import triton_persistent as triton_persistent
-from rtaccel.kernels.mlp.triton_config import KernelConfig, Operands
+from rtaccel.kernels.mlp.triton import persistent
+from rtaccel.kernels.mlp.triton.config import KernelConfig, Operands
 from tests.triton_checks.support.sides import DEVICE, Side
 
 require("triton")
@@ -38,7 +38,7 @@ def mlp(
 ) -> tuple[Any, Side]:
     stage = contract.make_stage(widths, activations, 0.1, group_size=group)
     made, ops = side(widths[0], widths[-1]), Operands.of(stage, KernelConfig.of(stage.attrs), DEVICE)
-    made.start(triton_persistent.specialize(stage.attrs), {**ops.arguments(), "idle_looks": idle_looks})
+    made.start(persistent.specialize(stage.attrs), {**ops.arguments(), "idle_looks": idle_looks})
     return stage, made
 
 
@@ -99,7 +99,7 @@ def test_a_kernel_that_nobody_calls_ends_where_it_may(side: Callable[..., Side])
 
 def test_the_null_model_gives_its_first_number(side: Callable[..., Side]) -> None:
     made = side(3, 2)
-    made.start(triton_persistent.specialize_null(3, 2), {"idle_looks": 0})
+    made.start(persistent.specialize_null(3, 2), {"idle_looks": 0})
     for _ in range(5):
         x, y = torch.randn(3), torch.zeros(2)
         assert made.box.exchange(x.data_ptr(), y.data_ptr(), TIMEOUT_NS)
@@ -114,7 +114,7 @@ def test_what_cannot_stay() -> None:
         ((512, 256, 512), "132 KiB"),
         (AUTOENCODER, "132 KiB"),
     ):
-        assert said in (triton_persistent.unsupported({"widths": widths}) or "")
-    assert triton_persistent.unsupported({"widths": (128,) * 7}) is None
-    assert triton_persistent.unsupported({"widths": AUTOENCODER, "group_size": 32}) is None
-    assert "not 48" in (triton_persistent.unsupported({"widths": (20, 32, 5), "group_size": 48}) or "")
+        assert said in (persistent.unsupported({"widths": widths}) or "")
+    assert persistent.unsupported({"widths": (128,) * 7}) is None
+    assert persistent.unsupported({"widths": AUTOENCODER, "group_size": 32}) is None
+    assert "not 48" in (persistent.unsupported({"widths": (20, 32, 5), "group_size": 48}) or "")

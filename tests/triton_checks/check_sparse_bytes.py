@@ -17,8 +17,8 @@ from rtaccel.backends import require
 from rtaccel.core.stage import Problem
 from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.sparse_linear import contract
-from rtaccel.kernels.sparse_linear.triton_permute import pick_bytes
-from rtaccel.kernels.sparse_linear.triton_rows import stored_block
+from rtaccel.kernels.sparse_linear.triton.permute import pick_bytes
+from rtaccel.kernels.sparse_linear.triton.rows import stored_block
 from rtaccel.plan import sparse_gpu
 from tests.triton_checks.support.sparse_stages import DEVICE, taking
 

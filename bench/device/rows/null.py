@@ -60,7 +60,7 @@ def round_trip(seconds: float, start: Start) -> Fields:
 def triton(seconds: float) -> Fields:
     """By Triton's kernel, compiled here or built ahead."""
     from rtaccel.kernels._gpu.triton_launch import bind
-    from rtaccel.kernels.mlp.triton_persistent import specialize_null
+    from rtaccel.kernels.mlp.triton.persistent import specialize_null
 
     def start(requests: Tensor, replies: Tensor, control: Tensor) -> None:
         bind(specialize_null(1, 1))((1,), request_ptr=requests, reply_ptr=replies, control_ptr=control, idle_looks=0)
@@ -85,7 +85,7 @@ def cuda(seconds: float) -> Fields:
 def built_ahead(seconds: float) -> Fields:
     """By Triton's kernel from the folder of kernels built ahead, and from nowhere else."""
     from rtaccel.kernels._gpu import triton_launch
-    from rtaccel.kernels.mlp.triton_persistent import specialize_null
+    from rtaccel.kernels.mlp.triton.persistent import specialize_null
 
     if triton_launch.built_ahead(triton_launch.spec_key(specialize_null(1, 1))) is None:
         raise BackendUnavailable(

@@ -1,7 +1,7 @@
 """Stacks that run in both directions: one launch a layer, in which each direction has programs of its own, side by side.
 
 A layer reads what both directions of the one below gave, so that no layer begins before the one below ends: launches follow
-each other, and between them h lies in device memory as int8. In a layer everything is as in triton_recurrent_window.py.
+each other, and between them h lies in device memory as int8. In a layer everything is as in window.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a recurrent stack is cut for the kernels of triton_recurrent.py, and its weights in the order in which they read them."""
+"""How a recurrent stack is cut for the kernels of this folder, and its weights in the order in which they read them."""
 
 from __future__ import annotations
 

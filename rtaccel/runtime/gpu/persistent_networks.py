@@ -52,8 +52,8 @@ class PersistentChain:
 
     def prepared(self, device: str) -> PersistentLaunch:
         from rtaccel.kernels._gpu.triton_launch import bind
-        from rtaccel.kernels.mlp import triton_persistent as triton_persistent
-        from rtaccel.kernels.mlp.triton_config import KernelConfig, Operands
+        from rtaccel.kernels.mlp.triton import persistent as triton_persistent
+        from rtaccel.kernels.mlp.triton.config import KernelConfig, Operands
 
         stage = self.stages[0]
         kernel, ops = (
@@ -91,8 +91,8 @@ class PersistentPartition(PersistentChain):
 
     def prepared(self, device: str) -> PersistentLaunch:
         from rtaccel.kernels._gpu.triton_launch import bind
-        from rtaccel.kernels.mlp import triton_partition as triton_partition
-        from rtaccel.kernels.mlp.triton_config import Operands
+        from rtaccel.kernels.mlp.triton import partition as triton_partition
+        from rtaccel.kernels.mlp.triton.config import Operands
 
         stage, partition = self.stages[0], self.partition
         kernel, ops = (
@@ -132,8 +132,8 @@ class PersistentConvolutions:
 
     def prepared(self, device: str) -> PersistentLaunch:
         from rtaccel.kernels._gpu.triton_launch import bind
-        from rtaccel.kernels.conv.triton_persistent import specialize
-        from rtaccel.kernels.conv.triton_persistent_config import Operands
+        from rtaccel.kernels.conv.triton.persistent import specialize
+        from rtaccel.kernels.conv.triton.persistent_config import Operands
 
         kernel, ops = bind(specialize(self.config)), Operands.of(self.config, device)
 
@@ -164,14 +164,14 @@ def network_of(stages: Sequence[Stage], streamed: bool) -> Network:
 
     Raises UnsupportedProblem where they are neither a chain that fits, nor a stack, nor a stream of convolutions.
     """
-    from rtaccel.kernels.conv import triton_persistent_config as triton_persistent_config
-    from rtaccel.kernels.mlp import triton_partition_config as triton_partition_config
-    from rtaccel.kernels.mlp import triton_persistent as triton_persistent
+    from rtaccel.kernels.conv.triton import persistent_config
+    from rtaccel.kernels.mlp.triton import partition_config
+    from rtaccel.kernels.mlp.triton import persistent as triton_persistent
 
     what = ", ".join(f"{s.name} ({s.op})" for s in stages)
     kinds = [operator(s.op).persistent for s in stages]
     if streamed and Persistent.STREAM in kinds:
-        config = triton_persistent_config.select_config(stages)
+        config = persistent_config.select_config(stages)
         if isinstance(config, str):
             raise UnsupportedProblem(
                 "persistent", what, f"a network that {config}", "Pass calibration=, or stream on the CPU."
@@ -181,7 +181,7 @@ def network_of(stages: Sequence[Stage], streamed: bool) -> Network:
         reason, widths = triton_persistent.unsupported(stages[0].attrs), stages[0].attrs["widths"]
         if reason is None:
             return PersistentChain(stages[0])
-        partition = triton_partition_config.partition_of(stages[0].attrs)
+        partition = partition_config.partition_of(stages[0].attrs)
         if isinstance(partition, str):
             expected = f"a smaller network: one program {reason}; several: each {partition}"
             raise UnsupportedProblem("persistent", f"mlp {widths}", expected, STEP)

@@ -1,0 +1,1 @@
+"""Convolutions in Triton: over windows, grouped, and streams on a persistent kernel."""

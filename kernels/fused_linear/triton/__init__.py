@@ -1,0 +1,1 @@
+"""A linear layer that quantizes its own input, in Triton."""

@@ -1,0 +1,58 @@
+"""`mixed_kernel` of linear with its rows quantized in front and a residual behind: one launch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from rtaccel.core import settings
+from rtaccel.core.registry import Impl, Prepared, register_impl
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.weight_format import WeightFormat
+from rtaccel.kernels._gpu.triton_spec import BF16_MMA, FP8_MMA, INT8_MMA, MAX_N, WIDE_LOAD, Specialisation
+from rtaccel.kernels.fused_linear import contract
+from rtaccel.kernels.linear.contract import MAX_K
+from rtaccel.kernels.linear.triton.mixed_config import WEIGHTS, KernelConfig, Operands, specialize
+
+FLOAT8_CAPABILITY = (8, 9)
+
+
+def select_config(problem: Problem) -> KernelConfig:
+    rows = str(problem.attrs.get("quantize", "none"))
+    plain = replace(problem, in_widths=problem.in_widths[:1], in_dtypes=problem.in_dtypes[:1])
+    return replace(KernelConfig.of_linear(plain), rows=rows, residual=bool(problem.attrs.get("residual")))
+
+
+def supports(problem: Problem) -> str | None:
+    if problem.out_widths[0] > MAX_N:
+        return f"has at most 65535 programs along N, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
+    if problem.weight_format not in WEIGHTS:
+        return f"has no form for {problem.weight_format} weights, which torch multiplies"
+    if (problem.in_dtypes[0] == "int8" or problem.attrs.get("quantize") == "int8") and problem.in_widths[0] > MAX_K:
+        return f"sums in int32, which holds K <= {MAX_K}, not K = {problem.in_widths[0]}"
+    if problem.weight_format is WeightFormat.FLOAT8 and not settings.triton_interpret():
+        import torch
+
+        if torch.cuda.is_available() and torch.cuda.get_device_capability() < FLOAT8_CAPABILITY:
+            return f"{torch.cuda.get_device_name()} multiplies no float8: compute capability 8.9 or newer does"
+    return None
+
+
+def prepare(stage: Stage, problem: Problem) -> Prepared:
+    """x [M, K] and, where the stage has one, residual float32 [M, N] -> y [M, N]; any M, best for problem.rows."""
+    return Operands.of(select_config(problem), contract.lower(stage), problem.rows, problem.device).launcher(
+        "fused_linear"
+    )
+
+
+def specializations() -> Iterator[Specialisation]:
+    """The forms that are compiled and held to a budget without a GPU."""
+    for stage, rows, requires in (
+        (contract.make_stage(1024, 1024, "w8a8-rows", "relu", out="int8"), 1, (INT8_MMA, WIDE_LOAD)),
+        (contract.make_stage(1024, 1024, "w4a16", residual=True), 16, (BF16_MMA, WIDE_LOAD)),
+        (contract.make_stage(1024, 1024, "float8", "gelu"), 1, (FP8_MMA, WIDE_LOAD)),
+    ):
+        yield specialize(select_config(Problem.of(stage, rows, "cuda")), rows).with_requirements(*requires)
+
+
+register_impl(Impl("fused_linear", "triton_tensor_core", "triton", 10, supports, prepare))

@@ -1,0 +1,1 @@
+"""GRU in Triton: what `kernels/recurrent/triton` computes, with three gates."""

@@ -1,0 +1,259 @@
+"""Linear of float32 rows for up to eight of them: bfloat16, W8A16 and W4A16 weights, one warp per output, the weights read once.
+
+Below the tensor cores' tile of 16 rows most of what they do is padding, and x would be rounded to bfloat16. Here weights are
+read as 32-bit words of several, made float32 and multiplied as such; float32 sums, no rounding of x.
+
+The order of weights in a word spares every exchange: of a line of G numbers along K, held by G / P words of P weights each,
+word i holds numbers i, i + G / P, i + 2 G / P, ... So the first weights of a lane's words meet consecutive numbers of x, and so
+do the second ones. A line is 16 bytes, for int4 in groups that 32 does not divide 8 bytes: it lies within a group.
+
+An integer becomes a float32 without a conversion: the bits of q + offset below those of 2^23 are the number 2^23 + offset + q,
+from which one exact subtraction leaves q.
+
+Where tiles are few, programs share the sum over K (triton/split.py). The end is that of every other form (triton_epilogue.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rtaccel.core import settings
+from rtaccel.core.registry import Impl, Prepared, register_impl
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.formats import int4
+from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_types
+from rtaccel.kernels._gpu.triton_launch import bind
+from rtaccel.kernels._gpu.triton_rows import too_many_rows
+from rtaccel.kernels._gpu.triton_spec import (
+    MAX_N,
+    WIDE_LOAD,
+    Specialisation,
+    Tiling,
+    leave_out,
+    power_of_two,
+    require_matrix,
+    require_residual,
+)
+from rtaccel.kernels.linear import contract, contract_weights
+from rtaccel.kernels.linear.triton.mixed_config import WEIGHTS, KernelConfig
+from rtaccel.kernels.linear.triton.split import Workspace, parts_of, split_epilogue
+
+TWO_23_BITS = tl.constexpr(0x4B000000)
+
+
+@triton.jit
+def _weight(word, j: tl.constexpr, BITS: tl.constexpr):
+    """Weight j of every word as float32; int8 and int4 are stored with 128 and 8 added."""
+    if BITS == 16:
+        bits = word << 16 if j == 0 else word & -65536
+        w = bits.to(tl.float32, bitcast=True)
+    else:
+        OFFSET: tl.constexpr = 128 if BITS == 8 else 8
+        MASK: tl.constexpr = 255 if BITS == 8 else 15
+        w = (((word >> (BITS * j)) & MASK) | TWO_23_BITS).to(tl.float32, bitcast=True) - (8388608.0 + OFFSET)
+    return w
+
+
+@triton.jit(do_not_specialize=["rows", "y_zero_point"])
+def gemv_float_kernel(
+    x_ptr, weight_ptr, scale_ptr, work_ptr, count_ptr,
+    y_ptr, multiplier_ptr, offset_ptr, residual_ptr, parameter, y_inv_scale, y_zero_point, rows,
+    N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
+    BITS: tl.constexpr, LINE: tl.constexpr, GROUP: tl.constexpr, WORDS: tl.constexpr, ROWS: tl.constexpr,
+    SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
+):  # fmt: skip
+    PER_WORD: tl.constexpr = 32 // BITS
+    SHARE: tl.constexpr = LINE // PER_WORD  # words of a line
+    STEPS: tl.constexpr = (WORDS + BLOCK_W - 1) // BLOCK_W
+    EACH: tl.constexpr = (STEPS + SPLIT - 1) // SPLIT
+    m0 = tl.program_id(0).to(tl.int64) * ROWS
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    part = tl.program_id(2)
+    word = tl.arange(0, BLOCK_W)[None, :]
+    in_n = (n < N)[:, None]
+    zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
+    w_row = weight_ptr + n[:, None].to(tl.int64) * WORDS
+    x_row = x_ptr + m0 * K
+
+    accs = ()
+    for _ in tl.static_range(ROWS):
+        accs = accs + (tl.zeros((BLOCK_N, BLOCK_W), tl.float32),)  # noqa: RUF005
+    for step in range(EACH):
+        at = (part * EACH + step) * BLOCK_W + word
+        words = tl.load(w_row + at, mask=in_n & (at < WORDS), other=0)  # [BLOCK_N, BLOCK_W]
+        k0 = at // SHARE * LINE + at % SHARE + zero
+        sums = ()
+        for r in tl.static_range(ROWS):
+            within = m0 + zero + r < rows  # a tile, because the interpreter of triton 3.9 widens a scalar condition
+            total = tl.zeros((BLOCK_N, BLOCK_W), tl.float32) if GROUP else accs[r]
+            for j in tl.static_range(PER_WORD):
+                k = k0 + j * SHARE
+                x = tl.load(x_row + r * K + k, mask=(k < K) & within, other=0.0)  # [BLOCK_N, BLOCK_W]
+                total = tl.fma(x, _weight(words, j, BITS), total)
+            sums = sums + (total,)  # noqa: RUF005
+        if GROUP:
+            GROUPS: tl.constexpr = (K + GROUP - 1) // GROUP
+            group = at // SHARE * LINE // GROUP
+            s_row = scale_ptr + n[:, None].to(tl.int64) * GROUPS
+            bits = tl.load(s_row + group, mask=in_n & (group < GROUPS), other=0)  # [BLOCK_N, BLOCK_W]
+            scale = (bits.to(tl.int32) << 16).to(tl.float32, bitcast=True)
+            scaled = ()
+            for r in tl.static_range(ROWS):
+                scaled = scaled + (tl.fma(sums[r], scale, accs[r]),)  # noqa: RUF005
+            accs = scaled
+        else:
+            accs = sums
+
+    row = tl.arange(0, ROWS)
+    acc = tl.zeros((ROWS, BLOCK_N), tl.float32)
+    for r in tl.static_range(ROWS):
+        acc = tl.where((row == r)[:, None], tl.sum(accs[r], 1)[None, :], acc)
+    m = tl.program_id(0) * ROWS + row
+    in_m = m < rows
+    split_epilogue(acc, m, in_m, n, None, work_ptr, count_ptr, Epilogue(
+        y_ptr, multiplier_ptr, offset_ptr, None, None, residual_ptr, parameter, y_inv_scale, y_zero_point, N, ACTIVATION,
+        INT8_OUT, ASM,
+    ), SPLIT)  # fmt: skip
+
+
+ROWS_OF_A_PROGRAM = 4
+"""With eight the assembler of triton 3.9 runs out of registers for compute capability 10.0. Two programs then share the weights
+by way of L2."""
+
+BITS = {"bf16": 16, "int8": 8, "int4": 4}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How the weights of a form lie: `bits` each, in lines of `line` numbers along K, `words` int32 words a row."""
+
+    bits: int
+    line: int
+    words: int
+
+    @classmethod
+    def of(cls, config: KernelConfig) -> Shape:
+        bits = BITS[config.weight]
+        line = 128 // bits if config.group % 32 == 0 else 16
+        return cls(bits, line, -(-config.k // line) * (line * bits // 32))
+
+
+def supports(problem: Problem) -> str | None:
+    """Of `linear`, and of `fused_linear` with no quantization of its own."""
+    if problem.in_dtypes[0] != "float32":
+        return f"reads float32 activations, not {problem.in_dtypes[0]}"
+    if WEIGHTS.get(problem.weight_format) not in BITS:
+        return f"has no form for {problem.weight_format} weights"
+    if problem.out_widths[0] > MAX_N:
+        return f"has a program for each 8 outputs, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
+    shape = Shape.of(KernelConfig.of_linear(problem))
+    params = 128 // shape.bits  # of 16 bytes: a multiply-add each, and a load of x for four
+    return too_many_rows(problem.rows, 4 * shape.words * problem.out_widths[0], params + params // 4)
+
+
+def specialize(config: KernelConfig, rows: int) -> Specialisation:
+    shape = Shape.of(config)
+    outputs, block_w = power_of_two(config.n, 1, 8), power_of_two(shape.words, 32, 128)
+    split = parts_of(-(-config.n // outputs), -(-shape.words // block_w))
+    tile = Tiling(power_of_two(rows, 1, ROWS_OF_A_PROGRAM), outputs, block_w * 32 // shape.bits, num_warps=outputs)
+    signature, absent = leave_out(
+        {
+            "x_ptr": "*fp32", "weight_ptr": "*i32", "scale_ptr": "*i16", "work_ptr": "*fp32", "count_ptr": "*i32",
+            **epilogue_types(config.int8_out, "residual_ptr"), "rows": "i32",
+        },
+        scale_ptr=config.group, work_ptr=split > 1, count_ptr=split > 1, residual_ptr=config.residual,
+    )  # fmt: skip
+    return Specialisation(
+        name=f"linear_gemv_M{tile.block_m}_{config}" + (f"_split{split}" if split > 1 else ""),
+        kernel=gemv_float_kernel,
+        signature=signature,
+        constants={
+            "N": config.n, "ACTIVATION": config.activation, "INT8_OUT": config.int8_out, "ASM": not settings.triton_interpret(),
+            "K": config.k, "BITS": shape.bits, "LINE": shape.line, "GROUP": config.group, "WORDS": shape.words,
+            "ROWS": tile.block_m, "SPLIT": split, "BLOCK_N": outputs, "BLOCK_W": block_w, **absent,
+        },
+        tiling=tile,
+    )  # fmt: skip
+
+
+def pack(config: KernelConfig, weight: Tensor) -> Tensor:
+    """int32 words [N, words] in the order above."""
+    shape = Shape.of(config)
+    per_word = 32 // shape.bits
+    share = shape.line // per_word
+    lines = shape.words // share
+    if config.weight == "bf16":
+        params = weight.view(torch.int16).to(torch.int32) & 0xFFFF
+    elif config.weight == "int8":
+        params = weight.to(torch.int32) + 128
+    else:
+        params = int4.unpack(weight, config.k).to(torch.int32) + 8
+    padded = torch.zeros((config.n, lines * shape.line), dtype=torch.int64)
+    padded[:, : config.k] = params
+    parts = padded.view(config.n, lines, per_word, share)
+    shifts = shape.bits * torch.arange(per_word)[:, None]
+    words = (parts << shifts).sum(2)
+    return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32).view(config.n, shape.words)
+
+
+def prepare(stage: Stage, problem: Problem) -> Prepared:
+    """x float32 [M, K] -> y [M, N]; any M, best for problem.rows."""
+    return prepared("linear", KernelConfig.of_linear(problem), contract.lower(stage), problem)
+
+
+def prepared(op: str, config: KernelConfig, low: Mapping[str, Any], problem: Problem) -> Prepared:
+    """x float32 [M, K] and, where the form has one, residual float32 [M, N] -> y [M, N]."""
+    spec = specialize(config, problem.rows)
+    launch, tile, split = bind(spec), spec.tiling, spec.constants["SPLIT"]
+    offset = low["bias"] if "bias" in low else low["offset"]
+    multiplier = low.get("multiplier", torch.ones_like(offset))
+    pointers = {
+        "weight_ptr": pack(config, low["weight"]), "multiplier_ptr": multiplier.contiguous(), "offset_ptr": offset.contiguous(),
+    }  # fmt: skip
+    if config.group:
+        pointers["scale_ptr"] = low["group_scale"].bfloat16().view(torch.int16).contiguous()
+    pointers = {name: tensor.to(problem.device) for name, tensor in pointers.items()}
+    workspace = Workspace(tile.block_m * tile.block_n, split, torch.float32)
+    columns, dtype = triton.cdiv(config.n, tile.block_n), torch.int8 if config.int8_out else torch.float32
+    scalars: dict[str, Any] = {
+        "parameter": low["activation_parameter"], "y_inv_scale": low.get("y_inv_scale", 1.0),
+        "y_zero_point": low.get("y_zero_point", 0),
+    }  # fmt: skip
+
+    def call(x: Tensor, *residual: Tensor) -> tuple[Tensor]:
+        require_matrix(op, x, config.k, torch.float32)
+        require_residual(op, x, residual, config.residual, config.n)
+        y = torch.empty((x.shape[0], config.n), dtype=dtype, device=x.device)
+        if y.numel():
+            lines = triton.cdiv(x.shape[0], tile.block_m)
+            more = dict(zip(("work_ptr", "count_ptr"), workspace.take(columns * lines, x.device))) if split > 1 else {}
+            more |= {"residual_ptr": residual[0]} if residual else {}
+            launch((lines, columns, split), x_ptr=x, y_ptr=y, rows=x.shape[0], **scalars, **pointers, **more)
+        return (y,)
+
+    return call
+
+
+def specializations() -> Iterator[Specialisation]:
+    """The forms that are compiled and held to a budget without a GPU."""
+    make = contract_weights.make_stage
+    for stage, rows in (
+        (make(1024, 1024, "w4a16"), 1),
+        (make(1024, 1024, "w4a16", "relu", group_size=128), 8),
+        (make(4096, 256, "w8a16", "gelu"), 4),
+        (make(640, 128, "bfloat16", "relu"), 1),
+        (make(4096, 4096, "w4a16", group_size=128), 1),
+    ):
+        yield specialize(KernelConfig.of_linear(Problem.of(stage, rows, "cuda")), rows).with_requirements(
+            WIDE_LOAD, "FFMA"
+        )
+
+
+register_impl(Impl("linear", "triton_gemv_float", "triton", 20, supports, prepare))

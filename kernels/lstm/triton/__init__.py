@@ -1,0 +1,1 @@
+"""LSTM in Triton: what `kernels/recurrent/triton` computes, with four gates."""

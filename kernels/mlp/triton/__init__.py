@@ -1,0 +1,1 @@
+"""Whole MLPs in one Triton kernel: launched, persistent, and partitioned among programs."""

@@ -1,0 +1,1 @@
+"""float32 to int8 in Triton."""

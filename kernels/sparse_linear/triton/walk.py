@@ -1,0 +1,101 @@
+"""How the Triton kernels of single weights and blocks walk along a row of weights, and where they find what it multiplies.
+
+The streams are those of rows.py. Their starts and columns come from memory, checked by the formats before any kernel
+runs; the arithmetic holds for any of their numbers that is not negative: a row is never longer than the layer is wide, and what
+could pass 2^31 is 64 bits wide.
+
+x is gathered from memory, or, for words of four int8 numbers, from the program's shared memory: there a program holds its rows
+of x whole, quantized in front where the stage asks for it.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from rtaccel.kernels._gpu.triton_device import to_int8
+from rtaccel.kernels.linear.triton.mixed import INFINITY_BITS, TINY
+
+
+@triton.jit
+def row_units(first, following, X: tl.constexpr, C: tl.constexpr, UNIT: tl.constexpr):
+    """Units of a row of blocks, from its start and that of the next: no more than X elements of x can have."""
+    MAX: tl.constexpr = ((X + C - 1) // C + UNIT // C - 1) // (UNIT // C)
+    return tl.minimum(tl.maximum(following - first, 0), MAX)
+
+
+@triton.jit
+def streams(
+    weight_ptr, columns_ptr, starts_ptr, n, N: tl.constexpr, X: tl.constexpr, B: tl.constexpr, C: tl.constexpr,
+    UNIT: tl.constexpr,
+):  # fmt: skip
+    """(weights, columns, length) of outputs n, each a tile [outputs, 1]: where their streams begin and how long they are."""
+    output = n[:, None]
+    first = tl.load(starts_ptr + output // B, mask=output < N, other=0)  # [n, 1]
+    following = tl.load(starts_ptr + output // B + 1, mask=output < N, other=0)  # [n, 1]
+    units = row_units(first, following, X, C, UNIT)
+    wide = first.to(tl.int64)
+    return weight_ptr + (wide * B + output % B * units) * UNIT, columns_ptr + wide * (UNIT // C), units * UNIT
+
+
+@triton.jit
+def take(weights, columns, at, inside, X: tl.constexpr, C: tl.constexpr):
+    """(w, x_at, inside) of elements `at` of every stream: the weights, which elements of x they multiply, and which of them are
+    there at all: the last block of a row may reach over the edge of x."""
+    w = tl.load(weights + at, mask=inside, other=0)  # [n, at]
+    x_at = tl.load(columns + at // C, mask=inside, other=0).to(tl.int32) * C + at % C  # [n, at]
+    if X % C:
+        inside = inside & (x_at < X)
+    return w, x_at, inside
+
+
+@triton.jit
+def held_row(x_row, there, K: tl.constexpr, WORDS: tl.constexpr, QUANTISE: tl.constexpr):
+    """(words, scale) of one row of x: int32 [WORDS], four int8 numbers each and zeros beyond K, and float32 [1].
+
+    QUANTISE: x is float32, rounded as the `quantize` operator does with a scale per row; else it lies in words, and the scale is
+    not known here. there: a tile [1]; a row that is not is not read."""
+    scale = tl.full((1,), 1.0, tl.float32)
+    if QUANTISE:
+        at = tl.arange(0, WORDS)[:, None] * 4 + tl.arange(0, 4)[None, :]
+        x = tl.load(x_row + at, mask=(at < K) & there[:, None], other=0.0)  # [WORDS, 4]
+        bits = tl.max(tl.max(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 1), 0) + tl.zeros((1,), tl.int32)
+        finite = bits < INFINITY_BITS
+        keep = finite & (bits.to(tl.float32, bitcast=True) >= TINY)
+        peak = tl.where(keep, bits.to(tl.float32, bitcast=True), 1.0)
+        limit = tl.full((1,), 127.0, tl.float32)
+        scale = tl.where(keep, tl.div_rn(peak, limit), tl.where(finite, 1.0, float("nan")))
+        q = tl.maximum(to_int8(x * tl.div_rn(limit, peak)[:, None], 0), -127).to(tl.int32)
+        q = tl.where(keep[:, None], q, 0) & 255
+        words = tl.sum(q << (8 * tl.arange(0, 4))[None, :], 1)
+    else:
+        word = tl.arange(0, WORDS)
+        words = tl.load(x_row + word, mask=(word < K // 4) & there, other=0)  # [WORDS]
+    return words, scale
+
+
+@triton.jit
+def held_rows(x_row, m, rows, ROWS: tl.constexpr, K: tl.constexpr, WORDS: tl.constexpr, QUANTISE: tl.constexpr):
+    """`held_row` of rows m .. m + ROWS - 1, in two tuples; x_row is the first. WORDS 0: nothing is held."""
+    held, scales = (), ()
+    for r in tl.static_range(ROWS):
+        if WORDS:
+            there = m + tl.zeros((1,), tl.int64) + r < rows
+            words, scale = held_row(x_row + r * (K if QUANTISE else K // 4), there, K, WORDS, QUANTISE)
+        else:
+            words, scale = tl.zeros((1,), tl.int32), tl.full((1,), 1.0, tl.float32)
+        held = held + (words,)  # noqa: RUF005
+        scales = scales + (scale,)  # noqa: RUF005
+    return held, scales
+
+
+@triton.jit
+def x_words(held, x_row, x_at, inside, WORDS: tl.constexpr):
+    """int32: words x_at of a row of x, a tile [outputs, words], 0 where they are not inside. Of a held row what is not inside is
+    any word of it, which meets weights that are 0."""
+    if WORDS:
+        flat = tl.reshape(x_at & (WORDS - 1), (x_at.shape[0] * x_at.shape[1],))
+        x = tl.reshape(tl.gather(held, flat, 0), (x_at.shape[0], x_at.shape[1]))
+    else:
+        x = tl.load(x_row + x_at, mask=inside, other=0)  # [n, words]
+    return x
