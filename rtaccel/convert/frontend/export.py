@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.frontend.batches import signature_of
+from rtaccel.convert.frontend.functionalize import functionalize
 from rtaccel.convert.frontend.guards import batch_range
 from rtaccel.core.batch import ANY_BATCH, BatchRange, only
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
@@ -60,7 +61,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], any_batch: bool) -> torch.e
     with torch.no_grad(), _unlogged(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # torch's own, about its own tree specs
         warnings.filterwarnings("ignore", message="The tensor attribute")  # and about its own nn.LSTM
-        return torch.export.export(model, args, dynamic_shapes=shapes, strict=False).run_decompositions({})
+        return functionalize(torch.export.export(model, args, dynamic_shapes=shapes, strict=False))
 
 
 def _with_batch(args: tuple[Any, ...], size: int) -> tuple[Any, ...]:
