@@ -65,7 +65,7 @@ def scheme_of(stage: Stage) -> str:
     bits = f"W{WeightFormat.of(stage.tensors[first].dtype).bits}"
     if x.quant is not None or "x_scale" in attrs or weights.inside == "static":
         return f"{bits}A8 static"  # of float32 inputs, the kernel makes them int8 itself
-    rows = x.dtype == "int8" or attrs.get("quantize") == "int8" or weights.inside == "dynamic"
+    rows = x.dtype == "int8" or attrs.get("input_format") == "int8" or weights.inside == "dynamic"
     return f"{bits}A8 dynamic" if rows else f"{bits}A16"
 
 

@@ -8,6 +8,7 @@ A new kernel file is picked up by its name (`triton_*.py`) and its function `spe
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 import re
 import subprocess
@@ -67,17 +68,18 @@ class Footprint:
 
 
 def each_specialization() -> Iterator[Specialisation]:
-    """Every form that a `triton_*.py` file in an operator's folder declares, each as it is declared."""
+    """Every form that a file in the folder `triton/` of an operator declares, each as it is declared."""
     kernels = importlib.import_module("rtaccel.kernels")
     for folder in pkgutil.iter_modules(kernels.__path__):
         if not folder.ispkg or folder.name.startswith("_"):
             continue
-        package = importlib.import_module(f"{kernels.__name__}.{folder.name}")
-        for file in pkgutil.iter_modules(package.__path__):
-            if file.name.startswith("triton_"):
-                module = importlib.import_module(f"{package.__name__}.{file.name}")
-                if hasattr(module, "specializations"):
-                    yield from module.specializations()
+        name = f"{kernels.__name__}.{folder.name}.triton"
+        if importlib.util.find_spec(name) is None:
+            continue
+        for file in pkgutil.iter_modules(importlib.import_module(name).__path__):
+            module = importlib.import_module(f"{name}.{file.name}")
+            if hasattr(module, "specializations"):
+                yield from module.specializations()
 
 
 def specializations() -> list[Specialisation]:

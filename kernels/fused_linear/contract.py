@@ -4,11 +4,11 @@
 
 x [M, K], weight [N, K], bias [N], residual [M, N], y [M, N]. attrs:
 
-quantize   "none": x as `linear` takes it (int8 with a QParams, or float32 with weights of any format of contract_weights)
-           "int8": float32 x to int8 rows as the `quantize` operator does, for int8 or int4 weights
-           "float8": float32 x to e4m3 rows (formats/fp8.py), for float8_e4m3fn weights with weight_scale [N]:
+input_format "none": x as `linear` takes it (int8 with a QParams, or float32 with weights of any format of contract_weights)
+             "int8": float32 x to int8 rows as the `quantize` operator does, for int8 or int4 weights
+             "float8": float32 x to e4m3 rows (formats/fp8.py), for float8_e4m3fn weights with weight_scale [N]:
                t[m, n] = (sum_k x8[m, k] * w8[n, k]) * float32(weight_scale[n] * row_scale[m]) + bias[n]
-residual   True: the last input is a residual, float32; act(t) + residual rounds once
+residual     True: the last input is a residual, float32; act(t) + residual rounds once
 activation, activation_parameter, group_size: as for linear
 
 int8 output: clamp(rint((act(t) + residual) * y_inv_scale) + y_zero_point, -128, 127), y_inv_scale = float32(1 / scale).
@@ -43,15 +43,15 @@ EPS = torch.finfo(torch.float32).eps
 FLOAT8_SUM = 2.0**-12
 
 
-def quantize(stage: Stage) -> str:
+def input_format(stage: Stage) -> str:
     """What is done to the rows of x. Raises FormatError for what the weights do not go with."""
-    how = str(stage.attrs.get("quantize", "none"))
+    how = str(stage.attrs.get("input_format", "none"))
     weight = WeightFormat.of(stage.tensors["weight"])
     float8 = weight is WeightFormat.FLOAT8
     fits = {"none": not float8, "int8": weight.integer, "float8": float8}
     if not fits.get(how, False):
         raise FormatError(
-            "fused_linear", f"quantize={how!r} with {weight} weights", "none, int8 or float8 as the weights are",
+            "fused_linear", f"input_format={how!r} with {weight} weights", "none, int8 or float8 as the weights are",
             "See its contract.",
         )  # fmt: skip
     return how
@@ -61,7 +61,7 @@ def inner(stage: Stage) -> Stage:
     """The linear layer inside, with a float32 output; not for float8."""
     x, n = stage.inputs[0], stage.outputs[0].width
     inputs: tuple[Value, ...] = (x,)
-    if quantize(stage) == "int8":
+    if input_format(stage) == "int8":
         inputs = (Value("q", x.width, "int8"), Value("row_scale", 1))
     return Stage("linear", stage.name, inputs, (Value("a", n),), stage.tensors, stage.attrs)
 
@@ -71,7 +71,7 @@ def lower(stage: Stage) -> Mapping[str, Any]:
     out = {"y_inv_scale": 1.0, "y_zero_point": 0}
     if y is not None:
         out = {"y_inv_scale": inverse_scale(y), "y_zero_point": y.zero_point}
-    if quantize(stage) != "float8":
+    if input_format(stage) != "float8":
         return {**linear.lower(inner(stage)), **out}
     scale = stage.tensors["weight_scale"]
     return {
@@ -86,7 +86,7 @@ def lower(stage: Stage) -> Mapping[str, Any]:
 
 def _activated(stage: Stage, x: Tensor) -> tuple[Tensor, Tensor | float]:
     """act(t) and how far a kernel may be from it."""
-    how = quantize(stage)
+    how = input_format(stage)
     if how != "float8":
         inputs = int8.dynamic(x) if how == "int8" else (x,)
         made = inner(stage)
@@ -115,7 +115,7 @@ def tolerance(stage: Stage, x: Tensor, residual: Tensor | None = None) -> Tolera
     a, atol = _activated(stage, x)
     exact = not torch.as_tensor(atol).any()
     if stage.outputs[0].dtype == "int8":
-        if quantize(stage) == "float8":
+        if input_format(stage) == "float8":
             low = lower(stage)
             steps = (torch.as_tensor(atol) * low["y_inv_scale"]).nan_to_num()
             return Tolerance(steps=1 + (int(steps.max().ceil()) if steps.numel() else 0))
@@ -157,7 +157,9 @@ def make_stage(
     x = Value("x", k) if how != "none" else made.inputs[0]
     inputs = (x, Value("r", n)) if residual else (x,)
     y = Value("y", n, out, QParams(0.037, 11) if out == "int8" else None)
-    return Stage("fused_linear", "case", inputs, (y,), tensors, {**made.attrs, "quantize": how, "residual": residual})
+    return Stage(
+        "fused_linear", "case", inputs, (y,), tensors, {**made.attrs, "input_format": how, "residual": residual}
+    )
 
 
 def make_inputs(stage: Stage, rows: int, seed: int) -> tuple[Tensor, ...]:

@@ -14,7 +14,7 @@ from rtaccel.kernels.linear import portable as linear
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
-    low, how = contract.lower(stage), contract.quantize(stage)
+    low, how = contract.lower(stage), contract.input_format(stage)
     int8_out = stage.outputs[0].dtype == "int8"
     if how == "float8":
         weight = low["weight"].float().T.contiguous()

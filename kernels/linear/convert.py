@@ -17,7 +17,7 @@ def only_weight(tensors: Mapping[str, Tensor]) -> Sequence[str]:
 
 def _computed_by(attrs: Mapping[str, Any]) -> str | None:
     """Weights that are multiplied in no other way (float8) say how x is quantized inside."""
-    return "fused_linear" if "quantize" in attrs else None
+    return "fused_linear" if "input_format" in attrs else None
 
 
 WEIGHTS = Weights(matrices=only_weight, of_input=only_weight, schemes=None, computed_by=_computed_by)

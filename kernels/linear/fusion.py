@@ -22,7 +22,7 @@ class ResidualFusion(Fusion):
         return stage.outputs[0].dtype == "float32" and stage.tensors["weight"].dtype.itemsize < 4
 
     def with_residual(self, stage: Stage, other: Value, outputs: tuple[Value, ...]) -> Stage:
-        attrs = {**stage.attrs, "quantize": stage.attrs.get("quantize", "none"), "residual": True}
+        attrs = {**stage.attrs, "input_format": stage.attrs.get("input_format", "none"), "residual": True}
         return replace(stage, op="fused_linear", inputs=(stage.inputs[0], other), outputs=outputs, attrs=attrs)
 
 
@@ -33,7 +33,7 @@ class LinearFusion(ResidualFusion):
         return len(stage.inputs) == 1 and super().takes_residual(stage)
 
     def rows(self, stage: Stage, source: Stage) -> Stage | None:
-        attrs = {**stage.attrs, "quantize": "int8", "residual": False}
+        attrs = {**stage.attrs, "input_format": "int8", "residual": False}
         return replace(stage, op="fused_linear", inputs=source.inputs, attrs=attrs)
 
     def links(self, layers: Sequence[Stage], stage: Stage) -> bool:

@@ -30,7 +30,7 @@ def quantize_weight(weight: Tensor, op: str = "linear") -> tuple[Tensor, Tensor]
 def stage_weights(weight: Tensor, scheme: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """See rtaccel.formats.weights. Rows of x become float8 in the same kernel."""
     scaled = dict(zip(("weight", "weight_scale"), quantize_weight(weight)))
-    return scaled, {"quantize": "float8", "residual": False}
+    return scaled, {"input_format": "float8", "residual": False}
 
 
 def dynamic(x: Tensor) -> tuple[Tensor, Tensor]:

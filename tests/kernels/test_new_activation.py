@@ -113,9 +113,9 @@ def test_triton_compiles_it(tree: Path) -> None:
     pytest.importorskip("triton")
     script = """
 from rtaccel.kernels._gpu.triton_aot import compile_for
-from rtaccel.kernels.linear import triton_gemv
+from rtaccel.kernels.linear.triton import gemv
 stage = contract.make_stage(256, 64, "dynamic", "toy")
-spec = triton_gemv.specialize(Problem.of(stage, 2, "cuda"))
+spec = gemv.specialize(Problem.of(stage, 2, "cuda"))
 assert compile_for(spec, 90).spills == 0
 """
     run(tree, STAGE + script)

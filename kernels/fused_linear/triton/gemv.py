@@ -188,13 +188,13 @@ def fused_gemv_kernel(
 def instructions(problem: Problem) -> int:
     """Of a lane for 16 bytes of weights and a row: dp4a, loads and what rounds x. Counted in the code."""
     words = 8 if problem.weight_format is WeightFormat.INT4 else 4
-    return words * (14 if problem.attrs.get("quantize") == "int8" else 2) + (10 if words == 8 else 0)
+    return words * (14 if problem.attrs.get("input_format") == "int8" else 2) + (10 if words == 8 else 0)
 
 
 def supports(problem: Problem) -> str | None:
     if problem.weight_format not in (WeightFormat.INT8, WeightFormat.INT4):
         return f"multiplies int8 x by int8 or int4 weights, not by {problem.weight_format}"
-    quantized = problem.attrs.get("quantize") == "int8"
+    quantized = problem.attrs.get("input_format") == "int8"
     if problem.in_dtypes[0] == "float32" and not quantized:
         return "multiplies int8 x, not float32"
     k, n = problem.in_widths[0], problem.out_widths[0]
@@ -219,7 +219,7 @@ def specialize(problem: Problem) -> Specialisation:
     n, k, words = problem.out_widths[0], problem.in_widths[0], words_of(problem)
     outputs, block_w = power_of_two(n, 1, 8), power_of_two(words, 32, 128)
     group = int(problem.attrs["group_size"]) if problem.weight_format is WeightFormat.INT4 else 0
-    quantize, residual = problem.attrs.get("quantize") == "int8", bool(problem.attrs.get("residual"))
+    quantize, residual = problem.attrs.get("input_format") == "int8", bool(problem.attrs.get("residual"))
     int8_out, activation = problem.out_dtypes[0] == "int8", str(problem.attrs.get("activation", "none"))
     tile = Tiling(power_of_two(problem.rows, 1, ROWS_OF_A_PROGRAM), outputs, 4 * block_w, num_warps=outputs)
     signature, absent = leave_out(

@@ -13,7 +13,7 @@ from rtaccel.kernels.linear.triton import gemv_float
 
 
 def supports(problem: Problem) -> str | None:
-    if problem.attrs.get("quantize", "none") != "none":
+    if problem.attrs.get("input_format", "none") != "none":
         return "does not quantize x: its products are float32"
     return gemv_float.supports(problem)
 

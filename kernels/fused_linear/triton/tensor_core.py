@@ -18,7 +18,7 @@ FLOAT8_CAPABILITY = (8, 9)
 
 
 def select_config(problem: Problem) -> KernelConfig:
-    rows = str(problem.attrs.get("quantize", "none"))
+    rows = str(problem.attrs.get("input_format", "none"))
     plain = replace(problem, in_widths=problem.in_widths[:1], in_dtypes=problem.in_dtypes[:1])
     return replace(KernelConfig.of_linear(plain), rows=rows, residual=bool(problem.attrs.get("residual")))
 
@@ -28,7 +28,7 @@ def supports(problem: Problem) -> str | None:
         return f"has at most 65535 programs along N, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
     if problem.weight_format not in WEIGHTS:
         return f"has no form for {problem.weight_format} weights, which torch multiplies"
-    if (problem.in_dtypes[0] == "int8" or problem.attrs.get("quantize") == "int8") and problem.in_widths[0] > MAX_K:
+    if (problem.in_dtypes[0] == "int8" or problem.attrs.get("input_format") == "int8") and problem.in_widths[0] > MAX_K:
         return f"sums in int32, which holds K <= {MAX_K}, not K = {problem.in_widths[0]}"
     if problem.weight_format is WeightFormat.FLOAT8 and not settings.triton_interpret():
         import torch
