@@ -12,10 +12,14 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-# Generated tests at ten times the size of a test run, with new models each time; then faults are planted, which they must find.
+# What a test run takes a part of, as a whole: generated tests at ten times the size, with new models each time, then faults are
+# planted, which they must find; every size in the interpreter; the budgets of every kernel on every architecture.
 check: $(VENV)/.dev
 	RTACCEL_CASES=200000 $(BIN)/python -m pytest -n auto --dist worksteal tests/generated tests/error_inputs
 	$(BIN)/python -m tests.generated.mutants
+	TRITON_INTERPRET=1 $(BIN)/python tests/triton_checks/every_size.py
+	$(BIN)/python tests/triton_checks/write_budgets.py --check
+	$(BIN)/python tests/cuda_checks/budgets.py --check
 
 # Very many steps of compiled models and streams: memory flat, always the same bits. STEPS=1000000 make soak is a short one.
 STEPS ?= 100000000

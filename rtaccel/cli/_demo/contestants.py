@@ -108,7 +108,7 @@ def onnx_runtime(model: nn.Module, x: Tensor) -> Contestant | str:
     """ONNX Runtime on one thread with both buffers bound, its fastest documented call; or why it is left out."""
     missing = [n for n in ("onnxruntime", "onnx", "onnxscript") if importlib.util.find_spec(n) is None]
     if missing:
-        return f"ONNX Runtime is left out: {', '.join(missing)} not installed; pip install 'rtaccel[peers]'"
+        return f"ONNX Runtime is left out: {', '.join(missing)} not installed; pip install 'rtaccel[demo]'"
     try:
         return _onnx_runtime(model, x)
     except Exception as error:  # another project's exporter: its failure is told, and is no failure of the demo
