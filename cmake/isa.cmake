@@ -1,6 +1,6 @@
 # The instruction sets of the native core, and the source files that each of them compiles.
 #
-# A set is a header kernels/_simd/simd_<set>.h, a row of kernels/_core/isa.cc, and here its compiler flags. Where it
+# A set is a header kernels/_simd/simd_<set>.h, a row of kernels/_core/isa.def, and here its compiler flags. Where it
 # only adds a dot product to another set, RTACCEL_ADDS_<set> names that product, and only kernels that use it are
 # compiled for the set: the others would come out the same again.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from rtaccel.backends.cpu import isas
 from rtaccel.convert.quantization.scheme_rules import available, takes_schemes
 from rtaccel.core.registry import Impl, Operator, impls, operator, operators
 from rtaccel.core.scheme import scheme_names
@@ -76,8 +77,7 @@ def values_of(stage: Stage) -> str:
 
 def family(name: str) -> str:
     """A kernel's name without its instruction set."""
-    sets = ("avx512vnni", "avx512vbmi", "avx512bf16", "avxvnni", "avx512", "avx2", "neondot", "neon", "portable")
-    return next((name.removesuffix(f"_{s}") for s in sets if name.endswith(f"_{s}")), name)
+    return next((name.removesuffix(f"_{isa}") for isa in isas() if name.endswith(f"_{isa}")), name)
 
 
 def takes(impl: Impl, contract: Operator, stage: Stage) -> bool:

@@ -26,15 +26,12 @@ namespace {
 
 constexpr uint32_t bit(Isa isa) { return 1u << static_cast<int>(isa); }
 
-// One row per enumerator, in its order. The variable set to a name allows that set and, step by step, its `parent`.
 struct Row {
   const char* name;
   Isa parent;
+  bool here;          // a set of this kind of processor
   bool (*present)();  // beyond what the parent needs
 };
-
-bool never() { return false; }
-bool always() { return true; }
 
 // The tiles of AMX with int8. Their 8 KiB of state are not part of a thread until the process has asked Linux for them;
 // that can be refused, by an old kernel or because a signal stack is too small to hold them.
@@ -50,32 +47,27 @@ bool has_amx() {
 #endif
 }
 
-#if defined(__x86_64__)
-#define RTA_X86(condition) [] { return static_cast<bool>(condition); }
-#define RTA_ARM(condition) never
-#elif defined(__aarch64__)
-#define RTA_X86(condition) never
-#define RTA_ARM(condition) [] { return static_cast<bool>(condition); }
-#else
-#define RTA_X86(condition) never
-#define RTA_ARM(condition) never
-#endif
+// present is compiled where it can be: for its own kind of processor.
 #define RTA_HAS(feature) __builtin_cpu_supports(feature)
+#define RTA_PRESENT(present) true, [] { return static_cast<bool>(present); }
+#define RTA_ABSENT(present) false, [] { return false; }
+#define RTA_ANY RTA_PRESENT
+#if defined(__x86_64__)
+#define RTA_X86 RTA_PRESENT
+#define RTA_ARM RTA_ABSENT
+#elif defined(__aarch64__)
+#define RTA_X86 RTA_ABSENT
+#define RTA_ARM RTA_PRESENT
+#else
+#define RTA_X86 RTA_ABSENT
+#define RTA_ARM RTA_ABSENT
+#endif
 
 constexpr Row kRows[] = {
-    {"portable", Isa::kPortable, always},
-    {"avx2", Isa::kPortable, RTA_X86(RTA_HAS("avx2") && RTA_HAS("fma"))},
-    {"avxvnni", Isa::kAvx2, RTA_X86(RTA_HAS("avxvnni"))},
-    {"avx512", Isa::kAvx2,
-     RTA_X86(RTA_HAS("avx512f") && RTA_HAS("avx512bw") && RTA_HAS("avx512dq") && RTA_HAS("avx512vl"))},
-    {"avx512vnni", Isa::kAvx512, RTA_X86(RTA_HAS("avx512vnni"))},
-    {"avx512bf16", Isa::kAvx512Vnni, RTA_X86(RTA_HAS("avx512bf16"))},
-    {"avx512vbmi", Isa::kAvx512Vnni, RTA_X86(RTA_HAS("avx512vbmi"))},
-    {"amx", Isa::kAvx512Vnni, has_amx},
-    {"neon", Isa::kPortable, RTA_ARM(true)},
-    {"neondot", Isa::kNeon, RTA_ARM(getauxval(AT_HWCAP) & HWCAP_ASIMDDP)},
+#define RTA_ISA(enumerator, name, parent, processor, present) {name, Isa::parent, processor(present)},
+#include "_core/isa.def"
+#undef RTA_ISA
 };
-static_assert(sizeof kRows / sizeof kRows[0] == static_cast<int>(Isa::kCount), "one row per instruction set");
 
 const Row& row(Isa isa) { return kRows[static_cast<int>(isa)]; }
 
@@ -137,4 +129,10 @@ extern "C" __attribute__((visibility("default"))) const char* rta_isa(void) {
   for (int i = 0; i < static_cast<int>(rta::Isa::kCount); ++i)
     if (rta::usable_sets() & (1u << i)) best = i;
   return rta::isa_name(static_cast<rta::Isa>(best));
+}
+
+extern "C" __attribute__((visibility("default"))) const char* rta_isa_name(int index) {
+  for (const rta::Row& row : rta::kRows)
+    if (row.here && index-- == 0) return row.name;
+  return nullptr;
 }

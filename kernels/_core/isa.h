@@ -1,4 +1,4 @@
-// Instruction sets by name, and which of them may be used here. Detection is in isa.cc.
+// Instruction sets by name, and which of them may be used here. The table is isa.def, detection is in isa.cc.
 #pragma once
 
 #include <cstdint>
@@ -7,16 +7,9 @@ namespace rta {
 
 // A set and everything it needs are one enumerator. Later is preferred; it need not include what comes before it.
 enum class Isa : int {
-  kPortable,
-  kAvx2,
-  kAvxVnni,
-  kAvx512,
-  kAvx512Vnni,
-  kAvx512Bf16,
-  kAvx512Vbmi,
-  kAmx,
-  kNeon,
-  kNeonDot,
+#define RTA_ISA(enumerator, name, parent, processor, present) enumerator,
+#include "_core/isa.def"
+#undef RTA_ISA
   kCount
 };
 

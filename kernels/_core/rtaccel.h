@@ -50,7 +50,8 @@ typedef struct {
 
 int rta_abi_version(void);
 const char* rta_error(void);
-const char* rta_isa(void); /* the preferred instruction set of those in use, say "portable" or "avx2" */
+const char* rta_isa(void);           /* the preferred instruction set of those in use, say "portable" or "avx2" */
+const char* rta_isa_name(int index); /* of this kind of processor, the preferred ones last; NULL after the last */
 
 int rta_kernel_count(void);
 rta_kernel rta_kernel_at(int index);

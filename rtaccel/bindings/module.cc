@@ -63,6 +63,11 @@ NB_MODULE(_native, m) {
   m.def("abi_version", &rta_abi_version);
   m.def("code_bytes", &rta_code_bytes);
   m.def("isa", [] { return std::string(rta_isa()); });
+  m.def("isas", [] {
+    std::vector<std::string> names;
+    while (const char* name = rta_isa_name(static_cast<int>(names.size()))) names.emplace_back(name);
+    return names;
+  });
   m.def("kernels", &kernels, "(op, name, rank) of every kernel");
   m.def("reject", &reject, "reason why a kernel cannot compute a problem, or an empty string");
   m.def("connect", &connect);

@@ -11,9 +11,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 CPU_ISA = "RTACCEL_CPU_ISA"
-"""The instruction set the native core may use, with those it includes (unset: all the CPU has): portable, avx2, avxvnni,
-avx512, avx512vnni, avx512bf16, avx512vbmi on x86-64; portable, neon, neondot on AArch64. avxvnni and avx512 both include
-avx2, and neither the other.
+"""The instruction set the native core may use, with those it includes (unset: all the CPU has). `rtaccel.backends.cpu.isas`
+lists them; the table is kernels/_core/isa.def. avxvnni and avx512 both include avx2, and neither the other.
 
 The native core reads it itself, once, when it is loaded."""
 

@@ -26,7 +26,7 @@ GROUPS = (
 
 CHECKS = sorted(FOLDER.glob("check_*.py"))
 EVERY_SIZE = FOLDER / "every_size.py"
-GUARD = FOLDER / "guard_pages.py"
+GUARD = FOLDER / "support" / "guard_pages.py"
 FEWEST_CASES = {"formats": 45, "kernels": 250, "recurrent": 140, "conv": 100, "persistent": 14}
 """In a process, by the first file of its group; some of them are for the interpreter alone."""
 FEWEST_ON_A_CARD = 800

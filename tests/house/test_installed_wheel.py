@@ -91,7 +91,8 @@ def compiled(environment: Path, *hidden: str) -> dict:
 
 def test_it_carries_what_nvrtc_reads_and_no_other_header(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    assert {n for n in names if n.endswith(".h")} == {"rtaccel/include/rtaccel.h", *(KERNELS + name for name in FILES)}
+    carried = {n for n in names if n.endswith((".h", ".def"))}
+    assert carried == {"rtaccel/include/rtaccel.h", *(KERNELS + name for name in FILES)}
     sources = {"rtaccel/" + str(path.relative_to(ROOT)) for path in (ROOT / "kernels").rglob("*.cu")}
     assert sources
     assert {n for n in names if n.endswith(".cu")} == sources

@@ -121,8 +121,8 @@ def test_public_docstrings_use_the_words() -> None:
 
 
 def test_the_check_finds_what_it_should() -> None:
-    assert [old for _, old, _ in old_words("One moment at a time.\n\nIt is quantized.")] == ["moment", "quantis"]
-    assert not old_words("Run `one moment` and\n\n```\nquantize\n```\n\nthe inverse second moments")
+    assert [old for _, old, _ in old_words("One moment at a time.\n\nIt is quantised.")] == ["moment", "quantis"]
+    assert not old_words("Run `one moment` and\n\n```\nquantise\n```\n\nthe inverse second moments")
     long = "It " + "very " * MAX_WORDS + "long is."
     assert [length(s) > MAX_WORDS for s in sentences(f"Short one. {long}\n\n| {long} |\n")] == [False, True]
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import rtaccel as rt
 from rtaccel.backends import backends
-from rtaccel.backends.cpu import ISAS
+from rtaccel.backends.cpu import isas
 from rtaccel.core.settings import CPU_ISA
 
 BENCH = Path(__file__).parents[2] / "bench"
@@ -135,7 +135,7 @@ def plain_digests(model: nn.Sequential, windows: Tensor) -> dict[str, str]:
 
 
 @pytest.mark.skipif(backends()["cpu"].unavailable() is not None, reason="the native core could not be loaded")
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", isas())
 def test_every_instruction_set_gives_the_same_outputs(isa: str, plain_digests: dict[str, str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", OUTPUTS, str(BENCH)],

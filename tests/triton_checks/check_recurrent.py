@@ -29,7 +29,7 @@ from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.reference import fma32
 from rtaccel.kernels.recurrent.triton import bidirectional as both
 from rtaccel.kernels.recurrent.triton import stack
-from rtaccel.kernels.recurrent.triton.config import KernelConfig, forms, select_config
+from rtaccel.kernels.recurrent.triton.config import KernelConfig, kernel_configs, select_config
 
 require("triton")
 INTERPRET = settings.triton_interpret()
@@ -203,7 +203,7 @@ def test_how_a_stack_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
         form = select_config(problem, 4, 132)
         assert isinstance(form, KernelConfig)
         found[name] = (form.parts, form.units, form.layers_in_registers)
-        for other in forms(problem, 4):
+        for other in kernel_configs(problem, 4):
             assert other.parts * other.units >= geometry.hidden
             assert other.parts * other.units <= 4 * other.chunks_h[0] * other.chunks_h[1]
             assert other.parts == 1 or 32 * other.num_warps >= other.chunks_h[0] * other.chunks_h[1]

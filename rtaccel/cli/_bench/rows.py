@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rtaccel.backends.cpu import ISAS
+from rtaccel.backends.cpu import isas
 from rtaccel.cli._bench.suite import items
 from rtaccel.cli._bench.sweep import without_point
 from rtaccel.core.errors import FormatError
@@ -51,8 +51,8 @@ def names_on_any_cpu(names: Iterable[str]) -> set[str]:
     found = set(names)
     for name in names:
         stem, _, isa = name.rpartition("_")
-        if isa in ISAS and "/cpu" in stem:
-            found |= {f"{stem}_{other}" for other in ISAS}
+        if isa in isas() and "/cpu" in stem:
+            found |= {f"{stem}_{other}" for other in isas()}
     return found
 
 

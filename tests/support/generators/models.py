@@ -16,9 +16,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.support.generators import (
-    plain,  # noqa: F401  (they fill the table)
-)
+from tests.support.generators import batchwise, layers, plain  # noqa: F401  (they fill the table)
 from tests.support.generators.layers import ROWS
 from tests.support.generators.ops import OPS, Op
 
