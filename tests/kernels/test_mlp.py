@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import rtaccel as rt
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import QParams, Stage, Value
+from rtaccel.kernels.mlp import contract
 from rtaccel.kernels.mlp.contract import join, make_stage
 from tests.support import decoded
 from tests.support.networks.int8_layers import same
@@ -104,6 +105,24 @@ def test_int4_is_its_layers_in_exact_fractions(
     source, layers = layers_of(stage)
     x = torch.randn(3, widths[0]) * 2
     (t,) = QUANTIZE.reference(source, x)
+    for layer in layers:
+        t = int4_layer(layer, t)
+    check_same(stage, (x,), (t,))
+
+
+def test_int4_products_and_sums_round_once() -> None:
+    """Sums beyond 2^16 times a scale of 8 bits need more than the 24 of float32: only a fused multiply-add keeps them."""
+    stage = make_stage((600, 40, 3), ("none", "none"), group_size=256)
+    q = torch.randint(4, 8, (40, 600), dtype=torch.uint8) + 8
+    scale = (torch.rand(40, 3) * 0.001 + 0.001).bfloat16().float()
+    packed = q[:, 0::2] | (q[:, 1::2] << 4)
+    stage = replace(stage, tensors={**stage.tensors, "weight_0": packed, "group_scale_0": scale})
+    source, layers = layers_of(stage)
+    x = torch.rand(3, 600) * 0.5 + 2
+    (t,) = QUANTIZE.reference(source, x)
+    assert (t.double() @ decoded.int4_values(packed, 600).double().T > 2**17).all()
+    first = replace(layers[0], outputs=(Value("y", 40),))
+    assert same(contract.in_order(first)(t), int4_layer(first, t))
     for layer in layers:
         t = int4_layer(layer, t)
     check_same(stage, (x,), (t,))
