@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import rtaccel as rt
-from rtaccel.core.registry import operator
+from rtaccel.core.registry import impls, operator
 from rtaccel.core.stage import Stage, Value
 from rtaccel.kernels.fused_sparse_linear.contract import fused, make_inputs, make_stage
 from rtaccel.kernels.sparse_linear import contract as sparse
@@ -99,3 +99,12 @@ def test_structure_that_stores_no_weight_is_refused() -> None:
     wide = make_stage(12, 8, "window", 0.6)
     with pytest.raises(rt.UnsupportedProblem, match="K = 70000; expected K <= 65536"):
         FUSED.lower(replace(wide, inputs=(Value("x", 70_000),)))
+
+
+def test_triton_kernels_are_named_after_their_backend() -> None:
+    """<backend>_<idea>, as `explain()` shows them; those here take the idea from the file of sparse_linear."""
+    pytest.importorskip("triton")
+    assert {i.name for i in impls("triton", "fused_sparse_linear")} == {
+        "triton_gemv", "triton_semi", "triton_semi_int4",
+    }  # fmt: skip
+    assert all(i.name.startswith("triton_") for i in impls("triton"))
