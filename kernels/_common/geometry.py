@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -114,10 +115,10 @@ class Geometry:
     def image(self, x: Tensor) -> Tensor:
         """The padded image [M, C, *reach] of a value [M, in steps, C]; zero where there is padding or no step."""
         m, c = x.shape[0], x.shape[-1]
-        full = x.reshape(m, -1, c)
+        full = as_rows(x, c)
         if self.in_steps is not None:
             full = x.new_zeros(m, self.in_size[0] * self.in_size[1], c)
-            full[:, list(self.in_steps)] = x.reshape(m, -1, c)
+            full[:, list(self.in_steps)] = as_rows(x, c)
         full = full.reshape(m, *self.in_size, c).permute(0, 3, 1, 2)
         (top, left), (height, width) = self.padding, self.reach
         below, right = height - top - self.in_size[0], width - left - self.in_size[1]
@@ -127,6 +128,11 @@ class Geometry:
         """The inverse at the output: [M, N, *out_size] to [M, out steps, N]."""
         rows = image.flatten(2).transpose(1, 2)
         return rows if self.out_steps is None else rows[:, list(self.out_steps)]
+
+
+def as_rows(x: Tensor, width: int) -> Tensor:
+    """[M, steps, width] of a value [M, ...]. A size of -1 would leave the steps of no samples open."""
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]) // width, width)
 
 
 def _pair(op: str, attrs: Mapping[str, Any], name: str, default: Pair | None = None) -> Pair:

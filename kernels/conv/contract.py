@@ -50,7 +50,7 @@ from rtaccel.core.traits import Persistent
 from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
-from rtaccel.kernels._common.geometry import Geometry
+from rtaccel.kernels._common.geometry import Geometry, as_rows
 from rtaccel.kernels.conv import convert
 from rtaccel.kernels.conv.cases import cases
 from rtaccel.kernels.quantize import contract as quantize
@@ -187,17 +187,16 @@ def _stream_geometry(stage: Stage) -> Geometry:
 
 def quantized(stage: Stage, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """q as int8 [M, steps, C], and the scale of each sample [M, 1, 1] where it is dynamic."""
-    flat = x.reshape(x.shape[0], -1)
     if x.dtype == torch.int8:
-        return x.reshape(x.shape[0], -1, channels(stage)), None
+        return as_rows(x, channels(stage)), None
     quant = input_quant(stage)
     scale: Tensor | None = None
     if quant is None:
-        q, scale = quantize.dynamic(flat)
+        q, scale = quantize.dynamic(x.flatten(1))
         scale = scale[:, :, None]
     else:
-        q = quantize.static(flat, inverse_scale(quant), quant.zero_point)
-    return q.reshape(x.shape[0], -1, channels(stage)), scale
+        q = quantize.static(x.flatten(1), inverse_scale(quant), quant.zero_point)
+    return as_rows(q, channels(stage)), scale
 
 
 def sums(stage: Stage, rows: Tensor, weight: Tensor, index: Tensor) -> Tensor:
@@ -215,7 +214,7 @@ def _window(stage: Stage, rows: Tensor, given: tuple[Tensor, ...]) -> tuple[Tens
     if not is_stream(stage):
         return rows, Geometry.of(stage).index("conv"), ()
     k, dilation = stage.attrs["kernel"][1], stage.attrs.get("dilation", (1, 1))[1]
-    ring = given[0].reshape(rows.shape[0], -1, rows.shape[2]).clone()
+    ring = as_rows(given[0], rows.shape[2]).clone()
     ring[:, 0] = rows[:, 0]
     index = torch.tensor([[-(k - 1 - j) * dilation % ring.shape[1] for j in range(k)]])
     return ring, index, (ring.reshape(given[0].shape),)
@@ -235,7 +234,7 @@ def reference(stage: Stage, x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
     low = lower(stage)
     other = given[-1] if has_other(stage) else None
     if low["weight"].dtype == torch.float32:
-        rows, index, ring = _window(stage, x.reshape(x.shape[0], -1, channels(stage)), given)
+        rows, index, ring = _window(stage, as_rows(x, channels(stage)), given)
         t = sums(stage, rows, low["weight"], index) + low["bias"].double()
         y = epilogue(stage, low, t, None if other is None else other.double())
         return (y.float(), *ring)
@@ -254,9 +253,9 @@ def tolerance(stage: Stage, x: Tensor, *given: Tensor) -> Tolerance:
     """int8: exact but for a transcendental activation. float32: the bound of a sum of K products in any order."""
     act = stage.attrs.get("activation", "none")
     low = lower(stage)
-    other = given[-1].reshape(x.shape[0], -1, stage.outputs[0].width) if has_other(stage) else None
+    other = as_rows(given[-1], stage.outputs[0].width) if has_other(stage) else None
     if low["weight"].dtype == torch.float32:
-        rows, index, _ = _window(stage, x.reshape(x.shape[0], -1, channels(stage)), given)
+        rows, index, _ = _window(stage, as_rows(x, channels(stage)), given)
         magnitude = sums(stage, rows.abs(), low["weight"].abs(), index) + low["bias"].abs().double()
         if other is not None:
             magnitude = magnitude + other.abs()

@@ -10,7 +10,7 @@ from torch import Tensor
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
-from rtaccel.kernels._common.geometry import Geometry
+from rtaccel.kernels._common.geometry import Geometry, as_rows
 from rtaccel.kernels.conv import contract
 
 
@@ -29,7 +29,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
 
     def call(x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         other = given[-1] if low["residual"] else None
-        rows, scale = contract.quantized(stage, x) if int8 else (x.reshape(x.shape[0], -1, width), None)
+        rows, scale = contract.quantized(stage, x) if int8 else (as_rows(x, width), None)
         image, geometry, states = window(rows, given)
         pixels = image(rows.double() - low["x_zero_point"] if int8 else rows)
         sums = torch.nn.functional.conv2d(pixels, weight, None, geometry.stride, 0, geometry.dilation, low["groups"])
@@ -69,7 +69,7 @@ def _ring(stage: Stage, int8: bool) -> Window:
         rows: Tensor, given: tuple[Tensor, ...]
     ) -> tuple[Callable[[Tensor], Tensor], Geometry, tuple[Tensor, ...]]:
         nonlocal tick
-        ring = given[0].reshape(rows.shape[0], rows_of_ring, -1).clone()
+        ring = as_rows(given[0], rows.shape[2]).clone()
         ring[:, tick % rows_of_ring] = rows[:, 0].to(ring.dtype)
         tick += 1
         newest_last = torch.roll(ring, -(tick % rows_of_ring), 1)

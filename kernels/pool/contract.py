@@ -28,7 +28,7 @@ from rtaccel.core.stage import Problem, QParams, Stage, Value
 from rtaccel.core.stage_traits import Int8Flow, static_inside
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
-from rtaccel.kernels._common.geometry import Geometry
+from rtaccel.kernels._common.geometry import Geometry, as_rows
 
 
 def lower(stage: Stage) -> Mapping[str, Any]:
@@ -87,7 +87,7 @@ def epilogue(stage: Stage, low: Mapping[str, Any], acc: Tensor) -> Tensor:
 
 def reference(stage: Stage, x: Tensor) -> tuple[Tensor]:
     low = lower(stage)
-    rows = x.reshape(x.shape[0], -1, stage.inputs[0].width).double() - low["x_zero_point"]
+    rows = as_rows(x, stage.inputs[0].width).double() - low["x_zero_point"]
     acc = gather(stage, low, rows)
     if stage.inputs[0].dtype == "int8":
         return (epilogue(stage, low, acc.float()),)
@@ -104,7 +104,7 @@ def tolerance(stage: Stage, x: Tensor) -> Tolerance:
         return Tolerance(steps=0 if exact else 1)
     if exact:
         return Tolerance()
-    rows = (x.reshape(x.shape[0], -1, stage.inputs[0].width).double() - low["x_zero_point"]).abs().nan_to_num()
+    rows = (as_rows(x, stage.inputs[0].width).double() - low["x_zero_point"]).abs().nan_to_num()
     magnitude = gather(stage, low, rows) * low["multiplier"][:, None]
     terms = 0 if stage.inputs[0].dtype == "int8" else 1 if low["largest"] else low["taps"] + 2
     slope = activations.slope(act, low["activation_parameter"])

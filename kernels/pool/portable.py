@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._common.geometry import as_rows
 from rtaccel.kernels.pool import contract
 
 
@@ -15,7 +16,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
     width = stage.inputs[0].width
 
     def call(x: Tensor) -> tuple[Tensor]:
-        rows = x.reshape(x.shape[0], -1, width)
+        rows = as_rows(x, width)
         if x.dtype == torch.int8:  # whole numbers below 2^53: exact
             rows = rows.double() - low["x_zero_point"]
         return (contract.epilogue(stage, low, contract.gather(stage, low, rows).float()),)

@@ -17,6 +17,7 @@ from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Stage, Value
 from rtaccel.core.traits import Role
+from rtaccel.kernels._common.geometry import as_rows
 from rtaccel.kernels.rearrange import convert
 
 
@@ -44,8 +45,8 @@ def reference(stage: Stage, x: Tensor) -> tuple[Tensor]:
     y, m = stage.outputs[0], x.shape[0]
     table = torch.tensor(low["table"], device=x.device)
     if low["by_row"]:
-        return (x.reshape(m, -1, y.width)[:, table].reshape(m, *y.shape),)
-    return (x.reshape(m, -1)[:, table].reshape(m, *y.shape),)
+        return (as_rows(x, y.width)[:, table].reshape(m, *y.shape),)
+    return (x.flatten(1)[:, table].reshape(m, *y.shape),)
 
 
 def _case(label: str, x: Value, y: Value, samples: int, **attrs: tuple[int, ...]) -> Case:

@@ -133,6 +133,26 @@ def test_operators_use_no_headers_of_their_neighbors_but_of_linear() -> None:
     assert found == {("sparse_linear", "linear")}
 
 
+OPERATORS = sorted(contract.parent.name for contract in (ROOT / "kernels").glob("*/contract.py"))
+
+
+def test_operators_are_found() -> None:
+    from rtaccel.core.registry import operators
+
+    assert sorted(operators()) == OPERATORS
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_every_operator_has_tests_of_its_own(name: str) -> None:
+    """Beside conformance, which holds kernels to the reference: what holds the reference, and what is refused."""
+    file = ROOT / "tests" / "kernels" / f"test_{name}.py"
+    assert file.is_file(), f"write tests/kernels/{file.name}: kernels/{name} has a contract"
+    found = {
+        node.name for node in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)
+    }
+    assert sum(test.startswith("test_") for test in found) >= 3
+
+
 CONVERT = {"frontend": 0, "patterns": 1, "quantization": 1, "passes": 2, "module_swap": 2, "pruning": 3, "": 4}
 """Floors inside convert; "" has what puts the folders together."""
 

@@ -17,6 +17,7 @@ from rtaccel.core.stage import GraphIO, Problem, QParams, Stage, Value
 from rtaccel.kernels._core.cpu import States, build
 from rtaccel.kernels.conv.cases import SHAPES, STREAMS, Shape, make_inputs, make_stage
 from rtaccel.nn import QuantConv1d, QuantConv2d
+from tests.support.one_stage import check_no_samples
 
 CONV = operator("conv")
 KERNELS = [i.name for i in impls("cpu", "conv") if not native.reject("conv", i.name, {"weight_dtype": "int8"})]
@@ -24,6 +25,12 @@ KERNELS = [i.name for i in impls("cpu", "conv") if not native.reject("conv", i.n
 
 def change(stage: Stage, **attrs: object) -> Stage:
     return replace(stage, attrs={**stage.attrs, **attrs})
+
+
+@pytest.mark.parametrize("form", ["float32", "static", "dynamic"])
+@pytest.mark.parametrize("shape", ["causal", "live"])
+def test_nothing_comes_of_no_samples(shape: str, form: str) -> None:
+    check_no_samples(make_stage(SHAPES[shape], form))
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------

@@ -61,5 +61,5 @@ def specializations() -> Iterator[Specialisation]:
 
 
 for _kernel in (gemv, semi, semi_int4):
-    _name = _kernel.__name__.rpartition(".")[2]
+    _name = f"triton_{_kernel.__name__.rpartition('.')[2]}"
     register_impl(Impl("fused_sparse_linear", _name, "triton", 20, supports_with(_kernel), prepare_with(_kernel)))

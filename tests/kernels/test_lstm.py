@@ -1,0 +1,128 @@
+"""LSTM: against nn.LSTM in float64, one int8 step by its formula, saturation, streams apart. More: test_recurrent.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rtaccel as rt
+from rtaccel.core.registry import operator
+from rtaccel.core.stage import Stage, Value
+from rtaccel.kernels.recurrent.cases import make_inputs, make_stage
+from rtaccel.kernels.recurrent.layout import Geometry
+from rtaccel.kernels.recurrent.reference import TANH_ERROR
+from tests.support.networks.int8_layers import same
+from tests.support.one_stage import check_no_samples, check_samples_apart, compiled_both, runs
+from tests.support.recurrent_stages import SHAPES, inputs_of, made, torch_says
+
+EPS = torch.finfo(torch.float32).eps
+LSTM = operator("lstm")
+FORMS = ("float32", "int8-static", "int8-dynamic", "int4-dynamic")
+
+
+@pytest.mark.parametrize("states", [True, False], ids=["states", "stateless"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_against_torch(shape: dict[str, Any], states: bool) -> None:
+    """Both are float64 inside, so the reference may be off by its last rounding alone; kernels by a running error."""
+    module, stage = made(nn.LSTM, **shape, states=states)
+    inputs = inputs_of(stage, 3)
+    wanted = torch_says(module, stage, *inputs)
+    for name, run in runs(stage, 3).items():
+        bound = EPS if name == "reference" else 2e-5
+        for got, want in zip(run(*inputs), wanted, strict=True):
+            assert got.shape == want.shape and got.dtype == torch.float32, name
+            assert ((got.double() - want).abs() <= bound * want.abs().clamp(min=1)).all(), name
+
+
+def formula(stage: Stage, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """One time step in float64 of the numbers that the int8 ones stand for. h takes steps of 1/127."""
+    t, quant = stage.tensors, stage.inputs[0].quant
+    weights = [t[n].double() * t[f"{n}_scale"].double()[:, None] for n in ("weight_ih_l0", "weight_hh_l0")]
+    real, steps = (x.double() - quant.zero_point) * quant.scale, torch.round(h.double() * 127) / 127
+    gates = real @ weights[0].T + steps @ weights[1].T + t["bias_ih_l0"].double() + t["bias_hh_l0"].double()
+    i, f, g, o = gates.chunk(4, -1)
+    c = f.sigmoid() * c.double() + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
+
+
+@pytest.mark.parametrize(("hidden", "k"), [(1, 1), (17, 9), (40, 70)])
+def test_one_int8_step_is_the_formula(hidden: int, k: int) -> None:
+    """Within the error of tanh: half of it for a sigmoid, so 2 of them in c and 3.5 in h. Every kernel gives the same bits."""
+    stage = make_stage("lstm", 4, Geometry(hidden), k, "int8-static", seed=k)
+    x, h, c = make_inputs(stage, 4, seed=hidden)
+    want, new_c = formula(stage, x, h, c)
+    results = {name: run(x, h, c) for name, run in runs(stage, 4).items()}
+    for name, (y, hn, cn) in results.items():
+        assert all(same(a, b) for a, b in zip((y, hn, cn), results["reference"])), name
+        assert same(y, hn), name
+        assert (cn.double() - new_c).abs().max() <= 2 * TANH_ERROR + 1e-5, name
+        assert (y.double() - want).abs().max() <= 4 * TANH_ERROR + 1e-5, name
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_samples_are_apart(form: str) -> None:
+    stage = make_stage("lstm", 4, Geometry(9, layers=2, time=3), 5, form)
+    check_samples_apart(stage, make_inputs(stage, 4, seed=1))
+    check_no_samples(stage)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_streams_of_a_sample_are_apart(form: str) -> None:
+    """Row t * batch + b is stream b."""
+    stage = make_stage("lstm", 4, Geometry(9, time=4, batch=3), 5, form)
+    inputs = make_inputs(stage, 2, seed=2)
+    changed = inputs[0].clone()
+    changed[:, 1::3] = ~changed[:, 1::3] if changed.dtype == torch.int8 else changed[:, 1::3] * 3 + 1
+    for name, run in runs(stage, 2).items():
+        before, after = run(*inputs), run(changed, *inputs[1:])
+        for a, b in zip(before, after):
+            assert same(a[:, 0::3], b[:, 0::3]) and same(a[:, 2::3], b[:, 2::3]), name
+            assert not same(a[:, 1::3], b[:, 1::3]), name
+
+
+@pytest.mark.parametrize("form", ["float32", "int8-dynamic"])
+def test_large_inputs_saturate(form: str) -> None:
+    """c grows by at most 1 a step, and h stays within -1..1."""
+    stage = make_stage("lstm", 4, Geometry(9, time=6), 5, form, states=False)
+    for name, run in runs(stage, 2).items():
+        (y,) = run(torch.full((2, 6, 5), 1e4) * torch.tensor([1.0, -1.0])[:, None, None])
+        assert torch.isfinite(y).all() and (y.abs() <= 1 + EPS).all(), name
+
+
+@pytest.mark.parametrize("scheme", [rt.Float32(), rt.W8A8("dynamic"), rt.W4A8(32, "dynamic")], ids=str)
+def test_compiled(scheme: Any) -> None:
+    model = nn.LSTM(6, 13, 2, batch_first=True, bidirectional=True)
+    native, plain, found = compiled_both(model, (torch.randn(2, 5, 6),), scheme)
+    assert found == ["lstm"]
+    for rows in (1, 2, 7):
+        x = torch.randn(rows, 5, 6)
+        (y, (hn, cn)), (other, (other_h, other_c)) = native(x), plain(x)
+        if scheme == rt.Float32():
+            want, (want_h, want_c) = model(x)
+            for a, b in ((y, want), (hn, want_h), (cn, want_c)):
+                torch.testing.assert_close(a, b.detach(), rtol=1e-5, atol=1e-5)
+        else:
+            assert same(y, other) and same(hn, other_h) and same(cn, other_c)
+
+
+def test_what_is_refused() -> None:
+    good = make_stage("lstm", 4, Geometry(8, time=2), 5, "int8-dynamic")
+    x, h0, c0 = good.inputs
+    y, hn, cn = good.outputs
+    for change, words in (
+        ({"inputs": (x, h0)}, "lstm: got 2 inputs; expected 1 or 3"),
+        ({"outputs": (y, hn)}, "expected 1 or 3"),
+        ({"inputs": (Value("x", 5, steps=3), h0, c0)}, "x of 3 rows by 5; expected 2 by 5"),
+        ({"inputs": (x, Value("h0", 7), c0)}, "a state of 1 rows by 7; expected 1 by 8"),
+        ({"outputs": (Value("y", 16, steps=2), hn, cn)}, "y of 2 rows by 16; expected 2 by 8"),
+        ({"inputs": (Value("x", 70_000, steps=2), h0, c0)}, "70000 inputs, 8 units; expected at most 65536"),
+    ):
+        with pytest.raises(rt.UnsupportedProblem, match=words):
+            LSTM.lower(replace(good, **change))
+    for scale in (0.0, -0.1, float("nan"), 2.0**21):
+        with pytest.raises(rt.FormatError, match="lstm: got h_scale"):
+            LSTM.lower(replace(good, attrs={**good.attrs, "h_scale": scale}))
