@@ -154,7 +154,7 @@ def _forms(dense: Stage, rows: int, first: Stage | None, backend: str) -> Iterat
         if semi.fits(_params(dense)):
             yield "2:4", "2:4", (1, 4)
         return
-    if first is not None and contract.choice(first.tensors) == "blocks":
+    if first is not None and contract.storage_format(first.tensors) == "blocks":
         block = first.tensors["weight"].shape[1:]
         yield "blocks", "blocks", (int(block[0]), int(block[1]))
         return

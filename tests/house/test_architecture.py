@@ -237,3 +237,20 @@ def test_public_names_load_no_gpu_library() -> None:
     loaded = loaded_after(code, baseline="import torch")
     assert "rtaccel" in loaded
     assert not loaded & GPU
+
+
+MAX_FILES = 20
+CODE = (".py", ".cc", ".h", ".cu", ".def", ".in")
+
+
+def test_folders_stay_small() -> None:
+    counted: dict[Path, int] = {}
+    for top in ("rtaccel", "kernels", "bench", "tests", "docs", "cmake"):
+        for file in (ROOT / top).rglob("*"):
+            if (
+                file.suffix in CODE
+                and "__pycache__" not in file.parts
+                and not file.is_relative_to(ROOT / "rtaccel" / "kernels")
+            ):
+                counted[file.parent] = counted.get(file.parent, 0) + 1
+    assert not {str(folder.relative_to(ROOT)): n for folder, n in counted.items() if n > MAX_FILES}

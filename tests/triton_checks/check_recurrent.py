@@ -166,7 +166,7 @@ def test_programs_that_share_a_layer_in_both_directions(monkeypatch: pytest.Monk
         monkeypatch.setattr(both, "bind", side_by_side.bind)
     monkeypatch.setattr(both, "multiprocessors", lambda: 4)
     monkeypatch.setattr(
-        both, "forms_of", lambda problem, gates: [KernelConfig(Geometry(13, time=2), 6, gates, 8, 2, 1)]
+        both, "configs_of", lambda problem, gates: [KernelConfig(Geometry(13, time=2), 6, gates, 8, 2, 1)]
     )
     call = both.prepared(stage, Problem.of(stage, 2, DEVICE), 3, operator("gru").lower(stage))
     for _ in range(2):
