@@ -34,10 +34,10 @@ from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats import fp8, int8
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
+from rtaccel.kernels.fused_linear.fusion import ResidualFusion
 from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.linear import contract_weights
 from rtaccel.kernels.linear.convert import only_weight
-from rtaccel.kernels.linear.fusion import ResidualFusion
 
 EPS = torch.finfo(torch.float32).eps
 FLOAT8_SUM = 2.0**-12

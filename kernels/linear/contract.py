@@ -36,8 +36,8 @@ from rtaccel.core.stage_traits import Int8Flow
 from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
+from rtaccel.kernels.fused_linear.fusion import LinearFusion
 from rtaccel.kernels.linear import contract_weights, convert
-from rtaccel.kernels.linear.fusion import LinearFusion
 
 MAX_K = 65_536
 """|acc| <= K * 255 * 127 stays below 2^31 up to K = 66,311; the bound is the next lower power of two."""

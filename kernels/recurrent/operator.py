@@ -1,20 +1,123 @@
-"""The contract of a recurrent operator, from what tells LSTM and GRU apart: the gates, the cells and the states."""
+"""The contract of a recurrent operator, from what tells LSTM and GRU apart, and what passes ask of both.
+
+The traits are their weights and zeros, the rows they need, how they stream, and what they fuse with.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypedDict
 
 from torch import Tensor
 
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance
+from rtaccel.core.row_traits import Narrowing, RowsNeeded, Streaming, StreamWalk, TimeSpan, not_streamable
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.core.traits import Recurrence
+from rtaccel.core.stage_traits import Fusion, Int8Flow, Sparse
+from rtaccel.core.traits import Node, Persistent, Recurrence, Weights
 from rtaccel.kernels.recurrent import layout, reference
 from rtaccel.kernels.recurrent.bound import float_tolerance
 from rtaccel.kernels.recurrent.cases import cases
-from rtaccel.kernels.recurrent.convert import traits
+from rtaccel.kernels.recurrent.hidden_range import HiddenObserver
 from rtaccel.kernels.recurrent.reference import Cell
+
+
+def _matrices(tensors: Mapping[str, Tensor]) -> Sequence[str]:
+    return [name for name in tensors if name.startswith("weight") and not name.endswith("_scale")]
+
+
+def _of_input(tensors: Mapping[str, Tensor]) -> Sequence[str]:
+    """Those of the first layer, in both directions."""
+    return [name for name in _matrices(tensors) if name.startswith("weight_ih_l0")]
+
+
+WEIGHTS = Weights(matrices=_matrices, of_input=_of_input, schemes=("float32", "w8a8", "w4a8"), inside="dynamic")
+
+
+class RecurrentSparse(Sparse):
+    by_layout = True
+
+    def matrices(self, tensors: Mapping[str, Tensor], attrs: Mapping[str, object]) -> Sequence[str]:
+        return _matrices(tensors)
+
+
+class RecurrentFusion(Fusion):
+    def static(self, stage: Stage, source: Stage) -> Stage | None:
+        """With int8 and int4 weights a stage quantizes x itself, with the same scale."""
+        quant = source.outputs[0].quant
+        if quant is None or stage.tensors["weight_ih_l0"].dtype.itemsize > 1:
+            return None
+        attrs = {**stage.attrs, "x_scale": quant.scale, "x_zero_point": quant.zero_point}
+        return replace(stage, inputs=(source.inputs[0], *stage.inputs[1:]), attrs=attrs)
+
+
+def _needed(node: Node, index: int, steps: int, wanted: Collection[int]) -> Iterable[int] | None:
+    return None
+
+
+def _narrow(node: Node, values: Narrowing) -> bool:
+    """The newest time step may be all that is computed of y; the states are what they are."""
+    y = node.writes[0]
+    if values.is_narrowed(y) and _is_newest(node.attrs, values.rows_of(y)):
+        node.attrs["last_only"] = 1
+    else:
+        values.keep_all(y)
+    return False
+
+
+def _is_newest(attrs: Mapping[str, Any], wanted: list[int]) -> bool:
+    """Whether just the last time step of each inner sample is read, in a layer that runs in one direction."""
+    time, batch, first = attrs["time"], attrs["batch"], attrs["batch_first"]
+    last = [b * time + time - 1 if first else (time - 1) * batch + b for b in range(batch)]
+    return attrs["directions"] == 1 and wanted == last
+
+
+ROWS = RowsNeeded(_needed, _narrow, beside=True)
+
+
+def _streaming(recurrence: Recurrence) -> Streaming:
+    def step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
+        a, span = node.attrs, spans[0]
+        if a["directions"] != 1 or a["batch"] != 1 or len(node.reads) != 1 or not span.steps:
+            raise not_streamable(f"{node.name}, which runs backwards, or starts from a state that is given")
+        if a["time"] != span.steps or walk.newest(span) != span.steps - 1:
+            raise not_streamable(f"{node.name}, which reads time steps still to come")
+        y = node.writes[0]
+        names = [walk.add_state(f"{y}:{part}", a["layers"], a["hidden"]) for part in recurrence.states]
+        node.reads, node.writes = [node.reads[0], *names], [y, *names]
+        node.attrs = {**a, "time": 1, "batch_first": 1, "last_only": 0}
+        return TimeSpan(span.shift, span.steps, -1)
+
+    return Streaming(step)
+
+
+class Traits(TypedDict):
+    by_row: bool
+    weights: Weights
+    int8: Int8Flow
+    rows_needed: RowsNeeded
+    streaming: Streaming
+    recurrence: Recurrence
+    sparse: Sparse
+    fusion: Fusion
+    persistent: Persistent
+
+
+def traits(recurrence: Recurrence) -> Traits:
+    """Fields of `Operator` that LSTM and GRU share."""
+    observer: Callable[[str, bool], HiddenObserver] = HiddenObserver
+    return Traits(
+        by_row=False,
+        weights=WEIGHTS,
+        int8=Int8Flow(state_observer=observer),
+        rows_needed=ROWS,
+        streaming=_streaming(recurrence),
+        recurrence=recurrence,
+        sparse=RecurrentSparse(),
+        fusion=RecurrentFusion(),
+        persistent=Persistent.STACK,
+    )
 
 
 def operator_of(
