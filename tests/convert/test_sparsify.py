@@ -14,7 +14,7 @@ from rtaccel.convert.pruning import prune, sparsity_allocation
 from rtaccel.convert.pruning.weight_matrices import fed, matrices_of
 from rtaccel.formats import masks
 
-METHODS = ("magnitude", "wanda", "second", "refit")
+METHODS = ("magnitude", "wanda", "second", "refit", "sparsegpt", "least_squares")
 PATTERNS = (rt.Unstructured(0.7), rt.BlockSparse((8, 8), 0.6), rt.SemiStructured())
 
 
@@ -63,6 +63,7 @@ def test_methods_that_know_the_data_lose_less() -> None:
         rt.sparsify_(model, rt.Unstructured(0.7), calibration=[calibration], method=method, swap=False)
         lost[method] = float((model(fresh).detach() - want).norm())
     assert lost["refit"] < lost["second"] < lost["wanda"] < lost["magnitude"]
+    assert (lost["sparsegpt"], lost["least_squares"]) == (lost["second"], lost["refit"])
 
 
 def test_refit_is_the_optimum_of_its_mask() -> None:

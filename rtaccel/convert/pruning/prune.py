@@ -153,11 +153,13 @@ def output_error(weight: Tensor, pruned: Tensor, shift: Tensor | None, statistic
 
 Method = Callable[[Tensor, Sparsity, "InputStatistics | None"], Tensor]
 
-METHODS: dict[str, Method] = {"magnitude": magnitude, "wanda": wanda, "second": second, "refit": refit}
+METHODS: dict[str, Method] = {
+    "magnitude": magnitude, "wanda": wanda, "sparsegpt": second, "least_squares": refit, "second": second, "refit": refit,
+}  # fmt: skip
 """By name; all but magnitude need calibration data."""
 
 
-IN_TURN = ("second", "refit")
+IN_TURN = ("sparsegpt", "least_squares", "second", "refit")
 """Methods that prune layers in the order of their calls, each for the inputs that those before it leave."""
 
 

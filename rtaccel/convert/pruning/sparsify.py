@@ -54,8 +54,9 @@ def sparsify_(
     filter_fn: (module, dotted name) -> whether to change it.
     calibration: model inputs, as `quantize_` takes them: batches of float32 [batch, ...]. Only second moments and ranges of what
         each matrix multiplies are kept (`rtaccel.convert.pruning.weight_matrices`).
-    method: "magnitude", "wanda", "second" or "refit" (rtaccel.convert.pruning.prune has the formulas and sources); None takes
-        "refit" with calibration data and "magnitude" without. With data, the bias takes up what is lost on average.
+    method: "magnitude", "wanda", "sparsegpt" (also "second") or "least_squares" (also "refit"); None takes
+        the last with calibration data and "magnitude" without (formulas and sources: rtaccel.convert.pruning.prune). With data,
+        the bias takes up what is lost on average.
     allocation: "uniform", every layer as sparse as its pattern says; "global", the fraction is that of all weights
         together, and layers that can spare more give more. 2:4 is always uniform.
     scheme: of the sparse layers, float32 or W8A8, W4A8 in 2:4. For a model that is compiled afterwards leave it float32:
