@@ -109,7 +109,7 @@ class Job:
 
 
 def split(states: Sequence[np.ndarray]) -> Arrays:
-    """[layers, 1, H] each -> [1, H] for each layer: the states that the decomposed-out forms take."""
+    """[layers, 1, H] each -> [1, H] for each layer: the states that the decomposed forms take."""
     return tuple(layer for state in states for layer in state)
 
 

@@ -123,13 +123,13 @@ def decomposed(name: str) -> nn.Module:
 
 
 def decomposed_states(name: str) -> int:
-    """How many states the decomposed-out form takes layer by layer; 0 where it takes them as the network does."""
+    """How many states the decomposed form takes layer by layer; 0 where it takes them as the network does."""
     model = BY_NAME[name]
     return len(model.states) if name.startswith(("lstm", "gru")) else 0
 
 
 def example(name: str, whole: bool = False) -> tuple[Tensor, ...]:
-    """Random arguments of the decomposed-out form, or (whole) of the flat one."""
+    """Random arguments of the decomposed form, or (whole) of the flat one."""
     model = BY_NAME[name]
     draw = torch.Generator().manual_seed(3)
     x = torch.randn(model.x, generator=draw)

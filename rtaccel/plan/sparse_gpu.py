@@ -45,7 +45,7 @@ of 32 at random lie in one bank. A guess."""
 L2_BANDWIDTH = 6.9e6
 """Bytes a microsecond from L2, where every program reads the rows of x that it holds; measured by others on an H800."""
 
-ISSUE, QUANTISING = 132 * 4 * 32 * 1755, 12
+ISSUE, QUANTIZING = 132 * 4 * 32 * 1755, 12
 """Instructions of lanes in a microsecond, and those that rounding a number of x takes, counted in the code."""
 
 OUTPUTS, HELD_INPUTS = 8, 8192
@@ -250,5 +250,5 @@ def _gathering(dense: Stage, packed: Packed, in_front: bool) -> float:
     if not (in_front or packed.held):
         return packed.gathers / GATHERS
     params = -(-dense.outputs[0].width // OUTPUTS) * dense.inputs[0].width
-    holding = params * (4 / L2_BANDWIDTH + QUANTISING / ISSUE) if in_front else params / L2_BANDWIDTH
+    holding = params * (4 / L2_BANDWIDTH + QUANTIZING / ISSUE) if in_front else params / L2_BANDWIDTH
     return packed.words / SHARED_GATHERS + holding

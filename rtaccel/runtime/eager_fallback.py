@@ -55,10 +55,10 @@ class UncapturedModel(nn.Module):
 
     def _swap(self, scheme: SchemeLike, calibration: Any) -> None:
         """On a copy, as calibration runs it and a model may count its calls; then its layers are taken over."""
-        from rtaccel.convert.module_swap.eligibility import QUANTISED
+        from rtaccel.convert.module_swap.eligibility import QUANTIZED
         from rtaccel.convert.module_swap.swap import quantize_, replace_modules
 
-        if isinstance(self.model, tuple(QUANTISED)):
+        if isinstance(self.model, tuple(QUANTIZED)):
             self.reason += "; it is itself a layer, and stays float32"
             return
         work = _copied(self.model)

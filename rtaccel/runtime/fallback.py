@@ -26,7 +26,8 @@ def warn_of_fallbacks(fast: CompiledModel, lines: Sequence[Line], strict: bool) 
     shown = "; ".join(found[:4]) + (" ..." if len(found) > 4 else "")
     if strict:
         raise UnsupportedProblem(
-            "compile", f"{own} of {count} stages native, and these run by PyTorch: {shown}", "every stage native (strict=True)",
+            "compile", f"{own} of {count} stages native, and these fall back to PyTorch: {shown}",
+            "every stage native (strict=True)",
             "Write them with operators of docs/reference/operators.md, or compile with strict=False.",
         )  # fmt: skip
     warnings.warn(

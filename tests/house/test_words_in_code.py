@@ -13,8 +13,8 @@ EXEMPT = {"test_words.py", "test_words_in_code.py"}
 FOLDERS = ("rtaccel", "kernels", "bench", "tests")
 
 OLD: dict[str, str] = {
-    r"\w*[qQ]uantis[ei]\w*": "quantize",
-    r"\w*[sS]pecialis[ei]\w*": "specialize",
+    r"(?i:\w*quantis[ei]\w*)": "quantize",
+    r"(?i:\w*specialis[ei]\w*)": "specialize",
     r"\b(?:normal|optim|standard|recogn|initial|parametr|synchron|serial|real|organ)is(?:e|ed|es|er|ing|ation)\b": "-ize",
     r"\b(?:neighbour|behaviour|colour|favour|honour)\w*|\bmodell(?:ed|ing)\b": "American spelling",
     r"\b(?:Sparse|Linear|Block|Plane)Numbers\b|\bclass Numbers\b": "Params",

@@ -16,26 +16,23 @@ from rtaccel.kernels.recurrent.cases import make_inputs, make_stage
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.reference import TANH_ERROR
 from tests.support.networks.int8_layers import same
-from tests.support.one_stage import check_no_samples, check_samples_apart, compiled_both, runs
-from tests.support.recurrent_stages import SHAPES, inputs_of, made, torch_says
+from tests.support.one_stage import check_no_samples, check_samples_apart, runs
+from tests.support.recurrent_stages import (
+    FORMS,
+    SHAPES,
+    check_against_torch,
+    check_compiled,
+    check_saturates,
+    check_streams_apart,
+)  # fmt: skip
 
-EPS = torch.finfo(torch.float32).eps
 LSTM = operator("lstm")
-FORMS = ("float32", "int8-static", "int8-dynamic", "int4-dynamic")
 
 
 @pytest.mark.parametrize("states", [True, False], ids=["states", "stateless"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_against_torch(shape: dict[str, Any], states: bool) -> None:
-    """Both are float64 inside, so the reference may be off by its last rounding alone; kernels by a running error."""
-    module, stage = made(nn.LSTM, **shape, states=states)
-    inputs = inputs_of(stage, 3)
-    wanted = torch_says(module, stage, *inputs)
-    for name, run in runs(stage, 3).items():
-        bound = EPS if name == "reference" else 2e-5
-        for got, want in zip(run(*inputs), wanted, strict=True):
-            assert got.shape == want.shape and got.dtype == torch.float32, name
-            assert ((got.double() - want).abs() <= bound * want.abs().clamp(min=1)).all(), name
+    check_against_torch(nn.LSTM, shape, states)
 
 
 def formula(stage: Stage, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,41 +69,18 @@ def test_samples_are_apart(form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_streams_of_a_sample_are_apart(form: str) -> None:
-    """Row t * batch + b is stream b."""
-    stage = make_stage("lstm", 4, Geometry(9, time=4, batch=3), 5, form)
-    inputs = make_inputs(stage, 2, seed=2)
-    changed = inputs[0].clone()
-    changed[:, 1::3] = ~changed[:, 1::3] if changed.dtype == torch.int8 else changed[:, 1::3] * 3 + 1
-    for name, run in runs(stage, 2).items():
-        before, after = run(*inputs), run(changed, *inputs[1:])
-        for a, b in zip(before, after):
-            assert same(a[:, 0::3], b[:, 0::3]) and same(a[:, 2::3], b[:, 2::3]), name
-            assert not same(a[:, 1::3], b[:, 1::3]), name
+    check_streams_apart(make_stage("lstm", 4, Geometry(9, time=4, batch=3), 5, form))
 
 
 @pytest.mark.parametrize("form", ["float32", "int8-dynamic"])
 def test_large_inputs_saturate(form: str) -> None:
     """c grows by at most 1 a step, and h stays within -1..1."""
-    stage = make_stage("lstm", 4, Geometry(9, time=6), 5, form, states=False)
-    for name, run in runs(stage, 2).items():
-        (y,) = run(torch.full((2, 6, 5), 1e4) * torch.tensor([1.0, -1.0])[:, None, None])
-        assert torch.isfinite(y).all() and (y.abs() <= 1 + EPS).all(), name
+    check_saturates(make_stage("lstm", 4, Geometry(9, time=6), 5, form, states=False))
 
 
 @pytest.mark.parametrize("scheme", [rt.Float32(), rt.W8A8("dynamic"), rt.W4A8(32, "dynamic")], ids=str)
 def test_compiled(scheme: Any) -> None:
-    model = nn.LSTM(6, 13, 2, batch_first=True, bidirectional=True)
-    native, plain, found = compiled_both(model, (torch.randn(2, 5, 6),), scheme)
-    assert found == ["lstm"]
-    for rows in (1, 2, 7):
-        x = torch.randn(rows, 5, 6)
-        (y, (hn, cn)), (other, (other_h, other_c)) = native(x), plain(x)
-        if scheme == rt.Float32():
-            want, (want_h, want_c) = model(x)
-            for a, b in ((y, want), (hn, want_h), (cn, want_c)):
-                torch.testing.assert_close(a, b.detach(), rtol=1e-5, atol=1e-5)
-        else:
-            assert same(y, other) and same(hn, other_h) and same(cn, other_c)
+    check_compiled(nn.LSTM, scheme)
 
 
 def test_what_is_refused() -> None:

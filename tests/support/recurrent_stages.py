@@ -1,4 +1,4 @@
-"""Stages of LSTM and GRU from torch's modules, and what the modules say in float64, in the layout of a stage."""
+"""Stages of LSTM and GRU from torch's modules, what the modules say in float64, and the questions that both are asked."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import rtaccel as rt
 from rtaccel.core.stage import Stage, Value
+from rtaccel.kernels.recurrent.cases import make_inputs
+from tests.support.networks.int8_layers import same
+from tests.support.one_stage import compiled_both, runs
 
+EPS = torch.finfo(torch.float32).eps
+FORMS = ("float32", "int8-static", "int8-dynamic", "int4-dynamic")
 Recurrent = nn.LSTM | nn.GRU
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -65,3 +71,55 @@ def torch_says(module: Recurrent, stage: Stage, *inputs: Tensor) -> tuple[Tensor
         found = (y, *after)[: len(stage.outputs)]
         rows.append([t.reshape(v.shape) for t, v in zip(found, stage.outputs)])
     return tuple(torch.stack(part) for part in zip(*rows))
+
+
+def flat(found: tuple[Tensor, Any]) -> tuple[Tensor, ...]:
+    """(y, hn, cn) of an LSTM's result, (y, hn) of a GRU's."""
+    y, states = found
+    return (y, *states) if isinstance(states, tuple) else (y, states)
+
+
+def check_against_torch(kind: type[Recurrent], shape: dict[str, Any], states: bool) -> None:
+    """Both are float64 inside, so the reference may be off by its last rounding alone; kernels by a running error."""
+    module, stage = made(kind, **shape, states=states)
+    inputs = inputs_of(stage, 3)
+    wanted = torch_says(module, stage, *inputs)
+    for name, run in runs(stage, 3).items():
+        bound = EPS if name == "reference" else 2e-5
+        for got, want in zip(run(*inputs), wanted, strict=True):
+            assert got.shape == want.shape and got.dtype == torch.float32, name
+            assert ((got.double() - want).abs() <= bound * want.abs().clamp(min=1)).all(), name
+
+
+def check_streams_apart(stage: Stage) -> None:
+    """Of three streams in a sample: row t * batch + b is stream b."""
+    inputs = make_inputs(stage, 2, seed=2)
+    changed = inputs[0].clone()
+    changed[:, 1::3] = ~changed[:, 1::3] if changed.dtype == torch.int8 else changed[:, 1::3] * 3 + 1
+    for name, run in runs(stage, 2).items():
+        before, after = run(*inputs), run(changed, *inputs[1:])
+        for a, b in zip(before, after):
+            assert same(a[:, 0::3], b[:, 0::3]) and same(a[:, 2::3], b[:, 2::3]), name
+            assert not same(a[:, 1::3], b[:, 1::3]), name
+
+
+def check_saturates(stage: Stage) -> None:
+    """h of six steps of five inputs stays within -1..1, however large they are."""
+    for name, run in runs(stage, 2).items():
+        (y,) = run(torch.full((2, 6, 5), 1e4) * torch.tensor([1.0, -1.0])[:, None, None])
+        assert torch.isfinite(y).all() and (y.abs() <= 1 + EPS).all(), name
+
+
+def check_compiled(kind: type[Recurrent], scheme: Any) -> None:
+    """C++ and plain torch give the same bits; in float32 both are near the module."""
+    model = kind(6, 13, 2, batch_first=True, bidirectional=True)
+    native, plain, found = compiled_both(model, (torch.randn(2, 5, 6),), scheme)
+    assert found == [kind.__name__.lower()]
+    for rows in (1, 2, 7):
+        x = torch.randn(rows, 5, 6)
+        got, other = flat(native(x)), flat(plain(x))
+        if scheme == rt.Float32():
+            for a, b in zip(got, flat(model(x)), strict=True):
+                torch.testing.assert_close(a, b.detach(), rtol=1e-5, atol=1e-5)
+        else:
+            assert all(same(a, b) for a, b in zip(got, other, strict=True))

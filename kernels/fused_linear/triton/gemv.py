@@ -94,11 +94,11 @@ def _byte(v):
 
 
 @triton.jit
-def x_words(x_row, at, inside, inverse, K: tl.constexpr, QUANTISE: tl.constexpr, ASM: tl.constexpr):
-    """Words of a row of x as int8: those at `at`; QUANTISE: of the float32 numbers at, at + 4, at + 8 and at + 12.
+def x_words(x_row, at, inside, inverse, K: tl.constexpr, QUANTIZE: tl.constexpr, ASM: tl.constexpr):
+    """Words of a row of x as int8: those at `at`; QUANTIZE: of the float32 numbers at, at + 4, at + 8 and at + 12.
 
     Every load has the shape of `at`, [n, words]."""
-    if QUANTISE:
+    if QUANTIZE:
         k = at
         a = tl.load(x_row + k, mask=inside & (k < K), other=0.0) * inverse
         b = tl.load(x_row + k + 4, mask=inside & (k + 4 < K), other=0.0) * inverse
@@ -111,12 +111,12 @@ def x_words(x_row, at, inside, inverse, K: tl.constexpr, QUANTISE: tl.constexpr,
 
 
 @triton.jit
-def _add(acc, w, scales, x_row, at, inside, inverse, K: tl.constexpr, GROUP: tl.constexpr, QUANTISE: tl.constexpr,
+def _add(acc, w, scales, x_row, at, inside, inverse, K: tl.constexpr, GROUP: tl.constexpr, QUANTIZE: tl.constexpr,
          ASM: tl.constexpr):  # fmt: skip
     """acc + the products of one row of x with a tile of weights."""
     HALF: tl.constexpr = GROUP // 4  # words of a pair of int4 groups
-    NEXT: tl.constexpr = GROUP if QUANTISE else HALF
-    if QUANTISE:
+    NEXT: tl.constexpr = GROUP if QUANTIZE else HALF
+    if QUANTIZE:
         x_at = at // 4 * 16 + at % 4
         if GROUP:
             x_at += at // HALF * (4 * HALF)
@@ -126,15 +126,15 @@ def _add(acc, w, scales, x_row, at, inside, inverse, K: tl.constexpr, GROUP: tl.
         x_at = at
     if GROUP:
         low = dot4(
-            (w << 4) & -252645136, x_words(x_row, x_at, inside, inverse, K, QUANTISE, ASM), tl.zeros_like(w), ASM
+            (w << 4) & -252645136, x_words(x_row, x_at, inside, inverse, K, QUANTIZE, ASM), tl.zeros_like(w), ASM
         )
         acc = tl.fma(low.to(tl.float32), (scales << 16).to(tl.float32, bitcast=True), acc)
         high = dot4(
-            w & -252645136, x_words(x_row, x_at + NEXT, inside, inverse, K, QUANTISE, ASM), tl.zeros_like(w), ASM
+            w & -252645136, x_words(x_row, x_at + NEXT, inside, inverse, K, QUANTIZE, ASM), tl.zeros_like(w), ASM
         )  # fmt: skip
         acc = tl.fma(high.to(tl.float32), (scales & -65536).to(tl.float32, bitcast=True), acc)
     else:
-        acc = dot4(w, x_words(x_row, x_at, inside, inverse, K, QUANTISE, ASM), acc, ASM)
+        acc = dot4(w, x_words(x_row, x_at, inside, inverse, K, QUANTIZE, ASM), acc, ASM)
     return acc
 
 
@@ -143,7 +143,7 @@ def fused_gemv_kernel(
     x_ptr, weight_ptr, scale_ptr,
     y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, residual_ptr, parameter, y_inv_scale, y_zero_point, rows,
     N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
-    WORDS: tl.constexpr, GROUP: tl.constexpr, QUANTISE: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
+    WORDS: tl.constexpr, GROUP: tl.constexpr, QUANTIZE: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0).to(tl.int64) * ROWS
@@ -152,12 +152,12 @@ def fused_gemv_kernel(
     in_n = (n < N)[:, None]
     zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
     w_row = weight_ptr + n[:, None].to(tl.int64) * WORDS
-    X_STEP: tl.constexpr = K if QUANTISE else K // 4
+    X_STEP: tl.constexpr = K if QUANTIZE else K // 4
     x_row = x_ptr + m * X_STEP
     inverses, scales_of_rows, accs = (), (), ()
     for r in tl.static_range(ROWS):
         inverse, scale = 1.0, 1.0
-        if QUANTISE:
+        if QUANTIZE:
             inverse, scale = row_scale(x_row + r * K, m + tl.zeros((BLOCK_K,), tl.int32) + r < rows, K, BLOCK_K)
         inverses = inverses + (inverse,)  # noqa: RUF005
         scales_of_rows = scales_of_rows + (scale,)  # noqa: RUF005
@@ -175,11 +175,11 @@ def fused_gemv_kernel(
         for r in tl.static_range(ROWS):
             within = m + zero + r < rows
             total = _add(
-                accs[r], w, scales, x_row + r * X_STEP, at, within, inverses[r], K, GROUP, QUANTISE, ASM
+                accs[r], w, scales, x_row + r * X_STEP, at, within, inverses[r], K, GROUP, QUANTIZE, ASM
             )  # fmt: skip
             sums = sums + (total,)  # noqa: RUF005
         accs = sums
-    epilogue_of_rows(sums_of_rows(accs, ROWS), m, rows, n, scales_of_rows if QUANTISE else None, Epilogue(
+    epilogue_of_rows(sums_of_rows(accs, ROWS), m, rows, n, scales_of_rows if QUANTIZE else None, Epilogue(
         y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, residual_ptr, parameter, y_inv_scale, y_zero_point, N,
         ACTIVATION, INT8_OUT, ASM,
     ), ROWS)  # fmt: skip
@@ -237,7 +237,7 @@ def specialize(problem: Problem) -> Specialisation:
         signature=signature,
         constants={
             "N": n, "ACTIVATION": activation, "INT8_OUT": int8_out, "ASM": not settings.triton_interpret(), "K": k,
-            "WORDS": words, "GROUP": group, "QUANTISE": quantize, "ROWS": tile.block_m, "BLOCK_N": outputs,
+            "WORDS": words, "GROUP": group, "QUANTIZE": quantize, "ROWS": tile.block_m, "BLOCK_N": outputs,
             "BLOCK_W": block_w, "BLOCK_K": power_of_two(k, 32, 1024), **absent,
         },
         tiling=tile,
@@ -254,7 +254,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x [M, K] and, where the stage has one, residual float32 [M, N] -> y [M, N]; any M, best for problem.rows."""
     low, spec = contract.lower(stage), specialize(problem)
     launch, tile, given = bind(spec), spec.tiling, spec.constants
-    n, k, quantize = given["N"], given["K"], given["QUANTISE"]
+    n, k, quantize = given["N"], given["K"], given["QUANTIZE"]
     pointers = {"multiplier_ptr": low["multiplier"].contiguous(), "offset_ptr": low["offset"].contiguous()}
     if given["GROUP"]:
         q = int4.unpack(low["weight"], k)

@@ -1,7 +1,7 @@
 """The sparse kernels of few rows with the quantization of x in front: one launch.
 
 Each program finds the largest |x| of its rows, rounds them, and holds the int8 numbers in shared memory, from where it gathers
-them; kernels of sparse_linear (triton_gemv, triton_semi, triton_semi_int4) with QUANTISE. So x is rounded once for each
+them; kernels of sparse_linear (triton_gemv, triton_semi, triton_semi_int4) with QUANTIZE. So x is rounded once for each
 program of eight outputs, which is worth a launch as long as programs are few: rtaccel.plan.sparse_gpu decides.
 """
 

@@ -60,7 +60,7 @@ def semi_gemv_kernel(
     x_ptr, weight_ptr, metadata_ptr,
     y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point, rows,
     N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
-    QUANTISE: tl.constexpr, HELD: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
+    QUANTIZE: tl.constexpr, HELD: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """HELD: words of a row of x that the program holds, 0 for none."""
     X_WORDS: tl.constexpr = (K + 3) // 4
@@ -70,8 +70,8 @@ def semi_gemv_kernel(
     word = tl.arange(0, BLOCK_W)[None, :]
     zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
     row_at = n[:, None].to(tl.int64) * W_WORDS
-    x_row = x_ptr + m * (K if QUANTISE else X_WORDS)
-    held, scales = held_rows(x_row, m, rows, ROWS, K, HELD, QUANTISE)
+    x_row = x_ptr + m * (K if QUANTIZE else X_WORDS)
+    held, scales = held_rows(x_row, m, rows, ROWS, K, HELD, QUANTIZE)
 
     accs = (zero,) * ROWS
     for w0 in range(0, W_WORDS, BLOCK_W):
@@ -90,7 +90,7 @@ def semi_gemv_kernel(
             sums = sums + (dot4(w, pick_bytes(low, high, pick, ASM), accs[r], ASM),)  # noqa: RUF005
         accs = sums
 
-    epilogue_of_rows(sums_of_rows(accs, ROWS, True), m, rows, n[None, :], scales if QUANTISE else None, Epilogue(
+    epilogue_of_rows(sums_of_rows(accs, ROWS, True), m, rows, n[None, :], scales if QUANTIZE else None, Epilogue(
         y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
         ACTIVATION, INT8_OUT, ASM,
     ), ROWS)  # fmt: skip
@@ -167,7 +167,7 @@ def specialize(config: KernelConfig, rows: int) -> Specialisation:
     if int8:
         words |= {
             "ROWS": m,
-            "QUANTISE": config.quantize,
+            "QUANTIZE": config.quantize,
             "HELD": held_words(config.k, outputs) if config.quantize else 0,
         }
     else:

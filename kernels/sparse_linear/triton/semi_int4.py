@@ -68,7 +68,7 @@ def semi_int4_kernel(
     x_ptr, weight_ptr, metadata_ptr, scale_ptr,
     y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point, rows,
     N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
-    QUANTISE: tl.constexpr, HELD: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
+    QUANTIZE: tl.constexpr, HELD: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """HELD: words of a row of x that the program holds, 0 for none."""
@@ -81,8 +81,8 @@ def semi_int4_kernel(
     word = tl.arange(0, BLOCK_W)[None, :]
     zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
     row_at = n[:, None].to(tl.int64) * PAIRS
-    x_row = x_ptr + m * (K if QUANTISE else X_WORDS)
-    held, x_scales = held_rows(x_row, m, rows, ROWS, K, HELD, QUANTISE)
+    x_row = x_ptr + m * (K if QUANTIZE else X_WORDS)
+    held, x_scales = held_rows(x_row, m, rows, ROWS, K, HELD, QUANTIZE)
 
     accs = (tl.zeros((BLOCK_N, BLOCK_W), tl.float32),) * ROWS
     for w0 in range(0, PAIRS * EACH, BLOCK_W):
@@ -107,7 +107,7 @@ def semi_int4_kernel(
             sums = sums + (total,)  # noqa: RUF005
         accs = sums
 
-    epilogue_of_rows(sums_of_rows(accs, ROWS, True), m, rows, n[None, :], x_scales if QUANTISE else None, Epilogue(
+    epilogue_of_rows(sums_of_rows(accs, ROWS, True), m, rows, n[None, :], x_scales if QUANTIZE else None, Epilogue(
         y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
         ACTIVATION, INT8_OUT, ASM,
     ), ROWS)  # fmt: skip
@@ -150,7 +150,7 @@ def specialize(config: KernelConfig, group: int, rows: int) -> Specialisation:
         kernel=semi_int4_kernel,
         signature=config.signature(WHERE, weight_ptr="*i32", **config.x_in_words),
         constants={
-            **config.constants, "QUANTISE": config.quantize, "HELD": held_words(config.k, outputs) if config.quantize else 0,
+            **config.constants, "QUANTIZE": config.quantize, "HELD": held_words(config.k, outputs) if config.quantize else 0,
             "GROUP": group, "ROWS": m, "BLOCK_N": outputs, "BLOCK_W": 128,
         },
         tiling=tile,

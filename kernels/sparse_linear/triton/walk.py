@@ -50,13 +50,13 @@ def take(weights, columns, at, inside, X: tl.constexpr, C: tl.constexpr):
 
 
 @triton.jit
-def held_row(x_row, there, K: tl.constexpr, WORDS: tl.constexpr, QUANTISE: tl.constexpr):
+def held_row(x_row, there, K: tl.constexpr, WORDS: tl.constexpr, QUANTIZE: tl.constexpr):
     """(words, scale) of one row of x: int32 [WORDS], four int8 numbers each and zeros beyond K, and float32 [1].
 
-    QUANTISE: x is float32, rounded as the `quantize` operator does with a scale per row; else it lies in words, and the scale is
+    QUANTIZE: x is float32, rounded as the `quantize` operator does with a scale per row; else it lies in words, and the scale is
     not known here. there: a tile [1]; a row that is not is not read."""
     scale = tl.full((1,), 1.0, tl.float32)
-    if QUANTISE:
+    if QUANTIZE:
         at = tl.arange(0, WORDS)[:, None] * 4 + tl.arange(0, 4)[None, :]
         x = tl.load(x_row + at, mask=(at < K) & there[:, None], other=0.0)  # [WORDS, 4]
         bits = tl.max(tl.max(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 1), 0) + tl.zeros((1,), tl.int32)
@@ -75,13 +75,13 @@ def held_row(x_row, there, K: tl.constexpr, WORDS: tl.constexpr, QUANTISE: tl.co
 
 
 @triton.jit
-def held_rows(x_row, m, rows, ROWS: tl.constexpr, K: tl.constexpr, WORDS: tl.constexpr, QUANTISE: tl.constexpr):
+def held_rows(x_row, m, rows, ROWS: tl.constexpr, K: tl.constexpr, WORDS: tl.constexpr, QUANTIZE: tl.constexpr):
     """`held_row` of rows m .. m + ROWS - 1, in two tuples; x_row is the first. WORDS 0: nothing is held."""
     held, scales = (), ()
     for r in tl.static_range(ROWS):
         if WORDS:
             there = m + tl.zeros((1,), tl.int64) + r < rows
-            words, scale = held_row(x_row + r * (K if QUANTISE else K // 4), there, K, WORDS, QUANTISE)
+            words, scale = held_row(x_row + r * (K if QUANTIZE else K // 4), there, K, WORDS, QUANTIZE)
         else:
             words, scale = tl.zeros((1,), tl.int32), tl.full((1,), 1.0, tl.float32)
         held = held + (words,)  # noqa: RUF005

@@ -25,7 +25,7 @@ _READS_WEIGHTS: tuple[type[nn.Module], ...] = (nn.MultiheadAttention, nn.Transfo
 
 Swappable = nn.Linear | nn.Conv1d | nn.Conv2d | nn.LSTM | nn.GRU
 Quantized = QuantLinear | QuantConv1d | QuantConv2d | QuantLSTM | QuantGRU
-QUANTISED: dict[type[nn.Module], type[Quantized]] = {
+QUANTIZED: dict[type[nn.Module], type[Quantized]] = {
     nn.Linear: QuantLinear,
     nn.Conv1d: QuantConv1d,
     nn.Conv2d: QuantConv2d,
@@ -48,7 +48,7 @@ class SwapSite:
 
 
 def swappable_layers(model: nn.Module, schemes: SchemeMap, filter_fn: Filter | None) -> list[SwapSite]:
-    """Every layer of a type in QUANTISED below `model`, once each, in its order. Raises what filter_fn raises."""
+    """Every layer of a type in QUANTIZED below `model`, once each, in its order. Raises what filter_fn raises."""
     names: dict[int, list[str]] = defaultdict(list)
     found: dict[int, Swappable] = {}
     reading: dict[int, str] = {}
@@ -146,8 +146,8 @@ def _obstacle(module: Swappable, users: dict[int, set[int]]) -> str | None:
     """What would go wrong if this layer were swapped; None for nothing."""
     if is_parametrized(module):
         return "has parametrizations: a swap would freeze them"
-    if type(module) not in QUANTISED:
-        base = next(kind.__name__ for kind in QUANTISED if isinstance(module, kind))
+    if type(module) not in QUANTIZED:
+        base = next(kind.__name__ for kind in QUANTIZED if isinstance(module, kind))
         return f"is a {type(module).__name__}, whose forward may not be that of nn.{base}"
     if "forward" in module.__dict__:
         return "has a forward of its own, set on the instance"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rtaccel.convert.frontend.checks import check_model, check_options
 from rtaccel.convert.module_swap import benchmark
 from rtaccel.convert.module_swap.eligibility import (
-    QUANTISED,
+    QUANTIZED,
     Filter,
     Quantized,
     Swappable,
@@ -153,7 +153,7 @@ def _unprune(model: nn.Module) -> int:
 
 
 def _check(model: Any) -> None:
-    if isinstance(model, nn.Module) and isinstance(model, (*QUANTISED, *QUANTISED.values())):
+    if isinstance(model, nn.Module) and isinstance(model, (*QUANTIZED, *QUANTIZED.values())):
         raise UnsupportedProblem(
             "quantize_",
             f"a model that is itself a {type(model).__name__}",
@@ -178,7 +178,7 @@ def _check_scheme(layer: SwapSite, calibrated: bool) -> None:
 
 
 def _form(module: nn.Module) -> type[Quantized]:
-    return next(made for kind, made in QUANTISED.items() if isinstance(module, (kind, made)))
+    return next(made for kind, made in QUANTIZED.items() if isinstance(module, (kind, made)))
 
 
 def _watched(layer: SwapSite) -> bool:
