@@ -194,6 +194,7 @@ OPERATOR = register_operator(
         int8=Int8Flow(writes=True, marks=static_inside),
         folding=convert.FOLDING,
         elementwise=convert.Pointwise(),
+        merging=convert.Joining(),
         rows_needed=ROW_BY_ROW,
         streaming=STREAMS_ROWS,
     )

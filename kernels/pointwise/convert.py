@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from rtaccel.core.traits import Folding
+from rtaccel.core.traits import Folding, Node
 
 
 class Pointwise:
@@ -22,3 +23,37 @@ class Pointwise:
 
 FOLDING = Folding()
 """An activation that follows. A scale and shift after it are rounded apart, so they stay a pass of their own."""
+
+
+class Joining:
+    """An rtaccel.core.traits.Merging: the same as an expression, which then is joined with others."""
+
+    def in_form(self, node: Node, buffers: Mapping[str, Any]) -> Node | None:
+        total = buffers[node.writes[0]].elements
+        width = buffers[node.writes[0]].width or total
+        if any(buffers[name].elements != total or buffers[name].width not in (0, width) for name in node.reads):
+            return None
+        dims, dense, by_column = (total // width, width), (0, width, 1), (0, 0, 1)
+        program, places, result = [], [dense] * len(node.reads), "x0"
+        tensors = {}
+        if "scale" in node.tensors:
+            for name, factor, neutral in (("mul", "scale", 1.0), ("add", "shift", 0.0)):
+                if bool((node.tensors[factor] == neutral).all()):
+                    continue
+                tensors[f"c{len(tensors)}"] = node.tensors[factor]
+                program.append(f"{name} {result} c{len(tensors) - 1}")
+                result = f"t{len(program) - 1}"
+        if len(node.reads) == 2:
+            program.append(f"{node.attrs.get('join', 'add')} {result} x1")
+            result = f"t{len(program) - 1}"
+        activation = node.attrs.get("activation", "none")
+        if activation != "none" or not program:
+            program.append(f"{activation} {result} {float(node.attrs.get('activation_parameter', 0.0))!r}")
+        attrs = {"program": tuple(program), "dims": dims, "places": (*places, *[by_column] * len(tensors))}
+        return replace(node, op="strided_expression", tensors=tensors, attrs=attrs)  # type: ignore[type-var]
+
+    def takes_in(self, node: Node, source: Node, elements: int) -> bool:
+        return False
+
+    def settle(self, node: Node, buffers: Mapping[str, Any]) -> None:
+        return

@@ -17,7 +17,7 @@ from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.row_traits import RowsNeeded, Streaming
 from rtaccel.core.stage import Problem, Stage, Value
 from rtaccel.core.stage_traits import Fusion, Int8Flow, Sparse
-from rtaccel.core.traits import Elementwise, Folding, Persistent, Recurrence, Role, Weights
+from rtaccel.core.traits import Elementwise, Folding, Merging, Persistent, Recurrence, Role, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,6 +92,7 @@ class Operator:
     int8: Int8Flow = field(default_factory=Int8Flow)
     folding: Folding | None = None
     elementwise: Elementwise | None = None
+    merging: Merging | None = None
     rows_needed: RowsNeeded | None = None
     streaming: Streaming | None = None
     recurrence: Recurrence | None = None

@@ -92,6 +92,19 @@ class Elementwise(Protocol):
         """Whether it is a sum of two inputs, before its activation."""
 
 
+class Merging(Protocol):
+    """An operator whose nodes take in others of their kind, so that they are one pass."""
+
+    def in_form(self, node: Node, buffers: Mapping[str, Any]) -> Node | None:
+        """What can be joined: the node itself, or another that computes the same; None where it must stay as it is."""
+
+    def takes_in(self, node: Node, source: Node, elements: int) -> bool:
+        """Whether the node now computes what `source` gave it itself, too; then nobody reads that. elements: of that value."""
+
+    def settle(self, node: Node, buffers: Mapping[str, Any]) -> None:
+        """The node in its plainest form, once the rows of all values (steps, width, elements) are known."""
+
+
 class StateObserver(Protocol):
     """Sees the calls of a node in calibration, for the range of a state that it keeps in int8."""
 

@@ -10,7 +10,7 @@
 
 namespace rta {
 
-// exp(x) for x <= 0; 0 below -87.7. x = n ln 2 + r with |r| <= 0.347, where adding 1.5 * 2^23 rounds x / ln 2 to n in
+// exp(x) for x <= 0, and up to 80; 0 below -87.7. x = n ln 2 + r with |r| <= 0.347, where adding 1.5 * 2^23 rounds x / ln 2 to n in
 // the last bits, beside the bias of an exponent; exp(r) by the least relative error of its degree (2e-9), at most 2
 // units in the last place as computed. A NaN stays a NaN.
 template <class S>
@@ -70,6 +70,36 @@ RTA_FUNCTION typename S::F gelu(typename S::F t) {
   const F e = exp_negative<S>(S::mul(S::mul(x, x), S::set(-1.0f)));
   const F tail = S::mul(S::mul(S::mul(p, k), e), S::set(0.5f));  // (1 - erf x) / 2
   return S::mul(t, S::where_less(t, S::set(0.0f), tail, S::sub(S::set(1.0f), tail)));
+}
+
+template <class S>
+RTA_FUNCTION typename S::F hard_sigmoid(typename S::F t) {
+  return S::min(S::set(1.0f), S::max(S::set(0.0f), S::fma(t, S::set(0.16666667f), S::set(0.5f))));
+}
+
+// max(t, 0) + log1p(e), e = exp(-|t|): log1p(e) = 2 atanh(s), s = e / (2 + e) <= 1/3, eight terms of the series (3e-10).
+template <class S>
+RTA_FUNCTION typename S::F softplus(typename S::F t) {
+  using F = typename S::F;
+  const F e = exp_negative<S>(S::copy_sign(t, S::set(-1.0f)));
+  const F s = S::div(e, S::add(S::set(2.0f), e)), z = S::mul(s, s);
+  F p = S::set(2.0f / 15);
+  p = S::fma(p, z, S::set(2.0f / 13));
+  p = S::fma(p, z, S::set(2.0f / 11));
+  p = S::fma(p, z, S::set(2.0f / 9));
+  p = S::fma(p, z, S::set(2.0f / 7));
+  p = S::fma(p, z, S::set(2.0f / 5));
+  p = S::fma(p, z, S::set(2.0f / 3));
+  p = S::fma(p, z, S::set(2.0f));
+  return S::fma(p, s, S::max(S::set(0.0f), t));
+}
+
+// t tanh(log(1 + u)) = t w / (w + 2), w = u (u + 2), u = exp(t); from 20 on it is t.
+template <class S>
+RTA_FUNCTION typename S::F mish(typename S::F t) {
+  using F = typename S::F;
+  const F u = exp_negative<S>(S::min(S::set(20.0f), t)), w = S::mul(u, S::add(u, S::set(2.0f)));
+  return S::mul(t, S::div(w, S::add(w, S::set(2.0f))));
 }
 
 }  // namespace rta

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
+from rtaccel.convert.frontend.decompose import decompose, take_back
 from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, gather_node, module_name
@@ -91,8 +92,59 @@ class Builder:
             return
         found = self._match(self, node)
         if isinstance(found, str):
+            if self._decomposed(node):
+                return
             found = self._torch(node, found)
         self.op_nodes.append(found)
+
+    def _decomposed(self, node: fx.Node) -> bool:
+        """Whether the call was taken apart into calls that operators compute, all of them."""
+        if isinstance(node.meta.get("val"), Tensor) and node.meta["val"].numel() == 0:
+            return False
+        new = decompose(node)
+        if new is None:
+            return False
+        before = self._snapshot()
+        for part in new:
+            self._call(part)
+            if self.op_nodes[len(before[0]) :] and self.op_nodes[-1].is_fallback:
+                self._restore(before)
+                take_back(node, new)
+                return False
+        results = node.meta["decomposed"]
+        readers = list(node.users)
+        if isinstance(node.meta.get("val"), Tensor):
+            self._is_now(node, results[0])
+        for reader in readers:
+            if reader.target is operator.getitem and not isinstance(node.meta.get("val"), Tensor):
+                self._is_now(reader, results[reader.args[1]])
+        return True
+
+    def _is_now(self, node: fx.Node, result: fx.Node) -> None:
+        """The node's value is that of another one."""
+        if result.name in self.constants:
+            self.constants[node.name] = self.constants[result.name]
+        else:
+            self.views[node.name] = self.views[result.name]
+
+    def _snapshot(self) -> tuple[Any, ...]:
+        buffers = {name: replace(buffer) for name, buffer in self.buffers.items()}
+        return (
+            list(self.op_nodes),
+            dict(self.constants),
+            dict(self.views),
+            buffers,
+            dict(self.parts),
+            dict(self._packed),
+        )
+
+    def _restore(self, before: tuple[Any, ...]) -> None:
+        """As it was: rows that were decided on the way are open again."""
+        self.op_nodes, self.constants, self.views, kept, self.parts, self._packed = before
+        for name, buffer in kept.items():
+            self.buffers[name].width = buffer.width
+        for name in self.buffers.keys() - kept.keys():
+            del self.buffers[name]
 
     def _torch(self, node: fx.Node, reason: str) -> OpNode:
         reads = []

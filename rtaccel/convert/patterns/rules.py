@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Rule = Callable[["Call"], "OpNode | str"]
 _RULES: dict[Any, Rule] = {}
+_GENERAL: dict[Any, Rule] = {}
 
 
 class Refused(Exception):
@@ -42,6 +43,21 @@ def rule(*targets: Any) -> Callable[[Rule], Rule]:
     return add
 
 
+def general(*targets: Any) -> Callable[[Rule], Rule]:
+    """A rule for calls that the rule of their target does not take, or that have none."""
+
+    def add(function: Rule) -> Rule:
+        _GENERAL.update(dict.fromkeys(targets, function))
+        return function
+
+    return add
+
+
+def has_rule(target: Any) -> bool:
+    _load()
+    return target in _RULES or target in _GENERAL
+
+
 @cache
 def _load() -> None:
     """Imports the files of this folder, which add their rules."""
@@ -53,16 +69,18 @@ def _load() -> None:
 
 def match(build: Builder, node: fx.Node) -> OpNode | str:
     _load()
-    found = _RULES.get(node.target)
-    if found is None:
-        return "no operator computes it"
-    try:
-        op_node = found(Call(build, node))
-    except Refused as refusal:
-        return str(refusal)
-    if isinstance(op_node, OpNode) and op_node.op not in operators():
-        return f"there is no operator {op_node.op}"
-    return op_node
+    reason = "no operator computes it"
+    for found in (_RULES.get(node.target), _GENERAL.get(node.target)):
+        if found is None:
+            continue
+        try:
+            op_node = found(Call(build, node))
+        except Refused as refusal:
+            op_node = str(refusal)
+        if isinstance(op_node, OpNode):
+            return op_node if op_node.op in operators() else f"there is no operator {op_node.op}"
+        reason = op_node
+    return reason
 
 
 class Call:
@@ -92,6 +110,21 @@ class Call:
             raise Refused("layout: its input has no fixed place for each sample")
         return view
 
+    def elements(self, value: fx.Node) -> View:
+        """Where the elements of a computed tensor lie: float32, a truth value that an operator computed, or indices."""
+        meta = value.meta.get("val")
+        view = self.build.view(value)
+        if not isinstance(meta, Tensor) or view is None:
+            raise Refused("layout: its input has no fixed place for each sample")
+        stored = self.build.buffers[view.base].dtype
+        if meta.dtype not in (torch.float32, torch.bool, torch.int64) or (stored == "int64") != (
+            meta.dtype == torch.int64
+        ):
+            raise Refused(f"works on {meta.dtype}")
+        if meta.dtype == torch.int64 and self.node.meta["val"].dtype != torch.float32:
+            raise Refused("computes with indices")
+        return view
+
     def rows(self, value: Any) -> View:
         """A view whose last dimension is a whole row of its value."""
         view = self.view(value)
@@ -111,7 +144,7 @@ class Call:
     def op_node(self, op: str, reads: Sequence[str], view: View, elements: int, width: int, **parts: Any) -> OpNode:
         """A node whose only value is that of the node."""
         meta = self.node.meta["val"]
-        if meta.dtype != torch.float32:
+        if meta.dtype not in (torch.float32, torch.bool):
             raise Refused(f"gives {meta.dtype}, and operators here float32")
         if elements == 0 or any(tensor.numel() == 0 for tensor in parts.get("tensors", {}).values()):
             raise Refused("has no elements")

@@ -1,0 +1,11 @@
+"""mish: t tanh(log(1 + exp(t)))."""
+
+import torch.nn.functional as F
+
+from rtaccel.kernels._common.activations.row import Aten, Row
+
+ROW = Row(
+    reference=lambda t, parameter: F.mish(t),
+    triton="t * tanh(tl.where(t > 20.0, t, tl.log(1.0 + tl.exp(t))))",
+    aten=(Aten("mish.default"),),
+)

@@ -1,0 +1,156 @@
+"""What passes ask of expressions: how one takes in another, and which of them treat every row alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtaccel.core.traits import Node
+from rtaccel.kernels.expression.places import elements
+
+MAX_INSTRUCTIONS, MAX_OPERANDS = 96, 24
+
+Place = tuple[int, ...]
+
+
+class Expressions:
+    """An rtaccel.core.traits.Merging."""
+
+    def in_form(self, node: Node, buffers: Mapping[str, Any]) -> Node | None:
+        return node
+
+    def takes_in(self, node: Node, source: Node, elements: int) -> bool:
+        name, own, theirs = source.writes[0], node.attrs, source.attrs
+        if "dims" not in own or "dims" not in theirs or len(source.writes) != 1:
+            return False
+        whole = (0, *_dense(own["dims"]))
+        read = [i for i, r in enumerate(node.reads) if r == name]
+        if prod(own["dims"]) != elements or any(tuple(own["places"][i]) != whole for i in read):
+            return False  # it reads a part, or in another order
+        if len(own["program"]) + len(theirs["program"]) > MAX_INSTRUCTIONS:
+            return False
+        if len(node.reads) + len(source.reads) + len(node.tensors) + len(source.tensors) > MAX_OPERANDS:
+            return False
+        dims = _common(own["dims"], theirs["dims"])
+        if dims is None:
+            return False
+        mine = [_recut(own["dims"], tuple(p), dims) for p in own["places"]]
+        others = [_recut(theirs["dims"], tuple(p), dims) for p in theirs["places"]]
+        self._join(node, source, read, dims, mine, others)
+        return True
+
+    @staticmethod
+    def _join(node: Node, source: Node, read: list[int], dims: Place, mine: list[Place], others: list[Place]) -> None:
+        """The source's program first; operands of both, each once."""
+        inputs: list[tuple[str, Place]] = []
+        constants: list[tuple[Tensor, Place]] = []
+
+        def words(of: Node, places: list[Place], skip: list[int], result: str, shift: int) -> dict[str, str]:
+            found = {}
+            for i, (name, place) in enumerate(zip(of.reads, places)):
+                if i in skip:
+                    found[f"x{i}"] = result
+                    continue
+                if (name, place) not in inputs:
+                    inputs.append((name, place))
+                found[f"x{i}"] = f"x{inputs.index((name, place))}"
+            for i, place in enumerate(places[len(of.reads) :]):
+                constants.append((of.tensors[f"c{i}"], place))
+                found[f"c{i}"] = f"c{len(constants) - 1}"
+            return found | {f"t{i}": f"t{i + shift}" for i in range(len(of.attrs["program"]))}
+
+        first = len(source.attrs["program"])
+        theirs = words(source, others, [], "", 0)
+        own = words(node, mine, read, f"t{first - 1}", first)
+        program = [_renamed(line, theirs) for line in source.attrs["program"]]
+        program += [_renamed(line, own) for line in node.attrs["program"]]
+        node.reads = [name for name, _ in inputs]
+        node.tensors = {f"c{i}": tensor for i, (tensor, _) in enumerate(constants)}
+        places = tuple(place for _, place in inputs) + tuple(place for _, place in constants)
+        node.attrs = {**node.attrs, "program": tuple(program), "dims": dims, "places": places}
+
+    def settle(self, node: Node, buffers: Mapping[str, Any]) -> None:
+        """By rows, where every input lies as the result does, or has one number for each of its rows, and constants differ from
+        column to column at most."""
+        if "dims" not in node.attrs:
+            return
+        dims, places = tuple(node.attrs["dims"]), [tuple(p) for p in node.attrs["places"]]
+        total = prod(dims)
+        width = next((buffers[n].width for n in (node.writes[0], *node.reads) if buffers[n].width not in (0, 1)), 0)
+        if width == 0 or total % width:
+            width = total
+        dense, steps = (0, *_dense(dims)), total // width
+        for name, place in zip(node.reads, places):
+            buffer = buffers[name]
+            if place == dense and buffer.elements == total and buffer.width in (0, width):
+                continue
+            by_row = buffer.elements == steps and buffer.width == 1 and steps > 1
+            if not by_row or not _each_row(dims, place, steps, width):
+                return
+        found = {}
+        for i, place in enumerate(places[len(node.reads) :]):
+            tensor = node.tensors[f"c{i}"].reshape(-1)
+            index = torch.from_numpy(elements(dims, place)).reshape(steps, width)
+            if not bool((index == index[:1]).all()):
+                return
+            row = tensor[index[0].to(tensor.device)]
+            found[f"c{i}"] = row[:1].clone() if bool((index[0] == index[0, 0]).all()) else row
+        for name, place in zip((node.writes[0], *node.reads), (dense, *places)):
+            if place == dense and buffers[name].width not in (0, width):
+                return
+        for name, place in zip((node.writes[0], *node.reads), (dense, *places)):
+            if place == dense:
+                buffers[name].width = width
+        node.op, node.tensors = "expression", found
+        node.attrs = {k: v for k, v in node.attrs.items() if k not in ("dims", "places")}
+
+
+EXPRESSIONS = Expressions()
+
+
+def _renamed(line: str, words: Mapping[str, str]) -> str:
+    name, *operands = line.split()
+    return " ".join((name, *(words.get(o, o) for o in operands)))
+
+
+def _dense(dims: Place) -> Place:
+    return tuple(prod(dims[i + 1 :]) for i in range(len(dims)))
+
+
+def _each_row(dims: Place, place: Place, steps: int, width: int) -> bool:
+    """Whether element r of an operand belongs to all of row r."""
+    found = elements(dims, place).reshape(steps, width)
+    return bool((found == found[:, :1]).all()) and bool((found[:, 0] == range(steps)).all())
+
+
+def _common(a: Place, b: Place) -> Place | None:
+    """Sizes that both iterations, of as many elements in the same order, can be cut into; None where they cross."""
+    ends = {1}
+    for dims in (a, b):
+        inner = 1
+        for size in reversed(dims):
+            inner *= size
+            ends.add(inner)
+    bounds = sorted(ends)
+    cuts = list(pairwise(bounds))
+    if any(high % low for low, high in cuts) or len(cuts) > 6:
+        return None
+    return tuple(high // low for low, high in reversed(cuts)) or (1,)
+
+
+def _recut(dims: Place, place: Place, wanted: Place) -> Place:
+    """The strides of the same elements over other sizes, which cut the old ones."""
+    strides, left = [], list(zip(dims, place[1:]))
+    inner = 1  # of the old dimension that is being cut, how much of it lies inside
+    for size in reversed(wanted):
+        while left and left[-1][0] == inner:
+            left.pop()
+            inner = 1
+        strides.insert(0, left[-1][1] * inner if left else 0)
+        inner *= size
+    return (place[0], *strides)

@@ -1,0 +1,57 @@
+// The operands of an expression: where each lies, step by step of the iteration, and how it comes into a block of
+// contiguous floats where it does not lie like that already.
+#pragma once
+
+#include "_core/stage.h"
+
+namespace rta {
+namespace expression {
+
+constexpr int kMaxDims = 8;
+constexpr int64_t kBlock = 512;  // floats of a block: with some operands and results aside it stays in the first cache
+constexpr int64_t kPadded = kBlock + 128;
+
+// An input, a constant or the result. stride: bytes, by dimension; of dimension 0 too, which the samples are, or are a
+// part of.
+struct Operand {
+  GraphIO port;           // absent for a constant
+  const float* constant;  // a constant
+  int64_t offset;         // bytes
+  int64_t stride[kMaxDims];
+  const int64_t* table;  // bytes by element of a sample; nullptr where strides say it
+  bool int64;
+};
+
+// count numbers at `stride` bytes from one another.
+template <class S>
+static inline void copy_run(float* to, const char* from, int64_t stride, int64_t count, bool int64) {
+  if (int64) {
+    for (int64_t i = 0; i < count; ++i)
+      to[i] = static_cast<float>(*reinterpret_cast<const int64_t*>(from + i * stride));
+  } else if (stride == 4) {
+    const float* p = reinterpret_cast<const float*>(from);
+    int64_t i = 0;
+    for (; i + S::kLanes <= count; i += S::kLanes) S::store(to + i, S::load(p + i));
+    if (i < count) S::store_n(to + i, S::load_n(p + i, static_cast<int>(count - i)), static_cast<int>(count - i));
+  } else if (stride == 0) {
+    const auto v = S::set(*reinterpret_cast<const float*>(from));
+    int64_t i = 0;
+    for (; i + S::kLanes <= count; i += S::kLanes) S::store(to + i, v);
+    if (i < count) S::store_n(to + i, v, static_cast<int>(count - i));
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i] = *reinterpret_cast<const float*>(from + i * stride);
+  }
+}
+
+// The other way, for a result whose elements do not follow one another.
+template <class S>
+static inline void scatter_run(char* to, const float* from, int64_t stride, int64_t count) {
+  if (stride == 4) {
+    copy_run<S>(reinterpret_cast<float*>(to), reinterpret_cast<const char*>(from), 4, count, false);
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) *reinterpret_cast<float*>(to + i * stride) = from[i];
+}
+
+}  // namespace expression
+}  // namespace rta

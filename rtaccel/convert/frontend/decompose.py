@@ -1,0 +1,112 @@
+"""A call that no operator computes, as calls of simpler kinds: by torch's own decompositions, on tensors without data.
+
+The new nodes stand in the graph before the call. Whether they are better than the call, the builder finds out: it goes back
+where one of them would stay PyTorch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+
+@cache
+def _table() -> dict[Any, Callable[..., Any]]:
+    from torch._decomp import decomposition_table
+
+    return dict(decomposition_table)
+
+
+def decomposition(target: Any) -> Callable[..., Any] | None:
+    """A function of the same arguments made of simpler calls; None where torch has none."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return None
+    own = OWN.get(target)
+    if own is not None:
+        return own
+    found = _table().get(target)
+    if found is not None:
+        return found
+    if torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), torch._C.DispatchKey.CompositeImplicitAutograd):
+        return target.decompose
+    return None
+
+
+def decompose(node: fx.Node) -> list[fx.Node] | None:
+    """Inserts the simpler calls before the node and gives them; its readers still read the node. The last of them have the
+    results: `results` tells which. None where there is no decomposition, or it fails."""
+    function = decomposition(node.target)
+    if function is None:
+        return None
+    sources = list(dict.fromkeys(node.all_input_nodes))
+    values = [s.meta.get("val") for s in sources]
+    if any(not isinstance(v, Tensor) for v in values):
+        return None
+
+    def call(*tensors: Tensor) -> Any:
+        given = dict(zip(sources, tensors))
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: given[n])
+        return pytree.tree_leaves(function(*args, **kwargs))
+
+    try:
+        made = make_fx(call, tracing_mode="real", _allow_non_fake_inputs=True)(*values)
+    except Exception:  # a decomposition that does not trace: the call stays
+        return None
+    return _inserted(made.graph, node, sources)
+
+
+def _inserted(made: fx.Graph, node: fx.Node, sources: list[fx.Node]) -> list[fx.Node] | None:
+    graph = node.graph
+    placeholders = iter(sources)
+    copies: dict[fx.Node, Any] = {}
+    new: list[fx.Node] = []
+    with graph.inserting_before(node):
+        for part in made.nodes:
+            if part.op == "placeholder":
+                copies[part] = next(placeholders)
+            elif part.op == "call_function":
+                copy = graph.node_copy(part, lambda n: copies[n])
+                copy.meta = {**node.meta, "val": part.meta.get("val")}
+                copies[part] = copy
+                new.append(copy)
+            elif part.op == "output":
+                results = [copies[r] if isinstance(r, fx.Node) else r for r in part.args[0]]
+            else:  # a constant of the decomposition's own
+                for copy in reversed(new):
+                    graph.erase_node(copy)
+                return None
+    node.meta["decomposed"] = results
+    return new
+
+
+def take_back(node: fx.Node, new: list[fx.Node]) -> None:
+    """The graph as it was before `decompose`."""
+    for copy in reversed(new):
+        node.graph.erase_node(copy)
+    node.meta.pop("decomposed", None)
+
+
+def _variance(x: Tensor, dim: Any = None, correction: Any = None, keepdim: bool = False) -> Tensor:
+    dims = list(range(x.dim())) if not dim else [d % x.dim() for d in dim]
+    count = 1
+    for d in dims:
+        count *= x.shape[d]
+    off = x - torch.ops.aten.mean.dim(x, dims, True)
+    total = torch.ops.aten.sum.dim_IntList(off * off, dims, keepdim)
+    return total / max(count - (1 if correction is None else correction), 0)
+
+
+OWN: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.var.correction: lambda x, dim=None, *, correction=None, keepdim=False: _variance(
+        x, dim, correction, keepdim
+    ),
+    torch.ops.aten.std.correction: lambda x, dim=None, *, correction=None, keepdim=False: _variance(
+        x, dim, correction, keepdim
+    ).sqrt(),
+}

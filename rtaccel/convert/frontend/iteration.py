@@ -1,0 +1,94 @@
+"""One iteration over tensors that broadcast: sizes that fit the strides of all of them, and where each walks.
+
+A logical dimension may be made of several runs (`layout.Atom`) in one operand and of others in the next one. Here they are cut
+into common ones, in the order of the result's memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+
+from rtaccel.convert.frontend.layout import Atom, View
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """dims: sizes without the samples, as the result lies. places: for each operand its offset and strides."""
+
+    dims: tuple[int, ...]
+    places: tuple[tuple[int, ...], ...]
+
+
+def iteration(result: View, operands: Sequence[View]) -> Iteration | None:
+    """operands broadcast against the result, which is dense. None where no common cut has strides, or where samples lie in
+    different dimensions."""
+    sizes: list[int] = []
+    strides: list[list[int]] = [[] for _ in range(len(operands) + 1)]
+    for d, own in enumerate(result.dims):
+        lists = [own]
+        for view in operands:
+            at = d - (len(result.dims) - len(view.dims))
+            found = _against(own, view.dims[at] if at >= 0 else ())
+            if found is None:
+                return None
+            lists.append(found)
+        cut = _common([[a for a in atoms if not a.batch] for atoms in lists])
+        if cut is None:
+            return None
+        sizes += cut[0]
+        for target, part in zip(strides, cut[1]):
+            target += part
+    order = sorted(range(len(sizes)), key=lambda i: -strides[0][i])
+    order = [i for i in order if sizes[i] != 1]
+    dims = tuple(sizes[i] for i in order) or (1,)
+    places = []
+    for view, own_strides in zip(operands, strides[1:]):
+        places.append((view.offset, *([own_strides[i] for i in order] or [0])))
+    return Iteration(dims, tuple(places))
+
+
+def _against(own: tuple[Atom, ...], dim: tuple[Atom, ...]) -> tuple[Atom, ...] | None:
+    """The runs of one dimension of an operand beside those of the result: one of stride 0 where it broadcasts."""
+    size = prod(a.size for a in own if not a.batch)
+    batched, given = any(a.batch for a in own), any(a.batch for a in dim)
+    if prod(a.size for a in dim) == 1 and not given:
+        return (Atom(size, 0),)
+    if batched != given or size != prod(a.size for a in dim if not a.batch):
+        return None
+    if batched and _inside(own) != _inside(dim):
+        return None
+    return dim
+
+
+def _inside(dim: tuple[Atom, ...]) -> int:
+    """Elements of the dimension behind its samples."""
+    at = next(i for i, a in enumerate(dim) if a.batch)
+    return prod(a.size for a in dim[at + 1 :])
+
+
+def _common(lists: Sequence[Sequence[Atom]]) -> tuple[list[int], list[list[int]]] | None:
+    """Sizes of common cuts, outer first, and for each list the stride of each."""
+    ends = {1}
+    for atoms in lists:
+        inner = 1
+        for atom in reversed(atoms):
+            inner *= atom.size
+            ends.add(inner)
+    bounds = sorted(ends)
+    if any(b % a for a, b in pairwise(bounds)):
+        return None
+    sizes = [b // a for a, b in pairwise(bounds)]
+    found = []
+    for atoms in lists:
+        strides: list[int] = []
+        inner, rest = 1, list(atoms)
+        for start in bounds[:-1]:
+            while rest and inner * rest[-1].size <= start:
+                inner *= rest.pop().size
+            atom = rest[-1]
+            strides.append(atom.stride * (start // inner))
+        found.append(strides[::-1])
+    return sizes[::-1], found

@@ -1,0 +1,363 @@
+"""Rules for elementwise calls that no other rule takes: each becomes an expression of one or a few functions.
+
+Operands may broadcast and lie in any order. Neighbors are joined later, by `Merging` of the operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from rtaccel.convert.frontend import layout
+from rtaccel.convert.frontend.iteration import iteration
+from rtaccel.convert.frontend.layout import Atom, View
+from rtaccel.convert.frontend.nodes import OpNode
+from rtaccel.convert.patterns.rules import Call, Refused, general
+
+aten = torch.ops.aten
+OPERATOR = "strided_expression"
+
+
+class Expression:
+    """The program of one call while it is written. `operand` gives an argument's word, `emit` adds an instruction."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.lines: list[str] = []
+        self.views: list[View] = []
+        self.constants: list[tuple[Tensor, View]] = []
+
+    def operand(self, value: Any) -> str:
+        """Of a computed tensor, a parameter or a number."""
+        if isinstance(value, (bool, int, float)):
+            return repr(float(value))
+        if not isinstance(value, fx.Node):
+            raise Refused("has an argument that is no tensor and no number")
+        constant = self.call.constant(value)
+        if constant is not None:
+            return self._constant(constant)
+        view = self.call.elements(value)
+        if view not in self.views:
+            self.views.append(view)
+        return f"x{self.views.index(view)}"
+
+    def _constant(self, tensor: Tensor) -> str:
+        if tensor.is_complex() or tensor.numel() == 0:
+            raise Refused(f"has a constant of {tensor.dtype}")
+        floats = tensor.detach().float().cpu()
+        if (
+            not torch.equal(floats.double(), tensor.detach().cpu().double().nan_to_num(nan=1.5))
+            and not tensor.is_floating_point()
+        ):
+            raise Refused("has a constant that float32 cannot hold")
+        if floats.numel() == 1 and tensor.dim() == 0:
+            return repr(float(floats))
+        stride, dims = 1, []
+        for size in reversed(tensor.shape):
+            dims.insert(0, (Atom(size, 0 if size == 1 else stride),))
+            stride *= size
+        self.constants.append((floats.reshape(-1), View("", tuple(dims))))
+        return f"c{len(self.constants) - 1}"
+
+    def emit(self, name: str, *operands: str) -> str:
+        self.lines.append(" ".join((name, *operands)))
+        return f"t{len(self.lines) - 1}"
+
+    def node(self) -> OpNode:
+        """The node of all that was emitted; the last instruction gives its value. Raises Refused where it cannot be laid out."""
+        call = self.call
+        meta = call.node.meta["val"]
+        if meta.dtype not in (torch.float32, torch.bool):
+            raise Refused(f"gives {meta.dtype}, and operators here float32")
+        if not self.views:
+            raise Refused("computes nothing from the inputs")
+        result = self._result()
+        found = iteration(result, [*self.views, *(view for _, view in self.constants)])
+        if found is None:  # operands that no common strides fit are copied in the order of the result
+            views = [v if iteration(result, [v]) is not None else self._packed(v, result) for v in self.views]
+            self.views = views
+            found = iteration(result, [*views, *(view for _, view in self.constants)])
+            if found is None:
+                raise Refused("layout: its operands' samples are different dimensions")
+        elements = prod(found.dims)
+        width = self._width(result, elements)
+        tensors = {f"c{i}": tensor for i, (tensor, _) in enumerate(self.constants)}
+        attrs = {"program": tuple(self.lines), "dims": found.dims, "places": found.places}
+        return call.op_node(
+            OPERATOR, [v.base for v in self.views], result, elements, width, tensors=tensors, attrs=attrs
+        )
+
+    def _packed(self, view: View, result: View) -> View:
+        build = self.call.build
+        if len(view.dims) != len(result.dims) or build.buffers[view.base].dtype != "float32":
+            raise Refused("layout: its operands have no common strides")
+        return build.packed(view)
+
+    def _width(self, result: View, elements: int) -> int:
+        """That of the operand in whose order the result lies; open where none has one."""
+        build = self.call.build
+        for view in self.views:
+            buffer = build.buffers[view.base]
+            if view.dims == result.dims and view.offset == 0 and buffer.width and elements == buffer.elements:
+                return buffer.width
+        last = result.dims[-1] if result.dims else ()
+        fixed = bool(last) and not any(a.batch for a in last)
+        run = layout.run_of(result, -1) if fixed else None
+        return run.size if run is not None and (run.stride == 1 or run.size == 1) and build.windowed else 0
+
+    def _result(self) -> View:
+        """In the order of an operand that has all elements, a computed one first; else dense in the order of dimensions."""
+        build = self.call.build
+        meta = self.call.node.meta["val"]
+        shape = [s if isinstance(s, int) else int(s.node.hint) for s in meta.shape]
+        candidates = [v for v in self.views if list(v.shape) == shape]
+        candidates.sort(key=lambda v: v.base in build.exported.inputs)
+        for view in candidates:
+            if layout.covers(view, build.buffers[view.base].elements):
+                if build.windowed:
+                    view = build.whole(view)
+                return View(view.base, view.dims)
+        dims: list[tuple[Atom, ...]] = []
+        for d, size in enumerate(shape):
+            own = [v.dims[d - len(shape)] for v in self.views if len(v.dims) >= len(shape) - d]
+            batched = next((dim for dim in own if any(a.batch for a in dim)), None)
+            dims.append(batched if batched is not None else (Atom(size, 1),))
+        return View("", build._dense_like(View("", tuple(dims))).dims)
+
+
+def _functions(*names: str) -> Callable[[Call], OpNode]:
+    """A call of one tensor that is these functions one after the other; a comma separates numbers behind a name."""
+
+    def apply(call: Call) -> OpNode:
+        made = Expression(call)
+        value = made.operand(call["self"])
+        for name in names:
+            value = made.emit(*(name.split()[:1]), value, *name.split()[1:])
+        return made.node()
+
+    return apply
+
+
+for _target, _names in {
+    aten.neg: "neg", aten.abs: "abs", aten.sign: "sign", aten.floor: "floor", aten.ceil: "ceil", aten.round: "round",
+    aten.trunc: "trunc", aten.reciprocal: "reciprocal", aten.sqrt: "sqrt", aten.rsqrt: "rsqrt", aten.exp: "exp",
+    aten.expm1: "expm1", aten.log: "log", aten.log2: "log2", aten.log10: "log10", aten.log1p: "log1p", aten.sin: "sin",
+    aten.cos: "cos", aten.erf: "erf", aten.tan: "tan", aten.asin: "asin", aten.acos: "acos", aten.atan: "atan",
+    aten.sinh: "sinh", aten.cosh: "cosh", aten.asinh: "asinh", aten.acosh: "acosh", aten.atanh: "atanh",
+    aten.erfc: "erfc", aten.lgamma: "lgamma", aten.logical_not: "logical_not", aten.bitwise_not: "logical_not",
+    aten.isnan: "isnan", aten.isinf: "isinf", aten.tanh: "tanh", aten.sigmoid: "sigmoid", aten.relu: "relu",
+    aten.silu: "silu", aten.log_sigmoid: "neg;softplus;neg",
+}.items():  # fmt: skip
+    if hasattr(_target, "default"):
+        general(_target.default)(_functions(*_names.split(";")))
+
+
+def _pair(name: str, left: str = "self", right: str = "other") -> Callable[[Call], OpNode]:
+    def apply(call: Call) -> OpNode:
+        made = Expression(call)
+        made.emit(name, made.operand(call[left]), made.operand(call[right]))
+        return made.node()
+
+    return apply
+
+
+for _name, _targets in {
+    "maximum": (aten.maximum.default,), "minimum": (aten.minimum.default,), "atan2": (aten.atan2.default,),
+    "mul": (aten.mul.Tensor, aten.mul.Scalar), "hypot": (aten.hypot.default,), "copysign": (aten.copysign.Tensor,),
+    "lt": (aten.lt.Tensor, aten.lt.Scalar), "le": (aten.le.Tensor, aten.le.Scalar),
+    "gt": (aten.gt.Tensor, aten.gt.Scalar), "ge": (aten.ge.Tensor, aten.ge.Scalar),
+    "eq": (aten.eq.Tensor, aten.eq.Scalar), "ne": (aten.ne.Tensor, aten.ne.Scalar),
+    "logical_and": (aten.logical_and.default, aten.bitwise_and.Tensor),
+    "logical_or": (aten.logical_or.default, aten.bitwise_or.Tensor),
+    "logical_xor": (aten.logical_xor.default, aten.bitwise_xor.Tensor),
+    "fmod": (aten.fmod.Tensor, aten.fmod.Scalar), "remainder": (aten.remainder.Tensor, aten.remainder.Scalar),
+}.items():  # fmt: skip
+    general(*_targets)(_pair(_name))
+
+
+@general(aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar, aten.rsub.Tensor, aten.rsub.Scalar)
+def _sum(call: Call) -> OpNode:
+    made = Expression(call)
+    left, right = made.operand(call["self"]), made.operand(call["other"])
+    swaps = call.node.target in (aten.rsub.Tensor, aten.rsub.Scalar)
+    if call["alpha"] != 1:
+        scaled = made.emit("mul", left if swaps else right, made.operand(call["alpha"]))
+        left, right = (scaled, right) if swaps else (left, scaled)
+    adds = call.node.target in (aten.add.Tensor, aten.add.Scalar)
+    made.emit("add" if adds else "rsub" if swaps else "sub", left, right)
+    return made.node()
+
+
+@general(aten.div.Tensor, aten.div.Scalar, aten.div.Tensor_mode, aten.div.Scalar_mode, aten.floor_divide.default)
+def _quotient(call: Call) -> OpNode | str:
+    made = Expression(call)
+    mode = "floor" if call.node.target is aten.floor_divide.default else None
+    if call.node.target in (aten.div.Tensor_mode, aten.div.Scalar_mode):
+        mode = call["rounding_mode"]
+    quotient = made.emit("div", made.operand(call["self"]), made.operand(call["other"]))
+    if mode == "floor":
+        return "rounds a quotient down, which depends on its remainder"
+    if mode is not None:
+        made.emit(mode, quotient)
+    return made.node()
+
+
+@general(aten.pow.Tensor_Scalar, aten.pow.Tensor_Tensor, aten.pow.Scalar)
+def _power(call: Call) -> OpNode:
+    made = Expression(call)
+    x = made.operand(call["self"])
+    exponent = call["exponent"]
+    if exponent in (2, 3):
+        square = made.emit("mul", x, x)
+        if exponent == 3:
+            made.emit("mul", square, x)
+    elif exponent in (0.5, -0.5, -1):
+        made.emit({0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal"}[exponent], x)
+    elif exponent == 1:
+        made.emit("copy", x)
+    else:
+        made.emit("pow", x, made.operand(exponent))
+    return made.node()
+
+
+@general(aten.square.default)
+def _square(call: Call) -> OpNode:
+    made = Expression(call)
+    x = made.operand(call["self"])
+    made.emit("mul", x, x)
+    return made.node()
+
+
+@general(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf)
+def _where(call: Call) -> OpNode:
+    made = Expression(call)
+    made.emit("where", *(made.operand(call[name]) for name in ("condition", "self", "other")))
+    return made.node()
+
+
+@general(aten.masked_fill.Scalar, aten.masked_fill.Tensor)
+def _masked_fill(call: Call) -> OpNode:
+    made = Expression(call)
+    made.emit("where", *(made.operand(call[name]) for name in ("mask", "value", "self")))
+    return made.node()
+
+
+@general(aten.clamp.default, aten.clamp.Tensor, aten.clamp_min.default, aten.clamp_max.default, aten.clamp_min.Tensor,
+         aten.clamp_max.Tensor, aten.hardtanh.default)  # fmt: skip
+def _clamp(call: Call) -> OpNode:
+    """The smaller limit first, as torch has it: the upper one wins."""
+    names = {aten.hardtanh.default: ("min_val", "max_val"), aten.clamp_min.default: ("min", None),
+             aten.clamp_min.Tensor: ("min", None), aten.clamp_max.default: (None, "max"),
+             aten.clamp_max.Tensor: (None, "max")}  # fmt: skip
+    low, high = names.get(call.node.target, ("min", "max"))
+    made = Expression(call)
+    value = made.operand(call["self"])
+    for function, name in (("maximum", low), ("minimum", high)):
+        if name is not None and call[name] is not None:
+            value = made.emit(function, value, made.operand(call[name]))
+    return made.node()
+
+
+@general(aten.prelu.default, aten._prelu_kernel.default)
+def _prelu(call: Call) -> OpNode | str:
+    weight = call.constant(call["weight"])
+    if weight is None:
+        return "its weight is computed, not a parameter"
+    made = Expression(call)
+    x = made.operand(call["self"])
+    rank = call["self"].meta["val"].dim()
+    slopes = (
+        weight
+        if weight.numel() == 1 or call.node.target is not aten.prelu.default
+        else weight.reshape(-1, *[1] * (rank - 2))
+    )
+    made.emit("prelu", x, made._constant(slopes.reshape(()) if slopes.numel() == 1 else slopes))
+    return made.node()
+
+
+@general(aten.elu.default)
+def _elu(call: Call) -> OpNode:
+    """scale * (t if t > 0 else alpha * (exp(t * input_scale) - 1))"""
+    made = Expression(call)
+    x = made.operand(call["self"])
+    inner = made.emit("expm1", made.emit("mul", x, repr(float(call["input_scale"]))))
+    below = made.emit("mul", inner, repr(float(call["alpha"]) * float(call["scale"])))
+    above = made.emit("mul", x, repr(float(call["scale"])))
+    made.emit("where", made.emit("gt", x, "0.0"), above, below)
+    return made.node()
+
+
+@general(aten.celu.default)
+def _celu(call: Call) -> OpNode:
+    """max(t, 0) + min(alpha * (exp(t / alpha) - 1), 0)"""
+    made = Expression(call)
+    x, alpha = made.operand(call["self"]), float(call["alpha"])
+    below = made.emit("mul", made.emit("expm1", made.emit("mul", x, repr(1 / alpha))), repr(alpha))
+    made.emit("where", made.emit("gt", x, "0.0"), x, below)
+    return made.node()
+
+
+@general(aten.softplus.default)
+def _softplus(call: Call) -> OpNode:
+    """log1p(exp(beta t)) / beta, t itself beyond the threshold."""
+    made = Expression(call)
+    x = made.operand(call["self"])
+    beta, threshold = float(call["beta"]), float(call["threshold"])
+    scaled = made.emit("mul", x, repr(beta))
+    curve = made.emit("mul", made.emit("softplus", scaled), repr(1 / beta))
+    made.emit("where", made.emit("gt", scaled, repr(threshold)), x, curve)
+    return made.node()
+
+
+@general(aten.threshold.default)
+def _threshold(call: Call) -> OpNode:
+    made = Expression(call)
+    x = made.operand(call["self"])
+    made.emit("where", made.emit("le", x, made.operand(call["threshold"])), made.operand(call["value"]), x)
+    return made.node()
+
+
+@general(aten.hardshrink.default, aten.softshrink.default)
+def _shrink(call: Call) -> OpNode:
+    made = Expression(call)
+    x, limit = made.operand(call["self"]), float(call["lambd"])
+    if call.node.target is aten.hardshrink.default:
+        made.emit("where", made.emit("le", made.emit("abs", x), repr(limit)), "0.0", x)
+    else:  # a NaN stays: it is neither above nor below
+        below = made.emit(
+            "where", made.emit("lt", x, repr(-limit)), made.emit("add", x, repr(limit)), made.emit("mul", x, "0.0")
+        )
+        made.emit("where", made.emit("gt", x, repr(limit)), made.emit("sub", x, repr(limit)), below)
+    return made.node()
+
+
+@general(aten.addcmul.default, aten.addcdiv.default)
+def _addc(call: Call) -> OpNode:
+    made = Expression(call)
+    joined = "mul" if call.node.target is aten.addcmul.default else "div"
+    first = made.operand(call["tensor1"])
+    if call["value"] != 1:
+        first = made.emit("mul", first, made.operand(call["value"]))
+    made.emit("add", made.operand(call["self"]), made.emit(joined, first, made.operand(call["tensor2"])))
+    return made.node()
+
+
+@general(aten.lerp.Scalar, aten.lerp.Tensor)
+def _lerp(call: Call) -> OpNode:
+    made = Expression(call)
+    start, end = made.operand(call["self"]), made.operand(call["end"])
+    made.emit("add", start, made.emit("mul", made.emit("sub", end, start), made.operand(call["weight"])))
+    return made.node()
+
+
+@general(aten._to_copy.default, aten.to.dtype, aten.to.dtype_layout, aten.type_as.default)
+def _cast(call: Call) -> OpNode | str:
+    """Truth values and indices to float32, and float32 to a truth value."""
+    made = Expression(call)
+    wanted = call.node.meta["val"].dtype
+    made.emit("truth" if wanted == torch.bool else "copy", made.operand(call["self"]))
+    return made.node()
