@@ -14,7 +14,7 @@
 #include "_core/stage.h"
 #include "_simd/activation.h"
 #include "_simd/row.h"
-#include "attention/transpose.h"
+#include "_simd/transpose.h"
 
 namespace rta {
 

@@ -24,9 +24,9 @@ from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Cost, Operator, Tolerance, register_operator
 from rtaccel.core.row_traits import ROW_BY_ROW, STREAMS_ROWS
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._common.strides import Resolved, dense, elements, limits, resolve_dense
 from rtaccel.kernels.expression import cases, convert
 from rtaccel.kernels.expression.chain import schedule
-from rtaccel.kernels.expression.places import elements, resolve
 from rtaccel.kernels.expression.program import Instruction, error_bound, evaluate, parse
 
 
@@ -53,23 +53,18 @@ def _places(stage: Stage) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
         return (y.width,), [*((0, int(w > 1)) for w in widths), (0, 1)]
     dims = tuple(stage.attrs["dims"])
     places = [tuple(p) for p in stage.attrs["places"]]
-    dense: list[int] = []
-    for _ in dims:
-        dense.insert(0, prod(dims[len(dims) - len(dense) :]))
     if prod(dims) != y.steps * y.width or len(places) != len(stage.inputs) + len(stage.tensors):
         raise ShapeError(
             "expression", f"{len(places)} places over {dims}", f"one an operand, {y.steps * y.width} elements",
             "Correct the stage.",
         )  # fmt: skip
-    limits = [*(v.steps * v.width for v in stage.inputs), *(c.numel() for c in constants(stage))]
-    for place, limit in zip(places, limits):
-        low = place[0] + sum(min(0, (n - 1) * s) for n, s in zip(dims, place[1:]))
-        high = place[0] + sum(max(0, (n - 1) * s) for n, s in zip(dims, place[1:]))
-        if len(place) != len(dims) + 1 or low < 0 or high >= limit:
+    sizes = [*(v.steps * v.width for v in stage.inputs), *(c.numel() for c in constants(stage))]
+    for place, size in zip(places, sizes):
+        if len(place) != len(dims) + 1 or limits(dims, place)[0] < 0 or limits(dims, place)[1] >= size:
             raise ShapeError(
-                "expression", f"a place {place} over {dims}", f"elements 0..{limit - 1}", "Correct the stage."
+                "expression", f"a place {place} over {dims}", f"elements 0..{size - 1}", "Correct the stage."
             )
-    return dims, [*places, (0, *dense)]
+    return dims, [*places, dense(dims)]
 
 
 def lower(stage: Stage) -> Mapping[str, Any]:
@@ -78,10 +73,9 @@ def lower(stage: Stage) -> Mapping[str, Any]:
     dims, places = _places(stage)
     if strided(stage):
         widths = [*(v.width for v in stage.inputs), *(c.numel() for c in constants(stage)), stage.outputs[0].width]
-        found = resolve(dims, places, widths)
-        dims, rows, columns, tables = found.dims, found.rows, found.columns, found.tables
+        found = resolve_dense(dims, places, widths)
     else:
-        rows, columns, tables = ((0, 0),) * len(places), tuple(places), (None,) * len(places)
+        found = Resolved(dims, ((0, 0),) * len(places), tuple(places), (None,) * len(places))
     low: dict[str, Any] = {
         "links": ",".join(link.name for link in chain.links),
         "operands": tuple(i for link in chain.links for i in (link.a, link.b)),
@@ -90,12 +84,12 @@ def lower(stage: Stage) -> Mapping[str, Any]:
         "number_count": len(chain.numbers),
         "stored": chain.stored,
         "by_row": int(not strided(stage)),
-        "dims": tuple(dims),
-        "strides": tuple(n for r, c in zip(rows, columns) for pair in zip(r, c) for n in pair),
+        "dims": found.dims,
+        "strides": found.strides(),
     }
     for i, tensor in enumerate(constants(stage)):
         low[f"c{i}"] = tensor.reshape(-1)
-    for i, table in enumerate(tables):
+    for i, table in enumerate(found.tables):
         if table is not None:
             low[f"table{i}"] = tuple(int(e) for e in table)
     return low

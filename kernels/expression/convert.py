@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.traits import Node
-from rtaccel.kernels.expression.places import elements
+from rtaccel.kernels._common.strides import dense, elements
 
 MAX_INSTRUCTIONS, MAX_OPERANDS = 96, 24
 
@@ -28,7 +28,7 @@ class Expressions:
         name, own, theirs = source.writes[0], node.attrs, source.attrs
         if "dims" not in own or "dims" not in theirs or len(source.writes) != 1:
             return False
-        whole = (0, *_dense(own["dims"]))
+        whole = dense(own["dims"])
         read = [i for i, r in enumerate(node.reads) if r == name]
         if prod(own["dims"]) != elements or any(tuple(own["places"][i]) != whole for i in read):
             return False  # it reads a part, or in another order
@@ -84,10 +84,10 @@ class Expressions:
         width = next((buffers[n].width for n in (node.writes[0], *node.reads) if buffers[n].width not in (0, 1)), 0)
         if width == 0 or total % width:
             width = total
-        dense, steps = (0, *_dense(dims)), total // width
+        whole, steps = dense(dims), total // width
         for name, place in zip(node.reads, places):
             buffer = buffers[name]
-            if place == dense and buffer.elements == total and buffer.width in (0, width):
+            if place == whole and buffer.elements == total and buffer.width in (0, width):
                 continue
             by_row = buffer.elements == steps and buffer.width == 1 and steps > 1
             if not by_row or not _each_row(dims, place, steps, width):
@@ -100,11 +100,11 @@ class Expressions:
                 return
             row = tensor[index[0].to(tensor.device)]
             found[f"c{i}"] = row[:1].clone() if bool((index[0] == index[0, 0]).all()) else row
-        for name, place in zip((node.writes[0], *node.reads), (dense, *places)):
-            if place == dense and buffers[name].width not in (0, width):
+        for name, place in zip((node.writes[0], *node.reads), (whole, *places)):
+            if place == whole and buffers[name].width not in (0, width):
                 return
-        for name, place in zip((node.writes[0], *node.reads), (dense, *places)):
-            if place == dense:
+        for name, place in zip((node.writes[0], *node.reads), (whole, *places)):
+            if place == whole:
                 buffers[name].width = width
         node.op, node.tensors = "expression", found
         node.attrs = {k: v for k, v in node.attrs.items() if k not in ("dims", "places")}
@@ -116,10 +116,6 @@ EXPRESSIONS = Expressions()
 def _renamed(line: str, words: Mapping[str, str]) -> str:
     name, *operands = line.split()
     return " ".join((name, *(words.get(o, o) for o in operands)))
-
-
-def _dense(dims: Place) -> Place:
-    return tuple(prod(dims[i + 1 :]) for i in range(len(dims)))
 
 
 def _each_row(dims: Place, place: Place, steps: int, width: int) -> bool:

@@ -52,7 +52,8 @@ static inline typename S::F hypot(typename S::F a, typename S::F b) {
   b = S::abs(b);
   const F m = S::max(a, b), r = S::div(S::min(a, b), m);
   const F y = S::mul(m, S::sqrt(S::fma(r, r, one)));
-  const F finite = S::select(S::equal(m, zero), S::add(a, b), S::select(S::equal(a, a), S::select(S::equal(b, b), y, b), a));
+  const F finite =
+      S::select(S::equal(m, zero), S::add(a, b), S::select(S::equal(a, a), S::select(S::equal(b, b), y, b), a));
   return S::select(S::equal(a, infinity), infinity, S::select(S::equal(b, infinity), infinity, finite));
 }
 

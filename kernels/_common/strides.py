@@ -14,23 +14,24 @@ from math import gcd, prod
 
 import numpy as np
 
-Place = "tuple[int, ...]"
-"""(offset, stride of each dimension), in elements of a dense value."""
-
 
 @dataclass(frozen=True)
 class Resolved:
     """dims after splitting. rows, columns: by operand, (offset, stride of each dimension). table: of an operand that has none
-    of these, the row and column of each element in order."""
+    of these, the element of a dense value at each step of the iteration."""
 
     dims: tuple[int, ...]
     rows: tuple[tuple[int, ...], ...]
     columns: tuple[tuple[int, ...], ...]
     tables: tuple[np.ndarray | None, ...]
 
+    def strides(self) -> tuple[int, ...]:
+        """As kernels in C++ read them: for each operand the pairs of rows and columns, the offset first."""
+        return tuple(n for r, c in zip(self.rows, self.columns) for pair in zip(r, c) for n in pair)
+
 
 def resolve(dims: Sequence[int], places: Sequence[tuple[int, ...]], widths: Sequence[int]) -> Resolved:
-    """widths: by operand, columns of a row. The last operand is the result, which is dense and in the order of `dims`."""
+    """widths: by operand, columns of a row of its value."""
     sizes, strides = list(dims), [list(p[1:]) for p in places]
     for own, width in zip(strides, widths):
         d = 0
@@ -42,22 +43,36 @@ def resolve(dims: Sequence[int], places: Sequence[tuple[int, ...]], widths: Sequ
                     other.insert(d, other[d] * inner)
                 sizes[d : d + 1] = [outer, inner]
             d += 1
-    offsets = [p[0] for p in places]
-    fits = [_fits(sizes, s, o, w) for s, o, w in zip(strides, offsets, widths)]
-    if not fits[-1]:  # rows of the result are no part of the iteration: element by element of its rows
-        steps, width = prod(dims) // widths[-1], widths[-1]
-        flat = [elements(dims, p) for p in places]
-        rows = [(0, 0, 0)] * (len(places) - 1) + [(0, 1, 0)]
-        columns = [(0, 0, 0)] * (len(places) - 1) + [(0, 0, 1)]
-        return Resolved((steps, width), tuple(rows), tuple(columns), (*flat[:-1], None))
-    found_rows, found_columns, found_tables = [], [], []
-    for own, offset, width, fit, place in zip(strides, offsets, widths, fits, places):
-        rows_of = [0 if s % width else s // width for s in own]
-        columns_of = [s if s % width else 0 for s in own]
-        found_rows.append((offset // width, *rows_of))
-        found_columns.append((offset % width, *columns_of))
-        found_tables.append(None if fit else elements(dims, place))
-    return Resolved(tuple(sizes), tuple(found_rows), tuple(found_columns), tuple(found_tables))
+    rows, columns, tables = [], [], []
+    for own, width, place in zip(strides, widths, places):
+        fits = _fits(sizes, own, place[0], width)
+        rows.append((place[0] // width, *(0 if s % width else s // width for s in own)))
+        columns.append((place[0] % width, *(s if s % width else 0 for s in own)))
+        tables.append(None if fits else elements(dims, place))
+    return Resolved(tuple(sizes), tuple(rows), tuple(columns), tuple(tables))
+
+
+def resolve_dense(dims: Sequence[int], places: Sequence[tuple[int, ...]], widths: Sequence[int]) -> Resolved:
+    """The same where the last operand is the result, dense and in the order of `dims`, which has no table."""
+    found = resolve(dims, places, widths)
+    if found.tables[-1] is None:
+        return found
+    # Its rows are no part of the iteration: element by element of its rows, and a table for every other operand.
+    steps, width, others = prod(dims) // widths[-1], widths[-1], places[:-1]
+    rows = (*((0, 0, 0) for _ in others), (0, 1, 0))
+    columns = (*((0, 0, 0) for _ in others), (0, 0, 1))
+    return Resolved((steps, width), rows, columns, (*(elements(dims, p) for p in others), None))
+
+
+def dense(dims: Sequence[int]) -> tuple[int, ...]:
+    """The place of a dense value in the order of the iteration."""
+    return (0, *(prod(dims[i + 1 :]) for i in range(len(dims))))
+
+
+def limits(dims: Sequence[int], place: tuple[int, ...]) -> tuple[int, int]:
+    """The lowest and the highest element that is read."""
+    low = place[0] + sum(min(0, (n - 1) * s) for n, s in zip(dims, place[1:]))
+    return low, place[0] + sum(max(0, (n - 1) * s) for n, s in zip(dims, place[1:]))
 
 
 def elements(dims: Sequence[int], place: tuple[int, ...]) -> np.ndarray:

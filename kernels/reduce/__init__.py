@@ -1,0 +1,1 @@
+"""Sums, means, extremes and products over any dimensions of a value."""

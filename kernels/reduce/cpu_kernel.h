@@ -1,0 +1,212 @@
+// Reduce on the CPU. The contract is in contract.py.
+//
+// Where kept elements follow one another, columns of them are reduced together, a vector each; where the others do, a
+// vector takes every kLanes-th of them, and its lanes are joined at the end. So no layout asks for a transposition.
+// Floor: the bytes of x over the bandwidth of the cache it is in; four vectors at a time hide the latency of an
+// addition.
+#pragma once
+
+#include "_common/strided.h"
+
+namespace rta {
+
+enum class Reduction { kSum, kProd, kMax, kMin };
+
+template <class S>
+class ReduceStage final : public Stage {
+ public:
+  explicit ReduceStage(const StageSpec& spec) : x_(spec.in(0)), y_(spec.out(0)) {
+    if (spec.input(0).dtype != RTA_FLOAT32 || spec.output(0).dtype != RTA_FLOAT32) fail("reduce: takes float32");
+    const Attrs& attrs = spec.attrs;
+    kind_ = attrs.text_is("kind", "prod")   ? Reduction::kProd
+            : attrs.text_is("kind", "amax") ? Reduction::kMax
+            : attrs.text_is("kind", "amin") ? Reduction::kMin
+                                            : Reduction::kSum;
+    over_ = attrs.integer("over");
+    divisor_ = attrs.text_is("kind", "mean") ? static_cast<float>(over_) : 1.0f;
+    const GraphIO ports[] = {x_, y_};
+    walk_ = read_strided(spec, "", ports, 2, static_cast<int>(attrs.integer("front")));
+  }
+
+  void run(const Run& run) const override {
+    for (int64_t s = 0; s < run.samples; ++s) {
+      const char* x = x_.row(run, s * x_.steps);
+      char* y = y_.row(run, s * y_.steps);
+      switch (kind_) {
+        case Reduction::kSum: sample<Reduction::kSum>(x, y); break;
+        case Reduction::kProd: sample<Reduction::kProd>(x, y); break;
+        case Reduction::kMax: sample<Reduction::kMax>(x, y); break;
+        case Reduction::kMin: sample<Reduction::kMin>(x, y); break;
+      }
+    }
+  }
+
+ private:
+  using F = typename S::F;
+
+  template <Reduction kind>
+  static F join(F a, F b) {
+    if constexpr (kind == Reduction::kSum) return S::add(a, b);
+    if constexpr (kind == Reduction::kProd) return S::mul(a, b);
+    if constexpr (kind == Reduction::kMax) return S::select(S::equal(a, a), S::max(a, b), a);
+    return S::select(S::equal(a, a), S::min(a, b), a);
+  }
+  template <Reduction kind>
+  static float join(float a, float b) {
+    if constexpr (kind == Reduction::kSum) return a + b;
+    if constexpr (kind == Reduction::kProd) return a * b;
+    if (a != a || b != b) return a + b;
+    if constexpr (kind == Reduction::kMax) return a > b ? a : b;
+    return a < b ? a : b;
+  }
+  template <Reduction kind>
+  static float neutral() {
+    if constexpr (kind == Reduction::kSum) return 0.0f;
+    if constexpr (kind == Reduction::kProd) return 1.0f;
+    return kind == Reduction::kMax ? -__builtin_inff() : __builtin_inff();
+  }
+
+  template <Reduction kind>
+  void sample(const char* x, char* y) const {
+    if (walk_.table[0] || walk_.table[1]) return by_table<kind>(x, y);
+    x += walk_.offset[0], y += walk_.offset[1];
+    const int last = walk_.front - 1;
+    const int64_t n = last >= 0 ? walk_.size[last] : 1;
+    const bool columns = last >= 0 && walk_.stride[0][last] == 4 && n > 1;
+    int64_t index[kMaxDims] = {};
+    while (true) {
+      if (columns)
+        along_columns<kind>(x, y, n, walk_.stride[1][last]);
+      else
+        for (int64_t i = 0; i < n; ++i)
+          *reinterpret_cast<float*>(y + i * walk_.step(1, last)) = divided(one<kind>(x + i * walk_.step(0, last)));
+      int d = last - 1;
+      for (; d >= 0; --d) {
+        x += walk_.stride[0][d], y += walk_.stride[1][d];
+        if (++index[d] < walk_.size[d]) break;
+        x -= walk_.size[d] * walk_.stride[0][d], y -= walk_.size[d] * walk_.stride[1][d];
+        index[d] = 0;
+      }
+      if (d < 0) return;
+    }
+  }
+
+  float divided(float sum) const { return sum / divisor_; }
+
+  // Every run of the others: body(pointer, count, stride) for the innermost of them.
+  template <class Body>
+  void over(const char* x, Body body) const {
+    const int first = walk_.front, last = walk_.dims - 1;
+    if (last < first) return body(x, int64_t{1}, int64_t{4});
+    int64_t index[kMaxDims] = {};
+    while (true) {
+      body(x, walk_.size[last], walk_.stride[0][last]);
+      int d = last - 1;
+      for (; d >= first; --d) {
+        x += walk_.stride[0][d];
+        if (++index[d] < walk_.size[d]) break;
+        x -= walk_.size[d] * walk_.stride[0][d];
+        index[d] = 0;
+      }
+      if (d < first) return;
+    }
+  }
+
+  template <Reduction kind>
+  void along_columns(const char* x, char* y, int64_t n, int64_t y_stride) const {
+    constexpr int64_t k = S::kLanes;
+    int64_t c = 0;
+    for (; c + 4 * k <= n; c += 4 * k) {
+      F a[4];
+      for (F& v : a) v = S::set(neutral<kind>());
+      over(x + 4 * c, [&](const char* p, int64_t count, int64_t stride) {
+        for (int64_t i = 0; i < count; ++i) {
+          const float* from = reinterpret_cast<const float*>(p + i * stride);
+#pragma GCC unroll 4
+          for (int j = 0; j < 4; ++j) a[j] = join<kind>(a[j], S::load(from + j * k));
+        }
+      });
+      for (int j = 0; j < 4; ++j) put(y + (c + j * k) * y_stride, y_stride, a[j], static_cast<int>(k));
+    }
+    for (; c < n; c += k) {
+      const int wide = static_cast<int>(n - c < k ? n - c : k);
+      F a[4];
+      for (F& v : a) v = S::set(neutral<kind>());
+      over(x + 4 * c, [&](const char* p, int64_t count, int64_t stride) {
+        int64_t i = 0;
+        if (wide == k)
+          for (; i + 4 <= count; i += 4)
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; ++j)
+              a[j] = join<kind>(a[j], S::load(reinterpret_cast<const float*>(p + (i + j) * stride)));
+        for (; i < count; ++i) a[0] = join<kind>(a[0], S::load_n(reinterpret_cast<const float*>(p + i * stride), wide));
+      });
+      put(y + c * y_stride, y_stride, join<kind>(join<kind>(a[0], a[1]), join<kind>(a[2], a[3])), wide);
+    }
+  }
+
+  void put(char* y, int64_t stride, F v, int n) const {
+    v = S::div(v, S::set(divisor_));
+    if (stride == 4) return S::store_n(reinterpret_cast<float*>(y), v, n);
+    float lanes[S::kLanes];
+    S::store(lanes, v);
+    for (int i = 0; i < n; ++i) *reinterpret_cast<float*>(y + i * stride) = lanes[i];
+  }
+
+  template <Reduction kind>
+  float one(const char* x) const {
+    constexpr int64_t k = S::kLanes;
+    F a[4];
+    for (F& v : a) v = S::set(neutral<kind>());
+    float rest = neutral<kind>();
+    over(x, [&](const char* p, int64_t count, int64_t stride) {
+      const float* from = reinterpret_cast<const float*>(p);
+      int64_t i = 0;
+      if (stride == 4) {
+        for (; i + 4 * k <= count; i += 4 * k)
+#pragma GCC unroll 4
+          for (int j = 0; j < 4; ++j) a[j] = join<kind>(a[j], S::load(from + i + j * k));
+        for (; i + k <= count; i += k) a[0] = join<kind>(a[0], S::load(from + i));
+        if (i < count) a[1] = join<kind>(a[1], S::load_n(from + i, static_cast<int>(count - i), neutral<kind>()));
+        return;
+      }
+      for (; i < count; ++i) rest = join<kind>(rest, *reinterpret_cast<const float*>(p + i * stride));
+    });
+    float lanes[S::kLanes];
+    S::store(lanes, join<kind>(join<kind>(a[0], a[1]), join<kind>(a[2], a[3])));
+    for (float v : lanes) rest = join<kind>(rest, v);
+    return rest;
+  }
+
+  template <Reduction kind>
+  void by_table(const char* x, char* y) const {
+    for (int64_t e = 0; e * over_ < walk_.elements; ++e) {
+      float a = neutral<kind>();
+      for (int64_t i = 0; i < over_; ++i) a = join<kind>(a, *reinterpret_cast<const float*>(x + at(0, e * over_ + i)));
+      *reinterpret_cast<float*>(y + at(1, e * over_)) = divided(a);
+    }
+  }
+
+  int64_t at(int operand, int64_t element) const {
+    if (walk_.table[operand]) return walk_.table[operand][element];
+    int64_t found = walk_.offset[operand];
+    for (int d = walk_.dims - 1; d >= 0; --d) {
+      found += element % walk_.size[d] * walk_.stride[operand][d];
+      element /= walk_.size[d];
+    }
+    return found;
+  }
+
+  GraphIO x_, y_;
+  Reduction kind_;
+  int64_t over_;
+  float divisor_;
+  Strided walk_;
+};
+
+template <class S>
+static void register_kernels() {
+  add_kernel(S::kIsa, "reduce", "cpu", nullptr, create_stage<ReduceStage<S>>);
+}
+
+}  // namespace rta
