@@ -6,6 +6,7 @@ where one of them would stay PyTorch's.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -82,7 +83,21 @@ def _inserted(made: fx.Graph, node: fx.Node, sources: list[fx.Node]) -> list[fx.
                     graph.erase_node(copy)
                 return None
     node.meta["decomposed"] = results
-    return new
+    return _without_dead(node, new, results)
+
+
+def _without_dead(node: fx.Node, new: list[fx.Node], results: list[Any]) -> list[fx.Node]:
+    """Without what only makes a result that nobody reads."""
+    read = set(range(len(results)))
+    if not isinstance(node.meta.get("val"), Tensor) and all(user.target is operator.getitem for user in node.users):
+        read = {int(user.args[1]) for user in node.users}  # type: ignore[arg-type]
+    needed = {r for i, r in enumerate(results) if i in read and isinstance(r, fx.Node)}
+    for part in reversed(new):
+        if part in needed:
+            needed.update(part.all_input_nodes)
+        else:
+            node.graph.erase_node(part)
+    return [part for part in new if part in needed]
 
 
 def take_back(node: fx.Node, new: list[fx.Node]) -> None:
@@ -102,7 +117,17 @@ def _variance(x: Tensor, dim: Any = None, correction: Any = None, keepdim: bool 
     return total / max(count - (1 if correction is None else correction), 0)
 
 
+def _extreme(reduce: Callable[..., Tensor], index: Callable[..., Tensor]) -> Callable[..., Any]:
+    return lambda x, dim, keepdim=False: (reduce(x, [dim], keepdim), index(x, dim, keepdim))
+
+
 OWN: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.max.dim: _extreme(torch.ops.aten.amax.default, torch.ops.aten.argmax.default),
+    torch.ops.aten.min.dim: _extreme(torch.ops.aten.amin.default, torch.ops.aten.argmin.default),
+    torch.ops.aten.var_mean.correction: lambda x, dim=None, *, correction=None, keepdim=False: (
+        _variance(x, dim, correction, keepdim),
+        torch.ops.aten.mean.dim(x, dim if dim else list(range(x.dim())), keepdim),
+    ),
     torch.ops.aten.var.correction: lambda x, dim=None, *, correction=None, keepdim=False: _variance(
         x, dim, correction, keepdim
     ),

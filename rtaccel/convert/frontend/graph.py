@@ -62,6 +62,7 @@ class Builder:
         self.views: dict[str, View] = {}
         self.buffers: dict[str, Buffer] = {}
         self.op_nodes: list[OpNode] = []
+        self.repeated: dict[str, Tensor] = {}  # constants repeated over the samples, which are 1 in them
         self.parts: dict[str, tuple[View, ...]] = {}  # of a call that gives several views
         self.trailing: dict[str, tuple[int, ...]] = {}
         self._packed: dict[tuple[str, int, bytes], str] = {}
@@ -88,7 +89,7 @@ class Builder:
         )
 
     def _call(self, node: fx.Node) -> None:
-        if node.name in self.views or self._is_constant(node) or look(self, node):
+        if node.name in self.views or self._is_constant(node) or self._is_repeated(node) or look(self, node):
             return
         found = self._match(self, node)
         if isinstance(found, str):
@@ -149,6 +150,9 @@ class Builder:
     def _torch(self, node: fx.Node, reason: str) -> OpNode:
         reads = []
         for source in node.all_input_nodes:
+            if source.name in self.repeated and source.name not in self.views:
+                del self.repeated[source.name]
+                self.op_nodes.append(self._torch(source, "repeats a parameter for each sample"))
             view = self.views.get(source.name)
             reads.append(view.base if view is not None else source.name)
         self.adopt(node)
@@ -170,6 +174,22 @@ class Builder:
             args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.constants[n.name])
             self.constants[node.name] = node.target(*args, **kwargs)
         return True
+
+    def _is_repeated(self, node: fx.Node) -> bool:
+        """A constant that is expanded over the samples, as a learned token is."""
+        source = node.all_input_nodes[0] if len(node.all_input_nodes) >= 1 else None
+        if source is None or self.batch is None or not isinstance(node.meta.get("val"), Tensor):
+            return False
+        known = self.constants.get(source.name)
+        if node.target is torch.ops.aten.expand.default and known is not None:
+            shape = node.meta["val"].shape
+            if isinstance(shape[0], int) or (known.dim() == len(shape) and known.shape[0] != 1):
+                return False
+            if any(not isinstance(s, int) for s in shape[1:]):
+                return False
+            self.repeated[node.name] = known.expand(1, *shape[1:])
+            return True
+        return False
 
     # -- values and views ----------------------------------------------------------------------------------------------
 

@@ -147,11 +147,24 @@ def slice_of(view: View, dim: int, start: int, end: int, step: int) -> View | No
         return view
     run = run_of(view, dim)
     indices = range(size)[start:end:step]
+    if run is None and step == 1 and indices:
+        return _outer_slice(view, dim, start, indices[-1] + 1)
     if run is None or not indices:
         return None
     atom = Atom(len(indices), run.stride * step)
     dims = (*view.dims[:dim], (atom,), *view.dims[dim + 1 :])
     return View(view.base, dims, view.offset + indices[0] * run.stride)
+
+
+def _outer_slice(view: View, dim: int, start: int, end: int) -> View | None:
+    """A slice of a dimension of several runs that cuts the outermost of them alone."""
+    atoms = merged(view.dims[dim])
+    inner = prod(a.size for a in atoms[1:])
+    if any(a.batch for a in atoms) or start % inner or end % inner:
+        return None
+    cut = Atom((end - start) // inner, atoms[0].stride)
+    dims = (*view.dims[:dim], (cut, *atoms[1:]), *view.dims[dim + 1 :])
+    return View(view.base, dims, view.offset + start // inner * atoms[0].stride)
 
 
 def expand(view: View, shape: Sequence[int]) -> View | None:

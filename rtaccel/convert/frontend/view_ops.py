@@ -135,7 +135,11 @@ def _squeeze(build: Builder, view: View, node: fx.Node, call: Arguments) -> View
 
 @looks(aten.select.int)
 def _select(build: Builder, view: View, node: fx.Node, call: Arguments) -> View | None:
-    return layout.select(view, call["dim"] % len(view.dims), call["index"])
+    dim = call["dim"] % len(view.dims)
+    found = layout.select(view, dim, call["index"])
+    if found is None and not view.has_batch(dim):
+        found = layout.select(build.packed(view), dim, call["index"])
+    return found
 
 
 @looks(aten.slice.Tensor)
@@ -147,7 +151,10 @@ def _slice(build: Builder, view: View, node: fx.Node, call: Arguments) -> View |
     size = view.shape[dim]
     stop = size if end is None else end
     start, stop, step = slice(start, stop, step).indices(size)
-    return layout.slice_of(view, dim, start, stop, step)
+    found = layout.slice_of(view, dim, start, stop, step)
+    if found is None and start < stop and not view.has_batch(dim):
+        found = layout.slice_of(build.packed(view), dim, start, stop, step)
+    return found
 
 
 @looks(aten.expand.default)
@@ -170,7 +177,11 @@ def _pieces(view: View, dim: int, lengths: list[int]) -> tuple[View, ...] | None
 @looks(aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
 def _split(build: Builder, view: View, node: fx.Node, call: Arguments) -> tuple[View, ...] | None:
     dim = call["dim"] % len(view.dims)
-    return _pieces(view, dim, [part.shape[dim] for part in node.meta["val"]])
+    lengths = [part.shape[dim] for part in node.meta["val"]]
+    found = _pieces(view, dim, lengths)
+    if found is None and not view.has_batch(dim):
+        found = _pieces(build.packed(view), dim, lengths)
+    return found
 
 
 @looks(aten.unbind.int)
@@ -178,3 +189,56 @@ def _unbind(build: Builder, view: View, node: fx.Node, call: Arguments) -> tuple
     dim = call["dim"] % len(view.dims)
     found = [layout.select(view, dim, i) for i in range(view.shape[dim])]
     return None if any(v is None for v in found) else tuple(v for v in found if v is not None)
+
+
+@looks(aten.flip.default)
+def _flip(build: Builder, view: View, node: fx.Node, call: Arguments) -> View | None:
+    for dim in call["dims"]:
+        dim %= len(view.dims)
+        run = layout.run_of(view, dim)
+        if run is None:
+            return None
+        offset = view.offset + (run.size - 1) * run.stride
+        view = View(view.base, (*view.dims[:dim], (Atom(run.size, -run.stride),), *view.dims[dim + 1 :]), offset)
+    return view
+
+
+@looks(aten.repeat.default)
+def _repeat(build: Builder, view: View, node: fx.Node, call: Arguments) -> View | None:
+    repeats = list(call["repeats"])
+    dims: list[tuple[Atom, ...]] = [(Atom(1, 1),)] * (len(repeats) - len(view.dims)) + list(view.dims)
+    for d, times in enumerate(repeats):
+        if times == 1 and isinstance(times, int):
+            continue
+        if not isinstance(times, int) or any(a.batch for a in dims[d]):
+            return None
+        dims[d] = (Atom(times, 0), *(a for a in dims[d] if a.size != 1))
+    return View(view.base, tuple(dims), view.offset)
+
+
+@looks(aten.unfold.default)
+def _unfold(build: Builder, view: View, node: fx.Node, call: Arguments) -> View | None:
+    dim = call["dimension"] % len(view.dims)
+    run = layout.run_of(view, dim)
+    if run is None:
+        return None
+    count = (run.size - call["size"]) // call["step"] + 1
+    windows = (Atom(count, run.stride * call["step"]),)
+    return View(
+        view.base, (*view.dims[:dim], windows, *view.dims[dim + 1 :], (Atom(call["size"], run.stride),)), view.offset
+    )
+
+
+@looks(aten.diagonal.default)
+def _diagonal(build: Builder, view: View, node: fx.Node, call: Arguments) -> View | None:
+    a, b = call["dim1"] % len(view.dims), call["dim2"] % len(view.dims)
+    runs = layout.run_of(view, a), layout.run_of(view, b)
+    if runs[0] is None or runs[1] is None:
+        return None
+    shift = call["offset"]
+    start = max(-shift, 0) * runs[0].stride + max(shift, 0) * runs[1].stride
+    size = min(runs[0].size - max(-shift, 0), runs[1].size - max(shift, 0))
+    if size <= 0:
+        return None
+    kept = tuple(dim for d, dim in enumerate(view.dims) if d not in (a, b))
+    return View(view.base, (*kept, (Atom(size, runs[0].stride + runs[1].stride),)), view.offset + start)

@@ -37,7 +37,7 @@ class Expression:
             return repr(float(value))
         if not isinstance(value, fx.Node):
             raise Refused("has an argument that is no tensor and no number")
-        constant = self.call.constant(value)
+        constant = self.call.repeated(value)
         if constant is not None:
             return self._constant(constant)
         view = self.call.elements(value)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
-from rtaccel.convert.frontend.layout import View
+from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
 from rtaccel.convert.frontend.view_ops import Arguments
 from rtaccel.core.registry import operators
@@ -124,6 +124,49 @@ class Call:
         if meta.dtype == torch.int64 and self.node.meta["val"].dtype != torch.float32:
             raise Refused("computes with indices")
         return view
+
+    def repeated(self, value: Any) -> Tensor | None:
+        """The tensor of an argument that is a constant, or one repeated over the samples: then with 1 in their place."""
+        if not isinstance(value, fx.Node):
+            return None
+        found = self.build.constants.get(value.name)
+        return found if found is not None else self.build.repeated.get(value.name)
+
+    @property
+    def shape(self) -> list[int]:
+        """Of the result, with the traced size in place of an open one."""
+        return [s if isinstance(s, int) else int(s.node.hint) for s in self.node.meta["val"].shape]
+
+    def batch_dim(self, shape: Sequence[int]) -> int | None:
+        """The dimension of the result that holds the samples, if the graph has any: the first with an open size."""
+        if self.build.batch is None:
+            return None
+        sizes = self.node.meta["val"].shape
+        return next((d for d, s in enumerate(sizes) if not isinstance(s, int)), 0)
+
+    def ordered(self, shape: Sequence[int], like: View) -> View:
+        """A dense result of this shape, its dimensions in memory in the order in which those of `like` lie."""
+
+        def far(d: int) -> float:
+            return -max((abs(a.stride) for a in like.dims[d] if not a.batch and a.size != 1), default=0)
+
+        order = sorted(range(len(shape)), key=lambda d: (not like.has_batch(d), far(d)))
+        dims: list[tuple[Atom, ...]] = [()] * len(shape)
+        stride = 1
+        for d in reversed(order):
+            samples = tuple(a for a in like.dims[d] if a.batch)
+            size = shape[d]
+            for atom in samples:
+                size //= atom.size
+            own = (Atom(size, stride),) if size != 1 or not samples else ()
+            dims[d] = (*samples, *own)
+            stride *= size
+        return View("", tuple(dims))
+
+    def row_of(self, view: View) -> int:
+        """Width of the rows of a dense result: of its innermost dimension, 0 where that holds samples."""
+        inner = [a.size for dim in view.dims for a in dim if not a.batch and a.stride == 1 and a.size != 1]
+        return inner[0] if inner else 0
 
     def rows(self, value: Any) -> View:
         """A view whose last dimension is a whole row of its value."""

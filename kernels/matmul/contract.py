@@ -1,0 +1,154 @@
+"""Matmul: y[b, i, j] = sum over k of a[b, i, k] w[b, k, j], both computed, float32; [M, steps, width] each.
+
+attrs["sizes"]: ([sizes of b], i, j, k). attrs["places"]: of a over (b, i, k), of w over (b, k, j): an offset and a stride for
+each dimension, in elements of a dense value; a stride of 0 repeats. y is dense, in the order (b, i, j).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rtaccel.core.errors import ShapeError
+from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
+from rtaccel.core.stage import Problem, Stage, Value
+from rtaccel.kernels._common.strides import dense, elements, limits
+
+
+def iterations(stage: Stage) -> list[tuple[tuple[int, ...], tuple[int, ...], Value]]:
+    """(dims, place, value) of a, w and y. Raises ShapeError where they do not fit."""
+    batch, i, j, k = stage.attrs["sizes"]
+    a, w, y = *stage.inputs, stage.outputs[0]
+    first, second = (tuple(p) for p in stage.attrs["places"])
+    found = [((*batch, i, k), first, a), ((*batch, k, j), second, w), ((*batch, i, j), dense((*batch, i, j)), y)]
+    for dims, place, value in found:
+        low, high = limits(dims, place) if len(place) == len(dims) + 1 else (-1, 0)
+        if low < 0 or high >= value.steps * value.width:
+            raise ShapeError("matmul", f"a place {place} over {dims}", f"elements 0..{value.steps * value.width - 1}",
+                             "Correct the stage.")  # fmt: skip
+    if prod(batch) * i * j != y.steps * y.width:
+        raise ShapeError("matmul", f"{stage.attrs['sizes']}", f"{y.steps * y.width} elements", "Correct the stage.")
+    return found
+
+
+def lower(stage: Stage) -> Mapping[str, Any]:
+    """For each operand the row and column of each index of (b), (rows) and (columns): they add up where no sum of columns passes
+    the end of a row; a table of all elements where one does."""
+    batch, i, j, k = stage.attrs["sizes"]
+    low: dict[str, Any] = {"batches": prod(batch), "i": i, "j": j, "k": k}
+    for name, (dims, place, value) in zip("awy", iterations(stage)):
+        parts = [elements(dims[:-2], place[:-2]), *(elements((n,), (0, s)) for n, s in zip(dims[-2:], place[-2:]))]
+        offsets, additive = _split(parts, value.width)
+        if additive:
+            low[f"{name}_offsets"] = tuple(int(n) for n in np.concatenate(offsets).reshape(-1))
+        else:
+            low[f"{name}_table"] = tuple(int(e) for e in elements(dims, place))
+    return low
+
+
+def _split(parts: Sequence[np.ndarray], width: int) -> tuple[list[np.ndarray], bool]:
+    """Rows and columns of each part, as pairs; whether sums of columns stay inside a row."""
+    columns = [p % width for p in parts]
+    return [np.stack([p // width, c], 1) for p, c in zip(parts, columns)], sum(int(c.max()) for c in columns) < width
+
+
+def operands(stage: Stage, a: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """[M, b, i, k] and [M, b, k, j]"""
+    found = []
+    for x, (dims, place, _) in zip((a, w), iterations(stage)):
+        index = torch.from_numpy(elements(dims, place)).to(x.device)
+        found.append(x.reshape(x.shape[0], -1)[:, index].reshape(x.shape[0], prod(dims[:-2]), *dims[-2:]))
+    return found[0], found[1]
+
+
+def reference(stage: Stage, a: Tensor, w: Tensor) -> tuple[Tensor]:
+    left, right = operands(stage, a, w)
+    return ((left.double() @ right.double()).float().reshape(a.shape[0], *stage.outputs[0].shape),)
+
+
+def tolerance(stage: Stage, a: Tensor, w: Tensor) -> Tolerance:
+    """k products and additions of float32: each rounds a partial sum, which is at most the sum of sizes."""
+    left, right = operands(stage, a, w)
+    size = left.double().abs().nan_to_num(posinf=0.0) @ right.double().abs().nan_to_num(posinf=0.0)
+    eps = torch.finfo(torch.float32).eps
+    return Tolerance(
+        atol=(eps * (stage.attrs["sizes"][3] + 2) * size + 1e-37).reshape(a.shape[0], *stage.outputs[0].shape)
+    )
+
+
+def make_stage(batch: tuple[int, ...], i: int, j: int, k: int, turned: str = "", rows: int = 0) -> Stage:
+    """turned: "a" or "w" lie as their transposes. rows: of the values; 0 for the natural ones."""
+    b = prod(batch)
+    sizes = ((*batch, i, k), (*batch, k, j))
+    places = []
+    for name, dims in zip("aw", sizes):
+        place = dense(dims)
+        if name in turned:
+            outer = dense((*dims[:-2], dims[-1], dims[-2]))
+            place = (*outer[:-2], outer[-1], outer[-2])
+        places.append(place)
+    shapes = [(b * (k if "a" in turned else i), i if "a" in turned else k),
+              (b * (j if "w" in turned else k), k if "w" in turned else j), (b * i, j)]  # fmt: skip
+    if rows:
+        shapes = [(rows, s * w // rows) for s, w in shapes]
+    a, w, y = (Value(n, width, steps=steps) for n, (steps, width) in zip("awy", shapes))
+    return Stage("matmul", "case", (a, w), (y,), {}, {"sizes": (batch, i, j, k), "places": tuple(places)})
+
+
+def _case(label: str, stage: Stage) -> Case:
+    def make(seed: int) -> tuple[Tensor, ...]:
+        g = torch.Generator().manual_seed(seed)
+        return tuple(torch.randn(2, *v.shape, generator=g) for v in stage.inputs)
+
+    return Case(label, stage, make)
+
+
+def cases() -> Iterator[Case]:
+    sizes = [((), 1, 1, 1), ((), 3, 5, 7), ((2,), 4, 64, 32), ((3,), 7, 33, 18), ((2, 2), 5, 16, 130), ((), 1, 300, 20),
+             ((4,), 17, 17, 1), ((2,), 9, 1, 40)]  # fmt: skip
+    for batch, i, j, k in sizes:
+        for turned in ("", "w", "a", "aw"):
+            yield _case(
+                f"{'x'.join(map(str, (*batch, i, j, k)))}-{turned or 'plain'}", make_stage(batch, i, j, k, turned)
+            )
+    for rows in (1, 2, 4, 8):
+        yield _case(f"rows-{rows}", make_stage((2,), 4, 12, 8, "", rows))
+        yield _case(f"rows-{rows}-turned", make_stage((2,), 4, 12, 8, "w", rows))
+    plain = make_stage((3,), 4, 6, 5)
+    one = ((0, 0, 5, 1), (0, 30, 6, 1))  # one left side for all
+    a = Value("a", 5, steps=4)
+    yield _case(
+        "broadcast", Stage("matmul", "case", (a, plain.inputs[1]), plain.outputs, {}, {**plain.attrs, "places": one})
+    )
+
+
+def cost(problem: Problem) -> Cost:
+    batch, i, j, k = problem.attrs["sizes"]
+    b = problem.rows * prod(batch)
+    return Cost(bytes=4 * b * (i * k + k * j + i * j), flops=2 * b * i * j * k)
+
+
+def packed_bytes(stage: Stage) -> int:
+    batch, i, j, k = stage.attrs["sizes"]
+    b = prod(batch)
+    return 8192 + 32 * (3 * b + 2 * (i + j + k)) + 8 * b * (i * k + k * j + i * j)
+
+
+OPERATOR = register_operator(
+    Operator(
+        name="matmul",
+        axes={"a": ("M", "b", "i", "k"), "w": ("M", "b", "k", "j"), "y": ("M", "b", "i", "j")},
+        reference=reference,
+        cases=cases,
+        tolerance=tolerance,
+        cost=cost,
+        lower=lower,
+        packed_bytes=packed_bytes,
+        by_row=False,
+    )
+)

@@ -1,0 +1,207 @@
+// Matmul of two computed values on the CPU. The contract is in contract.py.
+//
+// Tiles of R rows of a and V vectors of columns of w; the sums stay in registers. The right side is read as it lies
+// where its columns follow one another, else it is turned into rows of whole vectors first. Floor: i j k multiply-adds
+// over the peak, plus a pass over w where it is turned.
+#pragma once
+
+#include <vector>
+
+#include "_core/stage.h"
+#include "_simd/transpose.h"
+
+namespace rta {
+
+template <class S>
+class MatmulStage final : public Stage {
+ public:
+  explicit MatmulStage(const StageSpec& spec) {
+    batches_ = spec.attrs.integer("batches");
+    i_ = spec.attrs.integer("i"), j_ = spec.attrs.integer("j"), k_ = spec.attrs.integer("k");
+    read(spec, a_, spec.in(0), "a_offsets", "a_table", i_, k_);
+    read(spec, w_, spec.in(1), "w_offsets", "w_table", k_, j_);
+    read(spec, y_, spec.out(0), "y_offsets", "y_table", i_, j_);
+    pitch_ = (j_ + S::kLanes - 1) / S::kLanes * S::kLanes;
+    spec.need_scratch(static_cast<size_t>(k_ * pitch_ + i_ * k_ + i_ * pitch_) * sizeof(float) + 192);
+  }
+
+  int64_t cost_ns(int64_t samples) const override { return samples * batches_ * i_ * j_ * k_ / 32; }
+
+  void run(const Run& run) const override {
+    float* packed = reinterpret_cast<float*>(run.scratch);
+    float* left = packed + k_ * pitch_;
+    float* made = left + (i_ * k_ + 15) / 16 * 16;
+    for (int64_t s = 0; s < run.samples; ++s)
+      for (int64_t b = 0; b < batches_; ++b) {
+        Rows a = rows_of(a_, run, s, b, left, k_);
+        Rows w = w_.dense_columns || j_ == 1 ? rows_of(w_, run, s, b, packed, pitch_) : turned(run, s, b, packed);
+        if (!a_.table && !y_.table && y_.dense_columns) {
+          Rows y = rows_of(y_, run, s, b, nullptr, 0);
+          product(a, w, y);
+          continue;
+        }
+        Rows y = {reinterpret_cast<char*>(made), nullptr, nullptr, pitch_ * 4};
+        product(a, w, y);
+        for (int64_t r = 0; r < i_; ++r)
+          for (int64_t c = 0; c < j_; ++c) *element(y_, run, s, b, r, c) = made[r * pitch_ + c];
+      }
+  }
+
+ private:
+  using F = typename S::F;
+  static constexpr int kRows = 4, kVectors = S::kRegisters >= 32 ? 4 : 2;
+
+  // Offsets in bytes of each batch, row and column, or of every element.
+  struct Side {
+    GraphIO port;
+    const int64_t *batch, *row, *column, *table;
+    int64_t rows, columns;
+    bool dense_columns;  // one after the other
+    bool dense_rows;     // in a column
+  };
+
+  // Rows of a side: at `base` + row offset; `column` holds offsets of columns where they are not dense.
+  struct Rows {
+    char* base;
+    const int64_t* row;
+    const int64_t* column;
+    int64_t pitch;  // where there are no offsets
+    float* at(int64_t r) const { return reinterpret_cast<float*>(base + (row ? row[r] : r * pitch)); }
+  };
+
+  void read(const StageSpec& spec, Side& side, const GraphIO& port, const char* offsets, const char* table,
+            int64_t rows, int64_t columns) const {
+    side = {port, nullptr, nullptr, nullptr, nullptr, rows, columns, false, false};
+    const auto take = [&](int64_t n) {
+      return static_cast<int64_t*>(spec.arena->take(static_cast<size_t>(n) * sizeof(int64_t)));
+    };
+    if (spec.attrs.has(table)) {
+      const int64_t count = batches_ * rows * columns;
+      const int32_t* given = spec.attrs.ints(table, count);
+      int64_t* to = take(count);
+      for (int64_t e = 0; e < count; ++e) to[e] = given[e] / port.width * port.pitch + given[e] % port.width * 4;
+      side.table = to;
+      return;
+    }
+    const int32_t* given = spec.attrs.ints(offsets, 2 * (batches_ + rows + columns));
+    const int64_t counts[] = {batches_, rows, columns};
+    const int64_t** targets[] = {&side.batch, &side.row, &side.column};
+    for (int part = 0; part < 3; ++part) {
+      int64_t* to = take(counts[part]);
+      for (int64_t e = 0; e < counts[part]; ++e, given += 2) to[e] = given[0] * port.pitch + given[1] * 4;
+      *targets[part] = to;
+    }
+    side.dense_columns = side.dense_rows = true;
+    for (int64_t c = 0; c < columns; ++c) side.dense_columns &= side.column[c] == 4 * c;
+    for (int64_t r = 0; r < rows; ++r) side.dense_rows &= side.row[r] == 4 * r;
+  }
+
+  static float* element(const Side& side, const Run& run, int64_t s, int64_t b, int64_t r, int64_t c) {
+    char* base = side.port.row(run, s * side.port.steps);
+    const int64_t at =
+        side.table ? side.table[(b * side.rows + r) * side.columns + c] : side.batch[b] + side.row[r] + side.column[c];
+    return reinterpret_cast<float*>(base + at);
+  }
+
+  // The side as it lies where it has offsets, else copied to `room`, rows `pitch` apart.
+  static Rows rows_of(const Side& side, const Run& run, int64_t s, int64_t b, float* room, int64_t pitch) {
+    if (!side.table)
+      return {side.port.row(run, s * side.port.steps) + side.batch[b], side.row,
+              side.dense_columns ? nullptr : side.column, 0};
+    for (int64_t r = 0; r < side.rows; ++r)
+      for (int64_t c = 0; c < side.columns; ++c) room[r * pitch + c] = *element(side, run, s, b, r, c);
+    return {reinterpret_cast<char*>(room), nullptr, nullptr, pitch * 4};
+  }
+
+  // The right side in rows of whole vectors.
+  Rows turned(const Run& run, int64_t s, int64_t b, float* packed) const {
+    if (!w_.table && w_.dense_rows) {
+      const char* base = w_.port.row(run, s * w_.port.steps) + w_.batch[b];
+      constexpr int n = S::kLanes;
+      for (int64_t k = 0; k < k_; k += n)
+        for (int64_t j = 0; j < j_; j += n) {
+          const int wide = static_cast<int>(j_ - j < n ? j_ - j : n), high = static_cast<int>(k_ - k < n ? k_ - k : n);
+          F row[n];
+#pragma GCC unroll 16
+          for (int c = 0; c < n; ++c) {
+            const float* from = reinterpret_cast<const float*>(base + w_.column[c < wide ? j + c : j] + w_.row[k]);
+            row[c] = c >= wide ? S::set(0.0f) : high == n ? S::load(from) : S::load_n(from, high);
+          }
+          exchange_all<S, 1>(row);
+#pragma GCC unroll 16
+          for (int r = 0; r < n; ++r)
+            if (r < high) S::store(packed + (k + r) * pitch_ + j, row[r]);
+        }
+    } else {
+      for (int64_t k = 0; k < k_; ++k)
+        for (int64_t j = 0; j < j_; ++j) packed[k * pitch_ + j] = *element(w_, run, s, b, k, j);
+    }
+    return {reinterpret_cast<char*>(packed), nullptr, nullptr, pitch_ * 4};
+  }
+
+  void product(const Rows& a, const Rows& w, const Rows& y) const {
+    for (int64_t i = 0; i < i_; i += kRows) {
+      const int64_t rows = i_ - i < kRows ? i_ - i : kRows;
+      int64_t j = 0;
+      for (; j + kVectors * S::kLanes <= j_; j += kVectors * S::kLanes) blocks<kVectors>(a, w, y, i, rows, j);
+      for (; j + S::kLanes <= j_; j += S::kLanes) blocks<1>(a, w, y, i, rows, j);
+      if (j < j_) partial(a, w, y, i, rows, j, static_cast<int>(j_ - j));
+    }
+  }
+
+  template <int V>
+  void blocks(const Rows& a, const Rows& w, const Rows& y, int64_t i, int64_t rows, int64_t j) const {
+    if (rows == kRows)
+      tile<kRows, V>(a, w, y, i, j);
+    else
+      for (int64_t r = 0; r < rows; ++r) tile<1, V>(a, w, y, i + r, j);
+  }
+
+  template <int R, int V>
+  void tile(const Rows& a, const Rows& w, const Rows& y, int64_t i, int64_t j) const {
+    F sum[R][V];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) sum[r][v] = S::set(0.0f);
+    const float* left[R];
+    for (int r = 0; r < R; ++r) left[r] = a.at(i + r);
+    for (int64_t k = 0; k < k_; ++k) {
+      const float* right = w.at(k) + j;
+      const int64_t at = a.column ? a.column[k] / 4 : k;
+      F x[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) x[v] = S::load(right + v * S::kLanes);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        const F scalar = S::set(left[r][at]);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) sum[r][v] = S::mul_add(scalar, x[v], sum[r][v]);
+      }
+    }
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) S::store(y.at(i + r) + j + v * S::kLanes, sum[r][v]);
+  }
+
+  // Columns that fill no vector.
+  void partial(const Rows& a, const Rows& w, const Rows& y, int64_t i, int64_t rows, int64_t j, int wide) const {
+    for (int64_t r = 0; r < rows; ++r) {
+      F sum = S::set(0.0f);
+      const float* left = a.at(i + r);
+      for (int64_t k = 0; k < k_; ++k)
+        sum = S::mul_add(S::set(left[a.column ? a.column[k] / 4 : k]), S::load_n(w.at(k) + j, wide), sum);
+      S::store_n(y.at(i + r) + j, sum, wide);
+    }
+  }
+
+  int64_t batches_, i_, j_, k_, pitch_;
+  Side a_, w_, y_;
+};
+
+template <class S>
+static void register_kernels() {
+  add_kernel(S::kIsa, "matmul", "cpu", nullptr, create_stage<MatmulStage<S>>);
+}
+
+}  // namespace rta

@@ -1,0 +1,254 @@
+"""Rules for calls that move elements: parts put together, padding, constant indices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rtaccel.convert.frontend import layout
+from rtaccel.convert.frontend.iteration import iteration
+from rtaccel.convert.frontend.layout import Atom, View
+from rtaccel.convert.frontend.nodes import OpNode
+from rtaccel.convert.patterns.rules import Call, Refused, general
+from rtaccel.core.registry import with_role
+from rtaccel.core.traits import Role
+
+aten = torch.ops.aten
+
+
+class Assembly:
+    """The parts of one call while they are collected."""
+
+    def __init__(self, call: Call, like: View) -> None:
+        """like: the result lies in the order of its dimensions."""
+        self.call = call
+        self.result = call.ordered(call.shape, like)
+        self.parts: list[tuple[str | Tensor, View, View]] = []
+
+    def add(self, value: Any, target: View | None) -> None:
+        """A computed tensor or a constant into a part of the result."""
+        if target is None:
+            raise Refused("has a part that no strides describe")
+        constant = self.call.repeated(value)
+        if constant is not None:
+            self.parts.append((constant.detach().float().cpu().reshape(-1), dense_view(constant.shape), target))
+        else:
+            view = self.call.elements(value)
+            self.parts.append((view.base, view, target))
+
+    def node(self, fill: float = 0.0) -> OpNode:
+        call = self.call
+        reads, tensors, computed, constant = [], {}, [], []
+        for source, view, target in self.parts:
+            found = iteration(target, [view, target])
+            if found is None and isinstance(source, str):
+                view = call.build.packed(view)
+                source = view.base
+                found = iteration(target, [view, target])
+            if found is None:
+                raise Refused("layout: its parts have no common strides")
+            part = (found.dims, found.places[0], found.places[1])
+            if isinstance(source, str):
+                reads.append(source)
+                computed.append(part)
+            else:
+                tensors[f"c{len(tensors)}"] = source
+                constant.append(part)
+        if not reads:
+            raise Refused("copies nothing from the inputs")
+        attrs = {"parts": (*computed, *constant), "fill": fill}
+        elements = prod(a.size for dim in self.result.dims for a in dim if not a.batch)
+        width = call.row_of(self.result)
+        return call.op_node(
+            with_role(Role.COPY).name, reads, self.result, elements, width, tensors=tensors, attrs=attrs
+        )
+
+
+def dense_view(shape: Sequence[int]) -> View:
+    """Of a constant; dimensions of 1 repeat."""
+    stride, dims = 1, []
+    for size in reversed(shape):
+        dims.insert(0, (Atom(size, 0 if size == 1 else stride),))
+        stride *= size
+    return View("", tuple(dims))
+
+
+@general(aten.cat.default)
+def _cat(call: Call) -> OpNode | str:
+    parts = [p for p in call["tensors"] if not (p.meta["val"].dim() == 1 and p.meta["val"].shape[0] == 0)]
+    views = [call.elements(p) for p in parts if call.repeated(p) is None]
+    if not views:
+        return "joins no computed tensors"
+    made = Assembly(call, views[0])
+    dim, start = call["dim"] % len(call.shape), 0
+    if made.result.has_batch(dim):
+        return "layout: joins samples"
+    constants = sum(call.repeated(p) is not None for p in parts)
+    if constants and any(call.repeated(p) is not None for p in parts[: len(parts) - constants]):
+        pass  # parts do not lie over one another, so their order is free
+    for part in parts:
+        size = int(part.meta["val"].shape[dim])
+        made.add(part, layout.slice_of(made.result, dim, start, start + size, 1))
+        start += size
+    return made.node()
+
+
+@general(aten.constant_pad_nd.default, aten.pad.default)
+def _pad(call: Call) -> OpNode | str:
+    if call.node.target is aten.pad.default and call["mode"] != "constant":
+        return "pads by another mode than constant"
+    view = call.elements(call["self"])
+    made = Assembly(call, view)
+    target, pad, rank = made.result, list(call["pad"]), len(view.dims)
+    for i, (before, after) in enumerate(zip(pad[::2], pad[1::2])):
+        dim = rank - 1 - i
+        if before == after == 0:
+            continue
+        if view.has_batch(dim):
+            return "layout: pads samples"
+        size = view.shape[dim]
+        cut = layout.slice_of(view, dim, max(-before, 0), size - max(-after, 0), 1)
+        place = layout.slice_of(target, dim, max(before, 0), target.shape[dim] - max(after, 0), 1)
+        if cut is None or place is None:
+            return "pads a dimension that no strides describe"
+        view, target = cut, place
+    made.parts.append((view.base, view, target))
+    return made.node(float(call["value"] or 0.0))
+
+
+@general(aten.slice_scatter.default, aten.select_scatter.default)
+def _scatter(call: Call) -> OpNode | str:
+    """The tensor, and over a part of it another one."""
+    whole = call["self"]
+    given = call.elements(whole) if call.repeated(whole) is None else call.elements(call["src"])
+    made = Assembly(call, given)
+    dim = call["dim"] % len(call.shape)
+    if made.result.has_batch(dim):
+        start, end = call["start"], call["end"]
+        if (
+            call.node.target is aten.slice_scatter.default
+            and start in (None, 0)
+            and (end is None or end > 1 << 40)
+            and call["step"] == 1
+        ):
+            made.add(call["src"], made.result)
+            return made.node()
+        return "layout: writes to some samples"
+    made.add(whole, made.result)
+    if call.node.target is aten.select_scatter.default:
+        part = layout.select(made.result, dim, call["index"])
+    else:
+        start, stop, step = slice(call["start"], call["end"], call["step"]).indices(made.result.shape[dim])
+        part = layout.slice_of(made.result, dim, start, stop, step)
+    made.add(call["src"], part)
+    if isinstance(made.parts[0][0], Tensor):
+        return "writes into a constant"  # constants come last
+    return made.node()
+
+
+@general(aten.roll.default)
+def _roll(call: Call) -> OpNode | str:
+    view, dims = call.elements(call["self"]), call["dims"]
+    if len(dims) != len(call["shifts"]) or any(view.has_batch(d % len(view.dims)) for d in dims):
+        return "layout: rolls samples, or all elements as one row"
+    made = Assembly(call, view)
+    pieces = [(view, made.result)]
+    for shift, dim in zip(call["shifts"], dims):
+        dim %= len(view.dims)
+        size = view.shape[dim]
+        shift %= size
+        cut: list[tuple[View, View]] = []
+        for source, target in pieces:
+            for first, last, to in ((0, size - shift, shift), (size - shift, size, 0)):
+                if first == last:
+                    continue
+                a, b = (
+                    layout.slice_of(source, dim, first, last, 1),
+                    layout.slice_of(target, dim, to, to + last - first, 1),
+                )
+                if a is None or b is None:
+                    return "rolls a dimension that no strides describe"
+                cut.append((a, b))
+        pieces = cut
+    made.parts = [(a.base, a, b) for a, b in pieces]
+    return made.node()
+
+
+@general(aten.clone.default)
+def _clone(call: Call) -> OpNode:
+    """What the model returns of its own inputs, as a copy."""
+    view = call.elements(call["self"])
+    made = Assembly(call, view)
+    made.parts.append((view.base, view, made.result))
+    return made.node()
+
+
+# -- constant indices --------------------------------------------------------------------------------------------------
+
+
+def _gathered(call: Call, view: View, index: np.ndarray[Any, Any]) -> OpNode:
+    """index: the elements of the value, in the shape of the result with its samples as 1."""
+    shape = call.shape
+    batched = next((dim for dim in view.dims if any(a.batch for a in dim)), None)
+    at = call.batch_dim(shape)
+    dims = []
+    for d, size in enumerate(shape):
+        own = () if batched is None or d != at else tuple(a for a in batched if a.batch)
+        rest = index.shape[d]
+        dims.append((*own, Atom(rest, 1)) if own and rest != 1 else own or (Atom(size, 1),))
+    result = call.build._dense_like(View("", tuple(dims)))
+    width = index.shape[-1]
+    attrs = call.build._rearrangement(view.base, index.reshape(-1), width)
+    return call.op_node(with_role(Role.GATHER).name, [view.base], result, index.size, width, attrs=attrs)
+
+
+@general(aten.index.Tensor, aten.index_select.default, aten.gather.default)
+def _index(call: Call) -> OpNode | str:
+    view = call.elements(call["self"])
+    if call.node.target is aten.index.Tensor:
+        indices = list(call["indices"])
+    else:
+        dim = call["dim"] % len(view.dims)
+        indices = [None] * dim + [call["index"]]
+    constants = [None if i is None else call.constant(i) for i in indices]
+    if any(i is not None and c is None for i, c in zip(indices, constants)):
+        return "takes elements by an index that is computed"
+    if any(c is not None and view.has_batch(d) for d, c in enumerate(constants)):
+        return "layout: takes some samples"
+    if sum(a.batch for dim in view.dims for a in dim) and not all(
+        all(a.batch or a.size == 1 for a in dim) for dim in view.dims if any(a.batch for a in dim)
+    ):
+        return "layout: its samples are joined with another dimension"
+    places = layout.offsets(view)
+    if call.node.target is aten.gather.default:
+        return "gathers element by element"
+    picked = tuple(slice(None) if c is None else c.cpu().numpy() for c in constants)
+    return _gathered(call, view, places[picked])
+
+
+@general(aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, aten.upsample_nearest1d.default,
+         aten.upsample_nearest2d.default)  # fmt: skip
+def _nearest(call: Call) -> OpNode | str:
+    """By an index for each dimension: floor(i * size / new size)."""
+    view = call.elements(call["self"] if "vec" not in str(call.node.target) else call["input"])
+    places, shape = layout.offsets(view), call.shape
+    with torch.no_grad():
+        for dim in range(2, len(shape)):
+            size = view.shape[dim]
+            line = torch.arange(size, dtype=torch.float32).reshape(1, 1, -1)
+            found = call.node.target  # torch itself says which: it may round the factor that it was given
+            args = _line_arguments(call, dim, shape[dim])
+            index = aten.upsample_nearest1d.default(line, [shape[dim]], *args).long().reshape(-1).numpy()
+            del found
+            places = np.take(places, index, axis=dim)
+    return _gathered(call, view, places)
+
+
+def _line_arguments(call: Call, dim: int, size: int) -> list[Any]:
+    factors = call["scale_factors"] if "vec" in str(call.node.target) else None
+    return [] if not factors else [factors[dim - 2]]

@@ -1,0 +1,68 @@
+"""Rules for sums, means, extremes and products over any dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import torch
+
+from rtaccel.convert.frontend.layout import Atom, View
+from rtaccel.convert.frontend.nodes import OpNode
+from rtaccel.convert.patterns.rules import Call, Refused, general
+
+aten = torch.ops.aten
+
+
+def reduced(call: Call, kind: str, value: Any, dims: Sequence[int] | None, keepdim: bool) -> OpNode:
+    view = call.elements(value)
+    rank = len(view.dims)
+    over = sorted({d % rank for d in dims}) if dims else list(range(rank))
+    if any(view.has_batch(d) for d in over):
+        raise Refused("layout: joins samples")
+    kept = [a for d, dim in enumerate(view.dims) if d not in over for a in dim if not a.batch and a.size != 1]
+    others = [a for d in over for a in view.dims[d] if a.size != 1]
+    if any(dim and any(a.batch for a in dim) and any(a.batch for a in dim[1:]) for dim in view.dims):
+        raise Refused("layout: its samples are joined with another dimension")
+    kept.sort(key=lambda a: -abs(a.stride))
+    others.sort(key=lambda a: -abs(a.stride))
+    strides, stride = {}, 1
+    for atom in reversed(kept):
+        strides[id(atom)] = stride
+        stride *= atom.size
+    result: list[tuple[Atom, ...]] = []
+    for d, dim in enumerate(view.dims):
+        if d in over:
+            if keepdim:
+                result.append((Atom(1, 1),))
+            continue
+        result.append(tuple(a if a.batch or a.size == 1 else Atom(a.size, strides[id(a)]) for a in dim))
+    elements = prod(a.size for a in kept)
+    attrs = {
+        "kind": kind, "dims": tuple(a.size for a in (*kept, *others)), "kept": len(kept),
+        "place": (view.offset, *(a.stride for a in (*kept, *others))),
+    }  # fmt: skip
+    width = 1 if call.build.windowed and over == [rank - 1] else 0 if elements > 1 else 1
+    return call.op_node("reduce", [view.base], View("", tuple(result)), elements, width, attrs=attrs)
+
+
+def _over(kind: str, dims: str | None = "dim", keepdim: str | None = "keepdim") -> Callable[[Call], OpNode | str]:
+    def apply(call: Call) -> OpNode | str:
+        given = None if dims is None else call[dims]
+        given = [given] if isinstance(given, int) else given
+        return reduced(call, kind, call["self"], given, keepdim is not None and bool(call[keepdim]))
+
+    return apply
+
+
+general(aten.sum.dim_IntList)(_over("sum"))
+general(aten.mean.dim)(_over("mean"))
+general(aten.amax.default)(_over("amax"))
+general(aten.amin.default)(_over("amin"))
+general(aten.prod.dim_int)(_over("prod"))
+general(aten.sum.default)(_over("sum", None, None))
+general(aten.mean.default)(_over("mean", None, None))
+general(aten.max.default)(_over("amax", None, None))
+general(aten.min.default)(_over("amin", None, None))
+general(aten.prod.default)(_over("prod", None, None))
