@@ -30,3 +30,8 @@ def read(path: Path) -> Record:
 def write(path: Path, record: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1, sort_keys=False) + "\n")
+
+
+def newest_latency(folder: Path = RESULTS) -> Path | None:
+    """The latest file of latencies by the date in its name; None where there is none."""
+    return max(folder.glob("zoo-*-????-??-??.json"), key=lambda path: path.stem[-10:], default=None)

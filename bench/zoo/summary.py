@@ -25,6 +25,7 @@ class Missing:
     calls: int = 0
     reasons: list[str] = field(default_factory=list)
     arguments: list[str] = field(default_factory=list)
+    """Two calls of each network, before further ones."""
 
 
 def surveys(record: Mapping[str, Any]) -> list[Survey]:
@@ -44,8 +45,31 @@ def missing(found: Iterable[Survey]) -> list[Missing]:
                 row.tight.append(one.name)
             row.calls += fallback.count
             row.reasons += [r for r in fallback.reasons if r not in row.reasons]
-            row.arguments += [a for a in fallback.arguments if a not in row.arguments]
+            row.arguments += [a for a in fallback.arguments[:2] if a not in row.arguments]
     return sorted(by_name.values(), key=lambda row: (-len(row.networks), -len(row.alone), row.operator))
+
+
+def order(found: Iterable[Survey]) -> list[tuple[str, int]]:
+    """In which order operators would make networks native soonest, and how many are native with all up to there.
+
+    Each time the operator is taken that has the largest sum, over networks still waiting for it, of 1 over what they wait for.
+    """
+    waiting = {one.name: {f.operator for f in one.fallbacks} for one in found if one.status == "partial"}
+    steps: list[tuple[str, int]] = []
+    done = 0
+    while waiting:
+        worth: dict[str, float] = {}
+        for left in waiting.values():
+            for operator in left:
+                worth[operator] = worth.get(operator, 0.0) + 1 / len(left)
+        best = max(sorted(worth), key=lambda name: worth[name])
+        for name in list(waiting):
+            waiting[name].discard(best)
+            if not waiting[name]:
+                del waiting[name]
+                done += 1
+        steps.append((best, done))
+    return steps
 
 
 def failures(found: Iterable[Survey]) -> list[tuple[str, list[Survey]]]:
@@ -89,14 +113,15 @@ def survey_text(found: Sequence[Survey]) -> str:
 
 def missing_text(found: Sequence[Survey]) -> str:
     """The operators that fall back, and the failures of capture, as plain text."""
-    lines = []
+    lines = ["Order that makes networks native soonest (operator: partial networks that are native by then):"]
+    lines += [f"    {operator}: {done}" for operator, done in order(found)] + [""]
     for row in missing(found):
         lines.append(
             f"{row.operator}: {len(row.networks)} networks, alone in {len(row.alone)}, with at most two others in "
             f"{len(row.tight)}, {row.calls} calls"
         )
         lines += [f"    reason: {reason}" for reason in row.reasons[:4]]
-        lines += [f"    {arguments}" for arguments in row.arguments[:8]]
+        lines += [f"    {arguments}" for arguments in row.arguments[:12]]
         lines += [f"    in: {', '.join(row.networks)}", ""]
     for reason, group in failures(found):
         lines.append(f"{reason}: {len(group)} networks")

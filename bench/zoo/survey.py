@@ -39,6 +39,7 @@ class Survey:
 
     error_other: the same with a batch of OTHER_BATCH; None where the compiled model takes no other batch, `other` says why.
     eager_error: of the network itself in float32. reference: dtype of the network that `error` is beside.
+    touched: what compiling did to the network itself, which is a defect. wrapped: what a wrapper around the network does.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Survey:
     eager_error: float | None = None
     reference: str = "float64"
     touched: str = ""
+    wrapped: str = ""
 
     def as_json(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if value not in (None, "", [])}
@@ -73,6 +75,7 @@ def survey(entry: Entry) -> Survey:
     """Builds, compiles and compares one network; whatever goes wrong becomes its status and reason."""
     known: dict[str, Any] = {
         "name": entry.name, "domain": entry.domain, "package": entry.package, "version": version(entry.package),
+        "wrapped": entry.wrapped,
     }  # fmt: skip
     try:
         model, inputs = entry.build()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from bench.zoo.entry import Entry, Made, Output
@@ -61,10 +59,9 @@ def hdemucs() -> Made:
 def wav2vec2() -> Made:
     from torchaudio.models import wav2vec2_model
 
-    built = wav2vec2_model(
-        "group_norm", [(64, 10, 5), (64, 3, 2), (64, 3, 2), (64, 2, 2)], False, 64, 0.0, 32, 4, 2, 4, 0.0, 0.0, 128, 0.0,
-        True, 0.0, 29,
-    )  # fmt: skip
+    layers = [(64, 10, 5), (64, 3, 2), (64, 3, 2), (64, 2, 2)]
+    sizes = (64, 0.0, 32, 4, 2, 4, 0.0, 128, 0.0, 0.0)
+    built = wav2vec2_model("group_norm", layers, False, *sizes, False, 0.0, 29)
     return Output(built, 0), (sound(4000, 1),)
 
 
@@ -209,15 +206,6 @@ def filterbank() -> Made:
     return Encoder(FreeFB(n_filters=64, kernel_size=16, stride=8)), (sound(1600),)
 
 
-def asteroid(name: str, model: str, samples: int = 1600, **options: Any) -> Entry:
-    def make() -> Made:
-        import asteroid.models as models
-
-        return getattr(models, model)(**options), (sound(samples),)
-
-    return Entry(name, "asteroid", make, also=("torchaudio",))
-
-
 def whisper_encoder() -> Made:
     from transformers import WhisperConfig
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
@@ -268,9 +256,6 @@ ENTRIES = (
     Entry("squeezeformer", "squeezeformer", squeezeformer, LENGTHS),
     Entry("conformer_block", "conformer", conformer_block),
     Entry("asteroid_filterbank", "asteroid-filterbanks", filterbank),
-    asteroid("dprnn_tasnet", "DPRNNTasNet", n_src=2, n_repeats=2, n_filters=32, bn_chan=32, hid_size=32, chunk_size=50),
-    asteroid("sudormrf", "SuDORMRFNet", n_src=2, bn_chan=32, num_blocks=2, upsampling_depth=3, n_filters=64),
-    asteroid("dcunet", "DCUNet", samples=4096, architecture="mini", fix_length_mode="pad"),
     Entry("whisper_encoder", "transformers", whisper_encoder, "picks the output `last_hidden_state`"),
     Entry("mel_mobilenet", "timm", yamnet_like),
 )

@@ -102,18 +102,6 @@ def tianshou_recurrent() -> Made:
     return Output(Recurrent(layer_num=1, state_shape=24, action_shape=4, hidden_layer_size=64), 0), (series(8, 24),)
 
 
-def rl_games_d2rl() -> Made:
-    from rl_games.algos_torch.d2rl import D2RLNet
-
-    return D2RLNet(24, [64, 64, 64], [nn.ELU(), nn.ELU(), nn.ELU()]), (observation(24),)
-
-
-def rl_games_normalized() -> Made:
-    from rl_games.algos_torch.running_mean_std import RunningMeanStd
-
-    return nn.Sequential(RunningMeanStd((24,)), nn.Linear(24, 64), nn.ELU(), nn.Linear(64, 4)), (observation(24),)
-
-
 def cfc(**options: Any) -> Any:
     def make() -> Made:
         from ncps.torch import CfC
@@ -174,8 +162,6 @@ ENTRIES = (
     Entry("torchrl_conv_net", "torchrl", torchrl_conv_net),
     Entry("tianshou_net", "tianshou", tianshou_net, "picks the action values"),
     Entry("tianshou_recurrent", "tianshou", tianshou_recurrent, "picks the action values"),
-    Entry("rl_games_d2rl", "rl-games", rl_games_d2rl),
-    Entry("rl_games_normalized", "rl-games", rl_games_normalized, "linear layers behind the running normalization"),
     Entry("ncps_cfc", "ncps", cfc(), SEQUENCE),
     Entry("ncps_cfc_mixed", "ncps", cfc(mixed_memory=True), SEQUENCE),
     Entry("ncps_cfc_wired", "ncps", cfc_wired, SEQUENCE),
