@@ -100,11 +100,11 @@ def table(model: str, about: str, rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def put_between(path: Path, text: str) -> None:
+def put_between(path: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
     """Replaces what lies between the markers of a Markdown file. Raises ValueError where it has none."""
     page = path.read_text(encoding="utf-8")
-    head, found, rest = page.partition(BEGIN)
-    _, ended, tail = rest.partition(END)
+    head, found, rest = page.partition(begin)
+    _, ended, tail = rest.partition(end)
     if not found or not ended:
-        raise ValueError(f"{path} has no {BEGIN} ... {END}")
-    path.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}", encoding="utf-8")
+        raise ValueError(f"{path} has no {begin} ... {end}")
+    path.write_text(f"{head}{begin}\n\n{text}\n\n{end}{tail}", encoding="utf-8")

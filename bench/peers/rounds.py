@@ -88,10 +88,11 @@ class Process:
 
 
 def start(
-    what: str, peer: Peer, model: str, folder: Path, key: str, python: str, core: int | None, log: Any
-) -> Process:
-    """python: the interpreter to run it with, where a peer lives in an environment of its own."""
-    command = [python, "-m", "bench.peers.worker", what, peer.name, model, str(folder.resolve()), key]
+    what: str, peer: Peer, model: str, folder: Path, key: str, python: str, core: int | None, log: Any,
+    worker: str = "bench.peers.worker",
+) -> Process:  # fmt: skip
+    """python: the interpreter to run it with, where a peer lives in an environment of its own. worker: the module to run."""
+    command = [python, "-m", worker, what, peer.name, model, str(folder.resolve()), key]
     if core is not None:
         command.append(str(core))
     environment = {
@@ -121,6 +122,14 @@ def measure(
         process = start("time", peer, model, folder, key, pythons.get(peer.kit, sys.executable), timing.core, log)
         process.said = process.hear()  # one after the other: loading is work too
         processes.append(process)
+    take_turns(processes, timing)
+    for process in processes:
+        process.close()
+    return processes
+
+
+def take_turns(processes: Sequence[Process], timing: Timing) -> None:
+    """Interleaved rounds of those that have loaded, in another order each time; one that ends on the way drops out."""
     ready = [p for p in processes if "left_out" not in p.said]
     order = random.Random(0)
     with _alone(timing.lock):
@@ -131,9 +140,6 @@ def measure(
                 calls = timing.cold_calls if cold else timing.calls(process.said["estimate_ns"])
                 if not process.turn(calls, cold):
                     ready.remove(process)
-    for process in processes:
-        process.close()
-    return processes
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any, TextIO
@@ -98,10 +98,6 @@ def sample_cold(call: Callable[[], object], calls: int) -> list[int]:
 
 
 def serve(peer: Peer, job: Job, commands: TextIO, replies: TextIO) -> None:
-    def reply(message: dict[str, Any]) -> None:
-        replies.write(json.dumps(message) + "\n")
-        replies.flush()
-
     try:
         if absent := missing(peer):
             raise LeftOut(f"not installed: {', '.join(absent)}")
@@ -109,26 +105,37 @@ def serve(peer: Peer, job: Job, commands: TextIO, replies: TextIO) -> None:
         error = error_of(runner, job.data())
         estimate = min(sample(runner.call, 20, 3))
     except LeftOut as reason:
-        reply({"left_out": str(reason)})
+        reply(replies, {"left_out": str(reason)})
         return
     except Exception as failure:  # what another project's runtime raises is a result here, and is reported
-        reply({"left_out": f"failed: {summary(failure)}"})
+        reply(replies, {"left_out": f"failed: {summary(failure)}"})
         return
-    reply({"error": error, "estimate_ns": estimate, "note": runner.note, "versions": versions(peer)})
+    reply(replies, {"error": error, "estimate_ns": estimate, "note": runner.note, "versions": versions(peer)})
+    answer_turns(runner, commands, replies)
+
+
+def reply(replies: TextIO, message: dict[str, Any]) -> None:
+    replies.write(json.dumps(message) + "\n")
+    replies.flush()
+
+
+def answer_turns(runner: Runner, commands: TextIO, replies: TextIO) -> None:
+    """Times a round for each line that asks for one, until there are no more."""
     gc.collect()
     gc.disable()
     for line in commands:
         asked = json.loads(line)
         calls, warm = asked["calls"], asked["warm"]
         if asked["cold"]:
-            reply({"ns": sample_cold(runner.call, calls)})
+            reply(replies, {"ns": sample_cold(runner.call, calls)})
             continue
         taken = sample(runner.call, calls, warm)
-        reply({"ns": taken, "forms": {name: sample(call, calls, warm) for name, call in runner.forms.items()}})
+        forms = {name: sample(call, calls, warm) for name, call in runner.forms.items()}
+        reply(replies, {"ns": taken, "forms": forms})
 
 
-def main() -> None:
-    what, name, model, folder, key, *core = sys.argv[1:]
+def settle(core: Sequence[str]) -> TextIO:
+    """One thread, on this core where one is given; returns where to write answers. What runtimes print goes to standard error."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     warnings.filterwarnings("ignore")
@@ -136,6 +143,12 @@ def main() -> None:
         os.sched_setaffinity(0, {int(core[0])})
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
+    return replies
+
+
+def main() -> None:
+    what, name, model, folder, key, *core = sys.argv[1:]
+    replies = settle(core)
     peer, job = peers()[name], Job(model, Path(folder))
     if what == "convert":
         replies.write(json.dumps(converted(peer, job, key)) + "\n")

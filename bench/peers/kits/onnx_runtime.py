@@ -143,27 +143,36 @@ def _without_gemm(model: Any) -> Any:
 
 
 def load(job: Job, variant: str) -> Runner:
+    states = len(job.data().states) if uses_cells(job.model, variant) else 0
+    return session_runner(job.file(f"ort_{variant}.onnx"), states)
+
+
+def session_runner(path: Path, decomposed_states: int = 0) -> Runner:
+    """A session of one thread, called by IOBinding on buffers of its own. Shapes in the file must be fixed."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        str(job.file(f"ort_{variant}.onnx")), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     binding = session.io_binding()
-    buffers = [np.zeros(i.shape, np.float32) for i in session.get_inputs()]
+    buffers = [_buffer(i) for i in session.get_inputs()]
     for entry, buffer in zip(session.get_inputs(), buffers):
-        binding.bind_input(entry.name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
-    results = [np.zeros(o.shape, np.float32) for o in session.get_outputs()]
+        binding.bind_input(entry.name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
+    results = [_buffer(o) for o in session.get_outputs()]
     for entry, buffer in zip(session.get_outputs(), results):
-        binding.bind_output(entry.name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
-    states = len(job.data().states) if uses_cells(job.model, variant) else 0
+        binding.bind_output(entry.name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
 
     def run(session: Any = session, binding: Any = binding) -> None:
         session.run_with_iobinding(binding)
 
     inner = session._sess.run_with_iobinding  # the same without the Python wrapper around it
     given = binding._iobinding
-    step = array_runner(buffers, run, lambda: tuple(results), states).step
+    step = array_runner(buffers, run, lambda: tuple(results), decomposed_states).step
     return Runner(step, lambda: inner(given, None), "IOBinding")
+
+
+def _buffer(entry: Any) -> np.ndarray:
+    """Memory for an input or output, by the type that the session names: tensor(float), tensor(int64), ..."""
+    named = entry.type.removeprefix("tensor(").removesuffix(")")
+    return np.zeros(entry.shape, {"float": "float32", "double": "float64"}.get(named, named))

@@ -7,6 +7,7 @@ faster of the two is taken, which differs by network. `int8` quantizes weights a
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,23 +86,27 @@ def load(job: Job, variant: str) -> Runner:
 
 
 def _loaded(job: Job, variant: str, hint: str) -> Runner:
+    data = job.data()
+    states = len(data.states) if uses_cells(job.model, variant) else 0
+    runner = request_runner(job.file(f"ov_{variant}.xml"), hint, states)
+    runner.step(data.x[0], *(column[-1] for column in data.calibration[1:]))  # numbers to compute on, not zeros
+    return runner
+
+
+def request_runner(path: Path, hint: str, decomposed_states: int = 0) -> Runner:
+    """A request of one thread on tensors that are shared with numpy. Shapes in the file must be fixed."""
     import openvino as ov
 
     settings: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": hint,
     }  # fmt: skip
-    compiled = ov.Core().compile_model(str(job.file(f"ov_{variant}.xml")), "CPU", settings)
+    compiled = ov.Core().compile_model(str(path), "CPU", settings)
     request = compiled.create_infer_request()
-    buffers = [np.zeros(tuple(port.shape), np.float32) for port in compiled.inputs]
-    results = [np.zeros(tuple(port.shape), np.float32) for port in compiled.outputs]
+    buffers = [np.zeros(tuple(port.shape), port.element_type.to_dtype()) for port in compiled.inputs]
+    results = [np.zeros(tuple(port.shape), port.element_type.to_dtype()) for port in compiled.outputs]
     for port, buffer in zip((*compiled.inputs, *compiled.outputs), (*buffers, *results)):
         request.set_tensor(port, ov.Tensor(buffer, shared_memory=True))
-    run = _bare(request)
-    data = job.data()
-    states = len(data.states) if uses_cells(job.model, variant) else 0
-    runner = array_runner(buffers, run, lambda: tuple(results), states, f"shared tensors, {hint}")
-    runner.step(data.x[0], *(column[-1] for column in data.calibration[1:]))  # numbers to compute on, not zeros
-    return runner
+    return array_runner(buffers, _bare(request), lambda: tuple(results), decomposed_states, f"shared tensors, {hint}")
 
 
 def _bare(request: Any) -> Any:
