@@ -1,1 +1,1 @@
-"""Any tree of elementwise functions, in one pass: over rows that lie alike, or over strided and broadcast values."""
+"""Any tree of elementwise functions over rows that lie alike, in one pass."""

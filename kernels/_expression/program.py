@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rtaccel.core.errors import FormatError
 from rtaccel.kernels._common import activations
-from rtaccel.kernels.expression.functions import FUNCTIONS, call, operands_of
+from rtaccel.kernels._expression.functions import FUNCTIONS, call, operands_of
 
 Operand = "tuple[str, int] | float"
 """("x", 0), ("c", 0) or ("t", 0), or a number."""
@@ -46,7 +46,7 @@ def parse(program: Sequence[str], inputs: int, constants: int) -> list[Instructi
         name, *words = line.split()
         count = operands_of(name)
         if count is None:
-            raise FormatError("expression", f"the function {name!r}", "one that there is", "See kernels/expression.")
+            raise FormatError("expression", f"the function {name!r}", "one that there is", "See kernels/_expression/functions.py.")
         limits["t"] = len(found)
         operands = tuple(_operand(word, limits, line) for word in words[:count])
         rest = words[count:]

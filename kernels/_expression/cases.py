@@ -12,7 +12,7 @@ from torch import Tensor
 from rtaccel.core.registry import Case
 from rtaccel.core.stage import Stage, Value
 from rtaccel.kernels._common import activations
-from rtaccel.kernels.expression.functions import FUNCTIONS
+from rtaccel.kernels._expression.functions import FUNCTIONS
 
 SPECIAL = (
     0.0,

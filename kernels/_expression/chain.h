@@ -9,7 +9,7 @@
 
 #include "_common/activations/activate.h"
 #include "_core/stage.h"
-#include "expression/functions.h"
+#include "_expression/functions.h"
 
 namespace rta {
 namespace expression {
@@ -72,7 +72,7 @@ struct Steps {
 #define RTA_UNARY(name, ...) RTA_STEPS(f_##name, RTA_UNUSED; return __VA_ARGS__;)
 #define RTA_BINARY(name, ...) \
   RTA_STEPS(f_##name, RTA_UNUSED; const F b = S::load(at_k(at, step->a, k) + j * S::kLanes); return __VA_ARGS__;)
-#include "expression/functions.def"
+#include "_expression/functions.def"
 #undef RTA_UNARY
 #undef RTA_BINARY
 #define RTA_ROW(kind, name, ...)                                                                            \
@@ -108,7 +108,7 @@ struct Steps {
 #define RTA_UNARY(name, ...) \
   if (is(#name)) return made(&f_##name##8, &f_##name##2);
 #define RTA_BINARY(name, ...) RTA_UNARY(name)
-#include "expression/functions.def"
+#include "_expression/functions.def"
 #undef RTA_UNARY
 #undef RTA_BINARY
 #define RTA_ROW(kind, name, ...) \

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rtaccel.core.errors import UnsupportedProblem
-from rtaccel.kernels.expression.functions import FUNCTIONS
-from rtaccel.kernels.expression.program import Instruction
+from rtaccel.kernels._expression.functions import FUNCTIONS
+from rtaccel.kernels._expression.program import Instruction
 
 MAX_STORED = 24
 """Results that can lie aside at a time."""

@@ -1,0 +1,1 @@
+"""Any tree of elementwise functions over strided and broadcast values, in one pass."""
