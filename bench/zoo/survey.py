@@ -91,7 +91,7 @@ def survey(entry: Entry) -> Survey:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            fast = rt.compile(model, inputs)
+            fast: Any = rt.compile(model, inputs)
     except RtaccelError as error:
         return Survey(**known, status="refused", reason=said(error))
     except Exception as error:  # an error of no type of ours is a defect, and is reported as one
