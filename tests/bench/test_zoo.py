@@ -284,6 +284,15 @@ def test_calls_differ_and_their_answers_are_in_float64(tmp_path: Path) -> None:
     assert not np.array_equal(found.calls[1][0], found.calibration[0][0])
 
 
+def test_integers_stay_within_what_the_example_shows() -> None:
+    draw = torch.Generator().manual_seed(0)
+    example = (torch.tensor([[7, 0, 400]]), torch.tensor([50]), torch.randn(1, 4))
+    for _ in range(20):
+        columns, length, numbers = case.varied(example, draw)
+        assert bool((columns <= example[0]).all()) and bool((columns >= 0).all()) and columns.dtype == torch.int64
+        assert length.item() == 50 and not torch.equal(numbers, example[2])
+
+
 def test_a_round_of_eager_and_ours_in_processes_of_their_own() -> None:
     chosen = [BY_NAME["torch_eager"], BY_NAME["rt_float32"], BY_NAME["rt_w8a8"]]
     timing = Timing(rounds=2, round_us=500, most=5)
