@@ -64,7 +64,7 @@ def prepare(entry: Entry, folder: Path) -> None:
     if not all(isinstance(value, Tensor) for value in inputs):
         raise LeftOut("an input is no tensor")
     draw = torch.Generator().manual_seed(11)
-    calls = [tuple(inputs), *(varied(inputs, draw, n) for n in range(1, CALLS + CALIBRATION))]
+    calls = [tuple(inputs), *(varied(inputs, draw) for _ in range(1, CALLS + CALIBRATION))]
     stored: dict[str, Any] = {}
     for number, given in enumerate(calls):
         stored |= {f"in_{number}_{i}": t.numpy() for i, t in enumerate(given)}
@@ -74,12 +74,16 @@ def prepare(entry: Entry, folder: Path) -> None:
     np.savez(folder / "case.npz", **stored)
 
 
-def varied(inputs: Sequence[Tensor], draw: torch.Generator, number: int) -> tuple[Tensor, ...]:
-    """Floats scaled by 0.6 to 1.4 with noise of a tenth, integers turned along their last dimension."""
+def varied(inputs: Sequence[Tensor], draw: torch.Generator) -> tuple[Tensor, ...]:
+    """Floats scaled by 0.6 to 1.4 with noise of a tenth; each integer drawn from 0 to what it is in the example.
+
+    So categories stay within their columns. A single integer, as a length, is kept.
+    """
 
     def one(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
-            return tensor.roll(number, -1)
+            part = torch.rand(tensor.shape, generator=draw)
+            return tensor if tensor.numel() == 1 else (part * (tensor + 1)).to(tensor.dtype).minimum(tensor)
         scale = 0.6 + 0.8 * torch.rand((), generator=draw)
         return tensor * scale + 0.1 * tensor.std(correction=0) * torch.randn(tensor.shape, generator=draw)
 

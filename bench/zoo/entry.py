@@ -112,39 +112,23 @@ def _matches(entry: Entry, pattern: str) -> bool:
 
 
 class Output(nn.Module):
-    """A network of which one output is asked for: an index into a tuple, or the name of a field or key."""
+    """A network of one input of which one output is asked for: an index into a tuple, or the name of a field or key."""
 
-    def __init__(self, model: nn.Module, which: int | str, **fixed: Any) -> None:
+    def __init__(self, model: nn.Module, which: Any, **fixed: Any) -> None:
         """fixed: keyword arguments of every call, such as flags."""
         super().__init__()
         self.model, self.which, self.fixed = model, which, fixed
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        result = self.model(*inputs, **self.fixed)
-        return result[self.which]
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x, **self.fixed)[self.which]
 
 
 class Method(nn.Module):
-    """A network that is called by another method than forward."""
+    """A network of one input that is called by another method than forward."""
 
     def __init__(self, model: nn.Module, method: str, **fixed: Any) -> None:
         super().__init__()
         self.model, self.method, self.fixed = model, method, fixed
 
-    def forward(self, *inputs: Tensor) -> Any:
-        return getattr(self.model, self.method)(*inputs, **self.fixed)
-
-
-class Keyword(nn.Module):
-    """A network whose inputs go in by keyword, or as one dict; one output is picked where `which` is given."""
-
-    def __init__(
-        self, model: nn.Module, names: Sequence[str], which: int | str | None = None, as_dict: bool = False
-    ) -> None:
-        super().__init__()
-        self.model, self.names, self.which, self.as_dict = model, tuple(names), which, as_dict
-
-    def forward(self, *inputs: Tensor) -> Any:
-        named = dict(zip(self.names, inputs))
-        result = self.model(named) if self.as_dict else self.model(**named)
-        return result if self.which is None else result[self.which]
+    def forward(self, x: Tensor) -> Any:
+        return getattr(self.model, self.method)(x, **self.fixed)

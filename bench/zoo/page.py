@@ -132,6 +132,7 @@ def _network(one: Survey, rows: Sequence[Row], timed: bool) -> str:
             mark = "**" if row is not None and (row is best or peer == OURS) else ""
             cells.append("-" if row is None else f"{mark}{us(row.best_us)}{mark}")
     notes = [one.wrapped] if one.wrapped else []
+    notes += [] if one.reference == "float64" or one.error is None else [f"error beside {one.reference}"]
     notes += [one.other] if one.other and one.error_other is None else []
     return "| " + " | ".join([*cells, _cell("; ".join(notes))]) + " |"
 

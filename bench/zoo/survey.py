@@ -81,6 +81,7 @@ def survey(entry: Entry) -> Survey:
         model, inputs = entry.build()
         with torch.no_grad():
             before = leaves(model(*inputs))
+            steady = same(before, leaves(model(*inputs)))
     except NotInstalled as reason:
         return Survey(**known, status="left out", reason=str(reason))
     except Exception as error:  # what a package raises with these versions is a result here
@@ -91,13 +92,13 @@ def survey(entry: Entry) -> Survey:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            fast = rt.compile(model, inputs)
+            fast: Any = rt.compile(model, inputs)
     except RtaccelError as error:
         return Survey(**known, status="refused", reason=said(error))
     except Exception as error:  # an error of no type of ours is a defect, and is reported as one
         return Survey(**known, status="failed", reason=said(error))
     known["compile_seconds"] = round(time.perf_counter() - start, 2)
-    known["touched"] = touched(model, inputs, before)
+    known["touched"] = touched(model, inputs, before if steady else None)
     if not hasattr(fast, "explain_lines"):
         return Survey(**known, status="not captured", reason=fast.reason)
     own, count = fast.native
@@ -110,14 +111,23 @@ def survey(entry: Entry) -> Survey:
 
 
 @torch.no_grad()
-def touched(model: nn.Module, inputs: Sequence[Any], before: Sequence[Tensor]) -> str:
-    """What compiling did to the network itself; empty where its results are the same as before."""
+def touched(model: nn.Module, inputs: Sequence[Any], before: Sequence[Tensor] | None) -> str:
+    """What compiling did to the network itself; empty where its results are the same as before.
+
+    before: None for a network that draws random numbers in eval mode, of which only a call that raises is told.
+    """
     try:
         after = leaves(model(*inputs))
     except Exception as error:  # a network that ran before
         return f"the network no longer runs: {said(error)}"
-    same = len(after) == len(before) and all(torch.equal(a, b) or bool(a.isnan().any()) for a, b in zip(after, before))
-    return "" if same else "the network's own results are others than before"
+    return "" if before is None or same(before, after) else "the network's own results are others than before"
+
+
+def same(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    """Bit for bit, NaN counted as equal to NaN."""
+    if len(first) != len(second):
+        return False
+    return all(a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all()) for a, b in zip(first, second))
 
 
 def fallbacks(fast: Any) -> list[Fallback]:

@@ -19,7 +19,7 @@ from bench.zoo import __main__ as command_line
 from bench.zoo import alone, case, figures, page, results, run, summary
 from bench.zoo.entry import DOMAINS, Entry, Method, Output, entries, select
 from bench.zoo.loaders import BY_NAME, LOADERS, PEERS
-from bench.zoo.survey import STATUSES, Fallback, Survey, survey
+from bench.zoo.survey import STATUSES, Fallback, Survey, leaves, same, survey, touched
 
 KNOWN = entries()
 
@@ -129,6 +129,18 @@ def test_survey_names_what_falls_back() -> None:
     (fallback,) = found.fallbacks
     assert fallback.operator == "aten.special_bessel_j0.default" and fallback.count == 1 and fallback.reasons
     assert fallback.arguments == ["(float32[B, 8]) -> float32[B, 8]"]
+
+
+def test_a_network_that_compiling_changed_is_told() -> None:
+    layer, x = nn.Linear(4, 4), torch.randn(1, 4)
+    before = leaves(layer(x))
+    assert touched(layer, (x,), before) == ""
+    with torch.no_grad():
+        layer.weight.add_(1)
+    assert "others than before" in touched(layer, (x,), before) and touched(layer, (x,), None) == ""
+    assert "no longer runs" in touched(Unruly(), (x,), before)
+    assert same([torch.tensor([1.0, float("nan")])], [torch.tensor([1.0, float("nan")])])
+    assert not same([x], [x + 1]) and not same([x], [])
 
 
 def test_what_goes_wrong_is_a_status_with_a_reason() -> None:
@@ -270,6 +282,15 @@ def test_calls_differ_and_their_answers_are_in_float64(tmp_path: Path) -> None:
     assert len(found.calls[0]) == 2 and found.want[0][0].dtype == np.float64
     assert not np.array_equal(found.calls[0][0], found.calls[1][0])
     assert not np.array_equal(found.calls[1][0], found.calibration[0][0])
+
+
+def test_integers_stay_within_what_the_example_shows() -> None:
+    draw = torch.Generator().manual_seed(0)
+    example = (torch.tensor([[7, 0, 400]]), torch.tensor([50]), torch.randn(1, 4))
+    for _ in range(20):
+        columns, length, numbers = case.varied(example, draw)
+        assert bool((columns <= example[0]).all()) and bool((columns >= 0).all()) and columns.dtype == torch.int64
+        assert length.item() == 50 and not torch.equal(numbers, example[2])
 
 
 def test_a_round_of_eager_and_ours_in_processes_of_their_own() -> None:

@@ -57,7 +57,7 @@ def tabnet_entmax() -> Made:
 
 
 def deepctr(name: str, model: str, deep: bool = True, **options: Any) -> Entry:
-    """Click-through models: three columns of categories and two of numbers, as float32 in one row."""
+    """Click-through models: three columns of categories and two of numbers."""
 
     def make() -> Made:
         import deepctr_torch.models as models
@@ -66,9 +66,22 @@ def deepctr(name: str, model: str, deep: bool = True, **options: Any) -> Entry:
         columns = [SparseFeat(f"c{i}", n, embedding_dim=8) for i, n in enumerate(CATEGORIES)]
         columns += [DenseFeat("d0", 1), DenseFeat("d1", 1)]
         built = getattr(models, model)(columns, columns, device="cpu", **options)
-        return built, (torch.cat((_categories().float(), observation(2)), 1),)
+        return Columns(built), (_categories(), observation(2))
 
-    return Entry(name, "deepctr-torch", make)
+    return Entry(
+        name, "deepctr-torch", make, "joins int64 categories and numbers to the float32 row that forward takes"
+    )
+
+
+class Columns(torch.nn.Module):
+    """deepctr-torch reads categories out of one float32 row."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, categories: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        return self.model(torch.cat((categories.to(numbers.dtype), numbers), 1))
 
 
 def tft() -> Made:

@@ -9,7 +9,7 @@ import torch
 from bench.zoo.entry import Entry, Made, Output
 from bench.zoo.inputs import image, series, tokens
 
-SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+SMALL: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
 
 
 def hugging_face(
@@ -20,10 +20,8 @@ def hugging_face(
     def make() -> Made:
         import transformers as hf
 
-        built = getattr(hf, model)(getattr(hf, config)(vocab_size=500, **options))
-        return Output(built, which, use_cache=False) if "Llama" in model or "GPT" in model or "Qwen" in model or (
-            "Gemma" in model or "Mistral" in model
-        ) else Output(built, which), (tokens(length, 500),)
+        built = getattr(hf, model)(getattr(hf, config)(vocab_size=500, use_cache=False, **options))
+        return Output(built, which), (tokens(length, 500),)
 
     return Entry(name, "transformers", make, f"picks the output `{which}`")
 
@@ -134,7 +132,7 @@ def torch_decoder() -> Made:
     return torch.nn.TransformerDecoder(layer, 2), (series(16, 64), series(32, 64))
 
 
-LLAMA = {**SMALL, "num_key_value_heads": 2}
+LLAMA: dict[str, Any] = {**SMALL, "num_key_value_heads": 2}
 ENTRIES = (
     hugging_face("bert", "BertModel", "BertConfig", **SMALL),
     hugging_face("distilbert", "DistilBertModel", "DistilBertConfig", dim=64, n_layers=2, n_heads=4, hidden_dim=128),
