@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from rtaccel.convert.frontend.batches import signature_of
 from rtaccel.convert.frontend.functionalize import functionalize
 from rtaccel.convert.frontend.guards import batch_range
+from rtaccel.convert.frontend.recurrent_shapes import few_steps
 from rtaccel.core.batch import ANY_BATCH, BatchRange, only
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 
@@ -58,7 +59,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], any_batch: bool) -> torch.e
         shapes = pytree.tree_map(
             lambda leaf: {0: torch.export.Dim.AUTO} if isinstance(leaf, Tensor) and leaf.dim() else None, args
         )
-    with torch.no_grad(), _unlogged(), warnings.catch_warnings():
+    with torch.no_grad(), _unlogged(), few_steps(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # torch's own, about its own tree specs
         warnings.filterwarnings("ignore", message="The tensor attribute")  # and about its own nn.LSTM
         return functionalize(torch.export.export(model, args, dynamic_shapes=shapes, strict=False))
