@@ -100,11 +100,16 @@ def _without_dead(node: fx.Node, new: list[fx.Node], results: list[Any]) -> list
     return [part for part in new if part in needed]
 
 
-def take_back(node: fx.Node, new: list[fx.Node]) -> None:
-    """The graph as it was before `decompose`."""
-    for copy in reversed(new):
-        node.graph.erase_node(copy)
-    node.meta.pop("decomposed", None)
+def take_back(new: list[fx.Node]) -> None:
+    """The graph without the nodes that decompositions inserted, those inside one another too: nobody else reads them."""
+    left = set(new)
+    while left:
+        free = [part for part in left if not part.users]
+        for part in free:
+            part.graph.erase_node(part)
+        left.difference_update(free)
+        if not free:
+            raise AssertionError(f"{sorted(n.name for n in left)} of a decomposition are read by others")
 
 
 def _variance(x: Tensor, dim: Any = None, correction: Any = None, keepdim: bool = False) -> Tensor:

@@ -66,6 +66,7 @@ class Builder:
         self.parts: dict[str, tuple[View, ...]] = {}  # of a call that gives several views
         self.trailing: dict[str, tuple[int, ...]] = {}
         self._packed: dict[tuple[str, int, bytes], str] = {}
+        self._inserted: list[fx.Node] = []  # by decompositions
 
     def build(self) -> OpGraph:
         """One node for each call that a result needs; nothing is fused or left out yet."""
@@ -106,11 +107,11 @@ class Builder:
         if new is None:
             return False
         before = self._snapshot()
+        self._inserted += new
         for part in new:
             self._call(part)
             if self.op_nodes[len(before[0]) :] and self.op_nodes[-1].is_fallback:
                 self._restore(before)
-                take_back(node, new)
                 return False
         results = node.meta["decomposed"]
         readers = list(node.users)
@@ -132,6 +133,8 @@ class Builder:
         buffers = {name: replace(buffer) for name, buffer in self.buffers.items()}
         return (
             list(self.op_nodes),
+            len(self._inserted),
+            dict(self.repeated),
             dict(self.constants),
             dict(self.views),
             buffers,
@@ -141,7 +144,9 @@ class Builder:
 
     def _restore(self, before: tuple[Any, ...]) -> None:
         """As it was: rows that were decided on the way are open again."""
-        self.op_nodes, self.constants, self.views, kept, self.parts, self._packed = before
+        self.op_nodes, inserted, self.repeated, self.constants, self.views, kept, self.parts, self._packed = before
+        take_back(self._inserted[inserted:])
+        del self._inserted[inserted:]
         for name, buffer in kept.items():
             self.buffers[name].width = buffer.width
         for name in self.buffers.keys() - kept.keys():
