@@ -101,7 +101,9 @@ class Builder:
 
     def _decomposed(self, node: fx.Node) -> bool:
         """Whether the call was taken apart into calls that operators compute, all of them."""
-        if isinstance(node.meta.get("val"), Tensor) and node.meta["val"].numel() == 0:
+        made = node.meta.get("val")
+        parts = made if isinstance(made, (tuple, list)) else (made,)
+        if not parts or any(not isinstance(part, Tensor) or part.numel() == 0 for part in parts):
             return False
         new = decompose(node)
         if new is None:
