@@ -46,7 +46,9 @@ def parse(program: Sequence[str], inputs: int, constants: int) -> list[Instructi
         name, *words = line.split()
         count = operands_of(name)
         if count is None:
-            raise FormatError("expression", f"the function {name!r}", "one that there is", "See kernels/_expression/functions.py.")
+            raise FormatError(
+                "expression", f"the function {name!r}", "one that there is", "See kernels/_expression/functions.py."
+            )
         limits["t"] = len(found)
         operands = tuple(_operand(word, limits, line) for word in words[:count])
         rest = words[count:]

@@ -1,4 +1,4 @@
-"""A new activation is one file and its row in table.def: in a copy of the sources that has hardswish too, nothing else changes,
+"""A new activation is one file and its row in table.def: in a copy of the sources that has softshrink too, nothing else changes,
 and torch's calls, plain torch, C++, Triton, Numba and CUDA C++ know it."""
 
 from __future__ import annotations
@@ -18,21 +18,19 @@ LEFT = shutil.ignore_patterns("__pycache__", "*.so", "kernels")
 
 NAME = "toy"
 ROW = """
-RTA_ROW(kToy, toy, S::mul(S::mul(t, S::min(S::set(6.0f), S::max(S::set(0.0f), S::add(t, S::set(3.0f))))),
-                          S::set(1.0f / 6.0f)))
+RTA_ROW(kToy, toy, S::add(S::max(zero, S::sub(t, S::set(0.5f))), S::min(zero, S::add(t, S::set(0.5f)))))
 """
-FILE = '''"""toy: t * min(max(t + 3, 0), 6) / 6, which torch calls hardswish."""
+FILE = '''"""toy: max(t - 1/2, 0) + min(t + 1/2, 0), which torch calls softshrink."""
 
 import torch.nn.functional as F
 
 from rtaccel.kernels._common.activations.row import Aten, Row
 
 ROW = Row(
-    reference=lambda t, parameter: F.hardswish(t),
-    triton="tl.where(t < -3.0, 0.0, tl.where(t > 3.0, t, t * (t + 3.0) * 0.16666667))",
-    numba="FLOAT32(0) if t < FLOAT32(-3) else t if t > FLOAT32(3) else t * (t + FLOAT32(3)) * FLOAT32(1 / 6)",
-    aten=(Aten("hardswish.default"),),
-    slope=1.5,
+    reference=lambda t, parameter: F.softshrink(t),
+    triton="tl.where(t > 0.5, t - 0.5, tl.where(t < -0.5, t + 0.5, t * 0.0))",
+    numba="t - FLOAT32(0.5) if t > FLOAT32(0.5) else t + FLOAT32(0.5) if t < FLOAT32(-0.5) else FLOAT32(0) * t",
+    aten=(Aten("softshrink.default", only={"lambd": 0.5}),),
 )
 '''
 
@@ -95,7 +93,7 @@ import torch
 from torch import nn
 import rtaccel as rt
 torch.manual_seed(0)
-model = nn.Sequential(nn.Linear(16, 24), nn.Hardswish(), nn.Linear(24, 4), nn.Hardswish()).eval()
+model = nn.Sequential(nn.Linear(16, 24), nn.Softshrink(), nn.Linear(24, 4), nn.Softshrink()).eval()
 x = torch.randn(3, 16) * 3
 fast = rt.compile(model, (x,), backend="portable", strict=True)
 torch.testing.assert_close(fast(x), model(x), rtol=1e-5, atol=1e-5)
@@ -145,7 +143,7 @@ int main() {
     float one[S::kLanes];
     S::store(one, rta::activate<S>(rta::parse_activation("toy"), 0.0f, S::load(values + i)));
     for (int j = 0; j < S::kLanes; ++j) {
-      const double t = values[i + j], exact = t * std::fmin(6.0, std::fmax(0.0, t + 3)) / 6;
+      const double t = values[i + j], exact = std::fmax(t - 0.5, 0.0) + std::fmin(t + 0.5, 0.0);
       if (std::fabs(one[j] - exact) > 1e-6 || one[j] != in_place[i + j]) return 1;
     }
   }
@@ -159,8 +157,8 @@ CUDA_PROGRAM = """
 
 int main() {
   constexpr auto kind = static_cast<rta::Activation>(TOY);
-  if (rta::activate<Lane>(kind, 0.0f, 1.0f) != 4.0f * (1.0f / 6.0f)) return 1;
-  return rta::activate<Lane>(kind, 0.0f, -5.0f) == 0.0f ? 0 : 2;
+  if (rta::activate<Lane>(kind, 0.0f, 1.0f) != 0.5f) return 1;
+  return rta::activate<Lane>(kind, 0.0f, -5.0f) == -4.5f ? 0 : 2;
 }
 """
 

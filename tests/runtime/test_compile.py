@@ -102,7 +102,7 @@ def test_residuals_branches_several_inputs_and_nested_outputs() -> None:
         close(got[0]["hidden"], want[0]["hidden"].detach(), tolerance)
         close(got[1], want[1].detach(), tolerance)
     assert "torch" in kernels(fast)  # the mean
-    assert "no operator computes it" in fast.explain()
+    assert "joins samples" in fast.explain()
 
 
 class TwoIn(nn.Module):
@@ -135,14 +135,14 @@ def test_unknown_layers_stay_torch_and_are_right() -> None:
                           nn.ConvTranspose1d(1, 2, 3), nn.Flatten(), nn.Linear(16, 2)).eval()  # fmt: skip
     fast = rt.compile(model, (torch.randn(1, 8),))
     text = fast.explain(measure=False)
-    assert "group_norm" in text and "conv_transpose1d" in text and "stays an ordinary torch call" in text
+    assert "group_norm" not in text and "conv_transpose1d" in text and "stays an ordinary torch call" in text
     for rows in (1, 2, 9):
         x = torch.randn(rows, 8)
         close(fast(x), model(x).detach())
     out = torch.empty(9, 2)
     fast.run(x, out=out)
     close(out, model(x).detach())
-    with pytest.raises(rt.UnsupportedProblem, match="group_norm"):
+    with pytest.raises(rt.UnsupportedProblem, match="conv_transpose1d"):
         fast.seal()
 
 

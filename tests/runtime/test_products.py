@@ -70,17 +70,17 @@ TAKEN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "magnitude and square": lambda x, y: torch.sqrt(x * x + y * y) + x * x,
     "product of squares": lambda x, y: x**2 * y**2,
 }
-LEFT: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor]]] = {
-    "cube": ("pow", lambda x, y: x**3 + y),
-    "inverse": ("pow", lambda x, y: (x.abs() + 1) ** -2 + y),
-    "power": ("pow", lambda x, y: x.abs() ** y),
-    "root": ("sqrt", lambda x, y: torch.sqrt(x.abs()) + y),
-    "root of a sum": ("sqrt", lambda x, y: torch.sqrt(x * x + y.abs())),
-    "root of a product": ("sqrt", lambda x, y: torch.sqrt(x * x * (y * y))),
-    "root of a weighted sum": ("sqrt", lambda x, y: torch.sqrt(torch.add(x * x, y * y, alpha=3))),
-    "root of a shifted square": ("sqrt", lambda x, y: torch.sqrt(x * x + 1) + y),
-    "quotient": ("div", lambda x, y: x / (y.abs() + 1)),
-    "broadcast": ("mul", lambda x, y: x * y[..., :1]),
+GENERAL: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cube": lambda x, y: x**3 + y,
+    "inverse": lambda x, y: (x.abs() + 1) ** -2 + y,
+    "power": lambda x, y: x.abs() ** y,
+    "root": lambda x, y: torch.sqrt(x.abs()) + y,
+    "root of a sum": lambda x, y: torch.sqrt(x * x + y.abs()),
+    "root of a product": lambda x, y: torch.sqrt(x * x * (y * y)),
+    "root of a weighted sum": lambda x, y: torch.sqrt(torch.add(x * x, y * y, alpha=3)),
+    "root of a shifted square": lambda x, y: torch.sqrt(x * x + 1) + y,
+    "quotient": lambda x, y: x / (y.abs() + 1),
+    "broadcast": lambda x, y: x * y[..., :1],
 }
 
 
@@ -177,13 +177,12 @@ def test_real_and_imaginary_parts_side_by_side() -> None:
         close(fast(z), Magnitude()(z))
 
 
-@pytest.mark.parametrize("case", LEFT.values(), ids=LEFT)
-def test_what_has_no_kernel_stays_torchs(case: tuple[str, Callable[[Tensor, Tensor], Tensor]]) -> None:
-    name, f = case
+@pytest.mark.parametrize("f", GENERAL.values(), ids=GENERAL)
+def test_what_has_no_kernel_of_its_own_is_an_expression(f: Callable[[Tensor, Tensor], Tensor]) -> None:
     torch.manual_seed(0)
     model = Between(17, f).eval()
     fast = rt.compile(model, (torch.randn(1, 19),))
-    assert any(line.startswith(name) for line in left(fast))
+    assert not left(fast)
     for rows in (1, 5):
         x = torch.randn(rows, 19)
         torch.testing.assert_close(fast(x), model(x).detach(), rtol=2e-5, atol=2e-5)

@@ -41,6 +41,21 @@ class Mixed(nn.Module):
         return torch.cat([torch.softmax(y, -1), y * self.gain], -1), y
 
 
+class General(nn.Module):
+    """Expressions by rows and by strides, a reduction, parts put together, a product of computed values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(6, 8), nn.GroupNorm(2, 4)
+        self.token = nn.Parameter(torch.randn(1, 1, 8))
+        self.gate, self.slope = nn.Parameter(torch.rand(8) + 0.5), nn.PReLU()
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.slope(1 - self.gate * torch.exp(-self.first(x).abs()))
+        z = torch.cat([self.token.expand(x.shape[0], -1, -1), self.norm(y)], 1)
+        return torch.softmax(z @ z.transpose(1, 2), 1) @ z - z.mean(1, keepdim=True), y
+
+
 class Tokens(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -88,6 +103,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "gru, both ways": (lambda: nn.Sequential(nn.GRU(5, 4, batch_first=True, bidirectional=True)), (6, 5)),
     "causal": (lambda: Causal(4, 6, (1, 2), True), (4, 9)),
     "tokens": (Tokens, (6,)),
+    "general": (General, (4, 6)),
 }
 
 

@@ -122,6 +122,25 @@ def _variance(x: Tensor, dim: Any = None, correction: Any = None, keepdim: bool 
     return total / max(count - (1 if correction is None else correction), 0)
 
 
+def _group_norm(
+    x: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, enabled: bool = True
+) -> Tensor:
+    rows = x.reshape(x.shape[0], groups, -1)
+    off = rows - torch.ops.aten.mean.dim(rows, [-1], True)
+    scaled = off * torch.ops.aten.rsqrt(torch.ops.aten.mean.dim(off * off, [-1], True) + eps)
+    y = scaled.reshape(x.shape)
+    by_channel = [1, -1, *[1] * (x.dim() - 2)]
+    y = y if weight is None else y * weight.reshape(by_channel)
+    return y if bias is None else y + bias.reshape(by_channel)
+
+
+def _cosine(a: Tensor, b: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    def size(x: Tensor) -> Tensor:
+        return torch.ops.aten.sum.dim_IntList(x * x, [dim]).sqrt().clamp_min(eps)
+
+    return torch.ops.aten.sum.dim_IntList(a * b, [dim]) / (size(a) * size(b))
+
+
 def _extreme(reduce: Callable[..., Tensor], index: Callable[..., Tensor]) -> Callable[..., Any]:
     return lambda x, dim, keepdim=False: (reduce(x, [dim], keepdim), index(x, dim, keepdim))
 
@@ -133,6 +152,12 @@ OWN: dict[Any, Callable[..., Any]] = {
         _variance(x, dim, correction, keepdim),
         torch.ops.aten.mean.dim(x, dim if dim else list(range(x.dim())), keepdim),
     ),
+    torch.ops.aten.group_norm.default: _group_norm,
+    torch.ops.aten.cosine_similarity.default: _cosine,
+    torch.ops.aten.var.dim: lambda x, dim, unbiased=True, keepdim=False: _variance(x, dim, int(unbiased), keepdim),
+    torch.ops.aten.std.dim: lambda x, dim, unbiased=True, keepdim=False: _variance(
+        x, dim, int(unbiased), keepdim
+    ).sqrt(),
     torch.ops.aten.var.correction: lambda x, dim=None, *, correction=None, keepdim=False: _variance(
         x, dim, correction, keepdim
     ),

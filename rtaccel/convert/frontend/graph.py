@@ -111,6 +111,8 @@ class Builder:
         before = self._snapshot()
         self._inserted += new
         for part in new:
+            if isinstance(part.meta.get("val"), (int, float, torch.SymInt, torch.SymFloat)):
+                continue  # a size: views have it from their result
             self._call(part)
             if self.op_nodes[len(before[0]) :] and self.op_nodes[-1].is_fallback:
                 self._restore(before)

@@ -55,7 +55,9 @@ class Emitter:
                 taken = self._closure(pending, done)
                 if not taken:
                     lost = {name for d in pending for name in d.reads} - done - {w for d in pending for w in d.writes}
-                    raise AssertionError(f"{', '.join(d.name for d in pending)} read {sorted(lost)}, which nothing gives")
+                    raise AssertionError(
+                        f"{', '.join(d.name for d in pending)} read {sorted(lost)}, which nothing gives"
+                    )
                 steps.append(self._group(taken))
             done |= {name for d in taken for name in d.writes}
             pending = [d for d in pending if d not in taken]

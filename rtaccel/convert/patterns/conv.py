@@ -238,7 +238,7 @@ def _pad(call: Call) -> OpNode | str:
     rank = len(view.dims)
     around = [(0, 0)] * (rank - len(pad) // 2) + list(zip(pad[::2], pad[1::2]))[::-1]
     if any(sum(a) and view.has_batch(d) for d, a in enumerate(around)):
-        return "layout: pads samples"
+        return "pads samples"
     source = np.pad(layout.offsets(view), around, mode=_REPEATS[mode])
     shape = [sum(a) + size for a, size in zip(around, view.shape)]
     result = call.build._dense_like(

@@ -56,7 +56,8 @@ class Expression:
             raise Refused("has a constant that float32 cannot hold")
         if floats.numel() == 1 and tensor.dim() == 0:
             return repr(float(floats))
-        stride, dims = 1, []
+        stride = 1
+        dims: list[tuple[Atom, ...]] = []
         for size in reversed(tensor.shape):
             dims.insert(0, (Atom(size, 0 if size == 1 else stride),))
             stride *= size
@@ -250,7 +251,7 @@ def _masked_fill(call: Call) -> OpNode:
          aten.clamp_max.Tensor, aten.hardtanh.default)  # fmt: skip
 def _clamp(call: Call) -> OpNode:
     """The smaller limit first, as torch has it: the upper one wins."""
-    names = {aten.hardtanh.default: ("min_val", "max_val"), aten.clamp_min.default: ("min", None),
+    names: dict[Any, tuple[str | None, str | None]] = {aten.hardtanh.default: ("min_val", "max_val"), aten.clamp_min.default: ("min", None),
              aten.clamp_min.Tensor: ("min", None), aten.clamp_max.default: (None, "max"),
              aten.clamp_max.Tensor: (None, "max")}  # fmt: skip
     low, high = names.get(call.node.target, ("min", "max"))

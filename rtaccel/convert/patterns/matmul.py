@@ -40,8 +40,6 @@ def product(call: Call, left: View, right: View) -> OpNode:
     found = iteration(batch, [View(v.base, v.dims[:-2], v.offset) for v in (left, right)])
     if found is None:
         raise Refused("layout: its operands' samples are different dimensions")
-    stride = {a.size: a.stride for a in (row, inner, other, column)}
-    del stride
     places = (
         (*found.places[0], _stride(row), _stride(inner)),
         (*found.places[1], _stride(other), _stride(column)),
@@ -57,8 +55,7 @@ def _stride(atom: Atom) -> int:
 
 @general(aten.matmul.default, aten.bmm.default, aten.mm.default)
 def _matmul(call: Call) -> OpNode | str:
-    names = {aten.matmul.default: "other", aten.bmm.default: "mat2", aten.mm.default: "mat2"}
-    left, right = call["self"], call[names[call.node.target]]
+    left, right = call["self"], call["other" if call.node.target is aten.matmul.default else "mat2"]
     if call.repeated(left) is not None or call.repeated(right) is not None:
         return "has a parameter on its left side, or a right one of more than two dimensions"
     a, w = call.elements(left), call.elements(right)

@@ -43,7 +43,10 @@ class Assembly:
 
     def node(self, fill: float = 0.0) -> OpNode:
         call = self.call
-        reads, tensors, computed, constant = [], {}, [], []
+        reads: list[str] = []
+        tensors: dict[str, Tensor] = {}
+        computed: list[Any] = []
+        constant: list[Any] = []
         for source, view, target in self.parts:
             found = iteration(target, [view, target])
             if found is None and isinstance(source, str):
@@ -71,7 +74,8 @@ class Assembly:
 
 def dense_view(shape: Sequence[int]) -> View:
     """Of a constant; dimensions of 1 repeat."""
-    stride, dims = 1, []
+    stride = 1
+    dims: list[tuple[Atom, ...]] = []
     for size in reversed(shape):
         dims.insert(0, (Atom(size, 0 if size == 1 else stride),))
         stride *= size
@@ -87,10 +91,7 @@ def _cat(call: Call) -> OpNode | str:
     made = Assembly(call, views[0])
     dim, start = call["dim"] % len(call.shape), 0
     if made.result.has_batch(dim):
-        return "layout: joins samples"
-    constants = sum(call.repeated(p) is not None for p in parts)
-    if constants and any(call.repeated(p) is not None for p in parts[: len(parts) - constants]):
-        pass  # parts do not lie over one another, so their order is free
+        return "joins samples"
     for part in parts:
         size = int(part.meta["val"].shape[dim])
         made.add(part, layout.slice_of(made.result, dim, start, start + size, 1))
@@ -110,7 +111,7 @@ def _pad(call: Call) -> OpNode | str:
         if before == after == 0:
             continue
         if view.has_batch(dim):
-            return "layout: pads samples"
+            return "pads samples"
         size = view.shape[dim]
         cut = layout.slice_of(view, dim, max(-before, 0), size - max(-after, 0), 1)
         place = layout.slice_of(target, dim, max(before, 0), target.shape[dim] - max(after, 0), 1)
@@ -138,7 +139,7 @@ def _scatter(call: Call) -> OpNode | str:
         ):
             made.add(call["src"], made.result)
             return made.node()
-        return "layout: writes to some samples"
+        return "writes to some samples"
     made.add(whole, made.result)
     if call.node.target is aten.select_scatter.default:
         part = layout.select(made.result, dim, call["index"])
@@ -155,7 +156,7 @@ def _scatter(call: Call) -> OpNode | str:
 def _roll(call: Call) -> OpNode | str:
     view, dims = call.elements(call["self"]), call["dims"]
     if len(dims) != len(call["shifts"]) or any(view.has_batch(d % len(view.dims)) for d in dims):
-        return "layout: rolls samples, or all elements as one row"
+        return "rolls samples, or all elements as one row"
     made = Assembly(call, view)
     pieces = [(view, made.result)]
     for shift, dim in zip(call["shifts"], dims):
@@ -219,7 +220,7 @@ def _index(call: Call) -> OpNode | str:
     if any(i is not None and c is None for i, c in zip(indices, constants)):
         return "takes elements by an index that is computed"
     if any(c is not None and view.has_batch(d) for d, c in enumerate(constants)):
-        return "layout: takes some samples"
+        return "takes some samples"
     if sum(a.batch for dim in view.dims for a in dim) and not all(
         all(a.batch or a.size == 1 for a in dim) for dim in view.dims if any(a.batch for a in dim)
     ):
@@ -241,10 +242,8 @@ def _nearest(call: Call) -> OpNode | str:
         for dim in range(2, len(shape)):
             size = view.shape[dim]
             line = torch.arange(size, dtype=torch.float32).reshape(1, 1, -1)
-            found = call.node.target  # torch itself says which: it may round the factor that it was given
             args = _line_arguments(call, dim, shape[dim])
             index = aten.upsample_nearest1d.default(line, [shape[dim]], *args).long().reshape(-1).numpy()
-            del found
             places = np.take(places, index, axis=dim)
     return _gathered(call, view, places)
 

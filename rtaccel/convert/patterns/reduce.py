@@ -20,7 +20,7 @@ def reduced(call: Call, kind: str, value: Any, dims: Sequence[int] | None, keepd
     rank = len(view.dims)
     over = sorted({d % rank for d in dims}) if dims else list(range(rank))
     if any(view.has_batch(d) for d in over):
-        raise Refused("layout: joins samples")
+        raise Refused("joins samples")
     kept = [a for d, dim in enumerate(view.dims) if d not in over for a in dim if not a.batch and a.size != 1]
     others = [a for d in over for a in view.dims[d] if a.size != 1]
     if any(dim and any(a.batch for a in dim) and any(a.batch for a in dim[1:]) for dim in view.dims):
@@ -66,3 +66,21 @@ general(aten.mean.default)(_over("mean", None, None))
 general(aten.max.default)(_over("amax", None, None))
 general(aten.min.default)(_over("amin", None, None))
 general(aten.prod.default)(_over("prod", None, None))
+
+
+def _truths(kind: str) -> Callable[[Call], OpNode | str]:
+    """Over truth values, which are 1 or 0."""
+
+    def apply(call: Call) -> OpNode | str:
+        if call["self"].meta["val"].dtype != torch.bool:
+            return "works on numbers that are no truth values"
+        whole = call.node.target in (aten.any.default, aten.all.default)
+        dims = None if whole else call["dim"]
+        given = [dims] if isinstance(dims, int) else dims
+        return reduced(call, kind, call["self"], given, not whole and bool(call["keepdim"]))
+
+    return apply
+
+
+general(aten.any.dim, aten.any.dims, aten.any.default)(_truths("amax"))
+general(aten.all.dim, aten.all.dims, aten.all.default)(_truths("amin"))
