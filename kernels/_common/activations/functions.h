@@ -10,9 +10,9 @@
 
 namespace rta {
 
-// exp(x) for x <= 0, and up to 80; 0 below -87.7. x = n ln 2 + r with |r| <= 0.347, where adding 1.5 * 2^23 rounds x / ln 2 to n in
-// the last bits, beside the bias of an exponent; exp(r) by the least relative error of its degree (2e-9), at most 2
-// units in the last place as computed. A NaN stays a NaN.
+// exp(x) for x <= 0, and up to 80; 0 below -87.7. x = n ln 2 + r with |r| <= 0.347, where adding 1.5 * 2^23 rounds x /
+// ln 2 to n in the last bits, beside the bias of an exponent; exp(r) by the least relative error of its degree (2e-9),
+// at most 2 units in the last place as computed. A NaN stays a NaN.
 template <class S>
 RTA_FUNCTION typename S::F exp_negative(typename S::F x) {
   using F = typename S::F;
@@ -77,7 +77,8 @@ RTA_FUNCTION typename S::F hard_sigmoid(typename S::F t) {
   return S::min(S::set(1.0f), S::max(S::set(0.0f), S::fma(t, S::set(0.16666667f), S::set(0.5f))));
 }
 
-// max(t, 0) + log1p(e), e = exp(-|t|): log1p(e) = 2 atanh(s), s = e / (2 + e) <= 1/3, eight terms of the series (3e-10).
+// max(t, 0) + log1p(e), e = exp(-|t|): log1p(e) = 2 atanh(s), s = e / (2 + e) <= 1/3, eight terms of the series
+// (3e-10).
 template <class S>
 RTA_FUNCTION typename S::F softplus(typename S::F t) {
   using F = typename S::F;

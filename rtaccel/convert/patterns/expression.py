@@ -251,9 +251,13 @@ def _masked_fill(call: Call) -> OpNode:
          aten.clamp_max.Tensor, aten.hardtanh.default)  # fmt: skip
 def _clamp(call: Call) -> OpNode:
     """The smaller limit first, as torch has it: the upper one wins."""
-    names: dict[Any, tuple[str | None, str | None]] = {aten.hardtanh.default: ("min_val", "max_val"), aten.clamp_min.default: ("min", None),
-             aten.clamp_min.Tensor: ("min", None), aten.clamp_max.default: (None, "max"),
-             aten.clamp_max.Tensor: (None, "max")}  # fmt: skip
+    names: dict[Any, tuple[str | None, str | None]] = {
+        aten.hardtanh.default: ("min_val", "max_val"),
+        aten.clamp_min.default: ("min", None),
+        aten.clamp_min.Tensor: ("min", None),
+        aten.clamp_max.default: (None, "max"),
+        aten.clamp_max.Tensor: (None, "max"),
+    }
     low, high = names.get(call.node.target, ("min", "max"))
     made = Expression(call)
     value = made.operand(call["self"])
