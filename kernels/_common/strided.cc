@@ -21,18 +21,14 @@ Strided read_strided(const StageSpec& spec, const char* suffix, const GraphIO* p
   for (int64_t d = 0; d < given; ++d) made.elements *= sizes[d];
   bool tables = false;
   for (int i = 0; i < count; ++i) {
-    const int64_t pitch = ports[i].exists() ? ports[i].pitch : 0, width = ports[i].exists() ? ports[i].width : 1;
+    const int64_t pitch = ports[i].exists() ? ports[i].pitch : 0;
     const int32_t* own = strides + 2 * (given + 1) * i;
     made.offset[i] = own[0] * pitch + own[1] * 4;
     for (int64_t d = 0; d < given; ++d) made.stride[i][d] = own[2 * d + 2] * pitch + own[2 * d + 3] * 4;
     char stem[16];
     std::snprintf(stem, sizeof stem, "table%d", i);
     if (!spec.attrs.has(named(stem))) continue;
-    const int32_t* from = spec.attrs.ints(name, made.elements);
-    int64_t* to = static_cast<int64_t*>(spec.arena->take(static_cast<size_t>(made.elements) * sizeof(int64_t)));
-    for (int64_t e = 0; e < made.elements; ++e)
-      to[e] = ports[i].exists() ? from[e] / width * pitch + from[e] % width * 4 : from[e] * 4;
-    made.table[i] = to;
+    made.table[i] = read_table(spec, name, made.elements, ports[i], 4);
     made.offset[i] = 0;
     tables = true;
   }
@@ -51,6 +47,23 @@ Strided read_strided(const StageSpec& spec, const char* suffix, const GraphIO* p
   made.front = border;
   made.dims = kept;
   return made;
+}
+
+const int64_t* read_table(const StageSpec& spec, const char* name, int64_t count, const GraphIO& port,
+                          int64_t element) {
+  const int32_t* from = spec.attrs.ints(name, count);
+  int64_t* to = static_cast<int64_t*>(spec.arena->take(static_cast<size_t>(count) * sizeof(int64_t)));
+  for (int64_t e = 0; e < count; ++e)
+    to[e] = port.exists() ? from[e] / port.width * port.pitch + from[e] % port.width * element : from[e] * element;
+  return to;
+}
+
+float* read_constant(const StageSpec& spec, const char* name) {
+  const int64_t count = spec.attrs.count(name);
+  const float* from = spec.attrs.floats(name, count);
+  float* to = static_cast<float*>(spec.arena->take(static_cast<size_t>(count) * sizeof(float)));
+  for (int64_t k = 0; k < count; ++k) to[k] = from[k];
+  return to;
 }
 
 }  // namespace rta

@@ -1,5 +1,5 @@
-// Operands that are walked by strides: an iteration of up to eight dimensions, and for each operand bytes from step to
-// step. What Python resolved (kernels/_common/strides.py) in rows and columns becomes bytes here, and dimensions are
+// Operands that are walked by strides: an iteration of up to sixteen dimensions, and for each operand bytes from step
+// to step. What Python resolved (kernels/_common/strides.py) in rows and columns becomes bytes here, and dimensions are
 // joined where every operand walks through them in one stride.
 #pragma once
 
@@ -7,7 +7,7 @@
 
 namespace rta {
 
-constexpr int kMaxDims = 8;
+constexpr int kMaxDims = 16;
 
 // One iteration over `count` operands. table: bytes by element in order, for an operand without strides; nullptr for
 // others.
@@ -26,5 +26,28 @@ struct Strided {
 // dense constant of float32. front: so many dimensions come first and are joined only with one another, as those that a
 // reduction keeps; `Strided::front` has their number afterwards. 0 for no such border.
 Strided read_strided(const StageSpec& spec, const char* suffix, const GraphIO* ports, int count, int front);
+
+// The attribute `name`, elements of a dense value, as bytes from where the value lies. element: bytes of one.
+const int64_t* read_table(const StageSpec& spec, const char* name, int64_t count, const GraphIO& port, int64_t element);
+
+// A copy of the float32 tensor `name` among the weights of the plan.
+float* read_constant(const StageSpec& spec, const char* name);
+
+// body(x, y) for every index of the dimensions first .. end - 1, with both pointers moved to it.
+template <class Body>
+static inline void for_each_index(const Strided& walk, int first, int end, const char* x, char* y, Body body) {
+  int64_t index[kMaxDims] = {};
+  while (true) {
+    body(x, y);
+    int d = end - 1;
+    for (; d >= first; --d) {
+      x += walk.stride[0][d], y += walk.stride[1][d];
+      if (++index[d] < walk.size[d]) break;
+      x -= walk.size[d] * walk.stride[0][d], y -= walk.size[d] * walk.stride[1][d];
+      index[d] = 0;
+    }
+    if (d < first) return;
+  }
+}
 
 }  // namespace rta

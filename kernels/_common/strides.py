@@ -8,9 +8,11 @@ read by a table of its elements.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from math import gcd, prod
+from operator import mul
 
 import numpy as np
 
@@ -81,6 +83,30 @@ def elements(dims: Sequence[int], place: tuple[int, ...]) -> np.ndarray:
     for size, stride in zip(dims, place[1:]):
         found = (found[:, None] + np.arange(size, dtype=np.int64) * stride).reshape(-1)
     return found
+
+
+def common_sizes(lists: Iterable[Sequence[int]]) -> tuple[int, ...] | None:
+    """Sizes that each of these iterations, of as many elements in the same order, can be cut into; None where they cross."""
+    ends = {1}
+    for sizes in lists:
+        ends.update(accumulate(reversed(sizes), mul))
+    cuts = list(pairwise(sorted(ends)))
+    if any(high % low for low, high in cuts):
+        return None
+    return tuple(high // low for low, high in reversed(cuts))
+
+
+def recut(sizes: Sequence[int], strides: Sequence[int], wanted: Sequence[int]) -> tuple[int, ...]:
+    """The strides of the same elements over `wanted`, which cuts the old sizes."""
+    found: list[int] = []
+    left, inner = list(zip(sizes, strides)), 1  # of the old dimension that is being cut, how much of it lies inside
+    for size in reversed(wanted):
+        while left and left[-1][0] == inner:
+            left.pop()
+            inner = 1
+        found.insert(0, left[-1][1] * inner if left else 0)
+        inner *= size
+    return tuple(found)
 
 
 def _split(size: int, stride: int, width: int) -> int | None:

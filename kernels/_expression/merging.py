@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.traits import Node
-from rtaccel.kernels._common.strides import dense, elements
+from rtaccel.kernels._common.strides import common_sizes, dense, elements, recut
+from rtaccel.kernels._expression.chain import schedule
+from rtaccel.kernels._expression.program import parse
 
-MAX_INSTRUCTIONS, MAX_OPERANDS = 96, 24
+MAX_INSTRUCTIONS, MAX_OPERANDS, MAX_DIMS = 96, 24, 6
 
 Place = tuple[int, ...]
 
@@ -36,17 +38,18 @@ class Expressions:
             return False
         if len(node.reads) + len(source.reads) + len(node.tensors) + len(source.tensors) > MAX_OPERANDS:
             return False
-        dims = _common(own["dims"], theirs["dims"])
-        if dims is None:
+        dims = common_sizes((own["dims"], theirs["dims"]))
+        if dims is None or len(dims) > MAX_DIMS:
             return False
-        mine = [_recut(own["dims"], tuple(p), dims) for p in own["places"]]
-        others = [_recut(theirs["dims"], tuple(p), dims) for p in theirs["places"]]
-        self._join(node, source, read, dims, mine, others)
-        return True
+        dims = dims or (1,)
+        mine, others = (
+            [(p[0], *recut(attrs["dims"], p[1:], dims)) for p in attrs["places"]] for attrs in (own, theirs)
+        )
+        return self._join(node, source, read, dims, mine, others)
 
     @staticmethod
-    def _join(node: Node, source: Node, read: list[int], dims: Place, mine: list[Place], others: list[Place]) -> None:
-        """The source's program first; operands of both, each once."""
+    def _join(node: Node, source: Node, read: list[int], dims: Place, mine: list[Place], others: list[Place]) -> bool:
+        """The source's program first; operands of both, each once. False where too many results would lie aside."""
         inputs: list[tuple[str, Place]] = []
         constants: list[tuple[Tensor, Place]] = []
 
@@ -69,10 +72,15 @@ class Expressions:
         own = words(node, mine, read, f"t{first - 1}", first)
         program = [_renamed(line, theirs) for line in source.attrs["program"]]
         program += [_renamed(line, own) for line in node.attrs["program"]]
+        try:
+            schedule(parse(program, len(inputs), len(constants)), len(inputs), len(constants))
+        except UnsupportedProblem:
+            return False
         node.reads = [name for name, _ in inputs]
         node.tensors = {f"c{i}": tensor for i, (tensor, _) in enumerate(constants)}
         places = tuple(place for _, place in inputs) + tuple(place for _, place in constants)
         node.attrs = {**node.attrs, "program": tuple(program), "dims": dims, "places": places}
+        return True
 
     def settle(self, node: Node, buffers: Mapping[str, Any]) -> None:
         """By rows, where every input lies as the result does, or has one number for each of its rows, and constants differ from
@@ -122,31 +130,3 @@ def _each_row(dims: Place, place: Place, steps: int, width: int) -> bool:
     """Whether element r of an operand belongs to all of row r."""
     found = elements(dims, place).reshape(steps, width)
     return bool((found == found[:, :1]).all()) and bool((found[:, 0] == range(steps)).all())
-
-
-def _common(a: Place, b: Place) -> Place | None:
-    """Sizes that both iterations, of as many elements in the same order, can be cut into; None where they cross."""
-    ends = {1}
-    for dims in (a, b):
-        inner = 1
-        for size in reversed(dims):
-            inner *= size
-            ends.add(inner)
-    bounds = sorted(ends)
-    cuts = list(pairwise(bounds))
-    if any(high % low for low, high in cuts) or len(cuts) > 6:
-        return None
-    return tuple(high // low for low, high in reversed(cuts)) or (1,)
-
-
-def _recut(dims: Place, place: Place, wanted: Place) -> Place:
-    """The strides of the same elements over other sizes, which cut the old ones."""
-    strides, left = [], list(zip(dims, place[1:]))
-    inner = 1  # of the old dimension that is being cut, how much of it lies inside
-    for size in reversed(wanted):
-        while left and left[-1][0] == inner:
-            left.pop()
-            inner = 1
-        strides.insert(0, left[-1][1] * inner if left else 0)
-        inner *= size
-    return (place[0], *strides)

@@ -2,12 +2,11 @@
 // contiguous floats where it does not lie like that already.
 #pragma once
 
-#include "_core/stage.h"
+#include "_common/strided.h"
 
 namespace rta {
 namespace expression {
 
-constexpr int kMaxDims = 8;
 constexpr int64_t kBlock = 512;  // floats of a block: with some operands and results aside it stays in the first cache
 constexpr int64_t kPadded = kBlock + 128;
 

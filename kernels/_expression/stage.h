@@ -6,6 +6,8 @@
 // the cache they are in, or a vector operation a function and 16 elements; 10 ns a block beside it.
 #pragma once
 
+#include <cstdio>
+
 #include "_core/stage.h"
 #include "_expression/chain.h"
 #include "_expression/operands.h"
@@ -58,7 +60,7 @@ class ExpressionStage final : public Stage {
 
  private:
   using F = typename S::F;
-  static constexpr int kMaxOperands = 64, kMaxPlaces = 2 * kMaxOperands + 33;
+  static constexpr int kMaxOperands = 64, kMaxNumbers = 192, kMaxPlaces = kMaxOperands + kMaxNumbers + 33;
   static constexpr int64_t kTile8 = 8 * S::kLanes, kTile2 = 2 * S::kLanes;
 
   // Blocks of the last two dimensions, with what was brought into a block of its own.
@@ -217,39 +219,22 @@ class ExpressionStage final : public Stage {
         o.int64 = dtype == RTA_INT64;
         element = o.int64 ? 8 : 4;
       } else if (i < count_) {
-        const int64_t n = spec.attrs.count(label(name, "c", i - inputs_));
-        const float* from = spec.attrs.floats(name, n);
-        float* to = static_cast<float*>(spec.arena->take(static_cast<size_t>(n) * sizeof(float)));
-        for (int64_t k = 0; k < n; ++k) to[k] = from[k];
-        o.constant = to;
+        o.constant = read_constant(spec, label(name, "c", i - inputs_));
       }
       const int32_t* own = strides + 2 * (given + 1) * i;
       o.offset = own[0] * o.port.pitch + own[1] * element;
       for (int d = 1; d < dims_; ++d) o.stride[d] = own[2 * d] * o.port.pitch + own[2 * d + 1] * element;
       o.stride[0] = o.port.exists() ? o.port.pitch * (by_row ? 1 : o.port.steps) : 0;
-      if (spec.attrs.has(label(name, "table", i)) && i < count_) read_table(spec, name, o, element, i);
+      if (i == count_ || !spec.attrs.has(label(name, "table", i))) continue;
+      o.table = read_table(spec, name, per_sample_, o.port, element);
+      o.offset = 0;
+      tables_ = true;
     }
     if (by_row) size_[0] = operands_[count_].port.steps;  // every row is an iteration
   }
 
-  void read_table(const StageSpec& spec, const char* name, Operand& o, int64_t element, int i) {
-    const int32_t* given = spec.attrs.ints(name, per_sample_);
-    const int64_t width = o.port.exists() ? o.port.width : spec.attrs.count("dims");
-    int64_t* table = static_cast<int64_t*>(spec.arena->take(static_cast<size_t>(per_sample_) * sizeof(int64_t)));
-    for (int64_t e = 0; e < per_sample_; ++e)
-      table[e] = o.port.exists() ? given[e] / width * o.port.pitch + given[e] % width * element : given[e] * 4;
-    o.table = table;
-    o.offset = 0;
-    tables_ = true;
-    static_cast<void>(i);
-  }
-
   static const char* label(char* name, const char* stem, int i) {
-    int n = 0;
-    for (; stem[n]; ++n) name[n] = stem[n];
-    if (i >= 10) name[n++] = static_cast<char>('0' + i / 10);
-    name[n++] = static_cast<char>('0' + i % 10);
-    name[n] = 0;
+    std::snprintf(name, 16, "%s%d", stem, i);
     return name;
   }
 
@@ -276,7 +261,7 @@ class ExpressionStage final : public Stage {
   void read_chain(const StageSpec& spec) {
     numbers_ = static_cast<int>(spec.attrs.integer("number_count"));
     stored_ = static_cast<int>(spec.attrs.integer("stored"));
-    if (numbers_ > kMaxOperands || stored_ > 31) fail("expression: %d numbers, %d results aside", numbers_, stored_);
+    if (numbers_ > kMaxNumbers || stored_ > 31) fail("expression: %d numbers, %d results aside", numbers_, stored_);
     const float* given = spec.attrs.floats("numbers", numbers_ ? numbers_ : 1);
     tiles_ = static_cast<float*>(spec.arena->take(static_cast<size_t>(numbers_ * kTile8) * sizeof(float)));
     for (int i = 0; i < numbers_; ++i)
@@ -321,5 +306,4 @@ class ExpressionStage final : public Stage {
 };
 
 }  // namespace expression
-
 }  // namespace rta

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,7 @@ def parts(stage: Stage) -> list[Part]:
     """Raises ShapeError for a part that is none."""
     y = stage.outputs[0]
     found: list[Part] = [tuple(tuple(p) for p in part) for part in stage.attrs["parts"]]  # type: ignore[misc]
+    found = [(dims, x, z) if dims else ((1,), (*x, 0), (*z, 0)) for dims, x, z in found]
     sizes = [*(v.steps * v.width for v in stage.inputs), *(c.numel() for c in _constants(stage))]
     if len(found) != len(sizes):
         raise ShapeError("assemble", f"{len(found)} parts", f"one an operand, {len(sizes)}", "Correct the stage.")
@@ -45,8 +47,11 @@ def _constants(stage: Stage) -> list[Tensor]:
 
 
 def covered(stage: Stage) -> bool:
-    """Whether the parts cover the result, as far as their sizes tell."""
-    return sum(prod(dims) for dims, _, _ in parts(stage)) >= stage.outputs[0].steps * stage.outputs[0].width
+    """Whether the parts cover the result."""
+    seen = np.zeros(stage.outputs[0].steps * stage.outputs[0].width, dtype=bool)
+    for dims, _, target in parts(stage):
+        seen[elements(dims, target)] = True
+    return bool(seen.all())
 
 
 def lower(stage: Stage) -> Mapping[str, Any]:
@@ -59,10 +64,7 @@ def lower(stage: Stage) -> Mapping[str, Any]:
     }
     for i, ((dims, source, target), width) in enumerate(zip(parts(stage), widths)):
         found = resolve(dims, (source, target), (width, y.width))
-        low[f"dims{i}."], low[f"strides{i}."] = (
-            found.dims or (1,),
-            found.strides() if found.dims else (*found.strides()[:2], 0, 0, *found.strides()[2:], 0, 0),
-        )
+        low[f"dims{i}."], low[f"strides{i}."] = found.dims, found.strides()
         for k, table in enumerate(found.tables):
             if table is not None:
                 low[f"table{k}{i}."] = tuple(int(e) for e in table)
@@ -114,6 +116,9 @@ def cases() -> Iterator[Case]:
         "token", [(6, 20)], (7, 20), [((6, 20), (0, 20, 1), (20, 20, 1)), ((20,), (0, 1), (0, 1))], constants=(20,)
     )
     yield _case("over", [(4, 9), (2, 9)], (4, 9), [((4, 9), (0, 9, 1), (0, 9, 1)), ((2, 3), (0, 9, 1), (9 + 2, 9, 1))])
+    yield _case(
+        "overlap", [(4, 9), (4, 9)], (4, 9), [((4, 5), (0, 9, 1), (0, 9, 1)), ((4, 5), (0, 9, 1), (2, 9, 1))], fill=2.5
+    )
     yield _case("repeated", [(3, 4)], (12, 4), [((3, 4, 4), (0, 4, 0, 1), (0, 16, 4, 1))])
     yield _case("grid", [(6, 10)], (12, 20), [((6, 2, 10, 2), (0, 10, 0, 1, 0), (0, 40, 20, 2, 1))])
     yield _case("one", [(6, 10)], (1, 1), [((), (13,), (0,))])

@@ -28,11 +28,7 @@ class AssembleStage final : public Stage {
       if (i >= spec.input_count) {
         char name[16];
         std::snprintf(name, sizeof name, "c%d", i - spec.input_count);
-        const int64_t n = spec.attrs.count(name);
-        const float* from = spec.attrs.floats(name, n);
-        float* to = static_cast<float*>(spec.arena->take(static_cast<size_t>(n) * sizeof(float)));
-        for (int64_t k = 0; k < n; ++k) to[k] = from[k];
-        part.constant = to;
+        part.constant = read_constant(spec, name);
       } else if (spec.input(i).dtype != RTA_FLOAT32 || spec.output(0).dtype != RTA_FLOAT32) {
         fail("assemble: takes float32");
       }
@@ -67,35 +63,19 @@ class AssembleStage final : public Stage {
   };
 
   static void by_table(const Strided& walk, const char* x, char* y) {
-    int64_t index[kMaxDims] = {};
-    int64_t at[2] = {walk.offset[0], walk.offset[1]};
-    for (int64_t e = 0; e < walk.elements; ++e) {
-      const int64_t from = walk.table[0] ? walk.table[0][e] : at[0], to = walk.table[1] ? walk.table[1][e] : at[1];
-      *reinterpret_cast<float*>(y + to) = *reinterpret_cast<const float*>(x + from);
-      for (int d = walk.dims - 1; d >= 0; --d) {
-        at[0] += walk.stride[0][d], at[1] += walk.stride[1][d];
-        if (++index[d] < walk.size[d]) break;
-        at[0] -= walk.size[d] * walk.stride[0][d], at[1] -= walk.size[d] * walk.stride[1][d];
-        index[d] = 0;
-      }
-    }
+    int64_t e = 0;
+    for_each_index(walk, 0, walk.dims, x + walk.offset[0], y + walk.offset[1], [&](const char* from, char* to) {
+      element(walk.table[1] ? y + walk.table[1][e] : to, walk.table[0] ? x + walk.table[0][e] : from);
+      ++e;
+    });
   }
 
   static void by_strides(const Strided& walk, const char* x, char* y) {
-    int64_t index[kMaxDims] = {};
     const int last = walk.dims - 1;
     const int64_t n = last >= 0 ? walk.size[last] : 1, m = last >= 1 ? walk.size[last - 1] : 1;
-    while (true) {
-      plane(x, y, m, n, walk.step(0, last - 1), walk.step(0, last), walk.step(1, last - 1), walk.step(1, last));
-      int d = last - 2;
-      for (; d >= 0; --d) {
-        x += walk.stride[0][d], y += walk.stride[1][d];
-        if (++index[d] < walk.size[d]) break;
-        x -= walk.size[d] * walk.stride[0][d], y -= walk.size[d] * walk.stride[1][d];
-        index[d] = 0;
-      }
-      if (d < 0) return;
-    }
+    for_each_index(walk, 0, last - 1, x, y, [&](const char* from, char* to) {
+      plane(from, to, m, n, walk.step(0, last - 1), walk.step(0, last), walk.step(1, last - 1), walk.step(1, last));
+    });
   }
 
   // m x n elements. (x1, x0) and (y1, y0): bytes from row to row, and from element to element.
@@ -106,9 +86,6 @@ class AssembleStage final : public Stage {
       turn(x, y, m, n, x0, y1);
     } else if (x0 == 4 && y1 == 4 && m >= 2) {
       turn(x, y, n, m, x1, y0);
-    } else if (y0 == 4) {  // a few elements after one another, as an image of three channels has
-      for (int64_t r = 0; r < m; ++r)
-        for (int64_t c = 0; c < n; ++c) element(y + r * y1 + c * 4, x + r * x1 + c * x0);
     } else {
       for (int64_t r = 0; r < m; ++r)
         for (int64_t c = 0; c < n; ++c) element(y + r * y1 + c * y0, x + r * x1 + c * x0);

@@ -7,7 +7,7 @@
 
 #include <vector>
 
-#include "_core/stage.h"
+#include "_common/strided.h"
 #include "_simd/transpose.h"
 
 namespace rta {
@@ -76,11 +76,7 @@ class MatmulStage final : public Stage {
       return static_cast<int64_t*>(spec.arena->take(static_cast<size_t>(n) * sizeof(int64_t)));
     };
     if (spec.attrs.has(table)) {
-      const int64_t count = batches_ * rows * columns;
-      const int32_t* given = spec.attrs.ints(table, count);
-      int64_t* to = take(count);
-      for (int64_t e = 0; e < count; ++e) to[e] = given[e] / port.width * port.pitch + given[e] % port.width * 4;
-      side.table = to;
+      side.table = read_table(spec, table, batches_ * rows * columns, port, 4);
       return;
     }
     const int32_t* given = spec.attrs.ints(offsets, 2 * (batches_ + rows + columns));

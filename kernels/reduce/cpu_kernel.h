@@ -73,22 +73,11 @@ class ReduceStage final : public Stage {
     const int last = walk_.front - 1;
     const int64_t n = last >= 0 ? walk_.size[last] : 1;
     const bool columns = last >= 0 && walk_.stride[0][last] == 4 && n > 1;
-    int64_t index[kMaxDims] = {};
-    while (true) {
-      if (columns)
-        along_columns<kind>(x, y, n, walk_.stride[1][last]);
-      else
-        for (int64_t i = 0; i < n; ++i)
-          *reinterpret_cast<float*>(y + i * walk_.step(1, last)) = divided(one<kind>(x + i * walk_.step(0, last)));
-      int d = last - 1;
-      for (; d >= 0; --d) {
-        x += walk_.stride[0][d], y += walk_.stride[1][d];
-        if (++index[d] < walk_.size[d]) break;
-        x -= walk_.size[d] * walk_.stride[0][d], y -= walk_.size[d] * walk_.stride[1][d];
-        index[d] = 0;
-      }
-      if (d < 0) return;
-    }
+    for_each_index(walk_, 0, last, x, y, [&](const char* from, char* to) {
+      if (columns) return along_columns<kind>(from, to, n, walk_.stride[1][last]);
+      for (int64_t i = 0; i < n; ++i)
+        *reinterpret_cast<float*>(to + i * walk_.step(1, last)) = divided(one<kind>(from + i * walk_.step(0, last)));
+    });
   }
 
   float divided(float sum) const { return sum / divisor_; }
@@ -98,18 +87,8 @@ class ReduceStage final : public Stage {
   void over(const char* x, Body body) const {
     const int first = walk_.front, last = walk_.dims - 1;
     if (last < first) return body(x, int64_t{1}, int64_t{4});
-    int64_t index[kMaxDims] = {};
-    while (true) {
-      body(x, walk_.size[last], walk_.stride[0][last]);
-      int d = last - 1;
-      for (; d >= first; --d) {
-        x += walk_.stride[0][d];
-        if (++index[d] < walk_.size[d]) break;
-        x -= walk_.size[d] * walk_.stride[0][d];
-        index[d] = 0;
-      }
-      if (d < first) return;
-    }
+    for_each_index(walk_, first, last, x, nullptr,
+                   [&](const char* from, char*) { body(from, walk_.size[last], walk_.stride[0][last]); });
   }
 
   template <Reduction kind>

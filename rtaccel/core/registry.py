@@ -43,6 +43,11 @@ class Tolerance:
     steps: int = 0
     """atol: for float outputs, per element or one number; 0 means bit-identical. steps: for int8 outputs."""
 
+    def within(self, got: Tensor, want: Tensor) -> Tensor:
+        """Of each element of one output, whether it is near enough; equal infinities and two NaN are."""
+        near = (got.double() - want.double()).abs() <= (self.atol if want.is_floating_point() else self.steps)
+        return near | (got == want) | (got.isnan() & want.isnan())
+
 
 @dataclass(frozen=True)
 class Case:

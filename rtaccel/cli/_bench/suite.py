@@ -93,9 +93,7 @@ def check(case: Case, results: Sequence[torch.Tensor], inputs: Sequence[torch.Te
     op = operator(case.stage.op)
     tolerance = op.tolerance(case.stage, *inputs)
     for got, want in zip(results, op.reference(case.stage, *inputs)):
-        limit = tolerance.steps if want.dtype == torch.int8 else torch.as_tensor(tolerance.atol, dtype=torch.float64)
-        within = ((got.double() - want.double()).abs() <= limit) | (got == want) | (got.isnan() & want.isnan())
-        if not within.all():
+        if not tolerance.within(got, want).all():
             raise UnsupportedProblem(
                 "bench", f"wrong results of {case.id}", "results within tolerance", "Run the tests."
             )

@@ -6,8 +6,8 @@ where one of them would stay PyTorch's.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -39,9 +39,17 @@ def decomposition(target: Any) -> Callable[..., Any] | None:
     return None
 
 
-def decompose(node: fx.Node) -> list[fx.Node] | None:
-    """Inserts the simpler calls before the node and gives them; its readers still read the node. The last of them have the
-    results: `results` tells which. None where there is no decomposition, or it fails."""
+@dataclass(frozen=True)
+class Parts:
+    """nodes: the simpler calls, in order. results: those that have the results of the call, or numbers."""
+
+    nodes: list[fx.Node]
+    results: list[Any]
+
+
+def decompose(node: fx.Node) -> Parts | None:
+    """Inserts the simpler calls before the node; its readers still read the node. None where there is no decomposition, or it
+    fails."""
     function = decomposition(node.target)
     if function is None:
         return None
@@ -62,7 +70,7 @@ def decompose(node: fx.Node) -> list[fx.Node] | None:
     return _inserted(made.graph, node, sources)
 
 
-def _inserted(made: fx.Graph, node: fx.Node, sources: list[fx.Node]) -> list[fx.Node] | None:
+def _inserted(made: fx.Graph, node: fx.Node, sources: list[fx.Node]) -> Parts | None:
     graph = node.graph
     placeholders = iter(sources)
     copies: dict[fx.Node, Any] = {}
@@ -79,17 +87,15 @@ def _inserted(made: fx.Graph, node: fx.Node, sources: list[fx.Node]) -> list[fx.
             elif part.op == "output":
                 results = [copies[r] if isinstance(r, fx.Node) else r for r in part.args[0]]
             else:  # a constant of the decomposition's own
-                for copy in reversed(new):
-                    graph.erase_node(copy)
+                take_back(new)
                 return None
-    node.meta["decomposed"] = results
-    return _without_dead(node, new, results)
+    return Parts(_without_dead(node, new, results), results)
 
 
 def _without_dead(node: fx.Node, new: list[fx.Node], results: list[Any]) -> list[fx.Node]:
     """Without what only makes a result that nobody reads."""
     read = set(range(len(results)))
-    if not isinstance(node.meta.get("val"), Tensor) and all(user.target is operator.getitem for user in node.users):
+    if not isinstance(node.meta.get("val"), Tensor):
         read = {int(user.args[1]) for user in node.users}  # type: ignore[arg-type]
     needed = {r for i, r in enumerate(results) if i in read and isinstance(r, fx.Node)}
     for part in reversed(new):

@@ -105,25 +105,25 @@ class Builder:
         parts = made if isinstance(made, (tuple, list)) else (made,)
         if not parts or any(not isinstance(part, Tensor) or part.numel() == 0 for part in parts):
             return False
-        new = decompose(node)
-        if new is None:
+        if not isinstance(made, Tensor) and any(reader.target is not operator.getitem for reader in node.users):
+            return False
+        found = decompose(node)
+        if found is None:
             return False
         before = self._snapshot()
-        self._inserted += new
-        for part in new:
+        self._inserted += found.nodes
+        for part in found.nodes:
             if isinstance(part.meta.get("val"), (int, float, torch.SymInt, torch.SymFloat)):
                 continue  # a size: views have it from their result
             self._call(part)
             if self.op_nodes[len(before[0]) :] and self.op_nodes[-1].is_fallback:
                 self._restore(before)
                 return False
-        results = node.meta["decomposed"]
-        readers = list(node.users)
-        if isinstance(node.meta.get("val"), Tensor):
-            self._is_now(node, results[0])
-        for reader in readers:
-            if reader.target is operator.getitem and not isinstance(node.meta.get("val"), Tensor):
-                self._is_now(reader, results[reader.args[1]])
+        if isinstance(made, Tensor):
+            self._is_now(node, found.results[0])
+        else:
+            for reader in node.users:
+                self._is_now(reader, found.results[reader.args[1]])  # type: ignore[index]
         return True
 
     def _is_now(self, node: fx.Node, result: fx.Node) -> None:
@@ -186,19 +186,16 @@ class Builder:
 
     def _is_repeated(self, node: fx.Node) -> bool:
         """A constant that is expanded over the samples, as a learned token is."""
-        source = node.all_input_nodes[0] if len(node.all_input_nodes) >= 1 else None
-        if source is None or self.batch is None or not isinstance(node.meta.get("val"), Tensor):
+        if self.batch is None or node.target is not torch.ops.aten.expand.default:
             return False
-        known = self.constants.get(source.name)
-        if node.target is torch.ops.aten.expand.default and known is not None:
-            shape = node.meta["val"].shape
-            if isinstance(shape[0], int) or (known.dim() == len(shape) and known.shape[0] != 1):
-                return False
-            if any(not isinstance(s, int) for s in shape[1:]):
-                return False
-            self.repeated[node.name] = known.expand(1, *shape[1:])
-            return True
-        return False
+        known, shape = self.constants.get(node.all_input_nodes[0].name), node.meta["val"].shape
+        open_sizes = [not isinstance(s, int) for s in shape]
+        if known is None or open_sizes != [True] + [False] * (len(shape) - 1):
+            return False
+        if known.dim() == len(shape) and known.shape[0] != 1:
+            return False
+        self.repeated[node.name] = known.expand(1, *shape[1:])
+        return True
 
     # -- values and views ----------------------------------------------------------------------------------------------
 
@@ -323,6 +320,8 @@ class Builder:
             return node.name
         if self.batch is not None and view.batch_dim is None:
             return node.name
+        if is_truth(node):  # it is stored as float32
+            return node.name
         if self.windowed:
             return self.whole(view).base
         plain = self._dense_like(view)
@@ -340,6 +339,12 @@ class Builder:
 
     def _by_torch(self, base: str) -> bool:
         return any(d.is_fallback and base in d.writes for d in self.op_nodes)
+
+
+def is_truth(node: fx.Node) -> bool:
+    """Whether its tensor holds truth values. Operators keep them in float32, as 1 and 0."""
+    meta = node.meta.get("val")
+    return isinstance(meta, Tensor) and meta.dtype == torch.bool
 
 
 def sizes(meta: Tensor) -> tuple[int, ...]:

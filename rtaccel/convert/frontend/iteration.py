@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from math import prod
 
 from rtaccel.convert.frontend.layout import Atom, View
+from rtaccel.kernels._common.strides import common_sizes, recut
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,13 @@ def iteration(result: View, operands: Sequence[View]) -> Iteration | None:
             if found is None:
                 return None
             lists.append(found)
-        cut = _common([[a for a in atoms if not a.batch] for atoms in lists])
+        runs = [[a for a in atoms if not a.batch] for atoms in lists]
+        cut = common_sizes([a.size for a in atoms] for atoms in runs)
         if cut is None:
             return None
-        sizes += cut[0]
-        for target, part in zip(strides, cut[1]):
-            target += part
+        sizes += cut
+        for target, atoms in zip(strides, runs):
+            target += recut([a.size for a in atoms], [a.stride for a in atoms], cut)
     order = sorted(range(len(sizes)), key=lambda i: -strides[0][i])
     order = [i for i in order if sizes[i] != 1]
     dims = tuple(sizes[i] for i in order) or (1,)
@@ -67,28 +68,3 @@ def _inside(dim: tuple[Atom, ...]) -> int:
     """Elements of the dimension behind its samples."""
     at = next(i for i, a in enumerate(dim) if a.batch)
     return prod(a.size for a in dim[at + 1 :])
-
-
-def _common(lists: Sequence[Sequence[Atom]]) -> tuple[list[int], list[list[int]]] | None:
-    """Sizes of common cuts, outer first, and for each list the stride of each."""
-    ends = {1}
-    for atoms in lists:
-        inner = 1
-        for atom in reversed(atoms):
-            inner *= atom.size
-            ends.add(inner)
-    bounds = sorted(ends)
-    if any(b % a for a, b in pairwise(bounds)):
-        return None
-    sizes = [b // a for a, b in pairwise(bounds)]
-    found = []
-    for atoms in lists:
-        strides: list[int] = []
-        inner, rest = 1, list(atoms)
-        for start in bounds[:-1]:
-            while rest and inner * rest[-1].size <= start:
-                inner *= rest.pop().size
-            atom = rest[-1]
-            strides.append(atom.stride * (start // inner))
-        found.append(strides[::-1])
-    return sizes[::-1], found

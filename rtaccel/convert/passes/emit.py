@@ -9,7 +9,7 @@ from math import prod
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend.export import ExportedGraph
-from rtaccel.convert.frontend.graph import OpGraph, sizes
+from rtaccel.convert.frontend.graph import OpGraph, is_truth, sizes
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.passes.program import Argument, FallbackStep, Program, SubgraphStep
 from rtaccel.convert.quantization.scheme_rules import LayerPlan, parts
@@ -63,13 +63,15 @@ class Emitter:
             pending = [d for d in pending if d not in taken]
         torch_nodes = [s.node for s in steps if isinstance(s, FallbackStep)]
         read = {n.name for node in torch_nodes for n in node.all_input_nodes} | self.outputs
+        views = {n: v for n, v in self.graph.views.items() if n in read and not (n == v.base and self._own(n))}
         return Program(
             steps=tuple(steps),
             inputs=self.exported.inputs,
             arguments=tuple(_argument(self.nodes[name]) for name in self.exported.inputs),
             outputs=self.graph.outputs,
             constants={k: v for k, v in self.graph.constants.items() if k in read},
-            views={n: v for n, v in self.graph.views.items() if n in read and not (n == v.base and self._own(n))},
+            views=views,
+            truths=frozenset(n for n in views if n in self.nodes and is_truth(self.nodes[n])),
             batched=self.graph.batch,
             batch=self.exported.batch,
             in_spec=self.exported.in_spec,

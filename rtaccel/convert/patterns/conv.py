@@ -241,9 +241,6 @@ def _pad(call: Call) -> OpNode | str:
         return "pads samples"
     source = np.pad(layout.offsets(view), around, mode=_REPEATS[mode])
     shape = [sum(a) + size for a, size in zip(around, view.shape)]
-    result = call.build._dense_like(
-        View("", tuple((Atom(s, 1),) if any(a) else dim for s, a, dim in zip(shape, around, view.dims)))
+    return call.gathered(
+        view, [(Atom(s, 1),) if any(a) else dim for s, a, dim in zip(shape, around, view.dims)], source
     )
-    width = shape[-1] if not view.has_batch(rank - 1) else 1
-    attrs = call.build._rearrangement(view.base, source.reshape(-1), width)
-    return call.op_node("rearrange", [view.base], result, source.size, width, attrs=attrs)

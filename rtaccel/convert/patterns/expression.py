@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.iteration import iteration
-from rtaccel.convert.frontend.layout import Atom, View
+from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.patterns.rules import Call, Refused, general
 
@@ -49,19 +49,11 @@ class Expression:
         if tensor.is_complex() or tensor.numel() == 0:
             raise Refused(f"has a constant of {tensor.dtype}")
         floats = tensor.detach().float().cpu()
-        if (
-            not torch.equal(floats.double(), tensor.detach().cpu().double().nan_to_num(nan=1.5))
-            and not tensor.is_floating_point()
-        ):
+        if not tensor.is_floating_point() and not torch.equal(floats.double(), tensor.detach().cpu().double()):
             raise Refused("has a constant that float32 cannot hold")
         if floats.numel() == 1 and tensor.dim() == 0:
             return repr(float(floats))
-        stride = 1
-        dims: list[tuple[Atom, ...]] = []
-        for size in reversed(tensor.shape):
-            dims.insert(0, (Atom(size, 0 if size == 1 else stride),))
-            stride *= size
-        self.constants.append((floats.reshape(-1), View("", tuple(dims))))
+        self.constants.append((floats.reshape(-1), layout.dense("", tensor.shape, None)))
         return f"c{len(self.constants) - 1}"
 
     def emit(self, name: str, *operands: str) -> str:
@@ -112,32 +104,25 @@ class Expression:
 
     def _result(self) -> View:
         """In the order of an operand that has all elements, a computed one first; else dense in the order of dimensions."""
-        build = self.call.build
-        meta = self.call.node.meta["val"]
-        shape = [s if isinstance(s, int) else int(s.node.hint) for s in meta.shape]
-        candidates = [v for v in self.views if list(v.shape) == shape]
+        call, build = self.call, self.call.build
+        candidates = [v for v in self.views if list(v.shape) == call.shape]
         candidates.sort(key=lambda v: v.base in build.exported.inputs)
         for view in candidates:
             if layout.covers(view, build.buffers[view.base].elements):
                 if build.windowed:
                     view = build.whole(view)
                 return View(view.base, view.dims)
-        dims: list[tuple[Atom, ...]] = []
-        for d, size in enumerate(shape):
-            own = [v.dims[d - len(shape)] for v in self.views if len(v.dims) >= len(shape) - d]
-            batched = next((dim for dim in own if any(a.batch for a in dim)), None)
-            dims.append(batched if batched is not None else (Atom(size, 1),))
-        return View("", build._dense_like(View("", tuple(dims))).dims)
+        return View("", build._dense_like(View("", tuple(call.leading(self.views, call.shape)))).dims)
 
 
 def _functions(*names: str) -> Callable[[Call], OpNode]:
-    """A call of one tensor that is these functions one after the other; a comma separates numbers behind a name."""
+    """A call of one tensor that is these functions one after the other."""
 
     def apply(call: Call) -> OpNode:
         made = Expression(call)
         value = made.operand(call["self"])
         for name in names:
-            value = made.emit(*(name.split()[:1]), value, *name.split()[1:])
+            value = made.emit(name, value)
         return made.node()
 
     return apply
@@ -153,14 +138,15 @@ for _target, _names in {
     aten.isnan: "isnan", aten.isinf: "isinf", aten.tanh: "tanh", aten.sigmoid: "sigmoid", aten.relu: "relu",
     aten.silu: "silu", aten.log_sigmoid: "neg;softplus;neg",
 }.items():  # fmt: skip
-    if hasattr(_target, "default"):
-        general(_target.default)(_functions(*_names.split(";")))
+    general(_target.default)(_functions(*_names.split(";")))
 
 
-def _pair(name: str, left: str = "self", right: str = "other") -> Callable[[Call], OpNode]:
+def _arguments(name: str, *arguments: str) -> Callable[[Call], OpNode]:
+    """A call that is one function of these arguments."""
+
     def apply(call: Call) -> OpNode:
         made = Expression(call)
-        made.emit(name, made.operand(call[left]), made.operand(call[right]))
+        made.emit(name, *(made.operand(call[argument]) for argument in arguments))
         return made.node()
 
     return apply
@@ -177,7 +163,12 @@ for _name, _targets in {
     "logical_xor": (aten.logical_xor.default, aten.bitwise_xor.Tensor),
     "fmod": (aten.fmod.Tensor, aten.fmod.Scalar), "remainder": (aten.remainder.Tensor, aten.remainder.Scalar),
 }.items():  # fmt: skip
-    general(*_targets)(_pair(_name))
+    general(*_targets)(_arguments(_name, "self", "other"))
+general(aten.square.default)(_arguments("mul", "self", "self"))
+general(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf)(
+    _arguments("where", "condition", "self", "other")
+)
+general(aten.masked_fill.Scalar, aten.masked_fill.Tensor)(_arguments("where", "mask", "value", "self"))
 
 
 @general(aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar, aten.rsub.Tensor, aten.rsub.Scalar)
@@ -193,15 +184,14 @@ def _sum(call: Call) -> OpNode:
     return made.node()
 
 
-@general(aten.div.Tensor, aten.div.Scalar, aten.div.Tensor_mode, aten.div.Scalar_mode, aten.floor_divide.default)
+@general(aten.div.Tensor, aten.div.Scalar, aten.div.Tensor_mode, aten.div.Scalar_mode)
 def _quotient(call: Call) -> OpNode | str:
-    made = Expression(call)
-    mode = "floor" if call.node.target is aten.floor_divide.default else None
-    if call.node.target in (aten.div.Tensor_mode, aten.div.Scalar_mode):
-        mode = call["rounding_mode"]
-    quotient = made.emit("div", made.operand(call["self"]), made.operand(call["other"]))
+    rounds = call.node.target in (aten.div.Tensor_mode, aten.div.Scalar_mode)
+    mode = call["rounding_mode"] if rounds else None
     if mode == "floor":
         return "rounds a quotient down, which depends on its remainder"
+    made = Expression(call)
+    quotient = made.emit("div", made.operand(call["self"]), made.operand(call["other"]))
     if mode is not None:
         made.emit(mode, quotient)
     return made.node()
@@ -222,28 +212,6 @@ def _power(call: Call) -> OpNode:
         made.emit("copy", x)
     else:
         made.emit("pow", x, made.operand(exponent))
-    return made.node()
-
-
-@general(aten.square.default)
-def _square(call: Call) -> OpNode:
-    made = Expression(call)
-    x = made.operand(call["self"])
-    made.emit("mul", x, x)
-    return made.node()
-
-
-@general(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf)
-def _where(call: Call) -> OpNode:
-    made = Expression(call)
-    made.emit("where", *(made.operand(call[name]) for name in ("condition", "self", "other")))
-    return made.node()
-
-
-@general(aten.masked_fill.Scalar, aten.masked_fill.Tensor)
-def _masked_fill(call: Call) -> OpNode:
-    made = Expression(call)
-    made.emit("where", *(made.operand(call[name]) for name in ("mask", "value", "self")))
     return made.node()
 
 

@@ -30,12 +30,9 @@ def product(call: Call, left: View, right: View) -> OpNode:
     (i, k), j = left.shape[-2:], right.shape[-1]
     runs = [layout.run_of(v, d) for v, d in ((left, -2), (left, -1), (right, -2), (right, -1))]
     row, inner, other, column = (r if r is not None else Atom(1, 0) for r in runs)
-    shape, rank = call.shape, len(call.shape)
-    dims: list[tuple[Atom, ...]] = []
-    for d in range(rank - 2):
-        own = [v.dims[d - rank] for v in (left, right) if len(v.dims) >= rank - d]
-        dims.append(next((dim for dim in own if any(a.batch for a in dim)), (Atom(shape[d], 1),)))
-    result = call.build._dense_like(View("", (*dims, (Atom(i, 1),), (Atom(j, 1),))))
+    result = call.build._dense_like(
+        View("", (*call.leading((left, right), call.shape)[:-2], (Atom(i, 1),), (Atom(j, 1),)))
+    )
     batch = View("", result.dims[:-2])
     found = iteration(batch, [View(v.base, v.dims[:-2], v.offset) for v in (left, right)])
     if found is None:

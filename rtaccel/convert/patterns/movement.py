@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -36,7 +35,9 @@ class Assembly:
             raise Refused("has a part that no strides describe")
         constant = self.call.repeated(value)
         if constant is not None:
-            self.parts.append((constant.detach().float().cpu().reshape(-1), dense_view(constant.shape), target))
+            self.parts.append(
+                (constant.detach().float().cpu().reshape(-1), layout.dense("", constant.shape, None), target)
+            )
         else:
             view = self.call.elements(value)
             self.parts.append((view.base, view, target))
@@ -70,16 +71,6 @@ class Assembly:
         return call.op_node(
             with_role(Role.COPY).name, reads, self.result, elements, width, tensors=tensors, attrs=attrs
         )
-
-
-def dense_view(shape: Sequence[int]) -> View:
-    """Of a constant; dimensions of 1 repeat."""
-    stride = 1
-    dims: list[tuple[Atom, ...]] = []
-    for size in reversed(shape):
-        dims.insert(0, (Atom(size, 0 if size == 1 else stride),))
-        stride *= size
-    return View("", tuple(dims))
 
 
 @general(aten.cat.default)
@@ -192,23 +183,7 @@ def _clone(call: Call) -> OpNode:
 # -- constant indices --------------------------------------------------------------------------------------------------
 
 
-def _gathered(call: Call, view: View, index: np.ndarray[Any, Any]) -> OpNode:
-    """index: the elements of the value, in the shape of the result with its samples as 1."""
-    shape = call.shape
-    batched = next((dim for dim in view.dims if any(a.batch for a in dim)), None)
-    at = call.batch_dim(shape)
-    dims = []
-    for d, size in enumerate(shape):
-        own = () if batched is None or d != at else tuple(a for a in batched if a.batch)
-        rest = index.shape[d]
-        dims.append((*own, Atom(rest, 1)) if own and rest != 1 else own or (Atom(size, 1),))
-    result = call.build._dense_like(View("", tuple(dims)))
-    width = index.shape[-1]
-    attrs = call.build._rearrangement(view.base, index.reshape(-1), width)
-    return call.op_node(with_role(Role.GATHER).name, [view.base], result, index.size, width, attrs=attrs)
-
-
-@general(aten.index.Tensor, aten.index_select.default, aten.gather.default)
+@general(aten.index.Tensor, aten.index_select.default)
 def _index(call: Call) -> OpNode | str:
     view = call.elements(call["self"])
     if call.node.target is aten.index.Tensor:
@@ -221,33 +196,36 @@ def _index(call: Call) -> OpNode | str:
         return "takes elements by an index that is computed"
     if any(c is not None and view.has_batch(d) for d, c in enumerate(constants)):
         return "takes some samples"
-    if sum(a.batch for dim in view.dims for a in dim) and not all(
-        all(a.batch or a.size == 1 for a in dim) for dim in view.dims if any(a.batch for a in dim)
-    ):
+    batch = view.batch_dim
+    if batch is None and call.build.batch is not None:
         return "layout: its samples are joined with another dimension"
-    places = layout.offsets(view)
-    if call.node.target is aten.gather.default:
-        return "gathers element by element"
     picked = tuple(slice(None) if c is None else c.cpu().numpy() for c in constants)
-    return _gathered(call, view, places[picked])
+    index = layout.offsets(view)[picked]
+    dims: list[tuple[Atom, ...]] = [(Atom(size, 1),) for size in index.shape]
+    if (
+        batch is not None
+    ):  # torch and NumPy alike put indices that are apart in front: then it is no longer where it was
+        if batch > 0 or (len(indices) and index.shape[0] != 1):
+            return "layout: takes elements in front of the samples"
+        dims[0] = view.dims[batch]
+    return call.gathered(view, dims, index)
 
 
 @general(aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, aten.upsample_nearest1d.default,
          aten.upsample_nearest2d.default)  # fmt: skip
 def _nearest(call: Call) -> OpNode | str:
     """By an index for each dimension: floor(i * size / new size)."""
-    view = call.elements(call["self"] if "vec" not in str(call.node.target) else call["input"])
+    sized = call.node.target in (aten.upsample_nearest1d.default, aten.upsample_nearest2d.default)
+    view, factors = call.elements(call["self" if sized else "input"]), None if sized else call["scale_factors"]
+    if any(view.has_batch(d) for d in range(2, len(view.dims))):
+        return "layout: its samples are not its first dimension"
     places, shape = layout.offsets(view), call.shape
     with torch.no_grad():
         for dim in range(2, len(shape)):
             size = view.shape[dim]
             line = torch.arange(size, dtype=torch.float32).reshape(1, 1, -1)
-            args = _line_arguments(call, dim, shape[dim])
-            index = aten.upsample_nearest1d.default(line, [shape[dim]], *args).long().reshape(-1).numpy()
+            factor = [] if not factors else [factors[dim - 2]]
+            index = aten.upsample_nearest1d.default(line, [shape[dim]], *factor).long().reshape(-1).numpy()
             places = np.take(places, index, axis=dim)
-    return _gathered(call, view, places)
-
-
-def _line_arguments(call: Call, dim: int, size: int) -> list[Any]:
-    factors = call["scale_factors"] if "vec" in str(call.node.target) else None
-    return [] if not factors else [factors[dim - 2]]
+    spatial = [(Atom(size, 1),) for size in shape[2:]]
+    return call.gathered(view, [*view.dims[:2], *spatial], places)

@@ -47,11 +47,16 @@ def reduced(call: Call, kind: str, value: Any, dims: Sequence[int] | None, keepd
     return call.op_node("reduce", [view.base], View("", tuple(result)), elements, width, attrs=attrs)
 
 
-def _over(kind: str, dims: str | None = "dim", keepdim: str | None = "keepdim") -> Callable[[Call], OpNode | str]:
+def _over(kind: str, dims: str | None = "dim", dtype: torch.dtype = torch.float32) -> Callable[[Call], OpNode | str]:
+    """dims: the argument that names the dimensions; None for a call over all of them. dtype: of the tensor."""
+
     def apply(call: Call) -> OpNode | str:
-        given = None if dims is None else call[dims]
-        given = [given] if isinstance(given, int) else given
-        return reduced(call, kind, call["self"], given, keepdim is not None and bool(call[keepdim]))
+        if call["self"].meta["val"].dtype != dtype:
+            return f"works on {call['self'].meta['val'].dtype}"
+        if dims is None:
+            return reduced(call, kind, call["self"], None, False)
+        given = [call[dims]] if isinstance(call[dims], int) else call[dims]
+        return reduced(call, kind, call["self"], given, bool(call["keepdim"]))
 
     return apply
 
@@ -61,26 +66,13 @@ general(aten.mean.dim)(_over("mean"))
 general(aten.amax.default)(_over("amax"))
 general(aten.amin.default)(_over("amin"))
 general(aten.prod.dim_int)(_over("prod"))
-general(aten.sum.default)(_over("sum", None, None))
-general(aten.mean.default)(_over("mean", None, None))
-general(aten.max.default)(_over("amax", None, None))
-general(aten.min.default)(_over("amin", None, None))
-general(aten.prod.default)(_over("prod", None, None))
-
-
-def _truths(kind: str) -> Callable[[Call], OpNode | str]:
-    """Over truth values, which are 1 or 0."""
-
-    def apply(call: Call) -> OpNode | str:
-        if call["self"].meta["val"].dtype != torch.bool:
-            return "works on numbers that are no truth values"
-        whole = call.node.target in (aten.any.default, aten.all.default)
-        dims = None if whole else call["dim"]
-        given = [dims] if isinstance(dims, int) else dims
-        return reduced(call, kind, call["self"], given, not whole and bool(call["keepdim"]))
-
-    return apply
-
-
-general(aten.any.dim, aten.any.dims, aten.any.default)(_truths("amax"))
-general(aten.all.dim, aten.all.dims, aten.all.default)(_truths("amin"))
+general(aten.sum.default)(_over("sum", None))
+general(aten.mean.default)(_over("mean", None))
+general(aten.max.default)(_over("amax", None))
+general(aten.min.default)(_over("amin", None))
+general(aten.prod.default)(_over("prod", None))
+# Truth values are 1 or 0: one of them is true, or all of them.
+general(aten.any.dim, aten.any.dims)(_over("amax", dtype=torch.bool))
+general(aten.all.dim, aten.all.dims)(_over("amin", dtype=torch.bool))
+general(aten.any.default)(_over("amax", None, torch.bool))
+general(aten.all.default)(_over("amin", None, torch.bool))

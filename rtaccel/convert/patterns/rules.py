@@ -21,7 +21,8 @@ from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
 from rtaccel.convert.frontend.view_ops import Arguments
-from rtaccel.core.registry import operators
+from rtaccel.core.registry import operators, with_role
+from rtaccel.core.traits import Role
 
 if TYPE_CHECKING:
     from rtaccel.convert.frontend.graph import Builder
@@ -51,11 +52,6 @@ def general(*targets: Any) -> Callable[[Rule], Rule]:
         return function
 
     return add
-
-
-def has_rule(target: Any) -> bool:
-    _load()
-    return target in _RULES or target in _GENERAL
 
 
 @cache
@@ -137,12 +133,21 @@ class Call:
         """Of the result, with the traced size in place of an open one."""
         return [s if isinstance(s, int) else int(s.node.hint) for s in self.node.meta["val"].shape]
 
-    def batch_dim(self, shape: Sequence[int]) -> int | None:
-        """The dimension of the result that holds the samples, if the graph has any: the first with an open size."""
-        if self.build.batch is None:
-            return None
-        sizes = self.node.meta["val"].shape
-        return next((d for d, s in enumerate(sizes) if not isinstance(s, int)), 0)
+    def leading(self, views: Sequence[View], shape: Sequence[int]) -> list[tuple[Atom, ...]]:
+        """Of a result that these broadcast to: each dimension with the samples of the operand that has them there."""
+        dims: list[tuple[Atom, ...]] = []
+        for d, size in enumerate(shape):
+            own = [v.dims[d - len(shape)] for v in views if len(v.dims) >= len(shape) - d]
+            dims.append(next((dim for dim in own if any(a.batch for a in dim)), (Atom(size, 1),)))
+        return dims
+
+    def gathered(self, view: View, dims: Sequence[tuple[Atom, ...]], index: np.ndarray[Any, Any]) -> OpNode:
+        """A copy of elements in another order. dims: of the result, where its samples are. index: the elements of the value, in
+        the shape of the result with its samples as 1."""
+        result = self.build._dense_like(View("", tuple(dims)))
+        width = 1 if result.has_batch(len(dims) - 1) else index.shape[-1]
+        attrs = self.build._rearrangement(view.base, index.reshape(-1), width)
+        return self.op_node(with_role(Role.GATHER).name, [view.base], result, index.size, width, attrs=attrs)
 
     def ordered(self, shape: Sequence[int], like: View) -> View:
         """A dense result of this shape, its dimensions in memory in the order in which those of `like` lie."""

@@ -13,6 +13,7 @@ import rtaccel as rt
 from rtaccel.core.errors import ShapeError
 from rtaccel.core.stage import Stage, Value
 from rtaccel.kernels.assemble import contract
+from tests.support.networks.call import Call
 
 CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "cat channels": lambda x: torch.cat([x, x[:, :2] * 2, x], 1),
@@ -40,15 +41,6 @@ CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "chunk": lambda x: torch.cat([c * 2 for c in x.chunk(2, 3)], 2),
     "narrow": lambda x: x.narrow(2, 1, 3).permute(0, 3, 1, 2).contiguous() * 1.0,
 }
-
-
-class Call(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +19,8 @@ from rtaccel.kernels._expression import operator
 from rtaccel.kernels._expression.chain import schedule
 from rtaccel.kernels._expression.functions import FUNCTIONS
 from rtaccel.kernels._expression.program import parse
+from rtaccel.runtime.fallback import FallbackWarning
+from tests.support.networks.call import Call
 
 CALLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "arithmetic": lambda a, b: (1 - a) * b + a / (b.abs() + 1) - 2 * a,
@@ -106,6 +110,29 @@ def test_nan_and_infinity_go_through_as_in_torch() -> None:
 
     x = torch.tensor([[float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e-42, 3e38, -2.0]])
     torch.testing.assert_close(rt.compile(Net().eval(), x)(x), Net()(x), equal_nan=True, rtol=0, atol=0)
+
+
+TRUTHS: dict[str, Callable[[Tensor], Any]] = {
+    "returned": lambda x: x > 0,
+    "returned as a view": lambda x: (x > 0).reshape(-1, 3, 2).transpose(1, 2),
+    "returned beside a number": lambda x: (x > 0.5, x * 2),
+    "read by torch": lambda x: torch.cumsum(x > 0, -1),
+    "read by torch and by an operator": lambda x: (torch.cumsum(x > 0, -1), torch.where(x > 0, x, -x), x > 0),
+    "of any": lambda x: (x > 1).any(1),
+    "negated": lambda x: ~((x > 0) & (x < 1)),
+}
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+def test_truth_values_are_bool_for_torch_and_for_the_caller(name: str) -> None:
+    model = Call(TRUTHS[name]).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FallbackWarning)
+        fast = rt.compile(model, torch.randn(2, 6))
+    assert isinstance(fast, rt.CompiledModel)
+    for rows in (1, 3):
+        x = torch.randn(rows, 6)
+        torch.testing.assert_close(fast(x), model(x), rtol=0, atol=0)
 
 
 def stage(program: tuple[str, ...], widths: tuple[int, ...] = (4, 4), **attrs: object) -> Stage:

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import rtaccel as rt
 from rtaccel.core.errors import ShapeError
 from rtaccel.kernels.matmul import contract
+from tests.support.networks.call import CallOfTwo
 
 CALLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "matmul": lambda a, b: a @ b.transpose(1, 2),
@@ -25,18 +26,9 @@ CALLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-class Call(nn.Module):
-    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return self.function(a, b)
-
-
 @pytest.mark.parametrize("name", CALLS)
 def test_equals_torch_and_is_native(name: str) -> None:
-    model = Call(CALLS[name]).eval()
+    model = CallOfTwo(CALLS[name]).eval()
     fast = rt.compile(model, (torch.randn(2, 6, 8), torch.randn(2, 6, 8)), strict=True)
     for rows in (1, 2, 3):
         a, b = torch.randn(rows, 6, 8), torch.randn(rows, 6, 8)
@@ -53,7 +45,7 @@ def test_places_outside_are_refused() -> None:
 
 def test_samples_are_apart() -> None:
     """A NaN in one sample is in no other, and in its own row of the product alone."""
-    fast = rt.compile(Call(CALLS["matmul"]).eval(), (torch.randn(2, 6, 8), torch.randn(2, 6, 8)), strict=True)
+    fast = rt.compile(CallOfTwo(CALLS["matmul"]).eval(), (torch.randn(2, 6, 8), torch.randn(2, 6, 8)), strict=True)
     a, b = torch.randn(3, 6, 8), torch.randn(3, 6, 8)
     a[1, 2, 5] = float("nan")
     found = fast(a, b).isnan()

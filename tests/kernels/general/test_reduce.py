@@ -7,12 +7,13 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 import rtaccel as rt
 from rtaccel.core.errors import FormatError, ShapeError
 from rtaccel.core.stage import Stage, Value
 from rtaccel.kernels.reduce import contract
+from tests.support.networks.call import Call
 
 CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "sum": lambda x: x.sum(2),
@@ -34,15 +35,6 @@ CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "all": lambda x: (x > -1.5).all(3).float() + (x > 1).any(1).float().sum((1, 2))[:, None, None],
     "cosine": lambda x: F.cosine_similarity(x[:, :2], x[:, 2:], dim=1),
 }
-
-
-class Call(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 @pytest.mark.parametrize("name", CALLS)
