@@ -36,7 +36,8 @@ float* read_constant(const StageSpec& spec, const char* name);
 // body(x, y) for every index of the dimensions first .. end - 1, with both pointers moved to it.
 template <class Body>
 static inline void for_each_index(const Strided& walk, int first, int end, const char* x, char* y, Body body) {
-  int64_t index[kMaxDims] = {};
+  int64_t index[kMaxDims];
+  for (int d = first; d < end; ++d) index[d] = 0;
   while (true) {
     body(x, y);
     int d = end - 1;

@@ -40,8 +40,9 @@ class ExpressionStage final : public Stage {
                 operands_[i].offset;
     Blocks blocks(*this, run);
     // The odometer over all dimensions but the last two.
-    int64_t index[kMaxDims] = {};
     const int outer = dims_ > 2 ? dims_ - 2 : 0;
+    int64_t index[kMaxDims];
+    for (int d = 0; d < outer; ++d) index[d] = 0;
     while (true) {
       blocks.plane(base, index, run.samples);
       int d = outer - 1;
