@@ -42,8 +42,13 @@ def _refusal(reason: str) -> RtaccelError:
 @cache
 def connect() -> None:
     """Shows the native module what a torch tensor is. Before it, no tensor fits a plan or a mailbox."""
-    plain = [torch.ones(n, dtype=torch.float32, device="cpu") for n in (1, 3, 64, 1000)]
-    negated = [t._neg_view() for t in plain]
+    plain, negated = [], []
+    for n in (1, 3, 64, 1000):  # one kind after the other, and both as views: else they differ in more than the bit
+        t = torch.ones(n, dtype=torch.float32, device="cpu")
+        for _ in range(3):
+            plain.append(t)
+            negated.append(t := t._neg_view())
+            t = t._neg_view()
     native.connect(torch.Tensor, torch.nn.Parameter, _refusal, plain, negated)
 
 

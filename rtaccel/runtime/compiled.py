@@ -23,8 +23,9 @@ from rtaccel.runtime.entry import native_entry
 from rtaccel.runtime.execute import Executor, build_executor
 from rtaccel.runtime.foreign import as_tensors, holds_foreign
 from rtaccel.runtime.gpu.graph import DevicePlan
-from rtaccel.runtime.inputs import bind_run, check_out, copy_out, dense, fit_inputs, nesting_error
+from rtaccel.runtime.inputs import check_out, copy_out, dense, fit_inputs, nesting_error
 from rtaccel.runtime.options import Options
+from rtaccel.runtime.schedule.bound_calls import BoundCalls, flat_results
 from rtaccel.runtime.state.buffers import STRUCTURE, State, keys_of, structure
 
 
@@ -75,6 +76,7 @@ class CompiledModel(nn.Module):
         self._state: State = state
         self._executor: Executor = executor
         self._direct = executor.direct
+        self._flat = flat_results(program)
         self._modules.update(state.tree())
         if executor.direct is not None and executor.steps[0].native:
             executor.steps[0].plan.guard((self._forward_pre_hooks, self._forward_hooks, _any_pre_hooks, _any_hooks))
@@ -100,11 +102,8 @@ class CompiledModel(nn.Module):
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         """nn.Module's own way through its hooks costs 0.4 us, a good part of a small network; it is taken where it matters.
         A native plan with tensors that fit as they are never comes here (bindings/entry.cc)."""
-        direct = self._direct
-        if direct is not None and not (
-            named or self._forward_pre_hooks or self._forward_hooks or _any_pre_hooks or _any_hooks
-        ):
-            result = direct.call(inputs)
+        if not (named or self._forward_pre_hooks or self._forward_hooks or _any_pre_hooks or _any_hooks):
+            result = self._quick(inputs)
             if result is not None:
                 return result
         return super().__call__(*inputs, **named)
@@ -114,12 +113,17 @@ class CompiledModel(nn.Module):
     def forward(self, *inputs: Any, **named: Any) -> Any:
         if named:
             inputs = self._in_order(inputs, named)
-        direct = self._direct
-        if direct is not None:
-            result = direct.call(inputs)
-            if result is not None:
-                return result
-        return self._slow(inputs)
+        result = self._quick(inputs)
+        return result if result is not None else self._slow(inputs)
+
+    def _quick(self, inputs: tuple[Any, ...]) -> Any:
+        """The result where the arguments are ordinary; None where they are to be looked at."""
+        if self._direct is not None:
+            return self._direct.call(inputs)
+        schedules, flat = self._executor.schedules, self._flat
+        if schedules is None or flat is None or (results := schedules.quick(inputs)) is None:
+            return None
+        return results[0] if flat == 1 else tuple(results)
 
     def _in_order(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
         """Arguments by the names of the model's own forward, in its order."""
@@ -157,6 +161,9 @@ class CompiledModel(nn.Module):
         """
         direct = self._direct
         if direct is not None and direct.run(inputs, out):
+            return out
+        schedules, flat = self._executor.schedules, self._flat
+        if schedules is not None and flat is not None and schedules.write(inputs, (out,) if flat == 1 else out):
             return out
         cupy = interop.cupy_of(inputs, out)
         if cupy is not None:
@@ -210,7 +217,8 @@ class CompiledModel(nn.Module):
             inputs, out = as_tensors("bind", inputs), as_tensors("bind", out, written=True)
         binder = self._executor.bind
         if binder is None:
-            return bind_run(self.run, inputs, out)
+            self.run(*inputs, out=out)  # says what is wrong with the tensors
+            return BoundCalls(lambda: self._executor, self.run, inputs, out)
         bound = binder(inputs, out)
         if bound is not None:
             return bound

@@ -23,6 +23,7 @@ from rtaccel.runtime.gpu.graph import DevicePlan, GraphPlan
 from rtaccel.runtime.gpu.persistent import persistent_plan
 from rtaccel.runtime.inputs import check_arguments, fit_inputs
 from rtaccel.runtime.options import Options
+from rtaccel.runtime.schedule.schedule import Schedules
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,17 @@ class Executor:
         self.direct: Executable | None = None
         self._all_native = all(isinstance(step.source, SubgraphStep) for step in self.steps)
         self.bind: Callable[[Any, Any], Callable[[], None] | None] | None = None
-        self._constants = {name: tensor.to(options.device) for name, tensor in program.constants.items()}
-        self._constant_places = {t.untyped_storage().data_ptr() for t in self._constants.values() if t.numel()}
+        self.constants = {name: tensor.to(options.device) for name, tensor in program.constants.items()}
+        self._constant_places = {t.untyped_storage().data_ptr() for t in self.constants.values() if t.numel()}
         if len(self.steps) == 1 and self._is_plain(self.steps[0]):
             self.direct = self.steps[0].plan
             if self.steps[0].native:
                 self.bind = self._bind
             elif isinstance(self.direct, DevicePlan):
                 self.bind = self.direct.bind
+        self.schedules: Schedules | None = None
+        if self.direct is None and options.device == "cpu" and options.states is None:
+            self.schedules = Schedules(self)
 
     def _is_plain(self, step: Step) -> bool:
         """Whether the arguments are those of the group, in tensors and tuples; a native plan then takes them as nested."""
@@ -176,9 +180,12 @@ class Executor:
 
     def __call__(self, leaves: Sequence[Any]) -> list[Any]:
         check_arguments("call", leaves, self.program.arguments, self.options)
+        found = self.schedules(leaves) if self.schedules is not None else None
+        if found is not None:
+            return found
         if not self._all_native:  # a call that falls back to PyTorch was exported for tensors that lie densely
             leaves = [leaf.contiguous() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        env: dict[str, Any] = dict(self._constants)
+        env: dict[str, Any] = dict(self.constants)
         env.update(zip(self.program.inputs, leaves))
         with torch.no_grad():
             for step in self.steps:

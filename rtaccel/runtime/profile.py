@@ -100,7 +100,7 @@ class _Walk:
 
     def go(self, leaves: list[Any]) -> StageProfile:
         executor = self.executor
-        env: dict[str, Any] = {**executor._constants, **dict(zip(executor.program.inputs, leaves))}
+        env: dict[str, Any] = {**executor.constants, **dict(zip(executor.program.inputs, leaves))}
         for step in executor.steps:
             if isinstance(step.source, FallbackStep):
                 env[step.source.node.name] = self._torch(step, step.source.node, env)
