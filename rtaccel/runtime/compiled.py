@@ -13,7 +13,7 @@ from torch.nn.modules.module import _IncompatibleKeys
 from torch.utils import _pytree as pytree
 
 from rtaccel.backends import _interop as interop
-from rtaccel.convert.passes.program import Program, SubgraphStep
+from rtaccel.convert.passes.program import FallbackStep, Program, SubgraphStep
 from rtaccel.core.batch import BatchRange
 from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
 from rtaccel.core.traits import FALLBACK
@@ -52,6 +52,7 @@ class CompiledModel(nn.Module):
         self._argument_names = argument_names
         self._sealed = self._locked = False
         self._verified = "not verified: compiled with verify=False"
+        self._notes: tuple[str, ...] = ()
         state = State(program)
         self._install(state.program(program), state)
 
@@ -87,6 +88,10 @@ class CompiledModel(nn.Module):
         """Keeps for `explain` what a comparison with the model showed."""
         self._verified = note
         return self
+
+    def note(self, text: str) -> None:
+        """Keeps a sentence for `explain`."""
+        self._notes = (*self._notes, text)
 
     def suspend(self) -> None:
         """In mode "persistent" the kernel ends, and other work may wait for the device or have its multiprocessors. Its code and
@@ -280,6 +285,8 @@ class CompiledModel(nn.Module):
     def explain_lines(self, measure: bool = True) -> list[Line]:
         """The rows of `explain()`, one for each stage."""
         lines: list[Line] = []
+        schedules = self._executor.schedules
+        torch_us = schedules.torch_us() if measure and schedules is not None else {}
         for step in self._executor.steps:
             if isinstance(step.plan, DevicePlan) and (whole := step.plan.line()) is not None:
                 lines.append(whole)
@@ -288,7 +295,8 @@ class CompiledModel(nn.Module):
                     line(c, measure, step.parts(i, self._options.batch_size)) for i, c in enumerate(step.choices)
                 )
             else:
-                lines.append(Line(step.name, "an ordinary torch call", FALLBACK, None, None, (step.reason,)))
+                us = torch_us.get(step.source.node.name) if isinstance(step.source, FallbackStep) else None
+                lines.append(Line(step.name, "an ordinary torch call", FALLBACK, None, None, (step.reason,), us))
         return lines
 
     def explain(self, verbose: bool = False, measure: bool = True) -> str:
@@ -311,7 +319,7 @@ class CompiledModel(nn.Module):
             self._takes() + (", sealed" if self._sealed else "") + (", locked in memory" if self._locked else ""),
             *executor.thread_notes(o),
             *executor.device_notes(),
-            *(f"note: {note}" for note in (*self._program.notes, self._verified) if note),
+            *(f"note: {note}" for note in (*self._program.notes, self._verified, *self._notes) if note),
         ]
         return "\n".join([*head, "", table(self.explain_lines(measure), verbose)])
 
@@ -328,6 +336,10 @@ class CompiledModel(nn.Module):
     def batch(self) -> BatchRange:
         """The sizes of the first dimension that a call may have."""
         return self._options.batch
+
+    @property
+    def on_cpu(self) -> bool:
+        return self._options.device == "cpu"
 
     @property
     def native(self) -> tuple[int, int]:
@@ -419,7 +431,7 @@ class CompiledModel(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModel:
         made = type(self)(self._program, self._options, self._argument_names)
-        made._verified = self._verified
+        made._verified, made._notes = self._verified, self._notes
         return made
 
     def __reduce__(self) -> Any:

@@ -124,7 +124,7 @@ def compile(
         lines = fast.explain_lines(measure=False)
         for kind in (scheme, sparsity):
             unmatched("compile", kind, model, also=[line.name for line in lines])
-        warn_of_fallbacks(fast, lines, strict)
+        warn_of_fallbacks(fast, model, args, lines, strict)
         return fast
     except ExportFailed as error:
         reason = error

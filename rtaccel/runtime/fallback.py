@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
+from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.runtime.against_eager import against_eager, costliest_fallback
 
 if TYPE_CHECKING:
     from rtaccel.plan.explain import Line
@@ -17,8 +21,13 @@ class FallbackWarning(UserWarning):
     """A compiled model leaves something to torch, which is far slower than a native stage."""
 
 
-def warn_of_fallbacks(fast: CompiledModel, lines: Sequence[Line], strict: bool) -> None:
-    """Names the calls that fall back to PyTorch in a warning; raises UnsupportedProblem for them where `strict`."""
+def warn_of_fallbacks(
+    fast: CompiledModel, model: nn.Module, args: tuple[Any, ...], lines: Sequence[Line], strict: bool
+) -> None:
+    """Names the calls that fall back to PyTorch in a warning; raises UnsupportedProblem for them where `strict`.
+
+    Where the model itself is faster than what became of it, the warning says so and names the call that costs most.
+    """
     found = [f"{line.name} ({'; '.join(line.reasons)})" for line in lines if line.is_fallback]
     if not found:
         return
@@ -30,6 +39,14 @@ def warn_of_fallbacks(fast: CompiledModel, lines: Sequence[Line], strict: bool) 
             "every stage native (strict=True)",
             "Write them with operators of docs/reference/operators.md, or compile with strict=False.",
         )  # fmt: skip
-    warnings.warn(
-        f"{own} of {count} stages native, and these fall back to PyTorch: {shown}", FallbackWarning, stacklevel=3
-    )
+    text = f"{own} of {count} stages native"
+    times = against_eager(private_copy("compile", model), fast, args) if fast.on_cpu else None
+    if times is not None:
+        fast.note(times.note())
+    if times is not None and times.slower:
+        blame = costliest_fallback(fast, args)
+        text += f", slower than eager: {times.note()}" + (f"; {blame}" if blame else "") + "."
+        text += " What falls back to PyTorch: "
+    else:
+        text += ", and these fall back to PyTorch: "
+    warnings.warn(text + shown, FallbackWarning, stacklevel=3)

@@ -24,6 +24,8 @@ from rtaccel.plan.group import StagedPlan
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.execute import Executor, Step
 from rtaccel.runtime.inputs import fit_inputs
+from rtaccel.runtime.schedule.binder import Unbindable
+from rtaccel.runtime.schedule.schedule import Schedule
 
 MAX_CALLS = 100_000
 WARM_CALLS = 20
@@ -100,6 +102,11 @@ class _Walk:
 
     def go(self, leaves: list[Any]) -> StageProfile:
         executor = self.executor
+        if executor.schedules is not None:
+            try:
+                return self._scheduled(Schedule.of_copies(executor, leaves), leaves)
+            except Unbindable:
+                pass  # its calls run one by one, as below
         env: dict[str, Any] = {**executor.constants, **dict(zip(executor.program.inputs, leaves))}
         for step in executor.steps:
             if isinstance(step.source, FallbackStep):
@@ -109,6 +116,27 @@ class _Walk:
         if any(isinstance(step.source, FallbackStep) or isinstance(step.plan, StagedPlan) for step in executor.steps):
             self.notes.append("stages launched from Python are timed from Python: about 0.1 us of each is the clock")
             self.reading_ns = self.reading_ns or _clock_ns()
+        return StageProfile(tuple(self.found), self.whole_us, self.reading_ns, self.calls, tuple(self.notes))
+
+    def _scheduled(self, schedule: Schedule, leaves: list[Any]) -> StageProfile:
+        """The calls of a program as they are bound: groups, calls of torch, and what is copied between them."""
+        _, taken = self._timed(IN, partial(schedule.take, leaves))
+        self.found.append(_stage(IN, "the arguments copied", "copy", taken))
+        for call in schedule.calls:
+            if call.step is None or isinstance(call.step.source, FallbackStep):
+                _, taken = self._timed(call.name, call.run)
+                kind = ("a copy between steps", "copy") if call.step is None else ("an ordinary torch call", FALLBACK)
+                self.found.append(_stage(call.name, *kind, taken))
+            elif isinstance(call.step.plan, StagedPlan):
+                self._staged(call.step, call.step.source, call.inputs)
+            else:
+                self._native(call.step, call.step.source, call.inputs)
+        _, taken = self._timed(OUT, schedule.give)
+        self.found.append(_stage(OUT, "the results copied", "copy", taken))
+        _, taken = self._timed("the whole", partial(schedule, leaves))
+        self.whole_us = float(np.median(taken))
+        self.reading_ns = _clock_ns()
+        self.notes.append("stages launched from Python are timed from Python: about 0.1 us of each is the clock")
         return StageProfile(tuple(self.found), self.whole_us, self.reading_ns, self.calls, tuple(self.notes))
 
     def _torch(self, step: Step, node: fx.Node, env: dict[str, Any]) -> Any:

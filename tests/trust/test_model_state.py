@@ -74,6 +74,33 @@ class Notes(nn.Module):
         return torch.relu(self.shown)
 
 
+class KeepsAnObject(nn.Module):
+    """Puts a new object of the same content in its place, as policies do with their distribution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin, self.holder = nn.Linear(4, 4), _Holder()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.holder.scale = _Holder(torch.ones(3))
+        return self.lin(x)
+
+
+class CountsInAnObject(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin, self.holder = nn.Linear(4, 4), _Holder(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.holder = _Holder(self.holder.scale + 1)
+        return self.lin(x) * self.holder.scale
+
+
+class _Holder:
+    def __init__(self, scale: Any = None) -> None:
+        self.scale = scale
+
+
 class Caches(nn.Module):
     """Makes a mask once."""
 
@@ -88,7 +115,14 @@ class Caches(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [(Remembers, "self.h"), (Counts, "self.calls"), (Difference, "self.last"), (Appends, "self.seen")]
+    ("kind", "name"),
+    [
+        (Remembers, "self.h"),
+        (Counts, "self.calls"),
+        (Difference, "self.last"),
+        (Appends, "self.seen"),
+        (CountsInAnObject, "self.holder"),
+    ],
 )
 def test_state_in_attributes_is_named_and_kept(kind: type[nn.Module], name: str) -> None:
     model, x = kind().eval(), torch.randn(2, 4)
@@ -102,7 +136,7 @@ def test_state_in_attributes_is_named_and_kept(kind: type[nn.Module], name: str)
         torch.testing.assert_close(fast(x), twin(x).detach())
 
 
-@pytest.mark.parametrize("kind", [Notes, Caches])
+@pytest.mark.parametrize("kind", [Notes, KeepsAnObject, Caches])
 def test_attributes_that_are_no_state_are_compiled(kind: type[nn.Module]) -> None:
     model, x = kind().eval(), torch.randn(2, 4)
     with warnings.catch_warnings():

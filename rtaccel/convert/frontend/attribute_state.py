@@ -98,7 +98,10 @@ def _snapshot(value: Any, depth: int) -> Any:
     if callable(getattr(value, "tobytes", None)):  # NumPy
         return (type(value), getattr(value, "shape", None), value.tobytes())
     if hasattr(value, "__dict__") and not callable(value):
-        return (_Identity(value), {k: _snapshot(v, depth - 1) for k, v in vars(value).items()})
+        return (
+            type(value),
+            {k: _snapshot(v, depth - 1) for k, v in vars(value).items()},
+        )  # another one of the same content
     return _Identity(value)
 
 

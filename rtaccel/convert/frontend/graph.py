@@ -90,6 +90,9 @@ class Builder:
         )
 
     def _call(self, node: fx.Node) -> None:
+        if any(_is_data_dependent(n) for n in (node, *node.all_input_nodes)):
+            self.op_nodes.append(self._torch(node, "a shape depends on the numbers in a tensor"))
+            return
         if node.name in self.views or self._is_constant(node) or self._is_repeated(node) or look(self, node):
             return
         found = self._match(self, node)
@@ -164,7 +167,8 @@ class Builder:
                 self.op_nodes.append(self._torch(source, "repeats a parameter for each sample"))
             view = self.views.get(source.name)
             reads.append(view.base if view is not None else source.name)
-        self.adopt(node)
+        if not _is_data_dependent(node):
+            self.adopt(node)
         layout_bound = reason.startswith("layout: ")
         reason = reason.removeprefix("layout: ")
         return OpNode(FALLBACK, node, _label(node), reads, [node.name], reason=reason, layout=layout_bound)
@@ -339,6 +343,16 @@ class Builder:
 
     def _by_torch(self, base: str) -> bool:
         return any(d.is_fallback and base in d.writes for d in self.op_nodes)
+
+
+def _is_data_dependent(node: fx.Node) -> bool:
+    """Whether a size, or a number of Python, is known when the call has run and not before."""
+    made = node.meta.get("val")
+    for part in made if isinstance(made, (tuple, list)) else (made,):
+        numbers = part.shape if isinstance(part, Tensor) else (part,)
+        if any(isinstance(n, (torch.SymInt, torch.SymFloat, torch.SymBool)) and not n.node.has_hint() for n in numbers):
+            return True
+    return False
 
 
 def is_truth(node: fx.Node) -> bool:

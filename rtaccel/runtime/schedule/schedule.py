@@ -6,11 +6,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Lock
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from rtaccel.convert.passes.program import FallbackStep
 from rtaccel.nn.check import dense, is_freed, is_plain
 from rtaccel.runtime.memory import share_elements
 from rtaccel.runtime.schedule.binder import Binder, Call, Unbindable, group_call
@@ -50,17 +52,24 @@ class Schedule:
             return False
         return len(outs) == 1 or len({out.untyped_storage().data_ptr() for out in outs}) == len(outs)
 
-    def run(self, leaves: Sequence[Any]) -> None:
+    def take(self, leaves: Sequence[Any]) -> None:
+        """Copies the arguments into their places."""
         for given, own in zip(leaves, self.inputs):
             if isinstance(own, Tensor):
                 own.copy_(given.detach() if given.requires_grad else given)
+
+    def give(self) -> list[Any]:
+        """The results in memory of their own."""
+        return [r.clone() if isinstance(r, Tensor) else r for r in self.results]
+
+    def run(self, leaves: Sequence[Any]) -> None:
+        self.take(leaves)
         for call in self.runs:
             call()
 
     def __call__(self, leaves: Sequence[Any]) -> list[Any]:
-        """Fresh results."""
         self.run(leaves)
-        return [r.clone() if isinstance(r, Tensor) else r for r in self.results]
+        return self.give()
 
 
 def _alike(given: Sequence[Any], own: Sequence[Any]) -> bool:
@@ -76,6 +85,15 @@ def _alike(given: Sequence[Any], own: Sequence[Any]) -> bool:
     return True
 
 
+def _fastest(call: Callable[[], Any], rounds: int = 12) -> float:
+    best = float("inf")
+    for _ in range(rounds):
+        start = perf_counter_ns()
+        call()
+        best = min(best, perf_counter_ns() - start)
+    return best / 1e3
+
+
 class Schedules:
     """Those of one executor. A batch is bound when it comes for the second time: a batch that comes once is not worth it."""
 
@@ -86,6 +104,18 @@ class Schedules:
         self._lock = Lock()
         self._last: Schedule | None = None
         self._refused = False
+
+    def torch_us(self) -> dict[str, float]:
+        """Microseconds of each call of torch by itself, by the name of its node, on what the last call left in memory: 0 for what
+        is computed once for a batch. Empty where nothing is bound."""
+        if self._last is None:
+            return {}
+        found = {s.node.name: 0.0 for s in self._executor.program.steps if isinstance(s, FallbackStep)}
+        with self._lock:
+            for call in self._last.calls:
+                if call.step is not None and isinstance(call.step.source, FallbackStep):
+                    found[call.step.source.node.name] = _fastest(call.run)
+        return found
 
     def quick(self, leaves: Sequence[Any]) -> list[Any] | None:
         """The results where the arguments are as those of the last call; None where they are to be looked at."""
