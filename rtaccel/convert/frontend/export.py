@@ -53,13 +53,26 @@ def _unlogged() -> Iterator[None]:
         log.setLevel(level)
 
 
+@contextmanager
+def _unvalidated() -> Iterator[None]:
+    """Without the checks of `torch.distributions` on their arguments: they ask for numbers, which a graph does not have. The
+    model itself has run with the example before, checks included."""
+    kind = torch.distributions.Distribution
+    kept = kind._validate_args
+    kind.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        kind.set_default_validate_args(kept)
+
+
 def _export(model: nn.Module, args: tuple[Any, ...], any_batch: bool) -> torch.export.ExportedProgram:
     shapes = None
     if any_batch:
         shapes = pytree.tree_map(
             lambda leaf: {0: torch.export.Dim.AUTO} if isinstance(leaf, Tensor) and leaf.dim() else None, args
         )
-    with torch.no_grad(), _unlogged(), few_steps(), warnings.catch_warnings():
+    with torch.no_grad(), _unlogged(), _unvalidated(), few_steps(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # torch's own, about its own tree specs
         warnings.filterwarnings("ignore", message="The tensor attribute")  # and about its own nn.LSTM
         return functionalize(torch.export.export(model, args, dynamic_shapes=shapes, strict=False))

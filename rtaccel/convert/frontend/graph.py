@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
+from rtaccel.convert.frontend.constants import is_known
 from rtaccel.convert.frontend.decompose import decompose, take_back
 from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.convert.frontend.layout import View
@@ -80,7 +81,7 @@ class Builder:
                 self._call(node)
         outputs = tuple(self._output(o) if isinstance(o, fx.Node) else o for o in output_node.args[0])
         return OpGraph(
-            tuple(self.op_nodes),
+            self._read(outputs),
             self.buffers,
             self.views,
             outputs,
@@ -89,11 +90,23 @@ class Builder:
             self.constants,
         )
 
+    def _read(self, outputs: tuple[Any, ...]) -> tuple[OpNode, ...]:
+        """The nodes without those of torch that only gave a size or a number which the others have already."""
+        wanted = {o for o in outputs if isinstance(o, str)}
+        wanted |= {self.views[o].base for o in wanted if o in self.views}
+        kept: list[OpNode] = []
+        for op_node in reversed(self.op_nodes):
+            if op_node.is_fallback and not wanted & {*op_node.writes}:
+                continue
+            kept.append(op_node)
+            wanted |= {*op_node.reads}
+        return tuple(reversed(kept))
+
     def _call(self, node: fx.Node) -> None:
         if any(_is_data_dependent(n) for n in (node, *node.all_input_nodes)):
             self.op_nodes.append(self._torch(node, "a shape depends on the numbers in a tensor"))
             return
-        if node.name in self.views or self._is_constant(node) or self._is_repeated(node) or look(self, node):
+        if node.name in self.views or is_known(self, node) or look(self, node):
             return
         found = self._match(self, node)
         if isinstance(found, str):
@@ -162,9 +175,7 @@ class Builder:
     def _torch(self, node: fx.Node, reason: str) -> OpNode:
         reads = []
         for source in node.all_input_nodes:
-            if source.name in self.repeated and source.name not in self.views:
-                del self.repeated[source.name]
-                self.op_nodes.append(self._torch(source, "repeats a parameter for each sample"))
+            self._spelled_out(source)
             view = self.views.get(source.name)
             reads.append(view.base if view is not None else source.name)
         if not _is_data_dependent(node):
@@ -173,33 +184,11 @@ class Builder:
         reason = reason.removeprefix("layout: ")
         return OpNode(FALLBACK, node, _label(node), reads, [node.name], reason=reason, layout=layout_bound)
 
-    def _is_constant(self, node: fx.Node) -> bool:
-        """Computes what depends on parameters alone, or on nothing, once and for all."""
-        sources = node.all_input_nodes
-        if any(s.name not in self.constants for s in sources) or not isinstance(node.target, torch._ops.OpOverload):
-            return False
-        meta = node.meta.get("val")
-        if node.target._schema.is_mutable or torch.Tag.nondeterministic_seeded in node.target.tags:
-            return False
-        if not isinstance(meta, Tensor) or not all(isinstance(s, int) for s in meta.shape):
-            return False
-        with torch.no_grad():
-            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.constants[n.name])
-            self.constants[node.name] = node.target(*args, **kwargs)
-        return True
-
-    def _is_repeated(self, node: fx.Node) -> bool:
-        """A constant that is expanded over the samples, as a learned token is."""
-        if self.batch is None or node.target is not torch.ops.aten.expand.default:
-            return False
-        known, shape = self.constants.get(node.all_input_nodes[0].name), node.meta["val"].shape
-        open_sizes = [not isinstance(s, int) for s in shape]
-        if known is None or open_sizes != [True] + [False] * (len(shape) - 1):
-            return False
-        if known.dim() == len(shape) and known.shape[0] != 1:
-            return False
-        self.repeated[node.name] = known.expand(1, *shape[1:])
-        return True
+    def _spelled_out(self, node: fx.Node) -> None:
+        """What is the same for every sample, as a tensor of all of them, where that is read."""
+        if node.name in self.repeated and node.name not in self.views:
+            del self.repeated[node.name]
+            self.op_nodes.append(self._torch(node, "repeats what is the same for every sample"))
 
     # -- values and views ----------------------------------------------------------------------------------------------
 
@@ -319,6 +308,7 @@ class Builder:
         """Name of what the model returns: a value as it lies where that is the tensor, else a packed copy of it."""
         if node.name in self.constants:
             return node.name
+        self._spelled_out(node)
         view = self.views.get(node.name)
         if view is None or view.base in self.exported.inputs or self._by_torch(view.base):
             return node.name
