@@ -1,5 +1,7 @@
-"""Matmul: y[b, i, j] = sum over k of a[b, i, k] w[b, k, j], both computed, float32; [M, steps, width] each.
+"""Matmul: y[b, i, j] = sum over k of a[b, i, k] w[b, k, j], float32; [M, steps, width] each.
 
+Both are computed, or one of them is a parameter: the tensor "a" or "w", dense. It is the same for every sample, and may differ
+over b, which a linear layer's weight does not.
 attrs["sizes"]: ([sizes of b], i, j, k). attrs["places"]: of a over (b, i, k), of w over (b, k, j): an offset and a stride for
 each dimension, in elements of a dense value; a stride of 0 repeats. y is dense, in the order (b, i, j).
 """
@@ -7,6 +9,7 @@ each dimension, in elements of a dense value; a stride of 0 repeats. y is dense,
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -21,9 +24,11 @@ from rtaccel.kernels._common.strides import dense, elements, limits
 
 
 def iterations(stage: Stage) -> list[tuple[tuple[int, ...], tuple[int, ...], Value]]:
-    """(dims, place, value) of a, w and y. Raises ShapeError where they do not fit."""
+    """(dims, place, value) of a, w and y; a parameter is a value of one row. Raises ShapeError where they do not fit."""
     batch, i, j, k = stage.attrs["sizes"]
-    a, w, y = *stage.inputs, stage.outputs[0]
+    given = iter(stage.inputs)
+    a, w = (Value(n, stage.tensors[n].numel()) if n in stage.tensors else next(given) for n in "aw")
+    y = stage.outputs[0]
     first, second = (tuple(p) for p in stage.attrs["places"])
     found = [((*batch, i, k), first, a), ((*batch, k, j), second, w), ((*batch, i, j), dense((*batch, i, j)), y)]
     for dims, place, value in found:
@@ -48,7 +53,7 @@ def lower(stage: Stage) -> Mapping[str, Any]:
             low[f"{name}_offsets"] = tuple(int(n) for n in np.concatenate(offsets).reshape(-1))
         else:
             low[f"{name}_table"] = tuple(int(e) for e in elements(dims, place))
-    return low
+    return {**low, **{name: tensor.reshape(-1) for name, tensor in stage.tensors.items()}}
 
 
 def _split(parts: Sequence[np.ndarray], width: int) -> tuple[list[np.ndarray], bool]:
@@ -57,27 +62,28 @@ def _split(parts: Sequence[np.ndarray], width: int) -> tuple[list[np.ndarray], b
     return [np.stack([p // width, c], 1) for p, c in zip(parts, columns)], sum(int(c.max()) for c in columns) < width
 
 
-def operands(stage: Stage, a: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """[M, b, i, k] and [M, b, k, j]"""
-    found = []
-    for x, (dims, place, _) in zip((a, w), iterations(stage)):
+def operands(stage: Stage, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """[M, b, i, k] and [M, b, k, j]; M is 1 for a parameter."""
+    found, given = [], iter(inputs)
+    sides = [stage.tensors[n].reshape(1, -1).to(inputs[0].device) if n in stage.tensors else next(given) for n in "aw"]
+    for x, (dims, place, _) in zip(sides, iterations(stage)):
         index = torch.from_numpy(elements(dims, place)).to(x.device)
         found.append(x.reshape(x.shape[0], -1)[:, index].reshape(x.shape[0], prod(dims[:-2]), *dims[-2:]))
     return found[0], found[1]
 
 
-def reference(stage: Stage, a: Tensor, w: Tensor) -> tuple[Tensor]:
-    left, right = operands(stage, a, w)
-    return ((left.double() @ right.double()).float().reshape(a.shape[0], *stage.outputs[0].shape),)
+def reference(stage: Stage, *inputs: Tensor) -> tuple[Tensor]:
+    left, right = operands(stage, *inputs)
+    return ((left.double() @ right.double()).float().reshape(inputs[0].shape[0], *stage.outputs[0].shape),)
 
 
-def tolerance(stage: Stage, a: Tensor, w: Tensor) -> Tolerance:
+def tolerance(stage: Stage, *inputs: Tensor) -> Tolerance:
     """k products and additions of float32: each rounds a partial sum, which is at most the sum of sizes."""
-    left, right = operands(stage, a, w)
+    left, right = operands(stage, *inputs)
     size = left.double().abs().nan_to_num(posinf=0.0) @ right.double().abs().nan_to_num(posinf=0.0)
     eps = torch.finfo(torch.float32).eps
     return Tolerance(
-        atol=(eps * (stage.attrs["sizes"][3] + 2) * size + 1e-37).reshape(a.shape[0], *stage.outputs[0].shape)
+        atol=(eps * (stage.attrs["sizes"][3] + 2) * size + 1e-37).reshape(inputs[0].shape[0], *stage.outputs[0].shape)
     )
 
 
@@ -100,6 +106,14 @@ def make_stage(batch: tuple[int, ...], i: int, j: int, k: int, turned: str = "",
     return Stage("matmul", "case", (a, w), (y,), {}, {"sizes": (batch, i, j, k), "places": tuple(places)})
 
 
+def with_parameter(side: str, batch: tuple[int, ...], i: int, j: int, k: int) -> Stage:
+    stage = make_stage(batch, i, j, k)
+    given = dict(zip("aw", stage.inputs))
+    size = given.pop(side)
+    tensor = torch.randn(size.steps * size.width, generator=torch.Generator().manual_seed(i + j + k))
+    return replace(stage, inputs=tuple(given.values()), tensors={side: tensor})
+
+
 def _case(label: str, stage: Stage) -> Case:
     def make(seed: int) -> tuple[Tensor, ...]:
         g = torch.Generator().manual_seed(seed)
@@ -119,6 +133,11 @@ def cases() -> Iterator[Case]:
     for rows in (1, 2, 4, 8):
         yield _case(f"rows-{rows}", make_stage((2,), 4, 12, 8, "", rows))
         yield _case(f"rows-{rows}-turned", make_stage((2,), 4, 12, 8, "w", rows))
+    for side in "aw":
+        for batch, i, j, k in [((), 5, 7, 9), ((3,), 4, 33, 6), ((2, 2), 1, 16, 40), ((2,), 6, 1, 5)]:
+            yield _case(
+                f"parameter-{side}-{'x'.join(map(str, (*batch, i, j, k)))}", with_parameter(side, batch, i, j, k)
+            )
     plain = make_stage((3,), 4, 6, 5)
     one = ((0, 0, 5, 1), (0, 30, 6, 1))  # one left side for all
     a = Value("a", 5, steps=4)
@@ -136,7 +155,8 @@ def cost(problem: Problem) -> Cost:
 def packed_bytes(stage: Stage) -> int:
     batch, i, j, k = stage.attrs["sizes"]
     b = prod(batch)
-    return 8192 + 32 * (3 * b + 2 * (i + j + k)) + 8 * b * (i * k + k * j + i * j)
+    given = sum(t.numel() for t in stage.tensors.values())
+    return 8192 + 4 * given + 32 * (3 * b + 2 * (i + j + k)) + 8 * b * (i * k + k * j + i * j)
 
 
 OPERATOR = register_operator(

@@ -1,4 +1,4 @@
-// Matmul of two computed values on the CPU. The contract is in contract.py.
+// Matmul on the CPU, of two computed values or of one and a parameter. The contract is in contract.py.
 //
 // Tiles of R rows of a and V vectors of columns of w; the sums stay in registers. The right side is read as it lies
 // where its columns follow one another, else it is turned into rows of whole vectors first. Floor: i j k multiply-adds
@@ -18,9 +18,10 @@ class MatmulStage final : public Stage {
   explicit MatmulStage(const StageSpec& spec) {
     batches_ = spec.attrs.integer("batches");
     i_ = spec.attrs.integer("i"), j_ = spec.attrs.integer("j"), k_ = spec.attrs.integer("k");
-    read(spec, a_, spec.in(0), "a_offsets", "a_table", i_, k_);
-    read(spec, w_, spec.in(1), "w_offsets", "w_table", k_, j_);
-    read(spec, y_, spec.out(0), "y_offsets", "y_table", i_, j_);
+    int next = 0;
+    read(spec, a_, "a", next, "a_offsets", "a_table", i_, k_);
+    read(spec, w_, "w", next, "w_offsets", "w_table", k_, j_);
+    lay_out(spec, y_, spec.out(0), "y_offsets", "y_table", i_, j_);
     pitch_ = (j_ + S::kLanes - 1) / S::kLanes * S::kLanes;
     spec.need_scratch(static_cast<size_t>(k_ * pitch_ + i_ * k_ + i_ * pitch_) * sizeof(float) + 192);
   }
@@ -54,10 +55,14 @@ class MatmulStage final : public Stage {
   // Offsets in bytes of each batch, row and column, or of every element.
   struct Side {
     GraphIO port;
+    const float* parameter;  // instead of a value
     const int64_t *batch, *row, *column, *table;
     int64_t rows, columns;
     bool dense_columns;  // one after the other
     bool dense_rows;     // in a column
+    char* base(const Run& run, int64_t s) const {
+      return parameter ? const_cast<char*>(reinterpret_cast<const char*>(parameter)) : port.row(run, s * port.steps);
+    }
   };
 
   // Rows of a side: at `base` + row offset; `column` holds offsets of columns where they are not dense.
@@ -69,9 +74,17 @@ class MatmulStage final : public Stage {
     float* at(int64_t r) const { return reinterpret_cast<float*>(base + (row ? row[r] : r * pitch)); }
   };
 
-  void read(const StageSpec& spec, Side& side, const GraphIO& port, const char* offsets, const char* table,
+  // next: the input that the next computed side is.
+  void read(const StageSpec& spec, Side& side, const char* name, int& next, const char* offsets, const char* table,
             int64_t rows, int64_t columns) const {
-    side = {port, nullptr, nullptr, nullptr, nullptr, rows, columns, false, false};
+    if (!spec.attrs.has(name)) return lay_out(spec, side, spec.in(next++), offsets, table, rows, columns);
+    lay_out(spec, side, {-1, 0, 1, batches_ * rows * columns}, offsets, table, rows, columns);
+    side.parameter = read_constant(spec, name);
+  }
+
+  void lay_out(const StageSpec& spec, Side& side, const GraphIO& port, const char* offsets, const char* table,
+               int64_t rows, int64_t columns) const {
+    side = {port, nullptr, nullptr, nullptr, nullptr, nullptr, rows, columns, false, false};
     const auto take = [&](int64_t n) {
       return static_cast<int64_t*>(spec.arena->take(static_cast<size_t>(n) * sizeof(int64_t)));
     };
@@ -93,7 +106,7 @@ class MatmulStage final : public Stage {
   }
 
   static float* element(const Side& side, const Run& run, int64_t s, int64_t b, int64_t r, int64_t c) {
-    char* base = side.port.row(run, s * side.port.steps);
+    char* base = side.base(run, s);
     const int64_t at =
         side.table ? side.table[(b * side.rows + r) * side.columns + c] : side.batch[b] + side.row[r] + side.column[c];
     return reinterpret_cast<float*>(base + at);
@@ -102,8 +115,7 @@ class MatmulStage final : public Stage {
   // The side as it lies where it has offsets, else copied to `room`, rows `pitch` apart.
   static Rows rows_of(const Side& side, const Run& run, int64_t s, int64_t b, float* room, int64_t pitch) {
     if (!side.table)
-      return {side.port.row(run, s * side.port.steps) + side.batch[b], side.row,
-              side.dense_columns ? nullptr : side.column, 0};
+      return {side.base(run, s) + side.batch[b], side.row, side.dense_columns ? nullptr : side.column, 0};
     for (int64_t r = 0; r < side.rows; ++r)
       for (int64_t c = 0; c < side.columns; ++c) room[r * pitch + c] = *element(side, run, s, b, r, c);
     return {reinterpret_cast<char*>(room), nullptr, nullptr, pitch * 4};
@@ -112,7 +124,7 @@ class MatmulStage final : public Stage {
   // The right side in rows of whole vectors.
   Rows turned(const Run& run, int64_t s, int64_t b, float* packed) const {
     if (!w_.table && w_.dense_rows) {
-      const char* base = w_.port.row(run, s * w_.port.steps) + w_.batch[b];
+      const char* base = w_.base(run, s) + w_.batch[b];
       constexpr int n = S::kLanes;
       for (int64_t k = 0; k < k_; k += n)
         for (int64_t j = 0; j < j_; j += n) {

@@ -12,9 +12,9 @@ from rtaccel.kernels.matmul import contract
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     contract.lower(stage)  # what it refuses, it refuses here too
 
-    def call(a: Tensor, w: Tensor) -> tuple[Tensor]:
-        left, right = contract.operands(stage, a, w)
-        return ((left @ right).reshape(a.shape[0], *stage.outputs[0].shape),)
+    def call(*inputs: Tensor) -> tuple[Tensor]:
+        left, right = contract.operands(stage, *inputs)
+        return ((left @ right).reshape(inputs[0].shape[0], *stage.outputs[0].shape),)
 
     return call
 

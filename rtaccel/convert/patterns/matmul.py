@@ -1,10 +1,13 @@
-"""Rules for matrix products of two computed tensors."""
+"""Rules for matrix products of two computed tensors, or of one and a parameter that no linear layer has."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.iteration import iteration
@@ -24,52 +27,89 @@ def _plain(call: Call, view: View) -> View:
     return view
 
 
-def product(call: Call, left: View, right: View) -> OpNode:
-    """[.., i, k] times [.., k, j]"""
-    left, right = _plain(call, left), _plain(call, right)
-    (i, k), j = left.shape[-2:], right.shape[-1]
-    runs = [layout.run_of(v, d) for v, d in ((left, -2), (left, -1), (right, -2), (right, -1))]
+@dataclass(frozen=True)
+class Side:
+    """An operand: a view of a computed tensor, or of a parameter that lies densely."""
+
+    view: View
+    parameter: Tensor | None = None
+
+    @classmethod
+    def of(cls, call: Call, value: Any) -> Side:
+        constant = call.repeated(value)
+        if constant is None:
+            return cls(call.elements(value))
+        if constant.is_complex() or constant.numel() == 0:
+            raise Refused(f"has a parameter of {constant.dtype}")
+        return cls(layout.dense("", constant.shape, None), constant.detach().float().contiguous())
+
+    def turned(self) -> Side:
+        """With the last two dimensions exchanged."""
+        n = len(self.view.dims)
+        view = layout.permute(self.view, [*range(n - 2), n - 1, n - 2])
+        if self.parameter is None:
+            return Side(view)
+        return Side(layout.dense("", view.shape, None), self.parameter.transpose(-1, -2).contiguous())
+
+    def apart(self, last: int) -> Side:
+        """With a dimension of one in front of the last ones."""
+        dims = self.view.dims
+        at = len(dims) - last
+        return Side(View(self.view.base, (*dims[:at], (), *dims[at:]), self.view.offset), self.parameter)
+
+    def as_matrix(self, left: bool) -> Side:
+        """A vector as one row, or as one column."""
+        view = self.view
+        if len(view.dims) != 1:
+            return self
+        return Side(View(view.base, ((), *view.dims) if left else (*view.dims, ()), view.offset), self.parameter)
+
+
+def product(call: Call, left: Side, right: Side) -> OpNode:
+    """[.., i, k] times [.., k, j]; a vector is a matrix of one row or column that the result does not have."""
+    vectors = [len(side.view.dims) == 1 for side in (left, right)]
+    left, right = left.as_matrix(True), right.as_matrix(False)
+    if left.view.has_batch(len(left.view.dims) - 2):  # each sample is a product of one row
+        vectors[0], left = True, left.apart(1)
+        right = right.apart(2)
+    views = [side.view if side.parameter is not None else _plain(call, side.view) for side in (left, right)]
+    if all(side.parameter is not None for side in (left, right)):
+        raise Refused("reads parameters alone")
+    (i, k), j = views[0].shape[-2:], views[1].shape[-1]
+    runs = [layout.run_of(views[n], d) for n, d in ((0, -2), (0, -1), (1, -2), (1, -1))]
     row, inner, other, column = (r if r is not None else Atom(1, 0) for r in runs)
-    result = call.build._dense_like(
-        View("", (*call.leading((left, right), call.shape)[:-2], (Atom(i, 1),), (Atom(j, 1),)))
-    )
-    batch = View("", result.dims[:-2])
-    found = iteration(batch, [View(v.base, v.dims[:-2], v.offset) for v in (left, right)])
+    shape = call.shape[: len(call.shape) - vectors.count(False)]
+    leading = call.leading(views, [*shape, i, j])[:-2]
+    result = call.build._dense_like(View("", (*leading, (Atom(i, 1),), (Atom(j, 1),))))
+    found = iteration(View("", result.dims[:-2]), [View(v.base, v.dims[:-2], v.offset) for v in views])
     if found is None:
         raise Refused("layout: its operands' samples are different dimensions")
-    places = (
-        (*found.places[0], _stride(row), _stride(inner)),
-        (*found.places[1], _stride(other), _stride(column)),
-    )
-    attrs = {"sizes": (found.dims, i, j, k), "places": places}
-    elements = prod(found.dims) * i * j
-    return call.op_node("matmul", [left.base, right.base], result, elements, j, attrs=attrs)
+    batch, (first, second) = found.dims, found.places
+    rows = _stride(row)
+    if i == 1 and second[-1] == 0:  # products of one row with one matrix: one product
+        i, rows, batch, first, second = batch[-1], first[-1], batch[:-1], first[:-1], second[:-1]
+    places = ((*first, rows, _stride(inner)), (*second, _stride(other), _stride(column)))
+    given = {name: side.parameter for name, side in zip("aw", (left, right)) if side.parameter is not None}
+    attrs = {"sizes": (batch, i, j, k), "places": places}
+    dims = [d for d, one in zip(result.dims[-2:], vectors) if not one]
+    reads = [v.base for v, side in zip(views, (left, right)) if side.parameter is None]
+    seen = View("", (*result.dims[:-2], *dims))
+    return call.op_node("matmul", reads, seen, prod(batch) * i * j, j, attrs=attrs, tensors=given)
 
 
 def _stride(atom: Atom) -> int:
     return 0 if atom.size == 1 else atom.stride
 
 
-@general(aten.matmul.default, aten.bmm.default, aten.mm.default)
-def _matmul(call: Call) -> OpNode | str:
-    left, right = call["self"], call["other" if call.node.target is aten.matmul.default else "mat2"]
-    if call.repeated(left) is not None or call.repeated(right) is not None:
-        return "has a parameter on its left side, or a right one of more than two dimensions"
-    a, w = call.elements(left), call.elements(right)
-    if len(a.dims) < 2 or len(w.dims) < 2:
-        return "is a product with a vector"
-    return product(call, a, w)
+@general(aten.matmul.default, aten.bmm.default, aten.mm.default, aten.mv.default, aten.dot.default)
+def _matmul(call: Call) -> OpNode:
+    other = {aten.matmul.default: "other", aten.mv.default: "vec", aten.dot.default: "tensor"}
+    return product(call, Side.of(call, call["self"]), Side.of(call, call[other.get(call.node.target, "mat2")]))
 
 
 @general(aten.linear.default)
 def _linear(call: Call) -> OpNode | str:
     """With a weight that is computed."""
-    if (
-        call["bias"] is not None
-        or call.repeated(call["weight"]) is not None
-        or call.repeated(call["input"]) is not None
-    ):
+    if call["bias"] is not None:
         return "has a bias beside a computed weight"
-    weight = call.elements(call["weight"])
-    turned = layout.permute(weight, [*range(len(weight.dims) - 2), len(weight.dims) - 1, len(weight.dims) - 2])
-    return product(call, call.elements(call["input"]), turned)
+    return product(call, Side.of(call, call["input"]), Side.of(call, call["weight"]).turned())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import rtaccel as rt
 from rtaccel.core.errors import ShapeError
@@ -33,6 +34,40 @@ def test_equals_torch_and_is_native(name: str) -> None:
     for rows in (1, 2, 3):
         a, b = torch.randn(rows, 6, 8), torch.randn(rows, 6, 8)
         torch.testing.assert_close(fast(a, b).double(), model(a.double(), b.double()), rtol=1e-5, atol=2e-5)
+
+
+class WithParameter(nn.Module):
+    def __init__(self, call: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.call, self.p = call, nn.Parameter(torch.randn(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(x, self.p)
+
+
+PARAMETERS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], tuple[int, ...]]] = {
+    "on the left": (lambda x, p: p @ x, (5, 3)),
+    "on the left, for each sample": (lambda x, p: p.expand(x.shape[0], -1, -1) @ x, (1, 4, 3)),
+    "on the left, of three dimensions": (lambda x, p: p @ x[:, None], (4, 5, 3)),
+    "one for each agent": (lambda x, p: torch.bmm(x.transpose(0, 1), p).transpose(0, 1), (3, 7, 5)),
+    "of three dimensions": (lambda x, p: x[:, :, None] @ p, (3, 7, 5)),
+    "a vector": (lambda x, p: x @ p, (7,)),
+    "a vector on the left": (lambda x, p: p @ x, (3,)),
+    "einsum, one for each": (lambda x, p: torch.einsum("bnd,nde->bne", x, p), (3, 7, 5)),
+    "einsum, over the rows": (lambda x, p: torch.einsum("bnd,mn->bmd", x, p), (6, 3)),
+    "einsum, heads": (lambda x, p: torch.einsum("bnd,hde->bhne", x, p), (2, 7, 5)),
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_parameter_that_no_linear_layer_has(name: str) -> None:
+    call, shape = PARAMETERS[name]
+    model = WithParameter(call, shape).eval()
+    fast, exact = rt.compile(model, (torch.randn(2, 3, 7),), strict=True), copy.deepcopy(model).double()
+    assert fast.batch.hi is None
+    for rows in (1, 2, 5):
+        x = torch.randn(rows, 3, 7)
+        torch.testing.assert_close(fast(x).double(), exact(x.double()).detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_places_outside_are_refused() -> None:
