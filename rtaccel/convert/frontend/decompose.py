@@ -67,15 +67,21 @@ def decompose(node: fx.Node) -> Parts | None:
         made = make_fx(call, tracing_mode="real", _allow_non_fake_inputs=True)(*values)
     except Exception:  # a decomposition that does not trace: the call stays
         return None
-    return _inserted(made.graph, node, sources)
+    new: list[fx.Node] = []
+    results = insert_parts(made.graph, node, node, sources, new)
+    return None if results is None else Parts(_without_dead(node, new, results), results)
 
 
-def _inserted(made: fx.Graph, node: fx.Node, sources: list[fx.Node]) -> Parts | None:
+def insert_parts(
+    made: fx.Graph, before: fx.Node, node: fx.Node, sources: list[fx.Node], new: list[fx.Node] | None = None
+) -> list[Any] | None:
+    """Copies the calls of a graph in front of `before`, as calls of the module that `node` is of; gives the nodes of its results.
+    sources: what its inputs are. new: takes the copies. None, with nothing left, where it has constants of its own."""
     graph = node.graph
     placeholders = iter(sources)
     copies: dict[fx.Node, Any] = {}
-    new: list[fx.Node] = []
-    with graph.inserting_before(node):
+    new = [] if new is None else new
+    with graph.inserting_before(before):
         for part in made.nodes:
             if part.op == "placeholder":
                 copies[part] = next(placeholders)
@@ -85,11 +91,11 @@ def _inserted(made: fx.Graph, node: fx.Node, sources: list[fx.Node]) -> Parts | 
                 copies[part] = copy
                 new.append(copy)
             elif part.op == "output":
-                results = [copies[r] if isinstance(r, fx.Node) else r for r in part.args[0]]
+                results: list[Any] = [copies[r] if isinstance(r, fx.Node) else r for r in part.args[0]]
             else:  # a constant of the decomposition's own
                 take_back(new)
                 return None
-    return Parts(_without_dead(node, new, results), results)
+    return results
 
 
 def _without_dead(node: fx.Node, new: list[fx.Node], results: list[Any]) -> list[fx.Node]:

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.frontend.batches import signature_of
+from rtaccel.convert.frontend.complex.rewrite import without_complex
 from rtaccel.convert.frontend.functionalize import functionalize
 from rtaccel.convert.frontend.guards import batch_range
 from rtaccel.convert.frontend.recurrent_shapes import few_steps
@@ -186,6 +187,7 @@ def _captured(program: torch.export.ExportedProgram, batch: BatchRange, any_batc
             "a model without state of its own",
             "Return the state as an output and pass it in as an input.",
         )
+    without_complex(program.graph)  # what is left complex stays PyTorch's
     return ExportedGraph(
         graph=program.graph,
         constants=constants,

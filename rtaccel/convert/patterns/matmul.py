@@ -69,7 +69,7 @@ def product(call: Call, left: Side, right: Side) -> OpNode:
     """[.., i, k] times [.., k, j]; a vector is a matrix of one row or column that the result does not have."""
     vectors = [len(side.view.dims) == 1 for side in (left, right)]
     left, right = left.as_matrix(True), right.as_matrix(False)
-    if left.view.has_batch(len(left.view.dims) - 2):  # each sample is a product of one row
+    if layout.run_of(left.view, -2) is None:  # rows of several samples or in several runs: each is a product of its own
         vectors[0], left = True, left.apart(1)
         right = right.apart(2)
     views = [side.view if side.parameter is not None else _plain(call, side.view) for side in (left, right)]
@@ -103,7 +103,7 @@ def _stride(atom: Atom) -> int:
 
 @general(aten.matmul.default, aten.bmm.default, aten.mm.default, aten.mv.default, aten.dot.default)
 def _matmul(call: Call) -> OpNode:
-    other = {aten.matmul.default: "other", aten.mv.default: "vec", aten.dot.default: "tensor"}
+    other: dict[Any, str] = {aten.matmul.default: "other", aten.mv.default: "vec", aten.dot.default: "tensor"}
     return product(call, Side.of(call, call["self"]), Side.of(call, call[other.get(call.node.target, "mat2")]))
 
 

@@ -177,11 +177,6 @@ def _mul(call: Call) -> OpNode | str:
     return _affine(call, left, factor, 0.0)
 
 
-@rule(aten.hypot.default)
-def _hypot(call: Call) -> OpNode | str:
-    return _joined(call, call["self"], call["other"], "hypot")
-
-
 @rule(aten.pow.Tensor_Scalar)
 def _pow(call: Call) -> OpNode | str:
     if call["exponent"] != 2:

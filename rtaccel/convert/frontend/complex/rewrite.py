@@ -1,0 +1,138 @@
+"""Puts real calls in the place of complex ones, through the whole graph or not at all."""
+
+from __future__ import annotations
+
+import operator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._guards import detect_fake_mode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from rtaccel.convert.frontend.complex import arithmetic, fourier, frames
+from rtaccel.convert.frontend.complex.pairs import RULES, NoPairs, Pair
+from rtaccel.convert.frontend.decompose import insert_parts
+
+aten = torch.ops.aten
+assert arithmetic and fourier and frames  # imported for their rules
+
+
+def without_complex(graph: fx.Graph) -> bool:
+    """Rewrites a graph of functional ATen calls in place, so that its calls read and give real tensors: all but those that
+    split complex constants and inputs, and those that join what the model returns. False, with the graph as it was, where a call is
+    not known for pairs."""
+    if not any(_is_complex(node) for node in graph.nodes):
+        return True
+    if any(not _known(node) for node in graph.nodes if node.op == "call_function" and _touches(node)):
+        return False
+    backup = [(node, node.args, node.kwargs) for node in graph.nodes]
+    before = set(graph.nodes)
+    try:
+        _Rewriter(graph).run()
+    except Exception:  # some call with these arguments: the graph goes back to what it was
+        for node, args, kwargs in backup:
+            node.args, node.kwargs = args, kwargs
+        for node in reversed(list(graph.nodes)):
+            if node not in before:
+                graph.erase_node(node)
+        return False
+    graph.eliminate_dead_code()
+    return True
+
+
+def _is_complex(node: fx.Node) -> bool:
+    made = node.meta.get("val")
+    return any(isinstance(p, Tensor) and p.is_complex() for p in (made if isinstance(made, (tuple, list)) else (made,)))
+
+
+def _touches(node: fx.Node) -> bool:
+    return _is_complex(node) or any(_is_complex(source) for source in node.all_input_nodes)
+
+
+def _known(node: fx.Node) -> bool:
+    return node.target in RULES or node.target is operator.getitem or node.target in _SIZES
+
+
+_SIZES = {aten.sym_size.int, aten.sym_numel.default}
+
+
+class _Rewriter:
+    def __init__(self, graph: fx.Graph) -> None:
+        self.graph = graph
+        self.pairs: dict[fx.Node, Any] = {}  # complex node -> its parts as nodes, or a list of such pairs
+
+    def run(self) -> None:
+        for node in list(self.graph.nodes):
+            if node.op == "output":
+                self._output(node)
+            elif node.op == "placeholder" and _is_complex(node):
+                self._placeholder(node)
+            elif node.op == "call_function" and _touches(node):
+                self._call(node)
+
+    def _trace(self, node: fx.Node, function: Any, sources: list[fx.Node], before: fx.Node) -> list[Any]:
+        """The calls of a function of real tensors, put before a node; the nodes of its results."""
+        values = [s.meta["val"] for s in sources]
+        with detect_fake_mode(values) or nullcontext():  # constants that the function makes have no data either
+            made = make_fx(function, tracing_mode="real", pre_dispatch=True, _allow_non_fake_inputs=True)(*values)
+        found = insert_parts(made.graph, before, node, sources)
+        if found is None:
+            raise NoPairs("a call with a constant of its own")
+        return found
+
+    def _placeholder(self, node: fx.Node) -> None:
+        def parts(x: Tensor) -> list[Tensor]:
+            both = torch.ops.aten.view_as_real.default(x)
+            return [both.select(-1, 0), both.select(-1, 1)]
+
+        self.pairs[node] = Pair(*self._trace(node, parts, [node], next(n for n in self._after(node))))
+
+    def _after(self, node: fx.Node) -> list[fx.Node]:
+        nodes = list(self.graph.nodes)
+        return [n for n in nodes[nodes.index(node) :] if n.op != "placeholder"]
+
+    def _call(self, node: fx.Node) -> None:
+        if node.target is operator.getitem:
+            self.pairs[node] = self.pairs[node.args[0]][node.args[1]]  # type: ignore[index]
+            return
+        if node.target in _SIZES:
+            node.args = (self.pairs[node.args[0]].re, *node.args[1:])  # type: ignore[index]
+            return
+        sources: list[fx.Node] = []
+        for source in node.all_input_nodes:
+            sources += [part for part in self.pairs.get(source, (source,)) if part is not None]
+        sources = list(dict.fromkeys(sources))
+
+        def call(*tensors: Tensor) -> list[Any]:
+            given = dict(zip(sources, tensors))
+
+            def value(n: fx.Node) -> Any:
+                if n not in self.pairs:
+                    return given[n]
+                return Pair(*(None if part is None else given[part] for part in self.pairs[n]))
+
+            args, kwargs = fx.map_arg((node.args, node.kwargs), value)
+            found = RULES[node.target](*args, **kwargs)
+            several = found if isinstance(found, list) else [found]
+            return [part for one in several for part in (one if isinstance(one, Pair) else (one,)) if part is not None]
+
+        made = node.meta["val"]
+        results = self._trace(node, call, sources, node)
+        if isinstance(made, (tuple, list)):
+            self.pairs[node] = [Pair(*results[i : i + 2]) for i in range(0, len(results), 2)]
+        elif made.is_complex():
+            self.pairs[node] = Pair(*results)
+        else:
+            node.replace_all_uses_with(results[0])
+
+    def _output(self, node: fx.Node) -> None:
+        def value(n: fx.Node) -> Any:
+            if n not in self.pairs:
+                return n
+            re, im = self.pairs[n].re, self.pairs[n].im
+            return self._trace(n, lambda *t: [torch.complex(t[0], t[-1] if im else torch.zeros_like(t[0]))],
+                               [re, im] if im else [re], node)[0]  # fmt: skip
+
+        node.args = fx.map_arg(node.args, value)

@@ -1,0 +1,110 @@
+"""Complex tensors inside a model: native as pairs of real ones, with any number of samples, against torch in float64."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rtaccel as rt
+from rtaccel.convert.frontend.complex.fourier import split
+
+
+class Spectral(nn.Module):
+    def __init__(self, call: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.call = call
+        self.filter = nn.Parameter(torch.view_as_complex(torch.randn(9, 2)))
+        self.modes = nn.Parameter(torch.randn(3, 4, 5, 2))
+        self.register_buffer("short", torch.hann_window(64))
+        self.register_buffer("long", torch.hann_window(1024))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(self, x)
+
+
+def stft(x: Tensor, n: int, hop: int, window: Tensor, **more: Any) -> Tensor:
+    return torch.stft(x, n, hop, window=window, return_complex=True, **more)
+
+
+CALLS: dict[str, tuple[Callable[[Any, Tensor], Tensor], tuple[int, ...]]] = {
+    "magnitude": (lambda m, x: torch.fft.rfft(x).abs(), (3, 16)),
+    "all of an odd length": (lambda m, x: torch.view_as_real(torch.fft.fft(x, norm="ortho")), (3, 15)),
+    "along another dimension": (lambda m, x: torch.fft.irfft(torch.fft.rfft(x, dim=1)[:, :, :3], n=17, dim=1), (17, 3)),
+    "cut and padded": (lambda m, x: torch.fft.rfft(x, n=9).real + torch.fft.rfft(x, n=9).imag, (3, 16)),
+    "padded": (lambda m, x: torch.fft.rfft(x, n=33, norm="forward").abs(), (3, 16)),
+    "a filter": (lambda m, x: torch.fft.irfft(torch.fft.rfft(x) * m.filter, n=16), (3, 16)),
+    "in two steps": (lambda m, x: torch.fft.rfft(x).abs(), (2, 1536)),
+    "there and back in two steps": (lambda m, x: torch.fft.ifft(torch.fft.fft(x) * 1j).imag, (1024,)),
+    "two dimensions": (lambda m, x: torch.fft.irfft2(torch.fft.rfft2(x), s=(8, 10)), (2, 8, 10)),
+    "all dimensions named": (lambda m, x: torch.fft.ifftn(torch.fft.fftn(x, dim=(-2, -1)), dim=(-2, -1)).real, (6, 5)),
+    "modes of an operator": (
+        lambda m, x: torch.fft.irfft(
+            torch.einsum("bix,iox->box", torch.fft.rfft(x)[:, :, :5], torch.view_as_complex(m.modes)), n=16
+        ),
+        (3, 16),
+    ),
+    "short-time": (lambda m, x: stft(x, 64, 16, m.short).abs(), (400,)),
+    "short-time, power in dB": (lambda m, x: 10 * stft(x, 64, 16, m.short).abs().pow(2).clamp(min=1e-2).log10(), (400,)),
+    "short-time, not centered": (lambda m, x: stft(x, 64, 32, m.short, center=False, normalized=True).imag, (400,)),
+    "short-time, long frames": (lambda m, x: stft(x, 1024, 256, m.long).abs(), (3000,)),
+    "short-time and back": (
+        lambda m, x: torch.istft(stft(x, 64, 16, m.short), 64, 16, window=m.short, length=400), (400,),
+    ),
+    "phase": (lambda m, x: torch.fft.rfft(x + 2).angle().cos(), (3, 16)),
+    "polar": (lambda m, x: torch.view_as_real(torch.polar(x.abs(), x) * (1 + 2j) / (3 - 1j) + 2), (3, 16)),
+    "conjugates and movement": (
+        lambda m, x: (lambda z: (z * z.conj().flip(-1)).transpose(1, 2).reshape(-1, 27).real)(torch.fft.rfft(x)),
+        (3, 16),
+    ),
+    "parts put together": (
+        lambda m, x: torch.cat(torch.chunk(torch.fft.rfft(x), 3, 1)[::-1], 1).unsqueeze(1).exp().real, (3, 16),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_native_and_right(name: str) -> None:
+    call, shape = CALLS[name]
+    model = Spectral(call).eval()
+    fast, exact = rt.compile(model, (torch.randn(2, *shape),), strict=True), copy.deepcopy(model).double()
+    assert fast.batch.hi is None
+    for rows in (1, 2, 5):
+        x = torch.randn(rows, *shape)
+        want = exact(x.double()).detach()
+        error = (fast(x).double() - want).abs().max()
+        # Sums of n products of float32, n to 1,536, in two steps at most; the largest result is the measure.
+        assert float(error) <= 64 * torch.finfo(torch.float32).eps * float(want.abs().max())
+
+
+def test_a_complex_result_is_put_together_by_torch_alone() -> None:
+    model = Spectral(lambda m, x: torch.fft.rfft(x)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fast = rt.compile(model, (torch.randn(2, 3, 16),))
+    assert [line.name for line in fast.explain_lines(measure=False) if line.is_fallback] == ["complex.default"]
+    for rows in (1, 2, 5, 5, 5):
+        x = torch.randn(rows, 3, 16)
+        torch.testing.assert_close(fast(x), model(x).detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_not_known_for_pairs_leaves_the_graph_as_it_was() -> None:
+    model = Spectral(lambda m, x: torch.fft.rfft(x).sqrt().abs()).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fast = rt.compile(model, (torch.randn(2, 3, 16),))
+    names = [line.name for line in fast.explain_lines(measure=False)]
+    assert names == ["fft_rfft.default", "sqrt.default", "abs.default"]
+    for rows in (1, 2, 5, 5, 5):
+        x = torch.randn(rows, 3, 16)
+        assert torch.equal(fast(x), model(x))
+
+
+@pytest.mark.parametrize(("n", "p"), [(1, 1), (2, 1), (12, 3), (1024, 32), (1536, 32), (997, 1), (2048, 32)])
+def test_two_steps_are_near_the_root(n: int, p: int) -> None:
+    assert split(n) == p
