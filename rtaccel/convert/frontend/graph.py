@@ -91,15 +91,15 @@ class Builder:
         )
 
     def _read(self, outputs: tuple[Any, ...]) -> tuple[OpNode, ...]:
-        """The nodes without those of torch that only gave a size or a number which the others have already."""
+        """The nodes that a result depends on: not those that gave a size which the others know already, nor copies for a rule
+        that did not fit in the end."""
         wanted = {o for o in outputs if isinstance(o, str)}
         wanted |= {self.views[o].base for o in wanted if o in self.views}
         kept: list[OpNode] = []
         for op_node in reversed(self.op_nodes):
-            if op_node.is_fallback and not wanted & {*op_node.writes}:
-                continue
-            kept.append(op_node)
-            wanted |= {*op_node.reads}
+            if wanted & {*op_node.writes}:
+                kept.append(op_node)
+                wanted |= {*op_node.reads}
         return tuple(reversed(kept))
 
     def _call(self, node: fx.Node) -> None:

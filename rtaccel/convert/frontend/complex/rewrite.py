@@ -20,9 +20,11 @@ assert arithmetic and fourier and frames  # imported for their rules
 
 
 def without_complex(graph: fx.Graph) -> bool:
-    """Rewrites a graph of functional ATen calls in place, so that its calls read and give real tensors: all but those that
-    split complex constants and inputs, and those that join what the model returns. False, with the graph as it was, where a call is
-    not known for pairs."""
+    """Rewrites a graph of functional ATen calls in place, so that its calls read and give real tensors.
+
+    What stays splits complex constants and inputs, and joins what the model returns. False, with the graph as it was, where a
+    call is not known for pairs.
+    """
     if not any(_is_complex(node) for node in graph.nodes):
         return True
     if any(not _known(node) for node in graph.nodes if node.op == "call_function" and _touches(node)):
