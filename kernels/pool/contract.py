@@ -3,6 +3,9 @@
 Axes: x [M, in steps, C], y [M, out steps, C]; geometry as for conv (kernels/_common/geometry.py). Global pooling is a
 window of the whole image. attrs kind ("avg" or "max"), count_include_pad (1), activation, activation_parameter.
 
+Instead of a geometry, attrs in_size (of any number of dimensions), windows: for each dimension and each output along it the
+positions that it reads, and divisors: what an average divides by, the product over the dimensions.
+
 avg: sum over the positions inside the image, divided by the size of the window (count_include_pad = 1) or by the
 number of them (0). max: the largest of those inside; a NaN wins.
 
@@ -28,7 +31,8 @@ from rtaccel.core.stage import Problem, QParams, Stage, Value
 from rtaccel.core.stage_traits import Int8Flow, static_inside
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
-from rtaccel.kernels._common.geometry import Geometry, as_rows
+from rtaccel.kernels._common.geometry import as_rows
+from rtaccel.kernels.pool.windows import taps_of, windows_of
 
 
 def lower(stage: Stage) -> Mapping[str, Any]:
@@ -40,17 +44,13 @@ def lower(stage: Stage) -> Mapping[str, Any]:
         raise ShapeError(
             "pool", f"{x.dtype}[{x.width}] to {y.dtype}[{y.width}]", "as many channels, a static scale", ""
         )
-    geometry = Geometry.of(stage)
-    index = geometry.index("pool")
-    inside = (index >= 0).sum(1)
-    if not inside.all():
+    windows = windows_of(stage)
+    if not (windows.index >= 0).any(1).all():
         raise ShapeError("pool", "a window wholly in the padding", "windows that see the image", "Use less padding.")
-    count = torch.ones_like(inside) if kind == "max" else inside
-    if kind == "avg" and stage.attrs.get("count_include_pad", 1):
-        count = torch.full_like(inside, geometry.taps)
-    multiplier = torch.ones((), dtype=torch.float32) / count.float()
+    count = torch.ones_like(windows.divisor) if kind == "max" else windows.divisor
+    multiplier = torch.ones((), dtype=torch.float32) / count
     if x.quant is not None:
-        multiplier = torch.tensor(x.quant.scale, dtype=torch.float32) / count.float()
+        multiplier = torch.tensor(x.quant.scale, dtype=torch.float32) / count
     act, inv_scale = stage.attrs.get("activation", "none"), torch.tensor(1.0)
     if y.quant is not None:
         inv_scale = torch.tensor(inverse_scale(y.quant), dtype=torch.float32)
@@ -60,8 +60,8 @@ def lower(stage: Stage) -> Mapping[str, Any]:
         "activation": act,
         "activation_parameter": float(stage.attrs.get("activation_parameter", 0.0)),
         "largest": int(kind == "max"),
-        "taps": geometry.taps,
-        "index": tuple(index.flatten().tolist()),
+        "taps": windows.index.shape[1],
+        "index": tuple(windows.index.flatten().tolist()),
         "multiplier": multiplier,
         "x_zero_point": 0 if x.quant is None else x.quant.zero_point,
         "y_inv_scale": float(inv_scale),
@@ -114,15 +114,14 @@ def tolerance(stage: Stage, x: Tensor) -> Tolerance:
 
 def cost(problem: Problem) -> Cost:
     size = {"float32": 4, "int8": 1}
-    kernel = problem.attrs["kernel"]
     inputs = problem.in_widths[0] * problem.in_steps[0] * size[problem.in_dtypes[0]]
     outputs = problem.out_widths[0] * problem.out_steps[0]
     moved = problem.rows * (inputs + outputs * size[problem.out_dtypes[0]])
-    return Cost(bytes=moved, flops=problem.rows * outputs * kernel[0] * kernel[1])
+    return Cost(bytes=moved, flops=problem.rows * outputs * taps_of(problem.attrs))
 
 
 def packed_bytes(stage: Stage) -> int:
-    return 8 * stage.outputs[0].steps * (stage.attrs["kernel"][0] * stage.attrs["kernel"][1] + 64) + 4096
+    return 8 * stage.outputs[0].steps * (taps_of(stage.attrs) + 64) + 4096
 
 
 def make_stage(
