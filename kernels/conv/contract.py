@@ -2,9 +2,9 @@
 
 Axes: x [M, in steps, C], weight [N, C / groups, kh, kw], bias [N], other and y [M, out steps, N]. A step is a position
 of the image, row-major; a sequence is an image of height 1. Geometry (attrs in_size, kernel, stride, padding, dilation,
-out_size, in_steps, out_steps): kernels/_common/geometry.py. x may also be flat: one row [M, H * W * C] with the channels
-of a position side by side. Padding is real zero. attrs groups (1), activation,
-activation_parameter. `other` is an optional last input, float32: a residual, added before the activation.
+out_size, in_steps, out_steps, out_rows, tap_rows): kernels/_common/geometry.py. x may also be flat: one row [M, H * W * C]
+with the channels of a position side by side. Padding is real zero. attrs groups (1), activation, activation_parameter.
+`other` is an optional last input, float32: a residual, added before the activation.
 
 float32: products and sums in float32, in any order.
 
@@ -83,6 +83,8 @@ def lower(stage: Stage) -> Mapping[str, Any]:
     for name in ("in_steps", "out_steps"):
         if getattr(geometry, name) is not None:
             low[name] = getattr(geometry, name)
+    low["out_rows"], low["tap_rows"] = geometry.row_starts, geometry.row_taps
+    low["by_rows"] = int(geometry.out_rows is not None)
     if weight.dtype == torch.float32:
         return {**low, "bias": weight.new_zeros(n) if bias is None else bias, "dynamic": 0}
     quant, y = input_quant(stage), stage.outputs[0]

@@ -20,6 +20,7 @@ output is folded into multiplier. A sample of float32 x that is not finite and g
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -138,6 +139,17 @@ def make_stage(
     return Stage("pool", "case", (x,), (y,), {}, attrs)
 
 
+def _by_dimension(stage: Stage) -> Stage:
+    """Windows of differing sizes over the same image, in three dimensions."""
+    height, width = stage.attrs["in_size"]
+    windows = (((0,),), tuple((i, min(i + 1, height - 1)) for i in range(0, height, 2)), ((0,), tuple(range(width))))
+    divisors = ((1,), tuple(2 + i for i in range(len(windows[1]))), (1, 3))
+    attrs = {k: stage.attrs[k] for k in ("kind", "activation")}
+    attrs |= {"in_size": (1, height, width), "windows": windows, "divisors": divisors}
+    y = replace(stage.outputs[0], steps=len(windows[1]) * 2)
+    return Stage("pool", "case", stage.inputs, (y,), {}, attrs)
+
+
 def cases() -> Iterator[Case]:
     sizes = (
         (1, (1, 1), (1, 1), (1, 1), (0, 0)), (7, (1, 9), (1, 3), (1, 2), (0, 1)), (64, (5, 5), (5, 5), (1, 1), (0, 0)),
@@ -160,6 +172,9 @@ def cases() -> Iterator[Case]:
                     return (values,)
 
                 yield Case(f"{kind}{include}-C{c}-{in_size}-{kernel}-{'-'.join(dtypes)}-{act}", stage, make)
+                if number % 2:
+                    by_dimension = _by_dimension(stage)
+                    yield Case(f"windows-{kind}-C{c}-{'-'.join(dtypes)}", by_dimension, make)
 
 
 OPERATOR = register_operator(

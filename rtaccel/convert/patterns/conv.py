@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,75 +12,63 @@ from torch import fx
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import Atom
 from rtaccel.convert.frontend.nodes import OpNode, zeros_like_rows
-from rtaccel.convert.patterns.images import channels_last, image_of, pair, stacked
+from rtaccel.convert.patterns.images import image_of, image_view, per_dimension, stacked
 from rtaccel.convert.patterns.rules import Call, rule
+from rtaccel.convert.patterns.windows import Windows, convolution
 
 aten = torch.ops.aten
 
 
-def unpadded(call: Call, node: fx.Node) -> tuple[fx.Node, tuple[int, int, int, int]]:
-    """The tensor behind zero padding of its last dimensions, and (left, right, top, bottom)."""
+def unpadded(call: Call, node: fx.Node, rank: int) -> tuple[fx.Node, list[tuple[int, int]]]:
+    """The tensor behind zero padding of its last `rank` dimensions, and how much of it there is before and behind each."""
+    none = [(0, 0)] * rank
     if node.target not in (aten.pad.default, aten.constant_pad_nd.default):
-        return node, (0, 0, 0, 0)
+        return node, none
     inner = Call(call.build, node)
     pad = list(inner["pad"])
     if node.target is aten.pad.default and inner["mode"] != "constant":
-        return node, (0, 0, 0, 0)
-    if inner["value"] not in (None, 0, 0.0) or len(pad) > 4 or any(p < 0 for p in pad):
-        return node, (0, 0, 0, 0)
-    pad += [0] * (4 - len(pad))
-    return inner["self"], (pad[0], pad[1], pad[2], pad[3])
+        return node, none
+    if inner["value"] not in (None, 0, 0.0) or len(pad) > 2 * rank or any(p < 0 for p in pad):
+        return node, none
+    pad += [0] * (2 * rank - len(pad))
+    return inner["self"], list(zip(pad[::2], pad[1::2]))[::-1]
 
 
-@rule(aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding)
+_CONVOLUTIONS: dict[Any, int] = {
+    aten.conv1d.default: 1, aten.conv2d.default: 2, aten.conv3d.default: 3,
+    aten.conv1d.padding: 1, aten.conv2d.padding: 2, aten.conv3d.padding: 3,
+}  # fmt: skip
+
+
+@rule(*_CONVOLUTIONS)
 def _conv(call: Call) -> OpNode | str:
-    one = call.node.target in (aten.conv1d.default, aten.conv1d.padding)
-    spatial = 1 if one else 2
+    target: Any = call.node.target
+    rank = _CONVOLUTIONS[target]
     weight, bias = call.constant(call["weight"]), call["bias"]
     if weight is None:
         return "its weight is computed, not a parameter"
     bias_tensor = zeros_like_rows(weight) if bias is None else call.constant(bias)
     if bias_tensor is None:
         return "its bias is computed, not a parameter"
-    source, (left, right, top, bottom) = unpadded(call, call["input"])
-    base, view, size = channels_last(call, source, spatial)
-    if stacked(view, len(view.dims) - spatial - 1) > 1:
-        return "layout: has images side by side in one sample"
-    in_size = (1, size[0]) if one else (size[0], size[1])
-    kernel = (1, weight.shape[2]) if one else (weight.shape[2], weight.shape[3])
-    stride, dilation = pair(call["stride"], spatial, 1), pair(call["dilation"], spatial, 1)
-    padding = call["padding"]
-    if padding == "valid":
-        own: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
-    elif padding == "same":
-        total = [d * (k - 1) for d, k in zip(dilation, kernel)]
-        own = ((total[0] // 2, total[0] - total[0] // 2), (total[1] // 2, total[1] - total[1] // 2))
+    kernel, padding = tuple(weight.shape[2:]), call["padding"]
+    stride, dilation = per_dimension(call["stride"], rank, 1), per_dimension(call["dilation"], rank, 1)
+    if isinstance(padding, str):
+        total = [0 if padding == "valid" else d * (k - 1) for d, k in zip(dilation, kernel)]
+        pads = [(t // 2, t - t // 2) for t in total]
     else:
-        own_pair = pair(padding, spatial, 0)
-        own = ((own_pair[0], own_pair[0]), (own_pair[1], own_pair[1]))
-    if one:
-        own, top, bottom = ((0, 0), own[1]), 0, 0
-    pads = ((own[0][0] + top, own[0][1] + bottom), (own[1][0] + left, own[1][1] + right))
-    out_size = tuple(
-        (n + sum(p) - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in zip(in_size, pads, dilation, kernel, stride)
-    )
+        pads = [(p, p) for p in per_dimension(padding, rank, 0)]
+    source, around = unpadded(call, call["input"], rank)
+    pads = [(a + c, b + d) for (a, b), (c, d) in zip(pads, around)]
+    view = image_view(call, source, rank)
+    front = len(view.dims) - rank - 1
+    sizes = view.shape[front + 1 :]
+    out = tuple((n + sum(p) - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in zip(sizes, pads, dilation, kernel, stride))
+    windows = Windows(kernel, stride, dilation, tuple(p[0] for p in pads), out)
+    op, base, tensors, attrs = convolution(call, view, weight, bias_tensor, windows, call["groups"])
     filters = weight.shape[0]
-    tensors = {"weight": weight.float(), "bias": bias_tensor.float()}
-    front = view.dims[: len(view.dims) - spatial - 1]
-    result = image_of(front, filters, out_size[1:] if one else out_size)
-    elements = prod(out_size) * filters
-    groups = call["groups"]
-    single = kernel == (1, 1) and stride == (1, 1) and pads == ((0, 0), (0, 0)) and groups == 1
-    if single and call.build.buffers[base].width == weight.shape[1]:  # a product for each position
-        flat = {"weight": tensors["weight"].reshape(filters, -1), "bias": tensors["bias"]}
-        return call.op_node("linear", [base], result, elements, filters, tensors=flat)
-    if one:
-        tensors["weight"] = tensors["weight"].unsqueeze(2)
-    attrs = {
-        "in_size": in_size, "kernel": kernel, "stride": stride, "padding": (pads[0][0], pads[1][0]),
-        "dilation": dilation, "out_size": out_size, "groups": groups,
-    }  # fmt: skip
-    return call.op_node("conv", [base], result, elements, filters, tensors=tensors, attrs=attrs)
+    elements = stacked(view, front) * prod(out) * filters
+    result = image_of(view.dims[:front], filters, out)
+    return call.op_node(op, [base], result, elements, filters, tensors=tensors, attrs=attrs)
 
 
 _REPEATS: dict[str, Literal["reflect", "edge", "wrap"]] = {

@@ -16,23 +16,27 @@ FLAT_CHANNELS = 4
 """Up to so many channels an image of the caller is taken as it lies, one dense row, instead of a row for each position."""
 
 
-def pair(value: Any, spatial: int, default: int) -> tuple[int, int]:
-    """A parameter of one or two dimensions as (height, width); a sequence has height 1."""
-    values = [value] if isinstance(value, int) else list(value)
-    if not values:
-        values = [default]
-    values = values * spatial if len(values) == 1 else values
-    return (default, values[0]) if spatial == 1 else (values[0], values[1])
+def per_dimension(value: Any, rank: int, default: int | Sequence[int]) -> tuple[int, ...]:
+    """A parameter of a window, given once or for each of `rank` dimensions, or not at all."""
+    values = [value] if isinstance(value, int) else list(value or ())
+    values = values or ([default] if isinstance(default, int) else list(default))
+    return tuple(values * rank if len(values) == 1 else values)
+
+
+def image_view(call: Call, node: fx.Node, rank: int) -> View:
+    """The view of a tensor [.., C, D.., W] whose samples are in front of its channels."""
+    view = call.view(node)
+    front = len(view.dims) - rank - 1
+    if front < 0 or any(view.has_batch(i) for i in range(front, len(view.dims))):
+        raise Refused("layout: its samples are not its first dimension")
+    return view
 
 
 def channels_last(call: Call, node: fx.Node, spatial: int) -> tuple[str, View, tuple[int, ...]]:
     """A value that holds images [.., C, (H,) W] with a row of channels for each position (or, of few channels in the caller's
     memory, one dense row), the view of it, and its spatial shape. In front are the samples, and images side by side."""
-    view = call.view(node)
-    front = len(view.dims) - spatial - 1
-    if front < 0 or any(view.has_batch(i) for i in range(front, len(view.dims))):
-        raise Refused("layout: its samples are not its first dimension")
-    return as_channels_last(call, view, front)
+    view = image_view(call, node, spatial)
+    return as_channels_last(call, view, len(view.dims) - spatial - 1)
 
 
 def stacked(view: View, front: int) -> int:

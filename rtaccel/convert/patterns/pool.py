@@ -13,7 +13,14 @@ from torch import Tensor, fx
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
-from rtaccel.convert.patterns.images import as_channels_last, by_position, channels_last, image_of, stacked
+from rtaccel.convert.patterns.images import (
+    as_channels_last,
+    by_position,
+    channels_last,
+    image_of,
+    per_dimension,
+    stacked,
+)
 from rtaccel.convert.patterns.rules import Call, rule
 
 aten = torch.ops.aten
@@ -114,12 +121,6 @@ def _reads_indices(node: fx.Node) -> bool:
     return not isinstance(node.meta["val"], Tensor) and any(user.args[1] != 0 for user in node.users)
 
 
-def _per_dimension(value: Any, spatial: int, default: Any = None) -> list[Any]:
-    values = [value] if isinstance(value, int) else list(value or ())
-    values = values or ([default] if isinstance(default, int) else list(default))
-    return values * spatial if len(values) == 1 else values
-
-
 _MAXIMA: dict[Any, int] = {
     aten.max_pool1d.default: 1, aten.max_pool2d.default: 2, aten.max_pool3d.default: 3,
     aten.max_pool1d_with_indices.default: 1, aten.max_pool2d_with_indices.default: 2,
@@ -135,10 +136,10 @@ def _window_pool(call: Call) -> OpNode | str:
     spatial = (_AVERAGES if average else _MAXIMA)[target]
     if _reads_indices(call.node):
         return "gives the indices of its largest elements"
-    kernel = _per_dimension(call["kernel_size"], spatial)
-    stride = _per_dimension(call["stride"], spatial, kernel)
-    padding = _per_dimension(call["padding"], spatial, 0)
-    dilation = [1] * spatial if average else _per_dimension(call["dilation"], spatial, 1)
+    kernel = per_dimension(call["kernel_size"], spatial, 1)
+    stride = per_dimension(call["stride"], spatial, kernel)
+    padding = per_dimension(call["padding"], spatial, 0)
+    dilation = [1] * spatial if average else per_dimension(call["dilation"], spatial, 1)
     padded = average and bool(call["count_include_pad"])
     view, outs = call.view(call["self"]), _shape(call)[-spatial:]
     sizes = view.shape[-spatial:]
