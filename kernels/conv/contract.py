@@ -143,7 +143,7 @@ def _checked(stage: Stage) -> tuple[Geometry, int]:
     weight, x, y = stage.tensors["weight"], stage.inputs[0], stage.outputs[0]
     groups = int(stage.attrs.get("groups", 1))
     geometry = _stream_geometry(stage) if is_stream(stage) else Geometry.of(stage)
-    rows = 1 if is_stream(stage) else geometry.in_size[0] * geometry.in_size[1]
+    rows = 1 if is_stream(stage) or geometry.in_steps is not None else geometry.in_size[0] * geometry.in_size[1]
     c = x.width // rows if x.steps == 1 else x.width
     require(groups >= 1 and c % groups == 0, f"C = {c} in {groups} groups", "groups that divide C")
     require(y.width % groups == 0, f"N = {y.width} in {groups} groups", "groups that divide N")
@@ -288,7 +288,7 @@ def cost(problem: Problem) -> Cost:
     size = {"float32": 4, "int8": 1}
     kernel, groups = problem.attrs["kernel"], int(problem.attrs.get("groups", 1))
     c = problem.in_widths[0]
-    if problem.in_steps[0] == 1 and "in_size" in problem.attrs:
+    if problem.in_steps[0] == 1 and "in_size" in problem.attrs and problem.attrs.get("in_steps") is None:
         c //= problem.attrs["in_size"][0] * problem.attrs["in_size"][1]
     k, n = kernel[0] * kernel[1] * c // groups, problem.out_widths[0]
     moved = (problem.weight_format or WeightFormat.FLOAT32).bytes_of(n * k) + 8 * n

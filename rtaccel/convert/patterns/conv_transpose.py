@@ -16,7 +16,7 @@ from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.iteration import iteration
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
-from rtaccel.convert.patterns.images import image_of, image_view, per_dimension, stacked
+from rtaccel.convert.patterns.images import FLAT_CHANNELS, image_of, image_view, per_dimension, stacked
 from rtaccel.convert.patterns.rules import Call, Refused, rule
 from rtaccel.convert.patterns.windows import Windows, convolution
 from rtaccel.core.registry import with_role
@@ -99,7 +99,9 @@ class _Parts:
     ) -> None:
         self.call, self.view, self.front, self.stride, self.out, self.filters = call, view, front, stride, out, filters
         self.images = stacked(view, front)
-        self.result = image_of(view.dims[:front], filters, out)
+        like = image_of(view.dims[:front], filters, out)
+        # Of few channels the planes of the result lie one after the other, as the caller has them.
+        self.result = call.build._dense_like(like) if filters <= FLAT_CHANNELS else like
         self.reads: list[str] = []
         self.parts: list[Any] = []
         self.constants: list[Any] = []
@@ -171,9 +173,11 @@ class _Parts:
         elements = self.images * prod(self.out) * self.filters
         if self.single is not None:
             op, base, tensors, attrs = self.single
-            return self.call.op_node(op, [base], self.result, elements, self.filters, tensors=tensors, attrs=attrs)
+            result = image_of(self.view.dims[: self.front], self.filters, self.out)
+            return self.call.op_node(op, [base], result, elements, self.filters, tensors=tensors, attrs=attrs)
+        if not self.reads:
+            raise Refused("reads nothing of its input")
         attrs = {"parts": (*self.parts, *self.constants), "fill": 0.0}
         copy = with_role(Role.COPY).name
-        return self.call.op_node(
-            copy, self.reads, self.result, elements, self.filters, tensors=self.tensors, attrs=attrs
-        )
+        width = self.call.row_of(self.result)
+        return self.call.op_node(copy, self.reads, self.result, elements, width, tensors=self.tensors, attrs=attrs)
