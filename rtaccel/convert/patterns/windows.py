@@ -103,22 +103,22 @@ def _padded(call: Call, view: View, front: int, windows: Windows) -> tuple[str, 
         assert target is not None
         target = layout.slice_of(target, front + 1 + d, before, before + size, 1)
     assert target is not None
+    elements = stacked(view, front) * prod(whole) * channels
+    width = elements if channels <= FLAT_CHANNELS and not call.build.windowed else channels
+    return copied(call, "padded", view, target, elements, width), whole
+
+
+def copied(call: Call, tag: str, view: View, target: View, elements: int, width: int) -> str:
+    """A value of which `target` is the elements of `view`, and zero what else there is; its name."""
     found = iteration(target, [view, target])
     if found is None:
         view = call.build.packed(view)
         found = iteration(target, [view, target])
     if found is None:
         raise Refused("layout: its samples are joined with another dimension")
-    elements = stacked(view, front) * prod(whole) * channels
-    width = elements if channels <= FLAT_CHANNELS and not call.build.windowed else channels
-    return copied(call, "padded", [view.base], elements, width, [(found.dims, *found.places)]), whole
-
-
-def copied(call: Call, tag: str, reads: list[str], elements: int, width: int, parts: Sequence[Any]) -> str:
-    """A value put together of parts of others, zero where none is; its name."""
     name = f"{call.node.name}:{tag}{sum(n.startswith(f'{call.node.name}:{tag}') for n in call.build.buffers)}"
     call.build.buffers[name] = Buffer(elements, width)
-    attrs = {"parts": tuple(parts), "fill": 0.0}
-    made = OpNode(with_role(Role.COPY).name, call.node, module_name(call.node), reads, [name], attrs=attrs)
-    call.build.op_nodes.append(made)
+    attrs = {"parts": ((found.dims, *found.places),), "fill": 0.0}
+    copy = with_role(Role.COPY).name
+    call.build.op_nodes.append(OpNode(copy, call.node, module_name(call.node), [view.base], [name], attrs=attrs))
     return name
