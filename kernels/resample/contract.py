@@ -53,8 +53,8 @@ def lower(stage: Stage) -> Mapping[str, Any]:
 def summed(stage: Stage, x: Tensor, weight: Tensor) -> Tensor:
     """[M, *shape of y], in the dtype of x."""
     index, outer, inner = table(stage).to(x.device), stage.attrs["outer"], stage.attrs["inner"]
-    y = stage.outputs[0]
-    parts = x.reshape(x.shape[0], outer, -1, inner * y.width)[:, :, index.clamp(min=0)]
+    y, size = stage.outputs[0], stage.inputs[0].steps // (outer * inner)
+    parts = x.reshape(x.shape[0], outer, size, inner * y.width)[:, :, index.clamp(min=0)]
     absent = (index < 0)[:, :, None]
     products = (parts * weight.to(x.dtype)[:, :, None]).masked_fill(absent, 0.0)
     return products.sum(3).reshape(x.shape[0], *y.shape)

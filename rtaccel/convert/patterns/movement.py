@@ -226,7 +226,7 @@ def _nearest(call: Call) -> OpNode | str:
     by_factors, rank = target.overloadpacket.vec is target, len(call.shape) - 2
     view = call.elements(call["input" if by_factors else "self"])
     given = call["scale_factors"] if by_factors else None
-    if any(view.has_batch(d) for d in range(1, rank + 2)) or any(a.batch for a in view.dims[0][1:]):
+    if any(view.has_batch(d) for d in range(1, rank + 2)):
         return "layout: its samples are not its first dimension"
     places = layout.offsets(view)
     repeats: View | None = view
