@@ -22,6 +22,7 @@ from rtaccel.convert.patterns.images import (
     stacked,
 )
 from rtaccel.convert.patterns.rules import Call, rule
+from rtaccel.convert.patterns.windows import part_name
 
 aten = torch.ops.aten
 POOL = "pool"
@@ -65,7 +66,7 @@ def _shape(call: Call) -> list[int]:
     return [s if isinstance(s, int) else int(s.node.hint) for s in meta.shape]
 
 
-def _pooled(call: Call, kind: str, node: fx.Node, axes: Sequence[Axis]) -> OpNode | str:
+def _pooled(call: Call, kind: str, node: fx.Node, axes: Sequence[Axis], splits: bool = True) -> OpNode | str:
     if any(not window for axis in axes for window in axis.windows):
         return "has a window wholly in the padding"
     base, view, _ = channels_last(call, node, len(axes))
@@ -74,10 +75,12 @@ def _pooled(call: Call, kind: str, node: fx.Node, axes: Sequence[Axis]) -> OpNod
     images = stacked(view, front)
     if images > 1:
         axes = [Axis.same(images), *axes]
-    return _stages(call, kind, base, view, front, axes)
+    return _stages(call, kind, base, view, front, axes, splits)
 
 
-def _stages(call: Call, kind: str, base: str, view: View, front: int, axes: Sequence[Axis]) -> OpNode | str:
+def _stages(
+    call: Call, kind: str, base: str, view: View, front: int, axes: Sequence[Axis], splits: bool
+) -> OpNode | str:
     """One stage, or one for each dimension where windows overlap so much that it reads less in all."""
     channels, outs = view.shape[front], [len(a.windows) for a in axes]
     passes = [list(axes)]
@@ -86,15 +89,15 @@ def _stages(call: Call, kind: str, base: str, view: View, front: int, axes: Sequ
     for d in wide:
         apart += prod(outs[: d + 1]) * prod(a.size for a in axes[d + 1 :]) * axes[d].taps
     together = prod(outs) * prod(a.taps for a in axes)
-    if len(wide) > 1 and apart * 1.5 < together:
+    if splits and len(wide) > 1 and apart * 1.5 < together:
         passes = []
         for d in wide:
             done = [Axis.same(outs[i]) if i < d else Axis.same(axes[i].size) for i in range(len(axes))]
             passes.append([*done[:d], axes[d], *done[d + 1 :]])
     if any(prod(len(a.windows) * a.taps for a in given) > MAX_ENTRIES for given in passes):
         return f"has windows with more than {MAX_ENTRIES} elements in all"
-    for number, given in enumerate(passes[:-1]):
-        name, steps = f"{call.node.name}:pass{number}", prod(len(a.windows) for a in given)
+    for given in passes[:-1]:
+        name, steps = part_name(call, base, "pooled"), prod(len(a.windows) for a in given)
         call.build.buffers[name] = Buffer(steps * channels, channels)
         attrs = _attributes(kind, given)
         call.build.op_nodes.append(OpNode(POOL, call.node, module_name(call.node), [base], [name], attrs=attrs))
@@ -147,7 +150,8 @@ def _window_pool(call: Call) -> OpNode | str:
     override = call["divisor_override"] if average and spatial > 1 else None
     if override is not None:
         axes = [Axis(a.size, a.windows, (override if d == 0 else 1,) * len(a.windows)) for d, a in enumerate(axes)]
-    return _pooled(call, "avg" if average else "max", call["self"], axes)
+    # With a divisor of its own, sums over one dimension may lie outside the range of what they are made of.
+    return _pooled(call, "avg" if average else "max", call["self"], axes, splits=override is None)
 
 
 @rule(aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool3d.default,

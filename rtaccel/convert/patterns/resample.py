@@ -17,7 +17,7 @@ from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
 from rtaccel.convert.patterns.images import as_channels_last, by_position, image_of, image_view, stacked
 from rtaccel.convert.patterns.rules import Call, rule
-from rtaccel.convert.patterns.windows import copied
+from rtaccel.convert.patterns.windows import copied, part_name
 from rtaccel.core.registry import with_role
 from rtaccel.core.traits import Role
 
@@ -181,8 +181,11 @@ def _along(call: Call, base: str, sizes: list[int], lines: list[Line | None], wi
 
 
 def _stage(call: Call, line: Line, outer: int, inner: int) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
-    name = f"{call.node.name}:line{sum(n.startswith(f'{call.node.name}:line') for n in call.build.buffers)}"
-    return name, {"outer": outer, "inner": inner, "index": line.index}, {"weight": line.weight.contiguous()}
+    return (
+        part_name(call, call.node.name, "line"),
+        {"outer": outer, "inner": inner, "index": line.index},
+        {"weight": line.weight.contiguous()},
+    )
 
 
 def _add(call: Call, base: str, name: str, attrs: dict[str, Any], tensors: dict[str, Tensor]) -> None:

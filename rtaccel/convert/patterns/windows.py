@@ -108,6 +108,12 @@ def _padded(call: Call, view: View, front: int, windows: Windows) -> tuple[str, 
     return copied(call, "padded", view, target, elements, width), whole
 
 
+def part_name(call: Call, of: str, tag: str) -> str:
+    """A new name for a value that holds elements of `of`: its range is what was seen of that."""
+    start = f"{of.split(':')[0]}:{tag}"
+    return f"{start}{sum(name.startswith(start) for name in call.build.buffers)}"
+
+
 def copied(call: Call, tag: str, view: View, target: View, elements: int, width: int) -> str:
     """A value of which `target` is the elements of `view`, and zero what else there is; its name."""
     found = iteration(target, [view, target])
@@ -116,7 +122,7 @@ def copied(call: Call, tag: str, view: View, target: View, elements: int, width:
         found = iteration(target, [view, target])
     if found is None:
         raise Refused("layout: its samples are joined with another dimension")
-    name = f"{call.node.name}:{tag}{sum(n.startswith(f'{call.node.name}:{tag}') for n in call.build.buffers)}"
+    name = part_name(call, view.base, tag)
     call.build.buffers[name] = Buffer(elements, width)
     attrs = {"parts": ((found.dims, *found.places),), "fill": 0.0}
     copy = with_role(Role.COPY).name

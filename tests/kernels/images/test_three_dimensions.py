@@ -74,10 +74,48 @@ def test_with_a_fixed_batch(name: str) -> None:
     check_native(INNER[name](), 3, 9, 8, terms=100, fixed=True)
 
 
-def test_int8_volumes() -> None:
-    model = nn.Sequential(nn.Conv3d(4, 8, 3, padding=1), nn.ReLU(), nn.Conv3d(8, 6, 3)).eval()
-    x = torch.randn(4, 4, 5, 6, 7)
-    fast = rt.compile(model, x, scheme="w8a8", strict=True)
+INT8 = {
+    "volumes": (
+        lambda: nn.Sequential(nn.Conv3d(4, 8, 3, padding=1), nn.ReLU(), nn.MaxPool3d(2), nn.Conv3d(8, 6, 3, padding=1)),
+        (4, 5, 6, 7),
+    ),
+    "transposed": (
+        lambda: nn.Sequential(
+            nn.Conv2d(4, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 6, 4, 2, 1), nn.ReLU(), nn.Conv2d(6, 5, 3)
+        ),
+        (4, 6, 7),
+    ),
+    "pooled": (
+        lambda: nn.Sequential(
+            nn.Conv2d(4, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(5, 1, 2),
+            nn.Conv2d(8, 6, 1),
+            nn.AvgPool2d(5, 1, 2),
+            nn.Conv2d(6, 5, 3),
+        ),
+        (4, 8, 7),
+    ),
+    "larger": (
+        lambda: nn.Sequential(
+            nn.Conv2d(4, 8, 1),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(8, 6, 1),
+            nn.Upsample(scale_factor=2, mode="bilinear"),
+            nn.Conv2d(6, 5, 3),
+        ),
+        (4, 6, 7),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", INT8)
+@pytest.mark.parametrize("static", [False, True])
+def test_int8(name: str, static: bool) -> None:
+    """What lies between layers has a range of its own: that of what it holds."""
+    make, shape = INT8[name]
+    model, x = make().eval(), torch.randn(8, *shape)
+    fast = rt.compile(model, x[:2], scheme="w8a8", strict=True, calibration=[x] if static else None)
     with torch.no_grad():
         want = model(x)
     assert float((fast(x) - want).pow(2).mean().sqrt()) < 0.03 * float(want.std())
