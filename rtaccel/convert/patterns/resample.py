@@ -89,11 +89,28 @@ def _antialiased(call: Callable[..., Tensor]) -> Callable[..., Line]:
     return line
 
 
+def _nearest(call: Any) -> Callable[..., Line]:
+    """By what torch makes of a line of numbers."""
+
+    def line(size: int, out: int, align: bool, factor: float | None) -> Line:
+        numbers = torch.arange(size, dtype=torch.float32).reshape(1, 1, size)
+        at = call(numbers, [out], factor).reshape(-1).long()
+        return Line(size, tuple((int(i),) for i in at), torch.ones(out, 1))
+
+    return line
+
+
+_NEAREST: dict[Any, Callable[..., Line]] = {
+    aten.upsample_nearest2d: _nearest(aten.upsample_nearest1d.default),
+    aten.upsample_nearest3d: _nearest(aten.upsample_nearest1d.default),
+    aten._upsample_nearest_exact2d: _nearest(aten._upsample_nearest_exact1d.default),
+    aten._upsample_nearest_exact3d: _nearest(aten._upsample_nearest_exact1d.default),
+}
 _LINES: dict[Any, Callable[..., Line]] = {
     aten.upsample_linear1d: _linear, aten.upsample_bilinear2d: _linear, aten.upsample_trilinear3d: _linear,
     aten.upsample_bicubic2d: _cubic, aten._upsample_bilinear2d_aa: _antialiased(aten._upsample_bilinear2d_aa.default),
     aten._upsample_bicubic2d_aa: _antialiased(aten._upsample_bicubic2d_aa.default),
-}  # fmt: skip
+} | _NEAREST  # fmt: skip
 _SCALES = {1: ("scales",), 2: ("scales_h", "scales_w"), 3: ("scales_d", "scales_h", "scales_w")}
 
 
@@ -106,13 +123,17 @@ def _interpolated(call: Call) -> OpNode | str:
     view = image_view(call, call["input" if by_factors else "self"], rank)
     given = call["scale_factors"] if by_factors else [call[name] for name in _SCALES[rank]]
     factors = given or [None] * rank
+    nearest = target.overloadpacket in _NEAREST
+    align = False if nearest else call["align_corners"]
     sizes, outs = view.shape[2:], tuple(call.shape[2:])
-    lines = [None if n == m else own(n, m, call["align_corners"], f) for n, m, f in zip(sizes, outs, factors)]
+    lines = [None if n == m else own(n, m, align, f) for n, m, f in zip(sizes, outs, factors)]
+    channels = view.shape[1]
+    planes = rank > 1 and (channels < FEW_CHANNELS or any(user.op == "output" for user in call.node.users))
+    if nearest and not planes:
+        return "is a copy of rows"
     if not any(lines):
         lines[-1] = Line(sizes[-1], tuple((i,) for i in range(sizes[-1])), torch.ones(sizes[-1], 1))
-    channels = view.shape[1]
-    returned = any(user.op == "output" for user in call.node.users)
-    if rank > 1 and (channels < FEW_CHANNELS or returned):
+    if planes:
         return _by_planes(call, view, lines, outs)
     base, seen, _ = as_channels_last(call, view, 1)
     base = by_position(call, base, seen, 1, channels)
