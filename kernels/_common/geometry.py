@@ -23,6 +23,8 @@ class Geometry:
 
     in_size, kernel, stride, padding (top, left), dilation, out_size: (vertical, horizontal). What is read outside the
     image is padding; bottom and right padding follow from out_size.
+    out_rows, tap_rows: instead of vertical strides and dilations, the first row that each output row reads, and how far below it
+    each row of taps is; a kernel over three dimensions, or over images one below the other, is one over their rows.
     in_steps: sorted positions of the full image that the input value holds; out_steps: those that are computed. None
     for all of them.
     """
@@ -35,6 +37,8 @@ class Geometry:
     out_size: Pair
     in_steps: tuple[int, ...] | None = None
     out_steps: tuple[int, ...] | None = None
+    out_rows: tuple[int, ...] | None = None
+    tap_rows: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, stage: Stage) -> Geometry:
@@ -49,6 +53,8 @@ class Geometry:
             out_size=_pair(stage.op, a, "out_size"),
             in_steps=None if a.get("in_steps") is None else tuple(a["in_steps"]),
             out_steps=None if a.get("out_steps") is None else tuple(a["out_steps"]),
+            out_rows=None if a.get("out_rows") is None else tuple(a["out_rows"]),
+            tap_rows=None if a.get("tap_rows") is None else tuple(a["tap_rows"]),
         )
         made._check(stage)
         return made
@@ -61,6 +67,12 @@ class Geometry:
         for name in ("in_size", "kernel", "stride", "dilation", "out_size"):
             require(min(getattr(self, name)) >= 1, f"{name} {getattr(self, name)}", "numbers of at least 1")
         require(min(self.padding) >= 0, f"padding {self.padding}", "numbers of at least 0")
+        require((self.out_rows is None) == (self.tap_rows is None), "rows of outputs or of taps alone", "both or none")
+        for name, rows, count in (
+            ("out_rows", self.out_rows, self.out_size[0]), ("tap_rows", self.tap_rows, self.kernel[0]),
+        ):  # fmt: skip
+            right = rows is None or (len(rows) == count and min(rows) >= 0)
+            require(right, f"{name} {rows}", f"{count} numbers of at least 0")
         for name, steps, size, value in (
             ("in_steps", self.in_steps, self.in_size, stage.inputs[0]),
             ("out_steps", self.out_steps, self.out_size, stage.outputs[0]),
@@ -84,11 +96,20 @@ class Geometry:
         return self.kernel[0] * self.kernel[1]
 
     @property
+    def row_starts(self) -> tuple[int, ...]:
+        """The first row of the padded image that each row of outputs reads."""
+        return self.out_rows or tuple(i * self.stride[0] for i in range(self.out_size[0]))
+
+    @property
+    def row_taps(self) -> tuple[int, ...]:
+        """How far below that each row of taps is."""
+        return self.tap_rows or tuple(i * self.dilation[0] for i in range(self.kernel[0]))
+
+    @property
     def reach(self) -> Pair:
         """Size of the padded image that the outputs read."""
-        return tuple(
-            (o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(self.out_size, self.stride, self.kernel, self.dilation)
-        )  # type: ignore[return-value]
+        across = (self.out_size[1] - 1) * self.stride[1] + (self.kernel[1] - 1) * self.dilation[1] + 1
+        return max(self.row_starts) + max(self.row_taps) + 1, across
 
     def index(self, op: str) -> Tensor:
         """int64 [out steps, taps]: the row of the input value that each tap reads; -1 for padding.
@@ -98,7 +119,8 @@ class Geometry:
         (h, w), wo = self.in_size, self.out_size[1]
         out = torch.arange(self.out_size[0] * wo) if self.out_steps is None else torch.tensor(self.out_steps)
         tap = torch.arange(self.taps)
-        y = (out // wo)[:, None] * self.stride[0] + (tap // self.kernel[1]) * self.dilation[0] - self.padding[0]
+        starts, below = torch.tensor(self.row_starts), torch.tensor(self.row_taps)
+        y = starts[out // wo][:, None] + below[tap // self.kernel[1]] - self.padding[0]
         x = (out % wo)[:, None] * self.stride[1] + (tap % self.kernel[1]) * self.dilation[1] - self.padding[1]
         inside = (y >= 0) & (y < h) & (x >= 0) & (x < w)
         position = torch.where(inside, y * w + x, torch.zeros_like(y))

@@ -21,7 +21,7 @@ class Shape:
     """A convolution by its sizes; `out_size` is as torch has it where padding is the same on both sides.
 
     causal: padding on the left only, as much as the kernel reaches back. live: only these output positions. flat: x is
-    one row.
+    one row. rows: first row of each output row, and of each row of taps.
     """
 
     c: int
@@ -36,6 +36,7 @@ class Shape:
     live: tuple[int, ...] = ()
     stream: bool = False
     flat: bool = False
+    rows: tuple[tuple[int, ...], tuple[int, ...]] | None = None  # of outputs and of taps, where no stride gives them
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -49,6 +50,9 @@ class Shape:
             "in_size": self.in_size, "kernel": self.kernel, "stride": self.stride, "padding": padding,
             "dilation": self.dilation, "out_size": out, "groups": self.groups,
         }  # fmt: skip
+        if self.rows is not None:
+            starts, taps = self.rows
+            attrs |= {"out_size": (len(starts), out[1]), "out_rows": starts, "tap_rows": taps}
         if self.live:
             attrs |= {"out_steps": self.live, "in_steps": self._read(attrs)}
         return attrs
@@ -134,6 +138,8 @@ SHAPES = {
     "flat": Shape(1, 20, (13, 10), (10, 4), stride=(2, 2), padding=(4, 1), flat=True),
     "flat-colors": Shape(3, 17, (8, 8), (3, 3), flat=True),
     "flat-depthwise": Shape(4, 4, (1, 16), (1, 3), groups=4, causal=True, flat=True),
+    "deep": Shape(9, 20, (24, 5), (4, 3), padding=(0, 1), rows=((0, 1, 8, 9, 10), (0, 1, 6, 13))),
+    "deep-depthwise": Shape(21, 21, (20, 6), (4, 3), padding=(1, 0), groups=21, rows=((0, 5, 12), (0, 2, 5, 7))),
     "live": Shape(11, 24, (1, 32), (1, 3), dilation=(1, 4), causal=True, live=(7, 23, 30, 31)),
     "live-image": Shape(4, 6, (6, 6), (3, 3), padding=(1, 1), live=(0, 8, 35)),
     "live-depthwise": Shape(20, 20, (1, 32), (1, 3), dilation=(1, 4), causal=True, groups=20, live=(1, 31)),

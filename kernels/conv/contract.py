@@ -2,9 +2,9 @@
 
 Axes: x [M, in steps, C], weight [N, C / groups, kh, kw], bias [N], other and y [M, out steps, N]. A step is a position
 of the image, row-major; a sequence is an image of height 1. Geometry (attrs in_size, kernel, stride, padding, dilation,
-out_size, in_steps, out_steps): kernels/_common/geometry.py. x may also be flat: one row [M, H * W * C] with the channels
-of a position side by side. Padding is real zero. attrs groups (1), activation,
-activation_parameter. `other` is an optional last input, float32: a residual, added before the activation.
+out_size, in_steps, out_steps, out_rows, tap_rows): kernels/_common/geometry.py. x may also be flat: one row [M, H * W * C]
+with the channels of a position side by side. Padding is real zero. attrs groups (1), activation, activation_parameter.
+`other` is an optional last input, float32: a residual, added before the activation.
 
 float32: products and sums in float32, in any order.
 
@@ -83,6 +83,8 @@ def lower(stage: Stage) -> Mapping[str, Any]:
     for name in ("in_steps", "out_steps"):
         if getattr(geometry, name) is not None:
             low[name] = getattr(geometry, name)
+    low["out_rows"], low["tap_rows"] = geometry.row_starts, geometry.row_taps
+    low["by_rows"] = int(geometry.out_rows is not None)
     if weight.dtype == torch.float32:
         return {**low, "bias": weight.new_zeros(n) if bias is None else bias, "dynamic": 0}
     quant, y = input_quant(stage), stage.outputs[0]
@@ -141,7 +143,7 @@ def _checked(stage: Stage) -> tuple[Geometry, int]:
     weight, x, y = stage.tensors["weight"], stage.inputs[0], stage.outputs[0]
     groups = int(stage.attrs.get("groups", 1))
     geometry = _stream_geometry(stage) if is_stream(stage) else Geometry.of(stage)
-    rows = 1 if is_stream(stage) else geometry.in_size[0] * geometry.in_size[1]
+    rows = 1 if is_stream(stage) or geometry.in_steps is not None else geometry.in_size[0] * geometry.in_size[1]
     c = x.width // rows if x.steps == 1 else x.width
     require(groups >= 1 and c % groups == 0, f"C = {c} in {groups} groups", "groups that divide C")
     require(y.width % groups == 0, f"N = {y.width} in {groups} groups", "groups that divide N")
@@ -286,7 +288,7 @@ def cost(problem: Problem) -> Cost:
     size = {"float32": 4, "int8": 1}
     kernel, groups = problem.attrs["kernel"], int(problem.attrs.get("groups", 1))
     c = problem.in_widths[0]
-    if problem.in_steps[0] == 1 and "in_size" in problem.attrs:
+    if problem.in_steps[0] == 1 and "in_size" in problem.attrs and problem.attrs.get("in_steps") is None:
         c //= problem.attrs["in_size"][0] * problem.attrs["in_size"][1]
     k, n = kernel[0] * kernel[1] * c // groups, problem.out_widths[0]
     moved = (problem.weight_format or WeightFormat.FLOAT32).bytes_of(n * k) + 8 * n

@@ -34,7 +34,10 @@ class ConvSparse(Sparse):
             return None
         weight, x, y = stage.tensors["weight"], stage.inputs[0], stage.outputs[0]
         geometry = Geometry.of(stage)
-        whole = geometry.out_size == geometry.in_size and geometry.in_steps is None and geometry.out_steps is None
+        whole = (
+            geometry.out_size == geometry.in_size
+            and geometry.in_steps is geometry.out_steps is geometry.out_rows is None
+        )
         alike = weight[0, 0].numel() == 1 and geometry.stride == (1, 1) and geometry.padding == (0, 0) and whole
         own = weight.dtype == torch.int8 and (x.dtype != "int8" or x.quant is None)  # quantizes its input itself
         if (
@@ -63,9 +66,10 @@ def _taps(attrs: Mapping[str, Any], position: int) -> list[int]:
     """The positions of the input that one output reads."""
     (height, width), (kernel_h, kernel_w) = attrs["in_size"], attrs["kernel"]
     row, column = divmod(position, attrs["out_size"][1])
-    top = row * attrs["stride"][0] - attrs["padding"][0]
+    starts, below = attrs.get("out_rows"), attrs.get("tap_rows")
+    top = (starts[row] if starts else row * attrs["stride"][0]) - attrs["padding"][0]
     left = column * attrs["stride"][1] - attrs["padding"][1]
-    rows = [top + i * attrs["dilation"][0] for i in range(kernel_h)]
+    rows = [top + (below[i] if below else i * attrs["dilation"][0]) for i in range(kernel_h)]
     columns = [left + i * attrs["dilation"][1] for i in range(kernel_w)]
     return [r * width + c for r in rows if 0 <= r < height for c in columns if 0 <= c < width]
 
@@ -87,7 +91,7 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
     """One time step of a convolution along time: what its taps read of the past lies in a ring, one row for each step that they
     reach back and one for the newest."""
     a = node.attrs
-    if a["in_size"][0] != 1 or a["kernel"][0] != 1 or a["stride"] != (1, 1) or not spans[0].steps:
+    if a.get("out_rows") or a["in_size"][0] != 1 or a["kernel"][0] != 1 or a["stride"] != (1, 1) or not spans[0].steps:
         raise not_streamable(f"{node.name}, a convolution over something else than time steps, or with a stride")
     taps, dilation = a["kernel"][1], a["dilation"][1]
     reach = (taps - 1) * dilation

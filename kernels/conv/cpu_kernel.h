@@ -81,13 +81,13 @@ class ConvStage final : public Stage {
     int32_t* delta = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(segments_) * 4));
     for (int64_t s = 0; s < segments_; ++s) {
       const int64_t y = joined ? s : s / g.kernel.x, x = joined ? 0 : s % g.kernel.x;
-      delta[s] = static_cast<int32_t>(y * g.dilation.y * padded_image_.row + x * g.dilation.x * padded_image_.cell);
+      delta[s] = static_cast<int32_t>(g.tap_rows[y] * padded_image_.row + x * g.dilation.x * padded_image_.cell);
     }
     delta_ = delta;
     int32_t* offset = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(g.out_count) * 4));
     for (int64_t i = 0; i < g.out_count; ++i) {
       const int64_t at = g.out_steps ? g.out_steps[i] : i;
-      offset[i] = static_cast<int32_t>(at / g.out.x * g.stride.y * padded_image_.row +
+      offset[i] = static_cast<int32_t>(g.out_rows[at / g.out.x] * padded_image_.row +
                                        at % g.out.x * g.stride.x * padded_image_.cell);
     }
     offset_ = offset;

@@ -27,13 +27,13 @@ class DepthwiseStage final : public Stage {
     if (padded_image_.bytes >= INT32_MAX || g.in_count * p_.x_step >= INT32_MAX) fail("conv: an image of 2 GiB");
     int32_t* delta = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(g.taps) * 4));
     for (int64_t t = 0; t < g.taps; ++t)
-      delta[t] = static_cast<int32_t>(t / g.kernel.x * g.dilation.y * padded_image_.row +
+      delta[t] = static_cast<int32_t>(g.tap_rows[t / g.kernel.x] * padded_image_.row +
                                       t % g.kernel.x * g.dilation.x * padded_image_.cell);
     delta_ = delta;
     int32_t* offset = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(g.out_count) * 4));
     for (int64_t i = 0; i < g.out_count; ++i) {
       const int64_t at = g.out_steps ? g.out_steps[i] : i;
-      offset[i] = static_cast<int32_t>(at / g.out.x * g.stride.y * padded_image_.row +
+      offset[i] = static_cast<int32_t>(g.out_rows[at / g.out.x] * padded_image_.row +
                                        at % g.out.x * g.stride.x * padded_image_.cell);
     }
     offset_ = offset;
@@ -213,7 +213,7 @@ class DepthwiseStage final : public Stage {
     for (int64_t i = 0; i < g.out_count; ++i) {
       const int64_t place = g.out_steps ? g.out_steps[i] : i;
       for (int64_t t = 0; t < g.taps; ++t, ++at) {
-        const int64_t y = place / g.out.x * g.stride.y + t / g.kernel.x * g.dilation.y - g.padding.y;
+        const int64_t y = g.out_rows[place / g.out.x] + g.tap_rows[t / g.kernel.x] - g.padding.y;
         const int64_t x = place % g.out.x * g.stride.x + t % g.kernel.x * g.dilation.x - g.padding.x;
         const bool inside = y >= 0 && y < g.in.y && x >= 0 && x < g.in.x;
         *at = inside ? static_cast<int32_t>(row[y * g.in.x + x] * p_.x_step) : -1;

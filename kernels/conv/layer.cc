@@ -16,6 +16,12 @@ static const int32_t* steps(const StageSpec& spec, const char* name, int64_t cou
   return to;
 }
 
+static int64_t largest(const int32_t* numbers, int64_t count) {
+  int64_t most = 0;
+  for (int64_t i = 0; i < count; ++i) most = numbers[i] > most ? numbers[i] : most;
+  return most;
+}
+
 ConvGeometry read_geometry(const StageSpec& spec) {
   const Attrs& a = spec.attrs;
   ConvGeometry g{};
@@ -25,7 +31,9 @@ ConvGeometry read_geometry(const StageSpec& spec) {
   g.padding = extent(a, "padding_y", "padding_x");
   g.dilation = extent(a, "dilation_y", "dilation_x");
   g.out = extent(a, "out_size_y", "out_size_x");
-  g.reach = {(g.out.y - 1) * g.stride.y + (g.kernel.y - 1) * g.dilation.y + 1,
+  g.out_rows = steps(spec, "out_rows", g.out.y);
+  g.tap_rows = steps(spec, "tap_rows", g.kernel.y);
+  g.reach = {largest(g.out_rows, g.out.y) + largest(g.tap_rows, g.kernel.y) + 1,
              (g.out.x - 1) * g.stride.x + (g.kernel.x - 1) * g.dilation.x + 1};
   g.in_count = spec.input(0).steps;
   g.out_count = spec.output(0).steps;
@@ -113,7 +121,8 @@ bool is_depthwise(const StageSpec& spec) {
 }
 
 bool interleaves(const StageSpec& spec) {
-  return spec.attrs.dtype("weight") == RTA_INT8 && spec.attrs.integer("stream") == 0 && !spec.attrs.has("out_steps");
+  return spec.attrs.dtype("weight") == RTA_INT8 && spec.attrs.integer("stream") == 0 && !spec.attrs.has("out_steps") &&
+         spec.attrs.integer("by_rows") == 0;
 }
 
 }  // namespace rta

@@ -10,11 +10,13 @@ struct Extent {
   int64_t y, x;
 };
 
-// Output o, tap t read input o * stride + t * dilation - padding, in both directions.
+// Output o, tap t read input o * stride + t * dilation - padding; vertically out_rows[o] + tap_rows[t] - padding, which
+// may be other rows than those of a stride and a dilation.
 struct ConvGeometry {
   Extent in, kernel, stride, padding, dilation, out;
   Extent reach;                         // of the padded image that the outputs read
   const int32_t *in_steps, *out_steps;  // null for all positions
+  const int32_t *out_rows, *tap_rows;
   int64_t in_count, out_count;
   int64_t taps;
 };
@@ -55,7 +57,7 @@ struct ConvLayer {
 ConvLayer read_layer(const StageSpec& spec, int64_t blocks, int lanes, int32_t x_offset);
 
 bool is_depthwise(const StageSpec& spec);  // one output for each channel, of few enough taps for float32 sums
-bool interleaves(const StageSpec& spec);   // int8, and every position is computed
+bool interleaves(const StageSpec& spec);   // int8, every position is computed, rows by a stride and a dilation
 
 // The padded image, in memory of the plan: `cell` bytes from one position to the next, of which the first channels *
 // element matter.

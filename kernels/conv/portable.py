@@ -32,8 +32,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
         rows, scale = contract.quantized(stage, x) if int8 else (as_rows(x, width), None)
         image, geometry, states = window(rows, given)
         pixels = image(rows.double() - low["x_zero_point"] if int8 else rows)
-        sums = torch.nn.functional.conv2d(pixels, weight, None, geometry.stride, 0, geometry.dilation, low["groups"])
-        t = geometry.rows(sums)
+        t = geometry.rows(_convolved(pixels, weight, geometry, low["groups"]))
         if int8:
             t = t.float() * (low["multiplier"] if scale is None else low["multiplier"] * scale) + low["offset"]
         else:
@@ -41,6 +40,16 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
         return (contract.epilogue(stage, low, t, other), *states)
 
     return call
+
+
+def _convolved(pixels: Tensor, weight: Tensor, geometry: Geometry, groups: int) -> Tensor:
+    if geometry.out_rows is None:
+        return torch.nn.functional.conv2d(pixels, weight, None, geometry.stride, 0, geometry.dilation, groups)
+    across = {"stride": (1, geometry.stride[1]), "dilation": (1, geometry.dilation[1]), "groups": groups}
+    first, sums = torch.tensor(geometry.row_starts, device=pixels.device), pixels.new_zeros(())
+    for row, below in enumerate(geometry.row_taps):
+        sums = sums + torch.nn.functional.conv2d(pixels[:, :, first + below], weight[:, :, row : row + 1], **across)
+    return sums
 
 
 Window = Callable[[Tensor, tuple[Tensor, ...]], tuple[Callable[[Tensor], Tensor], Geometry, tuple[Tensor, ...]]]

@@ -3,6 +3,9 @@
 Axes: x [M, in steps, C], y [M, out steps, C]; geometry as for conv (kernels/_common/geometry.py). Global pooling is a
 window of the whole image. attrs kind ("avg" or "max"), count_include_pad (1), activation, activation_parameter.
 
+Instead of a geometry, attrs in_size (of any number of dimensions), windows: for each dimension and each output along it the
+positions that it reads, and divisors: what an average divides by, the product over the dimensions.
+
 avg: sum over the positions inside the image, divided by the size of the window (count_include_pad = 1) or by the
 number of them (0). max: the largest of those inside; a NaN wins.
 
@@ -17,6 +20,7 @@ output is folded into multiplier. A sample of float32 x that is not finite and g
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,7 +32,8 @@ from rtaccel.core.stage import Problem, QParams, Stage, Value
 from rtaccel.core.stage_traits import Int8Flow, static_inside
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
-from rtaccel.kernels._common.geometry import Geometry, as_rows
+from rtaccel.kernels._common.geometry import as_rows
+from rtaccel.kernels.pool.windows import taps_of, windows_of
 
 
 def lower(stage: Stage) -> Mapping[str, Any]:
@@ -40,17 +45,13 @@ def lower(stage: Stage) -> Mapping[str, Any]:
         raise ShapeError(
             "pool", f"{x.dtype}[{x.width}] to {y.dtype}[{y.width}]", "as many channels, a static scale", ""
         )
-    geometry = Geometry.of(stage)
-    index = geometry.index("pool")
-    inside = (index >= 0).sum(1)
-    if not inside.all():
+    windows = windows_of(stage)
+    if not (windows.index >= 0).any(1).all():
         raise ShapeError("pool", "a window wholly in the padding", "windows that see the image", "Use less padding.")
-    count = torch.ones_like(inside) if kind == "max" else inside
-    if kind == "avg" and stage.attrs.get("count_include_pad", 1):
-        count = torch.full_like(inside, geometry.taps)
-    multiplier = torch.ones((), dtype=torch.float32) / count.float()
+    count = torch.ones_like(windows.divisor) if kind == "max" else windows.divisor
+    multiplier = torch.ones((), dtype=torch.float32) / count
     if x.quant is not None:
-        multiplier = torch.tensor(x.quant.scale, dtype=torch.float32) / count.float()
+        multiplier = torch.tensor(x.quant.scale, dtype=torch.float32) / count
     act, inv_scale = stage.attrs.get("activation", "none"), torch.tensor(1.0)
     if y.quant is not None:
         inv_scale = torch.tensor(inverse_scale(y.quant), dtype=torch.float32)
@@ -60,8 +61,8 @@ def lower(stage: Stage) -> Mapping[str, Any]:
         "activation": act,
         "activation_parameter": float(stage.attrs.get("activation_parameter", 0.0)),
         "largest": int(kind == "max"),
-        "taps": geometry.taps,
-        "index": tuple(index.flatten().tolist()),
+        "taps": windows.index.shape[1],
+        "index": tuple(windows.index.flatten().tolist()),
         "multiplier": multiplier,
         "x_zero_point": 0 if x.quant is None else x.quant.zero_point,
         "y_inv_scale": float(inv_scale),
@@ -114,15 +115,14 @@ def tolerance(stage: Stage, x: Tensor) -> Tolerance:
 
 def cost(problem: Problem) -> Cost:
     size = {"float32": 4, "int8": 1}
-    kernel = problem.attrs["kernel"]
     inputs = problem.in_widths[0] * problem.in_steps[0] * size[problem.in_dtypes[0]]
     outputs = problem.out_widths[0] * problem.out_steps[0]
     moved = problem.rows * (inputs + outputs * size[problem.out_dtypes[0]])
-    return Cost(bytes=moved, flops=problem.rows * outputs * kernel[0] * kernel[1])
+    return Cost(bytes=moved, flops=problem.rows * outputs * taps_of(problem.attrs))
 
 
 def packed_bytes(stage: Stage) -> int:
-    return 8 * stage.outputs[0].steps * (stage.attrs["kernel"][0] * stage.attrs["kernel"][1] + 64) + 4096
+    return 8 * stage.outputs[0].steps * (taps_of(stage.attrs) + 64) + 4096
 
 
 def make_stage(
@@ -137,6 +137,17 @@ def make_stage(
     x = Value("x", c, dtypes[0], QParams(0.05, -7) if dtypes[0] == "int8" else None, in_size[0] * in_size[1])
     y = Value("y", c, dtypes[1], QParams(0.031, 3) if dtypes[1] == "int8" else None, out[0] * out[1])
     return Stage("pool", "case", (x,), (y,), {}, attrs)
+
+
+def _by_dimension(stage: Stage) -> Stage:
+    """Windows of differing sizes over the same image, in three dimensions."""
+    height, width = stage.attrs["in_size"]
+    windows = (((0,),), tuple((i, min(i + 1, height - 1)) for i in range(0, height, 2)), ((0,), tuple(range(width))))
+    divisors = ((1,), tuple(2 + i for i in range(len(windows[1]))), (1, 3))
+    attrs = {k: stage.attrs[k] for k in ("kind", "activation")}
+    attrs |= {"in_size": (1, height, width), "windows": windows, "divisors": divisors}
+    y = replace(stage.outputs[0], steps=len(windows[1]) * 2)
+    return Stage("pool", "case", stage.inputs, (y,), {}, attrs)
 
 
 def cases() -> Iterator[Case]:
@@ -161,6 +172,9 @@ def cases() -> Iterator[Case]:
                     return (values,)
 
                 yield Case(f"{kind}{include}-C{c}-{in_size}-{kernel}-{'-'.join(dtypes)}-{act}", stage, make)
+                if number % 2:
+                    by_dimension = _by_dimension(stage)
+                    yield Case(f"windows-{kind}-C{c}-{'-'.join(dtypes)}", by_dimension, make)
 
 
 OPERATOR = register_operator(

@@ -11,6 +11,7 @@ from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.passes.eliminate_dead_rows import eliminate_dead_rows
 from rtaccel.convert.passes.fuse_epilogue import fold
 from rtaccel.convert.passes.fuse_expressions import fuse_expressions
+from rtaccel.convert.passes.hoist_elementwise import hoist_elementwise
 from rtaccel.convert.patterns.rules import match
 
 
@@ -20,6 +21,7 @@ def build_graph(exported: ExportedGraph, batch: int | None, windowed: bool = Fal
     kept = {o for o in graph.outputs if isinstance(o, str)}
     kept |= {graph.views[o].base for o in kept if o in graph.views}
     op_nodes = _used(fold(_used(graph.op_nodes, kept), kept), kept)
+    op_nodes = fold(hoist_elementwise(op_nodes, graph.buffers, kept), kept)
     op_nodes = fuse_expressions(op_nodes, graph.buffers, kept)
     if not windowed:
         op_nodes = fold(

@@ -18,7 +18,7 @@ FLOAT32 = 2.0**-24
 """Of a rounding, relative."""
 
 _LAYERS = ("linear", "matmul", "addmm", "tied", "conv1d", "conv2d", "depthwise1d", "depthwise2d", "causal", "attention", "mha",
-           "encoder", "branch", "again")  # fmt: skip
+           "encoder", "branch", "again", "transposed1d", "transposed2d")  # fmt: skip
 
 STEPS = {
     "float32": 0.0,

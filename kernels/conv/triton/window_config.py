@@ -57,6 +57,8 @@ def unsupported(problem: Problem) -> str | None:
         return f"computes int8 weights, not {problem.weight_format}"
     if problem.attrs.get("stream", 0):
         return "computes windows; a stream stays on the GPU as a whole"
+    if problem.attrs.get("out_rows") is not None:
+        return "computes rows by a stride and a dilation"
     if problem.out_widths[0] > MAX_N:
         return f"has at most 65535 programs along N, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
     return None

@@ -146,6 +146,17 @@ def _group_norm(
     return y if bias is None else y + bias.reshape(by_channel)
 
 
+def _instance_norm(
+    x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, of_input: bool, momentum: float, eps: float, enabled: bool
+) -> Tensor:
+    if of_input:
+        return _group_norm(x, x.shape[1], weight, bias, eps)
+    by_channel = [1, -1, *[1] * (x.dim() - 2)]
+    y = (x - mean.reshape(by_channel)) * torch.rsqrt(var.reshape(by_channel) + eps)
+    y = y if weight is None else y * weight.reshape(by_channel)
+    return y if bias is None else y + bias.reshape(by_channel)
+
+
 def _cosine(a: Tensor, b: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     def size(x: Tensor) -> Tensor:
         return torch.ops.aten.sum.dim_IntList(x * x, [dim]).sqrt().clamp_min(eps)
@@ -165,6 +176,7 @@ OWN: dict[Any, Callable[..., Any]] = {
         torch.ops.aten.mean.dim(x, dim if dim else list(range(x.dim())), keepdim),
     ),
     torch.ops.aten.group_norm.default: _group_norm,
+    torch.ops.aten.instance_norm.default: _instance_norm,
     torch.ops.aten.cosine_similarity.default: _cosine,
     torch.ops.aten.var.dim: lambda x, dim, unbiased=True, keepdim=False: _variance(x, dim, int(unbiased), keepdim),
     torch.ops.aten.std.dim: lambda x, dim, unbiased=True, keepdim=False: _variance(

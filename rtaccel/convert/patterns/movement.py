@@ -211,21 +211,44 @@ def _index(call: Call) -> OpNode | str:
     return call.gathered(view, dims, index)
 
 
-@general(aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, aten.upsample_nearest1d.default,
-         aten.upsample_nearest2d.default)  # fmt: skip
+_NEAREST: dict[Any, Any] = {
+    aten.upsample_nearest1d: aten.upsample_nearest1d, aten.upsample_nearest2d: aten.upsample_nearest1d,
+    aten.upsample_nearest3d: aten.upsample_nearest1d, aten._upsample_nearest_exact1d: aten._upsample_nearest_exact1d,
+    aten._upsample_nearest_exact2d: aten._upsample_nearest_exact1d,
+    aten._upsample_nearest_exact3d: aten._upsample_nearest_exact1d,
+}  # fmt: skip
+
+
+@general(*(overload for packet in _NEAREST for overload in (packet.default, packet.vec)))
 def _nearest(call: Call) -> OpNode | str:
-    """By an index for each dimension: floor(i * size / new size)."""
-    sized = call.node.target in (aten.upsample_nearest1d.default, aten.upsample_nearest2d.default)
-    view, factors = call.elements(call["self" if sized else "input"]), None if sized else call["scale_factors"]
-    if any(view.has_batch(d) for d in range(2, len(view.dims))):
+    """By an index for each dimension, which is what the call makes of a line of numbers."""
+    target: Any = call.node.target
+    by_factors, rank = target.overloadpacket.vec is target, len(call.shape) - 2
+    view = call.elements(call["input" if by_factors else "self"])
+    given = call["scale_factors"] if by_factors else None
+    if any(view.has_batch(d) for d in range(1, rank + 2)):
         return "layout: its samples are not its first dimension"
-    places, shape = layout.offsets(view), call.shape
-    with torch.no_grad():
-        for dim in range(2, len(shape)):
-            size = view.shape[dim]
-            line = torch.arange(size, dtype=torch.float32).reshape(1, 1, -1)
-            factor = [] if not factors else [factors[dim - 2]]
-            index = aten.upsample_nearest1d.default(line, [shape[dim]], *factor).long().reshape(-1).numpy()
-            places = np.take(places, index, axis=dim)
-    spatial = [(Atom(size, 1),) for size in shape[2:]]
-    return call.gathered(view, [*view.dims[:2], *spatial], places)
+    places = layout.offsets(view)
+    repeats: View | None = view
+    for dim in range(2, rank + 2):
+        size, out = view.shape[dim], call.shape[dim]
+        factor = [given[dim - 2]] if given else []
+        line = torch.arange(size, dtype=torch.float32).reshape(1, 1, -1)
+        index = _NEAREST[target.overloadpacket].default(line, [out], *factor).long().reshape(-1).numpy()
+        places = np.take(places, index, axis=dim)
+        times = out // size
+        if repeats is not None and times * size == out and (index == np.arange(out) // times).all():
+            dims = (*repeats.dims[:dim], (*repeats.dims[dim], Atom(times, 0)), *repeats.dims[dim + 1 :])
+            repeats = View(view.base, dims, view.offset)
+        else:
+            repeats = None
+    result = call.ordered(call.shape, view)
+    ordered = np.empty(places.size, dtype=np.int64)
+    ordered[layout.offsets(result).reshape(-1)] = places.reshape(-1)
+    width = call.row_of(result) or 1
+    attrs = call.build._rearrangement(view.base, ordered, width)
+    if "index" in attrs and repeats is not None:  # strides instead of a table of elements
+        made = Assembly(call, view)
+        made.parts.append((view.base, repeats, made.result))
+        return made.node()
+    return call.op_node(with_role(Role.GATHER).name, [view.base], result, ordered.size, width, attrs=attrs)

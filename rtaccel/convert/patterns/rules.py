@@ -159,13 +159,15 @@ class Call:
         dims: list[tuple[Atom, ...]] = [()] * len(shape)
         stride = 1
         for d in reversed(order):
-            samples = tuple(a for a in like.dims[d] if a.batch)
-            size = shape[d]
-            for atom in samples:
-                size //= atom.size
-            own = (Atom(size, stride),) if size != 1 or not samples else ()
-            dims[d] = (*samples, *own)
-            stride *= size
+            own = like.dims[d] if like.has_batch(d) else (Atom(shape[d], 1),)
+            atoms: list[Atom] = []
+            for atom in reversed(own):  # samples joined with another dimension stay in their order
+                if atom.batch:
+                    atoms.insert(0, atom)
+                elif atom.size != 1 or not like.has_batch(d):
+                    atoms.insert(0, Atom(atom.size, stride))
+                    stride *= atom.size
+            dims[d] = tuple(atoms)
         return View("", tuple(dims))
 
     def row_of(self, view: View) -> int:

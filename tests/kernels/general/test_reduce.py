@@ -15,6 +15,12 @@ from rtaccel.core.stage import Stage, Value
 from rtaccel.kernels.reduce import contract
 from tests.support.networks.call import Call
 
+
+def _line(x: Tensor) -> Tensor:
+    """A number for each channel."""
+    return torch.arange(1.0, x.shape[1] + 1, dtype=x.dtype)
+
+
 CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "sum": lambda x: x.sum(2),
     "sum of two": lambda x: x.sum((1, 3)),
@@ -32,6 +38,8 @@ CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "layer norm": lambda x: F.layer_norm(x, x.shape[1:]),
     "group norm": lambda x: F.group_norm(x, 2),
     "instance norm": lambda x: F.instance_norm(x),
+    "instance norm with weights": lambda x: F.instance_norm(x, weight=_line(x), bias=_line(x) / 2),
+    "instance norm of the past": lambda x: F.instance_norm(x, _line(x) / 3, _line(x), _line(x), use_input_stats=False),
     "all": lambda x: (x > -1.5).all(3).float() + (x > 1).any(1).float().sum((1, 2))[:, None, None],
     "cosine": lambda x: F.cosine_similarity(x[:, :2], x[:, 2:], dim=1),
 }

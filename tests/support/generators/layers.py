@@ -121,17 +121,36 @@ layer(
 add("causal", "any", (2,), lambda m, a, x: m(F.pad(x, (2 * a["dilation"], 0))),
     make=lambda s, a: nn.Conv1d(s[0], a["out"], 3, dilation=a["dilation"]), args=one_of(out=(1, 3, 5), dilation=(1,
         2)))  # fmt: skip
-POOL = {"kernel": (2, 3), "stride": (1, 2), "padding": (0, 1)}
+POOL = {"kernel": (2, 3), "stride": (1, 2), "padding": (0, 1), "up": (False, False, True)}
 for _name, _rank, _kind in (
     ("max1d", 2, nn.MaxPool1d),
     ("max2d", 3, nn.MaxPool2d),
     ("avg1d", 2, nn.AvgPool1d),
     ("avg2d", 3, nn.AvgPool2d),
 ):
-    layer(_name, (_rank,), lambda s, a, kind=_kind: kind(a["kernel"], a["stride"], a["padding"]), args=one_of(**POOL))
+    layer(
+        _name,
+        (_rank,),
+        lambda s, a, kind=_kind: kind(a["kernel"], a["stride"], a["padding"], ceil_mode=a["up"]),
+        args=one_of(**POOL),
+    )
 layer("global1d", (2,), lambda s, a: nn.AdaptiveAvgPool1d(1))
 layer("global2d", (3,), lambda s, a: nn.AdaptiveAvgPool2d(1))
-layer("adaptive", (2,), lambda s, a: nn.AdaptiveMaxPool1d(2), family="torch")
+TO = {"to": (1, 2, 3, 5)}
+layer("adaptive", (2,), lambda s, a: nn.AdaptiveMaxPool1d(a["to"]), args=one_of(**TO))
+layer("adaptive2d", (3,), lambda s, a: nn.AdaptiveAvgPool2d((a["to"], 2)), args=one_of(**TO))
+UP = {"kernel": (1, 2, 3, 4), "stride": (1, 2, 3), "padding": (0, 1), "dilation": (1, 1, 2), "out": (1, 2, 4)}
+
+
+def _transposed(kind: Any) -> Any:
+    return lambda s, a: kind(
+        s[0], a["out"], a["kernel"], a["stride"], min(a["padding"], a["dilation"] * (a["kernel"] - 1) // 2), a["stride"] - 1,
+        dilation=a["dilation"],
+    )  # fmt: skip
+
+
+layer("transposed1d", (2,), _transposed(nn.ConvTranspose1d), args=one_of(**UP))
+layer("transposed2d", (3,), _transposed(nn.ConvTranspose2d), args=one_of(**UP))
 
 # -- recurrent layers, attention, tables ------------------------------------------------------------------------------
 

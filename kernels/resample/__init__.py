@@ -1,0 +1,1 @@
+"""Weighted sums of rows by constant weights: interpolation along one dimension."""
