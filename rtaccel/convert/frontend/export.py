@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from rtaccel.convert.frontend.complex.rewrite import without_complex
 from rtaccel.convert.frontend.functionalize import functionalize
 from rtaccel.convert.frontend.guards import batch_range
 from rtaccel.convert.frontend.recurrent_shapes import few_steps
+from rtaccel.convert.frontend.retrace import retrace, with_arguments
 from rtaccel.core.batch import ANY_BATCH, BatchRange, only
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 
@@ -130,13 +131,15 @@ def check_example(model: nn.Module, args: Sequence[Any] | Tensor) -> tuple[Any, 
     return tuple(args)
 
 
-def capture(model: nn.Module, args: tuple[Any, ...], fixed: bool = False) -> ExportedGraph:
-    """Exports the model. Raises UnsupportedProblem with the cause where torch.export cannot.
+def capture(model: nn.Module, args: tuple[Any, ...], fixed: bool = False, specialize: bool = False) -> ExportedGraph:
+    """Exports the model; where torch.export cannot, writes down what it calls (retrace). Raises UnsupportedProblem with the cause
+    where that is not possible either.
 
     Tries an open batch first, and takes the shapes of the example as they are where that fails, where the model's code
     depends on the batch in a way that leaves no range of sizes around the example's, or where `fixed`.
+    specialize: numbers that the model's Python reads of its inputs are always those of the example.
     """
-    example = None if fixed else shared_batch(args)
+    example = None if fixed or specialize else shared_batch(args)
     why = ""
     if example is not None:
         try:
@@ -147,15 +150,28 @@ def capture(model: nn.Module, args: tuple[Any, ...], fixed: bool = False) -> Exp
         if found is not None and not found.fixed:
             return _captured(program, found, any_batch=True)
         why = why or ("; ".join(found.why) if found is not None else "the model's code depends on the batch")
+    shared = shared_batch(args)
+    batch = ANY_BATCH if shared is None else only(shared, why)
+    if not specialize:
+        try:
+            return _captured(_export(model, args, any_batch=False), batch, any_batch=False)
+        except UnsupportedProblem:
+            raise
+        except Exception as error:
+            refused = error
     try:
-        program = _export(model, args, any_batch=False)
+        found = retrace(model, args, specialize)
+        made = _captured(_export(found.module, found.tensors, any_batch=False), batch, any_batch=False)
+    except UnsupportedProblem:
+        raise
     except Exception as error:
-        cause = str(error).strip().split("\n")[0]
+        said = error if specialize else refused
+        cause = str(said).strip().split("\n")[0]
         raise UnsupportedProblem(
             "compile", type(model).__name__, "a model that torch.export can capture", f"It said: {cause}"
-        ) from error
-    shared = shared_batch(args)
-    return _captured(program, ANY_BATCH if shared is None else only(shared, why), any_batch=False)
+        ) from said
+    inputs = with_arguments(made.graph, made.inputs, found)
+    return replace(made, inputs=inputs, in_spec=found.in_spec, out_spec=found.out_spec)
 
 
 def _batch_is_open(program: torch.export.ExportedProgram) -> bool:

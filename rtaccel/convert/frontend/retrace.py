@@ -1,0 +1,143 @@
+"""A model as a graph without torch.export: it runs once on the example, and the calls it makes are written down.
+
+Its Python may then do what export forbids: read numbers of tensors that depend on no input, assert on them, go through NumPy,
+hide attributes of its base class. What it may not do is let numbers of an input decide what is computed, as the graph would hold
+one decision for ever: that is refused, unless the caller asks for it. Shapes are those of the example.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from rtaccel.core.errors import UnsupportedProblem
+
+aten = torch.ops.aten
+_NUMBERS = {aten._local_scalar_dense.default, aten.item.default, aten.is_nonzero.default, aten.equal.default}
+_LEAVES_TORCH = {Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.__dlpack__}
+"""Methods that hand numbers to something else than torch, which no trace sees."""
+
+
+class _Watch(TorchFunctionMode):
+    """Makes such methods visible: the trace then holds a number that was read from the tensor. places: where."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _LEAVES_TORCH and isinstance(args[0], Tensor) and args[0].numel():
+            torch.ops.aten._local_scalar_dense.default(args[0].detach().reshape(-1)[0].float())
+            self.places.append(_place())
+        elif func in (Tensor.item, Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__):
+            self.places.append(_place())
+        return func(*args, **(kwargs or {}))
+
+
+def _place() -> str:
+    """The innermost line of Python that is not torch's or ours."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if "/torch/" not in file and "/rtaccel/" not in file and not file.startswith("<"):
+            return f"{file.rsplit('/', 1)[-1]}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "an unknown line"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@dataclass(frozen=True)
+class Retraced:
+    """module: takes the tensors among the flattened arguments, and gives the flattened results. taken: which arguments these are.
+    in_spec, out_spec: how arguments and results are nested."""
+
+    module: fx.GraphModule
+    tensors: tuple[Tensor, ...]
+    leaves: tuple[Any, ...]
+    taken: tuple[int, ...]
+    in_spec: Any
+    out_spec: Any
+
+
+def retrace(model: nn.Module, args: Sequence[Any], specialize: bool) -> Retraced:
+    """A model as the calls that it made on the example.
+
+    specialize: numbers of the inputs may be read, and stay what they are in the example.
+    Raises UnsupportedProblem naming the line where they are read and `specialize` is not set; and what the model raises.
+    """
+    leaves, in_spec = pytree.tree_flatten((tuple(args), {}))
+    taken = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
+    out_spec: Any = None
+
+    def call(*tensors: Tensor) -> list[Any]:
+        nonlocal out_spec
+        given = list(leaves)
+        for i, tensor in zip(taken, tensors):
+            given[i] = tensor
+        own_args, own_kwargs = pytree.tree_unflatten(given, in_spec)
+        flat, out_spec = pytree.tree_flatten(model(*own_args, **own_kwargs))
+        return flat
+
+    tensors = tuple(leaves[i].detach().clone() for i in taken)
+    watch = _Watch()
+    with _quiet(), watch:
+        module = make_fx(call, tracing_mode="real", pre_dispatch=True, _error_on_data_dependent_ops=False)(*tensors)
+    if not specialize and _reads_inputs(module.graph):
+        where = f" ({', '.join(dict.fromkeys(watch.places))})" if watch.places else ""
+        raise UnsupportedProblem(
+            "compile", f"{type(model).__name__}, whose Python reads numbers of its inputs{where}",
+            "a model whose calls do not depend on the numbers in its inputs",
+            "Pass specialize=True where they are always those of the example, or compute with tensors there.",
+        )  # fmt: skip
+    _forget_numbers(module)
+    return Retraced(module, tensors, tuple(leaves), taken, in_spec, out_spec)
+
+
+def with_arguments(graph: fx.Graph, inputs: Sequence[str], found: Retraced) -> tuple[str, ...]:
+    """Names of the placeholders of a graph for all flattened arguments: those that are no tensors get one that nothing reads."""
+    names = dict(zip(found.taken, inputs))
+    first = next(iter(graph.nodes))
+    for i, leaf in enumerate(found.leaves):
+        if i not in names:
+            with graph.inserting_before(first):
+                node = graph.placeholder(f"argument_{i}")
+            node.meta["val"] = leaf
+            names[i] = node.name
+    return tuple(names[i] for i in range(len(found.leaves)))
+
+
+def _reads_inputs(graph: fx.Graph) -> bool:
+    depends = {n for n in graph.nodes if n.op == "placeholder"}
+    for node in graph.nodes:
+        if any(source in depends for source in node.all_input_nodes) and node.target not in _SHAPES:
+            depends.add(node)
+            if node.target in _NUMBERS:
+                return True
+    return False
+
+
+_SHAPES = {aten.sym_size.int, aten.zeros_like.default, aten.ones_like.default, aten.empty_like.default}
+
+
+def _forget_numbers(module: fx.GraphModule) -> None:
+    """Without the calls that read numbers: what they gave is in the graph already."""
+    for node in reversed(list(module.graph.nodes)):
+        if node.target in _NUMBERS and not node.users:
+            module.graph.erase_node(node)
+    module.recompile()
