@@ -151,6 +151,42 @@ def _extreme(reduce: Callable[..., Tensor], index: Callable[..., Tensor]) -> Cal
     return lambda x, dim, keepdim=False: (reduce(x, [dim], keepdim), index(x, dim, keepdim))
 
 
+def _of_truths(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Of truth values as whole numbers."""
+
+    def apply(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if x.dtype != torch.bool:
+            raise NotImplementedError  # it would be taken apart into itself
+        return call(x.long(), *args, **kwargs)
+
+    return apply
+
+
+def _of_numbers(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Of numbers as truth values."""
+
+    def apply(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if x.dtype == torch.bool:
+            raise NotImplementedError
+        return call(x != 0, *args, **kwargs)
+
+    return apply
+
+
+def _smallest(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    values, indices = torch.ops.aten.topk.default(x, k, dim, False, True)
+    if keepdim:
+        return values.narrow(dim, k - 1, 1), indices.narrow(dim, k - 1, 1)
+    return values.select(dim, k - 1), indices.select(dim, k - 1)
+
+
+def _bucketize(x: Tensor, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
+    """How many boundaries are below; a NaN is above all of them."""
+    beyond = boundaries > x[..., None] if right else boundaries >= x[..., None]
+    count = torch.ops.aten.sum.dim_IntList((~beyond).long(), [-1])
+    return count.to(torch.int32) if out_int32 else count
+
+
 OWN: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.max.dim: _extreme(torch.ops.aten.amax.default, torch.ops.aten.argmax.default),
     torch.ops.aten.min.dim: _extreme(torch.ops.aten.amin.default, torch.ops.aten.argmin.default),
@@ -159,6 +195,22 @@ OWN: dict[Any, Callable[..., Any]] = {
         torch.ops.aten.mean.dim(x, dim if dim else list(range(x.dim())), keepdim),
     ),
     torch.ops.aten.group_norm.default: _group_norm,
+    **{
+        target: _of_truths(target)
+        for target in (
+            torch.ops.aten.sum.dim_IntList, torch.ops.aten.sum.default, torch.ops.aten.cumsum.default,
+            torch.ops.aten.prod.default, torch.ops.aten.cumprod.default,
+        )
+    },
+    **{
+        target: _of_numbers(target)
+        for target in (
+            torch.ops.aten.any.dim, torch.ops.aten.any.dims, torch.ops.aten.any.default, torch.ops.aten.all.dim,
+            torch.ops.aten.all.dims, torch.ops.aten.all.default,
+        )
+    },
+    torch.ops.aten.kthvalue.default: _smallest,
+    torch.ops.aten.bucketize.Tensor: _bucketize,
     torch.ops.aten.cosine_similarity.default: _cosine,
     torch.ops.aten.var.dim: lambda x, dim, unbiased=True, keepdim=False: _variance(x, dim, int(unbiased), keepdim),
     torch.ops.aten.std.dim: lambda x, dim, unbiased=True, keepdim=False: _variance(

@@ -17,10 +17,28 @@ from rtaccel.convert.frontend.decompose import decompose, take_back
 from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, gather_node, module_name
-from rtaccel.convert.frontend.view_ops import look
-from rtaccel.core.traits import FALLBACK
+from rtaccel.convert.frontend.view_ops import Arguments, look
+from rtaccel.core.registry import with_role
+from rtaccel.core.traits import FALLBACK, Role
 
 _DTYPES = {torch.float32: "float32", torch.int64: "int64"}
+_APART = {torch.bool: "float32", torch.int32: "int64"}
+
+
+aten = torch.ops.aten
+FILLS: dict[Any, int | str] = {
+    aten.full.default: "fill_value", aten.full_like.default: "fill_value", aten.new_full.default: "fill_value",
+    aten.zeros.default: 0, aten.zeros_like.default: 0, aten.new_zeros.default: 0,
+    aten.ones.default: 1, aten.ones_like.default: 1, aten.new_ones.default: 1,
+}  # fmt: skip
+"""What fills a tensor with a number, or the name of the argument that says it."""
+ALIKE = (aten._to_copy.default, aten.clone.default, aten.unsqueeze.default, aten.slice.Tensor, aten.view.default,
+         aten.select.int, aten.expand.default, aten.permute.default, aten.cat.default)  # fmt: skip
+"""What may be computed for one sample where it is the same for all; that the result has one sample is looked at."""
+
+
+def _is_pointwise(target: Any) -> bool:
+    return isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
 
 
 Match = Callable[["Builder", fx.Node], "OpNode | str"]
@@ -76,6 +94,7 @@ class Builder:
         for node in nodes:
             if node.op == "placeholder" and node.name in self.exported.inputs:
                 self.adopt(node)
+                self._widen(node)
             elif node.op == "call_function" and node in needed:
                 self._call(node)
         outputs = tuple(self._output(o) if isinstance(o, fx.Node) else o for o in output_node.args[0])
@@ -160,14 +179,18 @@ class Builder:
         reads = []
         for source in node.all_input_nodes:
             if source.name in self.repeated and source.name not in self.views:
-                del self.repeated[source.name]
-                self.op_nodes.append(self._torch(source, "repeats a parameter for each sample"))
+                self._by_torch_after_all(source)
             view = self.views.get(source.name)
             reads.append(view.base if view is not None else source.name)
         self.adopt(node)
         layout_bound = reason.startswith("layout: ")
         reason = reason.removeprefix("layout: ")
         return OpNode(FALLBACK, node, _label(node), reads, [node.name], reason=reason, layout=layout_bound)
+
+    def _by_torch_after_all(self, node: fx.Node) -> None:
+        """A constant over the samples that torch, or the caller, wants as a tensor."""
+        del self.repeated[node.name]
+        self.op_nodes.append(self._torch(node, "repeats a parameter for each sample"))
 
     def _is_constant(self, node: fx.Node) -> bool:
         """Computes what depends on parameters alone, or on nothing, once and for all."""
@@ -185,9 +208,12 @@ class Builder:
         return True
 
     def _is_repeated(self, node: fx.Node) -> bool:
-        """A constant that is expanded over the samples, as a learned token is."""
-        if self.batch is None or node.target is not torch.ops.aten.expand.default:
+        """A constant that is the same for every sample: one that is expanded over them, as a learned token is, or filled with a
+        number, and what is computed from such constants alone."""
+        if self.batch is None:
             return False
+        if node.target is not torch.ops.aten.expand.default:
+            return self._is_computed_alike(node)
         known, shape = self.constants.get(node.all_input_nodes[0].name), node.meta["val"].shape
         open_sizes = [not isinstance(s, int) for s in shape]
         if known is None or open_sizes != [True] + [False] * (len(shape) - 1):
@@ -197,29 +223,78 @@ class Builder:
         self.repeated[node.name] = known.expand(1, *shape[1:])
         return True
 
+    def _is_computed_alike(self, node: fx.Node) -> bool:
+        made = node.meta.get("val")
+        sources = [s for s in node.all_input_nodes if isinstance(s.meta.get("val"), Tensor)]
+        fills = node.target in FILLS
+        known = {**self.repeated, **self.constants}
+        if not fills and (node.target not in ALIKE and not _is_pointwise(node.target)):
+            return False
+        if not fills and not (any(s.name in self.repeated for s in sources) and all(s.name in known for s in sources)):
+            return False
+        if not isinstance(made, Tensor) or [isinstance(s, int) for s in made.shape] != [False] + [True] * (made.dim() - 1):
+            return False
+        if not made.shape[0].node.expr.is_Symbol:
+            return False
+        shape = (1, *made.shape[1:])
+        if fills:
+            value = FILLS[node.target] if isinstance(FILLS[node.target], int) else Arguments(node)[FILLS[node.target]]
+            if not isinstance(value, (bool, int, float)):
+                return False
+            self.repeated[node.name] = torch.full(shape, value, dtype=made.dtype)
+            return True
+        with torch.no_grad():
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: known.get(n.name, 1))
+            result = node.target(*args, **kwargs)  # type: ignore[operator]
+        if tuple(result.shape) != shape:
+            return False
+        self.repeated[node.name] = result
+        return True
+
     # -- values and views ----------------------------------------------------------------------------------------------
 
     def adopt(self, node: fx.Node) -> None:
         """The tensor of a node that lies in memory as torch made it: an input, or the result of a torch call."""
         meta = node.meta.get("val")
-        if not isinstance(meta, Tensor) or meta.dtype not in _DTYPES or meta.dim() == 0:
+        if not isinstance(meta, Tensor) or meta.dtype not in _DTYPES:
             return
+        shape = self._shape(node)
+        if shape is not None:
+            self.views[node.name] = layout.dense(node.name, shape, self.batch)
+            self.buffers[node.name] = Buffer(prod(shape), 0, _DTYPES[meta.dtype])
+
+    def _shape(self, node: fx.Node) -> tuple[int, ...] | None:
+        """Of one sample of a tensor that torch made; None where it is not the samples of dense tensors."""
+        meta = node.meta["val"]
+        if meta.dim() == 0:
+            return None
         shape = sizes(meta)
         if self.batch is not None:
             own = node.name in self.exported.inputs
             first = meta.shape[0]
             symbol = not isinstance(first, int) and first.node.expr.is_Symbol
             if not (symbol if self.exported.any_batch else own):
-                return
+                return None
             if any(not isinstance(s, int) for s in meta.shape[1:]):
-                return
+                return None
             shape = shape[1:]
         elif any(not isinstance(s, int) for s in meta.shape):
+            return None
+        return shape if prod(shape) else None
+
+    def _widen(self, node: fx.Node) -> None:
+        """An input of truth values or int32, in the dtype that operators compute in."""
+        dtype = stored_apart(node)
+        shape = self._shape(node) if dtype is not None else None
+        if dtype is None or shape is None:
             return
-        if prod(shape) == 0:
-            return
-        self.views[node.name] = layout.dense(node.name, shape, self.batch)
-        self.buffers[node.name] = Buffer(prod(shape), 0, _DTYPES[meta.dtype])
+        given, elements = str(dtype).removeprefix("torch."), prod(shape)
+        name = f"{node.name}:wide"
+        self.buffers[node.name] = Buffer(elements, elements, given)
+        self.buffers[name] = Buffer(elements, 0, _APART[dtype])
+        self.views[node.name] = layout.dense(name, shape, self.batch)
+        attrs = {"program": ("copy x0",), "dims": (elements,), "places": ((0, 1),)}
+        self.op_nodes.append(OpNode(with_role(Role.WHOLE).name, node, node.name, [node.name], [name], attrs=attrs))
 
     def view(self, node: Any) -> View | None:
         return self.views.get(node.name) if isinstance(node, fx.Node) else None
@@ -315,12 +390,14 @@ class Builder:
         """Name of what the model returns: a value as it lies where that is the tensor, else a packed copy of it."""
         if node.name in self.constants:
             return node.name
+        if node.name in self.repeated and node.name not in self.views:
+            self._by_torch_after_all(node)
         view = self.views.get(node.name)
         if view is None or view.base in self.exported.inputs or self._by_torch(view.base):
             return node.name
         if self.batch is not None and view.batch_dim is None:
             return node.name
-        if is_truth(node):  # it is stored as float32
+        if stored_apart(node) is not None:
             return node.name
         if self.windowed:
             return self.whole(view).base
@@ -341,10 +418,10 @@ class Builder:
         return any(d.is_fallback and base in d.writes for d in self.op_nodes)
 
 
-def is_truth(node: fx.Node) -> bool:
-    """Whether its tensor holds truth values. Operators keep them in float32, as 1 and 0."""
+def stored_apart(node: fx.Node) -> torch.dtype | None:
+    """The dtype of its tensor where operators keep it in another: truth values in float32, as 1 and 0, and int32 in int64."""
     meta = node.meta.get("val")
-    return isinstance(meta, Tensor) and meta.dtype == torch.bool
+    return meta.dtype if isinstance(meta, Tensor) and meta.dtype in _APART else None
 
 
 def sizes(meta: Tensor) -> tuple[int, ...]:

@@ -25,6 +25,8 @@ OPERATOR = "strided_expression"
 class Expression:
     """The program of one call while it is written. `operand` gives an argument's word, `emit` adds an instruction."""
 
+    operator, gives = OPERATOR, (torch.float32, torch.bool)
+
     def __init__(self, call: Call) -> None:
         self.call = call
         self.lines: list[str] = []
@@ -64,7 +66,7 @@ class Expression:
         """The node of all that was emitted; the last instruction gives its value. Raises Refused where it cannot be laid out."""
         call = self.call
         meta = call.node.meta["val"]
-        if meta.dtype not in (torch.float32, torch.bool):
+        if meta.dtype not in self.gives:
             raise Refused(f"gives {meta.dtype}, and operators here float32")
         if not self.views:
             raise Refused("computes nothing from the inputs")
@@ -80,13 +82,12 @@ class Expression:
         width = self._width(result, elements)
         tensors = {f"c{i}": tensor for i, (tensor, _) in enumerate(self.constants)}
         attrs = {"program": tuple(self.lines), "dims": found.dims, "places": found.places}
-        return call.op_node(
-            OPERATOR, [v.base for v in self.views], result, elements, width, tensors=tensors, attrs=attrs
-        )
+        reads = [v.base for v in self.views]
+        return call.op_node(self.operator, reads, result, elements, width, True, tensors=tensors, attrs=attrs)
 
     def _packed(self, view: View, result: View) -> View:
         build = self.call.build
-        if len(view.dims) != len(result.dims) or build.buffers[view.base].dtype != "float32":
+        if len(view.dims) != len(result.dims):
             raise Refused("layout: its operands have no common strides")
         return build.packed(view)
 
