@@ -180,6 +180,22 @@ def _smallest(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[
     return values.select(dim, k - 1), indices.select(dim, k - 1)
 
 
+def _median(x: Tensor, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The lower one of two in the middle; a NaN where there is one."""
+    values, indices = _smallest(x, (x.shape[dim] - 1) // 2 + 1, dim, keepdim)
+    nan = torch.ops.aten.any.dim(torch.isnan(x), dim, keepdim)
+    first = torch.ops.aten.argmax.default(x, dim, keepdim)
+    return torch.where(nan, float("nan"), values), torch.where(nan, first, indices)
+
+
+def _searched(
+    boundaries: Tensor, x: Tensor, *, out_int32: bool = False, right: bool = False, side: Any = None, sorter: Any = None
+) -> Tensor:
+    if boundaries.dim() != 1 or sorter is not None:
+        raise NotImplementedError
+    return _bucketize(x, boundaries, out_int32=out_int32, right=right if side is None else side == "right")
+
+
 def _bucketize(x: Tensor, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
     """How many boundaries are below; a NaN is above all of them."""
     beyond = boundaries > x[..., None] if right else boundaries >= x[..., None]
@@ -211,6 +227,8 @@ OWN: dict[Any, Callable[..., Any]] = {
     },
     torch.ops.aten.kthvalue.default: _smallest,
     torch.ops.aten.bucketize.Tensor: _bucketize,
+    torch.ops.aten.searchsorted.Tensor: _searched,
+    torch.ops.aten.median.dim: _median,
     torch.ops.aten.cosine_similarity.default: _cosine,
     torch.ops.aten.var.dim: lambda x, dim, unbiased=True, keepdim=False: _variance(x, dim, int(unbiased), keepdim),
     torch.ops.aten.std.dim: lambda x, dim, unbiased=True, keepdim=False: _variance(

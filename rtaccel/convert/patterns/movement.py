@@ -191,8 +191,8 @@ def _clone(call: Call) -> OpNode:
 # -- constant indices --------------------------------------------------------------------------------------------------
 
 
-@general(aten.index.Tensor, aten.index_select.default)
-def _index(call: Call) -> OpNode | str:
+def by_constant(call: Call) -> OpNode | str:
+    """aten.index.Tensor and aten.index_select where the indices are constants: a copy."""
     view = call.stored(call["self"])
     if call.node.target is aten.index.Tensor:
         indices = list(call["indices"])
