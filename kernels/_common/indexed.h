@@ -15,9 +15,7 @@ struct DenseValue {
   bool flat;             // rows lie back to back
 
   const char* sample(const Run& run, int64_t s) const { return constant ? constant : port.row(run, s * port.steps); }
-  int64_t at(int64_t e) const {
-    return flat ? e * element : e / port.width * port.pitch + e % port.width * element;
-  }
+  int64_t at(int64_t e) const { return flat ? e * element : e / port.width * port.pitch + e % port.width * element; }
   // Whether n elements from e on follow one another.
   bool run_of(int64_t e, int64_t n) const { return flat || e % port.width + n <= port.width; }
 };

@@ -34,10 +34,8 @@ def given(stage: Stage, found: Sequence[str], inputs: Sequence[Tensor]) -> dict[
     """Each operand as [M or 1, elements]."""
     queue = iter(inputs)
     device = inputs[0].device
-    return {
-        name: stage.tensors[name].reshape(1, -1).to(device) if name in stage.tensors else (x := next(queue)).reshape(x.shape[0], -1)
-        for name in found
-    }  # fmt: skip
+    tensors = {name: stage.tensors[name].reshape(1, -1).to(device) for name in found if name in stage.tensors}
+    return {name: tensors[name] if name in tensors else next(queue).flatten(1) for name in found}
 
 
 def widths(stage: Stage, found: Sequence[str]) -> dict[str, tuple[int, int, str]]:
@@ -78,8 +76,13 @@ def selected(stage: Stage, operands: dict[str, Tensor], places: dict[str, lines.
     return total
 
 
-def check(stage: Stage, places: dict[str, lines.Place], sizes: dict[str, tuple[int, int, str]], by_index: str,
-          elements_of: int) -> None:
+def check(
+    stage: Stage,
+    places: dict[str, lines.Place],
+    sizes: dict[str, tuple[int, int, str]],
+    by_index: str,
+    elements_of: int,
+) -> None:
     """Raises a typed error for places that do not fit. by_index: the operand that indices select from, of so many elements."""
     dims, kept = tuple(stage.attrs["dims"]), stage.attrs["kept"]
     if not 0 <= kept <= len(dims) or not prod(dims):
@@ -97,7 +100,9 @@ def check(stage: Stage, places: dict[str, lines.Place], sizes: dict[str, tuple[i
                                  "Correct the stage.")  # fmt: skip
 
 
-def lowered(stage: Stage, places: dict[str, lines.Place], sizes: dict[str, tuple[int, int, str]], by_index: str) -> dict[str, Any]:
+def lowered(
+    stage: Stage, places: dict[str, lines.Place], sizes: dict[str, tuple[int, int, str]], by_index: str
+) -> dict[str, Any]:
     """Tables of the indices and of the operand that they select from, as kernels in C++ read them; constants too."""
     dims, kept = tuple(stage.attrs["dims"]), stage.attrs["kept"]
     low: dict[str, Any] = {

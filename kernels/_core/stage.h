@@ -127,8 +127,8 @@ class Stage {
   // Looks at inputs of the plan before anything is computed. nullptr, or why they cannot be: the call is refused.
   virtual const char* check(const Run& run) const;
   virtual bool checks() const;  // whether `check` does anything; false unless overridden
-  // After all stages ran: nullptr, or why what this one was given cannot be (an index that was computed and is outside);
-  // then the call is refused, and its results are worth nothing. Asked once a call, and forgotten.
+  // After all stages ran: nullptr, or why what this one was given cannot be (an index that was computed and is
+  // outside); then the call is refused, and its results are worth nothing. Asked once a call, and forgotten.
   virtual const char* refusal() const;
   virtual bool refuses() const;  // whether `refusal` may say something; false unless overridden
   // What a state holds before the first call: one sample of it. Zero unless overridden.

@@ -39,7 +39,9 @@ def parse(stage: Stage) -> list[tuple[str, list[str]]]:
         for word in words:
             digits = word.removeprefix("-") if word[0] not in limits else word[1:]
             if not digits.isdigit() or int(digits) >= limits.get(word[0], 1 << 63):
-                raise FormatError("integer", f"{word!r} in {line!r}", "an operand that there is", "Correct the program.")
+                raise FormatError(
+                    "integer", f"{word!r} in {line!r}", "an operand that there is", "Correct the program."
+                )
         found.append((name, words))
     if not 0 < len(found) <= MAX_INSTRUCTIONS or len(stage.inputs) + len(stage.tensors) > MAX_OPERANDS:
         raise FormatError("integer", f"{len(found)} lines", f"1 to {MAX_INSTRUCTIONS}", "Correct the program.")
@@ -137,11 +139,33 @@ def cases() -> Iterator[Case]:
         for n in (1, 5, 64, 131):
             words = " ".join(f"x{i}" for i in range(operands))
             yield _case(f"{name}-{n}", (f"{name} {words}",), [(1, n)] * operands, (n,), [(0, 1)] * operands, (1, n))
-    for a, b in (("float32", "int64"), ("bool", "float32"), ("bool", "int64"), ("int32", "int64"), ("int64", "float32")):
+    for a, b in (
+        ("float32", "int64"),
+        ("bool", "float32"),
+        ("bool", "int64"),
+        ("int32", "int64"),
+        ("int64", "float32"),
+    ):
         yield _case(f"{a}-to-{b}", ("copy x0",), [(3, 7)], (3, 7), [(0, 7, 1)], (3, 7), (a, b))
     yield _case("turned", ("add x0 x1",), [(5, 3), (3, 5)], (5, 3), [(0, 3, 1), (0, 1, 5)], (5, 3))
-    yield _case("row", ("mul x0 x1", "add t0 c0"), [(6, 9), (1, 9)], (6, 9), [(0, 9, 1), (0, 0, 1), (0, 1, 0)], (6, 9), constant=6)
-    yield _case("other-rows", ("sub x0 -3", "remainder t0 17", "lt t1 x1"), [(4, 6), (6, 4)], (24,), [(0, 1), (0, 1)], (3, 8), ("int64", "float32"))
+    yield _case(
+        "row",
+        ("mul x0 x1", "add t0 c0"),
+        [(6, 9), (1, 9)],
+        (6, 9),
+        [(0, 9, 1), (0, 0, 1), (0, 1, 0)],
+        (6, 9),
+        constant=6,
+    )
+    yield _case(
+        "other-rows",
+        ("sub x0 -3", "remainder t0 17", "lt t1 x1"),
+        [(4, 6), (6, 4)],
+        (24,),
+        [(0, 1), (0, 1)],
+        (3, 8),
+        ("int64", "float32"),
+    )
     yield _case("long", ("mul x0 x0", "where x1 t0 -9"), [(1, 700), (1, 700)], (700,), [(0, 1), (699, -1)], (1, 700))
 
 

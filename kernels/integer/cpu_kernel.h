@@ -1,7 +1,8 @@
 // Integer on the CPU. The contract is in contract.py.
 //
 // A line goes in blocks of 128 elements; each function is one loop over a block, which the compiler makes vectors of.
-// Floor: bytes read and written over the bandwidth of the first cache. Index arithmetic is small beside what it selects.
+// Floor: bytes read and written over the bandwidth of the first cache. Index arithmetic is small beside what it
+// selects.
 #pragma once
 
 #include <cstdio>
@@ -74,9 +75,37 @@ class IntegerStage final : public Stage {
     int64_t bytes() const { return dtype == RTA_INT64 ? 8 : dtype == RTA_UINT8 ? 1 : 4; }
   };
   enum class Function {
-    copy, neg, abs, sign, bitwise_not, logical_not, truth, wrap32, add, sub, mul, floor_divide, trunc_divide, remainder,
-    fmod, minimum, maximum, lt, le, gt, ge, eq, ne, bitwise_and, bitwise_or, bitwise_xor, logical_and, logical_or,
-    logical_xor, where, kCount
+    copy,
+    neg,
+    abs,
+    sign,
+    bitwise_not,
+    logical_not,
+    truth,
+    wrap32,
+    add,
+    sub,
+    mul,
+    floor_divide,
+    trunc_divide,
+    remainder,
+    fmod,
+    minimum,
+    maximum,
+    lt,
+    le,
+    gt,
+    ge,
+    eq,
+    ne,
+    bitwise_and,
+    bitwise_or,
+    bitwise_xor,
+    logical_and,
+    logical_or,
+    logical_xor,
+    where,
+    kCount
   };
   struct Source {
     int kind;  // 0: an operand, 1: a number, 2: an earlier result
@@ -88,10 +117,12 @@ class IntegerStage final : public Stage {
   };
 
   void read_program(const StageSpec& spec) {
-    static const char* const names[] = {
-        "copy", "neg", "abs", "sign", "bitwise_not", "logical_not", "truth", "wrap32", "add", "sub", "mul",
-        "floor_divide", "trunc_divide", "remainder", "fmod", "minimum", "maximum", "lt", "le", "gt", "ge", "eq", "ne",
-        "bitwise_and", "bitwise_or", "bitwise_xor", "logical_and", "logical_or", "logical_xor", "where"};
+    static const char* const names[] = {"copy",        "neg",          "abs",          "sign",        "bitwise_not",
+                                        "logical_not", "truth",        "wrap32",       "add",         "sub",
+                                        "mul",         "floor_divide", "trunc_divide", "remainder",   "fmod",
+                                        "minimum",     "maximum",      "lt",           "le",          "gt",
+                                        "ge",          "eq",           "ne",           "bitwise_and", "bitwise_or",
+                                        "bitwise_xor", "logical_and",  "logical_or",   "logical_xor", "where"};
     const int64_t numbers = spec.attrs.integer("number_count");
     const int64_t* given = spec.attrs.longs("numbers", numbers > 0 ? numbers : 1);
     int64_t* kept = static_cast<int64_t*>(spec.arena->take(static_cast<size_t>(numbers + 1) * sizeof(int64_t)));

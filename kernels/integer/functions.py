@@ -47,8 +47,8 @@ def whole(x: Tensor) -> Tensor:
     if not x.is_floating_point():
         return x.long()
     inside = (x >= -(2.0**63)) & (x < 2.0**63)
-    found: Tensor = torch.where(inside, torch.where(inside, x, torch.zeros_like(x)).long(), torch.full_like(x, LOWEST, dtype=torch.int64))  # fmt: skip
-    return found
+    numbers = torch.where(inside, x, torch.zeros_like(x)).long()
+    return torch.where(inside, numbers, torch.full_like(numbers, LOWEST))
 
 
 def evaluate(program: list[tuple[str, list[str]]], given: dict[str, list[Tensor]]) -> Tensor:

@@ -1,11 +1,12 @@
 """Order: the first k elements of each line of x in order, and where they are; [M, steps, width] each.
 
-attrs["descending"]: 1 for the largest first. attrs["k"]. attrs["gives"]: "values", "indices" or "values,indices", the outputs:
+attrs["descending"]: 1 for the largest first. attrs["nan_first"]: 1 where a NaN comes before all others, as torch's min has it;
+without it a NaN is the largest. attrs["k"]. attrs["gives"]: "values", "indices" or "values,indices", the outputs:
 values as x, indices int64. attrs["dims"]: sizes of the dimensions that lines differ in, then of the one that they run along.
 attrs["places"]: of x over dims, then of each output over dims with k as the last: offset and strides in elements of a dense
 value. Outputs lie alike, so they share a place where there is one.
 
-Equal elements stay in their order, and a NaN is the largest: as torch's stable sort, and argmax, have it. x is float32 or int64.
+Equal elements stay in their order, as in torch's stable sort. x is float32 or int64.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ def _geometry(stage: Stage) -> tuple[tuple[int, ...], tuple[int, ...], lines.Pla
 def lower(stage: Stage) -> Mapping[str, Any]:
     dims, out, place, target = _geometry(stage)
     kept = len(dims) - 1
+    order = "down" if stage.attrs["descending"] else "nan_up" if stage.attrs["nan_first"] else "up"
     low: dict[str, Any] = {
-        "descending": stage.attrs["descending"], "k": stage.attrs["k"], "gives": stage.attrs["gives"],
+        "order": order, "k": stage.attrs["k"], "gives": stage.attrs["gives"],
         "count": prod(dims[:-1]), "along": dims[-1],
         **lines.tables("0", dims, kept, place, stage.inputs[0].width),
     }  # fmt: skip
@@ -61,6 +63,9 @@ def reference(stage: Stage, x: Tensor) -> tuple[Tensor, ...]:
     dims, out, place, target = _geometry(stage)
     own = lines.read(x, dims, len(dims) - 1, place)
     values, indices = own.sort(dim=-1, descending=bool(stage.attrs["descending"]), stable=True)
+    if stage.attrs["nan_first"]:
+        first = values.isnan().sort(dim=-1, descending=True, stable=True).indices
+        values, indices = values.gather(-1, first), indices.gather(-1, first)
     k, found = stage.attrs["k"], {"values": values, "indices": indices}
     return tuple(
         lines.written(found[name][..., :k], out, target, y.shape)
@@ -69,11 +74,20 @@ def reference(stage: Stage, x: Tensor) -> tuple[Tensor, ...]:
 
 
 def _case(label: str, shape: tuple[int, int], dims: tuple[int, ...], place: lines.Place, k: int, descending: int,
-          gives: str = "values,indices", dtype: str = "float32") -> Case:  # fmt: skip
+          gives: str = "values,indices", dtype: str = "float32", nan_first: int = 0) -> Case:  # fmt: skip
     x = Value("x", shape[1], dtype, steps=shape[0])
     lines_count = prod(dims[:-1])
-    outputs = tuple(Value(name, k, "int64" if name == "indices" else dtype, steps=lines_count) for name in gives.split(","))
-    attrs = {"descending": descending, "k": k, "gives": gives, "dims": dims, "places": (place, dense((*dims[:-1], k)))}
+    outputs = tuple(
+        Value(name, k, "int64" if name == "indices" else dtype, steps=lines_count) for name in gives.split(",")
+    )
+    attrs = {
+        "descending": descending,
+        "nan_first": nan_first,
+        "k": k,
+        "gives": gives,
+        "dims": dims,
+        "places": (place, dense((*dims[:-1], k))),
+    }
     stage = Stage("order", "case", (x,), outputs, {}, attrs)
 
     def make(seed: int) -> tuple[Tensor, ...]:
@@ -96,9 +110,15 @@ def cases() -> Iterator[Case]:
                 for k in sorted({1, min(5, c), min(40, c), c}):
                     tag = f"{dtype}-{'down' if descending else 'up'}-{h}x{c}-k{k}"
                     yield _case(f"rows-{tag}", (h, c), (h, c), (0, c, 1), k, descending, dtype=dtype)
-                yield _case(f"arg-{dtype}-{descending}-{h}x{c}", (h, c), (h, c), (0, c, 1), 1, descending, "indices", dtype)
-                yield _case(f"columns-{dtype}-{descending}-{h}x{c}", (c, h), (h, c), (0, 1, h), 1, descending, "indices", dtype)
+                yield _case(
+                    f"arg-{dtype}-{descending}-{h}x{c}", (h, c), (h, c), (0, c, 1), 1, descending, "indices", dtype
+                )
+                yield _case(
+                    f"columns-{dtype}-{descending}-{h}x{c}", (c, h), (h, c), (0, 1, h), 1, descending, "indices", dtype
+                )
     yield _case("columns", (30, 7), (7, 30), (0, 1, 7), 4, 1)
+    for k in (1, 5, 50):
+        yield _case(f"nan-first-{k}", (9, 60), (9, 60), (0, 60, 1), k, 0, nan_first=1)
     yield _case("values", (6, 20), (5, 4, 6), (0, 24, 1, 4), 6, 0, "values")
 
 

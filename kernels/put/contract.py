@@ -22,7 +22,7 @@ from rtaccel.core.errors import FormatError, ShapeError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Stage, Value
 from rtaccel.kernels._common import indexed, lines
-from rtaccel.kernels._common.strides import dense, elements
+from rtaccel.kernels._common.strides import elements
 
 MODES = ("set", "add", "prod", "amax", "amin")
 
@@ -69,7 +69,9 @@ def _joined(stage: Stage, inputs: tuple[Tensor, ...], dtype: torch.dtype, size: 
     src = src[:, torch.from_numpy(elements(dims, places["src"])).to(src.device)].expand(m, -1)
     whole, source, target = stage.attrs["whole"]
     y = torch.zeros(m, prod(whole), dtype=dtype, device=x.device)
-    y[:, torch.from_numpy(elements(whole, target)).to(x.device)] = x[:, torch.from_numpy(elements(whole, source)).to(x.device)]
+    y[:, torch.from_numpy(elements(whole, target)).to(x.device)] = x[
+        :, torch.from_numpy(elements(whole, source)).to(x.device)
+    ]
     if stage.attrs["mode"] == "set":
         for sample in range(m):  # in order: the last one stands
             last = {int(e): i for i, e in enumerate(at[sample].tolist())}
@@ -91,7 +93,9 @@ def tolerance(stage: Stage, *inputs: Tensor) -> Tolerance:
         return Tolerance()
     bound = _joined(stage, inputs, torch.float64, size=True).nan_to_num(0.0, 0.0, 0.0)
     n = prod(stage.attrs["dims"])
-    return Tolerance(atol=(torch.finfo(torch.float32).eps * (n + 1) * bound + 1e-37).reshape(-1, *stage.outputs[0].shape))
+    return Tolerance(
+        atol=(torch.finfo(torch.float32).eps * (n + 1) * bound + 1e-37).reshape(-1, *stage.outputs[0].shape)
+    )
 
 
 def _case(label: str, shapes: list[tuple[int, int]], mode: str, dtype: str = "float32", **attrs: Any) -> Case:

@@ -1,7 +1,7 @@
 // Put on the CPU: elements joined into a copy by computed indices. The contract is in contract.py.
 //
-// One line after the other, so that equal indices give the same result every time. Floor: the bytes of x copied, and those
-// of src read, over the bandwidth of the cache they are in.
+// One line after the other, so that equal indices give the same result every time. Floor: the bytes of x copied, and
+// those of src read, over the bandwidth of the cache they are in.
 #pragma once
 
 #include "_common/indexed.h"

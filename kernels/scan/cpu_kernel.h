@@ -1,8 +1,9 @@
 // Scan on the CPU. The contract is in contract.py.
 //
 // An element waits for the one before it, four to five cycles, so lines that lie beside one another go together, a lane
-// each; a line alone is as slow as its additions. Sums are in float64, as torch has them: the lanes are arrays of doubles,
-// which the compiler makes vectors of. Floor: that of lanes, the bytes over the bandwidth of the cache they are in.
+// each; a line alone is as slow as its additions. Sums are in float64, as torch has them: the lanes are arrays of
+// doubles, which the compiler makes vectors of. Floor: that of lanes, the bytes over the bandwidth of the cache they
+// are in.
 #pragma once
 
 #include <cmath>

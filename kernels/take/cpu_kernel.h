@@ -1,6 +1,7 @@
 // Take on the CPU: copies by computed indices. The contract is in contract.py.
 //
-// A line whose elements lie together on both sides is one copy. Floor: the bytes read and written, and about 2 ns a line.
+// A line whose elements lie together on both sides is one copy. Floor: the bytes read and written, and about 2 ns a
+// line.
 #pragma once
 
 #include "_common/indexed.h"

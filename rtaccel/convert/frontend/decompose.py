@@ -214,15 +214,22 @@ OWN: dict[Any, Callable[..., Any]] = {
     **{
         target: _of_truths(target)
         for target in (
-            torch.ops.aten.sum.dim_IntList, torch.ops.aten.sum.default, torch.ops.aten.cumsum.default,
-            torch.ops.aten.prod.default, torch.ops.aten.cumprod.default,
+            torch.ops.aten.sum.dim_IntList,
+            torch.ops.aten.sum.default,
+            torch.ops.aten.cumsum.default,
+            torch.ops.aten.prod.default,
+            torch.ops.aten.cumprod.default,
         )
     },
     **{
         target: _of_numbers(target)
         for target in (
-            torch.ops.aten.any.dim, torch.ops.aten.any.dims, torch.ops.aten.any.default, torch.ops.aten.all.dim,
-            torch.ops.aten.all.dims, torch.ops.aten.all.default,
+            torch.ops.aten.any.dim,
+            torch.ops.aten.any.dims,
+            torch.ops.aten.any.default,
+            torch.ops.aten.all.dim,
+            torch.ops.aten.all.dims,
+            torch.ops.aten.all.default,
         )
     },
     torch.ops.aten.kthvalue.default: _smallest,

@@ -13,32 +13,17 @@ import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
+from rtaccel.convert.frontend.alike import of_one_sample
 from rtaccel.convert.frontend.decompose import decompose, take_back
 from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, gather_node, module_name
-from rtaccel.convert.frontend.view_ops import Arguments, look
+from rtaccel.convert.frontend.view_ops import look
 from rtaccel.core.registry import with_role
 from rtaccel.core.traits import FALLBACK, Role
 
 _DTYPES = {torch.float32: "float32", torch.int64: "int64"}
 _APART = {torch.bool: "float32", torch.int32: "int64"}
-
-
-aten = torch.ops.aten
-FILLS: dict[Any, int | str] = {
-    aten.full.default: "fill_value", aten.full_like.default: "fill_value", aten.new_full.default: "fill_value",
-    aten.zeros.default: 0, aten.zeros_like.default: 0, aten.new_zeros.default: 0,
-    aten.ones.default: 1, aten.ones_like.default: 1, aten.new_ones.default: 1,
-}  # fmt: skip
-"""What fills a tensor with a number, or the name of the argument that says it."""
-ALIKE = (aten._to_copy.default, aten.clone.default, aten.unsqueeze.default, aten.slice.Tensor, aten.view.default,
-         aten.select.int, aten.expand.default, aten.permute.default, aten.cat.default)  # fmt: skip
-"""What may be computed for one sample where it is the same for all; that the result has one sample is looked at."""
-
-
-def _is_pointwise(target: Any) -> bool:
-    return isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
 
 
 Match = Callable[["Builder", fx.Node], "OpNode | str"]
@@ -213,7 +198,10 @@ class Builder:
         if self.batch is None:
             return False
         if node.target is not torch.ops.aten.expand.default:
-            return self._is_computed_alike(node)
+            found = of_one_sample(node, self.repeated, self.constants)
+            if found is not None:
+                self.repeated[node.name] = found
+            return found is not None
         known, shape = self.constants.get(node.all_input_nodes[0].name), node.meta["val"].shape
         open_sizes = [not isinstance(s, int) for s in shape]
         if known is None or open_sizes != [True] + [False] * (len(shape) - 1):
@@ -221,34 +209,6 @@ class Builder:
         if known.dim() == len(shape) and known.shape[0] != 1:
             return False
         self.repeated[node.name] = known.expand(1, *shape[1:])
-        return True
-
-    def _is_computed_alike(self, node: fx.Node) -> bool:
-        made = node.meta.get("val")
-        sources = [s for s in node.all_input_nodes if isinstance(s.meta.get("val"), Tensor)]
-        fills = node.target in FILLS
-        known = {**self.repeated, **self.constants}
-        if not fills and (node.target not in ALIKE and not _is_pointwise(node.target)):
-            return False
-        if not fills and not (any(s.name in self.repeated for s in sources) and all(s.name in known for s in sources)):
-            return False
-        if not isinstance(made, Tensor) or [isinstance(s, int) for s in made.shape] != [False] + [True] * (made.dim() - 1):
-            return False
-        if not made.shape[0].node.expr.is_Symbol:
-            return False
-        shape = (1, *made.shape[1:])
-        if fills:
-            value = FILLS[node.target] if isinstance(FILLS[node.target], int) else Arguments(node)[FILLS[node.target]]
-            if not isinstance(value, (bool, int, float)):
-                return False
-            self.repeated[node.name] = torch.full(shape, value, dtype=made.dtype)
-            return True
-        with torch.no_grad():
-            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: known.get(n.name, 1))
-            result = node.target(*args, **kwargs)  # type: ignore[operator]
-        if tuple(result.shape) != shape:
-            return False
-        self.repeated[node.name] = result
         return True
 
     # -- values and views ----------------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ def _scanned(call: Call, kind: str, dim: int) -> OpNode:
     attrs = {
         "kind": kind, "last": 0, "dims": (*dims, lines.run.size), "places": ((*x, lines.run.stride), (*y, target.stride)),
     }  # fmt: skip
-    elements = prod(attrs["dims"])  # type: ignore[arg-type]
+    elements = prod(dims) * lines.run.size
     return call.op_node("scan", [lines.view.base], result, elements, call.row_of(result), True, attrs=attrs)
 
 
@@ -103,7 +103,7 @@ def _extremes(call: Call) -> OpNode | str:
     parts = {user.args[1]: user for user in call.node.users}
     if set(parts) != {0}:
         return "gives where its running extremes are"
-    inner = Call(call.build, parts[0])  # type: ignore[arg-type]
+    inner = Call(call.build, parts[0])
     inner._arguments = call._arguments
     return _scanned(inner, "max" if call.node.target is aten.cummax.default else "min", call["dim"])
 
@@ -131,19 +131,20 @@ def _joined(kind: str, dims: str | None = "dim") -> Callable[[Call], OpNode | st
     return apply
 
 
-for _target, _kind, _name in (
+for _call, _kind, _name in (
     (aten.sum.dim_IntList, "sum", "dim"), (aten.sum.default, "sum", None), (aten.prod.dim_int, "prod", "dim"),
     (aten.prod.default, "prod", None), (aten.amax.default, "max", "dim"), (aten.amin.default, "min", "dim"),
     (aten.max.default, "max", None), (aten.min.default, "min", None),
 ):  # fmt: skip
-    whole(_target)(_joined(_kind, _name))
+    whole(_call)(_joined(_kind, _name))
 
 
 # -- orders --------------------------------------------------------------------------------------------------------------
 
 
-def _ordered(call: Call, dims: Sequence[int], k: int, descending: bool, results: dict[str, Any], keepdim: bool = True) -> OpNode:
-    """results: "values" or "indices" -> the graph node that is to have them."""
+def _ordered(call: Call, dims: Sequence[int], k: int, descending: bool, results: dict[str, Any], keepdim: bool = True,
+             extreme: bool = False) -> OpNode:  # fmt: skip
+    """results: "values" or "indices" -> the graph node that is to have them. extreme: a NaN is it, be it the least or not."""
     view = call.stored(call["self"])
     if not results:
         raise Refused("gives what nobody reads")
@@ -163,8 +164,8 @@ def _ordered(call: Call, dims: Sequence[int], k: int, descending: bool, results:
     if not keepdim:
         seen = spread.dims
     attrs = {
-        "descending": int(descending), "k": k, "gives": ",".join(results), "dims": (*sizes, lines.run.size),
-        "places": tuple(places),
+        "descending": int(descending), "nan_first": int(extreme and not descending), "k": k,
+        "gives": ",".join(results), "dims": (*sizes, lines.run.size), "places": tuple(places),
     }  # fmt: skip
     elements = prod(sizes) * k
     writes = [call.give(node, View("", seen), elements, 0) for node in results.values()]
@@ -188,7 +189,7 @@ def _argument(call: Call) -> OpNode | str:
     rank = _rank(call)
     dims = list(range(rank)) if call["dim"] is None else [call["dim"] % rank]
     descending = call.node.target is aten.argmax.default
-    return _ordered(call, dims, 1, descending, {"indices": call.node}, bool(call["keepdim"]))
+    return _ordered(call, dims, 1, descending, {"indices": call.node}, bool(call["keepdim"]), True)
 
 
 @general(aten.max.dim, aten.min.dim)
@@ -196,7 +197,8 @@ def _extreme(call: Call) -> OpNode | str:
     results = _results(call)
     if set(results) == {"values"}:
         return "gives values alone"  # of which a sum is the quicker form
-    return _ordered(call, [call["dim"] % _rank(call)], 1, call.node.target is aten.max.dim, results, bool(call["keepdim"]))
+    descending = call.node.target is aten.max.dim
+    return _ordered(call, [call["dim"] % _rank(call)], 1, descending, results, bool(call["keepdim"]), True)
 
 
 @general(aten.topk.default)

@@ -25,7 +25,8 @@ OPERATOR = "strided_expression"
 class Expression:
     """The program of one call while it is written. `operand` gives an argument's word, `emit` adds an instruction."""
 
-    operator, gives = OPERATOR, (torch.float32, torch.bool)
+    operator = OPERATOR
+    gives: tuple[torch.dtype, ...] = (torch.float32, torch.bool)
 
     def __init__(self, call: Call) -> None:
         self.call = call

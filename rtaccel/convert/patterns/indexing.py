@@ -142,7 +142,11 @@ def _counts_samples(call: Call, value: Any) -> bool:
         aten.slice.Tensor,
     ):  # fmt: skip
         value = value.args[0]
-    if not isinstance(value, fx.Node) or value.target not in (aten.arange.default, aten.arange.start, aten.arange.start_step):
+    if not isinstance(value, fx.Node) or value.target not in (
+        aten.arange.default,
+        aten.arange.start,
+        aten.arange.start_step,
+    ):
         return False
     size = value.meta["val"].shape[0]
     inner = Call(call.build, value)
@@ -219,7 +223,7 @@ def _embedding(call: Call) -> OpNode | str:
     """Of indices that are computed: those of the input have an operator of their own, which checks them beforehand."""
     operands = Operands(call)
     view = operands.see(call["weight"])
-    if len(view.dims) != 2 or view.base and any(view.has_batch(d) for d in range(2)):
+    if len(view.dims) != 2 or (view.base and any(view.has_batch(d) for d in range(2))):
         return "has no table of rows"
     found = Indexed(call, operands, view, [call["indices"]])
     return _taken(call, call["weight"], found.view, found.indices, found.runs, False, operands)
@@ -266,7 +270,7 @@ def _bag(call: Call) -> OpNode | str:
     joined = {
         "kind": _BAGS[call["mode"]], "dims": (bags, width, size), "kept": 2, "place": (0, size * width, 1, width),
     }  # fmt: skip
-    name = call.give(parts[0], seen, bags * width, width)  # type: ignore[arg-type]
+    name = call.give(parts[0], seen, bags * width, width)
     return OpNode("reduce", call.node, module_name(call.node), [taken], [name], attrs=joined)
 
 
@@ -367,17 +371,24 @@ def _scatter(call: Call) -> OpNode | str:
         source: tuple[Any, View] = (call["value"], _number(call["value"], len(shape)))
     else:
         view = operands.see(call["src"])
-        cut = _cut(View(view.base, tuple(ONE if d == dim else a for d, a in enumerate(view.dims)), view.offset), shape, -1)
+        cut = _cut(
+            View(view.base, tuple(ONE if d == dim else a for d, a in enumerate(view.dims)), view.offset), shape, -1
+        )
         own = layout.slice_of(view, dim, 0, shape[dim], 1)
         if own is None:
             return "layout: reads a part of a dimension that no strides describe"
-        source = call["src"], View(cut.base, tuple(own.dims[d] if d == dim else a for d, a in enumerate(cut.dims)), cut.offset)
+        source = (
+            call["src"],
+            View(cut.base, tuple(own.dims[d] if d == dim else a for d, a in enumerate(cut.dims)), cut.offset),
+        )
     result = _result_like(call, whole, [index])
     if result.has_batch(dim) or index.has_batch(dim):
         return "puts into some samples"
     run = layout.run_of(result, dim)
     assert run is not None
-    return _put(call, operands, whole, _cut(result, shape, dim), [(call["index"], index)], [run], source, shape, mode, False)
+    return _put(
+        call, operands, whole, _cut(result, shape, dim), [(call["index"], index)], [run], source, shape, mode, False
+    )
 
 
 @general(aten.index_add.default, aten.index_copy.default, aten.index_fill.int_Scalar)
@@ -397,7 +408,9 @@ def _index_join(call: Call) -> OpNode | str:
     shape[dim] = index.shape[0]
     index = View(index.base, tuple(index.dims[0] if d == dim else ONE for d in range(len(shape))), index.offset)
     fills = target is aten.index_fill.int_Scalar
-    source = (call["value"], _number(call["value"], len(shape))) if fills else (call["source"], operands.see(call["source"]))
+    source = (
+        (call["value"], _number(call["value"], len(shape))) if fills else (call["source"], operands.see(call["source"]))
+    )
     result = _result_like(call, whole, [] if fills else [source[1]])
     run = layout.run_of(result, dim)
     if result.has_batch(dim) or run is None:
@@ -426,4 +439,6 @@ def _index_put(call: Call) -> OpNode | str:
     shape = [max((v.shape[d] for v in views), default=1) for d in range(rank)]
     source = View(source.base, (*[ONE] * (rank - len(source.dims)), *source.dims), source.offset)
     mode = "add" if call["accumulate"] else "set"
-    return _put(call, operands, whole, found.view, found.indices, found.runs, (call["values"], source), shape, mode, True)
+    return _put(
+        call, operands, whole, found.view, found.indices, found.runs, (call["values"], source), shape, mode, True
+    )

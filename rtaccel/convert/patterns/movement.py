@@ -37,9 +37,7 @@ class Assembly:
         if value.meta["val"].dtype != self.call.node.meta["val"].dtype:
             raise Refused("joins tensors of several dtypes")
         if constant is not None:
-            self.parts.append(
-                (self._constant(constant), layout.dense("", constant.shape, None), target)
-            )
+            self.parts.append((self._constant(constant), layout.dense("", constant.shape, None), target))
         else:
             view = self.call.stored(value)
             self.parts.append((view.base, view, target))

@@ -95,9 +95,7 @@ for _name, _targets in {
     "bitwise_xor": (aten.bitwise_xor.Tensor, aten.bitwise_xor.Scalar),
 }.items():  # fmt: skip
     whole(*_targets)(_functions(_name, "self", "other"))
-whole(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf)(
-    _functions("where", "condition", "self", "other")
-)
+whole(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf)(_functions("where", "condition", "self", "other"))
 whole(aten.masked_fill.Scalar, aten.masked_fill.Tensor)(_functions("where", "mask", "value", "self"))
 whole(aten.square.default)(_functions("mul", "self", "self"))
 

@@ -1,0 +1,57 @@
+"""Tensors that are the same for every sample: filled with a number, or computed from such tensors and constants alone.
+
+They are kept as constants of one sample, so that operators take them as they take parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from rtaccel.convert.frontend.view_ops import Arguments
+
+aten = torch.ops.aten
+FILLS: dict[Any, int | str] = {
+    aten.full.default: "fill_value", aten.full_like.default: "fill_value", aten.new_full.default: "fill_value",
+    aten.zeros.default: 0, aten.zeros_like.default: 0, aten.new_zeros.default: 0,
+    aten.ones.default: 1, aten.ones_like.default: 1, aten.new_ones.default: 1,
+}  # fmt: skip
+"""What fills a tensor with a number, or the name of the argument that says it."""
+ALIKE = (aten._to_copy.default, aten.clone.default, aten.unsqueeze.default, aten.slice.Tensor, aten.view.default,
+         aten.select.int, aten.expand.default, aten.permute.default, aten.cat.default)  # fmt: skip
+"""What may be computed for one sample where it is the same for all; that the result has one sample is looked at."""
+
+
+def _is_pointwise(target: Any) -> bool:
+    return isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
+
+
+def of_one_sample(node: fx.Node, repeated: Mapping[str, Tensor], constants: Mapping[str, Tensor]) -> Tensor | None:
+    """The tensor of one sample, [1, ...]; None where samples may differ, or where the first dimension is not the samples.
+
+    repeated: what is known to be alike for all samples, of one.
+    """
+    made = node.meta.get("val")
+    if not isinstance(made, Tensor) or [isinstance(s, int) for s in made.shape] != [False] + [True] * (made.dim() - 1):
+        return None
+    samples: Any = made.shape[0]
+    if not samples.node.expr.is_Symbol:
+        return None
+    shape = (1, *made.shape[1:])
+    if node.target in FILLS:
+        named = FILLS[node.target]
+        value = Arguments(node)[named] if isinstance(named, str) else named
+        return torch.full(shape, value, dtype=made.dtype) if isinstance(value, (bool, int, float)) else None
+    if node.target not in ALIKE and not _is_pointwise(node.target):
+        return None
+    known = {**repeated, **constants}
+    sources = [s.name for s in node.all_input_nodes if isinstance(s.meta.get("val"), Tensor)]
+    if not any(name in repeated for name in sources) or not all(name in known for name in sources):
+        return None
+    with torch.no_grad():  # sizes of the batch are 1 too
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: known.get(n.name, 1))
+        result: Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
+    return result if tuple(result.shape) == shape else None
