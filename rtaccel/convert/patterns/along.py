@@ -150,25 +150,27 @@ def _ordered(call: Call, dims: Sequence[int], k: int, descending: bool, results:
         raise Refused("gives what nobody reads")
     lines = lines_of(call, call["self"], dims)
     shape = [s for d, s in enumerate(view.shape) if d not in dims]
-    places: list[tuple[int, ...]] = []
-    # The k of a line lie together, behind the order of the lines.
-    outer = call.ordered(shape, lines.view)
-    spread = View("", tuple(tuple(a if a.batch else Atom(a.size, a.stride * k) for a in dim) for dim in outer.dims))
+    if len(dims) == 1 and keepdim:  # in the order of the value
+        dim = dims[0]
+        shape.insert(dim, k)
+        seen = call.ordered(shape, view)
+        along = layout.run_of(seen, dim)
+        assert along is not None
+        spread = _without(seen, dim)
+    else:
+        spread = call.ordered(shape, lines.view)
+        along = Atom(1, 1)
+        queue = list(spread.dims)
+        ones = tuple((Atom(1, 1),) if d in dims else queue.pop(0) for d in range(len(view.dims)))
+        seen = View("", ones) if keepdim else spread
     sizes, x, y = lines.against(spread)
-    places = [(*x, lines.run.stride), (*y, 1)]
-    queue = list(spread.dims)
-    along = (Atom(k, 1),)
-    seen = tuple(
-        (along if d == dims[0] else (Atom(1, 1),)) if d in dims else queue.pop(0) for d in range(len(view.dims))
-    )
-    if not keepdim:
-        seen = spread.dims
+    places = ((*x, lines.run.stride), (*y, along.stride))
     attrs = {
         "descending": int(descending), "nan_first": int(extreme and not descending), "k": k,
-        "gives": ",".join(results), "dims": (*sizes, lines.run.size), "places": tuple(places),
+        "gives": ",".join(results), "dims": (*sizes, lines.run.size), "places": places,
     }  # fmt: skip
     elements = prod(sizes) * k
-    writes = [call.give(node, View("", seen), elements, 0) for node in results.values()]
+    writes = [call.give(node, seen, elements, 0) for node in results.values()]
     return OpNode("order", call.node, module_name(call.node), [lines.view.base], writes, attrs=attrs)
 
 
