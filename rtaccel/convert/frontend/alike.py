@@ -21,8 +21,22 @@ FILLS: dict[Any, int | str] = {
 }  # fmt: skip
 """What fills a tensor with a number, or the name of the argument that says it."""
 ALIKE = (aten._to_copy.default, aten.clone.default, aten.unsqueeze.default, aten.slice.Tensor, aten.view.default,
-         aten.select.int, aten.expand.default, aten.permute.default, aten.cat.default)  # fmt: skip
-"""What may be computed for one sample where it is the same for all; that the result has one sample is looked at."""
+         aten.select.int, aten.expand.default, aten.permute.default, aten.cat.default, aten.embedding.default,
+         aten.index.Tensor, aten.transpose.int, aten.linear.default, aten.mm.default, aten.addmm.default)  # fmt: skip
+"""What may be computed for one sample where it is the same for all; that the result is of one is looked at."""
+
+ALONG = (aten.cumsum.default, aten.sum.dim_IntList, aten.mean.dim, aten.any.dim, aten.all.dim, aten.softmax.int,
+         aten.argmax.default, aten.flip.default)  # fmt: skip
+"""The same, where the dimensions that the call names are not those of the samples."""
+
+
+def _along_others(node: fx.Node) -> bool:
+    if node.target not in ALONG:
+        return False
+    source = node.all_input_nodes[0].meta.get("val")
+    given = Arguments(node)["dims" if node.target is aten.flip.default else "dim"]
+    dims = [given] if isinstance(given, int) else list(given or [])
+    return isinstance(source, Tensor) and bool(dims) and all(isinstance(source.shape[d], int) for d in dims)
 
 
 def _is_pointwise(target: Any) -> bool:
@@ -30,22 +44,21 @@ def _is_pointwise(target: Any) -> bool:
 
 
 def of_one_sample(node: fx.Node, repeated: Mapping[str, Tensor], constants: Mapping[str, Tensor]) -> Tensor | None:
-    """The tensor of one sample, [1, ...]; None where samples may differ, or where the first dimension is not the samples.
+    """The tensor of one sample, 1 in the dimension of the samples; None where samples may differ, or where none is theirs alone.
 
     repeated: what is known to be alike for all samples, of one.
     """
     made = node.meta.get("val")
-    if not isinstance(made, Tensor) or [isinstance(s, int) for s in made.shape] != [False] + [True] * (made.dim() - 1):
+    sizes: list[Any] = list(made.shape) if isinstance(made, Tensor) else []
+    samples = [s for s in sizes if not isinstance(s, int)]
+    if not isinstance(made, Tensor) or len(samples) != 1 or not samples[0].node.expr.is_Symbol:
         return None
-    samples: Any = made.shape[0]
-    if not samples.node.expr.is_Symbol:
-        return None
-    shape = (1, *made.shape[1:])
+    shape = tuple(s if isinstance(s, int) else 1 for s in sizes)
     if node.target in FILLS:
         named = FILLS[node.target]
         value = Arguments(node)[named] if isinstance(named, str) else named
         return torch.full(shape, value, dtype=made.dtype) if isinstance(value, (bool, int, float)) else None
-    if node.target not in ALIKE and not _is_pointwise(node.target):
+    if node.target not in ALIKE and not _is_pointwise(node.target) and not _along_others(node):
         return None
     known = {**repeated, **constants}
     sources = [s.name for s in node.all_input_nodes if isinstance(s.meta.get("val"), Tensor)]

@@ -16,6 +16,8 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
+from rtaccel.convert.frontend.unrolled import UNROLLED
+
 
 @cache
 def _table() -> dict[Any, Callable[..., Any]]:
@@ -147,6 +149,12 @@ def _cosine(a: Tensor, b: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     return torch.ops.aten.sum.dim_IntList(a * b, [dim]) / (size(a) * size(b))
 
 
+def _stack(tensors: list[Tensor], dim: int = 0) -> Tensor:
+    """torch's own way joins them in another dimension first, which may be that of the samples."""
+    dim %= tensors[0].dim() + 1
+    return torch.ops.aten.cat.default([t.unsqueeze(dim) for t in tensors], dim)
+
+
 def _extreme(reduce: Callable[..., Tensor], index: Callable[..., Tensor]) -> Callable[..., Any]:
     return lambda x, dim, keepdim=False: (reduce(x, [dim], keepdim), index(x, dim, keepdim))
 
@@ -211,6 +219,8 @@ OWN: dict[Any, Callable[..., Any]] = {
         torch.ops.aten.mean.dim(x, dim if dim else list(range(x.dim())), keepdim),
     ),
     torch.ops.aten.group_norm.default: _group_norm,
+    **UNROLLED,
+    torch.ops.aten.stack.default: _stack,
     **{
         target: _of_truths(target)
         for target in (
