@@ -123,6 +123,10 @@ class Builder:
             if self.op_nodes[len(before[0]) :] and self.op_nodes[-1].is_fallback:
                 self._restore(before)
                 return False
+        read = found.results if isinstance(made, Tensor) else [found.results[int(r.args[1])] for r in node.users]  # type: ignore[arg-type]
+        if any(r.name not in {**self.constants, **self.repeated, **self.views} for r in read):
+            self._restore(before)  # it gives a tensor of torch's as it is
+            return False
         if isinstance(made, Tensor):
             self._is_now(node, found.results[0])
         else:
@@ -134,6 +138,8 @@ class Builder:
         """The node's value is that of another one."""
         if result.name in self.constants:
             self.constants[node.name] = self.constants[result.name]
+        elif result.name in self.repeated and result.name not in self.views:
+            self.repeated[node.name] = self.repeated[result.name]
         else:
             self.views[node.name] = self.views[result.name]
 

@@ -160,8 +160,8 @@ for _name, _targets in {
     "lt": (aten.lt.Tensor, aten.lt.Scalar), "le": (aten.le.Tensor, aten.le.Scalar),
     "gt": (aten.gt.Tensor, aten.gt.Scalar), "ge": (aten.ge.Tensor, aten.ge.Scalar),
     "eq": (aten.eq.Tensor, aten.eq.Scalar), "ne": (aten.ne.Tensor, aten.ne.Scalar),
-    "logical_and": (aten.logical_and.default, aten.bitwise_and.Tensor),
-    "logical_or": (aten.logical_or.default, aten.bitwise_or.Tensor),
+    "logical_and": (aten.logical_and.default, aten.bitwise_and.Tensor, aten.__and__.Tensor),
+    "logical_or": (aten.logical_or.default, aten.bitwise_or.Tensor, aten.__or__.Tensor),
     "logical_xor": (aten.logical_xor.default, aten.bitwise_xor.Tensor),
     "fmod": (aten.fmod.Tensor, aten.fmod.Scalar), "remainder": (aten.remainder.Tensor, aten.remainder.Scalar),
 }.items():  # fmt: skip

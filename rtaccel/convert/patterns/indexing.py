@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
+from rtaccel.convert.frontend.alike import counts_samples
 from rtaccel.convert.frontend.iteration import Iteration
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.patterns.rules import Call, Refused
@@ -91,31 +92,6 @@ def cut_to(view: View, shape: Sequence[int], but: int) -> View:
     return view
 
 
-def _counts_samples(call: Call, value: Any) -> bool:
-    """Whether an index is 0, 1, 2, ... for as many samples as there are: each takes of itself."""
-    if not isinstance(value, fx.Node) or call.build.batch is None:
-        return False
-    open_sizes = [s for s in value.meta["val"].shape if not isinstance(s, int)]
-    while isinstance(value, fx.Node) and value.target in (
-        aten.view.default, aten.unsqueeze.default, aten.expand.default, aten.reshape.default, aten.alias.default,
-        aten.slice.Tensor,
-    ):  # fmt: skip
-        value = value.args[0]
-    if not isinstance(value, fx.Node) or value.target not in (
-        aten.arange.default,
-        aten.arange.start,
-        aten.arange.start_step,
-    ):
-        return False
-    size = value.meta["val"].shape[0]
-    inner = Call(call.build, value)
-    start = 0 if value.target is aten.arange.default else inner["start"]
-    step = inner["step"] if value.target is aten.arange.start_step else 1
-    if isinstance(size, int) or not size.node.expr.is_Symbol or start != 0 or step != 1:
-        return False
-    return [s.node.expr for s in open_sizes] == [size.node.expr]
-
-
 class Indexed:
     """x[i, :, j]: where its dimensions go. `view` and `indices` are against the result."""
 
@@ -123,7 +99,10 @@ class Indexed:
         self.operands = operands
         indices = [*given, *[None] * (len(view.dims) - len(given))]
         at = [d for d, i in enumerate(indices) if i is not None]
-        samples = [d for d in at if _counts_samples(call, indices[d]) and view.has_batch(d)]
+        alike = not view.base  # the same for every sample: of one
+        samples = [
+            d for d in at if counts_samples(indices[d]) and (view.has_batch(d) or (alike and view.shape[d] == 1))
+        ]
         chosen = [d for d in at if d not in samples]
         if not chosen or any(view.has_batch(d) for d in chosen):
             raise Refused("takes some samples")
@@ -134,7 +113,7 @@ class Indexed:
         for d in samples:
             meta = indices[d].meta["val"]
             for k, size in enumerate(meta.shape):
-                if not isinstance(size, int):
+                if not isinstance(size, int) and view.has_batch(d):
                     common[rank - meta.dim() + k] = view.dims[d]
         others = [d for d in range(len(view.dims)) if d not in at]
         beside = at == list(range(at[0], at[-1] + 1))

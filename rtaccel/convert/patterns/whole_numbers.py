@@ -90,8 +90,8 @@ for _name, _targets in {
     "eq": (aten.eq.Tensor, aten.eq.Scalar), "ne": (aten.ne.Tensor, aten.ne.Scalar),
     "logical_and": (aten.logical_and.default,), "logical_or": (aten.logical_or.default,),
     "logical_xor": (aten.logical_xor.default,),
-    "bitwise_and": (aten.bitwise_and.Tensor, aten.bitwise_and.Scalar),
-    "bitwise_or": (aten.bitwise_or.Tensor, aten.bitwise_or.Scalar),
+    "bitwise_and": (aten.bitwise_and.Tensor, aten.bitwise_and.Scalar, aten.__and__.Tensor),
+    "bitwise_or": (aten.bitwise_or.Tensor, aten.bitwise_or.Scalar, aten.__or__.Tensor),
     "bitwise_xor": (aten.bitwise_xor.Tensor, aten.bitwise_xor.Scalar),
 }.items():  # fmt: skip
     whole(*_targets)(_functions(_name, "self", "other"))
