@@ -1,6 +1,6 @@
 """Recurrent layers that no operator computes, as their time steps one after the other: nn.RNN, LSTM with a projection.
 
-Each step is a product by a parameter and a few elementwise calls, which operators compute. Windows of many steps stay torch's:
+Each step is a product by a parameter and a few elementwise calls, which operators compute. Windows of many steps fall back to PyTorch:
 a plan of thousands of stages is no faster.
 """
 
