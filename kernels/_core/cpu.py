@@ -36,7 +36,7 @@ class States:
 
 
 def _refusal(reason: str) -> RtaccelError:
-    return FormatError("call", reason, "numbers that every stage takes", "Nothing was computed; mend the input.")
+    return FormatError("call", reason, "numbers that every stage takes", "No result is given; mend the input.")
 
 
 @cache

@@ -17,8 +17,9 @@ int rta_plan::add_value(rta_dtype dtype, int64_t steps, int64_t width, rta_role 
   if (finished) fail("the plan is finished");
   if (width < 0 || steps < 1 || width > (int64_t{1} << 31) || steps > (int64_t{1} << 31))
     fail("a value has %lld steps of width %lld", static_cast<long long>(steps), static_cast<long long>(width));
-  if (dtype != RTA_FLOAT32 && dtype != RTA_INT8 && (dtype != RTA_INT64 || role != RTA_INPUT))
-    fail("a value has dtype %d, expected float32, int8, or int64 for an input", dtype);
+  const bool given = role == RTA_INPUT && (dtype == RTA_INT32 || dtype == RTA_UINT8);
+  if (dtype != RTA_FLOAT32 && dtype != RTA_INT8 && dtype != RTA_INT64 && !given)
+    fail("a value has dtype %d, expected float32, int8, int64, or int32 and uint8 for an input", dtype);
   const int id = static_cast<int>(values.size());
   const int64_t bytes = width * element_bytes(dtype);
   roles.push_back(role);
@@ -55,6 +56,7 @@ void rta_plan::add_stage(const char* op, const char* kernel_name, const int* in,
   stages.emplace_back(kernel->create(spec));
   marks_samples |= stages.back()->marks_samples();
   checks |= stages.back()->checks();
+  refuses |= stages.back()->refuses();
   read_bytes.push_back(static_cast<int64_t>(weights.used() - before));
   row_bytes.push_back(bytes);
 }
@@ -134,6 +136,14 @@ void rta_plan::run(const void* const* in, void* const* out, int64_t samples) {
     for (int64_t first = 0; first < samples; first += block)
       run_block(lanes[0], in, out, first, std::min(block, samples - first), nullptr, Unmarked{});
   ++tick;
+}
+
+// Of the call that has just run. Every stage is asked, so that none remembers it into the next call.
+const char* rta_plan::refusal() const {
+  const char* first = nullptr;
+  for (const auto& stage : stages)
+    if (const char* reason = stage->refuses() ? stage->refusal() : nullptr) first = first ? first : reason;
+  return first;
 }
 
 // cut: into how many parts each stage goes, or nullptr for one. mark: called with 0 when the inputs are in place, with

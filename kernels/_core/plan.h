@@ -25,7 +25,9 @@ struct Lane {
   char* scratch = nullptr;
 };
 
-inline int64_t element_bytes(rta_dtype dtype) { return dtype == RTA_FLOAT32 ? 4 : dtype == RTA_INT64 ? 8 : 1; }
+inline int64_t element_bytes(rta_dtype dtype) {
+  return dtype == RTA_FLOAT32 || dtype == RTA_INT32 ? 4 : dtype == RTA_INT64 ? 8 : 1;
+}
 
 // How the threads of a plan share blocks of one size.
 struct Cut {
@@ -61,6 +63,7 @@ struct rta_plan {
   // Running.
   const char* check(const void* const* in, int64_t samples);
   void run(const void* const* in, void* const* out, int64_t samples);
+  const char* refusal() const;
   void reset(int64_t first, int64_t count);
   double profile(const void* const* in, void* const* out, int64_t samples, int64_t calls, int64_t* ticks);
 
@@ -87,7 +90,7 @@ struct rta_plan {
   std::vector<char*> held;          // by state, in the order of `states`: its first row of all
   std::vector<int64_t> nonfinite;   // by sample: calls for which its states hold what int8 could not
   size_t stage_scratch = 0;
-  bool marks_samples = false, checks = false, finished = false;
+  bool marks_samples = false, checks = false, refuses = false, finished = false;
   int64_t block = 1, memory = 0, tick = 0;
 
   int threads = 1;

@@ -95,6 +95,12 @@ RTA_API int rta_plan_run(rta_plan* plan, const void* const* inputs, void* const*
     }
   }
   plan->run(inputs, outputs, samples);
+  if (plan->refuses) {
+    if (const char* reason = plan->refusal()) {
+      last_error = reason;
+      return -1;
+    }
+  }
   return 0;
 }
 
@@ -103,7 +109,10 @@ RTA_API double rta_plan_profile(rta_plan* plan, const void* const* inputs, void*
   return guarded(-1.0, [&] {
     if (plan->checks)
       if (const char* reason = plan->check(inputs, samples)) fail("%s", reason);
-    return plan->profile(inputs, outputs, samples, calls, ticks);
+    const double ns = plan->profile(inputs, outputs, samples, calls, ticks);
+    if (plan->refuses)
+      if (const char* reason = plan->refusal()) fail("%s", reason);
+    return ns;
   });
 }
 

@@ -19,7 +19,8 @@
 extern "C" {
 #endif
 
-/* Values are float32 or int8; an input may be int64 (indices). The others are dtypes of attributes. */
+/* Values are float32, int8 or int64; an input may be int32, or uint8 for truth values. The others are dtypes of
+   attributes. */
 typedef enum { RTA_FLOAT32 = 0, RTA_INT8 = 1, RTA_INT64 = 2, RTA_INT32 = 3, RTA_UINT8 = 4, RTA_BFLOAT16 = 5 } rta_dtype;
 
 /* A state belongs to the plan and lives from call to call, one for each sample of the batch. */
@@ -74,7 +75,9 @@ int rta_plan_threads(rta_plan* plan, int threads);
 int rta_plan_finish(rta_plan* plan, int64_t state_samples, int64_t memory);
 
 /* inputs[i], outputs[i]: contiguous. An output must not overlap an input or another output. 0, or -1 where a stage
- * refuses the params (an index out of range): then rta_error() says which, nothing was written and no state changed.
+ * refuses an input (an index out of range): then rta_error() says which, nothing was written and no state changed. Where
+ * an index that was computed is out of range, or whole numbers are divided by zero, the call ends with -1 as well; what
+ * was written to outputs and states by then is worth nothing.
  * samples: at most state_samples where the plan has states. */
 int rta_plan_run(rta_plan* plan, const void* const* inputs, void* const* outputs, int64_t samples);
 

@@ -68,6 +68,9 @@ const uint8_t* Attrs::bytes(const char* name, int64_t count) const {
 const uint16_t* Attrs::bfloats(const char* name, int64_t count) const {
   return static_cast<const uint16_t*>(tensor(find(name, RTA_ATTR_TENSOR), RTA_BFLOAT16, count));
 }
+const int64_t* Attrs::longs(const char* name, int64_t count) const {
+  return static_cast<const int64_t*>(tensor(find(name, RTA_ATTR_TENSOR), RTA_INT64, count));
+}
 int64_t Attrs::count(const char* name) const { return find(name, RTA_ATTR_TENSOR).count; }
 rta_dtype Attrs::dtype(const char* name) const { return find(name, RTA_ATTR_TENSOR).dtype; }
 
@@ -126,6 +129,8 @@ bool Stage::checks() const { return false; }
 int Stage::parts(int64_t) const { return 1; }
 int64_t Stage::cost_ns(int64_t) const { return 0; }
 const char* Stage::check(const Run&) const { return nullptr; }
+bool Stage::refuses() const { return false; }
+const char* Stage::refusal() const { return nullptr; }
 void Stage::start(int, char*) const {}
 
 static GraphIO port(const StageSpec& spec, const int* ids, int count, int i) {

@@ -28,6 +28,7 @@ class Attrs {
   const int32_t* ints(const char* name, int64_t count) const;
   const uint8_t* bytes(const char* name, int64_t count) const;  // uint8
   const uint16_t* bfloats(const char* name, int64_t count) const;
+  const int64_t* longs(const char* name, int64_t count) const;
   int64_t count(const char* name) const;    // elements of a tensor
   rta_dtype dtype(const char* name) const;  // of a tensor
 
@@ -126,8 +127,31 @@ class Stage {
   // Looks at inputs of the plan before anything is computed. nullptr, or why they cannot be: the call is refused.
   virtual const char* check(const Run& run) const;
   virtual bool checks() const;  // whether `check` does anything; false unless overridden
+  // After all stages ran: nullptr, or why what this one was given cannot be (an index that was computed and is
+  // outside); then the call is refused, and its results are worth nothing. Asked once a call, and forgotten.
+  virtual const char* refusal() const;
+  virtual bool refuses() const;  // whether `refusal` may say something; false unless overridden
   // What a state holds before the first call: one sample of it. Zero unless overridden.
   virtual void start(int id, char* state) const;
+};
+
+// The first number that a running stage found outside of what it takes; its threads may find several.
+class Outside {
+ public:
+  void note(int64_t number) const {
+    __atomic_store_n(&number_, number, __ATOMIC_RELAXED);
+    __atomic_store_n(&found_, 1, __ATOMIC_RELAXED);
+  }
+  bool take(int64_t* number) const {
+    if (!__atomic_load_n(&found_, __ATOMIC_RELAXED)) return false;
+    *number = number_;
+    found_ = 0;
+    return true;
+  }
+
+ private:
+  mutable int64_t number_ = 0;
+  mutable int found_ = 0;
 };
 
 struct Kernel {

@@ -1,4 +1,4 @@
-"""Assemble: y is put together of parts of its inputs, in any order; float32, [M, steps, width] each.
+"""Assemble: y is put together of parts of its inputs, in any order; all float32 or all int64, [M, steps, width].
 
 attrs["parts"]: for each input, then for each constant tensor (c0, c1, ...), (dims, place in x, place in y). A place is an
 offset and a stride for each of the dims, in elements of a dense value. Later parts lie over earlier ones.
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtaccel.core.errors import ShapeError
+from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Stage, Value
 from rtaccel.core.traits import Role
@@ -56,26 +56,37 @@ def covered(stage: Stage) -> bool:
 
 def lower(stage: Stage) -> Mapping[str, Any]:
     y = stage.outputs[0]
-    widths = [*(v.width for v in stage.inputs), *(c.numel() for c in _constants(stage))]
+    # An element of int64 is copied as two of float32.
+    halves = 2 if y.dtype == "int64" else 1
+    widths = [halves * w for w in (*(v.width for v in stage.inputs), *(c.numel() for c in _constants(stage)))]
+    if halves == 2 and stage.attrs.get("fill", 0.0) != 0.0:
+        raise UnsupportedProblem("assemble", f"a fill of {stage.attrs['fill']}", "0 for int64", "Assemble float32.")
     low: dict[str, Any] = {
         "part_count": len(widths),
         "fill": float(stage.attrs.get("fill", 0.0)),
         "fills": int(not covered(stage)),
     }
     for i, ((dims, source, target), width) in enumerate(zip(parts(stage), widths)):
-        found = resolve(dims, (source, target), (width, y.width))
+        if halves == 2:
+            dims, source, target = (*dims, 2), _halved(source), _halved(target)
+        found = resolve(dims, (source, target), (width, halves * y.width))
         low[f"dims{i}."], low[f"strides{i}."] = found.dims, found.strides()
         for k, table in enumerate(found.tables):
             if table is not None:
                 low[f"table{k}{i}."] = tuple(int(e) for e in table)
     for i, constant in enumerate(_constants(stage)):
-        low[f"c{i}"] = constant.reshape(-1)
+        low[f"c{i}"] = constant.reshape(-1).view(torch.float32)
     return low
+
+
+def _halved(place: tuple[int, ...]) -> tuple[int, ...]:
+    return (*(2 * p for p in place), 1)
 
 
 def reference(stage: Stage, *inputs: Tensor) -> tuple[Tensor]:
     y, m = stage.outputs[0], inputs[0].shape[0]
-    made = torch.full((m, y.steps * y.width), float(stage.attrs.get("fill", 0.0)), device=inputs[0].device)
+    dtype = torch.int64 if y.dtype == "int64" else torch.float32
+    made = torch.full((m, y.steps * y.width), stage.attrs.get("fill", 0.0), dtype=dtype, device=inputs[0].device)
     given = [*inputs, *(c.reshape(1, -1).to(inputs[0].device) for c in _constants(stage))]
     for x, (dims, source, target) in zip(given, parts(stage)):
         at = torch.from_numpy(elements(dims, target)).to(x.device)
@@ -84,16 +95,21 @@ def reference(stage: Stage, *inputs: Tensor) -> tuple[Tensor]:
 
 
 def _case(label: str, shapes: list[tuple[int, int]], out: tuple[int, int], given: list[Part], **attrs: Any) -> Case:
-    inputs = tuple(Value(f"x{i}", w, steps=s) for i, (s, w) in enumerate(shapes))
+    dtype = attrs.pop("dtype", "float32")
+    inputs = tuple(Value(f"x{i}", w, dtype, steps=s) for i, (s, w) in enumerate(shapes))
+
+    def numbers(g: torch.Generator, *shape: int) -> Tensor:
+        made = torch.randn(*shape, generator=g)
+        return (made * 1e12).long() if dtype == "int64" else made
+
     constants = attrs.pop("constants", ())
-    tensors = {f"c{i}": torch.randn(n, generator=torch.Generator().manual_seed(n)) for i, n in enumerate(constants)}
-    stage = Stage(
-        "assemble", "case", inputs, (Value("y", out[1], steps=out[0]),), tensors, {"parts": tuple(given), **attrs}
-    )
+    tensors = {f"c{i}": numbers(torch.Generator().manual_seed(n), n) for i, n in enumerate(constants)}
+    y = Value("y", out[1], dtype, steps=out[0])
+    stage = Stage("assemble", "case", inputs, (y,), tensors, {"parts": tuple(given), **attrs})
 
     def make(seed: int) -> tuple[Tensor, ...]:
         g = torch.Generator().manual_seed(seed)
-        return tuple(torch.randn(3, *v.shape, generator=g) for v in inputs)
+        return tuple(numbers(g, 3, *v.shape) for v in inputs)
 
     return Case(label, stage, make)
 
@@ -115,6 +131,9 @@ def cases() -> Iterator[Case]:
     yield _case(
         "token", [(6, 20)], (7, 20), [((6, 20), (0, 20, 1), (20, 20, 1)), ((20,), (0, 1), (0, 1))], constants=(20,)
     )
+    yield _case("whole", [(6, 20), (3, 4)], (8, 20), [((6, 20), (0, 20, 1), (20, 20, 1)), ((4, 3), (0, 1, 4), (3, 20, 1)),
+                ((20,), (0, 1), (0, 1))], constants=(20,), dtype="int64")  # fmt: skip
+    yield _case("whole-turned", [(7, 5)], (7, 5), [((5, 7), (0, 1, 5), (0, 7, 1))], dtype="int64")
     yield _case("over", [(4, 9), (2, 9)], (4, 9), [((4, 9), (0, 9, 1), (0, 9, 1)), ((2, 3), (0, 9, 1), (9 + 2, 9, 1))])
     yield _case(
         "overlap", [(4, 9), (4, 9)], (4, 9), [((4, 5), (0, 9, 1), (0, 9, 1)), ((4, 5), (0, 9, 1), (2, 9, 1))], fill=2.5
@@ -129,7 +148,7 @@ def cost(problem: Problem) -> Cost:
 
 
 def packed_bytes(stage: Stage) -> int:
-    return 4096 + sum(16 * prod(part[0]) + 1024 for part in stage.attrs["parts"])
+    return 4096 + sum(32 * prod(part[0]) + 1024 for part in stage.attrs["parts"])
 
 
 OPERATOR = register_operator(

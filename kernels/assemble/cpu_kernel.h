@@ -18,6 +18,9 @@ class AssembleStage final : public Stage {
  public:
   explicit AssembleStage(const StageSpec& spec) : y_(spec.out(0)) {
     const int count = static_cast<int>(spec.attrs.integer("part_count"));
+    const bool whole = spec.output(0).dtype == RTA_INT64;
+    if (!whole && spec.output(0).dtype != RTA_FLOAT32) fail("assemble: takes float32 or int64");
+    if (whole) y_.width *= 2;  // an element is copied as two of float32
     fills_ = spec.attrs.integer("fills") != 0;
     fill_ = static_cast<float>(spec.attrs.real("fill"));
     for (int i = 0; i < count; ++i) {
@@ -29,9 +32,10 @@ class AssembleStage final : public Stage {
         char name[16];
         std::snprintf(name, sizeof name, "c%d", i - spec.input_count);
         part.constant = read_constant(spec, name);
-      } else if (spec.input(i).dtype != RTA_FLOAT32 || spec.output(0).dtype != RTA_FLOAT32) {
-        fail("assemble: takes float32");
+      } else if (spec.input(i).dtype != spec.output(0).dtype) {
+        fail("assemble: takes one dtype");
       }
+      if (whole) part.x.width *= 2;
       const GraphIO ports[] = {part.x, y_};
       part.walk = read_strided(spec, suffix, ports, 2, 0);
       parts_.push_back(part);

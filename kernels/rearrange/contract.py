@@ -1,4 +1,4 @@
-"""Rearrange: a value in another order, or a part of it. float32, [M, steps, width] to [M, out steps, out width].
+"""Rearrange: a value in another order, or a part of it. float32 or int64, [M, steps, width] to [M, out steps, out width].
 
 attrs, one of
     rows   [out steps]: y[m, i, :] = x[m, rows[i], :]; the widths are equal
@@ -51,7 +51,8 @@ def reference(stage: Stage, x: Tensor) -> tuple[Tensor]:
 
 def _case(label: str, x: Value, y: Value, samples: int, **attrs: tuple[int, ...]) -> Case:
     def make(seed: int) -> tuple[Tensor, ...]:
-        return (torch.randn(samples, *x.shape, generator=torch.Generator().manual_seed(seed)),)
+        made = torch.randn(samples, *x.shape, generator=torch.Generator().manual_seed(seed))
+        return (made if x.dtype == "float32" else (made * 1e9).long(),)
 
     return Case(label, Stage("rearrange", "case", (x,), (y,), attrs=attrs), make)
 
@@ -64,6 +65,11 @@ def cases() -> Iterator[Case]:
         yield _case(
             f"turn-{steps}x{width}", Value("x", width, steps=steps), Value("y", steps, steps=width), 2, index=table
         )
+    whole = Value("x", 5, "int64", steps=6), Value("y", 5, "int64", steps=2)
+    yield _case("rows-int64", *whole, 3, rows=(5, 1))
+    yield _case("elements-int64", *whole, 3, index=(29, 3, 7, 7, 0, 11, 13, 2, 1, 28))
+    turned = Value("x", 5, "int64", steps=6), Value("y", 6, "int64", steps=5)
+    yield _case("turn-int64", *turned, 2, index=_transposition(6, 5))
     table = _transposition(80, 4)  # an image of 8 x 10 as its channels, in rows of its own
     yield _case("turn-into-other-rows", Value("x", 4, steps=80), Value("y", 10, steps=32), 2, index=table)
     g = torch.Generator().manual_seed(0)

@@ -16,13 +16,17 @@ class RearrangeStage final : public Stage {
     transposes_ = !by_row_ && spec.attrs.integer("transposes") != 0;
     const int64_t count = by_row_ ? y_.steps : y_.steps * y_.width;
     const int32_t* given = spec.attrs.ints("table", count);
-    if (spec.input(0).dtype != RTA_FLOAT32 || spec.output(0).dtype != RTA_FLOAT32) fail("rearrange: takes float32");
+    const rta_dtype dtype = spec.input(0).dtype;
+    if (dtype != spec.output(0).dtype || (dtype != RTA_FLOAT32 && dtype != RTA_INT64))
+      fail("rearrange: takes float32 or int64");
+    element_ = dtype == RTA_INT64 ? 8 : 4;
+    transposes_ &= element_ == 4;
     const int64_t limit = by_row_ ? x_.steps : x_.steps * x_.width;
     int64_t* table = static_cast<int64_t*>(spec.arena->take(static_cast<size_t>(count) * sizeof(int64_t)));
     for (int64_t i = 0; i < count; ++i) {
       if (given[i] < 0 || given[i] >= limit)
         fail("rearrange: index %d of %lld", given[i], static_cast<long long>(limit));
-      table[i] = by_row_ ? given[i] * x_.pitch : given[i] / x_.width * x_.pitch + given[i] % x_.width * 4;
+      table[i] = by_row_ ? given[i] * x_.pitch : given[i] / x_.width * x_.pitch + given[i] % x_.width * element_;
     }
     table_ = table;
   }
@@ -33,11 +37,13 @@ class RearrangeStage final : public Stage {
       char* y = y_.row(run, s * y_.steps);
       if (by_row_)
         for (int64_t i = 0; i < y_.steps; ++i)
-          std::memcpy(y + i * y_.pitch, x + table_[i], static_cast<size_t>(4 * y_.width));
+          std::memcpy(y + i * y_.pitch, x + table_[i], static_cast<size_t>(element_ * y_.width));
       else if (transposes_)
         transpose(x, y);
+      else if (element_ == 8)
+        gather<int64_t>(x, y);
       else
-        gather(x, y);
+        gather<float>(x, y);
     }
   }
 
@@ -56,16 +62,18 @@ class RearrangeStage final : public Stage {
       }
   }
 
+  template <class T>
   void gather(const char* x, char* y) const {
     const int64_t* from = table_;
     for (int64_t i = 0; i < y_.steps; ++i) {
-      float* to = reinterpret_cast<float*>(y + i * y_.pitch);
-      for (int64_t c = 0; c < y_.width; ++c) to[c] = *reinterpret_cast<const float*>(x + *from++);
+      T* to = reinterpret_cast<T*>(y + i * y_.pitch);
+      for (int64_t c = 0; c < y_.width; ++c) to[c] = *reinterpret_cast<const T*>(x + *from++);
     }
   }
 
   GraphIO x_, y_;
   bool by_row_, transposes_;
+  int64_t element_;
   const int64_t* table_;
 };
 

@@ -47,6 +47,6 @@ struct ExchangeApi {
 
 constexpr uint32_t kMajor = 1;
 constexpr int32_t kCpu = 1;
-constexpr uint8_t kInt = 0, kUnsigned = 1, kFloat = 2, kBfloat = 4;
+constexpr uint8_t kInt = 0, kUnsigned = 1, kFloat = 2, kBfloat = 4, kBool = 6;
 
 }  // namespace dlpack

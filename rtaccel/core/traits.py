@@ -36,6 +36,7 @@ class Role(Enum):
 
     GATHER = "copies rows (attrs rows), or elements (attrs index), of its input"
     COPY = "copies parts of values by strides into its output (attrs parts, fill)"
+    WHOLE = "makes int64 or float32 of int64, float32, int32 or bool (attrs program, dims, places)"
     QUANTIZE = "makes int8 of float32: with the static scale of its output, or with a scale per row as a second output"
 
 

@@ -90,7 +90,7 @@ class Executor:
         given, returned = _nesting(args), _nesting(program.out_spec)
         if not isinstance(source, SubgraphStep) or given is None or returned is None or kwargs.num_children:
             return False
-        if source.reads != program.inputs or source.writes != program.outputs or program.truths:
+        if source.reads != program.inputs or source.writes != program.outputs or program.casts:
             return False
         if not step.native:
             flat = returned == "." if len(source.writes) == 1 else returned.count("(") == 1
@@ -195,10 +195,10 @@ class Executor:
                     env[node.name] = node.target(*args, **kwargs)  # type: ignore[operator]
                 else:
                     self._run_group(step, step.source, env)
-        truths = self.program.truths
+        casts = self.program.casts
         # A stored value that is returned has the shape of what is returned, whatever torch calls see in it.
         return [
-            self._fresh(self._value(o, env) if o in truths or o not in env else env[o], leaves)
+            self._fresh(self._value(o, env) if o in casts or o not in env else env[o], leaves)
             if isinstance(o, str)
             else o
             for o in self.program.outputs
@@ -223,7 +223,8 @@ class Executor:
         atoms = [(samples, elements) if a.batch else (a.size, a.stride) for dim in view.dims for a in dim]
         shape = [prod(samples if a.batch else a.size for a in dim) for dim in view.dims]
         flat = stored.as_strided([n for n, _ in atoms], [s for _, s in atoms], stored.storage_offset() + view.offset)
-        return flat.reshape(shape).bool() if name in self.program.truths else flat.reshape(shape)
+        result, dtype = flat.reshape(shape), self.program.casts.get(name)
+        return result if dtype is None else result.to(dtype)
 
     def _run_group(self, step: Step, source: SubgraphStep, env: dict[str, Any]) -> None:
         inputs = tuple(env[name] for name in source.reads)

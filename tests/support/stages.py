@@ -37,12 +37,12 @@ class Mixed(nn.Module):
     def forward(self, x: Tensor) -> Any:
         y = self.norm(self.second(torch.relu(self.first(x + self.table))) + x)
         if self.torch_step:
-            return (y * self.gain.abs()).cumsum(-1) * self.gain, y
+            return torch.special.bessel_j0(y * self.gain.abs()) * self.gain, y
         return torch.cat([torch.softmax(y, -1), y * self.gain], -1), y
 
 
 class General(nn.Module):
-    """Expressions by rows and by strides, a reduction, parts put together, a product of computed values."""
+    """Expressions by rows and by strides, a reduction, parts put together, a product of computed values, computed indices."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,9 @@ class General(nn.Module):
     def forward(self, x: Tensor) -> Any:
         y = self.slope(1 - self.gate * torch.exp(-self.first(x).abs()))
         z = torch.cat([self.token.expand(x.shape[0], -1, -1), self.norm(y)], 1)
-        return torch.softmax(z @ z.transpose(1, 2), 1) @ z - z.mean(1, keepdim=True), y
+        places = x.argsort(1)
+        moved = x.scatter_add(1, places, x.gather(1, (places + 1) % 4).cumsum(1))
+        return torch.softmax(z @ z.transpose(1, 2), 1) @ z - z.mean(1, keepdim=True), y, moved
 
 
 class Tokens(nn.Module):

@@ -16,6 +16,8 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
+from rtaccel.convert.frontend.unrolled import UNROLLED
+
 
 @cache
 def _table() -> dict[Any, Callable[..., Any]]:
@@ -164,8 +166,66 @@ def _cosine(a: Tensor, b: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     return torch.ops.aten.sum.dim_IntList(a * b, [dim]) / (size(a) * size(b))
 
 
+def _stack(tensors: list[Tensor], dim: int = 0) -> Tensor:
+    """torch's own way joins them in another dimension first, which may be that of the samples."""
+    dim %= tensors[0].dim() + 1
+    return torch.ops.aten.cat.default([t.unsqueeze(dim) for t in tensors], dim)
+
+
 def _extreme(reduce: Callable[..., Tensor], index: Callable[..., Tensor]) -> Callable[..., Any]:
     return lambda x, dim, keepdim=False: (reduce(x, [dim], keepdim), index(x, dim, keepdim))
+
+
+def _of_truths(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Of truth values as whole numbers."""
+
+    def apply(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if x.dtype != torch.bool:
+            raise NotImplementedError  # it would be taken apart into itself
+        return call(x.long(), *args, **kwargs)
+
+    return apply
+
+
+def _of_numbers(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Of numbers as truth values."""
+
+    def apply(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if x.dtype == torch.bool:
+            raise NotImplementedError
+        return call(x != 0, *args, **kwargs)
+
+    return apply
+
+
+def _smallest(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    values, indices = torch.ops.aten.topk.default(x, k, dim, False, True)
+    if keepdim:
+        return values.narrow(dim, k - 1, 1), indices.narrow(dim, k - 1, 1)
+    return values.select(dim, k - 1), indices.select(dim, k - 1)
+
+
+def _median(x: Tensor, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The lower one of two in the middle; a NaN where there is one."""
+    values, indices = _smallest(x, (x.shape[dim] - 1) // 2 + 1, dim, keepdim)
+    nan = torch.ops.aten.any.dim(torch.isnan(x), dim, keepdim)
+    first = torch.ops.aten.argmax.default(x, dim, keepdim)
+    return torch.where(nan, float("nan"), values), torch.where(nan, first, indices)
+
+
+def _searched(
+    boundaries: Tensor, x: Tensor, *, out_int32: bool = False, right: bool = False, side: Any = None, sorter: Any = None
+) -> Tensor:
+    if boundaries.dim() != 1 or sorter is not None:
+        raise NotImplementedError
+    return _bucketize(x, boundaries, out_int32=out_int32, right=right if side is None else side == "right")
+
+
+def _bucketize(x: Tensor, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
+    """How many boundaries are below; a NaN is above all of them."""
+    beyond = boundaries > x[..., None] if right else boundaries >= x[..., None]
+    count = torch.ops.aten.sum.dim_IntList((~beyond).long(), [-1])
+    return count.to(torch.int32) if out_int32 else count
 
 
 OWN: dict[Any, Callable[..., Any]] = {
@@ -177,6 +237,33 @@ OWN: dict[Any, Callable[..., Any]] = {
     ),
     torch.ops.aten.group_norm.default: _group_norm,
     torch.ops.aten.instance_norm.default: _instance_norm,
+    **UNROLLED,
+    torch.ops.aten.stack.default: _stack,
+    **{
+        target: _of_truths(target)
+        for target in (
+            torch.ops.aten.sum.dim_IntList,
+            torch.ops.aten.sum.default,
+            torch.ops.aten.cumsum.default,
+            torch.ops.aten.prod.default,
+            torch.ops.aten.cumprod.default,
+        )
+    },
+    **{
+        target: _of_numbers(target)
+        for target in (
+            torch.ops.aten.any.dim,
+            torch.ops.aten.any.dims,
+            torch.ops.aten.any.default,
+            torch.ops.aten.all.dim,
+            torch.ops.aten.all.dims,
+            torch.ops.aten.all.default,
+        )
+    },
+    torch.ops.aten.kthvalue.default: _smallest,
+    torch.ops.aten.bucketize.Tensor: _bucketize,
+    torch.ops.aten.searchsorted.Tensor: _searched,
+    torch.ops.aten.median.dim: _median,
     torch.ops.aten.cosine_similarity.default: _cosine,
     torch.ops.aten.var.dim: lambda x, dim, unbiased=True, keepdim=False: _variance(x, dim, int(unbiased), keepdim),
     torch.ops.aten.std.dim: lambda x, dim, unbiased=True, keepdim=False: _variance(

@@ -160,8 +160,8 @@ def capture(model: nn.Module, args: tuple[Any, ...], fixed: bool = False, specia
         except Exception as error:
             refused = error
     try:
-        found = retrace(model, args, specialize)
-        made = _captured(_export(found.module, found.tensors, any_batch=False), batch, any_batch=False)
+        traced = retrace(model, args, specialize)
+        made = _captured(_export(traced.module, traced.tensors, any_batch=False), batch, any_batch=False)
     except UnsupportedProblem:
         raise
     except Exception as error:
@@ -170,8 +170,8 @@ def capture(model: nn.Module, args: tuple[Any, ...], fixed: bool = False, specia
         raise UnsupportedProblem(
             "compile", type(model).__name__, "a model that torch.export can capture", f"It said: {cause}"
         ) from said
-    inputs = with_arguments(made.graph, made.inputs, found)
-    return replace(made, inputs=inputs, in_spec=found.in_spec, out_spec=found.out_spec)
+    inputs = with_arguments(made.graph, made.inputs, traced)
+    return replace(made, inputs=inputs, in_spec=traced.in_spec, out_spec=traced.out_spec)
 
 
 def _batch_is_open(program: torch.export.ExportedProgram) -> bool:

@@ -13,15 +13,17 @@ import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
-from rtaccel.convert.frontend.constants import is_known
+from rtaccel.convert.frontend.constants import is_free, is_known
 from rtaccel.convert.frontend.decompose import decompose, take_back
 from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, gather_node, module_name
 from rtaccel.convert.frontend.view_ops import look
-from rtaccel.core.traits import FALLBACK
+from rtaccel.core.registry import with_role
+from rtaccel.core.traits import FALLBACK, Role
 
 _DTYPES = {torch.float32: "float32", torch.int64: "int64"}
+_APART = {torch.bool: "float32", torch.int32: "int64"}
 
 
 Match = Callable[["Builder", fx.Node], "OpNode | str"]
@@ -66,6 +68,9 @@ class Builder:
         self.repeated: dict[str, Tensor] = {}  # constants repeated over the samples, which are 1 in them
         self.parts: dict[str, tuple[View, ...]] = {}  # of a call that gives several views
         self.trailing: dict[str, tuple[int, ...]] = {}
+        self.samples = _symbol_of_samples(exported) if batch is not None and exported.any_batch else None
+        self.computed: dict[tuple[str, int], Any] = {}  # values free of the inputs, by node and number of samples
+        self._free: dict[fx.Node, bool] = {}
         self._packed: dict[tuple[str, int, bytes], str] = {}
         self._inserted: list[fx.Node] = []  # by decompositions
 
@@ -77,6 +82,7 @@ class Builder:
         for node in nodes:
             if node.op == "placeholder" and node.name in self.exported.inputs:
                 self.adopt(node)
+                self._widen(node)
             elif node.op == "call_function" and node in needed:
                 self._call(node)
         outputs = tuple(self._output(o) if isinstance(o, fx.Node) else o for o in output_node.args[0])
@@ -115,6 +121,12 @@ class Builder:
             found = self._torch(node, found)
         self.op_nodes.append(found)
 
+    def free_of_inputs(self, node: fx.Node) -> bool:
+        """Whether a value depends on constants and on the number of samples alone."""
+        if node not in self._free:
+            self._free[node] = is_free(self, node)
+        return self._free[node]
+
     def _decomposed(self, node: fx.Node) -> bool:
         """Whether the call was taken apart into calls that operators compute, all of them."""
         made = node.meta.get("val")
@@ -135,6 +147,10 @@ class Builder:
             if self.op_nodes[len(before[0]) :] and self.op_nodes[-1].is_fallback:
                 self._restore(before)
                 return False
+        read = found.results if isinstance(made, Tensor) else [found.results[int(r.args[1])] for r in node.users]  # type: ignore[arg-type]
+        if any(r.name not in {**self.constants, **self.repeated, **self.views} for r in read):
+            self._restore(before)  # it gives a tensor of torch's as it is
+            return False
         if isinstance(made, Tensor):
             self._is_now(node, found.results[0])
         else:
@@ -146,6 +162,8 @@ class Builder:
         """The node's value is that of another one."""
         if result.name in self.constants:
             self.constants[node.name] = self.constants[result.name]
+        elif result.name in self.repeated and result.name not in self.views:
+            self.repeated[node.name] = self.repeated[result.name]
         else:
             self.views[node.name] = self.views[result.name]
 
@@ -195,24 +213,45 @@ class Builder:
     def adopt(self, node: fx.Node) -> None:
         """The tensor of a node that lies in memory as torch made it: an input, or the result of a torch call."""
         meta = node.meta.get("val")
-        if not isinstance(meta, Tensor) or meta.dtype not in _DTYPES or meta.dim() == 0:
+        if not isinstance(meta, Tensor) or meta.dtype not in _DTYPES:
             return
+        shape = self._shape(node)
+        if shape is not None:
+            self.views[node.name] = layout.dense(node.name, shape, self.batch)
+            self.buffers[node.name] = Buffer(prod(shape), 0, _DTYPES[meta.dtype])
+
+    def _shape(self, node: fx.Node) -> tuple[int, ...] | None:
+        """Of one sample of a tensor that torch made; None where it is not the samples of dense tensors."""
+        meta = node.meta["val"]
+        if meta.dim() == 0:
+            return None
         shape = sizes(meta)
         if self.batch is not None:
             own = node.name in self.exported.inputs
             first = meta.shape[0]
             symbol = not isinstance(first, int) and first.node.expr.is_Symbol
             if not (symbol if self.exported.any_batch else own):
-                return
+                return None
             if any(not isinstance(s, int) for s in meta.shape[1:]):
-                return
+                return None
             shape = shape[1:]
         elif any(not isinstance(s, int) for s in meta.shape):
+            return None
+        return shape if prod(shape) else None
+
+    def _widen(self, node: fx.Node) -> None:
+        """An input of truth values or int32, in the dtype that operators compute in."""
+        dtype = stored_apart(node)
+        shape = self._shape(node) if dtype is not None else None
+        if dtype is None or shape is None:
             return
-        if prod(shape) == 0:
-            return
-        self.views[node.name] = layout.dense(node.name, shape, self.batch)
-        self.buffers[node.name] = Buffer(prod(shape), 0, _DTYPES[meta.dtype])
+        given, elements = str(dtype).removeprefix("torch."), prod(shape)
+        name = f"{node.name}:wide"
+        self.buffers[node.name] = Buffer(elements, elements, given)
+        self.buffers[name] = Buffer(elements, 0, _APART[dtype])
+        self.views[node.name] = layout.dense(name, shape, self.batch)
+        attrs = {"program": ("copy x0",), "dims": (elements,), "places": ((0, 1),)}
+        self.op_nodes.append(OpNode(with_role(Role.WHOLE).name, node, node.name, [node.name], [name], attrs=attrs))
 
     def view(self, node: Any) -> View | None:
         return self.views.get(node.name) if isinstance(node, fx.Node) else None
@@ -314,7 +353,7 @@ class Builder:
             return node.name
         if self.batch is not None and view.batch_dim is None:
             return node.name
-        if is_truth(node):  # it is stored as float32
+        if stored_apart(node) is not None:
             return node.name
         if self.windowed:
             return self.whole(view).base
@@ -335,6 +374,16 @@ class Builder:
         return any(d.is_fallback and base in d.writes for d in self.op_nodes)
 
 
+def _symbol_of_samples(exported: ExportedGraph) -> Any:
+    """The symbol that stands for the number of samples."""
+    for node in exported.graph.nodes:
+        made = node.meta.get("val")
+        if node.op == "placeholder" and node.name in exported.inputs and isinstance(made, Tensor) and made.dim():
+            first = made.shape[0]
+            return None if isinstance(first, int) else first.node.expr
+    return None
+
+
 def _is_data_dependent(node: fx.Node) -> bool:
     """Whether a size, or a number of Python, is known when the call has run and not before."""
     made = node.meta.get("val")
@@ -345,10 +394,10 @@ def _is_data_dependent(node: fx.Node) -> bool:
     return False
 
 
-def is_truth(node: fx.Node) -> bool:
-    """Whether its tensor holds truth values. Operators keep them in float32, as 1 and 0."""
+def stored_apart(node: fx.Node) -> torch.dtype | None:
+    """The dtype of its tensor where operators keep it in another: truth values in float32, as 1 and 0, and int32 in int64."""
     meta = node.meta.get("val")
-    return isinstance(meta, Tensor) and meta.dtype == torch.bool
+    return meta.dtype if isinstance(meta, Tensor) and meta.dtype in _APART else None
 
 
 def sizes(meta: Tensor) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from math import prod
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend.export import ExportedGraph
-from rtaccel.convert.frontend.graph import OpGraph, is_truth, sizes
+from rtaccel.convert.frontend.graph import OpGraph, sizes, stored_apart
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.passes.program import Argument, FallbackStep, Program, SubgraphStep
 from rtaccel.convert.quantization.scheme_rules import LayerPlan, parts
@@ -71,7 +71,7 @@ class Emitter:
             outputs=self.graph.outputs,
             constants={k: v for k, v in self.graph.constants.items() if k in read},
             views=views,
-            truths=frozenset(n for n in views if n in self.nodes and is_truth(self.nodes[n])),
+            casts={n: dtype for n in views if n in self.nodes and (dtype := stored_apart(self.nodes[n])) is not None},
             batched=self.graph.batch,
             batch=self.exported.batch,
             in_spec=self.exported.in_spec,

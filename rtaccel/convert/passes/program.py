@@ -53,7 +53,8 @@ class Program:
     outputs: names, or constants as they are.
 
     constants: parameters that torch steps read. views: names that stand for a stored value seen in another way.
-    truths: those of the views that are truth values for torch and the caller, and stored as float32, 1 or 0.
+    casts: what those of the views are for torch and the caller that are stored in another dtype: truth values as float32, 1
+        or 0, and int32 as int64.
     batched: dimension 0 of every tensor is the samples. batch: how many of them a call may have.
     source: what it was lowered from, without the numbers.
     notes: what was decided on the way and is worth reporting (which layers stayed float32 and why).
@@ -65,7 +66,7 @@ class Program:
     outputs: tuple[Any, ...]
     constants: Mapping[str, Tensor]
     views: Mapping[str, View]
-    truths: frozenset[str]
+    casts: Mapping[str, torch.dtype]
     batched: bool
     batch: BatchRange
     in_spec: Any

@@ -174,6 +174,8 @@ def _embedding(call: Call) -> OpNode | str:
         return "its table is computed, not a parameter"
     view = call.view(call["indices"], torch.int64)
     view = call.build.whole(view)
+    if view.base not in call.build.exported.inputs:
+        return "its indices are computed"  # they cannot be checked before the call
     buffer = call.build.buffers[view.base]
     if buffer.width != 1 and not _as_single(call, view.base):
         return "layout: its indices are read in another shape as well"

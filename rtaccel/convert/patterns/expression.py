@@ -25,6 +25,9 @@ OPERATOR = "strided_expression"
 class Expression:
     """The program of one call while it is written. `operand` gives an argument's word, `emit` adds an instruction."""
 
+    operator = OPERATOR
+    gives: tuple[torch.dtype, ...] = (torch.float32, torch.bool)
+
     def __init__(self, call: Call) -> None:
         self.call = call
         self.lines: list[str] = []
@@ -64,7 +67,7 @@ class Expression:
         """The node of all that was emitted; the last instruction gives its value. Raises Refused where it cannot be laid out."""
         call = self.call
         meta = call.node.meta["val"]
-        if meta.dtype not in (torch.float32, torch.bool):
+        if meta.dtype not in self.gives:
             raise Refused(f"gives {meta.dtype}, and operators here float32")
         if not self.views:
             raise Refused("computes nothing from the inputs")
@@ -80,13 +83,12 @@ class Expression:
         width = self._width(result, elements)
         tensors = {f"c{i}": tensor for i, (tensor, _) in enumerate(self.constants)}
         attrs = {"program": tuple(self.lines), "dims": found.dims, "places": found.places}
-        return call.op_node(
-            OPERATOR, [v.base for v in self.views], result, elements, width, tensors=tensors, attrs=attrs
-        )
+        reads = [v.base for v in self.views]
+        return call.op_node(self.operator, reads, result, elements, width, True, tensors=tensors, attrs=attrs)
 
     def _packed(self, view: View, result: View) -> View:
         build = self.call.build
-        if len(view.dims) != len(result.dims) or build.buffers[view.base].dtype != "float32":
+        if len(view.dims) != len(result.dims):
             raise Refused("layout: its operands have no common strides")
         return build.packed(view)
 
@@ -158,8 +160,8 @@ for _name, _targets in {
     "lt": (aten.lt.Tensor, aten.lt.Scalar), "le": (aten.le.Tensor, aten.le.Scalar),
     "gt": (aten.gt.Tensor, aten.gt.Scalar), "ge": (aten.ge.Tensor, aten.ge.Scalar),
     "eq": (aten.eq.Tensor, aten.eq.Scalar), "ne": (aten.ne.Tensor, aten.ne.Scalar),
-    "logical_and": (aten.logical_and.default, aten.bitwise_and.Tensor),
-    "logical_or": (aten.logical_or.default, aten.bitwise_or.Tensor),
+    "logical_and": (aten.logical_and.default, aten.bitwise_and.Tensor, aten.__and__.Tensor),
+    "logical_or": (aten.logical_or.default, aten.bitwise_or.Tensor, aten.__or__.Tensor),
     "logical_xor": (aten.logical_xor.default, aten.bitwise_xor.Tensor),
     "fmod": (aten.fmod.Tensor, aten.fmod.Scalar), "remainder": (aten.remainder.Tensor, aten.remainder.Scalar),
 }.items():  # fmt: skip

@@ -34,16 +34,22 @@ class Assembly:
         if target is None:
             raise Refused("has a part that no strides describe")
         constant = self.call.repeated(value)
+        if value.meta["val"].dtype != self.call.node.meta["val"].dtype:
+            raise Refused("joins tensors of several dtypes")
         if constant is not None:
-            self.parts.append(
-                (constant.detach().float().cpu().reshape(-1), layout.dense("", constant.shape, None), target)
-            )
+            self.parts.append((self._constant(constant), layout.dense("", constant.shape, None), target))
         else:
-            view = self.call.elements(value)
+            view = self.call.stored(value)
             self.parts.append((view.base, view, target))
+
+    def _constant(self, constant: Tensor) -> Tensor:
+        dtype = self.call.node.meta["val"].dtype
+        return constant.detach().to(torch.float32 if dtype == torch.bool else dtype).cpu().reshape(-1)
 
     def node(self, fill: float = 0.0) -> OpNode:
         call = self.call
+        if fill and call.node.meta["val"].dtype in (torch.int64, torch.int32):
+            raise Refused("fills with a whole number other than 0")
         reads: list[str] = []
         tensors: dict[str, Tensor] = {}
         computed: list[Any] = []
@@ -69,14 +75,14 @@ class Assembly:
         elements = prod(a.size for dim in self.result.dims for a in dim if not a.batch)
         width = call.row_of(self.result)
         return call.op_node(
-            with_role(Role.COPY).name, reads, self.result, elements, width, tensors=tensors, attrs=attrs
+            with_role(Role.COPY).name, reads, self.result, elements, width, True, tensors=tensors, attrs=attrs
         )
 
 
 @general(aten.cat.default)
 def _cat(call: Call) -> OpNode | str:
     parts = [p for p in call["tensors"] if not (p.meta["val"].dim() == 1 and p.meta["val"].shape[0] == 0)]
-    views = [call.elements(p) for p in parts if call.repeated(p) is None]
+    views = [call.stored(p) for p in parts if call.repeated(p) is None]
     if not views:
         return "joins no computed tensors"
     made = Assembly(call, views[0])
@@ -94,7 +100,7 @@ def _cat(call: Call) -> OpNode | str:
 def _pad(call: Call) -> OpNode | str:
     if call.node.target is aten.pad.default and call["mode"] != "constant":
         return "pads by another mode than constant"
-    view = call.elements(call["self"])
+    view = call.stored(call["self"])
     made = Assembly(call, view)
     target, pad, rank = made.result, list(call["pad"]), len(view.dims)
     for i, (before, after) in enumerate(zip(pad[::2], pad[1::2])):
@@ -117,7 +123,7 @@ def _pad(call: Call) -> OpNode | str:
 def _scatter(call: Call) -> OpNode | str:
     """The tensor, and over a part of it another one."""
     whole = call["self"]
-    given = call.elements(whole) if call.repeated(whole) is None else call.elements(call["src"])
+    given = call.stored(whole) if call.repeated(whole) is None else call.stored(call["src"])
     made = Assembly(call, given)
     dim = call["dim"] % len(call.shape)
     if made.result.has_batch(dim):
@@ -145,7 +151,7 @@ def _scatter(call: Call) -> OpNode | str:
 
 @general(aten.roll.default)
 def _roll(call: Call) -> OpNode | str:
-    view, dims = call.elements(call["self"]), call["dims"]
+    view, dims = call.stored(call["self"]), call["dims"]
     if len(dims) != len(call["shifts"]) or any(view.has_batch(d % len(view.dims)) for d in dims):
         return "rolls samples, or all elements as one row"
     made = Assembly(call, view)
@@ -174,7 +180,7 @@ def _roll(call: Call) -> OpNode | str:
 @general(aten.clone.default)
 def _clone(call: Call) -> OpNode:
     """What the model returns of its own inputs, as a copy."""
-    view = call.elements(call["self"])
+    view = call.stored(call["self"])
     made = Assembly(call, view)
     made.parts.append((view.base, view, made.result))
     return made.node()
@@ -183,9 +189,9 @@ def _clone(call: Call) -> OpNode:
 # -- constant indices --------------------------------------------------------------------------------------------------
 
 
-@general(aten.index.Tensor, aten.index_select.default)
-def _index(call: Call) -> OpNode | str:
-    view = call.elements(call["self"])
+def by_constant(call: Call) -> OpNode | str:
+    """aten.index.Tensor and aten.index_select where the indices are constants: a copy."""
+    view = call.stored(call["self"])
     if call.node.target is aten.index.Tensor:
         indices = list(call["indices"])
     else:
@@ -224,7 +230,7 @@ def _nearest(call: Call) -> OpNode | str:
     """By an index for each dimension, which is what the call makes of a line of numbers."""
     target: Any = call.node.target
     by_factors, rank = target.overloadpacket.vec is target, len(call.shape) - 2
-    view = call.elements(call["input" if by_factors else "self"])
+    view = call.stored(call["input" if by_factors else "self"])
     given = call["scale_factors"] if by_factors else None
     if any(view.has_batch(d) for d in range(1, rank + 2)):
         return "layout: its samples are not its first dimension"

@@ -31,8 +31,9 @@ def _activation(functions: Sequence[tuple[str, Aten]]) -> Rule:
 
     def apply(call: Call) -> OpNode | str:
         for name, aten_call in functions:
-            if all(call[argument] == value for argument, value in aten_call.only.items()):
-                parameter = 0.0 if aten_call.parameter is None else float(call[aten_call.parameter])
+            number = 0.0 if aten_call.parameter is None else call[aten_call.parameter]
+            if all(call[argument] == value for argument, value in aten_call.only.items()) and number is not None:
+                parameter = float(number)
                 attrs = {"activation": name, "activation_parameter": parameter}
                 return _elementwise(call, call["self"], attrs=attrs)
         return functions[-1][1].otherwise

@@ -147,9 +147,10 @@ def _cell(call: Call, op: str, states: list[fx.Node], gates: int) -> OpNode | st
     view = call.rows(call["input"])
     batch = call.build.buffers[view.base].steps
     reads = []
-    for node in states:
-        if _is_zero(call, node):
-            return "starts from a zero state"
+    zeros = [_is_zero(call, node) for node in states]
+    if any(zeros) and not all(zeros):
+        return "has a zero state beside one that is not"
+    for node in [] if all(zeros) else states:
         state = call.rows(node)
         if call.build.buffers[state.base].steps != batch:
             return "has a state of another batch"

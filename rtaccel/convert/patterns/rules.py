@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 Rule = Callable[["Call"], "OpNode | str"]
 _RULES: dict[Any, Rule] = {}
 _GENERAL: dict[Any, Rule] = {}
+_WHOLE: dict[Any, Rule] = {}
+_WHOLE_NUMBERS = (torch.int64, torch.int32)
 
 
 class Refused(Exception):
@@ -54,6 +56,21 @@ def general(*targets: Any) -> Callable[[Rule], Rule]:
     return add
 
 
+def whole(*targets: Any) -> Callable[[Rule], Rule]:
+    """A rule for calls with whole numbers that no other rule of their target takes."""
+
+    def add(function: Rule) -> Rule:
+        _WHOLE.update(dict.fromkeys(targets, function))
+        return function
+
+    return add
+
+
+def _has_whole_numbers(node: fx.Node) -> bool:
+    values = [n.meta.get("val") for n in (node, *node.all_input_nodes)]
+    return any(isinstance(v, Tensor) and v.dtype in _WHOLE_NUMBERS for v in values)
+
+
 @cache
 def _load() -> None:
     """Imports the files of this folder, which add their rules."""
@@ -66,7 +83,8 @@ def _load() -> None:
 def match(build: Builder, node: fx.Node) -> OpNode | str:
     _load()
     reason = "no operator computes it"
-    for found in (_RULES.get(node.target), _GENERAL.get(node.target)):
+    numbers = _WHOLE.get(node.target) if _has_whole_numbers(node) else None
+    for found in (_RULES.get(node.target), _GENERAL.get(node.target), numbers):
         if found is None:
             continue
         try:
@@ -107,19 +125,33 @@ class Call:
         return view
 
     def elements(self, value: fx.Node) -> View:
-        """Where the elements of a computed tensor lie: float32, a truth value that an operator computed, or indices."""
-        meta = value.meta.get("val")
+        """Where the elements of a computed tensor lie: float32, a truth value that an operator computed, or whole numbers, as
+        they go into a function of float32."""
+        view = self.stored(value)
+        if value.meta["val"].dtype in _WHOLE_NUMBERS and not self._in_floats():
+            raise Refused("computes with whole numbers")
+        return view
+
+    def stored(self, value: Any) -> View:
+        """Where the elements of a computed tensor lie: float32, truth values or whole numbers. Raises Refused for others."""
+        meta = value.meta.get("val") if isinstance(value, fx.Node) else None
         view = self.build.view(value)
         if not isinstance(meta, Tensor) or view is None:
             raise Refused("layout: its input has no fixed place for each sample")
+        whole_numbers = meta.dtype in _WHOLE_NUMBERS
         stored = self.build.buffers[view.base].dtype
-        if meta.dtype not in (torch.float32, torch.bool, torch.int64) or (stored == "int64") != (
-            meta.dtype == torch.int64
-        ):
+        if not (whole_numbers or meta.dtype in (torch.float32, torch.bool)) or (stored == "int64") != whole_numbers:
             raise Refused(f"works on {meta.dtype}")
-        if meta.dtype == torch.int64 and self.node.meta["val"].dtype != torch.float32:
-            raise Refused("computes with indices")
         return view
+
+    def _in_floats(self) -> bool:
+        """Whether torch computes the call in float32, whatever it gives."""
+        made = self.node.meta["val"]
+        if isinstance(made, Tensor) and made.dtype == torch.float32:
+            return True
+        values = [n.meta.get("val") for n in self.node.all_input_nodes]
+        floats = any(isinstance(v, Tensor) and v.dtype == torch.float32 for v in values)
+        return floats or any(isinstance(a, float) for a in self.node.args)
 
     def repeated(self, value: Any) -> Tensor | None:
         """The tensor of an argument that is a constant, or one repeated over the samples: then with 1 in their place."""
@@ -147,7 +179,7 @@ class Call:
         result = self.build._dense_like(View("", tuple(dims)))
         width = 1 if result.has_batch(len(dims) - 1) else index.shape[-1]
         attrs = self.build._rearrangement(view.base, index.reshape(-1), width)
-        return self.op_node(with_role(Role.GATHER).name, [view.base], result, index.size, width, attrs=attrs)
+        return self.op_node(with_role(Role.GATHER).name, [view.base], result, index.size, width, True, attrs=attrs)
 
     def ordered(self, shape: Sequence[int], like: View) -> View:
         """A dense result of this shape, its dimensions in memory in the order in which those of `like` lie."""
@@ -187,14 +219,17 @@ class Call:
 
     def give(self, node: fx.Node, view: View, elements: int, width: int) -> str:
         """Declares the value of a node: its size, and where the elements of the node's tensor lie in it."""
-        self.build.buffers[node.name] = Buffer(elements, width)
+        dtype = "int64" if node.meta["val"].dtype in _WHOLE_NUMBERS else "float32"
+        self.build.buffers[node.name] = Buffer(elements, width, dtype)
         self.build.views[node.name] = View(node.name, view.dims, view.offset)
         return node.name
 
-    def op_node(self, op: str, reads: Sequence[str], view: View, elements: int, width: int, **parts: Any) -> OpNode:
-        """A node whose only value is that of the node."""
+    def op_node(
+        self, op: str, reads: Sequence[str], view: View, elements: int, width: int, whole: bool = False, **parts: Any
+    ) -> OpNode:
+        """A node whose only value is that of the node. whole: it may hold whole numbers."""
         meta = self.node.meta["val"]
-        if meta.dtype not in (torch.float32, torch.bool):
+        if meta.dtype not in (torch.float32, torch.bool, *(_WHOLE_NUMBERS if whole else ())):
             raise Refused(f"gives {meta.dtype}, and operators here float32")
         if elements == 0 or any(tensor.numel() == 0 for tensor in parts.get("tensors", {}).values()):
             raise Refused("has no elements")

@@ -68,7 +68,7 @@ class Binder:
         return [self._result(o) if isinstance(o, str) else o for o in self.program.outputs]
 
     def _result(self, name: str) -> Any:
-        stored = name in self._env and name not in self.program.truths
+        stored = name in self._env and name not in self.program.casts
         return self._env[name] if stored else self._value(name)
 
     # -- values --------------------------------------------------------------------------------------------------------
@@ -106,10 +106,11 @@ class Binder:
             made = torch.empty(flat.shape, dtype=flat.dtype, device=flat.device)
             self._emit(f"{name} (rearranged)", partial(made.copy_, flat), fixed)
             shaped = made.view(shape)
-        if name in self.program.truths:
-            truth = torch.empty(shaped.shape, dtype=torch.bool, device=shaped.device)
-            self._emit(f"{name} (as bool)", partial(truth.copy_, shaped), fixed)
-            shaped = truth
+        dtype = self.program.casts.get(name)
+        if dtype is not None:
+            cast = torch.empty(shaped.shape, dtype=dtype, device=shaped.device)
+            self._emit(f"{name} (as {str(dtype).removeprefix('torch.')})", partial(cast.copy_, shaped), fixed)
+            shaped = cast
         if fixed:
             self._fixed.add(name)
         self._seen[name] = shaped

@@ -171,7 +171,7 @@ add("lstm_last", "any", (2,), lambda m, a, x: m(x)[0][:, -1], make=_lstm, args=o
 add("gru_state", "any", (2,), lambda m, a, x: m(x)[1][-1], make=_gru, args=one_of(**RECURRENT))
 add("lstm_state", "any", (2,), lambda m, a, x: m(x)[1][0][-1], make=_lstm, args=one_of(**RECURRENT))
 add("lstm_all", "any", (2,), lambda m, a, x: (m(x)[0], m(x)[1][1][0]), make=_lstm, args=one_of(**RECURRENT))
-add("rnn", "torch", (2,), lambda m, a, x: m(x)[0], make=lambda s, a: nn.RNN(s[-1], 3, batch_first=True))
+add("rnn", "windows", (2,), lambda m, a, x: m(x)[0], make=lambda s, a: nn.RNN(s[-1], 3, batch_first=True))
 
 
 def _cells(m: Any, a: Args, x: Tensor) -> Any:

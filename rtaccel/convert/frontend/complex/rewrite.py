@@ -60,6 +60,11 @@ def _known(node: fx.Node) -> bool:
 _SIZES = {aten.sym_size.int, aten.sym_numel.default}
 
 
+def _with_real(found: Any) -> Any:
+    """A product by the imaginary unit has no real part: it is zero."""
+    return Pair(torch.zeros_like(found.im), found.im) if isinstance(found, Pair) and found.re is None else found
+
+
 class _Rewriter:
     def __init__(self, graph: fx.Graph) -> None:
         self.graph = graph
@@ -117,7 +122,7 @@ class _Rewriter:
 
             args, kwargs = fx.map_arg((node.args, node.kwargs), value)
             found = RULES[node.target](*args, **kwargs)
-            several = found if isinstance(found, list) else [found]
+            several = [_with_real(one) for one in (found if isinstance(found, list) else [found])]
             return [part for one in several for part in (one if isinstance(one, Pair) else (one,)) if part is not None]
 
         made = node.meta["val"]

@@ -1,0 +1,62 @@
+// Elements that computed indices select. kernels/_common/indexed.py says what its attributes are.
+#pragma once
+
+#include "_common/lines.h"
+
+namespace rta {
+
+constexpr int kMaxIndices = 4;
+
+// A value of float32 or int64 as a dense one: an element is found by its number.
+struct DenseValue {
+  GraphIO port;
+  const char* constant;  // instead of a port
+  int64_t element;       // bytes
+  bool flat;             // rows lie back to back
+
+  const char* sample(const Run& run, int64_t s) const { return constant ? constant : port.row(run, s * port.steps); }
+  int64_t at(int64_t e) const { return flat ? e * element : e / port.width * port.pitch + e % port.width * element; }
+  // Whether n elements from e on follow one another.
+  bool run_of(int64_t e, int64_t n) const { return flat || e % port.width + n <= port.width; }
+};
+
+// Operands of a stage by name: a tensor of its attributes, or the next input.
+struct Operands {
+  const StageSpec& spec;
+  int next = 0;
+  DenseValue take(const char* name);
+};
+
+struct Selection {
+  int count;
+  bool negative;
+  int64_t lines, along;
+  const int64_t *base, *step;  // elements of what is selected from
+  bool contiguous;             // step is 0, 1, 2, ...
+  int64_t size[kMaxIndices], stride[kMaxIndices];
+  DenseValue index[kMaxIndices];
+  LineOperand walk[kMaxIndices];
+
+  // The element that a line starts at. An index outside counts as 0, and is noted.
+  int64_t start(const char* const* indices, int64_t line, const Outside& outside) const {
+    int64_t e = base[line];
+    for (int k = 0; k < count; ++k) {
+      int64_t i = *reinterpret_cast<const int64_t*>(indices[k] + walk[k].at(line, 0));
+      const int64_t given = i;
+      if (negative && i < 0) i += size[k];
+      if (i < 0 || i >= size[k]) {
+        outside.note(given);
+        i = 0;
+      }
+      e += i * stride[k];
+    }
+    return e;
+  }
+};
+
+// The indices are the next operands.
+Selection read_selection(const StageSpec& spec, Operands& operands);
+// A sentence about an index that was noted; nullptr where none was. reason: at least 96 bytes.
+const char* outside_reason(const Outside& outside, const char* op, char* reason);
+
+}  // namespace rta

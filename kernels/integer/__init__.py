@@ -1,0 +1,1 @@
+"""Elementwise arithmetic with whole numbers, exactly, in int64."""

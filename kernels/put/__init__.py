@@ -1,0 +1,1 @@
+"""A value with other elements joined into it by computed indices."""

@@ -1,0 +1,109 @@
+// Put on the CPU: elements joined into a copy by computed indices. The contract is in contract.py.
+//
+// One line after the other, so that equal indices give the same result every time. Floor: the bytes of x copied, and
+// those of src read, over the bandwidth of the cache they are in.
+#pragma once
+
+#include "_common/indexed.h"
+
+namespace rta {
+
+template <class S>
+class PutStage final : public Stage {
+ public:
+  explicit PutStage(const StageSpec& spec) : spec_dtype_(spec.output(0).dtype) {
+    Operands operands{spec};
+    x_ = operands.take("x");
+    selection_ = read_selection(spec, operands);
+    source_ = operands.take("src");
+    y_.port = spec.out(0);
+    y_.constant = nullptr;
+    y_.element = spec_dtype_ == RTA_INT64 ? 8 : 4;
+    y_.flat = y_.port.steps == 1 || y_.port.pitch == y_.port.width * y_.element;
+    if (x_.element != y_.element || source_.element != y_.element) fail("put: x, src and y have one dtype");
+    count_ = spec.attrs.integer("whole_count");
+    n_ = spec.attrs.integer("whole_along");
+    x_walk_ = read_lines(spec, "_x", count_, n_, x_.port, x_.element);
+    y_walk_ = read_lines(spec, "_y", count_, n_, y_.port, y_.element);
+    walk_ = read_lines(spec, "_src", selection_.lines, selection_.along, source_.port, source_.element);
+    mode_ = spec.attrs.text_is("mode", "set")    ? Mode::kSet
+            : spec.attrs.text_is("mode", "add")  ? Mode::kAdd
+            : spec.attrs.text_is("mode", "prod") ? Mode::kProd
+            : spec.attrs.text_is("mode", "amax") ? Mode::kMax
+                                                 : Mode::kMin;
+  }
+
+  bool refuses() const override { return true; }
+  const char* refusal() const override { return outside_reason(outside_, "put", reason_); }
+
+  void run(const Run& run) const override {
+    for (int64_t s = 0; s < run.samples; ++s) {
+      if (y_.element == 8)
+        sample<int64_t>(run, s);
+      else
+        sample<float>(run, s);
+    }
+  }
+
+ private:
+  enum class Mode { kSet, kAdd, kProd, kMax, kMin };
+
+  template <class T>
+  void sample(const Run& run, int64_t s) const {
+    const char *x = x_.sample(run, s), *source = source_.sample(run, s);
+    char* y = y_.port.row(run, s * y_.port.steps);
+    for (int64_t line = 0; line < count_; ++line)
+      if (x_walk_.contiguous && y_walk_.contiguous)
+        __builtin_memcpy(y + y_walk_.at(line, 0), x + x_walk_.at(line, 0), static_cast<size_t>(n_) * sizeof(T));
+      else
+        for (int64_t i = 0; i < n_; ++i)
+          *reinterpret_cast<T*>(y + y_walk_.at(line, i)) = *reinterpret_cast<const T*>(x + x_walk_.at(line, i));
+    const char* indices[kMaxIndices];
+    for (int k = 0; k < selection_.count; ++k) indices[k] = selection_.index[k].sample(run, s);
+    for (int64_t line = 0; line < selection_.lines; ++line) {
+      const int64_t e = selection_.start(indices, line, outside_);
+      switch (mode_) {
+        case Mode::kSet: into<T, Mode::kSet>(y, source, e, line); break;
+        case Mode::kAdd: into<T, Mode::kAdd>(y, source, e, line); break;
+        case Mode::kProd: into<T, Mode::kProd>(y, source, e, line); break;
+        case Mode::kMax: into<T, Mode::kMax>(y, source, e, line); break;
+        case Mode::kMin: into<T, Mode::kMin>(y, source, e, line); break;
+      }
+    }
+  }
+
+  template <class T, Mode mode>
+  void into(char* y, const char* source, int64_t e, int64_t line) const {
+    for (int64_t i = 0; i < selection_.along; ++i) {
+      T* to = reinterpret_cast<T*>(y + y_.at(e + selection_.step[i]));
+      *to = join<T, mode>(*to, *reinterpret_cast<const T*>(source + walk_.at(line, i)));
+    }
+  }
+
+  template <class T, Mode mode>
+  static T join(T a, T b) {
+    if constexpr (mode == Mode::kSet) return b;
+    if constexpr (mode == Mode::kMax) return a != a || a > b ? a : b;
+    if constexpr (mode == Mode::kMin) return a != a || a < b ? a : b;
+    if constexpr (sizeof(T) == 8)  // whole numbers wrap around
+      return static_cast<T>(mode == Mode::kAdd ? static_cast<uint64_t>(a) + static_cast<uint64_t>(b)
+                                               : static_cast<uint64_t>(a) * static_cast<uint64_t>(b));
+    return mode == Mode::kAdd ? a + b : a * b;
+  }
+
+  rta_dtype spec_dtype_;
+  DenseValue x_, y_, source_;
+  Selection selection_;
+  int64_t count_, n_;
+  LineOperand x_walk_, y_walk_, walk_;
+  Mode mode_;
+  Outside outside_;
+  mutable char reason_[96];  // of the last refusal; a plan runs one call at a time
+};
+
+template <class S>
+static void register_kernels() {
+  add_kernel(S::kIsa, "put", "cpu", nullptr, create_stage<PutStage<S>>);
+}
+
+}  // namespace rta

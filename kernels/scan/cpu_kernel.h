@@ -1,0 +1,137 @@
+// Scan on the CPU. The contract is in contract.py.
+//
+// An element waits for the one before it, four to five cycles, so lines that lie beside one another go together, a lane
+// each; a line alone is as slow as its additions. Sums are in float64, as torch has them: the lanes are arrays of
+// doubles, which the compiler makes vectors of. Floor: that of lanes, the bytes over the bandwidth of the cache they
+// are in.
+#pragma once
+
+#include <cmath>
+
+#include "_common/lines.h"
+
+namespace rta {
+
+template <class S>
+class ScanStage final : public Stage {
+ public:
+  explicit ScanStage(const StageSpec& spec) : x_(spec.in(0)), y_(spec.out(0)) {
+    whole_ = spec.input(0).dtype == RTA_INT64;
+    if (spec.input(0).dtype != spec.output(0).dtype || (!whole_ && spec.input(0).dtype != RTA_FLOAT32))
+      fail("scan: takes float32 or int64");
+    kind_ = spec.attrs.text_is("kind", "sum")    ? Kind::kSum
+            : spec.attrs.text_is("kind", "prod") ? Kind::kProd
+            : spec.attrs.text_is("kind", "max")  ? Kind::kMax
+            : spec.attrs.text_is("kind", "min")  ? Kind::kMin
+                                                 : Kind::kLogSum;
+    last_ = spec.attrs.integer("last") != 0;
+    count_ = spec.attrs.integer("count");
+    n_ = spec.attrs.integer("along");
+    from_ = read_lines(spec, "0", count_, n_, x_, whole_ ? 8 : 4);
+    to_ = read_lines(spec, "1", count_, last_ ? 1 : n_, y_, whole_ ? 8 : 4);
+  }
+
+  void run(const Run& run) const override {
+    for (int64_t s = 0; s < run.samples; ++s) {
+      const char* x = x_.row(run, s * x_.steps);
+      char* y = y_.row(run, s * y_.steps);
+      if (whole_)
+        of_type<int64_t, int64_t>(x, y);
+      else
+        of_type<float, double>(x, y);
+    }
+  }
+
+ private:
+  enum class Kind { kSum, kProd, kMax, kMin, kLogSum };
+  static constexpr int64_t kBeside = 16;
+
+  template <class T, class Wide>
+  void of_type(const char* x, char* y) const {
+    switch (kind_) {
+      case Kind::kSum: return all<T, Wide, Kind::kSum>(x, y);
+      case Kind::kProd: return all<T, Wide, Kind::kProd>(x, y);
+      case Kind::kMax: return all<T, Wide, Kind::kMax>(x, y);
+      case Kind::kMin: return all<T, Wide, Kind::kMin>(x, y);
+      case Kind::kLogSum:
+        if constexpr (sizeof(T) == 4) return all<T, Wide, Kind::kLogSum>(x, y);
+    }
+  }
+
+  template <class Wide, Kind kind>
+  static Wide join(Wide a, Wide b) {
+    if constexpr (sizeof(Wide) == 8 && Wide(1) / Wide(2) == Wide(0)) {  // whole numbers wrap around
+      const uint64_t p = static_cast<uint64_t>(a), q = static_cast<uint64_t>(b);
+      if constexpr (kind == Kind::kSum) return static_cast<Wide>(p + q);
+      if constexpr (kind == Kind::kProd) return static_cast<Wide>(p * q);
+      if constexpr (kind == Kind::kMax) return a > b ? a : b;
+      return a < b ? a : b;
+    } else {
+      if constexpr (kind == Kind::kSum) return a + b;
+      if constexpr (kind == Kind::kProd) return a * b;
+      if constexpr (kind == Kind::kLogSum) return log_sum(a, b);
+      // A NaN stays, wherever it came from.
+      if constexpr (kind == Kind::kMax) return a != a || a >= b ? a : b;
+      return a != a || a <= b ? a : b;
+    }
+  }
+
+  static double log_sum(double a, double b) {
+    if (a != a || b != b) return a + b;
+    const double high = a > b ? a : b, low = a > b ? b : a;
+    return high == low && std::isinf(high) ? high : high + std::log1p(std::exp(low - high));
+  }
+
+  template <class T, class Wide, Kind kind>
+  void all(const char* x, char* y) const {
+    for (int64_t line = 0; line < count_;) {
+      const int64_t most = count_ - line < kBeside ? count_ - line : kBeside;
+      const int64_t a = from_.beside(line, most, sizeof(T)), b = to_.beside(line, most, sizeof(T));
+      if (a == kBeside && b == kBeside) {
+        together<T, Wide, kind>(x, y, line);
+        line += kBeside;
+      } else {
+        alone<T, Wide, kind>(x, y, line++);
+      }
+    }
+  }
+
+  template <class T, class Wide, Kind kind>
+  void alone(const char* x, char* y, int64_t line) const {
+    Wide sum = static_cast<Wide>(*reinterpret_cast<const T*>(x + from_.at(line, 0)));
+    if (!last_) *reinterpret_cast<T*>(y + to_.at(line, 0)) = static_cast<T>(sum);
+    for (int64_t i = 1; i < n_; ++i) {
+      sum = join<Wide, kind>(sum, static_cast<Wide>(*reinterpret_cast<const T*>(x + from_.at(line, i))));
+      if (!last_) *reinterpret_cast<T*>(y + to_.at(line, i)) = static_cast<T>(sum);
+    }
+    if (last_) *reinterpret_cast<T*>(y + to_.at(line, 0)) = static_cast<T>(sum);
+  }
+
+  template <class T, class Wide, Kind kind>
+  void together(const char* x, char* y, int64_t line) const {
+    Wide sum[kBeside];
+    for (int64_t i = 0; i < n_; ++i) {
+      const T* from = reinterpret_cast<const T*>(x + from_.at(line, i));
+      if (i == 0)
+        for (int64_t k = 0; k < kBeside; ++k) sum[k] = static_cast<Wide>(from[k]);
+      else
+        for (int64_t k = 0; k < kBeside; ++k) sum[k] = join<Wide, kind>(sum[k], static_cast<Wide>(from[k]));
+      if (last_ && i + 1 < n_) continue;
+      T* to = reinterpret_cast<T*>(y + to_.at(line, last_ ? 0 : i));
+      for (int64_t k = 0; k < kBeside; ++k) to[k] = static_cast<T>(sum[k]);
+    }
+  }
+
+  GraphIO x_, y_;
+  bool whole_, last_;
+  Kind kind_;
+  int64_t count_, n_;
+  LineOperand from_, to_;
+};
+
+template <class S>
+static void register_kernels() {
+  add_kernel(S::kIsa, "scan", "cpu", nullptr, create_stage<ScanStage<S>>);
+}
+
+}  // namespace rta

@@ -1,0 +1,1 @@
+"""Elements of a value by computed indices."""

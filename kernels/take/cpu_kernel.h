@@ -1,0 +1,63 @@
+// Take on the CPU: copies by computed indices. The contract is in contract.py.
+//
+// A line whose elements lie together on both sides is one copy. Floor: the bytes read and written, and about 2 ns a
+// line.
+#pragma once
+
+#include "_common/indexed.h"
+
+namespace rta {
+
+template <class S>
+class TakeStage final : public Stage {
+ public:
+  explicit TakeStage(const StageSpec& spec) : y_(spec.out(0)) {
+    Operands operands{spec};
+    x_ = operands.take("x");
+    selection_ = read_selection(spec, operands);
+    if ((spec.output(0).dtype == RTA_INT64 ? 8 : 4) != x_.element) fail("take: y has another dtype than x");
+    to_ = read_lines(spec, "_y", selection_.lines, selection_.along, y_, x_.element);
+  }
+
+  bool refuses() const override { return true; }
+  const char* refusal() const override { return outside_reason(outside_, "take", reason_); }
+
+  void run(const Run& run) const override {
+    const int64_t n = selection_.along;
+    const char* indices[kMaxIndices];
+    for (int64_t s = 0; s < run.samples; ++s) {
+      const char* x = x_.sample(run, s);
+      char* y = y_.row(run, s * y_.steps);
+      for (int k = 0; k < selection_.count; ++k) indices[k] = selection_.index[k].sample(run, s);
+      for (int64_t line = 0; line < selection_.lines; ++line) {
+        const int64_t e = selection_.start(indices, line, outside_);
+        if (n > 1 && selection_.contiguous && to_.contiguous && x_.run_of(e, n))
+          __builtin_memcpy(y + to_.at(line, 0), x + x_.at(e), static_cast<size_t>(n * x_.element));
+        else if (x_.element == 4)
+          for (int64_t i = 0; i < n; ++i) element<float>(y + to_.at(line, i), x + x_.at(e + selection_.step[i]));
+        else
+          for (int64_t i = 0; i < n; ++i) element<int64_t>(y + to_.at(line, i), x + x_.at(e + selection_.step[i]));
+      }
+    }
+  }
+
+ private:
+  template <class T>
+  static void element(char* to, const char* from) {
+    *reinterpret_cast<T*>(to) = *reinterpret_cast<const T*>(from);
+  }
+
+  GraphIO y_;
+  DenseValue x_;
+  Selection selection_;
+  LineOperand to_;
+  Outside outside_;
+  mutable char reason_[96];  // of the last refusal; a plan runs one call at a time
+};
+
+template <class S>
+static void register_kernels() {
+  add_kernel(S::kIsa, "take", "cpu", nullptr, create_stage<TakeStage<S>>);
+}
+
+}  // namespace rta

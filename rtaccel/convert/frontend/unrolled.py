@@ -1,0 +1,88 @@
+"""Recurrent layers that no operator computes, as their time steps one after the other: nn.RNN, LSTM with a projection.
+
+Each step is a product by a parameter and a few elementwise calls, which operators compute. Windows of many steps fall back to
+PyTorch: a plan of thousands of stages is no faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+MAX_STEPS = 256
+"""Of all layers and directions together."""
+
+Cell = Callable[[Tensor, "list[Tensor]", Sequence[Tensor]], "list[Tensor]"]
+"""(what the input adds to the gates, states, the other parameters) -> new states, of which the first is the output"""
+
+
+def _unrolled(cell: Cell, x: Tensor, states: list[Tensor], params: list[Tensor], biased: bool, projects: bool, layers: int,
+              directions: int, batch_first: bool) -> list[Tensor]:  # fmt: skip
+    """y, then each state after the last step, [layers * directions, batch, width]."""
+    per = (4 if biased else 2) + projects
+    if len(params) != layers * directions * per:
+        raise NotImplementedError
+    x = x.transpose(0, 1) if batch_first else x
+    steps = x.shape[0]
+    if steps * layers * directions > MAX_STEPS or x.dim() != 3:
+        raise NotImplementedError
+    last: list[list[Tensor]] = [[] for _ in states]
+    for layer in range(layers):
+        outputs = []
+        for direction in range(directions):
+            index = layer * directions + direction
+            own = params[index * per : (index + 1) * per]
+            bias = own[2] + own[3] if biased else None
+            given = aten.linear.default(x, own[0], bias)
+            kept = [s.select(0, index) for s in states]
+            made: list[Tensor] = [x] * steps
+            for t in range(steps - 1, -1, -1) if direction else range(steps):
+                kept = cell(given.select(0, t), kept, own)
+                made[t] = kept[0]
+            outputs.append(torch.stack(made, 0))
+            for target, state in zip(last, kept):
+                target.append(state)
+        x = torch.cat(outputs, -1) if directions > 1 else outputs[0]
+    return [x.transpose(0, 1) if batch_first else x, *(torch.stack(states, 0) for states in last)]
+
+
+def _rnn(act: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+    def cell(given: Tensor, states: list[Tensor], own: Sequence[Tensor]) -> list[Tensor]:
+        return [act(given + aten.linear.default(states[0], own[1], None))]
+
+    def apply(x: Tensor, hx: Tensor, params: list[Tensor], has_biases: bool, num_layers: int, dropout: float, train: bool,
+              bidirectional: bool, batch_first: bool) -> Any:  # fmt: skip
+        return _unrolled(cell, x, [hx], params, has_biases, False, num_layers, 1 + bidirectional, batch_first)
+
+    return apply
+
+
+def _projected(given: Tensor, states: list[Tensor], own: Sequence[Tensor]) -> list[Tensor]:
+    gates = given + aten.linear.default(states[0], own[1], None)
+    i, f, g, o = gates.chunk(4, -1)
+    c = torch.sigmoid(f) * states[1] + torch.sigmoid(i) * torch.tanh(g)
+    return [aten.linear.default(torch.sigmoid(o) * torch.tanh(c), own[-1], None), c]
+
+
+def _lstm(x: Tensor, hx: list[Tensor], params: list[Tensor], has_biases: bool, num_layers: int, dropout: float, train: bool,
+          bidirectional: bool, batch_first: bool) -> Any:  # fmt: skip
+    if hx[0].shape[-1] == hx[1].shape[-1]:
+        raise NotImplementedError  # there is an operator, which says why it does not take it
+    return _unrolled(_projected, x, hx, params, has_biases, True, num_layers, 1 + bidirectional, batch_first)
+
+
+def _rnn_cell(act: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    def apply(x: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None, b_hh: Any = None) -> Tensor:
+        return act(aten.linear.default(x, w_ih, b_ih) + aten.linear.default(hx, w_hh, b_hh))
+
+    return apply
+
+
+UNROLLED: dict[Any, Callable[..., Any]] = {
+    aten.rnn_tanh.input: _rnn(torch.tanh), aten.rnn_relu.input: _rnn(torch.relu), aten.lstm.input: _lstm,
+    aten.rnn_tanh_cell.default: _rnn_cell(torch.tanh), aten.rnn_relu_cell.default: _rnn_cell(torch.relu),
+}  # fmt: skip
