@@ -260,6 +260,10 @@ OWN: dict[Any, Callable[..., Any]] = {
             torch.ops.aten.all.default,
         )
     },
+    torch.ops.aten.__rshift__.Scalar: lambda x, bits: torch.div(x, 2**bits, rounding_mode="floor"),
+    torch.ops.aten.__lshift__.Scalar: lambda x, bits: x * 2**bits,
+    torch.ops.aten.bitwise_right_shift.Tensor_Scalar: lambda x, bits: torch.div(x, 2**bits, rounding_mode="floor"),
+    torch.ops.aten.bitwise_left_shift.Tensor_Scalar: lambda x, bits: x * 2**bits,
     torch.ops.aten.kthvalue.default: _smallest,
     torch.ops.aten.bucketize.Tensor: _bucketize,
     torch.ops.aten.searchsorted.Tensor: _searched,

@@ -194,13 +194,20 @@ class Builder:
         reads = []
         for source in node.all_input_nodes:
             self._spelled_out(source)
-            view = self.views.get(source.name)
+            view = self._for_torch(source)
             reads.append(view.base if view is not None else source.name)
         if not _is_data_dependent(node):
             self.adopt(node)
         layout_bound = reason.startswith("layout: ")
         reason = reason.removeprefix("layout: ")
         return OpNode(FALLBACK, node, _label(node), reads, [node.name], reason=reason, layout=layout_bound)
+
+    def _for_torch(self, node: fx.Node) -> View | None:
+        """Where a tensor lies that torch reads, or the caller: it knows no negative strides."""
+        view = self.views.get(node.name)
+        if view is not None and any(a.stride < 0 for a in view.atoms):
+            self.views[node.name] = view = self.packed(view)
+        return view
 
     def _spelled_out(self, node: fx.Node) -> None:
         """What is the same for every sample, as a tensor of all of them, where that is read."""
@@ -348,7 +355,7 @@ class Builder:
         if node.name in self.constants:
             return node.name
         self._spelled_out(node)
-        view = self.views.get(node.name)
+        view = self._for_torch(node)
         if view is None or view.base in self.exported.inputs or self._by_torch(view.base):
             return node.name
         if self.batch is not None and view.batch_dim is None:

@@ -98,7 +98,7 @@ def run_of(view: View, dim: int) -> Atom | None:
 
 def reshape(view: View, shape: Sequence[int]) -> View | None:
     """Atoms regrouped, and split where a dimension ends inside one; None where no strides describe it."""
-    left = [a for a in view.atoms if a.size != 1]
+    left = merged([a for a in view.atoms if a.size != 1])
     ones = [a for a in view.atoms if a.size == 1]  # a batch of one: it goes where a dimension of one is, the first
     dims: list[tuple[Atom, ...]] = []
     for size in shape:

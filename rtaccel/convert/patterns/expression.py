@@ -5,6 +5,7 @@ Operands may broadcast and lie in any order. Neighbors are joined later, by `Mer
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from math import prod
 from typing import Any
@@ -16,6 +17,7 @@ from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.iteration import iteration
 from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import OpNode
+from rtaccel.convert.patterns.pointwise import batch_norm
 from rtaccel.convert.patterns.rules import Call, Refused, general
 
 aten = torch.ops.aten
@@ -42,13 +44,13 @@ class Expression:
             raise Refused("has an argument that is no tensor and no number")
         constant = self.call.repeated(value)
         if constant is not None:
-            return self._constant(constant)
+            return self.constant(constant)
         view = self.call.elements(value)
         if view not in self.views:
             self.views.append(view)
         return f"x{self.views.index(view)}"
 
-    def _constant(self, tensor: Tensor) -> str:
+    def constant(self, tensor: Tensor) -> str:
         if tensor.is_complex() or tensor.numel() == 0:
             raise Refused(f"has a constant of {tensor.dtype}")
         floats = tensor.detach().float().cpu()
@@ -250,7 +252,7 @@ def _prelu(call: Call) -> OpNode | str:
         if weight.numel() == 1 or call.node.target is not aten.prelu.default
         else weight.reshape(-1, *[1] * (rank - 2))
     )
-    made.emit("prelu", x, made._constant(slopes.reshape(()) if slopes.numel() == 1 else slopes))
+    made.emit("prelu", x, made.constant(slopes.reshape(()) if slopes.numel() == 1 else slopes))
     return made.node()
 
 
@@ -335,4 +337,13 @@ def _cast(call: Call) -> OpNode | str:
     made = Expression(call)
     wanted = call.node.meta["val"].dtype
     made.emit("truth" if wanted == torch.bool else "copy", made.operand(call["self"]))
+    return made.node()
+
+
+@general(operator.getitem)
+def _batch_norm(call: Call) -> OpNode:
+    """One whose channels are no rows of the value."""
+    x, scale, shift = batch_norm(call)
+    made = Expression(call)
+    made.emit("add", made.emit("mul", made.operand(x), made.constant(scale)), made.constant(shift))
     return made.node()

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
-from rtaccel.convert.patterns.rules import Call, Rule, rule
+from rtaccel.convert.patterns.rules import Call, Refused, Rule, rule
 from rtaccel.kernels._common import activations
 from rtaccel.kernels._common.activations.row import Aten
 
@@ -101,21 +101,26 @@ def _is_ordinary(constant: Tensor) -> bool:
     return bool(torch.isfinite(size).all()) and bool(((size == 0) | ((size >= 2.0**-126) & (size <= 2.0**126))).all())
 
 
-@rule(operator.getitem)
-def _batch_norm(call: Call) -> OpNode | str:
+def batch_norm(call: Call) -> tuple[fx.Node, Tensor, Tensor]:
+    """What a batch norm reads, and its scale and shift, [C, 1, ..]. Raises Refused for any other result that is taken."""
     norm, index = call.node.args
     if not isinstance(norm, fx.Node) or norm.target != aten._native_batch_norm_legit_no_training.default or index != 0:
-        return "takes an element of a result"
+        raise Refused("takes an element of a result")
     inner = Call(call.build, norm)
     x, mean, variance = inner["input"], inner.constant(inner["running_mean"]), inner.constant(inner["running_var"])
     if mean is None or variance is None:
-        return "has no running mean and variance"
+        raise Refused("has no running mean and variance")
     inverse = (variance.double() + inner["eps"]).rsqrt()
     weight, bias = inner.constant(inner["weight"]), inner.constant(inner["bias"])
     scale = inverse if weight is None else inverse * weight.double()
     shift = -mean.double() * scale if bias is None else bias.double() - mean.double() * scale
     trailing = [1] * (x.meta["val"].dim() - 2)  # channels are dimension 1
-    return _affine(call, x, scale.float().reshape(-1, *trailing), shift.float().reshape(-1, *trailing))
+    return x, scale.float().reshape(-1, *trailing), shift.float().reshape(-1, *trailing)
+
+
+@rule(operator.getitem)
+def _batch_norm(call: Call) -> OpNode | str:
+    return _affine(call, *batch_norm(call))
 
 
 @rule(aten.batch_norm.default)
