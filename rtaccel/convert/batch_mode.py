@@ -13,11 +13,16 @@ from rtaccel.convert.frontend.export import ExportedGraph, capture
 from rtaccel.convert.frontend.graph import OpGraph
 
 
-def choose_batch_mode(model: nn.Module, args: tuple[Any, ...]) -> tuple[ExportedGraph, OpGraph]:
+def choose_batch_mode(
+    model: nn.Module, args: tuple[Any, ...], specialize: bool = False
+) -> tuple[ExportedGraph, OpGraph]:
     """The model captured and matched. Forms are tried in the order of what they leave open: any number of samples; the
     samples of the example, each on its own; all of the example as one. The next is only tried where a call of the last
-    did not fit for the way its tensors lie. Raises UnsupportedProblem where torch.export cannot capture the model."""
-    exported = capture(model, args)
+    did not fit for the way its tensors lie.
+
+    specialize: as in `capture`. Raises UnsupportedProblem where the model cannot be captured.
+    """
+    exported = capture(model, args, specialize=specialize)
     if exported.any_batch:
         graph = build_graph(exported, _traced(exported))
         if not graph.may_fit_fixed:

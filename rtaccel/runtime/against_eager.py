@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from rtaccel.core.errors import RtaccelError
+from rtaccel.core.traits import FALLBACK
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.profile import profile_stages
 
@@ -67,7 +68,7 @@ def costliest_fallback(fast: CompiledModel, args: tuple[Any, ...]) -> str | None
         found = profile_stages(fast, args, calls=5)
     except RtaccelError:
         return None
-    calls = [stage for stage in found.stages if stage.kernel == "torch"]
+    calls = [stage for stage in found.stages if stage.kernel == FALLBACK]
     if not calls:
         return None
     worst = max(calls, key=lambda stage: stage.us)

@@ -52,7 +52,14 @@ def check_state(op: str, model: nn.Module, args: tuple[Any, ...]) -> None:
 
 
 def build_verified(
-    model: nn.Module, args: tuple[Any, ...], build: Build, *, verify: bool, exact: bool, names: tuple[str, ...]
+    model: nn.Module,
+    args: tuple[Any, ...],
+    build: Build,
+    *,
+    verify: bool,
+    exact: bool,
+    names: tuple[str, ...],
+    specialize: bool = False,
 ) -> CompiledModel:
     """Builds the form with the widest range of batches for which the results are the model's.
 
@@ -61,7 +68,7 @@ def build_verified(
     Raises ExportFailed where the model has to run as it is.
     """
     with counted(f"compile {type(model).__name__}", 3) as advance:
-        return _build_verified(model, args, build, verify, exact, names, advance)
+        return _build_verified(model, args, build, verify, exact, names, specialize, advance)
 
 
 def _build_verified(
@@ -71,6 +78,7 @@ def _build_verified(
     verify: bool,
     exact: bool,
     names: tuple[str, ...],
+    specialize: bool,
     advance: Callable[[], None],
 ) -> CompiledModel:
     start = time.perf_counter()
@@ -78,7 +86,7 @@ def _build_verified(
         check_state("compile", model, args)
         advance()
         private = private_copy("compile", model)
-        exported, graph = choose_batch_mode(private, args)
+        exported, graph = choose_batch_mode(private, args, specialize)
         advance()
         log.debug(
             "%s: exported in %.2f s, batch size %s", type(model).__name__, time.perf_counter() - start, exported.batch
@@ -96,7 +104,8 @@ def _build_verified(
         shadow = fast if fast is not None else _float32(exported, graph, args, names) if on_cpu else None
         if shadow is None:
             return build(exported, graph).note_verified("not verified: the model is not on the CPU")
-        found = verified(reference, shadow, args, example, shadow.batch, tolerance)
+        other = exported.retraced and not specialize
+        found = verified(reference, shadow, args, example, shadow.batch, tolerance, other)
         if isinstance(found, str) or not found.failed:
             return (fast or build(exported, graph)).note_verified(found if isinstance(found, str) else found.note())
         left = narrowed(exported.batch, example, found)

@@ -45,6 +45,7 @@ def compile(
     mode: str | None = None,
     verify: bool = True,
     strict: bool = False,
+    specialize: bool = False,
 ) -> CompiledModel | UncapturedModel:
     """Compiles a model in eval mode for inference. The model itself is not changed and not kept.
 
@@ -68,6 +69,8 @@ def compile(
     max_batch: largest batch of a call; None for no limit.
     verify: compare the result with the model at several batches, on the CPU in float32, before it is handed out; `explain()`
         says at which, how long that took and what it showed. A difference fixes the batch size.
+    specialize: numbers of the inputs that the model's Python reads (`.item()`, `.numpy()`, `if (x > 0).any()`) are always
+        those of the example, and so are the shapes. Without it such a model is not captured.
     strict: raise UnsupportedProblem where a call falls back to PyTorch or the model is not captured, instead of warning.
 
     A call without a kernel stays a PyTorch call inside the result, and `explain()` names it and gives the reason. A model
@@ -120,7 +123,9 @@ def compile(
 
     exact = patterns is None and schemes.exact and device == "cpu" and backend in (None, "cpu", "portable")
     try:
-        fast = build_verified(model, args, built, verify=verify, exact=exact, names=names)
+        fast = build_verified(model, args, built, verify=verify, exact=exact, names=names, specialize=specialize)
+        if specialize:
+            fast.note("specialize=True: what the model's Python read of its inputs is as in the example")
         lines = fast.explain_lines(measure=False)
         for kind in (scheme, sparsity):
             unmatched("compile", kind, model, also=[line.name for line in lines])

@@ -53,8 +53,11 @@ def verified(
     example: int | None,
     batch: BatchRange,
     tolerance: float | None = None,
+    values: bool = False,
 ) -> Verified | str:
     """Compares `candidate` with the model at the example's batch and, where others are allowed, at some of them.
+
+    values: at the example's batch with other numbers too, for a graph in which one of them may have decided something.
 
     example: the batch of the arguments; None where they share none. A sentence where there is nothing to compare with: a model
     that gives another result each time.
@@ -82,6 +85,13 @@ def verified(
                 failed.pop(size, None)
                 break
             failed[size] = difference
+    for _ in range(2 if values and not failed else 0):
+        difference, error = _compare(model, candidate, other_values(args, generator), tolerance)
+        if difference is None:
+            worst = max(worst, error)
+            failed.pop(example, None)
+            break
+        failed[example] = difference
     return Verified(failed, worst, tuple(s for s in compared if s not in failed), time.perf_counter() - start)
 
 

@@ -260,6 +260,9 @@ OWN: dict[Any, Callable[..., Any]] = {
             torch.ops.aten.all.default,
         )
     },
+    torch.ops.aten.copy.default: lambda x, source, non_blocking=False: torch.ops.aten.clone.default(
+        source.to(x.dtype).expand(x.shape)
+    ),
     torch.ops.aten.__rshift__.Scalar: lambda x, bits: torch.div(x, 2**bits, rounding_mode="floor"),
     torch.ops.aten.__lshift__.Scalar: lambda x, bits: x * 2**bits,
     torch.ops.aten.bitwise_right_shift.Tensor_Scalar: lambda x, bits: torch.div(x, 2**bits, rounding_mode="floor"),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
+from io import StringIO
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ class ExportedGraph:
     """graph: functional ATen calls. constants: placeholder name -> parameter or buffer. inputs: names of the
     placeholders of the flattened arguments. in_spec, out_spec: how arguments and results are nested.
     any_batch: the first dimension of every tensor is open in the graph. batch: the sizes of it for which the graph is the
-    model."""
+    model. retraced: the calls of one run, not what torch.export took from the code."""
 
     graph: fx.Graph
     constants: dict[str, Tensor]
@@ -41,18 +42,24 @@ class ExportedGraph:
     out_spec: Any
     any_batch: bool
     batch: BatchRange
+    retraced: bool = False
 
 
 @contextmanager
 def _unlogged() -> Iterator[None]:
-    """Without what torch logs of a call that does not fit: it raises as well, and another form may fit."""
-    log = logging.getLogger("torch._subclasses.fake_tensor")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
+    """Without what torch logs and prints of a call that does not fit: it raises as well, and another form may fit."""
+    logs = [
+        logging.getLogger(name) for name in ("torch._subclasses.fake_tensor", "torch.fx.experimental", "torch.export")
+    ]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
     try:
-        yield
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels):
+            log.setLevel(level)
 
 
 @contextmanager
@@ -171,7 +178,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], fixed: bool = False, specia
             "compile", type(model).__name__, "a model that torch.export can capture", f"It said: {cause}"
         ) from said
     inputs = with_arguments(made.graph, made.inputs, traced)
-    return replace(made, inputs=inputs, in_spec=traced.in_spec, out_spec=traced.out_spec)
+    return replace(made, inputs=inputs, in_spec=traced.in_spec, out_spec=traced.out_spec, retraced=True)
 
 
 def _batch_is_open(program: torch.export.ExportedProgram) -> bool:

@@ -1,0 +1,123 @@
+"""Models that torch.export cannot take, written down as they run; numbers of inputs that decide are refused, or stay."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rtaccel as rt
+from rtaccel.runtime.compiled import CompiledModel
+
+
+class Asserts(nn.Module):
+    """Looks at numbers of its own constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = nn.Linear(6, 6)
+        self.register_buffer("window", torch.hann_window(6, periodic=False) + 0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert (self.window > 0.05).all()
+        y = self.lin(x) * self.window
+        y[:, 2:4] += 1.0
+        return torch.relu_(y) * float(self.window.sum())
+
+
+class Hides(nn.Module):
+    """An attribute in the place of a method of its base class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = nn.Linear(6, 6)
+        self.parameters = nn.ParameterList(self.lin.parameters())  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.lin(x))
+
+
+class ThroughNumPy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin, self.scale = nn.Linear(6, 6), nn.Parameter(torch.randn(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lin(x) * float(np.abs(self.scale.detach().numpy()).max())
+
+
+class Decides(nn.Module):
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.lin, self.way = nn.Linear(6, 6), way
+
+    def forward(self, x: Tensor) -> Tensor:
+        positive: Any = x.sum() > 0
+        if self.way == "numpy":
+            positive = positive.numpy()
+        elif self.way == "item":
+            positive = positive.item()
+        elif self.way == "tolist":
+            positive = x.tolist()[0][0] > 0
+        elif self.way == "list":
+            positive = max(float(v) for v in x[0]) > 0
+        return self.lin(x) if positive else -self.lin(x)
+
+
+@pytest.mark.parametrize("kind", [Asserts, Hides, ThroughNumPy])
+def test_captured_and_native(kind: type[nn.Module]) -> None:
+    model = kind()
+    nn.Module.eval(model)
+    for batch in (1, 3):
+        fast = rt.compile(model, (torch.randn(batch, 6),), strict=True)
+        assert isinstance(fast, CompiledModel)
+        for _ in range(3):
+            x = torch.randn(batch, 6)
+            torch.testing.assert_close(fast(x), model(x).detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["bool", "numpy", "item", "tolist", "list"])
+def test_numbers_that_decide(way: str) -> None:
+    model, x = Decides(way).eval(), torch.ones(2, 6)
+    with pytest.raises(
+        rt.UnsupportedProblem, match=r"reads numbers of its inputs \(test_retrace.py:\d+.*specialize=True"
+    ):
+        rt.compile(model, (x,), strict=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        slow = rt.compile(model, (x,))
+    fast = rt.compile(model, (x,), strict=True, specialize=True)
+    assert "specialize=True" in fast.explain(measure=False)
+    torch.testing.assert_close(fast(x), model(x).detach())
+    torch.testing.assert_close(fast(-x), model.lin(-x).detach())  # as the example decided
+    torch.testing.assert_close(slow(-x), model(-x).detach())
+    with pytest.raises(rt.ShapeError):
+        fast(torch.ones(3, 6))
+
+
+def test_nothing_is_printed(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    rt.compile(Asserts().eval(), (torch.randn(2, 6),), strict=True)
+    with pytest.raises(rt.UnsupportedProblem):
+        rt.compile(Decides("item").eval(), (torch.ones(2, 6),), strict=True)
+    assert capfd.readouterr() == ("", "")
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR", "CRITICAL")]
+
+
+def test_arguments_that_are_no_tensors_and_nested_results() -> None:
+    class Nested(Asserts):
+        def forward(self, x: Tensor, times: int, pair: Any) -> Any:  # type: ignore[override]
+            return {"y": super().forward(x) * times, "z": [pair[0] + pair[1], None]}
+
+    model, x = Nested().eval(), torch.randn(2, 6)
+    pair = (torch.randn(2, 3), torch.randn(2, 3))
+    fast = rt.compile(model, (x, 3, pair), strict=True)
+    got, want = fast(x, 3, pair), model(x, 3, pair)
+    torch.testing.assert_close(got["y"], want["y"].detach())
+    torch.testing.assert_close(got["z"][0], want["z"][0])
+    assert got["z"][1] is None
+    with pytest.raises(rt.ShapeError):
+        fast(x, 4, pair)
