@@ -45,11 +45,11 @@ def table_bytes(dims: Sequence[int], operands: int) -> int:
 def read(x: Tensor, dims: Sequence[int], kept: int, place: Place) -> Tensor:
     """[M, lines, along] of x [M, ...]"""
     index = torch.from_numpy(elements(dims, place)).to(x.device)
-    return x.reshape(x.shape[0], -1)[:, index].reshape(x.shape[0], prod(dims[:kept]), prod(dims[kept:]))
+    return x.reshape(x.shape[0], prod(x.shape[1:]))[:, index].reshape(x.shape[0], prod(dims[:kept]), prod(dims[kept:]))
 
 
 def written(y: Tensor, dims: Sequence[int], place: Place, shape: Sequence[int]) -> Tensor:
     """[M, lines, along] put where the place says: [M, *shape]"""
     made = torch.zeros(y.shape[0], prod(shape), dtype=y.dtype, device=y.device)
-    made[:, torch.from_numpy(elements(dims, place)).to(y.device)] = y.reshape(y.shape[0], -1)
+    made[:, torch.from_numpy(elements(dims, place)).to(y.device)] = y.reshape(y.shape[0], prod(y.shape[1:]))
     return made.reshape(y.shape[0], *shape)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import rtaccel as rt
-from rtaccel.convert.frontend.complex.fourier import split
+from rtaccel.convert.frontend.complex.matrices import split
 
 
 class Spectral(nn.Module):

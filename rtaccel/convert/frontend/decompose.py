@@ -7,12 +7,14 @@ where one of them would stay PyTorch's.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._guards import detect_fake_mode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
@@ -66,7 +68,11 @@ def decompose(node: fx.Node) -> Parts | None:
         return pytree.tree_leaves(function(*args, **kwargs))
 
     try:
-        made = make_fx(call, tracing_mode="real", _allow_non_fake_inputs=True)(*values)
+        ours = (
+            getattr(node.target, "namespace", "") == "rtaccel"
+        )  # its constants have no data, and its products stay whole
+        with (detect_fake_mode(values) if ours else None) or nullcontext():
+            made = make_fx(call, tracing_mode="real", pre_dispatch=ours, _allow_non_fake_inputs=True)(*values)
     except Exception:  # a decomposition that does not trace: the call stays
         return None
     new: list[fx.Node] = []

@@ -1,87 +1,31 @@
-"""Fourier transforms as products with constant matrices, in two steps where one matrix would be large.
-
-X[k] = sum over j of x[j] exp(-2 pi i j k / n). With n = p q, j = q a + b and k = c + p d, the exponent splits: transforms of p
-over a, a rotation by exp(-2 pi i b c / n), transforms of q over b. That is n (p + q) multiply-adds for each part instead of n n.
-Angles are reduced in whole numbers and rounded once from float64.
-"""
+"""Fourier transforms of pairs, each dimension as one call."""
 
 from __future__ import annotations
 
-from math import isqrt, pi, sqrt
+from math import sqrt
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rtaccel.convert.frontend.complex.arithmetic import product
 from rtaccel.convert.frontend.complex.pairs import NoPairs, Pair, pair, rule
+from rtaccel.convert.frontend.complex.transform import TARGET
 
 aten = torch.ops.aten
 
-DIRECT = 640
-"""Longest transform that is one product: its matrix is 1.6 MB of float32 and stays in L2."""
 
-
-def waves(rows: int, columns: int, n: int, sign: float, scale: float = 1.0) -> Pair:
-    """scale exp(2 pi i sign j k / n), [rows, columns]: constants of the graph, in float64."""
-    j, k = torch.arange(rows), torch.arange(columns)
-    angle = (j[:, None] * k[None, :] % n).double() * (2 * pi / n)
-    return Pair(angle.cos() * scale, angle.sin() * (sign * scale))
-
-
-def real_times(x: Tensor, matrix: Pair) -> Pair:
-    """x[.., n] times a complex matrix [n, m], as one product of real numbers."""
-    joined = torch.cat([matrix.re, matrix.im], 1).float()
-    found = _rows_times(x, joined)
-    m = matrix.re.shape[1]
-    return Pair(found[..., :m], found[..., m:])
-
-
-def _rows_times(x: Tensor, matrix: Tensor) -> Tensor:
-    """x[.., n] @ matrix[n, m]. As a batch of products: it is no layer of the model, so no scheme quantizes it."""
-    return torch.matmul(x.unsqueeze(-2), matrix[(None,) * (x.dim() - 1)]).squeeze(-2)
-
-
-def _complex_times(x: Pair, matrix: Pair) -> Pair:
+def forward(x: Pair, n: int, wanted: int, scale: float, inverse: bool = False, window: Tensor | None = None) -> Pair:
+    """The first `wanted` numbers of the transform of n along the last dimension. window: of real numbers."""
     if x.im is None:
-        return real_times(x.re, matrix)
-    a, b = real_times(x.re, matrix), real_times(x.im, matrix)
-    return Pair(a.re - b.im, a.im + b.re)
+        found = TARGET(x.re, window, "real", n, wanted, False, scale)
+        return Pair(found[..., :wanted], -found[..., wanted:] if inverse else found[..., wanted:])
+    found = TARGET(torch.cat([x.re, x.im], -1), None, "complex", n, wanted, inverse, scale)
+    return Pair(found[..., :wanted], found[..., wanted:])
 
 
-def split(n: int) -> int:
-    """The largest divisor of n that is at most its root."""
-    return next(p for p in range(isqrt(n), 0, -1) if n % p == 0)
-
-
-def transform(x: Pair, n: int, wanted: int, sign: float, scale: float) -> Pair:
-    """The first `wanted` results of the transform of n numbers along the last dimension."""
-    p = split(n)
-    if n <= DIRECT or p < 8:
-        return _complex_times(x, waves(n, wanted, n, sign, scale))
-    q = n // p
-    lead = x.re.shape[:-1]
-    columns = Pair(*(None if part is None else part.reshape(*lead, p, q).transpose(-1, -2) for part in x))  # [b, a]
-    over_a = _complex_times(columns, waves(p, p, p, sign))  # [b, c]
-    turns = Pair(*(part.float() for part in waves(q, p, n, sign, scale)))
-    turned = Pair(*(part.transpose(-1, -2) for part in product(over_a, turns)))  # [c, b]
-    over_b = _complex_times(turned, waves(q, q, q, sign))  # [c, d]
-    return Pair(*(part.transpose(-1, -2).reshape(*lead, n)[..., :wanted] for part in over_b))
-
-
-def inverse_to_real(x: Pair, n: int, scale: float, window: Tensor | None = None) -> Tensor:
-    """n real numbers whose transform begins with x (n // 2 + 1 numbers), times a window."""
-    m = x.re.shape[-1]
-    matrix = waves(m, n, n, 1.0, scale)
-    twice = torch.full((m, 1), 2.0, dtype=torch.float64)
-    middle = [0] + ([n // 2] if n % 2 == 0 and n // 2 < m else [])
-    mask = torch.arange(m)[:, None]
-    for k in middle:
-        twice = torch.where(mask == k, 1.0, twice)
-    if window is not None:
-        twice = twice * window.double()
-    re, im = (matrix.re * twice).float(), (matrix.im * twice).float()
-    return _rows_times(x.re, re) - _rows_times(x.imaginary, im)
+def inverse_to_real(x: Pair, n: int, scale: float) -> Tensor:
+    """n real numbers whose transform begins with x, n // 2 + 1 numbers."""
+    return TARGET(torch.cat([x.re, x.imaginary], -1), None, "to_real", n, n // 2 + 1, True, scale)
 
 
 def scale_of(n: int, norm: Any, inverse: bool) -> float:
@@ -112,8 +56,10 @@ def _back(x: Any, dim: int) -> Any:
 
 def _to_complex(x: Any, n: Any, dim: int, norm: Any, inverse: bool, half: bool) -> Pair:
     given, size = _along(pair(x), dim, n)
+    if not half and given.im is None:  # operators know the first half of the transform of real numbers
+        given = Pair(given.re, given.imaginary)
     wanted = size // 2 + 1 if half else size
-    return _back(transform(given, size, wanted, 1.0 if inverse else -1.0, scale_of(size, norm, inverse)), dim)
+    return _back(forward(given, size, wanted, scale_of(size, norm, inverse), inverse), dim)
 
 
 def _to_real(x: Any, n: Any, dim: int, norm: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Short-time Fourier transforms: overlapping frames times constant matrices that hold the window."""
+"""Short-time Fourier transforms: overlapping frames, a window, and a transform of each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rtaccel.convert.frontend.complex.fourier import DIRECT, inverse_to_real, real_times, transform, waves
+from rtaccel.convert.frontend.complex.fourier import forward, inverse_to_real
 from rtaccel.convert.frontend.complex.pairs import NoPairs, Pair, rule
 
 aten = torch.ops.aten
@@ -39,13 +39,10 @@ def _stft(
     own = _window(window, n_fft if win_length is None else win_length, n_fft)
     wanted = n_fft if onesided is False else n_fft // 2 + 1
     scale = 1.0 / sqrt(n_fft) if normalized else 1.0
-    frames = x.unfold(-1, n_fft, hop)
-    if n_fft <= DIRECT:
-        matrix = waves(n_fft, wanted, n_fft, -1.0, scale)
-        column = own.double()[:, None]
-        found = real_times(frames, Pair(matrix.re * column, matrix.im * column))
-    else:
-        found = transform(Pair(frames * own), n_fft, wanted, -1.0, scale)
+    given = Pair(x.unfold(-1, n_fft, hop))
+    if onesided is False:
+        given = Pair(given.re * own, torch.zeros_like(given.re))
+    found = forward(given, n_fft, wanted, scale, window=own if onesided is not False else None)
     made = Pair(*(part.transpose(-1, -2) for part in found))
     return made if return_complex else torch.stack(list(made), -1)
 
@@ -91,7 +88,7 @@ def _istft(
     own = _window(window, n_fft if win_length is None else win_length, n_fft)
     scale = 1.0 / sqrt(n_fft) if normalized else 1.0 / n_fft
     spectrum = Pair(*(part.transpose(-1, -2) for part in (x.re, x.imaginary)))
-    signal = _overlapped(inverse_to_real(spectrum, n_fft, scale, own), hop)
+    signal = _overlapped(inverse_to_real(spectrum, n_fft, scale) * own, hop)
     envelope = _overlapped((own * own).expand(count, n_fft), hop)
     start = n_fft // 2 if center else 0
     end = start + length if length is not None else signal.shape[-1] - start

@@ -1,0 +1,1 @@
+"""Discrete Fourier transforms of the lines of a value, as one stage."""
