@@ -61,7 +61,7 @@ def lower(stage: Stage) -> Mapping[str, Any]:
     dims, n = tuple(stage.attrs["dims"]), stage.attrs["n"]
     low: dict[str, Any] = {
         "kind": stage.attrs["kind"], "inverse": stage.attrs["inverse"], "n": n, "wanted": stage.attrs["wanted"],
-        "p": found.p, "q": found.q, "halved": int(found.halved), "count": prod(dims[:-1]), "along": dims[-1],
+        "p": found.p, "q": found.q, "paired": int(found.paired), "count": prod(dims[:-1]), "along": dims[-1],
         "scale": torch.tensor([stage.attrs["scale"]], dtype=torch.float32),
         **lines.tables("0", dims, len(dims) - 1, tuple(stage.attrs["place"]), x.width),
     }  # fmt: skip
@@ -69,7 +69,7 @@ def lower(stage: Stage) -> Mapping[str, Any]:
         factors, roots = plan.butterflies(length)
         low |= {f"radices_{name}": factors, f"roots_{name}": roots}
     low["turn_re"], low["turn_im"] = (t.reshape(-1) for t in plan.rotation(found.p, found.q))
-    if found.halved:
+    if found.paired:
         low["half"] = plan.roots(range(found.count + 1), n).reshape(-1)
     if "window" in stage.tensors:
         low["window"] = stage.tensors["window"].reshape(-1)
@@ -80,6 +80,8 @@ def transformed(stage: Stage, x: Tensor) -> Tensor:
     """Along the last dimension, in whatever precision x has."""
     kind, n, wanted = stage.attrs["kind"], stage.attrs["n"], stage.attrs["wanted"]
     scale, inverse = stage.attrs["scale"], stage.attrs["inverse"]
+    if not x.numel():  # torch's own refuses it
+        return x.new_zeros((*x.shape[:-1], line_lengths(kind, n, wanted)[1]))
     if kind == "to_real":
         m = n // 2 + 1
         re, im = x[..., :m], x[..., m:].clone()

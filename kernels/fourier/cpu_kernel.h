@@ -24,7 +24,7 @@ class FourierStage final : public Stage {
                                                     : Kind::kToReal;
     inverse_ = kind_ == Kind::kToReal || spec.attrs.integer("inverse") != 0;
     n_ = spec.attrs.integer("n"), wanted_ = spec.attrs.integer("wanted");
-    halved_ = spec.attrs.integer("halved") != 0;
+    paired_ = spec.attrs.integer("paired") != 0;
     count_ = spec.attrs.integer("count"), along_ = spec.attrs.integer("along");
     p_ = spec.attrs.integer("p"), q_ = spec.attrs.integer("q");
     wide_p_ = padded(p_), wide_q_ = padded(q_);
@@ -33,7 +33,7 @@ class FourierStage final : public Stage {
     down_ = read_chain(spec, "radices_p", "roots_p");
     across_ = read_chain(spec, "radices_q", "roots_q");
     turn_re_ = rotated(spec, "turn_re"), turn_im_ = rotated(spec, "turn_im");
-    half_ = halved_ ? read_constant(spec, "half") : nullptr;
+    half_ = paired_ ? read_constant(spec, "half") : nullptr;
     window_ = spec.attrs.has("window") ? read_constant(spec, "window") : nullptr;
     from_ = read_lines(spec, "0", count_, along_, x_, 4);
     const int64_t rows = p_ * wide_q_ > q_ * wide_p_ ? p_ * wide_q_ : q_ * wide_p_;
@@ -130,7 +130,7 @@ class FourierStage final : public Stage {
     for (int64_t a = 0; a < p_; ++a) {
       float *r = re + a * wide_q_, *i = im + a * wide_q_;
       const int64_t j = a * q_;
-      if (kind_ == Kind::kReal && halved_) {
+      if (kind_ == Kind::kReal && paired_) {
         for (int64_t b = 0; b < q_; ++b) r[b] = line[2 * (j + b)], i[b] = line[2 * (j + b) + 1];
       } else if (kind_ == Kind::kReal) {
         for (int64_t b = 0; b < q_; ++b) r[b] = line[j + b], i[b] = 0.0f;
@@ -148,7 +148,7 @@ class FourierStage final : public Stage {
     const int64_t m = n_ / 2 + 1;
     const float *x = line, *y = line + m;
     const bool even = n_ % 2 == 0;
-    if (!halved_) {  // the whole spectrum: its second half is the conjugate of the first
+    if (!paired_) {  // the whole spectrum: its second half is the conjugate of the first
       const int64_t at = k < m ? k : n_ - k;
       re = x[at];
       im = at == 0 || (even && at == m - 1) ? 0.0f : k < m ? y[at] : -y[at];
@@ -286,13 +286,13 @@ class FourierStage final : public Stage {
     const float* re = inverse_ ? b.out.im : b.out.re;
     const float* im = inverse_ ? b.out.re : b.out.im;
     if (kind_ == Kind::kToReal) {
-      if (halved_)
+      if (paired_)
         for (int64_t j = 0; j < m_; ++j) y[2 * j] = re[j] * scale_, y[2 * j + 1] = im[j] * scale_;
       else
         for (int64_t j = 0; j < n_; ++j) y[j] = re[j] * scale_;
       return;
     }
-    if (kind_ == Kind::kComplex || !halved_) {
+    if (kind_ == Kind::kComplex || !paired_) {
       for (int64_t k = 0; k < wanted_; ++k) y[k] = re[k] * scale_, y[wanted_ + k] = im[k] * scale_;
       return;
     }
@@ -309,7 +309,7 @@ class FourierStage final : public Stage {
 
   GraphIO x_, y_;
   Kind kind_;
-  bool inverse_, halved_;
+  bool inverse_, paired_;
   int64_t n_, wanted_, count_, along_, p_, q_, wide_p_, wide_q_, m_, room_, line_, out_;
   float scale_;
   Chain down_, across_;

@@ -21,22 +21,22 @@ MIN_SIDE = 4
 
 @dataclass(frozen=True)
 class Split:
-    """count: complex numbers of the transform inside. p <= q: its two lengths. halved: n real numbers as n / 2 complex ones."""
+    """count: complex numbers of the transform inside. p <= q: its two lengths. paired: n real numbers as n / 2 complex ones."""
 
     count: int
     p: int
     q: int
-    halved: bool
+    paired: bool
 
 
 def split(n: int, real: bool) -> Split | None:
     """None where n has too large a factor, or none near its root."""
-    halved = real and n % 2 == 0
-    count = n // 2 if halved else n
+    paired = real and n % 2 == 0
+    count = n // 2 if paired else n
     p = next(p for p in range(isqrt(count), 0, -1) if count % p == 0)
     if p < MIN_SIDE or radices(count) is None:
         return None
-    return Split(count, p, count // p, halved)
+    return Split(count, p, count // p, paired)
 
 
 def radices(length: int) -> tuple[int, ...] | None:

@@ -16,7 +16,7 @@ from rtaccel.core.traits import FALLBACK
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.profile import profile_stages
 
-ROUNDS, ROUND_NS, MOST_NS = 5, 4_000_000, 400_000_000
+ROUNDS, ROUND_NS, MAX_NS = 5, 4_000_000, 400_000_000
 """Rounds of each, how long one of them lasts at least, and what all of them may take."""
 
 
@@ -45,7 +45,7 @@ def against_eager(model: nn.Module, fast: CompiledModel, args: tuple[Any, ...]) 
         with torch.no_grad():
             calls = (_bound(fast, args), lambda: model(*args))
             first = [_round(call, 1) for call in calls for _ in range(2)]
-            if sum(first) > MOST_NS / 2:
+            if sum(first) > MAX_NS / 2:
                 return None
             counts = [max(1, int(ROUND_NS // max(first[2 * i + 1], 1))) for i in range(2)]
             best = [float("inf")] * 2
@@ -53,7 +53,7 @@ def against_eager(model: nn.Module, fast: CompiledModel, args: tuple[Any, ...]) 
             for _ in range(ROUNDS):
                 for i, call in enumerate(calls):
                     best[i] = min(best[i], _round(call, counts[i]) / counts[i])
-                if perf_counter_ns() - start > MOST_NS:
+                if perf_counter_ns() - start > MAX_NS:
                     break
     except (RtaccelError, RuntimeError):
         return None

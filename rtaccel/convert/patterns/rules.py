@@ -73,11 +73,11 @@ def _has_whole_numbers(node: fx.Node) -> bool:
 
 @cache
 def _load() -> None:
-    """Imports the files of this folder, which add their rules."""
+    """Imports the files of this folder and those in it, which add their rules."""
     from rtaccel.convert import patterns
 
-    for file in pkgutil.iter_modules(patterns.__path__):
-        importlib.import_module(f"{patterns.__name__}.{file.name}")
+    for file in pkgutil.walk_packages(patterns.__path__, f"{patterns.__name__}."):
+        importlib.import_module(file.name)
 
 
 def match(build: Builder, node: fx.Node) -> OpNode | str:
@@ -219,7 +219,9 @@ class Call:
 
     def give(self, node: fx.Node, view: View, elements: int, width: int) -> str:
         """Declares the value of a node: its size, and where the elements of the node's tensor lie in it."""
-        dtype = "int64" if node.meta["val"].dtype in _WHOLE_NUMBERS else "float32"
+        made = node.meta["val"]  # of several results the first one
+        first = made[0] if isinstance(made, (tuple, list)) else made
+        dtype = "int64" if first.dtype in _WHOLE_NUMBERS else "float32"
         self.build.buffers[node.name] = Buffer(elements, width, dtype)
         self.build.views[node.name] = View(node.name, view.dims, view.offset)
         return node.name

@@ -14,6 +14,8 @@ def transform(x: Tensor, window: Tensor | None, kind: str, n: int, wanted: int, 
     transform of the result begins with; the result: n numbers). Else the result is the first `wanted` numbers, complex.
     inverse: a + in the exponent.
     """
+    if not x.numel():  # torch's own refuses it
+        return x.new_empty((*x.shape[:-1], n if kind == "to_real" else 2 * wanted))
     if kind == "to_real":
         return torch.fft.irfft(torch.complex(*x.chunk(2, -1)), n=n, norm="forward") * scale
     given = (x if window is None else x * window) if kind == "real" else torch.complex(*x.chunk(2, -1))

@@ -12,9 +12,9 @@ from torch import fx
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import Atom
 from rtaccel.convert.frontend.nodes import OpNode, zeros_like_rows
-from rtaccel.convert.patterns.images import image_of, image_view, per_dimension, stacked
+from rtaccel.convert.patterns.images.geometry import image_of, image_view, per_dimension, stacked
+from rtaccel.convert.patterns.images.windows import Windows, convolution
 from rtaccel.convert.patterns.rules import Call, rule
-from rtaccel.convert.patterns.windows import Windows, convolution
 
 aten = torch.ops.aten
 

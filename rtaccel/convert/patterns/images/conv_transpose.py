@@ -16,9 +16,9 @@ from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.iteration import iteration
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
-from rtaccel.convert.patterns.images import FLAT_CHANNELS, image_of, image_view, per_dimension, stacked
+from rtaccel.convert.patterns.images.geometry import FLAT_CHANNELS, image_of, image_view, per_dimension, stacked
+from rtaccel.convert.patterns.images.windows import Windows, convolution
 from rtaccel.convert.patterns.rules import Call, Refused, rule
-from rtaccel.convert.patterns.windows import Windows, convolution
 from rtaccel.core.registry import with_role
 from rtaccel.core.traits import Role
 

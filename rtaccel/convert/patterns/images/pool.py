@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
-from rtaccel.convert.patterns.images import (
+from rtaccel.convert.patterns.images.geometry import (
     as_channels_last,
     by_position,
     channels_last,
@@ -21,8 +21,8 @@ from rtaccel.convert.patterns.images import (
     per_dimension,
     stacked,
 )
+from rtaccel.convert.patterns.images.windows import part_name
 from rtaccel.convert.patterns.rules import Call, rule
-from rtaccel.convert.patterns.windows import part_name
 
 aten = torch.ops.aten
 POOL = "pool"

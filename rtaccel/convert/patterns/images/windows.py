@@ -18,7 +18,7 @@ from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.iteration import iteration
 from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
-from rtaccel.convert.patterns.images import FLAT_CHANNELS, as_channels_last, by_position, image_of, stacked
+from rtaccel.convert.patterns.images.geometry import FLAT_CHANNELS, as_channels_last, by_position, image_of, stacked
 from rtaccel.convert.patterns.rules import Call, Refused
 from rtaccel.core.registry import with_role
 from rtaccel.core.traits import Role

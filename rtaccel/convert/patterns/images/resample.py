@@ -15,9 +15,9 @@ from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.iteration import iteration
 from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
-from rtaccel.convert.patterns.images import as_channels_last, by_position, image_of, image_view, stacked
+from rtaccel.convert.patterns.images.geometry import as_channels_last, by_position, image_of, image_view, stacked
+from rtaccel.convert.patterns.images.windows import copied, part_name
 from rtaccel.convert.patterns.rules import Call, rule
-from rtaccel.convert.patterns.windows import copied, part_name
 from rtaccel.core.registry import with_role
 from rtaccel.core.traits import Role
 
