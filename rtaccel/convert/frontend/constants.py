@@ -26,10 +26,12 @@ _FILLED: dict[Any, Any] = {
     aten.new_zeros.default: 0,
     aten.new_ones.default: 1,
     aten.new_full.default: None,
+    aten.empty.memory_format: 0,
+    aten.empty_like.default: 0,
+    aten.new_empty.default: 0,
 }
-"""Calls that read the shape of a tensor alone -> what they fill theirs with; None: the number is an argument."""
-
-_UNSET = (aten.empty.memory_format, aten.empty_like.default, aten.new_empty.default, aten.empty_strided.default)
+"""Calls that read the shape of a tensor alone -> what they fill theirs with: an argument of theirs where it is None, and zeros
+where it is nothing in particular."""
 
 
 def is_known(build: Builder, node: fx.Node) -> bool:
@@ -72,8 +74,10 @@ def is_free(build: Builder, node: fx.Node) -> bool:
         return build.samples is not None and made.node.expr.free_symbols <= {build.samples}
     if node.target in _FILLED:
         return isinstance(made, Tensor) and not made.is_complex() and _filling(node) is not None and _sizes(build, made)
+    if node.target is aten.type_as.default:
+        return build.free_of_inputs(node.args[0])  # type: ignore[arg-type]
     if node.target is not operator.getitem:
-        if not isinstance(node.target, torch._ops.OpOverload) or node.target in _UNSET:
+        if not isinstance(node.target, torch._ops.OpOverload):
             return False
         if node.target._schema.is_mutable or torch.Tag.nondeterministic_seeded in node.target.tags:
             return False
@@ -117,6 +121,8 @@ def _call(build: Builder, node: fx.Node, samples: int) -> Any:
     if node.target in _FILLED:
         shape = [s if isinstance(s, int) else _number(build, s, samples) for s in made.shape]  # type: ignore[union-attr]
         return torch.full(shape, _filling(node), dtype=made.dtype)  # type: ignore[union-attr]
+    if node.target is aten.type_as.default:
+        return _value(build, node.args[0], samples).to(made.dtype)  # type: ignore[arg-type,union-attr]
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: _value(build, n, samples))
     numbers = pytree.tree_map_only(torch.SymInt, lambda s: _number(build, s, samples), (args, kwargs))
     return node.target(*numbers[0], **numbers[1])  # type: ignore[operator]

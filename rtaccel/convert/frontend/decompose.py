@@ -18,6 +18,7 @@ from torch._guards import detect_fake_mode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
+from rtaccel.convert.frontend.einsum import einsum
 from rtaccel.convert.frontend.unrolled import UNROLLED
 
 
@@ -68,11 +69,9 @@ def decompose(node: fx.Node) -> Parts | None:
         return pytree.tree_leaves(function(*args, **kwargs))
 
     try:
-        ours = (
-            getattr(node.target, "namespace", "") == "rtaccel"
-        )  # its constants have no data, and its products stay whole
-        with (detect_fake_mode(values) if ours else None) or nullcontext():
-            made = make_fx(call, tracing_mode="real", pre_dispatch=ours, _allow_non_fake_inputs=True)(*values)
+        whole = node.target in WITH_PRODUCTS
+        with (detect_fake_mode(values) if whole else None) or nullcontext():  # its constants have no data either
+            made = make_fx(call, tracing_mode="real", pre_dispatch=whole, _allow_non_fake_inputs=True)(*values)
     except Exception:  # a decomposition that does not trace: the call stays
         return None
     new: list[fx.Node] = []
@@ -266,6 +265,7 @@ OWN: dict[Any, Callable[..., Any]] = {
             torch.ops.aten.all.default,
         )
     },
+    torch.ops.aten.einsum.default: einsum,
     torch.ops.aten.copy.default: lambda x, source, non_blocking=False: torch.ops.aten.clone.default(
         source.to(x.dtype).expand(x.shape)
     ),
@@ -289,3 +289,6 @@ OWN: dict[Any, Callable[..., Any]] = {
         x, dim, correction, keepdim
     ).sqrt(),
 }
+
+WITH_PRODUCTS: set[Any] = {torch.ops.aten.einsum.default}
+"""Calls whose products stay as they are written: torch takes `matmul` apart into calls that join dimensions."""

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
+from inspect import Parameter
 from io import StringIO
 from typing import Any
 
@@ -81,6 +82,11 @@ def _export(model: nn.Module, args: tuple[Any, ...], any_batch: bool) -> torch.e
         shapes = pytree.tree_map(
             lambda leaf: {0: torch.export.Dim.AUTO} if isinstance(leaf, Tensor) and leaf.dim() else None, args
         )
+        signature = signature_of(model)
+        kinds = [] if signature is None else [p.kind for p in signature.parameters.values()]
+        if Parameter.VAR_POSITIONAL in kinds:  # export has `*args` as one argument
+            at = kinds.index(Parameter.VAR_POSITIONAL)
+            shapes = (*shapes[:at], tuple(shapes[at:]))
     with torch.no_grad(), _unlogged(), _unvalidated(), few_steps(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # torch's own, about its own tree specs
         warnings.filterwarnings("ignore", message="The tensor attribute")  # and about its own nn.LSTM

@@ -124,8 +124,10 @@ def _scatter(call: Call) -> OpNode | str:
     """The tensor, and over a part of it another one."""
     whole = call["self"]
     given = call.stored(whole) if call.repeated(whole) is None else call.stored(call["src"])
-    made = Assembly(call, given)
     dim = call["dim"] % len(call.shape)
+    if len(given.dims) != len(call.shape):  # a part without the dimension that it is written at
+        given = View(given.base, (*given.dims[:dim], (Atom(call.shape[dim], 0),), *given.dims[dim:]), given.offset)
+    made = Assembly(call, given)
     if made.result.has_batch(dim):
         start, end = call["start"], call["end"]
         if (

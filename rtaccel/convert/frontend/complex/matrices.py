@@ -15,7 +15,7 @@ from torch import Tensor
 from rtaccel.convert.frontend.complex.arithmetic import product
 from rtaccel.convert.frontend.complex.pairs import Pair
 from rtaccel.convert.frontend.complex.transform import TARGET
-from rtaccel.convert.frontend.decompose import OWN
+from rtaccel.convert.frontend.decompose import OWN, WITH_PRODUCTS
 
 DIRECT = 640
 """Longest transform that is one product: its matrix is 1.6 MB of float32 and stays in L2."""
@@ -92,3 +92,4 @@ def by_matrices(
 
 
 OWN[TARGET] = by_matrices
+WITH_PRODUCTS.add(TARGET)

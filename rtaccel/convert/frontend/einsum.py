@@ -1,0 +1,84 @@
+"""`einsum` of two tensors as one product of matrices: no dimension of samples is joined with another, as torch's own way does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from string import ascii_letters
+from typing import Any
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+
+
+def einsum(equation: str, operands: Sequence[Tensor], *, path: Any = None) -> Tensor:
+    """What the call means; torch's own decomposition where there are not two operands, or an index occurs twice in one."""
+    named = _labels(equation, operands)
+    if named is None:
+        return aten.einsum.default.decompose(equation, operands, path=path)
+    (first, second), out = named
+    a, b = operands
+    a, first = _summed(a, first, second + out)
+    b, second = _summed(b, second, first + out)
+    sizes = {**dict(zip(second, b.shape)), **dict(zip(first, a.shape))}
+    own = [c for c in out if c in first and c not in second]
+    other = [c for c in out if c in second and c not in first]
+    if any(not isinstance(sizes[c], int) for c in other) and all(isinstance(sizes[c], int) for c in own):
+        a, b, first, second, own, other = b, a, second, first, other, own  # the columns of the right side are joined
+    shared = [c for c in out if c in first and c in second]
+    along = [c for c in first if c in second and c not in out]
+    left = _in_order(a, first, [*shared, *own, *along])
+    left = _last_joined(left, len(along))
+    left = left if own else left.unsqueeze(-2)
+    right = _last_joined(_in_order(b, second, [*shared, *along, *other]), len(other))
+    lead = len(shared)
+    if len(along) != 1:
+        right = right.reshape(*right.shape[:lead], prod(right.shape[lead:-1]), right.shape[-1])
+    for _ in own[1:]:
+        right = right.unsqueeze(lead)
+    made = torch.matmul(left, right)
+    made = made if own else made.squeeze(-2)
+    if len(other) != 1:
+        made = made.reshape(*made.shape[:-1], *(sizes[c] for c in other))
+    order = [*shared, *own, *other]
+    return made.permute([order.index(c) for c in out])
+
+
+def _labels(equation: str, operands: Sequence[Tensor]) -> tuple[tuple[str, str], str] | None:
+    """Letters of each operand and of the result, the dots spelled out."""
+    left, arrow, out = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if len(terms) != 2 or len(operands) != 2 or not all(t.is_floating_point() for t in operands):
+        return None
+    hidden = [t.dim() - len(term.replace("...", "")) for t, term in zip(operands, terms)]
+    dots = {n for n, term in zip(hidden, terms) if "..." in term}
+    if len(dots) > 1:
+        return None
+    free = [c for c in ascii_letters if c not in equation]
+    spelled = "".join(free[: dots.pop() if dots else 0])
+    first, second = (term.replace("...", spelled) for term in terms)
+    if not arrow:
+        out = spelled + "".join(sorted(c for c in set(first + second) - set(spelled) if (first + second).count(c) == 1))
+    out = out.replace("...", spelled)
+    if any(len(set(term)) != len(term) for term in (first, second)):
+        return None
+    return (first, second), out
+
+
+def _summed(x: Tensor, labels: str, wanted: str) -> tuple[Tensor, str]:
+    """Without the dimensions that nobody else names."""
+    lost = [d for d, c in enumerate(labels) if c not in wanted]
+    return (x.sum(lost), "".join(c for c in labels if c in wanted)) if lost else (x, labels)
+
+
+def _in_order(x: Tensor, labels: str, order: Sequence[str]) -> Tensor:
+    return x.permute([labels.index(c) for c in order])
+
+
+def _last_joined(x: Tensor, count: int) -> Tensor:
+    """The last `count` dimensions as one."""
+    if count == 1:
+        return x
+    return x.unsqueeze(-1) if count == 0 else x.reshape(*x.shape[: x.dim() - count], prod(x.shape[x.dim() - count :]))
