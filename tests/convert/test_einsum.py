@@ -1,4 +1,4 @@
-"""einsum of two tensors as one product: every kind of index, with samples where they are, against torch in float64."""
+"""einsum as products: every kind of index, with samples where they are, against torch in float64."""
 
 from __future__ import annotations
 
@@ -9,24 +9,27 @@ from torch import Tensor, nn
 import rtaccel as rt
 from rtaccel.convert.frontend.einsum import einsum
 
-EQUATIONS = {
-    "bik,bjk->bij": ((2, 3, 4), (2, 5, 4)), "bik,kj->bij": ((2, 3, 4), (4, 5)), "bhid,bhjd->bhij": ((2, 3, 4, 5), (2, 3, 6, 5)),
+EQUATIONS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "bik,bjk->bij": ((2, 3, 4), (2, 5, 4)), "bik,kj->bij": ((2, 3, 4), (4, 5)),
+    "bhid,bhjd->bhij": ((2, 3, 4, 5), (2, 3, 6, 5)),
     "...id,...jd->...ij": ((2, 3, 4, 5), (2, 3, 6, 5)), "bn,bm->bnm": ((2, 3), (2, 4)), "bi,bi->b": ((2, 3), (2, 3)),
     "bnd,nde->bne": ((2, 3, 4), (3, 4, 5)), "nde,bnd->bne": ((3, 4, 5), (2, 3, 4)), "bij,bj->bi": ((2, 3, 4), (2, 4)),
     "bxyc,cde->bdexy": ((2, 3, 2, 4), (4, 5, 2)), "bijk,bjkl->bil": ((2, 3, 4, 5), (2, 4, 5, 2)),
     "bi,j->bij": ((2, 3), (4,)), "bik,bkj->ijb": ((2, 3, 4), (2, 4, 5)), "bik,bjl->bij": ((2, 3, 4), (2, 5, 6)),
-    "ij,bjk->bik": ((5, 3), (2, 3, 4)), "bijk,bijk->bik": ((2, 3, 4, 5), (2, 3, 4, 5)),
+    "...de,...nd,...n->...ne": ((2, 3, 4, 5), (2, 3, 6, 4), (2, 3, 6)), "bi,bj,bk->bik": ((2, 3), (2, 4), (2, 5)),
+    "bij,jk,kl->bil": ((2, 3, 4), (4, 5), (5, 6)), "ij,bjk->bik": ((5, 3), (2, 3, 4)),
+    "bijk,bijk->bik": ((2, 3, 4, 5), (2, 3, 4, 5)),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("equation", EQUATIONS)
 def test_means_what_torch_means(equation: str) -> None:
-    a, b = (torch.randn(shape, dtype=torch.float64) for shape in EQUATIONS[equation])
-    torch.testing.assert_close(einsum(equation, [a, b]), torch.einsum(equation, a, b), rtol=1e-12, atol=1e-12)
+    given = [torch.randn(shape, dtype=torch.float64) for shape in EQUATIONS[equation]]
+    torch.testing.assert_close(einsum(equation, given), torch.einsum(equation, *given), rtol=1e-12, atol=1e-12)
 
 
 class Einsum(nn.Module):
-    def __init__(self, equation: str, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    def __init__(self, equation: str, shapes: tuple[tuple[int, ...], ...]) -> None:
         super().__init__()
         self.equation, terms = equation, equation.split("->")[0].split(",")
         self.given = [term.startswith(("b", "...")) for term in terms]

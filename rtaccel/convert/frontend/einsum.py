@@ -1,4 +1,4 @@
-"""`einsum` of two tensors as one product of matrices: no dimension of samples is joined with another, as torch's own way does."""
+"""`einsum` as products of matrices, two operands at a time. No samples are joined with another dimension, as torch would."""
 
 from __future__ import annotations
 
@@ -14,12 +14,21 @@ aten = torch.ops.aten
 
 
 def einsum(equation: str, operands: Sequence[Tensor], *, path: Any = None) -> Tensor:
-    """What the call means; torch's own decomposition where there are not two operands, or an index occurs twice in one."""
+    """What the call means. By torch's own decomposition where there is one operand, or an index occurs twice in one."""
     named = _labels(equation, operands)
     if named is None:
         return aten.einsum.default.decompose(equation, operands, path=path)
-    (first, second), out = named
-    a, b = operands
+    terms, out = named
+    x, term = operands[0], terms[0]
+    for i in range(1, len(terms)):
+        later = "".join(terms[i + 1 :])
+        kept = "".join(c for c in dict.fromkeys(term + terms[i]) if c in later + out) if later else out
+        x, term = _product(x, term, operands[i], terms[i], kept), kept
+    return x
+
+
+def _product(a: Tensor, first: str, b: Tensor, second: str, out: str) -> Tensor:
+    """Of two operands, whose indices occur once in each."""
     a, first = _summed(a, first, second + out)
     b, second = _summed(b, second, first + out)
     sizes = {**dict(zip(second, b.shape)), **dict(zip(first, a.shape))}
@@ -46,11 +55,11 @@ def einsum(equation: str, operands: Sequence[Tensor], *, path: Any = None) -> Te
     return made.permute([order.index(c) for c in out])
 
 
-def _labels(equation: str, operands: Sequence[Tensor]) -> tuple[tuple[str, str], str] | None:
+def _labels(equation: str, operands: Sequence[Tensor]) -> tuple[list[str], str] | None:
     """Letters of each operand and of the result, the dots spelled out."""
     left, arrow, out = equation.replace(" ", "").partition("->")
     terms = left.split(",")
-    if len(terms) != 2 or len(operands) != 2 or not all(t.is_floating_point() for t in operands):
+    if len(terms) != len(operands) or len(operands) < 2 or not all(t.is_floating_point() for t in operands):
         return None
     hidden = [t.dim() - len(term.replace("...", "")) for t, term in zip(operands, terms)]
     dots = {n for n, term in zip(hidden, terms) if "..." in term}
@@ -58,13 +67,13 @@ def _labels(equation: str, operands: Sequence[Tensor]) -> tuple[tuple[str, str],
         return None
     free = [c for c in ascii_letters if c not in equation]
     spelled = "".join(free[: dots.pop() if dots else 0])
-    first, second = (term.replace("...", spelled) for term in terms)
+    terms = [term.replace("...", spelled) for term in terms]
     if not arrow:
-        out = spelled + "".join(sorted(c for c in set(first + second) - set(spelled) if (first + second).count(c) == 1))
-    out = out.replace("...", spelled)
-    if any(len(set(term)) != len(term) for term in (first, second)):
+        every = "".join(terms)
+        out = spelled + "".join(sorted(c for c in set(every) - set(spelled) if every.count(c) == 1))
+    if any(len(set(term)) != len(term) for term in terms):
         return None
-    return (first, second), out
+    return terms, out.replace("...", spelled)
 
 
 def _summed(x: Tensor, labels: str, wanted: str) -> tuple[Tensor, str]:
