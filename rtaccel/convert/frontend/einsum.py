@@ -56,7 +56,7 @@ def _product(a: Tensor, first: str, b: Tensor, second: str, out: str) -> Tensor:
 
 
 def _labels(equation: str, operands: Sequence[Tensor]) -> tuple[list[str], str] | None:
-    """Letters of each operand and of the result, the dots spelled out."""
+    """Letters of each operand and of the result, the dots by letters of their own."""
     left, arrow, out = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     if len(terms) != len(operands) or len(operands) < 2 or not all(t.is_floating_point() for t in operands):
@@ -66,14 +66,14 @@ def _labels(equation: str, operands: Sequence[Tensor]) -> tuple[list[str], str] 
     if len(dots) > 1:
         return None
     free = [c for c in ascii_letters if c not in equation]
-    spelled = "".join(free[: dots.pop() if dots else 0])
-    terms = [term.replace("...", spelled) for term in terms]
+    letters = "".join(free[: dots.pop() if dots else 0])
+    terms = [term.replace("...", letters) for term in terms]
     if not arrow:
         every = "".join(terms)
-        out = spelled + "".join(sorted(c for c in set(every) - set(spelled) if every.count(c) == 1))
+        out = letters + "".join(sorted(c for c in set(every) - set(letters) if every.count(c) == 1))
     if any(len(set(term)) != len(term) for term in terms):
         return None
-    return terms, out.replace("...", spelled)
+    return terms, out.replace("...", letters)
 
 
 def _summed(x: Tensor, labels: str, wanted: str) -> tuple[Tensor, str]:
