@@ -17,6 +17,7 @@
 
 #include "depthwise.h"
 #include "interleaved.h"
+#include "winograd.h"
 
 namespace rta {
 
@@ -285,6 +286,7 @@ Stage* create_conv(const StageSpec& spec) {
 #endif
     return new DepthwiseStage<S>(spec);
   }
+  if (spec.attrs.integer("winograd")) return create_winograd<S>(spec);
   if (spec.attrs.dtype("weight") == RTA_FLOAT32) return new ConvStage<S, ConvFloat32>(spec);
   return new ConvStage<S, ConvInt8>(spec);
 }
