@@ -340,6 +340,7 @@ OPERATOR = register_operator(
         lower=lower,
         by_row=False,
         packed_bytes=packed_bytes,
+        exact={"winograd": 0},
         weights=convert.WEIGHTS,
         int8=Int8Flow(marks=static_inside),
         folding=convert.FOLDING,
