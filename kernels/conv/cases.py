@@ -152,6 +152,12 @@ WINOGRAD = {
     "flat": Shape(6, 20, (9, 6), (3, 3), padding=(1, 1), flat=True),
     "row": Shape(16, 48, (1, 30), (3, 3), padding=(1, 1)),
 }
+LONG = {
+    "joined": Shape(135, 70, (1, 29), (1, 31), padding=(0, 15)),
+    "dilated": Shape(135, 66, (1, 29), (1, 31), padding=(0, 30), dilation=(1, 2)),
+    "chunks": Shape(257, 33, (1, 400), (1, 17), padding=(0, 8)),
+}
+"""Weights of one tile that do not stay in a second-level cache: more than 4096 products for one output."""
 STREAMS = {
     "stream": Shape(9, 13, (1, 1), (1, 3), dilation=(1, 2), stream=True),
     "stream-48": Shape(48, 48, (1, 1), (1, 3), dilation=(1, 8), stream=True),
@@ -179,6 +185,8 @@ def cases() -> Iterator[Case]:
                 stage = make_stage(shape, "float32", act, 0.0, "float32", residual, seed=7 * index + number)
                 stage = replace(stage, attrs={**stage.attrs, "winograd": tile})
                 yield _case(f"winograd-{name}-{tile}-{act}", (1, 2, 5)[number], stage)
+    for name, shape in LONG.items():
+        yield _case(f"long-{name}", 2, make_stage(shape, "float32", "relu", 0.0, "float32", True))
     for act, parameter in activations.beyond_relu():
         for scheme, out in (("float32", "float32"), ("static", "int8"), ("dynamic", "float32")):
             for name in ("causal", "depthwise"):

@@ -25,7 +25,7 @@ class WinogradStage final : public Stage {
   static constexpr int kIn = m + 2, kPoints = kIn * kIn, kLanes = S::kLanes;
   static constexpr int kPanel = S::kRegisters >= 32 ? 4 : 2;  // vectors of a panel; times 6 rows, accumulators
   static constexpr int kRows = 6;
-  static constexpr int64_t kColumns = 64;          // outputs that go through P together
+  static constexpr int64_t kColumns = 64;            // outputs that go through P together
   static constexpr int64_t kBlockBytes = 384 << 10;  // of V and P together, about
   static constexpr int64_t kMostTiles = 96;
 
@@ -80,8 +80,7 @@ class WinogradStage final : public Stage {
       for (int j = 0; j < kIn; ++j) {
         const int64_t row = top + i, column = left + j;
         const bool inside = row >= 0 && row < p_.at.in.y && column >= 0 && column < p_.at.in.x;
-        at[i * kIn + j] =
-            inside ? reinterpret_cast<const float*>(x + (row * p_.at.in.x + column) * p_.x_step) : zeros_;
+        at[i * kIn + j] = inside ? reinterpret_cast<const float*>(x + (row * p_.at.in.x + column) * p_.x_step) : zeros_;
       }
   }
 
@@ -101,8 +100,7 @@ class WinogradStage final : public Stage {
     for (int j = 0; j < kIn; ++j) {
       F d[kIn], t[kIn];
 #pragma GCC unroll 6
-      for (int i = 0; i < kIn; ++i)
-        d[i] = whole ? S::load(at[i * kIn + j] + c) : S::load_n(at[i * kIn + j] + c, n);
+      for (int i = 0; i < kIn; ++i) d[i] = whole ? S::load(at[i * kIn + j] + c) : S::load_n(at[i * kIn + j] + c, n);
       Transform::template input<S>(d, t);
 #pragma GCC unroll 6
       for (int i = 0; i < kIn; ++i) half[i][j] = t[i];

@@ -98,7 +98,9 @@ def magnitude(stage: Stage, m: int, rows: Tensor, weight: Tensor) -> Tensor:
     (height, width), (top, left) = stage.attrs["in_size"], stage.attrs.get("padding", (0, 0))
     tall, wide = stage.attrs["out_size"]
     down, across = -(-tall // m), -(-wide // m)
-    image = rows.new_zeros(rows.shape[0], top + height + tall + m + 2, left + width + wide + m + 2, rows.shape[2]).double()
+    image = rows.new_zeros(
+        rows.shape[0], top + height + tall + m + 2, left + width + wide + m + 2, rows.shape[2]
+    ).double()
     image[:, top : top + height, left : left + width] = rows.unflatten(1, (height, width)).abs()
     tiles = image[:, : down * m + 2, : across * m + 2].unfold(1, m + 2, m).unfold(2, m + 2, m)
     b, g, a = (torch.tensor(t[m], dtype=torch.float64).abs() for t in (INPUT, WEIGHT, OUTPUT))
