@@ -222,20 +222,29 @@ class WinogradStage final : public Stage {
     }
   }
 
-  // The outputs of a tile as sums of products.
+  // The outputs of a tile as sums of products, two rows at a time, for independent sums.
   __attribute__((noinline)) void again(const char* x, int64_t tile, int64_t column, F (&out)[m][m]) const {
     const float* at[kPoints];
     window(x, tile, at);
-    for (int i = 0; i < m; ++i)
-      for (int j = 0; j < m; ++j) {
-        const float* w = plain_ + column * 9 * p_.c;
-        F sum = S::set(0.0f);
-        for (int tap = 0; tap < 9; ++tap) {
-          const float* from = at[(i + tap / 3) * kIn + j + tap % 3];
-          for (int64_t c = 0; c < p_.c; ++c, w += kLanes) sum = S::mul_add(S::load(w), S::set(from[c]), sum);
+    for (int top = 0; top < m; top += 2) {
+      F sum[2][m];
+#pragma GCC unroll 8
+      for (int i = 0; i < 2 * m; ++i) sum[i / m][i % m] = S::set(0.0f);
+      const float* w = plain_ + column * 9 * p_.c;
+      for (int tap = 0; tap < 9; ++tap) {
+        const float* from[2][m];
+#pragma GCC unroll 8
+        for (int i = 0; i < 2 * m; ++i) from[i / m][i % m] = at[(top + i / m + tap / 3) * kIn + i % m + tap % 3];
+        for (int64_t c = 0; c < p_.c; ++c, w += kLanes) {
+          const F weight = S::load(w);
+#pragma GCC unroll 8
+          for (int i = 0; i < 2 * m; ++i)
+            sum[i / m][i % m] = S::mul_add(weight, S::set(from[i / m][i % m][c]), sum[i / m][i % m]);
         }
-        out[i][j] = sum;
       }
+#pragma GCC unroll 8
+      for (int i = 0; i < 2 * m; ++i) out[top + i / m][i % m] = sum[i / m][i % m];
+    }
   }
 
   void pack(Arena* arena, const float* given) {
