@@ -144,6 +144,20 @@ SHAPES = {
     "live-image": Shape(4, 6, (6, 6), (3, 3), padding=(1, 1), live=(0, 8, 35)),
     "live-depthwise": Shape(20, 20, (1, 32), (1, 3), dilation=(1, 4), causal=True, groups=20, live=(1, 31)),
 }
+WINOGRAD = {
+    "tiny": Shape(1, 1, (3, 3), (3, 3)),
+    "odd": Shape(19, 37, (7, 9), (3, 3), padding=(1, 1)),
+    "one-sided": Shape(5, 67, (6, 5), (3, 3), padding=(2, 2), causal=True),
+    "wide": Shape(33, 130, (13, 11), (3, 3), padding=(2, 0)),
+    "flat": Shape(6, 20, (9, 6), (3, 3), padding=(1, 1), flat=True),
+    "row": Shape(16, 48, (1, 30), (3, 3), padding=(1, 1)),
+}
+LONG = {
+    "joined": Shape(135, 70, (1, 29), (1, 31), padding=(0, 15)),
+    "dilated": Shape(135, 66, (1, 29), (1, 31), padding=(0, 30), dilation=(1, 2)),
+    "chunks": Shape(257, 33, (1, 400), (1, 17), padding=(0, 8)),
+}
+"""Weights of one tile that do not stay in a second-level cache: more than 4096 products for one output."""
 STREAMS = {
     "stream": Shape(9, 13, (1, 1), (1, 3), dilation=(1, 2), stream=True),
     "stream-48": Shape(48, 48, (1, 1), (1, 3), dilation=(1, 8), stream=True),
@@ -165,6 +179,14 @@ def cases() -> Iterator[Case]:
         )):  # fmt: skip
             stage = make_stage(shape, scheme, act, 0.0, out, residual, seed=10 * index + number)
             yield _case(f"{name}-{scheme}-{act}-{out}{'-residual' if residual else ''}", samples, stage)
+    for index, (name, shape) in enumerate(WINOGRAD.items()):
+        for number, (act, residual) in enumerate((("none", False), ("relu", True), ("gelu", False))):
+            for tile in (2, 4):
+                stage = make_stage(shape, "float32", act, 0.0, "float32", residual, seed=7 * index + number)
+                stage = replace(stage, attrs={**stage.attrs, "winograd": tile})
+                yield _case(f"winograd-{name}-{tile}-{act}", (1, 2, 5)[number], stage)
+    for name, shape in LONG.items():
+        yield _case(f"long-{name}", 2, make_stage(shape, "float32", "relu", 0.0, "float32", True))
     for act, parameter in activations.beyond_relu():
         for scheme, out in (("float32", "float32"), ("static", "int8"), ("dynamic", "float32")):
             for name in ("causal", "depthwise"):

@@ -6,7 +6,8 @@ out_size, in_steps, out_steps, out_rows, tap_rows): kernels/_common/geometry.py.
 with the channels of a position side by side. Padding is real zero. attrs groups (1), activation, activation_parameter.
 `other` is an optional last input, float32: a residual, added before the activation.
 
-float32: products and sums in float32, in any order.
+float32: products and sums in float32, in any order, or by Winograd's convolution (winograd.py) where it is faster; attr
+winograd = 0 rules that out, 2 or 4 asks for it.
 
 int8 (W8A8): weight int8 in -127..127 with weight_scale [N], exact int32 sums:
 
@@ -51,7 +52,7 @@ from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
 from rtaccel.kernels._common.geometry import Geometry, as_rows
-from rtaccel.kernels.conv import convert
+from rtaccel.kernels.conv import convert, winograd
 from rtaccel.kernels.conv.cases import cases
 from rtaccel.kernels.quantize import contract as quantize
 
@@ -77,6 +78,7 @@ def lower(stage: Stage) -> Mapping[str, Any]:
         "groups": groups,
         "stream": int(is_stream(stage)),
         "residual": int(has_other(stage)),
+        "winograd": winograd.tile(stage),
     }
     for name in ("in_size", "kernel", "stride", "padding", "dilation", "out_size"):
         low[f"{name}_y"], low[f"{name}_x"] = getattr(geometry, name)
@@ -264,7 +266,14 @@ def tolerance(stage: Stage, x: Tensor, *given: Tensor) -> Tolerance:
         eps = torch.finfo(torch.float32).eps
         slope = activations.slope(act, low["activation_parameter"])
         terms = low["weight"][0].numel() + 3
-        bound = slope * eps * terms * magnitude + activations.error(act, magnitude)
+        bound = terms * magnitude
+        if low["winograd"]:  # kernels may take it or not; a tile with an input that is not finite is not computed so
+            by_tiles = winograd.magnitude(stage, low["winograd"], rows, low["weight"]) + low["bias"].abs().double()
+            if other is not None:
+                by_tiles = by_tiles + other.abs()
+            by_tiles = winograd.terms(low["weight"].shape[1]) * by_tiles
+            bound = torch.where(by_tiles.isfinite(), torch.maximum(bound, by_tiles), bound)
+        bound = slope * eps * bound + activations.error(act, magnitude)
         # Rings are copies, and pass within this, too.
         return Tolerance(
             atol=float(bound.max()) if is_stream(stage) else bound.reshape(x.shape[0], *stage.outputs[0].shape)
@@ -309,6 +318,8 @@ def packed_bytes(stage: Stage) -> int:
     channels = (weight.shape[1] + 3) // 4 * 4
     columns = (weight.shape[0] + 63) // 64 * 64
     general = groups * per_group * taps * channels * weight.element_size()
+    if tile := winograd.tile(stage):
+        general += 4 * columns * weight.shape[1] * ((tile + 2) ** 2 + 9)
     steps = sum(v.steps for v in (*stage.inputs, *stage.outputs))
     size = stage.attrs.get("in_size", (1, 1))
     tables = 16 * (steps + size[0] * size[1]) + 4 * (stage.outputs[0].steps + 4) * taps
@@ -329,6 +340,7 @@ OPERATOR = register_operator(
         lower=lower,
         by_row=False,
         packed_bytes=packed_bytes,
+        exact={"winograd": 0},
         weights=convert.WEIGHTS,
         int8=Int8Flow(marks=static_inside),
         folding=convert.FOLDING,

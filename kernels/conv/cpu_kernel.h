@@ -17,44 +17,10 @@
 
 #include "depthwise.h"
 #include "interleaved.h"
+#include "kinds.h"
+#include "winograd.h"
 
 namespace rta {
-
-template <class S>
-struct ConvInt8 {
-  using Sum = typename S::I;
-  using X = typename S::X;
-  using W = typename S::W;
-  using Weight = int8_t;
-  static constexpr int kGroup = S::kGroup, kElement = 1, kStep = S::kWeightBytes;
-  static const Weight* weights(const Attrs& attrs, int64_t count) { return attrs.int8s("weight", count); }
-  static Sum start(const ConvLayer& p, int64_t at) { return S::load_int(p.start + at); }
-  static Sum zero() { return S::set_int(0); }
-  static Sum add(Sum a, Sum b) { return S::add_int(a, b); }
-  static X x(const char* p, int64_t g) { return S::broadcast_x(reinterpret_cast<const uint8_t*>(p) + g * kGroup); }
-  static W w(const char* p) { return S::load_w(reinterpret_cast<const int8_t*>(p)); }
-  static Sum dot(Sum acc, X x, W w) { return S::dot(acc, x, w); }
-  static typename S::F number(Sum sum, typename S::F multiplier, typename S::F offset) {
-    return S::add(S::mul(S::to_float(sum), multiplier), offset);
-  }
-};
-
-template <class S>
-struct ConvFloat32 {
-  using Sum = typename S::F;
-  using X = typename S::F;
-  using W = typename S::F;
-  using Weight = float;
-  static constexpr int kGroup = 1, kElement = 4, kStep = S::kLanes * 4;
-  static const Weight* weights(const Attrs& attrs, int64_t count) { return attrs.floats("weight", count); }
-  static Sum start(const ConvLayer& p, int64_t at) { return S::load(p.offset + at); }
-  static Sum zero() { return S::set(0.0f); }
-  static Sum add(Sum a, Sum b) { return S::add(a, b); }
-  static X x(const char* p, int64_t g) { return S::set(reinterpret_cast<const float*>(p)[g]); }
-  static W w(const char* p) { return S::load(reinterpret_cast<const float*>(p)); }
-  static Sum dot(Sum acc, X x, W w) { return S::mul_add(w, x, acc); }
-  static typename S::F number(Sum sum, typename S::F, typename S::F) { return sum; }
-};
 
 template <class S, template <class> class Kind>
 class ConvStage final : public Stage {
@@ -77,6 +43,9 @@ class ConvStage final : public Stage {
     segments_ = joined ? g.kernel.y : g.taps;
     const int64_t length = (joined ? g.kernel.x : 1) * p_.c / p_.groups;
     per_segment_ = (length + K::kGroup - 1) / K::kGroup;
+    const int64_t vectors = (p_.n / p_.groups + S::kLanes - 1) / S::kLanes;
+    cuts_ = K::kElement == 4 && g.out_count >= 4 * kRows &&
+            segments_ * per_segment_ * (vectors < 4 ? vectors : 4) * K::kStep > kFarBytes;
     pack(spec, joined, length);
     int32_t* delta = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(segments_) * 4));
     for (int64_t s = 0; s < segments_; ++s) {
@@ -91,7 +60,9 @@ class ConvStage final : public Stage {
                                        at % g.out.x * g.stride.x * padded_image_.cell);
     }
     offset_ = offset;
-    spec.need_scratch(static_cast<size_t>(p_.stream ? segments_ * 4 : direct_ ? 0 : padded_image_.bytes + 64));
+    const int64_t first = p_.stream ? segments_ * 4 : direct_ ? 0 : padded_image_.bytes + 64;
+    sums_at_ = (first + 63) / 64 * 64;
+    spec.need_scratch(static_cast<size_t>(cuts_ ? sums_at_ + kPartTiles * kRows * 4 * S::kLanes * 4 : first));
   }
 
   bool marks_samples() const override { return p_.marks_samples(); }
@@ -113,7 +84,7 @@ class ConvStage final : public Stage {
       } else {
         scale = fill_padded_image<S>(p_, padded_image_, run.scratch, x, run.nan_marks + s);
       }
-      outputs(image, delta, scale, p_.y.row(run, s * p_.y.steps),
+      outputs(image, delta, scale, run.scratch + sums_at_, p_.y.row(run, s * p_.y.steps),
               p_.other.exists() ? p_.other.row(run, s * p_.other.steps) : nullptr);
     }
   }
@@ -127,21 +98,35 @@ class ConvStage final : public Stage {
     return 0;
   }
 
+  // Weights of one tile beyond this would come from a third-level cache again for every few positions. Then the sum is
+  // cut into parts of which the weights stay near, and each part is taken for many positions before the next one.
+  static constexpr int64_t kFarBytes = S::kLanes * (64 << 10), kPartBytes = 128 << 10, kPartTiles = 64;
+
+  // Segments [from, to), of each the groups [first, last).
+  struct Part {
+    int64_t from, to, first, last;
+  };
+
   struct Block {
     const char *image, *w;
     const int32_t* delta;
     int64_t params;  // where multiplier and offset of this tile start
     float scale;
+    float* sums;  // of a part, where there are parts
   };
 
-  void outputs(const char* image, const int32_t* delta, float scale, char* y, const char* other) const {
+  void outputs(const char* image, const int32_t* delta, float scale, char* sums, char* y, const char* other) const {
     const int64_t per_group = p_.n / p_.groups, vectors = (per_group + S::kLanes - 1) / S::kLanes;
     const char* w = weights_;
     for (int64_t group = 0; group < p_.groups; ++group)
       for (int64_t first = 0; first < vectors; first += 4) {
         const int now = static_cast<int>(vectors - first < 4 ? vectors - first : 4);
-        const Block block{image + group * (p_.c / p_.groups) * K::kElement, w, delta,
-                          (group * vectors + first) * S::kLanes, scale};
+        const Block block{image + group * (p_.c / p_.groups) * K::kElement,
+                          w,
+                          delta,
+                          (group * vectors + first) * S::kLanes,
+                          scale,
+                          reinterpret_cast<float*>(sums)};
         const ConvTarget at{y, other, group * per_group + first * S::kLanes, per_group - first * S::kLanes,
                             p_.groups == 1};
         switch (now) {
@@ -157,22 +142,43 @@ class ConvStage final : public Stage {
   template <int V>
   void positions(const Block& b, const ConvTarget& at) const {
     const int64_t count = p_.at.out_count;
-    int64_t i = 0;
-    for (; i + kRows <= count; i += kRows) tile<kRows, V>(b, at, i);
-    const int64_t left = count - i;
+    if (!cuts_) return positions<V>(b, at, {0, segments_, 0, per_segment_}, 0, count, nullptr);
+    const int64_t most = kPartBytes / (V * K::kStep), whole = most / per_segment_;  // groups; segments
+    const int64_t chunks = (count + kPartTiles * kRows - 1) / (kPartTiles * kRows);
+    const int64_t each = ((count + chunks - 1) / chunks + kRows - 1) / kRows * kRows;
+    for (int64_t i = 0; i < count; i += each) {
+      const int64_t end = i + each < count ? i + each : count;
+      for (int64_t s = 0, to; s < segments_; s = to) {
+        to = whole == 0 ? s + 1 : s + whole < segments_ ? s + whole : segments_;
+        for (int64_t g = 0, last; g < per_segment_; g = last) {
+          last = whole || g + most > per_segment_ ? per_segment_ : g + most;
+          positions<V>(b, at, {s, to, g, last}, i, end, b.sums);
+        }
+      }
+    }
+  }
+
+  template <int V>
+  void positions(const Block& b, const ConvTarget& at, const Part& part, int64_t i, int64_t end, float* sums) const {
+    const int64_t count = p_.at.out_count;
+    for (; i + kRows <= end; i += kRows) {
+      tile<kRows, V>(b, at, i, part, sums);
+      if (sums) sums += kRows * V * S::kLanes;
+    }
+    const int64_t left = end - i;
     if (left == 0) return;
-    if (left == 1) return tile<1, V>(b, at, i);
-    if (left == 2) return tile<2, V>(b, at, i);
+    if (left == 1) return tile<1, V>(b, at, i, part, sums);
+    if (left == 2) return tile<2, V>(b, at, i, part, sums);
     if constexpr (kRows > 3) {
-      if (left == 3) return tile<3, V>(b, at, i);
-      if (count >= kRows) return tile<kRows, V>(b, at, count - kRows);
-      tile<3, V>(b, at, i);
-      tile<3, V>(b, at, count - 3);
+      if (left == 3) return tile<3, V>(b, at, i, part, sums);
+      if (count >= kRows) return tile<kRows, V>(b, at, count - kRows, part, sums);
+      tile<3, V>(b, at, i, part, sums);
+      tile<3, V>(b, at, count - 3, part, sums);
     }
   }
 
   template <int R, int V>
-  void tile(const Block& b, const ConvTarget& to, int64_t position) const {
+  void tile(const Block& b, const ConvTarget& to, int64_t position, const Part& part, float* sums) const {
     constexpr int kFit = S::kRegisters * 5 / 8 / (R * V), C = kFit < 1 ? 1 : kFit > 4 ? 4 : kFit;
     typename K::Sum acc[C][R][V];
 #pragma GCC unroll 4
@@ -185,12 +191,20 @@ class ConvStage final : public Stage {
         for (int c = 1; c < C; ++c) acc[c][r][v] = K::zero();
       }
     }
+    if constexpr (K::kElement == 4) {
+      if (sums && (part.from || part.first)) {
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+          for (int v = 0; v < V; ++v) acc[0][r][v] = S::load(sums + (r * V + v) * S::kLanes);
+      }
+    }
     const char* base[R];
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) base[r] = b.image + offset_[position + r];
-    const char* w = b.w;
-    const int64_t segments = segments_, groups = per_segment_;
-    for (int64_t s = 0; s < segments; ++s) {
+    const char* w = b.w + (part.from * per_segment_ + part.first) * V * K::kStep;
+    const int64_t end = part.to, groups = part.last;
+    for (int64_t s = part.from; s < end; ++s) {
       const int64_t delta = b.delta[s];
       const auto step = [&](int c, int64_t g) __attribute__((always_inline)) {
         typename K::X in[R];
@@ -204,7 +218,7 @@ class ConvStage final : public Stage {
         }
         w += V * K::kStep;
       };
-      int64_t g = 0;
+      int64_t g = part.first;
       for (; g + C <= groups; g += C) {
 #pragma GCC unroll 4
         for (int c = 0; c < C; ++c) step(c, g + c);
@@ -217,6 +231,15 @@ class ConvStage final : public Stage {
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) acc[0][r][v] = K::add(acc[0][r][v], acc[c][r][v]);
+    if constexpr (K::kElement == 4) {
+      if (sums && (part.to != segments_ || part.last != per_segment_)) {
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+          for (int v = 0; v < V; ++v) S::store(sums + (r * V + v) * S::kLanes, acc[0][r][v]);
+        return;
+      }
+    }
     char* y = to.y + position * p_.y.pitch;
     if constexpr (K::kElement == 1) {
       if (p_.int8_out && p_.bounded && (to.spills || to.left >= V * S::kLanes)) {
@@ -266,8 +289,8 @@ class ConvStage final : public Stage {
 
   ConvLayer p_;
   PaddedImage padded_image_;
-  bool direct_;
-  int64_t segments_, per_segment_;
+  bool direct_, cuts_;
+  int64_t segments_, per_segment_, sums_at_;
   const char* weights_;
   const int32_t *delta_, *offset_;
 };
@@ -285,6 +308,7 @@ Stage* create_conv(const StageSpec& spec) {
 #endif
     return new DepthwiseStage<S>(spec);
   }
+  if (spec.attrs.integer("winograd")) return create_winograd<S>(spec);
   if (spec.attrs.dtype("weight") == RTA_FLOAT32) return new ConvStage<S, ConvFloat32>(spec);
   return new ConvStage<S, ConvInt8>(spec);
 }

@@ -30,13 +30,16 @@ def lower(
     states: frozenset[str] | None = None,
     equalize: bool = True,
     sparsity: SparsityMap | None = None,
+    exact: bool = False,
 ) -> Program:
     """The whole way from nodes to a program. Raises typed errors; nothing is half done.
 
     even: whether the columns of an input may be brought to one range, which takes a pointwise kernel that writes int8.
-    sparsity: patterns to prune linear layers to.
+    sparsity: patterns to prune linear layers to. exact: no algorithm that rounds more than sums of products do.
     """
     graph = fuse_norms(graph)
+    if exact:
+        graph = replace(graph, op_nodes=tuple(_exact(op_node) for op_node in graph.op_nodes))
     layers: dict[str, LayerPlan] = {}
     notes: list[str] = []
     if sparsity is not None:
@@ -70,6 +73,12 @@ def lower(
         layers[op_node.writes[0]] = replace(layers[op_node.writes[0]], h_scale=scale)
     made = Emitter(exported, graph, layers, states).program(tuple(notes))
     return replace(made, source=Skeleton.of(exported, graph, layers, states))
+
+
+def _exact(op_node: OpNode) -> OpNode:
+    if op_node.is_fallback:
+        return op_node
+    return replace(op_node, attrs={**op_node.attrs, **op_node.operator.exact})
 
 
 def _evened(

@@ -74,6 +74,7 @@ class Operator:
         each tensor, is enough.
     check: (what asks, stage, tensors), raises FormatError for tensors of the stage that no kernel may be given.
     make_stage: a stage with random weights from plain numbers and words, for the command line.
+    exact: attrs with which no kernel takes an algorithm that rounds more than sums of products do.
     make_int8: of the operator with Role.QUANTIZE: (name, x, its int8 form, factor of each column or None) -> the stage.
 
     The others answer what passes ask: rtaccel.core.traits, row_traits and stage_traits. A pass leaves an operator alone that
@@ -92,6 +93,7 @@ class Operator:
     check: Callable[[str, Stage, Mapping[str, Tensor]], None] | None = None
     make_stage: Callable[..., Stage] | None = None
     make_int8: Callable[[str, Value, tuple[Value, ...], Tensor | None], Stage] | None = None
+    exact: Mapping[str, Any] = field(default_factory=dict)
     role: Role | None = None
     weights: Weights | None = None
     int8: Int8Flow = field(default_factory=Int8Flow)

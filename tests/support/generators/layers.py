@@ -107,6 +107,14 @@ def _conv(kind: Any) -> Any:
 layer("conv1d", (2,), _conv(nn.Conv1d), args=one_of(**CONV))
 layer("conv2d", (3,), _conv(nn.Conv2d), args=one_of(**CONV))
 layer(
+    "wide2d",
+    (3,),
+    lambda s, a: nn.Sequential(
+        nn.Conv2d(s[0], 16, 1), nn.ZeroPad2d(4), nn.Conv2d(16, a["out"], 3, padding=a["padding"])
+    ),
+    args=one_of(out=(16, 19), padding=(0, 1)),
+)
+layer(
     "depthwise1d",
     (2,),
     lambda s, a: nn.Conv1d(s[0], s[0], a["kernel"], padding="same", groups=s[0]),

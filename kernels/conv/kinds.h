@@ -1,0 +1,44 @@
+// What int8 and float32 convolutions differ in: numbers, sums, and how many numbers one multiplication takes.
+#pragma once
+
+#include "layer.h"
+
+namespace rta {
+
+template <class S>
+struct ConvInt8 {
+  using Sum = typename S::I;
+  using X = typename S::X;
+  using W = typename S::W;
+  using Weight = int8_t;
+  static constexpr int kGroup = S::kGroup, kElement = 1, kStep = S::kWeightBytes;
+  static const Weight* weights(const Attrs& attrs, int64_t count) { return attrs.int8s("weight", count); }
+  static Sum start(const ConvLayer& p, int64_t at) { return S::load_int(p.start + at); }
+  static Sum zero() { return S::set_int(0); }
+  static Sum add(Sum a, Sum b) { return S::add_int(a, b); }
+  static X x(const char* p, int64_t g) { return S::broadcast_x(reinterpret_cast<const uint8_t*>(p) + g * kGroup); }
+  static W w(const char* p) { return S::load_w(reinterpret_cast<const int8_t*>(p)); }
+  static Sum dot(Sum acc, X x, W w) { return S::dot(acc, x, w); }
+  static typename S::F number(Sum sum, typename S::F multiplier, typename S::F offset) {
+    return S::add(S::mul(S::to_float(sum), multiplier), offset);
+  }
+};
+
+template <class S>
+struct ConvFloat32 {
+  using Sum = typename S::F;
+  using X = typename S::F;
+  using W = typename S::F;
+  using Weight = float;
+  static constexpr int kGroup = 1, kElement = 4, kStep = S::kLanes * 4;
+  static const Weight* weights(const Attrs& attrs, int64_t count) { return attrs.floats("weight", count); }
+  static Sum start(const ConvLayer& p, int64_t at) { return S::load(p.offset + at); }
+  static Sum zero() { return S::set(0.0f); }
+  static Sum add(Sum a, Sum b) { return S::add(a, b); }
+  static X x(const char* p, int64_t g) { return S::set(reinterpret_cast<const float*>(p)[g]); }
+  static W w(const char* p) { return S::load(reinterpret_cast<const float*>(p)); }
+  static Sum dot(Sum acc, X x, W w) { return S::mul_add(w, x, acc); }
+  static typename S::F number(Sum sum, typename S::F, typename S::F) { return sum; }
+};
+
+}  // namespace rta

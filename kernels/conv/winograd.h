@@ -1,0 +1,299 @@
+// Float32 convolutions of 3 x 3 with stride 1 by Winograd's F(m x m, 3 x 3), m = 2 or 4.
+//
+// A block of tiles (m x m outputs each) goes through three steps. What lies between them stays in a second-level cache:
+//     V[point][tile][channel]   inputs transformed, a vector of channels at a time, straight from x
+//     P[point][tile][column]    = V[point] * U[point], a matrix product for each of the (m + 2)^2 points
+//     y                         P transformed back, with bias, residual and activation
+// for 64 columns of outputs at a time. The weights U are transformed in float64 when they are packed:
+//     [64 columns][point][panel of vectors][channel][lane]
+// Every sum over channels is one chain in the order of the channels, and no result depends on how tiles are blocked.
+//
+// A number that is not finite would spread to a whole tile, and the transform of numbers near the largest float32
+// overflows where their sum does not. Both leave an output of the tile that is not finite; then these outputs are
+// computed again, as sums of products.
+#pragma once
+
+#include "epilogue.h"
+#include "winograd_transform.h"
+
+namespace rta {
+
+template <class S, int m>
+class WinogradStage final : public Stage {
+  using F = typename S::F;
+  using Transform = WinogradTransform<m>;
+  static constexpr int kIn = m + 2, kPoints = kIn * kIn, kLanes = S::kLanes;
+  static constexpr int kPanel = S::kRegisters >= 32 ? 4 : 2;  // vectors of a panel; times 6 rows, accumulators
+  static constexpr int kRows = 6;
+  static constexpr int64_t kColumns = 64;            // outputs that go through P together
+  static constexpr int64_t kBlockBytes = 384 << 10;  // of V and P together, about
+  static constexpr int64_t kMostTiles = 96;
+
+ public:
+  explicit WinogradStage(const StageSpec& spec) : p_(read_layer(spec, 1, kLanes, 0)) {
+    tiles_ = {(p_.at.out.y + m - 1) / m, (p_.at.out.x + m - 1) / m};
+    vectors_ = (p_.n + kLanes - 1) / kLanes;
+    const int64_t columns = vectors_ * kLanes < kColumns ? vectors_ * kLanes : kColumns;
+    v_pitch_ = (p_.c + 15) / 16 * 16 + 16;  // no power of two: neighbors would share sets of the cache
+    p_pitch_ = (columns + 15) / 16 * 16 + 16;
+    const int64_t count = tiles_.y * tiles_.x, fit = kBlockBytes / (kPoints * 4 * (v_pitch_ + p_pitch_)) / kRows;
+    const int64_t most = fit < 1 ? kRows : fit * kRows < kMostTiles ? fit * kRows : kMostTiles;
+    const int64_t blocks = (count + most - 1) / most, each = (count + blocks - 1) / blocks;
+    block_ = (each + kRows - 1) / kRows * kRows;
+    v_stride_ = odd_lines(block_ * v_pitch_);
+    p_stride_ = odd_lines(block_ * p_pitch_);
+    zeros_ = static_cast<const float*>(spec.arena->take(static_cast<size_t>(p_.c) * 4));
+    pack(spec.arena, spec.attrs.floats("weight", p_.n * p_.c * 9));
+    spec.need_scratch(static_cast<size_t>(kPoints * (v_stride_ + p_stride_)) * 4);
+  }
+
+  void run(const Run& run) const override {
+    float* v = reinterpret_cast<float*>(run.scratch);
+    float* products = v + kPoints * v_stride_;
+    const int64_t count = tiles_.y * tiles_.x;
+    for (int64_t s = 0; s < run.samples; ++s) {
+      const char* x = p_.x.row(run, s * p_.x.steps);
+      char* y = p_.y.row(run, s * p_.y.steps);
+      const char* other = p_.other.exists() ? p_.other.row(run, s * p_.other.steps) : nullptr;
+      for (int64_t first = 0; first < count; first += block_) {
+        const int64_t tiles = count - first < block_ ? count - first : block_;
+        for (int64_t t = 0; t < tiles; ++t) transform(x, first + t, v + t * v_pitch_);
+        for (int64_t column = 0; column < vectors_ * kLanes; column += kColumns) {
+          const int64_t left = vectors_ * kLanes - column, width = left < kColumns ? left : kColumns;
+          multiply(v, weights_ + column * kPoints * p_.c, products, tiles, width / kLanes);
+          for (int64_t t = 0; t < tiles; ++t)
+            for (int64_t at = 0; at < width; at += kLanes)
+              finish(x, products + t * p_pitch_ + at, first + t, column + at, y, other);
+        }
+      }
+    }
+  }
+
+ private:
+  // An odd number of cache lines, so that the points of a tile fall into different sets.
+  static int64_t odd_lines(int64_t floats) { return floats / 16 % 2 ? floats : floats + 16; }
+
+  // Where the inputs of a tile are, row-major: positions of x, or zeros.
+  void window(const char* x, int64_t tile, const float* (&at)[kPoints]) const {
+    const int64_t top = tile / tiles_.x * m - p_.at.padding.y, left = tile % tiles_.x * m - p_.at.padding.x;
+    for (int i = 0; i < kIn; ++i)
+      for (int j = 0; j < kIn; ++j) {
+        const int64_t row = top + i, column = left + j;
+        const bool inside = row >= 0 && row < p_.at.in.y && column >= 0 && column < p_.at.in.x;
+        at[i * kIn + j] = inside ? reinterpret_cast<const float*>(x + (row * p_.at.in.x + column) * p_.x_step) : zeros_;
+      }
+  }
+
+  void transform(const char* x, int64_t tile, float* v) const {
+    const float* at[kPoints];
+    window(x, tile, at);
+    int64_t c = 0;
+    for (; c + kLanes <= p_.c; c += kLanes) transform<true>(at, c, kLanes, v + c);
+    if (c < p_.c) transform<false>(at, c, static_cast<int>(p_.c - c), v + c);
+  }
+
+  template <bool whole>
+  inline __attribute__((always_inline)) void transform(const float* const (&at)[kPoints], int64_t c, int n,
+                                                       float* v) const {
+    F half[kIn][kIn];
+#pragma GCC unroll 6
+    for (int j = 0; j < kIn; ++j) {
+      F d[kIn], t[kIn];
+#pragma GCC unroll 6
+      for (int i = 0; i < kIn; ++i) d[i] = whole ? S::load(at[i * kIn + j] + c) : S::load_n(at[i * kIn + j] + c, n);
+      Transform::template input<S>(d, t);
+#pragma GCC unroll 6
+      for (int i = 0; i < kIn; ++i) half[i][j] = t[i];
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < kIn; ++i) {
+      F t[kIn];
+      Transform::template input<S>(half[i], t);
+#pragma GCC unroll 6
+      for (int j = 0; j < kIn; ++j) S::store(v + (i * kIn + j) * v_stride_, t[j]);
+    }
+  }
+
+  // Rows of V beyond the last tile of a block may be read: what comes of them is not.
+  void multiply(const float* v, const float* u, float* products, int64_t tiles, int64_t vectors) const {
+    for (int point = 0; point < kPoints; ++point)
+      for (int64_t first = 0; first < vectors; first += kPanel) {
+        const float* from = v + point * v_stride_;
+        float* to = products + point * p_stride_ + first * kLanes;
+        const int64_t now = vectors - first < kPanel ? vectors - first : kPanel;
+        if (now == kPanel) {
+          panel<kPanel>(from, u, to, tiles);
+        } else if (now == 1) {
+          panel<1>(from, u, to, tiles);
+        } else if constexpr (kPanel > 2) {
+          if (now == 2)
+            panel<2>(from, u, to, tiles);
+          else
+            panel<3>(from, u, to, tiles);
+        }
+        u += now * kLanes * p_.c;
+      }
+  }
+
+  template <int V>
+  void panel(const float* v, const float* u, float* to, int64_t tiles) const {
+    int64_t t = 0;
+    for (; t + kRows <= tiles; t += kRows) product<kRows, V>(v + t * v_pitch_, u, to + t * p_pitch_);
+    if (tiles - t > 4) return product<6, V>(v + t * v_pitch_, u, to + t * p_pitch_);
+    if (tiles - t > 2) return product<4, V>(v + t * v_pitch_, u, to + t * p_pitch_);
+    if (tiles - t > 0) product<2, V>(v + t * v_pitch_, u, to + t * p_pitch_);
+  }
+
+  template <int R, int V>
+  inline __attribute__((always_inline)) void product(const float* v, const float* u, float* to) const {
+    F acc[R][V];
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int i = 0; i < V; ++i) acc[r][i] = S::set(0.0f);
+    const int64_t channels = p_.c, pitch = v_pitch_;
+    for (int64_t c = 0; c < channels; ++c, u += V * kLanes) {
+      F w[V];
+#pragma GCC unroll 4
+      for (int i = 0; i < V; ++i) w[i] = S::load(u + i * kLanes);
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r) {
+        const F in = S::set(v[r * pitch + c]);
+#pragma GCC unroll 4
+        for (int i = 0; i < V; ++i) acc[r][i] = S::mul_add(w[i], in, acc[r][i]);
+      }
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int i = 0; i < V; ++i) S::store(to + r * p_pitch_ + i * kLanes, acc[r][i]);
+  }
+
+  // A vector of columns of a tile: back to outputs, and out.
+  inline __attribute__((always_inline)) void finish(const char* x, const float* products, int64_t tile, int64_t column,
+                                                    char* y, const char* other) const {
+    F half[kIn][m], out[m][m];
+#pragma GCC unroll 6
+    for (int i = 0; i < kIn; ++i) {
+      F p[kIn];
+#pragma GCC unroll 6
+      for (int j = 0; j < kIn; ++j) p[j] = S::load(products + (i * kIn + j) * p_stride_);
+      Transform::template output<S>(p, half[i]);
+    }
+    F unlike = S::set(0.0f);  // 0 as long as every output is finite
+#pragma GCC unroll 4
+    for (int j = 0; j < m; ++j) {
+      F p[kIn], t[m];
+#pragma GCC unroll 6
+      for (int i = 0; i < kIn; ++i) p[i] = half[i][j];
+      Transform::template output<S>(p, t);
+#pragma GCC unroll 4
+      for (int i = 0; i < m; ++i) {
+        out[i][j] = t[i];
+        unlike = S::mul_add(t[i], S::set(0.0f), unlike);
+      }
+    }
+    if (!(S::sum_of(unlike) == 0.0f)) again(x, tile, column, out);
+
+    const F bias = S::load(p_.offset + column);
+    const int64_t top = tile / tiles_.x * m, left = tile % tiles_.x * m;
+    const int64_t rows = p_.at.out.y - top < m ? p_.at.out.y - top : m;
+    const int64_t steps = p_.at.out.x - left < m ? p_.at.out.x - left : m;
+    const int64_t columns = p_.n - column;
+    for (int64_t i = 0; i < rows; ++i) {
+      const int64_t position = (top + i) * p_.at.out.x + left;
+      char* to = y + position * p_.y.pitch;
+      const char* from = other ? other + position * p_.other.pitch : nullptr;
+      if (simple_ && steps == m && columns >= kLanes) {
+#pragma GCC unroll 4
+        for (int j = 0; j < m; ++j) {
+          F t = S::add(out[i][j], bias);
+          if (from) t = S::add(t, S::load(reinterpret_cast<const float*>(from + j * p_.other.pitch) + column));
+          if (p_.activation == Activation::kRelu) t = S::max(S::set(0.0f), t);
+          S::store(reinterpret_cast<float*>(to + j * p_.y.pitch) + column, t);
+        }
+        continue;
+      }
+      for (int64_t j = 0; j < steps; ++j) {
+        F t[1][1] = {{S::add(out[i][j], bias)}};
+        const ConvTarget at{to + j * p_.y.pitch, from ? from + j * p_.other.pitch : nullptr, column, columns, true};
+        conv_epilogue<S, 1, 1>(p_, t, at);
+      }
+    }
+  }
+
+  // The outputs of a tile as sums of products, two rows at a time, for independent sums.
+  __attribute__((noinline)) void again(const char* x, int64_t tile, int64_t column, F (&out)[m][m]) const {
+    const float* at[kPoints];
+    window(x, tile, at);
+    for (int top = 0; top < m; top += 2) {
+      F sum[2][m];
+#pragma GCC unroll 8
+      for (int i = 0; i < 2 * m; ++i) sum[i / m][i % m] = S::set(0.0f);
+      const float* w = plain_ + column * 9 * p_.c;
+      for (int tap = 0; tap < 9; ++tap) {
+        const float* from[2][m];
+#pragma GCC unroll 8
+        for (int i = 0; i < 2 * m; ++i) from[i / m][i % m] = at[(top + i / m + tap / 3) * kIn + i % m + tap % 3];
+        for (int64_t c = 0; c < p_.c; ++c, w += kLanes) {
+          const F weight = S::load(w);
+#pragma GCC unroll 8
+          for (int i = 0; i < 2 * m; ++i)
+            sum[i / m][i % m] = S::mul_add(weight, S::set(from[i / m][i % m][c]), sum[i / m][i % m]);
+        }
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < 2 * m; ++i) out[top + i / m][i % m] = sum[i / m][i % m];
+    }
+  }
+
+  void pack(Arena* arena, const float* given) {
+    const int64_t channels = p_.c, columns = vectors_ * kLanes;
+    float* to = static_cast<float*>(arena->take(static_cast<size_t>(columns * channels * kPoints) * 4));
+    float* plain = static_cast<float*>(arena->take(static_cast<size_t>(columns * channels * 9) * 4));
+    weights_ = to;
+    plain_ = plain;
+    for (int64_t start = 0; start < columns; start += kColumns) {
+      const int64_t width = columns - start < kColumns ? columns - start : kColumns;
+      for (int64_t first = 0; first < width; first += kPanel * kLanes) {
+        const int64_t now = width - first < kPanel * kLanes ? width - first : kPanel * kLanes;
+        for (int64_t c = 0; c < channels; ++c)
+          for (int64_t i = 0; i < now; ++i) {
+            const int64_t column = start + first + i;
+            if (column >= p_.n) continue;
+            const float* w = given + (column * channels + c) * 9;
+            float* u = to + (start * kPoints + first) * channels + c * now + i;
+            for (int a = 0; a < kIn; ++a)
+              for (int b = 0; b < kIn; ++b) u[(a * kIn + b) * width * channels] = transformed(w, a, b);
+          }
+      }
+    }
+    for (int64_t column = 0; column < p_.n; ++column)
+      for (int64_t tap = 0; tap < 9; ++tap)
+        for (int64_t c = 0; c < channels; ++c)
+          plain[column / kLanes * kLanes * 9 * channels + (tap * channels + c) * kLanes + column % kLanes] =
+              given[(column * channels + c) * 9 + tap];
+  }
+
+  static float transformed(const float* w, int a, int b) {
+    double sum = 0;
+    for (int i = 0; i < 3; ++i)
+      for (int j = 0; j < 3; ++j)
+        sum += Transform::kWeights[a][i] * Transform::kWeights[b][j] * static_cast<double>(w[i * 3 + j]);
+    return static_cast<float>(sum);
+  }
+
+  ConvLayer p_;
+  Extent tiles_;
+  int64_t vectors_, v_pitch_, p_pitch_, block_, v_stride_, p_stride_;  // of float32, but for the first
+  const float *zeros_, *weights_, *plain_;
+  bool simple_ = p_.activation == Activation::kRelu || p_.activation == Activation::kNone;
+};
+
+template <class S>
+Stage* create_winograd(const StageSpec& spec) {
+  if (spec.attrs.integer("winograd") == 2) return new WinogradStage<S, 2>(spec);
+  return new WinogradStage<S, 4>(spec);
+}
+
+}  // namespace rta

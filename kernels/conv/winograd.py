@@ -1,0 +1,116 @@
+"""Winograd's convolution F(m x m, 3 x 3): where the native kernels take it, and how far its float32 results may be off.
+
+A tile of m x m outputs comes from (m + 2)^2 inputs: y = A' [ sum over channels of (G w G') * (B' d B) ] A.
+docs/decisions/0025-winograd.md says why, with figures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtaccel.core.errors import ShapeError
+from rtaccel.core.stage import Stage
+
+INPUT = {
+    2: ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
+    4: (
+        (4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
+        (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1),
+    ),
+}  # fmt: skip
+"""B', by m."""
+
+WEIGHT = {
+    2: ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1)),
+    4: (
+        (1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6),
+        (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1),
+    ),
+}  # fmt: skip
+"""G, by m."""
+
+OUTPUT = {
+    2: ((1, 1, 1, 0), (0, 1, -1, -1)),
+    4: ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),
+}
+"""A', by m."""
+
+ROUNDINGS = 20
+"""Of a product on its way beyond the sum over channels: at most 3 in each of two transforms of inputs, 1 of the weight, 1 of
+the product, 3 in each of two transforms of outputs; 3 of bias, residual and result; 3 to spare."""
+
+
+def possible(attrs: Mapping[str, Any]) -> bool:
+    """Whether a float32 convolution is one of 3 x 3 with stride 1 whose positions are all there."""
+    return (
+        tuple(attrs["kernel"]) == (3, 3)
+        and tuple(attrs.get("stride", (1, 1))) == tuple(attrs.get("dilation", (1, 1))) == (1, 1)
+        and int(attrs.get("groups", 1)) == 1
+        and not attrs.get("stream")
+        and all(attrs.get(name) is None for name in ("in_steps", "out_steps", "out_rows", "tap_rows"))
+    )
+
+
+def tile(stage: Stage) -> int:
+    """m, or 0 for sums of products. The attr `winograd` says it where it is given.
+
+    Raises ShapeError for an m that there is not, or for another convolution.
+    """
+    weight, given = stage.tensors["weight"], stage.attrs.get("winograd")
+    fits = weight.dtype == torch.float32 and possible(stage.attrs)
+    if given is not None:
+        if given not in (0, 2, 4) or (given and not fits):
+            raise ShapeError(
+                "conv", f"winograd = {given!r}", "0, or 2 or 4 for float32 3 x 3 with stride 1", "Leave it out."
+            )
+        return int(given)
+    n, c = weight.shape[:2]
+    return best(c, n, stage.attrs["out_size"]) if fits else 0
+
+
+NEAR_BYTES = 1 << 20
+"""Transformed weights up to here stay in a second-level cache, or come back into it quickly."""
+
+
+def best(c: int, n: int, out_size: tuple[int, int]) -> int:
+    """The m that is fastest by the figures of the decision; 0 where sums of products are.
+
+    F(4 x 4) has four times the weights, which pays where they are small, or read for many positions; F(2 x 2) has 1.8 times.
+    """
+    positions = out_size[0] * out_size[1]
+    if min(c, n) < 16 or positions < 49:
+        return 0
+    small = 36 * 4 * c * n <= NEAR_BYTES
+    for m, many in ((4, 400), (2, 196)):
+        computed = m * m * math.prod(-(-size // m) for size in out_size)
+        if (small or positions >= many) and positions >= 0.7 * computed:
+            return m
+    return 0
+
+
+def magnitude(stage: Stage, m: int, rows: Tensor, weight: Tensor) -> Tensor:
+    """float64 [M, out steps, N]: what rounding is relative to, |A'| [ sum of (|G| |w| |G'|) * (|B'| |d| |B|) ] |A|."""
+    (height, width), (top, left) = stage.attrs["in_size"], stage.attrs.get("padding", (0, 0))
+    tall, wide = stage.attrs["out_size"]
+    down, across = -(-tall // m), -(-wide // m)
+    image = rows.new_zeros(
+        rows.shape[0], top + height + tall + m + 2, left + width + wide + m + 2, rows.shape[2]
+    ).double()
+    image[:, top : top + height, left : left + width] = rows.unflatten(1, (height, width)).abs()
+    tiles = image[:, : down * m + 2, : across * m + 2].unfold(1, m + 2, m).unfold(2, m + 2, m)
+    b, g, a = (torch.tensor(t[m], dtype=torch.float64).abs() for t in (INPUT, WEIGHT, OUTPUT))
+    v = torch.einsum("ij,syxcjk,lk->syxcil", b, tiles, b)
+    u = torch.einsum("ij,ncjk,lk->ncil", g, weight.double().abs(), g)
+    sums = torch.einsum("syxcil,ncil->syxnil", v, u)
+    y = torch.einsum("ij,syxnjk,lk->syixln", a, sums, a)
+    return y.reshape(rows.shape[0], down * m, across * m, -1)[:, :tall, :wide].flatten(1, 2)
+
+
+def terms(c: int) -> int:
+    """How many roundings of float32 a product goes through."""
+    return c + ROUNDINGS
