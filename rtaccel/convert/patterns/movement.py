@@ -139,12 +139,16 @@ def _scatter(call: Call) -> OpNode | str:
             made.add(call["src"], made.result)
             return made.node()
         return "writes to some samples"
-    made.add(whole, made.result)
     if call.node.target is aten.select_scatter.default:
         part = layout.select(made.result, dim, call["index"])
     else:
         start, stop, step = slice(call["start"], call["end"], call["step"]).indices(made.result.shape[dim])
         part = layout.slice_of(made.result, dim, start, stop, step)
+    constant = call.repeated(whole)
+    if constant is not None and constant.is_floating_point() and bool((constant == constant.flatten()[0]).all()):
+        made.add(call["src"], part)  # around it is what everything was filled with
+        return made.node(float(constant.flatten()[0]))
+    made.add(whole, made.result)
     made.add(call["src"], part)
     if isinstance(made.parts[0][0], Tensor):
         return "writes into a constant"  # constants come last

@@ -142,6 +142,11 @@ def _einsum(equation: str, operands: list[Any], *, path: Any = None) -> Pair:
     return product(operands[0], operands[1], lambda p, q: torch.einsum(equation, p, q))
 
 
+@rule(aten.tensordot.default)
+def _tensordot(a: Any, b: Any, dims_self: list[int], dims_other: list[int]) -> Pair:
+    return product(a, b, lambda p, q: torch.tensordot(p, q, (dims_self, dims_other)))
+
+
 def _by_part(target: Any) -> Callable[..., Any]:
     """A call that moves numbers, or adds them: the same for both parts."""
 
@@ -181,3 +186,27 @@ def _pad(x: Pair, pad: list[int], *rest: Any) -> Pair:
     if mode == "constant" and value and value[0]:
         raise NoPairs("padding with another number than zero")
     return Pair(*(torch.nn.functional.pad(part, pad, mode=mode) for part in (x.re, x.imaginary)))
+
+
+@rule(aten.copy.default)
+def _copy(x: Any, source: Any, non_blocking: bool = False) -> Any:
+    """The numbers of the source in the shape and kind of x."""
+    made = pair(source)
+    parts = [part.expand(x.re.shape if isinstance(x, Pair) else x.shape) for part in (made.re, made.imaginary)]
+    return Pair(*parts) if isinstance(x, Pair) else parts[0]
+
+
+def _filled(value: float) -> Callable[..., Pair]:
+    def apply(size: Any, **_: Any) -> Pair:
+        return Pair(torch.full(size, value), torch.zeros(size))
+
+    return apply
+
+
+rule(aten.zeros.default, aten.empty.memory_format)(_filled(0.0))
+rule(aten.ones.default)(_filled(1.0))
+
+
+@rule(aten.new_zeros.default, aten.new_empty.default)
+def _new_zeros(x: Any, size: Any, **_: Any) -> Pair:
+    return Pair(torch.zeros(size), torch.zeros(size))

@@ -68,6 +68,7 @@ def _with_real(found: Any) -> Any:
 class _Rewriter:
     def __init__(self, graph: fx.Graph) -> None:
         self.graph = graph
+        self.mode = detect_fake_mode([n.meta["val"] for n in graph.nodes if isinstance(n.meta.get("val"), Tensor)])
         self.pairs: dict[fx.Node, Any] = {}  # complex node -> its parts as nodes, or a list of such pairs
 
     def run(self) -> None:
@@ -82,7 +83,7 @@ class _Rewriter:
     def _trace(self, node: fx.Node, function: Any, sources: list[fx.Node], before: fx.Node) -> list[Any]:
         """The calls of a function of real tensors, put before a node; the nodes of its results."""
         values = [s.meta["val"] for s in sources]
-        with detect_fake_mode(values) or nullcontext():  # constants that the function makes have no data either
+        with self.mode or nullcontext():  # constants that the function makes have no data either
             made = make_fx(function, tracing_mode="real", pre_dispatch=True, _allow_non_fake_inputs=True)(*values)
         found = insert_parts(made.graph, before, node, sources)
         if found is None:
