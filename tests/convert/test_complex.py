@@ -32,6 +32,13 @@ def stft(x: Tensor, n: int, hop: int, window: Tensor, **more: Any) -> Tensor:
     return torch.stft(x, n, hop, window=window, return_complex=True, **more)
 
 
+def _written(m: Any, z: Tensor) -> Tensor:
+    """The first modes through a contraction, the others zero: what spectral operators do."""
+    out = torch.zeros(z.shape[0], 4, 9, dtype=z.dtype)
+    out[:, :, :5] = torch.tensordot(z[:, :, 0], torch.view_as_complex(m.modes), dims=([1], [0]))
+    return torch.fft.irfft(out, n=16)
+
+
 CALLS: dict[str, tuple[Callable[[Any, Tensor], Tensor], tuple[int, ...]]] = {
     "magnitude": (lambda m, x: torch.fft.rfft(x).abs(), (3, 16)),
     "all of an odd length": (lambda m, x: torch.view_as_real(torch.fft.fft(x, norm="ortho")), (3, 15)),
@@ -49,6 +56,8 @@ CALLS: dict[str, tuple[Callable[[Any, Tensor], Tensor], tuple[int, ...]]] = {
         ),
         (3, 16),
     ),
+    "written into zeros, and contracted": (lambda m, x: _written(m, torch.fft.rfft(x)), (3, 16)),
+    "masked": (lambda m, x: torch.fft.irfft(torch.fft.rfft(x).masked_fill(x[..., :9] > 0, 0.5), n=16), (3, 16)),
     "short-time": (lambda m, x: stft(x, 64, 16, m.short).abs(), (400,)),
     "short-time, power in dB": (lambda m, x: 10 * stft(x, 64, 16, m.short).abs().pow(2).clamp(min=1e-2).log10(), (400,)),
     "short-time, not centered": (lambda m, x: stft(x, 64, 32, m.short, center=False, normalized=True).imag, (400,)),

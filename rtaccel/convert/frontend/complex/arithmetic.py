@@ -122,6 +122,12 @@ def _where(condition: Tensor, a: Any, b: Any) -> Pair:
     return Pair(torch.where(condition, p.re, q.re), torch.where(condition, p.imaginary, q.imaginary))
 
 
+@rule(aten.masked_fill.Scalar)
+def _masked_fill(x: Pair, mask: Tensor, value: Any) -> Pair:
+    given = pair(value)
+    return Pair(x.re.masked_fill(mask, given.re), x.imaginary.masked_fill(mask, given.im or 0.0))
+
+
 @rule(aten._to_copy.default, aten.to.dtype)
 def _to(x: Any, dtype: torch.dtype | None = None, *_: Any, **kwargs: Any) -> Any:
     dtype = kwargs.get("dtype", dtype)
@@ -210,3 +216,10 @@ rule(aten.ones.default)(_filled(1.0))
 @rule(aten.new_zeros.default, aten.new_empty.default)
 def _new_zeros(x: Any, size: Any, **_: Any) -> Pair:
     return Pair(torch.zeros(size), torch.zeros(size))
+
+
+@rule(aten.linspace.default)
+def _linspace(start: Any, end: Any, steps: int, **_: Any) -> Pair:
+    first, last = pair(start), pair(end)
+    re = torch.linspace(first.re, last.re, steps)
+    return Pair(re, torch.linspace(first.im or 0.0, last.im or 0.0, steps))
