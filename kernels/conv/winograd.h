@@ -279,7 +279,7 @@ class WinogradStage final : public Stage {
     double sum = 0;
     for (int i = 0; i < 3; ++i)
       for (int j = 0; j < 3; ++j)
-        sum += Transform::kWeights[a][i] * Transform::kWeights[b][j] * static_cast<double>(w[i * 3 + j]);
+        sum += winograd_weight<m>(a, i) * winograd_weight<m>(b, j) * static_cast<double>(w[i * 3 + j]);
     return static_cast<float>(sum);
   }
 

@@ -8,12 +8,28 @@
 
 namespace rta {
 
+// G. At namespace scope, so that each instruction set has its own.
+static constexpr double kWinogradWeights2[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+static constexpr double kWinogradWeights4[6][3] = {{1.0 / 4, 0, 0},
+                                                   {-1.0 / 6, -1.0 / 6, -1.0 / 6},
+                                                   {-1.0 / 6, 1.0 / 6, -1.0 / 6},
+                                                   {1.0 / 24, 1.0 / 12, 1.0 / 6},
+                                                   {1.0 / 24, -1.0 / 12, 1.0 / 6},
+                                                   {0, 0, 1}};
+
+template <int m>
+static inline __attribute__((always_inline)) double winograd_weight(int point, int tap) {
+  if constexpr (m == 2)
+    return kWinogradWeights2[point][tap];
+  else
+    return kWinogradWeights4[point][tap];
+}
+
 template <int m>
 struct WinogradTransform;
 
 template <>
 struct WinogradTransform<2> {
-  static constexpr double kWeights[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
   template <class S, class F>
   static inline __attribute__((always_inline)) void input(const F (&d)[4], F (&v)[4]) {
     v[0] = S::sub(d[0], d[2]);
@@ -30,12 +46,6 @@ struct WinogradTransform<2> {
 
 template <>
 struct WinogradTransform<4> {
-  static constexpr double kWeights[6][3] = {{1.0 / 4, 0, 0},
-                                            {-1.0 / 6, -1.0 / 6, -1.0 / 6},
-                                            {-1.0 / 6, 1.0 / 6, -1.0 / 6},
-                                            {1.0 / 24, 1.0 / 12, 1.0 / 6},
-                                            {1.0 / 24, -1.0 / 12, 1.0 / 6},
-                                            {0, 0, 1}};
   template <class S, class F>
   static inline __attribute__((always_inline)) void input(const F (&d)[6], F (&v)[6]) {
     const F four = S::set(4.0f), less_four = S::set(-4.0f), two = S::set(2.0f), less_two = S::set(-2.0f);

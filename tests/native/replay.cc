@@ -115,6 +115,12 @@ size_t wrong(const Tensor& want, const void* got, int64_t steps) {
       count += std::abs(at<int8_t>(got, i) - at<int8_t>(want.data.data(), i)) > steps;
     return count;
   }
+  if (want.shape.dtype != RTA_FLOAT32) {  // whole numbers and truth values are exact
+    const size_t size = want.shape.dtype == RTA_INT64 ? 8 : want.shape.dtype == RTA_INT32 ? 4 : 1;
+    for (size_t i = 0; i < want.data.size(); i += size)
+      count += std::memcmp(static_cast<const char*>(got) + i, want.data.data() + i, size) != 0;
+    return count;
+  }
   for (size_t i = 0; i < want.data.size() / 4; ++i) {
     const float a = at<float>(got, i), b = at<float>(want.data.data(), i);
     const double atol = at<double>(want.atol.data(), i);
@@ -238,7 +244,7 @@ void replay_cases(const char* path, std::map<std::pair<std::string, std::string>
     c.steps = in.integer();
     c.inputs = read_values(in, false);
     c.outputs = read_values(in, true);
-    const char* const dtypes[] = {"float32", "int8", "int64"};
+    const char* const dtypes[] = {"float32", "int8", "int64", "int32", "bool"};
     c.described.set("input_dtype", dtypes[c.inputs[0].shape.dtype]);
     for (int64_t attrs = in.integer(); attrs > 0; --attrs) read_attribute(in, c);
     for (int i = 0; i < rta_kernel_count(); ++i) {

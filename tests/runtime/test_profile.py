@@ -74,7 +74,7 @@ class Mixed(nn.Module):
         self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.b(torch.fft.fft(self.a(x)).real)
+        return self.b(torch.special.bessel_j0(self.a(x)))
 
 
 def test_torch_calls_between_are_timed_from_python() -> None:
@@ -83,7 +83,8 @@ def test_torch_calls_between_are_timed_from_python() -> None:
     kernels = [s.kernel for s in profile.stages]
     assert "torch" in kernels
     assert any(kernel.startswith("cpu_") for kernel in kernels)
-    assert profile.whole_us is None  # it is no single native call
+    assert profile.whole_us is not None
+    assert profile.whole_us > 0
     assert "timed from Python" in profile.notes[0]
 
 

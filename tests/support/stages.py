@@ -42,7 +42,8 @@ class Mixed(nn.Module):
 
 
 class General(nn.Module):
-    """Expressions by rows and by strides, a reduction, parts put together, a product of computed values, computed indices."""
+    """Expressions by rows and by strides, a reduction, parts put together, a product of computed values, computed indices, a
+    spectrum, and values between others."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +56,9 @@ class General(nn.Module):
         z = torch.cat([self.token.expand(x.shape[0], -1, -1), self.norm(y)], 1)
         places = x.argsort(1)
         moved = x.scatter_add(1, places, x.gather(1, (places + 1) % 4).cumsum(1))
-        return torch.softmax(z @ z.transpose(1, 2), 1) @ z - z.mean(1, keepdim=True), y, moved
+        spectrum = torch.fft.rfft(y.flatten(1)).abs()
+        moved = moved + nn.functional.interpolate(x, scale_factor=2, mode="linear")[..., :6]
+        return torch.softmax(z @ z.transpose(1, 2), 1) @ z - z.mean(1, keepdim=True), y + spectrum[:, None, :8], moved
 
 
 class Tokens(nn.Module):

@@ -40,14 +40,28 @@ class Noise:
         self.step = STEPS[scheme]
 
     def __call__(self, name: str, x: Any) -> Any:
-        if not isinstance(x, Tensor) or not x.is_floating_point() or not x.numel() or x.dim() == 0:
+        layer = self._is_layer(name)
+        amount = 2 * self.step if layer else 0.0
+        return self._moved(x, amount + 16 * FLOAT32 * (1 + x.shape[-1] ** 0.5) if _is_numbers(x) else 0.0)
+
+    def before(self, name: str, x: Any) -> Any:
+        """What a layer reads in steps of its scheme, of the largest number in its row: its sums may cancel, the steps do not."""
+        return self._moved(x, self.step) if self.step and self._is_layer(name) else x
+
+    def _is_layer(self, name: str) -> bool:
+        return name in _LAYERS or name.startswith(("lstm", "gru"))
+
+    def _moved(self, x: Any, amount: float) -> Any:
+        if not _is_numbers(x):
             return x
         largest = x.detach().flatten(1).abs().amax(1) if x.dim() > 1 else x.detach().abs()
         largest = largest.reshape(-1, *[1] * (x.dim() - 1))
-        layer = name in _LAYERS or name.startswith(("lstm", "gru"))
-        amount = 16 * FLOAT32 * (1 + x.shape[-1] ** 0.5) + (2 * self.step if layer else 0.0)
         moved = torch.rand(x.shape, generator=self.generator, dtype=torch.float64) * 2 - 1
         return (x + moved.to(x.dtype) * largest * amount + moved.to(x.dtype) * 1e-30).to(x.dtype)
+
+
+def _is_numbers(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.is_floating_point() and x.numel() > 0 and x.dim() > 0
 
 
 class Reference:

@@ -71,7 +71,7 @@ def is_free(build: Builder, node: fx.Node) -> bool:
         return False
     made = node.meta.get("val")
     if isinstance(made, torch.SymInt):
-        return build.samples is not None and made.node.expr.free_symbols <= {build.samples}
+        return bool(made.node.expr.free_symbols <= build.samples)
     if node.target in _FILLED:
         return isinstance(made, Tensor) and not made.is_complex() and _filling(node) is not None and _sizes(build, made)
     if node.target is aten.type_as.default:
@@ -85,8 +85,7 @@ def is_free(build: Builder, node: fx.Node) -> bool:
 
 
 def _sizes(build: Builder, made: Tensor) -> bool:
-    symbols = set() if build.samples is None else {build.samples}
-    return all(isinstance(s, int) or s.node.expr.free_symbols <= symbols for s in made.shape)
+    return all(isinstance(s, int) or s.node.expr.free_symbols <= build.samples for s in made.shape)
 
 
 def _filling(node: fx.Node) -> Any:
@@ -129,7 +128,7 @@ def _call(build: Builder, node: fx.Node, samples: int) -> Any:
 
 
 def _number(build: Builder, size: Any, samples: int) -> int:
-    found = size.node.expr.subs({build.samples: samples})
+    found = size.node.expr.subs(dict.fromkeys(build.samples, samples))
     if not found.is_Integer:
         raise RuntimeError("a size of something else than the samples")
     return int(found)

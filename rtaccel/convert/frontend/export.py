@@ -172,6 +172,8 @@ def capture(model: nn.Module, args: tuple[Any, ...], fixed: bool = False, specia
             raise
         except Exception as error:
             refused = error
+            if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+                raise _refusal(model, refused) from refused  # it runs as it is, with any batch
     try:
         traced = retrace(model, args, specialize)
         made = _captured(_export(traced.module, traced.tensors, any_batch=False), batch, any_batch=False)
@@ -179,12 +181,16 @@ def capture(model: nn.Module, args: tuple[Any, ...], fixed: bool = False, specia
         raise
     except Exception as error:
         said = error if specialize else refused
-        cause = str(said).strip().split("\n")[0]
-        raise UnsupportedProblem(
-            "compile", type(model).__name__, "a model that torch.export can capture", f"It said: {cause}"
-        ) from said
+        raise _refusal(model, said) from said
     inputs = with_arguments(made.graph, made.inputs, traced)
     return replace(made, inputs=inputs, in_spec=traced.in_spec, out_spec=traced.out_spec, retraced=True)
+
+
+def _refusal(model: nn.Module, said: Exception) -> UnsupportedProblem:
+    cause = str(said).strip().split("\n")[0]
+    return UnsupportedProblem(
+        "compile", type(model).__name__, "a model that torch.export can capture", f"It said: {cause}"
+    )
 
 
 def _batch_is_open(program: torch.export.ExportedProgram) -> bool:

@@ -68,7 +68,7 @@ class Builder:
         self.repeated: dict[str, Tensor] = {}  # constants repeated over the samples, which are 1 in them
         self.parts: dict[str, tuple[View, ...]] = {}  # of a call that gives several views
         self.trailing: dict[str, tuple[int, ...]] = {}
-        self.samples = _symbol_of_samples(exported) if batch is not None and exported.any_batch else None
+        self.samples = _symbols_of_samples(exported) if batch is not None and exported.any_batch else frozenset()
         self.computed: dict[tuple[str, int], Any] = {}  # values free of the inputs, by node and number of samples
         self._free: dict[fx.Node, bool] = {}
         self._packed: dict[tuple[str, int, bytes], str] = {}
@@ -381,14 +381,16 @@ class Builder:
         return any(d.is_fallback and base in d.writes for d in self.op_nodes)
 
 
-def _symbol_of_samples(exported: ExportedGraph) -> Any:
-    """The symbol that stands for the number of samples."""
+def _symbols_of_samples(exported: ExportedGraph) -> frozenset[Any]:
+    """The symbols that stand for the number of samples: each input may have one of its own."""
+    found: set[Any] = set()
     for node in exported.graph.nodes:
         made = node.meta.get("val")
         if node.op == "placeholder" and node.name in exported.inputs and isinstance(made, Tensor) and made.dim():
             first = made.shape[0]
-            return None if isinstance(first, int) else first.node.expr
-    return None
+            if not isinstance(first, int):
+                found |= first.node.expr.free_symbols
+    return frozenset(found)
 
 
 def _is_data_dependent(node: fx.Node) -> bool:

@@ -31,7 +31,8 @@ FAMILIES = ("rows", "windows", "images", "tables", "batch", "torch", "changes", 
 
 
 class Built(nn.Module):
-    """The model of a description. noise: where it is set, what each operation gives is moved by so much (tolerance.py)."""
+    """The model of a description. noise: where it is set, what each operation reads and gives is moved by so much
+    (tolerance.py)."""
 
     def __init__(self, description: Description) -> None:
         super().__init__()
@@ -48,7 +49,10 @@ class Built(nn.Module):
         arguments = list(given[1 if d["pack"] != "plain" else len(d["inputs"]) :])
         for index, (name, sources, args) in enumerate(d["ops"]):
             module = self.held[str(args["of"] if name == "again" else index)] if self._has(index) else None
-            results = apply(d, name, args, module, [values[s] for s in sources], arguments)
+            read = [values[s] for s in sources]
+            if self.noise is not None:
+                read = [self.noise.before(name, v) for v in read]
+            results = apply(d, name, args, module, read, arguments)
             if self.noise is not None:
                 results = [self.noise(name, r) for r in results]
             values.extend(results)
