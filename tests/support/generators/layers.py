@@ -183,12 +183,19 @@ add("rnn", "windows", (2,), lambda m, a, x: m(x)[0], make=lambda s, a: nn.RNN(s[
 
 
 def _cells(m: Any, a: Args, x: Tensor) -> Any:
-    return m(x, x)
+    """A state is between -1 and 1, as such a layer gives it: int8 holds no other."""
+    return m(x, torch.tanh(x))
 
 
 layer_cell = lambda s, a: nn.GRUCell(s[-1], s[-1])  # noqa: E731
 add("gru_cell", "any", (1,), _cells, make=layer_cell)
-add("lstm_cell", "any", (1,), lambda m, a, x: m(x, (x, torch.tanh(x))), make=lambda s, a: nn.LSTMCell(s[-1], s[-1]))
+add(
+    "lstm_cell",
+    "any",
+    (1,),
+    lambda m, a, x: m(x, (torch.tanh(x), torch.tanh(x))),
+    make=lambda s, a: nn.LSTMCell(s[-1], s[-1]),
+)
 
 
 class Heads(nn.Module):
