@@ -75,10 +75,10 @@ int rta_plan_threads(rta_plan* plan, int threads);
 int rta_plan_finish(rta_plan* plan, int64_t state_samples, int64_t memory);
 
 /* inputs[i], outputs[i]: contiguous. An output must not overlap an input or another output. 0, or -1 where a stage
- * refuses an input (an index out of range): then rta_error() says which, nothing was written and no state changed. Where
- * an index that was computed is out of range, or whole numbers are divided by zero, the call ends with -1 as well; what
- * was written to outputs and states by then is worth nothing.
- * samples: at most state_samples where the plan has states. */
+ * refuses an input (an index out of range): then rta_error() says which, nothing was written and no state changed.
+ * Where an index that was computed is out of range, or whole numbers are divided by zero, the call ends with -1 as
+ * well; what was written to outputs and states by then is worth nothing. samples: at most state_samples where the plan
+ * has states. */
 int rta_plan_run(rta_plan* plan, const void* const* inputs, void* const* outputs, int64_t samples);
 
 /* Where the time of a call goes. Makes `calls` pairs of calls, one with its parts timed and one as it is, and writes a
