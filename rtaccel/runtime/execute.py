@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from rtaccel.runtime.gpu.device import device_layer
 from rtaccel.runtime.gpu.graph import DevicePlan, GraphPlan
 from rtaccel.runtime.gpu.persistent import persistent_plan
 from rtaccel.runtime.inputs import check_arguments, fit_inputs
+from rtaccel.runtime.memory import seen_as
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.schedule.schedule import Schedules
 
@@ -217,12 +217,7 @@ class Executor:
         view = self.program.views.get(name)
         if view is None:
             return env[name]
-        stored = env[view.base].contiguous()
-        samples = stored.shape[0] if self.program.batched else 1
-        elements = stored.numel() // max(samples, 1)
-        atoms = [(samples, elements) if a.batch else (a.size, a.stride) for dim in view.dims for a in dim]
-        shape = [prod(samples if a.batch else a.size for a in dim) for dim in view.dims]
-        flat = stored.as_strided([n for n, _ in atoms], [s for _, s in atoms], stored.storage_offset() + view.offset)
+        flat, shape = seen_as(view, env[view.base].contiguous(), self.program.batched)
         result, dtype = flat.reshape(shape), self.program.casts.get(name)
         return result if dtype is None else result.to(dtype)
 

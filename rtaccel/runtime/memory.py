@@ -1,9 +1,13 @@
-"""Which elements of memory tensors are made of."""
+"""Which elements of memory tensors are made of, and stored values seen in another way."""
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
+
+from rtaccel.convert.frontend.layout import View
 
 
 def has_itself_twice(tensor: Tensor) -> bool:
@@ -51,3 +55,13 @@ def _elements(tensor: Tensor) -> Tensor:
     for stride, size in zip(tensor.stride(), tensor.shape):
         places = (places[:, None] + torch.arange(size, device="cpu") * stride).reshape(-1)
     return places
+
+
+def seen_as(view: View, stored: Tensor, batched: bool) -> tuple[Tensor, list[int]]:
+    """A stored value, contiguous, with a dimension for each run of a view; and the shape of the view itself, which joins them."""
+    samples = stored.shape[0] if batched else 1
+    elements = stored.numel() // max(samples, 1)
+    atoms = [(samples, elements) if a.batch else (a.size, a.stride) for dim in view.dims for a in dim]
+    shape = [prod(samples if a.batch else a.size for a in dim) for dim in view.dims]
+    place = stored.storage_offset() + view.offset
+    return stored.as_strided([n for n, _ in atoms], [s for _, s in atoms], place), shape

@@ -42,13 +42,20 @@ class Expression:
             return repr(float(value))
         if not isinstance(value, fx.Node):
             raise Refused("has an argument that is no tensor and no number")
+        return self._tensor(value)
+
+    def _tensor(self, value: fx.Node) -> str:
         constant = self.call.repeated(value)
         if constant is not None:
             return self.constant(constant)
-        view = self.call.elements(value)
+        view = self.view(value)
         if view not in self.views:
             self.views.append(view)
         return f"x{self.views.index(view)}"
+
+    def view(self, value: fx.Node) -> View:
+        """Where a computed operand lies."""
+        return self.call.elements(value)
 
     def constant(self, tensor: Tensor) -> str:
         if tensor.is_complex() or tensor.numel() == 0:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
+from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.patterns.expression import Expression
 from rtaccel.convert.patterns.rules import Call, Refused, whole
@@ -43,15 +44,12 @@ class Whole(Expression):
         meta = value.meta.get("val")
         if not isinstance(meta, Tensor) or meta.dtype not in self.dtypes:
             raise Refused("computes with numbers of other dtypes than whole ones")
-        constant = self.call.repeated(value)
-        if constant is not None:
-            return self._constant(constant)
-        view = self.call.stored(value)
-        if view not in self.views:
-            self.views.append(view)
-        return f"x{self.views.index(view)}"
+        return self._tensor(value)
 
-    def _constant(self, tensor: Tensor) -> str:
+    def view(self, value: fx.Node) -> View:
+        return self.call.stored(value)
+
+    def constant(self, tensor: Tensor) -> str:
         if tensor.numel() == 0 or tensor.is_floating_point():
             raise Refused(f"has a constant of {tensor.dtype}")
         if tensor.dim() == 0:

@@ -10,7 +10,6 @@ import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.convert.passes.program import FallbackStep, SubgraphStep
 from rtaccel.nn.check import dense
+from rtaccel.runtime.memory import seen_as
 from rtaccel.runtime.schedule.torch_call import bound_call
 
 if TYPE_CHECKING:
@@ -96,11 +96,7 @@ class Binder:
         if name in self._seen:
             return self._seen[name]
         stored, fixed = self._dense(view.base), view.base in self._fixed
-        samples = stored.shape[0] if self.program.batched else 1
-        elements = stored.numel() // max(samples, 1)
-        atoms = [(samples, elements) if a.batch else (a.size, a.stride) for dim in view.dims for a in dim]
-        shape = [prod(samples if a.batch else a.size for a in dim) for dim in view.dims]
-        flat = stored.as_strided([n for n, _ in atoms], [s for _, s in atoms], stored.storage_offset() + view.offset)
+        flat, shape = seen_as(view, stored, self.program.batched)
         shaped = flat.reshape(shape)
         if shaped.numel() and not _aliases(shaped, (flat,)):
             made = torch.empty(flat.shape, dtype=flat.dtype, device=flat.device)

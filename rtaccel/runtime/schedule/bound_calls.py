@@ -31,8 +31,7 @@ class BoundCalls:
         self._executor = self._now()
         self._calls = None
         if self._executor.schedules is not None:
-            found = bound(self._executor, pytree.tree_leaves(self._inputs), pytree.tree_leaves(self._out))
-            self._calls = None if found is None else found[0]
+            self._calls = bound(self._executor, pytree.tree_leaves(self._inputs), pytree.tree_leaves(self._out))
 
     def __call__(self) -> None:
         if self._now() is not self._executor:

@@ -103,7 +103,6 @@ class Schedules:
         self._seen: tuple[Any, ...] | None = None
         self._lock = Lock()
         self._last: Schedule | None = None
-        self._refused = False
 
     def torch_us(self) -> dict[str, float]:
         """Microseconds of each call of torch by itself, by the name of its node, on what the last call left in memory: 0 for what
@@ -142,7 +141,7 @@ class Schedules:
 
     def __call__(self, leaves: Sequence[Any]) -> list[Any] | None:
         """The results for arguments that were checked; None where the calls are not, or not yet, bound."""
-        if self._refused or not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(blocking=False):
             return None
         try:
             found = self._schedule(leaves)
@@ -167,9 +166,7 @@ class Schedules:
         return found
 
 
-def bound(
-    executor: Executor, leaves: Sequence[Any], outs: Sequence[Any]
-) -> tuple[tuple[Callable[[], Any], ...], Schedule] | None:
+def bound(executor: Executor, leaves: Sequence[Any], outs: Sequence[Any]) -> tuple[Callable[[], Any], ...] | None:
     """The calls that read the caller's tensors and write the caller's outs, which were checked; None where they are not bound."""
     own: list[Any] = []
     copies: list[Callable[[], Any]] = []
@@ -198,7 +195,7 @@ def bound(
         runs = [*copies, *(call.run for call in calls)]
         for result, target in pairs if last is None else ():
             runs.append(partial(target.copy_, result))
-    return tuple(runs), schedule
+    return tuple(runs)
 
 
 def _written_in_place(call: Call, pairs: Sequence[tuple[Tensor, Tensor]], inputs: Sequence[Any]) -> Call | None:

@@ -106,20 +106,19 @@ def _rfftn(x: Any, s: Any = None, dim: Any = None, norm: Any = None) -> Pair:
     return found
 
 
-@rule(aten.fft_fftn.default)
-def _fftn(x: Any, s: Any = None, dim: Any = None, norm: Any = None) -> Pair:
-    found = pair(x)
-    for d, n in zip(*_dims(found, s, dim)):
-        found = _to_complex(found, n, d, norm, False, False)
-    return found
+def _over(inverse: bool) -> Any:
+    def apply(x: Any, s: Any = None, dim: Any = None, norm: Any = None) -> Pair:
+        found = pair(x)
+        for d, n in zip(*_dims(found, s, dim)):
+            found = _to_complex(found, n, d, norm, inverse, False)
+        return found
+
+    return apply
 
 
-@rule(aten.fft_ifftn.default)
-def _ifftn(x: Any, s: Any = None, dim: Any = None, norm: Any = None) -> Pair:
-    found = pair(x)
-    for d, n in zip(*_dims(found, s, dim)):
-        found = _to_complex(found, n, d, norm, True, False)
-    return found
+_fftn, _ifftn = _over(False), _over(True)
+rule(aten.fft_fftn.default)(_fftn)
+rule(aten.fft_ifftn.default)(_ifftn)
 
 
 @rule(aten.fft_irfftn.default)

@@ -69,6 +69,7 @@ class _Rewriter:
     def __init__(self, graph: fx.Graph) -> None:
         self.graph = graph
         self.mode = detect_fake_mode([n.meta["val"] for n in graph.nodes if isinstance(n.meta.get("val"), Tensor)])
+        self._first_call = next(n for n in graph.nodes if n.op != "placeholder")
         self.pairs: dict[fx.Node, Any] = {}  # complex node -> its parts as nodes, or a list of such pairs
 
     def run(self) -> None:
@@ -95,11 +96,7 @@ class _Rewriter:
             both = torch.ops.aten.view_as_real.default(x)
             return [both.select(-1, 0), both.select(-1, 1)]
 
-        self.pairs[node] = Pair(*self._trace(node, parts, [node], next(n for n in self._after(node))))
-
-    def _after(self, node: fx.Node) -> list[fx.Node]:
-        nodes = list(self.graph.nodes)
-        return [n for n in nodes[nodes.index(node) :] if n.op != "placeholder"]
+        self.pairs[node] = Pair(*self._trace(node, parts, [node], self._first_call))
 
     def _call(self, node: fx.Node) -> None:
         if node.target is operator.getitem:
