@@ -6,7 +6,7 @@
 // the second row's in the upper half. K ends in a group of its own length, filled up to a multiple of 4.
 #pragma once
 
-#include "_core/rtaccel.h"
+#include "_core/rta_plan.h"
 
 #include <cstddef>
 #include <cstdint>

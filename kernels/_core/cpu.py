@@ -22,7 +22,7 @@ from rtaccel.core.stage import GraphIO, Problem, Stage
 
 DTYPES = {
     getattr(torch, name): name for name in ("float32", "int8", "int64", "int32", "uint8", "bfloat16")
-}  # as rtaccel.h has them
+}  # as rta_plan.h has them
 
 
 @dataclass(frozen=True)

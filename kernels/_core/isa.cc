@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "_core/rtaccel.h"
+#include "_core/rta_plan.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>

@@ -1,4 +1,4 @@
-// The C ABI of plans (rtaccel.h): exceptions end here.
+// The C ABI of plans (rta_plan.h): exceptions end here.
 #include <link.h>
 
 #include <cerrno>

@@ -8,7 +8,7 @@
 #include <cstdint>
 
 #include "_core/isa.h"
-#include "_core/rtaccel.h"
+#include "_core/rta_plan.h"
 
 namespace rta {
 

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "_core/rtaccel.h"
+#include "_core/rta_plan.h"
 
 namespace rta_torch {
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "_core/rtaccel.h"
+#include "_core/rta_plan.h"
 #include "bindings/attributes.h"
 #include "bindings/entry.h"
 #include "bindings/mailbox.h"

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "_core/rtaccel.h"
+#include "_core/rta_plan.h"
 #include "bindings/dlpack_exchange.h"
 
 namespace rta_torch {

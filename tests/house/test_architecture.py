@@ -21,7 +21,10 @@ FLOORS: dict[str, int] = {
     "nn": 4,
     "convert": 5,
     "runtime": 6,
-    "cli": 7,
+    "realtime": 7, "deploy": 7,
+    "online": 8, "search": 8,
+    "serve": 9,
+    "cli": 10,
 }  # fmt: skip
 
 NATIVE = "_native"

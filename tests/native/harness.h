@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "_core/rtaccel.h"
+#include "_core/rta_plan.h"
 
 namespace check {
 

@@ -7,8 +7,8 @@
  *
  * Functions that return int give 0 for success and -1 for failure; rta_error() then holds the reason.
  */
-#ifndef RTACCEL_H
-#define RTACCEL_H
+#ifndef RTA_PLAN_H
+#define RTA_PLAN_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,0 +1,8 @@
+/* rtaccel in C: plans, models from a file, the freshest value, the loop. */
+#ifndef RTACCEL_H
+#define RTACCEL_H
+
+#include "rta_mailbox.h"
+#include "rta_plan.h"
+
+#endif
