@@ -22,6 +22,9 @@ _HOME = {
     "CompiledModel": "rtaccel.runtime.compiled",
     "stream": "rtaccel.runtime.stream",
     "StreamModel": "rtaccel.runtime.stream",
+    "save": "rtaccel.deploy.save",
+    "load": "rtaccel.deploy.load",
+    "LoadedModel": "rtaccel.deploy.load",
     "Latency": "rtaccel.measure.latency",
     "Budget": "rtaccel.measure.budget",
     "Float32": "rtaccel.core.scheme",
@@ -61,6 +64,7 @@ __all__ = [
     "Float32",
     "FormatError",
     "Latency",
+    "LoadedModel",
     "RtaccelError",
     "SemiStructured",
     "ShapeError",
@@ -71,11 +75,13 @@ __all__ = [
     "UnsupportedProblem",
     "compile",
     "keep_zeros",
+    "load",
     "load_quantized_",
     "measure",
     "nn",
     "quantize_",
     "restore_",
+    "save",
     "sparsify_",
     "stream",
 ]
@@ -97,6 +103,8 @@ if TYPE_CHECKING:
     )
     from rtaccel.core.scheme import W4A8, W4A16, W8A8, W8A16, BFloat16, Float8, Float32
     from rtaccel.core.sparsity import BlockSparse, SemiStructured, Unstructured
+    from rtaccel.deploy.load import LoadedModel, load
+    from rtaccel.deploy.save import save
     from rtaccel.measure.budget import Budget
     from rtaccel.measure.latency import Latency, measure
     from rtaccel.runtime.compiled import CompiledModel

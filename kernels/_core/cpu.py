@@ -65,8 +65,9 @@ def _attributes(stage: Stage) -> tuple[dict[str, Any], list[Tensor]]:
             attrs[name] = (value.data_ptr(), DTYPES[value.dtype], value.numel())
         else:
             attrs[name] = value
-    if "weight" in stage.tensors:
-        attrs["weight_dtype"] = DTYPES[stage.tensors["weight"].dtype]
+    weight = stage.tensors.get("weight", stage.tensors.get("weight_ih_l0"))
+    if weight is not None:
+        attrs["weight_dtype"] = DTYPES[weight.dtype]
     return attrs, alive
 
 
@@ -81,6 +82,33 @@ def _packed_bound(stage: Stage) -> int:
         total += (rows + 64) * (columns + 64) * size * 5 // 4 + 3 * 4 * (max(rows, columns) + 64)
     tables = sum(len(v) for v in stage.attrs.values() if isinstance(v, tuple))
     return total + 64 * (sum(v.steps for v in (*stage.inputs, *stage.outputs)) + tables)
+
+
+def packed_bound(stages: Sequence[tuple[Stage, str]]) -> int:
+    """More bytes than the packed weights of these stages take."""
+    return sum(_packed_bound(stage) for stage, _ in stages)
+
+
+def tell(
+    plan: Any,
+    stages: Sequence[tuple[Stage, str]],
+    inputs: Sequence[GraphIO],
+    outputs: Sequence[GraphIO],
+    states: States,
+) -> None:
+    """Tells a plan, or whatever writes down what it is told, its values and stages: inputs first, then outputs."""
+    ids: dict[str, int] = {}
+    for role, ports in (("input", inputs), ("output", outputs)):
+        for port in ports:
+            ids[port.value.name] = plan.value(port.value.dtype, port.value.steps, port.value.width, role)
+    for stage, kernel in stages:
+        for value in (*stage.inputs, *stage.outputs):
+            if value.name not in ids:
+                role = "state" if value.name in states.names else "inner"
+                ids[value.name] = plan.value(value.dtype, value.steps, value.width, role)
+        attrs, alive = _attributes(stage)
+        plan.stage(stage.op, kernel, [ids[v.name] for v in stage.inputs], [ids[v.name] for v in stage.outputs], attrs)
+        del alive
 
 
 def build(
@@ -114,19 +142,8 @@ def _build(
     states: States,
     threads: int,
 ) -> native.Plan:
-    plan = native.Plan(sum(_packed_bound(stage) for stage, _ in stages))
-    ids: dict[str, int] = {}
-    for role, ports in (("input", inputs), ("output", outputs)):
-        for port in ports:
-            ids[port.value.name] = plan.value(port.value.dtype, port.value.steps, port.value.width, role)
-    for stage, kernel in stages:
-        for value in (*stage.inputs, *stage.outputs):
-            if value.name not in ids:
-                role = "state" if value.name in states.names else "inner"
-                ids[value.name] = plan.value(value.dtype, value.steps, value.width, role)
-        attrs, alive = _attributes(stage)
-        plan.stage(stage.op, kernel, [ids[v.name] for v in stage.inputs], [ids[v.name] for v in stage.outputs], attrs)
-        del alive
+    plan = native.Plan(packed_bound(stages))
+    tell(plan, stages, inputs, outputs, states)
     plan.finish(
         [(p.value.dtype, p.lead, list(p.middle), list(p.trailing)) for p in inputs],
         [(p.value.dtype, p.lead, list(p.middle), list(p.trailing)) for p in outputs],

@@ -51,13 +51,13 @@ void rta_plan::add_stage(const char* op, const char* kernel_name, const int* in,
     touch(out[i], static_cast<int>(stages.size()));
   }
   if (finished || in_count < 1 || out_count < 1) fail("%s: a stage needs inputs and outputs", op);
-  const size_t before = weights.used();
-  const StageSpec spec{values.data(), in, in_count, out, out_count, attrs, &weights, &stage_scratch};
+  const size_t before = weights->used();
+  const StageSpec spec{values.data(), in, in_count, out, out_count, attrs, weights.get(), &stage_scratch};
   stages.emplace_back(kernel->create(spec));
   marks_samples |= stages.back()->marks_samples();
   checks |= stages.back()->checks();
   refuses |= stages.back()->refuses();
-  read_bytes.push_back(static_cast<int64_t>(weights.used() - before));
+  read_bytes.push_back(static_cast<int64_t>(weights->used() - before));
   row_bytes.push_back(bytes);
 }
 

@@ -2,6 +2,7 @@
 // stages, plan_abi.cc is the C ABI.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -50,8 +51,29 @@ struct Marks {
 
 }  // namespace rta
 
-struct rta_plan {
-  explicit rta_plan(size_t weight_bytes) : weights(weight_bytes) {}
+// All of a plan but what its samples keep from call to call: what an exchange of weights puts in place.
+struct rta_plan_body {
+  std::unique_ptr<rta::Arena> weights, scratch;
+  std::vector<rta::Value> values;
+  std::vector<rta_role> roles;
+  std::vector<rta::Span> spans;  // by value
+  std::vector<int> inputs, outputs, states;
+  std::vector<std::unique_ptr<rta::Stage>> stages;
+  std::vector<int64_t> read_bytes;  // by stage: packed weights
+  std::vector<int64_t> row_bytes;   // by stage: its values, of one sample
+  std::vector<rta::Lane> lanes;     // one for each thread
+  size_t stage_scratch = 0;
+  bool marks_samples = false, checks = false, refuses = false, finished = false;
+  int64_t block = 1, memory = 0;
+
+  int threads = 1;
+  std::vector<int> cores;
+  std::vector<rta::Cut> cuts;  // by samples of a block
+  std::unique_ptr<rta::Pool> pool;
+};
+
+struct rta_plan : rta_plan_body {
+  explicit rta_plan(size_t weight_bytes) { weights = std::make_unique<rta::Arena>(weight_bytes); }
 
   // Building.
   int add_value(rta_dtype dtype, int64_t steps, int64_t width, rta_role role);
@@ -74,29 +96,19 @@ struct rta_plan {
   bool lock();
 
   bool staged(int id) const { return roles[id] == RTA_INNER || roles[id] == RTA_STATE || values[id].dtype == RTA_INT8; }
-  bool weights_exceed_l2() const { return weights.used() > rta::kNearBytes; }
+  bool weights_exceed_l2() const { return weights->used() > rta::kNearBytes; }
   int64_t sample_bytes(int id) const { return values[id].pitch * values[id].steps; }
 
-  rta::Arena weights;
-  std::unique_ptr<rta::Arena> scratch, state;
-  std::vector<rta::Value> values;
-  std::vector<rta_role> roles;
-  std::vector<rta::Span> spans;  // by value
-  std::vector<int> inputs, outputs, states;
-  std::vector<std::unique_ptr<rta::Stage>> stages;
-  std::vector<int64_t> read_bytes;  // by stage: packed weights
-  std::vector<int64_t> row_bytes;   // by stage: its values, of one sample
-  std::vector<rta::Lane> lanes;     // one for each thread
-  std::vector<char*> held;          // by state, in the order of `states`: its first row of all
-  std::vector<int64_t> nonfinite;   // by sample: calls for which its states hold what int8 could not
-  size_t stage_scratch = 0;
-  bool marks_samples = false, checks = false, refuses = false, finished = false;
-  int64_t block = 1, memory = 0, tick = 0;
+  // Another plan's body is put in place of this one's when the next call begins (plan_offer.cc).
+  bool offer(rta_plan* next);
+  bool withdraw(rta_plan* next);
+  void take();
 
-  int threads = 1;
-  std::vector<int> cores;
-  std::vector<rta::Cut> cuts;  // by samples of a block
-  std::unique_ptr<rta::Pool> pool;
+  std::unique_ptr<rta::Arena> state;
+  std::vector<char*> held;         // by state, in the order of `states`: its first row of all
+  std::vector<int64_t> nonfinite;  // by sample: calls for which its states hold what int8 could not
+  int64_t tick = 0;
+  std::atomic<rta_plan*> offered{nullptr};
 
  private:
   void touch(int id, int stage);

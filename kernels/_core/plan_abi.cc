@@ -6,26 +6,17 @@
 #include <stdexcept>
 #include <string>
 
+#include "_core/guard.h"
 #include "_core/plan.h"
 
 using namespace rta;
 
-namespace {
-
-thread_local std::string last_error;
-
-// Runs f; an exception becomes rta_error() and the value for failure.
-template <class F, class T>
-T guarded(T failure, F f) {
-  try {
-    return f();
-  } catch (const std::exception& error) {
-    last_error = error.what();
-  } catch (...) {
-    last_error = "unknown error in the native core";
-  }
-  return failure;
+std::string& rta::last_error() {
+  static thread_local std::string text;
+  return text;
 }
+
+namespace {
 
 // Adds up the executable segments of the library that holds `address`.
 struct Code {
@@ -51,7 +42,7 @@ int add_code(dl_phdr_info* info, size_t, void* to) {
 extern "C" {
 #define RTA_API __attribute__((visibility("default")))
 
-RTA_API const char* rta_error(void) { return last_error.c_str(); }
+RTA_API const char* rta_error(void) { return last_error().c_str(); }
 
 RTA_API rta_plan* rta_plan_create(size_t weight_bytes) {
   return guarded<>(static_cast<rta_plan*>(nullptr), [&] { return new rta_plan(weight_bytes); });
@@ -88,16 +79,17 @@ RTA_API int rta_plan_finish(rta_plan* plan, int64_t state_samples, int64_t memor
 }
 
 RTA_API int rta_plan_run(rta_plan* plan, const void* const* inputs, void* const* outputs, int64_t samples) {
+  if (plan->offered.load(std::memory_order_relaxed)) plan->take();
   if (plan->checks) {
     if (const char* reason = plan->check(inputs, samples)) {
-      last_error = reason;
+      last_error() = reason;
       return -1;
     }
   }
   plan->run(inputs, outputs, samples);
   if (plan->refuses) {
     if (const char* reason = plan->refusal()) {
-      last_error = reason;
+      last_error() = reason;
       return -1;
     }
   }
@@ -107,6 +99,7 @@ RTA_API int rta_plan_run(rta_plan* plan, const void* const* inputs, void* const*
 RTA_API double rta_plan_profile(rta_plan* plan, const void* const* inputs, void* const* outputs, int64_t samples,
                                 int64_t calls, int64_t* ticks) {
   return guarded(-1.0, [&] {
+    if (plan->offered.load(std::memory_order_relaxed)) plan->take();
     if (plan->checks)
       if (const char* reason = plan->check(inputs, samples)) fail("%s", reason);
     const double ns = plan->profile(inputs, outputs, samples, calls, ticks);
@@ -115,6 +108,15 @@ RTA_API double rta_plan_profile(rta_plan* plan, const void* const* inputs, void*
     return ns;
   });
 }
+
+RTA_API int rta_plan_offer(rta_plan* plan, rta_plan* next) {
+  return guarded(-1, [&] {
+    if (!plan->offer(next)) fail("a plan of other values, stages or threads, or one that waits already");
+    return 0;
+  });
+}
+RTA_API int rta_plan_withdraw(rta_plan* plan, rta_plan* next) { return plan->withdraw(next); }
+RTA_API int rta_plan_pending(const rta_plan* plan) { return plan->offered.load(std::memory_order_acquire) != nullptr; }
 
 RTA_API int rta_plan_parts(const rta_plan* plan, int stage, int64_t samples) { return plan->parts(stage, samples); }
 RTA_API int rta_plan_running_threads(const rta_plan* plan) { return plan->running_threads(); }
@@ -165,7 +167,7 @@ RTA_API int rta_plan_load_state(rta_plan* plan, const void* from) {
   });
 }
 
-RTA_API size_t rta_plan_packed_bytes(const rta_plan* plan) { return plan->weights.used(); }
+RTA_API size_t rta_plan_packed_bytes(const rta_plan* plan) { return plan->weights->used(); }
 RTA_API size_t rta_plan_scratch_bytes(const rta_plan* plan) {
   return plan->scratch ? plan->scratch->used() + plan->state->used() : 0;
 }

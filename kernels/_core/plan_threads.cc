@@ -122,10 +122,10 @@ int64_t rta_plan::prefault() {
     if (pool->forked()) pool = std::make_unique<Pool>(threads - 1, cores);
     if (const int error = pool->take_schedule()) fail("scheduling policy of threads: %s", std::strerror(error));
   }
-  return static_cast<int64_t>(weights.populate(false) + scratch->populate(true) + state->populate(true));
+  return static_cast<int64_t>(weights->populate(false) + scratch->populate(true) + state->populate(true));
 }
 
 bool rta_plan::lock() {
   if (!finished) fail("the plan is not finished");
-  return weights.lock() && scratch->lock() && state->lock();
+  return weights->lock() && scratch->lock() && state->lock();
 }

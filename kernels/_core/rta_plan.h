@@ -98,6 +98,15 @@ size_t rta_plan_state_bytes(const rta_plan* plan);
 void rta_plan_save_state(const rta_plan* plan, void* to);
 int rta_plan_load_state(rta_plan* plan, const void* from);
 
+/* Other weights while it runs. When the next call begins, `plan` and `next` change contents, all but the states, which
+ * go on: some pointers are exchanged, nothing is allocated or freed. Afterwards `next` holds what `plan` had; then it
+ * can be destroyed, or be offered again to go back. Both must have the same values, stages and threads, and nothing may
+ * wait already: else -1. Any thread may offer; it must not touch `next` while rta_plan_pending(plan) is 1. */
+int rta_plan_offer(rta_plan* plan, rta_plan* next);
+int rta_plan_pending(const rta_plan* plan);
+/* Takes an offer back: 1, or 0 where a call has begun with it and `next` holds what `plan` had. */
+int rta_plan_withdraw(rta_plan* plan, rta_plan* next);
+
 /* Into how many parts a call with so many samples cuts stage number `stage`, or with stage -1 the batch. A call that
  * comes alone, with the threads asleep, is cut only where that makes up for waking them. */
 int rta_plan_parts(const rta_plan* plan, int stage, int64_t samples);

@@ -122,7 +122,9 @@ def compile(
                 )
             where, most = "cpu", 1  # where the tensors are
         batch = program.batch.cut(hi=most)
-        options = Options(rows, where, backend, most or 0, title, threads, mode=launch, batch=batch)
+        options = Options(
+            rows, where, backend, most or 0, title, threads, mode=launch, batch=batch, scheme=str(schemes)
+        )
         return CompiledModel(program, options, names)
 
     float32 = patterns is None and schemes.exact and device == "cpu" and backend in (None, "cpu", "portable")

@@ -52,11 +52,11 @@ class Step:
         return self.plan.parts(stage, samples)
 
 
-def _nesting(spec: Any) -> str | None:
+def nesting(spec: Any) -> str | None:
     """A tree of tuples as the native module writes it: "." a tensor, "( )" a tuple; None for any other container."""
     if spec.is_leaf():
         return "."
-    parts = [_nesting(child) for child in spec.children()]
+    parts = [nesting(child) for child in spec.children()]
     if spec.type is not tuple or not parts or any(part is None for part in parts):
         return None
     return "(" + "".join(part for part in parts if part is not None) + ")"
@@ -87,7 +87,7 @@ class Executor:
         """Whether the arguments are those of the group, in tensors and tuples; a native plan then takes them as nested."""
         source, program = step.source, self.program
         args, kwargs = program.in_spec.children()
-        given, returned = _nesting(args), _nesting(program.out_spec)
+        given, returned = nesting(args), nesting(program.out_spec)
         if not isinstance(source, SubgraphStep) or given is None or returned is None or kwargs.num_children:
             return False
         if source.reads != program.inputs or source.writes != program.outputs or program.casts:

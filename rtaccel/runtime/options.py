@@ -18,7 +18,7 @@ class Options:
     """batch_size: the batch that kernels are chosen for. backend: forced, or None. max_batch: largest batch of a call, 0 for any;
     batch: that, and what the model itself is right for.
     threads: how many a native plan may use, the calling one included. states: of a stream. title: of the model, for reports.
-    mode: on a GPU "graph" or "eager"; None elsewhere."""
+    mode: on a GPU "graph" or "eager"; None elsewhere. scheme: as it was asked for, for reports and files."""
 
     batch_size: int
     device: str = "cpu"
@@ -29,6 +29,7 @@ class Options:
     states: States | None = None
     mode: str | None = None
     batch: BatchRange = ANY_BATCH
+    scheme: str = "float32"
 
     def check_batch(self, op: str, size: int) -> None:
         """Raises ShapeError for a batch that a call may not have. size: of the first dimension."""

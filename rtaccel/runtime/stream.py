@@ -180,7 +180,12 @@ def stream(
     check_stream_state(model, step, layout, _length(calibration, layout))
     title = f"{type(model).__name__}, streamed"
     options = Options(
-        step.shape[0], title=title, threads=threads, states=states, mode="persistent" if persistent else None
+        step.shape[0],
+        title=title,
+        threads=threads,
+        states=states,
+        mode="persistent" if persistent else None,
+        scheme=str(SchemeMap(scheme)),
     )
     live = StreamModel(program, options, ("x_t",))
     if SchemeMap(scheme).exact and not persistent:

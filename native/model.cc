@@ -1,0 +1,260 @@
+// A model from a file: builds the plan that the file describes, with the best kernels of this machine.
+#include <algorithm>
+#include <cstring>
+#include <memory>
+
+#include "_core/guard.h"
+#include "artifact.h"
+#include "open_model.h"
+
+using namespace rta;
+
+namespace {
+
+thread_local rta_code last_code = RTA_OK;
+
+struct Destroy {
+  void operator()(rta_plan* plan) const { rta_plan_destroy(plan); }
+};
+using PlanPtr = std::unique_ptr<rta_plan, Destroy>;
+
+const char* dtype_name(rta_dtype dtype) {
+  constexpr const char* kNames[] = {"float32", "int8", "int64", "int32", "uint8", "bfloat16"};
+  return kNames[dtype];
+}
+
+// The preferred kernel of those that can compute the stage on this machine; refuses with the reasons where there is
+// none.
+const char* kernel_for(const Artifact& from, const Artifact::StageRecord& stage) {
+  std::vector<rta_attr> attrs = stage.attrs;
+  rta_attr input{};
+  input.name = "input_dtype";
+  input.kind = RTA_ATTR_TEXT;
+  input.text = dtype_name(from.values[static_cast<size_t>(stage.inputs[0])].dtype);
+  attrs.insert(attrs.begin(), input);
+  const char* best = nullptr;
+  int rank = 0;
+  std::string reasons;
+  for (int i = 0; i < rta_kernel_count(); ++i) {
+    const rta_kernel kernel = rta_kernel_at(i);
+    if (std::strcmp(kernel.op, stage.op) != 0 || (best && kernel.rank <= rank)) continue;
+    const char* reason = rta_kernel_reject(kernel.op, kernel.name, attrs.data(), static_cast<int>(attrs.size()));
+    if (reason) {
+      if (reasons.size() < 200) reasons += std::string(reasons.empty() ? "" : "; ") + kernel.name + ": " + reason;
+      continue;
+    }
+    best = kernel.name;
+    rank = kernel.rank;
+  }
+  if (!best)
+    refuse(RTA_NO_KERNEL, "stage %s: no kernel for %s here (%s)", stage.name, stage.op,
+           reasons.empty() ? "this build has none" : reasons.c_str());
+  return best;
+}
+
+void checked(int result, rta_code code, const char* what) {
+  if (result < 0) refuse(code, "%s: %s", what, last_error().c_str());
+}
+
+PlanPtr plan_of(const Artifact& from, int threads, std::vector<Chosen>* chosen) {
+  PlanPtr plan(rta_plan_create(from.packed_bytes));
+  if (!plan) refuse(RTA_CANNOT_READ, "%s", last_error().c_str());
+  for (const Artifact::ValueRecord& v : from.values)
+    checked(rta_plan_value(plan.get(), v.dtype, v.steps, v.width, v.role), RTA_BAD_FORMAT, "a value");
+  for (const Artifact::StageRecord& s : from.stages) {
+    const char* kernel = kernel_for(from, s);
+    checked(
+        rta_plan_stage(plan.get(), s.op, kernel, s.inputs.data(), static_cast<int>(s.inputs.size()), s.outputs.data(),
+                       static_cast<int>(s.outputs.size()), s.attrs.data(), static_cast<int>(s.attrs.size())),
+        RTA_BAD_FORMAT, s.name);
+    if (chosen) chosen->push_back({s.name, s.op, kernel});
+  }
+  if (threads != 1) checked(rta_plan_threads(plan.get(), threads), RTA_BAD_ARGUMENT, "threads");
+  checked(rta_plan_finish(plan.get(), from.streams, from.memory), RTA_BAD_FORMAT, "the plan");
+  if (from.state_bytes) {
+    if (from.state_bytes != rta_plan_state_bytes(plan.get()))
+      refuse(RTA_BAD_FORMAT, "%zu bytes of states, where the plan holds %zu", from.state_bytes,
+             rta_plan_state_bytes(plan.get()));
+    checked(rta_plan_load_state(plan.get(), from.states), RTA_BAD_FORMAT, "states");
+  }
+  return plan;
+}
+
+bool same(const std::vector<rta_tensor>& a, const std::vector<rta_tensor>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const rta_tensor& p, const rta_tensor& q) {
+    return p.dtype == q.dtype && p.rank == q.rank && std::equal(p.shape, p.shape + 8, q.shape);
+  });
+}
+
+template <class F, class T>
+T answered(T failure, F f) {
+  last_code = RTA_OTHER;
+  try {
+    T result = f();
+    last_code = RTA_OK;
+    return result;
+  } catch (const Refused& why) {
+    last_code = why.code;
+    last_error() = why.what();
+  } catch (const std::exception& error) {
+    last_error() = error.what();
+  }
+  return failure;
+}
+
+}  // namespace
+
+rta_model::rta_model(const Bytes& bytes, unsigned flags, int threads_) : threads(threads_) {
+  const Artifact from(bytes, flags);
+  plan = plan_of(from, threads, &chosen).release();
+  name = from.name;
+  batch_least = from.batch_least;
+  batch_most = from.batch_most;
+  streams = from.streams;
+  const rta_tensor& first = from.inputs[0];
+  each = first.lead ? 1 : 0;
+  for (int d = 1; d < first.lead; ++d)
+    each *= std::max<int64_t>(first.shape[d], 1);  // those that are open count as one
+  tensors[0] = from.inputs;
+  tensors[1] = from.outputs;
+  for (auto& list : tensors)
+    for (rta_tensor& tensor : list) tensor.name = names.emplace_back(tensor.name).c_str();
+}
+
+rta_model::~rta_model() {
+  rta_plan_destroy(plan);
+  rta_plan_destroy(other);
+}
+
+bool rta_model::takes(int64_t samples) const {
+  if (streams) return samples == streams;
+  if (each == 0) return samples == 1;
+  return samples >= 0 && samples % each == 0 && samples / each >= batch_least &&
+         (batch_most < 0 || samples / each <= batch_most);
+}
+
+void rta_model::swap(const Bytes& bytes, unsigned flags) {
+  const Artifact from(bytes, flags);
+  if (!same(from.inputs, tensors[0]) || !same(from.outputs, tensors[1]) || from.streams != streams ||
+      from.batch_least != batch_least || from.batch_most != batch_most || from.stages.size() != chosen.size())
+    refuse(RTA_NO_FIT, "a model of other inputs, outputs, batches or stages");
+  for (size_t i = 0; i < chosen.size(); ++i)
+    if (chosen[i].op != from.stages[i].op) refuse(RTA_NO_FIT, "stage %s is another", from.stages[i].name);
+  PlanPtr next = plan_of(from, threads, nullptr);
+  const bool waited = other && rta_plan_withdraw(plan, other);  // else it is what was there before the last swap
+  if (rta_plan_offer(plan, next.get()) != 0) {
+    if (waited) rta_plan_offer(plan, other);
+    refuse(RTA_NO_FIT, "%s", last_error().c_str());
+  }
+  rta_plan_destroy(other);
+  other = next.release();
+}
+
+extern "C" {
+#define RTA_API __attribute__((visibility("default")))
+
+RTA_API rta_code rta_error_code(void) { return last_code; }
+
+RTA_API rta_model* rta_model_open_threaded(const char* path, unsigned flags, int threads) {
+  return answered(static_cast<rta_model*>(nullptr), [&] { return new rta_model(Bytes(path), flags, threads); });
+}
+RTA_API rta_model* rta_model_from_memory_threaded(const void* data, size_t size, unsigned flags, int threads) {
+  return answered(static_cast<rta_model*>(nullptr), [&] { return new rta_model(Bytes(data, size), flags, threads); });
+}
+RTA_API rta_model* rta_model_open(const char* path, unsigned flags) { return rta_model_open_threaded(path, flags, 1); }
+RTA_API rta_model* rta_model_from_memory(const void* data, size_t size, unsigned flags) {
+  return rta_model_from_memory_threaded(data, size, flags, 1);
+}
+RTA_API void rta_model_close(rta_model* model) { delete model; }
+
+RTA_API const char* rta_model_name(const rta_model* model) { return model->name.c_str(); }
+RTA_API int rta_model_count(const rta_model* model, int outputs) {
+  return static_cast<int>(model->tensors[outputs ? 1 : 0].size());
+}
+RTA_API int rta_model_tensor(const rta_model* model, int output, int index, rta_tensor* tensor) {
+  return answered(-1, [&] {
+    const auto& list = model->tensors[output ? 1 : 0];
+    if (index < 0 || static_cast<size_t>(index) >= list.size())
+      refuse(RTA_BAD_ARGUMENT, "%s has no %s %d", model->name.c_str(), output ? "output" : "input", index);
+    *tensor = list[static_cast<size_t>(index)];
+    return 0;
+  });
+}
+RTA_API void rta_model_batch(const rta_model* model, int64_t* least, int64_t* most) {
+  *least = model->batch_least;
+  *most = model->batch_most;
+}
+RTA_API int64_t rta_model_streams(const rta_model* model) { return model->streams; }
+
+RTA_API int rta_model_step(rta_model* model, const void* const* in, void* const* out, int64_t samples) {
+  if (!model->takes(samples)) {
+    last_code = RTA_BAD_ARGUMENT;
+    last_error() = "a number of samples that the model was not made for";
+    return -1;
+  }
+  return rta_plan_run(model->plan, in, out, samples);
+}
+RTA_API int rta_model_reset(rta_model* model, int64_t first, int64_t count) {
+  return answered(-1, [&] {
+    if (first < 0 || count < 0 || first > model->streams - count)
+      refuse(RTA_BAD_ARGUMENT, "streams %lld and %lld more, of %lld", static_cast<long long>(first),
+             static_cast<long long>(count), static_cast<long long>(model->streams));
+    rta_plan_reset(model->plan, first, count);
+    return 0;
+  });
+}
+RTA_API size_t rta_model_state_bytes(const rta_model* model) { return rta_plan_state_bytes(model->plan); }
+RTA_API void rta_model_save_state(const rta_model* model, void* to) { rta_plan_save_state(model->plan, to); }
+RTA_API int rta_model_load_state(rta_model* model, const void* from) {
+  return answered(-1, [&] {
+    checked(rta_plan_load_state(model->plan, from), RTA_BAD_ARGUMENT, "states");
+    return 0;
+  });
+}
+
+RTA_API int rta_model_swap(rta_model* model, const char* path, unsigned flags) {
+  return answered(-1, [&] {
+    model->swap(Bytes(path), flags);
+    return 0;
+  });
+}
+RTA_API int rta_model_rollback(rta_model* model) {
+  return answered(-1, [&] {
+    if (!model->other) refuse(RTA_NO_FIT, "there are no weights from before a swap");
+    // Taken back before a step saw it, the swap has not happened; else the weights before are what is offered.
+    if (!rta_plan_withdraw(model->plan, model->other)) {
+      checked(rta_plan_offer(model->plan, model->other), RTA_OTHER, "rollback");
+    } else {
+      rta_plan_destroy(model->other);
+      model->other = nullptr;
+    }
+    return 0;
+  });
+}
+RTA_API int rta_model_pending(const rta_model* model) { return rta_plan_pending(model->plan); }
+
+RTA_API int64_t rta_model_prefault(rta_model* model) { return rta_plan_prefault(model->plan); }
+RTA_API int rta_model_lock(rta_model* model) { return rta_plan_lock(model->plan); }
+RTA_API rta_plan* rta_model_plan(rta_model* model) { return model->plan; }
+
+RTA_API int rta_model_digest(const char* path, unsigned char digest[32]) {
+  return answered(-1, [&] {
+    std::memcpy(digest, Seal(Bytes(path)).computed.bytes, 32);
+    return 0;
+  });
+}
+
+RTA_API int rta_model_verify_with(const char* path, const unsigned char key[32],
+                                  int (*verify)(const unsigned char*, const unsigned char*, unsigned long long,
+                                                const unsigned char*)) {
+  return answered(-1, [&] {
+    const Seal seal{Bytes(path)};
+    if (!(seal.digest == seal.computed)) refuse(RTA_BAD_DIGEST, "%s: its bytes are not those that were written", path);
+    if (!seal.is_signed) refuse(RTA_BAD_KEY, "%s is not signed", path);
+    const std::string message = signed_message(seal.digest);
+    if (verify(seal.signature, reinterpret_cast<const unsigned char*>(message.data()), message.size(), key) != 0)
+      refuse(RTA_BAD_KEY, "%s was not signed with this key", path);
+    return 0;
+  });
+}
+}

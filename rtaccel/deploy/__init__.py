@@ -1,0 +1,1 @@
+"""Compiled models as files, and what runs them without torch."""

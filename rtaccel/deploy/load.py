@@ -1,0 +1,277 @@
+"""`rt.load`: a model from a file, run without torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rtaccel._native import BoundModel, Model
+from rtaccel.core.errors import BackendUnavailable, FormatError, RtaccelError, ShapeError, UnsupportedProblem
+from rtaccel.deploy import container, signing
+from rtaccel.deploy.nesting import flattened, nested, tree_of
+
+UNCHECKED, LARGE = 1, 2  # as rta_model.h has them
+_SHAPE, _NO_KERNEL, _BAD_ARGUMENT, _OTHER, _NO_FIT, _CANNOT_READ = -1, 6, 8, 9, 7, 1
+
+
+class LoadedModel:
+    """A model from a file: arrays in, arrays out. It needs no torch.
+
+    `model(*inputs)` gives fresh arrays, `model.run(*inputs, out=y)` writes into y, `model.bind(*inputs, out=y)` checks the arrays
+    once and gives the bare call. A stream takes one time step a call, `model.step(x_t)` is the same, and keeps its past.
+
+    Inputs are C-contiguous arrays of the dtype and shape in `model.inputs` (-1: any number of samples): NumPy's, torch's, or
+    anything with the buffer protocol or DLPack on the CPU. Nothing is cast or copied. Results are NumPy
+    arrays; torch tensors where the first input is one. Raises ShapeError for what does not fit, FormatError for an index out
+    of range.
+
+    One instance runs in one thread at a time; a call holds the GIL. Load once for each thread.
+    """
+
+    def __init__(self, native: Model, metadata: Mapping[str, str], source: str, flags: int) -> None:
+        self._native, self._source, self._flags = native, source, flags
+        self.metadata = dict(metadata)
+        self.inputs = tuple((name, dtype, tuple(shape)) for name, dtype, shape in native.tensors(False))
+        self.outputs = tuple((name, dtype, tuple(shape)) for name, dtype, shape in native.tensors(True))
+        try:
+            self._given = tree_of(metadata.get("arguments") or f"({'.' * len(self.inputs)})", len(self.inputs))
+            several = f"({'.' * len(self.outputs)})" if len(self.outputs) > 1 else "."
+            self._returned = tree_of(metadata.get("results") or several, len(self.outputs))
+        except ValueError as error:
+            raise FormatError("load", str(error), "the model's own tuples", "Save it again.") from error
+
+    # -- calling
+
+    def __call__(self, *inputs: Any) -> Any:
+        """float32 (or as `inputs` says) [batch, ...] to fresh arrays [batch, ...]; a tuple where there are several."""
+        given = self._flat("call", inputs)
+        outs = self._fresh(given)
+        self._run("call", given, outs)
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(given[0], torch.Tensor):
+            outs = tuple(torch.from_numpy(out) for out in outs)
+        return nested(self._returned, outs)
+
+    step = __call__
+
+    def run(self, *inputs: Any, out: Any) -> Any:
+        """Computes into `out`, an array or a tuple of them in the order of the outputs, and returns it."""
+        self._run("run", self._flat("run", inputs), self._outs("run", out))
+        return out
+
+    def bind(self, *inputs: Any, out: Any) -> Callable[[], None]:
+        """A call without arguments that reads `inputs` and writes `out` in place. The arrays are checked and held."""
+        try:
+            return BoundModel(self._native, self._flat("bind", inputs), self._outs("bind", out))
+        except ValueError as error:
+            raise self._typed("bind", error) from None
+
+    def _run(self, op: str, inputs: tuple[Any, ...], outs: tuple[Any, ...]) -> None:
+        try:
+            self._native.run(inputs, outs)
+        except ValueError as error:
+            raise self._typed(op, error) from None
+
+    def _outs(self, op: str, out: Any) -> tuple[Any, ...]:
+        """Arrays to write into: nested as the results, or one after the other."""
+        found = flattened(out, self._returned)
+        if found is None and isinstance(out, (tuple, list)) and len(out) == len(self.outputs):
+            found = list(out)
+        if found is None:
+            raise ShapeError(op, f"out as {type(out).__name__}", f"{len(self.outputs)} arrays", "See .outputs.")
+        return tuple(found)
+
+    def _flat(self, op: str, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        found = flattened(given, self._given)
+        if found is None:
+            expected = f"{len(self.inputs)} arrays, nested as the model takes them"
+            raise ShapeError(op, f"{len(given)} arguments", expected, "See .inputs.")
+        return tuple(found)
+
+    def _fresh(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        sizes: list[int] = []
+        if inputs and self.inputs:
+            shape = getattr(inputs[0], "shape", None)
+            wanted = self.inputs[0][2]
+            if shape is not None and len(shape) == len(wanted):
+                sizes = [int(s) for s, w in zip(shape, wanted) if w < 0]
+        if self.streams and not sizes:
+            sizes = [self.streams]
+        results = []
+        for _, dtype, shape in self.outputs:
+            left = iter(sizes)
+            results.append(np.empty([next(left, 1) if s < 0 else s for s in shape], np.dtype(dtype)))
+        return tuple(results)
+
+    # -- streams
+
+    @property
+    def streams(self) -> int:
+        """Number of streams that it keeps the past of; 0 where it is no stream."""
+        return int(self._native.streams)
+
+    def reset(self, streams: int | Iterable[int] | None = None) -> None:
+        """All streams, or those given, start anew. Raises ShapeError for a stream that does not exist."""
+        count = self.streams
+        chosen = range(count) if streams is None else [streams] if isinstance(streams, int) else list(streams)
+        bad = [s for s in chosen if isinstance(s, bool) or not isinstance(s, int) or not 0 <= s < count]
+        if bad:
+            raise ShapeError("reset", f"streams {bad}", f"numbers in 0..{count - 1}", "Name streams of this model.")
+        for s in chosen:
+            self._native.reset(s, 1)
+
+    def save_state(self) -> bytes:
+        """The past of all streams, for `load_state` of the same model."""
+        return bytes(self._native.save_state())
+
+    def load_state(self, state: bytes) -> None:
+        """Goes on from a past that `save_state` gave. Raises FormatError, with nothing changed, for any other bytes."""
+        try:
+            self._native.load_state(bytes(state))
+        except ValueError as error:
+            raise self._typed("load_state", error) from None
+
+    # -- weights
+
+    def swap(self, path: str | os.PathLike[str]) -> None:
+        """Weights from another file of the same model, exchanged when the next call begins; streams keep their past.
+
+        Raises FormatError, with nothing changed, for a file that is damaged or of another model.
+        """
+        try:
+            self._native.swap(os.fspath(path), self._flags)
+        except ValueError as error:
+            raise self._typed("swap", error) from None
+
+    def rollback(self) -> None:
+        """Back to the weights before the last swap, in the same way. Raises FormatError where there are none."""
+        try:
+            self._native.rollback()
+        except ValueError as error:
+            raise self._typed("rollback", error) from None
+
+    # -- memory
+
+    def prefault(self) -> int:
+        """Makes packed weights, scratch and states resident; gives their bytes."""
+        return int(self._native.prefault())
+
+    def lock(self) -> None:
+        """Keeps that memory resident (mlock). Raises UnsupportedProblem where the system does not allow it."""
+        try:
+            self._native.lock()
+        except ValueError as error:
+            raise self._typed("lock", error) from None
+
+    # -- looking
+
+    @property
+    def name(self) -> str:
+        return str(self._native.name)
+
+    @property
+    def batch(self) -> tuple[int, int | None]:
+        """Sizes of the batch that a call may have, both included; None: any."""
+        least, most = self._native.batch
+        return least, None if most < 0 else most
+
+    @property
+    def stages(self) -> tuple[tuple[str, str, str], ...]:
+        """(name, operator, kernel chosen on this machine) of each stage."""
+        return tuple(self._native.stages)
+
+    def explain(self) -> str:
+        """What is in it, and the kernel chosen for each stage on this machine."""
+        lines = [f"{self.name}: {len(self.stages)} native stages from {self._source}"]
+        for label, edges in (("input", self.inputs), ("output", self.outputs)):
+            for name, dtype, shape in edges:
+                lines.append(f"{label} {name}: {dtype}[{', '.join('*' if s < 0 else str(s) for s in shape)}]")
+        if self.streams:
+            lines.append(f"{self.streams} streams with {self._native.state_bytes} B of states, one time step a call")
+        lines.append(f"packed weights {self._native.packed_bytes} B, scratch {self._native.scratch_bytes} B")
+        for key in ("scheme", "verified", "rtaccel"):
+            if key in self.metadata:
+                lines.append(f"{key}: {self.metadata[key]}")
+        width = max(len(name) for name, _, _ in self.stages)
+        lines += ["", *(f"{name:<{width}}  {op:<16} {kernel}" for name, op, kernel in self.stages)]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"LoadedModel({self.name!r}, {len(self.stages)} stages, from {self._source!r})"
+
+    def _typed(self, op: str, error: ValueError) -> RtaccelError:
+        return typed(op, self.name, error)
+
+
+def typed(op: str, what: str, error: ValueError) -> RtaccelError:
+    """The typed error of what the C library said."""
+    if len(error.args) != 2:
+        return FormatError(op, f"{what}: {error}", "a model that rt.save wrote", "Save it again.")
+    code, text = error.args
+    if code == _SHAPE:
+        return ShapeError(
+            op, text, f"arrays that fit {what}, as they lie", "See .inputs and .outputs; nothing is cast."
+        )
+    if code == _NO_KERNEL:
+        return BackendUnavailable(op, text, "a kernel for every stage", "Load it with a build that has them.")
+    if code == _CANNOT_READ:
+        return FormatError(op, text, "a file that can be read", "Look at the path, and at who writes it.")
+    if code == _NO_FIT:
+        return FormatError(op, text, "the same model with other weights", "Nothing was changed.")
+    if code == _OTHER:
+        return UnsupportedProblem(op, text, "what this system allows", "See rtaccel info.")
+    if code == _BAD_ARGUMENT:
+        return FormatError(op, text, "numbers that every stage takes", "No result is given; mend the input.")
+    return FormatError(op, f"{what}: {text}", "a model that rt.save wrote", "Save it again, or fetch the file again.")
+
+
+def load(
+    path: str | os.PathLike[str] | bytes,
+    *,
+    verify_key: Any = None,
+    threads: int = 1,
+    unchecked: bool = False,
+    large: bool = False,
+) -> LoadedModel:
+    """A model from a file that `rt.save` wrote. Needs NumPy and no torch; nothing of the file is executed.
+
+    path: of the file, or its bytes.
+    verify_key: the ed25519 public key that must have signed it (32 bytes, the path of a PEM file, or one of the `cryptography`
+        package). None: the digest alone is checked, which finds damage and no forgery.
+    threads: most threads of a call, the calling one included.
+    unchecked: leave the digest out, for a file that was verified before.
+    large: let its plan ask for more than 256 times the file's size, and 64 MiB, of memory.
+
+    Raises FormatError for a file that is not whole, not such a model, newer than this version, or not signed with the key;
+    BackendUnavailable where no kernel here computes one of its stages.
+    """
+    source = f"{len(path)} bytes" if isinstance(path, bytes) else os.fspath(path)
+    flags = (UNCHECKED if unchecked else 0) | (LARGE if large else 0)
+    whole = path if isinstance(path, bytes) else _read(source)
+    if verify_key is not None:
+        if container.written_digest("load", whole) != container.digest(whole):
+            raise FormatError(
+                "load", f"{source}, whose bytes are not those that were written", "a whole file", "Fetch it again."
+            )
+        message = container.PREAMBLE + container.digest(whole)
+        signing.verified("load", verify_key, container.signature(whole), message)
+    try:
+        native = Model(whole, flags, threads)  # the very bytes that were verified
+    except ValueError as error:
+        raise typed("load", source, error) from None
+    return LoadedModel(native, container.metadata("load", whole), source, flags)
+
+
+def _read(path: str) -> bytes:
+    try:
+        file = Path(path)
+        if not file.is_file():
+            raise OSError("not a regular file" if file.exists() else "no such file")
+        return file.read_bytes()
+    except OSError as error:
+        raise FormatError("load", f"{path}: {error}", "a file that can be read", "Look at the path.") from error

@@ -1,0 +1,195 @@
+"""`rt.save`: a compiled model or stream as one file that runs without torch, and without Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rtaccel import __version__
+from rtaccel.convert.passes.program import FallbackStep, SubgraphStep
+from rtaccel.core.errors import FormatError, UnsupportedProblem
+from rtaccel.core.stage import GraphIO
+from rtaccel.deploy import container, signing
+from rtaccel.deploy.record import DTYPES, Edge, Head, Recorder, Where
+from rtaccel.kernels._core.cpu import States, packed_bound, tell
+from rtaccel.runtime.compiled import CompiledModel
+from rtaccel.runtime.execute import nesting
+
+
+def save(
+    model: CompiledModel,
+    path: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    states: bool = False,
+    sign: Any = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Writes a compiled model, or a stream, as one file: `rt.load` runs it without torch, `rta_model_open` without Python.
+
+    The file is a safetensors container with the logical weights and the calls that build the plan: no code, and no kernel's
+    name. One file serves every kind of processor; whoever loads it takes the best kernels of his own.
+
+    model: from `rt.compile` or `rt.stream` on the CPU, all of it native. It is not changed.
+    name: of the model, by default that of its class.
+    states: of a stream, also what it holds now: a loaded stream goes on from there. Else it starts anew.
+    sign: an ed25519 private key (32 bytes, the path of a PEM file, or one of the `cryptography` package).
+    metadata: further texts for whoever reads the file, such as a verdict: `{"budget": str(latency)}`.
+
+    The file appears whole or not at all. Returns its path. Raises UnsupportedProblem, naming them, for PyTorch calls inside, and
+    for a model on a GPU; FormatError for a key or metadata that are none; OSError where the path cannot be written.
+
+    Example:
+        >>> import tempfile, torch, rtaccel as rt
+        >>> fast = rt.compile(torch.nn.Linear(8, 4).eval(), torch.randn(1, 8))
+        >>> file = rt.save(fast, tempfile.mkdtemp() + "/linear.rta")
+        >>> rt.load(file)(torch.randn(1, 8).numpy()).shape
+        (1, 4)
+    """
+    key = None if sign is None else signing.private_key("save", sign)
+    whole = artifact_bytes(model, name=name, states=states, metadata=metadata)
+    if key is not None:
+        whole = container.with_signature(whole, key.sign(container.PREAMBLE + container.digest(whole)))
+    target = Path(path)
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(whole)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return target
+
+
+def artifact_bytes(
+    model: CompiledModel,
+    *,
+    name: str | None = None,
+    states: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> bytes:
+    """The bytes of the file that `save` writes, unsigned."""
+    step = _whole(model)
+    options, program = model._options, model._program
+    source = step.source
+    assert isinstance(source, SubgraphStep)
+    kept = options.states or States()
+    pairs = [(choice.stage, choice.impl.name) for choice in step.choices]
+    recorder = Recorder([choice.stage for choice in step.choices])
+    tell(recorder, pairs, source.group.inputs, source.group.outputs, kept)
+    past = bytes(step.plan.save_state()) if states else b""
+    if states and options.states is None:
+        raise FormatError("save", "states=True for a model without states", "a stream", "Leave states out.")
+
+    title = name or options.title.removesuffix(", streamed") or "model"
+    inputs = _edges(_input_names(model), source.group.inputs)
+    outputs = _edges(_output_names(program.out_spec, len(source.writes)), source.group.outputs)
+    batch = options.batch
+    head = Head(
+        title,
+        packed_bound(pairs),
+        kept.samples,
+        kept.memory,
+        batch.lo,
+        -1 if batch.hi is None else batch.hi,
+        len(past),
+    )
+    fields = {
+        "format": "rtaccel",
+        "format_version": str(container.FORMAT_VERSION),
+        "name": title,
+        "inputs": _described(inputs),
+        "outputs": _described(outputs),
+        "arguments": nesting(program.in_spec.children()[0]) or "",
+        "results": nesting(program.out_spec) or "",
+        "streams": str(kept.samples),
+        "batch": str(batch),
+        "scheme": options.scheme,
+        "verified": re.sub(r" in [\d.]+ m?s(?=:)", "", model._verified),  # the same model gives the same file
+        "rtaccel": __version__,
+        **_checked(metadata or {}),
+    }
+    plan = recorder.plan(head, inputs, outputs, Where())
+    parts = {"plan": container.Part("U8", (len(plan),), plan)}
+    # Those that need no padding behind them come first.
+    parts |= dict(sorted(recorder.parts.items(), key=lambda item: len(item[1].data) % container.ALIGNMENT != 0))
+    if recorder.constants:
+        parts["constants"] = container.Part("U8", (len(recorder.constants),), bytes(recorder.constants))
+    if past:
+        parts["states"] = container.Part("U8", (len(past),), past)
+    return container.pack(
+        parts, fields, lambda start, end, places: recorder.plan(head, inputs, outputs, Where(start, end, places))
+    )
+
+
+def _whole(model: CompiledModel) -> Any:
+    """The one native step of a model. Raises UnsupportedProblem where it is not that."""
+    if not isinstance(model, CompiledModel):
+        raise UnsupportedProblem(
+            "save",
+            type(model).__name__,
+            "what rt.compile or rt.stream gave",
+            "Compile the model; it has to be captured.",
+        )
+    steps = model._executor.steps
+    torch_calls = [s.source.name for s in steps if isinstance(s.source, FallbackStep)]
+    if torch_calls:
+        raise UnsupportedProblem(
+            "save", f"{model._options.title} with PyTorch calls inside: {', '.join(dict.fromkeys(torch_calls))}",
+            "native stages only", "See explain() for what each would need.",
+        )  # fmt: skip
+    if len(steps) != 1 or not steps[0].native or model._options.device != "cpu":
+        kind = "persistent kernel" if model._options.mode == "persistent" else f"{len(steps)} steps"
+        raise UnsupportedProblem(
+            "save", f"{model._options.title} on {model._options.device}, {kind}", "one native call on the CPU",
+            "Compile it with device='cpu' and no backend.",
+        )  # fmt: skip
+    if model._executor.direct is None:
+        raise UnsupportedProblem(
+            "save",
+            f"{model._options.title}, whose arguments or results are not those of the plan as they lie",
+            "tensors in tuples, in and out, each used and computed as it is returned",
+            "Return contiguous float32 tensors, and take no argument that is not used.",
+        )
+    return steps[0]
+
+
+def _input_names(model: CompiledModel) -> list[str]:
+    return [argument.name for argument in model._program.arguments]
+
+
+def _output_names(spec: Any, count: int) -> list[str]:
+    return ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
+
+
+def _edges(names: Sequence[str], ports: Sequence[GraphIO]) -> list[Edge]:
+    return [Edge.of(name, port) for name, port in zip(names, ports)]
+
+
+def _described(edges: Sequence[Edge]) -> str:
+    rows: list[dict[str, Any]] = [{"name": e.name, "dtype": e.dtype, "shape": list(e.shape)} for e in edges]
+    assert all(e.dtype in (*DTYPES, "bool") for e in edges)
+    return json.dumps(rows, separators=(",", ":"))
+
+
+def _checked(metadata: Mapping[str, str]) -> dict[str, str]:
+    own = ("sha256", "ed25519", "format", "format_version", "name", "inputs", "outputs", "streams")
+    bad = [k for k, v in metadata.items() if not isinstance(k, str) or not isinstance(v, str) or k in own]
+    if bad:
+        raise FormatError("save", f"metadata {bad}", f"texts, under names other than {', '.join(own)}", "Rename them.")
+    return dict(metadata)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
