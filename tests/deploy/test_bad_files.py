@@ -159,7 +159,7 @@ def test_what_is_in_the_way_of_saving(tmp_path: Path) -> None:
             return torch.cholesky_inverse(x @ x.transpose(-1, -2) + torch.eye(3)) + 1
 
     with pytest.warns(UserWarning, match="cholesky_inverse"):
-        fast = rt.compile(Draws(), torch.randn(3, 3))
+        fast = rt.compile(Draws().eval(), torch.randn(3, 3))
     with pytest.raises(rt.UnsupportedProblem, match="cholesky_inverse"):
         rt.save(fast, tmp_path / "m.rta")
     with pytest.raises(rt.UnsupportedProblem, match="Linear"):

@@ -112,6 +112,9 @@ class Builder:
         if any(_is_data_dependent(n) for n in (node, *node.all_input_nodes)):
             self.op_nodes.append(self._torch(node, "a shape depends on the numbers in a tensor"))
             return
+        if self._crosses_samples(node):
+            self.op_nodes.append(self._torch(node, "every sample meets every other"))
+            return
         if node.name in self.views or is_known(self, node) or look(self, node):
             return
         found = self._match(self, node)
@@ -120,6 +123,13 @@ class Builder:
                 return
             found = self._torch(node, found)
         self.op_nodes.append(found)
+
+    def _crosses_samples(self, node: fx.Node) -> bool:
+        """Whether the number of samples is the size of several dimensions: a view has samples in one."""
+        made = node.meta.get("val")
+        if not self.samples or not isinstance(made, Tensor):
+            return False
+        return sum(not isinstance(s, int) and bool(s.node.expr.free_symbols & self.samples) for s in made.shape) > 1
 
     def free_of_inputs(self, node: fx.Node) -> bool:
         """Whether a value depends on constants and on the number of samples alone."""
