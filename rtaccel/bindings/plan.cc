@@ -70,6 +70,7 @@ Plan::Plan(size_t weight_bytes) : plan_(rta_plan_create(weight_bytes)) {
 Plan::~Plan() {
   clear();
   rta_plan_destroy(plan_);
+  rta_plan_destroy(beside_);
 }
 
 int Plan::value(const std::string& dtype, int64_t steps, int64_t width, const std::string& role) {
@@ -141,8 +142,31 @@ void Plan::adopt(Plan& other) {
   };
   if (!same(inputs_, other.inputs_) || !same(outputs_, other.outputs_) || state_samples_ != other.state_samples_)
     throw nb::value_error("a plan of other tensors");
+  if (beside_) rta_plan_withdraw(plan_, beside_);
+  rta_plan_destroy(beside_);
+  beside_ = nullptr;
   std::swap(plan_, other.plan_);
   std::swap(stages_, other.stages_);
+}
+
+bool Plan::swap(Plan& other) {
+  const bool waited = beside_ && rta_plan_withdraw(plan_, beside_);
+  if (!other.plan_ || rta_plan_offer(plan_, other.plan_) != 0) {
+    if (waited) rta_plan_offer(plan_, beside_);
+    return false;
+  }
+  rta_plan_destroy(beside_);
+  beside_ = other.plan_;
+  other.plan_ = nullptr;
+  return true;
+}
+
+bool Plan::rollback() {
+  if (!beside_) return false;
+  if (!rta_plan_withdraw(plan_, beside_)) return rta_plan_offer(plan_, beside_) == 0;
+  rta_plan_destroy(beside_);  // no call has seen it
+  beside_ = nullptr;
+  return true;
 }
 
 bool Plan::guarded() const {

@@ -40,6 +40,12 @@ class Plan {
   // Takes the place of its stages, weights and states from another plan of the same tensors, which is left with the old
   // ones: whoever holds this plan, a bound call too, goes on with the new ones.
   void adopt(Plan& other);
+  // Takes the weights of another plan, which is left empty, and exchanges them when the next call begins; states go on.
+  // Another thread may be in a call. False where it has other values or stages: then nothing is changed.
+  bool swap(Plan& other);
+  // The weights before the last swap, in the same way; false where there are none.
+  bool rollback();
+  bool pending() const { return rta_plan_pending(plan_) != 0; }
   // Dicts that must be empty for a call from an entry: where hooks of a module are kept.
   void guard(nanobind::tuple dicts);
   bool guarded() const;
@@ -89,6 +95,7 @@ class Plan {
   nanobind::object compute(const Flat& inputs, const std::string& form_out) const;
 
   rta_plan* plan_;
+  rta_plan* beside_ = nullptr;  // offered, or what was there before the last swap
   std::vector<Spec> inputs_, outputs_;
   std::string flat_in_, flat_out_, form_in_, form_out_;
   std::vector<PyObject*> guards_;

@@ -27,9 +27,10 @@ from rtaccel.runtime.inputs import check_out, copy_out, dense, fit_inputs, nesti
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.schedule.bound_calls import BoundCalls, flat_results
 from rtaccel.runtime.state.buffers import STRUCTURE, State, keys_of, structure
+from rtaccel.runtime.weight_swap import Swappable
 
 
-class CompiledModel(nn.Module):
+class CompiledModel(Swappable, nn.Module):
     """A compiled model: the same call as the model it came from, fresh tensors out, inference only.
 
     `fast(*inputs)` allocates its results. `fast.run(*inputs, out=y)` writes into y and allocates nothing.
@@ -375,6 +376,7 @@ class CompiledModel(nn.Module):
         found = {key: copied(given[key]) for key in (*state.entries, STRUCTURE) if key in given}
         state = state.with_tensors(found)
         self._install(state.program(program), state, self._past(given))
+        self._before_swap = None
         self._verified = "the weights were loaded: what was verified were others"
         return missing, unexpected
 
