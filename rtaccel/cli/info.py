@@ -11,9 +11,28 @@ HELP = "list the backends with what is missing for each, the CPU's instruction s
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    for name, (_, what) in FOLDERS.items():
+        parser.add_argument(f"--{name}", action="store_true", help=f"print the folder of {what} alone")
+
+
+FOLDERS = {
+    "include-dir": ("include", "rtaccel.h and rtaccel.hpp"),
+    "library-dir": ("", "librtaccel.so"),
+    "cmake-dir": ("lib/cmake/rtaccel", "rtaccelConfig.cmake, for -Drtaccel_DIR="),
+    "pkgconfig-dir": ("lib/pkgconfig", "rtaccel.pc, for PKG_CONFIG_PATH="),
+}
+"""What builds of C and C++ ask for: option -> (folder in the package, what is there)."""
 
 
 def run(args: argparse.Namespace) -> int:
+    for name, (folder, _) in FOLDERS.items():
+        if getattr(args, name.replace("-", "_"), False):
+            from pathlib import Path
+
+            import rtaccel._native as native
+
+            print(Path(native.__file__).parent / folder)
+            return 0
     found = collect()
     print(json.dumps(found, indent=2, default=str) if args.json else render(found))
     return 0

@@ -22,7 +22,7 @@ def c_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("no C compiler")
     target = tmp_path_factory.mktemp("c") / "program"
     flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-O1", f"-I{INSTALLED / 'include'}"]
-    link = [f"-L{INSTALLED}", "-lrtaccel_core", f"-Wl,-rpath,{INSTALLED}"]
+    link = [f"-L{INSTALLED}", "-lrtaccel", f"-Wl,-rpath,{INSTALLED}"]
     done = subprocess.run(
         ["cc", *flags, str(HERE / "program.c"), *link, "-o", str(target)], capture_output=True, text=True, check=False
     )

@@ -90,7 +90,7 @@ def compiled(environment: Path, *hidden: str) -> dict:
 
 
 def public_headers() -> set[str]:
-    found = [*(ROOT / "native").glob("*.h"), *(ROOT / "kernels" / "_core").glob("rta_*.h")]
+    found = [*(ROOT / "native").glob("rta*.h"), *(ROOT / "kernels" / "_core").glob("rta_*.h")]
     return {f"rtaccel/include/{path.name}" for path in found}
 
 
@@ -101,6 +101,64 @@ def test_it_carries_what_nvrtc_reads_and_no_other_header(wheel: Path) -> None:
     sources = {"rtaccel/" + str(path.relative_to(ROOT)) for path in (ROOT / "kernels").rglob("*.cu")}
     assert sources
     assert {n for n in names if n.endswith(".cu")} == sources
+
+
+WITHOUT_TORCH = """
+import json, sys, time
+start = time.perf_counter()
+import rtaccel as rt
+imported_ms = 1e3 * (time.perf_counter() - start)
+import numpy as np
+found = []
+for file in sys.argv[1:]:
+    model = rt.load(file)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal([model.streams or 3, model.inputs[0][2][-1]]).astype(np.float32)
+    y = model(x)
+    out = np.full_like(y, np.nan)
+    model.reset() if model.streams else None
+    step = model.bind(x, out=out)
+    step()
+    model.reset() if model.streams else None
+    assert (model.run(x, out=np.empty_like(y)) == y).all() and (out == y).all()
+    assert rt.measure(step, samples=1000).n >= 1000
+    model.reset() if model.streams else None
+    found.append(model.step(x).tobytes().hex())
+foreign = [name for name in ("torch", "safetensors") if name in sys.modules]
+print(json.dumps({"results": found, "foreign": foreign, "imported_ms": imported_ms}))
+"""
+
+
+def test_a_model_from_a_file_needs_numpy_alone(wheel: Path, tmp_path: Path) -> None:
+    """`pip install --no-deps rtaccel numpy`: nothing else is there to be imported."""
+    import numpy as np
+    import torch
+
+    import rtaccel as rt
+
+    model = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.Tanh(), torch.nn.Linear(16, 4)).eval()
+    fast = rt.compile(model, torch.randn(3, 6), "w8a8", calibration=[torch.randn(64, 6)])
+    live = rt.stream(torch.nn.GRU(5, 8, batch_first=True).eval(), torch.randn(2, 5))
+    files = [rt.save(fast, tmp_path / "mlp.rta"), rt.save(live, tmp_path / "gru.rta")]
+    folder = tmp_path / "bare"
+    venv.create(folder, with_pip=False, symlinks=True)
+    python = folder / "bin" / "python"
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", "--quiet"]
+    done = subprocess.run([*command, str(wheel)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    site = next((folder / "lib").glob("python*/site-packages"))
+    package = Path(np.__file__).parent
+    for own in (package, package.parent / "numpy.libs"):
+        if own.exists():
+            (site / own.name).symlink_to(own)
+    done = run(folder, [python, "-I", "-c", WITHOUT_TORCH, *files])
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal([3, 6]).astype(np.float32))
+    z = torch.from_numpy(np.random.default_rng(0).standard_normal([2, 5]).astype(np.float32))
+    live.reset()
+    assert found["results"] == [fast(x).numpy().tobytes().hex(), live.step(z).numpy().tobytes().hex()]
+    assert not found["foreign"]
 
 
 @needs_nvrtc

@@ -18,7 +18,7 @@ def test_size_and_contents(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert any(n.startswith("rtaccel/_native") for n in names)
     for needed in (
-        "rtaccel/librtaccel_core.so",
+        "rtaccel/librtaccel.so",
         "rtaccel/include/rtaccel.h",
         "rtaccel/kernels/linear/contract.py",
         "rtaccel/py.typed",
@@ -87,7 +87,7 @@ def test_a_c_program_can_use_it(wheel: Path, tmp_path: Path) -> None:
     package = tmp_path / "rtaccel"
     (tmp_path / "main.c").write_text(textwrap.dedent(C_PROGRAM))
     command = ["cc", "-std=c11", "-Wall", "-Werror", f"-I{package / 'include'}", str(tmp_path / "main.c")]
-    link = [f"-L{package}", "-lrtaccel_core", f"-Wl,-rpath,{package}", "-o", str(tmp_path / "main")]
+    link = [f"-L{package}", "-lrtaccel", f"-Wl,-rpath,{package}", "-o", str(tmp_path / "main")]
     built = subprocess.run(command + link, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     done = subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=False)

@@ -1,0 +1,25 @@
+# What users of C and C++ find: the library, its headers, and how CMake and pkg-config come to them. In a wheel all of it
+# lies in the package; else as `cmake --install` lays things out, with a static library beside the shared one.
+if(SKBUILD)
+  set(RTACCEL_PREFIX rtaccel/)
+  set(RTACCEL_LIBRARIES "")
+else()
+  set(RTACCEL_PREFIX "")
+  set(RTACCEL_LIBRARIES lib/)
+  add_library(rtaccel_static STATIC $<TARGET_OBJECTS:rtaccel_kernels>)
+  set_target_properties(rtaccel_static PROPERTIES OUTPUT_NAME rtaccel)
+  install(TARGETS rtaccel_static ARCHIVE DESTINATION lib)
+endif()
+set(RTACCEL_UP ../../..)
+set(RTACCEL_PC_UP ../..)
+install(TARGETS rtaccel_core LIBRARY DESTINATION ${RTACCEL_PREFIX}${RTACCEL_LIBRARIES})
+file(GLOB RTACCEL_HEADERS CONFIGURE_DEPENDS "native/rta*.h" "native/*.hpp" "kernels/_core/rta_*.h")
+install(FILES ${RTACCEL_HEADERS} DESTINATION ${RTACCEL_PREFIX}include)
+configure_file(cmake/rtaccelConfig.cmake.in rtaccelConfig.cmake @ONLY)
+configure_file(cmake/rtaccel.pc.in rtaccel.pc @ONLY)
+include(CMakePackageConfigHelpers)
+write_basic_package_version_file(rtaccelConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES "${CMAKE_CURRENT_BINARY_DIR}/rtaccelConfig.cmake"
+              "${CMAKE_CURRENT_BINARY_DIR}/rtaccelConfigVersion.cmake"
+        DESTINATION ${RTACCEL_PREFIX}lib/cmake/rtaccel)
+install(FILES "${CMAKE_CURRENT_BINARY_DIR}/rtaccel.pc" DESTINATION ${RTACCEL_PREFIX}lib/pkgconfig)

@@ -1,0 +1,75 @@
+"""What a user of C++ does: find_package and pkg-config from an installed package, the wrapper, and files that are swapped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import rtaccel as rt
+from rtaccel.cli.main import main
+
+PROJECT = Path(__file__).parent / "cmake_project"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder, made = tmp_path_factory.mktemp("files"), []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(9, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
+        made.append(rt.save(rt.compile(model, torch.randn(1, 9)), folder / f"{seed}.rta", name="control"))
+    return made
+
+
+def folder_of(option: str, capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["info", option]) == 0
+    found = capsys.readouterr().out.strip()
+    assert Path(found).is_dir()
+    return found
+
+
+def check(program: Path, files: list[Path]) -> None:
+    done = subprocess.run([program, *files], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    head, first, second, third, small, missing = done.stdout.splitlines()
+    assert head == "control 1 1"
+    x = (0.25 * np.arange(9, dtype=np.float32) - 1)[None]
+    for line, file in ((first, files[0]), (second, files[1]), (third, files[0])):
+        want = rt.load(file)(x)[0]
+        assert [float.fromhex(word) for word in line.split()] == want.tolist()
+    assert small.startswith("8 y is not")
+    assert missing.startswith("1 ") and "no/such/file.rta" in missing
+
+
+def test_find_package(files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cmake = shutil.which("cmake") or shutil.which("cmake", path=str(Path(sys.executable).parent))
+    if cmake is None or shutil.which("c++") is None:
+        pytest.skip("no cmake, or no C++ compiler")
+    for command in (
+        [cmake, "-S", PROJECT, "-B", tmp_path, f"-Drtaccel_DIR={folder_of('--cmake-dir', capsys)}"],
+        [cmake, "--build", tmp_path],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    check(tmp_path / "user", files)
+
+
+def test_pkg_config(files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if shutil.which("pkg-config") is None or shutil.which("c++") is None:
+        pytest.skip("no pkg-config, or no C++ compiler")
+    environment = {**os.environ, "PKG_CONFIG_PATH": folder_of("--pkgconfig-dir", capsys)}
+    flags = subprocess.run(
+        ["pkg-config", "--cflags", "--libs", "rtaccel"], env=environment, capture_output=True, text=True, check=True
+    ).stdout.split()
+    command = ["c++", "-std=c++17", "-Wall", "-Wextra", "-Werror", str(PROJECT / "main.cpp"), *flags]
+    done = subprocess.run([*command, "-o", tmp_path / "user"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    check(tmp_path / "user", files)
