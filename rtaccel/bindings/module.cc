@@ -12,7 +12,7 @@
 #include "bindings/attributes.h"
 #include "bindings/entry.h"
 #include "bindings/mailbox.h"
-#include "bindings/model.h"
+#include "bindings/artifact/model.h"
 #include "bindings/plan.h"
 #include "bindings/timer.h"
 

@@ -60,12 +60,18 @@ class LoadedModel:
     step = __call__
 
     def run(self, *inputs: Any, out: Any) -> Any:
-        """Computes into `out`, an array or a tuple of them in the order of the outputs, and returns it."""
+        """Computes into `out`, float32 [batch, ...] as `outputs` says (a tuple where there are several), and returns it.
+
+        Raises ShapeError, with `out` untouched, for arrays that do not fit.
+        """
         self._run("run", self._flat("run", inputs), self._outs("run", out))
         return out
 
     def bind(self, *inputs: Any, out: Any) -> Callable[[], None]:
-        """A call without arguments that reads `inputs` and writes `out` in place. The arrays are checked and held."""
+        """A call without arguments that reads `inputs` and writes `out`, float32 [batch, ...] as `outputs` says, in place.
+
+        The arrays are checked and held. Raises ShapeError for those that do not fit.
+        """
         try:
             return BoundModel(self._native, self._flat("bind", inputs), self._outs("bind", out))
         except ValueError as error:

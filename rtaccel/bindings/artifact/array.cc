@@ -1,4 +1,4 @@
-#include "bindings/array.h"
+#include "bindings/artifact/array.h"
 
 #include <cstring>
 

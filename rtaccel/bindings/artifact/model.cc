@@ -1,4 +1,4 @@
-#include "bindings/model.h"
+#include "bindings/artifact/model.h"
 
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "bindings/array.h"
+#include "bindings/artifact/array.h"
 #include "bindings/timer.h"
 #include "open_model.h"
 #include "rtaccel.h"
