@@ -23,15 +23,39 @@ const char* dtype_name(rta_dtype dtype) {
   return kNames[dtype];
 }
 
-// The preferred kernel of those that can compute the stage on this machine; refuses with the reasons where there is
-// none.
-const char* kernel_for(const Artifact& from, const Artifact::StageRecord& stage) {
+std::vector<rta_attr> asked(const Artifact& from, const Artifact::StageRecord& stage) {
   std::vector<rta_attr> attrs = stage.attrs;
   rta_attr input{};
   input.name = "input_dtype";
   input.kind = RTA_ATTR_TEXT;
   input.text = dtype_name(from.values[static_cast<size_t>(stage.inputs[0])].dtype);
   attrs.insert(attrs.begin(), input);
+  return attrs;
+}
+
+std::string weight_dtype(const Artifact::StageRecord& stage) {
+  for (const rta_attr& attr : stage.attrs)
+    if (attr.kind == RTA_ATTR_TEXT && std::strcmp(attr.name, "weight_dtype") == 0) return attr.text;
+  return "";
+}
+
+// Names of all kernels that could compute the stage, whatever this processor has.
+std::vector<std::string> suitable(const Artifact& from, const Artifact::StageRecord& stage) {
+  const std::vector<rta_attr> attrs = asked(from, stage);
+  std::vector<std::string> found;
+  for (int i = 0; i < rta_kernel_count(); ++i) {
+    const rta_kernel kernel = rta_kernel_at(i);
+    if (std::strcmp(kernel.op, stage.op) == 0 &&
+        !rta_kernel_unsuited(kernel.op, kernel.name, attrs.data(), static_cast<int>(attrs.size())))
+      found.emplace_back(kernel.name);
+  }
+  return found;
+}
+
+// The preferred kernel of those that can compute the stage on this machine; refuses with the reasons where there is
+// none.
+const char* kernel_for(const Artifact& from, const Artifact::StageRecord& stage) {
+  const std::vector<rta_attr> attrs = asked(from, stage);
   const char* best = nullptr;
   int rank = 0;
   std::string reasons;
@@ -67,7 +91,7 @@ PlanPtr plan_of(const Artifact& from, int threads, std::vector<Chosen>* chosen) 
         rta_plan_stage(plan.get(), s.op, kernel, s.inputs.data(), static_cast<int>(s.inputs.size()), s.outputs.data(),
                        static_cast<int>(s.outputs.size()), s.attrs.data(), static_cast<int>(s.attrs.size())),
         RTA_BAD_FORMAT, s.name);
-    if (chosen) chosen->push_back({s.name, s.op, kernel});
+    if (chosen) chosen->push_back({s.name, s.op, kernel, weight_dtype(s), suitable(from, s)});
   }
   if (threads != 1) checked(rta_plan_threads(plan.get(), threads), RTA_BAD_ARGUMENT, "threads");
   checked(rta_plan_finish(plan.get(), from.streams, from.memory), RTA_BAD_FORMAT, "the plan");
@@ -194,6 +218,10 @@ RTA_API int rta_model_step(rta_model* model, const void* const* in, void* const*
   }
   return rta_plan_run(model->plan, in, out, samples);
 }
+RTA_API int rta_model_step_some(rta_model* model, const void* const* in, void* const* out, int64_t samples,
+                                const int64_t* streams) {
+  return rta_plan_run_some(model->plan, in, out, samples, streams);
+}
 RTA_API int rta_model_reset(rta_model* model, int64_t first, int64_t count) {
   return answered(-1, [&] {
     if (first < 0 || count < 0 || first > model->streams - count)
@@ -232,6 +260,19 @@ RTA_API int rta_model_rollback(rta_model* model) {
   });
 }
 RTA_API int rta_model_pending(const rta_model* model) { return rta_plan_pending(model->plan); }
+
+RTA_API int rta_model_stage(const rta_model* model, int stage, const char** name, const char** op,
+                            const char** kernel) {
+  return answered(-1, [&] {
+    if (stage < 0 || static_cast<size_t>(stage) >= model->chosen.size())
+      refuse(RTA_BAD_ARGUMENT, "%s has no stage %d", model->name.c_str(), stage);
+    const Chosen& found = model->chosen[static_cast<size_t>(stage)];
+    *name = found.name.c_str();
+    *op = found.op.c_str();
+    *kernel = found.kernel.c_str();
+    return 0;
+  });
+}
 
 RTA_API int64_t rta_model_prefault(rta_model* model) { return rta_plan_prefault(model->plan); }
 RTA_API int rta_model_lock(rta_model* model) { return rta_plan_lock(model->plan); }

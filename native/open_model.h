@@ -10,7 +10,8 @@
 namespace rta {
 
 struct Chosen {
-  std::string name, op, kernel;
+  std::string name, op, kernel, weight_dtype;
+  std::vector<std::string> suitable;  // kernels of this build that could compute it on some processor
 };
 
 // What a key signs: a name, so that no signature made for something else is one of a model, and the digest.

@@ -68,6 +68,9 @@ int64_t rta_model_streams(const rta_model* model); /* samples with a state of th
 /* One call, or for a stream one time step. in[i], out[i]: contiguous, in the order of the model; an output must not
  * overlap an input or another output. 0, or -1 as rta_plan_run. */
 int rta_model_step(rta_model* model, const void* const* in, void* const* out, int64_t samples);
+/* The same for some of the streams: row i is of streams[i], none twice. */
+int rta_model_step_some(rta_model* model, const void* const* in, void* const* out, int64_t samples,
+                        const int64_t* streams);
 /* States of samples first .. first + count - 1 as they were after opening. */
 int rta_model_reset(rta_model* model, int64_t first, int64_t count);
 size_t rta_model_state_bytes(const rta_model* model);
@@ -83,6 +86,9 @@ int rta_model_swap(rta_model* model, const char* path, unsigned flags);
 int rta_model_rollback(rta_model* model);
 /* 1 while a swap or rollback waits for the next step, else 0. */
 int rta_model_pending(const rta_model* model);
+
+/* A stage by its number: 0, or -1 after the last. kernel: the one that was chosen on this machine. */
+int rta_model_stage(const rta_model* model, int stage, const char** name, const char** op, const char** kernel);
 
 /* As rta_plan_prefault and rta_plan_lock. */
 int64_t rta_model_prefault(rta_model* model);

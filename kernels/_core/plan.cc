@@ -70,11 +70,15 @@ void rta_plan::finish(int64_t for_samples, int64_t state_memory) {
   block = std::max(int64_t{1}, kBlockRows / steps);
   memory = state_memory;
   nonfinite.assign(static_cast<size_t>(for_samples), 0);
+  behind.assign(static_cast<size_t>(for_samples), 0);
+  listed.assign(static_cast<size_t>(for_samples), 0);
   plan_threads();
 
   const int64_t own_scratch = static_cast<int64_t>((stage_scratch + 63) / 64 * 64);
   std::vector<int64_t> at;
-  const int64_t bytes = lay_out(own_scratch, at);
+  const int64_t values_end = lay_out(own_scratch, at);
+  int64_t bytes = values_end;
+  for (int id : states) bytes += sample_bytes(id) * block;
   size_t kept = 0;
   for (int id : states) kept += static_cast<size_t>(sample_bytes(id) * for_samples);
   scratch = std::make_unique<Arena>(static_cast<size_t>(bytes * threads));
@@ -90,9 +94,15 @@ void rta_plan::finish(int64_t for_samples, int64_t state_memory) {
   for (Lane& lane : lanes) {
     lane.at.assign(values.size(), nullptr);
     lane.nan_marks.assign(static_cast<size_t>(block), 0.0f);
+    lane.ticks.assign(static_cast<size_t>(block), 0);
     if (bytes) lane.scratch = take(*scratch, bytes, 0xFF);  // NaN: no stage may count on what it finds
     for (size_t id = 0; id < values.size(); ++id)
       if (roles[id] != RTA_STATE && staged(static_cast<int>(id))) lane.at[id] = lane.scratch + at[id];
+    char* next = lane.scratch + values_end;
+    for (int id : states) {
+      lane.gathered.push_back(next);
+      next += sample_bytes(id) * block;
+    }
   }
   reset(0, for_samples);
   finished = true;
@@ -113,7 +123,10 @@ void rta_plan::place(Lane& lane, const void* const* in, void* const* out, int64_
   if (out)
     for (size_t i = 0; i < outputs.size(); ++i)
       if (!staged(outputs[i])) at[outputs[i]] = static_cast<char*>(out[i]) + first * sample_bytes(outputs[i]);
-  for (size_t i = 0; i < states.size(); ++i) at[states[i]] = held[i] + first * sample_bytes(states[i]);
+  if (some)
+    place_states(lane, first, samples);
+  else
+    for (size_t i = 0; i < states.size(); ++i) at[states[i]] = held[i] + first * sample_bytes(states[i]);
 }
 
 const char* rta_plan::check(const void* const* in, int64_t samples) {
@@ -155,7 +168,10 @@ void rta_plan::run_block(Lane& lane, const void* const* in, void* const* out, in
   if (marks_samples) std::memset(lane.nan_marks.data(), 0, static_cast<size_t>(samples) * sizeof(float));
   mark(0);
 
-  const Run run{lane.at.data(), samples, lane.nan_marks.data(), lane.scratch, tick, weights_exceed_l2()};
+  if (uneven)
+    for (int64_t s = 0; s < samples; ++s) lane.ticks[s] = tick - behind[sample_at(first + s)];
+  const int64_t* ticks = uneven ? lane.ticks.data() : nullptr;
+  const Run run{lane.at.data(), samples, lane.nan_marks.data(), lane.scratch, tick, weights_exceed_l2(), ticks};
   if (!cut)
     for (size_t i = 0; i < stages.size(); ++i) {
       stages[i]->run(run);
@@ -175,6 +191,7 @@ void rta_plan::run_block(Lane& lane, const void* const* in, void* const* out, in
     flip_sign(start, bytes, lane.at[outputs[i]], v.pitch, samples * v.steps, v.width);
   }
   if (marks_samples) propagate_nan(lane, first, samples);
+  if (some) return_states(lane, first, samples);
   mark(stages.size() + 1);
 }
 
@@ -186,7 +203,7 @@ void rta_plan::propagate_nan(Lane& lane, int64_t first, int64_t samples) {
   for (int64_t s = 0; s < samples; ++s) {
     bool bad = lane.nan_marks[s] != 0.0f;
     if (!states.empty()) {
-      int64_t& left = nonfinite[first + s];
+      int64_t& left = nonfinite[sample_at(first + s)];
       if (bad)
         left = memory;
       else if (left != 0)

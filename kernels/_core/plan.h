@@ -11,6 +11,7 @@
 
 namespace rta {
 
+constexpr int64_t kMaxTick = int64_t{1} << 62;  // no plan is called more often
 constexpr int kAfterAll = 1 << 30;
 constexpr size_t kNearBytes = size_t{2} << 20;  // as large as second-level caches get
 
@@ -23,6 +24,8 @@ struct Span {
 struct Lane {
   std::vector<char*> at;         // by value: its first row in the running block
   std::vector<float> nan_marks;  // by sample of a block
+  std::vector<int64_t> ticks;    // by sample of a block
+  std::vector<char*> gathered;   // by state: where those of streams that do not lie side by side are brought together
   char* scratch = nullptr;
 };
 
@@ -85,6 +88,11 @@ struct rta_plan : rta_plan_body {
   // Running.
   const char* check(const void* const* in, int64_t samples);
   void run(const void* const* in, void* const* out, int64_t samples);
+  void run_some(const void* const* in, void* const* out, int64_t samples, const int64_t* list);
+  const char* refuse_list(int64_t samples, const int64_t* list);
+  size_t stream_bytes() const;
+  void save_stream(int64_t sample, char* to) const;
+  void load_stream(int64_t sample, const char* from);
   const char* refusal() const;
   void reset(int64_t first, int64_t count);
   double profile(const void* const* in, void* const* out, int64_t samples, int64_t calls, int64_t* ticks);
@@ -108,6 +116,11 @@ struct rta_plan : rta_plan_body {
   std::vector<char*> held;         // by state, in the order of `states`: its first row of all
   std::vector<int64_t> nonfinite;  // by sample: calls for which its states hold what int8 could not
   int64_t tick = 0;
+  std::vector<int64_t> behind;  // by sample: the steps that it has made fewer than `tick`, or below 0 more
+  std::vector<int64_t> listed;  // by sample: the last list that it was in
+  int64_t lists = 0;
+  bool uneven = false;            // whether `behind` says anything
+  const int64_t* some = nullptr;  // the samples of the running call, where it is not all of them
   std::atomic<rta_plan*> offered{nullptr};
 
  private:
@@ -120,6 +133,10 @@ struct rta_plan : rta_plan_body {
   void run_threaded(const void* const* in, void* const* out, int64_t samples);
   void run_stage(const rta::Stage& stage, const rta::Run& run, int parts);
   void run_lanes(const void* const* in, void* const* out, int64_t samples, int64_t each);
+  void place_states(rta::Lane& lane, int64_t first, int64_t samples) const;
+  void return_states(const rta::Lane& lane, int64_t first, int64_t samples) const;
+  bool side_by_side(int64_t first, int64_t samples) const;
+  int64_t sample_at(int64_t place) const { return some ? some[place] : place; }
   void propagate_nan(rta::Lane& lane, int64_t first, int64_t samples);
   int64_t blocks_each(int64_t samples) const;
   rta::Cut cut_for(int64_t samples) const;

@@ -1,6 +1,7 @@
 // The C ABI of plans (rta_plan.h): exceptions end here.
 #include <link.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <stdexcept>
@@ -47,8 +48,6 @@ RTA_API const char* rta_error(void) { return last_error().c_str(); }
 RTA_API rta_plan* rta_plan_create(size_t weight_bytes) {
   return guarded<>(static_cast<rta_plan*>(nullptr), [&] { return new rta_plan(weight_bytes); });
 }
-
-constexpr int64_t kMaxTick = int64_t{1} << 62;  // no plan is called more often
 
 RTA_API void rta_plan_destroy(rta_plan* plan) { delete plan; }
 
@@ -134,35 +133,72 @@ RTA_API int rta_plan_lock(rta_plan* plan) {
 
 RTA_API void rta_plan_reset(rta_plan* plan, int64_t first, int64_t count) { plan->reset(first, count); }
 
-// The states, then how long each sample stays corrupted, then the tick: a ring buffer means nothing without it.
+// The states; for each sample how long it stays corrupted and how many steps it is behind; then the tick: a ring buffer
+// means nothing without it.
 RTA_API size_t rta_plan_state_bytes(const rta_plan* plan) {
-  return plan->state->used() + plan->nonfinite.size() * sizeof(int64_t) + sizeof plan->tick;
+  return plan->state->used() + 2 * plan->nonfinite.size() * sizeof(int64_t) + sizeof plan->tick;
 }
 
 RTA_API void rta_plan_save_state(const rta_plan* plan, void* to) {
   char* at = static_cast<char*>(to);
-  const size_t held = plan->state->used(), nonfinite = plan->nonfinite.size() * sizeof(int64_t);
+  const size_t held = plan->state->used(), each = plan->nonfinite.size() * sizeof(int64_t);
   if (held) std::memcpy(at, plan->held[0], held);  // states lie back to back
-  if (nonfinite) std::memcpy(at + held, plan->nonfinite.data(), nonfinite);
-  std::memcpy(at + held + nonfinite, &plan->tick, sizeof plan->tick);
+  if (each) std::memcpy(at + held, plan->nonfinite.data(), each);
+  if (each) std::memcpy(at + held + each, plan->behind.data(), each);
+  std::memcpy(at + held + 2 * each, &plan->tick, sizeof plan->tick);
 }
 
-// Bytes of any origin: the tick is an index into rings, and the marks count calls.
+// Bytes of any origin: ticks are an index into rings, and the marks count calls.
 RTA_API int rta_plan_load_state(rta_plan* plan, const void* from) {
   return guarded(-1, [&] {
     const char* at = static_cast<const char*>(from);
-    const size_t held = plan->state->used(), nonfinite = plan->nonfinite.size() * sizeof(int64_t);
-    std::vector<int64_t> marks(plan->nonfinite.size());
+    const size_t held = plan->state->used(), each = plan->nonfinite.size() * sizeof(int64_t);
+    std::vector<int64_t> marks(plan->nonfinite.size()), behind(plan->nonfinite.size());
     int64_t tick;
-    if (nonfinite) std::memcpy(marks.data(), at + held, nonfinite);
-    std::memcpy(&tick, at + held + nonfinite, sizeof tick);
+    if (each) std::memcpy(marks.data(), at + held, each);
+    if (each) std::memcpy(behind.data(), at + held + each, each);
+    std::memcpy(&tick, at + held + 2 * each, sizeof tick);
     if (tick < 0 || tick > kMaxTick) fail("a state after %lld calls", static_cast<long long>(tick));
     for (int64_t left : marks)
       if (left != 0 && left != plan->memory && (left < 0 || left > plan->memory))
         fail("a mark for %lld calls", static_cast<long long>(left));
+    for (int64_t steps : behind)
+      if (steps > tick || steps < tick - kMaxTick) fail("a stream %lld steps behind", static_cast<long long>(steps));
     if (held) std::memcpy(plan->held[0], at, held);
     plan->nonfinite = marks;
+    plan->behind = behind;
     plan->tick = tick;
+    plan->uneven = std::any_of(behind.begin(), behind.end(), [](int64_t steps) { return steps != 0; });
+    return 0;
+  });
+}
+
+RTA_API int rta_plan_run_some(rta_plan* plan, const void* const* inputs, void* const* outputs, int64_t samples,
+                              const int64_t* streams) {
+  if (plan->offered.load(std::memory_order_relaxed)) plan->take();
+  const char* reason = plan->refuse_list(samples, streams);
+  if (!reason && plan->checks) reason = plan->check(inputs, samples);
+  if (!reason) {
+    plan->run_some(inputs, outputs, samples, streams);
+    if (plan->refuses) reason = plan->refusal();
+  }
+  if (!reason) return 0;
+  last_error() = reason;
+  return -1;
+}
+
+RTA_API size_t rta_plan_stream_bytes(const rta_plan* plan) { return plan->stream_bytes(); }
+RTA_API int rta_plan_save_stream(const rta_plan* plan, int64_t stream, void* to) {
+  return guarded(-1, [&] {
+    if (stream < 0 || stream >= static_cast<int64_t>(plan->nonfinite.size())) fail("a stream that there is not");
+    plan->save_stream(stream, static_cast<char*>(to));
+    return 0;
+  });
+}
+RTA_API int rta_plan_load_stream(rta_plan* plan, int64_t stream, const void* from) {
+  return guarded(-1, [&] {
+    if (stream < 0 || stream >= static_cast<int64_t>(plan->nonfinite.size())) fail("a stream that there is not");
+    plan->load_stream(stream, static_cast<const char*>(from));
     return 0;
   });
 }

@@ -59,6 +59,9 @@ rta_kernel rta_kernel_at(int index);
 /* NULL where the kernel can compute it, else the reason why not. Tensors are described by their dtype alone. */
 const char* rta_kernel_reject(const char* op, const char* name, const rta_attr* attrs, int attr_count);
 
+/* The same for any processor: NULL where the kernel could compute it on one that has its instruction set. */
+const char* rta_kernel_unsuited(const char* op, const char* name, const rta_attr* attrs, int attr_count);
+
 /* weight_bytes: at least the bytes of all packed weights; unused pages are never touched. */
 rta_plan* rta_plan_create(size_t weight_bytes);
 void rta_plan_destroy(rta_plan* plan);
@@ -80,6 +83,12 @@ int rta_plan_finish(rta_plan* plan, int64_t state_samples, int64_t memory);
  * well; what was written to outputs and states by then is worth nothing. samples: at most state_samples where the plan
  * has states. */
 int rta_plan_run(rta_plan* plan, const void* const* inputs, void* const* outputs, int64_t samples);
+
+/* The same for some of the streams of a plan with states, in any order: row i of inputs and outputs is of streams[i].
+ * The others stand still. 0, or -1 as above, and for a stream that there is not or that is listed twice; then nothing
+ * was done. */
+int rta_plan_run_some(rta_plan* plan, const void* const* inputs, void* const* outputs, int64_t samples,
+                      const int64_t* streams);
 
 /* Where the time of a call goes. Makes `calls` pairs of calls, one with its parts timed and one as it is, and writes a
  * row of stages + 4 counts of the processor's counter for each pair: bringing the inputs into place, every stage,
@@ -106,6 +115,11 @@ int rta_plan_offer(rta_plan* plan, rta_plan* next);
 int rta_plan_pending(const rta_plan* plan);
 /* Takes an offer back: 1, or 0 where a call has begun with it and `next` holds what `plan` had. */
 int rta_plan_withdraw(rta_plan* plan, rta_plan* next);
+
+/* One stream as bytes, to go on with it in another place of such a plan, or on another machine. 0, or -1. */
+size_t rta_plan_stream_bytes(const rta_plan* plan);
+int rta_plan_save_stream(const rta_plan* plan, int64_t stream, void* to);
+int rta_plan_load_stream(rta_plan* plan, int64_t stream, const void* from);
 
 /* Into how many parts a call with so many samples cuts stage number `stage`, or with stage -1 the batch. A call that
  * comes alone, with the threads asleep, is cut only where that makes up for waking them. */

@@ -157,8 +157,8 @@ static std::vector<Kernel>& table() {
 Register::Register(void (*register_kernels)()) { register_kernels(); }
 Register::Register(const Kernel& kernel) { table().push_back(kernel); }
 
-void add_kernel(Isa isa, const char* op, const char* stem, const char* (*reject)(const Attrs&),
-                Stage* (*create)(const StageSpec&)) {
+void add_kernel_row(Isa isa, const char* op, const char* stem, const char* (*reject)(const Attrs&),
+                    Stage* (*create)(const StageSpec&)) {
   static std::deque<std::string> names;  // a deque: the names stay where they are
   names.push_back(std::string(stem) + "_" + isa_name(isa));
   table().push_back({op, names.back().c_str(), isa, 10 * static_cast<int>(isa), reject, create});
@@ -182,6 +182,11 @@ RTA_API int rta_kernel_count(void) { return static_cast<int>(table().size()); }
 RTA_API rta_kernel rta_kernel_at(int index) {
   const Kernel& k = table().at(static_cast<size_t>(index));
   return {k.op, k.name, k.rank};
+}
+RTA_API const char* rta_kernel_unsuited(const char* op, const char* name, const rta_attr* attrs, int attr_count) {
+  const Kernel* kernel = find_kernel(op, name);
+  if (!kernel) return "there is no such kernel in the native core";
+  return kernel->reject ? kernel->reject(Attrs(attrs, attr_count)) : nullptr;
 }
 RTA_API const char* rta_kernel_reject(const char* op, const char* name, const rta_attr* attrs, int attr_count) {
   const Kernel* kernel = find_kernel(op, name);

@@ -9,6 +9,7 @@
 
 #include "_core/isa.h"
 #include "_core/rta_plan.h"
+#include "_core/wanted.h"
 
 namespace rta {
 
@@ -76,6 +77,7 @@ struct Run {
   char* scratch;                   // as many bytes as the stage asked for, 64-byte aligned; holds anything
   int64_t tick;                    // calls since the plan was made: where a ring buffer stands
   bool weights_exceed_l2 = false;  // the plan's weights do not stay in a second-level cache from call to call
+  const int64_t* ticks = nullptr;  // by sample, where streams have made different numbers of steps; else nullptr
   int part = 0;  // this call computes part `part` of `parts`: all of them at once, each on a thread of its own
   int parts = 1;
 };
@@ -172,8 +174,11 @@ Stage* create_stage(const StageSpec& spec) {
 // A kernel written over the vectors S: added as <stem>_<name of the set>, the later set preferred. A header of such
 // kernels defines `template <class S> static void register_kernels()`, which calls this for each of its kernels with
 // S::kIsa; CMake compiles the header once for each instruction set (cpu_isa.cc.in).
-void add_kernel(Isa isa, const char* op, const char* stem, const char* (*reject)(const Attrs&),
-                Stage* (*create)(const StageSpec&));
+void add_kernel_row(Isa isa, const char* op, const char* stem, const char* (*reject)(const Attrs&),
+                    Stage* (*create)(const StageSpec&));
+// What is not wanted is not even compiled.
+#define add_kernel(isa, op, stem, ...) \
+  if constexpr (RTA_WANTS(op, stem)) ::rta::add_kernel_row(isa, op, stem, __VA_ARGS__)
 
 struct Register {
   explicit Register(void (*register_kernels)());

@@ -15,7 +15,7 @@ static const char* turn_ring(const ConvLayer& p, const Run& run, int64_t s, int3
     const char* from = p.ring.row(run, s * rows);
     for (int64_t r = 0; r < rows; ++r) __builtin_memcpy(ring + r * pitch, from + r * p.ring.pitch, p.c * element);
   }
-  const int64_t newest = run.tick % rows;
+  const int64_t newest = (run.ticks ? run.ticks[s] : run.tick) % rows;
   const char* x = p.x.row(run, s);
   char* to = ring + newest * pitch;
   if (!p.int8) {

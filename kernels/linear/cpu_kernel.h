@@ -259,8 +259,11 @@ static const char* linear_reject(const Attrs& attrs) {
 
 template <class S>
 Stage* create_linear(const StageSpec& spec) {
-  if (spec.attrs.text_is("weight_dtype", "float32")) return new LinearStage<S, Float32>(spec);
-  return new LinearStage<S, Int8>(spec);
+  if constexpr (RTA_WANTS("linear", "float32"))
+    if (spec.attrs.text_is("weight_dtype", "float32")) return new LinearStage<S, Float32>(spec);
+  if constexpr (RTA_WANTS("linear", "int8"))
+    if (spec.attrs.text_is("weight_dtype", "int8")) return new LinearStage<S, Int8>(spec);
+  fail("linear: weights of dtype %s, for which this was not built", spec.attrs.text("weight_dtype"));
 }
 
 template <class S>

@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "_core/rta_plan.h"
+#include "bindings/artifact/model.h"
 #include "bindings/attributes.h"
 #include "bindings/entry.h"
 #include "bindings/mailbox.h"
-#include "bindings/artifact/model.h"
 #include "bindings/plan.h"
 #include "bindings/timer.h"
 

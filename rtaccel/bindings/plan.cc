@@ -210,7 +210,7 @@ bool Plan::take_outputs(PyObject* outputs, Pointers& p) const {
 }
 
 // All inputs agree in their leading dimensions; those of the first are given back in `lead`.
-bool Plan::take_inputs(const Flat& flat, Pointers& p) const {
+bool Plan::take_inputs(const Flat& flat, Pointers& p, bool some) const {
   for (size_t i = 0; i < inputs_.size(); ++i) {
     dlpack::Tensor t;
     int64_t rows;
@@ -227,7 +227,7 @@ bool Plan::take_inputs(const Flat& flat, Pointers& p) const {
     }
   }
   if (inputs_[0].lead > 0 && (p.lead[0] < min_batch_ || (max_batch_ >= 0 && p.lead[0] > max_batch_))) return false;
-  return state_samples_ == 0 || p.rows == state_samples_;
+  return state_samples_ == 0 || some || p.rows == state_samples_;
 }
 
 bool Plan::fits(nb::handle inputs, nb::handle outputs, Pointers& p) const {
@@ -282,6 +282,58 @@ nb::object Plan::call_flat(nb::handle inputs) const {
   Flat flat;
   const char* form = flat_in_.c_str();
   return unnest(inputs.ptr(), form, flat.tensors, flat.count) ? compute(flat, flat_out_) : nb::none();
+}
+
+bool Plan::take_list(nb::handle list, const Pointers& p, const int64_t*& streams) const {
+  static const Spec kList{dtype_of("int64"), 1, {}, {}};
+  dlpack::Tensor t;
+  int64_t count;
+  if (!view(list.ptr(), kList, t, count) || count != p.rows) return false;
+  streams = static_cast<const int64_t*>(t.data);
+  return true;
+}
+
+void Plan::run_list(const Pointers& p, const int64_t* streams) const {
+  if (rta_plan_run_some(plan_, p.in, p.out, p.rows, streams) != 0) throw nb::value_error(rta_error());
+}
+
+bool Plan::run_some(nb::handle inputs, nb::handle outputs, nb::handle list) const {
+  Flat flat;
+  Pointers p;
+  const int64_t* streams;
+  const char* form = form_in_.c_str();
+  if (!unnest(inputs.ptr(), form, flat.tensors, flat.count) || !take_inputs(flat, p, true) ||
+      !take_outputs(outputs.ptr(), p) || !take_list(list, p, streams))
+    return false;
+  run_list(p, streams);
+  return true;
+}
+
+nb::object Plan::call_some(nb::handle inputs, nb::handle list) const {
+  Flat flat;
+  Pointers p;
+  const int64_t* streams;
+  const char* form = form_in_.c_str();
+  if (!unnest(inputs.ptr(), form, flat.tensors, flat.count) || !take_inputs(flat, p, true) ||
+      !take_list(list, p, streams))
+    return nb::none();
+  std::vector<nb::object> results(outputs_.size());
+  for (size_t i = 0; i < outputs_.size(); ++i) results[i] = fresh(outputs_[i], p.lead, p.out[i]);
+  run_list(p, streams);
+  const char* out = form_out_.c_str();
+  const nb::object* next = results.data();
+  return nest(out, next);
+}
+
+nb::bytes Plan::save_stream(int64_t stream) const {
+  std::vector<char> bytes(rta_plan_stream_bytes(plan_));
+  if (rta_plan_save_stream(plan_, stream, bytes.data()) != 0) throw nb::index_error(rta_error());
+  return nb::bytes(bytes.data(), bytes.size());
+}
+
+void Plan::load_stream(int64_t stream, nb::bytes from) {
+  if (from.size() != rta_plan_stream_bytes(plan_)) throw nb::value_error("a stream of another plan");
+  if (rta_plan_load_stream(plan_, stream, from.data()) != 0) throw nb::value_error(rta_error());
 }
 
 nb::object Plan::profile(nb::handle inputs, nb::handle outputs, int64_t calls) const {

@@ -59,6 +59,14 @@ class Plan {
   bool run(nanobind::handle inputs, nanobind::handle outputs) const;
   bool run_given(PyObject* const* inputs, Py_ssize_t count, PyObject* outputs) const;
 
+  // One step of some streams: `list` is an int64 tensor of their numbers, inputs and outputs have a row for each.
+  // Raises ValueError for a stream that there is not, or twice. call_some gives None, run_some False, where tensors do
+  // not fit.
+  nanobind::object call_some(nanobind::handle inputs, nanobind::handle list) const;
+  bool run_some(nanobind::handle inputs, nanobind::handle outputs, nanobind::handle list) const;
+  nanobind::bytes save_stream(int64_t stream) const;
+  void load_stream(int64_t stream, nanobind::bytes from);
+
   // A fresh tensor, or a tuple of them. None: the tensors need a closer look.
   nanobind::object call(nanobind::handle inputs) const;
   nanobind::object call_given(PyObject* const* inputs, Py_ssize_t count) const;
@@ -90,7 +98,9 @@ class Plan {
     int count = 0;
   };
 
-  bool take_inputs(const Flat& flat, Pointers& p) const;
+  bool take_inputs(const Flat& flat, Pointers& p, bool some = false) const;
+  bool take_list(nanobind::handle list, const Pointers& p, const int64_t*& streams) const;
+  void run_list(const Pointers& p, const int64_t* streams) const;
   bool take_outputs(PyObject* outputs, Pointers& p) const;
   nanobind::object compute(const Flat& inputs, const std::string& form_out) const;
 

@@ -21,7 +21,7 @@ from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.kernels._core.cpu import States
-from rtaccel.nn.check import is_freed
+from rtaccel.nn.check import describe, is_freed
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.compiler import check_options
 from rtaccel.runtime.entry import native_entry
@@ -43,14 +43,61 @@ class StreamModel(CompiledModel):
     would feel it, until a reset of that stream where it is recurrent.
     """
 
-    def step(self, *inputs: Tensor) -> Any:
+    def step(self, *inputs: Tensor, streams: Sequence[int] | Tensor | None = None, out: Any = None) -> Any:
         """One time step of every stream: float32 [streams, features] (int64 [streams] for indices) to fresh [streams, outputs].
 
-        Raises ShapeError for a tensor that does not fit.
+        streams: numbers of the streams that make it, in any order and none twice, int64 [n] or a list; the inputs then have n
+            rows, and the other streams stand still. out: float32 [n, outputs] to write into.
+        Raises ShapeError for a tensor that does not fit and for a stream that there is not; then no stream has moved.
         """
-        return self(*inputs)
+        if streams is None:
+            return self(*inputs) if out is None else self.run(*inputs, out=out)
+        return self._step_some(inputs, streams, out)
 
     step = native_entry("call", step)
+
+    def _step_some(self, inputs: tuple[Any, ...], streams: Sequence[int] | Tensor, out: Any) -> Any:
+        plan = self._plan()
+        if not isinstance(streams, Tensor):
+            streams = torch.tensor(streams, device="cpu") if len(streams) else torch.empty(0, dtype=torch.int64)
+        try:
+            if out is not None:
+                result = out if plan.run_some(inputs, out, streams) else None
+            else:
+                result = plan.call_some(inputs, streams)
+        except ValueError as error:
+            raise ShapeError(
+                "step", f"streams with {error}", f"numbers in 0..{self.streams - 1}, none twice", "No stream has moved."
+            ) from None
+        if result is not None:
+            return result
+        if streams.dtype != torch.int64 or streams.dim() != 1 or not streams.is_contiguous():
+            raise ShapeError("step", f"streams {describe(streams)}", "int64 [n], contiguous", "Convert it.")
+        got = ", ".join(describe(x) for x in (*inputs, *(() if out is None else (out,))))
+        raise ShapeError(
+            "step", f"{got} for {len(streams)} streams", "contiguous tensors with a row for each", "Match the rows."
+        )
+
+    def save_stream(self, stream: int) -> bytes:
+        """What one stream remembers, to go on with it in another place or on another machine. Raises ShapeError for a stream that
+        does not exist."""
+        self._exists("save_stream", stream)
+        return bytes(self._plan().save_stream(stream))
+
+    def load_stream(self, stream: int, state: bytes) -> None:
+        """Stream number `stream` goes on from what `save_stream` of the same model gave; the others are as they were. Raises
+        FormatError, with nothing changed, for other bytes."""
+        self._exists("load_stream", stream)
+        try:
+            self._plan().load_stream(stream, bytes(state))
+        except ValueError as error:
+            raise FormatError(
+                "load_stream", f"{len(state)} bytes: {error}", "those of save_stream", "Save it again."
+            ) from None
+
+    def _exists(self, op: str, stream: Any) -> None:
+        if isinstance(stream, bool) or not isinstance(stream, int) or not 0 <= stream < self.streams:
+            raise ShapeError(op, f"stream {stream!r}", f"a number in 0..{self.streams - 1}", "Name one of this batch.")
 
     @property
     def streams(self) -> int:

@@ -17,6 +17,7 @@ import rtaccel as rt
 from rtaccel.cli.main import main
 
 PROJECT = Path(__file__).parent / "cmake_project"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "native"
 
 
 @pytest.fixture(scope="module")
@@ -49,17 +50,57 @@ def check(program: Path, files: list[Path]) -> None:
     assert missing.startswith("1 ") and "no/such/file.rta" in missing
 
 
-def test_find_package(files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def build(source: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cmake = shutil.which("cmake") or shutil.which("cmake", path=str(Path(sys.executable).parent))
     if cmake is None or shutil.which("c++") is None:
         pytest.skip("no cmake, or no C++ compiler")
     for command in (
-        [cmake, "-S", PROJECT, "-B", tmp_path, f"-Drtaccel_DIR={folder_of('--cmake-dir', capsys)}"],
-        [cmake, "--build", tmp_path],
+        [cmake, "-S", source, "-B", folder, f"-Drtaccel_DIR={folder_of('--cmake-dir', capsys)}"],
+        [cmake, "--build", folder],
     ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+        assert "warning" not in done.stderr, done.stderr
+
+
+def test_find_package(files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build(PROJECT, tmp_path, capsys)
     check(tmp_path / "user", files)
+
+
+def test_the_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build(EXAMPLES, tmp_path, capsys)
+    models = [sys.executable, EXAMPLES / "make_models.py", tmp_path]
+    subprocess.run(models, check=True, cwd=EXAMPLES.parents[1])
+    done = subprocess.run(
+        [tmp_path / "control_loop", tmp_path / "policy.rta", "100", "0.2"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode in (0, 1), done.stderr  # 1: this machine was busy
+    assert done.stdout.startswith("Sequential at 100 Hz, 21 cycles, ")
+    done = subprocess.run(
+        [tmp_path / "audio_file", tmp_path / "filter.rta", tmp_path / "in.f32", tmp_path / "out.f32"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == "100 blocks of 64 samples\n", done.stderr
+    live = rt.load(tmp_path / "filter.rta")
+    blocks = np.fromfile(tmp_path / "in.f32", np.float32).reshape(100, 1, 64)
+    want = np.concatenate([live.step(block) for block in blocks])
+    assert np.array_equal(np.fromfile(tmp_path / "out.f32", np.float32).reshape(100, 64), want)
+
+
+def test_the_controller(files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler")
+    include, library = folder_of("--include-dir", capsys), folder_of("--library-dir", capsys)
+    command = ["c++", "-std=c++17", "-Wall", "-Wextra", str(Path(__file__).parent / "controller.cpp"), f"-I{EXAMPLES}"]
+    command += [f"-I{EXAMPLES / 'ros2_control' / 'stubs'}", f"-I{include}", f"-L{library}", f"-Wl,-rpath,{library}"]
+    done = subprocess.run([*command, "-lrtaccel", "-o", tmp_path / "c"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    done = subprocess.run([tmp_path / "c", *files], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    x = (0.25 * np.arange(9, dtype=np.float32) - 1)[None]
+    for line, file in zip(done.stdout.splitlines(), files):
+        assert [float.fromhex(word) for word in line.split()] == rt.load(file)(x)[0].tolist()
 
 
 def test_pkg_config(files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

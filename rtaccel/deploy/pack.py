@@ -1,0 +1,245 @@
+"""`rtaccel pack`: a static library with one model's kernels alone, for programs in C.
+
+The sources of the core are compiled again, for the instruction sets asked for, with everything left out that the model's plan
+does not need. CMake and a C++ compiler do the work.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import rtaccel._native as native
+from rtaccel.core.errors import BackendUnavailable, FormatError, UnsupportedProblem
+from rtaccel.deploy.load import LoadedModel, load
+
+X86 = {
+    "portable": "portable",
+    "avx2": "portable",
+    "avxvnni": "avx2",
+    "avx512": "avx2",
+    "avx512vnni": "avx512",
+    "avx512bf16": "avx512vnni",
+    "avx512vbmi": "avx512vnni",
+    "amx": "avx512vnni",
+}
+ARM = {"portable": "portable", "neon": "portable", "neondot": "neon"}
+"""Instruction set -> the one that it includes, as kernels/_core/isa.def has them."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What was written. kernels: (operator, kernel) that are in it. memory_bytes: packed weights, scratch and states of the
+    model, as it was measured on this machine."""
+
+    folder: Path
+    name: str
+    files: tuple[str, ...]
+    archive_bytes: int
+    kernels: tuple[tuple[str, str], ...]
+    memory_bytes: int
+
+    def __str__(self) -> str:
+        kernels = ", ".join(f"{op}/{kernel}" for op, kernel in self.kernels)
+        return (
+            f"{self.folder}: {', '.join(self.files)}\n"
+            f"lib{self.name}.a {self.archive_bytes} B before the linker drops what a program does not use\n"
+            f"kernels: {kernels}\nmemory of the model: {self.memory_bytes} B"
+        )
+
+
+def pack(
+    model: str | Path,
+    out: str | Path,
+    isa: Sequence[str] = ("avx2",),
+    *,
+    name: str | None = None,
+    embed: bool = False,
+    trim: bool = True,
+    compiler: str | None = None,
+    toolchain: Sequence[str] = (),
+) -> Packed:
+    """Writes a folder with lib<name>.a, its headers, <name>.pc and <name>Config.cmake for one model from `rt.save`.
+
+    isa: instruction sets; with several the program takes the best at its start. embed: the file itself goes into .rodata.
+    trim: kernels that the plan does not need are left out. toolchain: further options of CMake, for cross-compilers.
+
+    Raises FormatError for a file that is no model or a name that is none in C, UnsupportedProblem for an unknown set or a stage
+    without a kernel in those, BackendUnavailable where there is no CMake, no compiler, or no sources.
+    """
+    file, folder = Path(model), Path(out)
+    loaded = load(file)
+    label = name or re.sub(r"\W", "_", file.stem)
+    if not re.fullmatch(r"[A-Za-z_]\w*", label, re.ASCII):
+        raise FormatError("pack", f"name {label!r}", "an identifier of C", "Pass name=.")
+    family = _family(isa)
+    chosen = _chosen(loaded, isa, family)
+    sources = source_root()
+    cmake = shutil.which("cmake") or shutil.which("cmake", path=str(Path(sys.executable).parent))
+    if cmake is None:
+        raise BackendUnavailable("pack", "no cmake", "CMake 3.26 and a C++ compiler", "pip install cmake")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="rtaccel-pack-") as temporary:
+        work = Path(temporary)
+        (work / "wanted.h").write_text(_wanted(chosen, loaded) if trim else "#define RTA_WANTS(op, word) true\n")
+        ops = sorted({op for op, _, _ in chosen}) if trim else sorted({op for op, _, _ in native.kernels()})
+        lines = [f'set(PACK_NAME "{label}")', f'set(PACK_OPS "{";".join(ops)}")', f'set(PACK_WANTED "{work}/wanted.h")']
+        lines += [f'set(PACK_EMBED "{file.resolve()}")'] if embed else []
+        (work / "pack.cmake").write_text("\n".join(lines) + "\n")
+        sets = _sets(chosen, isa, family)
+        options = [f"-DRTACCEL_PACK={work}/pack.cmake", f"-DRTACCEL_ONLY={';'.join(sets)}", *toolchain]
+        options += [f"-DCMAKE_CXX_COMPILER={compiler}"] if compiler else []
+        _run([cmake, "-S", str(sources), "-B", str(work / "build"), *options])
+        _run([cmake, "--build", str(work / "build"), "--parallel"])
+        archive = folder / f"lib{label}.a"
+        shutil.copyfile(work / "build" / archive.name, archive)
+    for header in (
+        *sources.glob("native/rta*.h"),
+        *sources.glob("native/*.hpp"),
+        *sources.glob("kernels/_core/rta_*.h"),
+    ):
+        shutil.copyfile(header, folder / header.name)
+    memory = int(loaded._native.packed_bytes + loaded._native.scratch_bytes)
+    (folder / f"{label}.h").write_text(_header(label, loaded, file if embed else None, memory))
+    (folder / f"{label}.pc").write_text(_pkg_config(label))
+    (folder / f"{label}Config.cmake").write_text(_cmake_config(label))
+    files = (archive.name, f"{label}.h", "rtaccel.h", f"{label}.pc", f"{label}Config.cmake")
+    kernels = tuple(dict.fromkeys((op, kernel) for op, kernel, _ in chosen))
+    return Packed(folder, label, files, archive.stat().st_size, kernels, memory)
+
+
+def source_root() -> Path:
+    """The folder with CMakeLists.txt, kernels/ and native/: the checkout, or what the package carries."""
+    here = Path(__file__).resolve().parents[1]
+    for folder in (here.parent, here / "source"):
+        if (folder / "cmake" / "pack.cmake").exists() and (folder / "native" / "model.cc").exists():
+            return folder
+    raise BackendUnavailable(
+        "pack", f"no sources beside {here}", "those of the native core", "Install rtaccel from its sdist or a checkout."
+    )
+
+
+def _family(isa: Sequence[str]) -> dict[str, str]:
+    for family in (X86, ARM):
+        if isa and all(name in family for name in isa):
+            return family
+    known = ", ".join(dict.fromkeys((*X86, *ARM)))
+    raise UnsupportedProblem("pack", f"isa {list(isa)}", f"one or more of {known}, of one processor", "Pass --isa.")
+
+
+def _closure(isa: str, family: dict[str, str]) -> set[str]:
+    found = {isa}
+    while family[isa] != isa:
+        isa = family[isa]
+        found.add(isa)
+    return found
+
+
+def _chosen(loaded: LoadedModel, isa: Sequence[str], family: dict[str, str]) -> list[tuple[str, str, str]]:
+    """(operator, kernel, its stem) that a stage will have on a machine with each of the sets."""
+    ranks = {(op, name): rank for op, name, rank in native.kernels()}
+    here = {name.rsplit("_", 1)[-1] for _, name in ranks}
+    found = []
+    for op, _, suitable in loaded._native.needs:
+        for name in isa:
+            allowed = _closure(name, family)
+            if (
+                not allowed & here - {"portable"} and name != "portable"
+            ):  # another processor: every form of the operator
+                allowed = {"portable"}
+            fits = [k for k in suitable if k.rsplit("_", 1)[-1] in allowed or k.rsplit("_", 1)[-1] not in {*X86, *ARM}]
+            if not fits:
+                raise UnsupportedProblem("pack", f"{op} on {name}", "a kernel for it there", "Pass another --isa.")
+            best = max(fits, key=lambda k: ranks[op, k])
+            own = best.rsplit("_", 1)
+            found.append((op, best, own[0] if own[-1] in {*X86, *ARM} else best))
+    return list(dict.fromkeys(found))
+
+
+def _sets(chosen: Sequence[tuple[str, str, str]], isa: Sequence[str], family: dict[str, str]) -> list[str]:
+    """The instruction sets to compile for: those that the chosen kernels are of, and on another processor those asked for."""
+    own = {kernel.rsplit("_", 1)[-1] for _, kernel, _ in chosen} & set(family)
+    built = {name.rsplit("_", 1)[-1] for _, name, _ in native.kernels()} - {"portable"}
+    if not built & set(family):
+        own = {name for i in isa for name in _closure(i, family)} - {"portable"} or {"portable"}
+    return [name for name in family if name in own]
+
+
+def _wanted(chosen: Sequence[tuple[str, str, str]], loaded: LoadedModel) -> str:
+    words = {(op, stem) for op, _, stem in chosen}
+    words |= {(op, dtype) for op, dtype, _ in loaded._native.needs if dtype}
+    tests = " ||\n         ".join(f'(same(op, "{op}") && same(word, "{word}"))' for op, word in sorted(words))
+    return f"""#pragma once
+namespace rta {{
+static constexpr bool same(const char* a, const char* b) {{
+  while (*a && *a == *b) ++a, ++b;
+  return *a == *b;
+}}
+static constexpr bool wants(const char* op, const char* word) {{
+  return {tests};
+}}
+}}  // namespace rta
+#define RTA_WANTS(op, word) (::rta::wants(op, word))
+"""
+
+
+def _header(label: str, loaded: LoadedModel, embedded: Path | None, memory: int) -> str:
+    upper = label.upper()
+    lines = [
+        f"/* {loaded.name}: written by rtaccel pack. */",
+        f"#ifndef {upper}_H",
+        f"#define {upper}_H",
+        '#include "rtaccel.h"',
+        "",
+        f"#define {upper}_MEMORY_BYTES {memory} /* packed weights, scratch and states */",
+    ]
+    for what, edges in (("INPUT", loaded.inputs), ("OUTPUT", loaded.outputs)):
+        for i, (edge, dtype, shape) in enumerate(edges):
+            elements = 1
+            for size in shape:
+                elements *= max(size, 1)
+            lines.append(
+                f"#define {upper}_{what}_{i}_ELEMENTS {elements} /* {edge}: {dtype}{list(shape)} of one sample */"
+            )
+    if embedded is not None:
+        lines += [
+            "",
+            "#ifdef __cplusplus",
+            'extern "C"',
+            "#endif",
+            f"extern const unsigned char {label}_model[];",
+            f"#define {upper}_MODEL_BYTES {embedded.stat().st_size}",
+            f"/* rta_model_from_memory({label}_model, {upper}_MODEL_BYTES, 0) */",
+        ]
+    return "\n".join([*lines, "", "#endif", ""])
+
+
+def _pkg_config(label: str) -> str:
+    return (
+        f"prefix=${{pcfiledir}}\n\nName: {label}\nDescription: a model with its kernels, by rtaccel\nVersion: 1\n"
+        f"Cflags: -I${{prefix}}\nLibs: -L${{prefix}} -l{label} -Wl,--gc-sections -lstdc++ -lm -lpthread -ldl\n"
+    )
+
+
+def _cmake_config(label: str) -> str:
+    return f"""add_library({label} STATIC IMPORTED)
+set_target_properties({label} PROPERTIES
+  IMPORTED_LOCATION "${{CMAKE_CURRENT_LIST_DIR}}/lib{label}.a"
+  INTERFACE_INCLUDE_DIRECTORIES "${{CMAKE_CURRENT_LIST_DIR}}"
+  INTERFACE_LINK_OPTIONS "-Wl,--gc-sections"
+  INTERFACE_LINK_LIBRARIES "stdc++;m;pthread;dl")
+"""
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = "\n".join((done.stdout + done.stderr).splitlines()[-12:])
+        raise BackendUnavailable("pack", f"{Path(command[0]).name} ended with {done.returncode}:\n{said}", "a build",
+                                 "Look at what it says; a compiler can be named with --compiler.")  # fmt: skip
