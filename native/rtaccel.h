@@ -3,6 +3,7 @@
 #define RTACCEL_H
 
 #include "rta_mailbox.h"
+#include "rta_online.h"
 #include "rta_plan.h"
 
 #endif

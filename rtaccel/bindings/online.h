@@ -1,0 +1,12 @@
+// Heads that learn, streaming features and the detector, as Python sees them: NumPy arrays and tensors by address.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace rta_online {
+
+void add_ud(nanobind::module_& m);
+
+inline void add_online(nanobind::module_& m) { add_ud(m); }
+
+}  // namespace rta_online
