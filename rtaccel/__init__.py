@@ -43,7 +43,7 @@ _HOME = {
 }
 """Public name -> module that defines it."""
 
-_ROOMS = ("measure", "nn")
+_ROOMS = ("measure", "nn", "online")
 """Packages reached as attributes; `measure` is also a function (the package is callable)."""
 
 __all__ = [
@@ -74,6 +74,7 @@ __all__ = [
     "load_quantized_",
     "measure",
     "nn",
+    "online",
     "quantize_",
     "restore_",
     "sparsify_",
@@ -82,7 +83,7 @@ __all__ = [
 """Written out: type checkers read it, and it says what is public."""
 
 if TYPE_CHECKING:
-    from rtaccel import nn
+    from rtaccel import nn, online
     from rtaccel.convert.module_swap.load_quantized import load_quantized_
     from rtaccel.convert.module_swap.swap import SwapReport, quantize_, restore_
     from rtaccel.convert.pruning.keep_zeros import keep_zeros
