@@ -47,6 +47,88 @@ int rta_ud_load(rta_ud* head, const float* u, const float* d, const float* w, co
 void rta_ud_counts(const rta_ud* head, int64_t counts[3]);
 void rta_ud_weights(const rta_ud* head, float* w); /* [outputs][features] */
 
+/* Streaming features: a program of nodes that every channel of every stream runs at each step. kinds are those of
+ * rta_bank_kind. Node k reads nodes before it. A sample that is not finite, or beyond 1e18 in size, is missing: its channel
+ * keeps its state and its features, which are NaN until a first sample came. */
+typedef enum {
+  RTA_BANK_VALUE = 0,  /* the sample */
+  RTA_BANK_EWMA = 1,   /* m += max(rate, 1 / (t + 1)) * (of - m), t samples before */
+  RTA_BANK_MIN = 2,    /* so far */
+  RTA_BANK_MAX = 3,
+  RTA_BANK_MEAN = 4,
+  RTA_BANK_FIRST = 5,  /* mean of the first `length` samples */
+  RTA_BANK_LAG = 6,    /* `length` samples ago; the first one until there are as many */
+  RTA_BANK_SLOPE = 7,  /* a sample, of the line by least squares with weights (1 - rate)^age */
+  RTA_BANK_SEASON = 8, /* mean at this step modulo `length`, an EWMA over periods */
+  RTA_BANK_MINUS = 9   /* of - other */
+} rta_bank_kind;
+
+typedef struct {
+  int32_t kind, of, other;
+  float rate;
+  int32_t length;
+} rta_bank_node;
+
+/* A feature of the output: a node, for every channel; or of the stream: -1 for scale * steps, -2 for
+ * scale * log1p(steps), the step itself counted. */
+typedef struct {
+  int32_t node;
+  float scale;
+} rta_bank_output;
+
+typedef struct rta_bank rta_bank;
+
+#define RTA_BANK_MAX_NODES 128
+#define RTA_BANK_MAX_LENGTH 65536
+
+rta_bank* rta_bank_create(int64_t streams, int64_t channels, const rta_bank_node* nodes, int node_count,
+                          const rta_bank_output* outputs, int output_count);
+void rta_bank_destroy(rta_bank* bank);
+int64_t rta_bank_width(const rta_bank* bank); /* features of a stream: channels for a node, 1 for a count */
+/* x [streams][channels]; y [streams][width], output after output. */
+void rta_bank_step(rta_bank* bank, const float* x, float* y);
+void rta_bank_reset(rta_bank* bank, int64_t first, int64_t count); /* streams */
+/* The state as it lies: floats, then whole numbers. It goes into a bank of the same streams, channels and nodes. */
+void rta_bank_state_size(const rta_bank* bank, int64_t* floats, int64_t* integers);
+void rta_bank_save(const rta_bank* bank, float* floats, uint32_t* integers);
+void rta_bank_load(rta_bank* bank, const float* floats, const uint32_t* integers);
+
+/* A detector of anomalies: records of range, season and jump, each over its threshold; an alert is a score of 1 or
+ * more. kernels/online/records.h says what is computed. */
+typedef struct rta_records rta_records;
+
+rta_records* rta_records_create(int64_t streams, double range, double season, double jump);
+void rta_records_destroy(rta_records* records);
+/* One value of each stream; seconds since 1970 on the clock that seasons follow, or NaN for no season. A value that is
+ * not finite is missing: its score is NaN. */
+void rta_records_score(rta_records* records, const double* values, double seconds, double* scores);
+/* Values of one stream in order; seconds may be NULL. */
+void rta_records_series(rta_records* records, int64_t stream, const double* values, const double* seconds,
+                        int64_t count, double* scores);
+void rta_records_reset(rta_records* records, int64_t first, int64_t count);
+int64_t rta_records_missing(const rta_records* records, int64_t stream);
+size_t rta_records_stream_bytes(void);
+void rta_records_save(const rta_records* records, void* bytes); /* [streams][stream_bytes], of this byte order */
+int rta_records_load(rta_records* records, const void* bytes);
+
+/* A linear model of sparse features, learned by follow-the-proximally-regularized-leader (McMahan and others, Ad Click
+ * Prediction, 2013): w_i = 0 where |z_i| <= l1, else -(z_i - sign(z_i) l1) / ((beta + sqrt(n_i)) / alpha + l2). */
+typedef struct rta_ftrl rta_ftrl;
+
+typedef enum { RTA_FTRL_LOGISTIC = 0, RTA_FTRL_SQUARED = 1 } rta_ftrl_loss;
+
+rta_ftrl* rta_ftrl_create(int64_t dimensions, float alpha, float beta, float l1, float l2, rta_ftrl_loss loss);
+void rta_ftrl_destroy(rta_ftrl* head);
+/* indices below dimensions, in any order; one that comes twice counts as the sum of its values. The prediction is a
+ * probability for the logistic loss. NaN where an index or a value is not valid. */
+float rta_ftrl_predict(const rta_ftrl* head, const int64_t* indices, const float* values, int64_t count);
+/* y: 0 or 1 for the logistic loss. weight: of the sample. prediction: before learning. */
+int rta_ftrl_learn(rta_ftrl* head, const int64_t* indices, const float* values, int64_t count, float y, float weight,
+                   float* prediction);
+void rta_ftrl_save(const rta_ftrl* head, float* z, float* n, int64_t counts[2]); /* counts: learned, rejected */
+int rta_ftrl_load(rta_ftrl* head, const float* z, const float* n, const int64_t counts[2]);
+int64_t rta_ftrl_weights(const rta_ftrl* head, float* w); /* [dimensions], or NULL; how many are not zero */
+
 #ifdef __cplusplus
 }
 #endif
