@@ -38,12 +38,13 @@ struct rta_bank {
   BankBlock block(int64_t i) {
     float* base = floats.data() + i * block_floats();
     uint32_t* whole = integers.data() + i * 2 * kCells;
-    return {whole, whole + kCells, base, base + slots * kCells};
+    return {reinterpret_cast<int32_t*>(whole), whole + kCells, base, base + slots * kCells};
   }
   void clear(int64_t cell) {
     const int64_t lane = cell % kCells;
     const BankBlock b = block(cell / kCells);
-    b.samples[lane] = b.steps[lane] = 0;
+    b.samples[lane] = 0;
+    b.steps[lane] = 0;
     for (int64_t s = 0; s < slots; ++s) b.slots[s * kCells + lane] = 0.0f;
     for (size_t k = 0; k < nodes.size(); ++k)
       b.held[static_cast<int64_t>(k) * kCells + lane] = std::numeric_limits<float>::quiet_NaN();

@@ -8,6 +8,8 @@
 
 using namespace rta::online;
 
+constexpr size_t kAhead = 8;
+
 struct rta_records {
   RecordsSettings settings;
   std::vector<RecordsStream> streams;
@@ -42,11 +44,12 @@ RTA_API void rta_records_score(rta_records* records, const double* values, doubl
   const size_t count = records->streams.size();
   RecordsStream* streams = records->streams.data();
   for (size_t i = 0; i < count; ++i) {
-    if (i + 4 < count) {  // the streams are far apart: what comes next is asked for ahead
-      const RecordsStream& next = streams[i + 4];
+    if (i + kAhead < count) {  // streams are far apart: what comes next is asked for ahead
+      const RecordsStream& next = streams[i + kAhead];
       __builtin_prefetch(&next, 1);
       __builtin_prefetch(reinterpret_cast<const char*>(&next) + 64, 1);
-      if (slot >= 0) __builtin_prefetch(&next.mean[slot], 1);
+      if (slot >= 0) __builtin_prefetch(&next.slots[slot], 1);
+      __builtin_prefetch(&next.seasons, 1);
       __builtin_prefetch(&next.jumps, 1);
     }
     scores[i] = records_score(streams[i], records->settings, values[i], slot);

@@ -37,7 +37,7 @@ struct BankNode {
 
 // Of one block. Slots hold kCells numbers each.
 struct BankBlock {
-  uint32_t* samples;  // that were there, of each cell
+  int32_t* samples;   // that were there, of each cell; they end at the largest number
   uint32_t* steps;
   float* slots;
   float* held;        // of each node, as it was last

@@ -59,6 +59,13 @@ struct Lanes16 {
     return r;
   }
 
+  // Lane by lane: yes where a < b, else no (and where one of them is NaN).
+  static Lanes16 where_less(const Lanes16& a, const Lanes16& b, const Lanes16& yes, const Lanes16& no) {
+    Lanes16 r;
+    for (int i = 0; i < kParts; ++i) r.part[i] = S::where_less(a.part[i], b.part[i], yes.part[i], no.part[i]);
+    return r;
+  }
+
   // Lane i is lane i - by of a, and of `first` (in its last lanes) where that is below 0.
   template <int by>
   static Lanes16 up(const Lanes16& a, F first) {

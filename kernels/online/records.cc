@@ -18,11 +18,11 @@ double beyond_range(RecordsStream& s, double value) {
 
 // For how many samples the size of the deviation from the season is the largest, where that is a new extreme.
 uint32_t beyond_season(RecordsStream& s, int slot) {
-  const uint8_t seen = s.seen[slot];
-  const double mean = static_cast<double>(s.mean[slot]);
+  auto& [stored, seen] = s.slots[slot];
+  const double mean = static_cast<double>(stored);
   const double deviation = seen ? s.level - mean : 0.0;
-  s.seen[slot] = static_cast<uint8_t>(std::min(seen + 1, static_cast<int>(1 / kLeastRate)));
-  s.mean[slot] = static_cast<float>(mean + std::max(1.0 / (seen + 1), kLeastRate) * (s.level - mean));
+  const double rate = seen < kRemembered ? 1.0 / ++seen : kLeastRate;
+  stored = static_cast<float>(mean + rate * (s.level - mean));
   const uint32_t now = s.seasonal++;
   if (now < kSeasonWarmUp) return 0;
   const uint32_t since = s.seasons.put(s.seasons_size, static_cast<float>(std::fabs(deviation)), now);
@@ -77,7 +77,12 @@ double records_score(RecordsStream& s, const RecordsSettings& settings, double v
   const double season = slot >= 0 ? beyond_season(s, slot) : 0.0;
   const double jump = beyond_jumps(s, value, now);
   if (now < kWarmUp) return 0.0;
-  return std::max({range / settings.range, season / settings.season, jump / settings.jump});
+  // Most samples have no score: the divisions are left out.
+  double score = 0.0;
+  if (range > 0) score = range / settings.range;
+  if (season > 0) score = std::max(score, season / settings.season);
+  if (jump > 0) score = std::max(score, jump / settings.jump);
+  return score;
 }
 
 }  // namespace rta::online

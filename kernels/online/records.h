@@ -17,19 +17,21 @@ namespace rta::online {
 // Samples at which a value was the largest since. The bottom is the largest of all.
 struct RecordStack {
   static constexpr int kMax = 32;
-  float value[kMax];
-  uint32_t at[kMax];
+  struct Record {
+    float value;
+    uint32_t at;
+  };
+  Record records[kMax];
 
   // Puts a value at sample `now`; for how many samples it is the largest (now + 1: of all). Where the stack is full the
   // value below stands for both, at the later time: the answer may become smaller, never larger.
   uint32_t put(uint8_t& size, float v, uint32_t now) {
-    while (size && value[size - 1] < v) --size;
-    const uint32_t since = size ? now - at[size - 1] : now + 1;
-    if (size && (value[size - 1] == v || size == kMax)) {
-      at[size - 1] = now;
+    while (size && records[size - 1].value < v) --size;
+    const uint32_t since = size ? now - records[size - 1].at : now + 1;
+    if (size && (records[size - 1].value == v || size == kMax)) {
+      records[size - 1].at = now;
     } else {
-      value[size] = v;
-      at[size++] = now;
+      records[size++] = {v, now};
     }
     return since;
   }
@@ -45,9 +47,10 @@ constexpr uint32_t kWarmUp = 40;  // samples before any score
 // is the least that a record must exceed.
 constexpr uint32_t kSeasonWarmUp = 100;
 constexpr double kShrink = 1e-4, kSmoothing = 1.0 / 20, kLeastRate = 0.1;
+constexpr uint32_t kRemembered = 10;  // 1 / kLeastRate
 
 // What is read at every sample stands first: two cache lines.
-struct RecordsStream {
+struct alignas(64) RecordsStream {
   double low, high;             // of all values
   double last;                  // NaN after a gap
   double level;                 // EWMA of the value
@@ -56,8 +59,10 @@ struct RecordsStream {
   uint32_t samples, seasonal;   // seen; with a time
   uint32_t missing;
   uint8_t seasons_size, jumps_size;
-  uint8_t seen[kSlots];         // up to 1 / kLeastRate
-  float mean[kSlots];
+  struct Season {
+    float mean;
+    uint32_t seen;  // up to kRemembered
+  } slots[kSlots];
   RecordStack seasons, jumps;
 };
 
