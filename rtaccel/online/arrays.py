@@ -27,7 +27,7 @@ def as_float32(op: str, name: str, value: Any, shape: tuple[int | None, ...]) ->
 
     A single number fits [1], and one row [n] fits nothing else. Raises ShapeError.
     """
-    array = _array(op, name, value, shape)
+    array = to_array(op, name, value, shape)
     if array.dtype.kind not in "fiub":
         raise ShapeError(op, f"{name} {describe(value)}", "real numbers", "Convert it to float32.")
     if array.ndim == 0 and shape == (1,):
@@ -40,7 +40,7 @@ def as_float32(op: str, name: str, value: Any, shape: tuple[int | None, ...]) ->
 
 def bound_array(op: str, name: str, value: Any, shape: tuple[int, ...], written: bool = False) -> Any:
     """value itself, where native code can read (and write) it as it lies. Raises ShapeError for everything else."""
-    array = value if isinstance(value, np.ndarray) else _array(op, name, value, shape)
+    array = value if isinstance(value, np.ndarray) else to_array(op, name, value, shape)
     right = (
         array.dtype == np.float32
         and array.shape == shape
@@ -58,7 +58,8 @@ def bound_array(op: str, name: str, value: Any, shape: tuple[int, ...], written:
     return array
 
 
-def _array(op: str, name: str, value: Any, shape: tuple[int | None, ...]) -> NDArray[Any]:
+def to_array(op: str, name: str, value: Any, shape: tuple[int | None, ...]) -> NDArray[Any]:
+    """value as NumPy sees it: the same memory where it has some on the CPU. Raises ShapeError."""
     if isinstance(value, np.ndarray):
         return value
     try:

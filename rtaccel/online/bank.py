@@ -134,7 +134,9 @@ class Bank:
             )
         for key, (dtype, size) in wanted.items():
             if (got := np.asarray(state[key])).dtype != dtype or got.shape != (size,):
-                raise FormatError("Bank", f"{key} {got.dtype} {list(got.shape)}", f"{dtype.__name__} [{size}]", "Load it.")
+                raise FormatError(
+                    "Bank", f"{key} {got.dtype} {list(got.shape)}", f"{dtype.__name__} [{size}]", "Load it."
+                )
         self._native.load(*(np.ascontiguousarray(state[key]) for key in wanted))
 
     def _node(self, feature: Feature) -> int:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rtaccel import _native
 from rtaccel.core.errors import FormatError, ShapeError
-from rtaccel.online.arrays import F32, describe
+from rtaccel.online.arrays import F32, describe, to_array
 from rtaccel.online.ud_head import known_to_river
 
 LOSSES = ("logistic", "squared")
@@ -55,7 +55,9 @@ class FTRLHead:
             raise FormatError("FTRLHead", f"loss={loss!r}", " or ".join(map(repr, LOSSES)), "Choose one.")
         for name, value in (("alpha", alpha), ("beta", beta), ("l1", l1), ("l2", l2)):
             if not isinstance(value, (int, float)) or not 0 <= value < 1e9 or (name == "alpha" and value == 0):
-                raise FormatError("FTRLHead", f"{name}={value!r}", "a number from 0 to 1e9, alpha above 0", "Change it.")
+                raise FormatError(
+                    "FTRLHead", f"{name}={value!r}", "a number from 0 to 1e9, alpha above 0", "Change it."
+                )
         if beta == 0 and l2 == 0:
             raise FormatError("FTRLHead", "beta=0 and l2=0", "one of them above 0", "Take beta=1.")
         try:
@@ -132,10 +134,15 @@ class FTRLHead:
         for (key, (dtype, size)), array in zip(wanted.items(), arrays, strict=True):
             if array.dtype != dtype or array.shape != (size,):
                 raise FormatError(
-                    "FTRLHead", f"{key} {array.dtype} {list(array.shape)}", f"{dtype.__name__} [{size}]", "Load such a one."
+                    "FTRLHead",
+                    f"{key} {array.dtype} {list(array.shape)}",
+                    f"{dtype.__name__} [{size}]",
+                    "Load such a one.",
                 )
         if not self._native.load(*arrays):
-            raise FormatError("FTRLHead", "numbers that are no state", "finite z, n not negative", "Load an intact one.")
+            raise FormatError(
+                "FTRLHead", "numbers that are no state", "finite z, n not negative", "Load an intact one."
+            )
         self._learned, self._rejected = (int(c) for c in arrays[2])
 
     def _named(self, x: Mapping[str, Any], result: Any) -> Any:
@@ -147,7 +154,7 @@ class FTRLHead:
     def _pair(self, x: Any) -> tuple[NDArray[np.int64], F32]:
         if not isinstance(x, (tuple, list)) or len(x) != 2:
             raise ShapeError("FTRLHead", describe(x), "a dict, or (indices, values)", "Pass one of them.")
-        indices, values = (np.asarray(part.detach() if hasattr(part, "detach") else part) for part in x)
+        indices, values = (to_array("FTRLHead", "x", part, (None,)) for part in x)
         if indices.ndim != 1 or indices.shape != values.shape or (indices.size and indices.dtype.kind not in "iu"):
             raise ShapeError(
                 "FTRLHead",

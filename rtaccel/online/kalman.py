@@ -51,7 +51,9 @@ class KalmanHead(UdHead):
             process_noise = np.full(self.features, process_noise, dtype=np.float32)
         q = as_float32("KalmanHead", "process_noise", process_noise, (self.features,)).copy()
         if not np.isfinite(q * np.float32(every)).all() or (q < 0).any():
-            raise FormatError("KalmanHead", f"process_noise from {q.min()} to {q.max()}", "finite, not negative", "Change it.")
+            raise FormatError(
+                "KalmanHead", f"process_noise from {q.min()} to {q.max()}", "finite, not negative", "Change it."
+            )
         if not self._native.process_noise(q, every):
             raise ShapeError("KalmanHead", "no memory for process_noise", "some", "Make a smaller head.")
         self.process_noise, self.noise, self.p0, self.every, self.d_max = q, float(noise), float(p0), every, d_max

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rtaccel import _native
 from rtaccel.core.errors import FormatError, ShapeError
-from rtaccel.online.arrays import describe
+from rtaccel.online.arrays import describe, to_array
 
 EPOCH = datetime.datetime(1970, 1, 1)
 
@@ -143,8 +143,8 @@ class Records:
     @staticmethod
     def _floats(name: str, value: Any, shape: tuple[int, ...] | None) -> F64:
         try:
-            array = np.ascontiguousarray(value.detach() if hasattr(value, "detach") else value, dtype=np.float64)
-        except (TypeError, ValueError, RuntimeError) as error:
+            array = np.ascontiguousarray(to_array("Records", name, value, shape or (None,)), dtype=np.float64)
+        except (TypeError, ValueError) as error:
             raise ShapeError("Records", f"{name} {describe(value)}", "numbers", "Convert it.") from error
         if array.ndim != 1 or (shape is not None and array.shape != shape):
             raise ShapeError(

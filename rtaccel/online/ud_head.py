@@ -46,9 +46,7 @@ class UdHead:
 
     _supervised = True  # river's pipelines ask for it
 
-    def __init__(
-        self, features: int, outputs: int, p0: float, noise: float, forget: float, d_max: float
-    ) -> None:
+    def __init__(self, features: int, outputs: int, p0: float, noise: float, forget: float, d_max: float) -> None:
         op = type(self).__name__
         for name, size, most in (("features", features, MAX_FEATURES), ("outputs", outputs, MAX_OUTPUTS)):
             if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or not 1 <= size <= most:
@@ -68,8 +66,8 @@ class UdHead:
     # -- one sample ------------------------------------------------------------------------------------------------
 
     def learn_one(self, x: Any, y: Any) -> Any:
-        """Learns one sample with features x = phi and gives the errors y - w phi before learning: [outputs] float32; a float for features in a
-        dict with a single number y, a dict where y is one.
+        """Learns one sample with features x = phi and gives the errors y - w phi before learning: [outputs] float32; a
+        float for features in a dict with a single number y, a dict where y is one.
 
         x: [features] or a dict. y: [outputs], a number where there is one output, or a dict. A sample with a NaN, an
         infinity or a number beyond 1e18 in size changes nothing but `rejected`; its error is what arithmetic gives. Raises
@@ -223,7 +221,12 @@ class UdHead:
         return self._names.row(phi, grow) if isinstance(phi, Mapping) else self._vector("phi", phi, self.features)
 
     def _vector(self, name: str, value: Any, size: int) -> F32:
-        if type(value) is np.ndarray and value.dtype == np.float32 and value.shape == (size,) and value.flags.c_contiguous:
+        if (
+            type(value) is np.ndarray
+            and value.dtype == np.float32
+            and value.shape == (size,)
+            and value.flags.c_contiguous
+        ):
             return value
         return as_float32(self._op, name, value, (size,))
 
