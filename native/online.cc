@@ -13,8 +13,8 @@ using namespace rta::online;
 struct rta_ud {
   UdState state;
   const UdKernels* kernels;
-  float* memory;   // one block: everything the state points to
-  float* noise;    // of a process, [features], `every` times its variance; NULL without
+  float* memory;  // one block: everything the state points to
+  float* noise;   // of a process, [features], `every` times its variance; NULL without
   int64_t every;
   int64_t learned, rejected, since;
 };

@@ -27,8 +27,8 @@ struct rta_ftrl {
 
 namespace {
 
-constexpr float kLargest = 1e9f;      // of values and errors: squares of gradients stay in float32
-constexpr double kMost = 1e38;        // where sums end
+constexpr float kLargest = 1e9f;  // of values and errors: squares of gradients stay in float32
+constexpr double kMost = 1e38;    // where sums end
 constexpr int64_t kMaxDimensions = int64_t{1} << 33;
 
 bool valid(const rta_ftrl& head, const int64_t* indices, const float* values, int64_t count) {
@@ -50,8 +50,7 @@ double predicted(const rta_ftrl& head, const int64_t* indices, const float* valu
 extern "C" {
 #define RTA_API __attribute__((visibility("default")))
 
-RTA_API rta_ftrl* rta_ftrl_create(int64_t dimensions, float alpha, float beta, float l1, float l2,
-                                  rta_ftrl_loss loss) {
+RTA_API rta_ftrl* rta_ftrl_create(int64_t dimensions, float alpha, float beta, float l1, float l2, rta_ftrl_loss loss) {
   const auto right = [](float v) { return v >= 0 && v < kLargest; };
   if (dimensions < 1 || dimensions > kMaxDimensions || !right(alpha) || alpha == 0 || !right(beta) || !right(l1) ||
       !right(l2) || (beta == 0 && l2 == 0) || (loss != RTA_FTRL_LOGISTIC && loss != RTA_FTRL_SQUARED))

@@ -29,7 +29,8 @@ typedef struct rta_ud rta_ud;
 rta_ud* rta_ud_create(int64_t features, int64_t outputs, float p0, float noise, float forget, float d_max);
 void rta_ud_destroy(rta_ud* head);
 
-/* P += every * diag(variances) before every so-many-th sample with finite numbers. variances [features], not negative. */
+/* P += every * diag(variances) before every so-many-th sample with finite numbers. variances [features], not negative.
+ */
 int rta_ud_process_noise(rta_ud* head, const float* variances, int64_t every);
 
 /* phi [features], y [outputs]; prediction [outputs] gets w phi as it was before learning, and may be y itself. A sample
@@ -48,12 +49,12 @@ void rta_ud_counts(const rta_ud* head, int64_t counts[3]);
 void rta_ud_weights(const rta_ud* head, float* w); /* [outputs][features] */
 
 /* Streaming features: a program of nodes that every channel of every stream runs at each step. kinds are those of
- * rta_bank_kind. Node k reads nodes before it. A sample that is not finite, or beyond 1e18 in size, is missing: its channel
- * keeps its state and its features, which are NaN until a first sample came. */
+ * rta_bank_kind. Node k reads nodes before it. A sample that is not finite, or beyond 1e18 in size, is missing: its
+ * channel keeps its state and its features, which are NaN until a first sample came. */
 typedef enum {
-  RTA_BANK_VALUE = 0,  /* the sample */
-  RTA_BANK_EWMA = 1,   /* m += max(rate, 1 / (t + 1)) * (of - m), t samples before */
-  RTA_BANK_MIN = 2,    /* so far */
+  RTA_BANK_VALUE = 0, /* the sample */
+  RTA_BANK_EWMA = 1,  /* m += max(rate, 1 / (t + 1)) * (of - m), t samples before */
+  RTA_BANK_MIN = 2,   /* so far */
   RTA_BANK_MAX = 3,
   RTA_BANK_MEAN = 4,
   RTA_BANK_FIRST = 5,  /* mean of the first `length` samples */

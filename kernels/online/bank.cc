@@ -13,7 +13,7 @@ std::vector<BankKernel>& all() {
 
 }  // namespace
 
-BankRegister::BankRegister(const BankKernel& kernel) { all().push_back(kernel); }
+void add_bank_kernel(Isa isa, decltype(BankKernel::step) step) { all().push_back({isa, step}); }
 
 int bank_kernel_count() { return static_cast<int>(all().size()); }
 const BankKernel& bank_kernel(int index) { return all()[static_cast<size_t>(index)]; }

@@ -1,8 +1,8 @@
-// Streaming features over channels of many streams: a short program that every cell (a channel of a stream) runs at each
-// step, sixteen cells side by side.
+// Streaming features over channels of many streams: a short program that every cell (a channel of a stream) runs at
+// each step, sixteen cells side by side.
 //
-// Cells are numbered stream by stream, so the samples of a step lie in memory as cells. Sixteen of them are a block, whose
-// state is one piece of memory: counts of samples and of steps, then 16 numbers for each slot.
+// Cells are numbered stream by stream, so the samples of a step lie in memory as cells. Sixteen of them are a block,
+// whose state is one piece of memory: counts of samples and of steps, then 16 numbers for each slot.
 #pragma once
 
 #include <cstddef>
@@ -15,9 +15,9 @@ namespace rta::online {
 constexpr int kCells = 16;
 
 enum class BankKind : int32_t {
-  kValue,   // x
-  kEwma,    // m += max(rate, 1 / (t + 1)) (of - m), t samples before: the mean of all until there are 1 / rate
-  kMin,     // of all so far
+  kValue,  // x
+  kEwma,   // m += max(rate, 1 / (t + 1)) (of - m), t samples before: the mean of all until there are 1 / rate
+  kMin,    // of all so far
   kMax,
   kMean,
   kFirst,   // the mean of the first `length` samples
@@ -32,15 +32,15 @@ struct BankNode {
   int32_t of, other;  // nodes before this one
   float rate;
   int32_t length;
-  int32_t slot;       // where its state begins
+  int32_t slot;  // where its state begins
 };
 
 // Of one block. Slots hold kCells numbers each.
 struct BankBlock {
-  int32_t* samples;   // that were there, of each cell; they end at the largest number
+  int32_t* samples;  // that were there, of each cell; they end at the largest number
   uint32_t* steps;
   float* slots;
-  float* held;        // of each node, as it was last
+  float* held;  // of each node, as it was last
 };
 
 constexpr int kMaxNodes = 128;
@@ -52,18 +52,20 @@ struct BankKernel {
   void (*step)(const BankNode* nodes, int count, const BankBlock& block, const float* x);
 };
 
-struct BankRegister {
-  explicit BankRegister(const BankKernel& kernel);
-};
+void add_bank_kernel(Isa isa, decltype(BankKernel::step) step);  // called before main
 
 int bank_kernel_count();
 const BankKernel& bank_kernel(int index);
 const BankKernel& best_bank_kernel();
 
 // Slots that a node's state takes.
-constexpr int32_t bank_slots(BankKind kind, int32_t length) {
+static constexpr int32_t bank_slots(BankKind kind, int32_t length) {
   switch (kind) {
-    case BankKind::kEwma: case BankKind::kMin: case BankKind::kMax: case BankKind::kMean: case BankKind::kFirst: return 1;
+    case BankKind::kEwma:
+    case BankKind::kMin:
+    case BankKind::kMax:
+    case BankKind::kMean:
+    case BankKind::kFirst: return 1;
     case BankKind::kLag: return length;
     case BankKind::kSlope: return 5;
     case BankKind::kSeason: return 2 * length;

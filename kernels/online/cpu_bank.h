@@ -1,5 +1,5 @@
-// One step of a block of cells, sixteen lanes side by side. Sums and products round separately, so the bits are the same on
-// every instruction set.
+// One step of a block of cells, sixteen lanes side by side. Sums and products round separately, so the bits are the
+// same on every instruction set.
 //
 // Floor: the state is read and written once, some 4 bytes each for a feature and cell; two divisions a block for rates.
 #pragma once
@@ -53,7 +53,8 @@ struct BankMath {
 
   // Weighted means and moments of age and value around them: nothing large cancels.
   static L slope(const Step& step, const L& of, float rate, float* state) {
-    float *weight = state, *age = state + kCells, *mean = age + kCells, *spread = mean + kCells, *cross = spread + kCells;
+    float *weight = state, *age = state + kCells, *mean = age + kCells, *spread = mean + kCells,
+          *cross = spread + kCells;
     const L keep = L::all(1.0f - rate), one = L::all(1.0f), zero = L::zero(), half = L::all(0.5f);
     const auto unless_first = [&](const L& value) { return L::where_less(step.before, half, zero, value); };
     const L total = L::add(L::mul(keep, L::load(weight)), one), older = L::add(L::load(age), one);
@@ -134,7 +135,7 @@ struct BankMath {
 
 template <class S>
 static void register_kernels() {
-  const BankRegister row({S::kIsa, BankMath<S>::step});
+  add_bank_kernel(S::kIsa, BankMath<S>::step);
 }
 
 }  // namespace rta::online

@@ -12,8 +12,8 @@
 // diagonal without a case of its own. The chain of scalars of a block column waits for two divisions and 16 additions;
 // the products of the next block column stand behind it, so their loads go on meanwhile.
 //
-// Floor: U is read once from where it lies and written once, n * n / 2 * 4 bytes each way; a block column is still in the
-// first cache when it is written.
+// Floor: U is read once from where it lies and written once, n * n / 2 * 4 bytes each way; a block column is still in
+// the first cache when it is written.
 #pragma once
 
 #include "_core/stage.h"
@@ -64,8 +64,7 @@ struct UdMath {
     float *u = s.u + block_at(from, j), *to = s.b + from * kBlock;
     F b[count][kParts];
     for (int r = 0; r < count; ++r)
-      for (int i = 0; i < kParts; ++i)
-        b[r][i] = fresh ? S::set(0.0f) : S::load(to + r * kBlock + i * kLanes);
+      for (int i = 0; i < kParts; ++i) b[r][i] = fresh ? S::set(0.0f) : S::load(to + r * kBlock + i * kLanes);
     for (int c = 0; c < kBlock; ++c) {
       const F pc = S::set(p[c]), vc = S::set(v[c]);
       for (int r = 0; r < count; ++r)
@@ -82,8 +81,7 @@ struct UdMath {
 
   static float dot(const float* w, const float* phi, int64_t blocks) {
     L acc = L::zero();
-    for (int64_t i = 0; i < blocks; ++i)
-      acc = L::fma(L::load(w + i * kBlock), L::load(phi + i * kBlock), acc);
+    for (int64_t i = 0; i < blocks; ++i) acc = L::fma(L::load(w + i * kBlock), L::load(phi + i * kBlock), acc);
     return L::sum_of_folded(L::folded(acc.part));
   }
 
@@ -92,8 +90,7 @@ struct UdMath {
     for (int64_t o = 0; o < s.outputs; ++o) {
       const float* w = s.w + o * s.blocks * kBlock;
       L acc = L::zero();
-      for (int64_t i = 0; i < whole; ++i)
-        acc = L::fma(L::load(w + i * kBlock), L::load(phi + i * kBlock), acc);
+      for (int64_t i = 0; i < whole; ++i) acc = L::fma(L::load(w + i * kBlock), L::load(phi + i * kBlock), acc);
       if (rest) acc = L::fma(L::load(w + whole * kBlock), L::load_n(phi + whole * kBlock, rest), acc);
       y[o] = L::sum_of_folded(L::folded(acc.part));
     }
@@ -218,7 +215,7 @@ struct UdMath {
 template <class S>
 static void register_kernels() {
   using M = UdMath<S>;
-  const UdRegister row({S::kIsa, M::learn, M::predict, M::variance, M::add_noise});
+  add_ud_kernels(S::kIsa, M::learn, M::predict, M::variance, M::add_noise);
 }
 
 }  // namespace rta::online

@@ -1,5 +1,5 @@
-// Sixteen lanes on every instruction set: one vector of 16, two of 8, or four of 4. Sums over lanes and prefix sums have
-// one order of additions, so the bits are the same everywhere.
+// Sixteen lanes on every instruction set: one vector of 16, two of 8, or four of 4. Sums over lanes and prefix sums
+// have one order of additions, so the bits are the same everywhere.
 #pragma once
 
 #include <utility>
@@ -41,11 +41,11 @@ struct Lanes16 {
     for (int i = 0; i < kParts; ++i) S::store(p + i * kLanes, part[i]);
   }
 
-#define RTA_ONLINE_EACH(name)                                                          \
-  static Lanes16 name(const Lanes16& a, const Lanes16& b) {                            \
-    Lanes16 r;                                                                         \
-    for (int i = 0; i < kParts; ++i) r.part[i] = S::name(a.part[i], b.part[i]);        \
-    return r;                                                                          \
+#define RTA_ONLINE_EACH(name)                                                   \
+  static Lanes16 name(const Lanes16& a, const Lanes16& b) {                     \
+    Lanes16 r;                                                                  \
+    for (int i = 0; i < kParts; ++i) r.part[i] = S::name(a.part[i], b.part[i]); \
+    return r;                                                                   \
   }
   RTA_ONLINE_EACH(add)
   RTA_ONLINE_EACH(sub)

@@ -2,7 +2,8 @@
 //
 // Three scores over their thresholds, the largest counts:
 //   range    how far the value leaves [low, high] of all values so far, over high - low
-//   season   the EWMA of the value minus the mean of that at this half hour of the day, working days and weekends apart; where
+//   season   the EWMA of the value minus the mean of that at this half hour of the day, working days and weekends
+//   apart; where
 //            that is a new extreme: for how many samples its size is the largest
 //   jump     the difference to the value before, where it is beyond the range of differences, which shrinks slowly: for
 //            how many samples its size is the largest
@@ -43,20 +44,20 @@ struct RecordsSettings {
 
 constexpr int kSlots = 96;        // half hours of a working day, then of a weekend's
 constexpr uint32_t kWarmUp = 40;  // samples before any score
-// Samples before the season's records begin. The level starts at 0: what is left of the start by then, 0.6 % of the level,
-// is the least that a record must exceed.
+// Samples before the season's records begin. The level starts at 0: what is left of the start by then, 0.6 % of the
+// level, is the least that a record must exceed.
 constexpr uint32_t kSeasonWarmUp = 100;
 constexpr double kShrink = 1e-4, kSmoothing = 1.0 / 20, kLeastRate = 0.1;
 constexpr uint32_t kRemembered = 10;  // 1 / kLeastRate
 
 // What is read at every sample stands first: two cache lines.
 struct alignas(64) RecordsStream {
-  double low, high;             // of all values
-  double last;                  // NaN after a gap
-  double level;                 // EWMA of the value
+  double low, high;  // of all values
+  double last;       // NaN after a gap
+  double level;      // EWMA of the value
   double season_low, season_high;
   double jump_low, jump_high;
-  uint32_t samples, seasonal;   // seen; with a time
+  uint32_t samples, seasonal;  // seen; with a time
   uint32_t missing;
   uint8_t seasons_size, jumps_size;
   struct Season {

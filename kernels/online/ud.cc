@@ -13,7 +13,10 @@ std::vector<UdKernels>& all() {  // filled before main: static objects of severa
 
 }  // namespace
 
-UdRegister::UdRegister(const UdKernels& kernels) { all().push_back(kernels); }
+void add_ud_kernels(Isa isa, decltype(UdKernels::learn) learn, decltype(UdKernels::predict) predict,
+                    decltype(UdKernels::variance) variance, decltype(UdKernels::add_noise) add_noise) {
+  all().push_back({isa, learn, predict, variance, add_noise});
+}
 
 int ud_kernel_count() { return static_cast<int>(all().size()); }
 const UdKernels& ud_kernel(int index) { return all()[static_cast<size_t>(index)]; }

@@ -13,21 +13,21 @@
 
 namespace rta::online {
 
-constexpr int64_t kBlock = 16;                // columns of a block column, and rows of a block
+constexpr int64_t kBlock = 16;  // columns of a block column, and rows of a block
 constexpr int64_t kBlockFloats = kBlock * kBlock;
-constexpr float kLargest = 1e18f;             // numbers beyond it count as not finite: their squares would not be
+constexpr float kLargest = 1e18f;  // numbers beyond it count as not finite: their squares would not be
 
 // Of block (row block i, column block j), in floats.
-constexpr int64_t block_at(int64_t i, int64_t j) { return (j * (j + 1) / 2 + i) * kBlockFloats; }
+static constexpr int64_t block_at(int64_t i, int64_t j) { return (j * (j + 1) / 2 + i) * kBlockFloats; }
 
 // Pointers are aligned to 64 bytes; arrays of features are padded with zeros to whole blocks.
 struct UdState {
   int64_t features, outputs, blocks;
-  float start;         // of alpha: the forgetting factor of least squares, the noise of a Kalman filter
+  float start;  // of alpha: the forgetting factor of least squares, the noise of a Kalman filter
   float forget, d_max;
-  float *u, *d, *w;    // w [outputs][16 * blocks]
-  float *phi, *b;      // scratch: the features, padded; P phi
-  float *error, *x;    // scratch: of each output; one column
+  float *u, *d, *w;  // w [outputs][16 * blocks]
+  float *phi, *b;    // scratch: the features, padded; P phi
+  float *error, *x;  // scratch: of each output; one column
 };
 
 enum class Outcome : int { kLearned = 0, kRejected = 1 };
@@ -37,13 +37,14 @@ struct UdKernels {
   // y [outputs] and phi [features] in; prediction [outputs] out, as it was before learning.
   Outcome (*learn)(UdState& state, const float* phi, const float* y, float* prediction);
   void (*predict)(const UdState& state, const float* phi, float* prediction);
-  float (*variance)(UdState& state, const float* phi);      // phi' P phi; NaN where phi is not finite
+  float (*variance)(UdState& state, const float* phi);       // phi' P phi; NaN where phi is not finite
   void (*add_noise)(UdState& state, const float* variance);  // P += diag(variance), [features]
 };
 
-struct UdRegister {
-  explicit UdRegister(const UdKernels& kernels);
-};
+// Called before main, in what was compiled for a set that this CPU may not have: pointers go in registers, as a struct
+// of them would be filled by vectors.
+void add_ud_kernels(Isa isa, decltype(UdKernels::learn) learn, decltype(UdKernels::predict) predict,
+                    decltype(UdKernels::variance) variance, decltype(UdKernels::add_noise) add_noise);
 
 int ud_kernel_count();
 const UdKernels& ud_kernel(int index);

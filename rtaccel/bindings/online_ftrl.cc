@@ -71,8 +71,8 @@ class FtrlHead {
   std::unique_ptr<rta_ftrl, void (*)(rta_ftrl*)> head_;
 };
 
-std::pair<bool, float> learned(const FtrlHead& head, const int64_t* indices, const float* values, int64_t count, float y,
-                               float weight) {
+std::pair<bool, float> learned(const FtrlHead& head, const int64_t* indices, const float* values, int64_t count,
+                               float y, float weight) {
   float prediction;
   const bool ok = rta_ftrl_learn(head.get(), indices, values, count, y, weight, &prediction) == RTA_ONLINE_OK;
   return {ok, prediction};
@@ -113,13 +113,15 @@ void add_ftrl(nb::module_& m) {
              return std::move(found);
            })
       .def("nonzero", [](const FtrlHead& head) { return rta_ftrl_weights(head.get(), nullptr); })
-      .def("weights", [](const FtrlHead& head, const Out<float>& w) {
-        return rta_ftrl_weights(head.get(), numbers(w, head.dimensions, "w"));
-      })
-      .def("save", [](const FtrlHead& head, const Out<float>& z, const Out<float>& n, const Out<int64_t>& counts) {
-        rta_ftrl_save(head.get(), numbers(z, head.dimensions, "z"), numbers(n, head.dimensions, "n"),
-                      numbers(counts, 2, "counts"));
-      })
+      .def("weights",
+           [](const FtrlHead& head, const Out<float>& w) {
+             return rta_ftrl_weights(head.get(), numbers(w, head.dimensions, "w"));
+           })
+      .def("save",
+           [](const FtrlHead& head, const Out<float>& z, const Out<float>& n, const Out<int64_t>& counts) {
+             rta_ftrl_save(head.get(), numbers(z, head.dimensions, "z"), numbers(n, head.dimensions, "n"),
+                           numbers(counts, 2, "counts"));
+           })
       .def("load", [](FtrlHead& head, const In<float>& z, const In<float>& n, const In<int64_t>& counts) {
         return rta_ftrl_load(head.get(), numbers(z, head.dimensions, "z"), numbers(n, head.dimensions, "n"),
                              numbers(counts, 2, "counts")) == RTA_ONLINE_OK;

@@ -118,10 +118,11 @@ void add_streams(nb::module_& m) {
       .def("step", &Bank::step)
       .def("reset", &Bank::reset)
       .def("state_size", &Bank::size)
-      .def("save", [](const Bank& bank, const Out<float>& floats, const Out<uint32_t>& integers) {
-        const auto [f, i] = bank.size();
-        rta_bank_save(bank.get(), numbers(floats, f, "floats"), numbers(integers, i, "integers"));
-      })
+      .def("save",
+           [](const Bank& bank, const Out<float>& floats, const Out<uint32_t>& integers) {
+             const auto [f, i] = bank.size();
+             rta_bank_save(bank.get(), numbers(floats, f, "floats"), numbers(integers, i, "integers"));
+           })
       .def("load", [](Bank& bank, const In<float>& floats, const In<uint32_t>& integers) {
         const auto [f, i] = bank.size();
         rta_bank_load(bank.get(), numbers(floats, f, "floats"), numbers(integers, i, "integers"));
@@ -136,18 +137,19 @@ void add_streams(nb::module_& m) {
       .def("score_many", &Records::score_many)
       .def("series", &Records::series, nb::arg("stream"), nb::arg("values"), nb::arg("seconds").none(),
            nb::arg("scores"))
-      .def("reset", [](Records& r, int64_t first, int64_t count) {
-        r.check(first, count);
-        rta_records_reset(r.get(), first, count);
-      })
-      .def("missing", [](const Records& r, int64_t stream) {
-        r.check(stream, 1);
-        return rta_records_missing(r.get(), stream);
-      })
+      .def("reset",
+           [](Records& r, int64_t first, int64_t count) {
+             r.check(first, count);
+             rta_records_reset(r.get(), first, count);
+           })
+      .def("missing",
+           [](const Records& r, int64_t stream) {
+             r.check(stream, 1);
+             return rta_records_missing(r.get(), stream);
+           })
       .def("bytes", &Records::bytes)
-      .def("save", [](const Records& r, const Out<uint8_t>& to) {
-        rta_records_save(r.get(), numbers(to, r.bytes(), "state"));
-      })
+      .def("save",
+           [](const Records& r, const Out<uint8_t>& to) { rta_records_save(r.get(), numbers(to, r.bytes(), "state")); })
       .def("load", [](Records& r, const In<uint8_t>& from) {
         return rta_records_load(r.get(), numbers(from, r.bytes(), "state")) == RTA_ONLINE_OK;
       });

@@ -121,9 +121,10 @@ void add_ud(nb::module_& m) {
            })
       .def("inflate", [](UdHead& head, float factor) { return rta_ud_inflate(head.get(), factor) == RTA_ONLINE_OK; })
       .def("counts", &counts)
-      .def("weights", [](const UdHead& head, const Out<float>& w) {
-        rta_ud_weights(head.get(), numbers(w, head.outputs * head.features, "w"));
-      })
+      .def("weights",
+           [](const UdHead& head, const Out<float>& w) {
+             rta_ud_weights(head.get(), numbers(w, head.outputs * head.features, "w"));
+           })
       .def("save", &save)
       .def("load", &load);
   nb::class_<UdBound>(m, "UdBound", "A head bound to its arrays: call it to read and write them.")
