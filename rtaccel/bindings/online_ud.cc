@@ -32,20 +32,26 @@ class UdHead {
   std::unique_ptr<rta_ud, void (*)(rta_ud*)> head_;
 };
 
-bool learn(UdHead& head, const In<float>& phi, const In<float>& y, const Out<float>& prediction) {
-  return rta_ud_learn(head.get(), numbers(phi, head.features, "phi"), numbers(y, head.outputs, "y"),
-                      numbers(prediction, head.outputs, "prediction")) == RTA_ONLINE_OK;
+// What is learned gives its error before learning.
+bool learned(UdHead& head, const float* phi, const float* y, float* error) {
+  const bool ok = rta_ud_learn(head.get(), phi, y, error) == RTA_ONLINE_OK;
+  for (int64_t o = 0; o < head.outputs; ++o) error[o] = y[o] - error[o];
+  return ok;
+}
+
+bool learn(UdHead& head, const In<float>& phi, const In<float>& y, const Out<float>& error) {
+  return learned(head, numbers(phi, head.features, "phi"), numbers(y, head.outputs, "y"),
+                 numbers(error, head.outputs, "error"));
 }
 
 // Rows in order; how many were learned.
-int64_t learn_many(UdHead& head, int64_t rows, const In<float>& phi, const In<float>& y, const Out<float>& prediction) {
+int64_t learn_many(UdHead& head, int64_t rows, const In<float>& phi, const In<float>& y, const Out<float>& error) {
   const float *x = numbers(phi, rows * head.features, "phi"), *wanted = numbers(y, rows * head.outputs, "y");
-  float* to = numbers(prediction, rows * head.outputs, "prediction");
-  int64_t learned = 0;
+  float* to = numbers(error, rows * head.outputs, "error");
+  int64_t count = 0;
   for (int64_t i = 0; i < rows; ++i)
-    learned += rta_ud_learn(head.get(), x + i * head.features, wanted + i * head.outputs, to + i * head.outputs) ==
-               RTA_ONLINE_OK;
-  return learned;
+    count += learned(head, x + i * head.features, wanted + i * head.outputs, to + i * head.outputs);
+  return count;
 }
 
 void predict_many(const UdHead& head, int64_t rows, const In<float>& phi, const Out<float>& prediction) {

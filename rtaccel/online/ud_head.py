@@ -78,8 +78,6 @@ class UdHead:
         wanted = self._targets.row(y, grow=True, missing=np.nan) if named else self._vector("y", y, self.outputs)
         error = np.empty(self.outputs, dtype=np.float32)
         self._native.learn(phi, wanted, error)
-        with np.errstate(invalid="ignore", over="ignore"):
-            np.subtract(wanted, error, out=error)
         return self._given(error, isinstance(x, Mapping), named)
 
     def predict_one(self, x: Any) -> Any:
@@ -119,8 +117,7 @@ class UdHead:
         wanted = as_float32(self._op, "y", y, (x.shape[0], self.outputs))
         error = np.empty(wanted.shape, dtype=np.float32)
         self._native.learn_many(x.shape[0], x, wanted, error)
-        with np.errstate(invalid="ignore", over="ignore"):
-            return np.subtract(wanted, error, out=error)
+        return error
 
     def predict_many(self, phi: Any) -> F32:
         """w phi for each row: phi [rows, features] float32; [rows, outputs] float32. Raises ShapeError."""
