@@ -18,32 +18,39 @@ from rtaccel.online.ud_head import UdHead, positive
 
 
 class Adapt:
-    """y = learner(x) is the model's output, or that plus what a head learned to add to it; learner.learn(y_true) teaches it.
-
-    The head learns the model's residual, y_true - model(x), as a linear function of features that the model computes anyway.
-    For a last linear layer that is the same as learning this layer, from its weights on. What is served is decided by `commit`
-    alone: the model's bits, or model + head.
+    """Serves a compiled model, and a head that learned its error where that is better.
 
     model: what gives (y [batch, ...], features [batch, n]) in one call: a compiled model of `tapped(...)`, or any callable; or a
-    torch model with `example`, which is then tapped and compiled here. tap: for a torch model, the layer whose input is the
-    features ("penultimate": the last linear one); for others a callable that gives the features of the inputs, where the model
-    does not. head: an RLSHead or KalmanHead with n features, or n + 1 for a constant one beside them; made at the first call
-    where it is None. commit: the rule. drift: a detector of river (`update(error)`, `drift_detected`), which sees the root mean
-    squared error of what was served. on_drift: "inflate" (P times `inflation`), "reset" (head anew), or a callable that takes
-    the learner. keep: calls that may wait for their label. scheme, and further options: of rt.compile.
+        torch model with `example`, which is tapped and compiled here.
+    example: inputs of a torch model, as rt.compile takes them.
+    tap: for a torch model the layer whose input is the features, "penultimate" for the last linear one; else a callable that
+        gives the features of the inputs, for a model that does not.
+    head: an RLSHead or a KalmanHead with n features, or n + 1 for a constant one beside them; None makes one at the first call.
+    commit: the rule, Better() for None.
+    drift: a detector of river, which sees the root mean squared error of what was served.
+    on_drift: "inflate" (P times `inflation`), "reset" (the head anew), or a callable that takes the learner.
+    inflation: the factor.
+    keep: calls that may wait for their label.
+    options: of rt.compile, with `example`.
 
-    All that is learned is in `state_dict`, but for the detector, which starts anew. One thread at a time. Raises
-    UnsupportedProblem for a model without features, FormatError for settings.
+    `y = learner(x)` is the model's output, or that plus what the head adds; `learner.learn(y_true)` teaches it. The head learns
+    the model's residual, y_true - model(x), as a linear function of features that the model computes anyway. For a last linear
+    layer that is the same as learning this layer, from its weights on. The rule alone decides what is served. One thread at a
+    time.
 
-    >>> import torch, rtaccel as rt
-    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1)).eval()
-    >>> learner = rt.online.Adapt(model, (torch.zeros(1, 4),))
-    >>> x = torch.ones(1, 4)
-    >>> for _ in range(200):
-    ...     error = learner(x) - 3.0
-    ...     learner.learn([[3.0]])
-    >>> learner.committed, bool(error.abs() < 0.1)
-    (True, True)
+    All that is learned is in `state_dict`, but for the detector, which starts anew. Raises UnsupportedProblem for a model without
+    features, FormatError for settings.
+
+    Example:
+        >>> import torch, rtaccel as rt
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1)).eval()
+        >>> learner = rt.online.Adapt(model, (torch.zeros(1, 4),), head=rt.online.RLSHead(9, 1, p0=10.0))
+        >>> x = torch.ones(1, 4)
+        >>> for _ in range(200):
+        ...     error = learner(x) - 3.0
+        ...     learner.learn([[3.0]])
+        >>> learner.committed, bool(error.abs() < 0.1)
+        (True, True)
     """
 
     def __init__(

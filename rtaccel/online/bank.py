@@ -24,18 +24,22 @@ Spec = Feature | Count | LogCount
 class Bank:
     """Features that are updated with each time step, over the channels of many streams.
 
-    channels: how many, or their names. features: of rtaccel.online.features; each gives one number a channel, but Count and
-    LogCount one a stream. streams: that run side by side. Feature after feature, channels side by side in each: `names`.
+    channels: how many, or their names.
+    features: of rtaccel.online.features; each gives one number a channel, but Count and LogCount one a stream.
+    streams: that run side by side.
 
-    A sample that is NaN, infinite or beyond 1e18 in size is missing: that channel keeps its state and its features, which
-    are NaN until its first sample; Count and seasons go on. Arithmetic is float32, the same bits on every instruction set.
+    The result has feature after feature, with the channels side by side in each; `names` lists them. A sample that is NaN,
+    infinite or beyond 1e18 in size is missing: that channel keeps its state and its features, which are NaN until its first
+    sample. Counts of steps and seasons go on. Arithmetic is float32, the same bits on every instruction set.
+
     Raises ShapeError for sizes, FormatError for settings, UnsupportedProblem for more than 128 different expressions.
 
-    >>> from rtaccel.online import Bank
-    >>> from rtaccel.online.features import Ewma, First
-    >>> bank = Bank(["speed"], [Ewma(0.5), Ewma(0.5) - First(1)])
-    >>> bank.step([[2.0]]), bank.step([[4.0]]), bank.names
-    (array([[2., 0.]], dtype=float32), array([[3., 1.]], dtype=float32), ['speed_ewma0.5', 'speed_ewma0.5-first1'])
+    Example:
+        >>> from rtaccel.online import Bank
+        >>> from rtaccel.online.features import Ewma, First
+        >>> bank = Bank(["speed"], [Ewma(0.5), Ewma(0.5) - First(1)])
+        >>> bank.step([[2.0]]), bank.step([[4.0]]), bank.names
+        (array([[2., 0.]], dtype=float32), array([[3., 1.]], dtype=float32), ['speed_ewma0.5', 'speed_ewma0.5-first1'])
     """
 
     def __init__(self, channels: int | Sequence[str], features: Sequence[Spec], streams: int = 1) -> None:

@@ -14,14 +14,18 @@ from rtaccel.core.errors import FormatError
 class Better:
     """Serves the head while its smoothed error is lower: rms(head) < (1 - threshold) * rms(model).
 
-    Both errors are of what was, or would have been, served before the label came: squared, the mean over outputs, then an
-    exponentially weighted mean that starts without bias. threshold: the share by which the head must be better. halflife: of
-    that mean, in labels. least: labels before the head may be served. Raises FormatError for settings.
+    threshold: the share by which the head must be better.
+    halflife: of the smoothed errors, in labels.
+    least: labels before the head may be served.
 
-    >>> from rtaccel.online import Better
-    >>> rule = Better(0.05, halflife=10, least=2)
-    >>> [rule.update(model=1.0, head=0.5) for _ in range(3)]
-    [False, True, True]
+    Both errors are of what was, or would have been, served before the label came: squared, the mean over outputs, then an
+    exponentially weighted mean that starts without bias. Raises FormatError for settings.
+
+    Example:
+        >>> from rtaccel.online import Better
+        >>> rule = Better(0.05, halflife=10, least=2)
+        >>> [rule.update(model=1.0, head=0.5) for _ in range(3)]
+        [False, True, True]
     """
 
     def __init__(self, threshold: float = 0.05, halflife: float = 200, least: int = 20) -> None:

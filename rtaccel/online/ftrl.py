@@ -17,25 +17,28 @@ LOSSES = ("logistic", "squared")
 
 
 class FTRLHead:
-    """A linear model of sparse, hashed features, learned one sample at a time by follow-the-proximally-regularized-leader:
+    """A linear model of sparse, hashed features, learned one sample at a time by follow-the-proximally-regularized-leader.
 
         w_i = 0 where |z_i| <= l1, else -(z_i - sign(z_i) l1) / ((beta + sqrt(n_i)) / alpha + l2)
         g_i = (prediction - y) x_i;  z_i += g_i - (sqrt(n_i + g_i^2) - sqrt(n_i)) / alpha * w_i;  n_i += g_i^2
 
-    McMahan and others, Ad Click Prediction: a View from the Trenches, KDD 2013. dimensions: numbers of features, into which
-    names are hashed (FNV-1a, the same in every process). alpha, beta: the learning rate of each feature is
-    alpha / (beta + sqrt(n_i)). l1: weights whose gradients do not add up to it are exactly 0. loss: "logistic" (y is 0 or 1,
-    predictions are probabilities) or "squared".
+    dimensions: features there may be; names are hashed into them (FNV-1a, the same in every process). 8 bytes each.
+    alpha, beta: the learning rate of a feature is alpha / (beta + sqrt(n_i)).
+    l1: a feature whose z stays below it has the weight 0.
+    l2: the usual penalty.
+    loss: "logistic" (y is 0 or 1, predictions are probabilities) or "squared".
 
     A sample is a dict of names to numbers, or to texts (then name and text are one feature of value 1), or a pair
-    (indices int64 [k], values float32 [k]). 8 bytes a dimension. Raises ShapeError for sizes, FormatError for settings.
+    (indices int64 [k], values float32 [k]). McMahan and others, Ad Click Prediction: a View from the Trenches, KDD 2013.
+    Raises ShapeError for sizes, FormatError for settings.
 
-    >>> from rtaccel.online import FTRLHead
-    >>> head = FTRLHead(dimensions=2**16, alpha=0.5)
-    >>> for _ in range(100):
-    ...     p = head.learn_one({"site": "a", "hour": 0.3}, 1), head.learn_one({"site": "b", "hour": 0.3}, 0)
-    >>> head.predict_one({"site": "a", "hour": 0.3}) > 0.9
-    True
+    Example:
+        >>> from rtaccel.online import FTRLHead
+        >>> head = FTRLHead(dimensions=2**16, alpha=0.5)
+        >>> for _ in range(100):
+        ...     p = head.learn_one({"site": "a", "hour": 0.3}, 1), head.learn_one({"site": "b", "hour": 0.3}, 0)
+        >>> head.predict_one({"site": "a", "hour": 0.3}) > 0.9
+        True
     """
 
     _supervised = True
@@ -71,9 +74,12 @@ class FTRLHead:
     def learn_one(self, x: Any, y: float, weight: float = 1.0) -> float:
         """Learns a sample and gives the error y - prediction before learning, a float.
 
-        x: a dict, or (indices, values). y: 0 or 1 (or a bool), any number for the squared loss. weight: of the sample. A value
-        that is not finite or beyond 1e9, an index outside, or a label that is none changes nothing but `rejected`; the error is
-        NaN then. Raises ShapeError for another form, FormatError for a value that is no number and no text.
+        x: a dict, or (indices int64 [k], values float32 [k]).
+        y: 0 or 1 (or a bool), any number for the squared loss.
+        weight: of the sample.
+
+        A value that is not finite or beyond 1e9, an index outside, or a label that is none changes nothing but `rejected`; the
+        error is NaN then. Raises ShapeError for another form, FormatError for a value that is no number and no text.
         """
         target = float(y)
         if isinstance(x, Mapping):

@@ -12,24 +12,28 @@ from rtaccel.online.ud_head import UdHead, positive
 
 
 class KalmanHead(UdHead):
-    """A linear model whose weights walk at random, as a Kalman filter in UD form:
+    """A linear model whose weights walk at random, as a Kalman filter in UD form.
 
         w_t = w_{t-1} + N(0, diag(process_noise)),   y_t = w_t phi_t + N(0, noise)
 
-    features, outputs: the sizes of phi and y. noise: the variance of y's noise. process_noise: how much each weight's variance
-    grows a sample, a number or [features]; 0 gives least squares without forgetting. p0: the variance of w in the
-    beginning. every: the noise of so many samples is added at once. d_max: bound on D, none by default.
+    features: the size of phi, up to 4096.
+    outputs: the size of y; outputs share P, so they share `noise`.
+    process_noise: how much the variance of each weight grows a sample, a number or float32 [features]; 0 forgets nothing.
+    noise: the variance of y's noise.
+    p0: the variance of w in the beginning.
+    every: the process noise of so many samples is added at once.
+    d_max: bound on D, none by default.
 
-    Adding noise costs features^3 / 3 multiplications (Agee and Turner's update for each feature), learning features^2: use
-    `every` for wide heads. Outputs share P, so they share `noise`. `variance_one` is in the units of y squared.
-    Raises ShapeError for sizes, FormatError for settings.
+    Learning costs features^2, adding noise features^3 / 3 multiplications (Agee and Turner's update for each feature): use
+    `every` for wide heads. `variance_one` is in the units of y squared. Raises ShapeError for sizes, FormatError for settings.
 
-    >>> import numpy as np, rtaccel as rt
-    >>> head = rt.online.KalmanHead(features=1, noise=0.01, process_noise=1e-4)
-    >>> for t in range(200):
-    ...     error = head.learn_one([1.0], [0.01 * t])
-    >>> bool(abs(error[0]) < 0.15)
-    True
+    Example:
+        >>> import numpy as np, rtaccel as rt
+        >>> head = rt.online.KalmanHead(features=1, noise=0.01, process_noise=1e-4)
+        >>> for t in range(200):
+        ...     error = head.learn_one([1.0], [0.01 * t])
+        >>> bool(abs(error[0]) < 0.15)
+        True
     """
 
     def __init__(

@@ -38,27 +38,26 @@ def seconds_of(time: Any) -> float:
 
 
 class Records:
-    """Scores of anomalies of one value or many streams of values; a score of 1 or more is an alert.
+    """Scores of anomalies, of one value or of many streams of values; a score of 1 or more is an alert.
 
-    The largest of three scores counts, each over its threshold:
+    range: threshold of how far a value leaves [min, max] of all values so far, over max - min.
+    season: threshold, in samples, of the EWMA (1/20) of the value minus the mean of that EWMA at this half hour, working days and
+        weekends apart. Where the difference is a new extreme, it counts for how many samples its size is the largest.
+    jump: threshold, in samples, of the difference to the last value. Where it leaves the range of differences, which shrinks by
+        1e-4 a sample, it counts for how many samples its size is the largest.
+    streams: of `score_many`.
 
-    - range: how far the value leaves [min, max] of all values so far, over max - min;
-    - season: the EWMA (1/20) of the value minus the mean of that EWMA at this half hour, working days and weekends apart; where
-      that is a new extreme, for how many samples its size is the largest;
-    - jump: the difference to the last value, where it leaves the range of differences, which shrinks by 1e-4 a sample; for how
-      many samples its size is the largest.
+    Each score is over its threshold, and the largest of the three counts. The first 40 samples score 0. Without a time there is
+    no season. The EWMA starts at 0, so an offset of all values changes when seasons count.
 
-    range, season, jump: the thresholds, a share and two numbers of samples. streams: of `score_many`. The first 40 samples
-    score 0. Without a time there is no season. The EWMA starts at 0, so an offset of all values changes when seasons count.
+    A value that is not finite is missing: it scores NaN and changes nothing, but no difference is taken across it. Gaps in time
+    need nothing, as samples are counted. The thresholds are what did best on the NAB corpus. Raises FormatError for settings.
 
-    A value that is not finite is missing: it scores NaN and changes nothing, but no difference is taken across it. Gaps in
-    time need nothing; samples are counted as they come. Thresholds are what did best on the NAB corpus. Raises FormatError for
-    settings.
-
-    >>> from rtaccel.online import Records
-    >>> det = Records()
-    >>> [det.score_one(v) for v in [0.0, 1.0] * 30 + [1.5]][-1] >= 1
-    True
+    Example:
+        >>> from rtaccel.online import Records
+        >>> det = Records()
+        >>> [det.score_one(v) for v in [0.0, 1.0] * 30 + [1.5]][-1] >= 1
+        True
     """
 
     def __init__(self, range: float = 0.005, season: float = 800, jump: float = 8000, streams: int = 1) -> None:

@@ -8,24 +8,29 @@ from rtaccel.online.ud_head import UdHead
 
 
 class RLSHead(UdHead):
-    """Recursive least squares with forgetting, for all outputs at once:
+    """Recursive least squares with forgetting, for all outputs at once.
 
-        minimizes  sum_t forget^(T - t) |y_t - w phi_t|^2 + forget^T |w|^2 / p0
+        minimizes  sum over t of forget^(T - t) |y_t - w phi_t|^2 + forget^T |w|^2 / p0
 
-    features, outputs: the sizes of phi and y. forget: of each sample's weight, per sample; 0.9999 remembers some 10,000.
-    p0: the variance of w before anything is learned, over the noise's: small ones learn carefully. d_max: bound on D, which
-    keeps P from growing without end while nothing new comes.
+    features: the size of phi, up to 4096.
+    outputs: the size of y.
+    forget: the weight of a sample falls by this factor with each later one; 0.9999 remembers some 10,000 samples.
+    p0: the variance of w before anything is learned, over the noise's; small ones learn carefully.
+    d_max: bound on D, which keeps P from growing without end while nothing new comes.
 
-    P is kept as U D U' in float32 (Bierman, Factorization Methods for Discrete Sequential Estimation, 1977): it stays
-    symmetric and positive by construction, where the textbook's covariance form diverges within 1e5 updates of correlated
-    features. The same bits come on every instruction set. Raises ShapeError for sizes, FormatError for settings.
+    P is kept as U D U' in float32 (Bierman, Factorization Methods for Discrete Sequential Estimation, 1977). It stays symmetric
+    and positive by construction; the covariance form of textbooks diverges within 1e5 updates of correlated features. The same
+    bits come on every instruction set. There is no intercept: add a constant feature.
 
-    >>> import numpy as np, rtaccel as rt
-    >>> head = rt.online.RLSHead(features=2, outputs=1, forget=1.0, p0=100.0)
-    >>> for x in np.random.default_rng(0).normal(size=(50, 2)):
-    ...     error = head.learn_one(x, 3 * x[0] - x[1])
-    >>> head.predict_one([1.0, 1.0]).round(2)
-    array([2.], dtype=float32)
+    Raises ShapeError for sizes, FormatError for settings.
+
+    Example:
+        >>> import numpy as np, rtaccel as rt
+        >>> head = rt.online.RLSHead(features=2, outputs=1, forget=1.0, p0=100.0)
+        >>> for x in np.random.default_rng(0).normal(size=(50, 2)):
+        ...     error = head.learn_one(x, 3 * x[0] - x[1])
+        >>> head.predict_one([1.0, 1.0]).round(2)
+        array([2.], dtype=float32)
     """
 
     def __init__(

@@ -38,14 +38,18 @@ class Tapped(nn.Module):
 def tapped(model: nn.Module, tap: str = "penultimate") -> nn.Module:
     """A module that returns (output, features [batch, n] float32), to be compiled as any other.
 
-    tap: the name of a layer, whose input becomes the features; "penultimate" is the last nn.Linear of the model in the order
-    of its layers. Raises UnsupportedProblem where there is none.
+    model: any.
+    tap: the name of a layer, whose input becomes the features; "penultimate" is the last nn.Linear of the model in the order of
+        its layers.
 
-    >>> import torch, rtaccel as rt
-    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1)).eval()
-    >>> fast = rt.compile(rt.online.tapped(model), (torch.zeros(1, 4),))
-    >>> [list(t.shape) for t in fast(torch.zeros(1, 4))]
-    [[1, 1], [1, 8]]
+    Raises UnsupportedProblem where there is no such layer.
+
+    Example:
+        >>> import torch, rtaccel as rt
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1)).eval()
+        >>> fast = rt.compile(rt.online.tapped(model), (torch.zeros(1, 4),))
+        >>> [list(t.shape) for t in fast(torch.zeros(1, 4))]
+        [[1, 1], [1, 8]]
     """
     layers = dict(model.named_modules())
     if tap == "penultimate":

@@ -66,12 +66,14 @@ class UdHead:
     # -- one sample ------------------------------------------------------------------------------------------------
 
     def learn_one(self, x: Any, y: Any) -> Any:
-        """Learns one sample with features x = phi and gives the errors y - w phi before learning: [outputs] float32; a
-        float for features in a dict with a single number y, a dict where y is one.
+        """Learns one sample and gives the errors y - w x before learning.
 
-        x: [features] or a dict. y: [outputs], a number where there is one output, or a dict. A sample with a NaN, an
-        infinity or a number beyond 1e18 in size changes nothing but `rejected`; its error is what arithmetic gives. Raises
-        ShapeError for other shapes.
+        x: the features float32 [features], or a dict of numbers.
+        y: float32 [outputs], a number where there is one output, or a dict of numbers.
+
+        The errors are float32 [outputs]; a float for features in a dict with a number y, a dict where y is one. A sample with a
+        NaN, an infinity or a number beyond 1e18 in size changes nothing but `rejected`; its error is what arithmetic gives.
+        Raises ShapeError for other shapes.
         """
         named = isinstance(y, Mapping)
         phi = self._phi(x, grow=True)
@@ -81,24 +83,36 @@ class UdHead:
         return self._given(error, isinstance(x, Mapping), named)
 
     def predict_one(self, x: Any) -> Any:
-        """w phi: [outputs] float32; for features in a dict a float where there is one output, a dict where targets came as
-        dicts. NaN where x has one. x: [features] or a dict. Raises ShapeError for other shapes."""
+        """w x: float32 [outputs]; for features in a dict a float where there is one output, a dict where targets came as dicts.
+
+        x: the features float32 [features], or a dict of numbers; a NaN gives NaN.
+
+        Raises ShapeError for other shapes.
+        """
         y = np.empty(self.outputs, dtype=np.float32)
         self._native.predict_many(1, self._phi(x, grow=False), y)
         by_name = isinstance(x, Mapping)
         return self._given(y, by_name, by_name and bool(self._targets))
 
     def variance_one(self, x: Any) -> float:
-        """phi' P phi: the variance of the prediction that comes from not knowing w, in units of the noise's variance for
-        RLSHead, of y for KalmanHead. x: [features] or a dict; NaN where it is not finite. Raises ShapeError."""
+        """x' P x: the variance of the prediction that comes from not knowing w.
+
+        x: the features float32 [features], or a dict of numbers; NaN where they are not finite.
+
+        It is in units of the noise's variance for RLSHead, and of y squared for KalmanHead. Raises ShapeError.
+        """
         return float(self._native.variance(self._phi(x, grow=False)))
 
     def bind(self, phi: Any, y_true: Any = None, *, out: Any) -> Callable[[], None]:
         """A call without arguments, for loops that reuse their buffers: it writes w phi into `out`, and then learns y_true.
 
-        phi [features], y_true [outputs], out [outputs]: contiguous float32, read and written in place at each call and
-        kept alive. Without y_true the call predicts. A y_true of NaN, as for a label that is not there, is a prediction too,
-        and counted as rejected. Nothing is allocated. Raises ShapeError for arrays that cannot be used as they lie.
+        phi: float32 [features], contiguous.
+        y_true: float32 [outputs], contiguous; None for a call that predicts.
+        out: float32 [outputs], contiguous, in memory of its own: the prediction before learning.
+
+        The arrays are read and written in place at each call and kept alive. A y_true of NaN, as for a label that is not there,
+        makes the call a prediction too, and is counted as rejected. Nothing is allocated. Raises ShapeError for arrays that
+        cannot be used as they lie.
         """
         x = bound_array(self._op, "phi", phi, (self.features,))
         y = None if y_true is None else bound_array(self._op, "y_true", y_true, (self.outputs,))
@@ -111,8 +125,13 @@ class UdHead:
     # -- many samples ----------------------------------------------------------------------------------------------
 
     def learn_many(self, phi: Any, y: Any) -> F32:
-        """learn_one for rows in order, in one call: phi [rows, features], y [rows, outputs]; the errors before learning,
-        [rows, outputs] float32. Raises ShapeError."""
+        """learn_one for rows in order, in one call; the errors before learning, float32 [rows, outputs].
+
+        phi: float32 [rows, features].
+        y: float32 [rows, outputs].
+
+        Raises ShapeError.
+        """
         x = as_float32(self._op, "phi", phi, (None, self.features))
         wanted = as_float32(self._op, "y", y, (x.shape[0], self.outputs))
         error = np.empty(wanted.shape, dtype=np.float32)
@@ -120,7 +139,12 @@ class UdHead:
         return error
 
     def predict_many(self, phi: Any) -> F32:
-        """w phi for each row: phi [rows, features] float32; [rows, outputs] float32. Raises ShapeError."""
+        """w phi for each row, float32 [rows, outputs].
+
+        phi: float32 [rows, features].
+
+        Raises ShapeError.
+        """
         x = as_float32(self._op, "phi", phi, (None, self.features))
         y = np.empty((x.shape[0], self.outputs), dtype=np.float32)
         self._native.predict_many(x.shape[0], x, y)

@@ -23,7 +23,7 @@ def test_in_a_pipeline() -> None:
     mae = evaluate.progressive_val_score(rows, model, metrics.MAE()).get()
     alone, errors = RLSHead(3, forget=1.0, p0=10.0), []
     for x, y in rows:
-        errors.append(abs(alone.predict_one([x["a"], x["b"], x["c"]])[0] - y))
+        errors.append(abs(float(alone.predict_one([x["a"], x["b"], x["c"]])[0]) - y))
         alone.learn_one([x["a"], x["b"], x["c"]], y)
     assert mae == pytest.approx(np.mean(errors), rel=1e-6)
     linear = compose.Select("a", "b", "c") | linear_model.LinearRegression()
