@@ -194,12 +194,31 @@ def interleaved(runs: dict[str, Run], rounds: int, seconds: float) -> dict[str, 
     return best
 
 
+def soak(updates: int) -> None:
+    """The stream of the tests (correlated, standing still at times, outliers, a constant and a zero feature), again and again:
+    the mean squared error of the median window over the noise, in tenths of all updates."""
+    from tests.support.ud_reference import correlated_stream
+
+    noise, steps = 0.01, 1_000_000
+    phi, y = correlated_stream(steps, 16, noise, seed=0)
+    head, passes, ratios = RLSHead(16, 1, forget=0.999), max(updates // steps, 10), []
+    for i in range(passes):
+        errors = head.learn_many(phi, y).astype(float)[:, 0]
+        ratios.append(np.median((errors**2).reshape(-1, 1000).mean(axis=1)) / noise)
+        if (i + 1) % (passes // 10) == 0:
+            print(f"{(i + 1) * steps:>12,} updates: {np.mean(ratios[-(passes // 10) :]):.4f} x the noise")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seconds", type=float, default=0.01, help="of one round of one contender")
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=0.001, help="of one round of one contender")
     parser.add_argument("--json", help="writes the figures there")
+    parser.add_argument("--soak", type=int, help="so many updates of one head, instead")
     args = parser.parse_args()
+    if args.soak:
+        soak(args.soak)
+        return
     found: dict[str, dict[str, float]] = {}
     for n in SIZES:
         for name, us in interleaved(contenders(n), args.rounds, args.seconds).items():

@@ -12,7 +12,7 @@
 #include "bindings/attributes.h"
 #include "bindings/entry.h"
 #include "bindings/mailbox.h"
-#include "bindings/online.h"
+#include "bindings/online/online.h"
 #include "bindings/plan.h"
 #include "bindings/timer.h"
 

@@ -39,7 +39,7 @@ def as_float32(op: str, name: str, value: Any, shape: tuple[int | None, ...]) ->
 
 
 def bound_array(op: str, name: str, value: Any, shape: tuple[int, ...], written: bool = False) -> Any:
-    """value itself, where native code can read (and write) it as it lies. Raises ShapeError for everything else."""
+    """value itself, where native code can read (and write) it without a copy. Raises ShapeError for everything else."""
     array = value if isinstance(value, np.ndarray) else to_array(op, name, value, shape)
     right = (
         array.dtype == np.float32

@@ -112,7 +112,7 @@ class UdHead:
 
         The arrays are read and written in place at each call and kept alive. A y_true of NaN, as for a label that is not there,
         makes the call a prediction too, and is counted as rejected. Nothing is allocated. Raises ShapeError for arrays that
-        cannot be used as they lie.
+        would need a copy.
         """
         x = bound_array(self._op, "phi", phi, (self.features,))
         y = None if y_true is None else bound_array(self._op, "y_true", y_true, (self.outputs,))

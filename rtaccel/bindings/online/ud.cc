@@ -7,8 +7,8 @@
 #include <optional>
 #include <tuple>
 
-#include "bindings/online.h"
-#include "bindings/online_arrays.h"
+#include "bindings/online/arrays.h"
+#include "bindings/online/online.h"
 #include "bindings/timer.h"
 #include "rta_online.h"
 

@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
-#include "bindings/online.h"
-#include "bindings/online_arrays.h"
+#include "bindings/online/arrays.h"
+#include "bindings/online/online.h"
 #include "rta_online.h"
 
 namespace nb = nanobind;

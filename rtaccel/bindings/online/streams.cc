@@ -10,8 +10,8 @@
 #include <tuple>
 #include <vector>
 
-#include "bindings/online.h"
-#include "bindings/online_arrays.h"
+#include "bindings/online/arrays.h"
+#include "bindings/online/online.h"
 #include "bindings/timer.h"
 #include "rta_online.h"
 
