@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,11 +21,11 @@ from rtaccel.online.ud_head import UdHead, positive
 class Adapt:
     """Serves a compiled model, and a head that learned its error where that is better.
 
-    model: what gives (y [batch, ...], features [batch, n]) in one call: a compiled model of `tapped(...)`, or any callable; or a
-        torch model with `example`, which is tapped and compiled here.
+    model: a compiled model, whose features become a second output of its plan; one of `tapped(...)`, or any callable, that gives
+        (y [batch, ...], features [batch, n]); or a torch model with `example`, which is tapped and compiled here.
     example: inputs of a torch model, as rt.compile takes them.
-    tap: for a torch model the layer whose input is the features, "penultimate" for the last linear one; else a callable that
-        gives the features of the inputs, for a model that does not.
+    tap: the layer whose input is the features, "penultimate" for the last linear one; or a callable that gives the features of
+        the inputs, for a model that does not.
     head: an RLSHead or a KalmanHead with n features, or n + 1 for a constant one beside them; None makes one at the first call.
     commit: the rule, Better() for None.
     drift: a detector of river, which sees the root mean squared error of what was served.
@@ -259,13 +260,23 @@ def _prepared(model: Any, example: Any, tap: Any, options: dict[str, Any]) -> Ca
             raise FormatError("Adapt", f"options {sorted(options)}", "none without an example", "Pass example=.")
         if not callable(model):
             raise UnsupportedProblem("Adapt", describe(model), "a callable", "Pass a compiled model.")
-        prepared: Callable[..., Any] = model
+        prepared: Callable[..., Any] = model if callable(tap) else _with_features(model, tap)
         return prepared
     from rtaccel.online.tap import tapped
     from rtaccel.runtime.compiler import compile
 
     compiled: Callable[..., Any] = compile(model if callable(tap) else tapped(model, tap), example, **options)
     return compiled
+
+
+def _with_features(model: Any, tap: str) -> Any:
+    """A compiled model with one output gets its features as a second one; what else there is has them."""
+    runtime = sys.modules.get("rtaccel.runtime.compiled")
+    if runtime is None or not isinstance(model, runtime.CompiledModel) or len(model._program.outputs) != 1:
+        return model
+    from rtaccel.online.tap import tapped
+
+    return tapped(model, tap)
 
 
 def _rows(name: str, value: Any) -> F32:

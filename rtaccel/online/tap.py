@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.runtime.compiled import CompiledModel
+from rtaccel.runtime.tap import with_tap
 
 
 class Tapped(nn.Module):
@@ -36,13 +38,14 @@ class Tapped(nn.Module):
 
 
 def tapped(model: nn.Module, tap: str = "penultimate") -> nn.Module:
-    """A module that returns (output, features [batch, n] float32), to be compiled as any other.
+    """A module that returns (output, features [batch, n] float32).
 
-    model: any.
+    model: one to be compiled; or a compiled one, whose plan then gives both in one call.
     tap: the name of a layer, whose input becomes the features; "penultimate" is the last nn.Linear of the model in the order of
         its layers.
 
-    Raises UnsupportedProblem where there is no such layer.
+    Raises UnsupportedProblem where there is no such layer, and for a compiled model that is not one native plan, or whose
+    features are int8: tap the model before it is compiled then.
 
     Example:
         >>> import torch, rtaccel as rt
@@ -51,6 +54,8 @@ def tapped(model: nn.Module, tap: str = "penultimate") -> nn.Module:
         >>> [list(t.shape) for t in fast(torch.zeros(1, 4))]
         [[1, 1], [1, 8]]
     """
+    if isinstance(model, CompiledModel):
+        return with_tap(model, None if tap == "penultimate" else tap)
     layers = dict(model.named_modules())
     if tap == "penultimate":
         linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear) and name]

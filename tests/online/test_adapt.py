@@ -243,7 +243,10 @@ def test_state_goes_on() -> None:
 
 def test_models_without_features() -> None:
     with pytest.raises(UnsupportedProblem, match="tapped"):
-        Adapt(rt.compile(network(), (torch.zeros(1, 6),)))(torch.zeros(1, 6))
+        Adapt(lambda x: x)(torch.zeros(1, 6))
+    int8 = rt.compile(network(), (torch.zeros(1, 6),), "w8a8", calibration=[torch.randn(8, 6)])
+    with pytest.raises(UnsupportedProblem, match="tapped"):
+        Adapt(int8)
     with pytest.raises(UnsupportedProblem, match=r"nn\.Linear"):
         rt.online.tapped(nn.Sequential(nn.ReLU()))
     with pytest.raises(UnsupportedProblem, match="tap"):
@@ -267,6 +270,41 @@ def test_taps_compile_in_int8_too(layer: str) -> None:
     want = model[:2](x[:1]) if layer == "penultimate" else x[:1]  # type: ignore[index]
     torch.testing.assert_close(features, want, atol=0.1, rtol=0.1)
     torch.testing.assert_close(y, model(x[:1]), atol=0.1, rtol=0.1)
+
+
+class Sequence(nn.Module):
+    """The newest output of a GRU, a head, a sigmoid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory, self.head = nn.GRU(4, 8, batch_first=True), nn.Linear(8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(self.head(self.memory(x)[0][:, -1]))
+
+
+def test_compiled_models_are_tapped_in_their_plan() -> None:
+    torch.manual_seed(0)
+    model, x = Sequence().eval(), torch.randn(3, 5, 4)
+    fast = rt.compile(model, (x,))
+    both = rt.online.tapped(fast)
+    y, features = both(x)
+    assert torch.equal(y, fast(x))
+    torch.testing.assert_close(features, model.memory(x)[0][:, -1])
+    other = network()
+    plain = rt.compile(other, (torch.zeros(1, 6),))
+    adapt = Adapt(plain, tap="penultimate")
+    x = torch.randn(4, 6)
+    assert torch.equal(adapt(x), plain(x))
+    assert adapt.head is not None
+    assert adapt.head.features == 13
+    named = rt.online.tapped(plain, "2")
+    scaled = {key: 2 * value if value.is_floating_point() else value for key, value in plain.state_dict().items()}
+    named.load_state_dict(scaled)
+    torch.testing.assert_close(named(x)[1], torch.relu(2 * other[0](x)))  # type: ignore[operator]
+    for layer in ("0", "9"):  # its input is the model's, or there is none
+        with pytest.raises(UnsupportedProblem, match="tap"):
+            rt.online.tapped(plain, layer)
 
 
 class Learner(RuleBasedStateMachine):
