@@ -1,6 +1,6 @@
 """Learning in the hot path: linear heads, streaming features, a detector of anomalies, and learners on compiled models.
 
-Everything here takes NumPy arrays, and torch's tensors without importing torch; only `tapped` needs torch itself.
+Everything here takes NumPy arrays, and torch's tensors without importing torch; only `tapped` and `folded` need torch itself.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from rtaccel.online.kalman import KalmanHead
 from rtaccel.online.records import Records
 from rtaccel.online.rls import RLSHead
 
-__all__ = ["Adapt", "Bank", "Better", "FTRLHead", "KalmanHead", "RLSHead", "Records", "features", "tapped"]
+__all__ = ["Adapt", "Bank", "Better", "FTRLHead", "KalmanHead", "RLSHead", "Records", "features", "folded", "tapped"]
 
 if TYPE_CHECKING:
-    from rtaccel.online.tap import tapped
+    from rtaccel.online.tap import folded, tapped
 else:
 
     def __getattr__(name: str) -> Any:
-        if name != "tapped":
+        if name not in ("folded", "tapped"):
             raise AttributeError(f"module 'rtaccel.online' has no attribute {name!r}")
-        from rtaccel.online.tap import tapped
+        from rtaccel.online import tap
 
-        globals()[name] = tapped
-        return tapped
+        globals()[name] = value = getattr(tap, name)
+        return value

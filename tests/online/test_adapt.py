@@ -307,6 +307,30 @@ def test_compiled_models_are_tapped_in_their_plan() -> None:
             rt.online.tapped(plain, layer)
 
 
+def test_a_head_is_folded_into_the_last_layer() -> None:
+    model, rng = network(), np.random.default_rng(8)
+    example = (torch.zeros(1, 6),)
+    adapt = Adapt(model, example, head=RLSHead(13, 2, p0=10.0), commit=Better(0.05, halflife=20))
+    for _ in range(100):
+        x = torch.from_numpy(rng.normal(size=(1, 6)).astype(np.float32))
+        adapt(x)
+        adapt.learn(model(x) * 1.5 - 0.7)
+    assert adapt.committed
+    assert adapt.head is not None
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    state = rt.online.folded(model, example, adapt.head)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
+    other = network(1)
+    other.load_state_dict(state)
+    x = torch.randn(9, 6)
+    torch.testing.assert_close(other(x), adapt(x), rtol=1e-5, atol=1e-5)
+    with pytest.raises(UnsupportedProblem, match="not the model's"):
+        rt.online.folded(Sequence().eval(), (torch.zeros(1, 5, 4),), RLSHead(9, 1))
+    with pytest.raises(ShapeError, match="folded"):
+        rt.online.folded(model, example, RLSHead(14, 2))
+
+
 class Learner(RuleBasedStateMachine):
     """Calls, labels and rollbacks in any order: what is served is the model's bits or the head's, and numbers are kept."""
 
