@@ -89,7 +89,8 @@ int64_t rta_bank_width(const rta_bank* bank); /* features of a stream: channels 
 /* x [streams][channels]; y [streams][width], output after output. */
 void rta_bank_step(rta_bank* bank, const float* x, float* y);
 void rta_bank_reset(rta_bank* bank, int64_t first, int64_t count); /* streams */
-/* The state in its own layout: floats, then whole numbers. It goes into a bank of the same streams, channels and nodes. */
+/* The state in its own layout: floats, then whole numbers. It goes into a bank of the same streams, channels and nodes.
+ */
 void rta_bank_state_size(const rta_bank* bank, int64_t* floats, int64_t* integers);
 void rta_bank_save(const rta_bank* bank, float* floats, uint32_t* integers);
 void rta_bank_load(rta_bank* bank, const float* floats, const uint32_t* integers);

@@ -25,7 +25,7 @@ def test_in_a_pipeline() -> None:
     for x, y in rows:
         errors.append(abs(float(alone.predict_one([x["a"], x["b"], x["c"]])[0]) - y))
         alone.learn_one([x["a"], x["b"], x["c"]], y)
-    assert mae == pytest.approx(np.mean(errors), rel=1e-6)
+    assert mae == pytest.approx(np.mean(errors), rel=1e-4)  # Select gives names in any order, and so columns
     linear = compose.Select("a", "b", "c") | linear_model.LinearRegression()
     assert mae < 0.1 * evaluate.progressive_val_score(rows, linear, metrics.MAE()).get()
     scaled = preprocessing.StandardScaler() | RLSHead(4)
