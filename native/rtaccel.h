@@ -4,6 +4,7 @@
 
 #include "rta_mailbox.h"
 #include "rta_model.h"
+#include "rta_online.h"
 #include "rta_plan.h"
 
 #endif

@@ -46,7 +46,7 @@ _HOME = {
 }
 """Public name -> module that defines it."""
 
-_ROOMS = ("measure", "nn")
+_ROOMS = ("measure", "nn", "online")
 """Packages reached as attributes; `measure` is also a function (the package is callable)."""
 
 __all__ = [
@@ -79,6 +79,7 @@ __all__ = [
     "load_quantized_",
     "measure",
     "nn",
+    "online",
     "quantize_",
     "restore_",
     "save",
@@ -88,7 +89,7 @@ __all__ = [
 """Written out: type checkers read it, and it says what is public."""
 
 if TYPE_CHECKING:
-    from rtaccel import nn
+    from rtaccel import nn, online
     from rtaccel.convert.module_swap.load_quantized import load_quantized_
     from rtaccel.convert.module_swap.swap import SwapReport, quantize_, restore_
     from rtaccel.convert.pruning.keep_zeros import keep_zeros

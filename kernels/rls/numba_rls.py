@@ -1,8 +1,16 @@
-"""Recursive least squares in Numba CUDA: one step of an online linear model, one block, P updated in place.
+"""Recursive least squares in Numba CUDA: one step of an online linear model, one block, in UD form.
 
-    k = P x / (forget + x' P x),  w += k (y - w' x),  P = (P - k (P x)') / forget
+P = U diag(D) U', U unit upper triangular, is updated in place, and stays symmetric and positive by construction: the
+covariance form P = (P - k (P x)') / forget diverges on correlated features. Bierman, Factorization Methods for Discrete
+Sequential Estimation, 1977, chapter V.
 
-P [d, d] symmetric, w [d], x [d], y a number, all float32; forget in (0, 1]. Haykin, Adaptive Filter Theory, chapter 10.
+    f = U' x,  v = D f,  alpha_j = forget + the sum of f v up to j,  p_j = -f_j / alpha_{j-1}
+    D_j = min(D_j alpha_{j-1} / (alpha_j forget), d_max)
+    row i, columns j > i, from b = v_i:  U_ij' = U_ij + b p_j,  b += U_ij v_j
+    w_i += b (y - w' x) / alpha
+
+U [d, d], D [d], w [d], x [d], y a number, all float32; forget in (0, 1]. Columns are independent until alpha, rows after it:
+a thread each. What is not finite in x or y changes nothing.
 """
 
 from __future__ import annotations
@@ -17,47 +25,66 @@ from rtaccel.core.errors import FormatError, ShapeError
 from rtaccel.kernels._gpu.numba_alias import NARROW_INDEX, PtxSpec, cuda, stream, view
 
 MAX_D = 256
-"""Features: a thread each, and one array of shared memory."""
+"""Features: a thread each, and arrays of shared memory."""
 
 FLOAT32 = np.float32
+LARGEST = FLOAT32(1e18)
 
 
 @cuda.jit
-def rls_kernel(p: Any, w: Any, x: Any, y: Any, forget: Any) -> None:
+def rls_kernel(u: Any, diagonal: Any, w: Any, x: Any, y: Any, forget: Any, d_max: Any) -> None:
     d, i = x.shape[0], cuda.threadIdx.x
-    px = cuda.shared.array(MAX_D, dtype=FLOAT32)
+    f = cuda.shared.array(MAX_D, dtype=FLOAT32)
+    v = cuda.shared.array(MAX_D, dtype=FLOAT32)
+    p = cuda.shared.array(MAX_D, dtype=FLOAT32)
+    grown = cuda.shared.array(MAX_D, dtype=FLOAT32)
     scalars = cuda.shared.array(2, dtype=FLOAT32)
-    total = FLOAT32(0)
-    for j in range(d):
-        total += p[i, j] * x[j]
-    px[i] = total
+    total = x[i]
+    for k in range(i):
+        total += u[k, i] * x[k]
+    f[i] = total
+    v[i] = diagonal[i] * total
     cuda.syncthreads()
     if i == 0:
-        gain, said = FLOAT32(forget), FLOAT32(0)
+        alpha, said, keep = FLOAT32(forget), FLOAT32(0), FLOAT32(forget)
         for j in range(d):
-            gain += x[j] * px[j]
+            before = alpha
+            alpha = before + f[j] * v[j]
+            p[j] = -f[j] / before
+            grown[j] = diagonal[j] * before / (alpha * keep)
             said += w[j] * x[j]
-        scalars[0] = gain
+        scalars[0] = alpha
         scalars[1] = FLOAT32(y) - said
     cuda.syncthreads()
-    k = px[i] / scalars[0]
-    w[i] += k * scalars[1]
-    for j in range(d):
-        p[i, j] = (p[i, j] - k * px[j]) / FLOAT32(forget)
+    # Comparisons with NaN are false.
+    if scalars[0] < LARGEST and scalars[1] < LARGEST and scalars[1] > -LARGEST:
+        b = v[i]
+        for j in range(i + 1, d):
+            element = u[i, j]
+            u[i, j] = element + b * p[j]
+            b += element * v[j]
+        w[i] += b * (scalars[1] / scalars[0])
+        bound = FLOAT32(d_max)
+        diagonal[i] = grown[i] if grown[i] < bound else bound
 
 
-def rls_update(p: Tensor, w: Tensor, x: Tensor, y: float, forget: float = 1.0) -> None:
-    """Updates P [d, d] and w [d] in place for one sample. Raises ShapeError and FormatError for what is not as above."""
+def rls_update(
+    u: Tensor, diagonal: Tensor, w: Tensor, x: Tensor, y: float, forget: float = 1.0, d_max: float = 100.0
+) -> None:
+    """Updates U [d, d], its diagonal D [d] and w [d] in place for one sample; U starts as ones on the diagonal, D as the
+    variance of w in the beginning. Raises ShapeError and FormatError for what is not as above."""
     d = x.shape[0] if x.dim() == 1 else -1
-    shapes = (tuple(p.shape), tuple(w.shape), tuple(x.shape))
-    if not 1 <= d <= MAX_D or shapes != ((d, d), (d,), (d,)):
-        raise ShapeError("rls", f"P, w, x {shapes}", f"[d, d], [d], [d] with d up to {MAX_D}", "Match them.")
+    shapes = (tuple(u.shape), tuple(diagonal.shape), tuple(w.shape), tuple(x.shape))
+    if not 1 <= d <= MAX_D or shapes != ((d, d), (d,), (d,), (d,)):
+        raise ShapeError("rls", f"U, D, w, x {shapes}", f"[d, d], [d], [d], [d] with d up to {MAX_D}", "Match them.")
     if not 0.0 < forget <= 1.0:
         raise FormatError("rls", f"forget={forget}", "a number in (0, 1]", "Take 1 to forget nothing.")
-    rls_kernel[1, d, stream()](view(p), view(w), view(x), y, forget)
+    if not 0.0 < d_max < float("inf"):
+        raise FormatError("rls", f"d_max={d_max}", "a positive finite number", "Take 100.")
+    rls_kernel[1, d, stream()](view(u), view(diagonal), view(w), view(x), y, forget, d_max)
 
 
 def ptx_forms() -> Iterator[PtxSpec]:
     """Divisions round as IEEE says; products may fuse with their sums."""
-    signature = "void(float32[:,::1], float32[::1], float32[::1], float64, float64)"
+    signature = "void(float32[:,::1], float32[::1], float32[::1], float32[::1], float64, float64, float64)"
     yield PtxSpec("rls", rls_kernel, signature, (r"div\.rn\.f32", r"bar\.sync"), (NARROW_INDEX, r"div\.(approx|full)"))

@@ -13,6 +13,7 @@
 #include "bindings/attributes.h"
 #include "bindings/entry.h"
 #include "bindings/mailbox.h"
+#include "bindings/online/online.h"
 #include "bindings/plan.h"
 #include "bindings/timer.h"
 
@@ -77,6 +78,7 @@ NB_MODULE(_native, m) {
   add_entry(m);
   add_mailbox(m);
   rta_model_py::add_model(m);
+  rta_online::add_online(m);
   nb::class_<Bound>(m, "Bound", "A compiled model bound to its tensors: call it to read and write them.")
       .def(nb::init<nb::object, nb::object, nb::object>(), nb::arg("plan"), nb::arg("inputs").none(),
            nb::arg("outputs").none())

@@ -28,6 +28,18 @@ TENSORS = {"calibration", "example_inputs", "example_step", "out"}
 """Parameters that are tensors although their annotation is wider."""
 
 
+ROOMS = {"nn": rt.nn, "online": rt.online}
+"""Packages that are reached as attributes and hold public names of their own."""
+
+
+def everything() -> list[tuple[str, Any]]:
+    """(name, thing) of all that is public."""
+    found = [(n, getattr(rt, n)) for n in rt.__all__ if n not in ROOMS]
+    for room, home in ROOMS.items():
+        found += [(f"{room}.{n}", getattr(home, n)) for n in home.__all__ if not inspect.ismodule(getattr(home, n))]
+    return found
+
+
 HOOKS = {*vars(Stored), "extra_repr", "torch_layer"}
 """What layers have for the loading of states, and for printing, is no part of the API."""
 
@@ -52,10 +64,7 @@ def members(cls: type) -> Iterator[tuple[str, Any]]:
 def public() -> list[tuple[str, str]]:
     """(name, text) of each function and method that takes tensors. `forward` is described by its class."""
     found: dict[str, str] = {}
-    homes = [(rt, n) for n in rt.__all__ if n != "nn"] + [(rt.nn, n) for n in rt.nn.__all__]
-    for home, name in homes:
-        thing = getattr(home, name)
-        where = f"nn.{name}" if home is rt.nn else name
+    for where, thing in everything():
         if inspect.isclass(thing):
             if issubclass(thing, nn.Module):
                 found[where] = inspect.getdoc(thing) or ""
@@ -99,9 +108,8 @@ def test_a_text_without_them_is_refused() -> None:
     assert lacks("x [..., K]. Raises ShapeError.") == ["a dtype"]
 
 
-@pytest.mark.parametrize("name", [n for n in rt.__all__ if n != "nn"])
-def test_everything_public_is_described(name: str) -> None:
-    thing = getattr(rt, name)
+@pytest.mark.parametrize(("name", "thing"), everything(), ids=[name for name, _ in everything()])
+def test_everything_public_is_described(name: str, thing: Any) -> None:
     assert inspect.getdoc(thing)
     if inspect.isclass(thing):
         assert not [m for m, function in members(thing) if m != "forward" and not inspect.getdoc(function)]
@@ -121,8 +129,8 @@ spec.loader.exec_module(markdown)
 def described() -> list[tuple[str, str, set[str]]]:
     """(name, text, its parameters and fields) of every public function, class and method."""
     found = []
-    for home, name in [(rt, n) for n in rt.__all__ if n != "nn"] + [(rt.nn, n) for n in rt.nn.__all__]:
-        thing = measure if name == "measure" else getattr(home, name)
+    for name, public_thing in everything():
+        thing = measure if name == "measure" else public_thing
         own = [(name, thing)]
         if inspect.isclass(thing):
             own += [(f"{name}.{method}", function) for method, function in members(thing)]
@@ -157,9 +165,7 @@ def test_docstrings_as_markdown() -> None:
 def examples() -> list[doctest.DocTest]:
     found = {}
     finder = doctest.DocTestParser()
-    for name, thing in [(n, getattr(rt, n)) for n in rt.__all__] + [
-        (f"nn.{n}", getattr(rt.nn, n)) for n in rt.nn.__all__
-    ]:
+    for name, thing in everything():
         text = inspect.getdoc(thing) or ""
         made = finder.get_doctest(text, {}, name, None, 0)
         if made.examples:

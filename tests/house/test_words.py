@@ -100,7 +100,7 @@ def test_sentences_are_short(page: Path) -> None:
 def docstrings() -> list[tuple[str, str]]:
     """(name, text) of everything in the public API; `tests/house/test_docstrings.py` says what else they must tell."""
     found = []
-    for home in (rt, rt.nn):
+    for home in (rt, rt.nn, rt.online):
         for name in home.__all__:
             thing = getattr(home, name)
             found.append((name, inspect.getdoc(thing) or ""))

@@ -108,6 +108,8 @@ void check_pointwise(const char* kernel, Report& report);
 void check_sparse_linear(const char* kernel, Report& report);
 void check_softmax(const char* kernel, Report& report);
 std::vector<std::pair<std::string, Report>> check_vectors();  // by instruction set
+void check_online_abi(Report& report);
+std::vector<std::pair<std::string, Report>> check_online(bool quick);  // the same
 
 // By operator and kernel: the conformance cases in a file of write_cases.py.
 void replay_cases(const char* path, std::map<std::pair<std::string, std::string>, Report>& reports);

@@ -51,7 +51,7 @@ int main(int argc, char** argv) {
     std::fflush(stdout);
     failures += report.failures;
     const std::string name = kernel;
-    const std::string kind = op == "vectors" ? op : op + "/" + name.substr(0, name.rfind('_'));
+    const std::string kind = op == "vectors" || op == "online" ? op : op + "/" + name.substr(0, name.rfind('_'));
     const auto [at, first] = integers.emplace(kind, report.integers.value());
     if (!first && at->second != report.integers.value()) {
       std::printf("  FAILED: %s %s differs from the kernels before it\n", op.c_str(), kernel);
@@ -62,6 +62,12 @@ int main(int argc, char** argv) {
   std::printf("instruction set %s\n", rta_isa());
   if (only.empty() || only.count("vectors"))
     for (const auto& [isa, report] : check_vectors()) conclude("vectors", isa.c_str(), report);
+  if (only.empty() || only.count("online")) {
+    for (const auto& [isa, report] : check_online(quick)) conclude("online", isa.c_str(), report);
+    Report abi;
+    check_online_abi(abi);
+    conclude("online_abi", "abi", abi);
+  }
   for (int i = 0; i < rta_kernel_count(); ++i) {
     const rta_kernel kernel = rta_kernel_at(i);
     if (!only.empty() && !only.count(kernel.op)) continue;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from rtaccel.core.registry import impls, operator
 from rtaccel.core.stage import Problem
 from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.sparse_linear import contract
+from tests.support.ud_reference import Reference
 
 require("numba_cuda")
 alias = importlib.import_module("rtaccel.kernels._gpu.numba_alias")
@@ -54,22 +56,29 @@ def test_a_model_on_this_backend() -> None:
     assert "numba_cuda_gemv" in fast.explain(measure=False)
 
 
-@pytest.mark.parametrize("d", [1, 3, 12])
-def test_recursive_least_squares(d: int) -> None:
+@pytest.mark.parametrize(("d", "steps", "forget"), [(1, 8, 0.98), (3, 8, 0.98), (12, 8, 0.98), (4, 120, 0.5)])
+def test_recursive_least_squares(d: int, steps: int, forget: float) -> None:
+    """The last one stands still for 60 of its horizons, where the covariance form grows as 2 ** 120."""
     torch.manual_seed(d)
-    p, w, true = torch.eye(d) * 100, torch.zeros(d), torch.randn(d)
-    wide_p, wide_w = p.double(), w.double()
-    there = [t.to(DEVICE) for t in (p.clone(), w.clone())]
-    for _ in range(8):
-        x = torch.randn(d)
-        y, forget = float(true @ x), 0.98
-        rls.rls_update(there[0], there[1], x.to(DEVICE), y, forget)
-        px = wide_p @ x.double()
-        k = px / (forget + x.double() @ px)
-        wide_w = wide_w + k * (y - wide_w @ x.double())
-        wide_p = (wide_p - torch.outer(k, px)) / forget
-    torch.testing.assert_close(there[1].cpu().double(), wide_w, rtol=2e-3, atol=2e-3)
-    torch.testing.assert_close(there[0].cpu().double(), wide_p, rtol=2e-2, atol=2e-2)
+    true, reference = torch.randn(d), Reference(d, 1, 100.0, forget, forget, 100.0)
+    there = [t.to(DEVICE) for t in (torch.eye(d), torch.full((d,), 100.0), torch.zeros(d))]
+    x = torch.randn(d)
+    for step in range(steps):
+        if steps < 100 or step > 100:
+            x = torch.randn(d)
+        y = float(true @ x)
+        rls.rls_update(*there, x.to(DEVICE), y, forget)
+        reference.learn(x.double().numpy(), np.array([y]))
+    u, diagonal, w = (t.cpu().double().numpy() for t in there)
+    np.testing.assert_allclose(w, reference.w[0], rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(u, reference.u, rtol=2e-2, atol=2e-2)
+    np.testing.assert_allclose(diagonal, reference.d, rtol=2e-2, atol=2e-3)
+    before = [t.clone() for t in there]
+    for bad in (float("nan"), float("inf")):
+        rls.rls_update(*there, x.to(DEVICE), bad, forget)
+        rls.rls_update(*there, torch.full((d,), bad).to(DEVICE), 1.0, forget)
+    for kept, now in zip(before, there, strict=True):
+        assert torch.equal(kept, now)
 
 
 @pytest.mark.parametrize(("rows", "width", "density"), [(1, 1, 1.0), (7, 50, 0.3), (20, 130, 0.05), (3, 40, 0.0)])
@@ -164,11 +173,13 @@ def test_uneven_rows_take_the_merge_path() -> None:
 
 def test_wrong_input_is_refused() -> None:
     with pytest.raises(ShapeError, match="rls"):
-        rls.rls_update(torch.eye(3), torch.zeros(2), torch.zeros(3), 0.0)
+        rls.rls_update(torch.eye(3), torch.ones(3), torch.zeros(2), torch.zeros(3), 0.0)
     with pytest.raises(ShapeError, match=str(rls.MAX_D)):
-        rls.rls_update(torch.eye(rls.MAX_D + 1), torch.zeros(rls.MAX_D + 1), torch.zeros(rls.MAX_D + 1), 0.0)
+        rls.rls_update(torch.eye(257), *(torch.zeros(rls.MAX_D + 1) for _ in range(3)), 0.0)
     with pytest.raises(FormatError, match="forget"):
-        rls.rls_update(torch.eye(3), torch.zeros(3), torch.zeros(3), 0.0, forget=0.0)
+        rls.rls_update(torch.eye(3), torch.ones(3), torch.zeros(3), torch.zeros(3), 0.0, forget=0.0)
+    with pytest.raises(FormatError, match="d_max"):
+        rls.rls_update(torch.eye(3), torch.ones(3), torch.zeros(3), torch.zeros(3), 0.0, d_max=float("nan"))
     with pytest.raises(ShapeError, match="csr"):
         csr.csr_matvec(
             torch.zeros(3, dtype=torch.int32), torch.zeros(2, dtype=torch.int32), torch.zeros(3), torch.zeros(4)

@@ -1,0 +1,31 @@
+"""Learning in the hot path: linear heads, streaming features, a detector of anomalies, and learners on compiled models.
+
+Everything here takes NumPy arrays, and torch's tensors without importing torch; only `tapped` and `folded` need torch itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rtaccel.online import features
+from rtaccel.online.adapt import Adapt
+from rtaccel.online.bank import Bank
+from rtaccel.online.commit import Better
+from rtaccel.online.ftrl import FTRLHead
+from rtaccel.online.kalman import KalmanHead
+from rtaccel.online.records import Records
+from rtaccel.online.rls import RLSHead
+
+__all__ = ["Adapt", "Bank", "Better", "FTRLHead", "KalmanHead", "RLSHead", "Records", "features", "folded", "tapped"]
+
+if TYPE_CHECKING:
+    from rtaccel.online.tap import folded, tapped
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name not in ("folded", "tapped"):
+            raise AttributeError(f"module 'rtaccel.online' has no attribute {name!r}")
+        from rtaccel.online import tap
+
+        globals()[name] = value = getattr(tap, name)
+        return value

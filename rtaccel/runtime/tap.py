@@ -1,0 +1,60 @@
+"""A second output for a compiled model: what enters its last linear layer, in the same native call."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch.utils import _pytree as pytree
+
+from rtaccel.convert.passes.program import SubgraphStep
+from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.core.stage import GraphIO, Stage
+from rtaccel.plan.group import Subgraph
+from rtaccel.runtime.compiled import CompiledModel
+
+NEXT = "Compile rt.online.tapped(model) instead."
+
+
+def with_tap(fast: CompiledModel, layer: str | None = None) -> CompiledModel:
+    """A compiled model that gives (its output, features float32 [batch, n]); `fast` stays as it is.
+
+    layer: the name of a linear layer, whose input is the features; None for the last one.
+
+    Raises UnsupportedProblem where the model is not one native plan, where there is no such layer, or where its input is int8,
+    an input of the model, or more than one row for each sample.
+    """
+    program, options = fast._program, fast._options
+    step = program.steps[0]
+    if len(program.steps) != 1 or not isinstance(step, SubgraphStep) or options.states is not None:
+        raise UnsupportedProblem("tap", "a model that is not one native plan without states", "one that is", NEXT)
+    stage = _linear(step.group.stages, layer)
+    value, group = stage.inputs[0], step.group
+    inputs = {port.value.name for port in group.inputs}
+    if value.dtype != "float32" or value.steps != 1 or value.name in inputs or group.outputs[0].lead != 1:
+        raise UnsupportedProblem(
+            "tap",
+            f"{value.dtype} {value.name!r} of {value.steps} rows before layer {stage.name!r}",
+            "a float32 row that the model computes",
+            NEXT,
+        )
+    if value.name in step.writes:
+        writes, outputs = step.writes, group.outputs
+    else:
+        writes, outputs = (*step.writes, value.name), (*group.outputs, GraphIO.matrix(value))
+    nested = (pytree.tree_unflatten([0] * len(program.outputs), program.out_spec), 0)
+    tapped = replace(
+        program,
+        steps=(replace(step, group=Subgraph(group.stages, group.inputs, outputs), writes=writes),),
+        outputs=(*program.outputs, value.name),
+        out_spec=pytree.tree_structure(nested),
+        source=None,  # lowered anew, as for a state with other choices, it would lose the tap: such a state is refused
+    )
+    return CompiledModel(tapped, options, fast._argument_names)
+
+
+def _linear(stages: tuple[Stage, ...], layer: str | None) -> Stage:
+    found = [stage for stage in stages if stage.op == "linear" and layer in (None, stage.name)]
+    if not found:
+        names = [stage.name for stage in stages if stage.op == "linear"]
+        raise UnsupportedProblem("tap", f"layer {layer!r}", f"one of the linear layers {names[:8]}", NEXT)
+    return found[-1]
