@@ -14,6 +14,7 @@ _HOME = {
     "quantize_": "rtaccel.convert.module_swap.swap",
     "restore_": "rtaccel.convert.module_swap.swap",
     "load_quantized_": "rtaccel.convert.module_swap.load_quantized",
+    "from_onnx": "rtaccel.convert.onnx.importer",
     "SwapReport": "rtaccel.convert.module_swap.swap",
     "sparsify_": "rtaccel.convert.pruning.sparsify",
     "SparsifyReport": "rtaccel.convert.pruning.sparsify",
@@ -70,6 +71,7 @@ __all__ = [
     "Unstructured",
     "UnsupportedProblem",
     "compile",
+    "from_onnx",
     "keep_zeros",
     "load_quantized_",
     "measure",
@@ -85,6 +87,7 @@ if TYPE_CHECKING:
     from rtaccel import nn
     from rtaccel.convert.module_swap.load_quantized import load_quantized_
     from rtaccel.convert.module_swap.swap import SwapReport, quantize_, restore_
+    from rtaccel.convert.onnx.importer import from_onnx
     from rtaccel.convert.pruning.keep_zeros import keep_zeros
     from rtaccel.convert.pruning.sparsify import SparsifyReport, sparsify_
     from rtaccel.core.errors import (

@@ -1,0 +1,123 @@
+"""A model read from a path, bytes or a proto, checked before anything is made of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rtaccel.core.errors import BackendUnavailable, FormatError, UnsupportedProblem
+
+if TYPE_CHECKING:
+    import onnx
+
+MIN_OPSET = 9
+"""Of the default domain. Older files broadcast by attributes; onnx.version_converter brings them up."""
+
+
+def package() -> Any:
+    """The `onnx` package, which reads files. Raises BackendUnavailable where it is not installed."""
+    try:
+        import onnx
+        import onnx.checker
+        import onnx.inliner
+        import onnx.numpy_helper
+        import onnx.shape_inference
+    except ImportError as error:
+        raise BackendUnavailable(
+            "onnx", f"no package onnx ({error})", "the package that reads and writes ONNX files",
+            "Install it: pip install 'rtaccel[onnx]'.",
+        ) from error  # fmt: skip
+    return onnx
+
+
+def load(source: Any) -> onnx.ModelProto:
+    """The model, with its external data, local functions written out. Raises FormatError for what is no valid model."""
+    onnx = package()
+    if isinstance(source, (str, os.PathLike)):
+        model = _read(onnx, Path(source))
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        model = _parsed(onnx, bytes(source))
+    elif isinstance(source, onnx.ModelProto):
+        model = onnx.ModelProto()
+        model.CopyFrom(source)  # the caller's own is left alone
+        _refuse_external(onnx, model)
+        _check(onnx, model, "the proto")
+    else:
+        raise FormatError(
+            "from_onnx", type(source).__name__, "a path, the bytes of a model, or an onnx.ModelProto", "Pass one."
+        )
+    opset_of(model)
+    return onnx.inliner.inline_local_functions(model) if model.functions else model
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Of the default domain. Raises FormatError where there is none, UnsupportedProblem for one that is too old."""
+    found = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    if not found:
+        raise FormatError("from_onnx", "a model without an opset", "an opset_import of ai.onnx", "Export it again.")
+    if found[0] < MIN_OPSET:
+        raise UnsupportedProblem(
+            "from_onnx", f"opset {found[0]}", f"opset {MIN_OPSET} or newer",
+            f"Convert it: onnx.version_converter.convert_version(model, {MIN_OPSET}).",
+        )  # fmt: skip
+    return found[0]
+
+
+def _read(onnx: Any, path: Path) -> onnx.ModelProto:
+    if not path.is_file():
+        raise FormatError("from_onnx", f"{path}, which is no file", "the path of an .onnx file", "Check the path.")
+    model = _parsed(onnx, path.read_bytes(), str(path))
+    if _external(onnx, model):  # resolved, and held to stay inside the folder, by the package
+        _check(onnx, str(path), str(path))
+        try:
+            onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
+        except Exception as error:
+            raise FormatError(
+                "from_onnx", f"external data of {path}: {_first_line(error)}", "the files that it names, beside it",
+                "Keep the data files in the model's folder.",
+            ) from error  # fmt: skip
+        return model
+    _check(onnx, model, str(path))
+    return model
+
+
+def _parsed(onnx: Any, data: bytes, name: str = "the bytes") -> onnx.ModelProto:
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception as error:
+        raise FormatError(
+            "from_onnx", f"{name}: {_first_line(error)}", "a serialized ONNX model", "Check that the file is whole."
+        ) from error
+    if name == "the bytes":
+        _refuse_external(onnx, model)
+        _check(onnx, model, name)
+    return model
+
+
+def _external(onnx: Any, model: onnx.ModelProto) -> bool:
+    from onnx.external_data_helper import _get_all_tensors, uses_external_data
+
+    return any(uses_external_data(tensor) for tensor in _get_all_tensors(model))
+
+
+def _refuse_external(onnx: Any, model: onnx.ModelProto) -> None:
+    if _external(onnx, model):
+        raise FormatError(
+            "from_onnx", "a model whose weights are in other files", "a path, beside which they are",
+            "Pass the path of the .onnx file.",
+        )  # fmt: skip
+
+
+def _check(onnx: Any, model: Any, name: str) -> None:
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:
+        raise FormatError(
+            "from_onnx", f"{name}: {_first_line(error)}", "a model that onnx.checker passes", "Export it again."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[0][:300]
