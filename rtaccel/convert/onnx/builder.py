@@ -200,9 +200,22 @@ class Builder:
         hosted = self._on_numbers(node, inputs, attrs) if domain == "" else None
         if hosted is not None:
             return hosted
+        if found is None and inputs and all(isinstance(i, (Known, type(None))) for i in inputs):
+            return self._evaluated(node, inputs)
         if found is None:
             self.refuse("has no form here")
         return self._called(node, found, inputs, attrs)
+
+    def _evaluated(self, node: Any, inputs: list[Any]) -> Sequence[Any]:
+        """A node that only constants come to, by the reference of the package."""
+        from onnx.reference import ReferenceEvaluator
+
+        try:
+            given = {name: self.known(ref) for name, ref in zip(node.input, inputs) if name}
+            made = ReferenceEvaluator(node, opsets=dict(self.opsets)).run(None, given)
+            return [Known(torch.from_numpy(np.array(part)), name) for part, name in zip(made, node.output)]
+        except Exception as error:
+            return self.refuse(f"has no form here, and its constants cannot be computed: {error}")
 
     def _called(self, node: Any, found: OnnxOp, inputs: list[Any], attrs: dict[str, Any]) -> Sequence[Any]:
         odd = [name for name in attrs if name not in found.attributes] if not found.any_attribute else []
@@ -252,7 +265,8 @@ class Builder:
         elif node.op_type == "Where":
             dtype = self.dtype_of(inputs[1])
         elif node.op_type == "ConstantOfShape":
-            dtype = attrs["value"].dtype if "value" in attrs else torch.float32
+            value = attrs["value"].tensor.reshape(-1)[0] if "value" in attrs else torch.tensor(0.0)
+            attrs, dtype = {"value": value.item()}, value.dtype
         if node.op_type == "Split":
             attrs = {**attrs, "outputs": len(node.output)}
         made = self._host(n.HOST[node.op_type], inputs, attrs, dtype)
@@ -291,7 +305,7 @@ class Builder:
         if isinstance(value, bytes):
             return value.decode()
         if isinstance(value, self.onnx.TensorProto):
-            return known_of(self.onnx, value, attr.name).value
+            return known_of(self.onnx, value, attr.name)
         if isinstance(value, (str, int, float)):
             return value
         return tuple(v.decode() if isinstance(v, bytes) else v for v in value)

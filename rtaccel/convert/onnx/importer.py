@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rtaccel.convert.onnx.builder import Builder
-from rtaccel.convert.onnx.load import load, package
+from rtaccel.convert.onnx.load import load, opset_of, package
 from rtaccel.convert.onnx.table import entries, find
 from rtaccel.convert.onnx.values import BROKEN, Computed, Known
 from rtaccel.core.errors import FormatError, UnsupportedProblem
@@ -51,6 +51,7 @@ def from_onnx(source: Any, fixed: Mapping[str, Any] | None = None) -> nn.Module:
     onnx = package()
     model = load(source)
     opsets = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import}
+    opsets.setdefault("", opset_of(model))
     model = _with_bodies(onnx, model, opsets)
     graph = model.graph
     build = Builder(onnx, opsets)
@@ -96,7 +97,10 @@ def _with_bodies(onnx: Any, model: Any, opsets: Mapping[str, int]) -> Any:
     ]  # fmt: skip
     if not missing:
         return model
-    return onnx.inliner.inline_selected_functions(model, missing, exclude=False, inline_schema_functions=True)
+    try:
+        return onnx.inliner.inline_selected_functions(model, missing, exclude=False, inline_schema_functions=True)
+    except RuntimeError:  # some bodies depend on types that it does not find: the nodes are named as missing then
+        return model
 
 
 def _has_body(onnx: Any, name: str, opset: int) -> bool:

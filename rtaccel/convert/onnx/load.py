@@ -54,8 +54,8 @@ def load(source: Any) -> onnx.ModelProto:
 def opset_of(model: onnx.ModelProto) -> int:
     """Of the default domain. Raises FormatError where there is none, UnsupportedProblem for one that is too old."""
     found = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
-    if not found:
-        raise FormatError("from_onnx", "a model without an opset", "an opset_import of ai.onnx", "Export it again.")
+    if not found:  # of operators of other domains alone
+        return int(package().defs.onnx_opset_version())
     if found[0] < MIN_OPSET:
         raise UnsupportedProblem(
             "from_onnx", f"opset {found[0]}", f"opset {MIN_OPSET} or newer",

@@ -151,9 +151,8 @@ def _range(start: Numbers, limit: Numbers, delta: Numbers) -> np.ndarray:
     return array([first + i * step for i in range(max(0, math.ceil((last - first) / step)))])
 
 
-def _filled(sizes: Numbers, *, value: Any = None) -> np.ndarray:
-    number = 0.0 if value is None else value.reshape(-1)[0].item()
-    return array(np.full(ints(sizes), number, dtype=object))
+def _filled(sizes: Numbers, *, value: float) -> np.ndarray:
+    return array(np.full(ints(sizes), value, dtype=object))
 
 
 def _split(x: Numbers, sizes: Any = None, *, outputs: int, axis: int = 0, **attrs: Any) -> tuple[np.ndarray, ...]:

@@ -50,8 +50,7 @@ def _padded(x: Tensor, ends: list[tuple[Any, Any]], value: float = 0.0) -> tuple
     """The input, padded where its ends differ, and what a call of torch pads by itself."""
     if all(before == after for before, after in ends):
         return x, [before for before, _ in ends]
-    flat = [v for pair in reversed(ends) for v in pair]
-    return F.pad(x, flat, value=value), [0] * len(ends)
+    return F.pad(x, _flat(ends), value=value), [0] * len(ends)
 
 
 @op("Conv")
@@ -94,14 +93,14 @@ def conv_transpose(
         return _TRANSPOSED[dims](x, weight, bias, strides, padding, more, group, dilations)
     grown = [m if m < max(s, d) else 0 for m, s, d in zip(more, strides, dilations)]
     made = _TRANSPOSED[dims](x, weight, bias, strides, 0, grown, group, dilations)
-    flat = [-v for pair in reversed(ends) for v in pair]
-    zeros = [m - g for m, g in zip(more, grown)]
-    if any(zeros) or any(v > 0 for v in flat):
+    more_behind = [(0, m - g) for m, g in zip(more, grown)]  # zeros and the bias, beyond what the taps reach
+    beyond = [(max(-b, 0), max(-a, 0)) for b, a in ends]
+    if bias is not None and (any(m for _, m in more_behind) or any(v for pair in beyond for v in pair)):
         raise UnsupportedProblem(
-            "ConvTranspose", f"output_padding={more} and pads={ends}", "an output inside of what the taps reach",
-            "Pad the output in the file.",
+            "ConvTranspose", f"output_padding={more} and pads={ends} with a bias", "an output inside of what the taps reach",
+            "Add the bias after the padding in the file.",
         )  # fmt: skip
-    return F.pad(made, flat)
+    return F.pad(F.pad(made, _flat(more_behind)), [-v for v in _flat(ends)])
 
 
 def _rounded_up(x: Tensor, ends: Any, kernel: Any, strides: Any, dilations: Any, ceil_mode: int) -> bool:
@@ -132,9 +131,9 @@ def max_pool(
     up = _rounded_up(x, ends, kernel, strides, dilations, ceil_mode)
     if _whole(ends, kernel):
         return _MAX[dims](x, kernel, strides, [b for b, _ in ends], dilations, ceil_mode=up)
-    flat = [v for pair in reversed(ends) for v in pair]
     low = -torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
-    return _MAX[dims](F.pad(x, flat, value=low), kernel, strides, 0, dilations, ceil_mode=up)
+    padded = F.pad(F.pad(x, _flat(ends), value=low), _flat(_behind(x, ends, kernel, strides, dilations, up)), value=low)
+    return _MAX[dims](padded, kernel, strides, 0, dilations)
 
 
 @op("AveragePool")
@@ -150,29 +149,31 @@ def average_pool(
     plain = all(d == 1 for d in dilations)
     if plain and _whole(ends, kernel) and not (up and count_include_pad):
         return _AVERAGE[dims](x, kernel, strides, [b for b, _ in ends], up, bool(count_include_pad))
-    return _sum_of_windows(x, ends, kernel, strides, dilations, up) / _windows(
-        x, ends, kernel, strides, dilations, up, count_include_pad
-    )
-
-
-def _sum_of_windows(x: Tensor, ends: Any, kernel: Any, strides: Any, dilations: Any, up: bool) -> Tensor:
-    """As a depthwise convolution with ones; padded at the end by what ceil_mode adds."""
-    dims, channels = len(kernel), x.shape[1]
-    flat: list[Any] = []
-    for size, (before, after), k, s, d in reversed(list(zip(x.shape[2:], ends, kernel, strides, dilations))):
-        left = (size + before + after - (k - 1) * d - 1) % s
-        flat += [before, after + ((s - left) if up and left else 0)]
-    ones = torch.ones((channels, 1, *kernel), dtype=x.dtype)
-    return _CONV[dims](F.pad(x, flat), ones, None, strides, 0, dilations, channels)
-
-
-def _windows(x: Tensor, ends: Any, kernel: Any, strides: Any, dilations: Any, up: bool, count_pad: int) -> Tensor:
-    """How many elements each window has: those of the input, or with count_include_pad of its padding too."""
+    more = _behind(x, ends, kernel, strides, dilations, up)
     ones = torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype)
-    if count_pad:
-        ones = F.pad(ones, [v for pair in reversed(ends) for v in pair], value=1.0)
-        ends = [(0, 0)] * len(kernel)
-    return _sum_of_windows(ones, ends, kernel, strides, dilations, up)
+    inside = F.pad(ones, _flat(ends), value=float(count_include_pad))
+    counts = _window_sums(F.pad(inside, _flat(more)), kernel, strides, dilations)
+    return _window_sums(F.pad(F.pad(x, _flat(ends)), _flat(more)), kernel, strides, dilations) / counts
+
+
+def _flat(ends: Sequence[tuple[Any, Any]]) -> list[Any]:
+    """As F.pad takes them."""
+    return [v for pair in reversed(ends) for v in pair]
+
+
+def _behind(x: Tensor, ends: Any, kernel: Any, strides: Any, dilations: Any, up: bool) -> list[tuple[int, Any]]:
+    """What ceil_mode adds behind each dimension. A window that would start in the padding behind is none."""
+    found = []
+    for size, (before, after), k, s, d in zip(x.shape[2:], ends, kernel, strides, dilations):
+        whole, left = divmod(size + before + after - (k - 1) * d - 1, s)
+        found.append((0, s - left if up and left and (whole + 1) * s < size + before else 0))
+    return found
+
+
+def _window_sums(x: Tensor, kernel: Any, strides: Any, dilations: Any) -> Tensor:
+    """As a depthwise convolution with ones."""
+    ones = torch.ones((x.shape[1], 1, *kernel), dtype=x.dtype)
+    return _CONV[len(kernel)](x, ones, None, strides, 0, dilations, x.shape[1])
 
 
 @op("LpPool")
@@ -184,7 +185,8 @@ def lp_pool(
     kernel, strides, dilations = list(kernel_shape), list(strides or [1] * dims), list(dilations or [1] * dims)
     ends = ends_of(x.shape[2:], kernel, strides, dilations, auto_pad, pads)
     up = _rounded_up(x, ends, kernel, strides, dilations, ceil_mode)
-    return _sum_of_windows(x.abs().pow(p), ends, kernel, strides, dilations, up).pow(1.0 / p)
+    padded = F.pad(F.pad(x.abs().pow(p), _flat(ends)), _flat(_behind(x, ends, kernel, strides, dilations, up)))
+    return _window_sums(padded, kernel, strides, dilations).pow(1.0 / p)
 
 
 def _spatial(x: Tensor) -> tuple[int, ...]:

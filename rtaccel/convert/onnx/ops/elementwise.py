@@ -187,11 +187,10 @@ def cast_like(x: Tensor, like: Tensor) -> Tensor:
     return x.to(like.dtype)
 
 
-@op("Dropout")
+@op("Dropout", since=12)
 def dropout(x: Tensor, ratio: Any = None, training: Any = None, *, outputs: int, seed: int = 0) -> Any:
-    """Of a model that is used: nothing. `ratio` was an attribute once, which is ignored as well."""
+    """Of a model that is used: nothing."""
     return (x, torch.ones_like(x, dtype=torch.bool)) if outputs > 1 else x
 
 
 op("Dropout", since=1)(lambda x, *, outputs, ratio=0.5, is_test=1, consumed_inputs=(): dropout(x, outputs=outputs))
-op("Dropout", since=12)(dropout)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from rtaccel.convert.onnx import numbers as n
 from rtaccel.convert.onnx.table import op
-from rtaccel.core.errors import UnsupportedProblem
 
 
 def _positive(index: Tensor, size: Any) -> Tensor:
@@ -80,7 +79,14 @@ def scatter_nd(x: Tensor, index: Tensor, updates: Tensor, *, reduction: str = "n
         return torch.index_put(x, parts, updates)
     if reduction == "add":
         return torch.index_put(x, parts, updates, accumulate=True)
-    raise UnsupportedProblem("ScatterND", f"reduction={reduction!r}", "'none' or 'add'", "Use ScatterElements.")
+    rest = x.shape[index.shape[-1] :]
+    place = torch.zeros_like(parts[0])
+    for part, size in zip(parts, x.shape):
+        place = place * size + part
+    flat = x.reshape(-1, *rest)
+    rows = place.reshape(-1, *(1 for _ in rest)).expand(-1, *rest)
+    values = updates.reshape(-1, *rest)
+    return torch.scatter_reduce(flat, 0, rows, values, _REDUCTIONS[reduction], include_self=True).reshape(x.shape)
 
 
 @op("OneHot", numbers=(1,))
@@ -93,8 +99,11 @@ def one_hot(index: Tensor, depth: n.Numbers, values: Tensor, *, axis: int = -1) 
 
 
 @op("TopK", numbers=(1,))
-def top_k(x: Tensor, k: n.Numbers = None, *, axis: int = -1, largest: int = 1, sorted: int = 1, **attrs: Any) -> Any:
-    return tuple(torch.topk(x, n.ints(k)[0], axis, bool(largest), bool(sorted)))
+def top_k(x: Tensor, k: n.Numbers = None, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> Any:
+    """Of equal values the first comes first, which torch.topk does not promise."""
+    values, places = torch.sort(x, dim=axis, descending=bool(largest), stable=True)
+    count = n.ints(k)[0]
+    return values.narrow(axis, 0, count), places.narrow(axis, 0, count)
 
 
 @op("ArgMax", "ArgMin", builds=True)

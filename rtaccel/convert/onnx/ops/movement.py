@@ -177,7 +177,9 @@ def depth_to_space(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
 
 
 @op("SpaceToDepth")
-def space_to_depth(x: Tensor, *, blocksize: int) -> Tensor:
+def space_to_depth(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
+    if mode == "CRD":
+        return F.pixel_unshuffle(x, blocksize)
     b, c, h, w = x.shape
     x = x.reshape(b, c, h // blocksize, blocksize, w // blocksize, blocksize)
     return x.permute(0, 3, 5, 1, 2, 4).reshape(b, c * blocksize**2, h // blocksize, w // blocksize)
@@ -198,16 +200,34 @@ def reverse_sequence(x: Tensor, lengths: Tensor, *, batch_axis: int = 1, time_ax
     return torch.gather(rows, 1, index).movedim((0, 1), (batch_axis, time_axis))
 
 
-@op("ConstantOfShape", numbers=(0,))
-def constant_of_shape(shape: n.Numbers, *, value: Tensor | None = None) -> Tensor:
-    if value is None:
-        return torch.zeros(n.ints(shape))
-    return torch.full(n.ints(shape), value.reshape(-1)[0].item(), dtype=value.dtype)
+@op("ConstantOfShape", builds=True)
+def constant_of_shape(build: Any, shape: Any, *, value: Any = None) -> Any:
+    number, kind = (0.0, torch.float32) if value is None else (value.tensor.reshape(-1)[0].item(), value.tensor.dtype)
+    return build.call(filled, build.numbers(shape, 0), number=number, dtype=kind)
 
 
-@op("Range", numbers=(0, 1, 2))
-def range_(start: n.Numbers, limit: n.Numbers, delta: n.Numbers) -> Tensor:
-    return torch.arange(n.one(start), n.one(limit), n.one(delta))
+def filled(shape: n.Numbers, *, number: float, dtype: torch.dtype) -> Tensor:
+    return torch.full(n.ints(shape), number, dtype=dtype)
+
+
+@op("Range", builds=True)
+def range_(build: Any, start: Any, limit: Any, delta: Any) -> Any:
+    given = [build.numbers(ref, i) for i, ref in enumerate((start, limit, delta))]
+    return build.call(counted, *given, dtype=build.dtype_of(start))
+
+
+def counted(start: n.Numbers, limit: n.Numbers, delta: n.Numbers, *, dtype: torch.dtype) -> Tensor:
+    first, last, step = n.one(start), n.one(limit), n.one(delta)
+    return torch.arange(first, last, step).to(dtype)
+
+
+@op("BitCast", builds=True)
+def bit_cast(build: Any, x: Any, *, to: int) -> Any:
+    return build.call(viewed, x, dtype=build.onnx_dtype(to))
+
+
+def viewed(x: Tensor, *, dtype: torch.dtype) -> Tensor:
+    return x.view(dtype)
 
 
 @op("EyeLike")

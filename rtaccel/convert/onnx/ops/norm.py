@@ -86,7 +86,7 @@ def group_norm(
 @op("LpNormalization")
 def lp_norm(x: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
     size = x.abs().sum(axis, keepdim=True) if p == 1 else (x * x).sum(axis, keepdim=True).sqrt()
-    return x / size
+    return torch.where(size == 0, torch.zeros_like(x), x / size)
 
 
 @op("MeanVarianceNormalization")

@@ -30,7 +30,7 @@ def _along(values: Tensor, x: Tensor, axis: int, block_size: int = 0) -> Tensor:
 
 
 def rounded(
-    x: Tensor, scale: Tensor, zero: Tensor | None, *, axis: int, low: int, high: int, block_size: int = 0
+    x: Tensor, scale: Tensor, zero: Tensor | None = None, *, axis: int, low: int, high: int, block_size: int = 0
 ) -> Tensor:
     """clamp(rint(x / scale) + zero, low, high), in float32; ties to even."""
     q = torch.round(x / _along(scale, x, axis, block_size))
@@ -68,7 +68,7 @@ def quantize_linear(
     return q if build.read_by(_READS_FLOATS) else build.call(as_stored, q, dtype=dtype)
 
 
-def dequantized(q: Tensor, scale: Tensor, zero: Tensor | None, *, axis: int, block_size: int = 0) -> Tensor:
+def dequantized(q: Tensor, scale: Tensor, zero: Tensor | None = None, *, axis: int, block_size: int = 0) -> Tensor:
     """(q - zero) * scale."""
     x = q.to(scale.dtype)
     if zero is not None:
@@ -84,10 +84,6 @@ def dequantize_linear(
     known = None if zero is None else build.known(zero)
     used = zero if known is None or known.any() else None
     return build.call(dequantized, q, scale, used, axis=axis, block_size=block_size)
-
-
-def _real(q: Tensor, scale: Tensor, zero: Tensor | None, axis: int = 1) -> Tensor:
-    return dequantized(q, scale, zero, axis=axis)
 
 
 def centered(q: Tensor, zero: Tensor | None = None, *, axis: int = 1) -> Tensor:

@@ -40,7 +40,17 @@ def reduce(
         if noop:
             return x
         chosen = range(x.dim())
+    if kind in ("ReduceMax", "ReduceMin") and any(isinstance(x.shape[a], int) and x.shape[a] == 0 for a in chosen):
+        return _of_nothing(x, [a % x.dim() for a in chosen], kind == "ReduceMax", keepdims)
     return x if x.dim() == 0 else _REDUCE[kind](x, tuple(chosen), keepdims).to(x.dtype)
+
+
+def _of_nothing(x: Tensor, axes: list[int], largest: bool, keepdims: bool) -> Tensor:
+    """The extreme of no elements: the lowest, or highest, that there is."""
+    sizes = [1 if i in axes else size for i, size in enumerate(x.shape) if keepdims or i not in axes]
+    limit = torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).max
+    low = -torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).min if x.dtype != torch.bool else 0
+    return torch.full(sizes, low if largest else limit, dtype=x.dtype)
 
 
 @op(*_REDUCE, builds=True)
@@ -99,4 +109,14 @@ def cum_sum(x: Tensor, axis: n.Numbers, *, exclusive: int = 0, reverse: int = 0)
     if exclusive:  # of what is before: an infinity stays out of its own place
         x = torch.cat((torch.zeros_like(x.narrow(dim, 0, 1)), x.narrow(dim, 0, x.shape[dim] - 1)), dim)
     made = torch.cumsum(x, dim, dtype=x.dtype)
+    return made.flip(dim) if reverse else made
+
+
+@op("CumProd", numbers=(1,))
+def cum_prod(x: Tensor, axis: n.Numbers, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
+    dim = n.ints(axis)[0]
+    x = x.flip(dim) if reverse else x
+    if exclusive:
+        x = torch.cat((torch.ones_like(x.narrow(dim, 0, 1)), x.narrow(dim, 0, x.shape[dim] - 1)), dim)
+    made = torch.cumprod(x, dim, dtype=x.dtype)
     return made.flip(dim) if reverse else made

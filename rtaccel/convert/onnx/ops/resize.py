@@ -88,6 +88,14 @@ def _resized(
     return x
 
 
+@op("GridSample")
+def grid_sample(
+    x: Tensor, grid: Tensor, *, align_corners: int = 0, mode: str = "linear", padding_mode: str = "zeros"
+) -> Tensor:
+    kind = {"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode)
+    return F.grid_sample(x, grid, kind, padding_mode, bool(align_corners))
+
+
 def weights_of(
     size: int, wanted: int, scale: float, mode: str, transform: str, nearest: str, a: float, exclude: bool
 ) -> np.ndarray:

@@ -12,6 +12,9 @@ from rtaccel.convert.onnx.table import op
 
 
 def _transform(x: Tensor, axis: int, length: int | None, inverse: bool, onesided: bool) -> Tensor:
+    if inverse and onesided:  # the real signal of half a spectrum
+        half = torch.complex(x[..., 0], x[..., 1])
+        return torch.fft.irfft(half, length, axis)[..., None]
     if x.shape[-1] == 1 and not inverse:
         real = x[..., 0]
         made = torch.fft.rfft(real, length, axis) if onesided else torch.fft.fft(real, length, axis)
