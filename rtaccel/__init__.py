@@ -15,6 +15,7 @@ _HOME = {
     "restore_": "rtaccel.convert.module_swap.swap",
     "load_quantized_": "rtaccel.convert.module_swap.load_quantized",
     "from_onnx": "rtaccel.convert.onnx.importer",
+    "to_onnx": "rtaccel.deploy.onnx.export",
     "SwapReport": "rtaccel.convert.module_swap.swap",
     "sparsify_": "rtaccel.convert.pruning.sparsify",
     "SparsifyReport": "rtaccel.convert.pruning.sparsify",
@@ -80,6 +81,7 @@ __all__ = [
     "restore_",
     "sparsify_",
     "stream",
+    "to_onnx",
 ]
 """Written out: type checkers read it, and it says what is public."""
 
@@ -100,6 +102,7 @@ if TYPE_CHECKING:
     )
     from rtaccel.core.scheme import W4A8, W4A16, W8A8, W8A16, BFloat16, Float8, Float32
     from rtaccel.core.sparsity import BlockSparse, SemiStructured, Unstructured
+    from rtaccel.deploy.onnx.export import to_onnx
     from rtaccel.measure.budget import Budget
     from rtaccel.measure.latency import Latency, measure
     from rtaccel.runtime.compiled import CompiledModel

@@ -1,0 +1,1 @@
+"""A compiled model outside of this process: as a file that other runtimes read."""
