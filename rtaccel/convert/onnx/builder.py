@@ -24,6 +24,10 @@ MAX_NUMBERS = 4096
 _BOOLEAN = {"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Not", "And", "Or"}
 
 
+_MOVES = {"Expand", "Slice", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Tile", "Gather", "Cast"}
+"""Operators that give zeros of zeros."""
+
+
 class Refused(Exception):
     """A node that no function here computes."""
 
@@ -96,7 +100,8 @@ class Builder:
         if all(self._is_known(arg) for arg in args):
             with torch.no_grad():
                 made = run(*(_value(arg) for arg in args), **attrs)
-            return as_result(made, self._output())
+            source = next((arg.name for arg in args if isinstance(arg, Known)), self._output())
+            return as_result(made, source)
         given = tuple(self._argument(arg) for arg in args)
         while given and given[-1] is None:
             given = given[:-1]
@@ -233,12 +238,26 @@ class Builder:
             made = self.call(found.run, *given, **attrs)
         if isinstance(made, (tuple, list)):
             return made
+        if isinstance(made, Computed):
+            made.zeros = self._gives_zeros(node, inputs, attrs)
         if isinstance(made, Computed) and (len(node.output) > 1 or node.op_type == "Split"):
             picked = [
                 Computed(self.graph.call_function(operator.getitem, (made.node, i))) for i in range(len(node.output))
             ]
             return picked
         return [made]
+
+    def is_zero(self, ref: Any) -> bool:
+        """Whether a value is known to hold zeros alone, whatever its shape."""
+        if isinstance(ref, Computed):
+            return ref.zeros
+        known = self.known(ref)
+        return known is not None and known.dtype.kind in "fiu" and not known.any()
+
+    def _gives_zeros(self, node: Any, inputs: list[Any], attrs: Mapping[str, Any]) -> bool:
+        if node.op_type == "ConstantOfShape":
+            return "value" not in attrs or not attrs["value"].tensor.any()
+        return node.op_type in _MOVES and bool(inputs) and self.is_zero(inputs[0])
 
     def _scalar(self, ref: Any) -> Any:
         return ref.tensor.reshape(-1)[0].item() if isinstance(ref, Known) and ref.tensor.numel() == 1 else ref
@@ -258,6 +277,9 @@ class Builder:
             if isinstance(ref, Known) and (is_text(ref) or ref.tensor.numel() > MAX_NUMBERS):
                 return None
         dtype = next((self.dtype_of(i) for i in inputs if i is not None), torch.int64)
+        filler = attrs.get("value") if node.op_type == "ConstantOfShape" else inputs[0]
+        if node.op_type in ("ConstantOfShape", "Expand") and (filler is None or self.dtype_of(filler).is_floating_point):
+            return None  # elements of a tensor rather than sizes
         if node.op_type in _BOOLEAN:
             dtype = torch.bool
         elif node.op_type == "Cast":

@@ -209,3 +209,6 @@ HOST: dict[str, Callable[..., Any]] = {
     "Shape": lambda x, start=0, end=None: array(list(array(x).shape[start:end])),
 }
 """Operators on numbers."""
+
+for _name, _function in HOST.items():  # how they are called in the code of a module
+    _function.__name__ = _function.__qualname__ = _name.lower()

@@ -44,11 +44,13 @@ class Known:
 
 @dataclass(eq=False)
 class Computed:
-    """numbers: it is an array of `numbers.py`, of elements of dtype, and no tensor."""
+    """numbers: it is an array of `numbers.py`, of elements of dtype, and no tensor. zeros: it is known to hold nothing else,
+    as the states that a recurrent layer starts from."""
 
     node: fx.Node
     numbers: bool = False
     dtype: torch.dtype = torch.int64
+    zeros: bool = False
 
 
 @dataclass(eq=False)

@@ -30,7 +30,7 @@ def gemm(
     bias = c if beta == 1.0 else build.call(scaled, c, by=beta)
     outputs, known = build.shape_of_constant(weight), build.shape_of_constant(bias)
     if outputs is not None and known in (outputs[:1], (1, *outputs[:1])):
-        return build.call(linear, a, weight, build.call(flat, bias))
+        return build.call(linear, a, weight, bias if len(known) == 1 else build.call(flat, bias))
     return build.call(added, build.call(linear, a, weight), bias)
 
 

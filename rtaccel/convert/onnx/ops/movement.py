@@ -207,7 +207,7 @@ def constant_of_shape(build: Any, shape: Any, *, value: Any = None) -> Any:
 
 
 def filled(shape: n.Numbers, *, number: float, dtype: torch.dtype) -> Tensor:
-    return torch.full(n.ints(shape), number, dtype=dtype)
+    return torch.full(n.ints(shape), number, dtype=dtype) if number else torch.zeros(n.ints(shape), dtype=dtype)
 
 
 @op("Range", builds=True)

@@ -147,6 +147,7 @@ def recurrent(
         build.refuse("has peepholes, which torch's LSTM has not")
     if lengths is not None:
         x = build.call(whole_windows, x, build.numbers(lengths, 4), time=1 if layout else 0)
+    h, c = (None if s is None or build.is_zero(s) else s for s in (h, c))  # zeros are torch's own, of any batch
     if layout:
         x = build.call(batch_first, x)
         h, c = (None if s is None else build.call(batch_first, s) for s in (h, c))
