@@ -61,6 +61,10 @@ class Builder:
         tensor = ref.tensor
         return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
+    def is_number(self, ref: Any) -> bool:
+        """Whether it is computed of shapes, and no tensor."""
+        return isinstance(ref, Computed) and ref.numbers
+
     def constant(self, value: np.ndarray) -> Known:
         return Known(torch.from_numpy(np.array(value)), f"{self.node.output[0]}_index")
 
@@ -199,7 +203,7 @@ class Builder:
         if domain == "" and node.op_type in ("Shape", "Size") and not any(isinstance(i, Broken) for i in inputs):
             return [self._shape(node, inputs[0], attrs)]
         if any(isinstance(i, Broken) for i in inputs):
-            if found is None:
+            if found is None and node.op_type not in ("Shape", "Size"):
                 self.refuse("has no form here")
             return [BROKEN] * len(node.output)
         hosted = self._on_numbers(node, inputs, attrs) if domain == "" else None

@@ -115,50 +115,71 @@ def _inlined(build: Builder, graph: Any) -> Sequence[Any]:
 
 
 class Unrolled(nn.Module):
-    """A Loop with a known number of rounds: the count, then the carried values, then what the body reads from outside."""
+    """A Loop whose rounds follow from the file and the shapes: the count, the condition, the carried values, then what the body
+    reads from outside. The body gives the condition of the next round first."""
 
     def __init__(self, body: nn.Module, carried: int) -> None:
         super().__init__()
         self.body, self.carried = body, carried
 
-    def forward(self, count: Any, *values: Any) -> Any:
+    def forward(self, count: Any, condition: Any, *values: Any) -> Any:
         carried, outer = list(values[: self.carried]), values[self.carried :]
         collected: list[list[Any]] = []
-        for i in range(int(n.one(count))):
-            made = self.body(n.array(i), *carried, *outer)
-            carried = list(made[: self.carried])
-            collected.append(list(made[self.carried :]))
+        rounds, goes_on = int(n.one(count)), bool(n.one(condition))
+        while goes_on and len(collected) < rounds:
+            made = self.body(n.array(len(collected)), *carried, *outer)
+            goes_on = bool(n.one(made[0]))
+            carried = list(made[1 : self.carried + 1])
+            collected.append(list(made[self.carried + 1 :]))
         return (*carried, *(torch.stack(parts) for parts in zip(*collected)))
 
 
 def build_loop(build: Builder, node: Any) -> Sequence[Any]:
     count, condition, *initial = [build.look_up(name) for name in node.input]
-    body = node.attribute[0].g if node.attribute[0].name == "body" else next(a.g for a in node.attribute if a.name == "body")
-    if count is None or (isinstance(count, Computed) and not count.numbers):
-        build.refuse("has a number of rounds that is not known from the file or the shapes")
-    if condition is not None and not (isinstance(condition, Known) and bool(condition.tensor.reshape(-1)[0])):
-        build.refuse("has a condition that is computed")
+    body = next(a.g for a in node.attribute if a.name == "body")
+    if any(isinstance(ref, Broken) for ref in (count, condition, *initial)):
+        return [BROKEN] * len(node.output)
+    if isinstance(count, Computed) and not count.numbers:
+        build.refuse("has a number of rounds that is computed from values; what follows from the file and the shapes is taken")
+    if isinstance(condition, Computed) and not condition.numbers:
+        build.refuse("has a condition that is computed from values; what follows from the file and the shapes is taken")
+    kinds = [_may_be_numbers(ref) for ref in initial]
+    problems = len(build.problems)
+    while True:
+        inner, refs = _body(build, body, initial, kinds)
+        build.node = node
+        stay = [whole and not isinstance(ref, Broken) and _may_be_numbers(ref) for whole, ref in zip(kinds, refs[1:])]
+        if stay == kinds:
+            break
+        kinds = stay  # a counter that becomes a tensor inside is one from the beginning
+        del build.problems[problems:]
+    if any(isinstance(ref, Broken) for ref in refs):
+        return [BROKEN] * len(node.output)
+    if not _may_be_numbers(refs[0]):
+        build.refuse("ends by a condition that is computed from values")
+    whole = [True, *kinds, *(False for _ in refs[len(kinds) + 1 :])]
+    module = inner.module("Body", tuple(_result(inner, ref, w) for ref, w in zip(refs, whole)))
+    outer = tuple(build.look_up(name).node for name in inner.captured)
+    carried = tuple(_result(build, ref, w) for ref, w in zip(initial, kinds))
+    first = [_result(build, ref if ref is not None else Known(torch.tensor(default), ""), True)
+             for ref, default in ((count, 2**62), (condition, True))]  # fmt: skip
+    made = _module_call(build, node, Unrolled(module, len(initial)), (*first, *carried, *outer))
+    dtypes = [build.dtype_of(ref) if w else torch.int64 for ref, w in zip(initial, kinds)]
+    more = len(node.output) - len(kinds)
+    return _picked(build, made, [*kinds, *[False] * more], [*dtypes, *[torch.int64] * more])
+
+
+def _body(build: Builder, graph: Any, initial: Sequence[Any], kinds: Sequence[bool]) -> tuple[Builder, list[Any]]:
+    """The graph of a Loop, with those of its carried values as numbers that `kinds` says."""
     inner = type(build)(build.onnx, build.opsets, build)
-    names = [entry.name for entry in body.input]
+    names = [entry.name for entry in graph.input]
     inner.env[names[0]] = Computed(inner.graph.placeholder(inner.names.node(names[0])), True)
     inner.env[names[1]] = Known(torch.tensor(True), names[1])
-    for name, ref in zip(names[2:], initial):
-        whole = isinstance(ref, Computed) and ref.numbers
-        inner.env[name] = Computed(inner.graph.placeholder(inner.names.node(name)), whole)
-    inner.read(body)
-    build.node = node
-    refs = [inner.look_up(entry.name) for entry in body.output]
-    if any(isinstance(ref, Broken) for ref in (*refs, *initial)):
-        return [BROKEN] * len(node.output)
-    if not (isinstance(refs[0], Known) and bool(refs[0].tensor.reshape(-1)[0])):
-        build.refuse("ends by a condition that is computed")
-    results = tuple(inner._argument(ref) for ref in refs[1:])
-    module = inner.module("Body", results)
-    outer = tuple(build.look_up(name).node for name in inner.captured)
-    carried = tuple(build._argument(ref) for ref in initial)
-    number = _literal(build, count) if isinstance(count, Known) else count.node
-    made = _module_call(build, node, Unrolled(module, len(initial)), (number, *carried, *outer))
-    return _picked(build, made, [False] * len(node.output), [torch.int64] * len(node.output))
+    for name, ref, whole in zip(names[2:], initial, kinds):
+        dtype = build.dtype_of(ref) if whole else torch.int64
+        inner.env[name] = Computed(inner.graph.placeholder(inner.names.node(name)), whole, dtype)
+    inner.read(graph)
+    return inner, [inner.look_up(entry.name) for entry in graph.output]
 
 
 class Scanned(nn.Module):

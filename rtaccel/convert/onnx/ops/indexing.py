@@ -23,7 +23,17 @@ def gather(build: Any, x: Any, index: Any, *, axis: int = 0) -> Any:
         return build.call(select, x, axis=axis, index=int(known))
     if known is not None and known.size:
         return build.call(gather_known, x, build.constant(known.astype("int64")), axis=axis, from_end=bool((known < 0).any()))
+    if build.is_number(index):
+        return build.call(select_at, x, build.numbers(index, 1), axis=axis)
     return build.call(gather_computed, x, index, axis=axis)
+
+
+def select_at(x: Tensor, index: n.Numbers, *, axis: int) -> Tensor:
+    """One place, or several, that follow from the shapes."""
+    places = n.array(index)
+    if places.ndim == 0:
+        return x.select(axis, places.item())
+    return gather_known(x, n.tensor(places, torch.int64), axis=axis, from_end=True)
 
 
 def select(x: Tensor, *, axis: int, index: int) -> Tensor:
