@@ -11,8 +11,8 @@ from rtaccel.core.errors import BackendUnavailable, FormatError, UnsupportedProb
 if TYPE_CHECKING:
     import onnx
 
-MIN_OPSET = 9
-"""Of the default domain. Older files broadcast by attributes; onnx.version_converter brings them up."""
+MIN_OPSET = 7
+"""Of the default domain. Older files broadcast by attributes; the package brings them up where it can."""
 
 
 def package() -> Any:
@@ -47,21 +47,29 @@ def load(source: Any) -> onnx.ModelProto:
         raise FormatError(
             "from_onnx", type(source).__name__, "a path, the bytes of a model, or an onnx.ModelProto", "Pass one."
         )
-    opset_of(model)
+    if opset_of(model) < MIN_OPSET:
+        model = _newer(onnx, model)
     return onnx.inliner.inline_local_functions(model) if model.functions else model
 
 
 def opset_of(model: onnx.ModelProto) -> int:
-    """Of the default domain. Raises FormatError where there is none, UnsupportedProblem for one that is too old."""
+    """Of the default domain."""
     found = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     if not found:  # of operators of other domains alone
         return int(package().defs.onnx_opset_version())
-    if found[0] < MIN_OPSET:
-        raise UnsupportedProblem(
-            "from_onnx", f"opset {found[0]}", f"opset {MIN_OPSET} or newer",
-            f"Convert it: onnx.version_converter.convert_version(model, {MIN_OPSET}).",
-        )  # fmt: skip
     return found[0]
+
+
+def _newer(onnx: Any, model: onnx.ModelProto) -> onnx.ModelProto:
+    import onnx.version_converter
+
+    try:
+        return onnx.version_converter.convert_version(model, 13)
+    except Exception as error:
+        raise UnsupportedProblem(
+            "from_onnx", f"opset {opset_of(model)}, which the package onnx does not bring up: {_first_line(error)}",
+            f"opset {MIN_OPSET} or newer", "Export the model again with a newer opset.",
+        ) from error  # fmt: skip
 
 
 def _read(onnx: Any, path: Path) -> onnx.ModelProto:

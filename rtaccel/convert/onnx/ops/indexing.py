@@ -108,8 +108,13 @@ def one_hot(index: Tensor, depth: n.Numbers, values: Tensor, *, axis: int = -1) 
     return torch.where(hit, values[1], values[0])
 
 
-@op("TopK", numbers=(1,))
-def top_k(x: Tensor, k: n.Numbers = None, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> Any:
+@op("TopK")
+def top_k_1(x: Tensor, *, k: int, axis: int = -1) -> Any:
+    return top_k(x, (k,), axis=axis)
+
+
+@op("TopK", since=10, numbers=(1,))
+def top_k(x: Tensor, k: n.Numbers, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> Any:
     """Of equal values the first comes first, which torch.topk does not promise."""
     values, places = torch.sort(x, dim=axis, descending=bool(largest), stable=True)
     count = n.ints(k)[0]

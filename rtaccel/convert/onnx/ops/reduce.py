@@ -48,9 +48,10 @@ def reduce(
 def _of_nothing(x: Tensor, axes: list[int], largest: bool, keepdims: bool) -> Tensor:
     """The extreme of no elements: the lowest, or highest, that there is."""
     sizes = [1 if i in axes else size for i, size in enumerate(x.shape) if keepdims or i not in axes]
-    limit = torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).max
-    low = -torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).min if x.dtype != torch.bool else 0
-    return torch.full(sizes, low if largest else limit, dtype=x.dtype)
+    low, high = (-torch.inf, torch.inf) if x.is_floating_point() else (False, True)
+    if x.dtype != torch.bool and not x.is_floating_point():
+        low, high = torch.iinfo(x.dtype).min, torch.iinfo(x.dtype).max
+    return torch.full(sizes, low if largest else high, dtype=x.dtype)
 
 
 @op(*_REDUCE, builds=True)

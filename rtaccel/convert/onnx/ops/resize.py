@@ -16,9 +16,14 @@ from rtaccel.convert.onnx.table import op
 from rtaccel.core.errors import UnsupportedProblem
 
 
+@op("Upsample", since=7)
+def upsample_7(x: Tensor, *, scales: Sequence[float], mode: str = "nearest") -> Tensor:
+    return _resized(x, list(scales), None, mode=mode, transform="asymmetric")
+
+
 @op("Upsample", since=9, numbers=(1,))
 def upsample(x: Tensor, scales: n.Numbers, *, mode: str = "nearest") -> Tensor:
-    return _resized(x, n.floats(scales), None, mode="linear" if mode == "linear" else mode, transform="asymmetric")
+    return _resized(x, n.floats(scales), None, mode=mode, transform="asymmetric")
 
 
 @op("Resize", since=10, numbers=(1,))
