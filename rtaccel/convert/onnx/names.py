@@ -24,6 +24,7 @@ class Names:
         if id(value) in self._registered:
             return self._registered[id(value)][1]
         parts = [part for part in (re.sub(r"\W", "_", p) for p in value.name.split(".")) if part] or ["constant"]
+        parts = [f"{part}_" if keyword.iskeyword(part) else part for part in parts]
         holder: nn.Module = self._root
         for part in parts[:-1]:
             inner = getattr(holder, part, None)

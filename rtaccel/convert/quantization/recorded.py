@@ -18,6 +18,7 @@ from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.core.stage import QParams
 
 aten = torch.ops.aten
+_SAME = (aten.reshape.default, aten.view.default, aten._to_copy.default)
 
 
 def recorded_ranges(exported: ExportedGraph) -> dict[str, QParams]:
@@ -68,6 +69,6 @@ def _number(constants: Mapping[str, Tensor], arg: Any) -> float | None:
     if isinstance(arg, (int, float)):
         return float(arg)
     tensor = constants.get(arg.name) if isinstance(arg, fx.Node) else None
-    if tensor is None and isinstance(arg, fx.Node) and arg.target in (aten.reshape.default, aten.view.default):
+    if tensor is None and isinstance(arg, fx.Node) and arg.target in _SAME:
         return _number(constants, arg.args[0])
     return float(tensor.reshape(-1)[0]) if tensor is not None and tensor.numel() == 1 else None

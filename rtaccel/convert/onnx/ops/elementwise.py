@@ -16,7 +16,7 @@ from rtaccel.convert.onnx.table import op
 
 _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "Abs": torch.abs, "Neg": torch.neg, "Sqrt": torch.sqrt, "Reciprocal": torch.reciprocal, "Exp": torch.exp,
-    "Log": torch.log, "Floor": torch.floor, "Ceil": torch.ceil, "Round": torch.round, "Sign": torch.sign,
+    "Log": torch.log, "Floor": torch.floor, "Ceil": torch.ceil, "Round": torch.round,
     "Erf": torch.erf, "Sin": torch.sin, "Cos": torch.cos, "Tan": torch.tan, "Asin": torch.asin, "Acos": torch.acos,
     "Atan": torch.atan, "Sinh": torch.sinh, "Cosh": torch.cosh, "Asinh": torch.asinh, "Acosh": torch.acosh,
     "Atanh": torch.atanh, "Tanh": torch.tanh, "Sigmoid": torch.sigmoid, "Relu": torch.relu, "IsNaN": torch.isnan,
@@ -40,6 +40,12 @@ for _name, _function in _BINARY.items():
 @op("Identity")
 def identity(x: Tensor) -> Tensor:
     return x
+
+
+@op("Sign")
+def sign(x: Tensor) -> Tensor:
+    """A NaN stays one."""
+    return torch.where(x != x, x, torch.sign(x)) if x.is_floating_point() else torch.sign(x)
 
 
 @op("Div")

@@ -82,7 +82,7 @@ def dequantize_linear(
     build: Any, q: Any, scale: Any, zero: Any = None, *, axis: int = 1, block_size: int = 0, output_dtype: int = 0
 ) -> Any:
     known = None if zero is None else build.known(zero)
-    used = zero if known is None or known.any() else None
+    used = zero if known is None else build.call(floating, zero) if known.any() else None
     return build.call(dequantized, q, scale, used, axis=axis, block_size=block_size)
 
 

@@ -56,7 +56,8 @@ def weight_of(w: Writer, stage: Stage, name: str = "weight", turned: bool = Fals
     if kind is WeightFormat.INT8:
         given = w.constant(np.ascontiguousarray(cpu(weight).T) if turned else weight, title)
         scale = w.constant(stage.tensors[f"{name}_scale"], f"{title}_scale")
-        return w.node("DequantizeLinear", given, scale, axis=1 if turned else 0)
+        zeros = w.constant(np.zeros(len(weight), np.int8), f"{title}_zero_point")  # some readers want them written out
+        return w.node("DequantizeLinear", given, scale, zeros, axis=1 if turned else 0)
     if kind is WeightFormat.FLOAT8:
         return w.refuse("has float8 weights")
     array = cpu(weight)
