@@ -49,10 +49,10 @@ class Writer:
         self._names.add(made)
         return made
 
-    def constant(self, value: Any, name: str = "constant", dtype: Any = None) -> str:
-        """A tensor of the file. Small ones that are alike are stored once."""
-        array = value.detach().cpu().contiguous().numpy() if isinstance(value, Tensor) else np.asarray(value, dtype=dtype)
-        key = (array.dtype.str, array.shape, array.tobytes()) if array.size <= 16 else None
+    def constant(self, value: Any, name: str = "constant", shared: bool = True) -> str:
+        """A tensor of the file. Small ones that are alike are stored once; not those of a weight, which runtimes pack in place."""
+        array = value.detach().cpu().contiguous().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        key = (array.dtype.str, array.shape, array.tobytes()) if shared and array.size <= 16 else None
         if key is not None and key in self._small:
             return self._small[key]
         made = self.name(name)

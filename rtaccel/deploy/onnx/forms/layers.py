@@ -51,12 +51,12 @@ def weight_of(w: Writer, stage: Stage, name: str = "weight", turned: bool = Fals
         numbers = int4.unpack(weight.cpu(), k).numpy()
         axis = 0 if turned else 1
         given = w.int4(numbers.T if turned else numbers, title)
-        scale = w.constant(np.ascontiguousarray(scales.T if turned else scales), f"{title}_scale")
+        scale = w.constant(np.ascontiguousarray(scales.T if turned else scales), f"{title}_scale", shared=False)
         return w.node("DequantizeLinear", given, scale, axis=axis, block_size=size)
     if kind is WeightFormat.INT8:
-        given = w.constant(np.ascontiguousarray(cpu(weight).T) if turned else weight, title)
-        scale = w.constant(stage.tensors[f"{name}_scale"], f"{title}_scale")
-        zeros = w.constant(np.zeros(len(weight), np.int8), f"{title}_zero_point")  # some readers want them written out
+        given = w.constant(np.ascontiguousarray(cpu(weight).T) if turned else weight, title, shared=False)
+        scale = w.constant(stage.tensors[f"{name}_scale"], f"{title}_scale", shared=False)
+        zeros = w.constant(np.zeros(len(weight), np.int8), f"{title}_zero_point", shared=False)  # some readers want them written out
         return w.node("DequantizeLinear", given, scale, zeros, axis=1 if turned else 0)
     if kind is WeightFormat.FLOAT8:
         return w.refuse("has float8 weights")
@@ -83,8 +83,8 @@ def bias_of(w: Writer, stage: Stage) -> str | None:
         q = np.rint(cpu(bias).astype(np.float64) / scale)
     if not np.isfinite(q).all() or np.abs(q).max(initial=0) >= 2**31:
         return w.constant(bias, f"{stage.name}.bias")
-    given = w.constant(q.astype(np.int32), f"{stage.name}.bias")
-    return w.node("DequantizeLinear", given, w.constant(scale, f"{stage.name}.bias_scale"), axis=0)
+    given = w.constant(q.astype(np.int32), f"{stage.name}.bias", shared=False)
+    return w.node("DequantizeLinear", given, w.constant(scale, f"{stage.name}.bias_scale", shared=False), axis=0)
 
 
 @form("linear", "sparse_linear", "fused_linear")
