@@ -1,5 +1,7 @@
 """Compiled models as ONNX files: ONNX Runtime gives what the compiled model gives."""
 
+# ruff: noqa: E402, the packages may be absent
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -23,7 +25,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def mlp() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(48, 64), nn.SiLU(), nn.Linear(64, 40), nn.ReLU(), nn.Linear(40, 40), nn.Tanh(), nn.Linear(40, 3)).eval()
+    return nn.Sequential(
+        nn.Linear(48, 64), nn.SiLU(), nn.Linear(64, 40), nn.ReLU(), nn.Linear(40, 40), nn.Tanh(), nn.Linear(40, 3)
+    ).eval()
 
 
 def frames() -> nn.Sequential:
@@ -65,7 +69,13 @@ class Step(nn.Module):
 class Elementwise(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         y = torch.where(x > 0, x.exp() - 1, torch.sin(x) * x.abs().sqrt()) / (1 + x**2) + x.mean(-1, keepdim=True)
-        return y, x.transpose(1, 2) + 1, x > 0.5, (x * 3).round().clamp(-2, 2), torch.log1p(x.abs()) - torch.expm1(-x.abs())
+        return (
+            y,
+            x.transpose(1, 2) + 1,
+            x > 0.5,
+            (x * 3).round().clamp(-2, 2),
+            torch.log1p(x.abs()) - torch.expm1(-x.abs()),
+        )
 
 
 class Movement(nn.Module):
@@ -96,7 +106,9 @@ FLOATS: dict[str, tuple[Any, tuple[Tensor, ...]]] = {
     "states": (Step, (torch.randn(2, 6), torch.randn(2, 8), torch.randn(2, 8))),
     "encoder": (lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), (torch.randn(2, 5, 16),)),
     "norms": (
-        lambda: nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.RMSNorm(8), nn.Softplus(), nn.Linear(8, 4), nn.Mish()),
+        lambda: nn.Sequential(
+            nn.LayerNorm(8), nn.Linear(8, 8), nn.RMSNorm(8), nn.Softplus(), nn.Linear(8, 4), nn.Mish()
+        ),
         (torch.randn(2, 8),),
     ),
     "groups": (
@@ -111,7 +123,8 @@ FLOATS: dict[str, tuple[Any, tuple[Tensor, ...]]] = {
 
 def others(x: tuple[Tensor, ...], size: int) -> tuple[Tensor, ...]:
     return tuple(
-        torch.randn(size, *t.shape[1:]) if t.is_floating_point() else torch.randint(0, 10, (size, *t.shape[1:])) for t in x
+        torch.randn(size, *t.shape[1:]) if t.is_floating_point() else torch.randint(0, 10, (size, *t.shape[1:]))
+        for t in x
     )
 
 
@@ -142,7 +155,9 @@ def test_an_int8_chain_is_within_a_step_of_its_last_scale(name: str) -> None:
     constants = {t.name: onnx.numpy_helper.to_array(t) for t in written.graph.initializer}
     quants = {s.inputs[0].quant for s in fast._program.stages if s.inputs[0].quant is not None}
     stored = {
-        (float(constants[n.input[1]]), int(constants[n.input[2]])) for n in written.graph.node if n.op_type == "QuantizeLinear"
+        (float(constants[n.input[1]]), int(constants[n.input[2]]))
+        for n in written.graph.node
+        if n.op_type == "QuantizeLinear"
     }
     assert stored == {(float(np.float32(quant.scale)), quant.zero_point) for quant in quants}
     layers = [s for s in fast._program.stages if "weight" in s.tensors]
@@ -159,7 +174,9 @@ def test_an_int8_chain_is_within_a_step_of_its_last_scale(name: str) -> None:
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_other_schemes(scheme: str, calibrated: bool) -> None:
     """W8A16: activations of 16 bits here, float32 there. w8a8 and w4a8 without calibration have a scale per row."""
-    fast = rt.compile(mlp(), torch.randn(1, 48), scheme=scheme, calibration=[torch.randn(64, 48)] if calibrated else None)
+    fast = rt.compile(
+        mlp(), torch.randn(1, 48), scheme=scheme, calibration=[torch.randn(64, 48)] if calibrated else None
+    )
     written = rt.to_onnx(fast)
     x = torch.randn(50, 48)
     assert worst(fast(x), run(written, (x,))) < (1e-2 if calibrated or scheme in ("w4a8", "w8a8") else 2e-3)
@@ -171,7 +188,9 @@ def test_other_schemes(scheme: str, calibrated: bool) -> None:
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 @pytest.mark.parametrize("scheme", ["w8a8", "w4a8"])
 def test_quantized_recurrent_layers_come_near(kind: Any, scheme: str) -> None:
-    fast = rt.compile(Recurrent(kind, True).eval(), torch.randn(1, 5, 6), scheme=scheme, calibration=[torch.randn(64, 5, 6)])
+    fast = rt.compile(
+        Recurrent(kind, True).eval(), torch.randn(1, 5, 6), scheme=scheme, calibration=[torch.randn(64, 5, 6)]
+    )
     x = torch.randn(20, 5, 6)
     assert worst(fast(x), run(rt.to_onnx(fast), (x,))) < 5e-2
 
@@ -195,7 +214,7 @@ def test_what_has_no_form_is_named_and_no_file_is_made(tmp_path: Path) -> None:
     live = rt.stream(nn.Sequential(nn.Conv1d(3, 4, 3)).eval(), torch.randn(1, 3))
     with pytest.raises(rt.UnsupportedProblem, match="keeps its past inside"):
         rt.to_onnx(live, path)
-    with pytest.raises(rt.FormatError, match="what rt.compile gave"):
+    with pytest.raises(rt.FormatError, match=r"what rt\.compile gave"):
         rt.to_onnx(mlp(), path)
     good = rt.compile(mlp(), torch.randn(1, 48))
     for bad in (tmp_path / "missing" / "net.onnx", tmp_path, 3):

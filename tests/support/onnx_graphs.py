@@ -31,9 +31,11 @@ class Graph:
     def normal(self, *shape: int, scale: float = 1.0) -> str:
         return self.constant(self.rng.standard_normal(shape) * scale)
 
-    def add(self, kind: str, *more: str, shape: tuple[int, ...] | None = None, first: str | None = None, **attrs: Any) -> None:
+    def add(self, kind: str, *more: str, shape: Any = None, first: str | None = None, **attrs: Any) -> None:
         out = f"v{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, [first or self.name, *more], [out], name=f"n{len(self.nodes)}", **attrs))
+        self.nodes.append(
+            helper.make_node(kind, [first or self.name, *more], [out], name=f"n{len(self.nodes)}", **attrs)
+        )
         self.name, self.shape = out, self.shape if shape is None else shape
 
     def pick(self, low: int, high: int) -> int:
@@ -96,7 +98,9 @@ def _window(g: Graph) -> None:
     elif kind == "ConvTranspose":
         n = g.pick(1, 4)
         same.pop("auto_pad", None)
-        size = [(m - 1) * s + k - pads[i] - pads[i + dims] for i, (m, s, k) in enumerate(zip(g.shape[2:], strides, kernel))]
+        size = [
+            (m - 1) * s + k - pads[i] - pads[i + dims] for i, (m, s, k) in enumerate(zip(g.shape[2:], strides, kernel))
+        ]
         g.add("ConvTranspose", g.normal(c, n, *kernel, scale=0.4), g.normal(n), shape=(g.shape[0], n, *size), **same)
     else:
         if kind == "AveragePool":
@@ -106,7 +110,9 @@ def _window(g: Graph) -> None:
 
 
 def _move(g: Graph) -> None:
-    kind = g.draw(st.sampled_from(["Transpose", "Reshape", "Flatten", "Slice", "Gather", "Pad", "Tile", "Concat", "Unsqueeze"]))
+    kind = g.draw(
+        st.sampled_from(["Transpose", "Reshape", "Flatten", "Slice", "Gather", "Pad", "Tile", "Concat", "Unsqueeze"])
+    )
     rank = len(g.shape)
     if kind == "Transpose":
         perm = [0, *g.draw(st.permutations(range(1, rank)))]
@@ -132,7 +138,12 @@ def _move(g: Graph) -> None:
     elif kind == "Gather":
         axis = g.axis(1)
         index = g.rng.integers(-g.shape[axis], g.shape[axis], g.draw(st.sampled_from([(), (2,), (1, 3)])))
-        g.add("Gather", g.constant(index, np.int64), axis=axis, shape=(*g.shape[:axis], *index.shape, *g.shape[axis + 1 :]))
+        g.add(
+            "Gather",
+            g.constant(index, np.int64),
+            axis=axis,
+            shape=(*g.shape[:axis], *index.shape, *g.shape[axis + 1 :]),
+        )
     elif kind == "Pad":
         ends = [0] + [g.pick(0, 2) for _ in range(rank - 1)]
         shape = tuple(n + e for n, e in zip(g.shape, ends))
@@ -157,7 +168,16 @@ def _move(g: Graph) -> None:
 
 
 def _reduce(g: Graph) -> None:
-    kinds = ["ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp"]
+    kinds = [
+        "ReduceSum",
+        "ReduceMean",
+        "ReduceMax",
+        "ReduceMin",
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceSumSquare",
+        "ReduceLogSumExp",
+    ]
     kind = g.draw(st.sampled_from([*kinds, "Softmax", "LogSoftmax", "CumSum", "ArgMax", "TopK"]))
     axis = g.axis(1)
     if kind in ("Softmax", "LogSoftmax"):
@@ -175,7 +195,9 @@ def _reduce(g: Graph) -> None:
         more = [g.constant([k], np.int64)] if g.opset >= 10 else []
         attrs = {} if g.opset >= 10 else {"k": k}
         out = f"v{len(g.nodes)}"
-        g.nodes.append(helper.make_node("TopK", [g.name, *more], [out, out + "_at"], name=out + "_top", axis=axis, **attrs))
+        g.nodes.append(
+            helper.make_node("TopK", [g.name, *more], [out, out + "_at"], name=out + "_top", axis=axis, **attrs)
+        )
         g.name, g.shape = out, (*g.shape[:axis], k, *g.shape[axis + 1 :])
     else:
         by_input = g.opset >= (13 if kind == "ReduceSum" else 18)

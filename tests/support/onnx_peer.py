@@ -11,7 +11,8 @@ from torch import Tensor
 
 
 def session(model: Any, optimized: bool = True) -> Any:
-    """optimized=False: node by node, as the file has them. One thread, products of whole numbers that do not overflow, activations of 4-bit layers not rounded: what the file says."""
+    """One thread, products of whole numbers that do not overflow, activations of 4-bit layers not rounded: what the file says.
+    optimized=False: node by node, as the file has them."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

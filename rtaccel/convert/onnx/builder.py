@@ -1,10 +1,13 @@
-"""From a graph of the file to a torch.fx graph of small functions: constants computed, numbers kept apart, all problems collected."""
+"""From a graph of the file to a torch.fx graph of small functions.
+
+Constants are computed, numbers kept apart, and all problems collected.
+"""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -51,7 +54,7 @@ class Builder:
 
     # -- what functions that build ask --------------------------------------------------------------------------------
 
-    def refuse(self, why: str) -> Any:
+    def refuse(self, why: str) -> NoReturn:
         raise Refused(why)
 
     def known(self, ref: Any) -> np.ndarray | None:
@@ -229,7 +232,9 @@ class Builder:
     def _called(self, node: Any, found: OnnxOp, inputs: list[Any], attrs: dict[str, Any]) -> Sequence[Any]:
         odd = [name for name in attrs if name not in found.attributes] if not found.any_attribute else []
         if odd:
-            self.refuse(f"has attributes {', '.join(odd)} that opset {self.opsets.get(found.domain, 1)} gives no meaning here")
+            self.refuse(
+                f"has attributes {', '.join(odd)} that opset {self.opsets.get(found.domain, 1)} gives no meaning here"
+            )
         context = {"opset": self.opsets.get(found.domain, 1), "outputs": len(node.output)}
         attrs = {**attrs, **{name: context[name] for name in found.wants}}
         if found.builds:
@@ -245,10 +250,8 @@ class Builder:
         if isinstance(made, Computed):
             made.zeros = self._gives_zeros(node, inputs, attrs)
         if isinstance(made, Computed) and (len(node.output) > 1 or node.op_type == "Split"):
-            picked = [
-                Computed(self.graph.call_function(operator.getitem, (made.node, i))) for i in range(len(node.output))
-            ]
-            return picked
+            parts = range(len(node.output))
+            return [Computed(self.graph.call_function(operator.getitem, (made.node, i))) for i in parts]
         return [made]
 
     def is_zero(self, ref: Any) -> bool:
@@ -282,7 +285,9 @@ class Builder:
                 return None
         dtype = next((self.dtype_of(i) for i in inputs if i is not None), torch.int64)
         filler = attrs.get("value") if node.op_type == "ConstantOfShape" else inputs[0]
-        if node.op_type in ("ConstantOfShape", "Expand") and (filler is None or self.dtype_of(filler).is_floating_point):
+        if node.op_type in ("ConstantOfShape", "Expand") and (
+            filler is None or self.dtype_of(filler).is_floating_point
+        ):
             return None  # elements of a tensor rather than sizes
         if node.op_type in _BOOLEAN:
             dtype = torch.bool
@@ -381,4 +386,3 @@ def _note_captures(graph: Any, readers: dict[str, set[str]]) -> None:
                 for entry in inner.output:
                     readers.setdefault(entry.name, set()).add("output")
                 _note_captures(inner, readers)
-

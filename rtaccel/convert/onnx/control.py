@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
-
-import operator
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +50,10 @@ def build_if(build: Builder, node: Any) -> Sequence[Any]:
     build.node = node
     if isinstance(condition, Broken):
         return [BROKEN] * len(node.output)
-    refs = [[b.look_up(entry.name) for entry in g.output] for b, g in zip(branches, (graphs["then_branch"], graphs["else_branch"]))]
+    refs = [
+        [b.look_up(entry.name) for entry in g.output]
+        for b, g in zip(branches, (graphs["then_branch"], graphs["else_branch"]))
+    ]
     if any(isinstance(r, Broken) for row in refs for r in row):
         return [BROKEN] * len(node.output)
     as_numbers = [all(_may_be_numbers(row[i]) for row in refs) for i in range(len(node.output))]
@@ -65,7 +67,10 @@ def build_if(build: Builder, node: Any) -> Sequence[Any]:
         _check_placeholders(module, len(b.captured))
     values = tuple(build.look_up(name).node for name in captured)
     made = _module_call(build, node, Branches(modules, reads), (condition.node, *values))
-    dtypes = [next((b.dtype_of(r) for r, b in ((row[i], b) for row, b in zip(refs, branches))), torch.int64) for i in range(len(as_numbers))]
+    dtypes = [
+        next((b.dtype_of(r) for r, b in ((row[i], b) for row, b in zip(refs, branches))), torch.int64)
+        for i in range(len(as_numbers))
+    ]
     return _picked(build, made, as_numbers, dtypes)
 
 
@@ -140,7 +145,9 @@ def build_loop(build: Builder, node: Any) -> Sequence[Any]:
     if any(isinstance(ref, Broken) for ref in (count, condition, *initial)):
         return [BROKEN] * len(node.output)
     if isinstance(count, Computed) and not count.numbers:
-        build.refuse("has a number of rounds that is computed from values; what follows from the file and the shapes is taken")
+        build.refuse(
+            "has a number of rounds that is computed from values; what follows from the file and the shapes is taken"
+        )
     if isinstance(condition, Computed) and not condition.numbers:
         build.refuse("has a condition that is computed from values; what follows from the file and the shapes is taken")
     kinds = [_may_be_numbers(ref) for ref in initial]
@@ -185,7 +192,15 @@ def _body(build: Builder, graph: Any, initial: Sequence[Any], kinds: Sequence[bo
 class Scanned(nn.Module):
     """A Scan: the states, then the sequences, then what the body reads from outside."""
 
-    def __init__(self, body: nn.Module, states: int, axes: Sequence[int], back: Sequence[int], out_axes: Sequence[int], out_back: Sequence[int]) -> None:
+    def __init__(
+        self,
+        body: nn.Module,
+        states: int,
+        axes: Sequence[int],
+        back: Sequence[int],
+        out_axes: Sequence[int],
+        out_back: Sequence[int],
+    ) -> None:
         super().__init__()
         self.body, self.states = body, states
         self.axes, self.back, self.out_axes, self.out_back = list(axes), list(back), list(out_axes), list(out_back)

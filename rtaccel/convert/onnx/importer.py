@@ -26,12 +26,13 @@ def from_onnx(source: Any, fixed: Mapping[str, Any] | None = None) -> nn.Module:
     fixed: inputs that are always the same, name in the file -> number, array or tensor (any dtype and shape that the file takes).
         They are no arguments of the module, and what the file decides by them (`If`) is decided here.
 
-    The module takes the file's inputs in its order, tensors of the dtypes and shapes that the file says, and gives its outputs, one
-    tensor or a tuple. Its forward is a straight list of small functions, one for each node of the file; `print(module.code)`
-    shows it. Weights are parameters and buffers under the file's names, with `_` for what torch does not allow; `module.meta["onnx"]`
-    has the names as they were: "inputs", "outputs" and "weights" (name here -> name in the file). What depends on constants
-    alone is computed once. Shapes are computed with the batch open, so that one module takes any number of samples where
-    the file does.
+    The module takes the file's inputs in its order, tensors of the dtypes and shapes that the file says, and gives its outputs:
+    one tensor or a tuple. Its forward is a straight list of small functions, one for each node of the file; `print(module.code)`
+    shows it. Weights are parameters and buffers under the file's names, with `_` for what torch does not allow.
+    `module.meta["onnx"]` has the names as they were: "inputs", "outputs" and "weights" (name here -> name in the file).
+
+    What depends on constants alone is computed once. Shapes are computed with the batch open, so that one module takes any
+    number of samples where the file does.
 
     Operators that are quantized compute in float32 with whole numbers, in the steps of the file; weights are multiplied out.
 
@@ -115,7 +116,9 @@ def _fixed(onnx: Any, inputs: Mapping[str, Any], fixed: Mapping[str, Any]) -> di
     made = {}
     for name, value in fixed.items():
         if name not in inputs:
-            raise FormatError("from_onnx", f"fixed[{name!r}]", f"an input of the file: {', '.join(inputs)}", "Name one.")
+            raise FormatError(
+                "from_onnx", f"fixed[{name!r}]", f"an input of the file: {', '.join(inputs)}", "Name one."
+            )
         entry = inputs[name].type.tensor_type
         dtype = onnx.helper.tensor_dtype_to_np_dtype(entry.elem_type)
         array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)

@@ -20,7 +20,7 @@ class Names:
         self.kept: dict[str, str] = {}
 
     def register(self, value: Known) -> str:
-        """The dotted name of a constant in the module, where it is put the first time: a parameter if it is real, else a buffer."""
+        """The dotted name of a constant in the module, where it is put the first time: a parameter if it is real."""
         if id(value) in self._registered:
             return self._registered[id(value)][1]
         parts = [part for part in (re.sub(r"\W", "_", p) for p in value.name.split(".")) if part] or ["constant"]

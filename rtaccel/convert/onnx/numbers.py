@@ -1,7 +1,7 @@
 """Numbers that a graph computes of shapes: kept outside of tensors, so that a size of the batch stays open while exporting.
 
-A chain of Shape, Gather, Concat and the like ends as the argument of a Reshape. As tensors these would be values that torch.export
-does not know. Here they are NumPy arrays of Python objects, whose elements are whole numbers or torch's symbols for them.
+A chain of Shape, Gather, Concat and the like ends as the argument of a Reshape. As tensors these would be values that
+torch.export does not know. Here they are NumPy arrays of Python objects: whole numbers, or torch's symbols for them.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _quotient(a: Any, b: Any) -> Any:
     """Whole numbers toward zero, as ONNX divides them."""
     if isinstance(a, float) or isinstance(b, float):
         return a / b
-    return a // b if isinstance(a, torch.SymInt) or isinstance(b, torch.SymInt) else int(math.trunc(a / b))
+    return a // b if isinstance(a, torch.SymInt) or isinstance(b, torch.SymInt) else math.trunc(a / b)
 
 
 def _cast(x: Numbers, *, to: int, **_: Any) -> np.ndarray:

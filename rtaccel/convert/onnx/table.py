@@ -21,8 +21,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class OnnxOp:
-    """run: the function. since: the first opset it is right for. builds: it takes a `Builder` and the inputs as they are there, and
-    calls other functions; what these compute of constants alone is computed once."""
+    """run: the function. since: the first opset it is right for. builds: it takes a `Builder` and the inputs as they are there,
+    and calls other functions; what these compute of constants alone is computed once."""
 
     name: str
     run: Callable[..., Any]

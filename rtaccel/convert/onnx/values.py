@@ -29,9 +29,9 @@ class Known:
         value = np.asarray(self.value)
         if value.dtype == object:
             flat = value.reshape(-1).tolist()
-            value = np.array(flat, dtype=np.int64 if not any(isinstance(v, float) for v in flat) else np.float32).reshape(
-                value.shape
-            )
+            value = np.array(
+                flat, dtype=np.int64 if not any(isinstance(v, float) for v in flat) else np.float32
+            ).reshape(value.shape)
         return torch.from_numpy(np.ascontiguousarray(value).reshape(value.shape).copy())
 
     def literal(self) -> Any:

@@ -1,9 +1,9 @@
-"""Ranges that a model brings along: values that were quantized and dequantized in front of a layer, as files with QDQ pairs have them.
+"""Ranges that a model brings along: values quantized and dequantized in front of a layer, as files with QDQ pairs have them.
 
     t = clamp(round(x / scale) + zero, low, high),   u = t - zero,   y = u * scale
 
-with constants, 255 steps or fewer from low to high. Each of t, u and y is exact in int8: as t of scale 1, u of scale 1, y of `scale`.
-Which of them a layer reads depends on what was folded into its weights.
+with constants, and 255 steps or fewer from low to high. Each of t, u and y is exact in int8: t and u with scale 1, y with
+`scale`. Which of them a layer reads depends on what was folded into its weights.
 """
 
 from __future__ import annotations
@@ -31,8 +31,12 @@ def recorded_ranges(exported: ExportedGraph) -> dict[str, QParams]:
 
 
 def _record(constants: Mapping[str, Tensor], clamp: fx.Node, found: dict[str, QParams]) -> None:
-    low, high = (clamp.args[i] if len(clamp.args) > i else clamp.kwargs.get(name) for i, name in ((1, "min"), (2, "max")))
-    if not _whole(low) or not _whole(high) or not 0 < high - low <= 255:  # type: ignore[operator]
+    low: Any
+    high: Any
+    low, high = (
+        clamp.args[i] if len(clamp.args) > i else clamp.kwargs.get(name) for i, name in ((1, "min"), (2, "max"))
+    )
+    if not _whole(low) or not _whole(high) or not 0 < high - low <= 255:
         return
     zero, inner = 0.0, clamp.args[0]
     if isinstance(inner, fx.Node) and inner.target is aten.add.Tensor:
@@ -46,17 +50,21 @@ def _record(constants: Mapping[str, Tensor], clamp: fx.Node, found: dict[str, QP
     if not isinstance(quotient, fx.Node) or quotient.target is not aten.div.Tensor:
         return
     scale = _number(constants, quotient.args[1])
-    if scale is None or not 0.0 < scale < float("inf") or not low <= zero <= high:  # type: ignore[operator]
+    if scale is None or not 0.0 < scale < float("inf") or not low <= zero <= high:
         return
-    place = int(zero) - int(low) - 128  # type: ignore[call-overload]
-    if low <= 0 <= high:  # type: ignore[operator]
-        found[clamp.name] = QParams(1.0, -int(low) - 128)  # type: ignore[call-overload]
+    place = int(zero) - int(low) - 128
+    if low <= 0 <= high:
+        found[clamp.name] = QParams(1.0, -int(low) - 128)
     for user in clamp.users:
         centered = user.target is aten.sub.Tensor and _number(constants, user.args[1]) == zero
         if centered:
             found[user.name] = QParams(1.0, place)
         for last in user.users if centered else [user]:
-            if (centered or zero == 0.0) and last.target is aten.mul.Tensor and _number(constants, last.args[1]) == scale:
+            if (
+                (centered or zero == 0.0)
+                and last.target is aten.mul.Tensor
+                and _number(constants, last.args[1]) == scale
+            ):
                 found[last.name] = QParams(scale, place)
 
 

@@ -96,7 +96,8 @@ def _refuse(program: Program) -> None:
 
 def _written(onnx: Any, program: Program, fast: CompiledModel) -> Any:
     w = Writer(onnx)
-    inputs, env = [], {}
+    inputs: list[Any] = []
+    env: dict[str, Any] = {}
     names = fast._argument_names if len(fast._argument_names) == len(program.inputs) else program.inputs
     for inner, name, argument in zip(program.inputs, names, program.arguments):
         if argument.dtype is None:
@@ -117,9 +118,9 @@ def _written(onnx: Any, program: Program, fast: CompiledModel) -> Any:
         if not isinstance(out, str):
             raise UnsupportedProblem("to_onnx", f"output {i}, {type(out).__name__}", "tensors", "Return tensors alone.")
         name = w.name("output" if len(program.outputs) == 1 else f"output_{i}")
-        made, kind, sizes = _output(w, program, out, env, ports)
+        made, element, sizes = _output(w, program, out, env, ports)
         w.nodes.append(onnx.helper.make_node("Identity", [made], [name], name=w.name("Identity")))
-        outputs.append(onnx.helper.make_tensor_value_info(name, kind, sizes))
+        outputs.append(onnx.helper.make_tensor_value_info(name, element, sizes))
     graph = onnx.helper.make_graph(w.nodes, fast._options.title or "model", inputs, outputs, w.constants)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], producer_name="rtaccel")
     model.ir_version = IR_VERSION
@@ -196,17 +197,16 @@ def _viewed(w: Writer, x: str, view: View, batched: bool) -> tuple[str, list[Any
     shape = [prod(a.size for a in dim if not a.batch) for dim in view.dims]
     atoms = [a for dim in view.dims for a in dim if not a.batch]
     w.stage = None
-    if not batched:
-        flat = w.shaped(x, 1, -1)
-    else:
-        flat = w.node("Flatten", x, axis=1)
+    flat = w.node("Flatten", x, axis=1) if batched else w.shaped(x, 1, -1)
     index = np.array([view.offset])
     for atom in atoms:
         index = (index[:, None] + np.arange(atom.size)[None] * atom.stride).reshape(-1)
     picked = w.node("Gather", flat, w.constant(index.astype(np.int64), "elements"), axis=1)
     place = view.batch_dim
     if not batched:
-        return w.shaped(picked, *(prod(a.size for a in dim) for dim in view.dims)), [prod(a.size for a in d) for d in view.dims]
+        return w.shaped(picked, *(prod(a.size for a in dim) for dim in view.dims)), [
+            prod(a.size for a in d) for d in view.dims
+        ]
     if place is None:
         w.refuse("gives a result whose samples are joined with another dimension")
     assert place is not None
@@ -216,5 +216,3 @@ def _viewed(w: Writer, x: str, view: View, batched: bool) -> tuple[str, list[Any
     if place:
         made = w.node("Transpose", made, perm=order)
     return made, [("batch" if d == place else n) for d, n in enumerate(shape)]
-
-

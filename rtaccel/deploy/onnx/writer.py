@@ -7,7 +7,7 @@ two names: the int8 tensor, and the real one that a DequantizeLinear makes of it
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ class Writer:
         return made
 
     def constant(self, value: Any, name: str = "constant", shared: bool = True) -> str:
-        """A tensor of the file. Small ones that are alike are stored once; not those of a weight, which runtimes pack in place."""
+        """A tensor of the file. Small ones that are alike are stored once, but not those of a weight: runtimes pack them."""
         array = value.detach().cpu().contiguous().numpy() if isinstance(value, Tensor) else np.asarray(value)
         key = (array.dtype.str, array.shape, array.tobytes()) if shared and array.size <= 16 else None
         if key is not None and key in self._small:
@@ -65,7 +65,9 @@ class Writer:
         """A tensor of numbers in -8..7, two a byte."""
         made = self.name(name)
         self.constants.append(
-            self.onnx.helper.make_tensor(made, self.onnx.TensorProto.INT4, values.shape, values.astype(np.int8).flatten())
+            self.onnx.helper.make_tensor(
+                made, self.onnx.TensorProto.INT4, values.shape, values.astype(np.int8).flatten()
+            )
         )
         return made
 
@@ -142,7 +144,9 @@ class Writer:
             return self.shaped(x, *front, *shape)
         index = elements(tuple(sizes) or (1,), (place[0], *strides) if sizes else (place[0], 0))
         flat = self.shaped(x, *front, size)
-        picked = self.node("Gather", flat, self.constant(index.reshape(-1).astype(np.int64), "elements"), axis=len(front))
+        picked = self.node(
+            "Gather", flat, self.constant(index.reshape(-1).astype(np.int64), "elements"), axis=len(front)
+        )
         return self.shaped(picked, *front, *shape)
 
     def whole(self, x: str, dims: Sequence[int], have: Sequence[int] | None = None) -> str:
@@ -152,7 +156,7 @@ class Writer:
     def as_value(self, x: str, value: Value) -> str:
         return self.shaped(x, 0, *value.shape)
 
-    def refuse(self, why: str) -> Any:
+    def refuse(self, why: str) -> NoReturn:
         stage = self.stage
         named = f"{stage.op} {stage.name!r}" if stage is not None else "the model"
         raise UnsupportedProblem(

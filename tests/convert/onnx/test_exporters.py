@@ -1,5 +1,7 @@
 """What exporters write: torch's own in both forms, scikit-learn through skl2onnx, Keras through tf2onnx."""
 
+# ruff: noqa: E402, the packages may be absent
+
 from __future__ import annotations
 
 import logging
@@ -148,11 +150,18 @@ def keras_mlp() -> Any:
     nodes, weights, source = [], [], "x"
     for i, (k, n, kind) in enumerate(((12, 32, "Relu"), (32, 16, "Tanh"), (16, 3, "Softmax"))):
         prefix = f"StatefulPartitionedCall/sequential/dense_{i}"
-        for name, shape in ((f"{prefix}/MatMul/ReadVariableOp:0", (k, n)), (f"{prefix}/BiasAdd/ReadVariableOp:0", (n,))):
+        for name, shape in (
+            (f"{prefix}/MatMul/ReadVariableOp:0", (k, n)),
+            (f"{prefix}/BiasAdd/ReadVariableOp:0", (n,)),
+        ):
             weights.append(numpy_helper.from_array((rng.standard_normal(shape) * 0.4).astype(np.float32), name))
         nodes += [
-            helper.make_node("MatMul", [source, f"{prefix}/MatMul/ReadVariableOp:0"], [f"{prefix}/MatMul:0"], f"{prefix}/MatMul"),
-            helper.make_node("Add", [f"{prefix}/MatMul:0", f"{prefix}/BiasAdd/ReadVariableOp:0"], [f"{prefix}/BiasAdd:0"]),
+            helper.make_node(
+                "MatMul", [source, f"{prefix}/MatMul/ReadVariableOp:0"], [f"{prefix}/MatMul:0"], f"{prefix}/MatMul"
+            ),
+            helper.make_node(
+                "Add", [f"{prefix}/MatMul:0", f"{prefix}/BiasAdd/ReadVariableOp:0"], [f"{prefix}/BiasAdd:0"]
+            ),
             helper.make_node(kind, [f"{prefix}/BiasAdd:0"], [f"{prefix}/{kind}:0"], f"{prefix}/{kind}"),
         ]
         source = f"{prefix}/{kind}:0"
@@ -190,5 +199,3 @@ def test_keras_itself() -> None:
         model, _ = tf2onnx.convert.from_function(tf.function(net, input_signature=spec), input_signature=spec, opset=15)
         x = torch.randn(3, *shape)
         assert worst(rt.compile(rt.from_onnx(model), (x[:1],))(x), run(model, (x,))) < 1e-5
-
-

@@ -80,7 +80,9 @@ def test_recurrent(kind: str, direction: str, biased: bool, states: bool, before
     model = model_of([node], inputs, outputs, weights, opset=14)
     for entry, rank in zip(model.graph.output, (4, 3, 3)):
         entry.type.tensor_type.shape.dim.extend(entry.type.tensor_type.shape.dim[:1] * (rank - 1))
-    given = tuple(torch.from_numpy(normal(*(batch if n == "batch" else n for n in shape), seed=7)) for _, shape in inputs.values())
+    given = tuple(
+        torch.from_numpy(normal(*(batch if n == "batch" else n for n in shape), seed=7)) for _, shape in inputs.values()
+    )
     module = rt.from_onnx(model)
     wanted = run(model, given)
     with torch.no_grad():
@@ -108,7 +110,9 @@ def test_recurrent_forms_that_are_refused(attrs: dict[str, Any], why: str) -> No
 
 
 def branch(kind: str, source: str, name: str) -> Any:
-    return helper.make_graph([helper.make_node(kind, [source], [name])], name, [], [helper.make_tensor_value_info(name, FLOAT, ["b", 3])])
+    return helper.make_graph(
+        [helper.make_node(kind, [source], [name])], name, [], [helper.make_tensor_value_info(name, FLOAT, ["b", 3])]
+    )
 
 
 def test_if_by_shape_by_constant_and_by_value() -> None:
@@ -122,10 +126,14 @@ def test_if_by_shape_by_constant_and_by_value() -> None:
     module = rt.from_onnx(model_of(nodes, {"x": (FLOAT, ["b", 3])}, ["y"], constants))
     fast = rt.compile(module, (x,))
     assert torch.equal(fast(x), x.relu()) and fast.native == (1, 1)
-    taken = helper.make_node("If", ["yes"], ["y"], then_branch=branch("Relu", "x", "a"), else_branch=branch("Missing", "x", "b"))
+    taken = helper.make_node(
+        "If", ["yes"], ["y"], then_branch=branch("Relu", "x", "a"), else_branch=branch("Missing", "x", "b")
+    )
     with pytest.raises(rt.FormatError, match="Missing"):
         rt.from_onnx(model_of([taken], {"x": (FLOAT, ["b", 3])}, ["y"], constants))
-    by_value = helper.make_node("If", ["go"], ["y"], then_branch=branch("Relu", "x", "a"), else_branch=branch("Neg", "x", "b"))
+    by_value = helper.make_node(
+        "If", ["go"], ["y"], then_branch=branch("Relu", "x", "a"), else_branch=branch("Neg", "x", "b")
+    )
     model = model_of([by_value], {"x": (FLOAT, ["b", 3]), "go": (TensorProto.BOOL, [])}, ["y"])
     module = rt.from_onnx(model)
     assert torch.equal(module(x, torch.tensor(True)), x.relu()) and torch.equal(module(x, torch.tensor(False)), -x)
@@ -155,7 +163,9 @@ def test_loop_with_a_known_count_and_a_computed_one() -> None:
 
 @pytest.mark.parametrize("opset", [7, 8, 9, 11, 13])
 def test_softmax_before_opset_13_is_over_all_that_follows(opset: int) -> None:
-    model = model_of([helper.make_node("Softmax", ["x"], ["y"], axis=1)], {"x": (FLOAT, ["b", 3, 4])}, ["y"], opset=opset)
+    model = model_of(
+        [helper.make_node("Softmax", ["x"], ["y"], axis=1)], {"x": (FLOAT, ["b", 3, 4])}, ["y"], opset=opset
+    )
     model.graph.output[0].type.tensor_type.shape.dim.extend(model.graph.output[0].type.tensor_type.shape.dim[:1] * 2)
     x = torch.randn(2, 3, 4)
     wanted = x.softmax(1) if opset >= 13 else x.flatten(1).softmax(1).reshape(x.shape)

@@ -25,7 +25,7 @@ COMMON: dict[str, Any] = {
 
 
 def peer(model: Any, x: np.ndarray) -> list[np.ndarray]:
-    """ONNX Runtime joins two QuantizeLinear pairs that follow each other into one of another scale; not where it does not optimize."""
+    """ONNX Runtime joins QuantizeLinear pairs that follow each other into one of another scale, where it optimizes."""
     return run(model, {"x": x}, optimized=all(node.op_type != "QuantizeLinear" for node in model.graph.node))
 
 

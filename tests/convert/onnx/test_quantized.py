@@ -1,5 +1,7 @@
 """Quantized files: QDQ in steps of the file, operators on whole numbers, and the file's scales in int8 kernels."""
 
+# ruff: noqa: E402, the packages may be absent
+
 from __future__ import annotations
 
 import logging
@@ -25,7 +27,10 @@ from tests.support.onnx_peer import run, session, worst
 pytestmark = pytest.mark.filterwarnings("ignore")
 NETWORKS = {
     "mlp": (lambda: nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 24), nn.Tanh(), nn.Linear(24, 3)), (16,)),
-    "conv": (lambda: nn.Sequential(nn.Conv1d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv1d(8, 4, 3), nn.Flatten(), nn.Linear(56, 2)), (3, 16)),
+    "conv": (
+        lambda: nn.Sequential(nn.Conv1d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv1d(8, 4, 3), nn.Flatten(), nn.Linear(56, 2)),
+        (3, 16),
+    ),
 }  # fmt: skip
 
 
@@ -107,7 +112,10 @@ def test_weights_of_a_block_or_channel_become_parameters(opset: int) -> None:
     if opset == 21:
         blocks = rng.random((2, 6)).astype(np.float32) + 0.1
         attrs, wanted, scale = {"axis": 0, "block_size": 16}, q8.astype(np.float32) * blocks.repeat(16, 0), blocks
-    nodes = [helper.make_node("DequantizeLinear", ["q", "s"], ["w"], **attrs), helper.make_node("MatMul", ["x", "w"], ["y"])]
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q", "s"], ["w"], **attrs),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
     model = model_of(nodes, {"x": (TensorProto.FLOAT, ["b", 32])}, ["y"], {"q": q8, "s": scale}, opset)
     module = rt.from_onnx(model)
     (weight,) = module.parameters()

@@ -76,11 +76,11 @@ def conv_transpose(
     strides, dilations = list(strides or [1] * dims), list(dilations or [1] * dims)
     more = list(output_padding or [0] * dims)
     kernel = weight.shape[2:]
-    full = [
-        (x.shape[2 + i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 + more[i] for i in range(dims)
-    ]
+    full = [(x.shape[2 + i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 + more[i] for i in range(dims)]
     if output_shape is not None or auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-        wanted = list(output_shape)[-dims:] if output_shape is not None else [s * st for s, st in zip(x.shape[2:], strides)]
+        wanted = (
+            list(output_shape)[-dims:] if output_shape is not None else [s * st for s, st in zip(x.shape[2:], strides)]
+        )
         ends = []
         for have, want in zip(full, wanted):
             cut = have - want

@@ -33,8 +33,8 @@ _BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 for _name, _function in _UNARY.items():
     op(_name)(lambda x, _f=_function: _f(x))
-for _name, _function in _BINARY.items():
-    op(_name)(lambda a, b, _f=_function: _f(a, b))
+for _name, _pair in _BINARY.items():
+    op(_name)(lambda a, b, _f=_pair: _f(a, b))
 
 
 @op("Identity")
@@ -179,7 +179,9 @@ def swish(x: Tensor, *, alpha: float = 1.0) -> Tensor:
 
 
 @op("Cast", "CastLike", builds=True)
-def cast(build: Any, x: Any, like: Any = None, *, to: int | None = None, saturate: int = 1, round_mode: str = "up") -> Any:
+def cast(
+    build: Any, x: Any, like: Any = None, *, to: int | None = None, saturate: int = 1, round_mode: str = "up"
+) -> Any:
     if to is None:
         return build.call(cast_like, x, like)
     return build.call(cast_to, x, dtype=dtype_of(to))

@@ -22,7 +22,9 @@ def gather(build: Any, x: Any, index: Any, *, axis: int = 0) -> Any:
     if known is not None and known.ndim == 0:
         return build.call(select, x, axis=axis, index=int(known))
     if known is not None and known.size:
-        return build.call(gather_known, x, build.constant(known.astype("int64")), axis=axis, from_end=bool((known < 0).any()))
+        return build.call(
+            gather_known, x, build.constant(known.astype("int64")), axis=axis, from_end=bool((known < 0).any())
+        )
     if build.is_number(index):
         return build.call(select_at, x, build.numbers(index, 1), axis=axis)
     return build.call(gather_computed, x, index, axis=axis)
@@ -68,7 +70,7 @@ def gather_nd(x: Tensor, index: Tensor, *, batch_dims: int = 0) -> Tensor:
     for d in range(batch_dims):
         places = torch.arange(x.shape[d])
         lead.append(places.reshape(*(-1 if i == d else 1 for i in range(parts[0].dim()))))
-    return x[(*lead, *parts)]
+    return x[tuple(lead) + tuple(parts)]
 
 
 _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
@@ -124,7 +126,9 @@ def top_k(x: Tensor, k: n.Numbers, *, axis: int = -1, largest: int = 1, sorted: 
 @op("ArgMax", "ArgMin", builds=True)
 def arg_extreme(build: Any, x: Any, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Any:
     kind = build.node.op_type
-    return build.call(arg, x, axis=axis, keepdims=bool(keepdims), largest=kind == "ArgMax", last=bool(select_last_index))
+    return build.call(
+        arg, x, axis=axis, keepdims=bool(keepdims), largest=kind == "ArgMax", last=bool(select_last_index)
+    )
 
 
 def arg(x: Tensor, *, axis: int, keepdims: bool, largest: bool, last: bool) -> Tensor:

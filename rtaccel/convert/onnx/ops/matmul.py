@@ -18,7 +18,15 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 
 @op("Gemm", builds=True)
 def gemm(
-    build: Any, a: Any, b: Any, c: Any = None, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0
+    build: Any,
+    a: Any,
+    b: Any,
+    c: Any = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
 ) -> Any:
     """alpha op(A) op(B) + beta C. Factors go into what is constant."""
     if transA:

@@ -27,8 +27,6 @@ def reshape(x: Tensor, shape: n.Numbers, *, allowzero: int = 0) -> Tensor:
     return x.reshape(sizes)
 
 
-
-
 @op("Flatten")
 def flatten(x: Tensor, *, axis: int = 1) -> Tensor:
     axis = axis + x.dim() if axis < 0 else axis
@@ -67,7 +65,13 @@ def concat(*parts: Tensor, axis: int) -> Tensor:
 
 @op("Split", numbers=(1,))
 def split(
-    x: Tensor, sizes: n.Numbers = None, *, outputs: int, axis: int = 0, split: Any = None, num_outputs: int | None = None
+    x: Tensor,
+    sizes: n.Numbers = None,
+    *,
+    outputs: int,
+    axis: int = 0,
+    split: Any = None,
+    num_outputs: int | None = None,
 ) -> tuple[Tensor, ...]:
     parts = split if sizes is None else n.ints(sizes)
     if parts is None:
@@ -76,9 +80,7 @@ def split(
     return tuple(torch.split(x, list(parts), axis))
 
 
-def slice_(
-    x: Tensor, starts: n.Numbers, ends: n.Numbers, axes: n.Numbers = None, steps: n.Numbers = None
-) -> Tensor:
+def slice_(x: Tensor, starts: n.Numbers, ends: n.Numbers, axes: n.Numbers = None, steps: n.Numbers = None) -> Tensor:
     return _sliced(x, n.ints(starts), n.ints(ends), None if axes is None else n.ints(axes), steps)
 
 

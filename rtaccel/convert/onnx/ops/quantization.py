@@ -1,7 +1,7 @@
 """Quantized numbers: QDQ pairs, and the operators that compute in them, as floats that hold the same whole numbers.
 
-A value between a QuantizeLinear and what reads it is kept as float32 that holds whole numbers: a compiled model rounds it in the same
-pass as its neighbors. It becomes int8 or uint8 where something else reads it. Weights are multiplied out once.
+A value between a QuantizeLinear and what reads it is kept as float32 that holds whole numbers: a compiled model rounds it in
+the same pass as its neighbors. It becomes int8 or uint8 where something else reads it. Weights are multiplied out once.
 """
 
 from __future__ import annotations
@@ -158,7 +158,10 @@ op("DynamicQuantizeLinear")(dynamic_quantize)
 def qlinear_pair(
     build: Any, a: Any, a_scale: Any, a_zero: Any, b: Any, b_scale: Any, b_zero: Any, y_scale: Any, y_zero: Any = None
 ) -> Any:
-    left, right = build.call(dequantized, a, a_scale, a_zero, axis=1), build.call(dequantized, b, b_scale, b_zero, axis=1)
+    left, right = (
+        build.call(dequantized, a, a_scale, a_zero, axis=1),
+        build.call(dequantized, b, b_scale, b_zero, axis=1),
+    )
     y = build.call(add if build.node.op_type == "QLinearAdd" else multiply, left, right)
     return _requantized(build, y, y_scale, y_zero)
 

@@ -90,7 +90,9 @@ def gru_reset_before(
     bias = torch.zeros(3 * hidden, dtype=x.dtype) if b_r is None else b_r
     made = []
     for t in range(x.shape[0]):
-        both = torch.sigmoid(gates[t, :, : 2 * hidden] + torch.nn.functional.linear(state, r[: 2 * hidden], bias[: 2 * hidden]))
+        both = torch.sigmoid(
+            gates[t, :, : 2 * hidden] + torch.nn.functional.linear(state, r[: 2 * hidden], bias[: 2 * hidden])
+        )
         reset, keep = both[:, :hidden], both[:, hidden:]
         new = torch.tanh(
             gates[t, :, 2 * hidden :] + torch.nn.functional.linear(reset * state, r[2 * hidden :], bias[2 * hidden :])

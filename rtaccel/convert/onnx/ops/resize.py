@@ -73,9 +73,16 @@ def _resized(
         target = list(sizes[2:])
         linear = {3: "linear", 4: "bilinear", 5: "trilinear"}[x.dim()]
         ratios = all(sizes[i] == x.shape[i] * scales[i] for i in changed)
-        if mode == "nearest" and whole and (
-            (transform == "asymmetric" and nearest == "floor")
-            or (transform in ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric") and nearest.startswith("round_prefer"))
+        if (
+            mode == "nearest"
+            and whole
+            and (
+                (transform == "asymmetric" and nearest == "floor")
+                or (
+                    transform in ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric")
+                    and nearest.startswith("round_prefer")
+                )
+            )
         ):
             return F.interpolate(x, target, mode="nearest")
         if mode == "linear" and transform == "align_corners":

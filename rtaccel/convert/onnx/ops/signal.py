@@ -32,9 +32,7 @@ def dft_17(x: Tensor, length: n.Numbers = None, *, axis: int = 1, inverse: int =
 
 
 @op("DFT", since=20, numbers=(1, 2))
-def dft(
-    x: Tensor, length: n.Numbers = None, axis: n.Numbers = None, *, inverse: int = 0, onesided: int = 0
-) -> Tensor:
+def dft(x: Tensor, length: n.Numbers = None, axis: n.Numbers = None, *, inverse: int = 0, onesided: int = 0) -> Tensor:
     dim = (-2 if axis is None else n.ints(axis)[0]) % x.dim()
     return _transform(x, dim, None if length is None else n.ints(length)[0], bool(inverse), bool(onesided))
 
@@ -59,7 +57,11 @@ def _window(size: int, first: float, second: float, third: float, periodic: int)
 
 @op("HannWindow", "HammingWindow", "BlackmanWindow", numbers=(0,), builds=True)
 def window(build: Any, size: Any, *, output_datatype: int = 1, periodic: int = 1) -> Any:
-    parts = {"HannWindow": (0.5, 0.5, 0.0), "HammingWindow": (25 / 46, 21 / 46, 0.0), "BlackmanWindow": (0.42, 0.5, 0.08)}
+    parts = {
+        "HannWindow": (0.5, 0.5, 0.0),
+        "HammingWindow": (25 / 46, 21 / 46, 0.0),
+        "BlackmanWindow": (0.42, 0.5, 0.08),
+    }
     kind = build.onnx_dtype(output_datatype)
     return build.call(windowed, build.numbers(size, 0), parts=parts[build.node.op_type], periodic=periodic, dtype=kind)
 

@@ -15,7 +15,9 @@ def attention(w: Writer, stage: Stage) -> None:
     heads, size = int(a["heads"]), int(a["head_dim"])
     kv_heads = int(a.get("kv_heads", heads))
     t, s = q.steps, k.steps
-    query = w.node("Mul", _heads(w, q, int(a.get("q_column", 0)), heads, size), w.number(float(a.get("scale", size**-0.5))))
+    query = w.node(
+        "Mul", _heads(w, q, int(a.get("q_column", 0)), heads, size), w.number(float(a.get("scale", size**-0.5)))
+    )
     key = _repeated(w, _heads(w, k, int(a.get("k_column", 0)), kv_heads, size), heads // kv_heads, s, size)
     value = _repeated(w, _heads(w, v, int(a.get("v_column", 0)), kv_heads, size), heads // kv_heads, s, size)
     scores = w.node("MatMul", query, w.node("Transpose", key, perm=[0, 1, 3, 2]))

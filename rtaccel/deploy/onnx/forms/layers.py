@@ -56,7 +56,9 @@ def weight_of(w: Writer, stage: Stage, name: str = "weight", turned: bool = Fals
     if kind is WeightFormat.INT8:
         given = w.constant(np.ascontiguousarray(cpu(weight).T) if turned else weight, title, shared=False)
         scale = w.constant(stage.tensors[f"{name}_scale"], f"{title}_scale", shared=False)
-        zeros = w.constant(np.zeros(len(weight), np.int8), f"{title}_zero_point", shared=False)  # some readers want them written out
+        zeros = w.constant(
+            np.zeros(len(weight), np.int8), f"{title}_zero_point", shared=False
+        )  # some readers want them written out
         return w.node("DequantizeLinear", given, scale, zeros, axis=1 if turned else 0)
     if kind is WeightFormat.FLOAT8:
         return w.refuse("has float8 weights")
@@ -112,7 +114,9 @@ def _of_rows(w: Writer, stage: Stage) -> str:
     if stage.weight_format is WeightFormat.INT8:
         weight = w.constant(np.ascontiguousarray(cpu(stage.tensors["weight"]).T), f"{stage.name}.weight")
         t = w.node("Cast", w.node("MatMulInteger", rows, weight), to=1)
-        t = w.node("Mul", w.node("Mul", t, scale), w.constant(stage.tensors["weight_scale"], f"{stage.name}.weight_scale"))
+        t = w.node(
+            "Mul", w.node("Mul", t, scale), w.constant(stage.tensors["weight_scale"], f"{stage.name}.weight_scale")
+        )
     else:
         given = w.node("Mul", w.node("Cast", rows, to=1), scale)
         t = w.node("MatMul", given, weight_of(w, stage, turned=True))
@@ -186,10 +190,8 @@ def _spread(w: Writer, x: str, zero: int, g: Geometry, channels: int, real: bool
 def embedding(w: Writer, stage: Stage) -> None:
     weight = stage.tensors["weight"]
     index = w.shaped(w.stored(stage.inputs[0]), 0, -1)
-    if stage.weight_format is WeightFormat.INT8:
-        table = weight_of(w, stage)
-    else:
-        table = w.constant(cpu(weight), f"{stage.name}.weight")
+    whole = stage.weight_format is WeightFormat.INT8
+    table = weight_of(w, stage) if whole else w.constant(cpu(weight), f"{stage.name}.weight")
     w.put(stage.outputs[0], w.as_value(w.node("Gather", table, index, axis=0), stage.outputs[0]))
 
 

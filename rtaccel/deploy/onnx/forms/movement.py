@@ -50,7 +50,9 @@ def assemble(w: Writer, stage: Stage) -> None:
     constants = [stage.tensors[f"c{i}"].reshape(-1) for i in range(len(stage.tensors))]
     sizes += [c.numel() for c in constants]
     for start, (dims, source, target) in zip(np.cumsum([0, *sizes[:-1]]), stage.attrs["parts"]):
-        dims, source, target = (tuple(dims), tuple(source), tuple(target)) if dims else ((1,), (*source, 0), (*target, 0))
+        dims, source, target = (
+            (tuple(dims), tuple(source), tuple(target)) if dims else ((1,), (*source, 0), (*target, 0))
+        )
         index[elements(dims, target).reshape(-1)] = start + elements(dims, source).reshape(-1)
     total = sum(sizes)
     uncovered = (index < 0).any()

@@ -44,10 +44,7 @@ def recurrent(w: Writer, stage: Stage) -> None:
             found.append(end)
         if layer + 1 < g.layers or not g.last_only:  # [T, D, M, H] -> [T, M, D * H]
             given = w.shaped(w.node("Transpose", y, perm=[0, 2, 1, 3]), 0, 0, g.directions * g.hidden)
-    if g.last_only:
-        out = w.shaped(ends[0][-1], -1, g.hidden)
-    else:
-        out = w.node("Transpose", given, perm=[1, 0, 2])
+    out = w.shaped(ends[0][-1], -1, g.hidden) if g.last_only else w.node("Transpose", given, perm=[1, 0, 2])
     w.put(stage.outputs[0], w.as_value(out, stage.outputs[0]))
     for value, found in zip(stage.outputs[1:], ends):
         joined = found[0] if len(found) == 1 else w.node("Concat", *found, axis=0)

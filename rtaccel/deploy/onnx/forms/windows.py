@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def pool(w: Writer, stage: Stage) -> None:
     w.put(y, w.as_value(activated(w, stage, t), y))
 
 
-def _regular(stage: Stage) -> tuple[tuple[int, ...], dict[str, object]] | None:
+def _regular(stage: Stage) -> tuple[tuple[int, ...], dict[str, Any]] | None:
     """(sizes of the image, attributes) where every dimension has windows of one length and stride."""
     if "windows" not in stage.attrs:
         return None
@@ -73,7 +74,7 @@ def _regular(stage: Stage) -> tuple[tuple[int, ...], dict[str, object]] | None:
         strides.append(stride)
         if (size + before + max(after, 0) - k) // stride + 1 != len(own):
             return None
-    attrs: dict[str, object] = {"kernel_shape": kernel, "strides": strides, "pads": [*starts, *ends]}
+    attrs: dict[str, Any] = {"kernel_shape": kernel, "strides": strides, "pads": [*starts, *ends]}
     if stage.attrs["kind"] == "max":
         return sizes, attrs
     divisors = stage.attrs.get("divisors", tuple(tuple(len(window) for window in own) for own in given))
