@@ -17,7 +17,7 @@ What `rt.from_onnx` reads and `rt.to_onnx` writes. `python docs/write_onnx_opera
 ## Read
 
 Operators of the default domain, by the file in `rtaccel/convert/onnx/ops` that has them. An operator that the standard defines by
-others is written out where it is not here. One that only constants come to is computed while reading.
+others is written out where it is not in the table. One that only constants come to is computed while reading.
 
 | family | operators |
 |---|---|

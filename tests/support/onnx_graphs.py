@@ -47,7 +47,8 @@ class Graph:
 
 def _activation(g: Graph) -> None:
     kinds = ["Relu", "LeakyRelu", "Elu", "Selu", "Sigmoid", "Tanh", "HardSigmoid", "Softplus", "Softsign", "ThresholdedRelu",
-             "Abs", "Neg", "Erf", "Exp", "Sin", "Floor", "Ceil", "Sign", "Celu", "Round", "HardSwish", "Mish", "Gelu"]  # fmt: skip
+             "Abs", "Neg", "Erf", "Exp", "Sin", "Floor", "Ceil", "Sign", "Celu", "Round", "HardSwish", "Mish",
+             "Gelu"]  # fmt: skip
     since = {"Celu": 12, "ThresholdedRelu": 10, "Round": 11, "HardSwish": 14, "Mish": 18, "Gelu": 20}
     g.add(g.draw(st.sampled_from([k for k in kinds if since.get(k, 9) <= g.opset])))
 

@@ -114,17 +114,34 @@ def _written(onnx: Any, program: Program, fast: CompiledModel) -> Any:
         _step(w, step, env)
         ports.update(zip((*step.reads, *step.writes), (*step.group.inputs, *step.group.outputs)))
     outputs = []
+    named: list[tuple[str, str]] = []
     for i, out in enumerate(program.outputs):
         if not isinstance(out, str):
             raise UnsupportedProblem("to_onnx", f"output {i}, {type(out).__name__}", "tensors", "Return tensors alone.")
         name = w.name("output" if len(program.outputs) == 1 else f"output_{i}")
         made, element, sizes = _output(w, program, out, env, ports)
-        w.nodes.append(onnx.helper.make_node("Identity", [made], [name], name=w.name("Identity")))
+        named.append((made, name))
         outputs.append(onnx.helper.make_tensor_value_info(name, element, sizes))
+    _name_results(onnx, w, named)
     graph = onnx.helper.make_graph(w.nodes, fast._options.title or "model", inputs, outputs, w.constants)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], producer_name="rtaccel")
     model.ir_version = IR_VERSION
     return model
+
+
+def _name_results(onnx: Any, w: Writer, named: list[tuple[str, str]]) -> None:
+    """Results by their names: of the node that makes each, where nothing else reads it, else as a copy."""
+    read = {name for node in w.nodes for name in node.input}
+    makers = {name: (node, i) for node in w.nodes for i, name in enumerate(node.output)}
+    for made, name in named:
+        if made in makers and made not in read:
+            node, i = makers.pop(made)
+            node.output[i] = name
+            read.add(made)
+        else:
+            again = next((other for first, other in named if first == made and other != name), made)
+            source = again if made not in makers and made in read and again != made else made
+            w.nodes.append(onnx.helper.make_node("Identity", [source], [name], name=w.name("Identity")))
 
 
 def _step(w: Writer, step: SubgraphStep, env: dict[str, Any]) -> None:

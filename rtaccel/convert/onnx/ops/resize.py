@@ -15,6 +15,9 @@ from rtaccel.convert.onnx import numbers as n
 from rtaccel.convert.onnx.table import op
 from rtaccel.core.errors import UnsupportedProblem
 
+LINEAR = "linear"
+"""The mode of a Resize."""
+
 
 @op("Upsample", since=7)
 def upsample_7(x: Tensor, *, scales: Sequence[float], mode: str = "nearest") -> Tensor:
@@ -85,12 +88,12 @@ def _resized(
             )
         ):
             return F.interpolate(x, target, mode="nearest")
-        if mode == "linear" and transform == "align_corners":
+        if mode == LINEAR and transform == "align_corners":
             return F.interpolate(x, target, mode=linear, align_corners=True)
         half = transform in ("half_pixel", "half_pixel_symmetric") or (
             transform == "pytorch_half_pixel" and all(s > 1 for s in target)
         )
-        if mode == "linear" and half and ratios:
+        if mode == LINEAR and half and ratios:
             return F.interpolate(x, target, mode=linear, align_corners=False)
         if mode == "cubic" and half and ratios and a == -0.75 and x.dim() == 4:
             return F.interpolate(x, target, mode="bicubic", align_corners=False)
@@ -104,7 +107,7 @@ def _resized(
 def grid_sample(
     x: Tensor, grid: Tensor, *, align_corners: int = 0, mode: str = "linear", padding_mode: str = "zeros"
 ) -> Tensor:
-    kind = {"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode)
+    kind = {LINEAR: "bilinear", "cubic": "bicubic"}.get(mode, mode)
     return F.grid_sample(x, grid, kind, padding_mode, bool(align_corners))
 
 
@@ -132,7 +135,7 @@ def weights_of(
     for i, place in enumerate(at):
         if mode == "nearest":
             taps = [(_nearest(place, nearest), 1.0)]
-        elif mode == "linear":
+        elif mode == LINEAR:
             place = min(max(place, 0.0), size - 1.0)
             low = math.floor(place)
             taps = [(low, 1 - (place - low)), (low + 1, place - low)]
