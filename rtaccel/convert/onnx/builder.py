@@ -222,6 +222,8 @@ class Builder:
         """A node that only constants come to, by the reference of the package."""
         from onnx.reference import ReferenceEvaluator
 
+        if node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial"):
+            self.refuse("draws random numbers")
         try:
             given = {name: self.known(ref) for name, ref in zip(node.input, inputs) if name}
             made = ReferenceEvaluator(node, opsets=dict(self.opsets)).run(None, given)
@@ -332,6 +334,8 @@ class Builder:
         return self.refuse(f"is given as {attr.name}")
 
     def _attribute(self, attr: Any) -> Any:
+        if attr.HasField("g") or attr.graphs or attr.HasField("tp") or attr.type_protos:
+            self.refuse(f"has the attribute {attr.name}, a graph or a type")
         value = self.onnx.helper.get_attribute_value(attr)
         if isinstance(value, bytes):
             return value.decode()

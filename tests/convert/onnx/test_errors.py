@@ -68,6 +68,13 @@ def test_every_node_without_a_form_is_named() -> None:
         assert named in str(caught.value)
 
 
+def test_random_numbers_are_no_constants() -> None:
+    nodes = [helper.make_node("RandomUniformLike", ["w"], ["r"], "dice"), helper.make_node("Add", ["x", "r"], ["y"])]
+    model = model_of(nodes, {"x": (FLOAT, ["b", 3])}, ["y"], {"w": np.ones(3, np.float32)})
+    with pytest.raises(rt.UnsupportedProblem, match=r"RandomUniformLike \(node 'dice'\) draws random numbers"):
+        rt.from_onnx(model)
+
+
 def test_a_shape_that_is_computed_from_values_is_named() -> None:
     model = model_of(
         [helper.make_node("Reshape", ["x", "s"], ["y"], "turn")],
