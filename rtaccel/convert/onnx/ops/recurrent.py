@@ -84,19 +84,16 @@ def gru_reset_before(
     x: Tensor, h: Tensor | None, w: Tensor, r: Tensor, b_w: Tensor | None = None, b_r: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """A direction of a GRU that resets the state before its product (linear_before_reset=0), in torch's order of gates."""
-    hidden = r.shape[1]
+    hidden, linear = r.shape[1], torch.nn.functional.linear
     state = torch.zeros((x.shape[1], hidden), dtype=x.dtype) if h is None else h
-    gates = torch.nn.functional.linear(x, w, b_w)
-    bias = torch.zeros(3 * hidden, dtype=x.dtype) if b_r is None else b_r
+    gates = linear(x, w, b_w)
+    r_both, r_new = r[: 2 * hidden], r[2 * hidden :]
+    b_both, b_new = (None, None) if b_r is None else (b_r[: 2 * hidden], b_r[2 * hidden :])
     made = []
     for t in range(x.shape[0]):
-        both = torch.sigmoid(
-            gates[t, :, : 2 * hidden] + torch.nn.functional.linear(state, r[: 2 * hidden], bias[: 2 * hidden])
-        )
+        both = torch.sigmoid(gates[t, :, : 2 * hidden] + linear(state, r_both, b_both))
         reset, keep = both[:, :hidden], both[:, hidden:]
-        new = torch.tanh(
-            gates[t, :, 2 * hidden :] + torch.nn.functional.linear(reset * state, r[2 * hidden :], bias[2 * hidden :])
-        )
+        new = torch.tanh(gates[t, :, 2 * hidden :] + linear(reset * state, r_new, b_new))
         state = (1 - keep) * new + keep * state
         made.append(state)
     return torch.stack(made), state
