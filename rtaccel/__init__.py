@@ -14,6 +14,8 @@ _HOME = {
     "quantize_": "rtaccel.convert.module_swap.swap",
     "restore_": "rtaccel.convert.module_swap.swap",
     "load_quantized_": "rtaccel.convert.module_swap.load_quantized",
+    "from_onnx": "rtaccel.convert.onnx.importer",
+    "to_onnx": "rtaccel.deploy.onnx.export",
     "SwapReport": "rtaccel.convert.module_swap.swap",
     "sparsify_": "rtaccel.convert.pruning.sparsify",
     "SparsifyReport": "rtaccel.convert.pruning.sparsify",
@@ -74,6 +76,7 @@ __all__ = [
     "Unstructured",
     "UnsupportedProblem",
     "compile",
+    "from_onnx",
     "keep_zeros",
     "load",
     "load_quantized_",
@@ -85,6 +88,7 @@ __all__ = [
     "save",
     "sparsify_",
     "stream",
+    "to_onnx",
 ]
 """Written out: type checkers read it, and it says what is public."""
 
@@ -92,6 +96,7 @@ if TYPE_CHECKING:
     from rtaccel import nn, online
     from rtaccel.convert.module_swap.load_quantized import load_quantized_
     from rtaccel.convert.module_swap.swap import SwapReport, quantize_, restore_
+    from rtaccel.convert.onnx.importer import from_onnx
     from rtaccel.convert.pruning.keep_zeros import keep_zeros
     from rtaccel.convert.pruning.sparsify import SparsifyReport, sparsify_
     from rtaccel.core.errors import (
@@ -106,6 +111,7 @@ if TYPE_CHECKING:
     from rtaccel.core.sparsity import BlockSparse, SemiStructured, Unstructured
     from rtaccel.deploy.load import LoadedModel, load
     from rtaccel.deploy.save import save
+    from rtaccel.deploy.onnx.export import to_onnx
     from rtaccel.measure.budget import Budget
     from rtaccel.measure.latency import Latency, measure
     from rtaccel.runtime.compiled import CompiledModel

@@ -16,10 +16,13 @@ from rtaccel.convert.passes.skeleton import Skeleton
 from rtaccel.convert.passes.sparse import pruned
 from rtaccel.convert.quantization.calibrate import calibrate
 from rtaccel.convert.quantization.equalization import ColumnObserver, column_observers, equalize_columns
+from rtaccel.convert.quantization.recorded import recorded_ranges
 from rtaccel.convert.quantization.scheme_rules import LayerPlan, decide_draft, takes_schemes
 from rtaccel.core.scheme import SchemeMap
 from rtaccel.core.sparsity import SparsityMap
 from rtaccel.core.traits import StateObserver
+
+RECORDED = "static ranges that the model brings along (quantize-dequantize pairs) are taken as they are"
 
 
 def lower(
@@ -45,10 +48,17 @@ def lower(
     if sparsity is not None:
         graph = pruned(graph, sparsity, notes)
     wanted: dict[str, Any] = {}
+    recorded = recorded_ranges(exported) if not scheme.exact else {}
     for op_node in graph.op_nodes:
         if op_node.is_fallback or not takes_schemes(op_node.operator):
             continue
-        layers[op_node.writes[0]] = layer = decide_draft(op_node, scheme, calibration is not None, notes)
+        own = recorded.get(_node(op_node.reads[0])) if op_node.reads else None
+        layer = decide_draft(op_node, scheme, calibration is not None or own is not None, notes)
+        if own is not None and layer.observer is not None:
+            layer = replace(layer, quant=own)  # the model's own range; nothing is calibrated
+            if RECORDED not in notes:
+                notes.append(RECORDED)
+        layers[op_node.writes[0]] = layer
         if layer.observer is not None:
             wanted[_node(op_node.reads[0])] = layer.observer
     stateful: dict[str, OpNode] = {}

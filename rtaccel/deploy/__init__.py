@@ -1,1 +1,1 @@
-"""Compiled models as files, and what runs them without torch."""
+"""A compiled model outside of this process: as files that run without torch, and that other runtimes read."""

@@ -1,0 +1,1 @@
+"""The stages of each operator as ONNX nodes, a file for each family."""

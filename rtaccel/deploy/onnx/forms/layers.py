@@ -1,0 +1,219 @@
+"""Layers with weights, and the numbers that go into them: quantize, linear, conv, embedding, products."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from rtaccel.core.stage import Stage
+from rtaccel.core.weight_format import WeightFormat
+from rtaccel.deploy.onnx.functions import activated
+from rtaccel.deploy.onnx.registry import form
+from rtaccel.deploy.onnx.writer import Writer, cpu
+from rtaccel.formats import int4
+from rtaccel.kernels._common.geometry import Geometry
+
+TINY = 2.0**-100
+"""Below it a row is zero (rtaccel.formats.int8)."""
+
+
+@form("quantize")
+def quantize(w: Writer, stage: Stage) -> None:
+    """With a scale per row: q = round(x * (127 / peak)), as numbers that the layer after it multiplies."""
+    q, x = stage.outputs[0], w.real(stage.inputs[0])
+    if q.quant is not None:
+        w.put(q, x)
+        return
+    numbers, scale = rows_of(w, x, [-1])
+    w.put_stored(q, w.node("Cast", numbers, to=3))
+    w.put_stored(stage.outputs[1], scale)
+
+
+def rows_of(w: Writer, x: str, axes: list[int]) -> tuple[str, str]:
+    """(round(x * (127 / peak)) in float32, peak / 127), the peak over the axes."""
+    peak = w.node("ReduceMax", w.node("Abs", x), w.constant(np.array(axes, np.int64), "axes"), keepdims=1)
+    zero, one = w.node("Less", peak, w.number(TINY)), w.number(1.0)
+    inverse = w.node("Where", zero, w.number(0.0), w.node("Div", w.number(127.0), w.node("Where", zero, one, peak)))
+    scale = w.node("Where", zero, one, w.node("Div", peak, w.number(127.0)))
+    return w.node("Round", w.node("Mul", x, inverse)), scale
+
+
+def weight_of(w: Writer, stage: Stage, name: str = "weight", turned: bool = False) -> str:
+    """A weight [N, ...] as real numbers, by the DequantizeLinear of its format. turned: as [K, N], for a MatMul."""
+    weight = stage.tensors[name]
+    title = f"{stage.name}.{name}"
+    kind = WeightFormat.of(weight)
+    if kind is WeightFormat.INT4:
+        size = int(stage.attrs["group_size"])
+        scales = cpu(stage.tensors["group_scale" if name == "weight" else f"{name}_group_scale"])
+        k = stage.inputs[0].width if name == "weight" else _inputs_of(stage, name)
+        numbers = int4.unpack(weight.cpu(), k).numpy()
+        axis = 0 if turned else 1
+        given = w.int4(numbers.T if turned else numbers, title)
+        scale = w.constant(np.ascontiguousarray(scales.T if turned else scales), f"{title}_scale", shared=False)
+        return w.node("DequantizeLinear", given, scale, axis=axis, block_size=size)
+    if kind is WeightFormat.INT8:
+        given = w.constant(np.ascontiguousarray(cpu(weight).T) if turned else weight, title, shared=False)
+        scale = w.constant(stage.tensors[f"{name}_scale"], f"{title}_scale", shared=False)
+        zeros = w.constant(
+            np.zeros(len(weight), np.int8), f"{title}_zero_point", shared=False
+        )  # some readers want them written out
+        return w.node("DequantizeLinear", given, scale, zeros, axis=1 if turned else 0)
+    if kind is WeightFormat.FLOAT8:
+        return w.refuse("has float8 weights")
+    array = cpu(weight)
+    return w.constant(np.ascontiguousarray(array.T) if turned else array, title)
+
+
+def _inputs_of(stage: Stage, name: str) -> int:
+    hidden, directions = int(stage.attrs["hidden"]), int(stage.attrs.get("directions", 1))
+    if name.startswith("weight_hh"):
+        return hidden
+    return stage.inputs[0].width if name.startswith("weight_ih_l0") else directions * hidden
+
+
+def bias_of(w: Writer, stage: Stage) -> str | None:
+    """As int32 with the scale of the products, where both are int8: what runtimes of whole numbers take. Else as float32."""
+    bias, quant = stage.tensors.get("bias"), stage.inputs[0].quant
+    if bias is None:
+        return None
+    if quant is None or stage.weight_format is not WeightFormat.INT8:
+        return w.constant(bias, f"{stage.name}.bias")
+    scale = cpu(stage.tensors["weight_scale"]) * np.float32(quant.scale)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        q = np.rint(cpu(bias).astype(np.float64) / scale)
+    if not np.isfinite(q).all() or np.abs(q).max(initial=0) >= 2**31:
+        return w.constant(bias, f"{stage.name}.bias")
+    given = w.constant(q.astype(np.int32), f"{stage.name}.bias", shared=False)
+    return w.node("DequantizeLinear", given, w.constant(scale, f"{stage.name}.bias_scale", shared=False), axis=0)
+
+
+@form("linear", "sparse_linear", "fused_linear")
+def linear(w: Writer, stage: Stage) -> None:
+    x, y = stage.inputs[0], stage.outputs[0]
+    if "weight" not in stage.tensors:
+        w.refuse("keeps its weights sparse")
+    if x.dtype == "int8" and x.quant is None:
+        w.put(y, activated(w, stage, _of_rows(w, stage)))
+        return
+    if len(stage.inputs) > 1:
+        w.refuse("has a residual")
+    bias = bias_of(w, stage)
+    if x.steps == 1 and stage.weight_format is not WeightFormat.INT4:
+        t = w.node("Gemm", w.real(x), weight_of(w, stage), *([bias] if bias else []), transB=1)
+    else:
+        t = w.node("MatMul", w.real(x), weight_of(w, stage, turned=True))
+        t = t if bias is None else w.node("Add", t, bias)
+    w.put(y, activated(w, stage, t))
+
+
+def _of_rows(w: Writer, stage: Stage) -> str:
+    """int8 rows with a scale each: exact sums of whole numbers where the weights are int8."""
+    rows, scale = w.stored(stage.inputs[0]), w.stored(stage.inputs[1])
+    if stage.weight_format is WeightFormat.INT8:
+        weight = w.constant(np.ascontiguousarray(cpu(stage.tensors["weight"]).T), f"{stage.name}.weight")
+        t = w.node("Cast", w.node("MatMulInteger", rows, weight), to=1)
+        t = w.node(
+            "Mul", w.node("Mul", t, scale), w.constant(stage.tensors["weight_scale"], f"{stage.name}.weight_scale")
+        )
+    else:
+        given = w.node("Mul", w.node("Cast", rows, to=1), scale)
+        t = w.node("MatMul", given, weight_of(w, stage, turned=True))
+    bias = stage.tensors.get("bias")
+    return t if bias is None else w.node("Add", t, w.constant(bias, f"{stage.name}.bias"))
+
+
+@form("conv")
+def conv(w: Writer, stage: Stage) -> None:
+    """Channels are last in a plan, and first here; whole numbers are turned before they become real ones."""
+    if stage.attrs.get("stream"):
+        w.refuse("keeps its past inside (a stream)")
+    g = Geometry.of(stage)
+    if g.out_rows is not None:
+        w.refuse("is a convolution over three dimensions, or over images one below the other")
+    x, y, weight = stage.inputs[0], stage.outputs[0], stage.tensors["weight"]
+    groups = int(stage.attrs.get("groups", 1))
+    channels, outputs = int(weight.shape[1]) * groups, int(weight.shape[0])
+    real = x.dtype != "int8"
+    given = w.real(x) if real else w.stored(x)
+    if g.in_steps is not None:
+        given = _spread(w, given, x.quant.zero_point if x.quant else 0, g, channels, real)
+    given = w.node("Transpose", w.shaped(given, 0, *g.in_size, channels), perm=[0, 3, 1, 2])
+    if not real:
+        assert x.quant is not None
+        given = w.dequantized(given, x.quant)
+    elif stage.weight_format is WeightFormat.INT8:
+        numbers, scale = rows_of(w, given, [1, 2, 3])
+        given = w.node("Mul", numbers, scale)
+    ends = [
+        (o - 1) * s + (k - 1) * d + 1 - n - p
+        for o, s, k, d, n, p in zip(g.out_size, g.stride, g.kernel, g.dilation, g.in_size, g.padding)
+    ]
+    bias = bias_of(w, stage)
+    t = w.node(
+        "Conv", given, weight_of(w, stage), *([bias] if bias else []), strides=list(g.stride), dilations=list(g.dilation),
+        pads=[*g.padding, *(max(e, 0) for e in ends)], group=groups, kernel_shape=list(g.kernel),
+    )  # fmt: skip
+    full = [(n + p + max(e, 0) - (k - 1) * d - 1) // s + 1 for n, p, e, k, d, s in
+            zip(g.in_size, g.padding, ends, g.kernel, g.dilation, g.stride)]  # fmt: skip
+    if full != list(g.out_size):
+        zero, size = w.constant(np.zeros(2, np.int64), "zeros"), w.constant(np.array(g.out_size, np.int64), "ends")
+        t = w.node("Slice", t, zero, size, w.constant(np.array([2, 3], np.int64), "axes"))
+    others = stage.inputs[1:]
+    if others:  # a residual, channels last
+        other = w.node("Transpose", w.shaped(w.real(others[0]), 0, *g.out_size, outputs), perm=[0, 3, 1, 2])
+        t = w.node("Add", t, other)
+    t = activated(w, stage, t)
+    if y.dtype == "int8":
+        assert y.quant is not None
+        t = w.quantized(t, y.quant)
+    t = w.shaped(w.node("Transpose", t, perm=[0, 2, 3, 1]), 0, prod(g.out_size), outputs)
+    if g.out_steps is not None:
+        t = w.node("Gather", t, w.constant(np.array(g.out_steps, np.int64), "steps"), axis=1)
+    w.put_stored(y, w.as_value(t, y))
+
+
+def _spread(w: Writer, x: str, zero: int, g: Geometry, channels: int, real: bool) -> str:
+    """Rows that a value holds at their places in the image; the others are not read, and zero."""
+    assert g.in_steps is not None
+    steps = len(g.in_steps)
+    index = np.full(prod(g.in_size), steps, np.int64)
+    index[list(g.in_steps)] = np.arange(steps)
+    rows = w.shaped(x, 0, steps, channels)
+    pads = w.constant(np.array([0, 0, 0, 0, 1, 0], np.int64), "pads")
+    fill = w.number(0.0) if real else w.constant(np.int8(zero), "zero_point")
+    return w.node("Gather", w.node("Pad", rows, pads, fill), w.constant(index, "steps"), axis=1)
+
+
+@form("embedding")
+def embedding(w: Writer, stage: Stage) -> None:
+    weight = stage.tensors["weight"]
+    index = w.shaped(w.stored(stage.inputs[0]), 0, -1)
+    whole = stage.weight_format is WeightFormat.INT8
+    table = weight_of(w, stage) if whole else w.constant(cpu(weight), f"{stage.name}.weight")
+    w.put(stage.outputs[0], w.as_value(w.node("Gather", table, index, axis=0), stage.outputs[0]))
+
+
+@form("matmul")
+def matmul(w: Writer, stage: Stage) -> None:
+    batch, i, j, k = stage.attrs["sizes"]
+    given, sides = iter(stage.inputs), []
+    for name, dims, place in zip("aw", ((*batch, i, k), (*batch, k, j)), stage.attrs["places"]):
+        if name in stage.tensors:
+            tensor = stage.tensors[name]
+            flat = w.constant(tensor.reshape(-1), f"{stage.name}.{name}")
+            x = w.strided(flat, tensor.numel(), dims, place, lead=False)
+        else:
+            value = next(given)
+            x = w.strided(w.real(value), value.steps * value.width, dims, place)
+        sides.append(_full_matrix(w, x, dims, place, name in stage.tensors))
+    w.put(stage.outputs[0], w.as_value(w.node("MatMul", *sides), stage.outputs[0]))
+
+
+def _full_matrix(w: Writer, x: str, dims: tuple[int, ...], place: tuple[int, ...], constant: bool) -> str:
+    """A MatMul does not broadcast its last two dimensions."""
+    if all(stride != 0 or size == 1 for stride, size in zip(place[-2:], dims[-2:])):
+        return x
+    shape = [1] * (len(dims) - 2 + (not constant)) + list(dims[-2:])
+    return w.node("Expand", x, w.constant(np.array(shape, np.int64), "shape"))

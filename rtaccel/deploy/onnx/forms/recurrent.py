@@ -1,0 +1,86 @@
+"""LSTM and GRU: a node for each layer. Quantized weights are dequantized in front of them; states stay real numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rtaccel.core.stage import Stage
+from rtaccel.deploy.onnx.forms.layers import weight_of
+from rtaccel.deploy.onnx.registry import form
+from rtaccel.deploy.onnx.writer import Writer
+from rtaccel.kernels.recurrent.layout import Geometry
+
+_ORDER = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2)}
+"""Of torch's gates, in the order of ONNX."""
+
+
+@form("lstm", "gru")
+def recurrent(w: Writer, stage: Stage) -> None:
+    kind, g = stage.op, Geometry.of(stage.attrs)
+    if g.batch != 1:
+        w.refuse(f"runs {g.batch} sequences side by side in a sample")
+    states = stage.inputs[1:]
+    x = stage.inputs[0]
+    given = w.real(x, lambda t: w.node("Transpose", w.shaped(t, 0, g.time, x.width), perm=[1, 0, 2]))
+    starts = [
+        w.node("Transpose", w.shaped(w.real(s), 0, g.layers * g.directions, g.hidden), perm=[1, 0, 2]) for s in states
+    ]
+    ends: list[list[str]] = [[] for _ in range(2 if kind == "lstm" else 1)]
+    for layer in range(g.layers):
+        suffixes = [f"_l{layer}" + ("_reverse" if d else "") for d in range(g.directions)]
+        weights = [_stacked(w, [_gates(w, stage, f"weight_{p}{s}", kind) for s in suffixes]) for p in ("ih", "hh")]
+        bias = _biases(w, stage, suffixes, kind)
+        first = [_part(w, s, layer * g.directions, g.directions) for s in starts]
+        inputs = [given, *weights, bias or "", "", *first]
+        while not inputs[-1]:
+            inputs.pop()
+        extra = {"linear_before_reset": 1} if kind == "gru" else {}
+        made = w.node(
+            kind.upper(), *inputs, outputs=3 if kind == "lstm" else 2, hidden_size=g.hidden,
+            direction="bidirectional" if g.directions == 2 else "forward", **extra,
+        )  # fmt: skip
+        y, *last = made
+        for found, end in zip(ends, last):
+            found.append(end)
+        if layer + 1 < g.layers or not g.last_only:  # [T, D, M, H] -> [T, M, D * H]
+            given = w.shaped(w.node("Transpose", y, perm=[0, 2, 1, 3]), 0, 0, g.directions * g.hidden)
+    out = w.shaped(ends[0][-1], -1, g.hidden) if g.last_only else w.node("Transpose", given, perm=[1, 0, 2])
+    w.put(stage.outputs[0], w.as_value(out, stage.outputs[0]))
+    for value, found in zip(stage.outputs[1:], ends):
+        joined = found[0] if len(found) == 1 else w.node("Concat", *found, axis=0)
+        w.put(value, w.as_value(w.node("Transpose", joined, perm=[1, 0, 2]), value))
+
+
+def _gates(w: Writer, stage: Stage, name: str, kind: str) -> str:
+    """A weight with the gates in the order of ONNX."""
+    weight = weight_of(w, stage, name)
+    return _reordered(w, weight, int(stage.attrs["hidden"]), kind)
+
+
+def _reordered(w: Writer, x: str, hidden: int, kind: str) -> str:
+    rows = np.concatenate([np.arange(hidden) + hidden * i for i in _ORDER[kind]])
+    return w.node("Gather", x, w.constant(rows.astype(np.int64), "gates"), axis=0)
+
+
+def _biases(w: Writer, stage: Stage, suffixes: list[str], kind: str) -> str | None:
+    if f"bias_ih{suffixes[0]}" not in stage.tensors:
+        return None
+    rows = []
+    for suffix in suffixes:
+        parts = []
+        for name in (f"bias_ih{suffix}", f"bias_hh{suffix}"):
+            blocks = stage.tensors[name].detach().cpu().numpy().reshape(len(_ORDER[kind]), -1)
+            parts.append(blocks[list(_ORDER[kind])].reshape(-1))
+        rows.append(np.concatenate(parts))
+    return w.constant(np.stack(rows), f"{stage.name}.bias{suffixes[0]}")
+
+
+def _stacked(w: Writer, parts: list[str]) -> str:
+    axis = w.constant(np.array([0], np.int64), "axes")
+    apart = [w.node("Unsqueeze", part, axis) for part in parts]
+    return apart[0] if len(apart) == 1 else w.node("Concat", *apart, axis=0)
+
+
+def _part(w: Writer, x: str, start: int, count: int) -> str:
+    ends = (w.constant(np.array([n], np.int64), "n") for n in (start, start + count, 0))
+    return w.node("Slice", x, *ends)
