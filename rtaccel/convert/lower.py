@@ -100,7 +100,7 @@ def _formed(
     missing = {name: width for name, width in asked.items() if name not in memo.statistics}
     if missing and calibration is not None:
         memo.statistics.update(gather(exported, calibration, missing))
-    return with_forms(graph, scheme, memo.statistics, notes, memo.forms)
+    return with_forms(graph, scheme, memo.statistics, notes, memo.forms, memo.ranges)
 
 
 def _ranges(
@@ -139,7 +139,11 @@ def _exact(op_node: OpNode) -> OpNode:
 
 
 def _evened(
-    op_node: OpNode, layers: dict[str, LayerPlan], columns: Mapping[str, ColumnObserver], notes: list[str], memo: LowerMemo
+    op_node: OpNode,
+    layers: dict[str, LayerPlan],
+    columns: Mapping[str, ColumnObserver],
+    notes: list[str],
+    memo: LowerMemo,
 ) -> OpNode:
     """The node with the columns of its input at one range, where calibration found that better."""
     seen = columns.get(op_node.reads[0]) if op_node.reads else None

@@ -22,7 +22,9 @@ class LayerForm(Scheme):
     def __post_init__(self) -> None:
         inner = parse_scheme(self.scheme)
         if isinstance(inner, LayerForm):
-            raise FormatError(type(self).__name__, f"scheme={inner}", "a scheme of weights", "Take one form of a layer.")
+            raise FormatError(
+                type(self).__name__, f"scheme={inner}", "a scheme of weights", "Take one form of a layer."
+            )
         object.__setattr__(self, "scheme", inner)
 
     @property

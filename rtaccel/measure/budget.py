@@ -103,9 +103,7 @@ def _check(key: str, limit: Any) -> None:
     if key.endswith("_bytes"):
         if number and limit > 0 and limit == math.floor(limit):
             return
-        raise FormatError(
-            "Budget", f"{key}={shown(limit)}", "a positive whole number of bytes", "Give bytes, not KiB."
-        )
+        raise FormatError("Budget", f"{key}={shown(limit)}", "a positive whole number of bytes", "Give bytes, not KiB.")
     if number and (limit > 0 or (key == "max_error" and limit == 0) or key == "min_metric"):
         return
     expected = {

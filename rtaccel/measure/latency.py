@@ -108,7 +108,12 @@ def measure(
         size_bytes = weight_bytes(fn)
     if peak_bytes is None and budget is not None and budget.peak_bytes is not None:
         peak_bytes = getattr(fn, "peak_bytes", None)
-    given: dict[str, Any] = {"name": name or callable_name(fn), "size_bytes": size_bytes, "error": error, "metric": metric}
+    given: dict[str, Any] = {
+        "name": name or callable_name(fn),
+        "size_bytes": size_bytes,
+        "error": error,
+        "metric": metric,
+    }
     given |= {"peak_bytes": _amount("peak_bytes", peak_bytes), "joules": _amount("joules", joules)}
     return measure_within(plan_limits(budget, samples, seconds), fn, inputs, budget, how, **given)
 
@@ -116,7 +121,9 @@ def measure(
 def _amount(key: str, value: Any) -> Any:
     """A number that a budget limits, or None. Raises FormatError for what is none."""
     if value is not None and not (is_finite(value) and value >= 0):
-        raise FormatError("measure", f"{key}={shown(value)}", "a number, 0 or above", "Leave it out if it is not known.")
+        raise FormatError(
+            "measure", f"{key}={shown(value)}", "a number, 0 or above", "Leave it out if it is not known."
+        )
     return value
 
 

@@ -1,4 +1,4 @@
-"""What plans take, from the stages that they are lowered to: each option beside the first, and what neighbors save or lose together."""
+"""What plans take, from the stages that they are lowered to: each option beside the first, and neighbors together."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from rtaccel.core.layer_forms import LayerForm
 from rtaccel.core.scheme import Int8Activation, Scheme
+from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.search.clock import Clock
 from rtaccel.search.cost_table import CostTable, Key
 from rtaccel.search.knapsack import Plan
@@ -46,6 +47,13 @@ class CostModel:
             self._keys[plan] = self.table.add(self.bench.program(self.scheme(plan)))
         return self._keys[plan]
 
+    def build(self, plan: Plan) -> CompiledModel:
+        """The compiled model of a plan; its stages become known to the table on the way."""
+        program = self.bench.program(self.scheme(plan))
+        if plan not in self._keys:
+            self._keys[plan] = self.table.add(program)
+        return self.bench.compiled(program)
+
     def stages_us(self, plan: Plan) -> float:
         """The sum over the stages of a plan."""
         keys = self.keys(plan)
@@ -80,9 +88,9 @@ class CostModel:
             for o, p, plan in found:
                 beyond = us[plan] - base - self.times[a][o] - self.times[b][p]
                 for i, j in np.ndindex(*matrix.shape):
-                    if i and j and _kind(self.layers[a], i) == _kind(self.layers[a], o):
-                        if _kind(self.layers[b], j) == _kind(self.layers[b], p):
-                            matrix[i, j] = beyond
+                    alike = _kind(self.layers[a], i) == _kind(self.layers[a], o)
+                    if i and j and alike and _kind(self.layers[b], j) == _kind(self.layers[b], p):
+                        matrix[i, j] = beyond
             if np.abs(matrix).max() > 0:
                 self.pairs[a, b] = matrix
 

@@ -28,12 +28,12 @@ from rtaccel.search.sensitivity import Losses, Sensitivity
 class Fit:
     """The result of `rt.fit_budget`.
 
-    model: the compiled model; None where a limit is shown to be exceeded, and `reason` says by what. scheme: of each layer, a dict
-    that `rt.compile(scheme=)` takes with the same calibration data; None with the model. verdict: "PASS" where every limit of the
+    model: the compiled model; None where a limit is shown to be exceeded, and `reason` says by what. scheme: of each layer, a
+    dict that `rt.compile(scheme=)` takes with the same calibration data; None with the model. verdict: "PASS" where every limit of the
     budget is proved and the drop is kept, "UNDECIDED" where nothing is refuted and not everything proved, else "FAIL".
     reason: a sentence on that.
-    best: the candidate that the verdict is about; None where no plan keeps the drop. front: candidates that no other beats in time
-    and drop, in the order of time. candidates: all that were judged. sensitivity: of each option of each layer alone.
+    best: the candidate that the verdict is about; None where no plan keeps the drop. front: candidates that no other beats in
+    time and drop, in the order of time. candidates: all that were judged. sensitivity: of each option of each layer alone.
     metric: in float32. limit: the drop permitted. resolution: by how much two calls of the metric differ.
     complete: whether the time was enough for the whole search; interrupted: whether Ctrl-C ended it. seconds: that it took.
     notes: options without a kernel, and doubts.
@@ -126,9 +126,7 @@ def summarized(
     )
 
 
-def _reason(
-    best: Candidate | None, candidates: list[Candidate], judge: Judge, budget: Budget, metric: Metric
-) -> str:
+def _reason(best: Candidate | None, candidates: list[Candidate], judge: Judge, budget: Budget, metric: Metric) -> str:
     reference = next((c for c in candidates if c.reference), None)
     allowed = f"a drop of {figure(judge.limit, 3)} from {figure(metric.value, 5)}"
     if best is None:
@@ -149,7 +147,9 @@ def _reason(
         fastest = min(others, key=lambda c: c.time_us, default=best)
         beside = ""
         if fastest is not best and fastest.time_us < best.time_us:
-            beside = f" The fastest of all, {fastest.name}, takes {figure(fastest.time_us, 3)} us with a drop of {_drop(fastest)}."
+            beside = (
+                f" The fastest, {fastest.name}, takes {figure(fastest.time_us, 3)} us with a drop of {_drop(fastest)}."
+            )
         return (
             f"the fastest plan that keeps {allowed}, {best.name}, takes {figure(best.time_us, 3)} us with a drop of "
             f"{_drop(best)}, which is over budget: {said}.{beside}"

@@ -17,6 +17,7 @@ from rtaccel.search.clock import Clock
 from rtaccel.search.cost_model import CostModel
 from rtaccel.search.cost_table import CostTable, cache_file
 from rtaccel.search.fit import Fit, summarized
+from rtaccel.search.front import pareto
 from rtaccel.search.judge import Judge
 from rtaccel.search.metric import Metric, Relative
 from rtaccel.search.options import DEFAULT, OP, layers_of, parse_options
@@ -54,7 +55,7 @@ def fit_budget(
     keep: module-name pattern -> scheme of layers that are not to be chosen for.
     seconds: of wall clock, for everything. What was verified best is returned when they are over, and after Ctrl-C.
     seed: of the parts that the metric's data are dealt to.
-    progress: called after each step with (phase, steps done, steps in all, the best candidate so far or None).
+    progress: called after each step with (phase, steps done, steps in all, the candidates so far that no other beats).
 
     How: the model is exported once. Each option of each layer is tried alone, in a plan of the whole model with the real
     kernels. Stages are timed alone, all in turn, the least counts; times are kept for this processor, instruction set and version
@@ -67,12 +68,12 @@ def fit_budget(
     any option, and what the metric raises.
 
     >>> import torch, rtaccel as rt
-    >>> torch.manual_seed(0); model = torch.nn.Sequential(torch.nn.Linear(32, 64), torch.nn.ReLU(), torch.nn.Linear(64, 4)).eval()
-    <torch._C.Generator ...>
+    >>> model = torch.nn.Sequential(torch.nn.Linear(32, 64), torch.nn.ReLU(), torch.nn.Linear(64, 4)).eval()
     >>> x = torch.randn(256, 32); y = model(x).detach()
-    >>> def agreement(m):
-    ...     return float((m(x).argmax(1) == y.argmax(1)).float().mean())
-    >>> fit = rt.fit_budget(model, (x[:1],), rt.Budget(p50_us=1000), [torch.randn(256, 32)], metric=agreement, max_drop=0.2, seconds=20)
+    >>> def metric(m):
+    ...     return -float((m(x) - y).square().mean().sqrt() / y.square().mean().sqrt())
+    >>> batches = [torch.randn(256, 32)]
+    >>> fit = rt.fit_budget(model, x[:1], rt.Budget(p50_us=1000), batches, metric=metric, max_drop=0.05, seconds=20)
     >>> fit.verdict
     'PASS'
     """
@@ -81,7 +82,7 @@ def fit_budget(
     notes: list[str] = []
     schemes = parse_options(options, batches is not None)
     told: Told = progress or (lambda *_: None)
-    told("export", 0, 1, None)
+    told("export", 0, 1, ())
     judged = Metric(metric, model, seed)
     limit = max_drop.of(judged.value) if isinstance(max_drop, Relative) else float(max_drop)
     if judged.resolution > limit:
@@ -95,12 +96,14 @@ def fit_budget(
     if all(len(layer.options) == 1 for layer in layers) and len(schemes) > 1:
         unusable = "; ".join(notes) or "every layer is kept"
         raise UnsupportedProblem(OP, f"no layer with a choice: {unusable}", "an option with a kernel", "See the list.")
-    told("export", 1, 1, None)
+    told("export", 1, 1, ())
     table = CostTable(bench.rows, cache_file() if keeps_stage_times() else None)
     costs = CostModel(bench, layers, table)
     outputs = Outputs(bench.exact, bench.batches())
-    losses = Losses(costs, judged, outputs, lambda done, of: told("sensitivity", done, of, None))
     judge = Judge(costs, judged, outputs, limit, budget, clock)
+    losses = Losses(
+        costs, judged, outputs, lambda done, of: told("sensitivity", done, of, pareto(judge.found.values()))
+    )
     planner = Planner(costs, losses, judge, budget, clock, told)
     planner.run()
     notes += judge.notes
@@ -114,7 +117,9 @@ def _check(budget: Any, max_drop: Any, seconds: Any, seed: Any) -> float:
         raise FormatError(OP, got, "a Budget", "Pass rt.Budget(p99_us=50), for example.")
     if not isinstance(max_drop, Relative) and not (is_finite(max_drop) and max_drop >= 0):
         got = f"max_drop={shown(max_drop)}"
-        raise FormatError(OP, got, "a finite number, 0 or above, or rt.Relative(0.01)", "Larger is better: a drop is positive.")
+        raise FormatError(
+            OP, got, "a finite number, 0 or above, or rt.Relative(0.01)", "Larger is better: a drop is positive."
+        )
     if not (is_finite(seconds) and 0 < seconds <= 7 * 86_400):
         raise FormatError(OP, f"seconds={shown(seconds)}", "a positive number of seconds", "60 suits small models.")
     if type(seed) is not int or not 0 <= seed < 2**63:
@@ -137,6 +142,3 @@ def _batches(calibration: Any) -> list[Any] | None:
             "Pass more batches, or leave calibration= out for int8 with a scale per row.",
         )  # fmt: skip
     return batches
-
-
-

@@ -10,6 +10,9 @@ from rtaccel.core.scheme import Scheme
 from rtaccel.measure.result import Latency
 from rtaccel.search.knapsack import Plan
 
+MAX_KINDS = 4
+"""Kinds of layers that a candidate's name tells."""
+
 
 @dataclass
 class Candidate:
@@ -61,7 +64,9 @@ class Candidate:
             counts[str(scheme)] = counts.get(str(scheme), 0) + 1
         if len(counts) == 1:
             return f"all {next(iter(counts))}"
-        return ", ".join(f"{n} {s}" for s, n in sorted(counts.items(), key=lambda item: -item[1]))
+        most = sorted(counts.items(), key=lambda item: -item[1])
+        left = sum(n for _, n in most[MAX_KINDS:])
+        return ", ".join([*(f"{n} {s}" for s, n in most[:MAX_KINDS]), *([f"{left} others"] if left else [])])
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""

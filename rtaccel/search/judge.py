@@ -39,7 +39,7 @@ class Judge:
             return self.found[plan]
         if self.found:  # the first is judged whatever the time is
             self._clock.check(1.2 * self._metric.seconds)
-        model = self._model.bench.build(self._model.scheme(plan))
+        model = self._model.build(plan)
         judged = self._metric.judge(model)
         found = Candidate(plan, self._model.scheme(plan), reference=plan == self._model.reference)
         found.drop = self._metric.value - judged.value
@@ -65,12 +65,14 @@ class Judge:
         found.drop_error = self._metric.sampling_error(judged)
         if found.drop_error is None:
             if self._metric.fed_back:
-                self.notes["the metric feeds results back into the model: the sampling error of a drop is not known"] = None
+                self.notes[
+                    "the metric feeds results back into the model: the sampling error of a drop is not known"
+                ] = None
             return True
         return found.reference or found.drop + resolution + SURE * found.drop_error <= self.limit
 
     def build(self, candidate: Candidate) -> CompiledModel:
-        return self._model.bench.build(candidate.scheme)
+        return self._model.build(candidate.plan)
 
     def time(self, candidate: Candidate, seconds: float) -> CompiledModel:
         """Measures a candidate as a call bound to its tensors, against the whole budget; gives its model."""
@@ -78,7 +80,9 @@ class Judge:
         call = bound(model, self._model.bench.args)
         budget = self._budget
         if budget.joules is not None:
-            candidate.joules, candidate.joules_modeled = joules_of(model, call, candidate.us or candidate.time_us, seconds)
+            candidate.joules, candidate.joules_modeled = joules_of(
+                model, call, candidate.us or candidate.time_us, seconds
+            )
         given: dict[str, Any] = {}
         if budget.max_error is not None:
             given["error"] = candidate.error
@@ -93,4 +97,3 @@ class Judge:
             name=candidate.name, **given,
         )  # fmt: skip
         return model
-

@@ -1,4 +1,4 @@
-"""One option for each layer, of least time at each price of lost quality: a multiple-choice knapsack with costs between neighbors.
+"""One option for each layer, of least time at each price of lost quality: a knapsack with costs between neighbors.
 
 For a price p the plan of least time + p * drop + q * bytes is found exactly where the neighbors form a forest, by dynamic
 programming from the leaves; else from such a solution on by moves of one layer or of two neighbors. A sweep over prices gives the

@@ -106,7 +106,9 @@ class Metric:
             return  # not a finite number: it does depend on the model
         except Exception:  # nor does it where it cannot go on, as with a robot that fell at once
             return
-        if found == self.value and any(bool(t.abs().max() > 0) for _, y in self.calls for t in _tensors(y) if t.numel()):
+        if found == self.value and any(
+            bool(t.abs().max() > 0) for _, y in self.calls for t in _tensors(y) if t.numel()
+        ):
             raise FormatError(
                 OP, f"a metric that is {self.value:g} for the model and for zeros", "one that judges the results",
                 "Let it call its argument and compare what that gives.",
@@ -119,7 +121,9 @@ class Metric:
         try:
             value = float(given)
         except (TypeError, ValueError) as error:
-            raise FormatError(OP, f"a metric that gives {type(given).__name__}", "a number", "Return a float.") from error
+            raise FormatError(
+                OP, f"a metric that gives {type(given).__name__}", "a number", "Return a float."
+            ) from error
         if not math.isfinite(value):
             raise FormatError(OP, f"a metric that gives {value}", "a finite number", "Mend the metric or its data.")
         return value

@@ -149,7 +149,9 @@ def _kept(names: Sequence[str], keep: Mapping[str, Any] | None) -> dict[str, Sch
     if keep is None:
         return {}
     if not isinstance(keep, Mapping):
-        raise FormatError(OP, f"keep={keep!r}", "a dict from module-name pattern to scheme", 'Write {"head": "float32"}.')
+        raise FormatError(
+            OP, f"keep={keep!r}", "a dict from module-name pattern to scheme", 'Write {"head": "float32"}.'
+        )
     found: dict[str, Scheme] = {}
     for pattern, scheme in keep.items():
         parsed = parse_scheme(scheme)

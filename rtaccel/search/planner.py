@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from rtaccel.core.scheme import Scheme
 from rtaccel.measure.budget import Budget
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.search.clock import Clock, TimeUp
 from rtaccel.search.cost_model import CostModel
-from rtaccel.search.cost_table import whole_calls
-from rtaccel.search.front import Candidate
+from rtaccel.search.cost_table import second_level_bytes, whole_calls
+from rtaccel.search.front import Candidate, pareto
 from rtaccel.search.judge import Judge
 from rtaccel.search.knapsack import Costs, Plan, front, neighbors
-from rtaccel.search.sensitivity import Losses, Sensitivity
+from rtaccel.search.sensitivity import Losses
 from rtaccel.search.workbench import bound
 
 ROUNDS = 3
@@ -30,8 +29,8 @@ FINALISTS = 3
 MAX_MOVES = 60
 """Judged plans that differ from the best in one layer."""
 
-Told = Callable[[str, int, int, "Candidate | None"], None]
-"""(phase, steps done, steps in all, the best candidate so far)."""
+Told = Callable[[str, int, int, "Sequence[Candidate]"], None]
+"""(phase, steps done, steps in all, the candidates so far that no other beats)."""
 
 
 @dataclass
@@ -54,8 +53,8 @@ class Planner:
     ) -> None:
         self._model, self._losses, self._judge = model, losses, judge
         self._budget, self._clock, self._told = budget, clock, told
-        self._offset: float | None = None
-        self._joint = 1.0
+        self._offset, self._per_byte, self._joint = 0.0, 0.0, 1.0
+        self._near = second_level_bytes()
         self.found = Found()
 
     def run(self) -> None:
@@ -150,17 +149,28 @@ class Planner:
         return min(self._all_good(), key=lambda c: self._us(c.plan), default=None)
 
     def _us(self, plan: Plan) -> float:
-        """Predicted time of a call: its stages, and what a call takes beside them."""
-        return self._model.stages_us(plan) + (self._offset or 0.0)
+        """Predicted time of a call: its stages, what a call takes beside them, and weights that the nearest cache does not hold,
+        which a stage alone finds there."""
+        return self._model.stages_us(plan) + self._offset + self._per_byte * self._far(plan)
+
+    def _far(self, plan: Plan) -> float:
+        """Bytes of weights beyond what the second-level cache holds."""
+        known = self._judge.found.get(plan)
+        size: float | None = known.size_bytes if known is not None else None
+        if size is None:
+            size = self._model.bench.exact.weight_bytes + sum(float(s[o]) for s, o in zip(self._losses.sizes(), plan))
+        return max(0.0, size - self._near)
 
     def _correct(self) -> None:
         """Predictions from what is measured by now: the part of a call beside its stages, and the joint drop of several layers
         over the sum of what each does alone."""
         judge, model = self._judge, self._model
         good = sorted(self._all_good(), key=lambda c: model.stages_us(c.plan))[:FINALISTS]
-        self._time([c for c in good if c.us is None])
-        offsets = [c.us - model.stages_us(c.plan) for c in judge.found.values() if c.us is not None]
-        self._offset = float(np.median(offsets)) if offsets else 0.0
+        self._time([c for c in (judge.found[model.reference], *good) if c.us is None])
+        beside = [(self._far(c.plan), c.us - model.stages_us(c.plan)) for c in judge.found.values() if c.us is not None]
+        near, far = [us for size, us in beside if not size], [(size, us) for size, us in beside if size]
+        self._offset = float(np.median(near or [us for _, us in far]))
+        self._per_byte = max(0.0, float(np.median([(us - self._offset) / size for size, us in far]))) if far else 0.0
         raw = Costs(model.times, self._losses.drops([]), self._losses.sizes(), model.pairs)
         ratios = []
         for c in judge.found.values():
@@ -186,12 +196,7 @@ class Planner:
             self._judge.found[plan].us = us
 
     def _tell(self, phase: str, done: int, of: int) -> None:
-        self._told(phase, done, of, self._fastest_known())
-
-    def _fastest_known(self) -> Candidate | None:
-        good = self._all_good()
-        timed = [c for c in good if c.us is not None]
-        return min(timed, key=lambda c: c.time_us, default=good[0] if good else None)
+        self._told(phase, done, of, pareto(self._judge.found.values()))
 
     # -- measuring -------------------------------------------------------------------------------------------------
 
@@ -222,5 +227,3 @@ def _better(a: Candidate, b: Candidate) -> bool:
     """Whether a is to be returned rather than b: its verdict, then its time."""
     order = {"PASS": 0, "UNDECIDED": 1, "FAIL": 2, None: 3}
     return (order[a.verdict], a.time_us) < (order[b.verdict], b.time_us)
-
-

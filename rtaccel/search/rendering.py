@@ -37,11 +37,20 @@ def shown(fit: Fit) -> list[Candidate]:
     return sorted({id(c): c for c in (*chosen, *more)}.values(), key=lambda c: c.time_us)
 
 
+def judged(c: Candidate) -> str:
+    """What the metric says of a candidate that was not measured."""
+    if c.keeps is None:
+        return ""
+    if c.keeps:
+        return "keeps the drop"
+    return "drop too large" if c.drop_error is None else "drop not sure"
+
+
 def row(c: Candidate) -> tuple[str, ...]:
     drop = "" if c.drop is None else figure(c.drop, 3)
     if c.drop_error is not None:
         drop += f" ± {c.drop_error:.1g}"
-    kept = c.verdict or ("" if c.keeps is None else "keeps the drop" if c.keeps else "drop too large")
+    kept = c.verdict or judged(c)
     return (
         c.name, _number(c.us), _number(c.predicted_us), drop, _number(c.predicted_drop),
         "" if c.size_bytes is None else f"{c.size_bytes:,}", kept if c.fits else "too large",
@@ -51,7 +60,7 @@ def row(c: Candidate) -> tuple[str, ...]:
 def _layers(fit: Fit) -> list[tuple[str, ...]]:
     assert fit.best is not None
     found = {(s.layer, s.option): s for s in fit.sensitivity}
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for layer in fit.layers:
         scheme = fit.best.scheme[layer.name]
         s = found.get((layer.name, scheme))

@@ -57,7 +57,7 @@ class Losses:
                 clock.check(0.0 if slow else 1.2 * self._metric.seconds)
             except TimeUp:
                 return False
-            model = self._model.bench.build(self._model.scheme(self._model.single(i, o)))
+            model = self._model.build(self._model.single(i, o))
             drop = None if slow else self._metric.value - self._metric.judge(model).value
             error = self._outputs.error(model)
             self.found[i, o] = Sensitivity(

@@ -58,7 +58,10 @@ class Workbench:
 
     def build(self, scheme: Mapping[str, Scheme]) -> CompiledModel:
         """What `rt.compile(model, example_inputs, scheme=scheme, calibration=calibration)` gives, without exporting again."""
-        return self._compiled(self.program(scheme)).note_verified("its graph was verified in float32")
+        return self.compiled(self.program(scheme))
+
+    def compiled(self, program: Program) -> CompiledModel:
+        return self._compiled(program).note_verified("its graph was verified against the model in float32")
 
     def _compiled(self, program: Program) -> CompiledModel:
         options = Options(self._rows(program), title=self.title, batch=program.batch)

@@ -27,8 +27,9 @@ class FormedLayers:
     sampled: values that did not exist when calibration data was seen, with rows of them.
     """
 
-    def __init__(self, graph: OpGraph, schemes: Schemes) -> None:
-        self.graph, self._schemes = graph, schemes
+    def __init__(self, graph: OpGraph, schemes: Schemes, ranges: dict[tuple[str, str, str], QParams]) -> None:
+        """ranges: what was found before, by value, observer and what else it depends on."""
+        self.graph, self._schemes, self._ranges = graph, schemes, ranges
         self.sampled: dict[str, Tensor] = {}
         self._inner: dict[str, Scheme] = {}
 
@@ -43,9 +44,12 @@ class FormedLayers:
         rows = self.sampled.get(value)
         if rows is None:
             return None
-        seen = RangeObserver(value)
-        seen.observe(rows)
-        return seen.quant(observer)  # type: ignore[arg-type]
+        key = value, observer, f"rank {rows.shape[1]} {id(rows)}"  # the rows are kept as long as the ranges
+        if key not in self._ranges:
+            seen = RangeObserver(value)
+            seen.observe(rows)
+            self._ranges[key] = seen.quant(observer)  # type: ignore[arg-type]
+        return self._ranges[key]
 
 
 def widths(graph: OpGraph, schemes: Schemes) -> list[tuple[str, int]]:
@@ -63,9 +67,11 @@ def with_forms(
     statistics: Mapping[str, ValueStatistics],
     notes: list[str],
     known: dict[tuple[str, str], tuple[tuple[OpNode, ...], Tensor | None, str]],
+    ranges: dict[tuple[str, str, str], QParams],
 ) -> FormedLayers:
-    """The layers of the graph in the forms that the schemes ask for. known: what was made before, by value and form."""
-    made = FormedLayers(graph, schemes)
+    """The layers of the graph in the forms that the schemes ask for. known: what was made before, by value and form; ranges: as
+    FormedLayers has them."""
+    made = FormedLayers(graph, schemes, ranges)
     op_nodes: list[OpNode] = []
     buffers = dict(graph.buffers)
     for op_node in graph.op_nodes:

@@ -93,7 +93,12 @@ def in_fastest_form(
         if matrix is None or not could_be_sparse(matrix):
             return dense
         steps = dense.outputs[0].steps
-        key = dense.op, *map(id, dense.tensors.values()), *(v.dtype for v in (*dense.inputs, *dense.outputs)), rows * steps
+        key = (
+            dense.op,
+            *map(id, dense.tensors.values()),
+            *(v.dtype for v in (*dense.inputs, *dense.outputs)),
+            rows * steps,
+        )
         choice = None if known is None else known.get(key)
         if choice is None:
             choice = fastest(matrix.matrices(), rows * steps, backend, instead=None if matrix is dense else dense)

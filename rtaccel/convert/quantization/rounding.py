@@ -88,7 +88,9 @@ def _statistics(op_node: OpNode, sampled: Mapping[str, Tensor], memo: LowerMemo)
     return None if seen is None else seen.inputs()
 
 
-def _rounded(op_node: OpNode, scheme: Scheme, statistics: InputStatistics) -> tuple[dict[str, Tensor], dict[str, int], Tensor]:
+def _rounded(
+    op_node: OpNode, scheme: Scheme, statistics: InputStatistics
+) -> tuple[dict[str, Tensor], dict[str, int], Tensor]:
     assert isinstance(scheme, (W4A8, W4A16))
     weight, bias = op_node.tensors["weight"], op_node.tensors.get("bias")
     packed, scale = round_int4(weight, statistics, scheme.group_size)
