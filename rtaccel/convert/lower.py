@@ -87,7 +87,7 @@ def lower(
         if scale is None:
             notes.append(hidden[node].note)
         layers[op_node.writes[0]] = replace(layers[op_node.writes[0]], h_scale=scale)
-    graph = with_rounding(graph, layers, formed.sampled, notes, memo)
+    graph = with_rounding(graph, layers, formed.sampled, memo.statistics, memo.rounded, notes)
     made = Emitter(exported, graph, layers, states, memo.stage_weights).program(tuple(notes))
     return replace(made, source=Skeleton.of(exported, graph, layers, states))
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.quantization.equalization import ColumnObserver
+from rtaccel.convert.quantization.rounding import Rounded
 from rtaccel.convert.quantization.value_statistics import ValueStatistics
 from rtaccel.core.scheme import Scheme
 from rtaccel.core.stage import QParams
@@ -20,9 +21,10 @@ from rtaccel.plan.sparse import SparseChoice
 class LowerMemo:
     """Of one graph and its calibration data. A program is the same with it and without; it is only made sooner.
 
-    statistics: of the inputs of layers, by value. forms: layers in another form, by value and form. ranges: static scales,
-    by value, observer and what the columns depend on. columns: observers of inputs whose columns were tried. hidden: ranges of
-    recurrent states, by node. sparse: the fastest form of a stage with zeros.
+    statistics: of the inputs of layers, by value. forms: layers in another form, by value and form. ranges: static scales, by
+    value, observer and what else they depend on. columns: observers of inputs whose columns were tried; equalized: layers after
+    that. hidden: ranges of recurrent states, by node. rounded: weights rounded for their inputs. sparse: the fastest form of a
+    stage with zeros.
     """
 
     def __init__(self) -> None:
@@ -32,7 +34,7 @@ class LowerMemo:
         self.columns: dict[tuple[str, str, str], ColumnObserver] = {}
         self.hidden: dict[str, StateObserver] = {}
         self.sparse: dict[Any, SparseChoice] = {}
-        self.rounded: dict[tuple[str, str], tuple[Mapping[str, Tensor], Mapping[str, Any], Tensor]] = {}
+        self.rounded: dict[tuple[str, str], Rounded] = {}
         self.equalized: dict[tuple[str, int], OpNode] = {}
         self._stored: dict[tuple[int, str], tuple[Tensor, Mapping[str, Tensor], Mapping[str, Any]]] = {}
 

@@ -20,7 +20,7 @@ TEST_DATA = "RTACCEL_TEST_DATA"
 """Folder with the recordings and trained weights that some tests and benchmarks read."""
 
 STAGE_TIMES = "RTACCEL_STAGE_TIMES"
-"""Folder of the stage times that `rt.fit_budget` measured on this machine; unset: ~/.cache/rtaccel/stage_times. 0: none is kept."""
+"""Folder of the stage times that `rt.fit_budget` measured here; unset: ~/.cache/rtaccel/stage_times. 0: none is kept."""
 
 TRITON_INTERPRET = "TRITON_INTERPRET"
 """1: Triton kernels run in Triton's interpreter, on CPU tensors."""

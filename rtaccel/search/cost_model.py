@@ -12,7 +12,7 @@ from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.search.clock import Clock
 from rtaccel.search.cost_table import CostTable, Key
 from rtaccel.search.knapsack import Plan
-from rtaccel.search.options import Layer
+from rtaccel.search.options import LayerOptions
 from rtaccel.search.workbench import Workbench
 
 
@@ -20,7 +20,7 @@ class CostModel:
     """times: of each option of each layer beside its first option, others as they are at first. pairs: (layer, layer) -> what
     two neighbors take beyond the sum, since a value passes between them as int8, or has to be converted."""
 
-    def __init__(self, bench: Workbench, layers: Sequence[Layer], table: CostTable) -> None:
+    def __init__(self, bench: Workbench, layers: Sequence[LayerOptions], table: CostTable) -> None:
         self.bench, self.layers, self.table = bench, layers, table
         self._keys: dict[Plan, tuple[Key, ...]] = {}
         self.times: list[np.ndarray] = []
@@ -95,14 +95,14 @@ class CostModel:
                 self.pairs[a, b] = matrix
 
 
-def _kind(layer: Layer, option: int) -> tuple[bool, bool]:
+def _kind(layer: LayerOptions, option: int) -> tuple[bool, bool]:
     """What a neighbor notices of an option: whether it reads int8, and whether it has another form."""
     scheme = layer.options[option]
     inner = scheme.inner if isinstance(scheme, LayerForm) else scheme
     return isinstance(inner, Int8Activation), isinstance(scheme, LayerForm)
 
 
-def _representatives(a: Layer, b: Layer) -> list[tuple[int, int]]:
+def _representatives(a: LayerOptions, b: LayerOptions) -> list[tuple[int, int]]:
     """One pair of options for each pair of kinds, where something passes between the two in another way."""
     first: list[Mapping[tuple[bool, bool], int]] = []
     for layer in (a, b):
@@ -116,7 +116,7 @@ def _representatives(a: Layer, b: Layer) -> list[tuple[int, int]]:
     ]  # fmt: skip
 
 
-def neighbors(bench: Workbench, layers: Sequence[Layer]) -> list[tuple[int, int]]:
+def neighbors(bench: Workbench, layers: Sequence[LayerOptions]) -> list[tuple[int, int]]:
     """Layers between which a value passes with nothing but elementwise or similar nodes of one input, and those that read the
     same value."""
     index = {layer.name: i for i, layer in enumerate(layers)}

@@ -194,14 +194,14 @@ def second_level_bytes() -> int:
 
 def machine() -> dict[str, str]:
     """What times belong to: the processor, the instruction set and the version."""
-    import rtaccel
+    from rtaccel import __version__
     from rtaccel.backends import backends
 
     facts = backends()["cpu"].facts()
     return {
         "cpu": str(facts["cpu"]),
         "isa": str(facts["isa"]),
-        "version": rtaccel.__version__,
+        "version": __version__,
         "abi": str(facts["abi"]),
     }
 

@@ -19,7 +19,7 @@ from rtaccel.search.cost_model import CostModel
 from rtaccel.search.front import Candidate, pareto
 from rtaccel.search.judge import Judge
 from rtaccel.search.metric import Metric
-from rtaccel.search.options import Layer
+from rtaccel.search.options import LayerOptions
 from rtaccel.search.planner import Found
 from rtaccel.search.sensitivity import Losses, Sensitivity
 
@@ -29,8 +29,9 @@ class Fit:
     """The result of `rt.fit_budget`.
 
     model: the compiled model; None where a limit is shown to be exceeded, and `reason` says by what. scheme: of each layer, a
-    dict that `rt.compile(scheme=)` takes with the same calibration data; None with the model. verdict: "PASS" where every limit of the
-    budget is proved and the drop is kept, "UNDECIDED" where nothing is refuted and not everything proved, else "FAIL".
+    dict that `rt.compile(scheme=)` takes with the same calibration data; None with the model.
+    verdict: "PASS" where every limit of the budget is proved and the drop is kept, "UNDECIDED" where nothing is refuted and not
+    everything proved, else "FAIL".
     reason: a sentence on that.
     best: the candidate that the verdict is about; None where no plan keeps the drop. front: candidates that no other beats in
     time and drop, in the order of time. candidates: all that were judged. sensitivity: of each option of each layer alone.
@@ -47,7 +48,7 @@ class Fit:
     front: tuple[Candidate, ...]
     candidates: tuple[Candidate, ...]
     sensitivity: tuple[Sensitivity, ...]
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerOptions, ...]
     budget: Budget
     metric: float
     limit: float
@@ -128,7 +129,7 @@ def summarized(
 
 def _reason(best: Candidate | None, candidates: list[Candidate], judge: Judge, budget: Budget, metric: Metric) -> str:
     reference = next((c for c in candidates if c.reference), None)
-    allowed = f"a drop of {figure(judge.limit, 3)} from {figure(metric.value, 5)}"
+    allowed = f"a drop of {figure(judge.limit, 3)} from {figure(metric.value + 0.0, 5)}"
     if best is None:
         exact = "" if reference is None or reference.us is None else f"; float32 takes {figure(reference.us, 3)} us"
         small = [c for c in candidates if c.fits]

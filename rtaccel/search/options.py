@@ -22,7 +22,7 @@ OP = "fit_budget"
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerOptions:
     """name: of its module. shape: of its largest weight. options: in the order asked for; the first is the reference,
     float32 unless `keep` says otherwise. kept: it has that one alone."""
 
@@ -86,7 +86,7 @@ def _parse(option: Any) -> Scheme | Sparsity:
 
 def layers_of(
     graph: OpGraph, options: Sequence[Scheme], keep: Mapping[str, Any] | None, notes: list[str]
-) -> tuple[Layer, ...]:
+) -> tuple[LayerOptions, ...]:
     """The layers that schemes are for, with what each may become. Raises FormatError for an unknown name in `keep`,
     UnsupportedProblem where there is no such layer."""
     nodes: dict[str, list[OpNode]] = {}
@@ -107,7 +107,7 @@ def layers_of(
                 raise FormatError(
                     OP, f"keep={{{name!r}: {fixed[name]}}}", "a scheme with a kernel for it", f"{why}: take another."
                 )
-            layers.append(Layer(name, shape, (fixed[name],), kept=True))
+            layers.append(LayerOptions(name, shape, (fixed[name],), kept=True))
             continue
         usable = []
         for option in options:
@@ -116,7 +116,7 @@ def layers_of(
                 usable.append(option)
             else:
                 notes.append(f"{name}: {option} is no option, {why}")
-        layers.append(Layer(name, shape, tuple(usable)))
+        layers.append(LayerOptions(name, shape, tuple(usable)))
     return tuple(layers)
 
 

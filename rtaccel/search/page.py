@@ -43,7 +43,7 @@ def page(fit: Fit) -> str:
     title = "Fit into a budget"
     body = [
         f"<h1>{title}</h1>",
-        f'<p class="soft">{escape(str(fit.budget))}; metric {figure(fit.metric, 5)} in float32, a drop of '
+        f'<p class="soft">{escape(str(fit.budget))}; metric {figure(fit.metric + 0.0, 5)} in float32, a drop of '
         f"{figure(fit.limit, 3)} permitted. {len(fit.candidates)} plans were judged in {fit.seconds:.1f} s.</p>",
         f'<div class="banner {fit.verdict}"><strong>{fit.verdict}</strong><span>{escape(fit.reason)}</span></div>',
         '<section><h2>The front</h2><p class="hint">Each dot is a plan: how long a call takes, and how much the metric drops. '
@@ -150,7 +150,7 @@ def _layers(fit: Fit) -> str:
                 cells.append('<td class="soft">-</td>')
                 continue
             if s is None:
-                cells.append(f'<td class="{css}">{"kept" if layer.kept else "reference" if taken else ""}</td>')
+                cells.append(f'<td class="{css}">{"kept" if layer.kept else "reference"}</td>')
                 continue
             drop = "" if s.drop is None else figure(s.drop, 2)
             us = "" if s.us is None else f"{s.us:+.2f} us"

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from rtaccel.convert.frontend.graph import OpGraph
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, zeros_like_rows
-from rtaccel.convert.pruning.prune import DAMPING, InputStatistics, corrected_bias, magnitude, output_error, refit
 from rtaccel.convert.quantization.scheme_rules import takes_schemes
 from rtaccel.convert.quantization.value_statistics import ValueStatistics
+from rtaccel.convert.weights.prune import DAMPING, InputStatistics, corrected_bias, magnitude, output_error, refit
 from rtaccel.core.layer_forms import LayerForm, LowRank, Pruned
 from rtaccel.core.scheme import Scheme
 from rtaccel.core.stage import QParams

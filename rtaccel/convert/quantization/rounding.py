@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rtaccel.convert.frontend.graph import OpGraph
 from rtaccel.convert.frontend.nodes import OpNode
-from rtaccel.convert.pruning.prune import InputStatistics, corrected_bias
-from rtaccel.convert.quantization.gptq import round_int4
 from rtaccel.convert.quantization.scheme_rules import LayerPlan, takes_schemes
+from rtaccel.convert.quantization.value_statistics import ValueStatistics
+from rtaccel.convert.weights.gptq import round_int4
+from rtaccel.convert.weights.prune import InputStatistics, corrected_bias
 from rtaccel.core.errors import FormatError
 from rtaccel.core.layer_forms import LayerForm
 from rtaccel.core.scheme import W4A8, W4A16, Scheme
 from rtaccel.formats import int4
 
-if TYPE_CHECKING:
-    from rtaccel.convert.lower_memo import LowerMemo
+Rounded = tuple[Mapping[str, Tensor], Mapping[str, Any], Tensor]
+"""The stored weight of a layer, further attributes of its stage, and its bias."""
 
 
 def rounds(scheme: Scheme) -> bool:
@@ -46,11 +47,17 @@ def reads_of(graph: OpGraph, schemes: Callable[[str], Scheme]) -> list[tuple[str
 
 
 def with_rounding(
-    graph: OpGraph, layers: dict[str, LayerPlan], sampled: Mapping[str, Tensor], notes: list[str], memo: LowerMemo
+    graph: OpGraph,
+    layers: dict[str, LayerPlan],
+    sampled: Mapping[str, Tensor],
+    statistics: Mapping[str, ValueStatistics],
+    known: dict[tuple[str, str], Rounded],
+    notes: list[str],
 ) -> OpGraph:
     """The graph with the biases of the layers rounded for their inputs; `layers` get the stored weights.
 
-    sampled: rows of values that calibration did not see. Raises FormatError for such a layer without calibration data.
+    sampled: rows of values that calibration did not see; statistics: of those that it did. known: what was rounded before.
+    Raises FormatError for such a layer without calibration data.
     """
     op_nodes = []
     for op_node in graph.op_nodes:
@@ -58,9 +65,9 @@ def with_rounding(
         if layer is None or not rounds(layer.scheme):
             op_nodes.append(op_node)
             continue
-        statistics = _statistics(op_node, sampled, memo)
-        if statistics is None:
-            if not memo.statistics and not sampled:
+        seen = _statistics(op_node, sampled, statistics)
+        if seen is None:
+            if not statistics and not sampled:
                 raise FormatError(
                     "compile", f"{layer.scheme} with rounding='gptq' for {op_node.name} without calibration data",
                     "calibration= with batches of real inputs", "Pass some, or take rounding='nearest'.",
@@ -69,28 +76,28 @@ def with_rounding(
             op_nodes.append(op_node)
             continue
         key = op_node.writes[0], f"{layer.scheme!r} {id(op_node.tensors['weight'])}"
-        if key not in memo.rounded:
-            memo.rounded[key] = _rounded(op_node, layer.scheme, statistics)
-        tensors, attrs, bias = memo.rounded[key]
+        if key not in known:
+            known[key] = _rounded(op_node, layer.scheme, seen)
+        tensors, attrs, bias = known[key]
         layers[op_node.writes[0]] = replace(layer, stored=(tensors, attrs))
         op_nodes.append(replace(op_node, tensors={**op_node.tensors, "bias": bias}))
     return replace(graph, op_nodes=tuple(op_nodes))
 
 
-def _statistics(op_node: OpNode, sampled: Mapping[str, Tensor], memo: LowerMemo) -> InputStatistics | None:
+def _statistics(
+    op_node: OpNode, sampled: Mapping[str, Tensor], statistics: Mapping[str, ValueStatistics]
+) -> InputStatistics | None:
     if not _is_linear(op_node):
         return None
     rows = sampled.get(op_node.reads[0])
     if rows is not None:
         x = rows.double()
         return InputStatistics.of_dense(x.T @ x / max(len(x), 1), x.mean(0), len(x))
-    seen = memo.statistics.get(op_node.reads[0])
+    seen = statistics.get(op_node.reads[0])
     return None if seen is None else seen.inputs()
 
 
-def _rounded(
-    op_node: OpNode, scheme: Scheme, statistics: InputStatistics
-) -> tuple[dict[str, Tensor], dict[str, int], Tensor]:
+def _rounded(op_node: OpNode, scheme: Scheme, statistics: InputStatistics) -> Rounded:
     assert isinstance(scheme, (W4A8, W4A16))
     weight, bias = op_node.tensors["weight"], op_node.tensors.get("bias")
     packed, scale = round_int4(weight, statistics, scheme.group_size)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from rtaccel.convert.frontend.batches import batches_of
 from rtaccel.convert.frontend.export import ExportedGraph
-from rtaccel.convert.pruning.prune import InputStatistics
 from rtaccel.convert.quantization.calibrate import as_args, run_graph
+from rtaccel.convert.weights.prune import InputStatistics
 from rtaccel.core.errors import FormatError
 
 SAMPLE_ROWS = 2048

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rtaccel.convert.pruning.prune import DAMPING, InputStatistics, inverse_factor
+from rtaccel.convert.weights.prune import DAMPING, InputStatistics, inverse_factor
 from rtaccel.formats import int4
 
 SWEEPS = 4
