@@ -60,7 +60,7 @@ def fit_budget(
     How: the model is exported once. Each option of each layer is tried alone, in a plan of the whole model with the real
     kernels. Stages are timed alone, all in turn, the least counts; times are kept for this processor, instruction set and version
     ($RTACCEL_STAGE_TIMES). A multiple-choice knapsack with costs between neighbors gives the front. Plans of it are judged by
-    the metric; the fastest three that keep the drop are measured with `rt.measure`. A drop counts as kept where three standard
+    the metric; the fastest three that keep the drop are measured with `rt.measure`. A drop counts as kept where four standard
     errors of it fit below the limit too, for the metric's data are a sample.
 
     Returns a `Fit`. Raises FormatError for arguments that make no sense (a metric that is constant, NaN or no function of a

@@ -18,10 +18,13 @@ from rtaccel.core.errors import FormatError, RtaccelError
 
 OP = "fit_budget"
 
-FOLDS = 8
+FOLDS = 32
 """Parts of the metric's data that a plan computes alone, for the sampling error of a drop."""
 
-SEGMENTS = 4
+MIN_FOLDS = 8
+"""Of a metric that is slow for the time given; fewer say too little."""
+
+SEGMENTS = 3
 """Runs of neighboring rows in each part: neighbors in time resemble each other, and count as one."""
 
 MAX_BYTES = 512 << 20
@@ -70,7 +73,8 @@ class Recorder(nn.Module):
 
 
 class Metric:
-    """fn(callable) -> a number, larger is better. value: in float32. resolution: by how much two calls differ.
+    """fn(callable) -> a number, larger is better. value: in float32. resolution: by how much two calls differ. grain: the least
+    difference from it seen so far, which is one row of an accuracy; 0 before there is any.
 
     Raises FormatError where fn is no function of a callable, or gives no finite number, or the same whatever the model says.
     """
@@ -78,7 +82,7 @@ class Metric:
     def __init__(self, fn: Any, model: nn.Module, seed: int) -> None:
         _check_callable(fn)
         self._fn, self._seed = fn, seed
-        self.seconds = 0.0
+        self.seconds = self.grain = 0.0
         self.fed_back = False
         first = self._recorded(model)
         self.calls = first.calls
@@ -137,24 +141,29 @@ class Metric:
         """The metric of a plan. One that is not a number is the worst there is."""
         recorder = Recorder(call)
         try:
-            return Judged(self._value(recorder), recorder.calls)
+            value = self._value(recorder)
         except FormatError as error:
             if "finite" in error.expected:
                 return Judged(-math.inf, None)
             raise
+        step = abs(value - self.value)
+        if step > 1e-12 * max(abs(self.value), abs(value)):
+            self.grain = min(self.grain or step, step)
+        return Judged(value, recorder.calls)
 
-    def sampling_error(self, judged: Judged) -> float | None:
-        """Standard error of the drop over data like the metric's; None where the calls of a plan are not those of the model.
+    def sampling_error(self, judged: Judged, folds: int = FOLDS) -> float | None:
+        """Standard error of the drop over data like the metric's; None where the calls of a plan are not those of the model, or
+        there are too few.
 
-        The rows are dealt to FOLDS parts. The metric is asked again for each, with the plan's results there and float32's
+        The rows are dealt to so many parts. The metric is asked again for each, with the plan's results there and float32's
         elsewhere: the drops of the parts add up to the whole drop, and their spread says how much it owes to chance.
         """
         mine, theirs = self.calls, judged.calls
         if mine is None or theirs is None or not _same_inputs(mine, theirs):
             self.fed_back = self.fed_back or (mine is not None and theirs is not None)
             return None
-        fold_of, count = _folds([_rows(inputs) for inputs, _ in mine], self._seed)
-        if count < 4:
+        fold_of, count = _folds([_rows(inputs) for inputs, _ in mine], folds, self._seed)
+        if count < MIN_FOLDS:
             return None
         drops = []
         for fold in range(count):
@@ -212,11 +221,11 @@ def _rows(inputs: Sequence[Any]) -> int:
     return next((len(t) for t in inputs if isinstance(t, Tensor) and t.dim()), 1)
 
 
-def _folds(rows: Sequence[int], seed: int) -> tuple[list[Tensor], int]:
+def _folds(rows: Sequence[int], most: int, seed: int) -> tuple[list[Tensor], int]:
     """The part of each row of each call, and how many parts there are."""
     total = sum(rows)
-    count = min(FOLDS, total // 2)
-    if count < 4:
+    count = min(most, total // 2)
+    if count < MIN_FOLDS:
         return [], 0
     segments = count * min(SEGMENTS, max(1, total // (2 * count)))
     dealt = torch.arange(segments) % count

@@ -47,7 +47,7 @@ def page(fit: Fit) -> str:
         f"{figure(fit.limit, 3)} permitted. {len(fit.candidates)} plans were judged in {fit.seconds:.1f} s.</p>",
         f'<div class="banner {fit.verdict}"><strong>{fit.verdict}</strong><span>{escape(fit.reason)}</span></div>',
         '<section><h2>The front</h2><p class="hint">Each dot is a plan: how long a call takes, and how much the metric drops. '
-        "Filled dots keep the drop that is permitted, with three standard errors to spare. The line joins plans that no other "
+        "Filled dots keep the drop that is permitted, with four standard errors to spare. The line joins plans that no other "
         f"beats. The ring is the plan chosen.</p>{for_both_widths(partial(_drawing, fit))}</section>",
         _layers(fit),
         _candidates(fit),

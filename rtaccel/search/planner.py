@@ -25,6 +25,10 @@ PATIENCE = 3
 """Plans in a row that do not keep the drop, after which faster ones are not judged."""
 
 FINALISTS = 3
+"""Plans that are measured against the budget."""
+
+MEASURE_SECONDS = 0.6
+"""For each of them, at most; timing whole calls in turn takes as long for all together."""
 
 MAX_MOVES = 60
 """Judged plans that differ from the best in one layer."""
@@ -85,6 +89,7 @@ class Planner:
         self._correct()
         for done in range(ROUNDS):
             before = len(judge.found)
+            judge.settle()
             self._walk(self._front())
             self._move()
             self._tell("plans", done + 1, ROUNDS)
@@ -190,7 +195,7 @@ class Planner:
         candidates = list(candidates)
         if not candidates:
             return
-        share = min(0.4, max(0.05, 0.05 * self._clock.seconds))
+        share = min(MEASURE_SECONDS, max(0.05, 0.05 * self._clock.seconds))
         calls = {c.plan: bound(self._judge.build(c), self._model.bench.args) for c in candidates}
         for plan, us in whole_calls(calls, share).items():
             self._judge.found[plan].us = us
@@ -201,6 +206,7 @@ class Planner:
     # -- measuring -------------------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
+        self._judge.settle()
         good = self._all_good()
         if not good:
             self._time([c for c in self._judge.found.values() if c.us is None][:4])
@@ -215,7 +221,7 @@ class Planner:
         final = sorted((self._judge.found[plan] for plan in finalists), key=lambda c: c.time_us)[:FINALISTS]
         keep = max(0.0, self._clock.left)
         for i, candidate in enumerate(final):
-            share = min(0.6, max(0.08, keep / (FINALISTS + 1)))
+            share = min(MEASURE_SECONDS, max(0.08, keep / (FINALISTS + 1)))
             if i and self._clock.left < share:
                 break
             model = self._judge.time(candidate, share)

@@ -165,7 +165,16 @@ def test_every_operator_has_tests_of_its_own(name: str) -> None:
     assert sum(test.startswith("test_") for test in found) >= 3
 
 
-CONVERT = {"frontend": 0, "weights": 0, "patterns": 1, "quantization": 1, "passes": 2, "module_swap": 2, "pruning": 3, "": 4}
+CONVERT = {
+    "frontend": 0,
+    "weights": 0,
+    "patterns": 1,
+    "quantization": 1,
+    "passes": 2,
+    "module_swap": 2,
+    "pruning": 3,
+    "": 4,
+}
 """Floors inside convert; "" has what puts the folders together."""
 
 

@@ -156,14 +156,14 @@ def factors(weight: Tensor, rank: int, statistics: InputStatistics | None) -> tu
     if statistics is None:
         u, s, vh = torch.linalg.svd(w, full_matrices=False)
         root = s[:rank].sqrt()
-        return (root[:, None] * vh[:rank]).float(), (u[:, :rank] * root).float()
+        return (root[:, None] * vh[:rank]).float().contiguous(), (u[:, :rank] * root).float().contiguous()
     mean = statistics.mean.double()
     covariance = statistics.second.double() - torch.outer(mean, mean)
     covariance.diagonal().add_(DAMPING * covariance.diagonal().mean().clamp_min(1e-12))
     lower = torch.linalg.cholesky(covariance)
     u, s, vh = torch.linalg.svd(w @ lower, full_matrices=False)
     inner = torch.linalg.solve_triangular(lower, vh[:rank], upper=False, left=False)
-    return inner.float(), (u[:, :rank] * s[:rank]).float()
+    return inner.float().contiguous(), (u[:, :rank] * s[:rank]).float().contiguous()
 
 
 def _lost(weight: Tensor, left: Tensor, statistics: InputStatistics | None) -> str:
