@@ -28,16 +28,25 @@ from rtaccel.search.sensitivity import Losses, Sensitivity
 class Fit:
     """The result of `rt.fit_budget`.
 
-    model: the compiled model; None where a limit is shown to be exceeded, and `reason` says by what. scheme: of each layer, a
-    dict that `rt.compile(scheme=)` takes with the same calibration data; None with the model.
+    model: the compiled model; None where a limit is shown to be exceeded, and `reason` says by what.
+    scheme: of each layer, a dict that `rt.compile(scheme=)` takes with the same calibration data; None with the model.
     verdict: "PASS" where every limit of the budget is proved and the drop is kept, "UNDECIDED" where nothing is refuted and not
-    everything proved, else "FAIL".
+        everything proved, else "FAIL".
     reason: a sentence on that.
-    best: the candidate that the verdict is about; None where no plan keeps the drop. front: candidates that no other beats in
-    time and drop, in the order of time. candidates: all that were judged. sensitivity: of each option of each layer alone.
-    metric: in float32. limit: the drop permitted. resolution: by how much two calls of the metric differ.
-    complete: whether the time was enough for the whole search; interrupted: whether Ctrl-C ended it. seconds: that it took.
+    best: the candidate that the verdict is about; None where no plan keeps the drop.
+    front: candidates that no other beats in time and drop, in the order of time.
+    candidates: all that were judged.
+    sensitivity: of each option of each layer alone.
+    layers: what each layer could become.
+    budget: as it was given.
+    metric: in float32.
+    limit: the drop permitted.
+    resolution: by how much two calls of the metric differ.
+    complete: whether the time was enough for the whole search.
+    interrupted: whether Ctrl-C ended it.
+    seconds: that it took.
     notes: options without a kernel, and doubts.
+    machine: what it was measured on.
     """
 
     model: CompiledModel | None

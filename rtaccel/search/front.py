@@ -18,12 +18,21 @@ MAX_KINDS = 4
 class Candidate:
     """One way to compute the model.
 
-    scheme: of each layer, as `rt.compile` takes it. predicted_us: typical time of a call bound to its tensors; predicted_drop:
-    of the metric. us, drop: the same, measured; None where they were not. drop_error: standard error of the drop over other
-    data like the metric's; None where it is not known. error: of the outputs on calibration data, rms of the difference over rms.
-    size_bytes: of weights and scales. peak_bytes: of packed weights, scratch and states of the native plans. joules: of a call,
-    measured or, where `joules_modeled`, computed from a model. latency: of `rt.measure`, with the verdict on the budget.
+    plan: the option of each layer, by number.
+    scheme: of each layer, as `rt.compile` takes it.
+    predicted_us: typical time of a call bound to its tensors.
+    predicted_drop: of the metric.
+    us: the time, measured; None where it was not.
+    drop: of the metric, measured; None where it was not.
+    drop_error: standard error of the drop over other data like the metric's; None where it is not known.
+    error: of the outputs on calibration data, rms of the difference over rms.
+    size_bytes: of weights and scales.
+    peak_bytes: of packed weights, scratch and states of the native plans.
+    joules: of a call, measured or, where `joules_modeled`, computed from a model.
+    latency: of `rt.measure`, with the verdict on the budget.
     keeps: whether the drop is within its limit, with what is known of its error; None where it was not judged.
+    fits: whether its bytes are within the budget.
+    reference: whether it is the model as it is, with every layer in its first option.
     """
 
     plan: Plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from rtaccel.search.workbench import Workbench
 def bench() -> Workbench:
     torch.manual_seed(0)
     sizes = (32, 64, 64, 64, 8)
-    layers = [m for k, n in zip(sizes, sizes[1:]) for m in (nn.Linear(k, n), nn.ReLU())]
+    layers = [m for k, n in itertools.pairwise(sizes) for m in (nn.Linear(k, n), nn.ReLU())]
     return Workbench(nn.Sequential(*layers[:-1]).eval(), torch.randn(1, 32), [torch.randn(64, 32)])
 
 
