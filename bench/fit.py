@@ -2,9 +2,9 @@
 
     python -m bench.fit [--seconds 60] [--nets 20] [--order 20] [--peers]
 
-ad01 needs the test data folder; the others are made here. nncf and torchao are used where they are installed: nncf reverts layers to
-float until the metric is kept (quantize_with_accuracy_control wants OpenVINO models; its search is written out here with our kernels, so
-that both are timed by the same calls), torchao's autoquant picks layer by layer by time.
+ad01 needs the test data folder; the others are made here. --peers adds the search of accuracy-aware quantization, which reverts layers to
+float one by one until the metric is kept. nncf's own wants OpenVINO models: the search is written out here with our kernels, so that both
+are timed by the same calls. torchao's autoquant picks layer by layer by time; it is asked where a version that has it is installed.
 """
 
 from __future__ import annotations
@@ -130,6 +130,9 @@ def autoquant(task: Any) -> None:
 
     import torchao
 
+    if not hasattr(torchao, "autoquant"):
+        print(f"torchao {torchao.__version__} has no autoquant")
+        return
     start = time.perf_counter()
     try:
         made = torchao.autoquant(torch.compile(copy.deepcopy(model)), error_on_unseen=False)
@@ -158,7 +161,9 @@ def main() -> None:
     if args.peers:
         scheme, seconds, compiles = reverting(task, args.seconds)
         kinds = {k: list(scheme.values()).count(k) for k in dict.fromkeys(scheme.values())}
-        print(f"reverting layer by layer from int4, a compile each: {seconds:.1f} s, {compiles} compiles, {kinds}")
+        model, x, batches, _, _ = task
+        us = whole_calls({"": bound(rt.compile(model, x, scheme, calibration=batches), (x,))}, 2.0)[""]
+        print(f"reverting layer by layer from int4: {us:.2f} us, {seconds:.1f} s, {compiles} compiles, {kinds}")
         if importlib.util.find_spec("torchao") is not None:
             autoquant(task)
         else:

@@ -45,6 +45,7 @@ class Relative:
             raise FormatError("Relative", f"share={self.share!r}", "a finite number, 0 or above", "0.01 is 1 %.")
 
     def of(self, value: float) -> float:
+        """The drop that is permitted from a metric's value."""
         return self.share * abs(value)
 
 

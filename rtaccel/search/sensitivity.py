@@ -26,9 +26,15 @@ TIE = 0.05
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Of one option of a layer, all others as in float32. drop: of the metric, None where it was not asked. error: of the
-    outputs on calibration data, rms of the difference over rms. bytes: of the model's weights beside float32. us: of the stages
-    beside float32, None where they were not timed."""
+    """Of one option of a layer, all others as in float32.
+
+    layer: its name.
+    option: how it was computed.
+    drop: of the metric; None where it was not asked.
+    error: of the outputs on calibration data, rms of the difference over rms.
+    bytes: of the model's weights beside float32.
+    us: of the stages beside float32; None where they were not timed.
+    """
 
     layer: str
     option: Scheme
