@@ -2,9 +2,10 @@
 
     python -m bench.fit [--seconds 60] [--nets 20] [--order 20] [--peers]
 
-ad01 needs the test data folder; the others are made here. --peers adds the search of accuracy-aware quantization, which reverts layers to
-float one by one until the metric is kept. nncf's own wants OpenVINO models: the search is written out here with our kernels, so that both
-are timed by the same calls. torchao's autoquant picks layer by layer by time; it is asked where a version that has it is installed.
+ad01 needs the test data folder; the others are made here. --peers adds the search of accuracy-aware quantization, which
+reverts layers to float one by one until the metric is kept. nncf's own wants OpenVINO models: the search is written out here with
+our kernels, so that both are timed by the same calls. torchao's autoquant picks layer by layer by time; it is asked where a
+version that has it is installed.
 """
 
 from __future__ import annotations
