@@ -27,6 +27,9 @@ _HOME = {
     "save": "rtaccel.deploy.save",
     "load": "rtaccel.deploy.load",
     "LoadedModel": "rtaccel.deploy.load",
+    "fit_budget": "rtaccel.search.fit_budget",
+    "Fit": "rtaccel.search.fit",
+    "Relative": "rtaccel.search.metric",
     "Latency": "rtaccel.measure.latency",
     "Budget": "rtaccel.measure.budget",
     "Float32": "rtaccel.core.scheme",
@@ -36,6 +39,8 @@ _HOME = {
     "W8A16": "rtaccel.core.scheme",
     "W4A8": "rtaccel.core.scheme",
     "W4A16": "rtaccel.core.scheme",
+    "LowRank": "rtaccel.core.layer_forms",
+    "Pruned": "rtaccel.core.layer_forms",
     "Unstructured": "rtaccel.core.sparsity",
     "BlockSparse": "rtaccel.core.sparsity",
     "SemiStructured": "rtaccel.core.sparsity",
@@ -62,11 +67,15 @@ __all__ = [
     "Budget",
     "BudgetExceeded",
     "CompiledModel",
+    "Fit",
     "Float8",
     "Float32",
     "FormatError",
     "Latency",
     "LoadedModel",
+    "LowRank",
+    "Pruned",
+    "Relative",
     "RtaccelError",
     "SemiStructured",
     "ShapeError",
@@ -76,6 +85,7 @@ __all__ = [
     "Unstructured",
     "UnsupportedProblem",
     "compile",
+    "fit_budget",
     "from_onnx",
     "keep_zeros",
     "load",
@@ -107,16 +117,20 @@ if TYPE_CHECKING:
         ShapeError,
         UnsupportedProblem,
     )
+    from rtaccel.core.layer_forms import LowRank, Pruned
     from rtaccel.core.scheme import W4A8, W4A16, W8A8, W8A16, BFloat16, Float8, Float32
     from rtaccel.core.sparsity import BlockSparse, SemiStructured, Unstructured
     from rtaccel.deploy.load import LoadedModel, load
-    from rtaccel.deploy.save import save
     from rtaccel.deploy.onnx.export import to_onnx
+    from rtaccel.deploy.save import save
     from rtaccel.measure.budget import Budget
     from rtaccel.measure.latency import Latency, measure
     from rtaccel.runtime.compiled import CompiledModel
     from rtaccel.runtime.compiler import compile
     from rtaccel.runtime.stream import StreamModel, stream
+    from rtaccel.search.fit import Fit
+    from rtaccel.search.fit_budget import fit_budget
+    from rtaccel.search.metric import Relative
 
 
 if not TYPE_CHECKING:  # a type checker is to see what is imported above, and to refuse every other name

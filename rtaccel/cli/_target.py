@@ -98,7 +98,7 @@ def load_target(text: str) -> Target:
         raise FormatError(
             "target", repr(text), "package.module:name or file.py:name", "Name the function after a colon."
         )
-    module = _module(where, text)
+    module = load_module(where, text)
     with user_code():
         found = getattr(module, name, None)
     if found is None:
@@ -115,7 +115,7 @@ def _is_module(found: object) -> bool:
     return isinstance(found, nn.Module)
 
 
-def _module(where: str, text: str) -> Any:
+def load_module(where: str, text: str) -> Any:
     if where.endswith(".py"):
         path = Path(where).resolve()
         if not path.is_file():

@@ -9,17 +9,22 @@ from typing import Any
 from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.convert.frontend.graph import OpGraph
 from rtaccel.convert.frontend.nodes import OpNode
+from rtaccel.convert.lower_memo import LowerMemo
 from rtaccel.convert.passes.emit import Emitter
 from rtaccel.convert.passes.fuse_norm import fuse_norms
+from rtaccel.convert.passes.layer_forms import FormedLayers, widths, with_forms
 from rtaccel.convert.passes.program import Program
 from rtaccel.convert.passes.skeleton import Skeleton
 from rtaccel.convert.passes.sparse import pruned
 from rtaccel.convert.quantization.calibrate import calibrate
 from rtaccel.convert.quantization.equalization import ColumnObserver, column_observers, equalize_columns
 from rtaccel.convert.quantization.recorded import recorded_ranges
+from rtaccel.convert.quantization.rounding import reads_of, with_rounding
 from rtaccel.convert.quantization.scheme_rules import LayerPlan, decide_draft, takes_schemes
+from rtaccel.convert.quantization.value_statistics import gather, rows_of
 from rtaccel.core.scheme import SchemeMap
 from rtaccel.core.sparsity import SparsityMap
+from rtaccel.core.stage import QParams
 from rtaccel.core.traits import StateObserver
 
 RECORDED = "static ranges that the model brings along (quantize-dequantize pairs) are taken as they are"
@@ -34,33 +39,40 @@ def lower(
     equalize: bool = True,
     sparsity: SparsityMap | None = None,
     exact: bool = False,
+    memo: LowerMemo | None = None,
 ) -> Program:
     """The whole way from nodes to a program. Raises typed errors; nothing is half done.
 
     even: whether the columns of an input may be brought to one range, which takes a pointwise kernel that writes int8.
     sparsity: patterns to prune linear layers to. exact: no algorithm that rounds more than sums of products do.
+    memo: of this graph and calibration data, where it is lowered more than once.
     """
     graph = fuse_norms(graph)
     if exact:
         graph = replace(graph, op_nodes=tuple(_exact(op_node) for op_node in graph.op_nodes))
+    memo = memo or LowerMemo()
     layers: dict[str, LayerPlan] = {}
     notes: list[str] = []
     if sparsity is not None:
         graph = pruned(graph, sparsity, notes)
+    formed = _formed(exported, graph, scheme, calibration, notes, memo)
+    graph = formed.graph
     wanted: dict[str, Any] = {}
     recorded = recorded_ranges(exported) if not scheme.exact else {}
     for op_node in graph.op_nodes:
         if op_node.is_fallback or not takes_schemes(op_node.operator):
             continue
         own = recorded.get(_node(op_node.reads[0])) if op_node.reads else None
-        layer = decide_draft(op_node, scheme, calibration is not None or own is not None, notes)
-        if own is not None and layer.observer is not None:
-            layer = replace(layer, quant=own)  # the model's own range; nothing is calibrated
-            if RECORDED not in notes:
+        layer = decide_draft(op_node, formed.scheme, calibration is not None or own is not None, notes)
+        if layer.observer is not None:
+            quant = own if own is not None else formed.quant(op_node.reads[0], layer.observer)
+            if quant is None:
+                wanted[_node(op_node.reads[0])] = layer.observer
+            else:
+                layer = replace(layer, quant=quant)
+            if own is not None and RECORDED not in notes:  # the model's own range; nothing is calibrated
                 notes.append(RECORDED)
         layers[op_node.writes[0]] = layer
-        if layer.observer is not None:
-            wanted[_node(op_node.reads[0])] = layer.observer
     stateful: dict[str, OpNode] = {}
     hidden: dict[str, StateObserver] = {}
     for op_node in graph.op_nodes:
@@ -70,8 +82,9 @@ def lower(
             stateful[op_node.node.name] = op_node
             hidden[op_node.node.name] = observe(op_node.name, states is None and len(op_node.reads) > 1)
     columns = column_observers(exported, graph, layers, states is not None) if equalize else {}
-    quants = calibrate(exported, calibration, wanted, hidden, columns) if wanted else {}
-    graph = replace(graph, op_nodes=tuple(_evened(op_node, layers, columns, notes) for op_node in graph.op_nodes))
+    quants = _ranges(exported, calibration, wanted, hidden, columns, memo)
+    evened = [_evened(op_node, layers, columns, notes, memo) for op_node in graph.op_nodes]
+    graph = replace(graph, op_nodes=tuple(evened))
     for op_node in graph.op_nodes:
         found = layers.get(op_node.writes[0])
         if found is not None and found.observer is not None:
@@ -81,8 +94,49 @@ def lower(
         if scale is None:
             notes.append(hidden[node].note)
         layers[op_node.writes[0]] = replace(layers[op_node.writes[0]], h_scale=scale)
-    made = Emitter(exported, graph, layers, states).program(tuple(notes))
+    graph = with_rounding(graph, layers, formed.sampled, memo.statistics, memo.rounded, notes)
+    made = Emitter(exported, graph, layers, states, memo.stage_weights).program(tuple(notes))
     return replace(made, source=Skeleton.of(exported, graph, layers, states))
+
+
+def _formed(
+    exported: ExportedGraph, graph: OpGraph, scheme: SchemeMap, calibration: Any, notes: list[str], memo: LowerMemo
+) -> FormedLayers:
+    """The layers in the forms asked for, with what calibration data shows of the inputs of those that go by it."""
+    asked = rows_of(exported, [*widths(graph, scheme), *reads_of(graph, scheme)])
+    missing = {name: width for name, width in asked.items() if name not in memo.statistics}
+    if missing and calibration is not None:
+        memo.statistics.update(gather(exported, calibration, missing))
+    return with_forms(graph, scheme, memo.statistics, notes, memo.forms, memo.ranges)
+
+
+def _ranges(
+    exported: ExportedGraph,
+    calibration: Any,
+    wanted: Mapping[str, Any],
+    hidden: dict[str, StateObserver],
+    columns: dict[str, ColumnObserver],
+    memo: LowerMemo,
+) -> dict[str, QParams]:
+    """The static scales of values, from the memo where they are known. `hidden` and `columns` become observers that have seen
+    the data."""
+    keys = {name: (name, str(observer), _depends(columns.get(name))) for name, observer in wanted.items()}
+    missing = {name: wanted[name] for name, key in keys.items() if key not in memo.ranges}
+    unseen = {name: observer for name, observer in hidden.items() if name not in memo.hidden}
+    if missing or unseen:
+        own = {name: columns[name] for name in missing if name in columns}
+        found = calibrate(exported, calibration, missing, unseen, own)
+        memo.ranges.update((keys[name], quant) for name, quant in found.items())
+        memo.columns.update((keys[name], observer) for name, observer in own.items())
+        memo.hidden.update(unseen)
+    hidden.update((name, memo.hidden[name]) for name in hidden)
+    columns.update((name, memo.columns[keys[name]]) for name in columns if name in keys)
+    return {name: memo.ranges[key] for name, key in keys.items()}
+
+
+def _depends(observer: ColumnObserver | None) -> str:
+    """What the scale of an input depends on beside its values: the weights that its columns are weighed by."""
+    return "" if observer is None else repr(float(observer.weight.double().square().sum()))
 
 
 def _exact(op_node: OpNode) -> OpNode:
@@ -92,7 +146,11 @@ def _exact(op_node: OpNode) -> OpNode:
 
 
 def _evened(
-    op_node: OpNode, layers: dict[str, LayerPlan], columns: Mapping[str, ColumnObserver], notes: list[str]
+    op_node: OpNode,
+    layers: dict[str, LayerPlan],
+    columns: Mapping[str, ColumnObserver],
+    notes: list[str],
+    memo: LowerMemo,
 ) -> OpNode:
     """The node with the columns of its input at one range, where calibration found that better."""
     seen = columns.get(op_node.reads[0]) if op_node.reads else None
@@ -103,7 +161,10 @@ def _evened(
     notes.append(
         f"{op_node.name}: each column of {seen.name} is brought to one range before int8, by factors up to {ratio:.3g} apart"
     )
-    return equalize_columns(op_node, seen.factor)
+    key = op_node.writes[0], id(seen)
+    if key not in memo.equalized:
+        memo.equalized[key] = equalize_columns(op_node, seen.factor)
+    return replace(memo.equalized[key], reads=op_node.reads, writes=op_node.writes)
 
 
 def _node(value: str) -> str:

@@ -19,6 +19,9 @@ The native core reads it itself, once, when it is loaded."""
 TEST_DATA = "RTACCEL_TEST_DATA"
 """Folder with the recordings and trained weights that some tests and benchmarks read."""
 
+STAGE_TIMES = "RTACCEL_STAGE_TIMES"
+"""Folder of the stage times that `rt.fit_budget` measured here; unset: ~/.cache/rtaccel/stage_times. 0: none is kept."""
+
 TRITON_INTERPRET = "TRITON_INTERPRET"
 """1: Triton kernels run in Triton's interpreter, on CPU tensors."""
 
@@ -60,6 +63,14 @@ def kernel_folders() -> list[Path]:
     found = find_module(KERNEL_PACKAGE)
     brought = (found.submodule_search_locations or ()) if found is not None else ()
     return [*map(Path, brought), kernel_folder()]
+
+
+def stage_times() -> Path:
+    return Path(os.environ.get(STAGE_TIMES) or Path.home() / ".cache" / "rtaccel" / "stage_times")
+
+
+def keeps_stage_times() -> bool:
+    return os.environ.get(STAGE_TIMES) != "0"
 
 
 def no_jit() -> bool:

@@ -54,7 +54,7 @@ def quantize_weight(weight: Tensor, group_size: int = 32, op: str = "linear") ->
     require_finite(weight, op, "weight")
     n, k = weight.shape
     groups = group_count(k, group_size)
-    padded = torch.nn.functional.pad(weight, (0, groups * group_size - k)).view(n * groups, group_size)
+    padded = torch.nn.functional.pad(weight, (0, groups * group_size - k)).reshape(n * groups, group_size)
     found = [_search(part) for part in _chunks(padded, group_size)]
     q = torch.cat([q for q, _ in found]) if found else padded.to(torch.int8)
     scale = torch.cat([s for _, s in found]) if found else padded.new_ones(0)

@@ -19,7 +19,9 @@ class Budget:
     """Upper limits, but for min_metric; each is met by a value equal to it, and None means no limit.
 
     p50_us, p99_us, p999_us: latency of one call in microseconds that at least 50 %, 99 % and 99.9 % of calls must meet.
-    size_bytes: bytes of the weights.
+    size_bytes: bytes of the weights. peak_bytes: of everything that a compiled model holds while it runs: packed weights, scratch
+        and states (`CompiledModel.peak_bytes`).
+    joules: of one call, as `measure(joules=)` is given it (`rtaccel.measure.energy` where there is a counter).
     max_error: error against a reference, in whatever unit `measure(error=)` is given; 0 asks for equality.
     min_metric: a lower limit, of a task metric where more is better (accuracy, AUC), as `measure(metric=)` is given it.
 
@@ -33,6 +35,8 @@ class Budget:
     size_bytes: int | None = None
     max_error: float | None = None
     min_metric: float | None = None
+    peak_bytes: int | None = None
+    joules: float | None = None
 
     def __post_init__(self) -> None:
         limits = self.as_dict()
@@ -68,7 +72,7 @@ class Budget:
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
 
     def without_time(self) -> Budget | None:
-        """What is left when time cannot be judged: size, error and metric; None when that is nothing."""
+        """What is left when time cannot be judged: bytes, error, metric and joules; None when that is nothing."""
         if all(getattr(self, key) is None for key in EXACT):
             return None
         return replace(self, p50_us=None, p99_us=None, p999_us=None)
@@ -88,23 +92,23 @@ KEYS = tuple(f.name for f in fields(Budget))
 TIME_KEYS = ("p50_us", "p99_us", "p999_us")
 """The keys that are latencies, from the loosest percentile to the strictest."""
 
-EXACT = {"size_bytes": "size_bytes", "max_error": "error", "min_metric": "metric"}
+EXACT = {
+    "size_bytes": "size_bytes", "max_error": "error", "min_metric": "metric", "peak_bytes": "peak_bytes", "joules": "joules",
+}  # fmt: skip
 """Keys that are known numbers, not sampled -> the argument of `measure` that they limit."""
 
 
 def _check(key: str, limit: Any) -> None:
     number = is_finite(limit)
-    if key == "size_bytes":
+    if key.endswith("_bytes"):
         if number and limit > 0 and limit == math.floor(limit):
             return
-        raise FormatError(
-            "Budget", f"size_bytes={shown(limit)}", "a positive whole number of bytes", "Give bytes, not KiB."
-        )
+        raise FormatError("Budget", f"{key}={shown(limit)}", "a positive whole number of bytes", "Give bytes, not KiB.")
     if number and (limit > 0 or (key == "max_error" and limit == 0) or key == "min_metric"):
         return
-    expected = {"max_error": "a finite number, 0 or above", "min_metric": "a finite number"}.get(
-        key, "a positive finite number of microseconds"
-    )
+    expected = {
+        "max_error": "a finite number, 0 or above", "min_metric": "a finite number", "joules": "a positive finite number",
+    }.get(key, "a positive finite number of microseconds")  # fmt: skip
     raise FormatError("Budget", f"{key}={shown(limit)}", expected, "Leave the key out where there is no limit.")
 
 

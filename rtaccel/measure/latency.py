@@ -65,6 +65,8 @@ def measure(
     witness: bool = False,
     inside: bool = False,
     clock: sampler.Clock = sampler.CLOCK,
+    peak_bytes: int | None = None,
+    joules: float | None = None,
 ) -> Latency:
     """Times `fn(*inputs)`, each call on its own, as the caller sees it: wrapper, conversion and arithmetic together.
 
@@ -88,6 +90,7 @@ def measure(
     inside: `fn` is a model bound to its tensors (`CompiledModel.bind`), timed within the native core: what a program in C
         sees, without the call from Python.
     clock: returns nanoseconds.
+    peak_bytes: for a budget's peak_bytes; where none is given, the attribute of `fn`. joules: of one call, for a budget's joules.
 
     Garbage collection is off during the calls, and torch.no_grad is on if torch is loaded. What `fn` raises goes
     through unchanged. Where calls change their inputs, `notes` say so, and the verdict is never PASS when no two calls
@@ -103,8 +106,25 @@ def measure(
     how.check(fn, inputs)
     if size_bytes is None and budget is not None and budget.size_bytes is not None:
         size_bytes = weight_bytes(fn)
-    given = {"name": name or callable_name(fn), "size_bytes": size_bytes, "error": error, "metric": metric}
+    if peak_bytes is None and budget is not None and budget.peak_bytes is not None:
+        peak_bytes = getattr(fn, "peak_bytes", None)
+    given: dict[str, Any] = {
+        "name": name or callable_name(fn),
+        "size_bytes": size_bytes,
+        "error": error,
+        "metric": metric,
+    }
+    given |= {"peak_bytes": _amount("peak_bytes", peak_bytes), "joules": _amount("joules", joules)}
     return measure_within(plan_limits(budget, samples, seconds), fn, inputs, budget, how, **given)
+
+
+def _amount(key: str, value: Any) -> Any:
+    """A number that a budget limits, or None. Raises FormatError for what is none."""
+    if value is not None and not (is_finite(value) and value >= 0):
+        raise FormatError(
+            "measure", f"{key}={shown(value)}", "a number, 0 or above", "Leave it out if it is not known."
+        )
+    return value
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,8 @@ class Latency(Tabled):
         withheld: str | None = None,
         mode: str = "warm",
         witness: Witness | None = None,
+        peak_bytes: int | None = None,
+        joules: float | None = None,
     ) -> Latency:
         """Percentiles, bounds and verdict of samples in nanoseconds, [n] in the order measured, n >= 1.
 
@@ -88,7 +90,7 @@ class Latency(Tabled):
         run = Run(in_order)
         ordered = run.ordered
         found = {q: estimate(ordered, tail) for q, tail in TAILS.items()}
-        lines = () if budget is None else judge(budget, run, size_bytes, error, metric)
+        lines = () if budget is None else judge(budget, run, size_bytes, error, metric, peak_bytes, joules)
         if withheld:
             notes = (*notes, withheld)
             lines = withhold(lines, withheld)

@@ -178,6 +178,8 @@ def judge(
     size_bytes: int | None = None,
     error: float | None = None,
     metric: float | None = None,
+    peak_bytes: int | None = None,
+    joules: float | None = None,
 ) -> tuple[Line, ...]:
     """Every line of a budget, in the order of its keys. samples_us: a `Run` or an array [n], in the order measured.
 
@@ -186,7 +188,7 @@ def judge(
     run = samples_us if isinstance(samples_us, Run) else Run(samples_us)
     if not (np.isfinite(run.in_order).all() and (run.in_order >= 0).all()):
         raise FormatError("verdict", "samples that are NaN, infinite or negative", "times", "Check the clock.")
-    exact = {"size_bytes": size_bytes, "error": error, "metric": metric}
+    exact = {"size_bytes": size_bytes, "error": error, "metric": metric, "peak_bytes": peak_bytes, "joules": joules}
     return tuple(
         judge_exact(key, limit, exact[EXACT[key]], EXACT[key]) if key in EXACT else judge_quantile(key, limit, run)
         for key, limit in budget.as_dict().items()

@@ -18,7 +18,8 @@ ROUND_NS = 200_000
 MAX_CALLS = 5_000
 
 
-def _input(value: Value, rows: int, device: str) -> Tensor:
+def random_input(value: Value, rows: int, device: str) -> Tensor:
+    """What a stage may be fed: [rows, *value.shape] of its dtype."""
     if value.dtype == "int64":
         return torch.zeros(rows, *value.shape, dtype=torch.int64, device=device)
     if value.dtype == "int8":
@@ -35,7 +36,7 @@ def time_stage(choice: Choice) -> float:
 
 def _time_stage(choice: Choice) -> float:
     problem, stage = choice.problem, choice.stage
-    inputs = tuple(_input(v, problem.rows, problem.device) for v in stage.inputs)
+    inputs = tuple(random_input(v, problem.rows, problem.device) for v in stage.inputs)
     if choice.impl.backend == "cpu":
         return _time_native(choice, inputs)
     prepared = choice.prepare()

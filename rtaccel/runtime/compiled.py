@@ -279,6 +279,12 @@ class CompiledModel(Swappable, nn.Module):
         return sum(p.packed_bytes for p in plans), sum(p.scratch_bytes for p in plans)
 
     @property
+    def peak_bytes(self) -> int:
+        """Most bytes that the native plans hold at any time: packed weights, scratch and states. Calls allocate nothing beyond
+        their results; PyTorch fallbacks do."""
+        return sum(self.plan_bytes)
+
+    @property
     def state_bytes(self) -> int:
         """Bytes of what the native plans keep from call to call."""
         return sum(plan.state_bytes for plan in self._executor.native_plans)

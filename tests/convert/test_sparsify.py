@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import rtaccel as rt
-from rtaccel.convert.pruning import prune, sparsity_allocation
+from rtaccel.convert.pruning import sparsity_allocation
 from rtaccel.convert.pruning.weight_matrices import fed, matrices_of
+from rtaccel.convert.weights import prune
 from rtaccel.formats import masks
 
 METHODS = ("magnitude", "wanda", "second", "refit", "sparsegpt", "least_squares")

@@ -168,6 +168,7 @@ def test_every_operator_has_tests_of_its_own(name: str) -> None:
 CONVERT = {
     "onnx": 0,
     "frontend": 0,
+    "weights": 0,
     "patterns": 1,
     "quantization": 1,
     "passes": 2,

@@ -12,7 +12,7 @@ from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.convert.frontend.graph import OpGraph, sizes, stored_apart
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.passes.program import Argument, FallbackStep, Program, SubgraphStep
-from rtaccel.convert.quantization.scheme_rules import LayerPlan, parts
+from rtaccel.convert.quantization.scheme_rules import LayerPlan, StageWeights, parts, stage_weights
 from rtaccel.core.errors import FormatError, RtaccelError
 from rtaccel.core.registry import operator, with_role
 from rtaccel.core.stage import GraphIO, QParams, Stage, Value
@@ -29,8 +29,11 @@ class Emitter:
         graph: OpGraph,
         layers: Mapping[str, LayerPlan],
         states: frozenset[str] | None = None,
+        stage_weights: StageWeights = stage_weights,
     ) -> None:
-        """states: of a graph over one time step, the values that are kept; None for an ordinary graph."""
+        """states: of a graph over one time step, the values that are kept; None for an ordinary graph. stage_weights: what
+        stores a weight as its scheme has it."""
+        self._stage_weights = stage_weights
         self.exported, self.graph, self.layers = exported, graph, layers
         self.time_step, self.states = states is not None, states or frozenset()
         self.nodes = {node.name: node for node in exported.graph.nodes}
@@ -136,7 +139,7 @@ class Emitter:
 
     def _emit(self, op_node: OpNode, stages: list[Stage], writes: set[str]) -> None:
         layer = self.layers.get(op_node.writes[0])
-        tensors, attrs = parts(op_node, layer)
+        tensors, attrs = parts(op_node, layer, self._stage_weights)
         first: tuple[Value, ...] = (self.value(op_node.reads[0]),)
         contract = op_node.operator
         if layer is not None and layer.int8 and (layer.quant is not None or contract.int8.reads_rows):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from rtaccel.core.stage import Stage
 from rtaccel.formats import masks
 from rtaccel.plan import sparse_recurrent as recurrent
 from rtaccel.plan.group import Subgraph
-from rtaccel.plan.sparse import MIN_ZEROS, could_be_sparse, fastest, zeros
+from rtaccel.plan.sparse import MIN_ZEROS, SparseChoice, could_be_sparse, fastest, zeros
 
 
 def _matrices(op_node: OpNode) -> Sequence[str]:
@@ -67,8 +68,11 @@ def _quantizable(contract: Operator, stage: Stage) -> Sequence[str]:
     return () if found is None or found.schemes == () else found.matrices(stage.tensors)
 
 
-def in_fastest_form(program: Program, rows: int, backend: str | None) -> Program:
+def in_fastest_form(
+    program: Program, rows: int, backend: str | None, known: dict[Any, SparseChoice] | None = None
+) -> Program:
     """The program with each stage whose weights hold zeros sparse where that is faster; notes give the measured figures.
+    known: what was chosen before for the same tensors, and is not measured again.
 
     What a stage computes stays the same: to the bit where it is int8.
     """
@@ -89,7 +93,17 @@ def in_fastest_form(program: Program, rows: int, backend: str | None) -> Program
         if matrix is None or not could_be_sparse(matrix):
             return dense
         steps = dense.outputs[0].steps
-        choice = fastest(matrix.matrices(), rows * steps, backend, instead=None if matrix is dense else dense)
+        key = (
+            dense.op,
+            *map(id, dense.tensors.values()),
+            *(v.dtype for v in (*dense.inputs, *dense.outputs)),
+            rows * steps,
+        )
+        choice = None if known is None else known.get(key)
+        if choice is None:
+            choice = fastest(matrix.matrices(), rows * steps, backend, instead=None if matrix is dense else dense)
+        if known is not None:
+            known[key] = choice
         notes.append(choice.reason)
         return replace(choice.stage, inputs=dense.inputs, outputs=dense.outputs) if choice.sparse else dense
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rtaccel.convert.frontend.batches import call_with
-from rtaccel.convert.pruning.prune import InputStatistics
 from rtaccel.convert.pruning.weight_matrices import fed, matrices_of
+from rtaccel.convert.weights.prune import InputStatistics
 from rtaccel.core.errors import FormatError
 from rtaccel.formats.observe import RangeObserver
 

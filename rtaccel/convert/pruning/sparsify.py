@@ -13,12 +13,12 @@ from rtaccel.convert.module_swap.eligibility import Filter
 from rtaccel.convert.module_swap.name_patterns import unmatched
 from rtaccel.convert.module_swap.swap import put
 from rtaccel.convert.pruning.input_statistics import StatisticsObserver
-from rtaccel.convert.pruning.prune import IN_TURN, METHODS
 from rtaccel.convert.pruning.sparsify_layer import PrunedLayer, Pruner, PruneResult, Work, layers_of
 from rtaccel.convert.pruning.sparsify_report import SparsifyEntry, SparsifyReport
 from rtaccel.convert.pruning.sparsity_allocation import allocate_sparsity, curve
 from rtaccel.convert.pruning.weight_matrices import Prunable, matrices_of
 from rtaccel.convert.quantization.input_observer import watch_inputs
+from rtaccel.convert.weights.prune import IN_TURN, METHODS
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.log import log
 from rtaccel.core.progress import counted
@@ -55,7 +55,7 @@ def sparsify_(
     calibration: model inputs, as `quantize_` takes them: batches of float32 [batch, ...]. Only second moments and ranges of what
         each matrix multiplies are kept (`rtaccel.convert.pruning.weight_matrices`).
     method: "magnitude", "wanda", "sparsegpt" (also "second") or "least_squares" (also "refit"); None takes
-        the last with calibration data and "magnitude" without (formulas and sources: rtaccel.convert.pruning.prune). With data,
+        the last with calibration data and "magnitude" without (formulas and sources: rtaccel.convert.weights.prune). With data,
         the bias takes up what is lost on average.
     allocation: "uniform", every layer as sparse as its pattern says; "global", the fraction is that of all weights
         together, and layers that can spare more give more. 2:4 is always uniform.

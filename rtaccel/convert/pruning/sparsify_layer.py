@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from rtaccel.convert.module_swap import benchmark
 from rtaccel.convert.module_swap.eligibility import Filter, attention_layers, swappable_layers
 from rtaccel.convert.pruning.input_statistics import StatisticsObserver, statistics_now
-from rtaccel.convert.pruning.prune import METHODS, InputStatistics, check_rows, corrected_bias, output_error
 from rtaccel.convert.pruning.sparsify_report import SparsifyEntry
 from rtaccel.convert.pruning.weight_matrices import Matrix, Prunable, matrices_of
+from rtaccel.convert.weights.prune import METHODS, InputStatistics, check_rows, corrected_bias, output_error
 from rtaccel.core.errors import RtaccelError
 from rtaccel.core.scheme import W8A8, Scheme, SchemeMap
 from rtaccel.core.sparsity import SemiStructured, Sparsity, SparsityMap

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from rtaccel.convert.pruning.prune import InputStatistics, magnitude, output_error, wanda
+from rtaccel.convert.weights.prune import InputStatistics, magnitude, output_error, wanda
 from rtaccel.core.sparsity import Sparsity
 
 STEPS = 20

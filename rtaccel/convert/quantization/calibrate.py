@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx
@@ -33,10 +33,16 @@ def as_args(batch: Any) -> tuple[Any, ...]:
     )
 
 
+class ValueObserver(Protocol):
+    """Sees the values of one node, one batch after the other."""
+
+    def observe(self, x: Tensor) -> None: ...
+
+
 def run_graph(
     exported: ExportedGraph,
     args: tuple[Any, ...],
-    watch: Mapping[str, RangeObserver],
+    watch: Mapping[str, ValueObserver],
     hidden: Mapping[str, StateObserver],
 ) -> None:
     """Runs the captured graph as torch would, showing the watched values and calls to their observers."""

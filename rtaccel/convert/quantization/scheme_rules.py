@@ -6,7 +6,7 @@ A weight is a matrix [N, K], or has its K first to last after the outputs. What 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +17,16 @@ from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Operator, operator
 from rtaccel.core.scheme import Float32, Int8Activation, Scheme, scheme_names
 from rtaccel.core.stage import QParams
-from rtaccel.formats.weights import stage_weights
+from rtaccel.formats.weights import stage_weights as stage_matrix
 from rtaccel.kernels.linear.contract import MAX_K
+
+StageWeights = Callable[[Tensor, Scheme], "tuple[Mapping[str, Tensor], Mapping[str, Any]]"]
+"""(weight [N, ...], scheme) -> the tensors that take its place, and further attributes of the stage."""
+
+
+def stage_weights(weight: Tensor, scheme: Scheme) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+    """A weight of more dimensions than two is a matrix of what each output multiplies."""
+    return stage_matrix(weight.reshape(weight.shape[0], -1), scheme)
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,8 @@ class LayerPlan:
 
     int8: it reads int8; dynamic: with a scale per row. quant: what its int8 input means, where it is static and known.
     h_scale: of a recurrent layer, where calibration shows it. factor: what each column of the input is multiplied by
-    before it becomes int8, [K]; the weights are divided by it already.
+    before it becomes int8, [K]; the weights are divided by it already. stored: its only weight as it is stored, and further
+    attributes, where that is rounded for its inputs.
     """
 
     scheme: Scheme
@@ -36,6 +45,7 @@ class LayerPlan:
     quant: QParams | None = None
     h_scale: float | None = None
     factor: Tensor | None = field(default=None, compare=False)
+    stored: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None = field(default=None, compare=False)
 
     @property
     def observer(self) -> str | None:
@@ -107,9 +117,10 @@ def _matrices(op_node: OpNode) -> Sequence[str]:
     return () if weights is None else weights.matrices(op_node.tensors)
 
 
-def parts(op_node: OpNode, layer: LayerPlan | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and attributes of the node's stage: what the scheme makes of each weight takes its place. A weight of more
-    dimensions than two is a matrix of what each output multiplies."""
+def parts(
+    op_node: OpNode, layer: LayerPlan | None, stage_weights: StageWeights = stage_weights
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and attributes of the node's stage: what the scheme makes of each weight takes its place."""
     tensors, attrs = dict(op_node.tensors), dict(op_node.attrs)
     if layer is None or op_node.swapped:
         return tensors, attrs
@@ -117,7 +128,7 @@ def parts(op_node: OpNode, layer: LayerPlan | None) -> tuple[dict[str, Tensor], 
         attrs["h_scale"] = layer.h_scale
     for name in _matrices(op_node):
         weight = tensors[name]
-        made, more = stage_weights(weight.reshape(weight.shape[0], -1), layer.scheme)
+        made, more = layer.stored or stage_weights(weight, layer.scheme)
         attrs |= more
         for part, tensor in made.items():
             whole = part == "weight" and tensor.numel() == weight.numel()  # int4 is packed, scales have one per output

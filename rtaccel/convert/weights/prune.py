@@ -80,7 +80,7 @@ def second(weight: Tensor, sparsity: Sparsity, statistics: InputStatistics | Non
     """float64 inside. K^3 for the inverse and N K^2 for the updates: a layer of 1024 x 1024 takes a second."""
     assert statistics is not None
     mask = wanda(weight, sparsity, statistics) != 0
-    upper = _inverse_factor(statistics)
+    upper = inverse_factor(statistics)
     w = weight.double()
     w = (
         w + w @ (statistics.cross - statistics.second).double() @ upper.T @ upper
@@ -100,7 +100,7 @@ def second(weight: Tensor, sparsity: Sparsity, statistics: InputStatistics | Non
     return w.to(weight.dtype)
 
 
-def _inverse_factor(statistics: InputStatistics) -> Tensor:
+def inverse_factor(statistics: InputStatistics) -> Tensor:
     """Upper triangular U with U^T U = (H + damping)^-1. An input that is always zero is taken as independent."""
     h = statistics.second.double().clone()
     diagonal = h.diagonal()

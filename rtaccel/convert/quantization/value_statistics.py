@@ -1,0 +1,76 @@
+"""Second moments and a few rows of values in a captured graph: what forms and roundings of a layer go by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtaccel.convert.frontend.batches import batches_of
+from rtaccel.convert.frontend.export import ExportedGraph
+from rtaccel.convert.quantization.calibrate import as_args, run_graph
+from rtaccel.convert.weights.prune import InputStatistics
+from rtaccel.core.errors import FormatError
+
+SAMPLE_ROWS = 2048
+"""Rows of a value that are kept: as many numbers as a range needs, and enough for the mean of an error."""
+
+
+class ValueStatistics:
+    """Of one value [..., K]: the sums of x x^T and of x over its rows, in float64, and a sample of the rows."""
+
+    def __init__(self, name: str, width: int) -> None:
+        self.name, self.rows = name, 0
+        self._second = torch.zeros(width, width, dtype=torch.float64, device="cpu")
+        self._total = torch.zeros(width, dtype=torch.float64, device="cpu")
+        self._kept: list[Tensor] = []
+        self._generator = torch.Generator("cpu").manual_seed(0)
+
+    def observe(self, x: Tensor) -> None:
+        rows = x.detach().float().reshape(-1, self._total.numel()).cpu()
+        if not torch.isfinite(rows).all():
+            got = f"a NaN or infinity in {self.name}"
+            raise FormatError("calibration", got, "finite activations", "Leave that sample out.")
+        self.rows += len(rows)
+        self._second += rows.double().T @ rows.double()
+        self._total += rows.double().sum(0)
+        self._kept.append(rows.clone())
+        if sum(map(len, self._kept)) > 2 * SAMPLE_ROWS:
+            self._kept = [self.sample()]
+
+    def sample(self) -> Tensor:
+        """float32 [rows, K], SAMPLE_ROWS of them at most."""
+        rows = torch.cat(self._kept)
+        if len(rows) <= SAMPLE_ROWS:
+            return rows
+        picked = torch.randperm(len(rows), generator=self._generator, device="cpu")[:SAMPLE_ROWS]
+        return rows[picked.sort().values]
+
+    def inputs(self) -> InputStatistics:
+        count = max(self.rows, 1)
+        return InputStatistics.of_dense(self._second / count, self._total / count, self.rows)
+
+
+def gather(exported: ExportedGraph, calibration: Any, widths: dict[str, int]) -> dict[str, ValueStatistics]:
+    """Of the values of these nodes, whose rows are so wide. Raises FormatError where calibration has no batch."""
+    watch = {name: ValueStatistics(name, width) for name, width in widths.items()}
+    with torch.no_grad():
+        for batch in batches_of("compile", calibration):
+            run_graph(exported, as_args(batch), watch, {})
+    for name, seen in watch.items():
+        if not seen.rows:
+            raise FormatError("calibration", f"no value for {name}", "at least one batch", "Pass real inputs.")
+    return watch
+
+
+def rows_of(exported: ExportedGraph, names: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Of (value, K) those whose last dimension is K as torch holds them, so that their rows are what a layer multiplies."""
+    nodes = {node.name: node for node in exported.graph.nodes}
+    found = {}
+    for name, width in names:
+        value = nodes[name].meta.get("val") if name in nodes else None
+        if isinstance(value, Tensor) and value.dim() > 1 and value.shape[-1] == width:
+            found[name] = width
+    return found
