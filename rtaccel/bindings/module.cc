@@ -11,6 +11,8 @@
 #include "_core/rta_plan.h"
 #include "bindings/attributes.h"
 #include "bindings/entry.h"
+#include "bindings/latest.h"
+#include "bindings/loop.h"
 #include "bindings/mailbox.h"
 #include "bindings/plan.h"
 #include "bindings/timer.h"
@@ -74,6 +76,8 @@ NB_MODULE(_native, m) {
   m.def("knows_negative_bit", &knows_negative_bit);
   add_plan(m);
   add_entry(m);
+  add_latest(m);
+  add_loop(m);
   add_mailbox(m);
   nb::class_<Bound>(m, "Bound", "A compiled model bound to its tensors: call it to read and write them.")
       .def(nb::init<nb::object, nb::object, nb::object>(), nb::arg("plan"), nb::arg("inputs").none(),
