@@ -22,6 +22,8 @@ _HOME = {
     "CompiledModel": "rtaccel.runtime.compiled",
     "stream": "rtaccel.runtime.stream",
     "StreamModel": "rtaccel.runtime.stream",
+    "Latest": "rtaccel.realtime.latest",
+    "Loop": "rtaccel.realtime.loop",
     "Latency": "rtaccel.measure.latency",
     "Budget": "rtaccel.measure.budget",
     "Float32": "rtaccel.core.scheme",
@@ -43,7 +45,7 @@ _HOME = {
 }
 """Public name -> module that defines it."""
 
-_ROOMS = ("measure", "nn")
+_ROOMS = ("measure", "nn", "realtime")
 """Packages reached as attributes; `measure` is also a function (the package is callable)."""
 
 __all__ = [
@@ -61,6 +63,8 @@ __all__ = [
     "Float32",
     "FormatError",
     "Latency",
+    "Latest",
+    "Loop",
     "RtaccelError",
     "SemiStructured",
     "ShapeError",
@@ -75,6 +79,7 @@ __all__ = [
     "measure",
     "nn",
     "quantize_",
+    "realtime",
     "restore_",
     "sparsify_",
     "stream",
@@ -82,7 +87,7 @@ __all__ = [
 """Written out: type checkers read it, and it says what is public."""
 
 if TYPE_CHECKING:
-    from rtaccel import nn
+    from rtaccel import nn, realtime
     from rtaccel.convert.module_swap.load_quantized import load_quantized_
     from rtaccel.convert.module_swap.swap import SwapReport, quantize_, restore_
     from rtaccel.convert.pruning.keep_zeros import keep_zeros
@@ -99,6 +104,8 @@ if TYPE_CHECKING:
     from rtaccel.core.sparsity import BlockSparse, SemiStructured, Unstructured
     from rtaccel.measure.budget import Budget
     from rtaccel.measure.latency import Latency, measure
+    from rtaccel.realtime.latest import Latest
+    from rtaccel.realtime.loop import Loop
     from rtaccel.runtime.compiled import CompiledModel
     from rtaccel.runtime.compiler import compile
     from rtaccel.runtime.stream import StreamModel, stream

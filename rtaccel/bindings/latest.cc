@@ -75,10 +75,17 @@ class Slot : public LatestSlot {  // NOLINT: the name is that of the C++ side al
     refused_ = refused;
   }
 
-  nb::object put(nb::handle value, std::optional<int64_t> stamp_ns) {
-    int64_t seq = RTA_LATEST_BAD;
-    if (slot_ && from(value, stamp_ns.value_or(0), seq) && seq > 0) return nb::int_(seq);
-    return slow_(nb::find(*this), value, stamp_ns, seq);
+  nb::object put(nb::handle value, nb::handle stamp) {
+    int64_t seq = RTA_LATEST_BAD, stamp_ns = 0;
+    bool plain = slot_ != nullptr;
+    if (plain && !stamp.is_none()) {
+      plain = PyLong_CheckExact(stamp.ptr());
+      if (plain) stamp_ns = PyLong_AsLongLong(stamp.ptr());
+      if (PyErr_Occurred()) PyErr_Clear();
+      plain = plain && stamp_ns > 0;
+    }
+    if (plain && from(value, stamp_ns, seq) && seq > 0) return nb::int_(seq);
+    return slow_(nb::find(*this), value, stamp, seq);
   }
 
   // The number, or an rta_latest_error; RTA_LATEST_BAD too where the value cannot be read directly.
@@ -156,12 +163,16 @@ class Slot : public LatestSlot {  // NOLINT: the name is that of the C++ side al
       return false;
     }
     bool fits = static_cast<size_t>(b.len) == bytes_ && b.itemsize == row_->bytes &&
-                b.ndim == static_cast<int>(shape_.size()) && b.format && b.format[0] && !b.format[1] &&
-                std::strchr(row_->formats, b.format[0]);
+                b.ndim == static_cast<int>(shape_.size()) && fits_format(b.format);
     for (int d = 0; fits && d < b.ndim; ++d) fits = b.shape[d] == shape_[d];
     if (fits) seq = rta_latest_put(slot_.get(), b.buf, stamp_ns);
     PyBuffer_Release(&b);
     return fits;
+  }
+
+  bool fits_format(const char* format) const {
+    if (format && (*format == '@' || *format == '=' || *format == '<')) ++format;
+    return format && format[0] && !format[1] && std::strchr(row_->formats, format[0]);
   }
 
   const rta_latest_header* header_ = nullptr;
@@ -215,7 +226,7 @@ void add_latest(nb::module_& m) {
            nb::arg("name").none(), nb::arg("dtype"), nb::arg("shape"), nb::arg("readers"), nb::arg("nan"))
       .def(nb::init<const std::string&>(), nb::arg("name"))
       .def("prepare", &Slot::prepare)
-      .def("put", &Slot::put, nb::arg("x"), nb::arg("stamp_ns") = nb::none())
+      .def("put", &Slot::put, nb::arg("x").none(), nb::arg("stamp_ns").none() = nb::none())
       .def("get", &Slot::get)
       .def("put_directly", &Slot::put_directly)
       .def("buffers", &Slot::buffers)
