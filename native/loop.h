@@ -89,7 +89,6 @@ struct rta_loop {
   pthread_t thread = {};
   uint32_t born = 0;  // the generation (latest_memory.h) of the thread: a forked child has none
 
-
   bool begin();  // borrows slots and identities, measures
   void end();
   bool cycle();  // false: the loop has ended by itself

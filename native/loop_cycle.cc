@@ -164,8 +164,8 @@ bool rta_loop::cycle() {
   if (late) add(stats->misses);
 
   if (late && config.on_miss == RTA_MISS_RAISE)
-    return fail(RTA_FAILED_LATE, "a result %.1f us after its time; deadline_us is %.1f", static_cast<double>(t1 - due) * 1e-3,
-                static_cast<double>(config.deadline_ns) * 1e-3);
+    return fail(RTA_FAILED_LATE, "a result %.1f us after its time; deadline_us is %.1f",
+                static_cast<double>(t1 - due) * 1e-3, static_cast<double>(config.deadline_ns) * 1e-3);
   if (computed) {
     add(origin == RTA_ORIGIN_FRESH ? stats->fresh : origin == RTA_ORIGIN_FALLBACK ? stats->fallback : stats->forecast);
     if (late) origin = RTA_ORIGIN_MISSED;

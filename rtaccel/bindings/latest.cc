@@ -243,6 +243,7 @@ void add_latest(nb::module_& m) {
   m.def("latest_unlink", [](const std::string& name) { return rta_latest_unlink(name.c_str()); });
   m.def("latest_error", [] { return std::string(rta_latest_error_text()); });
   m.def("now_ns", &rta_latest_now_ns);
+  add_latest_soak(m);
 }
 
 }  // namespace rta_torch

@@ -22,5 +22,6 @@ class LatestSlot {
 rta_latest* latest_of(nanobind::handle slot);
 
 void add_latest(nanobind::module_& m);
+void add_latest_soak(nanobind::module_& m);
 
 }  // namespace rta_torch
