@@ -150,16 +150,16 @@ RTA_API int rta_plan_load_state(rta_plan* plan, const void* from) {
   return guarded(-1, [&] {
     const char* at = static_cast<const char*>(from);
     const size_t held = plan->state->used(), nonfinite = plan->nonfinite.size() * sizeof(int64_t);
-    std::vector<int64_t> marks(plan->nonfinite.size());
-    int64_t tick;
-    if (nonfinite) std::memcpy(marks.data(), at + held, nonfinite);
+    int64_t tick, left;
     std::memcpy(&tick, at + held + nonfinite, sizeof tick);
     if (tick < 0 || tick > kMaxTick) fail("a state after %lld calls", static_cast<long long>(tick));
-    for (int64_t left : marks)
+    for (size_t i = 0; i < nonfinite; i += sizeof left) {  // a loop loads after each run for nothing: no allocation
+      std::memcpy(&left, at + held + i, sizeof left);
       if (left != 0 && left != plan->memory && (left < 0 || left > plan->memory))
         fail("a mark for %lld calls", static_cast<long long>(left));
+    }
     if (held) std::memcpy(plan->held[0], at, held);
-    plan->nonfinite = marks;
+    if (nonfinite) std::memcpy(plan->nonfinite.data(), at + held, nonfinite);
     plan->tick = tick;
     return 0;
   });

@@ -157,8 +157,9 @@ class Loop:
         """In this thread and simulated time, so many more grid points. Raises what ended the loop."""
         if not self._simulated:
             raise UnsupportedProblem("run", "a loop on this machine's clock", "simulation=", "Call start().")
+        _whole("cycles", cycles, 1, 2**60)
         try:
-            self._native.run(_whole("cycles", cycles, 1, 2**60))
+            self._native.run(cycles)
         except ValueError as error:
             self._failed()
             raise UnsupportedProblem("run", str(error), "free models and slots", "Stop the other loop.") from None
