@@ -9,12 +9,18 @@ HELP = "record the values of a slot with their times, and replay them bit for bi
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=["record", "replay"], help="record a slot into a file, or put a file's values into a slot")
-    parser.add_argument("name", help="of the slot (rt.Latest(name=)); record: of one with readers='many', where a loop reads it")
+    parser.add_argument(
+        "what", choices=["record", "replay"], help="record a slot into a file, or put a file's values into a slot"
+    )
+    parser.add_argument(
+        "name", help="of the slot (rt.Latest(name=)); record: of one with readers='many', where a loop reads it"
+    )
     parser.add_argument("file", help="the recording, .npz")
     parser.add_argument("--seconds", type=float, help="record for so long")
     parser.add_argument("--count", type=int, help="record so many values")
-    parser.add_argument("--speed", type=float, default=1.0, help="replay so much faster; 0: without waiting (%(default)g)")
+    parser.add_argument(
+        "--speed", type=float, default=1.0, help="replay so much faster; 0: without waiting (%(default)g)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -29,7 +35,11 @@ def run(args: argparse.Namespace) -> int:
         done = {"recorded": made.n, "lost": made.lost}
     else:
         made = Recording.load(args.file)
-        with Latest(made.values.shape[1:], made.dtype, args.name) if not _there(args.name) else Latest.open(args.name) as slot:
+        with (
+            Latest(made.values.shape[1:], made.dtype, args.name)
+            if not _there(args.name)
+            else Latest.open(args.name) as slot
+        ):
             done = {"put": made.replay(slot, args.speed)}
     done["file"] = args.file
     print(json.dumps(done) if args.json else ", ".join(f"{key} {value}" for key, value in done.items()))

@@ -12,7 +12,9 @@ HELP = "show the statistics of a running loop, live"
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", help="of the loop (rt.Loop(name=)); none: list those that are there")
     parser.add_argument("--once", action="store_true", help="print them once")
-    parser.add_argument("--seconds", type=float, default=0.0, help="end after so long (0: when the loop ends, or Ctrl-C)")
+    parser.add_argument(
+        "--seconds", type=float, default=0.0, help="end after so long (0: when the loop ends, or Ctrl-C)"
+    )
     parser.add_argument("--every", type=float, default=0.5, help="seconds between two looks (%(default)g)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, once")
 

@@ -40,9 +40,17 @@ def check(sys: Path = _SYS, proc: Path = _PROC) -> list[HostFinding]:
         ['SCHED_FIFO', 'locked memory']
     """
     return [
-        _fifo(), _memlock(), _throttling(proc), _preemption(sys), _governor(sys), _isolated(sys), _smt(sys), _huge_pages(sys),
-        _idle(sys), _timer(proc),
-    ]  # fmt: skip
+        _fifo(),
+        _memlock(),
+        _throttling(proc),
+        _preemption(sys),
+        _governor(sys),
+        _isolated(sys),
+        _smt(sys),
+        _huge_pages(sys),
+        _idle(sys),
+        _timer(proc),
+    ]
 
 
 def _read(path: Path) -> str | None:
@@ -67,8 +75,9 @@ def _fifo() -> HostFinding:
     privileged = _capable(23)  # CAP_SYS_NICE
     allowed = 99 if privileged or limit == resource.RLIM_INFINITY else limit
     step = "Add '@realtime - rtprio 95' to /etc/security/limits.d/, join that group and log in again (systemd: LimitRTPRIO=95)."
-    return HostFinding("SCHED_FIFO", f"up to priority {allowed}" if allowed else "not allowed", allowed > 0,
-                       "" if allowed else step)  # fmt: skip
+    return HostFinding(
+        "SCHED_FIFO", f"up to priority {allowed}" if allowed else "not allowed", allowed > 0, "" if allowed else step
+    )
 
 
 def _memlock() -> HostFinding:
@@ -93,26 +102,36 @@ def _throttling(proc: Path) -> HostFinding:
         return HostFinding("real-time throttling", "not known", None)
     off = runtime == "-1"
     return HostFinding(
-        "real-time throttling", "off" if off else f"{runtime} us of each second for real-time threads", True,
-        "" if off else "Loops that leave 5 % of their core idle are not throttled; else sysctl kernel.sched_rt_runtime_us=-1.",
-    )  # fmt: skip
+        "real-time throttling",
+        "off" if off else f"{runtime} us of each second for real-time threads",
+        True,
+        ""
+        if off
+        else "Loops that leave 5 % of their core idle are not throttled; else sysctl kernel.sched_rt_runtime_us=-1.",
+    )
 
 
 def _preemption(sys: Path) -> HostFinding:
     if _read(sys / "kernel" / "realtime") == "1":
         return HostFinding("preemption", "PREEMPT_RT", True)
     return HostFinding(
-        "preemption", os.uname().version.partition("#")[2] or os.uname().version, False,
+        "preemption",
+        os.uname().version.partition("#")[2] or os.uname().version,
+        False,
         "Boot a PREEMPT_RT kernel (in Linux 6.12 and later, CONFIG_PREEMPT_RT=y) where the longest wake-up matters.",
-    )  # fmt: skip
+    )
 
 
 def _governor(sys: Path) -> HostFinding:
     found = {_read(path) for path in sorted(sys.glob("devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor"))}
     found.discard(None)
     if not found:
-        return HostFinding("frequency governor", "not shown (virtual machine, or fixed frequency)", None,
-                           "On the host: cpupower frequency-set -g performance.")  # fmt: skip
+        return HostFinding(
+            "frequency governor",
+            "not shown (virtual machine, or fixed frequency)",
+            None,
+            "On the host: cpupower frequency-set -g performance.",
+        )
     ok = found == {"performance"}
     names = ", ".join(sorted(filter(None, found)))
     return HostFinding("frequency governor", names, ok, "" if ok else "cpupower frequency-set -g performance")
@@ -121,9 +140,13 @@ def _governor(sys: Path) -> HostFinding:
 def _isolated(sys: Path) -> HostFinding:
     cores = _read(sys / "devices" / "system" / "cpu" / "isolated") or ""
     return HostFinding(
-        "isolated cores", cores or "none", bool(cores),
-        "Pass one of them as cpu=." if cores else "Boot with isolcpus=N nohz_full=N rcu_nocbs=N for one core N, and pass cpu=N.",
-    )  # fmt: skip
+        "isolated cores",
+        cores or "none",
+        bool(cores),
+        "Pass one of them as cpu=."
+        if cores
+        else "Boot with isolcpus=N nohz_full=N rcu_nocbs=N for one core N, and pass cpu=N.",
+    )
 
 
 def _smt(sys: Path) -> HostFinding:
@@ -155,8 +178,12 @@ def _idle(sys: Path) -> HostFinding:
     if not list(sys.glob("devices/system/cpu/cpu0/cpuidle/state*")):
         return HostFinding("idle states", "not shown (virtual machine)", None)
     ok = worst <= 10
-    return HostFinding("idle states", f"up to {worst} us to leave one", ok,
-                       "" if ok else "cpupower idle-set -D 10, or give spin_us more than that.")  # fmt: skip
+    return HostFinding(
+        "idle states",
+        f"up to {worst} us to leave one",
+        ok,
+        "" if ok else "cpupower idle-set -D 10, or give spin_us more than that.",
+    )
 
 
 def _timer(proc: Path) -> HostFinding:
@@ -164,4 +191,6 @@ def _timer(proc: Path) -> HostFinding:
     if source is None:
         return HostFinding("clock source", "not shown", None)
     ok = source in ("tsc", "kvm-clock", "arch_sys_counter")
-    return HostFinding("clock source", source, ok, "" if ok else "Boot with tsc=reliable: reading this one is a system call.")
+    return HostFinding(
+        "clock source", source, ok, "" if ok else "Boot with tsc=reliable: reading this one is a system call."
+    )

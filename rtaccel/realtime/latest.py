@@ -15,10 +15,18 @@ from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, Unsupport
 from rtaccel.realtime import refusals
 
 DTYPES = {
-    "float32": "f4", "float64": "f8", "float16": "f2", "bfloat16": "u2", "int8": "i1", "int16": "i2", "int32": "i4",
-    "int64": "i8", "uint8": "u1", "bool": "b1",
-}  # fmt: skip
-"""dtype of a slot -> that of its NumPy views. NumPy has no bfloat16: its bits are seen as uint16, and `tensor_of` gives them as such."""
+    "float32": "f4",
+    "float64": "f8",
+    "float16": "f2",
+    "bfloat16": "u2",
+    "int8": "i1",
+    "int16": "i2",
+    "int32": "i4",
+    "int64": "i8",
+    "uint8": "u1",
+    "bool": "b1",
+}
+"""dtype of a slot -> that of its NumPy views. NumPy has no bfloat16, so its bits are uint16 there."""
 
 READERS = {"one": 1, "many": 8}
 NAN = {"pass": 0, "refuse": 1}
@@ -30,8 +38,11 @@ class _Buffer:
     def __init__(self, memory: Any, address: int, shape: tuple[int, ...], dtype: str) -> None:
         self.memory = memory
         self.__array_interface__ = {
-            "data": (address, True), "shape": shape, "typestr": np.dtype(DTYPES[dtype]).str, "version": 3,
-        }  # fmt: skip
+            "data": (address, True),
+            "shape": shape,
+            "typestr": np.dtype(DTYPES[dtype]).str,
+            "version": 3,
+        }
 
 
 class Latest:
@@ -69,12 +80,17 @@ class Latest:
     dtype: str
 
     def __new__(cls, *args: Any, **options: Any) -> Latest:
-        return native.LatestSlot.__new__(_Slot)  # type: ignore[no-any-return]
+        return native.LatestSlot.__new__(_Slot)
 
     def __init__(
-        self, shape: int | Iterable[int] = (), dtype: Any = "float32", name: str | None = None, *,
-        readers: str = "one", nan: str = "pass",
-    ) -> None:  # fmt: skip
+        self,
+        shape: int | Iterable[int] = (),
+        dtype: Any = "float32",
+        name: str | None = None,
+        *,
+        readers: str = "one",
+        nan: str = "pass",
+    ) -> None:
         sizes = _sizes(shape)
         kind = str(dtype).removeprefix("torch.") if not isinstance(dtype, (type, np.dtype)) else np.dtype(dtype).name
         if kind not in DTYPES:
@@ -99,7 +115,7 @@ class Latest:
         except ValueError as error:
             raise _not_made(name, error) from None
         _finish(made, name)
-        return made  # type: ignore[no-any-return]
+        return made
 
     def put(self, x: Any, stamp_ns: int | None = None) -> int:
         """Leaves a value, and gives its number: 1, 2, 3, ... 0: it was dropped, as its stamp is before that of the value there.
@@ -170,7 +186,7 @@ class Latest:
         return Latest.open, (self.name,)
 
 
-class _Slot(native.LatestSlot, Latest):  # type: ignore[misc]
+class _Slot(native.LatestSlot, Latest):
     """Its put, get and close are the native ones, which come to those above where something is out of the ordinary."""
 
     __init__ = Latest.__init__
@@ -207,11 +223,9 @@ def _writable(value: Any) -> Any:
 def _sizes(shape: int | Iterable[int]) -> list[int]:
     try:
         sizes = [shape] if isinstance(shape, (int, np.integer)) else list(shape)
-        if len(sizes) <= 8 and all(
-            isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in sizes
-        ):
-            if math.prod(map(int, sizes)) < 2**40:
-                return [int(n) for n in sizes]
+        whole = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in sizes)
+        if whole and len(sizes) <= 8 and math.prod(map(int, sizes)) < 2**40:
+            return [int(n) for n in sizes]
     except TypeError:
         pass
     raise FormatError("Latest", f"shape {shape!r}", "at most 8 sizes of 1 or more", "Pass the shape of one value.")
@@ -219,9 +233,11 @@ def _sizes(shape: int | Iterable[int]) -> list[int]:
 
 def _not_made(name: str | None, error: ValueError) -> RtaccelError:
     return FormatError(
-        "Latest", f"{'slot' if name is None else f'name {name!r}'}: {error}", "memory for such a slot",
+        "Latest",
+        f"{'slot' if name is None else f'name {name!r}'}: {error}",
+        "memory for such a slot",
         "Take another name, or unlink what lies there.",
-    )  # fmt: skip
+    )
 
 
 def _finish(slot: Any, name: str | None) -> None:
@@ -239,7 +255,9 @@ def _put(slot: Any, x: Any, stamp_ns: int | None, code: int) -> int:
     """What the native put did not take at once. code: what it said."""
     if slot.closed:
         refusals.refuse_side("put", "", code, True)
-    if stamp_ns is not None and (not isinstance(stamp_ns, (int, np.integer)) or isinstance(stamp_ns, bool) or stamp_ns < 1):
+    if stamp_ns is not None and (
+        not isinstance(stamp_ns, (int, np.integer)) or isinstance(stamp_ns, bool) or stamp_ns < 1
+    ):
         raise FormatError("put", f"stamp_ns={stamp_ns!r}", "nanoseconds of time.monotonic_ns()", "Pass a whole number.")
     if code == refusals.BAD:
         code = slot.put_directly(_array(slot, x), stamp_ns or 0)
@@ -274,8 +292,12 @@ def _array(slot: Any, x: Any) -> Any:
             found = np.asarray(x) if isinstance(x, np.ndarray) or not hasattr(x, "__dlpack__") else np.from_dlpack(x)
             given = found.dtype.name
     except (TypeError, ValueError, BufferError, RuntimeError, OverflowError) as error:
-        raise ShapeError("put", f"a {type(x).__name__} ({str(error).splitlines()[0]})", f"{slot.dtype}{list(slot.shape)}",
-                         "Pass an array or a tensor of the CPU.") from error  # fmt: skip
+        raise ShapeError(
+            "put",
+            f"a {type(x).__name__} ({str(error).splitlines()[0]})",
+            f"{slot.dtype}{list(slot.shape)}",
+            "Pass an array or a tensor of the CPU.",
+        ) from error
     if given != slot.dtype or found.shape != slot.shape:
         raise ShapeError("put", f"{given}{list(found.shape)}", f"{slot.dtype}{list(slot.shape)}", "Convert the value.")
     return np.ascontiguousarray(found).reshape(slot.shape)

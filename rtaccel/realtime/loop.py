@@ -35,7 +35,7 @@ class Loop:
         callable (which takes the GIL: outside of what the loop promises). A list is run as a chain.
     read, write: `rt.Latest` slots of the model's input and output, with or without its batch of one. The loop takes the reader's
         side of one and the writer's of the other while it runs.
-    period_us, deadline_us: a cycle is due at each grid point start + k * period; its result is late after the deadline from there.
+    period_us, deadline_us: a cycle is due at each grid point start + k * period, and late after the deadline from there.
     max_age_us: an input older than this, from its stamp, is stale.
     on_miss: what becomes of a late result. "hold": the last one stays; "late": it is published; in both the grid points it
         covered are skipped. "catch_up": published, and they are run one after another. "raise": the loop ends.
@@ -47,8 +47,8 @@ class Loop:
     on_gap: at the first fresh input after a stale one a stream goes on ("step"), or starts anew ("reset").
     pre, post: steps before and after the model, like it.
     priority: of SCHED_FIFO, 1 to 99; None: the scheduling of the caller. cpu: the core to stay on.
-    spin_us: so long before its time a cycle wakes, to run the model for nothing (warm=True: its code and weights are in the caches
-        when it counts, and its past is put back) and to spin.
+    spin_us: so long before its time a cycle wakes, to run the model for nothing (warm=True: its code and weights are then in
+        the caches, and its past is put back) and to spin.
     lock_memory: mlock what the loop touches. strict: what the system does not allow raises; else it is said once.
     name: statistics in shared memory, for `rtaccel top NAME`. simulation: a `realtime.Simulation`; then `run`, not `start`.
 
@@ -68,12 +68,31 @@ class Loop:
     """
 
     def __init__(
-        self, model: Any, read: Latest, write: Latest, period_us: float = 1000, deadline_us: float = 200,
-        max_age_us: float = 3000, on_miss: str = "hold", on_stale: str = "hold", fallback: Any = None, forecast: Any = None, *,
-        on_old: str = "step", on_gap: str = "step", pre: Any = None, post: Any = None, priority: int | None = None,
-        cpu: int | None = None, spin_us: float = 80, warm: bool = True, lock_memory: bool = True, strict: bool = False,
-        name: str | None = None, simulation: Any = None,
-    ) -> None:  # fmt: skip
+        self,
+        model: Any,
+        read: Latest,
+        write: Latest,
+        period_us: float = 1000,
+        deadline_us: float = 200,
+        max_age_us: float = 3000,
+        on_miss: str = "hold",
+        on_stale: str = "hold",
+        fallback: Any = None,
+        forecast: Any = None,
+        *,
+        on_old: str = "step",
+        on_gap: str = "step",
+        pre: Any = None,
+        post: Any = None,
+        priority: int | None = None,
+        cpu: int | None = None,
+        spin_us: float = 80,
+        warm: bool = True,
+        lock_memory: bool = True,
+        strict: bool = False,
+        name: str | None = None,
+        simulation: Any = None,
+    ) -> None:
         self.name, self._lock, self._pid = name, lock_memory, os.getpid()
         self._raised: list[BaseException] = []
         self._started = self._ended = False
@@ -83,13 +102,18 @@ class Loop:
         settings: dict[str, int] = {
             "priority": 0 if priority is None else _whole("priority", priority, 1, 99),
             "cpu": -1 if cpu is None else _whole("cpu", cpu, 0, 4095),
-            "warm": bool(warm), "lock_memory": bool(lock_memory), "strict": bool(strict),
-        }  # fmt: skip
+            "warm": bool(warm),
+            "lock_memory": bool(lock_memory),
+            "strict": bool(strict),
+        }
         for key, us in (("period", period_us), ("deadline", deadline_us), ("max_age", max_age_us), ("spin", spin_us)):
             settings[f"{key}_ns"] = _ns(f"{key}_us", us)
         for key, value, known in (
-            ("on_miss", on_miss, ON_MISS), ("on_stale", on_stale, ON_STALE), ("on_old", on_old, ON_OLD), ("on_gap", on_gap, ON_GAP)
-        ):  # fmt: skip
+            ("on_miss", on_miss, ON_MISS),
+            ("on_stale", on_stale, ON_STALE),
+            ("on_old", on_old, ON_OLD),
+            ("on_gap", on_gap, ON_GAP),
+        ):
             if value not in known:
                 raise FormatError("Loop", f"{key}={value!r}", " or ".join(map(repr, known)), "Pass one of them.")
             settings[key] = known[value]
@@ -118,14 +142,16 @@ class Loop:
         try:
             self._native.every(n, steps, read, write)
         except ValueError as error:
-            raise FormatError("every", str(error), "a loop that has not started, and slots that fit", "See rt.Loop.") from None
+            raise FormatError(
+                "every", str(error), "a loop that has not started, and slots that fit", "See rt.Loop."
+            ) from None
         return self
 
     def start(self) -> Loop:
         """Measures the fallback, takes the slots and starts the thread.
 
-        Raises BudgetExceeded for a fallback slower than the deadline, UnsupportedProblem where a model or slot is in use, where the
-        loop has run before, and with strict=True where the system refuses something.
+        Raises BudgetExceeded for a fallback slower than the deadline, UnsupportedProblem where a model or slot is in use, where
+        the loop has run before, and with strict=True where the system refuses something.
         """
         self._here("start")
         if self._simulated:
@@ -138,9 +164,11 @@ class Loop:
             if "the fallback takes" in text:
                 raise BudgetExceeded("start", text, "a fallback within deadline_us", "Take a smaller one.") from None
             raise UnsupportedProblem(
-                "start", text, "models and slots of its own, and a system that allows what strict=True asks",
+                "start",
+                text,
+                "models and slots of its own, and a system that allows what strict=True asks",
                 "See rt.realtime.check(), or make another loop.",
-            ) from None  # fmt: skip
+            ) from None
         self._started = True
         _running.add(self)
         _refuse_forks()
@@ -149,8 +177,9 @@ class Loop:
                 _said.add(text)
                 warnings.warn(
                     f"the loop runs without what the system refused ({text}); rt.realtime.check() says how to get it",
-                    UserWarning, stacklevel=2,
-                )  # fmt: skip
+                    UserWarning,
+                    stacklevel=2,
+                )
         return self
 
     def run(self, cycles: int) -> None:
@@ -173,8 +202,8 @@ class Loop:
     def join(self, timeout: float | None = None) -> bool:
         """Waits until the loop has ended (by `stop` of another thread, or by itself); False after a timeout in seconds.
 
-        Raises what ended it: BudgetExceeded for on_miss or on_stale "raise", FormatError for an input that a model refuses, or what
-        a Python callable raised.
+        Raises what ended it: BudgetExceeded for on_miss or on_stale "raise", FormatError for an input that a model refuses,
+        or what a Python callable raised.
         """
         self._here("join")
         if not self._started or self._simulated:
@@ -214,9 +243,11 @@ class Loop:
         made: Made = steps_of(what, chain, read.shape, read.dtype, self._raised)
         if without_ones(made.shape) != without_ones(write.shape) or made.dtype != write.dtype:
             raise ShapeError(
-                "Loop", f"{made.dtype}{list(made.shape)} from {what}", f"{write.dtype}{list(write.shape)}, what its slot takes",
+                "Loop",
+                f"{made.dtype}{list(made.shape)} from {what}",
+                f"{write.dtype}{list(write.shape)}, what its slot takes",
                 "Make a slot of the model's output.",
-            )  # fmt: skip
+            )
         self._plans += made.plans
         self._python += made.in_python
         return made.steps
@@ -252,14 +283,21 @@ class Loop:
             raise self._raised[-1]
         by = native.loop_snapshot(self._native.stats)["failed_by"]
         kind: type[RtaccelError] = FormatError if by == 3 else BudgetExceeded
-        raise kind("loop", text, "inputs and a machine in time, or another on_stale and on_miss", "See loop.stats(check=False).")
+        raise kind(
+            "loop",
+            text,
+            "inputs and a machine in time, or another on_stale and on_miss",
+            "See loop.stats(check=False).",
+        )
 
     def _here(self, op: str) -> None:
         if os.getpid() != self._pid:
             raise UnsupportedProblem(
-                op, "a loop of the process that forked this one", "one of this process",
+                op,
+                "a loop of the process that forked this one",
+                "one of this process",
                 "Make and start loops after the fork.",
-            )  # fmt: skip
+            )
 
 
 def _whole(name: str, value: Any, low: int, high: int) -> int:
@@ -283,7 +321,7 @@ def _listed(given: Any) -> list[Any]:
 
 
 def _refuse_forks() -> None:
-    """A forked child would have the loop without its thread. An audit hook is the one place that can keep a fork from happening."""
+    """A forked child would have the loop without its thread. An audit hook alone can keep a fork from happening."""
     global _hooked
     if _hooked:
         return
@@ -292,9 +330,11 @@ def _refuse_forks() -> None:
     def hook(event: str, args: object) -> None:
         if event in ("os.fork", "os.forkpty") and any(loop.running for loop in list(_running)):
             raise UnsupportedProblem(
-                "fork", "a process with a running loop", "no loop that runs: a child has none of its threads",
+                "fork",
+                "a process with a running loop",
+                "no loop that runs: a child has none of its threads",
                 "Fork before the loop starts, or use the start method 'spawn'.",
-            )  # fmt: skip
+            )
 
     sys.addaudithook(hook)
 

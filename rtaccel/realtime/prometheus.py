@@ -9,9 +9,23 @@ from rtaccel.core.errors import BackendUnavailable
 from rtaccel.realtime.stats import LoopHistogram, LoopStats, StatsReader, names
 
 COUNTERS = (
-    "cycles", "skipped", "fresh", "repeated", "waiting", "stale", "held", "fallback", "forecast", "misses", "caught_up",
-    "clock_back", "overwritten", "warm_runs", "warm_skipped", "every_runs",
-)  # fmt: skip
+    "cycles",
+    "skipped",
+    "fresh",
+    "repeated",
+    "waiting",
+    "stale",
+    "held",
+    "fallback",
+    "forecast",
+    "misses",
+    "caught_up",
+    "clock_back",
+    "overwritten",
+    "warm_runs",
+    "warm_skipped",
+    "every_runs",
+)
 BOUNDS_US = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 1e5, 1e6)
 """Upper ends of what Prometheus is given; a bucket of the loop counts where its own end is not above one."""
 
@@ -69,9 +83,11 @@ def _library() -> Any:
         from prometheus_client import core
     except ModuleNotFoundError as missing:
         raise BackendUnavailable(
-            "LoopCollector", "no module prometheus_client", "the package prometheus-client",
+            "LoopCollector",
+            "no module prometheus_client",
+            "the package prometheus-client",
             "pip install 'rtaccel[realtime]'",
-        ) from missing  # fmt: skip
+        ) from missing
     return core
 
 

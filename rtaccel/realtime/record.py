@@ -40,14 +40,20 @@ class Recording:
 
     @classmethod
     def of(
-        cls, slot: Latest, seconds: float | None = None, count: int | None = None,
+        cls,
+        slot: Latest,
+        seconds: float | None = None,
+        count: int | None = None,
         stop: Callable[[], bool] = lambda: False,
-    ) -> Recording:  # fmt: skip
+    ) -> Recording:
         """Reads a slot as it is written, for so long, or so many values. The slot may have a loop as its reader where it was made
         with readers="many". Raises FormatError where neither is given, and what `get` raises."""
         if seconds is None and count is None:
             raise FormatError("record", "no seconds and no count", "one of them", "Say how long.")
-        values, seq, stamp, put = [], [], [], []
+        values: list[Any] = []
+        seq: list[int] = []
+        stamp: list[int] = []
+        put: list[int] = []
         end = None if seconds is None else time.monotonic() + seconds
         slot.get()  # what lies there already was before the recording
         while (end is None or time.monotonic() < end) and (count is None or len(seq) < count) and not stop():
@@ -60,15 +66,21 @@ class Recording:
             stamp.append(got.stamp_ns)
             put.append(got.put_ns)
         stacked = np.stack(values) if values else np.empty((0, *slot.shape), DTYPES[slot.dtype])
-        return cls(stacked, *(np.array(x, dtype=np.int64) for x in (seq, stamp, put)), slot.dtype)
+        numbers = [np.array(x, dtype=np.int64) for x in (seq, stamp, put)]
+        return cls(stacked, numbers[0], numbers[1], numbers[2], slot.dtype)
 
     def save(self, path: str | Path) -> None:
         """As an .npz file, without pickle."""
         with open(path, "wb") as file:
             np.savez(
-                file, version=np.int64(VERSION), values=self.values, seq=self.seq, stamp_ns=self.stamp_ns, put_ns=self.put_ns,
+                file,
+                version=np.int64(VERSION),
+                values=self.values,
+                seq=self.seq,
+                stamp_ns=self.stamp_ns,
+                put_ns=self.put_ns,
                 dtype=np.array(self.dtype),
-            )  # fmt: skip
+            )
 
     @classmethod
     def load(cls, path: str | Path) -> Recording:
@@ -79,28 +91,38 @@ class Recording:
                     raise ValueError(f"version {int(data['version'])}")
                 found = cls(data["values"], data["seq"], data["stamp_ns"], data["put_ns"], str(data["dtype"]))
         except (OSError, ValueError, KeyError, EOFError, TypeError) as error:
-            raise FormatError("recording", f"{path}: {error}", "a file that `rtaccel loop record` wrote", "Record it again.") from error
+            raise FormatError(
+                "recording", f"{path}: {error}", "a file that `rtaccel loop record` wrote", "Record it again."
+            ) from error
         lengths = {len(found.values), len(found.seq), len(found.stamp_ns), len(found.put_ns)}
         if found.dtype not in DTYPES or len(lengths) != 1 or found.values.dtype != np.dtype(DTYPES[found.dtype]):
-            raise FormatError("recording", f"{path}: arrays that do not belong together", "those of one recording", "Record it again.")
+            raise FormatError(
+                "recording", f"{path}: arrays that do not belong together", "those of one recording", "Record it again."
+            )
         return found
 
     def replay(
-        self, slot: Latest, speed: float = 1.0, stop: Callable[[], bool] = lambda: False,
+        self,
+        slot: Latest,
+        speed: float = 1.0,
+        stop: Callable[[], bool] = lambda: False,
         on_put: Callable[[int], None] = lambda index: None,
-    ) -> int:  # fmt: skip
+    ) -> int:
         """Puts the values again, in the same rhythm divided by `speed`, and gives how many were put.
 
-        The values are the same bits. A stamp is as long before its put as it was. speed: 0 puts without waiting.
+        The values are the same bits, and so are the times between stamps at speed 1. speed: 0 puts without waiting, with
+        stamps of now.
         Raises ShapeError for a slot of another shape or dtype.
         """
         if not np.isfinite(speed) or speed < 0:
             raise FormatError("replay", f"speed={speed}", "0 or more", "1 is as it was.")
         if slot.dtype != self.dtype or slot.shape != self.values.shape[1:]:
             raise UnsupportedProblem(
-                "replay", f"{self.dtype}{list(self.values.shape[1:])}", f"{slot.dtype}{list(slot.shape)}, as the slot's",
+                "replay",
+                f"{self.dtype}{list(self.values.shape[1:])}",
+                f"{slot.dtype}{list(slot.shape)}, as the slot's",
                 "Make a slot for the recording.",
-            )  # fmt: skip
+            )
         start = time.monotonic_ns()
         values = _bits(self.values, self.dtype)
         for index in range(self.n):
@@ -111,9 +133,9 @@ class Recording:
                     return index
             if stop():
                 return index
-            age = int(self.put_ns[index] - self.stamp_ns[index])
-            now = time.monotonic_ns()
-            slot.put(values[index], stamp_ns=max(now - age, 1) if speed else now)
+            before = int(self.stamp_ns[index] - self.put_ns[0])
+            stamp = start + int(before / speed) if speed else time.monotonic_ns()
+            slot.put(values[index], stamp_ns=max(stamp, 1))
             on_put(index)
         return self.n
 

@@ -13,9 +13,11 @@ OLDER, FUTURE, TAKEN, HAS_NAN, BAD = -1, -2, -3, -4, -5
 def raise_looped() -> NoReturn:
     """A call of a model whose plan a loop runs on its own thread."""
     raise UnsupportedProblem(
-        "call", "a model that a running loop has", "a model of its own for each thread",
+        "call",
+        "a model that a running loop has",
+        "a model of its own for each thread",
         "Stop the loop first, or compile the model once more for calls beside it.",
-    )  # fmt: skip
+    )
 
 
 def refuse_side(op: str, name: str, code: int, closed: bool) -> NoReturn:
@@ -24,20 +26,26 @@ def refuse_side(op: str, name: str, code: int, closed: bool) -> NoReturn:
         raise UnsupportedProblem(op, "a closed slot", "an open one", "Make it again, or do not close it before.")
     side = "writer" if op == "put" else "reader"
     raise UnsupportedProblem(
-        op, f"slot {name} whose {side} is another process, handle or loop", f"one {side} that lives",
+        op,
+        f"slot {name} whose {side} is another process, handle or loop",
+        f"one {side} that lives",
         "Stop or close the other one; for several readers make the slot with readers='many'.",
-    )  # fmt: skip
+    )
 
 
 def refuse_stamp(op: str, stamp_ns: int, now_ns: int) -> NoReturn:
     raise FormatError(
-        op, f"stamp_ns={stamp_ns}, {(stamp_ns - now_ns) * 1e-3:.1f} us after now", "when the value was measured",
+        op,
+        f"stamp_ns={stamp_ns}, {(stamp_ns - now_ns) * 1e-3:.1f} us after now",
+        "when the value was measured",
         "Stamps are of time.monotonic_ns() on this machine; convert those of other clocks.",
-    )  # fmt: skip
+    )
 
 
 def refuse_nan(op: str, name: str) -> NoReturn:
     raise FormatError(
-        op, f"NaN for slot {name}", "numbers: the slot was made with nan='refuse'",
+        op,
+        f"NaN for slot {name}",
+        "numbers: the slot was made with nan='refuse'",
         "Leave the value out, or make the slot with nan='pass'.",
-    )  # fmt: skip
+    )

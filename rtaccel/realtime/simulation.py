@@ -25,22 +25,28 @@ class Simulation:
     wake_us: the loop wakes up to so much late. p_stall, stall_us: share of cycles that begin late, and by how much.
     step_us: what `model()` takes; p_slow, slow_us: share of steps that take slow_us.
 
-    `counts()` has what was injected, and `cycles`, `stale`, `misses`, `skipped`, `fresh` and `waiting` as a loop should count them,
-    by rules of its own. Raises FormatError for options that there are not.
+    `counts()` has what was injected, and `cycles`, `stale`, `misses`, `skipped`, `fresh` and `waiting` as a loop should count
+    them, by rules of its own. Raises FormatError for options that there are not.
     """
 
     def __init__(self, slot: Any, seed: int = 0, **options: float) -> None:
         known = {*(f"{t}_us" for t in TIMES), *SHARES}
         wrong = sorted(set(options) - known)
         if wrong or options.get("produce_us", 0) <= 0:
-            raise FormatError("Simulation", f"options {wrong}" if wrong else "no produce_us", ", ".join(sorted(known)),
-                              "See the docstring.")  # fmt: skip
+            raise FormatError(
+                "Simulation",
+                f"options {wrong}" if wrong else "no produce_us",
+                ", ".join(sorted(known)),
+                "See the docstring.",
+            )
         raw = {f"{t}_ns": round(options.get(f"{t}_us", 0) * 1e3) for t in TIMES}
         shares = {name: float(options.get(name, 0)) for name in SHARES}
         try:
             self.native = native.LoopSim({"seed": seed, **raw, **shares}, slot)
         except ValueError as error:
-            raise FormatError("Simulation", f"{slot!r}: {error}", "a free slot of 8 bytes or more", "Make one.") from None
+            raise FormatError(
+                "Simulation", f"{slot!r}: {error}", "a free slot of 8 bytes or more", "Make one."
+            ) from None
 
     def model(self) -> SimulatedModel:
         """A model that takes step_us of simulated time and gives its input."""

@@ -121,12 +121,19 @@ class LoopStats:
                 return "none yet"
             return f"p50 {h.p50_us:,.2f}, p99 {h.p99_us:,.2f}, p99.9 {h.p999_us:,.2f}, max {h.max_us:,.2f} us"
 
+        fifo = f"SCHED_FIFO {self.fifo}" if self.fifo else "no SCHED_FIFO"
         extra = f", {self.fallback:,} fallback" if self.fallback else ""
         extra += f", {self.forecast:,} forecast" if self.forecast else ""
         return [
             ("loop", f"{self.name or 'without a name'}, process {self.pid}, {self.state}"),
-            ("period", f"{self.period_us:,.0f} us, deadline {self.deadline_us:,.0f} us, max_age {self.max_age_us:,.0f} us"),
-            ("system", f"{f'SCHED_FIFO {self.fifo}' if self.fifo else 'no SCHED_FIFO'}, memory {'locked' if self.locked else 'not locked'}"),
+            (
+                "period",
+                f"{self.period_us:,.0f} us, deadline {self.deadline_us:,.0f} us, max_age {self.max_age_us:,.0f} us",
+            ),
+            (
+                "system",
+                f"{fifo}, memory {'locked' if self.locked else 'not locked'}",
+            ),
             ("cycles", f"{self.cycles:,}, {self.skipped:,} skipped, {self.misses:,} late, {self.stale:,} stale"),
             ("results", f"{self.fresh:,} fresh ({self.repeated:,} of an old input), {self.held:,} held{extra}"),
             ("streak", f"{self.streak:,} cycles late or stale in a row, at most {self.longest_streak:,}"),
@@ -134,7 +141,7 @@ class LoopStats:
             ("work", times(self.work)),
             ("response", times(self.response)),
             ("age of input", times(self.age)),
-        ]  # fmt: skip
+        ]
 
 
 class StatsReader:
@@ -146,9 +153,11 @@ class StatsReader:
             self._file = native.LoopStatsFile(name)
         except (ValueError, TypeError) as error:
             raise FormatError(
-                "loop statistics", f"name {name!r}: {error}", "a loop that was made with this name",
+                "loop statistics",
+                f"name {name!r}: {error}",
+                "a loop that was made with this name",
                 "Pass name= to rt.Loop; `rtaccel top` without a name lists those that are there.",
-            ) from None  # fmt: skip
+            ) from None
 
     def read(self) -> LoopStats:
         return LoopStats.of(self._file.snapshot(), self.name)

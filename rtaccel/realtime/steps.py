@@ -74,9 +74,11 @@ def steps_of(op: str, chain: Any, shape: tuple[int, ...], dtype: str, raised: li
             in_python.append(getattr(thing, "__name__", type(thing).__name__))
         else:
             raise UnsupportedProblem(
-                op, f"a {type(thing).__name__}", "a compiled model, a stream, a CStep or a Python callable",
+                op,
+                f"a {type(thing).__name__}",
+                "a compiled model, a stream, a CStep or a Python callable",
                 "Compile the model with rt.compile or rt.stream first.",
-            )  # fmt: skip
+            )
         steps.append(step)
     return Made(steps, shape, dtype, plans, in_python)
 
@@ -97,10 +99,11 @@ def _plan_step(op: str, model: CompiledModel, shape: tuple[int, ...], dtype: str
     executor = model._executor
     if executor.direct is None or not executor.steps[0].native:
         raise UnsupportedProblem(
-            op, f"{model._options.title} with {len(executor.steps)} steps on {model._options.device}",
+            op,
+            f"{model._options.title} with {len(executor.steps)} steps on {model._options.device}",
             "one native plan on the CPU: a loop has a thread without the GIL",
             "See explain(); pass a Python callable that calls the model where the guarantee is not needed.",
-        )  # fmt: skip
+        )
     plan = executor.steps[0].plan
     past = plan.save_state() if plan.state_bytes else None
     refused: RtaccelError | None = None
@@ -118,8 +121,12 @@ def _plan_step(op: str, model: CompiledModel, shape: tuple[int, ...], dtype: str
             raise UnsupportedProblem(op, "a model of several outputs", "one tensor", "Give it one output.")
         step = native.plan_step(plan, (x,), torch.empty_like(y))
         return step, tuple(y.shape), str(y.dtype).removeprefix("torch.")
-    raise ShapeError(op, f"{dtype}{list(shape)} for {model._options.title}", "what the model takes",
-                     f"Make the slot fit; the model says: {refused}") from refused  # fmt: skip
+    raise ShapeError(
+        op,
+        f"{dtype}{list(shape)} for {model._options.title}",
+        "what the model takes",
+        f"Make the slot fit; the model says: {refused}",
+    ) from refused
 
 
 def _c_step(op: str, given: CStep, shape: tuple[int, ...], dtype: str) -> Any:
@@ -131,6 +138,10 @@ def _c_step(op: str, given: CStep, shape: tuple[int, ...], dtype: str) -> Any:
     )
 
 
+def _memory(address: int, count: int) -> Any:
+    return (ctypes.c_char * count).from_address(address)
+
+
 def _python_step(
     op: str, function: Callable[[Any], Any], shape: tuple[int, ...], dtype: str, raised: list[BaseException]
 ) -> tuple[Any, tuple[int, ...], str]:
@@ -139,18 +150,24 @@ def _python_step(
     if first.dtype.name not in DTYPES:
         raise ShapeError(op, f"{first.dtype.name} from {name}", "numbers of a slot's dtype", "Convert the result.")
     warnings.warn(
-        f"{name} runs in Python: it takes the GIL, so the loop's promises end where it begins", UserWarning, stacklevel=5
+        f"{name} runs in Python: it takes the GIL, so the loop's promises end where it begins",
+        UserWarning,
+        stacklevel=5,
     )
     in_bytes, out_bytes = _bytes(shape, dtype), first.nbytes
 
     def call(source: int, target: int) -> int:
         try:
-            x = np.frombuffer((ctypes.c_char * in_bytes).from_address(source), DTYPES[dtype]).reshape(shape)
-            y = np.frombuffer((ctypes.c_char * out_bytes).from_address(target), first.dtype).reshape(first.shape)
+            x = np.frombuffer(_memory(source, in_bytes), DTYPES[dtype]).reshape(shape)
+            y = np.frombuffer(_memory(target, out_bytes), first.dtype).reshape(first.shape)
             result = np.asarray(function(x.copy()))
             if result.shape != y.shape or result.dtype != y.dtype:
-                raise ShapeError(op, f"{result.dtype}{list(result.shape)} from {name}",
-                                 f"{y.dtype}{list(y.shape)}, as for zeros", "Give the same each time.")  # fmt: skip
+                raise ShapeError(
+                    op,
+                    f"{result.dtype}{list(result.shape)} from {name}",
+                    f"{y.dtype}{list(y.shape)}, as for zeros",
+                    "Give the same each time.",
+                )
             y[...] = result
         except BaseException as error:
             raised.append(error)

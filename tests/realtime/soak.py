@@ -16,14 +16,18 @@ def main(reads: int) -> int:
     for readers in ("one", "many"):
         name = f"soak-{os.getpid()}-{readers}"
         slot = rt.Latest((48,), "int64", name, readers=readers)
-        writer = subprocess.Popen([sys.executable, str(Path(__file__).with_name("writer.py")), name, str(10**15), "1", "fast"])
+        writer = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("writer.py")), name, str(10**15), "1", "fast"]
+        )
         try:
             torn, backward, fresh, ns = native.latest_soak_get(slot, reads)
         finally:
             writer.kill()
             writer.wait()
             slot.unlink()
-        print(f"readers={readers}: {reads:,} reads, {fresh:,} new, {torn} torn, {backward} backward, {ns:.1f} ns a read")
+        print(
+            f"readers={readers}: {reads:,} reads, {fresh:,} new, {torn} torn, {backward} backward, {ns:.1f} ns a read"
+        )
         bad += torn + backward
     return 1 if bad else 0
 

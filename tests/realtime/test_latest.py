@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_a_view_stays_until_the_next_get() -> None:
     for n in range(5):
         slot.put(np.full(4, n, np.float32))
     assert view.tolist() == [1] * 4
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="read-only"):
         view[0] = 3
     assert slot.get().value.tolist() == [4] * 4
 
@@ -113,12 +114,20 @@ class Exporter:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda x: x, lambda x: torch.from_numpy(x), lambda x: x.tolist(), lambda x: tuple(x.tolist()), lambda x: array.array("f", x),
-        lambda x: (ctypes.c_float * 4)(*x), lambda x: memoryview(x), lambda x: Exporter(torch.from_numpy(x)),
-        lambda x: np.repeat(x, 2)[::2], lambda x: torch.from_numpy(np.repeat(x, 3))[::3], lambda x: (-torch.from_numpy(x))._neg_view(),
+        lambda x: x,
+        lambda x: torch.from_numpy(x),
+        lambda x: x.tolist(),
+        lambda x: tuple(x.tolist()),
+        lambda x: array.array("f", x),
+        lambda x: (ctypes.c_float * 4)(*x),
+        lambda x: memoryview(x),
+        lambda x: Exporter(torch.from_numpy(x)),
+        lambda x: np.repeat(x, 2)[::2],
+        lambda x: torch.from_numpy(np.repeat(x, 3))[::3],
+        lambda x: (-torch.from_numpy(x))._neg_view(),
         lambda x: torch.from_numpy(x).requires_grad_(),
     ],
-)  # fmt: skip
+)
 def test_what_a_put_takes(make: Any) -> None:
     x = np.random.default_rng(2).standard_normal(4).astype(np.float32)
     slot = rt.Latest((4,))
@@ -130,11 +139,23 @@ def test_what_a_put_takes(make: Any) -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        np.zeros(4), np.zeros(3, np.float32), np.zeros((4, 1), np.float32), torch.zeros(4, dtype=torch.float64), torch.zeros(5),
-        "text", object(), None, [1, 2, 3], [1, "a", 2, 3], np.zeros(4, np.int32), np.array(1.0, np.float32), b"0123456789abcdef",
-        torch.zeros(4, device="meta"), torch.zeros(4).to_sparse(),
+        np.zeros(4),
+        np.zeros(3, np.float32),
+        np.zeros((4, 1), np.float32),
+        torch.zeros(4, dtype=torch.float64),
+        torch.zeros(5),
+        "text",
+        object(),
+        None,
+        [1, 2, 3],
+        [1, "a", 2, 3],
+        np.zeros(4, np.int32),
+        np.array(1.0, np.float32),
+        b"0123456789abcdef",
+        torch.zeros(4, device="meta"),
+        torch.zeros(4).to_sparse(),
     ],
-)  # fmt: skip
+)
 def test_another_shape_or_dtype_is_refused_and_changes_nothing(bad: Any) -> None:
     slot = rt.Latest((4,))
     slot.put(np.ones(4, np.float32))
@@ -178,13 +199,25 @@ def test_nan_policy(dtype: str) -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: rt.Latest((0,)), lambda: rt.Latest((-1,)), lambda: rt.Latest((1,) * 9), lambda: rt.Latest("ab"), lambda: rt.Latest((2.0,)),
-        lambda: rt.Latest((2**30, 2**30)), lambda: rt.Latest((3,), "complex64"), lambda: rt.Latest((3,), None),
-        lambda: rt.Latest((3,), readers="two"), lambda: rt.Latest((3,), nan="drop"), lambda: rt.Latest((3,), name="a/b"),
-        lambda: rt.Latest((3,), name=""), lambda: rt.Latest((3,), name=3), lambda: rt.Latest.open("no-such-slot-anywhere"),
-        lambda: rt.Latest((True,)), lambda: rt.Latest((3,)).unlink(), lambda: pickle.dumps(rt.Latest((3,))),
+        lambda: rt.Latest((0,)),
+        lambda: rt.Latest((-1,)),
+        lambda: rt.Latest((1,) * 9),
+        lambda: rt.Latest("ab"),
+        lambda: rt.Latest((2.0,)),
+        lambda: rt.Latest((2**30, 2**30)),
+        lambda: rt.Latest((3,), "complex64"),
+        lambda: rt.Latest((3,), None),
+        lambda: rt.Latest((3,), readers="two"),
+        lambda: rt.Latest((3,), nan="drop"),
+        lambda: rt.Latest((3,), name="a/b"),
+        lambda: rt.Latest((3,), name=""),
+        lambda: rt.Latest((3,), name=3),
+        lambda: rt.Latest.open("no-such-slot-anywhere"),
+        lambda: rt.Latest((True,)),
+        lambda: rt.Latest((3,)).unlink(),
+        lambda: pickle.dumps(rt.Latest((3,))),
     ],
-)  # fmt: skip
+)
 def test_what_there_is_not(make: Any) -> None:
     with pytest.raises(RtaccelError):
         make()
@@ -256,7 +289,7 @@ def test_something_else_under_a_name(name: str, damage: str) -> None:
 def test_the_layout_is_that_of_the_header(name: str) -> None:
     slot = rt.Latest((3,), name=name)
     slot.put([1, 2, 3], stamp_ns=5)
-    raw = open(f"/dev/shm/rta.{name}", "rb").read()
+    raw = Path(f"/dev/shm/rta.{name}").read_bytes()
     assert raw[:8] == b"RTALATST"
     words = np.frombuffer(raw, np.uint32, 16)
     assert (words[2], words[3], words[15]) == (1, 512, 1)

@@ -41,7 +41,8 @@ live = rt.stream(torch.nn.GRU(6, 9, batch_first=True).eval(), torch.randn(1, 6))
 small = rt.compile(torch.nn.Linear(6, 9).eval(), (torch.randn(1, 6),))
 other = rt.compile(torch.nn.Linear(6, 2).eval(), (torch.randn(1, 6),))
 x, y, z = rt.Latest((6,)), rt.Latest((9,)), rt.Latest((2,))
-loop = rt.Loop(live, x, y, period_us=500, deadline_us=500, max_age_us=20_000, on_stale="fallback", fallback=small, lock_memory=False)
+loop = rt.Loop(live, x, y, period_us=500, deadline_us=500, max_age_us=20_000,
+    on_stale="fallback", fallback=small, lock_memory=False)
 loop.every(4, other, write=z)
 with loop:
     tid = next(int(t.name) for t in pathlib.Path("/proc/self/task").iterdir() if "rtaccel-loop" in (t / "comm").read_text())
@@ -75,7 +76,9 @@ def test_nothing_but_the_sleep(tmp_path: Path) -> None:
     if compiler:
         (tmp_path / "counter.c").write_text(COUNTER)
         library = tmp_path / "counter.so"
-        done = subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(tmp_path / "counter.c"), "-ldl"])
+        done = subprocess.run(
+            [compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(tmp_path / "counter.c"), "-ldl"]
+        )
         if done.returncode == 0:
             environment["LD_PRELOAD"] = str(library)
     trace = tmp_path / "trace"

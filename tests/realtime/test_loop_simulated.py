@@ -17,9 +17,21 @@ from rtaccel.realtime import Simulation
 COUNTED = ("cycles", "stale", "misses", "skipped", "waiting")
 
 TROUBLE = {
-    "produce_us": 1000, "delay_us": 300, "p_gap": 0.004, "gap_us": 9000, "p_burst": 0.5, "p_reorder": 0.01, "p_clock": 0.002,
-    "clock_us": -2500, "wake_us": 20, "p_stall": 0.003, "stall_us": 2600, "step_us": 30, "p_slow": 0.002, "slow_us": 450,
-}  # fmt: skip
+    "produce_us": 1000,
+    "delay_us": 300,
+    "p_gap": 0.004,
+    "gap_us": 9000,
+    "p_burst": 0.5,
+    "p_reorder": 0.01,
+    "p_clock": 0.002,
+    "clock_us": -2500,
+    "wake_us": 20,
+    "p_stall": 0.003,
+    "stall_us": 2600,
+    "step_us": 30,
+    "p_slow": 0.002,
+    "slow_us": 450,
+}
 
 
 def simulated(seed: int = 0, loop: dict[str, Any] | None = None, **world: float) -> tuple[Any, Any, Any]:
@@ -53,16 +65,25 @@ def test_a_million_cycles(on_miss: str) -> None:
     on_miss=st.sampled_from(["hold", "late", "catch_up"]),
     world=st.fixed_dictionaries(
         {
-            "produce_us": st.sampled_from([70, 333.3, 1000, 5000]), "delay_us": st.sampled_from([0, 150, 4000]),
-            "p_gap": st.sampled_from([0, 0.01, 0.3]), "gap_us": st.sampled_from([1000, 20_000]), "p_burst": st.sampled_from([0, 0.5, 1]),
-            "p_reorder": st.sampled_from([0, 0.2]), "p_clock": st.sampled_from([0, 0.05]), "clock_us": st.sampled_from([-3000, 3000]),
-            "wake_us": st.sampled_from([0, 60]), "p_stall": st.sampled_from([0, 0.05]), "stall_us": st.sampled_from([150, 1000, 7777.7]),
-            "step_us": st.sampled_from([0, 90]), "p_slow": st.sampled_from([0, 0.05]), "slow_us": st.sampled_from([210, 1000, 2500]),
+            "produce_us": st.sampled_from([70, 333.3, 1000, 5000]),
+            "delay_us": st.sampled_from([0, 150, 4000]),
+            "p_gap": st.sampled_from([0, 0.01, 0.3]),
+            "gap_us": st.sampled_from([1000, 20_000]),
+            "p_burst": st.sampled_from([0, 0.5, 1]),
+            "p_reorder": st.sampled_from([0, 0.2]),
+            "p_clock": st.sampled_from([0, 0.05]),
+            "clock_us": st.sampled_from([-3000, 3000]),
+            "wake_us": st.sampled_from([0, 60]),
+            "p_stall": st.sampled_from([0, 0.05]),
+            "stall_us": st.sampled_from([150, 1000, 7777.7]),
+            "step_us": st.sampled_from([0, 90]),
+            "p_slow": st.sampled_from([0, 0.05]),
+            "slow_us": st.sampled_from([210, 1000, 2500]),
         }
     ),
     period=st.sampled_from([250, 1000, 1234.5]),
     spin=st.sampled_from([0, 80]),
-)  # fmt: skip
+)
 def test_any_world_is_counted_exactly(
     seed: int, on_miss: str, world: dict[str, float], period: float, spin: float
 ) -> None:
@@ -110,7 +131,12 @@ def test_recovery_is_exact() -> None:
         assert got.seq == last.seq + 1
         last = got
     after = loop.stats()
-    assert (after.stale, after.misses, after.skipped, after.held) == (before.stale, before.misses, before.skipped, before.held)
+    assert (after.stale, after.misses, after.skipped, after.held) == (
+        before.stale,
+        before.misses,
+        before.skipped,
+        before.held,
+    )
     assert after.streak == 0
     assert after.longest_streak == before.longest_streak > 0
     same_counts(loop, sim)
@@ -220,7 +246,6 @@ def test_misuse() -> None:
     with pytest.raises(FormatError):
         Simulation(rt.Latest((1,)), produce_us=10)
     with pytest.raises(UnsupportedProblem):  # the simulation writes that slot
-        sim_slot = loop._read
-        sim_slot.put(np.zeros(2, np.int64))
+        loop._read.put(np.zeros(2, np.int64))
     with pytest.raises(UnsupportedProblem):
         y.put(np.zeros(2, np.int64))

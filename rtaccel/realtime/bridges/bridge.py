@@ -18,8 +18,8 @@ Decode = Callable[[bytes], "tuple[Any, int | None]"]
 class Bridge:
     """Puts messages into a slot.
 
-    decode: from the bytes of a message to (value, stamp_ns or None for its arrival). Without it a message is the bytes of a value,
-        or a stamp of 8 bytes (int64, `time.monotonic_ns()` of this machine) and then these.
+    decode: from the bytes of a message to (value, stamp_ns or None for its arrival). Without it a message is the bytes of a
+        value, or a stamp of 8 bytes (int64, `time.monotonic_ns()` of this machine) and then these.
 
     received, put, dropped (overtaken), refused: what became of the messages; last_error: why the last one was refused.
     """
@@ -57,8 +57,12 @@ class Bridge:
         kind = np.dtype(DTYPES[self.slot.dtype])
         bytes_ = kind.itemsize * int(np.prod(self.slot.shape, dtype=np.int64))
         if len(payload) not in (bytes_, bytes_ + 8):
-            raise FormatError("bridge", f"a message of {len(payload)} bytes", f"{bytes_}, or 8 of a stamp before them",
-                              "Pass decode=.")  # fmt: skip
+            raise FormatError(
+                "bridge",
+                f"a message of {len(payload)} bytes",
+                f"{bytes_}, or 8 of a stamp before them",
+                "Pass decode=.",
+            )
         stamp = int.from_bytes(payload[:8], "little", signed=True) if len(payload) > bytes_ else None
         value = np.frombuffer(payload, kind, offset=len(payload) - bytes_).reshape(self.slot.shape)
         if self.slot.dtype == "bfloat16":

@@ -21,9 +21,15 @@ class Ros2Bridge(Bridge):
     """
 
     def __init__(
-        self, slot: Latest, node: Any, message: Any, topic: str, convert: Callable[[Any], Any], qos: Any = 1,
+        self,
+        slot: Latest,
+        node: Any,
+        message: Any,
+        topic: str,
+        convert: Callable[[Any], Any],
+        qos: Any = 1,
         ros_time: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(slot)
         if not hasattr(node, "create_subscription"):
             raise FormatError("Ros2Bridge", f"node of type {type(node).__name__}", "an rclpy node", "Pass the node.")
