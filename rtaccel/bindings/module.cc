@@ -11,10 +11,10 @@
 #include "_core/rta_plan.h"
 #include "bindings/attributes.h"
 #include "bindings/entry.h"
-#include "bindings/latest.h"
-#include "bindings/loop.h"
 #include "bindings/mailbox.h"
 #include "bindings/plan.h"
+#include "bindings/realtime/latest.h"
+#include "bindings/realtime/loop.h"
 #include "bindings/timer.h"
 
 namespace nb = nanobind;

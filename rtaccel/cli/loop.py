@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
             if not _there(args.name)
             else Latest.open(args.name) as slot
         ):
-            done = {"put": made.replay(slot, args.speed)}
+            done = {"replayed": made.replay(slot, args.speed)}
     done["file"] = args.file
     print(json.dumps(done) if args.json else ", ".join(f"{key} {value}" for key, value in done.items()))
     return 0

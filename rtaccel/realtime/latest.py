@@ -248,13 +248,13 @@ def _finish(slot: Any, name: str | None) -> None:
 
 
 def _refused_get(slot: Any, code: int) -> Any:
-    refusals.refuse_side("get", repr(slot), code, slot.closed)
+    refusals.refuse_side("get", "reader", repr(slot), slot.closed)
 
 
 def _put(slot: Any, x: Any, stamp_ns: int | None, code: int) -> int:
     """What the native put did not take at once. code: what it said."""
     if slot.closed:
-        refusals.refuse_side("put", "", code, True)
+        refusals.refuse_side("put", "writer", "", True)
     if stamp_ns is not None and (
         not isinstance(stamp_ns, (int, np.integer)) or isinstance(stamp_ns, bool) or stamp_ns < 1
     ):
@@ -270,7 +270,7 @@ def _put(slot: Any, x: Any, stamp_ns: int | None, code: int) -> int:
     if code == refusals.HAS_NAN:
         refusals.refuse_nan("put", repr(slot))
     if code == refusals.TAKEN:
-        refusals.refuse_side("put", repr(slot), code, False)
+        refusals.refuse_side("put", "writer", repr(slot), False)
     raise FormatError("put", native.latest_error(), "a value and a stamp", "See the guide.")
 
 

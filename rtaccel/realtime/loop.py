@@ -61,8 +61,8 @@ class Loop:
         >>> fast = rt.compile(torch.nn.Linear(3, 2).eval(), (torch.randn(1, 3),))
         >>> x, y = rt.Latest((3,)), rt.Latest((2,))
         >>> with rt.Loop(fast, read=x, write=y, period_us=2000, deadline_us=2000) as loop:
-        ...     _ = x.put(torch.ones(3))
-        ...     while y.get().status == "none": pass
+        ...     while y.get().status == "none":
+        ...         _ = x.put(torch.ones(3))
         >>> loop.stats().cycles > 0
         True
     """
@@ -135,6 +135,7 @@ class Loop:
         """Runs another model in every n-th period, after the first one's result is out. Before the start.
 
         model, read, write: as those of the loop; read=None: the loop's own input.
+
         Raises as the loop itself.
         """
         _whole("n", n, 1, 2**40)

@@ -20,11 +20,10 @@ def raise_looped() -> NoReturn:
     )
 
 
-def refuse_side(op: str, name: str, code: int, closed: bool) -> NoReturn:
-    """`put` or `get` of a side that is not this handle's."""
+def refuse_side(op: str, side: str, name: str, closed: bool) -> NoReturn:
+    """`put` or `get` where the side, "writer" or "reader", is not this handle's."""
     if closed:
         raise UnsupportedProblem(op, "a closed slot", "an open one", "Make it again, or do not close it before.")
-    side = "writer" if op == "put" else "reader"
     raise UnsupportedProblem(
         op,
         f"slot {name} whose {side} is another process, handle or loop",

@@ -28,6 +28,9 @@ TENSORS = {"calibration", "example_inputs", "example_step", "out"}
 """Parameters that are tensors although their annotation is wider."""
 
 
+ROOMS = set(rt._ROOMS) - {"measure"}
+"""Packages, whose members are described where they are."""
+
 HOOKS = {*vars(Stored), "extra_repr", "torch_layer"}
 """What layers have for the loading of states, and for printing, is no part of the API."""
 
@@ -52,7 +55,7 @@ def members(cls: type) -> Iterator[tuple[str, Any]]:
 def public() -> list[tuple[str, str]]:
     """(name, text) of each function and method that takes tensors. `forward` is described by its class."""
     found: dict[str, str] = {}
-    homes = [(rt, n) for n in rt.__all__ if n != "nn"] + [(rt.nn, n) for n in rt.nn.__all__]
+    homes = [(rt, n) for n in rt.__all__ if n not in ROOMS] + [(rt.nn, n) for n in rt.nn.__all__]
     for home, name in homes:
         thing = getattr(home, name)
         where = f"nn.{name}" if home is rt.nn else name
@@ -99,7 +102,7 @@ def test_a_text_without_them_is_refused() -> None:
     assert lacks("x [..., K]. Raises ShapeError.") == ["a dtype"]
 
 
-@pytest.mark.parametrize("name", [n for n in rt.__all__ if n != "nn"])
+@pytest.mark.parametrize("name", [n for n in rt.__all__ if n not in ROOMS])
 def test_everything_public_is_described(name: str) -> None:
     thing = getattr(rt, name)
     assert inspect.getdoc(thing)
@@ -121,7 +124,7 @@ spec.loader.exec_module(markdown)
 def described() -> list[tuple[str, str, set[str]]]:
     """(name, text, its parameters and fields) of every public function, class and method."""
     found = []
-    for home, name in [(rt, n) for n in rt.__all__ if n != "nn"] + [(rt.nn, n) for n in rt.nn.__all__]:
+    for home, name in [(rt, n) for n in rt.__all__ if n not in ROOMS] + [(rt.nn, n) for n in rt.nn.__all__]:
         thing = measure if name == "measure" else getattr(home, name)
         own = [(name, thing)]
         if inspect.isclass(thing):

@@ -126,7 +126,15 @@ def test_a_stream_can_start_anew_after_a_gap() -> None:
     live, other = rt.stream(model, torch.randn(1, 4)), rt.stream(model, torch.randn(1, 4))
     x, y = slots(4, 6)
     loop = rt.Loop(
-        live, x, y, on_old="hold", on_gap="reset", period_us=2000, deadline_us=2000, on_miss="late", max_age_us=200_000
+        live,
+        x,
+        y,
+        on_old="hold",
+        on_gap="reset",
+        period_us=2000,
+        deadline_us=2000,
+        on_miss="late",
+        max_age_us=1_000_000,
     )
     with loop:
         for _ in range(3):

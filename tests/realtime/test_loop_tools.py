@@ -135,7 +135,7 @@ def test_record_and_replay_from_the_command_line(name: str, tmp_path: Path, caps
     assert json.loads(capsys.readouterr().out)["recorded"] == 20
     slot.close()
     assert main.main(["loop", "replay", name, path, "--speed", "0", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["put"] == 20
+    assert json.loads(capsys.readouterr().out)["replayed"] == 20
     assert rt.Latest.open(name).get().value[0] == Recording.load(path).values[-1, 0]
     assert main.main(["loop", "replay", f"{name}-new", path, "--speed", "0"]) == 0
     capsys.readouterr()

@@ -77,11 +77,9 @@ def monotonic_of(wall_ns: int) -> int:
     return wall_ns - (time.time_ns() - time.monotonic_ns())
 
 
-def library(module: str, package: str) -> Any:
+def library(module: str, package: str, hint: str) -> Any:
     """Raises BackendUnavailable without the package."""
     try:
         return importlib.import_module(module)
     except ImportError as missing:
-        raise BackendUnavailable(
-            "bridge", f"no module {module}", f"the package {package}", "pip install 'rtaccel[realtime]'"
-        ) from missing
+        raise BackendUnavailable("bridge", f"no module {module}", f"the package {package}", hint) from missing

@@ -23,7 +23,7 @@ class Iceoryx2Bridge(Bridge):
         self, slot: Latest, service: str, decode: Decode | None = None, poll_us: float = 100, node: Any = None
     ) -> None:
         super().__init__(slot, decode)
-        iox = library("iceoryx2", "iceoryx2")
+        iox = library("iceoryx2", "iceoryx2", "pip install 'rtaccel[realtime]'")
         self.node = node or iox.NodeBuilder.new().create(iox.ServiceType.Ipc)
         self._service = (
             self.node.service_builder(iox.ServiceName.new(service))

@@ -18,7 +18,7 @@ class ZenohBridge(Bridge):
 
     def __init__(self, slot: Latest, key: str, decode: Decode | None = None, session: Any = None) -> None:
         super().__init__(slot, decode)
-        zenoh = library("zenoh", "eclipse-zenoh")
+        zenoh = library("zenoh", "eclipse-zenoh", "pip install 'rtaccel[realtime]'")
         self._own = session is None
         self.session = zenoh.open(zenoh.Config()) if session is None else session
         self._subscriber = self.session.declare_subscriber(key, lambda sample: self.take(sample.payload.to_bytes()))

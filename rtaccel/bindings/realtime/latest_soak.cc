@@ -7,7 +7,7 @@
 #include <tuple>
 #include <vector>
 
-#include "bindings/latest.h"
+#include "bindings/realtime/latest.h"
 
 namespace nb = nanobind;
 
@@ -45,7 +45,8 @@ std::tuple<int64_t, int64_t, int64_t, double> soak_get(nb::object slot, int64_t 
     bool whole = true;
     for (size_t w = 1; w < words; ++w) whole &= value[w] == number;
     torn += !whole;
-    backward += number < last || got.seq < last_seq || (last_seq && (got.status == RTA_LATEST_NEW) != (got.seq > last_seq));
+    backward +=
+        number < last || got.seq < last_seq || (last_seq && (got.status == RTA_LATEST_NEW) != (got.seq > last_seq));
     fresh += got.status == RTA_LATEST_NEW;
     last = number;
     last_seq = got.seq;

@@ -1,4 +1,4 @@
-#include "bindings/loop.h"
+#include "bindings/realtime/loop.h"
 
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "bindings/latest.h"
-#include "bindings/loop_steps.h"
+#include "bindings/realtime/latest.h"
+#include "bindings/realtime/loop_steps.h"
 
 namespace nb = nanobind;
 

@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "bindings/loop.h"
+#include "bindings/realtime/loop.h"
 #include "rta_loop.h"
 
 namespace nb = nanobind;
@@ -62,7 +62,8 @@ nb::dict snapshot(const rta_loop_stats* s) {
       {"overwritten", s->overwritten},
       {"warm_runs", s->warm_runs},
       {"warm_skipped", s->warm_skipped},
-      {"every_runs", s->every_runs}, {"failed_by", s->failed_by},
+      {"every_runs", s->every_runs},
+      {"failed_by", s->failed_by},
   };
   for (const auto& f : fields) d[f.name] = read(f.value);
   d["pid"] = s->owner >> 32;

@@ -1,10 +1,10 @@
-#include "bindings/loop_steps.h"
+#include "bindings/realtime/loop_steps.h"
 
 #include <nanobind/stl/string.h>
 
 #include <stdexcept>
 
-#include "bindings/latest.h"
+#include "bindings/realtime/latest.h"
 
 namespace nb = nanobind;
 

@@ -1,4 +1,4 @@
-#include "bindings/latest.h"
+#include "bindings/realtime/latest.h"
 
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
@@ -56,9 +56,10 @@ const char* const kStatus[] = {"none", "new", "old"};
 const char* const kOrigins[] = {"put", "fresh", "held", "fallback", "forecast", "missed"};
 PyObject *status_texts[3], *origin_texts[6];
 
-class Slot : public LatestSlot {  // NOLINT: the name is that of the C++ side alone
+class ArraySlot : public LatestSlot {
  public:
-  Slot(std::optional<std::string> name, const std::string& dtype, std::vector<int64_t> shape, int readers, int nan) {
+  ArraySlot(std::optional<std::string> name, const std::string& dtype, std::vector<int64_t> shape, int readers,
+            int nan) {
     const DtypeRow* row = nullptr;
     for (const DtypeRow& one : kDtypes)
       if (dtype == one.name) row = &one;
@@ -66,7 +67,7 @@ class Slot : public LatestSlot {  // NOLINT: the name is that of the C++ side al
     open(rta_latest_create(name ? name->c_str() : nullptr, row->code, static_cast<int>(shape.size()), shape.data(),
                            static_cast<rta_latest_readers>(readers), static_cast<rta_latest_nan>(nan)));
   }
-  explicit Slot(const std::string& name) { open(rta_latest_open(name.c_str())); }
+  explicit ArraySlot(const std::string& name) { open(rta_latest_open(name.c_str())); }
 
   // Arrays of the buffers, and what is called with the slot where a put or a get is out of the ordinary.
   void prepare(nb::object views, nb::object slow, nb::object refused) {
@@ -189,7 +190,7 @@ class Slot : public LatestSlot {  // NOLINT: the name is that of the C++ side al
 }  // namespace
 
 rta_latest* latest_of(nb::handle slot) {
-  rta_latest* core = nb::cast<Slot*>(slot)->core();
+  rta_latest* core = nb::cast<ArraySlot*>(slot)->core();
   if (!core) throw nb::value_error("the slot is closed");
   return core;
 }
@@ -221,25 +222,25 @@ void add_latest(nb::module_& m) {
         return std::string("Sample(status='") + kStatus[s.status] + "', seq=" + std::to_string(s.seq) + ", origin='" +
                kOrigins[s.origin >= 0 && s.origin < 6 ? s.origin : 0] + "')";
       });
-  nb::class_<Slot>(m, "LatestSlot", "The native side of rtaccel.Latest.")
+  nb::class_<ArraySlot>(m, "LatestSlot", "The native side of rtaccel.Latest.")
       .def(nb::init<std::optional<std::string>, const std::string&, std::vector<int64_t>, int, int>(),
            nb::arg("name").none(), nb::arg("dtype"), nb::arg("shape"), nb::arg("readers"), nb::arg("nan"))
       .def(nb::init<const std::string&>(), nb::arg("name"))
-      .def("prepare", &Slot::prepare)
-      .def("put", &Slot::put, nb::arg("x").none(), nb::arg("stamp_ns").none() = nb::none())
-      .def("get", &Slot::get)
-      .def("put_directly", &Slot::put_directly)
-      .def("buffers", &Slot::buffers)
-      .def("memory", &Slot::memory)
-      .def("close", &Slot::close)
-      .def_prop_ro("closed", &Slot::closed)
-      .def_prop_ro("slot_shape", &Slot::shape)
-      .def_prop_ro("slot_dtype", &Slot::dtype)
-      .def_prop_ro("slot_readers", &Slot::readers)
-      .def_prop_ro("slot_nan", &Slot::nan)
-      .def_prop_ro("refused", &Slot::refused)
-      .def_prop_ro("owners", &Slot::owners)
-      .def_prop_ro("address", &Slot::address);
+      .def("prepare", &ArraySlot::prepare)
+      .def("put", &ArraySlot::put, nb::arg("x").none(), nb::arg("stamp_ns").none() = nb::none())
+      .def("get", &ArraySlot::get)
+      .def("put_directly", &ArraySlot::put_directly)
+      .def("buffers", &ArraySlot::buffers)
+      .def("memory", &ArraySlot::memory)
+      .def("close", &ArraySlot::close)
+      .def_prop_ro("closed", &ArraySlot::closed)
+      .def_prop_ro("slot_shape", &ArraySlot::shape)
+      .def_prop_ro("slot_dtype", &ArraySlot::dtype)
+      .def_prop_ro("slot_readers", &ArraySlot::readers)
+      .def_prop_ro("slot_nan", &ArraySlot::nan)
+      .def_prop_ro("refused", &ArraySlot::refused)
+      .def_prop_ro("owners", &ArraySlot::owners)
+      .def_prop_ro("address", &ArraySlot::address);
   m.def("latest_unlink", [](const std::string& name) { return rta_latest_unlink(name.c_str()); });
   m.def("latest_error", [] { return std::string(rta_latest_error_text()); });
   m.def("now_ns", &rta_latest_now_ns);
