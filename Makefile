@@ -21,10 +21,12 @@ check: $(VENV)/.dev
 	$(BIN)/python tests/triton_checks/write_budgets.py --check
 	$(BIN)/python tests/cuda_checks/budgets.py --check
 
-# Very many steps of compiled models and streams: memory flat, always the same bits. STEPS=1000000 make soak is a short one.
+# Very many steps of compiled models and streams: memory flat, always the same bits. Then 1e9 reads of a slot
+# while it is written. STEPS=1000000 make soak is a short one.
 STEPS ?= 100000000
 soak: $(VENV)/.dev
 	$(BIN)/python -m tests.generated.soak --steps $(STEPS)
+	$(BIN)/python -m tests.realtime.soak
 
 # Every kernel without Python, on every instruction set here and under emulation, and with the sanitizers.
 native: $(VENV)/.dev

@@ -2,6 +2,9 @@
 #ifndef RTACCEL_H
 #define RTACCEL_H
 
+#include "rta_latest.h"
+#include "rta_loop.h"
+#include "rta_loop_sim.h"
 #include "rta_mailbox.h"
 #include "rta_model.h"
 #include "rta_online.h"

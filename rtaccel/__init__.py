@@ -30,6 +30,8 @@ _HOME = {
     "fit_budget": "rtaccel.search.fit_budget",
     "Fit": "rtaccel.search.fit",
     "Relative": "rtaccel.search.metric",
+    "Latest": "rtaccel.realtime.latest",
+    "Loop": "rtaccel.realtime.loop",
     "Latency": "rtaccel.measure.latency",
     "Budget": "rtaccel.measure.budget",
     "Float32": "rtaccel.core.scheme",
@@ -54,6 +56,7 @@ _HOME = {
 """Public name -> module that defines it."""
 
 _ROOMS = ("measure", "nn", "online")
+_ROOMS = ("measure", "nn", "realtime")
 """Packages reached as attributes; `measure` is also a function (the package is callable)."""
 
 __all__ = [
@@ -72,7 +75,9 @@ __all__ = [
     "Float32",
     "FormatError",
     "Latency",
+    "Latest",
     "LoadedModel",
+    "Loop",
     "LowRank",
     "Pruned",
     "Relative",
@@ -94,6 +99,7 @@ __all__ = [
     "nn",
     "online",
     "quantize_",
+    "realtime",
     "restore_",
     "save",
     "sparsify_",
@@ -103,7 +109,7 @@ __all__ = [
 """Written out: type checkers read it, and it says what is public."""
 
 if TYPE_CHECKING:
-    from rtaccel import nn, online
+    from rtaccel import nn, online, realtime
     from rtaccel.convert.module_swap.load_quantized import load_quantized_
     from rtaccel.convert.module_swap.swap import SwapReport, quantize_, restore_
     from rtaccel.convert.onnx.importer import from_onnx
@@ -125,6 +131,8 @@ if TYPE_CHECKING:
     from rtaccel.deploy.save import save
     from rtaccel.measure.budget import Budget
     from rtaccel.measure.latency import Latency, measure
+    from rtaccel.realtime.latest import Latest
+    from rtaccel.realtime.loop import Loop
     from rtaccel.runtime.compiled import CompiledModel
     from rtaccel.runtime.compiler import compile
     from rtaccel.runtime.stream import StreamModel, stream

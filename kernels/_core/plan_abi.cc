@@ -1,7 +1,6 @@
 // The C ABI of plans (rta_plan.h): exceptions end here.
 #include <link.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <stdexcept>
@@ -153,22 +152,26 @@ RTA_API int rta_plan_load_state(rta_plan* plan, const void* from) {
   return guarded(-1, [&] {
     const char* at = static_cast<const char*>(from);
     const size_t held = plan->state->used(), each = plan->nonfinite.size() * sizeof(int64_t);
-    std::vector<int64_t> marks(plan->nonfinite.size()), behind(plan->nonfinite.size());
-    int64_t tick;
-    if (each) std::memcpy(marks.data(), at + held, each);
-    if (each) std::memcpy(behind.data(), at + held + each, each);
-    std::memcpy(&tick, at + held + 2 * each, sizeof tick);
+    const auto number = [at](size_t byte) {
+      int64_t value;
+      std::memcpy(&value, at + byte, sizeof value);
+      return value;
+    };
+    const int64_t tick = number(held + 2 * each);
     if (tick < 0 || tick > kMaxTick) fail("a state after %lld calls", static_cast<long long>(tick));
-    for (int64_t left : marks)
+    bool uneven = false;
+    for (size_t i = 0; i < each; i += sizeof(int64_t)) {  // a loop loads after each run for nothing: no allocation
+      const int64_t left = number(held + i), steps = number(held + each + i);
       if (left != 0 && left != plan->memory && (left < 0 || left > plan->memory))
         fail("a mark for %lld calls", static_cast<long long>(left));
-    for (int64_t steps : behind)
       if (steps > tick || steps < tick - kMaxTick) fail("a stream %lld steps behind", static_cast<long long>(steps));
+      uneven |= steps != 0;
+    }
     if (held) std::memcpy(plan->held[0], at, held);
-    plan->nonfinite = marks;
-    plan->behind = behind;
+    if (each) std::memcpy(plan->nonfinite.data(), at + held, each);
+    if (each) std::memcpy(plan->behind.data(), at + held + each, each);
     plan->tick = tick;
-    plan->uneven = std::any_of(behind.begin(), behind.end(), [](int64_t steps) { return steps != 0; });
+    plan->uneven = uneven;
     return 0;
   });
 }

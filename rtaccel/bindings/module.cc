@@ -15,6 +15,8 @@
 #include "bindings/mailbox.h"
 #include "bindings/online/online.h"
 #include "bindings/plan.h"
+#include "bindings/realtime/latest.h"
+#include "bindings/realtime/loop.h"
 #include "bindings/timer.h"
 
 namespace nb = nanobind;
@@ -76,6 +78,8 @@ NB_MODULE(_native, m) {
   m.def("knows_negative_bit", &knows_negative_bit);
   add_plan(m);
   add_entry(m);
+  add_latest(m);
+  add_loop(m);
   add_mailbox(m);
   rta_model_py::add_model(m);
   rta_online::add_online(m);

@@ -134,7 +134,18 @@ void Plan::guard(nb::tuple dicts) {
   }
 }
 
+void Plan::raise_looped() {
+  nb::module_::import_("rtaccel.realtime.refusals").attr("raise_looped")();
+  throw nb::python_error();  // not reached: it raised
+}
+
+std::pair<size_t, size_t> Plan::single(int64_t rows) const {
+  if (inputs_.size() != 1 || outputs_.size() != 1) return {0, 0};
+  return {static_cast<size_t>(size_bytes(inputs_[0], rows)), static_cast<size_t>(size_bytes(outputs_[0], rows))};
+}
+
 void Plan::adopt(Plan& other) {
+  refuse_looped();
   const auto same = [](const std::vector<Spec>& a, const std::vector<Spec>& b) {
     return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const Spec& p, const Spec& q) {
       return p.dtype.core == q.dtype.core && p.lead == q.lead && p.middle == q.middle && p.trailing == q.trailing;
@@ -294,6 +305,7 @@ bool Plan::take_list(nb::handle list, const Pointers& p, const int64_t*& streams
 }
 
 void Plan::run_list(const Pointers& p, const int64_t* streams) const {
+  refuse_looped();
   if (rta_plan_run_some(plan_, p.in, p.out, p.rows, streams) != 0) throw nb::value_error(rta_error());
 }
 
@@ -326,12 +338,14 @@ nb::object Plan::call_some(nb::handle inputs, nb::handle list) const {
 }
 
 nb::bytes Plan::save_stream(int64_t stream) const {
+  refuse_looped();
   std::vector<char> bytes(rta_plan_stream_bytes(plan_));
   if (rta_plan_save_stream(plan_, stream, bytes.data()) != 0) throw nb::index_error(rta_error());
   return nb::bytes(bytes.data(), bytes.size());
 }
 
 void Plan::load_stream(int64_t stream, nb::bytes from) {
+  refuse_looped();
   if (from.size() != rta_plan_stream_bytes(plan_)) throw nb::value_error("a stream of another plan");
   if (rta_plan_load_stream(plan_, stream, from.data()) != 0) throw nb::value_error(rta_error());
 }
@@ -339,6 +353,7 @@ void Plan::load_stream(int64_t stream, nb::bytes from) {
 nb::object Plan::profile(nb::handle inputs, nb::handle outputs, int64_t calls) const {
   Pointers p;
   if (!fits(inputs, outputs, p)) return nb::none();
+  refuse_looped();
   if (calls < 1 || calls > kMaxProfiled) throw nb::value_error("1 to 100000 calls");
   std::vector<int64_t> ticks(static_cast<size_t>(calls * (stages_ + 4)));
   const double ns = rta_plan_profile(plan_, p.in, p.out, p.rows, calls, ticks.data());
@@ -347,17 +362,20 @@ nb::object Plan::profile(nb::handle inputs, nb::handle outputs, int64_t calls) c
 }
 
 void Plan::reset(int64_t first, int64_t count) {
+  refuse_looped();
   if (first < 0 || count < 0 || first > state_samples_ - count) throw nb::index_error("no such samples");
   rta_plan_reset(plan_, first, count);
 }
 
 nb::bytes Plan::save_state() const {
+  refuse_looped();
   std::vector<char> bytes(rta_plan_state_bytes(plan_));
   rta_plan_save_state(plan_, bytes.data());
   return nb::bytes(bytes.data(), bytes.size());
 }
 
 void Plan::load_state(nb::bytes from) {
+  refuse_looped();
   if (from.size() != rta_plan_state_bytes(plan_)) throw nb::value_error("the state of another plan");
   if (rta_plan_load_state(plan_, from.data()) != 0) throw nb::value_error(rta_error());
 }

@@ -5,6 +5,7 @@
 // call pays for no Python-level check, and the unusual one gets a full explanation.
 #pragma once
 
+#include <atomic>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -74,6 +75,7 @@ class Plan {
 
   // The GIL is held: two Python threads cannot be in one plan, and the plan's own threads need no GIL.
   void run_bound(const Pointers& p) const {
+    refuse_looped();
     if (rta_plan_run(plan_, p.in, p.out, p.rows) != 0) raise_refusal();
   }
 
@@ -91,6 +93,16 @@ class Plan {
   size_t packed_bytes() const { return rta_plan_packed_bytes(plan_); }
   size_t scratch_bytes() const { return rta_plan_scratch_bytes(plan_); }
 
+  // While a loop runs the plan on its own thread, other calls are refused: a plan has one scratch and one past.
+  std::atomic<bool> looped{false};
+  void refuse_looped() const {
+    if (looped.load(std::memory_order_relaxed)) raise_looped();
+  }
+  rta_plan* core() const { return plan_; }
+  int64_t state_samples() const { return state_samples_; }
+  // Bytes of the first input and output for so many rows; 0 where there are several.
+  std::pair<size_t, size_t> single(int64_t rows) const;
+
  private:
   // Tensors in the order of the plan, out of how they are nested.
   struct Flat {
@@ -98,6 +110,7 @@ class Plan {
     int count = 0;
   };
 
+  [[noreturn]] static void raise_looped();
   bool take_inputs(const Flat& flat, Pointers& p, bool some = false) const;
   bool take_list(nanobind::handle list, const Pointers& p, const int64_t*& streams) const;
   void run_list(const Pointers& p, const int64_t* streams) const;

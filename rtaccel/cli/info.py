@@ -56,7 +56,10 @@ def collect() -> dict[str, Any]:
                 "facts": dict(backend.facts()) if reason is None else {},
             }
         )
-    return {"environment": environment(), "backends": entries}  # after the backends: they may have loaded torch
+    from rtaccel.realtime.host import check
+
+    found = {"environment": environment(), "backends": entries}  # after the backends: they may have loaded torch
+    return {**found, "realtime": [finding.to_dict() for finding in check()]}
 
 
 def has_card() -> bool:
@@ -83,4 +86,8 @@ def render(found: dict[str, Any]) -> str:
         else:
             lines.append(f"  {name}  not here: {entry['reason']}")
             lines.append(f"  {' ' * width}  next: {entry['remedy']}")
+    from rtaccel.realtime.host import HostFinding
+
+    lines += ["", "for loops with microsecond deadlines (rt.realtime.check())"]
+    lines += [f"  {line}" for one in found["realtime"] for line in str(HostFinding(**one)).splitlines()]
     return "\n".join(lines)

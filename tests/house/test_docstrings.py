@@ -28,13 +28,13 @@ TENSORS = {"calibration", "example_inputs", "example_step", "out"}
 """Parameters that are tensors although their annotation is wider."""
 
 
-ROOMS = {"nn": rt.nn, "online": rt.online}
+ROOMS = {"nn": rt.nn, "online": rt.online, "realtime": rt.realtime}
 """Packages that are reached as attributes and hold public names of their own."""
 
 
 def everything() -> list[tuple[str, Any]]:
     """(name, thing) of all that is public."""
-    found = [(n, getattr(rt, n)) for n in rt.__all__ if n not in ROOMS]
+    found = [(n, getattr(rt, n)) for n in rt.__all__ if n not in set(rt._ROOMS) - {"measure"}]
     for room, home in ROOMS.items():
         found += [(f"{room}.{n}", getattr(home, n)) for n in home.__all__ if not inspect.ismodule(getattr(home, n))]
     return found

@@ -1,0 +1,199 @@
+// One cycle of a loop: wake, warm, take, decide, compute, publish, count.
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+
+#include "loop.h"
+
+using namespace rta_realtime;
+
+bool rta_loop::fail(rta_loop_failed_by by, const char* format, ...) {
+  char text[400];
+  va_list args;
+  va_start(args, format);
+  std::vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  failure = text;
+  put(stats->failed_by, by);
+  failed = true;
+  return false;
+}
+
+namespace {
+
+constexpr int kWarmRuns = 2;  // the second brings what the first pushed out; more change nothing that was measured
+
+// An estimate rises at once and falls slowly: a warm run that ends after the grid point costs more than one left out.
+void learn(int64_t& estimate, int64_t measured) {
+  estimate = measured > estimate ? measured : estimate - (estimate - measured) / 8;
+}
+
+}  // namespace
+
+// Runs what is next to run, on the last input, while there is time for it before `until`.
+void rta_loop::warm_up(int64_t until) {
+  if (!config.warm || !used->warms()) return;
+  const void* in = used == &main && sample.data && sample.seq ? sample.data : nothing.get();
+  for (int i = 0; i < kWarmRuns; ++i) {
+    int64_t& estimate = i ? next_warm_ns : first_warm_ns;
+    const int64_t began = clock.now(clock.self);
+    if (began + estimate + estimate / 4 > until) {
+      if (i == 0) {
+        add(stats->warm_skipped);
+        estimate -= estimate / 64;  // so that one slow run does not end it for good
+      }
+      return;
+    }
+    used->run_for_nothing(in);
+    learn(estimate, clock.now(clock.self) - began);
+    add(stats->warm_runs);
+  }
+}
+
+// Where the result is (in the slot's next buffer, or the last one again), of which stamp and origin. result stays NULL
+// where nothing is to be published. False: the loop ends.
+bool rta_loop::compute(int64_t t0, int64_t& stamp, int64_t& origin, void*& result) {
+  const bool is_new = sample.status == RTA_LATEST_NEW;
+  if (sample.status == RTA_LATEST_NONE) {
+    add(stats->waiting);
+    return true;
+  }
+  int64_t age = t0 - sample.stamp_ns;
+  if (age < 0) {
+    if (is_new) add(stats->clock_back);
+    age = 0;
+  }
+  count(stats->age, age);
+  if (is_new) {
+    if (last_seq && sample.seq > last_seq + 1) add(stats->overwritten, sample.seq - last_seq - 1);
+    last_seq = sample.seq;
+  }
+  const bool stale = age > config.max_age_ns;
+  Chain* chain = &main;
+  const void* in = sample.data;
+  stamp = sample.stamp_ns;
+  if (stale) {
+    add(stats->stale);
+    was_stale = true;
+    if (config.on_stale == RTA_STALE_RAISE)
+      return fail(RTA_FAILED_STALE, "a value %.1f us old; max_age_us is %.1f", static_cast<double>(age) * 1e-3,
+                  static_cast<double>(config.max_age_ns) * 1e-3);
+    if (config.on_stale == RTA_STALE_HOLD) {
+      origin = RTA_ORIGIN_HELD;
+      return true;
+    }
+    if (config.on_stale == RTA_STALE_FALLBACK) {
+      chain = &fallback;
+      origin = RTA_ORIGIN_FALLBACK;
+    } else {
+      if (!has_ahead) {  // one without a past is asked when it is needed
+        if (forecast.run(sample.data, ahead.get())) return fail(RTA_FAILED_STEP, "forecast: %s", forecast.error());
+        has_ahead = true;
+      }
+      in = ahead.get();
+      origin = RTA_ORIGIN_FORECAST;
+    }
+  } else {
+    if (was_stale && config.on_gap == RTA_GAP_RESET) main.reset();
+    was_stale = false;
+    if (is_new) has_ahead = false;
+    if (!is_new && config.on_old == RTA_OLD_HOLD) {
+      origin = RTA_ORIGIN_HELD;
+      return true;
+    }
+    origin = RTA_ORIGIN_FRESH;
+  }
+  used = chain;
+  result = rta_latest_next(config.write);
+  if (chain->run(in, result)) return fail(RTA_FAILED_STEP, "%s", chain->error());
+  if (origin == RTA_ORIGIN_FRESH && !is_new) add(stats->repeated);
+  return true;
+}
+
+// After a result is out: the input that would be next, while there is time for it.
+void rta_loop::foresee() {
+  const int64_t origin = used == &main && !was_stale ? RTA_ORIGIN_FRESH : RTA_ORIGIN_FORECAST;
+  if (forecast.empty() || sample.status == RTA_LATEST_NONE) return;
+  if (origin == RTA_ORIGIN_FRESH) {
+    if (!forecast.has_past() || sample.status != RTA_LATEST_NEW) return;
+    if (forecast.run(sample.data, ahead.get())) fail(RTA_FAILED_STEP, "forecast: %s", forecast.error());
+    has_ahead = true;
+  } else if (has_ahead) {  // on from its own forecast
+    if (forecast.run(ahead.get(), behind.get())) fail(RTA_FAILED_STEP, "forecast: %s", forecast.error());
+    std::swap(ahead, behind);
+  }
+}
+
+bool rta_loop::run_slower() {
+  const int64_t index = (due - start_ns) / config.period_ns;
+  for (const auto& other : slower) {
+    if (index < other->next) continue;
+    other->next = (index / other->n + 1) * other->n;
+    rta_latest_sample given = sample;
+    if (other->read) rta_latest_take(other->read, &given);
+    if (given.status == RTA_LATEST_NONE) continue;
+    void* to = rta_latest_next(other->write);
+    if (other->chain.run(given.data, to))
+      return fail(RTA_FAILED_STEP, "every(%lld): %s", static_cast<long long>(other->n), other->chain.error());
+    rta_latest_publish(other->write, nullptr, given.stamp_ns, clock.now(clock.self), RTA_ORIGIN_FRESH);
+    add(stats->every_runs);
+  }
+  return true;
+}
+
+bool rta_loop::cycle() {
+  void* const c = clock.self;
+  int64_t now = clock.now(c);
+  if (now < due - config.spin_ns) now = clock.sleep_until(c, due - config.spin_ns);
+  if (stopping.load(std::memory_order_relaxed)) return true;
+  if (now < due) warm_up(due);
+  const int64_t t0 = clock.spin_until(c, due);
+  count(stats->wake_error, t0 - due);
+  if (t0 - due >= config.period_ns) add(stats->caught_up, config.on_miss == RTA_MISS_CATCH_UP);
+
+  rta_latest_take(config.read, &sample);
+  int64_t stamp = 0, origin = RTA_ORIGIN_PUT;
+  void* result = nullptr;
+  if (!compute(t0, stamp, origin, result)) return false;
+  const bool computed = result != nullptr;
+  const int64_t t1 = clock.now(c);
+  const bool late = t1 - due > config.deadline_ns;
+  count(stats->work, t1 - t0);
+  count(stats->response, t1 - due);
+  add(stats->cycles);
+  if (late) add(stats->misses);
+
+  if (late && config.on_miss == RTA_MISS_RAISE)
+    return fail(RTA_FAILED_LATE, "a result %.1f us after its time; deadline_us is %.1f",
+                static_cast<double>(t1 - due) * 1e-3, static_cast<double>(config.deadline_ns) * 1e-3);
+  if (computed) {
+    add(origin == RTA_ORIGIN_FRESH ? stats->fresh : origin == RTA_ORIGIN_FALLBACK ? stats->fallback : stats->forecast);
+    if (late) origin = RTA_ORIGIN_MISSED;
+  }
+  if (computed && !(late && config.on_miss == RTA_MISS_HOLD)) {
+    rta_latest_publish(config.write, nullptr, stamp, t1, origin);
+    std::memcpy(last_out.get(), result, main.out_bytes());
+    out_stamp = stamp;
+    has_out = true;
+  } else if (has_out && origin != RTA_ORIGIN_PUT) {
+    rta_latest_publish(config.write, last_out.get(), out_stamp, t1, origin);
+    add(stats->held);
+  }
+  const bool good = !late && !was_stale;
+  const int64_t streak = good ? 0 : stats->streak + 1;
+  put(stats->streak, streak);
+  if (streak > stats->longest_streak) put(stats->longest_streak, streak);
+
+  foresee();
+  if (failed || !run_slower()) return false;
+
+  now = clock.now(c);
+  put(stats->updated_ns, now);
+  due += config.period_ns;
+  if (due < now && config.on_miss != RTA_MISS_CATCH_UP) {
+    const int64_t behind_by = (now - due + config.period_ns - 1) / config.period_ns;
+    due += behind_by * config.period_ns;
+    add(stats->skipped, behind_by);
+  }
+  return true;
+}

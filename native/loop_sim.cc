@@ -1,0 +1,186 @@
+#include "rta_loop_sim.h"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <vector>
+
+#define RTA_API extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+struct Arrival {
+  int64_t at, stamp, number;
+  bool operator<(const Arrival& other) const { return at > other.at || (at == other.at && number > other.number); }
+};
+
+constexpr int64_t kBegin = 1'000'000'000;  // the clock's first time: a stamp of 0 means "now" elsewhere
+
+}  // namespace
+
+struct rta_sim {
+  rta_sim_config config;
+  rta_latest* slot;
+  rta_sim_counts counts = {};
+  uint64_t random;
+  int64_t now = kBegin, produced_to = kBegin, gap_until = 0, clock_offset = 0;
+  bool burst = false;
+  std::vector<Arrival> coming;
+  std::vector<char> value;
+
+  // What a loop should do, by the simulation's own bookkeeping.
+  int64_t period = 0, deadline = 0, max_age = 0, newest = -1, end_of_step = 0, due = 0;
+  bool runs_when_stale = false, catches_up = false;
+  int64_t cost = 0;
+
+  uint64_t next() {  // splitmix64
+    uint64_t z = random += 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+  }
+  bool chance(double p) { return static_cast<double>(next() >> 11) * 0x1p-53 < p; }
+  int64_t up_to(int64_t n) { return n > 0 ? static_cast<int64_t>(next() % static_cast<uint64_t>(n + 1)) : 0; }
+
+  void schedule(int64_t at, int64_t stamp, int64_t number) {
+    coming.push_back({at, stamp, number});
+    std::push_heap(coming.begin(), coming.end());
+  }
+
+  void produce() {
+    const int64_t t = produced_to, number = ++counts.produced;
+    produced_to += config.produce_ns;
+    if (chance(config.p_clock)) {
+      clock_offset = clock_offset ? 0 : config.clock_ns;
+      ++counts.clock_steps;
+    }
+    if (t >= gap_until && chance(config.p_gap)) {
+      gap_until = t + config.gap_ns / 2 + up_to(config.gap_ns);
+      burst = chance(config.p_burst);
+      ++counts.gaps;
+      counts.bursts += burst;
+    }
+    const int64_t stamp = t + clock_offset;
+    if (t < gap_until) {
+      if (burst)
+        schedule(gap_until, stamp, number);
+      else
+        ++counts.lost;
+      return;
+    }
+    const int64_t overtaken_by = chance(config.p_reorder) ? 5 * config.produce_ns / 2 : 0;
+    schedule(t + up_to(config.delay_ns) + overtaken_by, stamp, number);
+  }
+
+  void arrive(const Arrival& a) {
+    ++counts.arrived;
+    std::memcpy(value.data(), &a.number, sizeof a.number);
+    rta_latest_put_at(slot, value.data(), a.stamp, a.at);
+    if (a.stamp > a.at)
+      ++counts.future;
+    else if (a.stamp < newest)
+      ++counts.overtaken;
+    else
+      newest = a.stamp;
+  }
+
+  void advance(int64_t to) {
+    for (;;) {
+      const int64_t first = coming.empty() ? produced_to : std::min(produced_to, coming.front().at);
+      if (first > to) break;
+      if (!coming.empty() && coming.front().at < produced_to) {
+        std::pop_heap(coming.begin(), coming.end());
+        const Arrival a = coming.back();
+        coming.pop_back();
+        arrive(a);
+      } else {
+        produce();
+      }
+    }
+    now = std::max(now, to);
+  }
+
+  int64_t cycle_at(int64_t point) {
+    advance(std::max(now, point));
+    int64_t late = up_to(config.wake_ns);
+    if (chance(config.p_stall)) {
+      late += config.stall_ns;
+      ++counts.stalls;
+    }
+    advance(now + late);
+    cost = config.step_ns;
+    if (chance(config.p_slow)) cost = config.slow_ns, ++counts.slow_steps;
+    if (!period) return now;
+    ++counts.cycles;
+    bool runs = newest >= 0;
+    counts.waiting += !runs;
+    if (runs && now - newest > max_age) {
+      ++counts.stale;
+      runs = runs_when_stale;
+    } else {
+      counts.fresh += runs;
+    }
+    const int64_t end = now + (runs ? cost : 0);
+    counts.misses += end - point > deadline;
+    if (!catches_up && end > point + period) counts.skipped += (end - point - 1) / period;
+    return now;
+  }
+};
+
+RTA_API rta_sim* rta_sim_create(const rta_sim_config* config, rta_latest* slot) {
+  const size_t bytes = rta_latest_describe(slot)->payload_bytes;
+  if (bytes < 8 || config->produce_ns < 1 || rta_latest_lend(slot, RTA_LATEST_WRITER) != 0) return nullptr;
+  auto* sim = new (std::nothrow) rta_sim();
+  if (!sim) return nullptr;
+  sim->config = *config;
+  sim->slot = slot;
+  sim->random = config->seed;
+  sim->value.resize(bytes);
+  sim->coming.reserve(1 << 16);
+  return sim;
+}
+
+RTA_API void rta_sim_expect(rta_sim* sim, const rta_loop_config* loop) {
+  sim->period = loop->period_ns;
+  sim->deadline = loop->deadline_ns;
+  sim->max_age = loop->max_age_ns;
+  sim->runs_when_stale = loop->on_stale != RTA_STALE_HOLD;
+  sim->catches_up = loop->on_miss == RTA_MISS_CATCH_UP;
+}
+
+RTA_API rta_loop_clock rta_sim_clock(rta_sim* sim) {
+  return {[](void* self) { return static_cast<rta_sim*>(self)->now; },
+          [](void* self, int64_t ns) {
+            auto* s = static_cast<rta_sim*>(self);
+            s->advance(std::max(s->now, ns));
+            return s->now;
+          },
+          [](void* self, int64_t ns) { return static_cast<rta_sim*>(self)->cycle_at(ns); }, sim};
+}
+
+RTA_API rta_step rta_sim_step(rta_sim* sim, size_t bytes) {
+  rta_step step = {};
+  step.step = [](void* self, const void* const* in, void* const* out) {
+    auto* s = static_cast<rta_sim*>(self);
+    std::memcpy(out[0], in[0], s->value.size());
+    s->advance(s->now + s->cost);
+    return 0;
+  };
+  step.self = sim;
+  step.in_bytes = step.out_bytes = bytes;
+  return step;
+}
+
+RTA_API rta_sim_counts rta_sim_counted(const rta_sim* sim) { return sim->counts; }
+
+RTA_API void rta_sim_calm(rta_sim* sim) {
+  rta_sim_config& c = sim->config;
+  c.p_gap = c.p_burst = c.p_reorder = c.p_clock = c.p_stall = c.p_slow = 0;
+  sim->gap_until = sim->clock_offset = 0;
+}
+
+RTA_API void rta_sim_destroy(rta_sim* sim) {
+  if (!sim) return;
+  rta_latest_take_back(sim->slot, RTA_LATEST_WRITER);
+  delete sim;
+}

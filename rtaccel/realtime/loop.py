@@ -1,0 +1,347 @@
+"""`Loop`: a model run every period on a native thread, on the freshest value there is."""
+
+from __future__ import annotations
+
+import atexit
+import math
+import os
+import sys
+import warnings
+import weakref
+from typing import Any
+
+from rtaccel import _native as native
+from rtaccel.core.errors import BudgetExceeded, FormatError, RtaccelError, ShapeError, UnsupportedProblem
+from rtaccel.realtime.latest import Latest
+from rtaccel.realtime.stats import LoopStats
+from rtaccel.realtime.steps import Made, steps_of, without_ones
+
+ON_MISS = {"hold": 0, "late": 1, "catch_up": 2, "raise": 3}
+ON_STALE = {"hold": 0, "fallback": 1, "raise": 2, "forecast": 3}
+ON_OLD = {"step": 0, "hold": 1}
+ON_GAP = {"step": 0, "reset": 1}
+SLICE_NS = 50_000_000
+"""Between two looks for signals while a loop is waited for."""
+
+_running: weakref.WeakSet[Loop] = weakref.WeakSet()
+_said: set[str] = set()
+_hooked = False
+
+
+class Loop:
+    """Runs a model every period on a thread of its own, without the GIL: reads the newest value, writes the result.
+
+    model: a compiled model or stream (rt.compile, rt.stream) with one input and one output, a `realtime.CStep`, or a Python
+        callable (which takes the GIL: outside of what the loop promises). A list is run as a chain.
+    read, write: `rt.Latest` slots of the model's input and output, with or without its batch of one. The loop takes the reader's
+        side of one and the writer's of the other while it runs.
+    period_us, deadline_us: a cycle is due at each grid point start + k * period, and late after the deadline from there.
+    max_age_us: an input older than this, from its stamp, is stale.
+    on_miss: what becomes of a late result. "hold": the last one stays; "late": it is published; in both the grid points it
+        covered are skipped. "catch_up": published, and they are run one after another. "raise": the loop ends.
+    on_stale: with a stale input. "hold": the last result is published again; "fallback": `fallback` is run in place of the model;
+        "forecast": the model is run on what `forecast` makes of the last input, and then of its own; "raise": the loop ends.
+    fallback: a smaller model of the same input and output. One slower than the deadline is refused at the start.
+    forecast: a model or stream that gives the next input from an input.
+    on_old: an input that is young enough but was used already: "step" runs the model on it again, "hold" does not.
+    on_gap: at the first fresh input after a stale one a stream goes on ("step"), or starts anew ("reset").
+    pre, post: steps before and after the model, like it.
+    priority: of SCHED_FIFO, 1 to 99; None: the scheduling of the caller. cpu: the core to stay on.
+    spin_us: so long before its time a cycle wakes, to run the model for nothing (warm=True: its code and weights are then in
+        the caches, and its past is put back) and to spin.
+    lock_memory: mlock what the loop touches. strict: what the system does not allow raises; else it is said once.
+    name: statistics in shared memory, for `rtaccel top NAME`. simulation: a `realtime.Simulation`; then `run`, not `start`.
+
+    Each result's `origin` says what it is: "fresh", "held", "fallback", "forecast" or "missed"; its stamp is that of its input.
+    A loop starts once. `with` starts and stops it. While it runs, other calls of its models and `os.fork` raise
+    UnsupportedProblem. Raises FormatError, ShapeError or UnsupportedProblem for what does not fit, before anything starts.
+
+    Example:
+        >>> import torch, rtaccel as rt
+        >>> fast = rt.compile(torch.nn.Linear(3, 2).eval(), (torch.randn(1, 3),))
+        >>> x, y = rt.Latest((3,)), rt.Latest((2,))
+        >>> with rt.Loop(fast, read=x, write=y, period_us=2000, deadline_us=2000) as loop:
+        ...     while y.get().status == "none":
+        ...         _ = x.put(torch.ones(3))
+        >>> loop.stats().cycles > 0
+        True
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        read: Latest,
+        write: Latest,
+        period_us: float = 1000,
+        deadline_us: float = 200,
+        max_age_us: float = 3000,
+        on_miss: str = "hold",
+        on_stale: str = "hold",
+        fallback: Any = None,
+        forecast: Any = None,
+        *,
+        on_old: str = "step",
+        on_gap: str = "step",
+        pre: Any = None,
+        post: Any = None,
+        priority: int | None = None,
+        cpu: int | None = None,
+        spin_us: float = 80,
+        warm: bool = True,
+        lock_memory: bool = True,
+        strict: bool = False,
+        name: str | None = None,
+        simulation: Any = None,
+    ) -> None:
+        self.name, self._lock, self._pid = name, lock_memory, os.getpid()
+        self._raised: list[BaseException] = []
+        self._started = self._ended = False
+        for what, slot in (("read", read), ("write", write)):
+            if not isinstance(slot, Latest):
+                raise FormatError("Loop", f"{what}={type(slot).__name__}", "an rt.Latest", "Make a slot.")
+        settings: dict[str, int] = {
+            "priority": 0 if priority is None else _whole("priority", priority, 1, 99),
+            "cpu": -1 if cpu is None else _whole("cpu", cpu, 0, 4095),
+            "warm": bool(warm),
+            "lock_memory": bool(lock_memory),
+            "strict": bool(strict),
+        }
+        for key, us in (("period", period_us), ("deadline", deadline_us), ("max_age", max_age_us), ("spin", spin_us)):
+            settings[f"{key}_ns"] = _ns(f"{key}_us", us)
+        for key, value, known in (
+            ("on_miss", on_miss, ON_MISS),
+            ("on_stale", on_stale, ON_STALE),
+            ("on_old", on_old, ON_OLD),
+            ("on_gap", on_gap, ON_GAP),
+        ):
+            if value not in known:
+                raise FormatError("Loop", f"{key}={value!r}", " or ".join(map(repr, known)), "Pass one of them.")
+            settings[key] = known[value]
+        self._plans: list[Any] = []
+        self._python: list[str] = []
+        chain = [*_listed(pre), *_listed(model), *_listed(post)]
+        steps = self._fitted("the model", chain, read, write)
+        others = [] if fallback is None else self._fitted("the fallback", _listed(fallback), read, write)
+        ahead = [] if forecast is None else self._fitted("the forecast", _listed(forecast), read, read)
+        world = None if simulation is None else simulation.native
+        self._simulated = world is not None
+        try:
+            self._native = native.LoopHandle(read, write, steps, others, ahead, settings, name, world)
+        except ValueError as error:
+            raise FormatError("Loop", str(error), "settings that fit together", "See rt.Loop.") from None
+        self._read = read
+
+    def every(self, n: int, model: Any, write: Latest, read: Latest | None = None) -> Loop:
+        """Runs another model in every n-th period, after the first one's result is out. Before the start.
+
+        model, read, write: as those of the loop; read=None: the loop's own input.
+
+        Raises as the loop itself.
+        """
+        _whole("n", n, 1, 2**40)
+        steps = self._fitted("every()", _listed(model), self._read if read is None else read, write)
+        try:
+            self._native.every(n, steps, read, write)
+        except ValueError as error:
+            raise FormatError(
+                "every", str(error), "a loop that has not started, and slots that fit", "See rt.Loop."
+            ) from None
+        return self
+
+    def start(self) -> Loop:
+        """Measures the fallback, takes the slots and starts the thread.
+
+        Raises BudgetExceeded for a fallback slower than the deadline, UnsupportedProblem where a model or slot is in use, where
+        the loop has run before, and with strict=True where the system refuses something.
+        """
+        self._here("start")
+        if self._simulated:
+            raise UnsupportedProblem("start", "a simulated loop", "one on this machine's clock", "Call run(cycles).")
+        refused = [self._prefault()]
+        try:
+            refused.append(self._native.start())
+        except ValueError as error:
+            text = str(error)
+            if "the fallback takes" in text:
+                raise BudgetExceeded("start", text, "a fallback within deadline_us", "Take a smaller one.") from None
+            raise UnsupportedProblem(
+                "start",
+                text,
+                "models and slots of its own, and a system that allows what strict=True asks",
+                "See rt.realtime.check(), or make another loop.",
+            ) from None
+        self._started = True
+        _running.add(self)
+        _refuse_forks()
+        for text in filter(None, refused):
+            if text not in _said:
+                _said.add(text)
+                warnings.warn(
+                    f"the loop runs without what the system refused ({text}); rt.realtime.check() says how to get it",
+                    UserWarning,
+                    stacklevel=2,
+                )
+        return self
+
+    def run(self, cycles: int) -> None:
+        """In this thread and simulated time, so many more grid points. Raises what ended the loop."""
+        if not self._simulated:
+            raise UnsupportedProblem("run", "a loop on this machine's clock", "simulation=", "Call start().")
+        _whole("cycles", cycles, 1, 2**60)
+        try:
+            self._native.run(cycles)
+        except ValueError as error:
+            self._failed()
+            raise UnsupportedProblem("run", str(error), "free models and slots", "Stop the other loop.") from None
+
+    def stop(self) -> None:
+        """Ends the loop after its cycle, and gives its slots back. What the loop failed of is raised by `join` and `stats`."""
+        self._here("stop")
+        self._native.stop()
+        self._wait(None)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Waits until the loop has ended (by `stop` of another thread, or by itself); False after a timeout in seconds.
+
+        Raises what ended it: BudgetExceeded for on_miss or on_stale "raise", FormatError for an input that a model refuses,
+        or what a Python callable raised.
+        """
+        self._here("join")
+        if not self._started or self._simulated:
+            raise UnsupportedProblem("join", "a loop without a thread", "one that was started", "Call start().")
+        ended = self._wait(timeout)
+        if ended:
+            self._failed()
+        return ended
+
+    def stats(self, check: bool = True) -> LoopStats:
+        """What was counted so far. Raises what ended the loop, as `join` does; check=False: not."""
+        self._here("stats")
+        if check:
+            self._failed()
+        return LoopStats.of(native.loop_snapshot(self._native.stats), self.name)
+
+    @property
+    def running(self) -> bool:
+        """Whether its thread runs."""
+        return self._started and not self._ended and native.loop_snapshot(self._native.stats)["state"] == 1
+
+    def __enter__(self) -> Loop:
+        return self if self._simulated else self.start()
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if self._simulated:
+            return
+        self.stop()
+        if kind is None:
+            self._failed()
+
+    def __repr__(self) -> str:
+        state = "simulated" if self._simulated else "running" if self.running else "ended" if self._ended else "made"
+        return f"Loop({self.name or ''}{', ' if self.name else ''}{state})"
+
+    def _fitted(self, what: str, chain: list[Any], read: Latest, write: Latest) -> list[Any]:
+        made: Made = steps_of(what, chain, read.shape, read.dtype, self._raised)
+        if without_ones(made.shape) != without_ones(write.shape) or made.dtype != write.dtype:
+            raise ShapeError(
+                "Loop",
+                f"{made.dtype}{list(made.shape)} from {what}",
+                f"{write.dtype}{list(write.shape)}, what its slot takes",
+                "Make a slot of the model's output.",
+            )
+        self._plans += made.plans
+        self._python += made.in_python
+        return made.steps
+
+    def _prefault(self) -> str:
+        refused = ""
+        for plan in self._plans:
+            plan.prefault()
+            if self._lock:
+                try:
+                    plan.lock()
+                except RuntimeError as error:
+                    refused = f"mlock of the model: {error}"
+        return refused
+
+    def _wait(self, timeout: float | None) -> bool:
+        left = math.inf if timeout is None else timeout * 1e9
+        while True:
+            slice_ns = int(min(left, SLICE_NS))
+            if self._native.wait(max(slice_ns, 0)):  # between two of them Python sees signals
+                self._ended = True
+                _running.discard(self)
+                return True
+            left -= slice_ns
+            if left <= 0:
+                return False
+
+    def _failed(self) -> None:
+        text = self._native.failure
+        if text is None:
+            return
+        if self._raised:
+            raise self._raised[-1]
+        by = native.loop_snapshot(self._native.stats)["failed_by"]
+        kind: type[RtaccelError] = FormatError if by == 3 else BudgetExceeded
+        raise kind(
+            "loop",
+            text,
+            "inputs and a machine in time, or another on_stale and on_miss",
+            "See loop.stats(check=False).",
+        )
+
+    def _here(self, op: str) -> None:
+        if os.getpid() != self._pid:
+            raise UnsupportedProblem(
+                op,
+                "a loop of the process that forked this one",
+                "one of this process",
+                "Make and start loops after the fork.",
+            )
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise FormatError("Loop", f"{name}={value!r}", f"a whole number, {low} to {high}", "Pass one.")
+    return value
+
+
+def _ns(name: str, us: Any) -> int:
+    try:
+        ns = round(float(us) * 1e3)
+    except (TypeError, ValueError, OverflowError):
+        ns = -1
+    if isinstance(us, bool) or not 0 <= ns <= 2**62:
+        raise FormatError("Loop", f"{name}={us!r}", "microseconds, 0 or more", "Pass a number.")
+    return ns
+
+
+def _listed(given: Any) -> list[Any]:
+    return [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
+
+
+def _refuse_forks() -> None:
+    """A forked child would have the loop without its thread. An audit hook alone can keep a fork from happening."""
+    global _hooked
+    if _hooked:
+        return
+    _hooked = True
+
+    def hook(event: str, args: object) -> None:
+        if event in ("os.fork", "os.forkpty") and any(loop.running for loop in list(_running)):
+            raise UnsupportedProblem(
+                "fork",
+                "a process with a running loop",
+                "no loop that runs: a child has none of its threads",
+                "Fork before the loop starts, or use the start method 'spawn'.",
+            )
+
+    sys.addaudithook(hook)
+
+
+@atexit.register
+def _stop_all() -> None:
+    for loop in list(_running):
+        loop._native.stop()
+        loop._wait(2.0)

@@ -1,0 +1,149 @@
+"""Recording the values of a slot with their times, and putting them again, bit for bit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rtaccel.core.errors import FormatError, UnsupportedProblem
+from rtaccel.realtime.latest import DTYPES, Latest
+
+VERSION = 1
+POLL_S = 20e-6
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Values of a slot. values: [n, *shape] in the slot's dtype (bfloat16 as uint16); seq, stamp_ns, put_ns: int64 [n].
+
+    lost: values that were replaced before the recorder saw them.
+    """
+
+    values: Any
+    seq: Any
+    stamp_ns: Any
+    put_ns: Any
+    dtype: str
+
+    @property
+    def n(self) -> int:
+        return len(self.seq)
+
+    @property
+    def lost(self) -> int:
+        return int(self.seq[-1] - self.seq[0] + 1 - len(self.seq)) if len(self.seq) else 0
+
+    @classmethod
+    def of(
+        cls,
+        slot: Latest,
+        seconds: float | None = None,
+        count: int | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Recording:
+        """Reads a slot as it is written, for so long, or so many values. The slot may have a loop as its reader where it was made
+        with readers="many". Raises FormatError where neither is given, and what `get` raises."""
+        if seconds is None and count is None:
+            raise FormatError("record", "no seconds and no count", "one of them", "Say how long.")
+        values: list[Any] = []
+        seq: list[int] = []
+        stamp: list[int] = []
+        put: list[int] = []
+        end = None if seconds is None else time.monotonic() + seconds
+        slot.get()  # what lies there already was before the recording
+        while (end is None or time.monotonic() < end) and (count is None or len(seq) < count) and not stop():
+            got = slot.get()
+            if got.status != "new":
+                time.sleep(POLL_S)
+                continue
+            values.append(np.array(got.value))
+            seq.append(got.seq)
+            stamp.append(got.stamp_ns)
+            put.append(got.put_ns)
+        stacked = np.stack(values) if values else np.empty((0, *slot.shape), DTYPES[slot.dtype])
+        numbers = [np.array(x, dtype=np.int64) for x in (seq, stamp, put)]
+        return cls(stacked, numbers[0], numbers[1], numbers[2], slot.dtype)
+
+    def save(self, path: str | Path) -> None:
+        """As an .npz file, without pickle."""
+        with open(path, "wb") as file:
+            np.savez(
+                file,
+                version=np.int64(VERSION),
+                values=self.values,
+                seq=self.seq,
+                stamp_ns=self.stamp_ns,
+                put_ns=self.put_ns,
+                dtype=np.array(self.dtype),
+            )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recording:
+        """What `save` wrote. Raises FormatError for anything else."""
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                if int(data["version"]) != VERSION:
+                    raise ValueError(f"version {int(data['version'])}")
+                found = cls(data["values"], data["seq"], data["stamp_ns"], data["put_ns"], str(data["dtype"]))
+        except (OSError, ValueError, KeyError, EOFError, TypeError) as error:
+            raise FormatError(
+                "recording", f"{path}: {error}", "a file that `rtaccel loop record` wrote", "Record it again."
+            ) from error
+        lengths = {len(found.values), len(found.seq), len(found.stamp_ns), len(found.put_ns)}
+        if found.dtype not in DTYPES or len(lengths) != 1 or found.values.dtype != np.dtype(DTYPES[found.dtype]):
+            raise FormatError(
+                "recording", f"{path}: arrays that do not belong together", "those of one recording", "Record it again."
+            )
+        return found
+
+    def replay(
+        self,
+        slot: Latest,
+        speed: float = 1.0,
+        stop: Callable[[], bool] = lambda: False,
+        on_put: Callable[[int], None] = lambda index: None,
+    ) -> int:
+        """Puts the values again, in the same rhythm divided by `speed`, and gives how many were put.
+
+        The values are the same bits, and so are the times between stamps at speed 1. speed: 0 puts without waiting, with
+        stamps of now.
+        Raises ShapeError for a slot of another shape or dtype.
+        """
+        if not np.isfinite(speed) or speed < 0:
+            raise FormatError("replay", f"speed={speed}", "0 or more", "1 is as it was.")
+        if slot.dtype != self.dtype or slot.shape != self.values.shape[1:]:
+            raise UnsupportedProblem(
+                "replay",
+                f"{self.dtype}{list(self.values.shape[1:])}",
+                f"{slot.dtype}{list(slot.shape)}, as the slot's",
+                "Make a slot for the recording.",
+            )
+        start = time.monotonic_ns()
+        values = _bits(self.values, self.dtype)
+        for index in range(self.n):
+            at = start + (int((self.put_ns[index] - self.put_ns[0]) / speed) if speed else 0)
+            while (left := at - time.monotonic_ns()) > 0:
+                time.sleep(max(left - 50_000, 0) * 1e-9)
+                if stop():
+                    return index
+            if stop():
+                return index
+            before = int(self.stamp_ns[index] - self.put_ns[0])
+            stamp = start + int(before / speed) if speed else time.monotonic_ns()
+            slot.put(values[index], stamp_ns=max(stamp, 1))
+            on_put(index)
+        return self.n
+
+
+def _bits(values: Any, dtype: str) -> Any:
+    """What a slot takes for the values."""
+    if dtype != "bfloat16":
+        return values
+    import torch
+
+    return torch.from_numpy(np.array(values)).view(torch.bfloat16)

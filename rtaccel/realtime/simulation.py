@@ -1,0 +1,60 @@
+"""A simulated world for a loop: a clock that runs as fast as the processor, and what goes wrong injected by a seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rtaccel import _native as native
+from rtaccel.core.errors import FormatError
+from rtaccel.realtime.steps import SimulatedModel
+
+TIMES = ("produce", "delay", "gap", "clock", "wake", "stall", "step", "slow")
+SHARES = ("p_gap", "p_burst", "p_reorder", "p_clock", "p_stall", "p_slow")
+
+
+class Simulation:
+    """Puts measurements into a slot and wakes a loop, in simulated time: `rt.Loop(..., simulation=world)`, then `loop.run(n)`.
+
+    slot: that the loop reads; of 8 bytes or more. The first 8 bytes of a value are the number of its measurement.
+    seed: the same seed gives the same world.
+    produce_us: between two measurements. delay_us: a value arrives up to so much later.
+    p_gap, gap_us: share of measurements that begin a gap, of half to one and a half times gap_us; p_burst: share of gaps whose
+        values come at the end, all at once (those of the others are lost).
+    p_reorder: share of values that the next two overtake.
+    p_clock, clock_us: share of measurements at which the producer's clock steps by clock_us, there or back.
+    wake_us: the loop wakes up to so much late. p_stall, stall_us: share of cycles that begin late, and by how much.
+    step_us: what `model()` takes; p_slow, slow_us: share of steps that take slow_us.
+
+    `counts()` has what was injected, and `cycles`, `stale`, `misses`, `skipped`, `fresh` and `waiting` as a loop should count
+    them, by rules of its own. Raises FormatError for options that there are not.
+    """
+
+    def __init__(self, slot: Any, seed: int = 0, **options: float) -> None:
+        known = {*(f"{t}_us" for t in TIMES), *SHARES}
+        wrong = sorted(set(options) - known)
+        if wrong or options.get("produce_us", 0) <= 0:
+            raise FormatError(
+                "Simulation",
+                f"options {wrong}" if wrong else "no produce_us",
+                ", ".join(sorted(known)),
+                "See the docstring.",
+            )
+        raw = {f"{t}_ns": round(options.get(f"{t}_us", 0) * 1e3) for t in TIMES}
+        shares = {name: float(options.get(name, 0)) for name in SHARES}
+        try:
+            self.native = native.LoopSim({"seed": seed, **raw, **shares}, slot)
+        except ValueError as error:
+            raise FormatError(
+                "Simulation", f"{slot!r}: {error}", "a free slot of 8 bytes or more", "Make one."
+            ) from None
+
+    def model(self) -> SimulatedModel:
+        """A model that takes step_us of simulated time and gives its input."""
+        return SimulatedModel(self.native)
+
+    def calm(self) -> None:
+        """From here on nothing goes wrong any more."""
+        self.native.calm()
+
+    def counts(self) -> dict[str, int]:
+        return dict(self.native.counts())
