@@ -55,8 +55,7 @@ _HOME = {
 }
 """Public name -> module that defines it."""
 
-_ROOMS = ("measure", "nn", "online")
-_ROOMS = ("measure", "nn", "realtime")
+_ROOMS = ("measure", "nn", "online", "realtime")
 """Packages reached as attributes; `measure` is also a function (the package is callable)."""
 
 __all__ = [
