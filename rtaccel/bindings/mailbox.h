@@ -9,7 +9,7 @@
 #include <mutex>
 #include <string>
 
-#include "_core/rta_mailbox.h"
+#include "rta_mailbox.h"
 #include "bindings/place.h"
 
 namespace rta_torch {

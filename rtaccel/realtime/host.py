@@ -22,6 +22,7 @@ class HostFinding:
     next_step: str = ""
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:

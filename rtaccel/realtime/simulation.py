@@ -17,13 +17,11 @@ class Simulation:
 
     slot: that the loop reads; of 8 bytes or more. The first 8 bytes of a value are the number of its measurement.
     seed: the same seed gives the same world.
-    produce_us: between two measurements. delay_us: a value arrives up to so much later.
-    p_gap, gap_us: share of measurements that begin a gap, of half to one and a half times gap_us; p_burst: share of gaps whose
-        values come at the end, all at once (those of the others are lost).
-    p_reorder: share of values that the next two overtake.
-    p_clock, clock_us: share of measurements at which the producer's clock steps by clock_us, there or back.
-    wake_us: the loop wakes up to so much late. p_stall, stall_us: share of cycles that begin late, and by how much.
-    step_us: what `model()` takes; p_slow, slow_us: share of steps that take slow_us.
+    options: times in us, and shares (p_...) from 0 to 1. Measurements come every produce_us and arrive up to delay_us later.
+        p_gap of them begin a gap of half to one and a half times gap_us; in p_burst of the gaps the values come at the end, all
+        at once, and in the others they are lost. p_reorder are overtaken by the next two. At p_clock the producer's clock steps
+        by clock_us, there or back. The loop wakes up to wake_us late; p_stall of its cycles begin up to stall_us late.
+        `model()` takes step_us, and in p_slow of the steps slow_us.
 
     `counts()` has what was injected, and `cycles`, `stale`, `misses`, `skipped`, `fresh` and `waiting` as a loop should count
     them, by rules of its own. Raises FormatError for options that there are not.
@@ -57,4 +55,5 @@ class Simulation:
         self.native.calm()
 
     def counts(self) -> dict[str, int]:
+        """What was injected, and what a loop should count of it."""
         return dict(self.native.counts())

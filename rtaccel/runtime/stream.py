@@ -47,7 +47,9 @@ class StreamModel(CompiledModel):
         """One time step of every stream: float32 [streams, features] (int64 [streams] for indices) to fresh [streams, outputs].
 
         streams: numbers of the streams that make it, in any order and none twice, int64 [n] or a list; the inputs then have n
-            rows, and the other streams stand still. out: float32 [n, outputs] to write into.
+            rows, and the other streams stand still.
+        out: float32 [n, outputs] to write into.
+
         Raises ShapeError for a tensor that does not fit and for a stream that there is not; then no stream has moved.
         """
         if streams is None:

@@ -8,6 +8,7 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.convert.passes.program import SubgraphStep
 from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.core.registry import operator
 from rtaccel.core.stage import GraphIO, Stage
 from rtaccel.plan.group import Subgraph
 from rtaccel.runtime.compiled import CompiledModel
@@ -52,9 +53,17 @@ def with_tap(fast: CompiledModel, layer: str | None = None) -> CompiledModel:
     return CompiledModel(tapped, options, fast._argument_names)
 
 
+def _is_linear(stage: Stage) -> bool:
+    """Whether a stage multiplies each row of its input by a matrix of its own."""
+    weight = stage.tensors.get("weight")
+    rows = operator(stage.op).by_row and stage.inputs[0].dtype != "int64"
+    return rows and weight is not None and weight.dim() == 2 and weight.shape[0] == stage.outputs[0].width
+
+
 def _linear(stages: tuple[Stage, ...], layer: str | None) -> Stage:
-    found = [stage for stage in stages if stage.op == "linear" and layer in (None, stage.name)]
+    linear = [stage for stage in stages if _is_linear(stage)]
+    found = [stage for stage in linear if layer in (None, stage.name)]
     if not found:
-        names = [stage.name for stage in stages if stage.op == "linear"]
+        names = [stage.name for stage in linear]
         raise UnsupportedProblem("tap", f"layer {layer!r}", f"one of the linear layers {names[:8]}", NEXT)
     return found[-1]

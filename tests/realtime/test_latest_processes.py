@@ -144,7 +144,7 @@ def test_a_forked_child_has_no_side() -> None:
 
 def test_from_c(name: str, tmp_path: Path) -> None:
     """The same slot by the C functions, through the shared library."""
-    library = ctypes.CDLL(str(Path(native.__file__).with_name("librtaccel_core.so")))
+    library = ctypes.CDLL(str(Path(native.__file__).with_name("librtaccel.so")))
     library.rta_latest_open.restype = ctypes.c_void_p
     library.rta_latest_put.restype = ctypes.c_int64
     library.rta_latest_put.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]

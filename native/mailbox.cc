@@ -1,7 +1,7 @@
 // The host's side of a mailbox: stores of whole words, and a spin that asks the clock rarely.
 #include <time.h>
 
-#include "_core/rta_mailbox.h"
+#include "rta_mailbox.h"
 
 namespace {
 
