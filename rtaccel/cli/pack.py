@@ -17,9 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--embed", action="store_true", help="put the model's file into .rodata of the library")
     parser.add_argument("--no-trim", action="store_true", help="keep the kernels that the plan does not need")
     parser.add_argument("--compiler", help="C++ compiler to call")
-    parser.add_argument(
-        "--cmake", action="append", default=[], metavar="OPTION", help="option for CMake, such as -DX=Y"
-    )
+    parser.add_argument("--toolchain", type=Path, metavar="FILE", help="CMake's toolchain file of another machine")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -28,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
 
     packed = pack(
         args.model, args.out, args.isa or ["avx2"], name=args.name, embed=args.embed, trim=not args.no_trim,
-        compiler=args.compiler, toolchain=args.cmake,
+        compiler=args.compiler, toolchain=args.toolchain,
     )  # fmt: skip
     if args.json:
         print(

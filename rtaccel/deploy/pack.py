@@ -63,12 +63,12 @@ def pack(
     embed: bool = False,
     trim: bool = True,
     compiler: str | None = None,
-    toolchain: Sequence[str] = (),
+    toolchain: str | Path | None = None,
 ) -> Packed:
     """Writes a folder with lib<name>.a, its headers, <name>.pc and <name>Config.cmake for one model from `rt.save`.
 
     isa: instruction sets; with several the program takes the best at its start. embed: the file itself goes into .rodata.
-    trim: kernels that the plan does not need are left out. toolchain: further options of CMake, for cross-compilers.
+    trim: kernels that the plan does not need are left out. toolchain: a toolchain file of CMake, to compile for another machine.
 
     Raises FormatError for a file that is no model or a name that is none in C, UnsupportedProblem for an unknown set or a stage
     without a kernel in those, BackendUnavailable where there is no CMake, no compiler, or no sources.
@@ -93,7 +93,8 @@ def pack(
         lines += [f'set(PACK_EMBED "{file.resolve()}")'] if embed else []
         (work / "pack.cmake").write_text("\n".join(lines) + "\n")
         sets = _sets(chosen, isa, family)
-        options = [f"-DRTACCEL_PACK={work}/pack.cmake", f"-DRTACCEL_ONLY={';'.join(sets)}", *toolchain]
+        options = [f"-DRTACCEL_PACK={work}/pack.cmake", f"-DRTACCEL_ONLY={';'.join(sets)}"]
+        options += [f"-DCMAKE_TOOLCHAIN_FILE={Path(toolchain).resolve()}"] if toolchain else []
         options += [f"-DCMAKE_CXX_COMPILER={compiler}"] if compiler else []
         _run([cmake, "-S", str(sources), "-B", str(work / "build"), *options])
         _run([cmake, "--build", str(work / "build"), "--parallel"])

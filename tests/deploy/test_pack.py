@@ -84,6 +84,33 @@ def test_one_model(model: tuple[Path, np.ndarray, bytes], tmp_path: Path, capsys
     assert b"here (this build has none)" in done.stderr
 
 
+CROSS = ("aarch64-linux-gnu-g++", "aarch64-linux-gnu-gcc", "qemu-aarch64")
+
+
+@pytest.mark.skipif(not all(map(shutil.which, CROSS)), reason=f"not all of {', '.join(CROSS)} are here")
+def test_for_another_processor(model: tuple[Path, np.ndarray, bytes], tmp_path: Path) -> None:
+    file, x, want = model
+    toolchain = HERE.parents[1] / "cmake" / "aarch64-linux-gnu.cmake"
+    pack(file, tmp_path / "arm", ["neon", "neondot"], name="policy", embed=True, toolchain=toolchain)
+    (tmp_path / "embedded.c").write_text(EMBEDDED)
+    flags = [
+        "-std=c11",
+        "-O1",
+        f"-I{tmp_path / 'arm'}",
+        str(tmp_path / "embedded.c"),
+        f"-L{tmp_path / 'arm'}",
+        "-lpolicy",
+    ]
+    command = ["aarch64-linux-gnu-gcc", *flags, "-Wl,--gc-sections", "-lstdc++", "-lm", "-lpthread", "-ldl"]
+    done = subprocess.run([*command, "-o", tmp_path / "embedded"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for cpu in ("cortex-a53", "cortex-a76"):
+        run = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", "-cpu", cpu, str(tmp_path / "embedded")]
+        done = subprocess.run(run, input=x.tobytes(), capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == want
+
+
 def test_what_cannot_be_packed(model: tuple[Path, np.ndarray, bytes], tmp_path: Path) -> None:
     file, *_ = model
     with pytest.raises(rt.UnsupportedProblem, match="avx1024"):
