@@ -113,7 +113,7 @@ void rta_plan::finish(int64_t for_samples, int64_t state_memory) {
   const int64_t bytes = lay_out(own_scratch, at);
   size_t kept = 0;
   for (int id : states) kept += static_cast<size_t>(product(sample_bytes(id), for_samples));
-  const uint64_t asked = kept + static_cast<uint64_t>(bytes) * static_cast<uint64_t>(threads);
+  const uint64_t asked = kept + static_cast<uint64_t>(bytes);
   if (asked > most_bytes)
     fail("it asks for %llu bytes of scratch and states, where %llu are allowed", static_cast<unsigned long long>(asked),
          static_cast<unsigned long long>(most_bytes));

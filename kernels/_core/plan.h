@@ -66,7 +66,7 @@ struct rta_plan_body {
   size_t stage_scratch = 0;
   bool marks_samples = false, checks = false, refuses = false, finished = false;
   int64_t block = 1, memory = 0;
-  uint64_t most_bytes = uint64_t{1} << 46;  // of scratch and states together
+  uint64_t most_bytes = uint64_t{1} << 46;  // of states, and of the scratch of a thread
 
   int threads = 1;
   std::vector<int> cores;

@@ -65,17 +65,20 @@ def of_operators(each: int) -> Iterator[tuple[str, bytes]]:
         for case in operator.cases() if native else ():
             stage = case.stage
             with contextlib.suppress(RtaccelError, AssertionError, KeyError):
-                written = of_stage(stage, native[0].name)
+                content = of_stage(stage, native[0].name)
                 kind = (
                     tuple(v.dtype for v in (*stage.inputs, *stage.outputs)),
                     tuple(sorted(stage.tensors)),
-                    *(str(stage.attrs.get(a)) for a in ("layout", "kind", "mode", "order", "stream", "groups", "gives")),
+                    *(
+                        str(stage.attrs.get(a))
+                        for a in ("layout", "kind", "mode", "order", "stream", "groups", "gives")
+                    ),
                 )
-                kinds.setdefault(kind, []).append((case.id, written))
+                kinds.setdefault(kind, []).append((case.id, content))
         for number, found_cases in enumerate(kinds.values()):
             found_cases.sort(key=lambda pair: len(pair[1]))
-            for i, (_, written) in enumerate(found_cases[:each]):
-                yield f"{operator.name}-{number}-{i}", written
+            for i, (_, content) in enumerate(found_cases[:each]):
+                yield f"{operator.name}-{number}-{i}", content
 
 
 def of_models() -> Iterator[tuple[str, bytes]]:
@@ -115,8 +118,18 @@ def of_generated(count: int) -> Iterator[tuple[str, bytes]]:
             made.append(artifact_bytes(fast))
 
     generate()
-    for i, written in enumerate(made):
-        yield f"generated-{i}", written
+    for i, content in enumerate(made):
+        yield f"generated-{i}", content
+
+
+def written(each: int, generated: int) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of all of them."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, content in (*of_operators(each), *of_models(), *of_streams(), *of_generated(generated)):
+            if len(content) <= LARGEST:
+                yield name, content
 
 
 def main() -> None:
@@ -126,14 +139,10 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=2, help="conformance cases of each kind")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
-    warnings.simplefilter("ignore")
     count = 0
-    for written in (of_operators(options.each), of_models(), of_streams(), of_generated(options.generated)):
-        for name, content in written:
-            if len(content) <= LARGEST:
-                (options.folder / (name.replace(" ", "_").replace(",", "") + ".rta")).write_bytes(content)
-                count += 1
+    for name, content in written(options.each, options.generated):
+        (options.folder / (name.replace(" ", "_").replace(",", "") + ".rta")).write_bytes(content)
+        count += 1
     print(f"{count} files in {options.folder}")
 
 

@@ -132,7 +132,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     fuzz::reseal(file);
     model.reset(rta_model_from_memory(file.data(), file.size(), 0));
   } else {
-    model.reset(rta_model_from_memory(data, size, RTA_UNCHECKED));
+    const int threads = size % 61 == 3 ? 2 : 1;
+    model.reset(rta_model_from_memory_threaded(data, size, RTA_UNCHECKED, threads));
   }
   if (!model) {
     if (rta_error_code() == RTA_OK || !*rta_error()) fuzz::broken("refused without a code or a text");
