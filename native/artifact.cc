@@ -41,13 +41,32 @@ class Reader {
   size_t left_;
 };
 
+// Whether the bytes are characters, none longer than it has to be.
+bool is_utf8(const uint8_t* at, size_t size) {
+  constexpr uint32_t kLeast[] = {0, 0x80, 0x800, 0x10000};
+  for (const uint8_t* end = at + size; at < end;) {
+    const int more = *at < 0x80 ? 0 : *at >> 5 == 6 ? 1 : *at >> 4 == 14 ? 2 : *at >> 3 == 30 ? 3 : -1;
+    if (more < 0 || more >= end - at) return false;
+    uint32_t character = more ? *at & (0x3fu >> more) : *at;
+    for (int i = 1; i <= more; ++i) {
+      if (at[i] >> 6 != 2) return false;
+      character = character << 6 | (at[i] & 0x3fu);
+    }
+    if (character < kLeast[more] || character > 0x10ffff || character >> 11 == 0x1b) return false;
+    at += more + 1;
+  }
+  return true;
+}
+
 class Texts {
  public:
   Texts(const uint8_t* start, size_t size) : start_(reinterpret_cast<const char*>(start)), size_(size) {
     if (size == 0 || start_[size - 1] != 0) refuse(RTA_BAD_FORMAT, "the texts of the plan do not end");
+    if (!is_utf8(start, size)) refuse(RTA_BAD_FORMAT, "the texts of the plan are not UTF-8");
   }
   const char* at(uint64_t offset) const {
-    if (offset >= size_) refuse(RTA_BAD_FORMAT, "a text at byte %llu of %zu", (unsigned long long)offset, size_);
+    if (offset >= size_ || (offset && start_[offset - 1] != 0))
+      refuse(RTA_BAD_FORMAT, "no text begins at byte %llu of %zu", (unsigned long long)offset, size_);
     return start_ + offset;
   }
 
@@ -222,8 +241,13 @@ Artifact::Artifact(const Bytes& bytes, unsigned flags) {
   // Memory that is asked for: packed weights, and values of a block of samples, or states of all streams.
   const uint64_t most = flags & RTA_LARGE ? uint64_t{1} << 42 : uint64_t{256} * bytes.size() + (uint64_t{64} << 20);
   most_bytes = most;
+  const auto too_much = [most] {
+    refuse(RTA_BAD_FORMAT,
+           "a plan that asks for more than %llu bytes of memory; where its origin is trusted, open it with RTA_LARGE",
+           (unsigned long long)most);
+  };
   uint64_t asked = h.packed_bytes;
-  if (asked > most) refuse(RTA_BAD_FORMAT, "packed weights of %zu bytes", packed_bytes);
+  if (asked > most) too_much();
   bool holds = false;
   for (uint32_t i = 0; i < h.values; ++i) {
     values.push_back(value(reader));
@@ -235,10 +259,7 @@ Artifact::Artifact(const Bytes& bytes, unsigned flags) {
     const bool too_many = is_state && held > most / steps;
     const uint64_t rows = too_many ? 0 : is_state ? held * steps : std::max(held, steps);
     if (too_many || rows > most || pitch > most / std::max<uint64_t>(rows, 1) || (asked += pitch * rows) > most)
-      refuse(RTA_BAD_FORMAT,
-             "a plan that asks for more than %llu bytes of memory; where its origin is trusted, open it "
-             "with RTA_LARGE",
-             (unsigned long long)most);
+      too_much();
   }
   if (holds != (streams > 0)) refuse(RTA_BAD_FORMAT, "%lld streams for what its values are", (long long)streams);
   for (uint32_t i = 0; i < h.inputs; ++i) inputs.push_back(edge(reader, texts, values, RTA_INPUT, i));

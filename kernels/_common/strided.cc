@@ -56,8 +56,9 @@ Strided read_strided(const StageSpec& spec, const char* suffix, const GraphIO* p
     }
     const int32_t* own = strides + 2 * (given + 1) * i;
     expect_place(own, sizes, given, steps, width);
-    made.offset[i] = own[0] * pitch + own[1] * 4;
-    for (int64_t d = 0; d < given; ++d) made.stride[i][d] = own[2 * d + 2] * pitch + own[2 * d + 3] * 4;
+    made.offset[i] = own[0] * pitch + own[1] * int64_t{4};
+    for (int64_t d = 0; d < given; ++d)  // of size 1: whatever it says, it is not walked
+      made.stride[i][d] = sizes[d] == 1 ? 0 : own[2 * d + 2] * pitch + own[2 * d + 3] * int64_t{4};
   }
   int kept = 0, border = 0;
   for (int d = 0; d < given; ++d) {

@@ -242,7 +242,8 @@ class ExpressionStage final : public Stage {
       const int32_t* own = strides + 2 * (given + 1) * i;
       expect_place(own, sizes, given, steps, width);
       o.offset = own[0] * o.port.pitch + own[1] * element;
-      for (int d = 1; d < dims_; ++d) o.stride[d] = own[2 * d] * o.port.pitch + own[2 * d + 1] * element;
+      for (int d = 1; d < dims_; ++d)  // of size 1: whatever it says, it is not walked
+        o.stride[d] = size_[d] == 1 ? 0 : own[2 * d] * o.port.pitch + own[2 * d + 1] * element;
     }
     if (by_row) size_[0] = operands_[count_].port.steps;  // every row is an iteration
   }

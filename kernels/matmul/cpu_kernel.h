@@ -110,23 +110,24 @@ class MatmulStage final : public Stage {
     const int64_t counts[] = {batches_, rows, columns};
     const int64_t** targets[] = {&side.batch, &side.row, &side.column};
     int64_t last_row = 0, last_column = 0;  // of any sum of the three
-    for (int part = 0; part < 3; ++part) {
+    const int32_t* at = given;
+    for (const int64_t count : counts) {
       int64_t row = 0, column = 0;
-      for (int64_t e = 0; e < counts[part]; ++e) {
-        const int64_t own_row = given[2 * e], own_column = given[2 * e + 1];
-        expect(own_row >= 0 && own_column >= 0, "%s has row %lld, column %lld", offsets,
-               static_cast<long long>(own_row), static_cast<long long>(own_column));
-        row = own_row > row ? own_row : row;
-        column = own_column > column ? own_column : column;
+      for (int64_t e = 0; e < count; ++e, at += 2) {
+        expect(at[0] >= 0 && at[1] >= 0, "%s has row %d, column %d", offsets, at[0], at[1]);
+        row = at[0] > row ? at[0] : row;
+        column = at[1] > column ? at[1] : column;
       }
       last_row += row, last_column += column;
+    }
+    expect(last_row < port.steps && last_column < port.width, "%s reaches row %lld, column %lld of %lld rows of %lld",
+           offsets, static_cast<long long>(last_row), static_cast<long long>(last_column),
+           static_cast<long long>(port.steps), static_cast<long long>(port.width));
+    for (int part = 0; part < 3; ++part) {
       int64_t* to = take(counts[part]);
-      for (int64_t e = 0; e < counts[part]; ++e, given += 2) to[e] = given[0] * port.pitch + given[1] * 4;
+      for (int64_t e = 0; e < counts[part]; ++e, given += 2) to[e] = given[0] * port.pitch + given[1] * int64_t{4};
       *targets[part] = to;
     }
-    expect(batches_ * rows * columns == 0 || (last_row < port.steps && last_column < port.width),
-           "%s reaches row %lld, column %lld of %lld rows of %lld", offsets, static_cast<long long>(last_row),
-           static_cast<long long>(last_column), static_cast<long long>(port.steps), static_cast<long long>(port.width));
     side.dense_columns = side.dense_rows = true;
     for (int64_t c = 0; c < columns; ++c) side.dense_columns &= side.column[c] == 4 * c;
     for (int64_t r = 0; r < rows; ++r) side.dense_rows &= side.row[r] == 4 * r;

@@ -39,7 +39,7 @@ def data_start(whole: bytes | bytearray) -> int:
 def change(whole: bytearray, draw: random.Random) -> None:
     """One number of the records, or one entry of a tensor."""
     start = data_start(whole)
-    (plan,) = struct.unpack_from("<Q", whole, start + 24)
+    plan = min(struct.unpack_from("<Q", whole, start + 24)[0], len(whole) - start)
     inside = draw.random() < 0.7 or start + plan + 8 > len(whole)
     low, high = (start + 16, start + plan - 8) if inside else (start + plan, len(whole) - 8)
     size = draw.choice((1, 2, 4, 8)) if inside else draw.choice((1, 4, 4, 8))

@@ -9,7 +9,6 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -93,15 +92,20 @@ std::string without_numbers(const char* text) {
   return found.substr(0, 70);
 }
 
+// KiB in memory now.
 long resident() {
-  rusage usage;
-  getrusage(RUSAGE_SELF, &usage);
-  return usage.ru_maxrss;
+  long all = 0, pages = 0;
+  std::FILE* file = std::fopen("/proc/self/statm", "r");
+  if (!file) return 0;
+  if (std::fscanf(file, "%ld %ld", &all, &pages) != 2) pages = 0;
+  std::fclose(file);
+  return pages * (sysconf(_SC_PAGESIZE) >> 10);
 }
 
 }  // namespace
 
 #if defined(__SANITIZE_ADDRESS__)
+extern "C" const char* __ubsan_default_options() { return "abort_on_error=1:print_stacktrace=1"; }
 extern "C" void __sanitizer_set_death_callback(void (*)());
 extern "C" const char* __asan_default_options() {
   return "max_allocation_size_mb=1024:hard_rss_limit_mb=3000:quarantine_size_mb=32:handle_abort=0";
@@ -142,6 +146,7 @@ int main(int argc, char** argv) {
 #endif
   for (int number : {SIGABRT, SIGALRM}) signal(number, ended);
 
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
   std::vector<fuzz::Bytes> pool;
   for (const std::string& path : files) {
     pool.push_back(read(path));
