@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "_core/checks.h"
+#include "_common/checks.h"
 
 namespace rta {
 

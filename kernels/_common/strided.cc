@@ -2,7 +2,7 @@
 
 #include <cstdio>
 
-#include "_core/checks.h"
+#include "_common/checks.h"
 
 namespace rta {
 

@@ -6,8 +6,6 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "_core/checks.h"
-
 using namespace rta;
 
 // int8 outside, q + 128 in uint8_t inside.
@@ -16,9 +14,19 @@ static void flip_sign(char* to, int64_t to_pitch, const char* from, int64_t from
     for (int64_t i = 0; i < width; ++i) to[r * to_pitch + i] = static_cast<char>(from[r * from_pitch + i] ^ 0x80);
 }
 
+constexpr int64_t kMostElements = int64_t{1} << 40;  // of a value: sums and products of a few of them do not overflow
+
+// Bytes of so many samples.
+static int64_t times(int64_t bytes, int64_t samples) {
+  int64_t made;
+  if (__builtin_mul_overflow(bytes, samples, &made) || made > int64_t{1} << 46)
+    fail("%lld samples of %lld bytes of states", static_cast<long long>(samples), static_cast<long long>(bytes));
+  return made;
+}
+
 int rta_plan::add_value(rta_dtype dtype, int64_t steps, int64_t width, rta_role role) {
   if (finished) fail("the plan is finished");
-  if (width < 0 || steps < 1 || width > INT32_MAX || steps > INT32_MAX || steps * width > kMaxElements)
+  if (width < 0 || steps < 1 || width > INT32_MAX || steps > INT32_MAX || steps * width > kMostElements)
     fail("a value has %lld steps of width %lld", static_cast<long long>(steps), static_cast<long long>(width));
   const bool given = role == RTA_INPUT && (dtype == RTA_INT32 || dtype == RTA_UINT8);
   if (dtype != RTA_FLOAT32 && dtype != RTA_INT8 && dtype != RTA_INT64 && !given)
@@ -112,7 +120,7 @@ void rta_plan::finish(int64_t for_samples, int64_t state_memory) {
   std::vector<int64_t> at;
   const int64_t bytes = lay_out(own_scratch, at);
   size_t kept = 0;
-  for (int id : states) kept += static_cast<size_t>(product(sample_bytes(id), for_samples));
+  for (int id : states) kept += static_cast<size_t>(times(sample_bytes(id), for_samples));
   const uint64_t asked = kept + static_cast<uint64_t>(bytes);
   if (asked > most_bytes)
     fail("it asks for %llu bytes of scratch and states, where %llu are allowed", static_cast<unsigned long long>(asked),

@@ -8,7 +8,7 @@
 
 #include <cstdio>
 
-#include "_core/checks.h"
+#include "_common/checks.h"
 #include "_expression/chain.h"
 #include "_expression/operands.h"
 
@@ -199,7 +199,7 @@ class ExpressionStage final : public Stage {
     expect_inputs(spec, 1, kMaxOperands);
     expect_ports(spec, spec.input_count, 1);
     expect_dtype(spec.output(0), RTA_FLOAT32, "y");
-    char name[16];
+    char name[24];
     int constants = 0;
     while (constants <= kMaxOperands && spec.attrs.has(label(name, "c", constants))) ++constants;
     count_ = inputs_ + constants;
@@ -249,7 +249,7 @@ class ExpressionStage final : public Stage {
   }
 
   static const char* label(char* name, const char* stem, int i) {
-    std::snprintf(name, 16, "%s%d", stem, i);
+    std::snprintf(name, 24, "%s%d", stem, i);
     return name;
   }
 

@@ -8,8 +8,8 @@
 #include <cstdio>
 #include <vector>
 
+#include "_common/checks.h"
 #include "_common/strided.h"
-#include "_core/checks.h"
 #include "_simd/transpose.h"
 
 namespace rta {

@@ -11,7 +11,7 @@
 // (25 instructions, 1.2 us), 48 squares of 16 x 16 to transpose (64 shuffles, 0.8 us).
 #pragma once
 
-#include "_core/checks.h"
+#include "_common/checks.h"
 #include "_simd/activation.h"
 #include "_simd/row.h"
 #include "_simd/transpose.h"

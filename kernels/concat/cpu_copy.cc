@@ -1,7 +1,7 @@
 // Concat on the CPU: copies, so one form for every instruction set. The contract is in contract.py.
 #include <cstring>
 
-#include "_core/checks.h"
+#include "_common/checks.h"
 
 namespace rta {
 namespace {

@@ -15,7 +15,7 @@
 // loads.
 #pragma once
 
-#include "_core/checks.h"
+#include "_common/checks.h"
 #include "depthwise.h"
 #include "interleaved.h"
 #include "kinds.h"

@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <initializer_list>
 
-#include "_core/checks.h"
+#include "_common/checks.h"
 
 namespace rta {
 

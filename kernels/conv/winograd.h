@@ -13,7 +13,7 @@
 // computed again, as sums of products.
 #pragma once
 
-#include "_core/checks.h"
+#include "_common/checks.h"
 #include "epilogue.h"
 #include "winograd_transform.h"
 

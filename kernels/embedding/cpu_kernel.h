@@ -3,7 +3,7 @@
 // Floor: one row read from wherever it is cached, one written.
 #pragma once
 
-#include "_core/checks.h"
+#include "_common/checks.h"
 #include "_simd/row.h"
 
 namespace rta {

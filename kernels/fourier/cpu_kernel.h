@@ -9,8 +9,8 @@
 #include <cstring>
 #include <utility>
 
+#include "_common/checks.h"
 #include "_common/lines.h"
-#include "_core/checks.h"
 #include "_simd/transpose.h"
 
 namespace rta {

@@ -15,7 +15,7 @@
 #include <cmath>
 #include <cstdlib>
 
-#include "_core/checks.h"
+#include "_common/checks.h"
 #include "linear/float32_tile.h"
 #include "linear/int8_tile.h"
 

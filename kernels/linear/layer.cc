@@ -1,7 +1,7 @@
 // What the linear kernels read from a stage, whatever their weights are: compiled once, for any CPU.
 #include "linear/epilogue.h"
 
-#include "_core/checks.h"
+#include "_common/checks.h"
 
 namespace rta {
 

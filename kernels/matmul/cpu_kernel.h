@@ -7,8 +7,8 @@
 
 #include <vector>
 
+#include "_common/checks.h"
 #include "_common/strided.h"
-#include "_core/checks.h"
 #include "_simd/transpose.h"
 
 namespace rta {

@@ -5,7 +5,7 @@
 // about 20 other instructions, 160 cycles in all.
 #pragma once
 
-#include "_core/checks.h"
+#include "_common/checks.h"
 #include "_simd/activation.h"
 #include "_simd/row.h"
 

@@ -5,8 +5,8 @@
 // result is the same everywhere. Floor: a comparison an element.
 #pragma once
 
+#include "_common/checks.h"
 #include "_common/lines.h"
-#include "_core/checks.h"
 
 namespace rta {
 

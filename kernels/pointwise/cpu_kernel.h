@@ -1,7 +1,7 @@
 // Pointwise on the CPU: y = act(join(x * scale + shift, other)). The contract is in contract.py.
 #pragma once
 
-#include "_core/checks.h"
+#include "_common/checks.h"
 #include "_simd/activation.h"
 #include "_simd/store_bytes.h"
 

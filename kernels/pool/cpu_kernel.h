@@ -2,7 +2,7 @@
 // contract.py.
 #pragma once
 
-#include "_core/checks.h"
+#include "_common/checks.h"
 #include "_simd/activation.h"
 #include "_simd/store_bytes.h"
 

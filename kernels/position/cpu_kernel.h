@@ -1,7 +1,7 @@
 // Position on the CPU: a constant row added to each step. The contract is in contract.py.
 #pragma once
 
-#include "_core/checks.h"
+#include "_common/checks.h"
 #include "_simd/row.h"
 
 namespace rta {

@@ -4,8 +4,8 @@
 // those of src read, over the bandwidth of the cache they are in.
 #pragma once
 
+#include "_common/checks.h"
 #include "_common/indexed.h"
-#include "_core/checks.h"
 
 namespace rta {
 

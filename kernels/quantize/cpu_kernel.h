@@ -1,7 +1,7 @@
 // Quantize on the CPU: float32 rows to int8, static or by row. The contract is in contract.py.
 #pragma once
 
-#include "_core/checks.h"
+#include "_common/checks.h"
 #include "_simd/store_bytes.h"
 
 namespace rta {

@@ -4,7 +4,7 @@
 // makes of the inner loop what the processor can do. Anything else is a table of places.
 #include <cstring>
 
-#include "_core/checks.h"
+#include "_common/checks.h"
 
 namespace rta {
 namespace {

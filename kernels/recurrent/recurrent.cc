@@ -1,8 +1,8 @@
 // The shape of a recurrent stage, read and checked once.
 #include "recurrent/recurrent.h"
 
+#include "_common/checks.h"
 #include "_common/int4_pack.h"
-#include "_core/checks.h"
 
 #include <algorithm>
 #include <cstdio>

@@ -10,7 +10,7 @@
 // Floor of a time step, batch 1: the bytes of all weights at the bandwidth of the cache that holds them.
 #pragma once
 
-#include "_core/checks.h"
+#include "_common/checks.h"
 #include "recurrent/cells.h"
 #include "recurrent/dots.h"
 #include "recurrent/int4.h"

@@ -6,8 +6,8 @@
 // addition.
 #pragma once
 
+#include "_common/checks.h"
 #include "_common/strided.h"
-#include "_core/checks.h"
 
 namespace rta {
 

@@ -4,7 +4,7 @@
 // bandwidth of the cache that they are in; up to four taps are less work than that.
 #pragma once
 
-#include "_core/checks.h"
+#include "_common/checks.h"
 
 namespace rta {
 

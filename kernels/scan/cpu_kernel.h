@@ -8,8 +8,8 @@
 
 #include <cmath>
 
+#include "_common/checks.h"
 #include "_common/lines.h"
-#include "_core/checks.h"
 
 namespace rta {
 

@@ -3,7 +3,7 @@
 // Floor: 25 instructions of exp for each vector, and three passes over a row in the first-level cache.
 #pragma once
 
-#include "_core/checks.h"
+#include "_common/checks.h"
 #include "_simd/activation.h"
 #include "_simd/row.h"
 

@@ -5,7 +5,7 @@
 // for all rows. A Kind that is kPrepared has rows of x brought into a form of its own first, in scratch.
 #pragma once
 
-#include "_core/checks.h"
+#include "_common/checks.h"
 #include "linear/epilogue.h"
 #include "sparse_linear/pack.h"
 

@@ -4,8 +4,8 @@
 // line.
 #pragma once
 
+#include "_common/checks.h"
 #include "_common/indexed.h"
-#include "_core/checks.h"
 
 namespace rta {
 

@@ -1,5 +1,5 @@
 // Checks of a specification, compiled once.
-#include "_core/checks.h"
+#include "_common/checks.h"
 
 #include <cmath>
 #include <cstdarg>
