@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard cmake/* kernels/*/*.cc kernels/*/*.h kernels/*/*.in kernels/*/*.def kernels/*/*/*.def tests/native/* native/* rtaccel/bindings/*.cc rtaccel/bindings/*.h rtaccel/bindings/*/*)
 
-.PHONY: demo test check soak native lint bench device docs wheel clean
+.PHONY: demo test check soak native fuzz lint bench device docs wheel clean
 
 demo: $(VENV)/.demo
 	$(BIN)/rtaccel demo
@@ -13,13 +13,20 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # What a test run takes a part of, as a whole: generated tests at ten times the size, with new models each time, then faults are
-# planted, which they must find; every size in the interpreter; the budgets of every kernel on every architecture.
+# planted, which they must find; every size in the interpreter; the budgets of every kernel on every architecture; ten minutes of
+# changed model files.
 check: $(VENV)/.dev
 	RTACCEL_CASES=200000 $(BIN)/python -m pytest -n auto --dist worksteal tests/generated tests/error_inputs
 	$(BIN)/python -m tests.generated.mutants
 	TRITON_INTERPRET=1 $(BIN)/python tests/triton_checks/every_size.py
 	$(BIN)/python tests/triton_checks/write_budgets.py --check
 	$(BIN)/python tests/cuda_checks/budgets.py --check
+	PATH="$(abspath $(BIN)):$$PATH" tests/native/fuzz 600
+
+# Changed model files for the loader, with the sanitizers: any bytes are refused or run. SECONDS=600 make fuzz is what `make check` does.
+SECONDS ?= 60
+fuzz: $(VENV)/.dev
+	PATH="$(abspath $(BIN)):$$PATH" tests/native/fuzz $(SECONDS)
 
 # Very many steps of compiled models and streams: memory flat, always the same bits. Then 1e9 reads of a slot
 # while it is written. STEPS=1000000 make soak is a short one.

@@ -12,7 +12,7 @@ constexpr char kMagic[8] = {'R', 'T', 'A', 'P', 'L', 'A', 'N', '\n'};
 constexpr uint32_t kOrder = 0x01020304;
 constexpr size_t kHeader = 128;
 constexpr int64_t kMostDims = 8, kMostElements = int64_t{1} << 40;
-constexpr uint32_t kMostRecords = 1u << 20;
+constexpr uint32_t kMostRecords = 1u << 16, kMostAttributes = 1u << 16;
 
 static_assert(std::endian::native == std::endian::little, "the format is little-endian");
 
@@ -41,13 +41,32 @@ class Reader {
   size_t left_;
 };
 
+// Whether the bytes are characters, none longer than it has to be.
+bool is_utf8(const uint8_t* at, size_t size) {
+  constexpr uint32_t kLeast[] = {0, 0x80, 0x800, 0x10000};
+  for (const uint8_t* end = at + size; at < end;) {
+    const int more = *at < 0x80 ? 0 : *at >> 5 == 6 ? 1 : *at >> 4 == 14 ? 2 : *at >> 3 == 30 ? 3 : -1;
+    if (more < 0 || more >= end - at) return false;
+    uint32_t character = more ? *at & (0x3fu >> more) : *at;
+    for (int i = 1; i <= more; ++i) {
+      if (at[i] >> 6 != 2) return false;
+      character = character << 6 | (at[i] & 0x3fu);
+    }
+    if (character < kLeast[more] || character > 0x10ffff || character >> 11 == 0x1b) return false;
+    at += more + 1;
+  }
+  return true;
+}
+
 class Texts {
  public:
   Texts(const uint8_t* start, size_t size) : start_(reinterpret_cast<const char*>(start)), size_(size) {
     if (size == 0 || start_[size - 1] != 0) refuse(RTA_BAD_FORMAT, "the texts of the plan do not end");
+    if (!is_utf8(start, size)) refuse(RTA_BAD_FORMAT, "the texts of the plan are not UTF-8");
   }
   const char* at(uint64_t offset) const {
-    if (offset >= size_) refuse(RTA_BAD_FORMAT, "a text at byte %llu of %zu", (unsigned long long)offset, size_);
+    if (offset >= size_ || (offset && start_[offset - 1] != 0))
+      refuse(RTA_BAD_FORMAT, "no text begins at byte %llu of %zu", (unsigned long long)offset, size_);
     return start_ + offset;
   }
 
@@ -122,16 +141,17 @@ rta_tensor edge(Reader& reader, const Texts& texts, const std::vector<Artifact::
   tensor.dtype = values[value].dtype;
   tensor.rank = static_cast<int>(rank);
   tensor.lead = static_cast<int>(lead);
-  int64_t elements = 1;
+  int64_t elements = 1, samples = 1;
   for (uint32_t d = 0; d < kMostDims; ++d) {
     const int64_t size = reader.take<int64_t>();
     if (d < rank) tensor.shape[d] = size;
     const bool open = d < lead && size == -1;
     if (d >= rank ? size != 0 : !open && (size < 0 || size > kMostElements))
       refuse(RTA_BAD_FORMAT, "%s has a dimension of %lld", tensor.name, (long long)size);
-    if (d >= rank || d < lead) continue;
-    if (size && elements > kMostElements / size) refuse(RTA_BAD_FORMAT, "%s is too large", tensor.name);
-    elements *= size;
+    if (d >= rank || open) continue;
+    int64_t& all = d < lead ? samples : elements;
+    if (size && all > kMostElements / size) refuse(RTA_BAD_FORMAT, "%s is too large", tensor.name);
+    all *= size;
   }
   if (elements != values[value].steps * values[value].width)
     refuse(RTA_BAD_FORMAT, "%s has %lld elements a sample, its value %lld", tensor.name, (long long)elements,
@@ -179,6 +199,7 @@ Artifact::StageRecord stage(Reader& reader, const Texts& texts, const Bytes& byt
   record.name = texts.at(reader.take<uint32_t>());
   const uint32_t inputs = reader.take<uint16_t>(), outputs = reader.take<uint16_t>(), attrs = reader.take<uint32_t>();
   if (!inputs || !outputs) refuse(RTA_BAD_FORMAT, "stage %s has no inputs, or no outputs", record.name);
+  if (attrs > kMostAttributes) refuse(RTA_BAD_FORMAT, "stage %s has %u attributes", record.name, attrs);
   for (auto [count, ids] : {std::pair{inputs, &record.inputs}, std::pair{outputs, &record.outputs}})
     for (uint32_t i = 0; i < count; ++i) {
       ids->push_back(static_cast<int>(reader.take<uint32_t>()));
@@ -219,23 +240,28 @@ Artifact::Artifact(const Bytes& bytes, unsigned flags) {
 
   // Memory that is asked for: packed weights, and values of a block of samples, or states of all streams.
   const uint64_t most = flags & RTA_LARGE ? uint64_t{1} << 42 : uint64_t{256} * bytes.size() + (uint64_t{64} << 20);
+  most_bytes = most;
+  const auto too_much = [most] {
+    refuse(RTA_BAD_FORMAT,
+           "a plan that asks for more than %llu bytes of memory; where its origin is trusted, open it with RTA_LARGE",
+           (unsigned long long)most);
+  };
   uint64_t asked = h.packed_bytes;
+  if (asked > most) too_much();
   bool holds = false;
   for (uint32_t i = 0; i < h.values; ++i) {
     values.push_back(value(reader));
     const ValueRecord& v = values.back();
-    const uint64_t pitch = static_cast<uint64_t>(v.width) * bytes_of(v.dtype) + 64,
-                   held = v.role == RTA_STATE ? streams : 32;
-    const uint64_t rows = v.role == RTA_STATE ? held * v.steps : std::max<uint64_t>(held, v.steps);
-    holds |= v.role == RTA_STATE;
-    if (rows > most || pitch > most / std::max<uint64_t>(rows, 1) || (asked += pitch * rows) > most)
-      refuse(RTA_BAD_FORMAT,
-             "a plan that asks for more than %llu bytes of memory; where its origin is trusted, open it "
-             "with RTA_LARGE",
-             (unsigned long long)most);
+    const bool is_state = v.role == RTA_STATE;
+    const uint64_t pitch = static_cast<uint64_t>(v.width) * bytes_of(v.dtype) + 64, steps = v.steps,
+                   held = is_state ? streams : 32;
+    holds |= is_state;
+    const bool too_many = is_state && held > most / steps;
+    const uint64_t rows = too_many ? 0 : is_state ? held * steps : std::max(held, steps);
+    if (too_many || rows > most || pitch > most / std::max<uint64_t>(rows, 1) || (asked += pitch * rows) > most)
+      too_much();
   }
   if (holds != (streams > 0)) refuse(RTA_BAD_FORMAT, "%lld streams for what its values are", (long long)streams);
-  if (asked > most) refuse(RTA_BAD_FORMAT, "packed weights of %zu bytes", packed_bytes);
   for (uint32_t i = 0; i < h.inputs; ++i) inputs.push_back(edge(reader, texts, values, RTA_INPUT, i));
   for (uint32_t i = 0; i < h.outputs; ++i) outputs.push_back(edge(reader, texts, values, RTA_OUTPUT, h.inputs + i));
   for (uint32_t i = 0; i < h.values; ++i)

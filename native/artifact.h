@@ -57,6 +57,7 @@ struct Artifact {
 
   const char* name;
   size_t packed_bytes;
+  uint64_t most_bytes;  // that its plan may ask for: of packed weights, and of scratch and states
   int64_t streams, memory, batch_least, batch_most;
   const uint8_t* states;  // saved with the model, as rta_plan_save_state gives them
   size_t state_bytes;     // 0: none

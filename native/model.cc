@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "_core/guard.h"
+#include "_core/plan.h"
 #include "artifact.h"
 #include "open_model.h"
 
@@ -17,11 +18,6 @@ struct Destroy {
   void operator()(rta_plan* plan) const { rta_plan_destroy(plan); }
 };
 using PlanPtr = std::unique_ptr<rta_plan, Destroy>;
-
-const char* dtype_name(rta_dtype dtype) {
-  constexpr const char* kNames[] = {"float32", "int8", "int64", "int32", "uint8", "bfloat16"};
-  return kNames[dtype];
-}
 
 std::vector<rta_attr> asked(const Artifact& from, const Artifact::StageRecord& stage) {
   std::vector<rta_attr> attrs = stage.attrs;
@@ -83,6 +79,7 @@ void checked(int result, rta_code code, const char* what) {
 PlanPtr plan_of(const Artifact& from, int threads, std::vector<Chosen>* chosen) {
   PlanPtr plan(rta_plan_create(from.packed_bytes));
   if (!plan) refuse(RTA_CANNOT_READ, "%s", last_error().c_str());
+  plan->most_bytes = from.most_bytes;
   for (const Artifact::ValueRecord& v : from.values)
     checked(rta_plan_value(plan.get(), v.dtype, v.steps, v.width, v.role), RTA_BAD_FORMAT, "a value");
   for (const Artifact::StageRecord& s : from.stages) {

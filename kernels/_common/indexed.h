@@ -12,6 +12,7 @@ struct DenseValue {
   GraphIO port;
   const char* constant;  // instead of a port
   int64_t element;       // bytes
+  int64_t elements;      // of a sample
   bool flat;             // rows lie back to back
 
   const char* sample(const Run& run, int64_t s) const { return constant ? constant : port.row(run, s * port.steps); }
@@ -54,8 +55,11 @@ struct Selection {
   }
 };
 
-// The indices are the next operands.
-Selection read_selection(const StageSpec& spec, Operands& operands);
+// A value of the stage that is float32 or int64.
+DenseValue dense_value(const GraphIO& port, const Value& value, const char* name);
+// The indices are the next operands. Fails where an element of what is selected from, of so many elements, is outside
+// whatever the indices are.
+Selection read_selection(const StageSpec& spec, Operands& operands, int64_t elements);
 // A sentence about an index that was noted; nullptr where none was. reason: at least 96 bytes.
 const char* outside_reason(const Outside& outside, const char* op, char* reason);
 

@@ -23,8 +23,8 @@ struct LineOperand {
 };
 
 // Attributes lines<name> and along<name>, or table<name>. port: where the operand lies, absent for a dense constant.
-// element: bytes of one.
+// element: bytes of one. constant: elements of a dense constant. Fails where an element is outside of the operand.
 LineOperand read_lines(const StageSpec& spec, const char* name, int64_t count, int64_t n, const GraphIO& port,
-                       int64_t element);
+                       int64_t element, int64_t constant = 0);
 
 }  // namespace rta

@@ -23,15 +23,27 @@ struct Strided {
 };
 
 // Attributes <dims><suffix>, <strides><suffix> and table<operand><suffix>. ports: where the operands lie, absent for a
-// dense constant of float32. front: so many dimensions come first and are joined only with one another, as those that a
-// reduction keeps; `Strided::front` has their number afterwards. 0 for no such border.
-Strided read_strided(const StageSpec& spec, const char* suffix, const GraphIO* ports, int count, int front);
+// dense constant of float32, of so many elements as `constants` says by operand. Fails where an element that the
+// iteration reaches is outside of its operand, or a size is 0. front: so many dimensions come first and are joined only
+// with one another, as those that a reduction keeps; `Strided::front` has their number afterwards. 0 for no such
+// border.
+Strided read_strided(const StageSpec& spec, const char* suffix, const GraphIO* ports, int count, int front,
+                     const int64_t* constants = nullptr);
 
-// The attribute `name`, elements of a dense value, as bytes from where the value lies. element: bytes of one.
-const int64_t* read_table(const StageSpec& spec, const char* name, int64_t count, const GraphIO& port, int64_t element);
+// The elements of an iteration of these sizes, each at least 1.
+int64_t iteration_elements(const int32_t* sizes, int64_t dims);
 
-// A copy of the float32 tensor `name` among the weights of the plan.
-float* read_constant(const StageSpec& spec, const char* name);
+// place: pairs of rows and columns, an offset and then the stride of each dimension. Fails where it leaves `steps` rows
+// of `width` elements.
+void expect_place(const int32_t* place, const int32_t* sizes, int64_t dims, int64_t steps, int64_t width);
+
+// The attribute `name`, elements of a dense value, as bytes from where the value lies. element: bytes of one. limit:
+// elements that there are; by default those of the port.
+const int64_t* read_table(const StageSpec& spec, const char* name, int64_t count, const GraphIO& port, int64_t element,
+                          int64_t limit = -1);
+
+// A copy of the float32 tensor `name` among the weights of the plan; of `count` elements, where that is given.
+float* read_constant(const StageSpec& spec, const char* name, int64_t count = -1);
 
 // body(x, y) for every index of the dimensions first .. end - 1, with both pointers moved to it.
 template <class Body>

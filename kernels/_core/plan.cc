@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
 
 using namespace rta;
 
@@ -13,9 +14,19 @@ static void flip_sign(char* to, int64_t to_pitch, const char* from, int64_t from
     for (int64_t i = 0; i < width; ++i) to[r * to_pitch + i] = static_cast<char>(from[r * from_pitch + i] ^ 0x80);
 }
 
+constexpr int64_t kMostElements = int64_t{1} << 40;  // of a value: sums and products of a few of them do not overflow
+
+// Bytes of so many samples.
+static int64_t times(int64_t bytes, int64_t samples) {
+  int64_t made;
+  if (__builtin_mul_overflow(bytes, samples, &made) || made > int64_t{1} << 46)
+    fail("%lld samples of %lld bytes of states", static_cast<long long>(samples), static_cast<long long>(bytes));
+  return made;
+}
+
 int rta_plan::add_value(rta_dtype dtype, int64_t steps, int64_t width, rta_role role) {
   if (finished) fail("the plan is finished");
-  if (width < 0 || steps < 1 || width > (int64_t{1} << 31) || steps > (int64_t{1} << 31))
+  if (width < 0 || steps < 1 || width > INT32_MAX || steps > INT32_MAX || steps * width > kMostElements)
     fail("a value has %lld steps of width %lld", static_cast<long long>(steps), static_cast<long long>(width));
   const bool given = role == RTA_INPUT && (dtype == RTA_INT32 || dtype == RTA_UINT8);
   if (dtype != RTA_FLOAT32 && dtype != RTA_INT8 && dtype != RTA_INT64 && !given)
@@ -25,6 +36,7 @@ int rta_plan::add_value(rta_dtype dtype, int64_t steps, int64_t width, rta_role 
   roles.push_back(role);
   values.push_back({dtype, steps, width, 0});
   spans.emplace_back();
+  written.push_back(false);
   values.back().pitch = staged(id) ? (bytes + 63) / 64 * 64 : bytes;
   if (role == RTA_INPUT) inputs.push_back(id);
   if (role == RTA_OUTPUT) outputs.push_back(id);
@@ -32,28 +44,40 @@ int rta_plan::add_value(rta_dtype dtype, int64_t steps, int64_t width, rta_role 
   return id;
 }
 
+// The operator in front of what a stage says about itself.
+static Stage* created(const Kernel& kernel, const StageSpec& spec) {
+  try {
+    return kernel.create(spec);
+  } catch (const std::runtime_error& error) {
+    const size_t length = std::strlen(spec.op);
+    const bool named = std::strncmp(error.what(), spec.op, length) == 0 && error.what()[length] == ':';
+    fail("%s%s%s", named ? "" : spec.op, named ? "" : ": ", error.what());
+  }
+}
+
 void rta_plan::add_stage(const char* op, const char* kernel_name, const int* in, int in_count, const int* out,
                          int out_count, const Attrs& attrs) {
+  if (finished || in_count < 1 || out_count < 1) fail("%s: a stage needs inputs and outputs", op);
   const Kernel* kernel = find_kernel(op, kernel_name);
   if (!kernel) fail("there is no kernel %s/%s in the native core", op, kernel_name);
   if (kernel->isa > isa_level()) fail("%s/%s needs a newer CPU than this or is ruled out", op, kernel_name);
-  const int count = static_cast<int>(values.size());
-  int64_t bytes = 0;
-  for (int i = 0; i < in_count; ++i) {
-    if (in[i] < 0 || in[i] >= count) fail("%s: input %d is no value of the plan", op, in[i]);
-    bytes += sample_bytes(in[i]);
-    touch(in[i], static_cast<int>(stages.size()));
-  }
-  for (int i = 0; i < out_count; ++i) {
-    if (out[i] < 0 || out[i] >= count || roles[out[i]] == RTA_INPUT)
-      fail("%s: output %d is no value that can be written", op, out[i]);
-    bytes += sample_bytes(out[i]);
-    touch(out[i], static_cast<int>(stages.size()));
-  }
-  if (finished || in_count < 1 || out_count < 1) fail("%s: a stage needs inputs and outputs", op);
+  const int64_t bytes = checked_values(op, in, in_count, out, out_count);
   const size_t before = weights->used();
-  const StageSpec spec{values.data(), in, in_count, out, out_count, attrs, weights.get(), &stage_scratch};
-  stages.emplace_back(kernel->create(spec));
+  const StageSpec spec{values.data(), in, in_count, out, out_count, attrs, weights.get(), &stage_scratch, kernel->op};
+  std::unique_ptr<Stage> stage(created(*kernel, spec));
+  for (int i = 0; i < in_count; ++i) {
+    if (stage->checks() && roles[in[i]] != RTA_INPUT)
+      fail("%s: value %d is computed, where the stage looks at inputs before a call", op, in[i]);
+    for (int o = 0; o < out_count; ++o)
+      if (in[i] == out[o] && !(roles[in[i]] == RTA_STATE && stage->updates(i, o)))
+        fail("%s: output %d is input %d too", op, o, i);
+  }
+  for (int i = 0; i < in_count; ++i) touch(in[i], static_cast<int>(stages.size()));
+  for (int i = 0; i < out_count; ++i) {
+    touch(out[i], static_cast<int>(stages.size()));
+    written[out[i]] = true;
+  }
+  stages.push_back(std::move(stage));
   marks_samples |= stages.back()->marks_samples();
   checks |= stages.back()->checks();
   refuses |= stages.back()->refuses();
@@ -61,26 +85,53 @@ void rta_plan::add_stage(const char* op, const char* kernel_name, const int* in,
   row_bytes.push_back(bytes);
 }
 
+// Of a stage that is added: every value exists, what it reads was written before, and what it writes by no stage yet.
+// Bytes of its values, of one sample.
+int64_t rta_plan::checked_values(const char* op, const int* in, int in_count, const int* out, int out_count) const {
+  const int count = static_cast<int>(values.size());
+  int64_t bytes = 0;
+  for (int i = 0; i < in_count; ++i) {
+    if (in[i] < 0 || in[i] >= count) fail("%s: input %d is no value of the plan", op, in[i]);
+    if (!written[in[i]] && roles[in[i]] != RTA_INPUT && roles[in[i]] != RTA_STATE)
+      fail("%s: value %d is read before a stage wrote it", op, in[i]);
+    bytes += sample_bytes(in[i]);
+  }
+  for (int i = 0; i < out_count; ++i) {
+    if (out[i] < 0 || out[i] >= count || roles[out[i]] == RTA_INPUT)
+      fail("%s: output %d is no value that can be written", op, out[i]);
+    if (written[out[i]] || std::find(out, out + i, out[i]) != out + i)
+      fail("%s: value %d is written twice", op, out[i]);
+    bytes += sample_bytes(out[i]);
+  }
+  return bytes;
+}
+
 void rta_plan::finish(int64_t for_samples, int64_t state_memory) {
   if (finished) fail("the plan is finished");
   if (states.empty() ? for_samples != 0 : for_samples < 1)
     fail("a plan with %zu states is made for %lld samples", states.size(), static_cast<long long>(for_samples));
+  for (int id : outputs)
+    if (!written[id]) fail("output %d of the plan is written by no stage", id);
   int64_t steps = 1;
   for (const Value& v : values) steps = std::max(steps, v.steps);
   block = std::max(int64_t{1}, kBlockRows / steps);
   memory = state_memory;
-  nonfinite.assign(static_cast<size_t>(for_samples), 0);
-  behind.assign(static_cast<size_t>(for_samples), 0);
-  listed.assign(static_cast<size_t>(for_samples), 0);
-  plan_threads();
-
   const int64_t own_scratch = static_cast<int64_t>((stage_scratch + 63) / 64 * 64);
   std::vector<int64_t> at;
   const int64_t values_end = lay_out(own_scratch, at);
   int64_t bytes = values_end;
   for (int id : states) bytes += sample_bytes(id) * block;
   size_t kept = 0;
-  for (int id : states) kept += static_cast<size_t>(sample_bytes(id) * for_samples);
+  for (int id : states) kept += static_cast<size_t>(times(sample_bytes(id), for_samples));
+  const uint64_t asked = kept + static_cast<uint64_t>(bytes);
+  if (asked > most_bytes)
+    fail("it asks for %llu bytes of scratch and states, where %llu are allowed", static_cast<unsigned long long>(asked),
+         static_cast<unsigned long long>(most_bytes));
+  nonfinite.assign(static_cast<size_t>(for_samples), 0);
+  behind.assign(static_cast<size_t>(for_samples), 0);
+  listed.assign(static_cast<size_t>(for_samples), 0);
+  plan_threads();
+
   scratch = std::make_unique<Arena>(static_cast<size_t>(bytes * threads));
   state = std::make_unique<Arena>(kept);
   // Filled, so that the pages are there before the first call.
@@ -103,6 +154,7 @@ void rta_plan::finish(int64_t for_samples, int64_t state_memory) {
       lane.gathered.push_back(next);
       next += sample_bytes(id) * block;
     }
+    if (bytes) watch_between(lane.scratch, own_scratch, at);
   }
   reset(0, for_samples);
   finished = true;

@@ -60,6 +60,7 @@ struct rta_plan_body {
   std::vector<rta::Value> values;
   std::vector<rta_role> roles;
   std::vector<rta::Span> spans;  // by value
+  std::vector<bool> written;     // by value: a stage of those that were added gives it
   std::vector<int> inputs, outputs, states;
   std::vector<std::unique_ptr<rta::Stage>> stages;
   std::vector<int64_t> read_bytes;  // by stage: packed weights
@@ -68,6 +69,7 @@ struct rta_plan_body {
   size_t stage_scratch = 0;
   bool marks_samples = false, checks = false, refuses = false, finished = false;
   int64_t block = 1, memory = 0;
+  uint64_t most_bytes = uint64_t{1} << 46;  // of states, and of the scratch of a thread
 
   int threads = 1;
   std::vector<int> cores;
@@ -76,7 +78,7 @@ struct rta_plan_body {
 };
 
 struct rta_plan : rta_plan_body {
-  explicit rta_plan(size_t weight_bytes) { weights = std::make_unique<rta::Arena>(weight_bytes); }
+  explicit rta_plan(size_t weight_bytes) { weights = std::make_unique<rta::Arena>(weight_bytes, true); }
 
   // Building.
   int add_value(rta_dtype dtype, int64_t steps, int64_t width, rta_role role);
@@ -124,8 +126,10 @@ struct rta_plan : rta_plan_body {
   std::atomic<rta_plan*> offered{nullptr};
 
  private:
+  int64_t checked_values(const char* op, const int* in, int in_count, const int* out, int out_count) const;
   void touch(int id, int stage);
   int64_t lay_out(int64_t start, std::vector<int64_t>& at) const;
+  void watch_between(char* lane, int64_t start, const std::vector<int64_t>& at) const;
   void place(rta::Lane& lane, const void* const* in, void* const* out, int64_t first, int64_t samples) const;
   template <class Mark>
   void run_block(rta::Lane& lane, const void* const* in, void* const* out, int64_t first, int64_t samples,

@@ -14,6 +14,9 @@ void rta_plan::touch(int id, int stage) {
   span.last = std::max(span.last, roles[id] == RTA_OUTPUT ? kAfterAll : stage);
 }
 
+// Bytes between values in builds with AddressSanitizer, where none share memory: what leaves its value is reported.
+constexpr int64_t kWatched = 64;
+
 // By value: its byte in a lane, behind `start`. Returns the bytes of a lane. The largest values are placed first, each
 // at the lowest place that is free while it is needed; a stage's inputs and outputs are needed at once.
 int64_t rta_plan::lay_out(int64_t start, std::vector<int64_t>& at) const {
@@ -23,6 +26,14 @@ int64_t rta_plan::lay_out(int64_t start, std::vector<int64_t>& at) const {
               order.end());
   std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return sample_bytes(a) > sample_bytes(b); });
   at.assign(values.size(), 0);
+  if (is_watched()) {
+    int64_t end = start + kWatched;
+    for (int id : order) {
+      at[id] = end;
+      end += sample_bytes(id) * block + kWatched;
+    }
+    return end;
+  }
   int64_t end = start;
   std::vector<int> placed;  // by place
   for (int id : order) {
@@ -40,4 +51,14 @@ int64_t rta_plan::lay_out(int64_t start, std::vector<int64_t>& at) const {
     placed.insert(std::upper_bound(placed.begin(), placed.end(), id, [&](int a, int b) { return at[a] < at[b]; }), id);
   }
   return end;
+}
+
+// Where nothing may be read or written, in a lane that was laid out so.
+void rta_plan::watch_between(char* lane, int64_t start, const std::vector<int64_t>& at) const {
+  if (!is_watched()) return;
+  watch(lane + start, kWatched);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const int id = static_cast<int>(i);
+    if (roles[i] != RTA_STATE && staged(id)) watch(lane + at[i] + sample_bytes(id) * block, kWatched);
+  }
 }

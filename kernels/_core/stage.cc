@@ -4,6 +4,9 @@
 #include "_simd/activation.h"
 
 #include <sys/mman.h>
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
 
 #include <cstdarg>
 #include <cstdio>
@@ -24,10 +27,18 @@ void fail(const char* format, ...) {
   throw std::runtime_error(text);
 }
 
+const char* dtype_name(rta_dtype dtype) {
+  constexpr const char* kNames[] = {"float32", "int8", "int64", "int32", "uint8", "bfloat16"};
+  return kNames[dtype];
+}
+
+static constexpr const char* kKinds[] = {"whole number", "number", "text", "tensor"};
+
 const rta_attr& Attrs::find(const char* name, rta_attr_kind kind) const {
   for (int i = 0; i < count_; ++i)
     if (std::strcmp(attrs_[i].name, name) == 0) {
-      if (attrs_[i].kind != kind) fail("attribute '%s' has kind %d, expected %d", name, attrs_[i].kind, kind);
+      if (attrs_[i].kind != kind)
+        fail("attribute '%s' is a %s, expected a %s", name, kKinds[attrs_[i].kind], kKinds[kind]);
       return attrs_[i];
     }
   fail("attribute '%s' is missing", name);
@@ -48,8 +59,8 @@ bool Attrs::text_is(const char* name, const char* value) const {
 
 static const void* tensor(const rta_attr& attr, rta_dtype dtype, int64_t count) {
   if (attr.dtype != dtype || attr.count != count)
-    fail("tensor '%s' has dtype %d and %lld elements, expected dtype %d and %lld", attr.name, attr.dtype,
-         static_cast<long long>(attr.count), dtype, static_cast<long long>(count));
+    fail("tensor '%s' has %lld elements of %s, expected %lld of %s", attr.name, static_cast<long long>(attr.count),
+         dtype_name(attr.dtype), static_cast<long long>(count), dtype_name(dtype));
   return attr.data;
 }
 
@@ -74,28 +85,46 @@ const int64_t* Attrs::longs(const char* name, int64_t count) const {
 int64_t Attrs::count(const char* name) const { return find(name, RTA_ATTR_TENSOR).count; }
 rta_dtype Attrs::dtype(const char* name) const { return find(name, RTA_ATTR_TENSOR).dtype; }
 
+#if defined(__SANITIZE_ADDRESS__)
+void watch(void* start, size_t bytes) { __asan_poison_memory_region(start, bytes); }
+static void unwatch(void* start, size_t bytes) { __asan_unpoison_memory_region(start, bytes); }
+bool is_watched() { return true; }
+#else
+void watch(void*, size_t) {}
+static void unwatch(void*, size_t) {}
+bool is_watched() { return false; }
+#endif
+
+constexpr size_t kGap = 64;
+
 constexpr size_t kPage = 4096, kHugePage = size_t{2} << 20;
 
 // From half a huge page on, the mapping is made of huge pages: one more than needed, so that the part in use can start
 // on a boundary. Below that, ordinary pages: a small plan should not hold 2 MiB of memory.
-Arena::Arena(size_t bytes) : used_(0) {
+Arena::Arena(size_t bytes, bool gaps) : used_(0), gaps_(gaps && is_watched()) {
+  if (bytes > size_t{1} << 46) fail("no memory for %zu bytes", bytes);
   const bool huge = bytes >= kHugePage / 2;
   const size_t page = huge ? kHugePage : kPage;
   capacity_ = (bytes + page) / page * page;
-  const size_t mapped = capacity_ + (huge ? kHugePage : 0);
+  mapped_ = gaps_ ? 2 * capacity_ : capacity_;  // what is taken is at least as large as the gap behind it
+  const size_t mapped = mapped_ + (huge ? kHugePage : 0);
   void* start = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (start == MAP_FAILED) fail("no memory for %zu bytes", capacity_);
   base_ = static_cast<char*>(start);
-  if (!huge) return;
+  if (!huge) {
+    watch(base_, mapped_);
+    return;
+  }
   const size_t skip = (kHugePage - reinterpret_cast<uintptr_t>(base_) % kHugePage) % kHugePage;
   if (skip) munmap(base_, skip);
   base_ += skip;
-  if (kHugePage > skip) munmap(base_ + capacity_, kHugePage - skip);
-  madvise(base_, capacity_, MADV_HUGEPAGE);  // advice: where it is not followed, large plans run 1-2 % slower
+  if (kHugePage > skip) munmap(base_ + mapped_, kHugePage - skip);
+  madvise(base_, mapped_, MADV_HUGEPAGE);  // advice: where it is not followed, large plans run 1-2 % slower
+  watch(base_, mapped_);
 }
 
 size_t Arena::populate(bool write) {
-  const size_t bytes = (used_ + kPage - 1) / kPage * kPage;
+  const size_t bytes = (end_ + kPage - 1) / kPage * kPage;
   if (bytes == 0) return 0;
 #if defined(MADV_POPULATE_READ) && defined(MADV_POPULATE_WRITE)
   if (madvise(base_, bytes, write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) == 0) return bytes;
@@ -110,16 +139,20 @@ size_t Arena::populate(bool write) {
   return bytes;
 }
 
-bool Arena::lock() { return used_ == 0 || mlock(base_, used_) == 0; }
+bool Arena::lock() { return end_ == 0 || mlock(base_, end_) == 0; }
 
-Arena::~Arena() { munmap(base_, capacity_); }
+Arena::~Arena() {
+  unwatch(base_, mapped_);
+  munmap(base_, mapped_);
+}
 
 void* Arena::take(size_t bytes) {
-  const size_t rounded = (bytes + 63) / 64 * 64;
-  if (rounded > capacity_ - used_)
-    fail("a stage wants %zu bytes of the %zu left for weights", rounded, capacity_ - used_);
-  void* at = base_ + used_;
+  const size_t left = capacity_ - used_, rounded = bytes > left ? bytes : (bytes + 63) / 64 * 64;
+  if (rounded > left) fail("a stage wants %zu bytes of the %zu left for weights", bytes, left);
+  void* at = base_ + end_;
   used_ += rounded;
+  end_ += rounded + (gaps_ && rounded ? kGap : 0);
+  unwatch(at, bytes);
   return at;
 }
 
@@ -131,6 +164,7 @@ int64_t Stage::cost_ns(int64_t) const { return 0; }
 const char* Stage::check(const Run&) const { return nullptr; }
 bool Stage::refuses() const { return false; }
 const char* Stage::refusal() const { return nullptr; }
+bool Stage::updates(int, int) const { return false; }
 void Stage::start(int, char*) const {}
 
 static GraphIO port(const StageSpec& spec, const int* ids, int count, int i) {

@@ -16,6 +16,8 @@ namespace rta {
 // Raised while a plan is built; the C ABI turns it into -1 and rta_error().
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
+const char* dtype_name(rta_dtype dtype);
+
 class Attrs {
  public:
   Attrs(const rta_attr* attrs, int count) : attrs_(attrs), count_(count) {}
@@ -40,10 +42,11 @@ class Attrs {
 };
 
 // All packed weights of a plan, back to back in the order of use, so that the reads form one ascending stream.
-// One mapping of whole huge pages where the system gives them.
+// One mapping of whole huge pages where the system gives them. gaps: what AddressSanitizer watches over, in builds with
+// it, has memory in between that it reports.
 class Arena {
  public:
-  explicit Arena(size_t bytes);
+  explicit Arena(size_t bytes, bool gaps = false);
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
@@ -55,8 +58,14 @@ class Arena {
 
  private:
   char* base_;
-  size_t capacity_, used_;
+  size_t capacity_, used_, mapped_;
+  size_t end_ = 0;  // used_, and gaps
+  const bool gaps_;
 };
+
+// No code may touch these bytes from here on, as far as AddressSanitizer sees; nothing in builds without it.
+void watch(void* start, size_t bytes);
+bool is_watched();  // whether this is a build with it
 
 // What lies between stages: for each sample `steps` rows. Rows follow one another at `pitch` through all samples of a
 // block, so that a stage which treats rows alike need not know where a sample ends. An int8 value lies in memory as
@@ -104,6 +113,7 @@ struct StageSpec {
   Attrs attrs;
   Arena* arena;
   size_t* scratch;
+  const char* op;
 
   void need_scratch(size_t bytes) const {
     if (*scratch < bytes) *scratch = bytes;
@@ -133,6 +143,9 @@ class Stage {
   // outside); then the call is refused, and its results are worth nothing. Asked once a call, and forgotten.
   virtual const char* refusal() const;
   virtual bool refuses() const;  // whether `refusal` may say something; false unless overridden
+  // Whether output `out` may be the same value as input `in`, as a state that is read and written: not unless
+  // overridden.
+  virtual bool updates(int in, int out) const;
   // What a state holds before the first call: one sample of it. Zero unless overridden.
   virtual void start(int id, char* state) const;
 };

@@ -40,6 +40,7 @@ struct Step {
   AnyGo go8, go2;
   int32_t a, b;
   float parameter;
+  int32_t reads;  // how many of a and b it reads: both, a, or neither. -1: it writes a
 };
 
 // f over the vectors of the accumulator, each with its index, then the next step.
@@ -98,24 +99,29 @@ struct Steps {
   // The step of a name; nullptr functions where there is none.
   static Step named(const char* name) {
     const auto is = [&](const char* known) { return std::strcmp(name, known) == 0; };
-    const auto made = [](auto* go8, auto* go2) {
-      return Step{reinterpret_cast<AnyGo>(go8), reinterpret_cast<AnyGo>(go2), -1, -1, 0.0f};
+    const auto made = [](auto* go8, auto* go2, int32_t reads) {
+      return Step{reinterpret_cast<AnyGo>(go8), reinterpret_cast<AnyGo>(go2), -1, -1, 0.0f, reads};
     };
-    if (is("load")) return made(&load8, &load2);
-    if (is("store")) return made(&store8, &store2);
-    if (is("where")) return made(&where8, &where2);
-    if (is("end")) return made(&end8, &end2);
+    if (is("load")) return made(&load8, &load2, 1);
+    if (is("store")) return made(&store8, &store2, -1);
+    if (is("where")) return made(&where8, &where2, 2);
 #define RTA_UNARY(name, ...) \
-  if (is(#name)) return made(&f_##name##8, &f_##name##2);
-#define RTA_BINARY(name, ...) RTA_UNARY(name)
+  if (is(#name)) return made(&f_##name##8, &f_##name##2, 0);
+#define RTA_BINARY(name, ...) \
+  if (is(#name)) return made(&f_##name##8, &f_##name##2, 1);
 #include "_expression/functions.def"
 #undef RTA_UNARY
 #undef RTA_BINARY
 #define RTA_ROW(kind, name, ...) \
-  if (is(#name)) return made(&act_##name##8, &act_##name##2);
+  if (is(#name)) return made(&act_##name##8, &act_##name##2, 0);
 #include "_common/activations/table.def"
 #undef RTA_ROW
-    return {nullptr, nullptr, -1, -1, 0.0f};
+    return {nullptr, nullptr, -1, -1, 0.0f, 0};
+  }
+
+  // The last of a chain: the accumulator to a place. It has no name, so no chain ends before.
+  static Step last(int32_t place) {
+    return {reinterpret_cast<AnyGo>(&end8), reinterpret_cast<AnyGo>(&end2), place, -1, 0.0f, -1};
   }
 };
 #undef RTA_STEPS

@@ -8,7 +8,7 @@
 
 #include <cstdio>
 
-#include "_core/stage.h"
+#include "_common/checks.h"
 #include "_expression/chain.h"
 #include "_expression/operands.h"
 
@@ -61,7 +61,8 @@ class ExpressionStage final : public Stage {
 
  private:
   using F = typename S::F;
-  static constexpr int kMaxOperands = 64, kMaxNumbers = 192, kMaxPlaces = kMaxOperands + kMaxNumbers + 33;
+  static constexpr int kMaxOperands = 64, kMaxNumbers = 192, kMaxPlaces = kMaxOperands + kMaxNumbers + 33,
+                       kMaxLinks = 1 << 16;
   static constexpr int64_t kTile8 = 8 * S::kLanes, kTile2 = 2 * S::kLanes;
 
   // Blocks of the last two dimensions, with what was brought into a block of its own.
@@ -194,8 +195,11 @@ class ExpressionStage final : public Stage {
   };
 
   void read_operands(const StageSpec& spec) {
-    const bool by_row = spec.attrs.integer("by_row") != 0;
-    char name[16];
+    const bool by_row = flag(spec.attrs, "by_row");
+    expect_inputs(spec, 1, kMaxOperands);
+    expect_ports(spec, spec.input_count, 1);
+    expect_dtype(spec.output(0), RTA_FLOAT32, "y");
+    char name[24];
     int constants = 0;
     while (constants <= kMaxOperands && spec.attrs.has(label(name, "c", constants))) ++constants;
     count_ = inputs_ + constants;
@@ -207,35 +211,45 @@ class ExpressionStage final : public Stage {
     dims_ = static_cast<int>(given) + 1;
     size_[0] = 1;
     per_sample_ = 1;
-    for (int d = 1; d < dims_; ++d) size_[d] = sizes[d - 1], per_sample_ *= sizes[d - 1];
+    for (int d = 1; d < dims_; ++d) size_[d] = sizes[d - 1];
+    per_sample_ = iteration_elements(sizes, given);
+    const Value& y = spec.output(0);
+    expect(per_sample_ == (by_row ? y.width : elements(y)),
+           "an iteration over %lld elements for y of %lld rows of %lld", static_cast<long long>(per_sample_),
+           static_cast<long long>(y.steps), static_cast<long long>(y.width));
     tables_ = false;
     for (int i = 0; i <= count_; ++i) {
       Operand& o = operands_[i];
       o = {};
       o.port = i < inputs_ ? spec.in(i) : i == count_ ? spec.out(0) : GraphIO{-1, 0, 0, 0};
-      int64_t element = 4;
+      int64_t element = 4, steps = by_row ? 1 : o.port.steps, width = o.port.width;
       if (i < inputs_) {
         const rta_dtype dtype = spec.input(i).dtype;
         if (dtype != RTA_FLOAT32 && dtype != RTA_INT64) fail("expression: an input of dtype %d", dtype);
         o.int64 = dtype == RTA_INT64;
         element = o.int64 ? 8 : 4;
+        if (by_row) expect(o.port.steps == y.steps, "x%d has other rows than y", i);
       } else if (i < count_) {
         o.constant = read_constant(spec, label(name, "c", i - inputs_));
+        steps = 1, width = spec.attrs.count(name);
+      }
+      o.stride[0] = o.port.exists() ? o.port.pitch * (by_row ? 1 : o.port.steps) : 0;
+      if (i < count_ && spec.attrs.has(label(name, "table", i))) {  // its other strides stay 0
+        o.table = read_table(spec, name, per_sample_, o.port, element, product(steps, width));
+        tables_ = true;
+        continue;
       }
       const int32_t* own = strides + 2 * (given + 1) * i;
+      expect_place(own, sizes, given, steps, width);
       o.offset = own[0] * o.port.pitch + own[1] * element;
-      for (int d = 1; d < dims_; ++d) o.stride[d] = own[2 * d] * o.port.pitch + own[2 * d + 1] * element;
-      o.stride[0] = o.port.exists() ? o.port.pitch * (by_row ? 1 : o.port.steps) : 0;
-      if (i == count_ || !spec.attrs.has(label(name, "table", i))) continue;
-      o.table = read_table(spec, name, per_sample_, o.port, element);
-      o.offset = 0;
-      tables_ = true;
+      for (int d = 1; d < dims_; ++d)  // of size 1: whatever it says, it is not walked
+        o.stride[d] = size_[d] == 1 ? 0 : own[2 * d] * o.port.pitch + own[2 * d + 1] * element;
     }
     if (by_row) size_[0] = operands_[count_].port.steps;  // every row is an iteration
   }
 
   static const char* label(char* name, const char* stem, int i) {
-    std::snprintf(name, 16, "%s%d", stem, i);
+    std::snprintf(name, 24, "%s%d", stem, i);
     return name;
   }
 
@@ -260,16 +274,17 @@ class ExpressionStage final : public Stage {
   }
 
   void read_chain(const StageSpec& spec) {
-    numbers_ = static_cast<int>(spec.attrs.integer("number_count"));
-    stored_ = static_cast<int>(spec.attrs.integer("stored"));
-    if (numbers_ > kMaxNumbers || stored_ > 31) fail("expression: %d numbers, %d results aside", numbers_, stored_);
+    numbers_ = static_cast<int>(between(spec.attrs, "number_count", 0, kMaxNumbers));
+    stored_ = static_cast<int>(between(spec.attrs, "stored", 0, 31));
     const float* given = spec.attrs.floats("numbers", numbers_ ? numbers_ : 1);
     tiles_ = static_cast<float*>(spec.arena->take(static_cast<size_t>(numbers_ * kTile8) * sizeof(float)));
     for (int i = 0; i < numbers_; ++i)
       for (int k = 0; k < kTile8; ++k) tiles_[i * kTile8 + k] = given[i];
     const char* links = spec.attrs.text("links");
-    int count = 1;
-    for (const char* p = links; *p; ++p) count += *p == ',';
+    int64_t given_links = 1;
+    for (const char* p = links; *p; ++p) given_links += *p == ',';
+    expect(given_links <= kMaxLinks, "a chain of %lld", static_cast<long long>(given_links));
+    const int count = static_cast<int>(given_links);
     const int32_t* places = spec.attrs.ints("operands", 2 * count);
     const float* parameters = spec.attrs.floats("parameters", count);
     steps_ = static_cast<Step*>(spec.arena->take(static_cast<size_t>(count + 1) * sizeof(Step)));
@@ -282,19 +297,20 @@ class ExpressionStage final : public Stage {
       if (*links == ',') ++links;
       steps_[i] = Steps<S>::named(name);
       if (!steps_[i].go8) fail("expression: no function '%s'", name);
-      steps_[i].a = shifted(places[2 * i]);
-      steps_[i].b = shifted(places[2 * i + 1]);
+      const int reads = steps_[i].reads;
+      if (reads) steps_[i].a = shifted(places[2 * i], reads < 0);
+      if (reads == 2) steps_[i].b = shifted(places[2 * i + 1], false);
       steps_[i].parameter = parameters[i];
     }
-    steps_[count] = Steps<S>::named("end");
-    steps_[count].a = count_;
+    steps_[count] = Steps<S>::last(count_);
   }
 
   // Places as the contract numbers them have no result between operands and numbers.
-  int32_t shifted(int32_t place) const {
-    const int32_t found = place < count_ ? place : place + 1;
-    if (found >= count_ + 1 + numbers_ + stored_) fail("expression: place %d of an operand", place);
-    return found;
+  // written: only results aside can be.
+  int32_t shifted(int32_t place, bool written) const {
+    const int32_t first = written ? count_ + numbers_ : 0, end = count_ + numbers_ + stored_;
+    expect(place >= first && place < end, "place %d of an operand, expected %d to %d", place, first, end - 1);
+    return place < count_ ? place : place + 1;
   }
 
   int inputs_, count_, dims_, numbers_, stored_, steps_count_;

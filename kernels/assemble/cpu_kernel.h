@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <vector>
 
+#include "_common/checks.h"
 #include "_common/strided.h"
 #include "_simd/transpose.h"
 
@@ -17,27 +18,31 @@ template <class S>
 class AssembleStage final : public Stage {
  public:
   explicit AssembleStage(const StageSpec& spec) : y_(spec.out(0)) {
-    const int count = static_cast<int>(spec.attrs.integer("part_count"));
+    expect_outputs(spec, 1, 1);
+    const int count = static_cast<int>(between(spec.attrs, "part_count", spec.input_count, kMaxParts));
     const bool whole = spec.output(0).dtype == RTA_INT64;
     if (!whole && spec.output(0).dtype != RTA_FLOAT32) fail("assemble: takes float32 or int64");
     if (whole) y_.width *= 2;  // an element is copied as two of float32
-    fills_ = spec.attrs.integer("fills") != 0;
+    fills_ = flag(spec.attrs, "fills");
     fill_ = static_cast<float>(spec.attrs.real("fill"));
     for (int i = 0; i < count; ++i) {
       Part part = {};
+      int64_t constant = 0;  // its elements
       char suffix[16];
       std::snprintf(suffix, sizeof suffix, "%d.", i);
       part.x = spec.in(i);
       if (i >= spec.input_count) {
         char name[16];
         std::snprintf(name, sizeof name, "c%d", i - spec.input_count);
+        constant = spec.attrs.count(name);
         part.constant = read_constant(spec, name);
       } else if (spec.input(i).dtype != spec.output(0).dtype) {
         fail("assemble: takes one dtype");
       }
       if (whole) part.x.width *= 2;
       const GraphIO ports[] = {part.x, y_};
-      part.walk = read_strided(spec, suffix, ports, 2, 0);
+      const int64_t constants[] = {constant, 0};
+      part.walk = read_strided(spec, suffix, ports, 2, 0, constants);
       parts_.push_back(part);
     }
   }
@@ -60,6 +65,8 @@ class AssembleStage final : public Stage {
   }
 
  private:
+  static constexpr int kMaxParts = 1 << 16;
+
   struct Part {
     GraphIO x;
     const float* constant;

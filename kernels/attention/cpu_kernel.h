@@ -11,7 +11,7 @@
 // (25 instructions, 1.2 us), 48 squares of 16 x 16 to transpose (64 shuffles, 0.8 us).
 #pragma once
 
-#include "_core/stage.h"
+#include "_common/checks.h"
 #include "_simd/activation.h"
 #include "_simd/row.h"
 #include "_simd/transpose.h"
@@ -43,6 +43,7 @@ class AttentionStage final : public Stage {
   static constexpr int kBlock = 2 * S::kLanes;
   static constexpr int kKeyRows = S::kRegisters >= 32 ? 8 : 4;
   static constexpr int kColumns = S::kRegisters >= 32 ? 4 : 2;  // vectors of v at once
+  static constexpr int64_t kMostHeads = 1 << 24;
   static constexpr float kLowest = -__builtin_inff();
 
   // A head's part of a block of queries.
@@ -315,29 +316,45 @@ template <class S>
 AttentionStage<S>::AttentionStage(const StageSpec& spec)
     : q_(spec.in(0)), k_(spec.in(1)), v_(spec.in(2)), mask_(spec.in(3)), y_(spec.out(0)) {
   const Attrs& attrs = spec.attrs;
-  heads_ = static_cast<int>(attrs.integer("heads"));
-  head_dim_ = static_cast<int>(attrs.integer("head_dim"));
-  group_ = heads_ / static_cast<int>(attrs.integer("kv_heads"));
+  expect_inputs(spec, 3, 4);
+  expect_outputs(spec, 1, 1);
+  heads_ = static_cast<int>(between(attrs, "heads", 1, kMostHeads));
+  head_dim_ = static_cast<int>(between(attrs, "head_dim", 1, kMostHeads));
+  const int kv_heads = static_cast<int>(between(attrs, "kv_heads", 1, heads_));
+  expect(heads_ % kv_heads == 0, "%d heads for %d of keys", heads_, kv_heads);
+  group_ = heads_ / kv_heads;
+  const int64_t width = int64_t{heads_} * head_dim_, kv_width = int64_t{kv_heads} * head_dim_;
+  expect_shape(spec.output(0), q_.steps, width, "y");
+  expect_dtype(spec.output(0), RTA_FLOAT32, RTA_INT8, "y");
+  expect(k_.steps == v_.steps, "%lld keys for %lld values", static_cast<long long>(k_.steps),
+         static_cast<long long>(v_.steps));
   padded_ = (head_dim_ + S::kLanes - 1) / S::kLanes * S::kLanes;
-  q_column_ = attrs.integer("q_column");
-  k_column_ = attrs.integer("k_column");
-  v_column_ = attrs.integer("v_column");
+  q_column_ = between(attrs, "q_column", 0, q_.width - width);
+  k_column_ = between(attrs, "k_column", 0, k_.width - kv_width);
+  v_column_ = between(attrs, "v_column", 0, v_.width - kv_width);
   scale_ = static_cast<float>(attrs.real("scale"));
-  causal_ = attrs.integer("causal") != 0;
-  empty_ = attrs.text_is("empty_row", "nan") ? __builtin_nanf("") : 0.0f;
+  causal_ = flag(attrs, "causal");
+  empty_ = word(attrs, "empty_row", "zero|nan") ? __builtin_nanf("") : 0.0f;
   int8_out_ = spec.output(0).dtype == RTA_INT8;
   inv_scale_ = static_cast<float>(attrs.real("inv_scale"));
-  zero_ = static_cast<int32_t>(attrs.integer("zero_point")) + 128;
+  zero_ = zero_byte(attrs, "zero_point");
   for (int i = 0; i < spec.input_count; ++i)
     if (spec.input(i).dtype != RTA_FLOAT32) fail("attention: inputs are float32");
   in_place_ = !int8_out_ && padded_ == head_dim_;
   copy_values_ = padded_ != head_dim_ || v_.pitch % 4096 == 0;
 
-  mask_rows_ = attrs.has("mask_rows") ? attrs.integer("mask_rows") : 0;
+  mask_rows_ = attrs.has("mask_rows") ? between(attrs, "mask_rows", 1, heads_ * q_.steps) : 0;
+  expect(mask_rows_ <= 1 || mask_rows_ == q_.steps || mask_rows_ == heads_ * q_.steps, "a mask of %lld rows",
+         static_cast<long long>(mask_rows_));
+  expect_inputs(spec, 3, mask_rows_ && !attrs.has("mask") ? 4 : 3);
+  if (mask_rows_ && !attrs.has("mask")) {
+    expect(mask_.exists(), "no mask");
+    expect_shape(spec.input(3), mask_rows_, k_.steps, "mask");
+  }
   mask_pitch_ = mask_.pitch;
   constant_mask_ = nullptr;
   if (attrs.has("mask")) {
-    const int64_t count = mask_rows_ * k_.steps;
+    const int64_t count = product(mask_rows_, k_.steps);
     const float* from = attrs.floats("mask", count);
     float* to = static_cast<float*>(spec.arena->take(static_cast<size_t>(count) * sizeof(float)));
     for (int64_t i = 0; i < count; ++i) to[i] = from[i];
@@ -346,7 +363,8 @@ AttentionStage<S>::AttentionStage(const StageSpec& spec)
   }
   for (int i = 0; i < kBlock; ++i) lane_[i] = static_cast<float>(i);
   const int64_t vectors = head_dim_ + (mask_rows_ > 1 ? 2 : 1) * k_.steps;
-  spec.need_scratch(static_cast<size_t>(vectors * kBlock + padded_ * kBlock + (copy_values_ ? k_.steps * padded_ : 0)) *
+  spec.need_scratch(static_cast<size_t>(vectors * kBlock + int64_t{padded_} * kBlock +
+                                        (copy_values_ ? product(k_.steps, padded_) : 0)) *
                     sizeof(float));
 }
 

@@ -1,7 +1,7 @@
 // Concat on the CPU: copies, so one form for every instruction set. The contract is in contract.py.
 #include <cstring>
 
-#include "_core/stage.h"
+#include "_common/checks.h"
 
 namespace rta {
 namespace {
@@ -11,7 +11,9 @@ constexpr int kMaxParts = 256;
 class ConcatStage final : public Stage {
  public:
   explicit ConcatStage(const StageSpec& spec) : y_(spec.out(0)), parts_(spec.input_count) {
-    if (parts_ > kMaxParts) fail("concat: %d parts, at most %d", parts_, kMaxParts);
+    expect_inputs(spec, 1, kMaxParts);
+    expect_outputs(spec, 1, 1);
+    x_ = static_cast<GraphIO*>(spec.arena->take(static_cast<size_t>(parts_) * sizeof(GraphIO)));
     int64_t width = 0;
     for (int i = 0; i < parts_; ++i) {
       x_[i] = spec.in(i);
@@ -33,7 +35,8 @@ class ConcatStage final : public Stage {
   }
 
  private:
-  GraphIO x_[kMaxParts], y_;
+  GraphIO* x_;  // by part
+  GraphIO y_;
   int parts_;
 };
 

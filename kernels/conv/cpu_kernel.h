@@ -15,6 +15,7 @@
 // loads.
 #pragma once
 
+#include "_common/checks.h"
 #include "depthwise.h"
 #include "interleaved.h"
 #include "kinds.h"
@@ -67,6 +68,7 @@ class ConvStage final : public Stage {
 
   bool marks_samples() const override { return p_.marks_samples(); }
 
+  bool updates(int in, int out) const override { return p_.updates(in, out); }
   void start(int id, char* state) const override { p_.start_ring(id, state); }
 
   void run(const Run& run) const override {
@@ -308,7 +310,7 @@ Stage* create_conv(const StageSpec& spec) {
 #endif
     return new DepthwiseStage<S>(spec);
   }
-  if (spec.attrs.integer("winograd")) return create_winograd<S>(spec);
+  if (between(spec.attrs, "winograd", 0, 4)) return create_winograd<S>(spec);
   if (spec.attrs.dtype("weight") == RTA_FLOAT32) return new ConvStage<S, ConvFloat32>(spec);
   return new ConvStage<S, ConvInt8>(spec);
 }

@@ -50,6 +50,7 @@ class DepthwiseStage final : public Stage {
 
   bool marks_samples() const override { return p_.marks_samples(); }
 
+  bool updates(int in, int out) const override { return p_.updates(in, out); }
   void start(int id, char* state) const override { p_.start_ring(id, state); }
 
   void run(const Run& run) const override {

@@ -3,14 +3,21 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <initializer_list>
+
+#include "_common/checks.h"
 
 namespace rta {
 
-static Extent extent(const Attrs& attrs, const char* y, const char* x) { return {attrs.integer(y), attrs.integer(x)}; }
+static Extent extent(const Attrs& attrs, const char* y, const char* x, int64_t least = 1) {
+  return {between(attrs, y, least, INT32_MAX), between(attrs, x, least, INT32_MAX)};
+}
 
-static const int32_t* steps(const StageSpec& spec, const char* name, int64_t count) {
+// A copy of a table of numbers in 0 .. end - 1; nullptr where there is none.
+static const int32_t* steps(const StageSpec& spec, const char* name, int64_t count, int64_t end) {
   if (!spec.attrs.has(name)) return nullptr;
   const int32_t* from = spec.attrs.ints(name, count);
+  expect_within(from, count, 0, end, name);
   int32_t* to = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(count) * sizeof(int32_t)));
   for (int64_t i = 0; i < count; ++i) to[i] = from[i];
   return to;
@@ -28,47 +35,99 @@ ConvGeometry read_geometry(const StageSpec& spec) {
   g.in = extent(a, "in_size_y", "in_size_x");
   g.kernel = extent(a, "kernel_y", "kernel_x");
   g.stride = extent(a, "stride_y", "stride_x");
-  g.padding = extent(a, "padding_y", "padding_x");
+  g.padding = extent(a, "padding_y", "padding_x", 0);
   g.dilation = extent(a, "dilation_y", "dilation_x");
   g.out = extent(a, "out_size_y", "out_size_x");
-  g.out_rows = steps(spec, "out_rows", g.out.y);
-  g.tap_rows = steps(spec, "tap_rows", g.kernel.y);
+  g.out_rows = steps(spec, "out_rows", g.out.y, INT32_MAX);
+  g.tap_rows = steps(spec, "tap_rows", g.kernel.y, INT32_MAX);
+  expect(g.out_rows && g.tap_rows, "out_rows or tap_rows is missing");
+  if (!flag(a, "by_rows")) {
+    for (int64_t o = 0; o < g.out.y; ++o) expect(g.out_rows[o] == o * g.stride.y, "out_rows are not those of a stride");
+    for (int64_t t = 0; t < g.kernel.y; ++t)
+      expect(g.tap_rows[t] == t * g.dilation.y, "tap_rows are not those of a dilation");
+  }
   g.reach = {largest(g.out_rows, g.out.y) + largest(g.tap_rows, g.kernel.y) + 1,
              (g.out.x - 1) * g.stride.x + (g.kernel.x - 1) * g.dilation.x + 1};
   g.in_count = spec.input(0).steps;
   g.out_count = spec.output(0).steps;
-  g.in_steps = steps(spec, "in_steps", g.in_count);
-  g.out_steps = steps(spec, "out_steps", g.out_count);
-  g.taps = g.kernel.y * g.kernel.x;
+  const int64_t in_places = product(g.in.y, g.in.x), out_places = product(g.out.y, g.out.x);
+  expect(in_places <= INT32_MAX && out_places <= INT32_MAX, "images of more than 2^31 positions");
+  g.in_steps = steps(spec, "in_steps", g.in_count, in_places);
+  g.out_steps = steps(spec, "out_steps", g.out_count, out_places);
+  expect(g.out_steps || g.out_count == out_places, "y has %lld rows, expected %lld",
+         static_cast<long long>(g.out_count), static_cast<long long>(out_places));
+  g.taps = product(g.kernel.y, g.kernel.x);
   return g;
 }
 
+// Of x: the weight is [N][C / groups][taps].
 static int64_t channels(const StageSpec& spec) {
   const Attrs& a = spec.attrs;
-  return a.count("weight") / (spec.output(0).width * a.integer("kernel_y") * a.integer("kernel_x")) *
-         a.integer("groups");
+  const int64_t n = spec.output(0).width, groups = between(a, "groups", 1, INT32_MAX), count = a.count("weight");
+  const int64_t taps = product(between(a, "kernel_y", 1, INT32_MAX), between(a, "kernel_x", 1, INT32_MAX));
+  const int64_t all = product(n, taps), per_group = all ? count / all : 0;
+  expect(per_group > 0 && per_group * all == count && n % groups == 0,
+         "a weight of %lld elements for %lld channels of y in %lld groups and %lld taps", static_cast<long long>(count),
+         static_cast<long long>(n), static_cast<long long>(groups), static_cast<long long>(taps));
+  expect(a.dtype("weight") != RTA_INT8 || product(per_group, taps) <= kMaxInt8Products,
+         "%lld products for an output, where int32 sums hold %lld", static_cast<long long>(per_group * taps),
+         static_cast<long long>(kMaxInt8Products));
+  return product(per_group, groups);
+}
+
+// The values that the layer reads and writes are as its numbers say.
+static void check_values(const StageSpec& spec, const ConvLayer& p) {
+  const ConvGeometry& g = p.at;
+  const Value &x = spec.input(0), &y = spec.output(0);
+  const int ring = p.stream ? 1 : 0, residual = p.other.exists() ? 1 : 0;
+  expect_ports(spec, 1 + ring + residual, 1 + ring);
+  expect_dtype(x, RTA_FLOAT32, RTA_INT8, "x");
+  expect_dtype(y, RTA_FLOAT32, RTA_INT8, "y");
+  if (p.other.exists()) expect_value(spec.input(1 + ring), RTA_FLOAT32, y.steps, y.width, "other");
+  expect(!p.dynamic || (p.quantizes && !p.stream), "a dynamic scale of what is not quantized by whole samples");
+  if (p.stream) {
+    expect_shape(x, 1, p.c, "x");
+    const int64_t rows = (g.kernel.x - 1) * g.dilation.x + 1;
+    for (const Value* v : {&spec.input(1), &spec.output(1)})
+      expect_value(*v, p.int8 ? RTA_INT8 : RTA_FLOAT32, rows, p.c, "the ring");
+    expect(g.kernel.y == 1 && g.out.y * g.out.x == 1 && !g.in_steps && !g.out_steps && g.out_rows[0] == 0 &&
+               g.tap_rows[0] == 0,
+           "a stream of more than a row of taps for one output");
+  } else if (g.in_steps) {
+    expect(x.width == p.c, "x has %lld channels, the weight %lld", static_cast<long long>(x.width),
+           static_cast<long long>(p.c));
+  } else if (p.flat) {
+    expect_shape(x, 1, product(g.in.y * g.in.x, p.c), "x");
+  } else {
+    expect_shape(x, g.in.y * g.in.x, p.c, "x");
+  }
+  // Of the padded image, with cells of whole cache lines: what is computed from these is no overflow.
+  expect(g.reach.y <= INT32_MAX && g.reach.x <= INT32_MAX, "an image that reaches beyond 2^31");
+  product(product(g.reach.y, g.reach.x), product(p.c, 4) + 64);
+  product(g.in.y, product(g.reach.x + g.in.x, product(p.c, 4) + 64));
 }
 
 ConvLayer read_layer(const StageSpec& spec, int64_t blocks, int lanes, int32_t x_offset) {
   const Attrs& a = spec.attrs;
   ConvLayer p{};
   p.at = read_geometry(spec);
-  p.stream = a.integer("stream") != 0;
-  p.groups = a.integer("groups");
+  p.stream = flag(a, "stream");
+  p.groups = between(a, "groups", 1, INT32_MAX);
   p.x = spec.in(0);
   p.y = spec.out(0);
   p.ring = spec.in(p.stream ? 1 : 9);
   p.ring_out = spec.out(p.stream ? 1 : 9);
-  p.other = a.integer("residual") ? spec.in(p.stream ? 2 : 1) : spec.in(9);
+  p.other = flag(a, "residual") ? spec.in(p.stream ? 2 : 1) : spec.in(9);
   p.n = spec.output(0).width;
   p.c = channels(spec);
   p.flat = spec.input(0).width != p.c;
   p.x_step = p.flat ? p.c * (spec.input(0).dtype == RTA_INT8 ? 1 : 4) : p.x.pitch;
   if (p.flat) p.at.in_count = p.at.in.y * p.at.in.x;
   p.int8 = a.dtype("weight") == RTA_INT8;
-  p.dynamic = a.integer("dynamic") != 0;
+  p.dynamic = flag(a, "dynamic");
   p.quantizes = p.int8 && spec.input(0).dtype == RTA_FLOAT32;
   p.int8_out = spec.output(0).dtype == RTA_INT8;
+  check_values(spec, p);
   if (!p.int8 && (p.int8_out || spec.input(0).dtype != RTA_FLOAT32)) fail("conv: float32 weights take float32 values");
   p.activation = parse_activation(a.text("activation"));
   p.parameter = static_cast<float>(a.real("activation_parameter"));
@@ -84,10 +143,10 @@ ConvLayer read_layer(const StageSpec& spec, int64_t blocks, int lanes, int32_t x
   if (!p.int8) return p;
 
   p.x_inv_scale = static_cast<float>(a.real("x_inv_scale"));
-  p.x_zero = static_cast<int32_t>(a.integer("x_zero_point")) + 128;
+  p.x_zero = zero_byte(a, "x_zero_point");
   p.y_inv_scale = static_cast<float>(a.real("y_inv_scale"));
   p.scales_last = p.y_inv_scale != 1.0f;
-  p.y_zero = static_cast<int32_t>(a.integer("y_zero_point")) + 128;
+  p.y_zero = zero_byte(a, "y_zero_point");
   const bool relu = p.activation == Activation::kRelu;
   p.y_low = relu ? p.y_zero : 0;
   p.bounded = simple && !p.other.exists() && !p.dynamic && !p.scales_last;
@@ -115,7 +174,7 @@ ConvLayer read_layer(const StageSpec& spec, int64_t blocks, int lanes, int32_t x
 
 bool is_depthwise(const StageSpec& spec) {
   const int64_t c = channels(spec);
-  const int64_t taps = spec.attrs.integer("kernel_y") * spec.attrs.integer("kernel_x");
+  const int64_t taps = product(spec.attrs.integer("kernel_y"), spec.attrs.integer("kernel_x"));
   // Sums of whole numbers in float32: exact below 2^24, which 2 * 255 * 127 * 256 is.
   return spec.attrs.integer("groups") == c && spec.output(0).width == c && taps <= 256;
 }

@@ -21,6 +21,7 @@ struct ConvGeometry {
   int64_t taps;
 };
 
+// Checked against the values: whatever it says, outputs and taps lie where they may be read and written.
 ConvGeometry read_geometry(const StageSpec& spec);
 
 struct ConvLayer {
@@ -43,6 +44,7 @@ struct ConvLayer {
   float y_inv_scale;
   int32_t y_zero, y_low;  // zero point + 128; the least byte: y_zero after a ReLU
 
+  bool updates(int in, int out) const { return stream && in == 1 && out == 1; }  // the ring
   bool marks_samples() const { return quantizes && (!dynamic || int8_out); }
 
   // A state of a stream before its first time step: of an int8 ring, zero points.

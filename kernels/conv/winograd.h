@@ -13,6 +13,7 @@
 // computed again, as sums of products.
 #pragma once
 
+#include "_common/checks.h"
 #include "epilogue.h"
 #include "winograd_transform.h"
 
@@ -31,6 +32,11 @@ class WinogradStage final : public Stage {
 
  public:
   explicit WinogradStage(const StageSpec& spec) : p_(read_layer(spec, 1, kLanes, 0)) {
+    const ConvGeometry& g = p_.at;
+    expect(!p_.int8 && !p_.stream && p_.groups == 1 && g.kernel.y == 3 && g.kernel.x == 3 && g.stride.y == 1 &&
+               g.stride.x == 1 && g.dilation.y == 1 && g.dilation.x == 1 && !g.in_steps && !g.out_steps &&
+               !flag(spec.attrs, "by_rows"),
+           "Winograd's convolution is float32, 3 x 3, of all positions");
     tiles_ = {(p_.at.out.y + m - 1) / m, (p_.at.out.x + m - 1) / m};
     vectors_ = (p_.n + kLanes - 1) / kLanes;
     const int64_t columns = vectors_ * kLanes < kColumns ? vectors_ * kLanes : kColumns;
@@ -293,6 +299,7 @@ class WinogradStage final : public Stage {
 template <class S>
 Stage* create_winograd(const StageSpec& spec) {
   if (spec.attrs.integer("winograd") == 2) return new WinogradStage<S, 2>(spec);
+  expect(spec.attrs.integer("winograd") == 4, "Winograd's tiles are of 2 or 4");
   return new WinogradStage<S, 4>(spec);
 }
 

@@ -3,7 +3,7 @@
 // Floor: one row read from wherever it is cached, one written.
 #pragma once
 
-#include "_core/stage.h"
+#include "_common/checks.h"
 #include "_simd/row.h"
 
 namespace rta {
@@ -13,8 +13,12 @@ class EmbeddingStage final : public Stage {
  public:
   explicit EmbeddingStage(const StageSpec& spec)
       : index_(spec.in(0)), y_(spec.out(0)), width_(static_cast<int>(spec.output(0).width)) {
+    expect_ports(spec, 1, 1);
     const int64_t count = spec.attrs.count("weight");
     rows_ = width_ ? count / width_ : 0;
+    expect(rows_ * width_ == count, "weight has %lld elements, no rows of %d", static_cast<long long>(count), width_);
+    expect(y_.steps == index_.steps, "%lld indices for %lld rows", static_cast<long long>(index_.steps),
+           static_cast<long long>(y_.steps));
     if (spec.input(0).dtype != RTA_INT64 || index_.width != 1) fail("embedding: takes one int64 index a row");
     if (spec.output(0).dtype != RTA_FLOAT32) fail("embedding: gives float32");
     table_ = nullptr;

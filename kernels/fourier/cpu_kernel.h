@@ -9,6 +9,7 @@
 #include <cstring>
 #include <utility>
 
+#include "_common/checks.h"
 #include "_common/lines.h"
 #include "_simd/transpose.h"
 
@@ -19,22 +20,15 @@ class FourierStage final : public Stage {
  public:
   explicit FourierStage(const StageSpec& spec) : x_(spec.in(0)), y_(spec.out(0)) {
     if (spec.input(0).dtype != RTA_FLOAT32 || spec.output(0).dtype != RTA_FLOAT32) fail("fourier: takes float32");
-    kind_ = spec.attrs.text_is("kind", "real")      ? Kind::kReal
-            : spec.attrs.text_is("kind", "complex") ? Kind::kComplex
-                                                    : Kind::kToReal;
-    inverse_ = kind_ == Kind::kToReal || spec.attrs.integer("inverse") != 0;
-    n_ = spec.attrs.integer("n"), wanted_ = spec.attrs.integer("wanted");
-    paired_ = spec.attrs.integer("paired") != 0;
-    count_ = spec.attrs.integer("count"), along_ = spec.attrs.integer("along");
-    p_ = spec.attrs.integer("p"), q_ = spec.attrs.integer("q");
+    read_sizes(spec);
     wide_p_ = padded(p_), wide_q_ = padded(q_);
     m_ = p_ * q_;
     scale_ = spec.attrs.floats("scale", 1)[0];
-    down_ = read_chain(spec, "radices_p", "roots_p");
-    across_ = read_chain(spec, "radices_q", "roots_q");
+    down_ = read_chain(spec, "radices_p", "roots_p", p_);
+    across_ = read_chain(spec, "radices_q", "roots_q", q_);
     turn_re_ = rotated(spec, "turn_re"), turn_im_ = rotated(spec, "turn_im");
-    half_ = paired_ ? read_constant(spec, "half") : nullptr;
-    window_ = spec.attrs.has("window") ? read_constant(spec, "window") : nullptr;
+    half_ = paired_ ? read_constant(spec, "half", 2 * (m_ + 1)) : nullptr;
+    window_ = spec.attrs.has("window") ? read_constant(spec, "window", n_) : nullptr;
     from_ = read_lines(spec, "0", count_, along_, x_, 4);
     const int64_t rows = p_ * wide_q_ > q_ * wide_p_ ? p_ * wide_q_ : q_ * wide_p_;
     room_ = padded(rows) + 16;
@@ -74,7 +68,8 @@ class FourierStage final : public Stage {
 
  private:
   using F = typename S::F;
-  enum class Kind { kReal, kComplex, kToReal };
+  enum class Kind { kReal, kComplex, kToReal };  // in the order of their words
+  static constexpr int64_t kMaxLength = 1 << 28, kMaxRadix = 64;
   struct Complex {
     float *re, *im;
   };
@@ -90,12 +85,44 @@ class FourierStage final : public Stage {
 
   static int64_t padded(int64_t n) { return (n + S::kLanes - 1) / S::kLanes * S::kLanes; }
 
-  static Chain read_chain(const StageSpec& spec, const char* radices, const char* roots) {
+  void read_sizes(const StageSpec& spec) {
+    const Attrs& attrs = spec.attrs;
+    expect_ports(spec, 1, 1);
+    kind_ = static_cast<Kind>(word(attrs, "kind", "real|complex|to_real"));
+    inverse_ = flag(attrs, "inverse") || kind_ == Kind::kToReal;
+    paired_ = flag(attrs, "paired");
+    n_ = between(attrs, "n", 1, kMaxLength);
+    p_ = between(attrs, "p", 1, n_), q_ = between(attrs, "q", 1, n_);
+    expect(product(p_, q_, paired_ ? 2 : 1) == n_ && !(paired_ && kind_ == Kind::kComplex),
+           "%lld numbers as %lld by %lld%s", static_cast<long long>(n_), static_cast<long long>(p_),
+           static_cast<long long>(q_), paired_ ? " pairs" : "");
+    wanted_ = between(attrs, "wanted", 1, kind_ == Kind::kReal ? n_ / 2 + 1 : n_);
+    count_ = between(attrs, "count", 0, kMaxElements);
+    const int64_t given = kind_ == Kind::kReal ? n_ : kind_ == Kind::kComplex ? 2 * n_ : 2 * (n_ / 2 + 1);
+    along_ = between(attrs, "along", given, given);
+    expect(!attrs.has("window") || kind_ == Kind::kReal, "a window of a transform that is not of real numbers");
+    const Value& y = spec.output(0);
+    const int64_t made = kind_ == Kind::kToReal ? n_ : 2 * wanted_;
+    expect(elements(y) == product(count_, made) && y.width > 0 && (y.width % made == 0 || made % y.width == 0),
+           "%lld lines of %lld for y of %lld rows of %lld", static_cast<long long>(count_),
+           static_cast<long long>(made), static_cast<long long>(y.steps), static_cast<long long>(y.width));
+  }
+
+  // Butterflies of a transform of `length`: their radices multiply to it, and as many roots are there as they read.
+  static Chain read_chain(const StageSpec& spec, const char* radices, const char* roots, int64_t length) {
     const int64_t count = spec.attrs.count(radices);
     const int32_t* given = spec.attrs.ints(radices, count);
+    expect_within(given, count, 2, kMaxRadix + 1, radices);
+    int64_t left = length, numbers = 0;
+    for (int64_t k = 0; k < count; ++k) {
+      expect(left % given[k] == 0, "%s do not multiply to %lld", radices, static_cast<long long>(length));
+      left /= given[k];
+      numbers += 2 * given[k] * (1 + left);
+    }
+    expect(left == 1, "%s do not multiply to %lld", radices, static_cast<long long>(length));
     int32_t* own = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(count) * sizeof(int32_t)));
     for (int64_t k = 0; k < count; ++k) own[k] = given[k];
-    return {own, count, read_constant(spec, roots)};
+    return {own, count, read_constant(spec, roots, numbers)};
   }
 
   // [p, q] with padded rows.

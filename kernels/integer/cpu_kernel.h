@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <vector>
 
+#include "_common/checks.h"
 #include "_common/lines.h"
 
 namespace rta {
@@ -16,25 +17,29 @@ template <class S>
 class IntegerStage final : public Stage {
  public:
   explicit IntegerStage(const StageSpec& spec) : y_(spec.out(0)) {
-    count_ = spec.attrs.integer("count");
-    n_ = spec.attrs.integer("along");
+    expect_outputs(spec, 1, 1);
+    count_ = between(spec.attrs, "count", 0, kMaxElements);
+    n_ = between(spec.attrs, "along", 0, kMaxElements);
     char name[16];
     for (int i = 0;; ++i) {
       Operand o = {};
+      int64_t constant = 0;  // its elements
       o.dtype = RTA_INT64;
       o.port = spec.in(i);
       if (i >= spec.input_count) {
         std::snprintf(name, sizeof name, "c%d", i - spec.input_count);
         if (!spec.attrs.has(name)) break;
-        const int64_t size = spec.attrs.count(name);
+        const int64_t size = constant = spec.attrs.count(name);
         int64_t* to = static_cast<int64_t*>(spec.arena->take(static_cast<size_t>(size) * sizeof(int64_t)));
-        __builtin_memcpy(to, spec.attrs.longs(name, size), static_cast<size_t>(size) * sizeof(int64_t));
+        const int64_t* from = spec.attrs.longs(name, size);
+        for (int64_t k = 0; k < size; ++k) to[k] = from[k];
         o.constant = reinterpret_cast<const char*>(to);
       } else {
         o.dtype = spec.input(i).dtype;
+        expect(o.dtype != RTA_INT8, "x%d has dtype int8", i);
       }
       std::snprintf(name, sizeof name, "%d", i);
-      o.walk = read_lines(spec, name, count_, n_, o.port, o.bytes());
+      o.walk = read_lines(spec, name, count_, n_, o.port, o.bytes(), constant);
       operands_.push_back(o);
     }
     gives_float_ = spec.output(0).dtype == RTA_FLOAT32;
@@ -65,7 +70,7 @@ class IntegerStage final : public Stage {
   }
 
  private:
-  static constexpr int64_t kBlock = 128;
+  static constexpr int64_t kBlock = 128, kMaxProgram = 1 << 16;
 
   struct Operand {
     GraphIO port;
@@ -123,15 +128,17 @@ class IntegerStage final : public Stage {
                                         "minimum",     "maximum",      "lt",           "le",          "gt",
                                         "ge",          "eq",           "ne",           "bitwise_and", "bitwise_or",
                                         "bitwise_xor", "logical_and",  "logical_or",   "logical_xor", "where"};
-    const int64_t numbers = spec.attrs.integer("number_count");
+    const int64_t numbers = between(spec.attrs, "number_count", 0, kMaxProgram);
     const int64_t* given = spec.attrs.longs("numbers", numbers > 0 ? numbers : 1);
     int64_t* kept = static_cast<int64_t*>(spec.arena->take(static_cast<size_t>(numbers + 1) * sizeof(int64_t)));
     for (int64_t k = 0; k < numbers; ++k) kept[k] = given[k];
     numbers_ = kept;
     const char* text = spec.attrs.text("functions");
-    int count = 1;
+    int64_t count = 1;
     for (const char* c = text; *c; ++c) count += *c == ',';
+    expect(count <= kMaxProgram, "%lld functions", static_cast<long long>(count));
     const int32_t* code = spec.attrs.ints("code", 6 * count);
+    const int64_t limits[] = {static_cast<int64_t>(operands_.size()), numbers, 0};
     for (int k = 0; k < count; ++k) {
       int length = 0;
       while (text[length] && text[length] != ',') ++length;
@@ -140,7 +147,12 @@ class IntegerStage final : public Stage {
         if (__builtin_strlen(names[f]) == static_cast<size_t>(length) && !__builtin_memcmp(names[f], text, length))
           step.function = static_cast<Function>(f);
       if (step.function == Function::kCount) fail("integer: the function %.*s", length, text);
-      for (int j = 0; j < 3; ++j) step.source[j] = {code[6 * k + 2 * j], code[6 * k + 2 * j + 1]};
+      for (int j = 0; j < 3; ++j) {
+        const int kind = code[6 * k + 2 * j], index = code[6 * k + 2 * j + 1];
+        expect(kind >= 0 && kind <= 2 && index >= 0 && index < (kind == 2 ? k : limits[kind]),
+               "function %d reads number %d of kind %d", k, index, kind);
+        step.source[j] = {kind, index};
+      }
       divides_ |= step.function >= Function::floor_divide && step.function <= Function::fmod;
       steps_.push_back(step);
       text += length + (text[length] == ',');

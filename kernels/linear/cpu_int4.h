@@ -184,7 +184,7 @@ static const char* int4_reject(const Attrs& attrs) {
 }
 
 template <class S>
-Stage* create_int4(const StageSpec& spec) {
+Stage* create_int4(const StageSpec& spec) {  // read_layer: float32 or int8
   if (spec.input(0).dtype == RTA_FLOAT32) return new Int4Stage<S, 2>(spec);
   return new Int4Stage<S, 1>(spec);
 }

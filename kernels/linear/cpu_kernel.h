@@ -15,6 +15,7 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "_common/checks.h"
 #include "linear/float32_tile.h"
 #include "linear/int8_tile.h"
 
@@ -217,9 +218,9 @@ LinearStage<S, Kind>::LinearStage(const StageSpec& spec, int64_t whole) {
   const int64_t groups = ((p.k + group - 1) / group + whole - 1) / whole * whole;
   const int64_t vectors = (p.n + lanes - 1) / lanes;
   groups_ = groups;
+  const Weight* weight = Kind<S>::weights(attrs, p.n * p.k);
   Weight* packed = static_cast<Weight*>(spec.arena->take(static_cast<size_t>(groups * vectors * Kind<S>::kStep)));
   p.weights = packed;
-  const Weight* weight = Kind<S>::weights(attrs, p.n * p.k);
   for (int64_t tile = 0; tile < p.n; tile += S::kTileVectors * lanes) {
     const int64_t left = (p.n - tile + lanes - 1) / lanes, width = left < S::kTileVectors ? left : S::kTileVectors;
     for (int64_t g = 0; g < groups; ++g)
@@ -235,7 +236,7 @@ LinearStage<S, Kind>::LinearStage(const StageSpec& spec, int64_t whole) {
     float* multiplier = padded<S, float>(*spec.arena, p.n);
     int32_t* compensation = padded<S, int32_t>(*spec.arena, p.n);
     const float* scale = attrs.floats("multiplier", p.n);
-    const int64_t zero = attrs.integer("x_zero_point") + S::kXOffset;
+    const int64_t zero = between(attrs, "x_zero_point", -128, 127) + S::kXOffset;
     for (int64_t i = 0; i < p.n; ++i) {
       int64_t sum = 0, magnitude = 0;
       for (int64_t k = 0; k < p.k; ++k) {

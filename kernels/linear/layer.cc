@@ -1,6 +1,8 @@
 // What the linear kernels read from a stage, whatever their weights are: compiled once, for any CPU.
 #include "linear/epilogue.h"
 
+#include "_common/checks.h"
+
 namespace rta {
 
 LinearLayer read_layer(const StageSpec& spec) {
@@ -11,6 +13,18 @@ LinearLayer read_layer(const StageSpec& spec) {
   p.row_scale = spec.in(1);
   p.k = p.x.width;
   p.n = p.y.width;
+  const bool int8 = spec.input(0).dtype == RTA_INT8;
+  expect_inputs(spec, 1, int8 ? 2 : 1);
+  expect_outputs(spec, 1, 1);
+  expect_dtype(spec.input(0), RTA_FLOAT32, RTA_INT8, "x");
+  expect_dtype(spec.output(0), RTA_FLOAT32, RTA_INT8, "y");
+  expect(p.x.steps == p.y.steps, "x has %lld rows, y %lld", static_cast<long long>(p.x.steps),
+         static_cast<long long>(p.y.steps));
+  if (p.row_scale.exists()) expect_value(spec.input(1), RTA_FLOAT32, p.x.steps, 1, "the scale of rows");
+  product(p.n, p.k);
+  if (attrs.dtype("weight") != RTA_FLOAT32 && attrs.dtype("weight") != RTA_BFLOAT16)
+    expect(p.k <= kMaxInt8Products, "K = %lld, where int32 sums hold %lld", static_cast<long long>(p.k),
+           static_cast<long long>(kMaxInt8Products));
   p.activation = parse_activation(attrs.text("activation"));
   p.parameter = static_cast<float>(attrs.real("activation_parameter"));
   p.int8_out = spec.output(0).dtype == RTA_INT8;
@@ -19,7 +33,7 @@ LinearLayer read_layer(const StageSpec& spec) {
   if (p.int8_out) {
     if (spec.input(0).dtype == RTA_FLOAT32) fail("linear: a float32 input has no int8 output");
     p.y_inv_scale = static_cast<float>(attrs.real("y_inv_scale"));
-    p.y_zero = static_cast<int32_t>(attrs.integer("y_zero_point")) + 128;
+    p.y_zero = zero_byte(attrs, "y_zero_point");
     p.y_low = p.activation == Activation::kRelu ? p.y_zero : 0;
     p.bounded = simple && !p.row_scale.exists() && p.y_inv_scale == 1.0f;
   }

@@ -7,6 +7,7 @@
 
 #include <vector>
 
+#include "_common/checks.h"
 #include "_common/strided.h"
 #include "_simd/transpose.h"
 
@@ -16,14 +17,23 @@ template <class S>
 class MatmulStage final : public Stage {
  public:
   explicit MatmulStage(const StageSpec& spec) {
-    batches_ = spec.attrs.integer("batches");
-    i_ = spec.attrs.integer("i"), j_ = spec.attrs.integer("j"), k_ = spec.attrs.integer("k");
+    expect_outputs(spec, 1, 1);
+    batches_ = between(spec.attrs, "batches", 0, INT32_MAX);
+    i_ = between(spec.attrs, "i", 0, INT32_MAX), j_ = between(spec.attrs, "j", 0, INT32_MAX);
+    k_ = between(spec.attrs, "k", 0, INT32_MAX);
+    rta::product(batches_, i_, j_), rta::product(batches_, i_, k_), rta::product(batches_, k_, j_);
     int next = 0;
     read(spec, a_, "a", next, "a_offsets", "a_table", i_, k_);
     read(spec, w_, "w", next, "w_offsets", "w_table", k_, j_);
+    expect_inputs(spec, next, next);
+    expect_dtype(spec.output(0), RTA_FLOAT32, "y");
+    expect(elements(spec.output(0)) == rta::product(batches_, i_, j_), "%lld products of %lld by %lld for another y",
+           static_cast<long long>(batches_), static_cast<long long>(i_), static_cast<long long>(j_));
     lay_out(spec, y_, spec.out(0), "y_offsets", "y_table", i_, j_);
     pitch_ = (j_ + S::kLanes - 1) / S::kLanes * S::kLanes;
-    spec.need_scratch(static_cast<size_t>(k_ * pitch_ + i_ * k_ + i_ * pitch_) * sizeof(float) + 192);
+    spec.need_scratch(static_cast<size_t>(rta::product(k_, pitch_) + rta::product(i_, k_) + rta::product(i_, pitch_)) *
+                          sizeof(float) +
+                      192);
   }
 
   int64_t cost_ns(int64_t samples) const override { return samples * batches_ * i_ * j_ * k_ / 32; }
@@ -77,8 +87,12 @@ class MatmulStage final : public Stage {
   // next: the input that the next computed side is.
   void read(const StageSpec& spec, Side& side, const char* name, int& next, const char* offsets, const char* table,
             int64_t rows, int64_t columns) const {
-    if (!spec.attrs.has(name)) return lay_out(spec, side, spec.in(next++), offsets, table, rows, columns);
-    lay_out(spec, side, {-1, 0, 1, batches_ * rows * columns}, offsets, table, rows, columns);
+    if (!spec.attrs.has(name)) {
+      expect(next < spec.input_count, "%s is neither a tensor nor an input", name);
+      expect_dtype(spec.input(next), RTA_FLOAT32, name);
+      return lay_out(spec, side, spec.in(next++), offsets, table, rows, columns);
+    }
+    lay_out(spec, side, {-1, 0, 1, spec.attrs.count(name)}, offsets, table, rows, columns);
     side.parameter = read_constant(spec, name);
   }
 
@@ -89,15 +103,29 @@ class MatmulStage final : public Stage {
       return static_cast<int64_t*>(spec.arena->take(static_cast<size_t>(n) * sizeof(int64_t)));
     };
     if (spec.attrs.has(table)) {
-      side.table = read_table(spec, table, batches_ * rows * columns, port, 4);
+      side.table = read_table(spec, table, batches_ * rows * columns, port, 4, rta::product(port.steps, port.width));
       return;
     }
     const int32_t* given = spec.attrs.ints(offsets, 2 * (batches_ + rows + columns));
     const int64_t counts[] = {batches_, rows, columns};
     const int64_t** targets[] = {&side.batch, &side.row, &side.column};
+    int64_t last_row = 0, last_column = 0;  // of any sum of the three
+    const int32_t* at = given;
+    for (const int64_t count : counts) {
+      int64_t row = 0, column = 0;
+      for (int64_t e = 0; e < count; ++e, at += 2) {
+        expect(at[0] >= 0 && at[1] >= 0, "%s has row %d, column %d", offsets, at[0], at[1]);
+        row = at[0] > row ? at[0] : row;
+        column = at[1] > column ? at[1] : column;
+      }
+      last_row += row, last_column += column;
+    }
+    expect(last_row < port.steps && last_column < port.width, "%s reaches row %lld, column %lld of %lld rows of %lld",
+           offsets, static_cast<long long>(last_row), static_cast<long long>(last_column),
+           static_cast<long long>(port.steps), static_cast<long long>(port.width));
     for (int part = 0; part < 3; ++part) {
       int64_t* to = take(counts[part]);
-      for (int64_t e = 0; e < counts[part]; ++e, given += 2) to[e] = given[0] * port.pitch + given[1] * 4;
+      for (int64_t e = 0; e < counts[part]; ++e, given += 2) to[e] = given[0] * port.pitch + given[1] * int64_t{4};
       *targets[part] = to;
     }
     side.dense_columns = side.dense_rows = true;

@@ -5,7 +5,7 @@
 // about 20 other instructions, 160 cycles in all.
 #pragma once
 
-#include "_core/stage.h"
+#include "_common/checks.h"
 #include "_simd/activation.h"
 #include "_simd/row.h"
 
@@ -22,12 +22,13 @@ class NormStage final : public Stage {
         scale_(named(spec, "row_scale_at")),
         sum_(named(spec, "sum_at")),
         width_(static_cast<int>(spec.input(0).width)),
-        layer_(spec.attrs.text_is("kind", "layer")),
+        layer_(word(spec.attrs, "kind", "rms|layer") == 1),
         eps_(static_cast<float>(spec.attrs.real("eps"))),
         inv_scale_(static_cast<float>(spec.attrs.real("inv_scale"))),
-        zero_(static_cast<int32_t>(spec.attrs.integer("zero_point")) + 128),
+        zero_(zero_byte(spec.attrs, "zero_point")),
         activation_(parse_activation(spec.attrs.text("activation"))),
         parameter_(static_cast<float>(spec.attrs.real("activation_parameter"))) {
+    check_values(spec);
     weight_ = copy(*spec.arena, spec.attrs.floats("weight", width_));
     bias_ = copy(*spec.arena, spec.attrs.floats("bias", width_));
     stride_ = (width_ + kPartialSums - 1) / kPartialSums * kPartialSums;
@@ -79,8 +80,36 @@ class NormStage final : public Stage {
   using I = typename S::I;
 
   static GraphIO named(const StageSpec& spec, const char* role) {
-    const int at = static_cast<int>(spec.attrs.integer(role));
+    const int at = static_cast<int>(between(spec.attrs, role, -1, spec.output_count - 1));
     return at < 0 ? spec.out(spec.output_count) : spec.out(at);
+  }
+
+  // Each output has one role.
+  void check_values(const StageSpec& spec) const {
+    expect_inputs(spec, 1, 2);
+    for (int i = 0; i < spec.input_count; ++i)
+      expect_value(spec.input(i), RTA_FLOAT32, x_.steps, x_.width, i ? "other" : "x");
+    const struct {
+      const GraphIO& port;
+      rta_dtype dtype;
+      int64_t width;
+      const char* what;
+    } roles[] = {{y_, RTA_FLOAT32, x_.width, "y"},
+                 {q_, RTA_INT8, x_.width, "q"},
+                 {scale_, RTA_FLOAT32, 1, "row_scale"},
+                 {sum_, RTA_FLOAT32, x_.width, "sum"}};
+    int found = 0;
+    for (const auto& role : roles) {
+      if (!role.port.exists()) continue;
+      ++found;
+      expect_value(spec.values[role.port.id], role.dtype, x_.steps, role.width, role.what);
+    }
+    for (int a = 0; a < 4; ++a)
+      for (int b = 0; b < a; ++b)
+        expect(!roles[a].port.exists() || roles[a].port.id != roles[b].port.id, "%s and %s are one output",
+               roles[a].what, roles[b].what);
+    expect(found == spec.output_count && (q_.exists() || !scale_.exists()), "%d outputs with a role of %d", found,
+           spec.output_count);
   }
   static float* floats(const GraphIO& port, const Run& run, int64_t r) {
     return reinterpret_cast<float*>(port.row(run, r));

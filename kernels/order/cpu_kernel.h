@@ -5,6 +5,7 @@
 // result is the same everywhere. Floor: a comparison an element.
 #pragma once
 
+#include "_common/checks.h"
 #include "_common/lines.h"
 
 namespace rta {
@@ -15,14 +16,16 @@ class OrderStage final : public Stage {
   explicit OrderStage(const StageSpec& spec) : x_(spec.in(0)) {
     whole_ = spec.input(0).dtype == RTA_INT64;
     if (!whole_ && spec.input(0).dtype != RTA_FLOAT32) fail("order: takes float32 or int64");
-    order_ = spec.attrs.text_is("order", "down") ? Order::kDown
-             : spec.attrs.text_is("order", "up") ? Order::kUp
-                                                 : Order::kNanUp;
-    k_ = spec.attrs.integer("k");
-    count_ = spec.attrs.integer("count");
-    n_ = spec.attrs.integer("along");
+    order_ = static_cast<Order>(word(spec.attrs, "order", "down|up|nan_up"));
+    n_ = between(spec.attrs, "along", 1, kMaxElements);
+    k_ = between(spec.attrs, "k", 1, n_);
+    count_ = between(spec.attrs, "count", 0, kMaxElements);
     from_ = read_lines(spec, "0", count_, n_, x_, whole_ ? 8 : 4);
-    const bool values = !spec.attrs.text_is("gives", "indices"), indices = !spec.attrs.text_is("gives", "values");
+    const int gives = word(spec.attrs, "gives", "values|indices|values,indices");
+    const bool values = gives != 1, indices = gives != 0;
+    expect_ports(spec, 1, values + indices);
+    if (values) expect_dtype(spec.output(0), spec.input(0).dtype, "the values");
+    if (indices) expect_dtype(spec.output(values ? 1 : 0), RTA_INT64, "the indices");
     values_ = values ? spec.out(0) : GraphIO{-1, 0, 0, 0};
     indices_ = indices ? spec.out(values ? 1 : 0) : GraphIO{-1, 0, 0, 0};
     if (values) values_to_ = read_lines(spec, "1", count_, k_, values_, whole_ ? 8 : 4);

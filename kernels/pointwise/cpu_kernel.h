@@ -1,7 +1,7 @@
 // Pointwise on the CPU: y = act(join(x * scale + shift, other)). The contract is in contract.py.
 #pragma once
 
-#include "_core/stage.h"
+#include "_common/checks.h"
 #include "_simd/activation.h"
 #include "_simd/store_bytes.h"
 
@@ -26,13 +26,18 @@ class PointwiseStage final : public Stage {
         activation_(parse_activation(spec.attrs.text("activation"))),
         parameter_(static_cast<float>(spec.attrs.real("activation_parameter"))),
         int8_out_(spec.output(0).dtype == RTA_INT8) {
-    join_ = spec.attrs.text_is("join", "mul")     ? Join::kMul
-            : spec.attrs.text_is("join", "hypot") ? Join::kHypot
-                                                  : Join::kAdd;
+    expect_inputs(spec, 1, 2);
+    expect_outputs(spec, 1, 1);
+    expect_dtype(spec.output(0), RTA_FLOAT32, RTA_INT8, "y");
+    for (int i = 0; i < spec.input_count; ++i) {
+      expect_dtype(spec.input(i), RTA_FLOAT32, RTA_INT8, i ? "other" : "x");
+      expect_shape(spec.input(i), y_.steps, y_.width, i ? "other" : "x");
+    }
+    join_ = static_cast<Join>(word(spec.attrs, "join", "add|mul|hypot"));
     scale_ = shift_ = nullptr;
     if (int8_out_) {
       y_inv_scale_ = static_cast<float>(spec.attrs.real("y_inv_scale"));
-      y_zero_ = static_cast<int32_t>(spec.attrs.integer("y_zero_point")) + 128;
+      y_zero_ = zero_byte(spec.attrs, "y_zero_point");
     }
     if (!spec.attrs.has("scale")) return;
     scale_ = copy(*spec.arena, spec.attrs.floats("scale", width_));
@@ -76,7 +81,7 @@ class PointwiseStage final : public Stage {
  private:
   using F = typename S::F;
   using I = typename S::I;
-  enum class Join { kAdd, kMul, kHypot };
+  enum class Join { kAdd, kMul, kHypot };  // in the order of their words
 
   F joined(F t, F other) const {
     switch (join_) {
@@ -89,8 +94,7 @@ class PointwiseStage final : public Stage {
   static PointwiseSide side(const StageSpec& spec, int i, const char* scale, const char* zero) {
     const GraphIO port = spec.in(i);
     if (!port.exists() || spec.input(i).dtype != RTA_INT8) return {port, false, 0, 0};
-    return {port, true, static_cast<float>(spec.attrs.real(scale)),
-            static_cast<int32_t>(spec.attrs.integer(zero)) + 128};
+    return {port, true, static_cast<float>(spec.attrs.real(scale)), zero_byte(spec.attrs, zero)};
   }
 
   // Rows of int8 have padding up to whole vectors.

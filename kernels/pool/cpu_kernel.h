@@ -2,7 +2,7 @@
 // contract.py.
 #pragma once
 
-#include "_core/stage.h"
+#include "_common/checks.h"
 #include "_simd/activation.h"
 #include "_simd/store_bytes.h"
 
@@ -19,20 +19,27 @@ class PoolStage final : public Stage {
         y_(spec.out(0)),
         int8_in_(spec.input(0).dtype == RTA_INT8),
         int8_out_(spec.output(0).dtype == RTA_INT8),
-        largest_(spec.attrs.integer("largest") != 0),
-        taps_(spec.attrs.integer("taps")),
+        largest_(flag(spec.attrs, "largest")),
+        taps_(between(spec.attrs, "taps", 1, kMostTaps)),
         activation_(parse_activation(spec.attrs.text("activation"))),
         parameter_(static_cast<float>(spec.attrs.real("activation_parameter"))),
-        x_zero_(static_cast<int32_t>(spec.attrs.integer("x_zero_point")) + 128),
+        x_zero_(zero_byte(spec.attrs, "x_zero_point")),
         y_inv_scale_(static_cast<float>(spec.attrs.real("y_inv_scale"))),
-        y_zero_(static_cast<int32_t>(spec.attrs.integer("y_zero_point")) + 128) {
+        y_zero_(zero_byte(spec.attrs, "y_zero_point")) {
+    expect_ports(spec, 1, 1);
+    expect_dtype(spec.input(0), RTA_FLOAT32, RTA_INT8, "x");
+    expect_dtype(spec.output(0), RTA_FLOAT32, RTA_INT8, "y");
+    expect(x_.width == y_.width, "%lld channels to %lld", static_cast<long long>(x_.width),
+           static_cast<long long>(y_.width));
     // Positions inside the image, front to back: [window][first free place, then positions].
-    const int32_t* index = spec.attrs.ints("index", y_.steps * taps_);
-    int32_t* rows = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(y_.steps * (taps_ + 1)) * 4));
+    const int32_t* index = spec.attrs.ints("index", product(y_.steps, taps_));
+    expect_within(index, y_.steps * taps_, -1, x_.steps, "index");
+    int32_t* rows = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(product(y_.steps, taps_ + 1)) * 4));
     for (int64_t p = 0; p < y_.steps; ++p) {
       int32_t* own = rows + p * (taps_ + 1);
       for (int64_t t = 0; t < taps_; ++t)
         if (index[p * taps_ + t] >= 0) own[++own[0]] = index[p * taps_ + t];
+      expect(own[0] > 0, "window %lld lies wholly in the padding", static_cast<long long>(p));
     }
     rows_ = rows;
     float* multiplier = static_cast<float*>(spec.arena->take(static_cast<size_t>(y_.steps) * 4));
@@ -58,6 +65,8 @@ class PoolStage final : public Stage {
   }
 
  private:
+  static constexpr int64_t kMostTaps = 1 << 22;  // sums of so many bytes stay below 2^31
+
   template <int V>
   void windows(const Run& run, int64_t s, int64_t column, int64_t left) const {
     const char* x = x_.row(run, s * x_.steps);

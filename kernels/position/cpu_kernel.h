@@ -1,7 +1,7 @@
 // Position on the CPU: a constant row added to each step. The contract is in contract.py.
 #pragma once
 
-#include "_core/stage.h"
+#include "_common/checks.h"
 #include "_simd/row.h"
 
 namespace rta {
@@ -12,7 +12,9 @@ class PositionStage final : public Stage {
   explicit PositionStage(const StageSpec& spec)
       : x_(spec.in(0)), y_(spec.out(0)), width_(static_cast<int>(spec.output(0).width)) {
     if (spec.input(0).dtype != RTA_FLOAT32 || spec.output(0).dtype != RTA_FLOAT32) fail("position: takes float32");
-    const int64_t count = x_.steps * width_;
+    expect_ports(spec, 1, 1);
+    expect_shape(spec.output(0), x_.steps, x_.width, "y");
+    const int64_t count = elements(spec.input(0));
     float* table = static_cast<float*>(spec.arena->take(static_cast<size_t>(count) * sizeof(float)));
     __builtin_memcpy(table, spec.attrs.floats("table", count), static_cast<size_t>(count) * sizeof(float));
     table_ = table;

@@ -4,6 +4,7 @@
 // those of src read, over the bandwidth of the cache they are in.
 #pragma once
 
+#include "_common/checks.h"
 #include "_common/indexed.h"
 
 namespace rta {
@@ -11,26 +12,22 @@ namespace rta {
 template <class S>
 class PutStage final : public Stage {
  public:
-  explicit PutStage(const StageSpec& spec) : spec_dtype_(spec.output(0).dtype) {
+  explicit PutStage(const StageSpec& spec) {
+    expect_outputs(spec, 1, 1);
+    y_ = dense_value(spec.out(0), spec.output(0), "y");
     Operands operands{spec};
     x_ = operands.take("x");
-    selection_ = read_selection(spec, operands);
+    selection_ = read_selection(spec, operands, y_.elements);
     source_ = operands.take("src");
-    y_.port = spec.out(0);
-    y_.constant = nullptr;
-    y_.element = spec_dtype_ == RTA_INT64 ? 8 : 4;
-    y_.flat = y_.port.steps == 1 || y_.port.pitch == y_.port.width * y_.element;
+    expect_inputs(spec, operands.next, operands.next);
     if (x_.element != y_.element || source_.element != y_.element) fail("put: x, src and y have one dtype");
-    count_ = spec.attrs.integer("whole_count");
-    n_ = spec.attrs.integer("whole_along");
-    x_walk_ = read_lines(spec, "_x", count_, n_, x_.port, x_.element);
+    count_ = between(spec.attrs, "whole_count", 0, kMaxElements);
+    n_ = between(spec.attrs, "whole_along", 0, kMaxElements);
+    x_walk_ = read_lines(spec, "_x", count_, n_, x_.port, x_.element, x_.elements);
     y_walk_ = read_lines(spec, "_y", count_, n_, y_.port, y_.element);
-    walk_ = read_lines(spec, "_src", selection_.lines, selection_.along, source_.port, source_.element);
-    mode_ = spec.attrs.text_is("mode", "set")    ? Mode::kSet
-            : spec.attrs.text_is("mode", "add")  ? Mode::kAdd
-            : spec.attrs.text_is("mode", "prod") ? Mode::kProd
-            : spec.attrs.text_is("mode", "amax") ? Mode::kMax
-                                                 : Mode::kMin;
+    walk_ =
+        read_lines(spec, "_src", selection_.lines, selection_.along, source_.port, source_.element, source_.elements);
+    mode_ = static_cast<Mode>(word(spec.attrs, "mode", "set|add|prod|amax|amin"));
   }
 
   bool refuses() const override { return true; }
@@ -46,7 +43,7 @@ class PutStage final : public Stage {
   }
 
  private:
-  enum class Mode { kSet, kAdd, kProd, kMax, kMin };
+  enum class Mode { kSet, kAdd, kProd, kMax, kMin };  // in the order of their words
 
   template <class T>
   void sample(const Run& run, int64_t s) const {
@@ -91,7 +88,6 @@ class PutStage final : public Stage {
     return mode == Mode::kAdd ? a + b : a * b;
   }
 
-  rta_dtype spec_dtype_;
   DenseValue x_, y_, source_;
   Selection selection_;
   int64_t count_, n_;

@@ -1,7 +1,7 @@
 // Quantize on the CPU: float32 rows to int8, static or by row. The contract is in contract.py.
 #pragma once
 
-#include "_core/stage.h"
+#include "_common/checks.h"
 #include "_simd/store_bytes.h"
 
 namespace rta {
@@ -17,7 +17,13 @@ class QuantizeStage final : public Stage {
         scale_(spec.out(1)),
         width_(static_cast<int>(spec.input(0).width)),
         inv_scale_(static_cast<float>(spec.attrs.real("inv_scale"))),
-        zero_(static_cast<int32_t>(spec.attrs.integer("zero_point")) + 128) {}
+        zero_(zero_byte(spec.attrs, "zero_point")) {
+    expect_inputs(spec, 1, 1);
+    expect_outputs(spec, 1, 2);
+    expect_dtype(spec.input(0), RTA_FLOAT32, "x");
+    expect_value(spec.output(0), RTA_INT8, x_.steps, x_.width, "q");
+    if (scale_.exists()) expect_value(spec.output(1), RTA_FLOAT32, x_.steps, 1, "the scale");
+  }
 
   bool marks_samples() const override { return !scale_.exists(); }
 

@@ -4,7 +4,7 @@
 // makes of the inner loop what the processor can do. Anything else is a table of places.
 #include <cstring>
 
-#include "_core/stage.h"
+#include "_common/checks.h"
 
 namespace rta {
 namespace {
@@ -12,9 +12,13 @@ namespace {
 class RearrangeStage final : public Stage {
  public:
   explicit RearrangeStage(const StageSpec& spec) : x_(spec.in(0)), y_(spec.out(0)) {
-    by_row_ = spec.attrs.integer("by_row") != 0;
-    transposes_ = !by_row_ && spec.attrs.integer("transposes") != 0;
-    const int64_t count = by_row_ ? y_.steps : y_.steps * y_.width;
+    expect_ports(spec, 1, 1);
+    by_row_ = flag(spec.attrs, "by_row");
+    transposes_ = !by_row_ && flag(spec.attrs, "transposes");
+    if (by_row_)
+      expect(x_.width == y_.width, "rows of %lld are no rows of %lld", (long long)x_.width, (long long)y_.width);
+    if (transposes_) expect_shape(spec.output(0), x_.width, x_.steps, "y");
+    const int64_t count = by_row_ ? y_.steps : elements(spec.output(0));
     const int32_t* given = spec.attrs.ints("table", count);
     const rta_dtype dtype = spec.input(0).dtype;
     if (dtype != spec.output(0).dtype || (dtype != RTA_FLOAT32 && dtype != RTA_INT64))

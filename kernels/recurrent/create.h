@@ -17,6 +17,7 @@ Stage* create_recurrent(const StageSpec& spec) {
 
 template <class S, class Cell>
 Stage* create_sparse_recurrent(const StageSpec& spec) {
+  RecurrentShape(spec).expect_short();  // columns have 16 bits
   if (spec.attrs.dtype("weight_ih_l0") == RTA_FLOAT32)
     return new RecurrentStage<S, Cell, SparseFloat32Dot<S, Cell::kGates>>(spec);
   return new RecurrentStage<S, Cell, SparseInt8Dot<S, Cell::kGates>>(spec);

@@ -21,7 +21,7 @@ class Int4Dot {
   static constexpr int kRows = S::kRegisters == 32 ? 2 : 1;
 
   explicit Int4Dot(const Attrs& attrs) : group_(attrs.integer("group_size")) {
-    if (group_ < 16 || group_ % 16) fail("a group size of %lld", static_cast<long long>(group_));
+    if (group_ < 16 || group_ > 256 || group_ % 16) fail("a group size of %lld", static_cast<long long>(group_));
   }
 
   size_t side_bytes(int64_t k) const { return int4_tile_bytes(k, group_, kPairs, S::kLanes) + 64; }

@@ -1,6 +1,7 @@
 // The shape of a recurrent stage, read and checked once.
 #include "recurrent/recurrent.h"
 
+#include "_common/checks.h"
 #include "_common/int4_pack.h"
 
 #include <algorithm>
@@ -9,29 +10,29 @@
 
 namespace rta {
 
+// Large enough for any network; products of two of them, gates and bytes of a number are no overflow.
+constexpr int64_t kMostUnits = 1 << 24, kMostLayers = 1 << 16;
+
 RecurrentShape::RecurrentShape(const StageSpec& spec)
     : inputs(spec.input(0).width),
-      hidden(spec.attrs.integer("hidden")),
-      layers(spec.attrs.integer("layers")),
-      directions(spec.attrs.integer("directions")),
-      time(spec.attrs.integer("time")),
-      batch(spec.attrs.integer("batch")),
-      batch_first(spec.attrs.integer("batch_first") != 0),
-      last_only(spec.attrs.integer("last_only") != 0) {
-  if (hidden < 1 || layers < 1 || directions < 1 || directions > 2 || time < 1 || batch < 1)
-    fail("a recurrent stage of %lld units, %lld layers, %lld directions, %lld time steps of %lld streams",
-         static_cast<long long>(hidden), static_cast<long long>(layers), static_cast<long long>(directions),
-         static_cast<long long>(time), static_cast<long long>(batch));
-  const int64_t states = layers * directions * batch, time_steps = last_only ? 1 : time;
-  const auto expect = [](const Value& v, int64_t steps, int64_t width) {
-    if (v.steps != steps || v.width != width)
-      fail("a value of %lld rows by %lld where the stage has %lld by %lld", static_cast<long long>(v.steps),
-           static_cast<long long>(v.width), static_cast<long long>(steps), static_cast<long long>(width));
-  };
-  expect(spec.input(0), time * batch, inputs);
-  expect(spec.output(0), time_steps * batch, directions * hidden);
-  for (int i = 1; i < spec.input_count; ++i) expect(spec.input(i), states, hidden);
-  for (int i = 1; i < spec.output_count; ++i) expect(spec.output(i), states, hidden);
+      hidden(between(spec.attrs, "hidden", 1, kMostUnits)),
+      layers(between(spec.attrs, "layers", 1, kMostLayers)),
+      directions(between(spec.attrs, "directions", 1, 2)),
+      time(between(spec.attrs, "time", 1, INT32_MAX)),
+      batch(between(spec.attrs, "batch", 1, INT32_MAX)),
+      batch_first(flag(spec.attrs, "batch_first")),
+      last_only(flag(spec.attrs, "last_only")) {
+  const int64_t states = product(layers, directions, batch), time_steps = last_only ? 1 : time;
+  const int most = std::strcmp(spec.op, "lstm") == 0 ? 3 : 2;
+  expect_inputs(spec, 1, most);
+  expect_outputs(spec, 1, most);
+  expect_shape(spec.input(0), product(time, batch), inputs, "x");
+  expect_shape(spec.output(0), product(time_steps, batch), directions * hidden, "y");
+  expect_dtype(spec.input(0), RTA_FLOAT32, RTA_INT8, "x");
+  expect_dtype(spec.output(0), RTA_FLOAT32, RTA_INT8, "y");
+  for (int i = 1; i < spec.input_count; ++i) expect_value(spec.input(i), RTA_FLOAT32, states, hidden, "a state");
+  for (int i = 1; i < spec.output_count; ++i) expect_value(spec.output(i), RTA_FLOAT32, states, hidden, "a state");
+  expect(inputs <= kMostUnits, "%lld inputs", static_cast<long long>(inputs));
 
   // A plan runs at most so many samples at a time, whatever its other values are.
   int64_t steps = std::max(time * batch, spec.input_count > 1 || spec.output_count > 1 ? states : int64_t{1});
@@ -50,6 +51,18 @@ RecurrentShape::RecurrentShape(const StageSpec& spec)
   state_row = tables[0];
   x_row = tables[1];
   y_row = tables[2];
+}
+
+void RecurrentShape::expect_short() const {
+  const int64_t most = std::max(inputs, layers > 1 ? directions * hidden : hidden);
+  expect(most <= kMaxInt8Products, "sums of %lld products, where int8 and sparse weights take %lld",
+         static_cast<long long>(most), static_cast<long long>(kMaxInt8Products));
+}
+
+size_t ScratchLayout::take(int64_t count, int64_t bytes) {
+  const size_t at = used_;
+  used_ += (static_cast<size_t>(product(count, bytes)) + 63) / 64 * 64;
+  return at;
 }
 
 const char* recurrent_name(const char* what, int64_t layer, int64_t direction, const char* ending) {

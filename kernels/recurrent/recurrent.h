@@ -16,6 +16,8 @@ struct RecurrentShape {
 
   explicit RecurrentShape(const StageSpec& spec);
   int64_t width(int64_t layer) const { return layer == 0 ? inputs : directions * hidden; }
+  // Fails where a sum of this many numbers of int8, or a column of 16 bits, is too long.
+  void expect_short() const;
 };
 
 // "weight_ih" + "_l0_reverse" + ending, valid until the next call in this thread.
@@ -38,11 +40,7 @@ const char* recurrent_sparse_reject(const Attrs& attrs);
 // Hands out parts of a stage's scratch, once while it is made and again in each run.
 class ScratchLayout {
  public:
-  size_t take(int64_t bytes) {
-    const size_t at = used_;
-    used_ += (static_cast<size_t>(bytes) + 63) / 64 * 64;
-    return at;
-  }
+  size_t take(int64_t count, int64_t bytes);  // fails where they are too many
   size_t bytes() const { return used_; }
 
  private:

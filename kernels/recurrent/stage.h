@@ -10,6 +10,7 @@
 // Floor of a time step, batch 1: the bytes of all weights at the bandwidth of the cache that holds them.
 #pragma once
 
+#include "_common/checks.h"
 #include "recurrent/cells.h"
 #include "recurrent/dots.h"
 #include "recurrent/int4.h"
@@ -23,6 +24,7 @@ class RecurrentStage final : public Stage {
   explicit RecurrentStage(const StageSpec& spec);
 
   bool marks_samples() const override { return Dot::kQuantized && int8_out_; }
+  bool updates(int in, int out) const override { return in > 0 && in == out; }  // states
 
   void run(const Run& run) const override {
     const Memory memory(*this, run);
@@ -243,16 +245,17 @@ RecurrentStage<S, Cell, Dot>::RecurrentStage(const StageSpec& spec)
       x_zero_(128),
       y_zero_(128) {
   if constexpr (Dot::kQuantized) {
-    dynamic_ = spec.attrs.integer("dynamic") != 0;
+    shape_.expect_short();
+    dynamic_ = flag(spec.attrs, "dynamic");
     h_inv_scale_ = static_cast<float>(spec.attrs.real("h_inv_scale"));
     y_inv_scale_ = static_cast<float>(spec.attrs.real("y_inv_scale"));
-    y_zero_ = static_cast<int32_t>(spec.attrs.integer("y_zero_point")) + 128;
+    y_zero_ = zero_byte(spec.attrs, "y_zero_point");
     x_inv_scale_ = static_cast<float>(spec.attrs.real("x_inv_scale"));
-    x_zero_ = static_cast<int32_t>(spec.attrs.integer("x_zero_point")) + 128;
+    x_zero_ = zero_byte(spec.attrs, "x_zero_point");
     own_input_ = dynamic_ || x_inv_scale_ != 0.0f;
   }
   if ((spec.input(0).dtype == RTA_INT8) == (own_input_ || !Dot::kQuantized))
-    fail("x has dtype %d, which does not go with these weights", spec.input(0).dtype);
+    fail("x has dtype %s, which does not go with these weights", dtype_name(spec.input(0).dtype));
   if (int8_out_ && !Dot::kQuantized) fail("float32 weights have no int8 output");
 
   const int64_t passes = shape_.layers * shape_.directions;
@@ -260,6 +263,7 @@ RecurrentStage<S, Cell, Dot>::RecurrentStage(const StageSpec& spec)
   for (int64_t i = 0; i < passes; ++i) {
     const int64_t layer = i / shape_.directions, direction = i % shape_.directions;
     const int64_t k = shape_.width(layer);
+    product(G * shape_.hidden, shape_.hidden + k);
     const size_t h_side = dot_.side_bytes(shape_.hidden), x_side = dot_.side_bytes(k);
     const size_t bytes = h_side + x_side + kBias;
     char* to = static_cast<char*>(spec.arena->take(bytes * static_cast<size_t>(tiles())));
@@ -280,7 +284,7 @@ RecurrentStage<S, Cell, Dot>::RecurrentStage(const StageSpec& spec)
     }
   }
 
-  const int64_t n = shape_.most_streams, rows = n * shape_.time, size = sizeof(Element);
+  const int64_t n = shape_.most_streams, rows = product(n, shape_.time), size = sizeof(Element);
   const int64_t units = tiles() * kUnits;
   h_pitch_ = round_up(units * size, 64);
   carried_pitch_ = round_up(units * 4, 64);
@@ -291,21 +295,21 @@ RecurrentStage<S, Cell, Dot>::RecurrentStage(const StageSpec& spec)
   if (chunk_ > shape_.time) chunk_ = shape_.time;
   const bool many = shape_.layers > 1;
   ScratchLayout layout;
-  places_[0] = layout.take(n * h_pitch_);
-  places_[1] = layout.take(n * h_pitch_);
-  places_[2] = layout.take(many ? rows * sequence_pitch_ : 0);
-  places_[3] = layout.take(shape_.layers > 2 ? rows * sequence_pitch_ : 0);
-  places_[4] = layout.take(own_input_ ? rows * quantized_pitch_ : 0);
-  places_[5] = layout.take(n * carried_pitch_);
-  places_[6] = layout.take(dynamic_ ? rows * 4 : 0);
-  places_[7] = layout.take(shape_.time > 1 ? chunk_ * n * part_pitch_ * 4 : 0);
-  places_[8] = layout.take(n * 4);
+  places_[0] = layout.take(n, h_pitch_);
+  places_[1] = layout.take(n, h_pitch_);
+  places_[2] = layout.take(many ? rows : 0, sequence_pitch_);
+  places_[3] = layout.take(shape_.layers > 2 ? rows : 0, sequence_pitch_);
+  places_[4] = layout.take(own_input_ ? rows : 0, quantized_pitch_);
+  places_[5] = layout.take(n, carried_pitch_);
+  places_[6] = layout.take(dynamic_ ? rows : 0, 4);
+  places_[7] = layout.take(shape_.time > 1 ? product(chunk_, n) : 0, part_pitch_ * 4);
+  places_[8] = layout.take(n, 4);
   places_[9] = places_[10] = 0;
   if constexpr (Dot::kPrepared) {
     int64_t widest = dot_.prepared_bytes(shape_.inputs);
     if (many && dot_.prepared_bytes(shape_.width(1)) > widest) widest = dot_.prepared_bytes(shape_.width(1));
-    places_[9] = layout.take(n * dot_.prepared_bytes(shape_.hidden));
-    places_[10] = layout.take(rows * widest);
+    places_[9] = layout.take(n, dot_.prepared_bytes(shape_.hidden));
+    places_[10] = layout.take(rows, widest);
   }
   spec.need_scratch(layout.bytes());
   zeros_ = static_cast<const float*>(spec.arena->take(static_cast<size_t>(units) * 4));

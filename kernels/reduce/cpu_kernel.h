@@ -6,6 +6,7 @@
 // addition.
 #pragma once
 
+#include "_common/checks.h"
 #include "_common/strided.h"
 
 namespace rta {
@@ -17,15 +18,21 @@ class ReduceStage final : public Stage {
  public:
   explicit ReduceStage(const StageSpec& spec) : x_(spec.in(0)), y_(spec.out(0)) {
     if (spec.input(0).dtype != RTA_FLOAT32 || spec.output(0).dtype != RTA_FLOAT32) fail("reduce: takes float32");
+    expect_ports(spec, 1, 1);
     const Attrs& attrs = spec.attrs;
-    kind_ = attrs.text_is("kind", "prod")   ? Reduction::kProd
-            : attrs.text_is("kind", "amax") ? Reduction::kMax
-            : attrs.text_is("kind", "amin") ? Reduction::kMin
-                                            : Reduction::kSum;
-    over_ = attrs.integer("over");
+    constexpr Reduction kKinds[] = {Reduction::kSum, Reduction::kSum, Reduction::kProd, Reduction::kMax,
+                                    Reduction::kMin};
+    kind_ = kKinds[word(attrs, "kind", "sum|mean|prod|amax|amin")];
+    over_ = between(attrs, "over", 1, kMaxElements);
     divisor_ = attrs.text_is("kind", "mean") ? static_cast<float>(over_) : 1.0f;
     const GraphIO ports[] = {x_, y_};
-    walk_ = read_strided(spec, "", ports, 2, static_cast<int>(attrs.integer("front")));
+    walk_ = read_strided(spec, "", ports, 2, static_cast<int>(between(attrs, "front", 0, kMaxDims)));
+    int64_t joined = 1;
+    for (int d = walk_.front; d < walk_.dims; ++d) joined *= walk_.size[d];
+    expect(joined == over_ && walk_.elements / over_ == elements(spec.output(0)),
+           "%lld elements are joined by %lld, expected by %lld to %lld", static_cast<long long>(walk_.elements),
+           static_cast<long long>(joined), static_cast<long long>(over_),
+           static_cast<long long>(elements(spec.output(0))));
   }
 
   void run(const Run& run) const override {

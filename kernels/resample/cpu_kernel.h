@@ -4,7 +4,7 @@
 // bandwidth of the cache that they are in; up to four taps are less work than that.
 #pragma once
 
-#include "_core/stage.h"
+#include "_common/checks.h"
 
 namespace rta {
 
@@ -16,17 +16,22 @@ class ResampleStage final : public Stage {
   explicit ResampleStage(const StageSpec& spec)
       : x_(spec.in(0)),
         y_(spec.out(0)),
-        outer_(spec.attrs.integer("outer")),
-        outputs_(spec.attrs.integer("outputs")),
-        taps_(spec.attrs.integer("taps")) {
+        outer_(between(spec.attrs, "outer", 1, INT32_MAX)),
+        outputs_(between(spec.attrs, "outputs", 1, INT32_MAX)),
+        taps_(between(spec.attrs, "taps", 1, INT32_MAX)) {
+    expect_ports(spec, 1, 1);
     if (spec.input(0).dtype != RTA_FLOAT32 || spec.output(0).dtype != RTA_FLOAT32) fail("resample: takes float32");
-    const int64_t inner = spec.attrs.integer("inner"), count = outputs_ * taps_;
+    const int64_t inner = between(spec.attrs, "inner", 1, INT32_MAX), count = product(outputs_, taps_);
+    const int64_t positions = x_.steps / product(outer_, inner);  // of x, each `inner` rows
+    expect_shape(spec.input(0), product(outer_, positions, inner), y_.width, "x");
+    expect_shape(spec.output(0), product(outer_, outputs_, inner), x_.width, "y");
     const bool dense = x_.pitch == x_.width * 4 && y_.pitch == y_.width * 4;
     runs_ = dense ? 1 : inner;
     length_ = dense ? inner * x_.width : x_.width;
     x_run_ = x_.pitch, y_run_ = y_.pitch;
     x_outer_ = x_.steps / outer_ * x_.pitch, y_position_ = inner * y_.pitch;
     const int32_t* index = spec.attrs.ints("index", count);
+    expect_within(index, count, -1, positions, "index");
     const float* given = spec.attrs.floats("weight", count);
     int64_t* at = static_cast<int64_t*>(spec.arena->take(static_cast<size_t>(count) * 8));
     float* weight = static_cast<float*>(spec.arena->take(static_cast<size_t>(count) * 4));
@@ -38,6 +43,7 @@ class ResampleStage final : public Stage {
         at[i] = index[i] < 0 ? 0 : index[i] * inner * x_.pitch;
         if (index[i] >= 0) ++used[j];
       }
+    for (int64_t j = 0; j < outputs_; ++j) expect(used[j] > 0, "output %lld reads nothing", static_cast<long long>(j));
     at_ = at, weight_ = weight, used_ = used;
   }
 

@@ -8,6 +8,7 @@
 
 #include <cmath>
 
+#include "_common/checks.h"
 #include "_common/lines.h"
 
 namespace rta {
@@ -19,14 +20,12 @@ class ScanStage final : public Stage {
     whole_ = spec.input(0).dtype == RTA_INT64;
     if (spec.input(0).dtype != spec.output(0).dtype || (!whole_ && spec.input(0).dtype != RTA_FLOAT32))
       fail("scan: takes float32 or int64");
-    kind_ = spec.attrs.text_is("kind", "sum")    ? Kind::kSum
-            : spec.attrs.text_is("kind", "prod") ? Kind::kProd
-            : spec.attrs.text_is("kind", "max")  ? Kind::kMax
-            : spec.attrs.text_is("kind", "min")  ? Kind::kMin
-                                                 : Kind::kLogSum;
-    last_ = spec.attrs.integer("last") != 0;
-    count_ = spec.attrs.integer("count");
-    n_ = spec.attrs.integer("along");
+    expect_ports(spec, 1, 1);
+    kind_ = static_cast<Kind>(word(spec.attrs, "kind", "sum|prod|max|min|logsumexp"));
+    expect(!whole_ || kind_ != Kind::kLogSum, "a logsumexp of int64");
+    last_ = flag(spec.attrs, "last");
+    count_ = between(spec.attrs, "count", 0, kMaxElements);
+    n_ = between(spec.attrs, "along", 1, kMaxElements);
     from_ = read_lines(spec, "0", count_, n_, x_, whole_ ? 8 : 4);
     to_ = read_lines(spec, "1", count_, last_ ? 1 : n_, y_, whole_ ? 8 : 4);
   }
@@ -43,7 +42,7 @@ class ScanStage final : public Stage {
   }
 
  private:
-  enum class Kind { kSum, kProd, kMax, kMin, kLogSum };
+  enum class Kind { kSum, kProd, kMax, kMin, kLogSum };  // in the order of their words
   static constexpr int64_t kBeside = 16;
 
   template <class T, class Wide>

@@ -3,7 +3,7 @@
 // Floor: 25 instructions of exp for each vector, and three passes over a row in the first-level cache.
 #pragma once
 
-#include "_core/stage.h"
+#include "_common/checks.h"
 #include "_simd/activation.h"
 #include "_simd/row.h"
 
@@ -18,7 +18,11 @@ class SoftmaxStage final : public Stage {
         width_(static_cast<int>(spec.output(0).width)),
         int8_out_(spec.output(0).dtype == RTA_INT8),
         inv_scale_(static_cast<float>(spec.attrs.real("inv_scale"))),
-        zero_(static_cast<int32_t>(spec.attrs.integer("zero_point")) + 128) {
+        zero_(zero_byte(spec.attrs, "zero_point")) {
+    expect_ports(spec, 1, 1);
+    expect_dtype(spec.input(0), RTA_FLOAT32, "x");
+    expect_dtype(spec.output(0), RTA_FLOAT32, RTA_INT8, "y");
+    expect_shape(spec.output(0), x_.steps, x_.width, "y");
     if (int8_out_) spec.need_scratch(static_cast<size_t>(width_) * sizeof(float));
   }
 

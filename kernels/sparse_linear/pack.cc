@@ -14,14 +14,15 @@ namespace rta {
 
 SparseRows::SparseRows(const StageSpec& spec) : n(spec.output(0).width), k(spec.input(0).width) {
   const Attrs& attrs = spec.attrs;
+  if (k > 65536) fail("sparse_linear: K = %lld is over 65536", static_cast<long long>(k));
   const int64_t entries = attrs.count("columns");
+  if (entries > INT32_MAX) fail("sparse_linear: %lld entries", static_cast<long long>(entries));
   starts = attrs.ints("row_starts", n + 1);
   columns = attrs.ints("columns", entries);
   const bool int8 = attrs.dtype("weight") == RTA_INT8;
   size = int8 ? 1 : 4;
   values = int8 ? reinterpret_cast<const char*>(attrs.int8s("weight", entries))
                 : reinterpret_cast<const char*>(attrs.floats("weight", entries));
-  if (k > 65536) fail("sparse_linear: K = %lld is over 65536", static_cast<long long>(k));
   if (starts[0] != 0 || starts[n] != entries) fail("sparse_linear: row_starts do not span the entries");
   for (int64_t row = 0; row < n; ++row) {
     if (starts[row + 1] < starts[row]) fail("sparse_linear: row_starts descend");

@@ -5,6 +5,7 @@
 // for all rows. A Kind that is kPrepared has rows of x brought into a form of its own first, in scratch.
 #pragma once
 
+#include "_common/checks.h"
 #include "linear/epilogue.h"
 #include "sparse_linear/pack.h"
 
@@ -34,7 +35,7 @@ static inline void read_numbers(LinearLayer& p, const StageSpec& spec, const Spa
   p.multiplier = padded_copy(*spec.arena, attrs.floats("multiplier", p.n), p.n, kTile * S::kLanes);
   const int64_t whole = (p.n + kTile * S::kLanes - 1) / (kTile * S::kLanes) * (kTile * S::kLanes);
   int32_t* compensation = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(whole) * sizeof(int32_t)));
-  const int64_t zero = attrs.integer("x_zero_point") + S::kXOffset;
+  const int64_t zero = between(attrs, "x_zero_point", -128, 127) + S::kXOffset;
   for (int64_t row = 0; row < p.n; ++row) {
     int64_t sum = 0;
     for (int32_t i = rows.starts[row]; i < rows.starts[row + 1]; ++i) sum += static_cast<int8_t>(rows.values[i]);

@@ -4,6 +4,7 @@
 // line.
 #pragma once
 
+#include "_common/checks.h"
 #include "_common/indexed.h"
 
 namespace rta {
@@ -12,10 +13,12 @@ template <class S>
 class TakeStage final : public Stage {
  public:
   explicit TakeStage(const StageSpec& spec) : y_(spec.out(0)) {
+    expect_outputs(spec, 1, 1);
     Operands operands{spec};
     x_ = operands.take("x");
-    selection_ = read_selection(spec, operands);
-    if ((spec.output(0).dtype == RTA_INT64 ? 8 : 4) != x_.element) fail("take: y has another dtype than x");
+    selection_ = read_selection(spec, operands, x_.elements);
+    expect_inputs(spec, operands.next, operands.next);
+    expect_dtype(spec.output(0), x_.element == 8 ? RTA_INT64 : RTA_FLOAT32, "y");
     to_ = read_lines(spec, "_y", selection_.lines, selection_.along, y_, x_.element);
   }
 

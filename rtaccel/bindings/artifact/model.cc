@@ -20,7 +20,10 @@ namespace {
 
 // A failure of the C library, as ValueError(code, text); rtaccel.deploy.load makes the typed error of it.
 [[noreturn]] void raise(int code, const std::string& text) {
-  PyErr_SetObject(PyExc_ValueError, nb::make_tuple(code, text).ptr());
+  // A text that was cut to its place may end within a character.
+  const auto size = static_cast<Py_ssize_t>(text.size());
+  const nb::object said = nb::steal(PyUnicode_DecodeUTF8(text.data(), size, "replace"));
+  PyErr_SetObject(PyExc_ValueError, nb::make_tuple(code, said).ptr());
   throw nb::python_error();
 }
 void checked(int64_t result) {

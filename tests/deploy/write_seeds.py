@@ -1,0 +1,150 @@
+"""Writes files for the fuzzer of the loader to begin with: every operator, every kind of stage that `compile` makes, streams.
+
+    python tests/deploy/write_seeds.py build/seeds [--generated N]
+
+Small ones: most of what is changed in them is then a number that something is computed from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import rtaccel as rt
+from rtaccel.core.errors import RtaccelError
+from rtaccel.core.registry import impls, operators
+from rtaccel.core.stage import GraphIO, Stage
+from rtaccel.deploy import container
+from rtaccel.deploy.record import Edge, Head, Recorder, Where
+from rtaccel.deploy.save import artifact_bytes
+from rtaccel.kernels._core.cpu import States, packed_bound, tell
+from tests.support import stages
+from tests.support.generators import streams
+from tests.support.generators.models import FAMILIES, built, inputs_of, models, packed
+
+LARGEST = 24 << 10
+
+
+def of_stage(stage: Stage, kernel: str) -> bytes:
+    """A file of one stage, as `rt.save` writes one of a model."""
+    pairs = [(stage, kernel)]
+    recorder = Recorder([stage])
+    inputs = list({v.name: GraphIO.matrix(v) for v in stage.inputs}.values())
+    outputs = [GraphIO.matrix(v) for v in stage.outputs if v.name not in {p.value.name for p in inputs}]
+    known = {p.value.name for p in (*inputs, *outputs)}
+    assert all(v.name in known for v in stage.outputs)
+    tell(recorder, pairs, inputs, outputs, States())
+    edges = [[Edge.of(p.value.name, p) for p in ports] for ports in (inputs, outputs)]
+    head = Head(stage.op, packed_bound(pairs), 0, -1, 0, -1)
+    plan = recorder.plan(head, *edges, Where())
+    parts = {"plan": container.Part("U8", (len(plan),), plan), **recorder.parts}
+    if recorder.constants:
+        parts["constants"] = container.Part("U8", (len(recorder.constants),), bytes(recorder.constants))
+    fields = {"format": "rtaccel", "format_version": str(container.FORMAT_VERSION), "name": stage.op}
+    return container.pack(
+        parts, fields, lambda start, end, places: recorder.plan(head, *edges, Where(start, end, places))
+    )
+
+
+def of_operators(each: int) -> Iterator[tuple[str, bytes]]:
+    """Of every operator that has a native kernel, the smallest conformance cases, and each kind of them."""
+    for operator in operators().values():
+        kinds: dict[tuple[object, ...], list[tuple[str, bytes]]] = {}
+        native = impls("cpu", operator.name)
+        for case in operator.cases() if native else ():
+            stage = case.stage
+            with contextlib.suppress(RtaccelError, AssertionError, KeyError):
+                content = of_stage(stage, native[0].name)
+                kind = (
+                    tuple(v.dtype for v in (*stage.inputs, *stage.outputs)),
+                    tuple(sorted(stage.tensors)),
+                    *(
+                        str(stage.attrs.get(a))
+                        for a in ("layout", "kind", "mode", "order", "stream", "groups", "gives")
+                    ),
+                )
+                kinds.setdefault(kind, []).append((case.id, content))
+        for number, found_cases in enumerate(kinds.values()):
+            found_cases.sort(key=lambda pair: len(pair[1]))
+            for i, (_, content) in enumerate(found_cases[:each]):
+                yield f"{operator.name}-{number}-{i}", content
+
+
+def of_models() -> Iterator[tuple[str, bytes]]:
+    for name, scheme in stages.pairs():
+        with contextlib.suppress(RtaccelError):  # where PyTorch calls are inside
+            yield f"model-{name}-{scheme}", artifact_bytes(stages.shared(name, scheme, 0))
+
+
+def of_streams() -> Iterator[tuple[str, bytes]]:
+    models = {
+        "gru": (torch.nn.GRU(3, 8, batch_first=True), (2, 3)),
+        "lstm": (torch.nn.LSTM(3, 5, 2, batch_first=True), (1, 3)),
+        "lstm, head": (streams.Recurrent("lstm", 4, 5, 1, True), (3, 4)),
+        "causal": (streams.Causal(4, 6, (1, 2), True), (2, 4)),
+    }
+    for name, (model, step) in models.items():
+        for scheme in ("float32", "w8a8", "w4a8"):
+            with contextlib.suppress(RtaccelError):
+                data = [torch.randn(step[0], 12, step[1]) for _ in range(3)]
+                data = [x.transpose(1, 2).contiguous() for x in data] if name == "causal" else data
+                calibration = data if scheme != "float32" else None
+                live = rt.stream(model.eval(), torch.randn(*step), scheme=scheme, calibration=calibration)
+                live.step(torch.randn(*step))
+                yield f"stream-{name}-{scheme}", artifact_bytes(live)
+                yield f"stream-{name}-{scheme}-states", artifact_bytes(live, states=True)
+
+
+def of_generated(count: int) -> Iterator[tuple[str, bytes]]:
+    made: list[bytes] = []
+
+    @settings(max_examples=count, database=None, deadline=None, derandomize=True, phases=[Phase.generate],
+              suppress_health_check=list(HealthCheck))  # fmt: skip
+    @given(st.sampled_from(FAMILIES).flatmap(models))
+    def generate(d: Any) -> None:
+        with contextlib.suppress(RtaccelError, RuntimeError):
+            fast = rt.compile(built(d), packed(d, inputs_of(d, 2)), verify=False)
+            made.append(artifact_bytes(fast))
+
+    generate()
+    for i, content in enumerate(made):
+        yield f"generated-{i}", content
+
+
+def written(each: int, generated: int) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of all of them."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, content in (*of_operators(each), *of_models(), *of_streams(), *of_generated(generated)):
+            if len(content) <= LARGEST:
+                yield name, content
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--generated", type=int, default=150, help="models of the generators")
+    parser.add_argument("--each", type=int, default=2, help="conformance cases of each kind")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    count = 0
+    for name, content in written(options.each, options.generated):
+        (options.folder / (name.replace(" ", "_").replace(",", "") + ".rta")).write_bytes(content)
+        count += 1
+    print(f"{count} files in {options.folder}")
+
+
+if __name__ == "__main__":
+    main()
