@@ -127,7 +127,9 @@ float score(rta_exit_test test, int64_t index, const float* y, int64_t width) {
   if (test == RTA_EXIT_VALUE) return y[index] + marked(y, width);
   const Top top = top_of(y, width);
   const Sums sums =
-      test == RTA_EXIT_ENTROPY ? sums_of<true>(y, width, top.first) : sums_of<false>(y, width, top.first);  // NaN where y has a NaN, an infinity, or nothing above -inf
+      test == RTA_EXIT_ENTROPY
+          ? sums_of<true>(y, width, top.first)
+          : sums_of<false>(y, width, top.first);  // NaN where y has a NaN, an infinity, or nothing above -inf
   if (!(sums.exps >= 1)) return std::numeric_limits<float>::quiet_NaN();
   switch (test) {
     case RTA_EXIT_CONFIDENCE: return 1.0f / sums.exps;

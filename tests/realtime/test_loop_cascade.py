@@ -11,7 +11,7 @@ import torch
 
 import rtaccel as rt
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
-from tests.support.cascades import compiled
+from tests.support.networks.cascades import compiled
 
 SLACK: dict[str, Any] = {"period_us": 2000, "deadline_us": 2000, "on_miss": "late", "on_stale": "fallback"}
 

@@ -10,7 +10,7 @@ import torch
 
 import rtaccel as rt
 from rtaccel.core.errors import FormatError
-from tests.support.cascades import compiled, exits_of
+from tests.support.networks.cascades import compiled, exits_of
 
 HOUR_US = 3.6e9
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import rtaccel as rt
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
-from tests.support.cascades import SCORES, compiled, exits_of, mlp, reference
+from tests.support.networks.cascades import SCORES, compiled, exits_of, mlp, reference
 
 INPUTS, OUTPUTS = 13, 7
 

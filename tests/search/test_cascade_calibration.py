@@ -11,7 +11,7 @@ from torch import Tensor
 
 import rtaccel as rt
 from rtaccel.core.errors import FormatError, ShapeError
-from tests.support.cascades import compiled, exits_of
+from tests.support.networks.cascades import compiled, exits_of
 
 LOOSE = rt.Budget(p99_us=1e7)
 

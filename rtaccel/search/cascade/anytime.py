@@ -68,7 +68,10 @@ class Anytime(Staged):
         return None if found is None else tuple(ns * 1e-3 for ns in found)
 
     def measure_costs(self, x: Tensor) -> tuple[float, ...]:
-        """Measures the stages again for as many rows as x has, and keeps that. For calls bound before, too."""
+        """Measures the stages again for as many rows as x has, and keeps that; for calls that were bound before too.
+
+        x: as the models take it, float32 [rows, ...]. Gives microseconds of each stage. Raises ShapeError where x does not fit.
+        """
         self._costs[len(x)] = [int(np.quantile(ns, 0.99)) for ns in stage_times(self._stages, x)]
         self._native.deadline(self._deadline_ns, self._given or self._costs[len(x)], len(x))
         return tuple(ns * 1e-3 for ns in self._costs[len(x)])

@@ -18,7 +18,7 @@ from rtaccel.search.cascade.stages import checked_stages
 class Cascade(Staged):
     """Runs compiled models one after the other until an answer is sure enough; one native call from beginning to end.
 
-    stages: models of `rt.compile` or `rt.stream`, cheap ones first; each is one native plan on the CPU, one tensor in and one out.
+    stages: models of `rt.compile` or `rt.stream`, cheap ones first; each is one native plan on the CPU, a tensor in and one out.
         They read the same input, and give answers float32 [batch, ...] of one shape.
     exit: after each stage but the last a limit of `test`, or an `rt.Exit`. A row leaves where its answer passes; the last
         stage answers what is left. Every row of a batch leaves by itself: the others are brought together for the next stage.
@@ -86,10 +86,12 @@ class Cascade(Staged):
         standard_errors: with labels, so many standard errors of the drop must fit below max_drop too. A sample that shows
             no drop proves little where it is small; judge the cascade on further data with `report`.
 
-        Each stage is run over the data once and timed. For a stage, limits between up to 64 quantiles of its scores are tried, from the one that lets most rows leave; the permitted drop is shared between the stages in several ways, and
-        the sharing with the least mean time is taken. Where nothing passes, no row leaves early.
+        Each stage is run over the data once and timed. For a stage, limits between up to 64 quantiles of its scores are tried,
+        from the one that lets most rows leave; the permitted drop is shared between the stages in several ways, and the sharing
+        with the least mean time is taken. Where nothing passes, no row leaves early.
 
-        Raises FormatError for labels and metrics that do not fit, UnsupportedProblem for streams: their states depend on the exits.
+        Raises FormatError for labels and metrics that do not fit, UnsupportedProblem for streams: their states depend on the
+        exits.
         """
         checked = checked_stages("Cascade", stages, heads, "hold")
         exits, found = calibrated_exits(checked, data, labels, metric, max_drop, test, standard_errors)
@@ -116,7 +118,7 @@ class Cascade(Staged):
     ) -> CascadeReport:
         """Runs the cascade over data one row a call, and says where rows leave and how long they take.
 
-        data: inputs [rows, ...]; for streams [time, streams, ...], run from the beginning, with the streams put back afterwards.
+        data: inputs float32 [rows, ...]; for streams [time, streams, ...], run from a reset; their past is put back afterwards.
         labels, metric: as of `calibrated`; then the report compares the cascade with its last stage.
         budget: an `rt.Budget`, judged on the worst path: a call that goes through all stages.
 

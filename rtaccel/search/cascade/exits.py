@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rtaccel import _native as native
 from rtaccel.core.errors import FormatError, ShapeError
+from rtaccel.nn.check import describe
 
 TESTS = {"confidence": 1, "margin": 2, "entropy": 3, "energy": 4, "value": 5}
 """Name of a test -> its number in `native/rta_cascade.h`."""
@@ -75,12 +76,17 @@ class Exit:
         return self.at(-math.inf if self.above is None else math.inf)
 
     def passes(self, scores: Tensor) -> Tensor:
-        """bool [rows] of scores float32 [rows]: which leave. The limit is rounded to float32, as it is in the native test."""
+        """bool [rows] of scores float32 [rows]: which leave. The limit is rounded to float32, as it is in the native test. Raises
+        nothing of its own: NaN does not leave."""
         limit = torch.tensor(self.threshold, dtype=torch.float32)
         return scores <= limit if self.above is None else scores >= limit
 
     def scores(self, y: Tensor) -> Tensor:
-        """float32 [rows] of answers float32 [rows, ...], by the code that a cascade runs."""
+        """float32 [rows] of answers float32 [rows, ...], by the code that a cascade runs. Raises ShapeError for answers without
+        such a score, FormatError where a function gives no number."""
+        if y.dtype != torch.float32 or y.dim() < 2 or y.device.type != "cpu":
+            raise ShapeError("Exit.scores", describe(y), "float32[rows, ...] on cpu", "Convert it.")
+        self.check_answer("Exit.scores", 0, y.shape[1:])
         flat = y.detach().reshape(len(y), math.prod(y.shape[1:])).contiguous()
         if not callable(self.test):
             found = torch.empty(len(flat), dtype=torch.float32)

@@ -43,8 +43,8 @@ class ExitRow:
 class CascadeReport:
     """Of calls one after another. exits: a row for each stage. mean_us, p99_us: of all calls. expected_us: the mean with each
     exit's median in place of its times, which a few interruptions by other work do not move. full_us: median of the last stage
-    alone (with heads, of the trunk and the last head). worst: latency of the longest path, with the budget's verdict; None without a budget.
-    metric: of the cascade; full_metric: of the last stage; None where neither labels nor a metric were given."""
+    alone (with heads, of the trunk and the last head). worst: latency of the longest path, with the budget's verdict; None
+    without a budget. metric: of the cascade; full_metric: of the last stage; None without labels and metric."""
 
     calls: int
     exits: tuple[ExitRow, ...]
