@@ -247,6 +247,16 @@ def test_what_is_no_cascade(stages: list[Any], make: Any, kind: type[Exception],
         make(stages)
 
 
+def test_scores_of_what_has_none() -> None:
+    exit = rt.Exit(above=0.5)
+    with pytest.raises(ShapeError, match="softmax over one"):
+        exit.scores(torch.randn(3, 1))
+    with pytest.raises(ShapeError, match="expected float32"):
+        exit.scores(torch.randn(3, 4, dtype=torch.float64))
+    with pytest.raises(ShapeError, match="what scores"):
+        exit.passes(torch.randn(3, dtype=torch.float64))
+
+
 def test_a_stream_is_one_stage_only() -> None:
     live = rt.stream(nn.Sequential(Newest(nn.GRU(4, 8, batch_first=True)), nn.Linear(8, 3)).eval(), torch.randn(2, 4))
     with pytest.raises(UnsupportedProblem, match="a stream as two stages"):

@@ -77,7 +77,9 @@ class Exit:
 
     def passes(self, scores: Tensor) -> Tensor:
         """bool [rows] of scores float32 [rows]: which leave. The limit is rounded to float32, as it is in the native test. Raises
-        nothing of its own: NaN does not leave."""
+        ShapeError for scores of another dtype."""
+        if scores.dtype != torch.float32:
+            raise ShapeError("Exit.passes", describe(scores), "float32[rows], what scores() gives", "Convert them.")
         limit = torch.tensor(self.threshold, dtype=torch.float32)
         return scores <= limit if self.above is None else scores >= limit
 
