@@ -211,6 +211,9 @@ def test_bad_input(stages: list[Any]) -> None:
     memory = torch.zeros(2, INPUTS + OUTPUTS)
     with pytest.raises(ShapeError, match="strided"):
         good.bind(torch.randn(2, INPUTS), out=memory[:, :OUTPUTS])
+    weight = nn.Parameter(torch.randn(3, INPUTS))
+    for _ in range(2):
+        assert torch.equal(good(weight), good(weight.detach().clone()))
     x = torch.randn(4, 2 * INPUTS)[:, ::2]
     assert torch.equal(good(x), good(x.contiguous()))  # strided input: a copy
     x = torch.randn(2, INPUTS)

@@ -51,7 +51,7 @@ class Stages:
         return [plan_of(model) for model in self.models]
 
     def empty(self, port: GraphIO, rows: int) -> Tensor:
-        return torch.empty((rows, *port.trailing), dtype=getattr(torch, port.value.dtype))
+        return torch.empty((rows, *port.trailing), dtype=getattr(torch, port.value.dtype), device="cpu")
 
     def check_rows(self, op: str, rows: int) -> None:
         """Raises ShapeError for a number of rows that a stage does not take. Where rows can leave, every smaller one comes up."""
