@@ -30,6 +30,9 @@ _HOME = {
     "fit_budget": "rtaccel.search.fit_budget",
     "Fit": "rtaccel.search.fit",
     "Relative": "rtaccel.search.metric",
+    "Cascade": "rtaccel.search.cascade.cascade",
+    "Anytime": "rtaccel.search.cascade.anytime",
+    "Exit": "rtaccel.search.cascade.exits",
     "Latest": "rtaccel.realtime.latest",
     "Loop": "rtaccel.realtime.loop",
     "Latency": "rtaccel.measure.latency",
@@ -63,12 +66,15 @@ __all__ = [
     "W4A16",
     "W8A8",
     "W8A16",
+    "Anytime",
     "BFloat16",
     "BackendUnavailable",
     "BlockSparse",
     "Budget",
     "BudgetExceeded",
+    "Cascade",
     "CompiledModel",
+    "Exit",
     "Fit",
     "Float8",
     "Float32",
@@ -135,6 +141,9 @@ if TYPE_CHECKING:
     from rtaccel.runtime.compiled import CompiledModel
     from rtaccel.runtime.compiler import compile
     from rtaccel.runtime.stream import StreamModel, stream
+    from rtaccel.search.cascade.anytime import Anytime
+    from rtaccel.search.cascade.cascade import Cascade
+    from rtaccel.search.cascade.exits import Exit
     from rtaccel.search.fit import Fit
     from rtaccel.search.fit_budget import fit_budget
     from rtaccel.search.metric import Relative

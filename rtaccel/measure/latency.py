@@ -147,9 +147,9 @@ class How:
             raise FormatError("measure", got, expected, "Measure twice.")
         if not self.inside:
             return
-        from rtaccel._native import Bound, MailboxStep
+        from rtaccel._native import Bound, BoundCascade, MailboxStep
 
-        if type(fn) not in (Bound, MailboxStep) or len(arguments(inputs)):
+        if type(fn) not in (Bound, BoundCascade, MailboxStep) or len(arguments(inputs)):
             got = f"inside=True for {type(fn).__name__} with {len(arguments(inputs))} inputs"
             raise FormatError(
                 "measure", got, "a model bound to its tensors, and no inputs", "Pass fast.bind(x, out=y)."

@@ -31,8 +31,8 @@ _hooked = False
 class Loop:
     """Runs a model every period on a thread of its own, without the GIL: reads the newest value, writes the result.
 
-    model: a compiled model or stream (rt.compile, rt.stream) with one input and one output, a `realtime.CStep`, or a Python
-        callable (which takes the GIL: outside of what the loop promises). A list is run as a chain.
+    model: a compiled model or stream (rt.compile, rt.stream) with one input and one output, an `rt.Cascade`, a
+        `realtime.CStep`, or a Python callable (which takes the GIL: outside of what the loop promises). A list is run as a chain.
     read, write: `rt.Latest` slots of the model's input and output, with or without its batch of one. The loop takes the reader's
         side of one and the writer's of the other while it runs.
     period_us, deadline_us: a cycle is due at each grid point start + k * period, and late after the deadline from there.
@@ -41,7 +41,7 @@ class Loop:
         covered are skipped. "catch_up": published, and they are run one after another. "raise": the loop ends.
     on_stale: with a stale input. "hold": the last result is published again; "fallback": `fallback` is run in place of the model;
         "forecast": the model is run on what `forecast` makes of the last input, and then of its own; "raise": the loop ends.
-    fallback: a smaller model of the same input and output. One slower than the deadline is refused at the start.
+    fallback: a smaller model (or a cascade) of the same input and output. One slower than the deadline is refused at the start.
     forecast: a model or stream that gives the next input from an input.
     on_old: an input that is young enough but was used already: "step" runs the model on it again, "hold" does not.
     on_gap: at the first fresh input after a stale one a stream goes on ("step"), or starts anew ("reset").

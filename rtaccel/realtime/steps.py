@@ -65,6 +65,9 @@ def steps_of(op: str, chain: Any, shape: tuple[int, ...], dtype: str, raised: li
         if isinstance(thing, CompiledModel):
             step, shape, dtype = _plan_step(op, thing, shape, dtype)
             plans.append(thing._executor.steps[0].plan)
+        elif hasattr(thing, "loop_step"):  # what is of a room above: a cascade
+            step, shape, dtype, own = thing.loop_step(op, shape, dtype)
+            plans += own
         elif isinstance(thing, CStep):
             step, shape, dtype = _c_step(op, thing, shape, dtype), tuple(thing.shape), thing.dtype
         elif isinstance(thing, SimulatedModel):
@@ -76,7 +79,7 @@ def steps_of(op: str, chain: Any, shape: tuple[int, ...], dtype: str, raised: li
             raise UnsupportedProblem(
                 op,
                 f"a {type(thing).__name__}",
-                "a compiled model, a stream, a CStep or a Python callable",
+                "a compiled model, a stream, a cascade, a CStep or a Python callable",
                 "Compile the model with rt.compile or rt.stream first.",
             )
         steps.append(step)

@@ -68,6 +68,11 @@ int main(int argc, char** argv) {
     check_online_abi(abi);
     conclude("online_abi", "abi", abi);
   }
+  if (only.empty() || only.count("cascade")) {
+    Report report;
+    check_cascade(report);
+    conclude("cascade", "abi", report);
+  }
   for (int i = 0; i < rta_kernel_count(); ++i) {
     const rta_kernel kernel = rta_kernel_at(i);
     if (!only.empty() && !only.count(kernel.op)) continue;

@@ -79,6 +79,9 @@ class LoopHandle {
   }
 
   std::string start() {
+    for (const Plan* plan : parts_)
+      if (plan->looped.load(std::memory_order_relaxed))
+        throw nb::value_error("a model of a cascade is in another loop");
     int code;
     {
       const nb::gil_scoped_release release;  // a step in Python is measured too
@@ -134,6 +137,8 @@ class LoopHandle {
     for (nb::handle one : given) {
       made.push_back(nb::cast<LoopStep&>(one).step);
       if (nb::cast<LoopStep&>(one).call) plans_.push_back(nb::cast<LoopStep&>(one).call);
+      const std::vector<Plan*>& parts = nb::cast<LoopStep&>(one).plans;
+      parts_.insert(parts_.end(), parts.begin(), parts.end());
       kept_.append(one);
     }
     return made;
@@ -143,11 +148,13 @@ class LoopHandle {
     if (held_ == on) return;
     held_ = on;
     for (const auto& call : plans_) call->plan->looped = on;
+    for (Plan* plan : parts_) plan->looped = on;
   }
 
   rta_loop* loop_ = nullptr;
   nb::list kept_;
   std::vector<std::shared_ptr<PlanCall>> plans_;
+  std::vector<Plan*> parts_;  // of cascades: their steps have no identity that says which plans they run
   bool held_ = false;
 };
 

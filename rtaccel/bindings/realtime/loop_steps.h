@@ -4,6 +4,7 @@
 #include <nanobind/nanobind.h>
 
 #include <memory>
+#include <vector>
 
 #include "bindings/plan.h"
 #include "rta_loop_sim.h"
@@ -20,6 +21,7 @@ struct LoopStep {
   rta_step step = {};
   nanobind::object kept;           // what the step needs alive
   std::shared_ptr<PlanCall> call;  // of a plan
+  std::vector<Plan*> plans;        // of a cascade
 };
 
 // A simulated world and its slot.
