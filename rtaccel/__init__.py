@@ -32,6 +32,7 @@ _HOME = {
     "Relative": "rtaccel.search.metric",
     "Latest": "rtaccel.realtime.latest",
     "Loop": "rtaccel.realtime.loop",
+    "StreamBatcher": "rtaccel.serve.batcher",
     "Latency": "rtaccel.measure.latency",
     "Budget": "rtaccel.measure.budget",
     "Float32": "rtaccel.core.scheme",
@@ -84,6 +85,7 @@ __all__ = [
     "SemiStructured",
     "ShapeError",
     "SparsifyReport",
+    "StreamBatcher",
     "StreamModel",
     "SwapReport",
     "Unstructured",
@@ -138,6 +140,7 @@ if TYPE_CHECKING:
     from rtaccel.search.fit import Fit
     from rtaccel.search.fit_budget import fit_budget
     from rtaccel.search.metric import Relative
+    from rtaccel.serve.batcher import StreamBatcher
 
 
 if not TYPE_CHECKING:  # a type checker is to see what is imported above, and to refuse every other name
