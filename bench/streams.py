@@ -2,8 +2,8 @@
 
     python -m bench.streams [--streams 10000] [--seconds 5] [--json FILE]
 
-The network is a GRU of 14 inputs and 32 units with a head of one. ONNX Runtime runs one step of the batch (onnx's GRU with a hidden
-state as input and output), with the states kept in a NumPy array and gathered from it and put back for a tenth; one thread each.
+The network is a GRU of 14 inputs and 32 units with a head of one. ONNX Runtime runs one step of the batch (a GRU with its
+hidden state as input and output), with the states kept in a NumPy array and gathered from it and put back for a tenth; one thread each.
 Calls alternate in one process, and a figure is the smallest mean of a round. Share of a core: of a step of all streams 100 times
 a second. Batcher: every stream sends 100 times a second, in bunches of a hundred streams spread over the period, for so many
 seconds; CPU is that of the worker's thread, by its own clock.
@@ -114,12 +114,12 @@ def measure(calls: dict[str, Call], rounds: int = 15, seconds: float = 0.02) -> 
     return best
 
 
-def worker_seconds() -> float:
-    """CPU time of the batcher's thread."""
+def worker_seconds() -> np.ndarray:
+    """CPU time of the batcher's thread, and the time that it was ready to run and had no core."""
     for task in Path("/proc/self/task").iterdir():
         if (task / "comm").read_text().strip() == "rtaccel-batch":
-            return int((task / "schedstat").read_text().split()[0]) / 1e9
-    return 0.0
+            return np.array([int(n) for n in (task / "schedstat").read_text().split()[:2]]) / 1e9
+    raise RuntimeError("no batcher runs")
 
 
 def under_load(network: Network, streams: int, seconds: float, deadline_us: float, scheme: str) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def under_load(network: Network, streams: int, seconds: float, deadline_us: floa
         "scheme": scheme, "put": stats.put, "answered": stats.answered, "late": stats.late, "replaced": stats.replaced,
         "full": stats.full, "batch_p50": stats.batch.p50, "batches": stats.batches, "cost_us": stats.cost_us,
         "lateness_p999_us": stats.lateness.p999_us, "lateness_max_us": stats.lateness.max_us,
-        "worker_share": used / took,
+        "worker_share": used[0] / took, "waited_share": used[1] / took,
     }  # fmt: skip
 
 
@@ -183,7 +183,8 @@ def main() -> None:
             f"\nbatcher, {load['scheme']}: {load['put']:,} put in {given.seconds} s, deadline {given.deadline_us:.0f} us: "
             f"{load['late']:,} late (p99.9 {load['lateness_p999_us']:.0f} us, max {load['lateness_max_us']:.0f} us), "
             f"{load['replaced']:,} replaced, {load['full']:,} full; batches of {load['batch_p50']:,}, "
-            f"{a:.1f} + {b:.3f} n + {margin:.1f} us; worker {load['worker_share']:.1%} of a core"
+            f"{a:.1f} + {b:.3f} n + {margin:.1f} us; worker {load['worker_share']:.1%} of a core, and {load['waited_share']:.1%} of the time "
+            "ready without one"
         )
     if given.json:
         given.json.write_text(json.dumps({"ns": best, "load": loads, "threads": threading.active_count()}, indent=1))

@@ -56,7 +56,7 @@ struct Results {
 class Cost {
  public:
   void learn(double n, double ns);
-  int64_t of(int64_t n) const;
+  double line(int64_t n) const { return a() + b() * static_cast<double>(n); }
   double a() const { return a_.load(std::memory_order_relaxed); }
   double b() const { return b_.load(std::memory_order_relaxed); }
   double margin() const { return kFloorNs + 4 * deviation_.load(std::memory_order_relaxed); }

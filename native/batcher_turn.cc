@@ -13,6 +13,7 @@ namespace {
 
 constexpr double kForget = 0.05;      // of a batch's cost
 constexpr double kOutlier = 4;        // a batch that took this many times what was expected counts as that many
+constexpr double kMostMargin = 0.25;  // of the deadline
 constexpr int64_t kFewest = 16;       // arrivals that a sleep allows for
 constexpr int kTries = 2000;          // at a slot that a put is in
 constexpr int64_t kFullNs = 200'000;  // between two looks whether a place for results is free
@@ -86,8 +87,6 @@ void Cost::learn(double n, double ns) {
   a_.store(t_ - slope * n_, std::memory_order_relaxed);
 }
 
-int64_t Cost::of(int64_t n) const { return static_cast<int64_t>(a() + b() * static_cast<double>(n) + margin()); }
-
 void rta_batcher::look() {
   const int64_t count = arrived.load();
   if (count == seen) return;
@@ -106,8 +105,12 @@ void rta_batcher::look() {
   __atomic_store_n(&stats.waiting, waiting, __ATOMIC_RELAXED);
 }
 
+// A machine that was busy makes the margin large. It is at most a share of the deadline, or batches would leave before
+// anyone could join them, and many small batches are what a busy machine does worst.
 int64_t rta_batcher::leaves_at(int64_t n) const {
-  return earliest == INT64_MAX ? INT64_MAX : earliest - cost.of(std::min(n, config.max_batch));
+  if (earliest == INT64_MAX) return INT64_MAX;
+  const double margin = std::min(cost.margin(), kMostMargin * static_cast<double>(config.deadline_ns));
+  return earliest - static_cast<int64_t>(cost.line(std::min(n, config.max_batch)) + margin);
 }
 
 // Those that leave, in `order`: all that wait in the order of their numbers, which is how their states lie; or of too
@@ -278,6 +281,7 @@ void rta_batcher::work() {
     if (stopping.load() || waiting == config.streams || waiting >= config.max_batch || at >= leaves_at(waiting)) {
       if (leave(at, 0) == 0 && !place()) {
         blocked.store(true);
+        planned = INT64_MAX;  // the wait is the caller's doing, and no part of the cost
         const uint32_t had = taken.load();
         if (!place()) futex_wait(taken, had, at + kFullNs);
         blocked.store(place() == nullptr);
@@ -290,7 +294,7 @@ void rta_batcher::work() {
     planned = leaves_at(waiting);  // what the worker wakes up after it is a part of the cost
     const int64_t until = leaves_at(waiting + more) - config.spin_ns;
     if (at < until) {
-      sleep(until, more);
+      sleep(until, std::min(more, config.max_batch - waiting));  // a whole batch leaves at once
       continue;
     }
     while (now() < leaves_at(waiting) && arrived.load(std::memory_order_relaxed) == seen && !stopping.load()) relax();

@@ -72,7 +72,7 @@ typedef struct {
   int64_t batches;
   int64_t waiting;                  /* streams that the worker has seen with a sample */
   double cost_a_ns, cost_b_ns;      /* of a batch of n: a + b n */
-  double cost_margin_ns;            /* and what is added to it: 5 us and four mean deviations */
+  double cost_margin_ns;            /* 5 us and four mean deviations; at most a quarter of the deadline is used */
   rta_loop_histogram batch;         /* samples of a batch */
   rta_loop_histogram queue_ns;      /* from put until its batch leaves */
   rta_loop_histogram lateness_ns;   /* after the deadline; 0 in time */

@@ -41,7 +41,8 @@ class StreamBatcher:
     cpu: the core that the worker stays on.
 
     A batch leaves when the slack of the oldest sample, stamp + deadline - now, has come down to what the batch will cost:
-    a + b n, 5 us and four mean deviations, by exponential averages of what batches took. Where every stream waits, or max_batch
+    a + b n, by exponential averages of what batches took, and a margin of 5 us and four mean deviations, at most a
+    quarter of the deadline. Where every stream waits, or max_batch
     samples do, it leaves at once. Each stream has one slot: of two samples before a batch the one with the newer stamp
     stays, the other is "replaced". Nothing queues up: a put without a free place is "full" and changes nothing.
 

@@ -119,11 +119,11 @@ def test_tickets_that_are_thrown_away_free_their_places() -> None:
     with rt.StreamBatcher(make(), deadline_us=FAR_US, tickets=5) as hub:
         for _ in range(50):
             statuses = {hub.put(s, torch.ones(3)).done for s in range(5)}  # the last one may find the batch gone
-            while hub.stats().answered % 5 or hub.stats().waiting:
+            while hub.stats().answered < hub.stats().put:
                 time.sleep(0)
             assert statuses <= {True, False}
     assert hub.stats().put == hub.stats().ok + hub.stats().late
-    assert hub.stats().put >= 200
+    assert (hub.stats().put, hub.stats().full) == (250, 0)
 
 
 def test_nan_passes_as_in_the_model_and_stays_in_its_stream() -> None:
@@ -146,7 +146,7 @@ def test_a_number_that_the_model_refuses_is_one_streams_business() -> None:
     assert [a.status for a in answers] == ["ok", "ok", "refused", "ok"]
     assert answers[2].y is None
     expected = alone.step(torch.tensor([3, 6, 0]), streams=[0, 1, 3])
-    assert torch.equal(torch.stack([answers[s].y for s in (0, 1, 3)]), expected)
+    torch.testing.assert_close(torch.stack([answers[s].y for s in (0, 1, 3)]), expected, rtol=0, atol=1e-6)
     assert hub.stats().refused == 1
 
 
@@ -323,7 +323,7 @@ def test_what_a_callback_raises_comes_out_and_loses_no_results() -> None:
     hub = rt.StreamBatcher(make(), deadline_us=FAR_US, on_result=broken).start()
     for _ in range(3):
         hub.put_many(range(5), torch.ones(5, 3))
-        while hub.stats(check=False).answered % 5 or hub.stats(check=False).waiting:
+        while hub.stats(check=False).answered < hub.stats(check=False).put:
             time.sleep(0)
     while not calls:
         time.sleep(0)
