@@ -2,11 +2,11 @@
 
     python -m bench.streams [--streams 10000] [--seconds 5] [--json FILE]
 
-The network is a GRU of 14 inputs and 32 units with a head of one. ONNX Runtime runs one step of the batch (a GRU with its
-hidden state as input and output), with the states kept in a NumPy array and gathered from it and put back for a tenth; one thread each.
-Calls alternate in one process, and a figure is the smallest mean of a round. Share of a core: of a step of all streams 100 times
-a second. Batcher: every stream sends 100 times a second, in bunches of a hundred streams spread over the period, for so many
-seconds; CPU is that of the worker's thread, by its own clock.
+The network is a GRU of 14 inputs and 32 units with a head of one. ONNX Runtime runs one step of the batch (a GRU with its hidden
+state as input and output), with the states in a NumPy array, gathered from it and put back for a tenth; one thread each. Calls
+alternate in one process, and a figure is the smallest mean of a round. Share of a core: of a step of all streams 100 times a
+second. Batcher: every stream sends 100 times a second, in bunches of a hundred streams spread over the period, for so many
+seconds; the worker's share of a core, and how long it was ready to run without one, are those of its thread.
 """
 
 from __future__ import annotations
@@ -180,11 +180,13 @@ def main() -> None:
     for load in loads:
         a, b, margin = load["cost_us"]
         print(
-            f"\nbatcher, {load['scheme']}: {load['put']:,} put in {given.seconds} s, deadline {given.deadline_us:.0f} us: "
-            f"{load['late']:,} late (p99.9 {load['lateness_p999_us']:.0f} us, max {load['lateness_max_us']:.0f} us), "
-            f"{load['replaced']:,} replaced, {load['full']:,} full; batches of {load['batch_p50']:,}, "
-            f"{a:.1f} + {b:.3f} n + {margin:.1f} us; worker {load['worker_share']:.1%} of a core, and {load['waited_share']:.1%} of the time "
-            "ready without one"
+            f"\nbatcher, {load['scheme']}: {load['put']:,} put in {given.seconds} s, deadline {given.deadline_us:.0f} us"
+        )
+        late = f"p99.9 {load['lateness_p999_us']:.0f} us, max {load['lateness_max_us']:.0f} us"
+        print(f"  {load['late']:,} late ({late}), {load['replaced']:,} replaced, {load['full']:,} full")
+        print(f"  batches of {load['batch_p50']:,}; cost {a:.1f} + {b:.3f} n + {margin:.1f} us")
+        print(
+            f"  worker {load['worker_share']:.1%} of a core; {load['waited_share']:.1%} of the time ready without one"
         )
     if given.json:
         given.json.write_text(json.dumps({"ns": best, "load": loads, "threads": threading.active_count()}, indent=1))
