@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -41,6 +42,7 @@ struct Ticket {
 };
 
 constexpr double kFloorNs = 5000;  // of the margin: caches that went cold
+constexpr double kColdNs = 5000;   // a deviation to begin with
 constexpr int kResults = 4;        // batches that may wait for the caller
 constexpr int64_t kClear = 64;     // answers per look at the clock
 
@@ -59,6 +61,8 @@ class Cost {
   double line(int64_t n) const { return a() + b() * static_cast<double>(n); }
   double a() const { return a_.load(std::memory_order_relaxed); }
   double b() const { return b_.load(std::memory_order_relaxed); }
+  // Before the first batch: the calls that it was measured by were warm.
+  void widen() { deviation_.store(std::max(deviation_.load(), kColdNs), std::memory_order_relaxed); }
   double margin() const { return kFloorNs + 4 * deviation_.load(std::memory_order_relaxed); }
 
  private:

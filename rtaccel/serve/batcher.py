@@ -157,7 +157,7 @@ class StreamBatcher:
         x: float32 [n, features] (int64 [n] for indices).
         stamp_ns: int64 [n], or one of all; None: now.
 
-        Raises as `put`, and then the rows before the first one that is at fault have been put.
+        Raises ShapeError, FormatError and UnsupportedProblem as `put`; the rows that are not at fault have then been put.
         """
         chosen = self._fitted_list("streams", streams)
         stamps: Any = native.BATCHER_NOW if stamp_ns is None else stamp_ns
