@@ -1,7 +1,8 @@
-/* rtaccel in C: plans, models from a file, the freshest value, the loop, cascades. */
+/* rtaccel in C: plans, models from a file, the freshest value, the loop, cascades, many streams. */
 #ifndef RTACCEL_H
 #define RTACCEL_H
 
+#include "rta_batcher.h"
 #include "rta_cascade.h"
 #include "rta_latest.h"
 #include "rta_loop.h"

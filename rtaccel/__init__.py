@@ -35,6 +35,7 @@ _HOME = {
     "Exit": "rtaccel.search.cascade.exits",
     "Latest": "rtaccel.realtime.latest",
     "Loop": "rtaccel.realtime.loop",
+    "StreamBatcher": "rtaccel.serve.batcher",
     "Latency": "rtaccel.measure.latency",
     "Budget": "rtaccel.measure.budget",
     "Float32": "rtaccel.core.scheme",
@@ -90,6 +91,7 @@ __all__ = [
     "SemiStructured",
     "ShapeError",
     "SparsifyReport",
+    "StreamBatcher",
     "StreamModel",
     "SwapReport",
     "Unstructured",
@@ -147,6 +149,7 @@ if TYPE_CHECKING:
     from rtaccel.search.fit import Fit
     from rtaccel.search.fit_budget import fit_budget
     from rtaccel.search.metric import Relative
+    from rtaccel.serve.batcher import StreamBatcher
 
 
 if not TYPE_CHECKING:  # a type checker is to see what is imported above, and to refuse every other name

@@ -11,6 +11,7 @@
 #include "_core/rta_plan.h"
 #include "bindings/artifact/model.h"
 #include "bindings/attributes.h"
+#include "bindings/batcher/batcher.h"
 #include "bindings/cascade/cascade.h"
 #include "bindings/entry.h"
 #include "bindings/mailbox.h"
@@ -78,6 +79,7 @@ NB_MODULE(_native, m) {
   m.def("connect", &connect);
   m.def("knows_negative_bit", &knows_negative_bit);
   add_plan(m);
+  add_batcher(m);
   add_entry(m);
   add_cascade(m);
   add_latest(m);

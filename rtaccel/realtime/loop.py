@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import math
 import os
-import sys
 import warnings
-import weakref
 from typing import Any
 
 from rtaccel import _native as native
 from rtaccel.core.errors import BudgetExceeded, FormatError, RtaccelError, ShapeError, UnsupportedProblem
+from rtaccel.realtime import threads
 from rtaccel.realtime.latest import Latest
 from rtaccel.realtime.stats import LoopStats
 from rtaccel.realtime.steps import Made, steps_of, without_ones
@@ -23,9 +21,7 @@ ON_GAP = {"step": 0, "reset": 1}
 SLICE_NS = 50_000_000
 """Between two looks for signals while a loop is waited for."""
 
-_running: weakref.WeakSet[Loop] = weakref.WeakSet()
 _said: set[str] = set()
-_hooked = False
 
 
 class Loop:
@@ -171,8 +167,7 @@ class Loop:
                 "See rt.realtime.check(), or make another loop.",
             ) from None
         self._started = True
-        _running.add(self)
-        _refuse_forks()
+        threads.keep(self)
         for text in filter(None, refused):
             if text not in _said:
                 _said.add(text)
@@ -270,11 +265,15 @@ class Loop:
             slice_ns = int(min(left, SLICE_NS))
             if self._native.wait(max(slice_ns, 0)):  # between two of them Python sees signals
                 self._ended = True
-                _running.discard(self)
+                threads.forget(self)
                 return True
             left -= slice_ns
             if left <= 0:
                 return False
+
+    def _end(self, timeout: float) -> None:
+        self._native.stop()
+        self._wait(timeout)
 
     def _failed(self) -> None:
         text = self._native.failure
@@ -319,29 +318,3 @@ def _ns(name: str, us: Any) -> int:
 
 def _listed(given: Any) -> list[Any]:
     return [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
-
-
-def _refuse_forks() -> None:
-    """A forked child would have the loop without its thread. An audit hook alone can keep a fork from happening."""
-    global _hooked
-    if _hooked:
-        return
-    _hooked = True
-
-    def hook(event: str, args: object) -> None:
-        if event in ("os.fork", "os.forkpty") and any(loop.running for loop in list(_running)):
-            raise UnsupportedProblem(
-                "fork",
-                "a process with a running loop",
-                "no loop that runs: a child has none of its threads",
-                "Fork before the loop starts, or use the start method 'spawn'.",
-            )
-
-    sys.addaudithook(hook)
-
-
-@atexit.register
-def _stop_all() -> None:
-    for loop in list(_running):
-        loop._native.stop()
-        loop._wait(2.0)

@@ -1,0 +1,196 @@
+"""Many streams of one model: a step of all of them and of a random tenth, beside ONNX Runtime, and the batcher under load.
+
+    python -m bench.streams [--streams 10000] [--seconds 5] [--json FILE]
+
+The network is a GRU of 14 inputs and 32 units with a head of one. ONNX Runtime runs one step of the batch (a GRU with its hidden
+state as input and output), with the states in a NumPy array, gathered from it and put back for a tenth; one thread each. Calls
+alternate in one process, and a figure is the smallest mean of a round. Share of a core: of a step of all streams 100 times a
+second. Batcher: every stream sends 100 times a second, in bunches of a hundred streams spread over the period, for so many
+seconds; the worker's share of a core, and how long it was ready to run without one, are those of its thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import rtaccel as rt
+
+RATE = 100
+FEATURES, UNITS = 14, 32
+
+
+class Network(torch.nn.Module):
+    """A GRU with a head that reads its newest output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.head = torch.nn.GRU(FEATURES, UNITS, batch_first=True), torch.nn.Linear(UNITS, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.gru(x)[0][:, -1])
+
+
+class Step(torch.nn.Module):
+    """The same for one step: (x [n, 1, features], h [1, n, units]) -> (y, h)."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y, h = self.network.gru(x, h)
+        return self.network.head(y[:, -1]), h
+
+
+Call = Callable[[], object]
+
+
+def ours(network: Network, streams: int, scheme: str, lists: list[torch.Tensor]) -> dict[str, Call]:
+    calibration = [torch.randn(64, 32, FEATURES)] if scheme == "w8a8" else None
+    live = rt.stream(network, torch.randn(streams, FEATURES), scheme=scheme, calibration=calibration)
+    x, out = torch.randn(streams, FEATURES), torch.empty(streams, 1)
+    few, few_out = torch.randn(len(lists[0]), FEATURES), torch.empty(len(lists[0]), 1)
+    turn = iter(range(10**9))
+    return {
+        f"rtaccel {scheme}, all": live.bind(x, out=out),
+        f"rtaccel {scheme}, a random tenth": lambda: live.step(
+            few, streams=lists[next(turn) % len(lists)], out=few_out
+        ),
+    }
+
+
+def onnx_runtime(network: Network, streams: int, lists: list[torch.Tensor]) -> dict[str, Call]:
+    import io
+
+    import onnxruntime
+
+    step, file = Step(network).eval(), io.BytesIO()
+    example = torch.randn(2, 1, FEATURES), torch.randn(1, 2, UNITS)
+    axes = {"x": {0: "n"}, "h": {1: "n"}, "y": {0: "n"}, "g": {1: "n"}}
+    torch.onnx.export(
+        step, example, file, input_names=["x", "h"], output_names=["y", "g"], dynamic_axes=axes, dynamo=False
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
+    state = np.zeros((streams, UNITS), np.float32)
+    x = np.random.default_rng(0).normal(size=(streams, 1, FEATURES)).astype(np.float32)
+    few, numbers, turn = x[: len(lists[0])], [s.numpy() for s in lists], iter(range(10**9))
+
+    def everything() -> None:
+        _, h = session.run(None, {"x": x, "h": state[None]})
+        state[:] = h[0]
+
+    def tenth() -> None:
+        chosen = numbers[next(turn) % len(numbers)]
+        _, h = session.run(None, {"x": few, "h": state[chosen][None]})
+        state[chosen] = h[0]
+
+    return {"ONNX Runtime float32, all": everything, "ONNX Runtime float32, a random tenth": tenth}
+
+
+def measure(calls: dict[str, Call], rounds: int = 15, seconds: float = 0.02) -> dict[str, float]:
+    """Nanoseconds of a call: the smallest mean of a round."""
+    best = dict.fromkeys(calls, float("inf"))
+    for _ in range(rounds):
+        for name, call in calls.items():
+            call()
+            count, begin = 0, time.perf_counter_ns()
+            while (now := time.perf_counter_ns()) - begin < seconds * 1e9 or count < 3:
+                call()
+                count += 1
+            best[name] = min(best[name], (now - begin) / count)
+    return best
+
+
+def worker_seconds() -> np.ndarray:
+    """CPU time of the batcher's thread, and the time that it was ready to run and had no core."""
+    for task in Path("/proc/self/task").iterdir():
+        if (task / "comm").read_text().strip() == "rtaccel-batch":
+            return np.array([int(n) for n in (task / "schedstat").read_text().split()[:2]]) / 1e9
+    raise RuntimeError("no batcher runs")
+
+
+def under_load(network: Network, streams: int, seconds: float, deadline_us: float, scheme: str) -> dict[str, Any]:
+    calibration = [torch.randn(64, 32, FEATURES)] if scheme == "w8a8" else None
+    live = rt.stream(network, torch.randn(streams, FEATURES), scheme=scheme, calibration=calibration)
+    bunches = [torch.arange(first, min(first + 100, streams)) for first in range(0, streams, 100)]
+    x = torch.randn(100, FEATURES)
+    seen = 0
+
+    def count(numbers: torch.Tensor, y: torch.Tensor, status: torch.Tensor) -> None:
+        nonlocal seen
+        seen += len(numbers)
+
+    with rt.StreamBatcher(live, deadline_us=deadline_us, on_result=count) as hub:
+        begin, used = time.perf_counter(), worker_seconds()
+        for period in range(int(seconds * RATE)):
+            for i, bunch in enumerate(bunches):
+                wait = begin + (period + i / len(bunches)) / RATE - time.perf_counter()
+                if wait > 0:
+                    time.sleep(wait)
+                hub.put_many(bunch, x[: len(bunch)])
+        took, used = time.perf_counter() - begin, worker_seconds() - used
+    stats = hub.stats()
+    assert seen == stats.answered + stats.dropped
+    return {
+        "scheme": scheme, "put": stats.put, "answered": stats.answered, "late": stats.late, "replaced": stats.replaced,
+        "full": stats.full, "batch_p50": stats.batch.p50, "batches": stats.batches, "cost_us": stats.cost_us,
+        "lateness_p999_us": stats.lateness.p999_us, "lateness_max_us": stats.lateness.max_us,
+        "worker_share": used[0] / took, "waited_share": used[1] / took,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--streams", type=int, default=10_000)
+    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--deadline-us", type=float, default=1000)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    network, streams = Network().eval(), given.streams
+    lists = [torch.randperm(streams)[: streams // 10].contiguous() for _ in range(64)]
+    calls = ours(network, streams, "w8a8", lists) | ours(network, streams, "float32", lists)
+    if importlib.util.find_spec("onnxruntime"):
+        calls |= onnx_runtime(network, streams, lists)
+    best = measure(calls, given.rounds)
+    print(f"{streams:,} streams of a GRU {FEATURES}-{UNITS} with a head, {os.uname().machine}, one thread")
+    print(f"{'':40} {'us a call':>10} {'ns a stream':>12} {'of its share':>13} {'core at 100 Hz':>15}")
+    for name, ns in best.items():
+        everything = name.endswith("all")
+        rows = streams if everything else len(lists[0])
+        ratio = "" if everything else f"{ns / rows / (best[name.rpartition(',')[0] + ', all'] / streams):.2f}x"
+        share = f"{ns * RATE / 1e9:.1%}" if everything else ""
+        print(f"{name:40} {ns / 1e3:10.1f} {ns / rows:12.1f} {ratio:>13} {share:>15}")
+    loads = [under_load(network, streams, given.seconds, given.deadline_us, scheme) for scheme in ("w8a8", "float32")]
+    for load in loads:
+        a, b, margin = load["cost_us"]
+        print(
+            f"\nbatcher, {load['scheme']}: {load['put']:,} put in {given.seconds} s, deadline {given.deadline_us:.0f} us"
+        )
+        late = f"p99.9 {load['lateness_p999_us']:.0f} us, max {load['lateness_max_us']:.0f} us"
+        print(f"  {load['late']:,} late ({late}), {load['replaced']:,} replaced, {load['full']:,} full")
+        print(f"  batches of {load['batch_p50']:,}; cost {a:.1f} + {b:.3f} n + {margin:.1f} us")
+        print(
+            f"  worker {load['worker_share']:.1%} of a core; {load['waited_share']:.1%} of the time ready without one"
+        )
+    if given.json:
+        given.json.write_text(json.dumps({"ns": best, "load": loads, "threads": threading.active_count()}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

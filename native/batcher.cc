@@ -1,0 +1,226 @@
+// Making, starting and stopping a batcher.
+#include "batcher.h"
+
+#include <linux/futex.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "latest_memory.h"
+#include "loop.h"
+
+#define RTA_API extern "C" __attribute__((visibility("default")))
+
+namespace rta_serve {
+namespace {
+
+thread_local char error_text[512] = "";
+
+constexpr int kMeasured = 5;  // calls of a size before the start
+
+}  // namespace
+
+int batcher_error(const char* format, ...) {
+  va_list args;
+  va_start(args, format);
+  std::vsnprintf(error_text, sizeof error_text, format, args);
+  va_end(args);
+  return -1;
+}
+
+void futex_wait(std::atomic<uint32_t>& word, uint32_t value, int64_t until_ns) {
+  timespec until = {until_ns / 1'000'000'000, until_ns % 1'000'000'000};
+  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, value,
+          until_ns == INT64_MAX ? nullptr : &until, nullptr, FUTEX_BITSET_MATCH_ANY);
+}
+
+void futex_wake(std::atomic<uint32_t>& word) {
+  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT_MAX, nullptr, nullptr, 0);
+}
+
+namespace {
+
+bool settings_fit(const rta_batcher_config& c) {
+  if (!c.plan || c.in_bytes == 0 || c.out_bytes == 0)
+    return batcher_error("no plan of one input and one output"), false;
+  if (c.streams < 1 || c.streams > INT32_MAX) return batcher_error("a plan without streams"), false;
+  if (c.deadline_ns < 1 || c.deadline_ns > 3'600'000'000'000) return batcher_error("a deadline up to an hour"), false;
+  if (c.max_batch < 1 || c.max_batch > c.streams)
+    return batcher_error("max_batch of 1 to the number of streams"), false;
+  if (c.tickets < 0 || c.tickets > INT32_MAX - 1) return batcher_error("tickets of 0 to 2^31 - 2"), false;
+  if (c.spin_ns < 0 || c.spin_ns > 1'000'000'000) return batcher_error("a spin of 0 to a second"), false;
+  if (c.late != RTA_LATE_ANSWER && c.late != RTA_LATE_DROP) return batcher_error("an unknown late"), false;
+  return true;
+}
+
+void make_room(rta_batcher* b) {
+  const rta_batcher_config& c = b->config;
+  const auto streams = static_cast<size_t>(c.streams), most = static_cast<size_t>(c.max_batch);
+  b->stride = (sizeof(Slot) + c.in_bytes + 63) / 64 * 64;
+  b->slots = rta_realtime::buffer(b->stride * streams);
+  for (int64_t s = 0; s < c.streams; ++s) new (&b->slot(s)) Slot();
+  b->words = (c.streams + 63) / 64;
+  b->marked = std::make_unique<std::atomic<uint64_t>[]>(static_cast<size_t>(b->words));
+  b->ours.resize(static_cast<size_t>(b->words));
+  b->due.resize(streams);
+  b->order.reserve(streams);
+  for (auto* each : {&b->list, &b->stamps, &b->put_at}) each->reserve(most);
+  b->ticket_of.reserve(most);
+  b->rows.resize(most * c.in_bytes);
+  if (c.tickets) {
+    b->tickets = std::make_unique<Ticket[]>(static_cast<size_t>(c.tickets));
+    b->answers = std::make_unique<char[]>(static_cast<size_t>(c.tickets) * c.out_bytes);
+    for (int64_t t = c.tickets; t-- > 0;) b->free_ticket(static_cast<int32_t>(t));
+  }
+  for (int i = 0; i < (c.tickets ? 1 : kResults); ++i) {
+    Results& r = b->results[i];
+    r.streams.resize(most);
+    r.stamps.resize(most);
+    r.status.resize(most);
+    r.y.resize(most * c.out_bytes);
+  }
+}
+
+void* body(void* self) {
+  auto* b = static_cast<rta_batcher*>(self);
+  b->settle();
+  b->ready.store(1, std::memory_order_release);
+  futex_wake(b->ready);
+  b->work();
+  b->ended.store(1);
+  futex_wake(b->ended);
+  futex_wake(b->made);
+  return nullptr;
+}
+
+bool forked(const rta_batcher* b) { return b->born != rta_realtime::generation.load(std::memory_order_relaxed); }
+
+}  // namespace
+}  // namespace rta_serve
+
+using namespace rta_serve;
+
+int64_t rta_batcher::now() const {
+  return config.manual ? manual_now.load(std::memory_order_relaxed) : rta_latest_now_ns();
+}
+
+void rta_batcher::settle() {
+  prctl(PR_SET_NAME, "rtaccel-batch", 0, 0, 0);
+  prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0);
+  if (config.cpu < 0) return;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (config.cpu < CPU_SETSIZE) CPU_SET(config.cpu, &set);
+  if (sched_setaffinity(0, sizeof set, &set) != 0)
+    refused = "core " + std::to_string(config.cpu) + ": " + std::strerror(errno);
+}
+
+// Batches of a few sizes, of zeros; the streams are as before afterwards.
+bool rta_batcher::measure() {
+  std::vector<char> past(rta_plan_state_bytes(config.plan));
+  rta_plan_save_state(config.plan, past.data());
+  std::fill(rows.begin(), rows.end(), 0);
+  const void* in = rows.data();
+  void* out = results[0].y.data();
+  for (int64_t s = 0; s < config.max_batch; ++s) list.push_back(s);
+  bool fine = true;
+  for (int turn = 0; turn < kMeasured && fine; ++turn)
+    for (const int64_t n : {config.max_batch, int64_t{1}, (config.max_batch + 1) / 2}) {
+      const int64_t began = rta_latest_now_ns();
+      fine = rta_plan_run_some(config.plan, &in, &out, n, list.data()) == 0;
+      if (!fine) break;
+      if (turn > 0) cost.learn(static_cast<double>(n), static_cast<double>(rta_latest_now_ns() - began));
+    }
+  cost.widen();
+  list.clear();
+  if (!fine) batcher_error("the plan refuses a batch of zeros: %s", rta_error());
+  if (rta_plan_load_state(config.plan, past.data()) != 0) return batcher_error("%s", rta_error()), false;
+  return fine;
+}
+
+RTA_API const char* rta_batcher_error_text(void) { return error_text; }
+RTA_API const char* rta_batcher_refused(const rta_batcher* b) { return b->refused.c_str(); }
+
+RTA_API rta_batcher* rta_batcher_create(const rta_batcher_config* config) {
+  if (!settings_fit(*config)) return nullptr;
+  try {
+    auto b = std::make_unique<rta_batcher>();
+    b->config = *config;
+    make_room(b.get());
+    return b.release();
+  } catch (const std::bad_alloc&) {
+    return batcher_error("no memory for %lld streams", static_cast<long long>(config->streams)), nullptr;
+  }
+}
+
+RTA_API int rta_batcher_start(rta_batcher* b) {
+  if (b->started) return batcher_error("a batcher starts once; make another");
+  if (!b->config.manual && !b->measure()) return -1;
+  b->started = true;
+  b->born = rta_realtime::generation.load(std::memory_order_relaxed);
+  if (b->config.manual) {
+    b->open.store(true);
+    return 0;
+  }
+  sigset_t all, before;  // signals are the other threads' business
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  const int code = pthread_create(&b->thread, nullptr, body, b);
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (code != 0) return batcher_error("no thread: %s", std::strerror(code));
+  b->threaded = true;
+  while (b->ready.load(std::memory_order_acquire) == 0) futex_wait(b->ready, 0, INT64_MAX);
+  b->open.store(true);
+  return 0;
+}
+
+RTA_API void rta_batcher_stop(rta_batcher* b) {
+  b->open.store(false);
+  b->stopping.store(true);
+  if (b->asleep.exchange(0) != 0) futex_wake(b->asleep);
+}
+
+RTA_API int rta_batcher_wait_stopped(rta_batcher* b, int64_t timeout_ns) {
+  const int64_t until = rta_latest_now_ns() + timeout_ns;
+  while (b->threaded && !forked(b) && b->ended.load() == 0) {
+    if (rta_latest_now_ns() >= until) return 0;
+    futex_wait(b->ended, 0, until);
+  }
+  if (b->threaded && !forked(b)) pthread_join(b->thread, nullptr);
+  b->threaded = false;
+  return 1;
+}
+
+RTA_API void rta_batcher_destroy(rta_batcher* b) {
+  if (!b) return;
+  b->abandoned.store(true);
+  rta_batcher_stop(b);
+  while (!rta_batcher_wait_stopped(b, 1'000'000'000)) {
+  }
+  delete b;
+}
+
+RTA_API void rta_batcher_statistics(const rta_batcher* b, rta_batcher_stats* s) {
+  // Word by word, each as it was at some moment of this call.
+  static_assert(sizeof *s % sizeof(int64_t) == 0);
+  const auto* from = reinterpret_cast<const int64_t*>(&b->stats);
+  auto* to = reinterpret_cast<int64_t*>(s);
+  for (size_t i = 0; i < sizeof *s / sizeof *to; ++i) to[i] = __atomic_load_n(from + i, __ATOMIC_RELAXED);
+  s->put = b->put.load();
+  s->full = b->full.load();
+  s->replaced = b->replaced.load();
+  s->cost_a_ns = b->cost.a();
+  s->cost_b_ns = b->cost.b();
+  s->cost_margin_ns = b->cost.margin();
+}

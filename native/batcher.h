@@ -1,0 +1,143 @@
+// What a batcher is inside. batcher_put.cc is the side of the callers, batcher_turn.cc that of the worker.
+#pragma once
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "rta_batcher.h"
+
+namespace rta_serve {
+
+int batcher_error(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+// Sleeps while the word has this value: at most until a time, or for ever with INT64_MAX.
+void futex_wait(std::atomic<uint32_t>& word, uint32_t value, int64_t until_ns);
+void futex_wake(std::atomic<uint32_t>& word);
+
+// One stream's place for a sample; the sample's bytes follow it. Whoever brings `word` to kBusy has it.
+enum : uint32_t { kEmpty = 0, kBusy = 1, kWaiting = 2 };
+struct alignas(64) Slot {
+  std::atomic<uint32_t> word{kEmpty};
+  int32_t ticket = -1;
+  int64_t stamp = 0, put_at = 0;
+  int64_t newest = INT64_MIN;     // stamp of the newest sample that there was
+  std::atomic<int64_t> first{0};  // stamp of the first sample since the last batch: what the slack is counted from
+  char* x() { return reinterpret_cast<char*>(this + 1); }
+};
+
+// A ticket's word: its generation, and in the low bits where it stands. A put makes it pending, the worker answered;
+// whoever takes it, or left it before, frees it with the next generation.
+enum : uint32_t { kFree = 0, kPending = 1, kAnswered = 2, kPhase = 3, kWaited = 4, kLeft = 8, kGeneration = 16 };
+struct Ticket {
+  std::atomic<uint32_t> word{kFree};
+  std::atomic<uint32_t> below{0};  // in the stack of free ones
+  int32_t status = 0;
+  int64_t deadline = 0, done = 0;
+};
+
+constexpr double kFloorNs = 5000;  // of the margin: caches that went cold
+constexpr double kColdNs = 5000;   // a deviation to begin with
+constexpr int kResults = 4;        // batches that may wait for the caller
+constexpr int64_t kClear = 64;     // answers per look at the clock
+
+// A batch of results on its way to whoever takes them.
+struct Results {
+  std::vector<int64_t> streams, stamps;
+  std::vector<uint8_t> status;
+  std::vector<char> y;
+  int64_t count = 0;
+};
+
+// What a batch of n costs: a line through what batches took, the older ones counting ever less.
+class Cost {
+ public:
+  void learn(double n, double ns);
+  double line(int64_t n) const { return a() + b() * static_cast<double>(n); }
+  double a() const { return a_.load(std::memory_order_relaxed); }
+  double b() const { return b_.load(std::memory_order_relaxed); }
+  // Before the first batch: the calls that it was measured by were warm.
+  void widen() { deviation_.store(std::max(deviation_.load(), kColdNs), std::memory_order_relaxed); }
+  double margin() const { return kFloorNs + 4 * deviation_.load(std::memory_order_relaxed); }
+
+ private:
+  bool known_ = false;
+  double n_ = 0, t_ = 0, nn_ = 0, nt_ = 0;  // means
+  std::atomic<double> a_{0}, b_{0}, deviation_{0};
+};
+
+}  // namespace rta_serve
+
+struct rta_batcher {
+  rta_batcher_config config;
+  size_t stride = 0;  // bytes of a slot with its sample
+  std::unique_ptr<char, void (*)(void*)> slots{nullptr, nullptr};
+  int64_t words = 0;
+  std::unique_ptr<std::atomic<uint64_t>[]> marked;  // bit: a stream with a sample that the worker has not seen
+  std::unique_ptr<rta_serve::Ticket[]> tickets;
+  std::unique_ptr<char[]> answers;  // a row for each ticket
+
+  // Shared between the callers and the worker.
+  alignas(64) std::atomic<uint64_t> free_tickets{0};  // top of the stack + 1, and above a count of its changes
+  alignas(64) std::atomic<int64_t> inside{0};         // puts under way
+  alignas(64) std::atomic<int64_t> arrived{0};        // samples that came to an empty slot
+  alignas(64) std::atomic<uint32_t> asleep{0};
+  std::atomic<int64_t> wake_arrived{0}, wake_due{0};  // a put with this number, or due before that, wakes the worker
+  alignas(64) std::atomic<bool> open{false}, stopping{false}, blocked{false};
+  alignas(64) std::atomic<int64_t> put{0}, full{0}, replaced{0};
+  std::atomic<int64_t> manual_now{0};
+
+  // Results of batches: `made` by the worker, `taken` by the caller.
+  rta_serve::Results results[rta_serve::kResults];
+  alignas(64) std::atomic<uint32_t> made{0};
+  alignas(64) std::atomic<uint32_t> taken{0};
+  std::atomic<bool> abandoned{false};
+
+  // The worker's own.
+  std::vector<uint64_t> ours;  // bit: a stream that waits
+  std::vector<int64_t> due;    // by stream
+  std::vector<int64_t> order;  // streams, to choose from
+  std::vector<int64_t> list, stamps, put_at;
+  std::vector<int32_t> ticket_of;
+  std::vector<char> rows;  // inputs of a batch
+  int64_t seen = 0, waiting = 0, earliest = INT64_MAX;
+  int64_t planned = INT64_MAX;  // when the next batch was to leave, as of the last sleep
+  rta_serve::Cost cost;
+  rta_batcher_stats stats{};  // its counts are written by the worker alone, the others are above
+  std::string refused;
+  pthread_t thread = {};
+  bool threaded = false, started = false;
+  uint32_t born = 0;
+  std::atomic<uint32_t> ready{0}, ended{0};
+
+  rta_serve::Slot& slot(int64_t stream) {
+    return *reinterpret_cast<rta_serve::Slot*>(slots.get() + static_cast<size_t>(stream) * stride);
+  }
+  int64_t now() const;
+
+  // batcher_put.cc
+  int64_t put_sample(int64_t stream, const void* x, int64_t stamp);
+  int32_t take_ticket();
+  void free_ticket(int32_t index);
+  void answer(int32_t ticket, int status, int64_t done);
+  void announce(int64_t stream, int64_t due);
+
+  // batcher_turn.cc
+  void work();
+  void look();                         // at what has arrived
+  int64_t leaves_at(int64_t n) const;  // a batch of so many
+  int64_t leave(int64_t now, int64_t took);
+  void settle();
+  bool measure();
+
+ private:
+  void choose();
+  void sleep(int64_t until, int64_t arrivals);
+  rta_serve::Results* place();
+  void step(const void* x, void* y, int64_t count, uint8_t* status);
+};

@@ -1,0 +1,206 @@
+// The callers' side of a batcher: putting samples, waiting for tickets, taking batches of results.
+#include <sched.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "batcher.h"
+
+#define RTA_API extern "C" __attribute__((visibility("default")))
+
+namespace rta_serve {
+namespace {
+
+constexpr int64_t kLookNs = 20'000'000;
+
+void pause_for(int turn) {
+  if (turn > 100) {
+    sched_yield();  // whoever has the slot was taken off its core
+    return;
+  }
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// The ticket's place and its word as it is now, or NULL where it was taken.
+Ticket* find(rta_batcher* b, int64_t id, uint32_t& word) {
+  const int64_t index = id & 0xffffffff;
+  if (id < 0 || index >= b->config.tickets) return nullptr;
+  Ticket& t = b->tickets[index];
+  word = t.word.load(std::memory_order_acquire);
+  return word / kGeneration == static_cast<uint64_t>(id) >> 32 && (word & kPhase) != kFree ? &t : nullptr;
+}
+
+// Keeps a stop waiting for a put that has begun.
+struct Inside {
+  explicit Inside(rta_batcher* b) : count(b->inside) { count.fetch_add(1); }
+  ~Inside() { count.fetch_sub(1); }
+  std::atomic<int64_t>& count;
+};
+
+}  // namespace
+}  // namespace rta_serve
+
+using namespace rta_serve;
+
+// The stack's top carries a count, so that a top that went and came back is seen.
+int32_t rta_batcher::take_ticket() {
+  uint64_t top = free_tickets.load(std::memory_order_acquire);
+  for (;;) {
+    const auto index = static_cast<uint32_t>(top);
+    if (index == 0) return -1;
+    const uint64_t next = ((top >> 32) + 1) << 32 | tickets[index - 1].below.load(std::memory_order_relaxed);
+    if (free_tickets.compare_exchange_weak(top, next, std::memory_order_acq_rel, std::memory_order_acquire))
+      return static_cast<int32_t>(index - 1);
+  }
+}
+
+void rta_batcher::free_ticket(int32_t index) {
+  uint64_t top = free_tickets.load(std::memory_order_relaxed);
+  for (;;) {
+    tickets[index].below.store(static_cast<uint32_t>(top), std::memory_order_relaxed);
+    const uint64_t next = ((top >> 32) + 1) << 32 | static_cast<uint32_t>(index + 1);
+    if (free_tickets.compare_exchange_weak(top, next, std::memory_order_acq_rel, std::memory_order_relaxed)) return;
+  }
+}
+
+void rta_batcher::answer(int32_t index, int status, int64_t done) {
+  Ticket& t = tickets[index];
+  t.status = status;
+  t.done = done;
+  uint32_t word = t.word.load(std::memory_order_relaxed);
+  while (!t.word.compare_exchange_weak(
+      word, (word & kLeft) ? (word / kGeneration + 1) * kGeneration : (word & ~(kPhase | kWaited)) | kAnswered,
+      std::memory_order_acq_rel, std::memory_order_relaxed)) {
+  }
+  if (word & kLeft)
+    free_ticket(index);
+  else if (word & kWaited)
+    futex_wake(t.word);
+}
+
+// The worker clears the bit and reads `first`; or it sleeps, and has said before what is to wake it.
+void rta_batcher::announce(int64_t stream, int64_t due_at) {
+  marked[stream / 64].fetch_or(uint64_t{1} << (stream % 64));
+  const int64_t number = arrived.fetch_add(1) + 1;
+  if (asleep.load() != 0 && (number >= wake_arrived.load() || due_at < wake_due.load()) && asleep.exchange(0) != 0)
+    futex_wake(asleep);
+}
+
+int64_t rta_batcher::put_sample(int64_t stream, const void* x, int64_t stamp) {
+  if (stream < 0 || stream >= config.streams) return RTA_PUT_STREAM;
+  const Inside here(this);
+  if (!open.load()) return RTA_PUT_STOPPED;
+  const int64_t at = now();
+  if (stamp == RTA_STAMP_NOW) stamp = at;
+  if (stamp > at || stamp < 0) return RTA_PUT_STAMP;
+  int32_t ticket = -1;
+  if (config.tickets ? (ticket = take_ticket()) < 0 : blocked.load(std::memory_order_relaxed)) {
+    full.fetch_add(1, std::memory_order_relaxed);
+    return RTA_PUT_FULL;
+  }
+  int64_t id = RTA_PUT_QUEUED;
+  if (ticket >= 0) {
+    Ticket& t = tickets[ticket];
+    t.deadline = stamp + config.deadline_ns;
+    const uint32_t word = t.word.load(std::memory_order_relaxed);
+    t.word.store(word | kPending, std::memory_order_relaxed);
+    id = static_cast<int64_t>(word / kGeneration) << 32 | ticket;
+  }
+  put.fetch_add(1, std::memory_order_relaxed);
+
+  Slot& s = slot(stream);
+  uint32_t word = s.word.load(std::memory_order_relaxed);
+  for (int turn = 0;; ++turn) {
+    if (word != kBusy && s.word.compare_exchange_weak(word, kBusy, std::memory_order_acquire)) break;
+    if (word == kBusy) pause_for(turn);
+    word = s.word.load(std::memory_order_relaxed);
+  }
+  if (stamp < s.newest) {
+    s.word.store(word, std::memory_order_release);
+    replaced.fetch_add(1, std::memory_order_relaxed);
+    if (ticket < 0) return RTA_PUT_OVERTAKEN;
+    answer(ticket, RTA_ANSWER_REPLACED, at);
+    return id;
+  }
+  const int32_t before = s.ticket;
+  s.ticket = ticket;
+  s.stamp = s.newest = stamp;
+  s.put_at = at;
+  std::memcpy(s.x(), x, config.in_bytes);
+  if (word == kEmpty) s.first.store(stamp, std::memory_order_relaxed);
+  s.word.store(kWaiting, std::memory_order_release);
+  if (word == kEmpty) {
+    announce(stream, stamp + config.deadline_ns);
+    return id;
+  }
+  replaced.fetch_add(1, std::memory_order_relaxed);
+  if (ticket < 0) return RTA_PUT_REPLACING;
+  answer(before, RTA_ANSWER_REPLACED, at);
+  return id;
+}
+
+RTA_API int64_t rta_batcher_put(rta_batcher* b, int64_t stream, const void* x, int64_t stamp_ns) {
+  return b->put_sample(stream, x, stamp_ns);
+}
+
+RTA_API int rta_batcher_wait(rta_batcher* b, int64_t id, int64_t timeout_ns) {
+  const int64_t begin = rta_latest_now_ns();
+  const int64_t until = timeout_ns < INT64_MAX - begin ? begin + timeout_ns : INT64_MAX;
+  for (;;) {
+    uint32_t word;
+    Ticket* t = find(b, id, word);
+    if (!t) return -1;
+    if ((word & kPhase) == kAnswered) return 1;
+    if (rta_latest_now_ns() >= until) return 0;
+    if (!(word & kWaited) && !t->word.compare_exchange_strong(word, word | kWaited)) continue;
+    futex_wait(t->word, word | kWaited, until);
+  }
+}
+
+RTA_API int rta_batcher_take(rta_batcher* b, int64_t id, void* y, int64_t* lateness_ns) {
+  uint32_t word;
+  Ticket* t = find(b, id, word);
+  if (!t || (word & kPhase) != kAnswered) return -1;
+  const int status = t->status;
+  const auto index = static_cast<int32_t>(id & 0xffffffff);
+  if (status <= RTA_ANSWER_LATE)
+    std::memcpy(y, b->answers.get() + static_cast<size_t>(index) * b->config.out_bytes, b->config.out_bytes);
+  if (lateness_ns) *lateness_ns = t->done - t->deadline;
+  // Of two that take it at once, one has it.
+  if (!t->word.compare_exchange_strong(word, (word / kGeneration + 1) * kGeneration)) return -1;
+  b->free_ticket(index);
+  return status;
+}
+
+RTA_API void rta_batcher_leave(rta_batcher* b, int64_t id) {
+  uint32_t word;
+  while (Ticket* t = find(b, id, word)) {
+    const bool answered = (word & kPhase) == kAnswered;
+    if (!t->word.compare_exchange_strong(word, answered ? (word / kGeneration + 1) * kGeneration : word | kLeft))
+      continue;
+    if (answered) b->free_ticket(static_cast<int32_t>(id & 0xffffffff));
+    return;
+  }
+}
+
+RTA_API int rta_batcher_next(rta_batcher* b, int64_t timeout_ns, rta_batch* batch) {
+  const int64_t begin = rta_latest_now_ns();
+  const int64_t until = timeout_ns < INT64_MAX - begin ? begin + timeout_ns : INT64_MAX;
+  const uint32_t at = b->taken.load(std::memory_order_relaxed);
+  while (b->made.load(std::memory_order_acquire) == at) {
+    if (b->ended.load() != 0 && b->made.load() == at) return -1;
+    const int64_t at_ns = rta_latest_now_ns();
+    if (at_ns >= until || b->config.manual) return 0;
+    futex_wait(b->made, at, std::min(until, at_ns + kLookNs));  // the end may come just before the sleep
+  }
+  const Results& r = b->results[at % kResults];
+  *batch = {r.count, r.streams.data(), r.stamps.data(), r.y.data(), r.status.data()};
+  return 1;
+}
+
+RTA_API void rta_batcher_give_back(rta_batcher* b) {
+  b->taken.fetch_add(1);
+  if (b->blocked.load()) futex_wake(b->taken);
+}

@@ -1,0 +1,350 @@
+"""`StreamBatcher`: samples of many streams, put one by one, stepped in batches within a deadline."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtaccel import _native as native
+from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
+from rtaccel.nn.check import describe
+from rtaccel.realtime import threads
+from rtaccel.runtime.stream import StreamModel
+from rtaccel.serve.answer import SLICE_NS, STATUSES, Ticket
+from rtaccel.serve.stats import BatcherStats
+
+LATE = {"answer": 0, "drop": 1}
+PUTS = ("queued", "replacing", "replaced")
+"""What a put comes to without tickets, by the code of the native side; -1 is "full"."""
+
+OnResult = Callable[[Tensor, Tensor, Tensor], object]
+
+
+class StreamBatcher:
+    """Steps many streams of one model: any thread puts samples one by one, a native thread steps them in batches.
+
+    live: a stream of rt.stream on the CPU, with a past. While the batcher runs it answers no other calls.
+    deadline_us: a sample is to be answered within this from its stamp.
+    on_result: called as on_result(streams, y, status) for each batch, in a Python thread of its own: int64 [n], float32
+        [n, outputs], and uint8 [n] of indices into `STATUSES`; y of a sample that was not stepped is NaN. None: tickets.
+    late: what becomes of a sample that is late already when its batch leaves. "answer": it is stepped; "drop": it is not, and
+        its stream stands still. One that gets late while its batch computes is answered with "late" in both.
+    max_batch: most samples of a batch; of more that wait those leave that are due first. None: all of them.
+    tickets: how many answers may be outstanding, or waiting to be taken; None: four for each stream.
+    spin_us: so long before a batch leaves the worker stops sleeping and watches the clock.
+    cpu: the core that the worker stays on.
+
+    A batch leaves when the slack of the oldest sample, stamp + deadline - now, has come down to what the batch will cost:
+    a + b n, by exponential averages of what batches took, and a margin of 5 us and four mean deviations, at most a
+    quarter of the deadline. Where every stream waits, or max_batch
+    samples do, it leaves at once. Each stream has one slot: of two samples before a batch the one with the newer stamp
+    stays, the other is "replaced". Nothing queues up: a put without a free place is "full" and changes nothing.
+
+    `with` starts and stops it; it starts once. Raises UnsupportedProblem for a model that cannot run so, FormatError for
+    settings that there are not.
+
+    Example:
+        >>> import torch, rtaccel as rt
+        >>> live = rt.stream(torch.nn.GRU(3, 4, batch_first=True).eval(), torch.randn(8, 3))
+        >>> with rt.StreamBatcher(live, deadline_us=2000) as hub:
+        ...     ticket = hub.put(5, torch.ones(3))
+        ...     answer = ticket.result()
+        >>> answer.y.shape
+        torch.Size([4])
+    """
+
+    STATUSES = STATUSES
+
+    def __init__(
+        self,
+        live: StreamModel,
+        deadline_us: float = 1000,
+        on_result: OnResult | None = None,
+        late: str = "answer",
+        *,
+        max_batch: int | None = None,
+        tickets: int | None = None,
+        spin_us: float = 50,
+        cpu: int | None = None,
+    ) -> None:
+        plan = _plan_of(live)
+        if late not in LATE:
+            raise FormatError("StreamBatcher", f"late={late!r}", "'answer' or 'drop'", "Pass one of them.")
+        if on_result is not None and not callable(on_result):
+            raise FormatError("StreamBatcher", f"on_result={on_result!r}", "a function, or None", "Pass a function.")
+        if on_result is not None and tickets is not None:
+            raise FormatError("StreamBatcher", "on_result and tickets", "one of them", "Leave tickets out.")
+        self._row, self._dtype = _row_of(live)
+        self._streams, self._pid = live.streams, os.getpid()
+        places = 4 * live.streams if tickets is None else _whole("tickets", tickets, 1, 2**31 - 2)
+        settings = {
+            "deadline_ns": _ns("deadline_us", deadline_us, 1),
+            "max_batch": live.streams if max_batch is None else _whole("max_batch", max_batch, 1, live.streams),
+            "tickets": 0 if on_result else places,
+            "spin_ns": _ns("spin_us", spin_us, 0),
+            "late": LATE[late],
+            "cpu": -1 if cpu is None else _whole("cpu", cpu, 0, 4095),
+            "manual": 0,
+        }
+        x = str(self._dtype).removeprefix("torch."), list(self._row)
+        try:
+            self._native = native.Batcher(plan, x, _output_of(live, plan), settings)
+        except ValueError as error:
+            raise FormatError("StreamBatcher", str(error), "settings that fit", "See rt.StreamBatcher.") from None
+        self._plan, self._on_result = plan, on_result
+        self._raised: list[BaseException] = []
+        self._caller: threading.Thread | None = None
+        self._running = False
+
+    def start(self) -> StreamBatcher:
+        """Measures what batches cost (the streams are as before), and starts the worker.
+
+        Raises UnsupportedProblem where something else runs the model, and where the batcher has run before.
+        """
+        self._here("start")
+        self._plan.prefault()
+        try:
+            refused = self._native.start()
+        except ValueError as error:
+            raise UnsupportedProblem(
+                "start", str(error), "a model that nothing else runs, and a new batcher", "Stop the other one."
+            ) from None
+        self._running = True
+        threads.keep(self)
+        if self._on_result is not None:
+            self._caller = threading.Thread(target=self._call, name="rtaccel-results", daemon=True)
+            self._caller.start()
+        if refused:
+            warnings.warn(f"the batcher runs without what the system refused ({refused})", UserWarning, stacklevel=2)
+        return self
+
+    def put(self, stream: int, x: Any, stamp_ns: int | None = None) -> Any:
+        """Leaves a sample of one stream, to be stepped with the next batch: a Ticket, or with on_result what it came to.
+
+        x: one row of the model's input, float32 [features] (int64 [] for indices): a tensor or a NumPy array. It is copied.
+            NaN goes through the model as in a call of it.
+        stamp_ns: when it was measured, in `time.monotonic_ns()`; its deadline counts from there. None: now.
+
+        With on_result: "queued"; "replacing", an earlier sample of the stream was waiting and will get no result; "replaced", one
+        with a newer stamp was there already, and this one will get none; "full", the last four batches were not taken by
+        on_result yet. A ticket of a put without a place has the status "full". Raises ShapeError for a stream that there
+        is not and for another shape or dtype, FormatError for a stamp after now, UnsupportedProblem where it does not run.
+        """
+        try:
+            code = self._native.put(stream, x, native.BATCHER_NOW if stamp_ns is None else stamp_ns)
+        except TypeError:
+            code = native.BATCHER_UNFIT
+        if code == native.BATCHER_UNFIT:
+            _stream(stream, self._streams)
+            stamp = _stamp(stamp_ns)
+            code = self._native.put(stream, self._fitted(x, self._row), stamp)
+        if code < -1:
+            self._refuse(code, stream, stamp_ns)
+        if self._on_result is not None:
+            return "full" if code < 0 else PUTS[code]
+        return Ticket(self._native, None if code < 0 else code, stream)
+
+    def put_many(self, streams: Sequence[int] | Tensor, x: Any, stamp_ns: Any = None) -> Any:
+        """As many puts, without the GIL: a list of tickets, or with on_result a dict of those rows that are not just "queued".
+
+        streams: int64 [n] or a list; one that is named twice has two puts.
+        x: float32 [n, features] (int64 [n] for indices).
+        stamp_ns: int64 [n], or one of all; None: now.
+
+        Raises ShapeError, FormatError and UnsupportedProblem as `put`; the rows that are not at fault have then been put.
+        """
+        chosen = self._fitted_list("streams", streams)
+        stamps: Any = native.BATCHER_NOW if stamp_ns is None else stamp_ns
+        if not isinstance(stamps, int) or isinstance(stamps, bool):
+            stamps = self._fitted_list("stamp_ns", stamps)
+        elif stamp_ns is not None:
+            _stamp(stamps)
+        codes = self._native.put_many(chosen, x, stamps)
+        if codes is None:
+            codes = self._native.put_many(chosen, self._fitted(x, (len(chosen), *self._row)), stamps)
+        if codes is None:
+            raise ShapeError(
+                "put_many", f"{describe(x)} for {len(chosen)} streams", "a row for each", "Match the rows."
+            )
+        bad = (codes < -1).nonzero()
+        if len(bad):
+            row = int(bad[0])
+            self._refuse(int(codes[row]), int(chosen[row]), stamps if isinstance(stamps, int) else int(stamps[row]))
+        if self._on_result is None:
+            numbers = chosen.tolist()
+            return [Ticket(self._native, None if c < 0 else c, s) for c, s in zip(codes.tolist(), numbers, strict=True)]
+        rows = codes.nonzero().flatten().tolist()
+        return {row: "full" if code < 0 else PUTS[code] for row, code in zip(rows, codes[rows].tolist(), strict=True)}
+
+    def stop(self) -> None:
+        """Refuses puts from now on, answers all that waits, and ends the worker; tickets can be taken afterwards.
+
+        Raises what on_result raised first.
+        """
+        self._here("stop")
+        if threading.current_thread() is self._caller:
+            raise UnsupportedProblem("stop", "a call from on_result", "a call from another thread", "Set a flag there.")
+        if self._running:
+            self._native.stop()
+            while not self._native.wait_stopped(SLICE_NS):  # between two of them Python sees signals
+                pass
+            if self._caller is not None:
+                self._caller.join()
+            self._running = False
+            threads.forget(self)
+        if self._raised:
+            raise self._raised[0]
+
+    def stats(self, check: bool = True) -> BatcherStats:
+        """What was counted so far. Raises what on_result raised first; check=False: not."""
+        if check and self._raised:
+            raise self._raised[0]
+        return BatcherStats.of(self._native.stats())
+
+    @property
+    def running(self) -> bool:
+        """Whether its worker runs."""
+        return self._running and os.getpid() == self._pid
+
+    def __enter__(self) -> StreamBatcher:
+        return self.start()
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            self.stop()
+        except BaseException:
+            if kind is None:
+                raise
+
+    def __repr__(self) -> str:
+        return f"StreamBatcher({self._streams} streams, {'running' if self.running else 'not running'})"
+
+    def _end(self, timeout: float) -> None:
+        self._native.stop()
+        self._native.wait_stopped(int(timeout * 1e9))
+
+    def _call(self) -> None:
+        assert self._on_result is not None
+        while (got := self._native.next(SLICE_NS)) is not False:
+            if got is None:
+                continue
+            try:
+                self._on_result(*got[:3])
+            except BaseException as error:  # raised by stop and stats; the next results are not lost
+                self._raised.append(error)
+                del self._raised[1:]
+            finally:
+                self._native.give_back()
+
+    def _fitted(self, x: Any, shape: tuple[int, ...]) -> Tensor:
+        """A copy that the native side takes, of something that is right but lies otherwise."""
+        made = x
+        if not isinstance(x, Tensor):
+            try:
+                made = torch.as_tensor(x)
+            except (TypeError, ValueError, RuntimeError):
+                made = None
+            if made is not None and not hasattr(x, "dtype") and made.dim() == 0 and self._dtype == torch.int64:
+                made = made.to(self._dtype)
+        if not isinstance(made, Tensor) or made.dtype != self._dtype or tuple(made.shape) != shape or made.is_sparse:
+            got = describe(x) if isinstance(x, Tensor) else describe(made) if made is not None else type(x).__name__
+            raise ShapeError("put", got, f"{self._dtype}{list(shape)}, as the model takes it", "Convert it.")
+        return made.detach().cpu().resolve_neg().contiguous().clone()
+
+    def _fitted_list(self, name: str, given: Any) -> Tensor:
+        made = given if isinstance(given, Tensor) else torch.as_tensor(given) if len(given) else torch.empty(0).long()
+        if made.dtype != torch.int64 or made.dim() != 1:
+            raise ShapeError("put_many", f"{name} {describe(made)}", "int64 [n]", "Convert it.")
+        return made.detach().cpu().contiguous()
+
+    def _refuse(self, code: int, stream: Any, stamp: Any) -> None:
+        if code == -4:
+            raise ShapeError(
+                "put", f"stream {stream!r}", f"a number in 0..{self._streams - 1}", "Name one of this model."
+            )
+        if code == -2:
+            raise UnsupportedProblem(
+                "put", "a batcher that does not run", "one between start and stop", "Start it, or make a new one."
+            )
+        raise FormatError(
+            "put", f"stamp_ns={stamp!r}", "a time up to now, of time.monotonic_ns()", "Stamp samples with that clock."
+        )
+
+    def _here(self, op: str) -> None:
+        if os.getpid() != self._pid:
+            raise UnsupportedProblem(
+                op, "a batcher of the process that forked this one", "one of this process", "Make it after the fork."
+            )
+
+
+def _plan_of(live: Any) -> Any:
+    if not isinstance(live, StreamModel):
+        raise UnsupportedProblem(
+            "StreamBatcher", f"a {type(live).__name__}", "a stream", "Make one with rt.stream(model, example_step)."
+        )
+    executor = live._executor
+    if executor.direct is None or not executor.steps[0].native:
+        raise UnsupportedProblem(
+            "StreamBatcher",
+            f"{live._options.title} on {live._options.device}",
+            "one native plan on the CPU",
+            "See explain().",
+        )
+    if not live.streams:
+        raise UnsupportedProblem(
+            "StreamBatcher", f"{live._options.title}, a model without a past", "recurrent layers or causal convolutions",
+            "Its rows need no batcher: call it.",
+        )  # fmt: skip
+    return live._plan()
+
+
+def _row_of(live: StreamModel) -> tuple[tuple[int, ...], torch.dtype]:
+    """(shape, dtype) of what one stream takes."""
+    argument = live._program.arguments[0]
+    assert argument.dtype is not None
+    return tuple(int(n) for n in argument.shape[1:] if n is not None), argument.dtype
+
+
+def _output_of(live: StreamModel, plan: Any) -> tuple[str, list[int]]:
+    """(dtype, shape) of one row of the result."""
+    row, dtype = _row_of(live)
+    past = plan.save_state()
+    try:
+        y = live(torch.zeros((live.streams, *row), dtype=dtype, device="cpu"))
+    finally:
+        plan.load_state(past)
+    if not isinstance(y, Tensor):
+        raise UnsupportedProblem("StreamBatcher", "a model of several outputs", "one tensor", "Give it one output.")
+    return str(y.dtype).removeprefix("torch."), list(y.shape[1:])
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise FormatError("StreamBatcher", f"{name}={value!r}", f"a whole number, {low} to {high}", "Pass one.")
+    return value
+
+
+def _ns(name: str, us: Any, low: int) -> int:
+    ns = -1.0 if isinstance(us, bool) or not isinstance(us, (int, float)) else us * 1e3
+    if not low <= ns <= 3.6e12:
+        raise FormatError("StreamBatcher", f"{name}={us!r}", "microseconds, up to an hour", "Pass a number.")
+    return round(ns)
+
+
+def _stream(stream: Any, streams: int) -> None:
+    if isinstance(stream, bool) or not isinstance(stream, int) or not 0 <= stream < streams:
+        raise ShapeError("put", f"stream {stream!r}", f"a number in 0..{streams - 1}", "Name one of this model.")
+
+
+def _stamp(stamp: Any) -> int:
+    if stamp is None:
+        return int(native.BATCHER_NOW)
+    if isinstance(stamp, bool) or not isinstance(stamp, int) or not 0 <= stamp < 2**62:
+        raise FormatError("put", f"stamp_ns={stamp!r}", "nanoseconds of time.monotonic_ns()", "Pass a whole number.")
+    return stamp
