@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 SUFFIXES = (".py", ".cc", ".h", ".cu", ".in")
 EXEMPT = {"test_words.py", "test_words_in_code.py"}
-FOLDERS = ("rtaccel", "kernels", "bench", "tests")
+FOLDERS = ("rtaccel", "kernels", "bench", "tests", "examples")
 
 OLD: dict[str, str] = {
     r"(?i:\w*quantis[ei]\w*)": "quantize",

@@ -67,7 +67,10 @@ def test_each_stream_as_if_alone() -> None:
                     y = live.step(x, streams=rows)
                 for row, s in enumerate(rows):
                     if s < len(alone):
-                        assert torch.equal(y[row : row + 1], alone[s].step(x[row : row + 1].clone())), (kind, s)
+                        want = alone[s].step(x[row : row + 1].clone())
+                        exact = d["scheme"] != "float32"  # else sums of several rows may go in another order
+                        close = torch.allclose(y[row : row + 1], want, rtol=0, atol=2e-6)
+                        assert torch.equal(y[row : row + 1], want) if exact else close, (kind, s)
 
     run()
 

@@ -37,7 +37,7 @@ def _fold_one(op_nodes: list[OpNode], kept: set[str]) -> bool:
             if len(readers) == 1 and _merge(source, op_node, index):
                 op_nodes.remove(source)
                 return True
-            if index == 0 and source.affine_only and all(_takes_affine(u, name) for u in readers):
+            if index == 0 and _folds_forward(source) and all(_takes_affine(u, name) for u in readers):
                 for user in readers:
                     _fold_forward(source, user)
                 op_nodes.remove(source)
@@ -79,6 +79,22 @@ def _merge(source: OpNode, op_node: OpNode, index: int) -> bool:
 def _own(op_node: OpNode) -> int:
     """Values that a node must read, and write: the states that it carries on are beside its input."""
     return 1 + len({*op_node.reads} & {*op_node.writes})
+
+
+MAX_RANGE, MAX_SHIFT = 64.0, 4.0
+"""Of an affine that goes into the weights behind it: how far its scales are apart, and how large its shift is, where the values
+behind it are near 1. Raw sensors that are standardized are beyond both. Their scales would be in the weights before these are
+quantized, and in float32 the layer would subtract large numbers from each other."""
+
+
+def _folds_forward(source: OpNode) -> bool:
+    """Whether a scale and shift can be part of the next layer's weights without loss of precision."""
+    if not source.affine_only:
+        return False
+    affine = source.affine
+    assert affine is not None
+    sizes, shift = affine[0].abs(), affine[1].abs()
+    return not sizes.numel() or bool(sizes.amax() <= MAX_RANGE * sizes.amin() and shift.amax() <= MAX_SHIFT)
 
 
 def _takes_affine(user: OpNode, name: str) -> bool:

@@ -1,0 +1,19 @@
+"""Where data lies: a folder that was named, else one in RTACCEL_TEST_DATA."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from examples._shared.outcome import Missing
+
+
+def folder(named: Path | None, name: str, files: tuple[str, ...], source: str) -> Path:
+    """The folder that has one of these files. Raises Missing, with where the data comes from."""
+    root = os.environ.get("RTACCEL_TEST_DATA")
+    found = named if named is not None else Path(root) / name if root else None
+    if found is None:
+        raise Missing(f"no data: {source}, then pass --data FOLDER.")
+    if not any((found / file).exists() for file in files):
+        raise Missing(f"no {' or '.join(files)} in {found}: {source}, then pass --data FOLDER.")
+    return found
