@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rtaccel.cli import _cases
+from rtaccel.cli._common import cases as _cases
 from rtaccel.core.registry import Case
 
 FILE = Path(__file__).parent / "shapes.toml"

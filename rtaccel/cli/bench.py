@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtaccel.cli import _budget, _target
+from rtaccel.cli._common import budget as _budget
+from rtaccel.cli._common import target as _target
 from rtaccel.core.errors import FormatError, RtaccelError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _alone(args: argparse.Namespace, chosen: Sequence[tuple[Item, Mapping[str, Any]]]) -> int:
     from rtaccel.cli._bench.rows import unused_rows
-    from rtaccel.cli._progress import bar
+    from rtaccel.cli._common.progress import bar
     from rtaccel.measure.budget import load_budgets
     from rtaccel.measure.latency import measure
 
@@ -175,7 +176,7 @@ def _against(args: argparse.Namespace) -> int:
     import tempfile
 
     from rtaccel.cli._bench import against, build
-    from rtaccel.cli._progress import bar, say
+    from rtaccel.cli._common.progress import bar, say
 
     there = build.installed(args.against, build.repository_here(), say)
     options = {name: getattr(args, name) for name in ("scheme", "backend", "device", "threads")}

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rtaccel.cli import _target
+from rtaccel.cli._common import target as _target
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 
 HELP = "compile a model, compare it with torch on its example, and write its quantized state as safetensors"

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from rtaccel.cli import _target
+from rtaccel.cli._common import target as _target
 
 HELP = "compile a model and show every stage: the kernel chosen, those rejected and why, bytes and time"
 

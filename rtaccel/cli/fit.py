@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from rtaccel.cli import _budget, _target
+from rtaccel.cli._common import budget as _budget
+from rtaccel.cli._common import target as _target
 from rtaccel.cli._fit import progress
 from rtaccel.core.errors import FormatError
 

@@ -104,7 +104,7 @@ def _find(text: str) -> Impl | None:
 
 def _problem(impl: Impl, pairs: list[str]) -> Problem:
     """From --case, or the conformance case that moves most among those that the kernel takes."""
-    from rtaccel.cli._cases import make_stage, parse_case
+    from rtaccel.cli._common.cases import make_stage, parse_case
     from rtaccel.core.registry import operator
     from rtaccel.core.stage import Problem
 

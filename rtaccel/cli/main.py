@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except Exception as error:
-        from rtaccel.cli._user_code import raised_by_user, told
+        from rtaccel.cli._common.user_code import raised_by_user, told
 
         if raised_by_user(error):
             print(f"{verb}: your code raised\n{told(error)}", file=sys.stderr)

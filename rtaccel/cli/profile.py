@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtaccel.cli import _budget, _target
+from rtaccel.cli._common import budget as _budget
+from rtaccel.cli._common import target as _target
 from rtaccel.core.errors import FormatError
 
 if TYPE_CHECKING:
@@ -91,8 +92,8 @@ def _profiler(name: str) -> Any:
 
 
 def _collect(args: argparse.Namespace, target: _target.Target, fast: Any, budget: Any, profiler: Any) -> Profile:
+    from rtaccel.cli._common.progress import bar
     from rtaccel.cli._profile.job import Job
-    from rtaccel.cli._progress import bar
     from rtaccel.measure.energy import measure_energy
     from rtaccel.measure.latency import measure
     from rtaccel.measure.machine.memory import peak_memory

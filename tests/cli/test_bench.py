@@ -15,10 +15,10 @@ import pytest
 import torch
 
 import rtaccel
-from rtaccel.cli import _cases
 from rtaccel.cli._bench import against, build
 from rtaccel.cli._bench.against import HERE, THERE, compare, judge
 from rtaccel.cli._bench.suite import check, of_batch
+from rtaccel.cli._common import cases as _cases
 from rtaccel.cli.main import main
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.registry import operators

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from rtaccel.cli import _budget, _target, profile
+from rtaccel.cli import profile
+from rtaccel.cli._common import budget as _budget
+from rtaccel.cli._common import target as _target
 from rtaccel.cli.main import main
 from rtaccel.measure.machine.memory import peak_memory
 

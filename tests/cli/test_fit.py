@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rtaccel.cli._budget import parse_budget
+from rtaccel.cli._common.budget import parse_budget
 from rtaccel.cli.fit import parse_drop, parse_keep, parse_options
 from rtaccel.cli.main import main
 from rtaccel.core.errors import FormatError

@@ -1,6 +1,6 @@
 """What is measured: every kernel of the registry on its cases, and models; each made when its turn comes.
 
-This file, `_cases.py` and `_target.py` are also run on the registry of another version (see worker.py): they use nothing
+This file, `_common/cases.py` and `_common/target.py` are also run on the registry of another version (see worker.py): they use nothing
 of rtaccel but `core`, `backends`, contracts and `compile`.
 """
 
@@ -18,7 +18,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 from rtaccel.backends import backends
-from rtaccel.cli import _cases, _target
+from rtaccel.cli._common import cases as _cases
+from rtaccel.cli._common import target as _target
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.registry import Case, Impl, impls, operator
 from rtaccel.core.stage import Problem

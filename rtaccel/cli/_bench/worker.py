@@ -35,7 +35,7 @@ def use_version(root: str) -> str:
     where = str(Path(rtaccel.__file__ or "").resolve().parent)
     if root != "-" and where != str((Path(root) / "rtaccel").resolve()):
         raise ImportError(f"rtaccel was found in {where}, not in {root}")
-    for name in ("_cases", "_target", "_bench", "_bench.suite"):
+    for name in ("_common", "_common.cases", "_common.target", "_bench", "_bench.suite"):
         path = CLI / name.replace(".", "/")
         _load(f"rtaccel.cli.{name}", path / "__init__.py" if path.is_dir() else path.with_suffix(".py"))
     return where

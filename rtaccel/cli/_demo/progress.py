@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rtaccel.cli import _progress
-from rtaccel.cli._progress import LINES, say
+from rtaccel.cli._common import progress as _progress
+from rtaccel.cli._common.progress import LINES, say
 
 __all__ = ["LINES", "bar", "say"]
 

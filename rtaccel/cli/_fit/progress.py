@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rtaccel.cli._progress import say
+from rtaccel.cli._common.progress import say
 
 if TYPE_CHECKING:
     from rtaccel.search.front import Candidate

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from rtaccel.cli import _target
+from rtaccel.cli._common import target as _target
 
 WARM_CALLS = 20
 

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 from types import TracebackType
 
-from rtaccel.cli._target import UserCodeRaised
+from rtaccel.cli._common.target import UserCodeRaised
 
 _LIBRARIES = ("torch", "numpy", "safetensors", "matplotlib", "rich", "triton", "sympy", "networkx")
 """What rtaccel calls: an error inside one of them is the user's only where the user's code stands above it."""
