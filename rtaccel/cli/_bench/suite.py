@@ -1,7 +1,7 @@
 """What is measured: every kernel of the registry on its cases, and models; each made when its turn comes.
 
-This file, `_common/cases.py` and `_common/target.py` are also run on the registry of another version (see worker.py): they use nothing
-of rtaccel but `core`, `backends`, contracts and `compile`.
+This file, `_common/cases.py` and `_common/target.py` are also run on the registry of another version (see worker.py): they use
+nothing of rtaccel but `core`, `backends`, contracts and `compile`.
 """
 
 from __future__ import annotations
