@@ -47,6 +47,8 @@ class PointwiseStage final : public Stage {
     if (shifts) shift_ = copy(*spec.arena, shift);
   }
 
+  // An element is read before it is written, and nothing else is read in its place.
+  bool updates(int, int) const override { return true; }
   bool marks_samples() const override { return int8_out_ && (!x_.int8 || (other_.port.exists() && !other_.int8)); }
 
   void run(const Run& run) const override {

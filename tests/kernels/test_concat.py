@@ -71,7 +71,7 @@ def test_compiled(shape: tuple[int, ...]) -> None:
         (stage_of(3, 4, total=6), "do not fill the result"),
         (Stage("concat", "c", (Value("a", 3, "int8", QParams(0.1, 0)),), (Value("y", 3),)), "takes float32"),
         (Stage("concat", "c", (Value("a", 3),), (Value("y", 3, "int8", QParams(0.1, 0)),)), "do not fill"),
-        (stage_of(*[1] * 257), "257 parts, at most 256"),
+        (stage_of(*[1] * 257), "257 inputs, expected 1 to 256"),
     ],
 )
 def test_parts_that_do_not_fit(stage: Stage, words: str) -> None:
