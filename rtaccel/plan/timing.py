@@ -46,12 +46,16 @@ def _time_stage(choice: Choice) -> float:
 
 
 def _time_native(choice: Choice, inputs: tuple[Tensor, ...]) -> float:
-    from rtaccel.kernels._core.cpu import build
+    from rtaccel.kernels._core.cpu import States, build
 
     stage, rows = choice.stage, choice.problem.rows
-    outputs = tuple(torch.empty(rows, *v.shape, dtype=getattr(torch, v.dtype)) for v in stage.outputs)
-    ports = [GraphIO.matrix(v) for v in stage.inputs], [GraphIO.matrix(v) for v in stage.outputs]
-    plan = build([(stage, choice.impl.name)], *ports)
+    # What a stage of a stream reads and writes in place is a state of its plan.
+    kept = frozenset({v.name for v in stage.inputs} & {v.name for v in stage.outputs})
+    made = [v for v in stage.outputs if v.name not in kept]
+    inputs = tuple(t for t, v in zip(inputs, stage.inputs) if v.name not in kept)
+    outputs = tuple(torch.empty(rows, *v.shape, dtype=getattr(torch, v.dtype)) for v in made)
+    ports = [GraphIO.matrix(v) for v in stage.inputs if v.name not in kept], [GraphIO.matrix(v) for v in made]
+    plan = build([(stage, choice.impl.name)], *ports, states=States(kept, rows, -1) if kept else None)
 
     def profiled(calls: int) -> Tensor:
         """Us by call: of what the plan notes, which is the inputs, the stage, the outputs, the whole and a reading."""
