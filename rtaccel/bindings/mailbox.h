@@ -9,8 +9,8 @@
 #include <mutex>
 #include <string>
 
-#include "rta_mailbox.h"
 #include "bindings/place.h"
+#include "rta_mailbox.h"
 
 namespace rta_torch {
 
