@@ -260,12 +260,12 @@ def load(
     flags = (UNCHECKED if unchecked else 0) | (LARGE if large else 0)
     whole = path if isinstance(path, bytes) else _read(source)
     if verify_key is not None:
-        if container.written_digest("load", whole) != container.digest(whole):
+        digest = container.digest(whole)
+        if container.written_digest("load", whole) != digest:
             raise FormatError(
                 "load", f"{source}, whose bytes are not those that were written", "a whole file", "Fetch it again."
             )
-        message = container.PREAMBLE + container.digest(whole)
-        signing.verified("load", verify_key, container.signature(whole), message)
+        signing.verified("load", verify_key, container.signature(whole), container.PREAMBLE + digest)
     try:
         native = Model(whole, flags, threads)  # the very bytes that were verified
     except ValueError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from rtaccel import __version__
 from rtaccel.convert.passes.program import FallbackStep, SubgraphStep
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.stage import GraphIO
-from rtaccel.deploy import container, signing
+from rtaccel.deploy import container, signing, whole_file
 from rtaccel.deploy.record import DTYPES, Edge, Head, Recorder, Where
 from rtaccel.kernels._core.cpu import States, packed_bound, tell
 from rtaccel.runtime.compiled import CompiledModel
@@ -56,17 +55,7 @@ def save(
     if key is not None:
         whole = container.with_signature(whole, key.sign(container.PREAMBLE + container.digest(whole)))
     target = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(whole)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    whole_file.write(target, whole)
     return target
 
 
@@ -187,9 +176,3 @@ def _checked(metadata: Mapping[str, str]) -> dict[str, str]:
     if bad:
         raise FormatError("save", f"metadata {bad}", f"texts, under names other than {', '.join(own)}", "Rename them.")
     return dict(metadata)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

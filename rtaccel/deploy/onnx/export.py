@@ -16,6 +16,7 @@ from rtaccel.convert.onnx.load import package
 from rtaccel.convert.passes.program import FallbackStep, Program, SubgraphStep
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.stage import GraphIO
+from rtaccel.deploy import whole_file
 from rtaccel.deploy.onnx.registry import forms
 from rtaccel.deploy.onnx.writer import IR_VERSION, OPSET, Writer
 from rtaccel.runtime.compiled import CompiledModel
@@ -67,9 +68,7 @@ def to_onnx(fast: CompiledModel, path: Any = None) -> Any:
             "to_onnx", f"a graph that onnx.checker refuses: {error}", "a valid one", "Please report this model."
         ) from error
     if target is not None:
-        partial = target.with_name(target.name + ".partial")
-        onnx.save_model(model, str(partial))
-        os.replace(partial, target)
+        whole_file.write(target, model.SerializeToString())
     return model
 
 
