@@ -4,10 +4,10 @@
 include("${RTACCEL_PACK}")
 set(RTACCEL_OPS ${PACK_OPS})
 rtaccel_kernel_sources(sources)
-file(GLOB native "native/artifact*.cc" "native/model*.cc" "native/sha256.cc")
+file(GLOB native "native/model/*.cc")
 add_compile_options(-ffunction-sections -fdata-sections "-DRTA_WANTED=\"${PACK_WANTED}\"")
 add_library(pack_objects OBJECT ${sources} ${native})
-target_include_directories(pack_objects PRIVATE kernels kernels/_core native)
+target_include_directories(pack_objects PRIVATE ${RTACCEL_INCLUDES})
 # Speed is the kernels'; what builds the plan once is to be small.
 file(GLOB once "kernels/_core/stage.cc" "kernels/_core/plan_*.cc" "kernels/_core/isa.cc")
 set_source_files_properties(${native} ${once} PROPERTIES COMPILE_OPTIONS "-Os")

@@ -103,6 +103,7 @@ def pack(
     for header in (
         *sources.glob("native/rta*.h"),
         *sources.glob("native/*.hpp"),
+        *sources.glob("native/*/rta_*.h"),
         *sources.glob("kernels/_core/rta_*.h"),
     ):
         shutil.copyfile(header, folder / header.name)
@@ -119,7 +120,7 @@ def source_root() -> Path:
     """The folder with CMakeLists.txt, kernels/ and native/: the checkout, or what the package carries."""
     here = Path(__file__).resolve().parents[1]
     for folder in (here.parent, here / "source"):
-        if (folder / "cmake" / "pack.cmake").exists() and (folder / "native" / "model.cc").exists():
+        if (folder / "cmake" / "pack.cmake").exists() and (folder / "native" / "model" / "model.cc").exists():
             return folder
     raise BackendUnavailable(
         "pack", f"no sources beside {here}", "those of the native core", "Install rtaccel from its sdist or a checkout."

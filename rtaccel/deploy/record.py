@@ -1,6 +1,6 @@
 """What the core is told when a plan is built, written down: the first tensor of a file.
 
-All numbers are little-endian, and records begin at multiples of 8 bytes. `native/artifact.cc` reads them.
+All numbers are little-endian, and records begin at multiples of 8 bytes. `native/model/artifact.cc` reads them.
 """
 
 from __future__ import annotations

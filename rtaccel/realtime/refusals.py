@@ -7,7 +7,7 @@ from typing import NoReturn
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 
 OLDER, FUTURE, TAKEN, HAS_NAN, BAD = -1, -2, -3, -4, -5
-"""rta_latest_error of native/rta_latest.h."""
+"""rta_latest_error of native/realtime/rta_latest.h."""
 
 
 def raise_looped() -> NoReturn:

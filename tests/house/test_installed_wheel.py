@@ -90,7 +90,7 @@ def compiled(environment: Path, *hidden: str) -> dict:
 
 
 def public_headers() -> set[str]:
-    found = [*(ROOT / "native").glob("rta*.h"), *(ROOT / "kernels" / "_core").glob("rta_*.h")]
+    found = [*(ROOT / "native").rglob("rta*.h"), *(ROOT / "kernels" / "_core").glob("rta_*.h")]
     return {f"rtaccel/include/{path.name}" for path in found}
 
 

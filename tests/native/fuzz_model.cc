@@ -8,7 +8,7 @@
 #include <memory>
 
 #include "rtaccel.h"
-#include "sha256.h"
+#include "model/sha256.h"
 
 namespace fuzz {
 

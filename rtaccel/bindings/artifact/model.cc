@@ -10,7 +10,7 @@
 
 #include "bindings/artifact/array.h"
 #include "bindings/timer.h"
-#include "open_model.h"
+#include "model/open_model.h"
 #include "rtaccel.h"
 
 namespace nb = nanobind;

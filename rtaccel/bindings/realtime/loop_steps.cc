@@ -88,7 +88,7 @@ void add_loop_steps(nb::module_& m) {
         nb::arg("warm"), nb::arg("kept").none());
   m.def("python_step", &python_step, nb::arg("function"), nb::arg("in_bytes"), nb::arg("out_bytes"));
 
-  nb::class_<LoopSim>(m, "LoopSim", "A simulated world for a loop, native/rta_loop_sim.h.")
+  nb::class_<LoopSim>(m, "LoopSim", "A simulated world for a loop, native/realtime/rta_loop_sim.h.")
       .def("__init__",
            [](LoopSim* self, nb::dict d, nb::object slot) {
              new (self) LoopSim();

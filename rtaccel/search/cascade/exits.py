@@ -17,7 +17,7 @@ from rtaccel.core.errors import FormatError, ShapeError
 from rtaccel.nn.check import describe
 
 TESTS = {"confidence": 1, "margin": 2, "entropy": 3, "energy": 4, "value": 5}
-"""Name of a test -> its number in `native/rta_cascade.h`."""
+"""Name of a test -> its number in `native/cascade/rta_cascade.h`."""
 
 CALL = 6
 NEVER = (0, False, 0.0, 0, None)

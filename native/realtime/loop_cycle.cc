@@ -3,7 +3,7 @@
 #include <cstdio>
 #include <cstring>
 
-#include "loop.h"
+#include "realtime/loop.h"
 
 using namespace rta_realtime;
 

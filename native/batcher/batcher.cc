@@ -17,8 +17,8 @@
 #include <cstring>
 #include <new>
 
-#include "latest_memory.h"
-#include "loop.h"
+#include "realtime/latest_memory.h"
+#include "realtime/loop.h"
 
 #define RTA_API extern "C" __attribute__((visibility("default")))
 

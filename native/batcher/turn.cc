@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "batcher.h"
-#include "loop.h"
+#include "realtime/loop.h"
 
 using namespace rta_serve;
 using rta_realtime::add;

@@ -1,4 +1,4 @@
-#include "latest_memory.h"
+#include "realtime/latest_memory.h"
 
 #include <errno.h>
 #include <fcntl.h>

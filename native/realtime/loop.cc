@@ -1,68 +1,17 @@
-// Making, starting and ending a loop.
-#include "loop.h"
-
-#include <errno.h>
-#include <sched.h>
-#include <signal.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <time.h>
+// Making a loop: its settings, the models and slots that it takes, and how long a warm run is.
+#include "realtime/loop.h"
 
 #include <algorithm>
 #include <cstring>
 #include <new>
 
-#include "latest_memory.h"
+#include "realtime/latest_memory.h"
 
 #define RTA_API extern "C" __attribute__((visibility("default")))
 
 using namespace rta_realtime;
 
-namespace rta_realtime {
 namespace {
-
-void pause_core() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  __asm__ volatile("yield");
-#endif
-}
-
-int64_t host_now(void*) { return rta_latest_now_ns(); }
-
-constexpr int64_t kSliceNs = 20'000'000;  // after which a sleeping loop looks whether it is to stop
-
-// self: the flag that ends a sleep.
-int64_t host_sleep(void* self, int64_t until) {
-  const auto* stopping = static_cast<const std::atomic<int>*>(self);
-  int64_t now = rta_latest_now_ns();
-  while (now < until && !stopping->load(std::memory_order_relaxed)) {
-    const int64_t to = until - now > 2 * kSliceNs ? now + kSliceNs : until;
-    const timespec t = {static_cast<time_t>(to / 1'000'000'000), static_cast<long>(to % 1'000'000'000)};
-    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, nullptr);
-    now = rta_latest_now_ns();
-  }
-  return now;
-}
-
-int64_t host_spin(void*, int64_t until) {
-  int64_t now = rta_latest_now_ns();
-  while (now < until) {
-    pause_core();
-    now = rta_latest_now_ns();
-  }
-  return now;
-}
-
-constexpr size_t kStackTouched = 256 * 1024;
-
-// Pages of the stack that a plan will need are there from the beginning.
-__attribute__((noinline)) void touch_stack() {
-  volatile char stack[kStackTouched];
-  for (size_t i = 0; i < kStackTouched; i += 4096) stack[i] = 0;
-  (void)stack[0];
-}
 
 bool sizes_fit(const rta_loop_config& c, const rta_loop& loop) {
   const size_t in = rta_latest_describe(c.read)->payload_bytes, out = rta_latest_describe(c.write)->payload_bytes;
@@ -96,10 +45,6 @@ bool settings_fit(const rta_loop_config& c) {
 }
 
 }  // namespace
-
-const rta_loop_clock kClock = {host_now, host_sleep, host_spin, nullptr};
-
-}  // namespace rta_realtime
 
 RTA_API rta_loop* rta_loop_create(const rta_loop_config* config) {
   if (!settings_fit(*config)) return nullptr;
@@ -211,140 +156,3 @@ bool rta_loop::measure() {
   }
   return true;
 }
-
-void rta_loop::settle() {
-  const auto note = [&](const std::string& what) { refused += (refused.empty() ? "" : "; ") + what; };
-  prctl(PR_SET_NAME, "rtaccel-loop", 0, 0, 0);
-  prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0);
-  if (config.cpu >= 0) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    if (config.cpu < CPU_SETSIZE) CPU_SET(config.cpu, &set);
-    if (sched_setaffinity(0, sizeof set, &set) != 0)
-      note("core " + std::to_string(config.cpu) + ": " + std::strerror(errno));
-  }
-  if (config.priority > 0) {
-    sched_param param = {};
-    param.sched_priority = config.priority;
-    const int code = pthread_setschedparam(pthread_self(), SCHED_FIFO, &param);
-    if (code != 0) note("SCHED_FIFO " + std::to_string(config.priority) + ": " + std::strerror(code));
-    put(stats->fifo, code == 0 ? config.priority : 0);
-  }
-  touch_stack();
-  if (config.lock_memory) {
-    bool all = mlock(stats, sizeof *stats) == 0;
-    for (const auto& [slot, role] : borrowed) all &= rta_latest_lock_memory(slot) == 0;
-    for (const Chain* chain : {&main, &fallback, &forecast})
-      if (!chain->empty()) chain->lock_memory(all);
-    for (const auto& other : slower) other->chain.lock_memory(all);
-    all &= mlock(last_out.get(), main.out_bytes()) == 0;
-    put(stats->locked, all);
-    if (!all) note(std::string("mlock: ") + std::strerror(errno));
-  }
-}
-
-namespace {
-
-void* body(void* self) {
-  auto* loop = static_cast<rta_loop*>(self);
-  loop->settle();
-  if (loop->config.strict && !loop->refused.empty()) {
-    loop->ready.store(-1, std::memory_order_release);
-    return nullptr;
-  }
-  loop->ready.store(1, std::memory_order_release);
-  loop->start_ns = loop->clock.now(loop->clock.self) + loop->config.period_ns;
-  loop->due = loop->start_ns;
-  put(loop->stats->started_ns, loop->start_ns);
-  while (!loop->stopping.load(std::memory_order_relaxed) && loop->cycle()) {
-  }
-  put(loop->stats->state, loop->failed ? RTA_LOOP_FAILED : RTA_LOOP_STOPPED);
-  loop->ended.store(1, std::memory_order_release);
-  return nullptr;
-}
-
-void nap() {
-  const timespec t = {0, 200'000};
-  nanosleep(&t, nullptr);
-}
-
-void collect(rta_loop* loop) {
-  if (!loop->threaded) return;
-  if (loop->born == generation.load(std::memory_order_relaxed)) pthread_join(loop->thread, nullptr);
-  loop->threaded = false;
-  loop->end();
-}
-
-}  // namespace
-
-RTA_API int rta_loop_start(rta_loop* loop) {
-  if (!loop->begin()) return -1;
-  put(loop->stats->state, RTA_LOOP_RUNNING);
-  // Signals are the other threads' business.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  const int code = pthread_create(&loop->thread, nullptr, body, loop);
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  if (code != 0) {
-    put(loop->stats->state, RTA_LOOP_FAILED);
-    loop->end();
-    return loop_error("no thread: %s", std::strerror(code));
-  }
-  loop->threaded = true;
-  loop->born = generation.load(std::memory_order_relaxed);
-  while (loop->ready.load(std::memory_order_acquire) == 0) nap();
-  if (loop->ready.load(std::memory_order_acquire) > 0) return 0;
-  put(loop->stats->state, RTA_LOOP_FAILED);
-  collect(loop);
-  return loop_error("the system does not allow: %s", loop->refused.c_str());
-}
-
-RTA_API const char* rta_loop_refused(const rta_loop* loop) { return loop->refused.c_str(); }
-
-RTA_API int rta_loop_run(rta_loop* loop, int64_t cycles) {
-  if (loop->threaded) return loop_error("the loop has a thread already");
-  if (!loop->begun) {
-    if (!loop->begin()) return -1;
-    loop->start_ns = loop->due = loop->clock.now(loop->clock.self) + loop->config.period_ns;
-    put(loop->stats->started_ns, loop->start_ns);
-    put(loop->stats->state, RTA_LOOP_RUNNING);
-  }
-  const int64_t until = loop->stats->cycles + loop->stats->skipped + cycles;
-  while (!loop->stopping.load(std::memory_order_relaxed) && loop->stats->cycles + loop->stats->skipped < until)
-    if (!loop->cycle()) {
-      put(loop->stats->state, RTA_LOOP_FAILED);
-      loop->end();
-      return loop_error("%s", loop->failure.c_str());
-    }
-  return 0;
-}
-
-RTA_API void rta_loop_stop(rta_loop* loop) { loop->stopping.store(1, std::memory_order_relaxed); }
-
-RTA_API int rta_loop_wait(rta_loop* loop, int64_t timeout_ns) {
-  const int64_t until = rta_latest_now_ns() + timeout_ns;
-  while (loop->threaded && !loop->ended.load(std::memory_order_acquire) &&
-         loop->born == generation.load(std::memory_order_relaxed)) {
-    if (rta_latest_now_ns() >= until) return 0;
-    nap();
-  }
-  collect(loop);
-  return 1;
-}
-
-RTA_API void rta_loop_destroy(rta_loop* loop) {
-  if (!loop) return;
-  rta_loop_stop(loop);
-  while (!rta_loop_wait(loop, 1'000'000'000)) {
-  }
-  loop->end();
-  if (loop->stats->state == RTA_LOOP_RUNNING || loop->stats->state == RTA_LOOP_MADE)
-    put(loop->stats->state, RTA_LOOP_STOPPED);
-  munmap(loop->stats, sizeof *loop->stats);
-  delete loop;
-}
-
-RTA_API const char* rta_loop_failure(const rta_loop* loop) { return loop->failed ? loop->failure.c_str() : nullptr; }
-
-RTA_API const rta_loop_stats* rta_loop_statistics(const rta_loop* loop) { return loop->stats; }

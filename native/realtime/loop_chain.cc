@@ -5,7 +5,7 @@
 #include <cstring>
 #include <mutex>
 
-#include "loop.h"
+#include "realtime/loop.h"
 
 namespace rta_realtime {
 
