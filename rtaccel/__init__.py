@@ -22,6 +22,7 @@ _HOME = {
     "keep_zeros": "rtaccel.convert.pruning.keep_zeros",
     "compile": "rtaccel.runtime.compiler",
     "CompiledModel": "rtaccel.runtime.compiled",
+    "DynamicModel": "rtaccel.runtime.dynamic",
     "stream": "rtaccel.runtime.stream",
     "StreamModel": "rtaccel.runtime.stream",
     "save": "rtaccel.deploy.save",
@@ -75,6 +76,7 @@ __all__ = [
     "BudgetExceeded",
     "Cascade",
     "CompiledModel",
+    "DynamicModel",
     "Exit",
     "Fit",
     "Float8",
@@ -142,6 +144,7 @@ if TYPE_CHECKING:
     from rtaccel.realtime.loop import Loop
     from rtaccel.runtime.compiled import CompiledModel
     from rtaccel.runtime.compiler import compile
+    from rtaccel.runtime.dynamic import DynamicModel
     from rtaccel.runtime.stream import StreamModel, stream
     from rtaccel.search.cascade.anytime import Anytime
     from rtaccel.search.cascade.cascade import Cascade

@@ -24,7 +24,7 @@ def choose_batch_mode(
     """
     exported = capture(model, args, specialize=specialize)
     if exported.any_batch:
-        graph = build_graph(exported, _traced(exported))
+        graph = build_graph(exported, traced_batch(exported))
         if not graph.may_fit_fixed:
             return exported, graph
         best = exported, graph
@@ -34,15 +34,16 @@ def choose_batch_mode(
             return best
         why = "so more of the model is native"
         return replace(exported, batch=replace(exported.batch, why=(*exported.batch.why, why))), found
-    return _fixed(exported, args)
+    return best_fixed(exported, args)
 
 
 def fixed_batch_mode(model: nn.Module, args: tuple[Any, ...]) -> tuple[ExportedGraph, OpGraph]:
     """The model captured with the shapes of the example alone."""
-    return _fixed(capture(model, args, fixed=True), args)
+    return best_fixed(capture(model, args, fixed=True), args)
 
 
-def _fixed(exported: ExportedGraph, args: tuple[Any, ...]) -> tuple[ExportedGraph, OpGraph]:
+def best_fixed(exported: ExportedGraph, args: tuple[Any, ...]) -> tuple[ExportedGraph, OpGraph]:
+    """A graph of fixed shapes, matched in the form that leaves the fewest calls to torch."""
     candidates = []
     for batch in _fixed_forms(args):
         candidates.append(build_graph(exported, batch))
@@ -60,7 +61,7 @@ def _fixed_forms(args: tuple[Any, ...]) -> tuple[int | None, ...]:
     return (None, shared) if shared == 1 else (shared, None)
 
 
-def _traced(exported: ExportedGraph) -> int | None:
+def traced_batch(exported: ExportedGraph) -> int | None:
     """The number of samples that stood for an open batch while the model was captured."""
     for node in exported.graph.nodes:
         if node.op == "placeholder" and node.name in exported.inputs and isinstance(node.meta.get("val"), Tensor):

@@ -38,6 +38,13 @@ class LowerMemo:
         self.equalized: dict[tuple[str, int], OpNode] = {}
         self._stored: dict[tuple[int, str], tuple[Tensor, Mapping[str, Tensor], Mapping[str, Any]]] = {}
 
+    def for_other_sizes(self) -> LowerMemo:
+        """For the same model with inputs of other sizes: what does not depend on them is shared, in both directions."""
+        other = LowerMemo()
+        other.statistics, other.ranges, other.columns = self.statistics, self.ranges, self.columns
+        other.hidden, other.rounded, other._stored = self.hidden, self.rounded, self._stored
+        return other
+
     def stage_weights(self, weight: Tensor, scheme: Scheme) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
         """rtaccel.formats.weights.stage_weights of a matrix [N, K] or more dimensions, once for each tensor and scheme."""
         key = id(weight), repr(scheme)

@@ -17,6 +17,7 @@ from rtaccel.convert.frontend.export import ExportedGraph, shared_batch
 from rtaccel.convert.frontend.graph import OpGraph
 from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.convert.lower import lower
+from rtaccel.convert.open_sizes import OpenSizes
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.log import log
 from rtaccel.core.progress import counted
@@ -60,15 +61,17 @@ def build_verified(
     exact: bool,
     names: tuple[str, ...],
     specialize: bool = False,
+    sizes: OpenSizes | None = None,
 ) -> CompiledModel:
     """Builds the form with the widest range of batches for which the results are the model's.
 
     exact: what `build` gives computes in float32 on the CPU, and is compared itself. Otherwise a float32 form of the same
     graph is, since the differences of a scheme would hide those of the graph.
+    sizes: has the graph, where the arguments are of one choice of dynamic sizes.
     Raises ExportFailed where the model has to run as it is.
     """
     with counted(f"compile {type(model).__name__}", 3) as advance:
-        return _build_verified(model, args, build, verify, exact, names, specialize, advance)
+        return _build_verified(model, args, build, verify, exact, names, specialize, sizes, advance)
 
 
 def _build_verified(
@@ -79,14 +82,17 @@ def _build_verified(
     exact: bool,
     names: tuple[str, ...],
     specialize: bool,
+    sizes: OpenSizes | None,
     advance: Callable[[], None],
 ) -> CompiledModel:
     start = time.perf_counter()
     try:
-        check_state("compile", model, args)
+        if sizes is None:
+            check_state("compile", model, args)
         advance()
-        private = private_copy("compile", model)
-        exported, graph = choose_batch_mode(private, args, specialize)
+        private = private_copy("compile", model) if sizes is None else sizes.model
+        captured = choose_batch_mode(private, args, specialize) if sizes is None else sizes.at(sizes.sizes_of(args))
+        exported, graph = captured
         advance()
         log.debug(
             "%s: exported in %.2f s, batch size %s", type(model).__name__, time.perf_counter() - start, exported.batch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,14 +15,18 @@ from rtaccel.convert.frontend.batches import signature_of
 from rtaccel.convert.frontend.export import ExportedGraph, check_example, shared_batch
 from rtaccel.convert.frontend.graph import OpGraph
 from rtaccel.convert.lower import lower
+from rtaccel.convert.lower_memo import LowerMemo
 from rtaccel.convert.module_swap.name_patterns import unmatched
+from rtaccel.convert.open_sizes import OpenSizes
 from rtaccel.convert.passes import sparse_gpu
 from rtaccel.convert.passes.sparse import in_fastest_form
+from rtaccel.core.dynamic import dynamic_dims
 from rtaccel.core.errors import BackendUnavailable, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.core.sparsity import SparsityLike, SparsityMap
 from rtaccel.runtime.build import ExportFailed, build_verified
 from rtaccel.runtime.compiled import CompiledModel
+from rtaccel.runtime.dynamic import DynamicModel, dynamic_model
 from rtaccel.runtime.eager_fallback import UncapturedModel
 from rtaccel.runtime.fallback import FallbackWarning, warn_of_fallbacks
 from rtaccel.runtime.foreign import as_tensors
@@ -47,7 +51,8 @@ def compile(
     strict: bool = False,
     specialize: bool = False,
     exact: bool = False,
-) -> CompiledModel | UncapturedModel:
+    dynamic: Mapping[str | int, Mapping[int, tuple[int, int]]] | None = None,
+) -> CompiledModel | DynamicModel | UncapturedModel:
     """Compiles a model in eval mode for inference. The model itself is not changed and not kept.
 
     example_inputs: arguments of one call, tensors float32 [batch, ...] or int64 [batch, ...] for indices; the kernels are
@@ -77,6 +82,11 @@ def compile(
         algorithm where that is faster: up to 3 times as fast, and off by 1e-6 to 3e-6 of the results' size (rms) where
         sums are by 2e-7 to 1e-6.
 
+    dynamic: dimensions beside the batch whose size changes from call to call, with the bounds of each, both included:
+        `{"x": {1: (1, 512)}}`, an argument by name or place. Gives a DynamicModel, with a plan for each size; the bounds are
+        compiled and verified at once, other sizes when they come or by `prepare` and `seal`. Calibration batches may have
+        any size.
+
     A call without a kernel stays a PyTorch call inside the result, and `explain()` names it and gives the reason. A model
     that torch.export cannot capture at all gives an UncapturedModel: the model itself, its layers swapped.
 
@@ -105,10 +115,14 @@ def compile(
     signature = signature_of(model)
     names = () if signature is None else tuple(signature.parameters)[: len(args)]
     title = type(model).__name__
+    equalize = device == "cpu" and backend in (None, "cpu", "portable")
+    memo = LowerMemo()  # what calibration finds holds for all sizes
 
     def built(captured: ExportedGraph, graph: OpGraph) -> CompiledModel:
-        equalize = device == "cpu" and backend in (None, "cpu", "portable")
-        program = lower(captured, graph, schemes, calibration, equalize=equalize, sparsity=patterns, exact=exact)
+        program = lower(
+            captured, graph, schemes, calibration, equalize=equalize, sparsity=patterns, exact=exact,
+            memo=memo.for_other_sizes(),
+        )  # fmt: skip
         rows = max(1, program.samples(pytree.tree_leaves(args)))
         if (device == "cuda" and mode != "persistent") or backend in sparse_gpu.BACKENDS:
             program = sparse_gpu.in_modelled_form(program, rows, backend)
@@ -128,15 +142,28 @@ def compile(
         return CompiledModel(program, options, names)
 
     float32 = patterns is None and schemes.exact and device == "cpu" and backend in (None, "cpu", "portable")
-    try:
-        fast = build_verified(model, args, built, verify=verify, exact=float32, names=names, specialize=specialize)
+
+    def made(given: tuple[Any, ...], sizes: OpenSizes | None = None) -> CompiledModel:
+        fast = build_verified(
+            model, given, built, verify=verify, exact=float32, names=names, specialize=specialize, sizes=sizes
+        )
         if specialize:
             fast.note("specialize=True: what the model's Python read of its inputs is as in the example")
+        return fast
+
+    try:
+        whole: CompiledModel | DynamicModel
+        if dynamic is not None:
+            dims = dynamic_dims(dynamic, names, [a.dim() if isinstance(a, Tensor) else None for a in args])
+            whole = sized = dynamic_model(model, args, dims, specialize, made, names)
+            fast = sized.plan_for(*args)
+        else:
+            fast = whole = made(args)
         lines = fast.explain_lines(measure=False)
         for kind in (scheme, sparsity):
             unmatched("compile", kind, model, also=[line.name for line in lines])
         warn_of_fallbacks(fast, model, args, lines, strict)
-        return fast
+        return whole
     except ExportFailed as error:
         reason = error
     if strict:

@@ -161,6 +161,7 @@ def compile_target(target: Target, args: argparse.Namespace) -> CompiledModel | 
     """The target compiled as the options say. A compiled one is taken as it is; options for it are refused."""
     from rtaccel.runtime.compiled import CompiledModel
     from rtaccel.runtime.compiler import compile
+    from rtaccel.runtime.dynamic import DynamicModel
 
     if isinstance(target.model, CompiledModel):
         if (args.scheme, args.backend, args.device, args.threads) != ("float32", None, "cpu", 1):
@@ -170,10 +171,12 @@ def compile_target(target: Target, args: argparse.Namespace) -> CompiledModel | 
             )  # fmt: skip
         return target.model
     try:
-        return compile(
+        compiled = compile(
             target.model, target.inputs, args.scheme, calibration=target.calibration, device=args.device,
             backend=args.backend, threads=args.threads,
         )  # fmt: skip
+        assert not isinstance(compiled, DynamicModel)
+        return compiled
     except FormatError as error:
         cause = error.__cause__
         if cause is not None and str(error.got).startswith("calibration that raised"):

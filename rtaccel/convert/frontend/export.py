@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from inspect import Parameter
@@ -34,7 +34,8 @@ class ExportedGraph:
     """graph: functional ATen calls. constants: placeholder name -> parameter or buffer. inputs: names of the
     placeholders of the flattened arguments. in_spec, out_spec: how arguments and results are nested.
     any_batch: the first dimension of every tensor is open in the graph. batch: the sizes of it for which the graph is the
-    model. retraced: the calls of one run, not what torch.export took from the code."""
+    model. retraced: the calls of one run, not what torch.export took from the code. fitted: the graph for arguments of other
+    sizes, where further dimensions are open."""
 
     graph: fx.Graph
     constants: dict[str, Tensor]
@@ -44,6 +45,7 @@ class ExportedGraph:
     any_batch: bool
     batch: BatchRange
     retraced: bool = False
+    fitted: Callable[[Sequence[Any]], ExportedGraph] | None = None
 
 
 @contextmanager
@@ -76,12 +78,16 @@ def _unvalidated() -> Iterator[None]:
         kind.set_default_validate_args(kept)
 
 
-def _export(model: nn.Module, args: tuple[Any, ...], any_batch: bool) -> torch.export.ExportedProgram:
+def _export(
+    model: nn.Module, args: tuple[Any, ...], any_batch: bool, dims: Mapping[tuple[int, int], tuple[int, int]] = {}
+) -> torch.export.ExportedProgram:
+    """dims: (argument, dimension) -> bounds, of further dimensions to leave open."""
     shapes = None
-    if any_batch:
-        shapes = pytree.tree_map(
-            lambda leaf: {0: torch.export.Dim.AUTO} if isinstance(leaf, Tensor) and leaf.dim() else None, args
-        )
+    if any_batch or dims:
+        first = {0: torch.export.Dim.AUTO} if any_batch else {}
+        shapes = pytree.tree_map(lambda leaf: dict(first) if isinstance(leaf, Tensor) and leaf.dim() else None, args)
+        for (argument, dim), (lo, hi) in dims.items():
+            shapes[argument][dim] = torch.export.Dim.AUTO(min=max(lo, 2), max=max(hi, 2))
         signature = signature_of(model)
         kinds = [] if signature is None else [p.kind for p in signature.parameters.values()]
         if Parameter.VAR_POSITIONAL in kinds:  # export has `*args` as one argument
@@ -184,6 +190,29 @@ def capture(model: nn.Module, args: tuple[Any, ...], fixed: bool = False, specia
         raise _refusal(model, said) from said
     inputs = with_arguments(made.graph, made.inputs, traced)
     return replace(made, inputs=inputs, in_spec=traced.in_spec, out_spec=traced.out_spec, retraced=True)
+
+
+def capture_open(
+    model: nn.Module, args: tuple[Any, ...], dims: Mapping[tuple[int, int], tuple[int, int]]
+) -> tuple[torch.export.ExportedProgram, ExportedGraph]:
+    """The model with the batch, where the inputs share one, and further dimensions open: `dims` as in `_export`. Raises what
+    torch.export raises."""
+    any_batch = shared_batch(args) is not None
+    given = list(_with_batch(args, _TRACED_BATCH) if any_batch else args)
+    for (argument, dim), bounds in dims.items():
+        shape = list(given[argument].shape)
+        shape[dim] = _traced_size(*bounds)
+        given[argument] = given[argument].new_empty(shape)
+    program = _export(model, tuple(given), any_batch, dims)
+    is_open = any_batch and _batch_is_open(program)
+    shared = shared_batch(args)
+    batch = ANY_BATCH if is_open or shared is None else only(shared, "the model's code depends on the batch")
+    return program, _captured(program, batch, is_open)
+
+
+def _traced_size(lo: int, hi: int) -> int:
+    """A size to trace with, unlike those that a model has of its own; one for equal bounds, whose sizes may have to agree."""
+    return next((n for n in (37, 41, 43, 29, 19, 13) if lo <= n <= hi), max(hi, 2))
 
 
 def _refusal(model: nn.Module, said: Exception) -> UnsupportedProblem:

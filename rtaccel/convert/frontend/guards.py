@@ -9,7 +9,7 @@ to be neither and records nothing, so that only a comparison with the model itse
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from traceback import FrameSummary
 from typing import Any
@@ -23,11 +23,16 @@ MAX_TRIED = 1024
 """Largest size that is tried for a guard that is not linear. Larger batches are then refused."""
 
 
-def batch_range(program: torch.export.ExportedProgram, example: int) -> BatchRange | None:
+def batch_range(
+    program: torch.export.ExportedProgram, example: int, known: Mapping[Any, int] | None = None
+) -> BatchRange | None:
     """The sizes around `example` for which every guard of the export holds; None where the example itself is not one.
 
-    All inputs share one batch, so that every symbol of a first dimension stands for it.
+    All inputs share one batch, so that every symbol of a first dimension stands for it. known: symbols of other dimensions,
+    with their sizes.
     """
+    import sympy
+
     symbols, env = _batch_symbols(program)
     if env is None:
         return ANY_BATCH
@@ -41,7 +46,10 @@ def batch_range(program: torch.export.ExportedProgram, example: int) -> BatchRan
             found = found.cut(hi=upper)
     for expression, source in _guards(env):
         expression = env.replace(expression)  # inputs that must agree have one symbol left
+        expression = sympy.sympify(expression.xreplace(dict(known or {})))
         if not expression.free_symbols:
+            if not expression:
+                return None
             continue
         if not expression.free_symbols <= symbols:
             return None  # depends on values, not on sizes
@@ -59,10 +67,11 @@ def _batch_symbols(program: torch.export.ExportedProgram) -> tuple[set[Any], Any
     for node in program.graph.nodes:
         value = node.meta.get("val")
         if node.op == "placeholder" and node.name in wanted and isinstance(value, Tensor) and value.dim():
-            first = value.shape[0]
-            if not isinstance(first, int):
+            if not isinstance(value.shape[0], int):
+                first: Any = value.shape[0]
                 symbols |= first.node.expr.free_symbols
-                env = first.node.shape_env
+            opened: list[Any] = [n for n in value.shape if not isinstance(n, int)]
+            env = opened[0].node.shape_env if opened else env
     return symbols, env
 
 

@@ -73,8 +73,9 @@ def _on_few_steps(kernel: Callable[..., Any]) -> Callable[..., Any]:
     return short
 
 
-def _steps(args: tuple[Any, ...]) -> int | None:
-    """The time steps of a call of which only the shape is asked; None where it is computed, recorded, or short."""
+def _steps(args: tuple[Any, ...]) -> int | torch.SymInt | None:
+    """The time steps of a call of which only the shape is asked, a symbol where they are open; None where it is computed,
+    recorded, or short."""
     from torch._subclasses.fake_tensor import FakeTensor
     from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
@@ -82,7 +83,8 @@ def _steps(args: tuple[Any, ...]) -> int | None:
     if type(x) is not FakeTensor or x.dim() != 3 or type(batch_first) is not bool or get_proxy_mode() is not None:
         return None
     steps = x.shape[1 if batch_first else 0]
-    if type(steps) is not int or steps <= SEEN_STEPS or (torch.is_grad_enabled() and _needs_grad(args)):
+    known = steps if isinstance(steps, int) else steps.node.hint  # asking the symbol would leave a condition on it
+    if type(known) is not int or known <= SEEN_STEPS or (torch.is_grad_enabled() and _needs_grad(args)):
         return None
     return steps
 

@@ -46,6 +46,8 @@ def run_graph(
     hidden: Mapping[str, StateObserver],
 ) -> None:
     """Runs the captured graph as torch would, showing the watched values and calls to their observers."""
+    if exported.fitted is not None:
+        exported = exported.fitted(args)
     leaves = _leaves(exported, args)
     _check(exported, leaves)
     env: dict[str, Any] = dict(exported.constants)
