@@ -205,7 +205,7 @@ class LoadedModel:
     # -- weights
 
     def swap(self, path: str | os.PathLike[str] | bytes) -> None:
-        """Weights from another file (or its bytes) of the same model, exchanged when the next call begins; streams keep their past.
+        """Weights from another file (or its bytes) of the same model, exchanged when the next call begins; streams go on.
 
         Raises FormatError, with nothing changed, for a file that is damaged or of another model.
         """

@@ -54,6 +54,9 @@ class Repository:
             raise UnknownModel("serve", got, f"one of: {known}; version {VERSION}", "Ask for the repository's index.")
         return model
 
+    def has(self, name: str, version: str = "") -> bool:
+        return name in self._models and version in ("", VERSION)
+
     def __iter__(self) -> Any:
         return iter(self._models.values())
 

@@ -128,8 +128,7 @@ class RpcServer:
         return MESSAGES["ServerReadyResponse"](ready=self.gate.ready and self.gate.repository.ready)
 
     async def _model_ready(self, message: Any, context: Any) -> Any:
-        self.gate.repository.get(message.name, message.version)
-        return MESSAGES["ModelReadyResponse"](ready=True)
+        return MESSAGES["ModelReadyResponse"](ready=self.gate.repository.has(message.name, message.version))
 
     async def _metadata(self, message: Any, context: Any) -> Any:
         return MESSAGES["ServerMetadataResponse"](name="rtaccel", version=self.version, extensions=EXTENSIONS)

@@ -107,14 +107,12 @@ class ServedModel:
         rows = {array.shape[0] for array in request.inputs}
         (first, *others) = rows
         if others or first < self._least or (self._most is not None and first > self._most):
-            most = "any number" if self._most is None else str(self._most)
-            raise ShapeError(
-                "infer",
-                f"a batch of {' and '.join(map(str, sorted(rows)))}",
-                f"{self._least} to {most} samples" if self._most != self._least else f"{self._least}, as a step of one sequence"
-                if self.sequences else str(self._least),
-                "Send as many as the model was saved for.",
-            )  # fmt: skip
+            got = f"a batch of {' and '.join(map(str, sorted(rows)))}"
+            most = "any number of" if self._most is None else str(self._most)
+            expected = f"{self._least} to {most} samples"
+            if self.sequences is not None:
+                expected = "1, a step of one sequence"
+            raise ShapeError("infer", got, expected, "Send as many as the model was saved for.")
         return first
 
     def _call_soon(self, loop: asyncio.AbstractEventLoop) -> None:
