@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import subprocess
 import sys
@@ -90,7 +91,7 @@ class Local:
         cut = [len(body) * i // parts for i in range(parts + 1)]
         messages = iter(
             [{"type": "http.request", "body": body[a:b], "more_body": b < len(body) and i < parts - 1}
-             for i, (a, b) in enumerate(zip(cut, cut[1:]))]
+             for i, (a, b) in enumerate(itertools.pairwise(cut))]
         )  # fmt: skip
         sent: list[Any] = []
 

@@ -23,6 +23,10 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Answer = tuple[int, bytes, list[tuple[bytes, bytes]]]
 
 JSON = (b"content-type", b"application/json")
+_HEEDED = {
+    name.encode(): name
+    for name in ("authorization", "content-length", "content-encoding", HEADER_DEADLINE, rest_body.HEADER_LENGTH)
+}
 EXTENSIONS = ("binary_tensor_data", "sequence", "statistics", "model_repository", "model_configuration")
 
 
@@ -37,7 +41,7 @@ class App:
         if scope["type"] != "http":
             raise NotServed("serve", f"a {scope['type']} connection", "HTTP", "Ask by HTTP.")
         arrived = time.monotonic_ns()
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = {key: value.decode("latin-1") for name, value in scope["headers"] if (key := _HEEDED.get(name))}
         try:
             status, body, extra = await self._answer(scope, headers, receive, arrived)
         except RtaccelError as error:

@@ -21,6 +21,8 @@ from rtaccel.serve.v2.sequences import Sequences, Track
 
 LONG_NS = 500_000
 """A call that is expected to take longer runs in another thread without the GIL: handing it over costs some 50 us."""
+SHORT_NS = 20_000
+"""A call that is expected to take less begins with its request, alone: to decode a request takes longer than sharing saves."""
 
 Arrays = tuple[np.ndarray, ...]
 
@@ -58,6 +60,10 @@ class ServedModel:
         self.batches = max_batch > 1 and (streams > 1 or (self._open and most != least))
         if most is not None and not streams:
             self.max_batch = min(max_batch, most)
+        fixed = self._open and all(-1 not in port.shape[1:] for port in self.outputs)
+        self._row_shapes = [(port.shape[1:], port.dtype) for port in self.outputs] if fixed else None
+        self.heads: dict[bytes, Any] = {}  # of REST: what a text came to that was decoded before
+        self.answer_heads: dict[Any, bytes] = {}  # of REST: the text of answers of some shapes
         self.sequences = Sequences(name, streams, int(idle_s * 1e9)) if streams else None
         self.counts = ModelCounts()
         self._waiting: deque[Any] = deque()  # jobs; of a stream, sequences with a job
@@ -82,7 +88,10 @@ class ServedModel:
                 raise
             if len(track.waiting) == 1:
                 self._waiting.append(track)
-        self._call_soon(loop)
+        if self._mean_ns < SHORT_NS and not self._busy and len(self._waiting) == 1:
+            self._turn(loop)
+        else:
+            self._call_soon(loop)
         return await job.future
 
     @property
@@ -118,10 +127,13 @@ class ServedModel:
     def _call_soon(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self._called and not self._busy and self._waiting:
             self._called = True
-            loop.call_soon(self._turn, loop)
+            loop.call_soon(self._called_back, loop)
+
+    def _called_back(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._called = False
+        self._turn(loop)
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._called = False
         if self._busy:
             return
         batch = self._choose()
@@ -202,7 +214,8 @@ class ServedModel:
             if len(batch) == 1
             else tuple(np.concatenate([job.request.inputs[i] for job in batch]) for i in range(count))
         )
-        outs = self.model._fresh(given, sum(job.rows for job in batch) if self.sequences else None)
+        rows = batch[0].rows if len(batch) == 1 else sum(job.rows for job in batch)
+        outs = self._fresh(given, rows)
         began = time.monotonic_ns()
         if self.sequences is None:
             self.model.run_flat(given, outs, None, release)
@@ -210,7 +223,7 @@ class ServedModel:
             self._step(batch, given, outs, release)
         took = time.monotonic_ns() - began
         self.counts.took.add(took)
-        self.counts.batch.add(sum(job.rows for job in batch))
+        self.counts.batch.add(rows)
         self._mean_ns = took if math.isinf(self._mean_ns) else 0.875 * self._mean_ns + 0.125 * took
         self._least_ns = took if not self._least_ns else min(took, self._least_ns)
         if len(batch) == 1:
@@ -220,6 +233,11 @@ class ServedModel:
             made.append(tuple(out[first : first + job.rows] for out in outs))
             first += job.rows
         return made
+
+    def _fresh(self, given: Arrays, rows: int) -> Arrays:
+        if self._row_shapes is None:
+            return self.model._fresh(given, rows if self.sequences is not None else None)
+        return tuple(np.empty((rows, *shape), dtype) for shape, dtype in self._row_shapes)
 
     def _step(self, batch: list[Job], given: Arrays, outs: Arrays, release: bool) -> None:
         streams, before = [], []

@@ -86,7 +86,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "large whole numbers": (changed(data=[10**400] * 12), "FP32"),
     "parameters of another kind": (changed(parameters=3), "parameters"),
     "binary data that are not there": (changed(parameters={"binary_data_size": 48}), "at most the 0 bytes"),
-    "a size below 0": (changed(parameters={"binary_data_size": -1}), "at most the 0 bytes"),
+    "a size below 0": (changed(parameters={"binary_data_size": -1}), "a number of bytes"),
     "shared memory": (changed(parameters={"shared_memory_region": "a"}), "shared_memory_region"),
     "outputs of another kind": (body(outputs=[1]), "no list of objects"),
     "an unknown output": (body(outputs=[{"name": "z"}]), "of: output"),
@@ -173,7 +173,7 @@ def test_large_and_slow_bodies(files: tuple[Path, ...]) -> None:
             if not sent:
                 sent.append(1)
                 return {"type": "http.request", "body": b"a", "more_body": True}
-            await asyncio.sleep(60)
+            return await asyncio.Event().wait()
 
         async def send(message: Any) -> None:
             sent.append(message)

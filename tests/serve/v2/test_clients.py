@@ -157,7 +157,7 @@ def test_indices(server: Running, kind: ModuleType, files: tuple[Path, ...]) -> 
     c, x = client(server, kind), np.array([3], np.int64)
     got = c.infer("tagger", [given(kind, "x_t", x, "INT64")], sequence_id=1, sequence_start=True)
     np.testing.assert_array_equal(got.as_numpy("output"), rt.load(files[2]).step(x, streams=[0]))
-    with pytest.raises(Exception, match="out of range|7"):
+    with pytest.raises(Exception, match=r"out of range|7"):
         c.infer("tagger", [given(kind, "x_t", np.array([7], np.int64), "INT64")], sequence_id=1)
     c.infer("tagger", [given(kind, "x_t", x, "INT64")], sequence_id=1, sequence_end=True)
 

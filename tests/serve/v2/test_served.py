@@ -24,7 +24,7 @@ SETTINGS = settings(max_examples=25, deadline=None)
 
 def served(file: Path, max_batch: int = 64, idle_s: float = 60.0) -> ServedModel:
     model = ServedModel(file.stem, str(file), rt.load(file), max_batch, idle_s)
-    model._mean_ns = 0.0  # as known to be short: calls are made in the loop's own thread
+    model._mean_ns = 50_000.0  # made in the loop's own thread, and long enough to share
     return model
 
 
@@ -50,6 +50,8 @@ def test_requests_share_calls_and_get_their_own_rows(
     if thread:
         model._mean_ns = float("inf")
     xs = [data(n, 6) for n in rows]
+    if not thread:
+        model._mean_ns = 50_000.0  # long enough to share
     answers = asyncio.run(together(model, [ask(x) for x in xs]))
     for x, (y,) in zip(xs, answers):
         np.testing.assert_allclose(y, alone(x), rtol=0, atol=1e-5)  # kernels for other batches sum in another order
