@@ -7,14 +7,14 @@ import json
 import sys
 from pathlib import Path
 
-HELP = "serve models from files over the Open Inference Protocol (REST and gRPC), or as a deployment of Ray Serve"
+HELP = "serve models from files over the Open Inference Protocol (REST and gRPC)"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="+", metavar="model.rta", help="files of rt.save; a name is the file's stem")
-    how = parser.add_mutually_exclusive_group(required=True)
-    how.add_argument("--v2", action="store_true", help="the Open Inference Protocol, for clients of Triton and KServe")
-    how.add_argument("--ray", action="store_true", help="a deployment on the Ray cluster of this machine, one model")
+    parser.add_argument(
+        "--v2", action="store_true", required=True, help="the Open Inference Protocol, for clients of Triton and KServe"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s; all of them: 0.0.0.0)")
     parser.add_argument("--port", type=int, default=8000, help="of REST, 0 for a free one (%(default)s)")
     parser.add_argument("--grpc-port", type=int, default=8001, help="of gRPC, 0 for a free one (%(default)s)")
@@ -37,15 +37,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--verify-key", help="PEM file of the ed25519 key that every model must be signed with")
     parser.add_argument("--threads", type=int, default=1, help="of a native call (%(default)s)")
-    parser.add_argument("--replicas", default="1:4", metavar="MIN:MAX", help="--ray: how many (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
 
 
 def run(args: argparse.Namespace) -> int:
-    return _ray(args) if args.ray else _v2(args)
-
-
-def _v2(args: argparse.Namespace) -> int:
     from rtaccel.serve.v2.server import Server
     from rtaccel.serve.v2.settings import Settings
 
@@ -85,10 +80,6 @@ def _v2(args: argparse.Namespace) -> int:
     done = {"served": numbers["requests_total"], "refused": numbers["requests_refused_total"]}
     print(json.dumps(done) if args.json else f"ended after {done['served']:,} requests, {done['refused']:,} refused")
     return 0
-
-
-def _ray(args: argparse.Namespace) -> int:
-    raise NotImplementedError
 
 
 def _tokens(path: str | None) -> tuple[str, ...]:

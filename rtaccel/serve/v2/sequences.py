@@ -7,6 +7,7 @@ requests are stepped in the order of their arrival, one in each batch.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 from rtaccel.serve.v2.refusals import Full, UnknownSequence
@@ -37,6 +38,29 @@ class Sequences:
 
     def __len__(self) -> int:
         return len(self._tracks)
+
+    def __iter__(self) -> Iterator[Sequence]:
+        """Those that wait for nothing, the one that was used first in front."""
+        return iter([track.id for track in self._tracks.values() if not track.waiting])
+
+    @property
+    def full(self) -> bool:
+        return not self._free
+
+    def find(self, sequence: Sequence) -> Track | None:
+        return self._tracks.get(sequence)
+
+    def open(self, sequence: Sequence, now_ns: int) -> Track:
+        """A stream for a sequence that is not here. Raises Full."""
+        assert sequence not in self._tracks
+        track = self._tracks[sequence] = Track(sequence, self._stream(now_ns))
+        track.used_ns = now_ns
+        return track
+
+    def close(self, track: Track) -> None:
+        """Gives back the stream of a sequence that waits for nothing."""
+        assert not track.waiting
+        self._release(track)
 
     def admit(self, asked: Parameters, job: Any, now_ns: int) -> Track:
         """The sequence of a request, which waits there from now on. Raises UnknownSequence; Full where every stream is in use."""
@@ -78,11 +102,6 @@ class Sequences:
             "one that goes on",
             "Send its first step with sequence_start.",
         )
-
-    def clear(self) -> None:
-        """All that wait for nothing end."""
-        for track in [t for t in self._tracks.values() if not t.waiting]:
-            self._release(track)
 
     def _stream(self, now_ns: int) -> int:
         if not self._free:

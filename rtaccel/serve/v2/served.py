@@ -16,7 +16,7 @@ from rtaccel.deploy.load import LoadedModel
 from rtaccel.serve.v2.metrics import ModelCounts
 from rtaccel.serve.v2.ports import Port
 from rtaccel.serve.v2.refusals import Full, TooLate
-from rtaccel.serve.v2.request import Request
+from rtaccel.serve.v2.request import Request, Sequence
 from rtaccel.serve.v2.sequences import Sequences, Track
 
 LONG_NS = 500_000
@@ -93,6 +93,27 @@ class ServedModel:
         else:
             self._call_soon(loop)
         return await job.future
+
+    def adopt(self, sequence: Sequence, state: bytes) -> None:
+        """Goes on with a sequence, from what `give_up` gave elsewhere. Raises Full, and FormatError for other bytes."""
+        assert self.sequences is not None
+        track = self.sequences.open(sequence, time.monotonic_ns())
+        try:
+            self.model.load_stream(track.stream, state)
+        except RtaccelError:
+            self.sequences.close(track)
+            raise
+        track.live = True
+
+    def give_up(self, sequence: Sequence) -> bytes | None:
+        """What a sequence remembers, which ends here; None where it is not here, or waits for an answer."""
+        assert self.sequences is not None
+        track = self.sequences.find(sequence)
+        if track is None or track.waiting:
+            return None
+        state = self.model.save_stream(track.stream)
+        self.sequences.close(track)
+        return state
 
     @property
     def pending(self) -> int:
