@@ -83,14 +83,16 @@ class Deployment:
         registry = f"{self.name}-{uuid.uuid4().hex[:8]}"
         options = {"name": registry, "namespace": NAMESPACE, "num_cpus": 0, "max_concurrency": 100_000}
         self._registry = ray.remote(Registry).options(**options).remote([ray.put(self._content)])
-        made = serve.deployment(Replica).options(
+        deployment: Any = serve.deployment(Replica)
+        routing: Any = serve.config.RequestRouterConfig
+        made = deployment.options(
             name=self.name,
             autoscaling_config=self._scaling,
             ray_actor_options=self._actor_options,
             max_ongoing_requests=max(100, int(4 * self._scaling["target_ongoing_requests"])),
             graceful_shutdown_wait_loop_s=0.2,
             graceful_shutdown_timeout_s=60.0,
-            request_router_config=serve.config.RequestRouterConfig(request_router_class=StreamRouter),
+            request_router_config=routing(request_router_class=StreamRouter),
         )
         app = made.bind(self.name, registry, NAMESPACE, self._options)
         try:

@@ -13,7 +13,7 @@ from typing import Any
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
 
-class StreamRouter(RequestRouter):  # type: ignore[misc]
+class StreamRouter(RequestRouter):
     """For Ray Serve's `RequestRouterConfig`."""
 
     async def choose_replicas(

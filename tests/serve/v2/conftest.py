@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.protocol_server import save_models
+from tests.serve.v2.protocol_server import save_models
 
 
 @pytest.fixture(scope="session")

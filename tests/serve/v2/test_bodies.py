@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rtaccel as rt
-from tests.support.protocol_server import Local, tensor, within
+from tests.serve.v2.protocol_server import Local, tensor, within
 
 X = np.arange(12, dtype=np.float32).reshape(2, 6) / 8
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import rtaccel as rt
-from tests.support.protocol_server import STREAMS, Running, running
+from tests.serve.v2.protocol_server import STREAMS, Running, running
 
 pytest.importorskip("uvicorn", reason="needs the package uvicorn (extra 'serve')")
 pytest.importorskip("grpc", reason="needs the package grpcio (extra 'serve')")

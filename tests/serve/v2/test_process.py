@@ -24,7 +24,7 @@ import torch
 import rtaccel as rt
 from rtaccel.core.errors import BackendUnavailable, FormatError, UnsupportedProblem
 from rtaccel.serve.v2.settings import Settings
-from tests.support.protocol_server import Local, Running, running, tensor, within
+from tests.serve.v2.protocol_server import Local, Running, running, tensor, within
 
 uvicorn = pytest.importorskip("uvicorn", reason="needs the package uvicorn (extra 'serve')")
 pytest.importorskip("grpc", reason="needs the package grpcio (extra 'serve')")

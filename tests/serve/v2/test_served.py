@@ -17,7 +17,7 @@ from rtaccel.core.errors import FormatError, ShapeError
 from rtaccel.serve.v2.refusals import Full, TooLate, UnknownSequence
 from rtaccel.serve.v2.request import Parameters, Request
 from rtaccel.serve.v2.served import ServedModel
-from tests.support.protocol_server import STREAMS
+from tests.serve.v2.protocol_server import STREAMS
 
 SETTINGS = settings(max_examples=25, deadline=None)
 
