@@ -87,7 +87,9 @@ class LoadedModel:
     ) -> None:
         """A call on the arrays one after the other, in the order of `inputs` and `outputs`, float32 [batch, ...] as these say.
 
-        streams: as in `step`. release: without the GIL, so that other threads of Python go on; it costs them a hand-over each.
+        streams: as in `step`.
+        release: without the GIL, so that other threads of Python go on; handing it over costs some time.
+
         Raises ShapeError, with nothing written, for arrays that do not fit.
         """
         try:

@@ -14,7 +14,7 @@ import numpy as np
 from rtaccel.core.errors import RtaccelError, ShapeError
 from rtaccel.deploy.load import LoadedModel
 from rtaccel.serve.v2.metrics import ModelCounts
-from rtaccel.serve.v2.ports import Port
+from rtaccel.serve.v2.tensor_spec import TensorSpec
 from rtaccel.serve.v2.refusals import Full, TooLate
 from rtaccel.serve.v2.request import Request, Sequence
 from rtaccel.serve.v2.sequences import Sequences, Track
@@ -51,8 +51,8 @@ class ServedModel:
         self.name, self.path, self.model, self.max_batch = name, path, model, max_batch
         streams = model.streams
         one = 1 if streams else None
-        self.inputs = tuple(Port.of(*edge) for edge in model.inputs)
-        self.outputs = tuple(Port.of(*edge) for edge in model.outputs)
+        self.inputs = tuple(TensorSpec.of(*edge) for edge in model.inputs)
+        self.outputs = tuple(TensorSpec.of(*edge) for edge in model.outputs)
         least, most = model.batch
         self._least, self._most = (1, one) if streams else (least, most)
         edges = (*self.inputs, *self.outputs)
@@ -215,7 +215,7 @@ class ServedModel:
         return None
 
     def _attempt(self, batch: list[Job], release: bool) -> list[Arrays | Exception]:
-        """Results by job. One whose numbers the model refuses does not spoil the others."""
+        """Results by job. One whose numbers the model refuses is told alone, the others are computed."""
         try:
             return list(self._compute(batch, release))
         except RtaccelError as error:

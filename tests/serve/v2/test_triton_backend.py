@@ -66,13 +66,16 @@ def test_sequences(backend: ModuleType, files: tuple[Path, ...], tmp_path: Path)
     for t in range(3):
         xs = [np.random.default_rng().standard_normal((1, 3), np.float32) for _ in range(STREAMS)]
         asked = [ask(x, 10 + i, t == 0, t == 2) for i, x in enumerate(xs)]
-        responses = model.execute([*asked, ask(xs[0], 99), ask(xs[0][:, :2], 77, True)] if t == 0 else asked)
+        responses = model.execute(
+            [*asked, ask(xs[0], 99), ask(xs[0], 77, True), ask(xs[0][:, :2], 10, True)] if t == 0 else asked
+        )
         for i, x in enumerate(xs):
             (tensor,) = responses[i].output_tensors
             np.testing.assert_allclose(tensor.value, alone.step(x, streams=[i]), rtol=0, atol=1e-6)
         if t == 0:
             assert "has not begun" in responses[STREAMS].error
             assert "in use" in responses[STREAMS + 1].error
+            assert "float32[1, 2]" in responses[STREAMS + 2].error
     assert (model.streams, len(model.free)) == ({}, STREAMS)
 
 

@@ -22,7 +22,7 @@ DATATYPES: dict[str, tuple[str, np.dtype[Any]]] = {
 
 
 @dataclass(frozen=True)
-class Port:
+class TensorSpec:
     """One input or output. shape: as requests have it, -1 for any size."""
 
     name: str
@@ -31,7 +31,7 @@ class Port:
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, name: str, dtype: str, shape: Sequence[int]) -> Port:
+    def of(cls, name: str, dtype: str, shape: Sequence[int]) -> TensorSpec:
         datatype, numpy_dtype = DATATYPES[dtype]
         return cls(name, datatype, numpy_dtype, tuple(shape))
 
