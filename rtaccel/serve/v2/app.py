@@ -46,8 +46,9 @@ class App:
             status, body, extra = await self._answer(scope, headers, receive, arrived)
         except RtaccelError as error:
             status, _ = status_of(error)
-            text = str(error) if status != 500 else (self.gate.fault(error), str(error))[1]
-            body, extra = json.dumps({"error": text}).encode(), [JSON]
+            if status == 500:
+                self.gate.fault(error)
+            body, extra = json.dumps({"error": str(error)}).encode(), [JSON]
             if status == 503:
                 extra.append((b"retry-after", b"1"))
             if isinstance(error, NoToken):

@@ -14,10 +14,10 @@ import numpy as np
 from rtaccel.core.errors import RtaccelError, ShapeError
 from rtaccel.deploy.load import LoadedModel
 from rtaccel.serve.v2.metrics import ModelCounts
-from rtaccel.serve.v2.tensor_spec import TensorSpec
 from rtaccel.serve.v2.refusals import Full, TooLate
 from rtaccel.serve.v2.request import Request, Sequence
 from rtaccel.serve.v2.sequences import Sequences, Track
+from rtaccel.serve.v2.tensor_spec import TensorSpec
 
 LONG_NS = 500_000
 """A call that is expected to take longer runs in another thread without the GIL: handing it over costs some 50 us."""
