@@ -16,6 +16,7 @@ import torch
 import rtaccel as rt
 from rtaccel.core.errors import FormatError, ShapeError
 
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # a thread of Serve that outlives the cluster would start another one
 ray = pytest.importorskip("ray", reason="needs the package ray (extra 'ray')")
 pytest.importorskip("ray.serve", reason="needs Ray Serve (extra 'ray')")
 
@@ -29,7 +30,6 @@ FAST = {
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    os.environ["RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING"] = "1"
     ray.init(num_cpus=6, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20,
              runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})  # fmt: skip
     yield
