@@ -243,6 +243,12 @@ RTA_API int rta_model_swap(rta_model* model, const char* path, unsigned flags) {
     return 0;
   });
 }
+RTA_API int rta_model_swap_memory(rta_model* model, const void* data, size_t size, unsigned flags) {
+  return answered(-1, [&] {
+    model->swap(Bytes(data, size), flags);
+    return 0;
+  });
+}
 RTA_API int rta_model_rollback(rta_model* model) {
   return answered(-1, [&] {
     if (!model->other) refuse(RTA_NO_FIT, "there are no weights from before a swap");

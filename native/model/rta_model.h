@@ -82,6 +82,8 @@ int rta_model_load_state(rta_model* model, const void* from);
  * dropped. -1 with RTA_NO_FIT where shapes, dtypes or stages differ. One thread swaps at a time; it may be another than
  * the one that steps. */
 int rta_model_swap(rta_model* model, const char* path, unsigned flags);
+/* The same from bytes in memory, which may go after the call. */
+int rta_model_swap_memory(rta_model* model, const void* data, size_t size, unsigned flags);
 /* The weights before the last swap, in the same way. -1 where there are none. */
 int rta_model_rollback(rta_model* model);
 /* 1 while a swap or rollback waits for the next step, else 0. */

@@ -16,6 +16,10 @@ class RtaccelError(Exception):
         self.next_step = next_step
         super().__init__(f"{op}: got {got}; expected {expected}. {next_step}")
 
+    def __reduce__(self) -> tuple[type[RtaccelError], tuple[object, ...]]:
+        """Raised in another process, it arrives with its parts."""
+        return type(self), (self.op, str(self.got), self.expected, self.next_step)
+
 
 class UnsupportedProblem(RtaccelError):
     """Nothing can compute this: a scheme, size, operator or option without a kernel."""

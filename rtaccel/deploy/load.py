@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,47 @@ class LoadedModel:
             outs = tuple(torch.from_numpy(out) for out in outs)
         return nested(self._returned, outs)
 
-    step = __call__
+    def step(self, *inputs: Any, streams: Sequence[int] | None = None, out: Any = None) -> Any:
+        """One time step of a stream: float32 [streams, features] (as `inputs` says) to fresh arrays [streams, outputs].
+
+        streams: numbers of the streams that make it, in any order and none twice; the inputs then have a row for each, and the
+            other streams stand still.
+        out: float32 [n, outputs] to write into.
+
+        Raises ShapeError for an array that does not fit and for a stream that there is not; then no stream has moved.
+        """
+        if streams is None:
+            return self(*inputs) if out is None else self.run(*inputs, out=out)
+        chosen = self._numbers("step", streams)
+        if len(set(chosen)) != len(chosen):
+            raise ShapeError("step", f"streams {chosen}", "numbers, none twice", "No stream has moved.")
+        given = self._flat("step", inputs)
+        outs = self._fresh(given, len(chosen)) if out is None else self._outs("step", out)
+        self.run_flat(given, outs, chosen)
+        if out is not None:
+            return out
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(given[0], torch.Tensor):
+            outs = tuple(torch.from_numpy(made) for made in outs)
+        return nested(self._returned, outs)
+
+    def run_flat(
+        self, inputs: tuple[Any, ...], outs: tuple[Any, ...], streams: list[int] | None = None, release: bool = False
+    ) -> None:
+        """A call on the arrays one after the other, in the order of `inputs` and `outputs`, float32 [batch, ...] as these say.
+
+        streams: as in `step`.
+        release: without the GIL, so that other threads of Python go on; handing it over costs some time.
+
+        Raises ShapeError, with nothing written, for arrays that do not fit.
+        """
+        try:
+            if streams is None:
+                self._native.run(inputs, outs, release)
+            else:
+                self._native.run_some(inputs, outs, streams, release)
+        except ValueError as error:
+            raise self._typed("run" if streams is None else "step", error) from None
 
     def run(self, *inputs: Any, out: Any) -> Any:
         """Computes into `out`, float32 [batch, ...] as `outputs` says (a tuple where there are several), and returns it.
@@ -99,9 +140,9 @@ class LoadedModel:
             raise ShapeError(op, f"{len(given)} arguments", expected, "See .inputs.")
         return tuple(found)
 
-    def _fresh(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        sizes: list[int] = []
-        if inputs and self.inputs:
+    def _fresh(self, inputs: tuple[Any, ...], rows: int | None = None) -> tuple[Any, ...]:
+        sizes: list[int] = [] if rows is None else [rows]
+        if rows is None and inputs and self.inputs:
             shape = getattr(inputs[0], "shape", None)
             wanted = self.inputs[0][2]
             if shape is not None and len(shape) == len(wanted):
@@ -123,13 +164,34 @@ class LoadedModel:
 
     def reset(self, streams: int | Iterable[int] | None = None) -> None:
         """All streams, or those given, start anew. Raises ShapeError for a stream that does not exist."""
-        count = self.streams
-        chosen = range(count) if streams is None else [streams] if isinstance(streams, int) else list(streams)
-        bad = [s for s in chosen if isinstance(s, bool) or not isinstance(s, int) or not 0 <= s < count]
-        if bad:
-            raise ShapeError("reset", f"streams {bad}", f"numbers in 0..{count - 1}", "Name streams of this model.")
-        for s in chosen:
+        chosen = range(self.streams) if streams is None else [streams] if isinstance(streams, int) else list(streams)
+        for s in self._numbers("reset", chosen):
             self._native.reset(s, 1)
+
+    def save_stream(self, stream: int) -> bytes:
+        """What one stream remembers, to go on with it in another place or on another machine. Raises ShapeError for a stream that
+        does not exist."""
+        return bytes(self._native.save_stream(*self._numbers("save_stream", [stream])))
+
+    def load_stream(self, stream: int, state: bytes) -> None:
+        """Stream number `stream` goes on from what `save_stream` of the same model gave; the others are as they were. Raises
+        FormatError, with nothing changed, for other bytes."""
+        number = self._numbers("load_stream", [stream])
+        try:
+            self._native.load_stream(*number, bytes(state))
+        except ValueError as error:
+            raise self._typed("load_stream", error) from None
+
+    def _numbers(self, op: str, streams: Iterable[Any]) -> list[int]:
+        given = list(streams)
+        try:
+            chosen = [operator.index(s) for s in given if not isinstance(s, bool)]
+        except TypeError:
+            chosen = []
+        bad = [s for s in chosen if not 0 <= s < self.streams] if len(chosen) == len(given) else given
+        if bad:
+            raise ShapeError(op, f"streams {bad}", f"numbers in 0..{self.streams - 1}", "Name streams of this model.")
+        return chosen
 
     def save_state(self) -> bytes:
         """The past of all streams, for `load_state` of the same model."""
@@ -144,13 +206,13 @@ class LoadedModel:
 
     # -- weights
 
-    def swap(self, path: str | os.PathLike[str]) -> None:
-        """Weights from another file of the same model, exchanged when the next call begins; streams keep their past.
+    def swap(self, path: str | os.PathLike[str] | bytes) -> None:
+        """Weights from another file (or its bytes) of the same model, exchanged when the next call begins; streams go on.
 
         Raises FormatError, with nothing changed, for a file that is damaged or of another model.
         """
         try:
-            self._native.swap(os.fspath(path), self._flags)
+            self._native.swap(path if isinstance(path, bytes) else os.fspath(path), self._flags)
         except ValueError as error:
             raise self._typed("swap", error) from None
 
@@ -258,19 +320,26 @@ def load(
     """
     source = f"{len(path)} bytes" if isinstance(path, bytes) else os.fspath(path)
     flags = (UNCHECKED if unchecked else 0) | (LARGE if large else 0)
-    whole = path if isinstance(path, bytes) else _read(source)
-    if verify_key is not None:
-        digest = container.digest(whole)
-        if container.written_digest("load", whole) != digest:
-            raise FormatError(
-                "load", f"{source}, whose bytes are not those that were written", "a whole file", "Fetch it again."
-            )
-        signing.verified("load", verify_key, container.signature(whole), container.PREAMBLE + digest)
+    whole = read_verified(path, verify_key)
     try:
         native = Model(whole, flags, threads)  # the very bytes that were verified
     except ValueError as error:
         raise typed("load", source, error) from None
     return LoadedModel(native, container.metadata("load", whole), source, flags)
+
+
+def read_verified(path: str | os.PathLike[str] | bytes, verify_key: Any = None) -> bytes:
+    """The bytes of a file, signed with the key where one is given. Raises FormatError for others."""
+    whole = path if isinstance(path, bytes) else _read(os.fspath(path))
+    if verify_key is not None:
+        digest = container.digest(whole)
+        if container.written_digest("load", whole) != digest:
+            source = f"{len(path)} bytes" if isinstance(path, bytes) else os.fspath(path)
+            raise FormatError(
+                "load", f"{source}, whose bytes are not those that were written", "a whole file", "Fetch it again."
+            )
+        signing.verified("load", verify_key, container.signature(whole), container.PREAMBLE + digest)
+    return whole
 
 
 def _read(path: str) -> bytes:

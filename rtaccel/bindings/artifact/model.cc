@@ -82,6 +82,17 @@ class Model {
     if (from.size() != rta_model_state_bytes(get())) raise(RTA_BAD_ARGUMENT, "states of another model");
     checked(rta_model_load_state(get(), from.data()));
   }
+  nb::bytes save_stream(int64_t stream) const {
+    rta_plan* plan = rta_model_plan(get());
+    std::string bytes(rta_plan_stream_bytes(plan), '\0');
+    if (rta_plan_save_stream(plan, stream, bytes.data()) != 0) raise(RTA_BAD_ARGUMENT, rta_error());
+    return nb::bytes(bytes.data(), bytes.size());
+  }
+  void load_stream(int64_t stream, nb::bytes from) {
+    rta_plan* plan = rta_model_plan(get());
+    if (from.size() != rta_plan_stream_bytes(plan)) raise(RTA_BAD_ARGUMENT, "states of another model");
+    if (rta_plan_load_stream(plan, stream, from.data()) != 0) raise(RTA_BAD_ARGUMENT, rta_error());
+  }
 
  private:
   std::unique_ptr<rta_model, Close> model_;
@@ -91,13 +102,15 @@ class Model {
 class Call {
  public:
   Call(const Call&) = delete;
-  Call(const Model& model, nb::handle inputs, nb::handle outputs) : model_(model.get()) {
+  // some: rows of some streams, whose numbers come with the call.
+  Call(const Model& model, nb::handle inputs, nb::handle outputs, bool some = false) : model_(model.get()) {
     take(inputs, 0);
     take(outputs, 1);
     for (size_t i = 0; i < arrays_[1].size(); ++i) {
       for (const Array& input : arrays_[0]) apart(arrays_[1][i], input);
       for (size_t j = 0; j < i; ++j) apart(arrays_[1][i], arrays_[1][j]);
     }
+    if (some) return;
     int64_t least, most;
     rta_model_batch(model_, &least, &most);
     const int64_t streams = rta_model_streams(model_), batch = arrays_[0].empty() ? 1 : arrays_[0][0].batch;
@@ -111,6 +124,29 @@ class Call {
   void operator()() const {
     if (rta_model_step(model_, in_.data(), out_.data(), samples_) != 0) [[unlikely]]
       raise(RTA_BAD_ARGUMENT, rta_error());
+  }
+  // One call. release: without the GIL, for calls that take longer than handing it over.
+  void once(bool release) const {
+    int code;
+    if (release) {
+      const nb::gil_scoped_release released;
+      code = rta_model_step(model_, in_.data(), out_.data(), samples_);
+    } else {
+      code = rta_model_step(model_, in_.data(), out_.data(), samples_);
+    }
+    if (code != 0) raise(RTA_BAD_ARGUMENT, rta_error());
+  }
+  void once_of(const std::vector<int64_t>& streams, bool release) const {
+    if (static_cast<int64_t>(streams.size()) != samples_)
+      raise(kShape, std::to_string(samples_) + " rows for " + std::to_string(streams.size()) + " streams");
+    int code;
+    if (release) {
+      const nb::gil_scoped_release released;
+      code = rta_model_step_some(model_, in_.data(), out_.data(), samples_, streams.data());
+    } else {
+      code = rta_model_step_some(model_, in_.data(), out_.data(), samples_, streams.data());
+    }
+    if (code != 0) raise(RTA_BAD_ARGUMENT, rta_error());
   }
   int64_t time(nb::handle out, int64_t start, int64_t stop, int64_t deadline) const {
     return rta_timer::time_native(*this, out, start, stop, deadline);
@@ -164,12 +200,32 @@ void add_model(nb::module_& m) {
       .def_prop_ro("packed_bytes", [](const Model& m) { return rta_plan_packed_bytes(rta_model_plan(m.get())); })
       .def_prop_ro("scratch_bytes", [](const Model& m) { return rta_plan_scratch_bytes(rta_model_plan(m.get())); })
       .def("tensors", &Model::tensors, nb::arg("outputs"), "(name, dtype, shape) of each input or output")
-      .def("run", [](const Model& m, nb::handle inputs, nb::handle outputs) { Call(m, inputs, outputs)(); })
+      .def(
+          "run",
+          [](const Model& m, nb::handle inputs, nb::handle outputs, bool release) {
+            Call(m, inputs, outputs).once(release);
+          },
+          nb::arg("inputs"), nb::arg("outputs"), nb::arg("release") = false)
+      .def(
+          "run_some",
+          [](const Model& m, nb::handle inputs, nb::handle outputs, const std::vector<int64_t>& streams, bool release) {
+            Call(m, inputs, outputs, true).once_of(streams, release);
+          },
+          nb::arg("inputs"), nb::arg("outputs"), nb::arg("streams"), nb::arg("release") = false)
       .def("reset", [](Model& m, int64_t first, int64_t count) { checked(rta_model_reset(m.get(), first, count)); })
       .def("save_state", &Model::save_state)
       .def("load_state", &Model::load_state)
-      .def("swap", [](Model& m, const std::string& path,
-                      unsigned flags) { checked(rta_model_swap(m.get(), path.c_str(), flags)); })
+      .def("save_stream", &Model::save_stream)
+      .def("load_stream", &Model::load_stream)
+      .def("swap",
+           [](Model& m, nb::handle from, unsigned flags) {
+             if (nb::isinstance<nb::bytes>(from)) {
+               const auto bytes = nb::cast<nb::bytes>(from);
+               checked(rta_model_swap_memory(m.get(), bytes.data(), bytes.size(), flags));
+             } else {
+               checked(rta_model_swap(m.get(), nb::cast<std::string>(from).c_str(), flags));
+             }
+           })
       .def("rollback", [](Model& m) { checked(rta_model_rollback(m.get())); })
       .def_prop_ro("pending", [](const Model& m) { return rta_model_pending(m.get()) != 0; })
       .def("prefault",

@@ -1,0 +1,33 @@
+"""The Open Inference Protocol over models from files: REST and gRPC (`rtaccel serve --v2`). Needs no torch.
+
+    settings.py   what can be set          server.py      sockets, TLS, drain
+    tensor_spec.py inputs and outputs      served.py      one model: deadlines, batches
+    request.py    a request, decoded       sequences.py   which stream a sequence has
+    rest_body.py  bodies of REST           repository.py  models by name
+    app.py        routes of REST           metrics.py     counts for Prometheus
+    messages.py, rpc_codec.py, rpc.py      the same over gRPC
+
+One thread runs it all: requests are decoded as they come, and what has come by the time the model is free is one native call.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOME = {"Server": "rtaccel.serve.v2.server", "Settings": "rtaccel.serve.v2.settings"}
+
+__all__ = ["Server", "Settings"]
+
+if TYPE_CHECKING:
+    from rtaccel.serve.v2.server import Server
+    from rtaccel.serve.v2.settings import Settings
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
