@@ -36,6 +36,10 @@ _HOME = {
     "Latest": "rtaccel.realtime.latest",
     "Loop": "rtaccel.realtime.loop",
     "StreamBatcher": "rtaccel.serve.batcher",
+    "split": "rtaccel.serve.split.split",
+    "Cut": "rtaccel.serve.split.cut",
+    "Link": "rtaccel.serve.split.link",
+    "MachineProfile": "rtaccel.serve.split.machine_profile",
     "Latency": "rtaccel.measure.latency",
     "Budget": "rtaccel.measure.budget",
     "Float32": "rtaccel.core.scheme",
@@ -75,6 +79,7 @@ __all__ = [
     "BudgetExceeded",
     "Cascade",
     "CompiledModel",
+    "Cut",
     "Exit",
     "Fit",
     "Float8",
@@ -82,9 +87,11 @@ __all__ = [
     "FormatError",
     "Latency",
     "Latest",
+    "Link",
     "LoadedModel",
     "Loop",
     "LowRank",
+    "MachineProfile",
     "Pruned",
     "Relative",
     "RtaccelError",
@@ -110,6 +117,7 @@ __all__ = [
     "restore_",
     "save",
     "sparsify_",
+    "split",
     "stream",
     "to_onnx",
 ]
@@ -150,6 +158,10 @@ if TYPE_CHECKING:
     from rtaccel.search.fit_budget import fit_budget
     from rtaccel.search.metric import Relative
     from rtaccel.serve.batcher import StreamBatcher
+    from rtaccel.serve.split.cut import Cut
+    from rtaccel.serve.split.link import Link
+    from rtaccel.serve.split.machine_profile import MachineProfile
+    from rtaccel.serve.split.split import split
 
 
 if not TYPE_CHECKING:  # a type checker is to see what is imported above, and to refuse every other name

@@ -23,7 +23,8 @@ REASONS = {
 class FrameRefused(FormatError):
     """A frame that is not used: nothing of it was read into memory, and what the receiver remembers is as before.
 
-    reason: one of the words in `REASONS`: truncated, oversize, magic, version, digest, layout, model, replayed, reordered, session, kind.
+    reason: one of the words in `REASONS`: truncated, oversize, magic, version, digest, layout, model, replayed, reordered,
+        session, kind.
     """
 
     def __init__(self, code: int, what: str) -> None:
