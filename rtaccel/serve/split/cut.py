@@ -18,7 +18,7 @@ from rtaccel.deploy import container
 from rtaccel.deploy.save import artifact_bytes, save
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.serve.split.front import Row, table
-from rtaccel.serve.split.halves import Halves
+from rtaccel.serve.split.halves import Halves, whole_group
 from rtaccel.serve.split.link import Link
 from rtaccel.serve.split.passage import Passage
 
@@ -42,9 +42,9 @@ class Cut:
     best: the row that was chosen. front: all rows. edge, cloud: compiled models that give tuples, or None where all of the
     model is on the other side. proof: what a run of the best showed. link: what it was planned for.
 
-    `sent, made = cut.before(inputs)` and `cut.after(inputs, made, cut.cloud(*sent))` is the model, to the error of the row. `edge`
-    gives what crosses, then those of the outputs that it has already; inputs may cross as they are. Arguments are those of the model,
-    and the result has the model's nesting.
+    `sent, made = cut.before(inputs)` and `cut.after(inputs, made, cut.cloud(*sent))` is the model, to the error of the row.
+    `edge` gives what crosses, then those of the outputs that it has already; inputs may cross as they are. Arguments are those of
+    the model, and the result has the model's nesting.
     """
 
     def __init__(
@@ -54,11 +54,14 @@ class Cut:
         front: Sequence[Row],
         link: Link,
         whole: CompiledModel,
+        lead: tuple[int, ...] = (1,),
         digest: bytes | None = None,
     ) -> None:
         self._halves, self.best, self.front, self.link = halves, best, tuple(front), link
         self.edge, self.cloud = halves.edge, halves.cloud
         self.proof: Proof | None = None
+        self.lead = lead
+        """Leading dimensions of the example: its batch."""
         self._whole = whole
         self._passages: dict[tuple[int, ...], Passage] = {}
         if digest is None:
@@ -118,15 +121,17 @@ class Cut:
             )
         return save(self.cloud, path, name=NAME)
 
-    def ports(self, lead: Sequence[int]) -> tuple[list[tuple[tuple[int, ...], str]], list[tuple[tuple[int, ...], str]]]:
-        """(shape, dtype) of each tensor of a request, and of an answer. lead: leading dimensions, such as the batch."""
-        whole = {p.value.name: p for p in self._whole._program.steps[0].group.outputs}  # type: ignore[union-attr]
+    @property
+    def sent(self) -> list[tuple[tuple[int, ...], str]]:
+        """(shape, dtype) of each tensor that crosses, with the batch of the example."""
+        return [((*self.lead, *p.trailing), p.value.dtype) for p in self._halves.crossing.ports]
+
+    @property
+    def answered(self) -> list[tuple[tuple[int, ...], str]]:
+        """(shape, dtype) of each tensor that comes back, with the batch of the example."""
+        whole = {p.value.name: p for p in whole_group("split", self._whole).outputs}
         names = [] if self.cloud is None else [str(name) for name in self.cloud._program.outputs]
-        up, down = self._halves.crossing.ports, [whole[name] for name in names]
-        return (
-            [((*lead, *p.trailing), p.value.dtype) for p in up],
-            [((*lead, *p.trailing), p.value.dtype) for p in down],
-        )
+        return [((*self.lead, *whole[n].trailing), whole[n].value.dtype) for n in names]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values: the best row, all rows, the link, the proof."""

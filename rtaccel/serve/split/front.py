@@ -49,7 +49,7 @@ class Row:
 def table(rows: Sequence[Row], chosen: Row) -> str:
     """Rows in the order of the cuts, with a star at the one that was chosen."""
     head = ("", "at", "after", "wire", "us", "p99", "edge", "link", "cloud", "bytes", "back", "error", "why not")
-    lines = [head]
+    lines: list[tuple[str, ...]] = [head]
     for row in sorted(rows, key=lambda r: (r.at, -r.wire_bytes)):
         error = "" if row.error is None else f"{row.error:.1e}"
         figures = (f"{v:.1f}" for v in (row.us, row.p99_us, row.edge_us, row.link_us, row.cloud_us))

@@ -93,7 +93,7 @@ def split(
     _measure_errors(fast, rows, cuts, lead, judged, expected, base)
     limits = {} if budget is None else budget.as_dict()
     best = _chosen(fast, rows, cuts, limits, metric, base, link)
-    return _proved(fast, best, rows, cuts, link, judged, expected)
+    return _proved(fast, best, rows, cuts, link, lead, judged, expected)
 
 
 def _check(link: Any, edge: Any, remote: Any, budget: Any, metric: Any, wires: Any) -> None:
@@ -185,7 +185,13 @@ def _rows(
         edge_us = sum(times[0][:at]) + (edge.call_us * edge.factor if at else 0.0)
         cloud_us = sum(times[1][at:]) + (cloud.call_us * cloud.factor if at < len(stages) else 0.0)
         after = stages[at - 1].name if at else ""
-        shared = {"at": at, "after": after, "edge_us": edge_us, "cloud_us": cloud_us, "edge_bytes": sum(weights[:at])}
+        shared: dict[str, Any] = {
+            "at": at,
+            "after": after,
+            "edge_us": edge_us,
+            "cloud_us": cloud_us,
+            "edge_bytes": sum(weights[:at]),
+        }
         if at == len(stages):
             rows.append(
                 Row(
@@ -307,12 +313,13 @@ def _proved(
     rows: list[Row],
     cuts: dict[int, Crossing],
     link: Link,
+    lead: tuple[int, ...],
     judged: list[tuple[Any, ...]],
     expected: list[Any],
 ) -> Cut:
     """Compiles the halves of the best and runs them."""
     halves: Halves = halved(fast, cuts[best.at])
-    cut = Cut(halves, best, sorted(rows, key=lambda r: r.us), link, fast)
+    cut = Cut(halves, best, sorted(rows, key=lambda r: r.us), link, fast, lead)
     found = [(cut(*batch), want) for batch, want in zip(judged, expected)]
     pairs = zip(found, judged)
     equal = all(

@@ -243,8 +243,7 @@ def test_the_cloud_as_a_file(profile: rt.MachineProfile, tmp_path: Path) -> None
     known = json.loads(cut.to_json())
     assert known["best"]["at"] == cut.at and len(known["front"]) == len(cut.front)
     assert str(cut).count("\n") == len(cut.front) + 1
-    up, down = cut.ports((1,))
-    assert up == [((1, 6), "float32")] and down == [((1, 12), "float32")]
+    assert cut.sent == [((1, 6), "float32")] and cut.answered == [((1, 12), "float32")]
     local = rt.split(waist(12, 6, 12), torch.randn(1, 12), rt.Link(rtt_us=1e9), profile, profile)
     with pytest.raises(UnsupportedProblem):
         local.save_cloud(tmp_path / "none.rta")
