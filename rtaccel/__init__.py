@@ -37,6 +37,7 @@ _HOME = {
     "Loop": "rtaccel.realtime.loop",
     "StreamBatcher": "rtaccel.serve.batcher",
     "split": "rtaccel.serve.split.split",
+    "Hedged": "rtaccel.serve.hedge.hedged",
     "Cut": "rtaccel.serve.split.cut",
     "Link": "rtaccel.serve.split.link",
     "MachineProfile": "rtaccel.serve.split.machine_profile",
@@ -85,6 +86,7 @@ __all__ = [
     "Float8",
     "Float32",
     "FormatError",
+    "Hedged",
     "Latency",
     "Latest",
     "Link",
@@ -158,6 +160,7 @@ if TYPE_CHECKING:
     from rtaccel.search.fit_budget import fit_budget
     from rtaccel.search.metric import Relative
     from rtaccel.serve.batcher import StreamBatcher
+    from rtaccel.serve.hedge.hedged import Hedged
     from rtaccel.serve.split.cut import Cut
     from rtaccel.serve.split.link import Link
     from rtaccel.serve.split.machine_profile import MachineProfile

@@ -94,7 +94,7 @@ class Remote:
 
     def post(self, *inputs: Any, stamp_ns: int | None = None) -> int:
         """Sends a request and gives its number. Raises ShapeError, with nothing sent, for inputs that do not fit."""
-        tensors, kept = (pytree.tree_leaves(inputs), ()) if self._before is None else self._before(inputs)
+        tensors, kept = (self._flat(inputs), ()) if self._before is None else self._before(inputs)
         if len(tensors) != len(self._out):
             raise ShapeError("remote", f"{len(tensors)} tensors", f"{len(self._out)}", "Call it as the model.")
         for to, tensor in zip(self._out, tensors):
@@ -112,6 +112,11 @@ class Remote:
         self._stats.sent += 1
         self._transport.send(self._view[:size])
         return self._next
+
+    @staticmethod
+    def _flat(inputs: tuple[Any, ...]) -> Sequence[Any]:
+        nested = any(isinstance(x, (tuple, list, dict)) for x in inputs)
+        return pytree.tree_leaves(inputs) if nested else inputs
 
     def take(self, timeout_s: float = 0.0) -> tuple[int, Any] | None:
         """The next answer, (number of its request, result), or None after the time. A result of None: the model refused the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from contextlib import suppress
@@ -43,16 +44,20 @@ class UdpClient:
 
     def send(self, frame: memoryview) -> None:
         # Nobody is there, or the queue is full: it is lost, as any datagram may be.
-        with suppress(ConnectionRefusedError, BlockingIOError, TimeoutError):
-            self._socket.send(frame)
+        with suppress(ConnectionRefusedError, BlockingIOError):
+            self._socket.send(frame, socket.MSG_DONTWAIT)
 
     def receive(self, timeout_s: float) -> Any:
+        found = self._there()
+        # A socket's own timeout counts in milliseconds; select counts in microseconds.
+        if found is None and timeout_s > 0 and select.select([self._socket], [], [], timeout_s)[0]:
+            found = self._there()
+        return found
+
+    def _there(self) -> Any:
         try:
-            if timeout_s <= 0:
-                return self._view[: self._socket.recv_into(self._into, 0, socket.MSG_DONTWAIT)]
-            self._socket.settimeout(timeout_s)
-            return self._view[: self._socket.recv_into(self._into)]
-        except (TimeoutError, BlockingIOError, ConnectionRefusedError):
+            return self._view[: self._socket.recv_into(self._into, 0, socket.MSG_DONTWAIT)]
+        except (BlockingIOError, ConnectionRefusedError):
             return None
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from rtaccel.deploy import container
 from rtaccel.deploy.save import artifact_bytes, save
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.serve.split.front import Row, table
-from rtaccel.serve.split.halves import Halves, whole_group
+from rtaccel.serve.split.halves import Halves, crossings, halved, whole_group
 from rtaccel.serve.split.link import Link
 from rtaccel.serve.split.passage import Passage
 
@@ -73,6 +73,14 @@ class Cut:
     def at(self) -> int:
         """Stages on the edge."""
         return self.best.at
+
+    def other(self, row: Row) -> Cut:
+        """The same model cut as another row of the front says, whether that may be chosen or not. Raises UnsupportedProblem for
+        one that cannot be sent."""
+        if row.scheme != "none" and not row.wire_bytes:
+            raise UnsupportedProblem("split", f"a cut at {row.at}: {row.why_not}", "one that can be sent", "Take another.")
+        crossing = crossings(whole_group("split", self._whole))[row.at]
+        return Cut(halved(self._whole, crossing), row, self.front, self.link, self._whole, self.lead)
 
     def before(self, inputs: Sequence[Any]) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
         """Runs the edge: (the tensors that cross, all that the edge gave)."""
