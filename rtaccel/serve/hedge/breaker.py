@@ -16,7 +16,7 @@ class Breaker:
     cooldown_us: for so long it stays open; then one request is let through. Where that fails it stays open for twice as long,
         up to 32 times; where it succeeds all are let through again.
 
-    The share is high on purpose. Where a fifth is lost by chance, 12 of 20 in a row are lost once in ten thousand requests, and 18 of
+    The share is high on purpose. Where a fifth is lost by chance, 12 of 20 in a row are lost once in ten thousand requests, 18 of
     20 once in ten billion.
 
     Raises FormatError for settings out of range.

@@ -78,7 +78,9 @@ class Cut:
         """The same model cut as another row of the front says, whether that may be chosen or not. Raises UnsupportedProblem for
         one that cannot be sent."""
         if row.scheme != "none" and not row.wire_bytes:
-            raise UnsupportedProblem("split", f"a cut at {row.at}: {row.why_not}", "one that can be sent", "Take another.")
+            raise UnsupportedProblem(
+                "split", f"a cut at {row.at}: {row.why_not}", "one that can be sent", "Take another."
+            )
         crossing = crossings(whole_group("split", self._whole))[row.at]
         return Cut(halved(self._whole, crossing), row, self.front, self.link, self._whole, self.lead)
 

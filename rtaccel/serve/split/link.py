@@ -20,6 +20,7 @@ class Link:
     mb_s: megabytes (1e6 bytes) a second in each direction; None: so many that it does not matter.
     loss: share of packets that do not arrive, 0 to below 1. A frame is lost with any of its packets.
     timeout_us: after which a lost request is sent again; None: after twice the time of one that is not lost.
+    most_bytes: of a frame, 65507 for one datagram; cuts that send more are not chosen. None: no limit.
 
     Raises FormatError for values out of these ranges.
 
@@ -33,6 +34,7 @@ class Link:
     mb_s: float | None = None
     loss: float = 0.0
     timeout_us: float | None = None
+    most_bytes: int | None = None
 
     def __post_init__(self) -> None:
         self._check("rtt_us", 0.0, inclusive=True)
@@ -40,6 +42,8 @@ class Link:
             self._check("mb_s", 0.0)
         if self.timeout_us is not None:
             self._check("timeout_us", 0.0)
+        if self.most_bytes is not None:
+            self._check("most_bytes", 0.0)
         self._check("loss", 0.0, inclusive=True)
         if self.loss >= 1:
             raise FormatError("Link", f"loss={self.loss!r}", "a share below 1", "0.02 is 2 %.")

@@ -215,6 +215,9 @@ def _rows(
             frames = sum(side.frame(wire, ends[0]) + side.frame("float32", ends[1]) for side in (edge, cloud))
             up_bytes = 0 if why else passage.frame_bytes(cut.ports, lead, wire)
             down_bytes = 0 if why else passage.frame_bytes(down, lead, "float32")
+            largest = max(up_bytes, down_bytes)
+            large = link.most_bytes is not None and largest > link.most_bytes
+            reason = why or (f"a frame of {largest} bytes over {link.most_bytes}" if large else "")
             link_us = frames + link.us(up_bytes, down_bytes)
             whole = edge_us + link_us + cloud_us
             rows.append(
@@ -222,7 +225,7 @@ def _rows(
                     **shared, scheme=wire, link_us=link_us, wire_bytes=up_bytes, answer_bytes=down_bytes,
                     us=link.expected_us(whole, up_bytes, down_bytes),
                     p99_us=link.percentile_us(0.99, whole, up_bytes, down_bytes),
-                    tensors=len(cut.ports), raw=bool(cut.raw), why_not=why,
+                    tensors=len(cut.ports), raw=bool(cut.raw), why_not=reason,
                 )
             )  # fmt: skip
     return rows, {cut.at: cut for cut in cuts}

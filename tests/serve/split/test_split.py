@@ -138,6 +138,14 @@ def test_slow_links_send_little_and_fast_clouds_compute(profile: rt.MachineProfi
     assert narrow.at == 2
 
 
+def test_frames_that_the_link_does_not_carry(profile: rt.MachineProfile) -> None:
+    link = rt.Link(rtt_us=1e-3, most_bytes=300)
+    cut = rt.split(waist(100, 20, 4, 20), torch.randn(1, 100), link, profile.scaled(1e7), profile, wires=("float32",))
+    assert cut.at == 1
+    assert [r.at for r in cut.front if "a frame of 504 bytes over 300" in r.why_not] == [0]
+    assert cut.other(next(r for r in cut.front if r.at == 0)).at == 0
+
+
 def test_private_cuts_send_nothing_raw(profile: rt.MachineProfile) -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:
