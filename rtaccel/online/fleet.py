@@ -109,9 +109,11 @@ def merge(heads: Sequence[RLSHead], base: RLSHead | None = None) -> RLSHead:
 class Fleet:
     """Heads at many edges that learn apart and are merged now and then, each sample counted once.
 
-    head: what every edge begins with; it is not changed. At each round the edges that are reachable send their states, `merge`
-    adds what each has learned since it was given a state, and `issue` gives each the new one, for its `load_state_dict`. An
-    edge that was offline goes on with an old state; what it learned is added when it comes back.
+    head: what every edge begins with; it is not changed.
+
+    At each round the edges that are reachable send their states, `merge` adds what each has learned since it was given one, and
+    `issue` gives each the new one, for its `load_state_dict`. An edge that was offline goes on with an old state; what it learned
+    is added when it comes back.
 
     Raises FormatError for a head that is no RLSHead.
 
@@ -185,8 +187,10 @@ class Fleet:
                 )
             known = Information.of(state)
             if known.learned < base.learned:
-                raise FormatError("Fleet", f"{known.learned} samples of {edge!r}", f"at least the {base.learned} that it began with",
-                                  "It started anew: issue it a state.")  # fmt: skip
+                raise FormatError(
+                    "Fleet", f"{known.learned} samples of {edge!r}", f"at least the {base.learned} that it was issued",
+                    "It started anew: issue it a state.",
+                )  # fmt: skip
             found[edge] = known
             if known.learned > base.learned:
                 more = known.since(base, forget)

@@ -11,7 +11,7 @@ from typing import Any
 from rtaccel.core.errors import FormatError
 from rtaccel.serve.remote.endpoint import Endpoint, check_size
 
-MOST_BYTES = 65507
+MAX_BYTES = 65507
 """Of a datagram over IPv4. Beyond 1472 the network cuts it into packets, and loses it with any of them."""
 
 BUFFER_BYTES = 1 << 20
@@ -34,12 +34,12 @@ def _socket(address: Any) -> tuple[socket.socket, Any]:
 class UdpClient:
     """Asks an endpoint at (host, port). Raises FormatError for what is no address, OSError where the host is not found."""
 
-    most_bytes = MOST_BYTES
+    most_bytes = MAX_BYTES
 
     def __init__(self, address: Address) -> None:
         self._socket, place = _socket(address)
         self._socket.connect(place)
-        self._into = bytearray(MOST_BYTES + 1)
+        self._into = bytearray(MAX_BYTES + 1)
         self._view = memoryview(self._into)
 
     def send(self, frame: memoryview) -> None:
@@ -72,7 +72,7 @@ class UdpServer:
     """
 
     def __init__(self, endpoint: Endpoint, address: Address = ("127.0.0.1", 0)) -> None:
-        check_size(MOST_BYTES, endpoint.request_bytes, endpoint.answer_bytes)
+        check_size(MAX_BYTES, endpoint.request_bytes, endpoint.answer_bytes)
         self.endpoint = endpoint
         self._socket, place = _socket(address)
         try:
@@ -92,7 +92,7 @@ class UdpServer:
         return self
 
     def _run(self) -> None:
-        into = bytearray(MOST_BYTES + 1)
+        into = bytearray(MAX_BYTES + 1)
         receive, send, answer = self._socket.recvfrom_into, self._socket.sendto, self.endpoint.answer
         while not self._ending.is_set():
             try:

@@ -39,12 +39,13 @@ class Proof:
 class Cut:
     """A model in two halves. `cut(x)` runs both in this process, with frames between them.
 
-    best: the row that was chosen. front: all rows. edge, cloud: compiled models that give tuples, or None where all of the
-    model is on the other side. proof: what a run of the best showed. link: what it was planned for.
+    `best` is the row that was chosen, `front` all of them, the fastest first. `edge` and `cloud` are compiled models that give tuples,
+    or None where no stage is on that side. The edge gives what crosses, then those of the outputs that it has already. `proof` is
+    what a run of the best showed, `link` what it was planned for.
 
     `sent, made = cut.before(inputs)` and `cut.after(inputs, made, cut.cloud(*sent))` is the model, to the error of the row.
-    `edge` gives what crosses, then those of the outputs that it has already; inputs may cross as they are. Arguments are those of
-    the model, and the result has the model's nesting.
+    Inputs may cross as they are. Arguments are those of the model, float32 or int64 [batch, ...], and the result has the
+    model's nesting. Raises ShapeError for inputs that do not fit.
     """
 
     def __init__(
@@ -85,14 +86,21 @@ class Cut:
         return Cut(halved(self._whole, crossing), row, self.front, self.link, self._whole, self.lead)
 
     def before(self, inputs: Sequence[Any]) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
-        """Runs the edge: (the tensors that cross, all that the edge gave)."""
+        """Runs the edge: (the tensors that cross, all that the edge gave).
+
+        inputs: arguments of a call, float32 or int64 [batch, ...]. Raises ShapeError for those that do not fit.
+        """
         made = () if self.edge is None else self.edge(*inputs)
         return self._halves.crossing_values(pytree.tree_leaves(tuple(inputs)), made), made
 
     def after(self, inputs: Sequence[Any], made: Sequence[Any], answer: Sequence[Tensor]) -> Any:
         """The model's result from what the edge gave and what came back.
 
-        Where int8 values crossed, which hold no NaN, rows of the inputs that are not finite are NaN in every output.
+        inputs: arguments of the call, float32 or int64 [batch, ...]. made: what `before` gave. answer: what came back, float32
+            [batch, ...]; it may be written to.
+
+        Raises ShapeError where they do not fit together. Where int8 values crossed, which hold no NaN, rows of the inputs that
+        are not finite are NaN in every output.
         """
         result = self._halves.result(made, answer)
         if any(port.value.dtype == "int8" for port in self._halves.crossing.ports):

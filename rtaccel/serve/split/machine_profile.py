@@ -18,7 +18,7 @@ from rtaccel.serve.frames import WIRES
 
 KIND = "rtaccel machine profile"
 VERSION = 1
-MOST_BYTES = 16 << 20
+MAX_BYTES = 16 << 20
 """Of a file."""
 
 
@@ -132,8 +132,8 @@ class MachineProfile:
     def load(cls, path: str | os.PathLike[str]) -> MachineProfile:
         """Reads a file. Raises FormatError for one that is no profile, and OSError where there is none."""
         file = Path(path)
-        if file.stat().st_size > MOST_BYTES:
-            raise FormatError("MachineProfile", f"{file} of {file.stat().st_size} bytes", f"at most {MOST_BYTES}",
+        if file.stat().st_size > MAX_BYTES:
+            raise FormatError("MachineProfile", f"{file} of {file.stat().st_size} bytes", f"at most {MAX_BYTES}",
                               "Pass a file that save() wrote.")  # fmt: skip
         try:
             content = json.loads(file.read_bytes())

@@ -12,7 +12,7 @@ from rtaccel.core.errors import ShapeError
 from rtaccel.core.stage import GraphIO
 from rtaccel.serve.frames import Reader, Writer, wire_of
 
-FRAME_BYTES, TENSOR_BYTES, MOST_TENSORS, MOST_DIMS = 64, 40, 8, 7
+FRAME_BYTES, TENSOR_BYTES, MAX_TENSORS, MAX_DIMS = 64, 40, 8, 7
 SENT = ("float32", "int8", "int64")
 
 
@@ -34,9 +34,9 @@ def numbers(ports: Sequence[GraphIO], lead: Sequence[int]) -> int:
 def refusal(ports: Sequence[GraphIO], lead: Sequence[int]) -> str:
     """Why these values cannot be sent, or ""."""
     odd = [f"{p.value.name} is {p.value.dtype}" for p in ports if p.value.dtype not in SENT]
-    deep = any(len(lead) + len(p.trailing) > MOST_DIMS for p in ports)
-    many = f"{len(ports)} tensors, a frame has {MOST_TENSORS}" if len(ports) > MOST_TENSORS else ""
-    return "; ".join(filter(None, (*odd, many, f"more than {MOST_DIMS} dimensions" if deep else "")))
+    deep = any(len(lead) + len(p.trailing) > MAX_DIMS for p in ports)
+    many = f"{len(ports)} tensors, a frame has {MAX_TENSORS}" if len(ports) > MAX_TENSORS else ""
+    return "; ".join(filter(None, (*odd, many, f"more than {MAX_DIMS} dimensions" if deep else "")))
 
 
 class Passage:

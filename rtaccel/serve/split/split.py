@@ -70,8 +70,7 @@ def split(
         >>> import torch, rtaccel as rt
         >>> model = torch.nn.Sequential(torch.nn.Linear(64, 4), torch.nn.ReLU(), torch.nn.Linear(4, 64)).eval()
         >>> slow = rt.Link(rtt_us=100, mb_s=1)
-        >>> here = rt.MachineProfile({"cpu": "a test"}, {"a": ("linear float32", 1.0)}, {}, 1.0, {})
-        >>> cut = rt.split(model, (torch.randn(1, 64),), slow, edge=here, remote=here.scaled(0.1))
+        >>> cut = rt.split(model, (torch.randn(1, 64),), slow)  # both sides are like this machine
         >>> cut.best.wire_bytes  # all of this model is on the edge: the link costs more than the cloud gains
         0
 
