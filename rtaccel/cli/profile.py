@@ -99,7 +99,7 @@ def _machine(args: argparse.Namespace) -> int:
     target = None if args.target is None else _target.load_target(args.target)
     fast = None if target is None else _target.compile_target(target, args)
     with bar("measuring this machine", 1, "parts") as advance:
-        found = MachineProfile.here(fast, target.inputs if target else (), min(args.calls, 300))
+        found = MachineProfile.here(fast, target.inputs if target else (), min(args.calls, 20))
         advance("probes")
     path = found.save(args.machine_profile)
     print(json.dumps(found.to_dict(), indent=2, allow_nan=False) if args.json else f"{path}: {found}")

@@ -39,9 +39,9 @@ class Proof:
 class Cut:
     """A model in two halves. `cut(x)` runs both in this process, with frames between them.
 
-    `best` is the row that was chosen, `front` all of them, the fastest first. `edge` and `cloud` are compiled models that give tuples,
-    or None where no stage is on that side. The edge gives what crosses, then those of the outputs that it has already. `proof` is
-    what a run of the best showed, `link` what it was planned for.
+    `best` is the row that was chosen, `front` all of them, the fastest first. `edge` and `cloud` are compiled models that give
+    tuples, or None where no stage is on that side. The edge gives what crosses, then those of the outputs that it has already.
+    `proof` is what a run of the best showed, `link` what it was planned for.
 
     `sent, made = cut.before(inputs)` and `cut.after(inputs, made, cut.cloud(*sent))` is the model, to the error of the row.
     Inputs may cross as they are. Arguments are those of the model, float32 or int64 [batch, ...], and the result has the

@@ -49,11 +49,11 @@ class MachineProfile:
     factor: float = field(default=1.0)
 
     @classmethod
-    def here(cls, model: Any = None, inputs: tuple[Any, ...] = (), calls: int = 60) -> MachineProfile:
+    def here(cls, model: Any = None, inputs: tuple[Any, ...] = (), calls: int = 20) -> MachineProfile:
         """Measures this machine, some seconds long.
 
         model: a compiled model whose stages are measured too. inputs: of one call of it, float32 [batch, ...].
-        calls: of each probe and stage, in each of three rounds.
+        calls: of each probe and stage, in each of twelve rounds.
 
         Raises UnsupportedProblem for a model that is not one native plan.
         """
@@ -64,7 +64,7 @@ class MachineProfile:
         made = cls(machine(), measured, {}, probes.call_us(), probes.frame_us())
         return made if model is None else made.with_model(model, inputs, calls)
 
-    def with_model(self, model: Any, inputs: tuple[Any, ...], calls: int = 60) -> MachineProfile:
+    def with_model(self, model: Any, inputs: tuple[Any, ...], calls: int = 20) -> MachineProfile:
         """The same with the times of a compiled model's stages, measured here. inputs: of one call, float32 [batch, ...]."""
         from rtaccel.serve.split import probes
         from rtaccel.serve.split.halves import whole_group

@@ -18,8 +18,8 @@ from rtaccel.runtime.compiler import compile
 from rtaccel.runtime.profile import profile_stages
 from rtaccel.serve.frames import WIRES, Reader, Writer
 
-ROUNDS = 3
-CALLS = 60
+ROUNDS = 12
+CALLS = 20
 FRAME_NUMBERS = (64, 16384)
 
 
