@@ -1,9 +1,10 @@
-/* rtaccel in C: plans, models from a file, the freshest value, the loop, cascades, many streams. */
+/* rtaccel in C: plans, models from a file, the freshest value, the loop, cascades, many streams, frames. */
 #ifndef RTACCEL_H
 #define RTACCEL_H
 
 #include "rta_batcher.h"
 #include "rta_cascade.h"
+#include "rta_frame.h"
 #include "rta_latest.h"
 #include "rta_loop.h"
 #include "rta_loop_sim.h"

@@ -37,6 +37,11 @@ _HOME = {
     "Latest": "rtaccel.realtime.latest",
     "Loop": "rtaccel.realtime.loop",
     "StreamBatcher": "rtaccel.serve.batcher",
+    "split": "rtaccel.serve.split.split",
+    "Hedged": "rtaccel.serve.hedge.hedged",
+    "Cut": "rtaccel.serve.split.cut",
+    "Link": "rtaccel.serve.split.link",
+    "MachineProfile": "rtaccel.serve.split.machine_profile",
     "Latency": "rtaccel.measure.latency",
     "Budget": "rtaccel.measure.budget",
     "Float32": "rtaccel.core.scheme",
@@ -76,17 +81,21 @@ __all__ = [
     "BudgetExceeded",
     "Cascade",
     "CompiledModel",
+    "Cut",
     "DynamicModel",
     "Exit",
     "Fit",
     "Float8",
     "Float32",
     "FormatError",
+    "Hedged",
     "Latency",
     "Latest",
+    "Link",
     "LoadedModel",
     "Loop",
     "LowRank",
+    "MachineProfile",
     "Pruned",
     "Relative",
     "RtaccelError",
@@ -112,6 +121,7 @@ __all__ = [
     "restore_",
     "save",
     "sparsify_",
+    "split",
     "stream",
     "to_onnx",
 ]
@@ -153,6 +163,11 @@ if TYPE_CHECKING:
     from rtaccel.search.fit_budget import fit_budget
     from rtaccel.search.metric import Relative
     from rtaccel.serve.batcher import StreamBatcher
+    from rtaccel.serve.hedge.hedged import Hedged
+    from rtaccel.serve.split.cut import Cut
+    from rtaccel.serve.split.link import Link
+    from rtaccel.serve.split.machine_profile import MachineProfile
+    from rtaccel.serve.split.split import split
 
 
 if not TYPE_CHECKING:  # a type checker is to see what is imported above, and to refuse every other name

@@ -14,6 +14,7 @@
 #include "bindings/batcher/batcher.h"
 #include "bindings/cascade/cascade.h"
 #include "bindings/entry.h"
+#include "bindings/frames/frames.h"
 #include "bindings/mailbox.h"
 #include "bindings/online/online.h"
 #include "bindings/plan.h"
@@ -82,6 +83,7 @@ NB_MODULE(_native, m) {
   add_batcher(m);
   add_entry(m);
   add_cascade(m);
+  rta_frames::add_frames(m);
   add_latest(m);
   add_loop(m);
   add_mailbox(m);

@@ -30,7 +30,12 @@ PROFILERS = {"torch": "torch_profiler", "proton": "proton", "nsys": "nsys", "ncu
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    _target.add_target(parser)
+    _target.add_target(parser, optional=True)
+    parser.add_argument(
+        "--machine-profile",
+        metavar="FILE.json",
+        help="measure this machine for rt.split on another one, with the stages of TARGET if there is one; nothing else",
+    )
     parser.add_argument("--calls", type=int, default=300, help="calls that are timed by stage (%(default)d)")
     parser.add_argument("--seconds", type=float, default=1.0, help="of whole calls (%(default)g)")
     _budget.add_budget(parser)
@@ -63,11 +68,15 @@ class Profile:
 
 
 def run(args: argparse.Namespace) -> int:
-    for path in (args.out, args.png, args.markdown):
+    for path in (args.out, args.png, args.markdown, args.machine_profile):
         if path and not Path(path).absolute().parent.is_dir():
             raise FormatError(
                 "profile", f"the file {path}", "a file in a folder that exists", "Create the folder first."
             )
+    if args.machine_profile:
+        return _machine(args)
+    if args.target is None:
+        raise FormatError("profile", "no TARGET", _target.HELP, "Name a model, or pass --machine-profile FILE.")
     budget = _budget.parse_budget(args.budget)
     profiler = _profiler(args.profiler) if args.profiler else None
     target = _target.load_target(args.target)
@@ -80,6 +89,21 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(_text(args, found, written))
     return _budget.exit_code([found.results[0].verdict], args.allow_undecided)
+
+
+def _machine(args: argparse.Namespace) -> int:
+    """Writes the profile of this machine."""
+    from rtaccel.cli._common.progress import bar
+    from rtaccel.serve.split.machine_profile import MachineProfile
+
+    target = None if args.target is None else _target.load_target(args.target)
+    fast = None if target is None else _target.compile_target(target, args)
+    with bar("measuring this machine", 1, "parts") as advance:
+        found = MachineProfile.here(fast, target.inputs if target else (), min(args.calls, 20))
+        advance("probes")
+    path = found.save(args.machine_profile)
+    print(json.dumps(found.to_dict(), indent=2, allow_nan=False) if args.json else f"{path}: {found}")
+    return 0
 
 
 def _profiler(name: str) -> Any:

@@ -11,12 +11,26 @@ from rtaccel.online import features
 from rtaccel.online.adapt import Adapt
 from rtaccel.online.bank import Bank
 from rtaccel.online.commit import Better
+from rtaccel.online.fleet import Fleet, merge
 from rtaccel.online.ftrl import FTRLHead
 from rtaccel.online.kalman import KalmanHead
 from rtaccel.online.records import Records
 from rtaccel.online.rls import RLSHead
 
-__all__ = ["Adapt", "Bank", "Better", "FTRLHead", "KalmanHead", "RLSHead", "Records", "features", "folded", "tapped"]
+__all__ = [
+    "Adapt",
+    "Bank",
+    "Better",
+    "FTRLHead",
+    "Fleet",
+    "KalmanHead",
+    "RLSHead",
+    "Records",
+    "features",
+    "folded",
+    "merge",
+    "tapped",
+]
 
 if TYPE_CHECKING:
     from rtaccel.online.tap import folded, tapped

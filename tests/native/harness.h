@@ -109,6 +109,7 @@ void check_sparse_linear(const char* kernel, Report& report);
 void check_softmax(const char* kernel, Report& report);
 std::vector<std::pair<std::string, Report>> check_vectors();  // by instruction set
 void check_online_abi(Report& report);
+void check_frames(Report& report);
 void check_cascade(Report& report);
 std::vector<std::pair<std::string, Report>> check_online(bool quick);  // the same
 

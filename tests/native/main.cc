@@ -68,6 +68,11 @@ int main(int argc, char** argv) {
     check_online_abi(abi);
     conclude("online_abi", "abi", abi);
   }
+  if (only.empty() || only.count("frames")) {
+    Report report;
+    check_frames(report);
+    conclude("frames", "abi", report);
+  }
   if (only.empty() || only.count("cascade")) {
     Report report;
     check_cascade(report);

@@ -69,9 +69,9 @@ class Target:
     calibration: Any = None
 
 
-def add_target(parser: argparse.ArgumentParser) -> None:
-    """The target and how to compile it."""
-    parser.add_argument("target", metavar="TARGET", help=HELP)
+def add_target(parser: argparse.ArgumentParser, optional: bool = False) -> None:
+    """The target and how to compile it. optional: the verb has something to do without one."""
+    parser.add_argument("target", metavar="TARGET", nargs="?" if optional else None, help=HELP)
     add_compile_options(parser)
 
 

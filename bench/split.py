@@ -1,0 +1,363 @@
+"""A model over two processes and five emulated links: is the cut that rt.split chooses the best of all, and does it take what
+was predicted?
+
+    python -m bench.split [--calls 40] [--slower 40] [--links lan,wlan] [--json FILE]
+    python -m bench.split --transports     # what UDP, zenoh and gRPC add over loopback, beside a bare UDP echo
+
+The cloud is a process of its own that answers over UDP, from files that `Cut.save_cloud` wrote. The link is emulated at the
+client: a frame leaves when a token bucket of the link's width has let it through, and arrives half a round trip later; it is
+lost with the link's share for each packet, and is then sent again after the time that the prediction assumes. The edge is made
+slower by computing its half several times. Every cut that a frame can hold is measured, all of them in turn in each round. A
+figure is the least of the calls that lost nothing, as the times of a profile are the least too, and the share of losses in the
+run times what one costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import random
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import rtaccel as rt
+from rtaccel.serve.remote import Endpoint, Inside, Remote, TimedOut
+from rtaccel.serve.remote.udp import UdpClient, UdpServer
+
+LINKS = {
+    "lan": rt.Link(rtt_us=100, mb_s=100, most_bytes=65507),
+    "wlan": rt.Link(rtt_us=2_000, mb_s=8, most_bytes=65507),
+    "field radio": rt.Link(rtt_us=8_000, mb_s=0.5, most_bytes=65507),
+    "lossy": rt.Link(rtt_us=1_000, mb_s=20, loss=0.01, most_bytes=65507),
+    "far": rt.Link(rtt_us=60_000, mb_s=10, most_bytes=65507),
+}
+
+
+class Network(nn.Module):
+    """Convolutions that send less the deeper they are, then wide layers: there is something to be gained on both sides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4),
+            nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(),
+        )  # fmt: skip
+        self.head = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.head(self.body(x).mean((2, 3)))
+        return found
+
+
+def until(when: float) -> None:
+    """Waits for a moment of `perf_counter`, without being late by the scheduler's step."""
+    while (left := when - time.perf_counter()) > 0:
+        if left > 400e-6:
+            time.sleep(left - 300e-6)
+
+
+class Shaped:
+    """A client behind an emulated link."""
+
+    most_bytes = UdpClient.most_bytes
+
+    def __init__(self, client: UdpClient, link: rt.Link, seed: int) -> None:
+        self.client, self.link, self.random = client, link, random.Random(seed)
+        self.lost = 0
+        self.free = [0.0, 0.0]  # when each direction's bucket has let through what it was given
+
+    def _through(self, direction: int, size: int) -> bool:
+        now = time.perf_counter()
+        self.free[direction] = max(now, self.free[direction]) + size / (self.link.mb_s or float("inf")) * 1e-6
+        until(self.free[direction] + self.link.rtt_us * 0.5e-6)
+        packets = -(-size // 1472)
+        arrives = self.random.random() < (1 - self.link.loss) ** packets
+        self.lost += not arrives
+        return arrives
+
+    def send(self, frame: memoryview) -> None:
+        if self._through(0, len(frame)):
+            self.client.send(frame)
+
+    def receive(self, timeout_s: float) -> Any:
+        found = self.client.receive(timeout_s)
+        return found if found is not None and self._through(1, len(found)) else None
+
+    def close(self) -> None:
+        self.client.close()
+
+
+def serve(files: list[tuple[str, str]], ready: Any, stop: Any) -> None:
+    """The cloud: an endpoint for each file, at a port each."""
+    torch.set_num_threads(1)
+    servers = [UdpServer(Endpoint.load(path, wire=wire)).start() for path, wire in files]
+    ready.put([server.address for server in servers])
+    stop.wait()
+    for server in servers:
+        server.stop()
+
+
+def slower(cut: rt.Cut, times: int) -> Any:
+    """The edge's half, computed several times."""
+
+    def before(inputs: Any) -> Any:
+        for _ in range(times - 1):
+            if cut.edge is not None:
+                cut.edge(*inputs)
+        return cut.before(inputs)
+
+    return before
+
+
+def measured(cut: rt.Cut, link: rt.Link, calls: int, times: int, say: Any) -> list[tuple[Any, float]]:
+    """(row, microseconds) of every cut that can be sent."""
+    most = UdpClient.most_bytes
+    cuts = [cut.other(row) for row in cut.front if row.scheme == "none" or 0 < row.wire_bytes <= most]
+    x = torch.randn(1, 3, 64, 64)
+    context = multiprocessing.get_context("spawn")
+    ready, stop = context.Queue(), context.Event()
+    with tempfile.TemporaryDirectory() as folder:
+        sent = [c for c in cuts if c.cloud is not None]
+        files = [(str(c.save_cloud(Path(folder) / f"{i}.rta")), c.best.scheme) for i, c in enumerate(sent)]
+        process = context.Process(target=serve, args=(files, ready, stop), daemon=True)
+        process.start()
+        try:
+            addresses = dict(zip(map(id, sent), ready.get(timeout=120)))
+            runs: list[Any] = []
+            for i, c in enumerate(cuts):
+                if c.cloud is None:
+                    runs.append((c, slower(c, times), None))
+                    continue
+                client = Shaped(UdpClient(addresses[id(c)]), link, i)
+                remote = Remote(
+                    client, c.sent, c.answered, c.digest, wire=c.best.scheme, before=slower(c, times), after=c.after
+                )
+                runs.append((c, None, remote))
+            whole: dict[int, list[float]] = {i: [] for i in range(len(runs))}
+            for turn in range(calls + 2):
+                for i, (c, local, remote) in enumerate(runs):
+                    lost = 0 if remote is None else remote._transport.lost
+                    start = time.perf_counter()
+                    if remote is None:
+                        local((x,))
+                    else:
+                        _ask(remote, x, link, c.best)
+                    taken = (time.perf_counter() - start) * 1e6
+                    if remote is None or remote._transport.lost == lost:
+                        whole[i].append(taken)
+                say(f"\r{turn} of {calls + 2} rounds")
+            say("\r")
+            found = []
+            for i, (c, _, remote) in enumerate(runs):
+                us, lost = min(whole[i]), 0 if remote is None else remote._transport.lost
+                found.append((c.best, us + lost / (calls + 2) * link.resend_us(us)))
+            return found
+        finally:
+            stop.set()
+            process.join(30)
+
+
+def _ask(remote: Remote, x: torch.Tensor, link: rt.Link, row: Any) -> None:
+    whole = row.edge_us + row.link_us + row.cloud_us
+    patience = max(link.resend_us(whole) - row.edge_us, 2_000.0 + whole) if link.loss else 5e6
+    while True:
+        try:
+            remote(x, timeout_s=patience * 1e-6)
+            return
+        except TimedOut:
+            continue
+
+
+@cache
+def this_machine() -> tuple[rt.MachineProfile, float]:
+    """Its profile, and what a call through an endpoint takes over loopback beyond the model: whoever measures the round trip of
+    a real link through an endpoint has that in it."""
+    context, fast, x = multiprocessing.get_context("spawn"), small(), torch.randn(1, 64)
+    ready, stop = context.Queue(), context.Event()
+    process = context.Process(target=answering, args=("udp", ready, stop), daemon=True)
+    process.start()
+    address, digest = ready.get(timeout=120)
+    taken = []
+    with Remote(UdpClient(tuple(address)), [((1, 64), "float32")], [((1, 64), "float32")], digest) as remote:
+        for _ in range(1000):
+            start = time.perf_counter_ns()
+            remote(x, timeout_s=10)
+            middle = time.perf_counter_ns()
+            fast(x)
+            taken.append((middle - start - (time.perf_counter_ns() - middle)) / 1e3)
+    stop.set()
+    process.join(30)
+    found = statistics.median(taken)
+    print(f"over loopback a call through an endpoint takes {found:.0f} us more")
+    return rt.MachineProfile.here(), found
+
+
+def one_link(name: str, link: rt.Link, calls: int, times: int) -> dict[str, Any]:
+    torch.manual_seed(0)
+    here, loopback = this_machine()
+    # Its half is computed several times, its frames are not.
+    edge = replace(here.scaled(times), frame_us={k: (a / times, b / times) for k, (a, b) in here.frame_us.items()})
+    planned = replace(link, rtt_us=link.rtt_us + loopback)
+    cut = rt.split(Network().eval(), torch.randn(1, 3, 64, 64), planned, edge, here)
+    rows = measured(cut, link, calls, times, lambda text: print(text, end="", file=sys.stderr, flush=True))
+    chosen = next(us for row, us in rows if (row.at, row.scheme) == (cut.best.at, cut.best.scheme))
+    may = [(row, us) for row, us in rows if not row.why_not]
+    best = min(may, key=lambda r: r[1])
+    off = sorted(abs(row.us / us - 1) for row, us in rows)
+    print(
+        f"{name}: chosen {cut.best.at} {cut.best.scheme}, predicted {cut.best.us:.0f}, measured {chosen:.0f} us "
+        f"({cut.best.us / chosen - 1:+.1%}); best of {len(may)} measured: {best[0].at} {best[0].scheme}, {best[1]:.0f} us"
+        f" ({'the same' if best[1] == chosen else f'{chosen / best[1] - 1:.1%} less'}); all cuts off by "
+        f"{statistics.median(off):.1%} in the middle, {off[-1]:.1%} at most"
+    )
+    for row, us in rows:
+        what = f"{row.at:2} {row.after:12} {row.scheme:8} {row.wire_bytes:6} B"
+        print(f"    {what}  predicted {row.us:9.0f}  measured {us:9.0f} us")
+    return {
+        "link": vars(link), "chosen": cut.best.to_dict(), "measured_us": chosen, "best_us": best[1],
+        "best_at": [best[0].at, best[0].scheme], "rows": [{**row.to_dict(), "measured_us": us} for row, us in rows],
+    }  # fmt: skip
+
+
+# -- transports ----------------------------------------------------------------------------------------------------------
+
+
+def answering(kind: str, ready: Any, stop: Any) -> None:
+    """An endpoint of a small model, or a bare echo."""
+    torch.set_num_threads(1)
+    if kind == "bare udp":
+        echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        echo.bind(("127.0.0.1", 0))
+        echo.settimeout(0.2)
+        ready.put((echo.getsockname(), b""))
+        while not stop.is_set():
+            try:
+                echo.sendto(*echo.recvfrom(65536))
+            except TimeoutError:
+                continue
+        return
+    endpoint = Endpoint(small(), (torch.zeros(1, 64),))
+    with _server(kind, endpoint) as server:
+        ready.put((getattr(server, "address", KEY), endpoint.digest))
+        stop.wait()
+
+
+KEY = "rtaccel/bench/split"
+
+
+def _server(kind: str, endpoint: Endpoint) -> Any:
+    if kind == "zenoh":
+        from rtaccel.serve.remote.zenoh import ZenohServer
+
+        return ZenohServer(endpoint, KEY)
+    if kind == "grpc":
+        from rtaccel.serve.remote.grpc import GrpcServer
+
+        return GrpcServer(endpoint)
+    return UdpServer(endpoint)
+
+
+def _client(kind: str, address: Any) -> Any:
+    if kind == "zenoh":
+        from rtaccel.serve.remote.zenoh import ZenohClient
+
+        return ZenohClient(address)
+    if kind == "grpc":
+        from rtaccel.serve.remote.grpc import GrpcClient
+
+        return GrpcClient(address)
+    return UdpClient(address)
+
+
+def small() -> Any:
+    torch.manual_seed(0)
+    return rt.compile(nn.Linear(64, 64).eval(), torch.zeros(1, 64), verify=False)
+
+
+def transports(calls: int) -> dict[str, Any]:
+    """What a call takes beyond the same call here; 256 bytes of numbers there and back. All in turn in one process."""
+    context, fast, x = multiprocessing.get_context("spawn"), small(), torch.randn(1, 64)
+    torch.set_num_threads(1)
+    kinds, asks, ends = ("bare udp", "in this process", "udp", "zenoh", "grpc"), {}, []
+    for kind in kinds:
+        if kind == "in this process":
+            endpoint = Endpoint(fast, (torch.zeros(1, 64),))
+            client, digest = Inside(endpoint), endpoint.digest
+        else:
+            ready, stop = context.Queue(), context.Event()
+            process = context.Process(target=answering, args=(kind, ready, stop), daemon=True)
+            process.start()
+            ends.append((process, stop))
+            address, digest = ready.get(timeout=120)
+            if kind == "bare udp":
+                plain = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                plain.connect(tuple(address))
+                payload = bytes(256)
+                asks[kind] = lambda plain=plain, payload=payload: (plain.send(payload), plain.recv(65536))
+                continue
+            client = _client(kind, tuple(address) if kind == "udp" else address)
+        remote = Remote(client, [((1, 64), "float32")], [((1, 64), "float32")], digest)
+        for _ in range(50):  # zenoh needs a moment to find its peer
+            try:
+                remote(x, timeout_s=1)
+                break
+            except TimedOut:
+                continue
+        asks[kind] = lambda remote=remote: remote(x, timeout_s=10)
+    taken: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for _ in range(calls):
+        for kind, ask in asks.items():
+            start = time.perf_counter_ns()
+            fast(x)
+            middle = time.perf_counter_ns()
+            ask()
+            taken[kind].append((time.perf_counter_ns() - middle - (middle - start)) / 1e3)
+    for process, stop in ends:
+        stop.set()
+        process.join(30)
+    found = {}
+    for kind, us in taken.items():
+        us.sort()
+        found[kind] = {"p50_us": us[len(us) // 2], "p5_us": us[len(us) // 20], "p99_us": us[len(us) * 99 // 100]}
+        print(f"{kind:16} added us: " + "  ".join(f"{k[:-3]} {v:.1f}" for k, v in found[kind].items()))
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--calls", type=int, default=40)
+    parser.add_argument("--slower", type=int, default=40, help="how many times slower the edge is")
+    parser.add_argument("--links", default=",".join(LINKS))
+    parser.add_argument("--transports", action="store_true")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.transports:
+        found = transports(max(args.calls, 1000))
+    else:
+        found = {name: one_link(name, LINKS[name], args.calls, args.slower) for name in args.links.split(",")}
+        same = sum(f["measured_us"] == f["best_us"] for f in found.values())
+        near = sum(f["measured_us"] <= 1.03 * f["best_us"] for f in found.values())
+        good = sum(abs(f["chosen"]["us"] / f["measured_us"] - 1) <= 0.15 for f in found.values())
+        print(
+            f"the best measured was chosen {same} of {len(found)} times, one within 3 % of it {near};"
+            f" predicted within 15 %: {good}"
+        )
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

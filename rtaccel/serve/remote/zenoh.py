@@ -1,0 +1,91 @@
+"""Frames over zenoh (package `eclipse-zenoh`, extra `edge`): for edge and fog, through routers, with TLS as its configuration
+says."""
+
+from __future__ import annotations
+
+import queue
+from typing import Any
+from uuid import uuid4
+
+from rtaccel.realtime.bridges.bridge import library
+from rtaccel.serve.remote.endpoint import Endpoint
+
+HINT = "pip install 'rtaccel[edge]'"
+
+
+def _zenoh() -> Any:
+    return library("zenoh", "eclipse-zenoh", HINT)
+
+
+class ZenohClient:
+    """Asks the endpoint at a key.
+
+    key: such as "plant/7/detector". session: a zenoh session; None: one of its own by `config` (a `zenoh.Config`, with
+        certificates for
+    TLS, None: the default), closed at the end.
+
+    Raises BackendUnavailable without the package.
+    """
+
+    most_bytes = None
+
+    def __init__(self, key: str, session: Any = None, config: Any = None) -> None:
+        zenoh = _zenoh()
+        self._own = session is None
+        self._session = zenoh.open(config or zenoh.Config()) if session is None else session
+        self.peer = uuid4().hex
+        self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._subscriber = self._session.declare_subscriber(
+            f"{key}/answer/{self.peer}", lambda sample: self._answers.put(sample.payload.to_bytes())
+        )
+        self._publisher = self._session.declare_publisher(f"{key}/request/{self.peer}")
+
+    def send(self, frame: memoryview) -> None:
+        self._publisher.put(bytes(frame))
+
+    def receive(self, timeout_s: float) -> Any:
+        try:
+            return self._answers.get(timeout=timeout_s) if timeout_s > 0 else self._answers.get_nowait()
+        except queue.Empty:
+            return None
+
+    def close(self) -> None:
+        self._subscriber.undeclare()
+        self._publisher.undeclare()
+        if self._own:
+            self._session.close()
+
+
+class ZenohServer:
+    """Answers requests below a key with an endpoint, on zenoh's own threads, from `with` or `start` to `stop`. As ZenohClient
+    otherwise."""
+
+    def __init__(self, endpoint: Endpoint, key: str, session: Any = None, config: Any = None) -> None:
+        zenoh = _zenoh()
+        self.endpoint, self._key, self._own = endpoint, key, session is None
+        self._session = zenoh.open(config or zenoh.Config()) if session is None else session
+        self._subscriber: Any = None
+
+    def start(self) -> ZenohServer:
+        """Starts to answer."""
+        self._subscriber = self._session.declare_subscriber(f"{self._key}/request/*", self._asked)
+        return self
+
+    def _asked(self, sample: Any) -> None:
+        peer = str(sample.key_expr).rsplit("/", 1)[-1]
+        answer = self.endpoint.answer(sample.payload.to_bytes(), peer)
+        if answer is not None:
+            self._session.put(f"{self._key}/answer/{peer}", answer)
+
+    def stop(self) -> None:
+        """Answers no more."""
+        if self._subscriber is not None:
+            self._subscriber.undeclare()
+        if self._own:
+            self._session.close()
+
+    def __enter__(self) -> ZenohServer:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()

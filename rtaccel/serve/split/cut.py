@@ -1,0 +1,195 @@
+"""A model cut in two, ready to run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.deploy import container
+from rtaccel.deploy.save import artifact_bytes, save
+from rtaccel.runtime.compiled import CompiledModel
+from rtaccel.serve.split.front import Row, table
+from rtaccel.serve.split.halves import Halves, crossings, halved, whole_group
+from rtaccel.serve.split.link import Link
+from rtaccel.serve.split.passage import Passage
+
+NAME = "cloud"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a run of both halves in this process showed. error: as in a row. equal: whether exact wires gave the model's own
+    bits. edge_us, cloud_us: of a call of each half here, from Python, the least of rounds; 0 without that half."""
+
+    error: float
+    equal: bool
+    edge_us: float
+    cloud_us: float
+
+
+class Cut:
+    """A model in two halves. `cut(x)` runs both in this process, with frames between them.
+
+    `best` is the row that was chosen, `front` all of them, the fastest first. `edge` and `cloud` are compiled models that give
+    tuples, or None where no stage is on that side. The edge gives what crosses, then those of the outputs that it has already.
+    `proof` is what a run of the best showed, `link` what it was planned for.
+
+    `sent, made = cut.before(inputs)` and `cut.after(inputs, made, cut.cloud(*sent))` is the model, to the error of the row.
+    Inputs may cross as they are. Arguments are those of the model, float32 or int64 [batch, ...], and the result has the
+    model's nesting. Raises ShapeError for inputs that do not fit.
+    """
+
+    def __init__(
+        self,
+        halves: Halves,
+        best: Row,
+        front: Sequence[Row],
+        link: Link,
+        whole: CompiledModel,
+        lead: tuple[int, ...] = (1,),
+        digest: bytes | None = None,
+    ) -> None:
+        self._halves, self.best, self.front, self.link = halves, best, tuple(front), link
+        self.edge, self.cloud = halves.edge, halves.cloud
+        self.proof: Proof | None = None
+        self.lead = lead
+        """Leading dimensions of the example: its batch."""
+        self._whole = whole
+        self._passages: dict[tuple[int, ...], Passage] = {}
+        if digest is None:
+            digest = bytes(32) if self.cloud is None else container.digest(artifact_bytes(self.cloud, name=NAME))
+        self.digest: bytes = digest
+        """sha256 of the cloud's half: every frame has 16 bytes of it, and `save_cloud` writes a file with it."""
+
+    @property
+    def at(self) -> int:
+        """Stages on the edge."""
+        return self.best.at
+
+    def other(self, row: Row) -> Cut:
+        """The same model cut as another row of the front says, whether that may be chosen or not. Raises UnsupportedProblem for
+        one that cannot be sent."""
+        if row.scheme != "none" and not row.wire_bytes:
+            raise UnsupportedProblem(
+                "split", f"a cut at {row.at}: {row.why_not}", "one that can be sent", "Take another."
+            )
+        crossing = crossings(whole_group("split", self._whole))[row.at]
+        return Cut(halved(self._whole, crossing), row, self.front, self.link, self._whole, self.lead)
+
+    def before(self, inputs: Sequence[Any]) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+        """Runs the edge: (the tensors that cross, all that the edge gave).
+
+        inputs: arguments of a call, float32 or int64 [batch, ...]. Raises ShapeError for those that do not fit.
+        """
+        made = () if self.edge is None else self.edge(*inputs)
+        return self._halves.crossing_values(pytree.tree_leaves(tuple(inputs)), made), made
+
+    def after(self, inputs: Sequence[Any], made: Sequence[Any], answer: Sequence[Tensor]) -> Any:
+        """The model's result from what the edge gave and what came back.
+
+        inputs: arguments of the call, float32 or int64 [batch, ...]. made: what `before` gave. answer: what came back, float32
+            [batch, ...]; it may be written to.
+
+        Raises ShapeError where they do not fit together. Where int8 values crossed, which hold no NaN, rows of the inputs that
+        are not finite are NaN in every output.
+        """
+        result = self._halves.result(made, answer)
+        if any(port.value.dtype == "int8" for port in self._halves.crossing.ports):
+            rows = _bad_rows(inputs)
+            if rows is not None and bool(rows.any()):
+                floats = [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor) and t.is_floating_point()]
+                for t in floats:
+                    t[rows] = float("nan")
+        return result
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Both halves, and frames between them, in this process. Raises ShapeError for inputs that do not fit."""
+        if self.cloud is None:
+            assert self.edge is not None
+            return self._halves.result(self.edge(*inputs), ())
+        sent, made = self.before(inputs)
+        if not sent or not all(isinstance(t, Tensor) for t in sent):
+            return self._whole(*inputs)  # says what is wrong with them
+        lead = tuple(sent[0].shape[: self._halves.crossing.ports[0].lead])
+        if lead not in self._passages:
+            if len(self._passages) >= 64:
+                self._passages.clear()  # one for each batch size that comes; a frame is small
+            self._passages[lead] = Passage(self._halves.crossing.ports, lead, self.best.scheme, self.digest)
+        if self.edge is None and any(
+            t.shape != o.shape or t.dtype != o.dtype for t, o in zip(sent, self._passages[lead].out)
+        ):
+            return self._whole(*inputs)  # the same
+        return self.after(inputs, made, self.cloud(*self._passages[lead].there(sent)))
+
+    def save_cloud(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the cloud's half as a file for `rt.load` and `rtaccel.serve.remote.Endpoint`. Raises UnsupportedProblem where
+        all of the model is on the edge."""
+        if self.cloud is None:
+            raise UnsupportedProblem(
+                "save_cloud", "a cut behind the last stage", "a half on the cloud", "Nothing to send."
+            )
+        return save(self.cloud, path, name=NAME)
+
+    @property
+    def sent(self) -> list[tuple[tuple[int, ...], str]]:
+        """(shape, dtype) of each tensor that crosses, with the batch of the example."""
+        return [((*self.lead, *p.trailing), p.value.dtype) for p in self._halves.crossing.ports]
+
+    @property
+    def answered(self) -> list[tuple[tuple[int, ...], str]]:
+        """(shape, dtype) of each tensor that comes back, with the batch of the example."""
+        whole = {p.value.name: p for p in whole_group("split", self._whole).outputs}
+        names = [] if self.cloud is None else [str(name) for name in self.cloud._program.outputs]
+        return [((*self.lead, *whole[n].trailing), whole[n].value.dtype) for n in names]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values: the best row, all rows, the link, the proof."""
+        return {
+            "best": self.best.to_dict(),
+            "front": [row.to_dict() for row in self.front],
+            "link": vars(self.link),
+            "proof": None if self.proof is None else vars(self.proof),
+            "digest": self.digest.hex(),
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as text."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
+
+    def __str__(self) -> str:
+        b, n = self.best, len(self._whole._program.stages)
+        where = (
+            "all on the edge" if b.at == n else "all on the cloud" if b.at == 0 else f"{b.at} of {n} stages on the edge"
+        )
+        head = f"{where}, {b.wire_bytes} bytes there and {b.answer_bytes} back: {b.us:.1f} us predicted"
+        return f"{head}\n{table(self.front, b)}"
+
+
+def _bad_rows(inputs: Sequence[Any]) -> Tensor | None:
+    bad = None
+    for t in pytree.tree_leaves(tuple(inputs)):
+        if isinstance(t, Tensor) and t.is_floating_point() and t.dim() and t.numel():
+            rows = ~torch.isfinite(t).flatten(1).all(1) if t.dim() > 1 else ~torch.isfinite(t)
+            bad = rows if bad is None else bad | rows
+    return bad
+
+
+def error_of(results: Sequence[tuple[Any, Any]]) -> float:
+    """rms of the difference over rms, of (found, expected) pairs in float64; infinite where one is not finite."""
+    off = size = 0.0
+    for found, expected in results:
+        for a, b in zip(pytree.tree_leaves(found), pytree.tree_leaves(expected)):
+            if isinstance(a, Tensor):
+                off += float((a.detach().double() - b.detach().double()).square().sum())
+                size += float(b.detach().double().square().sum())
+    value = (off / size) ** 0.5 if size > 0 else (0.0 if off == 0 else float("inf"))
+    return value if value == value else float("inf")
