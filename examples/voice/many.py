@@ -1,4 +1,4 @@
-"""A thousand lines at once: talk and pauses in shares that are set, and what a step of all lines costs with and without the gate."""
+"""A thousand lines that talk and pause in shares that are set, and what a step costs with and without the gate."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SPURT, QUIET_DB, LOUD_DB = 1.2, -75.0, -45.0
 
 
 def calls_of(count: int, steps: int, talking: float, noise_db: float, recording: F32, seed: int) -> Iterator[Tensor]:
-    """Chunks [count, 1025], step by step, in the same memory. A line talks a piece of the recording, then pauses, so that it talks `talking` of
-    the time in the mean; lengths are exponential, and lines independent."""
+    """Chunks [count, 1025], step by step, in the same memory. A line talks a piece of the recording, then pauses, so that it
+    talks `talking` of the time in the mean; lengths are exponential, and lines independent."""
     draw = np.random.default_rng(seed)
     size = 10 ** (noise_db / 20)
     room = (draw.normal(size=8 * HOP) * size).astype(np.float32)

@@ -131,14 +131,14 @@ def judged(nets: Networks, folder: Path, args: argparse.Namespace) -> Outcome:
     shares = ten_percent.shares
     notes = [
         f"Wake words: {float32} of {OF} right in float32, {int8} in int8, streamed frame by frame; 41 are published.",
-        f"Talking {TALKING:.0%} of the time, the voice activity computes {shares[1]:.1%} of the chunks and the wake word {shares[2]:.1%}.",
-        "A line that talks all the time saves nothing, and a room above the gate only the wake word. Means on this machine, both in turn.",
+        f"Talking {TALKING:.0%} of the time: {shares[1]:.1%} of the chunks reach the voice activity, {shares[2]:.1%} the wake word.",
+        "A line that talks all the time saves nothing, and a room above the gate only the wake word. Means, both in turn.",
     ]
     return Outcome(
         "voice",
         "Voice: gate, voice activity, wake word",
-        "Chunks of 32 ms. A gate lets through what is not silence, silero's network what may be speech, and MLPerf Tiny's network "
-        "listens for its word. Each is one native plan with its spectrum inside; lines that a stage is not needed for are left out.",
+        "Chunks of 32 ms. A gate lets through what is not silence, silero's network what may be speech, and MLPerf Tiny's "
+        "network listens for its word. Each is one native plan with its spectrum inside; lines that need no more are left out.",
         rows, metrics, limits, notes, [_plots(in_talk, in_short, all_short, said, loads)],
     )  # fmt: skip
 
