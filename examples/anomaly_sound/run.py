@@ -26,7 +26,9 @@ from rtaccel.measure.rendering.line_chart import Chart, Curve
 from rtaccel.measure.rendering.page import chart_section
 
 FILES = ("ad01_weights.npz",)
-SOURCE = "https://github.com/mlcommons/tiny has it under benchmark/training/anomaly_detection; take the files that README.md names"
+SOURCE = (
+    "https://github.com/mlcommons/tiny has it under benchmark/training/anomaly_detection; take what README.md names"
+)
 CLIP = "normal_id_01_00000000_logmel_200x128_f32.bin"
 PUBLISHED, PUBLISHED_INT8 = 9.4913, 10.26
 INT8 = {"stack": rt.Float32(), "mean": rt.Float32(), "*": rt.W8A8("static")}

@@ -131,7 +131,7 @@ def judged(nets: Networks, folder: Path, args: argparse.Namespace) -> Outcome:
     shares = ten_percent.shares
     notes = [
         f"Wake words: {float32} of {OF} right in float32, {int8} in int8, streamed frame by frame; 41 are published.",
-        f"Talking {TALKING:.0%} of the time: {shares[1]:.1%} of the chunks reach the voice activity, {shares[2]:.1%} the wake word.",
+        f"Talking {TALKING:.0%} of the time: {shares[1]:.1%} of the chunks reach the voice activity, {shares[2]:.1%} the word.",
         "A line that talks all the time saves nothing, and a room above the gate only the wake word. Means, both in turn.",
     ]
     return Outcome(
