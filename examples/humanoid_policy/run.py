@@ -91,7 +91,8 @@ def judged(folder: Path, robot: Robot, quick: bool) -> Outcome:
         "velocity_error": {s: finite(w) for s, w in walks.items()},
         "fell_at_s": {s: w.fell_at for s, w in walks.items()},
         "distance_m": {s: w.distance for s, w in walks.items()}, "step_us": us, "same_bits": repeated,
-        "late_ms": {str(ms): finite(w) for ms, w in zip(DELAYS_MS, late)}, "lost": {str(s): finite(w) for s, w in zip(LOST, lost)},
+        "late_ms": {str(ms): finite(w) for ms, w in zip(DELAYS_MS, late)},
+        "lost": {str(s): finite(w) for s, w in zip(LOST, lost)},
         "weights_bytes": {s: live.weight_bytes for s, live in lives.items()}, **clock,
     }  # fmt: skip
     limits = [Limit(f"velocity error, {s}, m/s", walks[s].velocity_error, most) for s, most in LIMITS.items()]
