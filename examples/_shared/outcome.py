@@ -117,10 +117,14 @@ def main(
     work: Callable[[argparse.Namespace], Outcome],
     with_data: bool = False,
     argv: Sequence[str] | None = None,
+    more: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> int:
-    """Runs an example. Exit code 0 for PASS, 1 for FAIL, 2 where something is missing."""
+    """Runs an example. more: adds options of its own. Exit code 0 for PASS, 1 for FAIL, 2 where something is missing."""
     words = list(sys.argv[1:] if argv is None else argv)
-    args = options(about, with_data).parse_args(words)
+    parser = options(about, with_data)
+    if more is not None:
+        more(parser)
+    args = parser.parse_args(words)
     for path in (args.json, args.html):
         if path is not None and not path.absolute().parent.is_dir():
             print(f"{example}: no folder {path.parent} for {path.name}; create it first.", file=sys.stderr)

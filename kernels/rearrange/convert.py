@@ -27,9 +27,15 @@ def _narrow(node: Node, values: Narrowing) -> bool:
 ROWS = RowsNeeded(_needed, _narrow)
 
 
-def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> SameRows:
-    """Rows of a value: a run of them is another shift, the newest alone is the time step itself."""
+def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan | SameRows:
+    """Rows of a value: a run of them is another shift, the newest alone is the time step itself. Or the same elements of each."""
     rows, span = node.attrs.get("rows"), spans[0]
+    if rows is None and (columns := _columns(node, span, walk)) is not None:
+        node.attrs = {"index": columns}
+        return span
+    if rows is None and span.steps and (columns := _of_newest(node, span, walk)) is not None:
+        node.attrs = {"index": columns}
+        return TimeSpan(0, 0, span.receptive_field)
     if rows is None:
         rows = _turned(node, walk)
     if rows is None or not span.steps or rows != tuple(range(rows[0], rows[0] + len(rows))):
@@ -39,6 +45,24 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> SameRows:
     if rows[0] != walk.newest(span):
         raise not_streamable(f"{node.name}, which reads another time step than the newest")
     return SameRows(TimeSpan(0, 0, span.receptive_field))
+
+
+def _columns(node: Node, span: TimeSpan, walk: StreamWalk) -> tuple[int, ...] | None:
+    """The elements that are picked of a row, where they are the same of every row, and rows stay in order; else None."""
+    index, steps, width = node.attrs["index"], span.steps or 1, walk.width(node.reads[0])
+    if not width or len(index) % steps:
+        return None
+    made = len(index) // steps
+    columns: tuple[int, ...] = tuple(index[:made])
+    same = all(index[r * made + c] == r * width + column for r in range(steps) for c, column in enumerate(columns))
+    return columns if same and max(columns) < width else None
+
+
+def _of_newest(node: Node, span: TimeSpan, walk: StreamWalk) -> tuple[int, ...] | None:
+    """The elements that are picked of the newest row, where no other row is read; else None."""
+    width = walk.width(node.reads[0])
+    columns: tuple[int, ...] = tuple(e - walk.newest(span) * width for e in node.attrs["index"])
+    return columns if width and min(columns) >= 0 and max(columns) < width else None
 
 
 def _turned(node: Node, walk: StreamWalk) -> tuple[int, ...] | None:

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from rtaccel.convert.frontend.export import check_example
 from rtaccel.convert.frontend.private_copy import private_copy
-from rtaccel.convert.lower import lower
-from rtaccel.convert.passes.program import Argument, Program
-from rtaccel.convert.passes.sparse import in_fastest_form
-from rtaccel.convert.quantization.calibrate import as_args, batches_of
-from rtaccel.convert.streaming import LENGTHS, stream_graph
-from rtaccel.core.batch import ANY_BATCH
+from rtaccel.convert.passes.program import Program
+from rtaccel.convert.streaming import LENGTHS
 from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
-from rtaccel.kernels._core.cpu import States
 from rtaccel.nn.check import describe, is_freed
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.compiler import check_options
@@ -28,6 +21,8 @@ from rtaccel.runtime.entry import native_entry
 from rtaccel.runtime.foreign import as_tensors
 from rtaccel.runtime.options import Options, check_threads
 from rtaccel.runtime.state.buffers import STRUCTURE, State
+from rtaccel.runtime.streaming.front import Front, stream_with_front
+from rtaccel.runtime.streaming.program import stream_program
 from rtaccel.runtime.verify_stream import check_stream_state, verify_stream
 
 
@@ -188,6 +183,7 @@ def stream(
     threads: int = 1,
     device: str = "cpu",
     mode: str | None = None,
+    front: nn.Module | None = None,
 ) -> StreamModel:
     """Compiles a model over windows into one that takes a time step per call.
 
@@ -203,6 +199,9 @@ def stream(
         an LSTM or GRU in static W8A8 or W4A8, with or without such a linear head, or causal convolutions in static W8A8 with
         residuals, activations and linear layers. Tensors are then the CPU's as well, `close()` ends the kernel, and
         the past of the stream is in the state dict where the kernel is the one in CUDA C++ (`explain()` says which it is).
+    front: what turns a time step as it comes, float32 [streams, ...], into one of the model, [streams, features]: any model
+        without a past that `compile` takes whole, such as the spectrum of a chunk of samples. It is computed in float32, in the
+        same plan. `example_step` and `calibration` are then what it takes, [streams, ...] and [batch, time, ...].
 
     Example:
         >>> import torch, rtaccel as rt
@@ -215,7 +214,8 @@ def stream(
     FormatError and ShapeError as `compile` does.
     """
     args = as_tensors("stream", check_example(model, example_step))
-    if len(args) != 1 or not isinstance(args[0], Tensor) or args[0].dim() not in (1, 2) or not args[0].numel():
+    most = 2 if front is None else 8
+    if len(args) != 1 or not isinstance(args[0], Tensor) or not 1 <= args[0].dim() <= most or not args[0].numel():
         got = ", ".join(str(list(a.shape)) if isinstance(a, Tensor) else type(a).__name__ for a in args)
         raise ShapeError("stream", got, "one time step of every stream, [streams, features]", "Pass one tensor.")
     step = args[0]
@@ -225,7 +225,11 @@ def stream(
     check_threads(threads, "cpu", None)
     persistent = _stays(device, mode, step)
     own = private_copy("stream", model)
-    program, states, layout = stream_program(own, step, scheme, calibration, persistent)
+    if front is None:
+        program, states, layout = stream_program(own, step, scheme, calibration, persistent)
+    else:
+        found = stream_with_front(own, Front.of(front, step, persistent), scheme, calibration)
+        model, program, states, layout = found.model, found.program, found.states, found.layout
     check_stream_state(model, step, layout, _length(calibration, layout))
     title = f"{type(model).__name__}, streamed"
     options = Options(
@@ -240,32 +244,6 @@ def stream(
     if SchemeMap(scheme).exact and not persistent:
         live.note_verified(verify_stream(private_copy("stream", model), live, step, layout))
     return live
-
-
-def stream_program(
-    model: nn.Module, step: Tensor, scheme: SchemeLike, calibration: Any, persistent: bool
-) -> tuple[Program, States | None, tuple[str, ...]]:
-    """(a time step of all streams, what is kept from time step to time step, the form of the model's windows).
-
-    persistent: for a persistent kernel on a GPU."""
-    windows = None if calibration is None else [as_args(b)[0] for b in batches_of("stream", calibration)]
-    features = step.shape[1] if step.dim() == 2 else 1
-    streamed = stream_graph(model, features, step.dtype, tuple(windows[0].shape) if windows else None)
-    singles = None if windows is None else _singles(windows, streamed.layout.index("batch"))
-    program = lower(
-        streamed.exported, streamed.graph, SchemeMap(scheme), singles, streamed.states, equalize=not persistent
-    )
-    shape = (None, features) if step.dim() == 2 else (None,)
-    program = replace(program, arguments=(Argument("x_t", step.dtype, shape),), batch=ANY_BATCH)
-    program = replace(program, out_spec=pytree.tree_structure(program.outputs if len(program.outputs) > 1 else ""))
-    if len(program.steps) != 1:
-        raise UnsupportedProblem(
-            "stream", f"{len(program.steps)} steps", "one native plan", "Please report this model."
-        )
-    if not persistent:
-        program = in_fastest_form(program, step.shape[0], None)
-    states = States(frozenset(streamed.states), step.shape[0], streamed.memory) if streamed.states else None
-    return program, states, streamed.layout
 
 
 def _stays(device: str, mode: str | None, step: Tensor) -> bool:
@@ -292,8 +270,3 @@ def _length(calibration: Any, layout: tuple[str, ...]) -> int:
             first = first[0]
     known = isinstance(first, Tensor) and first.dim() >= len(layout) - 1
     return int(first.shape[layout.index("time")]) if known else LENGTHS[0]
-
-
-def _singles(windows: Sequence[Tensor], batch_dim: int) -> list[Tensor]:
-    """Calibration windows one by one."""
-    return [single for window in windows for single in window.split(1, batch_dim)]

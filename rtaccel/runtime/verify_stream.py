@@ -24,8 +24,9 @@ def window_of(step: Tensor, layout: tuple[str, ...], length: int, generator: tor
     """A random window of one stream, in the form that the model takes."""
     if step.dtype == torch.int64:
         return step[:1, None].expand(1, length).contiguous()
-    sizes = {"batch": 1, "time": length, "features": step.shape[1]}
-    return torch.randn([sizes[name] for name in layout], generator=generator, device="cpu")
+    sizes = {"batch": (1,), "time": (length,), "features": tuple(step.shape[1:])}
+    shape = [size for name in layout for size in sizes[name]]
+    return torch.randn(shape, generator=generator, device="cpu")
 
 
 def check_stream_state(model: nn.Module, step: Tensor, layout: tuple[str, ...], window: int) -> None:

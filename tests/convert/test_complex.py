@@ -103,6 +103,23 @@ def test_a_complex_result_is_put_together_by_torch_alone() -> None:
         torch.testing.assert_close(fast(x), model(x).detach(), rtol=1e-5, atol=1e-5)
 
 
+def test_real_and_imaginary_parts_are_read_where_they_lie() -> None:
+    model = Spectral(lambda m, x: torch.fft.rfft(x).real.square() + torch.fft.rfft(x).imag.square()).eval()
+    fast = rt.compile(model, (torch.randn(2, 3, 16),))
+    assert not [
+        line.what for line in fast.explain_lines(measure=False) if line.what.startswith(("concat", "rearrange"))
+    ]
+
+
+def test_parts_beside_a_call_that_is_not_known() -> None:
+    model = Spectral(lambda m, x: torch.fft.rfft(x).real + torch.fft.rfft(x).sqrt().abs()).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fast = rt.compile(model, (torch.randn(2, 3, 16),))
+    x = torch.randn(3, 3, 16)
+    torch.testing.assert_close(fast(x), model(x))
+
+
 def test_what_is_not_known_for_pairs_leaves_the_graph_as_it_was() -> None:
     model = Spectral(lambda m, x: torch.fft.rfft(x).sqrt().abs()).eval()
     with warnings.catch_warnings():

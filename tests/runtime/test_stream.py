@@ -253,3 +253,42 @@ def test_explain_says_what_a_call_takes() -> None:
     assert "3 streams, one time step of each a call" in live.explain(measure=False)
     fixed = rt.compile(nn.GRU(5, 4).eval(), torch.randn(7, 3, 5))
     assert "batch size: fixed to 7" in fixed.explain(measure=False)
+
+
+PICKS = {
+    "a slice": lambda y: y[:, :, 1:4],
+    "every other": lambda y: y[..., ::2],
+    "of the newest": lambda y: y[:, -1, 1::2],
+    "reversed newest": lambda y: y[:, -1].flip(-1)[:, :3],
+    "repeated": lambda y: y[..., [1, 0, 1, 5]],
+}
+
+
+@pytest.mark.parametrize("name", PICKS)
+def test_features_of_a_time_step_are_picked(name: str) -> None:
+    class Picked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.memory = nn.GRU(8, 6, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y, _ = self.memory(x[..., [3, 2, 0, 1, 4, 5, 6, 7]])
+            return torch.relu(PICKS[name](y)) * 2
+
+    torch.manual_seed(0)
+    model = Picked().eval()
+    live = rt.stream(model, torch.randn(3, 8))
+    x = torch.randn(3, 19, 8)
+    for t in range(19):
+        y = live.step(x[:, t].contiguous())
+    want = model(x)
+    torch.testing.assert_close(y, want if want.dim() == 2 else want[:, -1], rtol=1e-5, atol=1e-6)
+
+
+def test_features_of_different_time_steps_are_refused() -> None:
+    class Mixed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([x[:, -1, 0], x[:, -2, 1]], 1) * 2
+
+    with pytest.raises(rt.UnsupportedProblem):
+        rt.stream(Mixed().eval(), torch.randn(3, 8))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx
@@ -14,8 +14,15 @@ from rtaccel.core.batch import BatchRange
 from rtaccel.core.stage import GraphIO, QParams, QuantMap, Stage, Value
 from rtaccel.plan.group import Subgraph
 
-if TYPE_CHECKING:
-    from rtaccel.convert.passes.skeleton import Skeleton
+
+class Source(Protocol):
+    """What a program was lowered from, without the numbers."""
+
+    def decisions(self) -> dict[str, Any]:
+        """How each layer is computed, as JSON holds it."""
+
+    def relowered(self, decisions: Any) -> Program | None:
+        """The program with these decisions; None where they are not those of this model's layers."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ class Program:
     in_spec: Any
     out_spec: Any
     notes: tuple[str, ...] = ()
-    source: Skeleton | None = None
+    source: Source | None = None
 
     @property
     def stages(self) -> tuple[Stage, ...]:

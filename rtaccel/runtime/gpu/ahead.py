@@ -58,7 +58,7 @@ def persistent_kernels_of(
     from rtaccel.kernels._gpu.triton_launch import recording
     from rtaccel.kernels.recurrent.cuda.config import Card, assuming, card
     from rtaccel.runtime.gpu.persistent import persistent_network
-    from rtaccel.runtime.stream import stream_program
+    from rtaccel.runtime.streaming.program import stream_program
 
     args = check_example(model, example)
     if streamed:

@@ -105,6 +105,8 @@ class _Rewriter:
         if node.target in _SIZES:
             node.args = (self.pairs[node.args[0]].re, *node.args[1:])  # type: ignore[index]
             return
+        if node.target is aten.view_as_real.default and self._reads_parts(node):
+            return
         sources: list[fx.Node] = []
         for source in node.all_input_nodes:
             sources += [part for part in self.pairs.get(source, (source,)) if part is not None]
@@ -131,6 +133,19 @@ class _Rewriter:
             self.pairs[node] = Pair(*results)
         else:
             node.replace_all_uses_with(results[0])
+
+    def _reads_parts(self, node: fx.Node) -> bool:
+        """x.real and x.imag are selected from both parts side by side: they are given as they are. True where that is all."""
+        own = self.pairs[node.args[0]]  # type: ignore[index]
+        last, others = node.meta["val"].dim() - 1, False
+        for reader in list(node.users):
+            chosen = reader.target is aten.select.int and reader.args[1] in (-1, last)
+            part = None if not chosen else own.re if reader.args[2] in (0, -2) else own.im
+            if part is None:  # imaginary parts that are all zero have to be made
+                others = True
+            else:
+                reader.replace_all_uses_with(part)
+        return not others
 
     def _output(self, node: fx.Node) -> None:
         def value(n: fx.Node) -> Any:

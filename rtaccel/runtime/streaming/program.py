@@ -1,0 +1,51 @@
+"""From a model over windows to the program of one time step, with its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from rtaccel.convert.lower import lower
+from rtaccel.convert.passes.program import Argument, Program
+from rtaccel.convert.passes.sparse import in_fastest_form
+from rtaccel.convert.quantization.calibrate import as_args, batches_of
+from rtaccel.convert.streaming import stream_graph
+from rtaccel.core.batch import ANY_BATCH
+from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.core.scheme import SchemeLike, SchemeMap
+from rtaccel.kernels._core.cpu import States
+
+
+def stream_program(
+    model: nn.Module, step: Tensor, scheme: SchemeLike, calibration: Any, persistent: bool
+) -> tuple[Program, States | None, tuple[str, ...]]:
+    """(a time step of all streams, what is kept from time step to time step, the form of the model's windows).
+
+    persistent: for a persistent kernel on a GPU."""
+    windows = None if calibration is None else [as_args(b)[0] for b in batches_of("stream", calibration)]
+    features = step.shape[1] if step.dim() == 2 else 1
+    streamed = stream_graph(model, features, step.dtype, tuple(windows[0].shape) if windows else None)
+    singles = None if windows is None else _singles(windows, streamed.layout.index("batch"))
+    program = lower(
+        streamed.exported, streamed.graph, SchemeMap(scheme), singles, streamed.states, equalize=not persistent
+    )
+    shape = (None, features) if step.dim() == 2 else (None,)
+    program = replace(program, arguments=(Argument("x_t", step.dtype, shape),), batch=ANY_BATCH)
+    program = replace(program, out_spec=pytree.tree_structure(program.outputs if len(program.outputs) > 1 else ""))
+    if len(program.steps) != 1:
+        raise UnsupportedProblem(
+            "stream", f"{len(program.steps)} steps", "one native plan", "Please report this model."
+        )
+    if not persistent:
+        program = in_fastest_form(program, step.shape[0], None)
+    states = States(frozenset(streamed.states), step.shape[0], streamed.memory) if streamed.states else None
+    return program, states, streamed.layout
+
+
+def _singles(windows: Sequence[Tensor], batch_dim: int) -> list[Tensor]:
+    """Calibration windows one by one."""
+    return [single for window in windows for single in window.split(1, batch_dim)]
