@@ -53,6 +53,9 @@ def lower(
     memo = memo or LowerMemo()
     layers: dict[str, LayerPlan] = {}
     notes: list[str] = []
+    if exported.trained:
+        names = sorted({d.name for d in graph.op_nodes if d.name in exported.trained})
+        notes.append(f"as training with fake quantization left them, whatever the scheme: {', '.join(names)}")
     if sparsity is not None:
         graph = pruned(graph, sparsity, notes)
     formed = _formed(exported, graph, scheme, calibration, notes, memo)

@@ -22,6 +22,8 @@ from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, Unsupport
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.kernels._core.cpu import States
 from rtaccel.nn.check import describe, is_freed
+from rtaccel.nn.qat.layers import FakeQuant
+from rtaccel.runtime.build import SWAPPED_TOLERANCE
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.compiler import check_options
 from rtaccel.runtime.entry import native_entry
@@ -238,7 +240,9 @@ def stream(
     )
     live = StreamModel(program, options, ("x_t",))
     if SchemeMap(scheme).exact and not persistent:
-        live.note_verified(verify_stream(private_copy("stream", model), live, step, layout))
+        trained = any(isinstance(module, FakeQuant) for module in model.modules())
+        tolerance = SWAPPED_TOLERANCE if trained else TOLERANCE
+        live.note_verified(verify_stream(private_copy("stream", model), live, step, layout, tolerance))
     return live
 
 

@@ -30,6 +30,7 @@ from rtaccel.core.log import log
 from rtaccel.core.progress import counted
 from rtaccel.core.scheme import Int8Activation, SchemeLike, SchemeMap
 from rtaccel.nn.params.formats import params_of
+from rtaccel.nn.qat.layers import FakeQuant
 
 __all__ = ["SwapEntry", "SwapReport", "quantize_", "restore_"]
 
@@ -107,7 +108,8 @@ def quantize_(
 
 def restore_(model: nn.Module) -> int:
     """Puts the original layers back, as they were when they were swapped (and moved since, if the model was moved), and the
-    original weights into layers that `sparsify_` pruned without swapping.
+    original weights into layers that `sparsify_` pruned without swapping. Layers that `prepare_qat_` prepared become
+    torch layers again, with the weights that training gave them.
 
     Returns how many. Raises UnsupportedProblem, with nothing changed, naming a layer whose original was not kept.
     A quantized layer that `quantize_` did not put there is left alone.
@@ -134,7 +136,18 @@ def restore_(model: nn.Module) -> int:
     for module, original in originals:
         original.train(module.training)
     unguard_loads(model)
-    return len(originals) + _unprune(model)
+    return len(originals) + _unprune(model) + _unprepare(model)
+
+
+def _unprepare(model: nn.Module) -> int:
+    names: dict[int, list[str]] = {}
+    found: dict[int, FakeQuant] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, FakeQuant) and name:
+            names.setdefault(id(module), []).append(name)
+            found[id(module)] = module
+    replace_modules(model, [(tuple(names[key]), layer.plain()) for key, layer in found.items()])
+    return len(found)
 
 
 def _unprune(model: nn.Module) -> int:
