@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -25,10 +25,13 @@ from rtaccel.convert.module_swap.name_patterns import unmatched
 from rtaccel.convert.module_swap.swap_report import SwapEntry, SwapReport
 from rtaccel.convert.module_swap.whole_load import guard_loads, unguard_loads
 from rtaccel.convert.quantization.input_observer import SAMPLE_ROWS, InputObserver, watch_inputs
+from rtaccel.convert.quantization.rounding import rounded_weight, rounds
+from rtaccel.convert.weights.prune import InputStatistics
 from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem
 from rtaccel.core.log import log
 from rtaccel.core.progress import counted
-from rtaccel.core.scheme import Int8Activation, SchemeLike, SchemeMap
+from rtaccel.core.scheme import Int8Activation, Scheme, SchemeLike, SchemeMap
+from rtaccel.nn.linear import QuantLinear
 from rtaccel.nn.params.formats import params_of
 from rtaccel.nn.qat.layers import FakeQuant
 
@@ -87,7 +90,7 @@ def quantize_(
         _check_scheme(layer, calibration is not None)
     notes = unmatched("quantize_", scheme, model)
     watched = {
-        layer.module: InputObserver(layer.names[0]) for layer in layers if layer.reason is None and _watched(layer)
+        layer.module: InputObserver(layer.names[0], _rounded_width(layer)) for layer in layers if layer.reason is None and _watched(layer)
     }
     if watched and calibration is not None:
         watch_inputs(model, watched, calibration)
@@ -180,6 +183,16 @@ def _check_scheme(layer: SwapSite, calibrated: bool) -> None:
     if layer.reason is not None:
         return
     params_of("quantize_", layer.scheme)
+    if getattr(layer.scheme, "balance", None) is not None:
+        raise UnsupportedProblem(
+            "quantize_", f"balance={layer.scheme.balance!r} for {layer.names[0]}", "balance=None",  # type: ignore[attr-defined]
+            "Compile the model with rt.compile, which sees what lies between two layers.",
+        )  # fmt: skip
+    if rounds(layer.scheme) and not calibrated:
+        raise FormatError(
+            "quantize_", f"rounding={layer.scheme.rounding!r} for {layer.names[0]} without calibration data",  # type: ignore[attr-defined]
+            "calibration= with batches of real inputs", "Pass some, or take rounding='nearest'.",
+        )  # fmt: skip
     if isinstance(layer.scheme, Int8Activation) and layer.scheme.activation == "static" and not calibrated:
         kind = type(layer.scheme).__name__
         raise FormatError(
@@ -196,7 +209,13 @@ def _form(module: nn.Module) -> type[Quantized]:
 
 def _watched(layer: SwapSite) -> bool:
     """Convolutions are watched for the size of their input, too."""
-    return _wants_ranges(layer) or is_conv(layer.module)
+    return _wants_ranges(layer) or is_conv(layer.module) or rounds(layer.scheme)
+
+
+def _rounded_width(layer: SwapSite) -> int | None:
+    """K, where the weights are rounded for their inputs."""
+    wanted = isinstance(layer.module, nn.Linear) and rounds(layer.scheme)
+    return shape_of(layer.module)[1] if wanted else None
 
 
 def _wants_ranges(layer: SwapSite) -> bool:
@@ -233,7 +252,10 @@ def _draft(layer: SwapSite, watch: InputObserver | None, rows: int | None, force
         return SwapCandidate(layer.names, module, None, SwapEntry(action="kept", reason=reason, **common))
     try:
         observer = None if watch is None else watch.observer
-        candidate: Quantized = cast(Any, _form(module)).from_float(module, layer.scheme, observer)
+        nearest = replace(layer.scheme, rounding="nearest") if rounds(layer.scheme) else layer.scheme  # type: ignore[call-arg]
+        candidate: Quantized = cast(Any, _form(module)).from_float(module, nearest, observer)
+        if watch is not None and watch.statistics is not None:
+            _round(cast(QuantLinear, candidate), module, layer.scheme, watch.statistics.inputs())
     except RtaccelError as error:
         raise type(error)(f"quantize_: {name}: {error.op}", error.got, error.expected, error.next_step) from error
     x, sample = _inputs(module, watch, rows)
@@ -242,6 +264,8 @@ def _draft(layer: SwapSite, watch: InputObserver | None, rows: int | None, force
     reason = _verdict(timed, type(module).__name__)
     if force and not timed.faster:
         reason = f"forced, though {reason}"
+    if rounds(layer.scheme) and not isinstance(module, nn.Linear):
+        reason += "; rounded to the nearest: rounding for inputs is for linear layers"
     entry = SwapEntry(
         action="swapped" if swap else "kept",
         reason=reason,
@@ -255,6 +279,16 @@ def _draft(layer: SwapSite, watch: InputObserver | None, rows: int | None, force
         **common,
     )
     return SwapCandidate(layer.names, module, candidate if swap else None, entry)
+
+
+def _round(candidate: QuantLinear, module: nn.Module, scheme: Scheme, statistics: InputStatistics) -> None:
+    """The weight and bias of a layer just made, rounded for its inputs."""
+    weight, bias = module.get_parameter("weight").detach().cpu(), module._parameters.get("bias")
+    tensors, _, bias = rounded_weight(weight, None if bias is None else bias.detach().cpu(), scheme, statistics)
+    made = {**tensors, "bias": bias}
+    device = candidate.device
+    for name, tensor in made.items():
+        candidate._buffers[candidate.STORED if name == "weight" else name] = tensor.to(device)
 
 
 def _verdict(timed: benchmark.Compared, kind: str) -> str:
