@@ -140,7 +140,8 @@ def _pairs(
         if first >= 0 and read == 1 and value not in kept and _gives(graph.op_nodes[first]):
             dim = _columns(nodes.get(_node(value)))
         if dim is None or graph.op_nodes[first].tensors["weight"].shape[0] != _channels(op_node):
-            notes.append(f"{op_node.name} is not balanced: no layer before it can take the factors")
+            if value not in exported.inputs:
+                notes.append(f"{op_node.name} is not balanced: no layer before it can take the factors")
             continue
         found.append(Pair(first, index, value, dim, scheme.balance))
     return found
