@@ -83,8 +83,8 @@ class Rounded(Scheme):
     balance: what evens out the columns between a linear layer or convolution and the one before it, where ReLU, LeakyReLU or
         nothing lies between: each column of the value is divided by a number, which the layer before takes into its rows
         and this one into its columns, so that the float function stays. "weights" brings the ranges of both weights together
-        (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019). "activations" moves half of
-        the difference between columns of the value into the weights (Xiao et al., "SmoothQuant", 2023), and needs
+        (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019). "activations" moves half
+        of the difference between columns of the value into the weights (Xiao et al., "SmoothQuant", 2023), and needs
         calibration. For `rt.compile` and `rt.stream`.
     """
 

@@ -30,7 +30,7 @@ from rtaccel.runtime.entry import native_entry
 from rtaccel.runtime.foreign import as_tensors
 from rtaccel.runtime.options import Options, check_threads
 from rtaccel.runtime.state.buffers import STRUCTURE, State
-from rtaccel.runtime.verify_stream import check_stream_state, verify_stream
+from rtaccel.runtime.verify_stream import TOLERANCE, check_stream_state, verify_stream
 
 
 class StreamModel(CompiledModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -21,7 +22,11 @@ SCHEMES = [rt.W8A8, rt.W8A16, rt.W4A8, rt.W4A16]
 
 def correlated(rows: int, k: int, seed: int = 0) -> Tensor:
     g = torch.Generator().manual_seed(seed)
-    return torch.randn(rows, 6, generator=g) @ torch.randn(6, k, generator=g) + 0.3 * torch.randn(rows, k, generator=g) + 0.5
+    return (
+        torch.randn(rows, 6, generator=g) @ torch.randn(6, k, generator=g)
+        + 0.3 * torch.randn(rows, k, generator=g)
+        + 0.5
+    )
 
 
 def network() -> nn.Sequential:
@@ -59,7 +64,9 @@ def test_rounding_loses_no_more_than_to_the_nearest_on_what_it_has_seen(n: int, 
     packed, groups = round_int4(w, statistics, 32)
     assert torch.equal(groups.bfloat16().float(), groups)
     plain, plain_scale = int4.quantize_weight(w, 32)
-    assert lost(int4.dequantize(packed, groups, k, 32)) <= 1.3 * lost(int4.dequantize(plain, plain_scale, k, 32)) + 1e-12
+    assert (
+        lost(int4.dequantize(packed, groups, k, 32)) <= 1.3 * lost(int4.dequantize(plain, plain_scale, k, 32)) + 1e-12
+    )
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -127,7 +134,7 @@ def uneven(model: nn.Sequential, seed: int = 0) -> nn.Sequential:
     g = torch.Generator().manual_seed(seed)
     layers = [m for m in model if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d))]
     with torch.no_grad():
-        for a, b in zip(layers, layers[1:]):
+        for a, b in pairwise(layers):
             factor = torch.exp(1.5 * torch.randn(a.weight.shape[0], generator=g))
             a.weight.mul_(factor.view(-1, *[1] * (a.weight.dim() - 1)))
             if a.bias is not None:

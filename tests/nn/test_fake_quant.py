@@ -153,5 +153,5 @@ def test_weights_that_are_not_finite_are_named() -> None:
     model = prepared(nn.Sequential(nn.Linear(4, 3)), rt.W8A8(), torch.randn(8, 4))
     with torch.no_grad():
         model[0].weight[1, 2] = float("nan")
-    with pytest.raises(rt.FormatError, match="FakeQuantLinear.*weight"):
+    with pytest.raises(rt.FormatError, match=r"FakeQuantLinear.*weight"):
         model(torch.randn(2, 4))

@@ -54,8 +54,8 @@ def prepare_qat_(
     calibration: model inputs as `quantize_` takes them, for static ranges of activations: the float model runs once over them, in
         eval mode. Without it ranges are dynamic.
 
-    A static range is a new parameter, `range_factor` [2] of each layer: the range is what calibration showed, times its exponential.
-    Give it to the optimizer (`model.parameters()` after this call), or leave it out and the range stays.
+    A static range is a new parameter, `range_factor` [2] of each layer: the range is what calibration showed, times its
+    exponential. Give it to the optimizer (`model.parameters()` after this call), or leave it out and the range stays.
 
     Left as they are, with the reason in the report: layers that `quantize_` would not take (subclasses, hooks, parametrizations,
     shared weights, not float32), recurrent layers in W8A16 and W4A16, layers that calibration did not reach, and layers
@@ -131,7 +131,7 @@ def _check_scheme(site: SwapSite, calibrated: bool) -> None:
         raise UnsupportedProblem(OP, f"{scheme} for {name}", f"one of {known}", "Choose one, or filter this layer out.")
     if getattr(scheme, "rounding", "nearest") != "nearest":
         raise FormatError(
-            OP, f"rounding={scheme.rounding!r} for {name}", "rounding='nearest': training finds the rounding",  # type: ignore[attr-defined]
+            OP, f"rounding={scheme.rounding!r} for {name}", "rounding='nearest': training finds the rounding",
             "Leave rounding out, or compile without training.",
         )  # fmt: skip
     if isinstance(scheme, Int8Activation) and scheme.activation == "static" and not calibrated:
@@ -146,7 +146,10 @@ def _check_weights(site: SwapSite) -> None:
     for name, parameter in site.module.named_parameters():
         if not torch.isfinite(parameter).all():
             raise FormatError(
-                OP, f"{site.names[0]}.{name} with a NaN or infinity", "finite weights", "Repair or retrain the layer first."
+                OP,
+                f"{site.names[0]}.{name} with a NaN or infinity",
+                "finite weights",
+                "Repair or retrain the layer first.",
             )
 
 
@@ -168,9 +171,7 @@ def _eval(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _calibrated(
-    model: nn.Module, made: dict[tuple[str, ...], FakeQuant], calibration: Any
-) -> set[tuple[str, ...]]:
+def _calibrated(model: nn.Module, made: dict[tuple[str, ...], FakeQuant], calibration: Any) -> set[tuple[str, ...]]:
     """Runs the float model over the batches; the names of the layers that are ready to train."""
     if calibration is None:
         return set(made)

@@ -90,7 +90,9 @@ def quantize_(
         _check_scheme(layer, calibration is not None)
     notes = unmatched("quantize_", scheme, model)
     watched = {
-        layer.module: InputObserver(layer.names[0], _rounded_width(layer)) for layer in layers if layer.reason is None and _watched(layer)
+        layer.module: InputObserver(layer.names[0], _rounded_width(layer))
+        for layer in layers
+        if layer.reason is None and _watched(layer)
     }
     if watched and calibration is not None:
         watch_inputs(model, watched, calibration)
@@ -283,8 +285,8 @@ def _draft(layer: SwapSite, watch: InputObserver | None, rows: int | None, force
 
 def _round(candidate: QuantLinear, module: nn.Module, scheme: Scheme, statistics: InputStatistics) -> None:
     """The weight and bias of a layer just made, rounded for its inputs."""
-    weight, bias = module.get_parameter("weight").detach().cpu(), module._parameters.get("bias")
-    tensors, _, bias = rounded_weight(weight, None if bias is None else bias.detach().cpu(), scheme, statistics)
+    weight, given = module.get_parameter("weight").detach().cpu(), module._parameters.get("bias")
+    tensors, _, bias = rounded_weight(weight, None if given is None else given.detach().cpu(), scheme, statistics)
     made = {**tensors, "bias": bias}
     device = candidate.device
     for name, tensor in made.items():

@@ -15,7 +15,7 @@ class SwapEntry:
     """One linear layer of the model.
 
     fqn: dotted name; also: its other names, where it is used in several places. action: "swapped", "kept" or "prepared" (for
-    training), and the reason. scheme: the one asked for. activation: "static" or "dynamic"; None where activations stay as they are.
+    training), and the reason. scheme: the one asked for. activation: "static" or "dynamic"; None where they stay as they are.
     shape: (N, K). bytes_before, bytes_after: of weight, bias and scales. us_before, us_after: median time of a call of
     the nn.Linear and of the candidate, with `rows` rows. spread: of the former's times, the middle half of them over their
     median; the reason says so where it is large. error: rms of the candidate's error over the rms of the

@@ -120,9 +120,7 @@ def balanced(
     return Balanced(replace(graph, op_nodes=tuple(op_nodes)), factors)
 
 
-def _pairs(
-    exported: ExportedGraph, graph: OpGraph, schemes: Callable[[str], Scheme], notes: list[str]
-) -> list[Pair]:
+def _pairs(exported: ExportedGraph, graph: OpGraph, schemes: Callable[[str], Scheme], notes: list[str]) -> list[Pair]:
     nodes = {node.name: node for node in exported.graph.nodes}
     made = {d.writes[0]: i for i, d in enumerate(graph.op_nodes)}
     kept = {o for o in graph.outputs if isinstance(o, str)}
@@ -167,18 +165,23 @@ def _channels(op_node: OpNode) -> int:
 
 def _columns(node: fx.Node | None) -> int | None:
     """The dimension of a value's tensor that holds the outputs of the layer it comes from; None where that is not plain."""
-    while node is not None and isinstance(node.meta.get("val"), Tensor):
+    while node is not None and (shape := _shape(node)) is not None:
         if node.target in _CONVOLUTIONS:
             return -_CONVOLUTIONS[node.target]
         if node.target in _PRODUCTS:
             return -1
         before = node.args[0] if node.args else None
-        if not isinstance(before, fx.Node) or not isinstance(before.meta.get("val"), Tensor):
-            return None
-        if before.meta["val"].shape != node.meta["val"].shape:
+        if not isinstance(before, fx.Node) or _shape(before) != shape:
             return None
         node = before
     return None
+
+
+def _shape(node: fx.Node) -> torch.Size | None:
+    """Of its tensor; of the first where it gives several."""
+    value = node.meta.get("val")
+    first = value[0] if isinstance(value, (tuple, list)) and value else value
+    return first.shape if isinstance(first, Tensor) else None
 
 
 def _peaks(exported: ExportedGraph, pairs: list[Pair], calibration: Any, graph: OpGraph) -> dict[str, Tensor]:

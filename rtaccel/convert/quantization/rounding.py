@@ -70,7 +70,7 @@ def with_rounding(
         if seen is None:
             if not statistics and not sampled:
                 raise FormatError(
-                    "compile", f"{layer.scheme} with rounding={layer.scheme.rounding!r} for {op_node.name} without calibration data",
+                    "compile", f"{layer.scheme!r} for {op_node.name} without calibration data",
                     "calibration= with batches of real inputs", "Pass some, or take rounding='nearest'.",
                 )  # fmt: skip
             notes.append(f"{op_node.name} is rounded to the nearest: rounding for inputs is for linear layers")
@@ -107,8 +107,10 @@ def rounded_weight(weight: Tensor, bias: Tensor | None, scheme: Scheme, statisti
         for_inputs = scheme.rounding == "gptq"
         packed, scale = round_int4(weight, statistics, size) if for_inputs else int4.quantize_weight(weight, size)
         left = int4.dequantize(packed, scale, weight.shape[1], size)
-        return {"weight": packed, "group_scale": scale}, {"group_size": size}, corrected_bias(
-            weight, left, bias, statistics
+        return (
+            {"weight": packed, "group_scale": scale},
+            {"group_size": size},
+            corrected_bias(weight, left, bias, statistics),
         )
     q, scale = round_int8(weight, statistics) if scheme.rounding == "gptq" else int8.quantize_weight(weight)
     left = q.double() * scale.double()[:, None]

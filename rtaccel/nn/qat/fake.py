@@ -58,7 +58,7 @@ class _Static(Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, y, q, scale = ctx.saved_tensors
         below, above = q < -128, q > 127
         inside = ~(below | above)
@@ -80,13 +80,13 @@ class _Straight(Function):
         return made
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return (grad * ctx.saved_tensors[0] if ctx.saved_tensors else grad), None, None
 
 
 def static(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """x in the 256 steps from low to high."""
-    return _Static.apply(x, low, high)  # type: ignore[no-any-return]
+    return _Static.apply(x, low, high)
 
 
 def dynamic(rows: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ def dynamic(rows: Tensor) -> Tensor:
     with torch.no_grad():
         q, scale = int8.dynamic(rows.detach())
         made = (q.to(rows.dtype) * scale).to(rows.dtype)
-    return _Straight.apply(rows, made, None)  # type: ignore[no-any-return]
+    return _Straight.apply(rows, made, None)
 
 
 def hidden(h: Tensor, scale: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def hidden(h: Tensor, scale: Tensor) -> Tensor:
         step = scale.to(h.dtype)
         q = torch.round(h.detach() * (1.0 / step)).clamp(-512, 512)
         kept = (q >= -128) & (q <= 127)
-    return _Straight.apply(h, q.clamp(-128, 127) * step, kept)  # type: ignore[no-any-return]
+    return _Straight.apply(h, q.clamp(-128, 127) * step, kept)
 
 
 def weight(matrix: Tensor, scheme: Scheme, op: str) -> Tensor:
@@ -118,4 +118,4 @@ def weight(matrix: Tensor, scheme: Scheme, op: str) -> Tensor:
             q, scale = int8.quantize_weight(flat, op)
             made = q.double() * scale.double()[:, None]
         made = made.to(matrix.dtype).reshape(matrix.shape)
-    return _Straight.apply(matrix, made, None)  # type: ignore[no-any-return]
+    return _Straight.apply(matrix, made, None)

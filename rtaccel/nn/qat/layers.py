@@ -139,14 +139,13 @@ def _alike(cls: type[nn.Module], module: nn.Module) -> Any:
 
 class _Weighted(FakeQuant):
     weight: Tensor
-    bias: Tensor | None
 
     def forward(self, input: Tensor) -> Tensor:
         mode = self.__dict__["mode"]
         if mode == "observe":
             self.__dict__["observer"].observe(input)
         if mode != "fake":
-            return self.BASE.forward(self, input)  # type: ignore[no-any-return]
+            return self.BASE.forward(self, input)
         return self._compute(self._input(input), fake.weight(self.weight, self.scheme, type(self).__name__))
 
     def _compute(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -156,8 +155,8 @@ class _Weighted(FakeQuant):
 class FakeQuantLinear(_Weighted, nn.Linear):
     """An nn.Linear that trains with fake quantization: y = q(x) q(W)^T + bias, q as the scheme stores numbers.
 
-    x float32 [..., K], y float32 [..., N]; weight [N, K] and bias [N] are the parameters of the layer it was made of. Forward, the
-    result is that of `QuantLinear` with these numbers, but for the order of float32 sums. W8A16 and W4A16 round the weights only.
+    x float32 [..., K], y float32 [..., N]; weight [N, K] and bias [N] are the parameters of the layer it was made of. Forward,
+    the result is that of `QuantLinear` with these numbers, but for the order of float32 sums. W8A16 and W4A16 round the weights only.
 
     Raises FormatError where a weight is not finite.
 
@@ -183,10 +182,10 @@ class _Conv(_Weighted):
     groups: int
 
     def _compute(self, x: Tensor, weight: Tensor) -> Tensor:
-        return self._conv_forward(x, weight, self.bias)  # type: ignore[operator,no-any-return]
+        return self._conv_forward(x, weight, self.bias)  # type: ignore[operator]
 
     def _rows(self, x: Tensor) -> tuple[Tensor, Any]:
-        """A scale for each sample; for each position where the kernel is one position, which a plan computes as a linear layer."""
+        """A scale for each sample; for each position where the kernel is one position: plans compute that as a linear layer."""
         padding = self.padding if isinstance(self.padding, tuple) else (0,) * self.SPATIAL
         whole = {*self.kernel_size, *self.stride} == {1} and not any(padding) and self.groups == 1
         if whole:
@@ -199,7 +198,8 @@ class _Conv(_Weighted):
 
 
 class FakeQuantConv1d(_Conv, nn.Conv1d):
-    """An nn.Conv1d that trains with fake quantization in W8A8; otherwise as FakeQuantLinear. x float32 [batch, C, T] or [C, T].
+    """An nn.Conv1d that trains with fake quantization in W8A8; otherwise as FakeQuantLinear. x float32 [batch, C, T] or
+    [C, T].
 
     Dynamic inputs have a scale per sample; per position where kernel and stride are 1, as plans compute that."""
 

@@ -17,6 +17,7 @@ from rtaccel.nn.qat import fake
 from rtaccel.nn.qat.layers import FakeQuant, TrainedNumbers
 from rtaccel.nn.qat.scan import GRUScan, LSTMScan
 
+
 class _Recurrent(FakeQuant):
     """x and h are int8, h with the scale h_scale; gates and c stay float32.
 
@@ -57,7 +58,7 @@ class _Recurrent(FakeQuant):
 
     # -- calling -------------------------------------------------------------------------------------------------
 
-    def forward(self, input: Any, hx: Any = None) -> Any:  # type: ignore[override]
+    def forward(self, input: Any, hx: Any = None) -> Any:
         mode = self.__dict__["mode"]
         if mode == "float":
             return self.BASE.forward(self, input, hx)

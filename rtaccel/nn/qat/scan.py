@@ -64,8 +64,8 @@ class LSTMScan(Function):
         return y, h.clone(), c.clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad_y: Tensor, dh: Tensor, dc: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor, dh: Tensor, dc: Tensor) -> tuple[Tensor | None, ...]:
         weight, q, inside, i, f, g, o, before, tanh_c = ctx.saved_tensors
         gates = q.new_empty(*q.shape[:2], weight.shape[0])
         slopes = i * (1 - i), f * (1 - f), 1 - g * g, o * (1 - o)
@@ -112,8 +112,8 @@ class GRUScan(Function):
         return y, h.clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad_y: Tensor, dh: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor, dh: Tensor) -> tuple[Tensor | None, ...]:
         weight, q, inside, r, z, n, h_n, before = ctx.saved_tensors
         of_x = q.new_empty(*q.shape[:2], weight.shape[0])
         of_h = torch.empty_like(of_x)
