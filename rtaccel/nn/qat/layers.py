@@ -156,7 +156,8 @@ class FakeQuantLinear(_Weighted, nn.Linear):
     """An nn.Linear that trains with fake quantization: y = q(x) q(W)^T + bias, q as the scheme stores numbers.
 
     x float32 [..., K], y float32 [..., N]; weight [N, K] and bias [N] are the parameters of the layer it was made of. Forward,
-    the result is that of `QuantLinear` with these numbers, but for the order of float32 sums. W8A16 and W4A16 round the weights only.
+    the result is that of `QuantLinear` with these numbers, but for the order of float32 sums.
+    W8A16 and W4A16 round the weights only.
 
     Raises FormatError where a weight is not finite.
 
