@@ -206,6 +206,19 @@ def test_the_float_function_stays(case: str) -> None:
     assert (got - want).abs().max() <= 8 * torch.finfo(torch.float32).eps * want.abs().max() * 10
 
 
+def test_a_norm_between_two_layers_is_no_obstacle() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 4)).eval()
+    x = torch.randn(500, 16)
+    with torch.no_grad():
+        model[1].weight.copy_(torch.exp(1.5 * torch.randn(24)))
+        model[3].weight.div_(model[1].weight)
+    before = off(rt.compile(model, (x[:1],), rt.W8A8(), calibration=[x]), model, x)
+    fast = rt.compile(model, (x[:1],), rt.W8A8(balance="activations"), calibration=[x])
+    assert "3 is balanced with 0" in fast.explain()
+    assert off(fast, model, x) < 0.5 * before
+
+
 def test_a_value_that_is_read_elsewhere_stays() -> None:
     class Skips(nn.Module):
         def __init__(self) -> None:
