@@ -94,6 +94,7 @@ class FakeQuant(nn.Module):
         return True
 
     def ends(self) -> tuple[Tensor, Tensor]:
+        """The smallest and the largest number that a static input keeps, float32 [] each, as training left them."""
         low, high = (self.range_seen * self.range_factor.exp()).unbind()
         return low, high
 
@@ -202,12 +203,18 @@ class FakeQuantConv1d(_Conv, nn.Conv1d):
     """An nn.Conv1d that trains with fake quantization in W8A8; otherwise as FakeQuantLinear. x float32 [batch, C, T] or
     [C, T].
 
-    Dynamic inputs have a scale per sample; per position where kernel and stride are 1, as plans compute that."""
+    Dynamic inputs have a scale per sample; per position where kernel and stride are 1, as plans compute that.
+
+    Raises FormatError where a weight is not finite.
+    """
 
     BASE, SPATIAL = nn.Conv1d, 1
 
 
 class FakeQuantConv2d(_Conv, nn.Conv2d):
-    """An nn.Conv2d that trains with fake quantization in W8A8, as FakeQuantConv1d. x float32 [batch, C, H, W] or [C, H, W]."""
+    """An nn.Conv2d that trains with fake quantization in W8A8, as FakeQuantConv1d. x float32 [batch, C, H, W] or [C, H, W].
+
+    Raises FormatError where a weight is not finite.
+    """
 
     BASE, SPATIAL = nn.Conv2d, 2

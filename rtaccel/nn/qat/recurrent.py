@@ -141,7 +141,8 @@ class FakeQuantLSTM(_Recurrent, nn.LSTM):
 
 
 class FakeQuantGRU(_Recurrent, nn.GRU):
-    """An nn.GRU that trains with fake quantization in W8A8 or W4A8, as FakeQuantLSTM; hx is h0.
+    """An nn.GRU that trains with fake quantization in W8A8 or W4A8, as FakeQuantLSTM: x float32 [T, B, K], hx = h0
+    float32 [layers, B, H].
 
     Raises UnsupportedProblem for a PackedSequence, FormatError where a weight is not finite.
     """
