@@ -1,6 +1,7 @@
 """`rt.fit_budget` on networks with a task: what it finds, how right it predicts, and how long it takes, beside other searches.
 
     python -m bench.fit [--seconds 60] [--nets 20] [--order 20] [--peers]
+    python -m bench.fit --random 200
 
 ad01 needs the test data folder; the others are made here. --peers adds the search of accuracy-aware quantization, which
 reverts layers to float one by one until the metric is kept. nncf's own wants OpenVINO models: the search is written out here with
@@ -125,6 +126,35 @@ def kept_aside(count: int) -> None:
     print(f"random networks whose plan exceeds the drop on data kept aside: {over} of {count} {names or ''}")
 
 
+def random_networks(count: int, seconds: float) -> int:
+    """Returned plans whose drop on data kept aside exceeds the limit. Every other network may take three tenths of its bytes in
+    float32, so that fewer bits are chosen whatever they cost in time here."""
+    over: list[str] = []
+    returned, small, unmet, late = 0, 0, 0, 0
+    for seed in range(count):
+        task = random_task(seed)
+        floats = 4 * sum(p.numel() for p in task.model.parameters())
+        budget = rt.Budget(p50_us=1e6, size_bytes=int(0.3 * floats)) if seed % 2 else LOOSE
+        fit = rt.fit_budget(task.model, task.example, budget, task.calibration, metric=task.metric, max_drop=task.max_drop,
+                            options=("float32", "w8a8", "w4a8", rt.LowRank(0.5)), seconds=seconds)  # fmt: skip
+        late += not fit.complete
+        if fit.model is None:
+            unmet += 1
+            continue
+        returned += 1
+        small += fit.model.weight_bytes < 0.3 * floats
+        with torch.no_grad():
+            drop = task.aside(task.model) - task.aside(fit.model)
+        if drop > task.max_drop:
+            over.append(f"{seed} ({drop:.4f} of {task.max_drop:.4f})")
+        if (seed + 1) % 10 == 0:
+            print(f"  {seed + 1} networks, {len(over)} over", flush=True)
+    print(f"{count} random networks: {returned} plans returned, {small} of them below 0.3 of the bytes, {unmet} budgets that no "
+          f"plan meets, {late} searches stopped by the time")  # fmt: skip
+    print(f"plans whose drop on data kept aside exceeds the limit: {len(over)} {', '.join(over)}")
+    return len(over)
+
+
 def autoquant(task: Any) -> None:
     model, x, _, metric, _ = task
     import copy
@@ -151,7 +181,10 @@ def main() -> None:
     parser.add_argument("--nets", type=int, default=20)
     parser.add_argument("--order", type=int, default=5)
     parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--random", type=int, help="so many random networks and nothing else")
     args = parser.parse_args()
+    if args.random:
+        raise SystemExit(random_networks(args.random, args.seconds) > 0)
     task = ad01()
     one("ad01, schemes", task, ("float32", "w8a8", "w4a8"), args.seconds)
     one("ad01, schemes and ranks", task, ("float32", "w8a8", "w4a8", rt.LowRank(0.5), rt.LowRank(0.3)), args.seconds)

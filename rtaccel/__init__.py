@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "quantize_": "rtaccel.convert.module_swap.swap",
+    "prepare_qat_": "rtaccel.convert.module_swap.prepare_qat",
     "restore_": "rtaccel.convert.module_swap.swap",
     "load_quantized_": "rtaccel.convert.module_swap.load_quantized",
     "from_onnx": "rtaccel.convert.onnx.importer",
@@ -116,6 +117,7 @@ __all__ = [
     "measure",
     "nn",
     "online",
+    "prepare_qat_",
     "quantize_",
     "realtime",
     "restore_",
@@ -130,6 +132,7 @@ __all__ = [
 if TYPE_CHECKING:
     from rtaccel import nn, online, realtime
     from rtaccel.convert.module_swap.load_quantized import load_quantized_
+    from rtaccel.convert.module_swap.prepare_qat import prepare_qat_
     from rtaccel.convert.module_swap.swap import SwapReport, quantize_, restore_
     from rtaccel.convert.onnx.importer import from_onnx
     from rtaccel.convert.pruning.keep_zeros import keep_zeros

@@ -13,6 +13,7 @@ from rtaccel.convert.passes.fuse_epilogue import fold
 from rtaccel.convert.passes.fuse_expressions import fuse_expressions
 from rtaccel.convert.passes.hoist_elementwise import hoist_elementwise
 from rtaccel.convert.patterns.rules import match
+from rtaccel.convert.quantization.trained import with_trained
 
 
 def build_graph(exported: ExportedGraph, batch: int | None, windowed: bool = False) -> OpGraph:
@@ -20,7 +21,8 @@ def build_graph(exported: ExportedGraph, batch: int | None, windowed: bool = Fal
     graph = Builder(exported, batch, match, windowed).build()
     kept = {o for o in graph.outputs if isinstance(o, str)}
     kept |= {graph.views[o].base for o in kept if o in graph.views}
-    op_nodes = _used(fold(_used(graph.op_nodes, kept), kept), kept)
+    found = with_trained(_used(graph.op_nodes, kept), exported.trained, exported.retraced)
+    op_nodes = _used(fold(found, kept), kept)
     op_nodes = fold(hoist_elementwise(op_nodes, graph.buffers, kept), kept)
     op_nodes = fuse_expressions(op_nodes, graph.buffers, kept)
     if not windowed:

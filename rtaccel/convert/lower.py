@@ -16,12 +16,13 @@ from rtaccel.convert.passes.layer_forms import FormedLayers, widths, with_forms
 from rtaccel.convert.passes.program import Program
 from rtaccel.convert.passes.skeleton import Skeleton
 from rtaccel.convert.passes.sparse import pruned
+from rtaccel.convert.quantization.balance import Balanced, ScaledObserver, balanced
 from rtaccel.convert.quantization.calibrate import calibrate
 from rtaccel.convert.quantization.equalization import ColumnObserver, column_observers, equalize_columns
 from rtaccel.convert.quantization.recorded import recorded_ranges
 from rtaccel.convert.quantization.rounding import reads_of, with_rounding
 from rtaccel.convert.quantization.scheme_rules import LayerPlan, decide_draft, takes_schemes
-from rtaccel.convert.quantization.value_statistics import gather, rows_of
+from rtaccel.convert.quantization.value_statistics import ValueStatistics, gather, rows_of
 from rtaccel.core.scheme import SchemeMap
 from rtaccel.core.sparsity import SparsityMap
 from rtaccel.core.stage import QParams
@@ -53,9 +54,13 @@ def lower(
     memo = memo or LowerMemo()
     layers: dict[str, LayerPlan] = {}
     notes: list[str] = []
+    if exported.trained:
+        names = sorted({d.name for d in graph.op_nodes if d.name in exported.trained})
+        notes.append(f"as training with fake quantization left them, whatever the scheme: {', '.join(names)}")
     if sparsity is not None:
         graph = pruned(graph, sparsity, notes)
-    formed = _formed(exported, graph, scheme, calibration, notes, memo)
+    even = balanced(exported, graph, scheme, calibration, memo.balanced, notes)
+    formed = _formed(exported, even, scheme, calibration, notes, memo)
     graph = formed.graph
     wanted: dict[str, Any] = {}
     recorded = recorded_ranges(exported) if not scheme.exact else {}
@@ -82,7 +87,7 @@ def lower(
             stateful[op_node.node.name] = op_node
             hidden[op_node.node.name] = observe(op_node.name, states is None and len(op_node.reads) > 1)
     columns = column_observers(exported, graph, layers, states is not None) if equalize else {}
-    quants = _ranges(exported, calibration, wanted, hidden, columns, memo)
+    quants = _ranges(exported, calibration, wanted, hidden, columns, even.observers(), memo)
     evened = [_evened(op_node, layers, columns, notes, memo) for op_node in graph.op_nodes]
     graph = replace(graph, op_nodes=tuple(evened))
     for op_node in graph.op_nodes:
@@ -94,20 +99,27 @@ def lower(
         if scale is None:
             notes.append(hidden[node].note)
         layers[op_node.writes[0]] = replace(layers[op_node.writes[0]], h_scale=scale)
-    graph = with_rounding(graph, layers, formed.sampled, memo.statistics, memo.rounded, notes)
+    graph = with_rounding(graph, layers, formed.sampled, _divided(memo, even), memo.rounded, notes)
     made = Emitter(exported, graph, layers, states, memo.stage_weights).program(tuple(notes))
     return replace(made, source=Skeleton.of(exported, graph, layers, states))
 
 
 def _formed(
-    exported: ExportedGraph, graph: OpGraph, scheme: SchemeMap, calibration: Any, notes: list[str], memo: LowerMemo
+    exported: ExportedGraph, even: Balanced, scheme: SchemeMap, calibration: Any, notes: list[str], memo: LowerMemo
 ) -> FormedLayers:
     """The layers in the forms asked for, with what calibration data shows of the inputs of those that go by it."""
+    graph = even.graph
     asked = rows_of(exported, [*widths(graph, scheme), *reads_of(graph, scheme)])
     missing = {name: width for name, width in asked.items() if name not in memo.statistics}
     if missing and calibration is not None:
         memo.statistics.update(gather(exported, calibration, missing))
-    return with_forms(graph, scheme, memo.statistics, notes, memo.forms, memo.ranges)
+    return with_forms(graph, scheme, _divided(memo, even), notes, memo.forms, memo.ranges)
+
+
+def _divided(memo: LowerMemo, even: Balanced) -> Mapping[str, ValueStatistics]:
+    """What calibration data shows of inputs of layers, as they are with their columns balanced."""
+    own = {v: memo.statistics[v].divided(factor) for v, (factor, _) in even.factors.items() if v in memo.statistics}
+    return {**memo.statistics, **own}
 
 
 def _ranges(
@@ -116,16 +128,20 @@ def _ranges(
     wanted: Mapping[str, Any],
     hidden: dict[str, StateObserver],
     columns: dict[str, ColumnObserver],
+    divided: Mapping[str, ScaledObserver],
     memo: LowerMemo,
 ) -> dict[str, QParams]:
     """The static scales of values, from the memo where they are known. `hidden` and `columns` become observers that have seen
     the data."""
-    keys = {name: (name, str(observer), _depends(columns.get(name))) for name, observer in wanted.items()}
+    keys = {
+        name: (name, str(observer), divided[name].depends if name in divided else _depends(columns.get(name)))
+        for name, observer in wanted.items()
+    }
     missing = {name: wanted[name] for name, key in keys.items() if key not in memo.ranges}
     unseen = {name: observer for name, observer in hidden.items() if name not in memo.hidden}
     if missing or unseen:
         own = {name: columns[name] for name in missing if name in columns}
-        found = calibrate(exported, calibration, missing, unseen, own)
+        found = calibrate(exported, calibration, missing, unseen, {**divided, **own})
         memo.ranges.update((keys[name], quant) for name, quant in found.items())
         memo.columns.update((keys[name], observer) for name, observer in own.items())
         memo.hidden.update(unseen)

@@ -23,7 +23,8 @@ class LowerMemo:
 
     statistics: of the inputs of layers, by value. forms: layers in another form, by value and form. ranges: static scales, by
     value, observer and what else they depend on. columns: observers of inputs whose columns were tried; equalized: layers after
-    that. hidden: ranges of recurrent states, by node. rounded: weights rounded for their inputs. sparse: the fastest form of a
+    that. hidden: ranges of recurrent states, by node. rounded: weights rounded for their inputs. balanced: weights
+    and factors of pairs of layers. sparse: the fastest form of a
     stage with zeros.
     """
 
@@ -35,6 +36,7 @@ class LowerMemo:
         self.hidden: dict[str, StateObserver] = {}
         self.sparse: dict[Any, SparseChoice] = {}
         self.rounded: dict[tuple[str, str], Rounded] = {}
+        self.balanced: dict[Any, Any] = {}
         self.equalized: dict[tuple[str, int], OpNode] = {}
         self._stored: dict[tuple[int, str], tuple[Tensor, Mapping[str, Tensor], Mapping[str, Any]]] = {}
 

@@ -4,10 +4,17 @@ from rtaccel.nn.attention import QuantMultiheadAttention
 from rtaccel.nn.conv import QuantConv1d, QuantConv2d
 from rtaccel.nn.embedding import QuantEmbedding
 from rtaccel.nn.linear import QuantLinear
+from rtaccel.nn.qat.layers import FakeQuantConv1d, FakeQuantConv2d, FakeQuantLinear
+from rtaccel.nn.qat.recurrent import FakeQuantGRU, FakeQuantLSTM
 from rtaccel.nn.recurrent import QuantGRU, QuantLSTM
 from rtaccel.nn.sparse import SparseLinear
 
 __all__ = [
+    "FakeQuantConv1d",
+    "FakeQuantConv2d",
+    "FakeQuantGRU",
+    "FakeQuantLSTM",
+    "FakeQuantLinear",
     "QuantConv1d",
     "QuantConv2d",
     "QuantEmbedding",

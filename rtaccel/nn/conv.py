@@ -19,6 +19,7 @@ from rtaccel.nn import conv_ops
 from rtaccel.nn.arrays import batches_of
 from rtaccel.nn.check import dense, describe, is_plain
 from rtaccel.nn.params.conv import ConvShape, ConvW8A8, PackedConv, check_image
+from rtaccel.nn.params.formats import refuse_rounding
 from rtaccel.nn.params.linear import LinearParams, Size
 from rtaccel.nn.params.linear_w8a8 import LinearW8A8
 from rtaccel.nn.stored import Stored, scheme_words
@@ -78,6 +79,7 @@ class _QuantConv(Stored):
             got = type(module).__name__ + (f" of {module.weight.dtype}" if isinstance(module, cls._float) else "")
             raise UnsupportedProblem(op, got, f"a float32 nn.{cls._float.__name__}", "Convert it with .float() first.")
         scheme = parse_scheme(scheme)
+        refuse_rounding(op, scheme)
         if not isinstance(scheme, W8A8):
             raise UnsupportedProblem(op, str(scheme), "w8a8", "Pass rt.W8A8().")
         shape = check_module(op, module)

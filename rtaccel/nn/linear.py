@@ -20,7 +20,7 @@ from rtaccel.nn import ops
 from rtaccel.nn.arrays import batches_of
 from rtaccel.nn.check import check_input, describe, is_plain
 from rtaccel.nn.packed import Packed
-from rtaccel.nn.params.formats import params_of
+from rtaccel.nn.params.formats import params_of, refuse_rounding
 from rtaccel.nn.params.linear import LinearParams
 from rtaccel.nn.stored import Stored, scheme_words
 from rtaccel.plan.explain import line, table
@@ -110,6 +110,7 @@ class QuantLinear(Stored):
         device: Any = None,
     ) -> None:
         scheme = W8A8() if scheme is None else parse_scheme(scheme)
+        refuse_rounding("QuantLinear", scheme)
         params = params_of("QuantLinear", scheme)
         size = params.size_of(out_features, in_features, scheme)
         size.check("QuantLinear")
@@ -151,6 +152,7 @@ class QuantLinear(Stored):
             got = f"{type(module).__name__}" + (f" of {module.weight.dtype}" if isinstance(module, nn.Linear) else "")
             raise UnsupportedProblem(cls.__name__, got, "a float32 nn.Linear", "Convert the model with .float() first.")
         scheme = parse_scheme(scheme)
+        refuse_rounding(cls.__name__, scheme)
         params = params_of(cls.__name__, scheme)
         size = params.size_of(module.out_features, module.in_features, scheme)
         size.check(cls.__name__)

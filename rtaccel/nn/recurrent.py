@@ -20,6 +20,7 @@ from rtaccel.nn import recurrent_ops as ops
 from rtaccel.nn.arrays import batches_of
 from rtaccel.nn.check import describe, is_plain
 from rtaccel.nn.params import recurrent as params
+from rtaccel.nn.params.formats import refuse_rounding
 from rtaccel.nn.stored import Stored, scheme_words
 from rtaccel.plan.explain import line, table
 
@@ -271,6 +272,7 @@ class QuantGRU(_Recurrent):
 def _supported(op: str, scheme: Scheme) -> Int8Activation:
     if not isinstance(scheme, (W8A8, W4A8)):
         raise UnsupportedProblem(op, str(scheme), "w8a8 or w4a8", "Pass rt.W8A8(), or keep the torch layer.")
+    refuse_rounding(op, scheme)
     return scheme
 
 

@@ -15,6 +15,8 @@ from rtaccel.convert.streaming import LENGTHS
 from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.nn.check import describe, is_freed
+from rtaccel.nn.qat.layers import FakeQuant
+from rtaccel.runtime.build import SWAPPED_TOLERANCE
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.compiler import check_options
 from rtaccel.runtime.entry import native_entry
@@ -23,7 +25,7 @@ from rtaccel.runtime.options import Options, check_threads
 from rtaccel.runtime.state.buffers import STRUCTURE, State
 from rtaccel.runtime.streaming.front import Front, stream_with_front
 from rtaccel.runtime.streaming.program import stream_program
-from rtaccel.runtime.verify_stream import check_stream_state, verify_stream
+from rtaccel.runtime.verify_stream import TOLERANCE, check_stream_state, verify_stream
 
 
 class StreamModel(CompiledModel):
@@ -242,7 +244,9 @@ def stream(
     )
     live = StreamModel(program, options, ("x_t",))
     if SchemeMap(scheme).exact and not persistent:
-        live.note_verified(verify_stream(private_copy("stream", model), live, step, layout))
+        trained = any(isinstance(module, FakeQuant) for module in model.modules())
+        tolerance = SWAPPED_TOLERANCE if trained else TOLERANCE
+        live.note_verified(verify_stream(private_copy("stream", model), live, step, layout, tolerance))
     return live
 
 

@@ -43,7 +43,9 @@ def check_stream_state(model: nn.Module, step: Tensor, layout: tuple[str, ...], 
             continue
 
 
-def verify_stream(model: nn.Module, live: Any, step: Tensor, layout: tuple[str, ...]) -> str:
+def verify_stream(
+    model: nn.Module, live: Any, step: Tensor, layout: tuple[str, ...], tolerance: float = TOLERANCE
+) -> str:
     """What a comparison in float32 showed. Raises UnsupportedProblem where the steps are not those of the window."""
     start, generator = time.perf_counter(), torch.Generator().manual_seed(11)
     longest = window_of(step, layout, max(STEPS), generator)
@@ -67,7 +69,7 @@ def verify_stream(model: nn.Module, live: Any, step: Tensor, layout: tuple[str, 
             error = rms((y[:1] - newest).double()) / max(rms(newest.double()), 1e-6)
             worst = max(worst, error)
             compared[length] = None
-            if not error <= TOLERANCE:
+            if not error <= tolerance:
                 raise UnsupportedProblem(
                     "stream",
                     f"{type(model).__name__}, whose step {length} differs from its window by {error:.2g} of the rms",

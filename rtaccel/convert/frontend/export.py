@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from inspect import Parameter
 from io import StringIO
 from typing import Any
@@ -21,8 +21,10 @@ from rtaccel.convert.frontend.functionalize import functionalize
 from rtaccel.convert.frontend.guards import batch_range
 from rtaccel.convert.frontend.recurrent_shapes import few_steps
 from rtaccel.convert.frontend.retrace import retrace, with_arguments
+from rtaccel.convert.frontend.trained import as_torch_layers
 from rtaccel.core.batch import ANY_BATCH, BatchRange, only
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
+from rtaccel.nn.qat.layers import TrainedNumbers
 
 _TRACED_BATCH = 23
 """Batch used while tracing: export fixes sizes 0 and 1 for good, so a model is traced with another one. A prime that is
@@ -35,7 +37,7 @@ class ExportedGraph:
     placeholders of the flattened arguments. in_spec, out_spec: how arguments and results are nested.
     any_batch: the first dimension of every tensor is open in the graph. batch: the sizes of it for which the graph is the
     model. retraced: the calls of one run, not what torch.export took from the code. fitted: the graph for arguments of other
-    sizes, where further dimensions are open."""
+    sizes, where further dimensions are open. trained: numbers of layers that trained with fake quantization, by dotted name."""
 
     graph: fx.Graph
     constants: dict[str, Tensor]
@@ -46,6 +48,7 @@ class ExportedGraph:
     batch: BatchRange
     retraced: bool = False
     fitted: Callable[[Sequence[Any]], ExportedGraph] | None = None
+    trained: Mapping[str, TrainedNumbers] = field(default_factory=dict)
 
 
 @contextmanager
@@ -151,6 +154,13 @@ def check_example(model: nn.Module, args: Sequence[Any] | Tensor) -> tuple[Any, 
 
 
 def capture(model: nn.Module, args: tuple[Any, ...], fixed: bool = False, specialize: bool = False) -> ExportedGraph:
+    """Exports the model, layers that trained with fake quantization as the torch layers they were made of, with their numbers
+    beside the graph; the rest is `_capture`."""
+    with as_torch_layers(model) as trained:
+        return replace(_capture(model, args, fixed, specialize), trained=trained)
+
+
+def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: bool) -> ExportedGraph:
     """Exports the model; where torch.export cannot, writes down what it calls (retrace). Raises UnsupportedProblem with the cause
     where that is not possible either.
 

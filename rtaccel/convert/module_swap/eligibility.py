@@ -47,8 +47,11 @@ class SwapSite:
     in_place: bool = False
 
 
-def swappable_layers(model: nn.Module, schemes: SchemeMap, filter_fn: Filter | None) -> list[SwapSite]:
-    """Every layer of a type in QUANTIZED below `model`, once each, in its order. Raises what filter_fn raises."""
+def swappable_layers(
+    model: nn.Module, schemes: SchemeMap, filter_fn: Filter | None, nearest: bool = False
+) -> list[SwapSite]:
+    """Every layer of a type in QUANTIZED below `model`, once each, in its order. nearest: convolutions take W8A8 where the scheme
+    has int4 weights, as in a compiled model. Raises what filter_fn raises."""
     names: dict[int, list[str]] = defaultdict(list)
     found: dict[int, Swappable] = {}
     reading: dict[int, str] = {}
@@ -67,6 +70,8 @@ def swappable_layers(model: nn.Module, schemes: SchemeMap, filter_fn: Filter | N
         reason = "the patterns give its names different schemes" if len(chosen) > 1 else None
         if reason is None and isinstance(scheme, Float32):
             reason = "its scheme is float32"
+        if nearest and is_conv(module) and isinstance(scheme, W4A8):
+            scheme = scheme.nearest()
         if reason is None and is_conv(module) and not isinstance(scheme, W8A8):
             reason = f"a convolution has no form for {scheme}"
         if reason is None and filter_fn is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -25,11 +25,15 @@ from rtaccel.convert.module_swap.name_patterns import unmatched
 from rtaccel.convert.module_swap.swap_report import SwapEntry, SwapReport
 from rtaccel.convert.module_swap.whole_load import guard_loads, unguard_loads
 from rtaccel.convert.quantization.input_observer import SAMPLE_ROWS, InputObserver, watch_inputs
+from rtaccel.convert.quantization.rounding import rounded_weight, rounds
+from rtaccel.convert.weights.prune import InputStatistics
 from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem
 from rtaccel.core.log import log
 from rtaccel.core.progress import counted
-from rtaccel.core.scheme import Int8Activation, SchemeLike, SchemeMap
+from rtaccel.core.scheme import Int8Activation, Scheme, SchemeLike, SchemeMap
+from rtaccel.nn.linear import QuantLinear
 from rtaccel.nn.params.formats import params_of
+from rtaccel.nn.qat.layers import FakeQuant
 
 __all__ = ["SwapEntry", "SwapReport", "quantize_", "restore_"]
 
@@ -86,7 +90,9 @@ def quantize_(
         _check_scheme(layer, calibration is not None)
     notes = unmatched("quantize_", scheme, model)
     watched = {
-        layer.module: InputObserver(layer.names[0]) for layer in layers if layer.reason is None and _watched(layer)
+        layer.module: InputObserver(layer.names[0], _rounded_width(layer))
+        for layer in layers
+        if layer.reason is None and _watched(layer)
     }
     if watched and calibration is not None:
         watch_inputs(model, watched, calibration)
@@ -107,7 +113,8 @@ def quantize_(
 
 def restore_(model: nn.Module) -> int:
     """Puts the original layers back, as they were when they were swapped (and moved since, if the model was moved), and the
-    original weights into layers that `sparsify_` pruned without swapping.
+    original weights into layers that `sparsify_` pruned without swapping. Layers that `prepare_qat_` prepared become
+    torch layers again, with the weights that training gave them.
 
     Returns how many. Raises UnsupportedProblem, with nothing changed, naming a layer whose original was not kept.
     A quantized layer that `quantize_` did not put there is left alone.
@@ -134,7 +141,18 @@ def restore_(model: nn.Module) -> int:
     for module, original in originals:
         original.train(module.training)
     unguard_loads(model)
-    return len(originals) + _unprune(model)
+    return len(originals) + _unprune(model) + _unprepare(model)
+
+
+def _unprepare(model: nn.Module) -> int:
+    names: dict[int, list[str]] = {}
+    found: dict[int, FakeQuant] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, FakeQuant) and name:
+            names.setdefault(id(module), []).append(name)
+            found[id(module)] = module
+    replace_modules(model, [(tuple(names[key]), layer.plain()) for key, layer in found.items()])
+    return len(found)
 
 
 def _unprune(model: nn.Module) -> int:
@@ -167,6 +185,16 @@ def _check_scheme(layer: SwapSite, calibrated: bool) -> None:
     if layer.reason is not None:
         return
     params_of("quantize_", layer.scheme)
+    if getattr(layer.scheme, "balance", None) is not None:
+        raise UnsupportedProblem(
+            "quantize_", f"balance={layer.scheme.balance!r} for {layer.names[0]}", "balance=None",  # type: ignore[attr-defined]
+            "Compile the model with rt.compile, which sees what lies between two layers.",
+        )  # fmt: skip
+    if rounds(layer.scheme) and not calibrated:
+        raise FormatError(
+            "quantize_", f"rounding={layer.scheme.rounding!r} for {layer.names[0]} without calibration data",  # type: ignore[attr-defined]
+            "calibration= with batches of real inputs", "Pass some, or take rounding='nearest'.",
+        )  # fmt: skip
     if isinstance(layer.scheme, Int8Activation) and layer.scheme.activation == "static" and not calibrated:
         kind = type(layer.scheme).__name__
         raise FormatError(
@@ -183,7 +211,13 @@ def _form(module: nn.Module) -> type[Quantized]:
 
 def _watched(layer: SwapSite) -> bool:
     """Convolutions are watched for the size of their input, too."""
-    return _wants_ranges(layer) or is_conv(layer.module)
+    return _wants_ranges(layer) or is_conv(layer.module) or rounds(layer.scheme)
+
+
+def _rounded_width(layer: SwapSite) -> int | None:
+    """K, where the weights are rounded for their inputs."""
+    wanted = isinstance(layer.module, nn.Linear) and rounds(layer.scheme)
+    return shape_of(layer.module)[1] if wanted else None
 
 
 def _wants_ranges(layer: SwapSite) -> bool:
@@ -220,7 +254,10 @@ def _draft(layer: SwapSite, watch: InputObserver | None, rows: int | None, force
         return SwapCandidate(layer.names, module, None, SwapEntry(action="kept", reason=reason, **common))
     try:
         observer = None if watch is None else watch.observer
-        candidate: Quantized = cast(Any, _form(module)).from_float(module, layer.scheme, observer)
+        nearest = replace(layer.scheme, rounding="nearest") if rounds(layer.scheme) else layer.scheme  # type: ignore[call-arg]
+        candidate: Quantized = cast(Any, _form(module)).from_float(module, nearest, observer)
+        if watch is not None and watch.statistics is not None:
+            _round(cast(QuantLinear, candidate), module, layer.scheme, watch.statistics.inputs())
     except RtaccelError as error:
         raise type(error)(f"quantize_: {name}: {error.op}", error.got, error.expected, error.next_step) from error
     x, sample = _inputs(module, watch, rows)
@@ -229,6 +266,8 @@ def _draft(layer: SwapSite, watch: InputObserver | None, rows: int | None, force
     reason = _verdict(timed, type(module).__name__)
     if force and not timed.faster:
         reason = f"forced, though {reason}"
+    if rounds(layer.scheme) and not isinstance(module, nn.Linear):
+        reason += "; rounded to the nearest: rounding for inputs is for linear layers"
     entry = SwapEntry(
         action="swapped" if swap else "kept",
         reason=reason,
@@ -242,6 +281,16 @@ def _draft(layer: SwapSite, watch: InputObserver | None, rows: int | None, force
         **common,
     )
     return SwapCandidate(layer.names, module, candidate if swap else None, entry)
+
+
+def _round(candidate: QuantLinear, module: nn.Module, scheme: Scheme, statistics: InputStatistics) -> None:
+    """The weight and bias of a layer just made, rounded for its inputs."""
+    weight, given = module.get_parameter("weight").detach().cpu(), module._parameters.get("bias")
+    tensors, _, bias = rounded_weight(weight, None if given is None else given.detach().cpu(), scheme, statistics)
+    made = {**tensors, "bias": bias}
+    device = candidate.device
+    for name, tensor in made.items():
+        candidate._buffers[candidate.STORED if name == "weight" else name] = tensor.to(device)
 
 
 def _verdict(timed: benchmark.Compared, kind: str) -> str:

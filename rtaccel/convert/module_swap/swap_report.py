@@ -14,8 +14,8 @@ from rtaccel.convert.module_swap.report_tables import dataframe, html_table, tex
 class SwapEntry:
     """One linear layer of the model.
 
-    fqn: dotted name; also: its other names, where it is used in several places. action: "swapped" or "kept", and the
-    reason. scheme: the one asked for. activation: "static" or "dynamic"; None where activations stay as they are.
+    fqn: dotted name; also: its other names, where it is used in several places. action: "swapped", "kept" or "prepared" (for
+    training), and the reason. scheme: the one asked for. activation: "static" or "dynamic"; None where they stay as they are.
     shape: (N, K). bytes_before, bytes_after: of weight, bias and scales. us_before, us_after: median time of a call of
     the nn.Linear and of the candidate, with `rows` rows. spread: of the former's times, the middle half of them over their
     median; the reason says so where it is large. error: rms of the candidate's error over the rms of the
@@ -23,7 +23,7 @@ class SwapEntry:
     """
 
     fqn: str
-    action: Literal["swapped", "kept"]
+    action: Literal["swapped", "kept", "prepared"]
     reason: str
     scheme: str
     shape: tuple[int, int]
@@ -54,6 +54,10 @@ class SwapReport:
     @property
     def swapped(self) -> int:
         return sum(e.action == "swapped" for e in self.entries)
+
+    @property
+    def prepared(self) -> int:
+        return sum(e.action == "prepared" for e in self.entries)
 
     @property
     def kept(self) -> int:
@@ -90,7 +94,8 @@ class SwapReport:
         return [head, *(_row(entry) for entry in self.entries)]
 
     def _last(self) -> str:
-        return f"{self.swapped} swapped, {self.kept} kept; {self.bytes_before} -> {self.bytes_after} bytes"
+        done = f"{self.prepared} prepared" if self.prepared else f"{self.swapped} swapped"
+        return f"{done}, {self.kept} kept; {self.bytes_before} -> {self.bytes_after} bytes"
 
 
 def _row(e: SwapEntry) -> tuple[str, ...]:

@@ -5,6 +5,9 @@ Which of them a layer takes in, its operator's `folding` says (rtaccel.core.trai
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from rtaccel.convert.frontend.nodes import OpNode
 
 
@@ -65,15 +68,34 @@ def _merge(source: OpNode, op_node: OpNode, index: int) -> bool:
         op_node.reads = [*source.reads, other]
     else:
         if affine is not None:
-            if folding.after is None or source.swapped or len(source.reads) > _own(source):
+            if folding.after is None or len(source.reads) > _own(source):
                 return False
-            source.tensors = folding.after(source.tensors, *affine)
+            scaled = _scaled(source.tensors, *affine) if source.swapped else folding.after(source.tensors, *affine)
+            if scaled is None:
+                return False
+            source.tensors = scaled
         op_node.reads = source.reads
     op_node.writes = [op_node.writes[0], *source.writes[1:]]
     op_node.op, op_node.tensors, op_node.attrs = source.op, source.tensors, {**source.attrs, **op_node.attrs}
     if source.operator.weights is not None:
         op_node.name, op_node.quant, op_node.float_input = source.name, source.quant, source.float_input
     return True
+
+
+def _scaled(tensors: dict[str, Tensor], scale: Tensor, shift: Tensor) -> dict[str, Tensor] | None:
+    """int8 weights with the same numbers, for results times `scale` plus `shift`. None for what has no scale per output: those of
+    int4 groups have to stay bfloat16 numbers."""
+    weight, old = tensors.get("weight"), tensors.get("weight_scale")
+    if weight is None or weight.dtype != torch.int8 or old is None or old.shape != scale.shape or not scale.all():
+        return None
+    turned = (scale < 0).reshape(-1, *[1] * (weight.dim() - 1))
+    bias = tensors.get("bias")
+    bias = torch.zeros_like(old) if bias is None else bias
+    made = (old.double() * scale.double().abs()).float()
+    if not (made >= 2.0**-100).all():
+        return None
+    bias = (bias.double() * scale.double() + shift.double()).float()
+    return {**tensors, "weight": torch.where(turned, -weight, weight), "weight_scale": made, "bias": bias}
 
 
 def _own(op_node: OpNode) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rtaccel.convert.frontend.batches import batches_of, call_with
 from rtaccel.convert.frontend.checks import check_modes
+from rtaccel.convert.quantization.value_statistics import ValueStatistics
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.formats.observe import RangeObserver
 
@@ -19,8 +20,10 @@ SAMPLE_ROWS = 64
 class InputObserver:
     """What calibration shows of one layer's input: its range, the shape of the first batch, and a few of its rows."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, width: int | None = None) -> None:
+        """width: K of a layer whose weights are rounded for these inputs, for their second moments."""
         self.name = name
+        self.statistics = None if width is None else ValueStatistics(f"the input of {name}", width)
         self.observer = RangeObserver(f"the input of {name}")
         self.shape: tuple[int, ...] | None = None
         self.sample: Tensor | None = None
@@ -34,6 +37,8 @@ class InputObserver:
             )  # fmt: skip
         with torch.device("cpu"):  # the observer's random choices, whatever torch's default device is
             self.observer.observe(x)
+            if self.statistics is not None and x.numel():
+                self.statistics.observe(x)
         if self.sample is None and x.numel():
             self.shape = tuple(x.shape)
             rows = x.detach() if isinstance(module, (nn.Conv1d, nn.Conv2d)) else x.detach().reshape(-1, x.shape[-1])

@@ -13,12 +13,13 @@ from rtaccel.convert.frontend.graph import OpGraph
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.quantization.scheme_rules import LayerPlan, takes_schemes
 from rtaccel.convert.quantization.value_statistics import ValueStatistics
-from rtaccel.convert.weights.gptq import round_int4
+from rtaccel.convert.weights.gptq import round_int4, round_int8
 from rtaccel.convert.weights.prune import InputStatistics, corrected_bias
 from rtaccel.core.errors import FormatError
 from rtaccel.core.layer_forms import LayerForm
 from rtaccel.core.scheme import W4A8, W4A16, Scheme
-from rtaccel.formats import int4
+from rtaccel.core.scheme import Rounded as RoundedScheme
+from rtaccel.formats import int4, int8
 
 Rounded = tuple[Mapping[str, Tensor], Mapping[str, Any], Tensor]
 """The stored weight of a layer, further attributes of its stage, and its bias."""
@@ -26,7 +27,7 @@ Rounded = tuple[Mapping[str, Tensor], Mapping[str, Any], Tensor]
 
 def rounds(scheme: Scheme) -> bool:
     """Whether a scheme asks for more than rounding to the nearest."""
-    return isinstance(scheme, (W4A8, W4A16)) and scheme.rounding != "nearest"
+    return isinstance(scheme, RoundedScheme) and scheme.rounding != "nearest"
 
 
 def _is_linear(op_node: OpNode) -> bool:
@@ -69,7 +70,7 @@ def with_rounding(
         if seen is None:
             if not statistics and not sampled:
                 raise FormatError(
-                    "compile", f"{layer.scheme} with rounding='gptq' for {op_node.name} without calibration data",
+                    "compile", f"{layer.scheme!r} for {op_node.name} without calibration data",
                     "calibration= with batches of real inputs", "Pass some, or take rounding='nearest'.",
                 )  # fmt: skip
             notes.append(f"{op_node.name} is rounded to the nearest: rounding for inputs is for linear layers")
@@ -77,7 +78,7 @@ def with_rounding(
             continue
         key = op_node.writes[0], f"{layer.scheme!r} {id(op_node.tensors['weight'])}"
         if key not in known:
-            known[key] = _rounded(op_node, layer.scheme, seen)
+            known[key] = rounded_weight(op_node.tensors["weight"], op_node.tensors.get("bias"), layer.scheme, seen)
         tensors, attrs, bias = known[key]
         layers[op_node.writes[0]] = replace(layer, stored=(tensors, attrs))
         op_nodes.append(replace(op_node, tensors={**op_node.tensors, "bias": bias}))
@@ -97,14 +98,20 @@ def _statistics(
     return None if seen is None else seen.inputs()
 
 
-def _rounded(op_node: OpNode, scheme: Scheme, statistics: InputStatistics) -> Rounded:
-    assert isinstance(scheme, (W4A8, W4A16))
-    weight, bias = op_node.tensors["weight"], op_node.tensors.get("bias")
-    packed, scale = round_int4(weight, statistics, scheme.group_size)
-    left = int4.dequantize(packed, scale, weight.shape[1], scheme.group_size)
+def rounded_weight(weight: Tensor, bias: Tensor | None, scheme: Scheme, statistics: InputStatistics) -> Rounded:
+    """A float32 weight [N, K] rounded as the scheme says. The bias is always there."""
+    assert isinstance(scheme, RoundedScheme)
     bias = torch.zeros(weight.shape[0], dtype=torch.float32, device=weight.device) if bias is None else bias
-    return (
-        {"weight": packed, "group_scale": scale},
-        {"group_size": scheme.group_size},
-        corrected_bias(weight, left, bias, statistics),
-    )
+    if isinstance(scheme, (W4A8, W4A16)):
+        size = scheme.group_size
+        for_inputs = scheme.rounding == "gptq"
+        packed, scale = round_int4(weight, statistics, size) if for_inputs else int4.quantize_weight(weight, size)
+        left = int4.dequantize(packed, scale, weight.shape[1], size)
+        return (
+            {"weight": packed, "group_scale": scale},
+            {"group_size": size},
+            corrected_bias(weight, left, bias, statistics),
+        )
+    q, scale = round_int8(weight, statistics) if scheme.rounding == "gptq" else int8.quantize_weight(weight)
+    left = q.double() * scale.double()[:, None]
+    return {"weight": q, "weight_scale": scale}, {}, corrected_bias(weight, left, bias, statistics)

@@ -48,6 +48,14 @@ class ValueStatistics:
         picked = torch.randperm(len(rows), generator=self._generator, device="cpu")[:SAMPLE_ROWS]
         return rows[picked.sort().values]
 
+    def divided(self, factor: Tensor) -> ValueStatistics:
+        """Of the same value with its columns divided by `factor` [K]."""
+        made = ValueStatistics(self.name, len(factor))
+        scale = 1 / factor.double().cpu()
+        made.rows, made._second, made._total = self.rows, self._second * torch.outer(scale, scale), self._total * scale
+        made._kept = [(rows.double() * scale).float() for rows in self._kept]
+        return made
+
     def inputs(self) -> InputStatistics:
         count = max(self.rows, 1)
         return InputStatistics.of_dense(self._second / count, self._total / count, self.rows)

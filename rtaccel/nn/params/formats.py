@@ -31,3 +31,12 @@ def params_of(op: str, scheme: Scheme) -> type[LinearParams]:
         names = ", ".join(sorted(cls.name for cls in FORMATS))
         raise UnsupportedProblem(op, str(scheme), f"a scheme it can store: {names}", "Pass rt.W8A8().")
     return found
+
+
+def refuse_rounding(op: str, scheme: Scheme) -> None:
+    """Raises UnsupportedProblem where a scheme asks for more than one layer and its weights can give."""
+    for name, plain in (("rounding", "nearest"), ("balance", None)):
+        value = getattr(scheme, name, plain)
+        if value != plain:
+            step = "Use rt.quantize_ with calibration data." if name == "rounding" else "Use rt.compile."
+            raise UnsupportedProblem(op, f"{name}={value!r} for a layer alone", f"{name}={plain!r}", step)

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.scheme import W4A8, W4A16, Scheme, check_group_size
 from rtaccel.formats import int4
 from rtaccel.nn.params.linear import LinearParams, Size
@@ -39,11 +38,6 @@ class Int4Weight(LinearParams):
     @classmethod
     def size_of(cls, n: int, k: int, scheme: Scheme) -> Size:
         assert isinstance(scheme, (W4A8, W4A16))
-        if scheme.rounding != "nearest":
-            raise UnsupportedProblem(
-                type(scheme).__name__, f"rounding={scheme.rounding!r} for a drop-in layer", "rounding='nearest'",
-                "Compile the whole model with rt.compile, which rounds weights for their inputs.",
-            )  # fmt: skip
         return Size(n, k, scheme.group_size)
 
     @property
