@@ -14,7 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import rtaccel as rt
-from examples._shared.device import cuda_times
+from examples._shared.device import on_device
 from examples._shared.outcome import Limit, Missing, Outcome, main
 from examples._shared.timing import per_call_us
 from examples.order_book import book, live, signals
@@ -173,12 +173,10 @@ def work(args: argparse.Namespace) -> Outcome:
         f"three: {won['recall'][0]:.3f} as trained, {won['recall'][1]:.3f} with the head.",
         *([without] if without else []),
     ]
-    if args.device == "cuda":
-        window = torch.from_numpy(found.test.ticks[None, :100].copy())
-        cuda = cuda_times(found.network, window, window.repeat(256, 1, 1))
-        metrics |= cuda
-        times = f"a window of 100 ticks {cuda['cuda_us_one']:.1f} us, 256 of them {cuda['cuda_us_many']:.0f} us"
-        notes.append(f"{cuda['cuda_device']}: {times}.")
+    window = torch.from_numpy(found.test.ticks[None, :100].copy())
+    on_card, said = on_device(args.device, found.network, window, window.repeat(256, 1, 1), "a window of 100 ticks")
+    metrics |= on_card
+    notes += said
     return Outcome(
         "order_book",
         "From tick to signal in an order book",

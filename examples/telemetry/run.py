@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import rtaccel as rt
 from examples._shared import data
-from examples._shared.device import cuda_times
+from examples._shared.device import on_device
 from examples._shared.outcome import Limit, Missing, Outcome, main
 from examples.telemetry import alarms, channels, models, together
 from examples.telemetry.channels import F64, Channel
@@ -124,13 +124,10 @@ def work(args: argparse.Namespace) -> Outcome:
         )
     if drifted is None:
         notes.append("No drift alarms without river: pip install 'rtaccel[demo]'.")
-    if args.device == "cuda":
-        window = models.windows(found[0].test[:STREAMS, 0])
-        cuda = cuda_times(autoencoder, window[:1].contiguous(), window)
-        metrics |= cuda
-        notes.append(
-            f"{cuda['cuda_device']}: autoencoder {cuda['cuda_us_one']:.1f} us, {STREAMS} channels {cuda['cuda_us_many']:.1f} us."
-        )
+    window = models.windows(found[0].test[:STREAMS, 0])
+    on_card, said = on_device(args.device, autoencoder, window[:1], window, "a window by the autoencoder")
+    metrics |= on_card
+    notes += said
     return Outcome(
         "telemetry",
         "Telemetry of spacecraft",

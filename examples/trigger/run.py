@@ -15,7 +15,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import rtaccel as rt
-from examples._shared.device import cuda_times
+from examples._shared.device import on_device
 from examples._shared.outcome import Limit, Outcome, main
 from examples._shared.timing import per_call_us
 from examples.trigger.jets import KINDS, Jets, simulate
@@ -152,13 +152,10 @@ def work(args: argparse.Namespace) -> Outcome:
         f"The MLP has {metrics['weights']:,} weights and biases.",
         "Layers of less than 4,096 weights are computed dense, so zeros save no time here; on an FPGA each is a multiplier less.",
     ]
-    if args.device == "cuda":
-        x = inputs(mlp.network, test)
-        cuda = cuda_times(mlp.network, x[:1].contiguous(), x[:MANY].contiguous())
-        metrics |= cuda
-        notes.append(
-            f"{cuda['cuda_device']}: one jet {cuda['cuda_us_one']:.1f} us, {MANY} jets {cuda['cuda_us_many']:.1f} us."
-        )
+    x = inputs(mlp.network, test)
+    on_card, said = on_device(args.device, mlp.network, x[:1], x[:MANY], "a jet by the MLP")
+    metrics |= on_card
+    notes += said
     return Outcome(
         "trigger",
         "Which jet is it?",

@@ -130,11 +130,3 @@ def test_command(tmp_path: Path) -> None:
     assert told["metrics"]["late_signals_float32"] == told["metrics"]["late_signals_w8a8"] == 0
     assert f"verdict: {told['verdict']}" in done.stdout
     assert (tmp_path / "a.html").read_text().count("<svg") == 6
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu() -> None:
-    command = [sys.executable, "examples/order_book/run.py", "--device", "cuda"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 2
-    assert "device='cuda'" in done.stderr and len(done.stderr.splitlines()) == 1
