@@ -37,7 +37,7 @@ PUBLISHED = [
 
 
 @dataclass(frozen=True)
-class Form:
+class Computed:
     """One network in one scheme, or by PyTorch (scheme "pytorch")."""
 
     name: str
@@ -53,7 +53,7 @@ class Form:
         return f"{self.name}_{self.scheme}".replace(" ", "_").replace(" %", "").replace("%", "")
 
 
-def forms(train: Jets, test: Jets, epochs: int) -> list[Form]:
+def forms(train: Jets, test: Jets, epochs: int) -> list[Computed]:
     """MLP and deep sets, dense and pruned, in float32, int8 and by PyTorch."""
     mlp, sets = made(Tagger, train, epochs), made(DeepSets, train, epochs)
     networks = {"mlp": mlp, "deep sets": sets}
@@ -66,16 +66,18 @@ def forms(train: Jets, test: Jets, epochs: int) -> list[Form]:
         x = inputs(network, test)
         size = sum(p.numel() * p.element_size() for p in network.state_dict().values())
         if name in ("mlp", "deep sets"):
-            found.append(Form(name, "pytorch", zeros(network), accuracy(network, x, test.kind), size, network, network))
+            found.append(
+                Computed(name, "pytorch", zeros(network), accuracy(network, x, test.kind), size, network, network)
+            )
         for scheme in SCHEMES:
             given = {} if scheme == "float32" else {"calibration": calibration(network, train)}
             fast = rt.compile(network, (x[:1].contiguous(),), scheme, **given)
             right = accuracy(fast, x, test.kind)
-            found.append(Form(name, scheme, zeros(network), right, fast.weight_bytes, fast, network))
+            found.append(Computed(name, scheme, zeros(network), right, fast.weight_bytes, fast, network))
     return found
 
 
-def times(found: list[Form], test: Jets, quick: bool) -> dict[str, tuple[float, float]]:
+def times(found: list[Computed], test: Jets, quick: bool) -> dict[str, tuple[float, float]]:
     """us of a call with one jet and with 1,024, the smallest of rounds that take turns."""
     calls: dict[str, tuple[Any, Any]] = {}
     for form in found:
@@ -172,7 +174,7 @@ def work(args: argparse.Namespace) -> Outcome:
     )
 
 
-def _plots(found: list[Form], us: dict[str, tuple[float, float]], test: Jets) -> str:
+def _plots(found: list[Computed], us: dict[str, tuple[float, float]], test: Jets) -> str:
     against = Chart(
         "accuracy and time",
         [Curve(f.name, [us[f.key][0]], [f.accuracy], dots=True) for f in found if f.scheme == "w8a8"],
