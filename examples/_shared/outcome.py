@@ -106,6 +106,7 @@ def options(about: str, with_data: bool) -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write verdict and metrics")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with plots")
     parser.add_argument("--quick", action="store_true", help="less of everything, in some seconds")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: times on the GPU as well")
     if with_data:
         parser.add_argument("--data", type=Path, metavar="FOLDER", help="where the data lies; see README.md")
     return parser
@@ -130,6 +131,10 @@ def main(
             print(f"{example}: no folder {path.parent} for {path.name}; create it first.", file=sys.stderr)
             return SKIPPED
     try:
+        if args.device == "cuda":
+            from examples._shared.device import check
+
+            check(args.device)
         outcome = work(args)
     except (Missing, RtaccelError) as error:
         print(f"{example}: {error}", file=sys.stderr)

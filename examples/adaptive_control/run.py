@@ -12,9 +12,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import rtaccel as rt
+from examples._shared.device import on_device
 from examples._shared.outcome import Limit, Outcome, main
 from examples._shared.timing import per_call_us
-from examples.adaptive_control.control import KINDS, Controller
+from examples.adaptive_control.control import KINDS, Basis, Controller
 from examples.adaptive_control.flight import SETTLE, Flight, fly
 from examples.adaptive_control.plant import DT, reference
 from rtaccel.measure.rendering.line_chart import Chart, Curve
@@ -86,13 +87,16 @@ def work(args: argparse.Namespace) -> Outcome:
         f"A whole step of RLS + L1, called from Python: {took['step_us_rls_l1']:.2f} us (smallest mean of rounds), "
         f"p99 {took['p99_us']:.1f} us, deadline {DEADLINE_US:.0f} us.",
     ]
+    states = torch.randn(1024, 4, generator=torch.Generator().manual_seed(0))
+    on_card, said = on_device(args.device, Basis().eval(), states[:1], states, "the basis of a state")
+    notes += said
     return Outcome(
         "adaptive_control",
         "A quadrotor in wind",
         "At 1 kHz rt.online.RLSHead learns the unknown force from the accelerometer, on a basis compiled to one native call. "
         "A low-pass takes what it does not explain.",
         rows,
-        {"position_error_cm": errors, "still_air_cm": {k: f[0].mean_cm for k, f in flights.items()}, **took},
+        {"position_error_cm": errors, "still_air_cm": {k: f[0].mean_cm for k, f in flights.items()}, **took, **on_card},
         limits,
         notes,
         [_plots(flights)],

@@ -239,9 +239,5 @@ def _plots(frames: Tensor, found: dict[str, Any], fault: dict[str, NDArray[np.fl
     )  # fmt: skip
 
 
-def more(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-
-
 if __name__ == "__main__":
-    sys.exit(main("anomaly_sound", __doc__ or "", work, with_data=True, more=more))
+    sys.exit(main("anomaly_sound", __doc__ or "", work, with_data=True))

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from examples._shared import data
 from examples._shared.outcome import Limit, Outcome, main
 from examples.anomaly_stream import detectors, many, nab
+from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.measure.rendering.line_chart import Chart, Curve
 from rtaccel.measure.rendering.page import chart_section
 
@@ -29,6 +30,10 @@ def standard(scores: np.ndarray, series: Sequence[nab.Series]) -> float:
 
 
 def work(args: argparse.Namespace) -> Outcome:
+    if args.device != "cpu":
+        raise UnsupportedProblem(
+            "anomaly_stream", "--device cuda", "the CPU, where rt.online.Records computes", "Leave --device out."
+        )
     folder = data.folder(args.data, "nab", ("windows.json", "labels/combined_windows.json"), SOURCE)
     series = nab.read(folder)
     whole = len(series) == WHOLE

@@ -185,9 +185,5 @@ def _plots(walks: dict[str, Walk], late: list[Walk], lost: list[Walk]) -> str:
     )  # fmt: skip
 
 
-def more(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-
-
 if __name__ == "__main__":
-    sys.exit(main("humanoid_policy", __doc__ or "", work, with_data=True, more=more))
+    sys.exit(main("humanoid_policy", __doc__ or "", work, with_data=True))

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import rtaccel as rt
 from examples._shared import data
+from examples._shared.device import on_device
 from examples._shared.outcome import Limit, Outcome, main
 from examples._shared.timing import per_call_us
 from examples.remaining_life import engines, shifted
@@ -57,12 +58,12 @@ def work(args: argparse.Namespace) -> Outcome:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return judged(fleet, args.quick)
+        return judged(fleet, args.quick, args.device)
     finally:
         torch.set_num_threads(threads)
 
 
-def judged(fleet: engines.Fleet, quick: bool) -> Outcome:
+def judged(fleet: engines.Fleet, quick: bool, device: str) -> Outcome:
     x, y = samples(fleet.train)
     last = np.stack([engines.features(engine)[-1] for engine in fleet.test])
     example, batches = (torch.from_numpy(last[:1]),), calibration(x)
@@ -105,6 +106,9 @@ def judged(fleet: engines.Fleet, quick: bool) -> Outcome:
         f"Other fleet, sensors off by {shifted.OFF} deviations: RMSE {other.rmse[0]:.1f} before, {other.rmse[1]:.1f} after "
         f"the labels of 1 engine, {other.rmse[-1]:.1f} after {shifted.LEARNED}; {other.clean:.1f} with clean sensors.",
     ]
+    on_card, said = on_device(device, network, example[0], torch.from_numpy(x[:1024]), "an engine")
+    metrics |= on_card
+    notes += said
     return Outcome(
         "remaining_life",
         "Remaining life of turbofans",

@@ -239,7 +239,6 @@ def _plots(talk: Heard, short: Heard, full: Heard, said: list[list[float]], load
 
 
 def more(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--wav", type=Path, metavar="FILE", help="listen to a wave file of 16 bits at 16 kHz")
     parser.add_argument("--microphone", type=float, metavar="SECONDS", help="listen to the microphone")
     parser.add_argument("--floor-db", type=float, default=-62.0, help="of the gate, with --wav and --microphone")

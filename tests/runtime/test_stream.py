@@ -29,6 +29,21 @@ class Gated(nn.Module):
         return self.head(self.norm(y))
 
 
+class Branches(nn.Module):
+    """Two convolutions side by side before an LSTM, which joins channels of another dimension than the last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.short, self.long = nn.Conv1d(5, 4, 2), nn.Conv1d(5, 7, 3, dilation=2)
+        self.memory = nn.LSTM(11, 6, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(1, 2)
+        pad = torch.nn.functional.pad
+        y = torch.relu(torch.cat([self.short(pad(x, (1, 0))), self.long(pad(x, (4, 0)))], dim=1))
+        return self.memory(y.transpose(1, 2))[0]
+
+
 MODELS = {
     "lstm": (LastTimeStep, 10, "btc"),
     "gru": (lambda: LastTimeStep(nn.GRU), 10, "btc"),
@@ -37,6 +52,7 @@ MODELS = {
     "tcn": (Tcn, 5, "bct"),
     "tcn-all": (lambda: Tcn(newest=False), 5, "bct"),
     "gated": (Gated, 5, "bct"),
+    "branches": (Branches, 5, "btc"),
     "mlp": (lambda: nn.Sequential(nn.Linear(7, 9), nn.ELU(), nn.Linear(9, 2)), 7, "btc"),
 }
 

@@ -212,6 +212,12 @@ def _squared(node: Any) -> fx.Node | None:
     return x if squares and isinstance(x, fx.Node) else None
 
 
+def _is_row(view: layout.View) -> bool:
+    """Whether the last dimension lies element by element."""
+    run = layout.run_of(view, -1)
+    return run is not None and (run.stride == 1 or run.size == 1)
+
+
 @rule(aten.cat.default)
 def _cat(call: Call) -> OpNode | str:
     """Columns side by side: each part is copied into its place."""
@@ -219,8 +225,13 @@ def _cat(call: Call) -> OpNode | str:
         return "joins more than 256 tensors"
     parts = [call.view(part) for part in call["tensors"]]
     rank = len(parts[0].dims)
-    if call["dim"] not in (-1, rank - 1):
-        return "joins tensors along another dimension than the last"
+    dim = call["dim"] % rank
+    order = [*(d for d in range(rank) if d != dim), dim]
+    if dim != rank - 1:
+        # Channels of convolutions are columns of their rows, which are time steps in a window that is to be streamed.
+        parts = [layout.permute(part, order) for part in parts]
+        if not call.build.windowed or not all(_is_row(part) for part in parts):
+            return "joins tensors along another dimension than the last"
     if any(part.has_batch(rank - 1) for part in parts):
         return "layout: its last dimension is not fixed"
     if len({tuple(part.has_batch(i) for i in range(rank)) for part in parts}) != 1:
@@ -235,5 +246,5 @@ def _cat(call: Call) -> OpNode | str:
     result = call.build.scaled(views[0], call.node.name, sum(widths))
     elements = steps.pop() * sum(widths)
     call.build.buffers[call.node.name] = Buffer(elements, sum(widths))
-    call.build.views[call.node.name] = result
+    call.build.views[call.node.name] = layout.permute(result, [order.index(d) for d in range(rank)])
     return OpNode("concat", call.node, module_name(call.node), [v.base for v in views], [call.node.name])
