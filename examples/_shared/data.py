@@ -1,4 +1,4 @@
-"""Where data lies: a folder that was named, else one in RTACCEL_TEST_DATA."""
+"""Where data lies: a folder that was named, else one in RTACCEL_TEST_DATA, else in shared/data beside the copy of the repository."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from examples._shared.outcome import Missing
 
 def folder(named: Path | None, name: str, files: tuple[str, ...], source: str) -> Path:
     """The folder that has one of these files. Raises Missing, with where the data comes from."""
-    root = os.environ.get("RTACCEL_TEST_DATA")
-    found = named if named is not None else Path(root) / name if root else None
-    if found is None:
+    root = Path(os.environ.get("RTACCEL_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
+    found = named if named is not None else root / name
+    if named is None and not root.is_dir():
         raise Missing(f"no data: {source}, then pass --data FOLDER.")
     if not any((found / file).exists() for file in files):
         raise Missing(f"no {' or '.join(files)} in {found}: {source}, then pass --data FOLDER.")

@@ -19,7 +19,8 @@ def _narrow(node: Node, values: Narrowing) -> bool:
         node.attrs["index"] = tuple(e for i in values.rows_of(y) for e in index[i * width : (i + 1) * width])
         return False
     own = values.rows_of(x)
-    picked = [own.index(node.attrs["rows"][i]) for i in values.rows_of(y)]
+    place = {row: i for i, row in enumerate(own)}
+    picked = [place[node.attrs["rows"][i]] for i in values.rows_of(y)]
     node.attrs["rows"] = tuple(picked)
     return picked == list(range(len(own))) and values.width(x) == values.width(y)
 

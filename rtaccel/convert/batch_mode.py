@@ -18,14 +18,14 @@ def choose_batch_mode(
 ) -> tuple[ExportedGraph, OpGraph]:
     """The model captured and matched. Forms are tried in the order of what they leave open: any number of samples; the
     samples of the example, each on its own; all of the example as one. The next is only tried where a call of the last
-    did not fit for the way its tensors lie.
+    was left to torch: for the way its tensors lie, or as samples meet one another in it.
 
     specialize: as in `capture`. Raises UnsupportedProblem where the model cannot be captured.
     """
     exported = capture(model, args, specialize=specialize)
     if exported.any_batch:
         graph = build_graph(exported, traced_batch(exported))
-        if not graph.may_fit_fixed:
+        if not graph.fallback_count:
             return exported, graph
         best = exported, graph
         exported = capture(model, args, fixed=True)

@@ -57,10 +57,17 @@ def is_known(build: Builder, node: fx.Node) -> bool:
     shapes = [(*made.shape[:d], n, *made.shape[d + 1 :]) for n in (1, 2)]
     if one is None or two is None or [tuple(one.shape), tuple(two.shape)] != shapes:
         return False
-    if not torch.equal(two.nan_to_num(), one.expand(two.shape).nan_to_num()):
+    if not _same(two.nan_to_num(), one.expand(two.shape).nan_to_num()):
         return False
     build.repeated[node.name] = one
     return True
+
+
+def _same(two: Tensor, one: Tensor) -> bool:
+    """Equal, or for floats apart by what a sum in another order differs by: torch multiplies matrices of other sizes so."""
+    if not two.is_floating_point() or torch.equal(two, one):
+        return torch.equal(two, one)
+    return bool(torch.allclose(two, one, rtol=0.0, atol=16 * torch.finfo(two.dtype).eps * float(one.abs().max())))
 
 
 def is_free(build: Builder, node: fx.Node) -> bool:
@@ -79,9 +86,17 @@ def is_free(build: Builder, node: fx.Node) -> bool:
     if node.target is not operator.getitem:
         if not isinstance(node.target, torch._ops.OpOverload):
             return False
-        if node.target._schema.is_mutable or torch.Tag.nondeterministic_seeded in node.target.tags:
+        if node.target._schema.is_mutable or _draws(node):
             return False
     return all(build.free_of_inputs(source) for source in node.all_input_nodes)
+
+
+def _draws(node: fx.Node) -> bool:
+    """Whether the call draws random numbers. Attention is marked so for its dropout, which is none here."""
+    if node.target is aten.scaled_dot_product_attention.default:
+        dropout = node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)
+        return bool(dropout != 0.0)
+    return torch.Tag.nondeterministic_seeded in node.target.tags  # type: ignore[union-attr]
 
 
 def _sizes(build: Builder, made: Tensor) -> bool:

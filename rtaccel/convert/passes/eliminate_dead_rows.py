@@ -98,8 +98,8 @@ class _Shrink:
             self._gathered[key] = copy = f"{name.split(':')[0]}:rows{len(self._gathered)}"
             buffer = self._buffers[name]
             self._buffers[copy] = Buffer(buffer.width * len(rows), buffer.width, buffer.dtype)
-            own = self.rows_of(name)
-            attrs = {"rows": tuple(own.index(i) for i in rows)}
+            place = {row: i for i, row in enumerate(self.rows_of(name))}
+            attrs = {"rows": tuple(place[i] for i in rows)}
             source = self._renamed.get(name, name)
             self._kept.append(gather_node(self._node.node, node.name, source, copy, attrs))
         return self._gathered[key]

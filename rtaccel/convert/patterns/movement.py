@@ -198,11 +198,11 @@ def _clone(call: Call) -> OpNode:
 def by_constant(call: Call) -> OpNode | str:
     """aten.index.Tensor and aten.index_select where the indices are constants: a copy."""
     view = call.stored(call["self"])
-    if call.node.target is aten.index.Tensor:
-        indices = list(call["indices"])
-    else:
+    if call.node.target is aten.index_select.default:
         dim = call["dim"] % len(view.dims)
         indices = [None] * dim + [call["index"]]
+    else:
+        indices = list(call["indices"])
     constants = [None if i is None else call.constant(i) for i in indices]
     if any(i is not None and c is None for i, c in zip(indices, constants)):
         return "takes elements by an index that is computed"

@@ -251,7 +251,7 @@ class Call:
         full = list(view.shape)
         if constant.dim() > len(full) or any(c not in (1, f) for c, f in zip(reversed(constant.shape), reversed(full))):
             raise Refused(f"has a constant of shape {list(constant.shape)}, which makes its result larger")
-        padded = constant.reshape(*([1] * (len(full) - constant.dim())), *constant.shape)
+        padded = constant.reshape([*([1] * (len(full) - constant.dim())), *constant.shape])
         if any(view.has_batch(i) and padded.shape[i] != 1 for i in range(len(full))):
             raise Refused("has a constant for each sample")
         buffer = self.build.buffers[view.base]

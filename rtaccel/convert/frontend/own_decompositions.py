@@ -1,0 +1,208 @@
+"""Decompositions where torch has none, or one that no operator computes: each a function of the same arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtaccel.convert.frontend.einsum import einsum
+from rtaccel.convert.frontend.unrolled import UNROLLED
+
+
+def _variance(x: Tensor, dim: Any = None, correction: Any = None, keepdim: bool = False) -> Tensor:
+    dims = list(range(x.dim())) if not dim else [d % x.dim() for d in dim]
+    count = 1
+    for d in dims:
+        count *= x.shape[d]
+    off = x - torch.ops.aten.mean.dim(x, dims, True)
+    total = torch.ops.aten.sum.dim_IntList(off * off, dims, keepdim)
+    return total / max(count - (1 if correction is None else correction), 0)
+
+
+def _group_norm(
+    x: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, enabled: bool = True
+) -> Tensor:
+    rows = x.reshape(x.shape[0], groups, -1)
+    off = rows - torch.ops.aten.mean.dim(rows, [-1], True)
+    scaled = off * torch.ops.aten.rsqrt(torch.ops.aten.mean.dim(off * off, [-1], True) + eps)
+    y = scaled.reshape(x.shape)
+    by_channel = [1, -1, *[1] * (x.dim() - 2)]
+    y = y if weight is None else y * weight.reshape(by_channel)
+    return y if bias is None else y + bias.reshape(by_channel)
+
+
+def _instance_norm(
+    x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, of_input: bool, momentum: float, eps: float, enabled: bool
+) -> Tensor:
+    if of_input:
+        return _group_norm(x, x.shape[1], weight, bias, eps)
+    by_channel = [1, -1, *[1] * (x.dim() - 2)]
+    y = (x - mean.reshape(by_channel)) * torch.rsqrt(var.reshape(by_channel) + eps)
+    y = y if weight is None else y * weight.reshape(by_channel)
+    return y if bias is None else y + bias.reshape(by_channel)
+
+
+def _cosine(a: Tensor, b: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    def size(x: Tensor) -> Tensor:
+        return torch.ops.aten.sum.dim_IntList(x * x, [dim]).sqrt().clamp_min(eps)
+
+    return torch.ops.aten.sum.dim_IntList(a * b, [dim]) / (size(a) * size(b))
+
+
+def _stack(tensors: list[Tensor], dim: int = 0) -> Tensor:
+    """torch's own way joins them in another dimension first, which may be that of the samples."""
+    dim %= tensors[0].dim() + 1
+    return torch.ops.aten.cat.default([t.unsqueeze(dim) for t in tensors], dim)
+
+
+def _extreme(reduce: Callable[..., Tensor], index: Callable[..., Tensor]) -> Callable[..., Any]:
+    return lambda x, dim, keepdim=False: (reduce(x, [dim], keepdim), index(x, dim, keepdim))
+
+
+def _of_truths(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Of truth values as whole numbers."""
+
+    def apply(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if x.dtype != torch.bool:
+            raise NotImplementedError  # it would be taken apart into itself
+        return call(x.long(), *args, **kwargs)
+
+    return apply
+
+
+def _of_numbers(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Of numbers as truth values."""
+
+    def apply(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if x.dtype == torch.bool:
+            raise NotImplementedError
+        return call(x != 0, *args, **kwargs)
+
+    return apply
+
+
+def _smallest(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    values, indices = torch.ops.aten.topk.default(x, k, dim, False, True)
+    if keepdim:
+        return values.narrow(dim, k - 1, 1), indices.narrow(dim, k - 1, 1)
+    return values.select(dim, k - 1), indices.select(dim, k - 1)
+
+
+def _median(x: Tensor, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The lower one of two in the middle; a NaN where there is one."""
+    values, indices = _smallest(x, (x.shape[dim] - 1) // 2 + 1, dim, keepdim)
+    nan = torch.ops.aten.any.dim(torch.isnan(x), dim, keepdim)
+    first = torch.ops.aten.argmax.default(x, dim, keepdim)
+    return torch.where(nan, float("nan"), values), torch.where(nan, first, indices)
+
+
+def _searched(
+    boundaries: Tensor, x: Tensor, *, out_int32: bool = False, right: bool = False, side: Any = None, sorter: Any = None
+) -> Tensor:
+    if boundaries.dim() != 1 or sorter is not None:
+        raise NotImplementedError
+    return _bucketize(x, boundaries, out_int32=out_int32, right=right if side is None else side == "right")
+
+
+def _bucketize(x: Tensor, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
+    """How many boundaries are below; a NaN is above all of them."""
+    beyond = boundaries > x[..., None] if right else boundaries >= x[..., None]
+    count = torch.ops.aten.sum.dim_IntList((~beyond).long(), [-1])
+    return count.to(torch.int32) if out_int32 else count
+
+
+def _bilinear(a: Tensor, b: Tensor, weight: Tensor, bias: Any = None) -> Tensor:
+    """a [..., I], b [..., J], weight [K, I, J]: one product with all rows of the weight, then a sum over J."""
+    outputs, left, right = weight.shape
+    rows = torch.ops.aten.linear.default(a, weight.permute(0, 2, 1).reshape(outputs * right, left))
+    y = torch.ops.aten.sum.dim_IntList(rows.reshape(*a.shape[:-1], outputs, right) * b.unsqueeze(-2), [-1])
+    return y if bias is None else y + bias
+
+
+def _close(a: Tensor, b: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
+    off = (a - b).abs()
+    found = (a == b) | (torch.isfinite(off) & (off <= atol + (b * rtol).abs()))
+    return found | (torch.isnan(a) & torch.isnan(b)) if equal_nan else found
+
+
+def _no_nan(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The other one where one of two is NaN."""
+    return lambda a, b: torch.where(torch.isnan(a), b, torch.where(torch.isnan(b), a, call(a, b)))
+
+
+OWN: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.max.dim: _extreme(torch.ops.aten.amax.default, torch.ops.aten.argmax.default),
+    torch.ops.aten.min.dim: _extreme(torch.ops.aten.amin.default, torch.ops.aten.argmin.default),
+    torch.ops.aten.var_mean.correction: lambda x, dim=None, *, correction=None, keepdim=False: (
+        _variance(x, dim, correction, keepdim),
+        torch.ops.aten.mean.dim(x, dim if dim else list(range(x.dim())), keepdim),
+    ),
+    torch.ops.aten.group_norm.default: _group_norm,
+    torch.ops.aten.instance_norm.default: _instance_norm,
+    **UNROLLED,
+    torch.ops.aten.stack.default: _stack,
+    **{
+        target: _of_truths(target)
+        for target in (
+            torch.ops.aten.sum.dim_IntList,
+            torch.ops.aten.sum.default,
+            torch.ops.aten.cumsum.default,
+            torch.ops.aten.prod.default,
+            torch.ops.aten.cumprod.default,
+        )
+    },
+    **{
+        target: _of_numbers(target)
+        for target in (
+            torch.ops.aten.any.dim,
+            torch.ops.aten.any.dims,
+            torch.ops.aten.any.default,
+            torch.ops.aten.all.dim,
+            torch.ops.aten.all.dims,
+            torch.ops.aten.all.default,
+        )
+    },
+    torch.ops.aten.einsum.default: einsum,
+    torch.ops.aten.copy.default: lambda x, source, non_blocking=False: torch.ops.aten.clone.default(
+        source.to(x.dtype).expand(x.shape)
+    ),
+    torch.ops.aten.__rshift__.Scalar: lambda x, bits: torch.div(x, 2**bits, rounding_mode="floor"),
+    torch.ops.aten.__lshift__.Scalar: lambda x, bits: x * 2**bits,
+    torch.ops.aten.bitwise_right_shift.Tensor_Scalar: lambda x, bits: torch.div(x, 2**bits, rounding_mode="floor"),
+    torch.ops.aten.bitwise_left_shift.Tensor_Scalar: lambda x, bits: x * 2**bits,
+    torch.ops.aten.bilinear.default: _bilinear,
+    torch.ops.aten.isclose.default: _close,
+    torch.ops.aten.fmax.default: _no_nan(torch.ops.aten.maximum.default),
+    torch.ops.aten.fmin.default: _no_nan(torch.ops.aten.minimum.default),
+    torch.ops.aten.nansum.default: lambda x, dim=None, keepdim=False, *, dtype=None: torch.ops.aten.sum.dim_IntList(
+        torch.where(torch.isnan(x), 0.0, x), dim, keepdim, dtype=dtype
+    ),
+    torch.ops.aten.round.decimals: lambda x, *, decimals: torch.round(x * 10.0**decimals) / 10.0**decimals,
+    torch.ops.aten.kthvalue.default: _smallest,
+    torch.ops.aten.bucketize.Tensor: _bucketize,
+    torch.ops.aten.searchsorted.Tensor: _searched,
+    torch.ops.aten.median.dim: _median,
+    torch.ops.aten.cosine_similarity.default: _cosine,
+    torch.ops.aten.var.default: lambda x, unbiased=True: _variance(x, None, int(unbiased)),
+    torch.ops.aten.std_mean.correction: lambda x, dim=None, *, correction=None, keepdim=False: (
+        _variance(x, dim, correction, keepdim).sqrt(),
+        torch.ops.aten.mean.dim(x, dim if dim else list(range(x.dim())), keepdim),
+    ),
+    torch.ops.aten.var_mean.dim: lambda x, dim, unbiased=True, keepdim=False: (
+        _variance(x, dim, int(unbiased), keepdim),
+        torch.ops.aten.mean.dim(x, dim if dim else list(range(x.dim())), keepdim),
+    ),
+    torch.ops.aten.var.dim: lambda x, dim, unbiased=True, keepdim=False: _variance(x, dim, int(unbiased), keepdim),
+    torch.ops.aten.std.dim: lambda x, dim, unbiased=True, keepdim=False: _variance(
+        x, dim, int(unbiased), keepdim
+    ).sqrt(),
+    torch.ops.aten.var.correction: lambda x, dim=None, *, correction=None, keepdim=False: _variance(
+        x, dim, correction, keepdim
+    ),
+    torch.ops.aten.std.correction: lambda x, dim=None, *, correction=None, keepdim=False: _variance(
+        x, dim, correction, keepdim
+    ).sqrt(),
+}

@@ -1,0 +1,101 @@
+"""torch's own samples of its operators: each call compiled is right, or refused with a typed error; never another exception.
+
+The samples are those that torch tests itself with: broadcasting, dimensions of size 1, sums over everything, odd arguments.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+import rtaccel as rt
+
+pytest.importorskip("expecttest", reason="torch's samples need it: pip install expecttest")
+from torch.testing._internal.common_methods_invocations import op_db
+
+MOST = 1 if os.environ.get("CI") else 4
+"""Samples of each operator."""
+
+RANDOM = ("dropout", "bernoulli", "multinomial", "rand", "normal", "uniform", "exponential", "geometric", "cauchy", "_like")
+ELSEWHERE = (
+    "linalg", "special", "sparse", "masked", "fft", "signal", "torch.ops", "_refs", "jiterator", "lobpcg", "svd", "pca",
+    "cholesky", "lu", "qr", "eig", "orm", "geqrf", "inverse", "polygamma", "igamma", "histogram", "ctc_loss", "empty", "resize",
+    "fractional_max_pool", "segment_reduce",
+)  # fmt: skip
+"""Decompositions of matrices and functions that no network of the suite calls; random numbers and memory that is not set."""
+
+
+def wanted(op: Any) -> bool:
+    apart = any(part in op.name for part in (*RANDOM, *ELSEWHERE))
+    return not apart and torch.float32 in op.dtypes
+
+
+OPERATORS = {f"{op.name}{'.' * bool(op.variant_test_name)}{op.variant_test_name}": op for op in op_db if wanted(op)}
+
+
+class Call(nn.Module):
+    """The operator on some of its arguments as inputs; the others are as in the sample."""
+
+    def __init__(self, op: Any, args: list[Any], kwargs: dict[str, Any], places: list[int]) -> None:
+        super().__init__()
+        self.op, self.given, self.named, self.places = op, args, kwargs, places
+
+    def forward(self, *inputs: Tensor) -> Any:
+        args = list(self.given)
+        for place, tensor in zip(self.places, inputs):
+            args[place] = tensor
+        return self.op(*args, **self.named)
+
+
+def samples(op: Any) -> list[tuple[Call, tuple[Tensor, ...]]]:
+    torch.manual_seed(0)
+    drawn = [s for s in op.sample_inputs("cpu", torch.float32, requires_grad=False) if isinstance(s.input, Tensor)]
+    random.Random(1).shuffle(drawn)
+    found = []
+    for sample in drawn:
+        args = [sample.input, *sample.args]
+        places = [i for i, arg in enumerate(args) if isinstance(arg, Tensor)]
+        tensors = [args[i] for i in places]
+        if sample.kwargs.get("dropout_p") or not all(t.dim() and t.numel() and t.layout == torch.strided for t in tensors):
+            continue
+        rest = [None if i in places else arg for i, arg in enumerate(args)]
+        found.append((Call(op.op, rest, sample.kwargs, places).eval(), tuple(t.detach().clone() for t in tensors)))
+        if len(found) == MOST:
+            break
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", sorted(OPERATORS))
+def test_samples(name: str) -> None:
+    for model, inputs in samples(OPERATORS[name]):
+        try:
+            want = model(*(x.clone() for x in inputs))
+        except Exception:  # a sample that torch itself refuses here
+            continue
+        try:
+            got = rt.compile(model, inputs)(*inputs)
+        except rt.RtaccelError:
+            continue
+        same(want, got)
+
+
+def same(want: Any, got: Any) -> None:
+    expected, found = pytree.tree_leaves(want), pytree.tree_leaves(got)
+    assert len(expected) == len(found)
+    for a, b in zip(expected, found):
+        if not isinstance(a, Tensor):
+            assert a == b
+            continue
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        size = 1.0
+        if a.is_floating_point() or a.is_complex():
+            finite = a[a.isfinite()].abs()
+            size = max(1.0, float(finite.max())) if finite.numel() else 1.0
+        torch.testing.assert_close(b, a, rtol=2e-4, atol=2e-5 * size, equal_nan=True)
