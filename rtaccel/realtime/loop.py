@@ -54,7 +54,7 @@ class Loop:
     name: statistics in shared memory, for `rtaccel top NAME`. simulation: a `realtime.Simulation`; then `run`, not `start`.
 
     Each result's `origin` says what it is: "fresh", "held", "fallback", "forecast" or "missed"; its stamp is that of its oldest
-    input that counts. Several slots are read one after another: they are no snapshot of one moment.
+    input that counts. Several slots are read one after another: they are no joint snapshot.
     A loop starts once. `with` starts and stops it. While it runs, other calls of its models and `os.fork` raise
     UnsupportedProblem. Raises FormatError, ShapeError or UnsupportedProblem for what does not fit, before anything starts.
 
