@@ -157,6 +157,7 @@ RTA_API rta_batcher* rta_batcher_create(const rta_batcher_config* config) {
   try {
     auto b = std::make_unique<rta_batcher>();
     b->config = *config;
+    b->present.store(config->streams);
     make_room(b.get());
     return b.release();
   } catch (const std::bad_alloc&) {
@@ -199,6 +200,7 @@ RTA_API int rta_batcher_wait_stopped(rta_batcher* b, int64_t timeout_ns) {
   }
   if (b->threaded && !forked(b)) pthread_join(b->thread, nullptr);
   b->threaded = false;
+  if (b->started && !forked(b)) b->start_anew();
   return 1;
 }
 

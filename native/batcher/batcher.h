@@ -1,4 +1,4 @@
-// What a batcher is inside. batcher_put.cc is the side of the callers, batcher_turn.cc that of the worker.
+// What a batcher is inside. put.cc is the side of the callers, turn.cc that of the worker.
 #pragma once
 
 #include <pthread.h>
@@ -24,6 +24,9 @@ void futex_wake(std::atomic<uint32_t>& word);
 enum : uint32_t { kEmpty = 0, kBusy = 1, kWaiting = 2 };
 struct alignas(64) Slot {
   std::atomic<uint32_t> word{kEmpty};
+  bool removed = false;
+  bool emptied = false;  // its sample was taken out, and the worker has its mark yet
+  bool anew = false;     // its past is put back before its next step
   int32_t ticket = -1;
   int64_t stamp = 0, put_at = 0;
   int64_t newest = INT64_MIN;     // stamp of the newest sample that there was
@@ -45,6 +48,13 @@ constexpr double kFloorNs = 5000;  // of the margin: caches that went cold
 constexpr double kColdNs = 5000;   // a deviation to begin with
 constexpr int kResults = 4;        // batches that may wait for the caller
 constexpr int64_t kClear = 64;     // answers per look at the clock
+
+// Keeps a stop waiting for a put that has begun.
+struct Inside {
+  explicit Inside(std::atomic<int64_t>& puts) : count(puts) { count.fetch_add(1); }
+  ~Inside() { count.fetch_sub(1); }
+  std::atomic<int64_t>& count;
+};
 
 // A batch of results on its way to whoever takes them.
 struct Results {
@@ -91,6 +101,8 @@ struct rta_batcher {
   alignas(64) std::atomic<bool> open{false}, stopping{false}, blocked{false};
   alignas(64) std::atomic<int64_t> put{0}, full{0}, replaced{0};
   std::atomic<int64_t> manual_now{0};
+  std::atomic<int64_t> present{0};  // streams that were not removed
+  std::atomic<int64_t> emptied{0};  // marks of samples that were taken out
 
   // Results of batches: `made` by the worker, `taken` by the caller.
   rta_serve::Results results[rta_serve::kResults];
@@ -120,24 +132,36 @@ struct rta_batcher {
   }
   int64_t now() const;
 
-  // batcher_put.cc
+  // streams.cc
+  enum class Change { kReset, kRemove, kAdd };
+  int change(int64_t stream, Change what);
+  void start_anew();  // after the worker: what it has not come to
+
+  // put.cc
+  uint32_t take_slot(rta_serve::Slot& s);  // and what its word was
   int64_t put_sample(int64_t stream, const void* x, int64_t stamp);
   int32_t take_ticket();
   void free_ticket(int32_t index);
   void answer(int32_t ticket, int status, int64_t done);
   void announce(int64_t stream, int64_t due);
 
-  // batcher_turn.cc
+  // turn.cc
   void work();
   void look();                         // at what has arrived
   int64_t leaves_at(int64_t n) const;  // a batch of so many
   int64_t leave(int64_t now, int64_t took);
   void settle();
   bool measure();
+  rta_serve::Results* place();
+  // How many more it takes until every stream that there is has a sample, or a batch is full: 0 or less, it leaves at
+  // once.
+  int64_t missing() const {
+    return std::min(present.load(std::memory_order_relaxed), config.max_batch) -
+           (waiting - emptied.load(std::memory_order_relaxed));
+  }
 
  private:
   void choose();
   void sleep(int64_t until, int64_t arrivals);
-  rta_serve::Results* place();
   void step(const void* x, void* y, int64_t count, uint8_t* status);
 };

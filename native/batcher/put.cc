@@ -32,13 +32,6 @@ Ticket* find(rta_batcher* b, int64_t id, uint32_t& word) {
   return word / kGeneration == static_cast<uint64_t>(id) >> 32 && (word & kPhase) != kFree ? &t : nullptr;
 }
 
-// Keeps a stop waiting for a put that has begun.
-struct Inside {
-  explicit Inside(rta_batcher* b) : count(b->inside) { count.fetch_add(1); }
-  ~Inside() { count.fetch_sub(1); }
-  std::atomic<int64_t>& count;
-};
-
 }  // namespace
 }  // namespace rta_serve
 
@@ -88,9 +81,18 @@ void rta_batcher::announce(int64_t stream, int64_t due_at) {
     futex_wake(asleep);
 }
 
+uint32_t rta_batcher::take_slot(Slot& s) {
+  uint32_t word = s.word.load(std::memory_order_relaxed);
+  for (int turn = 0;; ++turn) {
+    if (word != kBusy && s.word.compare_exchange_weak(word, kBusy, std::memory_order_acquire)) return word;
+    if (word == kBusy) pause_for(turn);
+    word = s.word.load(std::memory_order_relaxed);
+  }
+}
+
 int64_t rta_batcher::put_sample(int64_t stream, const void* x, int64_t stamp) {
   if (stream < 0 || stream >= config.streams) return RTA_PUT_STREAM;
-  const Inside here(this);
+  const Inside here(inside);
   if (!open.load()) return RTA_PUT_STOPPED;
   const int64_t at = now();
   if (stamp == RTA_STAMP_NOW) stamp = at;
@@ -100,23 +102,22 @@ int64_t rta_batcher::put_sample(int64_t stream, const void* x, int64_t stamp) {
     full.fetch_add(1, std::memory_order_relaxed);
     return RTA_PUT_FULL;
   }
+  Slot& s = slot(stream);
+  const uint32_t word = take_slot(s);
+  if (s.removed) {
+    s.word.store(word, std::memory_order_release);
+    if (ticket >= 0) free_ticket(ticket);
+    return RTA_PUT_STREAM;
+  }
   int64_t id = RTA_PUT_QUEUED;
   if (ticket >= 0) {
     Ticket& t = tickets[ticket];
     t.deadline = stamp + config.deadline_ns;
-    const uint32_t word = t.word.load(std::memory_order_relaxed);
-    t.word.store(word | kPending, std::memory_order_relaxed);
-    id = static_cast<int64_t>(word / kGeneration) << 32 | ticket;
+    const uint32_t phase = t.word.load(std::memory_order_relaxed);
+    t.word.store(phase | kPending, std::memory_order_relaxed);
+    id = static_cast<int64_t>(phase / kGeneration) << 32 | ticket;
   }
   put.fetch_add(1, std::memory_order_relaxed);
-
-  Slot& s = slot(stream);
-  uint32_t word = s.word.load(std::memory_order_relaxed);
-  for (int turn = 0;; ++turn) {
-    if (word != kBusy && s.word.compare_exchange_weak(word, kBusy, std::memory_order_acquire)) break;
-    if (word == kBusy) pause_for(turn);
-    word = s.word.load(std::memory_order_relaxed);
-  }
   if (stamp < s.newest) {
     s.word.store(word, std::memory_order_release);
     replaced.fetch_add(1, std::memory_order_relaxed);
@@ -130,6 +131,10 @@ int64_t rta_batcher::put_sample(int64_t stream, const void* x, int64_t stamp) {
   s.put_at = at;
   std::memcpy(s.x(), x, config.in_bytes);
   if (word == kEmpty) s.first.store(stamp, std::memory_order_relaxed);
+  if (s.emptied) {
+    s.emptied = false;
+    emptied.fetch_sub(1);
+  }
   s.word.store(kWaiting, std::memory_order_release);
   if (word == kEmpty) {
     announce(stream, stamp + config.deadline_ns);

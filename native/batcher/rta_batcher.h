@@ -97,6 +97,14 @@ const char* rta_batcher_refused(const rta_batcher* batcher);
 
 /* From any thread: a ticket (>= 0), or what the put came to without tickets, or an rta_put_error. x is copied. */
 int64_t rta_batcher_put(rta_batcher* batcher, int64_t stream, const void* x, int64_t stamp_ns);
+/* Of one stream, from any thread, while the batcher runs; nothing waits for it. reset: it starts anew with the next
+ * sample that is put. remove: puts of it give RTA_PUT_STREAM from now on, and a batch does not wait for it. add: it is
+ * taken again, and starts anew. A sample that waits is taken out by reset and remove, and answered RTA_ANSWER_REPLACED.
+ * 1 where one was, 0; or RTA_PUT_STREAM for a stream that there is not (of add: that was not removed), or
+ * RTA_PUT_STOPPED. */
+int rta_batcher_reset(rta_batcher* batcher, int64_t stream);
+int rta_batcher_remove(rta_batcher* batcher, int64_t stream);
+int rta_batcher_add(rta_batcher* batcher, int64_t stream);
 /* 1: it is answered; 0: not yet; -1: not a ticket, or it was taken. One thread waits for a ticket. */
 int rta_batcher_wait(rta_batcher* batcher, int64_t ticket, int64_t timeout_ns);
 /* The rta_answer of an answered ticket, whose place is then free; -1 where it is not answered or was taken. y is

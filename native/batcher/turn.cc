@@ -172,13 +172,24 @@ int64_t rta_batcher::leave(int64_t began, int64_t took) {
     if (word == kBusy) continue;  // its put was taken off its core: with the next batch
     ours[stream / 64] &= ~(uint64_t{1} << (stream % 64));
     --waiting;
-    if (word == kEmpty) continue;  // a mark of a sample that is answered already
+    if (word == kEmpty) {  // a mark of a sample that is answered already
+      if (s.word.compare_exchange_strong(word, kBusy, std::memory_order_acquire)) {
+        if (s.emptied) emptied.fetch_sub(1);
+        s.emptied = false;
+        s.word.store(kEmpty, std::memory_order_release);
+      }
+      continue;
+    }
+    // Started anew with a sample that is stepped, and not before: the worker alone has the plan.
     const bool drop = config.late == RTA_LATE_DROP && began > s.stamp + config.deadline_ns;
     const auto n = static_cast<int64_t>(list.size());
     if (!drop) std::memcpy(rows.data() + static_cast<size_t>(n) * config.in_bytes, s.x(), config.in_bytes);
     const int64_t stamp = s.stamp, at = s.put_at;
     const int32_t ticket = s.ticket;
+    const bool anew = s.anew && !drop;
+    if (anew) s.anew = false;
     s.word.store(kEmpty, std::memory_order_release);
+    if (anew) rta_plan_reset(config.plan, stream, 1);
     if (!drop) {
       list.push_back(stream);
       stamps.push_back(stamp);
@@ -260,7 +271,8 @@ void rta_batcher::sleep(int64_t until, int64_t arrivals) {
   wake_arrived.store(seen + arrivals);
   wake_due.store(earliest);
   asleep.store(1);
-  if (arrived.load() == seen && !stopping.load()) futex_wait(asleep, 1, until);
+  const bool leaves = waiting > 0 && missing() <= 0;  // a stream may have been removed meanwhile
+  if (arrived.load() == seen && !stopping.load() && !leaves) futex_wait(asleep, 1, until);
   asleep.store(0);
 }
 
@@ -278,7 +290,7 @@ void rta_batcher::work() {
     }
     if (abandoned.load()) return;
     int64_t at = now();
-    if (stopping.load() || waiting == config.streams || waiting >= config.max_batch || at >= leaves_at(waiting)) {
+    if (stopping.load() || missing() <= 0 || at >= leaves_at(waiting)) {
       if (leave(at, 0) == 0 && !place()) {
         blocked.store(true);
         planned = INT64_MAX;  // the wait is the caller's doing, and no part of the cost
@@ -294,7 +306,7 @@ void rta_batcher::work() {
     planned = leaves_at(waiting);  // what the worker wakes up after it is a part of the cost
     const int64_t until = leaves_at(waiting + more) - config.spin_ns;
     if (at < until) {
-      sleep(until, std::min(more, config.max_batch - waiting));  // a whole batch leaves at once
+      sleep(until, std::max<int64_t>(std::min(more, missing()), 1));  // a whole batch leaves at once
       continue;
     }
     while (now() < leaves_at(waiting) && arrived.load(std::memory_order_relaxed) == seen && !stopping.load()) relax();
@@ -307,9 +319,8 @@ extern "C" __attribute__((visibility("default"))) int64_t rta_batcher_turn(rta_b
   b->manual_now.store(now_ns);
   b->look();
   if (b->waiting == 0) return 0;
-  const bool all = b->waiting == b->config.streams || b->waiting >= b->config.max_batch || b->stopping.load();
-  if (!all && now_ns < b->leaves_at(b->waiting)) return 0;
+  if (b->missing() > 0 && !b->stopping.load() && now_ns < b->leaves_at(b->waiting)) return 0;
   const int64_t left = b->leave(now_ns, took_ns);
-  b->blocked.store(left == 0);
+  b->blocked.store(left == 0 && !b->place());
   return left;
 }

@@ -13,21 +13,41 @@ using namespace rta_realtime;
 
 namespace {
 
-bool sizes_fit(const rta_loop_config& c, const rta_loop& loop) {
-  const size_t in = rta_latest_describe(c.read)->payload_bytes, out = rta_latest_describe(c.write)->payload_bytes;
-  const auto takes = [&](const char* what, const Chain& chain, size_t gives) {
-    if (chain.empty() || (chain.in_bytes() == in && chain.out_bytes() == gives)) return true;
-    loop_error("%s takes %zu bytes and gives %zu; the slots have %zu and %zu", what, chain.in_bytes(),
-               chain.out_bytes(), in, gives);
-    return false;
+std::vector<size_t> bytes_of(const std::vector<rta_latest*>& slots) {
+  std::vector<size_t> bytes;
+  for (const rta_latest* slot : slots) bytes.push_back(rta_latest_describe(slot)->payload_bytes);
+  return bytes;
+}
+
+bool sizes_fit(const char* what, const Chain& chain, const std::vector<size_t>& in, const std::vector<size_t>& out) {
+  if (chain.empty() || (chain.in_bytes() == in && chain.out_bytes() == out)) return true;
+  loop_error("%s takes %s bytes and gives %s; the slots have %s and %s", what, listed(chain.in_bytes()).c_str(),
+             listed(chain.out_bytes()).c_str(), listed(in).c_str(), listed(out).c_str());
+  return false;
+}
+
+bool slots_fit(const rta_loop_ports& p, bool reads) {
+  if (p.bytes != sizeof p) return loop_error("rta_loop_ports of another version"), false;
+  const auto there = [](rta_latest* const* slots, int count) {
+    return slots && count >= 1 && count <= RTA_LOOP_PORTS && !std::count(slots, slots + count, nullptr);
   };
-  return takes("the model", loop.main, out) && takes("the fallback", loop.fallback, out) &&
-         takes("the forecast", loop.forecast, in);
+  if ((reads && !there(p.read, p.read_count)) || !there(p.write, p.write_count))
+    return loop_error("no slot to read or write, or more than %d", RTA_LOOP_PORTS), false;
+  for (int i = 0; reads && i < p.read_count; ++i)
+    if (std::count(p.read + i + 1, p.read + p.read_count, p.read[i]))
+      return loop_error("one slot for two inputs"), false;
+  for (int i = 0; i < p.write_count; ++i)
+    if ((reads && std::count(p.read, p.read + p.read_count, p.write[i])) ||
+        std::count(p.write + i + 1, p.write + p.write_count, p.write[i]))
+      return loop_error("one slot to read and to write, or for two outputs"), false;
+  const uint64_t all = reads ? (uint64_t{1} << p.read_count) - 1 : ~uint64_t{0};
+  if ((p.any_age & ~all) || (reads && p.any_age == all))
+    return loop_error("any_age names an input that there is not, or all of them"), false;
+  return true;
 }
 
 bool settings_fit(const rta_loop_config& c) {
-  if (!c.read || !c.write || c.step_count < 1) return loop_error("no slot to read or write, or no step"), false;
-  if (c.read == c.write) return loop_error("one slot to read and to write"), false;
+  if (c.step_count < 1) return loop_error("no step"), false;
   if (c.period_ns < 1'000 || c.period_ns > 3'600'000'000'000) return loop_error("a period of 1 us to an hour"), false;
   if (c.spin_ns < 0 || c.spin_ns >= c.period_ns) return loop_error("spin_us has to be shorter than the period"), false;
   if (c.deadline_ns < 1 || c.deadline_ns > c.period_ns)
@@ -47,22 +67,34 @@ bool settings_fit(const rta_loop_config& c) {
 }  // namespace
 
 RTA_API rta_loop* rta_loop_create(const rta_loop_config* config) {
-  if (!settings_fit(*config)) return nullptr;
+  rta_loop_ports ports = {};
+  ports.bytes = sizeof ports;
+  ports.read = &config->read;
+  ports.write = &config->write;
+  ports.read_count = ports.write_count = 1;
+  return rta_loop_create_ports(config, &ports);
+}
+
+RTA_API rta_loop* rta_loop_create_ports(const rta_loop_config* config, const rta_loop_ports* ports) {
+  if (!slots_fit(*ports, true) || !settings_fit(*config)) return nullptr;
   std::unique_ptr<rta_loop> loop(new (std::nothrow) rta_loop());
   if (!loop) return loop_error("no memory"), nullptr;
   loop->config = *config;
   loop->clock = config->clock ? *config->clock : kClock;
   if (!config->clock) loop->clock.self = &loop->stopping;
   if (config->name) loop->name = config->name;
-  if (!loop->main.set("the model", config->steps, config->step_count) ||
-      !loop->fallback.set("the fallback", config->fallback, config->fallback_count) ||
-      !loop->forecast.set("the forecast", config->forecast, config->forecast_count) || !sizes_fit(*config, *loop))
+  loop->inputs.set(ports->read, ports->read_count, ports->any_age);
+  loop->write.assign(ports->write, ports->write + ports->write_count);
+  loop->results.resize(loop->write.size());
+  const std::vector<size_t> in = bytes_of(loop->inputs.slots()), out = bytes_of(loop->write);
+  if (!loop->main.set("the model", config->steps, config->step_count, ports->steps) ||
+      !loop->fallback.set("the fallback", config->fallback, config->fallback_count, ports->fallback) ||
+      !loop->forecast.set("the forecast", config->forecast, config->forecast_count, ports->forecast) ||
+      !sizes_fit("the model", loop->main, in, out) || !sizes_fit("the fallback", loop->fallback, in, out) ||
+      !sizes_fit("the forecast", loop->forecast, in, in))
     return nullptr;
-  const size_t in = loop->main.in_bytes();
-  loop->last_out = buffer(loop->main.out_bytes());
-  loop->ahead = buffer(in);
-  loop->behind = buffer(in);
-  loop->nothing = buffer(in);
+  loop->last_out.make(out);
+  for (Buffers* each : {&loop->ahead, &loop->behind, &loop->nothing}) each->make(in);
   loop->used = &loop->main;
   loop->stats = make_stats(config->name ? loop->name.c_str() : nullptr);
   if (!loop->stats) return nullptr;
@@ -76,19 +108,30 @@ RTA_API rta_loop* rta_loop_create(const rta_loop_config* config) {
 
 RTA_API int rta_loop_every(rta_loop* loop, int64_t n, const rta_step* steps, int count, rta_latest* read,
                            rta_latest* write) {
+  rta_loop_ports ports = {};
+  ports.bytes = sizeof ports;
+  ports.read = read ? &read : nullptr;
+  ports.read_count = 1;
+  ports.write = &write;
+  ports.write_count = 1;
+  return rta_loop_every_ports(loop, n, steps, count, &ports);
+}
+
+RTA_API int rta_loop_every_ports(rta_loop* loop, int64_t n, const rta_step* steps, int count,
+                                 const rta_loop_ports* ports) {
   if (loop->begun) return loop_error("every() after the start");
-  if (n < 1 || count < 1 || !write) return loop_error("every() takes n of 1 or more, a step and a slot to write");
+  if (n < 1 || count < 1) return loop_error("every() takes n of 1 or more, and a step");
+  if (!slots_fit(*ports, ports->read != nullptr)) return -1;
   auto other = std::make_unique<Slower>();
   other->n = n;
   other->next = 0;
-  other->read = read;
-  other->write = write;
-  if (!other->chain.set("every()", steps, count)) return -1;
-  const size_t in = rta_latest_describe(read ? read : loop->config.read)->payload_bytes;
-  const size_t out = rta_latest_describe(write)->payload_bytes;
-  if (other->chain.in_bytes() != in || other->chain.out_bytes() != out)
-    return loop_error("every(): takes %zu bytes and gives %zu; the slots have %zu and %zu", other->chain.in_bytes(),
-                      other->chain.out_bytes(), in, out);
+  if (ports->read) other->inputs.set(ports->read, ports->read_count, ports->any_age);
+  other->write.assign(ports->write, ports->write + ports->write_count);
+  other->results.resize(other->write.size());
+  const Inputs& inputs = ports->read ? other->inputs : loop->inputs;
+  if (!other->chain.set("every()", steps, count, ports->steps) ||
+      !sizes_fit("every()", other->chain, bytes_of(inputs.slots()), bytes_of(other->write)))
+    return -1;
   loop->slower.push_back(std::move(other));
   return 0;
 }
@@ -96,12 +139,15 @@ RTA_API int rta_loop_every(rta_loop* loop, int64_t n, const rta_step* steps, int
 bool rta_loop::begin() {
   if (begun) return loop_error("a loop starts once; make another"), false;
   std::vector<const Chain*> chains = {&main, &fallback, &forecast};
-  std::vector<std::pair<rta_latest*, rta_latest_role>> sides = {{config.read, RTA_LATEST_READER},
-                                                                {config.write, RTA_LATEST_WRITER}};
+  std::vector<std::pair<rta_latest*, rta_latest_role>> sides;
+  const auto take_sides = [&](const Inputs& from, const std::vector<rta_latest*>& to) {
+    for (rta_latest* slot : from.slots()) sides.push_back({slot, RTA_LATEST_READER});
+    for (rta_latest* slot : to) sides.push_back({slot, RTA_LATEST_WRITER});
+  };
+  take_sides(inputs, write);
   for (const auto& other : slower) {
     chains.push_back(&other->chain);
-    sides.push_back({other->write, RTA_LATEST_WRITER});
-    if (other->read) sides.push_back({other->read, RTA_LATEST_READER});
+    take_sides(other->inputs, other->write);
   }
   std::vector<const void*> wanted;
   for (const Chain* chain : chains)
@@ -142,7 +188,7 @@ bool rta_loop::measure() {
     int64_t took[kRuns];
     for (int i = -kBefore; i < kRuns; ++i) {
       const int64_t began = clock.now(clock.self);
-      chain->run_for_nothing(nothing.get());
+      chain->run_for_nothing(nothing.in());
       if (i >= 0) took[i] = clock.now(clock.self) - began;
     }
     std::sort(took, took + kRuns);

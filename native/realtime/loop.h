@@ -7,28 +7,48 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "rta_loop.h"
 
 namespace rta_realtime {
 
+std::string listed(const std::vector<size_t>& bytes);  // of messages
 int loop_error(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+std::unique_ptr<char, void (*)(void*)> buffer(size_t bytes);  // 64-byte lines, zeros
+
+// Memory for some tensors.
+class Buffers {
+ public:
+  void make(const std::vector<size_t>& bytes);
+  void* const* data() const { return pointers_.data(); }
+  const void* const* in() const { return pointers_.data(); }
+  bool lock() const;
+  void swap(Buffers& other) { std::swap(*this, other); }
+
+ private:
+  std::vector<std::unique_ptr<char, void (*)(void*)>> memory_;
+  std::vector<void*> pointers_;
+  std::vector<size_t> bytes_;
+};
 
 // Steps in order. Memory between them, for a scrap result, and for their past is there from the beginning.
 class Chain {
  public:
-  // False with loop_error where one does not take what the one before gives. what: of messages.
-  bool set(const char* what, const rta_step* steps, int count);
+  // False with loop_error where one does not take what the one before gives. what: of messages. ports: as in
+  // rta_loop_ports.
+  bool set(const char* what, const rta_step* steps, int count, const rta_step_ports* ports);
   bool empty() const { return steps_.empty(); }
-  size_t in_bytes() const { return steps_.front().in_bytes; }
-  size_t out_bytes() const { return steps_.back().out_bytes; }
+  const std::vector<size_t>& in_bytes() const { return in_.front(); }
+  const std::vector<size_t>& out_bytes() const { return out_.back(); }
   bool warms() const;
   bool has_past() const;
 
-  int run(const void* in, void* out);
+  int run(const void* const* in, void* const* out);
   // For nothing: the result goes into scrap, and the past is as before.
-  void run_for_nothing(const void* in);
+  void run_for_nothing(const void* const* in);
   void reset();
   const char* error() const;  // of the step that failed
   const std::vector<rta_step>& steps() const { return steps_; }
@@ -36,17 +56,44 @@ class Chain {
 
  private:
   std::vector<rta_step> steps_;
-  std::vector<std::unique_ptr<char, void (*)(void*)>> between_, past_;
-  std::unique_ptr<char, void (*)(void*)> scrap_{nullptr, nullptr};
+  std::vector<std::vector<size_t>> in_, out_;  // bytes of each tensor of a step
+  std::vector<Buffers> between_;
+  std::vector<std::unique_ptr<char, void (*)(void*)>> past_;
+  Buffers scrap_;
   size_t failed_ = 0;
 };
 
-std::unique_ptr<char, void (*)(void*)> buffer(size_t bytes);  // 64-byte lines, zeros
+// Slots with the newest value of each, as of the last take.
+class Inputs {
+ public:
+  void set(rta_latest* const* slots, int count, uint64_t any_age);
+  bool empty() const { return slots_.empty(); }
+  const std::vector<rta_latest*>& slots() const { return slots_; }
+  void take();
+  bool none() const { return none_; }      // one of them was never put
+  bool is_new() const { return is_new_; }  // one of them was not taken before
+  int64_t stamp() const { return stamp_; }
+  const void* const* data() const { return data_.data(); }
+  // Of the last take: values that were replaced before it, and new ones with a stamp after a time.
+  int64_t overwritten() const { return overwritten_; }
+  int64_t after(int64_t ns) const;
+
+ private:
+  std::vector<rta_latest*> slots_;
+  std::vector<rta_latest_sample> samples_;
+  std::vector<int64_t> last_seq_;
+  std::vector<const void*> data_;
+  uint64_t any_age_ = 0;
+  bool none_ = true, is_new_ = false;
+  int64_t stamp_ = 0, overwritten_ = 0;
+};
 
 struct Slower {  // a chain of another rate
   int64_t n, next;
   Chain chain;
-  rta_latest *read, *write;
+  Inputs inputs;  // empty: those of the loop
+  std::vector<rta_latest*> write;
+  std::vector<void*> results;
 };
 
 // Identities of steps in running loops.
@@ -72,11 +119,12 @@ struct rta_loop {
   rta_loop_stats* stats = nullptr;
 
   // Of the cycles; only the thread that runs them.
-  int64_t start_ns = 0, due = 0, last_seq = 0;
-  rta_latest_sample sample = {};
+  int64_t start_ns = 0, due = 0;
+  rta_realtime::Inputs inputs;
+  std::vector<rta_latest*> write;
+  std::vector<void*> results;           // of this cycle, in the slots' next buffers
   rta_realtime::Chain* used = nullptr;  // by the last cycle: what is to be kept warm
-  std::unique_ptr<char, void (*)(void*)> last_out{nullptr, nullptr}, ahead{nullptr, nullptr}, behind{nullptr, nullptr},
-      nothing{nullptr, nullptr};
+  rta_realtime::Buffers last_out, ahead, behind, nothing;
   bool has_out = false, was_stale = false, has_ahead = false;
   int64_t out_stamp = 0;
   int64_t first_warm_ns = 0, next_warm_ns = 0;
@@ -98,7 +146,7 @@ struct rta_loop {
 
  private:
   void warm_up(int64_t until);
-  bool compute(int64_t t0, int64_t& stamp, int64_t& origin, void*& result);
+  bool compute(int64_t t0, int64_t& stamp, int64_t& origin, bool& computed);
   bool run_slower();
   void foresee();
 };

@@ -16,22 +16,54 @@ std::unique_ptr<char, void (*)(void*)> buffer(size_t bytes) {
   return {memory, std::free};
 }
 
-bool Chain::set(const char* what, const rta_step* steps, int count) {
+void Buffers::make(const std::vector<size_t>& bytes) {
+  bytes_ = bytes;
+  for (const size_t n : bytes) {
+    memory_.push_back(buffer(n));
+    pointers_.push_back(memory_.back().get());
+  }
+}
+
+bool Buffers::lock() const {
+  bool all = true;
+  for (size_t i = 0; i < bytes_.size(); ++i) all &= mlock(pointers_[i], bytes_[i]) == 0;
+  return all;
+}
+
+std::string listed(const std::vector<size_t>& bytes) {
+  std::string text;
+  for (const size_t n : bytes) text += (text.empty() ? "" : " + ") + std::to_string(n);
+  return text;
+}
+
+bool Chain::set(const char* what, const rta_step* steps, int count, const rta_step_ports* ports) {
   for (int i = 0; i < count; ++i) {
     const rta_step& s = steps[i];
-    if (!s.step || !s.in_bytes || !s.out_bytes)
+    std::vector<size_t> in = {s.in_bytes}, out = {s.out_bytes};
+    if (ports) {
+      const rta_step_ports& p = ports[i];
+      if (p.inputs < 1 || p.inputs > RTA_LOOP_PORTS || p.outputs < 1 || p.outputs > RTA_LOOP_PORTS)
+        return loop_error("step %d of %s has %d inputs and %d outputs; 1 to %d", i, what, p.inputs, p.outputs,
+                          RTA_LOOP_PORTS),
+               false;
+      in.assign(p.in_bytes, p.in_bytes + p.inputs);
+      out.assign(p.out_bytes, p.out_bytes + p.outputs);
+    }
+    if (!s.step || std::count(in.begin(), in.end(), 0u) || std::count(out.begin(), out.end(), 0u))
       return loop_error("step %d of %s has no function, or nothing goes in or out", i, what), false;
     if (s.state_bytes && (!s.save || !s.load))
       return loop_error("step %d of %s has a past and nothing that saves it", i, what), false;
-    if (i && s.in_bytes != steps_.back().out_bytes)
-      return loop_error("step %d of %s takes %zu bytes; the one before gives %zu", i, what, s.in_bytes,
-                        steps_.back().out_bytes),
+    if (i && in != out_bytes())
+      return loop_error("step %d of %s takes %s bytes; the one before gives %s", i, what, listed(in).c_str(),
+                        listed(out_bytes()).c_str()),
              false;
     steps_.push_back(s);
     past_.push_back(buffer(s.state_bytes));
-    between_.push_back(buffer(s.out_bytes));
+    between_.emplace_back().make(out);
+    in_.push_back(std::move(in));
+    out_.push_back(std::move(out));
   }
-  if (!steps_.empty()) scrap_ = buffer(out_bytes());
+  if (!steps_.empty()) scrap_.make(out_bytes());
   return true;
 }
 
@@ -43,10 +75,10 @@ bool Chain::has_past() const {
   return std::any_of(steps_.begin(), steps_.end(), [](const rta_step& s) { return s.state_bytes != 0 || s.reset; });
 }
 
-int Chain::run(const void* in, void* out) {
+int Chain::run(const void* const* in, void* const* out) {
   for (size_t i = 0; i < steps_.size(); ++i) {
-    void* to = i + 1 == steps_.size() ? out : between_[i].get();
-    if (const int code = steps_[i].step(steps_[i].self, &in, &to)) {
+    void* const* to = i + 1 == steps_.size() ? out : between_[i].data();
+    if (const int code = steps_[i].step(steps_[i].self, in, to)) {
       failed_ = i;
       return code;
     }
@@ -55,10 +87,10 @@ int Chain::run(const void* in, void* out) {
   return 0;
 }
 
-void Chain::run_for_nothing(const void* in) {
+void Chain::run_for_nothing(const void* const* in) {
   for (size_t i = 0; i < steps_.size(); ++i)
     if (steps_[i].state_bytes) steps_[i].save(steps_[i].self, past_[i].get());
-  run(in, scrap_.get());  // where it refuses the value, the cycle will say so
+  run(in, scrap_.data());  // where it refuses the value, the cycle will say so
   for (size_t i = 0; i < steps_.size(); ++i)
     if (steps_[i].state_bytes) steps_[i].load(steps_[i].self, past_[i].get());
 }
@@ -76,7 +108,7 @@ const char* Chain::error() const {
 
 void Chain::lock_memory(bool& all) const {
   for (size_t i = 0; i < steps_.size(); ++i) {
-    all &= mlock(between_[i].get(), steps_[i].out_bytes) == 0;
+    all &= between_[i].lock();
     if (steps_[i].state_bytes) all &= mlock(past_[i].get(), steps_[i].state_bytes) == 0;
   }
 }

@@ -1,4 +1,5 @@
 // One cycle of a loop: wake, warm, take, decide, compute, publish, count.
+#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
@@ -33,7 +34,7 @@ void learn(int64_t& estimate, int64_t measured) {
 // Runs what is next to run, on the last input, while there is time for it before `until`.
 void rta_loop::warm_up(int64_t until) {
   if (!config.warm || !used->warms()) return;
-  const void* in = used == &main && sample.data && sample.seq ? sample.data : nothing.get();
+  const void* const* in = used == &main && !inputs.none() ? inputs.data() : nothing.in();
   for (int i = 0; i < kWarmRuns; ++i) {
     int64_t& estimate = i ? next_warm_ns : first_warm_ns;
     const int64_t began = clock.now(clock.self);
@@ -50,28 +51,22 @@ void rta_loop::warm_up(int64_t until) {
   }
 }
 
-// Where the result is (in the slot's next buffer, or the last one again), of which stamp and origin. result stays NULL
-// where nothing is to be published. False: the loop ends.
-bool rta_loop::compute(int64_t t0, int64_t& stamp, int64_t& origin, void*& result) {
-  const bool is_new = sample.status == RTA_LATEST_NEW;
-  if (sample.status == RTA_LATEST_NONE) {
+// Leaves the results in the slots' next buffers, with their stamp and origin. computed stays false where there are
+// none, and with an origin the last ones are published again. False: the loop ends.
+bool rta_loop::compute(int64_t t0, int64_t& stamp, int64_t& origin, bool& computed) {
+  const bool is_new = inputs.is_new();
+  if (is_new) add(stats->overwritten, inputs.overwritten());
+  if (inputs.none()) {
     add(stats->waiting);
     return true;
   }
-  int64_t age = t0 - sample.stamp_ns;
-  if (age < 0) {
-    if (is_new) add(stats->clock_back);
-    age = 0;
-  }
+  if (is_new) add(stats->clock_back, inputs.after(t0));
+  const int64_t age = std::max<int64_t>(t0 - inputs.stamp(), 0);
   count(stats->age, age);
-  if (is_new) {
-    if (last_seq && sample.seq > last_seq + 1) add(stats->overwritten, sample.seq - last_seq - 1);
-    last_seq = sample.seq;
-  }
   const bool stale = age > config.max_age_ns;
   Chain* chain = &main;
-  const void* in = sample.data;
-  stamp = sample.stamp_ns;
+  const void* const* in = inputs.data();
+  stamp = inputs.stamp();
   if (stale) {
     add(stats->stale);
     was_stale = true;
@@ -87,10 +82,10 @@ bool rta_loop::compute(int64_t t0, int64_t& stamp, int64_t& origin, void*& resul
       origin = RTA_ORIGIN_FALLBACK;
     } else {
       if (!has_ahead) {  // one without a past is asked when it is needed
-        if (forecast.run(sample.data, ahead.get())) return fail(RTA_FAILED_STEP, "forecast: %s", forecast.error());
+        if (forecast.run(inputs.data(), ahead.data())) return fail(RTA_FAILED_STEP, "forecast: %s", forecast.error());
         has_ahead = true;
       }
-      in = ahead.get();
+      in = ahead.in();
       origin = RTA_ORIGIN_FORECAST;
     }
   } else {
@@ -104,8 +99,9 @@ bool rta_loop::compute(int64_t t0, int64_t& stamp, int64_t& origin, void*& resul
     origin = RTA_ORIGIN_FRESH;
   }
   used = chain;
-  result = rta_latest_next(config.write);
-  if (chain->run(in, result)) return fail(RTA_FAILED_STEP, "%s", chain->error());
+  for (size_t i = 0; i < write.size(); ++i) results[i] = rta_latest_next(write[i]);
+  computed = true;
+  if (chain->run(in, results.data())) return fail(RTA_FAILED_STEP, "%s", chain->error());
   if (origin == RTA_ORIGIN_FRESH && !is_new) add(stats->repeated);
   return true;
 }
@@ -113,14 +109,14 @@ bool rta_loop::compute(int64_t t0, int64_t& stamp, int64_t& origin, void*& resul
 // After a result is out: the input that would be next, while there is time for it.
 void rta_loop::foresee() {
   const int64_t origin = used == &main && !was_stale ? RTA_ORIGIN_FRESH : RTA_ORIGIN_FORECAST;
-  if (forecast.empty() || sample.status == RTA_LATEST_NONE) return;
+  if (forecast.empty() || inputs.none()) return;
   if (origin == RTA_ORIGIN_FRESH) {
-    if (!forecast.has_past() || sample.status != RTA_LATEST_NEW) return;
-    if (forecast.run(sample.data, ahead.get())) fail(RTA_FAILED_STEP, "forecast: %s", forecast.error());
+    if (!forecast.has_past() || !inputs.is_new()) return;
+    if (forecast.run(inputs.data(), ahead.data())) fail(RTA_FAILED_STEP, "forecast: %s", forecast.error());
     has_ahead = true;
   } else if (has_ahead) {  // on from its own forecast
-    if (forecast.run(ahead.get(), behind.get())) fail(RTA_FAILED_STEP, "forecast: %s", forecast.error());
-    std::swap(ahead, behind);
+    if (forecast.run(ahead.in(), behind.data())) fail(RTA_FAILED_STEP, "forecast: %s", forecast.error());
+    ahead.swap(behind);
   }
 }
 
@@ -129,13 +125,14 @@ bool rta_loop::run_slower() {
   for (const auto& other : slower) {
     if (index < other->next) continue;
     other->next = (index / other->n + 1) * other->n;
-    rta_latest_sample given = sample;
-    if (other->read) rta_latest_take(other->read, &given);
-    if (given.status == RTA_LATEST_NONE) continue;
-    void* to = rta_latest_next(other->write);
-    if (other->chain.run(given.data, to))
+    if (!other->inputs.empty()) other->inputs.take();
+    const Inputs& given = other->inputs.empty() ? inputs : other->inputs;
+    if (given.none()) continue;
+    for (size_t i = 0; i < other->write.size(); ++i) other->results[i] = rta_latest_next(other->write[i]);
+    if (other->chain.run(given.data(), other->results.data()))
       return fail(RTA_FAILED_STEP, "every(%lld): %s", static_cast<long long>(other->n), other->chain.error());
-    rta_latest_publish(other->write, nullptr, given.stamp_ns, clock.now(clock.self), RTA_ORIGIN_FRESH);
+    const int64_t now = clock.now(clock.self);
+    for (rta_latest* slot : other->write) rta_latest_publish(slot, nullptr, given.stamp(), now, RTA_ORIGIN_FRESH);
     add(stats->every_runs);
   }
   return true;
@@ -151,11 +148,10 @@ bool rta_loop::cycle() {
   count(stats->wake_error, t0 - due);
   if (t0 - due >= config.period_ns) add(stats->caught_up, config.on_miss == RTA_MISS_CATCH_UP);
 
-  rta_latest_take(config.read, &sample);
+  inputs.take();
   int64_t stamp = 0, origin = RTA_ORIGIN_PUT;
-  void* result = nullptr;
-  if (!compute(t0, stamp, origin, result)) return false;
-  const bool computed = result != nullptr;
+  bool computed = false;
+  if (!compute(t0, stamp, origin, computed)) return false;
   const int64_t t1 = clock.now(c);
   const bool late = t1 - due > config.deadline_ns;
   count(stats->work, t1 - t0);
@@ -171,12 +167,14 @@ bool rta_loop::cycle() {
     if (late) origin = RTA_ORIGIN_MISSED;
   }
   if (computed && !(late && config.on_miss == RTA_MISS_HOLD)) {
-    rta_latest_publish(config.write, nullptr, stamp, t1, origin);
-    std::memcpy(last_out.get(), result, main.out_bytes());
+    for (size_t i = 0; i < write.size(); ++i) {
+      rta_latest_publish(write[i], nullptr, stamp, t1, origin);
+      std::memcpy(last_out.data()[i], results[i], main.out_bytes()[i]);
+    }
     out_stamp = stamp;
     has_out = true;
   } else if (has_out && origin != RTA_ORIGIN_PUT) {
-    rta_latest_publish(config.write, last_out.get(), out_stamp, t1, origin);
+    for (size_t i = 0; i < write.size(); ++i) rta_latest_publish(write[i], last_out.data()[i], out_stamp, t1, origin);
     add(stats->held);
   }
   const bool good = !late && !was_stale;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <new>
 #include <vector>
 
@@ -18,29 +19,29 @@ constexpr int64_t kBegin = 1'000'000'000;  // the clock's first time: a stamp of
 
 }  // namespace
 
-struct rta_sim {
+namespace {
+
+uint64_t splitmix(uint64_t& state) {
+  uint64_t z = state += 0x9e3779b97f4a7c15u;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
+bool chance(uint64_t& random, double p) { return static_cast<double>(splitmix(random) >> 11) * 0x1p-53 < p; }
+int64_t up_to(uint64_t& random, int64_t n) {
+  return n > 0 ? static_cast<int64_t>(splitmix(random) % static_cast<uint64_t>(n + 1)) : 0;
+}
+
+// What puts into one slot.
+struct Producer {
   rta_sim_config config;
   rta_latest* slot;
-  rta_sim_counts counts = {};
-  uint64_t random;
-  int64_t now = kBegin, produced_to = kBegin, gap_until = 0, clock_offset = 0;
+  rta_sim_counts* counts;
+  uint64_t own, *random;  // the first one draws from the world's numbers
+  int64_t produced_to = kBegin, gap_until = 0, clock_offset = 0, produced = 0, newest = -1;
   bool burst = false;
   std::vector<Arrival> coming;
   std::vector<char> value;
-
-  // What a loop should do, by the simulation's own bookkeeping.
-  int64_t period = 0, deadline = 0, max_age = 0, newest = -1, end_of_step = 0, due = 0;
-  bool runs_when_stale = false, catches_up = false;
-  int64_t cost = 0;
-
-  uint64_t next() {  // splitmix64
-    uint64_t z = random += 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-  }
-  bool chance(double p) { return static_cast<double>(next() >> 11) * 0x1p-53 < p; }
-  int64_t up_to(int64_t n) { return n > 0 ? static_cast<int64_t>(next() % static_cast<uint64_t>(n + 1)) : 0; }
 
   void schedule(int64_t at, int64_t stamp, int64_t number) {
     coming.push_back({at, stamp, number});
@@ -48,38 +49,39 @@ struct rta_sim {
   }
 
   void produce() {
-    const int64_t t = produced_to, number = ++counts.produced;
+    const int64_t t = produced_to, number = ++produced;
+    ++counts->produced;
     produced_to += config.produce_ns;
-    if (chance(config.p_clock)) {
+    if (chance(*random, config.p_clock)) {
       clock_offset = clock_offset ? 0 : config.clock_ns;
-      ++counts.clock_steps;
+      ++counts->clock_steps;
     }
-    if (t >= gap_until && chance(config.p_gap)) {
-      gap_until = t + config.gap_ns / 2 + up_to(config.gap_ns);
-      burst = chance(config.p_burst);
-      ++counts.gaps;
-      counts.bursts += burst;
+    if (t >= gap_until && chance(*random, config.p_gap)) {
+      gap_until = t + config.gap_ns / 2 + up_to(*random, config.gap_ns);
+      burst = chance(*random, config.p_burst);
+      ++counts->gaps;
+      counts->bursts += burst;
     }
     const int64_t stamp = t + clock_offset;
     if (t < gap_until) {
       if (burst)
         schedule(gap_until, stamp, number);
       else
-        ++counts.lost;
+        ++counts->lost;
       return;
     }
-    const int64_t overtaken_by = chance(config.p_reorder) ? 5 * config.produce_ns / 2 : 0;
-    schedule(t + up_to(config.delay_ns) + overtaken_by, stamp, number);
+    const int64_t overtaken_by = chance(*random, config.p_reorder) ? 5 * config.produce_ns / 2 : 0;
+    schedule(t + up_to(*random, config.delay_ns) + overtaken_by, stamp, number);
   }
 
   void arrive(const Arrival& a) {
-    ++counts.arrived;
+    ++counts->arrived;
     std::memcpy(value.data(), &a.number, sizeof a.number);
     rta_latest_put_at(slot, value.data(), a.stamp, a.at);
     if (a.stamp > a.at)
-      ++counts.future;
+      ++counts->future;
     else if (a.stamp < newest)
-      ++counts.overtaken;
+      ++counts->overtaken;
     else
       newest = a.stamp;
   }
@@ -97,6 +99,42 @@ struct rta_sim {
         produce();
       }
     }
+  }
+
+  void calm() {
+    rta_sim_config& c = config;
+    c.p_gap = c.p_burst = c.p_reorder = c.p_clock = c.p_stall = c.p_slow = 0;
+    gap_until = clock_offset = 0;
+  }
+};
+
+}  // namespace
+
+struct rta_sim {
+  rta_sim_config config;
+  rta_sim_counts counts = {};
+  uint64_t random;
+  int64_t now = kBegin;
+  std::vector<std::unique_ptr<Producer>> producers;
+  rta_step_ports ports = {};
+
+  // What a loop should do, by the simulation's own bookkeeping.
+  int64_t period = 0, deadline = 0, max_age = 0;
+  bool runs_when_stale = false, catches_up = false;
+  int64_t cost = 0;
+
+  bool chance(double p) { return ::chance(random, p); }
+  int64_t up_to(int64_t n) { return ::up_to(random, n); }
+
+  // The stamp of the oldest of the newest values; -1 where one has none.
+  int64_t newest() const {
+    int64_t oldest = INT64_MAX;
+    for (const auto& p : producers) oldest = std::min(oldest, p->newest);
+    return oldest;
+  }
+
+  void advance(int64_t to) {
+    for (const auto& p : producers) p->advance(to);
     now = std::max(now, to);
   }
 
@@ -112,9 +150,10 @@ struct rta_sim {
     if (chance(config.p_slow)) cost = config.slow_ns, ++counts.slow_steps;
     if (!period) return now;
     ++counts.cycles;
-    bool runs = newest >= 0;
+    const int64_t oldest = newest();
+    bool runs = oldest >= 0;
     counts.waiting += !runs;
-    if (runs && now - newest > max_age) {
+    if (runs && now - oldest > max_age) {
       ++counts.stale;
       runs = runs_when_stale;
     } else {
@@ -128,16 +167,31 @@ struct rta_sim {
 };
 
 RTA_API rta_sim* rta_sim_create(const rta_sim_config* config, rta_latest* slot) {
-  const size_t bytes = rta_latest_describe(slot)->payload_bytes;
-  if (bytes < 8 || config->produce_ns < 1 || rta_latest_lend(slot, RTA_LATEST_WRITER) != 0) return nullptr;
   auto* sim = new (std::nothrow) rta_sim();
   if (!sim) return nullptr;
   sim->config = *config;
-  sim->slot = slot;
   sim->random = config->seed;
-  sim->value.resize(bytes);
-  sim->coming.reserve(1 << 16);
-  return sim;
+  if (rta_sim_add(sim, config, slot) == 0) {
+    sim->producers[0]->random = &sim->random;
+    return sim;
+  }
+  delete sim;
+  return nullptr;
+}
+
+RTA_API int rta_sim_add(rta_sim* sim, const rta_sim_config* config, rta_latest* slot) {
+  const size_t bytes = rta_latest_describe(slot)->payload_bytes;
+  if (bytes < 8 || config->produce_ns < 1 || rta_latest_lend(slot, RTA_LATEST_WRITER) != 0) return -1;
+  auto p = std::make_unique<Producer>();
+  p->config = *config;
+  p->slot = slot;
+  p->counts = &sim->counts;
+  p->own = config->seed;
+  p->random = &p->own;
+  p->value.resize(bytes);
+  p->coming.reserve(1 << 16);
+  sim->producers.push_back(std::move(p));
+  return 0;
 }
 
 RTA_API void rta_sim_expect(rta_sim* sim, const rta_loop_config* loop) {
@@ -159,28 +213,36 @@ RTA_API rta_loop_clock rta_sim_clock(rta_sim* sim) {
 }
 
 RTA_API rta_step rta_sim_step(rta_sim* sim, size_t bytes) {
+  rta_step_ports ports = {};
+  ports.inputs = ports.outputs = 1;
+  ports.in_bytes[0] = ports.out_bytes[0] = bytes;
+  return rta_sim_step_ports(sim, &ports);
+}
+
+RTA_API rta_step rta_sim_step_ports(rta_sim* sim, const rta_step_ports* ports) {
+  sim->ports = *ports;
   rta_step step = {};
   step.step = [](void* self, const void* const* in, void* const* out) {
     auto* s = static_cast<rta_sim*>(self);
-    std::memcpy(out[0], in[0], s->value.size());
+    for (int i = 0; i < s->ports.inputs; ++i) std::memcpy(out[i], in[i], s->ports.in_bytes[i]);
     s->advance(s->now + s->cost);
     return 0;
   };
   step.self = sim;
-  step.in_bytes = step.out_bytes = bytes;
+  step.in_bytes = ports->in_bytes[0];
+  step.out_bytes = ports->out_bytes[0];
   return step;
 }
 
 RTA_API rta_sim_counts rta_sim_counted(const rta_sim* sim) { return sim->counts; }
 
 RTA_API void rta_sim_calm(rta_sim* sim) {
-  rta_sim_config& c = sim->config;
-  c.p_gap = c.p_burst = c.p_reorder = c.p_clock = c.p_stall = c.p_slow = 0;
-  sim->gap_until = sim->clock_offset = 0;
+  sim->config.p_stall = sim->config.p_slow = 0;
+  for (const auto& p : sim->producers) p->calm();
 }
 
 RTA_API void rta_sim_destroy(rta_sim* sim) {
   if (!sim) return;
-  rta_latest_take_back(sim->slot, RTA_LATEST_WRITER);
+  for (const auto& p : sim->producers) rta_latest_take_back(p->slot, RTA_LATEST_WRITER);
   delete sim;
 }

@@ -53,7 +53,7 @@ void rta_loop::settle() {
     for (const Chain* chain : {&main, &fallback, &forecast})
       if (!chain->empty()) chain->lock_memory(all);
     for (const auto& other : slower) other->chain.lock_memory(all);
-    all &= mlock(last_out.get(), main.out_bytes()) == 0;
+    all &= last_out.lock();
     put(stats->locked, all);
     if (!all) note(std::string("mlock: ") + std::strerror(errno));
   }

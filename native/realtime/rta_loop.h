@@ -12,13 +12,15 @@
 #define RTA_LOOP_H
 
 #include "rta_latest.h"
+#include "rta_model.h"
 #include "rta_plan.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-/* One step of a chain: reads in[0], writes out[0]. 0 for success; anything else ends the loop. */
+/* One step of a chain: reads in[0], writes out[0]; one of several tensors (rta_step_ports) reads and writes more. 0 for
+ * success; anything else ends the loop. */
 typedef int (*rta_step_fn)(void* self, const void* const* in, void* const* out);
 
 typedef struct {
@@ -34,12 +36,24 @@ typedef struct {
   int warm;                         /* 1: it may be run for nothing, with save and load around it where it has a past */
 } rta_step;
 
+#define RTA_LOOP_PORTS 16
+
+/* Tensors of a step that has several; in_bytes and out_bytes of its rta_step are not read then. */
+typedef struct {
+  int inputs, outputs; /* 1 to RTA_LOOP_PORTS */
+  size_t in_bytes[RTA_LOOP_PORTS], out_bytes[RTA_LOOP_PORTS];
+} rta_step_ports;
+
 /* A plan with one input and one output as a step. The struct must live as long as the loop. */
 typedef struct {
   rta_plan* plan;
   int64_t samples, state_samples;
 } rta_plan_step;
 rta_step rta_step_of_plan(rta_plan_step* plan, size_t in_bytes, size_t out_bytes);
+/* A model from a file as a step, for a batch of so many (0: the least that it takes, one at least; a stream steps all
+ * its streams). Fills kept (which must live as long as the loop, as the model), step and ports; identity and memory are
+ * those of the model's plan. 0, or -1 for a batch that it does not take and for more than RTA_LOOP_PORTS tensors. */
+int rta_step_of_model(rta_model* model, int64_t batch, rta_plan_step* kept, rta_step* step, rta_step_ports* ports);
 
 /* What happens with a result that comes late, and with the grid points that it covered. */
 typedef enum {
@@ -139,12 +153,32 @@ typedef struct {
   rta_loop_histogram age;        /* of the value, at the start of a cycle */
 } rta_loop_stats;
 
+/* What goes beyond one tensor in and one out. A cycle takes the newest value of each slot, one after the other: they
+ * are no snapshot of one moment. The age of the input is that of the oldest value, and so is the stamp of the results;
+ * but for those of `any_age`, which may be as old as they like (a set point). It is used again where none of the values
+ * is new, and a cycle waits while one has never been put. A forecast gives as many tensors as it takes. */
+typedef struct {
+  size_t bytes;            /* sizeof(rta_loop_ports): later versions have more at the end */
+  rta_latest* const* read; /* in the order of the first step's inputs */
+  int read_count;
+  rta_latest* const* write; /* in the order of the last step's outputs */
+  int write_count;
+  uint64_t any_age;            /* bit i: input i; not all of them */
+  const rta_step_ports* steps; /* one for each step; NULL: in_bytes and out_bytes of the steps */
+  const rta_step_ports* fallback;
+  const rta_step_ports* forecast;
+} rta_loop_ports;
+
 typedef struct rta_loop rta_loop;
 
 /* NULL with rta_loop_error_text() where something does not fit. Slots and steps stay the caller's, and must live on. */
 rta_loop* rta_loop_create(const rta_loop_config* config);
+/* The same with several slots: read and write of the config are not read. */
+rta_loop* rta_loop_create_ports(const rta_loop_config* config, const rta_loop_ports* ports);
 /* Another chain, run after the first in every n-th period. read NULL: the loop's own input. Before the start. */
 int rta_loop_every(rta_loop* loop, int64_t n, const rta_step* steps, int count, rta_latest* read, rta_latest* write);
+/* The same with several slots; of ports read (NULL: the loop's own inputs), write and steps are read. */
+int rta_loop_every_ports(rta_loop* loop, int64_t n, const rta_step* steps, int count, const rta_loop_ports* ports);
 /* Measures the fallback (one slower than the deadline is refused), takes the slots, and starts the thread. */
 int rta_loop_start(rta_loop* loop);
 /* What the system did not allow, a sentence; empty where it allowed all. */

@@ -41,11 +41,17 @@ typedef struct rta_sim rta_sim;
 /* Puts into `slot` in simulated time. Values hold the number of the measurement in their first 8 bytes. NULL: the slot
  * is taken, or smaller than 8 bytes. */
 rta_sim* rta_sim_create(const rta_sim_config* config, rta_latest* slot);
+/* Another slot, with a producer of its own: of the config seed, produce, delay, gaps, bursts, overtaken values and the
+ * producer's clock are read. Its measurements are counted with the others, and the age of the input is that of the
+ * oldest slot. 0, or -1 where the slot is taken or smaller than 8 bytes. */
+int rta_sim_add(rta_sim* sim, const rta_sim_config* config, rta_latest* slot);
 /* For the config of a loop, whose period, deadline, max_age and on_stale decide what is to be counted. */
 rta_loop_clock rta_sim_clock(rta_sim* sim);
 void rta_sim_expect(rta_sim* sim, const rta_loop_config* loop);
 /* A model that takes simulated time and gives its input. */
 rta_step rta_sim_step(rta_sim* sim, size_t bytes);
+/* The same for several tensors, as many out as in and as large. */
+rta_step rta_sim_step_ports(rta_sim* sim, const rta_step_ports* ports);
 rta_sim_counts rta_sim_counted(const rta_sim* sim);
 /* From here on nothing is injected any more: values come in time, and so does the loop. */
 void rta_sim_calm(rta_sim* sim);

@@ -247,6 +247,18 @@ bool Plan::fits(nb::handle inputs, nb::handle outputs, Pointers& p) const {
   return unnest(inputs.ptr(), form, flat.tensors, flat.count) && take_inputs(flat, p) && take_outputs(outputs.ptr(), p);
 }
 
+bool Plan::fits_inputs(nb::handle inputs, Pointers& p) const {
+  Flat flat;
+  const char* form = flat_in_.c_str();
+  return unnest(inputs.ptr(), form, flat.tensors, flat.count) && take_inputs(flat, p);
+}
+
+std::vector<size_t> Plan::sizes(bool outputs, int64_t rows) const {
+  std::vector<size_t> bytes;
+  for (const Spec& spec : outputs ? outputs_ : inputs_) bytes.push_back(static_cast<size_t>(size_bytes(spec, rows)));
+  return bytes;
+}
+
 bool Plan::run(nb::handle inputs, nb::handle outputs) const {
   Pointers p;
   if (!fits(inputs, outputs, p)) return false;

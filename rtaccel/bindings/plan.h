@@ -56,6 +56,11 @@ class Plan {
   // Whether the tensors can be read and written where they lie.
   bool fits(nanobind::handle inputs, nanobind::handle outputs, Pointers& p) const;
 
+  // The same of a tuple of inputs alone, without the nesting of the model's arguments.
+  bool fits_inputs(nanobind::handle inputs, Pointers& p) const;
+  // Bytes of each input, or output, for so many rows.
+  std::vector<size_t> sizes(bool outputs, int64_t rows) const;
+
   // Writes into `outputs` (a tensor or a tuple). False: nothing was written, the tensors need a closer look.
   bool run(nanobind::handle inputs, nanobind::handle outputs) const;
   bool run_given(PyObject* const* inputs, Py_ssize_t count, PyObject* outputs) const;

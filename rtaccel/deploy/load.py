@@ -14,6 +14,7 @@ import numpy as np
 from rtaccel._native import BoundModel, Model
 from rtaccel.core.errors import BackendUnavailable, FormatError, RtaccelError, ShapeError, UnsupportedProblem
 from rtaccel.deploy import container, signing
+from rtaccel.deploy.in_loop import Port, model_step
 from rtaccel.deploy.nesting import flattened, nested, tree_of
 
 UNCHECKED, LARGE = 1, 2  # as rta_model.h has them
@@ -31,7 +32,8 @@ class LoadedModel:
     arrays; torch tensors where the first input is one. Raises ShapeError for what does not fit, FormatError for an index out
     of range.
 
-    One instance runs in one thread at a time; a call holds the GIL. Load once for each thread.
+    One instance runs in one thread at a time; a call holds the GIL. Load once for each thread. An `rt.Loop` or an
+    `rt.StreamBatcher` runs it on a native thread; until that has ended other calls raise UnsupportedProblem.
     """
 
     def __init__(self, native: Model, metadata: Mapping[str, str], source: str, flags: int) -> None:
@@ -154,6 +156,10 @@ class LoadedModel:
             left = iter(sizes)
             results.append(np.empty([next(left, 1) if s < 0 else s for s in shape], np.dtype(dtype)))
         return tuple(results)
+
+    def loop_step(self, op: str, ports: Sequence[Port]) -> tuple[Any, list[Port], list[Any]]:
+        """As a step of an `rt.Loop`, for inputs of these (shape, dtype), with or without their batch of one."""
+        return model_step(op, self.name, self._native, self.inputs, self.outputs, ports)
 
     # -- streams
 

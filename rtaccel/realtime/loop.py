@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from rtaccel import _native as native
 from rtaccel.core.errors import BudgetExceeded, FormatError, RtaccelError, ShapeError, UnsupportedProblem
+from rtaccel.core.lead_dims import without_ones
 from rtaccel.realtime import threads
 from rtaccel.realtime.latest import Latest
+from rtaccel.realtime.slots import Slots, any_age_of, input_slots, output_slots
 from rtaccel.realtime.stats import LoopStats
-from rtaccel.realtime.steps import Made, steps_of, without_ones
+from rtaccel.realtime.steps import Made, Port, steps_of
 
 ON_MISS = {"hold": 0, "late": 1, "catch_up": 2, "raise": 3}
 ON_STALE = {"hold": 0, "fallback": 1, "raise": 2, "forecast": 3}
@@ -27,18 +30,20 @@ _said: set[str] = set()
 class Loop:
     """Runs a model every period on a thread of its own, without the GIL: reads the newest value, writes the result.
 
-    model: a compiled model or stream (rt.compile, rt.stream) with one input and one output, an `rt.Cascade`, a
+    model: a compiled model or stream (rt.compile, rt.stream), one from a file (rt.load, without torch), an `rt.Cascade`, a
         `realtime.CStep`, or a Python callable (which takes the GIL: outside of what the loop promises). A list is run as a chain.
-    read, write: `rt.Latest` slots of the model's input and output, with or without its batch of one. The loop takes the reader's
-        side of one and the writer's of the other while it runs.
+    read, write: `rt.Latest` slots of the model's input and output, with or without its batch of one. Of several inputs or
+        outputs: a list in their order, or a dict by their names. The loop takes the readers' and writers' sides while it runs.
     period_us, deadline_us: a cycle is due at each grid point start + k * period, and late after the deadline from there.
-    max_age_us: an input older than this, from its stamp, is stale.
+    max_age_us: an input older than this, from its stamp, is stale. Of several inputs the oldest counts; any_age: names or indices
+        of those whose age does not (a set point). Where one was never put the loop waits; where none is new they are used again.
     on_miss: what becomes of a late result. "hold": the last one stays; "late": it is published; in both the grid points it
         covered are skipped. "catch_up": published, and they are run one after another. "raise": the loop ends.
     on_stale: with a stale input. "hold": the last result is published again; "fallback": `fallback` is run in place of the model;
         "forecast": the model is run on what `forecast` makes of the last input, and then of its own; "raise": the loop ends.
-    fallback: a smaller model (or a cascade) of the same input and output. One slower than the deadline is refused at the start.
-    forecast: a model or stream that gives the next input from an input.
+    fallback: a smaller model (or a cascade) of the same inputs and outputs in order. One slower than the
+        deadline is refused at the start.
+    forecast: a model or stream that gives the next inputs from the inputs.
     on_old: an input that is young enough but was used already: "step" runs the model on it again, "hold" does not.
     on_gap: at the first fresh input after a stale one a stream goes on ("step"), or starts anew ("reset").
     pre, post: steps before and after the model, like it.
@@ -48,7 +53,8 @@ class Loop:
     lock_memory: mlock what the loop touches. strict: what the system does not allow raises; else it is said once.
     name: statistics in shared memory, for `rtaccel top NAME`. simulation: a `realtime.Simulation`; then `run`, not `start`.
 
-    Each result's `origin` says what it is: "fresh", "held", "fallback", "forecast" or "missed"; its stamp is that of its input.
+    Each result's `origin` says what it is: "fresh", "held", "fallback", "forecast" or "missed"; its stamp is that of its oldest
+    input that counts. Several slots are read one after another: they are no joint snapshot.
     A loop starts once. `with` starts and stops it. While it runs, other calls of its models and `os.fork` raise
     UnsupportedProblem. Raises FormatError, ShapeError or UnsupportedProblem for what does not fit, before anything starts.
 
@@ -66,8 +72,8 @@ class Loop:
     def __init__(
         self,
         model: Any,
-        read: Latest,
-        write: Latest,
+        read: Slots,
+        write: Slots,
         period_us: float = 1000,
         deadline_us: float = 200,
         max_age_us: float = 3000,
@@ -78,6 +84,7 @@ class Loop:
         *,
         on_old: str = "step",
         on_gap: str = "step",
+        any_age: Sequence[str | int] = (),
         pre: Any = None,
         post: Any = None,
         priority: int | None = None,
@@ -92,15 +99,16 @@ class Loop:
         self.name, self._lock, self._pid = name, lock_memory, os.getpid()
         self._raised: list[BaseException] = []
         self._started = self._ended = False
-        for what, slot in (("read", read), ("write", write)):
-            if not isinstance(slot, Latest):
-                raise FormatError("Loop", f"{what}={type(slot).__name__}", "an rt.Latest", "Make a slot.")
+        chain = [*_listed(pre), *_listed(model), *_listed(post)]
+        names, inputs = input_slots("Loop", chain, read)
+        outputs = output_slots("Loop", chain, write)
         settings: dict[str, int] = {
             "priority": 0 if priority is None else _whole("priority", priority, 1, 99),
             "cpu": -1 if cpu is None else _whole("cpu", cpu, 0, 4095),
             "warm": bool(warm),
             "lock_memory": bool(lock_memory),
             "strict": bool(strict),
+            "any_age": any_age_of(names, any_age),
         }
         for key, us in (("period", period_us), ("deadline", deadline_us), ("max_age", max_age_us), ("spin", spin_us)):
             settings[f"{key}_ns"] = _ns(f"{key}_us", us)
@@ -115,29 +123,31 @@ class Loop:
             settings[key] = known[value]
         self._plans: list[Any] = []
         self._python: list[str] = []
-        chain = [*_listed(pre), *_listed(model), *_listed(post)]
-        steps = self._fitted("the model", chain, read, write)
-        others = [] if fallback is None else self._fitted("the fallback", _listed(fallback), read, write)
-        ahead = [] if forecast is None else self._fitted("the forecast", _listed(forecast), read, read)
+        steps = self._fitted("the model", chain, inputs, outputs)
+        others = [] if fallback is None else self._fitted("the fallback", _listed(fallback), inputs, outputs)
+        ahead = [] if forecast is None else self._fitted("the forecast", _listed(forecast), inputs, inputs)
         world = None if simulation is None else simulation.native
         self._simulated = world is not None
         try:
-            self._native = native.LoopHandle(read, write, steps, others, ahead, settings, name, world)
+            self._native = native.LoopHandle(inputs, outputs, steps, others, ahead, settings, name, world)
         except ValueError as error:
             raise FormatError("Loop", str(error), "settings that fit together", "See rt.Loop.") from None
-        self._read = read
+        self._inputs = inputs
 
-    def every(self, n: int, model: Any, write: Latest, read: Latest | None = None) -> Loop:
+    def every(self, n: int, model: Any, write: Slots, read: Slots | None = None) -> Loop:
         """Runs another model in every n-th period, after the first one's result is out. Before the start.
 
-        model, read, write: as those of the loop; read=None: the loop's own input.
+        model, read, write: as those of the loop; read=None: the loop's own inputs, in their order.
 
         Raises as the loop itself.
         """
         _whole("n", n, 1, 2**40)
-        steps = self._fitted("every()", _listed(model), self._read if read is None else read, write)
+        chain = _listed(model)
+        inputs = [] if read is None else input_slots("every", chain, read)[1]
+        outputs = output_slots("every", chain, write)
+        steps = self._fitted("every()", chain, inputs or self._inputs, outputs)
         try:
-            self._native.every(n, steps, read, write)
+            self._native.every(n, steps, inputs, outputs)
         except ValueError as error:
             raise FormatError(
                 "every", str(error), "a loop that has not started, and slots that fit", "See rt.Loop."
@@ -235,14 +245,17 @@ class Loop:
         state = "simulated" if self._simulated else "running" if self.running else "ended" if self._ended else "made"
         return f"Loop({self.name or ''}{', ' if self.name else ''}{state})"
 
-    def _fitted(self, what: str, chain: list[Any], read: Latest, write: Latest) -> list[Any]:
-        made: Made = steps_of(what, chain, read.shape, read.dtype, self._raised)
-        if without_ones(made.shape) != without_ones(write.shape) or made.dtype != write.dtype:
+    def _fitted(self, what: str, chain: list[Any], read: list[Latest], write: list[Latest]) -> list[Any]:
+        made: Made = steps_of(what, chain, [(slot.shape, slot.dtype) for slot in read], self._raised)
+        taken = [(slot.shape, slot.dtype) for slot in write]
+        if [(without_ones(shape), dtype) for shape, dtype in made.ports] != [(without_ones(s), d) for s, d in taken]:
             raise ShapeError(
                 "Loop",
-                f"{made.dtype}{list(made.shape)} from {what}",
-                f"{write.dtype}{list(write.shape)}, what its slot takes",
-                "Make a slot of the model's output.",
+                f"{_described(made.ports)} from {what}",
+                f"{_described(taken)}, what its slots take"
+                if len(taken) > 1
+                else f"{_described(taken)}, what its slot takes",
+                "Make a slot of each of the model's outputs.",
             )
         self._plans += made.plans
         self._python += made.in_python
@@ -255,7 +268,7 @@ class Loop:
             if self._lock:
                 try:
                     plan.lock()
-                except RuntimeError as error:
+                except (RuntimeError, ValueError) as error:
                     refused = f"mlock of the model: {error}"
         return refused
 
@@ -298,6 +311,10 @@ class Loop:
                 "one of this process",
                 "Make and start loops after the fork.",
             )
+
+
+def _described(ports: list[Port]) -> str:
+    return " and ".join(f"{dtype}{list(shape)}" for shape, dtype in ports)
 
 
 def _whole(name: str, value: Any, low: int, high: int) -> int:

@@ -28,7 +28,22 @@ class Simulation:
     """
 
     def __init__(self, slot: Any, seed: int = 0, **options: float) -> None:
-        known = {*(f"{t}_us" for t in TIMES), *SHARES}
+        self.native: Any = None
+        self._put(slot, seed, options)
+
+    def add(self, slot: Any, seed: int = 0, **options: float) -> Simulation:
+        """Another slot of the same loop, with a producer of its own: options as above, but for those of the loop and the model
+        (wake, stall, step, slow). An input is then as old as its oldest slot. `counts()` has the measurements of all slots.
+        """
+        self._put(slot, seed, options)
+        return self
+
+    def _put(self, slot: Any, seed: int, options: dict[str, float]) -> None:
+        theirs = () if self.native is None else ("wake", "stall", "step", "slow")
+        known = {
+            *(f"{t}_us" for t in TIMES if t not in theirs),
+            *(p for p in SHARES if p.removeprefix("p_") not in theirs),
+        }
         wrong = sorted(set(options) - known)
         if wrong or options.get("produce_us", 0) <= 0:
             raise FormatError(
@@ -38,16 +53,19 @@ class Simulation:
                 "See the docstring.",
             )
         raw = {f"{t}_ns": round(options.get(f"{t}_us", 0) * 1e3) for t in TIMES}
-        shares = {name: float(options.get(name, 0)) for name in SHARES}
+        given = {"seed": seed, **raw, **{name: float(options.get(name, 0)) for name in SHARES}}
         try:
-            self.native = native.LoopSim({"seed": seed, **raw, **shares}, slot)
+            if self.native is None:
+                self.native = native.LoopSim(given, slot)
+            else:
+                self.native.add(given, slot)
         except ValueError as error:
             raise FormatError(
                 "Simulation", f"{slot!r}: {error}", "a free slot of 8 bytes or more", "Make one."
             ) from None
 
     def model(self) -> SimulatedModel:
-        """A model that takes step_us of simulated time and gives its input."""
+        """A model that takes step_us of simulated time and gives its inputs."""
         return SimulatedModel(self.native)
 
     def calm(self) -> None:

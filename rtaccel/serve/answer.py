@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 
 STATUSES = ("ok", "late", "replaced", "dropped", "refused")
@@ -26,7 +24,7 @@ class Answer(NamedTuple):
     late_us: how long after its deadline it was answered, below 0 in time; NaN where it was not.
     """
 
-    y: Tensor | None
+    y: Any
     status: str
     late_us: float
 

@@ -5,31 +5,30 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from rtaccel import _native as native
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
-from rtaccel.nn.check import describe
 from rtaccel.realtime import threads
-from rtaccel.runtime.stream import StreamModel
 from rtaccel.serve.answer import SLICE_NS, STATUSES, Ticket
 from rtaccel.serve.stats import BatcherStats
+from rtaccel.serve.stream_sides import side_of
 
 LATE = {"answer": 0, "drop": 1}
 PUTS = ("queued", "replacing", "replaced")
 """What a put comes to without tickets, by the code of the native side; -1 is "full"."""
 
-OnResult = Callable[[Tensor, Tensor, Tensor], object]
+OnResult = Callable[[Any, Any, Any], object]
 
 
 class StreamBatcher:
     """Steps many streams of one model: any thread puts samples one by one, a native thread steps them in batches.
 
-    live: a stream of rt.stream on the CPU, with a past. While the batcher runs it answers no other calls.
+    live: a stream of rt.stream on the CPU, with a past, or one of rt.load: then arrays are NumPy's, and torch is not needed.
+        While the batcher runs it answers no other calls.
     deadline_us: a sample is to be answered within this from its stamp.
     on_result: called as on_result(streams, y, status) for each batch, in a Python thread of its own: int64 [n], float32
         [n, outputs], and uint8 [n] of indices into `STATUSES`; y of a sample that was not stepped is NaN. None: tickets.
@@ -63,7 +62,7 @@ class StreamBatcher:
 
     def __init__(
         self,
-        live: StreamModel,
+        live: Any,
         deadline_us: float = 1000,
         on_result: OnResult | None = None,
         late: str = "answer",
@@ -73,34 +72,35 @@ class StreamBatcher:
         spin_us: float = 50,
         cpu: int | None = None,
     ) -> None:
-        plan = _plan_of(live)
+        side = side_of(live)
         if late not in LATE:
             raise FormatError("StreamBatcher", f"late={late!r}", "'answer' or 'drop'", "Pass one of them.")
         if on_result is not None and not callable(on_result):
             raise FormatError("StreamBatcher", f"on_result={on_result!r}", "a function, or None", "Pass a function.")
         if on_result is not None and tickets is not None:
             raise FormatError("StreamBatcher", "on_result and tickets", "one of them", "Leave tickets out.")
-        self._row, self._dtype = _row_of(live)
-        self._streams, self._pid = live.streams, os.getpid()
-        places = 4 * live.streams if tickets is None else _whole("tickets", tickets, 1, 2**31 - 2)
+        self._side, self._streams, self._pid = side, side.streams, os.getpid()
+        places = 4 * side.streams if tickets is None else _whole("tickets", tickets, 1, 2**31 - 2)
         settings = {
             "deadline_ns": _ns("deadline_us", deadline_us, 1),
-            "max_batch": live.streams if max_batch is None else _whole("max_batch", max_batch, 1, live.streams),
+            "max_batch": side.streams if max_batch is None else _whole("max_batch", max_batch, 1, side.streams),
             "tickets": 0 if on_result else places,
             "spin_ns": _ns("spin_us", spin_us, 0),
             "late": LATE[late],
             "cpu": -1 if cpu is None else _whole("cpu", cpu, 0, 4095),
             "manual": 0,
         }
-        x = str(self._dtype).removeprefix("torch."), list(self._row)
+        x = side.dtype, list(side.row)
         try:
-            self._native = native.Batcher(plan, x, _output_of(live, plan), settings)
+            self._native = native.Batcher(side.native, x, side.output, settings)
         except ValueError as error:
             raise FormatError("StreamBatcher", str(error), "settings that fit", "See rt.StreamBatcher.") from None
-        self._plan, self._on_result = plan, on_result
+        self._on_result = on_result
         self._raised: list[BaseException] = []
         self._caller: threading.Thread | None = None
         self._running = False
+        self._gone: set[int] = set()
+        self._changing = threading.Lock()
 
     def start(self) -> StreamBatcher:
         """Measures what batches cost (the streams are as before), and starts the worker.
@@ -108,7 +108,7 @@ class StreamBatcher:
         Raises UnsupportedProblem where something else runs the model, and where the batcher has run before.
         """
         self._here("start")
-        self._plan.prefault()
+        self._side.native.prefault()
         try:
             refused = self._native.start()
         except ValueError as error:
@@ -143,14 +143,14 @@ class StreamBatcher:
         if code == native.BATCHER_UNFIT:
             _stream(stream, self._streams)
             stamp = _stamp(stamp_ns)
-            code = self._native.put(stream, self._fitted(x, self._row), stamp)
+            code = self._native.put(stream, self._side.fitted(x, tuple(self._side.row)), stamp)
         if code < -1:
             self._refuse(code, stream, stamp_ns)
         if self._on_result is not None:
             return "full" if code < 0 else PUTS[code]
         return Ticket(self._native, None if code < 0 else code, stream)
 
-    def put_many(self, streams: Sequence[int] | Tensor, x: Any, stamp_ns: Any = None) -> Any:
+    def put_many(self, streams: Sequence[int] | Any, x: Any, stamp_ns: Any = None) -> Any:
         """As many puts, without the GIL: a list of tickets, or with on_result a dict of those rows that are not just "queued".
 
         streams: int64 [n] or a list; one that is named twice has two puts.
@@ -159,28 +159,71 @@ class StreamBatcher:
 
         Raises ShapeError, FormatError and UnsupportedProblem as `put`; the rows that are not at fault have then been put.
         """
-        chosen = self._fitted_list("streams", streams)
+        chosen = self._side.fitted_list("streams", streams)
         stamps: Any = native.BATCHER_NOW if stamp_ns is None else stamp_ns
         if not isinstance(stamps, int) or isinstance(stamps, bool):
-            stamps = self._fitted_list("stamp_ns", stamps)
+            stamps = self._side.fitted_list("stamp_ns", stamps)
         elif stamp_ns is not None:
             _stamp(stamps)
         codes = self._native.put_many(chosen, x, stamps)
         if codes is None:
-            codes = self._native.put_many(chosen, self._fitted(x, (len(chosen), *self._row)), stamps)
+            codes = self._native.put_many(chosen, self._side.fitted(x, (len(chosen), *self._side.row)), stamps)
         if codes is None:
             raise ShapeError(
-                "put_many", f"{describe(x)} for {len(chosen)} streams", "a row for each", "Match the rows."
+                "put_many", f"{self._side.describe(x)} for {len(chosen)} streams", "a row for each", "Match the rows."
             )
-        bad = (codes < -1).nonzero()
+        codes = np.asarray(codes)
+        bad = np.flatnonzero(codes < -1)
         if len(bad):
             row = int(bad[0])
             self._refuse(int(codes[row]), int(chosen[row]), stamps if isinstance(stamps, int) else int(stamps[row]))
         if self._on_result is None:
             numbers = chosen.tolist()
             return [Ticket(self._native, None if c < 0 else c, s) for c, s in zip(codes.tolist(), numbers, strict=True)]
-        rows = codes.nonzero().flatten().tolist()
+        rows = np.flatnonzero(codes).tolist()
         return {row: "full" if code < 0 else PUTS[code] for row, code in zip(rows, codes[rows].tolist(), strict=True)}
+
+    def reset(self, streams: int | Iterable[int]) -> list[int]:
+        """These streams start anew with the next sample that is put, while the batcher runs; nothing waits.
+
+        Gives the numbers of those that had a sample waiting: it is answered "replaced", or with on_result not at all. Raises
+        ShapeError for a stream that there is not, and UnsupportedProblem where it does not run; then none has changed.
+        """
+        return self._change("reset", streams, self._native.reset)
+
+    def remove(self, streams: int | Iterable[int]) -> list[int]:
+        """These streams are gone until `add`: no batch waits for them, and puts of them raise ShapeError. Gives and raises as
+        `reset`."""
+        return self._change("remove", streams, self._native.remove, present=True)
+
+    def add(self, streams: int | Iterable[int]) -> None:
+        """Streams that were removed are there again, and start anew. Raises as `reset`, and ShapeError for one that is there."""
+        self._change("add", streams, self._native.add, present=False)
+
+    @property
+    def streams(self) -> list[int]:
+        """Numbers of the streams that are there."""
+        with self._changing:
+            return [s for s in range(self._streams) if s not in self._gone]
+
+    def _change(self, op: str, streams: Any, change: Callable[[int], int], present: bool | None = None) -> list[int]:
+        chosen = [streams] if isinstance(streams, int) else list(streams)
+        with self._changing:
+            for stream in chosen:
+                _stream(stream, self._streams)
+            gone = self._gone
+            wrong = [s for s in chosen if (s in gone) != (present is False)]
+            if wrong or len(set(chosen)) != len(chosen):
+                what = "streams that were removed" if present is False else "streams that are there"
+                raise ShapeError(op, f"streams {wrong or chosen}", f"{what}, none twice", "See .streams.")
+            if not self.running:
+                raise UnsupportedProblem(
+                    op, "a batcher that does not run", "one between start and stop", "Reset the model itself."
+                )
+            waited = [s for s in chosen if change(s) == 1]
+            if present is not None:
+                self._gone = gone | set(chosen) if present else gone - set(chosen)
+        return waited
 
     def stop(self) -> None:
         """Refuses puts from now on, answers all that waits, and ends the worker; tickets can be taken afterwards.
@@ -242,27 +285,6 @@ class StreamBatcher:
             finally:
                 self._native.give_back()
 
-    def _fitted(self, x: Any, shape: tuple[int, ...]) -> Tensor:
-        """A copy that the native side takes, of something that is right but lies otherwise."""
-        made = x
-        if not isinstance(x, Tensor):
-            try:
-                made = torch.as_tensor(x)
-            except (TypeError, ValueError, RuntimeError):
-                made = None
-            if made is not None and not hasattr(x, "dtype") and made.dim() == 0 and self._dtype == torch.int64:
-                made = made.to(self._dtype)
-        if not isinstance(made, Tensor) or made.dtype != self._dtype or tuple(made.shape) != shape or made.is_sparse:
-            got = describe(x) if isinstance(x, Tensor) else describe(made) if made is not None else type(x).__name__
-            raise ShapeError("put", got, f"{self._dtype}{list(shape)}, as the model takes it", "Convert it.")
-        return made.detach().cpu().resolve_neg().contiguous().clone()
-
-    def _fitted_list(self, name: str, given: Any) -> Tensor:
-        made = given if isinstance(given, Tensor) else torch.as_tensor(given) if len(given) else torch.empty(0).long()
-        if made.dtype != torch.int64 or made.dim() != 1:
-            raise ShapeError("put_many", f"{name} {describe(made)}", "int64 [n]", "Convert it.")
-        return made.detach().cpu().contiguous()
-
     def _refuse(self, code: int, stream: Any, stamp: Any) -> None:
         if code == -4:
             raise ShapeError(
@@ -281,47 +303,6 @@ class StreamBatcher:
             raise UnsupportedProblem(
                 op, "a batcher of the process that forked this one", "one of this process", "Make it after the fork."
             )
-
-
-def _plan_of(live: Any) -> Any:
-    if not isinstance(live, StreamModel):
-        raise UnsupportedProblem(
-            "StreamBatcher", f"a {type(live).__name__}", "a stream", "Make one with rt.stream(model, example_step)."
-        )
-    executor = live._executor
-    if executor.direct is None or not executor.steps[0].native:
-        raise UnsupportedProblem(
-            "StreamBatcher",
-            f"{live._options.title} on {live._options.device}",
-            "one native plan on the CPU",
-            "See explain().",
-        )
-    if not live.streams:
-        raise UnsupportedProblem(
-            "StreamBatcher", f"{live._options.title}, a model without a past", "recurrent layers or causal convolutions",
-            "Its rows need no batcher: call it.",
-        )  # fmt: skip
-    return live._plan()
-
-
-def _row_of(live: StreamModel) -> tuple[tuple[int, ...], torch.dtype]:
-    """(shape, dtype) of what one stream takes."""
-    argument = live._program.arguments[0]
-    assert argument.dtype is not None
-    return tuple(int(n) for n in argument.shape[1:] if n is not None), argument.dtype
-
-
-def _output_of(live: StreamModel, plan: Any) -> tuple[str, list[int]]:
-    """(dtype, shape) of one row of the result."""
-    row, dtype = _row_of(live)
-    past = plan.save_state()
-    try:
-        y = live(torch.zeros((live.streams, *row), dtype=dtype, device="cpu"))
-    finally:
-        plan.load_state(past)
-    if not isinstance(y, Tensor):
-        raise UnsupportedProblem("StreamBatcher", "a model of several outputs", "one tensor", "Give it one output.")
-    return str(y.dtype).removeprefix("torch."), list(y.shape[1:])
 
 
 def _whole(name: str, value: Any, low: int, high: int) -> int:

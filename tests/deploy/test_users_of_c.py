@@ -77,6 +77,17 @@ def test_the_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     )
     assert done.returncode in (0, 1), done.stderr  # 1: this machine was busy
     assert done.stdout.startswith("Sequential at 100 Hz, 21 cycles, ")
+    for file, outputs in (("policy", ["output"]), ("steer", ["output_0", "output_1"]), ("filter", ["output"])):
+        done = subprocess.run(
+            [tmp_path / "model_loop", tmp_path / f"{file}.rta", "100", "2000"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        head, *lines = done.stdout.splitlines()
+        cycles, fresh = int(head.split(": ")[1].split()[0]), int(head.rsplit(" ", 2)[1])
+        assert cycles >= 100 and 0 < fresh <= cycles, head
+        assert [line.split()[0] for line in lines[:3]] == ["wake-up", "work", "response"]
+        assert [line.split(",")[0] for line in lines[3:]] == outputs
     done = subprocess.run(
         [tmp_path / "audio_file", tmp_path / "filter.rta", tmp_path / "in.f32", tmp_path / "out.f32"],
         capture_output=True, text=True, check=False,

@@ -284,7 +284,7 @@ def test_c_functions_before_and_after(tmp_path: Path) -> None:
         torch.testing.assert_close(got, 2 * mlp()(2 * value).detach(), rtol=1e-5, atol=1e-5)
         until(lambda: loop.stats().warm_runs > 0)
     failing = rt.Loop(CStep(library.refuse, (5,)), *slots(7, 5), **SLACK).start()
-    failing._read.put(torch.zeros(7))
+    failing._inputs[0].put(torch.zeros(7))
     with pytest.raises(FormatError):
         failing.join(60)
     assert failing.stats(check=False).state == "failed"

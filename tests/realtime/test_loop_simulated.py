@@ -246,6 +246,6 @@ def test_misuse() -> None:
     with pytest.raises(FormatError):
         Simulation(rt.Latest((1,)), produce_us=10)
     with pytest.raises(UnsupportedProblem):  # the simulation writes that slot
-        loop._read.put(np.zeros(2, np.int64))
+        loop._inputs[0].put(np.zeros(2, np.int64))
     with pytest.raises(UnsupportedProblem):
         y.put(np.zeros(2, np.int64))

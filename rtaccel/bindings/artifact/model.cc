@@ -31,11 +31,7 @@ void checked(int64_t result) {
 }
 constexpr int kShape = -1;  // an array that does not fit
 
-struct Close {
-  void operator()(rta_model* model) const { rta_model_close(model); }
-};
-
-class Model {
+class Model : public Opened {
  public:
   Model(nb::handle from, unsigned flags, int threads) {
     if (nb::isinstance<nb::bytes>(from)) {
@@ -47,7 +43,6 @@ class Model {
     if (!model_) raise(rta_error_code(), rta_error());
   }
 
-  rta_model* get() const { return model_.get(); }
   std::string name() const { return rta_model_name(get()); }
   int64_t streams() const { return rta_model_streams(get()); }
   std::tuple<int64_t, int64_t> batch() const {
@@ -74,28 +69,29 @@ class Model {
   }
 
   nb::bytes save_state() const {
+    refuse_looped();
     std::string bytes(rta_model_state_bytes(get()), '\0');
     rta_model_save_state(get(), bytes.data());
     return nb::bytes(bytes.data(), bytes.size());
   }
   void load_state(nb::bytes from) {
+    refuse_looped();
     if (from.size() != rta_model_state_bytes(get())) raise(RTA_BAD_ARGUMENT, "states of another model");
     checked(rta_model_load_state(get(), from.data()));
   }
   nb::bytes save_stream(int64_t stream) const {
+    refuse_looped();
     rta_plan* plan = rta_model_plan(get());
     std::string bytes(rta_plan_stream_bytes(plan), '\0');
     if (rta_plan_save_stream(plan, stream, bytes.data()) != 0) raise(RTA_BAD_ARGUMENT, rta_error());
     return nb::bytes(bytes.data(), bytes.size());
   }
   void load_stream(int64_t stream, nb::bytes from) {
+    refuse_looped();
     rta_plan* plan = rta_model_plan(get());
     if (from.size() != rta_plan_stream_bytes(plan)) raise(RTA_BAD_ARGUMENT, "states of another model");
     if (rta_plan_load_stream(plan, stream, from.data()) != 0) raise(RTA_BAD_ARGUMENT, rta_error());
   }
-
- private:
-  std::unique_ptr<rta_model, Close> model_;
 };
 
 // A call with its arrays: looked at once, held as long as this lives.
@@ -103,7 +99,8 @@ class Call {
  public:
   Call(const Call&) = delete;
   // some: rows of some streams, whose numbers come with the call.
-  Call(const Model& model, nb::handle inputs, nb::handle outputs, bool some = false) : model_(model.get()) {
+  Call(const Model& model, nb::handle inputs, nb::handle outputs, bool some = false)
+      : owner_(model), model_(model.get()) {
     take(inputs, 0);
     take(outputs, 1);
     for (size_t i = 0; i < arrays_[1].size(); ++i) {
@@ -122,11 +119,13 @@ class Call {
                                     : std::to_string(least) + " to " + std::to_string(most)));
   }
   void operator()() const {
+    owner_.refuse_looped();
     if (rta_model_step(model_, in_.data(), out_.data(), samples_) != 0) [[unlikely]]
       raise(RTA_BAD_ARGUMENT, rta_error());
   }
   // One call. release: without the GIL, for calls that take longer than handing it over.
   void once(bool release) const {
+    owner_.refuse_looped();
     int code;
     if (release) {
       const nb::gil_scoped_release released;
@@ -139,6 +138,7 @@ class Call {
   void once_of(const std::vector<int64_t>& streams, bool release) const {
     if (static_cast<int64_t>(streams.size()) != samples_)
       raise(kShape, std::to_string(samples_) + " rows for " + std::to_string(streams.size()) + " streams");
+    owner_.refuse_looped();
     int code;
     if (release) {
       const nb::gil_scoped_release released;
@@ -179,6 +179,7 @@ class Call {
     }
   }
 
+  const Model& owner_;
   rta_model* model_;
   std::vector<Array> arrays_[2];
   std::vector<const void*> in_;
@@ -188,8 +189,14 @@ class Call {
 
 }  // namespace
 
+void Opened::raise_looped() {
+  nb::module_::import_("rtaccel.realtime.refusals").attr("raise_looped")();
+  throw nb::python_error();  // not reached: it raised
+}
+
 void add_model(nb::module_& m) {
-  nb::class_<Model>(m, "Model", "A model from a file. Internal: use rtaccel.load.")
+  nb::class_<Opened>(m, "OpenedModel");
+  nb::class_<Model, Opened>(m, "Model", "A model from a file. Internal: use rtaccel.load.")
       .def(nb::init<nb::handle, unsigned, int>(), nb::arg("source"), nb::arg("flags"), nb::arg("threads"))
       .def_prop_ro("name", &Model::name)
       .def_prop_ro("streams", &Model::streams)
@@ -212,7 +219,11 @@ void add_model(nb::module_& m) {
             Call(m, inputs, outputs, true).once_of(streams, release);
           },
           nb::arg("inputs"), nb::arg("outputs"), nb::arg("streams"), nb::arg("release") = false)
-      .def("reset", [](Model& m, int64_t first, int64_t count) { checked(rta_model_reset(m.get(), first, count)); })
+      .def("reset",
+           [](Model& m, int64_t first, int64_t count) {
+             m.refuse_looped();
+             checked(rta_model_reset(m.get(), first, count));
+           })
       .def("save_state", &Model::save_state)
       .def("load_state", &Model::load_state)
       .def("save_stream", &Model::save_stream)

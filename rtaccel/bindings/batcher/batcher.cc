@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "bindings/plan.h"
+#include "bindings/batcher/side.h"
 #include "rta_batcher.h"
 
 namespace nb = nanobind;
@@ -18,21 +18,17 @@ namespace {
 
 constexpr int64_t kUnfit = INT64_MIN;  // of put: the tensor needs a closer look
 
-// A batcher with its plan, which refuses other calls while the worker runs. Ports: (dtype, shape) of one stream.
+// A batcher with its model, which refuses other calls while the worker runs.
 class Batcher {
  public:
-  using Port = std::pair<std::string, std::vector<int64_t>>;
-
-  Batcher(nb::object plan, nb::tuple x, nb::tuple y, nb::dict d)
-      : kept_(plan), plan_(nb::cast<Plan*>(plan)), x_(spec(x, 0)), xs_(spec(x, 1)), y_(spec(y, 0)), ys_(spec(y, 1)) {
+  Batcher(nb::object model, nb::tuple x, nb::tuple y, nb::dict d)
+      : kept_(model), side_(side_of(model, port(x), port(y))) {
     const auto get = [&](const char* key) { return nb::cast<int64_t>(d[key]); };
     rta_batcher_config c = {};
-    c.plan = plan_->core();
-    c.streams = plan_->state_samples();
-    c.in_bytes = static_cast<size_t>(x_.width() * x_.dtype.bytes);
-    c.out_bytes = static_cast<size_t>(y_.width() * y_.dtype.bytes);
-    const auto [in, out] = plan_->single(1);
-    if (in != c.in_bytes || out != c.out_bytes) throw nb::value_error("a plan with several inputs or outputs");
+    c.plan = side_->plan;
+    c.streams = side_->streams;
+    c.in_bytes = side_->in_bytes;
+    c.out_bytes = side_->out_bytes;
     c.deadline_ns = get("deadline_ns");
     c.max_batch = get("max_batch");
     c.tickets = get("tickets");
@@ -40,9 +36,6 @@ class Batcher {
     c.late = static_cast<int>(get("late"));
     c.cpu = static_cast<int>(get("cpu"));
     c.manual = static_cast<int>(get("manual"));
-    streams_ = c.streams;
-    out_bytes_ = c.out_bytes;
-    in_bytes_ = c.in_bytes;
     core_ = rta_batcher_create(&c);
     if (!core_) throw nb::value_error(rta_batcher_error_text());
   }
@@ -56,7 +49,7 @@ class Batcher {
   }
 
   std::string start() {
-    if (plan_->looped.exchange(true)) throw nb::value_error("a loop or another batcher runs this model");
+    if (side_->looped->exchange(true)) throw nb::value_error("a loop or another batcher runs this model");
     held_ = true;
     int code;
     {
@@ -83,31 +76,30 @@ class Batcher {
   }
 
   int64_t put(int64_t stream, nb::handle x, int64_t stamp) {
-    dlpack::Tensor t;
-    int64_t rows;
-    if (!view(x.ptr(), x_, t, rows)) return kUnfit;
-    return rta_batcher_put(core_, stream, t.data, stamp);
+    Side::View row;
+    if (!side_->view(x, Kind::kX, row)) return kUnfit;
+    return rta_batcher_put(core_, stream, row.data, stamp);
   }
 
   // What each row came to, as put gives it; None: the tensors need a closer look. stamps: int64 [n], or a single one.
   nb::object put_many(nb::handle streams, nb::handle x, nb::handle stamps) {
-    static const Spec kList{dtype_of("int64"), 1, {}, {}};
-    dlpack::Tensor list, values, times;
-    int64_t n, rows, count;
-    if (!view(streams.ptr(), kList, list, n) || !view(x.ptr(), xs_, values, rows) || rows != n) return nb::none();
+    Side::View list, values, times;
+    if (!side_->view(streams, Kind::kLongs, list) || !side_->view(x, Kind::kXs, values) || values.rows != list.rows)
+      return nb::none();
+    const int64_t n = list.rows;
     const bool each = !nb::isinstance<nb::int_>(stamps);
-    if (each && (!view(stamps.ptr(), kList, times, count) || count != n)) return nb::none();
+    if (each && (!side_->view(stamps, Kind::kLongs, times) || times.rows != n)) return nb::none();
     const int64_t stamp = each ? 0 : nb::cast<int64_t>(stamps);
     void* data;
-    nb::object codes = fresh(kList, &n, data);
+    nb::object codes = side_->fresh(Kind::kLongs, n, data);
     auto* code = static_cast<int64_t*>(data);
     {
       const nb::gil_scoped_release release;
       const auto* from = static_cast<const char*>(values.data);
       for (int64_t i = 0; i < n; ++i)
-        code[i] =
-            rta_batcher_put(core_, static_cast<const int64_t*>(list.data)[i], from + static_cast<size_t>(i) * in_bytes_,
-                            each ? static_cast<const int64_t*>(times.data)[i] : stamp);
+        code[i] = rta_batcher_put(core_, static_cast<const int64_t*>(list.data)[i],
+                                  from + static_cast<size_t>(i) * side_->in_bytes,
+                                  each ? static_cast<const int64_t*>(times.data)[i] : stamp);
     }
     return codes;
   }
@@ -124,7 +116,7 @@ class Batcher {
   // (status, lateness in ns, y or None); None where it was taken.
   nb::object take(int64_t ticket) {
     void* data;
-    nb::object y = fresh(y_, nullptr, data);
+    nb::object y = side_->fresh(Kind::kY, 1, data);
     int64_t late;
     const int status = rta_batcher_take(core_, ticket, data, &late);
     if (status < 0) return nb::none();
@@ -143,20 +135,25 @@ class Batcher {
     }
     if (code == 0) return nb::none();
     if (code < 0) return nb::bool_(false);
-    static const Spec kLongs{dtype_of("int64"), 1, {}, {}}, kBytes{dtype_of("uint8"), 1, {}, {}};
-    const auto copied = [&](const Spec& spec, const void* from, size_t each) {
+    const auto copied = [&](Kind kind, const void* from, size_t each) {
       void* data;
-      nb::object made = fresh(spec, &batch.count, data);
+      nb::object made = side_->fresh(kind, batch.count, data);
       std::memcpy(data, from, static_cast<size_t>(batch.count) * each);
       return made;
     };
-    nb::object all = nb::make_tuple(copied(kLongs, batch.streams, sizeof(int64_t)), copied(ys_, batch.y, out_bytes_),
-                                    copied(kBytes, batch.status, 1), copied(kLongs, batch.stamps_ns, sizeof(int64_t)));
+    nb::object all = nb::make_tuple(copied(Kind::kLongs, batch.streams, sizeof(int64_t)),
+                                    copied(Kind::kYs, batch.y, side_->out_bytes), copied(Kind::kBytes, batch.status, 1),
+                                    copied(Kind::kLongs, batch.stamps_ns, sizeof(int64_t)));
     return all;
   }
 
   // After the caller is done with it: until then it counts as one of the results that wait.
   void give_back() { rta_batcher_give_back(core_); }
+
+  // As rta_batcher_reset, rta_batcher_remove and rta_batcher_add.
+  int reset(int64_t stream) { return rta_batcher_reset(core_, stream); }
+  int remove(int64_t stream) { return rta_batcher_remove(core_, stream); }
+  int add(int64_t stream) { return rta_batcher_add(core_, stream); }
 
   int64_t turn(int64_t now, int64_t took) { return rta_batcher_turn(core_, now, took); }
 
@@ -179,8 +176,8 @@ class Batcher {
   }
 
  private:
-  static Spec spec(nb::tuple port, int lead) {
-    return {dtype_of(nb::cast<std::string>(port[0])), lead, {}, nb::cast<std::vector<int64_t>>(port[1])};
+  static Port port(nb::tuple given) {
+    return {nb::cast<std::string>(given[0]), nb::cast<std::vector<int64_t>>(given[1])};
   }
 
   // As those of a loop (bindings/realtime/loop_stats.cc), so that one class of Python reads both.
@@ -204,15 +201,12 @@ class Batcher {
   }
 
   void hold(bool on) {
-    if (held_ && !on) plan_->looped = false;
+    if (held_ && !on) *side_->looped = false;
     held_ = on;
   }
 
   nb::object kept_;
-  Plan* plan_;
-  Spec x_, xs_, y_, ys_;
-  int64_t streams_ = 0;
-  size_t in_bytes_ = 0, out_bytes_ = 0;
+  std::unique_ptr<Side> side_;
   rta_batcher* core_ = nullptr;
   bool held_ = false;
 };
@@ -233,6 +227,9 @@ void add_batcher(nb::module_& m) {
       .def("leave", &Batcher::leave)
       .def("next", &Batcher::next)
       .def("give_back", &Batcher::give_back)
+      .def("reset", &Batcher::reset)
+      .def("remove", &Batcher::remove)
+      .def("add", &Batcher::add)
       .def("turn", &Batcher::turn)
       .def("stats", &Batcher::stats);
   m.attr("BATCHER_UNFIT") = kUnfit;

@@ -223,8 +223,9 @@ LoopStep cascade_step(nb::object cascade, nb::handle x, nb::handle out, nb::hand
   if (!native->fits(x, out, features, p)) throw nb::value_error("tensors do not fit the cascade");
   native->reserve(p.rows);
   made.step = native->loop_step(p.rows);
+  made.single(made.step.in_bytes, made.step.out_bytes);
   made.kept = cascade;
-  made.plans = native->all();
+  for (Plan* plan : native->all()) made.held.push_back(&plan->looped);
   return made;
 }
 

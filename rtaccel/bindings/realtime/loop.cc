@@ -4,6 +4,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <atomic>
 #include <optional>
 #include <string>
 #include <vector>
@@ -19,19 +21,22 @@ namespace {
 // A loop with the objects it needs; its plans refuse other calls while it runs.
 class LoopHandle {
  public:
-  LoopHandle(nb::object read, nb::object write, nb::list steps, nb::list fallback, nb::list forecast, nb::dict d,
+  LoopHandle(nb::list read, nb::list write, nb::list steps, nb::list fallback, nb::list forecast, nb::dict d,
              std::optional<std::string> name, nb::object sim) {
     kept_ = nb::list();
     rta_loop_config c = {};
-    c.read = latest_of(read);
-    c.write = latest_of(write);
-    const std::vector<rta_step> s = native(steps), f = native(fallback), g = native(forecast);
-    c.steps = s.data();
-    c.step_count = static_cast<int>(s.size());
-    c.fallback = f.data();
-    c.fallback_count = static_cast<int>(f.size());
-    c.forecast = g.data();
-    c.forecast_count = static_cast<int>(g.size());
+    const Steps s = native(steps), f = native(fallback), g = native(forecast);
+    c.steps = s.steps.data();
+    c.step_count = static_cast<int>(s.steps.size());
+    c.fallback = f.steps.data();
+    c.fallback_count = static_cast<int>(f.steps.size());
+    c.forecast = g.steps.data();
+    c.forecast_count = static_cast<int>(g.steps.size());
+    const std::vector<rta_latest*> in = slots(read), out = slots(write);
+    rta_loop_ports p = ports_of(in, out, s);
+    p.fallback = f.ports.data();
+    p.forecast = g.ports.data();
+    p.any_age = nb::cast<uint64_t>(d["any_age"]);
     const auto get = [&](const char* key) { return nb::cast<int64_t>(d[key]); };
     c.period_ns = get("period_ns");
     c.deadline_ns = get("deadline_ns");
@@ -55,9 +60,7 @@ class LoopHandle {
       rta_sim_expect(world, &c);
       kept_.append(sim);
     }
-    kept_.append(read);
-    kept_.append(write);
-    loop_ = rta_loop_create(&c);
+    loop_ = rta_loop_create_ports(&c, &p);
     if (!loop_) fail();
   }
   LoopHandle(const LoopHandle&) = delete;
@@ -66,29 +69,39 @@ class LoopHandle {
       const nb::gil_scoped_release release;
       rta_loop_destroy(loop_);
     }
-    hold(false);
+    give_back();
   }
 
-  void every(int64_t n, nb::list steps, nb::object read, nb::object write) {
-    const std::vector<rta_step> s = native(steps);
-    if (!read.is_none()) kept_.append(read);
-    kept_.append(write);
-    if (rta_loop_every(loop_, n, s.data(), static_cast<int>(s.size()), read.is_none() ? nullptr : latest_of(read),
-                       latest_of(write)) != 0)
-      fail();
+  void every(int64_t n, nb::list steps, nb::list read, nb::list write) {  // no read: the loop's own
+    const size_t before = flags_.size();
+    const Steps s = native(steps);
+    const std::vector<rta_latest*> in = slots(read), out = slots(write);
+    const rta_loop_ports p = ports_of(in, out, s);
+    if (rta_loop_every_ports(loop_, n, s.steps.data(), static_cast<int>(s.steps.size()), &p) == 0) return;
+    flags_.resize(before);
+    fail();
   }
 
+  // From here on other calls of the models are refused.
   std::string start() {
-    for (const Plan* plan : parts_)
-      if (plan->looped.load(std::memory_order_relaxed))
-        throw nb::value_error("a model of a cascade is in another loop");
+    std::sort(flags_.begin(), flags_.end());  // a model may be in several chains of one loop
+    flags_.erase(std::unique(flags_.begin(), flags_.end()), flags_.end());
+    for (std::atomic<bool>* flag : flags_) {
+      if (flag->exchange(true)) {
+        give_back();
+        throw nb::value_error("a model of this loop is in another one that runs, or in a batcher");
+      }
+      held_.push_back(flag);
+    }
     int code;
     {
       const nb::gil_scoped_release release;  // a step in Python is measured too
       code = rta_loop_start(loop_);
     }
-    if (code != 0) fail();
-    hold(true);
+    if (code != 0) {
+      give_back();
+      fail();
+    }
     return rta_loop_refused(loop_);
   }
 
@@ -109,7 +122,7 @@ class LoopHandle {
       const nb::gil_scoped_release release;
       ended = rta_loop_wait(loop_, timeout_ns);
     }
-    if (ended) hold(false);
+    if (ended) give_back();
     return ended != 0;
   }
 
@@ -132,30 +145,52 @@ class LoopHandle {
  private:
   [[noreturn]] static void fail() { throw nb::value_error(rta_loop_error_text()); }
 
-  std::vector<rta_step> native(nb::list given) {
-    std::vector<rta_step> made;
+  struct Steps {
+    std::vector<rta_step> steps;
+    std::vector<rta_step_ports> ports;
+  };
+
+  Steps native(nb::list given) {
+    Steps made;
     for (nb::handle one : given) {
-      made.push_back(nb::cast<LoopStep&>(one).step);
-      if (nb::cast<LoopStep&>(one).call) plans_.push_back(nb::cast<LoopStep&>(one).call);
-      const std::vector<Plan*>& parts = nb::cast<LoopStep&>(one).plans;
-      parts_.insert(parts_.end(), parts.begin(), parts.end());
+      const auto& step = nb::cast<LoopStep&>(one);
+      made.steps.push_back(step.step);
+      made.ports.push_back(step.ports);
+      flags_.insert(flags_.end(), step.held.begin(), step.held.end());
       kept_.append(one);
     }
     return made;
   }
 
-  void hold(bool on) {
-    if (held_ == on) return;
-    held_ = on;
-    for (const auto& call : plans_) call->plan->looped = on;
-    for (Plan* plan : parts_) plan->looped = on;
+  std::vector<rta_latest*> slots(nb::list given) {
+    std::vector<rta_latest*> made;
+    for (nb::handle one : given) {
+      made.push_back(latest_of(one));
+      kept_.append(one);
+    }
+    return made;
+  }
+
+  static rta_loop_ports ports_of(const std::vector<rta_latest*>& in, const std::vector<rta_latest*>& out,
+                                 const Steps& steps) {
+    rta_loop_ports p = {};
+    p.bytes = sizeof p;
+    p.read = in.empty() ? nullptr : in.data();
+    p.read_count = static_cast<int>(in.size());
+    p.write = out.data();
+    p.write_count = static_cast<int>(out.size());
+    p.steps = steps.ports.data();
+    return p;
+  }
+
+  void give_back() {
+    for (std::atomic<bool>* flag : held_) *flag = false;
+    held_.clear();
   }
 
   rta_loop* loop_ = nullptr;
   nb::list kept_;
-  std::vector<std::shared_ptr<PlanCall>> plans_;
-  std::vector<Plan*> parts_;  // of cascades: their steps have no identity that says which plans they run
-  bool held_ = false;
+  std::vector<std::atomic<bool>*> flags_, held_;  // of the models of its steps; those that are set
 };
 
 }  // namespace
@@ -164,11 +199,11 @@ void add_loop(nb::module_& m) {
   add_loop_steps(m);
   add_loop_stats(m);
   nb::class_<LoopHandle>(m, "LoopHandle", "The native side of rtaccel.Loop.")
-      .def(nb::init<nb::object, nb::object, nb::list, nb::list, nb::list, nb::dict, std::optional<std::string>,
+      .def(nb::init<nb::list, nb::list, nb::list, nb::list, nb::list, nb::dict, std::optional<std::string>,
                     nb::object>(),
            nb::arg("read"), nb::arg("write"), nb::arg("steps"), nb::arg("fallback"), nb::arg("forecast"),
            nb::arg("settings"), nb::arg("name").none(), nb::arg("sim").none())
-      .def("every", &LoopHandle::every, nb::arg("n"), nb::arg("steps"), nb::arg("read").none(), nb::arg("write"))
+      .def("every", &LoopHandle::every, nb::arg("n"), nb::arg("steps"), nb::arg("read"), nb::arg("write"))
       .def("start", &LoopHandle::start)
       .def("run", &LoopHandle::run)
       .def("stop", &LoopHandle::stop)

@@ -3,6 +3,7 @@
 
 #include <nanobind/nanobind.h>
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -11,23 +12,21 @@
 
 namespace rta_torch {
 
-// A plan with its rows, as a step's `self`.
-struct PlanCall {
-  Plan* plan;
-  int64_t rows;
-};
-
 struct LoopStep {
   rta_step step = {};
-  nanobind::object kept;           // what the step needs alive
-  std::shared_ptr<PlanCall> call;  // of a plan
-  std::vector<Plan*> plans;        // of a cascade
+  rta_step_ports ports = {};
+  nanobind::object kept;                 // what the step needs alive
+  std::shared_ptr<void> call;            // of a plan or a loaded model: the step's `self`
+  std::vector<std::atomic<bool>*> held;  // of the models that it runs: true while a loop has them
+
+  // Of one tensor in and one out.
+  void single(size_t in_bytes, size_t out_bytes);
 };
 
-// A simulated world and its slot.
+// A simulated world and its slots.
 struct LoopSim {
   rta_sim* sim = nullptr;
-  nanobind::object slot;
+  nanobind::list slots;
   ~LoopSim() { rta_sim_destroy(sim); }
 };
 

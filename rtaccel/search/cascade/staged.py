@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rtaccel import _native as native
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
+from rtaccel.realtime.steps import Port
 from rtaccel.runtime.inputs import check_out
 from rtaccel.runtime.memory import share_elements
 from rtaccel.search.cascade.stages import Stages, fitted_input
@@ -106,9 +107,12 @@ class Staged:
         """All streams of all stages start anew."""
         self._native.reset()
 
-    def loop_step(self, op: str, shape: tuple[int, ...], dtype: str) -> tuple[Any, tuple[int, ...], str, list[Any]]:
-        """As a step of an `rt.Loop`, for an input of this shape, with or without its batch of one."""
+    def loop_step(self, op: str, ports: list[Port]) -> tuple[Any, list[Port], list[Any]]:
+        """As a step of an `rt.Loop`, for an input of this (shape, dtype), with or without its batch of one."""
         self._check_loop(op)
+        if len(ports) != 1:
+            raise ShapeError(op, f"{len(ports)} tensors for a cascade", "one", "Give it one slot.")
+        shape, dtype = ports[0]
         sizes = dict.fromkeys([shape, (1, *shape), shape[1:] if shape[:1] == (1,) else shape])
         refused: ShapeError | None = None
         for size in sizes:
@@ -122,7 +126,7 @@ class Staged:
             y = self._empty(x)
             self._prepare(x)
             step = native.cascade_step(self._native, x, y, self._features(len(x)))
-            return step, tuple(y.shape), "float32", [model._executor.steps[0].plan for model in self._stages.all]
+            return step, [(tuple(y.shape), "float32")], [model._executor.steps[0].plan for model in self._stages.all]
         assert refused is not None
         raise refused
 
