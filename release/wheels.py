@@ -2,7 +2,7 @@
 
 Zig's clang is the compiler: it builds against the symbols of glibc 2.28 wherever it runs, for either processor. From CPython
 3.12 on one wheel with the stable ABI serves all; 3.10 and 3.11 have wheels of their own, where those interpreters are here.
-What is not here is said, and left out. Kernels are compiled once for each processor.
+What is missing is said, and left out. Kernels are compiled once for each processor.
 """
 
 from __future__ import annotations
