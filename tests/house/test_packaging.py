@@ -30,7 +30,7 @@ def test_size_and_contents(wheel: Path) -> None:
     sources = [i for i in zipfile.ZipFile(wheel).infolist() if i.filename.startswith("rtaccel/source/")]
     assert sum(i.compress_size for i in sources) <= SOURCES_BYTES
     kinds = {Path(i.filename).suffix for i in sources}
-    assert kinds <= {".cc", ".h", ".hpp", ".def", ".in", ".cmake", ".txt"}
+    assert kinds <= {".cc", ".h", ".hpp", ".def", ".in", ".cmake", ".map", ".txt"}
     requirements = zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith("METADATA"))).decode()
     assert "Requires-Dist: torch>=2.10" in requirements
 
