@@ -37,7 +37,7 @@ library = ctypes.CDLL(str(package / "librtaccel.so"))
 library.rta_isa.restype = ctypes.c_char_p
 told = {"version": rt.__version__, "isa": library.rta_isa().decode(), "kernels": len(native.kernels())}
 assert (package / "include" / "rtaccel.h").exists() and (package / "lib" / "cmake" / "rtaccel").is_dir()
-head = rt.online.RLSHead(features=3, outputs=1)
+head = rt.online.RLSHead(features=3, outputs=1, p0=100.0)
 weights = np.array([1.0, -2.0, 0.5], np.float32)
 rng = np.random.default_rng(0)
 for _ in range(200):
