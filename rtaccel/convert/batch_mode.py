@@ -18,14 +18,14 @@ def choose_batch_mode(
 ) -> tuple[ExportedGraph, OpGraph]:
     """The model captured and matched. Forms are tried in the order of what they leave open: any number of samples; the
     samples of the example, each on its own; all of the example as one. The next is only tried where a call of the last
-    was left to torch: for the way its tensors lie, or as samples meet one another in it.
+    was left to torch for the way its tensors lie, or where no result has samples: the inputs have no batch dimension then.
 
     specialize: as in `capture`. Raises UnsupportedProblem where the model cannot be captured.
     """
     exported = capture(model, args, specialize=specialize)
     if exported.any_batch:
         graph = build_graph(exported, traced_batch(exported))
-        if not graph.fallback_count:
+        if not graph.fallback_count or not (graph.may_fit_fixed or _joins_all(exported)):
             return exported, graph
         best = exported, graph
         exported = capture(model, args, fixed=True)
@@ -59,6 +59,13 @@ def _fixed_forms(args: tuple[Any, ...]) -> tuple[int | None, ...]:
     if shared is None:
         return (None,)
     return (None, shared) if shared == 1 else (shared, None)
+
+
+def _joins_all(exported: ExportedGraph) -> bool:
+    """Whether no result has a dimension of samples."""
+    output = next(node for node in exported.graph.nodes if node.op == "output")
+    values = [node.meta.get("val") for node in output.all_input_nodes]
+    return all(isinstance(value, Tensor) and all(isinstance(n, int) for n in value.shape) for value in values)
 
 
 def traced_batch(exported: ExportedGraph) -> int | None:

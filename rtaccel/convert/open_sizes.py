@@ -121,7 +121,7 @@ class OpenSizes:
             return best_fixed(exported, self.resized(sizes))
         exported = replace(exported, batch=batch)
         graph = build_graph(exported, traced_batch(exported))
-        return None if graph.fallback_count else (exported, graph)
+        return None if graph.may_fit_fixed else (exported, graph)
 
     @torch.no_grad()
     def _is_model(self, exported: ExportedGraph, sizes: Sizes) -> bool:

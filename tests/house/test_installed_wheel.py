@@ -45,6 +45,23 @@ for name in hidden:
 print(json.dumps(found))
 """
 
+SMALL = r"""
+#include <stdio.h>
+#include "small.h"
+int main(void) {
+  rta_model* model = rta_model_from_memory(small_model, SMALL_MODEL_BYTES, 0);
+  if (!model) { fprintf(stderr, "%s", rta_error()); return 1; }
+  float x[SMALL_INPUT_0_ELEMENTS], y[SMALL_OUTPUT_0_ELEMENTS];
+  for (int i = 0; i < SMALL_INPUT_0_ELEMENTS; ++i) x[i] = (float)i;
+  const void* in[] = {x};
+  void* out[] = {y};
+  if (rta_model_step(model, in, out, 1) != 0) return 2;
+  for (unsigned i = 0; i < sizeof y; ++i) printf("%02x", ((const unsigned char*)y)[i]);
+  rta_model_close(model);
+  return 0;
+}
+"""
+
 MODEL = """
 import torch
 def make():
@@ -96,7 +113,7 @@ def public_headers() -> set[str]:
 
 def test_it_carries_what_nvrtc_reads_and_no_other_header(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    carried = {n for n in names if n.endswith((".h", ".def"))}
+    carried = {n for n in names if n.endswith((".h", ".def")) and not n.startswith("rtaccel/source/")}
     assert carried == {*public_headers(), *(KERNELS + name for name in FILES)}
     sources = {"rtaccel/" + str(path.relative_to(ROOT)) for path in (ROOT / "kernels").rglob("*.cu")}
     assert sources
@@ -189,6 +206,29 @@ def test_kernels_are_built_ahead_from_there(environment: Path) -> None:
     found = json.loads(done.stdout)["kernels"]
     assert [k["name"] for k in found if k["name"].startswith("linear_gemv_M1_N32_K64")]
     assert all(not k["was_there"] and (environment / "kernels").is_dir() for k in found)
+
+
+def test_a_model_is_packed_from_there(environment: Path) -> None:
+    """The sources that `rtaccel pack` compiles are in the wheel."""
+    import torch
+
+    import rtaccel as rt
+    from rtaccel.backends.cpu import isas
+
+    fast = rt.compile(torch.nn.Linear(6, 8).eval(), torch.randn(1, 6))
+    rt.save(fast, environment / "small.rta")
+    isa = next((name for name in ("avx2", "neon") if name in isas()), "portable")
+    words = ["pack", "small.rta", "--isa", isa, "--embed", "-o", "packed", "--json"]
+    done = run(environment, [environment / "bin" / "python", "-m", "rtaccel.cli.main", *words])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout)["kernels"] == [["linear", f"cpu_{isa}"]]
+    (environment / "small.c").write_text(SMALL)
+    command = ["cc", "-std=c11", "-Wall", "-Werror", "small.c", "-Ipacked", "-Lpacked", "-lsmall", "-Wl,--gc-sections"]
+    built = run(environment, [*command, "-lstdc++", "-lm", "-lpthread", "-ldl", "-o", "small"])
+    assert built.returncode == 0, built.stderr
+    x = torch.arange(6, dtype=torch.float32)[None]
+    done = run(environment, [environment / "small"])
+    assert bytes.fromhex(done.stdout) == fast(x).numpy().tobytes(), done.stderr
 
 
 def test_a_source_distribution_holds_what_a_build_reads(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What is done for a release: wheels.py."""
