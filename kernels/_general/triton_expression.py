@@ -40,7 +40,7 @@ def statement(index: int, step: Instruction) -> str:
 
 def text(stage: Stage) -> Text:
     steps: Sequence[Instruction] = operator.instructions(stage)
-    whole, found = operator.places(stage)
+    whole, found = operator.iteration(stage)
     dims, places = joined(whole, found)
     made = Text(prod(whole), stage.inputs, stage.outputs[0])
     made.add(*digits(dims, "e", "d"))
