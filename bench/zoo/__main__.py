@@ -28,7 +28,8 @@ def options(arguments: list[str]) -> argparse.Namespace:
         prog="python -m bench.zoo", description="Networks of public packages, as they come."
     )
     parser.add_argument(
-        "what", choices=("survey", "run", "page", "gpu", "list"),
+        "what",
+        choices=("survey", "run", "page", "gpu", "list"),
         help="page writes docs/reference/zoo.md; gpu counts stages without a card and writes docs/reference/zoo-gpu.md",
     )
     parser.add_argument(

@@ -1,7 +1,7 @@
-"""What of a network would be a launch of PyTorch's in a graph on a GPU, counted without a card: its stages by the kernel that takes them.
+"""What of a network would be launches of PyTorch's in a graph on a GPU, counted without a card.
 
-Stages are those of a plan for device="cuda" in float32. A stage that no Triton kernel takes is computed by plain torch there, in one
-kernel or in several; so is a call that falls back.
+Stages are those of a plan for device="cuda" in float32. A stage that no Triton kernel takes is computed by plain torch there, in
+one kernel or in several; so is a call that falls back.
 """
 
 from __future__ import annotations
@@ -102,12 +102,12 @@ def line(found: dict[str, Any]) -> str:
 
 HEAD = """# The zoo on a GPU, counted
 
-Written by `python -m bench.zoo gpu`; {networks} networks, in float32. Nothing was run on a card: these are the stages of the plan that
-`rt.compile(..., device="cuda")` makes, and whether a Triton kernel takes them. What none takes is computed by PyTorch's own kernels,
-in the same CUDA graph. `before` counts as if the general stages had no Triton kernels.
+Written by `python -m bench.zoo gpu`; {networks} networks, in float32. Nothing was run on a card: these are the stages of the plan
+that `rt.compile(..., device="cuda")` makes, and whether a Triton kernel takes them. What none takes is computed by PyTorch's own
+kernels, in the same CUDA graph. `before` counts as if the general stages had no Triton kernels.
 
-Of {stages} stages {triton} are in Triton ({before} before), {left} are PyTorch's, and {calls} calls fall back. {whole} networks are
-wholly in Triton.
+Of {stages} stages {triton} are in Triton ({before} before), {left} are PyTorch's, and {calls} calls fall back. {whole} networks
+are wholly in Triton.
 
 | network | stages | in Triton | before | PyTorch's stages | calls that fall back |
 |---|---|---|---|---|---|
@@ -131,7 +131,8 @@ def page(record: dict[str, Any]) -> str:
     text = HEAD.format(networks=len(counted), left=sum(left.values()), whole=whole, **total)
     for name, found in counted.items():
         rest = ", ".join(f"{n} {op}" for op, n in sorted(found["torch"].items()))
-        text += f"| {name} | {found['stages']} | {found['triton']} | {found['before']} | {rest or '-'} | {found['calls'] or '-'} |\n"
+        numbers = " | ".join(str(found[word]) for word in ("stages", "triton", "before"))
+        text += f"| {name} | {numbers} | {rest or '-'} | {found['calls'] or '-'} |\n"
     text += LEFT + "".join(f"| {op} | {n} | {reasons[op]} |\n" for op, n in left.most_common())
     if failed := {name: found["failed"] for name, found in record["networks"].items() if "failed" in found}:
         text += "\nNot counted: " + "; ".join(f"{name} ({why})" for name, why in failed.items()) + ".\n"

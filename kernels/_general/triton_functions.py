@@ -29,7 +29,15 @@ SINGLE = {
 SCALED = {"log": ("log", 16.635532333438686), "log2": ("log2", 24.0), "log10": ("log10", 7.224719895935548)}
 """Of a logarithm: libdevice's, and that of 2^24, by which denormals are scaled first."""
 
-DOUBLE = {"tan": "tan", "acosh": "acosh", "erfc": "erfc", "lgamma": "lgamma", "pow": "pow", "atan2": "atan2", "fmod": "fmod"}
+DOUBLE = {
+    "tan": "tan",
+    "acosh": "acosh",
+    "erfc": "erfc",
+    "lgamma": "lgamma",
+    "pow": "pow",
+    "atan2": "atan2",
+    "fmod": "fmod",
+}
 """Function -> that of libdevice in float64: closer than float32's, or exact, or right for denormals."""
 
 TEXT = {
@@ -48,7 +56,7 @@ TEXT = {
     **{name: f"tl.where({{0}} {sign} {{1}}, 1.0, 0.0)"
        for name, sign in (("lt", "<"), ("le", "<="), ("gt", ">"), ("ge", ">="), ("eq", "=="), ("ne", "!="))},
     **{name: f"{name}_({{0}})" for name in SCALED},
-    **{name: f"{name}_({', '.join('{%d}' % i for i in range(FUNCTIONS[name].operands))})" for name in (*SINGLE, *DOUBLE)},
+    **{name: f"{name}_({', '.join(['{0}', '{1}'][: FUNCTIONS[name].operands])})" for name in (*SINGLE, *DOUBLE)},
 }  # fmt: skip
 """Function -> its text over {0}, {1}, {2}."""
 
@@ -108,7 +116,9 @@ def _interpreted(name: str) -> Callable[..., Any]:
         y = call(*(torch.from_numpy(np.ascontiguousarray(g)).double() for g in given)).float().numpy()
         first = next((o for o in operands if o.handle.data.shape == y.shape), operands[0])
         handle = type(first.handle)(y, first.handle.dtype)
-        return tl.tensor(handle, first.type if first.handle.data.shape == y.shape else tl.block_type(tl.float32, list(y.shape)))
+        return tl.tensor(
+            handle, first.type if first.handle.data.shape == y.shape else tl.block_type(tl.float32, list(y.shape))
+        )
 
     return function
 
@@ -123,7 +133,10 @@ def _compiled(name: str) -> Any:
     return triton.jit(scope[f"{name}_"])
 
 
-_LIBRARY = {f"{name}_": (_interpreted if settings.triton_interpret() else _compiled)(name) for name in (*SINGLE, *SCALED, *DOUBLE)}
+_LIBRARY = {
+    f"{name}_": (_interpreted if settings.triton_interpret() else _compiled)(name)
+    for name in (*SINGLE, *SCALED, *DOUBLE)
+}
 
 if settings.triton_interpret():
     remainder_ = _interpreted("remainder")

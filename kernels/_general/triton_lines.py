@@ -1,7 +1,7 @@
 """Kernels over lines, in Triton: text that numbers the lines of all samples, and places along them.
 
-A line is what is joined, sorted or scanned: the first dimensions of an iteration number the lines of a sample, the others go along
-one. Lines of several samples lie in one tile.
+A line is what is joined, sorted or scanned: the first dimensions of an iteration number the lines of a sample, the others go
+along one. Lines of several samples lie in one tile.
 """
 
 from __future__ import annotations

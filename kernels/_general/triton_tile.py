@@ -61,7 +61,10 @@ class Text:
         """The same by strides, over the indices that `triton_places.digits` set."""
         at, mask = address(place, digits), "inside" if index is not None else "e < N"
         if not any(place[1:]):  # the same all over the sample
-            at, mask = f"{at} + tl.zeros((1, 1), tl.int32)", "m < rows" if index is not None else "tl.full((1, 1), True, tl.int1)"
+            at, mask = (
+                f"{at} + tl.zeros((1, 1), tl.int32)",
+                "m < rows" if index is not None else "tl.full((1, 1), True, tl.int1)",
+            )
         self.read(name, index, at, mask)
 
     def real(self, name: str, dtype: str) -> None:
@@ -77,7 +80,9 @@ class Text:
             *self.lines,
             "tl.store(y_ptr + m * N + e, tl.broadcast_to(y, (BLOCK_M, BLOCK_N)), mask=inside)",
         ]
-        head = f"def kernel({', '.join(pointers)}, rows, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):"
+        head = (
+            f"def kernel({', '.join(pointers)}, rows, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):"
+        )
         return text_of([head, *body])
 
     def specialize(self, name: str, rows: int) -> Specialisation:
@@ -126,7 +131,9 @@ def tiling(rows: int, n: int) -> Tiling:
 
 def too_large(problem: Problem) -> str | None:
     """None, or why a general stage is beyond what is numbered in 32 bits, or what CUDA launches."""
-    most = max(s * w for s, w in zip((*problem.in_steps, *problem.out_steps), (*problem.in_widths, *problem.out_widths)))
+    most = max(
+        s * w for s, w in zip((*problem.in_steps, *problem.out_steps), (*problem.in_widths, *problem.out_widths))
+    )
     limit = min(MAX_ELEMENTS, 65535 * 32)
     return f"takes samples of at most {limit} elements, not {most}" if most > limit else None
 
@@ -134,9 +141,15 @@ def too_large(problem: Problem) -> str | None:
 def require_values(stage: Stage, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Inputs as kernels read them: dense. Raises ShapeError for what is none of the stage."""
     if len(inputs) != len(stage.inputs):
-        raise ShapeError(stage.op, f"{len(inputs)} inputs", f"{len(stage.inputs)}", "Pass the inputs of the stage, in order.")
+        raise ShapeError(
+            stage.op, f"{len(inputs)} inputs", f"{len(stage.inputs)}", "Pass the inputs of the stage, in order."
+        )
     for x, value in zip(inputs, stage.inputs):
-        if tuple(x.shape[1:]) != value.shape or x.dtype != getattr(torch, value.dtype) or x.shape[0] != inputs[0].shape[0]:
+        if (
+            tuple(x.shape[1:]) != value.shape
+            or x.dtype != getattr(torch, value.dtype)
+            or x.shape[0] != inputs[0].shape[0]
+        ):
             wanted = f"{value.dtype} [{inputs[0].shape[0]}, {', '.join(map(str, value.shape))}]"
             raise ShapeError(stage.op, f"{x.dtype} {tuple(x.shape)}", wanted, "Pass the inputs of the stage, in order.")
     return [x.contiguous() for x in inputs]

@@ -28,9 +28,23 @@ SENTINELS = (float("nan"), -1.25e30)
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, at the inf and nan that are meant
 
 STEPS = {
-    "expression": 1, "strided_expression": 5, "reduce": 23, "softmax": 4, "norm": 6, "pointwise": 29, "assemble": 7, "rearrange": 2,
-    "concat": 2, "position": 2, "embedding": 3, "take": 2, "integer": 7, "pool": 11, "resample": 5, "matmul": 6,
-}  # fmt: skip
+    "expression": 1,
+    "strided_expression": 5,
+    "reduce": 23,
+    "softmax": 4,
+    "norm": 6,
+    "pointwise": 29,
+    "assemble": 7,
+    "rearrange": 2,
+    "concat": 2,
+    "position": 2,
+    "embedding": 3,
+    "take": 2,
+    "integer": 7,
+    "pool": 11,
+    "resample": 5,
+    "matmul": 6,
+}
 """Operator -> every how many of its cases run here."""
 
 MAX_ELEMENTS, MAX_PROGRAMS = 2100, 40
@@ -99,7 +113,12 @@ def test_wrong_inputs_are_refused() -> None:
     (impl,) = impls("triton", "strided_expression")
     call = impl.prepare(case.stage, Problem.of(case.stage, 2, DEVICE))
     given = tuple(x.to(DEVICE) for x in case.make(1))
-    for wrong in ((given[0],), (given[0].double(), *given[1:]), (given[0][:, :1], *given[1:]), (given[0], given[1][:1])):
+    for wrong in (
+        (given[0],),
+        (given[0].double(), *given[1:]),
+        (given[0][:, :1], *given[1:]),
+        (given[0], given[1][:1]),
+    ):
         with pytest.raises(ShapeError, match="strided_expression"):
             call(*wrong)
 
@@ -131,7 +150,10 @@ def test_an_index_outside_selects_nan_and_reads_nothing(monkeypatch: pytest.Monk
 
 def test_what_a_card_cannot_raise_is_left() -> None:
     for case in operator("integer").cases():
-        divides = any(line.split()[0] in ("floor_divide", "trunc_divide", "remainder", "fmod") for line in case.stage.attrs["program"])
+        divides = any(
+            line.split()[0] in ("floor_divide", "trunc_divide", "remainder", "fmod")
+            for line in case.stage.attrs["program"]
+        )
         (impl,) = impls("triton", "integer")
         if not divides:
             assert impl.supports(Problem.of(case.stage, 1, DEVICE)) is None, case.id

@@ -20,7 +20,7 @@ from rtaccel.kernels.assemble import contract
 
 
 def nested(dims: Sequence[int], source: Place, target: Place) -> tuple[list[int], Place, Place] | None:
-    """(sizes, source, target) with strides in y from the largest to the smallest, all positive; None where they are not nested."""
+    """(sizes, source, target) with strides in y from the largest down, all positive; None where they are not nested."""
     sizes, (source, target) = joined(dims, [source, target])
     at, start = [source[0], target[0]], []
     for size, own, wide in zip(sizes, source[1:], target[1:]):
@@ -41,7 +41,9 @@ def text(stage: Stage) -> Text:
     made = Text(y.steps * y.width, stage.inputs, y)
     dtype = "tl.int64" if y.dtype == "int64" else "tl.float32"
     fill = stage.attrs.get("fill", 0.0)
-    plain = repr(int(fill)) if y.dtype == "int64" else repr(float(fill)) if abs(fill) < float("inf") else f'float("{fill}")'
+    plain = (
+        repr(int(fill)) if y.dtype == "int64" else repr(float(fill)) if abs(fill) < float("inf") else f'float("{fill}")'
+    )
     made.add(f"y = tl.full((BLOCK_M, BLOCK_N), {plain}, {dtype})")
     for i, (dims, source, target) in enumerate(contract.parts(stage)):
         index: int | None = i

@@ -1,4 +1,4 @@
-"""Embedding in Triton: a row of the table for each sample. kernels/_general/triton_indices.py says what an index outside gives."""
+"""Embedding in Triton: a row of the table for each sample. See triton_indices.py for what an index outside gives."""
 
 from __future__ import annotations
 

@@ -17,7 +17,9 @@ def text(stage: Stage) -> Text:
     for i, (name, value) in enumerate(zip(("x", "other"), stage.inputs)):
         made.read(name, i, "e")
         if value.quant is not None:
-            made.add(f"{name} = ({name}.to(tl.int32) - {value.quant.zero_point}).to(tl.float32) * {value.quant.scale!r}")
+            made.add(
+                f"{name} = ({name}.to(tl.int32) - {value.quant.zero_point}).to(tl.float32) * {value.quant.scale!r}"
+            )
     if "scale" in low:
         for name in ("scale", "shift"):
             made.keep(name, low[name])

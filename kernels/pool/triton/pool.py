@@ -16,14 +16,18 @@ def text(stage: Stage) -> Text:
     made, c, taps, int8 = Text(y.steps * y.width, stage.inputs, y), x.width, low["taps"], x.dtype == "int8"
     made.table("index", low["index"])
     made.keep("multiplier", low["multiplier"])
-    first = ("-512, tl.int32" if int8 else '-float("inf"), tl.float32') if low["largest"] else f"0, tl.{'int32' if int8 else 'float32'}"
+    first = (
+        ("-512, tl.int32" if int8 else '-float("inf"), tl.float32')
+        if low["largest"]
+        else f"0, tl.{'int32' if int8 else 'float32'}"
+    )
     join = ("tl.maximum(acc, x)" if int8 else "larger(acc, x)") if low["largest"] else "acc + x"
     made.add(
         f"p = e // {c}",
         f"acc = tl.full((BLOCK_M, BLOCK_N), {first})",
         f"for t in range(0, {taps}):",
         f"    row = tl.load(index_ptr + p * {taps} + t, mask=e < N, other=-1)",
-        f"    x = tl.load(x0_ptr + m * {x.steps * c} + row * {c} + e % {c}, mask=inside & (row >= 0), other=0)",
+        f"    x = tl.load(x0_ptr + m * {x.steps * c} + row.to(tl.int64) * {c} + e % {c}, mask=inside & (row >= 0), other=0)",
         *([f"    x = x.to(tl.int32) - {low['x_zero_point']}"] if int8 else []),
         f"    acc = tl.where(row >= 0, {join}, acc)",
         "multiplier = tl.load(multiplier_ptr + p, mask=e < N, other=0.0)",

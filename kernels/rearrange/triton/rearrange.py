@@ -14,7 +14,7 @@ def text(stage: Stage) -> Text:
     made.table("table", low["table"])
     if low["by_row"]:
         made.add(f"row = tl.load(table_ptr + e // {y.width}, mask=e < N, other=0)")
-        made.read("y", 0, f"row * {y.width} + e % {y.width}")
+        made.read("y", 0, f"row.to(tl.int64) * {y.width} + e % {y.width}")
     else:
         made.add("at = tl.load(table_ptr + e, mask=e < N, other=0)")
         made.read("y", 0, "at")

@@ -15,8 +15,8 @@ from torch import Tensor
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._general import triton_lines as lines
-from rtaccel.kernels._general.triton_tile import require_values, text_of, too_large
 from rtaccel.kernels._general.triton_source import digest, kernel_of
+from rtaccel.kernels._general.triton_tile import require_values, text_of, too_large
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation
 from rtaccel.kernels.reduce import contract

@@ -22,7 +22,8 @@ def text(stage: Stage) -> Text:
         f"for t in range(0, {taps}):",
         f"    at = tl.load(index_ptr + j * {taps} + t, mask=e < N, other=-1)",
         f"    w = tl.load(weight_ptr + j * {taps} + t, mask=e < N, other=0.0)",
-        f"    x = tl.load(x0_ptr + m * {x.steps * x.width} + start + at * {inner}, mask=inside & (at >= 0), other=0.0)",
+        f"    x_ptr = x0_ptr + m * {x.steps * x.width} + start + at.to(tl.int64) * {inner}",
+        "    x = tl.load(x_ptr, mask=inside & (at >= 0), other=0.0)",
         "    y = tl.where(at >= 0, y + w * x, y)",
     )
     return made

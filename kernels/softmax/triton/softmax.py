@@ -35,7 +35,11 @@ def softmax_kernel(
     y = e * (1.0 / total)
     if INT8_OUT:  # a row that is not finite, whose sum is not, has no number in int8
         finite = (total == total) & (total < float("inf"))
-        tl.store(y_ptr + m * C + c, tl.where(finite, to_int8(tl.where(finite, y, 0.0) * inv_scale, zero_point), 0), mask=inside)
+        tl.store(
+            y_ptr + m * C + c,
+            tl.where(finite, to_int8(tl.where(finite, y, 0.0) * inv_scale, zero_point), 0),
+            mask=inside,
+        )
     else:
         tl.store(y_ptr + m * C + c, y, mask=inside)
 

@@ -1,4 +1,4 @@
-"""Take in Triton: each element of y by the indices of its line. kernels/_general/triton_indices.py says what one outside gives."""
+"""Take in Triton: each element of y by the indices of its line. See triton_indices.py for what one outside gives."""
 
 from __future__ import annotations
 
