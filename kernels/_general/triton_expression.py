@@ -64,6 +64,8 @@ def specialize(stage: Stage, problem: Problem) -> Specialisation:
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """Inputs [M, ...] -> y [M, ...]; any M."""
+    if not operator.strided(stage):
+        stage = stage.matrices()
     return text(stage).launcher(stage, specialize(stage, problem), problem.device)
 
 

@@ -92,6 +92,7 @@ def supports(problem: Problem) -> str | None:
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x and, where the stage has one, other, float32 [M, C] -> the outputs of the stage; any M."""
+    stage = stage.matrices()
     spec, low = specialize(stage, problem), contract.lower(stage)
     launch, names, c = bind(spec), contract.roles(stage), problem.in_widths[0]
     fixed = {f"{name}_ptr": low[name].to(problem.device).contiguous() for name in ("weight", "bias")}

@@ -67,6 +67,7 @@ def supports(problem: Problem) -> str | None:
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x float32 [M, C] -> y [M, C]; any M."""
+    stage = stage.matrices()
     spec, low = specialize(problem), contract.lower(stage)
     launch, dtype, high = bind(spec), getattr(torch, stage.outputs[0].dtype), spec.tiling.block_m
 
