@@ -16,18 +16,14 @@ from typing import Any
 
 from bench.zoo.entry import Entry, NotInstalled, entries
 
-BEFORE = ("linear", "fused_linear", "mlp", "quantize", "conv", "lstm", "gru", "sparse_linear", "fused_sparse_linear")
-"""Operators whose Triton kernels are older than those of the general stages: what was in Triton before these."""
-
 
 @dataclass(frozen=True)
 class Count:
-    """stages: of the plan. triton: of them, in Triton. before: of them, in Triton without the general stages. torch: operator ->
-    stages that plain torch computes. calls: that fall back. reasons: of stages in torch, one for each operator."""
+    """stages: of the plan. triton: of them, in Triton. torch: operator -> stages of plain torch. calls: that fall back.
+    reasons: of stages in torch, one for each operator."""
 
     stages: int
     triton: int
-    before: int
     torch: dict[str, int]
     calls: int
     reasons: dict[str, str]
@@ -51,7 +47,7 @@ def count(entry: Entry) -> Count:
     captured, graph = choose_batch_mode(model, args)
     program = lower(captured, graph, SchemeMap("float32"), None, equalize=False)
     rows = max(1, program.samples(pytree.tree_leaves(args)))
-    stages = triton = before = calls = 0
+    stages = triton = calls = 0
     left: Counter[str] = Counter()
     reasons: dict[str, str] = {}
     for step in program.steps:
@@ -65,11 +61,13 @@ def count(entry: Entry) -> Count:
             refused = [impl.supports(problem) for impl in impls("triton", stage.op)]
             if None in refused:
                 triton += 1
-                before += stage.op in BEFORE
             else:
                 left[stage.op] += 1
-                reasons.setdefault(stage.op, (refused or ["has no Triton kernel"])[0] or "")
-    return Count(stages, triton, before, dict(left), calls, reasons)
+                own = [str(reason) for reason in reversed(refused)] or ["has no Triton kernel"]
+                reasons.setdefault(
+                    stage.op, next((r for r in own if "here M" in r), own[0])
+                )  # a size says more than a format
+    return Count(stages, triton, dict(left), calls, reasons)
 
 
 def count_all(
@@ -104,13 +102,13 @@ HEAD = """# The zoo on a GPU, counted
 
 Written by `python -m bench.zoo gpu`; {networks} networks, in float32. Nothing was run on a card: these are the stages of the plan
 that `rt.compile(..., device="cuda")` makes, and whether a Triton kernel takes them. What none takes is computed by PyTorch's own
-kernels, in the same CUDA graph. `before` counts as if the general stages had no Triton kernels.
+kernels, in the same CUDA graph.
 
-Of {stages} stages {triton} are in Triton ({before} before), {left} are PyTorch's, and {calls} calls fall back. {whole} networks
+Of {stages} stages {triton} are in Triton, {left} are PyTorch's, and {calls} calls fall back. {whole} networks
 are wholly in Triton.
 
-| network | stages | in Triton | before | PyTorch's stages | calls that fall back |
-|---|---|---|---|---|---|
+| network | stages | in Triton | PyTorch's stages | calls that fall back |
+|---|---|---|---|---|
 """
 LEFT = """
 ## What is left
@@ -122,7 +120,7 @@ LEFT = """
 
 def page(record: dict[str, Any]) -> str:
     counted = {name: found for name, found in record["networks"].items() if "failed" not in found}
-    total = {word: sum(found[word] for found in counted.values()) for word in ("stages", "triton", "before", "calls")}
+    total = {word: sum(found[word] for found in counted.values()) for word in ("stages", "triton", "calls")}
     left, reasons = Counter[str](), dict[str, str]()
     for found in counted.values():
         left.update(found["torch"])
@@ -131,7 +129,7 @@ def page(record: dict[str, Any]) -> str:
     text = HEAD.format(networks=len(counted), left=sum(left.values()), whole=whole, **total)
     for name, found in counted.items():
         rest = ", ".join(f"{n} {op}" for op, n in sorted(found["torch"].items()))
-        numbers = " | ".join(str(found[word]) for word in ("stages", "triton", "before"))
+        numbers = " | ".join(str(found[word]) for word in ("stages", "triton"))
         text += f"| {name} | {numbers} | {rest or '-'} | {found['calls'] or '-'} |\n"
     text += LEFT + "".join(f"| {op} | {n} | {reasons[op]} |\n" for op, n in left.most_common())
     if failed := {name: found["failed"] for name, found in record["networks"].items() if "failed" in found}:
