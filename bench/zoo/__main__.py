@@ -14,19 +14,24 @@ from bench.peers.base import Peer
 from bench.zoo.alone import LIMIT_SECONDS, survey_all
 from bench.zoo.entry import entries, select
 from bench.zoo.loaders import PEERS
-from bench.zoo.results import ROOT, SURVEY, latency_file, newest_latency, read, write
+from bench.zoo.results import GPU, ROOT, SURVEY, latency_file, newest_latency, read, write
 from bench.zoo.run import TIMING, run_all
 from bench.zoo.summary import missing_text, survey_text, surveys
 from rtaccel.measure.machine.environment import environment
 
 PAGE = ROOT / "docs" / "reference" / "zoo.md"
+GPU_PAGE = PAGE.with_name("zoo-gpu.md")
 
 
 def options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.zoo", description="Networks of public packages, as they come."
     )
-    parser.add_argument("what", choices=("survey", "run", "page", "list"), help="page writes docs/reference/zoo.md")
+    parser.add_argument(
+        "what",
+        choices=("survey", "run", "page", "gpu", "list"),
+        help="page writes docs/reference/zoo.md; gpu counts stages without a card and writes docs/reference/zoo-gpu.md",
+    )
     parser.add_argument(
         "patterns", nargs="*", help="names, packages or domains; shell patterns. All where none is given"
     )
@@ -59,6 +64,16 @@ def main(arguments: list[str]) -> None:
     if asked.what == "list":
         for entry in chosen:
             print(f"{entry.name}: {entry.domain}, {entry.package}" + (f"; {entry.wrapped}" if entry.wrapped else ""))
+        return
+    if asked.what == "gpu":
+        from bench.zoo import gpu
+
+        path = asked.out or GPU
+        record = read(path)
+        if asked.resume:
+            chosen = [entry for entry in chosen if entry.name not in record.get("networks", {})]
+        gpu.count_all(chosen, record, lambda found: write(path, found), asked.limit)
+        GPU_PAGE.write_text(gpu.page(record))
         return
     machine = environment()
     path = asked.out or (SURVEY if asked.what == "survey" else latency_file(machine["cpu"], date.today()))

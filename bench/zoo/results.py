@@ -12,6 +12,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "bench" / "results"
 SURVEY = RESULTS / "zoo-survey.json"
+GPU = RESULTS / "zoo-gpu.json"
 
 Record = dict[str, Any]
 

@@ -42,7 +42,7 @@ def strided(stage: Stage) -> bool:
     return "dims" in stage.attrs
 
 
-def _places(stage: Stage) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+def iteration(stage: Stage) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
     """Sizes of the iteration, and the place of each input, constant and of the result. Raises ShapeError where they are none."""
     y = stage.outputs[0]
     if not strided(stage):
@@ -69,7 +69,7 @@ def _places(stage: Stage) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
 def lower(stage: Stage) -> Mapping[str, Any]:
     """The chain as the core takes it: names, places of operands, numbers; dims and strides in rows and columns."""
     chain = schedule(instructions(stage), len(stage.inputs), len(stage.tensors))
-    dims, places = _places(stage)
+    dims, places = iteration(stage)
     if strided(stage):
         widths = [*(v.width for v in stage.inputs), *(c.numel() for c in constants(stage)), stage.outputs[0].width]
         found = resolve_dense(dims, places, widths)
@@ -98,7 +98,7 @@ def operands(stage: Stage, inputs: Sequence[Tensor]) -> dict[str, Sequence[Tenso
     """Inputs and constants as tensors that broadcast: [M, C], or [M, *dims]."""
     if not strided(stage):
         return {"x": inputs, "c": constants(stage)}
-    dims, places = _places(stage)
+    dims, places = iteration(stage)
     xs, cs = [], []
     for x, place in zip(inputs, places):
         m = x.shape[0]

@@ -98,10 +98,16 @@ def tolerance(stage: Stage, x: Tensor) -> Tolerance:
     return Tolerance(atol=(eps * (n + 2) * bound + 1e-37).reshape(x.shape[0], *stage.outputs[0].shape))
 
 
+def make_stage(kind: str, shape: tuple[int, int], out: tuple[int, int], dims: tuple[int, ...], kept: int,
+               place: tuple[int, ...]) -> Stage:  # fmt: skip
+    x, y = Value("x", shape[1], steps=shape[0]), Value("y", out[1], steps=out[0])
+    return Stage("reduce", "case", (x,), (y,), {}, {"kind": kind, "dims": dims, "kept": kept, "place": place})
+
+
 def _case(label: str, shape: tuple[int, int], out: tuple[int, int], kind: str, dims: tuple[int, ...], kept: int,
           place: tuple[int, ...]) -> Case:  # fmt: skip
-    x, y = Value("x", shape[1], steps=shape[0]), Value("y", out[1], steps=out[0])
-    stage = Stage("reduce", "case", (x,), (y,), {}, {"kind": kind, "dims": dims, "kept": kept, "place": place})
+    stage = make_stage(kind, shape, out, dims, kept, place)
+    x = stage.inputs[0]
 
     def make(seed: int) -> tuple[Tensor, ...]:
         g = torch.Generator().manual_seed(seed)

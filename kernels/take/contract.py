@@ -24,7 +24,7 @@ from rtaccel.kernels._common import indexed, lines
 from rtaccel.kernels._common.strides import dense, elements
 
 
-def _geometry(stage: Stage) -> tuple[list[str], dict[str, lines.Place], dict[str, tuple[int, int, str]]]:
+def geometry(stage: Stage) -> tuple[list[str], dict[str, lines.Place], dict[str, tuple[int, int, str]]]:
     """(names of operands, their places, their sizes). Raises a typed error where they do not fit."""
     found, y = indexed.names(stage), stage.outputs[0]
     sizes = indexed.widths(stage, found)
@@ -38,7 +38,7 @@ def _geometry(stage: Stage) -> tuple[list[str], dict[str, lines.Place], dict[str
 
 
 def lower(stage: Stage) -> Mapping[str, Any]:
-    _, places, sizes = _geometry(stage)
+    _, places, sizes = geometry(stage)
     dims, kept = tuple(stage.attrs["dims"]), stage.attrs["kept"]
     own = (*dims[:kept], prod(dims[kept:]))
     return {
@@ -48,7 +48,7 @@ def lower(stage: Stage) -> Mapping[str, Any]:
 
 
 def reference(stage: Stage, *inputs: Tensor) -> tuple[Tensor]:
-    found, places, _ = _geometry(stage)
+    found, places, _ = geometry(stage)
     operands = indexed.given(stage, found, inputs)
     dims, kept = stage.attrs["dims"], stage.attrs["kept"]
     start = indexed.selected(stage, operands, places)

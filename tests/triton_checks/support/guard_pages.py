@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rtaccel.backends import require
-from rtaccel.core.registry import impls
+from rtaccel.core.registry import impls, operator
 from rtaccel.core.stage import Problem, QParams, Stage
 from rtaccel.kernels.conv import cases as conv_cases
 from rtaccel.kernels.fused_linear import contract as fused_contract
@@ -36,6 +36,33 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 from tests.triton_checks.support.quick_interpreter import quicken
 
 PAGE = mmap.PAGESIZE
+GENERAL = (
+    ("expression", "deep-C33"),
+    ("expression", "row-scalar-C16"),
+    ("strided_expression", "turned-5x3"),
+    ("strided_expression", "every-second"),
+    ("strided_expression", "any-rows-15-20"),
+    ("reduce", "columns-5x3"),
+    ("reduce", "inner-15"),
+    ("softmax", "C17"),
+    ("norm", "C17"),
+    ("pointwise", "C17"),
+    ("assemble", "padded-5x3"),
+    ("assemble", "overlap"),
+    ("rearrange", "turn-3x5"),
+    ("concat", "7+16"),
+    ("position", "C17"),
+    ("embedding", "C17"),
+    ("take", "elements-float32-5x3"),
+    ("integer", "maximum-1"),
+    ("pool", "C21"),
+    ("resample", "2x6x5x33-4"),
+    ("matmul", "3x5x7-aw"),
+    ("matmul", "2x9x1x40-w"),
+    ("matmul", "broadcast"),
+)
+"""(operator, part of the name of a case) of the kernels that are made for each stage."""
+
 _kept: list[mmap.mmap] = []
 
 
@@ -136,6 +163,9 @@ def main() -> None:
         for shape, scheme in (("grouped", "static"), ("live-depthwise", "dynamic"), ("image-odd", "dynamic")):
             made = conv_cases.make_stage(conv_cases.SHAPES[shape], scheme, "relu")
             ran += run("conv", made, conv_cases.make_inputs(made, 2, seed=3), at_end)
+        for op, word in GENERAL:
+            case = next(c for c in operator(op).cases() if word in c.id)
+            ran += run(op, case.stage, case.make(3), at_end)
     print(f"{ran} ran")
 
 

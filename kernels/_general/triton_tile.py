@@ -1,0 +1,155 @@
+"""Kernels that compute each element of y from its own operands, in Triton: a tile of samples by elements of a sample.
+
+A `Text` collects the lines of such a kernel: operands by strides or by a table of their elements, then what is made of them. Its
+`specialize` and `launcher` are the same for all operators whose result is dense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import triton
+from torch import Tensor
+
+from rtaccel.core.errors import ShapeError
+from rtaccel.core.stage import Problem, Stage, Value
+from rtaccel.kernels._general.triton_places import MAX_ELEMENTS, Place, address
+from rtaccel.kernels._general.triton_source import digest, kernel_of
+from rtaccel.kernels._gpu.triton_launch import bind
+from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, power_of_two
+
+TILE = 1024
+"""Elements of a program: 256 threads with 4 each, a load of 16 bytes."""
+
+POINTERS = {"float32": "*fp32", "int64": "*i64", "int8": "*i8", "bool": "*i1", "int32": "*i32"}
+
+
+@dataclass
+class Text:
+    """n: elements of a sample of y. inputs: of the stage, x0_ptr, x1_ptr, ... in the kernel. fixed: other tensors by name, the
+    same for all samples. lines: behind those that set m, e and `inside`; the last result is the variable `y`."""
+
+    n: int
+    inputs: Sequence[Value]
+    out: Value
+    lines: list[str] = field(default_factory=list)
+    fixed: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, *lines: str) -> None:
+        self.lines += lines
+
+    def keep(self, name: str, tensor: Tensor) -> str:
+        """A tensor for the kernel; the name of its pointer."""
+        self.fixed[f"{name}_ptr"] = tensor.contiguous().reshape(-1)
+        return f"{name}_ptr"
+
+    def table(self, name: str, elements: Sequence[int] | np.ndarray) -> str:
+        return self.keep(name, torch.from_numpy(np.ascontiguousarray(elements, dtype=np.int32)))
+
+    def read(self, name: str, index: int | None, at: str, mask: str = "inside", other: str = "0") -> None:
+        """name = element `at` of an input in each sample; index None: of a fixed tensor of this name."""
+        where = f"{name}_ptr + {at}"
+        if index is not None:
+            value = self.inputs[index]
+            where = f"x{index}_ptr + m * {value.steps * value.width} + {at}"
+        self.add(f"{name} = tl.load({where}, mask={mask}, other={other})")
+
+    def strided(self, name: str, index: int | None, place: Place, digits: str) -> None:
+        """The same by strides, over the indices that `triton_places.digits` set."""
+        at, mask = address(place, digits), "inside" if index is not None else "e < N"
+        if not any(place[1:]):  # the same all over the sample
+            at, mask = (
+                f"{at} + tl.zeros((1, 1), tl.int32)",
+                "m < rows" if index is not None else "tl.full((1, 1), True, tl.int1)",
+            )
+        self.read(name, index, at, mask)
+
+    def real(self, name: str, dtype: str) -> None:
+        if dtype != "float32":
+            self.add(f"{name} = {name}.to(tl.float32)")
+
+    def __str__(self) -> str:
+        pointers = ["y_ptr", *(f"x{i}_ptr" for i in range(len(self.inputs))), *self.fixed]
+        body = [
+            "m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]",
+            "e = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]",
+            "inside = (m < rows) & (e < N)",
+            *self.lines,
+            "tl.store(y_ptr + m * N + e, tl.broadcast_to(y, (BLOCK_M, BLOCK_N)), mask=inside)",
+        ]
+        head = (
+            f"def kernel({', '.join(pointers)}, rows, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):"
+        )
+        return text_of([head, *body])
+
+    def specialize(self, name: str, rows: int) -> Specialisation:
+        text, tile = str(self), tiling(rows, self.n)
+        types = {f"x{i}_ptr": POINTERS[v.dtype] for i, v in enumerate(self.inputs)}
+        types |= {name: POINTERS[str(t.dtype).removeprefix("torch.")] for name, t in self.fixed.items()}
+        return Specialisation(
+            name=f"{name}_N{self.n}_{digest(text)}_{tile.block_m}x{tile.block_n}",
+            kernel=kernel_of(text),
+            signature={"y_ptr": POINTERS[self.out.dtype], **types, "rows": "i32"},
+            constants={"N": self.n, "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n},
+            tiling=tile,
+        )
+
+    def launcher(self, stage: Stage, spec: Specialisation, device: str) -> Callable[..., tuple[Tensor]]:
+        """Inputs of the stage, [M, ...] -> y; any M."""
+        launch, tile, n, out = bind(spec), spec.tiling, self.n, self.out
+        fixed = {name: tensor.to(device) for name, tensor in self.fixed.items()}
+        dtype = getattr(torch, out.dtype)
+
+        def call(*inputs: Tensor) -> tuple[Tensor]:
+            given = require_values(stage, inputs)
+            m = inputs[0].shape[0]
+            y = torch.empty((m, *out.shape), dtype=dtype, device=inputs[0].device)
+            if y.numel():
+                pointers = {f"x{i}_ptr": x for i, x in enumerate(given)}
+                grid = (triton.cdiv(m, tile.block_m), triton.cdiv(n, tile.block_n))
+                launch(grid, y_ptr=y, rows=m, **pointers, **fixed)
+            return (y,)
+
+        return call
+
+
+def text_of(lines: Sequence[str]) -> str:
+    """The source of a function from its head and the lines of its body."""
+    return lines[0] + "\n" + "".join(f"    {line}\n" for line in lines[1:])
+
+
+def tiling(rows: int, n: int) -> Tiling:
+    """One sample or several in a tile. Small stages have small programs, so that they spread over the card."""
+    most = power_of_two(max(1, rows) * n // 256, 32, TILE)
+    wide = min(power_of_two(n, 1, TILE), most)
+    high = power_of_two(rows, 1, most // wide)
+    return Tiling(high, wide, 1, num_warps=power_of_two(high * wide // 128, 1, 8))
+
+
+def too_large(problem: Problem) -> str | None:
+    """None, or why a general stage is beyond what is numbered in 32 bits, or what CUDA launches."""
+    most = max(
+        s * w for s, w in zip((*problem.in_steps, *problem.out_steps), (*problem.in_widths, *problem.out_widths))
+    )
+    limit = min(MAX_ELEMENTS, 65535 * 32)
+    return f"takes samples of at most {limit} elements, not {most}" if most > limit else None
+
+
+def require_values(stage: Stage, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Inputs as kernels read them: dense. Raises ShapeError for what is none of the stage."""
+    if len(inputs) != len(stage.inputs):
+        raise ShapeError(
+            stage.op, f"{len(inputs)} inputs", f"{len(stage.inputs)}", "Pass the inputs of the stage, in order."
+        )
+    for x, value in zip(inputs, stage.inputs):
+        if (
+            tuple(x.shape[1:]) != value.shape
+            or x.dtype != getattr(torch, value.dtype)
+            or x.shape[0] != inputs[0].shape[0]
+        ):
+            wanted = f"{value.dtype} [{inputs[0].shape[0]}, {', '.join(map(str, value.shape))}]"
+            raise ShapeError(stage.op, f"{x.dtype} {tuple(x.shape)}", wanted, "Pass the inputs of the stage, in order.")
+    return [x.contiguous() for x in inputs]

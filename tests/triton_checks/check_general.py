@@ -1,0 +1,198 @@
+"""The general stages in Triton against their contracts: expressions, reductions, norms, movement, products, windows.
+
+Their kernels are made for each stage, so a few cases of each kind of address and every function stand for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+import pytest
+import torch
+from torch import Tensor
+
+import rtaccel as rt
+from rtaccel.backends import require
+from rtaccel.core import settings
+from rtaccel.core.errors import FormatError, ShapeError
+from rtaccel.core.registry import Case, Impl, impls, operator
+from rtaccel.core.stage import Problem, Stage, Value
+from rtaccel.kernels._general import triton_places
+from rtaccel.kernels._general.triton_source import kernel_of
+
+require("triton")
+DEVICE = "cpu" if settings.triton_interpret() else "cuda"
+SENTINELS = (float("nan"), -1.25e30)
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, at the inf and nan that are meant
+
+STEPS = {
+    "expression": 1,
+    "strided_expression": 5,
+    "reduce": 23,
+    "softmax": 4,
+    "norm": 6,
+    "pointwise": 29,
+    "assemble": 7,
+    "rearrange": 2,
+    "concat": 2,
+    "position": 2,
+    "embedding": 3,
+    "take": 2,
+    "integer": 7,
+    "pool": 11,
+    "resample": 5,
+    "matmul": 6,
+}
+"""Operator -> every how many of its cases run here."""
+
+MAX_ELEMENTS, MAX_PROGRAMS = 2100, 40
+"""Of a case: a program of the interpreter takes some milliseconds."""
+
+
+def small(case: Case) -> bool:
+    values = (*case.stage.inputs, *case.stage.outputs)
+    most = max(v.steps * v.width for v in values)
+    return most <= MAX_ELEMENTS and most * case.make(0)[0].shape[0] <= 32 * MAX_PROGRAMS
+
+
+def supported() -> Iterator[object]:
+    for name, step in STEPS.items():
+        for case in islice(filter(small, operator(name).cases()), 0, None, step):
+            for impl in impls("triton", name):
+                if impl.supports(Problem.of(case.stage, 1, DEVICE)) is None:
+                    yield pytest.param(name, impl, case, id=f"{name}-{impl.name}-{case.id}")
+
+
+def outputs(call: object, inputs: tuple[Tensor, ...], sentinel: float, patch: pytest.MonkeyPatch) -> tuple[Tensor, ...]:
+    """With memory full of the sentinel, so that an element which a kernel does not write cannot pass."""
+    allocate = torch.empty
+
+    def fill(*args: object, **kwargs: object) -> Tensor:
+        t = allocate(*args, **kwargs)
+        return t.fill_(sentinel if t.is_floating_point() else 85)
+
+    patch.setattr(torch, "empty", fill)
+    found = call(*(x.to(DEVICE) for x in inputs))  # type: ignore[operator]
+    patch.undo()
+    return tuple(y.cpu() for y in found)
+
+
+@pytest.mark.parametrize(("name", "impl", "case"), list(supported()))
+def test_contract_case(name: str, impl: Impl, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    seed = torch.seed() % 2**31
+    print(f"seed {seed}")
+    inputs, op = case.make(seed), operator(name)
+    call = impl.prepare(case.stage, Problem.of(case.stage, inputs[0].shape[0], DEVICE))
+    want, tolerance = op.reference(case.stage, *inputs), op.tolerance(case.stage, *inputs)
+    got = outputs(call, inputs, SENTINELS[seed % 2], monkeypatch)
+    assert len(got) == len(want)
+    for g, w in zip(got, want):
+        assert (g.shape, g.dtype) == (w.shape, w.dtype)
+        near = tolerance.within(g, w)
+        assert near.all(), f"{int((~near).sum())} of {near.numel()}: {g[~near][0]} for {w[~near][0]}"
+
+
+def test_prepared_for_one_batch_runs_any_other() -> None:
+    for name in ("strided_expression", "reduce", "matmul", "assemble"):
+        case = list(operator(name).cases())[1]
+        (impl,) = impls("triton", name)
+        call = impl.prepare(case.stage, Problem.of(case.stage, 1, DEVICE))
+        for rows in (0, 1, 3):
+            inputs = tuple(x[:1].expand(rows, *x.shape[1:]).contiguous().to(DEVICE) for x in case.make(3))
+            (got,) = call(*inputs)
+            if rows:
+                (one,) = call(*(x[:1].contiguous() for x in inputs))
+                assert torch.equal(got.nan_to_num(7.0), one.expand_as(got).nan_to_num(7.0)), name
+            assert got.shape[0] == rows
+
+
+def test_wrong_inputs_are_refused() -> None:
+    case = next(iter(operator("strided_expression").cases()))
+    (impl,) = impls("triton", "strided_expression")
+    call = impl.prepare(case.stage, Problem.of(case.stage, 2, DEVICE))
+    given = tuple(x.to(DEVICE) for x in case.make(1))
+    for wrong in (
+        (given[0],),
+        (given[0].double(), *given[1:]),
+        (given[0][:, :1], *given[1:]),
+        (given[0], given[1][:1]),
+    ):
+        with pytest.raises(ShapeError, match="strided_expression"):
+            call(*wrong)
+
+
+def test_an_index_outside_is_refused() -> None:
+    for name, where in (("embedding", 0), ("take", 1)):
+        case = next(c for c in operator(name).cases() if "int64" not in c.id and "negative" not in c.id)
+        (impl,) = impls("triton", name)
+        call = impl.prepare(case.stage, Problem.of(case.stage, 1, DEVICE))
+        inputs = [x.to(DEVICE) for x in case.make(0)]
+        for bad in (-1, 10**6):
+            inputs[where] = torch.full_like(inputs[where], bad)
+            with pytest.raises(FormatError, match=f"index {bad}"):
+                call(*inputs)
+
+
+def test_an_index_outside_selects_nan_and_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a graph that is replayed, where nobody looks at indices before."""
+    from rtaccel.kernels._general import triton_indices
+
+    monkeypatch.setattr(triton_indices, "check", lambda *given, **named: None)
+    weight = torch.randn(5, 3)
+    stage = Stage("embedding", "e", (Value("i", 1, "int64"),), (Value("y", 3),), {"weight": weight})
+    (impl,) = impls("triton", "embedding")
+    (y,) = impl.prepare(stage, Problem.of(stage, 3, DEVICE))(torch.tensor([[2], [-7], [2**40]], device=DEVICE))
+    assert torch.equal(y[0].cpu(), weight[2])
+    assert y[1:].isnan().all()
+
+
+def test_what_a_card_cannot_raise_is_left() -> None:
+    for case in operator("integer").cases():
+        divides = any(
+            line.split()[0] in ("floor_divide", "trunc_divide", "remainder", "fmod")
+            for line in case.stage.attrs["program"]
+        )
+        (impl,) = impls("triton", "integer")
+        if not divides:
+            assert impl.supports(Problem.of(case.stage, 1, DEVICE)) is None, case.id
+
+
+def test_dimensions_that_are_walked_in_one_stride_are_joined() -> None:
+    assert triton_places.joined((2, 3, 4), [(5, 12, 4, 1), (0, 0, 0, 0)]) == ((24,), [(5, 1), (0, 0)])
+    assert triton_places.joined((2, 3, 4), [(0, 12, 4, 1), (0, 4, 0, 1)]) == ((2, 3, 4), [(0, 12, 4, 1), (0, 4, 0, 1)])
+    assert triton_places.joined((1, 1), [(3, 9, 9)]) == ((1,), [(3, 0)])
+
+
+def test_a_text_is_compiled_once() -> None:
+    text = "def kernel(x_ptr, rows):\n    pass\n"
+    assert kernel_of(text) is kernel_of(text)
+
+
+class Block(torch.nn.Module):
+    """Gates, a norm over channels, a reduction over positions, a softmax over another dimension, columns put together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = torch.nn.GroupNorm(2, 6)
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        y = torch.where(x > 0, x * torch.sigmoid(gate), torch.expm1(x)) - x.mean(2, keepdim=True)
+        y = self.norm(y)
+        scores = torch.softmax(y @ x.transpose(1, 2), 1)
+        return torch.cat([scores.flip(1), y.amax(2, keepdim=True).clamp(-1, 1)], 2)
+
+
+def test_a_model_of_general_stages_has_no_torch_kernel() -> None:
+    torch.manual_seed(5)
+    model, x = Block().eval(), (torch.randn(1, 6, 5), torch.randn(1, 6, 1))
+    compiled = rt.compile(model.to(DEVICE), tuple(t.to(DEVICE) for t in x), backend="triton", verify=False)
+    with torch.no_grad():
+        want = model(*(t.to(DEVICE) for t in x))
+    got = compiled(*(t.to(DEVICE) for t in x))
+    assert torch.allclose(got, want, atol=1e-5, rtol=1e-4)
+    text = compiled.explain()
+    assert "triton_expression" in text
+    table = text.split("\nstages")[0]
+    assert "portable" not in table, text
