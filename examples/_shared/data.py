@@ -1,4 +1,4 @@
-"""Where data lies: a folder that was named, else one in RTACCEL_TEST_DATA, else in shared/data beside the copy of the repository."""
+"""Where data lies: a named folder, else one in RTACCEL_TEST_DATA, else in shared/data beside the copy of the repository."""
 
 from __future__ import annotations
 

@@ -33,6 +33,43 @@ struct Row {
   bool (*present)();  // beyond what the parent needs
 };
 
+#if defined(__x86_64__)
+// A bit of CPUID; state: the registers that the system has to save for it (XCR0). Read here and not by the compiler's
+// __builtin_cpu_supports, whose runtime library finds nothing in some toolchains.
+struct Feature {
+  const char* name;
+  unsigned leaf, subleaf;
+  int reg;  // eax, ebx, ecx, edx
+  int bit;
+  unsigned state;
+};
+constexpr unsigned kYmm = 0x6, kZmm = 0xe6;
+constexpr Feature kKnown[] = {
+    {"fma", 1, 0, 2, 12, kYmm},       {"avx2", 7, 0, 1, 5, kYmm},       {"avxvnni", 7, 1, 0, 4, kYmm},
+    {"avx512f", 7, 0, 1, 16, kZmm},   {"avx512dq", 7, 0, 1, 17, kZmm},  {"avx512bw", 7, 0, 1, 30, kZmm},
+    {"avx512vl", 7, 0, 1, 31, kZmm},  {"avx512vbmi", 7, 0, 2, 1, kZmm}, {"avx512vnni", 7, 0, 2, 11, kZmm},
+    {"avx512bf16", 7, 1, 0, 5, kZmm},
+};
+
+unsigned saved_state() {
+  unsigned a, b, c, d;
+  constexpr unsigned kSaves = 1u << 27;  // OSXSAVE
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & kSaves)) return 0;
+  __asm__("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+  return a;
+}
+
+bool has(const char* name) {
+  for (const Feature& f : kKnown) {
+    if (std::strcmp(f.name, name) != 0) continue;
+    unsigned reg[4];
+    if (!__get_cpuid_count(f.leaf, f.subleaf, &reg[0], &reg[1], &reg[2], &reg[3])) return false;
+    return (reg[f.reg] >> f.bit & 1) && (saved_state() & f.state) == f.state;
+  }
+  return false;
+}
+#endif
+
 // The tiles of AMX with int8. Their 8 KiB of state are not part of a thread until the process has asked Linux for them;
 // that can be refused, by an old kernel or because a signal stack is too small to hold them.
 bool has_amx() {
@@ -48,7 +85,7 @@ bool has_amx() {
 }
 
 // present is compiled where it can be: for its own kind of processor.
-#define RTA_HAS(feature) __builtin_cpu_supports(feature)
+#define RTA_HAS(feature) has(feature)
 #define RTA_PRESENT(present) true, [] { return static_cast<bool>(present); }
 #define RTA_ABSENT(present) false, [] { return false; }
 #define RTA_ANY RTA_PRESENT
@@ -72,9 +109,6 @@ constexpr Row kRows[] = {
 const Row& row(Isa isa) { return kRows[static_cast<int>(isa)]; }
 
 uint32_t detect() {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-#endif
   uint32_t found = 0;
   for (int i = 0; i < static_cast<int>(Isa::kCount); ++i) {
     const Isa isa = static_cast<Isa>(i), parent = row(isa).parent;

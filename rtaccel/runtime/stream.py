@@ -25,7 +25,7 @@ from rtaccel.runtime.options import Options, check_threads
 from rtaccel.runtime.state.buffers import STRUCTURE, State
 from rtaccel.runtime.streaming.front import Front, stream_with_front
 from rtaccel.runtime.streaming.program import stream_program
-from rtaccel.runtime.verify_stream import TOLERANCE, check_stream_state, verify_stream
+from rtaccel.runtime.streaming.verify_stream import TOLERANCE, check_stream_state, verify_stream
 
 
 class StreamModel(CompiledModel):

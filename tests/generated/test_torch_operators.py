@@ -22,7 +22,18 @@ from torch.testing._internal.common_methods_invocations import op_db
 MOST = 1 if os.environ.get("CI") else 4
 """Samples of each operator."""
 
-RANDOM = ("dropout", "bernoulli", "multinomial", "rand", "normal", "uniform", "exponential", "geometric", "cauchy", "_like")
+RANDOM = (
+    "dropout",
+    "bernoulli",
+    "multinomial",
+    "rand",
+    "normal",
+    "uniform",
+    "exponential",
+    "geometric",
+    "cauchy",
+    "_like",
+)
 ELSEWHERE = (
     "linalg", "special", "sparse", "masked", "fft", "signal", "torch.ops", "_refs", "jiterator", "lobpcg", "svd", "pca",
     "cholesky", "lu", "qr", "eig", "orm", "geqrf", "inverse", "polygamma", "igamma", "histogram", "ctc_loss", "empty", "resize",
@@ -62,7 +73,9 @@ def samples(op: Any) -> list[tuple[Call, tuple[Tensor, ...]]]:
         args = [sample.input, *sample.args]
         places = [i for i, arg in enumerate(args) if isinstance(arg, Tensor)]
         tensors = [args[i] for i in places]
-        if sample.kwargs.get("dropout_p") or not all(t.dim() and t.numel() and t.layout == torch.strided for t in tensors):
+        if sample.kwargs.get("dropout_p") or not all(
+            t.dim() and t.numel() and t.layout == torch.strided for t in tensors
+        ):
             continue
         rest = [None if i in places else arg for i, arg in enumerate(args)]
         found.append((Call(op.op, rest, sample.kwargs, places).eval(), tuple(t.detach().clone() for t in tensors)))
