@@ -27,7 +27,7 @@ rt.save(fast, folder / "smoke.rta")
 """
 
 PROGRAM = """
-import ctypes, json, sys
+import ctypes, json, platform, sys
 from pathlib import Path
 import numpy as np
 import rtaccel as rt
@@ -36,6 +36,8 @@ package = Path(rt.__file__).parent
 library = ctypes.CDLL(str(package / "librtaccel.so"))
 library.rta_isa.restype = ctypes.c_char_p
 told = {"version": rt.__version__, "isa": library.rta_isa().decode(), "kernels": len(native.kernels())}
+flags = set(Path("/proc/cpuinfo").read_text().split())
+told["slow"] = told["isa"] == "portable" and ({"avx2", "fma"} <= flags or platform.machine() == "aarch64")
 assert (package / "include" / "rtaccel.h").exists() and (package / "lib" / "cmake" / "rtaccel").is_dir()
 head = rt.online.RLSHead(features=3, outputs=1, p0=100.0)
 weights = np.array([1.0, -2.0, 0.5], np.float32)
@@ -74,7 +76,7 @@ def judged(done: subprocess.CompletedProcess[str], where: str) -> str:
     if done.returncode:
         raise SystemExit(f"{where}: ended with {done.returncode}: {done.stderr[-3000:]}")
     told = json.loads(done.stdout.splitlines()[-1])
-    if told["foreign"] or told.get("bits") is False or not told["kernels"]:
+    if told["foreign"] or told["slow"] or told.get("bits") is False or not told["kernels"]:
         raise SystemExit(f"{where}: {told}")
     bits = "the model's bits" if "bits" in told else "no model (torch is not here to make one)"
     return f"{where}: version {told['version']}, {told['isa']}, {told['kernels']} kernels, {bits}"

@@ -7,8 +7,8 @@
 #include <cstring>
 #include <memory>
 
-#include "rtaccel.h"
 #include "model/sha256.h"
+#include "rtaccel.h"
 
 namespace fuzz {
 
