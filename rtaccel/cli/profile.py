@@ -31,6 +31,7 @@ PROFILERS = {"torch": "torch_profiler", "proton": "proton", "nsys": "nsys", "ncu
 
 def configure(parser: argparse.ArgumentParser) -> None:
     _target.add_target(parser, optional=True)
+    parser.set_defaults(usage=parser.error)
     parser.add_argument(
         "--machine-profile",
         metavar="FILE.json",
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     if args.machine_profile:
         return _machine(args)
     if args.target is None:
-        raise FormatError("profile", "no TARGET", _target.HELP, "Name a model, or pass --machine-profile FILE.")
+        args.usage("the following arguments are required: TARGET, or --machine-profile FILE")
     budget = _budget.parse_budget(args.budget)
     profiler = _profiler(args.profiler) if args.profiler else None
     target = _target.load_target(args.target)

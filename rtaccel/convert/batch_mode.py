@@ -18,7 +18,7 @@ def choose_batch_mode(
 ) -> tuple[ExportedGraph, OpGraph]:
     """The model captured and matched. Forms are tried in the order of what they leave open: any number of samples; the
     samples of the example, each on its own; all of the example as one. The next is only tried where a call of the last
-    was left to torch for the way its tensors lie, or where no result has samples: the inputs have no batch dimension then.
+    falls back to PyTorch for the way its tensors lie, or where no result has samples: the inputs have no batch dimension then.
 
     specialize: as in `capture`. Raises UnsupportedProblem where the model cannot be captured.
     """

@@ -23,6 +23,8 @@ MAX_PLANS = 4096
 class DynamicModel(nn.Module):
     """Same calls as a CompiledModel, for inputs whose dynamic dimensions have any size within their bounds.
 
+    Tensors are float32 [batch, ...] or int64 for indices, as in the example but for these dimensions.
+
     Each choice of sizes has a plan of its own, with the kernels that are best for it. It is made when the first call with these
     sizes comes: milliseconds to tenths of a second. `prepare` makes plans ahead, and `seal` makes all of them: from then on no
     call allocates, plans or compiles. Each plan has its own packed weights; `plan_bytes` adds them up.
@@ -52,11 +54,17 @@ class DynamicModel(nn.Module):
         return self.forward(*inputs, **named) if not self._has_hooks() else super().__call__(*inputs, **named)
 
     def run(self, *inputs: Any, out: Any) -> Any:
-        """As CompiledModel.run, out in the shape that these sizes give."""
+        """As CompiledModel.run: float32 [batch, ...] in, out in the shape that these sizes give.
+
+        Raises ShapeError for sizes outside the bounds and for an `out` that does not fit.
+        """
         return self.plan_for(*inputs).run(*inputs, out=out)
 
     def bind(self, *inputs: Any, out: Any) -> Callable[[], None]:
-        """As CompiledModel.bind, for the sizes of these inputs."""
+        """As CompiledModel.bind, for the sizes of these inputs: float32 [batch, ...], contiguous.
+
+        Raises ShapeError for sizes outside the bounds and for tensors that do not fit.
+        """
         return self.plan_for(*inputs).bind(*inputs, out=out)
 
     def plan_for(self, *inputs: Any) -> CompiledModel:
@@ -114,6 +122,11 @@ class DynamicModel(nn.Module):
     def native(self) -> tuple[int, int]:
         """Native stages and all stages, of the plan with the fewest native ones."""
         return min((plan.native for plan in self._plans.values()), key=lambda found: found[0] - found[1])
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the logical weights and scales of one plan."""
+        return next(iter(self._plans.values())).weight_bytes
 
     @property
     def plan_bytes(self) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import rtaccel as rt
-from rtaccel.convert.frontend.einsum import einsum
+from rtaccel.convert.frontend.decompositions.einsum import einsum
 
 EQUATIONS: dict[str, tuple[tuple[int, ...], ...]] = {
     "bik,bjk->bij": ((2, 3, 4), (2, 5, 4)), "bik,kj->bij": ((2, 3, 4), (4, 5)),

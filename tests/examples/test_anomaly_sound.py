@@ -106,7 +106,7 @@ def test_artefact_takes_samples(model: Score, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "words"), [(["--data", "/nowhere"], "no ad01_weights.npz"), (["--device", "cuda"], "no GPU here")]
+    ("option", "words"), [(["--data", "/nowhere"], "no ad01_weights.npz"), (["--device", "cuda"], "device='cuda'")]
 )
 def test_what_is_missing_is_said(folder: Path, option: list[str], words: str) -> None:
     if "cuda" in option and torch.cuda.is_available():

@@ -103,7 +103,7 @@ def test_command(tmp_path: Path, series: list[nab.Series]) -> None:
 def test_without_data(tmp_path: Path) -> None:
     for extra in ([], ["--data", str(tmp_path)]):
         command = [sys.executable, "examples/anomaly_stream/run.py", "--json", str(tmp_path / "a.json"), *extra]
-        environment = {k: v for k, v in os.environ.items() if k != "RTACCEL_TEST_DATA"}
+        environment = os.environ | {"RTACCEL_TEST_DATA": str(tmp_path / "none")}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 2
         assert "--data FOLDER" in done.stderr

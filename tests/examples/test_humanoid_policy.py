@@ -97,7 +97,7 @@ def test_late_actions_hardly_matter_and_lost_ones_do(robot: Robot, lives: dict[s
 
 
 @pytest.mark.parametrize(
-    ("option", "words"), [(["--data", "/nowhere"], "no policy.npz"), (["--device", "cuda"], "no GPU here")]
+    ("option", "words"), [(["--data", "/nowhere"], "no policy.npz"), (["--device", "cuda"], "device='cuda'")]
 )
 def test_what_is_missing_is_said(robot: Robot, option: list[str], words: str) -> None:
     if "cuda" in option and torch.cuda.is_available():

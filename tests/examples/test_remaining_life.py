@@ -107,7 +107,7 @@ def test_command(folder: Path, tmp_path: Path) -> None:
 
 
 def test_without_data(tmp_path: Path) -> None:
-    environment = {k: v for k, v in os.environ.items() if k != "RTACCEL_TEST_DATA"}
+    environment = os.environ | {"RTACCEL_TEST_DATA": str(tmp_path)}
     command = [sys.executable, "examples/remaining_life/run.py"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2

@@ -132,7 +132,7 @@ def test_command(folder: Path, tmp_path: Path) -> None:
 
 
 def test_without_data(tmp_path: Path) -> None:
-    environment = {k: v for k, v in os.environ.items() if k != "RTACCEL_TEST_DATA"}
+    environment = os.environ | {"RTACCEL_TEST_DATA": str(tmp_path)}
     command = [sys.executable, "examples/telemetry/run.py", "--json", str(tmp_path / "a.json")]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2

@@ -127,7 +127,7 @@ def test_a_file_of_ones_own(nets: Networks, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "words"), [(["--device", "cuda"], "plans of the CPU"), (["--data", "/nowhere"], "no sww")]
+    ("option", "words"), [(["--device", "cuda"], "device='cuda'"), (["--data", "/nowhere"], "no sww")]
 )
 def test_what_is_missing_is_said(option: list[str], words: str) -> None:
     done = subprocess.run(

@@ -98,8 +98,8 @@ std::string Array::open(PyObject* object, const rta_tensor& wanted, bool written
   }
   if (!nb::try_cast<nb::ndarray<>>(nb::handle(object), dlpack_, false)) {
     PyErr_Clear();
-    const auto type = nb::cast<std::string>(nb::handle(reinterpret_cast<PyObject*>(Py_TYPE(object))).attr("__name__"));
-    return "a " + type + "; expected an array (buffer protocol or DLPack)";
+    const nb::object type = nb::handle(reinterpret_cast<PyObject*>(Py_TYPE(object))).attr("__name__");
+    return std::string("a ") + nb::str(type).c_str() + "; expected an array (buffer protocol or DLPack)";
   }
   if (dlpack_.device_type() != nb::device::cpu::value) return "an array on another device than the CPU";
   const int rank = static_cast<int>(dlpack_.ndim());

@@ -18,7 +18,7 @@ from torch._guards import detect_fake_mode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-from rtaccel.convert.frontend.own_decompositions import OWN
+from rtaccel.convert.frontend.decompositions.own import OWN
 
 WITH_PRODUCTS: set[Any] = {torch.ops.aten.einsum.default}
 """Calls whose products stay as they are written: torch takes `matmul` apart into calls that join dimensions."""

@@ -96,7 +96,7 @@ def _export(
         if Parameter.VAR_POSITIONAL in kinds:  # export has `*args` as one argument
             at = kinds.index(Parameter.VAR_POSITIONAL)
             shapes = (*shapes[:at], tuple(shapes[at:]))
-    with torch.no_grad(), _unlogged(), _unvalidated(), few_steps(), warnings.catch_warnings():
+    with torch.no_grad(), _unlogged(), _unvalidated(), few_steps(bool(dims)), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # torch's own, about its own tree specs
         warnings.filterwarnings("ignore", message="The tensor attribute")  # and about its own nn.LSTM
         return functionalize(torch.export.export(model, args, dynamic_shapes=shapes, strict=False))

@@ -23,8 +23,10 @@ SEEN_STEPS = 2
 
 
 @contextmanager
-def few_steps() -> Iterator[None]:
+def few_steps(any_window: bool = False) -> Iterator[None]:
     """While this is open, the shape of a recurrent call costs the same for any number of time steps.
+
+    any_window: also where that number is a symbol, which then stays one.
 
     A call that this version of torch takes apart elsewhere is left as it is, and costs what torch makes it cost.
     """
@@ -38,7 +40,7 @@ def few_steps() -> Iterator[None]:
             found[op] = dict(op.py_kernels), decomposition_table[op]
     try:
         for op, (kernels, decomposition) in found.items():
-            short = {kernel: _on_few_steps(kernel) for kernel in {*kernels.values(), decomposition}}
+            short = {kernel: _on_few_steps(kernel, any_window) for kernel in {*kernels.values(), decomposition}}
             _put(op, {key: short[kernel] for key, kernel in kernels.items()}, short[decomposition])
         yield
     finally:
@@ -56,10 +58,10 @@ def _put(op: Any, kernels: dict[Any, Any], decomposition: Any) -> None:
     decomposition_table[op] = decomposition
 
 
-def _on_few_steps(kernel: Callable[..., Any]) -> Callable[..., Any]:
+def _on_few_steps(kernel: Callable[..., Any], any_window: bool) -> Callable[..., Any]:
     @wraps(kernel)  # torch looks at the names of what it calls
     def short(*args: Any, **named: Any) -> Any:
-        steps = None if named else _steps(args)
+        steps = None if named else _steps(args, any_window)
         if steps is None:
             return kernel(*args, **named)
         x, dim = args[0], 1 if args[-1] else 0
@@ -73,7 +75,7 @@ def _on_few_steps(kernel: Callable[..., Any]) -> Callable[..., Any]:
     return short
 
 
-def _steps(args: tuple[Any, ...]) -> int | torch.SymInt | None:
+def _steps(args: tuple[Any, ...], any_window: bool = False) -> int | torch.SymInt | None:
     """The time steps of a call of which only the shape is asked, a symbol where they are open; None where it is computed,
     recorded, or short."""
     from torch._subclasses.fake_tensor import FakeTensor
@@ -83,7 +85,7 @@ def _steps(args: tuple[Any, ...]) -> int | torch.SymInt | None:
     if type(x) is not FakeTensor or x.dim() != 3 or type(batch_first) is not bool or get_proxy_mode() is not None:
         return None
     steps = x.shape[1 if batch_first else 0]
-    known = steps if isinstance(steps, int) else steps.node.hint  # asking the symbol would leave a condition on it
+    known = steps if isinstance(steps, int) else steps.node.hint if any_window else None  # asking it leaves a condition
     if type(known) is not int or known <= SEEN_STEPS or (torch.is_grad_enabled() and _needs_grad(args)):
         return None
     return steps

@@ -60,11 +60,11 @@ def _convolutions(a: int, b: int) -> nn.Module:
 def networks() -> dict[str, tuple[nn.Module, tuple[torch.Tensor, ...]]]:
     """Name -> (module, example)."""
     return {
-        "linear": (
+        "rows": (
             _SideBySide(_mlp(64, 64, 64), _mlp(256, 256, 64), _mlp(1024, 768, 256)),
             (torch.zeros(1, 64), torch.zeros(1, 256), torch.zeros(1, 1024)),
         ),
-        "conv": (
+        "images": (
             _SideBySide(_convolutions(8, 16), _convolutions(16, 32)),
             (torch.zeros(1, 8, 16, 16), torch.zeros(1, 16, 32, 32)),
         ),

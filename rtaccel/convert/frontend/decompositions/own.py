@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rtaccel.convert.frontend.einsum import einsum
-from rtaccel.convert.frontend.unrolled import UNROLLED
+from rtaccel.convert.frontend.decompositions.einsum import einsum
+from rtaccel.convert.frontend.decompositions.unrolled import UNROLLED
 
 
 def _variance(x: Tensor, dim: Any = None, correction: Any = None, keepdim: bool = False) -> Tensor:

@@ -1,0 +1,1 @@
+"""Calls decomposed into simpler ones by this project itself, where torch has no decomposition or another one."""
