@@ -78,12 +78,21 @@ class OpenSizes:
             found = self._put_in(self._program, sizes) if self._program is not None else None
             if found is None:
                 found = choose_batch_mode(self.model, self.resized(sizes), self._specialize)
-            exported = replace(found[0], fitted=self._fitted)
-            self._made[sizes] = exported, found[1]
+            else:  # its nodes are those of the other sizes; of a capture by itself they are not, whatever their names
+                found = replace(found[0], fitted=self._fitted), found[1]
+            self._made[sizes] = found
         return self._made[sizes]
 
     def _fitted(self, args: Sequence[Any]) -> ExportedGraph:
-        return self.at(self.sizes_of(args))[0]
+        sizes = self.sizes_of(args)
+        exported = self.at(sizes)[0]
+        if exported.fitted is None:
+            where = ", ".join(f"{d} = {size}" for d, size in zip(self.dims, sizes))
+            raise ShapeError(
+                "calibration", f"a batch with {where}, for which the model has another graph", "sizes that share one",
+                "Leave the batch out.",
+            )  # fmt: skip
+        return exported
 
     def _symbols_of(self, base: ExportedGraph) -> tuple[Any, ...]:
         """Of each dimension. Raises ValueError where export found that the model fixes it."""

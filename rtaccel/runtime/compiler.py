@@ -85,7 +85,7 @@ def compile(
     dynamic: dimensions beside the batch whose size changes from call to call, with the bounds of each, both included:
         `{"x": {1: (1, 512)}}`, an argument by name or place. Gives a DynamicModel, with a plan for each size; the bounds are
         compiled and verified at once, other sizes when they come or by `prepare` and `seal`. Calibration batches may have
-        any size.
+        any size where the model is captured once, and else the size that is planned.
 
     A call without a kernel stays a PyTorch call inside the result, and `explain()` names it and gives the reason. A model
     that torch.export cannot capture at all gives an UncapturedModel: the model itself, its layers swapped.
@@ -116,12 +116,12 @@ def compile(
     names = () if signature is None else tuple(signature.parameters)[: len(args)]
     title = type(model).__name__
     equalize = device == "cpu" and backend in (None, "cpu", "portable")
-    memo = LowerMemo()  # what calibration finds holds for all sizes
+    memo = LowerMemo()  # what calibration finds holds for all sizes of one graph
 
     def built(captured: ExportedGraph, graph: OpGraph) -> CompiledModel:
         program = lower(
             captured, graph, schemes, calibration, equalize=equalize, sparsity=patterns, exact=exact,
-            memo=memo.for_other_sizes(),
+            memo=LowerMemo() if captured.fitted is None else memo.for_other_sizes(),
         )  # fmt: skip
         rows = max(1, program.samples(pytree.tree_leaves(args)))
         if (device == "cuda" and mode != "persistent") or backend in sparse_gpu.BACKENDS:

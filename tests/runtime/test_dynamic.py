@@ -138,6 +138,30 @@ def test_code_that_fixes_the_length_is_captured_for_each() -> None:
         close(fast(x), model(x))
 
 
+def test_scales_are_not_shared_between_other_graphs() -> None:
+    torch.manual_seed(9)
+    model, batches = Looped().eval(), [torch.randn(8, 4, 4)]
+    with pytest.raises(rt.ShapeError, match="calibration: got a batch with an input of shape"):
+        rt.compile(model, torch.randn(1, 4, 4), scheme="w8a8", calibration=batches, dynamic={"x": {1: (2, 6)}})
+    fast = rt.compile(model, torch.randn(1, 4, 4), scheme="w8a8", dynamic={"x": {1: (2, 6)}})
+    x = torch.randn(3, 5, 4)
+    mine, theirs = fast(x), model(x)
+    assert (mine - theirs).norm() < 0.06 * theirs.norm()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_that_trained_with_fake_quantization_keeps_its_numbers() -> None:
+    torch.manual_seed(10)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    rt.prepare_qat_(model, rt.W8A8(activation="dynamic"))
+    model.eval()
+    x = torch.randn(2, 7, 8)
+    fixed = rt.compile(model, x)
+    fast = rt.compile(model, x, dynamic={0: {1: (2, 9)}})
+    assert torch.equal(fast(x), fixed(x))
+    assert "int8" in fast.explain(measure=False) and "int8" in fixed.explain(measure=False)
+
+
 def test_attention_without_a_window() -> None:
     torch.manual_seed(7)
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)

@@ -213,11 +213,12 @@ def capture_open(
         shape = list(given[argument].shape)
         shape[dim] = _traced_size(*bounds)
         given[argument] = given[argument].new_empty(shape)
-    program = _export(model, tuple(given), any_batch, dims)
+    with as_torch_layers(model) as trained:
+        program = _export(model, tuple(given), any_batch, dims)
     is_open = any_batch and _batch_is_open(program)
     shared = shared_batch(args)
     batch = ANY_BATCH if is_open or shared is None else only(shared, "the model's code depends on the batch")
-    return program, _captured(program, batch, is_open)
+    return program, replace(_captured(program, batch, is_open), trained=trained)
 
 
 def _traced_size(lo: int, hi: int) -> int:
