@@ -40,7 +40,7 @@ class DynamicModel(nn.Module):
         self.eval()
         self._make, self._open, self._names = make, open_sizes, names
         self._plans: dict[Sizes, CompiledModel] = {}
-        self._sealed = self._locked = False
+        self._sealed = False
         self._at = tuple((d.argument, d.dim) for d in open_sizes.dims)
 
     # -- calling ---------------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ class DynamicModel(nn.Module):
         self.prepare(sizes)
         for plan in self._plans.values():
             plan.seal(lock)
-        self._sealed, self._locked = True, lock
+        self._sealed = True
         return self
 
     def prefault(self) -> int:

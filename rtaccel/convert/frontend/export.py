@@ -207,7 +207,8 @@ def capture_open(
 ) -> tuple[torch.export.ExportedProgram, ExportedGraph]:
     """The model with the batch, where the inputs share one, and further dimensions open: `dims` as in `_export`. Raises what
     torch.export raises."""
-    any_batch = shared_batch(args) is not None
+    shared = shared_batch(args)
+    any_batch = shared is not None
     given = list(_with_batch(args, _TRACED_BATCH) if any_batch else args)
     for (argument, dim), bounds in dims.items():
         shape = list(given[argument].shape)
@@ -216,7 +217,6 @@ def capture_open(
     with as_torch_layers(model) as trained:
         program = _export(model, tuple(given), any_batch, dims)
     is_open = any_batch and _batch_is_open(program)
-    shared = shared_batch(args)
     batch = ANY_BATCH if is_open or shared is None else only(shared, "the model's code depends on the batch")
     return program, replace(_captured(program, batch, is_open), trained=trained)
 

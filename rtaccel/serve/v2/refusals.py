@@ -19,8 +19,6 @@ class UnknownModel(Refusal):
 class UnknownSequence(Refusal):
     """A step of a sequence that was not started, has ended, or was given up."""
 
-    http, grpc = 400, "INVALID_ARGUMENT"
-
 
 class TooLate(Refusal):
     """The deadline is over, or will be: the work was not begun."""
