@@ -44,6 +44,7 @@ STEPS = {
     "pool": 11,
     "resample": 5,
     "matmul": 6,
+    "attention": 1,
 }
 """Operator -> every how many of its cases run here."""
 

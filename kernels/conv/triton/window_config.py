@@ -72,7 +72,7 @@ def geometry_of(problem: Problem) -> Geometry:
     a = problem.attrs
     return Geometry(
         a["in_size"], a["kernel"], a.get("stride", (1, 1)), a.get("padding", (0, 0)), a.get("dilation", (1, 1)),
-        a["out_size"], a.get("in_steps"), a.get("out_steps"),
+        a["out_size"], a.get("in_steps"), a.get("out_steps"), a.get("out_rows"), a.get("tap_rows"),
     )  # fmt: skip
 
 
@@ -83,14 +83,18 @@ def steps_and_channels(problem: Problem) -> tuple[int, int]:
     return steps, problem.in_widths[0] * problem.in_steps[0] // steps
 
 
+def window_of(problem: Problem) -> Window:
+    g, (steps, c) = geometry_of(problem), steps_and_channels(problem)
+    return Window(c, steps, problem.out_steps[0], g.kernel, g.in_size, g.stride, g.padding, g.dilation, g.out_size[1])
+
+
 def specialize_window(name: str, kernel: Any, problem: Problem, tile: Tiling, **own: Any) -> Specialisation:
     """own: further constants of the kernel."""
     g, attrs, n = geometry_of(problem), problem.attrs, problem.out_widths[0]
-    steps, c = steps_and_channels(problem)
     table, dynamic = g.in_steps is not None or g.out_steps is not None, is_dynamic(problem)
     residual, int8_out = len(problem.in_widths) > 1, problem.out_dtypes[0] == "int8"
     activation = str(attrs.get("activation", "none"))
-    window = Window(c, steps, problem.out_steps[0], g.kernel, g.in_size, g.stride, g.padding, g.dilation, g.out_size[1])
+    window = window_of(problem)
     signature, absent = leave_out(
         {
             "x_ptr": "*i8" if problem.in_dtypes[0] == "int8" or dynamic else "*fp32", "weight_ptr": "*i8",
@@ -104,7 +108,7 @@ def specialize_window(name: str, kernel: Any, problem: Problem, tile: Tiling, **
     ends = f"{activation}{'_residual' if residual else ''}_{problem.out_dtypes[0]}{'_table' if table else ''}"
     shape, size = "x".join(map(str, g.kernel)), "x".join(map(str, g.in_size))
     return Specialisation(
-        name=f"{name}_M{tile.block_m}_{size}_C{c}_N{n}_{shape}_{x}_{ends}",
+        name=f"{name}_M{tile.block_m}_{size}_C{window.C}_N{n}_{shape}_{x}_{ends}",
         kernel=kernel,
         signature=signature,
         constants={
@@ -142,7 +146,7 @@ def launcher(stage: Stage, problem: Problem, spec: Specialisation, pack: Callabl
     quantize = quantizer(problem) if is_dynamic(problem) else None
 
     def call(*inputs: Tensor) -> tuple[Tensor]:
-        _check(stage, inputs)
+        check_inputs(stage, inputs)
         x, samples = inputs[0], inputs[0].shape[0]
         y = torch.empty((samples, *stage.outputs[0].shape), dtype=dtype, device=x.device)
         if y.numel():
@@ -165,7 +169,7 @@ def launcher(stage: Stage, problem: Problem, spec: Specialisation, pack: Callabl
     return call
 
 
-def _check(stage: Stage, inputs: tuple[Tensor, ...]) -> None:
+def check_inputs(stage: Stage, inputs: tuple[Tensor, ...]) -> None:
     """Raises ShapeError for inputs that are not those of the stage: the kernel reads raw addresses."""
     if len(inputs) != len(stage.inputs):
         raise ShapeError("conv", f"{len(inputs)} inputs", f"{len(stage.inputs)}", "Pass the inputs of the stage.")

@@ -1,4 +1,4 @@
-"""Linear layers in float32: bias and activation in the same launch, products on FFMA units, for fewer rows than cuBLAS is for.
+"""Linear layers in float32: bias and activation in the same launch, on FFMA units, for fewer products than cuBLAS is for.
 
 Up to four rows are computed each by itself: a warp reads its outputs' weights along K, once for each row. More rows are tiles.
 Sums are float32 from end to end; nothing goes through tensor cores, which would round x.
@@ -18,12 +18,24 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels._gpu.triton_activations import activate
 from rtaccel.kernels._gpu.triton_launch import bind
-from rtaccel.kernels._gpu.triton_spec import MAX_N, WIDE_LOAD, Specialisation, Tiling, power_of_two, require_matrix
+from rtaccel.kernels._gpu.triton_spec import (
+    MAX_N,
+    WIDE_LOAD,
+    Specialisation,
+    Tiling,
+    ffma_tiling,
+    power_of_two,
+    require_matrix,
+)
 from rtaccel.kernels.linear import contract
 from rtaccel.kernels.linear.triton.blas import FEWEST_ROWS
 
 FEW = 4
 """Rows up to which each is computed by itself."""
+
+MOST = 2**27
+"""Operations up to which one launch is worth more than cuBLAS's higher share of the peak: some 8 us of a card that does 16
+TFLOP/s here. Not measured."""
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -59,8 +71,9 @@ def linear_float32_kernel(
 def supports(problem: Problem) -> str | None:
     if problem.weight_format is not WeightFormat.FLOAT32 or problem.in_dtypes != ("float32",):
         return "computes float32 x and weights"
-    if problem.matrix_rows >= FEWEST_ROWS:
-        return f"leaves M >= {FEWEST_ROWS} to cuBLAS, here M = {problem.matrix_rows}"
+    operations = 2 * problem.matrix_rows * problem.in_widths[0] * problem.out_widths[0]
+    if problem.matrix_rows >= FEWEST_ROWS and operations > MOST:
+        return f"leaves more than {MOST} operations of M >= {FEWEST_ROWS} to cuBLAS, here {operations}"
     if problem.out_widths[0] > MAX_N or not problem.in_widths[0] * problem.out_widths[0]:
         return f"has at most 65535 programs along N, for N in 1..{MAX_N}, not N = {problem.out_widths[0]}"
     return None
@@ -69,11 +82,7 @@ def supports(problem: Problem) -> str | None:
 def specialize(problem: Problem) -> Specialisation:
     n, k, rows = problem.out_widths[0], problem.in_widths[0], problem.matrix_rows
     activation, alone = problem.attrs.get("activation", "none"), rows <= FEW
-    tile = (
-        Tiling(1, 8, power_of_two(k, 32, 256), num_warps=4)
-        if alone
-        else Tiling(power_of_two(rows, 16, 32), power_of_two(n, 16, 32), power_of_two(k, 16, 32), num_warps=4)
-    )
+    tile = Tiling(1, 8, power_of_two(k, 32, 256), num_warps=4) if alone else ffma_tiling(rows, n, k)
     return Specialisation(
         name=f"linear_float32_M{tile.block_m}_N{n}_K{k}_{activation}",
         kernel=linear_float32_kernel,
@@ -112,6 +121,7 @@ def specializations() -> Iterator[Specialisation]:
     stage = contract.make_stage(512, 256, "float32", "relu")
     yield specialize(Problem.of(stage, 1, "cuda")).with_requirements(WIDE_LOAD)
     yield specialize(Problem.of(stage, 16, "cuda"))
+    yield specialize(Problem.of(contract.make_stage(64, 1024, "float32", "relu"), 1024, "cuda"))
 
 
 register_impl(Impl("linear", "triton_float32", "triton", 15, supports, prepare))

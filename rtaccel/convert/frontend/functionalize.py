@@ -14,9 +14,13 @@ from typing import Any
 import torch
 from torch import fx
 
+from rtaccel.convert.frontend.functional_edit import edit
+
 
 def functionalize(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """The program without mutation, the composite calls of its graph kept, as `run_decompositions({})` does it."""
+    if edit(program):
+        return program
     decompose = _step_of_torch()
     if decompose is None:
         return program.run_decompositions({})
