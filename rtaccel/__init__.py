@@ -5,8 +5,9 @@ Names are loaded when first used, so `import rtaccel` costs next to nothing and 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rtaccel.core.lazy import attributes
 
 __version__ = "0.1.0"
 
@@ -174,16 +175,7 @@ if TYPE_CHECKING:
 
 
 if not TYPE_CHECKING:  # a type checker is to see what is imported above, and to refuse every other name
-
-    def __getattr__(name: str) -> Any:
-        if name in _HOME:
-            value = getattr(importlib.import_module(_HOME[name]), name)
-        elif name in _ROOMS:
-            value = importlib.import_module(f"{__name__}.{name}")
-        else:
-            raise AttributeError(f"module 'rtaccel' has no attribute {name!r}")
-        globals()[name] = value  # found once, then an ordinary attribute
-        return value
+    __getattr__ = attributes(__name__, _HOME, _ROOMS)
 
 
 def __dir__() -> list[str]:

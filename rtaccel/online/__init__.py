@@ -5,8 +5,9 @@ Everything here takes NumPy arrays, and torch's tensors without importing torch;
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from rtaccel.core.lazy import attributes
 from rtaccel.online import features
 from rtaccel.online.adapt import Adapt
 from rtaccel.online.bank import Bank
@@ -35,11 +36,4 @@ __all__ = [
 if TYPE_CHECKING:
     from rtaccel.online.tap import folded, tapped
 else:
-
-    def __getattr__(name: str) -> Any:
-        if name not in ("folded", "tapped"):
-            raise AttributeError(f"module 'rtaccel.online' has no attribute {name!r}")
-        from rtaccel.online import tap
-
-        globals()[name] = value = getattr(tap, name)
-        return value
+    __getattr__ = attributes(__name__, dict.fromkeys(("folded", "tapped"), "rtaccel.online.tap"))

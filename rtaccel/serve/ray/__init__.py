@@ -9,8 +9,9 @@ data.py         scoring of data sets: map_batches
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rtaccel.core.lazy import attributes
 
 _HOME = {
     "Deployment": "rtaccel.serve.ray.deployment",
@@ -25,10 +26,4 @@ if TYPE_CHECKING:
     from rtaccel.serve.ray.deployment import Deployment
 
 if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        if name not in _HOME:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(_HOME[name]), name)
-        globals()[name] = value
-        return value
+    __getattr__ = attributes(__name__, _HOME)

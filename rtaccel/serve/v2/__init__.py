@@ -12,8 +12,9 @@ One thread runs it all: requests are decoded as they come, and what has come by 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rtaccel.core.lazy import attributes
 
 _HOME = {"Server": "rtaccel.serve.v2.server", "Settings": "rtaccel.serve.v2.settings"}
 
@@ -24,10 +25,4 @@ if TYPE_CHECKING:
     from rtaccel.serve.v2.settings import Settings
 
 if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        if name not in _HOME:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(_HOME[name]), name)
-        globals()[name] = value
-        return value
+    __getattr__ = attributes(__name__, _HOME)
