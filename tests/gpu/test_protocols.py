@@ -1,0 +1,71 @@
+"""The protocols of resident kernels in every order of their steps; every variant with a part left out is found."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from tests.gpu.protocols import exchange, mailbox, resident
+from tests.gpu.protocols.explore import Process, explore
+
+
+@pytest.mark.parametrize("abort_after", [None, 0, 1, 2])
+def test_mailbox(abort_after: int | None) -> None:
+    found = explore(*mailbox.model(abort_after=abort_after))
+    assert found.wrong == "" and found.states > 5, found
+
+
+@pytest.mark.parametrize("variant", mailbox.VARIANTS[1:])
+def test_mailbox_with_a_part_left_out(variant: str) -> None:
+    found = explore(*mailbox.model(variant))
+    assert found.wrong and found.trace, f"{variant}: nothing wrong in {found.states} states"
+
+
+@pytest.mark.parametrize("programs", [2, 3])
+def test_exchange(programs: int) -> None:
+    found = explore(*exchange.model(programs))
+    assert found.wrong == "" and found.states > 100, found
+
+
+@pytest.mark.parametrize("variant", exchange.VARIANTS[1:])
+def test_exchange_with_a_part_left_out(variant: str) -> None:
+    found = explore(*exchange.model(2, variant))
+    assert found.wrong and found.trace, f"{variant}: nothing wrong in {found.states} states"
+
+
+@pytest.mark.parametrize("messages", list(itertools.product(("step", "save", "load"), repeat=4))[::5], ids="-".join)
+def test_resident_kernel(messages: tuple[str, ...]) -> None:
+    found = explore(*resident.model(2, messages))
+    assert found.wrong == "" and found.states > 50, found
+
+
+def test_resident_kernel_of_three_blocks() -> None:
+    found = explore(*resident.model(3, ("step", "load", "step")))
+    assert found.wrong == "" and found.states > 500, found
+
+
+@pytest.mark.parametrize("variant", resident.VARIANTS[1:])
+def test_resident_kernel_with_a_part_left_out(variant: str) -> None:
+    wrong = [explore(*resident.model(2, m, variant)) for m in (("load", "save", "load", "save"), ("step",) * 4)]
+    assert any(found.wrong and found.trace for found in wrong), (
+        f"{variant}: nothing wrong in {[f.states for f in wrong]}"
+    )
+
+
+def test_the_search_sees_stores_in_any_order() -> None:
+    """Two words of one process: another may see the second without the first; never so with one word."""
+
+    def writer(local: tuple[int], read: object) -> list[object] | None:
+        return [((1,), (("a", 1), ("b", 1), ("b", 2)))] if local == (0,) else None
+
+    seen: set[tuple[int, int]] = set()
+
+    def reader(local: tuple[int], read: object) -> list[object] | None:
+        if local == (2,):
+            return None
+        seen.add((read("a"), read("b")))  # type: ignore[operator]
+        return [((local[0] + 1,), ())]
+
+    found = explore([Process("w", (0,), writer), Process("r", (0,), reader)], {"a": 0, "b": 0})  # type: ignore[arg-type]
+    assert found.wrong == "" and seen == {(a, b) for a in (0, 1) for b in (0, 1, 2)}
