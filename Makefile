@@ -13,11 +13,12 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # What a test run takes a part of, as a whole: generated tests at ten times the size, with new models each time, then faults are
-# planted, which they must find; every size in the interpreter; the budgets of every kernel on every architecture; ten minutes of
+# planted, which they must find; every check and every size in the interpreter; the budgets of every kernel on every architecture; ten minutes of
 # changed model files.
 check: $(VENV)/.dev
 	RTACCEL_CASES=200000 $(BIN)/python -m pytest -n auto --dist worksteal tests/generated tests/error_inputs
 	$(BIN)/python -m tests.generated.mutants
+	RTACCEL_EVERY_CHECK=1 $(BIN)/python -m pytest -n auto tests/gpu/test_triton_interpreter.py
 	TRITON_INTERPRET=1 $(BIN)/python tests/triton_checks/every_size.py
 	$(BIN)/python tests/triton_checks/write_budgets.py --check
 	$(BIN)/python tests/cuda_checks/budgets.py --check
