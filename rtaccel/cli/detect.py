@@ -21,14 +21,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jump", type=float, default=8000, help="alert at the largest jump of so many (%(default)g)")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with plots")
     parser.add_argument("--scores", type=Path, metavar="FILE", help="write each row with its score as CSV")
+    parser.add_argument("--live", action="store_true", help="plot the values in the terminal as they are scored")
+    parser.add_argument(
+        "--follow", action="store_true", help="as --live, and wait for rows that are appended, until Ctrl-C"
+    )
+    parser.add_argument("--rows-per-second", type=float, default=0.0, help="of --live (0: as fast as they are scored)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
     """Exit code 0 with and without alerts."""
-    from rtaccel.cli._detect import show, table
+    from rtaccel.cli._detect import live, show, table
     from rtaccel.cli._detect.find import find
     from rtaccel.core.errors import FormatError
+    from rtaccel.online.records import Records
 
     for option, path in (("--html", args.html), ("--scores", args.scores)):
         if path is not None and not path.absolute().parent.is_dir():
@@ -38,6 +44,10 @@ def run(args: argparse.Namespace) -> int:
         if path is not None and path.exists() and args.file.exists() and path.samefile(args.file):
             raise FormatError("detect", f"{option} {path}", "another file than the input", "Choose another name.")
     series = table.read(args.file, args.time, args.value)
+    if args.live or args.follow:
+        detector = Records(args.range, args.season, args.jump)
+        live.watch(args.file, series, detector, args.follow, args.rows_per_second)
+        series = table.read(args.file, args.time, args.value)  # with the rows that came
     found = find(series, {"range": args.range, "season": args.season, "jump": args.jump})
     if args.html is not None:
         args.html.write_text(show.html(found, _command(args)), encoding="utf-8")

@@ -63,8 +63,8 @@ def read(path: Path, time: str | None = None, value: str | None = None) -> Table
         raise wrong(path, "no row below its head", "one row for each value", "Write the values below the head.")
     time_at = _time_column(path, head, rows, time)
     value_at = _value_column(path, head, rows, value, time_at)
-    seconds = None if time_at is None else _seconds(path, head[time_at], [row[time_at] for row in rows])
-    values = np.array([_number(path, head[value_at], i + 2, row[value_at]) for i, row in enumerate(rows)])
+    seconds = None if time_at is None else times(path, head[time_at], [row[time_at] for row in rows])
+    values = np.array([number(path, head[value_at], i + 2, row[value_at]) for i, row in enumerate(rows)])
     known = int(np.isfinite(values).sum())
     if known < MIN_ROWS:
         raise wrong(
@@ -160,9 +160,9 @@ def parse_time(text: str) -> float | None:
     return seconds + (float(f"0.{fraction[:digits]}") if dot and digits else 0.0)
 
 
-def _seconds(path: Path, name: str, texts: list[str]) -> F64:
+def times(path: Path, name: str, texts: list[str], first_row: int = 2) -> F64:
     found: list[float] = []
-    for i, text in enumerate(texts, 2):
+    for i, text in enumerate(texts, first_row):
         seconds = parse_time(text)
         if seconds is None or not math.isfinite(seconds):
             raise wrong(
@@ -192,7 +192,7 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _number(path: Path, name: str, row: int, text: str) -> float:
+def number(path: Path, name: str, row: int, text: str) -> float:
     if _is_missing(text):
         return math.nan
     try:

@@ -1,0 +1,111 @@
+"""`rtaccel detect --live`: the plot, a file that grows, output that is no terminal."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rtaccel.cli._detect import braille, live, table
+from rtaccel.cli.main import main
+from rtaccel.core.errors import FormatError
+from rtaccel.online import Records
+
+
+def dots(lines: list[str]) -> set[tuple[int, int]]:
+    """(column, row) of each dot, rows from the top."""
+    found = set()
+    for row, line in enumerate(lines):
+        for column, character in enumerate(line):
+            bits = ord(character) - 0x2800
+            for i, pair in enumerate(braille.DOTS):
+                for side, bit in enumerate(pair):
+                    if bits & bit:
+                        found.add((2 * column + side, 4 * row + i))
+    return found
+
+
+def test_a_line_goes_through_its_values() -> None:
+    width, height = 5, 3
+    values = np.random.default_rng().normal(size=10)
+    found = dots(braille.lines(values, width, height))
+    level = np.rint(11 - (values - values.min()) / (values.max() - values.min()) * 11).astype(int)
+    expected = {(0, level[0])}
+    for i in range(1, 10):
+        low, high = sorted((level[i - 1], level[i]))
+        expected |= {(i, d) for d in range(low, high + 1)}
+    assert found == expected
+
+
+def test_missing_constant_and_few_values() -> None:
+    assert dots(braille.lines([], 4, 2)) == set()
+    assert dots(braille.lines([math.nan] * 3, 4, 2)) == set()
+    assert dots(braille.lines([5.0], 4, 2)) == {(7, 7)}  # the newest on the right
+    assert dots(braille.lines([1.0, math.nan, 0.0], 4, 1)) == {(5, 0), (7, 3)}
+    assert len(braille.lines([1.0] * 100, 4, 2)) == 2
+
+
+def csv_of(path: Path, values: np.ndarray) -> Path:
+    rows = "".join(f"{1.7e9 + 60 * i:.0f},{v!r}\n" for i, v in enumerate(values.tolist()))
+    path.write_text("time,value\n" + rows)
+    return path
+
+
+def test_without_a_terminal_each_alert_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = np.random.default_rng(0).normal(size=200)
+    values[150] = 30.0
+    assert main(["detect", str(csv_of(tmp_path / "a.csv", values)), "--live"]) == 0
+    said = capsys.readouterr().out
+    expected = int((Records().score_series(values, 1.7e9 + 60 * np.arange(200)) >= 1).sum())
+    assert len(re.findall(r"  score \d", said)) == expected > 0
+    assert "  30  score" in said and "beyond the range so far" in said  # then the report
+
+
+def test_rows_that_are_appended(tmp_path: Path) -> None:
+    values = np.random.default_rng(1).normal(size=90)
+    path = csv_of(tmp_path / "a.csv", values[:60])
+    known = table.read(path)
+    rest = [f"{1.7e9 + 60 * i:.0f},{v!r}\n" for i, v in enumerate(values.tolist())][60:]
+
+    def write() -> None:
+        with path.open("a") as file:
+            for i, line in enumerate(rest):
+                cut = len(line) // 2 if i % 3 == 0 else len(line)  # a line in two pieces
+                for piece in (line[:cut], line[cut:]):
+                    file.write(piece)
+                    file.flush()
+                    time.sleep(0.001)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    found = list(itertools.islice(live.appended(path, known), 30))
+    writer.join()
+    np.testing.assert_array_equal([v for _, _, v in found], values[60:])
+    assert [s for _, s, _ in found] == [1.7e9 + 60 * i for i in range(60, 90)]
+
+
+@pytest.mark.parametrize("line", ["1.8e9,1,2\n", "1.8e9,word\n", "5,1.0\n", "yesterday,1.0\n"])
+def test_an_appended_row_that_is_wrong(line: str, tmp_path: Path) -> None:
+    path = csv_of(tmp_path / "a.csv", np.arange(50.0))
+    known = table.read(path)
+    with path.open("a") as file:
+        file.write(line)
+    with pytest.raises(FormatError, match="row 52"):
+        next(live.appended(path, known))
+
+
+def test_the_picture_marks_alerts() -> None:
+    pytest.importorskip("rich")
+    series = live.Series(Records())
+    for i, value in enumerate(np.random.default_rng(2).normal(size=80).tolist()):
+        series.add(str(i), None, 40.0 if i == 70 else value)
+    text = live.drawn(series, "pressure", 60)
+    assert "80 values" in text.plain and "40  score" in text.plain
+    assert any(span.style == "bold red" for span in text.spans)
+    assert len(text.plain.splitlines()) <= 2 + live.HEIGHT + live.SHOWN_ALERTS
