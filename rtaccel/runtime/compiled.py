@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.module import _global_forward_hooks as _any_hooks
 from torch.nn.modules.module import _global_forward_pre_hooks as _any_pre_hooks
-from torch.nn.modules.module import _IncompatibleKeys
 from torch.utils import _pytree as pytree
 
 from rtaccel.backends import _interop as interop
-from rtaccel.convert.passes.program import FallbackStep, Program, SubgraphStep
-from rtaccel.core.batch import BatchRange
-from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
-from rtaccel.core.traits import FALLBACK
-from rtaccel.nn.check import copied
-from rtaccel.plan.explain import Line, line, table
+from rtaccel.convert.passes.program import Program, SubgraphStep
+from rtaccel.core.errors import ShapeError, UnsupportedProblem
+from rtaccel.runtime.described import Described
 from rtaccel.runtime.entry import native_entry
 from rtaccel.runtime.execute import Executor, build_executor
 from rtaccel.runtime.foreign import as_tensors, holds_foreign
-from rtaccel.runtime.gpu.graph import DevicePlan
 from rtaccel.runtime.inputs import check_out, copy_out, dense, fit_inputs, nesting_error
+from rtaccel.runtime.loading import Loading
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.schedule.bound_calls import BoundCalls, flat_results
-from rtaccel.runtime.state.buffers import STRUCTURE, State, keys_of, structure
+from rtaccel.runtime.state.buffers import State
 from rtaccel.runtime.weight_swap import Swappable
 
 
-class CompiledModel(Swappable, nn.Module):
+class CompiledModel(Swappable, Described, Loading):
     """A compiled model: the same call as the model it came from, fresh tensors out, inference only.
 
     `fast(*inputs)` allocates its results. `fast.run(*inputs, out=y)` writes into y and allocates nothing.
@@ -264,167 +260,6 @@ class CompiledModel(Swappable, nn.Module):
         where there were several, and makes new ones here. Threads take the scheduling policy and priority of the caller.
         """
         return self._executor.prefault()
-
-    # -- looking ---------------------------------------------------------------------------------------------------
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of the logical weights and scales: what a checkpoint of this model holds."""
-        return sum(entry.value.numel() * entry.value.element_size() for entry in self._state.entries.values())
-
-    @property
-    def plan_bytes(self) -> tuple[int, int]:
-        """Bytes of packed weights, and of scratch and states, that the native plans hold."""
-        plans = [s.plan for s in self._executor.steps if s.plan is not None]
-        return sum(p.packed_bytes for p in plans), sum(p.scratch_bytes for p in plans)
-
-    @property
-    def peak_bytes(self) -> int:
-        """Most bytes that the native plans hold at any time: packed weights, scratch and states. Calls allocate nothing beyond
-        their results; PyTorch fallbacks do."""
-        return sum(self.plan_bytes)
-
-    @property
-    def state_bytes(self) -> int:
-        """Bytes of what the native plans keep from call to call."""
-        return sum(plan.state_bytes for plan in self._executor.native_plans)
-
-    def explain_lines(self, measure: bool = True) -> list[Line]:
-        """The rows of `explain()`, one for each stage."""
-        lines: list[Line] = []
-        schedules = self._executor.schedules
-        torch_us = schedules.torch_us() if measure and schedules is not None else {}
-        for step in self._executor.steps:
-            if isinstance(step.plan, DevicePlan) and (whole := step.plan.line()) is not None:
-                lines.append(whole)
-            elif step.choices:
-                lines.extend(
-                    line(c, measure, step.parts(i, self._options.batch_size)) for i, c in enumerate(step.choices)
-                )
-            else:
-                us = torch_us.get(step.source.node.name) if isinstance(step.source, FallbackStep) else None
-                lines.append(Line(step.name, "an ordinary torch call", FALLBACK, None, None, (step.reason,), us))
-        return lines
-
-    def explain(self, verbose: bool = False, measure: bool = True) -> str:
-        """Every stage: the kernel chosen, the bytes it must move, what it does, its time alone; why a call falls back to PyTorch.
-
-        verbose=True adds the kernels that were rejected and why.
-        measure=False leaves the times out. A stage alone has its inputs in the cache and waits for no other; `rtaccel profile`
-        times the stages where they stand.
-        """
-        o, executor = self._options, self._executor
-        packed, scratch = self.plan_bytes
-        kind = "one call" if self._direct is not None else f"{len(executor.steps)} steps"
-        own, count = self.native
-        head = [
-            f"{o.title}: {kind} on {o.device}, {own} of {count} stages native"
-            + (f", backend {o.backend}" if o.backend else "")
-            + f", planned for {o.batch_size} rows",
-            f"weights {self.weight_bytes} B, packed {packed} B, scratch {scratch} B with states of {self.state_bytes} B"
-            + f", code of all kernels {executor.code_bytes} B",
-            self._takes() + (", sealed" if self._sealed else "") + (", locked in memory" if self._locked else ""),
-            *executor.thread_notes(o),
-            *executor.device_notes(),
-            *(f"note: {note}" for note in (*self._program.notes, self._verified, *self._notes) if note),
-        ]
-        return "\n".join([*head, "", table(self.explain_lines(measure), verbose)])
-
-    def _takes(self) -> str:
-        """What batch a call may have, and what that assumes of the model."""
-        o = self._options
-        if o.states is not None:
-            n = o.states.samples
-            return "one stream, one time step a call" if n == 1 else f"{n} streams, one time step of each a call"
-        because = f" ({'; '.join(o.batch.why)})" if o.batch.why else ""
-        return f"batch size: {o.batch}{because}"
-
-    @property
-    def batch(self) -> BatchRange:
-        """The sizes of the first dimension that a call may have."""
-        return self._options.batch
-
-    @property
-    def on_cpu(self) -> bool:
-        return self._options.device == "cpu"
-
-    @property
-    def native(self) -> tuple[int, int]:
-        """(native stages, all stages: the native ones and the calls that fall back to PyTorch)."""
-        steps = self._executor.steps
-        own = sum(max(1, len(step.choices)) for step in steps if step.plan is not None)
-        return own, own + sum(step.plan is None for step in steps)
-
-    def extra_repr(self) -> str:
-        own, count = self.native
-        return f"{self._options.title}, {own} of {count} stages native, {self.weight_bytes} bytes of weights"
-
-    # -- state -----------------------------------------------------------------------------------------------------
-
-    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """As nn.Module's, but all or nothing: every tensor is checked and the plan is packed before anything changes.
-
-        The tensors are copied, whatever `assign` says. A state of another scheme is taken where the model is the same: the
-        layers are then computed as they were in the model that gave it. Bound calls and `run` go on with the new weights.
-        Raises FormatError for a state that does not fit.
-        """
-        missing, unexpected = self._load(state_dict, strict)
-        return _IncompatibleKeys(missing, unexpected)
-
-    def _load(self, given: Any, strict: bool) -> tuple[list[str], list[str]]:
-        if not isinstance(given, Mapping):
-            raise FormatError("load_state_dict", type(given).__name__, "a dict of tensors", "Pass a state_dict().")
-        program = structure.program_for(self._program, given)
-        state = self._state if program is self._program else State(program)
-        own = {**state.tensors, **self._extra()}
-        missing, unexpected = keys_of(own, given, strict or program is not self._program)
-        state.check(program, given)
-        found = {key: copied(given[key]) for key in (*state.entries, STRUCTURE) if key in given}
-        state = state.with_tensors(found)
-        self._install(state.program(program), state, self._past(given))
-        self._before_swap = None
-        self._verified = "the weights were loaded: what was verified were others"
-        return missing, unexpected
-
-    def _extra(self) -> dict[str, Any]:
-        """Further keys of the state dict."""
-        return {}
-
-    def _past(self, given: Mapping[str, Any]) -> bytes | None:
-        """What the plan keeps from call to call, of a state that is to be loaded."""
-        return None
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[prefix + STRUCTURE] = self._state.tensors[STRUCTURE].clone()
-
-    def _load_from_state_dict(
-        self,
-        state_dict: Any,
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        """As a part of another module, which collects what is wrong and raises in the end: the whole state or nothing."""
-        given = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
-        missing, unexpected = keys_of({**self._state.tensors, **self._extra()}, given, strict=False)
-        relowered = given.get(STRUCTURE) is not None and not self._is_own(given)
-        if (missing or unexpected) and not relowered:
-            missing_keys.extend(prefix + key for key in missing)
-            unexpected_keys.extend(prefix + key for key in unexpected)
-            return
-        try:
-            self._load(given, strict=True)
-        except RtaccelError as error:
-            error_msgs.append(f"{prefix.rstrip('.')}: {error}")
-
-    def _is_own(self, given: Mapping[str, Any]) -> bool:
-        """Whether a state was saved by a model that computes its layers as this one does."""
-        other = given[STRUCTURE]
-        return isinstance(other, Tensor) and torch.equal(other, self._state.tensors[STRUCTURE])
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         probe = fn(torch.zeros(1, dtype=torch.float32, device=self._options.device))
