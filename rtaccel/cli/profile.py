@@ -122,8 +122,8 @@ def _collect(args: argparse.Namespace, target: _target.Target, fast: Any, budget
     from rtaccel.measure.energy import measure_energy
     from rtaccel.measure.latency import measure
     from rtaccel.measure.machine.memory import peak_memory
-    from rtaccel.runtime.cpu_roofline import cpu_roofline
-    from rtaccel.runtime.profile import plan_sizes, profile_stages
+    from rtaccel.runtime.inspection.cpu_roofline import cpu_roofline
+    from rtaccel.runtime.inspection.profile import plan_sizes, profile_stages
 
     wanted = {"stages": True, "calls": True, "roofline": not args.no_roofline and args.device == "cpu"}
     wanted |= {"energy": args.energy, str(args.profiler): profiler is not None}

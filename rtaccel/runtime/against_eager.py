@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from rtaccel.core.errors import RtaccelError
 from rtaccel.core.traits import FALLBACK
 from rtaccel.runtime.compiled import CompiledModel
-from rtaccel.runtime.profile import profile_stages
+from rtaccel.runtime.inspection.profile import profile_stages
 
 ROUNDS, ROUND_NS, MAX_NS = 5, 4_000_000, 400_000_000
 """Rounds of each, how long one of them lasts at least, and what all of them may take."""

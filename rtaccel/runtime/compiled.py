@@ -14,15 +14,15 @@ from torch.utils import _pytree as pytree
 from rtaccel.backends import _interop as interop
 from rtaccel.convert.passes.program import Program, SubgraphStep
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
-from rtaccel.runtime.described import Described
 from rtaccel.runtime.entry import native_entry
 from rtaccel.runtime.execute import Executor, build_executor
 from rtaccel.runtime.foreign import as_tensors, holds_foreign
 from rtaccel.runtime.inputs import check_out, copy_out, dense, fit_inputs, nesting_error
-from rtaccel.runtime.loading import Loading
+from rtaccel.runtime.inspection.described import Described
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.schedule.bound_calls import BoundCalls, flat_results
 from rtaccel.runtime.state.buffers import State
+from rtaccel.runtime.state.loading import Loading
 from rtaccel.runtime.weight_swap import Swappable
 
 

@@ -14,8 +14,8 @@ import rtaccel as rt
 from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
 from rtaccel.measure.machine.roofline import Bandwidth, Peak, Roofline, points
 from rtaccel.measure.stages import StageProfile, StageTime, rows, table
-from rtaccel.runtime.cpu_roofline import cpu_roofline
-from rtaccel.runtime.profile import IN, OUT, profile_stages
+from rtaccel.runtime.inspection.cpu_roofline import cpu_roofline
+from rtaccel.runtime.inspection.profile import IN, OUT, profile_stages
 
 
 def network() -> nn.Sequential:

@@ -24,7 +24,7 @@ def main(words: Sequence[str] | None = None) -> None:
     import torch
     from torch.cuda import nvtx
 
-    from rtaccel.runtime.profile import profile_stages
+    from rtaccel.runtime.inspection.profile import profile_stages
 
     target = _target.load_target(args.target)
     fast = _target.compile_target(target, args)

@@ -15,7 +15,7 @@ from rtaccel.convert.passes.program import SubgraphStep
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.compiler import compile
-from rtaccel.runtime.profile import profile_stages
+from rtaccel.runtime.inspection.profile import profile_stages
 from rtaccel.serve.frames import WIRES, Reader, Writer
 
 ROUNDS = 12

@@ -50,7 +50,7 @@ def profile_stages(fast: Any, inputs: Sequence[Any], calls: int = 300, around: A
     for inputs that do not fit.
 
     >>> import torch, rtaccel as rt
-    >>> from rtaccel.runtime.profile import profile_stages
+    >>> from rtaccel.runtime.inspection.profile import profile_stages
     >>> fast = rt.compile(torch.nn.Linear(16, 4).eval(), (torch.randn(1, 16),))
     >>> [stage.kernel.startswith("cpu") for stage in profile_stages(fast, (torch.randn(1, 16),), calls=10).stages][1]
     True
