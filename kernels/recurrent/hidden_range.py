@@ -32,9 +32,11 @@ class HiddenObserver:
     @property
     def scale(self) -> float | None:
         """For `h_scale` of the stage; None where the calls did not show the range."""
-        if not self.trusted or not 0 < self.largest < 1:
+        if not self.trusted or self.largest in (0.0, 1.0):
             return None
-        return min(1.0, self.largest * MARGIN) / 127
+        # What the layer computes is below 1; states that are given may be larger, and a clamp would be a wrong answer.
+        widened = self.largest * MARGIN
+        return (min(1.0, widened) if self.largest < 1 else widened) / 127
 
     @property
     def note(self) -> str:

@@ -86,6 +86,11 @@ def lower(
         if observe is not None and layer_of is not None and layer_of.observer is not None:
             stateful[op_node.node.name] = op_node
             hidden[op_node.node.name] = observe(op_node.name, states is None and len(op_node.reads) > 1)
+        elif (
+            observe is not None and layer_of is not None and layer_of.int8 and states is None and len(op_node.reads) > 1
+        ):
+            notes.append(f"{op_node.name}: h is int8 with the scale of its bound, 1: given states beyond it are clipped without "
+                         "calibration")  # fmt: skip
     columns = column_observers(exported, graph, layers, states is not None) if equalize else {}
     quants = _ranges(exported, calibration, wanted, hidden, columns, even.observers(), memo)
     evened = [_evened(op_node, layers, columns, notes, memo) for op_node in graph.op_nodes]

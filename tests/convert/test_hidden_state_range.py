@@ -76,3 +76,23 @@ def test_a_stream_takes_it_from_windows(scheme: str) -> None:
         y = live.step(windows[:1, t])
     assert scale_of(live) < DEFAULT
     assert float((y[0] - want).norm() / want.norm()) < {"w8a8": 0.03, "w4a8": 0.2}[scheme]
+
+
+@pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU])
+def test_states_beyond_the_bound(cell: type[nn.LSTM] | type[nn.GRU]) -> None:
+    """What a layer computes is below 1; what is given may be anything."""
+    model = cell(5, 12, batch_first=True).eval()
+
+    def call() -> tuple[Tensor, Tensor | tuple[Tensor, Tensor]]:
+        h, c = torch.randn(1, 1, 12).clamp(-3, 3), torch.randn(1, 1, 12)
+        return torch.randn(1, 1, 5), (h, c) if cell is nn.LSTM else h
+
+    calls = [call() for _ in range(16)]
+    fast = rt.compile(model, calls[0], "w8a8", calibration=calls)
+    largest = max(float((c[1][0] if isinstance(c[1], tuple) else c[1]).abs().max()) for c in calls)
+    assert scale_of(fast) == pytest.approx(1.05 * largest / 127, rel=1e-6)
+    for given in calls:
+        with torch.no_grad():
+            want, got = model(*given)[0], fast(*given)[0]
+        assert float((got - want).abs().max()) < 0.1  # a clamp at 1 is off by more than half of what it clips
+    assert any("given states beyond it are clipped" in n for n in rt.compile(model, calls[0], "w8a8")._program.notes)
