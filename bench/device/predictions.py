@@ -1,0 +1,154 @@
+"""What a host would wait for an answer of a resident kernel: a simulation of polls, words and hops, before any card is measured.
+
+    python -m bench.device.predictions [--write]
+
+A message crosses the link when a poll of the card finds it, is worked on, and its answer crosses back. So a call is the sum of
+
+    the time until the next poll reaches the host's memory, link, work, words between blocks, link, the host's own poll
+The work is in cycles as `kernels/recurrent/cuda/config.py` counts them. Everything else is drawn: when a poll comes, of each
+warp for itself; when another block looks for a word. The machine is a range, whose ends are the low and the high figure of a row.
+Source of the range: published measurements of an H100 (L2 263 cycles to a near slice; PCIe 5 round trips of 1.0 to 1.8 us).
+
+Judged by `python -m bench.device` on a card, row by row: `docs/reference/gpu-predictions.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.device.goals import GOALS
+from rtaccel.kernels.recurrent.cuda.config import EXCHANGE_CLOCKS, STRAGGLER_CLOCKS, Head, select_config
+from rtaccel.kernels.recurrent.layout import Geometry
+
+ROOT = Path(__file__).parents[2]
+RESULT, PAGE = ROOT / "bench" / "results" / "predictions-h100.json", ROOT / "docs" / "reference" / "gpu-predictions.md"
+SAMPLES, SEED = 100_000, 0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """link_us: one way between the card and the host's memory. l2_us: a load that L2 answers. mapped: the host writes into the
+    card's memory, where a GDR mapping is, and the card polls its own L2. in_flight: polls of the host's memory at once."""
+
+    link_us: float
+    l2_us: float
+    ghz: float = 1.755
+    host_us: float = 0.12
+    in_flight: int = 1
+    mapped: bool = False
+
+
+LOW, HIGH = Machine(0.5, 0.15), Machine(0.9, 0.30)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one message. clocks: between the message and the answer, without words between blocks. warps: that poll the mailbox.
+    exchanges: of words between all blocks."""
+
+    clocks: float = 0.0
+    warps: int = 1
+    blocks: int = 1
+    exchanges: int = 0
+
+
+def message_us(machine: Machine, work: Work, rng: np.random.Generator, samples: int = SAMPLES) -> np.ndarray:
+    """float64 [samples], us from the host's write to the answer in its hands."""
+    if machine.mapped:
+        period, arrives, seen = machine.l2_us, machine.link_us, machine.l2_us / 2
+    else:
+        period, arrives, seen = 2 * machine.link_us / machine.in_flight, 0.0, machine.link_us
+    # Every warp has a poll of its own under way; the block goes on with the last of them.
+    waited = period * rng.random((samples, work.warps)).max(1)
+    total = arrives + waited + seen + work.clocks / machine.ghz / 1e3
+    for _ in range(work.exchanges):
+        late = machine.l2_us * rng.random((samples, min(work.blocks, 64))).max(1)  # the last of those who look
+        total = total + machine.l2_us / 2 + late + machine.l2_us / 2
+        total = total + STRAGGLER_CLOCKS * work.blocks / machine.ghz / 1e3
+    return np.asarray(total + machine.link_us + machine.host_us * (1 + rng.random(samples)))
+
+
+def stack(hidden: int, layers: int, inputs: int = 40) -> Work:
+    """A network of STAC-ML, int8, with one output, in the form that the kernel chooses for an H100."""
+    form = select_config(Geometry(hidden, layers), inputs, 4, 0, Head(1, "none"))
+    assert form is not None
+    exchanges = 0 if form.parts == 1 else layers + 1
+    between = exchanges * (EXCHANGE_CLOCKS + STRAGGLER_CLOCKS * form.parts)
+    passed_on = int(form.parts > 1)  # block 0 hands x to the others
+    return Work(
+        form.clocks()[0] - between, min(-(-(inputs + 1) // 32), form.threads // 32), form.parts, exchanges + passed_on
+    )
+
+
+def rows() -> Iterator[tuple[str, Work]]:
+    yield "null model, persistent", Work()
+    for name, hidden, layers in (("LSTM_A 2x100", 100, 2), ("LSTM_B 3x200", 200, 3), ("LSTM_C 4x1000", 1000, 4)):
+        yield f"{name}, one time step, rtaccel w8a8 persistent", stack(hidden, layers)
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "one poll": {}, "four polls in flight": {"in_flight": 4}, "GDR mapping": {"mapped": True},
+}  # fmt: skip
+
+
+def predicted() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, work in rows():
+        found[name] = {"blocks": work.blocks, "exchanges": work.exchanges, "clocks": round(work.clocks)}
+        for way, change in WAYS.items():
+            ends = []
+            for machine in (LOW, HIGH):
+                us = message_us(replace(machine, **change), work, np.random.default_rng(SEED))
+                ends.append([round(float(np.quantile(us, q)), 2) for q in (0.5, 0.99, 0.999)])
+            found[name][way] = {"low": ends[0], "high": ends[1]}
+    return found
+
+
+def page(found: dict[str, Any]) -> str:
+    goals = {goal.row: goal.at_most for goal in GOALS if goal.field == "p99_us" and goal.at_most}
+    link = f"link {LOW.link_us} to {HIGH.link_us} us one way, L2 {LOW.l2_us} to {HIGH.l2_us} us"
+    lines = [
+        "# Predictions for an H100", "",
+        "Written by `python -m bench.device.predictions --write`, before any card was measured. It simulates polls, hops and",
+        "words, with the work in cycles that `kernels/recurrent/cuda/config.py` counts. Each cell is p50 / p99 in us at the low",
+        f"and the high end of the machine: {link}.", "`python -m bench.device` judges the goals on a card.", "",
+        f"| row | blocks | exchanges | {' | '.join(WAYS)} | goal, p99 |", "|---|---|---|" + "---|" * (len(WAYS) + 1),
+    ]  # fmt: skip
+    for name, row in found.items():
+        cells = []
+        for way in WAYS:
+            low, high = row[way]["low"], row[way]["high"]
+            cells.append(f"{low[0]:.1f} / {low[1]:.1f} to {high[0]:.1f} / {high[1]:.1f}")
+        goal = ", then ".join(f"{g:g}" for g in goals[name]) if name in goals else "-"
+        lines.append(f"| {name} | {row['blocks']} | {row['exchanges']} | {' | '.join(cells)} | {goal} |")
+    lines += [
+        "",
+        "The kernels poll once at a time today. Four polls in flight take most of a round trip off p99, whatever the",
+        "network. So does a mapping of the card's memory for the host, where the driver has it. Neither is built. What is not",
+        "simulated: how the system schedules the host's thread, traffic of others on the link, warps that part ways.", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.device.predictions", description="Predictions before a card."
+    )
+    parser.add_argument("--write", action="store_true", help=f"write {PAGE.name} and {RESULT.name}")
+    args = parser.parse_args()
+    found = predicted()
+    if args.write:
+        RESULT.write_text(json.dumps(found, indent=1) + "\n")
+        PAGE.write_text(page(found))
+    print(page(found))
+
+
+if __name__ == "__main__":
+    main()
