@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,9 +69,11 @@ class CubinStore:
         record = {**asdict(cubin), "version": VERSION, "sha256": hashlib.sha256(cubin.code).hexdigest()}
         del record["code"]
         for path, content in ((code, cubin.code), (about, json.dumps(record, indent=1).encode())):
-            part = path.with_suffix(path.suffix + ".part")
-            part.write_bytes(content)
-            part.replace(path)
+            with tempfile.NamedTemporaryFile(
+                dir=self.folder, suffix=".part", delete=False
+            ) as part:  # no other writer's
+                part.write(content)
+            Path(part.name).replace(path)
 
     def find(self, key: str, capability: int) -> Cubin | None:
         """The kernel for a card of this capability (90 for 9.0), or None. Code for 8.0 also runs on 8.6, 8.7 and 8.9; from

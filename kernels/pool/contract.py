@@ -43,7 +43,10 @@ def lower(stage: Stage) -> Mapping[str, Any]:
         raise UnsupportedProblem("pool", f"kind {kind!r}", '"avg" or "max"', "Name one of these.")
     if x.width != y.width or (x.dtype == "int8" and x.quant is None):
         raise ShapeError(
-            "pool", f"{x.dtype}[{x.width}] to {y.dtype}[{y.width}]", "as many channels, a static scale", ""
+            "pool",
+            f"{x.dtype}[{x.width}] to {y.dtype}[{y.width}]",
+            "as many channels, a static scale for int8",
+            "Correct the stage.",
         )
     windows = windows_of(stage)
     if not (windows.index >= 0).any(1).all():
