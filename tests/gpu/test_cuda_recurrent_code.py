@@ -136,24 +136,25 @@ def small() -> tuple[Stage, ...]:
 
 @needs_triton
 def test_which_kernel_a_stream_takes(small: tuple[Stage, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton's where its registers hold all weights, else the one in CUDA C++, else Triton's with the reason."""
+    """The one in CUDA C++, and Triton's with the reason where that cannot be had."""
     reasons: list[str | None] = [None]
     monkeypatch.setattr(cuda_launch, "unavailable", lambda kernel: reasons[0])
-    assert isinstance(stack_network(small), TritonStack)
-    with only(CUDA):
-        assert isinstance(stack_network(small), CudaStack)
+    taken = stack_network(small)
+    assert isinstance(taken, CudaStack) and taken.line().kernel == CUDA
+    assert f"not {TRITON}, which answers later" in taken.line().reasons
     monkeypatch.setattr(config, "multiprocessors", lambda: 2)
     with assuming(Card(90, 2)):
         taken = stack_network(small)
         assert isinstance(taken, CudaStack)
-        assert taken.line().kernel == CUDA
         assert any(f"not {TRITON}, which keeps" in reason for reason in taken.line().reasons), taken.line()
-        with only(TRITON):
-            assert isinstance(stack_network(small), TritonStack)
-        reasons[0] = "libnvrtc cannot be loaded"
-        instead = stack_network(small)
-        assert isinstance(instead, TritonStack)
-        assert any("libnvrtc cannot be loaded" in reason for reason in instead.line().reasons), instead.line()
+    with only(TRITON):
+        assert isinstance(stack_network(small), TritonStack)
+    reasons[0] = "libnvrtc cannot be loaded"
+    instead = stack_network(small)
+    assert isinstance(instead, TritonStack)
+    assert any("libnvrtc cannot be loaded" in reason for reason in instead.line().reasons), instead.line()
+    with only(CUDA), pytest.raises(BackendUnavailable, match="libnvrtc cannot be loaded"):
+        stack_network(small)
 
 
 @needs_triton
