@@ -1,0 +1,34 @@
+"""Sessions of pytest with the plugin, each in a process and a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+BRIEF = """
+import pytest
+import rtaccel.measure.latency as latency_module
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch):
+    monkeypatch.setattr(latency_module, "MIN_SECONDS", 0.01)
+"""
+
+
+def session(folder: Path, suite: str, *options: str) -> tuple[int, str]:
+    (folder / "conftest.py").write_text(BRIEF)
+    (folder / "test_suite.py").write_text(suite)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(folder), *options, "."]
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # no worker of xdist
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, env=alone)
+    return done.returncode, done.stdout + done.stderr
+
+
+def verdicts(output: str) -> dict[str, str]:
+    table = output.split("latency budgets", 1)[1]
+    return dict(
+        re.findall(r"^(\S*[^:\s]) +[\d,]+ .*?(PASS|FAIL|UNDECIDED|NOT TIMED|no budget|not timed)$", table, re.MULTILINE)
+    )
