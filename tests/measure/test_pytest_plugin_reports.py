@@ -10,34 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from rtaccel.measure.device_budgets import yardstick_us
-from tests.support.plugin_sessions import session, verdicts
-
-SUITE = """
-import pytest
-
-calls = []
-
-def work(*args):
-    calls.append(args)
-
-@pytest.mark.budget(p99_us=1e9)
-def test_within(latency):
-    result = latency(work, 1, 2)
-    assert set(calls) == {(1, 2)}
-    assert result.verdict == "PASS"
-    assert result.n >= 662
-
-@pytest.mark.budget(p99_us=1e-6)
-def test_over(latency):
-    latency(work)
-
-@pytest.mark.budget(p99_us=1e9, size_bytes=100)
-def test_open(latency):
-    latency(work)
-
-def test_free(latency):
-    assert latency(work).verdict is None
-"""
+from tests.support.plugin_sessions import SUITE, session, verdicts
 
 
 def test_columns_report_junit_and_json_hold_the_same_figures(tmp_path: Path) -> None:

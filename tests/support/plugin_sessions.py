@@ -18,6 +18,35 @@ def brief(monkeypatch):
 """
 
 
+SUITE = """
+import pytest
+
+calls = []
+
+def work(*args):
+    calls.append(args)
+
+@pytest.mark.budget(p99_us=1e9)
+def test_within(latency):
+    result = latency(work, 1, 2)
+    assert set(calls) == {(1, 2)}
+    assert result.verdict == "PASS"
+    assert result.n >= 662
+
+@pytest.mark.budget(p99_us=1e-6)
+def test_over(latency):
+    latency(work)
+
+@pytest.mark.budget(p99_us=1e9, size_bytes=100)
+def test_open(latency):
+    latency(work)
+
+def test_free(latency):
+    assert latency(work).verdict is None
+"""
+"""Tests within a budget, over it, undecided, and without one."""
+
+
 def session(folder: Path, suite: str, *options: str) -> tuple[int, str]:
     (folder / "conftest.py").write_text(BRIEF)
     (folder / "test_suite.py").write_text(suite)
