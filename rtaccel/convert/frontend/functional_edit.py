@@ -46,6 +46,10 @@ _OF_SIZES = {operator.mul, operator.add, operator.sub, operator.floordiv, operat
 
 def edit(program: torch.export.ExportedProgram) -> bool:
     """Makes the graph functional and gives True. False, with a program of the same meaning, where torch's step is needed."""
+    from torch._export import utils
+
+    if not all(hasattr(utils, name) for name in ("_is_cia_op", "_is_preservable_cia_op")):
+        return False  # another version of torch
     graph = program.graph
     _without_dropout(program)
     if any(spec.kind.name != "USER_OUTPUT" for spec in program.graph_signature.output_specs):
