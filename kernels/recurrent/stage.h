@@ -159,26 +159,56 @@ class RecurrentStage final : public Stage {
       F bias[4];
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) bias[i] = S::load(reinterpret_cast<const float*>(w) + (block * 4 + i) * S::kLanes);
-      for (int r = 0; r < R; ++r) {
+      const int64_t at = unit + block * S::kLanes;
+      int r = 0;
+      for (; r + 2 <= R; r += 2) two_epilogues(rows + r, x + r, h + r, bias, block, at);
+      for (; r < R; ++r) {
         F own_x[G], own_h[G];
 #pragma GCC unroll 4
         for (int g = 0; g < G; ++g)
           own_x[g] = x[r][g * Dot::kBlocks + block], own_h[g] = h[r][g * Dot::kBlocks + block];
-        epilogue(rows[r], own_x, own_h, bias, unit + block * S::kLanes);
+        F carried = load_carried(rows[r], at);
+        const F now = cell<Cell>(own_x, own_h, bias, carried);
+        epilogue(rows[r], now, carried, at);
       }
     }
   }
 
-  inline void epilogue(const Row& row, const F (&x)[G], const F (&h)[G], const F (&bias)[4], int64_t unit) const {
+  template <class C, class T>
+  static inline T cell(const T (&x)[G], const T (&h)[G], const T (&bias)[4], T& carried) {
+    if constexpr (Dot::kQuantized)
+      return C::quantized(x, h, bias, carried);
+    else
+      return C::exact(x, h, bias, carried);
+  }
+
+  // The cell of two streams: a processor waits for one's divisions with the other's.
+  inline void two_epilogues(const Row* rows, const F (*x)[V], const F (*h)[V], const F (&bias)[4], int block,
+                            int64_t unit) const {
+    using Two = typename Pair<S>::F;
+    Two own_x[G], own_h[G], both[4], carried{load_carried(rows[0], unit), load_carried(rows[1], unit)};
+#pragma GCC unroll 4
+    for (int g = 0; g < G; ++g) {
+      const int v = g * Dot::kBlocks + block;
+      own_x[g] = {x[0][v], x[1][v]}, own_h[g] = {h[0][v], h[1][v]};
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) both[i] = {bias[i], bias[i]};
+    const Two now = cell<typename Cell::Paired>(own_x, own_h, both, carried);
+    epilogue(rows[0], now.a, carried.a, unit);
+    epilogue(rows[1], now.b, carried.b, unit);
+  }
+
+  inline F load_carried(const Row& row, int64_t unit) const {
+    const int64_t left = shape_.hidden - unit;
+    return left >= S::kLanes ? S::load(row.old_carried + unit)
+                             : S::load_n(row.old_carried + unit, static_cast<int>(left));
+  }
+
+  inline void epilogue(const Row& row, F now, F carried, int64_t unit) const {
     const int64_t left = shape_.hidden - unit;
     const bool whole = left >= S::kLanes;
     const int lanes = static_cast<int>(left);
-    F carried = whole ? S::load(row.old_carried + unit) : S::load_n(row.old_carried + unit, lanes);
-    F now;
-    if constexpr (Dot::kQuantized)
-      now = Cell::quantized(x, h, bias, carried);
-    else
-      now = Cell::exact(x, h, bias, carried);
     const auto put = [&](float* to, F v) __attribute__((always_inline)) {
       if (whole)
         S::store(to + unit, v);
