@@ -58,8 +58,8 @@ bool rta_workers::look(Choice& choice) {
       }
       b->blocked.store(false);
     }
-    const int64_t more = std::max(kFewest, b->waiting / 4);
-    candidates.push_back({b, b->earliest, b->waiting, more, 0, stopping || b->missing() <= 0});
+    const int64_t missing = b->missing();
+    candidates.push_back({b, b->earliest, b->waiting, std::max(kFewest, missing), 0, stopping || missing <= 0});
   }
   batchers.resize(kept);
   return places;
@@ -99,10 +99,11 @@ Choice rta_workers::choose(int64_t now) {
     choice.batcher = whole->batcher;
   }
   if (choice.batcher) return choice;
-  // A sleep allows for arrivals, each of which makes its batch dearer: for many at first, then for ever fewer.
-  const int64_t spin = choice.next->config.spin_ns;
-  int64_t until = plan(true) - spin;
-  for (bool fewer = true; now >= until && fewer; until = plan(true) - spin) {
+  // A sleep allows for arrivals, each of which makes its batch dearer: for so many that half of the time is left, or
+  // for the fewest. A batch of a thousand then wakes its worker ten times, and not with every few puts.
+  const int64_t last = choice.start - choice.next->config.spin_ns, half = now + (last - now) / 2;
+  int64_t until = plan(true) - (choice.start - last);
+  for (bool fewer = true; fewer && until < half; until = plan(true) - (choice.start - last)) {
     fewer = false;
     for (Candidate& c : candidates) {
       fewer |= c.more > kFewest;
