@@ -118,7 +118,7 @@ bool rta_workers::news() const {
   if (joining.load(std::memory_order_relaxed) || ending.load(std::memory_order_relaxed)) return true;
   if (finished.load(std::memory_order_relaxed) != seen_finished) return true;
   for (const rta_batcher* b : batchers)
-    if (!b->busy.load(std::memory_order_relaxed) && (any_left(*b) || (b->stopping.load() && !b->blocked.load())))
+    if (!b->busy.load(std::memory_order_acquire) && (any_left(*b) || (b->stopping.load() && !b->blocked.load())))
       return true;
   return false;
 }
@@ -127,7 +127,7 @@ bool rta_workers::news() const {
 // batcher, or a batch is whole.
 void rta_workers::sleep(const Choice& choice) {
   for (rta_batcher* b : batchers) {
-    const bool counts = !b->busy.load(std::memory_order_relaxed);  // else its worker wakes this one at the end
+    const bool counts = !b->busy.load(std::memory_order_acquire);  // else its worker wakes this one at the end
     b->wake_arrived.store(counts ? b->seen + 1 : INT64_MAX);
     b->wake_due.store(counts ? b->earliest : INT64_MIN);
   }
