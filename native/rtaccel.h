@@ -12,5 +12,6 @@
 #include "rta_model.h"
 #include "rta_online.h"
 #include "rta_plan.h"
+#include "rta_workers.h"
 
 #endif

@@ -39,6 +39,7 @@ _HOME = {
     "Latest": "rtaccel.realtime.latest",
     "Loop": "rtaccel.realtime.loop",
     "StreamBatcher": "rtaccel.serve.batcher",
+    "BatchWorkers": "rtaccel.serve.workers",
     "split": "rtaccel.serve.split.split",
     "Hedged": "rtaccel.serve.hedge.hedged",
     "Cut": "rtaccel.serve.split.cut",
@@ -78,6 +79,7 @@ __all__ = [
     "Anytime",
     "BFloat16",
     "BackendUnavailable",
+    "BatchWorkers",
     "BlockSparse",
     "Budget",
     "BudgetExceeded",
@@ -172,6 +174,7 @@ if TYPE_CHECKING:
     from rtaccel.serve.split.link import Link
     from rtaccel.serve.split.machine_profile import MachineProfile
     from rtaccel.serve.split.split import split
+    from rtaccel.serve.workers import BatchWorkers
 
 
 if not TYPE_CHECKING:  # a type checker is to see what is imported above, and to refuse every other name

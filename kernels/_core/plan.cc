@@ -231,7 +231,7 @@ void rta_plan::run_block(Lane& lane, const void* const* in, void* const* out, in
     }
   else
     for (size_t i = 0; i < stages.size(); ++i) {
-      run_stage(*stages[i], run, cut->parts[i]);
+      run_stage(*stages[i], run, cut->parts[i], cut->forks[i]);
       mark(i + 1);
     }
 

@@ -36,6 +36,7 @@ inline int64_t element_bytes(rta_dtype dtype) {
 // How the threads of a plan share blocks of one size.
 struct Cut {
   std::vector<int> parts;  // by stage
+  std::vector<int> forks;  // by stage: of its pieces, where the stage itself is not cut
   int64_t cost_ns = 0;     // estimate, of one thread
   int64_t saved_ns = 0;    // by cutting stages
 };
@@ -135,7 +136,7 @@ struct rta_plan : rta_plan_body {
   void run_block(rta::Lane& lane, const void* const* in, void* const* out, int64_t first, int64_t samples,
                  const rta::Cut* cut, Mark&& mark);
   void run_threaded(const void* const* in, void* const* out, int64_t samples);
-  void run_stage(const rta::Stage& stage, const rta::Run& run, int parts);
+  void run_stage(const rta::Stage& stage, const rta::Run& run, int parts, int forks);
   void run_lanes(const void* const* in, void* const* out, int64_t samples, int64_t each);
   void place_states(rta::Lane& lane, int64_t first, int64_t samples) const;
   void return_states(const rta::Lane& lane, int64_t first, int64_t samples) const;

@@ -37,6 +37,7 @@ Cut rta_plan::cut_for(int64_t samples) const {
   Cut cut;
   if (samples == 0) {
     cut.parts.assign(stages.size(), 1);
+    cut.forks.assign(stages.size(), 1);
     return cut;
   }
   const int64_t rate = weights_exceed_l2() ? kFarBytesPerNs : kNearBytesPerNs;
@@ -45,6 +46,9 @@ Cut rta_plan::cut_for(int64_t samples) const {
     const int64_t cost = std::max(moved, stages[i]->cost_ns(samples));
     const int64_t most = stages[i]->marks_samples() ? 1 : stages[i]->parts(samples);
     const int64_t parts = std::max(int64_t{1}, std::min({int64_t{threads}, most, cost / Pool::kPartNs}));
+    int64_t saved = 0;
+    cut.forks.push_back(parts == 1 ? stages[i]->forks(samples, threads, &saved) : 1);
+    if (cut.forks.back() > 1) cut.saved_ns += saved;
     cut.parts.push_back(static_cast<int>(parts));
     cut.cost_ns += cost;
     if (parts > 1) cut.saved_ns += cost - cost / parts - Pool::kHandOverNs;
@@ -72,7 +76,9 @@ int64_t rta_plan::blocks_each(int64_t samples) const {
 int rta_plan::parts(int stage, int64_t samples) const {
   if (!pool) return 1;
   if (stage < 0) return blocks_each(samples) ? threads : 1;
-  return cuts[static_cast<size_t>(std::min(samples, block))].parts[static_cast<size_t>(stage)];
+  const Cut& cut = cuts[static_cast<size_t>(std::min(samples, block))];
+  const auto at = static_cast<size_t>(stage);
+  return std::max(cut.parts[at], cut.forks[at]);
 }
 
 void rta_plan::run_threaded(const void* const* in, void* const* out, int64_t samples) {
@@ -102,7 +108,13 @@ void rta_plan::run_lanes(const void* const* in, void* const* out, int64_t sample
   pool->run([](const void* job, int part) { (*static_cast<const decltype(lane)*>(job))(part); }, &lane, threads);
 }
 
-void rta_plan::run_stage(const Stage& stage, const Run& run, int parts) {
+void rta_plan::run_stage(const Stage& stage, const Run& run, int parts, int forks) {
+  if (forks > 1) {
+    Run own = run;
+    own.pool = pool.get();
+    own.forks = forks;
+    return stage.run(own);
+  }
   if (parts == 1) return stage.run(run);
   const StagePart job{stage, run, lanes, parts};
   const auto one = [](const void* context, int part) {

@@ -160,6 +160,7 @@ Stage::~Stage() = default;
 bool Stage::marks_samples() const { return false; }
 bool Stage::checks() const { return false; }
 int Stage::parts(int64_t) const { return 1; }
+int Stage::forks(int64_t, int, int64_t*) const { return 1; }
 int64_t Stage::cost_ns(int64_t) const { return 0; }
 const char* Stage::check(const Run&) const { return nullptr; }
 bool Stage::refuses() const { return false; }

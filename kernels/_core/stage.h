@@ -87,6 +87,8 @@ struct Run {
   int64_t tick;                    // calls since the plan was made: where a ring buffer stands
   bool weights_exceed_l2 = false;  // the plan's weights do not stay in a second-level cache from call to call
   const int64_t* ticks = nullptr;  // by sample, where streams have made different numbers of steps; else nullptr
+  class Pool* pool = nullptr;  // of a stage that forks: threads for pieces of this run, `forks` at most with this one
+  int forks = 1;
   int part = 0;  // this call computes part `part` of `parts`: all of them at once, each on a thread of its own
   int parts = 1;
 };
@@ -136,6 +138,10 @@ class Stage {
   // Estimate in ns, rather low than high, of `run` on one thread; 0 unless overridden. What it takes to read packed
   // weights and values once is known without. Decides whether threads pay.
   virtual int64_t cost_ns(int64_t samples) const;
+  // A stage that forks goes through pieces one after another, each of which the threads may share with Run::pool: into
+  // how many parts at most, of so many threads, and what that saves in a run by a low estimate. 1 unless overridden.
+  // Each piece leaves the same bits however many parts it has.
+  virtual int forks(int64_t samples, int threads, int64_t* saved_ns) const;
   // Looks at inputs of the plan before anything is computed. nullptr, or why they cannot be: the call is refused.
   virtual const char* check(const Run& run) const;
   virtual bool checks() const;  // whether `check` does anything; false unless overridden

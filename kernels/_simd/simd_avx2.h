@@ -121,6 +121,27 @@ struct Avx2 : Common<Avx2, Avx2Types> {
   }
   static W load_w(const int8_t* p) { return _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(p))); }
   static I dot(I acc, X x, W w) { return _mm256_add_epi32(acc, _mm256_madd_epi16(x, w)); }
+
+  static constexpr bool kWidens = true;
+  static void widen_u8(const uint8_t* from, uint16_t* to) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_cvtepu8_epi16(_mm_loadu_si64(from)));
+  }
+  static X broadcast_wide(const uint16_t* p) {
+    int32_t pair;
+    __builtin_memcpy(&pair, p, 4);
+    return _mm256_set1_epi32(pair);
+  }
+  // In assembly where gcc would add products first and spill the accumulators: 10,000 streams of a GRU 14-32 take 2.0
+  // ms so and 1.6 ms like this (Zen 3, 2026-11). A weight may stay in memory, which leaves 12 registers to sums.
+  static I dot_wide(I acc, X x, W w) {
+#ifdef __clang__
+    return dot(acc, x, w);
+#else
+    I product;
+    asm("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(acc), "=&x"(product) : "x"(x), "xm"(w));
+    return acc;
+#endif
+  }
 };
 
 using simd_avx2 = Avx2;

@@ -99,6 +99,18 @@ struct Avx512 : Common<Avx512, Avx512Types> {
     return _mm512_cvtepi8_epi16(_mm256_load_si256(reinterpret_cast<const __m256i*>(p)));
   }
   static I dot(I acc, X x, W w) { return _mm512_add_epi32(acc, _mm512_madd_epi16(x, w)); }
+
+  static constexpr bool kWidens = true;
+  static void widen_u8(const uint8_t* from, uint16_t* to) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                        _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+  }
+  static X broadcast_wide(const uint16_t* p) {
+    int32_t pair;
+    __builtin_memcpy(&pair, p, 4);
+    return _mm512_set1_epi32(pair);
+  }
+  static I dot_wide(I acc, X x, W w) { return dot(acc, x, w); }
 };
 
 using simd_avx512 = Avx512;

@@ -12,6 +12,7 @@ struct Avx512Vnni : Avx512 {
   static constexpr int kGroup = 4;
   static constexpr int kWeightBytes = 64;
   static constexpr int kXOffset = 128;
+  static constexpr bool kWidens = false;
   using X = __m512i;
   using W = __m512i;
   static X broadcast_x(const uint8_t* p) {

@@ -12,6 +12,7 @@ struct AvxVnni : Avx2 {
   static constexpr int kGroup = 4;
   static constexpr int kWeightBytes = 32;
   static constexpr int kXOffset = 128;
+  static constexpr bool kWidens = false;
   static X broadcast_x(const uint8_t* p) {
     int32_t word;
     __builtin_memcpy(&word, p, 4);

@@ -15,6 +15,9 @@
 //   X broadcast_x(p): kGroup activations that lie in memory as q + 128, in every lane. What it holds, and so what is
 //   summed, is q + kXOffset: a kernel starts its sums from -(zero_point + kXOffset) * sum_k w.
 //   W load_w(p): kWeightBytes of weights, [kLanes outputs][kGroup k], aligned to kWeightBytes.
+//   kWidens: X has 16 bits for each activation. A kernel that reads a row often may bring it into that form first:
+//   widen_u8(from, to), kLanes numbers; broadcast_wide(p), a pair of them in every lane; dot_wide, the same product
+//   for loops with many accumulators.
 //
 // bfloat16 dot product: acc lane = fma(x0, w0, fma(x1, w1, acc)) on every set, in this order because vdpbf16ps has it.
 //   The same bits everywhere but for subnormals, which vdpbf16ps reads and writes as 0.
@@ -33,6 +36,7 @@ template <class S, class T>
 struct Common : T {
   using F = typename T::F;
   using I = typename T::I;
+  static constexpr bool kWidens = false;
   static F rsqrt(F a) { return S::div(S::set(1.0f), S::sqrt(a)); }  // two roundings, on every set
   static F where_less(F a, F b, F yes, F no) { return S::select(S::less(a, b), yes, no); }
 

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "_simd/activation.h"
+#include "_simd/pair.h"
 
 namespace rta {
 
@@ -29,6 +30,7 @@ struct Tanh {
 template <class S>
 struct Lstm {
   using F = typename S::F;
+  using Paired = Lstm<Pair<S>>;  // of two streams at once
   static constexpr int kGates = 4;
   static constexpr bool kCarriesH = false;
 
@@ -59,6 +61,7 @@ struct Lstm {
 template <class S>
 struct Gru {
   using F = typename S::F;
+  using Paired = Gru<Pair<S>>;  // of two streams at once
   static constexpr int kGates = 3;
   static constexpr bool kCarriesH = true;
 

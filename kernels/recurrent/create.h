@@ -12,7 +12,7 @@ Stage* create_recurrent(const StageSpec& spec) {
   const rta_dtype dtype = spec.attrs.dtype("weight_ih_l0");
   if (dtype == RTA_FLOAT32) return new RecurrentStage<S, Cell, Float32Dot<S, kGates>>(spec);
   if (dtype == kInt4Dtype) return new RecurrentStage<S, Cell, Int4Dot<S, kGates>>(spec);
-  return new RecurrentStage<S, Cell, Int8Dot<S, kGates>>(spec);
+  return new RecurrentStage<S, Cell, Int8Dot<S, kGates, S::kWidens>>(spec);
 }
 
 template <class S, class Cell>

@@ -17,7 +17,7 @@ class Float32Dot {
   static constexpr bool kQuantized = false, kPrepared = false, kPropagatesNan = false;
   static constexpr int kBlocks = 1;  // vectors of units in a tile
   static constexpr int kVectors = G * kBlocks;
-  static constexpr int kRows = S::kRegisters == 32 ? 4 : 2;  // streams or time steps that share a weight
+  static constexpr int kRows = S::kRegisters == 32 || G == 3 ? 4 : 2;  // streams or time steps that share a weight
 
   explicit Float32Dot(const Attrs&) {}
 
@@ -45,6 +45,18 @@ class Float32Dot {
 #pragma GCC unroll 4
         for (int g = 0; g < G; ++g) acc[c][r][g] = S::set(0.0f);
     const auto step = [&](int c, int64_t i) __attribute__((always_inline)) {
+      if constexpr (R == 4 && S::kRegisters == 16) {
+        F weight[G];
+#pragma GCC unroll 4
+        for (int g = 0; g < G; ++g) weight[g] = S::load(w + (c * G + g) * S::kLanes);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+          const F x = S::set(reinterpret_cast<const float*>(rows[r])[i]);
+#pragma GCC unroll 4
+          for (int g = 0; g < G; ++g) acc[c][r][g] = S::mul_add(x, weight[g], acc[c][r][g]);
+        }
+        return;
+      }
 #pragma GCC unroll 4
       for (int g = 0; g < G; ++g) {
         const F weight = S::load(w + (c * G + g) * S::kLanes);
@@ -68,16 +80,18 @@ class Float32Dot {
 };
 
 // A side: compensation int32 [G][lanes], weights [k / group][G][lanes][group], multiplier float32 [G][lanes].
-template <class S, int G>
+// Wide: rows are brought to 16 bits before the sums of all tiles read them, each number 3 to 4 times in instructions
+// that would widen it (S::kWidens).
+template <class S, int G, bool Wide = false>
 class Int8Dot {
  public:
   using F = typename S::F;
   using I = typename S::I;
   using Element = uint8_t;
-  static constexpr bool kQuantized = true, kPrepared = false, kPropagatesNan = true;
+  static constexpr bool kQuantized = true, kPrepared = Wide, kPropagatesNan = true;
   static constexpr int kBlocks = 1;
   static constexpr int kVectors = G * kBlocks;
-  static constexpr int kRows = S::kRegisters == 32 ? 4 : 2;
+  static constexpr int kRows = S::kRegisters == 32 || (Wide && G == 3) ? 4 : 2;
   static constexpr int64_t kHead = G * S::kLanes * 4;
 
   explicit Int8Dot(const Attrs&) {}
@@ -105,6 +119,13 @@ class Int8Dot {
       }
   }
 
+  int64_t prepared_bytes(int64_t k) const { return (2 * k + 63) / 64 * 64; }
+  void prepare(const char* row, int64_t k, char* to) const {
+    if constexpr (Wide)
+      for (int64_t i = 0; i < k; i += S::kLanes)
+        S::widen_u8(reinterpret_cast<const uint8_t*>(row) + i, reinterpret_cast<uint16_t*>(to) + i);
+  }
+
   // scales: by row, or nullptr.
   template <int R>
   inline const char* sums(const char* stream, const char* const (&rows)[R], const float* scales, int64_t k,
@@ -121,23 +142,35 @@ class Int8Dot {
         if constexpr (C == 2) acc[1][r][g] = S::set_int(0);
       }
     const auto step = [&](int c, int64_t at, int64_t from) __attribute__((always_inline)) {
+      if constexpr (R == 4 && S::kRegisters == 16) {
+        typename S::W weight[G];
+#pragma GCC unroll 4
+        for (int g = 0; g < G; ++g) weight[g] = S::load_w(w + (at * G + g) * S::kWeightBytes);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+          const typename S::X x = broadcast(rows[r], (from + at) * S::kGroup);
+#pragma GCC unroll 4
+          for (int g = 0; g < G; ++g) acc[c][r][g] = dot(acc[c][r][g], x, weight[g]);
+        }
+        return;
+      }
       typename S::X x[R];
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r)
-        x[r] = S::broadcast_x(reinterpret_cast<const uint8_t*>(rows[r]) + (from + at) * S::kGroup);
+      for (int r = 0; r < R; ++r) x[r] = broadcast(rows[r], (from + at) * S::kGroup);
 #pragma GCC unroll 4
       for (int g = 0; g < G; ++g) {
         const typename S::W weight = S::load_w(w + (at * G + g) * S::kWeightBytes);
 #pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) acc[c][r][g] = S::dot(acc[c][r][g], x[r], weight);
+        for (int r = 0; r < R; ++r) acc[c][r][g] = dot(acc[c][r][g], x[r], weight);
       }
     };
     const int64_t count = groups(k);
     int64_t i = 0;
-    for (; i + 4 <= count; i += 4, w += 4 * G * S::kWeightBytes) {
+    if constexpr (R < 4 || S::kRegisters > 16)  // else a step is long enough, and more of them would not fit
+      for (; i + 4 <= count; i += 4, w += 4 * G * S::kWeightBytes) {
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) step(j % C, j, i);
-    }
+        for (int j = 0; j < 4; ++j) step(j % C, j, i);
+      }
     for (; i < count; ++i, w += G * S::kWeightBytes) step(0, 0, i);
     const float* multiplier = reinterpret_cast<const float*>(w);
 #pragma GCC unroll 4
@@ -150,6 +183,20 @@ class Int8Dot {
       }
     }
     return reinterpret_cast<const char*>(multiplier + G * S::kLanes);
+  }
+
+ private:
+  static I dot(I acc, typename S::X x, typename S::W w) {
+    if constexpr (Wide)
+      return S::dot_wide(acc, x, w);
+    else
+      return S::dot(acc, x, w);
+  }
+  static typename S::X broadcast(const char* row, int64_t k) {
+    if constexpr (Wide)
+      return S::broadcast_wide(reinterpret_cast<const uint16_t*>(row) + k);
+    else
+      return S::broadcast_x(reinterpret_cast<const uint8_t*>(row) + k);
   }
 };
 

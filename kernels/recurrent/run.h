@@ -117,10 +117,12 @@ void RecurrentStage<S, Cell, Dot>::time_step(const Pass& pass, const Row* rows) 
   const int64_t k = shape_.width(pass.layer);
   const char* w = weights_[pass.layer * shape_.directions + pass.direction];
   const size_t bytes = dot_.side_bytes(shape_.hidden) + dot_.side_bytes(k) + kBias;
-  if (shape_.time == 1)
-    all_tiles<true>(pass, w, k, bytes, rows);
-  else
-    all_tiles<false>(pass, w, k, bytes, rows);
+  fork(pass, [&](int64_t first, int64_t end) {
+    if (shape_.time == 1)
+      all_tiles<true>(pass, w, k, bytes, rows, first, end);
+    else
+      all_tiles<false>(pass, w, k, bytes, rows, first, end);
+  });
 }
 
 template <class S, class Cell, class Dot>
@@ -128,29 +130,38 @@ void RecurrentStage<S, Cell, Dot>::x_part(const Pass& pass, const Sequence& x, i
   const int64_t k = shape_.width(pass.layer), all = count * pass.streams;
   const size_t h_side = dot_.side_bytes(shape_.hidden), bytes = h_side + dot_.side_bytes(k) + kBias;
   const char* start = weights_[pass.layer * shape_.directions + pass.direction] + h_side;
-  const char* rows[kBlockRows];
-  for (int64_t group = 0; group < all; group += kBlockRows) {
-    const int64_t many = all - group < kBlockRows ? all - group : kBlockRows;
-    for (int64_t m = 0; m < many; ++m) rows[m] = x.row(first + (group + m) / pass.streams, (group + m) % pass.streams);
-    const float* scales = x.scales ? x.scales + first * pass.streams + group : nullptr;
-    float* part = pass.memory.x_part + group * part_pitch_;
-    const char* w = start;
-    for (int64_t unit = 0; unit < shape_.hidden; unit += kUnits, w += bytes) {
-      int64_t m = 0;
-      const auto next = [&](int r) {
-        float* to = part + m * part_pitch_ + unit * G;
-        const float* own = scales ? scales + m : nullptr;
-        const char* const* in = rows + m;
-        m += r;
-        if (r == kRows) return x_tile<kRows>(w, k, in, own, to);
-        if constexpr (kRows > 2)
-          if (r == 2) return x_tile<2>(w, k, in, own, to);
-        x_tile<1>(w, k, in, own, to);
-      };
-      while (m + kRows <= many) next(kRows);
-      if (kRows > 2 && m + 2 <= many) next(2);
-      while (m < many) next(1);
+  fork(pass, [&](int64_t unit, int64_t end) {
+    const char* rows[kBlockRows];
+    for (int64_t group = 0; group < all; group += kBlockRows) {
+      const int64_t many = all - group < kBlockRows ? all - group : kBlockRows;
+      for (int64_t m = 0; m < many; ++m)
+        rows[m] = x.row(first + (group + m) / pass.streams, (group + m) % pass.streams);
+      const float* scales = x.scales ? x.scales + first * pass.streams + group : nullptr;
+      x_units(start, bytes, k, rows, many, scales, pass.memory.x_part + group * part_pitch_, unit, end);
     }
+  });
+}
+
+template <class S, class Cell, class Dot>
+void RecurrentStage<S, Cell, Dot>::x_units(const char* w, size_t bytes, int64_t k, const char* const* rows,
+                                           int64_t many, const float* scales, float* part, int64_t first,
+                                           int64_t end) const {
+  w += first / kUnits * static_cast<int64_t>(bytes);
+  for (int64_t unit = first; unit < end; unit += kUnits, w += bytes) {
+    int64_t m = 0;
+    const auto next = [&](int r) {
+      float* to = part + m * part_pitch_ + unit * G;
+      const float* own = scales ? scales + m : nullptr;
+      const char* const* in = rows + m;
+      m += r;
+      if (r == kRows) return x_tile<kRows>(w, k, in, own, to);
+      if constexpr (kRows > 2)
+        if (r == 2) return x_tile<2>(w, k, in, own, to);
+      x_tile<1>(w, k, in, own, to);
+    };
+    while (m + kRows <= many) next(kRows);
+    if (kRows > 2 && m + 2 <= many) next(2);
+    while (m < many) next(1);
   }
 }
 

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "_common/checks.h"
+#include "_core/thread_pool.h"
 #include "recurrent/cells.h"
 #include "recurrent/dots.h"
 #include "recurrent/int4.h"
@@ -25,6 +26,24 @@ class RecurrentStage final : public Stage {
 
   bool marks_samples() const override { return Dot::kQuantized && int8_out_; }
   bool updates(int in, int out) const override { return in > 0 && in == out; }  // states
+
+  // A time step of a layer is a piece, and so is the x part of a chunk of them: threads take their units.
+  int forks(int64_t samples, int threads, int64_t* saved_ns) const override {
+    int most = 1;
+    for (int64_t layer = 0; layer < shape_.layers; ++layer) {
+      const int64_t cost = piece_ns(layer, samples * shape_.batch);
+      const int parts = parts_of(layer, samples * shape_.batch, threads);
+      if (parts == 1) continue;
+      most = parts > most ? parts : most;
+      *saved_ns += (cost - cost / parts - Pool::kHandOverNs) * shape_.time * shape_.directions;
+    }
+    return most;
+  }
+  int64_t cost_ns(int64_t samples) const override {
+    int64_t cost = 0;
+    for (int64_t layer = 0; layer < shape_.layers; ++layer) cost += piece_ns(layer, samples * shape_.batch);
+    return cost * shape_.time * shape_.directions;
+  }
 
   void run(const Run& run) const override {
     const Memory memory(*this, run);
@@ -94,6 +113,43 @@ class RecurrentStage final : public Stage {
     char* y;
   };
 
+  static constexpr int64_t kLine = 64 / kUnits > 1 ? 64 / kUnits : 1;  // tiles whose int8 h fills a cache line
+
+  // Of a time step of a layer, low: its weights out of a second-level cache (plan_threads.cc), or its multiply-adds at
+  // the peak of the set at 4 GHz.
+  int64_t piece_ns(int64_t layer, int64_t streams) const {
+    constexpr int64_t kPerNs = 8 * S::kLanes * (Dot::kQuantized ? S::kGroup : 1);
+    const int64_t k = shape_.width(layer), sums = streams * G * shape_.hidden * (shape_.hidden + k) / kPerNs;
+    const int64_t bytes = static_cast<int64_t>(dot_.side_bytes(shape_.hidden) + dot_.side_bytes(k)) * tiles() / 190;
+    return sums > bytes ? sums : bytes;
+  }
+  int parts_of(int64_t layer, int64_t streams, int threads) const {
+    int64_t parts = piece_ns(layer, streams) / Pool::kPartNs;
+    const int64_t lines = (tiles() + kLine - 1) / kLine;
+    if (parts > threads) parts = threads;
+    if (parts > lines) parts = lines;
+    return parts > 1 ? static_cast<int>(parts) : 1;
+  }
+  // Calls piece(first unit, end) for the units of each part, on the threads of the run where it has some.
+  template <class Piece>
+  void fork(const Pass& pass, const Piece& piece) const {
+    const int parts = pass.run.pool ? parts_of(pass.layer, pass.streams, pass.run.forks) : 1;
+    if (parts == 1) return piece(int64_t{0}, shape_.hidden);
+    struct Job {
+      const Piece& piece;
+      int64_t units, hidden;
+    };
+    const int64_t lines = (tiles() + kLine - 1) / kLine;
+    const Job job{piece, (lines + parts - 1) / parts * kLine * kUnits, shape_.hidden};
+    pass.run.pool->run(
+        [](const void* context, int part) {
+          const Job& own = *static_cast<const Job*>(context);
+          const int64_t first = part * own.units, end = first + own.units;
+          if (first < own.hidden) own.piece(first, end < own.hidden ? end : own.hidden);
+        },
+        &job, parts);
+  }
+
   static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
   int64_t tiles() const { return (shape_.hidden + kUnits - 1) / kUnits; }
 
@@ -113,6 +169,8 @@ class RecurrentStage final : public Stage {
   void begin(const Pass& pass, char* h) const;
   void one_direction(const Pass& pass, const Sequence& x, char* to) const;
   void x_part(const Pass& pass, const Sequence& x, int64_t first, int64_t count) const;
+  void x_units(const char* w, size_t bytes, int64_t k, const char* const* rows, int64_t many, const float* scales,
+               float* part, int64_t first, int64_t end) const;
   void time_step(const Pass& pass, const Row* rows) const;
   void propagate_nan(const Run& run, const int32_t* bad, int64_t streams) const;
 
@@ -159,26 +217,56 @@ class RecurrentStage final : public Stage {
       F bias[4];
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) bias[i] = S::load(reinterpret_cast<const float*>(w) + (block * 4 + i) * S::kLanes);
-      for (int r = 0; r < R; ++r) {
+      const int64_t at = unit + block * S::kLanes;
+      int r = 0;
+      for (; r + 2 <= R; r += 2) two_epilogues(rows + r, x + r, h + r, bias, block, at);
+      for (; r < R; ++r) {
         F own_x[G], own_h[G];
 #pragma GCC unroll 4
         for (int g = 0; g < G; ++g)
           own_x[g] = x[r][g * Dot::kBlocks + block], own_h[g] = h[r][g * Dot::kBlocks + block];
-        epilogue(rows[r], own_x, own_h, bias, unit + block * S::kLanes);
+        F carried = load_carried(rows[r], at);
+        const F now = cell<Cell>(own_x, own_h, bias, carried);
+        epilogue(rows[r], now, carried, at);
       }
     }
   }
 
-  inline void epilogue(const Row& row, const F (&x)[G], const F (&h)[G], const F (&bias)[4], int64_t unit) const {
+  template <class C, class T>
+  static inline T cell(const T (&x)[G], const T (&h)[G], const T (&bias)[4], T& carried) {
+    if constexpr (Dot::kQuantized)
+      return C::quantized(x, h, bias, carried);
+    else
+      return C::exact(x, h, bias, carried);
+  }
+
+  // The cell of two streams: a processor waits for one's divisions with the other's.
+  inline void two_epilogues(const Row* rows, const F (*x)[V], const F (*h)[V], const F (&bias)[4], int block,
+                            int64_t unit) const {
+    using Two = typename Pair<S>::F;
+    Two own_x[G], own_h[G], both[4], carried{load_carried(rows[0], unit), load_carried(rows[1], unit)};
+#pragma GCC unroll 4
+    for (int g = 0; g < G; ++g) {
+      const int v = g * Dot::kBlocks + block;
+      own_x[g] = {x[0][v], x[1][v]}, own_h[g] = {h[0][v], h[1][v]};
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) both[i] = {bias[i], bias[i]};
+    const Two now = cell<typename Cell::Paired>(own_x, own_h, both, carried);
+    epilogue(rows[0], now.a, carried.a, unit);
+    epilogue(rows[1], now.b, carried.b, unit);
+  }
+
+  inline F load_carried(const Row& row, int64_t unit) const {
+    const int64_t left = shape_.hidden - unit;
+    return left >= S::kLanes ? S::load(row.old_carried + unit)
+                             : S::load_n(row.old_carried + unit, static_cast<int>(left));
+  }
+
+  inline void epilogue(const Row& row, F now, F carried, int64_t unit) const {
     const int64_t left = shape_.hidden - unit;
     const bool whole = left >= S::kLanes;
     const int lanes = static_cast<int>(left);
-    F carried = whole ? S::load(row.old_carried + unit) : S::load_n(row.old_carried + unit, lanes);
-    F now;
-    if constexpr (Dot::kQuantized)
-      now = Cell::quantized(x, h, bias, carried);
-    else
-      now = Cell::exact(x, h, bias, carried);
     const auto put = [&](float* to, F v) __attribute__((always_inline)) {
       if (whole)
         S::store(to + unit, v);
@@ -206,8 +294,10 @@ class RecurrentStage final : public Stage {
   }
 
   template <bool Fused>
-  void all_tiles(const Pass& pass, const char* w, int64_t k, size_t tile_bytes, const Row* rows) const {
-    for (int64_t unit = 0; unit < shape_.hidden; unit += kUnits, w += tile_bytes) {
+  void all_tiles(const Pass& pass, const char* w, int64_t k, size_t tile_bytes, const Row* rows, int64_t first,
+                 int64_t end) const {
+    w += first / kUnits * static_cast<int64_t>(tile_bytes);
+    for (int64_t unit = first; unit < end; unit += kUnits, w += tile_bytes) {
       int64_t n = 0;
       for (; n + kRows <= pass.streams; n += kRows) tile<kRows, Fused>(w, k, rows + n, unit);
       if constexpr (kRows == 4)

@@ -2,9 +2,6 @@
 #include "batcher.h"
 
 #include <linux/futex.h>
-#include <sched.h>
-#include <signal.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -60,6 +57,8 @@ bool settings_fit(const rta_batcher_config& c) {
     return batcher_error("max_batch of 1 to the number of streams"), false;
   if (c.tickets < 0 || c.tickets > INT32_MAX - 1) return batcher_error("tickets of 0 to 2^31 - 2"), false;
   if (c.spin_ns < 0 || c.spin_ns > 1'000'000'000) return batcher_error("a spin of 0 to a second"), false;
+  if (c.workers && (c.workers->manual != (c.manual != 0) || c.cpu >= 0))
+    return batcher_error("workers with a clock of another kind, or a core beside them"), false;
   if (c.late != RTA_LATE_ANSWER && c.late != RTA_LATE_DROP) return batcher_error("an unknown late"), false;
   return true;
 }
@@ -92,18 +91,6 @@ void make_room(rta_batcher* b) {
   }
 }
 
-void* body(void* self) {
-  auto* b = static_cast<rta_batcher*>(self);
-  b->settle();
-  b->ready.store(1, std::memory_order_release);
-  futex_wake(b->ready);
-  b->work();
-  b->ended.store(1);
-  futex_wake(b->ended);
-  futex_wake(b->made);
-  return nullptr;
-}
-
 bool forked(const rta_batcher* b) { return b->born != rta_realtime::generation.load(std::memory_order_relaxed); }
 
 }  // namespace
@@ -115,15 +102,12 @@ int64_t rta_batcher::now() const {
   return config.manual ? manual_now.load(std::memory_order_relaxed) : rta_latest_now_ns();
 }
 
-void rta_batcher::settle() {
-  prctl(PR_SET_NAME, "rtaccel-batch", 0, 0, 0);
-  prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0);
-  if (config.cpu < 0) return;
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (config.cpu < CPU_SETSIZE) CPU_SET(config.cpu, &set);
-  if (sched_setaffinity(0, sizeof set, &set) != 0)
-    refused = "core " + std::to_string(config.cpu) + ": " + std::strerror(errno);
+// Whoever waits for it may destroy it as soon as it sees `ended`: what follows is an address to the system.
+void rta_batcher::end() {
+  std::atomic<uint32_t>&ended_word = ended, &made_word = made;
+  ended.store(1);
+  futex_wake(ended_word);
+  futex_wake(made_word);
 }
 
 // Batches of a few sizes, of zeros; the streams are as before afterwards.
@@ -150,7 +134,9 @@ bool rta_batcher::measure() {
 }
 
 RTA_API const char* rta_batcher_error_text(void) { return error_text; }
-RTA_API const char* rta_batcher_refused(const rta_batcher* b) { return b->refused.c_str(); }
+RTA_API const char* rta_batcher_refused(const rta_batcher* b) {
+  return b->own ? rta_workers_refused(b->own.get()) : "";
+}
 
 RTA_API rta_batcher* rta_batcher_create(const rta_batcher_config* config) {
   if (!settings_fit(*config)) return nullptr;
@@ -168,20 +154,19 @@ RTA_API rta_batcher* rta_batcher_create(const rta_batcher_config* config) {
 RTA_API int rta_batcher_start(rta_batcher* b) {
   if (b->started) return batcher_error("a batcher starts once; make another");
   if (!b->config.manual && !b->measure()) return -1;
-  b->started = true;
+  b->started = true;  // a start that fails is one too
   b->born = rta_realtime::generation.load(std::memory_order_relaxed);
-  if (b->config.manual) {
-    b->open.store(true);
-    return 0;
+  b->workers = b->config.workers;
+  if (!b->workers && !b->config.manual) {
+    const rta_workers_config one = {1, &b->config.cpu, 0, 0};
+    b->own.reset(rta_workers_create(&one));
+    if (!b->own) return -1;
+    b->workers = b->own.get();
   }
-  sigset_t all, before;  // signals are the other threads' business
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  const int code = pthread_create(&b->thread, nullptr, body, b);
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  if (code != 0) return batcher_error("no thread: %s", std::strerror(code));
-  b->threaded = true;
-  while (b->ready.load(std::memory_order_acquire) == 0) futex_wait(b->ready, 0, INT64_MAX);
+  if (b->workers) {
+    if (b->workers->ending.load()) return batcher_error("workers that have been stopped");
+    b->workers->join(b);
+  }
   b->open.store(true);
   return 0;
 }
@@ -189,17 +174,17 @@ RTA_API int rta_batcher_start(rta_batcher* b) {
 RTA_API void rta_batcher_stop(rta_batcher* b) {
   b->open.store(false);
   b->stopping.store(true);
-  if (b->asleep.exchange(0) != 0) futex_wake(b->asleep);
+  b->wake();
 }
 
 RTA_API int rta_batcher_wait_stopped(rta_batcher* b, int64_t timeout_ns) {
   const int64_t until = rta_latest_now_ns() + timeout_ns;
-  while (b->threaded && !forked(b) && b->ended.load() == 0) {
+  const bool served = b->workers && !b->workers->manual && !forked(b);
+  while (served && b->ended.load() == 0) {
     if (rta_latest_now_ns() >= until) return 0;
     futex_wait(b->ended, 0, until);
   }
-  if (b->threaded && !forked(b)) pthread_join(b->thread, nullptr);
-  b->threaded = false;
+  if (b->own) b->own->end();
   if (b->started && !forked(b)) b->start_anew();
   return 1;
 }
@@ -210,6 +195,7 @@ RTA_API void rta_batcher_destroy(rta_batcher* b) {
   rta_batcher_stop(b);
   while (!rta_batcher_wait_stopped(b, 1'000'000'000)) {
   }
+  if (b->workers && b->workers->manual) b->workers->forget(b);
   delete b;
 }
 

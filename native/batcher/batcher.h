@@ -1,7 +1,6 @@
-// What a batcher is inside. put.cc is the side of the callers, turn.cc that of the worker.
+// What a batcher is inside. put.cc is the side of the callers, turn.cc that of whichever worker runs its batches
+// (workers.h), one at a time.
 #pragma once
-
-#include <pthread.h>
 
 #include <algorithm>
 #include <atomic>
@@ -11,6 +10,7 @@
 #include <vector>
 
 #include "rta_batcher.h"
+#include "workers.h"
 
 namespace rta_serve {
 
@@ -96,8 +96,7 @@ struct rta_batcher {
   alignas(64) std::atomic<uint64_t> free_tickets{0};  // top of the stack + 1, and above a count of its changes
   alignas(64) std::atomic<int64_t> inside{0};         // puts under way
   alignas(64) std::atomic<int64_t> arrived{0};        // samples that came to an empty slot
-  alignas(64) std::atomic<uint32_t> asleep{0};
-  std::atomic<int64_t> wake_arrived{0}, wake_due{0};  // a put with this number, or due before that, wakes the worker
+  std::atomic<int64_t> wake_arrived{0}, wake_due{0};  // a put with this number, or due before that, wakes the workers
   alignas(64) std::atomic<bool> open{false}, stopping{false}, blocked{false};
   alignas(64) std::atomic<int64_t> put{0}, full{0}, replaced{0};
   std::atomic<int64_t> manual_now{0};
@@ -118,14 +117,16 @@ struct rta_batcher {
   std::vector<int32_t> ticket_of;
   std::vector<char> rows;  // inputs of a batch
   int64_t seen = 0, waiting = 0, earliest = INT64_MAX;
-  int64_t planned = INT64_MAX;  // when the next batch was to leave, as of the last sleep
   rta_serve::Cost cost;
   rta_batcher_stats stats{};  // its counts are written by the worker alone, the others are above
-  std::string refused;
-  pthread_t thread = {};
-  bool threaded = false, started = false;
+  bool started = false;
   uint32_t born = 0;
-  std::atomic<uint32_t> ready{0}, ended{0};
+  std::atomic<uint32_t> ended{0};
+
+  rta_workers* workers = nullptr;  // nullptr: manual, and none were given
+  std::unique_ptr<rta_workers> own;
+  rta_batcher* next_joining = nullptr;
+  alignas(64) std::atomic<bool> busy{false};  // a worker runs a batch; what is the worker's own is that one's
 
   rta_serve::Slot& slot(int64_t stream) {
     return *reinterpret_cast<rta_serve::Slot*>(slots.get() + static_cast<size_t>(stream) * stride);
@@ -144,14 +145,18 @@ struct rta_batcher {
   void free_ticket(int32_t index);
   void answer(int32_t ticket, int status, int64_t done);
   void announce(int64_t stream, int64_t due);
+  void wake() {
+    if (workers) workers->wake();
+  }
 
   // turn.cc
-  void work();
-  void look();                         // at what has arrived
-  int64_t leaves_at(int64_t n) const;  // a batch of so many
-  int64_t leave(int64_t now, int64_t took);
-  void settle();
+  void look();                          // at what has arrived
+  int64_t allowed_ns(int64_t n) const;  // what a batch of so many is given time for
+  int64_t leaves_at(int64_t n) const { return earliest == INT64_MAX ? INT64_MAX : earliest - allowed_ns(n); }
+  // planned: when it was to leave, as of the last sleep.
+  int64_t leave(int64_t began, int64_t took, int64_t planned, const rta_serve::Before& before);
   bool measure();
+  void end();  // nobody runs it any more
   rta_serve::Results* place();
   // How many more it takes until every stream that there is has a sample, or a batch is full: 0 or less, it leaves at
   // once.
@@ -162,6 +167,6 @@ struct rta_batcher {
 
  private:
   void choose();
-  void sleep(int64_t until, int64_t arrivals);
+  void count_hold_up(int64_t latest, int64_t oldest, const rta_serve::Before& before);
   void step(const void* x, void* y, int64_t count, uint8_t* status);
 };

@@ -73,12 +73,11 @@ void rta_batcher::answer(int32_t index, int status, int64_t done) {
     futex_wake(t.word);
 }
 
-// The worker clears the bit and reads `first`; or it sleeps, and has said before what is to wake it.
+// A worker clears the bit and reads `first`; or all sleep, and one has said before what is to wake it.
 void rta_batcher::announce(int64_t stream, int64_t due_at) {
   marked[stream / 64].fetch_or(uint64_t{1} << (stream % 64));
   const int64_t number = arrived.fetch_add(1) + 1;
-  if (asleep.load() != 0 && (number >= wake_arrived.load() || due_at < wake_due.load()) && asleep.exchange(0) != 0)
-    futex_wake(asleep);
+  if (workers && workers->asleep.load() != 0 && (number >= wake_arrived.load() || due_at < wake_due.load())) wake();
 }
 
 uint32_t rta_batcher::take_slot(Slot& s) {
@@ -207,5 +206,5 @@ RTA_API int rta_batcher_next(rta_batcher* b, int64_t timeout_ns, rta_batch* batc
 
 RTA_API void rta_batcher_give_back(rta_batcher* b) {
   b->taken.fetch_add(1);
-  if (b->blocked.load()) futex_wake(b->taken);
+  if (b->blocked.load()) b->wake();
 }

@@ -13,6 +13,7 @@
 
 #include "rta_loop.h"
 #include "rta_plan.h"
+#include "rta_workers.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -47,12 +48,13 @@ typedef struct {
   int64_t streams;
   size_t in_bytes, out_bytes; /* of one stream */
   int64_t deadline_ns;
-  int64_t max_batch; /* 1..streams: of more that wait those with the earliest deadlines leave */
-  int64_t tickets;   /* 0: results come by rta_batcher_next */
-  int64_t spin_ns;   /* the worker sleeps until so long before a batch leaves, and then looks at the clock */
-  int late;          /* rta_batcher_late */
-  int cpu;           /* -1: any */
-  int manual;        /* 1: no thread and no clock; rta_batcher_turn, for tests */
+  int64_t max_batch;    /* 1..streams: of more that wait those with the earliest deadlines leave */
+  int64_t tickets;      /* 0: results come by rta_batcher_next */
+  int64_t spin_ns;      /* the worker sleeps until so long before a batch leaves, and then looks at the clock */
+  int late;             /* rta_batcher_late */
+  int cpu;              /* -1: any; of its own thread alone */
+  int manual;           /* 1: no thread and no clock; rta_batcher_turn or rta_workers_turn, for tests */
+  rta_workers* workers; /* threads that it shares with other batchers; NULL: one of its own */
 } rta_batcher_config;
 
 /* A batch of results. status: rta_answer, here never REPLACED: the put that replaces says so. y: a row of out_bytes for
@@ -71,6 +73,8 @@ typedef struct {
   int64_t ok, late, replaced, dropped, failed;
   int64_t batches;
   int64_t waiting;                  /* streams that the worker has seen with a sample */
+  int64_t overran, overran_ns;      /* batches that took longer than a + b n + the margin used; by how much, in all */
+  int64_t held_up, held_up_ns;      /* batches whose latest start passed while their worker ran another model's batch */
   double cost_a_ns, cost_b_ns;      /* of a batch of n: a + b n */
   double cost_margin_ns;            /* 5 us and four mean deviations; at most a quarter of the deadline is used */
   rta_loop_histogram batch;         /* samples of a batch */

@@ -35,7 +35,7 @@ int rta_batcher::change(int64_t stream, Change what) {
     if (ticket >= 0) answer(ticket, RTA_ANSWER_REPLACED, now());
   }
   // All that are left may wait already: the worker looks again.
-  if (what == Change::kRemove && asleep.exchange(0) != 0) futex_wake(asleep);
+  if (what == Change::kRemove) wake();
   return waited ? 1 : 0;
 }
 

@@ -14,9 +14,7 @@ namespace {
 constexpr double kForget = 0.05;      // of a batch's cost
 constexpr double kOutlier = 4;        // a batch that took this many times what was expected counts as that many
 constexpr double kMostMargin = 0.25;  // of the deadline
-constexpr int64_t kFewest = 16;       // arrivals that a sleep allows for
 constexpr int kTries = 2000;          // at a slot that a put is in
-constexpr int64_t kFullNs = 200'000;  // between two looks whether a place for results is free
 
 constexpr int64_t kAhead = 8;  // slots that are on their way into the cache
 
@@ -107,10 +105,9 @@ void rta_batcher::look() {
 
 // A machine that was busy makes the margin large. It is at most a share of the deadline, or batches would leave before
 // anyone could join them, and many small batches are what a busy machine does worst.
-int64_t rta_batcher::leaves_at(int64_t n) const {
-  if (earliest == INT64_MAX) return INT64_MAX;
+int64_t rta_batcher::allowed_ns(int64_t n) const {
   const double margin = std::min(cost.margin(), kMostMargin * static_cast<double>(config.deadline_ns));
-  return earliest - static_cast<int64_t>(cost.line(std::min(n, config.max_batch)) + margin);
+  return static_cast<int64_t>(cost.line(std::min(n, config.max_batch)) + margin);
 }
 
 // Those that leave, in `order`: all that wait in the order of their numbers, which is how their states lie; or of too
@@ -147,9 +144,20 @@ void rta_batcher::step(const void* x, void* y, int64_t count, uint8_t* status) {
   }
 }
 
-int64_t rta_batcher::leave(int64_t began, int64_t took) {
+// latest: of its start; oldest: when its first sample was put.
+void rta_batcher::count_hold_up(int64_t latest, int64_t oldest, const Before& before) {
+  if (before.batcher == nullptr || before.batcher == this) return;
+  const int64_t held = before.ended - std::max({latest, oldest, before.began});
+  if (held <= 0) return;
+  add(stats.held_up);
+  add(stats.held_up_ns, held);
+}
+
+int64_t rta_batcher::leave(int64_t began, int64_t took, int64_t planned, const Before& before) {
   Results* r = place();
   if (!r) return 0;
+  const int64_t latest = leaves_at(waiting);
+  int64_t oldest = INT64_MAX;
   choose();
   list.clear();
   stamps.clear();
@@ -185,6 +193,7 @@ int64_t rta_batcher::leave(int64_t began, int64_t took) {
     const auto n = static_cast<int64_t>(list.size());
     if (!drop) std::memcpy(rows.data() + static_cast<size_t>(n) * config.in_bytes, s.x(), config.in_bytes);
     const int64_t stamp = s.stamp, at = s.put_at;
+    oldest = std::min(oldest, at);
     const int32_t ticket = s.ticket;
     const bool anew = s.anew && !drop;
     if (anew) s.anew = false;
@@ -214,6 +223,8 @@ int64_t rta_batcher::leave(int64_t began, int64_t took) {
 
   const auto n = static_cast<int64_t>(list.size());
   if (n + dropped == 0) return 0;
+  count_hold_up(latest, oldest, before);
+  const int64_t allowed = allowed_ns(n);
   step(rows.data(), r->y.data(), n, r->status.data());
   if (config.manual) manual_now.store(began + took);
 
@@ -249,8 +260,11 @@ int64_t rta_batcher::leave(int64_t began, int64_t took) {
     futex_wake(made);
   }
   const int64_t done = now();
+  if (n && done - began > allowed) {
+    add(stats.overran);
+    add(stats.overran_ns, done - began - allowed);
+  }
   if (n) cost.learn(static_cast<double>(n), static_cast<double>(done - std::min(began, planned)));
-  planned = INT64_MAX;
   add(stats.ok, counts[RTA_ANSWER_OK]);
   add(stats.late, counts[RTA_ANSWER_LATE]);
   add(stats.failed, counts[RTA_ANSWER_REFUSED]);
@@ -266,53 +280,6 @@ int64_t rta_batcher::leave(int64_t began, int64_t took) {
   return n + dropped;
 }
 
-// Until a time, or until so many more have arrived, or one that is due before the others.
-void rta_batcher::sleep(int64_t until, int64_t arrivals) {
-  wake_arrived.store(seen + arrivals);
-  wake_due.store(earliest);
-  asleep.store(1);
-  const bool leaves = waiting > 0 && missing() <= 0;  // a stream may have been removed meanwhile
-  if (arrived.load() == seen && !stopping.load() && !leaves) futex_wait(asleep, 1, until);
-  asleep.store(0);
-}
-
-void rta_batcher::work() {
-  for (;;) {
-    const bool last = stopping.load() && inside.load() == 0;
-    look();
-    if (waiting == 0) {
-      if (last) return;
-      if (stopping.load())
-        relax();
-      else
-        sleep(INT64_MAX, 1);
-      continue;
-    }
-    if (abandoned.load()) return;
-    int64_t at = now();
-    if (stopping.load() || missing() <= 0 || at >= leaves_at(waiting)) {
-      if (leave(at, 0) == 0 && !place()) {
-        blocked.store(true);
-        planned = INT64_MAX;  // the wait is the caller's doing, and no part of the cost
-        const uint32_t had = taken.load();
-        if (!place()) futex_wait(taken, had, at + kFullNs);
-        blocked.store(place() == nullptr);
-      }
-      continue;
-    }
-    // A sleep allows for arrivals, each of which makes the batch dearer: for many at first, then for ever fewer.
-    int64_t more = std::max(kFewest, waiting / 4);
-    while (more > kFewest && at >= leaves_at(waiting + more) - config.spin_ns) more = std::max(kFewest, more / 2);
-    planned = leaves_at(waiting);  // what the worker wakes up after it is a part of the cost
-    const int64_t until = leaves_at(waiting + more) - config.spin_ns;
-    if (at < until) {
-      sleep(until, std::max<int64_t>(std::min(more, missing()), 1));  // a whole batch leaves at once
-      continue;
-    }
-    while (now() < leaves_at(waiting) && arrived.load(std::memory_order_relaxed) == seen && !stopping.load()) relax();
-  }
-}
-
 extern "C" __attribute__((visibility("default"))) int64_t rta_batcher_turn(rta_batcher* b, int64_t now_ns,
                                                                            int64_t took_ns) {
   if (!b->config.manual || now_ns < b->manual_now.load()) return 0;
@@ -320,7 +287,7 @@ extern "C" __attribute__((visibility("default"))) int64_t rta_batcher_turn(rta_b
   b->look();
   if (b->waiting == 0) return 0;
   if (b->missing() > 0 && !b->stopping.load() && now_ns < b->leaves_at(b->waiting)) return 0;
-  const int64_t left = b->leave(now_ns, took_ns);
+  const int64_t left = b->leave(now_ns, took_ns, INT64_MAX, Before{});
   b->blocked.store(left == 0 && !b->place());
   return left;
 }

@@ -152,6 +152,12 @@ RTA_API rta_step rta_cascade_step(rta_cascade* c, int64_t rows) {
   step.error = [](void*) { return rta_cascade_error(); };
   step.identity = c;
   step.warm = 1;
+  step.prepare = [](void* self) {
+    for (const rta_cascade_stage& s : of(self)->stages)
+      for (rta_plan* plan : {s.plan, s.head})
+        if (plan && rta_plan_prefault(plan) < 0) return failed("%s", rta_error());
+    return 0;
+  };
   return step;
 }
 

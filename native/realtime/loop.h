@@ -53,6 +53,7 @@ class Chain {
   const char* error() const;  // of the step that failed
   const std::vector<rta_step>& steps() const { return steps_; }
   void lock_memory(bool& all) const;
+  std::string prepare() const;  // of each step; what one of them said
 
  private:
   std::vector<rta_step> steps_;

@@ -106,6 +106,12 @@ const char* Chain::error() const {
   return text ? text : "a step gave an error";
 }
 
+std::string Chain::prepare() const {
+  for (const rta_step& s : steps_)
+    if (s.prepare && s.prepare(s.self) != 0) return s.error ? s.error(s.self) : "a step cannot be prepared";
+  return "";
+}
+
 void Chain::lock_memory(bool& all) const {
   for (size_t i = 0; i < steps_.size(); ++i) {
     all &= between_[i].lock();
@@ -149,6 +155,7 @@ void reset_plan(void* self) {
   rta_plan_reset(p->plan, 0, p->state_samples);
 }
 const char* plan_error(void*) { return rta_error(); }
+int prepare_plan(void* self) { return rta_plan_prefault(static_cast<rta_plan_step*>(self)->plan) < 0 ? -1 : 0; }
 
 }  // namespace
 }  // namespace rta_realtime
@@ -167,5 +174,6 @@ extern "C" __attribute__((visibility("default"))) rta_step rta_step_of_plan(rta_
           past ? reset_plan : nullptr,
           plan_error,
           p->plan,
-          1};
+          1,
+          prepare_plan};
 }

@@ -162,6 +162,7 @@ bool rta_loop::cycle() {
   if (late && config.on_miss == RTA_MISS_RAISE)
     return fail(RTA_FAILED_LATE, "a result %.1f us after its time; deadline_us is %.1f",
                 static_cast<double>(t1 - due) * 1e-3, static_cast<double>(config.deadline_ns) * 1e-3);
+  const bool from_forecast = origin == RTA_ORIGIN_FORECAST;
   if (computed) {
     add(origin == RTA_ORIGIN_FRESH ? stats->fresh : origin == RTA_ORIGIN_FALLBACK ? stats->fallback : stats->forecast);
     if (late) origin = RTA_ORIGIN_MISSED;
@@ -171,6 +172,7 @@ bool rta_loop::cycle() {
       rta_latest_publish(write[i], nullptr, stamp, t1, origin);
       std::memcpy(last_out.data()[i], results[i], main.out_bytes()[i]);
     }
+    if (inputs.is_new() && !from_forecast) count(stats->latency, t1 - stamp);
     out_stamp = stamp;
     has_out = true;
   } else if (has_out && origin != RTA_ORIGIN_PUT) {

@@ -30,6 +30,9 @@ __attribute__((noinline)) void touch_stack() {
 
 void rta_loop::settle() {
   const auto note = [&](const std::string& what) { refused += (refused.empty() ? "" : "; ") + what; };
+  const auto note_all = [&](const std::string& what) {
+    if (!what.empty()) note(what);
+  };
   prctl(PR_SET_NAME, "rtaccel-loop", 0, 0, 0);
   prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0);
   if (config.cpu >= 0) {
@@ -47,6 +50,8 @@ void rta_loop::settle() {
     put(stats->fifo, code == 0 ? config.priority : 0);
   }
   touch_stack();
+  for (const Chain* chain : {&main, &fallback, &forecast}) note_all(chain->prepare());
+  for (const auto& other : slower) note_all(other->chain.prepare());
   if (config.lock_memory) {
     bool all = mlock(stats, sizeof *stats) == 0;
     for (const auto& [slot, role] : borrowed) all &= rta_latest_lock_memory(slot) == 0;

@@ -34,6 +34,9 @@ typedef struct {
   const char* (*error)(void* self); /* why the last step failed, or NULL */
   const void* identity;             /* what two running loops may not share; NULL: anything goes */
   int warm;                         /* 1: it may be run for nothing, with save and load around it where it has a past */
+  /* Once, on the loop's thread with its priority, before the first cycle: 0, or why not is said and the loop goes on.
+   * May be NULL. A plan makes its memory resident, and gives its threads that priority. */
+  int (*prepare)(void* self);
 } rta_step;
 
 #define RTA_LOOP_PORTS 16
@@ -106,7 +109,7 @@ typedef struct {
 } rta_loop_config;
 
 #define RTA_LOOP_MAGIC "RTALOOPS"
-#define RTA_LOOP_VERSION 1
+#define RTA_LOOP_VERSION 2
 #define RTA_LOOP_SUB_BITS 5
 #define RTA_LOOP_BUCKETS 1184
 
@@ -151,6 +154,7 @@ typedef struct {
   rta_loop_histogram work;       /* from there to the published result */
   rta_loop_histogram response;   /* both: what the deadline is for */
   rta_loop_histogram age;        /* of the value, at the start of a cycle */
+  rta_loop_histogram latency;    /* from the stamp of a new value to its published result */
 } rta_loop_stats;
 
 /* What goes beyond one tensor in and one out. A cycle takes the newest value of each slot, one after the other: they

@@ -17,6 +17,7 @@ _HOME = {
     "Loop": "rtaccel.realtime.loop",
     "LoopStats": "rtaccel.realtime.stats",
     "Recording": "rtaccel.realtime.record",
+    "Recordings": "rtaccel.realtime.record_many",
     "Simulation": "rtaccel.realtime.simulation",
     "check": "rtaccel.realtime.host",
     "tensor_of": "rtaccel.realtime.latest",
@@ -29,6 +30,7 @@ __all__ = [
     "Loop",
     "LoopStats",
     "Recording",
+    "Recordings",
     "Simulation",
     "check",
     "tensor_of",
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from rtaccel.realtime.latest import Latest, tensor_of
     from rtaccel.realtime.loop import Loop
     from rtaccel.realtime.record import Recording
+    from rtaccel.realtime.record_many import Recordings
     from rtaccel.realtime.simulation import Simulation
     from rtaccel.realtime.stats import LoopStats
     from rtaccel.realtime.steps import CStep

@@ -59,7 +59,7 @@ class LoopCollector:
             running.add_metric([s.name or ""], s.state == "running")
         yield streak
         yield running
-        for field in ("wake_error", "work", "response", "age"):
+        for field in ("wake_error", "work", "response", "age", "latency"):
             family = core.HistogramMetricFamily(f"rtaccel_loop_{field}_seconds", f"{field} of a loop", labels=["loop"])
             for s in stats:
                 h = getattr(s, field)

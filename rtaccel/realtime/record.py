@@ -50,24 +50,12 @@ class Recording:
         with readers="many". Raises FormatError where neither is given, and what `get` raises."""
         if seconds is None and count is None:
             raise FormatError("record", "no seconds and no count", "one of them", "Say how long.")
-        values: list[Any] = []
-        seq: list[int] = []
-        stamp: list[int] = []
-        put: list[int] = []
         end = None if seconds is None else time.monotonic() + seconds
-        slot.get()  # what lies there already was before the recording
-        while (end is None or time.monotonic() < end) and (count is None or len(seq) < count) and not stop():
-            got = slot.get()
-            if got.status != "new":
+        taker = Taker(slot)
+        while (end is None or time.monotonic() < end) and (count is None or len(taker.values) < count) and not stop():
+            if not taker.take():
                 time.sleep(POLL_S)
-                continue
-            values.append(np.array(got.value))
-            seq.append(got.seq)
-            stamp.append(got.stamp_ns)
-            put.append(got.put_ns)
-        stacked = np.stack(values) if values else np.empty((0, *slot.shape), DTYPES[slot.dtype])
-        numbers = [np.array(x, dtype=np.int64) for x in (seq, stamp, put)]
-        return cls(stacked, numbers[0], numbers[1], numbers[2], slot.dtype)
+        return taker.recording()
 
     def save(self, path: str | Path) -> None:
         """As an .npz file, without pickle."""
@@ -138,6 +126,32 @@ class Recording:
             slot.put(values[index], stamp_ns=max(stamp, 1))
             on_put(index)
         return self.n
+
+
+class Taker:
+    """Collects the values of a slot from now on."""
+
+    def __init__(self, slot: Latest) -> None:
+        self.slot = slot
+        self.values: list[Any] = []
+        self.numbers: list[tuple[int, int, int]] = []  # seq, stamp, put
+        slot.get()  # what lies there already was before the recording
+
+    def take(self) -> bool:
+        """Whether there was a new one."""
+        got = self.slot.get()
+        if got.status != "new":
+            return False
+        self.values.append(np.array(got.value))
+        self.numbers.append((got.seq, got.stamp_ns, got.put_ns))
+        return True
+
+    def recording(self) -> Recording:
+        empty = np.empty((0, *self.slot.shape), DTYPES[self.slot.dtype])
+        seq, stamp, put = np.array(self.numbers, dtype=np.int64).reshape(-1, 3).T
+        return Recording(
+            np.stack(self.values) if self.values else empty, seq.copy(), stamp.copy(), put.copy(), self.slot.dtype
+        )
 
 
 def _bits(values: Any, dtype: str) -> Any:

@@ -35,7 +35,7 @@ class LoopHistogram:
 
 @dataclass(frozen=True)
 class LoopStats:
-    """Counts of a loop, and four histograms.
+    """Counts of a loop, and five histograms.
 
     cycles: grid points that were run; skipped: those that were not, as a cycle before them took too long.
     fresh: results of the model; repeated: of those, of an input that had been used before.
@@ -45,7 +45,9 @@ class LoopStats:
     streak, longest_streak: cycles in a row that were late or stale, now and at most.
     clock_back: inputs with a stamp after now. overwritten: inputs that were replaced before a cycle saw them.
     warm_runs, warm_skipped: runs for the caches; cycles where there was no time for one.
-    wake_error: start of a cycle after its grid point. work: from there to the result. response: both. age: of the input.
+    wake_error: start of a cycle after its grid point. work: from there to the result. response: both. age: of the input at the
+        start of a cycle. latency: from the stamp of a new input to its published result; results that are held, repeated or
+        of a forecast are not in it.
     """
 
     name: str | None
@@ -82,6 +84,7 @@ class LoopStats:
     work: LoopHistogram
     response: LoopHistogram
     age: LoopHistogram
+    latency: LoopHistogram
 
     @classmethod
     def of(cls, raw: dict[str, Any], name: str | None = None) -> LoopStats:
@@ -90,7 +93,7 @@ class LoopStats:
         given.pop("failed_by")
         for key in ("period", "deadline", "max_age", "spin"):
             given[f"{key}_us"] = given.pop(f"{key}_ns") / 1e3
-        for key in ("wake_error", "work", "response", "age"):
+        for key in ("wake_error", "work", "response", "age", "latency"):
             given[key] = LoopHistogram.of(given[key])
         given["state"] = STATES[given["state"]]
         if given["state"] == "running" and not given["alive"]:
@@ -141,6 +144,7 @@ class LoopStats:
             ("work", times(self.work)),
             ("response", times(self.response)),
             ("age of input", times(self.age)),
+            ("input to result", times(self.latency)),
         ]
 
 

@@ -16,6 +16,7 @@ from rtaccel.realtime import threads
 from rtaccel.serve.answer import SLICE_NS, STATUSES, Ticket
 from rtaccel.serve.stats import BatcherStats
 from rtaccel.serve.stream_sides import side_of
+from rtaccel.serve.workers import BatchWorkers, native_of
 
 LATE = {"answer": 0, "drop": 1}
 PUTS = ("queued", "replacing", "replaced")
@@ -38,6 +39,7 @@ class StreamBatcher:
     tickets: how many answers may be outstanding, or waiting to be taken; None: four for each stream.
     spin_us: so long before a batch leaves the worker stops sleeping and watches the clock.
     cpu: the core that the worker stays on.
+    workers: an `rt.BatchWorkers` whose threads run the batches, shared with other models; None: a thread of its own.
 
     A batch leaves when the slack of the oldest sample, stamp + deadline - now, has come down to what the batch will cost:
     a + b n, by exponential averages of what batches took, and a margin of 5 us and four mean deviations, at most a
@@ -71,6 +73,7 @@ class StreamBatcher:
         tickets: int | None = None,
         spin_us: float = 50,
         cpu: int | None = None,
+        workers: BatchWorkers | None = None,
     ) -> None:
         side = side_of(live)
         if late not in LATE:
@@ -81,7 +84,7 @@ class StreamBatcher:
             raise FormatError("StreamBatcher", "on_result and tickets", "one of them", "Leave tickets out.")
         self._side, self._streams, self._pid = side, side.streams, os.getpid()
         places = 4 * side.streams if tickets is None else _whole("tickets", tickets, 1, 2**31 - 2)
-        settings = {
+        settings: dict[str, Any] = {
             "deadline_ns": _ns("deadline_us", deadline_us, 1),
             "max_batch": side.streams if max_batch is None else _whole("max_batch", max_batch, 1, side.streams),
             "tickets": 0 if on_result else places,
@@ -90,6 +93,8 @@ class StreamBatcher:
             "cpu": -1 if cpu is None else _whole("cpu", cpu, 0, 4095),
             "manual": 0,
         }
+        if workers is not None:
+            settings["workers"] = native_of(workers, cpu)
         x = side.dtype, list(side.row)
         try:
             self._native = native.Batcher(side.native, x, side.output, settings)

@@ -34,6 +34,9 @@ class BatcherStats:
         that are not yet are waiting or in a batch.
     full: puts that found no place; they are not among `put`.
     batches: how many left. waiting: streams with a sample that the worker has seen.
+    overran, overran_us: batches that took longer than a + b n and the margin that they were given, and by how much in all.
+    held_up, held_up_us: batches whose latest start passed while their worker ran a batch of another model, and for how long in
+        all. With workers of its own a batcher has none.
     cost_us: (a, b, margin) of what a batch of n is expected to take, a + b n + margin.
     batch: samples of a batch. queue: from put until the batch leaves. took: from there to the last answer.
     lateness: of each answer after its deadline, 0 in time.
@@ -48,6 +51,10 @@ class BatcherStats:
     refused: int
     batches: int
     waiting: int
+    overran: int
+    overran_us: float
+    held_up: int
+    held_up_us: float
     cost_us: tuple[float, float, float]
     batch: SizeHistogram
     queue: LoopHistogram
@@ -77,8 +84,19 @@ class BatcherStats:
                 f"answered  {self.ok:,} ok, {self.late:,} late, {self.replaced:,} replaced, {self.dropped:,} dropped, "
                 f"{self.refused:,} refused",
                 f"batches   {self.batches:,}, of {self.batch.p50:,} samples (p50), {self.batch.max:,} at most",
+                f"overran   {self.overran:,} by {self.overran_us:,.0f} us in all; {self.held_up:,} held up by other models, "
+                f"for {self.held_up_us:,.0f} us",
                 f"cost      {a:.2f} us + {b:.4f} us per sample, and a margin of {margin:.2f} us",
                 f"queue     p50 {self.queue.p50_us:,.1f}, p99 {self.queue.p99_us:,.1f}, max {self.queue.max_us:,.1f} us",
                 f"lateness  p99.9 {self.lateness.p999_us:,.1f}, max {self.lateness.max_us:,.1f} us",
             )
         )
+
+
+@dataclass(frozen=True)
+class WorkersStats:
+    """Of BatchWorkers, as of one moment. batchers: that they serve now. batches: of all. busy_us: in batches, of all threads."""
+
+    batchers: int
+    batches: int
+    busy_us: float

@@ -78,6 +78,11 @@ int main(int argc, char** argv) {
     check_cascade(report);
     conclude("cascade", "abi", report);
   }
+  if (only.empty() || only.count("workers")) {
+    Report report;
+    check_workers(report);
+    conclude("workers", "abi", report);
+  }
   for (int i = 0; i < rta_kernel_count(); ++i) {
     const rta_kernel kernel = rta_kernel_at(i);
     if (!only.empty() && !only.count(kernel.op)) continue;

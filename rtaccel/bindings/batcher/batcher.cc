@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bindings/batcher/side.h"
+#include "bindings/batcher/workers.h"
 #include "rta_batcher.h"
 
 namespace nb = nanobind;
@@ -36,6 +37,10 @@ class Batcher {
     c.late = static_cast<int>(get("late"));
     c.cpu = static_cast<int>(get("cpu"));
     c.manual = static_cast<int>(get("manual"));
+    if (d.contains("workers")) {
+      workers_ = d["workers"];
+      c.workers = workers_of(workers_);
+    }
     core_ = rta_batcher_create(&c);
     if (!core_) throw nb::value_error(rta_batcher_error_text());
   }
@@ -147,6 +152,9 @@ class Batcher {
     return all;
   }
 
+  // Which of them the workers' turn was (Workers.turn).
+  int64_t address() const { return reinterpret_cast<int64_t>(core_); }
+
   // After the caller is done with it: until then it counts as one of the results that wait.
   void give_back() { rta_batcher_give_back(core_); }
 
@@ -162,12 +170,14 @@ class Batcher {
     rta_batcher_statistics(core_, s.get());
     nb::dict d;
     const std::pair<const char*, int64_t> counts[] = {
-        {"put", s->put},        {"full", s->full},         {"ok", s->ok},
-        {"late", s->late},      {"replaced", s->replaced}, {"dropped", s->dropped},
-        {"refused", s->failed}, {"batches", s->batches},   {"waiting", s->waiting},
+        {"put", s->put},           {"full", s->full},       {"ok", s->ok},           {"late", s->late},
+        {"replaced", s->replaced}, {"dropped", s->dropped}, {"refused", s->failed},  {"batches", s->batches},
+        {"waiting", s->waiting},   {"overran", s->overran}, {"held_up", s->held_up},
     };
     for (const auto& [name, value] : counts) d[name] = value;
     d["cost_us"] = nb::make_tuple(s->cost_a_ns * 1e-3, s->cost_b_ns * 1e-3, s->cost_margin_ns * 1e-3);
+    d["overran_us"] = static_cast<double>(s->overran_ns) * 1e-3;
+    d["held_up_us"] = static_cast<double>(s->held_up_ns) * 1e-3;
     d["batch"] = histogram(s->batch);
     d["queue"] = histogram(s->queue_ns);
     d["lateness"] = histogram(s->lateness_ns);
@@ -205,7 +215,7 @@ class Batcher {
     held_ = on;
   }
 
-  nb::object kept_;
+  nb::object kept_, workers_;
   std::unique_ptr<Side> side_;
   rta_batcher* core_ = nullptr;
   bool held_ = false;
@@ -214,6 +224,7 @@ class Batcher {
 }  // namespace
 
 void add_batcher(nb::module_& m) {
+  add_workers(m);
   nb::class_<Batcher>(m, "Batcher", "The native side of rtaccel.StreamBatcher.")
       .def(nb::init<nb::object, nb::tuple, nb::tuple, nb::dict>(), nb::arg("plan"), nb::arg("x"), nb::arg("y"),
            nb::arg("settings"))
@@ -231,6 +242,7 @@ void add_batcher(nb::module_& m) {
       .def("remove", &Batcher::remove)
       .def("add", &Batcher::add)
       .def("turn", &Batcher::turn)
+      .def("address", &Batcher::address)
       .def("stats", &Batcher::stats);
   m.attr("BATCHER_UNFIT") = kUnfit;
   m.attr("BATCHER_NOW") = RTA_STAMP_NOW;

@@ -72,6 +72,7 @@ nb::dict snapshot(const rta_loop_stats* s) {
   d["work"] = histogram(s->work);
   d["response"] = histogram(s->response);
   d["age"] = histogram(s->age);
+  d["latency"] = histogram(s->latency);
   return d;
 }
 

@@ -56,6 +56,7 @@ LoopStep plan_step(nb::object plan, nb::handle inputs) {
     s.reset = [](void* self) { rta_plan_reset(call_of(self)->plan->core(), 0, call_of(self)->plan->state_samples()); };
   }
   s.error = [](void*) { return rta_error(); };
+  s.prepare = [](void* self) { return rta_plan_prefault(call_of(self)->plan->core()) < 0 ? -1 : 0; };
   s.identity = native;
   s.warm = 1;
   made.held.push_back(&native->looped);
