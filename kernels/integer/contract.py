@@ -4,8 +4,8 @@ attrs["program"]: as that of an expression, one function a line, its operands x0
 attrs["dims"], attrs["places"]: sizes in the order of the elements of y; for each input, then each constant tensor (c0, c1, ...),
 offset and strides in elements of a dense value.
 
-An input is int64; float32, which is rounded toward zero (truth values are 1 and 0); or int32 or bool at the edge of a plan. y is
-int64, or float32, to which the result is rounded. A division by zero is a FormatError, as it is an error of torch.
+An input is int64; float32, which is rounded toward zero (truth values are 1 and 0); or int32, uint8 or bool at the edge of a
+plan. y is int64, or float32, to which the result is rounded. A division by zero is a FormatError, as it is an error of torch.
 """
 
 from __future__ import annotations
@@ -122,6 +122,8 @@ def _case(label: str, program: tuple[str, ...], shapes: list[tuple[int, int]], d
             x = torch.randint(-40, 40, (3, *v.shape), generator=g)
             if dtypes[0] == "bool":
                 found.append(x > 0)
+            elif dtypes[0] == "uint8":
+                found.append(torch.randint(0, 256, (3, *v.shape), generator=g, dtype=torch.uint8))
             elif dtypes[0] == "float32":
                 large = torch.tensor([float("nan"), float("inf"), -float("inf"), 3e18, -1e19])
                 found.append(torch.where(torch.rand(x.shape, generator=g) < 0.1,
@@ -145,8 +147,12 @@ def cases() -> Iterator[Case]:
         ("bool", "int64"),
         ("int32", "int64"),
         ("int64", "float32"),
+        ("uint8", "float32"),
+        ("uint8", "int64"),
     ):
         yield _case(f"{a}-to-{b}", ("copy x0",), [(3, 7)], (3, 7), [(0, 7, 1)], (3, 7), (a, b))
+    yield _case("image", ("copy x0",), [(9, 67)], (603,), [(0, 1)], (9, 67), ("uint8", "float32"))
+    yield _case("truths", ("truth x0",), [(1, 37)], (37,), [(0, 1)], (1, 37), ("bool", "float32"))
     yield _case("turned", ("add x0 x1",), [(5, 3), (3, 5)], (5, 3), [(0, 3, 1), (0, 1, 5)], (5, 3))
     yield _case(
         "row",

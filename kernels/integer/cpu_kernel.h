@@ -47,6 +47,9 @@ class IntegerStage final : public Stage {
     std::snprintf(name, sizeof name, "%d", static_cast<int>(operands_.size()));
     result_ = read_lines(spec, name, count_, n_, y_, gives_float_ ? 4 : 8);
     read_program(spec);
+    bytes_ = gives_float_ && operands_.size() == 1 && !operands_[0].constant && operands_[0].dtype == RTA_UINT8 &&
+             steps_.size() == 1 && steps_[0].function == Function::copy && steps_[0].source[0].kind == 0 &&
+             count_ == 1 && dense(operands_[0].walk, 1) && dense(result_, 4);
     spec.need_scratch((operands_.size() + steps_.size()) * kBlock * sizeof(int64_t));
   }
 
@@ -57,6 +60,7 @@ class IntegerStage final : public Stage {
   }
 
   void run(const Run& run) const override {
+    if (bytes_) return widen(run);
     int64_t* block = reinterpret_cast<int64_t*>(run.scratch);
     for (int64_t s = 0; s < run.samples; ++s)
       for (int64_t line = 0; line < count_; ++line)
@@ -159,6 +163,22 @@ class IntegerStage final : public Stage {
     }
   }
 
+  // Whether the elements of the line lie one behind the other.
+  bool dense(const LineOperand& walk, int64_t bytes) const {
+    for (int64_t k = 0; k < n_; ++k)
+      if (walk.at(0, k) != k * bytes) return false;
+    return true;
+  }
+
+  // Bytes as float32: images come so, and are large.
+  void widen(const Run& run) const {
+    for (int64_t s = 0; s < run.samples; ++s) {
+      const uint8_t* from = reinterpret_cast<const uint8_t*>(operands_[0].port.row(run, s * operands_[0].port.steps));
+      float* to = reinterpret_cast<float*>(y_.row(run, s * y_.steps));
+      for (int64_t k = 0; k < n_; ++k) to[k] = static_cast<float>(from[k]);
+    }
+  }
+
   void load(const Operand& o, const Run& run, int64_t s, int64_t line, int64_t i, int64_t wide, int64_t* to) const {
     const char* from = o.constant ? o.constant : o.port.row(run, s * o.port.steps);
     for (int64_t k = 0; k < wide; ++k) {
@@ -170,7 +190,7 @@ class IntegerStage final : public Stage {
       else if (o.dtype == RTA_INT32)
         to[k] = *reinterpret_cast<const int32_t*>(at);
       else
-        to[k] = *reinterpret_cast<const uint8_t*>(at) != 0;
+        to[k] = *reinterpret_cast<const uint8_t*>(at);
     }
   }
 
@@ -262,7 +282,7 @@ class IntegerStage final : public Stage {
 
   GraphIO y_;
   int64_t count_, n_;
-  bool gives_float_, divides_ = false;
+  bool gives_float_, divides_ = false, bytes_ = false;  // bytes_: widens bytes and nothing else
   std::vector<Operand> operands_;
   std::vector<Step> steps_;
   const int64_t* numbers_;

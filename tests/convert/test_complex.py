@@ -39,6 +39,17 @@ def _written(m: Any, z: Tensor) -> Tensor:
     return torch.fft.irfft(out, n=16)
 
 
+def _three(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    z = torch.fft.rfft(x)
+    return z, z.conj(), x[:, 0, :9].to(z.dtype)
+
+
+def _system(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x [B, 4, 6] as a matrix with a strong diagonal, and two right sides."""
+    z = torch.complex(x, x.flip(-1))
+    return z[..., :4] / 4 + 4 * torch.eye(4), z[..., 4:]
+
+
 CALLS: dict[str, tuple[Callable[[Any, Tensor], Tensor], tuple[int, ...]]] = {
     "magnitude": (lambda m, x: torch.fft.rfft(x).abs(), (3, 16)),
     "all of an odd length": (lambda m, x: torch.view_as_real(torch.fft.fft(x, norm="ortho")), (3, 15)),
@@ -72,6 +83,10 @@ CALLS: dict[str, tuple[Callable[[Any, Tensor], Tensor], tuple[int, ...]]] = {
         lambda m, x: (lambda z: (z * z.conj().flip(-1)).transpose(1, 2).reshape(-1, 27).real)(torch.fft.rfft(x)),
         (3, 16),
     ),
+    "an einsum of three": (lambda m, x: torch.einsum("bif,bjf,bf->bij", *_three(x)).imag, (3, 16)),
+    "an einsum of one": (lambda m, x: torch.einsum("bif->fb", torch.fft.rfft(x)).abs().T, (3, 16)),
+    "a system of equations": (lambda m, x: torch.view_as_real(torch.linalg.solve(*_system(x))), (4, 6)),
+    "an inverse": (lambda m, x: torch.view_as_real(torch.linalg.inv(_system(x)[0])), (4, 6)),
     "parts put together": (
         lambda m, x: torch.cat(torch.chunk(torch.fft.rfft(x), 3, 1)[::-1], 1).unsqueeze(1).exp().real, (3, 16),
     ),

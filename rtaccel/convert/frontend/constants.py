@@ -77,6 +77,8 @@ def is_free(build: Builder, node: fx.Node) -> bool:
     if node.op != "call_function":
         return False
     made = node.meta.get("val")
+    if isinstance(made, Tensor) and _is_empty(made):
+        return _sizes(build, made)
     if isinstance(made, torch.SymInt):
         return bool(made.node.expr.free_symbols <= build.samples)
     if node.target in _FILLED:
@@ -97,6 +99,11 @@ def _draws(node: fx.Node) -> bool:
         dropout = node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)
         return bool(dropout != 0.0)
     return torch.Tag.nondeterministic_seeded in node.target.tags  # type: ignore[union-attr]
+
+
+def _is_empty(made: Any) -> bool:
+    """Whether a tensor has no elements whatever the inputs are, such as the part of a split that is left over."""
+    return isinstance(made, Tensor) and any(isinstance(s, int) and s == 0 for s in made.shape)
 
 
 def _sizes(build: Builder, made: Tensor) -> bool:
@@ -132,9 +139,9 @@ def _call(build: Builder, node: fx.Node, samples: int) -> Any:
     made = node.meta.get("val")
     if isinstance(made, torch.SymInt):
         return _number(build, made, samples)
-    if node.target in _FILLED:
+    if _is_empty(made) or node.target in _FILLED:
         shape = [s if isinstance(s, int) else _number(build, s, samples) for s in made.shape]  # type: ignore[union-attr]
-        return torch.full(shape, _filling(node), dtype=made.dtype)  # type: ignore[union-attr]
+        return torch.full(shape, 0 if _is_empty(made) else _filling(node), dtype=made.dtype)  # type: ignore[union-attr]
     if node.target is aten.type_as.default:
         return _value(build, node.args[0], samples).to(made.dtype)  # type: ignore[arg-type,union-attr]
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: _value(build, n, samples))

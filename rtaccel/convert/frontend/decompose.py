@@ -60,13 +60,15 @@ def decompose(node: fx.Node) -> Parts | None:
     function = decomposition(node.target)
     if function is None:
         return None
-    sources = list(dict.fromkeys(node.all_input_nodes))
-    values = [s.meta.get("val") for s in sources]
+    known = {s: s.meta.get("val") for s in node.all_input_nodes}
+    sizes = {s: v for s, v in known.items() if isinstance(v, torch.SymInt)}  # they stay what they are
+    sources = [s for s in known if s not in sizes]
+    values = [known[s] for s in sources]
     if any(not isinstance(v, Tensor) for v in values):
         return None
 
     def call(*tensors: Tensor) -> Any:
-        given = dict(zip(sources, tensors))
+        given: dict[fx.Node, Any] = {**sizes, **dict(zip(sources, tensors))}
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: given[n])
         return pytree.tree_leaves(function(*args, **kwargs))
 
@@ -78,7 +80,22 @@ def decompose(node: fx.Node) -> Parts | None:
         return None
     new: list[fx.Node] = []
     results = insert_parts(made.graph, node, node, sources, new)
+    if any(_is_again(part, node) for part in new):  # torch's own gave the call back: it would be taken apart for ever
+        take_back(new)
+        return None
     return None if results is None else Parts(_without_dead(node, new, results), results)
+
+
+def _is_again(part: fx.Node, node: fx.Node) -> bool:
+    """Whether a part is the same call of tensors of the same dtypes and shapes."""
+    others = [str(fx.map_arg((one.args, one.kwargs), lambda n: None)) for one in (part, node)]
+    if part.target is not node.target or others[0] != others[1]:
+        return False
+    ours, theirs = ([n.meta.get("val") for n in one.all_input_nodes] for one in (part, node))
+    return len(ours) == len(theirs) and all(
+        isinstance(a, Tensor) and isinstance(b, Tensor) and a.dtype == b.dtype and str(a.shape) == str(b.shape)
+        for a, b in zip(ours, theirs)
+    )
 
 
 def insert_parts(

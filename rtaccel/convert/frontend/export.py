@@ -20,7 +20,7 @@ from rtaccel.convert.frontend.complex.rewrite import without_complex
 from rtaccel.convert.frontend.functionalize import functionalize
 from rtaccel.convert.frontend.guards import batch_range
 from rtaccel.convert.frontend.recurrent_shapes import few_steps
-from rtaccel.convert.frontend.retrace import retrace, with_arguments
+from rtaccel.convert.frontend.retrace import reads_constants, retrace, with_arguments
 from rtaccel.convert.frontend.trained import as_torch_layers
 from rtaccel.core.batch import ANY_BATCH, BatchRange, only
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
@@ -177,13 +177,18 @@ def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: b
         except Exception as error:  # the model ties its shapes to the example, or export cannot leave them open
             found, why = None, f"torch.export leaves it open for no other: {(str(error).splitlines() or [''])[0][:120]}"
         if found is not None and not found.fixed:
-            return _captured(program, found, any_batch=True)
+            if not reads_constants(program):
+                return _captured(program, found, any_batch=True)
+            why = "the model's Python reads numbers of tensors"
         why = why or ("; ".join(found.why) if found is not None else "the model's code depends on the batch")
     shared = shared_batch(args)
     batch = ANY_BATCH if shared is None else only(shared, why)
     if not specialize:
         try:
-            return _captured(_export(model, args, any_batch=False), batch, any_batch=False)
+            program = _export(model, args, any_batch=False)
+            if not reads_constants(program):
+                return _captured(program, batch, any_batch=False)
+            refused = Exception("numbers of tensors are read, which export does not keep")
         except UnsupportedProblem:
             raise
         except Exception as error:
@@ -253,7 +258,8 @@ def _captured(program: torch.export.ExportedProgram, batch: BatchRange, any_batc
         if value is None:
             value = program.constants.get(spec.target)
         if isinstance(value, Tensor):
-            constants[spec.arg.name] = value.detach()
+            dense = value.layout == torch.strided
+            constants[spec.arg.name] = value.detach() if dense else value.detach().to_dense()
     mutated = [s.target for s in signature.output_specs if s.kind.name != "USER_OUTPUT"]
     if mutated:
         raise UnsupportedProblem(

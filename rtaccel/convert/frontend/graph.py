@@ -19,11 +19,12 @@ from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, gather_node, module_name
 from rtaccel.convert.frontend.view_ops import look
+from rtaccel.convert.frontend.written_out import match_with_values, write_joined
 from rtaccel.core.registry import with_role
 from rtaccel.core.traits import FALLBACK, Role
 
 _DTYPES = {torch.float32: "float32", torch.int64: "int64"}
-_APART = {torch.bool: "float32", torch.int32: "int64"}
+_APART = {torch.bool: "float32", torch.uint8: "float32", torch.int32: "int64"}
 
 
 Match = Callable[["Builder", fx.Node], "OpNode | str"]
@@ -115,13 +116,13 @@ class Builder:
         if self._crosses_samples(node):
             self.op_nodes.append(self._torch(node, "every sample meets every other"))
             return
-        if node.name in self.views or is_known(self, node) or look(self, node):
+        if node.name in self.views or is_known(self, node) or look(self, node) or write_joined(self, node):
             return
         found = self._match(self, node)
         if isinstance(found, str):
             if self._decomposed(node):
                 return
-            found = self._torch(node, found)
+            found = match_with_values(self, node, self._match) or self._torch(node, found)
         self.op_nodes.append(found)
 
     def _crosses_samples(self, node: fx.Node) -> bool:
@@ -158,7 +159,8 @@ class Builder:
                 self._restore(before)
                 return False
         read = found.results if isinstance(made, Tensor) else [found.results[int(r.args[1])] for r in node.users]  # type: ignore[arg-type]
-        if any(r.name not in {**self.constants, **self.repeated, **self.views} for r in read):
+        known = {**self.constants, **self.repeated, **self.views}
+        if any(not isinstance(r, fx.Node) or r.name not in known for r in read):
             self._restore(before)  # it gives a tensor of torch's as it is
             return False
         if isinstance(made, Tensor):
@@ -240,8 +242,8 @@ class Builder:
     def _shape(self, node: fx.Node) -> tuple[int, ...] | None:
         """Of one sample of a tensor that torch made; None where it is not the samples of dense tensors."""
         meta = node.meta["val"]
-        if meta.dim() == 0:
-            return None
+        if meta.dim() == 0 and self.batch is not None:
+            return None  # one number for all samples
         shape = sizes(meta)
         if self.batch is not None:
             own = node.name in self.exported.inputs
@@ -257,7 +259,7 @@ class Builder:
         return shape if prod(shape) else None
 
     def _widen(self, node: fx.Node) -> None:
-        """An input of truth values or int32, in the dtype that operators compute in."""
+        """An input of truth values, bytes or int32, in the dtype that operators compute in."""
         dtype = stored_apart(node)
         shape = self._shape(node) if dtype is not None else None
         if dtype is None or shape is None:
@@ -267,7 +269,11 @@ class Builder:
         self.buffers[node.name] = Buffer(elements, elements, given)
         self.buffers[name] = Buffer(elements, 0, _APART[dtype])
         self.views[node.name] = layout.dense(name, shape, self.batch)
-        attrs = {"program": ("copy x0",), "dims": (elements,), "places": ((0, 1),)}
+        attrs = {
+            "program": ("truth x0" if dtype == torch.bool else "copy x0",),
+            "dims": (elements,),
+            "places": ((0, 1),),
+        }
         self.op_nodes.append(OpNode(with_role(Role.WHOLE).name, node, node.name, [node.name], [name], attrs=attrs))
 
     def view(self, node: Any) -> View | None:
@@ -414,7 +420,7 @@ def _is_data_dependent(node: fx.Node) -> bool:
 
 
 def stored_apart(node: fx.Node) -> torch.dtype | None:
-    """The dtype of its tensor where operators keep it in another: truth values in float32, as 1 and 0, and int32 in int64."""
+    """The dtype of its tensor where operators keep it in another: truth values (1 and 0) and uint8 in float32, int32 in int64."""
     meta = node.meta.get("val")
     return meta.dtype if isinstance(meta, Tensor) and meta.dtype in _APART else None
 

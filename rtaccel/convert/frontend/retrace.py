@@ -98,6 +98,8 @@ def retrace(model: nn.Module, args: Sequence[Any], specialize: bool) -> Retraced
     watch = _Watch()
     with _quiet(), watch:
         module = make_fx(call, tracing_mode="real", pre_dispatch=True, _error_on_data_dependent_ops=False)(*tensors)
+        if differentiates(module.graph):  # what stands above the dispatcher does not see how gradients are computed
+            module = make_fx(call, tracing_mode="real", _error_on_data_dependent_ops=False)(*tensors)
     if not specialize and _reads_inputs(module.graph):
         where = f" ({', '.join(dict.fromkeys(watch.places))})" if watch.places else ""
         raise UnsupportedProblem(
@@ -107,6 +109,38 @@ def retrace(model: nn.Module, args: Sequence[Any], specialize: bool) -> Retraced
         )  # fmt: skip
     _forget_numbers(module)
     return Retraced(module, tensors, tuple(leaves), taken, in_spec, out_spec)
+
+
+def differentiates(graph: fx.Graph) -> bool:
+    """Whether the model computes gradients in its forward: what export writes down of them is constants."""
+    for node in graph.nodes:
+        if node.target is torch._C._set_grad_enabled and node.args[0] is True:
+            return True
+        if isinstance(node.target, torch._ops.OpOverload) and node.target.name().split(".")[0].endswith("_backward"):
+            return True
+    return False
+
+
+def reads_constants(program: torch.export.ExportedProgram) -> bool:
+    """Whether a graph of torch.export asks at each call for numbers that never change, which a retrace has as numbers."""
+    wanted = set(program.graph_signature.user_inputs)
+    return any(
+        node.target in _NUMBERS and not _of_inputs(node, wanted) and bool(node.users) for node in program.graph.nodes
+    )
+
+
+def _of_inputs(node: fx.Node, inputs: set[str]) -> bool:
+    seen: set[fx.Node] = set()
+    stack = [node]
+    while stack:
+        one = stack.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        if one.op == "placeholder" and one.name in inputs:
+            return True
+        stack.extend(one.all_input_nodes)
+    return False
 
 
 def with_arguments(graph: fx.Graph, inputs: Sequence[str], found: Retraced) -> tuple[str, ...]:
@@ -136,8 +170,9 @@ _SHAPES = {aten.sym_size.int, aten.zeros_like.default, aten.ones_like.default, a
 
 
 def _forget_numbers(module: fx.GraphModule) -> None:
-    """Without the calls that read numbers: what they gave is in the graph already."""
+    """Without the calls that read numbers: what they gave is in the graph already. And without those that raise for a matrix
+    that has no inverse: the operator itself does."""
     for node in reversed(list(module.graph.nodes)):
-        if node.target in _NUMBERS and not node.users:
+        if (node.target in _NUMBERS or node.target is aten._linalg_check_errors.default) and not node.users:
             module.graph.erase_node(node)
     module.recompile()

@@ -107,6 +107,12 @@ def _matmul(call: Call) -> OpNode:
     return product(call, Side.of(call, call["self"]), Side.of(call, call[other.get(call.node.target, "mat2")]))
 
 
+@general(aten._sparse_mm.default)
+def _sparse(call: Call) -> OpNode:
+    """A sparse constant is a dense one here."""
+    return product(call, Side.of(call, call["sparse"]), Side.of(call, call["dense"]))
+
+
 @general(aten.linear.default)
 def _linear(call: Call) -> OpNode | str:
     """With a weight that is computed."""

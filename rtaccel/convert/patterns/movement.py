@@ -81,7 +81,7 @@ class Assembly:
 
 @general(aten.cat.default)
 def _cat(call: Call) -> OpNode | str:
-    parts = [p for p in call["tensors"] if not (p.meta["val"].dim() == 1 and p.meta["val"].shape[0] == 0)]
+    parts = [p for p in call["tensors"] if not any(isinstance(s, int) and s == 0 for s in p.meta["val"].shape)]
     views = [call.stored(p) for p in parts if call.repeated(p) is None]
     if not views:
         return "joins no computed tensors"

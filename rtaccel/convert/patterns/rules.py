@@ -140,7 +140,10 @@ class Call:
             raise Refused("layout: its input has no fixed place for each sample")
         whole_numbers = meta.dtype in _WHOLE_NUMBERS
         stored = self.build.buffers[view.base].dtype
-        if not (whole_numbers or meta.dtype in (torch.float32, torch.bool)) or (stored == "int64") != whole_numbers:
+        if (
+            not (whole_numbers or meta.dtype in (torch.float32, torch.bool, torch.uint8))
+            or (stored == "int64") != whole_numbers
+        ):
             raise Refused(f"works on {meta.dtype}")
         return view
 

@@ -49,7 +49,8 @@ def _gather(call: Call) -> OpNode | str:
     if not view.dims or not index.dims:
         return "is of one number"
     dim = call["dim"] % len(view.dims)
-    if view.has_batch(dim) or index.has_batch(dim):
+    constant = call.repeated(call["self"]) is not None  # an index may then be of other samples at each place
+    if view.has_batch(dim) or (index.has_batch(dim) and not constant):
         return "takes some samples"
     view, runs = in_runs(call, operands, view, [dim])
     indices = [(call["indices" if along else "index"], index)]

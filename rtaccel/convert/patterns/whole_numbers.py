@@ -21,6 +21,7 @@ from rtaccel.core.traits import Role
 
 aten = torch.ops.aten
 INTEGRAL = (torch.int64, torch.int32, torch.bool)
+READ = (*INTEGRAL, torch.uint8)
 
 
 class Whole(Expression):
@@ -32,7 +33,7 @@ class Whole(Expression):
         """casts: float32 is an operand too."""
         super().__init__(call)
         self.operator = with_role(Role.WHOLE).name
-        self.dtypes = (*INTEGRAL, torch.float32) if casts else INTEGRAL
+        self.dtypes = (*READ, torch.float32) if casts else READ
         if not casts and call.node.meta["val"].dtype == torch.float32:
             raise Refused("gives float32 of whole numbers")
 

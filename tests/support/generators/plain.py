@@ -37,6 +37,13 @@ add("cat", "any", (1, 2, 3), lambda m, a, x, y: torch.cat([x, y], -1), reads=2)
 add("cat_same", "any", (1, 2), lambda m, a, x: torch.cat([x, x, x], -1))
 add("cat_time", "any", (2,), lambda m, a, x, y: torch.cat([x, y], 1), reads=2)
 add("stack", "torch", (1,), lambda m, a, x, y: torch.stack([x, y], 1), reads=2)
+plain("distances", (2,), lambda x: torch.cdist(x, x.flip(-1)))
+plain("quartile", (2, 3), lambda x: torch.quantile(x, 0.25, dim=-1))
+plain("leftover", (1, 2), lambda x: torch.cat([x, x[..., x.shape[-1] :]], -1))
+plain(
+    "fake_quantized", ANY_RANK, lambda x: torch.fake_quantize_per_tensor_affine(x.tanh(), 0.25, 1, -8, 7), whole=False
+)
+plain("determinants", (1,), lambda x: torch.linalg.det(x[:, :1, None].expand(-1, 3, 3) + torch.eye(3)))
 plain("square", ANY_RANK, lambda x: x.tanh() ** 2, whole=False)
 
 # -- other ways to look at a tensor -----------------------------------------------------------------------------------

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rtaccel.convert.frontend.complex.pairs import NoPairs, Pair, minus, pair, plus, rule, times
+from rtaccel.convert.frontend.decompositions.einsum import labels
 
 aten = torch.ops.aten
 
@@ -141,11 +143,30 @@ def _matmul(a: Any, b: Any) -> Pair:
     return product(a, b, torch.matmul)
 
 
+@rule(aten.linear.default)
+def _linear(x: Any, weight: Any, bias: Any = None) -> Pair:
+    made = product(x, weight, torch.nn.functional.linear)
+    return made if bias is None else _add(made, bias)
+
+
 @rule(aten.einsum.default)
 def _einsum(equation: str, operands: list[Any], *, path: Any = None) -> Pair:
-    if len(operands) != 2:
-        raise NoPairs("an einsum of other than two operands")
-    return product(operands[0], operands[1], lambda p, q: torch.einsum(equation, p, q))
+    given = [pair(x) for x in operands]
+    if len(given) == 2:
+        return product(given[0], given[1], lambda p, q: torch.einsum(equation, p, q))
+    named = labels(equation, [p.re for p in given])
+    if named is None:
+        raise NoPairs("an einsum in which an index occurs twice in an operand")
+    terms, out = named
+    if len(given) == 1:
+        single = f"{terms[0]}->{out}"
+        return Pair(*(None if part is None else torch.einsum(single, part) for part in given[0]))
+    found, term = given[0], terms[0]
+    for i in range(1, len(terms)):
+        later = out + "".join(terms[i + 1 :])
+        kept = out if i == len(terms) - 1 else "".join(c for c in dict.fromkeys(term + terms[i]) if c in later)
+        found, term = product(found, given[i], partial(torch.einsum, f"{term},{terms[i]}->{kept}")), kept
+    return found
 
 
 @rule(aten.tensordot.default)

@@ -14,12 +14,15 @@ aten = torch.ops.aten
 
 
 def einsum(equation: str, operands: Sequence[Tensor], *, path: Any = None) -> Tensor:
-    """What the call means. By torch's own decomposition where there is one operand, or an index occurs twice in one."""
-    named = _labels(equation, operands)
+    """What the call means. By torch's own decomposition where an index occurs twice in one operand."""
+    named = labels(equation, operands)
     if named is None:
         return aten.einsum.default.decompose(equation, operands, path=path)
     terms, out = named
     x, term = operands[0], terms[0]
+    if len(terms) == 1:
+        x, term = _summed(x, term, out)
+        return _in_order(x, term, out)
     for i in range(1, len(terms)):
         later = "".join(terms[i + 1 :])
         kept = "".join(c for c in dict.fromkeys(term + terms[i]) if c in later + out) if later else out
@@ -55,11 +58,11 @@ def _product(a: Tensor, first: str, b: Tensor, second: str, out: str) -> Tensor:
     return made.permute([order.index(c) for c in out])
 
 
-def _labels(equation: str, operands: Sequence[Tensor]) -> tuple[list[str], str] | None:
+def labels(equation: str, operands: Sequence[Tensor]) -> tuple[list[str], str] | None:
     """Letters of each operand and of the result, the dots by letters of their own."""
     left, arrow, out = equation.replace(" ", "").partition("->")
     terms = left.split(",")
-    if len(terms) != len(operands) or len(operands) < 2 or not all(t.is_floating_point() for t in operands):
+    if len(terms) != len(operands) or not all(t.is_floating_point() for t in operands):
         return None
     hidden = [t.dim() - len(term.replace("...", "")) for t, term in zip(operands, terms)]
     dots = {n for n, term in zip(hidden, terms) if "..." in term}

@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rtaccel.convert.frontend.decompositions import fake_quantized
+from rtaccel.convert.frontend.decompositions.computed_conv import convolution
+from rtaccel.convert.frontend.decompositions.distances import cdist, index_put, quantile
 from rtaccel.convert.frontend.decompositions.einsum import einsum
+from rtaccel.convert.frontend.decompositions.folds import fold
+from rtaccel.convert.frontend.decompositions.scattered import scatter_reduce
+from rtaccel.convert.frontend.decompositions.systems import SYSTEMS
 from rtaccel.convert.frontend.decompositions.unrolled import UNROLLED
 
 
@@ -133,6 +139,41 @@ def _no_nan(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda a, b: torch.where(torch.isnan(a), b, torch.where(torch.isnan(b), a, call(a, b)))
 
 
+def _dtype_of(*numbers: bool | int | float) -> torch.dtype:
+    kinds = {type(n) for n in numbers}
+    return torch.bool if kinds == {bool} else torch.float32 if float in kinds else torch.int64
+
+
+def _digamma(x: Tensor) -> Tensor:
+    """The derivative of lgamma: from x on in steps of 1 until the asymptotic series is exact; by reflection below 0."""
+    positive = torch.where(x < 0, 1.0 - x, x)
+    total = 0.0 - 1.0 / positive
+    for k in range(1, 6):
+        total = total - 1.0 / (positive + float(k))
+    y = positive + 6.0
+    square = 1.0 / (y * y)
+    series = square * (1 / 12 - square * (1 / 120 - square * (1 / 252 - square / 240)))
+    total = total + y.log() - 0.5 / y - series
+    turned = x - torch.round(x)  # tan has this period, and few digits far from 0
+    reflected = torch.where(turned == 0, float("nan"), total - torch.pi / torch.tan(torch.pi * turned))
+    return torch.where(x < 0, reflected, total)
+
+
+def _rrelu(
+    x: Tensor, lower: float = 0.125, upper: float = 1 / 3, training: bool = False, generator: Any = None
+) -> Tensor:
+    if training:
+        raise NotImplementedError
+    return torch.ops.aten.leaky_relu.default(x, (lower + upper) / 2)
+
+
+def _nanmean(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    dims = list(range(x.dim())) if dim is None else dim
+    known = torch.where(torch.isnan(x), 0.0, 1.0)
+    total = torch.ops.aten.sum.dim_IntList(torch.where(torch.isnan(x), 0.0, x), dims, keepdim, dtype=dtype)
+    return total / torch.ops.aten.sum.dim_IntList(known, dims, keepdim)
+
+
 OWN: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.max.dim: _extreme(torch.ops.aten.amax.default, torch.ops.aten.argmax.default),
     torch.ops.aten.min.dim: _extreme(torch.ops.aten.amin.default, torch.ops.aten.argmin.default),
@@ -143,6 +184,7 @@ OWN: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.group_norm.default: _group_norm,
     torch.ops.aten.instance_norm.default: _instance_norm,
     **UNROLLED,
+    **SYSTEMS,
     torch.ops.aten.stack.default: _stack,
     **{
         target: _of_truths(target)
@@ -166,6 +208,24 @@ OWN: dict[Any, Callable[..., Any]] = {
         )
     },
     torch.ops.aten.einsum.default: einsum,
+    torch.ops.aten.cdist.default: cdist,
+    torch.ops.aten._cdist_forward.default: cdist,
+    torch.ops.aten.quantile.default: quantile,
+    torch.ops.aten.quantile.scalar: quantile,
+    torch.ops.aten.index_put.default: index_put,
+    torch.ops.aten.col2im.default: fold,
+    torch.ops.aten.conv1d.default: convolution,
+    torch.ops.aten.conv2d.default: convolution,
+    torch.ops.aten.scatter_reduce.two: scatter_reduce,
+    torch.ops.aten.fake_quantize_per_tensor_affine.default: fake_quantized.per_tensor,
+    torch.ops.aten.fake_quantize_per_tensor_affine.tensor_qparams: fake_quantized.per_tensor_of_tensors,
+    torch.ops.aten.fake_quantize_per_channel_affine.default: fake_quantized.per_channel,
+    torch.ops.aten.digamma.default: _digamma,
+    torch.ops.aten.where.Scalar: lambda condition, yes, no: torch.where(
+        condition, torch.full_like(condition, yes, dtype=_dtype_of(yes, no)), no
+    ),
+    torch.ops.aten.rrelu.default: _rrelu,
+    torch.ops.aten.nanmean.default: _nanmean,
     torch.ops.aten.copy.default: lambda x, source, non_blocking=False: torch.ops.aten.clone.default(
         source.to(x.dtype).expand(x.shape)
     ),

@@ -46,7 +46,7 @@ def _conv(call: Call) -> OpNode | str:
     rank = _CONVOLUTIONS[target]
     weight, bias = call.constant(call["weight"]), call["bias"]
     if weight is None:
-        return "its weight is computed, not a parameter"
+        return ("" if isinstance(call["groups"], int) else "layout: ") + "its weight is computed, not a parameter"
     bias_tensor = zeros_like_rows(weight) if bias is None else call.constant(bias)
     if bias_tensor is None:
         return "its bias is computed, not a parameter"

@@ -1,0 +1,108 @@
+"""Constants as computed values: for operators that read activations where a model hands them a parameter, as with learned
+queries or states, and for constants that lie several times in the samples.
+
+A stage copies the constant into a value of its own. A stage reads an input, so it copies an element of another value first, which
+the constant then lies over.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx
+
+from rtaccel.convert.frontend import constants
+from rtaccel.convert.frontend.layout import Atom, View
+from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
+from rtaccel.core.registry import with_role
+from rtaccel.core.traits import Role
+
+if TYPE_CHECKING:
+    from rtaccel.convert.frontend.graph import Builder
+
+MAX_OPERANDS = 6
+"""Constants of a call that are tried as values, alone and in pairs."""
+
+
+def match_with_values(build: Builder, node: fx.Node, match: Any) -> OpNode | None:
+    """The node that computes a call where one or two of its constants are values; None where there is none."""
+    fixed = [s for s in dict.fromkeys(node.all_input_nodes) if s.name in {**build.constants, **build.repeated}]
+    fixed = [s for s in fixed if s.name not in build.views][:MAX_OPERANDS]
+    if len(fixed) == len(set(node.all_input_nodes)):
+        return None  # nothing of the inputs
+    for chosen in (*combinations(fixed, 1), *combinations(fixed, 2)):
+        before = build._snapshot()
+        if not all(_write(build, one) for one in chosen):
+            build._restore(before)
+            continue
+        for one in chosen:
+            build.constants.pop(one.name, None)
+            build.repeated.pop(one.name, None)
+        found = match(build, node)
+        if isinstance(found, str):
+            build._restore(before)
+            continue
+        build.constants, build.repeated = before[3], before[2]
+        for one in chosen:  # others still read it as the constant that it is
+            del build.views[one.name]
+        return found
+    return None
+
+
+def _write(build: Builder, node: fx.Node) -> bool:
+    """A value that holds the constant of a node for each sample."""
+    made, constant = node.meta.get("val"), build.constants.get(node.name)
+    if constant is not None and build.batch is not None:
+        return False  # of no sample
+    tensor = constant if constant is not None else build.repeated[node.name]
+    if not isinstance(made, Tensor) or not tensor.dim():
+        return False
+    return _value(build, node, tensor, [0 if isinstance(s, int) else 1 for s in made.shape])
+
+
+def write_joined(build: Builder, node: fx.Node) -> bool:
+    """What is free of the inputs and holds a constant once or several times for each sample in the same dimension, as `repeat`
+    over the samples makes it; then the views of the builder hold it."""
+    made = node.meta.get("val")
+    if build.batch is None or not isinstance(made, Tensor) or not build.free_of_inputs(node):
+        return False
+    joined = [d for d, size in enumerate(made.shape) if not isinstance(size, int)]
+    if len(joined) != 1:
+        return False
+    d = joined[0]
+    one, two = constants._computed(build, node, 1), constants._computed(build, node, 2)
+    if one is None or two is None or one.shape[d] < 2 or not torch.equal(two, torch.cat([one, one], d)):
+        return False
+    return _value(build, node, one, [one.shape[d] if k == d else 0 for k in range(made.dim())])
+
+
+def _value(build: Builder, node: fx.Node, tensor: Tensor, samples: list[int]) -> bool:
+    """samples: by dimension, how many elements of a sample follow one another where samples do; 0 where none do."""
+    dtype = {torch.float32: "float32", torch.int64: "int64"}.get(tensor.dtype)
+    given = [n for n in build.exported.inputs if n in build.views]
+    given += [name for op_node in build.op_nodes for name in op_node.writes]
+    source = next((n for n in given if n in build.buffers and build.buffers[n].dtype == dtype), None)
+    if source is None or not tensor.numel():
+        return False
+    stride, dims = 1, []
+    for size, within in zip(reversed(tensor.shape), reversed(samples)):
+        own = (Atom(size, stride),) if not within or within > 1 else ()
+        dims.append(((Atom(build.batch or 1, 0, True),) if within else ()) + own)
+        stride *= size
+    name = f"{node.name}:value"
+    width = tensor.shape[-1] if not samples[-1] else 1
+    build.buffers[name] = Buffer(tensor.numel(), width, dtype or "")
+    build.views[node.name] = View(name, tuple(reversed(dims)))
+    count = prod(tensor.shape)
+    parts = (((1,), (0, 1), (0, 1)), ((count,), (0, 1), (0, 1)))
+    fixed = tensor.detach().cpu().contiguous().reshape(-1)
+    build.op_nodes.append(
+        OpNode(
+            with_role(Role.COPY).name, node, module_name(node), [source], [name],
+            tensors={"c0": fixed}, attrs={"parts": parts, "fill": 0.0},
+        )
+    )  # fmt: skip
+    return True
