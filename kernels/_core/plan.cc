@@ -4,7 +4,8 @@
 
 #include <algorithm>
 #include <cstring>
-#include <stdexcept>
+
+#include "_core/guard.h"
 
 using namespace rta;
 
@@ -46,13 +47,12 @@ int rta_plan::add_value(rta_dtype dtype, int64_t steps, int64_t width, rta_role 
 
 // The operator in front of what a stage says about itself.
 static Stage* created(const Kernel& kernel, const StageSpec& spec) {
-  try {
-    return kernel.create(spec);
-  } catch (const std::runtime_error& error) {
-    const size_t length = std::strlen(spec.op);
-    const bool named = std::strncmp(error.what(), spec.op, length) == 0 && error.what()[length] == ':';
-    fail("%s%s%s", named ? "" : spec.op, named ? "" : ": ", error.what());
-  }
+  Stage* stage = nullptr;
+  if (attempt([&] { stage = kernel.create(spec); })) return stage;
+  const char* why = last_error().c_str();
+  const size_t length = std::strlen(spec.op);
+  const bool named = std::strncmp(why, spec.op, length) == 0 && why[length] == ':';
+  fail("%s%s%s", named ? "" : spec.op, named ? "" : ": ", why);
 }
 
 void rta_plan::add_stage(const char* op, const char* kernel_name, const int* in, int in_count, const int* out,
@@ -114,7 +114,7 @@ void rta_plan::finish(int64_t for_samples, int64_t state_memory) {
     if (!written[id]) fail("output %d of the plan is written by no stage", id);
   int64_t steps = 1;
   for (const Value& v : values) steps = std::max(steps, v.steps);
-  block = std::max(int64_t{1}, kBlockRows / steps);
+  block = std::min(std::max(int64_t{1}, kBlockRows / steps), RTA_MOST_SAMPLES);
   memory = state_memory;
   const int64_t own_scratch = static_cast<int64_t>((stage_scratch + 63) / 64 * 64);
   std::vector<int64_t> at;
@@ -195,7 +195,7 @@ const char* rta_plan::check(const void* const* in, int64_t samples) {
 }
 
 void rta_plan::run(const void* const* in, void* const* out, int64_t samples) {
-  if (pool)
+  if (shares())
     run_threaded(in, out, samples);
   else
     for (int64_t first = 0; first < samples; first += block)

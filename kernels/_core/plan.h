@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "_core/memory.h"
 #include "_core/stage.h"
 #include "_core/thread_pool.h"
 
@@ -40,6 +41,12 @@ struct Cut {
   int64_t saved_ns = 0;    // by cutting stages
 };
 
+struct EndThreads {
+  void operator()(Pool* pool) const {
+    if constexpr (RTA_WANTS_THREADS) delete pool;
+  }
+};
+
 // What run_block does between its parts: nothing, in every call but those of rta_plan_profile.
 struct Unmarked {
   void operator()(size_t) const {}
@@ -60,7 +67,7 @@ struct rta_plan_body {
   std::vector<rta::Value> values;
   std::vector<rta_role> roles;
   std::vector<rta::Span> spans;  // by value
-  std::vector<bool> written;     // by value: a stage of those that were added gives it
+  std::vector<char> written;     // by value: a stage of those that were added gives it
   std::vector<int> inputs, outputs, states;
   std::vector<std::unique_ptr<rta::Stage>> stages;
   std::vector<int64_t> read_bytes;  // by stage: packed weights
@@ -74,7 +81,8 @@ struct rta_plan_body {
   int threads = 1;
   std::vector<int> cores;
   std::vector<rta::Cut> cuts;  // by samples of a block
-  std::unique_ptr<rta::Pool> pool;
+  std::unique_ptr<rta::Pool, rta::EndThreads> pool;
+  rta::Region* region = rta::region_in_use();  // that all of this is in
 };
 
 struct rta_plan : rta_plan_body {
@@ -101,7 +109,8 @@ struct rta_plan : rta_plan_body {
 
   // Threads.
   int parts(int stage, int64_t samples) const;
-  int running_threads() const { return pool && !pool->forked() ? threads : 1; }
+  bool shares() const { return RTA_WANTS_THREADS && pool; }  // whether it has threads
+  int running_threads() const { return shares() && !pool->forked() ? threads : 1; }
   int64_t prefault();
   bool lock();
 

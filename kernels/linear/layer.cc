@@ -40,6 +40,8 @@ LinearLayer read_layer(const StageSpec& spec) {
   return p;
 }
 
+void check_rows(const LinearLayer& p) { expect_rows(p.x.steps); }
+
 void LinearLayer::mark_samples(const Run& run) const {
   for (int64_t r = 0, rows = row_scale.rows(run); r < rows; ++r) {
     const float scale = *reinterpret_cast<const float*>(row_scale.row(run, r));

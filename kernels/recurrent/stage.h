@@ -209,8 +209,9 @@ class RecurrentStage final : public Stage {
   void all_tiles(const Pass& pass, const char* w, int64_t k, size_t tile_bytes, const Row* rows) const {
     for (int64_t unit = 0; unit < shape_.hidden; unit += kUnits, w += tile_bytes) {
       int64_t n = 0;
-      for (; n + kRows <= pass.streams; n += kRows) tile<kRows, Fused>(w, k, rows + n, unit);
-      if constexpr (kRows == 4)
+      if constexpr (RTA_MOST_ROWS >= kRows)
+        for (; n + kRows <= pass.streams; n += kRows) tile<kRows, Fused>(w, k, rows + n, unit);
+      if constexpr (kRows == 4 && RTA_MOST_ROWS >= 2)
         if (n + 2 <= pass.streams) tile<2, Fused>(w, k, rows + n, unit), n += 2;
       if (n < pass.streams) tile<1, Fused>(w, k, rows + n, unit);
     }

@@ -225,6 +225,8 @@ Artifact::Artifact(const Bytes& bytes, unsigned flags) {
   const Texts texts(reader.bytes(h.text_bytes),
                     h.text_bytes);  // zeros behind the last bring the records to their place
   reader.align();
+  this->texts = texts.at(0);
+  text_bytes = h.text_bytes;
   name = texts.at(h.name);
   streams = h.streams;
   memory = h.memory;

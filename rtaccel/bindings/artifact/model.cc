@@ -62,12 +62,6 @@ class Model : public Opened {
     for (const rta::Chosen& c : get()->chosen) all.emplace_back(c.name, c.op, c.kernel);
     return all;
   }
-  std::vector<std::tuple<std::string, std::string, std::vector<std::string>>> needs() const {
-    std::vector<std::tuple<std::string, std::string, std::vector<std::string>>> all;
-    for (const rta::Chosen& c : get()->chosen) all.emplace_back(c.op, c.weight_dtype, c.suitable);
-    return all;
-  }
-
   nb::bytes save_state() const {
     refuse_looped();
     std::string bytes(rta_model_state_bytes(get()), '\0');
@@ -202,7 +196,6 @@ void add_model(nb::module_& m) {
       .def_prop_ro("streams", &Model::streams)
       .def_prop_ro("batch", &Model::batch)
       .def_prop_ro("stages", &Model::stages, "(name, op, kernel) of each stage")
-      .def_prop_ro("needs", &Model::needs, "(op, dtype of weights, kernels for any processor) of each stage")
       .def_prop_ro("state_bytes", [](const Model& m) { return rta_model_state_bytes(m.get()); })
       .def_prop_ro("packed_bytes", [](const Model& m) { return rta_plan_packed_bytes(rta_model_plan(m.get())); })
       .def_prop_ro("scratch_bytes", [](const Model& m) { return rta_plan_scratch_bytes(rta_model_plan(m.get())); })
