@@ -34,6 +34,16 @@ inline int64_t element_bytes(rta_dtype dtype) {
   return dtype == RTA_FLOAT32 || dtype == RTA_INT32 ? 4 : dtype == RTA_INT64 ? 8 : 1;
 }
 
+struct PackedParts {
+  int stage = 0;  // that is being made
+  std::vector<PackedPart> all;
+};
+
+// Keeps memory that a plan reads as long as the plan does.
+struct Kept {
+  virtual ~Kept() = default;
+};
+
 // How the threads of a plan share blocks of one size.
 struct Cut {
   std::vector<int> parts;  // by stage
@@ -73,6 +83,11 @@ struct rta_plan_body {
   std::vector<int64_t> read_bytes;  // by stage: packed weights
   std::vector<int64_t> row_bytes;   // by stage: its values, of one sample
   std::vector<rta::Lane> lanes;     // one for each thread
+  rta::PackedParts packed_parts;
+  size_t in_place = 0;              // bytes of packed weights that are not in `weights`
+  std::unique_ptr<rta::Kept> kept;  // memory that they are in
+  const void* kept_start = nullptr;
+  size_t kept_bytes = 0;
   size_t stage_scratch = 0;
   bool marks_samples = false, checks = false, refuses = false, finished = false;
   int64_t block = 1, memory = 0;
@@ -113,9 +128,11 @@ struct rta_plan : rta_plan_body {
   int running_threads() const { return shares() && !pool->forked() ? threads : 1; }
   int64_t prefault();
   bool lock();
+  size_t read_kept() const;
 
   bool staged(int id) const { return roles[id] == RTA_INNER || roles[id] == RTA_STATE || values[id].dtype == RTA_INT8; }
-  bool weights_exceed_l2() const { return weights->used() > rta::kNearBytes; }
+  size_t packed_bytes() const { return weights->used() + in_place; }
+  bool weights_exceed_l2() const { return packed_bytes() > rta::kNearBytes; }
   int64_t sample_bytes(int id) const { return values[id].pitch * values[id].steps; }
 
   // Another plan's body is put in place of this one's when the next call begins (plan_offer.cc).
@@ -123,6 +140,7 @@ struct rta_plan : rta_plan_body {
   bool withdraw(rta_plan* next);
   void take();
 
+  rta::Prepacked prepacked{nullptr, 0};  // of the stage that is added next, where it has some
   std::unique_ptr<rta::Arena> state;
   std::vector<char*> held;         // by state, in the order of `states`: its first row of all
   std::vector<int64_t> nonfinite;  // by sample: calls for which its states hold what int8 could not

@@ -215,7 +215,7 @@ RTA_API int rta_plan_load_stream(rta_plan* plan, int64_t stream, const void* fro
   });
 }
 
-RTA_API size_t rta_plan_packed_bytes(const rta_plan* plan) { return plan->weights->used(); }
+RTA_API size_t rta_plan_packed_bytes(const rta_plan* plan) { return plan->packed_bytes(); }
 RTA_API size_t rta_plan_scratch_bytes(const rta_plan* plan) {
   return plan->scratch ? plan->scratch->used() + plan->state->used() : 0;
 }

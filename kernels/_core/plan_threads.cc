@@ -1,6 +1,8 @@
 // What the threads of a plan share: whole blocks of samples where there are enough of them, else the parts of a stage.
 // Which of both, and how many parts, follows from estimates when the plan is made; the bits never depend on it, as
 // blocks and the tiles within a stage are the same for any number of threads.
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -127,10 +129,18 @@ int64_t rta_plan::prefault() {
     if (pool->forked()) pool.reset(new Pool(threads - 1, cores));
     if (const int error = pool->take_schedule()) fail("scheduling policy of threads: %s", std::strerror(error));
   }
-  return static_cast<int64_t>(weights->populate(false) + scratch->populate(true) + state->populate(true));
+  return static_cast<int64_t>(weights->populate(false) + scratch->populate(true) + state->populate(true) + read_kept());
+}
+
+// One byte of each page; Linux has them all in reach then.
+size_t rta_plan::read_kept() const {
+  const auto* start = static_cast<const volatile char*>(kept_start);
+  constexpr size_t kPage = 4096;
+  for (size_t at = 0; at < kept_bytes; at += kPage) static_cast<void>(start[at]);
+  return kept_bytes;
 }
 
 bool rta_plan::lock() {
   if (!finished) fail("the plan is not finished");
-  return weights->lock() && scratch->lock() && state->lock();
+  return weights->lock() && scratch->lock() && state->lock() && (!kept_bytes || mlock(kept_start, kept_bytes) == 0);
 }

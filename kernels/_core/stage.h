@@ -104,6 +104,18 @@ struct GraphIO {
   char* row(const Run& run, int64_t r) const { return run.at[id] + r * pitch; }
 };
 
+// Packed weights of a stage that were written by a stage like it, and are taken in the same order.
+struct Prepacked {
+  const char* at;
+  size_t left;
+};
+struct PackedPart {  // a piece of such weights
+  int stage;
+  const char* start;
+  size_t bytes;
+};
+struct PackedParts;
+
 struct StageSpec {
   const Value* values;  // the table of the plan, by id
   const int* inputs;
@@ -114,7 +126,13 @@ struct StageSpec {
   Arena* arena;
   size_t* scratch;
   const char* op;
+  Prepacked* prepacked;  // nullptr: the stage packs its weights
+  PackedParts* parts;
 
+  // Memory for packed weights that hold numbers alone: no address, and nothing that leads to one. Where they are there
+  // already they are not written: `packs` says so.
+  void* weights(size_t bytes) const;
+  bool packs() const { return !prepacked; }
   void need_scratch(size_t bytes) const {
     if (*scratch < bytes) *scratch = bytes;
   }

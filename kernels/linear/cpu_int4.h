@@ -169,16 +169,15 @@ Int4Stage<S, Planes>::Int4Stage(const StageSpec& spec) {
   const Int4Matrix matrix{attrs.bytes("weight", layer_.n * ((layer_.k + 1) / 2)),
                           attrs.floats("group_scale", layer_.n * ((layer_.k + group_ - 1) / group_)), layer_.n,
                           layer_.k, group_};
-  Arena& arena = *spec.arena;
-  uint8_t* packed = static_cast<uint8_t*>(arena.take(int4_matrix_bytes(layer_.n, layer_.k, group_, S::kLanes)));
-  pack_int4_matrix(packed, matrix, kPairs, S::kLanes, PairSum<S>::kSecondScale);
+  uint8_t* packed = static_cast<uint8_t*>(spec.weights(int4_matrix_bytes(layer_.n, layer_.k, group_, S::kLanes)));
+  if (spec.packs()) pack_int4_matrix(packed, matrix, kPairs, S::kLanes, PairSum<S>::kSecondScale);
   weights_ = packed;
   pair_bytes_ = static_cast<int64_t>(int4_tile_bytes(layer_.k, group_, 1, S::kLanes));
   all_pairs_ = (layer_.n + 2 * S::kLanes - 1) / (2 * S::kLanes);
   tiles_ = all_pairs_ / kPairs + __builtin_popcountll(static_cast<uint64_t>(all_pairs_ % kPairs));
   constexpr int64_t lanes = 2 * S::kLanes;
-  layer_.multiplier = padded_copy(arena, attrs.floats("multiplier", layer_.n), layer_.n, lanes);
-  layer_.offset = padded_copy(arena, attrs.floats("offset", layer_.n), layer_.n, lanes);
+  layer_.multiplier = padded_copy(spec, attrs.floats("multiplier", layer_.n), layer_.n, lanes);
+  layer_.offset = padded_copy(spec, attrs.floats("offset", layer_.n), layer_.n, lanes);
 
   pitch_ = (layer_.k + 63) / 64 * 64;
   start_pitch_ = 2 * matrix.groups();

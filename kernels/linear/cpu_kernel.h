@@ -205,13 +205,6 @@ class LinearStage : public Stage {
   int64_t groups_;  // of k in a packed tile
 };
 
-// Copies n numbers into the arena, zero up to whole tiles, so that the kernels load whole vectors.
-template <class S, class T>
-static T* padded(Arena& arena, int64_t n) {
-  const int64_t whole = (n + S::kLanes - 1) / S::kLanes * S::kLanes;
-  return static_cast<T*>(arena.take(static_cast<size_t>(whole) * sizeof(T)));
-}
-
 template <class S, template <class> class Kind>
 LinearStage<S, Kind>::LinearStage(const StageSpec& spec, int64_t whole) {
   constexpr bool int8 = sizeof(typename Kind<S>::Input) == 1;
@@ -227,29 +220,28 @@ LinearStage<S, Kind>::LinearStage(const StageSpec& spec, int64_t whole) {
   const int64_t vectors = (p.n + lanes - 1) / lanes;
   groups_ = groups;
   const Weight* weight = Kind<S>::weights(attrs, p.n * p.k);
-  Weight* packed = static_cast<Weight*>(spec.arena->take(static_cast<size_t>(groups * vectors * Kind<S>::kStep)));
+  Weight* packed = static_cast<Weight*>(spec.weights(static_cast<size_t>(groups * vectors * Kind<S>::kStep)));
   p.weights = packed;
-  for (int64_t tile = 0; tile < p.n; tile += S::kTileVectors * lanes) {
+  for (int64_t tile = 0; spec.packs() && tile < p.n; tile += S::kTileVectors * lanes) {
     const int64_t left = (p.n - tile + lanes - 1) / lanes, width = left < S::kTileVectors ? left : S::kTileVectors;
     pack_tile<group>(packed, weight, p.n, p.k, tile, width * lanes);
     packed += groups * width * lanes * group;
   }
-  float* offset = padded<S, float>(*spec.arena, p.n);
-  const float* given = attrs.floats(int8 ? "offset" : "bias", p.n);
-  for (int64_t i = 0; i < p.n; ++i) offset[i] = given[i];
-  p.offset = offset;
+  const float* offset = attrs.floats(int8 ? "offset" : "bias", p.n);
+  p.offset = padded_copy(spec, offset, p.n, lanes);
   if constexpr (int8) {
-    float* multiplier = padded<S, float>(*spec.arena, p.n);
-    int32_t* compensation = padded<S, int32_t>(*spec.arena, p.n);
     const float* scale = attrs.floats("multiplier", p.n);
+    p.multiplier = padded_copy(spec, scale, p.n, lanes);
+    int32_t* compensation = static_cast<int32_t*>(spec.weights(static_cast<size_t>(vectors * lanes) * sizeof(int32_t)));
+    double* most = static_cast<double*>(spec.weights(sizeof(double)));
     const int64_t zero = between(attrs, "x_zero_point", -128, 127) + S::kXOffset;
-    for (int64_t i = 0; i < p.n; ++i) {
+    for (int64_t i = 0; spec.packs() && i < p.n; ++i) {
       const Sums sums = sums_of(weight + i * p.k, p.k);
-      multiplier[i] = scale[i];
       compensation[i] = static_cast<int32_t>(-zero * sums.sum);
-      p.bound(255.0 * static_cast<double>(sums.magnitude) * std::fabs(scale[i]) + std::fabs(given[i]));
+      const double bound = 255.0 * static_cast<double>(sums.magnitude) * std::fabs(scale[i]) + std::fabs(offset[i]);
+      *most = bound > *most || bound != bound ? bound : *most;  // a NaN stays
     }
-    p.multiplier = multiplier;
+    p.bound(*most);
     p.compensation = compensation;
   }
 }

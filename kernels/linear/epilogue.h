@@ -147,5 +147,6 @@ LinearLayer read_layer(const StageSpec& spec);
 
 // n numbers copied into the arena and zeros up to whole vectors of `lanes`, so that the kernels load whole vectors.
 const float* padded_copy(Arena& arena, const float* from, int64_t n, int64_t lanes);
+const float* padded_copy(const StageSpec& spec, const float* from, int64_t n, int64_t lanes);  // as packed weights
 
 }  // namespace rta

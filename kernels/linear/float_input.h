@@ -100,9 +100,9 @@ FloatInputStage<S, Kind>::FloatInputStage(const StageSpec& spec) {
   groups_ = (k + group - 1) / group;
   vectors_ = (n + lanes - 1) / lanes;
   const Weight* weight = Kind::weights(spec.attrs, n * k);
-  Weight* packed = static_cast<Weight*>(spec.arena->take(static_cast<size_t>(groups_ * vectors_ * Kind::kStep)));
+  Weight* packed = static_cast<Weight*>(spec.weights(static_cast<size_t>(groups_ * vectors_ * Kind::kStep)));
   layer_.weights = packed;
-  for (int64_t first = 0; first < vectors_; first += kTile) {
+  for (int64_t first = 0; spec.packs() && first < vectors_; first += kTile) {
     const int64_t last = first + kTile < vectors_ ? first + kTile : vectors_;
     const int64_t columns = (last - first) * lanes;
     pack_tile<group>(packed, weight, n, k, first * lanes, columns);

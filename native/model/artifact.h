@@ -23,18 +23,20 @@ class Bytes {
  public:
   explicit Bytes(const char* path);  // refuses what is not a regular file, or changes while it is read
   Bytes(const void* data, size_t size);
+  static Bytes mapped(const char* path);  // the file itself: nobody may write to it
   static Bytes of(const void* data,
                   size_t size);  // the bytes themselves where they are aligned; nobody may change them
-  Bytes(Bytes&& other) noexcept : data_(other.data_), size_(other.size_), own_(other.own_) { other.data_ = nullptr; }
+  Bytes(Bytes&& other) noexcept : data_(other.data_), size_(other.size_), kind_(other.kind_) { other.data_ = nullptr; }
   ~Bytes();
   const uint8_t* data() const { return data_; }
   size_t size() const { return size_; }
+  bool stays() const;  // whether they can be read as long as a model is open
 
  private:
   Bytes() = default;
   uint8_t* data_ = nullptr;
   size_t size_ = 0;
-  bool own_ = true;
+  enum { kOwn, kMapped, kForeign } kind_ = kOwn;
 };
 
 struct Artifact {
@@ -57,8 +59,10 @@ struct Artifact {
   size_t packed_bytes;
   uint64_t most_bytes;  // that its plan may ask for: of packed weights, and of scratch and states
   int64_t streams, memory, batch_least, batch_most;
-  const uint8_t* states;  // saved with the model, as rta_plan_save_state gives them
-  size_t state_bytes;     // 0: none
+  const uint8_t* states;     // saved with the model, as rta_plan_save_state gives them
+  size_t state_bytes;        // 0: none
+  const uint8_t* prepacked;  // nullptr: none
+  size_t prepacked_bytes;
   std::vector<ValueRecord> values;
   std::vector<rta_tensor> inputs, outputs;
   std::vector<StageRecord> stages;

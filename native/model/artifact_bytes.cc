@@ -1,5 +1,6 @@
 // From a path to bytes in memory, and what the header at the front of them says.
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -128,12 +129,42 @@ Bytes Bytes::of(const void* data, size_t size) {
   Bytes bytes;
   bytes.data_ = const_cast<uint8_t*>(static_cast<const uint8_t*>(data));
   bytes.size_ = size;
-  bytes.own_ = false;
+  bytes.kind_ = kForeign;
   return bytes;
 }
 
+#ifndef RTA_PACKED
+Bytes Bytes::mapped(const char* path) {
+  const int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  struct stat found{};
+  const bool known = descriptor >= 0 && fstat(descriptor, &found) == 0;
+  const bool regular = known && S_ISREG(found.st_mode) && found.st_size > 0;
+  const auto size = static_cast<size_t>(found.st_size);
+  void* start = regular ? mmap(nullptr, size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, descriptor, 0) : MAP_FAILED;
+  const int error = errno;
+  if (descriptor >= 0) close(descriptor);
+  if (known && !regular) refuse(RTA_CANNOT_READ, "%s is not a regular file with something in it", path);
+  if (start == MAP_FAILED) refuse(RTA_CANNOT_READ, "%s: %s", path, std::strerror(error));
+  Bytes bytes;
+  bytes.data_ = static_cast<uint8_t*>(start);
+  bytes.size_ = size;
+  bytes.kind_ = kMapped;
+  return bytes;
+}
+#endif
+
+// In a packed library a copy goes with the call that made it.
+bool Bytes::stays() const {
+#ifdef RTA_PACKED
+  return kind_ == kForeign;
+#else
+  return true;
+#endif
+}
+
 Bytes::~Bytes() {
-  if (own_) freed(data_);
+  if (kind_ == kOwn) freed(data_);
+  if (kind_ == kMapped && data_) munmap(data_, size_);
 }
 
 Seal::Seal(const Bytes& bytes) {

@@ -3,11 +3,13 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <utility>
 
 #include "_core/guard.h"
 #include "_core/plan.h"
 #include "artifact.h"
 #include "open_model.h"
+#include "prepacked.h"
 #ifdef RTA_PACKED
 #include "packed/rta_packed.h"
 #endif
@@ -60,19 +62,37 @@ void checked(int result, rta_code code, const char* what) {
   if (result < 0) refuse(code, "%s: %s", what, last_error().c_str());
 }
 
-PlanPtr plan_of(const Artifact& from, int threads, std::vector<Chosen>* chosen) {
+struct KeptBytes : Kept {
+  explicit KeptBytes(Bytes own) : bytes(std::move(own)) {}
+  Bytes bytes;
+};
+
+// from: of these bytes. why: where it is not NULL, receives why packed weights in them were not taken.
+PlanPtr plan_of(const Artifact& from, Bytes bytes, int threads, std::vector<Chosen>* chosen, const char** why) {
   PlanPtr plan(rta_plan_create(from.packed_bytes));
   if (!plan) refuse(RTA_CANNOT_READ, "%s", last_error().c_str());
   plan->most_bytes = from.most_bytes;
   for (const Artifact::ValueRecord& v : from.values)
     checked(rta_plan_value(plan.get(), v.dtype, v.steps, v.width, v.role), RTA_BAD_FORMAT, "a value");
-  for (const Artifact::StageRecord& s : from.stages) {
-    const char* kernel = kernel_for(from, s);
+  std::vector<const char*> kernels;
+  for (const Artifact::StageRecord& s : from.stages) kernels.push_back(kernel_for(from, s));
+  const PrepackedSection section(from, kernels);
+  const bool stays = bytes.stays();
+  if (why) *why = from.prepacked && !stays ? "a copy of the file is not kept here" : section.why();
+  for (size_t i = 0; i < from.stages.size(); ++i) {
+    const Artifact::StageRecord& s = from.stages[i];
+    const char* kernel = kernels[i];
+    if (stays) plan->prepacked = section.stage(i);
     checked(
         rta_plan_stage(plan.get(), s.op, kernel, s.inputs.data(), static_cast<int>(s.inputs.size()), s.outputs.data(),
                        static_cast<int>(s.outputs.size()), s.attrs.data(), static_cast<int>(s.attrs.size())),
         RTA_BAD_FORMAT, s.name);
     if (chosen) chosen->push_back({s.name, s.op, kernel});
+  }
+  if (plan->in_place) {
+    plan->kept_start = bytes.data();
+    plan->kept_bytes = bytes.size();
+    plan->kept = std::make_unique<KeptBytes>(std::move(bytes));
   }
   if (threads != 1) checked(rta_plan_threads(plan.get(), threads), RTA_BAD_ARGUMENT, "threads");
   checked(rta_plan_finish(plan.get(), from.streams, from.memory), RTA_BAD_FORMAT, "the plan");
@@ -107,6 +127,17 @@ T answered(T failure, F f) {
   return result;
 }
 
+Bytes bytes_of(const char* path, unsigned flags) {
+#ifndef RTA_PACKED
+  if (flags & RTA_IN_PLACE) return Bytes::mapped(path);
+#endif
+  static_cast<void>(flags);
+  return Bytes(path);
+}
+Bytes bytes_of(const void* data, size_t size, unsigned flags) {
+  return flags & RTA_IN_PLACE ? Bytes::of(data, size) : Bytes(data, size);
+}
+
 #ifdef RTA_PACKED
 // Addresses for a model from a file of so many bytes; what the file may ask for is bounded by this too.
 size_t addresses(size_t bytes, unsigned flags) {
@@ -118,11 +149,11 @@ template <class Source>
 rta_model* opened(Source source, unsigned flags, int threads, void* memory = nullptr, size_t bytes = 0) {
   Region* region = nullptr;
   rta_model* model = answered(static_cast<rta_model*>(nullptr), [&] {
-    const auto file = source();
+    Bytes file = source();
     region = memory ? Region::within(memory, bytes) : Region::own(addresses(file.size(), flags));
     if (!region) refuse(RTA_CANNOT_READ, "no memory for a model");
     const Within within(region);
-    auto* made = new rta_model(file, flags, threads);
+    auto* made = new rta_model(std::move(file), flags, threads);
     made->region = region;
     return made;
   });
@@ -153,7 +184,7 @@ int swapped(rta_model* model, Source source, unsigned flags) {
 
 }  // namespace
 
-rta_model::rta_model(const Bytes& bytes, unsigned flags, int threads_) : threads(threads_) {
+rta_model::rta_model(Bytes bytes, unsigned flags, int threads_) : threads(threads_) {
   const Artifact from(bytes, flags);
   batch_least = from.batch_least;
   batch_most = from.batch_most;
@@ -172,7 +203,7 @@ rta_model::rta_model(const Bytes& bytes, unsigned flags, int threads_) : threads
   tensors[1] = from.outputs;
   for (auto& list : tensors)
     for (rta_tensor& tensor : list) own(tensor.name);
-  plan = plan_of(from, threads, &chosen).release();
+  plan = plan_of(from, std::move(bytes), threads, &chosen, &why_packed).release();
   for (Chosen& stage : chosen) {
     own(stage.name);
     own(stage.op);
@@ -207,7 +238,7 @@ bool rta_model::takes(int64_t samples) const {
          (batch_most < 0 || samples / each <= batch_most);
 }
 
-void rta_model::swap(const Bytes& bytes, unsigned flags) {
+void rta_model::swap(Bytes bytes, unsigned flags) {
 #ifdef RTA_PACKED
   unused = Region::own(addresses(bytes.size(), flags));
   if (!unused) refuse(RTA_CANNOT_READ, "no memory for other weights");
@@ -220,7 +251,7 @@ void rta_model::swap(const Bytes& bytes, unsigned flags) {
   for (size_t i = 0; i < chosen.size(); ++i)
     if (std::strcmp(chosen[i].op, from.stages[i].op) != 0)
       refuse(RTA_NO_FIT, "stage %s is another", from.stages[i].name);
-  PlanPtr next = plan_of(from, threads, nullptr);
+  PlanPtr next = plan_of(from, std::move(bytes), threads, nullptr, nullptr);
   const bool waited = other && rta_plan_withdraw(plan, other);  // else it is what was there before the last swap
   if (rta_plan_offer(plan, next.get()) != 0) {
     if (waited) rta_plan_offer(plan, other);
@@ -238,10 +269,10 @@ extern "C" {
 RTA_API rta_code rta_error_code(void) { return last_code(); }
 
 RTA_API rta_model* rta_model_open_threaded(const char* path, unsigned flags, int threads) {
-  return opened([path] { return Bytes(path); }, flags, threads);
+  return opened([=] { return bytes_of(path, flags); }, flags, threads);
 }
 RTA_API rta_model* rta_model_from_memory_threaded(const void* data, size_t size, unsigned flags, int threads) {
-  return opened([data, size] { return Bytes(data, size); }, flags, threads);
+  return opened([=] { return bytes_of(data, size, flags); }, flags, threads);
 }
 RTA_API rta_model* rta_model_open(const char* path, unsigned flags) { return rta_model_open_threaded(path, flags, 1); }
 RTA_API rta_model* rta_model_from_memory(const void* data, size_t size, unsigned flags) {
@@ -315,10 +346,10 @@ RTA_API int rta_model_load_state(rta_model* model, const void* from) {
 }
 
 RTA_API int rta_model_swap(rta_model* model, const char* path, unsigned flags) {
-  return swapped(model, [path] { return Bytes(path); }, flags);
+  return swapped(model, [=] { return bytes_of(path, flags); }, flags);
 }
 RTA_API int rta_model_swap_memory(rta_model* model, const void* data, size_t size, unsigned flags) {
-  return swapped(model, [data, size] { return Bytes(data, size); }, flags);
+  return swapped(model, [=] { return bytes_of(data, size, flags); }, flags);
 }
 RTA_API int rta_model_rollback(rta_model* model) {
   return answered(-1, [&] {
@@ -346,6 +377,23 @@ RTA_API int rta_model_stage(const rta_model* model, int stage, const char** name
     *kernel = found.kernel;
     return 0;
   });
+}
+
+RTA_API size_t rta_model_prepacked(const rta_model* model, const char** why) {
+  if (why) *why = model->why_packed;
+  return model->plan->in_place;
+}
+RTA_API size_t rta_model_pack(const rta_model* model, void* to) {
+#ifdef RTA_PACKED
+  static_cast<void>(model), static_cast<void>(to);
+  return 0;  // it asks for memory
+#else
+  return guarded(size_t{0}, [&] {
+    std::vector<const char*> kernels;
+    for (const Chosen& stage : model->chosen) kernels.push_back(stage.kernel);
+    return write_prepacked(model->plan->packed_parts.all, kernels, static_cast<uint8_t*>(to));
+  });
+#endif
 }
 
 RTA_API int64_t rta_model_prefault(rta_model* model) { return rta_plan_prefault(model->plan); }

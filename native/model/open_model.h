@@ -21,10 +21,10 @@ struct SignedMessage {
 }  // namespace rta
 
 struct rta_model {
-  rta_model(const rta::Bytes& bytes, unsigned flags, int threads);
+  rta_model(rta::Bytes bytes, unsigned flags, int threads);
   ~rta_model();
   rta_model(const rta_model&) = delete;
-  void swap(const rta::Bytes& bytes, unsigned flags);
+  void swap(rta::Bytes bytes, unsigned flags);
   bool takes(int64_t samples) const;
   int64_t most_samples() const;      // that a step may have
   void drop(rta_plan* which) const;  // and its memory, but for the model's own
@@ -40,4 +40,5 @@ struct rta_model {
   int64_t each = 1;                    // samples of a batch of one; 0 where no dimension is samples
   std::vector<rta_tensor> tensors[2];  // inputs, outputs
   std::vector<rta::Chosen> chosen;     // by stage
+  const char* why_packed = nullptr;    // why packed weights of the file were not taken
 };

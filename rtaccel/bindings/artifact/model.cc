@@ -62,6 +62,17 @@ class Model : public Opened {
     for (const rta::Chosen& c : get()->chosen) all.emplace_back(c.name, c.op, c.kernel);
     return all;
   }
+  std::tuple<size_t, nb::object> prepacked() const {
+    const char* why = nullptr;
+    const size_t bytes = rta_model_prepacked(get(), &why);
+    return {bytes, why ? nb::cast(std::string(why)) : nb::none()};
+  }
+  nb::bytes pack() const {
+    std::string image(rta_model_pack(get(), nullptr), '\0');
+    rta_model_pack(get(), image.data());
+    return nb::bytes(image.data(), image.size());
+  }
+
   nb::bytes save_state() const {
     refuse_looped();
     std::string bytes(rta_model_state_bytes(get()), '\0');
@@ -199,6 +210,8 @@ void add_model(nb::module_& m) {
       .def_prop_ro("state_bytes", [](const Model& m) { return rta_model_state_bytes(m.get()); })
       .def_prop_ro("packed_bytes", [](const Model& m) { return rta_plan_packed_bytes(rta_model_plan(m.get())); })
       .def_prop_ro("scratch_bytes", [](const Model& m) { return rta_plan_scratch_bytes(rta_model_plan(m.get())); })
+      .def_prop_ro("prepacked", &Model::prepacked, "(bytes that the file had ready, why others were not taken)")
+      .def("pack", &Model::pack, "an image of packed weights for files")
       .def("tensors", &Model::tensors, nb::arg("outputs"), "(name, dtype, shape) of each input or output")
       .def(
           "run",
