@@ -11,7 +11,7 @@
 #ifdef RTA_PACKED
 #include <csetjmp>
 
-#include "_core/memory.h"
+#include "_common/memory.h"
 #else
 #include <exception>
 #endif

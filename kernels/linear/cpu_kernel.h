@@ -16,9 +16,9 @@
 #include <cstdlib>
 
 #include "_common/checks.h"
+#include "_common/pack_tile.h"
 #include "linear/float32_tile.h"
 #include "linear/int8_tile.h"
-#include "linear/pack_tile.h"
 
 namespace rta {
 

@@ -6,9 +6,9 @@
 // for a single row; up to 3 rows share each weight that was loaded.
 #pragma once
 
+#include "_common/pack_tile.h"
 #include "_simd/lanes.h"
 #include "linear/epilogue.h"
-#include "linear/pack_tile.h"
 
 namespace rta {
 

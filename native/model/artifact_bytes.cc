@@ -10,7 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "_core/memory.h"
+#include "_common/memory.h"
 #include "_core/stage.h"
 #include "artifact.h"
 
@@ -140,7 +140,7 @@ Bytes Bytes::mapped(const char* path) {
   const bool known = descriptor >= 0 && fstat(descriptor, &found) == 0;
   const bool regular = known && S_ISREG(found.st_mode) && found.st_size > 0;
   const auto size = static_cast<size_t>(found.st_size);
-  void* start = regular ? mmap(nullptr, size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, descriptor, 0) : MAP_FAILED;
+  void* start = regular ? mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0) : MAP_FAILED;
   const int error = errno;
   if (descriptor >= 0) close(descriptor);
   if (known && !regular) refuse(RTA_CANNOT_READ, "%s is not a regular file with something in it", path);

@@ -33,28 +33,35 @@ std::vector<rta_attr> asked(const Artifact& from, const Artifact::StageRecord& s
   return attrs;
 }
 
+// Why no kernel of this build computes the stage here.
+[[noreturn]] void refuse_stage(const Artifact::StageRecord& stage, const Attrs& attrs) {
+  char reasons[256] = "";
+  size_t length = 0;
+  for (const KernelRow* row = first_kernel(); row; row = row->next) {
+    if (std::strcmp(row->kernel.op, stage.op) != 0) continue;
+    const size_t left = sizeof reasons - length;
+    const int more = std::snprintf(reasons + length, left, "%s%s: %s", length ? "; " : "", row->kernel.name,
+                                   rejected(row->kernel, attrs));
+    length += std::min(static_cast<size_t>(more), left - 1);
+  }
+  refuse(RTA_NO_KERNEL, "stage %s: no kernel for %s here (%s)", stage.name, stage.op,
+         length ? reasons : "this build has none");
+}
+
 // The preferred kernel of those that can compute the stage on this machine; refuses with the reasons where there is
 // none.
 const char* kernel_for(const Artifact& from, const Artifact::StageRecord& stage) {
   const std::vector<rta_attr> listed = asked(from, stage);
   const Attrs attrs(listed.data(), static_cast<int>(listed.size()));
+  const IsaSet here = isa_level();
   const Kernel* best = nullptr;
-  char reasons[256] = "";
-  size_t length = 0;
   for (const KernelRow* row = first_kernel(); row; row = row->next) {
     const Kernel& kernel = row->kernel;
-    if (std::strcmp(kernel.op, stage.op) != 0 || (best && kernel.rank <= best->rank)) continue;
-    if (const char* reason = rejected(kernel, attrs)) {
-      const size_t left = sizeof reasons - length;
-      const int more = std::snprintf(reasons + length, left, "%s%s: %s", length ? "; " : "", kernel.name, reason);
-      length += std::min(static_cast<size_t>(more), left - 1);
-    } else {
-      best = &kernel;
-    }
+    if (*kernel.op != *stage.op || std::strcmp(kernel.op, stage.op) != 0) continue;
+    if ((best && kernel.rank <= best->rank) || kernel.isa > here || unsuited(kernel, attrs)) continue;
+    best = &kernel;
   }
-  if (!best)
-    refuse(RTA_NO_KERNEL, "stage %s: no kernel for %s here (%s)", stage.name, stage.op,
-           length ? reasons : "this build has none");
+  if (!best) refuse_stage(stage, attrs);
   return best->name;
 }
 

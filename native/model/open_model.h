@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "_core/memory.h"
+#include "_common/memory.h"
 #include "artifact.h"
 
 namespace rta {

@@ -1,6 +1,6 @@
 // Regions, and what C++ asks its run-time library for, in a library for one model. The packer keeps these names within
 // the library: a program has its own `operator new`.
-#include "_core/memory.h"
+#include "_common/memory.h"
 
 #include <sys/mman.h>
 
@@ -102,15 +102,18 @@ void* operator new[](size_t bytes) { return rta::made(bytes, 16); }
 void* operator new(size_t bytes, std::align_val_t alignment) {
   return rta::made(bytes, static_cast<size_t>(alignment));
 }
+void* operator new(size_t bytes, const std::nothrow_t&) noexcept { return rta::made(bytes, 16); }
 void operator delete(void*) noexcept {}
 void operator delete[](void*) noexcept {}
 void operator delete(void*, size_t) noexcept {}
 void operator delete[](void*, size_t) noexcept {}
+void operator delete(void*, const std::nothrow_t&) noexcept {}
 void operator delete(void*, std::align_val_t) noexcept {}
 void operator delete(void*, size_t, std::align_val_t) noexcept {}
 
 // Where the sizes of containers run over; the loader bounds them before.
 namespace std {
+const nothrow_t nothrow = nothrow_t();
 #ifdef _LIBCPP_VERSION
 inline namespace __1 {
 [[noreturn]] void __libcpp_verbose_abort(const char*, ...) noexcept { ::abort(); }

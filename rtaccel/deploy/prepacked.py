@@ -23,7 +23,7 @@ _STAGES_AND_BYTES = struct.Struct("<8sIIQ")
 
 
 def prepack(path: str | os.PathLike[str], *, sign: Any = None) -> Path:
-    """Adds the weights as this machine's kernels pack them to a file of `rt.save`: whoever takes the same kernels loads it sooner.
+    """Adds the weights as this machine's kernels pack them to a file of `rt.save`. Who takes the same kernels loads it sooner.
 
     Run on one machine of each kind, a file has an image for each kind. The logical weights stay, and machines without an image
     pack them as ever: `explain` says which. The file is replaced as a whole.

@@ -45,7 +45,8 @@ def save(
     metadata: further texts for whoever reads the file, such as a verdict: `{"budget": str(latency)}`.
 
     The file appears whole or not at all. Returns its path. Raises UnsupportedProblem, naming them, for PyTorch calls inside,
-    for a model on a GPU, and for prepacked=True without a linear layer; FormatError for a key or metadata that are none; OSError where the path cannot be written.
+    for a model on a GPU, and for prepacked=True without a linear layer; FormatError for a key or metadata that are none; OSError
+    where the path cannot be written.
 
     Example:
         >>> import tempfile, torch, rtaccel as rt

@@ -39,15 +39,15 @@ def header(plan: PlanRead, chosen: Sequence[tuple[str, str, str]], threads: bool
     samples, rows = _limits(plan)
     return f"""{_PREAMBLE}
 namespace rta {{
-static constexpr bool same(const char* a, const char* b) {{
+static constexpr bool spelled(const char* a, const char* b) {{
   while (*a && *a == *b) ++a, ++b;
   return *a == *b;
 }}
 static constexpr bool wants(const char* op, const char* word) {{
-  return {_any(f'(same(op, "{op}") && same(word, "{word}"))' for op, word in sorted(words))};
+  return {_any(f'(spelled(op, "{op}") && spelled(word, "{word}"))' for op, word in sorted(words))};
 }}
 static constexpr bool wants_activation(const char* name) {{
-  return {_any(f'same(name, "{name}")' for name in sorted(activations))};
+  return {_any(f'spelled(name, "{name}")' for name in sorted(activations))};
 }}
 static constexpr bool tiled_so(int64_t vectors, int64_t most, int64_t tile) {{
   return (tile == most && vectors > most) || tile == (vectors - 1) % most + 1;
