@@ -8,7 +8,7 @@ if(SKBUILD)
   install(DIRECTORY kernels DESTINATION rtaccel/source
           FILES_MATCHING PATTERN "*.cc" PATTERN "*.h" PATTERN "*.def" PATTERN "*.in"
           PATTERN "__pycache__" EXCLUDE PATTERN "triton" EXCLUDE PATTERN "cuda" EXCLUDE)
-  install(DIRECTORY native/model DESTINATION rtaccel/source/native)
+  install(DIRECTORY native/model native/packed DESTINATION rtaccel/source/native)
   install(FILES native/rtaccel.h native/rtaccel.hpp DESTINATION rtaccel/source/native)
   file(GLOB RTACCEL_ROOMS CONFIGURE_DEPENDS RELATIVE "${PROJECT_SOURCE_DIR}" "native/*/rta_*.h")
   foreach(header ${RTACCEL_ROOMS})
@@ -28,6 +28,7 @@ set(RTACCEL_UP ../../..)
 set(RTACCEL_PC_UP ../..)
 install(TARGETS rtaccel_core LIBRARY DESTINATION ${RTACCEL_PREFIX}${RTACCEL_LIBRARIES})
 file(GLOB RTACCEL_HEADERS CONFIGURE_DEPENDS "native/rta*.h" "native/*.hpp" "native/*/rta_*.h" "kernels/_core/rta_*.h")
+list(FILTER RTACCEL_HEADERS EXCLUDE REGEX "/rta_packed\\.h$")  # of packed libraries alone
 install(FILES ${RTACCEL_HEADERS} DESTINATION ${RTACCEL_PREFIX}include)
 configure_file(cmake/rtaccelConfig.cmake.in rtaccelConfig.cmake @ONLY)
 configure_file(cmake/rtaccel.pc.in rtaccel.pc @ONLY)

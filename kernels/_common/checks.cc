@@ -97,6 +97,12 @@ void expect_value(const Value& v, rta_dtype dtype, int64_t steps, int64_t width,
 
 int64_t elements(const Value& v) { return product(v.steps, v.width); }
 
+void expect_rows(int64_t steps) {
+  if constexpr (RTA_MOST_ROWS != INT64_MAX)
+    expect(steps <= RTA_MOST_ROWS / RTA_MOST_SAMPLES, "%lld rows a sample, for which this was not built",
+           static_cast<long long>(steps));
+}
+
 void expect_within(const int32_t* table, int64_t count, int64_t low, int64_t high, const char* what) {
   for (int64_t i = 0; i < count; ++i)
     expect(table[i] >= low && table[i] < high, "%s has %d, expected %lld to %lld", what, table[i],

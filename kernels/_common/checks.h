@@ -39,6 +39,9 @@ void expect_shape(const Value& v, int64_t steps, int64_t width, const char* what
 void expect_value(const Value& v, rta_dtype dtype, int64_t steps, int64_t width, const char* what);
 int64_t elements(const Value& v);  // of one sample
 
+// In a build for one model: that a stage with so many rows a sample is within what was compiled (RTA_MOST_ROWS).
+void expect_rows(int64_t steps);
+
 // The numbers of a table are in low .. high - 1.
 void expect_within(const int32_t* table, int64_t count, int64_t low, int64_t high, const char* what);
 

@@ -4,7 +4,8 @@
 
 #include <algorithm>
 #include <cstring>
-#include <stdexcept>
+
+#include "_core/guard.h"
 
 using namespace rta;
 
@@ -46,13 +47,12 @@ int rta_plan::add_value(rta_dtype dtype, int64_t steps, int64_t width, rta_role 
 
 // The operator in front of what a stage says about itself.
 static Stage* created(const Kernel& kernel, const StageSpec& spec) {
-  try {
-    return kernel.create(spec);
-  } catch (const std::runtime_error& error) {
-    const size_t length = std::strlen(spec.op);
-    const bool named = std::strncmp(error.what(), spec.op, length) == 0 && error.what()[length] == ':';
-    fail("%s%s%s", named ? "" : spec.op, named ? "" : ": ", error.what());
-  }
+  Stage* stage = nullptr;
+  if (attempt([&] { stage = kernel.create(spec); })) return stage;
+  const char* why = last_error().c_str();
+  const size_t length = std::strlen(spec.op);
+  const bool named = std::strncmp(why, spec.op, length) == 0 && why[length] == ':';
+  fail("%s%s%s", named ? "" : spec.op, named ? "" : ": ", why);
 }
 
 void rta_plan::add_stage(const char* op, const char* kernel_name, const int* in, int in_count, const int* out,
@@ -62,9 +62,18 @@ void rta_plan::add_stage(const char* op, const char* kernel_name, const int* in,
   if (!kernel) fail("there is no kernel %s/%s in the native core", op, kernel_name);
   if (kernel->isa > isa_level()) fail("%s/%s needs a newer CPU than this or is ruled out", op, kernel_name);
   const int64_t bytes = checked_values(op, in, in_count, out, out_count);
-  const size_t before = weights->used();
-  const StageSpec spec{values.data(), in, in_count, out, out_count, attrs, weights.get(), &stage_scratch, kernel->op};
+  const size_t before = weights->used(), given = prepacked.at ? prepacked.left : 0;
+  packed_parts.stage = static_cast<int>(stages.size());
+  const StageSpec spec{values.data(), in,
+                       in_count,      out,
+                       out_count,     attrs,
+                       weights.get(), &stage_scratch,
+                       kernel->op,    prepacked.at ? &prepacked : nullptr,
+                       &packed_parts};
   std::unique_ptr<Stage> stage(created(*kernel, spec));
+  if (prepacked.left) fail("%s: %zu bytes of its packed weights are left over", op, prepacked.left);
+  prepacked = {nullptr, 0};
+  in_place += given;
   for (int i = 0; i < in_count; ++i) {
     if (stage->checks() && roles[in[i]] != RTA_INPUT)
       fail("%s: value %d is computed, where the stage looks at inputs before a call", op, in[i]);
@@ -81,8 +90,22 @@ void rta_plan::add_stage(const char* op, const char* kernel_name, const int* in,
   marks_samples |= stages.back()->marks_samples();
   checks |= stages.back()->checks();
   refuses |= stages.back()->refuses();
-  read_bytes.push_back(static_cast<int64_t>(weights->used() - before));
+  read_bytes.push_back(static_cast<int64_t>(weights->used() - before + given));
   row_bytes.push_back(bytes);
+}
+
+void* StageSpec::weights(size_t bytes) const {
+  const size_t whole = (bytes + 63) / 64 * 64;
+  if (!prepacked) {
+    void* at = arena->take(bytes);
+    parts->all.push_back({parts->stage, static_cast<const char*>(at), whole});
+    return at;
+  }
+  if (bytes > prepacked->left || whole > prepacked->left)
+    fail("%zu bytes of packed weights, of which %zu are left", bytes, prepacked->left);
+  const char* at = prepacked->at;
+  *prepacked = {at + whole, prepacked->left - whole};
+  return const_cast<char*>(at);
 }
 
 // Of a stage that is added: every value exists, what it reads was written before, and what it writes by no stage yet.
@@ -114,7 +137,7 @@ void rta_plan::finish(int64_t for_samples, int64_t state_memory) {
     if (!written[id]) fail("output %d of the plan is written by no stage", id);
   int64_t steps = 1;
   for (const Value& v : values) steps = std::max(steps, v.steps);
-  block = std::max(int64_t{1}, kBlockRows / steps);
+  block = std::min(std::max(int64_t{1}, kBlockRows / steps), RTA_MOST_SAMPLES);
   memory = state_memory;
   const int64_t own_scratch = static_cast<int64_t>((stage_scratch + 63) / 64 * 64);
   std::vector<int64_t> at;
@@ -195,7 +218,7 @@ const char* rta_plan::check(const void* const* in, int64_t samples) {
 }
 
 void rta_plan::run(const void* const* in, void* const* out, int64_t samples) {
-  if (pool)
+  if (shares())
     run_threaded(in, out, samples);
   else
     for (int64_t first = 0; first < samples; first += block)

@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "_common/memory.h"
 #include "_core/stage.h"
 #include "_core/thread_pool.h"
 
@@ -33,12 +34,28 @@ inline int64_t element_bytes(rta_dtype dtype) {
   return dtype == RTA_FLOAT32 || dtype == RTA_INT32 ? 4 : dtype == RTA_INT64 ? 8 : 1;
 }
 
+struct PackedParts {
+  int stage = 0;  // that is being made
+  std::vector<PackedPart> all;
+};
+
+// Keeps memory that a plan reads as long as the plan does.
+struct Kept {
+  virtual ~Kept() = default;
+};
+
 // How the threads of a plan share blocks of one size.
 struct Cut {
   std::vector<int> parts;  // by stage
   std::vector<int> forks;  // by stage: of its pieces, where the stage itself is not cut
   int64_t cost_ns = 0;     // estimate, of one thread
   int64_t saved_ns = 0;    // by cutting stages
+};
+
+struct EndThreads {
+  void operator()(Pool* pool) const {
+    if constexpr (RTA_WANTS_THREADS) delete pool;
+  }
 };
 
 // What run_block does between its parts: nothing, in every call but those of rta_plan_profile.
@@ -61,12 +78,17 @@ struct rta_plan_body {
   std::vector<rta::Value> values;
   std::vector<rta_role> roles;
   std::vector<rta::Span> spans;  // by value
-  std::vector<bool> written;     // by value: a stage of those that were added gives it
+  std::vector<char> written;     // by value: a stage of those that were added gives it
   std::vector<int> inputs, outputs, states;
   std::vector<std::unique_ptr<rta::Stage>> stages;
   std::vector<int64_t> read_bytes;  // by stage: packed weights
   std::vector<int64_t> row_bytes;   // by stage: its values, of one sample
   std::vector<rta::Lane> lanes;     // one for each thread
+  rta::PackedParts packed_parts;
+  size_t in_place = 0;              // bytes of packed weights that are not in `weights`
+  std::unique_ptr<rta::Kept> kept;  // memory that they are in
+  const void* kept_start = nullptr;
+  size_t kept_bytes = 0;
   size_t stage_scratch = 0;
   bool marks_samples = false, checks = false, refuses = false, finished = false;
   int64_t block = 1, memory = 0;
@@ -75,7 +97,8 @@ struct rta_plan_body {
   int threads = 1;
   std::vector<int> cores;
   std::vector<rta::Cut> cuts;  // by samples of a block
-  std::unique_ptr<rta::Pool> pool;
+  std::unique_ptr<rta::Pool, rta::EndThreads> pool;
+  rta::Region* region = rta::region_in_use();  // that all of this is in
 };
 
 struct rta_plan : rta_plan_body {
@@ -102,12 +125,15 @@ struct rta_plan : rta_plan_body {
 
   // Threads.
   int parts(int stage, int64_t samples) const;
-  int running_threads() const { return pool && !pool->forked() ? threads : 1; }
+  bool shares() const { return RTA_WANTS_THREADS && pool; }  // whether it has threads
+  int running_threads() const { return shares() && !pool->forked() ? threads : 1; }
   int64_t prefault();
   bool lock();
+  size_t read_kept() const;
 
   bool staged(int id) const { return roles[id] == RTA_INNER || roles[id] == RTA_STATE || values[id].dtype == RTA_INT8; }
-  bool weights_exceed_l2() const { return weights->used() > rta::kNearBytes; }
+  size_t packed_bytes() const { return weights->used() + in_place; }
+  bool weights_exceed_l2() const { return packed_bytes() > rta::kNearBytes; }
   int64_t sample_bytes(int id) const { return values[id].pitch * values[id].steps; }
 
   // Another plan's body is put in place of this one's when the next call begins (plan_offer.cc).
@@ -115,6 +141,7 @@ struct rta_plan : rta_plan_body {
   bool withdraw(rta_plan* next);
   void take();
 
+  rta::Prepacked prepacked{nullptr, 0};  // of the stage that is added next, where it has some
   std::unique_ptr<rta::Arena> state;
   std::vector<char*> held;         // by state, in the order of `states`: its first row of all
   std::vector<int64_t> nonfinite;  // by sample: calls for which its states hold what int8 could not

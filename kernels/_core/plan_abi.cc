@@ -3,16 +3,18 @@
 
 #include <cerrno>
 #include <cstring>
-#include <stdexcept>
-#include <string>
 
 #include "_core/guard.h"
 #include "_core/plan.h"
 
 using namespace rta;
 
-std::string& rta::last_error() {
-  static thread_local std::string text;
+#ifdef RTA_PACKED
+constinit thread_local Landing* rta::landing = nullptr;
+#endif
+
+ErrorText& rta::last_error() {
+  static thread_local ErrorText text;
   return text;
 }
 
@@ -48,7 +50,14 @@ RTA_API rta_plan* rta_plan_create(size_t weight_bytes) {
   return guarded<>(static_cast<rta_plan*>(nullptr), [&] { return new rta_plan(weight_bytes); });
 }
 
-RTA_API void rta_plan_destroy(rta_plan* plan) { delete plan; }
+RTA_API void rta_plan_destroy(rta_plan* plan) {
+#ifdef RTA_PACKED
+  // Its memory goes with the region; threads are all that has to end.
+  if (plan) plan->pool.reset();
+#else
+  delete plan;
+#endif
+}
 
 RTA_API int rta_plan_value(rta_plan* plan, rta_dtype dtype, int64_t steps, int64_t width, rta_role role) {
   return guarded(-1, [&] { return plan->add_value(dtype, steps, width, role); });
@@ -206,7 +215,7 @@ RTA_API int rta_plan_load_stream(rta_plan* plan, int64_t stream, const void* fro
   });
 }
 
-RTA_API size_t rta_plan_packed_bytes(const rta_plan* plan) { return plan->weights->used(); }
+RTA_API size_t rta_plan_packed_bytes(const rta_plan* plan) { return plan->packed_bytes(); }
 RTA_API size_t rta_plan_scratch_bytes(const rta_plan* plan) {
   return plan->scratch ? plan->scratch->used() + plan->state->used() : 0;
 }

@@ -1,7 +1,6 @@
 // Where values lie between stages: those that are never needed at once share memory. Less of it is touched, so a small
 // network stays in the first-level cache, and after a cold start fewer lines are fetched only to be written over.
 #include <algorithm>
-#include <numeric>
 
 #include "_core/plan.h"
 
@@ -20,11 +19,15 @@ constexpr int64_t kWatched = 64;
 // By value: its byte in a lane, behind `start`. Returns the bytes of a lane. The largest values are placed first, each
 // at the lowest place that is free while it is needed; a stage's inputs and outputs are needed at once.
 int64_t rta_plan::lay_out(int64_t start, std::vector<int64_t>& at) const {
-  std::vector<int> order(values.size());
-  std::iota(order.begin(), order.end(), 0);
-  order.erase(std::remove_if(order.begin(), order.end(), [&](int i) { return roles[i] == RTA_STATE || !staged(i); }),
-              order.end());
-  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return sample_bytes(a) > sample_bytes(b); });
+  std::vector<int> order;
+  order.reserve(values.size());
+  for (int id = 0; id < static_cast<int>(values.size()); ++id)
+    if (roles[id] != RTA_STATE && staged(id)) order.push_back(id);
+  const auto before = [&](int a, int b) {
+    return sample_bytes(a) != sample_bytes(b) ? sample_bytes(a) > sample_bytes(b) : a < b;
+  };
+  std::make_heap(order.begin(), order.end(), before);  // as std::stable_sort by size, in less code
+  std::sort_heap(order.begin(), order.end(), before);
   at.assign(values.size(), 0);
   if (is_watched()) {
     int64_t end = start + kWatched;

@@ -1,6 +1,7 @@
 // Weights exchanged between two calls: one thread offers a plan, the one that calls takes its body.
+#include <sched.h>
+
 #include <algorithm>
-#include <thread>
 #include <utility>
 
 #include "_core/plan.h"
@@ -27,7 +28,7 @@ bool rta_plan::offer(rta_plan* next) {
 bool rta_plan::withdraw(rta_plan* next) {
   rta_plan* expected = next;
   if (offered.compare_exchange_strong(expected, nullptr, std::memory_order_acq_rel)) return true;
-  while (offered.load(std::memory_order_acquire) == taking()) std::this_thread::yield();
+  while (offered.load(std::memory_order_acquire) == taking()) sched_yield();
   return false;
 }
 

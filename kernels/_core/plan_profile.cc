@@ -53,7 +53,7 @@ double rta_plan::profile(const void* const* in, void* const* out, int64_t sample
   // Threads as in run_threaded, but for samples that they would take as a whole: a stage would have several times at
   // once.
   const bool cut_stages =
-      pool && blocks_each(samples) == 0 &&
+      shares() && blocks_each(samples) == 0 &&
       samples / block * cuts.back().saved_ns + cuts[static_cast<size_t>(samples % block)].saved_ns > 0;
   const int64_t start_ns = clock_ns(), start = ticks_now();
   for (int64_t call = 0; call < calls; ++call) {

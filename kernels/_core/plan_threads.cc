@@ -1,6 +1,8 @@
 // What the threads of a plan share: whole blocks of samples where there are enough of them, else the parts of a stage.
 // Which of both, and how many parts, follows from estimates when the plan is made; the bits never depend on it, as
 // blocks and the tiles within a stage are the same for any number of threads.
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -26,6 +28,10 @@ struct StagePart {
 
 void rta_plan::use_threads(int count) {
   if (finished) fail("the plan is finished");
+  if constexpr (!RTA_WANTS_THREADS) {
+    if (count != 1) fail("%d threads, where this was built for one", count);
+    return;
+  }
   std::vector<int> allowed = allowed_cores();
   const int most = std::min(Pool::kMostThreads, static_cast<int>(allowed.size()));
   if (count < 1 || count > most) fail("%d threads, where 1 to %d can run at once", count, most);
@@ -57,14 +63,14 @@ Cut rta_plan::cut_for(int64_t samples) const {
 }
 
 void rta_plan::plan_threads() {
-  if (threads == 1) return;
+  if (!RTA_WANTS_THREADS || threads == 1) return;
   bool pays = false;
   for (int64_t samples = 0; samples <= block; ++samples) {
     cuts.push_back(cut_for(samples));
     pays |= cuts.back().saved_ns > 0;
   }
   pays |= cuts.back().cost_ns >= Pool::kPartNs;  // many blocks
-  if (pays) pool = std::make_unique<Pool>(threads - 1, cores);
+  if (pays) pool.reset(new Pool(threads - 1, cores));
 }
 
 // Blocks that each thread takes as a whole; 0 where the batch is not shared so.
@@ -74,7 +80,7 @@ int64_t rta_plan::blocks_each(int64_t samples) const {
 }
 
 int rta_plan::parts(int stage, int64_t samples) const {
-  if (!pool) return 1;
+  if (!shares()) return 1;
   if (stage < 0) return blocks_each(samples) ? threads : 1;
   const Cut& cut = cuts[static_cast<size_t>(std::min(samples, block))];
   const auto at = static_cast<size_t>(stage);
@@ -109,13 +115,13 @@ void rta_plan::run_lanes(const void* const* in, void* const* out, int64_t sample
 }
 
 void rta_plan::run_stage(const Stage& stage, const Run& run, int parts, int forks) {
-  if (forks > 1) {
+  if (RTA_WANTS_THREADS && forks > 1) {
     Run own = run;
     own.pool = pool.get();
     own.forks = forks;
     return stage.run(own);
   }
-  if (parts == 1) return stage.run(run);
+  if (!RTA_WANTS_THREADS || parts == 1) return stage.run(run);
   const StagePart job{stage, run, lanes, parts};
   const auto one = [](const void* context, int part) {
     const StagePart& all = *static_cast<const StagePart*>(context);
@@ -130,14 +136,23 @@ void rta_plan::run_stage(const Stage& stage, const Run& run, int parts, int fork
 
 int64_t rta_plan::prefault() {
   if (!finished) fail("the plan is not finished");
-  if (pool) {
-    if (pool->forked()) pool = std::make_unique<Pool>(threads - 1, cores);
+  if (shares()) {
+    const Within within(region);
+    if (pool->forked()) pool.reset(new Pool(threads - 1, cores));
     if (const int error = pool->take_schedule()) fail("scheduling policy of threads: %s", std::strerror(error));
   }
-  return static_cast<int64_t>(weights->populate(false) + scratch->populate(true) + state->populate(true));
+  return static_cast<int64_t>(weights->populate(false) + scratch->populate(true) + state->populate(true) + read_kept());
+}
+
+// One byte of each page; Linux has them all in reach then.
+size_t rta_plan::read_kept() const {
+  const auto* start = static_cast<const volatile char*>(kept_start);
+  constexpr size_t kPage = 4096;
+  for (size_t at = 0; at < kept_bytes; at += kPage) static_cast<void>(start[at]);
+  return kept_bytes;
 }
 
 bool rta_plan::lock() {
   if (!finished) fail("the plan is not finished");
-  return weights->lock() && scratch->lock() && state->lock();
+  return weights->lock() && scratch->lock() && state->lock() && (!kept_bytes || mlock(kept_start, kept_bytes) == 0);
 }

@@ -1,20 +1,14 @@
-// Attributes, memory and the table of kernels.
+// Attributes and the table of kernels.
 #include "_core/stage.h"
 
+#include "_core/guard.h"
 #include "_simd/activation.h"
-
-#include <sys/mman.h>
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#endif
 
 #include <cstdarg>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
-#include <deque>
 #include <stdexcept>
-#include <string>
-#include <vector>
 
 namespace rta {
 
@@ -24,7 +18,13 @@ void fail(const char* format, ...) {
   va_start(args, format);
   std::vsnprintf(text, sizeof text, format, args);
   va_end(args);
+#ifdef RTA_PACKED
+  last_error() = text;
+  if (!landing) std::abort();
+  std::longjmp(landing->place, 1);
+#else
   throw std::runtime_error(text);
+#endif
 }
 
 const char* dtype_name(rta_dtype dtype) {
@@ -85,77 +85,6 @@ const int64_t* Attrs::longs(const char* name, int64_t count) const {
 int64_t Attrs::count(const char* name) const { return find(name, RTA_ATTR_TENSOR).count; }
 rta_dtype Attrs::dtype(const char* name) const { return find(name, RTA_ATTR_TENSOR).dtype; }
 
-#if defined(__SANITIZE_ADDRESS__)
-void watch(void* start, size_t bytes) { __asan_poison_memory_region(start, bytes); }
-static void unwatch(void* start, size_t bytes) { __asan_unpoison_memory_region(start, bytes); }
-bool is_watched() { return true; }
-#else
-void watch(void*, size_t) {}
-static void unwatch(void*, size_t) {}
-bool is_watched() { return false; }
-#endif
-
-constexpr size_t kGap = 64;
-
-constexpr size_t kPage = 4096, kHugePage = size_t{2} << 20;
-
-// From half a huge page on, the mapping is made of huge pages: one more than needed, so that the part in use can start
-// on a boundary. Below that, ordinary pages: a small plan should not hold 2 MiB of memory.
-Arena::Arena(size_t bytes, bool gaps) : used_(0), gaps_(gaps && is_watched()) {
-  if (bytes > size_t{1} << 46) fail("no memory for %zu bytes", bytes);
-  const bool huge = bytes >= kHugePage / 2;
-  const size_t page = huge ? kHugePage : kPage;
-  capacity_ = (bytes + page) / page * page;
-  mapped_ = gaps_ ? 2 * capacity_ : capacity_;  // what is taken is at least as large as the gap behind it
-  const size_t mapped = mapped_ + (huge ? kHugePage : 0);
-  void* start = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (start == MAP_FAILED) fail("no memory for %zu bytes", capacity_);
-  base_ = static_cast<char*>(start);
-  if (!huge) {
-    watch(base_, mapped_);
-    return;
-  }
-  const size_t skip = (kHugePage - reinterpret_cast<uintptr_t>(base_) % kHugePage) % kHugePage;
-  if (skip) munmap(base_, skip);
-  base_ += skip;
-  if (kHugePage > skip) munmap(base_ + mapped_, kHugePage - skip);
-  madvise(base_, mapped_, MADV_HUGEPAGE);  // advice: where it is not followed, large plans run 1-2 % slower
-  watch(base_, mapped_);
-}
-
-size_t Arena::populate(bool write) {
-  const size_t bytes = (end_ + kPage - 1) / kPage * kPage;
-  if (bytes == 0) return 0;
-#if defined(MADV_POPULATE_READ) && defined(MADV_POPULATE_WRITE)
-  if (madvise(base_, bytes, write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) == 0) return bytes;
-#endif
-  for (size_t at = 0; at < bytes; at += kPage) {  // Linux before 5.14
-    volatile char* byte = base_ + at;
-    if (write)
-      *byte = *byte;
-    else
-      static_cast<void>(*byte);
-  }
-  return bytes;
-}
-
-bool Arena::lock() { return end_ == 0 || mlock(base_, end_) == 0; }
-
-Arena::~Arena() {
-  unwatch(base_, mapped_);
-  munmap(base_, mapped_);
-}
-
-void* Arena::take(size_t bytes) {
-  const size_t left = capacity_ - used_, rounded = bytes > left ? bytes : (bytes + 63) / 64 * 64;
-  if (rounded > left) fail("a stage wants %zu bytes of the %zu left for weights", bytes, left);
-  void* at = base_ + end_;
-  used_ += rounded;
-  end_ += rounded + (gaps_ && rounded ? kGap : 0);
-  unwatch(at, bytes);
-  return at;
-}
-
 Stage::~Stage() = default;
 bool Stage::marks_samples() const { return false; }
 bool Stage::checks() const { return false; }
@@ -178,31 +107,53 @@ GraphIO StageSpec::out(int i) const { return port(*this, outputs, output_count, 
 
 Activation parse_activation(const char* name) {
 #define RTA_ROW(kind, known, ...) \
-  if (std::strcmp(name, #known) == 0) return Activation::kind;
+  if (RTA_WANTS_ACTIVATION(#known) && std::strcmp(name, #known) == 0) return Activation::kind;
 #include "_common/activations/table.def"
 #undef RTA_ROW
   fail("no activation '%s'", name);
 }
 
-static std::vector<Kernel>& table() {
-  static std::vector<Kernel> kernels;
-  return kernels;
+// A list through the kernels themselves, filled before main by static objects of many files.
+static KernelRow *first_row, **next_row = &first_row;
+static int row_count;
+
+static void add_row(KernelRow* row) {
+  *next_row = row;
+  next_row = &row->next;
+  ++row_count;
 }
 
 Register::Register(void (*register_kernels)()) { register_kernels(); }
-Register::Register(const Kernel& kernel) { table().push_back(kernel); }
+Register::Register(const Kernel& kernel) : row_{kernel, nullptr, {}} { add_row(&row_); }
 
-void add_kernel_row(Isa isa, const char* op, const char* stem, const char* (*reject)(const Attrs&),
+void add_kernel_row(KernelRow* row, Isa isa, const char* op, const char* stem, const char* (*reject)(const Attrs&),
                     Stage* (*create)(const StageSpec&)) {
-  static std::deque<std::string> names;  // a deque: the names stay where they are
-  names.push_back(std::string(stem) + "_" + isa_name(isa));
-  table().push_back({op, names.back().c_str(), isa, 10 * static_cast<int>(isa), reject, create});
+  const size_t length = std::strlen(stem);
+  std::memcpy(row->name, stem, length);
+  row->name[length] = '_';
+  std::strcpy(row->name + length + 1, isa_name(isa));
+  row->kernel = {op, row->name, isa, 10 * static_cast<int>(isa), reject, create};
+  add_row(row);
 }
 
+const KernelRow* first_kernel() { return first_row; }
+
+// The first letter tells most of a few hundred rows apart.
+static bool same(const char* a, const char* b) { return *a == *b && std::strcmp(a, b) == 0; }
+
 const Kernel* find_kernel(const char* op, const char* name) {
-  for (const Kernel& k : table())
-    if (std::strcmp(k.op, op) == 0 && std::strcmp(k.name, name) == 0) return &k;
+  for (const KernelRow* row = first_row; row; row = row->next)
+    if (same(row->kernel.op, op) && same(row->kernel.name, name)) return &row->kernel;
   return nullptr;
+}
+
+const char* unsuited(const Kernel& kernel, const Attrs& attrs) {
+  return kernel.reject ? kernel.reject(attrs) : nullptr;
+}
+
+const char* rejected(const Kernel& kernel, const Attrs& attrs) {
+  const char* missing = isa_missing(kernel.isa);
+  return missing ? missing : unsuited(kernel, attrs);
 }
 
 }  // namespace rta
@@ -213,20 +164,18 @@ extern "C" {
 #define RTA_API __attribute__((visibility("default")))
 
 RTA_API int rta_abi_version(void) { return RTA_ABI_VERSION; }
-RTA_API int rta_kernel_count(void) { return static_cast<int>(table().size()); }
+RTA_API int rta_kernel_count(void) { return row_count; }
 RTA_API rta_kernel rta_kernel_at(int index) {
-  const Kernel& k = table().at(static_cast<size_t>(index));
-  return {k.op, k.name, k.rank};
+  const KernelRow* row = first_row;
+  while (index-- > 0) row = row->next;
+  return {row->kernel.op, row->kernel.name, row->kernel.rank};
 }
 RTA_API const char* rta_kernel_unsuited(const char* op, const char* name, const rta_attr* attrs, int attr_count) {
   const Kernel* kernel = find_kernel(op, name);
-  if (!kernel) return "there is no such kernel in the native core";
-  return kernel->reject ? kernel->reject(Attrs(attrs, attr_count)) : nullptr;
+  return kernel ? unsuited(*kernel, Attrs(attrs, attr_count)) : "there is no such kernel in the native core";
 }
 RTA_API const char* rta_kernel_reject(const char* op, const char* name, const rta_attr* attrs, int attr_count) {
   const Kernel* kernel = find_kernel(op, name);
-  if (!kernel) return "there is no such kernel in the native core";
-  if (const char* reason = isa_missing(kernel->isa)) return reason;
-  return kernel->reject ? kernel->reject(Attrs(attrs, attr_count)) : nullptr;
+  return kernel ? rejected(*kernel, Attrs(attrs, attr_count)) : "there is no such kernel in the native core";
 }
 }

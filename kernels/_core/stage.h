@@ -57,8 +57,8 @@ class Arena {
   bool lock();  // in memory, for good; false with errno where the system does not allow it
 
  private:
-  char* base_;
-  size_t capacity_, used_, mapped_;
+  char* base_ = nullptr;
+  size_t capacity_, used_ = 0, mapped_ = 0;
   size_t end_ = 0;  // used_, and gaps
   const bool gaps_;
 };
@@ -106,6 +106,18 @@ struct GraphIO {
   char* row(const Run& run, int64_t r) const { return run.at[id] + r * pitch; }
 };
 
+// Packed weights of a stage that were written by a stage like it, and are taken in the same order.
+struct Prepacked {
+  const char* at;
+  size_t left;
+};
+struct PackedPart {  // a piece of such weights
+  int stage;
+  const char* start;
+  size_t bytes;
+};
+struct PackedParts;
+
 struct StageSpec {
   const Value* values;  // the table of the plan, by id
   const int* inputs;
@@ -116,7 +128,13 @@ struct StageSpec {
   Arena* arena;
   size_t* scratch;
   const char* op;
+  Prepacked* prepacked;  // nullptr: the stage packs its weights
+  PackedParts* parts;
 
+  // Memory for packed weights that hold numbers alone: no address, and nothing that leads to one. Where they are there
+  // already they are not written: `packs` says so.
+  void* weights(size_t bytes) const;
+  bool packs() const { return !prepacked; }
   void need_scratch(size_t bytes) const {
     if (*scratch < bytes) *scratch = bytes;
   }
@@ -184,6 +202,13 @@ struct Kernel {
   Stage* (*create)(const StageSpec&);
 };
 
+// A kernel in the table, with room for its name.
+struct KernelRow {
+  Kernel kernel;
+  KernelRow* next;
+  char name[40];
+};
+
 // Kernel::create of a stage that is made of its specification alone.
 template <class T>
 Stage* create_stage(const StageSpec& spec) {
@@ -193,16 +218,31 @@ Stage* create_stage(const StageSpec& spec) {
 // A kernel written over the vectors S: added as <stem>_<name of the set>, the later set preferred. A header of such
 // kernels defines `template <class S> static void register_kernels()`, which calls this for each of its kernels with
 // S::kIsa; CMake compiles the header once for each instruction set (cpu_isa.cc.in).
-void add_kernel_row(Isa isa, const char* op, const char* stem, const char* (*reject)(const Attrs&),
+void add_kernel_row(KernelRow* row, Isa isa, const char* op, const char* stem, const char* (*reject)(const Attrs&),
                     Stage* (*create)(const StageSpec&));
 // What is not wanted is not even compiled.
-#define add_kernel(isa, op, stem, ...) \
-  if constexpr (RTA_WANTS(op, stem)) ::rta::add_kernel_row(isa, op, stem, __VA_ARGS__)
+#define add_kernel(isa, op, stem, ...)                                                   \
+  do {                                                                                   \
+    if constexpr (RTA_WANTS(op, stem)) {                                                 \
+      static ::rta::KernelRow row;                                                       \
+      static_assert(sizeof stem + 12 <= sizeof row.name, "the name has room for a set"); \
+      ::rta::add_kernel_row(&row, isa, op, stem, __VA_ARGS__);                           \
+    }                                                                                    \
+  } while (0)
 
-struct Register {
+class Register {
+ public:
   explicit Register(void (*register_kernels)());
   explicit Register(const Kernel& kernel);  // a kernel of its own design, in a file of its own
+
+ private:
+  KernelRow row_{};
 };
+
+const KernelRow* first_kernel();
 const Kernel* find_kernel(const char* op, const char* name);
+// nullptr, or why a kernel cannot compute it: on a processor that has its set, and on this one.
+const char* unsuited(const Kernel& kernel, const Attrs& attrs);
+const char* rejected(const Kernel& kernel, const Attrs& attrs);
 
 }  // namespace rta

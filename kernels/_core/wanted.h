@@ -1,9 +1,22 @@
-// In a build for one model (rtaccel pack) only what its plan needs is compiled. RTA_WANTED is then a header that
-// defines RTA_WANTS(op, word): whether the operator's kernels of that name, or for weights of that dtype, are among it.
+// What a build for one model (rtaccel pack) compiles: only what its plan needs. RTA_WANTED is then a header that the
+// packer wrote; without it everything is wanted. What was left out is refused where a stage is made, never skipped.
+//
+//   RTA_WANTS(op, word)     the operator's kernels of that name, or for weights of that dtype
+//   RTA_WANTS_ACTIVATION(n) the activation function of that name
+//   RTA_WANTS_TILE(lanes, most, vectors)  of dense weights: tiles of so many vectors of outputs, where whole ones have
+//                           `most`
+//   RTA_MOST_SAMPLES        of a call; RTA_MOST_ROWS: rows that a stage with dense or recurrent weights has in one
+//   RTA_WANTS_THREADS       whether a plan may have more than one thread
 #pragma once
 
 #ifdef RTA_WANTED
 #include RTA_WANTED
 #else
+#include <cstdint>
 #define RTA_WANTS(op, word) true
+#define RTA_WANTS_ACTIVATION(name) true
+#define RTA_WANTS_TILE(lanes, most, vectors) true
+#define RTA_MOST_SAMPLES INT64_MAX
+#define RTA_MOST_ROWS INT64_MAX
+#define RTA_WANTS_THREADS true
 #endif

@@ -24,8 +24,10 @@ __attribute__((noinline)) static void activate_in_place(Activation kind, float p
       S::store(at, activate<S>(constant.value, parameter, S::load(at)));
   };
   switch (kind) {
-#define RTA_ROW(kind, name, ...) \
-  case Activation::kind: return all(Always<Activation::kind>{});
+#define RTA_ROW(kind, name, ...)                                                \
+  case Activation::kind:                                                        \
+    if constexpr (RTA_WANTS_ACTIVATION(#name)) all(Always<Activation::kind>{}); \
+    return;
 #include "_common/activations/table.def"
 #undef RTA_ROW
   }

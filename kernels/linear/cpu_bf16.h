@@ -24,7 +24,7 @@ struct Bfloat16 {
   static const Weight* weights(const Attrs& attrs, int64_t count) { return attrs.bfloats("weight", count); }
 
   static void finish(LinearLayer& p, const StageSpec& spec, const Weight*) {
-    p.offset = padded_copy(*spec.arena, spec.attrs.floats("bias", p.n), p.n, S::kLanes);
+    p.offset = padded_copy(spec, spec.attrs.floats("bias", p.n), p.n, S::kLanes);
   }
 
   static RowsIn prepare(const LinearLayer& p, const Run& run, int64_t first, int64_t) {

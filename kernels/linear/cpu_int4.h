@@ -31,6 +31,11 @@ class Int4Stage final : public Stage {
  private:
   static constexpr int kPairs = S::kRegisters == 32 ? 4 / Planes : 1;
   static constexpr int kRows = S::kRegisters == 32 ? 6 / Planes : 1;
+  // R, or as many rows as there are registers for, or as a call may have.
+  static constexpr int most(int64_t rows) {
+    rows = rows < kRows ? rows : kRows;
+    return static_cast<int>(rows < RTA_MOST_ROWS ? rows : RTA_MOST_ROWS);
+  }
   using F = typename S::F;
 
   // Rows as the dot products read them, in the scratch of the call, and where the rest of them is.
@@ -110,11 +115,11 @@ class Int4Stage final : public Stage {
                                                                           : kRows);
         switch (now) {
           case 1: part<1, 1, Q>(rows, w, column, r); break;
-          case 2: part < kRows<2 ? kRows : 2, 1, Q>(rows, w, column, r); break;
-          case 3: part < kRows<3 ? kRows : 3, 1, Q>(rows, w, column, r); break;
-          case 4: part < kRows<4 ? kRows : 4, 1, Q>(rows, w, column, r); break;
-          case 5: part < kRows<5 ? kRows : 5, 1, Q>(rows, w, column, r); break;
-          default: part<kRows, 1, Q>(rows, w, column, r);
+          case 2: part<most(2), 1, Q>(rows, w, column, r); break;
+          case 3: part<most(3), 1, Q>(rows, w, column, r); break;
+          case 4: part<most(4), 1, Q>(rows, w, column, r); break;
+          case 5: part<most(5), 1, Q>(rows, w, column, r); break;
+          default: part<most(kRows), 1, Q>(rows, w, column, r);
         }
         r += now;
       }
@@ -158,21 +163,21 @@ template <class S, int Planes>
 Int4Stage<S, Planes>::Int4Stage(const StageSpec& spec) {
   const Attrs& attrs = spec.attrs;
   layer_ = read_layer(spec);
+  check_rows(layer_);
   group_ = attrs.integer("group_size");
   if (group_ < 16 || group_ > 256 || group_ % 16) fail("linear: no kernel for groups of %d", static_cast<int>(group_));
   const Int4Matrix matrix{attrs.bytes("weight", layer_.n * ((layer_.k + 1) / 2)),
                           attrs.floats("group_scale", layer_.n * ((layer_.k + group_ - 1) / group_)), layer_.n,
                           layer_.k, group_};
-  Arena& arena = *spec.arena;
-  uint8_t* packed = static_cast<uint8_t*>(arena.take(int4_matrix_bytes(layer_.n, layer_.k, group_, S::kLanes)));
-  pack_int4_matrix(packed, matrix, kPairs, S::kLanes, PairSum<S>::kSecondScale);
+  uint8_t* packed = static_cast<uint8_t*>(spec.weights(int4_matrix_bytes(layer_.n, layer_.k, group_, S::kLanes)));
+  if (spec.packs()) pack_int4_matrix(packed, matrix, kPairs, S::kLanes, PairSum<S>::kSecondScale);
   weights_ = packed;
   pair_bytes_ = static_cast<int64_t>(int4_tile_bytes(layer_.k, group_, 1, S::kLanes));
   all_pairs_ = (layer_.n + 2 * S::kLanes - 1) / (2 * S::kLanes);
   tiles_ = all_pairs_ / kPairs + __builtin_popcountll(static_cast<uint64_t>(all_pairs_ % kPairs));
   constexpr int64_t lanes = 2 * S::kLanes;
-  layer_.multiplier = padded_copy(arena, attrs.floats("multiplier", layer_.n), layer_.n, lanes);
-  layer_.offset = padded_copy(arena, attrs.floats("offset", layer_.n), layer_.n, lanes);
+  layer_.multiplier = padded_copy(spec, attrs.floats("multiplier", layer_.n), layer_.n, lanes);
+  layer_.offset = padded_copy(spec, attrs.floats("offset", layer_.n), layer_.n, lanes);
 
   pitch_ = (layer_.k + 63) / 64 * 64;
   start_pitch_ = 2 * matrix.groups();
@@ -185,8 +190,11 @@ static const char* int4_reject(const Attrs& attrs) {
 
 template <class S>
 Stage* create_int4(const StageSpec& spec) {  // read_layer: float32 or int8
-  if (spec.input(0).dtype == RTA_FLOAT32) return new Int4Stage<S, 2>(spec);
-  return new Int4Stage<S, 1>(spec);
+  if constexpr (RTA_WANTS("linear", "int4_of_float32"))
+    if (spec.input(0).dtype == RTA_FLOAT32) return new Int4Stage<S, 2>(spec);
+  if constexpr (RTA_WANTS("linear", "int4_of_int8"))
+    if (spec.input(0).dtype == RTA_INT8) return new Int4Stage<S, 1>(spec);
+  fail("linear: int4 weights with an input of dtype %s, for which this was not built", dtype_name(spec.input(0).dtype));
 }
 
 template <class S>

@@ -16,6 +16,7 @@
 #include <cstdlib>
 
 #include "_common/checks.h"
+#include "_common/pack_tile.h"
 #include "linear/float32_tile.h"
 #include "linear/int8_tile.h"
 
@@ -101,11 +102,16 @@ class LinearStage : public Stage {
 
   template <int V>
   void rows(const Run& run, const char* w, int64_t column, const Share& share) const {
+    if constexpr (RTA_WANTS_TILE(S::kLanes, S::kTileVectors, V)) wanted_rows<V>(run, w, column, share);
+  }
+
+  template <int V>
+  void wanted_rows(const Run& run, const char* w, int64_t column, const Share& share) const {
     Cursor at{layer_.x.row(run, share.row), layer_.row_scale.exists() ? layer_.row_scale.row(run, share.row) : nullptr,
               layer_.y.row(run, share.row)};
     int64_t left = share.row_end - share.row;
     const bool weights_exceed_l2 = V <= kPartVectors && layer_.x.rows(run) > kRows && run.weights_exceed_l2;
-    if constexpr (kBlocked && V <= kPartVectors)
+    if constexpr (kBlocked && V <= kPartVectors && RTA_MOST_ROWS > kRows)
       if (weights_exceed_l2) return blocked<V>(at, w, column, left);
     const int64_t passes = passes_of(left);
     const char* next = w + groups_ * V * Kind<S>::kStep;
@@ -115,11 +121,11 @@ class LinearStage : public Stage {
           weights_exceed_l2 ? Prefetch::of_pass(pass, passes, next, V, groups_, Kind<S>::kStep) : Prefetch{};
       switch (now) {
         case 1: block<1, V>(at, w, column, ahead); break;
-        case 2: block<2, V>(at, w, column, ahead); break;
-        case 3: block<3, V>(at, w, column, ahead); break;
-        case 4: block<4 < kRows ? 4 : kRows, V>(at, w, column, ahead); break;
-        case 5: block<5 < kRows ? 5 : kRows, V>(at, w, column, ahead); break;
-        default: block<kRows, V>(at, w, column, ahead);
+        case 2: block<most(2), V>(at, w, column, ahead); break;
+        case 3: block<most(3), V>(at, w, column, ahead); break;
+        case 4: block<most(4), V>(at, w, column, ahead); break;
+        case 5: block<most(5), V>(at, w, column, ahead); break;
+        default: block<most(kRows), V>(at, w, column, ahead);
       }
       at.x += now * layer_.x.pitch;
       at.y += now * layer_.y.pitch;
@@ -162,12 +168,8 @@ class LinearStage : public Stage {
             case 1: Kind<S>::template tile<1, V, V>(layer_, w, x, y, column, from, to, sums, ahead); break;
             case 2: Kind<S>::template tile<2, V, V>(layer_, w, x, y, column, from, to, sums, ahead); break;
             case 3: Kind<S>::template tile<3, V, V>(layer_, w, x, y, column, from, to, sums, ahead); break;
-            case 4:
-              Kind<S>::template tile<4 < kRows ? 4 : kRows, V, V>(layer_, w, x, y, column, from, to, sums, ahead);
-              break;
-            case 5:
-              Kind<S>::template tile<5 < kRows ? 5 : kRows, V, V>(layer_, w, x, y, column, from, to, sums, ahead);
-              break;
+            case 4: Kind<S>::template tile<most(4), V, V>(layer_, w, x, y, column, from, to, sums, ahead); break;
+            case 5: Kind<S>::template tile<most(5), V, V>(layer_, w, x, y, column, from, to, sums, ahead); break;
             default: Kind<S>::template tile<kRows, V, V>(layer_, w, x, y, column, from, to, sums, ahead);
           }
         }
@@ -190,6 +192,11 @@ class LinearStage : public Stage {
 
   static constexpr int kAccumulators = S::kRegisters * 3 / 4;
   static constexpr int kRows = kAccumulators / kPartVectors;  // 6 with 32 registers, 3 with 16
+  // R, or as many rows as there are registers for, or as a call may have.
+  static constexpr int most(int64_t rows) {
+    rows = rows < kRows ? rows : kRows;
+    return static_cast<int>(rows < RTA_MOST_ROWS ? rows : RTA_MOST_ROWS);
+  }
   static constexpr bool kBlocked = sizeof(typename Kind<S>::Weight) == 4;
   static constexpr int64_t kBlockK = 512, kBlockedRows = 48;
 
@@ -197,13 +204,6 @@ class LinearStage : public Stage {
   LinearLayer layer_;
   int64_t groups_;  // of k in a packed tile
 };
-
-// Copies n numbers into the arena, zero up to whole tiles, so that the kernels load whole vectors.
-template <class S, class T>
-static T* padded(Arena& arena, int64_t n) {
-  const int64_t whole = (n + S::kLanes - 1) / S::kLanes * S::kLanes;
-  return static_cast<T*>(arena.take(static_cast<size_t>(whole) * sizeof(T)));
-}
 
 template <class S, template <class> class Kind>
 LinearStage<S, Kind>::LinearStage(const StageSpec& spec, int64_t whole) {
@@ -214,40 +214,34 @@ LinearStage<S, Kind>::LinearStage(const StageSpec& spec, int64_t whole) {
   if (spec.input(0).dtype != (int8 ? RTA_INT8 : RTA_FLOAT32)) fail("linear: input and weight have different dtypes");
 
   constexpr int group = Kind<S>::kGroup, lanes = S::kLanes;
+  check_tiles<S>(p, S::kTileVectors);
   using Weight = typename Kind<S>::Weight;
   const int64_t groups = ((p.k + group - 1) / group + whole - 1) / whole * whole;
   const int64_t vectors = (p.n + lanes - 1) / lanes;
   groups_ = groups;
   const Weight* weight = Kind<S>::weights(attrs, p.n * p.k);
-  Weight* packed = static_cast<Weight*>(spec.arena->take(static_cast<size_t>(groups * vectors * Kind<S>::kStep)));
+  Weight* packed = static_cast<Weight*>(spec.weights(static_cast<size_t>(groups * vectors * Kind<S>::kStep)));
   p.weights = packed;
-  for (int64_t tile = 0; tile < p.n; tile += S::kTileVectors * lanes) {
+  for (int64_t tile = 0; spec.packs() && tile < p.n; tile += S::kTileVectors * lanes) {
     const int64_t left = (p.n - tile + lanes - 1) / lanes, width = left < S::kTileVectors ? left : S::kTileVectors;
-    for (int64_t g = 0; g < groups; ++g)
-      for (int64_t column = tile; column < tile + width * lanes; ++column)
-        for (int64_t k = g * group; k < (g + 1) * group; ++k, ++packed)
-          if (column < p.n && k < p.k) *packed = weight[column * p.k + k];
+    pack_tile<group>(packed, weight, p.n, p.k, tile, width * lanes);
+    packed += groups * width * lanes * group;
   }
-  float* offset = padded<S, float>(*spec.arena, p.n);
-  const float* given = attrs.floats(int8 ? "offset" : "bias", p.n);
-  for (int64_t i = 0; i < p.n; ++i) offset[i] = given[i];
-  p.offset = offset;
+  const float* offset = attrs.floats(int8 ? "offset" : "bias", p.n);
+  p.offset = padded_copy(spec, offset, p.n, lanes);
   if constexpr (int8) {
-    float* multiplier = padded<S, float>(*spec.arena, p.n);
-    int32_t* compensation = padded<S, int32_t>(*spec.arena, p.n);
     const float* scale = attrs.floats("multiplier", p.n);
+    p.multiplier = padded_copy(spec, scale, p.n, lanes);
+    int32_t* compensation = static_cast<int32_t*>(spec.weights(static_cast<size_t>(vectors * lanes) * sizeof(int32_t)));
+    double* most = static_cast<double*>(spec.weights(sizeof(double)));
     const int64_t zero = between(attrs, "x_zero_point", -128, 127) + S::kXOffset;
-    for (int64_t i = 0; i < p.n; ++i) {
-      int64_t sum = 0, magnitude = 0;
-      for (int64_t k = 0; k < p.k; ++k) {
-        sum += weight[i * p.k + k];
-        magnitude += std::abs(weight[i * p.k + k]);
-      }
-      multiplier[i] = scale[i];
-      compensation[i] = static_cast<int32_t>(-zero * sum);
-      p.bound(255.0 * static_cast<double>(magnitude) * std::fabs(scale[i]) + std::fabs(given[i]));
+    for (int64_t i = 0; spec.packs() && i < p.n; ++i) {
+      const Sums sums = sums_of(weight + i * p.k, p.k);
+      compensation[i] = static_cast<int32_t>(-zero * sums.sum);
+      const double bound = 255.0 * static_cast<double>(sums.magnitude) * std::fabs(scale[i]) + std::fabs(offset[i]);
+      *most = bound > *most || bound != bound ? bound : *most;  // a NaN stays
     }
-    p.multiplier = multiplier;
+    p.bound(*most);
     p.compensation = compensation;
   }
 }

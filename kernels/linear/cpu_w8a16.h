@@ -27,16 +27,12 @@ struct W8A16 {
   static int64_t pitch(const LinearLayer& p) { return (p.k + 63) / 64 * 64; }
 
   static void finish(LinearLayer& p, const StageSpec& spec, const Weight* weight) {
-    Arena& arena = *spec.arena;
-    p.multiplier = padded_copy(arena, spec.attrs.floats("multiplier", p.n), p.n, S::kLanes);
-    p.offset = padded_copy(arena, spec.attrs.floats("offset", p.n), p.n, S::kLanes);
+    p.multiplier = padded_copy(spec, spec.attrs.floats("multiplier", p.n), p.n, S::kLanes);
+    p.offset = padded_copy(spec, spec.attrs.floats("offset", p.n), p.n, S::kLanes);
     const int64_t whole = (p.n + S::kLanes - 1) / S::kLanes * S::kLanes;
-    int32_t* compensation = static_cast<int32_t*>(arena.take(static_cast<size_t>(whole) * sizeof(int32_t)));
-    for (int64_t i = 0; i < p.n; ++i) {
-      int64_t sum = 0;
-      for (int64_t k = 0; k < p.k; ++k) sum += weight[i * p.k + k];
-      compensation[i] = static_cast<int32_t>(-S::kXOffset * sum);
-    }
+    int32_t* compensation = static_cast<int32_t*>(spec.weights(static_cast<size_t>(whole) * sizeof(int32_t)));
+    for (int64_t i = 0; spec.packs() && i < p.n; ++i)
+      compensation[i] = -S::kXOffset * sums_of(weight + i * p.k, p.k).sum;
     p.compensation = compensation;
     spec.need_scratch(static_cast<size_t>(kBlockRows) * (2 * static_cast<size_t>(pitch(p)) + sizeof(float)));
   }

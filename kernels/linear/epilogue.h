@@ -130,10 +130,23 @@ static inline __attribute__((always_inline)) void to_floats(const LinearLayer& p
   }
 }
 
+// Fails for a layer that needs tiles or rows which were left out of this build (wanted.h).
+void check_rows(const LinearLayer& p);
+
+template <class S>
+static void check_tiles(const LinearLayer& p, int most) {
+  const int64_t vectors = (p.n + S::kLanes - 1) / S::kLanes;
+  for (int v = 1; v <= most; ++v)
+    if (((v == most && vectors > most) || v == (vectors - 1) % most + 1) && !RTA_WANTS_TILE(S::kLanes, most, v))
+      fail("%lld outputs, for which this was not built", static_cast<long long>(p.n));
+  check_rows(p);
+}
+
 // Ports, sizes, activation and output of a linear stage; weights, multiplier and offset are the kernel's to fill in.
 LinearLayer read_layer(const StageSpec& spec);
 
 // n numbers copied into the arena and zeros up to whole vectors of `lanes`, so that the kernels load whole vectors.
 const float* padded_copy(Arena& arena, const float* from, int64_t n, int64_t lanes);
+const float* padded_copy(const StageSpec& spec, const float* from, int64_t n, int64_t lanes);  // as packed weights
 
 }  // namespace rta

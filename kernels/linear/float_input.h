@@ -6,6 +6,7 @@
 // for a single row; up to 3 rows share each weight that was loaded.
 #pragma once
 
+#include "_common/pack_tile.h"
 #include "_simd/lanes.h"
 #include "linear/epilogue.h"
 
@@ -53,17 +54,28 @@ class FloatInputStage final : public Stage {
 
   template <int V>
   void rows(const char* w, const RowsIn& in, int64_t count, char* y, int64_t column) const {
+    if constexpr (RTA_WANTS_TILE(S::kLanes, kTile, V)) wanted_rows<V>(w, in, count, y, column);
+  }
+
+  template <int V>
+  void wanted_rows(const char* w, const RowsIn& in, int64_t count, char* y, int64_t column) const {
     for (int64_t r = 0; r < count;) {
       const int64_t left = count - r;
       const int now = static_cast<int>(left < kRows ? left : kRows);
       const RowsIn at{in.x + r * in.pitch, in.pitch, in.scale + r};
       switch (now) {
         case 1: block<1, V>(w, at, y + r * layer_.y.pitch, column); break;
-        case 2: block < kRows<2 ? kRows : 2, V>(w, at, y + r * layer_.y.pitch, column); break;
-        default: block<kRows, V>(w, at, y + r * layer_.y.pitch, column);
+        case 2: block<most(2), V>(w, at, y + r * layer_.y.pitch, column); break;
+        default: block<most(kRows), V>(w, at, y + r * layer_.y.pitch, column);
       }
       r += now;
     }
+  }
+
+  // R, or as many rows as there are registers for, or as a call may have.
+  static constexpr int most(int64_t rows) {
+    rows = rows < kRows ? rows : kRows;
+    return static_cast<int>(rows < RTA_MOST_ROWS ? rows : RTA_MOST_ROWS);
   }
 
   template <int R, int V>
@@ -83,18 +95,18 @@ FloatInputStage<S, Kind>::FloatInputStage(const StageSpec& spec) {
   constexpr int group = Kind::kGroup, lanes = S::kLanes;
   layer_ = read_layer(spec);
   if (spec.input(0).dtype != RTA_FLOAT32) fail("linear: these weights take a float32 input");
+  check_tiles<S>(layer_, kTile);
   const int64_t n = layer_.n, k = layer_.k;
   groups_ = (k + group - 1) / group;
   vectors_ = (n + lanes - 1) / lanes;
   const Weight* weight = Kind::weights(spec.attrs, n * k);
-  Weight* packed = static_cast<Weight*>(spec.arena->take(static_cast<size_t>(groups_ * vectors_ * Kind::kStep)));
+  Weight* packed = static_cast<Weight*>(spec.weights(static_cast<size_t>(groups_ * vectors_ * Kind::kStep)));
   layer_.weights = packed;
-  for (int64_t first = 0; first < vectors_; first += kTile) {
+  for (int64_t first = 0; spec.packs() && first < vectors_; first += kTile) {
     const int64_t last = first + kTile < vectors_ ? first + kTile : vectors_;
-    for (int64_t g = 0; g < groups_; ++g)
-      for (int64_t column = first * lanes; column < last * lanes; ++column)
-        for (int64_t i = g * group; i < (g + 1) * group; ++i, ++packed)
-          if (column < n && i < k) *packed = weight[column * k + i];
+    const int64_t columns = (last - first) * lanes;
+    pack_tile<group>(packed, weight, n, k, first * lanes, columns);
+    packed += groups_ * columns * group;
   }
   Kind::finish(layer_, spec, weight);
 }

@@ -40,6 +40,8 @@ LinearLayer read_layer(const StageSpec& spec) {
   return p;
 }
 
+void check_rows(const LinearLayer& p) { expect_rows(p.x.steps); }
+
 void LinearLayer::mark_samples(const Run& run) const {
   for (int64_t r = 0, rows = row_scale.rows(run); r < rows; ++r) {
     const float scale = *reinterpret_cast<const float*>(row_scale.row(run, r));
@@ -47,10 +49,19 @@ void LinearLayer::mark_samples(const Run& run) const {
   }
 }
 
+static size_t padded_bytes(int64_t n, int64_t lanes) {
+  return static_cast<size_t>((n + lanes - 1) / lanes * lanes) * sizeof(float);
+}
+
 const float* padded_copy(Arena& arena, const float* from, int64_t n, int64_t lanes) {
-  const int64_t whole = (n + lanes - 1) / lanes * lanes;
-  float* to = static_cast<float*>(arena.take(static_cast<size_t>(whole) * sizeof(float)));
+  float* to = static_cast<float*>(arena.take(padded_bytes(n, lanes)));
   for (int64_t i = 0; i < n; ++i) to[i] = from[i];
+  return to;
+}
+
+const float* padded_copy(const StageSpec& spec, const float* from, int64_t n, int64_t lanes) {
+  float* to = static_cast<float*>(spec.weights(padded_bytes(n, lanes)));
+  for (int64_t i = 0; spec.packs() && i < n; ++i) to[i] = from[i];
   return to;
 }
 

@@ -24,6 +24,7 @@ RecurrentShape::RecurrentShape(const StageSpec& spec)
       last_only(flag(spec.attrs, "last_only")) {
   const int64_t states = product(layers, directions, batch), time_steps = last_only ? 1 : time;
   const int most = std::strcmp(spec.op, "lstm") == 0 ? 3 : 2;
+  expect_rows(product(time, batch));
   expect_inputs(spec, 1, most);
   expect_outputs(spec, 1, most);
   expect_shape(spec.input(0), product(time, batch), inputs, "x");

@@ -71,7 +71,8 @@ void RecurrentStage<S, Cell, Dot>::one_direction(const Pass& pass, const Sequenc
   for (int64_t done = 0; done < time; done += chunk_) {
     const int64_t count = time - done < chunk_ ? time - done : chunk_;
     const int64_t start = back ? time - done - count : done;  // earliest time step of the chunk
-    if (time > 1) x_part(pass, x, start, count);
+    if constexpr (RTA_MOST_ROWS > 1)
+      if (time > 1) x_part(pass, x, start, count);
     for (int64_t i = 0; i < count; ++i, now ^= 1) {
       const int64_t t = back ? start + count - 1 - i : start + i;
       const bool first = done + i == 0, last = done + i + 1 == time;
@@ -118,10 +119,9 @@ void RecurrentStage<S, Cell, Dot>::time_step(const Pass& pass, const Row* rows) 
   const char* w = weights_[pass.layer * shape_.directions + pass.direction];
   const size_t bytes = dot_.side_bytes(shape_.hidden) + dot_.side_bytes(k) + kBias;
   fork(pass, [&](int64_t first, int64_t end) {
-    if (shape_.time == 1)
-      all_tiles<true>(pass, w, k, bytes, rows, first, end);
-    else
-      all_tiles<false>(pass, w, k, bytes, rows, first, end);
+    if constexpr (RTA_MOST_ROWS > 1)
+      if (shape_.time > 1) return all_tiles<false>(pass, w, k, bytes, rows, first, end);
+    all_tiles<true>(pass, w, k, bytes, rows, first, end);
   });
 }
 

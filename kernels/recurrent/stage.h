@@ -133,6 +133,7 @@ class RecurrentStage final : public Stage {
   // Calls piece(first unit, end) for the units of each part, on the threads of the run where it has some.
   template <class Piece>
   void fork(const Pass& pass, const Piece& piece) const {
+    if constexpr (!RTA_WANTS_THREADS) return piece(int64_t{0}, shape_.hidden);
     const int parts = pass.run.pool ? parts_of(pass.layer, pass.streams, pass.run.forks) : 1;
     if (parts == 1) return piece(int64_t{0}, shape_.hidden);
     struct Job {
@@ -299,8 +300,9 @@ class RecurrentStage final : public Stage {
     w += first / kUnits * static_cast<int64_t>(tile_bytes);
     for (int64_t unit = first; unit < end; unit += kUnits, w += tile_bytes) {
       int64_t n = 0;
-      for (; n + kRows <= pass.streams; n += kRows) tile<kRows, Fused>(w, k, rows + n, unit);
-      if constexpr (kRows == 4)
+      if constexpr (RTA_MOST_ROWS >= kRows)
+        for (; n + kRows <= pass.streams; n += kRows) tile<kRows, Fused>(w, k, rows + n, unit);
+      if constexpr (kRows == 4 && RTA_MOST_ROWS >= 2)
         if (n + 2 <= pass.streams) tile<2, Fused>(w, k, rows + n, unit), n += 2;
       if (n < pass.streams) tile<1, Fused>(w, k, rows + n, unit);
     }

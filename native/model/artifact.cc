@@ -96,7 +96,7 @@ struct Header {
   uint64_t data_start, plan_bytes, file_bytes, packed_bytes;
   int64_t streams, memory, batch_least, batch_most;
   uint32_t values, stages, inputs, outputs, text_bytes, name;
-  uint64_t states_at, state_bytes, reserved;
+  uint64_t states_at, state_bytes, prepacked_at;
 };
 static_assert(sizeof(Header) == kHeader);
 
@@ -121,7 +121,9 @@ Header header_of(const Bytes& bytes) {
   if (h.data_start != start || start % 64 || h.plan_bytes > bytes.size() - start || h.plan_bytes < kHeader ||
       h.plan_bytes % 8)
     refuse(RTA_BAD_FORMAT, "the plan does not lie where it should");
-  if (h.reserved || (h.state_bytes && !h.streams) || h.states_at % 64 || h.states_at > bytes.size() - start ||
+  if (h.prepacked_at % 64 || h.prepacked_at > bytes.size() - start || (h.prepacked_at != 0) != (h.version > 1))
+    refuse(RTA_BAD_FORMAT, "the packed weights do not lie where they should");
+  if ((h.state_bytes && !h.streams) || h.states_at % 64 || h.states_at > bytes.size() - start ||
       h.state_bytes > bytes.size() - start - h.states_at)
     refuse(RTA_BAD_FORMAT, "the states do not lie where they should");
   if (h.values > kMostRecords || h.stages > kMostRecords || h.inputs > 128 || h.outputs > 128 || !h.inputs ||
@@ -225,6 +227,8 @@ Artifact::Artifact(const Bytes& bytes, unsigned flags) {
   const Texts texts(reader.bytes(h.text_bytes),
                     h.text_bytes);  // zeros behind the last bring the records to their place
   reader.align();
+  this->texts = texts.at(0);
+  text_bytes = h.text_bytes;
   name = texts.at(h.name);
   streams = h.streams;
   memory = h.memory;
@@ -233,6 +237,8 @@ Artifact::Artifact(const Bytes& bytes, unsigned flags) {
   packed_bytes = static_cast<size_t>(h.packed_bytes);
   states = bytes.data() + h.data_start + h.states_at;
   state_bytes = static_cast<size_t>(h.state_bytes);
+  prepacked = h.prepacked_at ? bytes.data() + h.data_start + h.prepacked_at : nullptr;  // to the end of the file
+  prepacked_bytes = h.prepacked_at ? bytes.size() - h.data_start - static_cast<size_t>(h.prepacked_at) : 0;
   if (streams < 0 || streams > kMostElements || memory < -1 || batch_least < 0 || batch_most < -1 ||
       (batch_most >= 0 && batch_most < batch_least))
     refuse(RTA_BAD_FORMAT, "%lld streams, batches of %lld to %lld", (long long)streams, (long long)batch_least,

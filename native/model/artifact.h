@@ -7,8 +7,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
 #include "rta_model.h"
@@ -16,28 +14,29 @@
 
 namespace rta {
 
-// Why a file is not taken. The C ABI turns it into rta_error_code() and rta_error().
-class Refused : public std::runtime_error {
- public:
-  Refused(rta_code why, const std::string& text) : std::runtime_error(text), code(why) {}
-  const rta_code code;
-};
+// Why a file is not taken: rta_error_code() gives the code, rta_error() the text.
 [[noreturn]] void refuse(rta_code code, const char* format, ...) __attribute__((format(printf, 2, 3)));
+rta_code& last_code();  // of this thread
 
 // The bytes of a file, 64-byte aligned: a private copy, so that nobody can change them while they are looked at.
 class Bytes {
  public:
-  explicit Bytes(size_t size);
   explicit Bytes(const char* path);  // refuses what is not a regular file, or changes while it is read
   Bytes(const void* data, size_t size);
-  Bytes(Bytes&& other) noexcept : data_(other.data_), size_(other.size_) { other.data_ = nullptr; }
+  static Bytes mapped(const char* path);  // the file itself: nobody may write to it
+  static Bytes of(const void* data,
+                  size_t size);  // the bytes themselves where they are aligned; nobody may change them
+  Bytes(Bytes&& other) noexcept : data_(other.data_), size_(other.size_), kind_(other.kind_) { other.data_ = nullptr; }
   ~Bytes();
   const uint8_t* data() const { return data_; }
   size_t size() const { return size_; }
+  bool stays() const;  // whether they can be read as long as a model is open
 
  private:
-  uint8_t* data_;
-  size_t size_;
+  Bytes() = default;
+  uint8_t* data_ = nullptr;
+  size_t size_ = 0;
+  enum { kOwn, kMapped, kForeign } kind_ = kOwn;
 };
 
 struct Artifact {
@@ -55,12 +54,15 @@ struct Artifact {
   // Looks at everything before it is used. The result points into `bytes`.
   Artifact(const Bytes& bytes, unsigned flags);
 
-  const char* name;
+  const char *name, *texts;  // texts: all that name and the like point into
+  size_t text_bytes;
   size_t packed_bytes;
   uint64_t most_bytes;  // that its plan may ask for: of packed weights, and of scratch and states
   int64_t streams, memory, batch_least, batch_most;
-  const uint8_t* states;  // saved with the model, as rta_plan_save_state gives them
-  size_t state_bytes;     // 0: none
+  const uint8_t* states;     // saved with the model, as rta_plan_save_state gives them
+  size_t state_bytes;        // 0: none
+  const uint8_t* prepacked;  // nullptr: none
+  size_t prepacked_bytes;
   std::vector<ValueRecord> values;
   std::vector<rta_tensor> inputs, outputs;
   std::vector<StageRecord> stages;

@@ -1,5 +1,6 @@
 // From a path to bytes in memory, and what the header at the front of them says.
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -9,6 +10,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "_common/memory.h"
+#include "_core/stage.h"
 #include "artifact.h"
 
 namespace rta {
@@ -24,38 +27,37 @@ constexpr size_t kDigestAt = 8 + sizeof kBeforeDigest - 1;
 constexpr size_t kSignatureAt = kDigestAt + kDigestText + sizeof kBeforeSignature - 1;
 constexpr size_t kHashedFrom = kSignatureAt + kSignatureText + kCheckText + 1;  // and the quote
 
-class File {
- public:
-  explicit File(const char* path) : descriptor_(open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
-    if (descriptor_ < 0) refuse(RTA_CANNOT_READ, "%s: %s", path, std::strerror(errno));
-  }
-  ~File() { close(descriptor_); }
-  File(const File&) = delete;
-  struct stat state(const char* path) const {
-    struct stat found;
-    if (fstat(descriptor_, &found) != 0) refuse(RTA_CANNOT_READ, "%s: %s", path, std::strerror(errno));
-    return found;
-  }
-  size_t read_into(uint8_t* to, size_t most) const {
-    size_t have = 0;
-    while (have < most) {
-      const ssize_t got = read(descriptor_, to + have, most - have);
-      if (got < 0 && errno == EINTR) continue;
-      if (got <= 0) break;
-      have += static_cast<size_t>(got);
-    }
-    return have;
-  }
-
- private:
-  int descriptor_;
-};
-
+// nullptr where there is no memory.
 uint8_t* allocated(size_t size) {
   const size_t rounded = (size + kAlignment) / kAlignment * kAlignment;
-  void* memory = std::aligned_alloc(kAlignment, rounded);
-  if (!memory) refuse(RTA_CANNOT_READ, "no memory for %zu bytes", size);
-  return static_cast<uint8_t*>(memory);
+#ifdef RTA_PACKED
+  return static_cast<uint8_t*>(temporary(rounded));
+#else
+  return static_cast<uint8_t*>(std::aligned_alloc(kAlignment, rounded));
+#endif
+}
+
+void freed(uint8_t* memory) {
+#ifdef RTA_PACKED
+  static_cast<void>(memory);
+#else
+  std::free(memory);
+#endif
+}
+
+size_t read_into(int descriptor, uint8_t* to, size_t most) {
+  size_t have = 0;
+  while (have < most) {
+    const ssize_t got = read(descriptor, to + have, most - have);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) break;
+    have += static_cast<size_t>(got);
+  }
+  return have;
+}
+
+bool same_file(const struct stat& a, const struct stat& b) {
+  return a.st_size == b.st_size && a.st_mtim.tv_nsec == b.st_mtim.tv_nsec && a.st_mtim.tv_sec == b.st_mtim.tv_sec;
 }
 
 void hex(const uint8_t* bytes, size_t count, char* to) {
@@ -74,39 +76,96 @@ void from_hex(const uint8_t* text, size_t count, uint8_t* to, const char* what) 
 
 }  // namespace
 
+rta_code& last_code() {
+  static thread_local rta_code code = RTA_OK;
+  return code;
+}
+
 void refuse(rta_code code, const char* format, ...) {
   char text[512];
   va_list args;
   va_start(args, format);
   std::vsnprintf(text, sizeof text, format, args);
   va_end(args);
-  throw Refused(code, text);
+  last_code() = code;
+  fail("%s", text);
 }
 
-Bytes::Bytes(size_t size) : data_(allocated(size)), size_(size) {}
-
-Bytes::Bytes(const void* data, size_t size) : Bytes(size) {
+Bytes::Bytes(const void* data, size_t size) : data_(allocated(size)), size_(size) {
+  if (!data_) refuse(RTA_CANNOT_READ, "no memory for %zu bytes", size);
   if (size) std::memcpy(data_, data, size);
 }
 
-Bytes::Bytes(const char* path) : data_(nullptr), size_(0) {
-  const File file(path);
-  const struct stat before = file.state(path);
-  if (!S_ISREG(before.st_mode)) refuse(RTA_CANNOT_READ, "%s is not a regular file", path);
-  const auto size = static_cast<size_t>(before.st_size);
-  Bytes own(size);
-  uint8_t more;
-  const size_t got = file.read_into(own.data_, size), behind = file.read_into(&more, 1);
-  const struct stat after = file.state(path);
-  if (got != size || behind || after.st_size != before.st_size || after.st_mtim.tv_nsec != before.st_mtim.tv_nsec ||
-      after.st_mtim.tv_sec != before.st_mtim.tv_sec)
-    refuse(RTA_CANNOT_READ, "%s changed while it was read", path);
-  data_ = own.data_;
-  size_ = size;
-  own.data_ = nullptr;
+// Nothing is refused while the file is open: a failure may be a jump, which closes nothing.
+Bytes::Bytes(const char* path) {
+  const int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor < 0) refuse(RTA_CANNOT_READ, "%s: %s", path, std::strerror(errno));
+  struct stat before, after;
+  bool known = fstat(descriptor, &before) == 0, whole = false;
+  const bool regular = known && S_ISREG(before.st_mode);
+  if (regular) {
+    size_ = static_cast<size_t>(before.st_size);
+    data_ = allocated(size_);
+  }
+  if (data_) {
+    uint8_t more;
+    whole = read_into(descriptor, data_, size_) == size_ && read_into(descriptor, &more, 1) == 0;
+    known = fstat(descriptor, &after) == 0;
+    whole &= known && same_file(before, after);
+  }
+  const int error = errno;
+  close(descriptor);
+  if (known && whole) return;
+  const bool room = data_;
+  freed(data_);
+  if (!known) refuse(RTA_CANNOT_READ, "%s: %s", path, std::strerror(error));
+  if (!regular) refuse(RTA_CANNOT_READ, "%s is not a regular file", path);
+  if (!room) refuse(RTA_CANNOT_READ, "no memory for %zu bytes", size_);
+  refuse(RTA_CANNOT_READ, "%s changed while it was read", path);
 }
 
-Bytes::~Bytes() { std::free(data_); }
+Bytes Bytes::of(const void* data, size_t size) {
+  if (reinterpret_cast<uintptr_t>(data) % kAlignment) return Bytes(data, size);
+  Bytes bytes;
+  bytes.data_ = const_cast<uint8_t*>(static_cast<const uint8_t*>(data));
+  bytes.size_ = size;
+  bytes.kind_ = kForeign;
+  return bytes;
+}
+
+#ifndef RTA_PACKED
+Bytes Bytes::mapped(const char* path) {
+  const int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  struct stat found{};
+  const bool known = descriptor >= 0 && fstat(descriptor, &found) == 0;
+  const bool regular = known && S_ISREG(found.st_mode) && found.st_size > 0;
+  const auto size = static_cast<size_t>(found.st_size);
+  void* start = regular ? mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0) : MAP_FAILED;
+  const int error = errno;
+  if (descriptor >= 0) close(descriptor);
+  if (known && !regular) refuse(RTA_CANNOT_READ, "%s is not a regular file with something in it", path);
+  if (start == MAP_FAILED) refuse(RTA_CANNOT_READ, "%s: %s", path, std::strerror(error));
+  Bytes bytes;
+  bytes.data_ = static_cast<uint8_t*>(start);
+  bytes.size_ = size;
+  bytes.kind_ = kMapped;
+  return bytes;
+}
+#endif
+
+// In a packed library a copy goes with the call that made it.
+bool Bytes::stays() const {
+#ifdef RTA_PACKED
+  return kind_ == kForeign;
+#else
+  return true;
+#endif
+}
+
+Bytes::~Bytes() {
+  if (kind_ == kOwn) freed(data_);
+  if (kind_ == kMapped && data_) munmap(data_, size_);
+}
 
 Seal::Seal(const Bytes& bytes) {
   const uint8_t* at = bytes.data();

@@ -1,38 +1,44 @@
 // What an open model holds.
 #pragma once
 
-#include <deque>
-#include <string>
 #include <vector>
 
+#include "_common/memory.h"
 #include "artifact.h"
 
 namespace rta {
 
 struct Chosen {
-  std::string name, op, kernel, weight_dtype;
-  std::vector<std::string> suitable;  // kernels of this build that could compute it on some processor
+  const char *name, *op, *kernel;  // kernel: of the table
 };
 
 // What a key signs: a name, so that no signature made for something else is one of a model, and the digest.
-std::string signed_message(const Digest& digest);
+struct SignedMessage {
+  explicit SignedMessage(const Digest& digest);
+  unsigned char bytes[24 + sizeof(Digest)];
+};
 
 }  // namespace rta
 
 struct rta_model {
-  rta_model(const rta::Bytes& bytes, unsigned flags, int threads);
+  rta_model(rta::Bytes bytes, unsigned flags, int threads);
   ~rta_model();
   rta_model(const rta_model&) = delete;
-  void swap(const rta::Bytes& bytes, unsigned flags);
+  void swap(rta::Bytes bytes, unsigned flags);
   bool takes(int64_t samples) const;
+  int64_t most_samples() const;      // that a step may have
+  void drop(rta_plan* which) const;  // and its memory, but for the model's own
 
   rta_plan* plan = nullptr;
   rta_plan* other = nullptr;  // offered, or what was there before the last swap
   int threads;
-  std::string name;
+  rta::Region* region = nullptr;  // that it is in, in a packed library
+  rta::Region* unused = nullptr;  // of a swap that is under way
+  std::vector<char> texts;        // that all names below are in
+  const char* name = nullptr;
   int64_t batch_least = 0, batch_most = -1, streams = 0;
   int64_t each = 1;                    // samples of a batch of one; 0 where no dimension is samples
   std::vector<rta_tensor> tensors[2];  // inputs, outputs
-  std::deque<std::string> names;       // of these
   std::vector<rta::Chosen> chosen;     // by stage
+  const char* why_packed = nullptr;    // why packed weights of the file were not taken
 };

@@ -15,7 +15,7 @@
 extern "C" {
 #endif
 
-#define RTA_FORMAT_VERSION 1
+#define RTA_FORMAT_VERSION 2
 
 typedef struct rta_model rta_model;
 
@@ -35,7 +35,10 @@ typedef enum {
 /* Of rta_model_open. */
 enum {
   RTA_UNCHECKED = 1, /* the digest is not computed: for files that were verified before */
-  RTA_LARGE = 2      /* lets the plan ask for more than 256 times the file's size, and 64 MiB, of memory */
+  RTA_LARGE = 2,     /* lets the plan ask for more than 256 times the file's size, and 64 MiB, of memory */
+  RTA_IN_PLACE = 4   /* the file or the bytes stay as they are while the model is open, and are not copied; weights that
+                        are packed in them for these kernels are read there. A file that is cut short meanwhile ends the
+                        process, as with a program's own: put a new one in its place by rename */
 };
 
 typedef struct {
@@ -51,7 +54,8 @@ typedef struct {
 rta_code rta_error_code(void);
 
 rta_model* rta_model_open(const char* path, unsigned flags);
-/* The bytes are copied where they are needed: they may go after the call. */
+/* The bytes are copied where they are needed: they may go after the call. With RTA_IN_PLACE they may not, and are
+ * copied where they do not lie at a multiple of 64. */
 rta_model* rta_model_from_memory(const void* data, size_t size, unsigned flags);
 /* The same with at most so many threads a step, the calling one included, as rta_plan_threads. */
 rta_model* rta_model_open_threaded(const char* path, unsigned flags, int threads);
@@ -91,6 +95,14 @@ int rta_model_pending(const rta_model* model);
 
 /* A stage by its number: 0, or -1 after the last. kernel: the one that was chosen on this machine. */
 int rta_model_stage(const rta_model* model, int stage, const char** name, const char** op, const char** kernel);
+
+/* Bytes of packed weights that the file had ready for the kernels of this machine: 0 where all were packed here. why:
+ * NULL, or receives NULL or the reason why what the file has ready was not taken. */
+size_t rta_model_prepacked(const rta_model* model, const char** why);
+/* Packed weights of this model, for files read by machines that take the same kernels: the bytes of an image (see
+ * docs/reference/artifact.md), 0 where there are none, as of stages whose packed form is more than numbers, and in a
+ * library of rtaccel pack. to: NULL, or room for as many. */
+size_t rta_model_pack(const rta_model* model, void* to);
 
 /* As rta_plan_prefault and rta_plan_lock. */
 int64_t rta_model_prefault(rta_model* model);

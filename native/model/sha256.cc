@@ -58,8 +58,8 @@ void plain(uint32_t state[8], const uint8_t* at, size_t blocks) {
 #if defined(__x86_64__)
 bool has_instructions() {
   unsigned a, b, c, d;
-  constexpr unsigned kSha = 1u << 29;
-  return __builtin_cpu_supports("sse4.1") && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & kSha);
+  constexpr unsigned kSha = 1u << 29, kSse41 = 1u << 19;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & kSse41) && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & kSha);
 }
 
 // The instructions keep the state as (a, b, e, f) and (c, d, g, h), and do two rounds each.

@@ -2,15 +2,18 @@
 // models.
 #include <dlfcn.h>
 
+#include <cstring>
+
 #include "_core/guard.h"
 #include "open_model.h"
 
 namespace rta {
 
-std::string signed_message(const Digest& digest) {
-  std::string message = "rtaccel model, format 1\n";
-  message.append(reinterpret_cast<const char*>(digest.bytes), sizeof digest.bytes);
-  return message;
+SignedMessage::SignedMessage(const Digest& digest) {
+  constexpr char kName[] = "rtaccel model, format 1\n";
+  static_assert(sizeof kName - 1 + sizeof digest.bytes == sizeof bytes);
+  std::memcpy(bytes, kName, sizeof kName - 1);
+  std::memcpy(bytes + sizeof kName - 1, digest.bytes, sizeof digest.bytes);
 }
 
 }  // namespace rta

@@ -18,12 +18,11 @@ extern "C" __attribute__((visibility("default"))) int rta_step_of_model(rta_mode
   using rta_realtime::loop_error;
   const auto &in = model->tensors[0], &out = model->tensors[1];
   if (in.size() > RTA_LOOP_PORTS || out.size() > RTA_LOOP_PORTS || in.empty() || out.empty())
-    return loop_error("%s has %zu inputs and %zu outputs; 1 to %d", model->name.c_str(), in.size(), out.size(),
-                      RTA_LOOP_PORTS);
+    return loop_error("%s has %zu inputs and %zu outputs; 1 to %d", model->name, in.size(), out.size(), RTA_LOOP_PORTS);
   const int64_t least = std::max<int64_t>(model->batch_least, 1);
   const int64_t samples = model->streams ? model->streams : model->each ? model->each * (batch > 0 ? batch : least) : 1;
   if (batch < 0 || !model->takes(samples) || (batch > 0 && model->streams && batch != model->streams))
-    return loop_error("%s takes no batch of %lld", model->name.c_str(), static_cast<long long>(batch));
+    return loop_error("%s takes no batch of %lld", model->name, static_cast<long long>(batch));
   *kept = {model->plan, samples, model->streams};
   ports->inputs = static_cast<int>(in.size());
   ports->outputs = static_cast<int>(out.size());

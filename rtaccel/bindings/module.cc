@@ -53,6 +53,13 @@ std::string reject(const std::string& op, const std::string& name, nb::dict give
   return reason ? reason : "";
 }
 
+std::string unsuited(const std::string& op, const std::string& name, nb::dict given) {
+  std::vector<std::string> texts;
+  const std::vector<rta_attr> attrs = attributes(given, texts);
+  const char* reason = rta_kernel_unsuited(op.c_str(), name.c_str(), attrs.data(), static_cast<int>(attrs.size()));
+  return reason ? reason : "";
+}
+
 std::vector<std::tuple<std::string, std::string, int>> kernels() {
   std::vector<std::tuple<std::string, std::string, int>> all;
   for (int i = 0; i < rta_kernel_count(); ++i) {
@@ -77,6 +84,7 @@ NB_MODULE(_native, m) {
   });
   m.def("kernels", &kernels, "(op, name, rank) of every kernel");
   m.def("reject", &reject, "reason why a kernel cannot compute a problem, or an empty string");
+  m.def("unsuited", &unsuited, "the same for any processor");
   m.def("connect", &connect);
   m.def("knows_negative_bit", &knows_negative_bit);
   add_plan(m);

@@ -16,6 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="name of the library, an identifier of C (default: the file's)")
     parser.add_argument("--embed", action="store_true", help="put the model's file into .rodata of the library")
     parser.add_argument("--no-trim", action="store_true", help="keep the kernels that the plan does not need")
+    parser.add_argument("--threads", action="store_true", help="let a model be opened with several threads")
     parser.add_argument("--compiler", help="C++ compiler to call")
     parser.add_argument("--toolchain", type=Path, metavar="FILE", help="CMake's toolchain file of another machine")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -26,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
 
     packed = pack(
         args.model, args.out, args.isa or ["avx2"], name=args.name, embed=args.embed, trim=not args.no_trim,
-        compiler=args.compiler, toolchain=args.toolchain,
+        threads=args.threads, compiler=args.compiler, toolchain=args.toolchain,
     )  # fmt: skip
     if args.json:
         print(
@@ -38,6 +39,9 @@ def run(args: argparse.Namespace) -> int:
                     "archive_bytes": packed.archive_bytes,
                     "kernels": packed.kernels,
                     "memory_bytes": packed.memory_bytes,
+                    "memory_measured": packed.measured,
+                    "program_bytes": packed.program_bytes,
+                    "sections": packed.sections,
                 }
             )
         )

@@ -60,9 +60,12 @@ def pack(parts: Mapping[str, Part], metadata: Mapping[str, str], fill: Any) -> b
     for name, part in parts.items():
         data = first if name == names[0] else part.data
         body[places[name] : places[name] + len(data)] = data
-    whole = bytearray(struct.pack("<Q", len(header)) + header + body)
-    whole[_DIGEST_AT : _DIGEST_AT + 64] = digest(whole).hex().encode()
-    return bytes(whole)
+    return sealed(struct.pack("<Q", len(header)) + header + body)
+
+
+def sealed(whole: bytes) -> bytes:
+    """The bytes of a file with their digest where it belongs."""
+    return whole[:_DIGEST_AT] + digest(whole).hex().encode() + whole[_DIGEST_AT + 64 :]
 
 
 def _entry(dtype: str, shape: tuple[int, ...], start: int, stop: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from rtaccel.deploy import container, signing
 from rtaccel.deploy.in_loop import Port, model_step
 from rtaccel.deploy.nesting import flattened, nested, tree_of
 
-UNCHECKED, LARGE = 1, 2  # as rta_model.h has them
+UNCHECKED, LARGE, IN_PLACE = 1, 2, 4  # as rta_model.h has them
 _SHAPE, _NO_KERNEL, _BAD_ARGUMENT, _OTHER, _NO_FIT, _CANNOT_READ = -1, 6, 8, 9, 7, 1
 
 
@@ -218,7 +218,10 @@ class LoadedModel:
         Raises FormatError, with nothing changed, for a file that is damaged or of another model.
         """
         try:
-            self._native.swap(path if isinstance(path, bytes) else os.fspath(path), self._flags)
+            if isinstance(path, bytes):
+                self._native.swap(path, self._flags & ~IN_PLACE)
+            else:
+                self._native.swap(os.fspath(path), self._flags)
         except ValueError as error:
             raise self._typed("swap", error) from None
 
@@ -267,7 +270,9 @@ class LoadedModel:
                 lines.append(f"{label} {name}: {dtype}[{', '.join('*' if s < 0 else str(s) for s in shape)}]")
         if self.streams:
             lines.append(f"{self.streams} streams with {self._native.state_bytes} B of states, one time step a call")
-        lines.append(f"packed weights {self._native.packed_bytes} B, scratch {self._native.scratch_bytes} B")
+        ready, why = self._native.prepacked
+        found = f", {ready} B of them ready in the file" if ready else f" ({why})" if why else ""
+        lines.append(f"packed weights {self._native.packed_bytes} B{found}, scratch {self._native.scratch_bytes} B")
         for key in ("scheme", "verified", "rtaccel"):
             if key in self.metadata:
                 lines.append(f"{key}: {self.metadata[key]}")
@@ -311,6 +316,7 @@ def load(
     threads: int = 1,
     unchecked: bool = False,
     large: bool = False,
+    in_place: bool = False,
 ) -> LoadedModel:
     """A model from a file that `rt.save` wrote. Needs NumPy and no torch; nothing of the file is executed.
 
@@ -320,10 +326,14 @@ def load(
     threads: most threads of a call, the calling one included.
     unchecked: leave the digest out, for a file that was verified before.
     large: let its plan ask for more than 256 times the file's size, and 64 MiB, of memory.
+    in_place: map the file, and read packed weights where they lie in it (`rt.save(prepacked=True)`). It must stay as it is while
+        the model is used: put a new one in its place by rename, as `rt.save` does. Without it the file is read as a whole first.
 
     Raises FormatError for a file that is not whole, not such a model, newer than this version, or not signed with the key;
-    BackendUnavailable where no kernel here computes one of its stages.
+    BackendUnavailable where no kernel here computes one of its stages; UnsupportedProblem for in_place with bytes or with a key.
     """
+    if in_place:
+        return _load_in_place(path, verify_key, threads, (UNCHECKED if unchecked else 0) | (LARGE if large else 0))
     source = f"{len(path)} bytes" if isinstance(path, bytes) else os.fspath(path)
     flags = (UNCHECKED if unchecked else 0) | (LARGE if large else 0)
     whole = read_verified(path, verify_key)
@@ -332,6 +342,21 @@ def load(
     except ValueError as error:
         raise typed("load", source, error) from None
     return LoadedModel(native, container.metadata("load", whole), source, flags)
+
+
+def _load_in_place(path: str | os.PathLike[str] | bytes, verify_key: Any, threads: int, flags: int) -> LoadedModel:
+    if isinstance(path, bytes) or verify_key is not None:
+        what = "bytes" if isinstance(path, bytes) else "a key, of what could be changed behind it"
+        raise UnsupportedProblem("load", f"in_place with {what}", "the path of a file", "Leave in_place out.")
+    source = os.fspath(path)
+    try:
+        native = Model(source, flags | IN_PLACE, threads)
+    except ValueError as error:
+        raise typed("load", source, error) from None
+    with open(source, "rb") as file:
+        length = file.read(8)
+        head = length + file.read(int.from_bytes(length, "little"))
+    return LoadedModel(native, container.metadata("load", head), source, flags | IN_PLACE)
 
 
 def read_verified(path: str | os.PathLike[str] | bytes, verify_key: Any = None) -> bytes:

@@ -6,6 +6,7 @@ does not need. CMake and a C++ compiler do the work.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -17,7 +18,9 @@ from pathlib import Path
 
 import rtaccel._native as native
 from rtaccel.core.errors import BackendUnavailable, FormatError, UnsupportedProblem
+from rtaccel.deploy import program, wanted
 from rtaccel.deploy.load import LoadedModel, load
+from rtaccel.deploy.reading import PlanRead, StageRead, read_plan
 
 X86 = {
     "portable": "portable",
@@ -35,8 +38,9 @@ ARM = {"portable": "portable", "neon": "portable", "neondot": "neon"}
 
 @dataclass(frozen=True)
 class Packed:
-    """What was written. kernels: (operator, kernel) that are in it. memory_bytes: packed weights, scratch and states of the
-    model, as it was measured on this machine."""
+    """What was written. kernels: (operator, kernel) that are in it. memory_bytes: what `rta_model_within` needs, measured
+    where measured is true, else more than enough. program_bytes: of a stripped program that opens the model and steps, without
+    the model's file. sections: (source, bytes) of that, the largest first."""
 
     folder: Path
     name: str
@@ -44,13 +48,22 @@ class Packed:
     archive_bytes: int
     kernels: tuple[tuple[str, str], ...]
     memory_bytes: int
+    measured: bool
+    program_bytes: int
+    sections: tuple[tuple[str, int], ...]
 
     def __str__(self) -> str:
         kernels = ", ".join(f"{op}/{kernel}" for op, kernel in self.kernels)
-        return (
-            f"{self.folder}: {', '.join(self.files)}\n"
-            f"lib{self.name}.a {self.archive_bytes} B before the linker drops what a program does not use\n"
-            f"kernels: {kernels}\nmemory of the model: {self.memory_bytes} B"
+        known = "" if self.measured else " at most: no processor for it here"
+        return "\n".join(
+            [
+                f"{self.folder}: {', '.join(self.files)}",
+                f"kernels: {kernels}",
+                f"memory of the model: {self.memory_bytes} B{known}",
+                f"lib{self.name}.a {self.archive_bytes} B before the linker drops what a program does not use",
+                f"a program with it, stripped, without the model's file: {self.program_bytes} B, of which",
+                *(f"{size:>9} B  {source}" for source, size in self.sections),
+            ]
         )
 
 
@@ -62,24 +75,30 @@ def pack(
     name: str | None = None,
     embed: bool = False,
     trim: bool = True,
+    threads: bool = False,
     compiler: str | None = None,
     toolchain: str | Path | None = None,
 ) -> Packed:
     """Writes a folder with lib<name>.a, its headers, <name>.pc and <name>Config.cmake for one model from `rt.save`.
 
+    The library needs no run-time library of C++ and no heap: `rta_model_within` opens the model in memory of the caller.
+
     isa: instruction sets; with several the program takes the best at its start. embed: the file itself goes into .rodata.
-    trim: kernels that the plan does not need are left out. toolchain: a toolchain file of CMake, to compile for another machine.
+    trim: what the plan does not need is left out: kernels, tile widths, activation functions, and with a bounded batch the forms
+    for more rows. Such a library opens this model with other weights, and refuses others. threads: a model may be opened with
+    several. toolchain: a toolchain file of CMake, to compile for another machine.
 
     Raises FormatError for a file that is no model or a name that is none in C, UnsupportedProblem for an unknown set or a stage
     without a kernel in those, BackendUnavailable where there is no CMake, no compiler, or no sources.
     """
     file, folder = Path(model), Path(out)
     loaded = load(file)
+    plan = read_plan(file.read_bytes())
     label = name or re.sub(r"\W", "_", file.stem)
     if not re.fullmatch(r"[A-Za-z_]\w*", label, re.ASCII):
         raise FormatError("pack", f"name {label!r}", "an identifier of C", "Pass name=.")
     family = _family(isa)
-    chosen = _chosen(loaded, isa, family)
+    chosen = _chosen(plan, isa, family)
     sources = source_root()
     cmake = shutil.which("cmake") or shutil.which("cmake", path=str(Path(sys.executable).parent))
     if cmake is None:
@@ -87,7 +106,7 @@ def pack(
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="rtaccel-pack-") as temporary:
         work = Path(temporary)
-        (work / "wanted.h").write_text(_wanted(chosen, loaded) if trim else "#define RTA_WANTS(op, word) true\n")
+        (work / "wanted.h").write_text(wanted.header(plan, chosen, threads) if trim else wanted.everything())
         ops = sorted({op for op, _, _ in chosen}) if trim else sorted({op for op, _, _ in native.kernels()})
         lines = [f'set(PACK_NAME "{label}")', f'set(PACK_OPS "{";".join(ops)}")', f'set(PACK_WANTED "{work}/wanted.h")']
         lines += [f'set(PACK_EMBED "{file.resolve()}")'] if embed else []
@@ -96,10 +115,14 @@ def pack(
         options = [f"-DRTACCEL_PACK={work}/pack.cmake", f"-DRTACCEL_ONLY={';'.join(sets)}"]
         options += [f"-DCMAKE_TOOLCHAIN_FILE={Path(toolchain).resolve()}"] if toolchain else []
         options += [f"-DCMAKE_CXX_COMPILER={compiler}"] if compiler else []
-        _run([cmake, "-S", str(sources), "-B", str(work / "build"), *options])
-        _run([cmake, "--build", str(work / "build"), "--parallel"])
+        build = work / "build"
+        _run([cmake, "-S", str(sources), "-B", str(build), *options])
+        _run([cmake, "--build", str(build), "--parallel", str(os.cpu_count() or 1), "--target", "pack", "probe"])
         archive = folder / f"lib{label}.a"
-        shutil.copyfile(work / "build" / archive.name, archive)
+        shutil.copyfile(build / archive.name, archive)
+        found = program.memory_bytes(build / "probe", file, isa)
+        sections = program.sections(build / "probe.map")
+        program_bytes = (build / "probe.stripped").stat().st_size
     for header in (
         *sources.glob("native/rta*.h"),
         *sources.glob("native/*.hpp"),
@@ -107,13 +130,15 @@ def pack(
         *sources.glob("kernels/_core/rta_*.h"),
     ):
         shutil.copyfile(header, folder / header.name)
-    memory = int(loaded._native.packed_bytes + loaded._native.scratch_bytes)
-    (folder / f"{label}.h").write_text(_header(label, loaded, file if embed else None, memory))
+    memory = found or plan.weight_bound + 4 * int(loaded._native.scratch_bytes) + 4096 * (8 + len(plan.stages))
+    (folder / f"{label}.h").write_text(_header(label, loaded, file if embed else None, memory, bool(found)))
     (folder / f"{label}.pc").write_text(_pkg_config(label))
     (folder / f"{label}Config.cmake").write_text(_cmake_config(label))
     files = (archive.name, f"{label}.h", "rtaccel.h", f"{label}.pc", f"{label}Config.cmake")
     kernels = tuple(dict.fromkeys((op, kernel) for op, kernel, _ in chosen))
-    return Packed(folder, label, files, archive.stat().st_size, kernels, memory)
+    return Packed(
+        folder, label, files, archive.stat().st_size, kernels, memory, bool(found), program_bytes, sections
+    )  # fmt: skip
 
 
 def source_root() -> Path:
@@ -143,12 +168,21 @@ def _closure(isa: str, family: dict[str, str]) -> set[str]:
     return found
 
 
-def _chosen(loaded: LoadedModel, isa: Sequence[str], family: dict[str, str]) -> list[tuple[str, str, str]]:
+def _suitable(stage: StageRead) -> list[str]:
+    """Kernels of this build that could compute a stage on some processor."""
+    attrs = {k: v for k, v in stage.attrs.items() if not isinstance(v, tuple)}
+    tensors = {k: (0, *v) for k, v in stage.attrs.items() if isinstance(v, tuple)}
+    asked = {"input_dtype": stage.inputs[0].dtype, **attrs, **tensors}
+    return [name for op, name, _ in native.kernels() if op == stage.op and not native.unsuited(op, name, asked)]
+
+
+def _chosen(plan: PlanRead, isa: Sequence[str], family: dict[str, str]) -> list[tuple[str, str, str]]:
     """(operator, kernel, its stem) that a stage will have on a machine with each of the sets."""
     ranks = {(op, name): rank for op, name, rank in native.kernels()}
     here = {name.rsplit("_", 1)[-1] for _, name in ranks}
     found = []
-    for op, _, suitable in loaded._native.needs:
+    for stage in plan.stages:
+        op, suitable = stage.op, _suitable(stage)
         for name in isa:
             allowed = _closure(name, family)
             if (
@@ -173,33 +207,17 @@ def _sets(chosen: Sequence[tuple[str, str, str]], isa: Sequence[str], family: di
     return [name for name in family if name in own]
 
 
-def _wanted(chosen: Sequence[tuple[str, str, str]], loaded: LoadedModel) -> str:
-    words = {(op, stem) for op, _, stem in chosen}
-    words |= {(op, dtype) for op, dtype, _ in loaded._native.needs if dtype}
-    tests = " ||\n         ".join(f'(same(op, "{op}") && same(word, "{word}"))' for op, word in sorted(words))
-    return f"""#pragma once
-namespace rta {{
-static constexpr bool same(const char* a, const char* b) {{
-  while (*a && *a == *b) ++a, ++b;
-  return *a == *b;
-}}
-static constexpr bool wants(const char* op, const char* word) {{
-  return {tests};
-}}
-}}  // namespace rta
-#define RTA_WANTS(op, word) (::rta::wants(op, word))
-"""
-
-
-def _header(label: str, loaded: LoadedModel, embedded: Path | None, memory: int) -> str:
+def _header(label: str, loaded: LoadedModel, embedded: Path | None, memory: int, measured: bool) -> str:
     upper = label.upper()
+    how = "measured" if measured else "more than enough; this processor was not there to measure it"
     lines = [
         f"/* {loaded.name}: written by rtaccel pack. */",
         f"#ifndef {upper}_H",
         f"#define {upper}_H",
         '#include "rtaccel.h"',
+        '#include "rta_packed.h"',
         "",
-        f"#define {upper}_MEMORY_BYTES {memory} /* packed weights, scratch and states */",
+        f"#define {upper}_MEMORY_BYTES {memory} /* for rta_model_within: {how} */",
     ]
     for what, edges in (("INPUT", loaded.inputs), ("OUTPUT", loaded.outputs)):
         for i, (edge, dtype, shape) in enumerate(edges):
@@ -213,11 +231,17 @@ def _header(label: str, loaded: LoadedModel, embedded: Path | None, memory: int)
         lines += [
             "",
             "#ifdef __cplusplus",
-            'extern "C"',
+            'extern "C" {',
             "#endif",
             f"extern const unsigned char {label}_model[];",
+            "#ifdef __cplusplus",
+            "}",
+            "#endif",
             f"#define {upper}_MODEL_BYTES {embedded.stat().st_size}",
-            f"/* rta_model_from_memory({label}_model, {upper}_MODEL_BYTES, 0) */",
+            f"/* The model in this header's memory: {upper}_MEMORY_BYTES, wherever they lie. NULL: rta_error(). */",
+            f"static inline rta_model* {label}_open(void* memory, size_t bytes) {{",
+            f"  return rta_model_within({label}_model, {upper}_MODEL_BYTES, 0, 1, memory, bytes);",
+            "}",
         ]
     return "\n".join([*lines, "", "#endif", ""])
 
@@ -225,7 +249,7 @@ def _header(label: str, loaded: LoadedModel, embedded: Path | None, memory: int)
 def _pkg_config(label: str) -> str:
     return (
         f"prefix=${{pcfiledir}}\n\nName: {label}\nDescription: a model with its kernels, by rtaccel\nVersion: 1\n"
-        f"Cflags: -I${{prefix}}\nLibs: -L${{prefix}} -l{label} -Wl,--gc-sections -lstdc++ -lm -lpthread -ldl\n"
+        f"Cflags: -I${{prefix}}\nLibs: -L${{prefix}} -l{label} -Wl,--gc-sections -lm -lpthread -ldl\n"
     )
 
 
@@ -235,7 +259,7 @@ set_target_properties({label} PROPERTIES
   IMPORTED_LOCATION "${{CMAKE_CURRENT_LIST_DIR}}/lib{label}.a"
   INTERFACE_INCLUDE_DIRECTORIES "${{CMAKE_CURRENT_LIST_DIR}}"
   INTERFACE_LINK_OPTIONS "-Wl,--gc-sections"
-  INTERFACE_LINK_LIBRARIES "stdc++;m;pthread;dl")
+  INTERFACE_LINK_LIBRARIES "m;pthread;dl")
 """
 
 

@@ -21,7 +21,7 @@ SAFETENSORS = {"float32": "F32", "int8": "I8", "int64": "I64", "int32": "I32", "
 BYTES = {"float32": 4, "int8": 1, "int64": 8, "int32": 4, "uint8": 1, "bfloat16": 2}
 ROLES = ("inner", "input", "output", "state")
 INT, FLOAT, TEXT, TENSOR = range(4)
-RESERVED = ("plan", "constants", "states")
+RESERVED = ("plan", "constants", "states", "prepacked", "pad.prepacked")
 """Names of parts that are no weights."""
 
 

@@ -14,6 +14,7 @@ from rtaccel.convert.passes.program import FallbackStep, SubgraphStep
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.stage import GraphIO
 from rtaccel.deploy import container, signing, whole_file
+from rtaccel.deploy.prepacked import with_prepacked
 from rtaccel.deploy.record import DTYPES, Edge, Head, Recorder, Where
 from rtaccel.kernels._core.cpu import States, packed_bound, tell
 from rtaccel.runtime.compiled import CompiledModel
@@ -26,6 +27,7 @@ def save(
     *,
     name: str | None = None,
     states: bool = False,
+    prepacked: bool = False,
     sign: Any = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
@@ -37,11 +39,14 @@ def save(
     model: from `rt.compile` or `rt.stream` on the CPU, all of it native. It is not changed.
     name: of the model, by default that of its class.
     states: of a stream, also what it holds now: a loaded stream goes on from there. Else it starts anew.
+    prepacked: also the weights of dense linear layers as this machine's kernels pack them, as `rtaccel.deploy.prepack` adds them:
+        loaded sooner where the same kernels are taken, by the same version of rtaccel. The file is about twice as large.
     sign: an ed25519 private key (32 bytes, the path of a PEM file, or one of the `cryptography` package).
     metadata: further texts for whoever reads the file, such as a verdict: `{"budget": str(latency)}`.
 
-    The file appears whole or not at all. Returns its path. Raises UnsupportedProblem, naming them, for PyTorch calls inside, and
-    for a model on a GPU; FormatError for a key or metadata that are none; OSError where the path cannot be written.
+    The file appears whole or not at all. Returns its path. Raises UnsupportedProblem, naming them, for PyTorch calls inside,
+    for a model on a GPU, and for prepacked=True without a linear layer; FormatError for a key or metadata that are none; OSError
+    where the path cannot be written.
 
     Example:
         >>> import tempfile, torch, rtaccel as rt
@@ -52,6 +57,8 @@ def save(
     """
     key = None if sign is None else signing.private_key("save", sign)
     whole = artifact_bytes(model, name=name, states=states, metadata=metadata)
+    if prepacked:
+        whole = with_prepacked(whole)
     if key is not None:
         whole = container.with_signature(whole, key.sign(container.PREAMBLE + container.digest(whole)))
     target = Path(path)

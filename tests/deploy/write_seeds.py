@@ -26,6 +26,7 @@ from rtaccel.core.errors import RtaccelError
 from rtaccel.core.registry import impls, operators
 from rtaccel.core.stage import GraphIO, Stage
 from rtaccel.deploy import container
+from rtaccel.deploy.prepacked import with_prepacked
 from rtaccel.deploy.record import Edge, Head, Recorder, Where
 from rtaccel.deploy.save import artifact_bytes
 from rtaccel.kernels._core.cpu import States, packed_bound, tell
@@ -106,6 +107,16 @@ def of_streams() -> Iterator[tuple[str, bytes]]:
                 yield f"stream-{name}-{scheme}-states", artifact_bytes(live, states=True)
 
 
+def of_packed_weights() -> Iterator[tuple[str, bytes]]:
+    net = torch.nn.Sequential(torch.nn.Linear(5, 20), torch.nn.ReLU(), torch.nn.Linear(20, 3)).eval()
+    for scheme in ("float32", "w8a8", "w8a16", "w4a16", "w4a8", "bfloat16"):
+        calibration = [torch.randn(32, 5)] if scheme == "w8a8" else None
+        fast = rt.compile(net, torch.randn(1, 5), scheme, calibration=calibration)
+        yield f"prepacked-{scheme}", with_prepacked(artifact_bytes(fast))
+    live = rt.stream(streams.Recurrent("lstm", 4, 5, 1, True).eval(), torch.randn(2, 4))
+    yield "prepacked-stream", with_prepacked(artifact_bytes(live, states=True))
+
+
 def of_generated(count: int) -> Iterator[tuple[str, bytes]]:
     made: list[bytes] = []
 
@@ -127,7 +138,9 @@ def written(each: int, generated: int) -> Iterator[tuple[str, bytes]]:
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name, content in (*of_operators(each), *of_models(), *of_streams(), *of_generated(generated)):
+        for name, content in (
+            *of_operators(each), *of_models(), *of_streams(), *of_packed_weights(), *of_generated(generated)
+        ):  # fmt: skip
             if len(content) <= LARGEST:
                 yield name, content
 

@@ -282,12 +282,28 @@ void change_bytes(Bytes& file, size_t from, size_t to, Random& random) {
   }
 }
 
+// A head or record of packed weights, or what they are.
+void change_prepacked(Bytes& file, const Layout& found, size_t section, Random& random) {
+  const size_t rows = 1 + found.stages.size(), row = section + 64 * random.below(rows);
+  switch (random.below(4)) {
+    case 0: return nudge<int64_t>(file, row + 16 * (row > section ? 2 : 1) + 8 * random.below(3), random);
+    case 1: return nudge<uint32_t>(file, row + 4 * random.below(16), random);
+    case 2:  // as a record says that it lies
+      put(file, row + 48, get<uint64_t>(file, row + 48) + 64 * random.below(3) - 64);
+      return put(file, section + 16, get<uint64_t>(file, section + 16) + 64 * random.below(3) - 64);
+    default: return change_bytes(file, section + 64 * rows, file.size(), random);
+  }
+}
+
 }  // namespace
 
 void mutate(Bytes& file, Random& random) {
   const Layout found(file);
   if (!found.plan) return change_bytes(file, 0, file.size(), random);
   const Stage& stage = found.stages[random.below(found.stages.size())];
+  const uint64_t section = get<uint64_t>(file, found.plan + 120);
+  if (section && section < file.size() && random.one_in(3))
+    return change_prepacked(file, found, found.plan + static_cast<size_t>(section), random);
   switch (random.below(40)) {
     case 0: return change_bytes(file, 0, file.size(), random);
     case 1: return change_bytes(file, found.plan, found.end, random);

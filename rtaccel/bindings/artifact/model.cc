@@ -62,10 +62,15 @@ class Model : public Opened {
     for (const rta::Chosen& c : get()->chosen) all.emplace_back(c.name, c.op, c.kernel);
     return all;
   }
-  std::vector<std::tuple<std::string, std::string, std::vector<std::string>>> needs() const {
-    std::vector<std::tuple<std::string, std::string, std::vector<std::string>>> all;
-    for (const rta::Chosen& c : get()->chosen) all.emplace_back(c.op, c.weight_dtype, c.suitable);
-    return all;
+  std::tuple<size_t, nb::object> prepacked() const {
+    const char* why = nullptr;
+    const size_t bytes = rta_model_prepacked(get(), &why);
+    return {bytes, why ? nb::cast(std::string(why)) : nb::none()};
+  }
+  nb::bytes pack() const {
+    std::string image(rta_model_pack(get(), nullptr), '\0');
+    rta_model_pack(get(), image.data());
+    return nb::bytes(image.data(), image.size());
   }
 
   nb::bytes save_state() const {
@@ -202,10 +207,11 @@ void add_model(nb::module_& m) {
       .def_prop_ro("streams", &Model::streams)
       .def_prop_ro("batch", &Model::batch)
       .def_prop_ro("stages", &Model::stages, "(name, op, kernel) of each stage")
-      .def_prop_ro("needs", &Model::needs, "(op, dtype of weights, kernels for any processor) of each stage")
       .def_prop_ro("state_bytes", [](const Model& m) { return rta_model_state_bytes(m.get()); })
       .def_prop_ro("packed_bytes", [](const Model& m) { return rta_plan_packed_bytes(rta_model_plan(m.get())); })
       .def_prop_ro("scratch_bytes", [](const Model& m) { return rta_plan_scratch_bytes(rta_model_plan(m.get())); })
+      .def_prop_ro("prepacked", &Model::prepacked, "(bytes that the file had ready, why others were not taken)")
+      .def("pack", &Model::pack, "an image of packed weights for files")
       .def("tensors", &Model::tensors, nb::arg("outputs"), "(name, dtype, shape) of each input or output")
       .def(
           "run",

@@ -1,0 +1,80 @@
+"""The header that says what a build for one model compiles: kernels/_core/wanted.h has what each macro means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rtaccel.deploy.reading import PlanRead
+
+_TILED = ("linear",)
+_ROWED = ("linear", "lstm", "gru")
+
+
+def everything() -> str:
+    """A header that leaves nothing out."""
+    return _PREAMBLE + "\n".join(
+        f"#define {name} {value}"
+        for name, value in (
+            ("RTA_WANTS(op, word)", "true"),
+            ("RTA_WANTS_ACTIVATION(name)", "true"),
+            ("RTA_WANTS_TILE(lanes, most, vectors)", "true"),
+            ("RTA_MOST_SAMPLES", "INT64_MAX"),
+            ("RTA_MOST_ROWS", "INT64_MAX"),
+            ("RTA_WANTS_THREADS", "true"),
+        )
+    ) + "\n"  # fmt: skip
+
+
+def header(plan: PlanRead, chosen: Sequence[tuple[str, str, str]], threads: bool) -> str:
+    """chosen: (operator, kernel, its stem) that are to be compiled. threads: whether a plan may have more than one."""
+    words = {(op, stem) for op, _, stem in chosen}
+    for stage in plan.stages:
+        words.add((stage.op, stage.weight_dtype))
+        if stage.op in ("lstm", "gru"):
+            words.add(("recurrent", stage.weight_dtype))
+        if stage.op == "linear" and stage.weight_dtype == "uint8":
+            words.add(("linear", f"int4_of_{stage.inputs[0].dtype}"))
+    activations = {value for stage in plan.stages for value in stage.attrs.values() if isinstance(value, str)}
+    widths = {stage.outputs[0].width for stage in plan.stages if stage.op in _TILED}
+    samples, rows = _limits(plan)
+    return f"""{_PREAMBLE}
+namespace rta {{
+static constexpr bool spelled(const char* a, const char* b) {{
+  while (*a && *a == *b) ++a, ++b;
+  return *a == *b;
+}}
+static constexpr bool wants(const char* op, const char* word) {{
+  return {_any(f'(spelled(op, "{op}") && spelled(word, "{word}"))' for op, word in sorted(words))};
+}}
+static constexpr bool wants_activation(const char* name) {{
+  return {_any(f'spelled(name, "{name}")' for name in sorted(activations))};
+}}
+static constexpr bool tiled_so(int64_t vectors, int64_t most, int64_t tile) {{
+  return (tile == most && vectors > most) || tile == (vectors - 1) % most + 1;
+}}
+static constexpr bool wants_tile(int64_t lanes, int64_t most, int64_t tile) {{
+  return {_any(f"tiled_so(({width} + lanes - 1) / lanes, most, tile)" for width in sorted(widths))};
+}}
+}}  // namespace rta
+#define RTA_WANTS(op, word) (::rta::wants(op, word))
+#define RTA_WANTS_ACTIVATION(name) (::rta::wants_activation(name))
+#define RTA_WANTS_TILE(lanes, most, vectors) (::rta::wants_tile(lanes, most, vectors))
+#define RTA_MOST_SAMPLES {samples}
+#define RTA_MOST_ROWS {rows}
+#define RTA_WANTS_THREADS {str(threads).lower()}
+"""
+
+
+def _limits(plan: PlanRead) -> tuple[str, str]:
+    if plan.most_samples is None:
+        return "INT64_MAX", "INT64_MAX"
+    steps = max([1, *(stage.inputs[0].steps for stage in plan.stages if stage.op in _ROWED)])
+    samples = max(plan.most_samples, 1)
+    return f"int64_t{{{samples}}}", f"int64_t{{{samples * steps}}}"
+
+
+def _any(tests: Iterable[str]) -> str:
+    return " ||\n         ".join(tests) or "false"
+
+
+_PREAMBLE = "#pragma once\n#include <cstdint>\n"
