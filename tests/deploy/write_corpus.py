@@ -32,7 +32,8 @@ def whole_files() -> dict[str, bytes]:
     for name, content in (*write_seeds.of_operators(1), *write_seeds.of_streams(), *write_seeds.of_packed_weights()):
         several = name.startswith(("stream", "prepacked"))
         kind = name.replace(" ", "").replace(",", "-") if several else name.split("-")[0]
-        if len(content) <= LARGEST and len(content) < len(found.get(kind, b"-" * (LARGEST + 1))):
+        small = len(content) <= LARGEST and len(content) < len(found.get(kind, b"-" * (LARGEST + 1)))
+        if small and reason(content) is None:
             found[kind] = content
     return found
 
