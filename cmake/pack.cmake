@@ -4,7 +4,7 @@
 include("${RTACCEL_PACK}")
 set(RTACCEL_OPS ${PACK_OPS})
 rtaccel_kernel_sources(sources)
-list(FILTER sources EXCLUDE REGEX "/_common/arena\\.cc$|/kernels/online/")
+list(FILTER sources EXCLUDE REGEX "/kernels/online/")
 file(GLOB native "native/model/*.cc" "native/packed/*.cc")
 # Failures are jumps, and what C++ asks its run-time library for is in native/packed: a program links none.
 add_compile_options(-ffunction-sections -fdata-sections -fno-exceptions -fno-rtti -fno-asynchronous-unwind-tables

@@ -76,8 +76,8 @@ def test_truncated(whole: bytes, share: float) -> None:
 
 def test_newer_version(whole: bytes) -> None:
     data, start = bytearray(whole), data_start(whole)
-    data[start + 8 : start + 12] = struct.pack("<I", 2)
-    with pytest.raises(rt.FormatError, match="version 2 of the format"):
+    data[start + 8 : start + 12] = struct.pack("<I", 3)
+    with pytest.raises(rt.FormatError, match="version 3 of the format"):
         rt.load(resealed(data))
 
 
