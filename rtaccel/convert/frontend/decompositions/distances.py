@@ -35,7 +35,8 @@ def _weight(interpolation: str, place: Any) -> Any:
         return place.ceil() if tensor else ceil(place)
     if interpolation == "nearest":
         return place.round() if tensor else round(place)
-    return place if interpolation == "linear" else place * 0.0 + {"lower": 0.0, "midpoint": 0.5}[interpolation]
+    fixed = {"lower": 0.0, "midpoint": 0.5}.get(interpolation)
+    return place if fixed is None else place * 0.0 + fixed
 
 
 def quantile(
