@@ -134,6 +134,13 @@ RTA_API void rta_cascade_reset(rta_cascade* c) {
     if (s.streams) rta_plan_reset(s.plan, 0, s.streams);
 }
 
+RTA_API int rta_cascade_prefault(rta_cascade* c) {
+  for (const rta_cascade_stage& s : c->stages)
+    for (rta_plan* plan : {s.plan, s.head})
+      if (plan && rta_plan_prefault(plan) < 0) return failed("%s", rta_error());
+  return 0;
+}
+
 RTA_API rta_step rta_cascade_step(rta_cascade* c, int64_t rows) {
   c->loop_rows = rows;
   rta_step step = {};
@@ -152,12 +159,7 @@ RTA_API rta_step rta_cascade_step(rta_cascade* c, int64_t rows) {
   step.error = [](void*) { return rta_cascade_error(); };
   step.identity = c;
   step.warm = 1;
-  step.prepare = [](void* self) {
-    for (const rta_cascade_stage& s : of(self)->stages)
-      for (rta_plan* plan : {s.plan, s.head})
-        if (plan && rta_plan_prefault(plan) < 0) return failed("%s", rta_error());
-    return 0;
-  };
+  step.prepare = [](void* self) { return rta_cascade_prefault(of(self)); };
   return step;
 }
 

@@ -90,6 +90,8 @@ void rta_cascade_reset(rta_cascade* cascade);
 
 /* A run of so many rows as a step of a loop: as its model, or as its fallback. */
 rta_step rta_cascade_step(rta_cascade* cascade, int64_t rows);
+/* As rta_plan_prefault, of all its plans: 0, or -1. */
+int rta_cascade_prefault(rta_cascade* cascade);
 
 /* The scores that a test gives answers y [rows, width]. 0, or -1 where its function says so. */
 int rta_exit_scores(const rta_exit* exit, const float* y, int64_t width, int64_t rows, float* scores);

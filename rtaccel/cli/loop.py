@@ -74,9 +74,9 @@ def _several(args: argparse.Namespace) -> int:
         return _say(args, {"replayed": made.replay(slots, args.speed), "slots": len(slots)})
 
 
-def _say(args: argparse.Namespace, done: dict[str, object]) -> int:
-    done["file"] = args.file
-    print(json.dumps(done) if args.json else ", ".join(f"{key} {value}" for key, value in done.items()))
+def _say(args: argparse.Namespace, done: dict[str, int]) -> int:
+    said = {**done, "file": args.file}
+    print(json.dumps(said) if args.json else ", ".join(f"{key} {value}" for key, value in said.items()))
     return 0
 
 

@@ -75,10 +75,10 @@ class Recordings:
                 names, dtypes = (list(map(str, data[key])) for key in ("names", "dtypes"))
                 if len(names) != len(dtypes) or len(set(names)) != len(names):
                     raise ValueError("names and dtypes that do not belong together")
-                parts = {
-                    name: Recording(*(data[f"{i}_{field}"] for field in FIELDS), dtypes[i])
-                    for i, name in enumerate(names)
-                }
+                parts = {}
+                for i, name in enumerate(names):
+                    values, seq, stamp, put = (data[f"{i}_{field}"] for field in FIELDS)
+                    parts[name] = Recording(values, seq, stamp, put, dtypes[i])
         except (OSError, ValueError, KeyError, EOFError, TypeError) as error:
             raise FormatError(
                 "recording", f"{path}: {error}", "a file that `rtaccel loop record` wrote", "Record it again."

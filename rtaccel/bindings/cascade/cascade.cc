@@ -92,6 +92,7 @@ rta_step Cascade::loop_step(int64_t rows) {
   step.step = [](void* self, const void* const* in, void* const* out) {
     return rta_cascade_run(now(self), in[0], static_cast<float*>(out[0]), static_cast<Cascade*>(self)->loop_rows_);
   };
+  step.prepare = [](void* self) { return rta_cascade_prefault(now(self)); };
   if (step.state_bytes) {
     step.save = [](void* self, void* to) { rta_cascade_save_state(now(self), to); };
     step.load = [](void* self, const void* from) { return rta_cascade_load_state(now(self), from); };

@@ -8,7 +8,7 @@
 #include <thread>
 #include <vector>
 
-#include "harness.h"
+#include "native/harness.h"
 #include "rta_batcher.h"
 
 namespace check {

@@ -8,7 +8,7 @@
 #include <memory>
 #include <vector>
 
-#include "harness.h"
+#include "native/harness.h"
 
 namespace check {
 namespace {

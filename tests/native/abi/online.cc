@@ -4,7 +4,7 @@
 #include <limits>
 #include <vector>
 
-#include "harness.h"
+#include "native/harness.h"
 #include "rta_online.h"
 
 namespace check {

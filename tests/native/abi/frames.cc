@@ -5,7 +5,7 @@
 #include <limits>
 #include <vector>
 
-#include "harness.h"
+#include "native/harness.h"
 #include "rta_frame.h"
 
 namespace check {
