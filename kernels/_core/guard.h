@@ -11,7 +11,7 @@
 #ifdef RTA_PACKED
 #include <csetjmp>
 
-#include "_common/memory.h"
+#include "_core/memory.h"
 #else
 #include <exception>
 #endif

@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "_common/memory.h"
+#include "_core/memory.h"
 #include "_core/stage.h"
 #include "_core/thread_pool.h"
 

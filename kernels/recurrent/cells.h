@@ -33,6 +33,7 @@ struct Lstm {
   using Paired = Lstm<Pair<S>>;  // of two streams at once
   static constexpr int kGates = 4;
   static constexpr bool kCarriesH = false;
+  static constexpr const char* kOp = "lstm";
 
   // Both return h, and carry c.
   static inline F quantized(const F (&x)[4], const F (&h)[4], const F (&bias)[4], F& carried) {
@@ -64,6 +65,7 @@ struct Gru {
   using Paired = Gru<Pair<S>>;  // of two streams at once
   static constexpr int kGates = 3;
   static constexpr bool kCarriesH = true;
+  static constexpr const char* kOp = "gru";
 
   // bias[3] is that of h in the new gate. Both return h, and carry it.
   static inline F quantized(const F (&x)[3], const F (&h)[3], const F (&bias)[4], F& carried) {

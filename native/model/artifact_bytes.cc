@@ -10,7 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "_common/memory.h"
+#include "_core/memory.h"
 #include "_core/stage.h"
 #include "artifact.h"
 

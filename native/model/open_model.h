@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "_common/memory.h"
+#include "_core/memory.h"
 #include "artifact.h"
 
 namespace rta {

@@ -2,7 +2,7 @@
 // arena grows at a time.
 #include <sys/mman.h>
 
-#include "_common/memory.h"
+#include "_core/memory.h"
 #include "_core/stage.h"
 
 namespace rta {

@@ -1,6 +1,6 @@
 // Regions, and what C++ asks its run-time library for, in a library for one model. The packer keeps these names within
 // the library: a program has its own `operator new`.
-#include "_common/memory.h"
+#include "_core/memory.h"
 
 #include <sys/mman.h>
 

@@ -6,9 +6,6 @@ from collections.abc import Iterable, Sequence
 
 from rtaccel.deploy.reading import PlanRead
 
-_TILED = ("linear",)
-_ROWED = ("linear", "lstm", "gru")
-
 
 def everything() -> str:
     """A header that leaves nothing out."""
@@ -30,12 +27,10 @@ def header(plan: PlanRead, chosen: Sequence[tuple[str, str, str]], threads: bool
     words = {(op, stem) for op, _, stem in chosen}
     for stage in plan.stages:
         words.add((stage.op, stage.weight_dtype))
-        if stage.op in ("lstm", "gru"):
-            words.add(("recurrent", stage.weight_dtype))
-        if stage.op == "linear" and stage.weight_dtype == "uint8":
-            words.add(("linear", f"int4_of_{stage.inputs[0].dtype}"))
+        if stage.weight_dtype == "uint8":
+            words.add((stage.op, f"int4_of_{stage.inputs[0].dtype}"))
     activations = {value for stage in plan.stages for value in stage.attrs.values() if isinstance(value, str)}
-    widths = {stage.outputs[0].width for stage in plan.stages if stage.op in _TILED}
+    widths = {stage.outputs[0].width for stage in plan.stages if stage.weight_dtype}
     samples, rows = _limits(plan)
     return f"""{_PREAMBLE}
 namespace rta {{
@@ -68,7 +63,7 @@ static constexpr bool wants_tile(int64_t lanes, int64_t most, int64_t tile) {{
 def _limits(plan: PlanRead) -> tuple[str, str]:
     if plan.most_samples is None:
         return "INT64_MAX", "INT64_MAX"
-    steps = max([1, *(stage.inputs[0].steps for stage in plan.stages if stage.op in _ROWED)])
+    steps = max([1, *(stage.inputs[0].steps for stage in plan.stages if stage.weight_dtype)])
     samples = max(plan.most_samples, 1)
     return f"int64_t{{{samples}}}", f"int64_t{{{samples * steps}}}"
 

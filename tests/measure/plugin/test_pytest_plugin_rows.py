@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.support.plugin_sessions import session, verdicts
+from tests.measure.plugin.plugin_sessions import session, verdicts
 
 SIDE_BY_SIDE = """
 import pytest

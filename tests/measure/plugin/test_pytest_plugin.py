@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rtaccel.measure.budget import KEYS
-from tests.support.plugin_sessions import SUITE, session, verdicts
+from tests.measure.plugin.plugin_sessions import SUITE, session, verdicts
 
 
 def test_verdicts_with_pytest_benchmark(tmp_path: Path) -> None:

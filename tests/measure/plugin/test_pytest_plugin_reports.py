@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from rtaccel.measure.device_budgets import yardstick_us
-from tests.support.plugin_sessions import SUITE, session, verdicts
+from tests.measure.plugin.plugin_sessions import SUITE, session, verdicts
 
 
 def test_columns_report_junit_and_json_hold_the_same_figures(tmp_path: Path) -> None:
