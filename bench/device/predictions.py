@@ -1,4 +1,4 @@
-"""What a host would wait for an answer of a resident kernel: a simulation of polls, words and hops, before any card is measured.
+"""What a host would wait for an answer of a persistent kernel: a simulation of polls, words and hops.
 
     python -m bench.device.predictions [--write]
 

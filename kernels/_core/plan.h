@@ -136,7 +136,7 @@ struct rta_plan : rta_plan_body {
   bool weights_exceed_l2() const { return packed_bytes() > rta::kNearBytes; }
   int64_t sample_bytes(int id) const { return values[id].pitch * values[id].steps; }
 
-  // Another plan's body is put in place of this one's when the next call begins (plan_offer.cc).
+  // Another plan's body is put in place of this one's when the next call begins (plan_threads.cc).
   bool offer(rta_plan* next);
   bool withdraw(rta_plan* next);
   void take();

@@ -34,15 +34,15 @@ def header(plan: PlanRead, chosen: Sequence[tuple[str, str, str]], threads: bool
     samples, rows = _limits(plan)
     return f"""{_PREAMBLE}
 namespace rta {{
-static constexpr bool spelled(const char* a, const char* b) {{
+static constexpr bool same_text(const char* a, const char* b) {{
   while (*a && *a == *b) ++a, ++b;
   return *a == *b;
 }}
 static constexpr bool wants(const char* op, const char* word) {{
-  return {_any(f'(spelled(op, "{op}") && spelled(word, "{word}"))' for op, word in sorted(words))};
+  return {_any(f'(same_text(op, "{op}") && same_text(word, "{word}"))' for op, word in sorted(words))};
 }}
 static constexpr bool wants_activation(const char* name) {{
-  return {_any(f'spelled(name, "{name}")' for name in sorted(activations))};
+  return {_any(f'same_text(name, "{name}")' for name in sorted(activations))};
 }}
 static constexpr bool tiled_so(int64_t vectors, int64_t most, int64_t tile) {{
   return (tile == most && vectors > most) || tile == (vectors - 1) % most + 1;

@@ -1,4 +1,4 @@
-"""The protocols of resident kernels in every order of their steps; every variant with a part left out is found."""
+"""The protocols of persistent kernels in every order of their steps; every variant with a part left out is found."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from tests.gpu.protocols import exchange, mailbox, resident
+from tests.gpu.protocols import exchange, mailbox, persistent
 from tests.gpu.protocols.explore import Process, explore
 
 
@@ -35,19 +35,19 @@ def test_exchange_with_a_part_left_out(variant: str) -> None:
 
 
 @pytest.mark.parametrize("messages", list(itertools.product(("step", "save", "load"), repeat=4))[::5], ids="-".join)
-def test_resident_kernel(messages: tuple[str, ...]) -> None:
-    found = explore(*resident.model(2, messages))
+def test_persistent_kernel(messages: tuple[str, ...]) -> None:
+    found = explore(*persistent.model(2, messages))
     assert found.wrong == "" and found.states > 50, found
 
 
-def test_resident_kernel_of_three_blocks() -> None:
-    found = explore(*resident.model(3, ("step", "load", "step")))
+def test_persistent_kernel_of_three_blocks() -> None:
+    found = explore(*persistent.model(3, ("step", "load", "step")))
     assert found.wrong == "" and found.states > 500, found
 
 
-@pytest.mark.parametrize("variant", resident.VARIANTS[1:])
-def test_resident_kernel_with_a_part_left_out(variant: str) -> None:
-    wrong = [explore(*resident.model(2, m, variant)) for m in (("load", "save", "load", "save"), ("step",) * 4)]
+@pytest.mark.parametrize("variant", persistent.VARIANTS[1:])
+def test_persistent_kernel_with_a_part_left_out(variant: str) -> None:
+    wrong = [explore(*persistent.model(2, m, variant)) for m in (("load", "save", "load", "save"), ("step",) * 4)]
     assert any(found.wrong and found.trace for found in wrong), (
         f"{variant}: nothing wrong in {[f.states for f in wrong]}"
     )

@@ -2,7 +2,7 @@
 
 Tracing is nearly all of what compiling takes, and torch's own step traces the program once more. Most programs need few changes:
 `relu_` on a value that nobody else holds, a `reshape` that is a view. Whether two values share memory is known from the trace
-that was made: fake tensors that alias have one storage. What needs more than that is left to torch's step.
+that was made: fake tensors that alias have one storage. What needs more than that goes through torch's step.
 """
 
 from __future__ import annotations

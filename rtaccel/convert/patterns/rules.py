@@ -32,6 +32,8 @@ _RULES: dict[Any, Rule] = {}
 _GENERAL: dict[Any, Rule] = {}
 _WHOLE: dict[Any, Rule] = {}
 _WHOLE_NUMBERS = (torch.int64, torch.int32)
+_READ_AS_REAL = (torch.float32, torch.bool, torch.uint8)
+"""Truth values and bytes are read as numbers from 0 on."""
 
 
 class Refused(Exception):
@@ -140,10 +142,7 @@ class Call:
             raise Refused("layout: its input has no fixed place for each sample")
         whole_numbers = meta.dtype in _WHOLE_NUMBERS
         stored = self.build.buffers[view.base].dtype
-        if (
-            not (whole_numbers or meta.dtype in (torch.float32, torch.bool, torch.uint8))
-            or (stored == "int64") != whole_numbers
-        ):
+        if not (whole_numbers or meta.dtype in _READ_AS_REAL) or (stored == "int64") != whole_numbers:
             raise Refused(f"works on {meta.dtype}")
         return view
 

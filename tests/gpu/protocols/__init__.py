@@ -1,4 +1,4 @@
-"""Protocols between a host and resident kernels, checked in every order in which their steps can happen.
+"""Protocols between a host and persistent kernels, checked in every order in which their steps can happen.
 
     explore.py      every order of a few processes on shared words
     mailbox.py      a host and one kernel                    (_persistent/triton_mailbox.py, rta_mailbox.h)

@@ -1,4 +1,4 @@
-"""A host and several blocks of one resident kernel: the first block reads the mailbox and passes the message on.
+"""A host and several blocks of one persistent kernel: the first block reads the mailbox and passes the message on.
 
 A message is a time step, or asks for the states ("save") or brings them ("load"). A time step: every block makes its part of h
 from x and all of the last h, publishes it, and the first answers. The other two go in step as well: every block publishes what it
