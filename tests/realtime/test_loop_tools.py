@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -75,29 +75,32 @@ def test_recorded_and_replayed_bit_for_bit(name: str, tmp_path: Path, dtype: str
         values[3, 1] = float("nan")
     slot = rt.Latest((3,), dtype, name, readers="many")
     other = rt.Latest.open(name)
-    stamps = []
+    stamps, enough = [], Event()
 
-    def write() -> None:
-        for value in values:
+    def write() -> None:  # for as long as it takes: a busy machine loses many
+        while not enough.is_set():
             stamp = time.monotonic_ns() - 1234
-            slot.put(value, stamp_ns=stamp)
+            slot.put(values[len(stamps) % 40], stamp_ns=stamp)
             stamps.append(stamp)
             time.sleep(0.002)
 
     thread = Thread(target=write)
     thread.start()
-    made = Recording.of(other, seconds=60, count=30)
-    thread.join()
+    try:
+        made = Recording.of(other, seconds=60, count=30)
+    finally:
+        enough.set()
+        thread.join()
     made.save(tmp_path / "a.npz")
     again = Recording.load(tmp_path / "a.npz")
     assert again.n == 30
     first = int(made.seq[0])
     assert again.lost == int(made.seq[-1]) - first + 1 - 30
     bits = values.view(torch.uint16).numpy() if dtype == "bfloat16" else values.numpy()
-    assert again.values.tobytes() == bits[again.seq - 1].tobytes()
+    assert again.values.tobytes() == bits[(again.seq - 1) % 40].tobytes()
     assert again.stamp_ns.tolist() == [stamps[n - 1] for n in again.seq]
     target = rt.Latest((3,), dtype, readers="many")
-    seen = []
+    seen, begin = [], time.monotonic_ns()
     put = again.replay(target, speed=4, on_put=lambda _: seen.append(target.get()))
     assert put == 30
     assert b"".join(s.value.tobytes() for s in seen) == again.values.tobytes()
@@ -105,8 +108,8 @@ def test_recorded_and_replayed_bit_for_bit(name: str, tmp_path: Path, dtype: str
     stamps_again: list[int] = []
     again.replay(same, on_put=lambda _: stamps_again.append(same.get().stamp_ns))
     assert np.diff(stamps_again).tolist() == np.diff(again.stamp_ns).tolist()
-    spent = seen[-1].put_ns - seen[0].put_ns
-    assert spent >= (again.put_ns[-1] - again.put_ns[0]) / 4 - 100_000  # never faster than asked
+    spent = seen[-1].put_ns - begin  # the first may be late
+    assert spent >= (again.put_ns[-1] - again.put_ns[0]) / 4  # never faster than asked
     with pytest.raises(UnsupportedProblem):
         again.replay(rt.Latest((4,), dtype))
     with pytest.raises(FormatError):
