@@ -125,7 +125,7 @@ def of_generated(count: int) -> Iterator[tuple[str, bytes]]:
     @given(st.sampled_from(FAMILIES).flatmap(models))
     def generate(d: Any) -> None:
         with contextlib.suppress(RtaccelError, RuntimeError):
-            fast = rt.compile(built(d), packed(d, inputs_of(d, 2)), verify=False)
+            fast = rt.compile(built(d), packed(d, inputs_of(d, d["example"])), verify=False)
             made.append(artifact_bytes(fast))
 
     generate()
