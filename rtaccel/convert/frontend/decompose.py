@@ -6,7 +6,7 @@ where one of them would stay PyTorch's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -67,15 +67,10 @@ def decompose(node: fx.Node) -> Parts | None:
     if any(not isinstance(v, Tensor) for v in values):
         return None
 
-    def call(*tensors: Tensor) -> Any:
-        given: dict[fx.Node, Any] = {**sizes, **dict(zip(sources, tensors))}
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: given[n])
-        return pytree.tree_leaves(function(*args, **kwargs))
-
     try:
         whole = node.target in WITH_PRODUCTS
         with (detect_fake_mode(values) if whole else None) or nullcontext():  # its constants have no data either
-            made = make_fx(call, tracing_mode="real", pre_dispatch=whole, _allow_non_fake_inputs=True)(*values)
+            made = traced(function, node, sources, sizes, pre_dispatch=whole)
     except Exception:  # a decomposition that does not trace: the call stays
         return None
     new: list[fx.Node] = []
@@ -84,6 +79,21 @@ def decompose(node: fx.Node) -> Parts | None:
         take_back(new)
         return None
     return None if results is None else Parts(_without_dead(node, new, results), results)
+
+
+def traced(
+    function: Callable[..., Any], node: fx.Node, sources: list[fx.Node], fixed: Mapping[fx.Node, Any] = {}, **options: Any
+) -> fx.GraphModule:  # fmt: skip
+    """The calls that a function of a node's arguments makes, on the values of the trace. sources: nodes that are the inputs of
+    the graph. fixed: further ones that stay what they are."""
+
+    def call(*values: Any) -> Any:
+        given = {**fixed, **dict(zip(sources, values))}
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: given[n])
+        return pytree.tree_leaves(function(*args, **kwargs))
+
+    trace = make_fx(call, tracing_mode="real", _allow_non_fake_inputs=True, **options)
+    return trace(*(s.meta["val"] for s in sources))
 
 
 def _is_again(part: fx.Node, node: fx.Node) -> bool:

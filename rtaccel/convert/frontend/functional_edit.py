@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._guards import detect_fake_mode
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-from rtaccel.convert.frontend.decompose import insert_parts
+from rtaccel.convert.frontend.decompose import insert_parts, traced
 
 aten = torch.ops.aten
 
@@ -138,7 +137,7 @@ def _apart(node: fx.Node, sizes: dict[str, fx.Node]) -> bool:
             with node.graph.inserting_before(node):
                 kwargs = {"memory_format": node.kwargs.get("memory_format", torch.contiguous_format)}
                 return _replace(node, _made(node, aten.clone.default, (x,), kwargs))
-    return _traced(node, sizes)
+    return _traced(node)
 
 
 def _viewed(node: fx.Node, x: fx.Node, shape: list[Any], same: bool) -> fx.Node:
@@ -200,21 +199,16 @@ def _first_call(graph: fx.Graph) -> fx.Node:
     return next(node for node in graph.nodes if node.op != "placeholder")
 
 
-def _traced(node: fx.Node, sizes: dict[str, fx.Node]) -> bool:
+def _traced(node: fx.Node) -> bool:
     """By torch's kernels for composite calls, on the values of the trace."""
     sources = list(dict.fromkeys(node.all_input_nodes))
     values = [s.meta.get("val") for s in sources]
     if any(not isinstance(v, (Tensor, torch.SymInt)) for v in values):
         return False
 
-    def call(*given: Any) -> Any:
-        by = dict(zip(sources, given))
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: by[n])
-        return pytree.tree_leaves(node.target(*args, **kwargs))  # type: ignore[operator]
-
     try:
         with _fake_mode(sources):
-            made = make_fx(call, tracing_mode="real", _allow_non_fake_inputs=True)(*values)
+            made = traced(node.target, node, sources)  # type: ignore[arg-type]
     except Exception:  # a call that does not trace alone
         return False
     results = insert_parts(made.graph, node, node, sources)
