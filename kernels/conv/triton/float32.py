@@ -10,7 +10,6 @@ several launches here: padding, a change of layout, the product, the bias, the a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 import triton
@@ -25,7 +24,7 @@ from rtaccel.kernels._gpu.triton_activations import activate
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import MAX_N, Specialisation, Tiling, ffma_tiling, leave_out, power_of_two
 from rtaccel.kernels.conv import cases, contract
-from rtaccel.kernels.conv.triton.window_config import check_inputs, geometry_of, window_of
+from rtaccel.kernels.conv.triton.window_config import check_inputs, geometry_of, optional_pointers, window_of
 
 
 @triton.jit
@@ -143,15 +142,10 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
         x, samples = inputs[0], inputs[0].shape[0]
         y = torch.empty((samples, *stage.outputs[0].shape), dtype=torch.float32, device=x.device)
         if y.numel():
-            given: dict[str, Any] = {}
-            if "residual_ptr" in spec.signature:
-                given["residual_ptr"] = inputs[1]
-            if "table_ptr" in spec.signature:
-                given["table_ptr"] = table
             grid = (triton.cdiv(samples * positions, tile.block_m), triton.cdiv(n, tile.block_n))
             launch(
                 grid, x_ptr=x, weight_ptr=weight, bias_ptr=bias, y_ptr=y, samples=samples,
-                parameter=low["activation_parameter"], **given,
+                parameter=low["activation_parameter"], **optional_pointers(spec, inputs, table),
             )  # fmt: skip
         return (y,)
 

@@ -150,13 +150,9 @@ def launcher(stage: Stage, problem: Problem, spec: Specialisation, pack: Callabl
         x, samples = inputs[0], inputs[0].shape[0]
         y = torch.empty((samples, *stage.outputs[0].shape), dtype=dtype, device=x.device)
         if y.numel():
-            given: dict[str, Any] = {}
+            given = optional_pointers(spec, inputs, table)
             if quantize is not None:
                 x, given["sample_scale_ptr"] = quantize(x)
-            if "residual_ptr" in spec.signature:
-                given["residual_ptr"] = inputs[1]
-            if "table_ptr" in spec.signature:
-                given["table_ptr"] = table
             grid = (triton.cdiv(samples * positions, tile.block_m), triton.cdiv(n, tile.block_n))
             launch(
                 grid, x_ptr=x, weight_ptr=packed, y_ptr=y, multiplier_ptr=multiplier, offset_ptr=offset,
@@ -167,6 +163,12 @@ def launcher(stage: Stage, problem: Problem, spec: Specialisation, pack: Callabl
         return (y,)
 
     return call
+
+
+def optional_pointers(spec: Specialisation, inputs: tuple[Tensor, ...], table: Tensor) -> dict[str, Any]:
+    """The residual and the table of a launch, where the kernel has them."""
+    given = {"residual_ptr": inputs[-1], "table_ptr": table}
+    return {name: tensor for name, tensor in given.items() if name in spec.signature}
 
 
 def check_inputs(stage: Stage, inputs: tuple[Tensor, ...]) -> None:
