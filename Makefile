@@ -13,15 +13,18 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # What a test run takes a part of, as a whole: generated tests at ten times the size, with new models each time, then faults are
-# planted, which they must find; every check and every size in the interpreter; the budgets of every kernel on every architecture; ten minutes of
-# changed model files.
+# planted, which they must find; every check and every size in the interpreter; the budgets of every kernel on every architecture; the types
+# of the C ABI, where abidiff is; ten minutes of changed model files.
 check: $(VENV)/.dev
 	RTACCEL_CASES=200000 $(BIN)/python -m pytest -n auto --dist worksteal tests/generated tests/error_inputs
 	$(BIN)/python -m tests.generated.mutants
-	RTACCEL_EVERY_CHECK=1 $(BIN)/python -m pytest -n auto tests/gpu/test_triton_interpreter.py
+	RTACCEL_EVERY_CHECK=1 $(BIN)/python -m pytest -n auto --dist worksteal -m turns tests
+	RTACCEL_EVERY_CHECK=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/gpu/test_exchange.py
 	TRITON_INTERPRET=1 $(BIN)/python tests/triton_checks/every_size.py
 	$(BIN)/python tests/triton_checks/write_budgets.py --check
+	$(BIN)/python tests/triton_checks/write_page.py --check
 	$(BIN)/python tests/cuda_checks/budgets.py --check
+	$(BIN)/python -m release.abi
 	PATH="$(abspath $(BIN)):$$PATH" tests/native/fuzz 600
 
 # Changed model files for the loader, with the sanitizers: any bytes are refused or run. SECONDS=600 make fuzz is what `make check` does.

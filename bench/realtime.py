@@ -83,6 +83,7 @@ def loop_table(seconds: float) -> None:
             ("SCHED_FIFO, sleeping", {"spin_us": 0, "warm": False, "priority": 50}),
             ("SCHED_FIFO, spin 80 us", {"spin_us": 80, "warm": False, "priority": 50}),
             ("SCHED_FIFO, spin 80 us, warm", {"spin_us": 80, "warm": True, "priority": 50}),
+            ("SCHED_FIFO, spin learned, warm", {"spin_us": "auto", "warm": True, "priority": 50}),
         ):
             s = loop_stats(seconds, period_us, **options)
             w, k = s.wake_error, s.work

@@ -1,4 +1,4 @@
-# One archive with what one plan needs: `rtaccel pack` writes the file RTACCEL_PACK and calls this.
+# One archive, or one module of WebAssembly, with what one plan needs: `rtaccel pack` writes the file RTACCEL_PACK and calls this.
 #   PACK_NAME    of the model, an identifier       PACK_OPS     operators whose kernels are compiled
 #   PACK_WANTED  header that says which of them    PACK_EMBED   the model's file, where it is to be within
 include("${RTACCEL_PACK}")
@@ -6,6 +6,11 @@ set(RTACCEL_OPS ${PACK_OPS})
 rtaccel_kernel_sources(sources)
 list(FILTER sources EXCLUDE REGEX "/kernels/online/")
 file(GLOB native "native/model/*.cc" "native/packed/*.cc")
+if(EMSCRIPTEN)  # a page has no threads, no files to open and no libraries to look for keys in
+  list(FILTER sources EXCLUDE REGEX "/thread_pool\\.cc$")
+  list(FILTER native EXCLUDE REGEX "/verify\\.cc$")
+  add_compile_options(-msimd128 -sSUPPORT_LONGJMP=wasm)
+endif()
 # Failures are jumps, and what C++ asks its run-time library for is in native/packed: a program links none.
 add_compile_options(-ffunction-sections -fdata-sections -fno-exceptions -fno-rtti -fno-asynchronous-unwind-tables
                     -fno-unwind-tables "-DRTA_WANTED=\"${PACK_WANTED}\"")
@@ -19,9 +24,21 @@ list(FILTER once EXCLUDE REGEX "plan_(threads|some|profile)")
 set_source_files_properties(${native} ${once} PROPERTIES COMPILE_OPTIONS "-Os")
 if(PACK_EMBED)
   set(embedded "${PROJECT_BINARY_DIR}/embedded.cc")
-  file(WRITE "${embedded}" "__asm__(\".section .rodata.${PACK_NAME}_model,\\\"a\\\"\\n.balign 64\\n.global ${PACK_NAME}_model\\n\"
-        \"${PACK_NAME}_model:\\n.incbin \\\"${PACK_EMBED}\\\"\\n.previous\\n\");\n")
+  if(EMSCRIPTEN)
+    set(flags ",\\\"\\\",@\\n.type ${PACK_NAME}_model,@object\\n.size ${PACK_NAME}_model,${PACK_EMBED_BYTES}")
+    set(after "")
+  else()
+    set(flags ",\\\"a\\\"")
+    set(after ".previous\\n")
+  endif()
+  file(WRITE "${embedded}" "__asm__(\".section .rodata.${PACK_NAME}_model${flags}\\n.balign 64\\n.global ${PACK_NAME}_model\\n\"
+        \"${PACK_NAME}_model:\\n.incbin \\\"${PACK_EMBED}\\\"\\n${after}\");\n")
   target_sources(pack_objects PRIVATE "${embedded}")
+endif()
+
+if(EMSCRIPTEN)
+  include(cmake/pack_wasm.cmake)
+  return()
 endif()
 
 # All objects become one, so that the kernels' entries in the table are linked with anything that is used. It shows the C

@@ -17,9 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from release.matrix import ARCHITECTURES, Interpreter, Target, found_interpreters, serves, targets
-from release.smoke import on_arm, on_this_machine
+from release.smoke import of_sdist, on_arm, on_this_machine
 
 ROOT = Path(__file__).resolve().parents[1]
+MOST_BYTES = 6_000_000
+"""Of a wheel, which PyPI and its users store for each version."""
+
 BUILD_TOOLS = ("scikit-build-core>=0.11", "nanobind>=2.8", "cmake>=3.26", "ninja>=1.11", "build>=1.2")
 
 
@@ -46,24 +49,30 @@ def make_sdist(out: Path) -> Path:
 
 
 def unpacked(sdist: Path, folder: Path) -> Path:
-    """The sources as the archive holds them, files that have not changed left alone, so that ninja leaves them alone too."""
+    """The sources as the archive holds them, files that have not changed left alone, so that ninja leaves them alone too. What
+    an older archive had goes: CMake would find it."""
+    held = set()
     with tarfile.open(sdist) as archive:
         for member in archive:
             path = folder / member.name.partition("/")[2]
             file = archive.extractfile(member) if member.isfile() else None
             if file is None:
                 continue
+            held.add(path)
             content = file.read()
             if not path.exists() or path.read_bytes() != content:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
+    for path in [p for p in folder.rglob("*") if p.is_file() and p not in held]:
+        path.unlink()
     return folder
 
 
 def make_wheel(sources: Path, target: Target, work: Path, zig: Path) -> Path:
     python = environment(work / f"env-{target.interpreter.name}", target.interpreter)
     build = work / f"build-{target.arch}"  # of one processor for all interpreters: the kernels are the same
-    for stale in ("CMakeCache.txt", "CMakeInit.txt"):
+    # Of the interpreter before; with the last one scikit-build-core would throw the kernels away.
+    for stale in ("CMakeCache.txt", "CMakeInit.txt", ".skbuild-info.json"):
         (build / stale).unlink(missing_ok=True)
     raw = work / "raw" / target.name
     shutil.rmtree(raw, ignore_errors=True)
@@ -72,7 +81,6 @@ def make_wheel(sources: Path, target: Target, work: Path, zig: Path) -> Path:
         "cmake.define.CMAKE_TOOLCHAIN_FILE": str(sources / "release" / "zig.cmake"),
         "cmake.define.RTACCEL_ZIG": str(zig),
         "cmake.define.RTACCEL_ZIG_TARGET": target.zig,
-        "cmake.define.RTACCEL_NATIVE_TESTS": "ON",
     }
     options = [f"--config-setting={key}={value}" for key, value in settings.items()]
     env = (
@@ -102,7 +110,6 @@ def repaired(wheel: Path, target: Target, out: Path) -> Path:
         "-m",
         "auditwheel",
         "repair",
-        "--strip",
         "--plat",
         platform,
         "--only-plat",
@@ -112,6 +119,8 @@ def repaired(wheel: Path, target: Target, out: Path) -> Path:
     made = next(fresh.glob("*.whl"))
     if not serves(made.name, target):
         raise SystemExit(f"{made.name} is not for {target.tag} on {target.platform}")
+    if made.stat().st_size > MOST_BYTES:
+        raise SystemExit(f"{made.name} has {made.stat().st_size} bytes, more than {MOST_BYTES}")
     return Path(shutil.copy2(made, out / made.name))
 
 
@@ -120,13 +129,28 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "release")
     parser.add_argument("--arch", action="append", choices=ARCHITECTURES, help="default: both")
+    parser.add_argument("--only", metavar="TAG", help="the wheels of one tag, such as cp312-abi3; default: all")
     parser.add_argument("--arm-root", type=Path, help="a folder with an unpacked arm64 system that has a python3")
+    parser.add_argument(
+        "--try-sdist",
+        metavar="SETS",
+        nargs="?",
+        const="",
+        help="also build the sdist from nothing in an environment of its own; SETS: these instruction sets alone",
+    )
+    parser.add_argument("--sdist-only", action="store_true", help="no wheels")
     parser.add_argument("--no-network", action="store_true", help="nothing is downloaded: tries what is here")
     given = parser.parse_args(words)
     out, work = given.out.resolve(), given.work.resolve()
     out.mkdir(parents=True, exist_ok=True)
     here = found_interpreters()
     wanted, missing = targets(here, given.arch or list(ARCHITECTURES))
+    if given.sdist_only:
+        wanted = []
+    elif given.only:
+        wanted = [target for target in wanted if target.tag == given.only]
+        if not wanted:
+            parser.error(f"--only {given.only}: no such wheel with the interpreters that are here")
     print("\n".join(f"left out: {line}" for line in missing), flush=True)
     zig = Path(run([sys.executable, "-c", "import ziglang; print(ziglang.__path__[0])"]).strip()) / "zig"
     sdist = make_sdist(out)
@@ -142,6 +166,8 @@ def main(words: list[str] | None = None) -> int:
         if target.stable:
             print(run([sys.executable, "-m", "abi3audit", "--strict", "--verbose", wheel]).strip().splitlines()[-1])
     print("twine: passed", flush=True)
+    if given.try_sdist is not None:
+        print(f"{sdist.name}: {of_sdist(sdist, here[-1], work, given.try_sdist)}", flush=True)
     for target, wheel in made:
         tried = on_this_machine if target.arch == os.uname().machine else on_arm
         for line in tried(wheel, target, here, work, arm_root=given.arm_root, network=not given.no_network):

@@ -33,6 +33,7 @@ _HOME = {
     "fit_budget": "rtaccel.search.fit_budget",
     "Fit": "rtaccel.search.fit",
     "Relative": "rtaccel.search.metric",
+    "EarlyExit": "rtaccel.search.cascade.early_exit",
     "Cascade": "rtaccel.search.cascade.cascade",
     "Anytime": "rtaccel.search.cascade.anytime",
     "Exit": "rtaccel.search.cascade.exits",
@@ -87,6 +88,7 @@ __all__ = [
     "CompiledModel",
     "Cut",
     "DynamicModel",
+    "EarlyExit",
     "Exit",
     "Fit",
     "Float8",
@@ -164,6 +166,7 @@ if TYPE_CHECKING:
     from rtaccel.runtime.stream import StreamModel, stream
     from rtaccel.search.cascade.anytime import Anytime
     from rtaccel.search.cascade.cascade import Cascade
+    from rtaccel.search.cascade.early_exit import EarlyExit
     from rtaccel.search.cascade.exits import Exit
     from rtaccel.search.fit import Fit
     from rtaccel.search.fit_budget import fit_budget

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # torch's threads spin for each other: 
 import pytest
 import torch
 
+from tests import turns
 from tests.support import kept
 from tests.support.generators.count import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown  # noqa: F401
 from tests.support.wheel import wheel  # noqa: F401
@@ -45,6 +47,31 @@ def nan_filled_empty():
     torch.use_deterministic_algorithms(False)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+NAMED = "RTACCEL_NAMED_TESTS"
+"""Set for the processes of a run whose files were named."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "turns(days): runs on one of so many days, see tests/turns.py")
+    if not hasattr(config, "workerinput") and config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        os.environ[NAMED] = "1"
+
+
+def pytest_report_header() -> str:
+    return f"cases that take turns: all of them, or RTACCEL_DAY={turns.DAY} (make check runs all)"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The longest first: side by side, nobody waits for it at the end."""
+    if not turns.EVERY and NAMED not in os.environ and not config.option.markexpr and not config.option.keyword:
+        left = {id(item) for item in turns.others(items)}
+        config.hook.pytest_deselected(items=[item for item in items if id(item) in left])
+        items[:] = [item for item in items if id(item) not in left]
     items.sort(key=lambda item: not any(name in item.nodeid for name in LONGEST))
+
+
+def pytest_collection_finish() -> None:
+    """What stays for the whole run is left out of later collections of garbage, which tests and captures of graphs ask for: with
+    fifteen thousand tests one of them takes a second."""
+    gc.collect()
+    gc.freeze()

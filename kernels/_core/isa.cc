@@ -15,9 +15,14 @@
 #include <unistd.h>
 #endif
 #if defined(__aarch64__)
-#include <sys/auxv.h>
 #ifndef HWCAP_ASIMDDP
 #define HWCAP_ASIMDDP (1 << 20)
+#endif
+#if defined(__APPLE__)  // all of Apple's have it
+#define AT_HWCAP 16
+static unsigned long getauxval(unsigned long) { return HWCAP_ASIMDDP; }
+#else
+#include <sys/auxv.h>
 #endif
 #endif
 
@@ -72,7 +77,7 @@ bool has(const char* name) {
 
 // The tiles of AMX with int8. Their 8 KiB of state are not part of a thread until the process has asked Linux for them;
 // that can be refused, by an old kernel or because a signal stack is too small to hold them.
-bool has_amx() {
+[[maybe_unused]] bool has_amx() {
 #if defined(__x86_64__) && defined(__linux__)
   constexpr unsigned kFeatures = 7, kTile = 1u << 24, kInt8 = 1u << 25;
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
@@ -117,9 +122,17 @@ uint32_t detect() {
   return found;
 }
 
+const char* wanted_set() {
+#if defined(__wasm__)
+  return nullptr;  // a page has no environment
+#else
+  return std::getenv("RTACCEL_CPU_ISA");
+#endif
+}
+
 // An unknown name allows only the portable set: rtaccel.backends.cpu refuses it by name before that matters.
 uint32_t allowed() {
-  const char* wanted = std::getenv("RTACCEL_CPU_ISA");
+  const char* wanted = wanted_set();
   if (!wanted || !*wanted) return ~0u;
   uint32_t sets = bit(Isa::kPortable);
   for (int i = 0; i < static_cast<int>(Isa::kCount); ++i)
@@ -145,7 +158,7 @@ const char* isa_name(Isa isa) { return row(isa).name; }
 const char* isa_missing(Isa isa) {
   if (usable_sets() & bit(isa)) return nullptr;
   static thread_local char text[160];
-  const char* wanted = std::getenv("RTACCEL_CPU_ISA");
+  const char* wanted = wanted_set();
   if (found_sets() & bit(isa))
     std::snprintf(text, sizeof text, "RTACCEL_CPU_ISA=%s rules out %s", wanted ? wanted : "", isa_name(isa));
   else

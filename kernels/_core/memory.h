@@ -18,6 +18,7 @@ class Region {
   static void release(Region* region);  // gives the system back what is the region's own; nullptr: nothing
 
   char* tensors(size_t bytes);  // 64-byte aligned and zeroed; fails where no room is left
+  void give_back(char* from);   // the tensors that were made last, from there on
   void* object(size_t bytes, size_t alignment);
   char* start() const { return reinterpret_cast<char*>(const_cast<Region*>(this)); }
   bool is_full() const { return is_full_; }  // whether something did not fit

@@ -62,18 +62,35 @@ void rta_plan::add_stage(const char* op, const char* kernel_name, const int* in,
   if (!kernel) fail("there is no kernel %s/%s in the native core", op, kernel_name);
   if (kernel->isa > isa_level()) fail("%s/%s needs a newer CPU than this or is ruled out", op, kernel_name);
   const int64_t bytes = checked_values(op, in, in_count, out, out_count);
-  const size_t before = weights->used(), given = prepacked.at ? prepacked.left : 0;
+  const Arena::Mark before = weights->mark();
+  const Prepacked given = prepacked;
+  const size_t first = packed_parts.all.size();
   packed_parts.stage = static_cast<int>(stages.size());
-  const StageSpec spec{values.data(), in,
-                       in_count,      out,
-                       out_count,     attrs,
-                       weights.get(), &stage_scratch,
-                       kernel->op,    prepacked.at ? &prepacked : nullptr,
-                       &packed_parts};
+  StageSpec spec{values.data(), in,
+                 in_count,      out,
+                 out_count,     attrs,
+                 weights.get(), &stage_scratch,
+                 kernel->op,    prepacked.at ? &prepacked : nullptr,
+                 &packed_parts};
   std::unique_ptr<Stage> stage(created(*kernel, spec));
+  size_t read = given.at ? given.left : 0;
+  in_place += read;
+  const Prepacked own = given.at ? given : joined(packed_parts.all, first);
+  const char* same = own.left ? shared.find_or_add(own) : nullptr;
+  if (same && !given.at) {
+    stage.reset();
+    weights->give_back(before);
+    for (size_t i = first; i < packed_parts.all.size(); ++i) {
+      PackedPart& part = packed_parts.all[i];
+      part.start = same + (part.start - own.at);
+    }
+    prepacked = {same, own.left};
+    spec.prepacked = &prepacked;
+    stage.reset(created(*kernel, spec));
+    read = own.left;
+  }
   if (prepacked.left) fail("%s: %zu bytes of its packed weights are left over", op, prepacked.left);
   prepacked = {nullptr, 0};
-  in_place += given;
   for (int i = 0; i < in_count; ++i) {
     if (stage->checks() && roles[in[i]] != RTA_INPUT)
       fail("%s: value %d is computed, where the stage looks at inputs before a call", op, in[i]);
@@ -90,7 +107,7 @@ void rta_plan::add_stage(const char* op, const char* kernel_name, const int* in,
   marks_samples |= stages.back()->marks_samples();
   checks |= stages.back()->checks();
   refuses |= stages.back()->refuses();
-  read_bytes.push_back(static_cast<int64_t>(weights->used() - before + given));
+  read_bytes.push_back(static_cast<int64_t>(weights->used() - before.used + read));
   row_bytes.push_back(bytes);
 }
 

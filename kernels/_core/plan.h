@@ -39,6 +39,21 @@ struct PackedParts {
   std::vector<PackedPart> all;
 };
 
+// The packed weights that were taken last, `from` on in the list, where they lie back to back; else of no bytes.
+Prepacked joined(const std::vector<PackedPart>& all, size_t from);
+
+// Stages that have the same weights, as the steps of a loop that was written out, read one packed copy. It stays in a
+// near cache from stage to stage, where a copy for each would come from memory every time. Packed weights are compared
+// as they are, byte for byte: a sum of them could be the same for others in a file that somebody made for that.
+class SharedWeights {
+ public:
+  // Where the same bytes lie already, or nullptr: then these are known from now on.
+  const char* find_or_add(const Prepacked& packed);
+
+ private:
+  std::vector<Prepacked> all_;  // by size, then by content
+};
+
 // Keeps memory that a plan reads as long as the plan does.
 struct Kept {
   virtual ~Kept() = default;
@@ -85,6 +100,7 @@ struct rta_plan_body {
   std::vector<int64_t> row_bytes;   // by stage: its values, of one sample
   std::vector<rta::Lane> lanes;     // one for each thread
   rta::PackedParts packed_parts;
+  rta::SharedWeights shared;
   size_t in_place = 0;              // bytes of packed weights that are not in `weights`
   std::unique_ptr<rta::Kept> kept;  // memory that they are in
   const void* kept_start = nullptr;

@@ -1,5 +1,7 @@
 // The C ABI of plans (rta_plan.h): exceptions end here.
+#if defined(__ELF__)
 #include <link.h>
+#endif
 
 #include <cerrno>
 #include <cstring>
@@ -18,6 +20,7 @@ ErrorText& rta::last_error() {
   return text;
 }
 
+#if defined(__ELF__)
 namespace {
 
 // Adds up the executable segments of the library that holds `address`.
@@ -40,6 +43,7 @@ int add_code(dl_phdr_info* info, size_t, void* to) {
 }
 
 }  // namespace
+#endif
 
 extern "C" {
 #define RTA_API __attribute__((visibility("default")))
@@ -221,8 +225,12 @@ RTA_API size_t rta_plan_scratch_bytes(const rta_plan* plan) {
 }
 
 RTA_API size_t rta_code_bytes(void) {
+#if defined(__ELF__)
   Code code{reinterpret_cast<uintptr_t>(&rta_code_bytes), 0};
   dl_iterate_phdr(add_code, &code);
   return code.bytes;
+#else
+  return 0;
+#endif
 }
 }

@@ -1,8 +1,36 @@
-// Where values lie between stages: those that are never needed at once share memory. Less of it is touched, so a small
-// network stays in the first-level cache, and after a cold start fewer lines are fetched only to be written over.
+// Which stages share packed weights, and where values lie between stages: those that are never needed at once share
+// memory. Less of it is touched, so a small network stays in the first-level cache, and after a cold start fewer lines
+// are fetched only to be written over.
 #include <algorithm>
+#include <cstring>
 
 #include "_core/plan.h"
+
+namespace rta {
+
+Prepacked joined(const std::vector<PackedPart>& all, size_t from) {
+  if (from == all.size()) return {nullptr, 0};
+  size_t bytes = 0;
+  for (size_t i = from; i < all.size(); ++i) {
+    if (all[i].start != all[from].start + bytes) return {nullptr, 0};
+    bytes += all[i].bytes;
+  }
+  return {all[from].start, bytes};
+}
+
+const char* SharedWeights::find_or_add(const Prepacked& packed) {
+  const auto order = [](const Prepacked& a, const Prepacked& b) {
+    if (a.left != b.left) return a.left < b.left ? -1 : 1;
+    return std::memcmp(a.at, b.at, a.left);
+  };
+  const auto place = std::lower_bound(all_.begin(), all_.end(), packed,
+                                      [&](const Prepacked& a, const Prepacked& b) { return order(a, b) < 0; });
+  if (place != all_.end() && order(*place, packed) == 0) return place->at;
+  all_.insert(place, packed);
+  return nullptr;
+}
+
+}  // namespace rta
 
 using namespace rta;
 

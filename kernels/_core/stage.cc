@@ -116,7 +116,9 @@ static char* mapped(size_t bytes, bool huge) {
   if (skip) munmap(base, skip);
   base += skip;
   if (kHugePage > skip) munmap(base + bytes, kHugePage - skip);
+#if defined(MADV_HUGEPAGE)              // of Linux
   madvise(base, bytes, MADV_HUGEPAGE);  // advice: where it is not followed, large plans run 1-2 % slower
+#endif
   return base;
 }
 
@@ -166,6 +168,15 @@ void* Arena::take(size_t bytes) {
   end_ += rounded + (gaps_ && rounded ? kGap : 0);
   unwatch(at, bytes);
   return at;
+}
+
+void Arena::give_back(Mark to) {
+  if (to.end == end_) return;
+  unwatch(base_ + to.end, end_ - to.end);
+  std::memset(base_ + to.end, 0, end_ - to.end);
+  watch(base_ + to.end, end_ - to.end);
+  used_ = to.used;
+  end_ = to.end;
 }
 #endif
 

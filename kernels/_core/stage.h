@@ -34,6 +34,8 @@ class Attrs {
   const int64_t* longs(const char* name, int64_t count) const;
   int64_t count(const char* name) const;    // elements of a tensor
   rta_dtype dtype(const char* name) const;  // of a tensor
+  int size() const { return count_; }
+  const rta_attr& at(int i) const { return attrs_[i]; }
 
  private:
   const rta_attr& find(const char* name, rta_attr_kind kind) const;
@@ -52,6 +54,11 @@ class Arena {
   Arena& operator=(const Arena&) = delete;
   void* take(size_t bytes);  // 64-byte aligned, zeroed
   size_t used() const { return used_; }
+  struct Mark {
+    size_t used, end;
+  };
+  Mark mark() const { return {used_, end_}; }
+  void give_back(Mark to);  // what was taken since
   // Makes every page in use resident, and writable without a fault where asked for. Bytes of these pages.
   size_t populate(bool write);
   bool lock();  // in memory, for good; false with errno where the system does not allow it

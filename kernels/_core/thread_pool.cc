@@ -1,3 +1,4 @@
+#if defined(__linux__)
 #include "_core/thread_pool.h"
 
 #include <linux/futex.h>
@@ -217,3 +218,25 @@ void Pool::run(Job job, const void* context, int parts) {
 }
 
 }  // namespace rta
+#else
+// Without futexes and cores to choose, a plan runs on the thread that calls it. Asking for more is refused, as on a
+// machine with one core.
+#include "_core/stage.h"
+#include "_core/thread_pool.h"
+
+namespace rta {
+
+std::vector<int> allowed_cores() { return {0}; }
+
+Pool::Pool(int, const std::vector<int>&) : forks_(0) { fail("threads of plans take Linux"); }
+Pool::~Pool() = default;
+void Pool::run(Job job, const void* context, int parts) {
+  for (int part = 0; part < parts; ++part) job(context, part);
+}
+bool Pool::ready(int64_t) { return false; }
+void Pool::done() {}
+bool Pool::forked() const { return false; }
+int Pool::take_schedule() { return 0; }
+
+}  // namespace rta
+#endif

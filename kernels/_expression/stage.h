@@ -63,6 +63,7 @@ class ExpressionStage final : public Stage {
   using F = typename S::F;
   static constexpr int kMaxOperands = 64, kMaxNumbers = 192, kMaxPlaces = kMaxOperands + kMaxNumbers + 33,
                        kMaxLinks = 1 << 16;
+  static constexpr int64_t kAlone = 128;  // elements of a run from which on it is a block of its own
   static constexpr int64_t kTile8 = 8 * S::kLanes, kTile2 = 2 * S::kLanes;
 
   // Blocks of the last two dimensions, with what was brought into a block of its own.
@@ -83,7 +84,8 @@ class ExpressionStage final : public Stage {
       const int last = s.dims_ - 1;
       const int64_t n = last == 0 ? s.size_[0] * samples : s.size_[last];
       const int64_t rows = last == 0 ? 1 : last == 1 ? s.size_[0] * samples : s.size_[last - 1];
-      const int64_t together = n >= kBlock ? 1 : kBlock / n, width = n < kBlock ? n : kBlock;
+      const bool alone = n >= kAlone && last > 0 && s.one_number_a_run();
+      const int64_t together = n >= kBlock || alone ? 1 : kBlock / n, width = n < kBlock ? n : kBlock;
       for (int i = 0; i < s.count_; ++i)
         if (s.moves_[i]) kept_[i] = 0;
       for (int64_t r = 0; r < rows; r += together) {
@@ -111,10 +113,18 @@ class ExpressionStage final : public Stage {
         const char* from = base[i] + r * outer + c * inner;
         if (!o.int64 && inner == 4 && (rows == 1 || outer == 4 * n)) {
           at_[i].p = reinterpret_cast<float*>(const_cast<char*>(from));
+          at_[i].mask = -1;
           continue;
         }
         float* to = own_ + i * kPadded;
         at_[i].p = to;
+        at_[i].mask = -1;
+        if (!o.int64 && inner == 0 && (rows == 1 || outer == 0)) {  // one number: a tile of it serves all
+          copy_run<S>(to, from, 0, kTile8, false);
+          at_[i].mask = 0;
+          kept_[i] = 0;
+          continue;
+        }
         const bool repeats = outer == 0 && wide == n;
         if (repeats && kept_[i] >= rows) continue;
         if (repeats && inner == 0) {
@@ -193,6 +203,14 @@ class ExpressionStage final : public Stage {
     Place at_[kMaxPlaces];
     int64_t kept_[kMaxOperands + 1];  // rows of a repeating operand that lie in its block
   };
+
+  // Whether an operand has one number for each run of the innermost dimension, and another for the next.
+  bool one_number_a_run() const {
+    for (int i = 0; i < count_; ++i)
+      if (!operands_[i].table && operands_[i].stride[dims_ - 1] == 0 && operands_[i].stride[dims_ - 2] != 0)
+        return true;
+    return false;
+  }
 
   void read_operands(const StageSpec& spec) {
     const bool by_row = flag(spec.attrs, "by_row");

@@ -9,6 +9,24 @@ namespace rta {
 
 Activation parse_activation(const char* name);
 
+// The activations that only keep numbers within bounds: none, a ReLU, and one that is clipped. They need no more than
+// two operations on what is in registers already.
+struct Bounds {
+  float low, high;
+
+  static constexpr bool are(Activation kind) {
+    return kind == Activation::kNone || kind == Activation::kRelu || kind == Activation::kClippedRelu;
+  }
+  static Bounds of(Activation kind, float parameter) {
+    return {kind == Activation::kNone ? -__builtin_inff() : 0.0f,
+            kind == Activation::kClippedRelu ? parameter : __builtin_inff()};
+  }
+  template <class S>
+  inline __attribute__((always_inline)) typename S::F within(typename S::F t) const {
+    return S::min(S::set(high), S::max(S::set(low), t));  // a NaN stays
+  }
+};
+
 template <Activation kind>
 struct Always {
   static constexpr Activation value = kind;

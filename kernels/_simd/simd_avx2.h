@@ -28,11 +28,16 @@ struct Avx2 : Common<Avx2, Avx2Types> {
   static __m256i first(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }
+  // A whole vector goes without a mask: AMD's cores store with one in some tens of cycles.
   static F load_n(const float* p, int n, float rest = 0) {
+    if (n >= kLanes) return load(p);
     const __m256i mask = first(n);
     return _mm256_blendv_ps(set(rest), _mm256_maskload_ps(p, mask), _mm256_castsi256_ps(mask));
   }
-  static void store_n(float* p, F v, int n) { _mm256_maskstore_ps(p, first(n), v); }
+  static void store_n(float* p, F v, int n) {
+    if (n >= kLanes) return store(p, v);
+    _mm256_maskstore_ps(p, first(n), v);
+  }
   static F set(float v) { return _mm256_set1_ps(v); }
   static F add(F a, F b) { return _mm256_add_ps(a, b); }
   static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
@@ -121,6 +126,15 @@ struct Avx2 : Common<Avx2, Avx2Types> {
   }
   static W load_w(const int8_t* p) { return _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(p))); }
   static I dot(I acc, X x, W w) { return _mm256_add_epi32(acc, _mm256_madd_epi16(x, w)); }
+
+  using H = __m256i;
+  static H set_16(int16_t v) { return _mm256_set1_epi16(v); }
+  static H load_u8_16(const uint8_t* p) {
+    return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static H add_16(H a, H b) { return _mm256_add_epi16(a, b); }
+  static H sub_16(H a, H b) { return _mm256_sub_epi16(a, b); }
+  static void store_16(uint16_t* p, H v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
 
   static constexpr bool kWidens = true;
   static void widen_u8(const uint8_t* from, uint16_t* to) {

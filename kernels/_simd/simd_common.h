@@ -17,7 +17,8 @@
 //   W load_w(p): kWeightBytes of weights, [kLanes outputs][kGroup k], aligned to kWeightBytes.
 //   kWidens: X has 16 bits for each activation. A kernel that reads a row often may bring it into that form first:
 //   widen_u8(from, to), kLanes numbers; broadcast_wide(p), a pair of them in every lane; dot_wide, the same product
-//   for loops with many accumulators.
+//   for loops with many accumulators. With 16 registers also H, 2 * kLanes int16: set_16 add_16 sub_16 store_16, and
+//   load_u8_16, so many bytes.
 //
 // bfloat16 dot product: acc lane = fma(x0, w0, fma(x1, w1, acc)) on every set, in this order because vdpbf16ps has it.
 //   The same bits everywhere but for subnormals, which vdpbf16ps reads and writes as 0.

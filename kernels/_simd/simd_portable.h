@@ -127,7 +127,7 @@ struct Portable : Common<Portable, PortableTypes> {
     __builtin_memcpy(&bytes, p, 4);
     return __builtin_convertvector(bytes, W);
   }
-  static I dot(I acc, X x, W w) { return acc + x * w; }
+  static I dot(I acc, X x, W w) { return add_int(acc, x * w); }  // a start from a file may be anything
 };
 
 using simd_portable = Portable;

@@ -35,6 +35,15 @@ static inline void store_bytes(uint8_t* to, const typename S::I (&v)[V], int32_t
   }
 #endif
 #if defined(__AVX2__)
+  if constexpr (S::kLanes == 8 && V == 2) {
+    __m256i words = _mm256_packs_epi32(v[0], v[1]);
+    if constexpr (!kPlain) words = _mm256_adds_epi16(words, _mm256_set1_epi16(static_cast<int16_t>(zero)));
+    words = _mm256_permute4x64_epi64(words, 0xd8);  // the first vector's numbers, then the second's
+    __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    if constexpr (!kPlain) bytes = _mm_max_epu8(bytes, _mm_set1_epi8(static_cast<char>(low)));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
+    return;
+  }
   if constexpr (S::kLanes == 8 && V == 4) {
     const __m256i zeros = _mm256_set1_epi16(static_cast<int16_t>(zero));
     __m256i a = _mm256_packs_epi32(v[0], v[1]), b = _mm256_packs_epi32(v[2], v[3]);

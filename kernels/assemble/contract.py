@@ -18,6 +18,7 @@ from torch import Tensor
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Stage, Value
+from rtaccel.core.stage_traits import ByElements
 from rtaccel.core.traits import Role
 from rtaccel.kernels._common.strides import elements, limits, resolve
 
@@ -163,5 +164,6 @@ OPERATOR = register_operator(
         packed_bytes=packed_bytes,
         by_row=False,
         role=Role.COPY,
+        planes=ByElements(),
     )
 )

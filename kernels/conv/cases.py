@@ -135,6 +135,12 @@ SHAPES = {
     "depthwise-strided": Shape(70, 70, (9, 8), (5, 2), stride=(2, 3), padding=(3, 1), dilation=(1, 2), groups=70),
     "depthwise-1d": Shape(33, 33, (1, 29), (1, 9), dilation=(1, 2), causal=True, groups=33),
     "multiplier": Shape(5, 15, (6, 6), (3, 3), padding=(1, 1), groups=5),
+    "multiplier-2": Shape(35, 70, (9, 5), (8, 1), groups=35),
+    "multiplier-4": Shape(19, 76, (1, 29), (1, 9), padding=(0, 3), dilation=(1, 2), groups=19),
+    "multiplier-8": Shape(3, 24, (5, 5), (3, 3), stride=(2, 1), padding=(1, 1), groups=3),
+    "multiplier-flat": Shape(5, 10, (4, 4), (3, 3), padding=(1, 0), groups=5, flat=True),
+    "multiplier-live": Shape(20, 40, (1, 32), (1, 3), dilation=(1, 4), causal=True, groups=20, live=(1, 31)),
+    "multiplier-deep": Shape(21, 42, (20, 6), (4, 3), padding=(1, 0), groups=21, rows=((0, 5, 12), (0, 2, 5, 7))),
     "flat": Shape(1, 20, (13, 10), (10, 4), stride=(2, 2), padding=(4, 1), flat=True),
     "flat-colors": Shape(3, 17, (8, 8), (3, 3), flat=True),
     "flat-depthwise": Shape(4, 4, (1, 16), (1, 3), groups=4, causal=True, flat=True),
@@ -152,6 +158,14 @@ WINOGRAD = {
     "flat": Shape(6, 20, (9, 6), (3, 3), padding=(1, 1), flat=True),
     "row": Shape(16, 48, (1, 30), (3, 3), padding=(1, 1)),
 }
+WINOGRAD_INT8 = {
+    "even": Shape(16, 16, (6, 6), (3, 3), padding=(1, 1)),
+    "odd": Shape(19, 37, (7, 9), (3, 3), padding=(1, 1)),
+    "one-sided": Shape(31, 67, (6, 7), (3, 3), padding=(2, 2), causal=True),
+    "wide": Shape(33, 150, (13, 11), (3, 3), padding=(2, 0)),
+    "blocks": Shape(130, 72, (19, 17), (3, 3)),
+}
+"""Channels and positions from which kernels take it for int8."""
 LONG = {
     "joined": Shape(135, 70, (1, 29), (1, 31), padding=(0, 15)),
     "dilated": Shape(135, 66, (1, 29), (1, 31), padding=(0, 30), dilation=(1, 2)),
@@ -167,6 +181,61 @@ STREAMS = {
 
 def _case(label: str, samples: int, stage: Stage) -> Case:
     return Case(label, stage, lambda seed: make_inputs(stage, samples, seed))
+
+
+PLANES = {
+    "one": Shape(1, 1, (13, 21), (3, 3), padding=(1, 1)),
+    "narrow": Shape(1, 1, (9, 5), (3, 3), padding=(1, 1)),
+    "inside": Shape(1, 2, (5, 70), (3, 4)),
+    "wide": Shape(2, 3, (3, 150), (2, 3), padding=(0, 1), dilation=(1, 2)),
+    "row": Shape(1, 1, (1, 333), (1, 33), padding=(0, 16)),
+    "signals": Shape(8, 1, (1, 203), (1, 9), padding=(0, 4)),
+    "colors": Shape(3, 4, (11, 19), (3, 3), stride=(2, 2), padding=(1, 1)),
+    "thirds": Shape(2, 2, (7, 67), (2, 5), stride=(1, 3), dilation=(2, 2), padding=(1, 3)),
+    "quarters": Shape(1, 3, (4, 90), (2, 3), stride=(3, 4)),
+    "fifths": Shape(1, 4, (1, 101), (1, 7), stride=(1, 5), padding=(0, 3)),
+    "to-one": Shape(19, 1, (6, 27), (3, 3), padding=(1, 1)),
+    "depthwise": Shape(3, 3, (9, 33), (3, 3), padding=(1, 1), groups=3),
+    "grouped": Shape(4, 2, (5, 18), (3, 3), padding=(1, 1), groups=2),
+    "many": Shape(70, 2, (4, 9), (3, 3), padding=(1, 1)),
+    "slices": Shape(1, 1, (24, 17), (4, 3), padding=(0, 1), rows=((0, 1, 8, 9, 10), (0, 1, 6, 13))),
+}
+"""Of few outputs. "many": more products than float32 sums hold."""
+FIRST = {
+    "first": Shape(3, 16, (13, 15), (3, 3), stride=(2, 2), padding=(1, 1)),
+    "first-inside": Shape(3, 21, (9, 32), (3, 3)),
+    "first-dilated": Shape(2, 9, (9, 11), (3, 2), padding=(1, 2), dilation=(2, 3)),
+    "first-grouped": Shape(4, 10, (5, 12), (3, 3), padding=(1, 1), groups=2),
+    "first-signal": Shape(8, 20, (1, 65), (1, 7), stride=(1, 2), padding=(0, 3)),
+}
+"""Planes to rows of channels."""
+
+
+def _over(stage: Stage, x: bool, y: bool, rows: bool) -> Stage:
+    """The stage over planes. rows: each row of an image is one of the value, else the value is one row."""
+    a = stage.attrs
+
+    def planes(value: Value, size: Pair) -> Value:
+        total = value.steps * value.width
+        return replace(value, width=size[1] if rows else total, steps=total // size[1] if rows else 1)
+
+    inputs = (planes(stage.inputs[0], a["in_size"]) if x else stage.inputs[0], *stage.inputs[1:])
+    outputs = (planes(stage.outputs[0], a["out_size"]) if y else stage.outputs[0],)
+    return replace(stage, inputs=inputs, outputs=outputs, attrs={**a, "x_planes": int(x), "y_planes": int(y)})
+
+
+def _plane_cases() -> Iterator[Case]:
+    for index, (name, shape) in enumerate((PLANES | FIRST).items()):
+        few = name in PLANES
+        for number, (scheme, act, out) in enumerate((
+            ("float32", "none", "float32"), ("float32", "relu", "float32"), ("float32", "gelu", "float32"),
+            ("static", "relu", "int8"), ("static", "none", "float32"), ("self", "none", "int8"),
+            ("dynamic", "leaky_relu", "float32"), ("self", "tanh", "float32"),
+        )):  # fmt: skip
+            residual = not few and number % 2 == 1
+            stage = make_stage(shape, scheme, act, 0.1, out, residual, seed=5 * index + number)
+            x = not few or number % 3 != 1
+            yield _case(f"planes-{name}-{scheme}-{act}-{out}", 1 + index % 3, _over(stage, x, few, number % 2 == 0))
 
 
 def cases() -> Iterator[Case]:
@@ -185,8 +254,15 @@ def cases() -> Iterator[Case]:
                 stage = make_stage(shape, "float32", act, 0.0, "float32", residual, seed=7 * index + number)
                 stage = replace(stage, attrs={**stage.attrs, "winograd": tile})
                 yield _case(f"winograd-{name}-{tile}-{act}", (1, 2, 5)[number], stage)
+    for index, (name, shape) in enumerate(WINOGRAD_INT8.items()):
+        for number, (act, out, residual) in enumerate((
+            ("relu", "int8", False), ("none", "int8", False), ("none", "float32", True), ("leaky_relu", "int8", True),
+        )):  # fmt: skip
+            stage = make_stage(shape, "static", act, 0.1, out, residual, seed=9 * index + number)
+            yield _case(f"winograd-{name}-int8-{act}-{out}", (1, 2, 3, 1)[number], stage)
     for name, shape in LONG.items():
         yield _case(f"long-{name}", 2, make_stage(shape, "float32", "relu", 0.0, "float32", True))
+    yield from _plane_cases()
     for act, parameter in activations.beyond_relu():
         for scheme, out in (("float32", "float32"), ("static", "int8"), ("dynamic", "float32")):
             for name in ("causal", "depthwise"):

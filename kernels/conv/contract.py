@@ -6,8 +6,11 @@ out_size, in_steps, out_steps, out_rows, tap_rows): kernels/_common/geometry.py.
 with the channels of a position side by side. Padding is real zero. attrs groups (1), activation, activation_parameter.
 `other` is an optional last input, float32: a residual, added before the activation.
 
-float32: products and sums in float32, in any order, or by Winograd's convolution (winograd.py) where it is faster; attr
-winograd = 0 rules that out, 2 or 4 asks for it.
+Planes (attrs x_planes, y_planes = 1): the elements of x are [C, H, W], those of y [N, *out_size], row by row of the value,
+however many steps it has. All positions then; planes of y have no `other` (planes.py).
+
+float32: products and sums in float32, in any order, or by Winograd's convolution (winograd/) where it is faster; attr
+winograd = 0 rules that out, 2 or 4 asks for it. int8: the same integers either way, so kernels may choose.
 
 int8 (W8A8): weight int8 in -127..127 with weight_scale [N], exact int32 sums:
 
@@ -38,6 +41,7 @@ of a causal convolution over all columns so far would be. The reference is the c
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import torch
@@ -52,7 +56,7 @@ from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
 from rtaccel.kernels._common.geometry import Geometry, as_rows
-from rtaccel.kernels.conv import convert, winograd
+from rtaccel.kernels.conv import convert, planes, winograd
 from rtaccel.kernels.conv.cases import cases
 from rtaccel.kernels.quantize import contract as quantize
 
@@ -66,6 +70,8 @@ def lower(stage: Stage) -> Mapping[str, Any]:
     Raises ShapeError for attributes, weights and values that do not fit each other; UnsupportedProblem for sums that
     int32 cannot hold, and for what has no meaning in a stream.
     """
+    if planes.used(stage):
+        return {**lower(planes.by_position(stage)), **planes.marks(stage)}
     geometry, groups = _checked(stage)
     weight = stage.tensors["weight"]
     n = weight.shape[0]
@@ -235,6 +241,8 @@ def epilogue(stage: Stage, low: Mapping[str, Any], t: Tensor, other: Tensor | No
 
 
 def reference(stage: Stage, x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+    if planes.used(stage):
+        return planes.around(stage, reference, x, *given)
     low = lower(stage)
     other = given[-1] if has_other(stage) else None
     if low["weight"].dtype == torch.float32:
@@ -255,6 +263,8 @@ def _rescaled(low: Mapping[str, Any], acc: Tensor, scale: Tensor | None) -> Tens
 
 def tolerance(stage: Stage, x: Tensor, *given: Tensor) -> Tolerance:
     """int8: exact but for a transcendental activation. float32: the bound of a sum of K products in any order."""
+    if planes.used(stage):
+        return planes.tolerance(stage, tolerance, x, *given)
     act = stage.attrs.get("activation", "none")
     low = lower(stage)
     other = as_rows(given[-1], stage.outputs[0].width) if has_other(stage) else None
@@ -296,21 +306,27 @@ def cost(problem: Problem) -> Cost:
     """Each input and output once, the weights once, two operations for each product that is not padding for certain."""
     size = {"float32": 4, "int8": 1}
     kernel, groups = problem.attrs["kernel"], int(problem.attrs.get("groups", 1))
-    c = problem.in_widths[0]
-    if problem.in_steps[0] == 1 and "in_size" in problem.attrs and problem.attrs.get("in_steps") is None:
+    c, positions = problem.in_widths[0], problem.out_steps[0]
+    if problem.attrs.get("x_planes"):
+        c = c * problem.in_steps[0] // prod(problem.attrs["in_size"])
+    elif problem.in_steps[0] == 1 and "in_size" in problem.attrs and problem.attrs.get("in_steps") is None:
         c //= problem.attrs["in_size"][0] * problem.attrs["in_size"][1]
     k, n = kernel[0] * kernel[1] * c // groups, problem.out_widths[0]
+    if problem.attrs.get("y_planes"):
+        n, positions = n * positions // prod(problem.attrs["out_size"]), prod(problem.attrs["out_size"])
     moved = (problem.weight_format or WeightFormat.FLOAT32).bytes_of(n * k) + 8 * n
     for width, steps, dtype in (
         *zip(problem.in_widths, problem.in_steps, problem.in_dtypes),
         *zip(problem.out_widths, problem.out_steps, problem.out_dtypes),
     ):
         moved += problem.rows * width * steps * size[dtype]
-    return Cost(bytes=moved, flops=2 * problem.rows * problem.out_steps[0] * n * k)
+    return Cost(bytes=moved, flops=2 * problem.rows * positions * n * k)
 
 
 def packed_bytes(stage: Stage) -> int:
     """No kernel packs more: taps and channels rounded up to groups of 4, outputs to vectors, in each group."""
+    if planes.used(stage):
+        return packed_bytes(planes.by_position(stage)) + planes.packed_bytes(stage)
     weight = stage.tensors["weight"]
     groups = int(stage.attrs.get("groups", 1))
     per_group = (weight.shape[0] // groups + 63) // 64 * 64
@@ -320,6 +336,8 @@ def packed_bytes(stage: Stage) -> int:
     general = groups * per_group * taps * channels * weight.element_size()
     if tile := winograd.tile(stage):
         general += 4 * columns * weight.shape[1] * ((tile + 2) ** 2 + 9)
+    if weight.dtype == torch.int8 and winograd.possible(stage.attrs):
+        general += 32 * columns * (weight.shape[1] + 1)
     steps = sum(v.steps for v in (*stage.inputs, *stage.outputs))
     size = stage.attrs.get("in_size", (1, 1))
     tables = 16 * (steps + size[0] * size[1]) + 4 * (stage.outputs[0].steps + 4) * taps
@@ -347,6 +365,7 @@ OPERATOR = register_operator(
         rows_needed=convert.ROWS,
         streaming=convert.STREAMING,
         sparse=convert.ConvSparse(),
+        planes=planes.ConvPlanes(),
         persistent=Persistent.STREAM,
     )
 )  # fmt: skip

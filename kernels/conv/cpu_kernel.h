@@ -3,8 +3,9 @@
 // The sample is brought into a padded image (padded image.h), so that every output reads its taps at the same
 // distances: output position p, segment s, group g lie at base + offset[p] + delta[s] + g * kGroup numbers. A segment
 // is what is contiguous there: a row of the kernel where the positions lie side by side and it is not dilated, else one
-// tap. Where nothing is padded or quantized, the input itself is the image. Weights are packed
-//     [convolution group][tile of up to 4 vectors of outputs][segment][g][vector][lane = output][kGroup]
+// tap; a column of the kernel over few channels, with the image column by column. Where nothing is padded or quantized,
+// the input itself is the image. Weights are packed
+//     [convolution group][tile of up to kTileVectors vectors of outputs][segment][g][vector][lane = output][kGroup]
 // and up to 6 positions share each weight that was loaded. The last block of positions overlaps the one before it.
 //
 // In a stream the ring is the image, and delta is where the columns stand in this call.
@@ -19,7 +20,9 @@
 #include "depthwise.h"
 #include "interleaved.h"
 #include "kinds.h"
-#include "winograd.h"
+#include "planes.h"
+#include "winograd/float32.h"
+#include "winograd/int8.h"
 
 namespace rta {
 
@@ -33,27 +36,43 @@ class ConvStage final : public Stage {
       : p_(read_layer(spec, spec.attrs.integer("groups"), S::kLanes, offset_of_x())) {
     const ConvGeometry& g = p_.at;
     const int64_t whole = (p_.c * K::kElement + 63) / 64 * 64;
-    direct_ = !p_.stream && !p_.quantizes && !(p_.flat && p_.int8) && !g.in_steps && g.padding.y == 0 &&
-              g.padding.x == 0 && g.reach.y <= g.in.y && g.reach.x <= g.in.x;
-    padded_image_.cell = direct_ ? p_.x_step : p_.stream ? p_.ring.pitch : g.in_steps ? whole : p_.c * K::kElement;
-    padded_image_.row = (direct_ ? g.in.x : g.reach.x) * padded_image_.cell;
-    padded_image_.bytes = (g.reach.y * padded_image_.row + 63) / 64 * 64;
-    if (padded_image_.bytes + g.in.y * padded_image_.row >= INT32_MAX) fail("conv: an image of 2 GiB");
-    const bool joined = !p_.stream && p_.groups == 1 && g.dilation.x == 1 && padded_image_.cell == p_.c * K::kElement &&
-                        (!direct_ || padded_image_.cell % 64 == 0 || K::kGroup == 1);
-    segments_ = joined ? g.kernel.y : g.taps;
-    const int64_t length = (joined ? g.kernel.x : 1) * p_.c / p_.groups;
+    const bool upright = stands_upright();
+    padded_image_.upright = upright;
+    direct_ = K::kElement != 2 && !upright && !p_.stream && !p_.quantizes && !(p_.flat && p_.int8) && !g.in_steps &&
+              g.padding.y == 0 && g.padding.x == 0 && g.reach.y <= g.in.y && g.reach.x <= g.in.x;
+    const int64_t cell = p_.cell_channels() * K::kElement;
+    padded_image_.cell = direct_ ? p_.x_step : p_.stream ? p_.ring.pitch : g.in_steps ? whole : cell;
+    padded_image_.row = direct_ ? p_.x_row : g.reach.x * padded_image_.cell;
+    padded_image_.plane = direct_ ? p_.x_plane : g.reach.y * padded_image_.row;
+    padded_image_.bytes = (p_.planes() * g.reach.y * padded_image_.row + 63) / 64 * 64;
+    if (padded_image_.bytes + p_.planes() * g.in.y * padded_image_.row >= INT32_MAX) fail("conv: an image of 2 GiB");
+    if (upright) {
+      padded_image_.row = cell;
+      padded_image_.cell = g.reach.y * cell;
+    }
+    const bool joined =
+        upright || (!p_.stream && (p_.groups == 1 || p_.x_planes) && g.dilation.x == 1 && padded_image_.cell == cell &&
+                    (!direct_ || padded_image_.cell % 64 == 0 || K::kGroup == 1));
+    // Planes are segments of their own, of a tap or of a row of taps.
+    planes_ = p_.x_planes ? p_.c / p_.groups : 1;
+    segments_ = upright ? 1 : planes_ * (joined ? g.kernel.y : g.taps);
+    const int64_t length = (upright ? g.kernel.y : joined ? g.kernel.x : 1) * p_.c / p_.groups / planes_;
     per_segment_ = (length + K::kGroup - 1) / K::kGroup;
     const int64_t vectors = (p_.n / p_.groups + S::kLanes - 1) / S::kLanes;
     cuts_ = K::kElement == 4 && g.out_count >= 4 * kRows &&
-            segments_ * per_segment_ * (vectors < 4 ? vectors : 4) * K::kStep > kFarBytes;
+            segments_ * per_segment_ * (vectors < kTile ? vectors : kTile) * K::kStep > kFarBytes;
     pack(spec, joined, length);
-    int32_t* delta = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(segments_) * 4));
-    for (int64_t s = 0; s < segments_; ++s) {
-      const int64_t y = joined ? s : s / g.kernel.x, x = joined ? 0 : s % g.kernel.x;
-      delta[s] = static_cast<int32_t>(g.tap_rows[y] * padded_image_.row + x * g.dilation.x * padded_image_.cell);
+    const int64_t each = K::kElement == 4 && !p_.stream && per_segment_ <= kShort ? per_segment_ : 1;
+    int32_t* delta = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(segments_ * each) * 4));
+    for (int64_t i = 0; i < segments_ * each; ++i) {
+      const int64_t of = segments_ / planes_, s = i / each, plane = s / of, tap = s % of;
+      const int64_t y = joined ? tap : tap / g.kernel.x, x = joined ? 0 : tap % g.kernel.x;
+      delta[i] = static_cast<int32_t>(plane * padded_image_.plane + g.tap_rows[y] * padded_image_.row +
+                                      x * g.dilation.x * padded_image_.cell + i % each * K::kElement);
     }
     delta_ = delta;
+    segments_ *= each;
+    per_segment_ /= each;
     int32_t* offset = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(g.out_count) * 4));
     for (int64_t i = 0; i < g.out_count; ++i) {
       const int64_t at = g.out_steps ? g.out_steps[i] : i;
@@ -84,7 +103,7 @@ class ConvStage final : public Stage {
       } else if (direct_) {
         image = x;
       } else {
-        scale = fill_padded_image<S>(p_, padded_image_, run.scratch, x, run.nan_marks + s);
+        scale = fill_padded_image<S, K::kElement == 2>(p_, padded_image_, run.scratch, x, run.nan_marks + s);
       }
       outputs(image, delta, scale, run.scratch + sums_at_, p_.y.row(run, s * p_.y.steps),
               p_.other.exists() ? p_.other.row(run, s * p_.other.steps) : nullptr);
@@ -93,10 +112,26 @@ class ConvStage final : public Stage {
 
  private:
   static constexpr int kAccumulators = S::kRegisters * 3 / 4;
-  static constexpr int kRows = kAccumulators / 4;  // 6 with 32 registers, 3 with 16
+  static constexpr int kTile = K::kTileVectors;
+  static constexpr int kRows = kAccumulators / kTile;  // 6 with 32 registers, 3 with 16 and tiles of 4 vectors
+  // Of tiles with fewer vectors: as many as registers hold beside their x and a weight.
+  static constexpr int rows_of(int vectors) {
+    if (S::kRegisters == 32 || K::kElement != 4) return kRows;
+    return vectors == 1 ? 6 : vectors == 2 ? 5 : 3;
+  }
+  static constexpr int64_t kShort = 8;  // numbers of a segment up to which each is one of its own: no loop inside
+
+  // Of a kernel that is a column over few channels, taps lie side by side where the image does so column by column.
+  bool stands_upright() const {
+    const ConvGeometry& g = p_.at;
+    bool next = g.kernel.x == 1 && g.kernel.y > 1;
+    for (int64_t t = 0; next && t < g.kernel.y; ++t) next = g.tap_rows[t] == t;
+    return next && p_.c <= PaddedImage::kUprightChannels && p_.groups == 1 && !p_.stream && !g.in_steps &&
+           (!p_.x_planes || p_.c == 1);
+  }
 
   static int32_t offset_of_x() {
-    if constexpr (K::kElement == 1) return S::kXOffset;
+    if constexpr (K::kElement != 4) return S::kXOffset;
     return 0;
   }
 
@@ -121,9 +156,9 @@ class ConvStage final : public Stage {
     const int64_t per_group = p_.n / p_.groups, vectors = (per_group + S::kLanes - 1) / S::kLanes;
     const char* w = weights_;
     for (int64_t group = 0; group < p_.groups; ++group)
-      for (int64_t first = 0; first < vectors; first += 4) {
-        const int now = static_cast<int>(vectors - first < 4 ? vectors - first : 4);
-        const Block block{image + group * (p_.c / p_.groups) * K::kElement,
+      for (int64_t first = 0; first < vectors; first += kTile) {
+        const int now = static_cast<int>(vectors - first < kTile ? vectors - first : kTile);
+        const Block block{image + group * (p_.c / p_.groups) * (p_.x_planes ? padded_image_.plane : K::kElement),
                           w,
                           delta,
                           (group * vectors + first) * S::kLanes,
@@ -134,8 +169,8 @@ class ConvStage final : public Stage {
         switch (now) {
           case 1: positions<1>(block, at); break;
           case 2: positions<2>(block, at); break;
-          case 3: positions<3>(block, at); break;
-          default: positions<4>(block, at);
+          case 3: positions<3 < kTile ? 3 : kTile>(block, at); break;
+          default: positions<kTile>(block, at);
         }
         w += segments_ * per_segment_ * now * K::kStep;
       }
@@ -143,7 +178,7 @@ class ConvStage final : public Stage {
 
   template <int V>
   void positions(const Block& b, const ConvTarget& at) const {
-    const int64_t count = p_.at.out_count;
+    const int64_t count = p_.at.out_count, kRows = rows_of(V);
     if (!cuts_) return positions<V>(b, at, {0, segments_, 0, per_segment_}, 0, count, nullptr);
     const int64_t most = kPartBytes / (V * K::kStep), whole = most / per_segment_;  // groups; segments
     const int64_t chunks = (count + kPartTiles * kRows - 1) / (kPartTiles * kRows);
@@ -162,6 +197,7 @@ class ConvStage final : public Stage {
 
   template <int V>
   void positions(const Block& b, const ConvTarget& at, const Part& part, int64_t i, int64_t end, float* sums) const {
+    constexpr int kRows = rows_of(V);
     const int64_t count = p_.at.out_count;
     for (; i + kRows <= end; i += kRows) {
       tile<kRows, V>(b, at, i, part, sums);
@@ -206,26 +242,48 @@ class ConvStage final : public Stage {
     for (int r = 0; r < R; ++r) base[r] = b.image + offset_[position + r];
     const char* w = b.w + (part.from * per_segment_ + part.first) * V * K::kStep;
     const int64_t end = part.to, groups = part.last;
-    for (int64_t s = part.from; s < end; ++s) {
-      const int64_t delta = b.delta[s];
-      const auto step = [&](int c, int64_t g) __attribute__((always_inline)) {
-        typename K::X in[R];
+    const auto step = [&](int c, int64_t delta, int64_t g) __attribute__((always_inline)) {
+      if constexpr (K::kFirstWeights) {
+        typename K::W weight[V];
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) weight[v] = K::w(w + v * K::kStep);
 #pragma GCC unroll 6
-        for (int r = 0; r < R; ++r) in[r] = K::x(base[r] + delta, g);
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) {
-          const typename K::W weight = K::w(w + v * K::kStep);
-#pragma GCC unroll 6
-          for (int r = 0; r < R; ++r) acc[c][r][v] = K::dot(acc[c][r][v], in[r], weight);
+        for (int r = 0; r < R; ++r) {
+          const typename K::X in = K::x(base[r] + delta, g);
+#pragma GCC unroll 2
+          for (int v = 0; v < V; ++v) acc[c][r][v] = K::dot(acc[c][r][v], in, weight[v]);
         }
         w += V * K::kStep;
-      };
-      int64_t g = part.first;
-      for (; g + C <= groups; g += C) {
-#pragma GCC unroll 4
-        for (int c = 0; c < C; ++c) step(c, g + c);
+        return;
       }
-      for (; g < groups; ++g) step(0, g);
+      typename K::X in[R];
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r) in[r] = K::x(base[r] + delta, g);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        const typename K::W weight = K::w(w + v * K::kStep);
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r) acc[c][r][v] = K::dot(acc[c][r][v], in[r], weight);
+      }
+      w += V * K::kStep;
+    };
+    if (K::kElement == 4 && per_segment_ == 1) {
+      int64_t s = part.from;
+      for (; s + C <= end; s += C) {
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) step(c, b.delta[s + c], 0);
+      }
+      for (; s < end; ++s) step(0, b.delta[s], 0);
+    } else {
+      for (int64_t s = part.from; s < end; ++s) {
+        const int64_t delta = b.delta[s];
+        int64_t g = part.first;
+        for (; g + C <= groups; g += C) {
+#pragma GCC unroll 4
+          for (int c = 0; c < C; ++c) step(c, delta, g + c);
+        }
+        for (; g < groups; ++g) step(0, delta, g);
+      }
     }
 #pragma GCC unroll 4
     for (int c = 1; c < C; ++c)
@@ -243,19 +301,19 @@ class ConvStage final : public Stage {
       }
     }
     char* y = to.y + position * p_.y.pitch;
-    if constexpr (K::kElement == 1) {
+    if constexpr (K::kElement != 4) {
       if (p_.int8_out && p_.bounded && (to.spills || to.left >= V * S::kLanes)) {
         return requantize<S, R, V>(acc[0], p_.multiplier + b.params, p_.offset + b.params,
                                    reinterpret_cast<uint8_t*>(y) + to.column, p_.y.pitch, p_.y_zero, p_.y_low);
       }
     } else if (p_.plain && to.left >= V * S::kLanes) {
-      return epilogue_floats<S, R, V>(acc[0], y + to.column * 4, p_.y.pitch, p_.activation == Activation::kRelu);
+      return epilogue_floats<S, R, V>(acc[0], y + to.column * 4, p_.y.pitch, p_.bounds);
     }
     F t[R][V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
       F multiplier = S::set(0.0f), offset = S::set(0.0f);
-      if constexpr (K::kElement == 1) {
+      if constexpr (K::kElement != 4) {
         multiplier = S::load(p_.multiplier + b.params + v * S::kLanes);
         if (p_.dynamic) multiplier = S::mul(multiplier, S::set(b.scale));
         offset = S::load(p_.offset + b.params + v * S::kLanes);
@@ -273,18 +331,20 @@ class ConvStage final : public Stage {
     using Weight = typename K::Weight;
     const Weight* given = K::weights(spec.attrs, p_.n * channels * taps);
     const int64_t bytes = p_.groups * segments_ * per_segment_ * vectors * K::kStep;
-    Weight* to = static_cast<Weight*>(spec.arena->take(static_cast<size_t>(bytes)));
+    Weight* to = static_cast<Weight*>(spec.weights(static_cast<size_t>(bytes)));
     weights_ = reinterpret_cast<const char*>(to);
-    for (int64_t group = 0; group < p_.groups; ++group)
-      for (int64_t first = 0; first < vectors; first += 4) {
-        const int64_t columns = (vectors - first < 4 ? vectors - first : 4) * S::kLanes;
+    for (int64_t group = 0; spec.packs() && group < p_.groups; ++group)
+      for (int64_t first = 0; first < vectors; first += kTile) {
+        const int64_t columns = (vectors - first < kTile ? vectors - first : kTile) * S::kLanes;
         for (int64_t s = 0; s < segments_; ++s)
           for (int64_t g = 0; g < per_segment_; ++g)
             for (int64_t column = first * S::kLanes; column < first * S::kLanes + columns; ++column)
               for (int64_t e = g * K::kGroup; e < (g + 1) * K::kGroup; ++e, ++to) {
                 if (e >= length || column >= per_group) continue;
-                const int64_t tap = joined ? s * width + e / channels : s;
-                *to = given[((group * per_group + column) * channels + (joined ? e % channels : e)) * taps + tap];
+                const int64_t of = segments_ / planes_, each = channels / planes_;
+                const int64_t tap = joined ? s % of * width + e / each : s % of;
+                const int64_t channel = s / of + (joined ? e % each : e);
+                *to = given[((group * per_group + column) * channels + channel) * taps + tap];
               }
       }
   }
@@ -292,7 +352,7 @@ class ConvStage final : public Stage {
   ConvLayer p_;
   PaddedImage padded_image_;
   bool direct_, cuts_;
-  int64_t segments_, per_segment_, sums_at_;
+  int64_t planes_, segments_, per_segment_, sums_at_;
   const char* weights_;
   const int32_t *delta_, *offset_;
 };
@@ -304,6 +364,10 @@ static const char* conv_reject(const Attrs& attrs) {
 
 template <class S>
 Stage* create_conv(const StageSpec& spec) {
+  if (spec.attrs.has("y_planes") && flag(spec.attrs, "y_planes")) {
+    if (spec.attrs.dtype("weight") == RTA_FLOAT32) return new PlaneStage<S, false>(spec);
+    return new PlaneStage<S, true>(spec);
+  }
   if (is_depthwise(spec)) {
 #if defined(__AVX512VNNI__)
     if (interleaves(spec)) return new InterleavedStage<S>(spec);
@@ -312,6 +376,10 @@ Stage* create_conv(const StageSpec& spec) {
   }
   if (between(spec.attrs, "winograd", 0, 4)) return create_winograd<S>(spec);
   if (spec.attrs.dtype("weight") == RTA_FLOAT32) return new ConvStage<S, ConvFloat32>(spec);
+  if constexpr (WinogradInt8Stage<S>::kExists)
+    if (suits_winograd(spec)) return new WinogradInt8Stage<S>(spec);
+  if constexpr (ConvInt8Wide<S>::kExists)
+    if (!flag(spec.attrs, "stream")) return new ConvStage<S, ConvInt8Wide>(spec);
   return new ConvStage<S, ConvInt8>(spec);
 }
 

@@ -3,12 +3,12 @@
 // by a table [position][tap] of distances, negative for padding: a padded image would not fit the first-level cache
 // beside x and y; and where a kernel is three wide without gaps, each x is loaded once for the three outputs of its row
 // that read it. int8 numbers are summed as float32, which is exact for 256 taps. Weights: [tile of up to 4
-// vectors][tap][vector][lane], float32.
+// vectors][tap][vector][lane], float32. Where a channel has several kernels, the padded image holds it as many times,
+// side by side, which is the order of the outputs.
 #pragma once
 
 #include "epilogue.h"
 #include "padded_image.h"
-#include "ring.h"
 
 namespace rta {
 
@@ -20,10 +20,10 @@ class DepthwiseStage final : public Stage {
   explicit DepthwiseStage(const StageSpec& spec) : p_(read_layer(spec, 1, 64, 128)) {
     const ConvGeometry& g = p_.at;
     const int64_t element = p_.int8 ? 1 : 4;
-    indexed_ = !p_.stream && !p_.quantizes && p_.x_step % 64 == 0;
-    padded_image_.cell = (p_.c * element + 63) / 64 * 64;
-    padded_image_.row = g.reach.x * padded_image_.cell;
-    padded_image_.bytes = g.reach.y * padded_image_.row;
+    times_ = p_.n / p_.c;
+    indexed_ = times_ == 1 && !p_.stream && !p_.quantizes && p_.x_step % 64 == 0;
+    padded_image_ = image_of(p_.n * element);
+    if (times_ > 1) given_ = image_of(p_.c * element);
     if (padded_image_.bytes >= INT32_MAX || g.in_count * p_.x_step >= INT32_MAX) fail("conv: an image of 2 GiB");
     int32_t* delta = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(g.taps) * 4));
     for (int64_t t = 0; t < g.taps; ++t)
@@ -38,14 +38,18 @@ class DepthwiseStage final : public Stage {
     }
     offset_ = offset;
     if (indexed_) index(spec);
-    row_ = g.out.x < 7 ? static_cast<int>(g.out.x) : 4;
+    row_ = g.out.x < 7 ? static_cast<int>(g.out.x) : 6;
     by_rows_ = indexed_ && g.kernel.x == 3 && g.stride.x == 1 && g.dilation.x == 1 && !g.out_steps && row_ > 2;
+    const int64_t beyond = g.stride.x * (g.out.x - 1) + 3 - g.padding.x - g.in.x;  // columns of padding on the right
+    pads_right_ = beyond > 0;
+    square_ = indexed_ && g.kernel.x == 3 && g.kernel.y == 3 && g.dilation.x == 1 && g.stride.x < 3 && !g.in_steps &&
+              !g.out_steps && g.out.x > 2 && g.padding.x < 2 && beyond < 2;
     pack(spec);
     // The last vector of a ring's last row may be read past it, within the ring's own padding or a copy of it.
     ring_bytes_ = p_.stream ? (p_.ring.steps * padded_image_.cell + 63) / 64 * 64 : 0;
     spec.need_scratch(static_cast<size_t>(p_.stream  ? ring_bytes_ + (g.taps * 4 + 63) / 64 * 64
                                           : indexed_ ? 0
-                                                     : padded_image_.bytes + 64));
+                                                     : padded_image_.bytes + (times_ > 1 ? given_.bytes : 0) + 128));
   }
 
   bool marks_samples() const override { return p_.marks_samples(); }
@@ -66,8 +70,12 @@ class DepthwiseStage final : public Stage {
         delta = now;
       } else if (indexed_) {
         image = x;
-      } else {
+      } else if (times_ == 1) {
         scale = fill_padded_image<S>(p_, padded_image_, run.scratch, x, run.nan_marks + s);
+      } else {
+        char* given = run.scratch + padded_image_.bytes + 64;
+        scale = fill_padded_image<S>(p_, given_, given, x, run.nan_marks + s);
+        p_.int8 ? repeat<uint8_t>(given, run.scratch) : repeat<float>(given, run.scratch);
       }
       char* y = p_.y.row(run, s * p_.y.steps);
       const char* other = p_.other.exists() ? p_.other.row(run, s * p_.other.steps) : nullptr;
@@ -82,6 +90,26 @@ class DepthwiseStage final : public Stage {
  private:
   static constexpr int kRows = S::kRegisters == 32 ? 4 : 2;
   static constexpr int kRowVectors = S::kRegisters == 32 ? 2 : 1;
+
+  PaddedImage image_of(int64_t channel_bytes) const {
+    const int64_t cell = (channel_bytes + 63) / 64 * 64, row = p_.at.reach.x * cell;
+    return {cell, row, p_.at.reach.y * row, 0};
+  }
+
+  // Each channel of each position as many times as it has kernels.
+  template <class T>
+  void repeat(const char* from, char* to) const {
+    const int64_t cells = p_.at.reach.y * p_.at.reach.x;
+    for (int64_t i = 0; i < cells; ++i, from += given_.cell, to += padded_image_.cell) {
+      const T* x = reinterpret_cast<const T*>(from);
+      T* y = reinterpret_cast<T*>(to);
+      if (times_ == 2)
+        for (int64_t c = 0; c < p_.c; ++c) y[2 * c] = y[2 * c + 1] = x[c];
+      else
+        for (int64_t c = 0; c < p_.c; ++c, y += times_)
+          for (int64_t k = 0; k < times_; ++k) y[k] = x[c];
+    }
+  }
 
   // A ring that is a caller's tensor has no padding to read.
   const char* padded_ring(const char* ring, char* to, int32_t* delta) const {
@@ -101,15 +129,15 @@ class DepthwiseStage final : public Stage {
 
   template <bool kInt8, bool kIndexed>
   void columns(const Source& from, char* y, const char* other) const {
-    const int64_t vectors = (p_.c + S::kLanes - 1) / S::kLanes;
+    const int64_t vectors = (p_.n + S::kLanes - 1) / S::kLanes;
     const float* w = weights_;
     for (int64_t first = 0; first < vectors; first += 4) {
-      if (kIndexed && by_rows_) {
-        w = image_rows<kInt8>(from, w, ConvTarget{y, other, first * S::kLanes, p_.c - first * S::kLanes, true});
+      if (kIndexed && (by_rows_ || square_)) {
+        w = image_rows<kInt8>(from, w, ConvTarget{y, other, first * S::kLanes, p_.n - first * S::kLanes, true});
         continue;
       }
       const int now = static_cast<int>(vectors - first < 4 ? vectors - first : 4);
-      const ConvTarget at{y, other, first * S::kLanes, p_.c - first * S::kLanes, true};
+      const ConvTarget at{y, other, first * S::kLanes, p_.n - first * S::kLanes, true};
       const Source part{from.image + first * S::kLanes * (kInt8 ? 1 : 4), from.delta, from.scale};
       switch (now) {
         case 1: positions<kInt8, kIndexed, 1>(part, w, at); break;
@@ -134,7 +162,20 @@ class DepthwiseStage final : public Stage {
   template <bool kInt8>
   const float* image_rows(const Source& from, const float* w, const ConvTarget& at) const;
   template <bool kInt8, int V>
-  void image_rows(const Source& from, const float* w, int packed, const ConvTarget& to) const;
+  void image_row(const Source& from, const float* w, int packed, const ConvTarget& to, int64_t row) const;
+  struct Square {  // three rows of the image, from the first tap of the first output on, which may be padding
+    const char* from[3];
+    int64_t step[3];
+  };
+  static constexpr int64_t kNear = 16 << 10;
+  template <bool kInt8>
+  void square_rows(const Source& from, const float* w, int packed, const ConvTarget& to, int64_t first,
+                   int64_t rows) const;
+  template <bool kInt8, bool kShort, int kStride>
+  void square_row(const Source& from, const F (&weight)[9], const ConvTarget& to, int64_t row) const;
+  template <bool kInt8, bool kShort, int kStride, int R>
+  void square_tile(const Square& source, const F (&weight)[9], float scale, const ConvTarget& to, int64_t row,
+                   int64_t x) const;
   template <bool kInt8, int R, int V>
   void row_tile(const Source& source, const float* w, int packed, const ConvTarget& to, int64_t position) const;
 
@@ -199,7 +240,7 @@ class DepthwiseStage final : public Stage {
     }
     char* y = to.y + position * p_.y.pitch;
     if (p_.plain && to.left >= V * S::kLanes)
-      return epilogue_floats<S, R, V>(t, y + to.column * 4, p_.y.pitch, p_.activation == Activation::kRelu);
+      return epilogue_floats<S, R, V>(t, y + to.column * 4, p_.y.pitch, p_.bounds);
     const ConvTarget at{y, to.other ? to.other + position * p_.other.pitch : nullptr, to.column, to.left, to.spills};
     conv_epilogue<S, R, V>(p_, t, at);
   }
@@ -226,25 +267,26 @@ class DepthwiseStage final : public Stage {
   }
 
   void pack(const StageSpec& spec) {
-    const int64_t taps = p_.at.taps, vectors = (p_.c + S::kLanes - 1) / S::kLanes;
-    const float* floats = p_.int8 ? nullptr : spec.attrs.floats("weight", p_.c * taps);
-    const int8_t* bytes = p_.int8 ? spec.attrs.int8s("weight", p_.c * taps) : nullptr;
-    float* to = static_cast<float*>(spec.arena->take(static_cast<size_t>(taps * vectors * S::kLanes) * 4));
+    const int64_t taps = p_.at.taps, vectors = (p_.n + S::kLanes - 1) / S::kLanes;
+    const float* floats = p_.int8 ? nullptr : spec.attrs.floats("weight", p_.n * taps);
+    const int8_t* bytes = p_.int8 ? spec.attrs.int8s("weight", p_.n * taps) : nullptr;
+    float* to = static_cast<float*>(spec.weights(static_cast<size_t>(taps * vectors * S::kLanes) * 4));
     weights_ = to;
-    for (int64_t first = 0; first < vectors; first += 4) {
+    for (int64_t first = 0; spec.packs() && first < vectors; first += 4) {
       const int64_t now = (vectors - first < 4 ? vectors - first : 4) * S::kLanes;
       for (int64_t tap = 0; tap < taps; ++tap)
         for (int64_t i = 0; i < now; ++i, ++to) {
           const int64_t channel = first * S::kLanes + i;
-          if (channel < p_.c)
+          if (channel < p_.n)
             *to = bytes ? static_cast<float>(bytes[channel * taps + tap]) : floats[channel * taps + tap];
         }
     }
   }
 
   ConvLayer p_;
-  PaddedImage padded_image_;
-  bool indexed_, by_rows_;
+  int64_t times_;  // kernels of a channel
+  PaddedImage padded_image_, given_{};
+  bool indexed_, by_rows_, square_, pads_right_;
   int row_;  // outputs side by side
   int64_t ring_bytes_;
   const float* weights_;

@@ -24,15 +24,15 @@ static inline void write_bytes(uint8_t* to, const typename S::I (&v)[V], int32_t
   for (int i = 0; i < at.left; ++i) to[i] = bytes[i];
 }
 
-// R rows of float32 as they are or after a ReLU, all columns present.
+// R rows of float32 within bounds, all columns present.
 template <class S, int R, int V>
 static inline __attribute__((always_inline)) void epilogue_floats(typename S::F (&t)[R][V], char* y, int64_t pitch,
-                                                                  bool relu) {
+                                                                  Bounds bounds) {
 #pragma GCC unroll 6
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-      if (relu) t[r][v] = S::max(S::set(0.0f), t[r][v]);
+      t[r][v] = bounds.within<S>(t[r][v]);
       S::store(reinterpret_cast<float*>(y + r * pitch) + v * S::kLanes, t[r][v]);
     }
 }
@@ -63,13 +63,13 @@ __attribute__((noinline)) static void conv_epilogue(const ConvLayer& p, typename
         t[r][v] = S::add(t[r][v], n >= S::kLanes ? S::load(from) : S::load_n(from, static_cast<int>(n)));
       }
   }
-  if (p.activation == Activation::kRelu) {
+  if (Bounds::are(p.activation)) {
     for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v) t[r][v] = S::max(S::set(0.0f), t[r][v]);
+      for (int v = 0; v < V; ++v) t[r][v] = p.bounds.within<S>(t[r][v]);
   } else if (p.activation == Activation::kLeakyRelu) {
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) t[r][v] = activate<S>(Activation::kLeakyRelu, p.parameter, t[r][v]);
-  } else if (p.activation != Activation::kNone) {
+  } else {
     alignas(64) float values[R * V * S::kLanes];
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) S::store(values + (r * V + v) * S::kLanes, t[r][v]);

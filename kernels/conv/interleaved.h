@@ -274,9 +274,9 @@ class InterleavedStage final : public Stage {
     start_ = start;
     const int8_t* given = spec.attrs.int8s("weight", p_.c * taps);
     const int64_t bytes = whole / 64 * shifts_ * deep_ * across_.kernel * 256;
-    int8_t* to = static_cast<int8_t*>(spec.arena->take(static_cast<size_t>(bytes)));
+    int8_t* to = static_cast<int8_t*>(spec.weights(static_cast<size_t>(bytes)));
     weights_ = reinterpret_cast<const char*>(to);
-    for (int64_t block = 0; block < whole; block += 64)
+    for (int64_t block = 0; spec.packs() && block < whole; block += 64)
       for (int64_t shift = 0; shift < shifts_; ++shift)
         for (int64_t d = 0; d < deep_; ++d)
           for (int64_t t = 0; t < across_.kernel; ++t)

@@ -29,6 +29,17 @@ static int64_t largest(const int32_t* numbers, int64_t count) {
   return most;
 }
 
+static bool has_planes(const StageSpec& spec, const char* name) {
+  return spec.attrs.has(name) && flag(spec.attrs, name);
+}
+
+// Of y: its width, or what its elements are of each position.
+static int64_t outputs(const StageSpec& spec) {
+  if (!has_planes(spec, "y_planes")) return spec.output(0).width;
+  return elements(spec.output(0)) /
+         product(between(spec.attrs, "out_size_y", 1, INT32_MAX), between(spec.attrs, "out_size_x", 1, INT32_MAX));
+}
+
 ConvGeometry read_geometry(const StageSpec& spec) {
   const Attrs& a = spec.attrs;
   ConvGeometry g{};
@@ -51,6 +62,8 @@ ConvGeometry read_geometry(const StageSpec& spec) {
   g.in_count = spec.input(0).steps;
   g.out_count = spec.output(0).steps;
   const int64_t in_places = product(g.in.y, g.in.x), out_places = product(g.out.y, g.out.x);
+  if (has_planes(spec, "x_planes")) g.in_count = in_places;
+  if (has_planes(spec, "y_planes")) g.out_count = out_places;
   expect(in_places <= INT32_MAX && out_places <= INT32_MAX, "images of more than 2^31 positions");
   g.in_steps = steps(spec, "in_steps", g.in_count, in_places);
   g.out_steps = steps(spec, "out_steps", g.out_count, out_places);
@@ -63,7 +76,7 @@ ConvGeometry read_geometry(const StageSpec& spec) {
 // Of x: the weight is [N][C / groups][taps].
 static int64_t channels(const StageSpec& spec) {
   const Attrs& a = spec.attrs;
-  const int64_t n = spec.output(0).width, groups = between(a, "groups", 1, INT32_MAX), count = a.count("weight");
+  const int64_t n = outputs(spec), groups = between(a, "groups", 1, INT32_MAX), count = a.count("weight");
   const int64_t taps = product(between(a, "kernel_y", 1, INT32_MAX), between(a, "kernel_x", 1, INT32_MAX));
   const int64_t all = product(n, taps), per_group = all ? count / all : 0;
   expect(per_group > 0 && per_group * all == count && n % groups == 0,
@@ -96,15 +109,29 @@ static void check_values(const StageSpec& spec, const ConvLayer& p) {
   } else if (g.in_steps) {
     expect(x.width == p.c, "x has %lld channels, the weight %lld", static_cast<long long>(x.width),
            static_cast<long long>(p.c));
+  } else if (p.x_planes) {
+    expect(elements(x) == product(g.in.y * g.in.x, p.c), "x holds no %lld planes", static_cast<long long>(p.c));
   } else if (p.flat) {
     expect_shape(x, 1, product(g.in.y * g.in.x, p.c), "x");
   } else {
     expect_shape(x, g.in.y * g.in.x, p.c, "x");
   }
+  if (p.y_planes)
+    expect(elements(y) == product(g.out.y * g.out.x, p.n), "y holds no %lld planes", static_cast<long long>(p.n));
+  expect(!(p.x_planes || p.y_planes) || !(p.stream || g.in_steps || g.out_steps), "planes of a part of an image");
+  expect(!p.y_planes || !p.other.exists(), "planes with a residual");
   // Of the padded image, with cells of whole cache lines: what is computed from these is no overflow.
   expect(g.reach.y <= INT32_MAX && g.reach.x <= INT32_MAX, "an image that reaches beyond 2^31");
   product(product(g.reach.y, g.reach.x), product(p.c, 4) + 64);
   product(g.in.y, product(g.reach.x + g.in.x, product(p.c, 4) + 64));
+}
+
+// Bytes from one row of an image to the next, where a value holds planes of it, row by row: as whole rows of the value
+// are, or densely.
+static int64_t row_bytes(const GraphIO& v, int64_t width, int64_t element, const char* what) {
+  if (v.steps == 1 || v.pitch == v.width * element) return width * element;
+  expect(v.width == width, "%s: rows with gaps that are not those of the image", what);
+  return v.pitch;
 }
 
 ConvLayer read_layer(const StageSpec& spec, int64_t blocks, int lanes, int32_t x_offset) {
@@ -118,28 +145,41 @@ ConvLayer read_layer(const StageSpec& spec, int64_t blocks, int lanes, int32_t x
   p.ring = spec.in(p.stream ? 1 : 9);
   p.ring_out = spec.out(p.stream ? 1 : 9);
   p.other = flag(a, "residual") ? spec.in(p.stream ? 2 : 1) : spec.in(9);
-  p.n = spec.output(0).width;
+  p.x_planes = has_planes(spec, "x_planes");
+  p.y_planes = has_planes(spec, "y_planes");
+  p.n = outputs(spec);
   p.c = channels(spec);
-  p.flat = spec.input(0).width != p.c;
+  p.flat = p.x_planes || spec.input(0).width != p.c;
   p.x_step = p.flat ? p.c * (spec.input(0).dtype == RTA_INT8 ? 1 : 4) : p.x.pitch;
   if (p.flat) p.at.in_count = p.at.in.y * p.at.in.x;
+  p.x_row = p.at.in.x * p.x_step;
   p.int8 = a.dtype("weight") == RTA_INT8;
   p.dynamic = flag(a, "dynamic");
   p.quantizes = p.int8 && spec.input(0).dtype == RTA_FLOAT32;
   p.int8_out = spec.output(0).dtype == RTA_INT8;
   check_values(spec, p);
+  if (p.x_planes) {
+    p.x_step = spec.input(0).dtype == RTA_INT8 ? 1 : 4;
+    p.x_row = row_bytes(p.x, p.at.in.x, p.x_step, "x");
+    p.x_plane = p.at.in.y * p.x_row;
+  }
+  if (p.y_planes) {
+    p.y_row = row_bytes(p.y, p.at.out.x, p.int8_out ? 1 : 4, "y");
+    p.y_plane = p.at.out.y * p.y_row;
+  }
   if (!p.int8 && (p.int8_out || spec.input(0).dtype != RTA_FLOAT32)) fail("conv: float32 weights take float32 values");
   p.activation = parse_activation(a.text("activation"));
   p.parameter = static_cast<float>(a.real("activation_parameter"));
 
   const bool simple = p.activation == Activation::kRelu || p.activation == Activation::kNone;
-  p.plain = simple && !p.other.exists() && !p.int8_out;
+  p.bounds = Bounds::of(p.activation, p.parameter);
+  p.plain = Bounds::are(p.activation) && !p.other.exists() && !p.int8_out;
   const int64_t per_block = p.n / blocks, whole = (per_block + lanes - 1) / lanes * lanes;
   const size_t bytes = static_cast<size_t>(blocks * whole) * 4;
-  float* offset = static_cast<float*>(spec.arena->take(bytes));
+  float* offset = static_cast<float*>(spec.weights(bytes));
   p.offset = offset;
   const float* bias = a.floats(p.int8 ? "offset" : "bias", p.n);
-  for (int64_t i = 0; i < p.n; ++i) offset[i / per_block * whole + i % per_block] = bias[i];
+  for (int64_t i = 0; spec.packs() && i < p.n; ++i) offset[i / per_block * whole + i % per_block] = bias[i];
   if (!p.int8) return p;
 
   p.x_inv_scale = static_cast<float>(a.real("x_inv_scale"));
@@ -150,14 +190,15 @@ ConvLayer read_layer(const StageSpec& spec, int64_t blocks, int lanes, int32_t x
   const bool relu = p.activation == Activation::kRelu;
   p.y_low = relu ? p.y_zero : 0;
   p.bounded = simple && !p.other.exists() && !p.dynamic && !p.scales_last;
-  float* multiplier = static_cast<float*>(spec.arena->take(bytes));
-  int32_t* start = static_cast<int32_t*>(spec.arena->take(bytes));
+  float* multiplier = static_cast<float*>(spec.weights(bytes));
+  int32_t* start = static_cast<int32_t*>(spec.weights(bytes));
+  double* most = static_cast<double*>(spec.weights(sizeof(double)));  // of what a sum may come to
   p.multiplier = multiplier;
   p.start = start;
   const float* scale = a.floats("multiplier", p.n);
   const int64_t k = p.c / p.groups * p.at.taps;
   const int8_t* weight = a.int8s("weight", p.n * k);
-  for (int64_t i = 0; i < p.n; ++i) {
+  for (int64_t i = 0; spec.packs() && i < p.n; ++i) {
     int64_t sum = 0, magnitude = 0;
     for (int64_t j = 0; j < k; ++j) {
       sum += weight[i * k + j];
@@ -166,20 +207,37 @@ ConvLayer read_layer(const StageSpec& spec, int64_t blocks, int lanes, int32_t x
     const int64_t at = i / per_block * whole + i % per_block;
     multiplier[at] = scale[i];
     start[at] = static_cast<int32_t>(-(p.x_zero - 128 + x_offset) * sum);
-    const double most = 255.0 * static_cast<double>(magnitude) * std::fabs(scale[i]) + std::fabs(bias[i]);
-    if (!(most < 2097152.0)) p.bounded = false;
+    const double bound = 255.0 * static_cast<double>(magnitude) * std::fabs(scale[i]) + std::fabs(bias[i]);
+    *most = bound > *most || bound != bound ? bound : *most;  // a NaN stays
   }
+  if (!(*most < 2097152.0)) p.bounded = false;
   return p;
+}
+
+bool suits_winograd(const StageSpec& spec) {
+  constexpr int64_t kLeast = 16, kMost = 1800, kLeastPositions = 36;
+  if (flag(spec.attrs, "stream") || flag(spec.attrs, "by_rows") || spec.input(0).dtype != RTA_INT8) return false;
+  const ConvGeometry g = read_geometry(spec);
+  const int64_t c = channels(spec), n = outputs(spec), positions = product(g.out.y, g.out.x);
+  const int64_t computed = product((g.out.y + 1) / 2 * 2, (g.out.x + 1) / 2 * 2);
+  return spec.attrs.integer("groups") == 1 && g.kernel.y == 3 && g.kernel.x == 3 && g.stride.y == 1 &&
+         g.stride.x == 1 && g.dilation.y == 1 && g.dilation.x == 1 && !g.in_steps && !g.out_steps &&
+         spec.input(0).width == c && !has_planes(spec, "x_planes") && c >= kLeast && c <= kMost && n >= kLeast &&
+         positions >= kLeastPositions && positions >= 7 * computed / 10;
 }
 
 bool is_depthwise(const StageSpec& spec) {
   const int64_t c = channels(spec);
   const int64_t taps = product(spec.attrs.integer("kernel_y"), spec.attrs.integer("kernel_x"));
   // Sums of whole numbers in float32: exact below 2^24, which 2 * 255 * 127 * 256 is.
-  return spec.attrs.integer("groups") == c && spec.output(0).width == c && taps <= 256;
+  const int64_t n = spec.output(0).width;
+  // With more kernels a channel, a vector of the outputs of one channel is full, or nearly so.
+  const bool several = c > 1 && n % c == 0 && n / c <= 4 && !flag(spec.attrs, "stream");
+  return spec.attrs.integer("groups") == c && (n == c || several) && taps <= 256;
 }
 
 bool interleaves(const StageSpec& spec) {
+  if (spec.output(0).width != channels(spec)) return false;
   return spec.attrs.dtype("weight") == RTA_INT8 && spec.attrs.integer("stream") == 0 && !spec.attrs.has("out_steps") &&
          spec.attrs.integer("by_rows") == 0;
 }

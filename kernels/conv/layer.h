@@ -29,7 +29,10 @@ struct ConvLayer {
   GraphIO x, y, other, ring, ring_out;  // absent where there is none
   int64_t c, n, groups;
   int64_t x_step;                         // bytes from one position of x to the next
+  int64_t x_row, x_plane;                 // bytes from one row of the image to the next, from one plane to the next
+  int64_t y_row, y_plane;                 // of y, where it is planes
   bool flat;                              // x is one row of positions side by side
+  bool x_planes, y_planes;                // all positions of a channel side by side
   bool int8, stream, dynamic, quantizes;  // quantizes: x is float32, the weights are not
   int32_t x_zero;                         // zero point + 128: what padding looks like
   float x_inv_scale;
@@ -39,11 +42,14 @@ struct ConvLayer {
   float parameter;
   bool int8_out;
   bool bounded;      // |t| < 2^21 whatever x holds, and nothing but a ReLU lies between t and the rounding
-  bool plain;        // float32 y, and nothing but a ReLU between t and it
+  Bounds bounds;     // of an activation that has no more
+  bool plain;        // float32 y, and nothing but bounds between t and it
   bool scales_last;  // y_inv_scale is not 1
   float y_inv_scale;
   int32_t y_zero, y_low;  // zero point + 128; the least byte: y_zero after a ReLU
 
+  int64_t planes() const { return x_planes ? c : 1; }  // of x: images with so many numbers at each position
+  int64_t cell_channels() const { return x_planes ? 1 : c; }
   bool updates(int in, int out) const { return stream && in == 1 && out == 1; }  // the ring
   bool marks_samples() const { return quantizes && (!dynamic || int8_out); }
 
@@ -58,13 +64,18 @@ struct ConvLayer {
 // padded to a multiple of lanes. x_offset: what the dot product sees in a byte is the number + x_offset.
 ConvLayer read_layer(const StageSpec& spec, int64_t blocks, int lanes, int32_t x_offset);
 
-bool is_depthwise(const StageSpec& spec);  // one output for each channel, of few enough taps for float32 sums
-bool interleaves(const StageSpec& spec);   // int8, every position is computed, rows by a stride and a dilation
+bool is_depthwise(const StageSpec& spec);  // every channel has outputs of its own, of few enough taps for float32 sums
+// int8, 3 x 3 with stride 1, of so many channels and positions that fewer products outweigh the transforms.
+bool suits_winograd(const StageSpec& spec);
+bool interleaves(const StageSpec& spec);  // int8, every position is computed, rows by a stride and a dilation
 
 // The padded image, in memory of the plan: `cell` bytes from one position to the next, of which the first channels *
-// element matter.
+// element matter. plane: bytes from one plane to the next, where x is planes. upright: column by column, so that
+// `row` is the smaller step.
 struct PaddedImage {
-  int64_t cell, row, bytes;
+  static constexpr int64_t kUprightChannels = 4;
+  int64_t cell, row, bytes, plane;
+  bool upright;
 };
 
 }  // namespace rta

@@ -11,7 +11,7 @@ from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels._common.geometry import Geometry, as_rows
-from rtaccel.kernels.conv import contract
+from rtaccel.kernels.conv import contract, planes
 
 
 def supports(problem: Problem) -> str | None:
@@ -21,6 +21,9 @@ def supports(problem: Problem) -> str | None:
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
+    if planes.used(stage):
+        inner = prepare(planes.by_position(stage), problem)
+        return lambda x, *given: planes.around(stage, lambda _, *inputs: inner(*inputs), x, *given)
     low = contract.lower(stage)
     int8 = low["weight"].dtype == torch.int8
     weight = low["weight"].double() if int8 else low["weight"]

@@ -221,5 +221,6 @@ OPERATOR = register_operator(
         streaming=STREAMS_ROWS,
         sparse=convert.LinearSparse(),
         fusion=LinearFusion(),
+        planes=convert.LinearPlanes(),
     )
 )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from rtaccel.core.stage_traits import Sparse
+from rtaccel.core.registry import operator
+from rtaccel.core.stage import Stage, Value
+from rtaccel.core.stage_traits import Planes, Sparse
 from rtaccel.core.traits import Folding, Weights
 
 
@@ -46,3 +50,31 @@ class LinearSparse(Sparse):
 
     def matrices(self, tensors: Mapping[str, Tensor], attrs: Mapping[str, object]) -> Sequence[str]:
         return ("weight",)
+
+
+class LinearPlanes(Planes):
+    """A product for each position of an image, in float32, is a convolution of one tap, which reads and writes planes."""
+
+    def read(self, stage: Stage) -> tuple[int, int, int] | None:
+        made = self._as_conv(stage)
+        return None if made is None else operator(made.op).planes.read(made)
+
+    def written(self, stage: Stage) -> tuple[int, int, int] | None:
+        made = self._as_conv(stage)
+        return None if made is None else operator(made.op).planes.written(made)
+
+    def over(self, stage: Stage, x: Value | None, y: Value | None) -> Stage:
+        made = self._as_conv(stage)
+        assert made is not None
+        return operator(made.op).planes.over(made, x, y)
+
+    @staticmethod
+    def _as_conv(stage: Stage) -> Stage | None:
+        weight, x, y = stage.tensors["weight"], stage.inputs[0], stage.outputs[0]
+        plain = set(stage.tensors) <= {"weight", "bias"} and set(stage.attrs) <= {"activation", "activation_parameter"}
+        floats = weight.dtype == torch.float32 and x.dtype == y.dtype == "float32"
+        if not plain or not floats or len(stage.inputs) > 1 or len(stage.outputs) > 1 or x.steps < 2:
+            return None
+        tensors = {"bias": weight.new_zeros(weight.shape[0]), **stage.tensors, "weight": weight[:, :, None, None]}
+        sizes = {"in_size": (1, x.steps), "out_size": (1, x.steps), "kernel": (1, 1)}
+        return replace(stage, op="conv", tensors=tensors, attrs={**stage.attrs, **sizes})

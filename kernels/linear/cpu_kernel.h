@@ -44,7 +44,16 @@ class LinearStage : public Stage {
   // Rows are in the same groups for any number of parts, as the order of a float32 sum depends on the group.
   void run(const Run& run) const override {
     if (marks_samples()) layer_.mark_samples(run);
-    const Share share = share_of(run, kRows);
+    share(run, share_of(run, kRows));
+  }
+
+ protected:
+  // What a part computes: packed tiles tile .. tile_end - 1 of rows row .. row_end - 1.
+  struct Share {
+    int64_t tile, tile_end, row, row_end;
+  };
+
+  void share(const Run& run, const Share& share) const {
     const int64_t tile_bytes = groups_ * S::kTileVectors * Kind<S>::kStep, count = share.tile_end - share.tile;
     // Odd calls of few rows go backwards: what does not fit a cache then finds its end there from the call before. A
     // layer of 1024 x 1024 bytes takes 10.6 us, and 11.8 always forwards; 256 x 256 takes 0.75 and 0.80 (Zen 4,
@@ -73,11 +82,6 @@ class LinearStage : public Stage {
     }
   }
 
- protected:
-  // What a part computes: packed tiles tile .. tile_end - 1 of rows row .. row_end - 1.
-  struct Share {
-    int64_t tile, tile_end, row, row_end;
-  };
   static constexpr int64_t kTileColumns = S::kTileVectors * S::kLanes;
   static constexpr int64_t kMostParts = 1 << 20;
   int64_t tiles() const { return (layer_.n + kTileColumns - 1) / kTileColumns; }
@@ -246,6 +250,30 @@ LinearStage<S, Kind>::LinearStage(const StageSpec& spec, int64_t whole) {
   }
 }
 
+// The layer with the wide tile for many rows.
+template <class S>
+class WideLinear final : public LinearStage<S, Int8> {
+  using Base = LinearStage<S, Int8>;
+
+ public:
+  explicit WideLinear(const StageSpec& spec) : Base(spec), wide_(Base::layer_, Base::groups_) {
+    spec.need_scratch(wide_.scratch_bytes());
+  }
+
+  void run(const Run& run) const override {
+    if (Base::layer_.x.rows(run) < Int8Wide<S>::kLeastRows) return Base::run(run);
+    if (Base::marks_samples()) Base::layer_.mark_samples(run);
+    const typename Base::Share share = Base::share_of(run, Int8Wide<S>::kRows);
+    const bool last = share.tile < share.tile_end && share.tile_end == Base::tiles();
+    const bool single = last && (Base::layer_.n - 1) / S::kLanes % S::kTileVectors == 0;  // a tile of one vector
+    wide_.run(run, share.tile, share.tile_end - single, share.row, share.row_end);
+    if (single) Base::share(run, {share.tile_end - 1, share.tile_end, share.row, share.row_end});
+  }
+
+ private:
+  Int8Wide<S> wide_;
+};
+
 static const char* linear_reject(const Attrs& attrs) {
   if (attrs.text_is("weight_dtype", "float32")) return nullptr;
   if (!attrs.text_is("weight_dtype", "int8")) return "takes float32 and int8 weights";
@@ -257,7 +285,10 @@ Stage* create_linear(const StageSpec& spec) {
   if constexpr (RTA_WANTS("linear", "float32"))
     if (spec.attrs.text_is("weight_dtype", "float32")) return new LinearStage<S, Float32>(spec);
   if constexpr (RTA_WANTS("linear", "int8"))
-    if (spec.attrs.text_is("weight_dtype", "int8")) return new LinearStage<S, Int8>(spec);
+    if (spec.attrs.text_is("weight_dtype", "int8")) {
+      if constexpr (Int8Wide<S>::kExists && RTA_MOST_ROWS >= Int8Wide<S>::kLeastRows) return new WideLinear<S>(spec);
+      return new LinearStage<S, Int8>(spec);
+    }
   fail("linear: weights of dtype %s, for which this was not built", spec.attrs.text("weight_dtype"));
 }
 

@@ -19,7 +19,9 @@ struct LinearLayer {
   bool int8_out;
   float y_inv_scale;
   int32_t y_zero, y_low;  // zero point + 128; the least byte: y_zero after a ReLU
-  bool plain;             // float32 out, and nothing but a ReLU before it
+  Bounds bounds;          // of an activation that has no more
+  bool plain;             // float32 out, and nothing but bounds before it
+  bool bounds_alone;      // the activation is bounds, and the scale of y is in the multiplier
   bool bounded;           // int8 in and out, |t| < 2^21 whatever x holds, and nothing but a ReLU before the rounding
 
   // A row of a scale that is not finite becomes int8 numbers like any other: its sample is marked instead.
@@ -42,17 +44,18 @@ static inline __attribute__((always_inline)) void store_rounded(uint8_t* to, con
 template <class S, int R, int V>
 static inline void epilogue(const LinearLayer& p, typename S::F (&t)[R][V], char* y, int64_t column) {
   using F = typename S::F;
-  if (p.activation == Activation::kRelu) {
+  if (p.bounds_alone) {
+    const Bounds bounds = p.bounds;
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) t[r][v] = S::max(S::set(0.0f), t[r][v]);
+      for (int v = 0; v < V; ++v) t[r][v] = bounds.within<S>(t[r][v]);
   } else if (p.activation == Activation::kLeakyRelu) {
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) t[r][v] = activate<S>(Activation::kLeakyRelu, p.parameter, t[r][v]);
-  } else if (p.activation != Activation::kNone) {
+  } else {
     alignas(64) float values[R * V * S::kLanes];
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r)
@@ -113,12 +116,12 @@ static inline void rescale(const LinearLayer& p, const typename S::I (&sum)[R][V
   }
 }
 
-// R rows of float32 from sums, with nothing but a ReLU between, all columns present.
+// R rows of float32 from sums, with nothing but bounds between, all columns present.
 template <class S, int R, int V>
 static inline __attribute__((always_inline)) void to_floats(const LinearLayer& p, const typename S::I (&sum)[R][V],
                                                             char* y, int64_t column) {
   const int64_t pitch = p.y.pitch;
-  const typename S::F low = S::set(p.activation == Activation::kRelu ? 0.0f : -__builtin_inff());
+  const Bounds bounds = p.bounds;
 #pragma GCC unroll 8
   for (int v = 0; v < V; ++v) {
     const typename S::F multiplier = S::load(p.multiplier + column + v * S::kLanes);
@@ -126,7 +129,7 @@ static inline __attribute__((always_inline)) void to_floats(const LinearLayer& p
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r)
       S::store(reinterpret_cast<float*>(y + r * pitch) + column + v * S::kLanes,
-               S::max(low, S::add(S::mul(S::to_float(sum[r][v]), multiplier), offset)));
+               bounds.within<S>(S::add(S::mul(S::to_float(sum[r][v]), multiplier), offset)));
   }
 }
 

@@ -29,7 +29,9 @@ LinearLayer read_layer(const StageSpec& spec) {
   p.parameter = static_cast<float>(attrs.real("activation_parameter"));
   p.int8_out = spec.output(0).dtype == RTA_INT8;
   const bool simple = p.activation == Activation::kRelu || p.activation == Activation::kNone;
-  p.plain = simple && !p.row_scale.exists() && !p.int8_out;
+  p.bounds = Bounds::of(p.activation, p.parameter);
+  p.bounds_alone = simple || (Bounds::are(p.activation) && !p.int8_out);
+  p.plain = p.bounds_alone && !p.row_scale.exists() && !p.int8_out;
   if (p.int8_out) {
     if (spec.input(0).dtype == RTA_FLOAT32) fail("linear: a float32 input has no int8 output");
     p.y_inv_scale = static_cast<float>(attrs.real("y_inv_scale"));

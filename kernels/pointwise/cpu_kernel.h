@@ -1,6 +1,8 @@
 // Pointwise on the CPU: y = act(join(x * scale + shift, other)). The contract is in contract.py.
 #pragma once
 
+#include <type_traits>
+
 #include "_common/checks.h"
 #include "_simd/activation.h"
 #include "_simd/store_bytes.h"
@@ -53,29 +55,18 @@ class PointwiseStage final : public Stage {
 
   void run(const Run& run) const override {
     if (int8_out_ && !x_.int8 && !other_.port.exists() && activation_ == Activation::kNone) return quantize(run);
+    if (!scale_ && dense(x_.port) && dense(y_) && (!other_.port.exists() || dense(other_.port)) && !int8_out_) {
+      F finite = S::set(0.0f);  // one long row
+      return row(x_.port.row(run, 0), other_.port.exists() ? other_.port.row(run, 0) : nullptr, y_.row(run, 0),
+                 x_.port.rows(run) * width_, false, finite);
+    }
     const bool marks = marks_samples();
     for (int64_t r = 0; r < x_.port.rows(run); ++r) {
       const char* x = x_.port.row(run, r);
       const char* other = other_.port.exists() ? other_.port.row(run, r) : nullptr;
       char* y = y_.row(run, r);
       F nonfinite = S::set(0.0f);
-      for (int i = 0; i < width_; i += S::kLanes) {
-        const int n = width_ - i < S::kLanes ? width_ - i : S::kLanes;
-        F t = load(x_, x, i, n);
-        if (marks) nonfinite = S::mul_add(t, S::set(0.0f), nonfinite);
-        if (scale_) t = S::mul(t, S::load_n(scale_ + i, n));
-        if (shift_) t = S::add(t, S::load_n(shift_ + i, n));
-        if (other) {
-          const F more = load(other_, other, i, n);
-          if (marks) nonfinite = S::mul_add(more, S::set(0.0f), nonfinite);
-          t = joined(t, more);
-        }
-        t = activate<S>(activation_, parameter_, t);
-        if (int8_out_)
-          store_int8(y + i, t);
-        else
-          S::store_n(reinterpret_cast<float*>(y) + i, t, n);
-      }
+      row(x, other, y, width_, marks, nonfinite);
       if (marks && !(S::sum_of(nonfinite) == 0.0f)) run.nan_marks[r / y_.steps] = __builtin_nanf("");
     }
   }
@@ -85,8 +76,73 @@ class PointwiseStage final : public Stage {
   using I = typename S::I;
   enum class Join { kAdd, kMul, kHypot };  // in the order of their words
 
-  F joined(F t, F other) const {
-    switch (join_) {
+  // float32 rows without padding between them, one after another.
+  bool dense(const GraphIO& port) const { return port.pitch == width_ * 4; }
+
+  void row(const char* x, const char* other, char* y, int64_t width, bool marks, F& nonfinite) const {
+    switch (activation_) {
+      case Activation::kNone: return row_of<Activation::kNone>(x, other, y, width, marks, nonfinite);
+      case Activation::kRelu: return row_of<Activation::kRelu>(x, other, y, width, marks, nonfinite);
+      default: row_of<kAnyActivation>(x, other, y, width, marks, nonfinite);
+    }
+  }
+
+  static constexpr int64_t kBlock = 32;  // vectors
+  static constexpr Activation kAnyActivation = static_cast<Activation>(-1);
+
+  // Bytes that are written could, for the compiler, be the stage: what a loop needs of it is read before.
+  template <Activation kActivation>
+  void row_of(const char* x, const char* other, char* y, int64_t width, bool marks, F& nonfinite) const {
+    const float *const scale = scale_, *const shift = shift_, parameter = parameter_;
+    const PointwiseSide from = x_, from_other = other_;
+    const Activation activation = kActivation == kAnyActivation ? activation_ : kActivation;
+    const Join join = join_;
+    const bool int8_out = int8_out_;
+    const F inverse = S::set(y_inv_scale_), zero = S::set(0.0f);
+    const I y_zero = S::set_int(y_zero_);
+    F sum = nonfinite;
+    int64_t i = 0;
+    if (kActivation == kAnyActivation && !int8_out && !marks && !from.int8 && !from_other.int8) {
+      // Blocks that stay at hand: the activation is chosen once for each, where y is.
+      for (int64_t vectors; (vectors = (width - i) / S::kLanes) > 1; i += vectors * S::kLanes) {
+        if (vectors > kBlock) vectors = kBlock;
+        float* to = reinterpret_cast<float*>(y) + i;
+        for (int64_t k = 0; k < vectors * S::kLanes; k += S::kLanes) {
+          F t = S::load(reinterpret_cast<const float*>(x) + i + k);
+          if (scale) t = S::mul(t, S::load(scale + i + k));
+          if (shift) t = S::add(t, S::load(shift + i + k));
+          if (other) t = joined(join, t, S::load(reinterpret_cast<const float*>(other) + i + k));
+          S::store(to + k, t);
+        }
+        activate_in_place<S>(activation, parameter, to, static_cast<int>(vectors));
+      }
+    }
+    const auto vector = [&](auto whole, int n) __attribute__((always_inline)) {
+      constexpr bool kWhole = whole.value;
+      F t = load<kWhole>(from, x, i, n);
+      if (marks) sum = S::mul_add(t, zero, sum);
+      if (scale) t = S::mul(t, kWhole ? S::load(scale + i) : S::load_n(scale + i, n));
+      if (shift) t = S::add(t, kWhole ? S::load(shift + i) : S::load_n(shift + i, n));
+      if (other) {
+        const F more = load<kWhole>(from_other, other, i, n);
+        if (marks) sum = S::mul_add(more, zero, sum);
+        t = joined(join, t, more);
+      }
+      t = activate<S>(activation, parameter, t);
+      if (int8_out)
+        S::store_u8(reinterpret_cast<uint8_t*>(y + i), S::add_int(rounded(t, inverse), y_zero));
+      else if (kWhole)
+        S::store(reinterpret_cast<float*>(y) + i, t);
+      else
+        S::store_n(reinterpret_cast<float*>(y) + i, t, n);
+    };
+    for (; i + S::kLanes <= width; i += S::kLanes) vector(std::true_type{}, S::kLanes);
+    if (i < width) vector(std::false_type{}, static_cast<int>(width - i));
+    nonfinite = sum;
+  }
+
+  static F joined(Join join, F t, F other) {
+    switch (join) {
       case Join::kMul: return S::mul(t, other);
       case Join::kHypot: return S::sqrt(S::add(S::mul(t, t), S::mul(other, other)));
       default: return S::add(t, other);
@@ -100,18 +156,16 @@ class PointwiseStage final : public Stage {
   }
 
   // Rows of int8 have padding up to whole vectors.
-  static F load(const PointwiseSide& from, const char* row, int i, int n) {
-    if (!from.int8) return S::load_n(reinterpret_cast<const float*>(row) + i, n);
+  template <bool kWhole>
+  static F load(const PointwiseSide& from, const char* row, int64_t i, int n) {
+    const float* x = reinterpret_cast<const float*>(row) + i;
+    if (!from.int8) return kWhole ? S::load(x) : S::load_n(x, n);
     const auto q = S::load_u8(reinterpret_cast<const uint8_t*>(row) + i);
     return S::mul(S::to_float(S::sub_int(q, S::set_int(from.zero))), S::set(from.scale));
   }
 
-  I rounded(F t) const {
-    return S::to_int(S::max(S::set(-512.0f), S::min(S::set(512.0f), S::mul(t, S::set(y_inv_scale_)))));
-  }
-
-  void store_int8(char* to, F t) const {
-    S::store_u8(reinterpret_cast<uint8_t*>(to), S::add_int(rounded(t), S::set_int(y_zero_)));
+  static I rounded(F t, F inverse) {
+    return S::to_int(S::max(S::set(-512.0f), S::min(S::set(512.0f), S::mul(t, inverse))));
   }
 
   // How most networks in int8 begin: float32 whose columns are brought to one range. 64 columns of 1024 at a time take

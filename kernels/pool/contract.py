@@ -13,13 +13,16 @@ number of them (0). max: the largest of those inside; a NaN wins.
     t   = float32(acc) * multiplier[p]   multiplier: 1 / count, for int8 input times its scale
     y   = act(t)                         float32, or int8 as clamp(rint(act(t) * y_inv_scale) + y_zero_point, -128, 127)
 
+Planes (attr planes = 1): the elements of x are [C, *in_size] and those of y [C, *out size], row by row of the value, however
+many steps it has; all positions. An average is then summed row by row, and along the rows after.
+
 max takes max x or max (q - zero_point) for the sum, and count 1. For none, relu and leaky_relu the scale of an int8
 output is folded into multiplier. A sample of float32 x that is not finite and goes to int8 is marked by the plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -33,11 +36,14 @@ from rtaccel.core.stage_traits import Int8Flow, static_inside
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
 from rtaccel.kernels._common.geometry import as_rows
-from rtaccel.kernels.pool.windows import taps_of, windows_of
+from rtaccel.kernels.pool.planes import MAX_INT8, PoolPlanes, by_position, planes_of, rows_of
+from rtaccel.kernels.pool.windows import image_of, lines_of, taps_of, windows_of
 
 
 def lower(stage: Stage) -> Mapping[str, Any]:
     """index [out steps * taps]: rows of x, -1 for padding; multiplier [out steps]. Raises ShapeError, UnsupportedProblem."""
+    if stage.attrs.get("planes"):
+        return _over_planes(stage)
     kind, (x, y) = stage.attrs["kind"], (stage.inputs[0], stage.outputs[0])
     if kind not in ("avg", "max"):
         raise UnsupportedProblem("pool", f"kind {kind!r}", '"avg" or "max"', "Name one of these.")
@@ -73,6 +79,20 @@ def lower(stage: Stage) -> Mapping[str, Any]:
     }
 
 
+def _over_planes(stage: Stage) -> Mapping[str, Any]:
+    """rows, columns: of the windows, -1 for none; stride, dilation and before: of regular ones (Lines)."""
+    low, lines, (height, width) = lower(by_position(stage)), lines_of(stage.attrs), image_of(stage.attrs)[0]
+    if stage.inputs[0].dtype == "int8" and low["taps"] > MAX_INT8:
+        raise UnsupportedProblem(
+            "pool", f"windows of {low['taps']}", f"at most {MAX_INT8} for planes of int8", "Leave planes out."
+        )
+    kept = {k: v for k, v in low.items() if k not in ("index", "taps")}
+    tables = {"rows": tuple(lines.rows.flatten().tolist()), "columns": tuple(lines.columns.flatten().tolist())}
+    regular = {"stride": lines.stride, "dilation": lines.dilation, "before": lines.before}
+    sizes = {"height": height, "width": width, "row_taps": lines.rows.shape[1], "taps": lines.columns.shape[1]}
+    return {**kept, "planes": 1, **tables, **regular, **sizes}
+
+
 def gather(stage: Stage, low: Mapping[str, Any], rows: Tensor) -> Tensor:
     """acc [M, out steps, C] of rows [M, in steps, C], in their dtype."""
     index = torch.tensor(low["index"]).reshape(-1, low["taps"])
@@ -90,6 +110,8 @@ def epilogue(stage: Stage, low: Mapping[str, Any], acc: Tensor) -> Tensor:
 
 
 def reference(stage: Stage, x: Tensor) -> tuple[Tensor]:
+    if stage.attrs.get("planes"):
+        return (planes_of(stage, reference(by_position(stage), rows_of(stage, x))[0]),)
     low = lower(stage)
     rows = as_rows(x, stage.inputs[0].width).double() - low["x_zero_point"]
     acc = gather(stage, low, rows)
@@ -101,6 +123,9 @@ def reference(stage: Stage, x: Tensor) -> tuple[Tensor]:
 
 def tolerance(stage: Stage, x: Tensor) -> Tolerance:
     """int8 input: exact but for a transcendental activation. float32: a sum of so many terms, in any order, and a product."""
+    if stage.attrs.get("planes"):
+        found = tolerance(by_position(stage), rows_of(stage, x))
+        return replace(found, atol=planes_of(stage, found.atol)) if isinstance(found.atol, Tensor) else found
     low = lower(stage)
     act = low["activation"]
     exact = stage.inputs[0].dtype == "int8" and act in activations.HOMOGENEOUS
@@ -125,6 +150,8 @@ def cost(problem: Problem) -> Cost:
 
 
 def packed_bytes(stage: Stage) -> int:
+    if stage.attrs.get("planes"):
+        return packed_bytes(by_position(stage))
     return 8 * stage.outputs[0].steps * (taps_of(stage.attrs) + 64) + 4096
 
 
@@ -163,21 +190,54 @@ def cases() -> Iterator[Case]:
             for dtypes in (("float32", "float32"), ("int8", "float32"), ("int8", "int8"), ("float32", "int8")):
                 act = ("none", "relu", "sigmoid")[number % 3]
                 stage = make_stage(kind, c, in_size, kernel, stride, padding, include, dtypes, act)
-
-                def make(seed: int, stage: Stage = stage, samples: int = 1 + number % 3) -> tuple[Tensor, ...]:
-                    g = torch.Generator().manual_seed(seed)
-                    x = stage.inputs[0]
-                    if x.dtype == "int8":
-                        return (torch.randint(-128, 128, (samples, *x.shape), generator=g, dtype=torch.int8),)
-                    values = torch.randn(samples, *x.shape, generator=g) * 2
-                    if stage.outputs[0].dtype == "float32":
-                        values.view(-1)[0] = float("nan")
-                    return (values,)
+                make = _maker(stage, 1 + number % 3)
 
                 yield Case(f"{kind}{include}-C{c}-{in_size}-{kernel}-{'-'.join(dtypes)}-{act}", stage, make)
                 if number % 2:
                     by_dimension = _by_dimension(stage)
                     yield Case(f"windows-{kind}-C{c}-{'-'.join(dtypes)}", by_dimension, make)
+    yield from _plane_cases()
+
+
+def _plane_cases() -> Iterator[Case]:
+    sizes = (
+        (1, (1, 333), (1, 3), (1, 1), (0, 1)), (1, (13, 37), (3, 3), (1, 1), (1, 1)), (3, (8, 70), (2, 2), (2, 2), (0, 0)),
+        (2, (5, 9), (3, 4), (1, 3), (1, 2)), (5, (6, 7), (6, 7), (1, 1), (0, 0)), (1, (4, 41), (1, 5), (2, 4), (0, 2)),
+        (3, (2, 260), (1, 32), (1, 32), (0, 3)), (1, (3, 103), (2, 3), (1, 3), (0, 1)),
+    )  # fmt: skip
+    for number, (c, in_size, kernel, stride, padding) in enumerate(sizes):
+        for kind, include in (("avg", 1), ("avg", 0), ("max", 1)):
+            for dtypes in (("float32", "float32"), ("int8", "float32"), ("int8", "int8"), ("float32", "int8")):
+                act = ("none", "relu", "sigmoid")[number % 3]
+                rows = make_stage(kind, c, in_size, kernel, stride, padding, include, dtypes, act)
+                for by_dimension in (False, True):
+                    stage = _by_dimension(rows) if by_dimension else rows
+                    x, y = stage.inputs[0], stage.outputs[0]
+                    (_, width), (_, out) = image_of(stage.attrs)
+                    if number % 2:  # rows of the value are those of the image
+                        x = replace(x, width=width, steps=x.steps * x.width // width)
+                        y = replace(y, width=out, steps=y.steps * y.width // out)
+                    else:
+                        x, y = (replace(v, width=v.steps * v.width, steps=1) for v in (x, y))
+                    stage = PoolPlanes().over(stage, x, y)
+                    label = (
+                        f"planes{'-windows' if by_dimension else ''}-{kind}{include}-C{c}-{in_size}-{'-'.join(dtypes)}"
+                    )
+                    yield Case(label, stage, _maker(stage, 1 + number % 3))
+
+
+def _maker(stage: Stage, samples: int) -> Callable[[int], tuple[Tensor, ...]]:
+    def make(seed: int) -> tuple[Tensor, ...]:
+        g = torch.Generator().manual_seed(seed)
+        x = stage.inputs[0]
+        if x.dtype == "int8":
+            return (torch.randint(-128, 128, (samples, *x.shape), generator=g, dtype=torch.int8),)
+        values = torch.randn(samples, *x.shape, generator=g) * 2
+        if stage.outputs[0].dtype == "float32":
+            values.view(-1)[0] = float("nan")
+        return (values,)
+
+    return make
 
 
 OPERATOR = register_operator(
@@ -193,5 +253,6 @@ OPERATOR = register_operator(
         packed_bytes=packed_bytes,
         make_stage=make_stage,
         int8=Int8Flow(writes=True, marks=static_inside),
+        planes=PoolPlanes(),
     )
 )

@@ -8,10 +8,13 @@ from torch import Tensor
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._common.geometry import as_rows
-from rtaccel.kernels.pool import contract
+from rtaccel.kernels.pool import contract, planes
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
+    if stage.attrs.get("planes"):
+        inner = prepare(planes.by_position(stage), problem)
+        return lambda x: (planes.planes_of(stage, inner(planes.rows_of(stage, x))[0]),)
     low = contract.lower(stage)
     width = stage.inputs[0].width
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, QParams, Stage, Value
+from rtaccel.core.stage_traits import EachElement
 from rtaccel.core.traits import Role
 from rtaccel.formats.int8 import TINY as TINY
 from rtaccel.formats.int8 import dynamic as dynamic
@@ -80,6 +81,13 @@ def cost(problem: Problem) -> Cost:
     return Cost(bytes=5 * m * k, flops=2 * m * k)
 
 
+class StaticPlanes(EachElement):
+    """With one scale for all; a dynamic one is that of a row."""
+
+    def read(self, stage: Stage) -> tuple[int, int, int] | None:
+        return None if stage.outputs[0].quant is None else super().read(stage)
+
+
 OPERATOR = register_operator(
     Operator(
         name="quantize",
@@ -92,5 +100,6 @@ OPERATOR = register_operator(
         make_stage=stage_of_numbers,
         make_int8=make_int8,
         role=Role.QUANTIZE,
+        planes=StaticPlanes(),
     )
 )

@@ -28,15 +28,18 @@ class QuantizeStage final : public Stage {
   bool marks_samples() const override { return !scale_.exists(); }
 
   void run(const Run& run) const override {
+    if (!scale_.exists() && x_.pitch == width_ * 4 && q_.pitch == width_) {  // the rows of a sample are one
+      const int count = width_ * static_cast<int>(x_.steps);
+      for (int64_t s = 0; s < run.samples; ++s)
+        quantize(run, s, reinterpret_cast<const float*>(x_.row(run, s * x_.steps)), q_.row(run, s * x_.steps), count);
+      return;
+    }
     for (int64_t r = 0; r < x_.rows(run); ++r) {
       const float* x = reinterpret_cast<const float*>(x_.row(run, r));
-      uint8_t* q = reinterpret_cast<uint8_t*>(q_.row(run, r));
       if (scale_.exists())
-        by_row(x, q, reinterpret_cast<float*>(scale_.row(run, r)));
-      else if (!write(x, q, inv_scale_, zero_)) {
-        for (int i = 0; i < width_; ++i) q[i] = 128;
-        run.nan_marks[r / x_.steps] = __builtin_nanf("");
-      }
+        by_row(x, reinterpret_cast<uint8_t*>(q_.row(run, r)), reinterpret_cast<float*>(scale_.row(run, r)));
+      else
+        quantize(run, r / x_.steps, x, q_.row(run, r), width_);
     }
   }
 
@@ -60,19 +63,26 @@ class QuantizeStage final : public Stage {
     return S::to_int(t);
   }
 
+  void quantize(const Run& run, int64_t sample, const float* x, char* to, int count) const {
+    uint8_t* q = reinterpret_cast<uint8_t*>(to);
+    if (write(x, q, inv_scale_, zero_, count)) return;
+    for (int i = 0; i < count; ++i) q[i] = 128;
+    run.nan_marks[sample] = __builtin_nanf("");
+  }
+
   // False where some x is not finite.
-  bool write(const float* x, uint8_t* q, float inv_scale, int32_t zero_point) const {
+  static bool write(const float* x, uint8_t* q, float inv_scale, int32_t zero_point, int count) {
     const F inverse = S::set(inv_scale);
     F nonfinite[4] = {S::set(0.0f), S::set(0.0f), S::set(0.0f), S::set(0.0f)};
     int i = 0;
-    for (; i + 4 * S::kLanes <= width_; i += 4 * S::kLanes) {
+    for (; i + 4 * S::kLanes <= count; i += 4 * S::kLanes) {
       I params[4];
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) params[j] = vector(S::load(x + i + j * S::kLanes), inverse, nonfinite[j]);
       store_bytes<S, 4>(q + i, params, zero_point, 0);
     }
-    for (; i < width_; i += S::kLanes) {
-      const int left = width_ - i;
+    for (; i < count; i += S::kLanes) {
+      const int left = count - i;
       I number[1] = {vector(left < S::kLanes ? S::load_n(x + i, left) : S::load(x + i), inverse, nonfinite[0])};
       store_bytes<S, 1>(q + i, number, zero_point, 0);
     }
@@ -88,7 +98,7 @@ class QuantizeStage final : public Stage {
       *scale = bits >= kInfinityBits ? __builtin_nanf("") : 1.0f;
       return;
     }
-    write(x, q, 127.0f / peak, 128);
+    write(x, q, 127.0f / peak, 128, width_);
     *scale = peak / 127.0f;
   }
 

@@ -8,6 +8,7 @@ attrs, one of
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Stage, Value
+from rtaccel.core.stage_traits import ByElements
 from rtaccel.core.traits import Role
 from rtaccel.kernels._common.geometry import as_rows
 from rtaccel.kernels.rearrange import convert
@@ -28,12 +30,7 @@ def lower(stage: Stage) -> Mapping[str, Any]:
     limit, wanted = (x.steps, y.steps) if by_row else (x.steps * x.width, y.steps * y.width)
     if len(table) != wanted or (by_row and x.width != y.width) or any(not 0 <= i < limit for i in table):
         raise ShapeError("rearrange", f"{len(table)} indices", f"{wanted} of 0..{limit - 1}", "Check the table.")
-    low: dict[str, Any] = {"by_row": int(by_row), "table": tuple(table)}
-    if not by_row:
-        # Rows of another length than the columns of x hold the same elements in other places where rows are padded.
-        turned = x.steps > 1 and (y.steps, y.width) == (x.width, x.steps)
-        low["transposes"] = int(turned and tuple(table) == _transposition(x.steps, x.width))
-    return low
+    return {"by_row": int(by_row), "table": tuple(table)}
 
 
 def _transposition(steps: int, width: int) -> tuple[int, ...]:
@@ -72,6 +69,39 @@ def cases() -> Iterator[Case]:
     yield _case("turn-int64", *turned, 2, index=_transposition(6, 5))
     table = _transposition(80, 4)  # an image of 8 x 10 as its channels, in rows of its own
     yield _case("turn-into-other-rows", Value("x", 4, steps=80), Value("y", 10, steps=32), 2, index=table)
+    yield _case(
+        "turn-into-whole-lines", Value("x", 7, steps=96), Value("y", 32, steps=21), 3, index=_transposition(96, 7)
+    )
+    table = _transposition(9, 48)  # channels of an image of 3 x 16, which lie side by side for each of its positions
+    yield _case("turn-from-other-rows", Value("x", 16, steps=27), Value("y", 9, steps=48), 3, index=table)
+    yield _case("turn-from-a-row", Value("x", 432), Value("y", 9, steps=48), 2, index=table)
+    yield _case("turn-from-odd-rows", Value("x", 8, steps=54), Value("y", 9, steps=48), 2, index=table)
+    yield _case("turn-three", Value("x", 67, steps=3), Value("y", 3, steps=67), 2, index=_transposition(3, 67))
+    for c in (2, 3, 4):
+        for count in (1, 6, 71):
+            planes = Value("x", count, steps=c), Value("y", c * count)
+            yield _case(
+                f"weave-{c}x{count}", Value("x", c * count), Value("y", c * count), 2, index=_transposition(c, count)
+            )
+            yield _case(f"weave-rows-{c}x{count}", *planes, 3, index=_transposition(c, count))
+            yield _case(
+                f"part-{c}x{count}",
+                Value("x", c * count),
+                Value("y", count, steps=c),
+                2,
+                index=_transposition(count, c),
+            )
+    image = torch.arange(7 * 9).reshape(1, 7, 9).float()
+    around = torch.nn.functional.pad(image, (3, 2, 1, 4), mode="reflect").flatten().long().tolist()
+    for x, y in ((Value("x", 63), Value("y", 14, steps=12)), (Value("x", 9, steps=7), Value("y", 168))):
+        yield _case("runs", x, y, 2, index=tuple(around))
+    back = tuple(r * 21 + c for r in range(4) for c in range(20, -1, -1))
+    for x, y in ((Value("x", 21, steps=4), Value("y", 21, steps=4)), (Value("x", 84), Value("y", 28, steps=3))):
+        yield _case("back-to-front", x, y, 2, index=back)
+    yield _case("back-to-front-int64", Value("x", 84, "int64"), Value("y", 84, "int64"), 2, index=back)
+    yield _case("runs-int64", Value("x", 63, "int64"), Value("y", 14, "int64", steps=12), 2, index=tuple(around))
+    yield _case("run", Value("x", 700), Value("y", 601), 2, index=tuple(range(33, 634)))
+    yield _case("run-of-rows", Value("x", 16, steps=40), Value("y", 16, steps=22), 2, rows=tuple(range(5, 27)))
     g = torch.Generator().manual_seed(0)
     table = tuple(torch.randint(0, 77, (33,), generator=g).tolist())
     yield _case("elements", Value("x", 11, steps=7), Value("y", 3, steps=11), 4, index=table)
@@ -81,6 +111,18 @@ def cases() -> Iterator[Case]:
 def cost(problem: Problem) -> Cost:
     elements = problem.matrix_rows * problem.out_widths[0]
     return Cost(bytes=8 * elements, flops=0)
+
+
+class CopyPlanes(ByElements):
+    """A copy may give one channel as a plane; its rows are its elements then."""
+
+    def written(self, stage: Stage) -> tuple[int, int, int] | None:
+        y = stage.outputs[0]
+        return (1, y.steps, 1) if y.width == 1 and y.steps > 1 else None
+
+    def over(self, stage: Stage, x: Value | None, y: Value | None) -> Stage:
+        attrs = {"index" if name == "rows" else name: value for name, value in stage.attrs.items()}
+        return replace(super().over(stage, x, y), attrs=attrs)
 
 
 OPERATOR = register_operator(
@@ -94,6 +136,7 @@ OPERATOR = register_operator(
         lower=lower,
         by_row=False,
         role=Role.GATHER,
+        planes=CopyPlanes(),
         rows_needed=convert.ROWS,
         streaming=convert.STREAMING,
     )

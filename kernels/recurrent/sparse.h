@@ -19,7 +19,7 @@ namespace rta {
 
 enum class TileForm : int64_t { kDense, kWindows, kBlocks };
 
-struct SparseSide {
+struct alignas(16) SparseSide {  // of 64 bytes where addresses have four, too
   TileForm form;
   union {
     const char* dense;
@@ -49,6 +49,7 @@ class SparseInt8Dot {
   using I = typename S::I;
   using Element = uint8_t;
   static constexpr bool kQuantized = true, kPrepared = false, kPropagatesNan = true;
+  static constexpr bool kApart = true;  // a side leads to what is packed elsewhere
   static constexpr int kBlocks = 1;
   static constexpr int kVectors = G;
   static constexpr int kRows = S::kRegisters == 32 ? 4 : 1;
@@ -197,6 +198,7 @@ class SparseFloat32Dot {
   using F = typename S::F;
   using Element = float;
   static constexpr bool kQuantized = false, kPrepared = false, kPropagatesNan = true;
+  static constexpr bool kApart = true;  // a side leads to what is packed elsewhere
   static constexpr int kBlocks = 1;
   static constexpr int kVectors = G;
   static constexpr int kRows = S::kRegisters == 32 ? 2 : 1;

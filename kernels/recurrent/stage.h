@@ -358,12 +358,15 @@ RecurrentStage<S, Cell, Dot>::RecurrentStage(const StageSpec& spec)
     product(G * shape_.hidden, shape_.hidden + k);
     const size_t h_side = dot_.side_bytes(shape_.hidden), x_side = dot_.side_bytes(k);
     const size_t bytes = h_side + x_side + kBias;
-    char* to = static_cast<char*>(spec.arena->take(bytes * static_cast<size_t>(tiles())));
+    // Tiles that lead to memory elsewhere are no mere numbers: a file cannot have them ready.
+    constexpr bool kApart = requires { Dot::kApart; };
+    const size_t all = bytes * static_cast<size_t>(tiles());
+    char* to = static_cast<char*>(kApart ? spec.arena->take(all) : spec.weights(all));
     weights_[i] = to;
     const float* bias = spec.attrs.floats(recurrent_name("bias", layer, direction), G * shape_.hidden);
     const float* bias_n = nullptr;
     if (G == 3) bias_n = spec.attrs.floats(recurrent_name("bias_n", layer, direction), shape_.hidden);
-    for (int64_t unit = 0; unit < shape_.hidden; unit += kUnits, to += bytes) {
+    for (int64_t unit = 0; (kApart || spec.packs()) && unit < shape_.hidden; unit += kUnits, to += bytes) {
       dot_.pack({spec.attrs, "weight_hh", layer, direction, shape_.hidden, shape_.hidden, 0, *spec.arena}, unit, to);
       dot_.pack({spec.attrs, "weight_ih", layer, direction, shape_.hidden, k, layer ? 0 : x_zero_ - 128, *spec.arena},
                 unit, to + h_side);

@@ -17,6 +17,7 @@ from torch import Tensor
 from rtaccel.core.errors import FormatError, ShapeError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Stage, Value
+from rtaccel.core.stage_traits import ByElements
 from rtaccel.kernels._common.strides import dense, elements, limits, resolve
 
 KINDS = ("sum", "mean", "prod", "amax", "amin")
@@ -154,5 +155,6 @@ OPERATOR = register_operator(
         lower=lower,
         packed_bytes=packed_bytes,
         by_row=False,
+        planes=ByElements(),
     )
 )

@@ -90,7 +90,7 @@ class Blocks {
 
   Blocks(const StageSpec& spec, LinearLayer& layer) {
     const SparseRows rows(spec);
-    packed_ = pack_groups(rows, S::kLanes, Params::kGroup, *spec.arena);
+    packed_ = pack_groups(spec, rows, S::kLanes, Params::kGroup);
     vectors_ = (rows.n + kTile * S::kLanes - 1) / (kTile * S::kLanes) * kTile;
     read_numbers<S>(layer, spec, rows);
   }

@@ -32,7 +32,7 @@ class Semi {
 
   Semi(const StageSpec& spec, LinearLayer& layer) {
     const SparseRows rows(spec);
-    packed_ = pack_semi(rows, S::kLanes, S::kGroup, *spec.arena);
+    packed_ = pack_semi(spec, rows, S::kLanes, S::kGroup);
     chunks_ = (rows.k + kSemiChunk - 1) / kSemiChunk;
     vectors_ = (rows.n + S::kLanes - 1) / S::kLanes;
     read_numbers<S>(layer, spec, rows);

@@ -34,7 +34,7 @@ class Int8Windows {
   Int8Windows(const StageSpec& spec, LinearLayer& layer) {
     const SparseRows rows(spec);
     limit_ = padded(rows.k);
-    packed_ = pack_windows(rows, form(rows), *spec.arena);
+    packed_ = pack_windows(spec, rows, form(rows));
     vectors_ = (rows.n + kTile * S::kLanes - 1) / (kTile * S::kLanes) * kTile;
     read_numbers<S>(layer, spec, rows);
   }
@@ -122,7 +122,7 @@ class FloatWindows {
 
   FloatWindows(const StageSpec& spec, LinearLayer& layer) {
     const SparseRows rows(spec);
-    packed_ = pack_windows(rows, form(rows), *spec.arena);
+    packed_ = pack_windows(spec, rows, form(rows));
     vectors_ = (rows.n + kTile * S::kLanes - 1) / (kTile * S::kLanes) * kTile;
     read_numbers<S>(layer, spec, rows);
   }
@@ -177,6 +177,7 @@ static const char* window_reject(const Attrs& attrs) {
 // cycles, one of 4 int8 entries 4.6, and one of two floats 7 (1024 x 1024, Zen 4, 2026-11).
 template <class S, bool Int8, class Entries>
 static bool words_are_faster(const StageSpec& spec) {
+  if (!spec.packs()) return is_there_as(spec, SparseHead::kWords);
   const SparseRows rows(spec);
   const int64_t words = count_words(rows, PlaneWindows<S, Int8>::form(rows)) * 230;
   return words < count_windows(rows, Entries::form(rows)) * (Int8 ? 46 : 70);

@@ -15,12 +15,13 @@ namespace rta {
 SparseRows::SparseRows(const StageSpec& spec) : n(spec.output(0).width), k(spec.input(0).width) {
   const Attrs& attrs = spec.attrs;
   if (k > 65536) fail("sparse_linear: K = %lld is over 65536", static_cast<long long>(k));
+  const bool int8 = attrs.dtype("weight") == RTA_INT8;
+  size = int8 ? 1 : 4;
+  if (!spec.packs()) return;
   const int64_t entries = attrs.count("columns");
   if (entries > INT32_MAX) fail("sparse_linear: %lld entries", static_cast<long long>(entries));
   starts = attrs.ints("row_starts", n + 1);
   columns = attrs.ints("columns", entries);
-  const bool int8 = attrs.dtype("weight") == RTA_INT8;
-  size = int8 ? 1 : 4;
   values = int8 ? reinterpret_cast<const char*>(attrs.int8s("weight", entries))
                 : reinterpret_cast<const char*>(attrs.floats("weight", entries));
   if (starts[0] != 0 || starts[n] != entries) fail("sparse_linear: row_starts do not span the entries");
@@ -118,22 +119,24 @@ int64_t count_windows(const SparseRows& rows, const WindowForm& asked) {
   return 2 * cheapest(rows, form, places(rows, form)).back();
 }
 
-Windows pack_windows(const SparseRows& rows, const WindowForm& asked, Arena& arena) {
+Windows pack_windows(const StageSpec& spec, const SparseRows& rows, const WindowForm& asked) {
+  if (!spec.packs()) return windows_there(spec, rows, asked);
   WindowForm form = asked;
   const std::vector<int64_t> lanes = places(rows, form), counted = cheapest(rows, form, lanes);
   const int64_t width = kTile * form.lanes, tiles = (rows.n + width - 1) / width;
   const int64_t units = tiles * kTile / form.together, of_unit = form.lanes * form.together;
   const int steps_of_pair = 2 / form.together;
-  int64_t* ends = static_cast<int64_t*>(arena.take(counted.size() * sizeof(int64_t)));
+  write_head(spec, {SparseHead::kWindows, form.together, counted.back()});
+  int64_t* ends = packed<int64_t>(spec, counted.size());
   std::copy(counted.begin(), counted.end(), ends);
   uint8_t* from = nullptr;
   if (form.sorted) {
-    from = static_cast<uint8_t*>(arena.take(static_cast<size_t>(tiles * width)));
+    from = packed<uint8_t>(spec, tiles * width);
     for (int64_t i = 0; i < tiles * width; ++i) from[lanes[static_cast<size_t>(i)]] = static_cast<uint8_t>(i % width);
   }
   const int64_t pairs = ends[units], params = int64_t{form.lanes} * form.slots, pair = 2 * params * (rows.size + 1);
-  uint16_t* starts = static_cast<uint16_t*>(arena.take(static_cast<size_t>(pairs * steps_of_pair) * sizeof(uint16_t)));
-  char* stream = static_cast<char*>(arena.take(static_cast<size_t>(pairs * pair)));
+  uint16_t* starts = packed<uint16_t>(spec, pairs * steps_of_pair);
+  char* stream = packed<char>(spec, pairs * pair);
   for (int64_t u = 0; u < units; ++u) {
     Walk walk(rows, form, lanes.data() + u * of_unit);
     for (int64_t step = ends[u] * steps_of_pair; step < ends[u + 1] * steps_of_pair; ++step) {

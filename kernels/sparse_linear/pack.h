@@ -6,11 +6,12 @@
 namespace rta {
 
 // Rows of ascending columns (CSR): row n holds entries starts[n] .. starts[n + 1] - 1. Read from the attributes weight
-// (the values), columns and row_starts; fails where they are no such rows.
+// (the values), columns and row_starts; fails where they are no such rows. Of a stage that does not pack, only how many
+// there are: nothing else of them is read.
 struct SparseRows {
   int64_t n, k;
-  const int32_t *starts, *columns;
-  const char* values;
+  const int32_t *starts = nullptr, *columns = nullptr;
+  const char* values = nullptr;
   int size;  // bytes of a value
 
   explicit SparseRows(const StageSpec& spec);
@@ -41,10 +42,25 @@ struct Windows {
   const uint8_t* from;  // [tiles][4 * lanes], where rows are sorted: the place in its tile that output i is computed at
 };
 
-Windows pack_windows(const SparseRows& rows, const WindowForm& form, Arena& arena);
+// What the sizes of packed weights follow from; 64 bytes in front of them.
+struct SparseHead {
+  enum Form : int64_t { kWindows = 1, kWords = 2, kGroups = 3 };
+  int64_t form;
+  int64_t together;  // vectors of a unit; of groups, 4 where a step is four of them, else 1
+  int64_t count;     // pairs, steps
+};
+
+// Whether the weights that are there already were packed as that.
+bool is_there_as(const StageSpec& spec, SparseHead::Form form);
+
+// Packs, or reads what is there already. That may be anything: whatever leads to a place is looked at, and fails where
+// the place is outside.
+Windows pack_windows(const StageSpec& spec, const SparseRows& rows, const WindowForm& form);
 
 // How many of the steps there are: what a kernel weighs against another form.
 int64_t count_windows(const SparseRows& rows, const WindowForm& form);
+
+constexpr int kWord = 4, kWordHalves = 2;  // bytes of a word, halves of a step
 
 // Windows over words of 32 bits: a float32 entry, or 4 neighboring columns of int8 of which any has an entry. A unit
 // of `together` vectors, 4, 2 or 1, shares them; a step takes up to 8 / together words of each of its outputs. In
@@ -66,7 +82,7 @@ struct Words {
 };
 
 int64_t count_words(const SparseRows& rows, const WordForm& form);
-Words pack_words(const SparseRows& rows, const WordForm& form, Arena& arena);
+Words pack_words(const StageSpec& spec, const SparseRows& rows, const WordForm& form);
 
 // The streams of a block-sparse weight.
 struct Groups {
@@ -78,15 +94,29 @@ struct Groups {
 
 // A step holds [lane][group] values; a group is `group` columns from a multiple of it on. `fours`: a step is four
 // groups that follow one another, [4][lane][group]; so where that stores few zeros more.
-Groups pack_groups(const SparseRows& rows, int lanes, int group, Arena& arena);
+Groups pack_groups(const StageSpec& spec, const SparseRows& rows, int lanes, int group);
 
 constexpr int kSemiChunk = 32;  // columns
 
 // 2:4: [vector][chunk][4 registers of values, then 1 of positions]; fails where a group has more than two values.
-const char* pack_semi(const SparseRows& rows, int lanes, int group, Arena& arena);
+// Positions are two bits, and no two bits lead outside.
+const char* pack_semi(const StageSpec& spec, const SparseRows& rows, int lanes, int group);
 
 // The same of float32: [vector][chunk][positions, 32 bits of a row, then 16 registers of values, two of each 4
 // columns].
-const char* pack_semi_floats(const SparseRows& rows, int lanes, Arena& arena);
+const char* pack_semi_floats(const StageSpec& spec, const SparseRows& rows, int lanes);
+
+// For the files that pack.
+template <class T, class N>
+T* packed(const StageSpec& spec, N count) {
+  return static_cast<T*>(spec.weights(static_cast<size_t>(count) * sizeof(T)));
+}
+void write_head(const StageSpec& spec, const SparseHead& head);
+int64_t readable_columns(const SparseRows& rows);  // of a row of x: of int8, whole 64 exist
+
+// What is there already: packed.cc.
+Windows windows_there(const StageSpec& spec, const SparseRows& rows, const WindowForm& form);
+Words words_there(const StageSpec& spec, const SparseRows& rows, const WordForm& form);
+Groups groups_there(const StageSpec& spec, const SparseRows& rows, int lanes, int group);
 
 }  // namespace rta

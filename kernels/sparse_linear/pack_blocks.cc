@@ -32,12 +32,11 @@ std::vector<int32_t> runs(const std::vector<int32_t>& groups, int32_t last) {
 
 }  // namespace
 
-Groups pack_groups(const SparseRows& rows, int lanes, int group, Arena& arena) {
+Groups pack_groups(const StageSpec& spec, const SparseRows& rows, int lanes, int group) {
+  if (!spec.packs()) return groups_there(spec, rows, lanes, group);
   const int64_t width = int64_t{kTile} * lanes, vectors = (rows.n + width - 1) / width * kTile;
   std::vector<std::vector<int32_t>> kept = kept_groups(rows, lanes, group, vectors);
-  // What may be read: int8 columns exist up to whole 64.
-  const int64_t columns = rows.size == 1 ? (rows.k + 63) / 64 * 64 : rows.k;
-  const int32_t last = static_cast<int32_t>(columns / group) - 1;
+  const int32_t last = static_cast<int32_t>(readable_columns(rows) / group) - 1;
   size_t alone = 0, together = 0;
   std::vector<std::vector<int32_t>> fours;
   for (const auto& groups : kept) {
@@ -47,12 +46,15 @@ Groups pack_groups(const SparseRows& rows, int lanes, int group, Arena& arena) {
   }
   const bool wide = last >= 3 && together * 100 <= alone * 102;
   if (wide) kept.swap(fours);
-  int64_t* ends = static_cast<int64_t*>(arena.take(static_cast<size_t>(vectors + 1) * sizeof(int64_t)));
+  int64_t count = 0;
+  for (const auto& steps : kept) count += static_cast<int64_t>(steps.size());
+  write_head(spec, {SparseHead::kGroups, wide ? 4 : 1, count});
+  int64_t* ends = packed<int64_t>(spec, vectors + 1);
   for (int64_t v = 0; v < vectors; ++v)
     ends[v + 1] = ends[v] + static_cast<int64_t>(kept[static_cast<size_t>(v)].size());
-  uint16_t* offsets = static_cast<uint16_t*>(arena.take(static_cast<size_t>(ends[vectors]) * sizeof(uint16_t)));
+  uint16_t* offsets = packed<uint16_t>(spec, count);
   const int64_t of_group = int64_t{lanes} * group * rows.size, step = (wide ? 4 : 1) * of_group;
-  char* values = static_cast<char*>(arena.take(static_cast<size_t>(ends[vectors] * step)));
+  char* values = packed<char>(spec, count * step);
   for (int64_t v = 0; v < vectors; ++v) {
     const std::vector<int32_t>& steps = kept[static_cast<size_t>(v)];
     for (size_t i = 0; i < steps.size(); ++i)

@@ -6,10 +6,11 @@
 
 namespace rta {
 
-const char* pack_semi(const SparseRows& rows, int lanes, int group, Arena& arena) {
+const char* pack_semi(const StageSpec& spec, const SparseRows& rows, int lanes, int group) {
   const int64_t bytes = 4 * lanes, chunks = (rows.k + kSemiChunk - 1) / kSemiChunk, pitch = chunks * 5 * bytes;
   const int64_t vectors = (rows.n + lanes - 1) / lanes;
-  char* packed = static_cast<char*>(arena.take(static_cast<size_t>(vectors * pitch)));
+  char* packed = static_cast<char*>(spec.weights(static_cast<size_t>(vectors * pitch)));
+  if (!spec.packs()) return packed;
   for (int64_t row = 0; row < rows.n; ++row) {
     char* at = packed + row / lanes * pitch;
     for (int32_t i = rows.starts[row], found = 0; i < rows.starts[row + 1]; ++i) {
@@ -27,10 +28,11 @@ const char* pack_semi(const SparseRows& rows, int lanes, int group, Arena& arena
   return packed;
 }
 
-const char* pack_semi_floats(const SparseRows& rows, int lanes, Arena& arena) {
+const char* pack_semi_floats(const StageSpec& spec, const SparseRows& rows, int lanes) {
   const int64_t chunks = (rows.k + kSemiChunk - 1) / kSemiChunk, vectors = (rows.n + lanes - 1) / lanes;
   const int64_t words = (1 + kSemiChunk / 2) * lanes, pitch = chunks * words;  // of 4 bytes
-  char* packed = static_cast<char*>(arena.take(static_cast<size_t>(vectors * pitch) * 4));
+  char* packed = static_cast<char*>(spec.weights(static_cast<size_t>(vectors * pitch) * 4));
+  if (!spec.packs()) return packed;
   for (int64_t row = 0; row < rows.n; ++row)
     for (int32_t i = rows.starts[row], found = 0; i < rows.starts[row + 1]; ++i) {
       const int32_t column = rows.columns[i], in_chunk = column % kSemiChunk;

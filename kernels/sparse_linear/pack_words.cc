@@ -9,8 +9,6 @@
 namespace rta {
 namespace {
 
-constexpr int kWord = 4, kSlots = 2;
-
 struct Word {
   int32_t at;
   char bytes[kWord];
@@ -54,7 +52,7 @@ Tile tile_of(const SparseRows& rows, const WordForm& form, int64_t tile, bool so
 // the lowest word that none before has served, rounded down.
 template <class Take>
 int64_t walk(const Tile& tile, const WordForm& form, int unit, Take take) {
-  const int of_unit = form.together * form.lanes, slots = kSlots * kTile / form.together;
+  const int of_unit = form.together * form.lanes, slots = kWordHalves * kTile / form.together;
   std::vector<size_t> members, at;
   for (size_t row = 0; row < tile.rows.size(); ++row)
     if (tile.place[row] / of_unit == unit) members.push_back(row);
@@ -118,16 +116,18 @@ int64_t count_words(const SparseRows& rows, const WordForm& asked) {
   return cheapest(rows, form).back();
 }
 
-Words pack_words(const SparseRows& rows, const WordForm& asked, Arena& arena) {
+Words pack_words(const StageSpec& spec, const SparseRows& rows, const WordForm& asked) {
+  if (!spec.packs()) return words_there(spec, rows, asked);
   WordForm form = asked;
   const std::vector<int64_t> counted = cheapest(rows, form);
   const int64_t tiles = tiles_of(rows, form), params = int64_t{kTile} * form.lanes;
   const int64_t slot_bytes = params * (kWord + 1);
-  int64_t* ends = static_cast<int64_t*>(arena.take(counted.size() * sizeof(int64_t)));
+  write_head(spec, {SparseHead::kWords, form.together, counted.back()});
+  int64_t* ends = packed<int64_t>(spec, counted.size());
   std::copy(counted.begin(), counted.end(), ends);
-  uint8_t* from = static_cast<uint8_t*>(arena.take(static_cast<size_t>(tiles * params)));
-  uint16_t* starts = static_cast<uint16_t*>(arena.take(static_cast<size_t>(counted.back()) * sizeof(uint16_t)));
-  char* stream = static_cast<char*>(arena.take(static_cast<size_t>(counted.back() * kSlots * slot_bytes)));
+  uint8_t* from = packed<uint8_t>(spec, tiles * params);
+  uint16_t* starts = packed<uint16_t>(spec, counted.back());
+  char* stream = packed<char>(spec, counted.back() * kWordHalves * slot_bytes);
   const int units = kTile / form.together;
   for (int64_t t = 0; t < tiles; ++t) {
     const Tile tile = tile_of(rows, form, t, form.together < kTile);
@@ -141,7 +141,7 @@ Words pack_words(const SparseRows& rows, const WordForm& asked, Arena& arena) {
         const int word_of_step = slot * form.together + in_unit / form.lanes;
         const int half = word_of_step / kTile, vector = word_of_step % kTile;
         starts[first + step] = static_cast<uint16_t>(start);
-        char* to = stream + ((first + step) * kSlots + half) * slot_bytes;
+        char* to = stream + ((first + step) * kWordHalves + half) * slot_bytes;
         std::memcpy(to + (vector * form.lanes + lane) * kWord, word.bytes, kWord);
         to[params * kWord + lane / 4 * 16 + vector * 4 + lane % 4] = static_cast<char>(word.at - start);
       });

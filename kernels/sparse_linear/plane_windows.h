@@ -56,7 +56,7 @@ class PlaneWindows {
     columns_ = rows.k;
     words_ = Int8 ? (rows.k + 3) / 4 : rows.k;
     pitch_ = plane_pitch(words_);
-    packed_ = pack_words(rows, form(rows), *spec.arena);
+    packed_ = pack_words(spec, rows, form(rows));
     tiles_ = (rows.n + kTile * S::kLanes - 1) / (kTile * S::kLanes);
     read_numbers<S>(layer, spec, rows);
     spec.need_scratch(static_cast<size_t>(kBlockRows * prepared_bytes()));

@@ -77,7 +77,7 @@ class SemiFloats {
 
   SemiFloats(const StageSpec& spec, LinearLayer& layer) {
     const SparseRows rows(spec);
-    packed_ = pack_semi_floats(rows, S::kLanes, *spec.arena);
+    packed_ = pack_semi_floats(spec, rows, S::kLanes);
     whole_ = rows.k / kSemiChunk;
     rest_ = rows.k % kSemiChunk;
     chunks_ = whole_ + (rest_ != 0);

@@ -30,13 +30,13 @@ template <class S>
 static inline void read_numbers(LinearLayer& p, const StageSpec& spec, const SparseRows& rows) {
   const Attrs& attrs = spec.attrs;
   const bool int8 = rows.size == 1;
-  p.offset = padded_copy(*spec.arena, attrs.floats(int8 ? "offset" : "bias", p.n), p.n, kTile * S::kLanes);
+  p.offset = padded_copy(spec, attrs.floats(int8 ? "offset" : "bias", p.n), p.n, kTile * S::kLanes);
   if (!int8) return;
-  p.multiplier = padded_copy(*spec.arena, attrs.floats("multiplier", p.n), p.n, kTile * S::kLanes);
+  p.multiplier = padded_copy(spec, attrs.floats("multiplier", p.n), p.n, kTile * S::kLanes);
   const int64_t whole = (p.n + kTile * S::kLanes - 1) / (kTile * S::kLanes) * (kTile * S::kLanes);
-  int32_t* compensation = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(whole) * sizeof(int32_t)));
+  int32_t* compensation = static_cast<int32_t*>(spec.weights(static_cast<size_t>(whole) * sizeof(int32_t)));
   const int64_t zero = between(attrs, "x_zero_point", -128, 127) + S::kXOffset;
-  for (int64_t row = 0; row < p.n; ++row) {
+  for (int64_t row = 0; spec.packs() && row < p.n; ++row) {
     int64_t sum = 0;
     for (int32_t i = rows.starts[row]; i < rows.starts[row + 1]; ++i) sum += static_cast<int8_t>(rows.values[i]);
     compensation[row] = static_cast<int32_t>(-zero * sum);

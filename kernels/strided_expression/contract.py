@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rtaccel.core.registry import register_operator
+from rtaccel.core.stage_traits import ByElements
 from rtaccel.kernels._expression import cases, operator
 
 OPERATOR = register_operator(
@@ -11,5 +12,6 @@ OPERATOR = register_operator(
         axes={"x_i": ("M", "steps", "width"), "y": ("M", "steps", "width")},
         cases=cases.by_strides,
         by_row=False,
+        planes=ByElements(),
     )
 )

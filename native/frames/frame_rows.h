@@ -25,7 +25,8 @@ void pack_rows(const float* x, uint64_t rows, uint64_t width, uint8_t* to) {
       zero += x[i] * 0;  // NaN from the first number that is not finite
     }
     const bool good = zero == 0 && width;
-    float head[2] = {good ? least : 0, good ? static_cast<float>((static_cast<double>(most) - least) / kTop) : NAN};
+    float head[2] = {good ? least : 0,
+                     good ? static_cast<float>((static_cast<double>(most) - least) / kTop) : __builtin_nanf("")};
     std::memcpy(to, head, sizeof head);
     uint8_t* const codes = to + 8;
     if (!good) {

@@ -245,7 +245,8 @@ Artifact::Artifact(const Bytes& bytes, unsigned flags) {
            (long long)batch_most);
 
   // Memory that is asked for: packed weights, and values of a block of samples, or states of all streams.
-  const uint64_t most = flags & RTA_LARGE ? uint64_t{1} << 42 : uint64_t{256} * bytes.size() + (uint64_t{64} << 20);
+  const uint64_t most = std::min<uint64_t>(
+      flags & RTA_LARGE ? uint64_t{1} << 42 : uint64_t{256} * bytes.size() + (uint64_t{64} << 20), SIZE_MAX / 4);
   most_bytes = most;
   const auto too_much = [most] {
     refuse(RTA_BAD_FORMAT,

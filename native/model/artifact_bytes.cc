@@ -1,8 +1,10 @@
 // From a path to bytes in memory, and what the header at the front of them says.
+#if !defined(__wasm__)
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#endif
 
 #include <cerrno>
 #include <cstdarg>
@@ -45,6 +47,7 @@ void freed(uint8_t* memory) {
 #endif
 }
 
+#if !defined(__wasm__)
 size_t read_into(int descriptor, uint8_t* to, size_t most) {
   size_t have = 0;
   while (have < most) {
@@ -56,9 +59,13 @@ size_t read_into(int descriptor, uint8_t* to, size_t most) {
   return have;
 }
 
+#if defined(__APPLE__)
+#define st_mtim st_mtimespec
+#endif
 bool same_file(const struct stat& a, const struct stat& b) {
   return a.st_size == b.st_size && a.st_mtim.tv_nsec == b.st_mtim.tv_nsec && a.st_mtim.tv_sec == b.st_mtim.tv_sec;
 }
+#endif
 
 void hex(const uint8_t* bytes, size_t count, char* to) {
   for (size_t i = 0; i < count; ++i) std::snprintf(to + 2 * i, 3, "%02x", bytes[i]);
@@ -96,6 +103,11 @@ Bytes::Bytes(const void* data, size_t size) : data_(allocated(size)), size_(size
   if (size) std::memcpy(data_, data, size);
 }
 
+#if defined(__wasm__)
+Bytes::Bytes(const char* path) {
+  refuse(RTA_CANNOT_READ, "%s: a page reads files itself, and gives their bytes to rta_model_within", path);
+}
+#else
 // Nothing is refused while the file is open: a failure may be a jump, which closes nothing.
 Bytes::Bytes(const char* path) {
   const int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -123,6 +135,7 @@ Bytes::Bytes(const char* path) {
   if (!room) refuse(RTA_CANNOT_READ, "no memory for %zu bytes", size_);
   refuse(RTA_CANNOT_READ, "%s changed while it was read", path);
 }
+#endif
 
 Bytes Bytes::of(const void* data, size_t size) {
   if (reinterpret_cast<uintptr_t>(data) % kAlignment) return Bytes(data, size);
@@ -164,7 +177,9 @@ bool Bytes::stays() const {
 
 Bytes::~Bytes() {
   if (kind_ == kOwn) freed(data_);
+#ifndef RTA_PACKED
   if (kind_ == kMapped && data_) munmap(data_, size_);
+#endif
 }
 
 Seal::Seal(const Bytes& bytes) {

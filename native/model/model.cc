@@ -148,7 +148,8 @@ Bytes bytes_of(const void* data, size_t size, unsigned flags) {
 #ifdef RTA_PACKED
 // Addresses for a model from a file of so many bytes; what the file may ask for is bounded by this too.
 size_t addresses(size_t bytes, unsigned flags) {
-  return flags & RTA_LARGE ? size_t{1} << 40 : 256 * bytes + (size_t{96} << 20);
+  const uint64_t most = flags & RTA_LARGE ? uint64_t{1} << 40 : uint64_t{256} * bytes + (uint64_t{96} << 20);
+  return static_cast<size_t>(std::min<uint64_t>(most, SIZE_MAX / 2));
 }
 
 // A model in one region: the caller's memory, or its own.

@@ -2,6 +2,7 @@
 // each stage of the plan: the name of its kernel, and where its packed weights are.
 #include "prepacked.h"
 
+#include <algorithm>
 #include <cstring>
 
 #ifndef RTA_SOURCES
@@ -67,6 +68,21 @@ bool same_kernels(const uint8_t* records, const std::vector<const char*>& kernel
   return true;
 }
 
+// Without those of stages that read another stage's copy: they have none here, pack, and find that the copy is the
+// same.
+std::vector<PackedPart> once(const std::vector<PackedPart>& all) {
+  std::vector<const char*> seen;
+  std::vector<PackedPart> found;
+  for (const PackedPart& part : all) {
+    const bool has_bytes = part.bytes != 0;
+    const auto place = std::lower_bound(seen.begin(), seen.end(), part.start);
+    if (has_bytes && place != seen.end() && *place == part.start) continue;
+    if (has_bytes) seen.insert(place, part.start);
+    found.push_back(part);
+  }
+  return found;
+}
+
 }  // namespace
 
 PrepackedSection::PrepackedSection(const Artifact& from, const std::vector<const char*>& kernels) {
@@ -95,7 +111,8 @@ Prepacked PrepackedSection::stage(size_t index) const {
   return {reinterpret_cast<const char*>(images_ + r.at), static_cast<size_t>(r.bytes)};
 }
 
-size_t write_prepacked(const std::vector<PackedPart>& parts, const std::vector<const char*>& kernels, uint8_t* to) {
+size_t write_prepacked(const std::vector<PackedPart>& all, const std::vector<const char*>& kernels, uint8_t* to) {
+  const std::vector<PackedPart> parts = once(all);
   const size_t stages = kernels.size(), records = sizeof(Head) + stages * sizeof(Record);
   size_t bytes = records;
   for (const PackedPart& part : parts) bytes += part.bytes;

@@ -7,7 +7,9 @@
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
+#if !defined(__APPLE__)
 #include <sys/auxv.h>
+#endif
 #ifndef HWCAP_SHA2
 #define HWCAP_SHA2 (1 << 6)
 #endif
@@ -91,7 +93,11 @@ __attribute__((target("sha,sse4.1,ssse3"))) void own(uint32_t state[8], const ui
   _mm_storeu_si128(reinterpret_cast<__m128i*>(state + 4), _mm_alignr_epi8(dchg, feba, 8));
 }
 #elif defined(__aarch64__)
+#if defined(__APPLE__)
+bool has_instructions() { return true; }  // all of Apple's have them
+#else
 bool has_instructions() { return getauxval(AT_HWCAP) & HWCAP_SHA2; }
+#endif
 
 __attribute__((target("+crypto"))) void own(uint32_t state[8], const uint8_t* at, size_t blocks) {
   uint32x4_t abcd = vld1q_u32(state), efgh = vld1q_u32(state + 4);

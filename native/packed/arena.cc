@@ -1,6 +1,8 @@
 // Memory of packed weights, scratch and states in a packed library: the start of the model's region, back to back. One
 // arena grows at a time.
+#if !defined(__wasm__)
 #include <sys/mman.h>
+#endif
 
 #include "_core/memory.h"
 #include "_core/stage.h"
@@ -11,7 +13,7 @@ void watch(void*, size_t) {}
 bool is_watched() { return false; }
 
 Arena::Arena(size_t bytes, bool) : capacity_((bytes + 63) / 64 * 64), gaps_(false) {
-  if (bytes > size_t{1} << 46) fail("no memory for %zu bytes", bytes);
+  if (uint64_t{bytes} > uint64_t{1} << 46) fail("no memory for %zu bytes", bytes);
 }
 Arena::~Arena() = default;
 
@@ -23,6 +25,12 @@ void* Arena::take(size_t bytes) {
   used_ += rounded;
   end_ = used_;
   return at;
+}
+
+void Arena::give_back(Mark to) {
+  if (to.end == end_) return;
+  region_in_use()->give_back(base_ + to.end);
+  used_ = end_ = to.end;
 }
 
 size_t Arena::populate(bool write) {
@@ -37,6 +45,12 @@ size_t Arena::populate(bool write) {
   return end_;
 }
 
-bool Arena::lock() { return end_ == 0 || mlock(base_, end_) == 0; }
+bool Arena::lock() {
+#if defined(__wasm__)
+  return false;  // a page's memory is its browser's
+#else
+  return end_ == 0 || mlock(base_, end_) == 0;
+#endif
+}
 
 }  // namespace rta

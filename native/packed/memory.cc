@@ -2,7 +2,9 @@
 // the library: a program has its own `operator new`.
 #include "_core/memory.h"
 
+#if !defined(__wasm__)
 #include <sys/mman.h>
+#endif
 
 #include <cstdlib>
 #include <cstring>
@@ -23,10 +25,16 @@ constexpr int kMostTemporaries = 4;
 thread_local Temporary temporaries[kMostTemporaries];
 thread_local int temporary_count = 0;
 
+#if defined(__wasm__)  // all memory is the page's, and a model lies in what it gives
+void* mapped(size_t) { return nullptr; }
+void unmapped(void*, size_t) {}
+#else
 void* mapped(size_t bytes) {
   void* start = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   return start == MAP_FAILED ? nullptr : start;
 }
+void unmapped(void* start, size_t bytes) { munmap(start, bytes); }
+#endif
 
 }  // namespace
 
@@ -47,7 +55,7 @@ Region* Region::own(size_t bytes) {
 }
 
 void Region::release(Region* region) {
-  if (region && region->own_) munmap(region, region->size_);
+  if (region && region->own_) unmapped(region, region->size_);
 }
 
 void Region::no_room(size_t bytes) {
@@ -61,6 +69,11 @@ char* Region::tensors(size_t bytes) {
   low_ = at + bytes;
   if (!own_) std::memset(at, 0, bytes);
   return at;
+}
+
+void Region::give_back(char* from) {
+  std::memset(from, 0, static_cast<size_t>(low_ - from));
+  low_ = from;
 }
 
 void* Region::object(size_t bytes, size_t alignment) {
@@ -86,7 +99,7 @@ void* temporary(size_t bytes) {
 void release_temporaries() {
   while (temporary_count) {
     const Temporary& last = temporaries[--temporary_count];
-    munmap(last.start, last.bytes);
+    unmapped(last.start, last.bytes);
   }
 }
 

@@ -49,7 +49,8 @@ bool slots_fit(const rta_loop_ports& p, bool reads) {
 bool settings_fit(const rta_loop_config& c) {
   if (c.step_count < 1) return loop_error("no step"), false;
   if (c.period_ns < 1'000 || c.period_ns > 3'600'000'000'000) return loop_error("a period of 1 us to an hour"), false;
-  if (c.spin_ns < 0 || c.spin_ns >= c.period_ns) return loop_error("spin_us has to be shorter than the period"), false;
+  if ((c.spin_ns < 0 && c.spin_ns != RTA_SPIN_AUTO) || c.spin_ns >= c.period_ns)
+    return loop_error("spin_us has to be shorter than the period"), false;
   if (c.deadline_ns < 1 || c.deadline_ns > c.period_ns)
     return loop_error("a deadline of more than 0 and at most the period"), false;
   if (c.max_age_ns < 1) return loop_error("a max_age of more than 0"), false;
@@ -102,7 +103,8 @@ RTA_API rta_loop* rta_loop_create_ports(const rta_loop_config* config, const rta
   s.period_ns = config->period_ns;
   s.deadline_ns = config->deadline_ns;
   s.max_age_ns = config->max_age_ns;
-  s.spin_ns = config->spin_ns;
+  loop->spin.set(config->spin_ns, config->period_ns);
+  s.spin_ns = loop->spin.ns();
   return loop.release();
 }
 

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "realtime/loop_spin.h"
 #include "rta_loop.h"
 
 namespace rta_realtime {
@@ -129,6 +130,7 @@ struct rta_loop {
   bool has_out = false, was_stale = false, has_ahead = false;
   int64_t out_stamp = 0;
   int64_t first_warm_ns = 0, next_warm_ns = 0;
+  rta_realtime::SpinTime spin;
 
   std::vector<const void*> identities;
   std::vector<std::pair<rta_latest*, rta_latest_role>> borrowed;

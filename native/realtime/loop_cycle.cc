@@ -141,7 +141,12 @@ bool rta_loop::run_slower() {
 bool rta_loop::cycle() {
   void* const c = clock.self;
   int64_t now = clock.now(c);
-  if (now < due - config.spin_ns) now = clock.sleep_until(c, due - config.spin_ns);
+  const int64_t wake = due - spin.ns();
+  if (now < wake) {
+    now = clock.sleep_until(c, wake);
+    spin.learn(now - wake, config.warm && used->warms() ? first_warm_ns + first_warm_ns / 4 + next_warm_ns : 0);
+    put(stats->spin_ns, spin.ns());
+  }
   if (stopping.load(std::memory_order_relaxed)) return true;
   if (now < due) warm_up(due);
   const int64_t t0 = clock.spin_until(c, due);

@@ -206,7 +206,8 @@ RTA_API rta_loop_clock rta_sim_clock(rta_sim* sim) {
   return {[](void* self) { return static_cast<rta_sim*>(self)->now; },
           [](void* self, int64_t ns) {
             auto* s = static_cast<rta_sim*>(self);
-            s->advance(std::max(s->now, ns));
+            const int64_t late = s->config.sleep_ns ? s->up_to(s->config.sleep_ns) : 0;
+            s->advance(std::max(s->now, ns + late));
             return s->now;
           },
           [](void* self, int64_t ns) { return static_cast<rta_sim*>(self)->cycle_at(ns); }, sim};

@@ -41,6 +41,9 @@ typedef struct {
 
 #define RTA_LOOP_PORTS 16
 
+/* As spin_ns: learned from how late sleeps end, and from what warm runs take; at most half of the period. */
+#define RTA_SPIN_AUTO (-1)
+
 /* Tensors of a step that has several; in_bytes and out_bytes of its rta_step are not read then. */
 typedef struct {
   int inputs, outputs; /* 1 to RTA_LOOP_PORTS */
@@ -99,7 +102,7 @@ typedef struct {
   int fallback_count;
   const rta_step* forecast; /* from an input to the next one */
   int forecast_count;
-  int64_t period_ns, deadline_ns, max_age_ns, spin_ns;
+  int64_t period_ns, deadline_ns, max_age_ns, spin_ns; /* spin_ns: before its time; or RTA_SPIN_AUTO */
   int on_miss, on_stale, on_old, on_gap;
   int priority; /* SCHED_FIFO 1..99; 0: as the caller */
   int cpu;      /* -1: any */
@@ -127,10 +130,10 @@ typedef enum { RTA_FAILED_NOT = 0, RTA_FAILED_STALE = 1, RTA_FAILED_LATE = 2, RT
 typedef struct {
   char magic[8];
   uint32_t version, bytes;
-  uint64_t owner; /* as in rta_latest_header */
-  int64_t state;  /* rta_loop_state */
-  int64_t period_ns, deadline_ns, max_age_ns, spin_ns;
-  int64_t fifo, locked; /* what the system allowed */
+  uint64_t owner;                                      /* as in rta_latest_header */
+  int64_t state;                                       /* rta_loop_state */
+  int64_t period_ns, deadline_ns, max_age_ns, spin_ns; /* spin_ns: as it is now */
+  int64_t fifo, locked;                                /* what the system allowed */
   int64_t started_ns, updated_ns;
   int64_t cycles;                 /* grid points that were run */
   int64_t skipped;                /* grid points that were not */

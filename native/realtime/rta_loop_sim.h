@@ -28,6 +28,7 @@ typedef struct {
   int64_t step_ns;    /* what the model takes */
   double p_slow;      /* share of steps that take slow_ns */
   int64_t slow_ns;
+  int64_t sleep_ns; /* a sleep ends up to so much late; what spins after it does not */
 } rta_sim_config;
 
 typedef struct {

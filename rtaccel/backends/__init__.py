@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from functools import cache
 
 from rtaccel.backends.base import Backend
 from rtaccel.core.errors import BackendUnavailable
@@ -18,12 +19,18 @@ __all__ = ["Backend", "backends", "get_backend", "require"]
 def backends() -> dict[str, Backend]:
     """Every backend, by name, the preferred one first."""
     found = []
-    for file in pkgutil.iter_modules(__path__):
-        if file.name != "base" and not file.name.startswith("_"):
-            module = importlib.import_module(f"{__name__}.{file.name}")
-            if hasattr(module, "BACKEND"):
-                found.append(module.BACKEND)
+    for name in _names():
+        module = importlib.import_module(f"{__name__}.{name}")
+        if hasattr(module, "BACKEND"):
+            found.append(module.BACKEND)
     return {b.name: b for b in sorted(found, key=lambda b: -b.rank)}
+
+
+@cache
+def _names() -> tuple[str, ...]:
+    """Of the modules here; asked for each stage that is compiled, and the folder stays as it is."""
+    names = [file.name for file in pkgutil.iter_modules(__path__)]
+    return tuple(name for name in names if name != "base" and not name.startswith("_"))
 
 
 def get_backend(name: str) -> Backend:

@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--max-drop", default="1%", metavar="DROP", help="of the metric: 0.01, or 1%% of it (%(default)s)"
     )
     parser.add_argument("--options", default="float32,w8a8,w4a8", metavar="LIST",
-                        help="what a layer may become: schemes, 2:4, blocks=0.8, lowrank=0.5 (%(default)s)")  # fmt: skip
+                        help="of a layer: schemes, 2:4, blocks=0.8, lowrank=0.5; exit: a cascade (%(default)s)")  # fmt: skip
     parser.add_argument(
         "--keep", action="append", default=[], metavar="PATTERN=SCHEME", help="layers not to choose for"
     )
@@ -81,9 +81,10 @@ def parse_drop(text: str) -> Any:
 
 
 def parse_options(text: str) -> list[Any]:
-    """Schemes by name, patterns of sparsity as 2:4, blocks=0.8 or unstructured=0.9, and lowrank=0.5."""
+    """Schemes by name, patterns of sparsity as 2:4, blocks=0.8 or unstructured=0.9, lowrank=0.5, and exit or exit=entropy."""
     from rtaccel.core.layer_forms import LowRank
     from rtaccel.core.sparsity import BlockSparse, Unstructured
+    from rtaccel.search.cascade.early_exit import EarlyExit
 
     forms: dict[str, Callable[[float], Any]] = {
         "blocks": lambda part: BlockSparse((16, 16), part), "unstructured": Unstructured, "lowrank": LowRank,
@@ -91,6 +92,9 @@ def parse_options(text: str) -> list[Any]:
     found: list[Any] = []
     for word in filter(None, (word.strip() for word in text.split(","))):
         name, equals, part = word.partition("=")
+        if name == "exit":
+            found.append(EarlyExit(test=part or "confidence"))
+            continue
         if not equals:
             found.append(word)
             continue
@@ -100,7 +104,10 @@ def parse_options(text: str) -> list[Any]:
             if isinstance(error, FormatError):
                 raise
             raise FormatError(
-                "--options", repr(word), "a scheme, 2:4, blocks=0.8, unstructured=0.9 or lowrank=0.5", "Correct it."
+                "--options",
+                repr(word),
+                "a scheme, 2:4, blocks=0.8, unstructured=0.9, lowrank=0.5 or exit",
+                "Correct it.",
             ) from None
     return found
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.convert.frontend.graph import Builder, OpGraph
 from rtaccel.convert.frontend.nodes import OpNode
+from rtaccel.convert.passes.compose_copies import compose_copies
 from rtaccel.convert.passes.eliminate_dead_rows import eliminate_dead_rows
 from rtaccel.convert.passes.fuse_epilogue import fold
 from rtaccel.convert.passes.fuse_expressions import fuse_expressions
@@ -26,6 +27,7 @@ def build_graph(exported: ExportedGraph, batch: int | None, windowed: bool = Fal
     op_nodes = fold(hoist_elementwise(op_nodes, graph.buffers, kept), kept)
     op_nodes = fuse_expressions(op_nodes, graph.buffers, kept)
     if not windowed:
+        op_nodes = compose_copies(op_nodes, graph.buffers, kept)
         op_nodes = fold(
             eliminate_dead_rows(op_nodes, graph.buffers, kept), kept
         )  # what lay between two calls may be gone

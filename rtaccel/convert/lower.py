@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,12 +18,13 @@ from rtaccel.convert.passes.skeleton import Skeleton
 from rtaccel.convert.passes.sparse import pruned
 from rtaccel.convert.quantization.balance import Balanced, ScaledObserver, balanced
 from rtaccel.convert.quantization.calibrate import calibrate
+from rtaccel.convert.quantization.call_statistics import CallStatistics, gather_calls
 from rtaccel.convert.quantization.equalization import ColumnObserver, column_observers, equalize_columns
 from rtaccel.convert.quantization.recorded import recorded_ranges
-from rtaccel.convert.quantization.rounding import reads_of, with_rounding
+from rtaccel.convert.quantization.rounding import calls_of, reads_of, with_rounding
 from rtaccel.convert.quantization.scheme_rules import LayerPlan, decide_draft, takes_schemes
 from rtaccel.convert.quantization.value_statistics import ValueStatistics, gather, rows_of
-from rtaccel.core.scheme import SchemeMap
+from rtaccel.core.scheme import Scheme, SchemeMap
 from rtaccel.core.sparsity import SparsityMap
 from rtaccel.core.stage import QParams
 from rtaccel.core.traits import StateObserver
@@ -104,7 +105,12 @@ def lower(
         if scale is None:
             notes.append(hidden[node].note)
         layers[op_node.writes[0]] = replace(layers[op_node.writes[0]], h_scale=scale)
-    graph = with_rounding(graph, layers, formed.sampled, _divided(memo, even), memo.rounded, notes)
+    calls = _calls(exported, graph, formed.scheme, calibration, memo)
+    divided = {value: factor for value, (factor, _) in even.factors.items()}
+    known = _divided(memo, even)
+    graph = with_rounding(
+        graph, layers, formed.sampled, known, calls, divided, calibration is not None, memo.rounded, notes
+    )
     made = Emitter(exported, graph, layers, states, memo.stage_weights).program(tuple(notes))
     return replace(made, source=Skeleton.of(exported, graph, layers, states))
 
@@ -119,6 +125,19 @@ def _formed(
     if missing and calibration is not None:
         memo.statistics.update(gather(exported, calibration, missing))
     return with_forms(graph, scheme, _divided(memo, even), notes, memo.forms, memo.ranges)
+
+
+def _calls(
+    exported: ExportedGraph, graph: OpGraph, schemes: Callable[[str], Scheme], calibration: Any, memo: LowerMemo
+) -> Mapping[str, CallStatistics]:
+    """What the weights of convolutions and recurrent layers multiply, where a scheme goes by it."""
+    if calibration is None:
+        return {}
+    wanted = calls_of(exported, graph, schemes, memo.statistics)
+    missing = {name: found for name, found in wanted.items() if name not in memo.calls}
+    if missing:
+        memo.calls.update(gather_calls(exported, calibration, missing))
+    return {name: memo.calls[name] for name in wanted}
 
 
 def _divided(memo: LowerMemo, even: Balanced) -> Mapping[str, ValueStatistics]:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from rtaccel.convert.frontend.nodes import OpNode
+from rtaccel.convert.quantization.call_statistics import CallStatistics
 from rtaccel.convert.quantization.equalization import ColumnObserver
 from rtaccel.convert.quantization.rounding import Rounded
 from rtaccel.convert.quantization.value_statistics import ValueStatistics
@@ -23,8 +24,8 @@ class LowerMemo:
 
     statistics: of the inputs of layers, by value. forms: layers in another form, by value and form. ranges: static scales, by
     value, observer and what else they depend on. columns: observers of inputs whose columns were tried; equalized: layers after
-    that. hidden: ranges of recurrent states, by node. rounded: weights rounded for their inputs. balanced: weights
-    and factors of pairs of layers. sparse: the fastest form of a
+    that. hidden: ranges of recurrent states, by node. rounded: weights rounded for their inputs. calls: what convolutions
+    and recurrent layers multiply, by node. balanced: weights and factors of pairs of layers. sparse: the fastest form of a
     stage with zeros.
     """
 
@@ -36,6 +37,7 @@ class LowerMemo:
         self.hidden: dict[str, StateObserver] = {}
         self.sparse: dict[Any, SparseChoice] = {}
         self.rounded: dict[tuple[str, str], Rounded] = {}
+        self.calls: dict[str, CallStatistics] = {}
         self.balanced: dict[Any, Any] = {}
         self.equalized: dict[tuple[str, int], OpNode] = {}
         self._stored: dict[tuple[int, str], tuple[Tensor, Mapping[str, Tensor], Mapping[str, Any]]] = {}

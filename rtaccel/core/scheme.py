@@ -76,10 +76,10 @@ class Float8(Scheme):
 class Rounded(Scheme):
     """What the schemes share whose weights are integers.
 
-    rounding: "nearest" rounds each weight alone. "gptq" rounds the weights of a linear layer for its inputs on the calibration
-        data, which it then needs: the error of each is made up for by the others of its row (Frantar et al., "GPTQ",
-        2023), and the bias takes up what is left on average. "bias" rounds to the nearest and lets the bias take up the mean
-        error. The same kernels, the same bytes; seconds for 1024 x 1024.
+    rounding: "nearest" rounds each weight alone. "gptq" rounds those of linear, convolutional and recurrent layers for their
+        inputs on the calibration data, which it then needs: the error of each is made up for by the others of its row
+        (Frantar et al., "GPTQ", 2023), and the bias takes up what is left on average. "bias" rounds to the nearest and lets
+        the bias take up the mean error. The same kernels, the same bytes; seconds for 1024 x 1024.
     balance: what evens out the columns between a linear layer or convolution and the one before it, where ReLU, LeakyReLU or
         nothing lies between: each column of the value is divided by a number, which the layer before takes into its rows
         and this one into its columns, so that the float function stays. "weights" brings the ranges of both weights together

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rtaccel.core.stage import Stage, Value
@@ -62,6 +62,61 @@ class Sparse:
         """A stage of an operator that `is_matrix` and means the same, to the bit in int8: the stage itself, or another. None
         where there is none."""
         return stage if self.is_matrix else None
+
+
+class Planes:
+    """What an operator over images says of planes: its values with all positions of a channel side by side ([C, H, W]) instead of
+    a row of channels for each position. Subclasses give what applies; each method gives None where it does not.
+
+    together: both its values are planes, or neither.
+    alike: these have the same rows.
+    """
+
+    together = False
+    alike = False
+
+    def read(self, stage: Stage) -> tuple[int, int, int] | None:
+        """(channels, height, width) of its first input, where that may be planes; what `over` made of its result counts."""
+        return None
+
+    def written(self, stage: Stage) -> tuple[int, int, int] | None:
+        """(channels, height, width) of its result, where that may be planes."""
+        return None
+
+    def over(self, stage: Stage, x: Value | None, y: Value | None) -> Stage:
+        """The stage with planes as its first input, as its result, or both; None leaves a value as it is."""
+        inputs = stage.inputs if x is None else (x, *stage.inputs[1:])
+        return replace(stage, inputs=inputs, outputs=stage.outputs if y is None else (y,))
+
+    def by_elements(self, stage: Stage) -> bool:
+        """Whether it takes its inputs by elements, whatever rows they have."""
+        return False
+
+
+class ByElements(Planes):
+    """Of an operator that reads elements by strides or indices; a copy of whole rows does not."""
+
+    def by_elements(self, stage: Stage) -> bool:
+        return "rows" not in stage.attrs
+
+
+class EachElement(Planes):
+    """Of an operator that makes each element of its result from the same element of its only input: as planes, both are.
+
+    MAX_CHANNELS: up to which that is worth while.
+    """
+
+    together = True
+    alike = True
+    MAX_CHANNELS = 8
+
+    def read(self, stage: Stage) -> tuple[int, int, int] | None:
+        x, y = stage.inputs[0], stage.outputs[0]
+        alike = len(stage.inputs) == len(stage.outputs) == 1 and x.width * x.steps == y.width * y.steps
+        return (x.width, x.steps, 1) if alike and x.width <= self.MAX_CHANNELS and x.steps > 1 else None
+
+    def written(self, stage: Stage) -> tuple[int, int, int] | None:
+        return self.read(stage)
 
 
 class Fusion:

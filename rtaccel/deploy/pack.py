@@ -18,7 +18,7 @@ from pathlib import Path
 
 import rtaccel._native as native
 from rtaccel.core.errors import BackendUnavailable, FormatError, UnsupportedProblem
-from rtaccel.deploy import program, wanted
+from rtaccel.deploy import pack_wasm, program, wanted
 from rtaccel.deploy.load import LoadedModel, load
 from rtaccel.deploy.reading import PlanRead, StageRead, read_plan
 
@@ -60,11 +60,18 @@ class Packed:
                 f"{self.folder}: {', '.join(self.files)}",
                 f"kernels: {kernels}",
                 f"memory of the model: {self.memory_bytes} B{known}",
-                f"lib{self.name}.a {self.archive_bytes} B before the linker drops what a program does not use",
-                f"a program with it, stripped, without the model's file: {self.program_bytes} B, of which",
+                *self._outcome(),
                 *(f"{size:>9} B  {source}" for source, size in self.sections),
             ]
         )
+
+    def _outcome(self) -> list[str]:
+        if f"{self.name}.wasm" in self.files:
+            return [f"{self.name}.wasm, without the model's file: {self.program_bytes} B, of which"]
+        return [
+            f"lib{self.name}.a {self.archive_bytes} B before the linker drops what a program does not use",
+            f"a program with it, stripped, without the model's file: {self.program_bytes} B, of which",
+        ]
 
 
 def pack(
@@ -83,13 +90,15 @@ def pack(
 
     The library needs no run-time library of C++ and no heap: `rta_model_within` opens the model in memory of the caller.
 
-    isa: instruction sets; with several the program takes the best at its start. embed: the file itself goes into .rodata.
+    isa: instruction sets; with several the program takes the best at its start. "wasm" is one by itself: then the folder has
+    <name>.wasm, with vectors of 128 bits, and <name>.mjs, which runs it in a page or in Node.
+    embed: the file itself goes into .rodata.
     trim: what the plan does not need is left out: kernels, tile widths, activation functions, and with a bounded batch the forms
     for more rows. Such a library opens this model with other weights, and refuses others. threads: a model may be opened with
     several. toolchain: a toolchain file of CMake, to compile for another machine.
 
     Raises FormatError for a file that is no model or a name that is none in C, UnsupportedProblem for an unknown set or a stage
-    without a kernel in those, BackendUnavailable where there is no CMake, no compiler, or no sources.
+    without a kernel in those, BackendUnavailable where there is no CMake, no compiler, or no sources; for "wasm" no Emscripten.
     """
     file, folder = Path(model), Path(out)
     loaded = load(file)
@@ -99,6 +108,9 @@ def pack(
         raise FormatError("pack", f"name {label!r}", "an identifier of C", "Pass name=.")
     family = _family(isa)
     chosen = _chosen(plan, isa, family)
+    web = family is pack_wasm.FAMILY
+    own_compiler = compiler is not None or toolchain is not None
+    before = [pack_wasm.compiler(threads=threads, own_compiler=own_compiler)] if web else []
     sources = source_root()
     cmake = shutil.which("cmake") or shutil.which("cmake", path=str(Path(sys.executable).parent))
     if cmake is None:
@@ -106,18 +118,32 @@ def pack(
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="rtaccel-pack-") as temporary:
         work = Path(temporary)
-        (work / "wanted.h").write_text(wanted.header(plan, chosen, threads) if trim else wanted.everything())
+        (work / "wanted.h").write_text(
+            wanted.header(plan, chosen, threads) if trim else wanted.everything(threads=not web)
+        )
         ops = sorted({op for op, _, _ in chosen}) if trim else sorted({op for op, _, _ in native.kernels()})
         lines = [f'set(PACK_NAME "{label}")', f'set(PACK_OPS "{";".join(ops)}")', f'set(PACK_WANTED "{work}/wanted.h")']
-        lines += [f'set(PACK_EMBED "{file.resolve()}")'] if embed else []
+        if embed:
+            lines += [f'set(PACK_EMBED "{file.resolve()}")', f"set(PACK_EMBED_BYTES {file.stat().st_size})"]
         (work / "pack.cmake").write_text("\n".join(lines) + "\n")
         sets = _sets(chosen, isa, family)
         options = [f"-DRTACCEL_PACK={work}/pack.cmake", f"-DRTACCEL_ONLY={';'.join(sets)}"]
         options += [f"-DCMAKE_TOOLCHAIN_FILE={Path(toolchain).resolve()}"] if toolchain else []
         options += [f"-DCMAKE_CXX_COMPILER={compiler}"] if compiler else []
-        build = work / "build"
-        _run([cmake, "-S", str(sources), "-B", str(build), *options])
-        _run([cmake, "--build", str(build), "--parallel", str(os.cpu_count() or 1), "--target", "pack", "probe"])
+        build, targets = work / "build", ["pack"] if web else ["pack", "probe"]
+        _run([*before, cmake, "-S", str(sources), "-B", str(build), *options])
+        _run([cmake, "--build", str(build), "--parallel", str(os.cpu_count() or 1), "--target", *targets])
+        bound = plan.weight_bound + 4 * int(loaded._native.scratch_bytes) + 4096 * (8 + len(plan.stages))
+        kernels = tuple(dict.fromkeys((op, kernel) for op, kernel, _ in chosen))
+        if web:
+            module, own = build / f"{label}.wasm", file if embed else None
+            written, memory, measured = pack_wasm.write(folder, label, module, embedded=own, file=file, bound=bound)
+            size = module.stat().st_size
+            sections = tuple(part for part in pack_wasm.sections(build / "probe.map") if part[0] != "embedded model")
+            return Packed(
+                folder, label, written, size, kernels, memory, measured,
+                size - (file.stat().st_size if embed else 0), sections,
+            )  # fmt: skip
         archive = folder / f"lib{label}.a"
         shutil.copyfile(build / archive.name, archive)
         found = program.memory_bytes(build / "probe", file, isa)
@@ -130,12 +156,11 @@ def pack(
         *sources.glob("kernels/_core/rta_*.h"),
     ):
         shutil.copyfile(header, folder / header.name)
-    memory = found or plan.weight_bound + 4 * int(loaded._native.scratch_bytes) + 4096 * (8 + len(plan.stages))
+    memory = found or bound
     (folder / f"{label}.h").write_text(_header(label, loaded, file if embed else None, memory, bool(found)))
     (folder / f"{label}.pc").write_text(_pkg_config(label))
     (folder / f"{label}Config.cmake").write_text(_cmake_config(label))
     files = (archive.name, f"{label}.h", "rtaccel.h", f"{label}.pc", f"{label}Config.cmake")
-    kernels = tuple(dict.fromkeys((op, kernel) for op, kernel, _ in chosen))
     return Packed(
         folder, label, files, archive.stat().st_size, kernels, memory, bool(found), program_bytes, sections
     )  # fmt: skip
@@ -153,10 +178,10 @@ def source_root() -> Path:
 
 
 def _family(isa: Sequence[str]) -> dict[str, str]:
-    for family in (X86, ARM):
+    for family in (X86, ARM, pack_wasm.FAMILY):
         if isa and all(name in family for name in isa):
             return family
-    known = ", ".join(dict.fromkeys((*X86, *ARM)))
+    known = ", ".join(dict.fromkeys((*X86, *ARM, pack_wasm.ISA)))
     raise UnsupportedProblem("pack", f"isa {list(isa)}", f"one or more of {known}, of one processor", "Pass --isa.")
 
 
@@ -200,6 +225,8 @@ def _chosen(plan: PlanRead, isa: Sequence[str], family: dict[str, str]) -> list[
 
 def _sets(chosen: Sequence[tuple[str, str, str]], isa: Sequence[str], family: dict[str, str]) -> list[str]:
     """The instruction sets to compile for: those that the chosen kernels are of, and on another processor those asked for."""
+    if family is pack_wasm.FAMILY:
+        return ["portable"]
     own = {kernel.rsplit("_", 1)[-1] for _, kernel, _ in chosen} & set(family)
     built = {name.rsplit("_", 1)[-1] for _, name, _ in native.kernels()} - {"portable"}
     if not built & set(family):

@@ -31,7 +31,7 @@ def prepack(path: str | os.PathLike[str], *, sign: Any = None) -> Path:
     sign: the ed25519 private key; a file that was signed needs one again, for its bytes are others.
 
     Returns the path. Raises FormatError for what is no whole model, UnsupportedProblem for a signed file without a key, and where
-    no stage has weights that can be kept so: of dense linear layers, in every format.
+    no stage has weights that can be kept so: of linear layers, convolutions and recurrent layers, but for sparse recurrent ones.
     """
     whole = read_verified(path)
     if sign is None and container.signature(whole) is not None:
@@ -56,7 +56,7 @@ def with_prepacked(whole: bytes) -> bytes:
     image = model.pack()
     if not image:
         raise UnsupportedProblem(
-            "prepack", f"{model.name}, without dense linear layers", "stages whose packed weights are numbers alone",
+            "prepack", f"{model.name}, without weights to keep", "linear layers, convolutions or recurrent layers",
             "Leave prepacked out: loading packs them.",
         )  # fmt: skip
     others = [each for each in _images(section(whole)) if _kernels(each) != _kernels(image)]

@@ -39,13 +39,13 @@ def save(
     model: from `rt.compile` or `rt.stream` on the CPU, all of it native. It is not changed.
     name: of the model, by default that of its class.
     states: of a stream, also what it holds now: a loaded stream goes on from there. Else it starts anew.
-    prepacked: also the weights of dense linear layers as this machine's kernels pack them, as `rtaccel.deploy.prepack` adds them:
+    prepacked: also weights as this machine's kernels pack them, as `rtaccel.deploy.prepack` adds them:
         loaded sooner where the same kernels are taken, by the same version of rtaccel. The file is about twice as large.
     sign: an ed25519 private key (32 bytes, the path of a PEM file, or one of the `cryptography` package).
     metadata: further texts for whoever reads the file, such as a verdict: `{"budget": str(latency)}`.
 
     The file appears whole or not at all. Returns its path. Raises UnsupportedProblem, naming them, for PyTorch calls inside,
-    for a model on a GPU, and for prepacked=True without a linear layer; FormatError for a key or metadata that are none; OSError
+    for a model on a GPU, and for prepacked=True without such weights; FormatError for a key or metadata that are none; OSError
     where the path cannot be written.
 
     Example:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from rtaccel.deploy.reading import PlanRead
 
 
-def everything() -> str:
+def everything(*, threads: bool = True) -> str:
     """A header that leaves nothing out."""
     return _PREAMBLE + "\n".join(
         f"#define {name} {value}"
@@ -17,7 +17,7 @@ def everything() -> str:
             ("RTA_WANTS_TILE(lanes, most, vectors)", "true"),
             ("RTA_MOST_SAMPLES", "INT64_MAX"),
             ("RTA_MOST_ROWS", "INT64_MAX"),
-            ("RTA_WANTS_THREADS", "true"),
+            ("RTA_WANTS_THREADS", str(threads).lower()),
         )
     ) + "\n"  # fmt: skip
 

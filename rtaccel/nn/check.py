@@ -42,7 +42,7 @@ def dense(x: Tensor) -> Tensor:
 
 def copied(x: Tensor) -> Tensor:
     """The same numbers in memory of their own."""
-    return dense(x).clone()
+    return dense(x).clone(memory_format=torch.contiguous_format)  # a stride of one element may be anything
 
 
 def is_freed(value: Tensor) -> bool:

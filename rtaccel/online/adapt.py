@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,11 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
-from rtaccel.online.arrays import F32, as_float32, describe, to_array
+from rtaccel.online.adapt_inputs import labels_of, prepared, rows_of, sized_head
+from rtaccel.online.arrays import F32, describe
 from rtaccel.online.commit import Better
 from rtaccel.online.pending import Pending, Said
+from rtaccel.online.plan_weights import PlanWeights
 from rtaccel.online.rls import RLSHead
 from rtaccel.online.ud_head import UdHead, positive
+
+SERVE = ("beside", "plan")
 
 
 class Adapt:
@@ -32,6 +35,9 @@ class Adapt:
     on_drift: "inflate" (P times `inflation`), "reset" (the head anew), or a callable that takes the learner.
     inflation: the factor.
     keep: calls that may wait for their label.
+    serve: "beside": the head's addition is made here, after the call. "plan": the last layer takes it up by `swap`, so that bound
+        calls and loops serve it too. It does so anew where the head has become better than what is served, and gives
+        it back where what is served is no longer better than the model was. For models that end in a float32 linear layer.
     options: of rt.compile, with `example`.
 
     `y = learner(x)` is the model's output, or that plus what the head adds; `learner.learn(y_true)` teaches it. The head learns
@@ -66,8 +72,11 @@ class Adapt:
         on_drift: str | Callable[[Adapt], None] = "inflate",
         inflation: float = 10.0,
         keep: int = 4096,
+        serve: str = "beside",
         **options: Any,
     ) -> None:
+        if serve not in SERVE:
+            raise FormatError("Adapt", f"serve={serve!r}", " or ".join(map(repr, SERVE)), "Choose one.")
         if on_drift not in ("inflate", "reset") and not callable(on_drift):
             raise FormatError("Adapt", f"on_drift={on_drift!r}", "'inflate', 'reset' or a callable", "Choose one.")
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
@@ -75,9 +84,12 @@ class Adapt:
         if not isinstance(head, UdHead) and head is not None:
             raise FormatError("Adapt", f"head={describe(head)}", "an RLSHead or a KalmanHead", "Pass one, or None.")
         positive("Adapt", inflation=inflation)
-        self._model = _prepared(model, example, tap, options)
+        self._model = prepared(model, example, tap, options)
         self._features_of = tap if callable(tap) else None
+        self._plan = PlanWeights(self._model) if serve == "plan" else None
         self.head, self.commit = head, commit if commit is not None else Better()
+        self._renew = copy.deepcopy(self.commit)  # the head beside what the plan serves
+        self._renew.reset()
         self.drift, self._on_drift, self.inflation = drift, on_drift, float(inflation)
         self.committed = False
         """Whether the head is served."""
@@ -94,16 +106,33 @@ class Adapt:
         the model's, [batch, ...]; each call has the next sequence number, `seq`. Raises what the model raises, ShapeError
         where features or outputs do not fit the head."""
         output, features = self._both(inputs)
-        model = _rows("y", output)
-        phi = self._row_features(_rows("features", features), model)
-        head = self._head(phi, model).predict_many(phi)
-        self._pending.add(Said(phi, model, model + head, self.committed))
-        if not self.committed:
+        said = self._said(rows_of("y", output), rows_of("features", features))
+        if not self.committed or self._plan is not None:
             return output
-        served: Any = (model + head).reshape(np.shape(output))
+        served: Any = said.head.reshape(np.shape(output))
         if hasattr(output, "new_tensor"):
             return output.new_tensor(served)
         return served
+
+    def observe(self, y: Any, features: Any) -> int:
+        """Takes a call that was made elsewhere, by a loop or a bound call of the tapped model. y [batch, ...], features
+        [batch, n]: what it gave, float32. Its sequence number, for `learn`. With serve="beside" y has nothing of the head.
+
+        Raises ShapeError where they do not fit each other or the head; nothing changes then.
+        """
+        self._said(rows_of("y", y), rows_of("features", features))
+        return self.seq
+
+    def _said(self, y: F32, features: F32) -> Said:
+        """What the next call said: of the model as it was compiled, of the head on it, and what was served."""
+        if self._plan is not None:
+            self._plan.check(y, features)
+        phi = self._row_features(features, y)
+        model = self._plan.base(features) if self._plan is not None and self._plan.served is not None else y
+        head = model + self._head(phi, model).predict_many(phi)
+        said = Said(phi, model, head, head if self.committed and self._plan is None else y, self.committed)
+        self._pending.add(said)
+        return said
 
     @property
     def seq(self) -> int:
@@ -161,22 +190,45 @@ class Adapt:
         number, said = self._pending.get(seq)
         head = self.head
         assert head is not None  # made by the call that waits
-        wanted = _labels(y_true, said.model)
+        wanted = labels_of(y_true, said.model)
         self._pending.remove(number)
         head.learn_many(said.phi, wanted - said.model)
         with np.errstate(over="ignore", invalid="ignore"):
             for row in range(len(wanted)):
-                model, better = (float(np.mean((wanted[row] - y[row]) ** 2)) for y in (said.model, said.head))
+                model, better, served = (
+                    float(np.mean((wanted[row] - y[row]) ** 2)) for y in (said.model, said.head, said.served)
+                )
                 if not np.isfinite(wanted[row]).all():
                     continue
-                self._decide(self.commit.update(model, better))
-                self._watch(float(np.sqrt(better if said.served_head else model)))
+                self._decide(model, better, served, said.served_head)
+                self._watch(float(np.sqrt(served)))
 
-    def _decide(self, serve: bool) -> None:
-        if serve and not self.committed:
-            assert self.head is not None
-            self._at_commit = self.head.state_dict()
-        self.committed = serve
+    def _decide(self, model: float, head: float, served: float, by_head: bool) -> None:
+        """What is served from here on, by the squared errors of one label; by_head: whether the head's weights were served."""
+        in_plan = self._plan is not None and self.committed
+        if in_plan and not by_head:
+            return  # a label of before the weights were taken up says nothing of them
+        holds = self.commit.update(model, served if in_plan else head)
+        better = holds and in_plan and self._renew.update(served, head)
+        if (holds and not self.committed) or better:
+            self._commit()
+        elif not holds and self.committed:
+            self._withdraw()
+
+    def _commit(self) -> None:
+        assert self.head is not None
+        if self._plan is not None:
+            self._plan.serve(self.head.weights)
+            self._renew.reset()
+        self._at_commit = self.head.state_dict()
+        self.committed = True
+
+    def _withdraw(self) -> None:
+        if self._plan is not None and self._plan.served is not None:
+            self._plan.restore()
+            self._renew.reset()
+            self.commit.reset()
+        self.committed = False
 
     def _watch(self, error: float) -> None:
         if self.drift is None or not np.isfinite(error):
@@ -193,7 +245,7 @@ class Adapt:
         else:
             self.head.load_state_dict(self._fresh or {})
             self.commit.reset()
-            self.committed = False
+            self._withdraw()
 
     def rollback(self) -> None:
         """Serves the model's own bits again. The head goes back to what it was when it was last committed, or in the beginning,
@@ -201,13 +253,13 @@ class Adapt:
         if self.head is not None and self._at_commit is not None:
             self.head.load_state_dict(self._at_commit)
         self.commit.reset()
-        self.committed = False
+        self._withdraw()
 
     # -- state -----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """All that was learned, flat: head.*, at_commit.* and fresh.* (states of the head), commit.*, pending.* (calls that wait)
-        and learner int64 [2] (committed, drifts)."""
+        and learner int64 [2] (committed, drifts). With serve="plan" also renew.* and, where the plan serves a head, plan.w."""
         parts: dict[str, Mapping[str, Any]] = {
             "commit": self.commit.state_dict(),
             "pending": self._pending.state_dict(),
@@ -215,6 +267,9 @@ class Adapt:
         if self.head is not None:
             assert self._at_commit is not None and self._fresh is not None
             parts |= {"head": self.head.state_dict(), "at_commit": self._at_commit, "fresh": self._fresh}
+        if self._plan is not None:
+            parts["renew"] = self._renew.state_dict()
+            parts |= {} if self._plan.served is None else {"plan": {"w": self._plan.served.copy()}}
         state = {f"{part}.{key}": value for part, values in parts.items() for key, value in values.items()}
         return {**state, "learner": np.array([self.committed, self.drifts], dtype=np.int64)}
 
@@ -226,6 +281,8 @@ class Adapt:
             parts.setdefault(part, {})[rest] = value
         with_head = {"head", "at_commit", "fresh"} <= set(parts)
         wanted = {"commit", "pending", "learner", *(("head", "at_commit", "fresh") if with_head else ())}
+        if self._plan is not None:
+            wanted |= {"renew"} | ({"plan"} & set(parts))
         if set(parts) != wanted:
             raise FormatError("Adapt", f"a state with {sorted(parts)}", f"{sorted(wanted)}", "Pass a state_dict().")
         flags = np.asarray(parts["learner"].get(""))
@@ -233,13 +290,24 @@ class Adapt:
             raise FormatError("Adapt", f"learner {flags}", "int64 [2]: committed, drifts", "Load an intact state.")
         head, commit = self.head, copy.deepcopy(self.commit)
         if with_head:
-            head = copy.deepcopy(head) if head is not None else _sized(parts["head"])
+            head = copy.deepcopy(head) if head is not None else sized_head(parts["head"])
             for part in ("at_commit", "fresh", "head"):  # the last one stays
                 head.load_state_dict(parts[part])
         commit.load_state_dict(parts["commit"])
+        weights = None
+        if self._plan is not None:
+            copy.deepcopy(self._renew).load_state_dict(parts["renew"])
+            weights = self._plan.parsed(parts.get("plan"))
+            if (weights is not None) != bool(flags[0]):
+                raise FormatError(
+                    "Adapt", "a state whose plan serves another head than it says", "an intact state", "Load one."
+                )
         pending = self._pending.parsed(
             parts["pending"], head.features if head is not None else 0, head.outputs if head is not None else 0
         )
+        if self._plan is not None:
+            self._plan.put(weights)
+            self._renew.load_state_dict(parts["renew"])
         # Nothing raises from here on.
         if with_head:
             assert head is not None
@@ -251,54 +319,3 @@ class Adapt:
         self.commit.load_state_dict(parts["commit"])
         self._pending.set(pending)
         self.committed, self.drifts = bool(flags[0]), int(flags[1])
-
-
-def _prepared(model: Any, example: Any, tap: Any, options: dict[str, Any]) -> Callable[..., Any]:
-    """What gives the output and the features: a torch model is tapped and compiled, others are called as they are."""
-    if example is None:
-        if options:
-            raise FormatError("Adapt", f"options {sorted(options)}", "none without an example", "Pass example=.")
-        if not callable(model):
-            raise UnsupportedProblem("Adapt", describe(model), "a callable", "Pass a compiled model.")
-        prepared: Callable[..., Any] = model if callable(tap) else _with_features(model, tap)
-        return prepared
-    from rtaccel.online.tap import tapped
-    from rtaccel.runtime.compiler import compile
-
-    compiled: Callable[..., Any] = compile(model if callable(tap) else tapped(model, tap), example, **options)
-    return compiled
-
-
-def _with_features(model: Any, tap: str) -> Any:
-    """A compiled model with one output gets its features as a second one; what else there is has them."""
-    runtime = sys.modules.get("rtaccel.runtime.compiled")
-    if runtime is None or not isinstance(model, runtime.CompiledModel) or len(model._program.outputs) != 1:
-        return model
-    from rtaccel.online.tap import tapped
-
-    return tapped(model, tap)
-
-
-def _rows(name: str, value: Any) -> F32:
-    """[batch, ...] as [batch, n] float32, a copy: the model may write over its own memory."""
-    array = np.array(to_array("Adapt", name, value, (None,)), dtype=np.float32)
-    if array.ndim == 0:
-        raise ShapeError("Adapt", f"{name} {describe(value)}", "[batch, ...]", "Keep the batch dimension.")
-    return array.reshape(len(array), -1)
-
-
-def _labels(y_true: Any, like: F32) -> F32:
-    array = to_array("Adapt.learn", "y_true", y_true, like.shape)
-    if array.size != like.size or (array.ndim > 1 and len(array) != len(like)) or array.dtype.kind not in "fiub":
-        raise ShapeError(
-            "Adapt.learn", f"y_true {describe(y_true)}", f"{list(like.shape)}", "Pass the label of that call."
-        )
-    return as_float32("Adapt.learn", "y_true", array.reshape(like.shape), like.shape)
-
-
-def _sized(state: Mapping[str, Any]) -> UdHead:
-    """A head as Adapt makes them, of the size of a state."""
-    w = np.asarray(state.get("w"))
-    if w.ndim != 2:
-        raise FormatError("Adapt", "a state without w of a head", "w [outputs, features]", "Pass a state_dict().")
-    return RLSHead(w.shape[1], w.shape[0])

@@ -13,11 +13,13 @@ from rtaccel.online.arrays import F32
 
 
 class Said(NamedTuple):
-    """Of one call: features [rows, n], and the outputs of the model and of the head [rows, outputs], float32."""
+    """Of one call: features [rows, n], the outputs of the model, of the head and what was served [rows, outputs], float32.
+    served_head: whether that was a head's."""
 
     phi: F32
     model: F32
     head: F32
+    served: F32
     served_head: bool
 
 
@@ -61,29 +63,29 @@ class Pending:
         del self._calls[seq]
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
-        """next, and the calls one after the other: seq, rows, served int64 [calls]; phi, model, head float32."""
+        """next, and the calls one after the other: seq, rows, by_head int64 [calls]; phi, model, head, served float32."""
         calls = list(self._calls.values())
         return {
             "next": np.array([self.next]),
             "seq": np.array(list(self._calls), dtype=np.int64),
             "rows": np.array([len(said.phi) for said in calls], dtype=np.int64),
-            "served": np.array([said.served_head for said in calls], dtype=np.int64),
+            "by_head": np.array([said.served_head for said in calls], dtype=np.int64),
             **{
                 key: np.concatenate([getattr(said, key) for said in calls]) if calls else np.empty((0, 0), np.float32)
-                for key in ("phi", "model", "head")
+                for key in ("phi", "model", "head", "served")
             },
         }
 
     def parsed(self, state: Mapping[str, Any], features: int, outputs: int) -> tuple[int, dict[int, Said]]:
         """What a state holds; raises FormatError. Nothing is changed."""
-        if set(state) != {"next", "seq", "rows", "served", "phi", "model", "head"}:
+        if set(state) != {"next", "seq", "rows", "by_head", "phi", "model", "head", "served"}:
             raise FormatError("Adapt", f"pending calls with {sorted(state)}", "a state_dict()", "Pass one.")
         s = {key: np.asarray(value) for key, value in state.items()}
         seq, rows = s["seq"], s["rows"]
-        whole = all(s[key].dtype == np.int64 and s[key].ndim == 1 for key in ("next", "seq", "rows", "served"))
-        right = whole and s["next"].shape == (1,) and seq.shape == rows.shape == s["served"].shape
+        whole = all(s[key].dtype == np.int64 and s[key].ndim == 1 for key in ("next", "seq", "rows", "by_head"))
+        right = whole and s["next"].shape == (1,) and seq.shape == rows.shape == s["by_head"].shape
         right = right and bool((np.diff(seq, append=s["next"]) > 0).all() and (seq >= 0).all() and (rows > 0).all())
-        for key, width in (("phi", features), ("model", outputs), ("head", outputs)):
+        for key, width in (("phi", features), ("model", outputs), ("head", outputs), ("served", outputs)):
             wanted = (int(rows.sum()), width) if right and len(seq) else (0, 0)
             right = right and s[key].dtype == np.float32 and s[key].shape == wanted
         if not right or len(seq) > self.keep:
@@ -92,8 +94,8 @@ class Pending:
         calls = {}
         for i, number in enumerate(seq):
             part = slice(int(ends[i] - rows[i]), int(ends[i]))
-            phi, model, head = (s[key][part].copy() for key in ("phi", "model", "head"))
-            calls[int(number)] = Said(phi, model, head, bool(s["served"][i]))
+            phi, model, head, served = (s[key][part].copy() for key in ("phi", "model", "head", "served"))
+            calls[int(number)] = Said(phi, model, head, served, bool(s["by_head"][i]))
         return int(s["next"][0]), calls
 
     def set(self, parsed: tuple[int, dict[int, Said]]) -> None:

@@ -162,6 +162,10 @@ def plan_group(
     triton = triton and (device == "cuda" or backend == "triton") and get_backend("triton").unavailable() is None
     if triton:
         group = replace(group, stages=fuse(group.stages, [p.value for p in group.outputs], rows))
+    elif device == "cpu" and backend in (None, "cpu", "portable") and states is None:
+        from rtaccel.plan.planes import over_planes
+
+        group = over_planes(group)
     choices = choose_all(group.stages, rows, device, backend)
     if all(choice.impl.backend == "cpu" for choice in choices):
         from rtaccel.kernels._core.cpu import build

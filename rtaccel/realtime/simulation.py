@@ -8,7 +8,7 @@ from rtaccel import _native as native
 from rtaccel.core.errors import FormatError
 from rtaccel.realtime.steps import SimulatedModel
 
-TIMES = ("produce", "delay", "gap", "clock", "wake", "stall", "step", "slow")
+TIMES = ("produce", "delay", "gap", "clock", "wake", "stall", "step", "slow", "sleep")
 SHARES = ("p_gap", "p_burst", "p_reorder", "p_clock", "p_stall", "p_slow")
 
 
@@ -20,8 +20,8 @@ class Simulation:
     options: times in us, and shares (p_...) from 0 to 1. Measurements come every produce_us and arrive up to delay_us later.
         p_gap of them begin a gap of half to one and a half times gap_us; in p_burst of the gaps the values come at the end, all
         at once, and in the others they are lost. p_reorder are overtaken by the next two. At p_clock the producer's clock steps
-        by clock_us, there or back. The loop wakes up to wake_us late; p_stall of its cycles begin up to stall_us late.
-        `model()` takes step_us, and in p_slow of the steps slow_us.
+        by clock_us, there or back. Sleeps end up to sleep_us late; cycles begin up to
+        wake_us late, and p_stall of them up to stall_us late. `model()` takes step_us, and in p_slow of the steps slow_us.
 
     `counts()` has what was injected, and `cycles`, `stale`, `misses`, `skipped`, `fresh` and `waiting` as a loop should count
     them, by rules of its own. Raises FormatError for options that there are not.
@@ -32,14 +32,15 @@ class Simulation:
         self._put(slot, seed, options)
 
     def add(self, slot: Any, seed: int = 0, **options: float) -> Simulation:
-        """Another slot of the same loop, with a producer of its own: options as above, but for those of the loop and the model
-        (wake, stall, step, slow). An input is then as old as its oldest slot. `counts()` has the measurements of all slots.
+        """Another slot of the same loop, with a producer of its own: options as above, but for those of the loop and the
+        model (wake, stall, step, slow, sleep). An input is then as old as its oldest slot. `counts()` has the measurements of
+        all slots.
         """
         self._put(slot, seed, options)
         return self
 
     def _put(self, slot: Any, seed: int, options: dict[str, float]) -> None:
-        theirs = () if self.native is None else ("wake", "stall", "step", "slow")
+        theirs = () if self.native is None else ("wake", "stall", "step", "slow", "sleep")
         known = {
             *(f"{t}_us" for t in TIMES if t not in theirs),
             *(p for p in SHARES if p.removeprefix("p_") not in theirs),

@@ -37,6 +37,7 @@ class LoopHistogram:
 class LoopStats:
     """Counts of a loop, and five histograms.
 
+    spin_us: how long before its time a cycle wakes, now.
     cycles: grid points that were run; skipped: those that were not, as a cycle before them took too long.
     fresh: results of the model; repeated: of those, of an input that had been used before.
     waiting: cycles before the first input. stale: cycles whose newest input was older than max_age_us.

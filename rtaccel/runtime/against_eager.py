@@ -16,7 +16,7 @@ from rtaccel.core.traits import FALLBACK
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.inspection.profile import profile_stages
 
-ROUNDS, ROUND_NS, MAX_NS = 5, 4_000_000, 400_000_000
+ROUNDS, ROUND_NS, MAX_NS = 5, 1_000_000, 400_000_000
 """Rounds of each, how long one of them lasts at least, and what all of them may take."""
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.batch_mode import choose_batch_mode, fixed_batch_mode
-from rtaccel.convert.frontend.attribute_state import attribute_state
+from rtaccel.convert.frontend.attribute_state import Changes, attribute_state
 from rtaccel.convert.frontend.export import ExportedGraph, shared_batch
 from rtaccel.convert.frontend.graph import OpGraph
 from rtaccel.convert.frontend.private_copy import private_copy
@@ -36,20 +36,22 @@ class ExportFailed(UnsupportedProblem):
     """A model that has to run as it is; next_step says why."""
 
 
-def check_state(op: str, model: nn.Module, args: tuple[Any, ...]) -> None:
-    """Raises UnsupportedProblem, naming them, where attributes of the model carry state from call to call.
+def check_state(op: str, model: nn.Module, args: tuple[Any, ...]) -> Changes:
+    """What the first call changes in the model for good. Raises UnsupportedProblem, naming them, where attributes carry state
+    from call to call.
 
     An example that the model itself refuses fails here, in the model's words.
     """
     generator = torch.Generator().manual_seed(3)
     found = attribute_state(lambda: private_copy(op, model), args, lambda: other_values(args, generator))
-    if found:
+    if found.state:
         raise UnsupportedProblem(
             op,
-            f"{type(model).__name__}, which changes {', '.join('self.' + name for name in found)} when called",
+            f"{type(model).__name__}, which changes {', '.join('self.' + name for name in found.state)} when called",
             "a model without state of its own",
             "Take the state as an input and return it as an output; rt.stream keeps the state of LSTM, GRU and convolutions.",
         )
+    return found
 
 
 def build_verified(
@@ -87,10 +89,9 @@ def _build_verified(
 ) -> CompiledModel:
     start = time.perf_counter()
     try:
-        if sizes is None:
-            check_state("compile", model, args)
+        changes = check_state("compile", model, args) if sizes is None else Changes()
         advance()
-        private = private_copy("compile", model) if sizes is None else sizes.model
+        private = changes.settle(private_copy("compile", model)) if sizes is None else sizes.model
         captured = choose_batch_mode(private, args, specialize) if sizes is None else sizes.at(sizes.sizes_of(args))
         exported, graph = captured
         advance()

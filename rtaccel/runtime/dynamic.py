@@ -213,8 +213,8 @@ def dynamic_model(
     make: compiles for arguments, given where their graph is. Raises ShapeError for an example or a model that does not fit
     the bounds, and what `make` raises.
     """
-    check_state("compile", model, args)
-    sizes = OpenSizes(private_copy("compile", model), args, dims, specialize)
+    changes = check_state("compile", model, args)
+    sizes = OpenSizes(changes.settle(private_copy("compile", model)), args, dims, specialize)
     found = DynamicModel(lambda given: make(given, sizes), sizes, names)
     ends = tuple(d.lo for d in dims), tuple(d.hi for d in dims)
     for chosen in dict.fromkeys((sizes.sizes_of(args), *ends)):

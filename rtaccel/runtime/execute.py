@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from rtaccel.backends.cuda_errors import translated
 from rtaccel.backends.cuda_persistent import refuse_loading
+from rtaccel.convert.frontend.nodes import constant_value
 from rtaccel.convert.passes.program import FallbackStep, Program, SubgraphStep
 from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.errors import UnsupportedProblem
@@ -200,7 +201,7 @@ class Executor:
         return [
             self._fresh(self._value(o, env) if o in casts or o not in env else env[o], leaves)
             if isinstance(o, str)
-            else o
+            else constant_value(o)
             for o in self.program.outputs
         ]
 
@@ -217,8 +218,9 @@ class Executor:
         view = self.program.views.get(name)
         if view is None:
             return env[name]
-        flat, shape = seen_as(view, env[view.base].contiguous(), self.program.batched)
-        result, dtype = flat.reshape(shape), self.program.casts.get(name)
+        flat, shape, backwards = seen_as(view, env[view.base].contiguous(), self.program.batched)
+        result = (flat.flip(backwards) if backwards else flat).reshape(shape)
+        dtype = self.program.casts.get(name)
         return result if dtype is None else result.to(dtype)
 
     def _run_group(self, step: Step, source: SubgraphStep, env: dict[str, Any]) -> None:

@@ -57,11 +57,15 @@ def _elements(tensor: Tensor) -> Tensor:
     return places
 
 
-def seen_as(view: View, stored: Tensor, batched: bool) -> tuple[Tensor, list[int]]:
-    """A stored value, contiguous, with a dimension for each run of a view; and the shape of the view itself, which joins them."""
+def seen_as(view: View, stored: Tensor, batched: bool) -> tuple[Tensor, list[int], list[int]]:
+    """A stored value, contiguous, with a dimension for each run of a view; the shape of the view itself, which joins them; and
+    the dimensions that the view reads from the end, as torch has no negative strides."""
     samples = stored.shape[0] if batched else 1
     elements = stored.numel() // max(samples, 1)
     atoms = [(samples, elements) if a.batch else (a.size, a.stride) for dim in view.dims for a in dim]
     shape = [prod(samples if a.batch else a.size for a in dim) for dim in view.dims]
+    backwards = [i for i, (_, stride) in enumerate(atoms) if stride < 0]
     place = stored.storage_offset() + view.offset
-    return stored.as_strided([n for n, _ in atoms], [s for _, s in atoms], place), shape
+    if all(n for n, _ in atoms):
+        place += sum((atoms[i][0] - 1) * atoms[i][1] for i in backwards)
+    return stored.as_strided([n for n, _ in atoms], [abs(s) for _, s in atoms], place), shape, backwards

@@ -67,3 +67,28 @@ def _linear(stages: tuple[Stage, ...], layer: str | None) -> Stage:
         names = [stage.name for stage in linear]
         raise UnsupportedProblem("tap", f"layer {layer!r}", f"one of the linear layers {names[:8]}", NEXT)
     return found[-1]
+
+
+def last_layer(fast: CompiledModel) -> tuple[str, str]:
+    """The keys of weight and bias, in the state dict of a tapped model, of the layer that makes its output from its features.
+
+    Raises UnsupportedProblem where the output is not a linear layer of the features in float32 with nothing behind it.
+    """
+    program = fast._program
+    step, outputs = program.steps[0], program.outputs
+    if len(program.steps) == 1 and isinstance(step, SubgraphStep) and len(outputs) == 2:
+        for index, stage in enumerate(step.group.stages):
+            if stage.outputs[0].name != outputs[0] or not _is_linear(stage):
+                continue
+            plain = set(stage.tensors) == {"weight", "bias"} and not stage.attrs
+            if not plain or len(stage.inputs) != 1 or stage.inputs[0].name != outputs[1]:
+                break
+            keys = {entry.name: entry.key for entry in fast._state.entries.values() if entry.stage == index}
+            if stage.tensors["weight"].dtype.is_floating_point:
+                return keys["weight"], keys["bias"]
+    raise UnsupportedProblem(
+        "Adapt",
+        "a model whose output is not a float32 linear layer of its features",
+        "one that ends in it, with nothing behind, as one native plan of (output, features)",
+        "Take serve='beside', or keep its last layer in float32.",
+    )

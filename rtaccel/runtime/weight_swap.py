@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,10 @@ from torch import Tensor, nn
 
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.nn.check import copied
-from rtaccel.runtime.execute import Executor, build_executor
+from rtaccel.plan.group import StagedPlan
+from rtaccel.runtime.execute import Executor, Step, build_executor
+from rtaccel.runtime.gpu.exchange import Exchange
+from rtaccel.runtime.gpu.graph import GraphPlan
 from rtaccel.runtime.state.buffers import STRUCTURE, State, keys_of
 
 if TYPE_CHECKING:
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 
 _PAST = "_extra_state"
 _SCALES = ("scale", "zero_point", "attr")
+
+Packed = tuple[Step, Callable[[], bool], Callable[[], bool]]
+"""The step with new weights, what exchanges them, and what exchanges them back."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Swappable:
     _state: State
     _options: Options
     _verified: str
-    _before_swap: tuple[Executor, Program, State, str] | None = None
+    _before_swap: tuple[Executor, Program, State, str, Callable[[], bool]] | None = None
 
     def swap(self, source: Any) -> WeightSwap:
         """Other weights while it runs, from any thread: checked and packed beside it, exchanged when the next call begins.
@@ -57,8 +63,10 @@ class Swappable:
             safetensors file with such a state. The past of streams in it is not used: streams go on with theirs.
 
         Bound calls, `run` and a loop go on with the new weights, each call wholly with the old or wholly with the new ones.
-        Shapes, scheme and static scales must be those of this model. Raises FormatError, with nothing changed, where they
-        are not; UnsupportedProblem for a model that is not one native call on the CPU.
+        Shapes, scheme and static scales must be those of this model. On a GPU the weights are copied into the memory that the
+        kernels read, between two calls on its stream: nothing is captured anew. Raises FormatError, with nothing changed, where
+        the weights do not fit; UnsupportedProblem for a model that is not one native call on the CPU, or one CUDA graph or chain
+        of kernels on a GPU.
 
         Example:
             >>> import torch, rtaccel as rt
@@ -82,14 +90,12 @@ class Swappable:
         state = self._state.with_tensors({key: copied(given[key]) for key in self._state.entries})
         checked = time.perf_counter()
         program = state.program(self._program)
-        executor = build_executor(program, self._options)
-        if self._sealed:
-            executor.prefault(self._locked)
+        fresh, exchange, undo = (self._packed if step.native else self._packed_on_device)(step, state, program)
         packed = time.perf_counter()
-        before = (self._executor, self._program, self._state, self._verified)
-        if not step.plan.swap(executor.steps[0].plan):
+        before = (self._executor, self._program_of(self._state), self._state, self._verified, undo)
+        if not exchange():
             raise FormatError("swap", "a plan of other stages", "the same kernels", "Compile the model anew.")
-        self._put(Executor(program, [replace(executor.steps[0], plan=step.plan)], self._options), program, state)
+        self._put(Executor(program, [replace(fresh, plan=step.plan)], self._options), program, state)
         self._verified = "the weights were swapped: what was verified were others"
         self._before_swap = before
         digest = hashlib.sha256()
@@ -101,11 +107,11 @@ class Swappable:
 
     def rollback(self) -> None:
         """Back to the weights before the last `swap`, in the same way. Raises FormatError where there was none."""
-        step = self._swappable("rollback")
-        if self._before_swap is None or not step.plan.rollback():
+        self._swappable("rollback")
+        if self._before_swap is None or not self._before_swap[4]():
             raise FormatError("rollback", "a model without a swap", "weights from before one", "Nothing was changed.")
-        executor, program, state, verified = self._before_swap
-        self._before_swap = (self._executor, self._program, self._state, self._verified)
+        executor, program, state, verified, undo = self._before_swap
+        self._before_swap = (self._executor, self._program, self._state, self._verified, undo)
         self._put(executor, program, state)
         self._verified = verified
 
@@ -118,12 +124,39 @@ class Swappable:
     _sealed: bool
     _locked: bool
 
-    def _swappable(self, op: str) -> Any:
+    def _program_of(self, state: State) -> Program:
+        """The program with copies of a state's tensors, in memory that no kernel reads."""
+        return state.with_tensors({key: copied(state.tensors[key]) for key in state.entries}).program(self._program)
+
+    def _packed(self, step: Step, state: State, program: Program) -> Packed:
+        """For a native plan: a second one, whose packed weights it takes over at the next call."""
+        executor = build_executor(program, self._options)
+        if self._sealed:
+            executor.prefault(self._locked)
+        fresh = executor.steps[0]
+        return fresh, lambda: bool(step.plan.swap(fresh.plan)), lambda: bool(step.plan.rollback())
+
+    def _packed_on_device(self, step: Step, state: State, program: Program) -> Packed:
+        """For kernels of a GPU: the same ones with the new weights, to exchange contents with."""
+        options = replace(self._options, mode="eager") if self._options.mode == "graph" else self._options
+        fresh = build_executor(self._program_of(state), options).steps[0]
+        both = Exchange(step.plan._steps, fresh.plan._steps)
+
+        def flip() -> bool:
+            both.flip(step.plan._order)
+            return True
+
+        return fresh, flip, flip
+
+    def _swappable(self, op: str) -> Step:
         executor = self._executor
-        if executor.direct is None or not executor.steps[0].native:
+        plan = executor.direct
+        on_device = isinstance(plan, GraphPlan) or (type(plan) is StagedPlan and self._options.device == "cuda")
+        if plan is None or not (executor.steps[0].native or on_device):
             raise UnsupportedProblem(
                 op, f"{self._options.title}: {len(executor.steps)} steps on {self._options.device}",
-                "one native call on the CPU", "Use load_state_dict while nothing calls it.",
+                "one native call on the CPU, or one chain of kernels on a GPU that is not persistent",
+                "Use load_state_dict while nothing calls it.",
             )  # fmt: skip
         return executor.steps[0]
 

@@ -10,11 +10,16 @@ class TimeUp(Exception):
 
 
 class Clock:
-    """Counts from when it is made. kept: seconds at the end that are for measuring what was found."""
+    """Counts from when it is made. kept: seconds at the end that are for what comes after the search now going on."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self._start = seconds, monotonic()
-        self.kept = min(3.0, 0.2 * seconds)
+        self.measuring = min(3.0, 0.2 * seconds)
+        self.kept = self.measuring
+
+    def keep(self, share: float = 0.0) -> None:
+        """Keeps that part of all the time, beside what is for measuring."""
+        self.kept = self.measuring + share * self.seconds
 
     @property
     def spent(self) -> float:

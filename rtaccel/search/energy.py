@@ -12,6 +12,7 @@ from typing import Any
 from rtaccel.core.registry import operator
 from rtaccel.measure.energy import MIN_SECONDS, find_counter, measure_energy
 from rtaccel.runtime.compiled import CompiledModel
+from rtaccel.search.cascade.cascade import Cascade
 
 CORE_WATTS = 4.0
 """P: of one core at work, without its share of the rest of the processor."""
@@ -26,7 +27,7 @@ OPERATION = {"int8": 0.3e-12, "float32": 2e-12}
 """Joules for an operation, by what the stage multiplies."""
 
 
-def joules_of(model: CompiledModel, call: Any, us: float, seconds: float) -> tuple[float | None, bool]:
+def joules_of(model: CompiledModel | Cascade, call: Any, us: float, seconds: float) -> tuple[float | None, bool]:
     """Joules of one call, and whether they are from the model. A counter needs a window of two seconds; with less time left the
     model stands in."""
     if not isinstance(find_counter("cpu"), str) and seconds >= 2.5 * MIN_SECONDS:
@@ -37,10 +38,11 @@ def joules_of(model: CompiledModel, call: Any, us: float, seconds: float) -> tup
     return modeled_joules(model, us), True
 
 
-def modeled_joules(model: CompiledModel, us: float) -> float:
-    """By the model above, of a call that takes so many microseconds."""
+def modeled_joules(model: CompiledModel | Cascade, us: float) -> float:
+    """By the model above, of a call that takes so many microseconds; of a cascade, of one through all stages."""
     total = us * 1e-6 * CORE_WATTS
-    for step in model._executor.steps:
+    models = (model,) if isinstance(model, CompiledModel) else model._stages.all
+    for step in (step for one in models for step in one._executor.steps):
         for choice in step.choices:
             cost = operator(choice.stage.op).cost(choice.problem)
             level = next((e for size, e in LEVELS if cost.bytes <= size), MEMORY)

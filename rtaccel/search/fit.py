@@ -14,6 +14,7 @@ from rtaccel.measure.budget import TIME_KEYS, Budget
 from rtaccel.measure.machine.environment import environment
 from rtaccel.measure.numbers import figure
 from rtaccel.runtime.compiled import CompiledModel
+from rtaccel.search.cascade.cascade import Cascade
 from rtaccel.search.clock import Clock
 from rtaccel.search.cost_model import CostModel
 from rtaccel.search.front import Candidate, pareto
@@ -28,8 +29,10 @@ from rtaccel.search.sensitivity import Losses, Sensitivity
 class Fit:
     """The result of `rt.fit_budget`.
 
-    model: the compiled model; None where a limit is shown to be exceeded, and `reason` says by what.
-    scheme: of each layer, a dict that `rt.compile(scheme=)` takes with the same calibration data; None with the model.
+    model: the compiled model, or an `rt.Cascade` of such where `best.staging` is given; None where a limit is shown to be
+        exceeded, and `reason` says by what.
+    scheme: of each layer, a dict that `rt.compile(scheme=)` takes with the same calibration data; None with the model. Of a
+        cascade that of the last stage; `best.staging` has those of all.
     verdict: "PASS" where every limit of the budget is proved and the drop is kept, "UNDECIDED" where nothing is refuted and not
         everything proved, else "FAIL".
     reason: a sentence on that.
@@ -49,7 +52,7 @@ class Fit:
     machine: what it was measured on.
     """
 
-    model: CompiledModel | None
+    model: CompiledModel | Cascade | None
     scheme: Mapping[str, Scheme] | None
     verdict: str
     reason: str
@@ -102,7 +105,7 @@ def summarized(
     notes: list[str],
 ) -> Fit:  # fmt: skip
     """The result of a search."""
-    best, candidates = found.best, list(judge.found.values())
+    best, candidates = found.best, [*judge.found.values(), *(c for c, _ in judge.staged)]
     failed = best is None or best.verdict == "FAIL"
     verdict = "FAIL" if best is None else best.verdict or "UNDECIDED"
     sensitivity = tuple(
@@ -166,6 +169,9 @@ def _reason(best: Candidate | None, candidates: list[Candidate], judge: Judge, b
         )
     open_lines = [line for line in lines if line.verdict == "UNDECIDED"]
     kept = f"{best.name}: {_times(best)}, a drop of {_drop(best)} of {figure(judge.limit, 3)} permitted"
+    if best.staging is not None and best.staging.mean_us is not None and best.staging.alone_us is not None:
+        mean, alone = (figure(us, 3) for us in (best.staging.mean_us, best.staging.alone_us))
+        kept += f"; these are of the longest path: a call takes {mean} us on average, {alone} us without the exits"
     if open_lines:
         return kept + "; undecided: " + "; ".join(f"{line.key} {line.reason}" for line in open_lines)
     return kept + ("" if reference is None or reference.us is None else f"; float32 takes {figure(reference.us, 3)} us")

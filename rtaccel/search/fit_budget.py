@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rtaccel.convert.frontend.batches import batches_of
@@ -13,6 +14,9 @@ from rtaccel.core.log import log
 from rtaccel.core.settings import keeps_stage_times
 from rtaccel.measure.budget import Budget
 from rtaccel.measure.numbers import is_finite, shown
+from rtaccel.runtime.foreign import as_tensors
+from rtaccel.search.cascade.early_exit import EarlyExit, is_stage, split_off, variants_of
+from rtaccel.search.cascade.staging import Stager
 from rtaccel.search.clock import Clock
 from rtaccel.search.cost_model import CostModel
 from rtaccel.search.cost_table import CostTable, cache_file
@@ -51,7 +55,7 @@ def fit_budget(
     max_drop: by how much the metric may be below that of float32; `rt.Relative(0.01)`: 1 % of it.
     options: what a layer may become: schemes or their names, patterns of sparsity, `rt.LowRank`. Patterns and ranks are
         combined with the schemes beside them. float32 is always among them. "w4a8" and "w4a16" by name are rounded by GPTQ
-        where there is calibration data.
+        where there is calibration data. `rt.EarlyExit` lets the plan be a cascade, judged by its longest path.
     keep: module-name pattern -> scheme of layers that are not to be chosen for.
     seconds: of wall clock, for everything. What was verified best is returned when they are over, and after Ctrl-C.
     seed: of the parts that the metric's data are dealt to.
@@ -80,7 +84,15 @@ def fit_budget(
     clock = Clock(_check(budget, max_drop, seconds, seed))
     batches = _batches(calibration)
     notes: list[str] = []
+    early, options = split_off(options)
     schemes = parse_options(options, batches is not None)
+    if early is not None and batches is None:
+        raise FormatError(
+            OP,
+            "rt.EarlyExit without calibration data",
+            "calibration=: the limits lie between scores on it",
+            "Pass some.",
+        )
     told: Told = progress or (lambda *_: None)
     told("export", 0, 1, ())
     judged = Metric(metric, model, seed)
@@ -104,11 +116,25 @@ def fit_budget(
     losses = Losses(
         costs, judged, outputs, lambda done, of: told("sensitivity", done, of, pareto(judge.found.values()))
     )
-    planner = Planner(costs, losses, judge, budget, clock, told)
+    stager = None if early is None else _stager(early, costs, judge, schemes, batches or [], notes)
+    planner = Planner(costs, losses, judge, budget, clock, told, stager)
     planner.run()
     notes += judge.notes
     log.info("fit_budget: %d plans judged in %.1f s", len(judge.found), clock.spent)
     return summarized(planner.found, judge, losses, costs, judged, budget, clock, notes)
+
+
+def _stager(
+    early: EarlyExit, costs: CostModel, judge: Judge, schemes: Sequence[Any], batches: list[Any], notes: list[str]
+) -> Stager | None:
+    """None, with a note, where the model is none that a cascade can have as a stage."""
+    why = is_stage(costs.bench)
+    rows = [b[0] if isinstance(b, (tuple, list)) else b for b in batches]
+    if why is not None:
+        notes.append(f"no early exit: {why}")
+        return None
+    variants = variants_of(early, costs.bench, schemes)
+    return Stager(early, variants, costs, judge, torch.cat([as_tensors(OP, (b,))[0] for b in rows]))
 
 
 def _check(budget: Any, max_drop: Any, seconds: Any, seed: Any) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rtaccel.core.scheme import Scheme
 from rtaccel.measure.result import Latency
+from rtaccel.search.cascade.staging_record import Staging
 from rtaccel.search.knapsack import Plan
 
 MAX_KINDS = 4
@@ -33,6 +34,8 @@ class Candidate:
     keeps: whether the drop is within its limit, with what is known of its error; None where it was not judged.
     fits: whether its bytes are within the budget.
     reference: whether it is the model as it is, with every layer in its first option.
+    staging: of a plan that leaves early: its stages and exits. `plan` and `scheme` are then those of the last stage, the times
+        the mean over the calibration data, and `latency` that of the longest path.
     """
 
     plan: Plan
@@ -51,6 +54,7 @@ class Candidate:
     keeps: bool | None = None
     fits: bool = True
     reference: bool = field(default=False, repr=False)
+    staging: Staging | None = None
 
     @property
     def verdict(self) -> str | None:
@@ -67,7 +71,10 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """In a few words: the scheme of all layers, or how many have which."""
+        """In a few words: the scheme of all layers, or how many have which; of an early exit the stages."""
+        if self.staging is not None:
+            left = 1 - self.staging.shares[-1]
+            return f"{' -> '.join(self.staging.names)} ({left:.0%} leave early)"
         counts: dict[str, int] = {}
         for scheme in self.scheme.values():
             counts[str(scheme)] = counts.get(str(scheme), 0) + 1
@@ -88,6 +95,7 @@ class Candidate:
             "error": self.error, "size_bytes": self.size_bytes, "peak_bytes": self.peak_bytes,
             "joules": self.joules, "joules_modeled": self.joules_modeled,
             "keeps_drop": self.keeps, "fits_memory": self.fits, "verdict": self.verdict,
+            "early_exit": None if self.staging is None else self.staging.to_dict(),
             "latency": None if lat is None else {
                 "p50_us": lat.p50_us, "p99_us": lat.p99_us, "p999_us": lat.p999_us, "max_us": lat.max_us, "n": lat.n,
                 "lines": [{"key": x.key, "limit": x.limit, "verdict": x.verdict, "reason": x.reason} for x in lat.lines],

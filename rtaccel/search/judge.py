@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Any
 
 from rtaccel.measure.budget import Budget
 from rtaccel.measure.latency import measure
 from rtaccel.runtime.compiled import CompiledModel
+from rtaccel.search.cascade.cascade import Cascade
 from rtaccel.search.clock import Clock
 from rtaccel.search.cost_model import CostModel
 from rtaccel.search.energy import joules_of
@@ -24,35 +26,46 @@ MAX_SHARE = 0.1
 
 
 class Judge:
-    """Keeps the candidates that were judged. limit: of the drop."""
+    """Keeps the candidates that were judged. limit: of the drop. found: plans; staged: cascades of them and smaller models."""
 
     def __init__(
         self, model: CostModel, metric: Metric, outputs: Outputs, limit: float, budget: Budget, clock: Clock
     ) -> None:
         self._model, self._metric, self._outputs = model, metric, outputs
-        self.limit, self._budget, self._clock = limit, budget, clock
+        self.limit, self.budget, self.clock = limit, budget, clock
         self.found: dict[Plan, Candidate] = {}
+        self.staged: list[tuple[Candidate, Cascade]] = []
         self.notes: dict[str, None] = {}
+        self._made: set[tuple[int, int]] = set()
+        self._longest = 0.0
 
     def judged(self, plan: Plan) -> Candidate:
         """The candidate of a plan, with its drop, error and bytes. Each plan is judged once. Raises TimeUp."""
         if plan in self.found:
             return self.found[plan]
+        fresh = [layer for layer in enumerate(plan) if layer not in self._made]
         if self.found:  # the first is judged whatever the time is
-            self._clock.check(1.2 * self._metric.seconds)
-        model = self._model.build(plan)
-        judged = self._metric.judge(model)
+            self.clock.check(max(1.2 * self._metric.seconds, self._longest if fresh else 0.0))
+        begin = monotonic()
         found = Candidate(plan, self._model.scheme(plan), reference=plan == self._model.reference)
+        self.judge_model(found, self._model.build(plan))
+        self.found[plan] = found
+        if fresh:  # rounding and low rank take their time once for a layer
+            self._longest = max(self._longest, monotonic() - begin)
+            self._made.update(fresh)
+        return found
+
+    def judge_model(self, found: Candidate, model: CompiledModel | Cascade) -> None:
+        """Sets drop, error and bytes of a candidate, whose model this is."""
+        judged = self._metric.judge(model)
         found.drop = self._metric.value - judged.value
         found.error = self._outputs.error(model)
         found.size_bytes = model.weight_bytes
         found.peak_bytes = model.peak_bytes
-        size, peak = self._budget.size_bytes, self._budget.peak_bytes
+        size, peak = self.budget.size_bytes, self.budget.peak_bytes
         found.fits = (size is None or found.size_bytes <= size) and (peak is None or found.peak_bytes <= peak)
         found.drop_error = self._sampling_error(found, judged)
         found.keeps = self.keeps(found)
-        self.found[plan] = found
-        return found
 
     def keeps(self, c: Candidate) -> bool:
         """Whether the drop of a candidate is within its limit, with what may be owed to the metric's data.
@@ -70,7 +83,7 @@ class Judge:
 
     def settle(self) -> None:
         """Asks again whether drops are kept, with all that is known of the metric by now."""
-        for c in self.found.values():
+        for c in (*self.found.values(), *(c for c, _ in self.staged)):
             c.keeps = self.keeps(c)
 
     def _sampling_error(self, c: Candidate, judged: Judged) -> float | None:
@@ -78,7 +91,7 @@ class Judge:
         assert c.drop is not None
         if c.drop + self._metric.resolution > self.limit:
             return None
-        share = MAX_SHARE * max(self._clock.left, 0.0) / max(self._metric.seconds, 1e-9)
+        share = MAX_SHARE * max(self.clock.left, 0.0) / max(self._metric.seconds, 1e-9)
         folds = int(min(FOLDS, share))
         if folds < MIN_FOLDS and self.found:
             self.notes["the metric is too slow for the sampling error of a drop in the time given"] = None
@@ -95,7 +108,15 @@ class Judge:
         """Measures a candidate as a call bound to its tensors, against the whole budget; gives its model."""
         model = self.build(candidate)
         call = bound(model, self._model.bench.args)
-        budget = self._budget
+        candidate.latency = measure(
+            call, (), self.budget, seconds=max(seconds, 0.05), warmup=min(0.05, seconds / 5), size_bytes=model.weight_bytes,
+            name=candidate.name, **self.given(candidate, model, call, seconds),
+        )  # fmt: skip
+        return model
+
+    def given(self, candidate: Candidate, model: CompiledModel | Cascade, call: Any, seconds: float) -> dict[str, Any]:
+        """What `rt.measure` is told of a candidate beside its calls, where the budget limits it."""
+        budget = self.budget
         if budget.joules is not None:
             candidate.joules, candidate.joules_modeled = joules_of(
                 model, call, candidate.us or candidate.time_us, seconds
@@ -109,8 +130,4 @@ class Judge:
             given["peak_bytes"] = candidate.peak_bytes
         if budget.joules is not None and not candidate.joules_modeled:
             given["joules"] = candidate.joules
-        candidate.latency = measure(
-            call, (), budget, seconds=max(seconds, 0.05), warmup=min(0.05, seconds / 5), size_bytes=model.weight_bytes,
-            name=candidate.name, **given,
-        )  # fmt: skip
-        return model
+        return given

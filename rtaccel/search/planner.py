@@ -9,6 +9,8 @@ import numpy as np
 
 from rtaccel.measure.budget import Budget
 from rtaccel.runtime.compiled import CompiledModel
+from rtaccel.search.cascade.cascade import Cascade
+from rtaccel.search.cascade.staging import Stager
 from rtaccel.search.clock import Clock, TimeUp
 from rtaccel.search.cost_model import CostModel
 from rtaccel.search.cost_table import second_level_bytes, whole_calls
@@ -30,6 +32,15 @@ FINALISTS = 3
 MEASURE_SECONDS = 0.6
 """For each of them, at most; timing whole calls in turn takes as long for all together."""
 
+MEASURE_CALLS = 30_000
+"""Of each that prove a 99th percentile, forty times what it takes; rarer ones have the whole time."""
+
+EXITS = 0.25
+"""Part of the time that is kept for early exits where they are asked for."""
+
+WHOLE_ROUNDS = 120
+"""Of whole calls in turn: on a busy machine few of them meet no other work."""
+
 MAX_MOVES = 60
 """Judged plans that differ from the best in one layer."""
 
@@ -43,7 +54,7 @@ class Found:
     was enough."""
 
     best: Candidate | None = None
-    model: CompiledModel | None = None
+    model: CompiledModel | Cascade | None = None
     interrupted: bool = False
     complete: bool = True
     notes: list[str] = field(default_factory=list)
@@ -53,9 +64,11 @@ class Planner:
     """One search. Whatever happens, `found` and the judge's candidates are what was known when it ended."""
 
     def __init__(
-        self, model: CostModel, losses: Losses, judge: Judge, budget: Budget, clock: Clock, told: Told
-    ) -> None:
-        self._model, self._losses, self._judge = model, losses, judge
+        self, model: CostModel, losses: Losses, judge: Judge, budget: Budget, clock: Clock, told: Told,
+        stager: Stager | None = None,
+    ) -> None:  # fmt: skip
+        self._model, self._losses, self._judge, self._stager = model, losses, judge, stager
+        self._staged: Candidate | None = None
         self._budget, self._clock, self._told = budget, clock, told
         self._offset, self._per_byte, self._joint = 0.0, 0.0, 1.0
         self._near = second_level_bytes()
@@ -63,12 +76,16 @@ class Planner:
 
     def run(self) -> None:
         """Searches, then measures. Time that is up and Ctrl-C end the search, not the measuring."""
-        try:
-            self._search()
-        except TimeUp:
-            self.found.complete = False
-        except KeyboardInterrupt:
-            self.found.interrupted = True
+        for step, kept in ((self._search, EXITS if self._stager else 0.0), (self._leave_early, 0.0)):
+            self._clock.keep(kept)
+            if self.found.interrupted:
+                break
+            try:
+                step()
+            except TimeUp:
+                self.found.complete = False
+            except KeyboardInterrupt:
+                self.found.interrupted = True
         try:
             self._finish()
         except KeyboardInterrupt:
@@ -96,6 +113,16 @@ class Planner:
             self._correct()
             if len(judge.found) == before:
                 break
+
+    def _leave_early(self) -> None:
+        """A cascade whose mean time is less than the best plan's."""
+        self._judge.settle()
+        best = self._fastest() if self._model.times else None
+        if self._stager is None or best is None:
+            return
+        self._tell("early exits", 0, 1)
+        self._staged = self._stager.search(best, list(self._judge.found.values()))
+        self._tell("early exits", 1, 1)
 
     def _costs(self) -> Costs:
         known = [
@@ -197,7 +224,7 @@ class Planner:
             return
         share = min(MEASURE_SECONDS, max(0.05, 0.05 * self._clock.seconds))
         calls = {c.plan: bound(self._judge.build(c), self._model.bench.args) for c in candidates}
-        for plan, us in whole_calls(calls, share).items():
+        for plan, us in whole_calls(calls, share, rounds=WHOLE_ROUNDS).items():
             self._judge.found[plan].us = us
 
     def _tell(self, phase: str, done: int, of: int) -> None:
@@ -220,16 +247,32 @@ class Planner:
         self._time(self._judge.found[plan] for plan in finalists)
         final = sorted((self._judge.found[plan] for plan in finalists), key=lambda c: c.time_us)[:FINALISTS]
         keep = max(0.0, self._clock.left)
+        rare = self._budget.p999_us is not None
         for i, candidate in enumerate(final):
-            share = min(MEASURE_SECONDS, max(0.08, keep / (FINALISTS + 1)))
+            enough = MEASURE_SECONDS if rare else max(0.15, MEASURE_CALLS * 1e-6 * candidate.time_us)
+            share = min(MEASURE_SECONDS, enough, max(0.08, keep / (FINALISTS + 1)))
             if i and self._clock.left < share:
                 break
             model = self._judge.time(candidate, share)
             if self.found.best is None or _better(candidate, self.found.best):
                 self.found.best, self.found.model = candidate, model
+        self._finish_staged()
+
+    def _finish_staged(self) -> None:
+        """The cascade in place of the best plan, where it is faster on average and its longest path keeps what that keeps."""
+        best, staged = self.found.best, self._staged
+        if best is None or staged is None or self._stager is None or not staged.keeps:
+            return
+        model = self._stager.measured(staged, best, min(MEASURE_SECONDS, max(0.08, self._clock.left / 2)))
+        assert staged.staging is not None and staged.staging.mean_us is not None and staged.staging.alone_us is not None
+        if staged.staging.mean_us < staged.staging.alone_us and ORDER[staged.verdict] <= ORDER[best.verdict]:
+            self.found.best, self.found.model = staged, model
+
+
+ORDER = {"PASS": 0, "UNDECIDED": 1, "FAIL": 2, None: 3}
+"""Of verdicts, the best first."""
 
 
 def _better(a: Candidate, b: Candidate) -> bool:
     """Whether a is to be returned rather than b: its verdict, then its time."""
-    order = {"PASS": 0, "UNDECIDED": 1, "FAIL": 2, None: 3}
-    return (order[a.verdict], a.time_us) < (order[b.verdict], b.time_us)
+    return (ORDER[a.verdict], a.time_us) < (ORDER[b.verdict], b.time_us)

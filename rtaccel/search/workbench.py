@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -99,7 +99,7 @@ class Outputs:
             sum(float(w[i].double().square().sum()) for w in self._want) for i in range(len(self._want[0]))
         ]  # fmt: skip
 
-    def error(self, model: CompiledModel) -> float:
+    def error(self, model: Callable[..., Any]) -> float:
         """rms of the difference over rms of the outputs, of the output that is furthest off; NaN counts as infinite."""
         squares = [0.0] * len(self._scale)
         for args, want in zip(self._batches, self._want):

@@ -70,8 +70,8 @@ def test_json_is_all_that_is_printed_and_the_same_for_the_same_seed(small) -> No
     code, first, _ = small("--seed", "3")
     _, second, _ = small("--seed", "3")
     _, other, _ = small("--seed", "4")
-    assert code == 0
-    assert first["verdict"] == "PASS"
+    assert proven(first)[1:] == ["PASS", "PASS"]
+    assert (code == 0) == (first["verdict"] == "PASS")
     assert first["left_out"] == ["ONNX Runtime is left out: not wanted here"]
     assert torch.equal(torch.get_rng_state(), random_state)
     assert torch.get_num_threads() == threads
@@ -95,6 +95,13 @@ def test_absurd_budget_fails_and_says_so(small) -> None:
     source = report.read_text(encoding="utf-8")
     assert 'class="banner FAIL"' in source
     assert "budget 0.001 us" in source
+
+
+def proven(found: dict) -> list[str]:
+    """The verdicts on time, quality and equality. The first one is the machine's too: a busy one may leave it undecided."""
+    verdicts = [text.partition(":")[0] for text in found["proven"]]
+    assert verdicts[0] in ("PASS", "UNDECIDED")
+    return verdicts
 
 
 def sabotage(monkeypatch: pytest.MonkeyPatch, change, everywhere: bool = False) -> None:
@@ -123,7 +130,7 @@ def test_one_weight_off_by_one_step_turns_it_red(small, monkeypatch: pytest.Monk
     sabotage(monkeypatch, nudge)
     code, found, _ = small()
     assert code == 1
-    assert [text.partition(":")[0] for text in found["proven"]] == ["PASS", "PASS", "FAIL"]
+    assert proven(found)[1:] == ["PASS", "FAIL"]
     assert re.match(r"FAIL: [\d,]+ of 176,688 int8 network outputs differ", found["proven"][2])
 
 
@@ -136,7 +143,7 @@ def test_lost_quality_turns_it_red_even_where_the_kernels_agree(small, monkeypat
     sabotage(monkeypatch, forget, everywhere=True)
     code, found, report = small()
     assert code == 1
-    assert [text.partition(":")[0] for text in found["proven"]] == ["PASS", "FAIL", "PASS"]
+    assert proven(found)[1:] == ["FAIL", "PASS"]
     assert found["auroc_drop"] > 0.1
     assert "Over budget" in report.read_text(encoding="utf-8")
 
@@ -152,7 +159,7 @@ def test_a_call_that_writes_nothing_turns_it_red(small, monkeypatch: pytest.Monk
     monkeypatch.setattr(contestants, "bound", lazy)
     code, found, _ = small()
     assert code == 1
-    assert [text.partition(":")[0] for text in found["proven"]] == ["PASS", "FAIL", "FAIL"]
+    assert proven(found)[1:] == ["FAIL", "FAIL"]
     assert found["auroc_drop"] is None
 
 

@@ -110,6 +110,13 @@ def test_limits_that_are_none(pairs: list[str]) -> None:
         parse_budget(pairs)
 
 
+def test_an_early_exit_is_an_option() -> None:
+    plain, named = parse_options("exit,w8a8,exit=entropy")[::2]
+    assert [one.tests[0].test for one in (plain, named)] == ["confidence", "entropy"]
+    with pytest.raises(FormatError, match="sure"):
+        parse_options("exit=sure")
+
+
 def test_words_become_values() -> None:
     assert parse_drop("1%") == Relative(0.01) and parse_drop("0.02") == 0.02
     assert parse_options("w8a8, 2:4,blocks=0.8,unstructured=0.9,lowrank=0.5") == [

@@ -150,3 +150,15 @@ def test_what_is_not_known_for_pairs_leaves_the_graph_as_it_was() -> None:
 @pytest.mark.parametrize(("n", "p"), [(1, 1), (2, 1), (12, 3), (1024, 32), (1536, 32), (997, 1), (2048, 32)])
 def test_two_steps_are_near_the_root(n: int, p: int) -> None:
     assert split(n) == p
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_of_float64_it_stays_torch_s_and_says_nothing(dtype: torch.dtype, capfd: pytest.CaptureFixture[str]) -> None:
+    class Spectrum(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.fft.fft(x).abs()
+
+    x = torch.randn(2, 16, dtype=dtype)
+    fast = rt.compile(Spectrum().eval(), x, verify=False)
+    torch.testing.assert_close(fast(x), Spectrum()(x), rtol=1e-12, atol=1e-12)
+    assert capfd.readouterr().err == ""

@@ -13,15 +13,7 @@ from torch.export import exported_program
 from rtaccel.convert.frontend import functional_edit
 from rtaccel.convert.frontend import functionalize as module
 from rtaccel.convert.frontend.functionalize import functionalize
-
-
-class Call(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
+from tests.support.networks.call import Call
 
 
 def in_place(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Recurrent calls are exported as torch does it, at the cost of two time steps."""
+"""Recurrent calls are exported as torch does it, at the cost of their shapes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rtaccel.convert.frontend import export, recurrent_shapes
-from rtaccel.convert.frontend.recurrent_shapes import few_steps
+from rtaccel.convert.frontend.recurrent_shapes import known_shapes
 
 LAYERS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "lstm": (nn.LSTM, {"batch_first": True}),
@@ -49,7 +49,7 @@ def test_the_graph_is_the_one_of_torch(name: str, steps: int, monkeypatch: pytes
     x = torch.randn((7, steps, 4) if options.get("batch_first") else (steps, 7, 4))
     any_batch = bool(options.get("batch_first"))
     got = exported(layer, x, any_batch)
-    monkeypatch.setattr(export, "few_steps", nullcontext)
+    monkeypatch.setattr(export, "known_shapes", nullcontext)
     assert got == exported(layer, x, any_batch)
 
 
@@ -81,10 +81,10 @@ def test_torch_is_left_as_it_was() -> None:
 
     ops = [torch.ops.aten.lstm.input, torch.ops.aten.gru.input, torch.ops.aten.rnn_tanh.input]
     before = [(dict(op.py_kernels), decomposition_table[op]) for op in ops]
-    with few_steps():
+    with known_shapes():
         assert all(dict(op.py_kernels) != kernels for op, (kernels, _) in zip(ops, before))
     assert before == [(dict(op.py_kernels), decomposition_table[op]) for op in ops]
-    with pytest.raises(ZeroDivisionError), few_steps():
+    with pytest.raises(ZeroDivisionError), known_shapes():
         1 / 0  # noqa: B018
     assert before == [(dict(op.py_kernels), decomposition_table[op]) for op in ops]
 
@@ -94,9 +94,9 @@ def test_a_call_that_computes_is_computed() -> None:
     layer, x = nn.LSTM(4, 6, batch_first=True).eval(), torch.randn(2, 5, 4)
     state = (torch.zeros(1, 2, 6), torch.zeros(1, 2, 6))
     arguments = (x, state, list(layer._flat_weights), True, 1, 0.0, False, False, True)
-    assert recurrent_shapes._steps(arguments) is None
+    assert not recurrent_shapes._is_shape_alone(arguments)
     with torch.no_grad():
         want = layer(x)[0]
-        with few_steps():
+        with known_shapes():
             got = torch.ops.aten.lstm.input.py_kernels[torch._C.DispatchKey.CompositeImplicitAutograd](*arguments)[0]
     torch.testing.assert_close(got, want)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,7 @@ def test_nested_states(tmp_path: Path) -> None:
     assert same_bits(got, fast(*call))
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_threads_give_the_same_bits(tmp_path: Path) -> None:
     fast = rt.compile(nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 64)).eval(), torch.randn(1, 256))
     file = rt.save(fast, tmp_path / "m.rta")

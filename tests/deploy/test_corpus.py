@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import rtaccel as rt
+import rtaccel._native as native
 from tests.deploy import forged
 
 FILES = sorted((Path(__file__).parents[1] / "native" / "corpus").glob("*.rta"))
@@ -31,3 +32,12 @@ def test_corpus(file: Path) -> None:
 def test_there_are_some() -> None:
     assert len(FILES) > 60
     assert sum(file.stat().st_size for file in FILES) < 250_000
+
+
+def test_every_operator_is_in_it() -> None:
+    """So that the fuzzer begins with a small file of each."""
+    found = set()
+    for file in FILES:
+        if not file.stem.startswith("bad-"):
+            found |= {op for _, op, _ in rt.load(file)._native.stages}
+    assert found == {op for op, _, _ in native.kernels()}

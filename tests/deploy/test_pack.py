@@ -17,6 +17,7 @@ from rtaccel.backends.cpu import isas
 from rtaccel.cli.main import main
 from rtaccel.deploy.pack import pack
 from rtaccel.runtime.compiled import CompiledModel
+from tests.deploy.networks import Recurrent
 
 HERE = Path(__file__).parent
 BEST = next((name for name in ("avx2", "neon", "portable") if name in isas()), "portable")
@@ -63,6 +64,10 @@ int main(void) {
   void* out[] = {y};
   if (rta_model_step(model, in, out, 3) != 0) return 3;
   fwrite(y, sizeof y, 1, stdout);
+  FILE* status = fopen("/proc/self/status", "r");
+  char line[256];
+  while (status && fgets(line, sizeof line, status))
+    if (line[0] == 'V') fputs(line, stderr);
   rta_model_close(model);
   return 0;
 }
@@ -117,7 +122,7 @@ def packed(model: tuple[Path, np.ndarray, bytes], tmp_path_factory: pytest.TempP
     assert told.measured
     assert all(kernel.endswith(BEST) for _, kernel in told.kernels)
     assert sum(size for _, size in told.sections) <= told.program_bytes
-    assert told.program_bytes < 110_000 or BEST != "avx2"
+    assert told.program_bytes < 120_000 or BEST != "avx2"
     return folder
 
 
@@ -128,6 +133,10 @@ def test_one_model(model: tuple[Path, np.ndarray, bytes], packed: Path, tmp_path
     assert given(tmp_path / "embedded", x.tobytes()) == want
     if BEST == "avx2":
         assert (tmp_path / "embedded").stat().st_size <= 120_000
+    if Path("/proc/self/status").exists():  # with a loaded model that has made a step
+        done = subprocess.run([tmp_path / "embedded"], input=x.tobytes(), capture_output=True, check=True)
+        (peak,) = [int(line.split()[1]) for line in done.stderr.decode().splitlines() if line.startswith("VmHWM")]
+        assert peak <= 4096
 
     linked(HERE / "program.c", packed, tmp_path / "program")
     (tmp_path / "x").write_bytes(x.tobytes())
@@ -201,23 +210,11 @@ def every_format() -> CompiledModel:
     return rt.compile(nn.Sequential(*layers).eval(), torch.randn(1, 40), scheme, calibration=[torch.randn(128, 40)])
 
 
-class Recurrent(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(6, 16, 3)
-        self.lstm = nn.LSTM(16, 24, 2, batch_first=True)
-        self.gru = nn.GRU(24, 20, batch_first=True)
-        self.head = nn.Linear(20, 5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        causal = nn.functional.pad(x.transpose(1, 2), (2, 0))
-        y, _ = self.lstm(self.conv(causal).transpose(1, 2).tanh())
-        y, _ = self.gru(y)
-        return self.head(y[:, -1])
+PACKED_STREAMS = [("float32", 1), ("float32", 3), ("w8a8", 3), ("w8a8", 1)]
 
 
-@pytest.mark.parametrize("scheme", ["float32", "w8a8"])
-@pytest.mark.parametrize("streams", [1, 3])
+@pytest.mark.turns(3)
+@pytest.mark.parametrize(("scheme", "streams"), PACKED_STREAMS)
 def test_streams(tmp_path: Path, scheme: str, streams: int) -> None:
     torch.manual_seed(1)
     calibration = {} if scheme == "float32" else {"calibration": [torch.randn(8, 30, 6)]}
@@ -233,6 +230,7 @@ def test_streams(tmp_path: Path, scheme: str, streams: int) -> None:
     assert done.stdout == b"".join(live.step(step).numpy().tobytes() for step in x)
 
 
+@pytest.mark.turns(3)
 def test_every_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fast = every_format()
     file = rt.save(fast, tmp_path / "policy.rta")
@@ -249,9 +247,46 @@ def test_every_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert done.stdout == fast(x).numpy().tobytes(), (samples, done.stderr)
 
 
+WITHIN = """
+#include <stdio.h>
+#include "policy.h"
+static unsigned char memory[POLICY_MEMORY_BYTES];
+int main(void) {
+  rta_model* model = policy_open(memory, sizeof memory);
+  if (!model) { fprintf(stderr, "%s", rta_error()); return 1; }
+  float x[3 * POLICY_INPUT_0_ELEMENTS], y[3 * POLICY_OUTPUT_0_ELEMENTS];
+  if (fread(x, sizeof x, 1, stdin) != 1) return 2;
+  const void* in[] = {x};
+  void* out[] = {y};
+  if (rta_model_step(model, in, out, 3) != 0) return 3;
+  fwrite(y, sizeof y, 1, stdout);
+  printf("%d", POLICY_MEMORY_BYTES);
+  return 0;
+}
+"""
+
+
+def test_weights_that_stages_share(tmp_path: Path) -> None:
+    """What was packed to be compared is given back to the caller's memory, and taken again."""
+    torch.manual_seed(4)
+    layer, last = nn.Linear(40, 40), nn.Linear(40, 8)
+    fast = rt.compile(nn.Sequential(*[layer, nn.Tanh()] * 9, last).eval(), torch.randn(1, 40))
+    packed = fast._executor.native_plans[0].packed_bytes
+    assert packed < 2 * 4 * 40 * 48 + 4 * 40 * 16
+    pack(rt.save(fast, tmp_path / "policy.rta"), tmp_path / "out", [BEST], embed=True)
+    (tmp_path / "within.c").write_text(WITHIN)
+    linked(tmp_path / "within.c", tmp_path / "out", tmp_path / "within")
+    x = torch.randn(3, 40)
+    want = fast(x).numpy().tobytes()
+    told = given(tmp_path / "within", x.numpy().tobytes())
+    assert told[: len(want)] == want
+    assert packed < int(told[len(want) :]) < packed + 64_000
+
+
 CROSS = ("aarch64-linux-gnu-g++", "aarch64-linux-gnu-gcc", "qemu-aarch64")
 
 
+@pytest.mark.turns(3)
 @pytest.mark.skipif(not all(map(shutil.which, CROSS)), reason=f"not all of {', '.join(CROSS)} are here")
 def test_for_another_processor(model: tuple[Path, np.ndarray, bytes], tmp_path: Path) -> None:
     file, x, want = model

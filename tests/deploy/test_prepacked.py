@@ -15,6 +15,7 @@ from rtaccel.deploy import prepacked
 from rtaccel.deploy.container import sealed
 from rtaccel.deploy.load import LoadedModel, load
 from rtaccel.deploy.save import artifact_bytes
+from rtaccel.plan import sparse_recurrent
 from rtaccel.runtime.compiled import CompiledModel
 
 SCHEMES = {
@@ -52,26 +53,97 @@ def test_the_same_bits(scheme: str, tmp_path: Path) -> None:
             assert model(x.numpy()).tobytes() == fast(x).numpy().tobytes()
 
 
-def test_beside_what_cannot_be_kept(tmp_path: Path) -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.gru, self.head = nn.GRU(5, 12, batch_first=True), nn.Linear(12, 3)
+class Recurrent(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.layers = getattr(nn, kind)(5, 37, 2, batch_first=True)
+        self.head = nn.Linear(37, 3)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.head(self.gru(x)[0][:, -1])
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layers(x)[0][:, -1])
 
+
+@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
+@pytest.mark.parametrize("scheme", ["float32", "w8a8", "w4a8", "bfloat16"])
+def test_recurrent_layers(kind: str, scheme: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    live = rt.stream(Net().eval(), torch.randn(2, 5))
+    live = rt.stream(Recurrent(kind).eval(), torch.randn(2, 5), SCHEMES[scheme], calibration=[torch.randn(4, 9, 5)])
     for _ in range(3):
         live.step(torch.randn(2, 5))
-    loaded = load(rt.save(live, tmp_path / "gru.rta", states=True, prepacked=True))
-    assert 0 < ready(loaded) < loaded._native.packed_bytes
+    file = rt.save(live, tmp_path / "m.rta", states=True, prepacked=True)
+    models = [load(file), load(file, in_place=True), load(prepacked.without_section(file.read_bytes()))]
+    kept = [ready(model) for model in models]
+    assert kept[0] == kept[1] > 5 * 37 * 4 / 2
+    assert kept[2] == 0
     for _ in range(4):
         x = torch.randn(2, 5)
-        assert loaded.step(x.numpy()).tobytes() == live.step(x).numpy().tobytes()
-    with pytest.raises(rt.UnsupportedProblem, match="without dense linear layers"):
-        rt.save(rt.stream(nn.GRU(5, 8, batch_first=True).eval(), torch.randn(1, 5)), tmp_path / "x.rta", prepacked=True)
+        want = live.step(x).numpy().tobytes()
+        for model in models:
+            assert model.step(x.numpy()).tobytes() == want
+
+
+CONVOLUTIONS = {
+    "plain": (nn.Conv2d(3, 20, 3), (3, 9, 11)),
+    "grouped": (nn.Conv1d(12, 24, 3, groups=3), (12, 19)),
+    "depthwise": (nn.Conv2d(21, 21, 3, padding=1, groups=21), (21, 8, 8)),
+    "winograd": (nn.Conv2d(16, 19, 3, padding=1), (16, 24, 24)),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize("scheme", ["float32", "w8a8"])
+def test_convolutions(name: str, scheme: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layer, shape = CONVOLUTIONS[name]
+    net = nn.Sequential(layer, nn.ReLU(), nn.Flatten()).eval()
+    fast = rt.compile(net, torch.randn(1, *shape), SCHEMES[scheme], calibration=[torch.randn(16, *shape)])
+    file = rt.save(fast, tmp_path / "m.rta", prepacked=True)
+    models = [load(file), load(file, in_place=True), load(prepacked.without_section(file.read_bytes()))]
+    assert ready(models[0]) == ready(models[1]) >= layer.weight.numel() > ready(models[2]) == 0
+    for batch in (1, 3):
+        x = torch.randn(batch, *shape)
+        want = fast(x).numpy().tobytes()
+        for model in models:
+            assert model(x.numpy()).tobytes() == want
+
+
+def test_beside_what_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of sparse recurrent weights lead to places, in five forms: no file has them ready."""
+    monkeypatch.setattr(sparse_recurrent, "time", lambda stage, rows: 1.0 if "layout" in stage.attrs else 2.0)
+    torch.manual_seed(0)
+    net = Recurrent("GRU").eval()
+    with torch.no_grad():
+        for name, parameter in net.layers.named_parameters():
+            if name.startswith("weight"):
+                parameter *= torch.rand_like(parameter) < 0.1
+    fast = rt.compile(net, torch.randn(1, 6, 5))
+    loaded = load(rt.save(fast, tmp_path / "m.rta", prepacked=True))
+    assert "_sparse_" in loaded.explain()
+    assert 0 < ready(loaded) < loaded._native.packed_bytes
+    x = torch.randn(3, 6, 5)
+    assert loaded(x.numpy()).tobytes() == fast(x).numpy().tobytes()
+
+
+def test_weights_that_stages_share_are_there_once(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layer, last = nn.Linear(40, 40), nn.Linear(40, 40)
+    net = nn.Sequential(*[module for _ in range(9) for module in (layer, nn.Tanh())], last).eval()
+    fast = rt.compile(net, torch.randn(1, 40))
+    whole = rt.save(fast, tmp_path / "m.rta", prepacked=True).read_bytes()
+    packed = fast._executor.native_plans[0].packed_bytes
+    assert packed <= len(prepacked.section(whole)) < packed + 64 * 40
+    models = [load(whole), load(tmp_path / "m.rta", in_place=True), load(prepacked.without_section(whole))]
+    assert [ready(model) for model in models] == [packed, packed, 0]
+    assert {model._native.packed_bytes for model in models} == {packed}
+    x = torch.randn(3, 40)
+    assert {model(x.numpy()).tobytes() for model in models} == {fast(x).numpy().tobytes()}
+    assert prepacked.with_prepacked(whole) == whole
+
+
+def test_nothing_to_keep(tmp_path: Path) -> None:
+    fast = rt.compile(nn.Sequential(nn.Tanh(), nn.Softmax(-1)).eval(), torch.randn(1, 8))
+    with pytest.raises(rt.UnsupportedProblem, match="without weights to keep"):
+        rt.save(fast, tmp_path / "x.rta", prepacked=True)
     assert not (tmp_path / "x.rta").exists()
 
 
@@ -188,6 +260,60 @@ def test_forged(scheme: str) -> None:
                 continue
             assert model(x.numpy()).tobytes() == want
     assert refused > 20 * stages
+
+
+def several() -> CompiledModel:
+    """A convolution, a recurrent layer and a linear one."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.gru, self.head = nn.Conv1d(3, 8, 3), nn.GRU(8, 9, batch_first=True), nn.Linear(9, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.gru(self.conv(x).transpose(1, 2))[0][:, -1])
+
+    torch.manual_seed(0)
+    return rt.compile(Net().eval(), torch.randn(1, 3, 12), "w8a8", calibration=[torch.randn(16, 3, 12)])
+
+
+def test_forged_sizes_of_all_kinds() -> None:
+    """Bytes moved from one stage to another, with every place still right: a stage has too few or too many."""
+    fast = several()
+    whole = prepacked.with_prepacked(artifact_bytes(fast))
+    image = prepacked.section(whole)
+    stages = struct.unpack_from("<I", image, 8)[0]
+    sizes = [struct.unpack_from("<Q", image, 64 * (i + 1) + 48)[0] for i in range(stages)]
+    assert sum(1 for size in sizes if size) >= 3
+    for give in range(stages):
+        for take in range(stages):
+            if give == take or not sizes[give]:
+                continue
+            changed, forged = list(sizes), bytearray(image)
+            changed[give] -= 64
+            changed[take] += 64
+            at = 64 * (stages + 1)
+            for i, size in enumerate(changed):
+                struct.pack_into("<QQ", forged, 64 * (i + 1) + 40, at, size)
+                at += size
+            with pytest.raises(rt.FormatError, match="packed weights"):
+                load(prepacked._with_section(whole, bytes(forged)))
+
+
+def test_forged_numbers_of_all_kinds() -> None:
+    """Any numbers: the results are others, as with forged weights, and nothing else happens."""
+    fast = several()
+    whole = prepacked.with_prepacked(artifact_bytes(fast))
+    image = prepacked.section(whole)
+    start = len(whole) - len(image) + 64 * (struct.unpack_from("<I", image, 8)[0] + 1)
+    rng = np.random.default_rng(0)
+    x = torch.randn(2, 3, 12).numpy()
+    for bits in (0x00, 0xFF, 0x7F, 0x80, None):
+        changed = bytearray(whole)
+        changed[start:] = rng.bytes(len(whole) - start) if bits is None else bytes([bits]) * (len(whole) - start)
+        model = load(sealed(bytes(changed)))
+        assert ready(model)
+        assert model(x).shape == (2, 2)
 
 
 def test_bad_places(tmp_path: Path) -> None:

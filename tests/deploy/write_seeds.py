@@ -1,6 +1,7 @@
 """Writes files for the fuzzer of the loader to begin with: every operator, every kind of stage that `compile` makes, streams.
 
     python tests/deploy/write_seeds.py build/seeds [--generated N]
+    RTACCEL_CPU_ISA=portable python tests/deploy/write_seeds.py build/seeds --packed portable
 
 Small ones: most of what is changed in them is then a number that something is computed from.
 """
@@ -30,6 +31,7 @@ from rtaccel.deploy.prepacked import with_prepacked
 from rtaccel.deploy.record import Edge, Head, Recorder, Where
 from rtaccel.deploy.save import artifact_bytes
 from rtaccel.kernels._core.cpu import States, packed_bound, tell
+from rtaccel.kernels.sparse_linear import contract as sparse_linear
 from tests.support import stages
 from tests.support.generators import streams
 from tests.support.generators.models import FAMILIES, built, inputs_of, models, packed
@@ -113,8 +115,27 @@ def of_packed_weights() -> Iterator[tuple[str, bytes]]:
         calibration = [torch.randn(32, 5)] if scheme == "w8a8" else None
         fast = rt.compile(net, torch.randn(1, 5), scheme, calibration=calibration)
         yield f"prepacked-{scheme}", with_prepacked(artifact_bytes(fast))
-    live = rt.stream(streams.Recurrent("lstm", 4, 5, 1, True).eval(), torch.randn(2, 4))
-    yield "prepacked-stream", with_prepacked(artifact_bytes(live, states=True))
+    for kind in ("gru", "lstm"):
+        for scheme in ("float32", "w8a8", "w4a8"):
+            calibration = None if scheme == "float32" else [torch.randn(4, 9, 4)]
+            recurrent = streams.Recurrent(kind, 4, 5, 1, True).eval()
+            live = rt.stream(recurrent, torch.randn(2, 4), scheme, calibration=calibration)
+            yield f"prepacked-{kind}-{scheme}", with_prepacked(artifact_bytes(live, states=True))
+    layers = {
+        "conv": (torch.nn.Conv1d(3, 5, 3), (3, 9)),
+        "depthwise": (torch.nn.Conv2d(5, 5, 3, groups=5), (5, 5, 5)),
+        "winograd": (torch.nn.Conv2d(8, 5, 3, padding=1), (8, 16, 16)),
+    }
+    for name, (layer, shape) in layers.items():
+        for scheme in ("float32", "w8a8"):
+            calibration = [torch.randn(8, *shape)] if scheme == "w8a8" else None
+            fast = rt.compile(layer.eval(), torch.randn(1, *shape), scheme, calibration=calibration)
+            yield f"prepacked-{name}-{scheme}", with_prepacked(artifact_bytes(fast))
+    for layout in sparse_linear.LAYOUTS:
+        for scheme in ("float32", "static", "dynamic"):
+            stage = sparse_linear.make_stage(33, 9, scheme, layout, 0.3)
+            kernel = impls("cpu", "sparse_linear")[0].name  # a file has no kernel's name
+            yield f"prepacked-sparse-{layout.replace(':', '')}-{scheme}", with_prepacked(of_stage(stage, kernel))
 
 
 def of_generated(count: int) -> Iterator[tuple[str, bytes]]:
@@ -150,10 +171,17 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--generated", type=int, default=150, help="models of the generators")
     parser.add_argument("--each", type=int, default=2, help="conformance cases of each kind")
+    parser.add_argument(
+        "--packed", metavar="NAME", help="only files with packed weights, for this set's kernels; NAME ends theirs"
+    )
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     count = 0
-    for name, content in written(options.each, options.generated):
+    if options.packed:
+        files = [(f"{name}-{options.packed}", content) for name, content in of_packed_weights()]
+    else:
+        files = written(options.each, options.generated)
+    for name, content in files:
         (options.folder / (name.replace(" ", "_").replace(",", "") + ".rta")).write_bytes(content)
         count += 1
     print(f"{count} files in {options.folder}")

@@ -194,7 +194,7 @@ def test_the_exact_conformance_cases_under_every_instruction_set() -> None:
         isa: subprocess.Popen(
             [sys.executable, "-c", EXACT_CASES], env={**os.environ, CPU_ISA: isa}, stdout=subprocess.PIPE, text=True
         )
-        for isa in isas()
+        for isa in isas()[: isas().index(native.isa()) + 1]  # the best one here, and what comes before it
     }
     found = {}
     for isa, process in runs.items():

@@ -33,7 +33,9 @@ def bits(result: Any) -> list[bytes]:
     found = []
     for leaf in pytree.tree_leaves(result):
         if isinstance(leaf, Tensor):
-            plain = leaf.detach().as_subclass(Tensor).resolve_neg().contiguous().flatten()
+            plain = (
+                leaf.detach().as_subclass(Tensor).resolve_neg().clone(memory_format=torch.contiguous_format).flatten()
+            )
             found.append(plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import importlib.util
 from collections.abc import Iterator
@@ -39,6 +38,7 @@ from rtaccel.kernels.linear import contract
 from rtaccel.kernels.linear.triton import dot, gemv
 from rtaccel.kernels.linear.triton.w8a8 import Operands
 from rtaccel.runtime.gpu.ahead import kernels_of
+from tests import turns
 from tests.support import kept
 from tests.triton_checks import budgets
 
@@ -54,12 +54,12 @@ def compiled(name: str, capability: int) -> Footprint:
 
 
 def todays() -> Iterator[Any]:
-    """Every form for sm_90 and one of the other architectures, another each day: within a week all of them. Of what is
-    slow to compile, a third of the forms a day, for one architecture each.
+    """Every form for sm_90 and one of the other architectures, another each day; a third of those a day. Of what is
+    slow to compile, a third of the forms, for one architecture each. Within three weeks all of them.
     `python tests/triton_checks/write_budgets.py --check` compiles the whole, in some minutes."""
     others = [c for c in ARCHITECTURES if c != 90]
     for index, spec in enumerate(SPECIALISATIONS):
-        first = datetime.date.today().toordinal() + index
+        first = turns.DAY + index
         chosen = (90, others[first % len(others)])
         if spec.slow:
             turn, rest = divmod(first, 3)
@@ -68,6 +68,7 @@ def todays() -> Iterator[Any]:
             yield pytest.param(spec, capability, id=f"{spec.name}-sm_{capability}")
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(("spec", "capability"), list(todays()))
 def test_compiles_within_its_budget(spec: Specialisation, capability: int) -> None:
     if not budgets.known(capability):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import importlib.util
 import os
 import random
@@ -16,13 +15,14 @@ from pathlib import Path
 import pytest
 
 from rtaccel.backends import get_backend
+from tests import turns
 from tests.triton_checks import conftest
 
 FOLDER = Path(__file__).parent.parent / "triton_checks"
 GROUPS = (
     ("recurrent", "partition", "sparse", "sparse_bytes", "sparse_choice"), ("kernels", "1/2"), ("kernels", "2/2"),
     ("conv", "conv_stream"), ("formats", "1/2"), ("formats", "2/2"), ("persistent", "persistent_streams"),
-    ("general",),
+    ("general", "exchange"),
 )  # fmt: skip
 """Files of checks, and what part of their checks: each group is a process, of about the same length."""
 
@@ -33,8 +33,9 @@ FEWEST_CASES = {"formats": 45, "kernels": 250, "recurrent": 140, "conv": 100, "p
 """In a process, by the first file of its group; some of them are for the interpreter alone."""
 FEWEST_ON_A_CARD = 800
 
-TURNS = 1 if "RTACCEL_EVERY_CHECK" in os.environ else 3
-"""A third of the checks a day, each of them every third day: the interpreter takes minutes. `make check` runs all."""
+TURNS = 1 if turns.EVERY else 4
+"""A fourth of the checks of a group, another each day. With the days of the groups each check runs once in twelve days: the
+interpreter takes minutes. `make check` runs all."""
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed (pip install 'rtaccel[gpu]')"
@@ -78,11 +79,12 @@ def run_checks(tmp_path: Path, interpret: bool, checks: list[Path], part: str = 
 
 
 @needs_triton
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("group", GROUPS, ids=" ".join)
 def test_kernels_in_the_interpreter(group: tuple[str, ...], tmp_path: Path) -> None:
     names = [word for word in group if "/" not in word]
     number, parts = map(int, (group[-1] if "/" in group[-1] else "1/1").split("/"))
-    turn = datetime.date.today().toordinal() % TURNS
+    turn = turns.turn(TURNS)
     part = f"{number + parts * turn}/{parts * TURNS}"
     ran = run_checks(tmp_path, True, [FOLDER / f"check_{name}.py" for name in names], part)
     assert ran >= FEWEST_CASES[names[0]] // TURNS
@@ -98,6 +100,7 @@ def test_every_check_is_in_a_group() -> None:
 
 
 @needs_triton
+@pytest.mark.turns(3)
 def test_a_part_of_every_size() -> None:
     """Another K each time; `make check` runs all 131 of them."""
     done = run_python([str(EVERY_SIZE), str(random.randrange(131)), "131"], interpret=True)
@@ -134,6 +137,7 @@ def test_kernels_on_the_gpu(tmp_path: Path) -> None:
 
 
 @needs_triton
+@pytest.mark.turns(3)
 @pytest.mark.skipif(sys.platform != "linux", reason="guards buffers with mprotect, as on Linux")
 def test_kernels_touch_nothing_outside_their_buffers() -> None:
     done = run_python([str(GUARD)], interpret=True)

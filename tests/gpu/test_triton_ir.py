@@ -31,23 +31,31 @@ from tests.triton_checks.ttir.traffic import Traffic
 pytestmark = pytest.mark.usefixtures("kept_triton_cache")
 
 DECLARED = launches.declared()
+PAGE = write_page.PAGE.read_text().splitlines()
 
 
-def test_every_kernel_and_its_page() -> None:
+@pytest.mark.turns(6)
+@pytest.mark.parametrize("found", DECLARED, ids=lambda d: d.spec.name)
+def test_a_kernel_and_its_line_of_the_page(found: launches.Declared) -> None:
     """The launch with a tensor of more than 2^32 numbers has no index that may wrap; the launch as declared touches at most 1.1
     of what the contract says must be moved, or is an exception with a reason; no product fuses with a sum unasked. The page
     shows it."""
-    for found in DECLARED:
-        name, record = found.spec.name, moved.record_of(found.spec.name)
-        assert record.faults == (), name
-        if name.startswith("sparse_"):  # each byte of the packed weights once
-            assert (record.weights_again, record.grid is None) == (0, False), name
-        assert record.touched > 0, name
-        if record.exception is None and record.ratio is not None:
-            assert record.ratio <= moved.MAX, f"{record}: mend it, or say why in EXCEPTIONS of triton_checks/moved.py"
-        assert found.spec.options["enable_fp_fusion"] is False, name
-        assert moved.compiled(name).metadata.enable_fp_fusion is False, name
-    assert write_page.render() == write_page.PAGE.read_text(), "run python tests/triton_checks/write_page.py"
+    name, record = found.spec.name, moved.record_of(found.spec.name)
+    assert record.faults == (), name
+    if name.startswith("sparse_"):  # each byte of the packed weights once
+        assert (record.weights_again, record.grid is None) == (0, False), name
+    assert record.touched > 0, name
+    if record.exception is None and record.ratio is not None:
+        assert record.ratio <= moved.MAX, f"{record}: mend it, or say why in EXCEPTIONS of triton_checks/moved.py"
+    assert found.spec.options["enable_fp_fusion"] is False, name
+    assert moved.compiled(name).metadata.enable_fp_fusion is False, name
+    assert write_page.traffic(record) in PAGE, "run python tests/triton_checks/write_page.py"
+
+
+def test_the_page_says_what_code_costs() -> None:
+    assert "\n".join(write_page.costs()) in "\n".join(PAGE), "run python tests/triton_checks/write_page.py"
+    moved_lines = PAGE[PAGE.index("|---|---|---|---|---|---|---|---|") + 1 : PAGE.index("## What its code costs") - 1]
+    assert [line.split()[1] for line in moved_lines] == sorted(d.spec.name for d in DECLARED)
 
 
 def test_exceptions_are_needed() -> None:

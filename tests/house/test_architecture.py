@@ -135,12 +135,14 @@ def test_folders_of_kernels_use_what_is_below() -> None:
 
 def test_operators_use_no_headers_of_their_neighbors_but_of_linear() -> None:
     """Sparse layers end as linear ones do; nothing else of one operator is in another's C++."""
+    kernels = ROOT / "kernels"
     found = {
-        (file.parent.name, room)
-        for file in (ROOT / "kernels").rglob("*")
+        (own, room)
+        for file in kernels.rglob("*")
         if file.suffix in (".cc", ".h", ".cu")
+        for own in file.relative_to(kernels).parts[:1]
         for _, room in rooms_used(file)
-        if room not in KERNELS and (ROOT / "kernels" / room).is_dir() and room != file.parent.name
+        if room not in KERNELS and (kernels / room).is_dir() and room != own
     }
     assert found == {("sparse_linear", "linear")}
 
@@ -276,3 +278,12 @@ def test_folders_stay_small() -> None:
             ):
                 counted[file.parent] = counted.get(file.parent, 0) + 1
     assert not {str(folder.relative_to(ROOT)): n for folder, n in counted.items() if n > MAX_FILES}
+
+
+def test_nothing_that_a_tool_made_is_kept() -> None:
+    """Programs and archives that a build left behind: what is tracked is text, but for the fuzzer's model files."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is not a checkout")
+    found = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = [ROOT / name for name in found.split("\0") if name and not name.startswith("tests/native/corpus/")]
+    assert not [str(f.relative_to(ROOT)) for f in files if f.exists() and b"\0" in f.read_bytes()[:4096]]

@@ -180,6 +180,7 @@ def test_a_model_from_a_file_needs_numpy_alone(wheel: Path, tmp_path: Path) -> N
     assert not found["foreign"]
 
 
+@pytest.mark.turns(3)
 @needs_nvrtc
 def test_every_cuda_source_compiles_from_there(environment: Path) -> None:
     found = compiled(environment)
@@ -199,6 +200,7 @@ def test_a_header_that_is_not_there_is_missed(environment: Path) -> None:
         assert f'cannot open source file "{name}"' in said
 
 
+@pytest.mark.turns(3)
 def test_kernels_are_built_ahead_from_there(environment: Path) -> None:
     pytest.importorskip("triton", reason="triton is not installed (pip install 'rtaccel[gpu]')")
     (environment / "network.py").write_text(MODEL)
@@ -210,6 +212,7 @@ def test_kernels_are_built_ahead_from_there(environment: Path) -> None:
     assert all(not k["was_there"] and (environment / "kernels").is_dir() for k in found)
 
 
+@pytest.mark.turns(3)
 def test_a_model_is_packed_from_there(environment: Path) -> None:
     """The sources that `rtaccel pack` compiles are in the wheel."""
     import torch

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import rtaccel._native
 from tests.support.wheel import ROOT
 
 sys.path.insert(0, str(ROOT))
+from release import abi, foreign, wheels
 from release.matrix import ARCHITECTURES, STABLE, VERSIONS, Interpreter, Target, serves, targets
 
 SYMBOLS = ROOT / "release" / "symbols.txt"
@@ -31,6 +34,21 @@ def test_one_wheel_serves_what_has_the_stable_abi() -> None:
     assert not missing
     for version in VERSIONS:
         assert sum(t.runs_on(version) for t in wanted) == len(ARCHITECTURES)
+
+
+def test_sources_are_those_of_the_archive(tmp_path: Path) -> None:
+    """A second archive leaves what has not changed as it is, and nothing that it does not have."""
+    times = []
+    for files in ({"a.cc": "1", "kernels/b.cc": "2", "kernels/c.cc": "3"}, {"a.cc": "1", "kernels/b.cc": "4"}):
+        with tarfile.open(tmp_path / "s.tar.gz", "w:gz") as archive:
+            for name, text in files.items():
+                entry = tarfile.TarInfo(f"rtaccel-0.1.0/{name}")
+                entry.size = len(text)
+                archive.addfile(entry, io.BytesIO(text.encode()))
+        made = wheels.unpacked(tmp_path / "s.tar.gz", tmp_path / "sources")
+        assert {str(p.relative_to(made)): p.read_text() for p in made.rglob("*") if p.is_file()} == files
+        times.append((made / "a.cc").stat().st_mtime_ns)
+    assert times[0] == times[1]
 
 
 def test_what_is_missing_is_said() -> None:
@@ -82,8 +100,61 @@ def test_exported_symbols_are_those_of_the_list() -> None:
     assert found == kept, f"gone: {sorted(set(kept) - set(found))}, new: {sorted(set(found) - set(kept))}"
 
 
+def test_types_of_the_abi_are_those_of_the_record(tmp_path: Path) -> None:
+    """A function, structure or constant that is another: RTA_ABI_VERSION and release/abi.c change with it."""
+    if why := abi.missing():
+        pytest.skip(why)
+    kind, said = abi.changes(abi.RECORD.read_text(), abi.definitions(), tmp_path)
+    assert not kind, said
+
+
+CHANGES = [
+    ("int64_t sample_elements;", "int32_t sample_elements;", "changed"),
+    ("RTA_BAD_DIGEST = 4", "RTA_BAD_DIGEST = 40", "changed"),
+    ("void rta_model_close(rta_model* model)", "void rta_model_shut(rta_model* model)", "changed"),
+    ("void rta_model_close(rta_model* model)", "void rta_model_close(rta_model* model, int how)", "changed"),
+    ("void rta_model_close(", "int rta_of_tomorrow(int a) {}\nvoid rta_model_close(", "added"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "kind"), CHANGES)
+def test_a_changed_abi_is_seen(tmp_path: Path, old: str, new: str, kind: str) -> None:
+    if why := abi.missing():
+        pytest.skip(why)
+    record = abi.RECORD.read_text()
+    assert record.count(old) == 1
+    assert abi.changes(record, record.replace(old, new), tmp_path)[0] == kind
+
+
+def test_the_record_defines_every_exported_function(tmp_path: Path) -> None:
+    if why := abi.missing():
+        pytest.skip(why)
+    assert exported(abi.library(tmp_path / "librtaccel.so", abi.RECORD.read_text())) == SYMBOLS.read_text().split()
+
+
 def test_every_exported_function_is_declared_in_a_public_header() -> None:
     headers = [*ROOT.glob("native/*/rta_*.h"), *ROOT.glob("kernels/_core/rta_*.h"), ROOT / "native" / "rtaccel.h"]
     text = "\n".join(path.read_text() for path in headers)
     missing = [name for name in SYMBOLS.read_text().split() if not re.search(rf"\b{name}\b", text)]
     assert missing == []
+
+
+@pytest.mark.skipif(foreign.zig() is None, reason="ziglang is not installed")
+def test_what_depends_on_the_system_compiles_for_macos(tmp_path: Path) -> None:
+    """`python -m release.foreign` compiles all; here are the sources that name what systems have."""
+    compiler = foreign.zig()
+    folders = [
+        "kernels",
+        "kernels/_core",
+        *(f"native/{p.name}" for p in (ROOT / "native").iterdir() if p.is_dir()),
+        "native",
+    ]
+    objects = []
+    for source in ("kernels/_core/thread_pool.cc", "kernels/_core/isa.cc", "native/model/artifact_bytes.cc"):
+        made = tmp_path / f"{Path(source).stem}.o"
+        command = [compiler, "c++", "-target", foreign.TARGET, "-std=c++20", "-O0", "-c", "-o", made, ROOT / source]
+        subprocess.run([*command, *(f"-I{ROOT / folder}" for folder in folders)], check=True, cwd=tmp_path)
+        assert foreign.is_for_macos(made)
+        objects.append(made)
+    subprocess.run([compiler, "ar", "rcs", tmp_path / "lib.a", *objects], check=True)
+    assert (tmp_path / "lib.a").read_bytes().startswith(b"!<arch>\n")

@@ -79,7 +79,7 @@ class Turned(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.head = nn.Linear(7, 3)
+        self.head = nn.Linear(7, 33)  # of few outputs it would be a convolution over planes
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.head(x.permute(0, 2, 1))).permute(0, 2, 1)

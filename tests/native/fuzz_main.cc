@@ -105,9 +105,11 @@ long resident() {
 }  // namespace
 
 #if defined(__SANITIZE_ADDRESS__)
-extern "C" const char* __ubsan_default_options() { return "abort_on_error=1:print_stacktrace=1"; }
+// Shown to the libraries that read them, as this program hides what it defines.
+#define SHOWN extern "C" __attribute__((visibility("default")))
+SHOWN const char* __ubsan_default_options() { return "abort_on_error=1:print_stacktrace=1"; }
 extern "C" void __sanitizer_set_death_callback(void (*)());
-extern "C" const char* __asan_default_options() {
+SHOWN const char* __asan_default_options() {
   return "max_allocation_size_mb=1024:hard_rss_limit_mb=3000:quarantine_size_mb=32:handle_abort=0";
 }
 #endif
@@ -140,7 +142,7 @@ int main(int argc, char** argv) {
     return 2;
   }
 #if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_set_death_callback(keep);
+  __sanitizer_set_death_callback(keep);  // of AddressSanitizer; the other one aborts
 #else
   for (int number : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) signal(number, ended);
 #endif

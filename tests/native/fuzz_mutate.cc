@@ -285,12 +285,20 @@ void change_bytes(Bytes& file, size_t from, size_t to, Random& random) {
 // A head or record of packed weights, or what they are.
 void change_prepacked(Bytes& file, const Layout& found, size_t section, Random& random) {
   const size_t rows = 1 + found.stages.size(), row = section + 64 * random.below(rows);
-  switch (random.below(4)) {
+  switch (random.below(6)) {
     case 0: return nudge<int64_t>(file, row + 16 * (row > section ? 2 : 1) + 8 * random.below(3), random);
     case 1: return nudge<uint32_t>(file, row + 4 * random.below(16), random);
     case 2:  // as a record says that it lies
       put(file, row + 48, get<uint64_t>(file, row + 48) + 64 * random.below(3) - 64);
       return put(file, section + 16, get<uint64_t>(file, section + 16) + 64 * random.below(3) - 64);
+    case 3:
+    case 4: {  // sparse ones begin with a head, ends and starts, which lead somewhere
+      const size_t record = section + 64 * (1 + random.below(found.stages.size()));
+      const size_t weights = section + static_cast<size_t>(get<uint64_t>(file, record + 40));
+      if (weights >= file.size()) return;
+      if (random.one_in(2)) return nudge<int64_t>(file, weights + 8 * random.below(random.one_in(2) ? 3 : 40), random);
+      return nudge<uint16_t>(file, weights + 64 + 2 * random.below(400), random);
+    }
     default: return change_bytes(file, section + 64 * rows, file.size(), random);
   }
 }

@@ -148,6 +148,10 @@ def test_a_walking_policy_in_w4a8_by_imitation() -> None:
     trained = error(live)
     rounded = error(rt.stream(policy, observations[:1], W4A8, calibration=[windows(observations[:700])]))
     assert trained < 0.5 * rounded
+    fitted = rt.W4A8(32, "static", rounding="gptq")
+    assert (
+        error(rt.stream(policy, observations[:1], fitted, calibration=[windows(observations[:700])])) < 0.25 * rounded
+    )
     assert trained < 0.15
     config = json.loads((DATA / "config.json").read_text())
     live.reset()

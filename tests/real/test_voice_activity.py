@@ -164,3 +164,33 @@ def test_int8_everywhere_is_not_what_is_claimed(model: Vad, audio: Tensor, wante
         return float((heard(Listener(model, scheme, calibration), audio) - probabilities).square().mean().sqrt())
 
     assert error(INT8_CELL) < 0.01 < error("w8a8")
+
+
+INT4 = rt.W4A8(rounding="gptq")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "apart"),
+    [({"cell": INT4, "head": INT4, "*": "float32"}, 0), ({"spectrum": "float32", "conv1": "float32", "*": INT4}, 512)],
+    ids=["cell-and-head", "all-but-magnitudes"],
+)
+def test_int4_rounded_for_its_inputs_hears_the_same_segments(
+    model: Vad, audio: Tensor, wanted: Any, segments_of: Any, scheme: Any, apart: int
+) -> None:
+    """All 19, no edge further off than a chunk. Convolutions are then int8; magnitudes span too much for a scale of their own."""
+    chunks = vad_chunks(audio)
+    listener = Listener(model, scheme, calibration_of(model, chunks[:CALIBRATION_CHUNKS]))
+    found = segments_of(listener, audio)
+    assert len(found) == SEGMENTS
+    assert all(abs(a[edge] - b[edge]) <= apart for a, b in zip(found, wanted[0]) for edge in ("start", "end"))
+
+
+def test_int4_to_the_nearest_is_further_off(model: Vad, audio: Tensor, wanted: Any) -> None:
+    """Why: the error of the probabilities halves, and more, by rounding for inputs."""
+    chunks = vad_chunks(audio)
+    given = calibration_of(model, chunks[:CALIBRATION_CHUNKS])
+    errors = []
+    for scheme in (rt.W4A8(), INT4):
+        listener = Listener(model, {"cell": scheme, "head": scheme, "*": "float32"}, given)
+        errors.append(float((heard(listener, audio) - wanted[1]).square().mean().sqrt()))
+    assert errors[1] < 0.7 * errors[0]

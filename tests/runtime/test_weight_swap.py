@@ -162,3 +162,16 @@ def test_from_another_thread_no_output_is_mixed() -> None:
     thread.join()
     assert not failures
     assert seen <= answers
+
+
+def test_one_number_that_lies_with_a_stride() -> None:
+    """Such a tensor counts as contiguous, and keeps its stride when it is copied."""
+    model = nn.Linear(3, 1).eval()
+    fast = rt.compile(model, (torch.zeros(1, 3),))
+    state, own = fast.state_dict(), fast(torch.ones(1, 3))
+    key = next(k for k in state if k.endswith("bias"))
+    state[key] = torch.cat([state[key] + 1, torch.zeros(3)]).as_strided((1,), (2,))
+    fast.swap(state)
+    torch.testing.assert_close(fast(torch.ones(1, 3)), own + 1)
+    fast.load_state_dict(state)
+    torch.testing.assert_close(fast(torch.ones(1, 3)), own + 1)

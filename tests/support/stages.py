@@ -35,7 +35,7 @@ class Mixed(nn.Module):
         self.gain = nn.Parameter(torch.rand(6) + 0.5)
 
     def forward(self, x: Tensor) -> Any:
-        y = self.norm(self.second(torch.relu(self.first(x + self.table))) + x)
+        y = self.norm(self.second(torch.relu(self.first(x))) + self.table + x)
         if self.torch_step:
             return torch.special.bessel_j0(y * self.gain.abs()) * self.gain, y
         return torch.cat([torch.softmax(y, -1), y * self.gain], -1), y

@@ -85,11 +85,16 @@ def code(version: str, rows: dict[str, dict[str, list[int]]], made: dict[str, di
 def render() -> str:
     lines = [HEAD.format(most=MAX, programs=WITHOUT_LAUNCH).rstrip()]
     lines += [traffic(record_of(name)) for name in sorted(d.spec.name for d in launches.declared())]
-    lines.append(CODE.rstrip())
+    return "\n".join([*lines, *costs()]) + "\n"
+
+
+def costs() -> list[str]:
+    """The lines behind those of what a launch moves: from the recorded budgets alone."""
+    lines = [CODE.rstrip()]
     recorded, made = budgets.read(), json.loads(budgets.INSTRUCTIONS.read_text())
     for version in sorted(recorded, key=lambda v: tuple(map(int, v.split("."))), reverse=True):
         lines += code(version, recorded[version], made[version])
-    return "\n".join([*lines, CHIP.rstrip(), *chip()]) + "\n"
+    return [*lines, CHIP.rstrip(), *chip()]
 
 
 CHIP = """

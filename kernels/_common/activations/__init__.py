@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rtaccel.core.stage import QParams
+from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common.activations.row import Row
 
 ACTIVATIONS: tuple[str, ...] = tuple(
@@ -32,6 +34,13 @@ def apply(name: str, t: Tensor, parameter: float = 0.0) -> Tensor:
     if name not in ROWS:
         raise ValueError(f"no activation {name!r}; there are {', '.join(ACTIVATIONS)}")
     return ROWS[name].reference(t, parameter)
+
+
+def before_int8(name: str, parameter: float, quant: QParams) -> str:
+    """The function that has the same int8 results: a bound at which the numbers of `quant` end anyway is left out."""
+    clips = ROWS[name].clips
+    top = int(to_int8(torch.tensor(parameter), inverse_scale(quant), quant.zero_point)) if clips else 0
+    return clips if clips is not None and top == 127 else name
 
 
 def beyond_relu() -> list[tuple[str, float]]:

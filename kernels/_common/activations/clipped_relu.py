@@ -11,6 +11,7 @@ ROW = Row(
         Aten("hardtanh.default", "max_val", {"min_val": 0}),
         Aten("clamp.default", "max", {"min": 0}),
     ),
+    clips="relu",
     numba="FLOAT32(0) if t < FLOAT32(0) else (parameter if t > parameter else t)",
     example=6.0,
 )

@@ -35,6 +35,8 @@ class Row:
     numba: f(t) as an expression of Numba over the float32 `t` and `parameter`, with `FLOAT32`; None where Numba has none.
     aten: the calls that are this function.
     homogeneous: f(c * t) = c * f(t) for c > 0, so that the scale of an int8 output folds into the multiplier before it.
+    clips: the function that it is up to the parameter, where it stays at the parameter beyond it: of an int8 output that ends
+        before the parameter it is that one.
     slope: the largest |f'(t)|, where |parameter| is not larger; it bounds what an error of t becomes.
     example: a parameter for tests; 0 for a function without one.
     """
@@ -44,5 +46,6 @@ class Row:
     aten: tuple[Aten, ...] = ()
     numba: str | None = None
     homogeneous: bool = False
+    clips: str | None = None
     slope: float = 1.13
     example: float = 0.0

@@ -91,6 +91,8 @@ def supports(problem: Problem) -> str | None:
         return f"computes float32 weights, not {problem.weight_format}"
     if problem.attrs.get("stream", 0):
         return "computes windows; a stream stays on the GPU as a whole"
+    if problem.attrs.get("x_planes") or problem.attrs.get("y_planes"):
+        return "reads and writes a row of channels for each position, not planes"
     if problem.out_widths[0] > MAX_N:
         return f"has at most 65535 programs along N, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
     return None

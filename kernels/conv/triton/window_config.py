@@ -55,6 +55,8 @@ def unsupported(problem: Problem) -> str | None:
     """None, or why no kernel of windows takes it."""
     if problem.weight_format is not WeightFormat.INT8:
         return f"computes int8 weights, not {problem.weight_format}"
+    if problem.attrs.get("x_planes") or problem.attrs.get("y_planes"):
+        return "reads and writes a row of channels for each position, not planes"
     if problem.attrs.get("stream", 0):
         return "computes windows; a stream stays on the GPU as a whole"
     if problem.attrs.get("out_rows") is not None:

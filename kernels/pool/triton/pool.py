@@ -53,4 +53,10 @@ def specializations() -> Iterator[Specialisation]:
     yield specialize(stage, Problem.of(stage, 1, "cuda"))
 
 
-register_impl(Impl("pool", "triton_taps", "triton", 10, too_large, prepare))
+def supports(problem: Problem) -> str | None:
+    if problem.attrs.get("planes"):
+        return "reads a row of channels for each position, not planes"
+    return too_large(problem)
+
+
+register_impl(Impl("pool", "triton_taps", "triton", 10, supports, prepare))

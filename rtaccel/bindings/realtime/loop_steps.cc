@@ -139,6 +139,7 @@ rta_sim_config sim_config(nb::dict d) {
   c.step_ns = whole(d, "step_ns");
   c.p_slow = number(d, "p_slow");
   c.slow_ns = whole(d, "slow_ns");
+  c.sleep_ns = whole(d, "sleep_ns");
   return c;
 }
 

@@ -2,12 +2,18 @@
 
 Most models change no attribute when called; one call shows that. Those that do may only note something (`self.weights = w`)
 or keep a cache; they are state where a later call goes on changing it, or where an answer depends on the call before.
+
+Layers with a bound on their weights (`self.weight.data = renorm(self.weight.data, ...)`) change them in the first call alone:
+the numbers that they leave are those of every later call.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -19,11 +25,38 @@ _OWN = frozenset(nn.Module().__dict__)
 
 _DEPTH = 6
 
+_PLAIN = (
+    bool, int, float, complex, str, bytes, type(None), torch.device, torch.dtype, torch.layout, torch.memory_format, range, slice,
+    Enum, PurePath,
+)  # fmt: skip
+"""Kinds of values that are what they compare equal to."""
+
+_SETTLED = 1e-6
+"""By how much of itself a parameter may move in a call after the first and stay the same: a norm that is brought to its bound
+again differs in the last bits."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What calls do to the attributes of a model. state: names of those by which one call changes the next. settled: parameters
+    and buffers that the first call changes and no later one, by dotted name, as they are then."""
+
+    state: tuple[str, ...] = ()
+    settled: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def settle(self, model: nn.Module) -> nn.Module:
+        """The model, its parameters and buffers as the first call leaves them."""
+        with torch.no_grad():
+            for name, value in self.settled.items():
+                module, _, own = name.rpartition(".")
+                getattr(model.get_submodule(module), own).data = value.clone()
+        return model
+
 
 def attribute_state(
     make: Callable[[], nn.Module], args: tuple[Any, ...], other: Callable[[], tuple[Any, ...]]
-) -> tuple[str, ...]:
-    """Names of the attributes by which one call of the model changes the next; () where there is no such state.
+) -> Changes:
+    """What calls change in the model, and what of it is state.
 
     make: gives a copy of the model as it stands before any call. other: arguments of the same shapes with other values.
     Raises what the model raises.
@@ -34,21 +67,42 @@ def attribute_state(
         model(*args)
         changed = _changed(before, _attributes(model))
         if not changed:
-            return ()
+            return Changes()
         model(*args)
         before = _attributes(model)
         model(*args)
         moving = _changed(before, _attributes(model))
+        held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        settled = {name: held[name].detach().clone() for name in changed if name in held}
+        moving = tuple(n for n in moving if n not in settled or not _nearly(before[n].values, settled[n]))
         if moving:
-            return moving
+            return Changes(moving)
         given = other()
-        later, first = model(*given), make()(*given)
-    return () if _same_results(later, first) else changed
+        later, first = model(*given), Changes(settled=settled).settle(make())(*given)
+    return Changes((), settled) if _same_results(later, first, bool(settled)) else Changes(changed)
 
 
-def _same_results(a: Any, b: Any) -> bool:
+def _nearly(a: Tensor | None, b: Tensor) -> bool:
+    """Whether two states of a parameter are one but for rounding; whole numbers, such as counters, exactly."""
+    if a is None or a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return bool(torch.allclose(a, b, rtol=_SETTLED if b.is_floating_point() else 0, atol=0, equal_nan=True))
+
+
+def _same_results(a: Any, b: Any, rounded: bool) -> bool:
+    """rounded: parameters are the same but for rounding, and so are the results."""
     left, right = pytree.tree_leaves(a), pytree.tree_leaves(b)
-    return len(left) == len(right) and all(_equal(p, q, _DEPTH) for p, q in zip(left, right))
+    if len(left) != len(right):
+        return False
+    for p, q in zip(left, right):
+        if rounded and isinstance(p, Tensor) and isinstance(q, Tensor) and p.is_floating_point() and p.shape == q.shape:
+            if not torch.allclose(
+                p, q, rtol=1e-4, atol=1e-5 * float(p.abs().max()) if p.numel() else 0, equal_nan=True
+            ):
+                return False
+        elif not _equal(p, q, _DEPTH):
+            return False
+    return True
 
 
 def _attributes(model: nn.Module) -> dict[str, Any]:
@@ -62,16 +116,22 @@ def _attributes(model: nn.Module) -> dict[str, Any]:
         prefix = f"{name}." if name else ""
         own = type(module).__module__.startswith("rtaccel.nn.")
         values = {} if own else {k: v for k, v in module.__dict__.items() if k not in _OWN}
-        for key, value in (*values.items(), *module._parameters.items(), *module._buffers.items()):
+        for key, value in values.items():
             found[prefix + key] = _snapshot(value, _DEPTH)
+        for key, value in (*module._parameters.items(), *module._buffers.items()):
+            found[prefix + key] = _Held(value, values=True) if isinstance(value, Tensor) else _snapshot(value, _DEPTH)
     return found
 
 
 class _Held:
-    """A tensor and its version: the same tensor in the same version has the same numbers."""
+    """A tensor and its version: the same tensor in the same version has the same numbers.
 
-    def __init__(self, tensor: Tensor) -> None:
+    values: they are kept too, as `.data` of a parameter changes its numbers without a version.
+    """
+
+    def __init__(self, tensor: Tensor, values: bool = False) -> None:
         self.tensor = tensor
+        self.values = tensor.detach().clone() if values and tensor.layout is torch.strided else None
         try:
             self.version: int | None = tensor._version
         except RuntimeError:  # made in inference mode: it counts none
@@ -79,6 +139,8 @@ class _Held:
             self.tensor = tensor.clone()
 
     def same(self, other: _Held) -> bool:
+        if self.values is not None and other.values is not None:
+            return _equal_tensors(self.values, other.values)
         if self.tensor is other.tensor:
             return self.version is not None and self.version == other.version
         return _equal_tensors(self.tensor, other.tensor)
@@ -93,7 +155,7 @@ def _snapshot(value: Any, depth: int) -> Any:
         return {key: _snapshot(part, depth - 1) for key, part in value.items()}
     if isinstance(value, (list, tuple, deque)):
         return (type(value), [_snapshot(part, depth - 1) for part in value])
-    if isinstance(value, (bool, int, float, complex, str, bytes, type(None))):
+    if isinstance(value, _PLAIN):
         return value
     if callable(getattr(value, "tobytes", None)):  # NumPy
         return (type(value), getattr(value, "shape", None), value.tobytes())

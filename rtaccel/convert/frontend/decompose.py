@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.frontend.decompositions.own import OWN
+from rtaccel.convert.frontend.retrace import unlogged
 
 WITH_PRODUCTS: set[Any] = {torch.ops.aten.einsum.default}
 """Calls whose products stay as they are written: torch takes `matmul` apart into calls that join dimensions."""
@@ -43,7 +44,26 @@ def decomposition(target: Any) -> Callable[..., Any] | None:
         return found
     if torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), torch._C.DispatchKey.CompositeImplicitAutograd):
         return target.decompose
-    return None
+    return _python_kernel(target)
+
+
+def _python_kernel(target: torch._ops.OpOverload) -> Callable[..., Any] | None:
+    """What a custom operator runs on the CPU, where that is Python: the calls that it makes are traced like a model's.
+
+    A kernel in C++ would read the memory of the tensors, which those of a trace do not have.
+    """
+    if target.namespace in ("aten", "prims", "rtaccel") or target._schema.is_mutable:
+        return None
+    from torch._library import custom_ops
+
+    made = getattr(custom_ops, "OPDEFS", {}).get(target._schema.name)  # those of torch.library.custom_op
+    if made is not None:
+        kernels = made._backend_fns
+        return kernels.get("cpu") or kernels.get(None)
+    overload = target._schema.overload_name
+    name = f"{target._schema.name.replace('::', '/')}{'.' if overload else ''}{overload}"
+    written: Any = getattr(torch.library, "_impls", ())  # what Python has registered, by torch's own record
+    return partial(target._op_dk, torch._C.DispatchKey.CPU) if f"{name}/CPU" in written else None
 
 
 @dataclass(frozen=True)
@@ -69,9 +89,16 @@ def decompose(node: fx.Node) -> Parts | None:
 
     try:
         whole = node.target in WITH_PRODUCTS
-        with (detect_fake_mode(values) if whole else None) or nullcontext():  # its constants have no data either
+        with (
+            unlogged(),
+            (detect_fake_mode(values) if whole else None) or nullcontext(),
+        ):  # its constants have no data either
             made = traced(function, node, sources, sizes, pre_dispatch=whole)
+            if writes_in_place(made.graph):
+                made = traced(function, node, sources, sizes, functional=True)
     except Exception:  # a decomposition that does not trace: the call stays
+        return None
+    if writes_in_place(made.graph):
         return None
     new: list[fx.Node] = []
     results = insert_parts(made.graph, node, node, sources, new)
@@ -81,18 +108,26 @@ def decompose(node: fx.Node) -> Parts | None:
     return None if results is None else Parts(_without_dead(node, new, results), results)
 
 
+def writes_in_place(graph: fx.Graph) -> bool:
+    """Whether a call writes into a tensor: what reads it later would not have it."""
+    targets = [part.target for part in graph.nodes if part.op == "call_function"]
+    return any(isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable for target in targets)
+
+
 def traced(
-    function: Callable[..., Any], node: fx.Node, sources: list[fx.Node], fixed: Mapping[fx.Node, Any] = {}, **options: Any
+    function: Callable[..., Any], node: fx.Node, sources: list[fx.Node], fixed: Mapping[fx.Node, Any] = {},
+    functional: bool = False, **options: Any,
 ) -> fx.GraphModule:  # fmt: skip
     """The calls that a function of a node's arguments makes, on the values of the trace. sources: nodes that are the inputs of
-    the graph. fixed: further ones that stay what they are."""
+    the graph. fixed: further ones that stay what they are. functional: calls that write become calls that give a new tensor."""
 
     def call(*values: Any) -> Any:
         given = {**fixed, **dict(zip(sources, values))}
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: given[n])
         return pytree.tree_leaves(function(*args, **kwargs))
 
-    trace = make_fx(call, tracing_mode="real", _allow_non_fake_inputs=True, **options)
+    run = torch.func.functionalize(call, remove="mutations") if functional else call
+    trace = make_fx(run, tracing_mode="real", _allow_non_fake_inputs=True, **options)
     return trace(*(s.meta["val"] for s in sources))
 
 

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from inspect import Parameter
-from io import StringIO
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from rtaccel.convert.frontend.all_entries.rewrite import with_all_entries
 from rtaccel.convert.frontend.batches import signature_of
 from rtaccel.convert.frontend.complex.rewrite import without_complex
+from rtaccel.convert.frontend.decompositions.counting import count_in_float
 from rtaccel.convert.frontend.functionalize import functionalize
 from rtaccel.convert.frontend.guards import batch_range
-from rtaccel.convert.frontend.recurrent_shapes import few_steps
-from rtaccel.convert.frontend.retrace import reads_constants, retrace, with_arguments
+from rtaccel.convert.frontend.recurrent_shapes import known_shapes
+from rtaccel.convert.frontend.retrace import of_inputs, reads_constants, retrace, unlogged, with_arguments
 from rtaccel.convert.frontend.trained import as_torch_layers
 from rtaccel.core.batch import ANY_BATCH, BatchRange, only
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
@@ -52,23 +52,6 @@ class ExportedGraph:
 
 
 @contextmanager
-def _unlogged() -> Iterator[None]:
-    """Without what torch logs and prints of a call that does not fit: it raises as well, and another form may fit."""
-    logs = [
-        logging.getLogger(name) for name in ("torch._subclasses.fake_tensor", "torch.fx.experimental", "torch.export")
-    ]
-    levels = [log.level for log in logs]
-    for log in logs:
-        log.setLevel(logging.CRITICAL)
-    try:
-        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            yield
-    finally:
-        for log, level in zip(logs, levels):
-            log.setLevel(level)
-
-
-@contextmanager
 def _unvalidated() -> Iterator[None]:
     """Without the checks of `torch.distributions` on their arguments: they ask for numbers, which a graph does not have. The
     model itself has run with the example before, checks included."""
@@ -96,7 +79,7 @@ def _export(
         if Parameter.VAR_POSITIONAL in kinds:  # export has `*args` as one argument
             at = kinds.index(Parameter.VAR_POSITIONAL)
             shapes = (*shapes[:at], tuple(shapes[at:]))
-    with torch.no_grad(), _unlogged(), _unvalidated(), few_steps(bool(dims)), warnings.catch_warnings():
+    with torch.no_grad(), unlogged(), _unvalidated(), known_shapes(bool(dims)), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # torch's own, about its own tree specs
         warnings.filterwarnings("ignore", message="The tensor attribute")  # and about its own nn.LSTM
         return functionalize(torch.export.export(model, args, dynamic_shapes=shapes, strict=False))
@@ -260,17 +243,26 @@ def _captured(program: torch.export.ExportedProgram, batch: BatchRange, any_batc
         if isinstance(value, Tensor):
             dense = value.layout == torch.strided
             constants[spec.arg.name] = value.detach() if dense else value.detach().to_dense()
-    mutated = [s.target for s in signature.output_specs if s.kind.name != "USER_OUTPUT"]
+    mutated = _keep_own_results(program)
     if mutated:
         raise UnsupportedProblem(
             "compile",
-            f"a model that changes {', '.join(str(m) for m in mutated)} when called",
+            f"a model that changes {', '.join(mutated)} when called",
             "a model without state of its own",
             "Return the state as an output and pass it in as an input.",
         )
+    called = [n for n in program.graph.nodes if isinstance(n.target, torch._ops.HigherOrderOperator)]
+    if called:
+        raise UnsupportedProblem(
+            "compile",
+            f"a model that calls torch.{called[0].target.name()}, whose branches or rounds depend on numbers",
+            "a graph that is the same at every call",
+            "Compute both branches and take one with torch.where, or write a fixed number of rounds out.",
+        )
     without_complex(program.graph)  # what is left complex stays PyTorch's
+    count_in_float(program.graph)
     return ExportedGraph(
-        graph=program.graph,
+        graph=with_all_entries(program.graph),
         constants=constants,
         inputs=tuple(spec.arg.name for spec in signature.input_specs if spec.kind.name == "USER_INPUT"),
         in_spec=program.call_spec.in_spec,
@@ -278,3 +270,22 @@ def _captured(program: torch.export.ExportedProgram, batch: BatchRange, any_batc
         any_batch=any_batch,
         batch=batch,
     )
+
+
+def _keep_own_results(program: torch.export.ExportedProgram) -> list[str]:
+    """Takes results that are written back to parameters and buffers off the graph where no input decides them: calls settle them,
+    as `attribute_state` has seen. Names of the others."""
+    wanted = set(program.graph_signature.user_inputs)
+    specs = program.graph_signature.output_specs
+    output = next(node for node in program.graph.nodes if node.op == "output")
+    results = list(output.args[0])
+    kept, mutated = [], []
+    for spec, result in zip(specs, results):
+        if spec.kind.name == "USER_OUTPUT":
+            kept.append(result)
+        elif spec.kind.name == "USER_INPUT_MUTATION" or not isinstance(result, fx.Node) or of_inputs(result, wanted):
+            mutated.append(str(spec.target))
+    if not mutated and len(kept) < len(results):
+        output.args = (tuple(kept),)
+        program.graph.eliminate_dead_code()
+    return mutated

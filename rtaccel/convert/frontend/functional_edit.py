@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from torch._guards import detect_fake_mode
 from torch.utils import _pytree as pytree
 
-from rtaccel.convert.frontend.decompose import insert_parts, traced
+from rtaccel.convert.frontend.decompose import insert_parts, traced, writes_in_place
 
 aten = torch.ops.aten
 
@@ -211,7 +211,7 @@ def _traced(node: fx.Node) -> bool:
             made = traced(node.target, node, sources)  # type: ignore[arg-type]
     except Exception:  # a call that does not trace alone
         return False
-    results = insert_parts(made.graph, node, node, sources)
+    results = None if writes_in_place(made.graph) else insert_parts(made.graph, node, node, sources)
     if results is None:
         return False
     if isinstance(node.meta["val"], Tensor):

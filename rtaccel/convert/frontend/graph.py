@@ -17,12 +17,14 @@ from rtaccel.convert.frontend.constants import is_free, is_known
 from rtaccel.convert.frontend.decompose import decompose, take_back
 from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.convert.frontend.layout import View
-from rtaccel.convert.frontend.nodes import Buffer, OpNode, gather_node, module_name
+from rtaccel.convert.frontend.nodes import Buffer, OpNode, constant, gather_node, module_name
 from rtaccel.convert.frontend.view_ops import look
 from rtaccel.convert.frontend.written_out import match_with_values, write_joined
 from rtaccel.core.registry import with_role
 from rtaccel.core.traits import FALLBACK, Role
 
+_VECTOR = 16
+"""Numbers from which on a row fills vectors."""
 _DTYPES = {torch.float32: "float32", torch.int64: "int64"}
 _APART = {torch.bool: "float32", torch.uint8: "float32", torch.int32: "int64"}
 
@@ -86,7 +88,7 @@ class Builder:
                 self._widen(node)
             elif node.op == "call_function" and node in needed:
                 self._call(node)
-        outputs = tuple(self._output(o) if isinstance(o, fx.Node) else o for o in output_node.args[0])
+        outputs = tuple(self._output(o) if isinstance(o, fx.Node) else constant(o) for o in output_node.args[0])
         return OpGraph(
             self._read(outputs),
             self.buffers,
@@ -128,6 +130,10 @@ class Builder:
     def _crosses_samples(self, node: fx.Node) -> bool:
         """Whether the number of samples is the size of several dimensions: a view has samples in one."""
         made = node.meta.get("val")
+        if self.batch is not None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
+            views = [self.views[s.name] for s in node.all_input_nodes if s.name in self.views]
+            if len({len(v.dims) - v.batch_dim for v in views if v.batch_dim is not None}) > 1:
+                return True
         if not self.samples or not isinstance(made, Tensor):
             return False
         return sum(not isinstance(s, int) and bool(s.node.expr.free_symbols & self.samples) for s in made.shape) > 1
@@ -345,7 +351,8 @@ class Builder:
             buffer = self.buffers[view.base]
             if buffer.width == 0:
                 fixed = view.dims and not view.has_batch(len(view.dims) - 1)
-                self.pin(view.base, view.shape[-1] if fixed else 1)
+                last = view.shape[-1] if fixed else 1
+                self.pin(view.base, last if self.windowed else self._side_by_side(view) or last)
             return view
 
         def place(dim: int) -> float:
@@ -355,6 +362,16 @@ class Builder:
         order = sorted(range(len(view.dims)), key=place)  # as it lies, samples first
         turned = layout.permute(view, order)
         return layout.permute(self.packed(turned), [order.index(d) for d in range(len(order))])
+
+    @staticmethod
+    def _side_by_side(view: View) -> int:
+        """The size of the innermost dimensions as they lie, of as many as fill a vector."""
+        width = 1
+        for atom in sorted((a for a in view.atoms if not a.batch), key=lambda a: a.stride):
+            if width >= _VECTOR or atom.stride != width:
+                break
+            width *= atom.size
+        return width
 
     def scaled(self, view: View, base: str, width: int) -> View:
         """The view of a result that has a row of `width` for each row of the value of `view`, whose last dimension is
@@ -387,9 +404,10 @@ class Builder:
         shape = view.shape if self.batch is None else view.shape[1:]
         if first and self.trailing.setdefault(view.base, shape) == shape:
             return view.base
-        if view.base != node.name:
+        if view.base != node.name and node.name not in self.buffers:
             return node.name
-        returned = f"{node.name}:returned"  # a recurrent state lies samples first, and is returned layers first
+        # A recurrent state lies samples first, and is returned layers first; a copy may be returned in two shapes.
+        returned = f"{node.name}:returned"
         self.views[returned] = view
         return returned
 

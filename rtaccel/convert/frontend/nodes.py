@@ -17,6 +17,23 @@ from rtaccel.core.stage import QParams
 from rtaccel.core.traits import FALLBACK, Role
 
 
+@dataclass(frozen=True)
+class Text:
+    """A result that is a text: a result that is a plain one names a value."""
+
+    value: str
+
+
+def constant(value: Any) -> Any:
+    """A result that is no tensor, as a program holds it."""
+    return Text(value) if isinstance(value, str) else value
+
+
+def constant_value(held: Any) -> Any:
+    """A result that is no tensor, as it is returned."""
+    return held.value if isinstance(held, Text) else held
+
+
 @dataclass
 class Buffer:
     """A stored value: `steps` rows of `width` for each sample. width 0: of a dense tensor of the caller, whose rows may

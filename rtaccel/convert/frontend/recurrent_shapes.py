@@ -1,8 +1,7 @@
 """The shapes of recurrent calls while a model is exported, without a pass over their time steps.
 
-torch finds the shape of `lstm`, `gru` or `rnn` by taking the call apart for each time step, in both passes of an export. With a
-window of 100 that is most of what a recurrent model takes to compile. The steps are alike. So torch's own function sees the
-first two here, which leave the same conditions on the batch, and the output is given the length of the whole window.
+torch finds the shape of `lstm`, `gru` or `rnn` by taking the call apart for each layer, direction and time step, in both passes
+of an export. That was most of what a recurrent model takes to compile. The shapes follow from those of the arguments.
 """
 
 from __future__ import annotations
@@ -13,18 +12,14 @@ from functools import wraps
 from typing import Any
 
 import torch
-from torch import Tensor
 
 _CALLS = ("lstm.input", "gru.input", "rnn_tanh.input", "rnn_relu.input")
 """Their arguments end with batch_first; the first one is the input, of three dimensions."""
 
-SEEN_STEPS = 2
-"""A first step, and one that has a state from the step before it."""
-
 
 @contextmanager
-def few_steps(any_window: bool = False) -> Iterator[None]:
-    """While this is open, the shape of a recurrent call costs the same for any number of time steps.
+def known_shapes(any_window: bool = False) -> Iterator[None]:
+    """While this is open, the shape of a recurrent call costs the same for any number of time steps, and little.
 
     any_window: also where that number is a symbol, which then stays one.
 
@@ -40,7 +35,7 @@ def few_steps(any_window: bool = False) -> Iterator[None]:
             found[op] = dict(op.py_kernels), decomposition_table[op]
     try:
         for op, (kernels, decomposition) in found.items():
-            short = {kernel: _on_few_steps(kernel, any_window) for kernel in {*kernels.values(), decomposition}}
+            short = {kernel: _by_its_shapes(kernel, any_window) for kernel in {*kernels.values(), decomposition}}
             _put(op, {key: short[kernel] for key, kernel in kernels.items()}, short[decomposition])
         yield
     finally:
@@ -58,39 +53,45 @@ def _put(op: Any, kernels: dict[Any, Any], decomposition: Any) -> None:
     decomposition_table[op] = decomposition
 
 
-def _on_few_steps(kernel: Callable[..., Any], any_window: bool) -> Callable[..., Any]:
+def _by_its_shapes(kernel: Callable[..., Any], any_window: bool) -> Callable[..., Any]:
     @wraps(kernel)  # torch looks at the names of what it calls
     def short(*args: Any, **named: Any) -> Any:
-        steps = None if named else _steps(args, any_window)
-        if steps is None:
+        if named or not _is_shape_alone(args, any_window):
             return kernel(*args, **named)
-        x, dim = args[0], 1 if args[-1] else 0
-        y, *states = kernel(x.narrow(dim, 0, SEEN_STEPS), *args[1:])
-        sizes = list(y.shape)
-        sizes[dim] = steps
-        if dim:  # torch computes with the time steps first, and turns the result
-            return y.new_empty((sizes[1], sizes[0], sizes[2])).transpose(0, 1), *states
-        return y.new_empty(sizes), *states
+        x, hx, _, _, _, _, _, bidirectional, batch_first = args
+        h = hx[0] if isinstance(hx, (list, tuple)) else hx
+        batch = x.shape[0 if batch_first else 1]
+        if any(state.shape[1] != batch for state in (hx if h is not hx else [h])):  # asking it leaves the condition
+            return kernel(*args)
+        steps, size = x.shape[1 if batch_first else 0], h.shape[2] * (2 if bidirectional else 1)
+        y = x.new_empty((steps, batch, size))  # torch computes with the time steps first, and turns the result
+        states = [state.new_empty(state.shape) for state in (hx if h is not hx else [h])]
+        return y.transpose(0, 1) if batch_first else y, *states
 
     return short
 
 
-def _steps(args: tuple[Any, ...], any_window: bool = False) -> int | torch.SymInt | None:
-    """The time steps of a call of which only the shape is asked, a symbol where they are open; None where it is computed,
-    recorded, or short."""
+def _is_shape_alone(args: tuple[Any, ...], any_window: bool = False) -> bool:
+    """Whether only the shape of such a call is asked, and it is as it should be: nothing computed, recorded or learned."""
     from torch._subclasses.fake_tensor import FakeTensor
     from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-    x, batch_first = args[0], args[-1]
-    if type(x) is not FakeTensor or x.dim() != 3 or type(batch_first) is not bool or get_proxy_mode() is not None:
-        return None
-    steps = x.shape[1 if batch_first else 0]
+    if len(args) != 9 or get_proxy_mode() is not None:
+        return False
+    x, hx, weights, _, layers, dropout, train, bidirectional, batch_first = args
+    states = list(hx) if isinstance(hx, (list, tuple)) else [hx]
+    if any(type(t) is not FakeTensor or t.dim() != 3 or t.dtype != x.dtype for t in (x, *states)) or (
+        train and dropout
+    ):
+        return False
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *states, *weights)):
+        return False
+    steps, rows = x.shape[1 if batch_first else 0], layers * (2 if bidirectional else 1)
     known = steps if isinstance(steps, int) else steps.node.hint if any_window else None  # asking it leaves a condition
-    if type(known) is not int or known <= SEEN_STEPS or (torch.is_grad_enabled() and _needs_grad(args)):
-        return None
-    return steps
-
-
-def _needs_grad(args: tuple[Any, ...]) -> bool:
-    tensors = [args[0], *(args[1] if isinstance(args[1], (list, tuple)) else [args[1]]), *args[2]]
-    return any(isinstance(t, Tensor) and t.requires_grad for t in tensors)
+    return (
+        type(known) is int
+        and known > 0
+        and all(state.shape[0] == rows for state in states)
+        and weights[0].dtype == x.dtype
+        and weights[0].shape[1] == x.shape[2]
+    )

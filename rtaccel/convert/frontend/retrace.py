@@ -8,10 +8,12 @@ one decision for ever: that is refused, unless the caller asks for it. Shapes ar
 from __future__ import annotations
 
 import inspect
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 import torch
@@ -53,6 +55,23 @@ def _place() -> str:
             return f"{file.rsplit('/', 1)[-1]}:{frame.f_lineno}"
         frame = frame.f_back
     return "an unknown line"
+
+
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """Without what torch logs and prints of a call that does not fit: it raises as well, and another form may fit."""
+    logs = [
+        logging.getLogger(name) for name in ("torch._subclasses.fake_tensor", "torch.fx.experimental", "torch.export")
+    ]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
+    try:
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            yield
+    finally:
+        for log, level in zip(logs, levels):
+            log.setLevel(level)
 
 
 @contextmanager
@@ -107,6 +126,7 @@ def retrace(model: nn.Module, args: Sequence[Any], specialize: bool) -> Retraced
             "a model whose calls do not depend on the numbers in its inputs",
             "Pass specialize=True where they are always those of the example, or compute with tensors there.",
         )  # fmt: skip
+    _forget_settled(module)
     _forget_numbers(module)
     return Retraced(module, tensors, tuple(leaves), taken, in_spec, out_spec)
 
@@ -125,11 +145,12 @@ def reads_constants(program: torch.export.ExportedProgram) -> bool:
     """Whether a graph of torch.export asks at each call for numbers that never change, which a retrace has as numbers."""
     wanted = set(program.graph_signature.user_inputs)
     return any(
-        node.target in _NUMBERS and not _of_inputs(node, wanted) and bool(node.users) for node in program.graph.nodes
+        node.target in _NUMBERS and not of_inputs(node, wanted) and bool(node.users) for node in program.graph.nodes
     )
 
 
-def _of_inputs(node: fx.Node, inputs: set[str]) -> bool:
+def of_inputs(node: fx.Node, inputs: set[str]) -> bool:
+    """Whether a node depends on one of the named inputs."""
     seen: set[fx.Node] = set()
     stack = [node]
     while stack:
@@ -176,3 +197,32 @@ def _forget_numbers(module: fx.GraphModule) -> None:
         if (node.target in _NUMBERS or node.target is aten._linalg_check_errors.default) and not node.users:
             module.graph.erase_node(node)
     module.recompile()
+
+
+def _forget_settled(module: fx.GraphModule) -> None:
+    """Without calls that write into a parameter what it holds already, as a bound on weights does after the first call."""
+    for node in list(module.graph.nodes):
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload) or not node.args:
+            continue
+        into, first = node.args[0], node.target._schema.arguments[0]
+        if first.alias_info is None or not first.alias_info.is_write or not isinstance(into, fx.Node):
+            continue
+        sources = [a for a in (*node.args, *node.kwargs.values()) if isinstance(a, fx.Node)]
+        values = {a: _held(module, a) for a in sources}
+        if any(v is None for v in values.values()):
+            continue
+        held = values[into]
+        assert held is not None
+        given = {a: v.clone() for a, v in values.items() if v is not None}
+        with torch.no_grad():
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), given.__getitem__)
+            node.target(*args, **kwargs)
+        if torch.allclose(given[into], held, rtol=1e-6, atol=0, equal_nan=True):
+            node.replace_all_uses_with(into)
+            module.graph.erase_node(node)
+
+
+def _held(module: fx.GraphModule, node: fx.Node) -> Tensor | None:
+    """The tensor that a node reads from the module."""
+    value = getattr(module, str(node.target), None) if node.op == "get_attr" else None
+    return value.detach() if isinstance(value, Tensor) else None

@@ -256,8 +256,9 @@ def _draft(layer: SwapSite, watch: InputObserver | None, rows: int | None, force
         observer = None if watch is None else watch.observer
         nearest = replace(layer.scheme, rounding="nearest") if rounds(layer.scheme) else layer.scheme  # type: ignore[call-arg]
         candidate: Quantized = cast(Any, _form(module)).from_float(module, nearest, observer)
-        if watch is not None and watch.statistics is not None:
-            _round(cast(QuantLinear, candidate), module, layer.scheme, watch.statistics.inputs())
+        statistics = None if watch is None or watch.statistics is None else watch.statistics.inputs()
+        if statistics is not None:
+            _round(cast(QuantLinear, candidate), module, layer.scheme, statistics)
     except RtaccelError as error:
         raise type(error)(f"quantize_: {name}: {error.op}", error.got, error.expected, error.next_step) from error
     x, sample = _inputs(module, watch, rows)

@@ -23,7 +23,7 @@ def eliminate_dead_rows(op_nodes: list[OpNode], buffers: dict[str, Buffer], kept
         _ask(op_node, buffers, needs, whole)
     rows = {
         name: sorted(need)
-        for name, need in needs.items()
+        for name, need in ((name, need or {0}) for name, need in needs.items())  # one stays where only padding is read
         if name not in whole and len(need) < buffers[name].steps and any(name in d.writes for d in op_nodes)
     }
     return _Shrink(buffers, rows, kept).run(op_nodes)

@@ -17,6 +17,7 @@ from rtaccel.core.errors import FormatError, RtaccelError
 from rtaccel.core.registry import operator, with_role
 from rtaccel.core.stage import GraphIO, QParams, Stage, Value
 from rtaccel.core.traits import Role
+from rtaccel.kernels._common.activations import before_int8
 from rtaccel.plan.group import Subgraph
 
 
@@ -153,6 +154,11 @@ class Emitter:
         int8 = contract.int8.writes or (layer is not None and layer.int8)
         quant = self._asked(op_node.writes[0], writes) if int8 else None
         if quant is not None:
+            if "activation" in attrs:
+                attrs = {
+                    **attrs,
+                    "activation": before_int8(attrs["activation"], attrs.get("activation_parameter", 0.0), quant),
+                }
             outputs[0] = replace(outputs[0], name=self._int8_name(op_node.writes[0], quant), dtype="int8", quant=quant)
         if contract.int8.beside:
             outputs, attrs["gives"] = self._beside(op_node.writes, outputs, writes)

@@ -76,6 +76,9 @@ def _columns(copy: OpNode, op_node: OpNode, buffers: Mapping[str, Buffer]) -> di
         if op_node.affine is None:
             continue
         own, becomes = elements(dims, source) % columns.size, at % y.width
+        before = columns[own]  # of a part before it that reads the same value
+        if ((before >= 0) & (before != becomes)).any():
+            return None
         columns[own] = becomes
         if (columns[own] != becomes).any():
             return None

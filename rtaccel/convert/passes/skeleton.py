@@ -35,7 +35,7 @@ class Skeleton:
     ) -> Skeleton:
         op_nodes = tuple(replace(d, tensors={k: _empty(t) for k, t in d.tensors.items()}) for d in graph.op_nodes)
         kept = {
-            name: replace(layer, factor=None if layer.factor is None else _empty(layer.factor), stored=None)
+            name: replace(layer, factor=None if layer.factor is None else _empty(layer.factor), stored={})
             for name, layer in layers.items()
         }
         constants = dict.fromkeys(exported.constants, _empty(torch.ones(1)))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
+from rtaccel.convert.frontend.decompositions.counting import truth
 from rtaccel.convert.frontend.iteration import iteration
 from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import OpNode
@@ -343,7 +344,8 @@ def _cast(call: Call) -> OpNode | str:
     """Truth values and indices to float32, and float32 to a truth value."""
     made = Expression(call)
     wanted = call.node.meta["val"].dtype
-    made.emit("truth" if wanted == torch.bool else "copy", made.operand(call["self"]))
+    source = truth(call["self"]) if wanted == torch.float32 else None  # not by way of whole numbers
+    made.emit("truth" if wanted == torch.bool else "copy", made.operand(source or call["self"]))
     return made.node()
 
 

@@ -63,7 +63,8 @@ def run_graph(
             if node.name in hidden:
                 hidden[node.name].observe(node, args_now, env[node.name])
         if node.name in watch:
-            watch[node.name].observe(env[node.name])
+            made = env[node.name]  # of several results the first has the node's name
+            watch[node.name].observe(made[0] if isinstance(made, (tuple, list)) else made)
 
 
 def _leaves(exported: ExportedGraph, args: tuple[Any, ...]) -> list[Any]:

@@ -29,14 +29,18 @@ def stage_weights(weight: Tensor, scheme: Scheme) -> tuple[Mapping[str, Tensor],
     return stage_matrix(weight.reshape(weight.shape[0], -1), scheme)
 
 
+Stored = tuple[Mapping[str, Tensor], Mapping[str, Any]]
+"""What takes the place of a weight, and further attributes of the stage."""
+
+
 @dataclass(frozen=True)
 class LayerPlan:
     """How one layer is computed.
 
     int8: it reads int8; dynamic: with a scale per row. quant: what its int8 input means, where it is static and known.
     h_scale: of a recurrent layer, where calibration shows it. factor: what each column of the input is multiplied by
-    before it becomes int8, [K]; the weights are divided by it already. stored: its only weight as it is stored, and further
-    attributes, where that is rounded for its inputs.
+    before it becomes int8, [K]; the weights are divided by it already. stored: weights that are rounded for their
+    inputs, by name.
     """
 
     scheme: Scheme
@@ -45,7 +49,7 @@ class LayerPlan:
     quant: QParams | None = None
     h_scale: float | None = None
     factor: Tensor | None = field(default=None, compare=False)
-    stored: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None = field(default=None, compare=False)
+    stored: Mapping[str, Stored] = field(default_factory=dict, compare=False)
 
     @property
     def observer(self) -> str | None:
@@ -128,7 +132,7 @@ def parts(
         attrs["h_scale"] = layer.h_scale
     for name in _matrices(op_node):
         weight = tensors[name]
-        made, more = layer.stored or stage_weights(weight, layer.scheme)
+        made, more = layer.stored.get(name) or stage_weights(weight, layer.scheme)
         attrs |= more
         for part, tensor in made.items():
             whole = part == "weight" and tensor.numel() == weight.numel()  # int4 is packed, scales have one per output

@@ -18,27 +18,58 @@ SAMPLE_ROWS = 2048
 """Rows of a value that are kept: as many numbers as a range needs, and enough for the mean of an error."""
 
 
+class InputSums:
+    """Sums of x x^T and x over rows [.., K], in float64."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._second: Tensor | None = None
+        self._total: Tensor | None = None
+
+    def add(self, x: Tensor) -> None:
+        rows = x.detach().double().reshape(-1, x.shape[-1]).cpu()
+        second, total = rows.T @ rows, rows.sum(0)
+        self._second = second if self._second is None else self._second + second
+        self._total = total if self._total is None else self._total + total
+        self.rows += len(rows)
+
+    def scaled(self, factor: Tensor) -> InputSums:
+        """Of the same rows with their columns multiplied by `factor` [K]."""
+        made, scale = InputSums(), factor.double().cpu()
+        if self._second is not None and self._total is not None:
+            made._second, made._total = self._second * torch.outer(scale, scale), self._total * scale
+        made.rows = self.rows
+        return made
+
+    def inputs(self) -> InputStatistics | None:
+        """None where no row was seen."""
+        if self._second is None or self._total is None or not self.rows:
+            return None
+        return InputStatistics.of_dense(self._second / self.rows, self._total / self.rows, self.rows)
+
+
 class ValueStatistics:
-    """Of one value [..., K]: the sums of x x^T and of x over its rows, in float64, and a sample of the rows."""
+    """Of one value [..., K]: the sums over its rows, and a sample of them."""
 
     def __init__(self, name: str, width: int) -> None:
-        self.name, self.rows = name, 0
-        self._second = torch.zeros(width, width, dtype=torch.float64, device="cpu")
-        self._total = torch.zeros(width, dtype=torch.float64, device="cpu")
+        self.name, self._width = name, width
+        self._sums = InputSums()
         self._kept: list[Tensor] = []
         self._generator = torch.Generator("cpu").manual_seed(0)
 
     def observe(self, x: Tensor) -> None:
-        rows = x.detach().float().reshape(-1, self._total.numel()).cpu()
+        rows = x.detach().float().reshape(-1, self._width).cpu()
         if not torch.isfinite(rows).all():
             got = f"a NaN or infinity in {self.name}"
             raise FormatError("calibration", got, "finite activations", "Leave that sample out.")
-        self.rows += len(rows)
-        self._second += rows.double().T @ rows.double()
-        self._total += rows.double().sum(0)
+        self._sums.add(rows)
         self._kept.append(rows.clone())
         if sum(map(len, self._kept)) > 2 * SAMPLE_ROWS:
             self._kept = [self.sample()]
+
+    @property
+    def rows(self) -> int:
+        return self._sums.rows
 
     def sample(self) -> Tensor:
         """float32 [rows, K], SAMPLE_ROWS of them at most."""
@@ -52,13 +83,12 @@ class ValueStatistics:
         """Of the same value with its columns divided by `factor` [K]."""
         made = ValueStatistics(self.name, len(factor))
         scale = 1 / factor.double().cpu()
-        made.rows, made._second, made._total = self.rows, self._second * torch.outer(scale, scale), self._total * scale
+        made._sums = self._sums.scaled(scale)
         made._kept = [(rows.double() * scale).float() for rows in self._kept]
         return made
 
-    def inputs(self) -> InputStatistics:
-        count = max(self.rows, 1)
-        return InputStatistics.of_dense(self._second / count, self._total / count, self.rows)
+    def inputs(self) -> InputStatistics | None:
+        return self._sums.inputs()
 
 
 def gather(exported: ExportedGraph, calibration: Any, widths: dict[str, int]) -> dict[str, ValueStatistics]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from rtaccel.convert.frontend.nodes import constant_value
 from rtaccel.convert.passes.program import FallbackStep, SubgraphStep
 from rtaccel.nn.check import dense
 from rtaccel.runtime.memory import seen_as
@@ -65,7 +66,7 @@ class Binder:
                 self._torch(step, step.source.node)
             else:
                 self._group(step, step.source)
-        return [self._result(o) if isinstance(o, str) else o for o in self.program.outputs]
+        return [self._result(o) if isinstance(o, str) else constant_value(o) for o in self.program.outputs]
 
     def _result(self, name: str) -> Any:
         stored = name in self._env and name not in self.program.casts
@@ -96,11 +97,12 @@ class Binder:
         if name in self._seen:
             return self._seen[name]
         stored, fixed = self._dense(view.base), view.base in self._fixed
-        flat, shape = seen_as(view, stored, self.program.batched)
+        flat, shape, backwards = seen_as(view, stored, self.program.batched)
         shaped = flat.reshape(shape)
-        if shaped.numel() and not _aliases(shaped, (flat,)):
+        if backwards or (shaped.numel() and not _aliases(shaped, (flat,))):
             made = torch.empty(flat.shape, dtype=flat.dtype, device=flat.device)
-            self._emit(f"{name} (rearranged)", partial(made.copy_, flat), fixed)
+            run = (lambda: made.copy_(flat.flip(backwards))) if backwards else partial(made.copy_, flat)
+            self._emit(f"{name} (rearranged)", run, fixed)
             shaped = made.view(shape)
         dtype = self.program.casts.get(name)
         if dtype is not None:

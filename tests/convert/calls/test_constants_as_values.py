@@ -143,3 +143,16 @@ def test_a_number_of_time_as_an_input() -> None:
         for got, want in zip(fast(x, time), model(x, time)):
             assert got.shape == want.shape
             torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_texts_among_results_are_not_names_of_values() -> None:
+    class Named(nn.Module):
+        def forward(self, x: Tensor) -> tuple[object, ...]:
+            return torch.relu(x), "relu", "x", None, {"linear": "text"}
+
+    x = torch.randn(3, 4)
+    for verify in (True, False):
+        fast = rt.compile(Named().eval(), (x,), verify=verify)
+        got = fast(x)
+        assert got[1:] == ("relu", "x", None, {"linear": "text"})
+        torch.testing.assert_close(got[0], torch.relu(x))

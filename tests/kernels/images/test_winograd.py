@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import rtaccel as rt
 import rtaccel._native as native
 from rtaccel.core.registry import impls, operator
-from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.stage import Problem, QParams, Stage
 from rtaccel.kernels.conv import winograd
 from rtaccel.kernels.conv.cases import SHAPES, WINOGRAD, Shape, make_inputs, make_stage
 
@@ -133,6 +133,29 @@ def test_weights_that_are_not_finite_give_what_sums_give() -> None:
     for m in (2, 4):
         for got in run(form(stage, m), x):
             assert torch.equal(got.isnan(), want.isnan()) and torch.equal(got.isinf(), want.isinf())
+
+
+# -- int8 --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [16, 250])
+@pytest.mark.parametrize("zero_point", [-128, 127, 5])
+def test_the_largest_numbers_are_exact(channels: int, zero_point: int) -> None:
+    """int8 inputs and weights at their ends, with the signs that make the transforms and the sums largest."""
+    stage = make_stage(Shape(channels, 24, (9, 8), (3, 3), padding=(1, 1)), "static", seed=channels)
+    value = replace(stage.inputs[0], quant=QParams(0.031, zero_point))
+    stage = replace(stage, inputs=(value,))
+    signs = torch.tensor([[1, 1, 1], [1, -1, 1], [-1, 1, -1]])
+    weight = stage.tensors["weight"]
+    weight.copy_(torch.where(torch.rand(weight.shape) < 0.5, 127, -127))
+    weight[0], weight[1], weight[2] = 127, (127 * signs).to(torch.int8), -127
+    x = torch.where(torch.rand(3, 72, channels) < 0.5, 127, -128).to(torch.int8)
+    x[0], x[1] = 127, -128
+    (want,) = CONV.reference(stage, x)
+    kernels = [i for i in impls("cpu", "conv") if not native.reject("conv", i.name, {"weight_dtype": "int8"})]
+    problem = Problem.of(stage, 3)
+    for impl in kernels:
+        assert torch.equal(impl.prepare(stage, problem)(x)[0], want)
 
 
 # -- compile -----------------------------------------------------------------------------------------------------------

@@ -75,8 +75,17 @@ def compiled(model: nn.Module, x: tuple[torch.Tensor, ...], scheme: str) -> Any:
     return rt.compile(model, x, scheme.split()[0], calibration=batches)
 
 
+def same(a: torch.Tensor, b: torch.Tensor, scheme: str) -> None:
+    """int8 to the bit. In float32 a cut beside an image of few channels may leave it as rows where the whole has planes: other
+    kernels, which add products in another order."""
+    if scheme == "float32":
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    else:
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize(("model", "x", "scheme"), [m[1:] for m in models()], ids=[m[0] for m in models()])
-def test_halves_of_every_cut_give_the_bits_of_the_whole(model: nn.Module, x: Any, scheme: str) -> None:
+def test_halves_of_every_cut_give_what_the_whole_gives(model: nn.Module, x: Any, scheme: str) -> None:
     fast = compiled(model, x, scheme)
     whole = fast(*x)
     cuts = crossings(whole_group("test", fast))
@@ -87,7 +96,7 @@ def test_halves_of_every_cut_give_the_bits_of_the_whole(model: nn.Module, x: Any
         answer = halves.cloud(*halves.crossing_values(x, made)) if halves.cloud else ()
         found = halves.result(made, answer)
         for a, b in zip(*(r if isinstance(r, tuple) else (r,) for r in (found, whole))):
-            assert torch.equal(a, b)
+            same(a, b, scheme)
 
 
 def test_several_tensors_cross() -> None:

@@ -30,12 +30,13 @@ def _waves(rows: int, columns: int, n: int, sign: float, scale: float = 1.0) -> 
 
 def _rows_times(x: Tensor, matrix: Tensor) -> Tensor:
     """x[.., n] @ matrix[n, m]. As a batch of products: it is no layer of the model, so no scheme quantizes it."""
+    matrix = matrix.to(x.dtype)
     return torch.matmul(x.unsqueeze(-2), matrix[(None,) * (x.dim() - 1)]).squeeze(-2)
 
 
 def _real_times(x: Tensor, matrix: Pair) -> Pair:
     """x[.., n] times a complex matrix [n, m], as one product of real numbers."""
-    found = _rows_times(x, torch.cat([matrix.re, matrix.im], 1).float())
+    found = _rows_times(x, torch.cat([matrix.re, matrix.im], 1))
     m = matrix.re.shape[1]
     return Pair(found[..., :m], found[..., m:])
 
@@ -58,7 +59,7 @@ def _in_two_steps(x: Pair, n: int, wanted: int, sign: float, scale: float) -> Pa
     q = n // p
     columns = Pair(*(None if part is None else part.reshape(*lead, p, q).transpose(-1, -2) for part in x))  # [b, a]
     over_a = _complex_times(columns, _waves(p, p, p, sign))  # [b, c]
-    turns = Pair(*(part.float() for part in _waves(q, p, n, sign, scale)))
+    turns = Pair(*(part.to(x.re.dtype) for part in _waves(q, p, n, sign, scale)))
     turned = Pair(*(part.transpose(-1, -2) for part in product(over_a, turns)))  # [c, b]
     over_b = _complex_times(turned, _waves(q, q, q, sign))  # [c, d]
     return Pair(*(part.transpose(-1, -2).reshape(*lead, n)[..., :wanted] for part in over_b))
@@ -71,7 +72,7 @@ def _to_real(x: Tensor, n: int, scale: float) -> Tensor:
     k = torch.arange(m)[:, None]
     once = (k == 0) | (2 * k == n)  # the others stand for two numbers, which are conjugates
     twice = torch.where(once, 1.0, 2.0).double()
-    return _rows_times(x, torch.cat([matrix.re * twice, -matrix.im * twice]).float())
+    return _rows_times(x, torch.cat([matrix.re * twice, -matrix.im * twice]))
 
 
 def by_matrices(
@@ -86,7 +87,7 @@ def by_matrices(
         w = _waves(n, wanted, n, sign, scale)
         rows = torch.cat([w.re, w.im], 1)
         matrix = rows if kind == "real" else torch.cat([rows, torch.cat([-w.im, w.re], 1)])
-        return _rows_times(x, matrix.float())
+        return _rows_times(x, matrix)
     given = Pair(x) if kind == "real" else Pair(x[..., :n], x[..., n:])
     return torch.cat(list(_in_two_steps(given, n, wanted, sign, scale)), -1)
 

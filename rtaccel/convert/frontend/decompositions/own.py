@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rtaccel.convert.frontend.decompositions import fake_quantized
 from rtaccel.convert.frontend.decompositions.computed_conv import convolution
+from rtaccel.convert.frontend.decompositions.counting import MOST
 from rtaccel.convert.frontend.decompositions.distances import cdist, index_put, quantile
 from rtaccel.convert.frontend.decompositions.einsum import einsum
 from rtaccel.convert.frontend.decompositions.folds import fold
@@ -31,13 +32,22 @@ def _variance(x: Tensor, dim: Any = None, correction: Any = None, keepdim: bool 
 def _group_norm(
     x: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, enabled: bool = True
 ) -> Tensor:
-    rows = x.reshape(x.shape[0], groups, -1)
-    off = rows - torch.ops.aten.mean.dim(rows, [-1], True)
-    scaled = off * torch.ops.aten.rsqrt(torch.ops.aten.mean.dim(off * off, [-1], True) + eps)
-    y = scaled.reshape(x.shape)
-    by_channel = [1, -1, *[1] * (x.dim() - 2)]
-    y = y if weight is None else y * weight.reshape(by_channel)
-    return y if bias is None else y + bias.reshape(by_channel)
+    """As torch computes it: y = x * scale + shift, by channel; the variance is a mean of squares of what is off the mean."""
+    samples, channels = x.shape[:2]
+    each, by_channel = channels // groups, [1, -1, *[1] * (x.dim() - 2)]
+
+    def mean(t: Tensor) -> Tensor:  # of each group, one number a channel
+        found = torch.ops.aten.mean.dim(t.reshape(samples, groups, -1), [-1], True)
+        return found.expand(samples, groups, each).reshape(samples, channels, *[1] * (x.dim() - 2))
+
+    one = torch.ones(channels).reshape(
+        by_channel
+    )  # the product is a value with one number a channel, which stays at hand
+    middle = mean(x) if each == 1 else mean(x) * one
+    off = x - middle
+    scale = torch.ops.aten.rsqrt(mean(off * off) + eps) * (one if weight is None else weight.reshape(by_channel))
+    shift = -middle * scale
+    return x * scale + (shift if bias is None else shift + bias.reshape(by_channel))
 
 
 def _instance_norm(
@@ -116,8 +126,10 @@ def _searched(
 def _bucketize(x: Tensor, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
     """How many boundaries are below; a NaN is above all of them."""
     beyond = boundaries > x[..., None] if right else boundaries >= x[..., None]
-    count = torch.ops.aten.sum.dim_IntList((~beyond).long(), [-1])
-    return count.to(torch.int32) if out_int32 else count
+    if boundaries.shape[-1] > MOST:
+        raise NotImplementedError
+    count = torch.ops.aten.sum.dim_IntList((~beyond).float(), [-1])
+    return count.to(torch.int32 if out_int32 else torch.int64)
 
 
 def _bilinear(a: Tensor, b: Tensor, weight: Tensor, bias: Any = None) -> Tensor:

@@ -26,6 +26,8 @@ from rtaccel.convert.patterns.rules import Call, rule
 
 aten = torch.ops.aten
 POOL = "pool"
+FEWEST_SIDE_BY_SIDE = 8
+"""Positions for which a sum along them is worth more than one over channels."""
 MAX_ENTRIES = 1 << 22
 """Of a table of windows: beyond this it would cost more memory than it is worth."""
 
@@ -167,6 +169,17 @@ def _adaptive_pool(call: Call) -> OpNode | str:
     return _pooled(call, kind, call["self"], axes)
 
 
+def _side_by_side(view: View, dims: Sequence[int]) -> bool:
+    """Whether positions lie densely, with the channels before them: a reduction then reads them where they are."""
+    atoms = sorted((a for d in dims for a in view.dims[d] if a.size != 1), key=lambda a: a.stride)
+    dense = 1
+    for atom in atoms:
+        if atom.stride != dense:
+            return False
+        dense *= atom.size
+    return dense >= FEWEST_SIDE_BY_SIDE
+
+
 @rule(aten.mean.dim)
 def _mean(call: Call) -> OpNode | str:
     """The mean over all positions of an image or sequence."""
@@ -183,6 +196,10 @@ def _mean(call: Call) -> OpNode | str:
     front = [d for d in range(rank) if view.has_batch(d)]
     if stacked(layout.permute(view, front), len(front)) > 1:
         return "has images side by side in one sample"
+    if not call.build.windowed and _side_by_side(view, dims):
+        return "is a mean over positions that lie side by side"
+    if not call.build.windowed and any(len(layout.merged(view.dims[d])) > 1 for d in dims):
+        return "is a mean over positions that are no dimension of the image"
     ones = [d for d in range(rank) if d not in (*front, *free, *dims)]
     turned = layout.permute(view, [*front, *ones, *free, *dims])
     base, seen, size = as_channels_last(call, turned, len(front) + len(ones))

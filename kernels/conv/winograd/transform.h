@@ -1,10 +1,13 @@
 // The transforms of Winograd's convolution F(m x m, 3 x 3): m outputs a side from m + 2 inputs, in (m + 2)^2 products
 // for each channel where sums of products take 9 m^2. Along one axis
 //     outputs = A' ((G weights) * (B' inputs)),     in the points 0, 1, -1, (2, -2,) infinity,
-// and along both one after the other. winograd.py has the matrices, and the bound of the error.
+// and along both one after the other. __init__.py has the matrices, and the bound of the error.
 //
 // The order of operations is fixed; multiplications by a power of two are exact, so fused or not is the same.
 #pragma once
+
+#include <cstdint>
+#include <type_traits>
 
 namespace rta {
 
@@ -68,5 +71,17 @@ struct WinogradTransform<4> {
     y[3] = S::add(S::mul_add(S::set(8.0f), difference2, difference), p[5]);
   }
 };
+
+constexpr int kWinogradRows = 6;  // tiles that share the weights of a panel
+
+// product(rows, first): so many tiles from `first` on, by the number as a type. The last call may reach beyond them.
+template <class Product>
+static inline __attribute__((always_inline)) void over_tiles(int64_t tiles, Product product) {
+  int64_t t = 0;
+  for (; t + kWinogradRows <= tiles; t += kWinogradRows) product(std::integral_constant<int, kWinogradRows>{}, t);
+  if (tiles - t > 4) return product(std::integral_constant<int, 6>{}, t);
+  if (tiles - t > 2) return product(std::integral_constant<int, 4>{}, t);
+  if (tiles - t > 0) product(std::integral_constant<int, 2>{}, t);
+}
 
 }  // namespace rta

@@ -1,7 +1,8 @@
 """Winograd's convolution F(m x m, 3 x 3): where the native kernels take it, and how far its float32 results may be off.
 
 A tile of m x m outputs comes from (m + 2)^2 inputs: y = A' [ sum over channels of (G w G') * (B' d B) ] A.
-docs/decisions/0025-winograd.md says why, with figures.
+docs/decisions/0025-winograd.md says why, with figures. transform.h has the two transforms of values, float32.h and int8.h the
+stages around them; int8 is exact (docs/decisions/0050-winograd-in-whole-numbers.md).
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@
 #pragma once
 
 #include "_common/checks.h"
-#include "epilogue.h"
-#include "winograd_transform.h"
+#include "conv/epilogue.h"
+#include "conv/winograd/transform.h"
 
 namespace rta {
 
@@ -25,7 +25,7 @@ class WinogradStage final : public Stage {
   using Transform = WinogradTransform<m>;
   static constexpr int kIn = m + 2, kPoints = kIn * kIn, kLanes = S::kLanes;
   static constexpr int kPanel = S::kRegisters >= 32 ? 4 : 2;  // vectors of a panel; times 6 rows, accumulators
-  static constexpr int kRows = 6;
+  static constexpr int kRows = kWinogradRows;
   static constexpr int64_t kColumns = 64;            // outputs that go through P together
   static constexpr int64_t kBlockBytes = 384 << 10;  // of V and P together, about
   static constexpr int64_t kMostTiles = 96;
@@ -49,7 +49,7 @@ class WinogradStage final : public Stage {
     v_stride_ = odd_lines(block_ * v_pitch_);
     p_stride_ = odd_lines(block_ * p_pitch_);
     zeros_ = static_cast<const float*>(spec.arena->take(static_cast<size_t>(p_.c) * 4));
-    pack(spec.arena, spec.attrs.floats("weight", p_.n * p_.c * 9));
+    pack(spec, spec.attrs.floats("weight", p_.n * p_.c * 9));
     spec.need_scratch(static_cast<size_t>(kPoints * (v_stride_ + p_stride_)) * 4);
   }
 
@@ -143,11 +143,9 @@ class WinogradStage final : public Stage {
 
   template <int V>
   void panel(const float* v, const float* u, float* to, int64_t tiles) const {
-    int64_t t = 0;
-    for (; t + kRows <= tiles; t += kRows) product<kRows, V>(v + t * v_pitch_, u, to + t * p_pitch_);
-    if (tiles - t > 4) return product<6, V>(v + t * v_pitch_, u, to + t * p_pitch_);
-    if (tiles - t > 2) return product<4, V>(v + t * v_pitch_, u, to + t * p_pitch_);
-    if (tiles - t > 0) product<2, V>(v + t * v_pitch_, u, to + t * p_pitch_);
+    over_tiles(tiles, [=, this](auto rows, int64_t t) __attribute__((always_inline)) {
+      product<decltype(rows)::value, V>(v + t * v_pitch_, u, to + t * p_pitch_);
+    });
   }
 
   template <int R, int V>
@@ -215,8 +213,7 @@ class WinogradStage final : public Stage {
         for (int j = 0; j < m; ++j) {
           F t = S::add(out[i][j], bias);
           if (from) t = S::add(t, S::load(reinterpret_cast<const float*>(from + j * p_.other.pitch) + column));
-          if (p_.activation == Activation::kRelu) t = S::max(S::set(0.0f), t);
-          S::store(reinterpret_cast<float*>(to + j * p_.y.pitch) + column, t);
+          S::store(reinterpret_cast<float*>(to + j * p_.y.pitch) + column, p_.bounds.within<S>(t));
         }
         continue;
       }
@@ -253,12 +250,13 @@ class WinogradStage final : public Stage {
     }
   }
 
-  void pack(Arena* arena, const float* given) {
+  void pack(const StageSpec& spec, const float* given) {
     const int64_t channels = p_.c, columns = vectors_ * kLanes;
-    float* to = static_cast<float*>(arena->take(static_cast<size_t>(columns * channels * kPoints) * 4));
-    float* plain = static_cast<float*>(arena->take(static_cast<size_t>(columns * channels * 9) * 4));
+    float* to = static_cast<float*>(spec.weights(static_cast<size_t>(columns * channels * kPoints) * 4));
+    float* plain = static_cast<float*>(spec.weights(static_cast<size_t>(columns * channels * 9) * 4));
     weights_ = to;
     plain_ = plain;
+    if (!spec.packs()) return;
     for (int64_t start = 0; start < columns; start += kColumns) {
       const int64_t width = columns - start < kColumns ? columns - start : kColumns;
       for (int64_t first = 0; first < width; first += kPanel * kLanes) {
@@ -293,7 +291,7 @@ class WinogradStage final : public Stage {
   Extent tiles_;
   int64_t vectors_, v_pitch_, p_pitch_, block_, v_stride_, p_stride_;  // of float32, but for the first
   const float *zeros_, *weights_, *plain_;
-  bool simple_ = p_.activation == Activation::kRelu || p_.activation == Activation::kNone;
+  bool simple_ = Bounds::are(p_.activation);
 };
 
 template <class S>

@@ -1,0 +1,254 @@
+// int8 convolutions of 3 x 3 with stride 1 by Winograd's F(2 x 2, 3 x 3), exact, where a dot product takes 16 bits for
+// each activation anyway: 16 products for 4 outputs instead of 36.
+//
+// Inputs d = q - zero_point of [-255, 255] transform to [-1020, 1020], and weights times 4 to [-1143, 1143]: both fit
+// 16 bits. Sums come out times 4, and 4 * 9 C * 255 * 128 < 2^31 (suits_winograd: C <= 1800); what lies between may
+// wrap.
+//     V[point][tile][channel]   int16, inputs transformed, 16 channels at a time, straight from x
+//     P[point][tile][column]    = V[point] * U[point], int32
+//     y                         P transformed back, divided by 4, and the end of every int8 convolution
+// The weights U are packed as [64 columns][point][panel of 2 vectors][pair of channels][vector][lane][2], int16.
+//
+// Floor: 16 / 36 of the multiply-adds of a sum of products, and about 1 cycle a vector of V and P.
+#pragma once
+
+#include "_common/checks.h"
+#include "conv/epilogue.h"
+#include "conv/winograd/transform.h"
+
+namespace rta {
+
+template <class S>
+class WinogradInt8Stage final : public Stage {
+  using F = typename S::F;
+  using I = typename S::I;
+  static constexpr int m = 2, kIn = m + 2, kPoints = kIn * kIn, kLanes = S::kLanes, kWide = 2 * kLanes;
+  static constexpr int kPanel = 2, kRows = kWinogradRows;
+  static constexpr int64_t kColumns = 64;            // outputs that go through P together
+  static constexpr int64_t kBlockBytes = 192 << 10;  // of V and P together, about
+  static constexpr int64_t kMostTiles = 96;
+
+ public:
+  static constexpr bool kExists = S::kWidens && S::kRegisters == 16;
+
+  explicit WinogradInt8Stage(const StageSpec& spec) : p_(read_layer(spec, 1, kLanes, 0)) {
+    tiles_ = {(p_.at.out.y + m - 1) / m, (p_.at.out.x + m - 1) / m};
+    vectors_ = (p_.n + kLanes - 1) / kLanes;
+    pairs_ = (p_.c + 1) / 2;
+    const int64_t columns = vectors_ * kLanes < kColumns ? vectors_ * kLanes : kColumns;
+    v_pitch_ = (p_.c + 31) / 32 * 32 + 32;  // no power of two: neighbors would share sets of the cache
+    p_pitch_ = (columns + 15) / 16 * 16 + 16;
+    const int64_t count = tiles_.y * tiles_.x, fit = kBlockBytes / (kPoints * (2 * v_pitch_ + 4 * p_pitch_)) / kRows;
+    const int64_t most = fit < 1 ? kRows : fit * kRows < kMostTiles ? fit * kRows : kMostTiles;
+    const int64_t blocks = (count + most - 1) / most, each = (count + blocks - 1) / blocks;
+    block_ = (each + kRows - 1) / kRows * kRows;
+    v_stride_ = odd_lines(block_ * v_pitch_ / 32) * 32;
+    p_stride_ = odd_lines(block_ * p_pitch_ / 16) * 16;
+    const size_t row = static_cast<size_t>(p_.c + kWide);
+    char* outside = static_cast<char*>(spec.arena->take(row));
+    __builtin_memset(outside, p_.x_zero, row);
+    outside_ = outside;
+    pack(spec, spec.attrs.int8s("weight", p_.n * p_.c * 9));
+    spec.need_scratch(static_cast<size_t>(kPoints * (2 * v_stride_ + 4 * p_stride_)));
+  }
+
+  void run(const Run& run) const override {
+    uint16_t* v = reinterpret_cast<uint16_t*>(run.scratch);
+    int32_t* products = reinterpret_cast<int32_t*>(v + kPoints * v_stride_);
+    const int64_t count = tiles_.y * tiles_.x;
+    for (int64_t s = 0; s < run.samples; ++s) {
+      const char* x = p_.x.row(run, s * p_.x.steps);
+      char* y = p_.y.row(run, s * p_.y.steps);
+      const char* other = p_.other.exists() ? p_.other.row(run, s * p_.other.steps) : nullptr;
+      for (int64_t first = 0; first < count; first += block_) {
+        const int64_t tiles = count - first < block_ ? count - first : block_;
+        for (int64_t t = 0; t < tiles; ++t) transform(x, first + t, v + t * v_pitch_);
+        for (int64_t column = 0; column < vectors_ * kLanes; column += kColumns) {
+          const int64_t left = vectors_ * kLanes - column, width = left < kColumns ? left : kColumns;
+          multiply(v, weights_ + column * kPoints * pairs_ * 2, products, tiles, width / kLanes);
+          for (int64_t t = 0; t < tiles; ++t) {
+            int64_t at = 0;
+            for (; at + 2 * kLanes <= width; at += 2 * kLanes)
+              finish<2>(products + t * p_pitch_ + at, first + t, column + at, y, other);
+            if (at < width) finish<1>(products + t * p_pitch_ + at, first + t, column + at, y, other);
+          }
+        }
+      }
+    }
+  }
+
+ private:
+  // An odd number of cache lines, so that the points of a tile fall into different sets.
+  static int64_t odd_lines(int64_t lines) { return lines % 2 ? lines : lines + 1; }
+
+  void transform(const char* x, int64_t tile, uint16_t* v) const {
+    const uint8_t* at[kPoints];
+    const int64_t top = tile / tiles_.x * m - p_.at.padding.y, left = tile % tiles_.x * m - p_.at.padding.x;
+    for (int i = 0; i < kIn; ++i)
+      for (int j = 0; j < kIn; ++j) {
+        const int64_t row = top + i, column = left + j;
+        const bool inside = row >= 0 && row < p_.at.in.y && column >= 0 && column < p_.at.in.x;
+        const char* from = inside ? x + (row * p_.at.in.x + column) * p_.x_step : outside_;
+        at[i * kIn + j] = reinterpret_cast<const uint8_t*>(from);
+      }
+    const typename S::H zero = S::set_16(static_cast<int16_t>(p_.x_zero));
+    // Rows end in padding; what lies there meets weights of 0.
+    for (int64_t c = 0; c < p_.c; c += kWide, v += kWide) {
+      typename S::H half[kIn][kIn];
+#pragma GCC unroll 4
+      for (int j = 0; j < kIn; ++j) {
+        typename S::H d[kIn], t[kIn];
+#pragma GCC unroll 4
+        for (int i = 0; i < kIn; ++i) d[i] = S::load_u8_16(at[i * kIn + j] + c);
+        WinogradTransform<m>::template input<Words>(d, t);
+        t[1] = S::sub_16(t[1], S::add_16(zero, zero));  // the one sum among differences
+#pragma GCC unroll 4
+        for (int i = 0; i < kIn; ++i) half[i][j] = t[i];
+      }
+#pragma GCC unroll 4
+      for (int i = 0; i < kIn; ++i) {
+        typename S::H t[kIn];
+        WinogradTransform<m>::template input<Words>(half[i], t);
+#pragma GCC unroll 4
+        for (int j = 0; j < kIn; ++j) S::store_16(v + (i * kIn + j) * v_stride_, t[j]);
+      }
+    }
+  }
+
+  // Rows of V beyond the last tile of a block may be read: what comes of them is not.
+  void multiply(const uint16_t* v, const int16_t* u, int32_t* products, int64_t tiles, int64_t vectors) const {
+    for (int point = 0; point < kPoints; ++point)
+      for (int64_t first = 0; first < vectors; first += kPanel) {
+        const uint16_t* from = v + point * v_stride_;
+        int32_t* to = products + point * p_stride_ + first * kLanes;
+        const int64_t now = vectors - first < kPanel ? vectors - first : kPanel;
+        now == kPanel ? panel<kPanel>(from, u, to, tiles) : panel<1>(from, u, to, tiles);
+        u += now * kLanes * pairs_ * 2;
+      }
+  }
+
+  template <int V>
+  void panel(const uint16_t* v, const int16_t* u, int32_t* to, int64_t tiles) const {
+    over_tiles(tiles, [=, this](auto rows, int64_t t) __attribute__((always_inline)) {
+      product<decltype(rows)::value, V>(v + t * v_pitch_, u, to + t * p_pitch_);
+    });
+  }
+
+  template <int R, int V>
+  inline __attribute__((always_inline)) void product(const uint16_t* v, const int16_t* u, int32_t* to) const {
+    I sum[R][V];
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+      for (int i = 0; i < V; ++i) sum[r][i] = S::set_int(0);
+    const int64_t pitch = v_pitch_;
+    for (int64_t g = pairs_; g > 0; --g, v += 2, u += V * kWide) {
+      typename S::W weight[V];
+#pragma GCC unroll 2
+      for (int i = 0; i < V; ++i) weight[i] = S::load_int(reinterpret_cast<const int32_t*>(u + i * kWide));
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r) {
+        const typename S::X in = S::broadcast_wide(v + r * pitch);
+#pragma GCC unroll 2
+        for (int i = 0; i < V; ++i) sum[r][i] = S::dot_wide(sum[r][i], in, weight[i]);
+      }
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+      for (int i = 0; i < V; ++i) S::store_int(to + r * p_pitch_ + i * kLanes, sum[r][i]);
+  }
+
+  // V vectors of columns of a tile: back to outputs, and out.
+  template <int V>
+  inline __attribute__((always_inline)) void finish(const int32_t* products, int64_t tile, int64_t column, char* y,
+                                                    const char* other) const {
+    I out[m][m][V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) {
+      I half[kIn][m];
+#pragma GCC unroll 4
+      for (int i = 0; i < kIn; ++i) {
+        I p[kIn];
+#pragma GCC unroll 4
+        for (int j = 0; j < kIn; ++j) p[j] = S::load_int(products + (i * kIn + j) * p_stride_ + v * kLanes);
+        WinogradTransform<m>::template output<Ints>(p, half[i]);
+      }
+#pragma GCC unroll 2
+      for (int j = 0; j < m; ++j) {
+        I p[kIn], t[m];
+#pragma GCC unroll 4
+        for (int i = 0; i < kIn; ++i) p[i] = half[i][j];
+        WinogradTransform<m>::template output<Ints>(p, t);
+#pragma GCC unroll 2
+        for (int i = 0; i < m; ++i) out[i][j][v] = S::template shift_right<2>(t[i]);
+      }
+    }
+    const int64_t top = tile / tiles_.x * m, left = tile % tiles_.x * m;
+    const int64_t rows = p_.at.out.y - top < m ? p_.at.out.y - top : m;
+    const int64_t steps = p_.at.out.x - left < m ? p_.at.out.x - left : m;
+    const float *multiplier = p_.multiplier + column, *offset = p_.offset + column;
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < steps; ++j) {
+        const int64_t position = (top + i) * p_.at.out.x + left + j;
+        char* to = y + position * p_.y.pitch;
+        if (p_.int8_out && p_.bounded) {  // whole vectors: behind the columns of a row is padding
+          uint8_t* bytes = reinterpret_cast<uint8_t*>(to) + column;
+          if ((p_.y_zero | p_.y_low) == 0)
+            requantize_row<S, V, true>(out[i][j], multiplier, offset, bytes, 0, 0);
+          else
+            requantize_row<S, V, false>(out[i][j], multiplier, offset, bytes, p_.y_zero, p_.y_low);
+          continue;
+        }
+        F t[1][V];
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v)
+          t[0][v] =
+              S::add(S::mul(S::to_float(out[i][j][v]), S::load(multiplier + v * kLanes)), S::load(offset + v * kLanes));
+        const ConvTarget at{to, other ? other + position * p_.other.pitch : nullptr, column, p_.n - column, true};
+        conv_epilogue<S, 1, V>(p_, t, at);
+      }
+  }
+
+  struct Words {  // what the transforms of inputs ask for
+    static typename S::H add(typename S::H a, typename S::H b) { return S::add_16(a, b); }
+    static typename S::H sub(typename S::H a, typename S::H b) { return S::sub_16(a, b); }
+  };
+  struct Ints {
+    static I add(I a, I b) { return S::add_int(a, b); }
+    static I sub(I a, I b) { return S::sub_int(a, b); }
+  };
+
+  void pack(const StageSpec& spec, const int8_t* given) {
+    const int64_t columns = vectors_ * kLanes;
+    int16_t* to = static_cast<int16_t*>(spec.weights(static_cast<size_t>(columns * pairs_ * kPoints) * 4));
+    weights_ = to;
+    if (!spec.packs()) return;
+    for (int64_t column = 0; column < p_.n; ++column) {
+      const int64_t start = column / kColumns * kColumns, first = (column - start) / kWide * kWide;
+      const int64_t width = columns - start < kColumns ? columns - start : kColumns;
+      const int64_t now = width - first < kWide ? width - first : kWide, i = column - start - first;
+      for (int64_t c = 0; c < p_.c; ++c) {
+        const int8_t* w = given + (column * p_.c + c) * 9;
+        int16_t* u = to + ((start * kPoints + first) * pairs_ + c / 2 * now + i) * 2 + c % 2;
+        for (int a = 0; a < kIn; ++a)
+          for (int b = 0; b < kIn; ++b) u[(a * kIn + b) * width * pairs_ * 2] = transformed(w, a, b);
+      }
+    }
+  }
+
+  static int16_t transformed(const int8_t* w, int a, int b) {
+    double sum = 0;  // exact: whole numbers, and quarters of them
+    for (int i = 0; i < 3; ++i)
+      for (int j = 0; j < 3; ++j) sum += winograd_weight<m>(a, i) * winograd_weight<m>(b, j) * w[i * 3 + j];
+    return static_cast<int16_t>(4 * sum);
+  }
+
+  ConvLayer p_;
+  Extent tiles_;
+  int64_t vectors_, pairs_, v_pitch_, p_pitch_, block_, v_stride_, p_stride_;  // pitches and strides in numbers
+  const char* outside_;
+  const int16_t* weights_;
+};
+
+}  // namespace rta

@@ -1,0 +1,82 @@
+"""Two copies in a row as one: a copy that reads nothing but another one takes its elements from where that took them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtaccel.convert.frontend.nodes import Buffer, OpNode
+from rtaccel.core.traits import Role
+
+
+def compose_copies(op_nodes: Sequence[OpNode], buffers: Mapping[str, Buffer], kept: set[str]) -> list[OpNode]:
+    """The same graph with one copy for every chain of them. kept: names that are read from outside."""
+    readers = Counter(name for op_node in op_nodes for name in op_node.reads)
+    copies: dict[str, OpNode] = {}
+    found: list[OpNode] = []
+    for op_node in op_nodes:
+        if not _is_copy(op_node):
+            found.append(op_node)
+            if not op_node.is_fallback and op_node.operator.role is Role.COPY:
+                copies[op_node.writes[0]] = op_node
+            continue
+        source = copies.get(op_node.reads[0])
+        if source is not None and readers[op_node.reads[0]] == 1 and op_node.reads[0] not in kept:
+            joined = _joined(source, op_node, buffers) if _is_copy(source) else _parts_turned(source, op_node)
+            if joined is not None:
+                found = [d for d in found if d is not source]
+                op_node = joined
+        copies[op_node.writes[0]] = op_node
+        found.append(op_node)
+    return found
+
+
+def _is_copy(op_node: OpNode) -> bool:
+    return not op_node.is_fallback and op_node.operator.role is Role.GATHER
+
+
+def _joined(first: OpNode, second: OpNode, buffers: Mapping[str, Buffer]) -> OpNode:
+    if "rows" in first.attrs and "rows" in second.attrs:
+        attrs = {"rows": tuple(first.attrs["rows"][i] for i in second.attrs["rows"])}
+    else:
+        index = _elements(first, buffers)[_elements(second, buffers)]
+        attrs = {"index": tuple(index.tolist())}
+    return replace(second, reads=list(first.reads), attrs=attrs)
+
+
+def _elements(op_node: OpNode, buffers: Mapping[str, Buffer]) -> NDArray[np.int64]:
+    """Of each element of the result, which element of its input it is."""
+    if "index" in op_node.attrs:
+        return np.asarray(op_node.attrs["index"], dtype=np.int64)
+    width = buffers[op_node.writes[0]].width
+    rows = np.asarray(op_node.attrs["rows"], dtype=np.int64)
+    return (rows[:, None] * width + np.arange(width)).reshape(-1)
+
+
+def _parts_turned(first: OpNode, second: OpNode) -> OpNode | None:
+    """Parts that are put together and turned round then, put where they end up; None where the second copy does not turn them, or
+    parts go over the ends of what it turns."""
+    index = np.asarray(second.attrs.get("index", ()), dtype=np.int64)
+    inner = int(index[1]) if len(index) > 1 else 0  # of rows of so many elements, which become columns
+    if inner < 2 or len(index) % inner:
+        return None
+    outer = len(index) // inner
+    if not np.array_equal(index, np.arange(len(index)).reshape(outer, inner).T.reshape(-1)):
+        return None
+    parts = []
+    for dims, source, (offset, *strides) in first.attrs["parts"]:
+        steps = [n - 1 for n in dims]
+        low = high = offset % inner
+        for n, stride in zip(steps, strides):
+            if n and stride % inner:
+                low, high = low + min(0, n * stride), high + max(0, n * stride)
+        if low < 0 or high >= inner:
+            return None
+        turned = [s // inner if s % inner == 0 else s * outer for s in strides]
+        parts.append((dims, source, (offset % inner * outer + offset // inner, *turned)))
+    made = replace(first, writes=list(second.writes), attrs={**first.attrs, "parts": tuple(parts)})
+    return replace(made, node=second.node, name=second.name)

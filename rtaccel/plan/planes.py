@@ -1,0 +1,199 @@
+"""Images of few channels as planes, on the CPU: all positions of a channel side by side, as a caller's tensor has them.
+
+With a row of channels for each position, an image of one channel leaves vectors empty, and one of three is turned round twice, at
+either end. Where operators read or write planes (rtaccel.core.stage_traits), the copies that turn planes into rows and back go:
+
+    planes -> copy -> stage       the stage reads the planes
+    stage -> copy -> planes       the stage writes the planes
+    stage -> stage                what is between lies as planes, where every reader takes it so, or by elements
+
+Values keep their names and their elements; those that another stage reads by position stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+
+from rtaccel.core.registry import operator
+from rtaccel.core.stage import Stage, Value
+from rtaccel.core.traits import Role
+from rtaccel.plan.group import Subgraph
+
+Shape = tuple[int, int, int]
+"""Channels, height, width."""
+
+
+def over_planes(group: Subgraph) -> Subgraph:
+    """The same computation with few channels as planes."""
+    if all(operator(s.op).planes.read(s) is None and operator(s.op).planes.written(s) is None for s in group.stages):
+        return group
+    return _Planes(group).made()
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What a stage writes as planes, and the copy that is not needed then."""
+
+    value: Value
+    copy: Stage | None = None
+
+
+class _Planes:
+    def __init__(self, group: Subgraph) -> None:
+        self._group = group
+        self._edges = {p.value.name for p in (*group.inputs, *group.outputs)}
+        self._outputs = {p.value.name for p in group.outputs}
+        self._maker = {v.name: s for s in group.stages for v in s.outputs}
+        self._readers: dict[str, list[Stage]] = {}
+        for stage in group.stages:
+            for name in {v.name for v in stage.inputs}:
+                self._readers.setdefault(name, []).append(stage)
+        self._targets: dict[str, _Target] = {}
+        for stage in reversed(group.stages):  # readers first
+            target = self._target(stage)
+            if target is not None:
+                self._targets[stage.outputs[0].name] = target
+
+    def made(self) -> Subgraph:
+        planes: dict[str, Value] = {}  # values that are planes now
+        shapes: dict[str, Value] = {}  # values with other rows than before
+        gone: set[int] = set()
+        stages: list[Stage] = []
+        for stage in self._group.stages:
+            traits, x = operator(stage.op).planes, stage.inputs[0] if stage.inputs else None
+            target = self._targets.get(stage.outputs[0].name)
+            if id(stage) in gone or x is None:
+                stages.extend([] if id(stage) in gone else [stage])
+                continue
+            source = None
+            if target is not None and traits.together:
+                agreed = ((s, self._agreed(stage, target, s)) for s in self._sources(stage, planes))
+                source, target = next(((s, t) for s, t in agreed if t is not None), (None, None))
+            if target is not None:
+                planes[stage.outputs[0].name] = target.value
+                shapes[stage.outputs[0].name] = shapes[target.value.name] = target.value
+                if target.copy is not None:
+                    gone.add(id(target.copy))
+                stage = traits.over(stage, None, target.value)
+            if not traits.together:
+                source = next(iter(self._sources(stage, planes)), None)
+            if source is not None:
+                stage = operator(stage.op).planes.over(stage, source, None)
+            elif traits.by_elements(stage):
+                stage = replace(stage, inputs=tuple(shapes.get(v.name, v) for v in stage.inputs))
+            stages.append(stage)
+        return replace(
+            self._group,
+            stages=tuple(_used(stages, self._outputs)),
+            outputs=tuple(replace(p, value=shapes.get(p.value.name, p.value)) for p in self._group.outputs),
+        )
+
+    def _target(self, stage: Stage) -> _Target | None:
+        """Where a stage may write planes: every reader takes them, or a single copy turns them."""
+        y, shape = stage.outputs[0], operator(stage.op).planes.written(stage)
+        if shape is None or len(stage.outputs) > 1:
+            return None
+        if operator(stage.op).planes.together and not self._may_come(stage):
+            return None
+        readers = self._readers.get(y.name, [])
+        copies = [r for r in readers if _turned(r, shape, back=True)]
+        others = [r for r in readers if r not in copies]
+        flat = replace(y, width=prod(shape), steps=1)
+        value = copies[0].outputs[0] if copies else flat
+        if len(copies) > 1 or any(not self._takes(r, y.name, shape, value) for r in others):
+            return None
+        if y.name in self._outputs and (shape[0] > 1 or copies):
+            return None  # rows of channels are what is asked for
+        if copies:
+            return _Target(value, copies[0]) if self._lies_well(value, shape) else None
+        return _Target(flat) if readers or y.name in self._outputs else None
+
+    def _agreed(self, stage: Stage, target: _Target, source: Value) -> _Target | None:
+        """The target beside this source, of a stage whose values are both planes or neither."""
+        traits = operator(stage.op).planes
+        if not traits.alike or source.shape == target.value.shape:
+            return target
+        value = replace(target.value, width=source.width, steps=source.steps)
+        return _Target(value) if target.copy is None and _is_dense(value) else None
+
+    def _takes(self, reader: Stage, name: str, shape: Shape, value: Value) -> bool:
+        """Whether a stage reads the value of this name, which would be `value`, as planes of this shape, and nowhere else."""
+        if shape[0] == 1 and operator(reader.op).planes.by_elements(reader):
+            return True
+        if [v.name for v in reader.inputs].count(name) != 1 or reader.inputs[0].name != name:
+            return False
+        traits, target = operator(reader.op).planes, self._targets.get(reader.outputs[0].name)
+        if target is not None:
+            if traits.alike and self._agreed(reader, target, value) is None:
+                return False
+            reader = traits.over(reader, None, target.value)
+        return (target is not None or not traits.together) and _same(operator(reader.op).planes.read(reader), shape)
+
+    def _may_come(self, stage: Stage) -> bool:
+        """Whether the first input can be planes, as far as the stages before say."""
+        shape, x = operator(stage.op).planes.read(stage), stage.inputs[0]
+        maker = self._maker.get(x.name)
+        if shape is None:
+            return False
+        if maker is None or _turned(maker, shape, back=False):
+            return bool(self._sources(stage, {}))
+        return _same(operator(maker.op).planes.written(maker), shape)
+
+    def _sources(self, stage: Stage, planes: dict[str, Value]) -> list[Value]:
+        """What the stage may read as planes in place of its first input, the best first."""
+        shape, x = operator(stage.op).planes.read(stage), stage.inputs[0]
+        if shape is None or [v.name for v in stage.inputs].count(x.name) != 1:
+            return []
+        found, maker = [], self._maker.get(x.name)
+        turned = maker is not None and _turned(maker, shape, back=False)
+        if maker is not None and turned:
+            source = planes.get(maker.inputs[0].name, maker.inputs[0])
+            found += [source] if self._lies_well(source, shape) else []
+        if x.name in planes:
+            return [*found, planes[x.name]]
+        lies = x.steps == 1 or (x.width == 1 and x.name in self._edges)  # one channel, as it lies
+        return found if turned or shape[0] != 1 or not lies else [x]
+
+    def _lies_well(self, value: Value, shape: Shape) -> bool:
+        """Whether rows of the value have no gaps, or are rows of the image."""
+        return _is_dense(value) or value.width == shape[2] or value.name in self._edges
+
+
+def _is_dense(value: Value) -> bool:
+    """Whether rows follow one another without gaps."""
+    return value.steps == 1 or value.width % 64 == 0 or (value.dtype == "float32" and value.width % 16 == 0)
+
+
+def _same(a: Shape | None, b: Shape) -> bool:
+    """Whether planes lie alike: as many, of as many positions."""
+    return a is not None and (a[0], prod(a)) == (b[0], prod(b))
+
+
+def _turned(stage: Stage, shape: Shape, back: bool) -> bool:
+    """Whether a stage copies planes of this shape into a row of channels for each position; back: the other way."""
+    index = stage.attrs.get("index")
+    if operator(stage.op).role is not Role.GATHER or index is None or len(index) != prod(shape):
+        return False
+    if stage.inputs[0].steps * stage.inputs[0].width != len(index) or stage.inputs[0].dtype not in ("float32", "int8"):
+        return False
+    columns = shape[0] if back else len(index) // shape[0]  # of what is turned
+    rows = len(index) // columns
+    if any(index[i] != i % rows * columns + i // rows for i in (0, len(index) // 2, len(index) - 1)):
+        return False  # at a glance
+    places = np.arange(len(index)).reshape(rows, columns).T
+    return bool(np.array_equal(np.asarray(index), places.reshape(-1)))
+
+
+def _used(stages: Sequence[Stage], outputs: set[str]) -> list[Stage]:
+    """Without copies that nobody reads any more."""
+    read, kept = set(outputs), []
+    for stage in reversed(stages):
+        if operator(stage.op).role is Role.GATHER and not {v.name for v in stage.outputs} & read:
+            continue
+        kept.append(stage)
+        read |= {v.name for v in stage.inputs}
+    return kept[::-1]
