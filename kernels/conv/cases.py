@@ -166,6 +166,22 @@ WINOGRAD_INT8 = {
     "blocks": Shape(130, 72, (19, 17), (3, 3)),
 }
 """Channels and positions from which kernels take it for int8."""
+TILES = {
+    "even": Shape(64, 64, (8, 8), (3, 3), padding=(1, 1)),
+    "odd": Shape(35, 45, (9, 11), (3, 3), padding=(1, 1)),
+    "strided": Shape(48, 80, (17, 33), (3, 3), stride=(2, 2), padding=(1, 1)),
+    "strided-across": Shape(64, 37, (7, 7), (3, 3), stride=(2, 2), padding=(1, 1)),
+    "one-stride": Shape(33, 64, (7, 39), (2, 3), stride=(1, 2), padding=(0, 2)),
+    "in-place": Shape(64, 72, (8, 9), (3, 3)),
+    "in-place-strided": Shape(64, 48, (5, 35), (1, 1), stride=(1, 2)),
+    "pointwise": Shape(64, 40, (5, 7), (1, 1)),
+    "pointwise-odd": Shape(75, 97, (6, 6), (1, 1)),
+    "signal": Shape(40, 66, (1, 50), (1, 5), dilation=(1, 2), causal=True),
+    "signal-joined": Shape(24, 33, (1, 70), (1, 7), padding=(0, 3)),
+    "few": Shape(128, 128, (2, 3), (3, 3), padding=(1, 1)),
+    "flat": Shape(32, 32, (8, 8), (3, 3), padding=(1, 1), flat=True),
+}
+"""int8, of enough products for tile registers: whole tiles of 16 positions and of 64 bytes, and parts of them."""
 LONG = {
     "joined": Shape(135, 70, (1, 29), (1, 31), padding=(0, 15)),
     "dilated": Shape(135, 66, (1, 29), (1, 31), padding=(0, 30), dilation=(1, 2)),
@@ -260,6 +276,13 @@ def cases() -> Iterator[Case]:
         )):  # fmt: skip
             stage = make_stage(shape, "static", act, 0.1, out, residual, seed=9 * index + number)
             yield _case(f"winograd-{name}-int8-{act}-{out}", (1, 2, 3, 1)[number], stage)
+    for index, (name, shape) in enumerate(TILES.items()):
+        for number, (scheme, act, out, residual) in enumerate((
+            ("static", "relu", "int8", False), ("static", "none", "float32", True), ("self", "leaky_relu", "int8", True),
+            ("dynamic", "relu", "float32", False),
+        )):  # fmt: skip
+            stage = make_stage(shape, scheme, act, 0.1, out, residual, seed=8 * index + number)
+            yield _case(f"tiles-{name}-{scheme}-{act}-{out}", (1, 2, 3, 2)[number], stage)
     for name, shape in LONG.items():
         yield _case(f"long-{name}", 2, make_stage(shape, "float32", "relu", 0.0, "float32", True))
     yield from _plane_cases()

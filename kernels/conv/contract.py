@@ -338,6 +338,8 @@ def packed_bytes(stage: Stage) -> int:
         general += 4 * columns * weight.shape[1] * ((tile + 2) ** 2 + 9)
     if weight.dtype == torch.int8 and winograd.possible(stage.attrs):
         general += 32 * columns * (weight.shape[1] + 1)
+    if weight.dtype == torch.int8 and groups == 1:  # tiles of 64 bytes
+        general += columns * weight.shape[2] * weight.shape[3] * ((weight.shape[1] + 63) // 64 * 64)
     steps = sum(v.steps for v in (*stage.inputs, *stage.outputs))
     size = stage.attrs.get("in_size", (1, 1))
     tables = 16 * (steps + size[0] * size[1]) + 4 * (stage.outputs[0].steps + 4) * taps

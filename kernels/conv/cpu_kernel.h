@@ -300,29 +300,15 @@ class ConvStage final : public Stage {
         return;
       }
     }
-    char* y = to.y + position * p_.y.pitch;
+    const ConvTarget at{to.y + position * p_.y.pitch, to.other ? to.other + position * p_.other.pitch : nullptr,
+                        to.column, to.left, to.spills};
     if constexpr (K::kElement != 4) {
-      if (p_.int8_out && p_.bounded && (to.spills || to.left >= V * S::kLanes)) {
-        return requantize<S, R, V>(acc[0], p_.multiplier + b.params, p_.offset + b.params,
-                                   reinterpret_cast<uint8_t*>(y) + to.column, p_.y.pitch, p_.y_zero, p_.y_low);
-      }
+      int8_outputs<S, R, V>(p_, acc[0], b.params, b.scale, at);
     } else if (p_.plain && to.left >= V * S::kLanes) {
-      return epilogue_floats<S, R, V>(acc[0], y + to.column * 4, p_.y.pitch, p_.bounds);
+      epilogue_floats<S, R, V>(acc[0], at.y + to.column * 4, p_.y.pitch, p_.bounds);
+    } else {
+      conv_epilogue<S, R, V>(p_, acc[0], at);
     }
-    F t[R][V];
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      F multiplier = S::set(0.0f), offset = S::set(0.0f);
-      if constexpr (K::kElement != 4) {
-        multiplier = S::load(p_.multiplier + b.params + v * S::kLanes);
-        if (p_.dynamic) multiplier = S::mul(multiplier, S::set(b.scale));
-        offset = S::load(p_.offset + b.params + v * S::kLanes);
-      }
-#pragma GCC unroll 6
-      for (int r = 0; r < R; ++r) t[r][v] = K::number(acc[0][r][v], multiplier, offset);
-    }
-    const ConvTarget at{y, to.other ? to.other + position * p_.other.pitch : nullptr, to.column, to.left, to.spills};
-    conv_epilogue<S, R, V>(p_, t, at);
   }
 
   void pack(const StageSpec& spec, bool joined, int64_t length) {

@@ -93,7 +93,7 @@ class DepthwiseStage final : public Stage {
 
   PaddedImage image_of(int64_t channel_bytes) const {
     const int64_t cell = (channel_bytes + 63) / 64 * 64, row = p_.at.reach.x * cell;
-    return {cell, row, p_.at.reach.y * row, 0};
+    return {cell, row, p_.at.reach.y * row};
   }
 
   // Each channel of each position as many times as it has kernels.

@@ -99,4 +99,25 @@ __attribute__((noinline)) static void conv_epilogue(const ConvLayer& p, typename
     }
 }
 
+// Sums of an int8 layer to y: R rows of V vectors, whose multipliers and offsets start at `params`. scale: of x, where it
+// is dynamic.
+template <class S, int R, int V>
+static inline __attribute__((always_inline)) void int8_outputs(const ConvLayer& p, const typename S::I (&sum)[R][V],
+                                                               int64_t params, float scale, const ConvTarget& at) {
+  if (p.int8_out && p.bounded && (at.spills || at.left >= V * S::kLanes)) {
+    return requantize<S, R, V>(sum, p.multiplier + params, p.offset + params,
+                               reinterpret_cast<uint8_t*>(at.y) + at.column, p.y.pitch, p.y_zero, p.y_low);
+  }
+  typename S::F t[R][V];
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) {
+    typename S::F multiplier = S::load(p.multiplier + params + v * S::kLanes);
+    if (p.dynamic) multiplier = S::mul(multiplier, S::set(scale));
+    const typename S::F offset = S::load(p.offset + params + v * S::kLanes);
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) t[r][v] = S::add(S::mul(S::to_float(sum[r][v]), multiplier), offset);
+  }
+  conv_epilogue<S, R, V>(p, t, at);
+}
+
 }  // namespace rta

@@ -24,9 +24,6 @@ struct ConvInt8 {
   static X x(const char* p, int64_t g) { return S::broadcast_x(reinterpret_cast<const uint8_t*>(p) + g * kGroup); }
   static W w(const char* p) { return S::load_w(reinterpret_cast<const int8_t*>(p)); }
   static Sum dot(Sum acc, X x, W w) { return S::dot(acc, x, w); }
-  static typename S::F number(Sum sum, typename S::F multiplier, typename S::F offset) {
-    return S::add(S::mul(S::to_float(sum), multiplier), offset);
-  }
 };
 
 // Where a dot product takes 16 bits for each activation and there are 16 registers (linear/int8_tile.h): the image is
@@ -60,7 +57,6 @@ struct ConvFloat32 {
   static X x(const char* p, int64_t g) { return S::set(reinterpret_cast<const float*>(p)[g]); }
   static W w(const char* p) { return S::load(reinterpret_cast<const float*>(p)); }
   static Sum dot(Sum acc, X x, W w) { return S::mul_add(w, x, acc); }
-  static typename S::F number(Sum sum, typename S::F, typename S::F) { return sum; }
 };
 
 }  // namespace rta

@@ -74,8 +74,8 @@ bool interleaves(const StageSpec& spec);  // int8, every position is computed, r
 // `row` is the smaller step.
 struct PaddedImage {
   static constexpr int64_t kUprightChannels = 4;
-  int64_t cell, row, bytes, plane;
-  bool upright;
+  int64_t cell = 0, row = 0, bytes = 0, plane = 0;
+  bool upright = false;
 };
 
 }  // namespace rta

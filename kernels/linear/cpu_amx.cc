@@ -12,7 +12,7 @@
 // its data is not all zero and changes, so 16 rows take 5.7 us (up to 4 rows 2.9); the weights pass from L2 in 5.8 us,
 // once for 32 rows.
 #include "_simd/simd_avx512vnni.h"
-#include "linear/amx.h"
+#include "_simd/amx.h"
 #include "linear/cpu_kernel.h"
 
 namespace rta {

@@ -163,7 +163,7 @@ class WinogradInt8Stage final : public Stage {
   template <int V>
   inline __attribute__((always_inline)) void finish(const int32_t* products, int64_t tile, int64_t column, char* y,
                                                     const char* other) const {
-    I out[m][m][V];
+    I out[m][m][1][V];
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) {
       I half[kIn][m];
@@ -181,32 +181,18 @@ class WinogradInt8Stage final : public Stage {
         for (int i = 0; i < kIn; ++i) p[i] = half[i][j];
         WinogradTransform<m>::template output<Ints>(p, t);
 #pragma GCC unroll 2
-        for (int i = 0; i < m; ++i) out[i][j][v] = S::template shift_right<2>(t[i]);
+        for (int i = 0; i < m; ++i) out[i][j][0][v] = S::template shift_right<2>(t[i]);
       }
     }
     const int64_t top = tile / tiles_.x * m, left = tile % tiles_.x * m;
     const int64_t rows = p_.at.out.y - top < m ? p_.at.out.y - top : m;
     const int64_t steps = p_.at.out.x - left < m ? p_.at.out.x - left : m;
-    const float *multiplier = p_.multiplier + column, *offset = p_.offset + column;
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t j = 0; j < steps; ++j) {
         const int64_t position = (top + i) * p_.at.out.x + left + j;
         char* to = y + position * p_.y.pitch;
-        if (p_.int8_out && p_.bounded) {  // whole vectors: behind the columns of a row is padding
-          uint8_t* bytes = reinterpret_cast<uint8_t*>(to) + column;
-          if ((p_.y_zero | p_.y_low) == 0)
-            requantize_row<S, V, true>(out[i][j], multiplier, offset, bytes, 0, 0);
-          else
-            requantize_row<S, V, false>(out[i][j], multiplier, offset, bytes, p_.y_zero, p_.y_low);
-          continue;
-        }
-        F t[1][V];
-#pragma GCC unroll 2
-        for (int v = 0; v < V; ++v)
-          t[0][v] =
-              S::add(S::mul(S::to_float(out[i][j][v]), S::load(multiplier + v * kLanes)), S::load(offset + v * kLanes));
         const ConvTarget at{to, other ? other + position * p_.other.pitch : nullptr, column, p_.n - column, true};
-        conv_epilogue<S, 1, V>(p_, t, at);
+        int8_outputs<S, 1, V>(p_, out[i][j], column, 1.0f, at);
       }
   }
 
