@@ -36,6 +36,8 @@ class Last(nn.Module):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bits_do_not_depend_on_threads(shape: str, kind: type[nn.RNNBase], scheme: str, threads: int) -> None:
     inputs, units, layers, both, steps, batch = SHAPES[shape]
+    if scheme == "w4a8":  # half the bytes: with a fast dot product threads pay later
+        units = 2 * units + 1
     torch.manual_seed(units)
     model, x = Last(kind, inputs, units, layers, both).eval(), torch.randn(batch, steps, inputs)
     calibration = None if scheme == "float32" else [torch.randn(4, steps, inputs)]
