@@ -13,11 +13,12 @@ from rtaccel.core.stage import Stage
 from rtaccel.core.stage_traits import Sparse
 from rtaccel.core.traits import Folding, Node, Weights
 from rtaccel.kernels._common.geometry import Geometry
+from rtaccel.kernels.conv import joined
 from rtaccel.kernels.linear.convert import only_weight, scale_outputs
 
 WEIGHTS = Weights(matrices=only_weight, schemes=("float32", "w8a8"), inside="dynamic")
 
-FOLDING = Folding(residual=True, after=scale_outputs)
+FOLDING = Folding(residual=True, after=scale_outputs, join=joined.join, skip=joined.skip)
 """A scale and shift of the input does not fold: padding is zero after them."""
 
 

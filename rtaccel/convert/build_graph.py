@@ -13,6 +13,7 @@ from rtaccel.convert.passes.eliminate_dead_rows import eliminate_dead_rows
 from rtaccel.convert.passes.fuse_epilogue import fold
 from rtaccel.convert.passes.fuse_expressions import fuse_expressions
 from rtaccel.convert.passes.hoist_elementwise import hoist_elementwise
+from rtaccel.convert.passes.join_branches import join_branches
 from rtaccel.convert.patterns.rules import match
 from rtaccel.convert.quantization.trained import with_trained
 
@@ -20,10 +21,11 @@ from rtaccel.convert.quantization.trained import with_trained
 def build_graph(exported: ExportedGraph, batch: int | None, windowed: bool = False) -> OpGraph:
     """batch: the samples of dimension 0, or None for tensors taken as one. windowed: rows stay where they are, for a stream."""
     graph = Builder(exported, batch, match, windowed).build()
-    kept = {o for o in graph.outputs if isinstance(o, str)}
-    kept |= {graph.views[o].base for o in kept if o in graph.views}
+    kept = graph.kept
     found = with_trained(_used(graph.op_nodes, kept), exported.trained, exported.retraced)
     op_nodes = _used(fold(found, kept), kept)
+    op_nodes = fold(join_branches(op_nodes, kept), kept)
+    op_nodes = join_branches(op_nodes, kept)  # a sum of three: the third is added to what was a pair
     op_nodes = fold(hoist_elementwise(op_nodes, graph.buffers, kept), kept)
     op_nodes = fuse_expressions(op_nodes, graph.buffers, kept)
     if not windowed:

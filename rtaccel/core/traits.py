@@ -75,6 +75,8 @@ class Folding:
     activation: an activation that follows. residual: a value that is added to its result before the activation, as a last input.
     after, before: a scale and shift of its result, of its first input. sum_before: a sum of two inputs that it reads; it reads
     the two then, and gives the sum as a second output where another node reads it.
+    join: of two nodes that read the same input, the tensors and attributes of the one that gives their sum; None where there is none.
+    skip: (tensors, attrs, scale, shift) -> the tensors with its input times a scale plus a shift added to the result, or None.
     """
 
     activation: bool = True
@@ -82,6 +84,8 @@ class Folding:
     after: Affine | None = None
     before: Affine | None = None
     sum_before: bool = False
+    join: Callable[[Node, Node], tuple[dict[str, Tensor], dict[str, Any]] | None] | None = None
+    skip: Callable[[dict[str, Tensor], Mapping[str, Any], Tensor, Tensor], dict[str, Tensor] | None] | None = None
 
 
 class Elementwise(Protocol):

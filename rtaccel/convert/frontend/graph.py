@@ -48,6 +48,12 @@ class OpGraph:
     constants: dict[str, Tensor]
 
     @property
+    def kept(self) -> set[str]:
+        """Names of values that something outside the nodes reads."""
+        named = {o for o in self.outputs if isinstance(o, str)}
+        return named | {self.views[o].base for o in named if o in self.views}
+
+    @property
     def fallback_count(self) -> int:
         return sum(d.is_fallback for d in self.op_nodes)
 

@@ -10,8 +10,7 @@ from rtaccel.convert.frontend.nodes import OpNode
 
 def fuse_norms(graph: OpGraph) -> OpGraph:
     """The graph with every plain sum of two values inside the norm that reads it."""
-    kept = {o for o in graph.outputs if isinstance(o, str)}
-    kept |= {graph.views[o].base for o in kept if o in graph.views}
+    kept = graph.kept
     made = {name: op_node for op_node in graph.op_nodes for name in op_node.writes}
     users: dict[str, list[OpNode]] = {}
     for op_node in graph.op_nodes:

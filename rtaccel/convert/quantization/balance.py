@@ -123,8 +123,7 @@ def balanced(
 def _pairs(exported: ExportedGraph, graph: OpGraph, schemes: Callable[[str], Scheme], notes: list[str]) -> list[Pair]:
     nodes = {node.name: node for node in exported.graph.nodes}
     made = {d.writes[0]: i for i, d in enumerate(graph.op_nodes)}
-    kept = {o for o in graph.outputs if isinstance(o, str)}
-    kept |= {graph.views[o].base for o in kept if o in graph.views}
+    kept = graph.kept
     found = []
     for index, op_node in enumerate(graph.op_nodes):
         scheme = schemes(op_node.name)
