@@ -42,7 +42,9 @@ def join(a: Node, b: Node) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     return {**b.tensors, "weight": sums.float(), "bias": bias}, attrs
 
 
-def skip(tensors: dict[str, Tensor], attrs: Mapping[str, Any], scale: Tensor, shift: Tensor) -> dict[str, Tensor] | None:
+def skip(
+    tensors: dict[str, Tensor], attrs: Mapping[str, Any], scale: Tensor, shift: Tensor
+) -> dict[str, Tensor] | None:
     """The tensors of conv(x) + scale * x + shift; None where an output is at another position than the input of its tap."""
     weight, size = tensors["weight"], attrs["in_size"]
     n, per_group = weight.shape[:2]
@@ -84,4 +86,3 @@ def _union(a: Mapping[str, Any], b: Mapping[str, Any], axis: int) -> tuple[int, 
     if min(first) > 0:
         return None
     return (max(last) - min(first)) // dilation + 1, -min(first), dilation
-

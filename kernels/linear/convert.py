@@ -12,7 +12,7 @@ from torch import Tensor
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Stage, Value
 from rtaccel.core.stage_traits import Planes, Sparse
-from rtaccel.core.traits import Folding, Weights
+from rtaccel.core.traits import Folding, Node, Weights
 
 
 def only_weight(tensors: Mapping[str, Tensor]) -> Sequence[str]:
@@ -42,7 +42,27 @@ def _scale_inputs(tensors: dict[str, Tensor], scale: Tensor, shift: Tensor) -> d
     return {**tensors, "weight": (weight * scale).float(), "bias": (bias + weight @ shift).float()}
 
 
-FOLDING = Folding(after=scale_outputs, before=_scale_inputs)
+def _join(a: Node, b: Node) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """a(x) + b(x) as one layer."""
+    if a.op != b.op or any(set(node.tensors) != {"weight", "bias"} for node in (a, b)):
+        return None
+    if a.tensors["weight"].shape != b.tensors["weight"].shape:
+        return None
+    return {name: (a.tensors[name].double() + b.tensors[name].double()).float() for name in b.tensors}, b.attrs
+
+
+def _skip(
+    tensors: dict[str, Tensor], attrs: Mapping[str, Any], scale: Tensor, shift: Tensor
+) -> dict[str, Tensor] | None:
+    """linear(x) + scale * x + shift as one layer."""
+    n, k = tensors["weight"].shape
+    if n != k or scale.shape != (n,):
+        return None
+    weight, bias = tensors["weight"].double() + scale.double().diag(), tensors["bias"].double() + shift.double()
+    return {**tensors, "weight": weight.float(), "bias": bias.float()}
+
+
+FOLDING = Folding(after=scale_outputs, before=_scale_inputs, join=_join, skip=_skip)
 
 
 class LinearSparse(Sparse):

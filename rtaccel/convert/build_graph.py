@@ -25,7 +25,6 @@ def build_graph(exported: ExportedGraph, batch: int | None, windowed: bool = Fal
     found = with_trained(_used(graph.op_nodes, kept), exported.trained, exported.retraced)
     op_nodes = _used(fold(found, kept), kept)
     op_nodes = fold(join_branches(op_nodes, kept), kept)
-    op_nodes = join_branches(op_nodes, kept)  # a sum of three: the third is added to what was a pair
     op_nodes = fold(hoist_elementwise(op_nodes, graph.buffers, kept), kept)
     op_nodes = fuse_expressions(op_nodes, graph.buffers, kept)
     if not windowed:

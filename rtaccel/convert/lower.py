@@ -11,6 +11,7 @@ from rtaccel.convert.frontend.graph import OpGraph
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.lower_memo import LowerMemo
 from rtaccel.convert.passes.emit import Emitter
+from rtaccel.convert.passes.fuse_epilogue import fold
 from rtaccel.convert.passes.fuse_norm import fuse_norms
 from rtaccel.convert.passes.join_branches import join_inputs
 from rtaccel.convert.passes.layer_forms import FormedLayers, widths, with_forms
@@ -51,8 +52,8 @@ def lower(
     memo: of this graph and calibration data, where it is lowered more than once.
     """
     graph = fuse_norms(graph)
-    if states is None:
-        graph = replace(graph, op_nodes=join_inputs(graph.op_nodes, graph.kept))
+    if scheme.exact:
+        graph = replace(graph, op_nodes=tuple(fold(join_inputs(graph.op_nodes, graph.kept), graph.kept)))
     if exact:
         graph = replace(graph, op_nodes=tuple(_exact(op_node) for op_node in graph.op_nodes))
     memo = memo or LowerMemo()

@@ -75,7 +75,7 @@ class Folding:
     activation: an activation that follows. residual: a value that is added to its result before the activation, as a last input.
     after, before: a scale and shift of its result, of its first input. sum_before: a sum of two inputs that it reads; it reads
     the two then, and gives the sum as a second output where another node reads it.
-    join: of two nodes that read the same input, the tensors and attributes of the one that gives their sum; None where there is none.
+    join: of two nodes that read the same input, the tensors and attributes of one that gives their sum, or None.
     skip: (tensors, attrs, scale, shift) -> the tensors with its input times a scale plus a shift added to the result, or None.
     """
 

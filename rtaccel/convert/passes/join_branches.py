@@ -1,120 +1,136 @@
 """Branches of one input whose results are added are one layer: the sum of their weights.
 
-So are trained the blocks of RepVGG and MobileOne: convolutions of several sizes, and the input itself behind a BatchNorm. How a layer
-takes in another, its operator's `folding` says (rtaccel.core.traits).
+So are trained the blocks of RepVGG and MobileOne: convolutions of several sizes, and the input itself behind a BatchNorm.
+How a layer takes in another, its operator's `folding` says (rtaccel.core.traits).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from rtaccel.convert.frontend.nodes import OpNode
 
 
 def join_branches(op_nodes: list[OpNode], kept: set[str]) -> list[OpNode]:
-    """Layers take in what they add of other layers of the same input. kept: names of values that something outside reads; they stay."""
-    while _join_one(op_nodes, kept, inputs=False):
-        pass
-    return op_nodes
+    """Layers of one input whose results are added become one. kept: names of values that something outside reads; they stay."""
+    return _until_none(op_nodes, kept, _take_in_layer)
 
 
-def join_inputs(op_nodes: tuple[OpNode, ...], kept: set[str]) -> tuple[OpNode, ...]:
-    """Layers take in what they add of their own input, scaled and shifted or as it is.
+def join_inputs(op_nodes: tuple[OpNode, ...], kept: set[str]) -> list[OpNode]:
+    """Layers take in what is added of their own input, scaled and shifted or as it is.
 
     It then has a weight near 1 among those of the layer. Quantized they would share one scale, and lose what the smaller ones
     hold: so this is for float32 alone.
     """
-    made = [OpNode(**{**vars(op_node), "reads": list(op_node.reads)}) for op_node in op_nodes]
-    while _join_one(made, kept, inputs=True):
+    own = [replace(op_node, reads=list(op_node.reads), writes=list(op_node.writes)) for op_node in op_nodes]
+    return _until_none(own, kept, _take_in_input)
+
+
+TakeIn = Callable[[OpNode, str, OpNode | None, bool], bool]
+"""(layer, name of another addend, what makes it, whether that is read once) -> whether the layer gives the sum now."""
+
+
+def _until_none(op_nodes: list[OpNode], kept: set[str], take_in: TakeIn) -> list[OpNode]:
+    while _join_one(op_nodes, kept, take_in):
         pass
-    return tuple(made)
+    return op_nodes
 
 
-def _join_one(op_nodes: list[OpNode], kept: set[str], inputs: bool) -> bool:
+def _join_one(op_nodes: list[OpNode], kept: set[str], take_in: TakeIn) -> bool:
     made = {name: op_node for op_node in op_nodes for name in op_node.writes}
-    uses: dict[str, int] = {}
-    for op_node in op_nodes:
-        for name in op_node.reads:
-            uses[name] = uses.get(name, 0) + 1
+    uses = Counter(name for op_node in op_nodes for name in op_node.reads)
     alone = {name for name, count in uses.items() if count == 1} - kept
-    for op_node in op_nodes:
-        if op_node.is_fallback or op_node.operator.folding is None or not op_node.operator.folding.residual:
+    for root in op_nodes:
+        if root.is_fallback or not (root.adds or _adds_to_itself(root)):
             continue
-        if len(op_node.reads) != 2 or len(op_node.writes) != 1 or op_node.swapped:
-            continue
-        for user, at in _addends(op_node, made, alone):
-            name = user.reads[at]
-            if not (_take_in_input(op_node, name, made) if inputs else _take_in(op_node, name, made, alone)):
+        addends = list(_addends(root, made, alone))
+        layers = [made[user.reads[at]] for user, at in addends if user.reads[at] in alone & made.keys()]
+        for layer in [root, *layers] if not root.adds else layers:
+            if not _is_layer(layer) or (layer is not root and layer.activation != "none"):
                 continue
-            source = made.get(name)
-            if source is not None and name in alone:
-                op_nodes.remove(source)
-            if source is not None and not inputs and len(source.reads) == 2:  # what it added itself is left
-                user.reads[at] = source.reads[1]
-            else:
-                _drop(user, at, op_nodes)
-            return True
+            for user, at in addends:
+                name = user.reads[at]
+                source = made.get(name)
+                if source is layer or not take_in(layer, name, source, name in alone):
+                    continue
+                if source is not None and name in alone:
+                    op_nodes.remove(source)
+                if source is not None and _adds_to_itself(source) and take_in is _take_in_layer:
+                    user.reads[at] = source.reads[1]
+                else:
+                    _drop(user, at, op_nodes, made, alone)
+                return True
     return False
 
 
-def _addends(op_node: OpNode, made: dict[str, OpNode], alone: set[str]) -> Iterator[tuple[OpNode, int]]:
-    """What is added to the result of a layer: who reads it, and as which of its inputs."""
-    waiting = [(op_node, 1)]
+def _is_layer(op_node: OpNode) -> bool:
+    if op_node.is_fallback or op_node.operator.folding is None or op_node.operator.folding.join is None:
+        return False
+    return len(op_node.writes) == 1 and not op_node.swapped and (len(op_node.reads) == 1 or _adds_to_itself(op_node))
+
+
+def _adds_to_itself(op_node: OpNode) -> bool:
+    """Whether it is a layer that adds one more value to its result."""
+    folding = None if op_node.is_fallback else op_node.operator.folding
+    return folding is not None and folding.residual and len(op_node.reads) == 2 and len(op_node.writes) == 1
+
+
+def _addends(root: OpNode, made: dict[str, OpNode], alone: set[str]) -> Iterator[tuple[OpNode, int]]:
+    """The values of a sum: who reads each, and as which of its inputs. Of a layer, what it adds to its own result."""
+    waiting = [(root, 0), (root, 1)] if root.adds else [(root, 1)]
     while waiting:
         user, at = waiting.pop()
-        yield user, at
-        source = made.get(user.reads[at])
-        if source is not None and user.reads[at] in alone and source.adds and source.activation == "none":
-            if len(source.writes) == 1 and source.reads[0] != source.reads[1]:
-                waiting += [(source, 0), (source, 1)]
+        source = made.get(user.reads[at]) if user.reads[at] in alone else None
+        if source is not None and source.adds and source.activation == "none" and len(source.writes) == 1:
+            waiting += [(source, 0), (source, 1)]
+        else:
+            yield user, at
 
 
-def _take_in(op_node: OpNode, name: str, made: dict[str, OpNode], alone: set[str]) -> bool:
-    source, folding = made.get(name), op_node.operator.folding
-    if source is None or name not in alone or source.is_fallback or source.operator.weights is None:
+def _take_in_layer(layer: OpNode, name: str, source: OpNode | None, alone: bool) -> bool:
+    folding = layer.operator.folding
+    if source is None or not alone or not _is_layer(source) or source.activation != "none":
         return False
-    if source.reads[0] != op_node.reads[0] or len(source.reads) > 2 or len(source.writes) != 1:
+    if folding is None or folding.join is None or source.reads[0] != layer.reads[0]:
         return False
-    if source.activation != "none" or source.swapped:
-        return False
-    joined = folding.join(source, op_node) if folding is not None and folding.join is not None else None
+    joined = folding.join(source, layer)
     if joined is None:
         return False
-    op_node.tensors, op_node.attrs = joined
+    layer.tensors, layer.attrs = joined
     return True
 
 
-def _take_in_input(op_node: OpNode, name: str, made: dict[str, OpNode]) -> bool:
-    affine, folding = _of_input(name, op_node, made), op_node.operator.folding
-    if affine is None or folding is None or folding.skip is None:
+def _take_in_input(layer: OpNode, name: str, source: OpNode | None, alone: bool) -> bool:
+    folding, x = layer.operator.folding, layer.reads[0]
+    if name == x:
+        bias = layer.tensors["bias"]
+        affine = torch.ones_like(bias), torch.zeros_like(bias)
+    elif source is not None and source.affine_only and source.reads == [x] and source.affine is not None:
+        affine = source.affine
+    else:
         return False
-    tensors = folding.skip(op_node.tensors, op_node.attrs, *affine)
+    tensors = (
+        folding.skip(layer.tensors, layer.attrs, *affine) if folding is not None and folding.skip is not None else None
+    )
     if tensors is None:
         return False
-    op_node.tensors = tensors
+    layer.tensors = tensors
     return True
 
 
-def _of_input(name: str, op_node: OpNode, made: dict[str, OpNode]) -> tuple[Tensor, Tensor] | None:
-    """The scale and shift for each column by which a value is the layer's input; None where it is something else."""
-    x, source = op_node.reads[0], made.get(name)
-    if name == x:
-        bias = op_node.tensors["bias"]
-        return torch.ones_like(bias), torch.zeros_like(bias)
-    if source is None or not source.affine_only or source.reads != [x]:
-        return None
-    return source.affine
-
-
-def _drop(user: OpNode, at: int, op_nodes: list[OpNode]) -> None:
-    """One addend less: the sum that read it is its other addend."""
-    other = user.reads[1 - at]
-    if not user.adds:
-        del user.reads[at]
+def _drop(user: OpNode, at: int, op_nodes: list[OpNode], made: dict[str, OpNode], alone: set[str]) -> None:
+    """One addend less: a sum of two is its other addend, under its own name where it is not part of a larger sum."""
+    del user.reads[at]
+    if _is_layer(user) or user.activation != "none":
         return
-    reader = next(d for d in op_nodes if user.writes[0] in d.reads)
-    reader.reads = [other if name == user.writes[0] else name for name in reader.reads]
+    left, result = user.reads[0], user.writes[0]
     op_nodes.remove(user)
+    if result not in alone:
+        made[left].writes = user.writes
+        return
+    reader = next(d for d in op_nodes if result in d.reads)
+    reader.reads = [left if name == result else name for name in reader.reads]
