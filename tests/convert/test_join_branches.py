@@ -102,13 +102,51 @@ def test_blocks_with_three_branches_are_one_convolution_each() -> None:
     assert text.count(" conv(") == 3 and "pointwise(" not in text and "linear(" not in text
 
 
+def test_in_int8_the_input_joins_few_weights() -> None:
+    class Depthwise(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 16, 1)
+            self.deep = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            return torch.relu(self.deep(x) + x)
+
+    torch.manual_seed(4)
+    model, x = Depthwise().eval(), torch.randn(1, 3, 12, 12)
+    text = str(rt.compile(model, (x,), "w8a8", calibration=[x]).explain())
+    assert "conv(int8[1, 144, 16]) -> float32[1, 144, 16] + relu" in text
+
+
 def test_in_int8_the_input_stays_a_branch_of_its_own() -> None:
-    """Its weight near 1 would take the range of the others."""
+    """Its weight near 1 would take the range of many small ones; of the 9 of a depthwise kernel it does not."""
     torch.manual_seed(4)
     model = prepared(RepVGG(16, 16, 1))
     x = torch.randn(1, 16, 12, 12)
     text = str(rt.compile(model, (x,), "w8a8", calibration=[x]).explain())
     assert text.count(" conv(") == 1 and "linear(" not in text and "skip" in text
+
+
+def test_a_chain_of_sums_keeps_every_addend() -> None:
+    """Each layer's input is itself a layer with a residual, and is added to the layer's result."""
+
+    class Chain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Conv1d(6, 6, 3, padding=1) for _ in range(5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            a = self.layers[0](x)
+            b = self.layers[1](a) + a
+            c = self.layers[2](b) + b + a
+            return self.layers[3](c) + self.layers[4](c) + c + b
+
+    torch.manual_seed(6)
+    model, x = Chain().eval(), torch.randn(2, 6, 17)
+    with torch.no_grad():
+        want = copy.deepcopy(model).double()(x.double())
+    torch.testing.assert_close(rt.compile(model, (x,))(x).double(), want, rtol=1e-4, atol=1e-4)
 
 
 def test_weights_of_a_joined_layer_are_swapped() -> None:

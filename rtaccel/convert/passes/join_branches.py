@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from rtaccel.convert.frontend.nodes import OpNode
 
@@ -20,14 +22,18 @@ def join_branches(op_nodes: list[OpNode], kept: set[str]) -> list[OpNode]:
     return _until_none(op_nodes, kept, _take_in_layer)
 
 
-def join_inputs(op_nodes: tuple[OpNode, ...], kept: set[str]) -> list[OpNode]:
+MOST_ROUNDING = 0.01
+"""Of an output, relative to it: what int8 weights may lose by their rounding where a layer takes in its input."""
+
+
+def join_inputs(op_nodes: tuple[OpNode, ...], kept: set[str], exact: bool) -> list[OpNode]:
     """Layers take in what is added of their own input, scaled and shifted or as it is.
 
-    It then has a weight near 1 among those of the layer. Quantized they would share one scale, and lose what the smaller ones
-    hold: so this is for float32 alone.
+    It then has a weight near 1 among those of the layer. In int8 they share one scale. exact: all stay float32; else a layer is
+    joined only where the scale leaves enough of the smaller ones.
     """
     own = [replace(op_node, reads=list(op_node.reads), writes=list(op_node.writes)) for op_node in op_nodes]
-    return _until_none(own, kept, _take_in_input)
+    return _until_none(own, kept, partial(_take_in_input, exact))
 
 
 TakeIn = Callable[[OpNode, str, OpNode | None, bool], bool]
@@ -57,10 +63,11 @@ def _join_one(op_nodes: list[OpNode], kept: set[str], take_in: TakeIn) -> bool:
                 source = made.get(name)
                 if source is layer or not take_in(layer, name, source, name in alone):
                     continue
-                if source is not None and name in alone:
-                    op_nodes.remove(source)
-                if source is not None and _adds_to_itself(source) and take_in is _take_in_layer:
-                    user.reads[at] = source.reads[1]
+                gone = source if name in alone else None
+                if gone is not None:
+                    op_nodes.remove(gone)
+                if gone is not None and _adds_to_itself(gone):
+                    user.reads[at] = gone.reads[1]
                 else:
                     _drop(user, at, op_nodes, made, alone)
                 return True
@@ -104,7 +111,7 @@ def _take_in_layer(layer: OpNode, name: str, source: OpNode | None, alone: bool)
     return True
 
 
-def _take_in_input(layer: OpNode, name: str, source: OpNode | None, alone: bool) -> bool:
+def _take_in_input(exact: bool, layer: OpNode, name: str, source: OpNode | None, alone: bool) -> bool:
     folding, x = layer.operator.folding, layer.reads[0]
     if name == x:
         bias = layer.tensors["bias"]
@@ -118,8 +125,17 @@ def _take_in_input(layer: OpNode, name: str, source: OpNode | None, alone: bool)
     )
     if tensors is None:
         return False
+    if not exact and _rounding(tensors["weight"]) > max(MOST_ROUNDING, _rounding(layer.tensors["weight"])):
+        return False
     layer.tensors = tensors
     return True
+
+
+def _rounding(weight: Tensor) -> float:
+    """Standard deviation of what int8 rounding adds to an output, over that of the output for independent inputs; the worst one."""
+    rows = weight.double().flatten(1)
+    step, size = rows.abs().amax(1) / 127, rows.norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
+    return float((step * (rows.shape[1] / 12) ** 0.5 / size).amax()) if rows.numel() else 0.0
 
 
 def _drop(user: OpNode, at: int, op_nodes: list[OpNode], made: dict[str, OpNode], alone: set[str]) -> None:
