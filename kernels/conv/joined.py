@@ -15,7 +15,7 @@ PARTS = ("in_steps", "out_steps", "out_rows", "tap_rows", "stream")
 
 
 def join(a: Node, b: Node) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors and attributes of the convolution that gives a + b, before the activation of b. a may be a linear layer of each position.
+    """Tensors and attributes of the convolution that gives a + b, before the activation of b; a may be linear.
 
     None where their kernels do not lie on one grid, or where one for both would hold more taps than they do together.
     """

@@ -132,7 +132,7 @@ def _take_in_input(exact: bool, layer: OpNode, name: str, source: OpNode | None,
 
 
 def _rounding(weight: Tensor) -> float:
-    """Standard deviation of what int8 rounding adds to an output, over that of the output for independent inputs; the worst one."""
+    """What int8 rounding of the weights adds to an output of independent inputs, relative to it; of the worst output."""
     rows = weight.double().flatten(1)
     step, size = rows.abs().amax(1) / 127, rows.norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
     return float((step * (rows.shape[1] / 12) ** 0.5 / size).amax()) if rows.numel() else 0.0
