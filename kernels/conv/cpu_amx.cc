@@ -277,7 +277,7 @@ class AmxConvStage final : public Stage {
   const Piece* pieces_;
 };
 
-// Whether tiles are faster than AVX-512 VNNI, by their products: full tiles against products of whole vectors.
+// Whether this kernel takes the layer, and is faster than that of AVX-512 VNNI.
 bool suits_tiles(const StageSpec& spec) {
   const Attrs& a = spec.attrs;
   if (flag(a, "stream") || flag(a, "by_rows") || a.integer("groups") != 1) return false;
@@ -286,11 +286,9 @@ bool suits_tiles(const StageSpec& spec) {
   if (g.in_steps || g.out_steps) return false;
   const int64_t n = a.count("offset"), c = n < 1 ? 0 : a.count("weight") / n / g.taps;
   if (c < 1) return false;
-  constexpr int64_t kStartClocks = 400, kTileClocks = 24, kVectorProducts = 96;
   const int64_t row = whole(g.kernel.x * c, kTileBytes), tap = g.kernel.x * whole(c, kTileBytes);
-  const int64_t chunks = g.kernel.y * (g.dilation.x == 1 ? row : tap), vectors = whole(n, kLanes);
-  const int64_t tiles = Tiling::of(g, g.reach.x).count * chunks * vectors * kTileClocks + kStartClocks;
-  return tiles < product(g.out_count, g.taps * whole(c, S::kGroup) * S::kGroup, vectors * kLanes) / kVectorProducts;
+  const int64_t chunks = g.kernel.y * (g.dilation.x == 1 ? row : tap);
+  return tiles_win(g.out_count, Tiling::of(g, g.reach.x).count, g.taps * c, chunks, whole(n, kLanes));
 }
 
 const char* reject(const Attrs& attrs) {
@@ -299,9 +297,7 @@ const char* reject(const Attrs& attrs) {
 
 Stage* create(const StageSpec& spec) {
   if (suits_tiles(spec)) return new AmxConvStage(spec);
-  const Kernel* vectors = find_kernel("conv", "cpu_avx512vnni");
-  if (!vectors) fail("conv: this build has no kernel of avx512vnni, which layers without tiles take");
-  return vectors->create(spec);
+  return below("conv")->create(spec);
 }
 
 // As a call, not as a Kernel built here: that would be code of this instruction set, which runs when the library loads.

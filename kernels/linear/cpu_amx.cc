@@ -1,7 +1,8 @@
-// W8A8 linear with the tile registers of AMX; few rows and small layers take the kernel of AVX-512 VNNI on the same
-// packed weights. A tile of packed weights is [k / 4][vector][16 outputs][4 k], and an operand of TDPBUSD is 16 rows of
-// [16 outputs][4 k]: a tile load whose pitch is that of k / 4. Only the end of K differs: packed tiles are filled up
-// with zeros to 64 k, so that whatever lies behind a row of x, up to its pitch, is multiplied by zero.
+// W8A8 linear with the tile registers of AMX. Few rows take the kernel of AVX-512 VNNI on the same packed weights, and
+// layers of short sums the one that packs for them. A tile of packed weights is [k / 4][vector][16 outputs][4 k], and
+// an operand of TDPBUSD is 16 rows of [16 outputs][4 k]: a tile load whose pitch is that of k / 4. Only the end of K
+// differs: packed tiles are filled up with zeros to 64 k, so that whatever lies behind a row of x, up to its pitch, is
+// multiplied by zero.
 //
 // Up to 16 rows, a block is one tile of x by four of weights, so that 4 KiB of weights pass in one piece. From 17 on it
 // is two by two, where each load serves two products. Sums start from the compensation, loaded with pitch 0 into every
@@ -11,17 +12,14 @@
 // Floors at 1024 x 1024 (Xeon with AMX at 3.4 GHz, 2026-11), the larger of two: TDPBUSD takes 16 clocks, and 18.6 where
 // its data is not all zero and changes, so 16 rows take 5.7 us (up to 4 rows 2.9); the weights pass from L2 in 5.8 us,
 // once for 32 rows.
-#include "_simd/simd_avx512vnni.h"
 #include "_simd/amx.h"
+#include "_simd/simd_avx512vnni.h"
 #include "linear/cpu_kernel.h"
 
 namespace rta {
 namespace {
 
 using S = Avx512Vnni;
-// Where tiles win (Xeon with AMX, 2026-11): from 3 rows on at 256 x 256 and above, from 7 at 128 x 128, from 20 at 64
-// x 64. They cost 0.1 us before the first product.
-constexpr int64_t kFewestRows = 3, kFewestProducts = 80'000;
 constexpr int64_t kMostRows = 2 * kTileRows;  // of one pass over the weights
 constexpr int kGroupsPerTile = kTileBytes / S::kGroup;
 constexpr int kMostSums = 2 * kTileRows * 2 * S::kLanes;  // of a block: 16 rows of 4 vectors or 32 of 2
@@ -60,18 +58,18 @@ struct Wide {
     const char *x = b.x, *w = b.w;
     for (int64_t g = 0; g < b.groups; g += kGroupsPerTile) {
       load_tile<4>(x, b.x_pitch);
-      load_tile_once<5>(w, b.w_pitch);
+      load_tile<5>(w, b.w_pitch);
       multiply_u8_s8<0, 4, 5>();
       if constexpr (V > 1) {
-        load_tile_once<6>(w + kTileBytes, b.w_pitch);
+        load_tile<6>(w + kTileBytes, b.w_pitch);
         multiply_u8_s8<1, 4, 6>();
       }
       if constexpr (V > 2) {
-        load_tile_once<7>(w + 2 * kTileBytes, b.w_pitch);
+        load_tile<7>(w + 2 * kTileBytes, b.w_pitch);
         multiply_u8_s8<2, 4, 7>();
       }
       if constexpr (V > 3) {
-        load_tile_once<5>(w + 3 * kTileBytes, b.w_pitch);
+        load_tile<5>(w + 3 * kTileBytes, b.w_pitch);
         multiply_u8_s8<3, 4, 5>();
       }
       x += kTileBytes;
@@ -109,12 +107,12 @@ struct Square {
     const char *x = b.x, *lower = b.x + kTileRows * b.x_pitch, *w = b.w;
     for (int64_t g = 0; g < b.groups; g += kGroupsPerTile) {
       load_tile<4>(x, b.x_pitch);
-      load_tile_once<6>(w, b.w_pitch);
+      load_tile<6>(w, b.w_pitch);
       multiply_u8_s8<0, 4, 6>();
       load_tile<5>(lower, b.x_pitch);
       multiply_u8_s8<2, 5, 6>();
       if constexpr (V > 1) {
-        load_tile_once<7>(w + kTileBytes, b.w_pitch);
+        load_tile<7>(w + kTileBytes, b.w_pitch);
         multiply_u8_s8<1, 4, 7>();
         multiply_u8_s8<3, 5, 7>();
       }
@@ -147,7 +145,7 @@ class AmxStage final : public LinearStage<S, Int8> {
 
   int64_t cost_ns(int64_t samples) const override {
     const int64_t rows = samples * layer_.x.steps;
-    if (!tiles_win(rows)) return LinearStage<S, Int8>::cost_ns(samples);
+    if (!takes_tiles(rows)) return LinearStage<S, Int8>::cost_ns(samples);
     constexpr int64_t kProductsPerNs = 2900, kBytesPerNs = 170;  // 18.6 clocks a TDPBUSD; weights from L2
     const int64_t products = rows * layer_.n * layer_.k / kProductsPerNs;
     const int64_t weights = (rows + kMostRows - 1) / kMostRows * layer_.n * layer_.k / kBytesPerNs;
@@ -155,7 +153,7 @@ class AmxStage final : public LinearStage<S, Int8> {
   }
 
   void run(const Run& run) const override {
-    if (!tiles_win(layer_.x.rows(run))) return LinearStage<S, Int8>::run(run);
+    if (!takes_tiles(layer_.x.rows(run))) return LinearStage<S, Int8>::run(run);
     if (this->marks_samples()) layer_.mark_samples(run);
     const Share share = share_of(run, kTileRows);
     int64_t left = share.row_end - share.row;
@@ -176,7 +174,10 @@ class AmxStage final : public LinearStage<S, Int8> {
   }
 
  private:
-  bool tiles_win(int64_t rows) const { return rows >= kFewestRows && rows * layer_.k * layer_.n >= kFewestProducts; }
+  bool takes_tiles(int64_t rows) const {
+    const int64_t tiles = (rows + kTileRows - 1) / kTileRows, chunks = (layer_.k + kTileBytes - 1) / kTileBytes;
+    return tiles_win(rows, tiles, layer_.k, chunks, (layer_.n + S::kLanes - 1) / S::kLanes);
+  }
 
   // All blocks of a part's tiles and of some of its rows, from left to right. Only the last can be narrower than the
   // shape.
@@ -250,7 +251,14 @@ class AmxStage final : public LinearStage<S, Int8> {
 const char* reject(const Attrs& attrs) {
   return attrs.text_is("weight_dtype", "int8") ? linear_reject(attrs) : "takes int8 weights with int8 inputs";
 }
-Stage* create(const StageSpec& spec) { return new AmxStage(spec); }
+
+Stage* create(const StageSpec& spec) {
+  constexpr int64_t kVeryMany = 1 << 16;
+  const int64_t k = spec.input(0).width, n = spec.output(0).width;
+  const int64_t chunks = (k + kTileBytes - 1) / kTileBytes, vectors = (n + S::kLanes - 1) / S::kLanes;
+  if (tiles_win(kVeryMany * kTileRows, kVeryMany, k, chunks, vectors)) return new AmxStage(spec);
+  return below("linear")->create(spec);
+}
 
 // As a call, not as a Kernel built here: that would be code of this instruction set, which runs when the library loads.
 void register_amx() { add_kernel(Isa::kAmx, "linear", "cpu", reject, create); }
