@@ -56,19 +56,12 @@ class PointwiseStage final : public Stage {
   void run(const Run& run) const override {
     if (int8_out_ && !x_.int8 && !other_.port.exists() && activation_ == Activation::kNone) return quantize(run);
     if (!scale_ && dense(x_.port) && dense(y_) && (!other_.port.exists() || dense(other_.port)) && !int8_out_) {
-      F finite = S::set(0.0f);  // one long row
-      return row(x_.port.row(run, 0), other_.port.exists() ? other_.port.row(run, 0) : nullptr, y_.row(run, 0),
-                 x_.port.rows(run) * width_, false, finite);
+      rows(run, 0, 1, x_.port.rows(run) * width_, false);  // one long row
+      return;
     }
     const bool marks = marks_samples();
-    for (int64_t r = 0; r < x_.port.rows(run); ++r) {
-      const char* x = x_.port.row(run, r);
-      const char* other = other_.port.exists() ? other_.port.row(run, r) : nullptr;
-      char* y = y_.row(run, r);
-      F nonfinite = S::set(0.0f);
-      row(x, other, y, width_, marks, nonfinite);
-      if (marks && !(S::sum_of(nonfinite) == 0.0f)) run.nan_marks[r / y_.steps] = __builtin_nanf("");
-    }
+    for (int64_t s = 0; s < run.samples; ++s)
+      if (!rows(run, s * y_.steps, y_.steps, width_, marks)) run.nan_marks[s] = __builtin_nanf("");
   }
 
  private:
@@ -79,66 +72,84 @@ class PointwiseStage final : public Stage {
   // float32 rows without padding between them, one after another.
   bool dense(const GraphIO& port) const { return port.pitch == width_ * 4; }
 
-  void row(const char* x, const char* other, char* y, int64_t width, bool marks, F& nonfinite) const {
+  // False where some x or other is not finite, of those that `marks` looks at.
+  bool rows(const Run& run, int64_t first, int64_t count, int64_t width, bool marks) const {
+    const char* other = other_.port.exists() ? other_.port.row(run, first) : nullptr;
+    const Rows at{x_.port.row(run, first), other, y_.row(run, first), count, width};
+    F nonfinite;
     switch (activation_) {
-      case Activation::kNone: return row_of<Activation::kNone>(x, other, y, width, marks, nonfinite);
-      case Activation::kRelu: return row_of<Activation::kRelu>(x, other, y, width, marks, nonfinite);
-      default: row_of<kAnyActivation>(x, other, y, width, marks, nonfinite);
+      case Activation::kNone: nonfinite = rows_of<Activation::kNone>(at, marks); break;
+      case Activation::kRelu: nonfinite = rows_of<Activation::kRelu>(at, marks); break;
+      default: nonfinite = rows_of<kAnyActivation>(at, marks);
     }
+    return !marks || S::sum_of(nonfinite) == 0.0f;
   }
+
+  struct Rows {
+    const char *x, *other;
+    char* y;
+    int64_t count, width;
+  };
 
   static constexpr int64_t kBlock = 32;  // vectors
   static constexpr Activation kAnyActivation = static_cast<Activation>(-1);
 
   // Bytes that are written could, for the compiler, be the stage: what a loop needs of it is read before.
   template <Activation kActivation>
-  void row_of(const char* x, const char* other, char* y, int64_t width, bool marks, F& nonfinite) const {
+  F rows_of(const Rows& at, bool marks) const {
     const float *const scale = scale_, *const shift = shift_, parameter = parameter_;
     const PointwiseSide from = x_, from_other = other_;
     const Activation activation = kActivation == kAnyActivation ? activation_ : kActivation;
     const Join join = join_;
     const bool int8_out = int8_out_;
+    const bool blocks = kActivation == kAnyActivation && !int8_out && !marks && !from.int8 && !from_other.int8;
     const F inverse = S::set(y_inv_scale_), zero = S::set(0.0f);
     const I y_zero = S::set_int(y_zero_);
-    F sum = nonfinite;
-    int64_t i = 0;
-    if (kActivation == kAnyActivation && !int8_out && !marks && !from.int8 && !from_other.int8) {
-      // Blocks that stay at hand: the activation is chosen once for each, where y is.
-      for (int64_t vectors; (vectors = (width - i) / S::kLanes) > 1; i += vectors * S::kLanes) {
-        if (vectors > kBlock) vectors = kBlock;
-        float* to = reinterpret_cast<float*>(y) + i;
-        for (int64_t k = 0; k < vectors * S::kLanes; k += S::kLanes) {
-          F t = S::load(reinterpret_cast<const float*>(x) + i + k);
-          if (scale) t = S::mul(t, S::load(scale + i + k));
-          if (shift) t = S::add(t, S::load(shift + i + k));
-          if (other) t = joined(join, t, S::load(reinterpret_cast<const float*>(other) + i + k));
-          S::store(to + k, t);
+    const int64_t width = at.width, further = y_.pitch;
+    const char *x = at.x, *other = at.other;
+    char* y = at.y;
+    F sum = zero;
+    for (int64_t r = at.count; r > 0; --r, x += from.port.pitch, y += further) {
+      int64_t i = 0;
+      if (blocks) {
+        // Blocks that stay at hand: the activation is chosen once for each, where y is.
+        for (int64_t vectors; (vectors = (width - i) / S::kLanes) > 1; i += vectors * S::kLanes) {
+          if (vectors > kBlock) vectors = kBlock;
+          float* to = reinterpret_cast<float*>(y) + i;
+          for (int64_t k = 0; k < vectors * S::kLanes; k += S::kLanes) {
+            F t = S::load(reinterpret_cast<const float*>(x) + i + k);
+            if (scale) t = S::mul(t, S::load(scale + i + k));
+            if (shift) t = S::add(t, S::load(shift + i + k));
+            if (other) t = joined(join, t, S::load(reinterpret_cast<const float*>(other) + i + k));
+            S::store(to + k, t);
+          }
+          activate_in_place<S>(activation, parameter, to, static_cast<int>(vectors));
         }
-        activate_in_place<S>(activation, parameter, to, static_cast<int>(vectors));
       }
+      const auto vector = [&](auto whole, int n) __attribute__((always_inline)) {
+        constexpr bool kWhole = whole.value;
+        F t = load<kWhole>(from, x, i, n);
+        if (marks) sum = S::mul_add(t, zero, sum);
+        if (scale) t = S::mul(t, kWhole ? S::load(scale + i) : S::load_n(scale + i, n));
+        if (shift) t = S::add(t, kWhole ? S::load(shift + i) : S::load_n(shift + i, n));
+        if (other) {
+          const F more = load<kWhole>(from_other, other, i, n);
+          if (marks) sum = S::mul_add(more, zero, sum);
+          t = joined(join, t, more);
+        }
+        t = activate<S>(activation, parameter, t);
+        if (int8_out)
+          S::store_u8(reinterpret_cast<uint8_t*>(y + i), S::add_int(rounded(t, inverse), y_zero));
+        else if (kWhole)
+          S::store(reinterpret_cast<float*>(y) + i, t);
+        else
+          S::store_n(reinterpret_cast<float*>(y) + i, t, n);
+      };
+      for (; i + S::kLanes <= width; i += S::kLanes) vector(std::true_type{}, S::kLanes);
+      if (i < width) vector(std::false_type{}, static_cast<int>(width - i));
+      if (other) other += from_other.port.pitch;
     }
-    const auto vector = [&](auto whole, int n) __attribute__((always_inline)) {
-      constexpr bool kWhole = whole.value;
-      F t = load<kWhole>(from, x, i, n);
-      if (marks) sum = S::mul_add(t, zero, sum);
-      if (scale) t = S::mul(t, kWhole ? S::load(scale + i) : S::load_n(scale + i, n));
-      if (shift) t = S::add(t, kWhole ? S::load(shift + i) : S::load_n(shift + i, n));
-      if (other) {
-        const F more = load<kWhole>(from_other, other, i, n);
-        if (marks) sum = S::mul_add(more, zero, sum);
-        t = joined(join, t, more);
-      }
-      t = activate<S>(activation, parameter, t);
-      if (int8_out)
-        S::store_u8(reinterpret_cast<uint8_t*>(y + i), S::add_int(rounded(t, inverse), y_zero));
-      else if (kWhole)
-        S::store(reinterpret_cast<float*>(y) + i, t);
-      else
-        S::store_n(reinterpret_cast<float*>(y) + i, t, n);
-    };
-    for (; i + S::kLanes <= width; i += S::kLanes) vector(std::true_type{}, S::kLanes);
-    if (i < width) vector(std::false_type{}, static_cast<int>(width - i));
-    nonfinite = sum;
+    return sum;
   }
 
   static F joined(Join join, F t, F other) {
@@ -171,20 +182,22 @@ class PointwiseStage final : public Stage {
   // How most networks in int8 begin: float32 whose columns are brought to one range. 64 columns of 1024 at a time take
   // 0.07 us where the loop above takes 0.22 (Zen 4, 2026-11).
   void quantize(const Run& run) const {
-    for (int64_t r = 0; r < x_.port.rows(run); ++r) {
-      const float* x = reinterpret_cast<const float*>(x_.port.row(run, r));
-      uint8_t* y = reinterpret_cast<uint8_t*>(y_.row(run, r));
-      const bool finite = !scale_   ? quantize<false, false>(x, y)
+    for (int64_t s = 0; s < run.samples; ++s) {
+      const char* x = x_.port.row(run, s * y_.steps);
+      char* y = y_.row(run, s * y_.steps);
+      const F nonfinite = !scale_   ? quantize<false, false>(x, y)
                           : !shift_ ? quantize<true, false>(x, y)
                                     : quantize<true, true>(x, y);
-      if (!finite) run.nan_marks[r / y_.steps] = __builtin_nanf("");
+      if (!(S::sum_of(nonfinite) == 0.0f)) run.nan_marks[s] = __builtin_nanf("");
     }
   }
 
+  // The rows of a sample. Not 0 where some x is not finite.
   template <bool kScaled, bool kShifted>
-  bool quantize(const float* x, uint8_t* y) const {
+  F quantize(const char* from, char* to) const {
     const float *scale = scale_, *shift = shift_;  // bytes that are written could, for the compiler, be the stage
     const int width = width_, zero = y_zero_;
+    const int64_t apart = x_.port.pitch, further = y_.pitch;
     const F inverse = S::set(y_inv_scale_);
     F nonfinite[4] = {S::set(0.0f), S::set(0.0f), S::set(0.0f), S::set(0.0f)};
     const auto number = [&](F t, F factor, F more, F& sum) __attribute__((always_inline)) {
@@ -193,24 +206,28 @@ class PointwiseStage final : public Stage {
       if constexpr (kShifted) t = S::add(t, more);
       return S::to_int(S::max(S::set(-512.0f), S::min(S::set(512.0f), S::mul(t, inverse))));
     };
-    int i = 0;
-    for (; i + 4 * S::kLanes <= width; i += 4 * S::kLanes) {
-      I q[4];
+    for (int64_t r = y_.steps; r > 0; --r, from += apart, to += further) {
+      const float* x = reinterpret_cast<const float*>(from);
+      uint8_t* y = reinterpret_cast<uint8_t*>(to);
+      int i = 0;
+      for (; i + 4 * S::kLanes <= width; i += 4 * S::kLanes) {
+        I q[4];
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) {
-        const int at = i + j * S::kLanes;
-        q[j] = number(S::load(x + at), kScaled ? S::load(scale + at) : inverse,
-                      kShifted ? S::load(shift + at) : inverse, nonfinite[j]);
+        for (int j = 0; j < 4; ++j) {
+          const int at = i + j * S::kLanes;
+          q[j] = number(S::load(x + at), kScaled ? S::load(scale + at) : inverse,
+                        kShifted ? S::load(shift + at) : inverse, nonfinite[j]);
+        }
+        store_bytes<S, 4>(y + i, q, zero, 0);
       }
-      store_bytes<S, 4>(y + i, q, zero, 0);
+      for (; i < width; i += S::kLanes) {
+        const int n = width - i < S::kLanes ? width - i : S::kLanes;
+        const I q[1] = {number(S::load_n(x + i, n), kScaled ? S::load_n(scale + i, n) : inverse,
+                               kShifted ? S::load_n(shift + i, n) : inverse, nonfinite[0])};
+        store_bytes<S, 1>(y + i, q, zero, 0);
+      }
     }
-    for (; i < width; i += S::kLanes) {
-      const int n = width - i < S::kLanes ? width - i : S::kLanes;
-      const I q[1] = {number(S::load_n(x + i, n), kScaled ? S::load_n(scale + i, n) : inverse,
-                             kShifted ? S::load_n(shift + i, n) : inverse, nonfinite[0])};
-      store_bytes<S, 1>(y + i, q, zero, 0);
-    }
-    return S::sum_of(S::add(S::add(nonfinite[0], nonfinite[1]), S::add(nonfinite[2], nonfinite[3]))) == 0.0f;
+    return S::add(S::add(nonfinite[0], nonfinite[1]), S::add(nonfinite[2], nonfinite[3]));
   }
 
   const float* copy(Arena& arena, const float* from) const {

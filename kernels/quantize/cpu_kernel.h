@@ -34,13 +34,13 @@ class QuantizeStage final : public Stage {
         quantize(run, s, reinterpret_cast<const float*>(x_.row(run, s * x_.steps)), q_.row(run, s * x_.steps), count);
       return;
     }
-    for (int64_t r = 0; r < x_.rows(run); ++r) {
-      const float* x = reinterpret_cast<const float*>(x_.row(run, r));
-      if (scale_.exists())
-        by_row(x, reinterpret_cast<uint8_t*>(q_.row(run, r)), reinterpret_cast<float*>(scale_.row(run, r)));
-      else
-        quantize(run, r / x_.steps, x, q_.row(run, r), width_);
+    if (!scale_.exists()) {
+      for (int64_t s = 0; s < run.samples; ++s) rows(run, s);
+      return;
     }
+    for (int64_t r = 0; r < x_.rows(run); ++r)
+      by_row(reinterpret_cast<const float*>(x_.row(run, r)), reinterpret_cast<uint8_t*>(q_.row(run, r)),
+             reinterpret_cast<float*>(scale_.row(run, r)));
   }
 
  private:
@@ -68,6 +68,43 @@ class QuantizeStage final : public Stage {
     if (write(x, q, inv_scale_, zero_, count)) return;
     for (int i = 0; i < count; ++i) q[i] = 128;
     run.nan_marks[sample] = __builtin_nanf("");
+  }
+
+  // The rows of a sample. Rows of few vectors are common in images: nothing but their own work is done for each.
+  void rows(const Run& run, int64_t sample) const {
+    const char* x = x_.row(run, sample * x_.steps);
+    char* q = q_.row(run, sample * x_.steps);
+    F nonfinite = S::set(0.0f);
+    switch ((width_ + S::kLanes - 1) / S::kLanes) {
+      case 1: nonfinite = narrow<1>(x, q); break;
+      case 2: nonfinite = narrow<2>(x, q); break;
+      case 3: nonfinite = narrow<3>(x, q); break;
+      default:
+        for (int64_t r = 0; r < x_.steps; ++r, x += x_.pitch, q += q_.pitch)
+          quantize(run, sample, reinterpret_cast<const float*>(x), q, width_);
+        return;
+    }
+    if (S::sum_of(nonfinite) == 0.0f) return;
+    for (int64_t r = 0; r < x_.steps; ++r)
+      quantize(run, sample, reinterpret_cast<const float*>(x + r * x_.pitch), q + r * q_.pitch, width_);
+  }
+
+  template <int V>
+  F narrow(const char* x, char* q) const {
+    const F inverse = S::set(inv_scale_);
+    const int last = width_ - (V - 1) * S::kLanes;
+    const int64_t apart = x_.pitch, further = q_.pitch;
+    const int32_t zero = zero_;
+    F nonfinite = S::set(0.0f);
+    for (int64_t r = x_.steps; r > 0; --r, x += apart, q += further) {
+      const float* from = reinterpret_cast<const float*>(x);
+      I number[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V - 1; ++v) number[v] = vector(S::load(from + v * S::kLanes), inverse, nonfinite);
+      number[V - 1] = vector(S::load_n(from + (V - 1) * S::kLanes, last), inverse, nonfinite);
+      store_bytes<S, V>(reinterpret_cast<uint8_t*>(q), number, zero, 0);
+    }
+    return nonfinite;
   }
 
   // False where some x is not finite.
