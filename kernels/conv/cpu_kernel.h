@@ -38,7 +38,7 @@ class ConvStage final : public Stage {
     const int64_t whole = (p_.c * K::kElement + 63) / 64 * 64;
     const bool upright = stands_upright();
     padded_image_.upright = upright;
-    direct_ = K::kElement != 2 && !upright && !p_.stream && !p_.quantizes && !(p_.flat && p_.int8) && !g.in_steps &&
+    direct_ = !K::kWide && !upright && !p_.stream && !p_.quantizes && !(p_.flat && p_.int8) && !g.in_steps &&
               g.padding.y == 0 && g.padding.x == 0 && g.reach.y <= g.in.y && g.reach.x <= g.in.x;
     const int64_t cell = p_.cell_channels() * K::kElement;
     padded_image_.cell = direct_ ? p_.x_step : p_.stream ? p_.ring.pitch : g.in_steps ? whole : cell;
@@ -59,10 +59,10 @@ class ConvStage final : public Stage {
     const int64_t length = (upright ? g.kernel.y : joined ? g.kernel.x : 1) * p_.c / p_.groups / planes_;
     per_segment_ = (length + K::kGroup - 1) / K::kGroup;
     const int64_t vectors = (p_.n / p_.groups + S::kLanes - 1) / S::kLanes;
-    cuts_ = K::kElement == 4 && g.out_count >= 4 * kRows &&
+    cuts_ = !K::kInt8 && g.out_count >= 4 * kRows &&
             segments_ * per_segment_ * (vectors < kTile ? vectors : kTile) * K::kStep > kFarBytes;
     pack(spec, joined, length);
-    const int64_t each = K::kElement == 4 && !p_.stream && per_segment_ <= kShort ? per_segment_ : 1;
+    const int64_t each = !K::kInt8 && !p_.stream && per_segment_ <= kShort ? per_segment_ : 1;
     int32_t* delta = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(segments_ * each) * 4));
     for (int64_t i = 0; i < segments_ * each; ++i) {
       const int64_t of = segments_ / planes_, s = i / each, plane = s / of, tap = s % of;
@@ -103,7 +103,7 @@ class ConvStage final : public Stage {
       } else if (direct_) {
         image = x;
       } else {
-        scale = fill_padded_image<S, K::kElement == 2>(p_, padded_image_, run.scratch, x, run.nan_marks + s);
+        scale = fill_padded_image<S, K::kWide>(p_, padded_image_, run.scratch, x, run.nan_marks + s);
       }
       outputs(image, delta, scale, run.scratch + sums_at_, p_.y.row(run, s * p_.y.steps),
               p_.other.exists() ? p_.other.row(run, s * p_.other.steps) : nullptr);
@@ -116,7 +116,7 @@ class ConvStage final : public Stage {
   static constexpr int kRows = kAccumulators / kTile;  // 6 with 32 registers, 3 with 16 and tiles of 4 vectors
   // Of tiles with fewer vectors: as many as registers hold beside their x and a weight.
   static constexpr int rows_of(int vectors) {
-    if (S::kRegisters == 32 || K::kElement != 4) return kRows;
+    if (S::kRegisters == 32 || K::kInt8) return kRows;
     return vectors == 1 ? 6 : vectors == 2 ? 5 : 3;
   }
   static constexpr int64_t kShort = 8;  // numbers of a segment up to which each is one of its own: no loop inside
@@ -131,7 +131,7 @@ class ConvStage final : public Stage {
   }
 
   static int32_t offset_of_x() {
-    if constexpr (K::kElement != 4) return S::kXOffset;
+    if constexpr (K::kInt8) return S::kXOffset;
     return 0;
   }
 
@@ -229,7 +229,7 @@ class ConvStage final : public Stage {
         for (int c = 1; c < C; ++c) acc[c][r][v] = K::zero();
       }
     }
-    if constexpr (K::kElement == 4) {
+    if constexpr (!K::kInt8) {
       if (sums && (part.from || part.first)) {
 #pragma GCC unroll 6
         for (int r = 0; r < R; ++r)
@@ -267,7 +267,7 @@ class ConvStage final : public Stage {
       }
       w += V * K::kStep;
     };
-    if (K::kElement == 4 && per_segment_ == 1) {
+    if (!K::kInt8 && per_segment_ == 1) {
       int64_t s = part.from;
       for (; s + C <= end; s += C) {
 #pragma GCC unroll 4
@@ -291,7 +291,7 @@ class ConvStage final : public Stage {
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) acc[0][r][v] = K::add(acc[0][r][v], acc[c][r][v]);
-    if constexpr (K::kElement == 4) {
+    if constexpr (!K::kInt8) {
       if (sums && (part.to != segments_ || part.last != per_segment_)) {
 #pragma GCC unroll 6
         for (int r = 0; r < R; ++r)
@@ -302,7 +302,7 @@ class ConvStage final : public Stage {
     }
     const ConvTarget at{to.y + position * p_.y.pitch, to.other ? to.other + position * p_.other.pitch : nullptr,
                         to.column, to.left, to.spills};
-    if constexpr (K::kElement != 4) {
+    if constexpr (K::kInt8) {
       int8_outputs<S, R, V>(p_, acc[0], b.params, b.scale, at);
     } else if (p_.plain && to.left >= V * S::kLanes) {
       epilogue_floats<S, R, V>(acc[0], at.y + to.column * 4, p_.y.pitch, p_.bounds);

@@ -1,5 +1,6 @@
 // What int8 and float32 convolutions differ in: numbers, sums, and how many numbers one multiplication takes.
 //
+//   kInt8, kWide   whether numbers are int8; whether they take 16 bits each in the padded image
 //   kElement       bytes of a number in the padded image
 //   kTileVectors   vectors of outputs in a packed tile
 //   kFirstWeights  the weights of a step are loaded before its inputs, one input at a time
@@ -15,6 +16,7 @@ struct ConvInt8 {
   using X = typename S::X;
   using W = typename S::W;
   using Weight = int8_t;
+  static constexpr bool kInt8 = true, kWide = false;
   static constexpr int kGroup = S::kGroup, kElement = 1, kStep = S::kWeightBytes, kTileVectors = 4;
   static constexpr bool kFirstWeights = false;
   static const Weight* weights(const Attrs& attrs, int64_t count) { return attrs.int8s("weight", count); }
@@ -34,6 +36,7 @@ struct ConvInt8Wide : ConvInt8<S> {
   using typename ConvInt8<S>::X;
   using typename ConvInt8<S>::W;
   static constexpr bool kExists = S::kWidens && S::kRegisters == 16;
+  static constexpr bool kWide = true;
   static constexpr int kElement = 2, kTileVectors = 2;
   static constexpr bool kFirstWeights = true;
   static X x(const char* p, int64_t g) {
@@ -48,6 +51,7 @@ struct ConvFloat32 {
   using X = typename S::F;
   using W = typename S::F;
   using Weight = float;
+  static constexpr bool kInt8 = false, kWide = false;
   static constexpr int kGroup = 1, kElement = 4, kStep = S::kLanes * 4, kTileVectors = 4;
   static constexpr bool kFirstWeights = false;
   static const Weight* weights(const Attrs& attrs, int64_t count) { return attrs.floats("weight", count); }
