@@ -209,6 +209,8 @@ class ConvStage final : public Stage {
     if (left == 2) return tile<2, V>(b, at, i, part, sums);
     if constexpr (kRows > 3) {
       if (left == 3) return tile<3, V>(b, at, i, part, sums);
+      if constexpr (!K::kInt8)
+        if (left == 4) return tile<4, V>(b, at, i, part, sums);
       if (count >= kRows) return tile<kRows, V>(b, at, count - kRows, part, sums);
       tile<3, V>(b, at, i, part, sums);
       tile<3, V>(b, at, count - 3, part, sums);

@@ -99,8 +99,8 @@ __attribute__((noinline)) static void conv_epilogue(const ConvLayer& p, typename
     }
 }
 
-// Sums of an int8 layer to y: R rows of V vectors, whose multipliers and offsets start at `params`. scale: of x, where it
-// is dynamic.
+// Sums of an int8 layer to y: R rows of V vectors, whose multipliers and offsets start at `params`. scale: of x, where
+// it is dynamic.
 template <class S, int R, int V>
 static inline __attribute__((always_inline)) void int8_outputs(const ConvLayer& p, const typename S::I (&sum)[R][V],
                                                                int64_t params, float scale, const ConvTarget& at) {
