@@ -237,9 +237,16 @@ bool is_depthwise(const StageSpec& spec) {
 }
 
 bool interleaves(const StageSpec& spec) {
-  if (spec.output(0).width != channels(spec)) return false;
-  return spec.attrs.dtype("weight") == RTA_INT8 && spec.attrs.integer("stream") == 0 && !spec.attrs.has("out_steps") &&
-         spec.attrs.integer("by_rows") == 0;
+  const Attrs& a = spec.attrs;
+  const int64_t c = channels(spec), taps = a.integer("kernel_y") * a.integer("kernel_x");
+  if (spec.output(0).width != c || a.dtype("weight") != RTA_INT8 || a.integer("stream") != 0 || a.has("out_steps") ||
+      a.integer("by_rows") != 0)
+    return false;
+  // 64 channels at a time, and an end in registers for int8 with no more than a ReLU before it. A depthwise layer by
+  // channels of a vector was faster for fewer channels, and for other ends of few taps (Xeon, 2026-11).
+  const bool simple = a.text_is("activation", "none") || a.text_is("activation", "relu");
+  const bool ends_short = spec.output(0).dtype == RTA_INT8 && simple && !flag(a, "residual") && !flag(a, "dynamic");
+  return taps > 9 ? c > 16 : ends_short && c > 24;
 }
 
 }  // namespace rta

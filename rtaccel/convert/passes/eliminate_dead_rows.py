@@ -15,6 +15,11 @@ from rtaccel.core.row_traits import RowsNeeded
 from rtaccel.core.traits import Node
 
 
+MOST_OF_A_VALUE = 0.75
+"""From this share of its rows on a value is computed whole: kernels for whole images are faster than those for chosen positions, and a
+layer that reads a caller's image needs no copy of it."""
+
+
 def eliminate_dead_rows(op_nodes: list[OpNode], buffers: dict[str, Buffer], kept: set[str]) -> list[OpNode]:
     """The same nodes on values without rows that nobody reads. buffers is changed accordingly."""
     needs: dict[str, set[int]] = {}
@@ -44,6 +49,8 @@ def _ask(op_node: OpNode, buffers: dict[str, Buffer], needs: dict[str, set[int]]
         return
     whole.update(op_node.writes[1:])
     out = op_node.writes[0]
+    if len(needs.get(out, ())) >= MOST_OF_A_VALUE * buffers[out].steps:
+        whole.add(out)
     wanted = set(range(buffers[out].steps)) if out in whole else needs.get(out, set())
     for index, name in enumerate(op_node.reads):
         found = trait.needed(op_node, index, buffers[name].steps, wanted)
