@@ -156,13 +156,13 @@ def test_dead_positions_are_not_computed() -> None:
     assert {s.outputs[0].steps for s in full._program.stages if s.op == "conv"} == {40}
 
 
-@pytest.mark.parametrize("size", [15, 16])
+@pytest.mark.parametrize("size", [31, 32])
 def test_an_image_that_is_read_nearly_whole_is_not_copied(size: int) -> None:
     """A stride of two leaves the last row and column of an even image unread."""
-    model = nn.Sequential(nn.Conv2d(3, 16, 3, 2), nn.ReLU(), nn.Conv2d(16, 4, 1), nn.Flatten()).eval()
+    model = nn.Sequential(nn.Conv2d(3, 64, 3, 2), nn.ReLU(), nn.Conv2d(64, 4, 1), nn.Flatten()).eval()
     x = torch.randn(1, 3, size, size)
     fast = rt.compile(model, (x,))
-    assert fast._program.stages[0].op == "conv"
+    assert "rearrange" not in str(fast.explain())
     with torch.no_grad():
         assert error(fast(x), model(x)) < 1e-5
 

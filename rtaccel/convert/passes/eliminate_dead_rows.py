@@ -12,12 +12,13 @@ from dataclasses import replace
 
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, gather_node
 from rtaccel.core.row_traits import RowsNeeded
-from rtaccel.core.traits import Node
-
+from rtaccel.core.traits import Node, Role
 
 MOST_OF_A_VALUE = 0.75
-"""From this share of its rows on a value is computed whole: kernels for whole images are faster than those for chosen positions, and a
-layer that reads a caller's image needs no copy of it."""
+"""From this share of its rows on an image is computed whole: kernels for whole images are faster than those for chosen positions.
+
+So is a copy, which may be no more than a view of what a caller gives. A run of rows, as of a signal, is no image.
+"""
 
 
 def eliminate_dead_rows(op_nodes: list[OpNode], buffers: dict[str, Buffer], kept: set[str]) -> list[OpNode]:
@@ -49,7 +50,9 @@ def _ask(op_node: OpNode, buffers: dict[str, Buffer], needs: dict[str, set[int]]
         return
     whole.update(op_node.writes[1:])
     out = op_node.writes[0]
-    if len(needs.get(out, ())) >= MOST_OF_A_VALUE * buffers[out].steps:
+    asked = needs.get(out, set())
+    many = len(asked) >= MOST_OF_A_VALUE * buffers[out].steps
+    if asked and many and (op_node.operator.role is Role.COPY or max(asked) - min(asked) >= len(asked)):
         whole.add(out)
     wanted = set(range(buffers[out].steps)) if out in whole else needs.get(out, set())
     for index, name in enumerate(op_node.reads):
