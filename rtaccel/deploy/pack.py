@@ -34,6 +34,8 @@ X86 = {
 }
 ARM = {"portable": "portable", "neon": "portable", "neondot": "neon"}
 """Instruction set -> the one that it includes, as kernels/_core/isa.def has them."""
+HANDS_ON = {"amx": "avx512vnni"}
+"""Instruction set -> the one whose kernels take what its own leave (kernels/_simd/amx.h)."""
 
 
 @dataclass(frozen=True)
@@ -228,6 +230,7 @@ def _sets(chosen: Sequence[tuple[str, str, str]], isa: Sequence[str], family: di
     if family is pack_wasm.FAMILY:
         return ["portable"]
     own = {kernel.rsplit("_", 1)[-1] for _, kernel, _ in chosen} & set(family)
+    own |= {HANDS_ON[name] for name in own if name in HANDS_ON}
     built = {name.rsplit("_", 1)[-1] for _, name, _ in native.kernels()} - {"portable"}
     if not built & set(family):
         own = {name for i in isa for name in _closure(i, family)} - {"portable"} or {"portable"}
