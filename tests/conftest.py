@@ -15,6 +15,7 @@ import torch
 from tests import turns
 from tests.support import kept
 from tests.support.generators.count import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown  # noqa: F401
+from tests.support.processes.run import of_a_run
 from tests.support.wheel import wheel  # noqa: F401
 
 LONGEST = (
@@ -55,6 +56,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "turns(days): runs on one of so many days, see tests/turns.py")
     if not hasattr(config, "workerinput") and config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
         os.environ[NAMED] = "1"
+    if not hasattr(config, "workerinput"):
+        processes = of_a_run()
+        processes.__enter__()
+        config.add_cleanup(lambda: processes.__exit__(None, None, None))
 
 
 def pytest_report_header() -> str:

@@ -16,12 +16,11 @@ from rtaccel import backends
 from rtaccel.backends.base import Backend
 from rtaccel.cli import info, main
 from rtaccel.core.errors import BudgetExceeded, FormatError
+from tests.support.processes.run import PYTHON
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rtaccel.cli.main", *words], capture_output=True, text=True, timeout=120
-    )
+    return subprocess.run([*PYTHON, "-m", "rtaccel.cli.main", *words], capture_output=True, text=True, timeout=120)
 
 
 def test_version() -> None:

@@ -20,6 +20,7 @@ from rtaccel.cli._demo import contestants, data, progress, train, verdict
 from rtaccel.cli._demo.auroc import auroc
 from rtaccel.cli.main import main
 from rtaccel.core.errors import FormatError
+from tests.support.processes.run import PYTHON
 
 needs_river = pytest.mark.skipif(
     importlib.util.find_spec("river") is None, reason="river, which holds the recording, is not installed"
@@ -46,7 +47,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Captur
 @needs_river
 def test_default_budget_is_met_and_the_report_is_complete(tmp_path: Path) -> None:
     report = tmp_path / "report.html"
-    command = [sys.executable, "-m", "rtaccel.cli.main", "demo", "--quick", "--out", str(report)]
+    command = [*PYTHON, "-m", "rtaccel.cli.main", "demo", "--quick", "--out", str(report)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "training: 150 of 150 steps" in done.stderr

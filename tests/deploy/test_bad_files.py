@@ -6,7 +6,6 @@ import os
 import re
 import struct
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from rtaccel.deploy import container
 from tests.deploy import write_seeds
 from tests.deploy.forged import data_start, resealed
 from tests.support.generators.count import examples
+from tests.support.processes.run import PYTHON
 
 PRIVATE = bytes(range(32))
 
@@ -204,7 +204,7 @@ def test_forged_files_are_refused_or_run(kind: str, tmp_path: Path) -> None:
         if len(content) <= write_seeds.LARGEST:
             (folder / f"{number:04}.rta").write_bytes(content)
     child = subprocess.run(
-        [sys.executable, "-m", "tests.deploy.forged", folder, str(examples(3000)), "1", kept],
+        [*PYTHON, "-m", "tests.deploy.forged", folder, str(examples(3000)), "1", kept],
         capture_output=True, text=True, cwd=Path(__file__).parents[2], env={**os.environ, "PYTHONFAULTHANDLER": "1"},
     )  # fmt: skip
     assert child.returncode == 0, f"{kept} ended the process with {child.returncode}:\n{child.stderr[-3000:]}"

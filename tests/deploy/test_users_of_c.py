@@ -15,6 +15,7 @@ from torch import nn
 
 import rtaccel as rt
 from rtaccel.cli.main import main
+from tests.support.processes.run import PYTHON
 
 PROJECT = Path(__file__).parent / "cmake_project"
 EXAMPLES = Path(__file__).parents[2] / "examples" / "native"
@@ -70,7 +71,7 @@ def test_find_package(files: list[Path], tmp_path: Path, capsys: pytest.CaptureF
 
 def test_the_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     build(EXAMPLES, tmp_path, capsys)
-    models = [sys.executable, EXAMPLES / "make_models.py", tmp_path]
+    models = [*PYTHON, EXAMPLES / "make_models.py", tmp_path]
     subprocess.run(models, check=True, cwd=EXAMPLES.parents[1])
     done = subprocess.run(
         [tmp_path / "control_loop", tmp_path / "policy.rta", "100", "0.2"], capture_output=True, text=True, check=False

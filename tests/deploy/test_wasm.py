@@ -9,7 +9,6 @@ import queue
 import re
 import shutil
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import rtaccel as rt
 from rtaccel.core import settings
 from rtaccel.deploy.pack import pack
 from tests.deploy.networks import Recurrent
+from tests.support.processes.run import PYTHON
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,7 +53,7 @@ sys.stdout.buffer.write(b"".join(model(row).tobytes() for row in x))
 def portable(file: Path, x: torch.Tensor) -> bytes:
     """What this processor's portable kernels give: float32 sums are in another order where vectors are longer."""
     np.save(file.with_suffix(".npy"), x.numpy())
-    command = [sys.executable, "-c", PORTABLE, file, file.with_suffix(".npy")]
+    command = [*PYTHON, "-c", PORTABLE, file, file.with_suffix(".npy")]
     return subprocess.run(
         command, capture_output=True, check=True, env={**os.environ, settings.CPU_ISA: "portable"}
     ).stdout
@@ -61,7 +61,7 @@ def portable(file: Path, x: torch.Tensor) -> bytes:
 
 def made_page(out: Path) -> float:
     """By the example; the score that it says."""
-    words = [sys.executable, "-m", "examples.web.make", out, "--data", DATA]
+    words = [*PYTHON, "-m", "examples.web.make", out, "--data", DATA]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return float(re.search(r"score of the recording: ([\d.]+)\.", done.stdout)[1])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 
 from examples.adaptive_control import control, plant
 from examples.adaptive_control.flight import SETTLE, fly
+from tests.support.processes.run import PYTHON
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,7 +100,7 @@ def test_broken_accelerometer(kind: str) -> None:
 
 
 def test_command(tmp_path: Path) -> None:
-    command = [sys.executable, "examples/adaptive_control/run.py", "--quick"]
+    command = [*PYTHON, "examples/adaptive_control/run.py", "--quick"]
     command += ["--json", str(tmp_path / "a.json"), "--html", str(tmp_path / "a.html")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode in (0, 1), done.stderr  # 1 where a busy machine was slow
@@ -112,7 +112,7 @@ def test_command(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    command = [sys.executable, "examples/adaptive_control/run.py", "--json", str(tmp_path / "none" / "a.json")]
+    command = [*PYTHON, "examples/adaptive_control/run.py", "--json", str(tmp_path / "none" / "a.json")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert "create it first" in done.stderr

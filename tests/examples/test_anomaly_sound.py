@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 import rtaccel as rt
 from examples.anomaly_sound import networks, peers, run
 from examples.anomaly_sound.networks import BANDS, HOP, STACK, WINDOW, LogMel, Score
+from tests.support.processes.run import PYTHON
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,6 +112,6 @@ def test_what_is_missing_is_said(folder: Path, option: list[str], words: str) ->
     if "cuda" in option and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     done = subprocess.run(
-        [sys.executable, ROOT / "examples/anomaly_sound/run.py", *option], capture_output=True, text=True, timeout=120
+        [*PYTHON, ROOT / "examples/anomaly_sound/run.py", *option], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 
 from examples.anomaly_stream import detectors, many, nab
 from rtaccel.online import Records
+from tests.support.processes.run import PYTHON
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,7 +87,7 @@ def test_half_space_trees_are_deterministic() -> None:
 
 
 def test_command(tmp_path: Path, series: list[nab.Series]) -> None:
-    command = [sys.executable, "examples/anomaly_stream/run.py", "--quick"]
+    command = [*PYTHON, "examples/anomaly_stream/run.py", "--quick"]
     command += ["--json", str(tmp_path / "a.json"), "--html", str(tmp_path / "a.html")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode in (0, 1), done.stderr  # 1 where a busy machine made calls slow
@@ -102,7 +102,7 @@ def test_command(tmp_path: Path, series: list[nab.Series]) -> None:
 
 def test_without_data(tmp_path: Path) -> None:
     for extra in ([], ["--data", str(tmp_path)]):
-        command = [sys.executable, "examples/anomaly_stream/run.py", "--json", str(tmp_path / "a.json"), *extra]
+        command = [*PYTHON, "examples/anomaly_stream/run.py", "--json", str(tmp_path / "a.json"), *extra]
         environment = os.environ | {"RTACCEL_TEST_DATA": str(tmp_path / "none")}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 2

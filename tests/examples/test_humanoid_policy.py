@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 import rtaccel as rt
 from examples.humanoid_policy import policy, run
 from examples.humanoid_policy.walk import InLoop, Robot, Walk, directly, from_artefact
+from tests.support.processes.run import PYTHON
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,6 +103,6 @@ def test_what_is_missing_is_said(robot: Robot, option: list[str], words: str) ->
     if "cuda" in option and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     done = subprocess.run(
-        [sys.executable, ROOT / "examples/humanoid_policy/run.py", *option], capture_output=True, text=True, timeout=120
+        [*PYTHON, ROOT / "examples/humanoid_policy/run.py", *option], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from examples._shared.outcome import Missing
 from examples.order_book import book, live, run, signals
 from examples.order_book.network import Network, Step, Tapped, train
 from examples.order_book.peer import Peer
+from tests.support.processes.run import PYTHON
 
 ROOT = Path(__file__).parents[2]
 
@@ -121,7 +121,7 @@ def test_a_burst_leaves_no_queue_and_old_ticks_no_signals(found: run.Quality) ->
 
 
 def test_command(tmp_path: Path) -> None:
-    command = [sys.executable, "examples/order_book/run.py", "--quick"]
+    command = [*PYTHON, "examples/order_book/run.py", "--quick"]
     command += ["--json", str(tmp_path / "a.json"), "--html", str(tmp_path / "a.html")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode in (0, 1), done.stderr  # 1 where a busy machine was slow

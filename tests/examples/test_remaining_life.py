@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 
 import rtaccel as rt
 from examples.remaining_life import engines, shifted, train
+from tests.support.processes.run import PYTHON
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,7 +93,7 @@ def test_another_fleet(fleet: engines.Fleet) -> None:
 
 
 def test_command(folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "examples/remaining_life/run.py", "--quick"]
+    command = [*PYTHON, "examples/remaining_life/run.py", "--quick"]
     command += ["--json", str(tmp_path / "a.json"), "--html", str(tmp_path / "a.html")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode in (0, 1), done.stderr  # 1 where a busy machine was slow
@@ -108,7 +108,7 @@ def test_command(folder: Path, tmp_path: Path) -> None:
 
 def test_without_data(tmp_path: Path) -> None:
     environment = os.environ | {"RTACCEL_TEST_DATA": str(tmp_path)}
-    command = [sys.executable, "examples/remaining_life/run.py"]
+    command = [*PYTHON, "examples/remaining_life/run.py"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert "--data FOLDER" in done.stderr

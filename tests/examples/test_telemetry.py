@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import rtaccel as rt
 from examples._shared.outcome import Missing
 from examples.telemetry import alarms, channels, models, run, together
 from rtaccel.cli._demo.auroc import auroc
+from tests.support.processes.run import PYTHON
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,7 +116,7 @@ def test_a_file_of_another_form(tmp_path: Path) -> None:
 
 
 def test_command(folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "examples/telemetry/run.py", "--quick"]
+    command = [*PYTHON, "examples/telemetry/run.py", "--quick"]
     command += ["--json", str(tmp_path / "a.json"), "--html", str(tmp_path / "a.html")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode in (0, 1), done.stderr  # 1 where a busy machine was slow
@@ -133,7 +133,7 @@ def test_command(folder: Path, tmp_path: Path) -> None:
 
 def test_without_data(tmp_path: Path) -> None:
     environment = os.environ | {"RTACCEL_TEST_DATA": str(tmp_path)}
-    command = [sys.executable, "examples/telemetry/run.py", "--json", str(tmp_path / "a.json")]
+    command = [*PYTHON, "examples/telemetry/run.py", "--json", str(tmp_path / "a.json")]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert "--data FOLDER" in done.stderr and len(done.stderr.splitlines()) == 1

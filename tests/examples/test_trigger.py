@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from itertools import combinations
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 
 import rtaccel as rt
 from examples.trigger import jets, networks, run
+from tests.support.processes.run import PYTHON
 
 ROOT = Path(__file__).parents[2]
 
@@ -109,7 +109,7 @@ def test_the_tagger_has_the_published_sizes(found: tuple[jets.Jets, jets.Jets]) 
 
 
 def test_command(tmp_path: Path) -> None:
-    command = [sys.executable, "examples/trigger/run.py", "--quick"]
+    command = [*PYTHON, "examples/trigger/run.py", "--quick"]
     command += ["--json", str(tmp_path / "a.json"), "--html", str(tmp_path / "a.html")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode in (0, 1), done.stderr  # 1 where a busy machine was slow

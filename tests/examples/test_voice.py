@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import wave
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from examples._shared.outcome import Missing
 from examples.voice import many, networks, run
 from examples.voice.listen import Lines, Networks, full_words, hear, segments
 from examples.voice.networks import CHUNK, HOP, RATE
+from tests.support.processes.run import PYTHON
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,7 +120,7 @@ def test_recordings_that_do_not_fit(tmp_path: Path) -> None:
 def test_a_file_of_ones_own(nets: Networks, folder: Path) -> None:
     wav = folder / "mlperf_tiny_sww" / "short_wav_easy10s.wav"
     done = subprocess.run(
-        [sys.executable, ROOT / "examples/voice/run.py", "--wav", wav], capture_output=True, text=True, timeout=120
+        [*PYTHON, ROOT / "examples/voice/run.py", "--wav", wav], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     assert "The word at 1.41, 4.48, 7.36." in done.stdout
@@ -131,6 +131,6 @@ def test_a_file_of_ones_own(nets: Networks, folder: Path) -> None:
 )
 def test_what_is_missing_is_said(option: list[str], words: str) -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "examples/voice/run.py", *option], capture_output=True, text=True, timeout=120
+        [*PYTHON, ROOT / "examples/voice/run.py", *option], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1

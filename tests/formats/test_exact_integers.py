@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from rtaccel.core.registry import impls
 from rtaccel.core.settings import CPU_ISA
 from rtaccel.core.stage import GraphIO, Problem, QParams, Stage, Value
 from rtaccel.kernels._core.cpu import build
+from tests.support.processes.run import PYTHON
 
 KERNELS = [impl.name for impl in impls("cpu", "linear")]
 CANARY = -12345.678
@@ -192,7 +192,7 @@ def test_the_exact_conformance_cases_under_every_instruction_set() -> None:
     """In a process of its own for each, the kernel that would be chosen: the same bits, and none that the set leaves out."""
     runs = {
         isa: subprocess.Popen(
-            [sys.executable, "-c", EXACT_CASES], env={**os.environ, CPU_ISA: isa}, stdout=subprocess.PIPE, text=True
+            [*PYTHON, "-c", EXACT_CASES], env={**os.environ, CPU_ISA: isa}, stdout=subprocess.PIPE, text=True
         )
         for isa in isas()[: isas().index(native.isa()) + 1]  # the best one here, and what comes before it
     }

@@ -8,7 +8,6 @@ import json
 import multiprocessing
 import os
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from tests.support import stages
 from tests.support.compare import quiet
 from tests.support.generators import streams
 from tests.support.generators.count import case, examples
+from tests.support.processes.run import PYTHON
 
 USED = (
     ("mlp", "w8a8 static"),
@@ -149,7 +149,7 @@ def test_a_state_in_another_process(tmp_path: Path) -> None:
         torch.save(stages.shared(name, scheme, 1).state_dict(), tmp_path / f"{i}.pt")
         jobs.append([name, scheme, str(tmp_path / f"{i}.pt"), numbers])
     done = subprocess.run(
-        [sys.executable, "-c", SPAWNED], input=json.dumps(jobs), capture_output=True, text=True, timeout=600,
+        [*PYTHON, "-c", SPAWNED], input=json.dumps(jobs), capture_output=True, text=True, timeout=600,
         cwd=Path(__file__).parent.parent.parent, env={**os.environ, "PYTHONPATH": "."},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

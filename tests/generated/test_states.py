@@ -6,7 +6,6 @@ import copy
 import functools
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from tests.support.generators import streams
 from tests.support.generators.count import case, examples
 from tests.support.generators.failures import Wrong, checked
 from tests.support.generators.states import changed, changes
+from tests.support.processes.run import PYTHON
 
 
 def bits(result: Any) -> list[bytes]:
@@ -291,7 +291,7 @@ PASTS = 200
 def check_pasts(found: Any) -> None:
     """In a process of its own, which must not crash."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.generated.pasts"], input=json.dumps({**found, "count": PASTS}), capture_output=True,
+        [*PYTHON, "-m", "tests.generated.pasts"], input=json.dumps({**found, "count": PASTS}), capture_output=True,
         text=True, timeout=600, cwd=Path(__file__).parent.parent.parent,
     )  # fmt: skip
     case("states", PASTS)
@@ -334,8 +334,6 @@ STREAM = {"kind": "lstm", "seed": 1, "features": 3, "width": 4, "layers": 1, "di
 def test_tensors_whose_memory_is_gone(kind: str, name: str) -> None:
     """Refused, and not read: in a process of its own."""
     root = Path(__file__).parent.parent.parent
-    done = subprocess.run(
-        [sys.executable, "-c", FREED, kind, name], capture_output=True, text=True, timeout=600, cwd=root
-    )
+    done = subprocess.run([*PYTHON, "-c", FREED, kind, name], capture_output=True, text=True, timeout=600, cwd=root)
     case("states")
     assert done.returncode == 0, f"{done.returncode} {done.stderr[-600:]}"

@@ -15,6 +15,7 @@ import pytest
 
 import rtaccel as rt
 from rtaccel.core import errors
+from tests.support.processes.run import PYTHON, programs
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -67,7 +68,8 @@ def anchors(page: Path) -> set[str]:
 
 def run_command(page: Path, block: Block, folder: Path) -> None:
     """As a user's shell would, with this environment's programs first and a failing line as the end."""
-    paths = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    own = programs(folder.parent / "programs")
+    paths = [str(own), str(Path(sys.executable).parent), os.environ.get("PATH", "")]
     libraries = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")},
@@ -193,7 +195,7 @@ def test_troubleshooting_quotes_real_messages() -> None:
 
 def test_support_matrix_is_up_to_date() -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "docs" / "write_support_matrix.py"), "--check"],
+        [*PYTHON, str(ROOT / "docs" / "write_support_matrix.py"), "--check"],
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "0"}, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -6,12 +6,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from rtaccel.kernels._common.activations import ACTIVATIONS, ROWS
+from tests.support.processes.run import PYTHON
 
 ROOT = Path(__file__).parent.parent.parent
 LEFT = shutil.ignore_patterns("__pycache__", "*.so", "kernels")
@@ -58,7 +58,7 @@ sys.path.insert(0, {str(tree)!r})
 import rtaccel
 assert rtaccel.__file__.startswith({str(tree)!r}), rtaccel.__file__
 """
-    command = [sys.executable, "-c", head + script]
+    command = [*PYTHON, "-c", head + script]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=tree, env={**os.environ, **environment}, timeout=600
     )

@@ -6,7 +6,6 @@ import ast
 import os
 import shutil
 import subprocess
-import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 import rtaccel._native as native
 from rtaccel.core.registry import operators
 from rtaccel.core.traits import FALLBACK
+from tests.support.processes.run import PYTHON
 
 ROOT = Path(__file__).parent.parent.parent
 RULES = ROOT / "rtaccel" / "convert" / "patterns"
@@ -216,7 +216,7 @@ def _run(folder: Path, code: str) -> None:
     apart = "import sys\nsys.meta_path[:] = [f for f in sys.meta_path if 'ScikitBuild' not in type(f).__name__]\n"
     check = f"import rtaccel\nassert rtaccel.__file__.startswith({str(folder)!r}), rtaccel.__file__\n"
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", apart + check + code],
+        [*PYTHON, "-W", "ignore", "-c", apart + check + code],
         capture_output=True, text=True, timeout=300, cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 
 import pytest
 
 from rtaccel import _native
+from tests.support.processes.run import PYTHON
 
 SCRIPT = """
 import hashlib
@@ -36,7 +36,7 @@ print(digest.hexdigest())
 
 def digest(isa: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
+        [*PYTHON, "-c", SCRIPT],
         env={**os.environ, "RTACCEL_CPU_ISA": isa},
         capture_output=True,
         text=True,

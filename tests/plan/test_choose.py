@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from rtaccel.core.errors import BackendUnavailable
 from rtaccel.core.registry import impls
 from rtaccel.core.stage import Stage, Value
 from rtaccel.plan.choose import choose
+from tests.support.processes.run import PYTHON
 
 LINEAR = Stage("linear", "l", (Value("x", 4),), (Value("y", 3),), {"weight": torch.randn(3, 4)})
 
@@ -42,9 +42,7 @@ def test_the_environment_limits_the_instruction_set(isa: str, kernel: str, tmp_p
         "print(fast.explain(measure=False, verbose=True))"
     )
     env = {**os.environ, "RTACCEL_CPU_ISA": isa}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([*PYTHON, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
     if isa == "avx2" and "this CPU does not have avx2" in done.stdout:
         pytest.skip("this CPU does not have avx2")
     assert f"  {kernel}  " in done.stdout
@@ -67,9 +65,7 @@ def test_forced_triton_stands_aside_for_what_it_has_no_kernel_for(tmp_path) -> N
         "print(fast.explain(measure=False, verbose=True))"
     )
     env = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*PYTHON, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "triton_gemv" in done.stdout and "triton_float32" in done.stdout
     assert "not triton_gemv: " in done.stdout and "float32" in done.stdout.split("not triton_gemv: ")[1].split("\n")[0]

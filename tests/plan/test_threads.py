@@ -6,7 +6,6 @@ import copy
 import gc
 import os
 import subprocess
-import sys
 import textwrap
 import time
 from contextlib import suppress
@@ -21,6 +20,7 @@ import rtaccel as rt
 from rtaccel.core.registry import impls
 from rtaccel.core.stage import GraphIO, Problem, Stage, Value
 from rtaccel.kernels._core.cpu import States, build
+from tests.support.processes.run import PYTHON
 
 CORES = sorted(os.sched_getaffinity(0))
 several = pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
@@ -47,7 +47,7 @@ def workers() -> set[int]:
 def run_script(code: str, *arguments: str) -> str:
     """Runs a script on its own: what it prints, or the failure of a test."""
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        [*PYTHON, "-c", textwrap.dedent(code), *arguments],
         capture_output=True,
         text=True,
         timeout=120,

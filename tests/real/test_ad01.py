@@ -10,7 +10,6 @@ import importlib.util
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -23,6 +22,7 @@ from rtaccel import _native as native
 from rtaccel.backends import backends
 from rtaccel.backends.cpu import isas
 from rtaccel.core.settings import CPU_ISA
+from tests.support.processes.run import PYTHON
 
 BENCH = Path(__file__).parents[2] / "bench"
 
@@ -142,7 +142,7 @@ def test_every_instruction_set_gives_the_same_outputs(isa: str, plain_digests: d
     if isas().index(isa) > isas().index(best):
         pytest.skip(f"this CPU goes no further than {best}")
     done = subprocess.run(
-        [sys.executable, "-c", OUTPUTS, str(BENCH)],
+        [*PYTHON, "-c", OUTPUTS, str(BENCH)],
         capture_output=True,
         text=True,
         timeout=120,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from torch import nn
 
 import rtaccel as rt
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
+from tests.support.processes.run import PYTHON
 
 SLACK = {"period_us": 2000, "deadline_us": 2000, "max_age_us": 60e6, "on_miss": "late"}
 
@@ -244,7 +244,7 @@ def test_without_torch(folder: Path) -> None:
     name = rt.load(folder / "mlp.rta").inputs[0][0]
     script = SCRIPT.replace('"input"', repr(name))
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script, str(folder)],
+        [*PYTHON, "-W", "ignore", "-c", script, str(folder)],
         capture_output=True,
         text=True,
         check=False,

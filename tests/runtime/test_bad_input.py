@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import rtaccel as rt
+from tests.support.processes.run import PYTHON
 
 
 def make(scheme="w8a8", **options) -> rt.CompiledModel:
@@ -251,13 +252,10 @@ def test_bound_reads_and_writes_its_memory(fast) -> None:
 def test_unknown_isa_is_named(tmp_path) -> None:
     import os
     import subprocess
-    import sys
 
     code = "import rtaccel as rt, torch; rt.compile(torch.nn.Linear(2, 2).eval(), (torch.ones(1, 2),), backend='cpu')"
     env = {**os.environ, "RTACCEL_CPU_ISA": "sse9"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*PYTHON, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "BackendUnavailable" in done.stderr and "sse9" in done.stderr and "avx2" in done.stderr
 

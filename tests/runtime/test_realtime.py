@@ -8,7 +8,6 @@ import os
 import resource
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 
 import rtaccel as rt
+from tests.support.processes.run import PYTHON
 
 PRELUDE = """
 import ctypes, gc, os, resource, sys, torch, rtaccel as rt
@@ -34,7 +34,7 @@ gc.disable()
 
 
 def script(code: str, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", PRELUDE + code, *arguments]
+    command = [*PYTHON, "-c", PRELUDE + code, *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **(env or {})}
     )

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,16 @@ def test_streams_come_and_go(both: tuple[Any, Any]) -> None:
     assert np.array_equal(step(live, x, everyone), step(alone, x, everyone))
 
 
+@pytest.fixture
+def threads_change_often() -> Iterator[None]:
+    """The interpreter goes to another thread after 100 microseconds and not 5 milliseconds: more orders of events in less time."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("threads_change_often")
 def test_changes_beside_puts_lose_nothing(both: tuple[Any, Any]) -> None:
     """Every sample that was taken gets one answer, whatever is reset and removed meanwhile."""
     live, _ = both

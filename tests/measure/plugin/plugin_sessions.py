@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
+
+from tests.support.processes.run import PYTHON
 
 BRIEF = """
 import pytest
@@ -50,7 +51,7 @@ def test_free(latency):
 def session(folder: Path, suite: str, *options: str) -> tuple[int, str]:
     (folder / "conftest.py").write_text(BRIEF)
     (folder / "test_suite.py").write_text(suite)
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(folder), *options, "."]
+    command = [*PYTHON, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(folder), *options, "."]
     alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # no worker of xdist
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, env=alone)
     return done.returncode, done.stdout + done.stderr

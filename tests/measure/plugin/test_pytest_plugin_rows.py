@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from tests.measure.plugin.plugin_sessions import session, verdicts
+from tests.support.processes.run import PYTHON
 
 SIDE_BY_SIDE = """
 import pytest
@@ -140,7 +140,7 @@ def test_named_files_excuse_a_row_unless_strict(tmp_path: Path) -> None:
     budgets.write_text('[budget."of another file"]\np50_us = 1e9\n')
     (tmp_path / "test_one.py").write_text("def test_one(latency):\n    latency(len, [], samples=50)\n")
     command = [
-        sys.executable,
+        *PYTHON,
         "-m",
         "pytest",
         "-p",
