@@ -14,7 +14,7 @@ test: $(VENV)/.dev
 
 # What a test run takes a part of, as a whole: generated tests at ten times the size, with new models each time, then faults are
 # planted, which they must find; every check and every size in the interpreter; the budgets of every kernel on every architecture; the types
-# of the C ABI, where abidiff is; ten minutes of changed model files.
+# of the C ABI, where abidiff is; every size of make native, with the sanitizers on every instruction set, and ten minutes of changed model files.
 check: $(VENV)/.dev
 	RTACCEL_CASES=200000 $(BIN)/python -m pytest -n auto --dist worksteal tests/generated tests/error_inputs
 	$(BIN)/python -m tests.generated.mutants
@@ -25,7 +25,7 @@ check: $(VENV)/.dev
 	$(BIN)/python tests/triton_checks/write_page.py --check
 	$(BIN)/python tests/cuda_checks/budgets.py --check
 	$(BIN)/python -m release.abi
-	PATH="$(abspath $(BIN)):$$PATH" tests/native/fuzz 600
+	PATH="$(abspath $(BIN)):$$PATH" RTACCEL_EVERY_CHECK=1 FUZZ_SECONDS=600 tests/native/run
 
 # Changed model files for the loader, with the sanitizers: any bytes are refused or run. SECONDS=600 make fuzz is what `make check` does.
 SECONDS ?= 60

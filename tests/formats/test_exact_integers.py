@@ -180,8 +180,9 @@ for name, op in sorted(operators().items()):
         impl = max((i for i, r in reasons.items() if r is None), key=lambda i: i.rank)
         found["kernels"].setdefault(name, []).append(impl.name)
         results = impl.prepare(case.stage, problem)(*inputs)
-        for got, want in zip(results, op.reference(case.stage, *inputs)):
-            assert torch.equal(got.nan_to_num(7.0), want.nan_to_num(7.0)), (name, impl.name, case.id)
+        if found["isa"] == "portable":  # whose bits the others are held to
+            for got, want in zip(results, op.reference(case.stage, *inputs)):
+                assert torch.equal(got.nan_to_num(7.0), want.nan_to_num(7.0)), (name, impl.name, case.id)
         bits = b"".join(r.nan_to_num(7.0).numpy().tobytes() for r in results)
         found["digests"][f"{name} {case.id}"] = hashlib.sha256(bits).hexdigest()
 print(json.dumps(found))
@@ -189,7 +190,8 @@ print(json.dumps(found))
 
 
 def test_the_exact_conformance_cases_under_every_instruction_set() -> None:
-    """In a process of its own for each, the kernel that would be chosen: the same bits, and none that the set leaves out."""
+    """In a process of its own for each, the kernel that would be chosen: the bits of the reference, as portable code has them, and no
+    kernel that the set leaves out."""
     runs = {
         isa: subprocess.Popen(
             [*PYTHON, "-c", EXACT_CASES], env={**os.environ, CPU_ISA: isa}, stdout=subprocess.PIPE, text=True

@@ -8,8 +8,8 @@ AT_IMPORT = (
     "CUDA", "GOMP_", "KMP_", "LD_", "MALLOC_", "MKL_", "NUMBA_", "OMP_", "OPENBLAS_", "PYTHON", "PYTORCH_", "TORCH", "TRITON_",
 )  # fmt: skip
 """Variables with these names are read while libraries are loaded. A command with others of them is not forked."""
-LATER = ("PYTHONPATH", "TRITON_CACHE_DIR")
-"""But these are read when they are used."""
+LATER = ("PYTHONPATH", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
+"""But these are read when they are used, and libraries set some of them themselves."""
 
 
 def parsed(words: list[str]) -> tuple[list[str], str, str, list[str]] | None:

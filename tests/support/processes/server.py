@@ -192,8 +192,10 @@ def main() -> None:
     try:
         run(command)
     except Exception as error:
-        trace = error.__traceback__.tb_next if error.__traceback__ else None
-        sys.excepthook(type(error), error, trace.tb_next if trace else None)
+        trace = error.__traceback__
+        for _ in range(2):  # of this file
+            trace = trace.tb_next if trace else None
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
         sys.exit(1)
 
 
