@@ -41,6 +41,7 @@ def savable(fast: rt.CompiledModel) -> bool:
     return fast._executor.direct is not None and all(step.native for step in fast._executor.steps)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(("name", "scheme"), stages.pairs())
 def test_every_kind_of_stage(name: str, scheme: str, tmp_path: Path, in_c: Callable[..., bytes]) -> None:
     fast = stages.shared(name, scheme, 1)

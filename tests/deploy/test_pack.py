@@ -213,7 +213,7 @@ def every_format() -> CompiledModel:
 PACKED_STREAMS = [("float32", 1), ("float32", 3), ("w8a8", 3), ("w8a8", 1)]
 
 
-@pytest.mark.turns(3)
+@pytest.mark.turns(7)
 @pytest.mark.parametrize(("scheme", "streams"), PACKED_STREAMS)
 def test_streams(tmp_path: Path, scheme: str, streams: int) -> None:
     torch.manual_seed(1)
@@ -230,7 +230,7 @@ def test_streams(tmp_path: Path, scheme: str, streams: int) -> None:
     assert done.stdout == b"".join(live.step(step).numpy().tobytes() for step in x)
 
 
-@pytest.mark.turns(3)
+@pytest.mark.turns(7)
 def test_every_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fast = every_format()
     file = rt.save(fast, tmp_path / "policy.rta")
@@ -266,6 +266,7 @@ int main(void) {
 """
 
 
+@pytest.mark.turns(7)
 def test_weights_that_stages_share(tmp_path: Path) -> None:
     """What was packed to be compared is given back to the caller's memory, and taken again."""
     torch.manual_seed(4)
@@ -286,7 +287,7 @@ def test_weights_that_stages_share(tmp_path: Path) -> None:
 CROSS = ("aarch64-linux-gnu-g++", "aarch64-linux-gnu-gcc", "qemu-aarch64")
 
 
-@pytest.mark.turns(3)
+@pytest.mark.turns(7)
 @pytest.mark.skipif(not all(map(shutil.which, CROSS)), reason=f"not all of {', '.join(CROSS)} are here")
 def test_for_another_processor(model: tuple[Path, np.ndarray, bytes], tmp_path: Path) -> None:
     file, x, want = model

@@ -190,8 +190,8 @@ print(json.dumps(found))
 
 
 def test_the_exact_conformance_cases_under_every_instruction_set() -> None:
-    """In a process of its own for each, the kernel that would be chosen: the bits of the reference, as portable code has them, and no
-    kernel that the set leaves out."""
+    """In a process of its own for each, the kernel that would be chosen: the bits of portable code, which are those of the
+    reference, and no kernel that the set leaves out."""
     runs = {
         isa: subprocess.Popen(
             [*PYTHON, "-c", EXACT_CASES], env={**os.environ, CPU_ISA: isa}, stdout=subprocess.PIPE, text=True

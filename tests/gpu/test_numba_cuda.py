@@ -30,6 +30,7 @@ def run_checks(simulate: bool, checks: Path = CHECKS) -> None:
     assert "skipped" not in done.stdout
 
 
+@pytest.mark.turns(3)
 def test_kernels_in_the_simulator() -> None:
     if importlib.util.find_spec("numba_cuda") is None:
         pytest.skip("numba-cuda is not installed (pip install 'rtaccel[numba]')")

@@ -166,6 +166,7 @@ def test_torch_compile(swapped: nn.Module, warm: bool) -> None:
     assert torch.equal(compiled(x), swapped(x))
 
 
+@pytest.mark.turns(3)
 @pytest.mark.skipif(not (os.environ.get("CXX") or shutil.which("g++")), reason="inductor needs a C++ compiler")
 def test_torch_compile_inductor(swapped: nn.Module) -> None:
     torch._dynamo.reset()

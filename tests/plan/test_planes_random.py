@@ -80,6 +80,7 @@ class Network(nn.Module):
         return (values[-1], values[self.returned]) if self.returned else values[-1]
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("seed", range(60))
 def test_equals_torch(seed: int) -> None:
     model = Network(seed).eval()

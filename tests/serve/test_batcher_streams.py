@@ -159,7 +159,7 @@ def test_streams_come_and_go(both: tuple[Any, Any]) -> None:
 
 @pytest.fixture
 def threads_change_often() -> Iterator[None]:
-    """The interpreter goes to another thread after 100 microseconds and not 5 milliseconds: more orders of events in less time."""
+    """The interpreter goes to another thread after 0.1 ms and not 5 ms: more orders of events in less time."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)
     yield

@@ -29,7 +29,9 @@ IDLE_SECONDS = 1.0
 
 
 def import_ahead() -> None:
+    import hypothesis  # noqa: F401  (which every session of pytest imports)
     import numpy  # noqa: F401
+    import pytest  # noqa: F401
     import torch
     import torch._dynamo
     import torch._export
