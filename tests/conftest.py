@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # torch's threads spin for each other: beside other workers a call takes 15 ms
@@ -15,7 +16,7 @@ import torch
 from tests import turns
 from tests.support import kept
 from tests.support.generators.count import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown  # noqa: F401
-from tests.support.processes.run import of_a_run
+from tests.support.processes.run import of_a_run, programs
 from tests.support.wheel import wheel  # noqa: F401
 
 LONGEST = (
@@ -46,6 +47,12 @@ def nan_filled_empty():
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def forked_python(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What starts `sys.executable` gets processes that have imported torch, see tests/support/processes/run.py."""
+    monkeypatch.setattr(sys, "executable", str(programs(tmp_path_factory.mktemp("programs")) / "python"))
 
 
 NAMED = "RTACCEL_NAMED_TESTS"

@@ -237,6 +237,7 @@ def test_a_stream_gives_what_the_steps_give(name: str, row_name: str, tmp_path: 
     assert worker.error_of(runner, job.data()) <= (0.03 if "w8a8" in row_name else 1e-6)
 
 
+@pytest.mark.usefixtures("forked_python")
 def test_one_round_over_processes(tmp_path: Path) -> None:
     known = peers()
     _, key = data.prepare("jet", tmp_path)
@@ -252,6 +253,7 @@ def test_one_round_over_processes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["ort_fp32", "litert_fp32", "numba_mlp", "scipy_csr"])
+@pytest.mark.usefixtures("forked_python")
 def test_exact_peers_agree_with_torch(name: str, tmp_path: Path) -> None:
     peer, model = peers()[name], "sparse_95" if name == "scipy_csr" else "jet"
     if absent := missing(peer) + missing_tools(peer):

@@ -293,6 +293,7 @@ def test_integers_stay_within_what_the_example_shows() -> None:
         assert length.item() == 50 and not torch.equal(numbers, example[2])
 
 
+@pytest.mark.usefixtures("forked_python")
 def test_a_round_of_eager_and_ours_in_processes_of_their_own() -> None:
     chosen = [BY_NAME["torch_eager"], BY_NAME["rt_float32"], BY_NAME["rt_w8a8"]]
     timing = Timing(rounds=2, round_us=500, most=5)
