@@ -14,7 +14,7 @@ from rtaccel.convert.frontend.nodes import Buffer, OpNode, gather_node
 from rtaccel.core.row_traits import RowsNeeded
 from rtaccel.core.traits import Node, Role
 
-MOST_OF_A_VALUE = 0.75
+MIN_SHARE_OF_WHOLE = 0.75
 """From this share of its rows on an image is computed whole: kernels for whole images are faster than those for chosen positions.
 
 So is a copy, which may be no more than a view of what a caller gives. A run of rows, as of a signal, is no image.
@@ -51,7 +51,7 @@ def _ask(op_node: OpNode, buffers: dict[str, Buffer], needs: dict[str, set[int]]
     whole.update(op_node.writes[1:])
     out = op_node.writes[0]
     asked = needs.get(out, set())
-    many = len(asked) >= MOST_OF_A_VALUE * buffers[out].steps
+    many = len(asked) >= MIN_SHARE_OF_WHOLE * buffers[out].steps
     if asked and many and (op_node.operator.role is Role.COPY or max(asked) - min(asked) >= len(asked)):
         whole.add(out)
     wanted = set(range(buffers[out].steps)) if out in whole else needs.get(out, set())

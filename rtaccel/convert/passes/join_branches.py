@@ -22,7 +22,7 @@ def join_branches(op_nodes: list[OpNode], kept: set[str]) -> list[OpNode]:
     return _until_none(op_nodes, kept, _take_in_layer)
 
 
-MOST_ROUNDING = 0.01
+MAX_ROUNDING = 0.01
 """Of an output, relative to it: what int8 weights may lose by their rounding where a layer takes in its input."""
 
 
@@ -125,7 +125,7 @@ def _take_in_input(exact: bool, layer: OpNode, name: str, source: OpNode | None,
     )
     if tensors is None:
         return False
-    if not exact and _rounding(tensors["weight"]) > max(MOST_ROUNDING, _rounding(layer.tensors["weight"])):
+    if not exact and _rounding(tensors["weight"]) > max(MAX_ROUNDING, _rounding(layer.tensors["weight"])):
         return False
     layer.tensors = tensors
     return True
