@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from rtaccel.measure.budget import KEYS
 from tests.measure.plugin.plugin_sessions import SUITE, session, verdicts
-from tests.support.processes.run import PYTHON
 
 
 def test_verdicts_with_pytest_benchmark(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_nothing_heavy_was_loaded():
 """
     (tmp_path / "test_suite.py").write_text(suite)
     done = subprocess.run(
-        [*PYTHON, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "--strict-markers", "."],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "--strict-markers", "."],
         cwd=tmp_path, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
