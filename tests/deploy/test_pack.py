@@ -284,6 +284,18 @@ def test_weights_that_stages_share(tmp_path: Path) -> None:
     assert packed < int(told[len(want) :]) < packed + 64_000
 
 
+@pytest.mark.skipif("amx" not in isas(), reason="this CPU does not have amx")
+def test_tiles_come_with_the_kernels_that_take_the_rest(model: tuple[Path, np.ndarray, bytes], tmp_path: Path) -> None:
+    file, x, want = model
+    packed = pack(file, tmp_path / "amx", ["amx"], name="policy", embed=True)
+    assert [kernel for _, kernel in packed.kernels if kernel.startswith("cpu_amx")]
+    (tmp_path / "embedded.c").write_text(EMBEDDED)
+    linked(tmp_path / "embedded.c", tmp_path / "amx", tmp_path / "embedded")
+    done = subprocess.run([str(tmp_path / "embedded")], input=x.tobytes(), capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == want
+
+
 CROSS = ("aarch64-linux-gnu-g++", "aarch64-linux-gnu-gcc", "qemu-aarch64")
 
 
