@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import pytest
 import torch
 
 from bench.device import goals, journal, page, table
-from tests.support.processes.run import PYTHON
 
 ROOT = Path(__file__).parent.parent.parent.parent
 FACTOR = 20.0
@@ -22,7 +22,7 @@ RESULTS = ROOT / "bench" / "results"
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     outside = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "OUT")}
     return subprocess.run(
-        [*PYTHON, "-m", "bench.device", *words], cwd=ROOT, env=outside | environment, capture_output=True, text=True,
+        [sys.executable, "-m", "bench.device", *words], cwd=ROOT, env=outside | environment, capture_output=True, text=True,
         check=False, timeout=120,
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ from torch import nn
 import rtaccel as rt
 from bench.device.rows import graphs, models, peers, timing
 from rtaccel.core.errors import FormatError
-from tests.support.processes.run import PYTHON
 
 ROOT = Path(__file__).parent.parent.parent.parent
 
@@ -82,5 +82,5 @@ def test_nothing_that_is_imported_before_the_fork_asks_for_the_card() -> None:
         "preload()\n"
         "print(torch.cuda.is_initialized())"
     )
-    done = subprocess.run([*PYTHON, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
