@@ -119,6 +119,26 @@ def test_in_int8_the_input_joins_few_weights() -> None:
     assert "conv(int8[1, 144, 16]) -> float32[1, 144, 16] + relu" in text
 
 
+@pytest.mark.parametrize("scheme", ["w4a8", "w4a16", "float8"])
+def test_few_bits_leave_the_input_out(scheme: str) -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 32), nn.Linear(32, 32)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.first(x))
+            return self.second(x) + x
+
+    torch.manual_seed(7)
+    model, x = Residual().eval(), torch.randn(4, 8)
+    fast = rt.compile(model, (x,), scheme)
+    with torch.no_grad():
+        layer = model.first(x).relu()
+        bound = 0.2 * float(model.second(layer).abs().max())  # of the layer alone: the input passes it as it is
+        assert float((fast(x) - model(x)).abs().max()) < bound
+
+
 def test_in_int8_the_input_stays_a_branch_of_its_own() -> None:
     """Its weight near 1 would take the range of many small ones; of the 9 of a depthwise kernel it does not."""
     torch.manual_seed(4)

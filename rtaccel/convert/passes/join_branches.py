@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.convert.frontend.nodes import OpNode
+from rtaccel.core.scheme import W8A8, W8A16, Float32, Scheme, SchemeMap
 
 
 def join_branches(op_nodes: list[OpNode], kept: set[str]) -> list[OpNode]:
@@ -26,14 +27,14 @@ MAX_ROUNDING = 0.01
 """Of an output, relative to it: what int8 weights may lose by their rounding where a layer takes in its input."""
 
 
-def join_inputs(op_nodes: tuple[OpNode, ...], kept: set[str], exact: bool) -> list[OpNode]:
+def join_inputs(op_nodes: tuple[OpNode, ...], kept: set[str], scheme: SchemeMap) -> list[OpNode]:
     """Layers take in what is added of their own input, scaled and shifted or as it is.
 
-    It then has a weight near 1 among those of the layer. In int8 they share one scale. exact: all stay float32; else a layer is
-    joined only where the scale leaves enough of the smaller ones.
+    It then has a weight near 1 among those of the layer. In int8 they share one scale: there a layer is joined only where that
+    leaves enough of the smaller ones. In int4 and 8-bit floats it is not.
     """
     own = [replace(op_node, reads=list(op_node.reads), writes=list(op_node.writes)) for op_node in op_nodes]
-    return _until_none(own, kept, partial(_take_in_input, exact))
+    return _until_none(own, kept, partial(_take_in_input, scheme))
 
 
 TakeIn = Callable[[OpNode, str, OpNode | None, bool], bool]
@@ -111,7 +112,7 @@ def _take_in_layer(layer: OpNode, name: str, source: OpNode | None, alone: bool)
     return True
 
 
-def _take_in_input(exact: bool, layer: OpNode, name: str, source: OpNode | None, alone: bool) -> bool:
+def _take_in_input(scheme: SchemeMap, layer: OpNode, name: str, source: OpNode | None, alone: bool) -> bool:
     folding, x = layer.operator.folding, layer.reads[0]
     if name == x:
         bias = layer.tensors["bias"]
@@ -125,10 +126,17 @@ def _take_in_input(exact: bool, layer: OpNode, name: str, source: OpNode | None,
     )
     if tensors is None:
         return False
-    if not exact and _rounding(tensors["weight"]) > max(MAX_ROUNDING, _rounding(layer.tensors["weight"])):
+    if not _stays_exact(scheme(layer.name), layer.tensors["weight"], tensors["weight"]):
         return False
     layer.tensors = tensors
     return True
+
+
+def _stays_exact(scheme: Scheme, before: Tensor, after: Tensor) -> bool:
+    """Whether a layer's weights lose little more by their rounding than they did."""
+    if isinstance(scheme, Float32):
+        return True
+    return isinstance(scheme, W8A8 | W8A16) and _rounding(after) <= max(MAX_ROUNDING, _rounding(before))
 
 
 def _rounding(weight: Tensor) -> float:
