@@ -119,7 +119,7 @@ def test_layers_that_read_one_value_are_neighbors() -> None:
             self.a, self.b = nn.Linear(16, 16), nn.Linear(16, 16)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.a(x) + self.b(x)
+            return torch.relu(self.a(x)) + self.b(x)
 
     bench = Workbench(Both().eval(), torch.randn(1, 16), None)
     layers = layers_of(bench.graph, (Float32(), rt.W8A8()), None, [])
