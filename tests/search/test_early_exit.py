@@ -118,11 +118,16 @@ def test_the_plan_stays_where_the_mean_is_no_less(easy: Easy, monkeypatch: pytes
 def test_bytes_are_those_of_all_stages(easy: Easy, monkeypatch: pytest.MonkeyPatch) -> None:
     """A budget that the plan keeps and plan and small model together do not."""
     of_times(monkeypatch, 1.0, 2.0)
-    alone = easy.fit(rt.EarlyExit(easy.small), options=SCHEMES).best
+    first = easy.fit(rt.EarlyExit(easy.small), options=SCHEMES)
+    plans = {c.plan: c.size_bytes for c in first.candidates if c.staging is None and c.size_bytes is not None}
+    staged = [(c.size_bytes, plans[c.plan]) for c in first.candidates if c.staging is not None and c.plan in plans]
+    assert all(size is not None and size > plan + 8 for size, plan in staged)
+    alone = first.best
     assert alone is not None and alone.size_bytes is not None
     fit = easy.fit(rt.EarlyExit(easy.small), budget=rt.Budget(size_bytes=alone.size_bytes + 8))
     assert fit.verdict == "PASS" and fit.best is not None and fit.best.size_bytes is not None
-    assert fit.best.staging is None and fit.best.size_bytes <= alone.size_bytes + 8
+    assert fit.best.size_bytes <= alone.size_bytes + 8
+    assert fit.best.staging is None or fit.best.plan != alone.plan  # a busy machine compares fewer plans the first time
 
 
 def test_a_drop_of_nothing_leaves_no_early_exit(easy: Easy) -> None:
