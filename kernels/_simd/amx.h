@@ -54,7 +54,7 @@ inline const Kernel* below(const char* op) {
 // beside it: a product was measured to take 34 clocks alone and 117 beside others, where vectors take 1 to 1.6 times
 // their own (Xeon with AMX, 2026-11). 60 is where tiles seldom lose much.
 inline bool tiles_win(int64_t outputs, int64_t tiles, int64_t k, int64_t chunks, int64_t vectors) {
-  constexpr int64_t kStart = 400, kProduct = 60, kTileOutput = 10, kVectorOutput = 5, kProductsPerClock = 100 / 17;
+  constexpr int64_t kStart = 400, kProduct = 60, kTileOutput = 10, kVectorOutput = 5, kProductsPerClock = 5;
   const int64_t by_tiles = tiles * chunks * kProduct + outputs * kTileOutput;
   return vectors * by_tiles + kStart < vectors * outputs * (k / kProductsPerClock + kVectorOutput);
 }

@@ -135,6 +135,11 @@ struct Square {
   }
 };
 
+bool linear_takes_tiles(int64_t rows, int64_t k, int64_t n) {
+  const int64_t tiles = (rows + kTileRows - 1) / kTileRows, chunks = (k + kTileBytes - 1) / kTileBytes;
+  return tiles_win(rows, tiles, k, chunks, (n + S::kLanes - 1) / S::kLanes);
+}
+
 class AmxStage final : public LinearStage<S, Int8> {
  public:
   explicit AmxStage(const StageSpec& spec) : LinearStage<S, Int8>(spec, kGroupsPerTile) {
@@ -174,10 +179,7 @@ class AmxStage final : public LinearStage<S, Int8> {
   }
 
  private:
-  bool takes_tiles(int64_t rows) const {
-    const int64_t tiles = (rows + kTileRows - 1) / kTileRows, chunks = (layer_.k + kTileBytes - 1) / kTileBytes;
-    return tiles_win(rows, tiles, layer_.k, chunks, (layer_.n + S::kLanes - 1) / S::kLanes);
-  }
+  bool takes_tiles(int64_t rows) const { return linear_takes_tiles(rows, layer_.k, layer_.n); }
 
   // All blocks of a part's tiles and of some of its rows, from left to right. Only the last can be narrower than the
   // shape.
@@ -253,10 +255,8 @@ const char* reject(const Attrs& attrs) {
 }
 
 Stage* create(const StageSpec& spec) {
-  constexpr int64_t kVeryMany = 1 << 16;
-  const int64_t k = spec.input(0).width, n = spec.output(0).width;
-  const int64_t chunks = (k + kTileBytes - 1) / kTileBytes, vectors = (n + S::kLanes - 1) / S::kLanes;
-  if (tiles_win(kVeryMany * kTileRows, kVeryMany, k, chunks, vectors)) return new AmxStage(spec);
+  constexpr int64_t kVeryManyRows = 1 << 20;
+  if (linear_takes_tiles(kVeryManyRows, spec.input(0).width, spec.output(0).width)) return new AmxStage(spec);
   return below("linear")->create(spec);
 }
 

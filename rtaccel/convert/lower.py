@@ -52,7 +52,8 @@ def lower(
     memo: of this graph and calibration data, where it is lowered more than once.
     """
     graph = fuse_norms(graph)
-    graph = replace(graph, op_nodes=tuple(fold(join_inputs(graph.op_nodes, graph.kept, scheme), graph.kept)))
+    kept = graph.kept
+    graph = replace(graph, op_nodes=tuple(fold(join_inputs(graph.op_nodes, kept, scheme), kept)))
     if exact:
         graph = replace(graph, op_nodes=tuple(_exact(op_node) for op_node in graph.op_nodes))
     memo = memo or LowerMemo()

@@ -114,6 +114,8 @@ def _take_in_layer(layer: OpNode, name: str, source: OpNode | None, alone: bool)
 
 def _take_in_input(scheme: SchemeMap, layer: OpNode, name: str, source: OpNode | None, alone: bool) -> bool:
     folding, x = layer.operator.folding, layer.reads[0]
+    if folding is None or folding.skip is None:
+        return False
     if name == x:
         bias = layer.tensors["bias"]
         affine = torch.ones_like(bias), torch.zeros_like(bias)
@@ -121,9 +123,7 @@ def _take_in_input(scheme: SchemeMap, layer: OpNode, name: str, source: OpNode |
         affine = source.affine
     else:
         return False
-    tensors = (
-        folding.skip(layer.tensors, layer.attrs, *affine) if folding is not None and folding.skip is not None else None
-    )
+    tensors = folding.skip(layer.tensors, layer.attrs, *affine)
     if tensors is None:
         return False
     if not _stays_exact(scheme(layer.name), layer.tensors["weight"], tensors["weight"]):
