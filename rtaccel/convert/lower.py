@@ -13,7 +13,7 @@ from rtaccel.convert.lower_memo import LowerMemo
 from rtaccel.convert.passes.emit import Emitter
 from rtaccel.convert.passes.fuse_epilogue import fold
 from rtaccel.convert.passes.fuse_norm import fuse_norms
-from rtaccel.convert.passes.join_branches import join_inputs
+from rtaccel.convert.passes.join_branches import join_inputs, joined_elsewhere
 from rtaccel.convert.passes.layer_forms import FormedLayers, widths, with_forms
 from rtaccel.convert.passes.program import Program
 from rtaccel.convert.passes.skeleton import Skeleton
@@ -58,7 +58,7 @@ def lower(
         graph = replace(graph, op_nodes=tuple(_exact(op_node) for op_node in graph.op_nodes))
     memo = memo or LowerMemo()
     layers: dict[str, LayerPlan] = {}
-    notes: list[str] = []
+    notes: list[str] = list(joined_elsewhere(graph.op_nodes, scheme))
     if exported.trained:
         names = sorted({d.name for d in graph.op_nodes if d.name in exported.trained})
         notes.append(f"as training with fake quantization left them, whatever the scheme: {', '.join(names)}")

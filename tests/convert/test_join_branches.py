@@ -179,3 +179,22 @@ def test_weights_of_a_joined_layer_are_swapped() -> None:
     assert torch.equal(first(x), second(x))
     first.rollback()
     assert torch.equal(first(x), want)
+
+
+def test_a_scheme_of_a_joined_layer_is_named() -> None:
+    """Both layers are one, with one scheme: a name that meant the other says what became of it."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(12, 20), nn.Linear(12, 20)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x) + self.b(x)
+
+    x = torch.randn(3, 12)
+    for schemes, differ in (({"a": "w8a8"}, True), ({"b": "w8a8"}, True), ({"*": "w8a8"}, False)):
+        text = rt.compile(Two().eval(), (x,), schemes, calibration=[x]).explain()
+        said = [line for line in text.splitlines() if "it is part of" in line]
+        assert len(said) == differ
+        assert all("w8a8" in note.lower() and "float32" in note.lower() for note in said)

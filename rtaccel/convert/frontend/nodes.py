@@ -56,7 +56,7 @@ class OpNode:
     tensors, attrs: as a stage has them, still in float32.
     reason: of a fallback, why no operator takes it. layout: whether another form of the graph might be taken.
     quant: what the int8 input of a swapped layer means, where it is static;
-    float_input: whether a swapped layer reads its input as it is.
+    float_input: whether a swapped layer reads its input as it is. joined: names of layers that it took in.
     """
 
     op: str
@@ -70,6 +70,7 @@ class OpNode:
     layout: bool = False
     quant: QParams | None = None
     float_input: bool = False
+    joined: tuple[str, ...] = ()
 
     @property
     def is_fallback(self) -> bool:

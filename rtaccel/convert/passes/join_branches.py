@@ -7,7 +7,7 @@ How a layer takes in another, its operator's `folding` says (rtaccel.core.traits
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -35,6 +35,15 @@ def join_inputs(op_nodes: tuple[OpNode, ...], kept: set[str], scheme: SchemeMap)
     """
     own = [replace(op_node, reads=list(op_node.reads), writes=list(op_node.writes)) for op_node in op_nodes]
     return _until_none(own, kept, partial(_take_in_input, scheme))
+
+
+def joined_elsewhere(op_nodes: Sequence[OpNode], scheme: SchemeMap) -> Iterator[str]:
+    """A note for each layer that is part of another, where it was to have a scheme of its own."""
+    for layer in op_nodes:
+        own = scheme(layer.name)
+        for name in layer.joined:
+            if scheme(name) != own:
+                yield f"{name} is computed as {own}, not {scheme(name)}: it is part of {layer.name}, which reads the same input"
 
 
 TakeIn = Callable[[OpNode, str, OpNode | None, bool], bool]
@@ -109,6 +118,7 @@ def _take_in_layer(layer: OpNode, name: str, source: OpNode | None, alone: bool)
     if joined is None:
         return False
     layer.tensors, layer.attrs = joined
+    layer.joined += (source.name, *source.joined)
     return True
 
 
