@@ -24,6 +24,12 @@ _TOGETHER = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.14, 0.1, 0.07, 0.05,
 _ALONE = (0.7, 0.85, 0.95, 1.05, 1.2)
 
 
+def refuse_non_finite(name: str, x: Tensor) -> None:
+    """Raises FormatError where calibration data hold a NaN or an infinity: a range or a sum of them says nothing."""
+    if not torch.isfinite(x).all():
+        raise FormatError("calibration", f"a NaN or infinity in {name}", "finite activations", "Leave that sample out.")
+
+
 class RangeObserver:
     """Collects what one tensor holds over the calibration batches."""
 
@@ -38,10 +44,7 @@ class RangeObserver:
         flat = x.detach().float().flatten()
         if flat.numel() == 0:
             return
-        if not torch.isfinite(flat).all():
-            raise FormatError(
-                "calibration", f"a NaN or infinity in {self.name}", "finite activations", "Leave that sample out."
-            )
+        refuse_non_finite(self.name, flat)
         self.low, self.high = min(self.low, flat.min().item()), max(self.high, flat.max().item())
         self.seen += flat.numel()
         if flat.numel() > SAMPLE // 8:

@@ -20,7 +20,7 @@ class Call:
     """As much of a graph's node as an observer looks at."""
 
     def __init__(self, target: Any) -> None:
-        self.target = target
+        self.name, self.target = "call", target
 
 
 def off(fast: Any, model: nn.Module, x: Tensor) -> float:
@@ -262,3 +262,24 @@ def test_a_stream_has_the_same_weights() -> None:
         got = torch.stack([live.step(x[t, 150:151]) for t in range(len(x))])
         errors.append(float((got - want).norm() / want.norm()))
     assert errors[1] < 0.7 * errors[0]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("scheme", [rt.W4A16, rt.W8A16, rt.W4A8, rt.W8A8])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Linear(8, 6),
+        nn.Conv1d(8, 6, 3, padding=1),
+        nn.LSTM(8, 6),
+        nn.GRU(8, 6, bidirectional=True),
+        nn.LSTMCell(8, 6),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_data_with_a_nan_round_no_weight(layer: nn.Module, scheme: type[rt.W8A8], bad: float) -> None:
+    x = torch.randn(5, 8) if isinstance(layer, nn.Linear | nn.LSTMCell) else torch.randn(2, 8, 8)
+    spoiled = x.clone()
+    spoiled.view(-1)[int(torch.randint(x.numel(), ()))] = bad
+    with pytest.raises(FormatError, match="a NaN or infinity"):
+        rt.compile(layer.eval(), (x,), scheme(rounding="gptq"), calibration=[x, spoiled])

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from rtaccel.convert.frontend.batches import call_with
 from rtaccel.convert.pruning.weight_matrices import fed, matrices_of
 from rtaccel.convert.weights.prune import InputStatistics
-from rtaccel.core.errors import FormatError
-from rtaccel.formats.observe import RangeObserver
+from rtaccel.formats.observe import RangeObserver, refuse_non_finite
 
 _reached = itertools.count()
 
@@ -32,9 +31,7 @@ class StatisticsObserver:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         for index, rows in enumerate(fed(module, args, kwargs)):
-            if not torch.isfinite(rows).all():
-                got = f"a NaN or infinity in the input of {self.name}"
-                raise FormatError("calibration", got, "finite activations", "Leave that sample out.")
+            refuse_non_finite(f"the input of {self.name}", rows)
             rows = rows.detach().double().cpu()
             self.second[index] += rows.T @ rows
             self.total[index] += rows.sum(0)

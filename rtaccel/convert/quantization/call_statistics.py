@@ -17,6 +17,7 @@ from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.quantization.calibrate import as_args, run_graph
 from rtaccel.convert.quantization.value_statistics import InputSums
+from rtaccel.formats.observe import refuse_non_finite
 
 aten = torch.ops.aten
 
@@ -56,7 +57,10 @@ class CallStatistics:
         self._generator = torch.Generator("cpu").manual_seed(0)
 
     def observe(self, node: Any, args: tuple[Any, ...], result: Any) -> None:
-        """One call, as `run_graph` shows it."""
+        """One call, as `run_graph` shows it. Raises FormatError where its input or state holds a NaN or an infinity."""
+        given = args[1] if node.target in _LAYERS or node.target in _CELLS else ()
+        for x in (args[0], *(given if isinstance(given, (list, tuple)) else (given,))):
+            refuse_non_finite(f"the input of {node.name}", x)
         if node.target in CONVOLUTIONS:
             self._windows(args)
         elif node.target is aten.linear.default:

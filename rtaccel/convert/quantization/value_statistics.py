@@ -13,6 +13,7 @@ from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.convert.quantization.calibrate import as_args, run_graph
 from rtaccel.convert.weights.prune import InputStatistics
 from rtaccel.core.errors import FormatError
+from rtaccel.formats.observe import refuse_non_finite
 
 SAMPLE_ROWS = 2048
 """Rows of a value that are kept: as many numbers as a range needs, and enough for the mean of an error."""
@@ -59,9 +60,7 @@ class ValueStatistics:
 
     def observe(self, x: Tensor) -> None:
         rows = x.detach().float().reshape(-1, self._width).cpu()
-        if not torch.isfinite(rows).all():
-            got = f"a NaN or infinity in {self.name}"
-            raise FormatError("calibration", got, "finite activations", "Leave that sample out.")
+        refuse_non_finite(self.name, rows)
         self._sums.add(rows)
         self._kept.append(rows.clone())
         if sum(map(len, self._kept)) > 2 * SAMPLE_ROWS:
