@@ -176,12 +176,34 @@ class MatmulStage final : public Stage {
   }
 
   void product(const Rows& a, const Rows& w, const Rows& y) const {
+    if (j_ == 1 && !a.column && !w_.table && w_.dense_rows) return dots(a, w, y);
     for (int64_t i = 0; i < i_; i += kRows) {
       const int64_t rows = i_ - i < kRows ? i_ - i : kRows;
       int64_t j = 0;
       for (; j + kVectors * S::kLanes <= j_; j += kVectors * S::kLanes) blocks<kVectors>(a, w, y, i, rows, j);
       for (; j + S::kLanes <= j_; j += S::kLanes) blocks<1>(a, w, y, i, rows, j);
-      if (j < j_) partial(a, w, y, i, rows, j, static_cast<int>(j_ - j));
+      const int wide = static_cast<int>(j_ - j);
+      if (wide > 0 && rows == kRows) partial<kRows>(a, w, y, i, j, wide);
+      for (int64_t r = 0; wide > 0 && rows < kRows && r < rows; ++r) partial<1>(a, w, y, i + r, j, wide);
+    }
+  }
+
+  // One column, whose elements follow one another as those of the rows do: vectors of products, summed at their end.
+  void dots(const Rows& a, const Rows& w, const Rows& y) const {
+    const float* right = w.at(0);
+    const int64_t whole = k_ / S::kLanes * S::kLanes;
+    const int rest = static_cast<int>(k_ - whole);
+    for (int64_t i = 0; i < i_; ++i) {
+      const float* left = a.at(i);
+      F sum = S::set(0.0f), other = sum;
+      int64_t k = 0;
+      for (; k + 2 * S::kLanes <= whole; k += 2 * S::kLanes) {
+        sum = S::mul_add(S::load(left + k), S::load(right + k), sum);
+        other = S::mul_add(S::load(left + k + S::kLanes), S::load(right + k + S::kLanes), other);
+      }
+      if (k < whole) sum = S::mul_add(S::load(left + k), S::load(right + k), sum);
+      if (rest) other = S::mul_add(S::load_n(left + whole, rest), S::load_n(right + whole, rest), other);
+      *y.at(i) = S::sum_of(S::add(sum, other));
     }
   }
 
@@ -221,14 +243,20 @@ class MatmulStage final : public Stage {
   }
 
   // Columns that fill no vector.
-  void partial(const Rows& a, const Rows& w, const Rows& y, int64_t i, int64_t rows, int64_t j, int wide) const {
-    for (int64_t r = 0; r < rows; ++r) {
-      F sum = S::set(0.0f);
-      const float* left = a.at(i + r);
-      for (int64_t k = 0; k < k_; ++k)
-        sum = S::mul_add(S::set(left[a.column ? a.column[k] / 4 : k]), S::load_n(w.at(k) + j, wide), sum);
-      S::store_n(y.at(i + r) + j, sum, wide);
+  template <int R>
+  void partial(const Rows& a, const Rows& w, const Rows& y, int64_t i, int64_t j, int wide) const {
+    F sum[R];
+    const float* left[R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) sum[r] = S::set(0.0f), left[r] = a.at(i + r);
+    for (int64_t k = 0; k < k_; ++k) {
+      const F x = S::load_n(w.at(k) + j, wide);
+      const int64_t at = a.column ? a.column[k] / 4 : k;
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) sum[r] = S::mul_add(S::set(left[r][at]), x, sum[r]);
     }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) S::store_n(y.at(i + r) + j, sum[r], wide);
   }
 
   int64_t batches_, i_, j_, k_, pitch_;

@@ -50,6 +50,7 @@ class ReduceStage final : public Stage {
 
  private:
   using F = typename S::F;
+  static constexpr int64_t kFew = 8;
 
   template <Reduction kind>
   static F join(F a, F b) {
@@ -82,9 +83,22 @@ class ReduceStage final : public Stage {
     const bool columns = last >= 0 && walk_.stride[0][last] == 4 && n > 1;
     for_each_index(walk_, 0, last, x, y, [&](const char* from, char* to) {
       if (columns) return along_columns<kind>(from, to, n, walk_.stride[1][last]);
+      if (over_ <= kFew && walk_.dims - walk_.front == 1) return few<kind>(from, to, n, last);
       for (int64_t i = 0; i < n; ++i)
         *reinterpret_cast<float*>(to + i * walk_.step(1, last)) = divided(one<kind>(from + i * walk_.step(0, last)));
     });
+  }
+
+  // Sums of a few elements each: one after the other, where a vector of one sum would be mostly empty.
+  template <Reduction kind>
+  void few(const char* x, char* y, int64_t n, int last) const {
+    const int64_t x_step = walk_.step(0, last), y_step = walk_.step(1, last), each = walk_.stride[0][walk_.front];
+    for (int64_t i = 0; i < n; ++i) {
+      const char* from = x + i * x_step;
+      float a = neutral<kind>();
+      for (int64_t e = 0; e < over_; ++e) a = join<kind>(a, *reinterpret_cast<const float*>(from + e * each));
+      *reinterpret_cast<float*>(y + i * y_step) = divided(a);
+    }
   }
 
   float divided(float sum) const { return sum / divisor_; }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import OpNode, zeros_like_rows
 from rtaccel.convert.patterns.rules import Call, Rule, rule
 from rtaccel.core.stage import QParams
@@ -26,19 +27,34 @@ def _linear(call: Call) -> OpNode | str:
     return call.row_wise("linear", view, weight.shape[0], tensors=tensors)
 
 
-@rule(aten.matmul.default, aten.mm.default)
+_RIGHT = {
+    aten.matmul.default: "other", aten.mm.default: "mat2", aten.bmm.default: "mat2", aten.mv.default: "vec",
+    aten.dot.default: "tensor",
+}  # fmt: skip
+
+
+@rule(*_RIGHT)
 def _matmul(call: Call) -> OpNode | str:
-    left, right = call["self"], call["mat2" if call.node.target is aten.mm.default else "other"]
-    weight = call.constant(right)
+    """With a matrix or a vector that is the same for all rows: dimensions of one in front, or repeated samples, make no other."""
+    right = call[_RIGHT[call.node.target]]
+    weight = call.repeated(right)
     if weight is None and call.node.target is aten.matmul.default:
         from rtaccel.convert.patterns.attention import by_hand
 
         return by_hand(call)
-    if weight is None or weight.dim() != 2:
+    if weight is None or weight.is_complex() or any(size != 1 for size in weight.shape[:-2]):
         return "its right side is no matrix parameter"
-    weight = weight.float().T.contiguous()
-    view = call.rows(left)
-    return call.row_wise("linear", view, weight.shape[0], tensors={"weight": weight, "bias": zeros_like_rows(weight)})
+    view = call.rows(call["self"])
+    if weight.dim() > len(view.dims):
+        return "its right side has more dimensions than its left one"
+    vector = weight.dim() == 1
+    weight = (weight[None] if vector else weight.reshape(weight.shape[-2:]).T).float().contiguous()
+    tensors = {"weight": weight, "bias": zeros_like_rows(weight)}
+    if not vector:
+        return call.row_wise("linear", view, weight.shape[0], tensors=tensors)
+    steps, result = call.build.buffers[view.base].steps, call.build.scaled(view, call.node.name, 1)
+    result = View(result.base, result.dims[:-1], result.offset)
+    return call.op_node("linear", [view.base], result, steps, 1, tensors=tensors)
 
 
 @rule(aten.addmm.default)

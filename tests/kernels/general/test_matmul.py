@@ -70,6 +70,32 @@ def test_a_parameter_that_no_linear_layer_has(name: str) -> None:
         torch.testing.assert_close(fast(x).double(), exact(x.double()).detach(), rtol=1e-5, atol=1e-5)
 
 
+LAYERS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], tuple[int, ...]]] = {
+    "a vector": (lambda x, p: x @ p, (7,)),
+    "a column": (lambda x, p: x @ p, (7, 1)),
+    "with dimensions of one": (lambda x, p: x[:, None] @ p, (1, 1, 7, 5)),
+    "einsum, a vector": (lambda x, p: torch.einsum("bnd,d->bn", x, p), (7,)),
+    "einsum, a matrix": (lambda x, p: torch.einsum("bnd,de->bne", x, p), (7, 5)),
+    "one of all samples": (lambda x, p: torch.bmm(x, p.expand(x.shape[0], -1, -1)), (1, 7, 5)),
+    "of a part": (lambda x, p: x[:, 1:, 2:5] @ p, (3,)),
+    "mv": (lambda x, p: torch.mv(x[:, 1], p)[:, None], (7,)),
+}
+
+
+@pytest.mark.parametrize("scheme", ["float32", "w8a8"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_right_side_that_all_rows_share_is_a_linear_layer_s(name: str, scheme: str) -> None:
+    call, shape = LAYERS[name]
+    model = WithParameter(call, shape).eval()
+    fast = rt.compile(model, (torch.randn(2, 3, 7),), scheme, calibration=[torch.randn(64, 3, 7)], strict=True)
+    assert "matmul(" not in fast.explain()
+    exact = copy.deepcopy(model).double()
+    for rows in (1, 2, 5):
+        x = torch.randn(rows, 3, 7)
+        off = 1e-5 if scheme == "float32" else 0.2
+        torch.testing.assert_close(fast(x).double(), exact(x.double()).detach(), rtol=off, atol=off)
+
+
 def test_places_outside_are_refused() -> None:
     stage = contract.make_stage((2,), 3, 4, 5)
     for places in (((0, 15, 5, 2), (0, 20, 4, 1)), ((0, 15, 5, 1), (1, 20, 4, 1)), ((0, 15, 5), (0, 20, 4, 1))):
