@@ -7,7 +7,8 @@ parts, then the imaginary ones. attrs["scale"]. attrs["dims"]: sizes of the dime
 x; attrs["place"]: of x over them, an offset and strides in elements. The tensor "window", where there is one, multiplies each
 line of "real".
 
-y is dense, [lines, wanted or 2 wanted]. The imaginary parts of X[0] and, for even n, X[n / 2] are not read by "to_real".
+y is dense, [lines, wanted or 2 wanted]. The imaginary parts of X[0] and, for even n, X[n / 2] are not read by "to_real", and
+"real" gives 0 for them, with a plus sign: a phase that is taken of them is 0 or pi.
 """
 
 from __future__ import annotations
@@ -91,10 +92,10 @@ def transformed(stage: Stage, x: Tensor) -> Tensor:
         return torch.fft.irfft(torch.complex(re, im), n=n, norm="forward") * scale
     if kind == "real":
         window = stage.tensors.get("window")
-        z = torch.complex(x if window is None else x * window.to(x), torch.zeros_like(x))
+        found = torch.fft.rfft(x if window is None else x * window.to(x))
     else:
         z = torch.complex(x[..., :n], x[..., n:])
-    found = torch.fft.ifft(z, norm="forward") if inverse else torch.fft.fft(z)
+        found = torch.fft.ifft(z, norm="forward") if inverse else torch.fft.fft(z)
     found = found[..., :wanted] * scale
     return torch.cat([found.real, found.imag], -1)
 

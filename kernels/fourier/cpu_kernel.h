@@ -321,6 +321,7 @@ class FourierStage final : public Stage {
     }
     if (kind_ == Kind::kComplex || !paired_) {
       for (int64_t k = 0; k < wanted_; ++k) y[k] = re[k] * scale_, y[wanted_ + k] = im[k] * scale_;
+      if (kind_ == Kind::kReal) y[wanted_] = 0.0f;
       return;
     }
     // Z[k] = E[k] + i O[k] of the even and the odd numbers; X[k] = E[k] + exp(-2 pi i k / n) O[k].
@@ -332,6 +333,9 @@ class FourierStage final : public Stage {
       const float x = even_re + (odd_re * c - odd_im * s), z = even_im + (odd_re * s + odd_im * c);
       y[k] = x * 0.5f * scale_, y[wanted_ + k] = z * 0.5f * scale_;
     }
+    // These are real: a phase taken of them is 0 or pi, and not the sign of what rounding left.
+    y[wanted_] = 0.0f;
+    if (wanted_ > m_) y[wanted_ + m_] = 0.0f;
   }
 
   GraphIO x_, y_;

@@ -163,3 +163,32 @@ def test_of_float64_it_stays_torch_s_and_says_nothing(dtype: torch.dtype, capfd:
     fast = rt.compile(Spectrum().eval(), x, verify=False)
     torch.testing.assert_close(fast(x), Spectrum()(x), rtol=1e-12, atol=1e-12)
     assert capfd.readouterr().err == ""
+
+
+class Phases(torch.nn.Module):
+    """Of the parts of real numbers that are real: the mean and, of an even length, half the rate."""
+
+    def __init__(self, n: int, short: bool) -> None:
+        super().__init__()
+        self.n, self.short = n, short
+        self.register_buffer("window", torch.hann_window(n))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.short:
+            z = torch.stft(x, self.n, self.n // 2, window=self.window, return_complex=True).transpose(1, 2)
+        else:
+            z = torch.fft.rfft(x)
+        return torch.stack([z[..., 0].angle(), z[..., self.n // 2].angle()], -1)
+
+
+@pytest.mark.parametrize("short", [False, True], ids=["rfft", "stft"])
+@pytest.mark.parametrize("n", [8, 16, 30, 40, 62, 64, 100, 694, 1000, 1088])
+def test_the_phase_of_what_is_real_is_no_noise(n: int, short: bool) -> None:
+    """By the kernel, by a matrix and by two: 0 or pi, as the sign is; rounding would make -pi of some."""
+    model, shape = Phases(n, short).eval(), (5, 2 * n) if short else (5, n)
+    fast = rt.compile(model, (torch.randn(shape),), strict=True)
+    for _ in range(3):
+        x = torch.randn(shape)
+        got, want = fast(x), model(x)
+        assert bool(((got == 0) | (got == torch.pi)).all())
+        assert torch.equal(got, want)

@@ -35,14 +35,18 @@ _RIGHT = {
 
 @rule(*_RIGHT)
 def _matmul(call: Call) -> OpNode | str:
-    """With a matrix or a vector that is the same for all rows: dimensions of one in front, or repeated samples, make no other."""
+    """With a matrix or a vector that all rows share; `einsum` gives it a dimension of one in front.
+
+    A matmul with a matrix of more dimensions is no layer of the model: Fourier transforms are written so.
+    """
     right = call[_RIGHT[call.node.target]]
     weight = call.repeated(right)
     if weight is None and call.node.target is aten.matmul.default:
         from rtaccel.convert.patterns.attention import by_hand
 
         return by_hand(call)
-    if weight is None or weight.is_complex() or any(size != 1 for size in weight.shape[:-2]):
+    layer = weight is not None and (weight.dim() <= 2 or (call.node.target is aten.bmm.default and len(weight) == 1))
+    if weight is None or weight.is_complex() or not layer:
         return "its right side is no matrix parameter"
     view = call.rows(call["self"])
     if weight.dim() > len(view.dims):

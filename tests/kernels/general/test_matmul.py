@@ -73,7 +73,6 @@ def test_a_parameter_that_no_linear_layer_has(name: str) -> None:
 LAYERS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], tuple[int, ...]]] = {
     "a vector": (lambda x, p: x @ p, (7,)),
     "a column": (lambda x, p: x @ p, (7, 1)),
-    "with dimensions of one": (lambda x, p: x[:, None] @ p, (1, 1, 7, 5)),
     "einsum, a vector": (lambda x, p: torch.einsum("bnd,d->bn", x, p), (7,)),
     "einsum, a matrix": (lambda x, p: torch.einsum("bnd,de->bne", x, p), (7, 5)),
     "one of all samples": (lambda x, p: torch.bmm(x, p.expand(x.shape[0], -1, -1)), (1, 7, 5)),

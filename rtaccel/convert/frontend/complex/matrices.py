@@ -24,8 +24,10 @@ DIRECT = 640
 def _waves(rows: int, columns: int, n: int, sign: float, scale: float = 1.0) -> Pair:
     """scale exp(2 pi i sign j k / n), [rows, columns]: constants of the graph, in float64."""
     j, k = torch.arange(rows), torch.arange(columns)
-    angle = (j[:, None] * k[None, :] % n).double() * (2 * pi / n)
-    return Pair(angle.cos() * scale, angle.sin() * (sign * scale))
+    turn = j[:, None] * k[None, :] % n
+    angle = turn.double() * (2 * pi / n)
+    sine = angle.sin().where(2 * turn % n != 0, 0.0)  # of half a turn too, so that no phase of a real number is noise
+    return Pair(angle.cos() * scale, sine * (sign * scale))
 
 
 def _rows_times(x: Tensor, matrix: Tensor) -> Tensor:
@@ -89,7 +91,10 @@ def by_matrices(
         matrix = rows if kind == "real" else torch.cat([rows, torch.cat([-w.im, w.re], 1)])
         return _rows_times(x, matrix)
     given = Pair(x) if kind == "real" else Pair(x[..., :n], x[..., n:])
-    return torch.cat(list(_in_two_steps(given, n, wanted, sign, scale)), -1)
+    re, im = _in_two_steps(given, n, wanted, sign, scale)
+    if kind == "real" and im is not None:
+        im = torch.where(2 * torch.arange(wanted) % n == 0, torch.zeros(()), im)
+    return torch.cat([re, im], -1)
 
 
 OWN[TARGET] = by_matrices
