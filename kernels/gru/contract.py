@@ -16,10 +16,11 @@ and int4 weights; with float32 it goes where the formulas take it. Other streams
 from __future__ import annotations
 
 from rtaccel.core.registry import register_operator
-from rtaccel.kernels.recurrent.operator import operator_of
+from rtaccel.kernels.recurrent.bound import gru_bound
+from rtaccel.kernels.recurrent.operator import Cells, operator_of
 from rtaccel.kernels.recurrent.reference import gru_cell, quantized_gru_cell
 
 GATES = 3
-CELLS = (gru_cell, quantized_gru_cell)
+CELLS = Cells(gru_cell, quantized_gru_cell, gru_bound)
 OPERATOR = register_operator(operator_of("gru", CELLS, sigmoid_gates=(True, True, False), states=("h",)))
 lower = OPERATOR.lower

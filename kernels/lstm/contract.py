@@ -15,10 +15,11 @@ and int4 weights; with float32 it goes where the formulas take it. Other streams
 from __future__ import annotations
 
 from rtaccel.core.registry import register_operator
-from rtaccel.kernels.recurrent.operator import operator_of
+from rtaccel.kernels.recurrent.bound import lstm_bound
+from rtaccel.kernels.recurrent.operator import Cells, operator_of
 from rtaccel.kernels.recurrent.reference import lstm_cell, quantized_lstm_cell
 
 GATES = 4
-CELLS = (lstm_cell, quantized_lstm_cell)
+CELLS = Cells(lstm_cell, quantized_lstm_cell, lstm_bound)
 OPERATOR = register_operator(operator_of("lstm", CELLS, sigmoid_gates=(True, True, False, True), states=("h", "c")))
 lower = OPERATOR.lower

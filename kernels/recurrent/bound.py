@@ -1,6 +1,8 @@
-"""How far float32 LSTM and GRU kernels may be from the exact result: a running bound, step by step."""
+"""How far float32 recurrent kernels may be from the exact result: a running bound, step by step."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,7 +15,9 @@ EPS = torch.finfo(torch.float32).eps
 FUNCTION = 8 * EPS  # of sigmoid and tanh, absolute: kernels/_common/activations
 
 
-def _lstm(x: Tensor, h: Tensor, bias: Tensor, bias_n: None, old_h: Tensor, error_h: Tensor, c: Tensor, error_c: Tensor):
+def lstm_bound(
+    x: Tensor, h: Tensor, bias: Tensor, bias_n: None, old_h: Tensor, error_h: Tensor, c: Tensor, error_c: Tensor
+):
     """States and their errors after a time step. x, h: pairs of the gates' sums and of the error of the sum.
 
     sigmoid has slope 1/4 and tanh 1; each of the products and sums adds half a unit of the last place of its size.
@@ -28,7 +32,7 @@ def _lstm(x: Tensor, h: Tensor, bias: Tensor, bias_n: None, old_h: Tensor, error
     return new_h, e_o + new_error + FUNCTION + EPS, new_c, new_error
 
 
-def _gru(x: Tensor, h: Tensor, bias: Tensor, bias_n: Tensor, old_h: Tensor, error_h: Tensor):
+def gru_bound(x: Tensor, h: Tensor, bias: Tensor, bias_n: Tensor, old_h: Tensor, error_h: Tensor):
     (x_r, x_z, x_n), (h_r, h_z, h_n), (b_r, b_z, b_n) = x[0].chunk(3, -1), h[0].chunk(3, -1), bias.chunk(3, -1)
     (ex_r, ex_z, ex_n), (eh_r, eh_z, eh_n) = x[1].chunk(3, -1), h[1].chunk(3, -1)
     r, z = torch.sigmoid(x_r + h_r + b_r), torch.sigmoid(x_z + h_z + b_z)
@@ -41,15 +45,32 @@ def _gru(x: Tensor, h: Tensor, bias: Tensor, bias_n: Tensor, old_h: Tensor, erro
     return (1 - z) * n + z * old_h, error
 
 
-def float_tolerance(stage: Stage, low: dict, *inputs: Tensor) -> Tolerance:
-    """The largest bound over all outputs; numbers that are not finite take no part in it."""
+def rnn_tanh_bound(x: Tensor, h: Tensor, bias: Tensor, bias_n: None, old_h: Tensor, error_h: Tensor):
+    t, error = _total(x, h, bias)
+    return torch.tanh(t), error + FUNCTION
+
+
+def rnn_relu_bound(x: Tensor, h: Tensor, bias: Tensor, bias_n: None, old_h: Tensor, error_h: Tensor):
+    t, error = _total(x, h, bias)
+    return torch.relu(t), error
+
+
+def _total(x: Tensor, h: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    return x[0] + h[0] + bias, x[1] + h[1] + 2 * EPS * (x[0].abs() + h[0].abs() + bias.abs())
+
+
+def float_tolerance(
+    stage: Stage, low: dict, cell: Callable[..., tuple[Tensor, ...]], count: int, bounded: bool, *inputs: Tensor
+) -> Tolerance:
+    """The largest bound over all outputs; numbers that are not finite take no part in it. cell: one of those above, of
+    `count` states. bounded:
+    whether a new h lies between the old one and -1 or 1."""
     geometry = Geometry.of(stage.attrs)
-    cell, count = (_lstm, 2) if stage.op == "lstm" else (_gru, 1)
     x = geometry.time_steps(inputs[0]).double().nan_to_num(0.0, 0.0, 0.0)
     states = [geometry.streams(s).double().nan_to_num(0.0, 0.0, 0.0) for s in inputs[1:]]
     if not states:
         states = [x.new_zeros(geometry.layers * geometry.directions, x.shape[1], geometry.hidden)] * count
-    most = 2 * max(1.0, states[0].abs().max().item())  # h lies between old h and -1 or 1, whatever its errors
+    most = 2 * max(1.0, states[0].abs().max().item()) if bounded else torch.inf  # whatever its errors
     error, worst = torch.zeros_like(x), 0.0
     for layer in range(geometry.layers):
         outputs, errors = [], []

@@ -1,4 +1,4 @@
-"""Conformance cases of LSTM and GRU: random stages of odd sizes, in every format."""
+"""Conformance cases of recurrent operators: random stages of odd sizes, in every format."""
 
 from __future__ import annotations
 
@@ -98,7 +98,9 @@ def make_inputs(stage: Stage, samples: int, seed: int) -> tuple[Tensor, ...]:
     return tuple(made)
 
 
-def cases(op: str, gates: int) -> Iterator[Case]:
+def cases(op: str, gates: int, quantizes: bool, sparse: bool) -> Iterator[Case]:
+    """quantizes: with int8 and int4 weights too. sparse: with weights whose zeros are left out."""
+
     def case(samples: int, stage: Stage, label: str, propagate_nan: Callable[..., None] | None = None) -> Case:
         def make(seed: int) -> tuple[Tensor, ...]:
             inputs = make_inputs(stage, samples, seed)
@@ -120,7 +122,7 @@ def cases(op: str, gates: int) -> Iterator[Case]:
         (13, 65, Geometry(48, time=2)),
         (1, 3, Geometry(16, layers=1, time=35, batch=2)),
     )
-    for form in ("float32", "int8-static", "int8-dynamic", "int4-static", "int4-dynamic"):
+    for form in ("float32", *(("int8-static", "int8-dynamic", "int4-static", "int4-dynamic") if quantizes else ())):
         for samples, k, geometry in sizes:
             yield case(samples, make_stage(op, gates, geometry, k, form), form)
         g = Geometry(21, layers=2, time=4)
@@ -128,7 +130,7 @@ def cases(op: str, gates: int) -> Iterator[Case]:
         if form != "float32":
             yield case(5, make_stage(op, gates, g, 6, form, out="int8"), f"{form}-int8")
 
-    for form in ("float32", "int8-static", "int8-dynamic"):
+    for form in ("float32", "int8-static", "int8-dynamic") if sparse else ():
         for density, (samples, k, geometry) in zip((0.0, 0.2, 0.3, 0.1, 0.15, 0.05, 0.1, 0.4), sizes):
             yield case(samples, make_stage(op, gates, geometry, k, form, density=density), f"{form}-sparse")
         for density, geometry in ((0.06, Geometry(129, time=2)), (0.03, Geometry(64, layers=2))):
@@ -140,9 +142,9 @@ def cases(op: str, gates: int) -> Iterator[Case]:
     def propagate_nan(x: Tensor, *states: Tensor) -> None:
         x[1, 2, 3], states[0][3, 0, 1], states[-1][4, 1, 0] = float("nan"), float("inf"), float("nan")
 
-    for form in ("float32", "int8-dynamic", "int8-own", "int4-own"):
+    for form in ("float32", *(("int8-dynamic", "int8-own", "int4-own") if quantizes else ())):
         stage = make_stage(op, gates, Geometry(21, layers=2, time=4), 6, form)
         yield case(6, stage, f"{form}-special", propagate_nan)
-        if not form.startswith("int4"):
+        if sparse and not form.startswith("int4"):
             stage = make_stage(op, gates, Geometry(21, layers=2, time=4), 40, form, density=0.1)
             yield case(6, stage, f"{form}-sparse-special", propagate_nan)

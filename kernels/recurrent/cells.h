@@ -32,7 +32,7 @@ struct Lstm {
   using F = typename S::F;
   using Paired = Lstm<Pair<S>>;  // of two streams at once
   static constexpr int kGates = 4;
-  static constexpr bool kCarriesH = false;
+  static constexpr bool kCarriesH = false, kQuantizes = true;
   static constexpr const char* kOp = "lstm";
 
   // Both return h, and carry c.
@@ -64,7 +64,7 @@ struct Gru {
   using F = typename S::F;
   using Paired = Gru<Pair<S>>;  // of two streams at once
   static constexpr int kGates = 3;
-  static constexpr bool kCarriesH = true;
+  static constexpr bool kCarriesH = true, kQuantizes = true;
   static constexpr const char* kOp = "gru";
 
   // bias[3] is that of h in the new gate. Both return h, and carry it.

@@ -1,4 +1,4 @@
-// The stages of an LSTM or GRU cell, for each format of weights; an operator registers them under its name.
+// The stages of a recurrent cell, for each format of weights that it takes; an operator registers them under its name.
 #pragma once
 
 #include "recurrent/sparse.h"
@@ -12,9 +12,9 @@ Stage* create_recurrent(const StageSpec& spec) {
   const rta_dtype dtype = spec.attrs.dtype("weight_ih_l0");
   if constexpr (RTA_WANTS(Cell::kOp, "float32"))
     if (dtype == RTA_FLOAT32) return new RecurrentStage<S, Cell, Float32Dot<S, kGates>>(spec);
-  if constexpr (RTA_WANTS(Cell::kOp, "uint8"))
+  if constexpr (Cell::kQuantizes && RTA_WANTS(Cell::kOp, "uint8"))
     if (dtype == kInt4Dtype) return new RecurrentStage<S, Cell, Int4Dot<S, kGates>>(spec);
-  if constexpr (RTA_WANTS(Cell::kOp, "int8"))
+  if constexpr (Cell::kQuantizes && RTA_WANTS(Cell::kOp, "int8"))
     if (dtype == RTA_INT8) return new RecurrentStage<S, Cell, Int8Dot<S, kGates, S::kWidens>>(spec);
   fail("weights of dtype %s, for which this was not built", dtype_name(dtype));
 }

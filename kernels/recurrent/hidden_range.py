@@ -1,4 +1,4 @@
-"""The range of h of LSTM and GRU layers in calibration: it is int8 with one static scale, and is no value of the graph."""
+"""The range of h of recurrent layers in calibration: it is int8 with one static scale, and is no value of the graph."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class HiddenObserver:
         hx = args[1]
         states = list(hx) if isinstance(hx, (list, tuple)) else [hx]
         seen = [states[0], result[0] if isinstance(result, tuple) else result]
-        if node.target in (aten.lstm.input, aten.gru.input):
+        if node.target in (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input):
             seen.extend(_layers(node, args, states))
         self.largest = max(self.largest, *(float(t.abs().max()) for t in seen if t.numel()))
         self.trusted = self.trusted or bool(states[0].any())

@@ -1,4 +1,4 @@
-"""The contract of a recurrent operator, from what tells LSTM and GRU apart, and what passes ask of both.
+"""The contract of a recurrent operator, from what tells LSTM, GRU and RNN apart, and what passes ask of all.
 
 The traits are their weights and zeros, the rows they need, how they stream, and what they fuse with.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from torch import Tensor
 
@@ -101,31 +101,49 @@ class Traits(TypedDict):
     recurrence: Recurrence
     sparse: Sparse
     fusion: Fusion
-    persistent: Persistent
+    persistent: Persistent | None
 
 
-def traits(recurrence: Recurrence) -> Traits:
-    """Fields of `Operator` that LSTM and GRU share."""
+class Cells(NamedTuple):
+    """What one time step computes: in float64, from quantized weights (None where the operator takes none), and how far off it
+    may be in float32."""
+
+    exact: Cell
+    quantized: Cell | None
+    bound: Callable[..., tuple[Tensor, ...]]
+
+    @property
+    def quantizes(self) -> bool:
+        return self.quantized is not None
+
+    @property
+    def reference(self) -> tuple[Cell, Cell | None]:
+        """Those that `reference.compute` chooses from."""
+        return self.exact, self.quantized
+
+
+def traits(recurrence: Recurrence, quantizes: bool, sparse: bool) -> Traits:
+    """Fields of `Operator` that all share. sparse: whether there are kernels that leave zeros out, and stacks on a GPU."""
     observer: Callable[[str, bool], HiddenObserver] = HiddenObserver
     return Traits(
         by_row=False,
-        weights=WEIGHTS,
+        weights=WEIGHTS if quantizes else replace(WEIGHTS, schemes=("float32",)),
         int8=Int8Flow(state_observer=observer),
         rows_needed=ROWS,
         streaming=_streaming(recurrence),
         recurrence=recurrence,
-        sparse=RecurrentSparse(),
+        sparse=RecurrentSparse() if sparse else Sparse(),
         fusion=RecurrentFusion(),
-        persistent=Persistent.STACK,
+        persistent=Persistent.STACK if sparse else None,
     )
 
 
 def operator_of(
-    name: str, cells: tuple[Cell, Cell], sigmoid_gates: tuple[bool, ...], states: tuple[str, ...]
+    name: str, cells: Cells, sigmoid_gates: tuple[bool, ...], states: tuple[str, ...], sparse: bool = True
 ) -> Operator:
     """The operator `name`; of as many gates as sigmoid_gates has.
 
-    cells: of float32, and of quantized weights. sigmoid_gates: for each gate, whether it is a sigmoid.
+    sparse: as `traits` has it. sigmoid_gates: for each gate, whether it is a sigmoid.
     states: their letters, as in h0 and hn.
     """
     gates = len(sigmoid_gates)
@@ -134,14 +152,16 @@ def operator_of(
         return layout.lower(stage, sigmoid_gates=sigmoid_gates)
 
     def compute(stage: Stage, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return reference.compute(stage, dict(lower(stage)), cells, *inputs)
+        return reference.compute(stage, dict(lower(stage)), cells.reference, *inputs)
 
     def tolerance(stage: Stage, *inputs: Tensor) -> Tolerance:
         """Quantized: the same bits. float32: a running bound."""
-        return Tolerance() if layout.quantized(stage) else float_tolerance(stage, dict(lower(stage)), *inputs)
+        if layout.quantized(stage):
+            return Tolerance()
+        return float_tolerance(stage, dict(lower(stage)), cells.bound, len(states), cells.quantizes, *inputs)
 
     def own_cases() -> Iterator[Case]:
-        return cases(name, gates)
+        return cases(name, gates, cells.quantizes, sparse)
 
     def cost(problem: Problem) -> Cost:
         return layout.cost(problem, gates)
@@ -159,5 +179,5 @@ def operator_of(
         tolerance=tolerance,
         cost=cost,
         lower=lower,
-        **traits(Recurrence(gates, states)),
+        **traits(Recurrence(gates, states), cells.quantizes, sparse),
     )  # fmt: skip

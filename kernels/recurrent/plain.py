@@ -1,4 +1,4 @@
-"""What the plain-torch forms of LSTM and GRU share."""
+"""What the plain-torch forms of recurrent layers share."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from rtaccel.kernels.recurrent.layout import Geometry, quantized, sparse
 from rtaccel.kernels.recurrent.reference import Cell, compute, nonfinite, outputs_of
 
 
-def supports(problem: Problem) -> str | None:
-    if problem.weight_format in (WeightFormat.FLOAT32, WeightFormat.INT8, WeightFormat.INT4):
-        return None
-    return f"has no form for {problem.weight_format} weights"
+def supports(quantizes: bool = True) -> Callable[[Problem], str | None]:
+    """quantizes: whether the operator takes int8 and int4 weights."""
+    formats = (WeightFormat.FLOAT32, *((WeightFormat.INT8, WeightFormat.INT4) if quantizes else ()))
+
+    def reason(problem: Problem) -> str | None:
+        return None if problem.weight_format in formats else f"has no form for {problem.weight_format} weights"
+
+    return reason
 
 
 def _torch_weights(stage: Stage, geometry: Geometry) -> list[Tensor]:
@@ -32,7 +36,7 @@ def _torch_weights(stage: Stage, geometry: Geometry) -> list[Tensor]:
 
 
 def prepare(
-    lower: Callable[[Stage], Mapping[str, Any]], cells: tuple[Cell, Cell]
+    lower: Callable[[Stage], Mapping[str, Any]], cells: tuple[Cell, Cell | None]
 ) -> Callable[[Stage, Problem], Prepared]:
     """The `prepare` of an operator with these cells."""
 
@@ -42,7 +46,7 @@ def prepare(
             return lambda *inputs: compute(stage, low, cells, *inputs)
         geometry = Geometry.of(stage.attrs)
         weights = _torch_weights(stage, geometry)
-        run = torch._VF.lstm if stage.op == "lstm" else torch._VF.gru
+        run = getattr(torch._VF, stage.op)  # of the same arguments, whichever it is
         count = 2 if stage.op == "lstm" else 1
 
         def call(x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:

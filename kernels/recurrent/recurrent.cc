@@ -80,6 +80,11 @@ const char* recurrent_reject(const Attrs& attrs) {
   return "takes float32, int8 and int4 weights";
 }
 
+const char* recurrent_float32_reject(const Attrs& attrs) {
+  if (attrs.text_is("layout", "sparse")) return "packs dense weights, and these are to be packed sparse";
+  return attrs.text_is("weight_dtype", "float32") ? nullptr : "takes float32 weights";
+}
+
 const char* recurrent_sparse_reject(const Attrs& attrs) {
   if (!attrs.text_is("layout", "sparse")) return "packs weights with many zeros, and these are to be packed dense";
   for (const char* dtype : {"float32", "int8"})

@@ -36,6 +36,7 @@ struct RecurrentMatrix {
 // Formats of weights without a kernel: of dense ones, and of those that the attribute layout says to be packed sparse.
 const char* recurrent_reject(const Attrs& attrs);
 const char* recurrent_sparse_reject(const Attrs& attrs);
+const char* recurrent_float32_reject(const Attrs& attrs);  // of a state that int8 cannot hold
 
 // Hands out parts of a stage's scratch, once while it is made and again in each run.
 class ScratchLayout {

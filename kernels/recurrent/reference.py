@@ -1,4 +1,4 @@
-"""LSTM and GRU in plain torch: float64 for float32 weights, and the exact arithmetic for int8 and int4 ones.
+"""Recurrent layers in plain torch: float64 for float32 weights, and the exact arithmetic for int8 and int4 ones.
 
 Quantized gates, for each unit and gate
 
@@ -23,6 +23,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.stage import Stage
 from rtaccel.formats import int4
 from rtaccel.formats.int8 import dynamic, to_int8
@@ -95,6 +96,21 @@ def gru_cell(x: Tensor, h: Tensor, bias: Tensor, bias_n: Tensor, old_h: Tensor) 
     r, z = torch.sigmoid(x_r + h_r + b_r), torch.sigmoid(x_z + h_z + b_z)
     n = torch.tanh(x_n + b_n + r * (h_n + bias_n))
     return ((1 - z) * n + z * old_h,)
+
+
+def quantized_rnn_cell(x: Tensor, h: Tensor, bias: Tensor, bias_n: None, old_h: Tensor) -> tuple[Tensor]:
+    """h = tanh of the sum, one quotient."""
+    num, den = tanh_quotient((x + h) + bias)
+    return (num / den,)
+
+
+def rnn_cell(function: Callable[[Tensor], Tensor]) -> Cell:
+    """h = function of the sum."""
+
+    def cell(x: Tensor, h: Tensor, bias: Tensor, bias_n: None, old_h: Tensor) -> tuple[Tensor]:
+        return (function(x + h + bias),)
+
+    return cell
 
 
 def _product(low: dict, name: str, k: int) -> Callable[[Tensor], Tensor]:
@@ -187,8 +203,8 @@ def float_run(low: dict, cell: Cell, x: Tensor, states: list[Tensor]) -> tuple[T
     return x, [torch.stack(kept) for kept in after]
 
 
-def compute(stage: Stage, low: dict, cells: tuple[Cell, Cell], *inputs: Tensor) -> tuple[Tensor, ...]:
-    """Outputs of a stage. cells: for float32 weights, and for quantized ones."""
+def compute(stage: Stage, low: dict, cells: tuple[Cell, Cell | None], *inputs: Tensor) -> tuple[Tensor, ...]:
+    """Outputs of a stage. cells: for float32 weights, and for quantized ones where the operator takes them."""
     geometry = Geometry.of(stage.attrs)
     x = geometry.time_steps(inputs[0])
     states = [geometry.streams(state) for state in inputs[1:]]
@@ -196,7 +212,10 @@ def compute(stage: Stage, low: dict, cells: tuple[Cell, Cell], *inputs: Tensor) 
         zero = torch.zeros(geometry.layers * geometry.directions, x.shape[1], geometry.hidden, device=x.device)
         states = [zero] * (2 if stage.op == "lstm" else 1)
     integer = quantized(stage)
-    y, after = (quantized_run if integer else float_run)(low, cells[integer], x, states)
+    cell = cells[integer]
+    if cell is None:
+        raise UnsupportedProblem(stage.op, "quantized weights", "float32 ones", "Keep the layer float32.")
+    y, after = (quantized_run if integer else float_run)(low, cell, x, states)
     if not integer and sparse(stage):
         y, after = nonfinite(x, states, y, after)
     return outputs_of(stage, low, y, after)

@@ -102,6 +102,7 @@ FLOATS: dict[str, tuple[Any, tuple[Tensor, ...]]] = {
     "image": (image, (torch.randn(2, 3, 17, 19),)),
     "lstm": (lambda: Recurrent(nn.LSTM, True), (torch.randn(2, 5, 6),)),
     "gru": (lambda: Recurrent(nn.GRU, False), (torch.randn(2, 5, 6),)),
+    "rnn": (lambda: Recurrent(nn.RNN, False, True), (torch.randn(2, 5, 6),)),
     "both directions": (lambda: Recurrent(nn.GRU, False, True), (torch.randn(2, 5, 6),)),
     "states": (Step, (torch.randn(2, 6), torch.randn(2, 8), torch.randn(2, 8))),
     "encoder": (lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), (torch.randn(2, 5, 16),)),

@@ -47,6 +47,7 @@ class Branches(nn.Module):
 MODELS = {
     "lstm": (LastTimeStep, 10, "btc"),
     "gru": (lambda: LastTimeStep(nn.GRU), 10, "btc"),
+    "rnn": (lambda: LastTimeStep(nn.RNN), 10, "btc"),
     "time-first": (lambda: LastTimeStep(batch_first=False), 10, "tbc"),
     "bare": (lambda: nn.LSTM(6, 9, batch_first=True), 6, "btc"),
     "tcn": (Tcn, 5, "bct"),

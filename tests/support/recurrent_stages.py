@@ -1,4 +1,4 @@
-"""Stages of LSTM and GRU from torch's modules, what the modules say in float64, and the questions that both are asked."""
+"""Stages of LSTM, GRU and RNN from torch's modules, what the modules say in float64, and the questions that all are asked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.one_stage import compiled_both, runs
 
 EPS = torch.finfo(torch.float32).eps
 FORMS = ("float32", "int8-static", "int8-dynamic", "int4-dynamic")
-Recurrent = nn.LSTM | nn.GRU
+Recurrent = nn.LSTM | nn.GRU | nn.RNN
 
 SHAPES: dict[str, dict[str, Any]] = {
     "one of each": {"inputs": 1, "hidden": 1, "time": 1},
@@ -37,7 +37,7 @@ def made(
     """A module of torch with random weights, and the stage of its operator for a window of `time` steps."""
     module = kind(inputs, hidden, **options)
     directions = 2 if module.bidirectional else 1
-    names = ({"LSTM": "hc", "GRU": "h"}[kind.__name__]) if states else ""
+    names = ("hc" if kind is nn.LSTM else "h") if states else ""
     rows = module.num_layers * directions * batch
     x = Value("x", inputs, steps=time * batch)
     y = Value("y", directions * hidden, steps=batch if last_only else time * batch)
@@ -47,7 +47,7 @@ def made(
     }  # fmt: skip
     before, after = ([Value(f"{name}{end}", hidden, steps=rows) for name in names] for end in "0n")
     tensors = {name: t.detach().clone() for name, t in module.named_parameters()}
-    return module, Stage(kind.__name__.lower(), "r", (x, *before), (y, *after), tensors, attrs)
+    return module, Stage(module.mode.lower(), "r", (x, *before), (y, *after), tensors, attrs)
 
 
 def inputs_of(stage: Stage, samples: int) -> tuple[Tensor, ...]:
@@ -110,11 +110,11 @@ def check_saturates(stage: Stage) -> None:
         assert torch.isfinite(y).all() and (y.abs() <= 1 + EPS).all(), name
 
 
-def check_compiled(kind: type[Recurrent], scheme: Any) -> None:
+def check_compiled(kind: type[Recurrent], scheme: Any, **options: Any) -> None:
     """C++ and plain torch give the same bits; in float32 both are near the module."""
-    model = kind(6, 13, 2, batch_first=True, bidirectional=True)
+    model = kind(6, 13, 2, batch_first=True, bidirectional=True, **options)
     native, plain, found = compiled_both(model, (torch.randn(2, 5, 6),), scheme)
-    assert found == [kind.__name__.lower()]
+    assert found == [model.mode.lower()]
     for rows in (1, 2, 7):
         x = torch.randn(rows, 5, 6)
         got, other = flat(native(x)), flat(plain(x))

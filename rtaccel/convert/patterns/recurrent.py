@@ -1,4 +1,4 @@
-"""Rules for LSTM and GRU: one stage for all layers and directions of a module, and for single cells."""
+"""Rules for LSTM, GRU and RNN: one stage for all layers and directions of a module, and for single cells."""
 
 from __future__ import annotations
 
@@ -132,6 +132,16 @@ def _gru(call: Call) -> OpNode | str:
     return _recurrent(call, "gru", [call["hx"]], 3)
 
 
+@rule(aten.rnn_tanh.input)
+def _rnn_tanh(call: Call) -> OpNode | str:
+    return _recurrent(call, "rnn_tanh", [call["hx"]], 1)
+
+
+@rule(aten.rnn_relu.input)
+def _rnn_relu(call: Call) -> OpNode | str:
+    return _recurrent(call, "rnn_relu", [call["hx"]], 1)
+
+
 def _cell(call: Call, op: str, states: list[fx.Node], gates: int) -> OpNode | str:
     names = ("w_ih", "w_hh", "b_ih", "b_hh")
     given = {n: call.constant(call[n]) for n in names}
@@ -163,7 +173,7 @@ def _cell(call: Call, op: str, states: list[fx.Node], gates: int) -> OpNode | st
     # A cell gives its new h once; as a layer it gives y and h, which are the same numbers.
     unread = f"{call.node.name}:y"
     call.build.buffers[unread] = Buffer(batch * hidden, hidden)
-    if op == "gru":
+    if len(states) == 1:
         writes = [unread, call.give(call.node, seen, batch * hidden, hidden)]
     else:
         parts = {user.args[1]: user for user in call.node.users}
@@ -184,3 +194,13 @@ def _lstm_cell(call: Call) -> OpNode | str:
 @rule(aten.gru_cell.default)
 def _gru_cell(call: Call) -> OpNode | str:
     return _cell(call, "gru", [call["hx"]], 3)
+
+
+@rule(aten.rnn_tanh_cell.default)
+def _rnn_tanh_cell(call: Call) -> OpNode | str:
+    return _cell(call, "rnn_tanh", [call["hx"]], 1)
+
+
+@rule(aten.rnn_relu_cell.default)
+def _rnn_relu_cell(call: Call) -> OpNode | str:
+    return _cell(call, "rnn_relu", [call["hx"]], 1)

@@ -28,7 +28,9 @@ CONVOLUTIONS: Mapping[Any, int] = {
     aten.conv1d.default: 1, aten.conv2d.default: 2, aten.conv1d.padding: 1, aten.conv2d.padding: 2,
 }  # fmt: skip
 
-_LAYERS: Mapping[Any, Callable[..., Any]] = {aten.lstm.input: torch._VF.lstm, aten.gru.input: torch._VF.gru}
+_LAYERS: Mapping[Any, Callable[..., Any]] = {
+    aten.lstm.input: torch._VF.lstm, aten.gru.input: torch._VF.gru, aten.rnn_tanh.input: torch._VF.rnn_tanh,
+}  # fmt: skip
 
 DEPTH = 6
 """Calls between a convolution and the end of the node that it became part of."""
@@ -38,7 +40,7 @@ _SAME = (
     aten.unsqueeze.default, aten.squeeze.dim,
 )  # fmt: skip
 
-_CELLS = (aten.lstm_cell.default, aten.gru_cell.default)
+_CELLS = (aten.lstm_cell.default, aten.gru_cell.default, aten.rnn_tanh_cell.default)
 
 
 class CallStatistics:

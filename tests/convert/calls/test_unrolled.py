@@ -1,4 +1,4 @@
-"""Recurrent layers that are taken apart into their time steps: nn.RNN, LSTM with a projection, cells from the zero state."""
+"""Recurrent layers beside LSTM and GRU: nn.RNN, LSTM with a projection as its time steps, cells from the zero state."""
 
 from __future__ import annotations
 
@@ -56,7 +56,15 @@ def test_a_cell_equals_torch_and_is_native(cell: nn.Module, given: bool) -> None
         torch.testing.assert_close(fast(*x), cell(*x), rtol=1e-5, atol=1e-5)
 
 
-def test_a_long_window_stays_one_call_of_torch() -> None:
-    model = nn.RNN(2, 2, batch_first=True).eval()
-    with pytest.warns(UserWarning, match="rnn_tanh"):
+def test_a_long_window_of_a_projection_stays_one_call_of_torch() -> None:
+    model = nn.LSTM(2, 3, proj_size=2, batch_first=True).eval()
+    with pytest.warns(UserWarning, match="lstm"):
         rt.compile(model, torch.randn(1, 300, 2))
+
+
+def test_a_long_window_of_an_rnn_is_one_stage() -> None:
+    model, x = nn.RNN(2, 5, 2, batch_first=True).eval(), torch.randn(3, 700, 2)
+    fast = rt.compile(model, x[:1], strict=True)
+    assert "1 of 1 stages native" in fast.explain()
+    assert fast.weight_bytes == 4 * sum(p.numel() for p in model.parameters())
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-5, atol=1e-5)

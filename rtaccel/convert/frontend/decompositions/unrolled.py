@@ -1,4 +1,4 @@
-"""Recurrent layers that no operator computes, as their time steps one after the other: nn.RNN, LSTM with a projection.
+"""A recurrent layer that no operator computes, as its time steps one after the other: LSTM with a projection.
 
 Each step is a product by a parameter and a few elementwise calls, which operators compute. Windows of many steps fall back to
 PyTorch: a plan of thousands of stages is no faster.
@@ -50,17 +50,6 @@ def _unrolled(cell: Cell, x: Tensor, states: list[Tensor], params: list[Tensor],
     return [x.transpose(0, 1) if batch_first else x, *(torch.stack(states, 0) for states in last)]
 
 
-def _rnn(act: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
-    def cell(given: Tensor, states: list[Tensor], own: Sequence[Tensor]) -> list[Tensor]:
-        return [act(given + aten.linear.default(states[0], own[1], None))]
-
-    def apply(x: Tensor, hx: Tensor, params: list[Tensor], has_biases: bool, num_layers: int, dropout: float, train: bool,
-              bidirectional: bool, batch_first: bool) -> Any:  # fmt: skip
-        return _unrolled(cell, x, [hx], params, has_biases, False, num_layers, 1 + bidirectional, batch_first)
-
-    return apply
-
-
 def _projected(given: Tensor, states: list[Tensor], own: Sequence[Tensor]) -> list[Tensor]:
     gates = given + aten.linear.default(states[0], own[1], None)
     i, f, g, o = gates.chunk(4, -1)
@@ -75,14 +64,4 @@ def _lstm(x: Tensor, hx: list[Tensor], params: list[Tensor], has_biases: bool, n
     return _unrolled(_projected, x, hx, params, has_biases, True, num_layers, 1 + bidirectional, batch_first)
 
 
-def _rnn_cell(act: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    def apply(x: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None, b_hh: Any = None) -> Tensor:
-        return act(aten.linear.default(x, w_ih, b_ih) + aten.linear.default(hx, w_hh, b_hh))
-
-    return apply
-
-
-UNROLLED: dict[Any, Callable[..., Any]] = {
-    aten.rnn_tanh.input: _rnn(torch.tanh), aten.rnn_relu.input: _rnn(torch.relu), aten.lstm.input: _lstm,
-    aten.rnn_tanh_cell.default: _rnn_cell(torch.tanh), aten.rnn_relu_cell.default: _rnn_cell(torch.relu),
-}  # fmt: skip
+UNROLLED: dict[Any, Callable[..., Any]] = {aten.lstm.input: _lstm}

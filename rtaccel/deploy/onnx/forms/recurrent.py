@@ -1,6 +1,8 @@
-"""LSTM and GRU: a node for each layer. Quantized weights are dequantized in front of them; states stay real numbers."""
+"""LSTM, GRU and RNN: a node for each layer. Quantized weights are dequantized in front of them; states stay real numbers."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -10,11 +12,11 @@ from rtaccel.deploy.onnx.registry import form
 from rtaccel.deploy.onnx.writer import Writer
 from rtaccel.kernels.recurrent.layout import Geometry
 
-_ORDER = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2)}
+_ORDER = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn_tanh": (0,), "rnn_relu": (0,)}
 """Of torch's gates, in the order of ONNX."""
 
 
-@form("lstm", "gru")
+@form(*_ORDER)
 def recurrent(w: Writer, stage: Stage) -> None:
     kind, g = stage.op, Geometry.of(stage.attrs)
     if g.batch != 1:
@@ -34,9 +36,12 @@ def recurrent(w: Writer, stage: Stage) -> None:
         inputs = [given, *weights, bias or "", "", *first]
         while not inputs[-1]:
             inputs.pop()
-        extra = {"linear_before_reset": 1} if kind == "gru" else {}
+        extra: dict[str, Any] = {"linear_before_reset": 1} if kind == "gru" else {}
+        name, _, function = kind.partition("_")
+        if function:
+            extra = {"activations": [function.capitalize()] * g.directions}
         made = w.node(
-            kind.upper(), *inputs, outputs=3 if kind == "lstm" else 2, hidden_size=g.hidden,
+            name.upper(), *inputs, outputs=3 if kind == "lstm" else 2, hidden_size=g.hidden,
             direction="bidirectional" if g.directions == 2 else "forward", **extra,
         )  # fmt: skip
         y, *last = made

@@ -1,0 +1,1 @@
+"""nn.RNN with relu: what `kernels/recurrent` computes, with one gate that is the new state."""

@@ -1,0 +1,1 @@
+"""nn.RNN with tanh: what `kernels/recurrent` computes, with one gate that is the new state."""
