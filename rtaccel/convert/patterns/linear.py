@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from rtaccel.convert.frontend.layout import View
@@ -27,7 +29,7 @@ def _linear(call: Call) -> OpNode | str:
     return call.row_wise("linear", view, weight.shape[0], tensors=tensors)
 
 
-_RIGHT = {
+_RIGHT: dict[Any, str] = {
     aten.matmul.default: "other", aten.mm.default: "mat2", aten.bmm.default: "mat2", aten.mv.default: "vec",
     aten.dot.default: "tensor",
 }  # fmt: skip
