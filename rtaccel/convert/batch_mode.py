@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.convert.build_graph import build_graph
 from rtaccel.convert.frontend.export import ExportedGraph, capture
-from rtaccel.convert.frontend.graph import OpGraph
+from rtaccel.convert.frontend.graph.op_graph import OpGraph
 
 
 def choose_batch_mode(

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rtaccel.convert.frontend.export import ExportedGraph
-from rtaccel.convert.frontend.graph import Builder, OpGraph
+from rtaccel.convert.frontend.graph.builder import Builder
+from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.passes.compose_copies import compose_copies
 from rtaccel.convert.passes.eliminate_dead_rows import eliminate_dead_rows

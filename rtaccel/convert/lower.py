@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from rtaccel.convert.frontend.export import ExportedGraph
-from rtaccel.convert.frontend.graph import OpGraph
+from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.lower_memo import LowerMemo
 from rtaccel.convert.passes.emit import Emitter

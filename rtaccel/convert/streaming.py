@@ -17,7 +17,7 @@ from torch import nn
 
 from rtaccel.convert.build_graph import build_graph
 from rtaccel.convert.frontend.export import ExportedGraph, capture
-from rtaccel.convert.frontend.graph import OpGraph
+from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.nodes import Buffer, OpNode
 from rtaccel.convert.passes.fuse_epilogue import fold
 from rtaccel.core.errors import UnsupportedProblem

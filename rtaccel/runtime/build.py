@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from rtaccel.convert.batch_mode import choose_batch_mode, fixed_batch_mode
 from rtaccel.convert.frontend.attribute_state import Changes, attribute_state
 from rtaccel.convert.frontend.export import ExportedGraph, shared_batch
-from rtaccel.convert.frontend.graph import OpGraph
+from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.convert.lower import lower
 from rtaccel.convert.open_sizes import OpenSizes

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from rtaccel.backends.cuda_errors import NEXT, dead
 from rtaccel.convert.frontend.batches import signature_of
 from rtaccel.convert.frontend.export import ExportedGraph, check_example, shared_batch
-from rtaccel.convert.frontend.graph import OpGraph
+from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.lower import lower
 from rtaccel.convert.lower_memo import LowerMemo
 from rtaccel.convert.module_swap.name_patterns import unmatched

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
-from rtaccel.convert.frontend.graph import OpGraph
+from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.quantization.scheme_rules import available, takes_schemes
 from rtaccel.core.errors import FormatError, UnsupportedProblem

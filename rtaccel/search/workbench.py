@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.convert.frontend.batches import signature_of
 from rtaccel.convert.frontend.export import ExportedGraph, check_example
-from rtaccel.convert.frontend.graph import OpGraph
+from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.lower import lower
 from rtaccel.convert.lower_memo import LowerMemo
 from rtaccel.convert.passes.fuse_norm import fuse_norms

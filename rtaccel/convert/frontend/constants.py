@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 if TYPE_CHECKING:
-    from rtaccel.convert.frontend.graph import Builder
+    from rtaccel.convert.frontend.graph.builder import Builder
 
 aten = torch.ops.aten
 

@@ -13,7 +13,7 @@ from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import Atom, View
 
 if TYPE_CHECKING:
-    from rtaccel.convert.frontend.graph import Builder
+    from rtaccel.convert.frontend.graph.builder import Builder
 
 aten = torch.ops.aten
 Look = Callable[["Builder", View, fx.Node, "Arguments"], "View | tuple[View, ...] | None"]

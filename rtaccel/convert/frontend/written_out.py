@@ -21,7 +21,7 @@ from rtaccel.core.registry import with_role
 from rtaccel.core.traits import Role
 
 if TYPE_CHECKING:
-    from rtaccel.convert.frontend.graph import Builder
+    from rtaccel.convert.frontend.graph.builder import Builder
 
 MAX_OPERANDS = 6
 """Constants of a call that are tried as values, alone and in pairs."""

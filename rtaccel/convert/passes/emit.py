@@ -9,7 +9,8 @@ from math import prod
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend.export import ExportedGraph
-from rtaccel.convert.frontend.graph import OpGraph, sizes, stored_apart
+from rtaccel.convert.frontend.graph.op_graph import OpGraph
+from rtaccel.convert.frontend.graph.values import sizes, stored_apart
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.passes.program import Argument, FallbackStep, Program, SubgraphStep
 from rtaccel.convert.quantization.scheme_rules import LayerPlan, StageWeights, parts, stage_weights

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from rtaccel.convert.frontend.graph import OpGraph
+from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, zeros_like_rows
 from rtaccel.convert.quantization.scheme_rules import takes_schemes
 from rtaccel.convert.quantization.value_statistics import ValueStatistics

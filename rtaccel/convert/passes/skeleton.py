@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.convert.frontend.export import ExportedGraph
-from rtaccel.convert.frontend.graph import OpGraph
+from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.quantization.scheme_rules import LayerPlan
 from rtaccel.core.errors import FormatError, RtaccelError
 from rtaccel.core.scheme import scheme_names

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rtaccel.convert.frontend.graph import OpGraph
+from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.passes.program import FallbackStep, Program, SubgraphStep
 from rtaccel.core.registry import Operator, operator

@@ -25,7 +25,7 @@ from rtaccel.core.registry import operators, with_role
 from rtaccel.core.traits import Role
 
 if TYPE_CHECKING:
-    from rtaccel.convert.frontend.graph import Builder
+    from rtaccel.convert.frontend.graph.builder import Builder
 
 Rule = Callable[["Call"], "OpNode | str"]
 _RULES: dict[Any, Rule] = {}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.convert.frontend.export import ExportedGraph
-from rtaccel.convert.frontend.graph import OpGraph
+from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.quantization.call_statistics import CallStatistics, call_of
 from rtaccel.convert.quantization.scheme_rules import LayerPlan, Stored, takes_schemes
