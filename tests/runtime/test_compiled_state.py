@@ -104,3 +104,22 @@ def test_values_that_are_not_needed_at_once_share_memory() -> None:
     assert fast.plan_bytes[1] == 3 * 96 * block
     for _ in range(2):
         torch.testing.assert_close(fast(x), model(x).detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("scheme", ["float32", "w8a8"])
+def test_a_layer_that_is_called_again_counts_once(scheme: str) -> None:
+    class Again(nn.Module):
+        def __init__(self, calls: int) -> None:
+            super().__init__()
+            self.layer, self.calls = nn.Linear(24, 24), calls
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for _ in range(self.calls):
+                x = torch.tanh(self.layer(x))
+            return x
+
+    one, four = (
+        rt.compile(Again(calls).eval(), (torch.randn(2, 24),), scheme, calibration=[torch.randn(32, 24)])
+        for calls in (1, 4)
+    )
+    assert one.weight_bytes <= four.weight_bytes <= one.weight_bytes + 4 * 16  # with scales of values, not with weights

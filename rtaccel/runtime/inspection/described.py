@@ -29,8 +29,10 @@ class Described:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the logical weights and scales: what a checkpoint of this model holds."""
-        return sum(entry.value.numel() * entry.value.element_size() for entry in self._state.entries.values())
+        """Bytes of the logical weights and scales. What several calls of a layer share counts once."""
+        values = [entry.value for entry in self._state.entries.values()]
+        stored = {(v.data_ptr(), v.dtype, v.shape, v.stride(), v.device): v.numel() * v.element_size() for v in values}
+        return sum(stored.values())
 
     @property
     def plan_bytes(self) -> tuple[int, int]:
