@@ -44,6 +44,7 @@ struct Spec {
     for (int64_t d : trailing) product *= d;
     return product;
   }
+  int64_t bytes(int64_t rows) const { return rows * width() * dtype.bytes; }
 };
 
 constexpr int kMaxDims = 8, kMaxTensors = 128;
