@@ -8,8 +8,10 @@ same packed value, which then is named three times.
     y[t, h, :]     = sum_s exp(score - max_s score) * v[s, h', :] / sum_s exp(score - max_s score)
 
 attrs: heads, head_dim, scale (default head_dim ** -0.5), causal (0/1), q_column, k_column, v_column, kv_heads (default
-heads), empty_row. A fourth input, or a constant tensor `mask`, is added to the scores: float32 of S columns and 1 row
-(for all queries), T rows, or heads * T rows (row h * T + t).
+heads), empty_row, sequences (default 1). A fourth input, or a constant tensor `mask`, is added to the scores: float32 of S
+columns and 1 row (for all queries), T rows, or heads * T rows (row h * T + t).
+A sample may hold several sequences, as windows of an image or channels of a series are: T rows of q for each, one after the
+other, and S of k and v. Each attends to itself. A mask may have sequences * heads * T rows then (row (n * heads + h) * T + t).
 `empty_row` says what a query gets whose scores are all -infinity: "zero", as F.scaled_dot_product_attention gives, or
 "nan", as a softmax written by hand gives. y float32 [M, T, heads * head_dim], or int8 with a static QParams:
 clamp(rint(y / scale) + zero point), and a sample with a y that is not finite is marked as kernels/quantize does it.
@@ -43,6 +45,7 @@ def lower(stage: Stage) -> Mapping[str, Any]:
         "heads": heads,
         "head_dim": head_dim,
         "kv_heads": int(attrs.get("kv_heads", heads)),
+        "sequences": int(attrs.get("sequences", 1)),
         "scale": float(attrs.get("scale", head_dim**-0.5)),
         "causal": int(attrs.get("causal", 0)),
         **{name: int(attrs.get(name, 0)) for name in ("q_column", "k_column", "v_column")},
@@ -61,9 +64,12 @@ def lower(stage: Stage) -> Mapping[str, Any]:
 
 def _check(stage: Stage, low: Mapping[str, Any]) -> None:
     q, k, v = stage.inputs[:3]
-    heads, kv_heads, head_dim = low["heads"], low["kv_heads"], low["head_dim"]
+    heads, kv_heads, head_dim, n = low["heads"], low["kv_heads"], low["head_dim"], low["sequences"]
     fits = (
         heads > 0
+        and n > 0
+        and q.steps % n == 0
+        and k.steps % n == 0
         and head_dim > 0
         and kv_heads > 0
         and heads % kv_heads == 0
@@ -76,14 +82,19 @@ def _check(stage: Stage, low: Mapping[str, Any]) -> None:
     )
     if fits and "mask_rows" in low:
         columns = stage.tensors["mask"].shape[-1] if "mask" in low else stage.inputs[3].width
-        fits = columns == k.steps and low["mask_rows"] in (1, q.steps, heads * q.steps)
+        fits = columns == k.steps // n and low["mask_rows"] in (
+            1,
+            q.steps // n,
+            heads * (q.steps // n),
+            heads * q.steps,
+        )
     if not fits:
         widths = ", ".join(f"[{value.steps}, {value.width}]" for value in (*stage.inputs, *stage.outputs))
         raise ShapeError(
             "attention",
-            f"{heads} heads of {head_dim} ({kv_heads} for keys and values), values {widths}",
+            f"{heads} heads of {head_dim} ({kv_heads} for keys and values), {n} sequences, values {widths}",
             "heads that lie inside their values, as many keys as values, a mask of S columns and 1, T or heads * T rows",
-            "Check heads, head_dim, kv_heads and the columns.",
+            "Check heads, head_dim, kv_heads, sequences and the columns.",
         )
     if low["empty_row"] not in ("zero", "nan"):
         raise FormatError("attention", f"empty_row {low['empty_row']!r}", '"zero" or "nan"', "Name one of these.")
@@ -91,7 +102,8 @@ def _check(stage: Stage, low: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Heads:
-    """The inputs taken apart: q [M, heads, T, D], k and v [M, heads, S, D], mask broadcastable to [M, heads, T, S]."""
+    """The inputs taken apart, N sequences a sample: q [M * N, heads, T, D], k and v [M * N, heads, S, D], mask broadcastable to
+    [M * N, heads, T, S]."""
 
     q: Tensor
     k: Tensor
@@ -100,24 +112,25 @@ class Heads:
 
 
 def take_apart(stage: Stage, low: Mapping[str, Any], inputs: tuple[Tensor, ...]) -> Heads:
-    m, t = inputs[0].shape[0], stage.inputs[0].steps
+    n = low["sequences"]
+    m, t, s = inputs[0].shape[0], stage.inputs[0].steps // n, stage.inputs[1].steps // n
 
     def part(index: int, column: str, heads: int) -> Tensor:
         value = stage.inputs[index]
-        x = inputs[index].reshape(m, value.steps, value.width)
+        x = inputs[index].reshape(m * n, value.steps // n, value.width)
         x = x[:, :, low[column] : low[column] + heads * low["head_dim"]]
-        x = x.reshape(m, value.steps, heads, low["head_dim"]).transpose(1, 2)
+        x = x.reshape(m * n, value.steps // n, heads, low["head_dim"]).transpose(1, 2)
         return x.repeat_interleave(low["heads"] // heads, 1)
 
     mask = None
     if "mask_rows" in low:
-        given = low["mask"].reshape(1, -1) if "mask" in low else inputs[3]
+        given = low["mask"].expand(m, *low["mask"].shape) if "mask" in low else inputs[3]
         rows, per_head = low["mask_rows"], low["mask_rows"] > max(t, 1)
-        mask = given.reshape(
-            given.shape[0], low["heads"] if per_head else 1, -1 if rows > 1 else 1, stage.inputs[1].steps
-        )
+        each = n if rows == n * low["heads"] * t else 1
+        mask = given.reshape(m, each, low["heads"] if per_head else 1, t if rows > 1 else 1, s)
+        mask = mask.expand(m, n, *mask.shape[2:]).reshape(m * n, *mask.shape[2:])
     if low["causal"]:
-        later = torch.ones(t, stage.inputs[1].steps, dtype=torch.bool, device=inputs[0].device).triu(1)
+        later = torch.ones(t, s, dtype=torch.bool, device=inputs[0].device).triu(1)
         causal = torch.zeros(later.shape, device=later.device).masked_fill(later, float("-inf"))
         mask = causal if mask is None else mask + causal
     kv = low["kv_heads"]
@@ -138,8 +151,8 @@ def probabilities(low: Mapping[str, Any], s: Tensor) -> Tensor:
 
 
 def output(stage: Stage, low: Mapping[str, Any], y: Tensor) -> tuple[Tensor]:
-    """y [M, heads, T, D] as the stage gives it."""
-    y = y.transpose(1, 2).reshape(y.shape[0], *stage.outputs[0].shape).float()
+    """y [M * N, heads, T, D] as the stage gives it."""
+    y = y.transpose(1, 2).reshape(y.shape[0] // low["sequences"], *stage.outputs[0].shape).float()
     if stage.outputs[0].quant is None:
         return (y,)
     return (quantize.static(y.flatten(1), low["inv_scale"], low["zero_point"]).reshape(y.shape),)
@@ -166,18 +179,18 @@ def tolerance(stage: Stage, *inputs: Tensor) -> Tolerance:
     keys = parts.k.shape[2]
     relative = torch.expm1(2 * e) + u * (16 + 2 * keys + 6)
     atol = (relative * (p @ parts.v.abs()) + 1e-37).transpose(1, 2)
-    return Tolerance(atol=atol.reshape(atol.shape[0], *stage.outputs[0].shape), steps=1)
+    return Tolerance(atol=atol.reshape(inputs[0].shape[0], *stage.outputs[0].shape), steps=1)
 
 
 def make_stage(
     t: int, s: int, heads: int, head_dim: int, kv_heads: int = 0, mask: str = "", causal: bool = False,
-    quant: QParams | None = None, empty_row: str = "zero",
+    quant: QParams | None = None, empty_row: str = "zero", sequences: int = 1,
 ) -> Stage:  # fmt: skip
     """k and v lie in one packed value behind 3 columns of something else. mask: "", or "constant" or "input" and the
-    number of its rows (1, T or heads * T)."""
+    number of its rows (1, T or heads * T; sequences * heads * T)."""
     kv, g = kv_heads or heads, torch.Generator().manual_seed(t + s)
-    q = Value("q", heads * head_dim + 2, steps=t)
-    packed = Value("kv", 3 + 2 * kv * head_dim, steps=s)
+    q = Value("q", heads * head_dim + 2, steps=sequences * t)
+    packed = Value("kv", 3 + 2 * kv * head_dim, steps=sequences * s)
     inputs, tensors = [q, packed, packed], {}
     if mask:
         kind, rows = mask.split()
@@ -187,9 +200,9 @@ def make_stage(
             tensors["mask"] = random_mask(int(rows), s, g)
     attrs = {
         "heads": heads, "head_dim": head_dim, "kv_heads": kv, "scale": head_dim**-0.5, "causal": int(causal),
-        "q_column": 1, "k_column": 3, "v_column": 3 + kv * head_dim, "empty_row": empty_row,
+        "q_column": 1, "k_column": 3, "v_column": 3 + kv * head_dim, "empty_row": empty_row, "sequences": sequences,
     }  # fmt: skip
-    y = Value("y", heads * head_dim, "int8" if quant else "float32", quant, t)
+    y = Value("y", heads * head_dim, "int8" if quant else "float32", quant, sequences * t)
     return Stage("attention", "case", tuple(inputs), (y,), tensors, attrs)
 
 
@@ -228,6 +241,12 @@ def cases() -> Iterator[Case]:
         (2, make_stage(7, 13, 3, 5, quant=quant)),
         (1, make_stage(33, 20, 2, 16, quant=quant, causal=True)),
         (2, make_stage(5, 6, 1, 70, quant=quant, mask="input 1")),
+        (2, make_stage(8, 8, 4, 8, sequences=4)),
+        (3, make_stage(5, 7, 2, 3, kv_heads=1, sequences=3, causal=True, mask="constant 5")),
+        (2, make_stage(19, 4, 2, 16, sequences=2, mask="constant 38", empty_row="nan")),
+        (2, make_stage(3, 9, 2, 5, sequences=5, mask="constant 30", quant=quant)),
+        (2, make_stage(6, 6, 2, 8, sequences=2, mask="input 12")),
+        (2, make_stage(6, 6, 2, 8, sequences=2, mask="input 24")),
     ]
     for index, (rows, stage) in enumerate(stages):
 
@@ -239,11 +258,11 @@ def cases() -> Iterator[Case]:
 
 
 def cost(problem: Problem) -> Cost:
-    t, s = problem.in_steps[0], problem.in_steps[1]
+    t, s, n = problem.in_steps[0], problem.in_steps[1], int(problem.attrs.get("sequences", 1))
     width = problem.out_widths[0]
     kv = 2 * s * width * int(problem.attrs.get("kv_heads", problem.attrs["heads"])) // int(problem.attrs["heads"])
     moved = 4 * (t * width + kv) + t * width * (1 if problem.out_dtypes[0] == "int8" else 4)
-    return Cost(bytes=problem.rows * moved, flops=problem.rows * 4 * t * s * width)
+    return Cost(bytes=problem.rows * moved, flops=problem.rows * 4 * t * s * width // n)
 
 
 OPERATOR = register_operator(

@@ -27,12 +27,13 @@ class AttentionStage final : public Stage {
   void run(const Run& run) const override {
     for (int64_t sample = 0; sample < run.samples; ++sample) {
       F nonfinite = S::set(0.0f);
-      for (int64_t t = 0; t < y_.steps; t += kBlock) {
-        if (y_.steps - t > S::kLanes)
-          block<2>(run, sample, t, nonfinite);
-        else
-          block<1>(run, sample, t, nonfinite);
-      }
+      for (int64_t n = 0; n < sequences_; ++n)
+        for (int64_t t = 0; t < t_; t += kBlock) {
+          if (t_ - t > S::kLanes)
+            block<2>(run, sample, n, t, nonfinite);
+          else
+            block<1>(run, sample, n, t, nonfinite);
+        }
       if (int8_out_ && S::sum_of(nonfinite) != 0.0f) propagate_nan(run, sample);
     }
   }
@@ -63,11 +64,12 @@ class AttentionStage final : public Stage {
   };
 
   template <int V>
-  void block(const Run& run, int64_t sample, int64_t first, F& nonfinite) const {
+  void block(const Run& run, int64_t sample, int64_t n, int64_t first, F& nonfinite) const {
     alignas(64) float inverse[kBlock];
     constexpr int lanes = V * S::kLanes;
-    const int rows = static_cast<int>(y_.steps - first < kBlock ? y_.steps - first : kBlock);
-    const int all = static_cast<int>(k_.steps);
+    const int rows = static_cast<int>(t_ - first < kBlock ? t_ - first : kBlock);
+    const int all = static_cast<int>(s_);
+    const int64_t sequence = sample * sequences_ + n;
     float* queries = reinterpret_cast<float*>(run.scratch);
     float* scores = queries + head_dim_ * kBlock;
     float* masked = scores + all * kBlock;
@@ -85,24 +87,25 @@ class AttentionStage final : public Stage {
     p.inverse = inverse;
     p.every = mask_rows_ == 1 ? reinterpret_cast<const float*>(mask) : nullptr;
     p.masked = mask_rows_ > 1 ? masked : nullptr;
-    const bool mask_by_head = mask_rows_ > y_.steps;
+    const bool mask_by_head = mask_rows_ > t_;
+    if (mask_rows_ == sequences_ * heads_ * t_) mask += n * heads_ * t_ * mask_pitch_;
     if (p.masked && !mask_by_head)
       transpose<S>(mask + first * mask_pitch_, mask_pitch_, rows, p.keys, 1, masked, lanes);
     for (int h = 0; h < heads_; ++h) {
       const int64_t at = static_cast<int64_t>(h) * head_dim_, kv_at = static_cast<int64_t>(h / group_) * head_dim_;
       if (p.masked && mask_by_head)
-        transpose<S>(mask + (h * y_.steps + first) * mask_pitch_, mask_pitch_, rows, p.keys, 1, masked, lanes);
-      transpose<S>(q_.row(run, sample * q_.steps + first) + 4 * (q_column_ + at), q_.pitch, rows, head_dim_, scale_,
+        transpose<S>(mask + (h * t_ + first) * mask_pitch_, mask_pitch_, rows, p.keys, 1, masked, lanes);
+      transpose<S>(q_.row(run, sequence * t_ + first) + 4 * (q_column_ + at), q_.pitch, rows, head_dim_, scale_,
                    queries, lanes);
-      p.k = k_.row(run, sample * k_.steps) + 4 * (k_column_ + kv_at);
-      p.v = v_.row(run, sample * v_.steps) + 4 * (v_column_ + kv_at);
+      p.k = k_.row(run, sequence * s_) + 4 * (k_column_ + kv_at);
+      p.v = v_.row(run, sequence * s_) + 4 * (v_column_ + kv_at);
       p.v_pitch = v_.pitch;
       if (copy_values_ && h % group_ == 0) copy(p, values);
       if (copy_values_) {
         p.v = reinterpret_cast<const char*>(values);
         p.v_pitch = 4 * padded_;
       }
-      char* y = y_.row(run, sample * y_.steps + first);
+      char* y = y_.row(run, sequence * t_ + first);
       p.y = in_place_ ? y + 4 * at : reinterpret_cast<char*>(made);
       p.y_pitch = in_place_ ? y_.pitch : 4 * padded_;
       score<V>(p);
@@ -303,6 +306,7 @@ class AttentionStage final : public Stage {
 
   GraphIO q_, k_, v_, mask_, y_;
   int heads_, head_dim_, group_, padded_;  // group: heads for each head of k and v; padded: head_dim in whole vectors
+  int64_t sequences_, t_, s_;              // sequences of a sample, queries and keys of each
   int64_t q_column_, k_column_, v_column_;
   float scale_, inv_scale_, empty_;
   int32_t zero_;
@@ -328,6 +332,10 @@ AttentionStage<S>::AttentionStage(const StageSpec& spec)
   expect_dtype(spec.output(0), RTA_FLOAT32, RTA_INT8, "y");
   expect(k_.steps == v_.steps, "%lld keys for %lld values", static_cast<long long>(k_.steps),
          static_cast<long long>(v_.steps));
+  sequences_ = between(attrs, "sequences", 1, kMaxElements);
+  expect(q_.steps % sequences_ == 0 && k_.steps % sequences_ == 0, "%lld sequences of %lld queries and %lld keys",
+         static_cast<long long>(sequences_), static_cast<long long>(q_.steps), static_cast<long long>(k_.steps));
+  t_ = q_.steps / sequences_, s_ = k_.steps / sequences_;
   padded_ = (head_dim_ + S::kLanes - 1) / S::kLanes * S::kLanes;
   q_column_ = between(attrs, "q_column", 0, q_.width - width);
   k_column_ = between(attrs, "k_column", 0, k_.width - kv_width);
@@ -344,27 +352,27 @@ AttentionStage<S>::AttentionStage(const StageSpec& spec)
   copy_values_ = padded_ != head_dim_ || v_.pitch % 4096 == 0;
 
   mask_rows_ = attrs.has("mask_rows") ? between(attrs, "mask_rows", 1, heads_ * q_.steps) : 0;
-  expect(mask_rows_ <= 1 || mask_rows_ == q_.steps || mask_rows_ == heads_ * q_.steps, "a mask of %lld rows",
-         static_cast<long long>(mask_rows_));
+  expect(mask_rows_ <= 1 || mask_rows_ == t_ || mask_rows_ == heads_ * t_ || mask_rows_ == heads_ * q_.steps,
+         "a mask of %lld rows", static_cast<long long>(mask_rows_));
   expect_inputs(spec, 3, mask_rows_ && !attrs.has("mask") ? 4 : 3);
   if (mask_rows_ && !attrs.has("mask")) {
     expect(mask_.exists(), "no mask");
-    expect_shape(spec.input(3), mask_rows_, k_.steps, "mask");
+    expect_shape(spec.input(3), mask_rows_, s_, "mask");
   }
   mask_pitch_ = mask_.pitch;
   constant_mask_ = nullptr;
   if (attrs.has("mask")) {
-    const int64_t count = product(mask_rows_, k_.steps);
+    const int64_t count = product(mask_rows_, s_);
     const float* from = attrs.floats("mask", count);
     float* to = static_cast<float*>(spec.arena->take(static_cast<size_t>(count) * sizeof(float)));
     for (int64_t i = 0; i < count; ++i) to[i] = from[i];
     constant_mask_ = to;
-    mask_pitch_ = k_.steps * 4;
+    mask_pitch_ = s_ * 4;
   }
   for (int i = 0; i < kBlock; ++i) lane_[i] = static_cast<float>(i);
-  const int64_t vectors = head_dim_ + (mask_rows_ > 1 ? 2 : 1) * k_.steps;
+  const int64_t vectors = head_dim_ + (mask_rows_ > 1 ? 2 : 1) * s_;
   spec.need_scratch(static_cast<size_t>(vectors * kBlock + int64_t{padded_} * kBlock +
-                                        (copy_values_ ? product(k_.steps, padded_) : 0)) *
+                                        (copy_values_ ? product(s_, padded_) : 0)) *
                     sizeof(float));
 }
 

@@ -34,10 +34,11 @@ MAX_HEAD_DIM = 128
 @triton.jit
 def attention_kernel(
     q_ptr, k_ptr, v_ptr, mask_ptr, y_ptr, scale,
-    T: tl.constexpr, S: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr,
+    N: tl.constexpr, T: tl.constexpr, S: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr,
     Q: tl.constexpr, K: tl.constexpr, V: tl.constexpr, MASK: tl.constexpr, CAUSAL: tl.constexpr, EMPTY_NAN: tl.constexpr,
     ALONE: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
+    # A sequence of a sample is a sample of its own, but for the mask.
     sample, head = (tl.program_id(0) // HEADS).to(tl.int64), tl.program_id(0) % HEADS
     t = tl.program_id(1) * BLOCK_T + tl.arange(0, BLOCK_T)[:, None]
     d = tl.arange(0, BLOCK_D)
@@ -58,7 +59,7 @@ def attention_kernel(
         if CAUSAL:
             allowed = allowed & (s[None, :] <= t)
         if mask_ptr is not None:
-            row = sample * MASK[0] + head * MASK[1] + t * MASK[2]
+            row = sample // N * MASK[0] + sample % N * MASK[1] + head * MASK[2] + t * MASK[3]
             score += tl.load(mask_ptr + row * S + s[None, :], mask=allowed, other=0.0)
         score = tl.where(allowed, score, -float("inf"))
         # A NaN among the scores is NaN in its exponential, whatever the largest is.
@@ -98,21 +99,24 @@ def supports(problem: Problem) -> str | None:
 def specialize(stage: Stage, problem: Problem) -> Specialisation:
     """Not measured on a card."""
     low, (q, k, v) = contract.lower(stage), stage.inputs[:3]
-    t, s, heads, d = q.steps, k.steps, low["heads"], low["head_dim"]
+    heads, d, n = low["heads"], low["head_dim"], low["sequences"]
+    t, s = q.steps // n, k.steps // n
     alone, block_d = t <= FEW, power_of_two(d, 16, MAX_HEAD_DIM)
     block_s = power_of_two(s, 16, 64 if alone else max(16, min(32, 2048 // block_d)))
     tile = Tiling(1 if alone else 16, block_s, block_d, num_warps=4 if block_d > 32 else 2)
     rows, per_head = low.get("mask_rows", 0), low.get("mask_rows", 0) > max(t, 1)
-    mask = (0 if "mask" in low else rows, t if per_head else 0, int(rows > 1))
+    of_each = n > 1 and rows == n * heads * t
+    mask = (0 if "mask" in low else rows, heads * t if of_each else 0, t if per_head else 0, int(rows > 1))
     pointers = ("q_ptr", "k_ptr", "v_ptr", "mask_ptr", "y_ptr")
     signature, absent = leave_out({**dict.fromkeys(pointers, "*fp32"), "scale": "fp32"}, mask_ptr="mask_rows" in low)
     kinds = ("_causal" if low["causal"] else "") + (f"_mask{rows}" if rows else "")
+    sizes = f"T{t}_S{s}_H{heads}_KV{low['kv_heads']}_D{d}_{q.width}_{k.width}_{v.width}"
     return Specialisation(
-        name=f"attention_T{t}_S{s}_H{heads}_KV{low['kv_heads']}_D{d}_{q.width}_{k.width}_{v.width}{kinds}",
+        name=f"attention_{f'N{n}_' if n > 1 else ''}{sizes}{kinds}",
         kernel=attention_kernel,
         signature=signature,
         constants={
-            "T": t, "S": s, "HEADS": heads, "GROUP": heads // low["kv_heads"], "D": d, "Q": (q.width, low["q_column"]),
+            "N": n, "T": t, "S": s, "HEADS": heads, "GROUP": heads // low["kv_heads"], "D": d, "Q": (q.width, low["q_column"]),
             "K": (k.width, low["k_column"]), "V": (v.width, low["v_column"]), "MASK": mask, "CAUSAL": bool(low["causal"]),
             "EMPTY_NAN": low["empty_row"] == "nan", "ALONE": alone, "BLOCK_T": tile.block_m, "BLOCK_S": tile.block_n,
             "BLOCK_D": tile.block_k, **absent,
@@ -124,7 +128,8 @@ def specialize(stage: Stage, problem: Problem) -> Specialisation:
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """q, k, v and where it is computed the mask, as the contract has them -> y [M, T, heads * head_dim]; any M."""
     low, spec, y_value = contract.lower(stage), specialize(stage, problem), stage.outputs[0]
-    launch, tile, heads, steps = bind(spec), spec.tiling, low["heads"], stage.inputs[0].steps
+    launch, tile, programs = bind(spec), spec.tiling, low["heads"] * low["sequences"]
+    steps = stage.inputs[0].steps // low["sequences"]
     constant = {"mask_ptr": low["mask"].float().contiguous().to(problem.device)} if "mask" in low else {}
     quantize = None
     if y_value.quant is not None:
@@ -139,7 +144,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
         if y.numel():
             names = ("q_ptr", "k_ptr", "v_ptr", "mask_ptr")
             pointers: dict[str, Any] = {**constant, **dict(zip(names, given))}
-            launch((m * heads, triton.cdiv(steps, tile.block_m)), y_ptr=y, scale=low["scale"], **pointers)
+            launch((m * programs, triton.cdiv(steps, tile.block_m)), y_ptr=y, scale=low["scale"], **pointers)
         if quantize is None:
             return (y,)
         return (quantize(y.reshape(m, -1))[0].reshape(y.shape),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -18,13 +19,19 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Heads:
-    """Queries, keys or values [.., heads, steps, head_dim] in packed columns of a value."""
+    """Queries, keys or values [.., heads, steps, head_dim] in packed columns of a value, which has so many sequences of steps.
+
+    leading: of each dimension in front of the steps, the runs that are no samples: ("head" or "sequence", size, stride), with the
+    stride in heads or in sequences.
+    """
 
     base: str
     column: int
     heads: int
     steps: int
     head_dim: int
+    sequences: int
+    leading: tuple[tuple[tuple[str, int, int], ...], ...]
 
 
 def heads_of(call: Call, node: fx.Node, transposed: bool = False) -> tuple[Heads, View]:
@@ -50,25 +57,42 @@ def _heads(call: Call, view: View) -> Heads | None:
     rank = len(view.dims)
     if rank < 3 or view.has_batch(rank - 1) or view.has_batch(rank - 2):
         return None
-    for index in range(rank - 3):
-        if not view.has_batch(index) and view.shape[index] != 1:
-            return None
-    head_atoms = [a for a in view.dims[rank - 3] if not a.batch]  # samples and heads may be one dimension
     time, depth = layout.run_of(view, rank - 2), layout.run_of(view, rank - 1)
-    heads = layout.merged(head_atoms)
-    if time is None or depth is None or len(heads) > 1 or (depth.size > 1 and depth.stride != 1):
+    if time is None or depth is None or (depth.size > 1 and depth.stride != 1):
         return None
-    size = depth.size
-    if heads and heads[0].stride != size:
+    size, buffer = depth.size, call.build.buffers[view.base]
+    own = [[a for a in dim if not a.batch and a.size > 1] for dim in view.dims[: rank - 2]]
+    inside = [
+        a for a in own[-1] if _is_head(a, size, buffer.width or time.stride)
+    ]  # samples and heads may be one dimension
+    heads = layout.merged(inside)
+    if len(heads) > 1 or (heads and heads[0].stride != size):
         return None
-    buffer = call.build.buffers[view.base]
     count = heads[0].size if heads else 1
-    width = buffer.width or (time.stride if time.size > 1 else buffer.elements)
+    around = [a for dim in own for a in dim if a not in inside]
+    sequences = prod(a.size for a in around)
+    width = buffer.width or (time.stride if time.size > 1 else buffer.elements // sequences)
     column = view.offset % width
+    each = time.size * width
     fits = time.size == 1 or time.stride == width
-    if not fits or column + count * size > width or view.offset != column or buffer.elements != time.size * width:
+    if not fits or column + count * size > width or view.offset != column or buffer.elements != sequences * each:
         return None
-    return Heads(view.base, column, count, time.size, size) if call.build.pin(view.base, width) else None
+    if around and layout.merged(sorted(around, key=lambda a: -a.stride)) != [Atom(sequences, each)]:
+        return None
+    if not call.build.pin(view.base, width):
+        return None
+    leading = tuple(
+        tuple(
+            ("head", a.size, a.stride // size) if a in inside else ("sequence", a.size, a.stride // each) for a in dim
+        )
+        for dim in own
+    )
+    return Heads(view.base, column, count, time.size, size, sequences, leading)
+
+
+def _is_head(atom: Atom, head_dim: int, width: int) -> bool:
+    """Whether a step along it stays inside a row of the value."""
+    return atom.stride >= head_dim and (width == 0 or atom.stride * (atom.size - 1) + head_dim <= width)
 
 
 def attention(
@@ -82,39 +106,67 @@ def attention(
         return "has keys and values of another size than its queries"
     if q.heads % k.heads:
         return "has a number of heads that the key heads do not divide"
+    if not q.sequences == k.sequences == v.sequences or len({_sequences(side) for side in (q, k, v)}) > 1:
+        return "has other sequences of keys and values than of queries"
     attrs: dict[str, Any] = {
         "heads": q.heads, "kv_heads": k.heads, "head_dim": q.head_dim,
         "scale": float(scale if scale is not None else q.head_dim**-0.5), "causal": int(causal),
         "q_column": q.column, "k_column": k.column, "v_column": v.column,
     }  # fmt: skip
-    tensors = {} if mask is None else {"mask": _mask(mask, q.steps, k.steps)}
-    width = q.heads * q.head_dim
-    rank = len(view.dims)
-    batch = [a for a in view.dims[rank - 3] if a.batch]
-    dims = [*view.dims[: rank - 3]]
-    dims = [tuple(a if a.batch else Atom(1, 1) for a in dim) for dim in dims]
-    dims.append((*batch, Atom(q.heads, q.head_dim)))
-    dims += [(Atom(q.steps, width),), (Atom(q.head_dim, 1),)]
-    elements = q.steps * width
-    return call.op_node(
-        "attention", [q.base, k.base, v.base], View("", tuple(dims)), elements, width, tensors=tensors, attrs=attrs
-    )
+    if q.sequences > 1:
+        attrs["sequences"] = q.sequences
+    tensors = {} if mask is None else {"mask": _mask(mask, q, k.steps)}
+    width, each = q.heads * q.head_dim, q.steps * q.heads * q.head_dim
+    dims = []
+    for dim, own in zip(view.dims, q.leading):
+        atoms = [Atom(size, stride * (q.head_dim if kind == "head" else each)) for kind, size, stride in own]
+        dims.append((*(a for a in dim if a.batch), *atoms))
+    seen = View("", (*dims, (Atom(q.steps, width),), (Atom(q.head_dim, 1),)))
+    elements = q.sequences * each
+    return call.op_node("attention", [q.base, k.base, v.base], seen, elements, width, tensors=tensors, attrs=attrs)
 
 
-def _mask(mask: Tensor, queries: int, keys: int) -> Tensor:
-    """A constant mask as numbers to add to the scores, [queries, keys]."""
+def _sequences(side: Heads) -> tuple[Any, ...]:
+    """Which dimensions its sequences are, counted from the last: of queries and keys they have to be the same."""
+    found = [
+        (len(side.leading) - at, size, stride)
+        for at, own in enumerate(side.leading)
+        for kind, size, stride in own
+        if kind == "sequence"
+    ]
+    return tuple(found)
+
+
+def _mask(mask: Tensor, q: Heads, keys: int) -> Tensor:
+    """A constant mask as numbers to add to the scores: [1 or heads or sequences * heads, queries, keys] as rows of keys."""
     if mask.dtype == torch.bool:
         mask = torch.zeros(mask.shape, device="cpu").masked_fill(~mask.cpu(), float("-inf"))
     mask = mask.float().cpu()
-    if any(size != 1 for size in mask.shape[:-2]):
-        raise Refused("has a mask for each sample or head")
-    return mask.reshape(mask.shape[-2:]).expand(queries, keys).contiguous()
+    if mask.dim() < 2:
+        mask = mask.reshape(1, -1)
+    front = mask.shape[:-2]
+    if all(size == 1 for size in front):
+        return mask.reshape(mask.shape[-2:]).expand(q.steps, keys).contiguous()
+    lead = [prod(size for _, size, _ in own) for own in q.leading]
+    strides = [stride for own in q.leading for kind, _, stride in own if kind == "sequence"]
+    per_dim = len({kind for own in q.leading[-1:] for kind, _, _ in own}) <= 1  # heads are a dimension of their own
+    if (
+        len(front) > len(lead)
+        or any(m not in (1, size) for m, size in zip(reversed(front), reversed(lead)))
+        or not per_dim
+    ):
+        raise Refused("has a mask for each sample")
+    if all(size == 1 for size in front[:-1]) and (front[-1] == q.heads or q.sequences == 1):
+        return mask.reshape(-1, *mask.shape[-2:]).expand(q.heads, q.steps, keys).reshape(-1, keys).contiguous()
+    if strides != sorted(strides, reverse=True):
+        raise Refused("has a mask for each sequence, and they lie in another order")
+    return mask.expand(*lead, q.steps, keys).reshape(-1, keys).contiguous()
 
 
 @rule(aten.scaled_dot_product_attention.default)
 def _fused(call: Call) -> OpNode | str:
     mask = call["attn_mask"]
-    constant = None if mask is None else call.constant(mask)
+    constant = None if mask is None else call.repeated(mask)
     if mask is not None and constant is None:
         return "has a mask that is computed"
     if call["dropout_p"] != 0.0:
