@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -10,11 +11,14 @@ import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
+from rtaccel.convert.frontend.graph.values import sizes
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.patterns.rules import Call, Refused, rule
 
 aten = torch.ops.aten
+
+_REGROUPED = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,12 @@ class Heads:
     head_dim: int
     sequences: int
     leading: tuple[tuple[tuple[str, int, int], ...], ...]
+
+    @property
+    def order(self) -> tuple[Atom, ...]:
+        """How its sequences lie, in the order of the dimensions: of queries and keys it has to be the same."""
+        runs = [Atom(size, stride) for own in self.leading for kind, size, stride in own if kind == "sequence"]
+        return tuple(layout.merged(runs))
 
 
 def heads_of(call: Call, node: fx.Node, transposed: bool = False) -> tuple[Heads, View]:
@@ -95,18 +105,33 @@ def _is_head(atom: Atom, head_dim: int, width: int) -> bool:
     return atom.stride >= head_dim and (width == 0 or atom.stride * (atom.size - 1) + head_dim <= width)
 
 
+@dataclass(frozen=True)
+class Mask:
+    """A constant that is added to the scores, where those have these leading dimensions."""
+
+    added: Tensor
+    leading: tuple[int, ...]
+
+    @classmethod
+    def of(cls, mask: Tensor, scores: fx.Node) -> Mask:
+        """In its broadcast place in front of scores [.., queries, keys]; truth values rule out where they are false."""
+        if mask.dtype == torch.bool:
+            mask = torch.zeros(mask.shape, device="cpu").masked_fill(~mask.cpu(), float("-inf"))
+        return cls(mask.detach().float().cpu(), sizes(scores.meta["val"])[:-2])
+
+
 def attention(
-    call: Call, query: fx.Node, key: fx.Node, value: fx.Node, scale: float | None, causal: bool, mask: Tensor | None,
+    call: Call, query: fx.Node, key: fx.Node, value: fx.Node, scale: float | None, causal: bool, masks: Sequence[Mask],
     key_transposed: bool = False,
 ) -> OpNode | str:  # fmt: skip
     q, view = heads_of(call, query)
     k, _ = heads_of(call, key, key_transposed)
-    v, _ = heads_of(call, value)
+    v, other = heads_of(call, value)
     if k.head_dim != q.head_dim or v.head_dim != q.head_dim or k.steps != v.steps or k.heads != v.heads:
         return "has keys and values of another size than its queries"
     if q.heads % k.heads:
         return "has a number of heads that the key heads do not divide"
-    if not q.sequences == k.sequences == v.sequences or len({_sequences(side) for side in (q, k, v)}) > 1:
+    if not q.sequences == k.sequences == v.sequences or len({q.order, k.order, v.order}) > 1:
         return "has other sequences of keys and values than of queries"
     attrs: dict[str, Any] = {
         "heads": q.heads, "kv_heads": k.heads, "head_dim": q.head_dim,
@@ -115,10 +140,11 @@ def attention(
     }  # fmt: skip
     if q.sequences > 1:
         attrs["sequences"] = q.sequences
-    tensors = {} if mask is None else {"mask": _mask(mask, q, k.steps)}
+    tensors = {"mask": _added(masks, q, k.steps)} if masks else {}
     width, each = q.heads * q.head_dim, q.steps * q.heads * q.head_dim
+    side = v if v.heads == q.heads else q  # scores may have been seen in another shape than that of their queries
     dims = []
-    for dim, own in zip(view.dims, q.leading):
+    for dim, own in zip((other if side is v else view).dims, side.leading):
         atoms = [Atom(size, stride * (q.head_dim if kind == "head" else each)) for kind, size, stride in own]
         dims.append((*(a for a in dim if a.batch), *atoms))
     seen = View("", (*dims, (Atom(q.steps, width),), (Atom(q.head_dim, 1),)))
@@ -126,41 +152,28 @@ def attention(
     return call.op_node("attention", [q.base, k.base, v.base], seen, elements, width, tensors=tensors, attrs=attrs)
 
 
-def _sequences(side: Heads) -> tuple[Any, ...]:
-    """Which dimensions its sequences are, counted from the last: of queries and keys they have to be the same."""
-    found = [
-        (len(side.leading) - at, size, stride)
-        for at, own in enumerate(side.leading)
-        for kind, size, stride in own
-        if kind == "sequence"
-    ]
-    return tuple(found)
-
-
-def _mask(mask: Tensor, q: Heads, keys: int) -> Tensor:
-    """A constant mask as numbers to add to the scores: [1 or heads or sequences * heads, queries, keys] as rows of keys."""
-    if mask.dtype == torch.bool:
-        mask = torch.zeros(mask.shape, device="cpu").masked_fill(~mask.cpu(), float("-inf"))
-    mask = mask.float().cpu()
-    if mask.dim() < 2:
-        mask = mask.reshape(1, -1)
-    front = mask.shape[:-2]
-    if all(size == 1 for size in front):
-        return mask.reshape(mask.shape[-2:]).expand(q.steps, keys).contiguous()
-    lead = [prod(size for _, size, _ in own) for own in q.leading]
-    strides = [stride for own in q.leading for kind, _, stride in own if kind == "sequence"]
-    per_dim = len({kind for own in q.leading[-1:] for kind, _, _ in own}) <= 1  # heads are a dimension of their own
-    if (
-        len(front) > len(lead)
-        or any(m not in (1, size) for m, size in zip(reversed(front), reversed(lead)))
-        or not per_dim
-    ):
-        raise Refused("has a mask for each sample")
-    if all(size == 1 for size in front[:-1]) and (front[-1] == q.heads or q.sequences == 1):
-        return mask.reshape(-1, *mask.shape[-2:]).expand(q.heads, q.steps, keys).reshape(-1, keys).contiguous()
-    if strides != sorted(strides, reverse=True):
+def _added(masks: Sequence[Mask], q: Heads, keys: int) -> Tensor:
+    """The sum of masks as rows of keys: for all queries, those of each head, or those of each head of each sequence."""
+    if all(all(size == 1 for size in m.added.shape[:-2]) for m in masks):
+        total = sum(
+            (m.added.reshape(*([1] * (2 - m.added.dim())), *m.added.shape[-2:]) for m in masks), torch.zeros(())
+        )
+        return total.expand(q.steps, keys).contiguous()
+    if q.order != (Atom(q.sequences, 1),) and q.sequences > 1:
         raise Refused("has a mask for each sequence, and they lie in another order")
-    return mask.expand(*lead, q.steps, keys).reshape(-1, keys).contiguous()
+    total = torch.zeros(())
+    for m in masks:
+        front = m.added.shape[:-2]
+        lead = [1] * (len(m.leading) - len(front)) + list(front)
+        if len(front) > len(m.leading) or any(all_of % size for size, all_of in zip(lead, m.leading)):
+            raise Refused("has a mask of more dimensions than its scores")
+        full = m.added.reshape(*lead, *m.added.shape[-2:])
+        full = full.repeat(*(all_of // size for size, all_of in zip(lead, m.leading)), 1, 1)
+        full = full.expand(*m.leading, q.steps, keys).reshape(-1, q.sequences, q.heads, q.steps, keys)
+        if not bool((full == full[:1]).all()):
+            raise Refused("has a mask for each sample")
+        total = total + full[0]
+    return (total[0] if bool((total == total[:1]).all()) else total).reshape(-1, keys).contiguous()
 
 
 @rule(aten.scaled_dot_product_attention.default)
@@ -171,7 +184,8 @@ def _fused(call: Call) -> OpNode | str:
         return "has a mask that is computed"
     if call["dropout_p"] != 0.0:
         return "drops out"
-    return attention(call, call["query"], call["key"], call["value"], call["scale"], bool(call["is_causal"]), constant)
+    masks = [] if constant is None else [Mask.of(constant, call.node)]
+    return attention(call, call["query"], call["key"], call["value"], call["scale"], bool(call["is_causal"]), masks)
 
 
 def by_hand(call: Call) -> OpNode | str:
@@ -189,34 +203,54 @@ def by_hand(call: Call) -> OpNode | str:
     soft = Call(call.build, scores)
     if soft["dim"] not in (-1, scores.meta["val"].dim() - 1) or soft["dtype"] is not None:
         return no
-    scale, mask, node = 1.0, None, soft["self"]
+    scale, masks, node = 1.0, list[Mask](), soft["self"]
     while isinstance(node, fx.Node) and node.target is not aten.matmul.default:
         inner = Call(call.build, node)
-        if node.target is aten.add.Tensor and mask is None and inner["alpha"] == 1 and scale == 1.0:
-            mask = call.constant(inner["other"])
+        if node.target is aten.add.Tensor and inner["alpha"] == 1 and scale == 1.0:
+            mask = call.repeated(inner["other"])
             if mask is None:
                 return no
-        elif node.target is aten.masked_fill.Scalar and mask is None and scale == 1.0:
+            masks.append(Mask.of(mask, node))
+        elif node.target in _REGROUPED and sizes(node.meta["val"])[-2:] == sizes(inner["self"].meta["val"])[-2:]:
+            pass
+        elif node.target is aten.masked_fill.Scalar and scale == 1.0:
             hidden = call.constant(inner["mask"])
             if hidden is None or inner["value"] > -1e30:
                 return no
-            mask = torch.zeros(hidden.shape, device="cpu").masked_fill(hidden.bool().cpu(), float("-inf"))
+            masks.append(Mask.of(~hidden.bool(), node))
         elif node.target in (aten.mul.Tensor, aten.div.Tensor):
-            factor = call.constant(inner["other"])
-            number = inner["other"] if isinstance(inner["other"], (int, float)) else None
-            if factor is not None and factor.numel() == 1:
-                number = float(factor)
+            number = _number(call, inner["other"])
             if number is None:
                 return no
-            scale *= float(number) if node.target is aten.mul.Tensor else 1.0 / float(number)
+            scale *= number if node.target is aten.mul.Tensor else 1.0 / number
         else:
             return no
         node = inner["self"]
     if not isinstance(node, fx.Node):
         return no
     product = Call(call.build, node)
-    query, key = product["self"], product["other"]
-    return attention(call, query, key, value, scale, False, mask, key_transposed=True)
+    (query, first), (key, second) = (_unscaled(call, product[name]) for name in ("self", "other"))
+    return attention(call, query, key, value, scale * first * second, False, masks, key_transposed=True)
+
+
+def _unscaled(call: Call, node: fx.Node) -> tuple[fx.Node, float]:
+    """What queries or keys were before they were multiplied by a number, and the number."""
+    number = 1.0
+    while isinstance(node, fx.Node) and node.target in (aten.mul.Tensor, aten.div.Tensor):
+        inner = Call(call.build, node)
+        factor = _number(call, inner["other"])
+        if factor is None or not isinstance(inner["self"], fx.Node) or call.constant(inner["self"]) is not None:
+            break
+        number *= factor if node.target is aten.mul.Tensor else 1.0 / factor
+        node = inner["self"]
+    return node, number
+
+
+def _number(call: Call, value: Any) -> float | None:
+    factor = call.constant(value)
+    if factor is not None and factor.numel() == 1:
+        return float(factor)
+    return float(value) if isinstance(value, (int, float)) else None
 
 
 @rule(aten.embedding.default)
