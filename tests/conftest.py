@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -54,6 +55,21 @@ def nan_filled_empty():
 def forked_python(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """What starts `sys.executable` gets processes that have imported torch, see tests/support/processes/run.py."""
     monkeypatch.setattr(sys, "executable", str(programs(tmp_path_factory.mktemp("programs")) / "python"))
+
+
+@pytest.fixture
+def logged() -> Iterator[list[logging.LogRecord]]:
+    """What is logged meanwhile, also by loggers that pass nothing on."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    known = [found for found in logging.root.manager.loggerDict.values() if isinstance(found, logging.Logger)]
+    loggers = [logging.root, *(logger for logger in known if not logger.propagate)]
+    for logger in loggers:
+        logger.addHandler(handler)
+    yield records
+    for logger in loggers:
+        logger.removeHandler(handler)
 
 
 NAMED = "RTACCEL_NAMED_TESTS"
