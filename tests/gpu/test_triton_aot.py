@@ -41,10 +41,11 @@ from rtaccel.runtime.gpu.ahead import kernels_of
 from tests import turns
 from tests.support import kept
 from tests.triton_checks import budgets
+from tests.triton_checks.support import launches
 
 pytestmark = pytest.mark.usefixtures("kept_triton_cache")
 
-SPECIALISATIONS = specializations()
+SPECIALISATIONS = [d.spec for d in launches.declared()]  # made once for all files of tests
 
 
 @functools.cache
