@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard cmake/* kernels/*/*.cc kernels/*/*.h kernels/*/*.in kernels/*/*.def kernels/*/*/*.def tests/native/* native/*/* native/* rtaccel/bindings/*.cc rtaccel/bindings/*.h rtaccel/bindings/*/*)
 
+# Else each of hundreds of processes compiles the same Python files: containers often set it.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test check soak native fuzz lint bench device docs wheel wheels clean
 
 demo: $(VENV)/.demo

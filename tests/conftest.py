@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
 from collections.abc import Iterator
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # torch's threads spin for each other: beside other workers a call takes 15 ms
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for library in ("OMP", "MKL", "OPENBLAS"):  # benchmarks set all of them: their processes can be forked then
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -55,12 +57,27 @@ def forked_python(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     monkeypatch.setattr(sys, "executable", str(programs(tmp_path_factory.mktemp("programs")) / "python"))
 
 
+@pytest.fixture
+def logged() -> Iterator[list[logging.LogRecord]]:
+    """What is logged meanwhile, also by loggers that pass nothing on."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    known = [found for found in logging.root.manager.loggerDict.values() if isinstance(found, logging.Logger)]
+    loggers = [logging.root, *(logger for logger in known if not logger.propagate)]
+    for logger in loggers:
+        logger.addHandler(handler)
+    yield records
+    for logger in loggers:
+        logger.removeHandler(handler)
+
+
 NAMED = "RTACCEL_NAMED_TESTS"
 """Set for the processes of a run whose files were named."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "turns(days): runs on one of so many days, see tests/turns.py")
+    config.addinivalue_line("markers", "turns(days, fixture): runs on one of so many days, see tests/turns.py")
     if not hasattr(config, "workerinput") and config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
         os.environ[NAMED] = "1"
     if not hasattr(config, "workerinput"):
@@ -87,3 +104,11 @@ def pytest_collection_finish() -> None:
     fifteen thousand tests one of them takes a second."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """The same with what a file of tests leaves: modules that it imported, and models that it keeps."""
+    if nextitem is not None and nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()

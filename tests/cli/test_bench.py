@@ -259,6 +259,7 @@ def silent(titles: Sequence[str]) -> Iterator[Callable[[str], None]]:
     yield lambda note: None
 
 
+@pytest.mark.usefixtures("forked_python")
 def test_a_slower_version_is_found_and_the_same_code_is_not(other_version: Path, shapes: str, tmp_path: Path) -> None:
     """Sleeping 1 ms is a hundred times slower: that no noise hides. The C++ kernel is the same file on both sides, so
     the ratio is near 1; how near, the machine decides, and nothing is asserted on it but that it was measured."""
@@ -275,6 +276,7 @@ def test_a_slower_version_is_found_and_the_same_code_is_not(other_version: Path,
     assert json.loads(json.dumps(slow.to_dict()))["ratio"]["low"] == slow.ratio.low
 
 
+@pytest.mark.usefixtures("forked_python")
 def test_what_one_side_cannot_make_is_left_out(other_version: Path, shapes: str, tmp_path: Path) -> None:
     nets = tmp_path / "nets.py"
     nets.write_text("def net():\n    raise ValueError('not today')\n")
@@ -362,6 +364,7 @@ def test_outside_of_a_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         build.commit_of("HEAD", tmp_path)
 
 
+@pytest.mark.usefixtures("forked_python")
 def test_the_worker_answers_in_json_whatever_is_printed(tmp_path: Path) -> None:
     nets = tmp_path / "loud.py"
     nets.write_text(

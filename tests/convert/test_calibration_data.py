@@ -132,11 +132,16 @@ def test_a_pattern_that_fits_nothing_is_a_warning_and_a_note() -> None:
     assert sparse.notes and sparse.changed == 0
 
 
-def test_log_lines(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG, "rtaccel"):
+def test_log_lines(logged: list[logging.LogRecord]) -> None:
+    log = logging.getLogger("rtaccel")
+    level = log.level
+    log.setLevel(logging.DEBUG)
+    try:
         rt.quantize_(make(), {"0": "w8a8"})
         rt.sparsify_(make(), {"0": rt.Unstructured(0.5)})
-    said = [(r.levelname, r.getMessage()) for r in caplog.records if r.name == "rtaccel"]
+    finally:
+        log.setLevel(level)
+    said = [(r.levelname, r.getMessage()) for r in logged if r.name == "rtaccel"]
     assert ("INFO", "quantize_: 1 layers swapped, 2 kept") in said
     assert any(level == "DEBUG" and text.startswith("quantize_: 3 kept: its scheme is float32") for level, text in said)
     assert any(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from typing import Any
 
@@ -99,12 +100,12 @@ def test_numbers_that_decide(way: str) -> None:
         fast(torch.ones(3, 6))
 
 
-def test_nothing_is_printed(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_printed(capfd: pytest.CaptureFixture[str], logged: list[logging.LogRecord]) -> None:
     rt.compile(Asserts().eval(), (torch.randn(2, 6),), strict=True)
     with pytest.raises(rt.UnsupportedProblem):
         rt.compile(Decides("item").eval(), (torch.ones(2, 6),), strict=True)
     assert capfd.readouterr() == ("", "")
-    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR", "CRITICAL")]
+    assert not [record for record in logged if record.levelname in ("WARNING", "ERROR", "CRITICAL")]
 
 
 def test_arguments_that_are_no_tensors_and_nested_results() -> None:

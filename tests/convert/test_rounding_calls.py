@@ -279,7 +279,7 @@ def test_a_stream_has_the_same_weights() -> None:
 )
 def test_data_with_a_nan_round_no_weight(layer: nn.Module, scheme: type[rt.W8A8], bad: float) -> None:
     x = torch.randn(5, 8) if isinstance(layer, nn.Linear | nn.LSTMCell) else torch.randn(2, 8, 8)
-    spoiled = x.clone()
-    spoiled.view(-1)[int(torch.randint(x.numel(), ()))] = bad
+    with_nan = x.clone()
+    with_nan.view(-1)[int(torch.randint(x.numel(), ()))] = bad
     with pytest.raises(FormatError, match="a NaN or infinity"):
-        rt.compile(layer.eval(), (x,), scheme(rounding="gptq"), calibration=[x, spoiled])
+        rt.compile(layer.eval(), (x,), scheme(rounding="gptq"), calibration=[x, with_nan])

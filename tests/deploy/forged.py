@@ -8,6 +8,7 @@ were refused, and how many ran.
 
 from __future__ import annotations
 
+import faulthandler
 import random
 import struct
 import sys
@@ -70,6 +71,7 @@ def run(model: rt.LoadedModel, draw: random.Random) -> None:
 
 
 def main() -> None:
+    faulthandler.enable()
     folder, count, seed, kept = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
     files = [file.read_bytes() for file in sorted(folder.iterdir())]
     draw = random.Random(seed)

@@ -284,6 +284,7 @@ def test_weights_that_stages_share(tmp_path: Path) -> None:
     assert packed < int(told[len(want) :]) < packed + 64_000
 
 
+@pytest.mark.turns(7)
 @pytest.mark.skipif("amx" not in isas(), reason="this CPU does not have amx")
 def test_tiles_come_with_the_kernels_that_take_the_rest(model: tuple[Path, np.ndarray, bytes], tmp_path: Path) -> None:
     file, x, want = model

@@ -99,6 +99,7 @@ def test_broken_accelerometer(kind: str) -> None:
     assert math.hypot(body.x - want[0], body.z - want[1]) < 1.0
 
 
+@pytest.mark.turns(3)
 def test_command(tmp_path: Path) -> None:
     command = [*PYTHON, "examples/adaptive_control/run.py", "--quick"]
     command += ["--json", str(tmp_path / "a.json"), "--html", str(tmp_path / "a.html")]

@@ -120,6 +120,7 @@ def test_a_burst_leaves_no_queue_and_old_ticks_no_signals(found: run.Quality) ->
     found.streams["float32"].reset()
 
 
+@pytest.mark.turns(3)
 def test_command(tmp_path: Path) -> None:
     command = [*PYTHON, "examples/order_book/run.py", "--quick"]
     command += ["--json", str(tmp_path / "a.json"), "--html", str(tmp_path / "a.html")]

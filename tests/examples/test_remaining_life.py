@@ -92,6 +92,7 @@ def test_another_fleet(fleet: engines.Fleet) -> None:
     assert len(found.rmse) == 21
 
 
+@pytest.mark.turns(3)
 def test_command(folder: Path, tmp_path: Path) -> None:
     command = [*PYTHON, "examples/remaining_life/run.py", "--quick"]
     command += ["--json", str(tmp_path / "a.json"), "--html", str(tmp_path / "a.html")]

@@ -115,6 +115,7 @@ def test_a_file_of_another_form(tmp_path: Path) -> None:
             channels.read(tmp_path)
 
 
+@pytest.mark.turns(3)
 def test_command(folder: Path, tmp_path: Path) -> None:
     command = [*PYTHON, "examples/telemetry/run.py", "--quick"]
     command += ["--json", str(tmp_path / "a.json"), "--html", str(tmp_path / "a.html")]

@@ -108,6 +108,7 @@ def test_the_tagger_has_the_published_sizes(found: tuple[jets.Jets, jets.Jets]) 
     assert [(m.in_features, m.out_features) for m in layers] == [(16, 64), (64, 32), (32, 32), (32, 5)]
 
 
+@pytest.mark.turns(3)
 def test_command(tmp_path: Path) -> None:
     command = [*PYTHON, "examples/trigger/run.py", "--quick"]
     command += ["--json", str(tmp_path / "a.json"), "--html", str(tmp_path / "a.html")]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import os
 import subprocess
+import sys
 import textwrap
 import threading
 import time
@@ -25,7 +26,6 @@ from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.gpu import persistent
 from rtaccel.runtime.options import Options
 from tests.support.fake_kernel import FakeCard
-from tests.support.processes.run import PYTHON
 
 TIMEOUT_NS = 10_000_000_000
 
@@ -306,7 +306,7 @@ def test_a_loop_that_is_dropped_or_left_running_at_exit() -> None:
     print("end", flush=True)
     """
     done = subprocess.run(
-        [*PYTHON, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
 

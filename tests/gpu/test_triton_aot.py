@@ -41,10 +41,11 @@ from rtaccel.runtime.gpu.ahead import kernels_of
 from tests import turns
 from tests.support import kept
 from tests.triton_checks import budgets
+from tests.triton_checks.support import launches
 
 pytestmark = pytest.mark.usefixtures("kept_triton_cache")
 
-SPECIALISATIONS = specializations()
+SPECIALISATIONS = [d.spec for d in launches.declared()]  # made once for all files of tests
 
 
 @functools.cache
@@ -54,8 +55,9 @@ def compiled(name: str, capability: int) -> Footprint:
 
 
 def todays() -> Iterator[Any]:
-    """Every form for sm_90 and one of the other architectures, another each day; a third of those a day. Of what is
-    slow to compile, a third of the forms, for one architecture each. Within three weeks all of them.
+    """Every form for sm_90 and one of the other architectures, another each day; a sixth of those a day, within six weeks all.
+    Of what is slow to compile, a third of the forms, for one architecture each; an eleventh of those a day, so that each form has
+    each architecture in time. They are counted apart: that their number is another each day moves no other's turn.
     `python tests/triton_checks/write_budgets.py --check` compiles the whole, in some minutes."""
     others = [c for c in ARCHITECTURES if c != 90]
     for index, spec in enumerate(SPECIALISATIONS):
@@ -65,10 +67,10 @@ def todays() -> Iterator[Any]:
             turn, rest = divmod(first, 3)
             chosen = () if rest else (ARCHITECTURES[turn % len(ARCHITECTURES)],)
         for capability in chosen:
-            yield pytest.param(spec, capability, id=f"{spec.name}-sm_{capability}")
+            days = pytest.mark.turns(11 if spec.slow else 6)
+            yield pytest.param(spec, capability, id=f"{spec.name}-sm_{capability}", marks=days)
 
 
-@pytest.mark.turns(3)
 @pytest.mark.parametrize(("spec", "capability"), list(todays()))
 def test_compiles_within_its_budget(spec: Specialisation, capability: int) -> None:
     if not budgets.known(capability):
@@ -95,6 +97,7 @@ def test_w8a8_is_on_the_tensor_cores_of_every_card() -> None:
 AUTOENCODER = "640-128-128-128-128-8-128-128-128-128-640"
 
 
+@pytest.mark.turns(4)
 @pytest.mark.parametrize("kind", [f"mlp_chain_{AUTOENCODER}_relu", f"mlp_persistent_{AUTOENCODER}_int4"])
 def test_the_autoencoder_fits_one_multiprocessor(kind: str) -> None:
     """In int8 as one launch, in int4 with all its weights in registers: 128 a thread is what 16 warps may have."""
@@ -106,6 +109,7 @@ def test_the_autoencoder_fits_one_multiprocessor(kind: str) -> None:
     assert max(registers for registers, *_ in [*recorded, [found.registers]]) <= 128
 
 
+@pytest.mark.turns(5)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(("kernel", "capability"), [(dot, 100), (gemv, 80)], ids=["dot", "gemv"])
 def test_every_activation_compiles_without_stack(kernel: Any, activation: str, capability: int) -> None:

@@ -13,12 +13,13 @@ if importlib.util.find_spec("triton") is None:
 if settings.triton_interpret():
     pytest.skip("TRITON_INTERPRET=1: interpreted kernels do not name their arguments", allow_module_level=True)
 
-from rtaccel.kernels._gpu.triton_aot import specializations
 from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_types
 from rtaccel.kernels._gpu.triton_spec import Specialisation, leave_out
+from tests.triton_checks.support import launches
 
 OPTIONAL = ("compensation_ptr", "row_scale_ptr", "residual_ptr")
-ENDING = [spec for spec in specializations() if {"y_ptr", "multiplier_ptr", "offset_ptr"} <= set(spec.kernel.arg_names)]
+SPECS = [d.spec for d in launches.declared()]  # made once for all files of tests
+ENDING = [spec for spec in SPECS if {"y_ptr", "multiplier_ptr", "offset_ptr"} <= set(spec.kernel.arg_names)]
 
 
 def test_types_are_those_of_the_value_in_its_order() -> None:

@@ -33,8 +33,8 @@ FEWEST_CASES = {"formats": 45, "kernels": 250, "recurrent": 140, "conv": 100, "p
 """In a process, by the first file of its group; some of them are for the interpreter alone."""
 FEWEST_ON_A_CARD = 800
 
-TURNS = 1 if turns.EVERY else 4
-"""A fourth of the checks of a group, another each day. With the days of the groups each check runs once in twelve days: the
+TURNS = 1 if turns.EVERY else 8
+"""An eighth of the checks of a group, another each day. With the days of the groups each check runs once in 24 days: the
 interpreter takes minutes. `make check` runs all."""
 
 needs_triton = pytest.mark.skipif(
@@ -137,7 +137,7 @@ def test_kernels_on_the_gpu(tmp_path: Path) -> None:
 
 
 @needs_triton
-@pytest.mark.turns(3)
+@pytest.mark.turns(6)
 @pytest.mark.skipif(sys.platform != "linux", reason="guards buffers with mprotect, as on Linux")
 def test_kernels_touch_nothing_outside_their_buffers() -> None:
     done = run_python([str(GUARD)], interpret=True)

@@ -8,8 +8,10 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +28,8 @@ NEEDS = re.compile(r"<!-- needs (\w+) -->")
 """The same for a block that runs where a module is installed."""
 FILE = re.compile(r"<!-- file: ([\w.]+) -->")
 """The same for a block that is a file of its own: it is written for the commands that come after it."""
+SLOW = ("cascade", "deploy", "first-budget", "fit-a-budget", "measure")
+"""Pages that train, compile the core or measure for seconds."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,13 @@ def run_command(page: Path, block: Block, folder: Path) -> None:
     assert done.returncode == 0, f"{ids(page)}:{block.line}\n{block.code}\n{done.stdout}\n{done.stderr}"
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p.read_text())], ids=ids)
+def with_examples() -> Iterator[Any]:
+    for page in PAGES:
+        if blocks(page.read_text()):
+            yield pytest.param(page, marks=[pytest.mark.turns(3)] if page.stem in SLOW else [])
+
+
+@pytest.mark.parametrize("page", with_examples(), ids=ids)
 def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Python blocks of a page share one namespace, in their order; a traceback names the line of the page."""
     if "sklearn" in page.read_text():

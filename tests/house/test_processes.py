@@ -48,9 +48,13 @@ def test_a_command_sees_what_it_is_given(words: tuple[str, ...], folder: Path) -
     [
         "import sys; sys.exit(3)",
         "import sys; sys.exit('said')",
+        "import sys; sys.exit(-1)",
+        "import sys; sys.exit()",
         "1 / 0",
         "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
         "import atexit; atexit.register(print, 'at the end')",
+        "import threading, time; threading.Thread(target=lambda: (time.sleep(0.05), print('later'))).start()",
+        "import ctypes; ctypes.CDLL(None).printf(b'not flushed')",
         "import warnings; warnings.warn('shown once')",
     ],
 )

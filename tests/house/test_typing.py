@@ -97,6 +97,7 @@ def check(python: Path, script: str, folder: Path) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.turns(3)
 def test_a_script_of_public_names_is_accepted_and_mistakes_are_not(installed: Path, tmp_path: Path) -> None:
     assert "Success: no issues found" in check(installed, SCRIPT, tmp_path)
     found = re.findall(r"script.py:(\d+): error: .*\[([a-z-]+)\]", check(installed, WRONG, tmp_path))

@@ -6,8 +6,10 @@ import copy
 import gc
 import os
 import subprocess
+import sys
 import textwrap
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise, product
 from pathlib import Path
@@ -44,10 +46,10 @@ def workers() -> set[int]:
     return found
 
 
-def run_script(code: str, *arguments: str) -> str:
+def run_script(code: str, *arguments: str, python: Sequence[str] = PYTHON) -> str:
     """Runs a script on its own: what it prints, or the failure of a test."""
     done = subprocess.run(
-        [*PYTHON, "-c", textwrap.dedent(code), *arguments],
+        [*python, "-c", textwrap.dedent(code), *arguments],
         capture_output=True,
         text=True,
         timeout=120,
@@ -257,7 +259,8 @@ def test_interpreter_exit() -> None:
         for _ in range(1000):
             step()
         builtins.kept = step
-        """
+        """,
+        python=[sys.executable],
     )
 
 

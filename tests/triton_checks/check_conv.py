@@ -20,9 +20,12 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels.conv import cases, contract
 from rtaccel.kernels.conv.triton import grouped as triton_grouped
 from rtaccel.kernels.conv.triton import window
+from tests import turns
 
 require("triton")
 DEVICE = "cpu" if settings.triton_interpret() else "cuda"
+SLOW = ("long-chunks",)
+"""Of the contract's cases: the interpreter takes half a minute. It has them in `make check`."""
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
@@ -53,6 +56,8 @@ def prepared(stage: Stage, rows: int) -> Callable[..., tuple[Tensor, ...]]:
 
 def supported() -> Iterator[Case]:
     for case in operator("conv").cases():
+        if case.id in SLOW and settings.triton_interpret() and not turns.EVERY:
+            continue
         if any(i.supports(Problem.of(case.stage, 1, DEVICE)) is None for i in impls("triton", "conv")):
             yield case
 

@@ -47,6 +47,7 @@ def test_a_file_that_passes_and_one_where_nothing_ran(tmp_path: Path) -> None:
     assert "passed" not in nothing
 
 
+@pytest.mark.turns(3)
 def test_the_limit_keeps_what_had_run(tmp_path: Path) -> None:
     found = row(tmp_path, TESTS + "def test_hangs(): time.sleep(60)\n", limit_s=6)
     assert found["passed"] is False

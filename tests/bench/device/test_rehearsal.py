@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 
 from bench.device import goals, journal, page, table
+from tests.support.processes.run import PYTHON
 
 ROOT = Path(__file__).parent.parent.parent.parent
 FACTOR = 20.0
@@ -22,7 +22,7 @@ RESULTS = ROOT / "bench" / "results"
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     outside = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "OUT")}
     return subprocess.run(
-        [sys.executable, "-m", "bench.device", *words], cwd=ROOT, env=outside | environment, capture_output=True, text=True,
+        [*PYTHON, "-m", "bench.device", *words], cwd=ROOT, env=outside | environment, capture_output=True, text=True,
         check=False, timeout=120,
     )  # fmt: skip
 
@@ -36,6 +36,10 @@ def test_without_a_gpu_it_says_so_and_ends_well(words: tuple[str, ...]) -> None:
     assert "GPU figures stay open" in done.stdout
 
 
+a_rehearsal = pytest.mark.turns(3, "rehearsed")
+"""It sleeps for half a minute."""
+
+
 @pytest.fixture(scope="module")
 def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     folder, before = tmp_path_factory.mktemp("rehearsal"), sorted(RESULTS.iterdir())
@@ -46,6 +50,7 @@ def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any],
     return journal.read(path), path
 
 
+@a_rehearsal
 def test_the_whole_table_is_told_in_its_order(rehearsed: tuple[dict[str, Any], Path]) -> None:
     found, _ = rehearsed
     assert [row["name"] for row in found["rows"]] == [name for row in table.rows() for name in row.names]
@@ -59,6 +64,7 @@ def test_by_the_estimates_the_first_figure_is_there_within_90_seconds() -> None:
     assert sum(row.estimate_s for row in rows[: first + 1]) < 90
 
 
+@a_rehearsal
 def test_a_rehearsal_begins_nothing_that_its_time_does_not_hold(rehearsed: tuple[dict[str, Any], Path]) -> None:
     found, _ = rehearsed
     waited = sum(row.estimate_s for row in table.rows() if row.name in {
@@ -67,12 +73,14 @@ def test_a_rehearsal_begins_nothing_that_its_time_does_not_hold(rehearsed: tuple
     assert 0 < waited <= 60 * FACTOR * found["run"]["minutes"]
 
 
+@a_rehearsal
 def test_every_goal_gets_a_verdict_in_time(rehearsed: tuple[dict[str, Any], Path]) -> None:
     verdicts = goals.judged(rehearsed[0]["rows"])
     assert len(verdicts) > len(goals.GOALS)
     assert {verdict for *_, verdict in verdicts} == {goals.PASS, goals.FAIL}
 
 
+@a_rehearsal
 def test_kernels_of_rows_that_begin_were_built_before(rehearsed: tuple[dict[str, Any], Path]) -> None:
     found, _ = rehearsed
     built = {row["name"] for row in found["prepared"] if row["outcome"] == "passed"}
@@ -85,6 +93,7 @@ def test_kernels_of_rows_that_begin_were_built_before(rehearsed: tuple[dict[str,
     assert all(row["at_s"] > last_early for row in found["prepared"])
 
 
+@a_rehearsal
 def test_nothing_of_it_looks_like_a_figure(rehearsed: tuple[dict[str, Any], Path]) -> None:
     found, path = rehearsed
     assert path.name.startswith("rehearsal-")

@@ -12,10 +12,13 @@ from tests.support.processes.run import PYTHON
 BRIEF = """
 import pytest
 import rtaccel.measure.latency as latency_module
+from rtaccel.measure.timing import sampler
 
 @pytest.fixture(autouse=True)
 def brief(monkeypatch):
+    steady = sampler.warm_up_until_steady
     monkeypatch.setattr(latency_module, "MIN_SECONDS", 0.01)
+    monkeypatch.setattr(sampler, "warm_up_until_steady", lambda loop, seconds: steady(loop, seconds / 20))
 """
 
 

@@ -1,7 +1,7 @@
 """Commands of tests that import torch: `[*PYTHON, "-c", code]` in the place of `[sys.executable, "-c", code]`.
 
 The first of a run starts a server, and the others are forked from it: each saves the import of torch. A test of what is imported,
-of the memory of a process or of its first moments takes sys.executable.
+of the memory of a process, of its first moments or of its end takes sys.executable.
 """
 
 from __future__ import annotations

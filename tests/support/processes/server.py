@@ -6,7 +6,9 @@ imported here: a command imports it anew, with its own environment. It ends with
 
 from __future__ import annotations
 
+import atexit
 import builtins
+import ctypes
 import gc
 import marshal
 import os
@@ -15,6 +17,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import types
 import warnings
 from contextlib import suppress
@@ -142,8 +145,8 @@ def accepted(listener: socket.socket) -> Command | None:
 
 
 def become(command: Command) -> None:
-    """Files, environment, folder and search path of the command: nothing of the server's is left to be seen."""
-    gc.unfreeze()
+    """Files, environment, folder and search path of the command: nothing of the server's is left to be seen. What is imported
+    stays frozen: a collection of garbage would walk through all of it, and copy its memory."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
@@ -193,12 +196,28 @@ def main() -> None:
         sys.modules.pop(name, None)
     try:
         run(command)
+    except SystemExit as asked:
+        if asked.code is not None and not isinstance(asked.code, int):
+            print(asked.code, file=sys.stderr)
+        end(asked.code if isinstance(asked.code, int) else int(asked.code is not None))
     except Exception as error:
         trace = error.__traceback__
         for _ in range(2):  # of this file
             trace = trace.tb_next if trace else None
         sys.excepthook(type(error), error.with_traceback(trace), trace)
-        sys.exit(1)
+        end(1)
+    end(0)
+
+
+def end(status: int) -> None:
+    """What the interpreter does at its end, but that it takes no module apart: of all that is imported here, that takes a second
+    of a core and a copy of the memory."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    ctypes.PyDLL(None).exit(status & 0xFF)
 
 
 main()
