@@ -95,6 +95,19 @@ class Looked(nn.Module):
         return self.head(self.table(x).mean(1))
 
 
+class Windowed(nn.Module):
+    """Attention of three windows of five rows, with a bias of each head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.bias = nn.Linear(8, 24), nn.Parameter(torch.randn(2, 5, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).view(-1, 3, 5, 3, 2, 4).permute(3, 0, 1, 4, 2, 5).unbind(0)
+        y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=self.bias)
+        return y.transpose(2, 3).reshape(-1, 15, 8)
+
+
 FLOATS: dict[str, tuple[Any, tuple[Tensor, ...]]] = {
     "mlp": (mlp, (torch.randn(2, 48),)),
     "rows": (lambda: nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 2)), (torch.randn(2, 5, 6),)),
@@ -106,6 +119,7 @@ FLOATS: dict[str, tuple[Any, tuple[Tensor, ...]]] = {
     "both directions": (lambda: Recurrent(nn.GRU, False, True), (torch.randn(2, 5, 6),)),
     "states": (Step, (torch.randn(2, 6), torch.randn(2, 8), torch.randn(2, 8))),
     "encoder": (lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), (torch.randn(2, 5, 16),)),
+    "windows": (Windowed, (torch.randn(2, 15, 8),)),
     "norms": (
         lambda: nn.Sequential(
             nn.LayerNorm(8), nn.Linear(8, 8), nn.RMSNorm(8), nn.Softplus(), nn.Linear(8, 4), nn.Mish()

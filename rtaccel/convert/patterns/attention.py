@@ -229,8 +229,17 @@ def by_hand(call: Call) -> OpNode | str:
     if not isinstance(node, fx.Node):
         return no
     product = Call(call.build, node)
-    (query, first), (key, second) = (_unscaled(call, product[name]) for name in ("self", "other"))
-    return attention(call, query, key, value, scale * first * second, False, masks, key_transposed=True)
+    turned = _turned(call, product["other"])
+    (query, first), (key, second) = (_unscaled(call, n) for n in (product["self"], turned or product["other"]))
+    return attention(call, query, key, value, scale * first * second, False, masks, key_transposed=turned is None)
+
+
+def _turned(call: Call, node: Any) -> fx.Node | None:
+    """What keys were before their last two dimensions were exchanged by a call of that alone."""
+    if not isinstance(node, fx.Node) or node.target is not aten.transpose.int:
+        return None
+    inner, rank = Call(call.build, node), node.meta["val"].dim()
+    return inner["self"] if {inner["dim0"] % rank, inner["dim1"] % rank} == {rank - 2, rank - 1} else None
 
 
 def _unscaled(call: Call, node: fx.Node) -> tuple[fx.Node, float]:
