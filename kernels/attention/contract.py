@@ -241,6 +241,10 @@ def cases() -> Iterator[Case]:
         (2, make_stage(7, 13, 3, 5, quant=quant)),
         (1, make_stage(33, 20, 2, 16, quant=quant, causal=True)),
         (2, make_stage(5, 6, 1, 70, quant=quant, mask="input 1")),
+        (2, make_stage(40, 9, 2, 5)),  # heads of few columns, many queries
+        (1, make_stage(37, 21, 2, 16, mask="constant 37", empty_row="nan")),
+        (2, make_stage(33, 7, 3, 4, quant=quant)),
+        (1, make_stage(70, 11, 1, 8)),
         (2, make_stage(8, 8, 4, 8, sequences=4)),
         (3, make_stage(5, 7, 2, 3, kv_heads=1, sequences=3, causal=True, mask="constant 5")),
         (2, make_stage(19, 4, 2, 16, sequences=2, mask="constant 38", empty_row="nan")),

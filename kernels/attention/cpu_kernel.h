@@ -15,6 +15,7 @@
 #include "_simd/activation.h"
 #include "_simd/row.h"
 #include "_simd/transpose.h"
+#include "attention/weigh.h"
 
 namespace rta {
 
@@ -43,25 +44,10 @@ class AttentionStage final : public Stage {
   using I = typename S::I;
   static constexpr int kBlock = 2 * S::kLanes;
   static constexpr int kKeyRows = S::kRegisters >= 32 ? 8 : 4;
-  static constexpr int kColumns = S::kRegisters >= 32 ? 4 : 2;  // vectors of v at once
   static constexpr int64_t kMostHeads = 1 << 24;
   static constexpr float kLowest = -__builtin_inff();
 
-  // A head's part of a block of queries.
-  struct Head {
-    int keys;              // that any query of the block sees
-    int64_t first;         // the block's first query
-    int rows;              // its queries
-    const float* queries;  // [head_dim][lanes of the block]
-    float* scores;         // [keys][lanes of the block]
-    const char *k, *v;     // first key
-    int64_t v_pitch;
-    const float* every;   // mask [keys] for all queries alike, or nullptr
-    const float* masked;  // mask [keys][lanes of the block], or nullptr
-    float* inverse;       // 1 / sum of the exps, by query
-    char* y;              // result of the first query, whole vectors of columns
-    int64_t y_pitch;
-  };
+  using Head = AttentionHead;
 
   template <int V>
   void block(const Run& run, int64_t sample, int64_t n, int64_t first, F& nonfinite) const {
@@ -85,6 +71,8 @@ class AttentionStage final : public Stage {
     p.queries = queries;
     p.scores = scores;
     p.inverse = inverse;
+    p.columns = head_dim_;
+    p.causal = causal_;
     p.every = mask_rows_ == 1 ? reinterpret_cast<const float*>(mask) : nullptr;
     p.masked = mask_rows_ > 1 ? masked : nullptr;
     const bool mask_by_head = mask_rows_ > t_;
@@ -111,14 +99,7 @@ class AttentionStage final : public Stage {
       score<V>(p);
       if (p.every || p.masked || causal_) rule_out<V>(p);
       softmax<V>(p);
-      for (int c = 0; c < padded_; c += kColumns * S::kLanes) {
-        switch ((padded_ - c) / S::kLanes) {
-          case 1: weigh<1, V>(p, c); break;
-          case 2: weigh<2 < kColumns ? 2 : kColumns, V>(p, c); break;
-          case 3: weigh<3 < kColumns ? 3 : kColumns, V>(p, c); break;
-          default: weigh<kColumns, V>(p, c);
-        }
-      }
+      Weigh<S>::template all<V>(p, padded_);
       if (!in_place_) deliver(made, rows, y, at, nonfinite);
     }
   }
@@ -223,53 +204,6 @@ class AttentionStage final : public Stage {
     }
   }
 
-  // C vectors of columns from c on, for every query of the block.
-  template <int C, int V>
-  void weigh(const Head& p, int c) const {
-    constexpr int rows = S::kLanes >= 8 && C <= 2 ? 8 : 4;
-    if (p.rows == 1) {
-      weigh_tile<1, C, V>(p, 0, c);
-      return;
-    }
-    for (int t = 0; t < p.rows; t += rows) weigh_tile<rows, C, V>(p, t, c);
-  }
-
-  template <int R, int C, int V>
-  __attribute__((noinline)) void weigh_tile(const Head& p, int first, int c) const {
-    F acc[R][C];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-      for (int j = 0; j < C; ++j) acc[r][j] = S::set(0.0f);
-    int keys = p.keys;
-    if (causal_ && p.first + first + R < keys) keys = static_cast<int>(p.first) + first + R;
-    const char* v = p.v + 4 * c;
-    const float* score = p.scores + first;
-    for (int s = 0; s < keys; ++s, v += p.v_pitch, score += V * S::kLanes) {
-      F value[C];
-#pragma GCC unroll 4
-      for (int j = 0; j < C; ++j) value[j] = S::load(reinterpret_cast<const float*>(v) + j * S::kLanes);
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const F weight = S::set(score[r]);
-#pragma GCC unroll 4
-        for (int j = 0; j < C; ++j) acc[r][j] = S::mul_add(value[j], weight, acc[r][j]);
-      }
-    }
-    const int left = p.rows - first;
-    char* y = p.y + first * p.y_pitch + 4 * c;
-    const float* inverses = p.inverse + first;
-    const int64_t pitch = p.y_pitch;
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      if (r >= left) return;
-      const F inverse = S::set(inverses[r]);
-#pragma GCC unroll 4
-      for (int j = 0; j < C; ++j)
-        S::store(reinterpret_cast<float*>(y + r * pitch) + j * S::kLanes, S::mul(acc[r][j], inverse));
-    }
-  }
-
   // Columns of a head that are no whole vectors, or become int8: from `made` [rows][padded] to their place.
   __attribute__((noinline)) void deliver(const float* made, int rows, char* y, int64_t column, F& nonfinite) const {
     const F scale = S::set(inv_scale_);
@@ -371,9 +305,9 @@ AttentionStage<S>::AttentionStage(const StageSpec& spec)
   }
   for (int i = 0; i < kBlock; ++i) lane_[i] = static_cast<float>(i);
   const int64_t vectors = head_dim_ + (mask_rows_ > 1 ? 2 : 1) * s_;
-  spec.need_scratch(static_cast<size_t>(vectors * kBlock + int64_t{padded_} * kBlock +
-                                        (copy_values_ ? product(s_, padded_) : 0)) *
-                    sizeof(float));
+  spec.need_scratch(
+      static_cast<size_t>(vectors * kBlock + int64_t{padded_} * kBlock + (copy_values_ ? product(s_, padded_) : 0)) *
+      sizeof(float));
 }
 
 template <class S>
