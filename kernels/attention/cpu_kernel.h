@@ -266,7 +266,7 @@ AttentionStage<S>::AttentionStage(const StageSpec& spec)
   expect_dtype(spec.output(0), RTA_FLOAT32, RTA_INT8, "y");
   expect(k_.steps == v_.steps, "%lld keys for %lld values", static_cast<long long>(k_.steps),
          static_cast<long long>(v_.steps));
-  sequences_ = between(attrs, "sequences", 1, kMaxElements);
+  sequences_ = attrs.has("sequences") ? between(attrs, "sequences", 1, kMaxElements) : 1;  // older files have none
   expect(q_.steps % sequences_ == 0 && k_.steps % sequences_ == 0, "%lld sequences of %lld queries and %lld keys",
          static_cast<long long>(sequences_), static_cast<long long>(q_.steps), static_cast<long long>(k_.steps));
   t_ = q_.steps / sequences_, s_ = k_.steps / sequences_;

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import fx
 
 from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import OpNode, zeros_like_rows
@@ -37,9 +38,9 @@ _RIGHT: dict[Any, str] = {
 
 @rule(*_RIGHT)
 def _matmul(call: Call) -> OpNode | str:
-    """With a matrix or a vector that all rows share; `einsum` gives it a dimension of one in front.
+    """With a matrix or a vector that all rows share; `einsum` gives it dimensions of one in front.
 
-    A matmul with a matrix of more dimensions is no layer of the model: Fourier transforms are written so.
+    A matrix that is made of no parameter is no layer of the model, which a scheme might quantize: Fourier transforms have one.
     """
     right = call[_RIGHT[call.node.target]]
     weight = call.repeated(right)
@@ -47,8 +48,9 @@ def _matmul(call: Call) -> OpNode | str:
         from rtaccel.convert.patterns.attention import by_hand
 
         return by_hand(call)
-    layer = weight is not None and (weight.dim() <= 2 or (call.node.target is aten.bmm.default and len(weight) == 1))
-    if weight is None or weight.is_complex() or not layer:
+    if weight is None or weight.is_complex() or any(size != 1 for size in weight.shape[:-2]):
+        return "its right side is no matrix parameter"
+    if weight.dim() > 2 and not _of_parameter(right):
         return "its right side is no matrix parameter"
     view = call.rows(call["self"])
     if weight.dim() > len(view.dims):
@@ -61,6 +63,11 @@ def _matmul(call: Call) -> OpNode | str:
     steps, result = call.build.buffers[view.base].steps, call.build.scaled(view, call.node.name, 1)
     result = View(result.base, result.dims[:-1], result.offset)
     return call.op_node("linear", [view.base], result, steps, 1, tensors=tensors)
+
+
+def _of_parameter(node: fx.Node) -> bool:
+    """Whether a constant comes from a parameter or a buffer of the model."""
+    return node.op == "placeholder" or any(_of_parameter(source) for source in node.all_input_nodes)
 
 
 @rule(aten.addmm.default)
