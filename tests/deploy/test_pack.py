@@ -17,6 +17,7 @@ from torch import nn
 import rtaccel as rt
 from rtaccel.backends.cpu import isas
 from rtaccel.cli.main import main
+from rtaccel.core import settings
 from rtaccel.deploy.pack import pack
 from rtaccel.runtime.compiled import CompiledModel
 from tests.deploy.networks import Recurrent
@@ -120,7 +121,7 @@ def given(program: Path, x: bytes, *arguments: Path) -> bytes:
 IN_PYTHON = """
 import sys, numpy as np, rtaccel as rt
 model = rt.load(sys.argv[1])
-for call in np.fromfile(sys.stdin.buffer, np.float32).reshape(*map(int, sys.argv[2:])):
+for call in np.frombuffer(sys.stdin.buffer.read(), np.float32).reshape(*map(int, sys.argv[2:])):
     sys.stdout.buffer.write(model(call).tobytes())
 """
 
@@ -265,6 +266,39 @@ def test_every_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         command = [tmp_path / "program", file, str(samples), "1", tmp_path / "x"]
         done = subprocess.run(command, capture_output=True, check=False)
         assert done.stdout == in_python(file, x[None]), (samples, done.stderr)
+
+
+CONVOLUTIONS = {
+    "one channel": (nn.Conv1d(1, 1, 3), (1, 9)),
+    "depthwise": (nn.Conv2d(6, 6, 3, groups=6), (6, 7, 7)),
+    "grouped": (nn.Conv1d(6, 8, 3, groups=2), (6, 9)),
+    "square": (nn.Conv2d(16, 20, 3, padding=1), (16, 12, 12)),
+    "planes": (
+        nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.Flatten()),
+        (1, 33, 33),
+    ),
+}
+
+
+@pytest.mark.turns(10)
+@pytest.mark.parametrize("scheme", ["float32", "w8a8"])
+@pytest.mark.parametrize("form", CONVOLUTIONS)
+def test_the_forms_of_a_convolution(form: str, scheme: str, tmp_path: Path) -> None:
+    """A library has the forms that its plan's attributes ask for, and takes the same as Python."""
+    torch.manual_seed(3)
+    net, shape = CONVOLUTIONS[form]
+    calibration = [torch.randn(16, *shape)] if scheme == "w8a8" else None
+    file = rt.save(
+        rt.compile(net.eval(), torch.randn(1, *shape), scheme, calibration=calibration), tmp_path / "policy.rta"
+    )
+    pack(file, tmp_path / "out", [BEST])
+    linked(HERE / "program.c", tmp_path / "out", tmp_path / "program")
+    x = torch.randn(1, 3, *shape)
+    (tmp_path / "x").write_bytes(x.numpy().tobytes())
+    command = [tmp_path / "program", file, "3", "1", tmp_path / "x"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == in_python(file, x)
 
 
 WITHIN = """
