@@ -22,6 +22,7 @@ import torch
 
 import rtaccel as rt
 from bench import networks
+from rtaccel.backends.cpu import isas
 from rtaccel.deploy.pack import pack
 
 PROGRAM = r"""
@@ -94,7 +95,12 @@ def python_us(file: Path) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scheme", default="w8a8")
-    parser.add_argument("--isa", default="avx2", help="instruction set of the C program")
+    best = next(
+        (name for name in ("amx", "avx512vnni", "avxvnni", "avx2", "neondot", "neon") if name in isas()), "portable"
+    )
+    parser.add_argument(
+        "--isa", default=best, help="instruction set of the C program (default: as Python takes, %(default)s)"
+    )
     parser.add_argument("--rounds", type=int, default=20)
     given = parser.parse_args()
     torch.manual_seed(0)

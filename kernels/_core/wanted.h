@@ -1,7 +1,7 @@
 // What a build for one model (rtaccel pack) compiles: only what its plan needs. RTA_WANTED is then a header that the
 // packer wrote; without it everything is wanted. What was left out is refused where a stage is made, never skipped.
 //
-//   RTA_WANTS(op, word)     the operator's kernels of that name, or for weights of that dtype
+//   RTA_WANTS(op, word)     the operator's kernels of that name or weights' dtype, or a form (deploy/wanted.py)
 //   RTA_WANTS_ACTIVATION(n) the activation function of that name
 //   RTA_WANTS_TILE(lanes, most, vectors)  of dense weights: tiles of so many vectors of outputs, where whole ones have
 //                           `most`

@@ -22,7 +22,7 @@ def reference(stage: Stage, *parts: Tensor) -> tuple[Tensor]:
 
 
 def cases() -> Iterator[Case]:
-    for rows, widths in ((1, (1, 1)), (3, (7, 16, 2)), (2, (64, 65))):
+    for rows, widths in ((1, (1, 1)), (3, (7, 16, 2)), (2, (64, 65)), (3, (0, 2))):
         inputs = tuple(Value(f"x{i}", w) for i, w in enumerate(widths))
 
         def make(seed: int, rows: int = rows, widths: tuple[int, ...] = widths) -> tuple[Tensor, ...]:

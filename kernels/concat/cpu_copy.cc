@@ -19,12 +19,13 @@ class ConcatStage final : public Stage {
       x_[i] = spec.in(i);
       if (spec.input(i).dtype != RTA_FLOAT32 || x_[i].steps != y_.steps) fail("concat: takes float32 of equal rows");
       width += x_[i].width;
+      columns_ &= x_[i].width == 1;
     }
     if (width != y_.width || spec.output(0).dtype != RTA_FLOAT32) fail("concat: the parts do not fill the result");
   }
 
   void run(const Run& run) const override {
-    if (y_.width == parts_) return columns(run);
+    if (columns_) return columns(run);
     for (int64_t r = 0; r < y_.rows(run); ++r) {
       char* to = y_.row(run, r);
       for (int i = 0; i < parts_; ++i) {
@@ -51,6 +52,7 @@ class ConcatStage final : public Stage {
   GraphIO* x_;  // by part
   GraphIO y_;
   int parts_;
+  bool columns_ = true;
 };
 
 const Register kRegister({"concat", "cpu_copy", Isa::kPortable, 0, nullptr,

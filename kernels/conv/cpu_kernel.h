@@ -350,25 +350,41 @@ static const char* conv_reject(const Attrs& attrs) {
   return "takes float32 and int8 weights";
 }
 
+// A build for one model has the forms that its attributes ask for.
 template <class S>
 Stage* create_conv(const StageSpec& spec) {
-  if (spec.attrs.has("y_planes") && flag(spec.attrs, "y_planes")) {
-    if (spec.attrs.dtype("weight") == RTA_FLOAT32) return new PlaneStage<S, false>(spec);
-    return new PlaneStage<S, true>(spec);
-  }
-  if (is_depthwise(spec)) {
+  constexpr bool kFloat = RTA_WANTS("conv", "float32"), kInt8 = RTA_WANTS("conv", "int8");
+  [[maybe_unused]] const bool is_float = spec.attrs.dtype("weight") == RTA_FLOAT32;
+  if constexpr (RTA_WANTS("conv", "y_planes"))
+    if (spec.attrs.has("y_planes") && flag(spec.attrs, "y_planes")) {
+      if constexpr (kFloat)
+        if (is_float) return new PlaneStage<S, false>(spec);
+      if constexpr (kInt8)
+        if (!is_float) return new PlaneStage<S, true>(spec);
+    }
+  if constexpr (RTA_WANTS("conv", "groups > 1") || RTA_WANTS("conv", "one output"))
+    if (is_depthwise(spec)) {
 #if defined(__AVX512VNNI__)
-    if (interleaves(spec)) return new InterleavedStage<S>(spec);
+      if constexpr (kInt8)
+        if (interleaves(spec)) return new InterleavedStage<S>(spec);
 #endif
-    return new DepthwiseStage<S>(spec);
-  }
-  if (between(spec.attrs, "winograd", 0, 4)) return create_winograd<S>(spec);
-  if (spec.attrs.dtype("weight") == RTA_FLOAT32) return new ConvStage<S, ConvFloat32>(spec);
-  if constexpr (WinogradInt8Stage<S>::kExists)
-    if (suits_winograd(spec)) return new WinogradInt8Stage<S>(spec);
-  if constexpr (ConvInt8Wide<S>::kExists)
-    if (!flag(spec.attrs, "stream")) return new ConvStage<S, ConvInt8Wide>(spec);
-  return new ConvStage<S, ConvInt8>(spec);
+      return new DepthwiseStage<S>(spec);
+    }
+  if constexpr (RTA_WANTS("conv", "winograd"))
+    if (between(spec.attrs, "winograd", 0, 4)) return create_winograd<S>(spec);
+  [[maybe_unused]] const bool whole = !is_depthwise(spec) && !between(spec.attrs, "winograd", 0, 4) &&
+                                      !(spec.attrs.has("y_planes") && flag(spec.attrs, "y_planes"));
+  if constexpr (kFloat)
+    if (whole && is_float) return new ConvStage<S, ConvFloat32>(spec);
+  if constexpr (kInt8)
+    if (whole && !is_float) {
+      if constexpr (WinogradInt8Stage<S>::kExists && RTA_WANTS("conv", "kernel_y > 1"))
+        if (suits_winograd(spec)) return new WinogradInt8Stage<S>(spec);
+      if constexpr (ConvInt8Wide<S>::kExists)
+        if (!flag(spec.attrs, "stream")) return new ConvStage<S, ConvInt8Wide>(spec);
+      return new ConvStage<S, ConvInt8>(spec);
+    }
+  fail("conv: weights of dtype %s in a form for which this was not built", spec.attrs.text("weight_dtype"));
 }
 
 template <class S>

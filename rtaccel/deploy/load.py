@@ -15,7 +15,7 @@ from rtaccel._native import BoundModel, Model
 from rtaccel.core.errors import BackendUnavailable, FormatError, RtaccelError, ShapeError, UnsupportedProblem
 from rtaccel.deploy import container, signing
 from rtaccel.deploy.in_loop import Port, model_step
-from rtaccel.deploy.nesting import flattened, nested, tree_of
+from rtaccel.deploy.nesting import as_returned, as_they_lie, flattened, nested, sample_dims, tree_of
 
 UNCHECKED, LARGE, IN_PLACE = 1, 2, 4  # as rta_model.h has them
 _SHAPE, _NO_KERNEL, _BAD_ARGUMENT, _OTHER, _NO_FIT, _CANNOT_READ = -1, 6, 8, 9, 7, 1
@@ -32,6 +32,9 @@ class LoadedModel:
     arrays; torch tensors where the first input is one. Raises ShapeError for what does not fit, FormatError for an index out
     of range.
 
+    `model.outputs` says how results lie, samples first. A result that the model returns otherwise, such as the last states
+    [layers, batch, hidden] of a recurrent layer, is a view of that; `out=` takes such a view too.
+
     One instance runs in one thread at a time; a call holds the GIL. Load once for each thread. An `rt.Loop` or an
     `rt.StreamBatcher` runs it on a native thread; until that has ended other calls raise UnsupportedProblem.
     """
@@ -45,6 +48,9 @@ class LoadedModel:
             self._given = tree_of(metadata.get("arguments") or f"({'.' * len(self.inputs)})", len(self.inputs))
             several = f"({'.' * len(self.outputs)})" if len(self.outputs) > 1 else "."
             self._returned = tree_of(metadata.get("results") or several, len(self.outputs))
+            self._samples = sample_dims(
+                metadata.get("result_samples") or "", [len(shape) for *_, shape in self.outputs]
+            )
         except ValueError as error:
             raise FormatError("load", str(error), "the model's own tuples", "Save it again.") from error
 
@@ -58,7 +64,7 @@ class LoadedModel:
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(given[0], torch.Tensor):
             outs = tuple(torch.from_numpy(out) for out in outs)
-        return nested(self._returned, outs)
+        return nested(self._returned, as_returned(outs, self._samples))
 
     def step(self, *inputs: Any, streams: Sequence[int] | None = None, out: Any = None) -> Any:
         """One time step of a stream: float32 [streams, features] (as `inputs` says) to fresh arrays [streams, outputs].
@@ -82,7 +88,7 @@ class LoadedModel:
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(given[0], torch.Tensor):
             outs = tuple(torch.from_numpy(made) for made in outs)
-        return nested(self._returned, outs)
+        return nested(self._returned, as_returned(outs, self._samples))
 
     def run_flat(
         self, inputs: tuple[Any, ...], outs: tuple[Any, ...], streams: list[int] | None = None, release: bool = False
@@ -133,7 +139,7 @@ class LoadedModel:
             found = list(out)
         if found is None:
             raise ShapeError(op, f"out as {type(out).__name__}", f"{len(self.outputs)} arrays", "See .outputs.")
-        return tuple(found)
+        return tuple(as_they_lie(found, self._samples))
 
     def _flat(self, op: str, given: tuple[Any, ...]) -> tuple[Any, ...]:
         found = flattened(given, self._given)

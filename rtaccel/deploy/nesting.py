@@ -1,9 +1,13 @@
-"""Arrays in tuples, as a model takes and returns them: "." is an array, "( )" a tuple of what is between."""
+"""Arrays as a model takes and returns them: in tuples ("." is an array, "( )" a tuple of what is between), and with their
+samples in another dimension than the first, as the state of a recurrent layer has them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 Tree = Any
 """The place of an array among all, or a tuple of trees."""
@@ -48,3 +52,33 @@ def flattened(value: Any, tree: Tree) -> list[Any] | None:
 
 def nested(tree: Tree, arrays: Sequence[Any]) -> Any:
     return tuple(nested(part, arrays) for part in tree) if isinstance(tree, tuple) else arrays[tree]
+
+
+def sample_dims(text: str, ranks: Sequence[int]) -> tuple[int, ...]:
+    """The dimension of each returned array that is its samples, from a field of a file: "" where it is the first of all.
+    Raises ValueError for a text that does not say it of arrays of these ranks."""
+    if not text:
+        return (0,) * len(ranks)
+    words = text.split(" ")
+    found = tuple(int(word) if word.isdecimal() and len(word) < 2 else -1 for word in words)
+    if len(found) != len(ranks) or not all(0 <= dim < max(rank, 1) for dim, rank in zip(found, ranks)):
+        raise ValueError(f"{text!r} names no dimensions of {len(ranks)} results")
+    return found
+
+
+def as_returned(arrays: Sequence[Any], dims: Sequence[int]) -> tuple[Any, ...]:
+    """Arrays as they lie, samples first, seen as the model returns them. Nothing is copied."""
+    return tuple(_moved(array, 0, dim) if dim else array for array, dim in zip(arrays, dims))
+
+
+def as_they_lie(arrays: Sequence[Any], dims: Sequence[int]) -> list[Any]:
+    """The other way round, of arrays to write into. What is no array stays as it is, for a later check to refuse."""
+    return [_moved(array, dim, 0) if dim else array for array, dim in zip(arrays, dims)]
+
+
+def _moved(array: Any, source: int, to: int) -> Any:
+    if getattr(array, "ndim", 0) <= max(source, to):
+        return array
+    if isinstance(array, np.ndarray):
+        return np.moveaxis(array, source, to)
+    return array.movedim(source, to) if hasattr(array, "movedim") else array  # torch's

@@ -6,11 +6,13 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rtaccel import __version__
-from rtaccel.convert.passes.program import FallbackStep, SubgraphStep
+from rtaccel.convert.frontend import layout
+from rtaccel.convert.passes.program import FallbackStep, Program, SubgraphStep
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.stage import GraphIO
 from rtaccel.deploy import container, signing, whole_file
@@ -80,15 +82,16 @@ def artifact_bytes(
     assert isinstance(source, SubgraphStep)
     kept = options.states or States()
     pairs = [(choice.stage, choice.impl.name) for choice in step.choices]
+    results = _results(program, source)
     recorder = Recorder([choice.stage for choice in step.choices])
-    tell(recorder, pairs, source.group.inputs, source.group.outputs, kept)
+    tell(recorder, pairs, source.group.inputs, [port for port, _ in results], kept)
     past = bytes(step.plan.save_state()) if states else b""
     if states and options.states is None:
         raise FormatError("save", "states=True for a model without states", "a stream", "Leave states out.")
 
     title = name or options.title.removesuffix(", streamed") or "model"
     inputs = _edges(_input_names(model), source.group.inputs)
-    outputs = _edges(_output_names(program.out_spec, len(source.writes)), source.group.outputs)
+    outputs = _edges(_output_names(program.out_spec, len(source.writes)), [port for port, _ in results])
     batch = options.batch
     head = Head(
         title,
@@ -107,6 +110,7 @@ def artifact_bytes(
         "outputs": _described(outputs),
         "arguments": nesting(program.in_spec.children()[0]) or "",
         "results": nesting(program.out_spec) or "",
+        **({"result_samples": " ".join(str(dim) for _, dim in results)} if any(dim for _, dim in results) else {}),
         "streams": str(kept.samples),
         "batch": str(batch),
         "scheme": options.scheme,
@@ -149,14 +153,68 @@ def _whole(model: CompiledModel) -> Any:
             "save", f"{model._options.title} on {model._options.device}, {kind}", "one native call on the CPU",
             "Compile it with device='cpu' and no backend.",
         )  # fmt: skip
-    if model._executor.direct is None:
-        raise UnsupportedProblem(
-            "save",
-            f"{model._options.title}, whose arguments or results are not those of the plan as they lie",
-            "tensors in tuples, in and out, each used and computed as it is returned",
-            "Return contiguous float32 tensors, and take no argument that is not used.",
-        )
+    source = steps[0].source
+    if model._executor.direct is None and isinstance(source, SubgraphStep):
+        _check_ends(model._program, source, model._options.title)
     return steps[0]
+
+
+def _check_ends(program: Program, source: SubgraphStep, title: str) -> None:
+    """Raises UnsupportedProblem for arguments or results that are not those of the plan; it names them."""
+    args, kwargs = program.in_spec.children()
+    unused = [name for name in program.inputs if name not in source.reads]
+    bad = _otherwise(program, source)
+    if nesting(args) is None or nesting(program.out_spec) is None or kwargs.num_children:
+        got, hint = (
+            "arguments or results in other containers than tuples",
+            "Take and return tensors, or tuples of them.",
+        )
+    elif unused or source.reads != program.inputs:
+        got = f"arguments that the plan does not read: {', '.join(unused or program.inputs)}"
+        hint = "Take tensors only, each of them used, and as they come."
+    elif bad:
+        got = f"results that are not computed as they are returned: {', '.join(bad)}"
+        hint = "Return tensors that are computed, each once, contiguous, in float32 or int64."
+    else:
+        return
+    raise UnsupportedProblem("save", f"{title} with {got}", "arguments and results of the plan as they lie", hint)
+
+
+def _otherwise(program: Program, source: SubgraphStep) -> list[str]:
+    """The results that are no value of the plan, or one that another result is too."""
+    found = [_result(program, name, source) for name in program.outputs]
+    taken = [None if result is None else result[0].value.name for result in found]
+    return [
+        f"number {i} ({name})"
+        for i, (name, value) in enumerate(zip(program.outputs, taken))
+        if value is None or value in taken[:i] or name in program.casts
+    ]
+
+
+def _results(program: Program, source: SubgraphStep) -> list[tuple[GraphIO, int]]:
+    """In the order in which they are returned."""
+    found = [_result(program, name, source) for name in program.outputs]
+    return [result for result in found if result is not None]
+
+
+def _result(program: Program, name: Any, source: SubgraphStep) -> tuple[GraphIO, int] | None:
+    """How a result lies and which of its dimensions is the samples; None where it is not what the plan writes.
+
+    The state of a recurrent layer lies samples first, [batch, layers, hidden], and is returned layers first.
+    """
+    ports = dict(zip(source.writes, source.group.outputs))
+    if not isinstance(name, str) or name in ports:
+        return (ports[name], 0) if isinstance(name, str) else None
+    view = program.views.get(name)
+    port = None if view is None else ports.get(view.base)
+    if view is None or port is None or view.batch_dim is None or port.lead != 1:
+        return None
+    dim = view.batch_dim
+    shape = (*view.shape[:dim], *view.shape[dim + 1 :])
+    lying = layout.View(view.base, (view.dims[dim], *view.dims[:dim], *view.dims[dim + 1 :]), view.offset)
+    if not layout.same_layout(lying, layout.dense(view.base, shape, view.shape[dim])):
+        return None
+    return replace(port, trailing=shape), dim
 
 
 def _input_names(model: CompiledModel) -> list[str]:
@@ -178,7 +236,8 @@ def _described(edges: Sequence[Edge]) -> str:
 
 
 def _checked(metadata: Mapping[str, str]) -> dict[str, str]:
-    own = ("sha256", "ed25519", "format", "format_version", "name", "inputs", "outputs", "streams")
+    own = ("sha256", "ed25519", "format", "format_version", "name", "inputs", "outputs", "arguments", "results",
+           "result_samples", "streams")  # fmt: skip
     bad = [k for k, v in metadata.items() if not isinstance(k, str) or not isinstance(v, str) or k in own]
     if bad:
         raise FormatError("save", f"metadata {bad}", f"texts, under names other than {', '.join(own)}", "Rename them.")

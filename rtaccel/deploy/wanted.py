@@ -23,12 +23,20 @@ def everything(*, threads: bool = True) -> str:
 
 
 def header(plan: PlanRead, chosen: Sequence[tuple[str, str, str]], threads: bool) -> str:
-    """chosen: (operator, kernel, its stem) that are to be compiled. threads: whether a plan may have more than one."""
+    """chosen: (operator, kernel, its stem) that are to be compiled. threads: whether a plan may have more than one.
+
+    Words of forms: the name of an attribute that is a whole number and not 0, with " > 1" where it is more, and "one output"
+    where a row of the result has one element.
+    """
     words = {(op, stem) for op, _, stem in chosen}
     for stage in plan.stages:
         words.add((stage.op, stage.weight_dtype))
         if stage.weight_dtype == "uint8":
             words.add((stage.op, f"int4_of_{stage.inputs[0].dtype}"))
+        words |= {(stage.op, "one output")} if stage.outputs[0].width == 1 else set()
+        for name, value in stage.attrs.items():
+            if isinstance(value, int) and value:
+                words |= {(stage.op, name), (stage.op, f"{name} > 1")} if value > 1 else {(stage.op, name)}
     activations = {value for stage in plan.stages for value in stage.attrs.values() if isinstance(value, str)}
     widths = {stage.outputs[0].width for stage in plan.stages if stage.weight_dtype}
     samples, rows = _limits(plan)

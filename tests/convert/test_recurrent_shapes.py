@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import rtaccel as rt
 from rtaccel.convert.frontend import export, recurrent_shapes
 from rtaccel.convert.frontend.recurrent_shapes import known_shapes
 
@@ -100,3 +101,33 @@ def test_a_call_that_computes_is_computed() -> None:
         with known_shapes():
             got = torch.ops.aten.lstm.input.py_kernels[torch._C.DispatchKey.CompositeImplicitAutograd](*arguments)[0]
     torch.testing.assert_close(got, want)
+
+
+class Takes(nn.Module):
+    """Two tensors more, in several ways."""
+
+    def __init__(self, layer: nn.Module, form: str) -> None:
+        super().__init__()
+        self.layer, self.form = layer, form
+
+    def forward(self, x: Tensor, states: Any, more: Any = None) -> Any:
+        if self.form == "rows":
+            return self.layer(x) - 2 * self.layer(states) + more["y"]
+        return self.layer(x, states if more is None else (states, more))
+
+
+@pytest.mark.parametrize("form", ["tuple", "apart", "rows"])
+def test_one_tensor_given_twice_stands_for_two_arguments(form: str) -> None:
+    """torch.export makes one input of it: zeros for both states of an LSTM made a model that read one of them."""
+    rows = form == "rows"
+    model = Takes(nn.Linear(5, 5) if rows else nn.LSTM(5, 4, 2, batch_first=True), form).eval()
+    x, shape = (torch.randn(3, 5), (3, 5)) if rows else (torch.randn(3, 6, 5), (2, 3, 4))
+
+    def call(a: Tensor, b: Tensor) -> tuple[Any, ...]:
+        return {"tuple": (x, (a, b)), "apart": (x, a, b), "rows": (x, a, {"y": b})}[form]
+
+    same, a, b = torch.zeros(shape), torch.randn(shape), torch.randn(shape)
+    for example in (call(same, same), call(same, same[:])):
+        fast = rt.compile(model, example)
+        with torch.no_grad():
+            torch.testing.assert_close(fast(*call(a, b)), model(*call(a, b)), rtol=1e-4, atol=1e-5)

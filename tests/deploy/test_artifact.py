@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import rtaccel as rt
+from tests.deploy.forged import resealed
 from tests.generated.test_batches import COMMON
 from tests.support import stages
 from tests.support.compare import outcome, quiet
@@ -169,6 +170,89 @@ def test_nested_states(tmp_path: Path) -> None:
     got = loaded(call[0].numpy(), tuple(s.numpy() for s in call[1]))
     assert [type(part) for part in got] == [np.ndarray, tuple]
     assert same_bits(got, fast(*call))
+
+
+class Ends(nn.Module):
+    """A recurrent layer and what is returned of it."""
+
+    def __init__(self, layer: nn.Module, form: str) -> None:
+        super().__init__()
+        self.layer, self.form = layer, form
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y, states = self.layer(x)
+        if self.form == "states first":
+            return states, y
+        return (y, states, y[:, -1]) if self.form == "last step too" else (y, states)
+
+
+@pytest.mark.turns(3)
+@pytest.mark.parametrize("form", ["layer", "states first", "last step too"])
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
+@pytest.mark.parametrize(("layers", "both"), [(1, False), (2, False), (2, True)])
+def test_last_states_of_a_recurrent_layer(
+    kind: Any, layers: int, both: bool, form: str, tmp_path: Path, in_c: Callable[..., bytes]
+) -> None:
+    """They are returned layers first, and lie samples first."""
+    layer = kind(5, 8, layers, batch_first=True, bidirectional=both)
+    for scheme in ("float32", "w8a8"):
+        calibration = [torch.randn(9, 6, 5)] if scheme == "w8a8" else None
+        fast = rt.compile(Ends(layer, form).eval(), torch.randn(2, 6, 5), scheme, calibration=calibration)
+        file = rt.save(fast, tmp_path / "model.rta")
+        loaded = rt.load(file)
+        for rows in (1, 2, 5):
+            x = torch.randn(rows, 6, 5)
+            want, own = fast(x), loaded(x.numpy())
+            assert same_bits(own, want)
+            assert same_bits(loaded(x), want)
+            pytree.tree_map(lambda a: a.fill(np.nan), own)
+            assert same_bits(loaded.run(x.numpy(), out=own), want)
+            pytree.tree_map(lambda a: a.fill(np.nan), own)
+            loaded.bind(x.numpy(), out=own)()
+            assert same_bits(own, want)
+            lies = [np.moveaxis(a, 1, 0) if a.shape[1:] == (rows, 8) else a for a in arrays(want)]
+            assert in_c(file, [[x.numpy()]], rows) == b"".join(np.ascontiguousarray(a).tobytes() for a in lies)
+        assert [shape[0] for _, _, shape in loaded.outputs] == [-1] * len(loaded.outputs)
+    dense = pytree.tree_map(np.ascontiguousarray, own)
+    if layers > 1:
+        with pytest.raises(rt.ShapeError, match="strided"):
+            loaded.run(x.numpy(), out=dense)
+    else:
+        assert same_bits(loaded.run(x.numpy(), out=dense), want)
+
+
+def test_forged_dimensions_of_results_are_refused(tmp_path: Path) -> None:
+    fast = rt.compile(nn.GRU(5, 8, batch_first=True).eval(), torch.randn(2, 6, 5))
+    whole = rt.save(fast, tmp_path / "model.rta").read_bytes()
+    right = b'"result_samples":"0 1"'
+    assert whole.count(right) == 1
+    for wrong in (b"0 3", b"0-1", b"011", b"0  ", b"  1", b"a b", b"0 ?"):
+        with pytest.raises(rt.FormatError, match="names no dimensions of 2 results"):
+            rt.load(resealed(whole.replace(right, b'"result_samples":"' + wrong + b'"')))
+    with pytest.raises(rt.FormatError, match="result_samples"):
+        rt.save(fast, tmp_path / "model.rta", metadata={"result_samples": "0 1"})
+
+
+def test_what_is_not_as_the_plan_has_it_is_named(tmp_path: Path) -> None:
+    class Other(nn.Module):
+        def __init__(self, form: str) -> None:
+            super().__init__()
+            self.layer, self.form = nn.Linear(6, 6), form
+
+        def forward(self, x: torch.Tensor, more: torch.Tensor) -> Any:
+            y = self.layer(x)
+            if self.form == "unused":
+                return y
+            y = y + more
+            return {"dict": {"y": y}, "twice": (y, y), "truth": y > more}[self.form]
+
+    x = torch.randn(2, 6)
+    for form, said in (
+        ("unused", "does not read: more"), ("dict", "other containers than tuples"), ("twice", "number 1 "),
+        ("truth", "number 0 "),
+    ):  # fmt: skip
+        with pytest.raises(rt.UnsupportedProblem, match=said):
+            rt.save(rt.compile(Other(form).eval(), (x, x.clone())), tmp_path / "model.rta")
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")

@@ -71,6 +71,18 @@ class Tokens(nn.Module):
         return self.head(self.memory(self.table(x))[0][:, -1])
 
 
+class Elman(nn.Module):
+    """nn.RNN with tanh, then with relu; the state after the last step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tanh = nn.RNN(5, 7, batch_first=True)
+        self.relu = nn.RNN(7, 4, batch_first=True, nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.tanh(x)[0])[0][:, -1]
+
+
 def _sparse() -> nn.Module:
     """Its zeros are in the same places whatever the seed is: so many weights are in its state."""
     model, places = nn.Sequential(nn.Linear(96, 64), nn.ReLU(), nn.Linear(64, 48)), torch.Generator().manual_seed(1)
@@ -106,6 +118,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "lstm": (lambda: Recurrent("lstm", 6, 9, 2, True), (7, 6)),
     "gru": (lambda: Recurrent("gru", 6, 9, 1, True), (7, 6)),
     "gru, both ways": (lambda: nn.Sequential(nn.GRU(5, 4, batch_first=True, bidirectional=True)), (6, 5)),
+    "rnn": (Elman, (6, 5)),
     "causal": (lambda: Causal(4, 6, (1, 2), True), (4, 9)),
     "tokens": (Tokens, (6,)),
     "general": (General, (4, 6)),

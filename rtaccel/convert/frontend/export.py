@@ -92,6 +92,14 @@ def _with_batch(args: tuple[Any, ...], size: int) -> tuple[Any, ...]:
     )
 
 
+def _apart(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Every argument a tensor of its own: of one given twice torch.export makes one input, and never reads the other."""
+    leaves, spec = pytree.tree_flatten(args)
+    first = {id(leaf): i for i, leaf in reversed(list(enumerate(leaves)))}
+    twice = [isinstance(leaf, Tensor) and first[id(leaf)] != i for i, leaf in enumerate(leaves)]
+    return pytree.tree_unflatten([leaf.clone() if again else leaf for leaf, again in zip(leaves, twice)], spec)
+
+
 def shared_batch(args: tuple[Any, ...]) -> int | None:
     """The first dimension of all tensors among the arguments; None where they share none, or it is 0."""
     tensors = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor)]
@@ -140,7 +148,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], fixed: bool = False, specia
     """Exports the model, layers that trained with fake quantization as the torch layers they were made of, with their numbers
     beside the graph; the rest is `_capture`."""
     with as_torch_layers(model) as trained:
-        return replace(_capture(model, args, fixed, specialize), trained=trained)
+        return replace(_capture(model, _apart(args), fixed, specialize), trained=trained)
 
 
 def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: bool) -> ExportedGraph:
@@ -197,7 +205,7 @@ def capture_open(
     torch.export raises."""
     shared = shared_batch(args)
     any_batch = shared is not None
-    given = list(_with_batch(args, _TRACED_BATCH) if any_batch else args)
+    given = list(_with_batch(args, _TRACED_BATCH) if any_batch else _apart(args))
     for (argument, dim), bounds in dims.items():
         shape = list(given[argument].shape)
         shape[dim] = _traced_size(*bounds)
