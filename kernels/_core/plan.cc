@@ -114,7 +114,7 @@ void rta_plan::add_stage(const char* op, const char* kernel_name, const int* in,
 void* StageSpec::weights(size_t bytes) const {
   const size_t whole = (bytes + 63) / 64 * 64;
   if (!prepacked) {
-    void* at = arena->take(bytes);
+    void* at = arena->take(whole < bytes ? bytes : whole);  // parts are compared with what fills their last line
     parts->all.push_back({parts->stage, static_cast<const char*>(at), whole});
     return at;
   }
