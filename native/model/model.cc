@@ -199,8 +199,10 @@ rta_model::rta_model(Bytes bytes, unsigned flags, int threads_) : threads(thread
   streams = from.streams;
   const rta_tensor& first = from.inputs[0];
   each = first.lead ? 1 : 0;
+  // Those that are open count as one. Beside a dimension of no elements the others may be anything.
   for (int d = 1; d < first.lead; ++d)
-    each *= std::max<int64_t>(first.shape[d], 1);  // those that are open count as one
+    if (__builtin_mul_overflow(each, std::max<int64_t>(first.shape[d], 1), &each))
+      refuse(RTA_BAD_FORMAT, "%s is too large", first.name);
   if (most_samples() > RTA_MOST_SAMPLES)
     refuse(RTA_NO_KERNEL, "it takes more samples than the %lld that this was built for",
            static_cast<long long>(RTA_MOST_SAMPLES));
