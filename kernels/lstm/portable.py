@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from rtaccel.core.registry import Impl, register_impl
 from rtaccel.kernels.lstm import contract
-from rtaccel.kernels.recurrent.plain import prepare, supports
+from rtaccel.kernels.recurrent.plain import register
 
-register_impl(
-    Impl("lstm", "portable_torch", "portable", 0, supports(), prepare(contract.lower, contract.CELLS.reference))
-)
+register(contract.OPERATOR, contract.CELLS)

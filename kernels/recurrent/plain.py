@@ -8,21 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rtaccel.core.registry import Prepared
+from rtaccel.core.registry import Impl, Operator, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels.recurrent.layout import Geometry, quantized, sparse
+from rtaccel.kernels.recurrent.operator import Cells
 from rtaccel.kernels.recurrent.reference import Cell, compute, nonfinite, outputs_of
 
 
-def supports(quantizes: bool = True) -> Callable[[Problem], str | None]:
-    """quantizes: whether the operator takes int8 and int4 weights."""
-    formats = (WeightFormat.FLOAT32, *((WeightFormat.INT8, WeightFormat.INT4) if quantizes else ()))
+def register(operator: Operator, cells: Cells) -> None:
+    """`portable_torch` of an operator."""
+    formats = (WeightFormat.FLOAT32, *((WeightFormat.INT8, WeightFormat.INT4) if cells.quantizes else ()))
 
-    def reason(problem: Problem) -> str | None:
+    def supports(problem: Problem) -> str | None:
         return None if problem.weight_format in formats else f"has no form for {problem.weight_format} weights"
 
-    return reason
+    prepare = _prepare(operator.lower, cells.reference)
+    register_impl(Impl(operator.name, "portable_torch", "portable", 0, supports, prepare))
 
 
 def _torch_weights(stage: Stage, geometry: Geometry) -> list[Tensor]:
@@ -35,7 +37,7 @@ def _torch_weights(stage: Stage, geometry: Geometry) -> list[Tensor]:
     return weights
 
 
-def prepare(
+def _prepare(
     lower: Callable[[Stage], Mapping[str, Any]], cells: tuple[Cell, Cell | None]
 ) -> Callable[[Stage, Problem], Prepared]:
     """The `prepare` of an operator with these cells."""

@@ -6,6 +6,7 @@ suffix after ":" where it holds them in another order or only in part.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,6 +125,19 @@ def module_name(node: fx.Node) -> str:
     stack = node.meta.get("nn_module_stack") or {}
     path = list(stack.values())[-1][0] if stack else ""
     return path if isinstance(path, str) and path and not path.startswith("_empty") else node.name
+
+
+def depended_on(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """The nodes themselves, and all that they are computed from."""
+    found: set[fx.Node] = set()
+    stack = list(nodes)
+    while stack:
+        node = stack.pop()
+        if node in found:
+            continue
+        found.add(node)
+        stack.extend(node.all_input_nodes)
+    return found
 
 
 def zeros_like_rows(weight: Tensor) -> Tensor:

@@ -117,7 +117,7 @@ class Mask:
         """In its broadcast place in front of scores [.., queries, keys]; truth values rule out where they are false."""
         if mask.dtype == torch.bool:
             mask = torch.zeros(mask.shape, device="cpu").masked_fill(~mask.cpu(), float("-inf"))
-        return cls(mask.detach().float().cpu(), sizes(scores.meta["val"])[:-2])
+        return cls(torch.atleast_2d(mask.detach().float().cpu()), sizes(scores.meta["val"])[:-2])
 
 
 def attention(
@@ -155,9 +155,7 @@ def attention(
 def _added(masks: Sequence[Mask], q: Heads, keys: int) -> Tensor:
     """The sum of masks as rows of keys: for all queries, those of each head, or those of each head of each sequence."""
     if all(all(size == 1 for size in m.added.shape[:-2]) for m in masks):
-        total = sum(
-            (m.added.reshape(*([1] * (2 - m.added.dim())), *m.added.shape[-2:]) for m in masks), torch.zeros(())
-        )
+        total = sum((m.added.reshape(m.added.shape[-2:]) for m in masks), torch.zeros(()))
         return total.expand(q.steps, keys).contiguous()
     if q.order != (Atom(q.sequences, 1),) and q.sequences > 1:
         raise Refused("has a mask for each sequence, and they lie in another order")

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from rtaccel.convert.frontend.layout import View
-from rtaccel.convert.frontend.nodes import OpNode, zeros_like_rows
+from rtaccel.convert.frontend.nodes import OpNode, depended_on, zeros_like_rows
 from rtaccel.convert.patterns.rules import Call, Rule, rule
 from rtaccel.core.stage import QParams
 from rtaccel.nn.ops import OPERATORS
@@ -67,7 +67,7 @@ def _matmul(call: Call) -> OpNode | str:
 
 def _of_parameter(node: fx.Node) -> bool:
     """Whether a constant comes from a parameter or a buffer of the model."""
-    return node.op == "placeholder" or any(_of_parameter(source) for source in node.all_input_nodes)
+    return any(source.op == "placeholder" for source in depended_on([node]))
 
 
 @rule(aten.addmm.default)

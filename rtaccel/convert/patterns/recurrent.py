@@ -122,26 +122,6 @@ def _recurrent(call: Call, op: str, states: list[fx.Node], gates: int) -> OpNode
     return OpNode(op, call.node, module_name(call.node), read, writes, tensors=tensors, attrs=attrs)
 
 
-@rule(aten.lstm.input)
-def _lstm(call: Call) -> OpNode | str:
-    return _recurrent(call, "lstm", call["hx"], 4)
-
-
-@rule(aten.gru.input)
-def _gru(call: Call) -> OpNode | str:
-    return _recurrent(call, "gru", [call["hx"]], 3)
-
-
-@rule(aten.rnn_tanh.input)
-def _rnn_tanh(call: Call) -> OpNode | str:
-    return _recurrent(call, "rnn_tanh", [call["hx"]], 1)
-
-
-@rule(aten.rnn_relu.input)
-def _rnn_relu(call: Call) -> OpNode | str:
-    return _recurrent(call, "rnn_relu", [call["hx"]], 1)
-
-
 def _cell(call: Call, op: str, states: list[fx.Node], gates: int) -> OpNode | str:
     names = ("w_ih", "w_hh", "b_ih", "b_hh")
     given = {n: call.constant(call[n]) for n in names}
@@ -186,21 +166,15 @@ def _cell(call: Call, op: str, states: list[fx.Node], gates: int) -> OpNode | st
     return OpNode(op, call.node, module_name(call.node), read, writes, tensors=tensors, attrs=attrs)
 
 
-@rule(aten.lstm_cell.default)
-def _lstm_cell(call: Call) -> OpNode | str:
-    return _cell(call, "lstm", call["hx"], 4)
+def _states(call: Call) -> list[fx.Node]:
+    return list(call["hx"]) if isinstance(call["hx"], (list, tuple)) else [call["hx"]]
 
 
-@rule(aten.gru_cell.default)
-def _gru_cell(call: Call) -> OpNode | str:
-    return _cell(call, "gru", [call["hx"]], 3)
+def _rules(op: str, gates: int) -> None:
+    """For layers of an operator, and for its cells: torch names both as it."""
+    rule(getattr(aten, op).input)(lambda call: _recurrent(call, op, _states(call), gates))
+    rule(getattr(aten, f"{op}_cell").default)(lambda call: _cell(call, op, _states(call), gates))
 
 
-@rule(aten.rnn_tanh_cell.default)
-def _rnn_tanh_cell(call: Call) -> OpNode | str:
-    return _cell(call, "rnn_tanh", [call["hx"]], 1)
-
-
-@rule(aten.rnn_relu_cell.default)
-def _rnn_relu_cell(call: Call) -> OpNode | str:
-    return _cell(call, "rnn_relu", [call["hx"]], 1)
+for _op, _gates in (("lstm", 4), ("gru", 3), ("rnn_tanh", 1), ("rnn_relu", 1)):
+    _rules(_op, _gates)

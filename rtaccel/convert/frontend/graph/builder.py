@@ -17,7 +17,7 @@ from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.graph.values import Values, stored_apart
 from rtaccel.convert.frontend.layout import View
-from rtaccel.convert.frontend.nodes import OpNode, constant, module_name
+from rtaccel.convert.frontend.nodes import OpNode, constant, depended_on, module_name
 from rtaccel.convert.frontend.view_ops import look
 from rtaccel.convert.frontend.written_out import match_with_values, write_joined
 from rtaccel.core.traits import FALLBACK
@@ -45,7 +45,7 @@ class Builder(Values):
         """One node for each call that a result needs; nothing is fused or left out yet."""
         nodes = list(self.exported.graph.nodes)
         output_node = next(n for n in nodes if n.op == "output")
-        needed = _needed(output_node.all_input_nodes)
+        needed = depended_on(output_node.all_input_nodes)
         for node in nodes:
             if node.op == "placeholder" and node.name in self.exported.inputs:
                 self.adopt(node)
@@ -256,15 +256,3 @@ def _label(node: fx.Node) -> str:
     what = target.__name__ if target is operator.getitem else str(target).removeprefix("aten.")
     where = module_name(node)
     return what if where == node.name else f"{where} ({what})"
-
-
-def _needed(outputs: list[fx.Node]) -> set[fx.Node]:
-    found: set[fx.Node] = set()
-    stack = list(outputs)
-    while stack:
-        node = stack.pop()
-        if node in found:
-            continue
-        found.add(node)
-        stack.extend(node.all_input_nodes)
-    return found
