@@ -15,6 +15,7 @@
 
 #include "_common/checks.h"
 #include "conv/epilogue.h"
+#include "conv/winograd/tiles.h"
 #include "conv/winograd/transform.h"
 
 namespace rta {
@@ -37,18 +38,17 @@ class WinogradStage final : public Stage {
                g.stride.x == 1 && g.dilation.y == 1 && g.dilation.x == 1 && !g.in_steps && !g.out_steps &&
                !flag(spec.attrs, "by_rows"),
            "Winograd's convolution is float32, 3 x 3, of all positions");
-    tiles_ = {(p_.at.out.y + m - 1) / m, (p_.at.out.x + m - 1) / m};
     vectors_ = (p_.n + kLanes - 1) / kLanes;
     const int64_t columns = vectors_ * kLanes < kColumns ? vectors_ * kLanes : kColumns;
     v_pitch_ = (p_.c + 15) / 16 * 16 + 16;  // no power of two: neighbors would share sets of the cache
     p_pitch_ = (columns + 15) / 16 * 16 + 16;
-    const int64_t count = tiles_.y * tiles_.x, fit = kBlockBytes / (kPoints * 4 * (v_pitch_ + p_pitch_)) / kRows;
+    tiles_ = {p_.at, p_.x_step, spec.arena->take(static_cast<size_t>(p_.c) * 4)};  // zeros outside
+    const int64_t count = tiles_.count(), fit = kBlockBytes / (kPoints * 4 * (v_pitch_ + p_pitch_)) / kRows;
     const int64_t most = fit < 1 ? kRows : fit * kRows < kMostTiles ? fit * kRows : kMostTiles;
     const int64_t blocks = (count + most - 1) / most, each = (count + blocks - 1) / blocks;
     block_ = (each + kRows - 1) / kRows * kRows;
     v_stride_ = odd_lines(block_ * v_pitch_);
     p_stride_ = odd_lines(block_ * p_pitch_);
-    zeros_ = static_cast<const float*>(spec.arena->take(static_cast<size_t>(p_.c) * 4));
     pack(spec, spec.attrs.floats("weight", p_.n * p_.c * 9));
     spec.need_scratch(static_cast<size_t>(kPoints * (v_stride_ + p_stride_)) * 4);
   }
@@ -56,7 +56,7 @@ class WinogradStage final : public Stage {
   void run(const Run& run) const override {
     float* v = reinterpret_cast<float*>(run.scratch);
     float* products = v + kPoints * v_stride_;
-    const int64_t count = tiles_.y * tiles_.x;
+    const int64_t count = tiles_.count();
     for (int64_t s = 0; s < run.samples; ++s) {
       const char* x = p_.x.row(run, s * p_.x.steps);
       char* y = p_.y.row(run, s * p_.y.steps);
@@ -79,20 +79,9 @@ class WinogradStage final : public Stage {
   // An odd number of cache lines, so that the points of a tile fall into different sets.
   static int64_t odd_lines(int64_t floats) { return floats / 16 % 2 ? floats : floats + 16; }
 
-  // Where the inputs of a tile are, row-major: positions of x, or zeros.
-  void window(const char* x, int64_t tile, const float* (&at)[kPoints]) const {
-    const int64_t top = tile / tiles_.x * m - p_.at.padding.y, left = tile % tiles_.x * m - p_.at.padding.x;
-    for (int i = 0; i < kIn; ++i)
-      for (int j = 0; j < kIn; ++j) {
-        const int64_t row = top + i, column = left + j;
-        const bool inside = row >= 0 && row < p_.at.in.y && column >= 0 && column < p_.at.in.x;
-        at[i * kIn + j] = inside ? reinterpret_cast<const float*>(x + (row * p_.at.in.x + column) * p_.x_step) : zeros_;
-      }
-  }
-
   void transform(const char* x, int64_t tile, float* v) const {
     const float* at[kPoints];
-    window(x, tile, at);
+    tiles_.window(x, tile, at);
     int64_t c = 0;
     for (; c + kLanes <= p_.c; c += kLanes) transform<true>(at, c, kLanes, v + c);
     if (c < p_.c) transform<false>(at, c, static_cast<int>(p_.c - c), v + c);
@@ -200,15 +189,13 @@ class WinogradStage final : public Stage {
     if (!(S::sum_of(unlike) == 0.0f)) again(x, tile, column, out);
 
     const F bias = S::load(p_.offset + column);
-    const int64_t top = tile / tiles_.x * m, left = tile % tiles_.x * m;
-    const int64_t rows = p_.at.out.y - top < m ? p_.at.out.y - top : m;
-    const int64_t steps = p_.at.out.x - left < m ? p_.at.out.x - left : m;
+    const Extent first = tiles_.first(tile), size = tiles_.size(first);
     const int64_t columns = p_.n - column;
-    for (int64_t i = 0; i < rows; ++i) {
-      const int64_t position = (top + i) * p_.at.out.x + left;
+    for (int64_t i = 0; i < size.y; ++i) {
+      const int64_t position = (first.y + i) * p_.at.out.x + first.x;
       char* to = y + position * p_.y.pitch;
       const char* from = other ? other + position * p_.other.pitch : nullptr;
-      if (simple_ && steps == m && columns >= kLanes) {
+      if (simple_ && size.x == m && columns >= kLanes) {
 #pragma GCC unroll 4
         for (int j = 0; j < m; ++j) {
           F t = S::add(out[i][j], bias);
@@ -217,7 +204,7 @@ class WinogradStage final : public Stage {
         }
         continue;
       }
-      for (int64_t j = 0; j < steps; ++j) {
+      for (int64_t j = 0; j < size.x; ++j) {
         F t[1][1] = {{S::add(out[i][j], bias)}};
         const ConvTarget at{to + j * p_.y.pitch, from ? from + j * p_.other.pitch : nullptr, column, columns, true};
         conv_epilogue<S, 1, 1>(p_, t, at);
@@ -228,7 +215,7 @@ class WinogradStage final : public Stage {
   // The outputs of a tile as sums of products, two rows at a time, for independent sums.
   __attribute__((noinline)) void again(const char* x, int64_t tile, int64_t column, F (&out)[m][m]) const {
     const float* at[kPoints];
-    window(x, tile, at);
+    tiles_.window(x, tile, at);
     for (int top = 0; top < m; top += 2) {
       F sum[2][m];
 #pragma GCC unroll 8
@@ -288,9 +275,9 @@ class WinogradStage final : public Stage {
   }
 
   ConvLayer p_;
-  Extent tiles_;
+  WinogradTiles<m> tiles_;
   int64_t vectors_, v_pitch_, p_pitch_, block_, v_stride_, p_stride_;  // of float32, but for the first
-  const float *zeros_, *weights_, *plain_;
+  const float *weights_, *plain_;
   bool simple_ = Bounds::are(p_.activation);
 };
 

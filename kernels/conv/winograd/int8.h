@@ -14,6 +14,7 @@
 
 #include "_common/checks.h"
 #include "conv/epilogue.h"
+#include "conv/winograd/tiles.h"
 #include "conv/winograd/transform.h"
 
 namespace rta {
@@ -32,22 +33,19 @@ class WinogradInt8Stage final : public Stage {
   static constexpr bool kExists = S::kWidens && S::kRegisters == 16;
 
   explicit WinogradInt8Stage(const StageSpec& spec) : p_(read_layer(spec, 1, kLanes, 0)) {
-    tiles_ = {(p_.at.out.y + m - 1) / m, (p_.at.out.x + m - 1) / m};
     vectors_ = (p_.n + kLanes - 1) / kLanes;
     pairs_ = (p_.c + 1) / 2;
     const int64_t columns = vectors_ * kLanes < kColumns ? vectors_ * kLanes : kColumns;
     v_pitch_ = (p_.c + 31) / 32 * 32 + 32;  // no power of two: neighbors would share sets of the cache
     p_pitch_ = (columns + 15) / 16 * 16 + 16;
-    const int64_t count = tiles_.y * tiles_.x, fit = kBlockBytes / (kPoints * (2 * v_pitch_ + 4 * p_pitch_)) / kRows;
+    const size_t row = static_cast<size_t>(p_.c + kWide);
+    tiles_ = {p_.at, p_.x_step, __builtin_memset(spec.arena->take(row), p_.x_zero, row)};
+    const int64_t count = tiles_.count(), fit = kBlockBytes / (kPoints * (2 * v_pitch_ + 4 * p_pitch_)) / kRows;
     const int64_t most = fit < 1 ? kRows : fit * kRows < kMostTiles ? fit * kRows : kMostTiles;
     const int64_t blocks = (count + most - 1) / most, each = (count + blocks - 1) / blocks;
     block_ = (each + kRows - 1) / kRows * kRows;
     v_stride_ = odd_lines(block_ * v_pitch_ / 32) * 32;
     p_stride_ = odd_lines(block_ * p_pitch_ / 16) * 16;
-    const size_t row = static_cast<size_t>(p_.c + kWide);
-    char* outside = static_cast<char*>(spec.arena->take(row));
-    __builtin_memset(outside, p_.x_zero, row);
-    outside_ = outside;
     pack(spec, spec.attrs.int8s("weight", p_.n * p_.c * 9));
     spec.need_scratch(static_cast<size_t>(kPoints * (2 * v_stride_ + 4 * p_stride_)));
   }
@@ -55,7 +53,7 @@ class WinogradInt8Stage final : public Stage {
   void run(const Run& run) const override {
     uint16_t* v = reinterpret_cast<uint16_t*>(run.scratch);
     int32_t* products = reinterpret_cast<int32_t*>(v + kPoints * v_stride_);
-    const int64_t count = tiles_.y * tiles_.x;
+    const int64_t count = tiles_.count();
     for (int64_t s = 0; s < run.samples; ++s) {
       const char* x = p_.x.row(run, s * p_.x.steps);
       char* y = p_.y.row(run, s * p_.y.steps);
@@ -83,14 +81,7 @@ class WinogradInt8Stage final : public Stage {
 
   void transform(const char* x, int64_t tile, uint16_t* v) const {
     const uint8_t* at[kPoints];
-    const int64_t top = tile / tiles_.x * m - p_.at.padding.y, left = tile % tiles_.x * m - p_.at.padding.x;
-    for (int i = 0; i < kIn; ++i)
-      for (int j = 0; j < kIn; ++j) {
-        const int64_t row = top + i, column = left + j;
-        const bool inside = row >= 0 && row < p_.at.in.y && column >= 0 && column < p_.at.in.x;
-        const char* from = inside ? x + (row * p_.at.in.x + column) * p_.x_step : outside_;
-        at[i * kIn + j] = reinterpret_cast<const uint8_t*>(from);
-      }
+    tiles_.window(x, tile, at);
     const typename S::H zero = S::set_16(static_cast<int16_t>(p_.x_zero));
     // Rows end in padding; what lies there meets weights of 0.
     for (int64_t c = 0; c < p_.c; c += kWide, v += kWide) {
@@ -184,12 +175,10 @@ class WinogradInt8Stage final : public Stage {
         for (int i = 0; i < m; ++i) out[i][j][0][v] = S::template shift_right<2>(t[i]);
       }
     }
-    const int64_t top = tile / tiles_.x * m, left = tile % tiles_.x * m;
-    const int64_t rows = p_.at.out.y - top < m ? p_.at.out.y - top : m;
-    const int64_t steps = p_.at.out.x - left < m ? p_.at.out.x - left : m;
-    for (int64_t i = 0; i < rows; ++i)
-      for (int64_t j = 0; j < steps; ++j) {
-        const int64_t position = (top + i) * p_.at.out.x + left + j;
+    const Extent first = tiles_.first(tile), size = tiles_.size(first);
+    for (int64_t i = 0; i < size.y; ++i)
+      for (int64_t j = 0; j < size.x; ++j) {
+        const int64_t position = (first.y + i) * p_.at.out.x + first.x + j;
         char* to = y + position * p_.y.pitch;
         const ConvTarget at{to, other ? other + position * p_.other.pitch : nullptr, column, p_.n - column, true};
         int8_outputs<S, 1, V>(p_, out[i][j], column, 1.0f, at);
@@ -231,9 +220,8 @@ class WinogradInt8Stage final : public Stage {
   }
 
   ConvLayer p_;
-  Extent tiles_;
+  WinogradTiles<m> tiles_;
   int64_t vectors_, pairs_, v_pitch_, p_pitch_, block_, v_stride_, p_stride_;  // pitches and strides in numbers
-  const char* outside_;
   const int16_t* weights_;
 };
 
