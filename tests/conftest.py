@@ -106,6 +106,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    """What was left out is let go of at exit; else the native module reports its plans as leaks."""
+    gc.unfreeze()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """The same with what a file of tests leaves: modules that it imported, and models that it keeps."""
