@@ -106,8 +106,8 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def pytest_sessionfinish() -> None:
-    """What was left out is let go of at exit; else the native module reports its plans as leaks."""
+def pytest_unconfigure() -> None:
+    """At exit it is let go of; else the native module reports its plans as leaks."""
     gc.unfreeze()
 
 

@@ -51,6 +51,15 @@ class ThroughNumPy(nn.Module):
         return self.lin(x) * float(np.abs(self.scale.detach().numpy()).max())
 
 
+class Warns(Asserts):
+    """Looks at its input to warn of padding, but not while torch.export traces it, as libraries do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_exporting() and (x[:, -1] == 0).any():
+            warnings.warn("padding without a mask", stacklevel=2)
+        return super().forward(x)
+
+
 class Decides(nn.Module):
     def __init__(self, way: str) -> None:
         super().__init__()
@@ -69,7 +78,7 @@ class Decides(nn.Module):
         return self.lin(x) if positive else -self.lin(x)
 
 
-@pytest.mark.parametrize("kind", [Asserts, Hides, ThroughNumPy])
+@pytest.mark.parametrize("kind", [Asserts, Hides, ThroughNumPy, Warns])
 def test_captured_and_native(kind: type[nn.Module]) -> None:
     model = kind()
     nn.Module.eval(model)

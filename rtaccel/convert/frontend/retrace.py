@@ -89,6 +89,21 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _exporting() -> Iterator[None]:
+    """Code that asks whether torch.export traces it takes the way that it has for that: libraries leave out checks of inputs
+    there, which only warn."""
+    flags = [name for name in ("_is_compiling_flag", "_is_exporting_flag") if hasattr(torch.compiler, name)]
+    before = [getattr(torch.compiler, name) for name in flags]
+    for name in flags:
+        setattr(torch.compiler, name, True)
+    try:
+        yield
+    finally:
+        for name, value in zip(flags, before):
+            setattr(torch.compiler, name, value)
+
+
 @dataclass(frozen=True)
 class Retraced:
     """module: takes the tensors among the flattened arguments, and gives the flattened results. taken: which arguments these are.
@@ -108,6 +123,14 @@ def retrace(model: nn.Module, args: Sequence[Any], specialize: bool) -> Retraced
     specialize: numbers of the inputs may be read, and stay what they are in the example.
     Raises UnsupportedProblem naming the line where they are read and `specialize` is not set; and what the model raises.
     """
+    try:
+        with _exporting():
+            return _retraced(model, args, specialize)
+    except Exception:  # what the model has for torch.export does not run here, or reads more than its usual code
+        return _retraced(model, args, specialize)
+
+
+def _retraced(model: nn.Module, args: Sequence[Any], specialize: bool) -> Retraced:
     leaves, in_spec = pytree.tree_flatten((tuple(args), {}))
     taken = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
     out_spec: Any = None

@@ -68,8 +68,13 @@ def look(build: Builder, node: fx.Node) -> bool:
     return True
 
 
+def hints(sizes: Any) -> list[int]:
+    """Sizes as they were traced."""
+    return [s if isinstance(s, int) else int(s.node.hint) for s in sizes]
+
+
 def _sizes(node: fx.Node) -> list[int]:
-    return [s if isinstance(s, int) else int(s.node.hint) for s in node.meta["val"].shape]
+    return hints(node.meta["val"].shape)
 
 
 @looks(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
+from rtaccel.convert.frontend.as_strided import expect_own_strides
 from rtaccel.convert.frontend.constants import is_free, is_known
 from rtaccel.convert.frontend.decompose import decompose, take_back
 from rtaccel.convert.frontend.export import ExportedGraph
@@ -173,6 +174,7 @@ class Builder(Values):
             del self.buffers[name]
 
     def _torch(self, node: fx.Node, reason: str) -> OpNode:
+        expect_own_strides(node)
         reads = []
         for source in node.all_input_nodes:
             self._spelled_out(source)
