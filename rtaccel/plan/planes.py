@@ -52,6 +52,7 @@ class _Planes:
         for stage in group.stages:
             for name in {v.name for v in stage.inputs}:
                 self._readers.setdefault(name, []).append(stage)
+        self._replaced: set[str] = set()  # what copies made, and the stage before them writes now
         self._targets: dict[str, _Target] = {}
         for stage in reversed(group.stages):  # readers first
             target = self._target(stage)
@@ -61,13 +62,12 @@ class _Planes:
     def made(self) -> Subgraph:
         planes: dict[str, Value] = {}  # values that are planes now
         shapes: dict[str, Value] = {}  # values with other rows than before
-        gone: set[int] = set()
         stages: list[Stage] = []
         for stage in self._group.stages:
             traits, x = operator(stage.op).planes, stage.inputs[0] if stage.inputs else None
             target = self._targets.get(stage.outputs[0].name)
-            if id(stage) in gone or x is None:
-                stages.extend([] if id(stage) in gone else [stage])
+            if x is None or stage.outputs[0].name in self._replaced:
+                stages.extend([stage] if x is None else [])
                 continue
             source = None
             if target is not None and traits.together:
@@ -77,7 +77,7 @@ class _Planes:
                 planes[stage.outputs[0].name] = target.value
                 shapes[stage.outputs[0].name] = shapes[target.value.name] = target.value
                 if target.copy is not None:
-                    gone.add(id(target.copy))
+                    self._replaced.add(target.value.name)
                 stage = traits.over(stage, None, target.value)
             if not traits.together:
                 source = next(iter(self._sources(stage, planes)), None)
@@ -149,7 +149,7 @@ class _Planes:
         if shape is None or [v.name for v in stage.inputs].count(x.name) != 1:
             return []
         found, maker = [], self._maker.get(x.name)
-        turned = maker is not None and _turned(maker, shape, back=False)
+        turned = maker is not None and x.name not in self._replaced and _turned(maker, shape, back=False)
         if maker is not None and turned:
             source = planes.get(maker.inputs[0].name, maker.inputs[0])
             found += [source] if self._lies_well(source, shape) else []

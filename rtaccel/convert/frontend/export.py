@@ -19,6 +19,7 @@ from rtaccel.convert.frontend.complex.rewrite import without_complex
 from rtaccel.convert.frontend.decompositions.counting import count_in_float
 from rtaccel.convert.frontend.functionalize import functionalize
 from rtaccel.convert.frontend.guards import batch_range
+from rtaccel.convert.frontend.private_copy import attributes_kept
 from rtaccel.convert.frontend.recurrent_shapes import known_shapes
 from rtaccel.convert.frontend.retrace import of_inputs, reads_constants, retrace, unlogged, with_arguments
 from rtaccel.convert.frontend.trained import as_torch_layers
@@ -79,7 +80,10 @@ def _export(
         if Parameter.VAR_POSITIONAL in kinds:  # export has `*args` as one argument
             at = kinds.index(Parameter.VAR_POSITIONAL)
             shapes = (*shapes[:at], tuple(shapes[at:]))
-    with torch.no_grad(), unlogged(), _unvalidated(), known_shapes(bool(dims)), warnings.catch_warnings():
+    with (
+        torch.no_grad(), unlogged(), _unvalidated(), known_shapes(bool(dims)), attributes_kept(model),
+        warnings.catch_warnings(),
+    ):  # fmt: skip
         warnings.filterwarnings("ignore", category=FutureWarning)  # torch's own, about its own tree specs
         warnings.filterwarnings("ignore", message="The tensor attribute")  # and about its own nn.LSTM
         return functionalize(torch.export.export(model, args, dynamic_shapes=shapes, strict=False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,6 +35,25 @@ def private_copy(op: str, model: nn.Module) -> nn.Module:
             "a model that copy.deepcopy takes",
             "Keep locks, files, generators and the like outside of the model.",
         ) from error
+
+
+@contextmanager
+def attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Puts back what a trace leaves in attributes: results that a module keeps for its next call have no numbers then, and sizes
+    that belong to the trace alone."""
+    held = [(vars(module), dict(vars(module))) for module in model.modules()]
+    inside = [
+        (value, copy.copy(value)) for _, own in held for value in own.values() if type(value) in (dict, list, set)
+    ]
+    try:
+        yield
+    finally:
+        for attributes, own in held:
+            attributes.clear()
+            attributes.update(own)
+        for value, before in inside:
+            value.clear()
+            value.extend(before) if isinstance(value, list) else value.update(before)
 
 
 def _attribute_tensors(model: nn.Module) -> Iterator[Tensor]:

@@ -23,6 +23,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from rtaccel.convert.frontend.private_copy import attributes_kept
 from rtaccel.core.errors import UnsupportedProblem
 
 aten = torch.ops.aten
@@ -146,7 +147,7 @@ def _retraced(model: nn.Module, args: Sequence[Any], specialize: bool) -> Retrac
 
     tensors = tuple(leaves[i].detach().clone() for i in taken)
     watch = _Watch()
-    with _quiet(), watch:
+    with _quiet(), attributes_kept(model), watch:
         module = make_fx(call, tracing_mode="real", pre_dispatch=True, _error_on_data_dependent_ops=False)(*tensors)
         if differentiates(module.graph):  # what stands above the dispatcher does not see how gradients are computed
             module = make_fx(call, tracing_mode="real", _error_on_data_dependent_ops=False)(*tensors)

@@ -49,9 +49,11 @@ def heads_of(call: Call, node: fx.Node, transposed: bool = False) -> tuple[Heads
     view = call.view(node)
     if transposed:
         view = layout.permute(view, [*range(len(view.dims) - 2), len(view.dims) - 1, len(view.dims) - 2])
+    rank = len(view.dims)
+    if rank < 3 or view.has_batch(rank - 2) or view.has_batch(rank - 1):
+        raise Refused("has samples for its steps or columns")  # every sample meets every other
     found = _heads(call, view)
     if found is None:
-        rank = len(view.dims)
         order = [*range(rank - 3), rank - 2, rank - 3, rank - 1]
         turned = layout.permute(view, order)
         width = view.shape[-1] * (view.shape[-3] if rank >= 3 and not view.has_batch(rank - 3) else 1)

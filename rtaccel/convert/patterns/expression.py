@@ -227,6 +227,13 @@ def _power(call: Call) -> OpNode:
     return made.node()
 
 
+@general(aten.exp2.default)
+def _power_of_two(call: Call) -> OpNode:
+    made = Expression(call)
+    made.emit("pow", "2.0", made.operand(call["self"]))
+    return made.node()
+
+
 @general(aten.clamp.default, aten.clamp.Tensor, aten.clamp_min.default, aten.clamp_max.default, aten.clamp_min.Tensor,
          aten.clamp_max.Tensor, aten.hardtanh.default)  # fmt: skip
 def _clamp(call: Call) -> OpNode:

@@ -21,6 +21,7 @@ from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import OpNode, constant, depended_on, module_name
 from rtaccel.convert.frontend.view_ops import look
 from rtaccel.convert.frontend.written_out import match_with_values, write_joined
+from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.traits import FALLBACK
 
 Match = Callable[["Builder", fx.Node], "OpNode | str"]
@@ -125,7 +126,11 @@ class Builder(Values):
         for part in found.nodes:
             if isinstance(part.meta.get("val"), (int, float, torch.SymInt, torch.SymFloat)):
                 continue  # a size: views have it from their result
-            self._call(part)
+            try:
+                self._call(part)
+            except UnsupportedProblem:  # the call itself may do what its parts cannot
+                self._restore(before)
+                return False
             if self.op_nodes[len(before[0]) :] and self.op_nodes[-1].is_fallback:
                 self._restore(before)
                 return False

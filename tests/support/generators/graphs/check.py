@@ -1,0 +1,130 @@
+"""Many graphs in one compiled model, each held against float64; of a wrong one, the shortest beginning that is wrong."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import rtaccel as rt
+from tests.support.generators.graphs import layers, movement, pointwise, reductions
+from tests.support.generators.graphs.program import INPUTS, SAMPLES, Graph
+
+KINDS = (*pointwise.KINDS, *reductions.KINDS, *movement.KINDS, *layers.KINDS)
+NOISE = 2.0**-22
+"""Of every number that a call reads and gives: four roundings to float32."""
+RUNS = 5
+MARGIN = 16.0
+"""How far results may be off, in what the noise changes at most."""
+
+
+class Graphs(nn.Module):
+    """Graphs side by side, on the same inputs."""
+
+    def __init__(self, graphs: Sequence[Graph]) -> None:
+        super().__init__()
+        self.graphs = nn.ModuleList(graphs)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(y for graph in self.graphs for y in graph(*inputs))
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """graph: index of it. words: what differs."""
+
+    graph: int
+    words: str
+
+
+def inputs(samples: int, seed: int) -> tuple[Tensor, ...]:
+    made = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(samples, *shape, generator=made) for shape in INPUTS)
+
+
+def _noisy(seed: int) -> Callable[[Tensor], Tensor]:
+    made = torch.Generator().manual_seed(seed)
+
+    def noisy(value: Tensor) -> Tensor:
+        if not value.is_floating_point():
+            return value
+        return value * (1 + NOISE * torch.randn(value.shape, generator=made, dtype=value.dtype))
+
+    return noisy
+
+
+def expected(graph: Graph, given: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Results in float64, and how far each number of them may be off."""
+    wide = [x.double() for x in given]
+    exact = graph(*wide)
+    off = [torch.zeros_like(y, dtype=torch.float64) for y in exact]
+    for run in range(RUNS):
+        graph.noise = _noisy(run)
+        for furthest, want, got in zip(off, exact, graph(*wide)):
+            torch.maximum(furthest, (got - want).abs().nan_to_num(torch.inf), out=furthest)
+    graph.noise = None
+    return [
+        (y, MARGIN * torch.maximum(d, d.square().mean().sqrt()) + NOISE * y.abs() + 1e-30) for y, d in zip(exact, off)
+    ]
+
+
+def wrong(graphs: Sequence[Graph]) -> list[Wrong]:
+    """Compiles the graphs together and runs them on two batches. Raises what compiling raises."""
+    model = Graphs(graphs).eval()
+    fast: Any = rt.compile(model, inputs(SAMPLES, 0), verify=False)
+    own, count = fast.native
+    found = [] if own == count else [Wrong(-1, f"{count - own} of {count} stages fall back to torch")]
+    wide = copy.deepcopy(model).double()
+    for samples in (SAMPLES, SAMPLES + 1):
+        given = inputs(samples, samples)
+        results = iter(fast(*given))
+        for i, graph in enumerate(wide.graphs):
+            for want, allowed in expected(graph, given):
+                got = next(results)
+                if got.shape != want.shape:
+                    found.append(Wrong(i, f"{list(got.shape)} instead of {list(want.shape)}"))
+                    continue
+                off = (got.double() - want).abs()
+                over = ~(off <= allowed)
+                if bool(over.any()):
+                    at = int((off - allowed).nan_to_num(torch.inf).argmax())
+                    found.append(
+                        Wrong(
+                            i,
+                            f"{got.flatten()[at]:.6g} instead of {want.flatten()[at]:.6g}, {over.sum()} of {over.numel()}",
+                        )
+                    )
+    return found
+
+
+def _message(graph: Graph) -> str | None:
+    """What is wrong with one graph by itself."""
+    try:
+        found = wrong([graph])
+    except Exception as error:  # whatever compiling or running raises is what is reported
+        return f"{type(error).__name__}: {error}"
+    return found[0].words if found else None
+
+
+def failures(seeds: Sequence[int]) -> list[str]:
+    """A line for each graph that is wrong, or for all where they are wrong together alone."""
+    graphs = [Graph(seed, KINDS) for seed in seeds]
+    try:
+        found = wrong(graphs)
+    except Exception as error:
+        found = [Wrong(-1, f"{type(error).__name__}: {error}")]
+    if not found:
+        return []
+    suspects = range(len(graphs)) if any(one.graph < 0 for one in found) else sorted({one.graph for one in found})
+    lines = []
+    for i in suspects:
+        for length in range(1, len(graphs[i].nodes) + 1):
+            shorter = graphs[i] if length == len(graphs[i].nodes) else Graph(seeds[i], KINDS, length)
+            if (words := _message(shorter)) is not None:
+                lines.append(f"{words}: {shorter.words()}")
+                break
+    return lines or [f"{one.words}, but alone it is right: seeds {list(seeds)}" for one in found]
