@@ -156,10 +156,7 @@ def _slice(build: Builder, view: View, node: fx.Node, call: Arguments) -> View |
     size = view.shape[dim]
     stop = size if end is None else end
     start, stop, step = slice(start, stop, step).indices(size)
-    found = layout.slice_of(view, dim, start, stop, step)
-    if found is None and start < stop and not view.has_batch(dim):
-        found = layout.slice_of(build.packed(view), dim, start, stop, step)
-    return found
+    return build.cut(view, dim, start, stop, step)
 
 
 @looks(aten.expand.default)

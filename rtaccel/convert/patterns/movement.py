@@ -110,7 +110,7 @@ def _pad(call: Call) -> OpNode | str:
         if view.has_batch(dim):
             return "pads samples"
         size = view.shape[dim]
-        cut = layout.slice_of(view, dim, max(-before, 0), size - max(-after, 0), 1)
+        cut = call.build.cut(view, dim, max(-before, 0), size - max(-after, 0))
         place = layout.slice_of(target, dim, max(before, 0), target.shape[dim] - max(after, 0), 1)
         if cut is None or place is None:
             return "pads a dimension that no strides describe"
@@ -172,7 +172,7 @@ def _roll(call: Call) -> OpNode | str:
                 if first == last:
                     continue
                 a, b = (
-                    layout.slice_of(source, dim, first, last, 1),
+                    call.build.cut(source, dim, first, last),
                     layout.slice_of(target, dim, to, to + last - first, 1),
                 )
                 if a is None or b is None:

@@ -92,7 +92,7 @@ def _scatter(call: Call) -> OpNode | str:
         cut = cut_to(
             View(view.base, tuple(ONE if d == dim else a for d, a in enumerate(view.dims)), view.offset), shape, -1
         )
-        own = layout.slice_of(view, dim, 0, shape[dim], 1)
+        own = call.build.cut(view, dim, 0, shape[dim])
         if own is None:
             return "layout: reads a part of a dimension that no strides describe"
         source = (

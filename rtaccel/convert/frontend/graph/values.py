@@ -110,6 +110,13 @@ class Values:
             self._packed[key] = name
         return View(self._packed[key], order.dims, 0)
 
+    def cut(self, view: View, dim: int, start: int, end: int, step: int = 1) -> View | None:
+        """A slice of a dimension: of a packed copy, where no strides describe it in place. None where it has no elements."""
+        found = layout.slice_of(view, dim, start, end, step)
+        if found is None and start < end and not view.has_batch(dim):
+            found = layout.slice_of(self.packed(view), dim, start, end, step)
+        return found
+
     @staticmethod
     def _dense_like(view: View) -> View:
         """Strides of a dense tensor in the order of the dimensions of `view`, its samples where they are."""

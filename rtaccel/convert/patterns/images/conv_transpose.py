@@ -141,7 +141,7 @@ class _Parts:
         for d, phase in enumerate(own):  # what lies before the first position that is read
             if phase.start > 0:
                 dim = self.front + 1 + d
-                cut = layout.slice_of(source, dim, phase.start, source.shape[dim], 1)
+                cut = call.build.cut(source, dim, phase.start, source.shape[dim])
                 if cut is None:
                     raise Refused("reads a part of an image that no strides describe")
                 source = cut

@@ -25,6 +25,8 @@ def linear(draw: Draw, x: Tensor, other: Tensor) -> Made:
 
 def product(draw: Draw, x: Tensor, other: Tensor) -> Made:
     k = x.shape[-1]
+    if x.dim() != other.dim():
+        other = x
     return Made(
         draw.of(
             lambda a, b: a @ b, lambda a, b: a @ a.transpose(-1, -2) / k, lambda a, b: a.transpose(-1, -2) @ b,

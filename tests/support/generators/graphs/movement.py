@@ -99,7 +99,7 @@ def index(draw: Draw, x: Tensor, other: Tensor) -> Made:
         draw.of(
             lambda m, a, b: a.index_select(dim, m.given), lambda m, a, b: a[(*at, m.given)],
             lambda m, a, b: a.gather(dim, m.many.expand(a.shape[0], *m.many.shape[1:])),
-            lambda m, a, b: a.take_along_dim(m.many.expand(a.shape[0], *m.many.shape[1:]), dim), lambda m, a, b: a.index_add(dim, m.given, a.index_select(dim, m.given)),
+ lambda m, a, b: a.index_add(dim, m.given, a.index_select(dim, m.given)),
             lambda m, a, b: a.index_fill(dim, m.given, 0.25), lambda m, a, b: a.index_copy(dim, m.given[:1], -a.index_select(dim, m.given[:1])),
         ),
         layer,
