@@ -12,7 +12,7 @@ import torch
 import rtaccel as rt
 from examples._shared.timing import per_call_us
 from examples.telemetry.channels import F32, F64, WIDTH, Channel
-from examples.telemetry.models import SEQUENCE, SPAN, Autoencoder, Forecaster, Transformer
+from examples.telemetry.models import SEQUENCE, SPAN, Autoencoder, Forecaster, Transformer, Unusual, windows
 
 
 def forecasts(live: rt.StreamModel, series: Sequence[F32]) -> list[F64]:
@@ -38,6 +38,13 @@ def reconstructions(model: Any, values: torch.Tensor) -> F64:
         made = model(values)
         both = made if isinstance(made, tuple) else (made,)
         return np.mean([(y - values).square().mean(1).numpy() for y in both], axis=0).astype(np.float64)
+
+
+def distances(fast: Any, seen: tuple[torch.Tensor, torch.Tensor], values: F32) -> F64:
+    """How unusual each window of a channel is, [n]. fast: `Unusual`, compiled; seen: what that channel's training showed."""
+    x = windows(values)
+    mean, inverse = (part.expand(len(x), *part.shape[1:]).contiguous() for part in seen)
+    return np.asarray(fast(x, mean, inverse), np.float64)
 
 
 def calibration(channels: Sequence[Channel]) -> list[torch.Tensor]:
@@ -79,7 +86,10 @@ def together(
         different = max(different, float((own[:, 0] - together[:, i]).abs().max()))
     fast = rt.compile(autoencoder, (torch.zeros(count, SPAN),))
     int8 = rt.stream(forecaster, x[0].contiguous(), "w8a8", calibration=calibration(channels))
-    step, windows, y = x[0].contiguous(), x[:SPAN, :, 0].t().contiguous(), torch.empty(count, 1)
+    step, spans, y = x[0].contiguous(), x[:SPAN, :, 0].t().contiguous(), torch.empty(count, 1)
+    unusual = Unusual().eval()
+    seen = [unusual.seen(c.train[:, 0]) for c in channels]
+    asked = spans, *(torch.cat([seen[i % len(channels)][k] for i in range(count)]) for k in (0, 1))
     past = torch.zeros(1, count, forecaster.memory.hidden_size)
 
     def eager_step() -> None:
@@ -89,9 +99,11 @@ def together(
         "forecaster, rt.stream": live.bind(step, out=y),
         "forecaster, rt.stream, W8A8": int8.bind(step, out=torch.empty(count, 1)),
         "forecaster, PyTorch": eager_step,
-        "autoencoder, rt.compile": fast.bind(windows, out=torch.empty(count, SPAN)),
-        "autoencoder, PyTorch": lambda: autoencoder(windows),
-        "transformer, PyTorch": lambda: transformer(windows),
+        "autoencoder, rt.compile": fast.bind(spans, out=torch.empty(count, SPAN)),
+        "autoencoder, PyTorch": lambda: autoencoder(spans),
+        "statistics, rt.compile": rt.compile(unusual, asked).bind(*asked, out=torch.empty(count)),
+        "statistics, PyTorch": lambda: unusual(*asked),
+        "transformer, PyTorch": lambda: transformer(spans),
     }
     best = dict.fromkeys(calls, float("inf"))
     with torch.no_grad():
