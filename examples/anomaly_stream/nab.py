@@ -54,22 +54,21 @@ def read(folder: Path) -> list[Series]:
     return found
 
 
-def published(folder: Path, names: Sequence[str]) -> dict[str, float]:
-    """detector -> its published standard score over these series, from NAB's results, tuned on all 58 files."""
-    sums: dict[str, list[float]] = {}
+def published(folder: Path, names: Sequence[str]) -> dict[str, list[float]]:
+    """detector -> its published score of each of these series, from NAB's results, tuned on all 58 files."""
+    found: dict[str, dict[str, float]] = {}
     table = folder / "published_standard_scores.csv"
     if table.exists():
         with table.open() as file:
             for row in csv.DictReader(file):
-                if row["file"].replace("__", "/") in names:
-                    sums.setdefault(row["detector"], []).append(float(row["score"]))
+                found.setdefault(row["detector"], {})[row["file"].replace("__", "/")] = float(row["score"])
     else:
         for path in sorted((folder / "results").glob("*/*_standard_scores.csv")):
             with path.open() as file:
-                rows = [row for row in csv.DictReader(file) if row["File"] in names]
-            if len(rows) == len(names):
-                sums[path.parent.name] = [float(row["Score"]) for row in rows]
-    return {detector: sum(scores) for detector, scores in sums.items() if len(scores) == len(names)}
+                found[path.parent.name] = {
+                    row["File"]: float(row["Score"]) for row in csv.DictReader(file) if row["File"]
+                }
+    return {detector: [of[n] for n in names] for detector, of in found.items() if all(n in of for n in names)}
 
 
 def sigmoid(x: float) -> float:
