@@ -103,6 +103,7 @@ def work(args: argparse.Namespace) -> Outcome:
         "drifts": None if drifted is None else {c.name: rows for c, rows in zip(found, drifted)},
         "channels_in_a_call": many.channels,
         "channel_difference": many.different,
+        "p99_us": many.p99_us,
         **{f"us_{_key(name)}": us for name, us in many.us.items()},
     }
     lost = max(a - b for a, b in zip(area["forecaster"], area["forecaster, W8A8"]))
@@ -168,7 +169,7 @@ def _plots(found: Sequence[Channel], errors: Sequence[F64], told: Sequence[alarm
             Curve("alarm", x[one.alarm][::20], error[one.alarm][::20], dots=True),
         ]
         spans = [(float(a), float(b)) for a, b in channel.anomalies]
-        charts.append(Chart(channel.name, curves, x_title="row", spans=spans, from_zero=True, height=220))
+        charts.append(Chart(channel.name, curves, x_title="row", spans=spans, log=True, height=220))
     return chart_section(f"Score of {BOTH}", charts, "Labeled ranges are shaded.")
 
 
