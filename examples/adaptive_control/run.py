@@ -85,6 +85,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def work(args: argparse.Namespace) -> Outcome:
+    if args.cycles < 0:
+        raise Missing(f"--cycles {args.cycles}: pass a number of cycles above 0.")
     steps = SETTLE + (8_000 if args.quick else 20_000)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -66,11 +66,17 @@ def right_words(nets: Networks, folder: Path) -> tuple[int, int]:
     return found[0], found[1]
 
 
+@data.reads("a list of where the word is said")
+def windows(file: Path) -> list[tuple[float, float]]:
+    """Seconds, from and to."""
+    return [(float(a), float(b)) for a, b in json.loads(file.read_text(encoding="utf-8"))[0]["detection_windows"]]
+
+
 def judged(nets: Networks, folder: Path, args: argparse.Namespace) -> Outcome:
     wav = data.folder(args.data and args.data / "vad_wav", "vad_wav", ("test.wav",), VAD) / "test.wav"
     talk = audio.recording(wav, RATE)
     short = audio.recording(folder / "short_wav_easy10s.wav", RATE)
-    said = json.loads((folder / "sww_short_test.json").read_text())[0]["detection_windows"]
+    said = windows(folder / "sww_short_test.json")
     three, full = Lines(1, nets), Lines(1, nets, everything=True)
     minute, ten = (audio.chunks(x, CHUNK, HOP) for x in (talk, short))
     in_talk, in_short = hear(three, minute), hear(three, ten)
