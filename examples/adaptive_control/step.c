@@ -6,7 +6,7 @@
 
 #include "rtaccel.h"
 
-enum { MOST_FEATURES = 256 };
+enum { MAX_FEATURES = 256 };
 
 /* As control_create is given them: of control.py and plant.py. */
 typedef struct {
@@ -18,7 +18,7 @@ typedef struct {
   rta_model* basis;
   rta_ud* head;
   double thrust, rest[2], d[2];
-  float state[4], phi[MOST_FEATURES], target[2], learned[2];
+  float state[4], phi[MAX_FEATURES], target[2], learned[2];
 } control;
 
 void control_destroy(control* c) {
@@ -35,7 +35,7 @@ control* control_create(const char* basis, const params* n) {
   c->n = *n;
   c->thrust = n->mass * n->gravity;
   c->basis = rta_model_open(basis, 0);
-  if (!c->basis || rta_model_tensor(c->basis, 1, 0, &out) != 0 || out.sample_elements > MOST_FEATURES ||
+  if (!c->basis || rta_model_tensor(c->basis, 1, 0, &out) != 0 || out.sample_elements > MAX_FEATURES ||
       !(c->head =
             rta_ud_create(out.sample_elements, 2, (float)n->p0, (float)n->forget, (float)n->forget, (float)n->d_max))) {
     control_destroy(c);

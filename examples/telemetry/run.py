@@ -24,7 +24,7 @@ from rtaccel.measure.rendering.line_chart import Chart, Curve
 from rtaccel.measure.rendering.page import chart_section
 
 STREAMS = 64
-MOST_SHOWN = 1000.0
+MAX_SHOWN = 1000.0
 """Of a score in the drawing: a channel that never moved in training and does so later has millions."""
 
 BOTH = "forecaster + statistics"
@@ -167,13 +167,13 @@ def _plots(found: Sequence[Channel], errors: Sequence[F64], told: Sequence[alarm
     for channel, error, one in list(zip(found, errors, told))[:6]:
         x = np.arange(len(error))
         curves = [
-            Curve(f"{channel.name}, smoothed score", x, np.minimum(error, MOST_SHOWN)),
-            Curve("threshold", x, np.minimum(one.level, MOST_SHOWN)),
-            Curve("alarm", x[one.alarm][::20], np.minimum(error, MOST_SHOWN)[one.alarm][::20], dots=True),
+            Curve(f"{channel.name}, smoothed score", x, np.minimum(error, MAX_SHOWN)),
+            Curve("threshold", x, np.minimum(one.level, MAX_SHOWN)),
+            Curve("alarm", x[one.alarm][::20], np.minimum(error, MAX_SHOWN)[one.alarm][::20], dots=True),
         ]
         spans = [(float(a), float(b)) for a, b in channel.anomalies]
         charts.append(Chart(channel.name, curves, x_title="row", spans=spans, log=True, height=220))
-    return chart_section(f"Score of {BOTH}", charts, f"Labeled ranges are shaded. Scores are cut at {MOST_SHOWN:,.0f}.")
+    return chart_section(f"Score of {BOTH}", charts, f"Labeled ranges are shaded. Scores are cut at {MAX_SHOWN:,.0f}.")
 
 
 if __name__ == "__main__":
