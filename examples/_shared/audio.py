@@ -21,7 +21,8 @@ def recording(path: Path, rate: int) -> F32:
             found, width, channels = file.getframerate(), file.getsampwidth(), file.getnchannels()
             content = file.readframes(file.getnframes())
     except (OSError, wave.Error, EOFError) as error:
-        raise Missing(f"{path} is no wave file that can be read ({error}): pass one of 16 bits at {rate} Hz.") from None
+        said = str(error) or "it ends within its head"
+        raise Missing(f"{path} is no wave file that can be read ({said}): pass one of 16 bits at {rate} Hz.") from None
     if width != 2 or found != rate:
         raise Missing(f"{path} has {8 * width} bits at {found} Hz: convert it to 16 bits at {rate} Hz.")
     whole = content[: len(content) // (2 * channels) * 2 * channels]  # a recording that stopped within a sample

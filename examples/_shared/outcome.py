@@ -45,7 +45,8 @@ class Limit:
 
 @dataclass
 class Outcome:
-    """rows: of the table, the first the head. metrics: JSON values, with units in their names. sections: of the page, as HTML."""
+    """rows: of the table, the first the head. metrics: JSON values, with units in their names. sections: of the page, as HTML.
+    tables: title -> rows of further ones."""
 
     example: str
     title: str
@@ -55,6 +56,7 @@ class Outcome:
     limits: Sequence[Limit]
     notes: Sequence[str] = ()
     sections: Sequence[str] = field(default_factory=list)
+    tables: dict[str, Sequence[Sequence[str]]] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
@@ -62,6 +64,8 @@ class Outcome:
 
     def text(self) -> str:
         lines = [self.title, "", aligned(self.rows), "", *self.notes]
+        for title, rows in self.tables.items():
+            lines += ["", title, "", aligned(rows)]
         lines += ["", *(limit.text for limit in self.limits), f"verdict: {self.verdict}"]
         return "\n".join(lines)
 
@@ -80,6 +84,7 @@ class Outcome:
                 )
             )
         sections = [table_section("Results", self.rows, " ".join(self.notes)), *self.sections]
+        sections += [table_section(title, rows) for title, rows in self.tables.items()]
         return page(
             self.title,
             self.summary,

@@ -32,21 +32,24 @@ BANDWIDTH = 15.0
 FEATURES, FORGET = 32, 0.9998
 """tanh features of the state, and how fast they are learned anew: some 5 s."""
 
+P0, D_MAX = 1.0, 100.0
+"""Variance of the weights before anything is learned, and its bound."""
+
 MOST = 8.0
 """Bound on the estimate of each axis in m/s^2: what is learned can never ask for more."""
 
 
 class Basis(torch.nn.Module):
-    """tanh(W s + b) of the scaled state s = (vx, vz, tilt, thrust), [batch, 4] to [batch, 32]: random and fixed."""
+    """tanh(W s + b) of the scaled state s = (vx, vz, tilt, thrust), [batch, 4] to [batch, features]: random and fixed."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, features: int = FEATURES, seed: int = 0) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.layer = torch.nn.Linear(4, FEATURES)
+        self.layer = torch.nn.Linear(4, features)
         scale = torch.tensor([0.5, 0.5, 2.0, 0.2])
         with torch.no_grad():
-            self.layer.weight.copy_(torch.randn(FEATURES, 4, generator=generator) * scale)
-            self.layer.bias.copy_(torch.randn(FEATURES, generator=generator))
+            self.layer.weight.copy_(torch.randn(features, 4, generator=generator) * scale)
+            self.layer.bias.copy_(torch.randn(features, generator=generator))
 
     def forward(self, s: torch.Tensor) -> Any:
         return torch.tanh(self.layer(s))
@@ -61,18 +64,20 @@ def compiled() -> rt.CompiledModel:
 class Controller:
     """Called once a millisecond; keeps its own estimate of the thrust that the motors give."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, basis: rt.CompiledModel | None = None) -> None:
         self.low_pass = kind in ("l1", "rls_l1")
         self.learns = kind in ("rls", "rls_l1")
         self.integral = INTEGRAL if kind == "pid" else 0.0
         self.sum_x = self.sum_z = self.rest_x = self.rest_z = self.dx = self.dz = 0.0
         self.thrust = MASS * GRAVITY
         if self.learns:
-            state, phi = torch.zeros(1, 4), torch.zeros(1, FEATURES)
-            self.head = rt.online.RLSHead(FEATURES, 2, forget=FORGET, p0=1.0, d_max=100.0)
+            basis = basis or compiled()
+            state = torch.zeros(1, 4)
+            phi = basis(state).clone()
+            self.head = rt.online.RLSHead(phi.shape[1], 2, forget=FORGET, p0=P0, d_max=D_MAX)
             self.state, self.target = state.numpy()[0], np.zeros(2, np.float32)
             self.learned = np.zeros(2, np.float32)
-            self._features = compiled().bind(state, out=phi)
+            self._features = basis.bind(state, out=phi)
             self._learn = self.head.bind(phi.numpy()[0], self.target, out=self.learned)
 
     def step(

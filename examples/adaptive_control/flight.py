@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+import rtaccel as rt
 from examples.adaptive_control.control import Controller
 from examples.adaptive_control.plant import ACCELEROMETER, Quadrotor, gusts, reference
 
@@ -34,12 +35,12 @@ class Flight:
         return float(self.error[SETTLE:].max() * 100)
 
 
-def fly(kind: str, wind: float, steps: int, seed: int = 0) -> Flight:
-    """The same gusts and the same noise for every controller."""
+def fly(kind: str, wind: float, steps: int, seed: int = 0, basis: rt.CompiledModel | None = None) -> Flight:
+    """The same gusts and the same noise for every controller. basis: of those that learn; else the random one."""
     wind_x, wind_z = (part.tolist() for part in gusts(wind, steps, seed))
     noise = (np.random.default_rng(seed + 1).normal(size=(steps, 2)) * ACCELEROMETER).tolist()
     wanted = reference(steps).tolist()
-    plant, controller, path = Quadrotor(), Controller(kind), []
+    plant, controller, path = Quadrotor(), Controller(kind, basis), []
     for want, (nx, nz), gx, gz in zip(wanted, noise, wind_x, wind_z):
         commands = controller.step(
             plant.x, plant.z, plant.vx, plant.vz, plant.tilt, plant.rate, plant.ax + nx, plant.az + nz, want

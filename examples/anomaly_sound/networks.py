@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from examples._shared.data import reads
+
 RATE, WINDOW, HOP, BANDS, STACK = 16000, 1024, 512, 128, 5
 WIDTHS = (STACK * BANDS, 128, 128, 128, 128, 8, 128, 128, 128, 128, STACK * BANDS)
 
@@ -72,6 +74,7 @@ def by_band() -> Tensor:
     return torch.arange(STACK * BANDS).reshape(STACK, BANDS).T.reshape(-1)
 
 
+@reads("the weights of MLPerf Tiny's anomaly detector")
 def score(file: Path) -> Score:
     """With the weights of ad01_weights.npz (Keras layout: inputs x outputs)."""
     with np.load(file, allow_pickle=False) as found:
@@ -104,6 +107,7 @@ def _number(name: str) -> int:
     return int(tail) if tail.isdigit() else 0
 
 
+@reads(f"float32 frames of {BANDS} bands")
 def published_frames(file: Path) -> Tensor:
     """The log-mel frames of a real machine's clip, [200, 128]."""
     return torch.from_numpy(np.fromfile(file, dtype="<f4").reshape(-1, BANDS))

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import rtaccel as rt
 from examples._shared import data
 from examples._shared.outcome import Limit, Missing, Outcome, main
+from examples._shared.timing import p99_us
 from examples.anomaly_sound import networks, peers
 from examples.anomaly_sound.networks import BANDS, HOP, RATE, STACK, WINDOW, LogMel, Score
 from rtaccel.measure.rendering.line_chart import Chart, Curve
@@ -121,6 +122,7 @@ def judged(folder: Path, quick: bool) -> Outcome:
         "score_fault": float(fault["float32"][half + STACK :].mean()), "native_stages": native[0][0], "stages": native[0][1],
         "path_us": took["float32"]["whole"], "path_int8_us": took["int8"]["whole"], "front_us": took["float32"]["front"],
         "net_us": took["float32"]["net"], "net_int8_us": took["int8"]["net"],
+        "p99_us": p99_us(live["float32"][1].bind(samples[:1].contiguous(), out=torch.empty(1, 1))),
         "peers_path_us": {k: v["whole"] for k, v in peer_rows.items()},
     }  # fmt: skip
     limits = [

@@ -18,6 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from examples._shared.data import reads
+
 FALSE_ALERT = 0.11
 
 
@@ -37,39 +39,51 @@ def seconds_of(text: str) -> float:
     return (stamp - datetime.datetime(1970, 1, 1)).total_seconds()
 
 
+@reads("NAB's list of labeled windows")
+def _windows(path: Path) -> dict[str, list[tuple[float, float]]]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return {name: [(seconds_of(a), seconds_of(b)) for a, b in spans] for name, spans in found.items()}
+
+
+@reads("a series of NAB, a head with timestamp and value and a row for each")
+def _series(path: Path, name: str, ends: Sequence[tuple[float, float]]) -> Series:
+    with path.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        raise ValueError("no rows")
+    ragged = [i + 2 for i, row in enumerate(rows) if None in row or None in row.values()]
+    if ragged:
+        raise ValueError(f"row {ragged[0]} has other cells than the head")
+    seconds = np.array([seconds_of(row["timestamp"]) for row in rows])
+    values = np.array([float(row["value"]) for row in rows])
+    places = [(int(np.searchsorted(seconds, a)), int(np.searchsorted(seconds, b, "right")) - 1) for a, b in ends]
+    return Series(name.replace("__", "/"), seconds, values, [(a, b) for a, b in places if a <= b])
+
+
 def read(folder: Path) -> list[Series]:
     """Of a checkout of numenta/NAB (all 58 files), or of a folder with windows.json and <folder>__<file>.csv beside it."""
     whole = folder / "labels" / "combined_windows.json"
-    windows = json.loads((whole if whole.exists() else folder / "windows.json").read_text())
-    found = []
-    for name, spans in windows.items():
-        path = folder / "data" / name if whole.exists() else folder / name.replace("/", "__")
-        with path.open() as file:
-            rows = list(csv.DictReader(file))
-        seconds = np.array([seconds_of(row["timestamp"]) for row in rows])
-        ends = [(seconds_of(a), seconds_of(b)) for a, b in spans]
-        places = [(int(np.searchsorted(seconds, a)), int(np.searchsorted(seconds, b, "right")) - 1) for a, b in ends]
-        values = np.array([float(row["value"]) for row in rows])
-        found.append(Series(name.replace("__", "/"), seconds, values, places))
-    return found
+    windows = _windows(whole if whole.exists() else folder / "windows.json")
+    places = {n: folder / "data" / n if whole.exists() else folder / n.replace("/", "__") for n in windows}
+    return [_series(places[name], name, ends) for name, ends in windows.items()]
 
 
-def published(folder: Path, names: Sequence[str]) -> dict[str, float]:
-    """detector -> its published standard score over these series, from NAB's results, tuned on all 58 files."""
-    sums: dict[str, list[float]] = {}
+@reads("a folder with NAB's results")
+def published(folder: Path, names: Sequence[str]) -> dict[str, list[float]]:
+    """detector -> its published score of each of these series, from NAB's results, tuned on all 58 files."""
+    found: dict[str, dict[str, float]] = {}
     table = folder / "published_standard_scores.csv"
     if table.exists():
         with table.open() as file:
             for row in csv.DictReader(file):
-                if row["file"].replace("__", "/") in names:
-                    sums.setdefault(row["detector"], []).append(float(row["score"]))
+                found.setdefault(row["detector"], {})[row["file"].replace("__", "/")] = float(row["score"])
     else:
         for path in sorted((folder / "results").glob("*/*_standard_scores.csv")):
             with path.open() as file:
-                rows = [row for row in csv.DictReader(file) if row["File"] in names]
-            if len(rows) == len(names):
-                sums[path.parent.name] = [float(row["Score"]) for row in rows]
-    return {detector: sum(scores) for detector, scores in sums.items() if len(scores) == len(names)}
+                found[path.parent.name] = {
+                    row["File"]: float(row["Score"]) for row in csv.DictReader(file) if row["File"]
+                }
+    return {detector: [of[n] for n in names] for detector, of in found.items() if all(n in of for n in names)}
 
 
 def sigmoid(x: float) -> float:

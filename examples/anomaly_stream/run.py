@@ -53,19 +53,21 @@ def work(args: argparse.Namespace) -> Outcome:
     metrics: dict[str, object] = {
         "nab_standard": ours, "nab_standard_default": ours_default, "files": len(series), "chosen": chosen,
     }  # fmt: skip
+    each = {"Records": records.tolist()}
     if not args.quick:
         trees = detectors.score_all(series, detectors.TREE_SETTINGS, detectors.tree_alerts)
-        theirs = standard(trees.by(trees.chosen() if whole else detectors.TREES_CHOSEN), series)
+        by_trees = trees.by(trees.chosen() if whole else detectors.TREES_CHOSEN)
+        theirs, each["HalfSpaceTrees"] = standard(by_trees, series), by_trees.tolist()
         rows.append(("river HalfSpaceTrees", f"{theirs:.1f}", "chosen on other folders"))
         metrics["nab_standard_half_space_trees"] = theirs
         limits.append(Limit("lead over HalfSpaceTrees", ours - theirs, 0.0, at_least=True))
     windows = sum(len(one.windows) for one in series)
-    for detector, total in nab.published(folder, names).items():
+    for detector, scores in nab.published(folder, names).items():
         if detector in PUBLISHED:
-            rows.append(
-                (f"{detector}, published", f"{nab.standard_score([total], windows):.1f}", "tuned on all of NAB")
-            )
-            metrics[f"nab_standard_published_{detector}"] = nab.standard_score([total], windows)
+            theirs, each[detector] = nab.standard_score(scores, windows), scores
+            rows.append((f"{detector}, published", f"{theirs:.1f}", "tuned on all of NAB"))
+            metrics[f"nab_standard_published_{detector}"] = theirs
+    metrics["score_of_file"] = {one.name: {k: v[i] for k, v in each.items()} for i, one in enumerate(series)}
 
     together = many.run(series, 10_000, 60 if args.quick else 300)
     alone_ns = many.ns_per_value(max(series, key=lambda one: len(one.values)))
@@ -98,7 +100,16 @@ def work(args: argparse.Namespace) -> Outcome:
         limits,
         notes,
         [_plots(series, chosen)],
+        {"Score of each file": of_files(series, each)},
     )
+
+
+def of_files(series: Sequence[nab.Series], each: dict[str, list[float]]) -> list[tuple[str, ...]]:
+    """The sum of NAB over each file: at most the number of its windows, which it is less if they are missed."""
+    rows: list[tuple[str, ...]] = [("file", "windows", *each)]
+    for i, one in enumerate(series):
+        rows.append((one.name, str(len(one.windows)), *(f"{scores[i]:+.2f}" for scores in each.values())))
+    return rows
 
 
 def _plots(series: Sequence[nab.Series], chosen: dict[str, detectors.Setting]) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import rtaccel as rt
+from examples._shared.data import reads
 
 OBSERVED, JOINTS = 47, 12
 SCHEMES: dict[str, rt.W8A8 | rt.W4A8 | str] = {
@@ -40,17 +41,20 @@ class Policy(nn.Module):
         return self.actor(hidden)
 
 
+@reads("a file of arrays")
 def arrays(path: Path) -> dict[str, Tensor]:
     with np.load(path, allow_pickle=False) as stored:
         return {key: torch.from_numpy(stored[key]) for key in stored.files}
 
 
+@reads("the folder of the robot's policy")
 def recorded(folder: Path) -> tuple[Tensor, Tensor]:
     """Observations [1000, 47] and actions [1000, 12] of a run of 20 s."""
     stored = arrays(folder / "trace.npz")
     return stored["obs"], stored["action"]
 
 
+@reads("the folder of the robot's policy")
 def policy(folder: Path, evened: bool = False) -> Policy:
     """With the weights of policy.npz."""
     made = Policy(recorded(folder)[0].abs().amax(0) if evened else None)

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 import rtaccel as rt
+from examples._shared.data import reads
 from examples._shared.outcome import Missing
 from examples.humanoid_policy.policy import JOINTS, OBSERVED
 
@@ -30,7 +31,25 @@ SETTLED, FALLEN, GAIT_PERIOD = 5.0, 0.5, 0.8
 def mujoco() -> Any:
     if importlib.util.find_spec("mujoco") is None:
         raise Missing("no package mujoco, which is the robot's world: pip install mujoco.")
-    return importlib.import_module("mujoco")
+    try:
+        return importlib.import_module("mujoco")
+    except ImportError as error:
+        raise Missing(
+            f"the package mujoco cannot be imported ({error}): pip install --force-reinstall mujoco."
+        ) from error
+
+
+@reads("the settings of the robot")
+def _config(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("sim_dt", "policy_every", "kp", "kd", "default_angles", "cmd"):
+        found[key]
+    return dict(found)
+
+
+@reads("a robot that MuJoCo can load")
+def _model(path: Path, mujoco: Any) -> Any:
+    return mujoco.MjModel.from_xml_path(str(path))
 
 
 @dataclass(frozen=True)
@@ -56,8 +75,8 @@ class Robot:
 
     def __init__(self, folder: Path) -> None:
         self.mujoco = mujoco()
-        self.config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-        self.model = self.mujoco.MjModel.from_xml_path(str(folder / "g1_12dof_nomesh.xml"))
+        self.config = _config(folder / "config.json")
+        self.model = _model(folder / "g1_12dof_nomesh.xml", self.mujoco)
         self.model.opt.timestep = self.config["sim_dt"]
         self.tick_s, self.every = self.config["sim_dt"], self.config["policy_every"]
         self.stiffness, self.damping, self.rest = (

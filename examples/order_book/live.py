@@ -5,6 +5,7 @@ Run as a program this file is the feed: it puts ticks into a slot on their time,
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import rtaccel as rt
+from examples._shared.outcome import Missing
 
 F64 = NDArray[np.float64]
 
@@ -65,8 +67,15 @@ def arrivals(count: int, seed: int) -> tuple[F64, NDArray[np.bool_]]:
     return np.cumsum(gaps), late
 
 
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def run(model: Any, ticks: NDArray[np.float32], count: int, seed: int = 0) -> Run:
-    """The model in a loop, and the feed in a process of its own."""
+    """The model in a loop, and the feed in a process of its own. On a single core the loop sleeps between periods, and has no
+    priority over the feed. Raises Missing where the feed saw no signal."""
+    shared = cores() < 2
     name = f"order-book-{time.monotonic_ns():x}"
     read = rt.Latest((ticks.shape[1],), name=f"{name}-ticks")
     write = rt.Latest((3,), name=f"{name}-signals")
@@ -76,7 +85,8 @@ def run(model: Any, ticks: NDArray[np.float32], count: int, seed: int = 0) -> Ru
             np.save(Path(folder) / "ticks.npy", ticks[:count])
             loop = rt.Loop(
                 model, read=read, write=write, period_us=PERIOD_US, deadline_us=PERIOD_US, max_age_us=MAX_AGE_US,
-                on_miss="late", on_old="hold", on_stale="hold", spin_us=0.8 * PERIOD_US, priority=50,
+                on_miss="late", on_old="hold", on_stale="hold", spin_us=0.0 if shared else 0.8 * PERIOD_US,
+                priority=None if shared else 50,
             )  # fmt: skip
             with loop:
                 command = [sys.executable, str(Path(__file__)), name, folder, str(seed)]
@@ -91,6 +101,8 @@ def run(model: Any, ticks: NDArray[np.float32], count: int, seed: int = 0) -> Ru
             slot.close()
             slot.unlink()
     us = (published - stamps)[(published > 0) & ~late] / 1e3
+    if not len(us):
+        raise Missing(f"the feed saw no signal of {count} ticks: the loop and the feed need a core each. Free one.")
     return Run(us, count, stats.overwritten, int(late.sum()), int(((published != 0) & late).sum()), stats)
 
 

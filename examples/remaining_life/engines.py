@@ -5,12 +5,14 @@ Saxena, Goebel, Simon and Eklund, Damage Propagation Modeling for Aircraft Engin
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from examples._shared.data import reads
 from rtaccel.online import Bank
 from rtaccel.online.features import Count, Ewma, First, LogCount, Mean
 
@@ -47,15 +49,32 @@ class Fleet(NamedTuple):
 def read(folder: Path) -> Fleet:
     """folder: with train_FD001.csv and test_FD001.csv (unit,cycle,setting1-3,s1..s21), or NASA's .txt files without a head."""
     return Fleet(
-        _engines(folder, "train_FD001"),
-        _engines(folder, "test_FD001"),
-        np.loadtxt(folder / "RUL_FD001.txt", dtype=np.float32),
+        _engines(_file(folder, "train_FD001")),
+        _engines(_file(folder, "test_FD001")),
+        _remaining(folder / "RUL_FD001.txt"),
     )
 
 
-def _engines(folder: Path, name: str) -> list[F32]:
+def _file(folder: Path, name: str) -> Path:
     path = folder / f"{name}.csv"
-    rows = np.loadtxt(path, delimiter=",", skiprows=1) if path.exists() else np.loadtxt(folder / f"{name}.txt")
+    return path if path.exists() else folder / f"{name}.txt"
+
+
+@reads("a column of numbers, the cycles left of each test engine")
+def _remaining(path: Path) -> F32:
+    return np.loadtxt(path, dtype=np.float32, ndmin=1)
+
+
+@reads("a table of C-MAPSS with 26 columns: unit, cycle, three settings, 21 sensors")
+def _engines(path: Path) -> list[F32]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an empty file, which is refused below
+        form = {"delimiter": ",", "skiprows": 1} if path.suffix == ".csv" else {}
+        rows = np.loadtxt(path, ndmin=2, **form)
+    if rows.shape[1:] != (26,) or not len(rows):
+        raise ValueError(f"{rows.shape[0]} rows of {rows.shape[1]} columns")
+    if not np.isfinite(rows).all():
+        raise ValueError(f"row {int(np.flatnonzero(~np.isfinite(rows).all(1))[0]) + 1} has a value that is missing")
     sensors = rows[:, [4 + s for s in SENSORS]].astype(np.float32)
     return [sensors[rows[:, 0] == unit] for unit in np.unique(rows[:, 0])]
 

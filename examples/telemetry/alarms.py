@@ -13,26 +13,35 @@ from examples.telemetry.channels import F64, Channel
 RATE = 1 / 1000
 """Of the mean and deviation that the threshold is made of."""
 
-DEVIATIONS, FLOOR = 3.0, 0.02
-"""The threshold is the mean and three deviations, and at least this far above the mean."""
+
+class Rule(NamedTuple):
+    """The threshold is the mean and so many deviations, and at least `floor` above the mean."""
+
+    deviations: float
+    floor: float
+
+
+OF_ERRORS, OF_BOTH = Rule(3.0, 0.02), Rule(5.0, 1.0)
+"""For errors of values in -1 .. 1, and for scores in units of what one row of training in a hundred exceeds."""
 
 APART = 100
 """Rows of alarm that are closer belong to one event."""
 
 
 class Threshold:
-    """Of each channel: mean + 3 deviations of its smoothed error. They stand still while there is an alarm, for `patience` rows.
+    """Of each channel, by a rule over its smoothed score. It stands still while there is an alarm, for `patience` rows.
 
     After that the new level is the channel's own, and the threshold follows again."""
 
-    def __init__(self, channels: int, patience: int = 1000) -> None:
+    def __init__(self, channels: int, patience: int = 1000, rule: Rule = OF_ERRORS) -> None:
+        self.rule = rule
         self.mean, self.square = np.zeros(channels), np.zeros(channels)
         self.rows, self.alarmed, self.patience = 0, np.zeros(channels, np.int64), patience
 
     @property
     def level(self) -> F64:
         deviation = np.sqrt(np.maximum(self.square - self.mean**2, 0))
-        return self.mean + np.maximum(DEVIATIONS * deviation, FLOOR)
+        return self.mean + np.maximum(self.rule.deviations * deviation, self.rule.floor)
 
     def step(self, errors: F64, learn: bool = False) -> NDArray[np.bool_]:
         """Whether each channel alarms, float64 [channels]. learn: errors of training, which are no alarms."""
@@ -58,9 +67,17 @@ class Events(NamedTuple):
     alarm: NDArray[np.bool_]
 
 
-def events(train: F64, test: F64, channel: Channel) -> Events:
-    """Of one channel from its smoothed errors, [n] and [m]."""
-    threshold = Threshold(1)
+def joined(*detectors: tuple[F64, F64]) -> tuple[F64, F64]:
+    """The sum of several detectors of one channel, in training and in test: each (train, test) over what one row of training in
+    a hundred exceeds."""
+    sizes = [np.quantile(train[len(train) // 10 :], 0.99) + 1e-3 for train, _ in detectors]
+    train, test = ([pair[part] / size for pair, size in zip(detectors, sizes)] for part in (0, 1))
+    return np.sum(train, axis=0), np.sum(test, axis=0)
+
+
+def events(train: F64, test: F64, channel: Channel, rule: Rule = OF_ERRORS) -> Events:
+    """Of one channel from its smoothed scores, [n] and [m]."""
+    threshold = Threshold(1, rule=rule)
     for error in train[len(train) // 10 :]:
         threshold.step(np.array([error]), learn=True)
     alarm, level = np.zeros(len(test), bool), np.empty(len(test))

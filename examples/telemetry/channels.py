@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from examples._shared.data import reads
 from examples._shared.outcome import Missing
 
 F32 = NDArray[np.float32]
@@ -48,14 +49,24 @@ class Channel(NamedTuple):
 def read(folder: Path) -> list[Channel]:
     """All channels with a file <name>.npz (train, test) that labels.json has. Raises Missing for a file of another form."""
     found: list[Channel] = []
-    for name, about in json.loads((folder / LABELS).read_text(encoding="utf-8")).items():
+    for name, anomalies in _labels(folder / LABELS).items():
         path = folder / f"{name}.npz"
         if not path.exists():
             continue
-        with np.load(path, allow_pickle=False) as data:
-            train, test = (_rows(name, data[part]) for part in ("train", "test"))
-        found.append(Channel(name, train, test, [(int(a), int(b)) for a, b in about["anomalies"]]))
+        found.append(Channel(name, *(_rows(name, part) for part in _tables(path)), anomalies))
     return found
+
+
+@reads('labels of channels, {"<name>": {"anomalies": [[first, last], ...]}}')
+def _labels(path: Path) -> dict[str, list[tuple[int, int]]]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return {name: [(int(a), int(b)) for a, b in about["anomalies"]] for name, about in found.items()}
+
+
+@reads("a file of the arrays train and test")
+def _tables(path: Path) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    with np.load(path, allow_pickle=False) as data:
+        return data["train"], data["test"]
 
 
 def _rows(name: str, table: NDArray[np.floating]) -> F32:

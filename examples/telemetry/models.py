@@ -1,4 +1,4 @@
-"""Three detectors: a forecaster that is streamed, an autoencoder over windows, and for comparison a small transformer."""
+"""Detectors: a forecaster that is streamed, an autoencoder and statistics over windows, and a small transformer to compare."""
 
 from __future__ import annotations
 
@@ -69,6 +69,30 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         one = self.phase(x, torch.zeros_like(x), self.first)
         return one, self.phase(x, (one - x).square(), self.second)
+
+
+class Unusual(nn.Module):
+    """How far five statistics of a window are from those of training: Mahalanobis distance squared, [batch].
+
+    x [batch, 30], mean [batch, 5] and inverse [batch, 5, 5] of the covariance are those of each row's channel. The statistics
+    are mean, log of the deviation, log of the mean step, least and largest. Both a channel that jumps and one that stands
+    still are unusual.
+    """
+
+    def statistics(self, x: Tensor) -> Tensor:
+        mean, steps = x.mean(1), (x[:, 1:] - x[:, :-1]).abs().mean(1)
+        deviation = (x - mean[:, None]).square().mean(1).sqrt()
+        return torch.stack([mean, (deviation + 0.01).log(), (steps + 0.01).log(), x.amin(1), x.amax(1)], 1)
+
+    def forward(self, x: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
+        off = self.statistics(x) - mean
+        return (torch.matmul(off[:, None], inverse)[:, 0] * off).sum(1)
+
+    def seen(self, values: F32) -> tuple[Tensor, Tensor]:
+        """mean [1, 5] and inverse covariance [1, 5, 5] of the windows of a channel's training."""
+        found = self.statistics(windows(values)).double()
+        spread = torch.cov(found.T) + 1e-3 * torch.eye(found.shape[1], dtype=torch.float64)
+        return found.mean(0)[None].float(), torch.linalg.inv(spread)[None].float()
 
 
 def windows(values: F32) -> Tensor:

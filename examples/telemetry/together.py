@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 import rtaccel as rt
-from examples._shared.timing import per_call_us
+from examples._shared.timing import p99_us, per_call_us
 from examples.telemetry.channels import F32, F64, WIDTH, Channel
-from examples.telemetry.models import SEQUENCE, SPAN, Autoencoder, Forecaster, Transformer
+from examples.telemetry.models import SEQUENCE, SPAN, Autoencoder, Forecaster, Transformer, Unusual, windows
 
 
 def forecasts(live: rt.StreamModel, series: Sequence[F32]) -> list[F64]:
@@ -40,6 +40,16 @@ def reconstructions(model: Any, values: torch.Tensor) -> F64:
         return np.mean([(y - values).square().mean(1).numpy() for y in both], axis=0).astype(np.float64)
 
 
+def distances(fast: Any, seen: tuple[torch.Tensor, torch.Tensor], values: F32) -> F64:
+    """How unusual each window of a channel is, [n]; those before the first whole one count as that. fast: `Unusual`, compiled;
+    seen: what that channel's training showed."""
+    x = windows(values)
+    mean, inverse = (part.expand(len(x), *part.shape[1:]).contiguous() for part in seen)
+    found = np.asarray(fast(x, mean, inverse), np.float64)
+    found[: SPAN - 1] = found[min(SPAN, len(found)) - 1]
+    return found
+
+
 def calibration(channels: Sequence[Channel]) -> list[torch.Tensor]:
     """Windows of training for int8, [n, 100, 55]."""
     parts = [c.train[at : at + SEQUENCE] for c in channels for at in range(0, len(c.train) - SEQUENCE, SEQUENCE)]
@@ -48,11 +58,13 @@ def calibration(channels: Sequence[Channel]) -> list[torch.Tensor]:
 
 @dataclass(frozen=True)
 class Together:
-    """us: of one call for all channels. different: the largest difference of a channel to the same one alone."""
+    """us: of one call for all channels; p99_us: of the streamed forecaster. different: the largest difference of a channel to the
+    same one alone."""
 
     channels: int
     us: dict[str, float]
     different: float
+    p99_us: float
 
 
 def together(
@@ -79,7 +91,10 @@ def together(
         different = max(different, float((own[:, 0] - together[:, i]).abs().max()))
     fast = rt.compile(autoencoder, (torch.zeros(count, SPAN),))
     int8 = rt.stream(forecaster, x[0].contiguous(), "w8a8", calibration=calibration(channels))
-    step, windows, y = x[0].contiguous(), x[:SPAN, :, 0].t().contiguous(), torch.empty(count, 1)
+    step, spans, y = x[0].contiguous(), x[:SPAN, :, 0].t().contiguous(), torch.empty(count, 1)
+    unusual = Unusual().eval()
+    seen = [unusual.seen(c.train[:, 0]) for c in channels]
+    asked = spans, *(torch.cat([seen[i % len(channels)][k] for i in range(count)]) for k in (0, 1))
     past = torch.zeros(1, count, forecaster.memory.hidden_size)
 
     def eager_step() -> None:
@@ -89,9 +104,11 @@ def together(
         "forecaster, rt.stream": live.bind(step, out=y),
         "forecaster, rt.stream, W8A8": int8.bind(step, out=torch.empty(count, 1)),
         "forecaster, PyTorch": eager_step,
-        "autoencoder, rt.compile": fast.bind(windows, out=torch.empty(count, SPAN)),
-        "autoencoder, PyTorch": lambda: autoencoder(windows),
-        "transformer, PyTorch": lambda: transformer(windows),
+        "autoencoder, rt.compile": fast.bind(spans, out=torch.empty(count, SPAN)),
+        "autoencoder, PyTorch": lambda: autoencoder(spans),
+        "statistics, rt.compile": rt.compile(unusual, asked).bind(*asked, out=torch.empty(count)),
+        "statistics, PyTorch": lambda: unusual(*asked),
+        "transformer, PyTorch": lambda: transformer(spans),
     }
     best = dict.fromkeys(calls, float("inf"))
     with torch.no_grad():
@@ -99,4 +116,4 @@ def together(
             for name, call in calls.items():
                 best[name] = min(best[name], per_call_us(call, 20, 1)[0])
     assert step.shape[1] == WIDTH
-    return Together(count, best, different)
+    return Together(count, best, different, p99_us(calls["forecaster, rt.stream"]))

@@ -48,6 +48,7 @@ class Lines:
         self.paused = np.ones(count, bool)
         self._likely, self._words = torch.zeros(count, 1), torch.zeros(count, 3)
         self._p, self._w = self._likely.numpy()[:, 0], self._words.numpy()
+        self._some = torch.zeros(count, CHUNK)  # chunks of the lines that go on, in memory that is there already
         self._steps, self._gone_on = 0, 0
         self._bind(x)
 
@@ -82,11 +83,15 @@ class Lines:
         self._cascade()
         on = self._p >= PASSED_ON
         self._w[:] = 0
-        going = np.flatnonzero(on)
-        if len(going):
-            self.word.reset(going[self.paused[going]].tolist())
+        going, fresh = np.flatnonzero(on), np.flatnonzero(on & self.paused)
+        if len(fresh):
+            self.word.reset(fresh.tolist())
+        if len(going) == self.count:
+            self._all[1]()
+        elif len(going):
             lines = torch.from_numpy(going)
-            self._w[going] = self.word.step(x if len(going) == self.count else x[lines], streams=lines).numpy()
+            some = torch.index_select(x, 0, lines, out=self._some[: len(going)])
+            self._w[going] = self.word.step(some, streams=lines).numpy()
         self.paused = ~on
         self._gone_on += len(going)
         return self._p, self._w[:, 0]

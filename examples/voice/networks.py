@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from examples._shared.data import reads
 from examples._shared.outcome import Missing
 
 RATE, HOP, CHUNK = 16000, 512, 1025
@@ -140,6 +141,7 @@ class Word(nn.Module):
         return self.head(self.body(x)[:, :, -1]).softmax(-1)
 
 
+@reads("the weights of MLPerf Tiny's wake word")
 def word(file: Path) -> Word:
     """With the weights of MLPerf Tiny's sww_weights.npz (Keras layout: taps first, inputs x outputs)."""
     with np.load(file, allow_pickle=False) as found:
@@ -158,6 +160,7 @@ def word(file: Path) -> Word:
     return model.eval()
 
 
+@reads("the benchmark's labeled inputs")
 def labelled(file: Path) -> tuple[Tensor, Tensor]:
     """The benchmark's inputs, [45, 40, 30], and their classes."""
     with np.load(file, allow_pickle=False) as stored:

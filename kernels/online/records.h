@@ -24,9 +24,18 @@ struct RecordStack {
   };
   Record records[kMax];
 
+  // How many of a stack of at most kFew are not below v. All are looked at: where the loop would end is a guess.
+  static constexpr int kFew = 8;
+  uint8_t few_not_below(uint8_t size, float v) const {
+    int count = 0;
+    for (int i = 0; i < kFew; ++i) count += (records[i].value >= v) & (i < size);
+    return static_cast<uint8_t>(count);
+  }
+
   // Puts a value at sample `now`; for how many samples it is the largest (now + 1: of all). Where the stack is full the
   // value below stands for both, at the later time: the answer may become smaller, never larger.
   uint32_t put(uint8_t& size, float v, uint32_t now) {
+    size = size <= kFew ? few_not_below(size, v) : size;
     while (size && records[size - 1].value < v) --size;
     const uint32_t since = size ? now - records[size - 1].at : now + 1;
     if (size && (records[size - 1].value == v || size == kMax)) {

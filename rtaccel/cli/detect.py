@@ -31,6 +31,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit code 0 with and without alerts."""
+    import numpy as np
+
     from rtaccel.cli._detect import live, show, table
     from rtaccel.cli._detect.find import find
     from rtaccel.core.errors import FormatError
@@ -43,12 +45,13 @@ def run(args: argparse.Namespace) -> int:
             )
         if path is not None and path.exists() and args.file.exists() and path.samefile(args.file):
             raise FormatError("detect", f"{option} {path}", "another file than the input", "Choose another name.")
-    series = table.read(args.file, args.time, args.value)
+    series, scored = table.read(args.file, args.time, args.value), None
     if args.live or args.follow:
         detector = Records(args.range, args.season, args.jump)
-        live.watch(args.file, series, detector, args.follow, args.rows_per_second)
-        series = table.read(args.file, args.time, args.value)  # with the rows that came
-    found = find(series, {"range": args.range, "season": args.season, "jump": args.jump})
+        seen = live.watch(args.file, series, detector, args.follow, args.rows_per_second)
+        if len(seen.values) > 1:  # else Ctrl-C came at once: the report is of the whole file
+            series, scored = seen.table(series), (np.array(seen.scores), seen.spent_ns)
+    found = find(series, {"range": args.range, "season": args.season, "jump": args.jump}, scored)
     if args.html is not None:
         args.html.write_text(show.html(found, _command(args)), encoding="utf-8")
     if args.scores is not None:

@@ -52,8 +52,9 @@ def choose(stage: Stage, rows: int, device: str = "cpu", forced: str | None = No
     problem = Problem.of(stage, rows, device)
     rejected: list[tuple[str, str]] = []
     chosen: Impl | None = None
+    known = backends()
     for name in order(device, forced):
-        reason = backends()[name].unavailable()
+        reason = known[name].unavailable()
         if reason is None and chosen is not None:
             reason = f"{chosen.name} is preferred"
         if reason is not None:

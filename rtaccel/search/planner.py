@@ -32,8 +32,9 @@ FINALISTS = 3
 MEASURE_SECONDS = 0.6
 """For each of them, at most; timing whole calls in turn takes as long for all together."""
 
-MEASURE_CALLS = 30_000
-"""Of each that prove a 99th percentile, forty times what it takes; rarer ones have the whole time."""
+MEASURE_CALLS, MEASURE_LEAST = 30_000, 0.06
+"""Calls of each that prove a 99th percentile, forty times what it takes, and seconds at least; rarer percentiles have the whole
+time."""
 
 EXITS = 0.25
 """Part of the time that is kept for early exits where they are asked for."""
@@ -135,8 +136,9 @@ class Planner:
     def _front(self) -> list[Plan]:
         limit = self._budget.size_bytes
         spare = None if limit is None else limit - self._model.bench.exact.weight_bytes
-        plans = front(self._costs(), spare)
-        return sorted(plans, key=self._us)
+        costs = self._costs()
+        # By what the knapsack knows: to lower every plan of a front for its stages takes longer than to judge the few that count.
+        return sorted(front(costs, spare), key=lambda p: costs.time_of(p) + self._per_byte * self._far(p))
 
     def _walk(self, plans: list[Plan]) -> None:
         """Judges plans of the front around the drop that is permitted: slower ones until one keeps it, then faster ones as long
@@ -249,7 +251,7 @@ class Planner:
         keep = max(0.0, self._clock.left)
         rare = self._budget.p999_us is not None
         for i, candidate in enumerate(final):
-            enough = MEASURE_SECONDS if rare else max(0.15, MEASURE_CALLS * 1e-6 * candidate.time_us)
+            enough = MEASURE_SECONDS if rare else max(MEASURE_LEAST, MEASURE_CALLS * 1e-6 * candidate.time_us)
             share = min(MEASURE_SECONDS, enough, max(0.08, keep / (FINALISTS + 1)))
             if i and self._clock.left < share:
                 break

@@ -67,6 +67,27 @@ def test_without_a_terminal_each_alert_is_a_line(tmp_path: Path, capsys: pytest.
     assert "  30  score" in said and "beyond the range so far" in said  # then the report
 
 
+def test_values_are_scored_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report is of the scores that were shown, and the same as without --live."""
+    values = np.random.default_rng(3).normal(size=300).cumsum()
+    path, whole = csv_of(tmp_path / "a.csv", values), tmp_path / "whole.csv"
+    assert main(["detect", str(path), "--scores", str(whole)]) == 0
+    calls = {"score_one": 0, "score_series": 0}
+    for name in calls:
+
+        def counted(self: Records, *given: object, kept: object = getattr(Records, name), name: str = name) -> object:
+            calls[name] += 1
+            return kept(self, *given)  # type: ignore[operator]
+
+        monkeypatch.setattr(Records, name, counted)
+    seen = tmp_path / "live.csv"
+    assert main(["detect", str(path), "--live", "--scores", str(seen)]) == 0
+    assert calls == {"score_one": 300, "score_series": 3}  # each rule alone, for the reasons
+    assert seen.read_text() == whole.read_text()
+
+
 def test_rows_that_are_appended(tmp_path: Path) -> None:
     values = np.random.default_rng(1).normal(size=90)
     path = csv_of(tmp_path / "a.csv", values[:60])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import subprocess
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from examples.adaptive_control import control, plant
+from examples._shared.outcome import Missing
+from examples.adaptive_control import basis, control, cycles, plant
 from examples.adaptive_control.flight import SETTLE, fly
 from tests.support.processes.run import PYTHON
 
@@ -97,6 +99,50 @@ def test_broken_accelerometer(kind: str) -> None:
             assert (controller.dx, controller.dz) == before
         body.step(*commands, 3.0, 0.0)
     assert math.hypot(body.x - want[0], body.z - want[1]) < 1.0
+
+
+def test_the_step_in_c_has_the_same_bits(tmp_path: Path) -> None:
+    given, out = cycles.states(1500), np.zeros(2, np.float32)
+    given[200:220, 6:8] = math.nan
+    controller = control.Controller("rls_l1")
+    try:
+        with cycles.step_in_c(tmp_path) as step:
+            for row in given:
+                told = step.function(
+                    ctypes.c_void_p(step.self_pointer), (ctypes.c_void_p * 1)(row.ctypes.data),
+                    (ctypes.c_void_p * 1)(out.ctypes.data),
+                )  # fmt: skip
+                values = row.tolist()
+                assert told == 0
+                np.testing.assert_array_equal(out, np.float32(controller.step(*values[:8], values[8:])))
+    except Missing as missing:
+        pytest.skip(str(missing))
+
+
+def test_cycles_of_the_loop() -> None:
+    try:
+        stats = cycles.in_loop(300)
+    except Missing as missing:
+        pytest.skip(str(missing))
+    assert stats.cycles >= 300 and stats.fresh >= 300 and stats.state == "stopped"
+
+
+def test_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(Missing, match="no C compiler"):
+        cycles.built(tmp_path)
+
+
+def test_learned_features_explain_the_flights_they_are_from() -> None:
+    found = basis.learned(4000, 12, epochs=150)
+    states, forces = basis.recorded(4.0, 4000, seed=basis.SEED + 2)
+    for name, network in (("learned", found), ("random", control.Basis(12).eval())):
+        with torch.no_grad():
+            phi = network(states[1000:])
+        left = forces[1000:] - phi @ torch.linalg.lstsq(phi, forces[1000:]).solution
+        share = float(left.square().mean() / forces[1000:].square().mean())
+        assert share < 0.2, (name, share)
 
 
 @pytest.mark.turns(3)

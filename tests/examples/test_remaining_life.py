@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import rtaccel as rt
-from examples.remaining_life import engines, shifted, train
+from examples.remaining_life import chosen, engines, shifted, train
 from tests.support.processes.run import PYTHON
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +84,20 @@ def test_training_is_deterministic(fleet: engines.Fleet) -> None:
         assert torch.equal(a, b)
 
 
+def test_the_plan_is_judged_by_engines_left_out(fleet: engines.Fleet) -> None:
+    found = chosen.choose(fleet.train[:60], epochs=6, seconds=30)
+    assert found.scheme is not None and found.drop is not None and found.drop <= chosen.MAX_DROP
+    x, y = train.samples(fleet.train[42:60])
+    network = train.train(*train.samples(fleet.train[:42]), seed=0, epochs=6)
+    fast = rt.compile(network, (torch.from_numpy(x[:1]),), found.scheme, calibration=train.calibration(x))
+    with torch.no_grad():
+        errors = [
+            float((m(torch.from_numpy(x))[:, 0] - torch.from_numpy(y)).square().mean().sqrt()) for m in (network, fast)
+        ]
+    assert (errors[1] - errors[0]) * engines.CAP <= chosen.MAX_DROP + 0.05  # other calibration data
+    assert not any("w8a8" in name for name in found.refused)
+
+
 def test_another_fleet(fleet: engines.Fleet) -> None:
     found = shifted.run(fleet.train, epochs=8)
     assert found.rmse[0] == pytest.approx(found.model, rel=1e-3)  # nothing was learned, so the network is served
@@ -102,6 +116,7 @@ def test_command(folder: Path, tmp_path: Path) -> None:
     assert found["metrics"]["rmse_mean"] <= 10.2
     assert found["metrics"]["rmse_int8_mean"] <= found["metrics"]["rmse_mean"] + 0.15
     assert found["metrics"]["phm_score_max"] <= 160
+    assert found["metrics"]["rmse_chosen_mean"] <= found["metrics"]["rmse_mean"] + 0.2
     assert found["metrics"]["rmse_shifted_after"] <= 22
     assert f"verdict: {found['verdict']}" in done.stdout
     assert (tmp_path / "a.html").read_text().count("<svg") == 6

@@ -97,6 +97,46 @@ def test_windows_end_at_their_row() -> None:
     assert (made[3, : models.SPAN - 3] == 0).all() and made[40, 0] == 11
 
 
+def test_statistics_are_a_mahalanobis_distance() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=600).astype(np.float32)
+    unusual = models.Unusual().eval()
+    mean, inverse = unusual.seen(values)
+    x = models.windows(values)[100:140]
+    fast = rt.compile(unusual, (x[:1], mean, inverse))
+    assert fast.native[0] == fast.native[1]
+    got = together.distances(fast, (mean, inverse), values)[100:140]
+    w = x.double().numpy()
+    table = np.stack(
+        [w.mean(1), np.log(w.std(1) + 0.01), np.log(np.abs(np.diff(w, axis=1)).mean(1) + 0.01), w.min(1), w.max(1)], 1
+    )  # fmt: skip
+    off = table - mean.numpy()
+    np.testing.assert_allclose(got, (off @ inverse[0].double().numpy() * off).sum(1), rtol=1e-3)
+
+
+def test_a_channel_that_stands_still_is_unusual_and_easy_to_forecast() -> None:
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=3000).astype(np.float32) * 0.3
+    values[2000:2200] = 0
+    unusual = models.Unusual().eval()
+    seen = unusual.seen(values[:1000])
+    fast = rt.compile(unusual, (models.windows(values[:1]), *seen))
+    scores = run.smoothed(together.distances(fast, seen, values[1000:]))
+    truth = np.zeros(2000, bool)
+    truth[1000:1200] = True
+    assert auroc(scores, truth) >= 0.9
+    assert auroc(run.smoothed(np.abs(values[1000:]).astype(np.float64)), truth) < 0.3
+
+
+def test_joined_scores_are_sums_over_their_size_in_training() -> None:
+    rng = np.random.default_rng(2)
+    pairs = [(rng.random(500) * k, rng.random(200) * k) for k in (1, 1000)]
+    train, test = alarms.joined(*pairs)
+    assert len(train) == 500 and len(test) == 200
+    sizes = [np.quantile(a[50:], 0.99) + 1e-3 for a, _ in pairs]
+    np.testing.assert_allclose(test, pairs[0][1] / sizes[0] + pairs[1][1] / sizes[1])
+
+
 def test_drift_is_seen_where_river_is() -> None:
     pytest.importorskip("river", reason="river is not here: pip install 'rtaccel[demo]'")
     rng = np.random.default_rng(0)
@@ -126,7 +166,11 @@ def test_command(folder: Path, tmp_path: Path) -> None:
         assert told["metrics"]["auroc_forecaster"][name] >= least
         assert told["metrics"]["auroc_forecaster_w8a8"][name] >= least - 0.03
         assert told["metrics"]["auroc_autoencoder"][name] >= least - 0.05
+    for name, least in run.LEAST.items():
+        assert told["metrics"]["auroc_forecaster_statistics"][name] >= least - 0.03
+    assert told["metrics"]["auroc_mean"]["forecaster_statistics"] >= told["metrics"]["auroc_mean"]["transformer"]
     assert sum(told["metrics"]["found_forecaster"].values()) >= 2
+    assert sum(told["metrics"]["found_forecaster_statistics"].values()) >= 5
     assert told["metrics"]["channel_difference"] < 1e-4 and told["metrics"]["channels_in_a_call"] == 64
     assert f"verdict: {told['verdict']}" in done.stdout
     assert (tmp_path / "a.html").read_text().count("<svg") == 8

@@ -170,19 +170,23 @@ INT4 = rt.W4A8(rounding="gptq")
 
 
 @pytest.mark.parametrize(
-    ("scheme", "apart"),
-    [({"cell": INT4, "head": INT4, "*": "float32"}, 0), ({"spectrum": "float32", "conv1": "float32", "*": INT4}, 512)],
+    "scheme",
+    [{"cell": INT4, "head": INT4, "*": "float32"}, {"spectrum": "float32", "conv1": "float32", "*": INT4}],
     ids=["cell-and-head", "all-but-magnitudes"],
 )
 def test_int4_rounded_for_its_inputs_hears_the_same_segments(
-    model: Vad, audio: Tensor, wanted: Any, segments_of: Any, scheme: Any, apart: int
+    model: Vad, audio: Tensor, wanted: Any, segments_of: Any, scheme: Any
 ) -> None:
-    """All 19, no edge further off than a chunk. Convolutions are then int8; magnitudes span too much for a scale of their own."""
+    """All 19, no edge further off than a chunk. Convolutions are then int8; magnitudes span too much for a scale of their own.
+
+    Which numbers a weight is rounded to depends on the last bits of second moments, which are those of a machine's BLAS: on one
+    no edge of the first is off, on another one is.
+    """
     chunks = vad_chunks(audio)
     listener = Listener(model, scheme, calibration_of(model, chunks[:CALIBRATION_CHUNKS]))
     found = segments_of(listener, audio)
     assert len(found) == SEGMENTS
-    assert all(abs(a[edge] - b[edge]) <= apart for a, b in zip(found, wanted[0]) for edge in ("start", "end"))
+    assert all(abs(a[edge] - b[edge]) <= 512 for a, b in zip(found, wanted[0]) for edge in ("start", "end"))
 
 
 def test_int4_to_the_nearest_is_further_off(model: Vad, audio: Tensor, wanted: Any) -> None:

@@ -36,7 +36,7 @@ class Event:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """scores [n], NaN where a value is missing; ns_per_value: of the one pass that gave them."""
+    """scores [n], NaN where a value is missing; ns_per_value: of the pass, or the calls, that gave them."""
 
     table: Table
     thresholds: dict[str, float]
@@ -51,12 +51,20 @@ def parts(values: F64, seconds: F64 | None) -> F64:
     return np.stack([Records(a, b, c).score_series(values, seconds) for a, b, c in alone])
 
 
-def find(table: Table, thresholds: dict[str, float]) -> Found:
-    """thresholds: range, season, jump, as Records has them."""
+def find(table: Table, thresholds: dict[str, float], scored: tuple[F64, int] | None = None) -> Found:
+    """thresholds: range, season, jump, as Records has them. scored: the scores by these and the ns that they took, where the
+    values were scored as they came."""
+    if scored is not None:
+        return _found(table, thresholds, *scored)
     detector = Records(thresholds["range"], thresholds["season"], thresholds["jump"])
     begin = time.perf_counter_ns()
     scores = detector.score_series(table.values, table.seconds)
-    took = time.perf_counter_ns() - begin
+    return _found(table, thresholds, scores, time.perf_counter_ns() - begin)
+
+
+def _found(table: Table, thresholds: dict[str, float], scores: F64, took: int) -> Found:
+    if not (scores >= 1).any():
+        return Found(table, thresholds, scores, [], took / len(scores))
     each = parts(table.values, table.seconds) / np.array([thresholds[rule] for rule in RULES])[:, None]
     return Found(table, thresholds, scores, events(scores, each), took / len(scores))
 

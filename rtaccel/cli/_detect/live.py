@@ -8,9 +8,12 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from rtaccel.cli._detect import braille, table
 from rtaccel.core.errors import BackendUnavailable
@@ -22,22 +25,35 @@ HEIGHT, SHOWN_ALERTS, EVERY = 12, 6, 0.05
 
 
 class Series:
-    """What has come so far: values, scores, and the alerts as (time as the file has it, value, score)."""
+    """What has come so far: times, values, scores, and the alerts as (time as the file has it, value, score). spent_ns: by the
+    calls that scored."""
 
     def __init__(self, detector: Records) -> None:
         self.detector = detector
+        self.spent_ns = 0
+        self.stamps: list[str] = []
+        self.seconds: list[float] = []
         self.values: list[float] = []
         self.scores: list[float] = []
         self.alerts: list[tuple[str, float, float]] = []
 
     def add(self, stamp: str, seconds: float | None, value: float) -> bool:
         """Scores one value; True for an alert. A missing value is NaN and has no score."""
+        begin = time.perf_counter_ns()
         score = float(self.detector.score_one(value) if seconds is None else self.detector.score_one(value, seconds))
+        self.spent_ns += time.perf_counter_ns() - begin
+        self.stamps.append(stamp)
+        self.seconds.append(math.nan if seconds is None else seconds)
         self.values.append(value)
         self.scores.append(score)
         if score >= 1:
             self.alerts.append((stamp, value, score))
         return score >= 1
+
+    def table(self, known: table.Table) -> table.Table:
+        """What was scored, as the file `known` was read from has it."""
+        seconds = None if known.seconds is None else np.array(self.seconds)
+        return replace(known, seconds=seconds, values=np.array(self.values), stamps=self.stamps)
 
 
 def watch(path: Path, known: table.Table, detector: Records, follow: bool, rows_per_second: float) -> Series:

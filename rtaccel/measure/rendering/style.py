@@ -47,6 +47,7 @@ td .range { display: block; font-size: 12px; color: var(--soft); }
 td b { font-weight: 650; }
 .swatch { display: inline-block; width: 10px; height: 10px; border-radius: 3px; margin-right: 9px; }
 svg { display: block; width: 100%; height: auto; }
+.narrow + .wide, .narrow ~ .narrow { margin-top: 18px; }
 .grid { stroke: var(--grid); stroke-width: 1; } .base { stroke: var(--rule); stroke-width: 1; }
 .bars { fill-opacity: 0.85; } .mark { stroke-width: 2; }
 .curve { fill: none; stroke-width: 2; stroke-linejoin: round; }
