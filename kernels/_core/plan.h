@@ -8,7 +8,7 @@
 
 #include "_core/memory.h"
 #include "_core/stage.h"
-#include "_core/thread_pool.h"
+#include "_system/thread_pool.h"
 
 namespace rta {
 
