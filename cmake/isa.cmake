@@ -39,6 +39,16 @@ if(RTACCEL_ONLY)
   list(REMOVE_ITEM RTACCEL_ISAS ${left_out})
 endif()
 
+# Leaves out of a list the files for other systems than the target's: those end in _<system>.cc.
+function(rtaccel_of_this_system list)
+  set(others linux darwin)
+  string(TOLOWER "${CMAKE_SYSTEM_NAME}" own)
+  list(REMOVE_ITEM others "${own}")
+  list(JOIN others "|" others)
+  list(FILTER ${list} EXCLUDE REGEX "_(${others})\\.cc$")
+  set(${list} ${${list}} PARENT_SCOPE)
+endfunction()
+
 # Sets ${result} to the sources of the core: every kernels/*/*.cc, and for every kernels/*/cpu_*.h that defines
 # register_kernels one file per instruction set. A hand-written file that is meant for one set ends in _<set>.cc: it gets
 # the set's flags, and is left out on machines of another kind.
@@ -46,6 +56,7 @@ function(rtaccel_kernel_sources result)
   set(folder "${PROJECT_SOURCE_DIR}/kernels")
   file(GLOB sources CONFIGURE_DEPENDS "${folder}/*/*.cc")
   list(FILTER sources EXCLUDE REGEX "_(avx|amx|neon)[a-z0-9]*\\.cc$")
+  rtaccel_of_this_system(sources)
   foreach(isa ${RTACCEL_ISAS})
     file(GLOB own CONFIGURE_DEPENDS "${folder}/*/*_${isa}.cc")
     if(own AND NOT isa STREQUAL "portable")

@@ -7,11 +7,12 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ARCHITECTURES = ("x86_64", "aarch64")
 GLIBC = (2, 28)
+MACOS = (11, 0)  # the first for Apple's processors
 VERSIONS = ((3, 10), (3, 11), (3, 12), (3, 13), (3, 14))
 STABLE = (3, 12)  # nanobind's stable ABI begins here: pyproject.toml's wheel.py-api
 
@@ -70,6 +71,34 @@ class Target:
 
     def runs_on(self, version: tuple[int, int]) -> bool:
         return version >= STABLE if self.stable else version == self.interpreter.version
+
+
+@dataclass(frozen=True)
+class MacTarget(Target):
+    """The wheel for Apple's processors, made by an interpreter of this machine: its headers serve, as for 64-bit ARM."""
+
+    arch: str = "arm64"
+    interpreter: Interpreter = field(kw_only=True)
+
+    @property
+    def platform(self) -> str:
+        return f"macosx_{MACOS[0]}_{MACOS[1]}_{self.arch}"
+
+    @property
+    def zig(self) -> str:
+        return f"aarch64-macos.{MACOS[0]}.{MACOS[1]}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.tag}-macos"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        own = self.interpreter.name.replace(".", "")
+        return {
+            "_PYTHON_HOST_PLATFORM": f"macosx-{MACOS[0]}.{MACOS[1]}-{self.arch}",
+            "SETUPTOOLS_EXT_SUFFIX": f".cpython-{own}-darwin.so",
+        }
 
 
 def serves(wheel: str, target: Target) -> bool:

@@ -142,6 +142,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--no-network", action="store_true", help="nothing is downloaded: tries what is here")
     given = parser.parse_args(words)
     out, work = given.out.resolve(), given.work.resolve()
+    arm = given.arm_root and given.arm_root.resolve()
     out.mkdir(parents=True, exist_ok=True)
     here = found_interpreters()
     wanted, missing = targets(here, given.arch or list(ARCHITECTURES))
@@ -170,7 +171,7 @@ def main(words: list[str] | None = None) -> int:
         print(f"{sdist.name}: {of_sdist(sdist, here[-1], work, given.try_sdist)}", flush=True)
     for target, wheel in made:
         tried = on_this_machine if target.arch == os.uname().machine else on_arm
-        for line in tried(wheel, target, here, work, arm_root=given.arm_root, network=not given.no_network):
+        for line in tried(wheel, target, here, work, arm_root=arm, network=not given.no_network):
             print(f"{wheel.name}: {line}", flush=True)
     return 0
 

@@ -3,7 +3,7 @@
 set(CMAKE_TRY_COMPILE_PLATFORM_VARIABLES RTACCEL_ZIG RTACCEL_ZIG_TARGET)
 string(REGEX MATCH "^[^-]+" processor "${RTACCEL_ZIG_TARGET}")
 set(CMAKE_SYSTEM_NAME Linux)
-if(RTACCEL_ZIG_TARGET MATCHES "-(macos|windows)")  # release/foreign.py: an archive of objects, as nothing can be tried here
+if(RTACCEL_ZIG_TARGET MATCHES "-(macos|windows)")  # release/macos.py: what can be tried here is not it
   set(CMAKE_SYSTEM_NAME Darwin)
   if(RTACCEL_ZIG_TARGET MATCHES "-windows")
     set(CMAKE_SYSTEM_NAME Windows)
@@ -12,6 +12,7 @@ if(RTACCEL_ZIG_TARGET MATCHES "-(macos|windows)")  # release/foreign.py: an arch
   set(CMAKE_CXX_ARCHIVE_APPEND "\"${RTACCEL_ZIG}\" ar q <TARGET> <OBJECTS>")
   set(CMAKE_CXX_ARCHIVE_FINISH "\"${RTACCEL_ZIG}\" ranlib <TARGET>")
   set(CMAKE_INSTALL_NAME_TOOL /bin/true)
+  set(CMAKE_STRIP /bin/true)
 endif()
 set(CMAKE_SYSTEM_PROCESSOR "${processor}")
 set(CMAKE_CXX_COMPILER "${RTACCEL_ZIG}" c++)

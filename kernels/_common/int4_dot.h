@@ -175,10 +175,16 @@ static inline __attribute__((always_inline)) void int4_dot(const uint8_t* w, con
 #pragma GCC unroll 4
           for (int p = 0; p < P; ++p) sum[r][plane][p].flush();
     };
+    // Few rows take 8 steps in one piece, as their loop would cost. Many do not feel it, and are smaller so.
 #pragma GCC unroll 1
     for (; steps >= 8; steps -= 8) {
+      if constexpr (R * Planes * P >= 4) {
+#pragma GCC unroll 2
+        for (int i = 0; i < 8; ++i) step();
+      } else {
 #pragma GCC unroll 8
-      for (int i = 0; i < 8; ++i) step();
+        for (int i = 0; i < 8; ++i) step();
+      }
       flush();
     }
     if (steps) {

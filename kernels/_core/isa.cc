@@ -56,20 +56,35 @@ constexpr Feature kKnown[] = {
     {"avx512bf16", 7, 1, 0, 5, kZmm},
 };
 
-unsigned saved_state() {
-  unsigned a, b, c, d;
-  constexpr unsigned kSaves = 1u << 27;  // OSXSAVE
-  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & kSaves)) return 0;
-  __asm__("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
-  return a;
+// What CPUID says, asked once: in a virtual machine each question leaves it, which took 4 us here (2026-11), and one
+// for each feature took a third of a first load.
+struct Leaves {
+  unsigned one[4] = {}, seven[4] = {}, more[4] = {};  // leaf 1; leaf 7; its subleaf 1
+  unsigned saved = 0;                                 // XCR0: the registers that the system saves
+
+  Leaves() {
+    unsigned most, b, c, d;
+    __cpuid(0, most, b, c, d);
+    if (most < 7) return;
+    __cpuid(1, one[0], one[1], one[2], one[3]);
+    __cpuid_count(7, 0, seven[0], seven[1], seven[2], seven[3]);
+    if (seven[0] >= 1) __cpuid_count(7, 1, more[0], more[1], more[2], more[3]);
+    constexpr unsigned kSaves = 1u << 27;  // OSXSAVE
+    if (one[2] & kSaves) __asm__("xgetbv" : "=a"(saved), "=d"(d) : "c"(0));
+  }
+};
+
+const Leaves& leaves() {
+  static const Leaves asked;
+  return asked;
 }
 
 bool has(const char* name) {
   for (const Feature& f : kKnown) {
     if (std::strcmp(f.name, name) != 0) continue;
-    unsigned reg[4];
-    if (!__get_cpuid_count(f.leaf, f.subleaf, &reg[0], &reg[1], &reg[2], &reg[3])) return false;
-    return (reg[f.reg] >> f.bit & 1) && (saved_state() & f.state) == f.state;
+    const Leaves& all = leaves();
+    const unsigned* reg = f.leaf == 1 ? all.one : f.subleaf ? all.more : all.seven;
+    return (reg[f.reg] >> f.bit & 1) && (all.saved & f.state) == f.state;
   }
   return false;
 }
@@ -79,10 +94,10 @@ bool has(const char* name) {
 // that can be refused, by an old kernel or because a signal stack is too small to hold them.
 [[maybe_unused]] bool has_amx() {
 #if defined(__x86_64__) && defined(__linux__)
-  constexpr unsigned kFeatures = 7, kTile = 1u << 24, kInt8 = 1u << 25;
+  constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25;
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  unsigned a, b, c, d;
-  if (!__get_cpuid_count(kFeatures, 0, &a, &b, &c, &d) || !(d & kTile) || !(d & kInt8)) return false;
+  const unsigned d = leaves().seven[3];
+  if (!(d & kTile) || !(d & kInt8)) return false;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
   return false;
@@ -152,6 +167,13 @@ uint32_t usable_sets() {
 }
 
 }  // namespace
+
+#if defined(__x86_64__)
+bool cpu_has_sha256() {
+  constexpr unsigned kSha = 1u << 29, kSse41 = 1u << 19;
+  return (leaves().seven[1] & kSha) && (leaves().one[2] & kSse41);
+}
+#endif
 
 const char* isa_name(Isa isa) { return row(isa).name; }
 

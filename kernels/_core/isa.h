@@ -15,6 +15,9 @@ enum class Isa : int {
 
 const char* isa_name(Isa isa);
 
+// Whether this CPU, an x86-64, has instructions for sha256. What CPUID says is kept here.
+bool cpu_has_sha256();
+
 // NULL where this CPU has the set and RTACCEL_CPU_ISA allows it, else the reason why not (valid until the next call in
 // this thread). The variable is read once.
 const char* isa_missing(Isa isa);

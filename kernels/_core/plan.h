@@ -1,5 +1,5 @@
-// What a plan holds. plan.cc builds and runs it, plan_threads.cc decides what threads share, plan_profile.cc times its
-// stages, plan_abi.cc is the C ABI.
+// What a plan holds. plan_build.cc makes it, plan.cc runs it, plan_threads.cc decides what threads share,
+// plan_profile.cc times its stages, plan_abi.cc is the C ABI.
 #pragma once
 
 #include <atomic>
@@ -8,7 +8,7 @@
 
 #include "_core/memory.h"
 #include "_core/stage.h"
-#include "_core/thread_pool.h"
+#include "_system/thread_pool.h"
 
 namespace rta {
 
@@ -149,7 +149,7 @@ struct rta_plan : rta_plan_body {
 
   bool staged(int id) const { return roles[id] == RTA_INNER || roles[id] == RTA_STATE || values[id].dtype == RTA_INT8; }
   size_t packed_bytes() const { return weights->used() + in_place; }
-  bool weights_exceed_l2() const { return packed_bytes() > rta::kNearBytes; }
+  bool weights_exceed_l2() const { return RTA_WANTS_FAR_WEIGHTS && packed_bytes() > rta::kNearBytes; }
   int64_t sample_bytes(int id) const { return values[id].pitch * values[id].steps; }
 
   // Another plan's body is put in place of this one's when the next call begins (plan_threads.cc).

@@ -230,7 +230,7 @@ void add_kernel_row(KernelRow* row, Isa isa, const char* op, const char* stem, c
 // What is not wanted is not even compiled.
 #define add_kernel(isa, op, stem, ...)                                                   \
   do {                                                                                   \
-    if constexpr (RTA_WANTS(op, stem)) {                                                 \
+    if constexpr (RTA_WANTS_KERNEL(isa, op, stem)) {                                     \
       static ::rta::KernelRow row;                                                       \
       static_assert(sizeof stem + 12 <= sizeof row.name, "the name has room for a set"); \
       ::rta::add_kernel_row(&row, isa, op, stem, __VA_ARGS__);                           \

@@ -106,6 +106,11 @@ class Int4Stage final : public Stage {
   // cache; as many rows at a time as the registers hold, and no last one alone where it can be helped.
   template <int Q>
   void all(const Rows& rows, const uint8_t* w, int64_t column) const {
+    if constexpr (RTA_WANTS_PAIRS(S::kLanes, kPairs, Q)) wanted<Q>(rows, w, column);
+  }
+
+  template <int Q>
+  void wanted(const Rows& rows, const uint8_t* w, int64_t column) const {
     if (rows.count == 1) return part<1, Q, Q>(rows, w, column, 0);
     for (int p = 0; p < Q; ++p, w += S::kLanes * 4, column += 2 * S::kLanes)
       for (int64_t r = 0; r < rows.count;) {
@@ -176,6 +181,10 @@ Int4Stage<S, Planes>::Int4Stage(const StageSpec& spec) {
   all_pairs_ = (layer_.n + 2 * S::kLanes - 1) / (2 * S::kLanes);
   tiles_ = all_pairs_ / kPairs + __builtin_popcountll(static_cast<uint64_t>(all_pairs_ % kPairs));
   constexpr int64_t lanes = 2 * S::kLanes;
+  for (int64_t pairs = kPairs; pairs; pairs /= 2)
+    if (!RTA_WANTS_PAIRS(S::kLanes, kPairs, pairs) &&
+        (pairs == kPairs ? all_pairs_ >= kPairs : (all_pairs_ % kPairs & pairs) != 0))
+      fail("%lld outputs, for which this was not built", static_cast<long long>(layer_.n));
   layer_.multiplier = padded_copy(spec, attrs.floats("multiplier", layer_.n), layer_.n, lanes);
   layer_.offset = padded_copy(spec, attrs.floats("offset", layer_.n), layer_.n, lanes);
 

@@ -114,8 +114,9 @@ class LinearStage : public Stage {
     Cursor at{layer_.x.row(run, share.row), layer_.row_scale.exists() ? layer_.row_scale.row(run, share.row) : nullptr,
               layer_.y.row(run, share.row)};
     int64_t left = share.row_end - share.row;
-    const bool weights_exceed_l2 = V <= kPartVectors && layer_.x.rows(run) > kRows && run.weights_exceed_l2;
-    if constexpr (kBlocked && V <= kPartVectors && RTA_MOST_ROWS > kRows)
+    const bool weights_exceed_l2 =
+        RTA_WANTS_FAR_WEIGHTS && V <= kPartVectors && layer_.x.rows(run) > kRows && run.weights_exceed_l2;
+    if constexpr (kBlocked && V <= kPartVectors && RTA_MOST_ROWS > kRows && RTA_WANTS_FAR_WEIGHTS)
       if (weights_exceed_l2) return blocked<V>(at, w, column, left);
     const int64_t passes = passes_of(left);
     const char* next = w + groups_ * V * Kind<S>::kStep;

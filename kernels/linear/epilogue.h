@@ -40,37 +40,10 @@ static inline __attribute__((always_inline)) void store_rounded(uint8_t* to, con
   store_bytes<S, V>(to, q, zero, 0);
 }
 
-// Applies the activation to a tile of R rows by V vectors and writes it. The cheap ones work in registers.
+// Writes R rows of V vectors: as float32, or rounded to bytes.
 template <class S, int R, int V>
-static inline void epilogue(const LinearLayer& p, typename S::F (&t)[R][V], char* y, int64_t column) {
-  using F = typename S::F;
-  if (p.bounds_alone) {
-    const Bounds bounds = p.bounds;
-#pragma GCC unroll 6
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) t[r][v] = bounds.within<S>(t[r][v]);
-  } else if (p.activation == Activation::kLeakyRelu) {
-#pragma GCC unroll 6
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) t[r][v] = activate<S>(Activation::kLeakyRelu, p.parameter, t[r][v]);
-  } else {
-    alignas(64) float values[R * V * S::kLanes];
-#pragma GCC unroll 6
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) S::store(values + (r * V + v) * S::kLanes, t[r][v]);
-    activate_in_place<S>(p.activation, p.parameter, values, R * V);
-    const F inv_scale = S::set(p.y_inv_scale);
-#pragma GCC unroll 6
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) {
-        t[r][v] = S::load(values + (r * V + v) * S::kLanes);
-        if (p.int8_out) t[r][v] = S::mul(t[r][v], inv_scale);
-      }
-  }
+static inline __attribute__((always_inline)) void write_tile(const LinearLayer& p, const typename S::F (&t)[R][V],
+                                                             char* y, int64_t column) {
   // What the loops need is read before they write: a write could, for all the compiler knows, change the layer.
   const int64_t pitch = p.y.pitch, left = p.n - column;
   if (p.int8_out) {
@@ -94,6 +67,65 @@ static inline void epilogue(const LinearLayer& p, typename S::F (&t)[R][V], char
           S::store_n(at, t[r][v], static_cast<int>(left) - v * S::kLanes);
       }
   }
+}
+
+// The end of a tile whose activation works in registers. False, and nothing is done, where it does not.
+template <class S, int R, int V>
+static inline __attribute__((always_inline)) bool end_in_registers(const LinearLayer& p, typename S::F (&t)[R][V],
+                                                                   char* y, int64_t column) {
+  if (p.bounds_alone) {
+    const Bounds bounds = p.bounds;
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) t[r][v] = bounds.within<S>(t[r][v]);
+  } else if (RTA_WANTS_ACTIVATION("leaky_relu") && p.activation == Activation::kLeakyRelu) {
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) t[r][v] = activate<S>(Activation::kLeakyRelu, p.parameter, t[r][v]);
+  } else {
+    return false;
+  }
+  write_tile<S, R, V>(p, t, y, column);
+  return true;
+}
+
+// One copy of a function, for all that calls it with a number.
+#if defined(__GNUC__) && !defined(__clang__)
+#define RTA_ONE_COPY __attribute__((noinline, noclone))
+#else
+#define RTA_ONE_COPY __attribute__((noinline))
+#endif
+
+// The end of so many rows of V vectors that lie in memory, whatever the activation is. Compiled once for all numbers of
+// rows: the function takes longer than what each row adds.
+template <class S, int V>
+RTA_ONE_COPY static void end_in_memory(const LinearLayer& p, float* values, int rows, char* y, int64_t column) {
+  activate_in_place<S>(p.activation, p.parameter, values, rows * V);
+  const auto inv_scale = S::set(p.y_inv_scale);
+  const int64_t pitch = p.y.pitch;
+  for (; rows > 0; --rows, values += V * S::kLanes, y += pitch) {
+    typename S::F t[1][V];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      t[0][v] = S::load(values + v * S::kLanes);
+      if (p.int8_out) t[0][v] = S::mul(t[0][v], inv_scale);
+    }
+    write_tile<S, 1, V>(p, t, y, column);
+  }
+}
+
+// Applies the activation to a tile of R rows by V vectors and writes it. The cheap ones work in registers.
+template <class S, int R, int V>
+static inline void epilogue(const LinearLayer& p, typename S::F (&t)[R][V], char* y, int64_t column) {
+  if (end_in_registers<S, R, V>(p, t, y, column)) return;
+  alignas(64) float values[R * V * S::kLanes];
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) S::store(values + (r * V + v) * S::kLanes, t[r][v]);
+  end_in_memory<S, V>(p, values, R, y, column);
 }
 
 // Sums to numbers: float32(sum) * multiplier, times the row's scale where rows have one, + offset; two or three
@@ -133,6 +165,25 @@ static inline __attribute__((always_inline)) void to_floats(const LinearLayer& p
   }
 }
 
+// The general end of `rows` rows of sums [rows][V], 6 at most. Not inlined: it would take registers from the short
+// ones. Compiled once for all numbers of rows.
+template <class S, int V>
+RTA_ONE_COPY static void dequantize(const LinearLayer& p, const typename S::I* sums, int rows, char* y, int64_t column,
+                                    const char* row_scale) {
+  alignas(64) float values[6 * V * S::kLanes];
+  bool ended = true;
+  for (int r = 0; r < rows; ++r, sums += V) {
+    typename S::F t[1][V];
+    rescale<S, 1, V>(p, *reinterpret_cast<const typename S::I(*)[1][V]>(sums), t, column,
+                     row_scale ? row_scale + r * p.row_scale.pitch : nullptr);
+    ended = end_in_registers<S, 1, V>(p, t, y + r * p.y.pitch, column);
+    if (ended) continue;
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) S::store(values + (r * V + v) * S::kLanes, t[0][v]);
+  }
+  if (!ended) end_in_memory<S, V>(p, values, rows, y, column);
+}
+
 // Fails for a layer that needs tiles or rows which were left out of this build (wanted.h).
 void check_rows(const LinearLayer& p);
 
@@ -140,7 +191,8 @@ template <class S>
 static void check_tiles(const LinearLayer& p, int most) {
   const int64_t vectors = (p.n + S::kLanes - 1) / S::kLanes;
   for (int v = 1; v <= most; ++v)
-    if (((v == most && vectors > most) || v == (vectors - 1) % most + 1) && !RTA_WANTS_TILE(S::kLanes, most, v))
+    if (((v == most && vectors > most) || v == (vectors - 1) % most + 1) &&
+        !(RTA_WANTS_TILE(S::kLanes, most, v) && RTA_WANTS_END(p.int8_out, S::kLanes, most, v)))
       fail("%lld outputs, for which this was not built", static_cast<long long>(p.n));
   check_rows(p);
 }

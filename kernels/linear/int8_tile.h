@@ -49,7 +49,8 @@ struct Int8 {
       }
     };
     int64_t g = 0;
-    if constexpr (R > 3 && V == kPartVectors)  // a loop of its own: asking each time costs the other 1 %
+    if constexpr (R > 3 && V == kPartVectors &&
+                  RTA_WANTS_FAR_WEIGHTS)  // a loop of its own: asking each time costs the other 1 %
       for (; ahead.weights && g < groups; ++g) {
         step(0, g);
         ahead.fetch<kStep>();
@@ -66,25 +67,18 @@ struct Int8 {
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
         for (int c = 1; c < C; ++c) acc[0][r][v] = S::add_int(acc[0][r][v], acc[c][r][v]);
-    if (p.bounded)
-      return requantize<S, R, V>(acc[0], p.multiplier + column, p.offset + column,
-                                 reinterpret_cast<uint8_t*>(y) + column, p.y.pitch, p.y_zero, p.y_low);
-    if (p.plain && p.n - column >= V * S::kLanes) return to_floats<S, R, V>(p, acc[0], y, column);
+    if constexpr (RTA_WANTS_END(true, S::kLanes, S::kTileVectors, P))
+      if (p.bounded)
+        return requantize<S, R, V>(acc[0], p.multiplier + column, p.offset + column,
+                                   reinterpret_cast<uint8_t*>(y) + column, p.y.pitch, p.y_zero, p.y_low);
+    if constexpr (RTA_WANTS_END(false, S::kLanes, S::kTileVectors, P))
+      if (p.plain && p.n - column >= V * S::kLanes) return to_floats<S, R, V>(p, acc[0], y, column);
     I sum[R][V];  // a copy, so that no sum lives in memory above
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v)
 #pragma GCC unroll 6
       for (int r = 0; r < R; ++r) sum[r][v] = acc[0][r][v];
-    dequantize<R, V>(p, sum, y, column, row_scale);
-  }
-
-  // The general end. Not inlined: it would take registers from the short one.
-  template <int R, int V>
-  __attribute__((noinline)) static void dequantize(const LinearLayer& p, const typename S::I (&sum)[R][V], char* y,
-                                                   int64_t column, const char* row_scale) {
-    typename S::F t[R][V];
-    rescale<S, R, V>(p, sum, t, column, row_scale);
-    epilogue<S, R, V>(p, t, y, column);
+    dequantize<S, V>(p, sum[0], R, y, column, row_scale);
   }
 };
 
@@ -208,7 +202,7 @@ class Int8Wide {
     for (int v = 0; v < V; ++v)
 #pragma GCC unroll 6
       for (int r = 0; r < R; ++r) copy[r][v] = sum[r][v];
-    Int8<S>::template dequantize<R, V>(p_, copy, at.y, column, at.scale);
+    dequantize<S, V>(p_, copy[0], R, at.y, column, at.scale);
   }
 
   const LinearLayer& p_;

@@ -28,7 +28,7 @@ struct Prefetch {
 
   template <int kStep>
   inline void fetch() {
-    if (!weights) return;
+    if (!RTA_WANTS_FAR_WEIGHTS || !weights) return;
     __builtin_prefetch(weights);
     if (vectors == 2) __builtin_prefetch(weights + kStep);
     weights += vectors * kStep;

@@ -11,7 +11,7 @@
 #pragma once
 
 #include "_common/checks.h"
-#include "_core/thread_pool.h"
+#include "_system/thread_pool.h"
 #include "recurrent/cells.h"
 #include "recurrent/dots.h"
 #include "recurrent/int4.h"

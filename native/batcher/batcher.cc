@@ -1,13 +1,8 @@
 // Making, starting and stopping a batcher.
 #include "batcher.h"
 
-#include <linux/futex.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
-#include <climits>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -34,16 +29,6 @@ int batcher_error(const char* format, ...) {
   std::vsnprintf(error_text, sizeof error_text, format, args);
   va_end(args);
   return -1;
-}
-
-void futex_wait(std::atomic<uint32_t>& word, uint32_t value, int64_t until_ns) {
-  timespec until = {until_ns / 1'000'000'000, until_ns % 1'000'000'000};
-  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, value,
-          until_ns == INT64_MAX ? nullptr : &until, nullptr, FUTEX_BITSET_MATCH_ANY);
-}
-
-void futex_wake(std::atomic<uint32_t>& word) {
-  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT_MAX, nullptr, nullptr, 0);
 }
 
 namespace {
@@ -106,8 +91,8 @@ int64_t rta_batcher::now() const {
 void rta_batcher::end() {
   std::atomic<uint32_t>&ended_word = ended, &made_word = made;
   ended.store(1);
-  futex_wake(ended_word);
-  futex_wake(made_word);
+  rta::os::wake_all(ended_word);
+  rta::os::wake_all(made_word);
 }
 
 // Batches of a few sizes, of zeros; the streams are as before afterwards.
@@ -182,7 +167,7 @@ RTA_API int rta_batcher_wait_stopped(rta_batcher* b, int64_t timeout_ns) {
   const bool served = b->workers && !b->workers->manual && !forked(b);
   while (served && b->ended.load() == 0) {
     if (rta_latest_now_ns() >= until) return 0;
-    futex_wait(b->ended, 0, until);
+    rta::os::wait_at(b->ended, 0, until);
   }
   if (b->own) b->own->end();
   if (b->started && !forked(b)) b->start_anew();

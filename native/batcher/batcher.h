@@ -9,16 +9,13 @@
 #include <string>
 #include <vector>
 
+#include "_system/os.h"
 #include "rta_batcher.h"
 #include "workers.h"
 
 namespace rta_serve {
 
 int batcher_error(const char* format, ...) __attribute__((format(printf, 1, 2)));
-
-// Sleeps while the word has this value: at most until a time, or for ever with INT64_MAX.
-void futex_wait(std::atomic<uint32_t>& word, uint32_t value, int64_t until_ns);
-void futex_wake(std::atomic<uint32_t>& word);
 
 // One stream's place for a sample; the sample's bytes follow it. Whoever brings `word` to kBusy has it.
 enum : uint32_t { kEmpty = 0, kBusy = 1, kWaiting = 2 };

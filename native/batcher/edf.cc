@@ -138,7 +138,7 @@ void rta_workers::sleep(const Choice& choice) {
   for (const Candidate& c : candidates)
     quiet &= c.whole || c.batcher->missing() > 0;  // a stream may have been removed meanwhile
   for (rta_batcher* b : batchers) quiet &= !b->blocked.load() || !b->place();
-  if (quiet) futex_wait(asleep, 1, choice.sleep_until);
+  if (quiet) rta::os::wait_at(asleep, 1, choice.sleep_until);
   asleep.store(0);
 }
 

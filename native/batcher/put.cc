@@ -70,7 +70,7 @@ void rta_batcher::answer(int32_t index, int status, int64_t done) {
   if (word & kLeft)
     free_ticket(index);
   else if (word & kWaited)
-    futex_wake(t.word);
+    rta::os::wake_all(t.word);
 }
 
 // A worker clears the bit and reads `first`; or all sleep, and one has said before what is to wake it.
@@ -159,7 +159,7 @@ RTA_API int rta_batcher_wait(rta_batcher* b, int64_t id, int64_t timeout_ns) {
     if ((word & kPhase) == kAnswered) return 1;
     if (rta_latest_now_ns() >= until) return 0;
     if (!(word & kWaited) && !t->word.compare_exchange_strong(word, word | kWaited)) continue;
-    futex_wait(t->word, word | kWaited, until);
+    rta::os::wait_at(t->word, word | kWaited, until);
   }
 }
 
@@ -197,7 +197,7 @@ RTA_API int rta_batcher_next(rta_batcher* b, int64_t timeout_ns, rta_batch* batc
     if (b->ended.load() != 0 && b->made.load() == at) return -1;
     const int64_t at_ns = rta_latest_now_ns();
     if (at_ns >= until || b->config.manual) return 0;
-    futex_wait(b->made, at, std::min(until, at_ns + kLookNs));  // the end may come just before the sleep
+    rta::os::wait_at(b->made, at, std::min(until, at_ns + kLookNs));  // the end may come just before the sleep
   }
   const Results& r = b->results[at % kResults];
   *batch = {r.count, r.streams.data(), r.stamps.data(), r.y.data(), r.status.data()};

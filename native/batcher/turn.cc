@@ -257,7 +257,7 @@ int64_t rta_batcher::leave(int64_t began, int64_t took, int64_t planned, const B
       ++counts[r->status[i]];
     }
     made.fetch_add(1);
-    futex_wake(made);
+    rta::os::wake_all(made);
   }
   const int64_t done = now();
   if (n && done - began > allowed) {

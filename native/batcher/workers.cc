@@ -1,10 +1,7 @@
 // Threads that batchers share: making them, ending them, and what they do all day.
 #include "workers.h"
 
-#include <linux/futex.h>
-#include <sched.h>
 #include <signal.h>
-#include <sys/prctl.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -39,25 +36,18 @@ void* body(void* given) {
 
 }  // namespace
 
-void rta_workers::refuse(const std::string& what) {
+void rta_workers::refuse(const std::string& what, int error) {
   const std::lock_guard<std::mutex> one(refusing);
-  refused += (refused.empty() ? "" : "; ") + what + ": " + std::strerror(errno);
+  refused += (refused.empty() ? "" : "; ") + what + ": " + std::strerror(error);
 }
 
 void rta_workers::settle(Worker& self) {
-  prctl(PR_SET_NAME, "rtaccel-batch", 0, 0, 0);
-  prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0);
-  if (self.core >= 0) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    if (self.core < CPU_SETSIZE) CPU_SET(self.core, &set);
-    if (sched_setaffinity(0, sizeof set, &set) != 0) refuse("core " + std::to_string(self.core));
-  }
-  if (priority > 0) {
-    sched_param param = {};
-    param.sched_priority = priority;
-    if (sched_setscheduler(0, SCHED_FIFO, &param) != 0) refuse("SCHED_FIFO " + std::to_string(priority));
-  }
+  rta::os::name_thread("rtaccel-batch");
+  rta::os::sleep_exactly();
+  if (self.core >= 0)
+    if (const int error = rta::os::pin(self.core)) refuse("core " + std::to_string(self.core), error);
+  if (priority > 0)
+    if (const int error = rta::os::run_first(priority)) refuse("SCHED_FIFO " + std::to_string(priority), error);
 }
 
 bool rta_workers::start() {
@@ -75,7 +65,7 @@ bool rta_workers::start() {
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (code != 0) return batcher_error("no thread: %s", std::strerror(code)), false;
   for (uint32_t n = settled.load(); n < static_cast<uint32_t>(threads); n = settled.load())
-    futex_wait(settled, n, INT64_MAX);
+    rta::os::wait_at(settled, n, INT64_MAX);
   return true;
 }
 
@@ -107,7 +97,7 @@ void rta_workers::forget(const rta_batcher* batcher) {
 }
 
 void rta_workers::wake() {
-  if (asleep.exchange(0) != 0) futex_wake(asleep);
+  if (asleep.exchange(0) != 0) rta::os::wake_all(asleep);
 }
 
 void rta_workers::run(Worker& self, rta_batcher* batcher, int64_t began, int64_t took, int64_t planned) {
@@ -121,7 +111,7 @@ void rta_workers::run(Worker& self, rta_batcher* batcher, int64_t began, int64_t
 void rta_workers::work(Worker& self) {
   settle(self);
   settled.fetch_add(1);
-  futex_wake(settled);
+  rta::os::wake_all(settled);
   for (;;) {
     rta_batcher* batcher;
     int64_t planned = INT64_MAX;

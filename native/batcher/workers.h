@@ -93,7 +93,7 @@ struct rta_workers {
 
  private:
   void settle(rta_serve::Worker& self);
-  void refuse(const std::string& what);
+  void refuse(const std::string& what, int error);
   bool look(rta_serve::Choice& choice);
   int64_t plan(bool with_more);
   bool news() const;

@@ -2,8 +2,9 @@
 
 #include <cstring>
 
+#include "_core/isa.h"
+
 #if defined(__x86_64__)
-#include <cpuid.h>
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
@@ -58,11 +59,7 @@ void plain(uint32_t state[8], const uint8_t* at, size_t blocks) {
 }
 
 #if defined(__x86_64__)
-bool has_instructions() {
-  unsigned a, b, c, d;
-  constexpr unsigned kSha = 1u << 29, kSse41 = 1u << 19;
-  return __get_cpuid(1, &a, &b, &c, &d) && (c & kSse41) && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & kSha);
-}
+bool has_instructions() { return cpu_has_sha256(); }
 
 // The instructions keep the state as (a, b, e, f) and (c, d, g, h), and do two rounds each.
 __attribute__((target("sha,sse4.1,ssse3"))) void own(uint32_t state[8], const uint8_t* at, size_t blocks) {
@@ -128,8 +125,7 @@ bool Digest::operator==(const Digest& other) const { return std::memcmp(bytes, o
 
 Digest sha256(const void* data, size_t bytes) {
   const auto* at = static_cast<const uint8_t*>(data);
-  static const auto blocks_of =
-      has_instructions() ? own : plain;  // asking the processor takes 9 us in a virtual machine
+  static const auto blocks_of = has_instructions() ? own : plain;
   uint32_t state[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
   blocks_of(state, at, bytes / kBlock);
 

@@ -1,6 +1,5 @@
 // The host's clock: sleeping until shortly before a time, and spinning the rest.
-#include <time.h>
-
+#include "_system/os.h"
 #include "realtime/loop.h"
 
 namespace rta_realtime {
@@ -23,9 +22,7 @@ int64_t host_sleep(void* self, int64_t until) {
   const auto* stopping = static_cast<const std::atomic<int>*>(self);
   int64_t now = rta_latest_now_ns();
   while (now < until && !stopping->load(std::memory_order_relaxed)) {
-    const int64_t to = until - now > 2 * kSliceNs ? now + kSliceNs : until;
-    const timespec t = {static_cast<time_t>(to / 1'000'000'000), static_cast<long>(to % 1'000'000'000)};
-    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, nullptr);
+    rta::os::sleep_until(until - now > 2 * kSliceNs ? now + kSliceNs : until);
     now = rta_latest_now_ns();
   }
   return now;

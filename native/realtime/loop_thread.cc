@@ -1,13 +1,12 @@
 // The thread of a loop: what it asks of the system, its start and its end.
 #include <errno.h>
-#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <time.h>
 
 #include <cstring>
 
+#include "_system/os.h"
 #include "realtime/latest_memory.h"
 #include "realtime/loop.h"
 
@@ -33,19 +32,13 @@ void rta_loop::settle() {
   const auto note_all = [&](const std::string& what) {
     if (!what.empty()) note(what);
   };
-  prctl(PR_SET_NAME, "rtaccel-loop", 0, 0, 0);
-  prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0);
-  if (config.cpu >= 0) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    if (config.cpu < CPU_SETSIZE) CPU_SET(config.cpu, &set);
-    if (sched_setaffinity(0, sizeof set, &set) != 0)
-      note("core " + std::to_string(config.cpu) + ": " + std::strerror(errno));
-  }
+  rta::os::name_thread("rtaccel-loop");
+  rta::os::sleep_exactly();
+  if (config.cpu >= 0)
+    if (const int code = rta::os::pin(config.cpu))
+      note("core " + std::to_string(config.cpu) + ": " + std::strerror(code));
   if (config.priority > 0) {
-    sched_param param = {};
-    param.sched_priority = config.priority;
-    const int code = pthread_setschedparam(pthread_self(), SCHED_FIFO, &param);
+    const int code = rta::os::run_first(config.priority);
     if (code != 0) note("SCHED_FIFO " + std::to_string(config.priority) + ": " + std::strerror(code));
     put(stats->fifo, code == 0 ? config.priority : 0);
   }

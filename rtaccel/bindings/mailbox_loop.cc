@@ -1,13 +1,11 @@
 // A thread that makes a bound exchange again and again, without the GIL: how many answers a kernel gives beside others.
-#include <pthread.h>
-#include <sched.h>
-
 #include <algorithm>
 #include <atomic>
 #include <stdexcept>
 #include <thread>
 #include <vector>
 
+#include "_system/os.h"
 #include "bindings/mailbox.h"
 
 namespace nb = nanobind;
@@ -31,9 +29,11 @@ class MailboxLoop {
     answered_ = 0;
     failed_ = stop_ = false;
     go_ = core_ < 0;
+    pinned_ = 0;
     thread_ = std::thread([this] { run(); });
     running.push_back(this);
-    if (core_ >= 0 && !pin()) {
+    while (core_ >= 0 && pinned_ == 0) std::this_thread::yield();
+    if (pinned_ < 0) {
       end();
       throw nb::value_error("no such core for this process");
     }
@@ -64,6 +64,7 @@ class MailboxLoop {
 
  private:
   void run() {
+    if (core_ >= 0) pinned_ = rta::os::pin(core_) == 0 ? 1 : -1;
     while (!go_ && !stop_) std::this_thread::yield();
     while (!stop_) {
       if (step_->ended() || !step_->exchange_alone()) {
@@ -74,19 +75,12 @@ class MailboxLoop {
     }
   }
 
-  bool pin() {
-    if (core_ >= CPU_SETSIZE) return false;
-    cpu_set_t cores;
-    CPU_ZERO(&cores);
-    CPU_SET(core_, &cores);
-    return pthread_setaffinity_np(thread_.native_handle(), sizeof cores, &cores) == 0;
-  }
-
   nb::object owner_;  // keeps the storages too, though a tensor moves on
   const MailboxStep* step_;
   int core_;
   std::thread thread_;
   std::atomic<bool> go_{false}, stop_{false}, failed_{false};
+  std::atomic<int> pinned_{0};  // 1, or -1 where this process has no such core
   std::atomic<int64_t> answered_{0};
 };
 

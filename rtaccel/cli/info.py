@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 FOLDERS = {
     "include-dir": ("include", "rtaccel.h and rtaccel.hpp"),
-    "library-dir": ("", "librtaccel.so"),
+    "library-dir": ("", "librtaccel.so, on macOS librtaccel.dylib"),
     "cmake-dir": ("lib/cmake/rtaccel", "rtaccelConfig.cmake, for -Drtaccel_DIR="),
     "pkgconfig-dir": ("lib/pkgconfig", "rtaccel.pc, for PKG_CONFIG_PATH="),
 }

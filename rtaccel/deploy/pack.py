@@ -121,7 +121,9 @@ def pack(
     with tempfile.TemporaryDirectory(prefix="rtaccel-pack-") as temporary:
         work = Path(temporary)
         (work / "wanted.h").write_text(
-            wanted.header(plan, chosen, threads) if trim else wanted.everything(threads=not web)
+            wanted.header(plan, chosen, threads, _kernels_of_sets(chosen, family))
+            if trim
+            else wanted.everything(threads=not web)
         )
         ops = sorted({op for op, _, _ in chosen}) if trim else sorted({op for op, _, _ in native.kernels()})
         lines = [f'set(PACK_NAME "{label}")', f'set(PACK_OPS "{";".join(ops)}")', f'set(PACK_WANTED "{work}/wanted.h")']
@@ -231,10 +233,27 @@ def _sets(chosen: Sequence[tuple[str, str, str]], isa: Sequence[str], family: di
         return ["portable"]
     own = {kernel.rsplit("_", 1)[-1] for _, kernel, _ in chosen} & set(family)
     own |= {HANDS_ON[name] for name in own if name in HANDS_ON}
-    built = {name.rsplit("_", 1)[-1] for _, name, _ in native.kernels()} - {"portable"}
-    if not built & set(family):
+    if not _built() & set(family):
         own = {name for i in isa for name in _closure(i, family)} - {"portable"} or {"portable"}
     return [name for name in family if name in own]
+
+
+def _kernels_of_sets(
+    chosen: Sequence[tuple[str, str, str]], family: dict[str, str]
+) -> list[tuple[str, str, str]] | None:
+    """(operator, stem, set) of the chosen kernels, and of those that take what they leave. None for another processor, whose
+    best kernels are not known here."""
+    if family is pack_wasm.FAMILY or not _built() & set(family):
+        return None
+    found = []
+    for op, kernel, stem in chosen:
+        name = kernel.rsplit("_", 1)[-1]
+        found += [(op, stem, own) for own in (name, HANDS_ON.get(name)) if own]
+    return found
+
+
+def _built() -> set[str]:
+    return {name.rsplit("_", 1)[-1] for _, name, _ in native.kernels()} - {"portable"}
 
 
 def _header(label: str, loaded: LoadedModel, embedded: Path | None, memory: int, measured: bool) -> str:

@@ -52,7 +52,7 @@ class Options:
 
 def check_threads(threads: int, device: str, backend: str | None) -> None:
     """Raises UnsupportedProblem where a native plan cannot run on so many threads at once."""
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= min(cores, 32):
         raise UnsupportedProblem(
             "compile",

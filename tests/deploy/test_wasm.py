@@ -130,7 +130,8 @@ def test_streams_give_the_same_bits(tmp_path: Path) -> None:
     told = pack(file, tmp_path / "web", ["wasm"])
     assert told.measured
     assert told.files == ("voice.wasm", "voice.mjs", "rtaccel.mjs")
-    assert sum(size for _, size in told.sections) <= told.program_bytes <= 450_000
+    listed = sum(size for _, size in told.sections)  # by the linker, before Emscripten's own pass over the module
+    assert listed <= 1.01 * told.program_bytes <= 450_000
     assert stepped(tmp_path / "web", "voice", file, x) == b"".join(live.step(row).numpy().tobytes() for row in x)
 
 

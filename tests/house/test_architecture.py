@@ -85,14 +85,15 @@ KERNELS = {
     "_common/activations": 0,
     "_core": 0,
     "_simd": 0,
+    "_system": 0,
     "_common": 1,
     "_expression": 2,
     "_gpu": 2,
     "_persistent": 3,
     "recurrent": 4,
 }
-"""Floors inside kernels; operators are above all. `_core` and `_simd` share one: the runtime, and vectors for its kernels.
-Both read the table of activations, which knows nothing of ours."""
+"""Floors inside kernels; operators are above all. `_core`, `_simd` and `_system` share one: the runtime, vectors for its kernels,
+what a system gives it. The first two read the table of activations, which knows nothing of ours."""
 
 
 def room_of_kernels(path: Sequence[str]) -> str:

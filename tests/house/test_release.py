@@ -16,7 +16,7 @@ import rtaccel._native
 from tests.support.wheel import ROOT
 
 sys.path.insert(0, str(ROOT))
-from release import abi, foreign, wheels
+from release import abi, wheels
 from release.matrix import ARCHITECTURES, STABLE, VERSIONS, Interpreter, Target, serves, targets
 
 SYMBOLS = ROOT / "release" / "symbols.txt"
@@ -137,24 +137,3 @@ def test_every_exported_function_is_declared_in_a_public_header() -> None:
     text = "\n".join(path.read_text() for path in headers)
     missing = [name for name in SYMBOLS.read_text().split() if not re.search(rf"\b{name}\b", text)]
     assert missing == []
-
-
-@pytest.mark.skipif(foreign.zig() is None, reason="ziglang is not installed")
-def test_what_depends_on_the_system_compiles_for_macos(tmp_path: Path) -> None:
-    """`python -m release.foreign` compiles all; here are the sources that name what systems have."""
-    compiler = foreign.zig()
-    folders = [
-        "kernels",
-        "kernels/_core",
-        *(f"native/{p.name}" for p in (ROOT / "native").iterdir() if p.is_dir()),
-        "native",
-    ]
-    objects = []
-    for source in ("kernels/_core/thread_pool.cc", "kernels/_core/isa.cc", "native/model/artifact_bytes.cc"):
-        made = tmp_path / f"{Path(source).stem}.o"
-        command = [compiler, "c++", "-target", foreign.TARGET, "-std=c++20", "-O0", "-c", "-o", made, ROOT / source]
-        subprocess.run([*command, *(f"-I{ROOT / folder}" for folder in folders)], check=True, cwd=tmp_path)
-        assert foreign.is_for_macos(made)
-        objects.append(made)
-    subprocess.run([compiler, "ar", "rcs", tmp_path / "lib.a", *objects], check=True)
-    assert (tmp_path / "lib.a").read_bytes().startswith(b"!<arch>\n")

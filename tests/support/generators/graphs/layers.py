@@ -26,7 +26,7 @@ def linear(draw: Draw, x: Tensor, other: Tensor) -> Made:
 def product(draw: Draw, x: Tensor, other: Tensor) -> Made:
     k = x.shape[-1]
     if x.dim() != other.dim():
-        other = x
+        raise ValueError("of other ranks")
     return Made(
         draw.of(
             lambda a, b: a @ b, lambda a, b: a @ a.transpose(-1, -2) / k, lambda a, b: a.transpose(-1, -2) @ b,

@@ -2,7 +2,7 @@
 //
 // A worker looks out for work for kSpinNs after its last, then sleeps until it is called. Parts that no worker has
 // begun are done by the caller, so a worker that is late or held up costs no more than its own part. Nothing here
-// allocates or takes a lock after construction; the one system call of a run is the futex that wakes a sleeper.
+// allocates or takes a lock after construction; the one system call of a run is the one that wakes a sleeper.
 #pragma once
 
 #include <pthread.h>

@@ -1,18 +1,13 @@
-#if defined(__linux__)
-#include "_core/thread_pool.h"
+#include "_system/thread_pool.h"
 
-#include <linux/futex.h>
-#include <sched.h>
 #include <signal.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
 
 #include <cerrno>
-#include <climits>
 #include <cstring>
 
 #include "_core/stage.h"
+#include "_system/os.h"
 
 namespace rta {
 namespace {
@@ -25,13 +20,6 @@ std::atomic<uint32_t> forks{0};  // of the line of processes that led to this on
 void count_forks() {
   static const int registered = pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1, std::memory_order_relaxed); });
   if (registered != 0) fail("pthread_atfork: %s", std::strerror(registered));
-}
-
-void wait_at(std::atomic<uint32_t>& word, uint32_t while_it_is) {
-  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAIT_PRIVATE, while_it_is, nullptr, nullptr, 0);
-}
-void wake_all(std::atomic<uint32_t>& word) {
-  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
 }
 
 void pause() {
@@ -51,27 +39,11 @@ int64_t now_ns() {
 // The number of the run stays above; a run that is over has no parts.
 uint32_t parts_of(uint64_t open) { return static_cast<uint32_t>(open); }
 
-cpu_set_t only(int core) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(core, &set);
-  return set;
-}
-
-bool pin_to(int core) {
-  const cpu_set_t set = only(core);
-  return sched_setaffinity(0, sizeof set, &set) == 0;
-}
-
 }  // namespace
 
 std::vector<int> allowed_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) != 0) fail("sched_getaffinity: %s", std::strerror(errno));
-  std::vector<int> cores;
-  for (int i = 0; i < CPU_SETSIZE; ++i)
-    if (CPU_ISSET(i, &set)) cores.push_back(i);
+  std::vector<int> cores = os::allowed_cores();
+  if (cores.empty()) fail("the cores that this thread may run on: %s", std::strerror(errno));
   return cores;
 }
 
@@ -79,7 +51,7 @@ Pool::Pool(int workers, const std::vector<int>& cores) {
   count_forks();
   forks_ = forks.load(std::memory_order_relaxed);
   size_t here = 0;
-  while (here + 1 < cores.size() && cores[here] != sched_getcpu()) ++here;
+  while (here + 1 < cores.size() && cores[here] != os::current_core()) ++here;
   spare_core_ = cores[here];
 
   pthread_attr_t attributes;
@@ -92,10 +64,8 @@ Pool::Pool(int workers, const std::vector<int>& cores) {
   int failed = 0;
   for (int i = 0; i < workers && !failed; ++i) {
     workers_.push_back({this, i, cores[(here + 1 + static_cast<size_t>(i)) % cores.size()], {}});
-    const cpu_set_t home = only(workers_.back().home);
-    pthread_attr_setaffinity_np(&attributes, sizeof home, &home);
+    os::begin_on(attributes, workers_.back().home);
     failed = pthread_create(&workers_.back().thread, &attributes, enter, &workers_.back());
-    if (!failed) pthread_setname_np(workers_.back().thread, "rtaccel");
   }
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   pthread_attr_destroy(&attributes);
@@ -111,7 +81,7 @@ Pool::~Pool() {
 void Pool::stop(size_t started) {
   stopping_.store(true);
   bell_.fetch_add(1);
-  wake_all(bell_);
+  os::wake_all(bell_);
   for (size_t i = 0; i < started; ++i) pthread_join(workers_[i].thread, nullptr);
 }
 
@@ -128,6 +98,7 @@ int Pool::take_schedule() {
 
 void* Pool::enter(void* worker) {
   const Worker& self = *static_cast<const Worker*>(worker);
+  os::name_thread("rtaccel");
   self.pool->work(self);
   return nullptr;
 }
@@ -140,13 +111,13 @@ void Pool::work(const Worker& self) {
     if (const uint32_t parts = parts_of(seen)) {
       // The caller may have come to this worker's core: they change places.
       const int wanted = caller_core_.load(std::memory_order_relaxed) == self.home ? spare_core_ : self.home;
-      if (wanted != core && pin_to(wanted)) core = wanted;
+      if (wanted != core && os::pin(wanted) == 0) core = wanted;
       // The same part in every run where it can be: its weights are in this core's cache.
       const uint32_t own = 1u << (self.index + 1), mine = parts & own ? own : parts & (~parts + 1);
       if (!open_.compare_exchange_strong(seen, seen & ~uint64_t{mine}, std::memory_order_acq_rel)) continue;
       job_(context_, __builtin_ctz(mine));
       finished_.fetch_add(1);
-      if (joining_.load()) wake_all(finished_);
+      if (joining_.load()) os::wake_all(finished_);
       looks = 0;
       idle_since = now_ns();
       continue;
@@ -165,13 +136,13 @@ void Pool::work(const Worker& self) {
 void Pool::sleep() {
   const uint32_t rung = bell_.load();
   asleep_.store(1);
-  if (parts_of(open_.load()) == 0 && !stopping_.load()) wait_at(bell_, rung);
+  if (parts_of(open_.load()) == 0 && !stopping_.load()) os::wait_at(bell_, rung);
 }
 
 void Pool::ring() {
   if (asleep_.load() == 0 || asleep_.exchange(0) == 0) return;
   bell_.fetch_add(1);
-  wake_all(bell_);
+  os::wake_all(bell_);
 }
 
 bool Pool::ready(int64_t saved_ns) {
@@ -187,7 +158,7 @@ void Pool::run(Job job, const void* context, int parts) {
   job_ = job;
   context_ = context;
   finished_.store(0, std::memory_order_relaxed);
-  caller_core_.store(sched_getcpu(), std::memory_order_relaxed);
+  caller_core_.store(os::current_core(), std::memory_order_relaxed);
   const uint32_t others = static_cast<uint32_t>((uint64_t{1} << parts) - 2);  // all but part 0
   open_.store(uint64_t{++number_} << 32 | others);
   ring();
@@ -212,31 +183,9 @@ void Pool::run(Job job, const void* context, int parts) {
     // A worker has lost its core, maybe to this very thread: give way.
     const uint32_t finished = finished_.load();
     joining_.store(1);
-    if (finished != left && finished_.load() == finished) wait_at(finished_, finished);
+    if (finished != left && finished_.load() == finished) os::wait_at(finished_, finished);
     joining_.store(0);
   }
 }
 
 }  // namespace rta
-#else
-// Without futexes and cores to choose, a plan runs on the thread that calls it. Asking for more is refused, as on a
-// machine with one core.
-#include "_core/stage.h"
-#include "_core/thread_pool.h"
-
-namespace rta {
-
-std::vector<int> allowed_cores() { return {0}; }
-
-Pool::Pool(int, const std::vector<int>&) : forks_(0) { fail("threads of plans take Linux"); }
-Pool::~Pool() = default;
-void Pool::run(Job job, const void* context, int parts) {
-  for (int part = 0; part < parts; ++part) job(context, part);
-}
-bool Pool::ready(int64_t) { return false; }
-void Pool::done() {}
-bool Pool::forked() const { return false; }
-int Pool::take_schedule() { return 0; }
-
-}  // namespace rta
-#endif
