@@ -238,8 +238,8 @@ def _batch_is_open(program: torch.export.ExportedProgram) -> bool:
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in wanted and isinstance(node.meta.get("val"), Tensor):
             shape = node.meta["val"].shape
-            if not len(shape) or isinstance(shape[0], int):
-                return False
+            if not len(shape) or isinstance(shape[0], int) or not shape[0].node.expr.free_symbols:
+                return False  # a symbol that torch.export found to be a number is one
     return True
 
 

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 
-def floor_divide(x: Tensor, other: Any) -> Tensor:
+def floor_divide(x: Any, other: Any) -> Tensor:
     """The largest whole number that is at most x / other. float32; whole numbers have an operator of their own."""
+    if not isinstance(x, Tensor):
+        x = torch.full_like(other, x)
     if not (x.is_floating_point() or isinstance(other, float)):
         raise TypeError("of whole numbers")
     rest = torch.fmod(x, other)
@@ -24,7 +26,7 @@ def floor_divide(x: Tensor, other: Any) -> Tensor:
     return torch.where(zero == other, quotient, below)
 
 
-def divide(x: Tensor, other: Any, *, rounding_mode: str | None) -> Tensor:
+def divide(x: Any, other: Any, *, rounding_mode: str | None) -> Tensor:
     if rounding_mode != "floor":
         raise TypeError(f"rounding_mode {rounding_mode}")
     return floor_divide(x, other)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-SAMPLES = 3
+SAMPLES = 11
 """Of the inputs that a graph is drawn on. No other dimension of an input has this size."""
-MAX_ELEMENTS = 3000
+MAX_ELEMENTS = 11_000
 MAX_VALUE = 100.0
 
 INPUTS: tuple[tuple[int, ...], ...] = (

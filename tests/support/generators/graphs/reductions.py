@@ -69,7 +69,7 @@ def norm_layer(draw: Draw, x: Tensor, other: Tensor) -> Made:
     if x.dim() < 2 or x.shape[-1] < 3:  # of one or two numbers little is left but rounding
         raise ValueError("too few numbers")
     first = draw.dim(x)
-    layers = [lambda: nn.LayerNorm(x.shape[first:]), lambda: nn.RMSNorm(x.shape[-1])]
+    layers = [lambda: nn.LayerNorm(x.shape[first:]), lambda: nn.RMSNorm(x.shape[-1], 1e-5)]
     if x.dim() > 2:
         channels = x.shape[1]
         groups = draw.of(*(n for n in (1, 2, channels) if channels % n == 0))
