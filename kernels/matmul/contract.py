@@ -57,9 +57,11 @@ def lower(stage: Stage) -> Mapping[str, Any]:
 
 
 def _split(parts: Sequence[np.ndarray], width: int) -> tuple[list[np.ndarray], bool]:
-    """Rows and columns of each part, as pairs; whether sums of columns stay inside a row."""
+    """Rows and columns of each part, as pairs; whether they may be added: no part runs backwards, and sums of columns stay inside
+    a row."""
     columns = [p % width for p in parts]
-    return [np.stack([p // width, c], 1) for p, c in zip(parts, columns)], sum(int(c.max()) for c in columns) < width
+    additive = all(bool((p >= 0).all()) for p in parts) and sum(int(c.max()) for c in columns) < width
+    return [np.stack([p // width, c], 1) for p, c in zip(parts, columns)], additive
 
 
 def operands(stage: Stage, *inputs: Tensor) -> tuple[Tensor, Tensor]:

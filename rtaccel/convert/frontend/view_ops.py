@@ -197,6 +197,8 @@ def _unbind(build: Builder, view: View, node: fx.Node, call: Arguments) -> tuple
 def _flip(build: Builder, view: View, node: fx.Node, call: Arguments) -> View | None:
     for dim in call["dims"]:
         dim %= len(view.dims)
+        if layout.run_of(view, dim) is None and not view.has_batch(dim):
+            view = build.packed(view)
         run = layout.run_of(view, dim)
         if run is None:
             return None

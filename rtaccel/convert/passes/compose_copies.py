@@ -26,7 +26,7 @@ def compose_copies(op_nodes: Sequence[OpNode], buffers: Mapping[str, Buffer], ke
             continue
         source = copies.get(op_node.reads[0])
         if source is not None and readers[op_node.reads[0]] == 1 and op_node.reads[0] not in kept:
-            joined = _joined(source, op_node, buffers) if _is_copy(source) else _parts_turned(source, op_node)
+            joined = _joined(source, op_node, buffers) if _is_copy(source) else _parts_turned(source, op_node, buffers)
             if joined is not None:
                 found = [d for d in found if d is not source]
                 op_node = joined
@@ -57,12 +57,12 @@ def _elements(op_node: OpNode, buffers: Mapping[str, Buffer]) -> NDArray[np.int6
     return (rows[:, None] * width + np.arange(width)).reshape(-1)
 
 
-def _parts_turned(first: OpNode, second: OpNode) -> OpNode | None:
-    """Parts that are put together and turned round then, put where they end up; None where the second copy does not turn them, or
-    parts go over the ends of what it turns."""
+def _parts_turned(first: OpNode, second: OpNode, buffers: Mapping[str, Buffer]) -> OpNode | None:
+    """Parts that are put together and turned round then, put where they end up; None where the second copy does not turn all of
+    them, or parts go over the ends of what it turns."""
     index = np.asarray(second.attrs.get("index", ()), dtype=np.int64)
     inner = int(index[1]) if len(index) > 1 else 0  # of rows of so many elements, which become columns
-    if inner < 2 or len(index) % inner:
+    if inner < 2 or len(index) % inner or len(index) != buffers[first.writes[0]].elements:
         return None
     outer = len(index) // inner
     if not np.array_equal(index, np.arange(len(index)).reshape(outer, inner).T.reshape(-1)):

@@ -84,6 +84,8 @@ def _heads(call: Call, view: View) -> Heads | None:
     around = [a for dim in own for a in dim if a not in inside]
     sequences = prod(a.size for a in around)
     width = buffer.width or (time.stride if time.size > 1 else buffer.elements // sequences)
+    if width < 1:  # every step is the same one
+        return None
     column = view.offset % width
     each = time.size * width
     fits = time.size == 1 or time.stride == width

@@ -86,7 +86,7 @@ def _stages(
     """One stage, or one for each dimension where windows overlap so much that it reads less in all."""
     channels, outs = view.shape[front], [len(a.windows) for a in axes]
     passes = [list(axes)]
-    wide = [d for d, a in enumerate(axes) if a.taps > 1]
+    wide = [d for d, a in enumerate(axes) if a != Axis.same(a.size)]
     apart = 0.0
     for d in wide:
         apart += prod(outs[: d + 1]) * prod(a.size for a in axes[d + 1 :]) * axes[d].taps

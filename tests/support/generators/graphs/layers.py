@@ -29,12 +29,16 @@ def product(draw: Draw, x: Tensor, other: Tensor) -> Made:
         raise ValueError("of other ranks")
     return Made(
         draw.of(
-            lambda a, b: a @ b, lambda a, b: a @ a.transpose(-1, -2) / k, lambda a, b: a.transpose(-1, -2) @ b,
-            lambda a, b: torch.einsum("b...i,b...i->b...", a, b), lambda a, b: torch.einsum("bi,bj->bij", a, b),
-            lambda a, b: torch.baddbmm(a, a @ a.transpose(-1, -2) / k, a, beta=0.5), lambda a, b: torch.einsum("bij,bkj->bik", a, b),
+            lambda a, b: a @ b,
+            lambda a, b: a @ a.transpose(-1, -2) / k,
+            lambda a, b: a.transpose(-1, -2) @ b,
+            lambda a, b: torch.einsum("b...i,b...i->b...", a, b),
+            lambda a, b: torch.einsum("bi,bj->bij", a, b),
+            lambda a, b: torch.baddbmm(a, a @ a.transpose(-1, -2) / k, a, beta=0.5),
+            lambda a, b: torch.einsum("bij,bkj->bik", a, b),
             lambda a, b: (a.unsqueeze(-1) * b.unsqueeze(-2)).sum(-1),
         )
-    )  # fmt: skip
+    )
 
 
 def attention(draw: Draw, x: Tensor, other: Tensor) -> Made:
@@ -48,11 +52,12 @@ def attention(draw: Draw, x: Tensor, other: Tensor) -> Made:
     return Made(
         draw.of(
             lambda m, a, b: F.scaled_dot_product_attention(a, a, a, is_causal=causal),
-            lambda m, a, b: F.scaled_dot_product_attention(a, b, b), lambda m, a, b: F.scaled_dot_product_attention(a, a, a, m.mask),
+            lambda m, a, b: F.scaled_dot_product_attention(a, b, b),
+            lambda m, a, b: F.scaled_dot_product_attention(a, a, a, m.mask),
             lambda m, a, b: F.scaled_dot_product_attention(a, a, a, m.bias.to(a.dtype)),
         ),
         layer,
-    )  # fmt: skip
+    )
 
 
 def multihead(draw: Draw, x: Tensor, other: Tensor) -> Made:
@@ -73,9 +78,17 @@ def convolve(draw: Draw, x: Tensor, other: Tensor) -> Made:
     kind = draw.of(plain, plain, plain, turned)[rank]
     layer = drawn(
         draw,
-        kind(channels, filters if filters % groups == 0 else groups, draw.of(1, 2, 3), draw.of(1, 1, 2), padding=draw.of(0, 1),
-             groups=groups, dilation=draw.of(1, 1, 2), bias=draw.of(True, False)),
-    )  # fmt: skip
+        kind(
+            channels,
+            filters if filters % groups == 0 else groups,
+            draw.of(1, 2, 3),
+            draw.of(1, 1, 2),
+            padding=draw.of(0, 1),
+            groups=groups,
+            dilation=draw.of(1, 1, 2),
+            bias=draw.of(True, False),
+        ),
+    )
     return Made(lambda m, a, b: m(a), layer)
 
 
@@ -94,11 +107,13 @@ def pool(draw: Draw, x: Tensor, other: Tensor) -> Made:
     ceil, counted = draw.of(True, False), draw.of(True, False)
     return Made(
         draw.of(
-            lambda a, b: top(a, kernel, stride, padding, ceil_mode=ceil), lambda a, b: adaptive_mean(a, size),
-            lambda a, b: mean(a, kernel, stride, padding, ceil, counted), lambda a, b: adaptive_top(a, size),
+            lambda a, b: top(a, kernel, stride, padding, ceil_mode=ceil),
+            lambda a, b: adaptive_mean(a, size),
+            lambda a, b: mean(a, kernel, stride, padding, ceil, counted),
+            lambda a, b: adaptive_top(a, size),
             *(lambda a, b, norm=n: norm(a.abs() + 0.1, 2.0, kernel, stride, ceil) for n in norm),
         )
-    )  # fmt: skip
+    )
 
 
 def interpolate(draw: Draw, x: Tensor, other: Tensor) -> Made:
@@ -136,14 +151,17 @@ def cell(draw: Draw, x: Tensor, other: Tensor) -> Made:
 
 def spectrum(draw: Draw, x: Tensor, other: Tensor) -> Made:
     """Without a phase, which jumps at a full turn."""
-    if x.shape[-1] < 4:
+    if x.dim() < 2 or x.shape[-1] < 4:
         raise ValueError("too short")
     return Made(
         draw.of(
-            lambda a, b: torch.fft.rfft(a).abs(), lambda a, b: torch.view_as_real(torch.fft.rfft(a)), lambda a, b: torch.fft.fft(a).real,
-            lambda a, b: torch.fft.irfft(torch.fft.rfft(a) * 0.5, n=a.shape[-1]), lambda a, b: torch.fft.rfft(a).abs().square().add(1).log(),
+            lambda a, b: torch.fft.rfft(a).abs(),
+            lambda a, b: torch.view_as_real(torch.fft.rfft(a)),
+            lambda a, b: torch.fft.fft(a).real,
+            lambda a, b: torch.fft.irfft(torch.fft.rfft(a) * 0.5, n=a.shape[-1]),
+            lambda a, b: torch.fft.rfft(a).abs().square().add(1).log(),
         )
-    )  # fmt: skip
+    )
 
 
 def bilinear(draw: Draw, x: Tensor, other: Tensor) -> Made:
@@ -151,5 +169,22 @@ def bilinear(draw: Draw, x: Tensor, other: Tensor) -> Made:
     return Made(lambda m, a, b: m(a, b), layer)
 
 
-KINDS = (linear, linear, linear, product, product, attention, multihead, convolve, convolve, convolve, pool, pool, interpolate, recurrent,
-         cell, spectrum, bilinear)  # fmt: skip
+KINDS = (
+    linear,
+    linear,
+    linear,
+    product,
+    product,
+    attention,
+    multihead,
+    convolve,
+    convolve,
+    convolve,
+    pool,
+    pool,
+    interpolate,
+    recurrent,
+    cell,
+    spectrum,
+    bilinear,
+)

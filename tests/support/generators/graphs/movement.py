@@ -44,11 +44,13 @@ def pieces(draw: Draw, x: Tensor, other: Tensor) -> Made:
     dim, size = draw.dim(x), draw.of(1, 2, 3)
     return Made(
         draw.of(
-            lambda a, b: a.split(size, dim)[0] - a.split(size, dim)[0].flip(dim), lambda a, b: torch.stack(a.unbind(dim)[::-1], dim),
-            lambda a, b: torch.cat(a.chunk(2, dim)[::-1], dim), lambda a, b: a.tensor_split(2, dim)[1],
+            lambda a, b: a.split(size, dim)[0] - a.split(size, dim)[0].flip(dim),
+            lambda a, b: torch.stack(a.unbind(dim)[::-1], dim),
+            lambda a, b: torch.cat(a.chunk(2, dim)[::-1], dim),
+            lambda a, b: a.tensor_split(2, dim)[1],
         ),
         exact=True,
-    )  # fmt: skip
+    )
 
 
 def turn(draw: Draw, x: Tensor, other: Tensor) -> Made:
@@ -62,11 +64,13 @@ def repeat(draw: Draw, x: Tensor, other: Tensor) -> Made:
     many[dim] = times
     return Made(
         draw.of(
-            lambda a, b: a.repeat(*many), lambda a, b: a.repeat_interleave(times, dim), lambda a, b: a.tile(many),
+            lambda a, b: a.repeat(*many),
+            lambda a, b: a.repeat_interleave(times, dim),
+            lambda a, b: a.tile(many),
             lambda a, b: a.unsqueeze(dim).expand(*a.shape[:dim], times, *a.shape[dim:]),
         ),
         exact=True,
-    )  # fmt: skip
+    )
 
 
 def reshape(draw: Draw, x: Tensor, other: Tensor) -> Made:
@@ -79,6 +83,8 @@ def reshape(draw: Draw, x: Tensor, other: Tensor) -> Made:
 
 
 def pad(draw: Draw, x: Tensor, other: Tensor) -> Made:
+    if x.dim() < 2:
+        raise ValueError("no dimension")
     mode = draw.of("constant", "constant", "reflect", "replicate", "circular")
     around = [
         draw.of(0, 1, 2, *((-1,) if mode == "constant" and x.shape[-1] > 3 else ()))
@@ -97,13 +103,15 @@ def index(draw: Draw, x: Tensor, other: Tensor) -> Made:
     at = (slice(None),) * dim
     return Made(
         draw.of(
-            lambda m, a, b: a.index_select(dim, m.given), lambda m, a, b: a[(*at, m.given)],
+            lambda m, a, b: a.index_select(dim, m.given),
+            lambda m, a, b: a[(*at, m.given)],
             lambda m, a, b: a.gather(dim, m.many.expand(a.shape[0], *m.many.shape[1:])),
- lambda m, a, b: a.index_add(dim, m.given, a.index_select(dim, m.given)),
-            lambda m, a, b: a.index_fill(dim, m.given, 0.25), lambda m, a, b: a.index_copy(dim, m.given[:1], -a.index_select(dim, m.given[:1])),
+            lambda m, a, b: a.index_add(dim, m.given, a.index_select(dim, m.given)),
+            lambda m, a, b: a.index_fill(dim, m.given, 0.25),
+            lambda m, a, b: a.index_copy(dim, m.given[:1], -a.index_select(dim, m.given[:1])),
         ),
         layer,
-    )  # fmt: skip
+    )
 
 
 def looked_up(draw: Draw, x: Tensor, other: Tensor) -> Made:
@@ -113,12 +121,14 @@ def looked_up(draw: Draw, x: Tensor, other: Tensor) -> Made:
     table = nn.Embedding(size, draw.of(1, 3, 8))
     return Made(
         draw.of(
-            lambda m, a, b: m(a.argmax(dim)), lambda m, a, b: F.one_hot(a.argmin(dim), size).to(a.dtype),
-            lambda m, a, b: a.gather(dim, a.argmax(dim, keepdim=True)), lambda m, a, b: a.scatter(dim, a.argmin(dim, keepdim=True), 0.5),
+            lambda m, a, b: m(a.argmax(dim)),
+            lambda m, a, b: F.one_hot(a.argmin(dim), size).to(a.dtype),
+            lambda m, a, b: a.gather(dim, a.argmax(dim, keepdim=True)),
+            lambda m, a, b: a.scatter(dim, a.argmin(dim, keepdim=True), 0.5),
             lambda m, a, b: a.scatter_add(dim, a.argmax(dim, keepdim=True), a.sum(dim, keepdim=True)),
         ),
         table,
-    )  # fmt: skip
+    )
 
 
 def triangle(draw: Draw, x: Tensor, other: Tensor) -> Made:
@@ -139,12 +149,34 @@ def pixels(draw: Draw, x: Tensor, other: Tensor) -> Made:
     kernel, padding = draw.of(2, 3), draw.of(0, 1)
     return Made(
         draw.of(
-            lambda a, b: F.pixel_shuffle(a, 2), lambda a, b: F.pixel_unshuffle(a, 2), lambda a, b: F.unfold(a, kernel, padding=padding),
-            lambda a, b: F.fold(F.unfold(a, 2), a.shape[2:], 2), lambda a, b: F.channel_shuffle(a, 2),
+            lambda a, b: F.pixel_shuffle(a, 2),
+            lambda a, b: F.pixel_unshuffle(a, 2),
+            lambda a, b: F.unfold(a, kernel, padding=padding),
+            lambda a, b: F.fold(F.unfold(a, 2), a.shape[2:], 2),
+            lambda a, b: F.channel_shuffle(a, 2),
         ),
         exact=draw.of(False),
-    )  # fmt: skip
+    )
 
 
-KINDS = (permute, permute, join, join, stack, part, part, one, pieces, turn, repeat, reshape, reshape, pad, index, looked_up, triangle,
-         windows, pixels)  # fmt: skip
+KINDS = (
+    permute,
+    permute,
+    join,
+    join,
+    stack,
+    part,
+    part,
+    one,
+    pieces,
+    turn,
+    repeat,
+    reshape,
+    reshape,
+    pad,
+    index,
+    looked_up,
+    triangle,
+    windows,
+    pixels,
+)

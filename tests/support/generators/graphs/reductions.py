@@ -10,16 +10,27 @@ from tests.support.generators.graphs.program import Draw, Made
 F = nn.functional
 
 OVER_DIMS = (
-    torch.sum, torch.mean, torch.amax, torch.amin, lambda x, d, keepdim: x.var(d, keepdim=keepdim),
-    lambda x, d, keepdim: x.std(d, keepdim=keepdim, correction=0), torch.logsumexp,
-    lambda x, d, keepdim: torch.linalg.vector_norm(x, 2, d, keepdim), lambda x, d, keepdim: torch.linalg.vector_norm(x, 1, d, keepdim),
-)  # fmt: skip
+    torch.sum,
+    torch.mean,
+    torch.amax,
+    torch.amin,
+    lambda x, d, keepdim: x.var(d, keepdim=keepdim),
+    lambda x, d, keepdim: x.std(d, keepdim=keepdim, correction=0),
+    torch.logsumexp,
+    lambda x, d, keepdim: torch.linalg.vector_norm(x, 2, d, keepdim),
+    lambda x, d, keepdim: torch.linalg.vector_norm(x, 1, d, keepdim),
+)
 OVER_ONE = (
-    torch.argmax, torch.argmin, lambda x, d, keepdim: x.clamp(0.5, 1.5).prod(d, keepdim=keepdim),
-    lambda x, d, keepdim: x.max(d, keepdim=keepdim).values, lambda x, d, keepdim: x.min(d, keepdim=keepdim).indices,
-    lambda x, d, keepdim: (x > 1).any(d, keepdim=keepdim), lambda x, d, keepdim: (x > -1).all(d, keepdim=keepdim),
-    lambda x, d, keepdim: torch.linalg.vector_norm(x, torch.inf, d, keepdim), lambda x, d, keepdim: (x > 0).sum(d, keepdim=keepdim),
-)  # fmt: skip
+    torch.argmax,
+    torch.argmin,
+    lambda x, d, keepdim: x.clamp(0.5, 1.5).prod(d, keepdim=keepdim),
+    lambda x, d, keepdim: x.max(d, keepdim=keepdim).values,
+    lambda x, d, keepdim: x.min(d, keepdim=keepdim).indices,
+    lambda x, d, keepdim: (x > 1).any(d, keepdim=keepdim),
+    lambda x, d, keepdim: (x > -1).all(d, keepdim=keepdim),
+    lambda x, d, keepdim: torch.linalg.vector_norm(x, torch.inf, d, keepdim),
+    lambda x, d, keepdim: (x > 0).sum(d, keepdim=keepdim),
+)
 
 
 def over_dims(draw: Draw, x: Tensor, other: Tensor) -> Made:
@@ -42,10 +53,12 @@ def scan(draw: Draw, x: Tensor, other: Tensor) -> Made:
     dim = draw.dim(x)
     return Made(
         draw.of(
-            lambda a, b: a.cumsum(dim), lambda a, b: a.clamp(0.5, 1.4).cumprod(dim), lambda a, b: a.flip(dim).cumsum(dim).flip(dim),
+            lambda a, b: a.cumsum(dim),
+            lambda a, b: a.clamp(0.5, 1.4).cumprod(dim),
+            lambda a, b: a.flip(dim).cumsum(dim).flip(dim),
             lambda a, b: a.cummax(dim).values,
         )
-    )  # fmt: skip
+    )
 
 
 def normalized(draw: Draw, x: Tensor, other: Tensor) -> Made:
@@ -59,10 +72,11 @@ def sorts(draw: Draw, x: Tensor, other: Tensor) -> Made:
     few = draw.randint(1, x.shape[dim])
     return Made(
         draw.of(
-            lambda a, b: a.sort(dim, down).values, lambda a, b: a.topk(few, dim, down).values,
+            lambda a, b: a.sort(dim, down).values,
+            lambda a, b: a.topk(few, dim, down).values,
             lambda a, b: a.sort(dim).values.flip(dim),
         )
-    )  # fmt: skip
+    )
 
 
 def norm_layer(draw: Draw, x: Tensor, other: Tensor) -> Made:
