@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import rtaccel as rt
+from rtaccel.convert.frontend.export import capture
 from rtaccel.runtime.compiled import CompiledModel
 
 
@@ -122,6 +123,17 @@ def test_numbers_that_decide(way: str) -> None:
     torch.testing.assert_close(slow(-x), model(-x).detach())
     with pytest.raises(rt.ShapeError):
         fast(torch.ones(3, 6))
+
+
+def test_traces_leave_attributes_as_they_were() -> None:
+    """A size of a trace, kept in an attribute, has no meaning to the next trace."""
+    model, x = Caches().eval(), torch.randn(2, 6)
+    model(x)
+    grid, known = model.grid, dict(model.known)
+    capture(model, (x,))
+    assert model.grid is grid
+    assert model.shape == x.shape
+    assert all(model.known[n] is value for n, value in known.items()) and len(model.known) == len(known)
 
 
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str], logged: list[logging.LogRecord]) -> None:

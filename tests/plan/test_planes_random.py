@@ -102,3 +102,12 @@ def test_equals_torch(seed: int) -> None:
             torch.testing.assert_close(
                 exact, reference, rtol=1e-4, atol=0.04 * scale
             )  # a rounded half may go either way
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 8])
+@pytest.mark.parametrize("columns", [1, 2, 3, 4, 5, 8])
+def test_a_layer_over_positions_before_one_over_channels(channels: int, columns: int) -> None:
+    """The copy between them turns planes into rows, and rows into planes where both are as many."""
+    model = nn.Sequential(nn.Linear(9, columns), nn.Conv1d(channels, 6, 3, padding=1), nn.Linear(columns, 3)).eval()
+    x = torch.randn(3, channels, 9)
+    torch.testing.assert_close(rt.compile(model, x, verify=False)(x), model(x), rtol=1e-5, atol=1e-5)

@@ -14,16 +14,20 @@ def floor_divide(x: Any, other: Any) -> Tensor:
         x = torch.full_like(other, x)
     if not (x.is_floating_point() or isinstance(other, float)):
         raise TypeError("of whole numbers")
+    quotient = x / other
+    if not isinstance(other, Tensor) and other == 0:
+        return quotient
     rest = torch.fmod(x, other)
     whole = (x - rest) / other
-    zero = torch.zeros_like(rest)
-    turned = torch.logical_and(rest != 0, torch.logical_xor(rest < 0, zero > other))
+    if isinstance(other, Tensor):
+        turned = torch.logical_and(rest != 0, torch.logical_xor(rest < 0, other < 0))
+    else:
+        turned = rest < 0 if other > 0 else rest > 0
     whole = torch.where(turned, whole - 1, whole)
     below = torch.floor(whole)
     below = torch.where(whole - below > 0.5, below + 1, below)
-    quotient = x / other
-    below = torch.where(whole == 0, torch.copysign(zero, quotient), below)
-    return torch.where(zero == other, quotient, below)
+    below = torch.where(whole == 0, quotient * 0.0, below)  # with the sign of the quotient
+    return torch.where(other == 0, quotient, below) if isinstance(other, Tensor) else below
 
 
 def divide(x: Any, other: Any, *, rounding_mode: str | None) -> Tensor:
