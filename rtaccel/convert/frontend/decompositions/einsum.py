@@ -19,6 +19,7 @@ def einsum(equation: str, operands: Sequence[Tensor], *, path: Any = None) -> Te
     if named is None:
         return aten.einsum.default.decompose(equation, operands, path=path)
     terms, out = named
+    operands = _broadcast(operands, terms)
     x, term = operands[0], terms[0]
     if len(terms) == 1:
         x, term = _summed(x, term, out)
@@ -28,6 +29,14 @@ def einsum(equation: str, operands: Sequence[Tensor], *, path: Any = None) -> Te
         kept = "".join(c for c in dict.fromkeys(term + terms[i]) if c in later + out) if later else out
         x, term = _product(x, term, operands[i], terms[i], kept), kept
     return x
+
+
+def _broadcast(operands: Sequence[Tensor], terms: Sequence[str]) -> list[Tensor]:
+    """An index of size 1 in one operand has the size that it has in another."""
+    sizes: dict[str, Any] = {}
+    for x, term in zip(operands, terms):
+        sizes.update({c: n for c, n in zip(term, x.shape) if type(sizes.get(c, 1)) is int and sizes.get(c, 1) == 1})
+    return [x.expand([sizes[c] for c in term]) for x, term in zip(operands, terms)]
 
 
 def _product(a: Tensor, first: str, b: Tensor, second: str, out: str) -> Tensor:
