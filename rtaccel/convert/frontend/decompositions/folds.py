@@ -22,13 +22,14 @@ def fold(
     places = [(o + 2 * p - k) // s + 1 for o, p, k, s in zip(output_size, padding, kernel_size, stride)]
     (rows, columns), (high, wide), (down, right) = places, kernel_size, stride
     by_rows, by_columns = -(-high // down), -(-wide // right)
-    blocks = x.reshape(x.shape[0], -1, high, wide, rows, columns)
+    channels = x.shape[1] // (high * wide)  # to find it, torch would ask for the number of samples
+    blocks = x.reshape(x.shape[0], channels, high, wide, rows, columns)
     blocks = pad(blocks, (0, 0, 0, 0, 0, by_columns * right - wide, 0, by_rows * down - high))
     total: Tensor | None = None
     for i in range(by_rows):
         for j in range(by_columns):
             part = blocks[:, :, i * down : (i + 1) * down, j * right : (j + 1) * right]
-            image = part.permute(0, 1, 4, 2, 5, 3).reshape(x.shape[0], -1, rows * down, columns * right)
+            image = part.permute(0, 1, 4, 2, 5, 3).reshape(x.shape[0], channels, rows * down, columns * right)
             image = pad(
                 image,
                 (j * right, (by_columns - 1 - j) * right, i * down, (by_rows - 1 - i) * down),
