@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -89,8 +90,10 @@ class Graph(nn.Module):
         values = [torch.randn(SAMPLES, *INPUTS[self.input], generator=torch.Generator().manual_seed(seed)).double()]
         self.nodes: list[Node] = []
         self.layers = nn.ModuleList()
-        for _ in range(draw.randint(2, 7)):
-            self._add(draw, values)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of values that are not taken, as a variance of one number
+            for _ in range(draw.randint(2, 7)):
+                self._add(draw, values)
         self.second = draw.randrange(1, len(values)) if draw.random() < 0.25 else 0
         if nodes is not None:
             self.nodes, self.second = self.nodes[:nodes], 0
