@@ -77,10 +77,13 @@ def test_sequences_are_streams_of_their_own(files: tuple[Path, ...], data_: st.D
             for sequence in data_.draw(st.lists(st.integers(1, 6), min_size=1, max_size=8)):
                 start, end = data_.draw(st.booleans()), data_.draw(st.integers(0, 3)) == 0
                 x = data(1, 3)
+                full = sequence not in tracks and len(tracks) == STREAMS
+                if start and full and set(tracks) - going_on:
+                    continue  # whether the stream of a sequence that ends in this burst is free by then is a matter of time
                 burst.append(ask(x, sequence, start, end))
                 if not start and sequence not in going_on:
                     expected.append(UnknownSequence)
-                elif sequence not in tracks and len(tracks) == STREAMS:
+                elif full:
                     expected.append(Full)
                 else:
                     stream = tracks.setdefault(sequence, min(set(range(STREAMS)) - set(tracks.values()), default=-1))
