@@ -17,6 +17,7 @@ from rtaccel.convert.frontend.all_entries.rewrite import with_all_entries
 from rtaccel.convert.frontend.batches import signature_of
 from rtaccel.convert.frontend.complex.rewrite import without_complex
 from rtaccel.convert.frontend.decompositions.counting import count_in_float
+from rtaccel.convert.frontend.decompositions.read_numbers import keep_as_tensors
 from rtaccel.convert.frontend.functionalize import functionalize
 from rtaccel.convert.frontend.guards import batch_range
 from rtaccel.convert.frontend.private_copy import attributes_kept
@@ -271,6 +272,7 @@ def _captured(program: torch.export.ExportedProgram, batch: BatchRange, any_batc
             "a graph that is the same at every call",
             "Compute both branches and take one with torch.where, or write a fixed number of rounds out.",
         )
+    keep_as_tensors(program.graph)
     without_complex(program.graph)  # what is left complex stays PyTorch's
     count_in_float(program.graph)
     return ExportedGraph(
