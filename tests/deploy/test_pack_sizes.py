@@ -33,7 +33,6 @@ WIDENED = {("every format", "avx512"): 210_000}
 """Where it is more: without VNNI int4 takes more instructions."""
 
 
-@pytest.mark.turns(3)
 @pytest.mark.turns(6)
 @pytest.mark.parametrize("isa", ["avx2", "avx512", "avx512vnni"])
 @pytest.mark.parametrize("model", MODELS)
