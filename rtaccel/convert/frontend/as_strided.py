@@ -10,7 +10,8 @@ from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import Atom, View
-from rtaccel.convert.frontend.view_ops import Arguments, hints, looks
+from rtaccel.convert.frontend.nodes import hints
+from rtaccel.convert.frontend.view_ops import Arguments, looks
 from rtaccel.core.errors import UnsupportedProblem
 
 if TYPE_CHECKING:

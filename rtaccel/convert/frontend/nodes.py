@@ -18,6 +18,11 @@ from rtaccel.core.stage import QParams
 from rtaccel.core.traits import FALLBACK, Role
 
 
+def hints(sizes: Iterable[Any]) -> list[int]:
+    """Sizes as they were traced, open ones too."""
+    return [s if isinstance(s, int) else int(s.node.hint) for s in sizes]
+
+
 @dataclass(frozen=True)
 class Text:
     """A result that is a text: a result that is a plain one names a value."""

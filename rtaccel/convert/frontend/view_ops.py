@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import Atom, View
+from rtaccel.convert.frontend.nodes import hints
 
 if TYPE_CHECKING:
     from rtaccel.convert.frontend.graph.builder import Builder
@@ -66,11 +67,6 @@ def look(build: Builder, node: fx.Node) -> bool:
     else:
         build.views[node.name] = result
     return True
-
-
-def hints(sizes: Any) -> list[int]:
-    """Sizes as they were traced."""
-    return [s if isinstance(s, int) else int(s.node.hint) for s in sizes]
 
 
 def _sizes(node: fx.Node) -> list[int]:

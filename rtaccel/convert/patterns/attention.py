@@ -56,7 +56,7 @@ def heads_of(call: Call, node: fx.Node, transposed: bool = False) -> tuple[Heads
     if found is None:
         order = [*range(rank - 3), rank - 2, rank - 3, rank - 1]
         turned = layout.permute(view, order)
-        width = view.shape[-1] * (view.shape[-3] if rank >= 3 and not view.has_batch(rank - 3) else 1)
+        width = view.shape[-1] * (1 if view.has_batch(rank - 3) else view.shape[-3])
         packed = call.build.packed(turned, width=width)
         view = layout.permute(packed, order)
         found = _heads(call, view)
@@ -67,8 +67,6 @@ def heads_of(call: Call, node: fx.Node, transposed: bool = False) -> tuple[Heads
 
 def _heads(call: Call, view: View) -> Heads | None:
     rank = len(view.dims)
-    if rank < 3 or view.has_batch(rank - 1) or view.has_batch(rank - 2):
-        return None
     time, depth = layout.run_of(view, rank - 2), layout.run_of(view, rank - 1)
     if time is None or depth is None or (depth.size > 1 and depth.stride != 1):
         return None

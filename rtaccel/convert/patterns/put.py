@@ -11,7 +11,7 @@ import torch
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.iteration import iteration
 from rtaccel.convert.frontend.layout import Atom, View
-from rtaccel.convert.frontend.nodes import OpNode
+from rtaccel.convert.frontend.nodes import OpNode, hints
 from rtaccel.convert.patterns.indexing import INDEX_DTYPES, ONE, Indexed, Operands, cut_to, index_view, kept_of
 from rtaccel.convert.patterns.rules import Call, Refused, general
 
@@ -84,7 +84,7 @@ def _scatter(call: Call) -> OpNode | str:
     if not whole.dims or not index.dims:
         return "is of one number"
     dim = call["dim"] % len(whole.dims)
-    shape = [s if isinstance(s, int) else int(s.node.hint) for s in call["index"].meta["val"].shape]
+    shape = hints(call["index"].meta["val"].shape)
     if target in (aten.scatter.value, aten.scatter.value_reduce):
         source: tuple[Any, View] = (call["value"], _number(call["value"], len(shape)))
     else:

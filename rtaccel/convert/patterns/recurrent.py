@@ -7,7 +7,7 @@ from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import Atom, View
-from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
+from rtaccel.convert.frontend.nodes import Buffer, OpNode, hints, module_name
 from rtaccel.convert.patterns.rules import Call, Refused, rule
 
 aten = torch.ops.aten
@@ -99,7 +99,7 @@ def _recurrent(call: Call, op: str, states: list[fx.Node], gates: int) -> OpNode
             elements = time * batch * width
         else:
             width, elements = hidden, rows * hidden
-            shape = [s if isinstance(s, int) else int(s.node.hint) for s in value.shape]
+            shape = hints(value.shape)
             middle = len(shape) - 2
             open_batch = view.batch_dim is not None and len(shape) == 3
             dims = tuple(

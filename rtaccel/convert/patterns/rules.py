@@ -19,7 +19,7 @@ from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import Atom, View
-from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
+from rtaccel.convert.frontend.nodes import Buffer, OpNode, hints, module_name
 from rtaccel.convert.frontend.view_ops import Arguments
 from rtaccel.core.registry import operators, with_role
 from rtaccel.core.traits import Role
@@ -165,7 +165,7 @@ class Call:
     @property
     def shape(self) -> list[int]:
         """Of the result, with the traced size in place of an open one."""
-        return [s if isinstance(s, int) else int(s.node.hint) for s in self.node.meta["val"].shape]
+        return hints(self.node.meta["val"].shape)
 
     def leading(self, views: Sequence[View], shape: Sequence[int]) -> list[tuple[Atom, ...]]:
         """Of a result that these broadcast to: each dimension with the samples of the operand that has them there."""

@@ -20,18 +20,6 @@ from rtaccel.convert.frontend.decompositions.systems import SYSTEMS
 from rtaccel.convert.frontend.decompositions.unrolled import UNROLLED
 
 
-def _take_along_dim(x: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
-    """Both broadcast in every other dimension."""
-    if dim is None:
-        x, indices, dim = x.flatten(), indices.flatten(), 0
-    dim %= x.dim()
-    shapes = [[*t.shape[:dim], 1, *t.shape[dim + 1 :]] for t in (x, indices)]
-    around = list(torch.broadcast_shapes(*shapes))
-    here, there = (list(around) for _ in range(2))
-    here[dim], there[dim] = x.shape[dim], indices.shape[dim]
-    return torch.gather(x.expand(here), dim, indices.expand(there))
-
-
 def _variance(x: Tensor, dim: Any = None, correction: Any = None, keepdim: bool = False) -> Tensor:
     dims = list(range(x.dim())) if not dim else [d % x.dim() for d in dim]
     count = 1
@@ -258,7 +246,6 @@ OWN: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.__lshift__.Scalar: lambda x, bits: x * 2**bits,
     torch.ops.aten.bitwise_right_shift.Tensor_Scalar: lambda x, bits: torch.div(x, 2**bits, rounding_mode="floor"),
     torch.ops.aten.bitwise_left_shift.Tensor_Scalar: lambda x, bits: x * 2**bits,
-    torch.ops.aten.take_along_dim.default: _take_along_dim,
     torch.ops.aten.floor_divide.default: floor_divide,
     torch.ops.aten.floor_divide.Scalar: floor_divide,
     torch.ops.aten.div.Tensor_mode: divide,

@@ -24,10 +24,12 @@ _WITH_TENSORS: dict[Any, Any] = {
     aten.add.Scalar: aten.add.Tensor, aten.sub.Scalar: aten.sub.Tensor, aten.mul.Scalar: aten.mul.Tensor,
     aten.div.Scalar: aten.div.Tensor,
 }  # fmt: skip
-_LIMITS: dict[Any, tuple[str | None, ...]] = {
-    aten.clamp.default: ("maximum", "minimum"), aten.clamp_min.default: ("maximum",), aten.clamp_max.default: ("minimum",),
+_LOW, _HIGH = (aten.maximum.default, aten.clamp_min.default), (aten.minimum.default, aten.clamp_max.default)
+_LIMITS: dict[Any, tuple[tuple[Any, Any], ...]] = {
+    aten.clamp.default: (_LOW, _HIGH), aten.clamp_min.default: (_LOW,), aten.clamp_max.default: (_HIGH,),
 }  # fmt: skip
-"""For each limit after the tensor: the function that keeps to it."""
+"""For each limit after the tensor: what keeps to it as a tensor, and as a number."""
+_KNOWN = {*_ON_NUMBERS, *_WITH_TENSORS, *_LIMITS}
 
 
 def keep_as_tensors(graph: fx.Graph) -> None:
@@ -56,7 +58,7 @@ def _readers(graph: fx.Graph, read: set[fx.Node]) -> tuple[list[fx.Node], set[fx
         origins = set[fx.Node]().union(*(of[n] for n in one.all_input_nodes if n in of))
         if not origins or one in read:
             continue
-        known = not one.kwargs and one.target in {**_ON_NUMBERS, **_WITH_TENSORS, **_LIMITS}
+        known = not one.kwargs and one.target in _KNOWN
         if not known or (one.target not in _ON_NUMBERS and one.args[0] in of):
             unknown |= origins
         elif one.target in _ON_NUMBERS:
@@ -75,12 +77,9 @@ def _edit(graph: fx.Graph, read: list[fx.Node], readers: list[fx.Node]) -> None:
         with graph.inserting_before(one):
             if one.target in _LIMITS:
                 made: Any = args[0]
-                for limit, name in zip(args[1:], _LIMITS[one.target]):
-                    if isinstance(limit, fx.Node):
-                        made = _call(graph, getattr(aten, str(name)).default, made, limit)
-                    elif limit is not None:
-                        made = _call(graph, {"maximum": aten.clamp_min.default, "minimum": aten.clamp_max.default}[str(name)],
-                                     made, limit)  # fmt: skip
+                for limit, (by_tensor, by_number) in zip(args[1:], _LIMITS[one.target]):
+                    if limit is not None:
+                        made = _call(graph, by_tensor if isinstance(limit, fx.Node) else by_number, made, limit)
             elif one.target in _ON_NUMBERS and not isinstance(args[0], fx.Node):
                 made = _turned(graph, one.target, *args)
             else:

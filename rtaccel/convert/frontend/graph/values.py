@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.convert.frontend.layout import View
-from rtaccel.convert.frontend.nodes import Buffer, OpNode, gather_node, module_name
+from rtaccel.convert.frontend.nodes import Buffer, OpNode, gather_node, hints, module_name
 from rtaccel.core.registry import with_role
 from rtaccel.core.traits import Role
 
@@ -197,4 +197,4 @@ def stored_apart(node: fx.Node) -> torch.dtype | None:
 
 def sizes(meta: Tensor) -> tuple[int, ...]:
     """The shape with the traced size in place of an open one."""
-    return tuple(s if isinstance(s, int) else int(s.node.hint) for s in meta.shape)
+    return tuple(hints(meta.shape))

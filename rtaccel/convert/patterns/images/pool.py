@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import Atom, View
-from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
+from rtaccel.convert.frontend.nodes import Buffer, OpNode, hints, module_name
 from rtaccel.convert.patterns.images.geometry import (
     as_channels_last,
     by_position,
@@ -65,7 +65,7 @@ def _adaptive(size: int, out: int) -> Axis:
 def _shape(call: Call) -> list[int]:
     meta = call.node.meta["val"]
     meta = meta if isinstance(meta, Tensor) else meta[0]
-    return [s if isinstance(s, int) else int(s.node.hint) for s in meta.shape]
+    return hints(meta.shape)
 
 
 def _pooled(call: Call, kind: str, node: fx.Node, axes: Sequence[Axis], splits: bool = True) -> OpNode | str:
