@@ -218,7 +218,7 @@ struct KernelRow {
 
 // Kernel::create of a stage that is made of its specification alone.
 template <class T>
-Stage* create_stage(const StageSpec& spec) {
+RTA_ONCE Stage* create_stage(const StageSpec& spec) {
   return new T(spec);
 }
 

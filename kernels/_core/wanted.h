@@ -11,10 +11,12 @@
 //   RTA_MOST_SAMPLES        of a call; RTA_MOST_ROWS: rows that a stage with dense or recurrent weights has in one
 //   RTA_WANTS_FAR_WEIGHTS  whether a plan may have more packed weights than a second-level cache holds
 //   RTA_WANTS_THREADS       whether a plan may have more than one thread
+//   RTA_ONCE                before a function that makes a stage: small rather than fast in such a build
 #pragma once
 
 #ifdef RTA_WANTED
 #include RTA_WANTED
+#define RTA_ONCE [[gnu::cold]]
 #else
 #include <cstdint>
 #define RTA_WANTS(op, word) true
@@ -27,4 +29,5 @@
 #define RTA_MOST_ROWS INT64_MAX
 #define RTA_WANTS_FAR_WEIGHTS true
 #define RTA_WANTS_THREADS true
+#define RTA_ONCE
 #endif

@@ -352,7 +352,7 @@ static const char* conv_reject(const Attrs& attrs) {
 
 // A build for one model has the forms that its attributes ask for.
 template <class S>
-Stage* create_conv(const StageSpec& spec) {
+RTA_ONCE Stage* create_conv(const StageSpec& spec) {
   constexpr bool kFloat = RTA_WANTS("conv", "float32"), kInt8 = RTA_WANTS("conv", "int8");
   [[maybe_unused]] const bool is_float = spec.attrs.dtype("weight") == RTA_FLOAT32;
   if constexpr (RTA_WANTS("conv", "y_planes"))

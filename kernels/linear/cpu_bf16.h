@@ -80,7 +80,7 @@ static const char* bf16_reject(const Attrs& attrs) {
 }
 
 template <class S>
-Stage* create_bf16(const StageSpec& spec) {
+RTA_ONCE Stage* create_bf16(const StageSpec& spec) {
   return new FloatInputStage<S, Bfloat16<S>>(spec);
 }
 

@@ -198,7 +198,7 @@ static const char* int4_reject(const Attrs& attrs) {
 }
 
 template <class S>
-Stage* create_int4(const StageSpec& spec) {  // read_layer: float32 or int8
+RTA_ONCE Stage* create_int4(const StageSpec& spec) {  // read_layer: float32 or int8
   if constexpr (RTA_WANTS("linear", "int4_of_float32"))
     if (spec.input(0).dtype == RTA_FLOAT32) return new Int4Stage<S, 2>(spec);
   if constexpr (RTA_WANTS("linear", "int4_of_int8"))

@@ -282,7 +282,7 @@ static const char* linear_reject(const Attrs& attrs) {
 }
 
 template <class S>
-Stage* create_linear(const StageSpec& spec) {
+RTA_ONCE Stage* create_linear(const StageSpec& spec) {
   if constexpr (RTA_WANTS("linear", "float32"))
     if (spec.attrs.text_is("weight_dtype", "float32")) return new LinearStage<S, Float32>(spec);
   if constexpr (RTA_WANTS("linear", "int8"))

@@ -94,7 +94,7 @@ static const char* w8a16_reject(const Attrs& attrs) {
 }
 
 template <class S>
-Stage* create_w8a16(const StageSpec& spec) {
+RTA_ONCE Stage* create_w8a16(const StageSpec& spec) {
   return new FloatInputStage<S, W8A16<S>>(spec);
 }
 

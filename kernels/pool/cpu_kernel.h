@@ -97,7 +97,7 @@ class PoolStage final : public Stage {
 };
 
 template <class S>
-Stage* create_pool(const StageSpec& spec) {
+RTA_ONCE Stage* create_pool(const StageSpec& spec) {
   if (spec.attrs.has("planes") && flag(spec.attrs, "planes")) return new PlanePoolStage<S>(spec);
   return new PoolStage<S>(spec);
 }

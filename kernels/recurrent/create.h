@@ -7,7 +7,7 @@
 namespace rta {
 
 template <class S, class Cell>
-Stage* create_recurrent(const StageSpec& spec) {
+RTA_ONCE Stage* create_recurrent(const StageSpec& spec) {
   constexpr int kGates = Cell::kGates;
   const rta_dtype dtype = spec.attrs.dtype("weight_ih_l0");
   if constexpr (RTA_WANTS(Cell::kOp, "float32"))
@@ -20,7 +20,7 @@ Stage* create_recurrent(const StageSpec& spec) {
 }
 
 template <class S, class Cell>
-Stage* create_sparse_recurrent(const StageSpec& spec) {
+RTA_ONCE Stage* create_sparse_recurrent(const StageSpec& spec) {
   RecurrentShape(spec).expect_short();  // columns have 16 bits
   const rta_dtype dtype = spec.attrs.dtype("weight_ih_l0");
   if constexpr (RTA_WANTS(Cell::kOp, "float32"))

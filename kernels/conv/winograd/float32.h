@@ -282,7 +282,7 @@ class WinogradStage final : public Stage {
 };
 
 template <class S>
-Stage* create_winograd(const StageSpec& spec) {
+RTA_ONCE Stage* create_winograd(const StageSpec& spec) {
   if (spec.attrs.integer("winograd") == 2) return new WinogradStage<S, 2>(spec);
   expect(spec.attrs.integer("winograd") == 4, "Winograd's tiles are of 2 or 4");
   return new WinogradStage<S, 4>(spec);
