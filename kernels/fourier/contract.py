@@ -121,15 +121,26 @@ def tolerance(stage: Stage, x: Tensor) -> Tolerance:
 
 
 def make_stage(
-    kind: str, n: int, wanted: int, count: int, inverse: int = 0, hop: int = 0, window: bool = False
+    kind: str,
+    n: int,
+    wanted: int,
+    count: int,
+    inverse: int = 0,
+    hop: int = 0,
+    window: bool = False,
+    beside: bool = False,
 ) -> Stage:
-    """hop: lines overlap, each so many elements after the one before; 0: they lie one after the other."""
+    """hop: lines overlap, each so many elements after the one before; 0: they lie one after the other. beside: they are the
+    columns of a matrix."""
     given, made = line_lengths(kind, n, wanted)
     step = hop or given
-    x = Value("x", step * (count - 1) + given) if hop else Value("x", given, steps=count)
+    if beside:
+        x = Value("x", count, steps=given)
+    else:
+        x = Value("x", step * (count - 1) + given) if hop else Value("x", given, steps=count)
     y = Value("y", made, steps=count)
     attrs = {"kind": kind, "n": n, "wanted": wanted, "inverse": inverse, "scale": 1.0 / n if inverse else 1.0,
-             "dims": (count, given), "place": (0, step, 1)}  # fmt: skip
+             "dims": (count, given), "place": (0, 1, count) if beside else (0, step, 1)}  # fmt: skip
     tensors = {"window": torch.hann_window(n, periodic=True)} if window else {}
     return Stage("fourier", "case", (x,), (y,), tensors, attrs)
 
@@ -149,6 +160,12 @@ def cases() -> Iterator[Case]:
             wanted = n if kind != "real" else n // 2 + 1
             for inverse in (0, 1) if kind == "complex" else (int(kind == "to_real"),):
                 yield _case(f"{kind}-{n}-{inverse}", make_stage(kind, n, wanted, 3, inverse))
+    for kind, n in (("real", 64), ("real", 81), ("complex", 60), ("to_real", 100), ("to_real", 105)):
+        wanted, inverse = n // 2 if kind == "real" else n, int(kind == "to_real")
+        for count in (19, 32):  # side by side: whole vectors of lines, and some that are left
+            yield _case(f"{kind}-{n}-of-{count}", make_stage(kind, n, wanted, count, inverse))
+            yield _case(f"{kind}-{n}-beside-{count}", make_stage(kind, n, wanted, count, inverse, beside=True))
+    yield _case("frames-160", make_stage("real", 160, 81, 35, hop=80, window=True))
     yield _case("frames-400", make_stage("real", 400, 201, 11, hop=160, window=True))
     yield _case("frames-512", make_stage("real", 512, 100, 5, hop=128, window=True))
     yield _case("frames-225", make_stage("real", 225, 113, 4, hop=75, window=True))

@@ -1,191 +1,169 @@
 // Fourier transforms on the CPU. The contract is in contract.py, the tables in plan.py.
 //
 // A transform of p q numbers is two chains of butterflies on whole rows, first on [p, q], then on the transposed [q,
-// p]: a vector holds neighbors of one row, so no butterfly moves numbers inside a vector. Rows are padded with zeros to
-// whole vectors. A line of real numbers is a complex one of half the length. Floor: about 2.5 n log2(n) operations a
-// line over the peak of additions.
+// p]. A line of real numbers is a complex one of half the length. Several lines go side by side, one to a lane
+// (side_by_side.h). A line that is alone has neighbors of its own in a vector; rows are then padded with zeros. Floor:
+// about 2.5 n log2(n) operations a line over the peak of additions.
 #pragma once
 
 #include <cstring>
 #include <utility>
 
-#include "_common/checks.h"
-#include "_common/lines.h"
-#include "_simd/transpose.h"
+#include "fourier/side_by_side.h"
 
 namespace rta {
 
 template <class S>
 class FourierStage final : public Stage {
  public:
-  explicit FourierStage(const StageSpec& spec) : x_(spec.in(0)), y_(spec.out(0)) {
+  explicit FourierStage(const StageSpec& spec) : x_(spec.in(0)), y_(spec.out(0)), t_(spec) {
     if (spec.input(0).dtype != RTA_FLOAT32 || spec.output(0).dtype != RTA_FLOAT32) fail("fourier: takes float32");
-    read_sizes(spec);
-    wide_p_ = padded(p_), wide_q_ = padded(q_);
-    m_ = p_ * q_;
-    scale_ = spec.attrs.floats("scale", 1)[0];
-    down_ = read_chain(spec, "radices_p", "roots_p", p_);
-    across_ = read_chain(spec, "radices_q", "roots_q", q_);
-    turn_re_ = rotated(spec, "turn_re"), turn_im_ = rotated(spec, "turn_im");
-    half_ = paired_ ? read_constant(spec, "half", 2 * (m_ + 1)) : nullptr;
-    window_ = spec.attrs.has("window") ? read_constant(spec, "window", n_) : nullptr;
-    from_ = read_lines(spec, "0", count_, along_, x_, 4);
-    const int64_t rows = p_ * wide_q_ > q_ * wide_p_ ? p_ * wide_q_ : q_ * wide_p_;
+    from_ = read_lines(spec, "0", t_.count, t_.along, x_, 4);
+    const int64_t rows = t_.p * t_.wide_q > t_.q * t_.wide_p ? t_.p * t_.wide_q : t_.q * t_.wide_p;
     room_ = padded(rows) + 16;
-    line_ = padded(along_) + 16;
-    out_ = padded(m_ + 1) + 16;
+    line_ = padded(t_.along) + 16;
+    out_ = padded(t_.m + 1) + 16;
     spec.need_scratch(static_cast<size_t>(4 * room_ + line_ + 2 * out_) * sizeof(float) + 64);
+    wide_line_ = padded(t_.along > t_.made() ? t_.along : t_.made());
+    const int64_t side = SideBySide<S>::scratch_floats(t_);
+    // One sample of one line may come with others. Buffers beyond a second-level cache would cost more than they save.
+    side_by_side_ = side <= (t_.count >= SideBySide<S>::kLeast ? 1 << 17 : 1 << 15);
+    if (side_by_side_)
+      spec.need_scratch(static_cast<size_t>(side + SideBySide<S>::kLanes * wide_line_) * sizeof(float) + 64);
   }
 
-  int64_t cost_ns(int64_t samples) const override { return samples * count_ * n_ / 2; }
+  int64_t cost_ns(int64_t samples) const override {
+    return samples * t_.count * t_.n / (side_by_side_ && samples * t_.count >= SideBySide<S>::kLanes ? 8 : 2);
+  }
 
   void run(const Run& run) const override {
-    float* next = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(run.scratch) + 63) & ~uintptr_t{63});
-    Buffers b;
-    for (Complex* c : {&b.a, &b.b}) c->re = next, c->im = next + room_, next += 2 * room_;
-    b.line = next, next += line_;
-    b.out = {next, next + out_};
-    const int64_t made = kind_ == Kind::kToReal ? n_ : 2 * wanted_;
-    const int64_t a_row = y_.width / made;  // lines in a row of y, or 0 where a line is several rows
-    for (int64_t s = 0; s < run.samples; ++s) {
-      const char* x = x_.row(run, s * x_.steps);
-      for (int64_t l = 0; l < count_; ++l) {
-        read_line(x, l, b.line);
-        transform_line(b);
-        if (a_row > 0) {
-          float* y = reinterpret_cast<float*>(y_.row(run, s * y_.steps + l / a_row)) + l % a_row * made;
-          write(b, y);
-        } else {
-          const int64_t rows = made / y_.width;
-          write(b, b.line);
-          for (int64_t r = 0; r < rows; ++r)
-            std::memcpy(y_.row(run, s * y_.steps + l * rows + r), b.line + r * y_.width,
-                        static_cast<size_t>(y_.width) * sizeof(float));
-        }
-      }
+    float* room = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(run.scratch) + 63) & ~uintptr_t{63});
+    const int64_t all = run.samples * t_.count;
+    int64_t line = 0;
+    while (side_by_side_ && all - line >= SideBySide<S>::kLeast) {
+      const int count = all - line < SideBySide<S>::kLanes ? static_cast<int>(all - line) : SideBySide<S>::kLanes;
+      run_side_by_side(run, line, count, room);
+      line += count;
     }
+    for (; line < all; ++line) run_alone(run, line, room);
   }
 
  private:
   using F = typename S::F;
-  enum class Kind { kReal, kComplex, kToReal };  // in the order of their words
-  static constexpr int64_t kMaxLength = 1 << 28, kMaxRadix = 64;
-  struct Complex {
-    float *re, *im;
-  };
+  using Kind = typename FourierTables<S>::Kind;
   struct Buffers {
     Complex a, b, out;
     float* line;  // numbers of x, then of y where those are several rows
   };
-  struct Chain {
-    const int32_t* radices;
-    int64_t count;
-    const float* roots;
-  };
 
-  static int64_t padded(int64_t n) { return (n + S::kLanes - 1) / S::kLanes * S::kLanes; }
+  static int64_t padded(int64_t n) { return FourierTables<S>::padded(n); }
 
-  void read_sizes(const StageSpec& spec) {
-    const Attrs& attrs = spec.attrs;
-    expect_ports(spec, 1, 1);
-    kind_ = static_cast<Kind>(word(attrs, "kind", "real|complex|to_real"));
-    inverse_ = flag(attrs, "inverse") || kind_ == Kind::kToReal;
-    paired_ = flag(attrs, "paired");
-    n_ = between(attrs, "n", 1, kMaxLength);
-    p_ = between(attrs, "p", 1, n_), q_ = between(attrs, "q", 1, n_);
-    expect(product(p_, q_, paired_ ? 2 : 1) == n_ && !(paired_ && kind_ == Kind::kComplex),
-           "%lld numbers as %lld by %lld%s", static_cast<long long>(n_), static_cast<long long>(p_),
-           static_cast<long long>(q_), paired_ ? " pairs" : "");
-    wanted_ = between(attrs, "wanted", 1, kind_ == Kind::kReal ? n_ / 2 + 1 : n_);
-    count_ = between(attrs, "count", 0, kMaxElements);
-    const int64_t given = kind_ == Kind::kReal ? n_ : kind_ == Kind::kComplex ? 2 * n_ : 2 * (n_ / 2 + 1);
-    along_ = between(attrs, "along", given, given);
-    expect(!attrs.has("window") || kind_ == Kind::kReal, "a window of a transform that is not of real numbers");
-    const Value& y = spec.output(0);
-    const int64_t made = kind_ == Kind::kToReal ? n_ : 2 * wanted_;
-    expect(elements(y) == product(count_, made) && y.width > 0 && (y.width % made == 0 || made % y.width == 0),
-           "%lld lines of %lld for y of %lld rows of %lld", static_cast<long long>(count_),
-           static_cast<long long>(made), static_cast<long long>(y.steps), static_cast<long long>(y.width));
+  // Line `line` of all samples: its place in y where that is one piece, else null.
+  float* piece_of(const Run& run, int64_t line) const {
+    const int64_t a_row = y_.width / t_.made(), s = line / t_.count, l = line % t_.count;
+    return a_row == 0 ? nullptr
+                      : reinterpret_cast<float*>(y_.row(run, s * y_.steps + l / a_row)) + l % a_row * t_.made();
   }
 
-  // Butterflies of a transform of `length`: their radices multiply to it, and as many roots are there as they read.
-  static Chain read_chain(const StageSpec& spec, const char* radices, const char* roots, int64_t length) {
-    const int64_t count = spec.attrs.count(radices);
-    const int32_t* given = spec.attrs.ints(radices, count);
-    expect_within(given, count, 2, kMaxRadix + 1, radices);
-    int64_t left = length, numbers = 0;
-    for (int64_t k = 0; k < count; ++k) {
-      expect(left % given[k] == 0, "%s do not multiply to %lld", radices, static_cast<long long>(length));
-      left /= given[k];
-      numbers += 2 * given[k] * (1 + left);
+  // A line of y that is several rows.
+  void scatter(const Run& run, int64_t line, const float* from) const {
+    const int64_t rows = t_.made() / y_.width, s = line / t_.count, l = line % t_.count;
+    for (int64_t r = 0; r < rows; ++r)
+      std::memcpy(y_.row(run, s * y_.steps + l * rows + r), from + r * y_.width,
+                  static_cast<size_t>(y_.width) * sizeof(float));
+  }
+
+  const char* sample_of(const Run& run, int64_t line) const { return x_.row(run, line / t_.count * x_.steps); }
+
+  void run_alone(const Run& run, int64_t line, float* next) const {
+    Buffers b;
+    for (Complex* c : {&b.a, &b.b}) c->re = next, c->im = next + room_, next += 2 * room_;
+    b.line = next, next += line_;
+    b.out = {next, next + out_};
+    read_line(sample_of(run, line), line % t_.count, t_.window, b.line);
+    transform_line(b);
+    float* y = piece_of(run, line);
+    write(b, y ? y : b.line);
+    if (!y) scatter(run, line, b.line);
+  }
+
+  void run_side_by_side(const Run& run, int64_t first, int count, float* room) const {
+    float* own = room + SideBySide<S>::scratch_floats(t_);
+    typename SideBySide<S>::Lines lines = {};
+    const int64_t l = first % t_.count;
+    if (l + count <= t_.count && from_.beside(l, count, sizeof(float)) == count) {
+      lines.sample = sample_of(run, first);
+      lines.beside = &from_;
+      lines.first = l;
     }
-    expect(left == 1, "%s do not multiply to %lld", radices, static_cast<long long>(length));
-    int32_t* own = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(count) * sizeof(int32_t)));
-    for (int64_t k = 0; k < count; ++k) own[k] = given[k];
-    return {own, count, read_constant(spec, roots, numbers)};
+    for (int r = 0; r < count; ++r) {
+      float *y = piece_of(run, first + r), *kept = own + r * wide_line_;
+      lines.y[r] = y ? y : kept;
+      if (lines.beside) continue;
+      const char* x = sample_of(run, first + r);
+      const int64_t at = (first + r) % t_.count;
+      if (!from_.table && from_.contiguous)
+        lines.x[r] = reinterpret_cast<const float*>(x + from_.at(at, 0));
+      else
+        read_line(x, at, nullptr, kept), lines.x[r] = kept;
+    }
+    SideBySide<S>::run(t_, lines, count, room);
+    for (int r = 0; r < count; ++r)
+      if (lines.y[r] == own + r * wide_line_) scatter(run, first + r, lines.y[r]);
   }
 
-  // [p, q] with padded rows.
-  float* rotated(const StageSpec& spec, const char* name) const {
-    const float* given = spec.attrs.floats(name, p_ * q_);
-    float* own = static_cast<float*>(spec.arena->take(static_cast<size_t>(p_ * wide_q_) * sizeof(float)));
-    for (int64_t r = 0; r < p_; ++r)
-      for (int64_t c = 0; c < wide_q_; ++c) own[r * wide_q_ + c] = c < q_ ? given[r * q_ + c] : 0.0f;
-    return own;
-  }
-
-  void read_line(const char* x, int64_t l, float* line) const {
+  void read_line(const char* x, int64_t l, const float* window, float* line) const {
     if (!from_.table && from_.contiguous) {
       const float* given = reinterpret_cast<const float*>(x + from_.at(l, 0));
-      if (window_)
-        for (int64_t i = 0; i < along_; ++i) line[i] = given[i] * window_[i];
+      if (window)
+        for (int64_t i = 0; i < t_.along; ++i) line[i] = given[i] * window[i];
       else
-        for (int64_t i = 0; i < along_; ++i) line[i] = given[i];
+        for (int64_t i = 0; i < t_.along; ++i) line[i] = given[i];
       return;
     }
-    for (int64_t i = 0; i < along_; ++i) {
+    for (int64_t i = 0; i < t_.along; ++i) {
       const float value = *reinterpret_cast<const float*>(x + from_.at(l, i));
-      line[i] = window_ ? value * window_[i] : value;
+      line[i] = window ? value * window[i] : value;
     }
   }
 
   // The m complex numbers of the line, number j at row j / q, column j % q. The inverse is the transform with real and
   // imaginary parts exchanged, before and after.
   void spread(const float* line, const Complex& to) const {
-    float* re = inverse_ ? to.im : to.re;
-    float* im = inverse_ ? to.re : to.im;
-    for (int64_t a = 0; a < p_; ++a) {
-      float *r = re + a * wide_q_, *i = im + a * wide_q_;
-      const int64_t j = a * q_;
-      if (kind_ == Kind::kReal && paired_) {
-        for (int64_t b = 0; b < q_; ++b) r[b] = line[2 * (j + b)], i[b] = line[2 * (j + b) + 1];
-      } else if (kind_ == Kind::kReal) {
-        for (int64_t b = 0; b < q_; ++b) r[b] = line[j + b], i[b] = 0.0f;
-      } else if (kind_ == Kind::kComplex) {
-        for (int64_t b = 0; b < q_; ++b) r[b] = line[j + b], i[b] = line[n_ + j + b];
+    float* re = t_.inverse ? to.im : to.re;
+    float* im = t_.inverse ? to.re : to.im;
+    for (int64_t a = 0; a < t_.p; ++a) {
+      float *r = re + a * t_.wide_q, *i = im + a * t_.wide_q;
+      const int64_t j = a * t_.q;
+      if (t_.kind == Kind::kReal && t_.paired) {
+        for (int64_t b = 0; b < t_.q; ++b) r[b] = line[2 * (j + b)], i[b] = line[2 * (j + b) + 1];
+      } else if (t_.kind == Kind::kReal) {
+        for (int64_t b = 0; b < t_.q; ++b) r[b] = line[j + b], i[b] = 0.0f;
+      } else if (t_.kind == Kind::kComplex) {
+        for (int64_t b = 0; b < t_.q; ++b) r[b] = line[j + b], i[b] = line[t_.n + j + b];
       } else {
-        for (int64_t b = 0; b < q_; ++b) joined(line, j + b, r[b], i[b]);
+        for (int64_t b = 0; b < t_.q; ++b) joined(line, j + b, r[b], i[b]);
       }
-      for (int64_t b = q_; b < wide_q_; ++b) r[b] = i[b] = 0.0f;
+      for (int64_t b = t_.q; b < t_.wide_q; ++b) r[b] = i[b] = 0.0f;
     }
   }
 
   // Number k of the complex transform inside, from the first half of the spectrum of real numbers.
   void joined(const float* line, int64_t k, float& re, float& im) const {
-    const int64_t m = n_ / 2 + 1;
+    const int64_t m = t_.n / 2 + 1;
     const float *x = line, *y = line + m;
-    const bool even = n_ % 2 == 0;
-    if (!paired_) {  // the whole spectrum: its second half is the conjugate of the first
-      const int64_t at = k < m ? k : n_ - k;
+    const bool even = t_.n % 2 == 0;
+    if (!t_.paired) {  // the whole spectrum: its second half is the conjugate of the first
+      const int64_t at = k < m ? k : t_.n - k;
       re = x[at];
       im = at == 0 || (even && at == m - 1) ? 0.0f : k < m ? y[at] : -y[at];
       return;
     }
-    const int64_t other = n_ / 2 - k;
+    const int64_t other = t_.n / 2 - k;
     const float yr = k == 0 ? 0.0f : y[k], zr = other == 0 || k == 0 ? 0.0f : y[other];
     const float sum_re = x[k] + x[other], sum_im = yr - zr;
     const float off_re = x[k] - x[other], off_im = yr + zr;
-    const float c = half_[2 * k], s = -half_[2 * k + 1];  // exp(+2 pi i k / n)
+    const float c = t_.half[2 * k], s = -t_.half[2 * k + 1];  // exp(+2 pi i k / n)
     // (sum) + i exp(..) (off)
     re = sum_re - (off_re * s + off_im * c);
     im = sum_im + (off_re * c - off_im * s);
@@ -194,107 +172,32 @@ class FourierStage final : public Stage {
   void transform_line(const Buffers& b) const {
     Complex from = b.a, to = b.b;
     spread(b.line, from);
-    columns(down_, p_, wide_q_, from, to);
+    Butterflies<S>::columns(t_.down, t_.p, t_.wide_q, from, to);
     turn(from, to);
     std::swap(from, to);
-    columns(across_, q_, wide_p_, from, to);
-    for (int64_t d = 0; d < q_; ++d)
-      for (int64_t c = 0; c < p_; ++c) {
-        b.out.re[d * p_ + c] = from.re[d * wide_p_ + c];
-        b.out.im[d * p_ + c] = from.im[d * wide_p_ + c];
-      }
-  }
-
-  // Transforms of `length` down the columns of rows of `wide` numbers; the result is in `from`, whichever buffer that
-  // is.
-  static void columns(const Chain& chain, int64_t length, int64_t wide, Complex& from, Complex& to) {
-    int64_t left = length, stride = 1;
-    const float* roots = chain.roots;
-    for (int64_t f = 0; f < chain.count; ++f) {
-      const int64_t radix = chain.radices[f], groups = left / radix;
-      const float* own = roots;
-      roots += 2 * radix;
-      for (int64_t j = 0; j < groups; ++j, roots += 2 * radix)
-        for (int64_t s = 0; s < stride; ++s) {
-          const int64_t in = (s + stride * j) * wide, out = (s + stride * radix * j) * wide;
-          const int64_t gap = stride * groups * wide, step = stride * wide;
-          if (radix == 4)
-            four(from, to, in, out, gap, step, wide, roots);
-          else if (radix == 2)
-            two(from, to, in, out, gap, step, wide, roots);
-          else
-            any(from, to, in, out, gap, step, wide, roots, radix, own);
-        }
-      left = groups, stride *= radix;
-      std::swap(from, to);
-    }
-  }
-
-  static void put(const Complex& to, int64_t at, F re, F im, const float* root) {
-    const F c = S::set(root[0]), s = S::set(root[1]);
-    S::store(to.re + at, S::sub(S::mul(re, c), S::mul(im, s)));
-    S::store(to.im + at, S::add(S::mul(re, s), S::mul(im, c)));
-  }
-
-  static void two(const Complex& from, const Complex& to, int64_t in, int64_t out, int64_t gap, int64_t step,
-                  int64_t wide, const float* roots) {
-    for (int64_t w = 0; w < wide; w += S::kLanes) {
-      const F ar = S::load(from.re + in + w), ai = S::load(from.im + in + w);
-      const F br = S::load(from.re + in + gap + w), bi = S::load(from.im + in + gap + w);
-      S::store(to.re + out + w, S::add(ar, br));
-      S::store(to.im + out + w, S::add(ai, bi));
-      put(to, out + step + w, S::sub(ar, br), S::sub(ai, bi), roots + 2);
-    }
-  }
-
-  static void four(const Complex& from, const Complex& to, int64_t in, int64_t out, int64_t gap, int64_t step,
-                   int64_t wide, const float* roots) {
-    for (int64_t w = 0; w < wide; w += S::kLanes) {
-      const float *re = from.re + in + w, *im = from.im + in + w;
-      const F ar = S::load(re), ai = S::load(im), br = S::load(re + gap), bi = S::load(im + gap);
-      const F cr = S::load(re + 2 * gap), ci = S::load(im + 2 * gap);
-      const F dr = S::load(re + 3 * gap), di = S::load(im + 3 * gap);
-      const F er = S::add(ar, cr), ei = S::add(ai, ci), fr = S::sub(ar, cr), fi = S::sub(ai, ci);
-      const F gr = S::add(br, dr), gi = S::add(bi, di), hr = S::sub(br, dr), hi = S::sub(bi, di);
-      S::store(to.re + out + w, S::add(er, gr));
-      S::store(to.im + out + w, S::add(ei, gi));
-      put(to, out + step + w, S::add(fr, hi), S::sub(fi, hr), roots + 2);  // a - i b - c + i d
-      put(to, out + 2 * step + w, S::sub(er, gr), S::sub(ei, gi), roots + 4);
-      put(to, out + 3 * step + w, S::sub(fr, hi), S::add(fi, hr), roots + 6);
-    }
-  }
-
-  // own: the roots of the radix itself.
-  static void any(const Complex& from, const Complex& to, int64_t in, int64_t out, int64_t gap, int64_t step,
-                  int64_t wide, const float* roots, int64_t radix, const float* own) {
-    for (int64_t w = 0; w < wide; w += S::kLanes)
-      for (int64_t k = 0; k < radix; ++k) {
-        F re = S::load(from.re + in + w), im = S::load(from.im + in + w);
-        for (int64_t t = 1, at = k; t < radix; ++t, at = at + k >= radix ? at + k - radix : at + k) {
-          const F c = S::set(own[2 * at]), s = S::set(own[2 * at + 1]);
-          const F xr = S::load(from.re + in + t * gap + w), xi = S::load(from.im + in + t * gap + w);
-          re = S::add(re, S::sub(S::mul(xr, c), S::mul(xi, s)));
-          im = S::add(im, S::add(S::mul(xr, s), S::mul(xi, c)));
-        }
-        put(to, out + k * step + w, re, im, roots + 2 * k);
+    Butterflies<S>::columns(t_.across, t_.q, t_.wide_p, from, to);
+    for (int64_t d = 0; d < t_.q; ++d)
+      for (int64_t c = 0; c < t_.p; ++c) {
+        b.out.re[d * t_.p + c] = from.re[d * t_.wide_p + c];
+        b.out.im[d * t_.p + c] = from.im[d * t_.wide_p + c];
       }
   }
 
   // from [p, q] times the rotation, transposed to [q, p]. Square blocks are exchanged in registers.
   void turn(const Complex& from, const Complex& to) const {
     constexpr int n = S::kLanes;
-    for (int64_t c = 0; c < p_; c += n)
-      for (int64_t b = 0; b < q_; b += n) {
+    for (int64_t c = 0; c < t_.p; c += n)
+      for (int64_t b = 0; b < t_.q; b += n) {
         F re[n], im[n];
 #pragma GCC unroll 16
         for (int r = 0; r < n; ++r) {
-          if (c + r >= p_) {
+          if (c + r >= t_.p) {
             re[r] = im[r] = S::set(0.0f);
             continue;
           }
-          const int64_t at = (c + r) * wide_q_ + b;
+          const int64_t at = (c + r) * t_.wide_q + b;
           const F x = S::load(from.re + at), y = S::load(from.im + at);
-          const F cos = S::load(turn_re_ + at), sin = S::load(turn_im_ + at);
+          const F cos = S::load(t_.turn_re + at), sin = S::load(t_.turn_im + at);
           re[r] = S::sub(S::mul(x, cos), S::mul(y, sin));
           im[r] = S::add(S::mul(x, sin), S::mul(y, cos));
         }
@@ -302,49 +205,46 @@ class FourierStage final : public Stage {
         exchange_all<S, 1>(im);
 #pragma GCC unroll 16
         for (int r = 0; r < n; ++r)
-          if (b + r < q_) {
-            S::store(to.re + (b + r) * wide_p_ + c, re[r]);
-            S::store(to.im + (b + r) * wide_p_ + c, im[r]);
+          if (b + r < t_.q) {
+            S::store(to.re + (b + r) * t_.wide_p + c, re[r]);
+            S::store(to.im + (b + r) * t_.wide_p + c, im[r]);
           }
       }
   }
 
   void write(const Buffers& b, float* y) const {
-    const float* re = inverse_ ? b.out.im : b.out.re;
-    const float* im = inverse_ ? b.out.re : b.out.im;
-    if (kind_ == Kind::kToReal) {
-      if (paired_)
-        for (int64_t j = 0; j < m_; ++j) y[2 * j] = re[j] * scale_, y[2 * j + 1] = im[j] * scale_;
+    const float* re = t_.inverse ? b.out.im : b.out.re;
+    const float* im = t_.inverse ? b.out.re : b.out.im;
+    if (t_.kind == Kind::kToReal) {
+      if (t_.paired)
+        for (int64_t j = 0; j < t_.m; ++j) y[2 * j] = re[j] * t_.scale, y[2 * j + 1] = im[j] * t_.scale;
       else
-        for (int64_t j = 0; j < n_; ++j) y[j] = re[j] * scale_;
+        for (int64_t j = 0; j < t_.n; ++j) y[j] = re[j] * t_.scale;
       return;
     }
-    if (kind_ == Kind::kComplex || !paired_) {
-      for (int64_t k = 0; k < wanted_; ++k) y[k] = re[k] * scale_, y[wanted_ + k] = im[k] * scale_;
-      if (kind_ == Kind::kReal) y[wanted_] = 0.0f;
+    if (t_.kind == Kind::kComplex || !t_.paired) {
+      for (int64_t k = 0; k < t_.wanted; ++k) y[k] = re[k] * t_.scale, y[t_.wanted + k] = im[k] * t_.scale;
+      if (t_.kind == Kind::kReal) y[t_.wanted] = 0.0f;
       return;
     }
     // Z[k] = E[k] + i O[k] of the even and the odd numbers; X[k] = E[k] + exp(-2 pi i k / n) O[k].
-    for (int64_t k = 0; k < wanted_; ++k) {
-      const int64_t here = k == m_ ? 0 : k, there = k == 0 || k == m_ ? 0 : m_ - k;
+    for (int64_t k = 0; k < t_.wanted; ++k) {
+      const int64_t here = k == t_.m ? 0 : k, there = k == 0 || k == t_.m ? 0 : t_.m - k;
       const float even_re = re[here] + re[there], even_im = im[here] - im[there];
       const float odd_re = im[here] + im[there], odd_im = re[there] - re[here];
-      const float c = half_[2 * k], s = half_[2 * k + 1];
+      const float c = t_.half[2 * k], s = t_.half[2 * k + 1];
       const float x = even_re + (odd_re * c - odd_im * s), z = even_im + (odd_re * s + odd_im * c);
-      y[k] = x * 0.5f * scale_, y[wanted_ + k] = z * 0.5f * scale_;
+      y[k] = x * 0.5f * t_.scale, y[t_.wanted + k] = z * 0.5f * t_.scale;
     }
     // These are real: a phase taken of them is 0 or pi, and not the sign of what rounding left.
-    y[wanted_] = 0.0f;
-    if (wanted_ > m_) y[wanted_ + m_] = 0.0f;
+    y[t_.wanted] = 0.0f;
+    if (t_.wanted > t_.m) y[t_.wanted + t_.m] = 0.0f;
   }
 
   GraphIO x_, y_;
-  Kind kind_;
-  bool inverse_, paired_;
-  int64_t n_, wanted_, count_, along_, p_, q_, wide_p_, wide_q_, m_, room_, line_, out_;
-  float scale_;
-  Chain down_, across_;
-  const float *turn_re_, *turn_im_, *half_, *window_;
+  const FourierTables<S> t_;
+  int64_t room_, line_, out_, wide_line_;
+  bool side_by_side_;
   LineOperand from_;
 };
 

@@ -113,3 +113,25 @@ def test_control_flow_by_numbers_is_named_and_runs_as_it_is(kind: type[nn.Module
         fast = rt.compile(model, torch.randn(3, 4))
     for x in (torch.ones(3, 4), -torch.ones(3, 4)):
         torch.testing.assert_close(fast(x), model(x))
+
+
+class Cached(nn.Module):
+    """Keeps what it computes of the shape in buffers that are None before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+        self.register_buffer("angles", None, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.angles is None:
+            self.register_buffer("angles", torch.arange(x.shape[1])[:, None] * 0.1, persistent=False)
+        return self.layer(x) * torch.cos(self.angles)
+
+
+def test_a_cache_that_is_none_before_the_first_call() -> None:
+    model = Cached().eval()
+    fast = rt.compile(model, torch.randn(1, 5, 8), strict=True)
+    assert model.angles is None
+    x = torch.randn(3, 5, 8)
+    torch.testing.assert_close(fast(x), model(x))

@@ -48,8 +48,12 @@ class Changes:
         """The model, its parameters and buffers as the first call leaves them."""
         with torch.no_grad():
             for name, value in self.settled.items():
-                module, _, own = name.rpartition(".")
-                getattr(model.get_submodule(module), own).data = value.clone()
+                path, _, own = name.rpartition(".")
+                module = model.get_submodule(path)
+                if getattr(module, own) is None:
+                    module._buffers[own] = value.clone()  # a cache: it would be a result of the trace
+                else:
+                    getattr(module, own).data = value.clone()
         return model
 
 
@@ -62,10 +66,10 @@ def attribute_state(
     Raises what the model raises.
     """
     model = make()
-    before = _attributes(model)
+    untouched = _attributes(model)
     with torch.no_grad():
         model(*args)
-        changed = _changed(before, _attributes(model))
+        changed = _changed(untouched, _attributes(model))
         if not changed:
             return Changes()
         model(*args)
@@ -73,13 +77,22 @@ def attribute_state(
         model(*args)
         moving = _changed(before, _attributes(model))
         held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        settled = {name: held[name].detach().clone() for name in changed if name in held}
+        settled = {n: held[n].detach().clone() for n in changed if n in held and _fits(untouched.get(n, ()), held[n])}
         moving = tuple(n for n in moving if n not in settled or not _nearly(before[n].values, settled[n]))
         if moving:
             return Changes(moving)
         given = other()
         later, first = model(*given), Changes(settled=settled).settle(make())(*given)
     return Changes((), settled) if _same_results(later, first, bool(settled)) else Changes(changed)
+
+
+def _fits(untouched: Any, later: Tensor) -> bool:
+    """Whether a parameter or buffer can take its later numbers."""
+    if untouched is None:
+        return True
+    if not isinstance(untouched, _Held):
+        return False
+    return untouched.tensor.shape == later.shape and untouched.tensor.dtype == later.dtype
 
 
 def _nearly(a: Tensor | None, b: Tensor) -> bool:

@@ -126,6 +126,12 @@ def _computed(build: Builder, node: fx.Node, samples: int) -> Any:
         return None
 
 
+def take_value(build: Builder, node: fx.Node, result: fx.Node) -> None:
+    """What is free of the inputs in `result` is so in `node`, whose own arguments may not be."""
+    for samples in (1, 2):
+        build.computed[node.name, samples] = _computed(build, result, samples)
+
+
 def _value(build: Builder, node: fx.Node, samples: int) -> Any:
     key = (node.name, samples)
     if node.name in build.constants:

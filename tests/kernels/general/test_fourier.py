@@ -57,6 +57,26 @@ def test_samples_are_apart_and_none_give_none() -> None:
         check_no_samples(stage)
 
 
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "n"), [("real", 64), ("real", 225), ("complex", 60), ("to_real", 96), ("to_real", 105)]
+)
+def test_lines_side_by_side_have_the_bits_of_lines_alone(kind: str, n: int, beside: bool) -> None:
+    wanted, inverse = n // 2 if kind == "real" else n, int(kind == "to_real")
+    count = 37
+    together = contract.make_stage(kind, n, wanted, count, inverse, beside=beside)
+    alone = contract.make_stage(kind, n, wanted, 1, inverse)
+    x = torch.randn(2, *together.inputs[0].shape)
+    both = kernels(together, 2)
+    each = x.reshape(2, -1, count).transpose(1, 2) if beside else x.reshape(2, count, -1)
+    for name, run in kernels(alone, 1).items():
+        if not name.startswith("cpu"):
+            continue  # plain torch's own transforms
+        got = both[name](x)[0].reshape(2, count, -1)
+        want = [[run(line.reshape(1, -1).contiguous())[0].reshape(-1) for line in sample] for sample in each]
+        assert all(torch.equal(got[s, i], want[s][i]) for s in range(2) for i in range(count)), name
+
+
 def test_a_nan_reaches_its_own_line_alone() -> None:
     fast = rt.compile(Call(lambda x: torch.fft.rfft(x).abs()).eval(), torch.randn(2, 4, 64), strict=True)
     x = torch.randn(3, 4, 64)

@@ -75,6 +75,26 @@ def _stack(tensors: list[Tensor], dim: int = 0) -> Tensor:
     return torch.ops.aten.cat.default([t.unsqueeze(dim) for t in tensors], dim)
 
 
+def _one_joined(tensors: list[Tensor], dim: int = 0) -> Tensor:
+    """Lists grow with a loop, so some have one tensor: it is the result."""
+    if len(tensors) != 1:
+        raise NotImplementedError
+    return torch.ops.aten.alias.default(tensors[0])
+
+
+def _shifted_out(x: Tensor, pad: list[int], mode: Any = "constant", value: float | None = None) -> Tensor:
+    """Negative padding that cuts everything off: what is left is padding."""
+    value = mode if not isinstance(mode, str) else value  # constant_pad_nd has no mode
+    if mode in ("reflect", "replicate", "circular"):
+        raise NotImplementedError
+    around = [(0, 0)] * (x.dim() - len(pad) // 2) + list(zip(pad[::2], pad[1::2]))[::-1]
+    cut = [min(before, 0) + min(after, 0) for before, after in around]
+    if not any(c and size + c <= 0 for c, size in zip(cut, x.shape)):
+        raise NotImplementedError
+    shape = [size if before == after == 0 else size + before + after for size, (before, after) in zip(x.shape, around)]
+    return torch.ops.aten.new_full.default(x, shape, value or 0)
+
+
 def _extreme(reduce: Callable[..., Tensor], index: Callable[..., Tensor]) -> Callable[..., Any]:
     return lambda x, dim, keepdim=False: (reduce(x, [dim], keepdim), index(x, dim, keepdim))
 
@@ -199,6 +219,9 @@ OWN: dict[Any, Callable[..., Any]] = {
     **UNROLLED,
     **SYSTEMS,
     torch.ops.aten.stack.default: _stack,
+    torch.ops.aten.cat.default: _one_joined,
+    torch.ops.aten.constant_pad_nd.default: _shifted_out,
+    torch.ops.aten.pad.default: _shifted_out,
     **{
         target: _of_truths(target)
         for target in (

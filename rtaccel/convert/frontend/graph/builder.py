@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.as_strided import expect_own_strides
-from rtaccel.convert.frontend.constants import is_free, is_known
+from rtaccel.convert.frontend.constants import is_free, is_known, take_value
 from rtaccel.convert.frontend.decompose import decompose, take_back
 from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
@@ -148,6 +148,9 @@ class Builder(Values):
 
     def _is_now(self, node: fx.Node, result: fx.Node) -> None:
         """The node's value is that of another one."""
+        if self.free_of_inputs(result):
+            self._free[node] = True
+            take_value(self, node, result)
         if result.name in self.constants:
             self.constants[node.name] = self.constants[result.name]
         elif result.name in self.repeated and result.name not in self.views:

@@ -19,7 +19,12 @@ def permute(draw: Draw, x: Tensor, other: Tensor) -> Made:
 def join(draw: Draw, x: Tensor, other: Tensor) -> Made:
     dim, function = draw.dim(x), draw.of(torch.relu, torch.neg, lambda t: t)
     return Made(
-        draw.of(lambda a, b: torch.cat([a, b], dim), lambda a, b: torch.cat([a, function(a), a], dim)), exact=True
+        draw.of(
+            lambda a, b: torch.cat([a, b], dim),
+            lambda a, b: torch.cat([a, function(a), a], dim),
+            lambda a, b: torch.cat([function(a)], draw.of(0, dim)),
+        ),
+        exact=True,
     )
 
 
@@ -87,7 +92,7 @@ def pad(draw: Draw, x: Tensor, other: Tensor) -> Made:
         raise ValueError("no dimension")
     mode = draw.of("constant", "constant", "reflect", "replicate", "circular")
     around = [
-        draw.of(0, 1, 2, *((-1,) if mode == "constant" and x.shape[-1] > 3 else ()))
+        draw.of(0, 1, 2, *((-1, -x.shape[-1]) if mode == "constant" and x.shape[-1] > 3 else ()))
         for _ in range(2 * (max(x.dim() - 2, 1) if mode != "constant" else 1))
     ]
     return Made(lambda a, b: F.pad(a, around, mode, 1.5 if mode == "constant" else None), exact=True)
