@@ -25,22 +25,22 @@ class FourierStage final : public Stage {
     out_ = padded(t_.m + 1) + 16;
     spec.need_scratch(static_cast<size_t>(4 * room_ + line_ + 2 * out_) * sizeof(float) + 64);
     wide_line_ = padded(t_.along > t_.made() ? t_.along : t_.made());
-    const int64_t side = SideBySide<S>::scratch_floats(t_);
-    // One sample of one line may come with others. Buffers beyond a second-level cache would cost more than they save.
-    side_by_side_ = side <= (t_.count >= SideBySide<S>::kLeast ? 1 << 17 : 1 << 15);
-    if (side_by_side_)
-      spec.need_scratch(static_cast<size_t>(side + SideBySide<S>::kLanes * wide_line_) * sizeof(float) + 64);
+    least_ = SideBySide<S>::least(t_);
+    if (least_ <= SideBySide<S>::kLanes)  // samples may come together, even of one line each
+      spec.need_scratch(static_cast<size_t>(SideBySide<S>::scratch_floats(t_) + SideBySide<S>::kLanes * wide_line_) *
+                            sizeof(float) +
+                        64);
   }
 
   int64_t cost_ns(int64_t samples) const override {
-    return samples * t_.count * t_.n / (side_by_side_ && samples * t_.count >= SideBySide<S>::kLanes ? 8 : 2);
+    return samples * t_.count * t_.n / (samples * t_.count >= least_ ? 8 : 2);
   }
 
   void run(const Run& run) const override {
     float* room = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(run.scratch) + 63) & ~uintptr_t{63});
     const int64_t all = run.samples * t_.count;
     int64_t line = 0;
-    while (side_by_side_ && all - line >= SideBySide<S>::kLeast) {
+    while (all - line >= least_) {
       const int count = all - line < SideBySide<S>::kLanes ? static_cast<int>(all - line) : SideBySide<S>::kLanes;
       run_side_by_side(run, line, count, room);
       line += count;
@@ -243,8 +243,7 @@ class FourierStage final : public Stage {
 
   GraphIO x_, y_;
   const FourierTables<S> t_;
-  int64_t room_, line_, out_, wide_line_;
-  bool side_by_side_;
+  int64_t room_, line_, out_, wide_line_, least_;
   LineOperand from_;
 };
 

@@ -14,7 +14,6 @@ class SideBySide {
  public:
   using Tables = FourierTables<S>;
   static constexpr int kLanes = S::kLanes;
-  static constexpr int kLeast = kLanes / 8 + 1;  // of fewer lines each alone is faster
 
   // Where a line of x and one of y are. x: null where the lines are `beside` one another in memory.
   struct Lines {
@@ -27,6 +26,13 @@ class SideBySide {
 
   static int64_t scratch_floats(const Tables& t) {
     return (4 * t.m + (t.kind == Tables::Kind::kToReal ? t.along : 0)) * kLanes;
+  }
+
+  // Of fewer lines each alone is faster. Buffers that a first-level cache holds cost as much as a quarter of the lines,
+  // those that fill a part of a second-level cache as a half; beyond, nothing is gained.
+  static int64_t least(const Tables& t) {
+    const int64_t floats = scratch_floats(t);
+    return floats <= 1 << 13 ? kLanes / 4 : floats <= 1 << 15 ? kLanes / 2 : INT64_MAX;
   }
 
   static void run(const Tables& t, const Lines& lines, int count, float* scratch) {

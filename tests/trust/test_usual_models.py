@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,9 +35,18 @@ def recurrent(kind: type[nn.Module], layers: int, both: bool, read: Callable[[Te
     return Body(call, memory=memory, head=nn.Linear(8, 3))
 
 
+def with_shared_attributes() -> nn.Module:
+    """What copy.deepcopy refuses, and what cannot change."""
+    model = Body(lambda m, x: m.turn(m.layer(x)) * m.library.pi, layer=nn.Linear(4, 3))
+    model.turn, model.library = staticmethod(torch.neg), math
+    return model
+
+
 WINDOW = (torch.randn(3, 5, 6),)
 ROWS = (torch.randn(3, 4),)
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[Any, ...]]] = {
+    "attributes that are shared by copies": (with_shared_attributes, ROWS),
+    "all samples by their number": (lambda: Body(lambda m, x: m.layer(x)[: len(x)] * 2, layer=nn.Linear(4, 3)), ROWS),
     **{
         f"{kind.__name__} {layers} {'both ' if both else ''}{what}": (
             lambda kind=kind, layers=layers, both=both, read=read: recurrent(kind, layers, both, read), WINDOW,

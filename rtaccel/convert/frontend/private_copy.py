@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -12,15 +13,21 @@ from torch import Tensor, nn
 
 from rtaccel.core.errors import RtaccelError, UnsupportedProblem
 
+_SHARED = (staticmethod, classmethod, ModuleType)
+"""`self.turn = staticmethod(turn)`: of these there is one, whichever copy has it."""
+
 
 def private_copy(op: str, model: nn.Module) -> nn.Module:
-    """A deep copy. Tensors in plain attributes that hang on an autograd graph, which torch does not copy, are detached.
+    """A deep copy. Tensors in plain attributes that hang on an autograd graph, which torch does not copy, are detached. What
+    copy.deepcopy refuses although it cannot change is shared.
 
     Raises UnsupportedProblem where the model cannot be copied at all.
     """
     memo: dict[int, Any] = {}
-    for value in _attribute_tensors(model):
-        if not value.is_leaf:
+    for value in _attribute_leaves(model):
+        if isinstance(value, _SHARED):
+            memo[id(value)] = value
+        elif isinstance(value, Tensor) and not value.is_leaf:
             memo[id(value)] = value.detach().clone()
     try:
         with torch.no_grad():
@@ -56,18 +63,18 @@ def attributes_kept(model: nn.Module) -> Iterator[None]:
             value.extend(before) if isinstance(value, list) else value.update(before)
 
 
-def _attribute_tensors(model: nn.Module) -> Iterator[Tensor]:
+def _attribute_leaves(model: nn.Module) -> Iterator[Any]:
     for module in model.modules():
         for value in list(module.__dict__.values()):
-            yield from _tensors(value, 3)
+            yield from _leaves(value, 3)
 
 
-def _tensors(value: Any, depth: int) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif depth and isinstance(value, dict):
+def _leaves(value: Any, depth: int) -> Iterator[Any]:
+    if depth and isinstance(value, dict):
         for part in value.values():
-            yield from _tensors(part, depth - 1)
+            yield from _leaves(part, depth - 1)
     elif depth and isinstance(value, (list, tuple, set)):
         for part in value:
-            yield from _tensors(part, depth - 1)
+            yield from _leaves(part, depth - 1)
+    else:
+        yield value

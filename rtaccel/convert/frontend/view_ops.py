@@ -146,6 +146,8 @@ def _select(build: Builder, view: View, node: fx.Node, call: Arguments) -> View 
 @looks(aten.slice.Tensor)
 def _slice(build: Builder, view: View, node: fx.Node, call: Arguments) -> View | None:
     start, end, step = call["start"] or 0, call["end"], call["step"]
+    if step == 1 and str(node.meta["val"].shape) == str(call["self"].meta["val"].shape):
+        return view  # all of it, maybe by a size that is known when it runs: `x[: batch * heads]`
     if not all(isinstance(i, int) for i in (start, step)) or not (end is None or isinstance(end, int)):
         return None
     dim = call["dim"] % len(view.dims)

@@ -14,6 +14,7 @@ from rtaccel.convert.frontend.decompositions.counting import MOST
 from rtaccel.convert.frontend.decompositions.distances import cdist, index_put, quantile
 from rtaccel.convert.frontend.decompositions.einsum import einsum
 from rtaccel.convert.frontend.decompositions.folds import fold
+from rtaccel.convert.frontend.decompositions.joined import one_joined, shifted_out, stack
 from rtaccel.convert.frontend.decompositions.rounding import divide, floor_divide
 from rtaccel.convert.frontend.decompositions.scattered import scatter_reduce
 from rtaccel.convert.frontend.decompositions.systems import SYSTEMS
@@ -67,32 +68,6 @@ def _cosine(a: Tensor, b: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
         return torch.ops.aten.sum.dim_IntList(x * x, [dim]).sqrt().clamp_min(eps)
 
     return torch.ops.aten.sum.dim_IntList(a * b, [dim]) / (size(a) * size(b))
-
-
-def _stack(tensors: list[Tensor], dim: int = 0) -> Tensor:
-    """torch's own way joins them in another dimension first, which may be that of the samples."""
-    dim %= tensors[0].dim() + 1
-    return torch.ops.aten.cat.default([t.unsqueeze(dim) for t in tensors], dim)
-
-
-def _one_joined(tensors: list[Tensor], dim: int = 0) -> Tensor:
-    """Lists grow with a loop, so some have one tensor: it is the result."""
-    if len(tensors) != 1:
-        raise NotImplementedError
-    return torch.ops.aten.alias.default(tensors[0])
-
-
-def _shifted_out(x: Tensor, pad: list[int], mode: Any = "constant", value: float | None = None) -> Tensor:
-    """Negative padding that cuts everything off: what is left is padding."""
-    value = mode if not isinstance(mode, str) else value  # constant_pad_nd has no mode
-    if mode in ("reflect", "replicate", "circular"):
-        raise NotImplementedError
-    around = [(0, 0)] * (x.dim() - len(pad) // 2) + list(zip(pad[::2], pad[1::2]))[::-1]
-    cut = [min(before, 0) + min(after, 0) for before, after in around]
-    if not any(c and size + c <= 0 for c, size in zip(cut, x.shape)):
-        raise NotImplementedError
-    shape = [size if before == after == 0 else size + before + after for size, (before, after) in zip(x.shape, around)]
-    return torch.ops.aten.new_full.default(x, shape, value or 0)
 
 
 def _extreme(reduce: Callable[..., Tensor], index: Callable[..., Tensor]) -> Callable[..., Any]:
@@ -218,10 +193,10 @@ OWN: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.instance_norm.default: _instance_norm,
     **UNROLLED,
     **SYSTEMS,
-    torch.ops.aten.stack.default: _stack,
-    torch.ops.aten.cat.default: _one_joined,
-    torch.ops.aten.constant_pad_nd.default: _shifted_out,
-    torch.ops.aten.pad.default: _shifted_out,
+    torch.ops.aten.stack.default: stack,
+    torch.ops.aten.cat.default: one_joined,
+    torch.ops.aten.constant_pad_nd.default: shifted_out,
+    torch.ops.aten.pad.default: shifted_out,
     **{
         target: _of_truths(target)
         for target in (

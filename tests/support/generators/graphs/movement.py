@@ -37,7 +37,14 @@ def part(draw: Draw, x: Tensor, other: Tensor) -> Made:
     dim, step = draw.dim(x), draw.of(1, 1, 2, 3)
     start = draw.randrange(0, max(1, x.shape[dim] // 2))
     index = (slice(None),) * dim + (slice(start, draw.of(None, None, x.shape[dim] - 1), step),)
-    return Made(lambda a, b: a[index], exact=True)
+    return Made(
+        draw.of(
+            lambda a, b: a[index],
+            lambda a, b: a[index],
+            lambda a, b: a.flatten(0, 1)[: len(a) * a.shape[1]].reshape(a.shape),
+        ),
+        exact=True,
+    )
 
 
 def one(draw: Draw, x: Tensor, other: Tensor) -> Made:
