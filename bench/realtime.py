@@ -1,6 +1,6 @@
 """The slot and the loop on this machine.
 
-    python -m bench.realtime [--seconds 2]
+    python -m bench.realtime [--seconds 2] [--swaps 1000]
 
 Slot: best of 9 loops, in C and from Python. Wake-up error and steps: loops of a small network, one setting after the other, each
 with the same number of cycles; on a machine that does other work the medians are good and the tails are the machine's.
@@ -10,6 +10,7 @@ Where `cyclictest` is installed, its own figure is beside.
 from __future__ import annotations
 
 import argparse
+import copy
 import shutil
 import subprocess
 import time
@@ -94,6 +95,56 @@ def loop_table(seconds: float) -> None:
             )
 
 
+def swap_table(steps: int, swaps: int) -> None:
+    """A loop that steps every 20 us, with and without exchanges of all weights from another thread; every result that is seen is that
+    of one set of weights."""
+    torch.manual_seed(1)
+    layers = [torch.nn.Linear(128, 256), torch.nn.ReLU(), torch.nn.Linear(256, 128), torch.nn.ReLU()]
+    model = torch.nn.Sequential(*layers, torch.nn.Linear(128, 8)).eval()
+    row = torch.randn(1, 128)
+    fast = rt.compile(model, (row,))
+    own = fast.state_dict()
+    with torch.no_grad():
+        other = rt.compile(copy.deepcopy(model).apply(lambda m: [p.mul_(0.5) for p in m.parameters(False)]), (row,))
+    halved = other.state_dict()
+    wanted = {fast(row).numpy().tobytes(), other(row).numpy().tobytes()}
+    found: dict[str, list[Any]] = {"steps alone": [], "with swaps": []}
+    seen, rounds = 0, 4
+    for turn in range(2 * rounds):  # in turns, as the machine does other work
+        name = list(found)[turn % 2]
+        x, y = rt.Latest((128,)), rt.Latest((8,))
+        x.put(row[0])
+        loop = rt.Loop(
+            fast,
+            x,
+            y,
+            period_us=20,
+            deadline_us=20,
+            max_age_us=1e9,
+            on_miss="late",
+            spin_us=15,
+            warm=False,
+            priority=50,
+        )
+        end = time.monotonic() + steps / rounds * 20e-6
+        with loop:
+            for i in range(swaps // rounds):
+                if turn % 2:
+                    fast.swap((own, halved)[i % 2])
+                got = y.get()
+                if got.status != "none":
+                    assert got.value.tobytes() in wanted, "a result of two sets of weights"
+                    seen += 1
+                time.sleep(max(0.0, (end - time.monotonic()) / (swaps // rounds - i)))
+        found[name].append(loop.stats().work)
+    print(
+        f"\n{steps:,} steps of 67k weights in float32, {swaps:,} swaps from another thread, {seen:,} results looked at, none mixed"
+    )
+    for name, rows in found.items():
+        print(f"{name:14} work p50 {np.median([r.p50_us for r in rows]):.2f} us, p99 {np.median([r.p99_us for r in rows]):.2f} us "
+              f"(medians of {rounds} loops)")  # fmt: skip
+
+
 def cyclictest(seconds: float) -> None:
     tool = shutil.which("cyclictest")
     if tool is None:
@@ -124,12 +175,14 @@ def simulated(cycles: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each loop (%(default)g)")
+    parser.add_argument("--swaps", type=int, default=1000, help="of all weights, in a million steps (%(default)d)")
     parser.add_argument("--cycles", type=float, default=1e6, help="simulated (%(default)g)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message=".*the system refused.*")
     slot_table(48)
     loop_table(args.seconds)
+    swap_table(1_000_000, args.swaps)
     cyclictest(args.seconds)
     simulated(int(args.cycles))
 

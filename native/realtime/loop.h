@@ -71,6 +71,8 @@ class Inputs {
   void set(rta_latest* const* slots, int count, uint64_t any_age);
   bool empty() const { return slots_.empty(); }
   const std::vector<rta_latest*>& slots() const { return slots_; }
+  // The newest values. Those that a look has seen are still new to the next take.
+  void look();
   void take();
   bool none() const { return none_; }      // one of them was never put
   bool is_new() const { return is_new_; }  // one of them was not taken before
@@ -83,7 +85,7 @@ class Inputs {
  private:
   std::vector<rta_latest*> slots_;
   std::vector<rta_latest_sample> samples_;
-  std::vector<int64_t> last_seq_;
+  std::vector<int64_t> last_seq_, before_;  // of the values of the last take, and of the one before
   std::vector<const void*> data_;
   uint64_t any_age_ = 0;
   bool none_ = true, is_new_ = false;
@@ -148,8 +150,20 @@ struct rta_loop {
   void settle();  // priority, core, memory, of the calling thread
 
  private:
+  // What a cycle does, and what came of it.
+  struct Decision {
+    bool none = true, is_new = false, stale = false;
+    int64_t stamp = 0, age = 0, origin = RTA_ORIGIN_PUT;
+    bool computed = false, late = false, published = false, held = false;
+  };
+
   void warm_up(int64_t until);
-  bool compute(int64_t t0, int64_t& stamp, int64_t& origin, bool& computed);
+  void rehearse(int64_t now);
+  Decision decide(int64_t t0) const;
+  bool compute(Decision& d);
+  void publish(Decision& d, int64_t t1);
+  void count_inputs(const Decision& d, int64_t t0);
+  void count_results(const Decision& d, int64_t t0, int64_t t1);
   bool run_slower();
   void foresee();
 };

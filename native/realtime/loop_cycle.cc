@@ -23,6 +23,7 @@ bool rta_loop::fail(rta_loop_failed_by by, const char* format, ...) {
 namespace {
 
 constexpr int kWarmRuns = 2;  // the second brings what the first pushed out; more change nothing that was measured
+constexpr size_t kRehearsedBytes = 4096;  // of each result
 
 // An estimate rises at once and falls slowly: a warm run that ends after the grid point costs more than one left out.
 void learn(int64_t& estimate, int64_t measured) {
@@ -46,64 +47,119 @@ void rta_loop::warm_up(int64_t until) {
       return;
     }
     used->run_for_nothing(in);
+    rehearse(began);
     learn(estimate, clock.now(clock.self) - began);
     add(stats->warm_runs);
   }
 }
 
-// Leaves the results in the slots' next buffers, with their stamp and origin. computed stays false where there are
-// none, and with an origin the last ones are published again. False: the loop ends.
-bool rta_loop::compute(int64_t t0, int64_t& stamp, int64_t& origin, bool& computed) {
-  const bool is_new = inputs.is_new();
-  if (is_new) add(stats->overwritten, inputs.overwritten());
-  if (inputs.none()) {
-    add(stats->waiting);
-    return true;
+// What a cycle does around the model until its result is out: the code and the memory of that are cold, too. Nothing is
+// taken, decided or counted by it.
+void rta_loop::rehearse(int64_t now) {
+  inputs.look();
+  const Decision seen = decide(now);
+  for (size_t i = 0; i < write.size(); ++i) {
+    results[i] = rta_latest_next(write[i]);
+    const size_t bytes = std::min(main.out_bytes()[i], kRehearsedBytes);
+    for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<char*>(results[i]) + at, 1);
   }
-  if (is_new) add(stats->clock_back, inputs.after(t0));
-  const int64_t age = std::max<int64_t>(t0 - inputs.stamp(), 0);
-  count(stats->age, age);
-  const bool stale = age > config.max_age_ns;
-  Chain* chain = &main;
+  add(stats->cycles, 0);
+  if (seen.none) add(stats->waiting, 0);
+}
+
+// What the inputs ask for at t0. It changes nothing.
+rta_loop::Decision rta_loop::decide(int64_t t0) const {
+  Decision d;
+  d.is_new = inputs.is_new();
+  d.none = inputs.none();
+  if (d.none) return d;
+  d.stamp = inputs.stamp();
+  d.age = std::max<int64_t>(t0 - d.stamp, 0);
+  d.stale = d.age > config.max_age_ns;
+  if (d.stale)
+    d.origin = config.on_stale == RTA_STALE_HOLD       ? RTA_ORIGIN_HELD
+               : config.on_stale == RTA_STALE_FALLBACK ? RTA_ORIGIN_FALLBACK
+                                                       : RTA_ORIGIN_FORECAST;
+  else
+    d.origin = !d.is_new && config.on_old == RTA_OLD_HOLD ? RTA_ORIGIN_HELD : RTA_ORIGIN_FRESH;
+  return d;
+}
+
+// Leaves the results in the slots' next buffers. d.computed stays false where there are none, and with an origin the
+// last ones are published again. False: the loop ends.
+bool rta_loop::compute(Decision& d) {
+  if (d.none) return true;
   const void* const* in = inputs.data();
-  stamp = inputs.stamp();
-  if (stale) {
-    add(stats->stale);
+  if (d.stale) {
     was_stale = true;
     if (config.on_stale == RTA_STALE_RAISE)
-      return fail(RTA_FAILED_STALE, "a value %.1f us old; max_age_us is %.1f", static_cast<double>(age) * 1e-3,
+      return fail(RTA_FAILED_STALE, "a value %.1f us old; max_age_us is %.1f", static_cast<double>(d.age) * 1e-3,
                   static_cast<double>(config.max_age_ns) * 1e-3);
-    if (config.on_stale == RTA_STALE_HOLD) {
-      origin = RTA_ORIGIN_HELD;
-      return true;
-    }
-    if (config.on_stale == RTA_STALE_FALLBACK) {
-      chain = &fallback;
-      origin = RTA_ORIGIN_FALLBACK;
-    } else {
+    if (d.origin == RTA_ORIGIN_FORECAST) {
       if (!has_ahead) {  // one without a past is asked when it is needed
         if (forecast.run(inputs.data(), ahead.data())) return fail(RTA_FAILED_STEP, "forecast: %s", forecast.error());
         has_ahead = true;
       }
       in = ahead.in();
-      origin = RTA_ORIGIN_FORECAST;
     }
   } else {
     if (was_stale && config.on_gap == RTA_GAP_RESET) main.reset();
     was_stale = false;
-    if (is_new) has_ahead = false;
-    if (!is_new && config.on_old == RTA_OLD_HOLD) {
-      origin = RTA_ORIGIN_HELD;
-      return true;
-    }
-    origin = RTA_ORIGIN_FRESH;
+    if (d.is_new) has_ahead = false;
   }
-  used = chain;
+  if (d.origin == RTA_ORIGIN_HELD) return true;
+  used = d.origin == RTA_ORIGIN_FALLBACK ? &fallback : &main;
   for (size_t i = 0; i < write.size(); ++i) results[i] = rta_latest_next(write[i]);
-  computed = true;
-  if (chain->run(in, results.data())) return fail(RTA_FAILED_STEP, "%s", chain->error());
-  if (origin == RTA_ORIGIN_FRESH && !is_new) add(stats->repeated);
+  d.computed = true;
+  if (used->run(in, results.data())) return fail(RTA_FAILED_STEP, "%s", used->error());
   return true;
+}
+
+// The results, or where there are none, or they are late and that is asked, the last ones once more.
+void rta_loop::publish(Decision& d, int64_t t1) {
+  const int64_t origin = d.computed && d.late ? RTA_ORIGIN_MISSED : d.origin;
+  if (d.computed && !(d.late && config.on_miss == RTA_MISS_HOLD)) {
+    for (size_t i = 0; i < write.size(); ++i) {
+      rta_latest_publish(write[i], nullptr, d.stamp, t1, origin);
+      std::memcpy(last_out.data()[i], results[i], main.out_bytes()[i]);
+    }
+    d.published = true;
+    out_stamp = d.stamp;
+    has_out = true;
+  } else if (has_out && origin != RTA_ORIGIN_PUT) {
+    for (size_t i = 0; i < write.size(); ++i) rta_latest_publish(write[i], last_out.data()[i], out_stamp, t1, origin);
+    d.held = true;
+  }
+}
+
+// Statistics of the inputs, when the result is out: their memory is cold, and nobody waits for them.
+void rta_loop::count_inputs(const Decision& d, int64_t t0) {
+  count(stats->wake_error, t0 - due);
+  if (t0 - due >= config.period_ns) add(stats->caught_up, config.on_miss == RTA_MISS_CATCH_UP);
+  if (d.is_new) add(stats->overwritten, inputs.overwritten());
+  if (d.none) return add(stats->waiting);
+  if (d.is_new) add(stats->clock_back, inputs.after(t0));
+  count(stats->age, d.age);
+  if (d.stale) add(stats->stale);
+}
+
+void rta_loop::count_results(const Decision& d, int64_t t0, int64_t t1) {
+  count(stats->work, t1 - t0);
+  count(stats->response, t1 - due);
+  add(stats->cycles);
+  if (d.late) add(stats->misses);
+  if (d.computed && d.origin == RTA_ORIGIN_FRESH && !d.is_new) add(stats->repeated);
+  if (d.late && config.on_miss == RTA_MISS_RAISE) return;
+  if (d.computed)
+    add(d.origin == RTA_ORIGIN_FRESH      ? stats->fresh
+        : d.origin == RTA_ORIGIN_FALLBACK ? stats->fallback
+                                          : stats->forecast);
+  if (d.published && d.is_new && d.origin != RTA_ORIGIN_FORECAST) count(stats->latency, t1 - d.stamp);
+  if (d.held) add(stats->held);
+  const bool good = !d.late && !was_stale;
+  const int64_t streak = good ? 0 : stats->streak + 1;
+  put(stats->streak, streak);
+  if (streak > stats->longest_streak) put(stats->longest_streak, streak);
 }
 
 // After a result is out: the input that would be next, while there is time for it.
@@ -150,44 +206,20 @@ bool rta_loop::cycle() {
   if (stopping.load(std::memory_order_relaxed)) return true;
   if (now < due) warm_up(due);
   const int64_t t0 = clock.spin_until(c, due);
-  count(stats->wake_error, t0 - due);
-  if (t0 - due >= config.period_ns) add(stats->caught_up, config.on_miss == RTA_MISS_CATCH_UP);
 
   inputs.take();
-  int64_t stamp = 0, origin = RTA_ORIGIN_PUT;
-  bool computed = false;
-  if (!compute(t0, stamp, origin, computed)) return false;
+  Decision d = decide(t0);
+  const bool ran = compute(d);
+  if (!ran) return count_inputs(d, t0), false;
   const int64_t t1 = clock.now(c);
-  const bool late = t1 - due > config.deadline_ns;
-  count(stats->work, t1 - t0);
-  count(stats->response, t1 - due);
-  add(stats->cycles);
-  if (late) add(stats->misses);
-
-  if (late && config.on_miss == RTA_MISS_RAISE)
+  d.late = t1 - due > config.deadline_ns;
+  const bool refused = d.late && config.on_miss == RTA_MISS_RAISE;
+  if (!refused) publish(d, t1);
+  count_inputs(d, t0);
+  count_results(d, t0, t1);
+  if (refused)
     return fail(RTA_FAILED_LATE, "a result %.1f us after its time; deadline_us is %.1f",
                 static_cast<double>(t1 - due) * 1e-3, static_cast<double>(config.deadline_ns) * 1e-3);
-  const bool from_forecast = origin == RTA_ORIGIN_FORECAST;
-  if (computed) {
-    add(origin == RTA_ORIGIN_FRESH ? stats->fresh : origin == RTA_ORIGIN_FALLBACK ? stats->fallback : stats->forecast);
-    if (late) origin = RTA_ORIGIN_MISSED;
-  }
-  if (computed && !(late && config.on_miss == RTA_MISS_HOLD)) {
-    for (size_t i = 0; i < write.size(); ++i) {
-      rta_latest_publish(write[i], nullptr, stamp, t1, origin);
-      std::memcpy(last_out.data()[i], results[i], main.out_bytes()[i]);
-    }
-    if (inputs.is_new() && !from_forecast) count(stats->latency, t1 - stamp);
-    out_stamp = stamp;
-    has_out = true;
-  } else if (has_out && origin != RTA_ORIGIN_PUT) {
-    for (size_t i = 0; i < write.size(); ++i) rta_latest_publish(write[i], last_out.data()[i], out_stamp, t1, origin);
-    add(stats->held);
-  }
-  const bool good = !late && !was_stale;
-  const int64_t streak = good ? 0 : stats->streak + 1;
-  put(stats->streak, streak);
-  if (streak > stats->longest_streak) put(stats->longest_streak, streak);
 
   foresee();
   if (failed || !run_slower()) return false;
