@@ -96,8 +96,8 @@ def loop_table(seconds: float) -> None:
 
 
 def swap_table(steps: int, swaps: int) -> None:
-    """A loop that steps every 20 us, with and without exchanges of all weights from another thread; every result that is seen is that
-    of one set of weights."""
+    """A loop that steps every 20 us, with and without exchanges of all weights from another thread. Every result that is seen is
+    that of one set of weights."""
     torch.manual_seed(1)
     layers = [torch.nn.Linear(128, 256), torch.nn.ReLU(), torch.nn.Linear(256, 128), torch.nn.ReLU()]
     model = torch.nn.Sequential(*layers, torch.nn.Linear(128, 8)).eval()
@@ -106,7 +106,7 @@ def swap_table(steps: int, swaps: int) -> None:
     own = fast.state_dict()
     with torch.no_grad():
         other = rt.compile(copy.deepcopy(model).apply(lambda m: [p.mul_(0.5) for p in m.parameters(False)]), (row,))
-    halved = other.state_dict()
+    second = other.state_dict()
     wanted = {fast(row).numpy().tobytes(), other(row).numpy().tobytes()}
     found: dict[str, list[Any]] = {"steps alone": [], "with swaps": []}
     seen, rounds = 0, 4
@@ -130,7 +130,7 @@ def swap_table(steps: int, swaps: int) -> None:
         with loop:
             for i in range(swaps // rounds):
                 if turn % 2:
-                    fast.swap((own, halved)[i % 2])
+                    fast.swap((own, second)[i % 2])
                 got = y.get()
                 if got.status != "none":
                     assert got.value.tobytes() in wanted, "a result of two sets of weights"
@@ -138,11 +138,11 @@ def swap_table(steps: int, swaps: int) -> None:
                 time.sleep(max(0.0, (end - time.monotonic()) / (swaps // rounds - i)))
         found[name].append(loop.stats().work)
     print(
-        f"\n{steps:,} steps of 67k weights in float32, {swaps:,} swaps from another thread, {seen:,} results looked at, none mixed"
+        f"\n{steps:,} steps of 67k weights in float32, {swaps:,} swaps from another thread, {seen:,} results seen, none mixed"
     )
     for name, rows in found.items():
-        print(f"{name:14} work p50 {np.median([r.p50_us for r in rows]):.2f} us, p99 {np.median([r.p99_us for r in rows]):.2f} us "
-              f"(medians of {rounds} loops)")  # fmt: skip
+        p50, p99 = (np.median([getattr(r, at) for r in rows]) for at in ("p50_us", "p99_us"))
+        print(f"{name:14} work p50 {p50:.2f} us, p99 {p99:.2f} us (medians of {rounds} loops)")
 
 
 def cyclictest(seconds: float) -> None:
