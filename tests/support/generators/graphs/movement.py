@@ -41,7 +41,7 @@ def part(draw: Draw, x: Tensor, other: Tensor) -> Made:
         draw.of(
             lambda a, b: a[index],
             lambda a, b: a[index],
-            lambda a, b: a.flatten(0, 1)[: len(a) * a.shape[1]].reshape(a.shape),
+            lambda a, b: a.flatten(0, 1)[: a.shape[0] * a.shape[1]].reshape(a.shape),
         ),
         exact=True,
     )
