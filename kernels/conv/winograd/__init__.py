@@ -74,22 +74,23 @@ def tile(stage: Stage) -> int:
     return best(c, n, stage.attrs["out_size"]) if fits else 0
 
 
-NEAR_BYTES = 1 << 20
-"""Transformed weights up to here stay in a second-level cache, or come back into it quickly."""
+LEAST_POSITIONS = {4: 49, 2: 16}
+BYTES_A_POSITION = {4: 96 << 10, 2: 256 << 10}
+"""How many bytes of transformed weights a position may ask for, by m: beyond, to read them takes what products save."""
 
 
 def best(c: int, n: int, out_size: tuple[int, int]) -> int:
     """The m that is fastest by the figures of the decision; 0 where sums of products are.
 
-    F(4 x 4) has four times the weights, which pays where they are small, or read for many positions; F(2 x 2) has 1.8 times.
+    F(4 x 4) has four times the weights of sums, F(2 x 2) 1.8 times.
     """
     positions = out_size[0] * out_size[1]
-    if min(c, n) < 16 or positions < 49:
+    if min(c, n) < 16:
         return 0
-    small = 36 * 4 * c * n <= NEAR_BYTES
-    for m, many in ((4, 400), (2, 196)):
+    for m in (4, 2):
         computed = m * m * math.prod(-(-size // m) for size in out_size)
-        if (small or positions >= many) and positions >= 0.7 * computed:
+        weights = 4 * (m + 2) ** 2 * c * n
+        if positions >= max(LEAST_POSITIONS[m], 0.7 * computed) and weights <= BYTES_A_POSITION[m] * positions:
             return m
     return 0
 

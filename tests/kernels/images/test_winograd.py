@@ -40,8 +40,12 @@ def net(channels: int = 32, size: int = 16) -> tuple[nn.Module, Tensor]:
 
 def test_sizes_where_it_is_faster() -> None:
     assert winograd.best(64, 64, (56, 56)) == winograd.best(64, 64, (14, 14)) == 4
-    assert winograd.best(192, 192, (14, 14)) == 2, "weights of F(4 x 4) are large, and 14 is no multiple of 4"
-    assert winograd.best(512, 512, (7, 7)) == 0, "few positions"
+    assert (
+        winograd.best(128, 128, (8, 8)) == winograd.best(192, 192, (14, 14)) == winograd.best(256, 256, (12, 12)) == 4
+    )
+    assert winograd.best(256, 256, (8, 8)) == 2, "weights of F(4 x 4) are large for so few positions"
+    assert winograd.best(64, 64, (4, 4)) == winograd.best(256, 256, (4, 4)) == 2
+    assert winograd.best(512, 512, (7, 7)) == winograd.best(256, 256, (3, 3)) == 0, "few positions"
     assert winograd.best(8, 64, (56, 56)) == winograd.best(64, 8, (56, 56)) == 0, "the transforms are most of it"
     assert winograd.best(64, 64, (1, 100)) == 0, "three of four rows of a tile are none"
 
