@@ -90,14 +90,22 @@ def tolerance(stage: Stage, x: Tensor) -> Tolerance:
     return Tolerance(atol=lines.written(bound, out, target, stage.outputs[0].shape))
 
 
-def _case(label: str, kind: str, shape: tuple[int, int], dims: tuple[int, ...], place: lines.Place, last: int = 0,
-          dtype: str = "float32") -> Case:  # fmt: skip
+def make_stage(kind: str, shape: tuple[int, int], last: int = 0, dtype: str = "float32", dims: tuple[int, ...] = (),
+               place: lines.Place = ()) -> Stage:  # fmt: skip
+    """dims, place: the rows of x where they are left out."""
+    dims, place = dims or shape, place or dense(shape)
     elements = prod(dims[:-1] if last else dims)
     width = 1 if last else shape[1]
     x, y = Value("x", shape[1], dtype, steps=shape[0]), Value("y", width, dtype, steps=elements // width)
     target = dense(dims[:-1]) if last else place
     attrs = {"kind": kind, "last": last, "dims": dims, "places": (place, target)}
-    stage = Stage("scan", "case", (x,), (y,), {}, attrs)
+    return Stage("scan", "case", (x,), (y,), {}, attrs)
+
+
+def _case(label: str, kind: str, shape: tuple[int, int], dims: tuple[int, ...], place: lines.Place, last: int = 0,
+          dtype: str = "float32") -> Case:  # fmt: skip
+    stage = make_stage(kind, shape, last, dtype, dims, place)
+    x = stage.inputs[0]
 
     def make(seed: int) -> tuple[Tensor, ...]:
         g = torch.Generator().manual_seed(seed)
