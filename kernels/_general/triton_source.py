@@ -31,10 +31,11 @@ def digest(text: str) -> str:
 
 
 @cache
-def kernel_of(text: str) -> Any:
-    """The only function in the text, `def kernel(...)`. `rows`, if it is an argument, is not specialized."""
+def kernel_of(text: str, *helpers: Any) -> Any:
+    """The only function in the text, `def kernel(...)`. `rows`, if it is an argument, is not specialized. helpers: device
+    functions of an operator, which the text has by their names."""
     file = f"<a general stage of rtaccel, {digest(text)}>"
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-    scope: dict[str, Any] = {**NAMES, "__name__": __name__}
+    scope: dict[str, Any] = {**NAMES, **{helper.__name__: helper for helper in helpers}, "__name__": __name__}
     exec(compile(text, file, "exec"), scope)
     return triton.jit(scope["kernel"], do_not_specialize=["rows"])

@@ -73,8 +73,10 @@ def reference(stage: Stage, x: Tensor) -> tuple[Tensor, ...]:
     )
 
 
-def _case(label: str, shape: tuple[int, int], dims: tuple[int, ...], place: lines.Place, k: int, descending: int,
-          gives: str = "values,indices", dtype: str = "float32", nan_first: int = 0) -> Case:  # fmt: skip
+def make_stage(shape: tuple[int, int], k: int, descending: int = 1, gives: str = "values,indices", dtype: str = "float32",
+               dims: tuple[int, ...] = (), place: lines.Place = (), nan_first: int = 0) -> Stage:  # fmt: skip
+    """dims, place: the rows of x where they are left out."""
+    dims, place = dims or shape, place or dense(shape)
     x = Value("x", shape[1], dtype, steps=shape[0])
     lines_count = prod(dims[:-1])
     outputs = tuple(
@@ -88,7 +90,13 @@ def _case(label: str, shape: tuple[int, int], dims: tuple[int, ...], place: line
         "dims": dims,
         "places": (place, dense((*dims[:-1], k))),
     }
-    stage = Stage("order", "case", (x,), outputs, {}, attrs)
+    return Stage("order", "case", (x,), outputs, {}, attrs)
+
+
+def _case(label: str, shape: tuple[int, int], dims: tuple[int, ...], place: lines.Place, k: int, descending: int,
+          gives: str = "values,indices", dtype: str = "float32", nan_first: int = 0) -> Case:  # fmt: skip
+    stage = make_stage(shape, k, descending, gives, dtype, dims, place, nan_first)
+    x = stage.inputs[0]
 
     def make(seed: int) -> tuple[Tensor, ...]:
         g = torch.Generator().manual_seed(seed)
