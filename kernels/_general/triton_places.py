@@ -36,6 +36,23 @@ def joined(dims: Sequence[int], places: Sequence[Place]) -> tuple[tuple[int, ...
     return tuple(sizes), [(p[0], *s) for p, s in zip(places, strides)]
 
 
+def nested(dims: Sequence[int], source: Place, target: Place) -> tuple[list[int], Place, Place] | None:
+    """(sizes, source, target) with strides in y from the largest down, all positive; None where they are not nested."""
+    sizes, (source, target) = joined(dims, [source, target])
+    at, start = [source[0], target[0]], []
+    for size, own, wide in zip(sizes, source[1:], target[1:]):
+        if wide < 0:
+            at, own, wide = [at[0] + (size - 1) * own, at[1] + (size - 1) * wide], -own, -wide
+        start.append((wide, size, own))
+    start.sort(reverse=True)
+    inner = 0
+    for wide, size, _ in reversed(start):
+        if wide <= inner:
+            return None
+        inner += (size - 1) * wide
+    return [s for _, s, _ in start], (at[0], *(o for _, _, o in start)), (at[1], *(w for w, _, _ in start))
+
+
 def digits(dims: Sequence[int], number: str, name: str) -> list[str]:
     """Lines that set name0, name1, ... to the index in each dimension, from the number of an element."""
     lines = []

@@ -98,18 +98,29 @@ def tolerance(stage: Stage, *inputs: Tensor) -> Tolerance:
     )
 
 
-def _case(label: str, shapes: list[tuple[int, int]], mode: str, dtype: str = "float32", **attrs: Any) -> Case:
+def make_stage(shapes: list[tuple[int, int]], mode: str, dtype: str = "float32", **attrs: Any) -> Stage:
+    """shapes: (steps, width) of x, of each index, of src."""
     kinds = [dtype, *["int64"] * len(attrs["sizes"]), dtype]
     inputs = tuple(Value(f"x{i}", w, kind, steps=s) for i, ((s, w), kind) in enumerate(zip(shapes, kinds)))
     rows, columns = shapes[0]
     whole = ((rows * columns,), (0, 1), (0, 1))
     attrs = {"mode": mode, "negative": 0, "whole": whole, **attrs}
-    stage = Stage("put", "case", inputs, (Value("y", columns, dtype, steps=rows),), {}, attrs)
+    return Stage("put", "case", inputs, (Value("y", columns, dtype, steps=rows),), {}, attrs)
+
+
+def rows_stage(mode: str, rows: int, columns: int, lines: int, dtype: str = "float32") -> Stage:
+    """x [rows, columns]; each of the lines of src [lines, columns] goes to the row that its index says."""
+    return make_stage([(rows, columns), (1, lines), (lines, columns)], mode, dtype, dims=(lines, columns), kept=1,
+                      sizes=(rows,), strides=(columns,), places=((0, 0, 1), (0, 1, 0), (0, columns, 1)))  # fmt: skip
+
+
+def _case(label: str, stage: Stage) -> Case:
+    attrs, dtype = stage.attrs, stage.outputs[0].dtype
 
     def make(seed: int) -> tuple[Tensor, ...]:
         g = torch.Generator().manual_seed(seed)
         found = []
-        for i, v in enumerate(inputs):
+        for i, v in enumerate(stage.inputs):
             if 0 < i <= len(attrs["sizes"]):
                 size = attrs["sizes"][i - 1]
                 found.append(torch.randint(-size if attrs["negative"] else 0, size, (3, *v.shape), generator=g))
@@ -127,18 +138,26 @@ def cases() -> Iterator[Case]:
         for dtype in ("float32", "int64"):
             for h, c, k in ((1, 1, 1), (5, 3, 4), (6, 17, 9), (3, 70, 4)):
                 tag = f"{mode}-{dtype}-{h}x{c}-{k}"
-                yield _case(f"rows-{tag}", [(h, c), (1, k), (k, c)], mode, dtype, dims=(k, c), kept=1, sizes=(h,),
-                            strides=(c,), places=((0, 0, 1), (0, 1, 0), (0, c, 1)))  # fmt: skip
-                yield _case(f"elements-{tag}", [(h, c), (k, c), (k, c)], mode, dtype, dims=(k, c), kept=2, sizes=(h,),
-                            strides=(c,), places=((0, 0, 1), (0, c, 1), (0, c, 1)), negative=1)  # fmt: skip
-    yield _case("turned", [(4, 6), (1, 5), (6, 5)], "add", dims=(5, 6), kept=1, sizes=(4,), strides=(6,),
-                places=((0, 0, 1), (0, 1, 0), (0, 1, 5)))  # fmt: skip
-    yield _case("pairs", [(4, 6), (1, 5), (1, 5), (1, 5)], "set", dims=(5,), kept=1, sizes=(4, 6), strides=(6, 1),
-                places=((0, 0), (0, 1), (0, 1), (0, 1)))  # fmt: skip
+                yield _case(f"rows-{tag}", rows_stage(mode, h, c, k, dtype))
+                elements_stage = make_stage([(h, c), (k, c), (k, c)], mode, dtype, dims=(k, c), kept=2, sizes=(h,), strides=(c,),
+                                            places=((0, 0, 1), (0, c, 1), (0, c, 1)), negative=1)  # fmt: skip
+                yield _case(f"elements-{tag}", elements_stage)
+    yield _case("turned", make_stage([(4, 6), (1, 5), (6, 5)], "add", dims=(5, 6), kept=1, sizes=(4,), strides=(6,),
+                                     places=((0, 0, 1), (0, 1, 0), (0, 1, 5))))  # fmt: skip
+    yield _case("pairs", make_stage([(4, 6), (1, 5), (1, 5), (1, 5)], "set", dims=(5,), kept=1, sizes=(4, 6), strides=(6, 1),
+                                    places=((0, 0), (0, 1), (0, 1), (0, 1))))  # fmt: skip
+    for mode in ("set", "add"):  # windows of three rows that overlap: strides do not tell which line reached a row
+        yield _case(f"overlapping-{mode}", make_stage([(9, 4), (1, 5), (5, 12)], mode, dims=(5, 3, 4), kept=1, sizes=(7,),
+                    strides=(4,), places=((0, 0, 4, 1), (0, 1, 0, 0), (0, 12, 4, 1))))  # fmt: skip
+    yield _case("backward", make_stage([(4, 6), (1, 5), (5, 6)], "set", dims=(5, 6), kept=1, sizes=(4,), strides=(6,),
+                                       places=((5, 0, -1), (0, 1, 0), (0, 6, 1))))  # fmt: skip
 
 
 def cost(problem: Problem) -> Cost:
-    return Cost(bytes=8 * problem.rows * (problem.out_steps[0] * problem.out_widths[0]), flops=0)
+    size = {"float32": 4, "int64": 8}
+    read = sum(size[d] * s * w for d, s, w in zip(problem.in_dtypes, problem.in_steps, problem.in_widths))
+    written = size[problem.out_dtypes[0]] * problem.out_steps[0] * problem.out_widths[0]
+    return Cost(bytes=problem.rows * (read + written), flops=0)
 
 
 def packed_bytes(stage: Stage) -> int:

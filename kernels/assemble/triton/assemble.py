@@ -6,34 +6,17 @@ element by division. For the others there is a table.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage, Value
 from rtaccel.kernels._common.strides import elements
-from rtaccel.kernels._general.triton_places import Place, address, joined
+from rtaccel.kernels._general.triton_places import address, nested
 from rtaccel.kernels._general.triton_tile import Text, too_large
 from rtaccel.kernels._gpu.triton_spec import Specialisation
 from rtaccel.kernels.assemble import contract
-
-
-def nested(dims: Sequence[int], source: Place, target: Place) -> tuple[list[int], Place, Place] | None:
-    """(sizes, source, target) with strides in y from the largest down, all positive; None where they are not nested."""
-    sizes, (source, target) = joined(dims, [source, target])
-    at, start = [source[0], target[0]], []
-    for size, own, wide in zip(sizes, source[1:], target[1:]):
-        if wide < 0:
-            at, own, wide = [at[0] + (size - 1) * own, at[1] + (size - 1) * wide], -own, -wide
-        start.append((wide, size, own))
-    start.sort(reverse=True)
-    inner = 0
-    for wide, size, _ in reversed(start):
-        if wide <= inner:
-            return None
-        inner += (size - 1) * wide
-    return [s for _, s, _ in start], (at[0], *(o for _, _, o in start)), (at[1], *(w for w, _, _ in start))
 
 
 def text(stage: Stage) -> Text:
