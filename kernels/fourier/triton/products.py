@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from math import prod
 
 import torch
-import triton
 from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
@@ -57,16 +56,16 @@ class Sides:
 
 
 def sides(kind: str, n: int, wanted: int) -> Sides:
-    """The factors with the fewest products when padded, and of those the ones with the shorter second sum."""
+    """The factors with the fewest products when padded, of those the ones with the shortest sides."""
 
     def made(p: int) -> Sides:
         q = n // p
         first = n // 2 // q + 1 if kind == "to_real" else p
         return Sides(p, q, first, -(-wanted // p))
 
-    def products(s: Sides) -> tuple[int, int]:
+    def products(s: Sides) -> tuple[int, int, int]:
         p, q, first, last = s.padded()
-        return p * q * (first + 2 * last), s.q
+        return p * q * (first + 2 * last), max(p, q), s.q
 
     return min((made(p) for p in range(1, n + 1) if n % p == 0), key=products)
 

@@ -107,7 +107,7 @@ def text(stage: Stage) -> tuple[str, int, dict[str, Tensor]]:
         lines += ["w = tl.load(table_ptr + e, mask=there, other=0)"]
         from_x = "w"
     else:
-        outer, source, target = found
+        _, source, target = found
         lines += [f"left = e - {target[0]}"]
         for d, wide in enumerate(target[1:]):
             lines += [f"w{d} = left // {wide}", f"left = left % {wide}"]
