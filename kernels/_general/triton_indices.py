@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from rtaccel.core.errors import FormatError
@@ -17,7 +18,7 @@ from rtaccel.core.errors import FormatError
 def check(op: str, indices: Sequence[Tensor], sizes: Sequence[int], negative: bool) -> None:
     """Raises FormatError for an index outside, naming the first; nothing where a graph is being captured."""
     for index, size in zip(indices, sizes):
-        if index.device.type == "meta" or (index.is_cuda and _capturing()):
+        if not can_look(index):
             continue
         low = -size if negative else 0
         bad = (index < low) | (index >= size)
@@ -26,7 +27,6 @@ def check(op: str, indices: Sequence[Tensor], sizes: Sequence[int], negative: bo
                               "Nothing was computed; mend what the indices are computed from.")  # fmt: skip
 
 
-def _capturing() -> bool:
-    import torch
-
-    return torch.cuda.is_current_stream_capturing()
+def can_look(tensor: Tensor) -> bool:
+    """Whether its numbers may be read here: not while a graph is being captured, and not where there are none."""
+    return tensor.device.type != "meta" and not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())

@@ -20,9 +20,10 @@ from tests.triton_checks import conftest
 
 FOLDER = Path(__file__).parent.parent / "triton_checks"
 GROUPS = (
-    ("recurrent", "partition", "sparse", "sparse_bytes", "sparse_choice"), ("kernels", "1/2"), ("kernels", "2/2"),
+    ("recurrent", "recurrent_float32", "partition", "sparse", "sparse_bytes", "sparse_choice"),
+    ("kernels", "1/2"), ("kernels", "2/2"),
     ("conv", "conv_stream"), ("formats", "1/2"), ("formats", "2/2"), ("persistent", "persistent_streams"),
-    ("general", "exchange"),
+    ("general", "exchange", "by_index"),
 )  # fmt: skip
 """Files of checks, and what part of their checks: each group is a process, of about the same length."""
 

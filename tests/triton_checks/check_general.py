@@ -45,6 +45,11 @@ STEPS = {
     "resample": 5,
     "matmul": 6,
     "attention": 1,
+    "scan": 7,
+    "order": 9,
+    "put": 5,
+    "fourier": 3,
+    "solve": 5,
 }
 """Operator -> every how many of its cases run here."""
 

@@ -21,7 +21,7 @@ import rtaccel as rt
 from rtaccel.backends import require
 from rtaccel.core import settings
 from rtaccel.core.errors import ShapeError
-from rtaccel.core.registry import impls, operator
+from rtaccel.core.registry import Impl, impls, operator
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu.triton_device import fma_rn
 from rtaccel.kernels.recurrent.cases import make_inputs, make_stage
@@ -64,6 +64,11 @@ def assert_same(stage: Stage, inputs: tuple[Tensor, ...], got: tuple[Tensor, ...
         assert same.all(), f"output {index}: {int((~same).sum())} of {same.numel()} differ"
 
 
+def stacked(op: str) -> Impl:
+    """The kernel for int8 and int4 weights."""
+    return next(impl for impl in impls("triton", op) if impl.name == "triton_stack")
+
+
 def seed() -> int:
     return int(torch.randint(1 << 30, ()))
 
@@ -102,7 +107,7 @@ def cases() -> Iterator[Any]:
 def test_contract(op: str, samples: int, k: int, geometry: Geometry, form: str, out: str, states: bool) -> None:
     stage = make_stage(op, GATES[op], geometry, k, form, out, states, seed=seed())
     inputs = make_inputs(stage, samples, seed())
-    (impl,) = impls("triton", op)
+    impl = stacked(op)
     call = impl.prepare(stage, Problem.of(stage, samples, DEVICE))
     for _ in range(1 if INTERPRET else 3):
         assert_same(stage, inputs, call(*(t.to(DEVICE) for t in inputs)))
@@ -113,7 +118,7 @@ def test_a_stream_without_meaning_is_nan_and_alone(op: str) -> None:
     stage = make_stage(op, GATES[op], Geometry(19, layers=2, time=2), 6, "int8-own", seed=seed())
     inputs = make_inputs(stage, 4, seed())
     inputs[0][0, 1, 5], inputs[1][1, 0, 18], inputs[-1][2, 1, 0] = float("nan"), float("inf"), float("-inf")
-    (impl,) = impls("triton", op)
+    impl = stacked(op)
     got = impl.prepare(stage, Problem.of(stage, 4, DEVICE))(*(t.to(DEVICE) for t in inputs))
     assert all(y[:3].isnan().all() and y[3].isfinite().all() for y in got)
     assert_same(stage, inputs, got)
@@ -219,7 +224,7 @@ def test_how_a_stack_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_not_taken() -> None:
-    (impl,) = impls("triton", "lstm")
+    impl = stacked("lstm")
     for form, geometry, said in (
         ("float32", Geometry(8), "float32"), ("float32", Geometry(8, directions=2), "float32"),
     ):  # fmt: skip
@@ -233,7 +238,7 @@ def test_what_is_not_taken() -> None:
 
 def test_wrong_inputs_are_refused() -> None:
     stage = make_stage("gru", 3, Geometry(8), 5, "int8-own")
-    (impl,) = impls("triton", "gru")
+    impl = stacked("gru")
     call = impl.prepare(stage, Problem.of(stage, 2, DEVICE))
     x, h = (t.to(DEVICE) for t in make_inputs(stage, 2, 1))
     for wrong in ((x,), (x[:, :4], h), (x.double(), h), (x, h[:1]), (x.repeat(1, 2)[:, ::2], h)):

@@ -1,6 +1,7 @@
 """Fourier transforms of long lines in Triton: the two products of products.py in two launches, each cut into tiles.
 
-Between them a line lies in device memory as a complex matrix [p, q], which stays in L2. No program holds more than a tile, so n may be as large as its factors allow; products are 2 n (p + q), spread over the card.
+Between them a line lies in device memory as a complex matrix [p, q], which stays in L2. No program holds more than a tile, so n
+may be as large as its factors allow; products are 2 n (p + q), spread over the card.
 """
 
 from __future__ import annotations

@@ -80,8 +80,13 @@ def supports(problem: Problem) -> str | None:
 
 
 def specialize(problem: Problem) -> Specialisation:
-    n, k, rows = problem.out_widths[0], problem.in_widths[0], problem.matrix_rows
-    activation, alone = problem.attrs.get("activation", "none"), rows <= FEW
+    activation = problem.attrs.get("activation", "none")
+    return form(problem.matrix_rows, problem.out_widths[0], problem.in_widths[0], activation)
+
+
+def form(rows: int, n: int, k: int, activation: str = "none") -> Specialisation:
+    """For about so many rows; it takes any number."""
+    alone = rows <= FEW
     tile = Tiling(1, 8, power_of_two(k, 32, 256), num_warps=4) if alone else ffma_tiling(rows, n, k)
     return Specialisation(
         name=f"linear_float32_M{tile.block_m}_N{n}_K{k}_{activation}",

@@ -185,7 +185,9 @@ def prepare(form: Callable[[Stage, int], Specialisation]) -> Callable[[Stage, Pr
             m = x.shape[0]
             made = [torch.empty((m, *v.shape), dtype=t, device=x.device) for v, t in zip(stage.outputs, dtypes)]
             if m * count:
-                across = (triton.cdiv(m * count, tile.block_m),) if whole else (m * count, triton.cdiv(over, tile.block_n))
+                across = (
+                    (triton.cdiv(m * count, tile.block_m),) if whole else (m * count, triton.cdiv(over, tile.block_n))
+                )
                 launch(across, x_ptr=x, rows=m, **dict(zip(names, made)))
             return tuple(made)
 

@@ -157,7 +157,10 @@ def text(stage: Stage) -> tuple[str, int, dict[str, Tensor]]:
         ]
     else:
         lines += [f"brought = {JOINS[mode][2]}", f"y = {JOINS[mode][3]}"]
-    lines += ['y = tl.where(tl.max(lost, 1, keep_dims=True) > 0, float("nan"), y)', "tl.store(y_ptr + r, y, mask=there)"]
+    lines += [
+        'y = tl.where(tl.max(lost, 1, keep_dims=True) > 0, float("nan"), y)',
+        "tl.store(y_ptr + r, y, mask=there)",
+    ]
     pointers = ["y_ptr", *(f"{name}_ptr" for name in given), *fixed]
     head = f"def kernel({', '.join(pointers)}, rows, S: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr):"
     return text_of([head, *lines]), prod(dims[d] for d in rest), fixed

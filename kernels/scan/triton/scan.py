@@ -87,7 +87,9 @@ def specialize(stage: Stage, rows: int) -> Specialisation:
     before, step, whole = body(kind, x.dtype, last)
     k_x, o_x, line_x, step_x = lines.place(dims, kept, place, "k", "o", "x")
     k_y, o_y, line_y, step_y = lines.place(dims, kept, (*target, 0) if last else target, "k", "o", "y")
-    other = neutral("sum" if kind == "sum" else "prod" if kind == "prod" else "min" if kind == "min" else "max", x.dtype)
+    other = neutral(
+        "sum" if kind == "sum" else "prod" if kind == "prod" else "min" if kind == "min" else "max", x.dtype
+    )
     store = [] if last else [f"tl.store(to + {step_y}, y, mask=there & (o < OVER))"]
     text = text_of([
         "def kernel(x_ptr, y_ptr, rows, LINES: tl.constexpr, OVER: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_O: tl.constexpr):",

@@ -1,0 +1,220 @@
+"""Recurrent layers in float32 in Triton: for each layer one product of all time steps with x, and one launch through time.
+
+Products with x do not wait for each other, so they are a linear layer over the whole window (linear/triton/float32.py), with the
+bias. What is left for a time step is h. One program has a stream in one direction:
+
+    held    weights of h stay in registers, up to 128 in each of 256 threads; h goes from sums to factors through shared memory
+    read    they are read again in each time step, from L1 or L2, and h comes from memory, behind a barrier of the program
+
+    alone   each time step is a launch of its own, whose units are shared out among programs: a step by itself, and windows whose
+            weights of h are more than an L1 holds
+
+Without states the first step has no product with h. Sums are float32; nothing goes through tensor cores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from rtaccel.core.registry import Impl, Prepared, register_impl
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.weight_format import WeightFormat
+from rtaccel.kernels._general.triton_tile import require_values, too_large
+from rtaccel.kernels._gpu.triton_launch import bind
+from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, leave_out, power_of_two
+from rtaccel.kernels.linear.triton import float32 as linear
+from rtaccel.kernels.recurrent import cases
+from rtaccel.kernels.recurrent.layout import Geometry
+from rtaccel.kernels.recurrent.triton.float32_kernels import held_kernel, read_kernel
+
+MOST_HELD = 128 * 256
+"""Weights of h in registers, padded to powers of two."""
+
+MOST_READ = 256 * 1024
+"""Bytes of weights of h that one program reads again in each time step: some 2 us of an H100's L2, about what a launch takes. Not
+measured."""
+
+MOST_LAUNCHES = 4096
+"""Time steps of a window that are launches of their own."""
+
+GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+
+
+States = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Of a stage: which layer; whether states come with it (given), and go out of it (kept)."""
+
+    op: str
+    geometry: Geometry
+    index: int
+    given: bool
+    kept: bool
+
+    @property
+    def form(self) -> str:
+        """Of the three above."""
+        g, gates = self.geometry, GATES[self.op]
+        block = power_of_two(g.hidden, 16, 1 << 20)
+        if g.time == 1:
+            return "alone"
+        if gates * block * block <= MOST_HELD:
+            return "held"
+        return "alone" if 4 * gates * g.hidden**2 > MOST_READ and g.time <= MOST_LAUNCHES else "read"
+
+    @property
+    def last_only(self) -> bool:
+        return bool(self.geometry.last_only) and self.index == self.geometry.layers - 1
+
+
+def specialize(layer: Layer) -> Specialisation:
+    """The launch that goes through time. Not measured on a card."""
+    op, g = layer.op, layer.geometry
+    gates, h = GATES[op], g.hidden
+    block, form = power_of_two(h, 16, 1 << 20), layer.form
+    held, alone = form == "held", form == "alone"
+    pointers = ["gx_ptr", "w_ptr", "bias_n_ptr", "h0_ptr", "c0_ptr", "y_ptr", "hn_ptr", "cn_ptr"]
+    pointers += [] if held else ["work_ptr"]
+    long = op == "lstm"
+    types = {**dict.fromkeys(pointers, "*fp32"), **({} if held else {"now": "i32"})}
+    used = {"bias_n_ptr": op == "gru", "h0_ptr": layer.given, "c0_ptr": layer.given and long, "hn_ptr": layer.kept,
+            "cn_ptr": layer.kept and long, **({} if held else {"work_ptr": not alone})}  # fmt: skip
+    signature, absent = leave_out(types, **used)
+    if held:
+        tile = Tiling(1, block, block, num_warps=power_of_two(gates * block * block // 2048, 1, 8))
+        blocks = {"BLOCK": block}
+    else:
+        tile = Tiling(1, 8 if alone else 16, power_of_two(h, 32, 128), num_warps=4 if alone else 8)
+        blocks = {"BLOCK_U": tile.block_n, "BLOCK_K": tile.block_k, "ALONE": alone}
+    extras = "".join(f"_{word}" for word in ("given", "kept", "last_only") if getattr(layer, word))
+    sizes = f"T{g.time}_B{g.batch}_H{h}_L{g.layers}_D{g.directions}{'_first' if g.batch_first else ''}{extras}_{layer.index}"
+    return Specialisation(
+        name=f"{op}_float32_{form}_{sizes}",
+        kernel=held_kernel if held else read_kernel,
+        signature=signature,
+        constants={
+            "KIND": op, "GATES": gates, "H": h, "T": g.time, "B": g.batch, "D": g.directions, "BATCH_FIRST": bool(g.batch_first),
+            "LAST": layer.last_only, "STATE_ROWS": g.layers * g.directions, "STATE_FIRST": layer.index * g.directions,
+            **blocks, **absent,
+        },
+        tiling=tile,
+    )  # fmt: skip
+
+
+def supports(problem: Problem) -> str | None:
+    if problem.weight_format is not WeightFormat.FLOAT32:
+        return f"computes float32 weights, not {problem.weight_format}"
+    if problem.attrs.get("layout", "dense") != "dense":
+        return "computes dense weights"
+    if problem.in_dtypes[0] != "float32" or problem.out_dtypes[0] != "float32":
+        return "reads and gives float32"
+    return too_large(problem)
+
+
+def _weights(low: Mapping[str, Any], g: Geometry, index: int, device: str) -> dict[str, Tensor]:
+    """Of a layer, its directions one behind the other: w_x [D * gates * H, inputs], w_h, bias and bias_n."""
+    suffixes = [suffix for layer, _, suffix in g.suffixes() if layer == index]
+    names = {"w_x": "weight_ih", "w_h": "weight_hh", "bias": "bias", "bias_n": "bias_n"}
+    parts = {own: [low[f"{name}{s}"] for s in suffixes if f"{name}{s}" in low] for own, name in names.items()}
+    return {own: torch.cat(found).float().contiguous().to(device) for own, found in parts.items() if found}
+
+
+class _Bound:
+    """One layer, prepared."""
+
+    def __init__(self, layer: Layer, rows: int, inputs: int, low: Mapping[str, Any], device: str) -> None:
+        g = layer.geometry
+        self._layer, self._width = layer, g.directions * g.hidden
+        self._gates = GATES[layer.op] * self._width
+        self._product = linear.form(rows, self._gates, g.width(layer.index, inputs))
+        self._multiply = bind(self._product)
+        # A step alone hands its states on to the next one.
+        apart = layer.form == "alone" and g.time > 1
+        self._first = specialize(replace(layer, kept=True) if apart else layer)
+        later = specialize(replace(layer, kept=True, given=True)) if apart else self._first
+        self._through, self._later = bind(self._first), bind(later)
+        self._own = _weights(low, g, layer.index, device)
+
+    def __call__(self, x: Tensor, m: int, y: Tensor | None, before: States, after: States) -> Tensor:
+        """y [rows, D * H], written where it is given. before and after: of all layers, h and, of an LSTM, c."""
+        layer, g = self._layer, self._layer.geometry
+        lines, tile = m * g.time * g.batch, self._product.tiling
+
+        def numbers(count: int) -> Tensor:
+            return torch.empty(count, dtype=torch.float32, device=x.device)
+
+        gx = numbers(lines * self._gates)
+        self._multiply(
+            (triton.cdiv(lines, tile.block_m), triton.cdiv(self._gates, tile.block_n)), x_ptr=x, weight_ptr=self._own["w_x"],
+            bias_ptr=self._own["bias"], y_ptr=gx, parameter=0.0, rows=lines,
+        )  # fmt: skip
+        made = numbers(lines * self._width) if y is None else y
+        fixed = {"gx_ptr": gx, "w_ptr": self._own["w_h"], "y_ptr": made}
+        if "bias_n" in self._own:
+            fixed["bias_n_ptr"] = self._own["bias_n"]
+        grid = (m * g.batch, g.directions)
+        if layer.form == "held":
+            self._through(grid, **fixed, **before, **after)
+        elif layer.form == "read":
+            work = numbers(4 * m * g.batch * self._width)
+            self._through(grid, **fixed, **before, **after, work_ptr=work, now=0)
+        else:
+            self._one_by_one((*grid, triton.cdiv(g.hidden, self._first.tiling.block_n)), fixed, m, before, after)
+        return made
+
+    def _one_by_one(
+        self, grid: tuple[int, ...], fixed: dict[str, Tensor], m: int, before: States, after: States
+    ) -> None:
+        g, like = self._layer.geometry, fixed["gx_ptr"]
+        names, size = ("hn_ptr", "cn_ptr")[: 2 if self._layer.op == "lstm" else 1], g.layers * m * g.batch * self._width
+        passed = [
+            {name: torch.empty(size, dtype=torch.float32, device=like.device) for name in names}
+            for _ in range(2 if g.time > 1 else 0)
+        ]
+        for t in range(g.time):
+            kept = after if t == g.time - 1 and (after or not passed) else passed[t % 2]
+            (self._later if t else self._through)(grid, **fixed, **before, **kept, now=t)
+            before = {name.replace("n_", "0_"): state for name, state in kept.items()}
+
+
+def prepare(lower: Callable[[Stage], Mapping[str, Any]]) -> Callable[[Stage, Problem], Prepared]:
+    """The `prepare` of an operator. The kernels take any number of samples."""
+
+    def prepare_stage(stage: Stage, problem: Problem) -> Prepared:
+        low, g = lower(stage), Geometry.of(stage.attrs)
+        rows = problem.rows * g.time * g.batch
+        made = [Layer(stage.op, g, i, len(stage.inputs) > 1, len(stage.outputs) > 1) for i in range(g.layers)]
+        layers = [_Bound(layer, rows, stage.inputs[0].width, low, problem.device) for layer in made]
+
+        def call(*inputs: Tensor) -> tuple[Tensor, ...]:
+            x, *states = require_values(stage, inputs)
+            m = x.shape[0]
+            outputs = [torch.empty((m, *v.shape), dtype=torch.float32, device=x.device) for v in stage.outputs]
+            before, after = dict(zip(("h0_ptr", "c0_ptr"), states)), dict(zip(("hn_ptr", "cn_ptr"), outputs[1:]))
+            for i, layer in enumerate(layers if m else ()):
+                x = layer(x, m, outputs[0] if i == g.layers - 1 else None, before, after)
+            return tuple(outputs)
+
+        return call
+
+    return prepare_stage
+
+
+def example(op: str, geometry: Geometry, k: int) -> Specialisation:
+    """The form of the first layer of a stage with states, for what is only compiled."""
+    stage = cases.make_stage(op, GATES[op], geometry, k)
+    Problem.of(stage, 1, "cuda")
+    return specialize(Layer(op, geometry, 0, given=True, kept=True))
+
+
+def register(op: str, lower: Callable[[Stage], Mapping[str, Any]]) -> None:
+    """`triton_float32` of an operator."""
+    register_impl(Impl(op, "triton_float32", "triton", 10, supports, prepare(lower)))

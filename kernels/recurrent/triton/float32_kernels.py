@@ -1,0 +1,164 @@
+"""The launches of float32.py that go through time."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from rtaccel.kernels._gpu.triton_activations import sigmoid, tanh
+
+
+@triton.jit
+def cell(KIND: tl.constexpr, x0, x1, x2, x3, h0, h1, h2, h3, bias_n, h, c):
+    """(h, c) after a time step. x: gates of x with their biases; h0..h3: those of h; h, c: the states before."""
+    if KIND == "lstm":
+        c = sigmoid(x1 + h1) * c + sigmoid(x0 + h0) * tanh(x2 + h2)
+        h = sigmoid(x3 + h3) * tanh(c)
+    elif KIND == "gru":
+        z = sigmoid(x1 + h1)
+        n = tanh(x2 + sigmoid(x0 + h0) * (h2 + bias_n))
+        h = (1.0 - z) * n + z * h
+    elif KIND == "rnn_tanh":
+        h = tanh(x0 + h0)
+    else:
+        t = x0 + h0
+        h = tl.where(t < 0.0, 0.0, t)
+    return h, c
+
+
+@triton.jit
+def loaded(at, n, H: tl.constexpr, GATES: tl.constexpr, G: tl.constexpr):
+    """Gate G of units n, or of the first one where there are fewer."""
+    return tl.load(at + (G if G < GATES else 0) * H + n, mask=n < H, other=0.0)
+
+
+@triton.jit
+def matrix(w_ptr, u, k, H: tl.constexpr, GATES: tl.constexpr, G: tl.constexpr):
+    return tl.load(w_ptr + ((G if G < GATES else 0) * H + u) * H + k, mask=(u < H) & (k < H), other=0.0)
+
+
+@triton.jit
+def held_kernel(
+    gx_ptr, w_ptr, bias_n_ptr, h0_ptr, c0_ptr, y_ptr, hn_ptr, cn_ptr,
+    KIND: tl.constexpr, GATES: tl.constexpr, H: tl.constexpr, T: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
+    BATCH_FIRST: tl.constexpr, LAST: tl.constexpr, STATE_ROWS: tl.constexpr, STATE_FIRST: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    m, b = (tl.program_id(0) // B).to(tl.int64), tl.program_id(0) % B
+    d = tl.program_id(1)
+    u, k = tl.arange(0, BLOCK)[:, None], tl.arange(0, BLOCK)[None, :]
+    n = tl.arange(0, BLOCK)
+    w_ptr += d * (GATES * H * H)
+    w0, w1 = matrix(w_ptr, u, k, H, GATES, 0), matrix(w_ptr, u, k, H, GATES, 1)
+    w2, w3 = matrix(w_ptr, u, k, H, GATES, 2), matrix(w_ptr, u, k, H, GATES, 3)
+    bias_n = tl.zeros((BLOCK,), tl.float32)
+    if bias_n_ptr is not None:
+        bias_n = tl.load(bias_n_ptr + d * H + n, mask=n < H, other=0.0)
+    state = ((m * STATE_ROWS + STATE_FIRST + d) * B + b) * H + n
+    h, c = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
+    if h0_ptr is not None:
+        h = tl.load(h0_ptr + state, mask=n < H, other=0.0)
+        if c0_ptr is not None:
+            c = tl.load(c0_ptr + state, mask=n < H, other=0.0)
+    for t in range(T):
+        step = t + d * (T - 1 - 2 * t)  # the other direction is the other way
+        row = m * (T * B) + (b * T + step if BATCH_FIRST else step * B + b)
+        at = gx_ptr + (row * D + d) * (GATES * H)
+        x0, x1 = loaded(at, n, H, GATES, 0), loaded(at, n, H, GATES, 1)
+        x2, x3 = loaded(at, n, H, GATES, 2), loaded(at, n, H, GATES, 3)
+        across = h[None, :]
+        h0, h1 = tl.sum(w0 * across, 1), x0
+        h2, h3 = x0, x0
+        if GATES > 1:
+            h1, h2 = tl.sum(w1 * across, 1), tl.sum(w2 * across, 1)
+        if GATES > 3:
+            h3 = tl.sum(w3 * across, 1)
+        h, c = cell(KIND, x0, x1, x2, x3, h0, h1, h2, h3, bias_n, h, c)
+        if LAST:
+            tl.store(y_ptr + ((m * B + b) * D + d) * H + n, h, mask=tl.where(step == T - 1, n, H) < H)
+        else:
+            tl.store(y_ptr + (row * D + d) * H + n, h, mask=n < H)
+    if hn_ptr is not None:
+        tl.store(hn_ptr + state, h, mask=n < H)
+        if cn_ptr is not None:
+            tl.store(cn_ptr + state, c, mask=n < H)
+
+
+@triton.jit(do_not_specialize=["now"])
+def read_kernel(
+    gx_ptr, w_ptr, bias_n_ptr, h0_ptr, c0_ptr, y_ptr, hn_ptr, cn_ptr, work_ptr, now,
+    KIND: tl.constexpr, GATES: tl.constexpr, H: tl.constexpr, T: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
+    BATCH_FIRST: tl.constexpr, LAST: tl.constexpr, STATE_ROWS: tl.constexpr, STATE_FIRST: tl.constexpr,
+    ALONE: tl.constexpr, BLOCK_U: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    # ALONE: time step `now` alone, whose units are shared out; its states are those of the step before, or there are none.
+    # work: h and c [2, 2, H] of a stream in a direction, of this time step and of the one before.
+    m, b = (tl.program_id(0) // B).to(tl.int64), tl.program_id(0) % B
+    d = tl.program_id(1)
+    w_ptr += d * (GATES * H * H)
+    state = ((m * STATE_ROWS + STATE_FIRST + d) * B + b) * H
+    first, last = 0, H
+    if ALONE:
+        first = tl.program_id(2) * BLOCK_U
+        last = tl.minimum(first + BLOCK_U, H)
+    else:
+        work_ptr += (tl.program_id(0).to(tl.int64) * D + d) * (4 * H)
+        for u0 in range(0, H, BLOCK_U):
+            n = u0 + tl.arange(0, BLOCK_U)[:, None]
+            h, c = tl.zeros((BLOCK_U, 1), tl.float32), tl.zeros((BLOCK_U, 1), tl.float32)
+            if h0_ptr is not None:
+                h = tl.load(h0_ptr + state + n, mask=n < H, other=0.0)
+                if c0_ptr is not None:
+                    c = tl.load(c0_ptr + state + n, mask=n < H, other=0.0)
+            tl.store(work_ptr + n, h, mask=n < H)
+            tl.store(work_ptr + H + n, c, mask=n < H)
+        tl.debug_barrier()
+    for t0 in range(1 if ALONE else T):
+        t = now if ALONE else t0
+        step = t + d * (T - 1 - 2 * t)  # the other direction is the other way
+        row = m * (T * B) + (b * T + step if BATCH_FIRST else step * B + b)
+        before, after = work_ptr, work_ptr
+        if not ALONE:
+            before, after = work_ptr + (t % 2) * (2 * H), work_ptr + (1 - t % 2) * (2 * H)
+        for u0 in range(first, last, BLOCK_U):
+            u = u0 + tl.arange(0, BLOCK_U)[:, None]
+            a0, a1 = tl.zeros((BLOCK_U, BLOCK_K), tl.float32), tl.zeros((BLOCK_U, BLOCK_K), tl.float32)
+            a2, a3 = tl.zeros((BLOCK_U, BLOCK_K), tl.float32), tl.zeros((BLOCK_U, BLOCK_K), tl.float32)
+            h, c = tl.zeros((BLOCK_U, 1), tl.float32), tl.zeros((BLOCK_U, 1), tl.float32)
+            if not ALONE or h0_ptr is not None:
+                from_h = h0_ptr + state if ALONE else before
+                for k0 in range(0, H, BLOCK_K):
+                    # With the shape of the weights, so that both have one layout.
+                    k = k0 + tl.arange(0, BLOCK_K)[None, :] + tl.zeros((BLOCK_U, BLOCK_K), tl.int32)
+                    across = tl.load(from_h + k, mask=k < H, other=0.0)
+                    a0 += matrix(w_ptr, u, k, H, GATES, 0) * across
+                    if GATES > 1:
+                        a1 += matrix(w_ptr, u, k, H, GATES, 1) * across
+                        a2 += matrix(w_ptr, u, k, H, GATES, 2) * across
+                    if GATES > 3:
+                        a3 += matrix(w_ptr, u, k, H, GATES, 3) * across
+                h = tl.load(from_h + u, mask=u < H, other=0.0)
+                if KIND == "lstm":
+                    from_c = c0_ptr + state if ALONE else before + H
+                    c = tl.load(from_c + u, mask=u < H, other=0.0)
+            h0, h1 = tl.sum(a0, 1, keep_dims=True), tl.sum(a1, 1, keep_dims=True)
+            h2, h3 = tl.sum(a2, 1, keep_dims=True), tl.sum(a3, 1, keep_dims=True)
+            at = gx_ptr + (row * D + d) * (GATES * H)
+            x0, x1 = loaded(at, u, H, GATES, 0), loaded(at, u, H, GATES, 1)
+            x2, x3 = loaded(at, u, H, GATES, 2), loaded(at, u, H, GATES, 3)
+            bias_n = tl.zeros((BLOCK_U, 1), tl.float32)
+            if bias_n_ptr is not None:
+                bias_n = tl.load(bias_n_ptr + d * H + u, mask=u < H, other=0.0)
+            h, c = cell(KIND, x0, x1, x2, x3, h0, h1, h2, h3, bias_n, h, c)
+            if not ALONE:
+                tl.store(after + u, h, mask=u < H)
+                tl.store(after + H + u, c, mask=u < H)
+            if LAST:
+                tl.store(y_ptr + ((m * B + b) * D + d) * H + u, h, mask=tl.where(step == T - 1, u, H) < H)
+            else:
+                tl.store(y_ptr + (row * D + d) * H + u, h, mask=u < H)
+            if hn_ptr is not None:
+                tl.store(hn_ptr + state + u, h, mask=u < H if ALONE else tl.where(t == T - 1, u, H) < H)
+                if cn_ptr is not None:
+                    tl.store(cn_ptr + state + u, c, mask=u < H if ALONE else tl.where(t == T - 1, u, H) < H)
+        if not ALONE:
+            tl.debug_barrier()

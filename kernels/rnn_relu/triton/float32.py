@@ -1,0 +1,19 @@
+"""RNN with ReLU with float32 weights in Triton; kernels/recurrent/triton/float32.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rtaccel.kernels._gpu.triton_spec import Specialisation
+from rtaccel.kernels.recurrent.layout import Geometry
+from rtaccel.kernels.recurrent.triton import float32
+from rtaccel.kernels.rnn_relu import contract
+
+
+def specializations() -> Iterator[Specialisation]:
+    """The forms that are compiled and held to a budget without a GPU."""
+    for k, geometry in ((128, Geometry(128, directions=2, time=50, batch_first=1)),):
+        yield float32.example("rnn_relu", geometry, k)
+
+
+float32.register("rnn_relu", contract.lower)
