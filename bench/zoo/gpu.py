@@ -1,7 +1,8 @@
 """What of a network would be launches of PyTorch's in a graph on a GPU, counted without a card.
 
 Stages are those of a plan for device="cuda" in float32. A stage that no Triton kernel takes is computed by plain torch there, in
-one kernel or in several; so is a call that falls back.
+one kernel or in several; so is a call that falls back. Large products and long transforms are left to cuBLAS and cuFFT by
+choice, and counted apart.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ from typing import Any
 
 from bench.zoo.entry import Entry, NotInstalled, entries
 
+LIBRARIES = ("to cuBLAS", "to cuFFT")
+"""What a kernel says that is not for a stage because of its size."""
+
 
 @dataclass(frozen=True)
 class Count:
-    """stages: of the plan. triton: of them, in Triton. torch: operator -> stages of plain torch. calls: that fall back.
-    reasons: of stages in torch, one for each operator."""
+    """stages: of the plan. triton: of them, in Triton. library: cuBLAS's and cuFFT's, by choice. torch: operator -> stages of
+    plain torch. calls: that fall back. reasons: of stages in torch, one for each operator."""
 
     stages: int
     triton: int
+    library: int
     torch: dict[str, int]
     calls: int
     reasons: dict[str, str]
@@ -47,7 +52,7 @@ def count(entry: Entry) -> Count:
     captured, graph = choose_batch_mode(model, args)
     program = lower(captured, graph, SchemeMap("float32"), None, equalize=False)
     rows = max(1, program.samples(pytree.tree_leaves(args)))
-    stages = triton = calls = 0
+    stages = triton = library = calls = 0
     left: Counter[str] = Counter()
     reasons: dict[str, str] = {}
     for step in program.steps:
@@ -61,13 +66,13 @@ def count(entry: Entry) -> Count:
             refused = [impl.supports(problem) for impl in impls("triton", stage.op)]
             if None in refused:
                 triton += 1
+            elif any(word in str(reason) for reason in refused for word in LIBRARIES):
+                library += 1
             else:
                 left[stage.op] += 1
                 own = [str(reason) for reason in reversed(refused)] or ["has no Triton kernel"]
-                reasons.setdefault(
-                    stage.op, next((r for r in own if "here M" in r), own[0])
-                )  # a size says more than a format
-    return Count(stages, triton, dict(left), calls, reasons)
+                reasons.setdefault(stage.op, own[0])
+    return Count(stages, triton, library, dict(left), calls, reasons)
 
 
 def count_all(
@@ -95,7 +100,8 @@ def line(found: dict[str, Any]) -> str:
     if "failed" in found:
         return f"not counted: {found['failed']}"
     rest = ", ".join(f"{n} {op}" for op, n in sorted(found["torch"].items(), key=lambda item: -item[1]))
-    return f"{found['triton']} of {found['stages']} stages in Triton, {found['calls']} calls of torch; {rest or 'none left'}"
+    counted = f"{found['triton']} of {found['stages']} stages in Triton, {found['library']} of libraries"
+    return f"{counted}, {found['calls']} calls of torch; {rest or 'none left'}"
 
 
 HEAD = """# The zoo on a GPU, counted
@@ -104,11 +110,11 @@ Written by `python -m bench.zoo gpu`; {networks} networks, in float32. Nothing w
 that `rt.compile(..., device="cuda")` makes, and whether a Triton kernel takes them. What none takes is computed by PyTorch's own
 kernels, in the same CUDA graph.
 
-Of {stages} stages {triton} are in Triton, {left} are PyTorch's, and {calls} calls fall back. {whole} networks
-are wholly in Triton.
+Of {stages} stages {triton} are in Triton and {left} are PyTorch's, and {calls} calls fall back. {library} more are products
+of cuBLAS or transforms of cuFFT, which are faster there by their size. {whole} networks have no kernel of PyTorch's.
 
-| network | stages | in Triton | PyTorch's stages | calls that fall back |
-|---|---|---|---|---|
+| network | stages | in Triton | of cuBLAS or cuFFT | PyTorch's stages | calls that fall back |
+|---|---|---|---|---|---|
 """
 LEFT = """
 ## What is left
@@ -120,7 +126,7 @@ LEFT = """
 
 def page(record: dict[str, Any]) -> str:
     counted = {name: found for name, found in record["networks"].items() if "failed" not in found}
-    total = {word: sum(found[word] for found in counted.values()) for word in ("stages", "triton", "calls")}
+    total = {word: sum(found[word] for found in counted.values()) for word in ("stages", "triton", "library", "calls")}
     left, reasons = Counter[str](), dict[str, str]()
     for found in counted.values():
         left.update(found["torch"])
@@ -129,9 +135,10 @@ def page(record: dict[str, Any]) -> str:
     text = HEAD.format(networks=len(counted), left=sum(left.values()), whole=whole, **total)
     for name, found in counted.items():
         rest = ", ".join(f"{n} {op}" for op, n in sorted(found["torch"].items()))
-        numbers = " | ".join(str(found[word]) for word in ("stages", "triton"))
+        numbers = " | ".join(str(found[word] or "-") for word in ("stages", "triton", "library"))
         text += f"| {name} | {numbers} | {rest or '-'} | {found['calls'] or '-'} |\n"
-    text += LEFT + "".join(f"| {op} | {n} | {reasons[op]} |\n" for op, n in left.most_common())
+    if left:
+        text += LEFT + "".join(f"| {op} | {n} | {reasons[op]} |\n" for op, n in left.most_common())
     if failed := {name: found["failed"] for name, found in record["networks"].items() if "failed" in found}:
         text += "\nNot counted: " + "; ".join(f"{name} ({why})" for name, why in failed.items()) + ".\n"
     return text
