@@ -90,7 +90,7 @@ def first(stage: Stage) -> Specialisation:
         kernel=kernel_of(text),
         signature={"work_ptr": "*fp32", "x_ptr": "*fp32", **dict.fromkeys(tables, "*fp32")},
         constants={"LINES": count, "SIDE": SIDE, "DEPTH": DEPTH},
-        tiling=Tiling(SIDE, SIDE, DEPTH, num_warps=4),
+        tiling=Tiling(SIDE, SIDE, DEPTH, num_warps=8),
     )
 
 
@@ -129,7 +129,7 @@ def second(stage: Stage) -> Specialisation:
         kernel=kernel_of(text),
         signature={"y_ptr": "*fp32", "work_ptr": "*fp32", **dict.fromkeys(tables, "*fp32"), "scale": "fp32"},
         constants={"SIDE": SIDE, "DEPTH": DEPTH},
-        tiling=Tiling(SIDE, SIDE, DEPTH, num_warps=4),
+        tiling=Tiling(SIDE, SIDE, DEPTH, num_warps=8),
     )
 
 

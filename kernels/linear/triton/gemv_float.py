@@ -3,9 +3,11 @@
 Below the tensor cores' tile of 16 rows most of what they do is padding, and x would be rounded to bfloat16. Here weights are
 read as 32-bit words of several, made float32 and multiplied as such; float32 sums, no rounding of x.
 
-The order of weights in a word spares every exchange: of a line of G numbers along K, held by G / P words of P weights each,
-word i holds numbers i, i + G / P, i + 2 G / P, ... So the first weights of a lane's words meet consecutive numbers of x, and so
-do the second ones. A line is 16 bytes, for int4 in groups that 32 does not divide 8 bytes: it lies within a group.
+The order of weights in a word spares every exchange: of a line of G numbers along K, held by S = G / P words of P weights each,
+word i holds numbers i, i + S, i + 2 S, ... So the first weights of a lane's words meet consecutive numbers of x, and those of its
+neighbors go on from there; so do the second ones. With S = 32 eight lanes read a line of 128 bytes of x. In lines of 16 bytes
+lanes would be 128 bytes apart for int4, and each load of x take 32 wavefronts for 4. S numbers lie within a group of int4; a line
+may have several. Where a line of S = 32 would be padded by more than a twentieth, S is smaller.
 
 An integer becomes a float32 without a conversion: the bits of q + offset below those of 2^23 are the number 2^23 + offset + q,
 from which one exact subtraction leaves q.
@@ -66,7 +68,7 @@ def gemv_float_kernel(
     x_ptr, weight_ptr, scale_ptr, work_ptr, count_ptr,
     y_ptr, multiplier_ptr, offset_ptr, residual_ptr, parameter, y_inv_scale, y_zero_point, rows,
     N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
-    BITS: tl.constexpr, LINE: tl.constexpr, GROUP: tl.constexpr, WORDS: tl.constexpr, ROWS: tl.constexpr,
+    BITS: tl.constexpr, LINE: tl.constexpr, RUN: tl.constexpr, GROUP: tl.constexpr, WORDS: tl.constexpr, ROWS: tl.constexpr,
     SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     PER_WORD: tl.constexpr = 32 // BITS
@@ -82,34 +84,40 @@ def gemv_float_kernel(
     w_row = weight_ptr + n[:, None].to(tl.int64) * WORDS
     x_row = x_ptr + m0 * K
 
+    QUAD: tl.constexpr = 4 if GROUP else 1  # words of a lane: they have the same scales, which are loaded once
+    RUNS: tl.constexpr = PER_WORD // RUN
+    GROUPS: tl.constexpr = (K + GROUP - 1) // GROUP if GROUP else 0
     accs = ()
     for _ in tl.static_range(ROWS):
-        accs = accs + (tl.zeros((BLOCK_N, BLOCK_W), tl.float32),)  # noqa: RUF005
+        accs = accs + (tl.zeros((BLOCK_N, BLOCK_W // QUAD), tl.float32),)  # noqa: RUF005
     for step in range(EACH):
-        at = (part * EACH + step) * BLOCK_W + word
+        first = (part * EACH + step) * BLOCK_W
+        at = first + word
         words = tl.load(w_row + at, mask=in_n & (at < WORDS), other=0)  # [BLOCK_N, BLOCK_W]
         k0 = at // SHARE * LINE + at % SHARE + zero
-        sums = ()
-        for r in tl.static_range(ROWS):
-            within = m0 + zero + r < rows  # a tile, because the interpreter of triton 3.9 widens a scalar condition
-            total = tl.zeros((BLOCK_N, BLOCK_W), tl.float32) if GROUP else accs[r]
-            for j in tl.static_range(PER_WORD):
-                k = k0 + j * SHARE
-                x = tl.load(x_row + r * K + k, mask=(k < K) & within, other=0.0)  # [BLOCK_N, BLOCK_W]
-                total = tl.fma(x, _weight(words, j, BITS), total)
-            sums = sums + (total,)  # noqa: RUF005
-        if GROUP:
-            GROUPS: tl.constexpr = (K + GROUP - 1) // GROUP
-            group = at // SHARE * LINE // GROUP
-            s_row = scale_ptr + n[:, None].to(tl.int64) * GROUPS
-            bits = tl.load(s_row + group, mask=in_n & (group < GROUPS), other=0)  # [BLOCK_N, BLOCK_W]
-            scale = (bits.to(tl.int32) << 16).to(tl.float32, bitcast=True)
-            scaled = ()
+        for run in tl.static_range(RUNS):
+            sums = ()
             for r in tl.static_range(ROWS):
-                scaled = scaled + (tl.fma(sums[r], scale, accs[r]),)  # noqa: RUF005
-            accs = scaled
-        else:
-            accs = sums
+                within = m0 + zero + r < rows  # a tile, because the interpreter of triton 3.9 widens a scalar condition
+                total = tl.zeros((BLOCK_N, BLOCK_W), tl.float32) if GROUP else accs[r]
+                for j in tl.static_range(RUN):
+                    k = k0 + (run * RUN + j) * SHARE
+                    x = tl.load(x_row + r * K + k, mask=(k < K) & within, other=0.0)  # [BLOCK_N, BLOCK_W]
+                    total = tl.fma(x, _weight(words, run * RUN + j, BITS), total)
+                sums = sums + (total,)  # noqa: RUF005
+            if GROUP:
+                quad = first // QUAD + tl.arange(0, BLOCK_W // QUAD)[None, :]
+                group = (quad // (SHARE // QUAD) * LINE + run * RUN * SHARE) // GROUP
+                s_row = scale_ptr + n[:, None].to(tl.int64) * GROUPS
+                bits = tl.load(s_row + group, mask=in_n & (group < GROUPS), other=0)  # [BLOCK_N, BLOCK_W // QUAD]
+                scale = (bits.to(tl.int32) << 16).to(tl.float32, bitcast=True)
+                scaled = ()
+                for r in tl.static_range(ROWS):
+                    own = tl.sum(tl.reshape(sums[r], (BLOCK_N, BLOCK_W // QUAD, QUAD)), 2)
+                    scaled = scaled + (tl.fma(own, scale, accs[r]),)  # noqa: RUF005
+                accs = scaled
+            else:
+                accs = sums
 
     row = tl.arange(0, ROWS)
     acc = tl.zeros((ROWS, BLOCK_N), tl.float32)
@@ -130,19 +138,34 @@ by way of L2."""
 BITS = {"bf16": 16, "int8": 8, "int4": 4}
 
 
+PADDED = 1.05
+"""Weights with their padding, of those that are there, up to which a line is as long as it may be."""
+
+
 @dataclass(frozen=True)
 class Shape:
-    """How the weights of a form lie: `bits` each, in lines of `line` numbers along K, `words` int32 words a row."""
+    """How the weights of a form lie: `bits` each, in lines of `line` numbers along K, `words` int32 words a row. run: numbers of
+    a word, one after the other, that lie in the same group; all where there are no groups."""
 
     bits: int
     line: int
     words: int
+    run: int
 
     @classmethod
     def of(cls, config: KernelConfig) -> Shape:
-        bits = BITS[config.weight]
-        line = 128 // bits if config.group % 32 == 0 else 16
-        return cls(bits, line, -(-config.k // line) * (line * bits // 32))
+        bits, group = BITS[config.weight], config.group
+        per_word = 32 // bits
+        fitting = [share for share in (32, 16, 8, 4) if group % share == 0]
+        share = next((s for s in fitting if _lines(config.k, s * per_word) * s * per_word <= PADDED * config.k), 4)
+        line, run = share * per_word, per_word
+        if group and group % line:
+            run = group // share if line % group == 0 else 1
+        return cls(bits, line, _lines(config.k, line) * share, run)
+
+
+def _lines(k: int, line: int) -> int:
+    return -(-k // line)
 
 
 def supports(problem: Problem) -> str | None:
@@ -176,7 +199,7 @@ def specialize(config: KernelConfig, rows: int) -> Specialisation:
         signature=signature,
         constants={
             "N": config.n, "ACTIVATION": config.activation, "INT8_OUT": config.int8_out, "ASM": not settings.triton_interpret(),
-            "K": config.k, "BITS": shape.bits, "LINE": shape.line, "GROUP": config.group, "WORDS": shape.words,
+            "K": config.k, "BITS": shape.bits, "LINE": shape.line, "RUN": shape.run, "GROUP": config.group, "WORDS": shape.words,
             "ROWS": tile.block_m, "SPLIT": split, "BLOCK_N": outputs, "BLOCK_W": block_w, **absent,
         },
         tiling=tile,
