@@ -3,9 +3,10 @@
 As linear's triton_gemv and triton_gemv_int4, with what stands around the layer: float32 rows are quantized in front, and a
 residual is added behind. Every program finds max |x| of its rows, x lying in L2, and rounds what it reads.
 
-Rows that are quantized here are read as float32, 16 bytes at a time: of a line of 16 numbers along K, word i of four holds
-numbers i, 4 + i, 8 + i and 12 + i. So a lane's four words meet four consecutive numbers of x four times, and nothing is
-exchanged. x that is int8 already is read as it lies.
+Rows that are quantized here are read as float32, 16 bytes at a time: of a line of 4 S numbers along K, word i of S holds
+numbers i, S + i, 2 S + i and 3 S + i. So a lane's four words meet four consecutive numbers of x four times, and nothing is
+exchanged. With S = 32 eight lanes read a line of 128 bytes of x; with 4 they would read four. A line lies within a group of int4
+and pads K by no more than a twentieth, or is as short as it can be. x that is int8 already is read as it lies.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ from rtaccel.kernels.linear.contract import MAX_K
 from rtaccel.kernels.linear.triton.gemv_int4 import pack as pack_int4
 from rtaccel.kernels.linear.triton.w8a8 import pad_rows
 
-LINE = 16
+PADDED = 1.05
+"""Weights with their padding, of those that are there, up to which a line is as long as it may be."""
+
 ROWS_OF_A_PROGRAM = 4
 TINY = tl.constexpr(2.0**-100)
 INFINITY_BITS = tl.constexpr(0x7F800000)
@@ -94,16 +97,18 @@ def _byte(v):
 
 
 @triton.jit
-def x_words(x_row, at, inside, inverse, K: tl.constexpr, QUANTIZE: tl.constexpr, ASM: tl.constexpr):
-    """Words of a row of x as int8: those at `at`; QUANTIZE: of the float32 numbers at, at + 4, at + 8 and at + 12.
+def x_words(
+    x_row, at, inside, inverse, K: tl.constexpr, QUANTIZE: tl.constexpr, SHARE: tl.constexpr, ASM: tl.constexpr
+):
+    """Words of a row of x as int8: those at `at`; QUANTIZE: of the float32 numbers at, at + SHARE, at + 2 and 3 SHARE.
 
     Every load has the shape of `at`, [n, words]."""
     if QUANTIZE:
         k = at
         a = tl.load(x_row + k, mask=inside & (k < K), other=0.0) * inverse
-        b = tl.load(x_row + k + 4, mask=inside & (k + 4 < K), other=0.0) * inverse
-        c = tl.load(x_row + k + 8, mask=inside & (k + 8 < K), other=0.0) * inverse
-        d = tl.load(x_row + k + 12, mask=inside & (k + 12 < K), other=0.0) * inverse
+        b = tl.load(x_row + k + SHARE, mask=inside & (k + SHARE < K), other=0.0) * inverse
+        c = tl.load(x_row + k + 2 * SHARE, mask=inside & (k + 2 * SHARE < K), other=0.0) * inverse
+        d = tl.load(x_row + k + 3 * SHARE, mask=inside & (k + 3 * SHARE < K), other=0.0) * inverse
         words = quantize4(a, b, c, d, ASM)
     else:
         words = tl.load(x_row + at, mask=inside & (at < K // 4), other=0)
@@ -112,12 +117,12 @@ def x_words(x_row, at, inside, inverse, K: tl.constexpr, QUANTIZE: tl.constexpr,
 
 @triton.jit
 def _add(acc, w, scales, x_row, at, inside, inverse, K: tl.constexpr, GROUP: tl.constexpr, QUANTIZE: tl.constexpr,
-         ASM: tl.constexpr):  # fmt: skip
+         SHARE: tl.constexpr, ASM: tl.constexpr):  # fmt: skip
     """acc + the products of one row of x with a tile of weights."""
     HALF: tl.constexpr = GROUP // 4  # words of a pair of int4 groups
     NEXT: tl.constexpr = GROUP if QUANTIZE else HALF
     if QUANTIZE:
-        x_at = at // 4 * 16 + at % 4
+        x_at = at // SHARE * (4 * SHARE) + at % SHARE
         if GROUP:
             x_at += at // HALF * (4 * HALF)
     elif GROUP:
@@ -126,15 +131,15 @@ def _add(acc, w, scales, x_row, at, inside, inverse, K: tl.constexpr, GROUP: tl.
         x_at = at
     if GROUP:
         low = dot4(
-            (w << 4) & -252645136, x_words(x_row, x_at, inside, inverse, K, QUANTIZE, ASM), tl.zeros_like(w), ASM
+            (w << 4) & -252645136, x_words(x_row, x_at, inside, inverse, K, QUANTIZE, SHARE, ASM), tl.zeros_like(w), ASM
         )
         acc = tl.fma(low.to(tl.float32), (scales << 16).to(tl.float32, bitcast=True), acc)
         high = dot4(
-            w & -252645136, x_words(x_row, x_at + NEXT, inside, inverse, K, QUANTIZE, ASM), tl.zeros_like(w), ASM
+            w & -252645136, x_words(x_row, x_at + NEXT, inside, inverse, K, QUANTIZE, SHARE, ASM), tl.zeros_like(w), ASM
         )  # fmt: skip
         acc = tl.fma(high.to(tl.float32), (scales & -65536).to(tl.float32, bitcast=True), acc)
     else:
-        acc = dot4(w, x_words(x_row, x_at, inside, inverse, K, QUANTIZE, ASM), acc, ASM)
+        acc = dot4(w, x_words(x_row, x_at, inside, inverse, K, QUANTIZE, SHARE, ASM), acc, ASM)
     return acc
 
 
@@ -143,8 +148,8 @@ def fused_gemv_kernel(
     x_ptr, weight_ptr, scale_ptr,
     y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, residual_ptr, parameter, y_inv_scale, y_zero_point, rows,
     N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
-    WORDS: tl.constexpr, GROUP: tl.constexpr, QUANTIZE: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_W: tl.constexpr, BLOCK_K: tl.constexpr,
+    WORDS: tl.constexpr, GROUP: tl.constexpr, QUANTIZE: tl.constexpr, SHARE: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0).to(tl.int64) * ROWS
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -175,7 +180,7 @@ def fused_gemv_kernel(
         for r in tl.static_range(ROWS):
             within = m + zero + r < rows
             total = _add(
-                accs[r], w, scales, x_row + r * X_STEP, at, within, inverses[r], K, GROUP, QUANTIZE, ASM
+                accs[r], w, scales, x_row + r * X_STEP, at, within, inverses[r], K, GROUP, QUANTIZE, SHARE, ASM
             )  # fmt: skip
             sums = sums + (total,)  # noqa: RUF005
         accs = sums
@@ -206,13 +211,25 @@ def supports(problem: Problem) -> str | None:
     return too_many_rows(problem.rows, weight_bytes, instructions(problem))
 
 
+def share_of(problem: Problem) -> int:
+    """Words of a line."""
+    k = problem.in_widths[0]
+    if problem.weight_format is WeightFormat.INT4:
+        group = int(problem.attrs["group_size"])
+        return next((s for s in (32, 16, 8) if group % (4 * s) == 0), 4)
+    if problem.attrs.get("input_format") != "int8":
+        return 4
+    return next((s for s in (32, 16, 8) if -(-k // (4 * s)) * 4 * s <= PADDED * k), 4)
+
+
 def words_of(problem: Problem) -> int:
     """int32 words of a row of weights."""
     k = problem.in_widths[0]
     if problem.weight_format is WeightFormat.INT4:
         group = int(problem.attrs["group_size"])
         return -(-k // (2 * group)) * (group // 4)
-    return -(-k // LINE) * (LINE // 4)
+    share = share_of(problem)
+    return -(-k // (4 * share)) * share
 
 
 def specialize(problem: Problem) -> Specialisation:
@@ -237,32 +254,36 @@ def specialize(problem: Problem) -> Specialisation:
         signature=signature,
         constants={
             "N": n, "ACTIVATION": activation, "INT8_OUT": int8_out, "ASM": not settings.triton_interpret(), "K": k,
-            "WORDS": words, "GROUP": group, "QUANTIZE": quantize, "ROWS": tile.block_m, "BLOCK_N": outputs,
-            "BLOCK_W": block_w, "BLOCK_K": power_of_two(k, 32, 1024), **absent,
+            "WORDS": words, "GROUP": group, "QUANTIZE": quantize, "SHARE": share_of(problem), "ROWS": tile.block_m,
+            "BLOCK_N": outputs, "BLOCK_W": block_w, "BLOCK_K": power_of_two(k, 32, 1024), **absent,
         },
         tiling=tile,
     )  # fmt: skip
 
 
-def in_lines(q: Tensor) -> Tensor:
-    """int8 [N, K] -> [N, K padded to 16], each 16 numbers in the order in which rows are quantized: 0, 4, 8, 12, 1, 5, ..."""
-    padded = pad_rows(q)
-    return padded.view(padded.shape[0], -1, 4, 4).transpose(2, 3).reshape(padded.shape).contiguous()
+def in_lines(q: Tensor, share: int) -> Tensor:
+    """int8 [N, K] -> [N, K padded to lines], the numbers of each line in the order in which rows are quantized: 0, share,
+    2 share, 3 share, 1, ..."""
+    n, k = q.shape
+    line = 4 * share
+    padded = q.new_zeros((n, -(-k // line) * line))
+    padded[:, :k] = q
+    return padded.view(n, -1, 4, share).transpose(2, 3).reshape(padded.shape).contiguous()
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x [M, K] and, where the stage has one, residual float32 [M, N] -> y [M, N]; any M, best for problem.rows."""
     low, spec = contract.lower(stage), specialize(problem)
     launch, tile, given = bind(spec), spec.tiling, spec.constants
-    n, k, quantize = given["N"], given["K"], given["QUANTIZE"]
+    n, k, quantize, share = given["N"], given["K"], given["QUANTIZE"], given["SHARE"]
     pointers = {"multiplier_ptr": low["multiplier"].contiguous(), "offset_ptr": low["offset"].contiguous()}
     if given["GROUP"]:
         q = int4.unpack(low["weight"], k)
-        q = in_lines(q) if quantize else pad_rows(q)
+        q = in_lines(q, share) if quantize else pad_rows(q)
         words, scales = pack_int4(int4.pack(q), low["group_scale"], q.shape[1], given["GROUP"])
         pointers |= {"weight_ptr": words, "scale_ptr": scales}
     else:
-        lines = in_lines(low["weight"]) if quantize else pad_rows(low["weight"])
+        lines = in_lines(low["weight"], share) if quantize else pad_rows(low["weight"])
         pointers["weight_ptr"] = lines.view(torch.int32)
         if "compensation_ptr" in spec.signature:
             pointers["compensation_ptr"] = -low["x_zero_point"] * low["weight"].sum(1, dtype=torch.int32)

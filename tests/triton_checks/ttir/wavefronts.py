@@ -1,8 +1,8 @@
 """How many wavefronts a kernel's loads and stores take, from where TTGIR puts each element of a tile and from its address.
 
 A multiprocessor answers a load of a warp in wavefronts: each reads one line of 128 bytes. A warp asks for 128 bytes at a time, so
-a load of 16 bytes a lane has four phases of eight lanes. The least that a phase needs is its distinct bytes in lines, and it takes
-as many as it has distinct lines. A load whose lanes lie 128 bytes apart takes a wavefront for each lane.
+a load of 16 bytes a lane has four phases of eight lanes. The least that a phase needs is its distinct bytes in lines. It takes as
+many wavefronts as it has distinct lines: one for each lane, where lanes lie 128 bytes apart.
 
 TTGIR is Triton's second representation: the operations of TTIR with a layout for each tile, which says the thread and the
 register of every element. Addresses are computed as in traffic.py. An element that several threads would store is counted once.
