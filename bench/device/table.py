@@ -27,6 +27,11 @@ STEPS = {"gru 64-128": 20, "LSTM_A 2x100": 50, "LSTM_B 3x200": 100, "LSTM_C 4x10
 """Networks of sequences, and the steps of their windows."""
 
 STAC_ML = ("LSTM_A 2x100", "LSTM_B 3x200", "LSTM_C 4x1000")
+OPERATIONS = (
+    "spectrum of 100 frames of 400", "running sums of 8 lines of 4096", "sort of 8 lines of 1024", "largest of 50257",
+    "2048 messages to 256 nodes", "a system of 16",
+)  # fmt: skip
+FLOAT32 = "torch CUDA graph float32"
 LINEAR = ("1x1024x1024", "1x4096x4096", "16x4096x4096", "64x4096x4096")
 """MxKxN of single layers."""
 
@@ -195,7 +200,7 @@ def checks() -> Iterator[Row]:
 
 
 def others_of_ours(seconds: float) -> Iterator[Row]:
-    """int4 in the persistent kernel, each of the two kernels for a stack, windows as graphs."""
+    """int4 in the persistent kernel, each of the two kernels for a stack, windows as graphs; then float32, beside torch's."""
     for name in STAC_ML:
         yield _step(name, "w4a8", seconds)
     for name in STAC_ML:
@@ -203,6 +208,12 @@ def others_of_ours(seconds: float) -> Iterator[Row]:
             yield _step(name, "w8a8", seconds, kernel)
     for name, steps in STEPS.items():
         yield _graph("window", f"{name}, window of {steps}", name, "w8a8", seconds, 10)
+    for name in ("gru 64-128", "LSTM_A 2x100", "LSTM_B 3x200"):
+        yield _graph("window", f"{name}, window of {STEPS[name]}", name, "float32", seconds, 10)
+        yield _peer("window", f"{name}, window of {STEPS[name]}", name, FLOAT32, seconds, 3)
+    for name in OPERATIONS:
+        yield _graph("operation", name, name, "float32", seconds, 5)
+        yield _peer("operation", name, name, FLOAT32, seconds, 3)
 
 
 def peers(seconds: float) -> Iterator[Row]:

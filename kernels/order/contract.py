@@ -132,8 +132,9 @@ def cases() -> Iterator[Case]:
 
 def cost(problem: Problem) -> Cost:
     read = problem.rows * problem.in_steps[0] * problem.in_widths[0]
-    k = problem.attrs["k"]
-    return Cost(bytes=4 * read, flops=read * max(1, k.bit_length()))
+    size, k = {"float32": 4, "int64": 8}, problem.attrs["k"]
+    written = sum(size[d] * s * w for d, s, w in zip(problem.out_dtypes, problem.out_steps, problem.out_widths))
+    return Cost(bytes=size[problem.in_dtypes[0]] * read + problem.rows * written, flops=read * max(1, k.bit_length()))
 
 
 OPERATOR = register_operator(

@@ -162,7 +162,8 @@ def cases() -> Iterator[Case]:
 
 def cost(problem: Problem) -> Cost:
     n, columns, count = (problem.attrs[name] for name in ("n", "columns", "count"))
-    elements = problem.rows * (sum(s * w for s, w in zip(problem.in_steps, problem.in_widths)) + count * n * columns)
+    given = sum(s * w for s, w in zip(problem.in_steps, problem.in_widths))
+    elements = problem.rows * (given + problem.out_steps[0] * problem.out_widths[0])
     return Cost(bytes=4 * elements, flops=problem.rows * count * n * n * (n // 3 + columns + 1))
 
 

@@ -27,6 +27,7 @@ from tests.triton_checks.support import launches, moved
 from tests.triton_checks.ttir.parser import parse
 from tests.triton_checks.ttir.ranges import faults
 from tests.triton_checks.ttir.traffic import Traffic
+from tests.triton_checks.ttir.wavefronts import Wavefronts
 
 pytestmark = pytest.mark.usefixtures("kept_triton_cache")
 
@@ -54,8 +55,41 @@ def test_a_kernel_and_its_line_of_the_page(found: launches.Declared) -> None:
 
 def test_the_page_says_what_code_costs() -> None:
     assert "\n".join(write_page.costs()) in "\n".join(PAGE), "run python tests/triton_checks/write_page.py"
-    moved_lines = PAGE[PAGE.index("|---|---|---|---|---|---|---|---|") + 1 : PAGE.index("## What its code costs") - 1]
+    moved_lines = PAGE[PAGE.index("|---|---|---|---|---|---|---|---|") + 1 : PAGE.index("## Wavefronts of loads") - 1]
     assert [line.split()[1] for line in moved_lines] == sorted(d.spec.name for d in DECLARED)
+
+
+@pytest.mark.turns(4)
+@pytest.mark.parametrize("name", moved.gemv_names())
+def test_lanes_read_side_by_side(name: str) -> None:
+    """Each load of a kernel for few rows takes at most a quarter more wavefronts than its bytes fill. The page says how many."""
+    excepted = any(name.startswith(start) for start in moved.SIDE_BY_SIDE)
+    worst = max(c.ratio for c in moved.wavefronts_of(name).values())
+    assert (worst > moved.MAX_WAVEFRONTS) == excepted, (
+        f"{name}: {worst:.2f}; mend it, or say why in SIDE_BY_SIDE of moved.py"
+    )
+    assert "\n".join(write_page.wavefronts(name)) in "\n".join(PAGE), "run python tests/triton_checks/write_page.py"
+
+
+@triton.jit
+def apart(x_ptr, y_ptr, STRIDE: tl.constexpr, BLOCK: tl.constexpr):
+    """Words of 16 bytes, each STRIDE numbers behind the one before."""
+    n = tl.arange(0, BLOCK)
+    tl.store(y_ptr + n, tl.load(x_ptr + n // 4 * STRIDE + n % 4))
+
+
+@pytest.mark.parametrize(("stride", "of_a_warp"), [(4, 4), (8, 8), (16, 16), (32, 32), (64, 32)])
+def test_wavefronts_of_lanes_that_lie_apart(stride: int, of_a_warp: int) -> None:
+    """A warp loads 512 bytes, 4 lines: 16 bytes a lane. With 32 numbers between lanes each has a line of its own."""
+    types = {"x_ptr": "*fp32", "y_ptr": "*fp32"}
+    spec = Specialisation(
+        f"apart{stride}", apart, types, {"STRIDE": stride, "BLOCK": 128}, Tiling(1, 1, 1, num_warps=1)
+    )
+    counting = Wavefronts(compile_kernel(spec, 90).asm["ttgir"], (1, 1, 1), {})
+    counting.of_program((0, 0, 0))
+    x, y = counting.loads["x_ptr"], counting.stores["y_ptr"]
+    assert (x.taken, x.least, x.widest) == (of_a_warp, 4, 16)
+    assert (y.taken, y.least, y.widest) == (4, 4, 16)
 
 
 def test_exceptions_are_needed() -> None:

@@ -18,7 +18,16 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from rtaccel.kernels._gpu.triton_aot import ARCHITECTURES
 from tests.triton_checks import budgets
 from tests.triton_checks.support import launches
-from tests.triton_checks.support.moved import MAX, WITHOUT_LAUNCH, Record, record_of
+from tests.triton_checks.support.moved import (
+    MAX,
+    MAX_WAVEFRONTS,
+    SIDE_BY_SIDE,
+    WITHOUT_LAUNCH,
+    Record,
+    gemv_names,
+    record_of,
+    wavefronts_of,
+)
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "gpu-kernels.md"
 HEAD = """# GPU kernels, as compiled
@@ -55,6 +64,17 @@ a kernel asks for by name or that a division or an exponential is made of.
 """
 
 
+WAVEFRONTS = """
+## Wavefronts of loads
+
+Of kernels that read each weight for few rows, in two programs of a launch on compute capability 9.0. A wavefront is a line of 128
+bytes that a warp asks for; the least is what holds the same bytes. They are counted from where TTGIR puts each element, and from
+its address. A load whose lanes lie 128 bytes apart takes 32 for 4. The limit is {most}; what is above says why.
+
+| form | argument | bytes a lane | wavefronts | of the least | |
+|---|---|---|---|---|---|
+"""
+
 WITHOUT_MINIMUM = ("linear_blas_", "null_")
 
 
@@ -64,6 +84,15 @@ def traffic(found: Record) -> str:
     proven = "proven" if not found.faults else "open"
     cells = (found.name, grid, f"{found.touched:,}", ratio, f"{found.read_again:,}", f"{found.scratch:,}", proven)
     return f"| {' | '.join(cells)} | {found.exception or ''} |"
+
+
+def wavefronts(name: str) -> list[str]:
+    why = next((why for start, why in SIDE_BY_SIDE.items() if name.startswith(start)), "")
+    lines = []
+    for argument, c in wavefronts_of(name).items():
+        cells = (name, argument.removesuffix("_ptr"), str(c.widest), f"{c.taken:,}", f"{c.ratio:.2f}")
+        lines.append(f"| {' | '.join(cells)} | {why if c.ratio > MAX_WAVEFRONTS else ''} |")
+    return lines
 
 
 def code(version: str, rows: dict[str, dict[str, list[int]]], made: dict[str, dict[str, str]]) -> Iterator[str]:
@@ -85,6 +114,10 @@ def code(version: str, rows: dict[str, dict[str, list[int]]], made: dict[str, di
 def render() -> str:
     lines = [HEAD.format(most=MAX, programs=WITHOUT_LAUNCH).rstrip()]
     lines += [traffic(record_of(name)) for name in sorted(d.spec.name for d in launches.declared())]
+    lines += [
+        WAVEFRONTS.format(most=MAX_WAVEFRONTS).rstrip(),
+        *(line for name in gemv_names() for line in wavefronts(name)),
+    ]
     return "\n".join([*lines, *costs()]) + "\n"
 
 

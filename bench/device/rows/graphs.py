@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import rtaccel as rt
 from bench.device.rows.models import linear, network, sequence
 from bench.device.rows.peers import ways
+from bench.device.rows.stages import operation
 from bench.device.rows.timing import Fields, copies_for, copies_of, device_us, synchronous, timed
 from rtaccel.core.errors import FormatError
 
@@ -25,17 +26,19 @@ def scheme_of(text: str) -> Any:
 
 
 def given(kind: str, name: str) -> tuple[nn.Module, Tensor]:
-    """(model, x on the CPU) of a row: kind "network", "window", or "linear", whose name is MxKxN."""
+    """(model, x on the CPU) of a row: kind "network", "window", "operation", or "linear", whose name is MxKxN."""
     if kind == "network":
         model, inputs = network(name)
         return model, torch.randn(1, inputs)
     if kind == "window":
         found = sequence(name)
         return found.model, found.window(1)
+    if kind == "operation":
+        return operation(name)
     if kind == "linear":
         m, k, n = map(int, name.split("x"))
         return linear(k, n), torch.randn(m, k)
-    raise FormatError("bench.device", f"kind {kind!r}", "network, window or linear", "Name one of these.")
+    raise FormatError("bench.device", f"kind {kind!r}", "network, window, operation or linear", "Name one of these.")
 
 
 def calibration(x: Tensor) -> list[Tensor]:

@@ -21,6 +21,9 @@ SLOW = (
     "torchao int8 dynamic, compiled, CUDA graph", "gemlite A8W8 int8 dynamic, CUDA graph",
 )  # fmt: skip
 
+FLOAT32 = "torch CUDA graph float32"
+"""Beside what we compute in float32."""
+
 
 def plain_graph(model: Callable[..., object], x: Tensor) -> Call:
     stream = torch.cuda.Stream()
@@ -49,6 +52,8 @@ def torch_ways(model: nn.Module, x: Tensor) -> Iterator[tuple[str, Make]]:
         return (lambda: made(given)), None
 
     yield SLOW[0], compiled
+    plain = copy.deepcopy(model).cuda()
+    yield FLOAT32, lambda: _as_graph(plain, x)
 
 
 def torchao_ways(model: nn.Module, x: Tensor) -> Iterator[tuple[str, Make]]:

@@ -139,7 +139,7 @@ def rank(stage: Stage, rows: int) -> Specialisation:
         "    j = j0 + tl.arange(0, BLOCK_J)[None, :] + tl.zeros((BLOCK_O, BLOCK_J), tl.int32)",
         f"    other = key_of(tl.load(start + j * {place[-1]}, mask=j < OVER, other=0), {order})",
         "    less += ((j < OVER) & ((other < own) | ((other == own) & (j < o)))).to(tl.int32)",
-        "before = tl.sum(less, 1, keep_dims=True)",
+        "before = tl.sum(less, 1, keep_dims=True) & 0x7FFF",  # all its bits: the proof of indices asks for a bound
         *stores,
     ])  # fmt: skip
     return Specialisation(

@@ -23,6 +23,12 @@ SMALL: list[tuple[str, dict[str, Any], set[str]]] = [
     (f"{GRAPHS}:graph_row", {"kind": "network", "name": "mlp 64-64-64-8", "scheme": "w8a8", "seconds": 0.01}, HOST | CARD),
     (f"{GRAPHS}:graph_row", {"kind": "linear", "name": "2x64x8", "scheme": "w4a16 g32", "seconds": 0.01}, HOST | CARD),
     (f"{GRAPHS}:graph_row", {"kind": "window", "name": "gru 64-128", "scheme": "w8a8", "seconds": 0.01}, HOST | CARD),
+    (f"{GRAPHS}:graph_row", {"kind": "window", "name": "gru 64-128", "scheme": "float32", "seconds": 0.01}, HOST | CARD),
+    *[
+        (f"{GRAPHS}:graph_row", {"kind": "operation", "name": name, "scheme": "float32", "seconds": 0.01}, HOST | CARD)
+        for name in table.OPERATIONS
+    ],
+    (f"{GRAPHS}:peer_row", {"kind": "operation", "name": "a system of 16", "way": table.FLOAT32, "seconds": 0.01}, HOST | CARD),
     (f"{GRAPHS}:cold_row", {"name": "2x256x8", "scheme": "w4a16 g128"}, COLD),
     (f"{GRAPHS}:torch_linear_row", {"name": "2x64x8", "cold": True}, COLD),
     (f"{GRAPHS}:torch_linear_row", {"name": "2x64x8", "cold": False}, COLD),

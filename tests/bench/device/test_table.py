@@ -82,6 +82,7 @@ def test_ours_and_others_are_cold_alike() -> None:
 
 def test_names_of_the_table_are_those_of_the_models() -> None:
     from bench.device.rows.sparse import PATTERNS
+    from bench.device.rows.stages import OPERATIONS
 
     assert tuple(MAKERS) and set(MAKERS) == set(table.STEPS)
     assert set(table.SPARSE_PATTERNS) == set(PATTERNS)
@@ -90,7 +91,8 @@ def test_names_of_the_table_are_those_of_the_models() -> None:
         assert next(model.parameters()).shape[1] == inputs
     assert sequence("TCN 3x128 k8").window(2).shape == (2, 128, 22)
     ways = {row.arguments["way"] for row in ROWS if row.measure.endswith(":peer_row")}
-    assert ways == {*peers.QUICK, *peers.SLOW}
+    assert ways == {*peers.QUICK, *peers.SLOW, peers.FLOAT32} and peers.FLOAT32 == table.FLOAT32
+    assert tuple(OPERATIONS) == table.OPERATIONS
 
 
 def test_the_files_that_are_checked_are_there() -> None:

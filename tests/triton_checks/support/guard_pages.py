@@ -60,6 +60,19 @@ GENERAL = (
     ("matmul", "3x5x7-aw"),
     ("matmul", "2x9x1x40-w"),
     ("matmul", "broadcast"),
+    ("scan", "sum-float32-5x3-all-down"),
+    ("scan", "logsumexp-float32-5x3-last-right"),
+    ("scan", "max-int64-backward"),
+    ("order", "rows-float32-up-5x3-k3"),
+    ("order", "rows-int64-down-3x16-k16"),
+    ("put", "rows-add-float32-5x3-4"),
+    ("put", "overlapping-set"),
+    ("fourier", "complex-20-0"),
+    ("fourier", "frames-225"),
+    ("fourier", "to_real-1155-1"),
+    ("solve", "solve-n3-3-x2"),
+    ("solve", "factored-n7-5-x2"),
+    ("solve", "cholesky-n7-5-x2"),
 )
 """(operator, part of the name of a case) of the kernels that are made for each stage."""
 
@@ -155,6 +168,10 @@ def main() -> None:
                 (7, Geometry(9, layers=2, directions=2, time=2, last_only=1), "int8-own", "int8"),
             ):
                 made = cases.make_stage(op, gates, geometry, k, form, out)
+                ran += run(op, made, cases.make_inputs(made, 1, seed=k), at_end)
+        for op, gates in (("lstm", 4), ("gru", 3), ("rnn_tanh", 1)):
+            for k, geometry in ((5, Geometry(9)), (5, Geometry(9, directions=2, time=2, batch=3)), (7, Geometry(90, time=2))):
+                made = cases.make_stage(op, gates, geometry, k)
                 ran += run(op, made, cases.make_inputs(made, 1, seed=k), at_end)
         for shape in ("causal", "image-odd", "live", "flat-colors"):
             for scheme, out in (("static", "int8"), ("self", "float32")):

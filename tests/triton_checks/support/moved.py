@@ -19,6 +19,7 @@ from tests.triton_checks.support.launches import Declared
 from tests.triton_checks.ttir.parser import Function, parse
 from tests.triton_checks.ttir.ranges import TABLES, faults
 from tests.triton_checks.ttir.traffic import Traffic
+from tests.triton_checks.ttir.wavefronts import Counted, Wavefronts
 
 MAX = 1.1
 WEIGHTS = ("weight_ptr", "metadata_ptr", "scale_ptr")
@@ -30,6 +31,7 @@ INDICES = (*TABLES, "metadata_ptr")
 SCRATCH = ("work_ptr", "count_ptr", "control_ptr", "barrier_ptr")
 EXCEPTIONS = {
     "conv_window_M16_1x64_C48_N48_1x3": "rows of x come from a table, and every lane of such a load is counted",
+    "fourier_": "the matrices of roots are read too",
     "linear_blas_": "its product is cuBLAS's, whose sums the kernel reads",
     "linear_dot_M16_N33_K130": "rows of 130 bytes are padded to 144",
     "norm_": "weight and bias are read too, and a sum is written",
@@ -116,6 +118,36 @@ def index_faults(found: Declared, function: Function) -> list[str]:
         if launch is not None:
             return faults(function, launch.grid, launch.scalars)
     return faults(function, (WITHOUT_LAUNCH, 1, 1), {})
+
+
+GEMV = "gemv"
+"""In the name of a kernel that reads each weight for few rows: its loads of weights, of x and of scales are counted."""
+
+MAX_WAVEFRONTS = 1.25
+SIDE_BY_SIDE = {
+    "fused_gemv_M1_int4_g32_rows8": "the four numbers of a word lie in one group of 32, so two lanes read 32 bytes of float32 x",
+    "linear_int4_gemv": "a word has numbers of two groups of 32, so two lanes read 32 bytes of int8 x",
+    "sparse_semi_gemv_M1_int8_1x4_N256": "a word selects from two halves of 32 bytes of x",
+    "sparse_semi_gemv_M4_int8_1x4_N1024": "a word selects from two halves of 32 bytes of x",
+}
+"""Start of a name -> why its loads take more wavefronts than that, of the least."""
+
+
+@functools.cache
+def wavefronts_of(name: str) -> dict[str, Counted]:
+    """Loads by argument, in the first program and in one in the middle of the grid."""
+    found = next(d for d in launches.declared() if d.spec.name == name)
+    launch = launches.launch_of(found)
+    assert launch is not None, name
+    counting = Wavefronts(compiled(name).asm["ttgir"], launch.grid, launch.scalars)
+    x, y, z = launch.grid
+    for program in sorted({(0, 0, 0), (x // 2, y // 2, z // 2)}):
+        counting.of_program(program)
+    return counting.loads
+
+
+def gemv_names() -> list[str]:
+    return sorted(d.spec.name for d in launches.declared() if GEMV in d.spec.name)
 
 
 def _uses_program_ids(found: Declared) -> bool:

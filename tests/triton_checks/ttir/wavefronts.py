@@ -126,12 +126,13 @@ def plain(ttgir: str, known: dict[str, Layout]) -> tuple[str, list[Layout | None
 
 
 class Wavefronts(Traffic):
-    """Runs programs; `counted` is what they did, by argument."""
+    """Runs programs; `loads` and `stores` are what they did, by argument."""
 
     def __init__(self, ttgir: str, grid: tuple[int, int, int], scalars: dict[str, Any]) -> None:
         text, self._layouts = plain(ttgir, layouts(ttgir))
         super().__init__(parse(text), grid, scalars)
-        self.counted: dict[str, Counted] = {}
+        self.loads: dict[str, Counted] = {}
+        self.stores: dict[str, Counted] = {}
         self._sizes = {name: bytes_of(kind.pointee) for name, kind in self._pointers()}
         self._where = {id(op): i for i, op in enumerate(_memory(self.function.body.operations))}
         assert len(self._where) == len(self._layouts)
@@ -141,10 +142,9 @@ class Wavefronts(Traffic):
             if kind.element.startswith("!tt.ptr"):
                 yield name.removeprefix("%"), kind
 
-    def of_program(self, program: tuple[int, int, int]) -> dict[str, Counted]:
+    def of_program(self, program: tuple[int, int, int]) -> None:
         self.of, self.program, self.number = dict(self.start), program, self.number + 1
         self.block(self.function.body)
-        return self.counted
 
     def single(self, op: Operation) -> Any:
         if op.name == "ttg.convert_layout":
@@ -170,7 +170,7 @@ class Wavefronts(Traffic):
         width = _vector(at, active, size)
         at = at.reshape(*at.shape[:3], -1, width)[..., 0]  # [warps, lanes, vectors, instructions]
         active = active.reshape(*active.shape[:3], -1, width)[..., 0]
-        counted = self.counted.setdefault(pointer.argument, Counted())
+        counted = (self.stores if op.name == "tt.store" else self.loads).setdefault(pointer.argument, Counted())
         counted.widest = max(counted.widest, width * size)
         lanes = min(LANES, LINE // (width * size))
         for warp, vector, i in product(range(at.shape[0]), range(at.shape[2]), range(at.shape[3])):

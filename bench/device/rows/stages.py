@@ -1,0 +1,61 @@
+"""Single operations in float32 that PyTorch has in several launches, by name: transforms, orders, writing by index, systems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+class Apply(nn.Module):
+    """One function of x."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+class Scattered(nn.Module):
+    """Messages of edges, added up at the nodes that they lead to."""
+
+    index: Tensor
+
+    def __init__(self, nodes: int, edges: int) -> None:
+        super().__init__()
+        self.nodes = nodes
+        self.register_buffer("index", torch.arange(edges) * 7919 % nodes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.new_zeros(x.shape[0], self.nodes, x.shape[2]).index_add(1, self.index, x)
+
+
+@dataclass(frozen=True)
+class Operation:
+    make: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+
+
+def solved(x: Tensor) -> Tensor:
+    """Of matrices that have an inverse: a diagonal of their size is added."""
+    return torch.linalg.solve(x + x.shape[-1] * torch.eye(x.shape[-1], device=x.device), x[..., :1])
+
+
+OPERATIONS: dict[str, Operation] = {
+    "spectrum of 100 frames of 400": Operation(lambda: Apply(lambda x: torch.fft.rfft(x).abs()), (1, 100, 400)),
+    "running sums of 8 lines of 4096": Operation(lambda: Apply(lambda x: x.cumsum(-1)), (1, 8, 4096)),
+    "sort of 8 lines of 1024": Operation(lambda: Apply(lambda x: x.sort(dim=-1).values), (1, 8, 1024)),
+    "largest of 50257": Operation(lambda: Apply(lambda x: x.argmax(-1).float()), (1, 1, 50257)),
+    "2048 messages to 256 nodes": Operation(lambda: Scattered(256, 2048), (1, 2048, 64)),
+    "a system of 16": Operation(lambda: Apply(solved), (1, 16, 16)),
+}
+
+
+def operation(name: str) -> tuple[nn.Module, Tensor]:
+    """(model, x on the CPU)"""
+    found = OPERATIONS[name]
+    return found.make().eval(), torch.randn(*found.shape)
