@@ -71,9 +71,15 @@ Of kernels that read each weight for few rows, in two programs of a launch on co
 bytes that a warp asks for; the least is what holds the same bytes. They are counted from where TTGIR puts each element, and from
 its address. A load whose lanes lie 128 bytes apart takes 32 for 4. The limit is {most}; what is above says why.
 
+The last line of a form is a prediction, of the least that an H100 could take: wavefronts of the busiest multiprocessor, one a
+cycle, and all bytes that the launch touches at 3.35 TB/s. The larger one is the floor of cold weights.
+
 | form | argument | bytes a lane | wavefronts | of the least | |
 |---|---|---|---|---|---|
 """
+
+MULTIPROCESSORS, CLOCKS_PER_US, BYTES_PER_US = 132, 1755.0, 3.35e6
+"""Of an H100."""
 
 WITHOUT_MINIMUM = ("linear_blas_", "null_")
 
@@ -92,7 +98,16 @@ def wavefronts(name: str) -> list[str]:
     for argument, c in wavefronts_of(name).items():
         cells = (name, argument.removesuffix("_ptr"), str(c.widest), f"{c.taken:,}", f"{c.ratio:.2f}")
         lines.append(f"| {' | '.join(cells)} | {why if c.ratio > MAX_WAVEFRONTS else ''} |")
-    return lines
+    grid = launches.launch_of(next(d for d in launches.declared() if d.spec.name == name)).grid  # type: ignore[union-attr]
+    programs, counted = grid[0] * grid[1] * grid[2], sum(c.taken for c in wavefronts_of(name).values())
+    busiest = -(-programs // MULTIPROCESSORS) * counted / programs_counted(grid)
+    floors = f"{busiest / CLOCKS_PER_US:.2f} us in L1, {record_of(name).touched / BYTES_PER_US:.2f} us in memory"
+    return [*lines, f"| {name} | all, of an H100 | | {counted:,} | | {floors} |"]
+
+
+def programs_counted(grid: tuple[int, int, int]) -> int:
+    """Programs that `wavefronts_of` looks at."""
+    return 1 if grid == (1, 1, 1) else 2
 
 
 def code(version: str, rows: dict[str, dict[str, list[int]]], made: dict[str, dict[str, str]]) -> Iterator[str]:

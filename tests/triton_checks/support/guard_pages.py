@@ -170,7 +170,11 @@ def main() -> None:
                 made = cases.make_stage(op, gates, geometry, k, form, out)
                 ran += run(op, made, cases.make_inputs(made, 1, seed=k), at_end)
         for op, gates in (("lstm", 4), ("gru", 3), ("rnn_tanh", 1)):
-            for k, geometry in ((5, Geometry(9)), (5, Geometry(9, directions=2, time=2, batch=3)), (7, Geometry(90, time=2))):
+            for k, geometry in (
+                (5, Geometry(9)),
+                (5, Geometry(9, directions=2, time=2, batch=3)),
+                (7, Geometry(90, time=2)),
+            ):
                 made = cases.make_stage(op, gates, geometry, k)
                 ran += run(op, made, cases.make_inputs(made, 1, seed=k), at_end)
         for shape in ("causal", "image-odd", "live", "flat-colors"):
