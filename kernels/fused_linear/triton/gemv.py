@@ -42,6 +42,7 @@ from rtaccel.kernels._gpu.triton_spec import (
 from rtaccel.kernels.fused_linear import contract
 from rtaccel.kernels.linear.contract import MAX_K
 from rtaccel.kernels.linear.triton.gemv_int4 import pack as pack_int4
+from rtaccel.kernels.linear.triton.gemv_int4 import run_of
 from rtaccel.kernels.linear.triton.w8a8 import pad_rows
 
 PADDED = 1.05
@@ -117,16 +118,15 @@ def x_words(
 
 @triton.jit
 def _add(acc, w, scales, x_row, at, inside, inverse, K: tl.constexpr, GROUP: tl.constexpr, QUANTIZE: tl.constexpr,
-         SHARE: tl.constexpr, ASM: tl.constexpr):  # fmt: skip
+         SHARE: tl.constexpr, RUN: tl.constexpr, ASM: tl.constexpr):  # fmt: skip
     """acc + the products of one row of x with a tile of weights."""
-    HALF: tl.constexpr = GROUP // 4  # words of a pair of int4 groups
-    NEXT: tl.constexpr = GROUP if QUANTIZE else HALF
+    NEXT: tl.constexpr = 4 * RUN if QUANTIZE else RUN  # from a run of int4 to the other one of its words
     if QUANTIZE:
         x_at = at // SHARE * (4 * SHARE) + at % SHARE
         if GROUP:
-            x_at += at // HALF * (4 * HALF)
+            x_at += at // RUN * (4 * RUN)
     elif GROUP:
-        x_at = at // HALF * (2 * HALF) + at % HALF
+        x_at = at // RUN * (2 * RUN) + at % RUN
     else:
         x_at = at
     if GROUP:
@@ -148,7 +148,7 @@ def fused_gemv_kernel(
     x_ptr, weight_ptr, scale_ptr,
     y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, residual_ptr, parameter, y_inv_scale, y_zero_point, rows,
     N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
-    WORDS: tl.constexpr, GROUP: tl.constexpr, QUANTIZE: tl.constexpr, SHARE: tl.constexpr, ROWS: tl.constexpr,
+    WORDS: tl.constexpr, GROUP: tl.constexpr, QUANTIZE: tl.constexpr, SHARE: tl.constexpr, RUN: tl.constexpr, ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0).to(tl.int64) * ROWS
@@ -180,7 +180,7 @@ def fused_gemv_kernel(
         for r in tl.static_range(ROWS):
             within = m + zero + r < rows
             total = _add(
-                accs[r], w, scales, x_row + r * X_STEP, at, within, inverses[r], K, GROUP, QUANTIZE, SHARE, ASM
+                accs[r], w, scales, x_row + r * X_STEP, at, within, inverses[r], K, GROUP, QUANTIZE, SHARE, RUN, ASM
             )  # fmt: skip
             sums = sums + (total,)  # noqa: RUF005
         accs = sums
@@ -226,8 +226,8 @@ def words_of(problem: Problem) -> int:
     """int32 words of a row of weights."""
     k = problem.in_widths[0]
     if problem.weight_format is WeightFormat.INT4:
-        group = int(problem.attrs["group_size"])
-        return -(-k // (2 * group)) * (group // 4)
+        run = run_of(k, int(problem.attrs["group_size"]))
+        return -(-k // (2 * run)) * (run // 4)
     share = share_of(problem)
     return -(-k // (4 * share)) * share
 
@@ -254,7 +254,8 @@ def specialize(problem: Problem) -> Specialisation:
         signature=signature,
         constants={
             "N": n, "ACTIVATION": activation, "INT8_OUT": int8_out, "ASM": not settings.triton_interpret(), "K": k,
-            "WORDS": words, "GROUP": group, "QUANTIZE": quantize, "SHARE": share_of(problem), "ROWS": tile.block_m,
+            "WORDS": words, "GROUP": group, "QUANTIZE": quantize, "SHARE": share_of(problem),
+            "RUN": run_of(k, group) // 4 if group else 0, "ROWS": tile.block_m,
             "BLOCK_N": outputs, "BLOCK_W": block_w, "BLOCK_K": power_of_two(k, 32, 1024), **absent,
         },
         tiling=tile,
@@ -280,7 +281,9 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
     if given["GROUP"]:
         q = int4.unpack(low["weight"], k)
         q = in_lines(q, share) if quantize else pad_rows(q)
-        words, scales = pack_int4(int4.pack(q), low["group_scale"], q.shape[1], given["GROUP"])
+        run = 4 * given["RUN"]
+        q = q[:, : -(-k // (2 * run)) * 2 * run]  # what pads a line beyond the last run is zero
+        words, scales = pack_int4(int4.pack(q), low["group_scale"], q.shape[1], given["GROUP"], run)
         pointers |= {"weight_ptr": words, "scale_ptr": scales}
     else:
         lines = in_lines(low["weight"], share) if quantize else pad_rows(low["weight"])

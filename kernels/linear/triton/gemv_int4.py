@@ -1,10 +1,11 @@
 """W4A8 linear for up to eight rows: dp4a on packed words, one warp per output, the weights read once.
 
-As triton_gemv, with words of eight weights. A word holds four weights of a group in the lower halves of its bytes and four
-of the next group in the upper ones, so that `(w << 4) & 0xF0F0F0F0` and `w & 0xF0F0F0F0` are the operands of two dp4a, each
-byte 16 times the weight; 1/16 is in the scale, exactly. A pair of groups shares a word of two bfloat16 scales. All
-tiles have two dimensions [outputs, words], and no value changes its layout: five instructions for eight weights, the
-conversion to float32 and one scale per word.
+As triton_gemv, with words of eight weights. A word holds four weights of a run in the lower halves of its bytes and four
+of the next run in the upper ones: a run is 128 numbers along K, of one group or of several, so that eight lanes read a line of x
+side by side; it is shorter where K would be padded by more than a twentieth. So `(w << 4) & 0xF0F0F0F0` and `w & 0xF0F0F0F0`
+are the operands of two dp4a, each byte 16 times the weight; 1/16 is in the scale, exactly. Two groups that share words share
+a word of two bfloat16 scales. All tiles have two dimensions [outputs, words], and no value changes its layout: five
+instructions for eight weights, the conversion to float32 and one scale per word.
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ INSTRUCTIONS_PER_ROW = 23
 
 
 @triton.jit
-def _row(x_ptr, at, in_low, in_high, low, high, low_scale, high_scale, acc, GROUP: tl.constexpr, ASM: tl.constexpr):
+def _row(x_ptr, at, in_low, in_high, low, high, low_scale, high_scale, acc, RUN: tl.constexpr, ASM: tl.constexpr):
     """acc + the products of one row of x with a tile of weights, times the scales of their groups."""
     zero = tl.zeros_like(low)
     first = dot4(low, tl.load(x_ptr + at, mask=in_low, other=0), zero, ASM)  # [n, words]
-    second = dot4(high, tl.load(x_ptr + at + GROUP // 4, mask=in_high, other=0), zero, ASM)  # [n, words]
+    second = dot4(high, tl.load(x_ptr + at + RUN, mask=in_high, other=0), zero, ASM)  # [n, words]
     return tl.fma(second.to(tl.float32), high_scale, tl.fma(first.to(tl.float32), low_scale, acc))
 
 
@@ -58,12 +59,12 @@ def int4_gemv_kernel(
     x_ptr, weight_ptr, scale_ptr,
     y_ptr, multiplier_ptr, offset_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point, rows,
     N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
-    GROUP: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
+    GROUP: tl.constexpr, RUN: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     X_WORDS: tl.constexpr = K // 4
-    HALF: tl.constexpr = GROUP // 4  # words of a pair of groups
-    PAIRS: tl.constexpr = (K + 2 * GROUP - 1) // (2 * GROUP)
-    W_WORDS: tl.constexpr = PAIRS * HALF
+    HALF: tl.constexpr = GROUP // 4  # words of a pair of groups; RUN: of a pair of runs
+    W_WORDS: tl.constexpr = (K + 8 * RUN - 1) // (8 * RUN) * RUN
+    PAIRS: tl.constexpr = W_WORDS // HALF
     m = tl.program_id(0).to(tl.int64) * ROWS
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     word = tl.arange(0, BLOCK_W)[None, :]
@@ -84,14 +85,14 @@ def int4_gemv_kernel(
             (scales << 16).to(tl.float32, bitcast=True),
             (scales & -65536).to(tl.float32, bitcast=True),
         )
-        x_at = at // HALF * (2 * HALF) + at % HALF + zero
-        in_low, in_high = x_at < X_WORDS, x_at + HALF < X_WORDS
+        x_at = at // RUN * (2 * RUN) + at % RUN + zero
+        in_low, in_high = x_at < X_WORDS, x_at + RUN < X_WORDS
         sums = ()
         for r in tl.static_range(ROWS):
             within = m + zero + r < rows
             total = _row(
                 x_row + r * X_WORDS, x_at, in_low & within, in_high & within, low, high, low_scale, high_scale, accs[r],
-                GROUP, ASM,
+                RUN, ASM,
             )  # fmt: skip
             sums = sums + (total,)  # noqa: RUF005
         accs = sums
@@ -132,24 +133,35 @@ def specialize(problem: Problem) -> Specialisation:
     signature, absent = leave_out({**pointers, **types, "rows": "i32"}, row_scale_ptr=dynamic)
     constants: dict[str, Any] = {
         "N": n, "ACTIVATION": activation, "INT8_OUT": int8_out, "ASM": not settings.triton_interpret(), "K": k, "GROUP": group,
-        "ROWS": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_W": tile.block_k // 8, **absent,
+        "RUN": run_of(k, group) // 4, "ROWS": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_W": tile.block_k // 8, **absent,
     }  # fmt: skip
     kind, out = "dynamic" if dynamic else "static", "int8" if int8_out else "float32"
     name = f"linear_int4_gemv_M{tile.block_m}_N{n}_K{k}_g{group}_{kind}_{activation}_{out}"
     return Specialisation(name, int4_gemv_kernel, signature, constants, tile)
 
 
-def pack(weight: Tensor, group_scale: Tensor, k: int, group: int) -> tuple[Tensor, Tensor]:
+PADDED = 1.05
+"""Weights with their padding, of those that are there, up to which a run is as long as it may be."""
+
+
+def run_of(k: int, group: int) -> int:
+    """Numbers of a run: whole groups."""
+    fitting = (run for run in (128, 64, 32) if run % group == 0 and -(-k // (2 * run)) * 2 * run <= PADDED * k)
+    return next(fitting, group)
+
+
+def pack(weight: Tensor, group_scale: Tensor, k: int, group: int, run: int) -> tuple[Tensor, Tensor]:
     """int32 words [N, pairs * group / 4] and int32 pairs of bfloat16 scales / 16 [N, pairs]; zeros beyond K."""
-    n, pairs = weight.shape[0], -(-k // (2 * group))
-    q = torch.zeros((n, pairs * 2 * group), dtype=torch.int8, device=weight.device)
+    n, pairs, each = weight.shape[0], -(-k // (2 * run)), run // group
+    q = torch.zeros((n, pairs * 2 * run), dtype=torch.int8, device=weight.device)
     q[:, :k] = int4.unpack(weight, k)
-    low, high = q.view(n, pairs, 2, group).unbind(2)
-    scales = torch.zeros((n, pairs * 2), device=weight.device)
+    low, high = q.view(n, pairs, 2, run).unbind(2)
+    scales = torch.zeros((n, pairs * 2 * each), device=weight.device)
     scales[:, : group_scale.shape[1]] = group_scale / 16
-    bits = scales.bfloat16().view(torch.int16).to(torch.int32).view(n, pairs, 2)
-    words = ((low & 15) | (high << 4)).reshape(n, pairs * group).contiguous().view(torch.int32)
-    return words, ((bits[..., 0] & 0xFFFF) | (bits[..., 1] << 16)).contiguous()
+    bits = scales.bfloat16().view(torch.int16).to(torch.int32).view(n, pairs, 2, each)
+    words = ((low & 15) | (high << 4)).reshape(n, pairs * run).contiguous().view(torch.int32)
+    both = (bits[:, :, 0] & 0xFFFF) | (bits[:, :, 1] << 16)
+    return words, both.reshape(n, pairs * each).contiguous()
 
 
 @dataclass(frozen=True)
@@ -164,7 +176,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
     low, spec = contract.lower(stage), specialize(problem)
     n, k, tile, launch = problem.out_widths[0], problem.in_widths[0], spec.tiling, bind(spec)
-    words, scales = pack(low["weight"], low["group_scale"], k, low["group_size"])
+    words, scales = pack(low["weight"], low["group_scale"], k, low["group_size"], run_of(k, low["group_size"]))
     ops = Operands(*(t.contiguous().to(problem.device) for t in (words, scales, low["multiplier"], low["offset"])))
     parameter, y_inv_scale, y_zero_point = low["activation_parameter"], low["y_inv_scale"], low["y_zero_point"]
     dtype = torch.int8 if stage.outputs[0].dtype == "int8" else torch.float32

@@ -126,7 +126,6 @@ GEMV = "gemv"
 MAX_WAVEFRONTS = 1.25
 SIDE_BY_SIDE = {
     "fused_gemv_M1_int4_g32_rows8": "the four numbers of a word lie in one group of 32, so two lanes read 32 bytes of float32 x",
-    "linear_int4_gemv": "a word has numbers of two groups of 32, so two lanes read 32 bytes of int8 x",
     "sparse_semi_gemv_M1_int8_1x4_N256": "a word selects from two halves of 32 bytes of x",
     "sparse_semi_gemv_M4_int8_1x4_N1024": "a word selects from two halves of 32 bytes of x",
 }
