@@ -17,7 +17,7 @@ from rtaccel.core.registry import impls, operator
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels.recurrent.cases import make_inputs, make_stage
 from rtaccel.kernels.recurrent.layout import Geometry
-from rtaccel.kernels.recurrent.triton.float32 import GATES, Layer
+from rtaccel.kernels.recurrent.triton.float32 import GATES, LayerForm
 
 require("triton")
 DEVICE = "cpu" if settings.triton_interpret() else "cuda"
@@ -79,7 +79,7 @@ def cases() -> Iterator[Any]:
 @pytest.mark.parametrize(("op", "form", "samples", "k", "geometry", "states"), list(cases()))
 def test_contract(op: str, form: str, samples: int, k: int, geometry: Geometry, states: bool) -> None:
     if op == "lstm":
-        assert Layer(op, geometry, 0, states, states).form == form
+        assert LayerForm(op, geometry, 0, states, states).form == form
     seed = torch.seed() % 2**31
     print(f"seed {seed}")
     stage = make_stage(op, GATES[op], geometry, k, states=states, bias=seed % 3 > 0, seed=seed)

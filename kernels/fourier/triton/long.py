@@ -27,7 +27,7 @@ from rtaccel.kernels.fourier.triton.products import DOT, PLAIN, ROTATION, Sides
 SIDE, DEPTH = 32, 16
 """Of a tile, and of what is summed at a time."""
 
-MOST_PRODUCTS = 2**31
+MAX_PRODUCTS = 2**31
 """n (p + q) of a sample and all its lines. Not measured on a card."""
 
 ZEROS = "tl.zeros((SIDE, SIDE), tl.float32), tl.zeros((SIDE, SIDE), tl.float32)"
@@ -138,8 +138,8 @@ def supports(problem: Problem) -> str | None:
     if products.supports(problem) is None:
         return "is for lines that no program holds"
     s, n = sides(attrs["kind"], attrs["n"], attrs["wanted"]), attrs["n"]
-    if (found := n * (s.p + s.q) * prod(attrs["dims"][:-1])) > MOST_PRODUCTS:
-        return f"leaves more than {MOST_PRODUCTS} products to cuFFT, here {found}"
+    if (found := n * (s.p + s.q) * prod(attrs["dims"][:-1])) > MAX_PRODUCTS:
+        return f"leaves more than {MAX_PRODUCTS} products to cuFFT, here {found}"
     return too_large(problem)
 
 

@@ -29,7 +29,7 @@ from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, power_of_two
 from rtaccel.kernels.fourier import contract, plan
 
-MOST = {"real": 2048, "complex": 1024, "to_real": 1024}
+MAX_NUMBERS = {"real": 2048, "complex": 1024, "to_real": 1024}
 """Elements of the padded matrix: what 8 warps hold with the operands of a product, which are in registers too."""
 
 
@@ -38,7 +38,7 @@ DOT = 'tl.dot({}, {}, {}, input_precision="ieee")'.format
 """Texts of products of two matrices, and of one that is added to a third."""
 
 
-MOST_SUMMED = 32
+MAX_SUMMED = 32
 """Rows of the second product: a thread has all that it sums over in registers."""
 
 
@@ -187,8 +187,10 @@ def specialize(stage: Stage) -> Specialisation:
 def supports(problem: Problem) -> str | None:
     attrs = problem.attrs
     bp, bq, first, _ = sides(attrs["kind"], attrs["n"], attrs["wanted"]).padded()
-    if max(bp, first) * bq > MOST[attrs["kind"]] or bq > MOST_SUMMED:
-        return f"holds a line in registers, at most {MOST[attrs['kind']]} numbers, not {attrs['n']} as {bp} x {bq}"
+    if max(bp, first) * bq > MAX_NUMBERS[attrs["kind"]] or bq > MAX_SUMMED:
+        return (
+            f"holds a line in registers, at most {MAX_NUMBERS[attrs['kind']]} numbers, not {attrs['n']} as {bp} x {bq}"
+        )
     return too_large(problem)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from rtaccel.kernels._gpu.triton_spec import Specialisation
 from rtaccel.kernels.gru import contract
+from rtaccel.kernels.linear.triton import float32 as linear
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.triton import float32
 
@@ -16,4 +17,4 @@ def specializations() -> Iterator[Specialisation]:
         yield float32.example("gru", geometry, k)
 
 
-float32.register("gru", contract.lower)
+float32.register("gru", contract.lower, linear.form)

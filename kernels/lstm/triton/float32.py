@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rtaccel.kernels._gpu.triton_spec import Specialisation
+from rtaccel.kernels.linear.triton import float32 as linear
 from rtaccel.kernels.lstm import contract
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.triton import float32
@@ -20,4 +21,4 @@ def specializations() -> Iterator[Specialisation]:
         yield float32.example("lstm", geometry, k)
 
 
-float32.register("lstm", contract.lower)
+float32.register("lstm", contract.lower, linear.form)

@@ -31,10 +31,10 @@ from rtaccel.kernels.order.triton.keys import key_of
 FEW = 4
 """Elements up to which the line is read for each of them rather than counted."""
 
-MOST_FIRST = 64
+MAX_FIRST = 64
 """Elements up to which that is done for lines too long to count."""
 
-MOST_RANKED = 16384
+MAX_RANKED = 16384
 """Elements of a line that is counted: 2^28 comparisons, some 50 us of an H100 if it has nothing else to do. Not measured."""
 
 LARGEST = {"float32": "0x7FFFFFFF", "int64": "0x7FFFFFFFFFFFFFFF"}
@@ -152,20 +152,20 @@ def rank(stage: Stage, rows: int) -> Specialisation:
 
 
 def _takes_first(problem: Problem) -> bool:
-    return bool(problem.attrs["k"] <= FEW or problem.attrs["dims"][-1] > MOST_RANKED)
+    return bool(problem.attrs["k"] <= FEW or problem.attrs["dims"][-1] > MAX_RANKED)
 
 
 def supports_first(problem: Problem) -> str | None:
     k = problem.attrs["k"]
     if not _takes_first(problem):
         return f"reads the line for each of k elements; {k} of {problem.attrs['dims'][-1]} are counted"
-    return f"finds at most {MOST_FIRST} of a long line, not {k}" if k > MOST_FIRST else too_large(problem)
+    return f"finds at most {MAX_FIRST} of a long line, not {k}" if k > MAX_FIRST else too_large(problem)
 
 
 def supports_rank(problem: Problem) -> str | None:
     k, n = problem.attrs["k"], problem.attrs["dims"][-1]
     if _takes_first(problem):
-        return f"counts the elements before each of a line of at most {MOST_RANKED}, of {n}; k {k} is for triton_first"
+        return f"counts the elements before each of a line of at most {MAX_RANKED}, of {n}; k {k} is for triton_first"
     return too_large(problem)
 
 

@@ -34,7 +34,7 @@ from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, power_of_two
 from rtaccel.kernels.put import contract
 
-MOST = 2**31
+MAX_COMPARISONS = 2**31
 """Comparisons of a sample: some 300 us of an H100 if it has nothing else to do. Not measured."""
 
 JOINS = {
@@ -191,8 +191,8 @@ def supports(problem: Problem) -> str | None:
         return "has no number in int64 for what an index outside reaches"
     dims = tuple(attrs["dims"])
     reach = reach_of(dims, tuple(attrs["places"][0]), tuple(attrs["sizes"]), tuple(attrs["strides"]))
-    if (found := comparisons(dims, reach, n)) > MOST:
-        return f"compares at most {MOST} times in a sample, not {found}"
+    if (found := comparisons(dims, reach, n)) > MAX_COMPARISONS:
+        return f"compares at most {MAX_COMPARISONS} times in a sample, not {found}"
     return too_large(problem)
 
 

@@ -25,22 +25,23 @@ from torch import Tensor
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
-from rtaccel.kernels._general.triton_tile import require_values, too_large
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, leave_out, power_of_two
-from rtaccel.kernels.linear.triton import float32 as linear
 from rtaccel.kernels.recurrent import cases
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.triton.float32_kernels import held_kernel, read_kernel
+from rtaccel.kernels.recurrent.triton.stack import check_inputs
 
-MOST_HELD = 128 * 256
+MAX_HELD = 128 * 256
 """Weights of h in registers, padded to powers of two."""
 
-MOST_READ = 256 * 1024
+MAX_READ_BYTES = 256 * 1024
 """Bytes of weights of h that one program reads again in each time step: some 2 us of an H100's L2, about what a launch takes. Not
 measured."""
 
-MOST_LAUNCHES = 4096
+MAX_HIDDEN = 16384
+
+MAX_LAUNCHES = 4096
 """Time steps of a window that are launches of their own."""
 
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
@@ -48,9 +49,12 @@ GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 States = dict[str, Tensor]
 
+Product = Callable[[int, int, int], Specialisation]
+"""Rows, outputs and inputs -> the form of a float32 linear layer; it is an operator's, and those are above this folder."""
+
 
 @dataclass(frozen=True)
-class Layer:
+class LayerForm:
     """Of a stage: which layer; whether states come with it (given), and go out of it (kept)."""
 
     op: str
@@ -66,16 +70,16 @@ class Layer:
         block = power_of_two(g.hidden, 16, 1 << 20)
         if g.time == 1:
             return "alone"
-        if gates * block * block <= MOST_HELD:
+        if gates * block * block <= MAX_HELD:
             return "held"
-        return "alone" if 4 * gates * g.hidden**2 > MOST_READ and g.time <= MOST_LAUNCHES else "read"
+        return "alone" if 4 * gates * g.hidden**2 > MAX_READ_BYTES and g.time <= MAX_LAUNCHES else "read"
 
     @property
     def last_only(self) -> bool:
         return bool(self.geometry.last_only) and self.index == self.geometry.layers - 1
 
 
-def specialize(layer: Layer) -> Specialisation:
+def specialize(layer: LayerForm) -> Specialisation:
     """The launch that goes through time. Not measured on a card."""
     op, g = layer.op, layer.geometry
     gates, h = GATES[op], g.hidden
@@ -116,7 +120,8 @@ def supports(problem: Problem) -> str | None:
         return "computes dense weights"
     if problem.in_dtypes[0] != "float32" or problem.out_dtypes[0] != "float32":
         return "reads and gives float32"
-    return too_large(problem)
+    hidden = int(problem.attrs["hidden"])
+    return f"numbers weights of h in 32 bits, at most {MAX_HIDDEN} units, not {hidden}" if hidden > MAX_HIDDEN else None
 
 
 def _weights(low: Mapping[str, Any], g: Geometry, index: int, device: str) -> dict[str, Tensor]:
@@ -130,11 +135,13 @@ def _weights(low: Mapping[str, Any], g: Geometry, index: int, device: str) -> di
 class _Bound:
     """One layer, prepared."""
 
-    def __init__(self, layer: Layer, rows: int, inputs: int, low: Mapping[str, Any], device: str) -> None:
+    def __init__(
+        self, layer: LayerForm, product: Product, rows: int, inputs: int, low: Mapping[str, Any], device: str
+    ) -> None:
         g = layer.geometry
         self._layer, self._width = layer, g.directions * g.hidden
         self._gates = GATES[layer.op] * self._width
-        self._product = linear.form(rows, self._gates, g.width(layer.index, inputs))
+        self._product = product(rows, self._gates, g.width(layer.index, inputs))
         self._multiply = bind(self._product)
         # A step alone hands its states on to the next one.
         apart = layer.form == "alone" and g.time > 1
@@ -185,17 +192,18 @@ class _Bound:
             before = {name.replace("n_", "0_"): state for name, state in kept.items()}
 
 
-def prepare(lower: Callable[[Stage], Mapping[str, Any]]) -> Callable[[Stage, Problem], Prepared]:
+def prepare(lower: Callable[[Stage], Mapping[str, Any]], product: Product) -> Callable[[Stage, Problem], Prepared]:
     """The `prepare` of an operator. The kernels take any number of samples."""
 
     def prepare_stage(stage: Stage, problem: Problem) -> Prepared:
         low, g = lower(stage), Geometry.of(stage.attrs)
         rows = problem.rows * g.time * g.batch
-        made = [Layer(stage.op, g, i, len(stage.inputs) > 1, len(stage.outputs) > 1) for i in range(g.layers)]
-        layers = [_Bound(layer, rows, stage.inputs[0].width, low, problem.device) for layer in made]
+        made = [LayerForm(stage.op, g, i, len(stage.inputs) > 1, len(stage.outputs) > 1) for i in range(g.layers)]
+        layers = [_Bound(layer, product, rows, stage.inputs[0].width, low, problem.device) for layer in made]
 
         def call(*inputs: Tensor) -> tuple[Tensor, ...]:
-            x, *states = require_values(stage, inputs)
+            check_inputs(stage, inputs)
+            x, *states = inputs
             m = x.shape[0]
             outputs = [torch.empty((m, *v.shape), dtype=torch.float32, device=x.device) for v in stage.outputs]
             before, after = dict(zip(("h0_ptr", "c0_ptr"), states)), dict(zip(("hn_ptr", "cn_ptr"), outputs[1:]))
@@ -212,9 +220,9 @@ def example(op: str, geometry: Geometry, k: int) -> Specialisation:
     """The form of the first layer of a stage with states, for what is only compiled."""
     stage = cases.make_stage(op, GATES[op], geometry, k)
     Problem.of(stage, 1, "cuda")
-    return specialize(Layer(op, geometry, 0, given=True, kept=True))
+    return specialize(LayerForm(op, geometry, 0, given=True, kept=True))
 
 
-def register(op: str, lower: Callable[[Stage], Mapping[str, Any]]) -> None:
+def register(op: str, lower: Callable[[Stage], Mapping[str, Any]], product: Product) -> None:
     """`triton_float32` of an operator."""
-    register_impl(Impl(op, "triton_float32", "triton", 10, supports, prepare(lower)))
+    register_impl(Impl(op, "triton_float32", "triton", 10, supports, prepare(lower, product)))

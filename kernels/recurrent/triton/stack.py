@@ -112,7 +112,7 @@ def prepare(gates: int, lower: Callable[[Stage], Mapping[str, Any]]) -> Callable
     def prepare_stage(stage: Stage, problem: Problem) -> Prepared:
         if Geometry.of(stage.attrs).directions == 2:
             call = bidirectional.prepared(stage, problem, gates, lower(stage))
-            return lambda *inputs: _check(stage, inputs) or call(*inputs)
+            return lambda *inputs: check_inputs(stage, inputs) or call(*inputs)
         kernel_config = select_config(problem, gates)
         assert isinstance(kernel_config, KernelConfig), kernel_config
         return prepared(stage, problem, kernel_config, lower(stage))
@@ -133,7 +133,7 @@ def prepared(stage: Stage, problem: Problem, kernel_config: KernelConfig, low: M
     gates, outputs = kernel_config.gates, stage.outputs
 
     def call(*inputs: Tensor) -> tuple[Tensor, ...]:
-        _check(stage, inputs)
+        check_inputs(stage, inputs)
         x, samples = inputs[0], inputs[0].shape[0]
         made = [torch.empty((samples, *v.shape), dtype=getattr(torch, v.dtype), device=x.device) for v in outputs]
         before = (*inputs[1:], ops.params, ops.params)[: gates - 2] if len(inputs) > 1 else (ops.params,) * 2
@@ -153,7 +153,7 @@ def prepared(stage: Stage, problem: Problem, kernel_config: KernelConfig, low: M
     return call
 
 
-def _check(stage: Stage, inputs: tuple[Tensor, ...]) -> None:
+def check_inputs(stage: Stage, inputs: tuple[Tensor, ...]) -> None:
     """Raises ShapeError for inputs that are not those of the stage: kernels read raw addresses."""
     if len(inputs) != len(stage.inputs):
         raise ShapeError(stage.op, f"{len(inputs)} inputs", f"{len(stage.inputs)}", "Pass the inputs of the stage.")

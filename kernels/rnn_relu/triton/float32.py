@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rtaccel.kernels._gpu.triton_spec import Specialisation
+from rtaccel.kernels.linear.triton import float32 as linear
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.triton import float32
 from rtaccel.kernels.rnn_relu import contract
@@ -16,4 +17,4 @@ def specializations() -> Iterator[Specialisation]:
         yield float32.example("rnn_relu", geometry, k)
 
 
-float32.register("rnn_relu", contract.lower)
+float32.register("rnn_relu", contract.lower, linear.form)
