@@ -24,7 +24,7 @@ from rtaccel.kernels._gpu.triton_device import dot4, multiply_rn
 from rtaccel.kernels._gpu.triton_nan_propagation import nan_propagator
 from rtaccel.kernels.fused_linear import contract as fused
 from rtaccel.kernels.linear import contract, contract_weights
-from rtaccel.kernels.linear.triton import gemv_float
+from rtaccel.kernels.linear.triton import gemv_float, gemv_int4
 from rtaccel.kernels.linear.triton.mixed_config import KernelConfig, split_of
 from rtaccel.kernels.linear.triton.split import parts_of
 
@@ -112,6 +112,22 @@ def test_float_rows_one_by_one(k: int, group: int) -> None:
         stage = contract_weights.make_stage(k, 9, kind, "relu", group_size=group)
         assert impl.supports(Problem.of(stage, rows)) is None
         check("linear", impl, stage, rows, 0, 11)
+
+
+@pytest.mark.parametrize(("k", "group", "line", "run"), [
+    (512, 32, 256, 128), (512, 48, 128, 48), (768, 128, 256, 128), (512, 256, 256, 256), (640, 32, 128, 64), (260, 16, 32, 16),
+])  # fmt: skip
+def test_lines_of_every_length(k: int, group: int, line: int, run: int) -> None:
+    """Weights lie so that lanes read x side by side: in lines of 256 numbers, and in shorter ones where K would be padded."""
+    rows = int(torch.randint(1, 4, ()))
+    stage = contract_weights.make_stage(k, 5, "w4a16", group_size=group)
+    assert gemv_float.Shape.of(KernelConfig.of_linear(Problem.of(stage, rows))).line == line
+    assert gemv_int4.run_of(k, group) == run
+    check("linear", impl_of("linear", "triton_gemv_float"), stage, rows, 3)
+    int8 = contract_weights.make_stage(k, 5, "w4a8-dynamic", group_size=group)
+    check("linear", impl_of("linear", "triton_gemv_int4"), int8, rows, 3)
+    for kind, sizes in (("w4a8-rows", {"group_size": group}), ("w8a8-rows", {})):
+        check("fused_linear", impl_of("fused_linear", "triton_gemv"), fused.make_stage(k, 5, kind, **sizes), rows, 3)
 
 
 def test_many_rows_of_large_layers_are_left_to_tensor_cores() -> None:
