@@ -124,6 +124,19 @@ LEFT = """
 """
 
 
+NOT_COUNTED = """
+## Not counted
+
+| network | why |
+|---|---|
+"""
+
+
+def shortened(why: str) -> str:
+    """What a typed error got, without what was expected."""
+    return why.rpartition("Error: ")[2].removeprefix("rtaccel.core.errors.").partition(";")[0].replace("|", "/")
+
+
 def page(record: dict[str, Any]) -> str:
     counted = {name: found for name, found in record["networks"].items() if "failed" not in found}
     total = {word: sum(found[word] for found in counted.values()) for word in ("stages", "triton", "library", "calls")}
@@ -139,8 +152,9 @@ def page(record: dict[str, Any]) -> str:
         text += f"| {name} | {numbers} | {rest or '-'} | {found['calls'] or '-'} |\n"
     if left:
         text += LEFT + "".join(f"| {op} | {n} | {reasons[op]} |\n" for op, n in left.most_common())
-    if failed := {name: found["failed"] for name, found in record["networks"].items() if "failed" in found}:
-        text += "\nNot counted: " + "; ".join(f"{name} ({why})" for name, why in failed.items()) + ".\n"
+    failed = {name: found["failed"] for name, found in record["networks"].items() if "failed" in found}
+    if failed:
+        text += NOT_COUNTED + "".join(f"| {name} | {shortened(why)} |\n" for name, why in failed.items())
     return text
 
 

@@ -59,12 +59,14 @@ def test_the_page_adds_up() -> None:
             "calls": 1,
             "reasons": {"take": "why"},
         },
-        "gone": {"failed": "no package"},
+        "gone": {"failed": "rtaccel.core.errors.UnsupportedProblem: compile: got Net; expected another"},
     }
     text = gpu.page({"networks": networks})
     assert "3 networks" in text and "2 networks have no kernel of PyTorch's" in text
     assert "Of 19 stages 14 are in Triton and 2 are PyTorch's, and 1 calls fall back. 3 more" in text
     assert (
-        "| partly | 9 | 6 | 1 | 2 take | 1 |" in text and "| take | 2 | why |" in text and "gone (no package)" in text
+        "| partly | 9 | 6 | 1 | 2 take | 1 |" in text
+        and "| take | 2 | why |" in text
+        and "| gone | UnsupportedProblem: compile: got Net |" in text
     )
     assert "What is left" not in gpu.page({"networks": {"whole": networks["whole"]}})
