@@ -35,6 +35,7 @@ class StreamBatcher:
         [n, outputs], and uint8 [n] of indices into `STATUSES`; y of a sample that was not stepped is NaN. None: tickets.
     late: what becomes of a sample that is late already when its batch leaves. "answer": it is stepped; "drop": it is not, and
         its stream stands still. One that gets late while its batch computes is answered with "late" in both.
+    streams: how many of the model's streams it steps, the first ones; None: all of them. The others stand still.
     max_batch: most samples of a batch; of more that wait those leave that are due first. None: all of them.
     tickets: how many answers may be outstanding, or waiting to be taken; None: four for each stream.
     spin_us: so long before a batch leaves the worker stops sleeping and watches the clock.
@@ -69,6 +70,7 @@ class StreamBatcher:
         on_result: OnResult | None = None,
         late: str = "answer",
         *,
+        streams: int | None = None,
         max_batch: int | None = None,
         tickets: int | None = None,
         spin_us: float = 50,
@@ -82,11 +84,12 @@ class StreamBatcher:
             raise FormatError("StreamBatcher", f"on_result={on_result!r}", "a function, or None", "Pass a function.")
         if on_result is not None and tickets is not None:
             raise FormatError("StreamBatcher", "on_result and tickets", "one of them", "Leave tickets out.")
-        self._side, self._streams, self._pid = side, side.streams, os.getpid()
-        places = 4 * side.streams if tickets is None else _whole("tickets", tickets, 1, 2**31 - 2)
+        self._side, self._streams, self._pid = side, _streams_of(streams, side.streams), os.getpid()
+        places = 4 * self._streams if tickets is None else _whole("tickets", tickets, 1, 2**31 - 2)
         settings: dict[str, Any] = {
             "deadline_ns": _ns("deadline_us", deadline_us, 1),
-            "max_batch": side.streams if max_batch is None else _whole("max_batch", max_batch, 1, side.streams),
+            "streams": self._streams,
+            "max_batch": self._streams if max_batch is None else _whole("max_batch", max_batch, 1, self._streams),
             "tickets": 0 if on_result else places,
             "spin_ns": _ns("spin_us", spin_us, 0),
             "late": LATE[late],
@@ -314,6 +317,17 @@ def _whole(name: str, value: Any, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise FormatError("StreamBatcher", f"{name}={value!r}", f"a whole number, {low} to {high}", "Pass one.")
     return value
+
+
+def _streams_of(given: Any, there: int) -> int:
+    if given is None:
+        return there
+    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= there:
+        raise FormatError(
+            "StreamBatcher", f"streams={given!r}", f"1 to the {there} that the model has",
+            "Make it with as many: rt.stream(model, an example step of that batch size).",
+        )  # fmt: skip
+    return given
 
 
 def _ns(name: str, us: Any, low: int) -> int:

@@ -10,6 +10,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 import rtaccel as rt
+from rtaccel.runtime.streaming.verify_stream import STEPS, window_of
 from tests.support.networks.sequence_models import LastTimeStep, Tcn
 
 TIME, STREAMS = 29, 3
@@ -309,3 +310,30 @@ def test_features_of_different_time_steps_are_refused() -> None:
 
     with pytest.raises(rt.UnsupportedProblem):
         rt.stream(Mixed().eval(), torch.randn(3, 8))
+
+
+@pytest.mark.parametrize("length", STEPS)
+def test_one_number_that_happens_to_be_zero_verifies(length: int) -> None:
+    """A head of one number whose bias takes away what the compared window gives: its error is not to be held to its own size."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.GRU(14, 128, batch_first=True), Newest(), nn.Linear(128, 1)).eval()
+    generator = torch.Generator().manual_seed(11)
+    longest = window_of(torch.randn(3, 14), ("batch", "time", "features"), max(STEPS), generator)
+    with torch.no_grad():
+        model[2].bias -= model(longest[:, :length])[0]
+        assert float(model(longest[:, :length]).abs()) < 1e-6
+    assert "verified against" in rt.stream(model, torch.randn(3, 14)).explain(measure=False)
+    wrong = nn.Sequential(nn.GRU(14, 128, batch_first=True), Newest(back=2), nn.Linear(128, 1)).eval()
+    with pytest.raises(rt.UnsupportedProblem):
+        rt.stream(wrong, torch.randn(3, 14))
+
+
+class Newest(nn.Module):
+    """The output of the newest time step, or of one before."""
+
+    def __init__(self, back: int = 1) -> None:
+        super().__init__()
+        self.back = back
+
+    def forward(self, found: tuple[Tensor, Tensor]) -> Tensor:
+        return found[0][:, -self.back]

@@ -56,6 +56,21 @@ def test_a_full_batch_leaves_at_once_and_equals_a_step(scheme: str) -> None:
     assert torch.equal(live.step(x), alone.step(x))  # it is free again, with the past of both the same
 
 
+def test_the_first_streams_of_a_model_alone() -> None:
+    """A batch is whole without the others, which stand still and take no samples."""
+    live, alone = make(), make()
+    before = live.step(torch.ones(5, 3))
+    assert torch.equal(before, alone.step(torch.ones(5, 3)))
+    x = torch.randn(3, 3)
+    with rt.StreamBatcher(live, streams=3, deadline_us=FAR_US) as hub:
+        answers = [ticket.result(60) for ticket in hub.put_many([0, 1, 2], x)]
+        with pytest.raises(ShapeError, match=r"0\.\.2"):
+            hub.put(3, x[0])
+        assert hub.streams == [0, 1, 2]
+    assert torch.equal(torch.stack([answer.y for answer in answers]), alone.step(x, streams=[0, 1, 2]))
+    assert torch.equal(live.step(torch.ones(5, 3)), alone.step(torch.ones(5, 3)))
+
+
 def test_a_batch_of_some_leaves_before_its_deadline() -> None:
     live, alone = make(), make()
     with rt.StreamBatcher(live, deadline_us=30_000) as hub:
@@ -204,7 +219,8 @@ def test_a_bad_put_says_why_and_changes_nothing(case: str) -> None:
     [
         {"deadline_us": 0}, {"deadline_us": "1"}, {"deadline_us": float("nan")}, {"late": "never"}, {"max_batch": 0},
         {"max_batch": 6}, {"tickets": 0}, {"on_result": 3}, {"on_result": print, "tickets": 3}, {"cpu": -1},
-        {"spin_us": -1}, {"deadline_us": 2 * HOUR_US},
+        {"spin_us": -1}, {"deadline_us": 2 * HOUR_US}, {"streams": 0}, {"streams": 6}, {"streams": True},
+        {"streams": 3, "max_batch": 4},
     ],
 )  # fmt: skip
 def test_settings_that_there_are_not(options: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ class Batcher {
     const auto get = [&](const char* key) { return nb::cast<int64_t>(d[key]); };
     rta_batcher_config c = {};
     c.plan = side_->plan;
-    c.streams = side_->streams;
+    c.streams = d.contains("streams") ? get("streams") : side_->streams;
     c.in_bytes = side_->in_bytes;
     c.out_bytes = side_->out_bytes;
     c.deadline_ns = get("deadline_ns");
