@@ -1,23 +1,29 @@
 """Many streams of one model: a step of all of them and of a random tenth, beside ONNX Runtime, and the batcher under load.
 
-    python -m bench.streams [--streams 10000] [--seconds 5] [--json FILE]
+    python -m bench.streams [--streams 10000] [--seconds 5] [--witness CORE] [--json FILE]
 
 The network is a GRU of 14 inputs and 32 units with a head of one. ONNX Runtime runs one step of the batch (a GRU with its hidden
 state as input and output), with the states in a NumPy array, gathered from it and put back for a tenth; one thread each. Calls
 alternate in one process, and a figure is the smallest mean of a round. Share of a core: of a step of all streams 100 times a
 second. Batcher: every stream sends 100 times a second, in bunches of a hundred streams spread over the period, for so many
 seconds; the worker's share of a core, and how long it was ready to run without one, are those of its thread.
+
+Whose lateness is it? With --witness the worker stays on that core under SCHED_FIFO, and beside it, on the same core and before
+it, a loop of 1 kHz does next to nothing. What that one wakes up late by is the machine's: interrupts, the host's other guests. A
+batch is late where the machine held it up by more than its margin, so the share of late batches is to be that of wakes later than
+the margin. Needs the right to SCHED_FIFO.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +128,33 @@ def worker_seconds() -> np.ndarray:
     raise RuntimeError("no batcher runs")
 
 
-def under_load(network: Network, streams: int, seconds: float, deadline_us: float, scheme: str) -> dict[str, Any]:
+WITNESSES = (50, 100, 200, 500, 1000)
+"""Microseconds."""
+
+
+@contextlib.contextmanager
+def witness(core: int) -> Iterator[Callable[[], Any]]:
+    """A loop that does next to nothing every millisecond, before all others of this core: gives its statistics."""
+    idle = rt.compile(torch.nn.Linear(1, 1).eval(), torch.zeros(1, 1), verify=False)
+    x, y = rt.Latest((1,)), rt.Latest((1,))
+    x.put(torch.zeros(1))
+    options: dict[str, Any] = {"spin_us": 0, "warm": False, "priority": 30, "cpu": core, "strict": True}
+    with rt.Loop(idle, x, y, period_us=1000, deadline_us=1000, max_age_us=1e9, on_miss="late", **options) as loop:
+        yield loop.stats
+
+
+def later(histogram: Any, us: float) -> int:
+    return sum(count for end, count in histogram.buckets if end > us)
+
+
+def steal_seconds(core: int) -> float:
+    line = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith(f"cpu{core} "))
+    return int(line.split()[8]) / os.sysconf("SC_CLK_TCK")
+
+
+def under_load(
+    network: Network, streams: int, seconds: float, deadline_us: float, scheme: str, core: int | None = None
+) -> dict[str, Any]:
     calibration = [torch.randn(64, 32, FEATURES)] if scheme == "w8a8" else None
     live = rt.stream(network, torch.randn(streams, FEATURES), scheme=scheme, calibration=calibration)
     bunches = [torch.arange(first, min(first + 100, streams)) for first in range(0, streams, 100)]
@@ -133,7 +165,13 @@ def under_load(network: Network, streams: int, seconds: float, deadline_us: floa
         nonlocal seen
         seen += len(numbers)
 
-    with rt.StreamBatcher(live, deadline_us=deadline_us, on_result=count) as hub:
+    with contextlib.ExitStack() as stack:
+        told: dict[str, Any] = {}
+        pool = None
+        if core is not None:
+            seen_by = stack.enter_context(witness(core))
+            pool, stolen = stack.enter_context(rt.BatchWorkers([core], priority=20)), steal_seconds(core)
+        hub = stack.enter_context(rt.StreamBatcher(live, deadline_us=deadline_us, on_result=count, workers=pool))
         begin, used = time.perf_counter(), worker_seconds()
         for period in range(int(seconds * RATE)):
             for i, bunch in enumerate(bunches):
@@ -142,13 +180,20 @@ def under_load(network: Network, streams: int, seconds: float, deadline_us: floa
                     time.sleep(wait)
                 hub.put_many(bunch, x[: len(bunch)])
         took, used = time.perf_counter() - begin, worker_seconds() - used
+        if core is not None:
+            idle, margin = seen_by().wake_error, min(hub.stats().cost_us[2], deadline_us / 4)
+            told = {
+                "wakes": idle.n, "wakes_p50_us": idle.p50_us, "wakes_max_us": idle.max_us,
+                "wakes_later_than_margin": later(idle, margin), "steal_s": steal_seconds(core) - stolen,
+                **{f"wakes_later_than_{us}": later(idle, us) for us in WITNESSES},
+            }  # fmt: skip
     stats = hub.stats()
     assert seen == stats.answered + stats.dropped
     return {
         "scheme": scheme, "put": stats.put, "answered": stats.answered, "late": stats.late, "replaced": stats.replaced,
         "full": stats.full, "batch_p50": stats.batch.p50, "batches": stats.batches, "cost_us": stats.cost_us,
         "lateness_p999_us": stats.lateness.p999_us, "lateness_max_us": stats.lateness.max_us,
-        "worker_share": used[0] / took, "waited_share": used[1] / took,
+        "worker_share": used[0] / took, "waited_share": used[1] / took, **told,
     }  # fmt: skip
 
 
@@ -158,6 +203,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--deadline-us", type=float, default=1000)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--witness", type=int, metavar="CORE", help="of the worker, and of an idle loop beside it")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -176,7 +222,10 @@ def main() -> None:
         ratio = "" if everything else f"{ns / rows / (best[name.rpartition(',')[0] + ', all'] / streams):.2f}x"
         share = f"{ns * RATE / 1e9:.1%}" if everything else ""
         print(f"{name:40} {ns / 1e3:10.1f} {ns / rows:12.1f} {ratio:>13} {share:>15}")
-    loads = [under_load(network, streams, given.seconds, given.deadline_us, scheme) for scheme in ("w8a8", "float32")]
+    loads = [
+        under_load(network, streams, given.seconds, given.deadline_us, scheme, given.witness)
+        for scheme in ("w8a8", "float32")
+    ]
     for load in loads:
         a, b, margin = load["cost_us"]
         print(
@@ -188,6 +237,13 @@ def main() -> None:
         print(
             f"  worker {load['worker_share']:.1%} of a core; {load['waited_share']:.1%} of the time ready without one"
         )
+        if given.witness is not None:
+            counts = ", ".join(f"{load[f'wakes_later_than_{us}']} > {us}" for us in WITNESSES)
+            print(
+                f"  late {load['late'] / load['put']:.2%}. The witness: {load['wakes_later_than_margin'] / load['wakes']:.2%} "
+                f"of its wakes were later than the margin; p50 {load['wakes_p50_us']:.0f}, max "
+                f"{load['wakes_max_us']:.0f} us ({counts} us, of {load['wakes']:,}); steal {load['steal_s']:.2f} s"
+            )
     if given.json:
         given.json.write_text(json.dumps({"ns": best, "load": loads, "threads": threading.active_count()}, indent=1))
 

@@ -41,6 +41,8 @@ bool settings_fit(const rta_batcher_config& c) {
   if (c.max_batch < 1 || c.max_batch > c.streams)
     return batcher_error("max_batch of 1 to the number of streams"), false;
   if (c.tickets < 0 || c.tickets > INT32_MAX - 1) return batcher_error("tickets of 0 to 2^31 - 2"), false;
+  if (c.results < 0 || c.results > RTA_MOST_RESULTS)
+    return batcher_error("results of 0 to %d", RTA_MOST_RESULTS), false;
   if (c.spin_ns < 0 || c.spin_ns > 1'000'000'000) return batcher_error("a spin of 0 to a second"), false;
   if (c.workers && (c.workers->manual != (c.manual != 0) || c.cpu >= 0))
     return batcher_error("workers with a clock of another kind, or a core beside them"), false;
@@ -67,12 +69,14 @@ void make_room(rta_batcher* b) {
     b->answers = std::make_unique<char[]>(static_cast<size_t>(c.tickets) * c.out_bytes);
     for (int64_t t = c.tickets; t-- > 0;) b->free_ticket(static_cast<int32_t>(t));
   }
-  for (int i = 0; i < (c.tickets ? 1 : kResults); ++i) {
-    Results& r = b->results[i];
+  size_t places = 1;  // a power of two, so that counts that begin anew go on with the next place
+  while (!c.tickets && places < static_cast<size_t>(c.results)) places *= 2;
+  b->results.resize(places);
+  for (Results& r : b->results) {
     r.streams.resize(most);
     r.stamps.resize(most);
     r.status.resize(most);
-    r.y.resize(most * c.out_bytes);
+    r.y.reset(new char[most * c.out_bytes]);
   }
 }
 
@@ -101,7 +105,7 @@ bool rta_batcher::measure() {
   rta_plan_save_state(config.plan, past.data());
   std::fill(rows.begin(), rows.end(), 0);
   const void* in = rows.data();
-  void* out = results[0].y.data();
+  void* out = results[0].y.get();
   for (int64_t s = 0; s < config.max_batch; ++s) list.push_back(s);
   bool fine = true;
   for (int turn = 0; turn < kMeasured && fine; ++turn)
@@ -128,6 +132,7 @@ RTA_API rta_batcher* rta_batcher_create(const rta_batcher_config* config) {
   try {
     auto b = std::make_unique<rta_batcher>();
     b->config = *config;
+    if (config->results == 0) b->config.results = kResults;
     b->present.store(config->streams);
     make_room(b.get());
     return b.release();

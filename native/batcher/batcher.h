@@ -43,7 +43,7 @@ struct Ticket {
 
 constexpr double kFloorNs = 5000;  // of the margin: caches that went cold
 constexpr double kColdNs = 5000;   // a deviation to begin with
-constexpr int kResults = 4;        // batches that may wait for the caller
+constexpr int64_t kResults = 16;   // batches that may wait for the caller, where it does not say
 constexpr int64_t kClear = 64;     // answers per look at the clock
 
 // Keeps a stop waiting for a put that has begun.
@@ -57,7 +57,7 @@ struct Inside {
 struct Results {
   std::vector<int64_t> streams, stamps;
   std::vector<uint8_t> status;
-  std::vector<char> y;
+  std::unique_ptr<char[]> y;  // not touched before it is written: places that are never needed take no memory
   int64_t count = 0;
 };
 
@@ -101,7 +101,7 @@ struct rta_batcher {
   std::atomic<int64_t> emptied{0};  // marks of samples that were taken out
 
   // Results of batches: `made` by the worker, `taken` by the caller.
-  rta_serve::Results results[rta_serve::kResults];
+  std::vector<rta_serve::Results> results;
   alignas(64) std::atomic<uint32_t> made{0};
   alignas(64) std::atomic<uint32_t> taken{0};
   std::atomic<bool> abandoned{false};

@@ -199,8 +199,8 @@ RTA_API int rta_batcher_next(rta_batcher* b, int64_t timeout_ns, rta_batch* batc
     if (at_ns >= until || b->config.manual) return 0;
     rta::os::wait_at(b->made, at, std::min(until, at_ns + kLookNs));  // the end may come just before the sleep
   }
-  const Results& r = b->results[at % kResults];
-  *batch = {r.count, r.streams.data(), r.stamps.data(), r.y.data(), r.status.data()};
+  const Results& r = b->results[at % b->results.size()];
+  *batch = {r.count, r.streams.data(), r.stamps.data(), r.y.get(), r.status.data()};
   return 1;
 }
 

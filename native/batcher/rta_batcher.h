@@ -42,6 +42,7 @@ typedef enum { RTA_PUT_QUEUED = 0, RTA_PUT_REPLACING = 1, RTA_PUT_OVERTAKEN = 2 
 typedef enum { RTA_LATE_ANSWER = 0, RTA_LATE_DROP = 1 } rta_batcher_late;
 
 #define RTA_STAMP_NOW INT64_MIN
+#define RTA_MOST_RESULTS 4096
 
 typedef struct {
   rta_plan* plan; /* with states, one input and one output; nobody else may call it until the batcher has ended */
@@ -55,6 +56,7 @@ typedef struct {
   int cpu;              /* -1: any; of its own thread alone */
   int manual;           /* 1: no thread and no clock; rta_batcher_turn or rta_workers_turn, for tests */
   rta_workers* workers; /* threads that it shares with other batchers; NULL: one of its own */
+  int64_t results;      /* without tickets: batches that may wait for rta_batcher_next, 1..RTA_MOST_RESULTS; 0: 16 */
 } rta_batcher_config;
 
 /* A batch of results. status: rta_answer, here never REPLACED: the put that replaces says so. y: a row of out_bytes for

@@ -128,7 +128,8 @@ void rta_batcher::choose() {
 Results* rta_batcher::place() {
   const uint32_t at = made.load(std::memory_order_relaxed);
   if (config.tickets) return &results[0];
-  return at - taken.load(std::memory_order_acquire) < kResults ? &results[at % kResults] : nullptr;
+  const bool room = at - taken.load(std::memory_order_acquire) < static_cast<uint32_t>(config.results);
+  return room ? &results[at % results.size()] : nullptr;
 }
 
 // A model refuses a whole call for the numbers of one stream, before any has moved: then they go one by one.
@@ -225,14 +226,14 @@ int64_t rta_batcher::leave(int64_t began, int64_t took, int64_t planned, const B
   if (n + dropped == 0) return 0;
   count_hold_up(latest, oldest, before);
   const int64_t allowed = allowed_ns(n);
-  step(rows.data(), r->y.data(), n, r->status.data());
+  step(rows.data(), r->y.get(), n, r->status.data());
   if (config.manual) manual_now.store(began + took);
 
   const int64_t width = static_cast<int64_t>(config.out_bytes);
   int64_t counts[RTA_ANSWER_REFUSED + 1] = {};
   if (config.tickets) {
     for (int64_t i = 0; i < n; ++i)
-      std::memcpy(answers.get() + ticket_of[i] * width, r->y.data() + i * width, config.out_bytes);
+      std::memcpy(answers.get() + ticket_of[i] * width, r->y.get() + i * width, config.out_bytes);
     int64_t done = 0;
     for (int64_t i = 0; i < n; ++i) {
       if (i % kClear == 0) done = now();
@@ -249,7 +250,7 @@ int64_t rta_batcher::leave(int64_t began, int64_t took, int64_t planned, const B
     std::memmove(r->stamps.data() + n, r->stamps.data() + most - dropped,
                  static_cast<size_t>(dropped) * sizeof(int64_t));
     std::memset(r->status.data() + n, RTA_ANSWER_DROPPED, static_cast<size_t>(dropped));
-    std::memset(r->y.data() + n * width, 0xff, static_cast<size_t>(dropped * width));
+    std::memset(r->y.get() + n * width, 0xff, static_cast<size_t>(dropped * width));
     r->count = n + dropped;
     const int64_t done = now();
     for (int64_t i = 0; i < n; ++i) {

@@ -38,6 +38,7 @@ class StreamBatcher:
     streams: how many of the model's streams it steps, the first ones; None: all of them. The others stand still.
     max_batch: most samples of a batch; of more that wait those leave that are due first. None: all of them.
     tickets: how many answers may be outstanding, or waiting to be taken; None: four for each stream.
+    behind: how many batches on_result may be behind, 1 to 4096; then no batch leaves, and puts are "full".
     spin_us: so long before a batch leaves the worker stops sleeping and watches the clock.
     cpu: the core that the worker stays on.
     workers: an `rt.BatchWorkers` whose threads run the batches, shared with other models; None: a thread of its own.
@@ -73,6 +74,7 @@ class StreamBatcher:
         streams: int | None = None,
         max_batch: int | None = None,
         tickets: int | None = None,
+        behind: int = 16,
         spin_us: float = 50,
         cpu: int | None = None,
         workers: BatchWorkers | None = None,
@@ -91,6 +93,7 @@ class StreamBatcher:
             "streams": self._streams,
             "max_batch": self._streams if max_batch is None else _whole("max_batch", max_batch, 1, self._streams),
             "tickets": 0 if on_result else places,
+            "results": _whole("behind", behind, 1, 4096),
             "spin_ns": _ns("spin_us", spin_us, 0),
             "late": LATE[late],
             "cpu": -1 if cpu is None else _whole("cpu", cpu, 0, 4095),
@@ -140,7 +143,7 @@ class StreamBatcher:
         stamp_ns: when it was measured, in `time.monotonic_ns()`; its deadline counts from there. None: now.
 
         With on_result: "queued"; "replacing", an earlier sample of the stream was waiting and will get no result; "replaced", one
-        with a newer stamp was there already, and this one will get none; "full", the last four batches were not taken by
+        with a newer stamp was there already, and this one will get none; "full", the last batches, as many as `behind`, were not taken by
         on_result yet. A ticket of a put without a place has the status "full". Raises ShapeError for a stream that there
         is not and for another shape or dtype, FormatError for a stamp after now, UnsupportedProblem where it does not run.
         """

@@ -220,7 +220,7 @@ def test_a_bad_put_says_why_and_changes_nothing(case: str) -> None:
         {"deadline_us": 0}, {"deadline_us": "1"}, {"deadline_us": float("nan")}, {"late": "never"}, {"max_batch": 0},
         {"max_batch": 6}, {"tickets": 0}, {"on_result": 3}, {"on_result": print, "tickets": 3}, {"cpu": -1},
         {"spin_us": -1}, {"deadline_us": 2 * HOUR_US}, {"streams": 0}, {"streams": 6}, {"streams": True},
-        {"streams": 3, "max_batch": 4},
+        {"streams": 3, "max_batch": 4}, {"behind": 0}, {"behind": 4097},
     ],
 )  # fmt: skip
 def test_settings_that_there_are_not(options: dict[str, Any]) -> None:
@@ -308,21 +308,22 @@ def test_dropped_samples_come_by_callback_as_nan() -> None:
     assert y.isnan().all()
 
 
-def test_a_slow_callback_makes_puts_full() -> None:
+@pytest.mark.parametrize("behind", [1, 3, 16])
+def test_a_slow_callback_makes_puts_full(behind: int) -> None:
     go, got = threading.Event(), []
 
     def slow(streams: torch.Tensor, y: torch.Tensor, status: torch.Tensor) -> None:
         go.wait(60)
         got.append(streams)
 
-    with rt.StreamBatcher(make(), deadline_us=100, on_result=slow) as hub:
+    with rt.StreamBatcher(make(), deadline_us=100, on_result=slow, behind=behind) as hub:
         puts = 0
         while (said := hub.put(0, torch.ones(3))) != "full":
             assert said in ("queued", "replacing")
             puts += 1
             time.sleep(0.001)
         assert hub.put_many([1, 2], torch.ones(2, 3)) == {0: "full", 1: "full"}
-        assert hub.stats().batches == 4  # what on_result may be behind
+        assert hub.stats().batches == behind  # what on_result may be behind
         go.set()
     stats = hub.stats()
     assert (stats.put, stats.full) == (puts, 3)

@@ -37,6 +37,7 @@ class Batcher {
     c.late = static_cast<int>(get("late"));
     c.cpu = static_cast<int>(get("cpu"));
     c.manual = static_cast<int>(get("manual"));
+    if (d.contains("results")) c.results = get("results");
     if (d.contains("workers")) {
       workers_ = d["workers"];
       c.workers = workers_of(workers_);
