@@ -143,9 +143,9 @@ class StreamBatcher:
         stamp_ns: when it was measured, in `time.monotonic_ns()`; its deadline counts from there. None: now.
 
         With on_result: "queued"; "replacing", an earlier sample of the stream was waiting and will get no result; "replaced", one
-        with a newer stamp was there already, and this one will get none; "full", the last batches, as many as `behind`, were not taken by
-        on_result yet. A ticket of a put without a place has the status "full". Raises ShapeError for a stream that there
-        is not and for another shape or dtype, FormatError for a stamp after now, UnsupportedProblem where it does not run.
+        with a newer stamp was there already, and this one will get none; "full", on_result is behind by as many batches as it
+        may be. A ticket of a put without a place has the status "full". Raises ShapeError for a stream that there is not and
+        for another shape or dtype, FormatError for a stamp after now, UnsupportedProblem where it does not run.
         """
         try:
             code = self._native.put(stream, x, native.BATCHER_NOW if stamp_ns is None else stamp_ns)
