@@ -17,6 +17,14 @@ def _zenoh() -> Any:
     return library("zenoh", "eclipse-zenoh", HINT)
 
 
+def _at_once(call: Any) -> Any:
+    """A callback on the thread that receives. By default zenoh has a thread of Python for each, which costs a change of threads,
+    and which the interpreter waits for at its end where nobody closed the client."""
+    from zenoh.handlers import Callback
+
+    return Callback(call, indirect=False)
+
+
 class ZenohClient:
     """Asks the endpoint at a key.
 
@@ -35,10 +43,11 @@ class ZenohClient:
         self._session = zenoh.open(config or zenoh.Config()) if session is None else session
         self.peer = uuid4().hex
         self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._subscriber = self._session.declare_subscriber(
-            f"{key}/answer/{self.peer}", lambda sample: self._answers.put(sample.payload.to_bytes())
-        )
+        self._subscriber = self._session.declare_subscriber(f"{key}/answer/{self.peer}", _at_once(self._came))
         self._publisher = self._session.declare_publisher(f"{key}/request/{self.peer}")
+
+    def _came(self, sample: Any) -> None:
+        self._answers.put(sample.payload.to_bytes())
 
     def send(self, frame: memoryview) -> None:
         self._publisher.put(bytes(frame))
@@ -68,7 +77,7 @@ class ZenohServer:
 
     def start(self) -> ZenohServer:
         """Starts to answer."""
-        self._subscriber = self._session.declare_subscriber(f"{self._key}/request/*", self._asked)
+        self._subscriber = self._session.declare_subscriber(f"{self._key}/request/*", _at_once(self._asked))
         return self
 
     def _asked(self, sample: Any) -> None:
