@@ -1,0 +1,20 @@
+"""The soak of a server for a moment: nothing lost, and bad requests are refused as they should be (`python -m bench.serve_soak`)."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("uvicorn", reason="needs uvicorn (extra 'serve')")
+pytest.importorskip("grpc", reason="needs grpcio (extra 'serve')")
+
+from bench.serve_soak import GROWTH_BYTES, Faults, soak  # noqa: E402
+
+
+def test_load_and_faults_lose_nothing() -> None:
+    found = soak(seconds=6.0, share=0.5, callers=4)
+    assert found["faults"] == []
+    assert found["counts"] == {"ok": found["requests"]}
+    assert found["requests"] > 50
+    assert found["broken"] > 0
+    assert {key.partition(":")[0] for key in found["bad"]} <= set(Faults.EXPECTED)
+    assert found["growth_bytes"] < GROWTH_BYTES
