@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,13 +94,28 @@ def stages_of(fast: CompiledModel) -> tuple[Stage, ...]:
 
 
 def stage_us(fast: CompiledModel, inputs: tuple[Any, ...], calls: int = CALLS, rounds: int = ROUNDS) -> list[float]:
-    """Of each stage where it stands: the least of the rounds' medians, less one reading of the clock."""
+    """Of each stage of `stages_of`, where it stands: the least of the rounds' medians, less one reading of the clock. A copy that
+    the plan does not make, because its reader takes the planes as they lie (rtaccel.plan.planes), takes no time."""
     best: list[float] = []
     for _ in range(rounds):
         profile = profile_stages(fast, inputs, calls)
         us = [max(0.0, stage.us - profile.reading_ns / 1e3) for stage in profile.stages[1:-1]]
-        best = [min(a, b) for a, b in zip(best, us)] if best else us
-    return best
+        best = [min(a, b) for a, b in zip(best, us, strict=True)] if best else us
+    return _by_stage(stages_of(fast), [choice.stage for choice in fast._executor.steps[0].choices], best)
+
+
+def _by_stage(stages: Sequence[Stage], planned: Sequence[Stage], us: Sequence[float]) -> list[float]:
+    """The times of a plan's stages for the stages that it was made of: these in their order, some of them left out."""
+    left = list(zip(planned, us, strict=True))
+    found = []
+    for i, stage in enumerate(stages):
+        mine = 0.0
+        # Of those after it as many may be left out as there are more of them than of the plan's.
+        spare = len(stages) - i - len(left)
+        if left and ((left[0][0].op, left[0][0].name) == (stage.op, stage.name) or spare <= 0):
+            mine = left.pop(0)[1]
+        found.append(mine)
+    return found
 
 
 def measured_stages(calls: int = CALLS) -> dict[str, tuple[str, float]]:
@@ -112,7 +127,7 @@ def measured_stages(calls: int = CALLS) -> dict[str, tuple[str, float]]:
         for scheme in ("float32", "w8a8"):
             fast = compile(module.eval(), xs, scheme, calibration=[given] if scheme == "w8a8" else None, verify=False)
             assert isinstance(fast, CompiledModel)
-            for i, (stage, us) in enumerate(zip(stages_of(fast), stage_us(fast, given, calls))):
+            for i, (stage, us) in enumerate(zip(stages_of(fast), stage_us(fast, given, calls), strict=True)):
                 found[f"{name} {scheme} {i}"] = (kind_of(stage), us)
     return found
 
