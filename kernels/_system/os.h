@@ -15,6 +15,9 @@ namespace rta::os {
 // Sleeps while the word is `value`, until `until_ns` of the monotonic clock at the latest; may end sooner.
 void wait_at(std::atomic<uint32_t>& word, uint32_t value, int64_t until_ns = INT64_MAX);
 void wake_all(std::atomic<uint32_t>& word);
+// The same at a word in memory that processes share.
+void wait_at_shared(std::atomic<uint32_t>& word, uint32_t value, int64_t until_ns = INT64_MAX);
+void wake_all_shared(std::atomic<uint32_t>& word);
 
 // To a time of the monotonic clock; may end sooner.
 void sleep_until(int64_t ns);

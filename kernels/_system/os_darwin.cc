@@ -20,7 +20,7 @@ extern "C" int __ulock_wake(uint32_t operation, void* address, uint64_t value);
 namespace rta::os {
 namespace {
 
-constexpr uint32_t kCompareAndWait = 1, kWakeAll = 0x100, kNoErrno = 0x01000000;
+constexpr uint32_t kCompareAndWait = 1, kCompareAndWaitShared = 3, kWakeAll = 0x100, kNoErrno = 0x01000000;
 
 int64_t now_ns() {
   timespec now;
@@ -40,17 +40,29 @@ uint64_t ticks(int64_t ns) {
 
 }  // namespace
 
-void wait_at(std::atomic<uint32_t>& word, uint32_t value, int64_t until_ns) {
+static void wait_on(std::atomic<uint32_t>& word, uint32_t value, int64_t until_ns, uint32_t operation) {
   uint32_t timeout_us = 0;  // none
   if (until_ns != INT64_MAX) {
     const int64_t left = until_ns - now_ns();
     if (left <= 0) return;
     timeout_us = static_cast<uint32_t>(std::min(left / 1000 + 1, int64_t{1'000'000'000}));
   }
-  __ulock_wait(kCompareAndWait | kNoErrno, &word, value, timeout_us);
+  __ulock_wait(operation | kNoErrno, &word, value, timeout_us);
+}
+
+void wait_at(std::atomic<uint32_t>& word, uint32_t value, int64_t until_ns) {
+  wait_on(word, value, until_ns, kCompareAndWait);
 }
 
 void wake_all(std::atomic<uint32_t>& word) { __ulock_wake(kCompareAndWait | kWakeAll | kNoErrno, &word, 0); }
+
+void wait_at_shared(std::atomic<uint32_t>& word, uint32_t value, int64_t until_ns) {
+  wait_on(word, value, until_ns, kCompareAndWaitShared);
+}
+
+void wake_all_shared(std::atomic<uint32_t>& word) {
+  __ulock_wake(kCompareAndWaitShared | kWakeAll | kNoErrno, &word, 0);
+}
 
 void sleep_until(int64_t ns) {
   const int64_t left = ns - now_ns();

@@ -30,15 +30,27 @@ timespec at(int64_t ns) { return {static_cast<time_t>(ns / 1'000'000'000), stati
 
 }  // namespace
 
-void wait_at(std::atomic<uint32_t>& word, uint32_t value, int64_t until_ns) {
+static void wait_on(std::atomic<uint32_t>& word, uint32_t value, int64_t until_ns, int flags) {
   const timespec until = at(until_ns);
-  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, value,
+  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAIT_BITSET | flags, value,
           until_ns == INT64_MAX ? nullptr : &until, nullptr, FUTEX_BITSET_MATCH_ANY);
 }
 
-void wake_all(std::atomic<uint32_t>& word) {
-  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT_MAX, nullptr, nullptr, 0);
+static void wake_on(std::atomic<uint32_t>& word, int flags) {
+  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAKE | flags, INT_MAX, nullptr, nullptr, 0);
 }
+
+void wait_at(std::atomic<uint32_t>& word, uint32_t value, int64_t until_ns) {
+  wait_on(word, value, until_ns, FUTEX_PRIVATE_FLAG);
+}
+
+void wake_all(std::atomic<uint32_t>& word) { wake_on(word, FUTEX_PRIVATE_FLAG); }
+
+void wait_at_shared(std::atomic<uint32_t>& word, uint32_t value, int64_t until_ns) {
+  wait_on(word, value, until_ns, 0);
+}
+
+void wake_all_shared(std::atomic<uint32_t>& word) { wake_on(word, 0); }
 
 void sleep_until(int64_t ns) {
   const timespec until = at(ns);

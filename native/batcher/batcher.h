@@ -39,6 +39,8 @@ struct Ticket {
   std::atomic<uint32_t> below{0};  // in the stack of free ones
   int32_t status = 0;
   int64_t deadline = 0, done = 0;
+  int64_t tag = 0;         // 0, or what the door knows it by: it is then told of the answer
+  uint32_t next_done = 0;  // in the door's list
 };
 
 constexpr double kFloorNs = 5000;  // of the margin: caches that went cold
@@ -120,6 +122,10 @@ struct rta_batcher {
   uint32_t born = 0;
   std::atomic<uint32_t> ended{0};
 
+  // A door for other processes (door.cc), and its tickets that are answered: number + 1 of the newest, and so on.
+  std::atomic<std::atomic<uint32_t>*> door_bell{nullptr};
+  alignas(64) std::atomic<uint32_t> door_done{0};
+
   rta_workers* workers = nullptr;  // nullptr: manual, and none were given
   std::unique_ptr<rta_workers> own;
   rta_batcher* next_joining = nullptr;
@@ -137,7 +143,8 @@ struct rta_batcher {
 
   // put.cc
   uint32_t take_slot(rta_serve::Slot& s);  // and what its word was
-  int64_t put_sample(int64_t stream, const void* x, int64_t stamp);
+  int64_t put_sample(int64_t stream, const void* x, int64_t stamp, int64_t tag = 0);
+  void tell_door(int32_t ticket);
   int32_t take_ticket();
   void free_ticket(int32_t index);
   void answer(int32_t ticket, int status, int64_t done);

@@ -62,6 +62,7 @@ void rta_batcher::answer(int32_t index, int status, int64_t done) {
   Ticket& t = tickets[index];
   t.status = status;
   t.done = done;
+  const bool at_door = t.tag != 0;  // once it is answered it may be somebody else's
   uint32_t word = t.word.load(std::memory_order_relaxed);
   while (!t.word.compare_exchange_weak(
       word, (word & kLeft) ? (word / kGeneration + 1) * kGeneration : (word & ~(kPhase | kWaited)) | kAnswered,
@@ -69,8 +70,23 @@ void rta_batcher::answer(int32_t index, int status, int64_t done) {
   }
   if (word & kLeft)
     free_ticket(index);
+  else if (at_door)
+    tell_door(index);
   else if (word & kWaited)
     rta::os::wake_all(t.word);
+}
+
+void rta_batcher::tell_door(int32_t index) {
+  uint32_t top = door_done.load(std::memory_order_relaxed);
+  do {
+    tickets[index].next_done = top;
+  } while (!door_done.compare_exchange_weak(top, static_cast<uint32_t>(index + 1), std::memory_order_acq_rel,
+                                            std::memory_order_relaxed));
+  if (top != 0) return;  // the door has been told, and has not looked yet
+  if (std::atomic<uint32_t>* bell = door_bell.load()) {
+    bell->fetch_add(1);
+    rta::os::wake_all_shared(*bell);
+  }
 }
 
 // A worker clears the bit and reads `first`; or all sleep, and one has said before what is to wake it.
@@ -89,7 +105,7 @@ uint32_t rta_batcher::take_slot(Slot& s) {
   }
 }
 
-int64_t rta_batcher::put_sample(int64_t stream, const void* x, int64_t stamp) {
+int64_t rta_batcher::put_sample(int64_t stream, const void* x, int64_t stamp, int64_t tag) {
   if (stream < 0 || stream >= config.streams) return RTA_PUT_STREAM;
   const Inside here(inside);
   if (!open.load()) return RTA_PUT_STOPPED;
@@ -112,6 +128,7 @@ int64_t rta_batcher::put_sample(int64_t stream, const void* x, int64_t stamp) {
   if (ticket >= 0) {
     Ticket& t = tickets[ticket];
     t.deadline = stamp + config.deadline_ns;
+    t.tag = tag;
     const uint32_t phase = t.word.load(std::memory_order_relaxed);
     t.word.store(phase | kPending, std::memory_order_relaxed);
     id = static_cast<int64_t>(phase / kGeneration) << 32 | ticket;

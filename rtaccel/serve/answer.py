@@ -48,7 +48,7 @@ class Ticket:
         if self._id is None:
             self._id = -1
             return FULL
-        left = _timeout_ns(timeout)
+        left = timeout_ns(timeout)
         while (found := self._native.wait(self._id, int(min(left, SLICE_NS)))) == 0:
             left -= SLICE_NS
             if left <= 0:
@@ -79,7 +79,8 @@ class Ticket:
             self._native.leave(self._id)
 
 
-def _timeout_ns(timeout: Any) -> float:
+def timeout_ns(timeout: Any) -> float:
+    """Nanoseconds of a timeout in seconds; None: no end. Raises FormatError for anything else."""
     if timeout is None:
         return math.inf
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:

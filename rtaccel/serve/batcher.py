@@ -14,6 +14,7 @@ from rtaccel import _native as native
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.realtime import threads
 from rtaccel.serve.answer import SLICE_NS, STATUSES, Ticket
+from rtaccel.serve.door import BatcherClient, Door
 from rtaccel.serve.stats import BatcherStats
 from rtaccel.serve.stream_sides import side_of
 from rtaccel.serve.workers import BatchWorkers, native_of
@@ -112,6 +113,7 @@ class StreamBatcher:
         self._running = False
         self._gone: set[int] = set()
         self._changing = threading.Lock()
+        self._door: Door | None = None
 
     def start(self) -> StreamBatcher:
         """Measures what batches cost (the streams are as before), and starts the worker.
@@ -194,6 +196,27 @@ class StreamBatcher:
         rows = np.flatnonzero(codes).tolist()
         return {row: "full" if code < 0 else PUTS[code] for row, code in zip(rows, codes[rows].tolist(), strict=True)}
 
+    def share(self, name: str, clients: int = 64, places: int = 1024) -> Door:
+        """Opens a door for other processes of this machine, until it stops: `StreamBatcher.connect(name)` there puts samples as
+        here. They need no torch, and may be killed at any moment.
+
+        name: 1 to 200 letters, digits, '_', '-' or '.'. clients: processes at once. places: answers that each may have
+            outstanding, 1 to 2^20, made a power of two.
+
+        Raises UnsupportedProblem where it does not run, FormatError for a name that is taken and for on_result.
+        """
+        self._here("share")
+        if not self._running:
+            raise UnsupportedProblem("share", "a batcher that does not run", "one between start and stop", "Start it.")
+        self._door = Door(self._native, name, clients, places, self._side)
+        return self._door
+
+    @staticmethod
+    def connect(name: str) -> BatcherClient:
+        """A client of a batcher that another process shares under this name. Raises FormatError where there is none, or no place
+        for one more client."""
+        return BatcherClient(name)
+
     def reset(self, streams: int | Iterable[int]) -> list[int]:
         """These streams start anew with the next sample that is put, while the batcher runs; nothing waits.
 
@@ -250,6 +273,8 @@ class StreamBatcher:
                 pass
             if self._caller is not None:
                 self._caller.join()
+            if self._door is not None:
+                self._door.close()
             self._running = False
             threads.forget(self)
         if self._raised:
@@ -282,6 +307,8 @@ class StreamBatcher:
     def _end(self, timeout: float) -> None:
         self._native.stop()
         self._native.wait_stopped(int(timeout * 1e9))
+        if self._door is not None:
+            self._door.close()
 
     def _call(self) -> None:
         assert self._on_result is not None

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/batcher/door.h"
 #include "bindings/batcher/side.h"
 #include "bindings/batcher/workers.h"
 #include "rta_batcher.h"
@@ -226,6 +227,7 @@ class Batcher {
 
 void add_batcher(nb::module_& m) {
   add_workers(m);
+  add_door(m);
   nb::class_<Batcher>(m, "Batcher", "The native side of rtaccel.StreamBatcher.")
       .def(nb::init<nb::object, nb::tuple, nb::tuple, nb::dict>(), nb::arg("plan"), nb::arg("x"), nb::arg("y"),
            nb::arg("settings"))
