@@ -163,6 +163,8 @@ class BatcherClient:
                 raise FormatError(
                     "put", f"stamp_ns={stamp_ns!r:.60}", "nanoseconds of time.monotonic_ns()", "Pass int64."
                 )
+        if self._native.sizes()[3] == 0:
+            raise UnsupportedProblem("put", "a client that was closed", "one that is not", "Connect again.")
         handles = self._native.put_many(chosen, rows.reshape(-1).view(np.uint8), stamps).tolist()
         numbers = chosen.tolist()
         tickets = [DoorTicket(self, handle, stream) for handle, stream in zip(handles, numbers)]
