@@ -190,7 +190,8 @@ def this_machine() -> tuple[rt.MachineProfile, float]:
     address, digest = ready.get(timeout=120)
     taken = []
     with Remote(UdpClient(tuple(address)), [((1, 64), "float32")], [((1, 64), "float32")], digest) as remote:
-        for _ in range(1000):
+        for _ in range(500):
+            until(time.perf_counter() + 1e-3)  # as behind a link: the other end has gone to sleep
             start = time.perf_counter_ns()
             remote(x, timeout_s=10)
             middle = time.perf_counter_ns()

@@ -198,7 +198,7 @@ class StreamBatcher:
 
     def share(self, name: str, clients: int = 64, places: int = 1024) -> Door:
         """Opens a door for other processes of this machine, until it stops: `StreamBatcher.connect(name)` there puts samples as
-        here. They need no torch, and may be killed at any moment.
+        here. They need no torch, and may be killed at any time.
 
         name: 1 to 200 letters, digits, '_', '-' or '.'. clients: processes at once. places: answers that each may have
             outstanding, 1 to 2^20, made a power of two.

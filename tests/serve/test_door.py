@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import rtaccel as rt
-from bench.batcher_kills import run
+from bench.soak.kills import run
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.serve.door import BatcherClient
 
@@ -331,7 +331,7 @@ def test_threads_of_a_client(name: str) -> None:
 
 
 def test_kills_lose_and_double_nothing() -> None:
-    """`python -m bench.batcher_kills`, for a moment."""
+    """`python -m bench.soak.kills`, for a moment."""
     found = run(300_000, processes=3, streams=600, kill_s=0.8, deadline_us=3000)
     assert found["faults"] == []
     assert found["clients"]["wrong"] == 0

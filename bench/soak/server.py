@@ -1,4 +1,4 @@
-"""`rtaccel serve` under load and faults for as long as asked: `python -m bench.serve_soak [--seconds 600] [--load 0.8]`.
+"""`rtaccel serve` under load and faults for as long as asked: `python -m bench.soak.server [--seconds 600] [--load 0.8]`.
 
 Callers over HTTP and gRPC first find out how much the server takes. Then they send that share of it, each answer held to the
 model's own bits, stateless requests and sequences. Beside them faults go on all the time: bodies that are no JSON, wrong shapes,

@@ -1,6 +1,6 @@
 """Many puts from several processes that are killed all the time: nothing lost, doubled, or called in time when late.
 
-    python -m bench.batcher_kills [--puts 1e8] [--processes 8] [--streams 10000] [--kill-s 1.5] [--json FILE]
+    python -m bench.soak.kills [--puts 1e8] [--processes 8] [--streams 10000] [--kill-s 1.5] [--json FILE]
 
 Clients put through the door of a batcher (`StreamBatcher.share`), each for streams of its own, several of a stream at once too.
 Every 1.5 s one of them is killed with SIGKILL, wherever it is, and another takes its place; some die before they are connected.
@@ -94,7 +94,7 @@ class Family:
     """The clients: as many as there are to be, one killed now and then."""
 
     def __init__(self, name: str, folder: Path, processes: int, streams: int) -> None:
-        self._words = [sys.executable, "-m", "bench.batcher_kills", "--client", name, str(folder)]
+        self._words = [sys.executable, "-m", "bench.soak.kills", "--client", name, str(folder)]
         self._sizes = [str(processes), str(streams)]
         self.alive: list[subprocess.Popen[bytes]] = []
         self.kills, self._seed = 0, 0
@@ -104,7 +104,7 @@ class Family:
     def _start(self, number: int) -> subprocess.Popen[bytes]:
         self._seed += 1
         words = [*self._words, str(number), *self._sizes, str(self._seed)]
-        return subprocess.Popen(words, cwd=Path(__file__).parents[1], env={**os.environ, "OMP_NUM_THREADS": "1"})
+        return subprocess.Popen(words, cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"})
 
     def kill_one(self, dice: random.Random) -> None:
         number = dice.randrange(len(self.alive))

@@ -1,4 +1,4 @@
-"""`python -m bench.serve_soak` for a moment: nothing lost, and bad requests are refused as they should be."""
+"""`python -m bench.soak.server` for a moment: nothing lost, and bad requests are refused as they should be."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("uvicorn", reason="needs uvicorn (extra 'serve')")
 pytest.importorskip("grpc", reason="needs grpcio (extra 'serve')")
 
-from bench.serve_soak import GROWTH_BYTES, Faults, soak
+from bench.soak.server import GROWTH_BYTES, Faults, soak
 
 
 def test_load_and_faults_lose_nothing() -> None:
