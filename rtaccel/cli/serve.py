@@ -5,15 +5,28 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 HELP = "serve models from files over the Open Inference Protocol (REST and gRPC)"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="+", metavar="model.rta", help="files of rt.save; a name is the file's stem")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument(
+        "--v2",
+        action="store_true",
+        help="the Open Inference Protocol, for clients of Triton and KServe, from this process",
+    )
+    where.add_argument(
+        "--ray", action="store_true", help="the same, computed by replicas on a Ray cluster; this process is its front"
+    )
+    parser.add_argument("--replicas", type=_replicas, default=(1, 4), metavar="FEWEST:MOST",
+                        help="of each model with --ray; the load decides how many there are (1:4)")  # fmt: skip
     parser.add_argument(
-        "--v2", action="store_true", required=True, help="the Open Inference Protocol, for clients of Triton and KServe"
+        "--ray-address", metavar="ADDRESS", help="of the cluster with --ray; else RAY_ADDRESS, or one of this machine"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s; all of them: 0.0.0.0)")
     parser.add_argument("--port", type=int, default=8000, help="of REST, 0 for a free one (%(default)s)")
@@ -61,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         repository=args.repository_control,
         threads=args.threads,
     )
-    server = Server(args.models, settings, args.verify_key)
+    server = Server(args.models, settings, args.verify_key, **_cluster(args))
 
     def tell(made: Server) -> None:
         names = [model.name for model in made.repository]
@@ -80,6 +93,25 @@ def run(args: argparse.Namespace) -> int:
     done = {"served": numbers["requests_total"], "refused": numbers["requests_refused_total"]}
     print(json.dumps(done) if args.json else f"ended after {done['served']:,} requests, {done['refused']:,} refused")
     return 0
+
+
+def _cluster(args: argparse.Namespace) -> dict[str, Any]:
+    """What a server on a cluster is made with besides."""
+    if not args.ray:
+        return {}
+    from rtaccel.serve.ray import Deployment  # says what is missing where Ray is
+    from rtaccel.serve.ray.front import ClusterRepository
+
+    Deployment.join(args.ray_address)
+    return {"repository": partial(ClusterRepository, replicas=args.replicas)}
+
+
+def _replicas(text: str) -> tuple[int, int]:
+    fewest, _, most = text.partition(":")
+    low, high = int(fewest), int(most or fewest)
+    if not 1 <= low <= high:
+        raise ValueError(text)
+    return low, high
 
 
 def _tokens(path: str | None) -> tuple[str, ...]:

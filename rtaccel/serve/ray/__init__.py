@@ -4,6 +4,7 @@ deployment.py   what a driver holds: run, step, swap, stop
 replica.py      a model in a process of Ray Serve
 registry.py     which replica has which stream, and which weights are served
 router.py       a stream's requests go to its replica
+front.py        the Open Inference Protocol in front of deployments: `rtaccel serve --ray`
 data.py         scoring of data sets: map_batches
 """
 

@@ -74,6 +74,12 @@ class Deployment:
         self._registry: Any = None
         self._handle: Any = None
 
+    @staticmethod
+    def join(address: str | None = None) -> None:
+        """Joins a cluster; None: the one that RAY_ADDRESS names, else one of this machine. Does nothing where one is joined."""
+        if not ray.is_initialized():
+            ray.init(address=address or os.environ.get("RAY_ADDRESS"), include_dashboard=False, log_to_driver=False)
+
     def run(self) -> Deployment:
         """Starts it on the cluster that ray.init found, or on a new one of this machine, and waits until a replica answers."""
         if self._handle is not None:
@@ -118,15 +124,23 @@ class Deployment:
         """
         return _unpacked(_result(self.send(*inputs, stream=stream, start=start, end=end), timeout_s))
 
-    def send(self, *inputs: Any, stream: str | None = None, start: bool = False, end: bool = False) -> Any:
-        """The same as a response of Ray Serve: `.result()` waits, `await` does, and both give a tuple of arrays."""
+    def send(
+        self,
+        *inputs: Any,
+        stream: str | None = None,
+        start: bool = False,
+        end: bool = False,
+        timeout_us: int | None = None,
+    ) -> Any:
+        """The same as a response of Ray Serve: `.result()` waits, `await` does, and both give a tuple of arrays. timeout_us: from
+        its arrival at the replica; what would be later is not begun there."""
         self._runs("send")
         arrays = tuple(np.asarray(x) for x in inputs)
         if stream is None:
-            return self._handle.infer.remote(arrays)
-        if not isinstance(stream, str) or not 0 < len(stream) <= 128:
-            raise ShapeError("step", f"stream {stream!r:.60}", "a text of 1 to 128 characters", "Name the stream.")
-        return self._handle.step.remote(arrays, stream=stream, start=start, end=end)
+            return self._handle.infer.remote(arrays, timeout_us=timeout_us)
+        if not isinstance(stream, str) or not 0 < len(stream) <= 160:
+            raise ShapeError("step", f"stream {stream!r:.60}", "a text of 1 to 160 characters", "Name the stream.")
+        return self._handle.step.remote(arrays, stream=stream, start=start, end=end, timeout_us=timeout_us)
 
     # -- weights
 

@@ -26,7 +26,7 @@ class Server:
     """The Open Inference Protocol over models that rt.save wrote: REST, and gRPC where settings.grpc_port is a number.
 
     paths: files; the name of a model is the stem of its file.
-    settings: Settings. verify_key: as in rt.load.
+    settings: Settings. verify_key: as in rt.load. repository: what makes models of the files, of (paths, settings, verify_key).
 
     `run()` serves until SIGTERM or SIGINT (or `stop()` from any thread), then answers what is under way and returns. It loads no
     torch. Raises FormatError for a file or setting that does not fit, UnsupportedProblem for a port that is taken,
@@ -34,10 +34,14 @@ class Server:
     """
 
     def __init__(
-        self, paths: Iterable[str | os.PathLike[str]], settings: Settings | None = None, verify_key: Any = None
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        settings: Settings | None = None,
+        verify_key: Any = None,
+        repository: Callable[..., Repository] = Repository,
     ) -> None:
         self.settings = settings or Settings()
-        self.repository = Repository(paths, self.settings, verify_key)
+        self.repository = repository(paths, self.settings, verify_key)
         self.gate = Gate(self.repository, self.settings)
         self.app = App(self.gate, __version__)
         self.port: int | None = None
