@@ -112,6 +112,7 @@ void check_online_abi(Report& report);
 void check_frames(Report& report);
 void check_cascade(Report& report);
 void check_workers(Report& report);
+void check_door(Report& report);
 std::vector<std::pair<std::string, Report>> check_online(bool quick);  // the same
 
 // By operator and kernel: the conformance cases in a file of write_cases.py.

@@ -83,6 +83,11 @@ int main(int argc, char** argv) {
     check_workers(report);
     conclude("workers", "abi", report);
   }
+  if (only.empty() || only.count("door")) {
+    Report report;
+    check_door(report);
+    conclude("door", "abi", report);
+  }
   for (int i = 0; i < rta_kernel_count(); ++i) {
     const rta_kernel kernel = rta_kernel_at(i);
     if (!only.empty() && !only.count(kernel.op)) continue;

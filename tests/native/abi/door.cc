@@ -1,0 +1,141 @@
+// rta_door.h under the sanitizers: several clients, each by threads of its own, put through a door while the batcher's
+// own callers put too; each put is answered once, clients leave with answers outstanding, and the door closes last.
+#include "rta_door.h"
+
+#include <unistd.h>
+
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "native/harness.h"
+
+namespace check {
+namespace {
+
+constexpr int kStreams = 40, kWidth = 3, kClients = 3, kRounds = 200;
+
+const char* kernel_of(const char* op, const Attributes& attrs) {
+  for (int i = 0; i < rta_kernel_count(); ++i) {
+    const rta_kernel k = rta_kernel_at(i);
+    if (std::strcmp(k.op, op) == 0 && !rta_kernel_reject(op, k.name, attrs.data(), attrs.size())) return k.name;
+  }
+  return nullptr;
+}
+
+using Plan = std::unique_ptr<rta_plan, void (*)(rta_plan*)>;
+
+// One step of a GRU with a state for each stream.
+Plan gru(Random& random) {
+  std::vector<float> ih(3 * kWidth * kWidth), hh(3 * kWidth * kWidth), bias(3 * kWidth), bias_n(kWidth);
+  for (auto* each : {&ih, &hh, &bias, &bias_n})
+    for (float& w : *each) w = random.normal();
+  Attributes a;
+  a.set("inputs", int64_t{kWidth}).set("hidden", int64_t{kWidth}).set("layers", int64_t{1});
+  a.set("directions", int64_t{1}).set("time", int64_t{1}).set("batch", int64_t{1});
+  a.set("batch_first", int64_t{1}).set("last_only", int64_t{1}).set("weight_dtype", "float32");
+  a.set("weight_ih_l0", ih.data(), RTA_FLOAT32, 3 * kWidth * kWidth);
+  a.set("weight_hh_l0", hh.data(), RTA_FLOAT32, 3 * kWidth * kWidth);
+  a.set("bias_l0", bias.data(), RTA_FLOAT32, 3 * kWidth).set("bias_n_l0", bias_n.data(), RTA_FLOAT32, kWidth);
+  Plan plan(rta_plan_create(1 << 16), rta_plan_destroy);
+  const int x = rta_plan_value(plan.get(), RTA_FLOAT32, 1, kWidth, RTA_INPUT);
+  const int h = rta_plan_value(plan.get(), RTA_FLOAT32, 1, kWidth, RTA_STATE);
+  const int y = rta_plan_value(plan.get(), RTA_FLOAT32, 1, kWidth, RTA_OUTPUT);
+  const int in[] = {x, h}, out[] = {y, h};
+  const char* kernel = kernel_of("gru", a);
+  if (!kernel || rta_plan_stage(plan.get(), "gru", kernel, in, 2, out, 2, a.data(), a.size()) < 0 ||
+      rta_plan_finish(plan.get(), kStreams, -1) != 0)
+    return {nullptr, rta_plan_destroy};
+  return plan;
+}
+
+// Puts for its own streams, and takes each answer but the last ones; what became of them by answer, FULL last.
+void caller(const std::string& name, int number, std::atomic<int64_t>* counts, std::atomic<int>* wrong) {
+  rta_door_client* const client = rta_door_connect(name.c_str());
+  if (!client) {
+    wrong->fetch_add(1000);
+    return;
+  }
+  std::vector<int64_t> streams, handles;
+  for (int64_t s = number; s < kStreams; s += kClients) streams.push_back(s);
+  handles.resize(streams.size());
+  const std::vector<float> x(streams.size() * kWidth, 0.25F);
+  for (int round = 0; round < kRounds; ++round) {
+    rta_door_put(client, static_cast<int64_t>(streams.size()), streams.data(), x.data(), nullptr, handles.data());
+    for (const int64_t handle : handles) {
+      if (handle == RTA_PUT_FULL) {
+        counts[RTA_ANSWER_REFUSED + 1].fetch_add(1);
+        continue;
+      }
+      if (round + 1 == kRounds) {
+        rta_door_forget(client, handle);
+        continue;
+      }
+      float y[kWidth];
+      int64_t late = 0;
+      const bool there = rta_door_wait(client, handle, 60'000'000'000) == 1;
+      const int status = there ? rta_door_take(client, handle, y, &late) : RTA_DOOR_BAD;
+      const bool honest = (status == RTA_ANSWER_OK && late <= 0) || (status == RTA_ANSWER_LATE && late > 0) ||
+                          status == RTA_ANSWER_REPLACED;
+      if (!honest || rta_door_take(client, handle, y, &late) != RTA_DOOR_BAD) wrong->fetch_add(1);
+      if (honest) counts[status].fetch_add(1);
+    }
+  }
+  rta_door_leave(client);
+}
+
+}  // namespace
+
+void check_door(Report& report) {
+  running("door", "", "load");
+  ++report.cases;
+  Random random(7);
+  Plan plan = gru(random);
+  if (!plan) return report.expect(false, "a plan: %s", rta_error());
+  rta_batcher_config config = {};
+  config.plan = plan.get();
+  config.streams = kStreams;
+  config.in_bytes = config.out_bytes = kWidth * sizeof(float);
+  config.deadline_ns = 1'000'000;
+  config.max_batch = kStreams;
+  config.tickets = 4 * kStreams;
+  config.cpu = -1;
+  std::unique_ptr<rta_batcher, void (*)(rta_batcher*)> batcher(rta_batcher_create(&config), rta_batcher_destroy);
+  if (!batcher || rta_batcher_start(batcher.get()) != 0)
+    return report.expect(false, "a batcher: %s", rta_batcher_error_text());
+  const std::string name = "native-door-" + std::to_string(getpid());
+  rta_door_config asked = {batcher.get(), name.c_str(), kClients, 24, "a note"};
+  rta_door* const door = rta_door_open(&asked);
+  if (!door) return report.expect(false, "a door: %s", rta_batcher_error_text());
+  report.expect(rta_door_open(&asked) == nullptr, "a second door");
+
+  std::atomic<int64_t> counts[RTA_ANSWER_REFUSED + 2] = {};
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < kClients; ++i) threads.emplace_back(caller, name, i, counts, &wrong);
+  for (std::thread& t : threads) t.join();
+  report.expect(wrong.load() == 0, "%d answers that are wrong", wrong.load());
+
+  rta_batcher_stop(batcher.get());
+  while (rta_batcher_wait_stopped(batcher.get(), 1'000'000'000) == 0) {
+  }
+  rta_door_stats seen = {};
+  rta_door_statistics(door, &seen);
+  rta_door_close(door);
+  rta_batcher_stats stats = {};
+  rta_batcher_statistics(batcher.get(), &stats);
+  report.expect(stats.put == stats.ok + stats.late + stats.replaced + stats.dropped + stats.failed,
+                "puts that became nothing");
+  report.expect(seen.put == stats.put, "puts of the door and the batcher differ");
+  report.expect(rta_door_connect(name.c_str()) == nullptr, "a door that is closed takes clients");
+  const int64_t last = kStreams;  // of each client the last round is not taken
+  int64_t known = 0;
+  for (const auto& count : counts) known += count.load();
+  report.expect(known >= int64_t{kRounds - 1} * kStreams && known <= int64_t{kRounds} * kStreams + last, "%lld answers",
+                static_cast<long long>(known));
+}
+
+}  // namespace check
