@@ -2,7 +2,7 @@
 was predicted?
 
     python -m bench.split [--calls 40] [--slower 40] [--links lan,wlan] [--json FILE]
-    python -m bench.split --transports     # what UDP, zenoh and gRPC add over loopback, beside a bare UDP echo
+    python -m bench.split --transports [--ray]   # what UDP, zenoh, gRPC and Ray Serve add over loopback, beside a bare UDP echo
 
 The cloud is a process of its own that answers over UDP, from files that `Cut.save_cloud` wrote. The link is emulated at the
 client: a frame leaves when a token bucket of the link's width has let it through, and arrives half a round trip later; it is
@@ -15,6 +15,7 @@ run times what one costs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import random
@@ -23,6 +24,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -286,8 +288,29 @@ def small() -> Any:
     return rt.compile(nn.Linear(64, 64).eval(), torch.zeros(1, 64), verify=False)
 
 
-def transports(calls: int) -> dict[str, Any]:
+@contextlib.contextmanager
+def on_ray(wanted: bool) -> Iterator[dict[str, Any]]:
+    """A deployment of one replica, called through its handle."""
+    if not wanted:
+        yield {}
+        return
+    from rtaccel.serve.ray import Deployment
+
+    x = torch.randn(1, 64).numpy()
+    with tempfile.TemporaryDirectory() as folder:
+        file = rt.save(small(), Path(folder) / "small.rta")
+        Deployment.join()
+        with Deployment(file, replicas=(1, 1), actor_options={"num_cpus": 0.5}) as deployment:
+            yield {"ray serve": lambda: deployment.infer(x)}
+
+
+def transports(calls: int, ray: bool) -> dict[str, Any]:
     """What a call takes beyond the same call here; 256 bytes of numbers there and back. All in turn in one process."""
+    with on_ray(ray) as more:
+        return _transports(calls, more)
+
+
+def _transports(calls: int, more: dict[str, Any]) -> dict[str, Any]:
     context, fast, x = multiprocessing.get_context("spawn"), small(), torch.randn(1, 64)
     torch.set_num_threads(1)
     kinds, asks, ends = ("bare udp", "in this process", "udp", "zenoh", "grpc"), {}, []
@@ -316,7 +339,11 @@ def transports(calls: int) -> dict[str, Any]:
             except TimedOut:
                 continue
         asks[kind] = lambda remote=remote: remote(x, timeout_s=10)
-    taken: dict[str, list[float]] = {kind: [] for kind in kinds}
+    asks |= more
+    for ask in asks.values():
+        for _ in range(50):
+            ask()
+    taken: dict[str, list[float]] = {kind: [] for kind in asks}
     for _ in range(calls):
         for kind, ask in asks.items():
             start = time.perf_counter_ns()
@@ -341,11 +368,12 @@ def main() -> int:
     parser.add_argument("--slower", type=int, default=40, help="how many times slower the edge is")
     parser.add_argument("--links", default=",".join(LINKS))
     parser.add_argument("--transports", action="store_true")
+    parser.add_argument("--ray", action="store_true", help="with --transports, Ray Serve too: it starts a cluster")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.transports:
-        found = transports(max(args.calls, 1000))
+        found = transports(max(args.calls, 1000), args.ray)
     else:
         found = {name: one_link(name, LINKS[name], args.calls, args.slower) for name in args.links.split(",")}
         same = sum(f["measured_us"] == f["best_us"] for f in found.values())
