@@ -47,9 +47,18 @@ struct rta_door_client {
   uint32_t said = 0;
   std::vector<uint32_t> free, generations, forgotten;  // places
   std::vector<char> waited;                            // by place: whether a handle stands for it
+  std::atomic<int64_t> look_at{0};
+  std::atomic<bool> dead{false};
 
   DoorHead& head() { return *static_cast<DoorHead*>(map.base); }
-  bool gone() { return head().open.load() == 0 || !rta_realtime::owner_alive(head().host.load()); }
+  // Whether the other process has ended; it is looked for now and then, however short the waits are.
+  bool gone(int64_t now) {
+    if (dead.load() || head().open.load() == 0) return true;
+    if (now < look_at.load()) return false;
+    look_at.store(now + kSliceNs);
+    if (!rta_realtime::owner_alive(head().host.load())) dead.store(true);
+    return dead.load();
+  }
   bool is_here() const { return born == rta_realtime::generation.load(std::memory_order_relaxed); }
   // -1: no such handle.
   int64_t place_of(int64_t handle) const {
@@ -135,7 +144,7 @@ RTA_API void rta_door_sizes(const rta_door_client* client, int64_t* streams, siz
 RTA_API void rta_door_put(rta_door_client* client, int64_t n, const int64_t* streams, const void* x,
                           const int64_t* stamps, int64_t* handles) {
   const auto bytes = static_cast<size_t>(client->layout.in_bytes);
-  const bool here = client->is_here(), open = client->head().open.load() != 0;
+  const bool here = client->is_here(), open = !client->gone(rta_latest_now_ns());
   const std::lock_guard<std::mutex> lock(client->one);
   int64_t put = 0;
   for (int64_t i = 0; i < n; ++i) {
@@ -171,7 +180,6 @@ RTA_API int rta_door_wait(rta_door_client* client, int64_t handle, int64_t timeo
   if (!client->is_here()) return RTA_DOOR_BAD;
   const int64_t begin = rta_latest_now_ns();
   const int64_t until = timeout_ns < INT64_MAX - begin ? begin + timeout_ns : INT64_MAX;
-  int64_t look = begin + kSliceNs;
   for (;;) {
     const uint32_t news = client->lane->news.load(std::memory_order_acquire);
     int64_t place;
@@ -183,11 +191,9 @@ RTA_API int rta_door_wait(rta_door_client* client, int64_t handle, int64_t timeo
     const auto& phase = client->layout.place(*client->lane, place).phase;
     if (phase.load(std::memory_order_acquire) == kPlaceAnswered) return 1;
     const int64_t now = rta_latest_now_ns();
-    if (client->head().open.load() == 0 || (now >= look && client->gone()))
-      return phase.load(std::memory_order_acquire) == kPlaceAnswered ? 1 : RTA_DOOR_GONE;
+    if (client->gone(now)) return phase.load(std::memory_order_acquire) == kPlaceAnswered ? 1 : RTA_DOOR_GONE;
     if (now >= until) return 0;
-    if (now >= look) look = now + kSliceNs;
-    rta::os::wait_at_shared(client->lane->news, news, std::min(until, look));
+    rta::os::wait_at_shared(client->lane->news, news, std::min(until, now + kSliceNs));
   }
 }
 

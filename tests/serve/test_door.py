@@ -249,8 +249,12 @@ def test_a_host_that_is_killed_is_gone_and_another_takes_the_name(name: str) -> 
         other.share(name)  # it lives
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
+    start = time.monotonic()
     with pytest.raises(UnsupportedProblem, match="ended"):
         ticket.result(60)
+    assert time.monotonic() - start < 30  # it is looked for now and then, and not at the end of the timeout
+    with pytest.raises(UnsupportedProblem, match="ended"):
+        door.put(0, np.ones(3, np.float32))
     with pytest.raises(FormatError, match="ended"):
         rt.StreamBatcher.connect(name)
     with rt.StreamBatcher(make(1), deadline_us=FAR_US) as hub:
