@@ -4,6 +4,7 @@
 
 #include "rta_batcher.h"
 #include "rta_cascade.h"
+#include "rta_door.h"
 #include "rta_frame.h"
 #include "rta_latest.h"
 #include "rta_loop.h"
