@@ -373,6 +373,7 @@ typedef struct {
   int cpu;
   int manual;
   rta_workers* workers;
+  int64_t results;
 } rta_batcher_config;
 typedef struct {
   int64_t count;
@@ -461,6 +462,37 @@ rta_step rta_cascade_step(rta_cascade* cascade, int64_t rows) {}
 int rta_cascade_prefault(rta_cascade* cascade) {}
 int rta_exit_scores(const rta_exit* exit, const float* y, int64_t width, int64_t rows, float* scores) {}
 const char* rta_cascade_error(void) {}
+typedef enum {
+  RTA_DOOR_GONE = -5,
+  RTA_DOOR_BAD = -6
+} rta_door_error;
+typedef struct {
+  rta_batcher* batcher;
+  const char* name;
+  int64_t lanes, depth;
+  char note[256];
+} rta_door_config;
+typedef struct {
+  int64_t put;
+  int64_t refused;
+  int64_t answered;
+  int64_t late_at_door;
+  int64_t died, clients;
+} rta_door_stats;
+typedef struct rta_door rta_door;
+typedef struct rta_door_client rta_door_client;
+rta_door* rta_door_open(const rta_door_config* config) {}
+void rta_door_close(rta_door* door) {}
+void rta_door_statistics(const rta_door* door, rta_door_stats* stats) {}
+rta_door_client* rta_door_connect(const char* name) {}
+void rta_door_leave(rta_door_client* client) {}
+const rta_door_config* rta_door_described(const rta_door_client* client) {}
+void rta_door_sizes(const rta_door_client* client, int64_t* streams, size_t* in_bytes, size_t* out_bytes) {}
+void rta_door_put(rta_door_client* client, int64_t n, const int64_t* streams, const void* x, const int64_t* stamps,
+                  int64_t* handles) {}
+int rta_door_wait(rta_door_client* client, int64_t handle, int64_t timeout_ns) {}
+int rta_door_take(rta_door_client* client, int64_t handle, void* y, int64_t* lateness_ns) {}
+void rta_door_forget(rta_door_client* client, int64_t handle) {}
 typedef enum { RTA_WIRE_FLOAT32 = 0, RTA_WIRE_INT8 = 1, RTA_WIRE_INT64 = 2, RTA_WIRE_Q8 = 3, RTA_WIRE_Q4 = 4 } rta_wire;
 typedef enum { RTA_FRAME_REQUEST = 1, RTA_FRAME_ANSWER = 2 } rta_frame_kind;
 typedef enum {

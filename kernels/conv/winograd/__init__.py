@@ -74,7 +74,7 @@ def tile(stage: Stage) -> int:
     return best(c, n, stage.attrs["out_size"]) if fits else 0
 
 
-LEAST_POSITIONS = {4: 49, 2: 16}
+MIN_POSITIONS = {4: 49, 2: 16}
 BYTES_A_POSITION = {4: 96 << 10, 2: 256 << 10}
 """How many bytes of transformed weights a position may ask for, by m: beyond, to read them takes what products save."""
 
@@ -90,7 +90,7 @@ def best(c: int, n: int, out_size: tuple[int, int]) -> int:
     for m in (4, 2):
         computed = m * m * math.prod(-(-size // m) for size in out_size)
         weights = 4 * (m + 2) ** 2 * c * n
-        if positions >= max(LEAST_POSITIONS[m], 0.7 * computed) and weights <= BYTES_A_POSITION[m] * positions:
+        if positions >= max(MIN_POSITIONS[m], 0.7 * computed) and weights <= BYTES_A_POSITION[m] * positions:
             return m
     return 0
 
