@@ -17,13 +17,16 @@ static int64_t times(int64_t bytes, int64_t samples) {
   return made;
 }
 
+// Whole numbers that lie so at the edge of a plan alone.
+static bool is_narrow(rta_dtype dtype) { return dtype == RTA_INT32 || dtype == RTA_UINT8; }
+
 int rta_plan::add_value(rta_dtype dtype, int64_t steps, int64_t width, rta_role role) {
   if (finished) fail("the plan is finished");
   if (width < 0 || steps < 1 || width > INT32_MAX || steps > INT32_MAX || steps * width > kMostElements)
     fail("a value has %lld steps of width %lld", static_cast<long long>(steps), static_cast<long long>(width));
-  const bool given = role == RTA_INPUT && (dtype == RTA_INT32 || dtype == RTA_UINT8);
-  if (dtype != RTA_FLOAT32 && dtype != RTA_INT8 && dtype != RTA_INT64 && !given)
-    fail("a value has dtype %d, expected float32, int8, int64, or int32 and uint8 for an input", dtype);
+  const bool edge = is_narrow(dtype) && (role == RTA_INPUT || role == RTA_OUTPUT);
+  if (dtype != RTA_FLOAT32 && dtype != RTA_INT8 && dtype != RTA_INT64 && !edge)
+    fail("a value has dtype %d, expected float32, int8, int64, or int32 and uint8 for an input or output", dtype);
   const int id = static_cast<int>(values.size());
   const int64_t bytes = width * element_bytes(dtype);
   roles.push_back(role);
@@ -92,6 +95,9 @@ void rta_plan::add_stage(const char* op, const char* kernel_name, const int* in,
       if (in[i] == out[o] && !(roles[in[i]] == RTA_STATE && stage->updates(i, o)))
         fail("%s: output %d is input %d too", op, o, i);
   }
+  for (int i = 0; i < out_count; ++i)  // a kernel that writes wider elements would write past the end
+    if (is_narrow(values[out[i]].dtype) && !stage->narrows())
+      fail("%s: gives no dtype %d, as output %d is", op, values[out[i]].dtype, i);
   for (int i = 0; i < in_count; ++i) touch(in[i], static_cast<int>(stages.size()));
   for (int i = 0; i < out_count; ++i) {
     touch(out[i], static_cast<int>(stages.size()));

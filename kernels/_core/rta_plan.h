@@ -19,8 +19,8 @@
 extern "C" {
 #endif
 
-/* Values are float32, int8 or int64; an input may be int32, or uint8 (bytes, and truth values as 1 and 0). The others
-   are dtypes of attributes. */
+/* Values are float32, int8 or int64; an input or output may be int32, or uint8 (bytes, and truth values as 1 and 0).
+   The others are dtypes of attributes. */
 typedef enum { RTA_FLOAT32 = 0, RTA_INT8 = 1, RTA_INT64 = 2, RTA_INT32 = 3, RTA_UINT8 = 4, RTA_BFLOAT16 = 5 } rta_dtype;
 
 /* A state belongs to the plan and lives from call to call, one for each sample of the batch. */

@@ -188,6 +188,7 @@ int Stage::forks(int64_t, int, int64_t*) const { return 1; }
 int64_t Stage::cost_ns(int64_t) const { return 0; }
 const char* Stage::check(const Run&) const { return nullptr; }
 bool Stage::refuses() const { return false; }
+bool Stage::narrows() const { return false; }
 const char* Stage::refusal() const { return nullptr; }
 bool Stage::updates(int, int) const { return false; }
 void Stage::start(int, char*) const {}

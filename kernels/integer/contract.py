@@ -5,7 +5,8 @@ attrs["dims"], attrs["places"]: sizes in the order of the elements of y; for eac
 offset and strides in elements of a dense value.
 
 An input is int64; float32, which is rounded toward zero (truth values are 1 and 0); or int32, uint8 or bool at the edge of a
-plan. y is int64, or float32, to which the result is rounded. A division by zero is a FormatError, as it is an error of torch.
+plan. y is int64, or float32, to which the result is rounded, or at the edge of a plan int32 or uint8, of which the result has the
+lowest bits. A division by zero is a FormatError, as it is an error of torch.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def reference(stage: Stage, *inputs: Tensor) -> tuple[Tensor]:
         y = functions.evaluate(program, {"x": given, "c": fixed})
     except RuntimeError as error:
         raise FormatError("integer", str(error), "divisors that are not 0", "Mend the input.") from error
-    y = y if stage.outputs[0].dtype == "int64" else y.float()
+    y = y.to(getattr(torch, stage.outputs[0].dtype))
     return (y.expand(inputs[0].shape[0], 1, prod(dims)).reshape(inputs[0].shape[0], *stage.outputs[0].shape),)
 
 
@@ -149,9 +150,18 @@ def cases() -> Iterator[Case]:
         ("int64", "float32"),
         ("uint8", "float32"),
         ("uint8", "int64"),
+        ("int64", "int32"),
+        ("int64", "uint8"),
+        ("int32", "int32"),
+        ("uint8", "int32"),
+        ("float32", "int32"),
     ):
         yield _case(f"{a}-to-{b}", ("copy x0",), [(3, 7)], (3, 7), [(0, 7, 1)], (3, 7), (a, b))
     yield _case("image", ("copy x0",), [(9, 67)], (603,), [(0, 1)], (9, 67), ("uint8", "float32"))
+    for dtype in ("int32", "uint8"):
+        yield _case(f"narrow-{dtype}", ("mul x0 x1", "wrap32 t0"), [(5, 3), (1, 300)], (5, 3), [(0, 3, 1), (7, 60, 20)],
+                    (5, 3), ("int64", dtype))  # fmt: skip
+    yield _case("truths-uint8", ("truth x0",), [(1, 131)], (131,), [(130, -1)], (1, 131), ("float32", "uint8"))
     yield _case("truths", ("truth x0",), [(1, 37)], (37,), [(0, 1)], (1, 37), ("bool", "float32"))
     yield _case("turned", ("add x0 x1",), [(5, 3), (3, 5)], (5, 3), [(0, 3, 1), (0, 1, 5)], (5, 3))
     yield _case(

@@ -42,18 +42,20 @@ class IntegerStage final : public Stage {
       o.walk = read_lines(spec, name, count_, n_, o.port, o.bytes(), constant);
       operands_.push_back(o);
     }
-    gives_float_ = spec.output(0).dtype == RTA_FLOAT32;
-    if (!gives_float_ && spec.output(0).dtype != RTA_INT64) fail("integer: gives int64 or float32");
+    gives_ = spec.output(0).dtype;
+    if (gives_ != RTA_FLOAT32 && gives_ != RTA_INT64 && gives_ != RTA_INT32 && gives_ != RTA_UINT8)
+      fail("integer: gives int64, float32, int32 or uint8");
     std::snprintf(name, sizeof name, "%d", static_cast<int>(operands_.size()));
-    result_ = read_lines(spec, name, count_, n_, y_, gives_float_ ? 4 : 8);
+    result_ = read_lines(spec, name, count_, n_, y_, size_of(gives_));
     read_program(spec);
-    bytes_ = gives_float_ && operands_.size() == 1 && !operands_[0].constant && operands_[0].dtype == RTA_UINT8 &&
+    bytes_ = gives_ == RTA_FLOAT32 && operands_.size() == 1 && !operands_[0].constant && operands_[0].dtype == RTA_UINT8 &&
              steps_.size() == 1 && steps_[0].function == Function::copy && steps_[0].source[0].kind == 0 &&
              count_ == 1 && dense(operands_[0].walk, 1) && dense(result_, 4);
     spec.need_scratch((operands_.size() + steps_.size()) * kBlock * sizeof(int64_t));
   }
 
   bool refuses() const override { return divides_; }
+  bool narrows() const override { return true; }
   const char* refusal() const override {
     int64_t divisor;
     return outside_.take(&divisor) ? "integer: a division by zero" : nullptr;
@@ -76,12 +78,14 @@ class IntegerStage final : public Stage {
  private:
   static constexpr int64_t kBlock = 128, kMaxProgram = 1 << 16;
 
+  static int64_t size_of(rta_dtype dtype) { return dtype == RTA_INT64 ? 8 : dtype == RTA_UINT8 ? 1 : 4; }
+
   struct Operand {
     GraphIO port;
     rta_dtype dtype;
     const char* constant;
     LineOperand walk;
-    int64_t bytes() const { return dtype == RTA_INT64 ? 8 : dtype == RTA_UINT8 ? 1 : 4; }
+    int64_t bytes() const { return size_of(dtype); }
   };
   enum class Function {
     copy,
@@ -202,10 +206,14 @@ class IntegerStage final : public Stage {
     char* to = y_.row(run, s * y_.steps);
     for (int64_t k = 0; k < wide; ++k) {
       char* at = to + result_.at(line, i + k);
-      if (gives_float_)
+      if (gives_ == RTA_FLOAT32)
         *reinterpret_cast<float*>(at) = static_cast<float>(from[k]);
-      else
+      else if (gives_ == RTA_INT64)
         *reinterpret_cast<int64_t*>(at) = from[k];
+      else if (gives_ == RTA_INT32)
+        *reinterpret_cast<int32_t*>(at) = static_cast<int32_t>(from[k]);
+      else
+        *reinterpret_cast<uint8_t*>(at) = static_cast<uint8_t>(from[k]);
     }
   }
 
@@ -282,7 +290,8 @@ class IntegerStage final : public Stage {
 
   GraphIO y_;
   int64_t count_, n_;
-  bool gives_float_, divides_ = false, bytes_ = false;  // bytes_: widens bytes and nothing else
+  rta_dtype gives_;
+  bool divides_ = false, bytes_ = false;  // bytes_: widens bytes and nothing else
   std::vector<Operand> operands_;
   std::vector<Step> steps_;
   const int64_t* numbers_;

@@ -27,7 +27,7 @@ def model_step(
     shapes = [of_rank(shape, len(edge[2])) for (shape, _), edge in zip(ports, inputs)]
     batch = next((s[0] for s, edge in zip(shapes, inputs) if s and edge[2] and edge[2][0] < 0), 0)
     sizes = [[batch if i == 0 and n < 0 else n for i, n in enumerate(edge[2])] for edge in outputs]
-    kinds = [("uint8" if dtype == "bool" else dtype, edge[1]) for (_, dtype), edge in zip(ports, inputs)]
+    kinds = [tuple("uint8" if d == "bool" else d for d in (dtype, edge[1])) for (_, dtype), edge in zip(ports, inputs)]
     if len(ports) != len(inputs) or any(found != wanted for found, wanted in kinds):
         raise ShapeError(op, f"{given} for {name}", expected, "Make the slots fit, in the order of .inputs.")
     if any(n < 0 for shape in sizes for n in shape):

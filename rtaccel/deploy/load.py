@@ -15,7 +15,7 @@ from rtaccel._native import BoundModel, Model
 from rtaccel.core.errors import BackendUnavailable, FormatError, RtaccelError, ShapeError, UnsupportedProblem
 from rtaccel.deploy import container, signing
 from rtaccel.deploy.in_loop import Port, model_step
-from rtaccel.deploy.nesting import as_returned, as_they_lie, flattened, nested, sample_dims, tree_of
+from rtaccel.deploy.nesting import as_returned, as_they_lie, described, flattened, nested, sample_dims, tree_of
 
 UNCHECKED, LARGE, IN_PLACE = 1, 2, 4  # as rta_model.h has them
 _SHAPE, _NO_KERNEL, _BAD_ARGUMENT, _OTHER, _NO_FIT, _CANNOT_READ = -1, 6, 8, 9, 7, 1
@@ -42,8 +42,8 @@ class LoadedModel:
     def __init__(self, native: Model, metadata: Mapping[str, str], source: str, flags: int) -> None:
         self._native, self._source, self._flags = native, source, flags
         self.metadata = dict(metadata)
-        self.inputs = tuple((name, dtype, tuple(shape)) for name, dtype, shape in native.tensors(False))
-        self.outputs = tuple((name, dtype, tuple(shape)) for name, dtype, shape in native.tensors(True))
+        self.inputs = described(native.tensors(False), metadata.get("inputs"))
+        self.outputs = described(native.tensors(True), metadata.get("outputs"))
         try:
             self._given = tree_of(metadata.get("arguments") or f"({'.' * len(self.inputs)})", len(self.inputs))
             several = f"({'.' * len(self.outputs)})" if len(self.outputs) > 1 else "."

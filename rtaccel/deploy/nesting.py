@@ -4,6 +4,7 @@ samples in another dimension than the first, as the state of a recurrent layer h
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,20 @@ Tree = Any
 """The place of an array among all, or a tuple of trees."""
 
 _DEEPEST = 16
+
+
+def described(tensors: Sequence[Any], text: str | None) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+    """(name, dtype, shape) of tensors. text: the file's own list, which tells truth values from bytes; nothing else is read there."""
+    try:
+        rows = json.loads(text or "[]")
+        kinds = [row["dtype"] for row in rows]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        kinds = []
+    kinds = kinds if len(kinds) == len(tensors) else [""] * len(tensors)
+    return tuple(
+        (name, "bool" if dtype == "uint8" and kind == "bool" else dtype, tuple(shape))
+        for (name, dtype, shape), kind in zip(tensors, kinds)
+    )
 
 
 def tree_of(form: str, count: int) -> Tree:

@@ -6,18 +6,17 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rtaccel import __version__
-from rtaccel.convert.frontend import layout
 from rtaccel.convert.passes.program import FallbackStep, Program, SubgraphStep
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.stage import GraphIO
 from rtaccel.deploy import container, signing, whole_file
 from rtaccel.deploy.prepacked import with_prepacked
 from rtaccel.deploy.record import DTYPES, Edge, Head, Recorder, Where
+from rtaccel.deploy.results import as_returned, otherwise, results_of
 from rtaccel.kernels._core.cpu import States, packed_bound, tell
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.execute import nesting
@@ -28,6 +27,7 @@ def save(
     path: str | os.PathLike[str],
     *,
     name: str | None = None,
+    output_names: Sequence[str] | None = None,
     states: bool = False,
     prepacked: bool = False,
     sign: Any = None,
@@ -40,6 +40,8 @@ def save(
 
     model: from `rt.compile` or `rt.stream` on the CPU, all of it native. It is not changed.
     name: of the model, by default that of its class.
+    output_names: of its results, in their order; by default "output", or "output_0", "output_1" and so on. Inputs are called as
+        the arguments of the model are.
     states: of a stream, also what it holds now: a loaded stream goes on from there. Else it starts anew.
     prepacked: also weights as this machine's kernels pack them, as `rtaccel.deploy.prepack` adds them:
         loaded sooner where the same kernels are taken, by the same version of rtaccel. The file is about twice as large.
@@ -58,7 +60,7 @@ def save(
         (1, 4)
     """
     key = None if sign is None else signing.private_key("save", sign)
-    whole = artifact_bytes(model, name=name, states=states, metadata=metadata)
+    whole = artifact_bytes(model, name=name, output_names=output_names, states=states, metadata=metadata)
     if prepacked:
         whole = with_prepacked(whole)
     if key is not None:
@@ -72,6 +74,7 @@ def artifact_bytes(
     model: CompiledModel,
     *,
     name: str | None = None,
+    output_names: Sequence[str] | None = None,
     states: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> bytes:
@@ -82,16 +85,17 @@ def artifact_bytes(
     assert isinstance(source, SubgraphStep)
     kept = options.states or States()
     pairs = [(choice.stage, choice.impl.name) for choice in step.choices]
-    results = _results(program, source)
-    recorder = Recorder([choice.stage for choice in step.choices])
-    tell(recorder, pairs, source.group.inputs, [port for port, _ in results], kept)
+    results = results_of(program, source)
+    pairs, ports = as_returned(pairs, [port for port, _ in results], program)
+    recorder = Recorder([stage for stage, _ in pairs])
+    tell(recorder, pairs, source.group.inputs, ports, kept)
     past = bytes(step.plan.save_state()) if states else b""
     if states and options.states is None:
         raise FormatError("save", "states=True for a model without states", "a stream", "Leave states out.")
 
     title = name or options.title.removesuffix(", streamed") or "model"
     inputs = _edges(_input_names(model), source.group.inputs)
-    outputs = _edges(_output_names(program.out_spec, len(source.writes)), [port for port, _ in results])
+    outputs = _edges(_output_names(output_names, len(ports)), ports)
     batch = options.batch
     head = Head(
         title,
@@ -163,7 +167,7 @@ def _check_ends(program: Program, source: SubgraphStep, title: str) -> None:
     """Raises UnsupportedProblem for arguments or results that are not those of the plan; it names them."""
     args, kwargs = program.in_spec.children()
     unused = [name for name in program.inputs if name not in source.reads]
-    bad = _otherwise(program, source)
+    bad = otherwise(program, source)
     if nesting(args) is None or nesting(program.out_spec) is None or kwargs.num_children:
         got, hint = (
             "arguments or results in other containers than tuples",
@@ -174,55 +178,28 @@ def _check_ends(program: Program, source: SubgraphStep, title: str) -> None:
         hint = "Take tensors only, each of them used, and as they come."
     elif bad:
         got = f"results that are not computed as they are returned: {', '.join(bad)}"
-        hint = "Return tensors that are computed, each once, contiguous, in float32 or int64."
+        hint = "Return tensors that are computed, each once, contiguous, in float32, int64, int32 or bool."
     else:
         return
     raise UnsupportedProblem("save", f"{title} with {got}", "arguments and results of the plan as they lie", hint)
 
 
-def _otherwise(program: Program, source: SubgraphStep) -> list[str]:
-    """The results that are no value of the plan, or one that another result is too."""
-    found = [_result(program, name, source) for name in program.outputs]
-    taken = [None if result is None else result[0].value.name for result in found]
-    return [
-        f"number {i} ({name})"
-        for i, (name, value) in enumerate(zip(program.outputs, taken))
-        if value is None or value in taken[:i] or name in program.casts
-    ]
-
-
-def _results(program: Program, source: SubgraphStep) -> list[tuple[GraphIO, int]]:
-    """In the order in which they are returned."""
-    found = [_result(program, name, source) for name in program.outputs]
-    return [result for result in found if result is not None]
-
-
-def _result(program: Program, name: Any, source: SubgraphStep) -> tuple[GraphIO, int] | None:
-    """How a result lies and which of its dimensions is the samples; None where it is not what the plan writes.
-
-    The state of a recurrent layer lies samples first, [batch, layers, hidden], and is returned layers first.
-    """
-    ports = dict(zip(source.writes, source.group.outputs))
-    if not isinstance(name, str) or name in ports:
-        return (ports[name], 0) if isinstance(name, str) else None
-    view = program.views.get(name)
-    port = None if view is None else ports.get(view.base)
-    if view is None or port is None or view.batch_dim is None or port.lead != 1:
-        return None
-    dim = view.batch_dim
-    shape = (*view.shape[:dim], *view.shape[dim + 1 :])
-    lying = layout.View(view.base, (view.dims[dim], *view.dims[:dim], *view.dims[dim + 1 :]), view.offset)
-    if not layout.same_layout(lying, layout.dense(view.base, shape, view.shape[dim])):
-        return None
-    return replace(port, trailing=shape), dim
-
-
 def _input_names(model: CompiledModel) -> list[str]:
-    return [argument.name for argument in model._program.arguments]
+    """Those of `forward`, where each of its arguments is a tensor."""
+    own = model._argument_names
+    found = [argument.name for argument in model._program.arguments]
+    return list(own) if len(own) == len(found) else found
 
 
-def _output_names(spec: Any, count: int) -> list[str]:
-    return ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
+def _output_names(given: Sequence[str] | None, count: int) -> list[str]:
+    if given is None:
+        return ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
+    texts = [] if isinstance(given, str) else [n for n in given if isinstance(n, str) and n and "\0" not in n]
+    if len(set(texts)) != count or len(given) != count:
+        raise FormatError(
+            "save", f"output_names={given!r:.200}", f"{count} texts, none twice", "Name each result, in their order."
+        )
+    return texts
 
 
 def _edges(names: Sequence[str], ports: Sequence[GraphIO]) -> list[Edge]:

@@ -20,8 +20,8 @@ MAX_CALLS = 5_000
 
 def random_input(value: Value, rows: int, device: str) -> Tensor:
     """What a stage may be fed: [rows, *value.shape] of its dtype."""
-    if value.dtype == "int64":
-        return torch.zeros(rows, *value.shape, dtype=torch.int64, device=device)
+    if value.dtype in ("int64", "int32", "uint8", "bool"):  # zeros are an index of every table
+        return torch.zeros(rows, *value.shape, dtype=getattr(torch, value.dtype), device=device)
     if value.dtype == "int8":
         return torch.randint(-127, 128, (rows, *value.shape), dtype=torch.int8, device=device)
     return torch.rand(rows, *value.shape, device=device) + 0.01

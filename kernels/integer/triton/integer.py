@@ -50,7 +50,7 @@ def text(stage: Stage) -> Text:
     for i, (name, words) in enumerate(program):
         operands = [word if word[0] in "xct" else f"tl.full((1, 1), {word}, tl.int64)" for word in words]
         made.add(f"t{i} = {TEXT[name].format(*operands)}")
-    made.add(f"y = t{len(program) - 1}" + ("" if stage.outputs[0].dtype == "int64" else ".to(tl.float32)"))
+    made.add(f"y = t{len(program) - 1}" + f".to(tl.{stage.outputs[0].dtype})")
     return made
 
 

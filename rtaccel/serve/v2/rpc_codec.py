@@ -15,7 +15,7 @@ from rtaccel.serve.v2.rest_body import complete, unknown_tensor
 from rtaccel.serve.v2.served import ServedModel
 
 CONTENTS = {"FP32": "fp32_contents", "INT8": "int_contents", "INT32": "int_contents", "INT64": "int64_contents",
-            "BOOL": "bool_contents"}  # fmt: skip
+            "UINT8": "uint_contents", "BOOL": "bool_contents"}  # fmt: skip
 """Datatype -> the field of typed contents that holds it."""
 
 Response = MESSAGES["ModelInferResponse"]

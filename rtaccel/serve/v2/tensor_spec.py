@@ -16,7 +16,8 @@ DATATYPES: dict[str, tuple[str, np.dtype[Any]]] = {
     "int8": ("INT8", np.dtype(np.int8)),
     "int32": ("INT32", np.dtype(np.int32)),
     "int64": ("INT64", np.dtype(np.int64)),
-    "uint8": ("BOOL", np.dtype(np.uint8)),  # truth values: the only use that models have for it
+    "uint8": ("UINT8", np.dtype(np.uint8)),
+    "bool": ("BOOL", np.dtype(np.uint8)),
 }
 """dtype of a file -> (datatype of the protocol, of NumPy)."""
 
@@ -90,7 +91,7 @@ class TensorSpec:
                 f"{count}, flat or as {list(shape)}",
                 "Send all of the tensor, and nothing more.",
             )
-        if self.dtype.kind == "i" and made.dtype != self.dtype:
+        if kinds == "iu" and made.dtype != self.dtype:
             info = np.iinfo(self.dtype)
             if int(made.min()) < info.min or int(made.max()) > info.max:
                 raise FormatError("infer", f"a value of input {self.name!r}", f"{info.min} to {info.max}", "Mend it.")
