@@ -48,9 +48,9 @@ class IntegerStage final : public Stage {
     std::snprintf(name, sizeof name, "%d", static_cast<int>(operands_.size()));
     result_ = read_lines(spec, name, count_, n_, y_, size_of(gives_));
     read_program(spec);
-    bytes_ = gives_ == RTA_FLOAT32 && operands_.size() == 1 && !operands_[0].constant && operands_[0].dtype == RTA_UINT8 &&
-             steps_.size() == 1 && steps_[0].function == Function::copy && steps_[0].source[0].kind == 0 &&
-             count_ == 1 && dense(operands_[0].walk, 1) && dense(result_, 4);
+    bytes_ = gives_ == RTA_FLOAT32 && operands_.size() == 1 && !operands_[0].constant &&
+             operands_[0].dtype == RTA_UINT8 && steps_.size() == 1 && steps_[0].function == Function::copy &&
+             steps_[0].source[0].kind == 0 && count_ == 1 && dense(operands_[0].walk, 1) && dense(result_, 4);
     spec.need_scratch((operands_.size() + steps_.size()) * kBlock * sizeof(int64_t));
   }
 

@@ -50,6 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--verify-key", help="PEM file of the ed25519 key that every model must be signed with")
     parser.add_argument("--threads", type=int, default=1, help="of a native call (%(default)s)")
+    parser.add_argument("--server-name", default="rtaccel", help="in the server's metadata (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
 
 
@@ -73,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         tokens=_tokens(args.token_file),
         repository=args.repository_control,
         threads=args.threads,
+        name=args.server_name,
     )
     server = Server(args.models, settings, args.verify_key, **_cluster(args))
 

@@ -17,7 +17,7 @@ _DEEPEST = 16
 
 
 def described(tensors: Sequence[Any], text: str | None) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
-    """(name, dtype, shape) of tensors. text: the file's own list, which tells truth values from bytes; nothing else is read there."""
+    """(name, dtype, shape) of tensors. text: the file's own list, which tells truth values from bytes, and no more."""
     try:
         rows = json.loads(text or "[]")
         kinds = [row["dtype"] for row in rows]

@@ -67,15 +67,20 @@ def _result(program: Program, name: Any, source: SubgraphStep) -> tuple[GraphIO,
     The state of a recurrent layer lies samples first, [batch, layers, hidden], and is returned layers first.
     """
     ports = dict(zip(source.writes, source.group.outputs))
-    if not isinstance(name, str) or name in ports:
-        return (ports[name], 0) if isinstance(name, str) else None
+    if not isinstance(name, str):
+        return None
     view = program.views.get(name)
-    port = None if view is None else ports.get(view.base)
-    if view is None or port is None or view.batch_dim is None or port.lead != 1:
+    port = ports.get(name if view is None else view.base)
+    if view is None or port is None:
+        return None if port is None else (port, 0)
+    dim, shape, dims = view.batch_dim, view.shape, view.dims
+    if dim is not None:
+        shape = (*shape[:dim], *shape[dim + 1 :])
+        dims = (dims[dim], *dims[:dim], *dims[dim + 1 :])
+    samples = None if dim is None else view.shape[dim]
+    lying = layout.View(view.base, dims, view.offset)
+    if (dim is None) != (port.lead == 0) or not layout.same_layout(lying, layout.dense(view.base, shape, samples)):
         return None
-    dim = view.batch_dim
-    shape = (*view.shape[:dim], *view.shape[dim + 1 :])
-    lying = layout.View(view.base, (view.dims[dim], *view.dims[:dim], *view.dims[dim + 1 :]), view.offset)
-    if not layout.same_layout(lying, layout.dense(view.base, shape, view.shape[dim])):
+    if port.lead > 1 and dim:
         return None
-    return replace(port, trailing=shape), dim
+    return replace(port, trailing=shape[max(port.lead - 1, 0) :]), dim or 0

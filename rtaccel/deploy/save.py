@@ -20,6 +20,7 @@ from rtaccel.deploy.results import as_returned, otherwise, results_of
 from rtaccel.kernels._core.cpu import States, packed_bound, tell
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.execute import nesting
+from rtaccel.runtime.inputs import names_of
 
 
 def save(
@@ -94,7 +95,7 @@ def artifact_bytes(
         raise FormatError("save", "states=True for a model without states", "a stream", "Leave states out.")
 
     title = name or options.title.removesuffix(", streamed") or "model"
-    inputs = _edges(_input_names(model), source.group.inputs)
+    inputs = _edges(names_of(model._argument_names, program.arguments), source.group.inputs)
     outputs = _edges(_output_names(output_names, len(ports)), ports)
     batch = options.batch
     head = Head(
@@ -184,18 +185,12 @@ def _check_ends(program: Program, source: SubgraphStep, title: str) -> None:
     raise UnsupportedProblem("save", f"{title} with {got}", "arguments and results of the plan as they lie", hint)
 
 
-def _input_names(model: CompiledModel) -> list[str]:
-    """Those of `forward`, where each of its arguments is a tensor."""
-    own = model._argument_names
-    found = [argument.name for argument in model._program.arguments]
-    return list(own) if len(own) == len(found) else found
-
-
 def _output_names(given: Sequence[str] | None, count: int) -> list[str]:
     if given is None:
         return ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
-    texts = [] if isinstance(given, str) else [n for n in given if isinstance(n, str) and n and "\0" not in n]
-    if len(set(texts)) != count or len(given) != count:
+    listed = given if isinstance(given, (list, tuple)) else ()
+    texts = [n for n in listed if isinstance(n, str) and n and "\0" not in n]
+    if len(set(texts)) != count or len(listed) != count:
         raise FormatError(
             "save", f"output_names={given!r:.200}", f"{count} texts, none twice", "Name each result, in their order."
         )

@@ -12,11 +12,12 @@ from rtaccel.core.errors import RtaccelError, ShapeError, UnsupportedProblem
 from rtaccel.core.lead_dims import of_rank
 from rtaccel.realtime.steps import MOST, Port, unknown
 from rtaccel.runtime.compiled import CompiledModel
+from rtaccel.runtime.inputs import names_of
 
 
 def input_names(model: CompiledModel) -> list[str]:
     """Of its tensors, in order."""
-    return [argument.name for argument in model._program.arguments]
+    return names_of(model._argument_names, model._program.arguments)
 
 
 def output_names(model: CompiledModel) -> list[str]:

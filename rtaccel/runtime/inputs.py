@@ -17,6 +17,11 @@ from rtaccel.runtime.memory import has_itself_twice, share_elements
 from rtaccel.runtime.options import Options
 
 
+def names_of(own: Sequence[str], arguments: Sequence[Argument]) -> list[str]:
+    """Of the tensors that a model takes: as `forward` calls them (own), where each of its arguments is one."""
+    return list(own) if len(own) == len(arguments) else [argument.name for argument in arguments]
+
+
 def wanted(port: GraphIO, device: str) -> str:
     dims = ["*"] * (port.lead - len(port.middle)) + [str(d) for d in (*port.middle, *port.trailing)]
     return f"{port.value.dtype}[{', '.join(dims)}] on {device}"

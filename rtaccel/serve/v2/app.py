@@ -82,7 +82,7 @@ class App:
             if verb in ("", "infer", "ready", "stats", "config"):
                 raise WrongMethod("serve", f"{scope['method']} {path[:80]}", "GET, or POST for infer", "Use the other.")
         if parts == ["v2"] and get:
-            return _json({"name": "rtaccel", "version": self.version, "extensions": list(EXTENSIONS)})
+            return _json({"name": gate.settings.name, "version": self.version, "extensions": list(EXTENSIONS)})
         if parts == ["metrics"] and get:
             return 200, self._collector.text(), [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
         if parts[:2] == ["v2", "repository"] and post:

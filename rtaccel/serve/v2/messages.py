@@ -52,6 +52,13 @@ TABLE = {
     "outputs=5 *ModelInferResponse.InferOutputTensor, raw_output_contents=6 *bytes",
     "ModelStreamInferResponse": "error_message=1 string, infer_response=2 ModelInferResponse",
     "ModelStatisticsRequest": _NAMED,
+    "ModelConfigRequest": _NAMED,
+    "ModelInput": "name=1 string, data_type=2 int32, dims=4 *int64",
+    "ModelOutput": "name=1 string, data_type=2 int32, dims=3 *int64",
+    "ModelSequenceBatching": "max_sequence_idle_microseconds=1 uint64",
+    "ModelConfig": "name=1 string, platform=2 string, max_batch_size=4 int32, input=5 *ModelInput, output=6 *ModelOutput, "
+    "sequence_batching=13 ModelSequenceBatching, backend=17 string",
+    "ModelConfigResponse": "config=1 ModelConfig",
     "StatisticDuration": "count=1 uint64, ns=2 uint64",
     "InferStatistics": "success=1 StatisticDuration, fail=2 StatisticDuration, queue=3 StatisticDuration, "
     "compute_input=4 StatisticDuration, compute_infer=5 StatisticDuration, compute_output=6 StatisticDuration",

@@ -51,7 +51,13 @@ class Repository:
         if model is None or version not in ("", VERSION):
             known = ", ".join(sorted(self._models)) or "none"
             got = f"model {name[:80]!r}" + (f", version {version[:20]!r}" if version else "")
-            raise UnknownModel("serve", got, f"one of: {known}; version {VERSION}", "Ask for the repository's index.")
+            # Clients of Triton look for a message that begins so.
+            raise UnknownModel(
+                "Request for unknown model",
+                got,
+                f"one of: {known}; version {VERSION}",
+                "Ask for the repository's index.",
+            )
         return model
 
     def has(self, name: str, version: str = "") -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rtaccel.core.errors import BackendUnavailable, FormatError, RtaccelError, UnsupportedProblem
 from rtaccel.serve.v2 import rpc_codec
-from rtaccel.serve.v2.app import EXTENSIONS
+from rtaccel.serve.v2.app import EXTENSIONS, config_of
 from rtaccel.serve.v2.gate import Gate
 from rtaccel.serve.v2.messages import MESSAGES, SERVICE
 from rtaccel.serve.v2.refusals import status_of
@@ -80,6 +80,7 @@ class RpcServer:
             "ModelReady": self._model_ready,
             "ServerMetadata": self._metadata,
             "ModelMetadata": self._model_metadata,
+            "ModelConfig": self._config,
             "ModelInfer": self._infer,
             "ModelStatistics": self._statistics,
             "RepositoryIndex": self._index,
@@ -131,7 +132,9 @@ class RpcServer:
         return MESSAGES["ModelReadyResponse"](ready=self.gate.repository.has(message.name, message.version))
 
     async def _metadata(self, message: Any, context: Any) -> Any:
-        return MESSAGES["ServerMetadataResponse"](name="rtaccel", version=self.version, extensions=EXTENSIONS)
+        return MESSAGES["ServerMetadataResponse"](
+            name=self.gate.settings.name, version=self.version, extensions=EXTENSIONS
+        )
 
     async def _model_metadata(self, message: Any, context: Any) -> Any:
         model = self.gate.repository.get(message.name, message.version)
@@ -142,6 +145,9 @@ class RpcServer:
             inputs=[port.metadata for port in model.inputs],
             outputs=[port.metadata for port in model.outputs],
         )
+
+    async def _config(self, message: Any, context: Any) -> Any:
+        return rpc_codec.config(config_of(self.gate.repository.get(message.name, message.version)))
 
     async def _statistics(self, message: Any, context: Any) -> Any:
         return MESSAGES["ModelStatisticsResponse"](model_stats=self.gate.repository.statistics(message.name))

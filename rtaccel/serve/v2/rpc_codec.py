@@ -17,6 +17,8 @@ from rtaccel.serve.v2.served import ServedModel
 CONTENTS = {"FP32": "fp32_contents", "INT8": "int_contents", "INT32": "int_contents", "INT64": "int64_contents",
             "UINT8": "uint_contents", "BOOL": "bool_contents"}  # fmt: skip
 """Datatype -> the field of typed contents that holds it."""
+NUMBERS = {"BOOL": 1, "UINT8": 2, "INT8": 6, "INT32": 8, "INT64": 9, "FP32": 11}
+"""Datatype -> its number in a model's configuration."""
 
 Response = MESSAGES["ModelInferResponse"]
 
@@ -59,6 +61,16 @@ def encode(model: ServedModel, request: Request, outs: tuple[np.ndarray, ...]) -
         answer.outputs.add(name=port.name, datatype=port.datatype, shape=array.shape)
         answer.raw_output_contents.append(array.tobytes())
     return answer
+
+
+def config(described: Mapping[str, Any]) -> Any:
+    """The configuration that REST gives as JSON, as a message."""
+    plain = dict(described)
+    for key in ("input", "output"):
+        plain[key] = [{**e, "data_type": NUMBERS[e["data_type"].removeprefix("TYPE_")]} for e in described[key]]
+    if "sequence_batching" in plain:
+        plain["sequence_batching"] = {k: v for k, v in plain["sequence_batching"].items() if k != "direct"}
+    return MESSAGES["ModelConfigResponse"](config=plain)
 
 
 def _outputs(model: ServedModel, wanted: Any) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ class Settings:
     tokens: bearer tokens of which a request must bring one; empty: none is asked for.
     repository: whether models may be loaded anew and unloaded by request.
     threads: most threads of a native call.
+    name: of the server, in its metadata: some clients look for one.
     """
 
     host: str = "127.0.0.1"
@@ -40,6 +41,7 @@ class Settings:
     tokens: tuple[str, ...] = ()
     repository: bool = False
     threads: int = 1
+    name: str = "rtaccel"
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -63,5 +65,7 @@ class Settings:
             raise FormatError("serve", "one of tls_cert and tls_key", "both or none", "Pass both files.")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise FormatError("serve", "tls_client_ca alone", "tls_cert and tls_key with it", "Pass all three files.")
+        if not isinstance(self.name, str) or not 0 < len(self.name) <= 128:
+            raise FormatError("serve", f"name={str(self.name)[:40]!r}", "a text of 1 to 128 characters", "Pass one.")
         if any(not token or token != token.strip() or not token.isascii() for token in self.tokens):
             raise FormatError("serve", "a token that is empty or has spaces", "ASCII text", "Write other tokens.")

@@ -7,25 +7,39 @@ import pytest
 pytest.importorskip("grpc", reason="needs the package grpcio (extra 'serve')")
 published = pytest.importorskip("tritonclient.grpc.service_pb2", reason="needs the package tritonclient[grpc]")
 
+from tritonclient.grpc import model_config_pb2 as configuration  # noqa: E402
+
 from rtaccel.serve.v2.messages import MESSAGES, SERVICE  # noqa: E402
+from rtaccel.serve.v2.rpc_codec import NUMBERS  # noqa: E402
+
+KNOWN = {**published.DESCRIPTOR.message_types_by_name, **configuration.DESCRIPTOR.message_types_by_name}
+PARTS = ("ModelConfig", "ModelInput", "ModelOutput", "ModelSequenceBatching")
+"""Messages of which a part is there."""
 
 
 @pytest.mark.parametrize("name", MESSAGES)
 def test_fields(name: str) -> None:
-    ours, theirs = MESSAGES[name].DESCRIPTOR, published.DESCRIPTOR.message_types_by_name[name.partition(".")[0]]
+    ours, theirs = MESSAGES[name].DESCRIPTOR, KNOWN[name.partition(".")[0]]
     for part in name.split(".")[1:]:
         theirs = theirs.nested_types_by_name[part]
     for field in ours.fields:
         other = theirs.fields_by_name[field.name]
         told = [
-            (f.number, f.type, f.message_type.full_name if f.message_type else None,
-             f.containing_oneof.name if f.containing_oneof else None)
+            (f.number, f.TYPE_INT32 if f.type == f.TYPE_ENUM else f.type,  # on the wire one is the other
+             f.message_type.full_name if f.message_type else None,
+             f.containing_oneof.name if f.containing_oneof and name not in PARTS else None)
             for f in (field, other)
         ]  # fmt: skip
         assert told[0] == told[1], field.name
         assert field.is_repeated == other.is_repeated if hasattr(field, "is_repeated") else True
     extra = {f.name for f in theirs.fields} - {f.name for f in ours.fields}
-    assert extra <= {"cache_hit", "cache_miss", "batch_stats", "memory_usage", "response_stats"}
+    assert name in PARTS or extra <= {"cache_hit", "cache_miss", "batch_stats", "memory_usage", "response_stats"}
+
+
+def test_the_numbers_of_datatypes() -> None:
+    assert {f"TYPE_{name}": number for name, number in NUMBERS.items()}.items() <= dict(
+        configuration.DataType.items()
+    ).items()
 
 
 def test_the_service_has_its_methods() -> None:
