@@ -18,6 +18,12 @@ __all__ = ["Backend", "backends", "get_backend", "require"]
 
 def backends() -> dict[str, Backend]:
     """Every backend, by name, the preferred one first."""
+    return dict(_found())
+
+
+@cache
+def _found() -> dict[str, Backend]:
+    """Asked for every stage that is compiled, hundreds of times in a search."""
     found = []
     for name in _names():
         module = importlib.import_module(f"{__name__}.{name}")

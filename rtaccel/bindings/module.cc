@@ -21,6 +21,7 @@
 #include "bindings/realtime/latest.h"
 #include "bindings/realtime/loop.h"
 #include "bindings/timer.h"
+#include "bindings/weights/rounding.h"
 
 namespace nb = nanobind;
 using namespace rta_torch;
@@ -92,6 +93,7 @@ NB_MODULE(_native, m) {
   add_entry(m);
   add_cascade(m);
   rta_frames::add_frames(m);
+  rta_weights::add_rounding(m);
   add_latest(m);
   add_loop(m);
   add_mailbox(m);

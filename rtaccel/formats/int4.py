@@ -76,10 +76,11 @@ def _round_scale(scale: Tensor) -> Tensor:
     return scale.bfloat16().float()
 
 
-def _try(groups: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """q as float32 with this scale per group, and the squared error of each group."""
-    q = (groups / scale[:, None]).round_().clamp_(-8, 7)
-    return q, torch.addcmul(groups, q, scale[:, None], value=-1).square_().sum(1)
+def _try(groups: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+    """q as float32 [.., groups, group_size] with scales [.., groups], and the squared error of each group."""
+    scales = scales[..., None]
+    q = (groups / scales).round_().clamp_(-8, 7)
+    return q, torch.addcmul(groups, q, scales, value=-1).square_().sum(-1)
 
 
 def _search(groups: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,23 +93,30 @@ def _search(groups: Tensor) -> tuple[Tensor, Tensor]:
     groups, peak = torch.ldexp(groups, -exponent[:, None]), torch.ldexp(peak, -exponent)
     best = _round_scale(peak / 8)
     q, least = _try(groups, best)
-    candidates = [_round_scale(peak * (sign * clip / 8)) for clip in CLIPS for sign in (1, -1)]
-    for scale in candidates[:]:
-        q, best, least = _better(groups, scale, q, best, least)
+    clips = torch.tensor([sign * clip / 8 for clip in CLIPS for sign in (1, -1)], device=peak.device)
+    for scales in _round_scale(peak * clips[:, None]).split(max(1, _CHUNK // max(1, groups.numel()))):
+        q, best, least = _better(groups, scales, q, best, least)
     for _ in range(2):
         fitted = (groups * q).sum(1) / q.square().sum(1).clamp_min(1.0)
         fitted = _round_scale(torch.where(fitted.abs() < best.abs() / 2, best, fitted))
-        q, best, least = _better(groups, fitted, q, best, least)
+        q, best, least = _better(groups, fitted[None], q, best, least)
     return q.to(torch.int8), torch.where(empty, torch.ones_like(best), torch.ldexp(best, exponent))
 
 
-def _better(groups: Tensor, scale: Tensor, q: Tensor, best: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    tried, error = _try(groups, scale)
-    wins = error < least
+def _better(groups: Tensor, scales: Tensor, q: Tensor, best: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of some scales [tried, groups], the first with the least error of a group, where that is less than it was."""
+    tried, errors = _try(groups, scales)
+    if len(scales) > 1:
+        at = errors.argmin(0)
+        group = torch.arange(len(at), device=at.device)
+        tried, errors, scales = tried[at, group], errors[at, group], scales[at, group]
+    else:
+        tried, errors, scales = tried[0], errors[0], scales[0]
+    wins = errors < least
     return (
         torch.where(wins[:, None], tried, q),
-        torch.where(wins, scale, best),
-        torch.where(wins, error, least),
+        torch.where(wins, scales, best),
+        torch.where(wins, errors, least),
     )
 
 

@@ -213,7 +213,7 @@ def measure_within(
             seen = judge_witness(np.array(taken) / 1e3, np.array(spins) / 1e3, log, budget)
         else:
             begin = loop.now()
-            taken = sampler.sample(loop, limits)
+            taken = sampler.sample(loop, limits, call_ns)
             if budget is not None and not period_ns:
                 _go_on(loop, limits, begin, taken, budget)
         changed, withheld = (None, None) if how.setup else changes(before, warm, fingerprint(args))

@@ -15,6 +15,9 @@ from rtaccel.search.knapsack import Plan
 from rtaccel.search.options import LayerOptions
 from rtaccel.search.workbench import Workbench
 
+KEPT = 12
+"""Models of plans that are at hand, as many as are timed in turn at the end."""
+
 
 class CostModel:
     """times: of each option of each layer beside its first option, others as they are at first. pairs: (layer, layer) -> what
@@ -23,6 +26,7 @@ class CostModel:
     def __init__(self, bench: Workbench, layers: Sequence[LayerOptions], table: CostTable) -> None:
         self.bench, self.layers, self.table = bench, layers, table
         self._keys: dict[Plan, tuple[Key, ...]] = {}
+        self._built: dict[Plan, CompiledModel] = {}
         self.times: list[np.ndarray] = []
         self.pairs: dict[tuple[int, int], np.ndarray] = {}
 
@@ -53,6 +57,14 @@ class CostModel:
         if plan not in self._keys:
             self._keys[plan] = self.table.add(program)
         return self.bench.compiled(program)
+
+    def kept(self, plan: Plan) -> CompiledModel:
+        """As `build`, of a plan that is asked for more than once: judged, timed and measured. The last KEPT are at hand."""
+        model = self._built.pop(plan, None)
+        self._built[plan] = model = self.build(plan) if model is None else model
+        while len(self._built) > KEPT:
+            self._built.pop(next(iter(self._built)))
+        return model
 
     def stages_us(self, plan: Plan) -> float:
         """The sum over the stages of a plan."""

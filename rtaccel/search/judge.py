@@ -48,7 +48,7 @@ class Judge:
             self.clock.check(max(1.2 * self._metric.seconds, self._longest if fresh else 0.0))
         begin = monotonic()
         found = Candidate(plan, self._model.scheme(plan), reference=plan == self._model.reference)
-        self.judge_model(found, self._model.build(plan))
+        self.judge_model(found, self._model.kept(plan))
         self.found[plan] = found
         if fresh:  # rounding and low rank take their time once for a layer
             self._longest = max(self._longest, monotonic() - begin)
@@ -104,9 +104,13 @@ class Judge:
     def build(self, candidate: Candidate) -> CompiledModel:
         return self._model.build(candidate.plan)
 
+    def kept(self, candidate: Candidate) -> CompiledModel:
+        """One that may have been called before."""
+        return self._model.kept(candidate.plan)
+
     def time(self, candidate: Candidate, seconds: float) -> CompiledModel:
         """Measures a candidate as a call bound to its tensors, against the whole budget; gives its model."""
-        model = self.build(candidate)
+        model = self.kept(candidate)
         call = bound(model, self._model.bench.args)
         candidate.latency = measure(
             call, (), self.budget, seconds=max(seconds, 0.05), warmup=min(0.05, seconds / 5), size_bytes=model.weight_bytes,

@@ -36,6 +36,9 @@ MEASURE_CALLS, MEASURE_LEAST = 30_000, 0.06
 """Calls of each that prove a 99th percentile, forty times what it takes, and seconds at least; rarer percentiles have the whole
 time."""
 
+CLEARLY = 1.05
+"""Times as long as the best takes, timed in turn: no such plan is measured where that one passes."""
+
 EXITS = 0.25
 """Part of the time that is kept for early exits where they are asked for."""
 
@@ -225,7 +228,7 @@ class Planner:
         if not candidates:
             return
         share = min(MEASURE_SECONDS, max(0.05, 0.05 * self._clock.seconds))
-        calls = {c.plan: bound(self._judge.build(c), self._model.bench.args) for c in candidates}
+        calls = {c.plan: bound(self._judge.kept(c), self._model.bench.args) for c in candidates}
         for plan, us in whole_calls(calls, share, rounds=WHOLE_ROUNDS).items():
             self._judge.found[plan].us = us
 
@@ -253,12 +256,18 @@ class Planner:
         for i, candidate in enumerate(final):
             enough = MEASURE_SECONDS if rare else max(MEASURE_LEAST, MEASURE_CALLS * 1e-6 * candidate.time_us)
             share = min(MEASURE_SECONDS, enough, max(0.08, keep / (FINALISTS + 1)))
-            if i and self._clock.left < share:
+            if i and (self._clock.left < share or self._beaten(candidate)):
                 break
             model = self._judge.time(candidate, share)
             if self.found.best is None or _better(candidate, self.found.best):
                 self.found.best, self.found.model = candidate, model
         self._finish_staged()
+
+    def _beaten(self, candidate: Candidate) -> bool:
+        """Whether it could not be returned, whatever its measurement shows: the best keeps the whole budget, and timed in turn with
+        it this one took longer by more than two such timings differ."""
+        best = self.found.best
+        return best is not None and best.verdict == "PASS" and candidate.time_us > CLEARLY * best.time_us
 
     def _finish_staged(self) -> None:
         """The cascade in place of the best plan, where it is faster on average and its longest path keeps what that keeps."""

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from rtaccel import _native
 from rtaccel.convert.weights.prune import COLUMNS, DAMPING, InputStatistics, inverse_factor
 from rtaccel.formats import int4, int8
 
@@ -72,36 +72,21 @@ def _rounded(
 
 
 def _rounded_block(part: Tensor, step: Tensor, upper: Tensor, limits: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Numbers and errors of a block [N, columns], column by column. In NumPy, a column a row: its calls on so little take a
-    fraction of torch's."""
-    columns, steps, factor = part.cpu().numpy().T.copy(), step.cpu().numpy(), upper.cpu().numpy()
-    numbers, errors = np.empty_like(columns), np.empty_like(columns)
-    for i in range(len(columns)):
-        numbers[i] = (columns[i] / steps).round().clip(*limits)
-        errors[i] = (columns[i] - numbers[i] * steps) / factor[i, i]
-        columns[i:] -= factor[i, i:, None] * errors[i]
-    return tuple(torch.from_numpy(x.T.copy()).to(part.device) for x in (numbers, errors))  # type: ignore[return-value]
+    """Numbers and errors of a block [N, columns], column by column, in the native core with a column a row. `part` may be written to."""
+    columns = part.T.cpu().contiguous()
+    numbers, errors = torch.empty_like(columns), torch.empty_like(columns)
+    _native.round_columns(
+        *(x.numpy() for x in (columns, step.cpu().contiguous(), upper.cpu().contiguous())), *limits,
+        numbers.numpy(), errors.numpy(),
+    )  # fmt: skip
+    return numbers.T.contiguous().to(part.device), errors.T.contiguous().to(part.device)
 
 
 def _descend(weight: Tensor, q: Tensor, steps: Tensor, statistics: InputStatistics, limits: tuple[int, int]) -> None:
     """Moves single numbers of q [N, K] in place, as long as that lowers (W - q s) H (W - q s)^T of their row."""
     second = statistics.second.double().clone()
     second.diagonal().add_(DAMPING * second.diagonal().mean())  # what few rows do not show stays as it was
-    start = (weight - q * steps) @ second  # the gradient of half the squares, against q s
-    h, gradient = second.cpu().numpy(), start.cpu().numpy()
-    numbers, sizes = q.cpu().numpy().T.copy(), steps.cpu().numpy().T.copy()
-    diagonal = h.diagonal()
-    for _ in range(SWEEPS):
-        moved = 0
-        for i in np.flatnonzero(diagonal > 0):
-            best = (numbers[i] + gradient[:, i] / diagonal[i] / sizes[i]).round().clip(*limits)
-            change = best - numbers[i]
-            rows = change.nonzero()[0]
-            if not len(rows):
-                continue
-            moved += len(rows)
-            numbers[i] = best
-            gradient[rows] -= (change[rows] * sizes[i, rows])[:, None] * h[i]
-        if not moved:
-            break
-    q.copy_(torch.from_numpy(numbers.T.copy()))
+    gradient = (weight - q * steps) @ second  # of half the squares, against q s
+    numbers = q.cpu().contiguous()
+    _native.descend(*(x.cpu().contiguous().numpy() for x in (numbers, gradient, second, steps)), *limits, SWEEPS)
+    q.copy_(numbers)

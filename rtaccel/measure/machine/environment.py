@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ def _read(path: str) -> str | None:
         return None
 
 
+@cache
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)

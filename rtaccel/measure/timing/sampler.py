@@ -187,16 +187,23 @@ def sample_ns(call: Callable[..., object], args: tuple[Any, ...], limits: Limits
     return sample(Loop(call, args, clock=clock), limits)
 
 
-def sample(loop: Loop, limits: Limits) -> array[int]:
+def sample(loop: Loop, limits: Limits, call_ns: float = 0.0) -> array[int]:
     """Nanoseconds of each call of a loop, in order; at least one. What it raises goes through unchanged.
 
-    Raises FormatError for a clock that stands still or goes backwards.
+    call_ns: what a call takes, where that is known: memory is then taken for twice as many as the time allows, and for more
+    should that not do. Raises FormatError for a clock that stands still or goes backwards.
     """
-    out = array("q", bytes(8 * limits.max_samples))  # written here, so that no page is touched for the first time later
+    room = limits.max_samples
+    if call_ns > 0 and not loop.period_ns:
+        room = min(room, max(limits.min_samples, int(2 * limits.max_ns / call_ns) + _CHUNK))
+    out = array("q", bytes(8 * room))  # written here, so that no page is touched for the first time later
     start = loop.now()
     n = loop.fill(out, 0, limits.min_samples, start + limits.max_ns, start)
     if n == limits.min_samples and n < limits.max_samples and loop.now() < start + limits.min_ns:
-        n = loop.fill(out, n, limits.max_samples, start + limits.min_ns, start)
+        n = loop.fill(out, n, len(out), start + limits.min_ns, start)
+        while n == len(out) < limits.max_samples and loop.now() < start + limits.min_ns:
+            out.extend(array("q", bytes(8 * min(n, limits.max_samples - n))))
+            n = loop.fill(out, n, len(out), start + limits.min_ns, start)
     check_clock(loop.now() - start, out[:n])
     return out[:n]
 
