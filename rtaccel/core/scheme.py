@@ -257,12 +257,14 @@ class SchemeMap:
     def __init__(self, scheme: SchemeLike) -> None:
         pairs = scheme.items() if isinstance(scheme, Mapping) else [("*", scheme)]
         self._patterns = [(check_pattern("scheme", pattern), parse_scheme(value)) for pattern, value in pairs]
+        self._found: dict[str, Scheme] = {}  # each pass over a graph asks again
 
     def __call__(self, module_name: str) -> Scheme:
-        for pattern, scheme in self._patterns:
-            if fnmatch.fnmatchcase(module_name, pattern):
-                return scheme
-        return Float32()
+        found = self._found.get(module_name)
+        if found is None:
+            fits = (scheme for pattern, scheme in self._patterns if fnmatch.fnmatchcase(module_name, pattern))
+            found = self._found[module_name] = next(fits, Float32())
+        return found
 
     @property
     def exact(self) -> bool:

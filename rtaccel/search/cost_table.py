@@ -30,7 +30,7 @@ BURST_US = 40.0
 
 MAX_CALLS = 64
 
-TURN_US = 80.0
+TURN_US = 50.0
 """Of whole calls from Python, each time it is their turn: the shorter, the more of them meet no other work."""
 
 VERSION = 1

@@ -83,8 +83,9 @@ def _swept(costs: Costs, max_size: float | None) -> set[Plan]:
         bytes_ = np.concatenate([np.abs(s) for s in costs.size])
         sizes += list(largest / max(float(bytes_.max(initial=0.0)), 1.0) * np.geomspace(1e-2, 1e3, 10))
     found: set[Plan] = set()
+    forest = _forest(len(costs.time), costs.pairs)
     for per_byte in sizes:
-        found |= {best_at(costs, float(price), float(per_byte)) for price in prices}
+        found |= {best_at(costs, float(price), float(per_byte), forest) for price in prices}
     return found | {moved for plan in found for moved in neighbors(costs, plan)}
 
 
@@ -96,14 +97,14 @@ def neighbors(costs: Costs, plan: Plan) -> Iterable[Plan]:
                 yield (*plan[:layer], option, *plan[layer + 1 :])
 
 
-def best_at(costs: Costs, price: float, per_byte: float = 0.0) -> Plan:
-    """The plan of least time + price * drop + per_byte * size."""
+def best_at(costs: Costs, price: float, per_byte: float = 0.0, forest: tuple[Pairs, bool] | None = None) -> Plan:
+    """The plan of least time + price * drop + per_byte * size. forest: of the pairs, where it is known."""
     alone = [
         t + np.where(np.isfinite(d), price * np.where(np.isfinite(d), d, 0.0), np.inf) + per_byte * s
         for t, d, s in zip(costs.time, costs.drop, costs.size)
     ]
-    forest, rest = _forest(len(alone), costs.pairs)
-    plan = _by_leaves(alone, forest)
+    kept, rest = forest or _forest(len(alone), costs.pairs)
+    plan = _by_leaves(alone, kept)
     return plan if not rest else _improved(alone, costs.pairs, plan)
 
 

@@ -56,6 +56,23 @@ def test_a_slow_call_delays_those_after_it_in_an_open_loop() -> None:
     assert np.rint(np.array(closed) / 1_000).tolist() == [5, 1, 1, 1, 1]
 
 
+@pytest.mark.parametrize("call_ns", [0, 1, 900, 100_000, 10_000_000])
+def test_samples_are_the_same_however_long_a_call_was_thought_to_take(call_ns: float) -> None:
+    """Memory for too few is taken for more on the way, and none is lost or counted twice."""
+    clock = Clock(reading=0)
+    lengths = [1_000 + i for i in range(7_000)]
+    taken = sample(Loop(clock.call(*lengths), clock=clock), Limits(1, 50_000, 20_000_000, 20_000_000), call_ns)
+    passed, wanted = 0, []
+    for ns in itertools.cycle(lengths):
+        wanted.append(ns)
+        passed += ns
+        if passed >= 20_000_000:
+            break
+    assert taken.tolist() == wanted
+    few = sample(Loop(clock.call(10), clock=clock), Limits(1, 5_000, 20_000_000, 20_000_000), call_ns)
+    assert few.tolist() == [10] * 5_000  # never more than the limit
+
+
 def test_open_loop_says_its_mode_and_the_late_calls() -> None:
     clock = Clock()
     found = measure(clock.call(*[1_000] * 99, 20_000), samples=1_000, period_us=2, warmup=0, clock=clock)

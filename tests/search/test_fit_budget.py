@@ -14,7 +14,8 @@ from torch import Tensor, nn
 import rtaccel as rt
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.settings import STAGE_TIMES
-from rtaccel.search import planner
+from rtaccel.search import cost_model, planner
+from rtaccel.search.cost_model import CostModel
 from rtaccel.search.metric import Metric
 from tests.support.random_fits import Task, random_task
 
@@ -77,6 +78,55 @@ def test_never_slower_by_prediction_than_a_uniform_scheme_that_keeps_the_drop() 
     )
     assert fit.best.us == fastest  # of those that were measured
     assert {c.plan for c in good} <= {c.plan for c in fit.candidates}
+
+
+@pytest.mark.parametrize("seed", [2, 5])
+def test_what_is_slower_for_sure_than_a_plan_that_passes_is_not_measured(seed: int) -> None:
+    """And what could be returned is: timed in turn, none that keeps the drop is faster than the plan returned."""
+    fit = fitted(random_task(seed))
+    assert fit.best is not None and fit.best.latency is not None and fit.best.us is not None
+    assert fit.best.verdict == "PASS"
+    for c in fit.candidates:
+        if c.latency is not None:
+            assert c.us is not None and c.us <= planner.CLEARLY * fit.best.us
+    measured = [c.us for c in fit.candidates if c.latency is not None and c.us is not None]
+    assert fit.best.us == min(measured)
+
+
+def test_a_plan_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For judging, timing and measuring it."""
+    built: list[str] = []
+    build = CostModel.build
+
+    def counted(model: CostModel, plan: tuple[int, ...]) -> rt.CompiledModel:
+        built.append(str(plan))
+        return build(model, plan)
+
+    monkeypatch.setattr(CostModel, "build", counted)
+    monkeypatch.setattr(cost_model, "KEPT", 10_000)
+    fit = fitted(random_task(1))
+    alone = len(fit.sensitivity)
+    assert len(built) <= len(fit.candidates) + alone
+    assert {str(c.plan) for c in fit.candidates} <= set(built)
+
+
+def test_few_models_are_at_hand_and_the_result_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = random_task(1)
+    sizes = []
+    kept = CostModel.kept
+
+    def counted(model: CostModel, plan: tuple[int, ...]) -> rt.CompiledModel:
+        found = kept(model, plan)
+        sizes.append(len(model._built))
+        return found
+
+    monkeypatch.setattr(CostModel, "kept", counted)
+    monkeypatch.setattr(cost_model, "KEPT", 2)
+    fit = fitted(task)
+    assert max(sizes) <= 2 and fit.model is not None and fit.scheme is not None
+    x = torch.randn(5, task.example.shape[1], generator=torch.Generator().manual_seed(1))
+    again = rt.compile(task.model, (task.example,), fit.scheme, calibration=task.calibration)
+    assert torch.allclose(again(x), fit.model(x), rtol=1e-4, atol=1e-4)
 
 
 def test_what_is_to_stay_stays() -> None:

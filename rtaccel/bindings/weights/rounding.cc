@@ -89,8 +89,11 @@ void descend(const Matrix<double>& numbers, const Matrix<double>& gradient, cons
 }  // namespace
 
 void add_rounding(nb::module_& m) {
-  m.def("round_columns", &round_columns);
-  m.def("descend", &descend);
+  const auto whole = [](const char* name) { return nb::arg(name).noconvert(); };  // a copy would lose what is written
+  m.def("round_columns", &round_columns, whole("columns"), whole("step"), whole("factor"), nb::arg("low"),
+        nb::arg("high"), whole("numbers"), whole("errors"));
+  m.def("descend", &descend, whole("numbers"), whole("gradient"), whole("h"), whole("steps"), nb::arg("low"),
+        nb::arg("high"), nb::arg("sweeps"));
 }
 
 }  // namespace rta_weights
