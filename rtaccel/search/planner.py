@@ -264,8 +264,8 @@ class Planner:
         self._finish_staged()
 
     def _beaten(self, candidate: Candidate) -> bool:
-        """Whether it could not be returned, whatever its measurement shows: the best keeps the whole budget, and timed in turn with
-        it this one took longer by more than two such timings differ."""
+        """Whether it could not be returned, whatever its measurement shows: the best keeps the whole budget, and this one took
+        longer, timed in turn with it, by more than two such timings differ."""
         best = self.found.best
         return best is not None and best.verdict == "PASS" and candidate.time_us > CLEARLY * best.time_us
 

@@ -14,7 +14,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rtaccel import _native
 from rtaccel.convert.weights.prune import COLUMNS, DAMPING, InputStatistics, inverse_factor
 from rtaccel.formats import int4, int8
 
@@ -72,7 +71,10 @@ def _rounded(
 
 
 def _rounded_block(part: Tensor, step: Tensor, upper: Tensor, limits: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Numbers and errors of a block [N, columns], column by column, in the native core with a column a row. `part` may be written to."""
+    """Numbers and errors of a block [N, columns], column by column, in the native core with a column a row. `part` may be written
+    to."""
+    from rtaccel import _native
+
     columns = part.T.cpu().contiguous()
     numbers, errors = torch.empty_like(columns), torch.empty_like(columns)
     _native.round_columns(
@@ -84,6 +86,8 @@ def _rounded_block(part: Tensor, step: Tensor, upper: Tensor, limits: tuple[int,
 
 def _descend(weight: Tensor, q: Tensor, steps: Tensor, statistics: InputStatistics, limits: tuple[int, int]) -> None:
     """Moves single numbers of q [N, K] in place, as long as that lowers (W - q s) H (W - q s)^T of their row."""
+    from rtaccel import _native
+
     second = statistics.second.double().clone()
     second.diagonal().add_(DAMPING * second.diagonal().mean())  # what few rows do not show stays as it was
     gradient = (weight - q * steps) @ second  # of half the squares, against q s
