@@ -158,9 +158,9 @@ def cases() -> Iterator[Case]:
     ):
         yield _case(f"{a}-to-{b}", ("copy x0",), [(3, 7)], (3, 7), [(0, 7, 1)], (3, 7), (a, b))
     yield _case("image", ("copy x0",), [(9, 67)], (603,), [(0, 1)], (9, 67), ("uint8", "float32"))
-    for dtype in ("int32", "uint8"):
-        yield _case(f"narrow-{dtype}", ("mul x0 x1", "wrap32 t0"), [(5, 3), (1, 300)], (5, 3), [(0, 3, 1), (7, 60, 20)],
-                    (5, 3), ("int64", dtype))  # fmt: skip
+    for narrow in ("int32", "uint8"):
+        yield _case(f"narrow-{narrow}", ("mul x0 x1", "wrap32 t0"), [(5, 3), (1, 300)], (5, 3), [(0, 3, 1), (7, 60, 20)],
+                    (5, 3), ("int64", narrow))  # fmt: skip
     yield _case("truths-uint8", ("truth x0",), [(1, 131)], (131,), [(130, -1)], (1, 131), ("float32", "uint8"))
     yield _case("truths", ("truth x0",), [(1, 37)], (37,), [(0, 1)], (1, 37), ("bool", "float32"))
     yield _case("turned", ("add x0 x1",), [(5, 3), (3, 5)], (5, 3), [(0, 3, 1), (0, 1, 5)], (5, 3))

@@ -16,11 +16,13 @@ from rtaccel.plan.choose import Choice
 ROUNDS = 9
 ROUND_NS = 200_000
 MAX_CALLS = 5_000
+WHOLE = frozenset({"int64", "int32", "uint8", "bool"})
+"""Dtypes of inputs that are fed zeros: an index of every table."""
 
 
 def random_input(value: Value, rows: int, device: str) -> Tensor:
     """What a stage may be fed: [rows, *value.shape] of its dtype."""
-    if value.dtype in ("int64", "int32", "uint8", "bool"):  # zeros are an index of every table
+    if value.dtype in WHOLE:
         return torch.zeros(rows, *value.shape, dtype=getattr(torch, value.dtype), device=device)
     if value.dtype == "int8":
         return torch.randint(-127, 128, (rows, *value.shape), dtype=torch.int8, device=device)
