@@ -32,12 +32,20 @@ int latest_error(const char* format, ...) {
   return RTA_LATEST_BAD;
 }
 
+// Asked once in a process: an emulator has another beginning for each of its threads.
 uint64_t own_id() {
+  static std::atomic<uint64_t> kept{0};
   const pid_t pid = getpid();
-  return static_cast<uint64_t>(pid) << 32 | (rta::os::begun(pid) & 0xffffffffu);
+  uint64_t id = kept.load(std::memory_order_relaxed);
+  if (static_cast<pid_t>(id >> 32) != pid) {  // the first time, and in a forked child
+    id = static_cast<uint64_t>(pid) << 32 | (rta::os::begun(pid) & 0xffffffffu);
+    kept.store(id, std::memory_order_relaxed);
+  }
+  return id;
 }
 
 bool owner_alive(uint64_t owner) {
+  if (owner == own_id()) return true;
   const uint64_t started = rta::os::begun(static_cast<pid_t>(owner >> 32));
   return started != 0 && (started & 0xffffffffu) == (owner & 0xffffffffu);
 }
