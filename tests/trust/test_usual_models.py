@@ -45,6 +45,11 @@ def with_shared_attributes() -> nn.Module:
 WINDOW = (torch.randn(3, 5, 6),)
 ROWS = (torch.randn(3, 4),)
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[Any, ...]]] = {
+    "one tensor joined": (lambda: Body(lambda m, x: torch.cat([m.layer(x)], 0) * 2, layer=nn.Linear(4, 3)), ROWS),
+    "padding that shifts everything out": (
+        lambda: Body(lambda m, x: m.layer(x) + nn.functional.pad(x, (4, -4), value=2.0).flatten(1)[:, :3], layer=nn.Linear(4, 3)),
+        ROWS,
+    ),
     "attributes that are shared by copies": (with_shared_attributes, ROWS),
     "all samples by their number": (lambda: Body(lambda m, x: m.layer(x)[: len(x)] * 2, layer=nn.Linear(4, 3)), ROWS),
     **{
