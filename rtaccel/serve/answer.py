@@ -32,6 +32,12 @@ class Answer(NamedTuple):
 FULL = Answer(None, "full", math.nan)
 
 
+def taken_again(stream: int) -> UnsupportedProblem:
+    return UnsupportedProblem(
+        "result", f"a ticket of stream {stream} again", "one call that takes the answer", "Keep the answer."
+    )
+
+
 class Ticket:
     """For the answer of one sample. A ticket that is thrown away frees its place."""
 
@@ -55,12 +61,7 @@ class Ticket:
                 return Answer(None, "waiting", math.nan)
         got = self._native.take(self._id) if found > 0 else None
         if got is None:
-            raise UnsupportedProblem(
-                "result",
-                f"a ticket of stream {self.stream} again",
-                "one call that takes the answer",
-                "Keep the answer.",
-            )
+            raise taken_again(self.stream)
         self._id = -1
         status, late, y = got
         return Answer(y, STATUSES[status], late / 1e3)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rtaccel import _native as native
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
-from rtaccel.serve.answer import FULL, SLICE_NS, STATUSES, Answer, timeout_ns
+from rtaccel.serve.answer import FULL, SLICE_NS, STATUSES, Answer, taken_again, timeout_ns
 
 GONE = -5
 STOPPED, STREAM = -2, -4
@@ -88,12 +88,7 @@ class DoorTicket:
                                      "Connect again when it is back.")  # fmt: skip
         got = client._native.take(self._id) if found > 0 else None
         if got is None:
-            raise UnsupportedProblem(
-                "result",
-                f"a ticket of stream {self.stream} again",
-                "one call that takes the answer",
-                "Keep the answer.",
-            )
+            raise taken_again(self.stream)
         self._id = -7
         status, late, y = got
         if status == native.BATCHER_FULL:
