@@ -36,8 +36,9 @@ void rta_plan::place(Lane& lane, const void* const* in, void* const* out, int64_
 
 const char* rta_plan::check(const void* const* in, int64_t samples) {
   Lane& lane = lanes[0];
-  for (int64_t first = 0; first < samples; first += block) {
-    const int64_t now = std::min(block, samples - first);
+  const int64_t most = some ? 1 : block;  // one by one, states of chosen streams are seen where they lie
+  for (int64_t first = 0; first < samples; first += most) {
+    const int64_t now = std::min(most, samples - first);
     place(lane, in, nullptr, first, now);
     const Run run{lane.at.data(), now, lane.nan_marks.data(), lane.scratch, tick};
     for (const auto& stage : stages)

@@ -130,6 +130,7 @@ struct rta_plan : rta_plan_body {
   // Running.
   const char* check(const void* const* in, int64_t samples);
   void run(const void* const* in, void* const* out, int64_t samples);
+  const char* check_some(const void* const* in, int64_t samples, const int64_t* list);
   void run_some(const void* const* in, void* const* out, int64_t samples, const int64_t* list);
   const char* refuse_list(int64_t samples, const int64_t* list);
   size_t stream_bytes() const;

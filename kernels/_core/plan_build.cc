@@ -89,7 +89,7 @@ void rta_plan::add_stage(const char* op, const char* kernel_name, const int* in,
   if (!RTA_WANTS_FAR_WEIGHTS && packed_bytes() > kNearBytes)
     fail("%s: more packed weights than this was built for", op);
   for (int i = 0; i < in_count; ++i) {
-    if (stage->checks() && roles[in[i]] != RTA_INPUT)
+    if (stage->looks_at(i) && roles[in[i]] != RTA_INPUT && roles[in[i]] != RTA_STATE)
       fail("%s: value %d is computed, where the stage looks at inputs before a call", op, in[i]);
     for (int o = 0; o < out_count; ++o)
       if (in[i] == out[o] && !(roles[in[i]] == RTA_STATE && stage->updates(i, o)))

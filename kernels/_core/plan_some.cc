@@ -48,6 +48,13 @@ void rta_plan::return_states(const Lane& lane, int64_t first, int64_t samples) c
   }
 }
 
+const char* rta_plan::check_some(const void* const* in, int64_t samples, const int64_t* list) {
+  some = list;
+  const char* reason = check(in, samples);
+  some = nullptr;
+  return reason;
+}
+
 void rta_plan::run_some(const void* const* in, void* const* out, int64_t samples, const int64_t* list) {
   some = list;
   uneven = true;

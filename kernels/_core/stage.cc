@@ -183,6 +183,7 @@ void Arena::give_back(Mark to) {
 Stage::~Stage() = default;
 bool Stage::marks_samples() const { return false; }
 bool Stage::checks() const { return false; }
+bool Stage::looks_at(int) const { return checks(); }
 int Stage::parts(int64_t) const { return 1; }
 int Stage::forks(int64_t, int, int64_t*) const { return 1; }
 int64_t Stage::cost_ns(int64_t) const { return 0; }

@@ -167,9 +167,11 @@ class Stage {
   // how many parts at most, of so many threads, and what that saves in a run by a low estimate. 1 unless overridden.
   // Each piece leaves the same bits however many parts it has.
   virtual int forks(int64_t samples, int threads, int64_t* saved_ns) const;
-  // Looks at inputs of the plan before anything is computed. nullptr, or why they cannot be: the call is refused.
+  // Looks at inputs and states of the plan before anything is computed. nullptr, or why they cannot be: the call is
+  // refused.
   virtual const char* check(const Run& run) const;
-  virtual bool checks() const;  // whether `check` does anything; false unless overridden
+  virtual bool checks() const;          // whether `check` does anything; false unless overridden
+  virtual bool looks_at(int in) const;  // whether `check` reads this input: all of them unless overridden
   // After all stages ran: nullptr, or why what this one was given cannot be (an index that was computed and is
   // outside); then the call is refused, and its results are worth nothing. Asked once a call, and forgotten.
   virtual const char* refusal() const;

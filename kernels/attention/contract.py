@@ -34,6 +34,7 @@ from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_oper
 from rtaccel.core.stage import Problem, QParams, Stage, Value
 from rtaccel.core.stage_traits import Int8Flow
 from rtaccel.formats.int8 import inverse_scale
+from rtaccel.kernels.attention.streaming import STREAMING
 from rtaccel.kernels.quantize import contract as quantize
 
 
@@ -284,5 +285,6 @@ OPERATOR = register_operator(
         by_row=False,
         make_stage=make_stage,
         int8=Int8Flow(writes=True),
+        streaming=STREAMING,
     )
 )  # fmt: skip

@@ -40,14 +40,17 @@ class Streamed:
     layout: tuple[str, ...]
 
 
-def stream_graph(model: nn.Module, features: int, dtype: torch.dtype, calibrated: tuple[int, ...] | None) -> Streamed:
+def stream_graph(
+    model: nn.Module, features: int, dtype: torch.dtype, calibrated: tuple[int, ...] | None, context: int | None = None
+) -> Streamed:
     """Tries the forms a window can have: [batch, time, features], [batch, features, time], [time, batch, features].
 
-    calibrated: shape of a calibration window, whose length is then that of the trace.
+    calibrated: shape of a calibration window, whose length is then that of the trace. context: length of the trace where
+    attention or a table of positions needs one, which calibration windows have too.
     Raises UnsupportedProblem with what each form met where none can be streamed.
     """
     reasons: list[str] = []
-    for length in LENGTHS:
+    for length in LENGTHS if context is None else (context,):
         reasons = []
         layouts: Sequence[tuple[str, ...]] = LAYOUTS if dtype != torch.int64 else LAYOUTS[:1]
         if (
@@ -56,6 +59,9 @@ def stream_graph(model: nn.Module, features: int, dtype: torch.dtype, calibrated
             layouts = tuple(sorted(layouts, key=lambda layout: calibrated[layout.index("time")] == 1))
         for layout in layouts:
             time_steps = length if calibrated is None else calibrated[layout.index("time")]
+            if context not in (None, time_steps):
+                reasons.append(f"{list(layout)}: calibration windows of {time_steps} time steps, where context is {context}")
+                continue
             sizes = {"batch": 1, "time": time_steps, "features": features}
             shape = [sizes[name] for name in layout if dtype != torch.int64 or name != "features"]
             if calibrated is not None and any(
@@ -64,18 +70,21 @@ def stream_graph(model: nn.Module, features: int, dtype: torch.dtype, calibrated
                 reasons.append(f"{list(layout)}: calibration data of shape {list(calibrated)}")
                 continue
             try:
-                return _streamed(model, torch.zeros(shape, dtype=dtype, device="cpu"), time_steps, layout)
+                window = torch.zeros(shape, dtype=dtype, device="cpu")
+                return _streamed(model, window, time_steps, layout, context is not None)
             except UnsupportedProblem as error:
                 reasons.append(f"{list(layout)}: {error.got}, {error.next_step}")
     raise UnsupportedProblem(
         "stream",
         f"{type(model).__name__}: {'; '.join(reasons)}",
-        "LSTM, GRU, causal convolutions and layers that treat time steps alike, from one input",
-        "Pad convolutions on the left only, and read the newest time step at the end.",
+        "LSTM, GRU, causal convolutions, causal attention and layers that treat time steps alike, from one input",
+        "Pad convolutions on the left only, mask attention, and read the newest time step at the end.",
     )
 
 
-def _streamed(model: nn.Module, window: torch.Tensor, length: int, layout: tuple[str, ...]) -> Streamed:
+def _streamed(
+    model: nn.Module, window: torch.Tensor, length: int, layout: tuple[str, ...], has_context: bool
+) -> Streamed:
     exported = capture(model, (window,), fixed=True)
     if len(exported.inputs) != 1:
         raise not_streamable(f"{len(exported.inputs)} inputs")
@@ -83,14 +92,17 @@ def _streamed(model: nn.Module, window: torch.Tensor, length: int, layout: tuple
     left = [d for d in graph.op_nodes if d.is_fallback]
     if left:
         raise not_streamable(f"{left[0].name}: {left[0].reason}")
-    return _Walk(exported, graph, length, layout).run()
+    return _Walk(exported, graph, length, layout, has_context).run()
 
 
 class _Walk:
     """Rewrites nodes in order: an rtaccel.core.row_traits.StreamWalk. One use."""
 
-    def __init__(self, exported: ExportedGraph, graph: OpGraph, length: int, layout: tuple[str, ...]) -> None:
+    def __init__(
+        self, exported: ExportedGraph, graph: OpGraph, length: int, layout: tuple[str, ...], has_context: bool
+    ) -> None:
         self.exported, self.graph, self.length, self.layout = exported, graph, length, layout
+        self.has_context = has_context
         self.buffers = {name: replace(buffer) for name, buffer in graph.buffers.items()}
         self.times: dict[str, TimeSpan] = {}
         self.real: dict[str, str] = {}  # a value that is another's rows over another time: that other
@@ -152,6 +164,10 @@ class _Walk:
         self.buffers[name] = Buffer(rows * width, width)
         self.states.add(name)
         return name
+
+    def needs_context(self, what: str) -> None:
+        if not self.has_context:
+            raise not_streamable(f"{what}: give the number of time steps as context=")
 
     def _take(self, op_node: OpNode) -> None:
         if any(r not in self.times for r in op_node.reads):

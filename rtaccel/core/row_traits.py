@@ -94,6 +94,9 @@ class StreamWalk(Protocol):
     def add_state(self, name: str, rows: int, width: int) -> str:
         """Declares a value that is kept from step to step, and gives its name."""
 
+    def needs_context(self, what: str) -> None:
+        """Of a node that holds as many steps as the window has: raises `not_streamable` where the user did not say how many."""
+
 
 @dataclass(frozen=True)
 class SameRows:

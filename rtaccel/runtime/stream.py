@@ -186,12 +186,13 @@ def stream(
     device: str = "cpu",
     mode: str | None = None,
     front: nn.Module | None = None,
+    context: int | None = None,
 ) -> StreamModel:
     """Compiles a model over windows into one that takes a time step per call.
 
     model: takes windows [batch, time, features], [batch, features, time] (convolutions) or [time, batch, features];
-        LSTM and GRU in one direction, causal Conv1d (padded on the left, or padded on both sides and cut), layers
-        that treat time steps alike, residuals; its head reads the newest time step, or every time step.
+        LSTM and GRU in one direction, causal Conv1d (padded on the left, or padded on both sides and cut), attention with a
+        causal mask, layers that treat time steps alike, residuals; its head reads the newest time step, or every time step.
     example_step: one time step of every stream, float32 [streams, features] (or int64 [streams] of indices); the number of
         streams is fixed to that of the example.
     scheme: as in `compile`.
@@ -204,6 +205,10 @@ def stream(
     front: what turns a time step as it comes, float32 [streams, ...], into one of the model, [streams, features]: any model
         without a past that `compile` takes whole, such as the spectrum of a chunk of samples. It is computed in float32, in the
         same plan. `example_step` and `calibration` are then what it takes, [streams, ...] and [batch, time, ...].
+    context: time steps that attention keeps keys and values of, and that a table of positions has rows for, at least 2; the model
+        must take a window of it, and calibration windows have this length. Attention whose mask ends earlier keeps less, and
+        needs no context. Later, attention sees the last `context` time steps. A stream with a table of positions ends there: a
+        further step raises FormatError until its reset.
 
     Example:
         >>> import torch, rtaccel as rt
@@ -225,14 +230,16 @@ def stream(
         raise ShapeError("stream", f"{step.dtype}{list(step.shape)}", "float32[streams, features] or int64[streams]",
                          "Convert the example.")  # fmt: skip
     check_threads(threads, "cpu", None)
+    if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 2):
+        raise ShapeError("stream", f"context={context!r}", "a number of time steps, at least 2", "Correct it.")
     persistent = _stays(device, mode, step)
     own = private_copy("stream", model)
     if front is None:
-        program, states, layout = stream_program(own, step, scheme, calibration, persistent)
+        program, states, layout = stream_program(own, step, scheme, calibration, persistent, context)
     else:
-        found = stream_with_front(own, Front.of(front, step, persistent), scheme, calibration)
+        found = stream_with_front(own, Front.of(front, step, persistent), scheme, calibration, context)
         model, program, states, layout = found.model, found.program, found.states, found.layout
-    check_stream_state(model, step, layout, _length(calibration, layout))
+    check_stream_state(model, step, layout, context or _length(calibration, layout))
     title = f"{type(model).__name__}, streamed"
     options = Options(
         step.shape[0],
@@ -246,7 +253,7 @@ def stream(
     if SchemeMap(scheme).exact and not persistent:
         trained = any(isinstance(module, FakeQuant) for module in model.modules())
         tolerance = SWAPPED_TOLERANCE if trained else TOLERANCE
-        live.note_verified(verify_stream(private_copy("stream", model), live, step, layout, tolerance))
+        live.note_verified(verify_stream(private_copy("stream", model), live, step, layout, context, tolerance))
     return live
 
 

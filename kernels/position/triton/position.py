@@ -24,4 +24,8 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
     return made.launcher(stage, made.specialize("position", problem.rows), problem.device)
 
 
-register_impl(Impl("position", "triton_table", "triton", 10, too_large, prepare))
+def supports(problem: Problem) -> str | None:
+    return "takes no stream" if problem.attrs.get("stream") else too_large(problem)
+
+
+register_impl(Impl("position", "triton_table", "triton", 10, supports, prepare))

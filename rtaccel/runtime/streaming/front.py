@@ -83,7 +83,9 @@ class WithFront:
     layout: tuple[str, ...] = LAYOUT
 
 
-def stream_with_front(model: nn.Module, front: Front, scheme: SchemeLike, calibration: Any) -> WithFront:
+def stream_with_front(
+    model: nn.Module, front: Front, scheme: SchemeLike, calibration: Any, context: int | None
+) -> WithFront:
     """Raises as `stream_program` does, and ShapeError for calibration data that are no windows of what the front takes."""
     windows = None if calibration is None else [as_args(b)[0] for b in batches_of("stream", calibration)]
     for window in windows or ():
@@ -95,7 +97,7 @@ def stream_with_front(model: nn.Module, front: Front, scheme: SchemeLike, calibr
     for layout in LAYOUTS if features is not None else LAYOUTS[:1]:
         data = None if features is None else [laid(f, layout).contiguous() for f in features]
         try:
-            program, states, found = stream_program(model, front.example, scheme, data, False)
+            program, states, found = stream_program(model, front.example, scheme, data, False, context)
         except UnsupportedProblem as error:
             refused = refused or error
             continue

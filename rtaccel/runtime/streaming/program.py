@@ -21,14 +21,14 @@ from rtaccel.kernels._core.cpu import States
 
 
 def stream_program(
-    model: nn.Module, step: Tensor, scheme: SchemeLike, calibration: Any, persistent: bool
+    model: nn.Module, step: Tensor, scheme: SchemeLike, calibration: Any, persistent: bool, context: int | None = None
 ) -> tuple[Program, States | None, tuple[str, ...]]:
     """(a time step of all streams, what is kept from time step to time step, the form of the model's windows).
 
     persistent: for a persistent kernel on a GPU."""
     windows = None if calibration is None else [as_args(b)[0] for b in batches_of("stream", calibration)]
     features = step.shape[1] if step.dim() == 2 else 1
-    streamed = stream_graph(model, features, step.dtype, tuple(windows[0].shape) if windows else None)
+    streamed = stream_graph(model, features, step.dtype, tuple(windows[0].shape) if windows else None, context)
     singles = None if windows is None else _singles(windows, streamed.layout.index("batch"))
     program = lower(
         streamed.exported, streamed.graph, SchemeMap(scheme), singles, streamed.states, equalize=not persistent

@@ -17,6 +17,9 @@ from rtaccel.runtime.verify import rms
 STEPS = (3, 11, 23)
 """Lengths of the windows that are compared: unlike most widths, by which time is told from features."""
 
+MAX_COMPARED = 61
+"""Time steps of the longest window that is compared where a context is given."""
+
 TOLERANCE = 1e-3
 
 
@@ -32,7 +35,7 @@ def window_of(step: Tensor, layout: tuple[str, ...], length: int, generator: tor
 def check_stream_state(model: nn.Module, step: Tensor, layout: tuple[str, ...], window: int) -> None:
     """Raises UnsupportedProblem where attributes of the model carry state from window to window. window: a length that the
     model is known to take."""
-    for length in (max(STEPS), LENGTHS[0], window):
+    for length in (max(STEPS), LENGTHS[0], window) if window >= max(STEPS) else (window,):
         given = window_of(step, layout, length, torch.Generator().manual_seed(5))
         try:
             check_state("stream", model, (given,))
@@ -43,16 +46,29 @@ def check_stream_state(model: nn.Module, step: Tensor, layout: tuple[str, ...], 
             continue
 
 
+def _lengths(context: int | None) -> tuple[int, ...]:
+    """Of the windows that are compared, none longer than the context."""
+    if context is None:
+        return STEPS
+    return tuple(sorted({*(n for n in STEPS if n <= context), min(context, MAX_COMPARED)}))
+
+
 def verify_stream(
-    model: nn.Module, live: Any, step: Tensor, layout: tuple[str, ...], tolerance: float = TOLERANCE
+    model: nn.Module,
+    live: Any,
+    step: Tensor,
+    layout: tuple[str, ...],
+    context: int | None = None,
+    tolerance: float = TOLERANCE,
 ) -> str:
     """What a comparison in float32 showed. Raises UnsupportedProblem where the steps are not those of the window."""
     start, generator = time.perf_counter(), torch.Generator().manual_seed(11)
-    longest = window_of(step, layout, max(STEPS), generator)
+    lengths = _lengths(context)
+    longest = window_of(step, layout, max(lengths), generator)
     # By result: an error for each length, and the largest rms of any. One number may happen to be near zero: it is not
     # held to its own rms alone.
     errors, scales = dict[int, dict[int, float]](), dict[int, float]()
-    for length in STEPS:
+    for length in lengths:
         window = longest.narrow(layout.index("time"), 0, length)
         try:
             with torch.no_grad():
@@ -87,8 +103,8 @@ def verify_stream(
     ms = (time.perf_counter() - start) * 1e3
     if not compared:
         return "not verified: the model takes no short window, or its outputs are not told from their time"
-    lengths = ", ".join(map(str, compared))
-    return f"verified against windows of {lengths} in {ms:.0f} ms: largest difference {worst:.1e} of the rms"
+    seen = ", ".join(map(str, compared))
+    return f"verified against windows of {seen} in {ms:.0f} ms: largest difference {worst:.1e} of the rms"
 
 
 def _newest(y: Any, layout: tuple[str, ...], length: int) -> Tensor | None:

@@ -1,0 +1,65 @@
+"""How attention goes step by step: the keys and values of the past stay, and the newest query asks them.
+
+It does so where no query sees a later key, and where what a mask adds depends on how old a key is and on nothing else. Such are a
+causal mask, a causal window, and biases by distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rtaccel.core.row_traits import Streaming, StreamWalk, TimeSpan, longest, not_streamable
+from rtaccel.core.traits import Node
+
+LOWEST = float("-inf")
+
+
+def _by_age(node: Node, steps: int) -> Tensor | None:
+    """What the mask adds for each head, or for all, to a key that is so many time steps old [1 | heads, steps]; None for nothing."""
+    causal, mask = bool(node.attrs.get("causal")), node.tensors.get("mask")
+    if mask is None:
+        if not causal:
+            raise not_streamable(f"{node.name}, whose attention sees time steps still to come: it has no causal mask")
+        return None
+    rows = mask.reshape(-1, steps)
+    if len(rows) == 1:
+        rows = rows.expand(steps, steps)
+    each = rows.reshape(-1, steps, steps)
+    if not causal and not bool((each[:, *torch.triu_indices(steps, steps, 1)] == LOWEST).all()):
+        raise not_streamable(f"{node.name}, whose attention sees time steps still to come: its mask is not causal")
+    found = each[:, -1].flip(-1)
+    ages = (torch.arange(steps)[:, None] - torch.arange(steps)).clamp(min=0)
+    seen = torch.ones(steps, steps, dtype=torch.bool).tril()
+    if not torch.equal(found[:, ages].masked_fill(~seen, 0.0), each.masked_fill(~seen, 0.0)):
+        raise not_streamable(f"{node.name}, whose mask is not by the age of a key alone")
+    return found if bool(found.any()) else None
+
+
+def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
+    a, span = node.attrs, spans[0]
+    alike = len({(s.shift, s.steps) for s in spans}) == 1 and span.steps and len(spans) == 3
+    if not alike or a.get("sequences", 1) != 1 or walk.newest(span) != span.steps - 1:
+        raise not_streamable(f"{node.name}, attention to something else than the time steps so far")
+    bias, places = _by_age(node, span.steps), span.steps
+    if bias is not None:
+        visible = (bias > LOWEST).any(0).nonzero()
+        places = int(visible[-1]) + 1 if len(visible) else 1
+        bias = bias[:, :places] if bool(bias[:, :places].any()) else None
+    if places == span.steps:
+        walk.needs_context(f"{node.name}, whose attention looks back without an end")
+    y, width = node.writes[0], int(a.get("kv_heads", a["heads"])) * int(a["head_dim"])
+    states = [
+        walk.add_state(f"{y}:keys", width, places), walk.add_state(f"{y}:values", places, width), walk.add_state(f"{y}:count", 1, 1),
+    ]  # fmt: skip
+    node.op = "cached_attention"
+    node.reads, node.writes = [*node.reads[:3], *states], [y, *states]
+    node.attrs = {k: v for k, v in a.items() if k not in ("causal", "sequences")}
+    node.tensors = {} if bias is None else {"bias": bias.contiguous()}
+    past = longest(spans)
+    return TimeSpan(span.shift, span.steps, past if past < 0 else past + places - 1)
+
+
+STREAMING = Streaming(_step)

@@ -1,0 +1,1 @@
+"""Attention of one query to the keys and values that a stream keeps."""

@@ -1,0 +1,22 @@
+"""Cached attention in plain torch, float32."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rtaccel.core.registry import Impl, Prepared, register_impl
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels.cached_attention import contract
+
+
+def prepare(stage: Stage, problem: Problem) -> Prepared:
+    contract.lower(stage)
+
+    def call(*inputs: Tensor) -> tuple[Tensor, ...]:
+        return contract.compute(stage, torch.float32, *inputs)
+
+    return call
+
+
+register_impl(Impl("cached_attention", "portable_torch", "portable", 0, lambda problem: None, prepare))
