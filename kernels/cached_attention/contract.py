@@ -81,7 +81,7 @@ def advanced(
     stage: Stage, low: Mapping[str, Any], k: Tensor, v: Tensor, keys: Tensor, values: Tensor, count: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(keys, values and count after the step, the age of each place [M, R], -1 where it is empty)."""
-    m, (width, places) = k.shape[0], stage.inputs[3].shape[-2:]
+    m, width, places = k.shape[0], stage.inputs[3].steps, stage.inputs[3].width
     k = k.reshape(m, -1)[:, low["k_column"] : low["k_column"] + width]
     v = v.reshape(m, -1)[:, low["v_column"] : low["v_column"] + width]
     c = count.reshape(m).long()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
+import numpy as np
+
 from rtaccel.core.row_traits import Narrowing, RowsNeeded, SameRows, Streaming, StreamWalk, TimeSpan, not_streamable
 from rtaccel.core.traits import Node
 
@@ -31,6 +33,8 @@ ROWS = RowsNeeded(_needed, _narrow)
 def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan | SameRows:
     """Rows of a value: a run of them is another shift, the newest alone is the time step itself. Or the same elements of each."""
     rows, span = node.attrs.get("rows"), spans[0]
+    if not span.is_by_rows(walk.width(node.reads[0])):
+        return _by_elements(node, span, walk)
     if rows is None and (columns := _columns(node, span, walk)) is not None:
         node.attrs = {"index": columns}
         return span
@@ -39,6 +43,8 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan |
         return TimeSpan(0, 0, span.receptive_field)
     if rows is None:
         rows = _turned(node, walk)
+    if rows is None and span.steps:
+        return _by_elements(node, span, walk)
     if rows is None or not span.steps or rows != tuple(range(rows[0], rows[0] + len(rows))):
         raise not_streamable(f"{node.name}, which picks other elements than whole time steps in order")
     if len(rows) > 1 or span.steps == 1:
@@ -46,6 +52,36 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan |
     if rows[0] != walk.newest(span):
         raise not_streamable(f"{node.name}, which reads another time step than the newest")
     return SameRows(TimeSpan(0, 0, span.receptive_field))
+
+
+def _by_elements(node: Node, span: TimeSpan, walk: StreamWalk) -> TimeSpan:
+    """The same elements of every time step, which lie in one piece or in several; or elements of the newest alone."""
+    refused = not_streamable(f"{node.name}, which picks other elements than whole time steps in order")
+    inner, width = span.inner or walk.width(node.reads[0]), walk.width(node.writes[0])
+    if not inner or not width:
+        raise refused
+    index = np.asarray(_indices(node, walk))
+    times, places = index // inner % span.steps, index // (inner * span.steps) * inner + index % inner
+    if bool((times == walk.newest(span)).all()):
+        node.attrs = {"index": tuple(places.tolist())}
+        return TimeSpan(0, 0, span.receptive_field)
+    made = int((times != times[0]).argmax())  # elements of a time step that lie side by side
+    if len(index) % (made * span.steps) or made % width:
+        raise refused
+    own = places.reshape(-1, span.steps, made)
+    if bool((times.reshape(own.shape) != np.arange(span.steps)[:, None]).any()) or bool((own != own[:, :1]).any()):
+        raise refused
+    node.attrs = {"index": tuple(own[:, 0].flatten().tolist())}
+    return TimeSpan(span.shift, span.steps, span.receptive_field, len(own), made)
+
+
+def _indices(node: Node, walk: StreamWalk) -> Sequence[int]:
+    """The element of the input that each of the result is."""
+    if "rows" not in node.attrs:
+        indices: Sequence[int] = node.attrs["index"]
+        return indices
+    width = walk.width(node.reads[0])
+    return [row * width + column for row in node.attrs["rows"] for column in range(width)]
 
 
 def _columns(node: Node, span: TimeSpan, walk: StreamWalk) -> tuple[int, ...] | None:
@@ -77,4 +113,4 @@ def _turned(node: Node, walk: StreamWalk) -> tuple[int, ...] | None:
     return tuple(steps) if index == turned and walk.width(node.writes[0]) == width else None
 
 
-STREAMING = Streaming(_step)
+STREAMING = Streaming(_step, any_layout=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rtaccel.core.registry import register_operator
 from rtaccel.core.stage_traits import ByElements
 from rtaccel.kernels._expression import cases, operator
+from rtaccel.kernels._expression.streaming import STREAMING
 
 OPERATOR = register_operator(
     operator.make(
@@ -13,5 +14,6 @@ OPERATOR = register_operator(
         cases=cases.by_strides,
         by_row=False,
         planes=ByElements(),
+        streaming=STREAMING,
     )
 )

@@ -21,7 +21,9 @@ from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.nodes import Buffer, OpNode
 from rtaccel.convert.passes.fuse_epilogue import fold
 from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.core.registry import with_role
 from rtaccel.core.row_traits import SameRows, TimeSpan, not_streamable
+from rtaccel.core.traits import Node, Role
 
 LAYOUTS = (("batch", "time", "features"), ("batch", "features", "time"), ("time", "batch", "features"))
 LENGTHS = (61, 67)
@@ -108,6 +110,7 @@ class _Walk:
         self.real: dict[str, str] = {}  # a value that is another's rows over another time: that other
         self.states: set[str] = set()
         self.op_nodes: list[OpNode] = []
+        self.tables: dict[str, torch.Tensor] = {}  # by the value that is its row of the step
 
     def run(self) -> Streamed:
         source = self.exported.inputs[0]
@@ -126,7 +129,8 @@ class _Walk:
             time.receptive_field for name, time in self.times.items() if self.real.get(name, name) in outputs
         ]
         for name in set(self.times) - set(self.real):
-            self.buffers[name] = Buffer(self.buffers[name].width, self.buffers[name].width, self.buffers[name].dtype)
+            buffer, steps = self.buffers[name], self.times[name].steps or 1
+            self.buffers[name] = Buffer(buffer.elements // steps, buffer.width, buffer.dtype)
         graph = replace(
             self.graph,
             op_nodes=tuple(fold(self.op_nodes, {*outputs})),
@@ -146,6 +150,8 @@ class _Walk:
             return None  # the state of a recurrent layer: the stream keeps it itself
         if time.steps and self.newest(time) != time.steps - 1:
             raise not_streamable("an output that needs time steps still to come")
+        if not time.is_by_rows(self.buffers[base].width):
+            raise not_streamable("an output whose rows are not time steps")
         base = self.real.get(base, base)
         if base in self.exported.inputs:
             raise not_streamable("an output that is the input")
@@ -165,6 +171,19 @@ class _Walk:
         self.states.add(name)
         return name
 
+    def add_table(self, node: Node, table: torch.Tensor) -> str:
+        for name, known in self.tables.items():
+            if known.shape == table.shape and torch.equal(known, table):
+                return name
+        name = f"{node.writes[0]}:row{len(self.tables)}"
+        self.buffers[name] = Buffer(table.shape[1], table.shape[1])
+        count = self.add_state(f"{name}:count", 1, 1)
+        source = next(n.node for n in self.graph.op_nodes if n.writes[0] == node.writes[0])
+        made = OpNode(with_role(Role.TABLE).name, source, node.name, [count], [name, count], {"table": table})
+        self.op_nodes.append(made)
+        self.tables[name] = table
+        return name
+
     def needs_context(self, what: str) -> None:
         if not self.has_context:
             raise not_streamable(f"{what}: give the number of time steps as context=")
@@ -178,11 +197,15 @@ class _Walk:
         streaming = op_node.operator.streaming
         if streaming is None:
             raise not_streamable(f"{op_node.name} ({op_node.op}), which looks at all time steps at once")
+        by_rows = all(span.is_by_rows(self.width(name)) for span, name in zip(spans, reads))
+        if not by_rows and not streaming.any_layout:
+            raise not_streamable(f"{op_node.name} ({op_node.op}), of values whose rows are not time steps")
         found = streaming.step(op_node, spans, self)
         if isinstance(found, SameRows):
             self.real[out], self.times[out] = op_node.reads[0], found.span
             return
-        if found.steps and self.buffers[out].steps != found.steps:
+        buffer, inner = self.buffers[out], found.inner or self.buffers[out].width
+        if found.steps and buffer.elements != found.outer * found.steps * inner:
             raise not_streamable(f"{op_node.name}, whose rows are not time steps")
         self.op_nodes.append(op_node)
         self.times[out] = found

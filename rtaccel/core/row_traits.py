@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.traits import Node
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Narrowing(Protocol):
@@ -63,12 +66,19 @@ class TimeSpan:
     """Which time steps the rows of a value are of.
 
     shift: row r is of the step r + shift. steps: its rows; 0 for a value without rows over time. receptive_field:
-    further steps that a row depends on backwards, -1 for all.
+    further steps that a row depends on backwards, -1 for all. outer, inner: the value is dense [outer, steps, inner], as the heads
+    of attention are; inner 0 where a row of the value is a time step, [steps, width].
     """
 
     shift: int
     steps: int
     receptive_field: int
+    outer: int = 1
+    inner: int = 0
+
+    def is_by_rows(self, width: int) -> bool:
+        """Whether a row of the value, of that width, is a time step."""
+        return not self.steps or not self.inner or (self.outer == 1 and self.inner == width)
 
 
 def longest(spans: Iterable[TimeSpan]) -> int:
@@ -94,6 +104,9 @@ class StreamWalk(Protocol):
     def add_state(self, name: str, rows: int, width: int) -> str:
         """Declares a value that is kept from step to step, and gives its name."""
 
+    def add_table(self, node: Node, table: Tensor) -> str:
+        """A value that is the table's row of the step, for a node that reads it; the table has a row for each step of the window."""
+
     def needs_context(self, what: str) -> None:
         """Of a node that holds as many steps as the window has: raises `not_streamable` where the user did not say how many."""
 
@@ -109,11 +122,13 @@ class SameRows:
 class Streaming:
     """step: makes the node, a copy that it may change, one of a single time step, and gives the span of its result. Raises
         `not_streamable` where it cannot.
-    keeps_input: its state holds past rows of the first input, in int8 where that is int8.
+    keeps_input: its state holds past rows of the first input, in int8 where that is int8. any_layout: whether it takes values
+        whose rows are not time steps.
     """
 
     step: Callable[[Node, Sequence[TimeSpan], StreamWalk], TimeSpan | SameRows]
     keeps_input: bool = False
+    any_layout: bool = False
 
 
 def not_streamable(what: str) -> UnsupportedProblem:
@@ -123,8 +138,15 @@ def not_streamable(what: str) -> UnsupportedProblem:
 def _row_step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
     if len({(span.shift if span.steps else None, span.steps) for span in spans}) != 1:
         raise not_streamable(f"{node.name}, which brings different time steps together")
-    return TimeSpan(spans[0].shift, spans[0].steps, longest(spans))
+    first, past, width = spans[0], longest(spans), walk.width(node.writes[0])
+    if all(span.is_by_rows(walk.width(name)) for span, name in zip(spans, node.reads)):
+        return TimeSpan(first.shift, first.steps, past)
+    inside = {(span.outer, divmod(span.inner, walk.width(name) or 1)) for span, name in zip(spans, node.reads)}
+    (outer, (rows, rest)), *others = inside
+    if others or rest or not width:
+        raise not_streamable(f"{node.name}, whose operands lie differently in time")
+    return TimeSpan(first.shift, first.steps, past, outer, rows * width)
 
 
-STREAMS_ROWS = Streaming(_row_step)
+STREAMS_ROWS = Streaming(_row_step, any_layout=True)
 """Of an operator that treats every time step alike."""

@@ -54,9 +54,9 @@ class Buffer:
         return self.elements // self.width if self.width else 1
 
 
-@dataclass
+@dataclass(eq=False)
 class OpNode:
-    """op: an operator, or FALLBACK for a call that stays as it is.
+    """Equal to itself alone. op: an operator, or FALLBACK for a call that stays as it is.
 
     name: dotted name of the module. node: the graph node whose value it gives. reads, writes: names of values.
     tensors, attrs: as a stage has them, still in float32.

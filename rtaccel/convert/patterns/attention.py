@@ -44,21 +44,21 @@ class Heads:
         return tuple(layout.merged(runs))
 
 
-def heads_of(call: Call, node: fx.Node, transposed: bool = False) -> tuple[Heads, View]:
-    """Where the heads of a tensor lie; packs them where they lie otherwise. transposed: keys as [.., head_dim, steps]."""
+def heads_of(call: Call, node: fx.Node, transposed: bool = False, packed: bool = False) -> tuple[Heads, View]:
+    """Where the heads of a tensor lie; packs them where they lie otherwise, or where that is asked for. transposed: keys as
+    [.., head_dim, steps]."""
     view = call.view(node)
     if transposed:
         view = layout.permute(view, [*range(len(view.dims) - 2), len(view.dims) - 1, len(view.dims) - 2])
     rank = len(view.dims)
     if rank < 3 or view.has_batch(rank - 2) or view.has_batch(rank - 1):
         raise Refused("has samples for its steps or columns")  # every sample meets every other
-    found = _heads(call, view)
+    found = None if packed else _heads(call, view)
     if found is None:
         order = [*range(rank - 3), rank - 2, rank - 3, rank - 1]
         turned = layout.permute(view, order)
         width = view.shape[-1] * (1 if view.has_batch(rank - 3) else view.shape[-3])
-        packed = call.build.packed(turned, width=width)
-        view = layout.permute(packed, order)
+        view = layout.permute(call.build.packed(turned, width=width), order)
         found = _heads(call, view)
     if found is None:
         raise Refused("layout: its heads are no columns of a value")
@@ -126,9 +126,12 @@ def attention(
     call: Call, query: fx.Node, key: fx.Node, value: fx.Node, scale: float | None, causal: bool, masks: Sequence[Mask],
     key_transposed: bool = False,
 ) -> OpNode | str:  # fmt: skip
-    q, view = heads_of(call, query)
-    k, _ = heads_of(call, key, key_transposed)
-    v, other = heads_of(call, value)
+    given = ((query, False), (key, key_transposed), (value, False))
+    (q, view), (k, _), (v, other) = found = [heads_of(call, *tensor) for tensor in given]
+    if len({(heads.sequences, heads.order) for heads, _ in found}) > 1:  # one has its heads one after the other
+        (q, view), (k, _), (v, other) = (
+            heads_of(call, *tensor, packed=True) if own[0].sequences > 1 else own for tensor, own in zip(given, found)
+        )
     if k.head_dim != q.head_dim or v.head_dim != q.head_dim or k.steps != v.steps or k.heads != v.heads:
         return "has keys and values of another size than its queries"
     if q.heads % k.heads:

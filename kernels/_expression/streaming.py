@@ -1,0 +1,78 @@
+"""How an expression by strides goes step by step: the dimension over time goes, and constants that differ by time step become tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from math import prod
+
+import torch
+
+from rtaccel.core.row_traits import Streaming, StreamWalk, TimeSpan, longest, not_streamable
+from rtaccel.core.traits import Node
+from rtaccel.kernels._common.one_step import OneStep, one_step
+from rtaccel.kernels._common.strides import dense, elements
+
+Place = tuple[int, ...]
+
+
+def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
+    dims, places = tuple(node.attrs["dims"]), [tuple(p) for p in node.attrs["places"]]
+    seen = [
+        one_step(dims, place, span.steps, span.inner or walk.width(name)) if span.steps else None
+        for name, span, place in zip(node.reads, spans, places)
+    ]
+    found = [one for one in seen if one is not None]
+    if len(found) < len(seen) or len({(one.dim, span.shift + one.first) for one, span in zip(found, spans)}) != 1:
+        raise not_streamable(f"{node.name}, which brings different time steps together")
+    dim, shift = found[0].dim, spans[0].shift + found[0].first
+    if dim < 0 and shift != walk.length - 1:
+        raise not_streamable(f"{node.name}, which reads another time step than the newest")
+    span = TimeSpan(0, 0, longest(spans))
+    if dim >= 0:
+        span = TimeSpan(shift, dims[dim], longest(spans), prod(dims[:dim]), prod(dims[dim + 1 :]))
+        if not walk.width(node.writes[0]) or span.inner % walk.width(node.writes[0]):
+            raise not_streamable(f"{node.name}, whose rows hold several time steps")
+    _of_one_step(node, found, dims, dim, walk)
+    return span
+
+
+def _of_one_step(node: Node, found: Sequence[OneStep], dims: Place, dim: int, walk: StreamWalk) -> None:
+    """Rewrites the node: without dimension `dim`, its constants and places in their new order."""
+    left = tuple(n for d, n in enumerate(dims) if d != dim)
+    reads, at = list(node.reads), [one.place for one in found]
+    tensors: dict[str, torch.Tensor] = {}
+    kept: list[Place] = []
+    words: dict[str, str] = {}
+    for i, place in enumerate(tuple(p) for p in node.attrs["places"][len(node.reads) :]):
+        constant = node.tensors[f"c{i}"].reshape(-1)
+        if dim < 0 or not place[1 + dim]:
+            words[f"c{i}"] = f"c{len(tensors)}"
+            tensors[f"c{len(tensors)}"] = constant
+            kept.append((place[0], *(s for d, s in enumerate(place[1:]) if d != dim)))
+            continue
+        if dims[dim] != walk.length:
+            raise not_streamable(f"{node.name}, constants of other time steps")
+        walk.needs_context(f"{node.name}, whose constants differ from time step to time step")
+        words[f"c{i}"] = f"x{len(reads)}"
+        table, where = _table(constant, dims, place, dim)
+        reads.append(walk.add_table(node, table))
+        at.append(where)
+    node.reads, node.tensors = reads, tensors
+    program = tuple(re.sub(r"\bc\d+\b", lambda m: words[m[0]], line) for line in node.attrs["program"])
+    if not left:
+        left, at, kept = (1,), [(p[0], 0) for p in at], [(p[0], 0) for p in kept]
+    node.attrs = {**node.attrs, "program": program, "dims": left, "places": (*at, *kept)}
+
+
+def _table(constant: torch.Tensor, dims: Place, place: Place, dim: int) -> tuple[torch.Tensor, Place]:
+    """The constant with a row for each step of dimension `dim`, and its place over the other dimensions."""
+    own = [d for d, stride in enumerate(place[1:]) if stride and d != dim]
+    sizes = tuple(dims[d] for d in own)
+    index = elements((dims[dim], *sizes), (place[0], place[1 + dim], *(place[1 + d] for d in own)))
+    strides = dict(zip(own, dense(sizes)[1:]))
+    rows = torch.from_numpy(index).reshape(dims[dim], -1)
+    return constant[rows], (0, *(strides.get(d, 0) for d in range(len(dims)) if d != dim))
+
+
+STREAMING = Streaming(_step, any_layout=True)

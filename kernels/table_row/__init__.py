@@ -1,0 +1,1 @@
+"""The row of a constant table at the step that a stream is at."""
