@@ -1,4 +1,7 @@
-"""How an expression by strides goes step by step: the dimension over time goes, and constants that differ by time step become tables."""
+"""How an expression by strides goes step by step: without its dimension over time.
+
+Constants that differ from time step to time step become tables, of which a step reads one row.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ LOWEST = float("-inf")
 
 
 def _by_age(node: Node, steps: int) -> Tensor | None:
-    """What the mask adds for each head, or for all, to a key that is so many time steps old [1 | heads, steps]; None for nothing."""
+    """What the mask adds to a key that is so many time steps old, for all heads or for each: [1 | heads, steps]; None for nothing."""
     causal, mask = bool(node.attrs.get("causal")), node.tensors.get("mask")
     if mask is None:
         if not causal:
@@ -28,12 +28,12 @@ def _by_age(node: Node, steps: int) -> Tensor | None:
     if len(rows) == 1:
         rows = rows.expand(steps, steps)
     each = rows.reshape(-1, steps, steps)
-    if not causal and not bool((each[:, *torch.triu_indices(steps, steps, 1)] == LOWEST).all()):
+    later = torch.ones(steps, steps, dtype=torch.bool).triu(1)
+    if not causal and not bool((each[:, later] == LOWEST).all()):
         raise not_streamable(f"{node.name}, whose attention sees time steps still to come: its mask is not causal")
     found = each[:, -1].flip(-1)
     ages = (torch.arange(steps)[:, None] - torch.arange(steps)).clamp(min=0)
-    seen = torch.ones(steps, steps, dtype=torch.bool).tril()
-    if not torch.equal(found[:, ages].masked_fill(~seen, 0.0), each.masked_fill(~seen, 0.0)):
+    if not torch.equal(found[:, ages].masked_fill(later, 0.0), each.masked_fill(later, 0.0)):
         raise not_streamable(f"{node.name}, whose mask is not by the age of a key alone")
     return found if bool(found.any()) else None
 
@@ -51,9 +51,8 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
     if places == span.steps:
         walk.needs_context(f"{node.name}, whose attention looks back without an end")
     y, width = node.writes[0], int(a.get("kv_heads", a["heads"])) * int(a["head_dim"])
-    states = [
-        walk.add_state(f"{y}:keys", width, places), walk.add_state(f"{y}:values", places, width), walk.add_state(f"{y}:count", 1, 1),
-    ]  # fmt: skip
+    sizes = {"keys": (width, places), "values": (places, width), "count": (1, 1)}
+    states = [walk.add_state(f"{y}:{name}", *size) for name, size in sizes.items()]
     node.op = "cached_attention"
     node.reads, node.writes = [*node.reads[:3], *states], [y, *states]
     node.attrs = {k: v for k, v in a.items() if k not in ("causal", "sequences")}

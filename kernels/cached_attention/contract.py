@@ -4,8 +4,8 @@ q, k, v float32 [M, 1, ...] of one time step, as in kernels/attention: head h of
 and so for k and v with their kv_heads heads (head h reads head h // (heads / kv_heads)). The three may be one packed value.
 
 States: `keys` [kv_heads * head_dim, R], a column for each time step; `values` [R, kv_heads * head_dim], a row for each; `count`
-[1, 1], the steps c that were made before. After 2 R - 1 it goes back to R, so that float32 holds it exactly. The new key and value
-go to place c mod R, the oldest. n = min(c + 1, R) places are filled, and place j is d = (c - j) mod R time steps old.
+[1, 1], the steps c that were made before. After 2 R - 1 it goes back to R, so that float32 holds it exactly. The new key and
+value go to place c mod R, the oldest. n = min(c + 1, R) places are filled, and place j is d = (c - j) mod R time steps old.
 
     score[h, j] = sum_e (q[h, e] * scale) * keys[h', e, j] + bias[h, d]
     y[h, :]     = sum_j exp(score - max_j score) * values[j, h', :] / sum_j exp(score - max_j score)
@@ -18,6 +18,7 @@ A step reads each kept number once: 8 R kv_heads head_dim bytes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -85,7 +86,11 @@ def advanced(
     k = k.reshape(m, -1)[:, low["k_column"] : low["k_column"] + width]
     v = v.reshape(m, -1)[:, low["v_column"] : low["v_column"] + width]
     c = count.reshape(m).long()
-    keys, values, each = keys.reshape(m, width, places).clone(), values.reshape(m, places, width).clone(), torch.arange(m)
+    keys, values, each = (
+        keys.reshape(m, width, places).clone(),
+        values.reshape(m, places, width).clone(),
+        torch.arange(m),
+    )
     keys[each, :, c % places], values[each, c % places] = k.to(keys.dtype), v.to(values.dtype)
     age = (c[:, None] - torch.arange(places)) % places
     age = torch.where(age <= c[:, None], age, -1)
@@ -93,7 +98,9 @@ def advanced(
     return keys, values, after.to(count.dtype).reshape(count.shape), age
 
 
-def parts(stage: Stage, low: Mapping[str, Any], q: Tensor, keys: Tensor, values: Tensor, age: Tensor) -> tuple[Tensor, ...]:
+def parts(
+    stage: Stage, low: Mapping[str, Any], q: Tensor, keys: Tensor, values: Tensor, age: Tensor
+) -> tuple[Tensor, ...]:
     """(q [M, heads, 1, D], keys [M, heads, D, R], values [M, heads, R, D], what is added to scores [M, heads | 1, 1, R])."""
     m, d, kv = q.shape[0], low["head_dim"], low["kv_heads"]
     each = low["heads"] // kv
@@ -134,7 +141,7 @@ def reference(stage: Stage, *inputs: Tensor) -> tuple[Tensor, ...]:
 
 
 def tolerance(stage: Stage, *inputs: Tensor) -> Tolerance:
-    """As of kernels/attention, with the R places as its keys. States are copies and counts: below the bound where they are equal."""
+    """As of kernels/attention, with the R places as its keys. States are copies and counts: equal, so within any bound."""
     low, (q, k, v, keys, values, count) = lower(stage), inputs
     u = torch.finfo(torch.float32).eps
     keys, values, _, age = advanced(stage, low, k, v, keys, values, count)
@@ -153,19 +160,17 @@ def packed_bytes(stage: Stage) -> int:
     return 4096 if bias is None else 4096 + bias.shape[0] * 4 * (2 * bias.shape[1] + 64)
 
 
-def make_stage(places: int, heads: int, head_dim: int, kv_heads: int = 0, bias: int = 0, empty_row: str = "zero") -> Stage:
+def make_stage(
+    places: int, heads: int, head_dim: int, kv_heads: int = 0, bias: int = 0, empty_row: str = "zero"
+) -> Stage:
     """k and v lie in one packed value behind 3 columns of something else. bias: its rows, 0 for none."""
     kv, g = kv_heads or heads, torch.Generator().manual_seed(places + heads)
     width = kv * head_dim
     packed = Value("kv", 3 + 2 * width)
-    inputs = (
-        Value("q", heads * head_dim + 2), packed, packed, Value("keys", places, steps=width), Value("values", width, steps=places),
-        Value("count", 1),
-    )  # fmt: skip
-    outputs = (
-        Value("y", heads * head_dim), Value("keys_out", places, steps=width), Value("values_out", width, steps=places),
-        Value("count_out", 1),
-    )  # fmt: skip
+    keys, values, count = Value("keys", places, steps=width), Value("values", width, steps=places), Value("count", 1)
+    inputs = (Value("q", heads * head_dim + 2), packed, packed, keys, values, count)
+    states = tuple(replace(value, name=f"{value.name}_out") for value in (keys, values, count))
+    outputs = (Value("y", heads * head_dim), *states)
     tensors = {}
     if bias:
         made = torch.randn(bias, places, generator=g)

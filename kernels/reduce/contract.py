@@ -19,6 +19,7 @@ from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_oper
 from rtaccel.core.stage import Problem, Stage, Value
 from rtaccel.core.stage_traits import ByElements
 from rtaccel.kernels._common.strides import dense, elements, limits, resolve
+from rtaccel.kernels.reduce.streaming import STREAMING
 
 KINDS = ("sum", "mean", "prod", "amax", "amin")
 
@@ -156,5 +157,6 @@ OPERATOR = register_operator(
         packed_bytes=packed_bytes,
         by_row=False,
         planes=ByElements(),
+        streaming=STREAMING,
     )
 )

@@ -1,7 +1,7 @@
 """Table row: y[m, :] = table[count[m], :], float32, and the count goes on by one: what differs from step to step of a stream.
 
-table [T, C] constant; count [M, 1] float32, a state, whole numbers below 2^23; y [M, C]. A step beyond the table is refused before
-anything is computed.
+table [T, C] constant; count [M, 1] float32, a state, whole numbers below 2^23; y [M, C]. A step beyond the table is refused
+before anything is computed.
 """
 
 from __future__ import annotations

@@ -62,7 +62,9 @@ def stream_graph(
         for layout in layouts:
             time_steps = length if calibrated is None else calibrated[layout.index("time")]
             if context not in (None, time_steps):
-                reasons.append(f"{list(layout)}: calibration windows of {time_steps} time steps, where context is {context}")
+                reasons.append(
+                    f"{list(layout)}: calibration windows of {time_steps} time steps, where context is {context}"
+                )
                 continue
             sizes = {"batch": 1, "time": time_steps, "features": features}
             shape = [sizes[name] for name in layout if dtype != torch.int64 or name != "features"]

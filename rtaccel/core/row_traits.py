@@ -66,8 +66,8 @@ class TimeSpan:
     """Which time steps the rows of a value are of.
 
     shift: row r is of the step r + shift. steps: its rows; 0 for a value without rows over time. receptive_field:
-    further steps that a row depends on backwards, -1 for all. outer, inner: the value is dense [outer, steps, inner], as the heads
-    of attention are; inner 0 where a row of the value is a time step, [steps, width].
+    further steps that a row depends on backwards, -1 for all. outer, inner: the value is dense [outer, steps, inner], as the
+    heads of attention are; inner 0 where a row of the value is a time step, [steps, width].
     """
 
     shift: int
@@ -105,7 +105,8 @@ class StreamWalk(Protocol):
         """Declares a value that is kept from step to step, and gives its name."""
 
     def add_table(self, node: Node, table: Tensor) -> str:
-        """A value that is the table's row of the step, for a node that reads it; the table has a row for each step of the window."""
+        """A value that is the table's row of the step, for a node that reads it. The table has a row for each step of the
+        window."""
 
     def needs_context(self, what: str) -> None:
         """Of a node that holds as many steps as the window has: raises `not_streamable` where the user did not say how many."""

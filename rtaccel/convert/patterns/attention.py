@@ -1,4 +1,4 @@
-"""Rules for attention (torch's fused call, and the products and softmax written out) and for embedding lookups."""
+"""Rules for attention as torch's fused call, and for embedding lookups; written_attention.py has that which is written out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rtaccel.convert.patterns.rules import Call, Refused, rule
 
 aten = torch.ops.aten
 
-_REGROUPED = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
+REGROUPED = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 
 
 @dataclass(frozen=True)
@@ -189,80 +189,6 @@ def _fused(call: Call) -> OpNode | str:
         return "drops out"
     masks = [] if constant is None else [Mask.of(constant, call.node)]
     return attention(call, call["query"], call["key"], call["value"], call["scale"], bool(call["is_causal"]), masks)
-
-
-def by_hand(call: Call) -> OpNode | str:
-    """matmul(softmax(matmul(q, k^T) * scale + mask), v), as it is written out. The scores are then computed nowhere else."""
-    no = "multiplies two computed tensors"
-    scores, value = call["self"], call["other"]
-    while isinstance(scores, fx.Node) and scores.target in (
-        aten.dropout.default,
-        aten.clone.default,
-        aten.expand.default,
-    ):
-        scores = scores.args[0]
-    if not isinstance(scores, fx.Node) or scores.target is not aten.softmax.int:
-        return no
-    soft = Call(call.build, scores)
-    if soft["dim"] not in (-1, scores.meta["val"].dim() - 1) or soft["dtype"] is not None:
-        return no
-    scale, masks, node = 1.0, list[Mask](), soft["self"]
-    while isinstance(node, fx.Node) and node.target is not aten.matmul.default:
-        inner = Call(call.build, node)
-        if node.target is aten.add.Tensor and inner["alpha"] == 1 and scale == 1.0:
-            mask = call.repeated(inner["other"])
-            if mask is None:
-                return no
-            masks.append(Mask.of(mask, node))
-        elif node.target in _REGROUPED and sizes(node.meta["val"])[-2:] == sizes(inner["self"].meta["val"])[-2:]:
-            pass
-        elif node.target is aten.masked_fill.Scalar and scale == 1.0:
-            hidden = call.constant(inner["mask"])
-            if hidden is None or inner["value"] > -1e30:
-                return no
-            masks.append(Mask.of(~hidden.bool(), node))
-        elif node.target in (aten.mul.Tensor, aten.div.Tensor):
-            number = _number(call, inner["other"])
-            if number is None:
-                return no
-            scale *= number if node.target is aten.mul.Tensor else 1.0 / number
-        else:
-            return no
-        node = inner["self"]
-    if not isinstance(node, fx.Node):
-        return no
-    product = Call(call.build, node)
-    turned = _turned(call, product["other"])
-    (query, first), (key, second) = (_unscaled(call, n) for n in (product["self"], turned or product["other"]))
-    return attention(call, query, key, value, scale * first * second, False, masks, key_transposed=turned is None)
-
-
-def _turned(call: Call, node: Any) -> fx.Node | None:
-    """What keys were before their last two dimensions were exchanged by a call of that alone."""
-    if not isinstance(node, fx.Node) or node.target is not aten.transpose.int:
-        return None
-    inner, rank = Call(call.build, node), node.meta["val"].dim()
-    return inner["self"] if {inner["dim0"] % rank, inner["dim1"] % rank} == {rank - 2, rank - 1} else None
-
-
-def _unscaled(call: Call, node: fx.Node) -> tuple[fx.Node, float]:
-    """What queries or keys were before they were multiplied by a number, and the number."""
-    number = 1.0
-    while isinstance(node, fx.Node) and node.target in (aten.mul.Tensor, aten.div.Tensor):
-        inner = Call(call.build, node)
-        factor = _number(call, inner["other"])
-        if factor is None or not isinstance(inner["self"], fx.Node) or call.constant(inner["self"]) is not None:
-            break
-        number *= factor if node.target is aten.mul.Tensor else 1.0 / factor
-        node = inner["self"]
-    return node, number
-
-
-def _number(call: Call, value: Any) -> float | None:
-    factor = call.constant(value)
-    if factor is not None and factor.numel() == 1:
-        return float(factor)
-    return float(value) if isinstance(value, (int, float)) else None
 
 
 @rule(aten.embedding.default)

@@ -44,8 +44,8 @@ def _matmul(call: Call) -> OpNode | str:
     """
     right = call[_RIGHT[call.node.target]]
     weight = call.repeated(right)
-    if weight is None and call.node.target is aten.matmul.default:
-        from rtaccel.convert.patterns.attention import by_hand
+    if weight is None and call.node.target in (aten.matmul.default, aten.bmm.default):
+        from rtaccel.convert.patterns.written_attention import by_hand
 
         return by_hand(call)
     if weight is None or weight.is_complex() or any(size != 1 for size in weight.shape[:-2]):

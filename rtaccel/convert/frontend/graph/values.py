@@ -161,8 +161,8 @@ class Values:
             return view
 
         def place(dim: int) -> float:
-            own = [a.stride for a in view.dims[dim] if not a.batch]
-            return -float("inf") if view.has_batch(dim) else -max(own, default=0)
+            own = [a.stride for a in view.dims[dim] if not a.batch and a.size > 1]
+            return -float("inf") if view.has_batch(dim) or not own else -max(own)
 
         order = sorted(range(len(view.dims)), key=place)  # as it lies, samples first
         turned = layout.permute(view, order)

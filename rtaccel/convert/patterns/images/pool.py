@@ -196,9 +196,9 @@ def _mean(call: Call) -> OpNode | str:
     front = [d for d in range(rank) if view.has_batch(d)]
     if stacked(layout.permute(view, front), len(front)) > 1:
         return "has images side by side in one sample"
-    if not call.build.windowed and _side_by_side(view, dims):
+    if call.build.windowed or _side_by_side(view, dims):
         return "is a mean over positions that lie side by side"
-    if not call.build.windowed and any(len(layout.merged(view.dims[d])) > 1 for d in dims):
+    if any(len(layout.merged(view.dims[d])) > 1 for d in dims):
         return "is a mean over positions that are no dimension of the image"
     ones = [d for d in range(rank) if d not in (*front, *free, *dims)]
     turned = layout.permute(view, [*front, *ones, *free, *dims])

@@ -1,0 +1,29 @@
+"""How a reduction goes step by step: over other dimensions than time, which then goes from those that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from rtaccel.core.row_traits import Streaming, StreamWalk, TimeSpan, not_streamable
+from rtaccel.core.traits import Node
+from rtaccel.kernels._common.one_step import one_step
+
+
+def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
+    dims, kept, span = tuple(node.attrs["dims"]), int(node.attrs["kept"]), spans[0]
+    inner, width = span.inner or walk.width(node.reads[0]), walk.width(node.writes[0])
+    one = one_step(dims, node.attrs["place"], span.steps, inner) if span.steps else None
+    if one is None or one.dim >= kept or (one.dim < 0 and span.shift + one.first != walk.length - 1):
+        raise not_streamable(f"{node.name}, a reduction over time steps")
+    node.attrs = {**node.attrs, "place": one.place}
+    if one.dim < 0:
+        return TimeSpan(0, 0, span.receptive_field)
+    node.attrs |= {"dims": dims[: one.dim] + dims[one.dim + 1 :], "kept": kept - 1}
+    made = prod(dims[one.dim + 1 : kept])
+    if not width or made % width:
+        raise not_streamable(f"{node.name}, whose rows hold several time steps")
+    return TimeSpan(span.shift + one.first, dims[one.dim], span.receptive_field, prod(dims[: one.dim]), made)
+
+
+STREAMING = Streaming(_step, any_layout=True)

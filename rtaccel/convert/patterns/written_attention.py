@@ -1,0 +1,138 @@
+"""Attention that is written out: a softmax of scaled products of queries and keys, times values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from rtaccel.convert.frontend.graph.values import sizes
+from rtaccel.convert.frontend.nodes import OpNode
+from rtaccel.convert.patterns.attention import REGROUPED, Mask, attention
+from rtaccel.convert.patterns.rules import Call
+
+aten = torch.ops.aten
+
+_PRODUCTS = (aten.matmul.default, aten.bmm.default, aten.einsum.default)
+
+
+def by_hand(call: Call) -> OpNode | str:
+    """matmul(softmax(matmul(q, k^T) * scale + mask), v), as it is written out; with `bmm` and `einsum` alike. The scores are then
+    computed nowhere else."""
+    no = "multiplies two computed tensors"
+    scores, value = _source(call["self"]), call["mat2" if call.node.target is aten.bmm.default else "other"]
+    if not isinstance(scores, fx.Node) or scores.target is not aten.softmax.int:
+        return no
+    soft = Call(call.build, scores)
+    if soft["dim"] not in (-1, scores.meta["val"].dim() - 1) or soft["dtype"] not in (None, torch.float32):
+        return no
+    scale, masks, node = 1.0, list[Mask](), _source(soft["self"])
+    while isinstance(node, fx.Node) and node.target not in _PRODUCTS:
+        inner = Call(call.build, node)
+        if node.target is aten.add.Tensor and inner["alpha"] == 1 and scale == 1.0:
+            mask = call.repeated(inner["other"])
+            if mask is None:
+                return no
+            masks.append(Mask.of(mask, node))
+        elif node.target in REGROUPED and sizes(node.meta["val"])[-2:] == sizes(inner["self"].meta["val"])[-2:]:
+            pass
+        elif node.target is aten.masked_fill.Scalar and scale == 1.0:
+            hidden = call.constant(inner["mask"])
+            if hidden is None or inner["value"] > -1e30:
+                return no
+            masks.append(Mask.of(~hidden.bool(), node))
+        elif node.target in (aten.mul.Tensor, aten.div.Tensor):
+            number = _number(call, inner["other"])
+            if number is None:
+                return no
+            scale *= number if node.target is aten.mul.Tensor else 1.0 / number
+        else:
+            return no
+        node = _source(inner["self"])
+    product = _product(call, node) if isinstance(node, fx.Node) else None
+    if product is None:
+        return no
+    left, right, transposed = product
+    (query, first), (key, second) = (_unscaled(call, n) for n in (left, right))
+    return attention(call, query, key, value, scale * first * second, False, masks, key_transposed=transposed)
+
+
+def _source(node: Any) -> Any:
+    """What a tensor was before calls that change nothing of it."""
+    while isinstance(node, fx.Node) and isinstance(node.args[0] if node.args else None, fx.Node):
+        source: Any = node.args[0]
+        if node.target in (aten.expand.default, *REGROUPED):
+            same = sizes(node.meta["val"]) == sizes(source.meta["val"])
+        elif node.target is aten.permute.default:
+            same = _order(node) == list(range(node.meta["val"].dim()))
+        else:
+            same = node.target in (aten.dropout.default, aten.clone.default)
+        if not same:
+            break
+        node = source
+    return node
+
+
+def _order(node: fx.Node) -> list[int]:
+    """That of the dimensions in a call of `permute`."""
+    given: Any = node.args[1]
+    return [d % len(given) for d in given]
+
+
+def _product(call: Call, node: fx.Node) -> tuple[fx.Node, fx.Node, bool] | None:
+    """(queries, keys, whether the keys are [.., head_dim, keys]) of scores, or None where they are another product."""
+    if node.target is aten.einsum.default:
+        equation, operands = node.args[:2]
+        labels = _labels(str(equation))
+        if len(labels) != 3 or min(map(len, labels)) < 2 or not isinstance(operands, (list, tuple)):
+            return None
+        left, right, result = labels
+        lead, i, j, d = result[:-2], result[-2], result[-1], left[-1]
+        if left != lead + i + d or d in result or right not in (lead + j + d, lead + d + j):
+            return None
+        return _source(operands[0]), _source(operands[1]), right[-1] == j
+    inner = Call(call.build, node)
+    query, key = _source(inner["self"]), _source(inner["mat2" if node.target is aten.bmm.default else "other"])
+    turned = _turned(call, key)
+    return query, turned or key, turned is None
+
+
+def _labels(equation: str) -> list[str]:
+    """Of the operands and then of the result of an einsum, an ellipsis as one letter."""
+    return equation.replace(" ", "").replace("...", "@").replace("->", ",").split(",")
+
+
+def _turned(call: Call, node: Any) -> fx.Node | None:
+    """What keys were before their last two dimensions were exchanged by a call of that alone."""
+    if not isinstance(node, fx.Node):
+        return None
+    rank = node.meta["val"].dim()
+    if node.target is aten.permute.default:
+        source = node.args[0]
+        swapped = _order(node) == [*range(rank - 2), rank - 1, rank - 2]
+        return source if swapped and isinstance(source, fx.Node) else None
+    if node.target is not aten.transpose.int:
+        return None
+    inner = Call(call.build, node)
+    return inner["self"] if {inner["dim0"] % rank, inner["dim1"] % rank} == {rank - 2, rank - 1} else None
+
+
+def _unscaled(call: Call, node: fx.Node) -> tuple[fx.Node, float]:
+    """What queries or keys were before they were multiplied by a number, and the number."""
+    number = 1.0
+    while isinstance(node, fx.Node) and node.target in (aten.mul.Tensor, aten.div.Tensor):
+        inner = Call(call.build, node)
+        factor = _number(call, inner["other"])
+        if factor is None or not isinstance(inner["self"], fx.Node) or call.constant(inner["self"]) is not None:
+            break
+        number *= factor if node.target is aten.mul.Tensor else 1.0 / factor
+        node = inner["self"]
+    return node, number
+
+
+def _number(call: Call, value: Any) -> float | None:
+    factor = call.constant(value)
+    if factor is not None and factor.numel() == 1:
+        return float(factor)
+    return float(value) if isinstance(value, (int, float)) else None
