@@ -193,7 +193,11 @@ RTA_API int rta_plan_run_some(rta_plan* plan, const void* const* inputs, void* c
                               const int64_t* streams) {
   if (plan->offered.load(std::memory_order_relaxed)) plan->take();
   const char* reason = plan->refuse_list(samples, streams);
-  if (!reason && plan->checks) reason = plan->check_some(inputs, samples, streams);
+  if (reason) {
+    last_error() = reason;
+    return -2;
+  }
+  if (plan->checks) reason = plan->check_some(inputs, samples, streams);
   if (!reason) {
     plan->run_some(inputs, outputs, samples, streams);
     if (plan->refuses) reason = plan->refusal();

@@ -85,7 +85,7 @@ int rta_plan_finish(rta_plan* plan, int64_t state_samples, int64_t memory);
 int rta_plan_run(rta_plan* plan, const void* const* inputs, void* const* outputs, int64_t samples);
 
 /* The same for some of the streams of a plan with states, in any order: row i of inputs and outputs is of streams[i].
- * The others stand still. 0, or -1 as above, and for a stream that there is not or that is listed twice; then nothing
+ * The others stand still. 0, or -1 as above, or -2 for a stream that there is not or that is listed twice; then nothing
  * was done. */
 int rta_plan_run_some(rta_plan* plan, const void* const* inputs, void* const* outputs, int64_t samples,
                       const int64_t* streams);

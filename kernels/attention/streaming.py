@@ -18,7 +18,7 @@ LOWEST = float("-inf")
 
 
 def _by_age(node: Node, steps: int) -> Tensor | None:
-    """What the mask adds to a key that is so many time steps old, for all heads or for each: [1 | heads, steps]; None for nothing."""
+    """What the mask adds to a key that is so many time steps old, for all heads or each: [1 | heads, steps]; None for nothing."""
     causal, mask = bool(node.attrs.get("causal")), node.tensors.get("mask")
     if mask is None:
         if not causal:

@@ -37,7 +37,7 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan |
         return _by_elements(node, span, walk)
     if rows is None and (columns := _columns(node, span, walk)) is not None:
         node.attrs = {"index": columns}
-        return TimeSpan(span.shift, span.steps, span.receptive_field)
+        return TimeSpan(span.shift, span.steps, span.receptive_field, 1, len(columns))
     if rows is None and span.steps and (columns := _of_newest(node, span, walk)) is not None:
         node.attrs = {"index": columns}
         return TimeSpan(0, 0, span.receptive_field)

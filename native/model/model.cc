@@ -335,7 +335,7 @@ RTA_API int rta_model_step(rta_model* model, const void* const* in, void* const*
 }
 RTA_API int rta_model_step_some(rta_model* model, const void* const* in, void* const* out, int64_t samples,
                                 const int64_t* streams) {
-  return rta_plan_run_some(model->plan, in, out, samples, streams);
+  return rta_plan_run_some(model->plan, in, out, samples, streams) == 0 ? 0 : -1;
 }
 RTA_API int rta_model_reset(rta_model* model, int64_t first, int64_t count) {
   return answered(-1, [&] {

@@ -169,7 +169,9 @@ bool Plan::take_list(nb::handle list, const Pointers& p, const int64_t*& streams
 
 void Plan::run_list(const Pointers& p, const int64_t* streams) const {
   refuse_looped();
-  if (rta_plan_run_some(plan_, p.in, p.out, p.rows, streams) != 0) throw nb::value_error(rta_error());
+  const int code = rta_plan_run_some(plan_, p.in, p.out, p.rows, streams);
+  if (code == -2) throw nb::value_error(rta_error());
+  if (code != 0) raise_refusal();
 }
 
 bool Plan::run_some(nb::handle inputs, nb::handle outputs, nb::handle list) const {

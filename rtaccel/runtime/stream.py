@@ -65,6 +65,8 @@ class StreamModel(CompiledModel):
             else:
                 result = plan.call_some(inputs, streams)
         except ValueError as error:
+            if isinstance(error, RtaccelError):
+                raise
             raise ShapeError(
                 "step", f"streams with {error}", f"numbers in 0..{self.streams - 1}, none twice", "No stream has moved."
             ) from None

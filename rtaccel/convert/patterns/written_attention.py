@@ -22,6 +22,8 @@ def by_hand(call: Call) -> OpNode | str:
     computed nowhere else."""
     no = "multiplies two computed tensors"
     scores, value = _source(call["self"]), call["mat2" if call.node.target is aten.bmm.default else "other"]
+    while _regroups(scores):
+        scores = _source(scores.args[0])
     if not isinstance(scores, fx.Node) or scores.target is not aten.softmax.int:
         return no
     soft = Call(call.build, scores)
@@ -35,7 +37,7 @@ def by_hand(call: Call) -> OpNode | str:
             if mask is None:
                 return no
             masks.append(Mask.of(mask, node))
-        elif node.target in REGROUPED and sizes(node.meta["val"])[-2:] == sizes(inner["self"].meta["val"])[-2:]:
+        elif _regroups(node):
             pass
         elif node.target is aten.masked_fill.Scalar and scale == 1.0:
             hidden = call.constant(inner["mask"])
@@ -72,6 +74,14 @@ def _source(node: Any) -> Any:
             break
         node = source
     return node
+
+
+def _regroups(node: Any) -> bool:
+    """Whether a call only sees the heads and samples of scores in another shape."""
+    if not isinstance(node, fx.Node) or node.target not in REGROUPED or not isinstance(node.args[0], fx.Node):
+        return False
+    before, after = sizes(node.args[0].meta["val"]), sizes(node.meta["val"])
+    return len(before) > 2 and len(after) > 2 and before[-2:] == after[-2:]
 
 
 def _order(node: fx.Node) -> list[int]:
