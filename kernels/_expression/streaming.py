@@ -11,9 +11,9 @@ from math import prod
 
 import torch
 
+from rtaccel.core.one_step import OneStep, one_step
 from rtaccel.core.row_traits import Streaming, StreamWalk, TimeSpan, longest, not_streamable
 from rtaccel.core.traits import Node
-from rtaccel.kernels._common.one_step import OneStep, one_step
 from rtaccel.kernels._common.strides import dense, elements
 
 Place = tuple[int, ...]

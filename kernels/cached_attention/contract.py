@@ -83,8 +83,8 @@ def advanced(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(keys, values and count after the step, the age of each place [M, R], -1 where it is empty)."""
     m, width, places = k.shape[0], stage.inputs[3].steps, stage.inputs[3].width
-    k = k.reshape(m, -1)[:, low["k_column"] : low["k_column"] + width]
-    v = v.reshape(m, -1)[:, low["v_column"] : low["v_column"] + width]
+    k = k.flatten(1)[:, low["k_column"] : low["k_column"] + width]
+    v = v.flatten(1)[:, low["v_column"] : low["v_column"] + width]
     c = count.reshape(m).long()
     keys, values, each = (
         keys.reshape(m, width, places).clone(),
@@ -104,9 +104,9 @@ def parts(
     """(q [M, heads, 1, D], keys [M, heads, D, R], values [M, heads, R, D], what is added to scores [M, heads | 1, 1, R])."""
     m, d, kv = q.shape[0], low["head_dim"], low["kv_heads"]
     each = low["heads"] // kv
-    q = q.reshape(m, -1)[:, low["q_column"] : low["q_column"] + low["heads"] * d].reshape(m, low["heads"], 1, d)
-    keys = keys.reshape(m, kv, d, -1).repeat_interleave(each, 1)
-    values = values.reshape(m, -1, kv, d).transpose(1, 2).repeat_interleave(each, 1)
+    q = q.flatten(1)[:, low["q_column"] : low["q_column"] + low["heads"] * d].reshape(m, low["heads"], 1, d)
+    keys = keys.reshape(m, kv, d, keys.shape[-1]).repeat_interleave(each, 1)
+    values = values.reshape(m, values.shape[1], kv, d).transpose(1, 2).repeat_interleave(each, 1)
     added = torch.zeros(m, 1, 1, age.shape[1], dtype=q.dtype)
     if "bias" in low:
         added = low["bias"].to(q.dtype)[:, age.clamp(min=0)].transpose(0, 1)[:, :, None]

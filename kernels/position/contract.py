@@ -40,7 +40,7 @@ def _row_of(table: Tensor, count: Tensor) -> Tensor:
     """Raises FormatError for a step that the table has no row for."""
     if (bad := (count < 0) | (count >= len(table)) | count.isnan()).any():
         raise FormatError(
-            "position", f"step {count[bad][0].item():.0f} of a stream", f"steps 0..{len(table) - 1}",
+            "position", f"a stream at step {count[bad][0].item():.0f}", f"a step of 0..{len(table) - 1}",
             "Reset the stream; nothing was computed.",
         )  # fmt: skip
     return table[count.long()]

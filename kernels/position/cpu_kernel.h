@@ -2,7 +2,7 @@
 #pragma once
 
 #include "_common/checks.h"
-#include "_common/step_count.h"
+#include "_streams/step_count.h"
 #include "_simd/row.h"
 
 namespace rta {

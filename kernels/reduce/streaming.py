@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
+from rtaccel.core.one_step import one_step
 from rtaccel.core.row_traits import Streaming, StreamWalk, TimeSpan, not_streamable
 from rtaccel.core.traits import Node
-from rtaccel.kernels._common.one_step import one_step
 
 
 def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:

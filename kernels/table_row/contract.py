@@ -31,7 +31,7 @@ def reference(stage: Stage, count: Tensor) -> tuple[Tensor, ...]:
     table, at = lower(stage)["table"], count.reshape(-1)
     if (bad := (at < 0) | (at >= len(table)) | at.isnan()).any():
         raise FormatError(
-            "table_row", f"step {at[bad][0].item():.0f} of a stream", f"steps 0..{len(table) - 1}",
+            "table_row", f"a stream at step {at[bad][0].item():.0f}", f"a step of 0..{len(table) - 1}",
             "Reset the stream; nothing was computed.",
         )  # fmt: skip
     return table[at.long()], count + 1

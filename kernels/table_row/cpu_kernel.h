@@ -4,7 +4,7 @@
 #pragma once
 
 #include "_common/checks.h"
-#include "_common/step_count.h"
+#include "_streams/step_count.h"
 
 namespace rta {
 

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
 from rtaccel.convert.patterns.rules import Call, Refused, Rule, rule
+from rtaccel.convert.patterns.written_norm import by_hand, squared
 from rtaccel.kernels._common import activations
 from rtaccel.kernels._common.activations.row import Aten
 
@@ -176,6 +177,9 @@ def _mul(call: Call) -> OpNode | str:
         left, right = right, left
     constant = call.constant(right)
     if not isinstance(right, (int, float)) and constant is None:
+        norm = by_hand(call, left, right) or (None if divides else by_hand(call, right, left))
+        if norm is not None:
+            return norm
         return "divides by a computed tensor" if divides else _joined(call, left, right, "mul")
     factor = constant if constant is not None else torch.tensor(float(right), dtype=torch.float64, device="cpu")
     if divides:
@@ -195,21 +199,10 @@ def _sqrt(call: Call) -> OpNode | str:
     """The root of a sum of two squares. The squares themselves go away, as nothing else reads them."""
     total = call["self"]
     adds = total.target == aten.add.Tensor and len(total.args) == 2 and not total.kwargs  # no multiple (alpha)
-    sides = [_squared(side) for side in total.args] if adds else []
+    sides = [squared(side) for side in total.args] if adds else []
     if len(sides) != 2 or sides[0] is None or sides[1] is None:
         return "is a root of something else than a sum of two squares"
     return _joined(call, sides[0], sides[1], "hypot")
-
-
-def _squared(node: Any) -> fx.Node | None:
-    """x, where the node is x * x or x ** 2."""
-    if not isinstance(node, fx.Node) or len(node.args) < 2:
-        return None
-    x, factor = node.args[:2]
-    squares = (node.target == aten.pow.Tensor_Scalar and factor == 2) or (
-        node.target == aten.mul.Tensor and factor is x
-    )
-    return x if squares and isinstance(x, fx.Node) else None
 
 
 def _is_row(view: layout.View) -> bool:

@@ -22,7 +22,10 @@ class Windows(nn.Module):
         self.count, self.steps = draw.choice((1, 3, 6)), draw.choice((2, 5, 8))
         self.layout = draw.choice(("apart", "merged", "one", "strided"))
         self.written = draw.random() < 0.6
+        self.product = draw.choice(("@", "einsum", "bmm", "norms"))
         self.scaled = draw.choice(("scores", "queries", "keys")) if self.written else "scores"
+        if self.product == "bmm" and (self.layout == "strided" or self.scaled != "scores"):
+            self.product = "@"  # heads, sequences and samples in one dimension are found in some orders alone
         width = self.heads * self.depth
         self.qkv, self.out = nn.Linear(7, 3 * width), nn.Linear(width, 4)
         masks = {} if self.layout == "one" else self._masks(draw)
@@ -63,16 +66,26 @@ class Windows(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=sum(masks[1:], masks[0]) if masks else None)
 
     def _written(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self.product == "norms":  # their rows are heads
+            q, k = F.rms_norm(q, q.shape[-1:]), F.layer_norm(k, k.shape[-1:])
         q = q * 0.3 if self.scaled == "queries" else q
         k = k / 4 if self.scaled == "keys" else k
-        scores = q @ k.transpose(-2, -1)
+        scores = self._product(q, k.transpose(-2, -1), "...id,...jd->...ij", k)
         scores = scores * 0.3 if self.scaled == "scores" else scores
         scores = scores if self.of_heads is None else scores + self.of_heads
         if self.of_windows is not None:
             shape = scores.shape
             scores = (scores.view(-1, self.count, self.heads, self.steps, self.steps) + self.of_windows).view(shape)
         scores = scores if self.of_last is None else scores + self.of_last
-        return scores.softmax(-1) @ v
+        return self._product(scores.softmax(-1), v, "...ij,...jd->...id", v)
+
+    def _product(self, a: Tensor, b: Tensor, equation: str, other: Tensor) -> Tensor:
+        if self.product == "einsum":
+            return torch.einsum(equation, a, other)
+        if self.product == "bmm":
+            joined = torch.bmm(a.reshape(-1, *a.shape[-2:]), b.reshape(-1, *b.shape[-2:]))
+            return joined.view(*a.shape[:-1], b.shape[-1])
+        return a @ b
 
 
 @pytest.mark.parametrize("seed", range(60))

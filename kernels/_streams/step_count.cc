@@ -1,6 +1,4 @@
-#include "_common/step_count.h"
-
-#include <cstdio>
+#include "_streams/step_count.h"
 
 namespace rta {
 
@@ -15,8 +13,9 @@ const char* StepCount::check(const char* op, const Run& run) const {
   for (int64_t s = 0; s < run.samples; ++s) {
     const float at = *reinterpret_cast<const float*>(count_.row(run, s));
     if (at >= 0.0f && at < static_cast<float>(rows_)) continue;
-    std::snprintf(reason_, sizeof reason_, "%s: a stream at step %.0f, of 0..%lld; reset it", op,
-                  static_cast<double>(at), static_cast<long long>(rows_ - 1));
+    const int64_t step = at >= 0.0f && at < static_cast<float>(2 * kMaxRows) ? static_cast<int64_t>(at) : -1;
+    __builtin_snprintf(reason_, sizeof reason_, "%s: a stream at step %lld, of 0..%lld; reset it", op,
+                       static_cast<long long>(step), static_cast<long long>(rows_ - 1));
     return reason_;
   }
   return nullptr;

@@ -1,0 +1,1 @@
+"""Benchmarks of streams: one time step a call."""

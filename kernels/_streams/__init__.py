@@ -1,0 +1,1 @@
+"""What kernels of streams share: how many steps a stream has made."""
