@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import rtaccel as rt
+from tests.support.networks.causal import CausalTransformer, Style
 
 
 class Causal(nn.Module):
@@ -42,11 +43,29 @@ class Recurrent(nn.Module):
         return y if self.head is None else self.head(y[:, -1])
 
 
+def _style(d: Any) -> Style:
+    """Without positions, which would end after some time steps."""
+    heads = {2: 1, 4: 2, 9: 3, 16: 4}[d["width"]]
+    return Style(
+        attention="sdpa" if d["head"] else "matmul",
+        norm="layer" if d["layers"] == 1 else "handwritten",
+        heads=heads,
+        kv=1 if len(d["dilations"]) == 2 else heads,
+        head_dim=d["width"] // heads,
+        layers=d["layers"],
+        window=(0, 0, 3, 7)[len(d["dilations"])],
+        bias="alibi" if d["features"] == 8 else "none",
+        every=not d["head"],
+    )
+
+
 def network(d: Any) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(d["seed"])
         if d["kind"] == "causal":
             return Causal(d["features"], d["width"], tuple(d["dilations"]), d["head"]).eval()
+        if d["kind"] == "attention":
+            return CausalTransformer(_style(d), d["features"]).eval()
         return Recurrent(d["kind"], d["features"], d["width"], d["layers"], d["head"]).eval()
 
 
@@ -60,7 +79,10 @@ def streamed(d: Any, seed: int | None = None) -> rt.StreamModel:
     """The stream of a description; seed: other weights and another calibration."""
     d = d if seed is None else {**d, "seed": seed}
     data = None if d["scheme"] == "float32" else [windows(d, d["seed"] + i) * (1 + d["seed"] % 3) for i in range(4)]
-    return rt.stream(network(d), torch.randn(d["streams"], d["features"]), d["scheme"], calibration=data)
+    context = 9 if d["kind"] == "attention" else None
+    return rt.stream(
+        network(d), torch.randn(d["streams"], d["features"]), d["scheme"], calibration=data, context=context
+    )
 
 
 def time_steps(d: Any, count: int, seed: int) -> list[Tensor]:
@@ -71,7 +93,7 @@ def time_steps(d: Any, count: int, seed: int) -> list[Tensor]:
 def descriptions(schemes: tuple[str, ...] = ("float32", "w8a8", "w4a8")) -> st.SearchStrategy[Any]:
     return st.fixed_dictionaries(
         {
-            "kind": st.sampled_from(("lstm", "gru", "causal")),
+            "kind": st.sampled_from(("lstm", "gru", "causal", "attention")),
             "seed": st.integers(0, 99),
             "features": st.sampled_from((1, 3, 8)),
             "width": st.sampled_from((2, 4, 9, 16)),

@@ -127,12 +127,12 @@ class Attention(nn.Module):
 
 
 class CausalTransformer(nn.Module):
-    """Windows [batch, time, 5] to 3 numbers for the newest time step, or for every one."""
+    """Windows [batch, time, features] to 3 numbers for the newest time step, or for every one."""
 
-    def __init__(self, style: Style) -> None:
+    def __init__(self, style: Style, features: int = 5) -> None:
         super().__init__()
         width = style.heads * style.head_dim
-        self.style, self.first, self.head = style, nn.Linear(5, width), nn.Linear(width, 3)
+        self.style, self.first, self.head = style, nn.Linear(features, width), nn.Linear(width, 3)
         self.table = nn.Parameter(torch.randn(LONGEST, width) * 0.3)
         self.layers = nn.ModuleList()
         for _ in range(style.layers):
