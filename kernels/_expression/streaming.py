@@ -11,7 +11,7 @@ from math import prod
 
 import torch
 
-from rtaccel.core.one_step import OneStep, one_step
+from rtaccel.core.one_step import OneStep, one_step, time_apart
 from rtaccel.core.row_traits import Streaming, StreamWalk, TimeSpan, longest, not_streamable
 from rtaccel.core.traits import Node
 from rtaccel.kernels._common.strides import dense, elements
@@ -20,7 +20,9 @@ Place = tuple[int, ...]
 
 
 def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
-    dims, places = tuple(node.attrs["dims"]), [tuple(p) for p in node.attrs["places"]]
+    layouts = [(span.steps, span.inner or walk.width(name)) for name, span in zip(node.reads, spans)]
+    dims, places = time_apart(node.attrs["dims"], node.attrs["places"], layouts)
+    node.attrs = {**node.attrs, "dims": dims, "places": tuple(places)}
     seen = [
         one_step(dims, place, span.steps, span.inner or walk.width(name)) if span.steps else None
         for name, span, place in zip(node.reads, spans, places)

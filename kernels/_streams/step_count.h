@@ -1,4 +1,5 @@
-// The steps that a stream has made since its reset, as a state [1, 1] of float32, and the rows of a table that they choose.
+// The steps that a stream has made since its reset, as a state [1, 1] of float32, and the rows of a table that they
+// choose.
 #pragma once
 
 #include "_common/checks.h"

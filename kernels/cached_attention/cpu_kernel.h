@@ -1,10 +1,10 @@
 // Cached attention on the CPU: one query against the keys and values of a ring. The contract is in contract.py.
 //
-// Keys lie as columns, so that the lanes of a score are places of the ring, and no step goes across lanes. Values lie as
-// rows, and the lanes of y are columns of a head. Four partial sums over the places hide the latency of an addition.
+// Keys lie as columns, so that the lanes of a score are places of the ring, and no step goes across lanes. Values lie
+// as rows, and the lanes of y are columns of a head. Four partial sums over the places hide the latency of an addition.
 //
-// Floor: 2 heads head_dim n / lanes multiply-adds, heads n / lanes vectors of exp (25 instructions), and each kept number
-// read once. With 4 heads of 16 and 128 places: 1,024 multiply-adds and 32 exps, 0.35 us at 4 GHz and 16 lanes.
+// Floor: 2 heads head_dim n / lanes multiply-adds, heads n / lanes vectors of exp (25 instructions), and each kept
+// number read once. With 4 heads of 16 and 128 places: 1,024 multiply-adds and 32 exps, 0.35 us at 4 GHz and 16 lanes.
 #pragma once
 
 #include "_common/checks.h"

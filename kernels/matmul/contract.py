@@ -21,6 +21,7 @@ from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Stage, Value
 from rtaccel.kernels._common.strides import dense, elements, limits
+from rtaccel.kernels.matmul.streaming import STREAMING
 
 
 def iterations(stage: Stage) -> list[tuple[tuple[int, ...], tuple[int, ...], Value]]:
@@ -172,5 +173,6 @@ OPERATOR = register_operator(
         lower=lower,
         packed_bytes=packed_bytes,
         by_row=False,
+        streaming=STREAMING,
     )
 )

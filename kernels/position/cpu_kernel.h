@@ -2,8 +2,8 @@
 #pragma once
 
 #include "_common/checks.h"
-#include "_streams/step_count.h"
 #include "_simd/row.h"
+#include "_streams/step_count.h"
 
 namespace rta {
 

@@ -11,7 +11,8 @@ namespace rta {
 template <class S>
 class TableRowStage final : public Stage {
  public:
-  explicit TableRowStage(const StageSpec& spec) : y_(spec.out(0)), bytes_(static_cast<size_t>(spec.output(0).width) * 4) {
+  explicit TableRowStage(const StageSpec& spec)
+      : y_(spec.out(0)), bytes_(static_cast<size_t>(spec.output(0).width) * 4) {
     expect_ports(spec, 1, 2);
     const int64_t width = spec.output(0).width, count = spec.attrs.count("table");
     expect_value(spec.output(0), RTA_FLOAT32, 1, width, "y");

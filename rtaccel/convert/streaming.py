@@ -123,6 +123,7 @@ class _Walk:
         self.times[source] = TimeSpan(0, self.length, 0)
         for op_node in self.graph.op_nodes:
             self._take(op_node)
+        self._check_shapes()
         found = [self._output(o) for o in self.graph.outputs if isinstance(o, str)]
         outputs = [o for o in found if o is not None]
         if not outputs:
@@ -144,6 +145,18 @@ class _Walk:
         )
         memory = -1 if -1 in receptive_field else max(receptive_field)
         return Streamed(self.exported, graph, frozenset(self.states), memory, self.layout)
+
+    def _check_shapes(self) -> None:
+        """A model that takes time steps for samples gives a row for each of them, of its only sample."""
+        for node in next(n for n in self.exported.graph.nodes if n.op == "output").all_input_nodes:
+            made = node.meta.get("val")
+            if (
+                isinstance(made, torch.Tensor)
+                and made.dim() == 2
+                and made.shape[0] == self.length
+                and made.shape[1] != 1
+            ):
+                raise not_streamable("an output without a dimension for its samples")
 
     def _output(self, name: str) -> str | None:
         base = self.graph.views[name].base if name in self.graph.views else name

@@ -36,3 +36,32 @@ def one_step(dims: Sequence[int], place: Sequence[int], steps: int, inner: int) 
     if reach >= inner:
         return None
     return OneStep(dim, first, (offset // whole * inner + offset % inner, *strides))
+
+
+def time_apart(
+    dims: Sequence[int], places: Sequence[Sequence[int]], layouts: Sequence[tuple[int, int]]
+) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+    """The same iteration with dimensions cut where time begins and ends in an operand, as passes may have merged them.
+
+    layouts: (steps, inner) of the first operands; others follow in `places`.
+    """
+    sizes, strides = list(dims), [list(p[1:]) for p in places]
+    d = 0
+    while d < len(sizes):
+        cut = _cut(sizes[d], [(own[d], steps, inner) for own, (steps, inner) in zip(strides, layouts)])
+        if cut is None:
+            d += 1
+            continue
+        sizes[d : d + 1] = [sizes[d] // cut, cut]
+        for own in strides:
+            own[d : d + 1] = [own[d] * cut, own[d]]
+    return tuple(sizes), [(p[0], *own) for p, own in zip(places, strides)]
+
+
+def _cut(size: int, operands: Sequence[tuple[int, int, int]]) -> int | None:
+    """The size of the inner part of a dimension that holds more than one of: numbers of a time step, time steps, outer parts."""
+    for stride, steps, inner in operands:
+        for bound in (inner * steps, inner):
+            if 0 < stride < bound < stride * size and bound % stride == 0 and size % (bound // stride) == 0:
+                return bound // stride
+    return None

@@ -23,6 +23,7 @@ from rtaccel.convert.frontend.guards import batch_range
 from rtaccel.convert.frontend.private_copy import attributes_kept
 from rtaccel.convert.frontend.recurrent_shapes import known_shapes
 from rtaccel.convert.frontend.retrace import of_inputs, reads_constants, retrace, unlogged, with_arguments
+from rtaccel.convert.frontend.rolled import with_loops_rolled
 from rtaccel.convert.frontend.trained import as_torch_layers
 from rtaccel.core.batch import ANY_BATCH, BatchRange, only
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
@@ -276,7 +277,7 @@ def _captured(program: torch.export.ExportedProgram, batch: BatchRange, any_batc
     without_complex(program.graph)  # what is left complex stays PyTorch's
     count_in_float(program.graph)
     return ExportedGraph(
-        graph=with_all_entries(program.graph),
+        graph=with_loops_rolled(with_all_entries(program.graph)),
         constants=constants,
         inputs=tuple(spec.arg.name for spec in signature.input_specs if spec.kind.name == "USER_INPUT"),
         in_spec=program.call_spec.in_spec,

@@ -13,6 +13,7 @@ from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.iteration import iteration
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import OpNode, module_name
+from rtaccel.convert.frontend.rolled.scan_op import LINEAR_SCAN
 from rtaccel.convert.patterns.rules import Call, Refused, general, whole
 
 aten = torch.ops.aten
@@ -222,3 +223,41 @@ def _argsort(call: Call) -> OpNode | str:
     dim = call["dim"] % _rank(call)
     size = call["self"].meta["val"].shape[dim]
     return _ordered(call, [dim], size, bool(call["descending"]), {"indices": call.node})
+
+
+@general(LINEAR_SCAN)
+def _recurrence(call: Call) -> OpNode | str:
+    """y_t = a_t * y_(t-1) + b_t. A factor that is constant lies as the result does."""
+    rank = len(call.shape)
+    dim = call["dim"] % rank
+    like = call.stored(call["b"])
+    result = call.ordered(call.shape, like)
+    target = layout.run_of(result, dim)
+    if target is None or any(v.meta["val"].dtype != torch.float32 for v in (call["a"], call["b"])):
+        return "runs along samples, or is of other numbers than float32"
+    left, own = _without(result, dim), [lines_of(call, call["b"], [dim])]
+    constant = call.repeated(call["a"])
+    if constant is None:
+        own.insert(0, lines_of(call, call["a"], [dim]))
+    found = iteration(left, [*(lines.view for lines in own), left])
+    if found is None:
+        return "layout: its samples are joined with another dimension"
+    steps = call.shape[dim]
+    places = [(*place, lines.run.stride if lines.run.size > 1 else 0) for place, lines in zip(found.places, own)]
+    places.append((*found.places[-1], target.stride))
+    tensors = {}
+    if constant is not None:
+        tensors["a"] = _as_it_lies(constant, result)
+        places.insert(0, places[-1])
+    attrs = {"dims": (*found.dims, steps), "places": tuple(places)}
+    elements = prod(found.dims) * steps
+    reads = [lines.view.base for lines in own]
+    return call.op_node("linear_scan", reads, result, elements, call.row_of(result), tensors=tensors, attrs=attrs)
+
+
+def _as_it_lies(constant: torch.Tensor, result: View) -> torch.Tensor:
+    """A constant, broadcast, with its elements in the order of those of the result."""
+    at = layout.offsets(result)
+    made = torch.empty(at.size)
+    made[torch.from_numpy(at.reshape(-1))] = constant.float().cpu().expand(at.shape).reshape(-1)
+    return made

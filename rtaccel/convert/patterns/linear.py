@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import OpNode, depended_on, zeros_like_rows
 from rtaccel.convert.patterns.rules import Call, Rule, rule
@@ -44,6 +45,8 @@ def _matmul(call: Call) -> OpNode | str:
     """
     right = call[_RIGHT[call.node.target]]
     weight = call.repeated(right)
+    if weight is None and (turned := _turned(call, right)) is not None:
+        return turned
     if weight is None and call.node.target in (aten.matmul.default, aten.bmm.default):
         from rtaccel.convert.patterns.written_attention import by_hand
 
@@ -104,3 +107,25 @@ def _swapped(params: type[LinearParams]) -> Rule:
 
 for _params, _operator in OPERATORS.items():
     rule(_operator)(_swapped(_params))
+
+
+def _turned(call: Call, right: Any) -> OpNode | None:
+    """W X of a parameter W and an X whose columns lie as rows do: a linear layer of each column, seen the other way."""
+    weight = call.repeated(call["self"])
+    if weight is None or weight.dim() < 2 or not _of_parameter(call["self"]) or call.constant(right) is not None:
+        return None
+    view = call.view(right)
+    rank = len(view.dims)
+    if rank < 3 or weight.is_complex() or any(size != 1 for size in weight.shape[:-2]) or weight.dim() > rank:
+        return None
+    order = [*range(rank - 2), rank - 1, rank - 2]
+    turned = layout.permute(view, order)
+    run = layout.run_of(turned, rank - 1)
+    if any(turned.has_batch(d) for d in (rank - 2, rank - 1)) or run is None or (run.stride != 1 and run.size != 1):
+        return None
+    seen = call.build.rows(turned)
+    weight = weight.reshape(weight.shape[-2:]).float().contiguous()
+    columns, steps = weight.shape[0], call.build.buffers[seen.base].steps
+    result = layout.permute(call.build.scaled(seen, call.node.name, columns), order)
+    tensors = {"weight": weight, "bias": zeros_like_rows(weight)}
+    return call.op_node("linear", [seen.base], result, steps * columns, columns, tensors=tensors)

@@ -1,0 +1,43 @@
+"""How a product of computed matrices goes step by step: one for each time step, all alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from rtaccel.core.one_step import one_step
+from rtaccel.core.row_traits import Streaming, StreamWalk, TimeSpan, longest, not_streamable
+from rtaccel.core.traits import Node
+
+
+def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
+    """Time is one of the dimensions that products are made for, in both operands; a parameter is the same for all."""
+    refused = not_streamable(f"{node.name}, a product over time steps")
+    batch, i, j, k = node.attrs["sizes"]
+    inner_dims, places = {"a": (i, k), "w": (k, j)}, dict(zip("aw", node.attrs["places"]))
+    computed = [name for name in "aw" if name not in node.tensors]
+    dims, first = set(), set()
+    for name, read, span in zip(computed, node.reads, spans):
+        whole = (*batch, *inner_dims[name])
+        one = one_step(whole, places[name], span.steps, span.inner or walk.width(read)) if span.steps else None
+        if one is None or not 0 <= one.dim < len(batch):
+            raise refused
+        dims.add(one.dim)
+        first.add(span.shift + one.first)
+        places[name] = one.place
+    if len(dims) != 1 or len(first) != 1:
+        raise refused
+    (dim,), (shift,) = dims, first
+    for name in node.tensors:
+        if places[name][1 + dim]:
+            raise refused
+        places[name] = tuple(s for at, s in enumerate(places[name]) if at != 1 + dim)
+    inner, width = prod(batch[dim + 1 :]) * i * j, walk.width(node.writes[0])
+    if not width or inner % width:
+        raise refused
+    left = (*batch[:dim], *batch[dim + 1 :])
+    node.attrs = {**node.attrs, "sizes": (left, i, j, k), "places": (places["a"], places["w"])}
+    return TimeSpan(shift, batch[dim], longest(spans), prod(batch[:dim]), inner)
+
+
+STREAMING = Streaming(_step, any_layout=True)

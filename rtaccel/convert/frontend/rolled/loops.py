@@ -1,0 +1,91 @@
+"""Which stacks and chains of a graph are loops over time steps, and the calls over all of them in their place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from rtaccel.convert.frontend.rolled.lift import Lift, NotALoop, chain_link
+
+aten = torch.ops.aten
+
+MIN_STEPS = 4
+"""Fewer stay as they are."""
+
+
+def with_loops_rolled(graph: fx.Graph) -> fx.Graph:
+    """The graph with such loops as calls over all time steps, in place; as it was where there is none."""
+    order = {node: at for at, node in enumerate(graph.nodes)}
+    changed = False
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target in (aten.stack.default, aten.cat.default):
+            changed |= _roll_stack(graph, node, order)
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.users and _ends_chain(node):
+            changed |= _roll_chain(graph, node, order)
+    if changed:
+        graph.eliminate_dead_code()
+    return graph
+
+
+def _roll_stack(graph: fx.Graph, node: fx.Node, order: dict[fx.Node, int]) -> bool:
+    parts: Any = node.args[0]
+    steps, rank = len(parts), node.meta["val"].dim()
+    if steps < MIN_STEPS or len(set(parts)) != steps or not all(isinstance(p, fx.Node) for p in parts):
+        return False
+    dim = int(node.args[1] if len(node.args) > 1 else 0) % rank  # type: ignore[arg-type]
+    joins = node.target is aten.cat.default
+    if joins and any(part.meta["val"].dim() != rank or part.meta["val"].shape[dim] != 1 for part in parts):
+        return False
+    lift = Lift(graph, node, order)
+    try:
+        made = lift.over_time(tuple(parts))
+    except NotALoop:
+        return False
+    finally:
+        lift.forget()
+    with graph.inserting_before(node):
+        if joins:
+            made = lift.call(aten.squeeze.dim, made, dim + 1)
+        others = list(range(1, rank))
+        made = lift.call(aten.permute.default, made, [*others[:dim], 0, *others[dim:]])
+    node.replace_all_uses_with(made)
+    lift.hand_over()
+    return True
+
+
+def _ends_chain(node: fx.Node) -> bool:
+    """Whether the node is the last h of a chain, which nothing takes on."""
+    link = chain_link(node)
+    return link is not None and not any(
+        (on := chain_link(user)) is not None and on.past is node for user in _through(node)
+    )
+
+
+def _through(node: fx.Node) -> list[fx.Node]:
+    """The calls that may take a node on: its users, and theirs."""
+    return [far for user in node.users for far in (user, *user.users)]
+
+
+def _roll_chain(graph: fx.Graph, node: fx.Node, order: dict[fx.Node, int]) -> bool:
+    """A recurrence of which only the last result is read."""
+    chain = [node]
+    while (link := chain_link(chain[-1])) is not None and link.past is not None:
+        chain.append(link.past)
+    chain.reverse()
+    inside = set(chain) | {n for h in chain for n in h.all_input_nodes}
+    if len(chain) < 2 * MIN_STEPS or any(user not in inside for h in chain[:-1] for user in h.users):
+        return False
+    lift = Lift(graph, node, order)
+    try:
+        made = lift.over_time(tuple(chain))
+    except NotALoop:
+        return False
+    finally:
+        lift.forget()
+    with graph.inserting_before(node):
+        last = lift.call(aten.select.int, made, 0, len(chain) - 1)
+    node.replace_all_uses_with(last)
+    return True
