@@ -46,6 +46,7 @@ STEPS = {
     "matmul": 6,
     "attention": 1,
     "scan": 7,
+    "linear_scan": 4,
     "order": 9,
     "put": 5,
     "fourier": 3,

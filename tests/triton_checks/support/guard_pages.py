@@ -63,6 +63,7 @@ GENERAL = (
     ("scan", "sum-float32-5x3-all-down"),
     ("scan", "logsumexp-float32-5x3-last-right"),
     ("scan", "max-int64-backward"),
+    ("linear_scan", "1-3x7"),
     ("order", "rows-float32-up-5x3-k3"),
     ("order", "rows-int64-down-3x16-k16"),
     ("put", "rows-add-float32-5x3-4"),

@@ -1,0 +1,86 @@
+"""Linear scan in Triton: a program walks some lines together, step after step, with h in registers.
+
+A step waits for the loads of its own a and b alone, which do not depend on h. Its source is made for the strides of each stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+import torch
+import triton
+from torch import Tensor
+
+from rtaccel.core.registry import Impl, Prepared, register_impl
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._general import triton_lines as lines
+from rtaccel.kernels._general.triton_source import digest, kernel_of
+from rtaccel.kernels._general.triton_tile import POINTERS, require_values, text_of, too_large
+from rtaccel.kernels._gpu.triton_launch import bind
+from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling
+from rtaccel.kernels.linear_scan import contract
+
+MAX_LINES = 128
+"""Of a program."""
+
+
+def specialize(stage: Stage, rows: int) -> Specialisation:
+    dims, places = contract.geometry(stage)
+    kept, count, steps, y = len(dims) - 1, prod(dims[:-1]), dims[-1], stage.outputs[0]
+    constant = "a" in stage.tensors
+    a, b = (None, stage.inputs[0]) if constant else stage.inputs[:2]
+    found = {name: lines.place(dims, kept, place, "k", "o", name) for name, place in zip("aby", places)}
+    own = [line for part in found.values() for line in part[0]]
+    along = [line for part in found.values() for line in part[1]]
+    sample = {"a": 0 if a is None else a.steps * a.width, "b": b.steps * b.width, "y": y.steps * y.width}
+    text = text_of([
+        "def kernel(a_ptr, b_ptr, y_ptr, rows, LINES: tl.constexpr, OVER: tl.constexpr, BLOCK_R: tl.constexpr):",
+        *lines.rows(count), *own,
+        *(f"of_{name} = {name}_ptr + m * {sample[name]} + {found[name][2]}" for name in "aby"),
+        "h = tl.zeros((BLOCK_R, 1), tl.float32)",
+        "for o in range(0, OVER):",
+        *(f"    {line}" for line in along),
+        *(f"    {name} = tl.load(of_{name} + {found[name][3]}, mask=there, other=0.0)" for name in "ab"),
+        "    h = a * h + b",
+        f"    tl.store(of_y + {found['y'][3]}, h, mask=there)",
+    ])  # fmt: skip
+    block = min(MAX_LINES, triton.next_power_of_2(max(1, rows * count)))
+    return Specialisation(
+        name=f"linear_scan_{'constant_' if constant else ''}{count}x{steps}_{digest(text)}_{block}",
+        kernel=kernel_of(text),
+        signature={**{f"{name}_ptr": POINTERS["float32"] for name in "aby"}, "rows": "i32"},
+        constants={"LINES": count, "OVER": steps, "BLOCK_R": block},
+        tiling=Tiling(block, 1, 1, num_warps=max(1, min(4, block // 32))),
+    )
+
+
+def prepare(stage: Stage, problem: Problem) -> Prepared:
+    """b, or a and b, [M, steps, width] -> y [M, steps, width]; any M."""
+    spec = specialize(stage, problem.rows)
+    launch, block, count, out = bind(spec), spec.constants["BLOCK_R"], spec.constants["LINES"], stage.outputs[0]
+    constant = stage.tensors["a"].reshape(-1).to(problem.device) if "a" in stage.tensors else None
+
+    def call(*inputs: Tensor) -> tuple[Tensor]:
+        given = require_values(stage, inputs)
+        a, b = (constant, given[0]) if constant is not None else given
+        y = torch.empty((b.shape[0], *out.shape), dtype=b.dtype, device=b.device)
+        if y.numel():
+            launch((triton.cdiv(b.shape[0] * count, block),), a_ptr=a, b_ptr=b, y_ptr=y, rows=b.shape[0])
+        return (y,)
+
+    return call
+
+
+def specializations() -> Iterator[Specialisation]:
+    """The forms that are compiled and held to a budget without a GPU."""
+    for layout, constant in (("rows", False), ("between", False), ("lines", True)):
+        stage = contract.make_stage(32, 64, layout, constant)
+        yield specialize(stage, Problem.of(stage, 1, "cuda").rows)
+
+
+def supports(problem: Problem) -> str | None:
+    return "takes no stream" if problem.attrs.get("stream") else too_large(problem)
+
+
+register_impl(Impl("linear_scan", "triton_lines", "triton", 10, supports, prepare))
