@@ -24,7 +24,9 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
     dims, places = time_apart(node.attrs["dims"], node.attrs["places"], layouts)
     node.attrs = {**node.attrs, "dims": dims, "places": tuple(places)}
     seen = [
-        one_step(dims, place, span.steps, span.inner or walk.width(name)) if span.steps else None
+        one_step(dims, place, span.steps, span.inner or walk.width(name))
+        if span.steps
+        else OneStep(-1, walk.length - 1, place)
         for name, span, place in zip(node.reads, spans, places)
     ]
     found = [one for one in seen if one is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from rtaccel.core.one_step import one_step
+from rtaccel.core.one_step import OneStep, one_step
 from rtaccel.core.row_traits import Streaming, StreamWalk, TimeSpan, longest, not_streamable
 from rtaccel.core.traits import Node
 
@@ -19,8 +19,10 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
     dims, first = set(), set()
     for name, read, span in zip(computed, node.reads, spans):
         whole = (*batch, *inner_dims[name])
-        one = one_step(whole, places[name], span.steps, span.inner or walk.width(read)) if span.steps else None
-        if one is None or not 0 <= one.dim < len(batch):
+        one: OneStep | None = OneStep(-1, walk.length - 1, tuple(places[name]))
+        if span.steps:
+            one = one_step(whole, places[name], span.steps, span.inner or walk.width(read))
+        if one is None or one.dim >= len(batch):
             raise refused
         dims.add(one.dim)
         first.add(span.shift + one.first)
@@ -28,6 +30,11 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
     if len(dims) != 1 or len(first) != 1:
         raise refused
     (dim,), (shift,) = dims, first
+    if dim < 0:
+        if shift != walk.length - 1:
+            raise refused
+        node.attrs = {**node.attrs, "places": (places["a"], places["w"])}
+        return TimeSpan(0, 0, longest(spans))
     for name in node.tensors:
         if places[name][1 + dim]:
             raise refused

@@ -33,19 +33,21 @@ ROWS = RowsNeeded(_needed, _narrow)
 def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan | SameRows:
     """Rows of a value: a run of them is another shift, the newest alone is the time step itself. Or the same elements of each."""
     rows, span = node.attrs.get("rows"), spans[0]
+    if not span.steps:
+        return span
     if not span.is_by_rows(walk.width(node.reads[0])):
         return _by_elements(node, span, walk)
     if rows is None and (columns := _columns(node, span, walk)) is not None:
         node.attrs = {"index": columns}
         return TimeSpan(span.shift, span.steps, span.receptive_field, 1, len(columns))
-    if rows is None and span.steps and (columns := _of_newest(node, span, walk)) is not None:
+    if rows is None and (columns := _of_newest(node, span, walk)) is not None:
         node.attrs = {"index": columns}
         return TimeSpan(0, 0, span.receptive_field)
     if rows is None:
         rows = _turned(node, walk)
-    if rows is None and span.steps:
+    if rows is None:
         return _by_elements(node, span, walk)
-    if rows is None or not span.steps or rows != tuple(range(rows[0], rows[0] + len(rows))):
+    if rows != tuple(range(rows[0], rows[0] + len(rows))):
         raise not_streamable(f"{node.name}, which picks other elements than whole time steps in order")
     if len(rows) > 1 or span.steps == 1:
         return SameRows(TimeSpan(span.shift + rows[0], len(rows), span.receptive_field))

@@ -12,8 +12,10 @@ from rtaccel.core.traits import Node
 
 def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
     dims, kept, span = tuple(node.attrs["dims"]), int(node.attrs["kept"]), spans[0]
+    if not span.steps:
+        return span
     inner, width = span.inner or walk.width(node.reads[0]), walk.width(node.writes[0])
-    one = one_step(dims, node.attrs["place"], span.steps, inner) if span.steps else None
+    one = one_step(dims, node.attrs["place"], span.steps, inner)
     if one is None or one.dim >= kept or (one.dim < 0 and span.shift + one.first != walk.length - 1):
         raise not_streamable(f"{node.name}, a reduction over time steps")
     node.attrs = {**node.attrs, "place": one.place}

@@ -1,4 +1,4 @@
-"""Linear scan: against the recurrence in float64 over long and odd lines, layouts that share places, steps of a stream, bad shapes."""
+"""Linear scan: against the recurrence in float64 over odd lines and layouts, steps of a stream, NaN, bad shapes."""
 
 from __future__ import annotations
 

@@ -313,6 +313,29 @@ def _transpose(lift: Lift, nodes: tuple[fx.Node, ...]) -> fx.Node:
     return lift.call(aten.transpose.int, made, _moved(a, rank), _moved(b, rank))
 
 
+@_rule(aten.view.default, aten.reshape.default, aten._unsafe_view.default)
+def _view(lift: Lift, nodes: tuple[fx.Node, ...]) -> fx.Node:
+    sizes: Any = nodes[0].args[1]
+    if any(n.args[1] != sizes for n in nodes):
+        raise NotALoop
+    return lift.call(aten.reshape.default, lift.over_time(tuple(n.args[0] for n in nodes)), [len(nodes), *sizes])
+
+
+@_rule(aten.flatten.using_ints)
+def _flatten(lift: Lift, nodes: tuple[fx.Node, ...]) -> fx.Node:
+    given = _alike(nodes)
+    start, end = given[0] if given else 0, given[1] if len(given) > 1 else -1
+    source: Any = nodes[0].args[0]
+    rank = source.meta["val"].dim()
+    made = lift.over_time(tuple(n.args[0] for n in nodes))
+    return lift.call(aten.flatten.using_ints, made, _moved(start, rank), _moved(end, rank))
+
+
+@_rule(aten.clone.default, aten.dropout.default)
+def _unchanged(lift: Lift, nodes: tuple[fx.Node, ...]) -> fx.Node:
+    return lift.over_time(tuple(n.args[0] for n in nodes))
+
+
 @_rule(aten.sum.dim_IntList, aten.mean.dim)
 def _reduction(lift: Lift, nodes: tuple[fx.Node, ...]) -> fx.Node:
     dims, *rest = _alike(nodes)
