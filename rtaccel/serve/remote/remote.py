@@ -31,13 +31,15 @@ class TimedOut(RtaccelError):
 
 @dataclass
 class RemoteStats:
-    """sent: frames. answered: answers that were taken. failed: those that say that the model refused the numbers. refused:
-    answers that were dropped, by reason. unasked: answers to requests that nobody waits for any more."""
+    """sent: frames. here: requests that `before` answered, without a frame. answered: answers that were taken. failed: those that
+    say that the model refused the numbers. refused: answers that were dropped, by reason. unasked: answers to requests that
+    nobody waits for any more."""
 
     sent: int = 0
     answered: int = 0
     failed: int = 0
     unasked: int = 0
+    here: int = 0
     refused: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -51,8 +53,9 @@ class Remote:
     transport: a client of `rtaccel.serve.remote.udp`, `.zenoh` or `.grpc`.
     sent, answered: (shape, dtype) of each tensor there and back.
     digest: of the model at the endpoint. wire, key: as there.
-    before: from the arguments of a call to (tensors to send, whatever `after` needs). after: from (arguments, that, tensors
-        that came back) to the result. Without them the arguments are sent and the answer is the result.
+    before: from the arguments of a call to (tensors to send, or None where nothing has to be sent, whatever `after` needs).
+        after: from (arguments, that, tensors that came back) to the result. Without them the arguments are sent and the answer is
+            the result.
 
     One thread at a time. `with` closes the transport at the end. `Remote.of(cut, transport)` does the edge's half here.
     Raises FormatError and ShapeError for what does not fit.
@@ -67,7 +70,7 @@ class Remote:
         *,
         wire: str = "float32",
         key: bytes | None = None,
-        before: Callable[[Sequence[Any]], tuple[Sequence[Tensor], Any]] | None = None,
+        before: Callable[[Sequence[Any]], tuple[Sequence[Tensor] | None, Any]] | None = None,
         after: Callable[[Sequence[Any], Any, Sequence[Tensor]], Any] | None = None,
     ) -> None:
         self._out = [torch.from_numpy(np.zeros(shape, dtype)) for shape, dtype in sent]
@@ -79,6 +82,7 @@ class Remote:
         self._frame = np.zeros(self._writer.bytes, np.uint8)
         self._view = memoryview(self._frame.data)
         self._asked: OrderedDict[int, tuple[Sequence[Any], Any]] = OrderedDict()
+        self._made: OrderedDict[int, Any] = OrderedDict()
         self._next = 0
         self._stats = RemoteStats()
 
@@ -93,8 +97,16 @@ class Remote:
         )  # fmt: skip
 
     def post(self, *inputs: Any, stamp_ns: int | None = None) -> int:
-        """Sends a request and gives its number. Raises ShapeError, with nothing sent, for inputs that do not fit."""
+        """Sends a request and gives its number; where the edge has answered, nothing is sent and `take` has it. Raises
+        ShapeError, with nothing sent, for inputs that do not fit."""
         tensors, kept = (self._flat(inputs), ()) if self._before is None else self._before(inputs)
+        if tensors is None:
+            self._next += 1
+            self._stats.here += 1
+            self._made[self._next] = kept if self._after is None else self._after(inputs, kept, ())
+            if len(self._made) > OUTSTANDING:
+                self._made.popitem(last=False)
+            return self._next
         if len(tensors) != len(self._out):
             raise ShapeError("remote", f"{len(tensors)} tensors", f"{len(self._out)}", "Call it as the model.")
         for to, tensor in zip(self._out, tensors):
@@ -124,6 +136,8 @@ class Remote:
 
         Frames that are refused, and answers to requests that were given up, are counted and skipped.
         """
+        if self._made:
+            return self._made.popitem(last=False)
         end = time.monotonic() + timeout_s
         while True:
             frame = self._transport.receive(max(0.0, end - time.monotonic()))
@@ -156,6 +170,7 @@ class Remote:
     def forget(self, number: int) -> None:
         """Nobody waits for the answer to this request any more."""
         self._asked.pop(number, None)
+        self._made.pop(number, None)
 
     def __call__(self, *inputs: Any, timeout_s: float = 1.0) -> Any:
         """The model's result. Raises TimedOut where no answer comes in time, FormatError where the model refuses the numbers."""
@@ -184,7 +199,7 @@ class Remote:
     def stats(self) -> RemoteStats:
         """Counts so far, a copy."""
         s = self._stats
-        return RemoteStats(s.sent, s.answered, s.failed, s.unasked, dict(s.refused))
+        return RemoteStats(s.sent, s.answered, s.failed, s.unasked, s.here, dict(s.refused))
 
     def close(self) -> None:
         """Closes the transport."""

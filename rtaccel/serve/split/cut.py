@@ -17,8 +17,9 @@ from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.deploy import container
 from rtaccel.deploy.save import artifact_bytes, save
 from rtaccel.runtime.compiled import CompiledModel
+from rtaccel.serve.split.early import EarlyEdge, EarlyRun, Exits, bad_rows
 from rtaccel.serve.split.front import Row, table
-from rtaccel.serve.split.halves import Halves, crossings, halved, whole_group
+from rtaccel.serve.split.halves import Crossing, Halves, crossings, halved, whole_group
 from rtaccel.serve.split.link import Link
 from rtaccel.serve.split.passage import Passage
 
@@ -28,12 +29,16 @@ NAME = "cloud"
 @dataclass(frozen=True)
 class Proof:
     """What a run of both halves in this process showed. error: as in a row. equal: whether exact wires gave the model's own
-    bits. edge_us, cloud_us: of a call of each half here, from Python, the least of rounds; 0 without that half."""
+    bits. edge_us, cloud_us: of a call of each half here, from Python, the least of rounds; 0 without that half.
+    exits: the share of calls that the edge answered by itself, of the calibration data call by call. sent_bytes: of frames to the
+    cloud, a call of these in the mean."""
 
     error: float
     equal: bool
     edge_us: float
     cloud_us: float
+    exits: float = 0.0
+    sent_bytes: float = 0.0
 
 
 class Cut:
@@ -42,6 +47,9 @@ class Cut:
     `best` is the row that was chosen, `front` all of them, the fastest first. `edge` and `cloud` are compiled models that give
     tuples, or None where no stage is on that side. The edge gives what crosses, then those of the outputs that it has already.
     `proof` is what a run of the best showed, `link` what it was planned for.
+
+    With early exits the result is the answer of each row alone, float32 [batch, ...], and `last_exit` says which output it is.
+    `edge` then has its parts in `edge.parts`, and nothing is sent where every row left on the edge.
 
     `sent, made = cut.before(inputs)` and `cut.after(inputs, made, cut.cloud(*sent))` is the model, to the error of the row.
     Inputs may cross as they are. Arguments are those of the model, float32 or int64 [batch, ...], and the result has the
@@ -57,7 +65,11 @@ class Cut:
         whole: CompiledModel,
         lead: tuple[int, ...] = (1,),
         digest: bytes | None = None,
+        exits: Exits | None = None,
     ) -> None:
+        self.exits = exits
+        """The tests of early exits, or None."""
+        self._left: Any = None
         self._halves, self.best, self.front, self.link = halves, best, tuple(front), link
         self.edge, self.cloud = halves.edge, halves.cloud
         self.proof: Proof | None = None
@@ -83,17 +95,30 @@ class Cut:
                 "split", f"a cut at {row.at}: {row.why_not}", "one that can be sent", "Take another."
             )
         crossing = crossings(whole_group("split", self._whole))[row.at]
-        return Cut(halved(self._whole, crossing), row, self.front, self.link, self._whole, self.lead)
+        halves = halves_of(self._whole, crossing, self.exits)
+        return Cut(halves, row, self.front, self.link, self._whole, self.lead, exits=self.exits)
 
-    def before(self, inputs: Sequence[Any]) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
-        """Runs the edge: (the tensors that cross, all that the edge gave).
+    @property
+    def last_exit(self) -> int | Tensor | None:
+        """With early exits, the output that answered the last call: a number where it had one row, else int32 [batch]."""
+        if self._left is None:
+            return None
+        return int(self._left[0]) if len(self._left) == 1 else torch.from_numpy(self._left.copy())
+
+    def before(self, inputs: Sequence[Any]) -> tuple[tuple[Tensor, ...] | None, Any]:
+        """Runs the edge: (the tensors that cross, what `after` needs of the edge). None in place of tensors: the edge has
+        answered every row, and `after` takes () for the answer.
 
         inputs: arguments of a call, float32 or int64 [batch, ...]. Raises ShapeError for those that do not fit.
         """
+        leaves = pytree.tree_leaves(tuple(inputs))
+        if isinstance(self.edge, EarlyEdge):
+            run = self.edge.run(inputs)
+            return (None if run.done else self._halves.crossing_values(leaves, run.made)), run
         made = () if self.edge is None else self.edge(*inputs)
-        return self._halves.crossing_values(pytree.tree_leaves(tuple(inputs)), made), made
+        return self._halves.crossing_values(leaves, made), made
 
-    def after(self, inputs: Sequence[Any], made: Sequence[Any], answer: Sequence[Tensor]) -> Any:
+    def after(self, inputs: Sequence[Any], made: Any, answer: Sequence[Tensor]) -> Any:
         """The model's result from what the edge gave and what came back.
 
         inputs: arguments of the call, float32 or int64 [batch, ...]. made: what `before` gave. answer: what came back, float32
@@ -102,21 +127,35 @@ class Cut:
         Raises ShapeError where they do not fit together. Where int8 values crossed, which hold no NaN, rows of the inputs that
         are not finite are NaN in every output.
         """
+        if self.exits is not None:
+            return self._sure(self.exits, inputs, made, answer)
         result = self._halves.result(made, answer)
         if any(port.value.dtype == "int8" for port in self._halves.crossing.ports):
-            rows = _bad_rows(inputs)
-            if rows is not None and bool(rows.any()):
+            rows = bad_rows(inputs)
+            if rows is not None:
                 floats = [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor) and t.is_floating_point()]
                 for t in floats:
-                    t[rows] = float("nan")
+                    t[torch.from_numpy(rows)] = float("nan")
         return result
+
+    def _sure(self, exits: Exits, inputs: Sequence[Any], made: Any, answer: Sequence[Tensor]) -> Tensor:
+        """Of each row the answer that was sure enough first."""
+        run = made if isinstance(made, EarlyRun) else EarlyRun(tuple(made))
+        bad = run.bad
+        if bad is None and any(port.value.dtype == "int8" for port in self._halves.crossing.ports):
+            bad = bad_rows(inputs)
+        outputs = pytree.tree_leaves(self._halves.result(run.made, answer), is_leaf=lambda y: y is None)
+        found, self._left = exits.answer(outputs, run.passed, bad)
+        return found
 
     def __call__(self, *inputs: Any) -> Any:
         """Both halves, and frames between them, in this process. Raises ShapeError for inputs that do not fit."""
-        if self.cloud is None:
+        if self.cloud is None and self.exits is None:
             assert self.edge is not None
             return self._halves.result(self.edge(*inputs), ())
         sent, made = self.before(inputs)
+        if self.cloud is None or sent is None:
+            return self.after(inputs, made, ())
         if not sent or not all(isinstance(t, Tensor) for t in sent):
             return self._whole(*inputs)  # says what is wrong with them
         lead = tuple(sent[0].shape[: self._halves.crossing.ports[0].lead])
@@ -170,17 +209,16 @@ class Cut:
         where = (
             "all on the edge" if b.at == n else "all on the cloud" if b.at == 0 else f"{b.at} of {n} stages on the edge"
         )
-        head = f"{where}, {b.wire_bytes} bytes there and {b.answer_bytes} back: {b.us:.1f} us predicted"
+        here = f"{b.exits:.1%} of the calls end early, of the others " if b.exits else ""
+        head = f"{where}, {here}{b.wire_bytes} bytes there and {b.answer_bytes} back: {b.us:.1f} us predicted"
         return f"{head}\n{table(self.front, b)}"
 
 
-def _bad_rows(inputs: Sequence[Any]) -> Tensor | None:
-    bad = None
-    for t in pytree.tree_leaves(tuple(inputs)):
-        if isinstance(t, Tensor) and t.is_floating_point() and t.dim() and t.numel():
-            rows = ~torch.isfinite(t).flatten(1).all(1) if t.dim() > 1 else ~torch.isfinite(t)
-            bad = rows if bad is None else bad | rows
-    return bad
+def halves_of(fast: CompiledModel, crossing: Crossing, exits: Exits | None) -> Halves:
+    """The halves of a cut; with tests that the edge can ask, in parts."""
+    if exits is None or not exits.at_edge(crossing.at):
+        return halved(fast, crossing)
+    return halved(fast, crossing, lambda cuts, names: EarlyEdge(fast, exits, crossing.at, cuts, names))
 
 
 def error_of(results: Sequence[tuple[Any, Any]]) -> float:

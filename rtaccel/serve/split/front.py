@@ -20,6 +20,9 @@ class Row:
     edge_bytes: of weights on the edge. tensors: how many cross.
     error: rms of the difference from the model over the model's rms; None where it was not measured.
     metric: as it was given; None where it was not asked.
+    exits: share of calls that the edge answers by itself, before anything is sent; 0 without early exits. Then `us` is the mean
+        over all calls, edge_us what the edge takes in the mean, link_us and cloud_us are of those that are sent.
+    sent_bytes: to the cloud, a call in the mean: wire_bytes of those that are sent.
     raw: whether an input, or another form of one, is sent.
     why_not: the reason that it cannot be chosen; "" where it can.
     """
@@ -38,6 +41,8 @@ class Row:
     tensors: int
     error: float | None = None
     metric: float | None = None
+    exits: float = 0.0
+    sent_bytes: float = 0.0
     raw: bool = False
     why_not: str = field(default="")
 
@@ -48,7 +53,22 @@ class Row:
 
 def table(rows: Sequence[Row], chosen: Row) -> str:
     """Rows in the order of the cuts, with a star at the one that was chosen."""
-    head = ("", "at", "after", "wire", "us", "p99", "edge", "link", "cloud", "bytes", "back", "error", "why not")
+    head = (
+        "",
+        "at",
+        "after",
+        "wire",
+        "us",
+        "p99",
+        "edge",
+        "link",
+        "cloud",
+        "bytes",
+        "back",
+        "exits",
+        "error",
+        "why not",
+    )
     lines: list[tuple[str, ...]] = [head]
     for row in sorted(rows, key=lambda r: (r.at, -r.wire_bytes)):
         error = "" if row.error is None else f"{row.error:.1e}"
@@ -56,10 +76,13 @@ def table(rows: Sequence[Row], chosen: Row) -> str:
         mark = "*" if row is chosen else ""
         where = row.after if len(row.after) <= 24 else "…" + row.after[-23:]
         lines.append(
-            (mark, str(row.at), where, row.scheme, *figures, str(row.wire_bytes), str(row.answer_bytes), error, row.why_not)
+            (mark, str(row.at), where, row.scheme, *figures, str(row.wire_bytes), str(row.answer_bytes),
+             f"{row.exits:.0%}" if row.exits else "", error, row.why_not)
         )  # fmt: skip
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    text = {0, 2, 3, 12}
+    if not any(row.exits for row in rows):
+        lines = [line[:11] + line[12:] for line in lines]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    text = {0, 2, 3, len(lines[0]) - 1}
     return "\n".join(
         "  ".join(c.ljust(w) if i in text else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))).rstrip()
         for line in lines

@@ -86,13 +86,14 @@ def has_weights(stage: Stage) -> bool:
 
 @dataclass(frozen=True)
 class Halves:
-    """edge: arguments of the model -> the crossing values that it computes, then the kept outputs that are none of them; None: no
-    stage. cloud: the crossing values -> the outputs that are not kept; None: no stage. Both give tuples.
+    """edge: arguments of the model -> the crossing values that it computes, then the kept outputs that are none of them; a
+    compiled model, or the parts of one with exits between them; None: no stage. cloud: the crossing values -> the outputs that
+    are not kept; None: no stage. Both give tuples.
     sent: for each crossing value (where it is from, its place there): "input" of the model's flattened arguments, or "edge".
     made: for each of the model's outputs (which side, its place there)."""
 
     crossing: Crossing
-    edge: CompiledModel | None
+    edge: Any
     cloud: CompiledModel | None
     sent: tuple[tuple[str, int], ...]
     made: tuple[tuple[str, int], ...]
@@ -104,46 +105,63 @@ class Halves:
         return tuple(sides[side][i] for side, i in self.sent)
 
     def result(self, edge: Sequence[Any], cloud: Sequence[Any]) -> Any:
-        """The model's result from those of the halves."""
-        sides = {"edge": edge, "cloud": cloud}
+        """The model's result from those of the halves. Without an answer of the cloud its outputs are None."""
+        sides = {"edge": edge, "cloud": cloud or (None,) * len(self.made)}
         return pytree.tree_unflatten([sides[side][i] for side, i in self.made], self.out_spec)
 
 
-def halved(fast: CompiledModel, crossing: Crossing) -> Halves:
-    """The two compiled models of a cut. With exact wires they give the bits that the whole gives."""
+def halved(fast: CompiledModel, crossing: Crossing, early: Any = None) -> Halves:
+    """The two compiled models of a cut. With exact wires they give the bits that the whole gives. early: from (all cuts, names of
+    what it has to give) to an edge in parts, where that is wanted."""
     group, program = whole_group("split", fast), fast._program
-    at, names = crossing.at, crossing.names
-    by_name = {port.value.name: port for port in (*crossing.ports, *group.outputs)}
+    cuts, at, names = crossings(group), crossing.at, crossing.names
     # Behind the last stage nothing crosses, and what the edge makes is the result.
     inputs = [port.value.name for port in group.inputs]
-    edge_names = tuple(dict.fromkeys(n for n in (*names, *crossing.kept) if n not in inputs))
-    cloud_names = tuple(p.value.name for p in group.outputs if p.value.name not in crossing.kept)
-    edge = cloud = None
-    if at:
-        ports = tuple(by_name[name] for name in edge_names)
-        step = SubgraphStep(Subgraph(group.stages[:at], group.inputs, ports), program.inputs, edge_names)
-        own = _program(program, step, program.arguments, edge_names)
-        edge = CompiledModel(
-            replace(own, in_spec=program.in_spec), replace(fast._options, title=f"{fast._options.title}, edge"),
-            fast._argument_names,
-        )  # fmt: skip
-    if at < len(group.stages):
-        outs = tuple(by_name[name] for name in cloud_names)
-        step = SubgraphStep(Subgraph(group.stages[at:], crossing.ports, outs), names, cloud_names)
-        arguments = tuple(
-            Argument(p.value.name, getattr(torch, p.value.dtype), (*((None,) * p.lead), *p.trailing))
-            for p in crossing.ports
-        )
-        cloud = CompiledModel(
-            _program(program, step, arguments, cloud_names),
-            replace(fast._options, title=f"{fast._options.title}, cloud"), names,
-        )  # fmt: skip
+    if early is None:
+        _, edge_names, edge = part(fast, cuts, 0, at, "edge")
+    else:
+        edge_names = _given(group, cuts, 0, at)
+        edge = early(cuts, edge_names)
+    _, cloud_names, cloud = part(fast, cuts, at, len(group.stages), "cloud")
     made = tuple(
         ("edge", edge_names.index(n)) if n in crossing.kept else ("cloud", cloud_names.index(n))
         for n in program.outputs
     )
     sent = tuple(("input", inputs.index(n)) if n in inputs else ("edge", edge_names.index(n)) for n in names)
     return Halves(crossing, edge, cloud, sent, made, program.out_spec)
+
+
+def part(
+    fast: CompiledModel, cuts: Sequence[Crossing], begin: int, end: int, title: str
+) -> tuple[tuple[str, ...], tuple[str, ...], CompiledModel | None]:
+    """Stages from one cut to another as a compiled model: (names of what it takes, of what it gives, the model); None: no stage.
+    From the beginning it takes the model's arguments as the model does."""
+    group, program = whole_group("split", fast), fast._program
+    stages, gives = group.stages[begin:end], _given(group, cuts, begin, end)
+    if not stages:
+        return (), gives, None
+    by_name = {port.value.name: port for port in (*cuts[end].ports, *group.outputs)}
+    outs = tuple(by_name[name] for name in gives)
+    options = replace(fast._options, title=f"{fast._options.title}, {title}")
+    if not begin:
+        step = SubgraphStep(Subgraph(stages, group.inputs, outs), program.inputs, gives)
+        own = _program(program, step, program.arguments, gives)
+        made = CompiledModel(replace(own, in_spec=program.in_spec), options, fast._argument_names)
+        return tuple(program.inputs), gives, made
+    read = {v.name for stage in stages for v in stage.inputs}
+    ports = tuple(port for port in cuts[begin].ports if port.value.name in read)
+    names = tuple(port.value.name for port in ports)
+    arguments = tuple(
+        Argument(p.value.name, getattr(torch, p.value.dtype), (*((None,) * p.lead), *p.trailing)) for p in ports
+    )
+    step = SubgraphStep(Subgraph(stages, ports, outs), names, gives)
+    return names, gives, CompiledModel(_program(program, step, arguments, gives), options, names)
+
+
+def _given(group: Subgraph, cuts: Sequence[Crossing], begin: int, end: int) -> tuple[str, ...]:
+    """Names of what the stages between two cuts make for those behind, and of the model's outputs among what they make."""
+    made = {v.name for stage in group.stages[begin:end] for v in stage.outputs}
+    return tuple(dict.fromkeys(n for n in (*cuts[end].names, *cuts[end].kept) if n in made))
 
 
 def _program(whole: Program, step: SubgraphStep, arguments: tuple[Argument, ...], outputs: tuple[str, ...]) -> Program:

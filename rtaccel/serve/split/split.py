@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,12 +18,14 @@ from rtaccel.measure.budget import Budget
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.compiler import compile
 from rtaccel.serve.frames import wire_of
-from rtaccel.serve.split import passage, probes
-from rtaccel.serve.split.cut import Cut, Proof, error_of
+from rtaccel.serve.split import predict, probes
+from rtaccel.serve.split.cut import Cut, Proof, error_of, halves_of
+from rtaccel.serve.split.early import EarlyRun, Exits, asking_us, calls_of, exits_for, exits_of_calls
 from rtaccel.serve.split.front import Row
-from rtaccel.serve.split.halves import Crossing, Halves, crossings, halved, whole_group
+from rtaccel.serve.split.halves import Crossing, crossings, whole_group
 from rtaccel.serve.split.link import Link
 from rtaccel.serve.split.machine_profile import MachineProfile
+from rtaccel.serve.split.predict import Leaving
 
 EXTRA_ERROR = 0.01
 """What the wire may add to the error where nobody set a limit."""
@@ -46,6 +48,8 @@ def split(
     scheme: SchemeLike = "float32",
     calibration: Any = None,
     threads: int = 1,
+    exit: Any = None,
+    test: Any = "confidence",
 ) -> Cut:
     """Cuts a model between this machine and another where a call takes least, and compiles both halves.
 
@@ -65,6 +69,10 @@ def split(
     private: no input leaves the edge, nor another form of one: a cut is excluded where nothing but copies, conversions and
         elementwise calls, without a matrix of weights, lies between an input and what is sent.
     scheme, calibration, threads: as in `rt.compile`. Errors are measured on the example and the first 16 batches of calibration.
+    exit, test: of a model that gives a tuple of answers, float32 [batch, ...] of one shape, for each but the last a limit of
+        `test` or an `rt.Exit`, as in `rt.Cascade`. A row gets the first answer whose test passes. The tests before a cut are
+        asked on the edge, which ends there where every row has left. The share of calls that end is measured on the calibration
+        data, taken in calls of the example's batch; times and bytes are means over all calls.
 
     Example:
         >>> import torch, rtaccel as rt
@@ -81,18 +89,49 @@ def split(
     args = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
     fast = model if isinstance(model, CompiledModel) else _compiled(model, args, scheme, calibration, threads)
     group = whole_group("split", fast)
-    judged = _judged(args, calibration)
-    with torch.no_grad():
-        expected = [_copied(model(*batch)) for batch in judged]
-        base = error_of([(fast(*batch), want) for batch, want in zip(judged, expected)])
+    exits, leaving = None, None
     lead = tuple(pytree.tree_leaves(args)[0].shape[: group.inputs[0].lead])
+    judged, calls = _judged(args, calibration), []
+    whole: Callable[..., Any] = model
+    if exit is not None:
+        fast, exits = exits_for(fast, exit, test)
+        calls, whole = calls_of(judged[1:], lead[0]), exits.of(model)
+        leaving = Leaving(exits, tuple(exits_of_calls(fast, exits, calls)), tuple(asking_us(fast, exits, args)))
+    answers = _Answers(fast, exits, judged, calls)
+    with torch.no_grad():
+        answers.expected = [_copied(whole(*batch)) for batch in judged]
+    base = answers.error(answers.of(fast))
+    cuts = crossings(whole_group("split", fast))
     here_us = probes.stage_us(fast, args)
-    times = _times(fast, here_us, edge), _times(fast, here_us, remote)
-    rows, cuts = _rows(fast, crossings(group), lead, link, (edge, remote), times, tuple(dict.fromkeys(wires)), private)
-    _measure_errors(fast, rows, cuts, lead, judged, expected, base)
+    rows = predict.rows(fast, cuts, lead, link, (edge, remote), here_us, tuple(dict.fromkeys(wires)), private, leaving)
+    _measure_errors(answers, rows, cuts, base)
     limits = {} if budget is None else budget.as_dict()
-    best = _chosen(fast, rows, cuts, limits, metric, base, link)
-    return _proved(fast, best, rows, cuts, link, lead, judged, expected)
+    best = _chosen(answers, rows, cuts, limits, metric, base, link)
+    return _proved(answers, best, rows, cuts, link, lead)
+
+
+@dataclass
+class _Answers:
+    """A model and what it is judged by. expected: what the module gives for each batch of `judged`. calls: of the example's
+    batch, for early exits."""
+
+    fast: CompiledModel
+    exits: Exits | None
+    judged: list[tuple[Any, ...]]
+    calls: list[tuple[Any, ...]]
+    expected: list[Any] = field(default_factory=list)
+
+    def of(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """What a compiled model gives, or of its answers the one that each row gets."""
+        return call if self.exits is None else self.exits.of(call)
+
+    def error(self, call: Callable[..., Any]) -> float:
+        return error_of([(call(*batch), want) for batch, want in zip(self.judged, self.expected)])
+
+    def cut(self, crossing: Crossing, row: Row, link: Link) -> Cut:
+        """For its numbers alone."""
+        halves = halves_of(self.fast, crossing, self.exits)
+        return Cut(halves, row, (), link, self.fast, digest=bytes(32), exits=self.exits)
 
 
 def _check(link: Any, edge: Any, remote: Any, budget: Any, metric: Any, wires: Any) -> None:
@@ -140,133 +179,20 @@ def _copied(tree: Any) -> Any:
     return pytree.tree_map(lambda t: t.detach().clone() if isinstance(t, Tensor) else t, tree)
 
 
-@cache
-def _here() -> MachineProfile:
-    return MachineProfile.here()
-
-
-def _times(fast: CompiledModel, here_us: list[float], side: str | MachineProfile) -> list[float]:
-    """Microseconds of each stage on one side. The probes of this machine are measured once, where they are needed."""
-    if side == "here" or isinstance(side, str):
-        return here_us
-    found = []
-    for stage, us in zip(probes.stages_of(fast), here_us):
-        key = probes.key_of(stage, fast._options.batch_size)
-        known = key in side.stages or not side.probes
-        found.append(side.us(probes.kind_of(stage), key, us, side if known else _reference(side)))
-    return found
-
-
-def _reference(side: MachineProfile) -> MachineProfile:
-    """This machine, to compare another with; a profile of this very machine is its own."""
-    from rtaccel.search.cost_table import machine
-
-    return _here() if dict(side.machine) != machine() else MachineProfile(**{**vars(side), "factor": 1.0})
-
-
-def _rows(
-    fast: CompiledModel,
-    cuts: list[Crossing],
-    lead: tuple[int, ...],
-    link: Link,
-    sides: tuple[str | MachineProfile, str | MachineProfile],
-    times: tuple[list[float], list[float]],
-    wires: Sequence[str],
-    private: bool,
-) -> tuple[list[Row], dict[int, Crossing]]:
-    group, stages = whole_group("split", fast), probes.stages_of(fast)
-    edge, cloud = (_overhead(side) for side in sides)
-    weights = [sum(t.numel() * t.element_size() for t in stage.tensors.values()) for stage in stages]
-    rows = []
-    for cut in cuts:
-        at = cut.at
-        down = [p for p in group.outputs if p.value.name not in cut.kept]
-        edge_us = sum(times[0][:at]) + (edge.call_us * edge.factor if at else 0.0)
-        cloud_us = sum(times[1][at:]) + (cloud.call_us * cloud.factor if at < len(stages) else 0.0)
-        after = stages[at - 1].name if at else ""
-        shared: dict[str, Any] = {
-            "at": at,
-            "after": after,
-            "edge_us": edge_us,
-            "cloud_us": cloud_us,
-            "edge_bytes": sum(weights[:at]),
-        }
-        if at == len(stages):
-            rows.append(
-                Row(
-                    **shared,
-                    scheme="none",
-                    us=edge_us,
-                    p99_us=edge_us,
-                    wire_bytes=0,
-                    answer_bytes=0,
-                    link_us=0.0,
-                    tensors=0,
-                )
-            )
-            continue
-        floats = any(p.value.dtype == "float32" for p in cut.ports)
-        why = passage.refusal(cut.ports, lead) or passage.refusal(down, lead)
-        if private and cut.raw:
-            why = f"sends an input ({', '.join(cut.raw)})"
-        for wire in wires if floats else wires[:1]:
-            ends = passage.numbers(cut.ports, lead), passage.numbers(down, lead)
-            frames = sum(side.frame(wire, ends[0]) + side.frame("float32", ends[1]) for side in (edge, cloud))
-            up_bytes = 0 if why else passage.frame_bytes(cut.ports, lead, wire)
-            down_bytes = 0 if why else passage.frame_bytes(down, lead, "float32")
-            largest = max(up_bytes, down_bytes)
-            large = link.most_bytes is not None and largest > link.most_bytes
-            reason = why or (f"a frame of {largest} bytes over {link.most_bytes}" if large else "")
-            link_us = frames + link.us(up_bytes, down_bytes)
-            whole = edge_us + link_us + cloud_us
-            rows.append(
-                Row(
-                    **shared, scheme=wire, link_us=link_us, wire_bytes=up_bytes, answer_bytes=down_bytes,
-                    us=link.expected_us(whole, up_bytes, down_bytes),
-                    p99_us=link.percentile_us(0.99, whole, up_bytes, down_bytes),
-                    tensors=len(cut.ports), raw=bool(cut.raw), why_not=reason,
-                )
-            )  # fmt: skip
-    return rows, {cut.at: cut for cut in cuts}
-
-
-@cache
-def _here_overhead() -> MachineProfile:
-    return MachineProfile({}, {}, {}, probes.call_us(), probes.frame_us())
-
-
-def _overhead(side: str | MachineProfile) -> MachineProfile:
-    """Of calls and frames, which need no probes."""
-    return _here_overhead() if isinstance(side, str) else side
-
-
-def _measure_errors(
-    fast: CompiledModel,
-    rows: list[Row],
-    cuts: dict[int, Crossing],
-    lead: tuple[int, ...],
-    judged: list[tuple[Any, ...]],
-    expected: list[Any],
-    base: float,
-) -> None:
+def _measure_errors(answers: _Answers, rows: list[Row], cuts: Sequence[Crossing], base: float) -> None:
     """Runs every cut with every wire that changes numbers; a wire of copies has the error of the model itself."""
-    for at in sorted({row.at for row in rows}):
-        own = [row for row in rows if row.at == at and not row.why_not]
-        coded = [row for row in own if row.scheme in ("int8", "int4")]
-        for row in own:
-            row.error = base
-        if not any(p.value.dtype == "float32" for p in cuts[at].ports) or not coded:
+    for row in rows:
+        if row.why_not:
             continue
-        halves = halved(fast, cuts[at])
-        for row in coded:
-            cut = Cut(halves, row, (), Link(0), fast, digest=bytes(32))
-            row.error = error_of([(cut(*batch), want) for batch, want in zip(judged, expected)])
+        row.error = base
+        if row.scheme in ("int8", "int4") and any(p.value.dtype == "float32" for p in cuts[row.at].ports):
+            row.error = answers.error(answers.cut(cuts[row.at], row, Link(0)))
 
 
 def _chosen(
-    fast: CompiledModel,
+    answers: _Answers,
     rows: list[Row],
-    cuts: dict[int, Crossing],
+    cuts: Sequence[Crossing],
     limits: dict[str, float],
     metric: Callable[[Any], float] | None,
     base: float,
@@ -290,8 +216,7 @@ def _chosen(
         if row.why_not:
             continue
         if metric is not None:
-            cut = Cut(halved(fast, cuts[row.at]), row, (), link, fast, digest=bytes(32))
-            value = metric(cut)
+            value = metric(answers.cut(cuts[row.at], row, link))
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise FormatError("split", f"a metric of {value!r}", "a finite number", "Return a float.")
             row.metric = float(value)
@@ -310,24 +235,18 @@ def _chosen(
 
 
 def _proved(
-    fast: CompiledModel,
-    best: Row,
-    rows: list[Row],
-    cuts: dict[int, Crossing],
-    link: Link,
-    lead: tuple[int, ...],
-    judged: list[tuple[Any, ...]],
-    expected: list[Any],
+    answers: _Answers, best: Row, rows: list[Row], cuts: Sequence[Crossing], link: Link, lead: tuple[int, ...]
 ) -> Cut:
     """Compiles the halves of the best and runs them."""
-    halves: Halves = halved(fast, cuts[best.at])
-    cut = Cut(halves, best, sorted(rows, key=lambda r: r.us), link, fast, lead)
-    found = [(cut(*batch), want) for batch, want in zip(judged, expected)]
-    pairs = zip(found, judged)
+    fast, judged = answers.fast, answers.judged
+    halves = halves_of(fast, cuts[best.at], answers.exits)
+    cut = Cut(halves, best, sorted(rows, key=lambda r: r.us), link, fast, lead, exits=answers.exits)
+    found = [_copied(cut(*batch)) for batch in judged]
+    whole = answers.of(fast)
     equal = all(
         torch.equal(a, b)
-        for (mine, _), batch in pairs
-        for a, b in zip(pytree.tree_leaves(mine), pytree.tree_leaves(fast(*batch)))
+        for mine, batch in zip(found, judged)
+        for a, b in zip(pytree.tree_leaves(mine), pytree.tree_leaves(whole(*batch)))
     )
     if best.scheme in ("float32", "none") and not equal:
         raise ShapeError(
@@ -336,9 +255,14 @@ def _proved(
             "the same bits with exact wires",
             "Please report this model.",
         )
-    sent, _ = cut.before(judged[0])
-    edge_us = 0.0 if cut.edge is None else probes.least_us(lambda: cut.edge(*judged[0]))  # type: ignore[misc]
-    cloud = cut.cloud
+    edge, cloud = cut.edge, cut.cloud
+    made = () if edge is None else edge(*judged[0])
+    sent = halves.crossing_values(pytree.tree_leaves(judged[0]), made)
+    edge_us = 0.0 if edge is None else probes.least_us(lambda: edge(*judged[0]))
     cloud_us = 0.0 if cloud is None else probes.least_us(lambda: cloud(*sent))
-    cut.proof = Proof(error_of(found), equal, edge_us, cloud_us)
+    runs = [cut.before(call) for call in answers.calls]
+    sent_bytes = best.wire_bytes * (sum(sent is not None for sent, _ in runs) / len(runs) if runs else 1.0)
+    exits = sum(isinstance(run, EarlyRun) and run.sure for _, run in runs) / max(1, len(runs))
+    found_error = error_of(list(zip(found, answers.expected)))
+    cut.proof = Proof(found_error, equal, edge_us, cloud_us, exits, sent_bytes)
     return cut
