@@ -5,6 +5,7 @@
 #include "rta_batcher.h"
 #include "rta_cascade.h"
 #include "rta_door.h"
+#include "rta_endpoint.h"
 #include "rta_frame.h"
 #include "rta_latest.h"
 #include "rta_loop.h"
@@ -13,6 +14,7 @@
 #include "rta_model.h"
 #include "rta_online.h"
 #include "rta_plan.h"
+#include "rta_udp.h"
 #include "rta_workers.h"
 
 #endif

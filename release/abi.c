@@ -534,7 +534,33 @@ typedef struct {
   uint64_t session, newest;
 } rta_frame_guard;
 int rta_frame_admit(rta_frame_guard* guard, const rta_frame_head* head) {}
+typedef struct {
+  const rta_frame_tensor* tensors;
+  int count;
+  uint8_t model[16], key[16];
+} rta_frame_end;
+int rta_frame_read(const void* frame, size_t size, const rta_frame_end* end, int kind, uint64_t session,
+                   rta_frame_guard* guard, rta_frame_head* head) {}
 uint64_t rta_siphash(const void* data, size_t size, const uint8_t key[16]) {}
+typedef struct rta_endpoint rta_endpoint;
+typedef struct {
+  rta_frame_end in;
+  rta_frame_end out;
+  rta_step_fn step;
+  void* self;
+  int64_t most_peers;
+} rta_endpoint_config;
+typedef struct {
+  int64_t answered, failed;
+  int64_t refused[16];
+  int64_t peers;
+} rta_endpoint_stats;
+rta_endpoint* rta_endpoint_create(const rta_endpoint_config* config) {}
+void rta_endpoint_destroy(rta_endpoint* endpoint) {}
+size_t rta_endpoint_bytes(const rta_endpoint* endpoint, int answers) {}
+int64_t rta_endpoint_answer(rta_endpoint* endpoint, const void* frame, size_t size, const void* peer, size_t peer_bytes,
+                            void* out, size_t capacity) {}
+void rta_endpoint_statistics(const rta_endpoint* endpoint, rta_endpoint_stats* stats) {}
 typedef struct {
   uint64_t seed;
   int64_t produce_ns;
@@ -643,3 +669,8 @@ int rta_ftrl_learn(rta_ftrl* head, const int64_t* indices, const float* values, 
 void rta_ftrl_save(const rta_ftrl* head, float* z, float* n, int64_t counts[2]) {}
 int rta_ftrl_load(rta_ftrl* head, const float* z, const float* n, const int64_t counts[2]) {}
 int64_t rta_ftrl_weights(const rta_ftrl* head, float* w) {}
+typedef struct rta_udp_server rta_udp_server;
+rta_udp_server* rta_udp_serve(rta_endpoint* endpoint, int socket, int64_t spin_ns) {}
+void rta_udp_stop(rta_udp_server* server) {}
+int rta_udp_send(int socket, const void* frame, size_t size) {}
+int64_t rta_udp_receive(int socket, void* into, size_t capacity, int64_t timeout_ns, int64_t spin_ns) {}

@@ -86,6 +86,20 @@ typedef struct {
  * session is a sender that started anew. */
 int rta_frame_admit(rta_frame_guard* guard, const rta_frame_head* head);
 
+/* What an end of a link knows: its tensors, with `data` where they lie in memory, the first bytes of the model's
+ * digest, and the key. */
+typedef struct {
+  const rta_frame_tensor* tensors;
+  int count;
+  uint8_t model[16], key[16];
+} rta_frame_end;
+
+/* Checks a frame against an end and reads it into the end's memory: 0, or why it is refused, with memory and guard as
+ * they were. session: of an answer's request; 0 for a receiver of requests. An answer with a status other than 0 is
+ * admitted, and its tensors are not read. */
+int rta_frame_read(const void* frame, size_t size, const rta_frame_end* end, int kind, uint64_t session,
+                   rta_frame_guard* guard, rta_frame_head* head);
+
 uint64_t rta_siphash(const void* data, size_t size, const uint8_t key[16]);
 
 #ifdef __cplusplus

@@ -20,6 +20,7 @@
 #include "bindings/plan.h"
 #include "bindings/realtime/latest.h"
 #include "bindings/realtime/loop.h"
+#include "bindings/remote/remote.h"
 #include "bindings/timer.h"
 #include "bindings/weights/rounding.h"
 
@@ -93,6 +94,7 @@ NB_MODULE(_native, m) {
   add_entry(m);
   add_cascade(m);
   rta_frames::add_frames(m);
+  rta_remote_py::add_remote(m);
   rta_weights::add_rounding(m);
   add_latest(m);
   add_loop(m);

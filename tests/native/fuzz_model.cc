@@ -103,13 +103,6 @@ void run(rta_model* model, Random& random) {
 
 }  // namespace
 
-uint64_t Random::bits() {
-  uint64_t z = state_ += 0x9e3779b97f4a7c15ull;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-  return z ^ (z >> 31);
-}
-
 void reseal(Bytes& file) {
   if (file.size() < kHashedFrom) return;
   const rta::Digest digest = rta::sha256(file.data() + kHashedFrom, file.size() - kHashedFrom);

@@ -1,4 +1,4 @@
-// Fuzzing of the loader: files that begin as what rt.save wrote and were changed, opened and run.
+// Fuzzing of the loader, and of frames: files that begin as whole ones and were changed, opened and run.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,12 @@ using Bytes = std::vector<uint8_t>;
 class Random {
  public:
   explicit Random(uint64_t seed) : state_(seed) {}
-  uint64_t bits();
+  uint64_t bits() {
+    uint64_t z = state_ += 0x9e3779b97f4a7c15ull;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+    return z ^ (z >> 31);
+  }
   uint64_t below(uint64_t end) { return end ? bits() % end : 0; }
   bool one_in(uint64_t n) { return below(n) == 0; }
 

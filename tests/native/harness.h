@@ -110,6 +110,7 @@ void check_softmax(const char* kernel, Report& report);
 std::vector<std::pair<std::string, Report>> check_vectors();  // by instruction set
 void check_online_abi(Report& report);
 void check_frames(Report& report);
+void check_endpoint(Report& report);
 void check_cascade(Report& report);
 void check_workers(Report& report);
 void check_door(Report& report);

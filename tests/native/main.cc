@@ -73,6 +73,11 @@ int main(int argc, char** argv) {
     check_frames(report);
     conclude("frames", "abi", report);
   }
+  if (only.empty() || only.count("endpoint")) {
+    Report report;
+    check_endpoint(report);
+    conclude("endpoint", "abi", report);
+  }
   if (only.empty() || only.count("cascade")) {
     Report report;
     check_cascade(report);

@@ -67,6 +67,11 @@ class _End:
             raise ShapeError("frame", ", ".join(map(_text, arrays)), "arrays that fit a frame", f"{error}.") from None
         self.bytes: int = self._native.bytes()
 
+    @property
+    def native(self) -> Any:
+        """The native side, for what reads and writes frames without Python."""
+        return self._native
+
 
 class Writer(_End):
     """Writes its arrays, as they are at the call, into frames; nothing is allocated.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass, field
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -14,16 +13,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rtaccel import _native as native
-from rtaccel.core.errors import FormatError, RtaccelError, ShapeError
+from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
 from rtaccel.deploy import container
 from rtaccel.deploy.load import LoadedModel, load
 from rtaccel.deploy.save import artifact_bytes
+from rtaccel.realtime.steps import steps_of
 from rtaccel.runtime.compiled import CompiledModel
-from rtaccel.serve.frames import FrameRefused, Reader, Writer
+from rtaccel.serve.frames import Reader, Writer
+from rtaccel.serve.frames.refusal import REASONS
 from rtaccel.serve.split.cut import NAME, Cut
 
 MODEL_REFUSED = 1
-"""Status of an answer to numbers that the model does not take."""
+"""Status of an answer to numbers that the model does not take (RTA_ENDPOINT_REFUSED)."""
 
 
 @dataclass
@@ -53,8 +54,9 @@ class Endpoint:
         forgotten.
 
     A frame that is refused gets no answer and is counted. Each sender's sequence numbers have to grow: what is replayed or
-    reordered is dropped. A sender that started anew has a greater session. Raises ShapeError and FormatError for what cannot be
-    answered.
+    reordered is dropped. A sender that started anew has a greater session. Frames are checked, computed and answered in native
+    code; a model that is not one native plan is called from there, with the GIL, and `in_python` says why. Raises ShapeError and
+    FormatError for what cannot be answered.
     """
 
     def __init__(
@@ -78,13 +80,16 @@ class Endpoint:
         flat = results if isinstance(results, (tuple, list)) else (results,)
         outs = [_array(y) for y in flat]
         self.digest = digest
-        self._reader = Reader(into, digest, wire, key)
-        self._writer = Writer(outs, digest, "float32", key)
-        self._call = model.bind(*into, out=tuple(outs) if isinstance(results, (tuple, list)) else outs[0])
-        self._frame = np.zeros(self._writer.bytes, np.uint8)
-        self._view = memoryview(self._frame.data)
-        self._guards: OrderedDict[Hashable, Any] = OrderedDict()
-        self._max_peers, self._lock, self._stats = max_peers, Lock(), EndpointStats()
+        self._reader, self._writer = Reader(into, digest, wire, key), Writer(outs, digest, "float32", key)
+        self.in_python = ""
+        """Why the model is called from Python; "" where it is not."""
+        try:
+            step = steps_of("Endpoint", model, [(a.shape, a.dtype.name) for a in into], []).steps[0]
+        except UnsupportedProblem as problem:
+            self.in_python = str(problem)
+            bound = model.bind(*into, out=tuple(outs) if isinstance(results, (tuple, list)) else outs[0])
+            step = native.python_step(_called(bound), [a.nbytes for a in into], [a.nbytes for a in outs])
+        self._native = native.FrameEndpoint(self._reader.native, self._writer.native, step, max_peers)
 
     @classmethod
     def of(cls, cut: Cut, *, key: bytes | None = None, max_peers: int = 1024) -> Endpoint:
@@ -118,6 +123,11 @@ class Endpoint:
         return cls(model, example, digest=digest, wire=wire, key=key, max_peers=max_peers)
 
     @property
+    def native(self) -> Any:
+        """The native side, for transports that need no Python."""
+        return self._native
+
+    @property
     def request_bytes(self) -> int:
         """Of a request's frame; what is larger is refused."""
         return self._reader.bytes
@@ -130,40 +140,35 @@ class Endpoint:
     def answer(self, frame: Any, peer: Hashable = None, size: int | None = None) -> bytes | None:
         """The frame that answers a request; None where it was refused.
 
-        frame: bytes, or anything with a buffer; size: how many of them. peer: who sent it, by whatever the transport tells apart.
+        frame: bytes, or anything with a buffer; size: how many of them. peer: who sent it: senders are told apart by its repr.
         """
-        with self._lock:
-            guard = self._guards.get(peer)
-            fresh = guard is None
-            if fresh:
-                guard = native.FrameGuard()
-            try:
-                head = self._reader.read(frame, size, guard=guard)
-            except FrameRefused as refused:
-                self._stats.refused[refused.reason] = self._stats.refused.get(refused.reason, 0) + 1
-                return None
-            if fresh:
-                self._guards[peer] = guard
-                if len(self._guards) > self._max_peers:
-                    self._guards.popitem(last=False)
-            else:
-                self._guards.move_to_end(peer)
-            status = 0
-            try:
-                self._call()
-                self._stats.answered += 1
-            except RtaccelError:
-                status = MODEL_REFUSED
-                self._stats.failed += 1
-            bytes_ = self._writer.write(
-                self._frame, head.sequence, head.stamp_ns, kind="answer", status=status, session=head.session
-            )
-            return bytes(self._view[:bytes_])
+        found = self._native.answer(frame, len(frame) if size is None else size, _name_of(peer))
+        return found if isinstance(found, bytes) else None
 
     def stats(self) -> EndpointStats:
         """Counts so far, a copy."""
-        with self._lock:
-            return EndpointStats(self._stats.answered, self._stats.failed, dict(self._stats.refused), len(self._guards))
+        s = self._native.stats()
+        refused = {REASONS[code][0]: count for code, count in s["refused"].items()}
+        return EndpointStats(s["answered"], s["failed"], refused, s["peers"])
+
+
+def _name_of(peer: Hashable) -> bytes:
+    """At most 64 bytes that tell a sender from others."""
+    name = peer if isinstance(peer, bytes) else repr(peer).encode()
+    return name if len(name) <= 64 else hashlib.blake2b(name, digest_size=64).digest()
+
+
+def _called(bound: Callable[[], object]) -> Callable[..., int]:
+    """A bound call as the native side takes one: it reads and writes memory that it knows already."""
+
+    def call(sources: tuple[int, ...], targets: tuple[int, ...]) -> int:
+        try:
+            bound()
+        except RtaccelError:
+            return 1
+        return 0
+
+    return call
 
 
 def _array(x: Any) -> NDArray[Any]:

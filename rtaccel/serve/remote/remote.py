@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from rtaccel.core.errors import FormatError, RtaccelError, ShapeError
-from rtaccel.serve.frames import FrameRefused, Reader, Writer
+from rtaccel.serve.frames import Reader, Writer
+from rtaccel.serve.frames.end import Head
 from rtaccel.serve.remote.endpoint import MODEL_REFUSED, check_size
-from rtaccel.serve.remote.transport import Client
+from rtaccel.serve.remote.transport import Client, linked
 from rtaccel.serve.split.cut import Cut
 
 OUTSTANDING = 256
@@ -79,8 +80,7 @@ class Remote:
         self._reader = Reader([t.numpy() for t in self._into], digest, "float32", key)
         check_size(transport.most_bytes, self._writer.bytes, self._reader.bytes)
         self._transport, self._before, self._after = transport, before, after
-        self._frame = np.zeros(self._writer.bytes, np.uint8)
-        self._view = memoryview(self._frame.data)
+        self._link = linked(transport, self._writer, self._reader)
         self._asked: OrderedDict[int, tuple[Sequence[Any], Any]] = OrderedDict()
         self._made: OrderedDict[int, Any] = OrderedDict()
         self._next = 0
@@ -117,12 +117,11 @@ class Remote:
         for to, tensor in zip(self._out, tensors):
             to.copy_(tensor)
         self._next += 1
-        size = self._writer.write(self._frame, self._next, stamp_ns)
         self._asked[self._next] = (inputs, kept)
         if len(self._asked) > OUTSTANDING:
             self._asked.popitem(last=False)
         self._stats.sent += 1
-        self._transport.send(self._view[:size])
+        self._link.post(self._next, time.monotonic_ns() if stamp_ns is None else stamp_ns)
         return self._next
 
     @staticmethod
@@ -140,19 +139,15 @@ class Remote:
             return self._made.popitem(last=False)
         end = time.monotonic() + timeout_s
         while True:
-            frame = self._transport.receive(max(0.0, end - time.monotonic()))
-            if frame is None:
+            head = self._link.take(max(0.0, end - time.monotonic()))
+            if head is None:
                 return None
-            found = self._read(frame)
-            if found is not None:
+            if isinstance(head, str):
+                self._stats.refused[head] = self._stats.refused.get(head, 0) + 1
+            elif (found := self._answer(head)) is not None:
                 return found
 
-    def _read(self, frame: Any) -> tuple[int, Any] | None:
-        try:
-            head = self._reader.read(frame, kind="answer", session=self._writer.session)
-        except FrameRefused as refused:
-            self._stats.refused[refused.reason] = self._stats.refused.get(refused.reason, 0) + 1
-            return None
+    def _answer(self, head: Head) -> tuple[int, Any] | None:
         asked = self._asked.pop(head.sequence, None)
         if asked is None:
             self._stats.unasked += 1

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Protocol
 
+import numpy as np
+
+from rtaccel.serve.frames import FrameRefused, Reader, Writer
+from rtaccel.serve.frames.end import Head
 from rtaccel.serve.remote.endpoint import Endpoint
 
 
@@ -22,6 +26,38 @@ class Client(Protocol):
 
     def close(self) -> None:
         """Gives back what it holds."""
+
+
+class Link:
+    """A transport with both ends of its frames.
+
+    `post(sequence, stamp_ns)` writes a frame and sends it. `take(timeout_s)` gives what came next: its Head with the arrays of
+    the reader written, the reason for which it was refused, or None after the time.
+    """
+
+    def __init__(self, client: Client, writer: Writer, reader: Reader) -> None:
+        self._client, self._writer, self._reader = client, writer, reader
+        self._frame = np.zeros(writer.bytes, np.uint8)
+        self._view = memoryview(self._frame.data)
+
+    def post(self, sequence: int, stamp_ns: int) -> None:
+        size = self._writer.write(self._frame, sequence, stamp_ns)
+        self._client.send(self._view[:size])
+
+    def take(self, timeout_s: float) -> Head | str | None:
+        frame = self._client.receive(timeout_s)
+        if frame is None:
+            return None
+        try:
+            return self._reader.read(frame, kind="answer", session=self._writer.session)
+        except FrameRefused as refused:
+            return refused.reason
+
+
+def linked(client: Client, writer: Writer, reader: Reader) -> Link:
+    """A client's own link, where it has one that does more in native code, else one over its bytes."""
+    own = getattr(client, "link", None)
+    return Link(client, writer, reader) if own is None else own(writer, reader)
 
 
 class Inside:

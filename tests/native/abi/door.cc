@@ -5,52 +5,17 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <cstring>
 #include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "native/harness.h"
+#include "native/abi/gru_plan.h"
 
 namespace check {
 namespace {
 
 constexpr int kStreams = 40, kWidth = 3, kClients = 3, kRounds = 200;
-
-const char* kernel_of(const char* op, const Attributes& attrs) {
-  for (int i = 0; i < rta_kernel_count(); ++i) {
-    const rta_kernel k = rta_kernel_at(i);
-    if (std::strcmp(k.op, op) == 0 && !rta_kernel_reject(op, k.name, attrs.data(), attrs.size())) return k.name;
-  }
-  return nullptr;
-}
-
-using Plan = std::unique_ptr<rta_plan, void (*)(rta_plan*)>;
-
-// One step of a GRU with a state for each stream.
-Plan gru(Random& random) {
-  std::vector<float> ih(3 * kWidth * kWidth), hh(3 * kWidth * kWidth), bias(3 * kWidth), bias_n(kWidth);
-  for (auto* each : {&ih, &hh, &bias, &bias_n})
-    for (float& w : *each) w = random.normal();
-  Attributes a;
-  a.set("inputs", int64_t{kWidth}).set("hidden", int64_t{kWidth}).set("layers", int64_t{1});
-  a.set("directions", int64_t{1}).set("time", int64_t{1}).set("batch", int64_t{1});
-  a.set("batch_first", int64_t{1}).set("last_only", int64_t{1}).set("weight_dtype", "float32");
-  a.set("weight_ih_l0", ih.data(), RTA_FLOAT32, 3 * kWidth * kWidth);
-  a.set("weight_hh_l0", hh.data(), RTA_FLOAT32, 3 * kWidth * kWidth);
-  a.set("bias_l0", bias.data(), RTA_FLOAT32, 3 * kWidth).set("bias_n_l0", bias_n.data(), RTA_FLOAT32, kWidth);
-  Plan plan(rta_plan_create(1 << 16), rta_plan_destroy);
-  const int x = rta_plan_value(plan.get(), RTA_FLOAT32, 1, kWidth, RTA_INPUT);
-  const int h = rta_plan_value(plan.get(), RTA_FLOAT32, 1, kWidth, RTA_STATE);
-  const int y = rta_plan_value(plan.get(), RTA_FLOAT32, 1, kWidth, RTA_OUTPUT);
-  const int in[] = {x, h}, out[] = {y, h};
-  const char* kernel = kernel_of("gru", a);
-  if (!kernel || rta_plan_stage(plan.get(), "gru", kernel, in, 2, out, 2, a.data(), a.size()) < 0 ||
-      rta_plan_finish(plan.get(), kStreams, -1) != 0)
-    return {nullptr, rta_plan_destroy};
-  return plan;
-}
 
 // Puts for its own streams, and takes each answer but the last ones; what became of them by answer, FULL last.
 void caller(const std::string& name, int number, std::atomic<int64_t>* counts, std::atomic<int>* wrong) {
@@ -93,7 +58,7 @@ void check_door(Report& report) {
   running("door", "", "load");
   ++report.cases;
   Random random(7);
-  Plan plan = gru(random);
+  Plan plan = gru_plan(random, kStreams, kWidth, kWidth);
   if (!plan) return report.expect(false, "a plan: %s", rta_error());
   rta_batcher_config config = {};
   config.plan = plan.get();

@@ -3,12 +3,11 @@
 #include "rta_workers.h"
 
 #include <atomic>
-#include <cstring>
 #include <memory>
 #include <thread>
 #include <vector>
 
-#include "native/harness.h"
+#include "native/abi/gru_plan.h"
 #include "rta_batcher.h"
 
 namespace check {
@@ -16,40 +15,7 @@ namespace {
 
 constexpr int kStreams = 70, kUnits = 4, kIn = 3, kModels = 4, kPuts = 3000;
 
-using Plan = std::unique_ptr<rta_plan, void (*)(rta_plan*)>;
 using Batcher = std::unique_ptr<rta_batcher, void (*)(rta_batcher*)>;
-
-const char* kernel_of(const char* op, const Attributes& attrs) {
-  for (int i = 0; i < rta_kernel_count(); ++i) {
-    const rta_kernel k = rta_kernel_at(i);
-    if (std::strcmp(k.op, op) == 0 && !rta_kernel_reject(op, k.name, attrs.data(), attrs.size())) return k.name;
-  }
-  return nullptr;
-}
-
-// One step of a GRU with a state for each stream.
-Plan gru(Random& random) {
-  std::vector<float> ih(3 * kUnits * kIn), hh(3 * kUnits * kUnits), bias(3 * kUnits), bias_n(kUnits);
-  for (auto* each : {&ih, &hh, &bias, &bias_n})
-    for (float& w : *each) w = random.normal();
-  Attributes a;
-  a.set("inputs", int64_t{kIn}).set("hidden", int64_t{kUnits}).set("layers", int64_t{1}).set("directions", int64_t{1});
-  a.set("time", int64_t{1}).set("batch", int64_t{1}).set("batch_first", int64_t{1}).set("last_only", int64_t{1});
-  a.set("weight_dtype", "float32");
-  a.set("weight_ih_l0", ih.data(), RTA_FLOAT32, 3 * kUnits * kIn);
-  a.set("weight_hh_l0", hh.data(), RTA_FLOAT32, 3 * kUnits * kUnits);
-  a.set("bias_l0", bias.data(), RTA_FLOAT32, 3 * kUnits).set("bias_n_l0", bias_n.data(), RTA_FLOAT32, kUnits);
-  Plan plan(rta_plan_create(1 << 16), rta_plan_destroy);
-  const int x = rta_plan_value(plan.get(), RTA_FLOAT32, 1, kIn, RTA_INPUT);
-  const int h = rta_plan_value(plan.get(), RTA_FLOAT32, 1, kUnits, RTA_STATE);
-  const int y = rta_plan_value(plan.get(), RTA_FLOAT32, 1, kUnits, RTA_OUTPUT);
-  const int in[] = {x, h}, out[] = {y, h};
-  const char* kernel = kernel_of("gru", a);
-  if (!kernel || rta_plan_stage(plan.get(), "gru", kernel, in, 2, out, 2, a.data(), a.size()) < 0 ||
-      rta_plan_finish(plan.get(), kStreams, -1) != 0)
-    return {nullptr, rta_plan_destroy};
-  return plan;
-}
 
 Batcher batcher(rta_plan* plan, rta_workers* workers, int64_t tickets, int late = RTA_LATE_ANSWER, int manual = 0) {
   rta_batcher_config c = {};
@@ -98,7 +64,7 @@ void check_load(Report& report, int threads) {
   std::vector<Plan> plans;
   std::vector<Batcher> batchers;
   for (int i = 0; i < kModels; ++i) {
-    plans.push_back(gru(random));
+    plans.push_back(gru_plan(random, kStreams, kIn, kUnits));
     report.expect(plans.back() != nullptr, "a plan: %s", rta_error());
     if (!plans.back()) return;
     batchers.push_back(batcher(plans.back().get(), pool.get(), 200, i % 2 ? RTA_LATE_DROP : RTA_LATE_ANSWER));
@@ -112,7 +78,7 @@ void check_load(Report& report, int threads) {
     for (int half = 0; half < 2; ++half)
       callers.emplace_back(caller, batchers[static_cast<size_t>(i)].get(), half, std::ref(seen[i]));
   // Meanwhile others come and go, some with samples that nobody waits for.
-  const Plan passing = gru(random);
+  const Plan passing = gru_plan(random, kStreams, kIn, kUnits);
   for (int i = 0; i < 20 && passing; ++i) {
     const Batcher guest = batcher(passing.get(), pool.get(), i % 2 ? 0 : 100);
     report.expect(guest && rta_batcher_start(guest.get()) == 0, "a guest: %s", rta_batcher_error_text());
@@ -146,7 +112,7 @@ void check_order(Report& report) {
   Random random(22);
   const rta_workers_config config = {1, nullptr, 0, 1};
   std::unique_ptr<rta_workers, void (*)(rta_workers*)> pool(rta_workers_create(&config), rta_workers_destroy);
-  const Plan first = gru(random), second = gru(random);
+  const Plan first = gru_plan(random, kStreams, kIn, kUnits), second = gru_plan(random, kStreams, kIn, kUnits);
   if (!first || !second || !pool) return report.expect(false, "plans of workers: %s", rta_error());
   const Batcher a = batcher(first.get(), pool.get(), 10, RTA_LATE_ANSWER, 1);
   const Batcher b = batcher(second.get(), pool.get(), 10, RTA_LATE_ANSWER, 1);

@@ -1,0 +1,177 @@
+"""What UDP, zenoh, gRPC and Ray Serve add to a call over loopback, beside the floor: a datagram there and back, from Python, with
+nothing done to it.
+
+    python -m bench.split.transports [--calls 3000] [--ray] [--json FILE]
+
+Each call is made beside one of the same model here, which is subtracted. All in turn in one process, the other ends in processes
+of their own. "in this process" is what frames and checks take without a socket. "udp, spinning" looks for datagrams for 200 us
+before it sleeps, at both ends: what is left of the floor's two wake-ups.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import rtaccel as rt
+from rtaccel.serve.remote import Endpoint, Inside, Remote, TimedOut
+from rtaccel.serve.remote.udp import UdpClient, UdpServer
+
+
+def answering(kind: str, ready: Any, stop: Any) -> None:
+    """An endpoint of a small model, or a bare echo."""
+    torch.set_num_threads(1)
+    if kind == "bare udp":
+        echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        echo.bind(("127.0.0.1", 0))
+        ready.put((echo.getsockname(), b""))
+        while (found := echo.recvfrom(65536))[
+            0
+        ]:  # blocking: a timeout costs a poll for each; an empty datagram is the end
+            echo.sendto(*found)
+        return
+    endpoint = Endpoint(small(), (torch.zeros(1, 64),))
+    with _server(kind, endpoint) as server:
+        ready.put((getattr(server, "address", KEY), endpoint.digest))
+        stop.wait()
+
+
+KEY = "rtaccel/bench/split"
+SPIN_US = 200.0
+
+
+def _server(kind: str, endpoint: Endpoint) -> Any:
+    if kind == "zenoh":
+        from rtaccel.serve.remote.zenoh import ZenohServer
+
+        return ZenohServer(endpoint, KEY)
+    if kind == "grpc":
+        from rtaccel.serve.remote.grpc import GrpcServer
+
+        return GrpcServer(endpoint)
+    return UdpServer(endpoint, spin_us=SPIN_US if kind == "udp, spinning" else 0)
+
+
+def _client(kind: str, address: Any) -> Any:
+    if kind == "zenoh":
+        from rtaccel.serve.remote.zenoh import ZenohClient
+
+        return ZenohClient(address)
+    if kind == "grpc":
+        from rtaccel.serve.remote.grpc import GrpcClient
+
+        return GrpcClient(address)
+    return UdpClient(tuple(address), spin_us=SPIN_US if kind == "udp, spinning" else 0)
+
+
+def small() -> Any:
+    torch.manual_seed(0)
+    return rt.compile(nn.Linear(64, 64).eval(), torch.zeros(1, 64), verify=False)
+
+
+@contextlib.contextmanager
+def on_ray(wanted: bool) -> Iterator[dict[str, Any]]:
+    """A deployment of one replica, called through its handle."""
+    if not wanted:
+        yield {}
+        return
+    from rtaccel.serve.ray import Deployment
+
+    x = torch.randn(1, 64).numpy()
+    with tempfile.TemporaryDirectory() as folder:
+        file = rt.save(small(), Path(folder) / "small.rta")
+        Deployment.join()
+        with Deployment(file, replicas=(1, 1), actor_options={"num_cpus": 0.5}) as deployment:
+            yield {"ray serve": lambda: deployment.infer(x)}
+
+
+def transports(calls: int, ray: bool) -> dict[str, Any]:
+    """What a call takes beyond the same call here; 256 bytes of numbers there and back. All in turn in one process."""
+    with on_ray(ray) as more:
+        return _transports(calls, more)
+
+
+def _transports(calls: int, more: dict[str, Any]) -> dict[str, Any]:
+    context, fast, x = multiprocessing.get_context("spawn"), small(), torch.randn(1, 64)
+    torch.set_num_threads(1)
+    kinds, asks, ends = ("bare udp", "in this process", "udp", "udp, spinning", "zenoh", "grpc"), {}, []
+    for kind in kinds:
+        if kind == "in this process":
+            endpoint = Endpoint(fast, (torch.zeros(1, 64),))
+            client, digest = Inside(endpoint), endpoint.digest
+        else:
+            ready, stop = context.Queue(), context.Event()
+            process = context.Process(target=answering, args=(kind, ready, stop), daemon=True)
+            process.start()
+            ends.append((process, stop))
+            address, digest = ready.get(timeout=120)
+            if kind == "bare udp":
+                plain = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                plain.connect(tuple(address))
+                ends.append((None, plain))
+                payload = bytes(256)
+                asks[kind] = lambda plain=plain, payload=payload: (plain.send(payload), plain.recv(65536))
+                continue
+            client = _client(kind, address)
+        remote = Remote(client, [((1, 64), "float32")], [((1, 64), "float32")], digest)
+        for _ in range(50):  # zenoh needs a moment to find its peer
+            try:
+                remote(x, timeout_s=1)
+                break
+            except TimedOut:
+                continue
+        asks[kind] = lambda remote=remote: remote(x, timeout_s=10)
+    asks |= more
+    for ask in asks.values():
+        for _ in range(50):
+            ask()
+    taken: dict[str, list[float]] = {kind: [] for kind in asks}
+    for _ in range(calls):
+        for kind, ask in asks.items():
+            start = time.perf_counter_ns()
+            fast(x)
+            middle = time.perf_counter_ns()
+            ask()
+            taken[kind].append((time.perf_counter_ns() - middle - (middle - start)) / 1e3)
+    for process, end in ends:
+        if process is None:
+            end.send(b"")
+        else:
+            end.set()
+    for process, _ in ends:
+        if process is not None:
+            process.join(30)
+    found = {}
+    for kind, us in taken.items():
+        us.sort()
+        found[kind] = {"p50_us": us[len(us) // 2], "p5_us": us[len(us) // 20], "p99_us": us[len(us) * 99 // 100]}
+        print(f"{kind:16} added us: " + "  ".join(f"{k[:-3]} {v:.1f}" for k, v in found[kind].items()))
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--calls", type=int, default=3000)
+    parser.add_argument("--ray", action="store_true", help="Ray Serve too: it starts a cluster")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    found = transports(args.calls, args.ray)
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

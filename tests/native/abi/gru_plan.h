@@ -1,0 +1,15 @@
+// A plan to put samples to: one step of a GRU with a state for each stream.
+#pragma once
+
+#include <memory>
+
+#include "native/harness.h"
+
+namespace check {
+
+using Plan = std::unique_ptr<rta_plan, void (*)(rta_plan*)>;
+
+// float32 [inputs] in and [units] out, weights by chance. nullptr where no kernel computes it, which is a failure.
+Plan gru_plan(Random& random, int64_t streams, int64_t inputs, int64_t units);
+
+}  // namespace check
