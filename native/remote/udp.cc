@@ -1,6 +1,7 @@
 // The C ABI of frames in datagrams (rta_udp.h).
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <time.h>
@@ -64,8 +65,11 @@ struct rta_udp_server {
       const ssize_t size =
           recvfrom(socket, frame.data(), frame.size(), MSG_DONTWAIT, reinterpret_cast<sockaddr*>(&peer), &length);
       if (size < 0) {
-        if (spin_ns <= 0 || now_ns() >= spin_until) wait_readable(socket, kLook_ns);
-        continue;  // nothing yet, or an answer that could not be delivered, which is lost
+        if (spin_ns <= 0 || now_ns() >= spin_until)
+          wait_readable(socket, kLook_ns);
+        else
+          sched_yield();  // the sender may have been put on this very core
+        continue;         // nothing yet, or an answer that could not be delivered, which is lost
       }
       const size_t named = std::min<size_t>(length, RTA_ENDPOINT_PEER_BYTES);
       const int64_t bytes = rta_endpoint_answer(endpoint, frame.data(), static_cast<size_t>(size), &peer, named,
@@ -118,6 +122,9 @@ RTA_API int64_t rta_udp_receive(int socket, void* into, size_t capacity, int64_t
     if (begin < 0) begin = now;
     const int64_t left = timeout_ns - (now - begin);
     if (left <= 0) return -1;
-    if (now - begin >= spin_ns) wait_readable(socket, left);
+    if (now - begin >= spin_ns)
+      wait_readable(socket, left);
+    else
+      sched_yield();  // who answers may have been put on this very core
   }
 }
