@@ -21,6 +21,7 @@
 #include "interleaved.h"
 #include "kinds.h"
 #include "planes.h"
+#include "share.h"
 #include "winograd/float32.h"
 #include "winograd/int8.h"
 
@@ -90,6 +91,14 @@ class ConvStage final : public Stage {
   bool updates(int in, int out) const override { return p_.updates(in, out); }
   void start(int id, char* state) const override { p_.start_ring(id, state); }
 
+  // Threads share the positions of a sample; the image is brought together before by one of them.
+  int forks(int64_t samples, int threads, int64_t* saved_ns) const override {
+    const int parts = share().parts(threads);
+    *saved_ns += samples * share().saved_ns(parts);
+    return parts;
+  }
+  int64_t cost_ns(int64_t samples) const override { return samples * share().cost_ns; }
+
   void run(const Run& run) const override {
     for (int64_t s = 0; s < run.samples; ++s) {
       const char* x = p_.x.row(run, s * p_.x.steps);
@@ -105,8 +114,11 @@ class ConvStage final : public Stage {
       } else {
         scale = fill_padded_image<S, K::kWide>(p_, padded_image_, run.scratch, x, run.nan_marks + s);
       }
-      outputs(image, delta, scale, run.scratch + sums_at_, p_.y.row(run, s * p_.y.steps),
-              p_.other.exists() ? p_.other.row(run, s * p_.other.steps) : nullptr);
+      char* y = p_.y.row(run, s * p_.y.steps);
+      const char* other = p_.other.exists() ? p_.other.row(run, s * p_.other.steps) : nullptr;
+      share().over(run, [&](int64_t first, int64_t end) {
+        outputs(image, delta, scale, run.scratch + sums_at_, y, other, first, end);
+      });
     }
   }
 
@@ -144,15 +156,25 @@ class ConvStage final : public Stage {
     int64_t from, to, first, last;
   };
 
+  // Sums that are cut into parts have one memory for them, so their positions are not shared.
+  PositionShare share() const {
+    const int64_t products = p_.at.out_count * p_.at.taps * (p_.c / p_.groups) * p_.n;
+    constexpr int64_t kStep = std::lcm(std::lcm(rows_of(1), rows_of(2)), std::lcm(rows_of(3), rows_of(4)));
+    return {p_.at.out_count, cuts_ ? p_.at.out_count : kStep, products_ns<S>(products, K::kInt8)};
+  }
+
   struct Block {
     const char *image, *w;
     const int32_t* delta;
     int64_t params;  // where multiplier and offset of this tile start
     float scale;
-    float* sums;  // of a part, where there are parts
+    float* sums;     // of a part, where there are parts
+    int64_t spills;  // positions up to there may write whole vectors, as what lies behind is this thread's or nobody's
   };
 
-  void outputs(const char* image, const int32_t* delta, float scale, char* sums, char* y, const char* other) const {
+  void outputs(const char* image, const int32_t* delta, float scale, char* sums, char* y, const char* other,
+               int64_t begin, int64_t end) const {
+    const int64_t reach = kTile * S::kLanes / p_.y.pitch + 1, count = p_.at.out_count;
     const int64_t per_group = p_.n / p_.groups, vectors = (per_group + S::kLanes - 1) / S::kLanes;
     const char* w = weights_;
     for (int64_t group = 0; group < p_.groups; ++group)
@@ -163,23 +185,24 @@ class ConvStage final : public Stage {
                           delta,
                           (group * vectors + first) * S::kLanes,
                           scale,
-                          reinterpret_cast<float*>(sums)};
+                          reinterpret_cast<float*>(sums),
+                          end == count ? count : end - reach};
         const ConvTarget at{y, other, group * per_group + first * S::kLanes, per_group - first * S::kLanes,
                             p_.groups == 1};
         switch (now) {
-          case 1: positions<1>(block, at); break;
-          case 2: positions<2>(block, at); break;
-          case 3: positions<3 < kTile ? 3 : kTile>(block, at); break;
-          default: positions<kTile>(block, at);
+          case 1: positions<1>(block, at, begin, end); break;
+          case 2: positions<2>(block, at, begin, end); break;
+          case 3: positions<3 < kTile ? 3 : kTile>(block, at, begin, end); break;
+          default: positions<kTile>(block, at, begin, end);
         }
         w += segments_ * per_segment_ * now * K::kStep;
       }
   }
 
   template <int V>
-  void positions(const Block& b, const ConvTarget& at) const {
+  void positions(const Block& b, const ConvTarget& at, int64_t begin, int64_t last_end) const {
     const int64_t count = p_.at.out_count, kRows = rows_of(V);
-    if (!cuts_) return positions<V>(b, at, {0, segments_, 0, per_segment_}, 0, count, nullptr);
+    if (!cuts_) return positions<V>(b, at, {0, segments_, 0, per_segment_}, begin, last_end, nullptr);
     const int64_t most = kPartBytes / (V * K::kStep), whole = most / per_segment_;  // groups; segments
     const int64_t chunks = (count + kPartTiles * kRows - 1) / (kPartTiles * kRows);
     const int64_t each = ((count + chunks - 1) / chunks + kRows - 1) / kRows * kRows;
@@ -303,7 +326,7 @@ class ConvStage final : public Stage {
       }
     }
     const ConvTarget at{to.y + position * p_.y.pitch, to.other ? to.other + position * p_.other.pitch : nullptr,
-                        to.column, to.left, to.spills};
+                        to.column, to.left, to.spills && position + R <= b.spills};
     if constexpr (K::kInt8) {
       int8_outputs<S, R, V>(p_, acc[0], b.params, b.scale, at);
     } else if (p_.plain && to.left >= V * S::kLanes) {

@@ -15,6 +15,7 @@
 
 #include "_common/checks.h"
 #include "conv/epilogue.h"
+#include "conv/share.h"
 #include "conv/winograd/tiles.h"
 #include "conv/winograd/transform.h"
 
@@ -53,19 +54,32 @@ class WinogradStage final : public Stage {
     spec.need_scratch(static_cast<size_t>(kPoints * (v_stride_ + p_stride_)) * 4);
   }
 
+  // Threads share groups of columns, each with its weights, where there are enough of them; else tiles. The inputs are
+  // transformed by each thread for its columns: few operations beside those of the products.
+  int parts(int64_t) const override {
+    if (p_.int8_out && p_.n % kLanes) return 1;  // whole vectors are written over bytes that may be another thread's
+    return static_cast<int>(std::max(groups(), tiles_.count() / kRows));
+  }
+  int64_t cost_ns(int64_t samples) const override {
+    return samples * products_ns<S>(tiles_.count() * kPoints * p_.c * p_.n, false);
+  }
+
   void run(const Run& run) const override {
     float* v = reinterpret_cast<float*>(run.scratch);
     float* products = v + kPoints * v_stride_;
-    const int64_t count = tiles_.count();
+    const int64_t count = tiles_.count(), columns = vectors_ * kLanes;
+    const bool by_columns = run.parts <= groups();
+    const Span mine = part_of(count, kRows, by_columns ? 0 : run.part, by_columns ? 1 : run.parts);
+    const Span wide = part_of(columns, kColumns, by_columns ? run.part : 0, by_columns ? run.parts : 1);
     for (int64_t s = 0; s < run.samples; ++s) {
       const char* x = p_.x.row(run, s * p_.x.steps);
       char* y = p_.y.row(run, s * p_.y.steps);
       const char* other = p_.other.exists() ? p_.other.row(run, s * p_.other.steps) : nullptr;
-      for (int64_t first = 0; first < count; first += block_) {
-        const int64_t tiles = count - first < block_ ? count - first : block_;
+      for (int64_t first = mine.begin; first < mine.end; first += block_) {
+        const int64_t tiles = mine.end - first < block_ ? mine.end - first : block_;
         for (int64_t t = 0; t < tiles; ++t) transform(x, first + t, v + t * v_pitch_);
-        for (int64_t column = 0; column < vectors_ * kLanes; column += kColumns) {
-          const int64_t left = vectors_ * kLanes - column, width = left < kColumns ? left : kColumns;
+        for (int64_t column = wide.begin; column < wide.end; column += kColumns) {
+          const int64_t left = columns - column, width = left < kColumns ? left : kColumns;
           multiply(v, weights_ + column * kPoints * p_.c, products, tiles, width / kLanes);
           for (int64_t t = 0; t < tiles; ++t)
             for (int64_t at = 0; at < width; at += kLanes)
@@ -76,6 +90,8 @@ class WinogradStage final : public Stage {
   }
 
  private:
+  int64_t groups() const { return (vectors_ * kLanes + kColumns - 1) / kColumns; }
+
   // An odd number of cache lines, so that the points of a tile fall into different sets.
   static int64_t odd_lines(int64_t floats) { return floats / 16 % 2 ? floats : floats + 16; }
 

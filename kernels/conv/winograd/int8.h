@@ -14,6 +14,7 @@
 
 #include "_common/checks.h"
 #include "conv/epilogue.h"
+#include "conv/share.h"
 #include "conv/winograd/tiles.h"
 #include "conv/winograd/transform.h"
 
@@ -50,19 +51,31 @@ class WinogradInt8Stage final : public Stage {
     spec.need_scratch(static_cast<size_t>(kPoints * (2 * v_stride_ + 4 * p_stride_)));
   }
 
+  // As of float32.
+  int parts(int64_t) const override {
+    if (p_.int8_out && p_.n % kLanes) return 1;  // whole vectors are written over bytes that may be another thread's
+    return static_cast<int>(std::max(groups(), tiles_.count() / kRows));
+  }
+  int64_t cost_ns(int64_t samples) const override {
+    return samples * products_ns<S>(tiles_.count() * kPoints * p_.c * p_.n / 2, false);
+  }
+
   void run(const Run& run) const override {
     uint16_t* v = reinterpret_cast<uint16_t*>(run.scratch);
     int32_t* products = reinterpret_cast<int32_t*>(v + kPoints * v_stride_);
-    const int64_t count = tiles_.count();
+    const int64_t count = tiles_.count(), columns = vectors_ * kLanes;
+    const bool by_columns = run.parts <= groups();
+    const Span mine = part_of(count, kRows, by_columns ? 0 : run.part, by_columns ? 1 : run.parts);
+    const Span wide = part_of(columns, kColumns, by_columns ? run.part : 0, by_columns ? run.parts : 1);
     for (int64_t s = 0; s < run.samples; ++s) {
       const char* x = p_.x.row(run, s * p_.x.steps);
       char* y = p_.y.row(run, s * p_.y.steps);
       const char* other = p_.other.exists() ? p_.other.row(run, s * p_.other.steps) : nullptr;
-      for (int64_t first = 0; first < count; first += block_) {
-        const int64_t tiles = count - first < block_ ? count - first : block_;
+      for (int64_t first = mine.begin; first < mine.end; first += block_) {
+        const int64_t tiles = mine.end - first < block_ ? mine.end - first : block_;
         for (int64_t t = 0; t < tiles; ++t) transform(x, first + t, v + t * v_pitch_);
-        for (int64_t column = 0; column < vectors_ * kLanes; column += kColumns) {
-          const int64_t left = vectors_ * kLanes - column, width = left < kColumns ? left : kColumns;
+        for (int64_t column = wide.begin; column < wide.end; column += kColumns) {
+          const int64_t left = columns - column, width = left < kColumns ? left : kColumns;
           multiply(v, weights_ + column * kPoints * pairs_ * 2, products, tiles, width / kLanes);
           for (int64_t t = 0; t < tiles; ++t) {
             int64_t at = 0;
@@ -76,6 +89,8 @@ class WinogradInt8Stage final : public Stage {
   }
 
  private:
+  int64_t groups() const { return (vectors_ * kLanes + kColumns - 1) / kColumns; }
+
   // An odd number of cache lines, so that the points of a tile fall into different sets.
   static int64_t odd_lines(int64_t lines) { return lines % 2 ? lines : lines + 1; }
 
