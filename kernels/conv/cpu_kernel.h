@@ -168,13 +168,11 @@ class ConvStage final : public Stage {
     const int32_t* delta;
     int64_t params;  // where multiplier and offset of this tile start
     float scale;
-    float* sums;     // of a part, where there are parts
-    int64_t spills;  // positions up to there may write whole vectors, as what lies behind is this thread's or nobody's
+    float* sums;  // of a part, where there are parts
   };
 
   void outputs(const char* image, const int32_t* delta, float scale, char* sums, char* y, const char* other,
                int64_t begin, int64_t end) const {
-    const int64_t reach = kTile * S::kLanes / p_.y.pitch + 1, count = p_.at.out_count;
     const int64_t per_group = p_.n / p_.groups, vectors = (per_group + S::kLanes - 1) / S::kLanes;
     const char* w = weights_;
     for (int64_t group = 0; group < p_.groups; ++group)
@@ -185,8 +183,7 @@ class ConvStage final : public Stage {
                           delta,
                           (group * vectors + first) * S::kLanes,
                           scale,
-                          reinterpret_cast<float*>(sums),
-                          end == count ? count : end - reach};
+                          reinterpret_cast<float*>(sums)};
         const ConvTarget at{y, other, group * per_group + first * S::kLanes, per_group - first * S::kLanes,
                             p_.groups == 1};
         switch (now) {
@@ -326,7 +323,7 @@ class ConvStage final : public Stage {
       }
     }
     const ConvTarget at{to.y + position * p_.y.pitch, to.other ? to.other + position * p_.other.pitch : nullptr,
-                        to.column, to.left, to.spills && position + R <= b.spills};
+                        to.column, to.left, to.spills};
     if constexpr (K::kInt8) {
       int8_outputs<S, R, V>(p_, acc[0], b.params, b.scale, at);
     } else if (p_.plain && to.left >= V * S::kLanes) {

@@ -7,7 +7,8 @@
 namespace rta {
 
 // Where a block goes: R rows of y, V vectors from `column` on, of which `left` columns exist. spills: whole vectors may
-// be written past them, because what lies there is padding or is written later.
+// be written past them, because what lies there is padding or is written later; never another position's, which threads
+// share.
 struct ConvTarget {
   char* y;
   const char* other;

@@ -33,8 +33,8 @@ def chain(*layers: nn.Module) -> nn.Module:
     return nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU()))).eval()
 
 
-# Name -> (model, shape of one sample). Few columns (whole vectors are written over the next positions), numbers of positions that
-# no group of them divides, and each form of convolution that threads share.
+# Name -> (model, shape of one sample). Few and odd columns, behind which whole vectors are written; numbers of positions that no
+# group of them divides; and each form of convolution that threads share.
 MODELS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "few columns": (chain(nn.Conv2d(16, 3, 5, padding=2), nn.Conv2d(3, 5, 5, padding=2)), (16, 61, 59)),
     "one column": (chain(nn.Conv2d(24, 1, 5), nn.Conv2d(1, 7, 3)), (24, 67, 61)),

@@ -54,12 +54,9 @@ class WinogradStage final : public Stage {
     spec.need_scratch(static_cast<size_t>(kPoints * (v_stride_ + p_stride_)) * 4);
   }
 
-  // Threads share groups of columns, each with its weights, where there are enough of them; else tiles. The inputs are
-  // transformed by each thread for its columns: few operations beside those of the products.
-  int parts(int64_t) const override {
-    if (p_.int8_out && p_.n % kLanes) return 1;  // whole vectors are written over bytes that may be another thread's
-    return static_cast<int>(std::max(groups(), tiles_.count() / kRows));
-  }
+  // Threads share the tiles; where these are few, groups of columns, each with its weights. Then each thread transforms
+  // all inputs: few operations beside those of the products.
+  int parts(int64_t) const override { return static_cast<int>(std::max(groups(), tiles_.count() / kRows)); }
   int64_t cost_ns(int64_t samples) const override {
     return samples * products_ns<S>(tiles_.count() * kPoints * p_.c * p_.n, false);
   }
@@ -68,7 +65,7 @@ class WinogradStage final : public Stage {
     float* v = reinterpret_cast<float*>(run.scratch);
     float* products = v + kPoints * v_stride_;
     const int64_t count = tiles_.count(), columns = vectors_ * kLanes;
-    const bool by_columns = run.parts <= groups();
+    const bool by_columns = count < run.parts * 2 * kRows && run.parts <= groups();
     const Span mine = part_of(count, kRows, by_columns ? 0 : run.part, by_columns ? 1 : run.parts);
     const Span wide = part_of(columns, kColumns, by_columns ? run.part : 0, by_columns ? run.parts : 1);
     for (int64_t s = 0; s < run.samples; ++s) {

@@ -52,10 +52,7 @@ class WinogradInt8Stage final : public Stage {
   }
 
   // As of float32.
-  int parts(int64_t) const override {
-    if (p_.int8_out && p_.n % kLanes) return 1;  // whole vectors are written over bytes that may be another thread's
-    return static_cast<int>(std::max(groups(), tiles_.count() / kRows));
-  }
+  int parts(int64_t) const override { return static_cast<int>(std::max(groups(), tiles_.count() / kRows)); }
   int64_t cost_ns(int64_t samples) const override {
     return samples * products_ns<S>(tiles_.count() * kPoints * p_.c * p_.n / 2, false);
   }
@@ -64,7 +61,7 @@ class WinogradInt8Stage final : public Stage {
     uint16_t* v = reinterpret_cast<uint16_t*>(run.scratch);
     int32_t* products = reinterpret_cast<int32_t*>(v + kPoints * v_stride_);
     const int64_t count = tiles_.count(), columns = vectors_ * kLanes;
-    const bool by_columns = run.parts <= groups();
+    const bool by_columns = count < run.parts * 2 * kRows && run.parts <= groups();
     const Span mine = part_of(count, kRows, by_columns ? 0 : run.part, by_columns ? 1 : run.parts);
     const Span wide = part_of(columns, kColumns, by_columns ? run.part : 0, by_columns ? run.parts : 1);
     for (int64_t s = 0; s < run.samples; ++s) {
