@@ -14,14 +14,13 @@ from rtaccel import _native as native
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.realtime import threads
 from rtaccel.serve.answer import SLICE_NS, STATUSES, Ticket
+from rtaccel.serve.batcher_settings import settings_of
 from rtaccel.serve.door import BatcherClient, Door
+from rtaccel.serve.members import Members
+from rtaccel.serve.puts import PUTS, check_stream, refuse, stamp_of
 from rtaccel.serve.stats import BatcherStats
 from rtaccel.serve.stream_sides import side_of
-from rtaccel.serve.workers import BatchWorkers, native_of
-
-LATE = {"answer": 0, "drop": 1}
-PUTS = ("queued", "replacing", "replaced")
-"""What a put comes to without tickets, by the code of the native side; -1 is "full"."""
+from rtaccel.serve.workers import BatchWorkers
 
 OnResult = Callable[[Any, Any, Any], object]
 
@@ -81,27 +80,10 @@ class StreamBatcher:
         workers: BatchWorkers | None = None,
     ) -> None:
         side = side_of(live)
-        if late not in LATE:
-            raise FormatError("StreamBatcher", f"late={late!r}", "'answer' or 'drop'", "Pass one of them.")
-        if on_result is not None and not callable(on_result):
-            raise FormatError("StreamBatcher", f"on_result={on_result!r}", "a function, or None", "Pass a function.")
-        if on_result is not None and tickets is not None:
-            raise FormatError("StreamBatcher", "on_result and tickets", "one of them", "Leave tickets out.")
-        self._side, self._streams, self._pid = side, _streams_of(streams, side.streams), os.getpid()
-        places = 4 * self._streams if tickets is None else _whole("tickets", tickets, 1, 2**31 - 2)
-        settings: dict[str, Any] = {
-            "deadline_ns": _ns("deadline_us", deadline_us, 1),
-            "streams": self._streams,
-            "max_batch": self._streams if max_batch is None else _whole("max_batch", max_batch, 1, self._streams),
-            "tickets": 0 if on_result else places,
-            "results": _whole("behind", behind, 1, 4096),
-            "spin_ns": _ns("spin_us", spin_us, 0),
-            "late": LATE[late],
-            "cpu": -1 if cpu is None else _whole("cpu", cpu, 0, 4095),
-            "manual": 0,
-        }
-        if workers is not None:
-            settings["workers"] = native_of(workers, cpu)
+        settings = settings_of(
+            side.streams, deadline_us, on_result, late, streams, max_batch, tickets, behind, spin_us, cpu, workers
+        )
+        self._side, self._streams, self._pid = side, settings["streams"], os.getpid()
         x = side.dtype, list(side.row)
         try:
             self._native = native.Batcher(side.native, x, side.output, settings)
@@ -111,8 +93,7 @@ class StreamBatcher:
         self._raised: list[BaseException] = []
         self._caller: threading.Thread | None = None
         self._running = False
-        self._gone: set[int] = set()
-        self._changing = threading.Lock()
+        self._members = Members(self._streams)
         self._door: Door | None = None
 
     def start(self) -> StreamBatcher:
@@ -154,11 +135,11 @@ class StreamBatcher:
         except TypeError:
             code = native.BATCHER_UNFIT
         if code == native.BATCHER_UNFIT:
-            _stream(stream, self._streams)
-            stamp = _stamp(stamp_ns)
+            check_stream(stream, self._streams)
+            stamp = stamp_of(stamp_ns)
             code = self._native.put(stream, self._side.fitted(x, tuple(self._side.row)), stamp)
         if code < -1:
-            self._refuse(code, stream, stamp_ns)
+            refuse(code, stream, stamp_ns, self._streams)
         if self._on_result is not None:
             return "full" if code < 0 else PUTS[code]
         return Ticket(self._native, None if code < 0 else code, stream)
@@ -177,7 +158,7 @@ class StreamBatcher:
         if not isinstance(stamps, int) or isinstance(stamps, bool):
             stamps = self._side.fitted_list("stamp_ns", stamps)
         elif stamp_ns is not None:
-            _stamp(stamps)
+            stamp_of(stamps)
         codes = self._native.put_many(chosen, x, stamps)
         if codes is None:
             codes = self._native.put_many(chosen, self._side.fitted(x, (len(chosen), *self._side.row)), stamps)
@@ -189,7 +170,8 @@ class StreamBatcher:
         bad = np.flatnonzero(codes < -1)
         if len(bad):
             row = int(bad[0])
-            self._refuse(int(codes[row]), int(chosen[row]), stamps if isinstance(stamps, int) else int(stamps[row]))
+            stamp = stamps if isinstance(stamps, int) else int(stamps[row])
+            refuse(int(codes[row]), int(chosen[row]), stamp, self._streams)
         if self._on_result is None:
             numbers = chosen.tolist()
             return [Ticket(self._native, None if c < 0 else c, s) for c, s in zip(codes.tolist(), numbers, strict=True)]
@@ -223,41 +205,27 @@ class StreamBatcher:
         Gives the numbers of those that had a sample waiting: it is answered "replaced", or with on_result not at all. Raises
         ShapeError for a stream that there is not, and UnsupportedProblem where it does not run; then none has changed.
         """
-        return self._change("reset", streams, self._native.reset)
+        return self._members.reset(streams, self._native.reset, self._still_running)
 
     def remove(self, streams: int | Iterable[int]) -> list[int]:
         """These streams are gone until `add`: no batch waits for them, and puts of them raise ShapeError. Gives and raises as
         `reset`."""
-        return self._change("remove", streams, self._native.remove, present=True)
+        return self._members.remove(streams, self._native.remove, self._still_running)
 
     def add(self, streams: int | Iterable[int]) -> None:
         """Streams that were removed are there again, and start anew. Raises as `reset`, and ShapeError for one that is there."""
-        self._change("add", streams, self._native.add, present=False)
+        self._members.add(streams, self._native.add, self._still_running)
 
     @property
     def streams(self) -> list[int]:
         """Numbers of the streams that are there."""
-        with self._changing:
-            return [s for s in range(self._streams) if s not in self._gone]
+        return self._members.present
 
-    def _change(self, op: str, streams: Any, change: Callable[[int], int], present: bool | None = None) -> list[int]:
-        chosen = [streams] if isinstance(streams, int) else list(streams)
-        with self._changing:
-            for stream in chosen:
-                _stream(stream, self._streams)
-            gone = self._gone
-            wrong = [s for s in chosen if (s in gone) != (present is False)]
-            if wrong or len(set(chosen)) != len(chosen):
-                what = "streams that were removed" if present is False else "streams that are there"
-                raise ShapeError(op, f"streams {wrong or chosen}", f"{what}, none twice", "See .streams.")
-            if not self.running:
-                raise UnsupportedProblem(
-                    op, "a batcher that does not run", "one between start and stop", "Reset the model itself."
-                )
-            waited = [s for s in chosen if change(s) == 1]
-            if present is not None:
-                self._gone = gone | set(chosen) if present else gone - set(chosen)
-        return waited
+    def _still_running(self, op: str) -> None:
+        if not self.running:
+            raise UnsupportedProblem(
+                op, "a batcher that does not run", "one between start and stop", "Reset the model itself."
+            )
 
     def stop(self) -> None:
         """Refuses puts from now on, answers all that waits, and ends the worker; tickets can be taken afterwards.
@@ -323,58 +291,8 @@ class StreamBatcher:
             finally:
                 self._native.give_back()
 
-    def _refuse(self, code: int, stream: Any, stamp: Any) -> None:
-        if code == -4:
-            raise ShapeError(
-                "put", f"stream {stream!r}", f"a number in 0..{self._streams - 1}", "Name one of this model."
-            )
-        if code == -2:
-            raise UnsupportedProblem(
-                "put", "a batcher that does not run", "one between start and stop", "Start it, or make a new one."
-            )
-        raise FormatError(
-            "put", f"stamp_ns={stamp!r}", "a time up to now, of time.monotonic_ns()", "Stamp samples with that clock."
-        )
-
     def _here(self, op: str) -> None:
         if os.getpid() != self._pid:
             raise UnsupportedProblem(
                 op, "a batcher of the process that forked this one", "one of this process", "Make it after the fork."
             )
-
-
-def _whole(name: str, value: Any, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise FormatError("StreamBatcher", f"{name}={value!r}", f"a whole number, {low} to {high}", "Pass one.")
-    return value
-
-
-def _streams_of(given: Any, there: int) -> int:
-    if given is None:
-        return there
-    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= there:
-        raise FormatError(
-            "StreamBatcher", f"streams={given!r}", f"1 to the {there} that the model has",
-            "Make it with as many: rt.stream(model, an example step of that batch size).",
-        )  # fmt: skip
-    return given
-
-
-def _ns(name: str, us: Any, low: int) -> int:
-    ns = -1.0 if isinstance(us, bool) or not isinstance(us, (int, float)) else us * 1e3
-    if not low <= ns <= 3.6e12:
-        raise FormatError("StreamBatcher", f"{name}={us!r}", "microseconds, up to an hour", "Pass a number.")
-    return round(ns)
-
-
-def _stream(stream: Any, streams: int) -> None:
-    if isinstance(stream, bool) or not isinstance(stream, int) or not 0 <= stream < streams:
-        raise ShapeError("put", f"stream {stream!r}", f"a number in 0..{streams - 1}", "Name one of this model.")
-
-
-def _stamp(stamp: Any) -> int:
-    if stamp is None:
-        return int(native.BATCHER_NOW)
-    if isinstance(stamp, bool) or not isinstance(stamp, int) or not 0 <= stamp < 2**62:
-        raise FormatError("put", f"stamp_ns={stamp!r}", "nanoseconds of time.monotonic_ns()", "Pass a whole number.")
-    return stamp
