@@ -56,7 +56,7 @@ class Link:
 
 def linked(client: Client, writer: Writer, reader: Reader) -> Link:
     """A client's own link, where it has one that does more in native code, else one over its bytes."""
-    own = getattr(client, "link", None)
+    own = getattr(client, "frame_link", None)
     return Link(client, writer, reader) if own is None else own(writer, reader)
 
 

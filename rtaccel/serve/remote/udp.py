@@ -55,7 +55,7 @@ class UdpClient:
         self._into = bytearray(MAX_BYTES + 1)
         self._view = memoryview(self._into)
 
-    def link(self, writer: Writer, reader: Reader) -> UdpLink:
+    def frame_link(self, writer: Writer, reader: Reader) -> UdpLink:
         """Both ends of its frames, in native code."""
         return UdpLink(self, writer, reader, native.UdpLink(self._fd(), writer.native, reader.native, self._spin_ns))
 
