@@ -22,11 +22,12 @@ Side = str | MachineProfile
 @dataclass(frozen=True)
 class Leaving:
     """Early exits as they were measured. left: of each call the test behind which its last row left; as many as there are tests
-    where a row did not. asking_us: of each test."""
+    where a row did not. asking_us: of each test. part_us: what a part of the edge takes beside its call."""
 
     exits: Exits
     left: tuple[int, ...]
     asking_us: tuple[float, ...]
+    part_us: float = 0.0
 
     def share(self, tests: Sequence[int]) -> float:
         """Of calls that end at one of these tests."""
@@ -131,7 +132,8 @@ def _edge_times(times: Sequence[float], at: int, edge: MachineProfile, leaving: 
     exits, us, ends = leaving.exits, 0.0, []
     for begin, end in itertools.pairwise((0, *exits.stops(at))):
         asked = exits.between(begin, end)
-        us += sum(times[begin:end]) + call_us + edge.factor * sum(leaving.asking_us[i] for i in asked)
+        beside = leaving.part_us + sum(leaving.asking_us[i] for i in asked)
+        us += sum(times[begin:end]) + call_us + edge.factor * beside
         ends.append((us, leaving.share(asked)))
     return EdgeTimes(tuple(ends), us)
 

@@ -20,7 +20,7 @@ from rtaccel.runtime.compiler import compile
 from rtaccel.serve.frames import wire_of
 from rtaccel.serve.split import predict, probes
 from rtaccel.serve.split.cut import Cut, Proof, error_of, halves_of
-from rtaccel.serve.split.early import EarlyRun, Exits, asking_us, calls_of, exits_for, exits_of_calls
+from rtaccel.serve.split.early import EarlyRun, Exits, asking_us, calls_of, exits_for, exits_of_calls, part_us
 from rtaccel.serve.split.front import Row
 from rtaccel.serve.split.halves import Crossing, crossings, whole_group
 from rtaccel.serve.split.link import Link
@@ -96,7 +96,7 @@ def split(
     if exit is not None:
         fast, exits = exits_for(fast, exit, test)
         calls, whole = calls_of(judged[1:], lead[0]), exits.of(model)
-        leaving = Leaving(exits, tuple(exits_of_calls(fast, exits, calls)), tuple(asking_us(fast, exits, args)))
+        leaving = leaving_of(fast, exits, calls, args)
     answers = _Answers(fast, exits, judged, calls)
     with torch.no_grad():
         answers.expected = [_copied(whole(*batch)) for batch in judged]
@@ -108,6 +108,13 @@ def split(
     limits = {} if budget is None else budget.as_dict()
     best = _chosen(answers, rows, cuts, limits, metric, base, link)
     return _proved(answers, best, rows, cuts, link, lead)
+
+
+def leaving_of(fast: CompiledModel, exits: Exits, calls: list[tuple[Any, ...]], args: tuple[Any, ...]) -> Leaving:
+    """Measures early exits: where calls of the calibration data leave, and what asking takes."""
+    asking = asking_us(fast, exits, args)
+    edge = halves_of(fast, crossings(whole_group("split", fast))[-1], exits).edge
+    return Leaving(exits, tuple(exits_of_calls(fast, exits, calls)), tuple(asking), part_us(edge, args, asking))
 
 
 @dataclass

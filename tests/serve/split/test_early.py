@@ -106,6 +106,7 @@ def test_heads_are_asked_as_early_as_may_be(profile: rt.MachineProfile) -> None:
 def test_predictions_are_means_over_the_calls(profile: rt.MachineProfile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rtaccel.serve.split.probes.stage_us", lambda fast, args: [10.0, 1.0, 20.0, 3.0])
     monkeypatch.setattr("rtaccel.serve.split.split.asking_us", lambda fast, exits, args: [0.5])
+    monkeypatch.setattr("rtaccel.serve.split.split.part_us", lambda edge, args, asking: 0.25)
     torch.manual_seed(0)
     model, data = Branches(20, 16, 12).eval(), torch.randn(200, 20)
     link = rt.Link(rtt_us=50, mb_s=2, loss=0.1)
@@ -119,11 +120,11 @@ def test_predictions_are_means_over_the_calls(profile: rt.MachineProfile, monkey
         whole = {
             0: 0.0,
             1: 100 * (10 + call),
-            2: 100 * (11.5 + call),
-            3: 100 * (31.5 + 2 * call),
-            4: 100 * (34.5 + 2 * call),
+            2: 100 * (11.75 + call),
+            3: 100 * (32 + 2 * call),
+            4: 100 * (35 + 2 * call),
         }
-        ended = 100 * (11.5 + call) if row.at >= 2 else 0.0
+        ended = 100 * (11.75 + call) if row.at >= 2 else 0.0
         part = share if row.at >= 2 else 0.0
         assert row.edge_us == pytest.approx(part * ended + (1 - part) * whole[row.at])
         if row.at == 4:
