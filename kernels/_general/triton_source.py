@@ -7,6 +7,7 @@ file. The hash that stores look a kernel up by is made of the text and of all it
 from __future__ import annotations
 
 import linecache
+from collections.abc import Mapping
 from functools import cache
 from hashlib import sha256
 from typing import Any
@@ -17,6 +18,7 @@ import triton.language as tl
 from rtaccel.kernels._general import triton_functions, triton_joins
 from rtaccel.kernels._gpu.triton_activations import activate
 from rtaccel.kernels._gpu.triton_device import round_half_even, to_int8
+from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling
 
 NAMES: dict[str, Any] = {
     "tl": tl, "activate": activate, "round_half_even": round_half_even, "to_int8": to_int8,
@@ -39,3 +41,14 @@ def kernel_of(text: str, *helpers: Any) -> Any:
     scope: dict[str, Any] = {**NAMES, **{helper.__name__: helper for helper in helpers}, "__name__": __name__}
     exec(compile(text, file, "exec"), scope)
     return triton.jit(scope["kernel"], do_not_specialize=["rows"])
+
+
+def specialisation_of(
+    name: str, text: str, signature: Mapping[str, str], constants: Mapping[str, Any], tiling: Tiling, *helpers: Any,
+    ending: str = "",
+) -> Specialisation:  # fmt: skip
+    """The form of a kernel that is made from text. Its name is `name`, the digest of the text, and `ending`."""
+    return Specialisation(
+        f"{name}_{digest(text)}{ending}", kernel_of(text, *helpers), signature=signature, constants=constants,
+        tiling=tiling,
+    )  # fmt: skip

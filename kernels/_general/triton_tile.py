@@ -17,7 +17,7 @@ from torch import Tensor
 from rtaccel.core.errors import ShapeError
 from rtaccel.core.stage import Problem, Stage, Value
 from rtaccel.kernels._general.triton_places import MAX_ELEMENTS, Place, address
-from rtaccel.kernels._general.triton_source import digest, kernel_of
+from rtaccel.kernels._general.triton_source import specialisation_of
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, power_of_two
 
@@ -89,12 +89,13 @@ class Text:
         text, tile = str(self), tiling(rows, self.n)
         types = {f"x{i}_ptr": POINTERS[v.dtype] for i, v in enumerate(self.inputs)}
         types |= {name: POINTERS[str(t.dtype).removeprefix("torch.")] for name, t in self.fixed.items()}
-        return Specialisation(
-            name=f"{name}_N{self.n}_{digest(text)}_{tile.block_m}x{tile.block_n}",
-            kernel=kernel_of(text),
-            signature={"y_ptr": POINTERS[self.out.dtype], **types, "rows": "i32"},
-            constants={"N": self.n, "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n},
-            tiling=tile,
+        return specialisation_of(
+            f"{name}_N{self.n}",
+            text,
+            {"y_ptr": POINTERS[self.out.dtype], **types, "rows": "i32"},
+            {"N": self.n, "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n},
+            tile,
+            ending=f"_{tile.block_m}x{tile.block_n}",
         )
 
     def launcher(self, stage: Stage, spec: Specialisation, device: str) -> Callable[..., tuple[Tensor]]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._general.triton_places import address, digits, joined
-from rtaccel.kernels._general.triton_source import digest, kernel_of
+from rtaccel.kernels._general.triton_source import specialisation_of
 from rtaccel.kernels._general.triton_tile import require_values, text_of, too_large
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling
@@ -85,12 +85,12 @@ def first(stage: Stage) -> Specialisation:
         "tl.store(to, b_re, mask=there)",
         f"tl.store(to + {n}, b_im, mask=there)",
     ])  # fmt: skip
-    return Specialisation(
-        name=f"fourier_first_{kind}{'_inverse' if attrs['inverse'] else ''}_n{n}_{s.p}x{s.q}_{digest(text)}",
-        kernel=kernel_of(text),
-        signature={"work_ptr": "*fp32", "x_ptr": "*fp32", **dict.fromkeys(tables, "*fp32")},
-        constants={"LINES": count, "SIDE": SIDE, "DEPTH": DEPTH},
-        tiling=Tiling(SIDE, SIDE, DEPTH, num_warps=8),
+    return specialisation_of(
+        f"fourier_first_{kind}{'_inverse' if attrs['inverse'] else ''}_n{n}_{s.p}x{s.q}",
+        text,
+        {"work_ptr": "*fp32", "x_ptr": "*fp32", **dict.fromkeys(tables, "*fp32")},
+        {"LINES": count, "SIDE": SIDE, "DEPTH": DEPTH},
+        Tiling(SIDE, SIDE, DEPTH, num_warps=8),
     )
 
 
@@ -124,12 +124,12 @@ def second(stage: Stage) -> Specialisation:
         f"there = (row < {s.p}) & (column < {s.last}) & (k < {wanted})",
         *products.stores(kind, n, made, back),
     ])  # fmt: skip
-    return Specialisation(
-        name=f"fourier_second_{kind}{'_inverse' if attrs['inverse'] else ''}_n{n}_{wanted}_{digest(text)}",
-        kernel=kernel_of(text),
-        signature={"y_ptr": "*fp32", "work_ptr": "*fp32", **dict.fromkeys(tables, "*fp32"), "scale": "fp32"},
-        constants={"SIDE": SIDE, "DEPTH": DEPTH},
-        tiling=Tiling(SIDE, SIDE, DEPTH, num_warps=8),
+    return specialisation_of(
+        f"fourier_second_{kind}{'_inverse' if attrs['inverse'] else ''}_n{n}_{wanted}",
+        text,
+        {"y_ptr": "*fp32", "work_ptr": "*fp32", **dict.fromkeys(tables, "*fp32"), "scale": "fp32"},
+        {"SIDE": SIDE, "DEPTH": DEPTH},
+        Tiling(SIDE, SIDE, DEPTH, num_warps=8),
     )
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._general.triton_places import address, digits, joined
-from rtaccel.kernels._general.triton_source import digest, kernel_of
+from rtaccel.kernels._general.triton_source import specialisation_of
 from rtaccel.kernels._general.triton_tile import require_values, text_of, too_large
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, power_of_two
@@ -175,12 +175,12 @@ def specialize(stage: Stage) -> Specialisation:
         f"there = (tl.arange(0, BLOCK_P)[:, None] < {s.p}) & (k < {wanted})",
         *stores(kind, n, made, back),
     ])  # fmt: skip
-    return Specialisation(
-        name=f"fourier_{kind}{'_inverse' if attrs['inverse'] else ''}_n{n}_{wanted}_{digest(text)}",
-        kernel=kernel_of(text),
-        signature={"y_ptr": "*fp32", "x_ptr": "*fp32", **dict.fromkeys(fixed, "*fp32"), "scale": "fp32"},
-        constants=constants,
-        tiling=Tiling(bp, last, bq, num_warps=power_of_two(bp * bq // 128, 4, 8)),
+    return specialisation_of(
+        f"fourier_{kind}{'_inverse' if attrs['inverse'] else ''}_n{n}_{wanted}",
+        text,
+        {"y_ptr": "*fp32", "x_ptr": "*fp32", **dict.fromkeys(fixed, "*fp32"), "scale": "fp32"},
+        constants,
+        Tiling(bp, last, bq, num_warps=power_of_two(bp * bq // 128, 4, 8)),
     )
 
 

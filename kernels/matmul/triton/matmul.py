@@ -15,7 +15,7 @@ from torch import Tensor
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._general.triton_places import Place, address, digits, joined
-from rtaccel.kernels._general.triton_source import digest, kernel_of
+from rtaccel.kernels._general.triton_source import specialisation_of
 from rtaccel.kernels._general.triton_tile import require_values, text_of, too_large
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, power_of_two
@@ -70,14 +70,12 @@ def specialize(stage: Stage, rows: int) -> Specialisation:
         body[1],
         "tl.store(y_ptr + sample.to(tl.int64) * (I * J) + i * J + j, y, mask=(i < I) & (j < J))",
     ])  # fmt: skip
-    return Specialisation(
-        name=f"matmul_{prod(batch)}x{i}x{j}x{k}_{digest(text)}",
-        kernel=kernel_of(text),
-        signature={"a_ptr": "*fp32", "w_ptr": "*fp32", "y_ptr": "*fp32"},
-        constants={
+    return specialisation_of(
+        f"matmul_{prod(batch)}x{i}x{j}x{k}", text, {"a_ptr": "*fp32", "w_ptr": "*fp32", "y_ptr": "*fp32"},
+        {
             "I": i, "J": j, "K": k, "B": prod(batch), "BLOCK_I": block_i, "BLOCK_J": block_j, "BLOCK_K": block_k,
         },
-        tiling=Tiling(block_i, block_j, block_k, num_warps=4),
+        Tiling(block_i, block_j, block_k, num_warps=4),
     )  # fmt: skip
 
 

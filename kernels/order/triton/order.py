@@ -21,7 +21,7 @@ from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._general import triton_lines as lines
 from rtaccel.kernels._general.triton_places import address, digits, joined
-from rtaccel.kernels._general.triton_source import digest, kernel_of
+from rtaccel.kernels._general.triton_source import specialisation_of
 from rtaccel.kernels._general.triton_tile import POINTERS, require_values, text_of, too_large
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, power_of_two
@@ -97,12 +97,14 @@ def first(stage: Stage, rows: int) -> Specialisation:
         "    o = at", *(f"    {line}" for line in o_x),
         *(f"    {line}" for line in stores),
     ])  # fmt: skip
-    return Specialisation(
-        name=f"order_first_{dtype}_{count}x{over}_{digest(text)}_{tile.block_m}x{tile.block_k}",
-        kernel=kernel_of(text, key_of),
-        signature={**pointers, "rows": "i32"},
-        constants=constants,
-        tiling=tile,
+    return specialisation_of(
+        f"order_first_{dtype}_{count}x{over}",
+        text,
+        {**pointers, "rows": "i32"},
+        constants,
+        tile,
+        key_of,
+        ending=f"_{tile.block_m}x{tile.block_k}",
     )
 
 
@@ -142,12 +144,14 @@ def rank(stage: Stage, rows: int) -> Specialisation:
         "before = tl.sum(less, 1, keep_dims=True) & 0x7FFF",  # all its bits: the proof of indices asks for a bound
         *stores,
     ])  # fmt: skip
-    return Specialisation(
-        name=f"order_rank_{dtype}_{count}x{over}_{digest(text)}_{block_o}x{block_j}",
-        kernel=kernel_of(text, key_of),
-        signature={**pointers, "rows": "i32"},
-        constants=constants,
-        tiling=tile,
+    return specialisation_of(
+        f"order_rank_{dtype}_{count}x{over}",
+        text,
+        {**pointers, "rows": "i32"},
+        constants,
+        tile,
+        key_of,
+        ending=f"_{block_o}x{block_j}",
     )
 
 

@@ -28,7 +28,7 @@ from rtaccel.kernels._common import indexed
 from rtaccel.kernels._common.strides import elements
 from rtaccel.kernels._general import triton_indices, triton_lines
 from rtaccel.kernels._general.triton_places import address, digits, nested
-from rtaccel.kernels._general.triton_source import digest, kernel_of
+from rtaccel.kernels._general.triton_source import specialisation_of
 from rtaccel.kernels._general.triton_tile import POINTERS, require_values, text_of, too_large
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, power_of_two
@@ -175,12 +175,13 @@ def specialize(stage: Stage, rows: int) -> tuple[Specialisation, dict[str, Tenso
     n = y.steps * y.width
     block_s = power_of_two(steps, 1, 32)
     block_e = power_of_two(rows * n // 256, 16, max(16, 1024 // block_s))
-    spec = Specialisation(
-        name=f"put_{mode}_N{n}_S{steps}_{digest(source)}_{block_e}x{block_s}",
-        kernel=kernel_of(source),
-        signature={"y_ptr": POINTERS[y.dtype], **types, "rows": "i32"},
-        constants={"S": steps, "BLOCK_R": block_e, "BLOCK_S": block_s},
-        tiling=Tiling(block_e, 1, block_s, num_warps=power_of_two(block_e * block_s // 256, 1, 4)),
+    spec = specialisation_of(
+        f"put_{mode}_N{n}_S{steps}",
+        source,
+        {"y_ptr": POINTERS[y.dtype], **types, "rows": "i32"},
+        {"S": steps, "BLOCK_R": block_e, "BLOCK_S": block_s},
+        Tiling(block_e, 1, block_s, num_warps=power_of_two(block_e * block_s // 256, 1, 4)),
+        ending=f"_{block_e}x{block_s}",
     )
     return spec, fixed
 

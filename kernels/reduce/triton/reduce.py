@@ -15,7 +15,7 @@ from torch import Tensor
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._general import triton_lines as lines
-from rtaccel.kernels._general.triton_source import digest, kernel_of
+from rtaccel.kernels._general.triton_source import specialisation_of
 from rtaccel.kernels._general.triton_tile import require_values, text_of, too_large
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation
@@ -49,12 +49,13 @@ def specialize(stage: Stage, rows: int) -> Specialisation:
         "tl.store(y_ptr + r, y, mask=there)",
     ])  # fmt: skip
     tile = lines.tiling(rows * own_lines, over, lines.neighbors(dims, kept, whole))
-    return Specialisation(
-        name=f"reduce_{stage.attrs['kind']}_{own_lines}x{over}_{digest(text)}_{tile.block_m}x{tile.block_k}",
-        kernel=kernel_of(text),
-        signature={"x_ptr": "*fp32", "y_ptr": "*fp32", "rows": "i32"},
-        constants={"LINES": own_lines, "OVER": over, "BLOCK_R": tile.block_m, "BLOCK_O": tile.block_k},
-        tiling=tile,
+    return specialisation_of(
+        f"reduce_{stage.attrs['kind']}_{own_lines}x{over}",
+        text,
+        {"x_ptr": "*fp32", "y_ptr": "*fp32", "rows": "i32"},
+        {"LINES": own_lines, "OVER": over, "BLOCK_R": tile.block_m, "BLOCK_O": tile.block_k},
+        tile,
+        ending=f"_{tile.block_m}x{tile.block_k}",
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._general import triton_lines as lines
-from rtaccel.kernels._general.triton_source import digest, kernel_of
+from rtaccel.kernels._general.triton_source import specialisation_of
 from rtaccel.kernels._general.triton_tile import POINTERS, require_values, text_of, too_large
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation
@@ -105,12 +105,13 @@ def specialize(stage: Stage, rows: int) -> Specialisation:
         *([f"tl.store(to, {whole}, mask=there)"] if last else []),
     ])  # fmt: skip
     tile = lines.tiling(rows * count, over, lines.neighbors(dims, kept, place))
-    return Specialisation(
-        name=f"scan_{kind}{'_last' if last else ''}_{x.dtype}_{count}x{over}_{digest(text)}_{tile.block_m}x{tile.block_k}",
-        kernel=kernel_of(text),
-        signature={"x_ptr": POINTERS[x.dtype], "y_ptr": POINTERS[y.dtype], "rows": "i32"},
-        constants={"LINES": count, "OVER": over, "BLOCK_R": tile.block_m, "BLOCK_O": tile.block_k},
-        tiling=tile,
+    return specialisation_of(
+        f"scan_{kind}{'_last' if last else ''}_{x.dtype}_{count}x{over}",
+        text,
+        {"x_ptr": POINTERS[x.dtype], "y_ptr": POINTERS[y.dtype], "rows": "i32"},
+        {"LINES": count, "OVER": over, "BLOCK_R": tile.block_m, "BLOCK_O": tile.block_k},
+        tile,
+        ending=f"_{tile.block_m}x{tile.block_k}",
     )
 
 
