@@ -27,11 +27,14 @@ static __device__ __forceinline__ void store_card(Word* to, Word word) {
   asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
 }
 
-// 16 bytes that never change. Volatile: an ordinary load could be made again in every moment instead of kept in
-// registers, or kept instead of made again.
+// What the sender of a word had written before it is seen by every load behind this, in caches too.
+static __device__ __forceinline__ void fence_system() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
+
+// 16 bytes that change only before a word says so, behind whose fence they are read. Volatile: an ordinary load could
+// be made again in every moment instead of kept in registers, or kept instead of made again.
 static __device__ __forceinline__ uint4 load_weights(const uint4* from) {
   uint4 line;
-  asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(line.x), "=r"(line.y), "=r"(line.z), "=r"(line.w)
                : "l"(from)
                : "memory");

@@ -112,6 +112,8 @@ void add_mailbox(nb::module_& m) {
       .def("restart", &Mailbox::restart, "For a kernel that starts anew: the next message is the first.")
       .def_prop_ro("number", &Mailbox::number, "Of the latest message.")
       .def_prop_rw("command", &Mailbox::pending, &Mailbox::set_pending, "What the next message orders; then 0 again.")
+      .def("order", &Mailbox::order, nb::arg("bits"), "What the next message orders beside what it orders already.")
+      .def("withdraw", &Mailbox::withdraw, nb::arg("bits"), "Takes an order back; False where it was sent.")
       .def("echo", &Mailbox::echo, nb::arg("messages"), nb::arg("timeout_ns"));
   nb::class_<MailboxStep>(m, "MailboxStep", "A kernel's mailbox bound to its tensors: call it for one exchange.")
       .def(nb::init<nb::object, nb::object, nb::object, uint64_t, int64_t, nb::object>(), nb::arg("mailbox"),

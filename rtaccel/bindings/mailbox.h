@@ -47,6 +47,11 @@ class Mailbox {
   uint32_t pending() const { return pending_; }
   void set_pending(uint32_t command) { pending_ = command; }
 
+  // Bits that the next message orders beside those that are pending; and whether any of them was still pending, and is
+  // taken back. From any thread.
+  void order(uint32_t bits) { pending_ |= bits; }
+  bool withdraw(uint32_t bits) { return (pending_.fetch_and(~bits) & bits) != 0; }
+
   int64_t request_words() const { return request_words_; }
   int64_t reply_words() const { return reply_words_; }
 

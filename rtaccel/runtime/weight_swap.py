@@ -18,6 +18,7 @@ from rtaccel.plan.group import StagedPlan
 from rtaccel.runtime.execute import Executor, Step, build_executor
 from rtaccel.runtime.gpu.exchange import Exchange
 from rtaccel.runtime.gpu.graph import GraphPlan
+from rtaccel.runtime.gpu.persistent import PersistentPlan
 from rtaccel.runtime.state.buffers import STRUCTURE, State, keys_of
 
 if TYPE_CHECKING:
@@ -64,9 +65,11 @@ class Swappable:
 
         Bound calls, `run` and a loop go on with the new weights, each call wholly with the old or wholly with the new ones.
         Shapes, scheme and static scales must be those of this model. On a GPU the weights are copied into the memory that the
-        kernels read, between two calls on its stream: nothing is captured anew. Raises FormatError, with nothing changed, where
-        the weights do not fit; UnsupportedProblem for a model that is not one native call on the CPU, or one CUDA graph or chain
-        of kernels on a GPU.
+        kernels read, between two calls on its stream: nothing is captured anew. A persistent stream of LSTM or GRU in CUDA C++
+        takes them with the message of its next time step, and goes on with its states.
+
+        Raises FormatError, with nothing changed, where the weights do not fit; UnsupportedProblem for a model that is none of
+        one native call on the CPU, one CUDA graph or chain of kernels on a GPU, or such a stream.
 
         Example:
             >>> import torch, rtaccel as rt
@@ -90,7 +93,10 @@ class Swappable:
         state = self._state.with_tensors({key: copied(given[key]) for key in self._state.entries})
         checked = time.perf_counter()
         program = state.program(self._program)
-        fresh, exchange, undo = (self._packed if step.native else self._packed_on_device)(step, state, program)
+        packing = self._packed if step.native else self._packed_on_device
+        if isinstance(step.plan, PersistentPlan):
+            packing = self._packed_to_stay
+        fresh, exchange, undo = packing(step, state, program)
         packed = time.perf_counter()
         before = (self._executor, self._program_of(self._state), self._state, self._verified, undo)
         if not exchange():
@@ -119,7 +125,8 @@ class Swappable:
     def swap_pending(self) -> bool:
         """Whether weights wait for the next call."""
         steps = self._executor.steps
-        return len(steps) == 1 and steps[0].native and bool(steps[0].plan.pending)
+        waits = len(steps) == 1 and (steps[0].native or isinstance(steps[0].plan, PersistentPlan))
+        return waits and bool(steps[0].plan.pending)
 
     _sealed: bool
     _locked: bool
@@ -148,14 +155,27 @@ class Swappable:
 
         return fresh, flip, flip
 
+    def _packed_to_stay(self, step: Step, state: State, program: Program) -> Packed:
+        """For a persistent kernel: packed as it reads them, and named by the message of the next call."""
+        plan, source = step.plan, program.steps[0]
+        both = [plan.weights.latest, plan.packed(source.group)]  # type: ignore[union-attr]
+
+        def flip() -> bool:
+            plan.exchange(both[1])
+            both.reverse()
+            return True
+
+        return replace(step, source=source), flip, flip
+
     def _swappable(self, op: str) -> Step:
         executor = self._executor
         plan = executor.direct
         on_device = isinstance(plan, GraphPlan) or (type(plan) is StagedPlan and self._options.device == "cuda")
+        on_device = on_device or (isinstance(plan, PersistentPlan) and plan.weights is not None)
         if plan is None or not (executor.steps[0].native or on_device):
             raise UnsupportedProblem(
                 op, f"{self._options.title}: {len(executor.steps)} steps on {self._options.device}",
-                "one native call on the CPU, or one chain of kernels on a GPU that is not persistent",
+                "one native call on the CPU, one chain of kernels on a GPU, or a persistent stream in CUDA C++",
                 "Use load_state_dict while nothing calls it.",
             )  # fmt: skip
         return executor.steps[0]

@@ -68,6 +68,9 @@ class HostDevice:
     def load(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> PersistentLaunch:
         return network.prepared("cpu")
 
+    def copying(self, work: Callable[[], None]) -> None:
+        work()
+
     def start(self, launch: PersistentLaunch, requests: Tensor, replies: Tensor, control: Tensor) -> Any:
         thread = threading.Thread(target=launch, args=(requests, replies, control), daemon=True)
         thread.start()

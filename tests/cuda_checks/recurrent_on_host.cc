@@ -27,12 +27,14 @@ extern "C" void rtaccel_on_host(const void* const* a, unsigned seed, int skipped
                       pointer<const uint4*>(a, 4), pointer<const float*>(a, 5), pointer<const int*>(a, 6),
                       pointer<const float*>(a, 7), pointer<const uint4*>(a, 8), pointer<const float*>(a, 9),
                       pointer<const int*>(a, 10), pointer<Word*>(a, 11), value<float>(a, 12), value<int>(a, 13),
-                      value<float>(a, 14), value<float>(a, 15), value<int>(a, 16), value<int>(a, 17), nullptr, nullptr);
+                      value<float>(a, 14), value<float>(a, 15), value<int>(a, 16), value<int>(a, 17), value<int>(a, 18),
+                      nullptr, nullptr);
   });
 }
 
 #ifdef RTA_PROGRAM
-// Every buffer by itself and of the size that it must have, with some numbers in it; five messages and the end.
+// Every buffer by itself and of the size that it must have, with some numbers in it; six messages and the end. The
+// fourth begins with the second set of weights, and the sixth goes back to the first.
 // argv[1]: the place in the list of one that is 16 bytes too short, which must be found.
 int main(int count, char** given) {
   constexpr int words = kPrograms > 1 ? kExchangeX + 2 * kSlotX : 1;
@@ -40,13 +42,13 @@ int main(int count, char** given) {
                        16 * kOutputs,
                        64,
                        16 * kLayers * kHidden,
-                       16 * kPrograms * kSteps * kThreads,
-                       4 * kPrograms * kLayers * kRows * kUnits,
-                       4 * kPrograms * kGates * kUnits,
-                       kGroup ? 4 * kPrograms * kScales : 4,
-                       kHead ? 16 * kHeadLines * kOutputs : 16,
-                       kHead ? 4 * (2 * kOutputs + 1 + kOutputs * kGroupsY) : 4,
-                       kHead ? 4 * kOutputs : 4,
+                       static_cast<int>(2 * 16 * kSetWords),
+                       2 * 4 * kSetParams,
+                       2 * 4 * kSetCompensation,
+                       kGroup ? static_cast<int>(2 * 4 * kSetScales) : 4,
+                       kHead ? 2 * 16 * kSetHeadWords : 16,
+                       kHead ? 2 * 4 * kSetHeadParams : 4,
+                       kHead ? 2 * 4 * kOutputs : 4,
                        8 * words};
   std::vector<std::unique_ptr<char[]>> buffers;
   std::vector<const void*> arguments;
@@ -58,16 +60,16 @@ int main(int count, char** given) {
     arguments.push_back(buffers[i].get());
   }
   float scale = 20.0f;
-  int zero_point = 3, idle = 0;
-  for (const void* number :
-       {(void*)&scale, (void*)&zero_point, (void*)&scale, (void*)&scale, (void*)&zero_point, (void*)&idle})
+  int zero_point = 3, idle = 0, second = 0;
+  for (const void* number : {(void*)&scale, (void*)&zero_point, (void*)&scale, (void*)&scale, (void*)&zero_point,
+                             (void*)&idle, (void*)&second})
     arguments.push_back(number);
   std::thread kernel([&] { rtaccel_on_host(arguments.data(), 5, 0, -1); });
   Word *request = reinterpret_cast<Word*>(buffers[0].get()), *reply = reinterpret_cast<Word*>(buffers[1].get());
   Word* past = reinterpret_cast<Word*>(buffers[3].get());
-  const unsigned commands[] = {0, kReset, kSave, kLoad, 0};
-  for (unsigned sequence = 1; sequence <= 5; ++sequence) {
-    if (commands[sequence - 1] == kLoad)
+  const unsigned commands[] = {0, kReset, kSave, kLoad | kRenew | kSecond, 0, kRenew};
+  for (unsigned sequence = 1; sequence <= 6; ++sequence) {
+    if (commands[sequence - 1] & kLoad)
       for (int i = 0; i < 2 * kLayers * kHidden; ++i)
         __atomic_store_n(past + i, word_of(0, sequence), __ATOMIC_RELEASE);
     for (int i = 0; i <= kInputs; ++i)

@@ -5,99 +5,29 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import rtaccel as rt
 from rtaccel.backends import get_backend
 from rtaccel.core.errors import BackendUnavailable
-from rtaccel.kernels._gpu import cuda_launch, cuda_nvrtc
-from rtaccel.kernels.recurrent.cuda import config as cuda_config
+from rtaccel.kernels._gpu import cuda_nvrtc
 from rtaccel.kernels.recurrent.cuda import kernel as cuda_kernel
-from rtaccel.kernels.recurrent.cuda.config import Card, Head, KernelConfig
+from rtaccel.kernels.recurrent.cuda.config import Head, KernelConfig
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.runtime.gpu import persistent, persistent_stacks
-from rtaccel.runtime.options import Options
 from rtaccel.runtime.stream import StreamModel
 from tests.cuda_checks import on_host
+from tests.cuda_checks.streams import CASES, Net, Partition, other_weights, same, staying, streams
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="persistent streams need triton"),
     pytest.mark.skipif(on_host.missing() is not None, reason="no C++ compiler"),
 ]
-
-
-class Net(nn.Module):
-    def __init__(self, stack: nn.Module, head: nn.Module | None) -> None:
-        super().__init__()
-        self.stack, self.head = stack, head
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.stack(x)[0][:, -1]
-        return y if self.head is None else self.head(y)
-
-
-Partition = tuple[int, int, int]
-"""Programs, lanes, steps in registers; the first half of the others is in shared memory."""
-
-
-@pytest.fixture
-def devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., on_host.HostDevice]]:
-    """Puts a device in the place of the GPU, with a form of this cut."""
-    made: list[on_host.HostDevice] = []
-
-    def put(cut: Partition, **keywords: Any) -> on_host.HostDevice:
-        device = on_host.HostDevice(**keywords)
-        made.append(device)
-
-        def form(
-            geometry: Geometry, inputs: int, gates: int, group: int, head: Head | None, card: Card
-        ) -> KernelConfig:
-            parts, lanes, kept = cut
-            units = -(-geometry.hidden // (4 * parts)) * 4
-            found = KernelConfig(geometry, inputs, gates, group, head, units, parts, lanes, head_held=parts < 3)
-            return replace(found, kept=min(kept, found.steps), held=(found.steps - min(kept, found.steps) + 1) // 2)
-
-        monkeypatch.setattr(persistent, "persistent_device", lambda: device)
-        monkeypatch.setattr(persistent, "TIMEOUT_NS", 20_000_000_000)
-        monkeypatch.setattr(cuda_launch, "bind", device.bind)
-        monkeypatch.setattr(cuda_launch, "unavailable", lambda kernel: None)
-        monkeypatch.setattr(cuda_config, "select_config", form)
-        return device
-
-    with persistent_stacks.only(persistent_stacks.CUDA):
-        yield put
-    for device in made:
-        device.close()
-
-
-def streams(model: nn.Module, features: int, scheme: Any = "w8a8") -> tuple[StreamModel, StreamModel]:
-    """(the stream on a persistent kernel, the same on the CPU)."""
-    torch.manual_seed(features)
-    calibration = [torch.randn(8, 5, features)]
-    plain = rt.stream(model.eval(), torch.randn(1, features), scheme=scheme, calibration=calibration)
-    options = Options(1, title="Net, streamed", states=plain._options.states, mode="persistent")
-    return StreamModel(plain._program, options, ("x_t",)), plain
-
-
-def same(a: Tensor, b: Tensor) -> bool:
-    return torch.equal(a.nan_to_num(77.0), b.nan_to_num(77.0)) and bool((a.isnan() == b.isnan()).all())
-
-
-CASES = {
-    "lstm-one-program": (lambda: Net(nn.LSTM(5, 7, 3, batch_first=True), nn.Linear(7, 2)), 5, "w8a8", (1, 4, 7)),
-    "lstm-int4-two": (lambda: Net(nn.LSTM(70, 42, 2, batch_first=True), nn.Linear(42, 3)), 70, "w4a8", (2, 2, 9)),
-    "gru-three": (lambda: Net(nn.GRU(33, 10, 2, batch_first=True), None), 33, "w8a8", (3, 32, 1)),
-    "gru-int4-groups": (
-        lambda: Net(nn.GRU(100, 70, batch_first=True), nn.Sequential(nn.Linear(70, 9), nn.GELU())), 100,
-        rt.W4A8(group_size=64, activation="static"), (3, 1, 100),
-    ),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -149,10 +79,6 @@ def two() -> tuple[StreamModel, int, Partition]:
     return rt.stream(make().eval(), torch.randn(1, features), scheme=scheme, calibration=calibration), features, cut
 
 
-def staying(plain: StreamModel) -> StreamModel:
-    return StreamModel(plain._program, replace(plain._options, mode="persistent"), ("x_t",))
-
-
 def goes_wrong(live: StreamModel, plain: StreamModel, features: int) -> bool:
     """Whether an answer is another than the CPU's, or does not come."""
     plain.reset()
@@ -162,6 +88,10 @@ def goes_wrong(live: StreamModel, plain: StreamModel, features: int) -> bool:
             if time_step == 2:
                 live.reset()
                 plain.reset()
+            if time_step % 2:
+                state = other_weights(plain, time_step)
+                live.swap(state)
+                plain.swap(state)
             if not same(live.step(x), plain.step(x)):
                 return True
         live.load_state_dict(live.state_dict())
@@ -249,6 +179,10 @@ def on_a_gpu(model: nn.Module, features: int, scheme: Any, time_steps: int, star
                     plain.reset()
                 if time_step == time_steps // 2 + 5:
                     live.load_state_dict(live.state_dict())
+                if time_step % 6 == 2:
+                    state = other_weights(plain, time_step)
+                    live.swap(state)
+                    plain.swap(state)
                 x = torch.randn(1, features)
                 assert same(live.step(x), plain.step(x)), time_step
             live.close()

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from tests.gpu.protocols import exchange, mailbox, persistent
+from tests.gpu.protocols import exchange, mailbox, persistent, weights
 from tests.gpu.protocols.explore import Process, explore
 
 
@@ -51,6 +51,18 @@ def test_persistent_kernel_with_a_part_left_out(variant: str) -> None:
     assert any(found.wrong and found.trace for found in wrong), (
         f"{variant}: nothing wrong in {[f.states for f in wrong]}"
     )
+
+
+@pytest.mark.parametrize(("swaps", "messages"), [(1, 3), (2, 3), (3, 2)])
+def test_other_weights(swaps: int, messages: int) -> None:
+    found = explore(*weights.model("", swaps, messages))
+    assert found.wrong == "" and found.states > 1000, found
+
+
+@pytest.mark.parametrize("variant", weights.VARIANTS[1:])
+def test_other_weights_with_a_part_left_out(variant: str) -> None:
+    found = explore(*weights.model(variant))
+    assert found.wrong and found.trace, f"{variant}: nothing wrong in {found.states} states"
 
 
 def test_the_search_sees_stores_in_any_order() -> None:

@@ -57,6 +57,11 @@ constexpr int kWarps = kThreads / 32;
 constexpr int kMostSteps = kStepsX > kStepsH ? kStepsX : kStepsH;
 constexpr int kFoldLines = kGroup ? kMostSteps * kLanes : 0;  // of a unit's gate, while int4 sums are folded
 
+// Weights in device memory, of one set; a second set of each lies behind it.
+constexpr long long kSetWords = 1ll * kPrograms * kSteps * kThreads, kSetScales = 1ll * kPrograms * kScales;
+constexpr int kSetParams = kPrograms * kLayers * kRows * kUnits, kSetCompensation = kPrograms * kGates * kUnits;
+constexpr int kSetHeadWords = kHeadLines * kOutputs, kSetHeadParams = 2 * kOutputs + 1 + kOutputs * kGroupsY;
+
 // Shared memory, in bytes from its beginning.
 constexpr int kAtX = kHeld * kThreads * 16;
 constexpr int kAtH = kAtX + kBytesX;

@@ -19,7 +19,7 @@ FILES = (
     "_common/activations/activate.h", "recurrent/cuda/cells.h", "recurrent/cuda/config.h", "recurrent/cuda/stack.h",
 )  # fmt: skip
 
-RESET, SAVE, LOAD, SPOILED = 1, 2, 4, 8
+RESET, SAVE, LOAD, SPOILED, RENEW, SECOND = 1, 2, 4, 8, 16, 32
 """Commands of a message, as the head of cuda_recurrent.cu has them."""
 
 DECLARED: Mapping[str, tuple[str, Geometry, int, int, Head | None]] = {
@@ -38,6 +38,7 @@ PARAMETERS = (
     ("params_ptr", "*fp32"), ("compensation_ptr", "*i32"), ("scales_ptr", "*fp32"), ("head_words_ptr", "*i32"),
     ("head_numbers_ptr", "*fp32"), ("head_compensation_ptr", "*i32"), ("exchange_ptr", "*i64"), ("x_inverse", "fp32"),
     ("x_zero_point", "i32"), ("h_inverse", "fp32"), ("y_inverse", "fp32"), ("y_zero_point", "i32"), ("idle_looks", "i32"),
+    ("second", "i32"),
 )  # fmt: skip
 
 
@@ -114,7 +115,7 @@ def _multiplier(value: Any, rows: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Operands:
-    """A stack's numbers, and its head's, as the kernel reads them, on the device."""
+    """A stack's numbers, and its head's, as the kernel reads them: one set of them, in host memory."""
 
     words: Tensor
     params: Tensor
@@ -130,9 +131,7 @@ class Operands:
     y_zero_point: int
 
     @classmethod
-    def of(
-        cls, low: Mapping[str, Any], head: Mapping[str, Any] | None, kernel_config: KernelConfig, device: str
-    ) -> Operands:
+    def of(cls, low: Mapping[str, Any], head: Mapping[str, Any] | None, kernel_config: KernelConfig) -> Operands:
         """low, head: what the contracts' `lower` give."""
         g, gates = kernel_config.geometry, kernel_config.gates
         of_x, of_h, params, scales = [], [], [], []
@@ -160,9 +159,26 @@ class Operands:
             torch.cat(scales, 1).flatten() if scales else torch.zeros(1), *_head_operands(head, kernel_config),
         )  # fmt: skip
         return cls(
-            *(t.contiguous().to(device) for t in found), low["x_inv_scale"], low["x_zero_point"], low["h_inv_scale"],
+            *(t.contiguous() for t in found), low["x_inv_scale"], low["x_zero_point"], low["h_inv_scale"],
             low["y_inv_scale"], low["y_zero_point"],
         )  # fmt: skip
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """By the names of the kernel's arguments."""
+        return {
+            "words_ptr": self.words, "params_ptr": self.params, "compensation_ptr": self.compensation,
+            "scales_ptr": self.scales, "head_words_ptr": self.head_words, "head_numbers_ptr": self.head_params,
+            "head_compensation_ptr": self.head_compensation,
+        }  # fmt: skip
+
+    @property
+    def scalars(self) -> dict[str, float]:
+        """Those that a launch is given, and no message changes."""
+        return {
+            "x_inverse": self.x_inverse, "x_zero_point": self.x_zero_point, "h_inverse": self.h_inverse,
+            "y_inverse": self.y_inverse, "y_zero_point": self.y_zero_point,
+        }  # fmt: skip
 
 
 def _head_operands(low: Mapping[str, Any] | None, kernel_config: KernelConfig) -> tuple[Tensor, Tensor, Tensor]:
@@ -179,18 +195,3 @@ def _head_operands(low: Mapping[str, Any] | None, kernel_config: KernelConfig) -
     compensation = zeros * weight.sum(1, dtype=torch.int32)
     words = _lines(padded, head.group).contiguous().view(torch.int32).flatten()
     return words, torch.cat([part.cpu().float() for part in parts]), compensation
-
-
-def arguments(
-    operands: Operands, requests: Tensor, replies: Tensor, control: Tensor, past: Tensor, exchange: Tensor
-) -> dict[str, Any]:
-    """Of a launch. past: int64 words for the states, h of all layers and then c, where the host and the kernel see them."""
-    o = operands
-    return {
-        "request_ptr": requests, "reply_ptr": replies, "control_ptr": control, "past_ptr": past, "words_ptr": o.words,
-        "params_ptr": o.params, "compensation_ptr": o.compensation, "scales_ptr": o.scales,
-        "head_words_ptr": o.head_words, "head_numbers_ptr": o.head_params,
-        "head_compensation_ptr": o.head_compensation, "exchange_ptr": exchange, "x_inverse": o.x_inverse,
-        "x_zero_point": o.x_zero_point, "h_inverse": o.h_inverse, "y_inverse": o.y_inverse,
-        "y_zero_point": o.y_zero_point, "idle_looks": 0,
-    }  # fmt: skip

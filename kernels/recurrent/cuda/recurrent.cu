@@ -13,7 +13,9 @@
 //
 // A message's last word is a command. kReset: states are zero before the time step. kSave: no time step; the states go
 // to `past`, words of the host's memory, h of all layers and then c. kLoad: no time step; they come from there.
-// kSpoiled with kLoad: they hold what is no number.
+// kSpoiled with kLoad: they hold what is no number. kRenew, beside any of them: from here on the weights are those of
+// the set that kSecond names; the host has written it before the message. Nobody reads the other set any more once all
+// words of the answer are there.
 #ifdef __CUDACC__
 #include "_persistent/cuda_words.h"
 #else
@@ -24,7 +26,8 @@
 constexpr rta::Activation kActivation = static_cast<rta::Activation>(RTA_ACTIVATION);  // its row in table.def
 
 constexpr Word kRunning = 1, kAborted = 2, kIdle = 3;
-constexpr unsigned kReset = 1, kSave = 2, kLoad = 4, kNonfinite = 8, kEnd = 1u << 16;
+constexpr unsigned kReset = 1, kSave = 2, kLoad = 4, kNonfinite = 8, kRenew = 16, kSecond = 32, kEnd = 1u << 16;
+constexpr unsigned kDone = 1u << 17;  // in the place of a header: the message is answered
 
 // What a thread waits for in the mailbox, up to kAtOnce words together so that they cross the link side by side; false
 // where the kernel is to end, and a flag then says why.
@@ -76,33 +79,71 @@ static __device__ __forceinline__ unsigned take(const Stack& stack, const Word* 
           stack.x()[at] = static_cast<signed char>(to_int8(mul_rn(float_of(payload[i]), inverse), zero_point));
         } else if (at == kInputs) {
           flags[kCommand] = payload[i];
+          if (payload[i] & kRenew) fence_system();  // the barrier below hands it on to the block
         }
       }
     }
     __syncthreads();
     const unsigned nonfinite = flags[kNonfiniteAt + (sequence & 1)] ? kNonfinite : 0;
     const unsigned header = flags[kEnded] ? kEnd : flags[kCommand] | nonfinite;
-    if (kPrograms > 1)
+    if (kPrograms > 1) {
+      if (header & kRenew) fence_system();  // whoever reads the header sees what this block saw
       for (int at = stack.thread; at < kSlotX; at += kThreads)
         store_card(slot + at, word_of(at < kWordsX ? words[at] : header, sequence));
+    }
     return header;
   }
   if constexpr (kPrograms > 1)
     for (int at = stack.thread; at < kSlotX; at += kThreads) {  // however long that takes: the header says when to end
       Word word = load_card(slot + at);
       while (number_of(word) != sequence) word = load_card(slot + at);
-      if (at < kWordsX)
+      if (at < kWordsX) {
         words[at] = static_cast<unsigned>(word);
-      else
+      } else {
         flags[kCommand] = static_cast<unsigned>(word);
+        if (word & kRenew) fence_system();
+      }
     }
   __syncthreads();
   return flags[kCommand];
 }
 
+// In device memory, two sets of each.
+struct Weights {
+  const uint4* words;
+  const float* params;
+  const int* compensation;
+  const float* scales;
+  const uint4* head_words;
+  const float* head_params;
+  const int* head_compensation;
+};
+
+// From here on a block's weights are those of one set.
+static __device__ __forceinline__ void renew(Stack& stack, const Weights& from, int set) {
+  const auto fill = [&](int at, const void* first, int count) {
+    for (int i = stack.thread; i < count; i += kThreads)
+      reinterpret_cast<unsigned*>(stack.shared + at)[i] = static_cast<const unsigned*>(first)[i];
+  };
+  constexpr int params = kLayers * kRows * kUnits, compensation = kGates * kUnits;
+  fill(kAtParams, from.params + set * kSetParams + stack.program * params, params);
+  fill(kAtCompensation, from.compensation + set * kSetCompensation + stack.program * compensation, compensation);
+  if (kGroup)
+    fill(kAtScales, from.scales + set * kSetScales + static_cast<long long>(stack.program) * kScales, kScales);
+  if (kHead && kHeadHeld) fill(kAtHead, from.head_words + set * kSetHeadWords, 4 * kSetHeadWords);
+  if (stack.thread == 0) stack.flags()[kSet] = set;
+  stack.load(from.words + set * kSetWords);
+  __syncthreads();
+}
+
 // The linear layer behind the stack, from its int8 input: by block 0, a warp for an output.
-static __device__ __forceinline__ void head(const Stack& stack, const uint4* lines, const float* params,
-                                            const int* compensation, Word* reply, unsigned sequence, bool alive) {
+static __device__ __forceinline__ void head(const Stack& stack, const Weights& from, Word* reply, unsigned sequence,
+                                            bool alive) {
+  const int set = stack.flags()[kSet];
+  const uint4* lines =
+      kHeadHeld ? reinterpret_cast<const uint4*>(stack.shared + kAtHead) : from.head_words + set * kSetHeadWords;
+  const float* params = from.head_params + set * kSetHeadParams;
+  const int* compensation = from.head_compensation + set * kOutputs;
   const int warp = stack.thread / 32, lane = stack.thread % 32;
   constexpr int wide = kHeadLineParams / 16;
   const uint4* in = reinterpret_cast<const uint4*>(stack.y());
@@ -133,17 +174,14 @@ static __device__ __forceinline__ void head(const Stack& stack, const uint4* lin
 
 struct Answer {
   Word* reply;
-  const uint4* head_words;
-  const float* head_params;
-  const int* head_compensation;
   float h_inverse, y_inverse;
   int y_zero_point;
 };
 
 // The layers of a time step from `layer` on; the answer goes out on the way. alive ends with a word that never came.
 template <int layer>
-static __device__ __forceinline__ void layers(const Stack& stack, Word* exchange, const Answer& to, unsigned sequence,
-                                              bool& alive) {
+static __device__ __forceinline__ void layers(const Stack& stack, Word* exchange, const Weights& weights,
+                                              const Answer& to, unsigned sequence, bool& alive) {
   constexpr bool last = layer == kLayers - 1;
   const float h = stack.template time_step<layer>();
   const int at = stack.program * kUnits + stack.unit;
@@ -173,9 +211,9 @@ static __device__ __forceinline__ void layers(const Stack& stack, Word* exchange
     }
   }
   if constexpr (last && kHead) {
-    if (stack.program == 0) head(stack, to.head_words, to.head_params, to.head_compensation, to.reply, sequence, alive);
+    if (stack.program == 0) head(stack, weights, to.reply, sequence, alive);
   }
-  if constexpr (!last) layers<layer + 1>(stack, exchange, to, sequence, alive);
+  if constexpr (!last) layers<layer + 1>(stack, exchange, weights, to, sequence, alive);
 }
 
 static __device__ __forceinline__ unsigned await_past(const Stack& stack, const Word* from, unsigned sequence) {
@@ -222,31 +260,48 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     rtaccel_recurrent(const Word* request, Word* reply, Word* control, Word* past, const uint4* words,
                       const float* params, const int* compensation, const float* scales, const uint4* head_words,
                       const float* head_params, const int* head_compensation, Word* exchange, float x_inverse,
-                      int x_zero_point, float h_inverse, float y_inverse, int y_zero_point, int idle_looks, void*,
-                      void*) {
+                      int x_zero_point, float h_inverse, float y_inverse, int y_zero_point, int idle_looks, int second,
+                      void*, void*) {
   uint4* const memory = shared_memory();
   char* const shared = reinterpret_cast<char*>(memory);
-  // Zeros, then what never changes.
   for (int at = kAtX / 16 + threadIdx.x; at < kSharedBytes / 16; at += kThreads) memory[at] = uint4{0, 0, 0, 0};
   __syncthreads();
-  Stack stack(shared, words);
-  const auto fill = [&](int at, const void* from, int count) {
-    for (int i = stack.thread; i < count; i += kThreads)
-      reinterpret_cast<unsigned*>(shared + at)[i] = static_cast<const unsigned*>(from)[i];
-  };
-  fill(kAtParams, params + stack.program * kLayers * kRows * kUnits, kLayers * kRows * kUnits);
-  fill(kAtCompensation, compensation + stack.program * kGates * kUnits, kGates * kUnits);
-  if (kGroup) fill(kAtScales, scales + static_cast<long long>(stack.program) * kScales, kScales);
-  if (kHead && kHeadHeld) fill(kAtHead, head_words, 4 * kHeadLines * kOutputs);
-  const Answer to{reply,       kHead && kHeadHeld ? reinterpret_cast<const uint4*>(shared + kAtHead) : head_words,
-                  head_params, head_compensation,
-                  h_inverse,   y_inverse,
-                  y_zero_point};
-  if (stack.program == 0 && stack.thread == 0) store_system(control + 1, kRunning);
+  Stack stack(shared);
+  const Weights weights{words, params, compensation, scales, head_words, head_params, head_compensation};
+  const Answer to{reply, h_inverse, y_inverse, y_zero_point};
 
   bool alive = true;
-  for (unsigned sequence = 1;; ++sequence) {
-    const unsigned header = take(stack, request, control, exchange, sequence, x_inverse, x_zero_point, idle_looks);
+  unsigned sequence = 0, header = kRenew | (second ? kSecond : 0u);
+  for (;;) {
+    if (header & kRenew) {
+      renew(stack, weights, header & kSecond ? 1 : 0);
+      header &= ~(kRenew | kSecond);
+      if (sequence == 0) {
+        header = kDone;
+        if (stack.program == 0 && stack.thread == 0) store_system(control + 1, kRunning);
+      }
+    } else {
+      if (header & (kSave | kLoad)) {
+        alive = alive && !(header & kNonfinite && header & kLoad);
+        exchange_states(stack, past, exchange, to, sequence, header & kLoad, alive);
+        alive = alive && !stack.flags()[kLost];
+      } else {
+        alive = alive && !(header & kNonfinite);
+        layers<0>(stack, exchange, weights, to, sequence, alive);
+      }
+      if constexpr (kPrograms > 1) {
+        stack.receive(stack.slot_h(exchange, kLayers - 1, sequence), stack.h(kLayers - 1), sequence);
+        __syncthreads();
+        alive = alive && !stack.flags()[kLost];
+      }
+      header = kDone;  // what the next time step needs of this one is made while nobody waits
+    }
+    stack.prepare_all();
+    if (header != kDone) {  // with new weights; a time step writes over the h that others still read
+      __syncthreads();
+      continue;
+    }
+    header = take(stack, request, control, exchange, ++sequence, x_inverse, x_zero_point, idle_looks);
     if (header & kEnd) break;
     if (stack.thread == 0) {  // between the barrier in `take` and the next: nobody reads these, nobody writes them
       stack.flags()[kNonfiniteAt + ((sequence - 1) & 1)] = 0;
@@ -258,21 +313,6 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
       alive = true;
       __syncthreads();
     }
-    if (header & (kSave | kLoad)) {
-      alive = alive && !(header & kNonfinite && header & kLoad);
-      exchange_states(stack, past, exchange, to, sequence, header & kLoad, alive);
-      alive = alive && !stack.flags()[kLost];
-    } else {
-      alive = alive && !(header & kNonfinite);
-      layers<0>(stack, exchange, to, sequence, alive);
-    }
-    // The answer is out. What the next time step needs of this one is made while nobody waits.
-    if constexpr (kPrograms > 1) {
-      stack.receive(stack.slot_h(exchange, kLayers - 1, sequence), stack.h(kLayers - 1), sequence);
-      __syncthreads();
-      alive = alive && !stack.flags()[kLost];
-    }
-    stack.prepare_all();
   }
   if (stack.program == 0 && stack.thread == 0) store_system(control + 1, stack.flags()[kEnded]);
 }

@@ -7,7 +7,7 @@
 
 // Flags of a block, in shared memory. Two for what a message holds, in turn: while some threads still read that of one
 // message, others already take the next.
-constexpr int kCommand = 0, kNonfiniteAt = 1, kLost = 3, kEnded = 4;
+constexpr int kCommand = 0, kNonfiniteAt = 1, kLost = 3, kEnded = 4, kSet = 5;
 
 constexpr int kMostLooks = RTA_LOOKS;  // for a word of another block, before it is given up
 
@@ -74,17 +74,20 @@ static __device__ __forceinline__ float fold(const int* sums, const float* scale
 
 struct Stack {
   char* const shared;
-  const uint4* const words;  // of this block
+  const uint4* words = nullptr;  // of this thread
   const int program, thread, unit, lane;
   uint4 kept[kKept ? kKept : 1];
 
-  __device__ __forceinline__ Stack(char* memory, const uint4* all)
+  __device__ __forceinline__ explicit Stack(char* memory)
       : shared(memory),
-        words(all + static_cast<long long>(blockIdx.x) * kSteps * kThreads + threadIdx.x),
         program(blockIdx.x),
         thread(threadIdx.x),
         unit(threadIdx.x / kLanes),
-        lane(threadIdx.x % kLanes) {
+        lane(threadIdx.x % kLanes) {}
+
+  // The weights of a set where they belong; the caller waits for the block.
+  __device__ __forceinline__ void load(const uint4* set) {
+    words = set + static_cast<long long>(program) * kSteps * kThreads + thread;
     uint4* held = reinterpret_cast<uint4*>(shared) + thread;
 #pragma unroll
     for (int step = 0; step < kKept; ++step) kept[step] = load_weights(words + step * kThreads);

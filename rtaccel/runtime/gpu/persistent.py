@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 from rtaccel.core.batch import only
 from rtaccel.core.errors import BackendUnavailable, ShapeError, UnsupportedProblem
 from rtaccel.core.registry import operator
+from rtaccel.core.stage import Stage
 from rtaccel.core.traits import Persistent
 from rtaccel.plan.explain import Line
 from rtaccel.plan.fuse import fuse
@@ -31,13 +32,15 @@ from rtaccel.runtime.gpu.graph import DevicePlan
 from rtaccel.runtime.gpu.persistent_device import PersistentDevice, persistent_device
 from rtaccel.runtime.gpu.persistent_networks import Network, network_of
 from rtaccel.runtime.gpu.persistent_run import KernelRun
+from rtaccel.runtime.gpu.persistent_weights import RENEW, Packed, WeightSets
 
 TIMEOUT_NS = 1_000_000_000
 STATES_S = 30.0
 """For the kernel to give its states."""
 
 RESET, SAVE, LOAD, SPOILED = 1, 2, 4, 8
-"""Commands of a message, as kernels/recurrent/cuda/recurrent.cu has them; those in Triton know the first."""
+"""Commands of a message, as kernels/recurrent/cuda/recurrent.cu has them; those in Triton know the first. Those of weights:
+persistent_weights.py."""
 
 
 class PersistentPlan(DevicePlan):
@@ -68,6 +71,9 @@ class PersistentPlan(DevicePlan):
             self._started()
 
     def _started(self) -> None:
+        sets = self._network.sets
+        if sets is not None:
+            self._network.second = sets.at_start(self._kernel.box)
         self._kernel.start()
 
     def _fail(self, expected: str, what: str) -> None:
@@ -137,6 +143,28 @@ class PersistentPlan(DevicePlan):
         except ValueError:
             return None
 
+    # -- other weights ---------------------------------------------------------------------------------------------
+
+    @property
+    def weights(self) -> WeightSets | None:
+        """Those that a message can exchange; None where the kernel has them for good."""
+        return self._network.sets
+
+    @property
+    def pending(self) -> bool:
+        """Whether other weights wait for the next call."""
+        return bool(self._kernel.box.command & RENEW)
+
+    def packed(self, group: Subgraph) -> Packed:
+        """Weights of another group of the same structure, as the kernel reads them."""
+        return self._network.packed(fused(group))
+
+    def exchange(self, packed: Packed) -> None:
+        """The next call is made with these, from any thread."""
+        sets = self._network.sets
+        assert sets is not None
+        sets.exchange(packed, self._kernel.box, self._kernel.running, self._card.copying)
+
     # -- ending ----------------------------------------------------------------------------------------------------
 
     def seal(self) -> None:
@@ -169,7 +197,7 @@ class PersistentStream(PersistentPlan):
     def _started(self) -> None:
         super()._started()
         kept, self._kept = self._kept, None
-        if kept is not None and self._kernel.box.command != RESET:
+        if kept is not None and not self._kernel.box.command & RESET:
             self._load(kept)
 
     def suspend(self) -> None:
@@ -180,7 +208,7 @@ class PersistentStream(PersistentPlan):
 
     def reset(self, first: int, count: int) -> None:
         """With the next time step: its message says so. A stream has one sample, `first` 0 and `count` 1."""
-        self._kernel.box.command = RESET
+        self._kernel.box.order(RESET)
 
     def save_state(self) -> bytes:
         """float32 h of all layers, then c of an LSTM; NaN where the stream is corrupted. Nothing where the kernel
@@ -195,8 +223,8 @@ class PersistentStream(PersistentPlan):
             self.start()  # which says why not
         zeros = bytes(4 * past.numel())
         if (
-            self._kernel.box.command == RESET
-        ):  # the states are what they were until the next step, and are zero from there on
+            self._kernel.box.command & RESET
+        ):  # the states are what they were until the next step, and zero from there on
             return zeros
         if not self._kernel.running:
             return self._kept if self._kept is not None else zeros
@@ -211,11 +239,27 @@ class PersistentStream(PersistentPlan):
         """What `save_state` gave. Nothing where it gives nothing: a new kernel stands before its first step."""
         if self._network.past is None:
             return
-        self._kernel.box.command = 0
+        self._kernel.box.withdraw(RESET)
         if self._kernel.running:
             self._load(state)
         else:
             self._kept = bytes(state)
+
+    def save_stream(self, stream: int) -> bytes:
+        """That of the only one. Raises UnsupportedProblem where its kernel gives it to nobody."""
+        if self._network.past is None:
+            raise UnsupportedProblem(
+                "save_stream", self._network.line().kernel, "a stream whose kernel gives its states: that in CUDA C++",
+                "Install NVRTC (pip install 'rtaccel[cuda]') and make the stream again.",
+            )  # fmt: skip
+        return self.save_state()
+
+    def load_stream(self, stream: int, state: bytes) -> None:
+        """Raises ValueError for what `save_stream` did not give."""
+        words = 0 if self._network.past is None else self._network.past.numel()
+        if len(state) != 4 * words:
+            raise ValueError(f"{4 * words} expected")
+        self.load_state(state)
 
     def _load(self, state: bytes) -> None:
         past = self._network.past
@@ -229,7 +273,7 @@ class PersistentStream(PersistentPlan):
     def _message(self, command: int) -> int:
         """A message that is no time step; gives its number, as the upper half of a signed word holds it."""
         x, y = torch.zeros(self._network.inputs), torch.empty(self._network.outputs)
-        self._kernel.box.command = command
+        self._kernel.box.order(command)
         self._ask(x.data_ptr(), y.data_ptr())
         return _signed(self._kernel.box.number)
 
@@ -240,16 +284,20 @@ def _signed(number: int) -> int:
     return number - (1 << 32) if number >= 1 << 31 else number
 
 
+def fused(group: Subgraph) -> tuple[Stage, ...]:
+    """The stages of a group as persistent kernels take them."""
+    if any(operator(s.op).persistent is Persistent.STREAM for s in group.stages):
+        return tuple(group.stages)  # the kernel has its own order of all of them
+    return tuple(fuse(group.stages, [p.value for p in group.outputs], 1, whole=True))
+
+
 def persistent_network(group: Subgraph, streamed: bool) -> Network:
     """What computes a group on a GPU and stays. Raises UnsupportedProblem where nothing does."""
-    stages = fuse(group.stages, [p.value for p in group.outputs], 1, whole=True)
-    if any(operator(s.op).persistent is Persistent.STREAM for s in group.stages):
-        stages = group.stages  # the kernel has its own order of all of them
     if len(group.outputs) != 1:
         raise UnsupportedProblem(
             "persistent", f"{len(group.outputs)} outputs", "one", "Return one tensor, or join them with torch.cat."
         )
-    return network_of(stages, streamed)
+    return network_of(fused(group), streamed)
 
 
 def persistent_plan(group: Subgraph, streamed: bool = False) -> PersistentPlan:

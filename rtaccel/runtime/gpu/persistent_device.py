@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from rtaccel.backends import cuda_driver
+from rtaccel.backends import cuda_driver, cuda_persistent
 from rtaccel.backends.cuda_errors import translated
 from rtaccel.runtime.gpu.persistent_networks import Network
 
@@ -37,6 +38,9 @@ class PersistentDevice(Protocol):
 
     def start(self, loaded: Any, requests: Tensor, replies: Tensor, control: Tensor) -> Running:
         """Starts the kernel; does not wait for it. Loads and allocates nothing."""
+
+    def copying(self, work: Callable[[], None]) -> None:
+        """Makes copies to the device beside a kernel that runs, and waits for them. Allocates and loads nothing."""
 
     def note(self) -> str:
         """What a user should know of other work beside it, for `explain`; "" where there is nothing."""
@@ -80,6 +84,14 @@ class CudaPersistent:
         with translated("persistent"), torch.cuda.stream(stream):
             launch(requests, replies, control)
         return _OnStream(stream)
+
+    def copying(self, work: Callable[[], None]) -> None:
+        def copies() -> None:
+            work()
+            torch.cuda.current_stream().synchronize()
+
+        with translated("swap"):
+            cuda_persistent.within(cuda_persistent.LOAD_S, "swap", "copying weights to the device", copies)
 
     def note(self) -> str:
         mode = "EAGER" if cuda_driver.driver().loads_eagerly() else "LAZY"

@@ -18,12 +18,14 @@ from rtaccel.core.traits import Persistent
 from rtaccel.plan.explain import Line
 from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
 from rtaccel.runtime.gpu.persistent_stacks import stack_network
+from rtaccel.runtime.gpu.persistent_weights import Packed, WeightSets
 
 
 class Network(Protocol):
     """inputs, outputs: float32 numbers of a call. programs: of the kernel, a multiprocessor each. commands: whether a message has
     a word more, of what to do before it. states: float32 numbers of its past, which it gives and takes by messages; 0 where
-    nobody can ask for them. past: 8-byte words for them that both sides see, put there before it is prepared."""
+    nobody can ask for them. past: 8-byte words for them that both sides see, put there before it is prepared.
+    sets: its weights on the device, where a message can exchange them; second: which of the two a start begins with."""
 
     stages: tuple[Stage, ...]
     inputs: int
@@ -32,6 +34,11 @@ class Network(Protocol):
     commands: bool
     states: int
     past: Tensor | None
+    sets: WeightSets | None
+    second: int
+
+    def packed(self, stages: Sequence[Stage]) -> Packed:
+        """Weights of other stages of the same structure, for a network with `sets`."""
 
     def prepared(self, device: str) -> PersistentLaunch:
         """With the weights on the device."""
@@ -45,6 +52,11 @@ class PersistentChain:
 
     programs, commands, states = 1, False, 0
     past: Tensor | None = None
+    sets: WeightSets | None = None
+    second = 0
+
+    def packed(self, stages: Sequence[Stage]) -> Packed:
+        raise NotImplementedError
 
     def __init__(self, stage: Stage) -> None:
         self.stages: tuple[Stage, ...] = (stage,)
@@ -125,6 +137,11 @@ class PersistentConvolutions:
 
     programs, commands, states = 1, True, 0
     past: Tensor | None = None
+    sets: WeightSets | None = None
+    second = 0
+
+    def packed(self, stages: Sequence[Stage]) -> Packed:
+        raise NotImplementedError
 
     def __init__(self, stages: tuple[Stage, ...], config: Any) -> None:
         self.stages, self.config = stages, config

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rtaccel.core.errors import BackendUnavailable, UnsupportedProblem
+from rtaccel.core.errors import BackendUnavailable, FormatError, UnsupportedProblem
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels.recurrent.cuda import config as cuda_config
@@ -20,6 +20,7 @@ from rtaccel.kernels.recurrent.cuda import kernel as cuda_kernel
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.plan.explain import Line
 from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
+from rtaccel.runtime.gpu.persistent_weights import Packed, WeightSets
 
 TRITON, CUDA = "triton_persistent", "cuda_recurrent"
 
@@ -29,7 +30,12 @@ class _Stack:
 
     commands, states = True, 0
     past: Tensor | None = None
+    sets: WeightSets | None = None
+    second = 0
     kernel = ""
+
+    def packed(self, stages: Sequence[Stage]) -> Packed:
+        raise NotImplementedError
 
     def __init__(self, stages: Sequence[Stage], config: Any, why: tuple[str, ...]) -> None:
         self.stages, self.config, self.why, self.programs = (
@@ -113,14 +119,30 @@ class CudaStack(_Stack):
         from rtaccel.kernels._gpu.cuda_launch import bind
 
         kernel = bind(cuda_kernel.kernel_of(self.stages[0].op, self.config))
-        ops = cuda_kernel.Operands.of(*self.lowered(), self.config, device)
+        operands = cuda_kernel.Operands.of(*self.lowered(), self.config)
+        scalars, sets = operands.scalars, WeightSets(operands.tensors, device)
         exchange = torch.zeros(self.config.exchange_words, dtype=torch.int64).to(device)
         past = self.past if self.past is not None else torch.zeros(self.states, dtype=torch.int64)
+        self.sets = sets
 
         def arguments(requests: Tensor, replies: Tensor, control: Tensor) -> dict[str, Any]:
-            return cuda_kernel.arguments(ops, requests, replies, control, past, exchange)
+            return {
+                "request_ptr": requests, "reply_ptr": replies, "control_ptr": control, "past_ptr": past, **sets.tensors,
+                "exchange_ptr": exchange, **scalars, "idle_looks": 0, "second": self.second,
+            }  # fmt: skip
 
-        return PersistentLaunch(kernel, self.config.parts, arguments, (ops, past), [exchange])
+        return PersistentLaunch(kernel, self.config.parts, arguments, (sets, past), [exchange])
+
+    def packed(self, stages: Sequence[Stage]) -> Packed:
+        """Weights of other stages as the kernel reads them. Raises FormatError where it would compute otherwise with them."""
+        other, own = CudaStack(stages, self.config, ()), cuda_kernel.Operands.of(*self.lowered(), self.config)
+        found = cuda_kernel.Operands.of(*other.lowered(), self.config)
+        if found.scalars != own.scalars:
+            raise FormatError(
+                "swap", f"{found.scalars}", f"the static scales of the running kernel, {own.scalars}",
+                "Calibrate both on the same data.",
+            )  # fmt: skip
+        return found.tensors
 
     def where(self) -> str:
         config = self.config

@@ -48,6 +48,9 @@ class InterpretedDevice:
             self.propagate_nan(launch.kept)
         return launch
 
+    def copying(self, work: Callable[[], None]) -> None:
+        work()
+
     def start(self, launch: PersistentLaunch, requests: Tensor, replies: Tensor, control: Tensor) -> Any:
         thread = threading.Thread(target=launch, args=(requests, replies, control), daemon=True)
         thread.start()
