@@ -35,8 +35,7 @@ Partition = tuple[int, int, int]
 """Programs, lanes, steps in registers; the first half of the others is in shared memory."""
 
 
-@pytest.fixture
-def devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., on_host.HostDevice]]:
+def in_place_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., on_host.HostDevice]]:
     """Puts a device in the place of the GPU, with a form of this cut."""
     made: list[on_host.HostDevice] = []
 

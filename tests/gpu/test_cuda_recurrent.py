@@ -22,12 +22,17 @@ from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.runtime.gpu import persistent, persistent_stacks
 from rtaccel.runtime.stream import StreamModel
 from tests.cuda_checks import on_host
-from tests.cuda_checks.streams import CASES, Net, Partition, other_weights, same, staying, streams
+from tests.cuda_checks.streams import CASES, Net, Partition, in_place_of_a_gpu, other_weights, same, staying, streams
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="persistent streams need triton"),
     pytest.mark.skipif(on_host.missing() is not None, reason="no C++ compiler"),
 ]
+
+
+@pytest.fixture
+def devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., on_host.HostDevice]]:
+    yield from in_place_of_a_gpu(monkeypatch)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ from rtaccel.runtime.gpu import persistent
 from rtaccel.runtime.gpu.persistent_weights import RENEW, SECOND, WeightSets
 from rtaccel.runtime.stream import StreamModel
 from tests.cuda_checks import on_host
-from tests.cuda_checks.streams import CASES, other_weights, same, staying, streams
+from tests.cuda_checks.streams import CASES, in_place_of_a_gpu, other_weights, same, staying, streams
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="persistent streams need triton"),
@@ -28,6 +28,11 @@ pytestmark = [
 ]
 
 Devices = Callable[..., on_host.HostDevice]
+
+
+@pytest.fixture
+def devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., on_host.HostDevice]]:
+    yield from in_place_of_a_gpu(monkeypatch)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,4 +1,4 @@
-"""Weights of a kernel that stays, twice: it reads one set while the other is written.
+"""Weights of a persistent kernel, twice: it reads one set while the other is written.
 
 A message names the set from which on its kernel computes (kernels/recurrent/cuda/recurrent.cu). So nothing is captured, launched
 or allocated for an exchange, and no address changes. An order that was not sent yet is taken back before a set is written: the
