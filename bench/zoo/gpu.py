@@ -1,9 +1,4 @@
-"""What of a network would be launches of PyTorch's in a graph on a GPU, counted without a card.
-
-Stages are those of a plan for device="cuda" in float32. A stage that no Triton kernel takes is computed by plain torch there, in
-one kernel or in several; so is a call that falls back. Large products and long transforms are left to cuBLAS and cuFFT by
-choice, and counted apart.
-"""
+"""What of a network is launched by PyTorch in a graph on a GPU, counted without a card from the captured graph (captured.py)."""
 
 from __future__ import annotations
 
@@ -12,24 +7,23 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench.zoo.entry import Entry, NotInstalled, entries
 
-LIBRARIES = ("to cuBLAS", "to cuFFT")
-"""What a kernel says that is not for a stage because of its size."""
-
 
 @dataclass(frozen=True)
 class Count:
-    """stages: of the plan. triton: of them, in Triton. library: cuBLAS's and cuFFT's, by choice. torch: operator -> stages of
-    plain torch. calls: that fall back. reasons: of stages in torch, one for each operator."""
+    """stages: of the plan. triton: launches of Triton's kernels in its graph. library, torch: calls of PyTorch in it that are
+    cuBLAS's, cuDNN's or cuFFT's, and others -> how often. copies: nodes that copy memory as it lies. calls: that fall back, each
+    of which ends a graph. reasons: of stages in torch, one for each operator."""
 
     stages: int
     triton: int
-    library: int
+    library: dict[str, int]
     torch: dict[str, int]
+    copies: int
     calls: int
     reasons: dict[str, str]
 
@@ -38,41 +32,34 @@ def count(entry: Entry) -> Count:
     """Raises what capturing the network raises."""
     from torch.utils import _pytree as pytree
 
+    from bench.zoo.captured import Nodes, capture, taken
     from rtaccel.convert.batch_mode import choose_batch_mode
     from rtaccel.convert.frontend.export import check_example
     from rtaccel.convert.lower import lower
     from rtaccel.convert.passes.program import SubgraphStep
-    from rtaccel.core.registry import impls
     from rtaccel.core.scheme import SchemeMap
-    from rtaccel.core.stage import Problem
-    from rtaccel.plan.fuse import fuse
 
     model, inputs = entry.build()
     args = check_example(model, inputs)
     captured, graph = choose_batch_mode(model, args)
     program = lower(captured, graph, SchemeMap("float32"), None, equalize=False)
     rows = max(1, program.samples(pytree.tree_leaves(args)))
-    stages = triton = library = calls = 0
-    left: Counter[str] = Counter()
+    nodes, calls, stages = Nodes(), 0, 0
     reasons: dict[str, str] = {}
     for step in program.steps:
         if not isinstance(step, SubgraphStep):
             calls += 1
             continue
-        group = replace(step.group, stages=fuse(step.group.stages, [p.value for p in step.group.outputs], rows))
-        for stage in group.stages:
-            stages += 1
-            problem = Problem.of(stage, rows, "cuda")
-            refused = [impl.supports(problem) for impl in impls("triton", stage.op)]
-            if None in refused:
-                triton += 1
-            elif any(word in str(reason) for reason in refused for word in LIBRARIES):
-                library += 1
-            else:
-                left[stage.op] += 1
-                own = [str(reason) for reason in reversed(refused)] or ["has no Triton kernel"]
-                reasons.setdefault(stage.op, own[0])
-    return Count(stages, triton, library, dict(left), calls, reasons)
+        found, own = capture(step.group, rows)
+        nodes.add(found)
+        stages += len(own)
+        for stage in own:
+            impl, refused = taken(stage, rows)
+            if impl is None:
+                sizes = [reason for reason in refused if any(name in reason for name in ("cuBLAS", "cuFFT"))]
+                reasons.setdefault(stage.op, (sizes or refused[::-1] or ["has no Triton kernel"])[0])
+    launches = sum(nodes.triton.values())
+    return Count(stages, launches, dict(nodes.library), dict(nodes.torch), nodes.copies, calls, reasons)
 
 
 def count_all(
@@ -99,27 +86,32 @@ def _last(text: str) -> str:
 def line(found: dict[str, Any]) -> str:
     if "failed" in found:
         return f"not counted: {found['failed']}"
-    rest = ", ".join(f"{n} {op}" for op, n in sorted(found["torch"].items(), key=lambda item: -item[1]))
-    counted = f"{found['triton']} of {found['stages']} stages in Triton, {found['library']} of libraries"
-    return f"{counted}, {found['calls']} calls of torch; {rest or 'none left'}"
+    counted = f"{found['stages']} stages, {found['triton']} launches of Triton's, {found['copies']} copies"
+    others = f"{named(found['library'])} of libraries, {found['calls']} calls that fall back"
+    return f"{counted}, {others}; of PyTorch {named(found['torch'])}"
+
+
+def named(calls: dict[str, int]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in sorted(calls.items(), key=lambda item: -item[1])) or "-"
 
 
 HEAD = """# The zoo on a GPU, counted
 
-Written by `python -m bench.zoo gpu`; {networks} networks, in float32. Nothing was run on a card: these are the stages of the plan
-that `rt.compile(..., device="cuda")` makes, and whether a Triton kernel takes them. What none takes is computed by PyTorch's own
-kernels, in the same CUDA graph.
+Written by `python -m bench.zoo gpu`; {networks} networks, in float32. Nothing was run on a card. The plan of
+`rt.compile(..., device="cuda")` is captured under a driver that is played: launches are noted, and PyTorch's calls are those
+that it makes on tensors without memory (`bench/zoo/captured.py`).
 
-Of {stages} stages {triton} are in Triton and {left} are PyTorch's, and {calls} calls fall back. {library} more are products
-of cuBLAS or transforms of cuFFT, which are faster there by their size. {whole} networks have no kernel of PyTorch's.
+The graphs have {triton} launches of Triton's kernels for {stages} stages, and {copies} nodes that copy memory. PyTorch
+launches {left} kernels in them, {library} more are cuBLAS's, cuDNN's or cuFFT's, and {calls} calls fall back.
+{whole} networks have no kernel of PyTorch's.
 
-| network | stages | in Triton | of cuBLAS or cuFFT | PyTorch's stages | calls that fall back |
-|---|---|---|---|---|---|
+| network | stages | launches of Triton's | copies | of libraries | PyTorch's kernels | calls that fall back |
+|---|---|---|---|---|---|---|
 """
 LEFT = """
-## What is left
+## Stages in PyTorch
 
-| operator | stages | why |
+| operator | networks | why |
 |---|---|---|
 """
 
@@ -139,17 +131,18 @@ def shortened(why: str) -> str:
 
 def page(record: dict[str, Any]) -> str:
     counted = {name: found for name, found in record["networks"].items() if "failed" not in found}
-    total = {word: sum(found[word] for found in counted.values()) for word in ("stages", "triton", "library", "calls")}
+    total = {word: sum(found[word] for found in counted.values()) for word in ("stages", "triton", "copies", "calls")}
+    made = {word: sum(sum(found[word].values()) for found in counted.values()) for word in ("library", "torch")}
+    whole = sum(not found["torch"] and not found["library"] and not found["calls"] for found in counted.values())
+    text = HEAD.format(networks=len(counted), left=made["torch"], library=made["library"], whole=whole, **total)
     left, reasons = Counter[str](), dict[str, str]()
-    for found in counted.values():
-        left.update(found["torch"])
-        reasons |= found["reasons"]
-    whole = sum(not found["torch"] and not found["calls"] for found in counted.values())
-    text = HEAD.format(networks=len(counted), left=sum(left.values()), whole=whole, **total)
     for name, found in counted.items():
-        rest = ", ".join(f"{n} {op}" for op, n in sorted(found["torch"].items()))
-        numbers = " | ".join(str(found[word] or "-") for word in ("stages", "triton", "library"))
-        text += f"| {name} | {numbers} | {rest or '-'} | {found['calls'] or '-'} |\n"
+        numbers = " | ".join(str(found[word] or "-") for word in ("stages", "triton", "copies"))
+        text += (
+            f"| {name} | {numbers} | {named(found['library'])} | {named(found['torch'])} | {found['calls'] or '-'} |\n"
+        )
+        left.update(found["reasons"].keys())
+        reasons |= found["reasons"]
     if left:
         text += LEFT + "".join(f"| {op} | {n} | {reasons[op]} |\n" for op, n in left.most_common())
     failed = {name: found["failed"] for name, found in record["networks"].items() if "failed" in found}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rtaccel.backends import cuda_persistent
@@ -54,6 +55,8 @@ def bind(spec: Specialisation) -> Launch:
     """
     if settings.triton_interpret():
         return _Jit(spec)
+    if _players:
+        return _Played(spec)
     if record(spec_key(spec), spec):
         return refuse
     cubin = built_ahead(spec_key(spec))
@@ -62,6 +65,52 @@ def bind(spec: Specialisation) -> Launch:
     if settings.no_jit():
         raise forbidden(spec.name)
     return _Jit(spec)
+
+
+@dataclass(frozen=True, eq=False)
+class NotedLaunch:
+    """A launch that was not made."""
+
+    spec: Specialisation
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
+
+
+_players: list[object] = []
+_notes: list[list[NotedLaunch]] = []
+
+
+@contextmanager
+def played() -> Iterator[None]:
+    """What is bound inside launches nothing, then or later; tensors need no memory. For counting and proofs without a card."""
+    _players.append(None)
+    try:
+        yield
+    finally:
+        _players.pop()
+
+
+@contextmanager
+def noted() -> Iterator[list[NotedLaunch]]:
+    """Collects the launches of what was bound in `played()`, in their order."""
+    found: list[NotedLaunch] = []
+    _notes.append(found)
+    try:
+        yield found
+    finally:
+        _notes.remove(found)
+
+
+class _Played:
+    def __init__(self, spec: Specialisation) -> None:
+        self._spec = spec
+
+    def __call__(self, grid: tuple[int, ...], **arguments: Any) -> None:
+        for found in _notes:
+            found.append(NotedLaunch(self._spec, grid, arguments))
+
+    def load(self, grid: tuple[int, ...], **arguments: Any) -> None:
+        """Nothing is to be loaded."""
 
 
 def is_recording() -> bool:

@@ -10,6 +10,7 @@ pytest.importorskip("triton")
 
 from bench.zoo import gpu
 from bench.zoo.entry import Entry
+from rtaccel.core.errors import UnsupportedProblem
 
 
 class Mixed(nn.Module):
@@ -37,36 +38,67 @@ def counted(model: nn.Module, *inputs: Tensor) -> gpu.Count:
 
 def test_a_large_product_is_counted_apart() -> None:
     found = counted(Mixed(), torch.randn(1, 256, 1024))
-    assert (found.library, found.calls, found.torch) == (1, 0, {})
+    assert (found.library, found.calls, found.torch) == (
+        {"addmm": 1},
+        0,
+        {"relu": 1},
+    )  # its activation is a call of its own
     assert found.triton == found.stages - 1 >= 3
+    assert "cuBLAS" in found.reasons["linear"]
 
 
-def test_what_no_kernel_takes_is_named_with_its_reason() -> None:
-    found = counted(Taken(), torch.randn(1, 5), torch.randint(0, 5, (1, 5)))
-    assert found.torch == {"take": 1} and found.triton == found.stages - 1
-    assert "int64" in found.reasons["take"]
+def test_a_stage_that_looks_at_its_indices_has_no_graph() -> None:
+    with pytest.raises(UnsupportedProblem, match=r"PyTorch's \(take\) that looks at numbers"):
+        counted(Taken(), torch.randn(1, 5), torch.randint(0, 5, (1, 5)))
+
+
+def test_a_stage_of_several_launches_is_counted_by_them() -> None:
+    """A transform of a long line is two; the plan has one stage."""
+
+    class Transform(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.fft.rfft(x).abs()
+
+    short, long = counted(Transform(), torch.randn(1, 64)), counted(Transform(), torch.randn(1, 8192))
+    assert short.stages == long.stages and long.triton == short.triton + 1
+
+
+def test_every_call_of_pytorch_is_seen() -> None:
+    """A plan whose stage computes by PyTorch's own calls: each kernel is counted, and views are not."""
+    from bench.zoo.captured import Nodes, _Watched
+
+    nodes = Nodes()
+    x = torch.empty(4, 6, device="meta")
+    with _Watched(nodes):
+        y = torch.empty(6, 4, device="meta").copy_(x.t())  # in another order: a kernel
+        y.clone()
+        (x @ y).relu_().view(16).add(1)
+    assert (nodes.copies, nodes.library, nodes.torch) == (1, {"mm": 1}, {"copy_": 1, "relu_": 1, "add": 1})
+
+
+def test_what_looks_at_a_number_ends_the_capture() -> None:
+    from bench.zoo.captured import PlayedCard
+
+    x = torch.empty(3, device="meta")
+    with pytest.raises(RuntimeError, match="meta"):
+        PlayedCard().capture(lambda: (x * float(x.sum()),))
 
 
 def test_the_page_adds_up() -> None:
+    plain = {"library": {}, "torch": {}, "copies": 0, "calls": 0, "reasons": {}}
     networks = {
-        "whole": {"stages": 5, "triton": 5, "library": 0, "torch": {}, "calls": 0, "reasons": {}},
-        "large": {"stages": 5, "triton": 3, "library": 2, "torch": {}, "calls": 0, "reasons": {}},
+        "whole": {**plain, "stages": 5, "triton": 6},
+        "large": {**plain, "stages": 5, "triton": 4, "library": {"addmm": 2}, "reasons": {"linear": "big"}},
         "partly": {
-            "stages": 9,
-            "triton": 6,
-            "library": 1,
-            "torch": {"take": 2},
-            "calls": 1,
+            **plain, "stages": 9, "triton": 7, "torch": {"gather": 2, "mul": 1}, "copies": 1, "calls": 1,
             "reasons": {"take": "why"},
         },
         "gone": {"failed": "rtaccel.core.errors.UnsupportedProblem: compile: got Net; expected another"},
-    }
+    }  # fmt: skip
     text = gpu.page({"networks": networks})
-    assert "3 networks" in text and "2 networks have no kernel of PyTorch's" in text
-    assert "Of 19 stages 14 are in Triton and 2 are PyTorch's, and 1 calls fall back. 3 more" in text
-    assert (
-        "| partly | 9 | 6 | 1 | 2 take | 1 |" in text
-        and "| take | 2 | why |" in text
-        and "| gone | UnsupportedProblem: compile: got Net |" in text
-    )
-    assert "What is left" not in gpu.page({"networks": {"whole": networks["whole"]}})
+    assert "3 networks" in text and "1 networks have no kernel of PyTorch's" in text
+    assert "have 17 launches of Triton's kernels for 19 stages, and 1 nodes" in text
+    assert "PyTorch\nlaunches 3 kernels in them, 2 more are" in text and "and 1 calls fall back" in text
+    assert "| partly | 9 | 7 | 1 | - | 2 gather, 1 mul | 1 |" in text
+    assert "| take | 1 | why |" in text and "| gone | UnsupportedProblem: compile: got Net |" in text
+    assert "Stages in PyTorch" not in gpu.page({"networks": {"whole": networks["whole"]}})

@@ -68,10 +68,8 @@ class GraphPlan(DevicePlan):
 
     def _buffer(self, port: GraphIO) -> Tensor:
         """Random numbers, by which a new graph is checked, for the planned batch; indices are 0."""
-        lead = () if port.lead == 0 else (1,) * (port.lead - 1) + (self._samples,)
-        if port.middle:
-            lead = (self._samples // prod(port.middle), *port.middle)
-        buffer = torch.zeros((*lead, *port.trailing), dtype=getattr(torch, port.value.dtype), device=self._layer.device)
+        shape = static_shape(port, self._samples)
+        buffer = torch.zeros(shape, dtype=getattr(torch, port.value.dtype), device=self._layer.device)
         if buffer.is_floating_point():
             return buffer.normal_()
         return buffer.random_(-127, 128) if buffer.dtype == torch.int8 else buffer
@@ -211,6 +209,14 @@ class GraphPlan(DevicePlan):
             if not self._sealed
             else f"one CUDA graph for {self._samples} rows; run() takes no other batch"
         )
+
+
+def static_shape(port: GraphIO, samples: int) -> tuple[int, ...]:
+    """Of a tensor at the edge of a graph for so many samples."""
+    lead = () if port.lead == 0 else (1,) * (port.lead - 1) + (samples,)
+    if port.middle:
+        lead = (samples // prod(port.middle), *port.middle)
+    return (*lead, *port.trailing)
 
 
 class BoundGraph:

@@ -1,7 +1,7 @@
 """What a Triton kernel is launched with, found without a GPU: its own launching code, on tensors without memory.
 
 `declared()` pairs every specialization of `triton_aot.specializations` with the stage it was declared from, and `launch_of`
-prepares the implementation on torch's "meta" device, where `triton_launch.bind` gives a launcher that only notes its grid and
+prepares the implementation on torch's "meta" device inside `triton_launch.played()`, where a launcher only notes its grid and
 arguments. So what is noted is what would be launched, for any number of rows: 2^32 numbers in x cost nothing there.
 
 Sparse forms are declared by their sizes alone. `stage_of` makes a stage of that size with numbers and zeros in it, whose weights
@@ -11,9 +11,7 @@ are packed in real memory: where a kernel goes next stands in its indices.
 from __future__ import annotations
 
 import functools
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,28 +73,11 @@ def declared() -> list[Declared]:
     return found
 
 
-@contextmanager
-def _noting(noted: list[Launch]) -> Iterator[None]:
-    """Kernel files hold `bind` by name, so it is replaced in every one of them."""
-
-    def bind(spec: Specialisation) -> Callable[..., None]:
-        def launch(grid: tuple[int, ...], **arguments: Any) -> None:
-            x, y, z = (*grid, 1, 1)[:3]
-            tensors = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
-            scalars = {name: value for name, value in arguments.items() if not isinstance(value, Tensor)}
-            noted.append(Launch(spec, (x, y, z), tensors, scalars))
-
-        return launch
-
-    holders = [m for m in list(sys.modules.values()) if getattr(m, "bind", None) is triton_launch.bind]
-    plain = triton_launch.bind
-    for module in holders:
-        module.bind = bind  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        for module in holders:
-            module.bind = plain  # type: ignore[attr-defined]
+def _launch(note: triton_launch.NotedLaunch) -> Launch:
+    x, y, z = (*note.grid, 1, 1)[:3]
+    tensors = {name: value for name, value in note.arguments.items() if isinstance(value, Tensor)}
+    scalars = {name: value for name, value in note.arguments.items() if not isinstance(value, Tensor)}
+    return Launch(note.spec, (x, y, z), tensors, scalars)
 
 
 @functools.cache
@@ -112,16 +93,15 @@ Call = Callable[[int], "list[Launch]"]
 
 def _caller(impl: Impl, stage: Stage, rows: int) -> Call:
     """The implementation prepared once: what a call with so many rows launches."""
-    noted: list[Launch] = []
     if operator(stage.op).by_row:
         stage = stage.matrices()
-    with _noting(noted):
+    with triton_launch.played():
         call = impl.prepare(stage, Problem.of(stage, rows, "cpu" if "sparse" in stage.op else META))
 
     def launches(rows: int) -> list[Launch]:
-        noted.clear()
-        call(*(torch.empty((rows, *v.shape), dtype=getattr(torch, v.dtype), device=META) for v in stage.inputs))
-        return list(noted)
+        with triton_launch.noted() as notes:
+            call(*(torch.empty((rows, *v.shape), dtype=getattr(torch, v.dtype), device=META) for v in stage.inputs))
+        return [_launch(note) for note in notes]
 
     return launches
 
