@@ -23,11 +23,13 @@ from typing import Any
 
 import numpy as np
 
+from bench.device import launches
 from bench.device.goals import GOALS
 from rtaccel.kernels.recurrent.cuda.config import EXCHANGE_CLOCKS, STRAGGLER_CLOCKS, Head, select_config
 from rtaccel.kernels.recurrent.layout import Geometry
 
 ROOT = Path(__file__).parents[2]
+LAUNCHES = ROOT / "bench" / "results" / "predictions-launches-h100.json"
 RESULT, PAGE = ROOT / "bench" / "results" / "predictions-h100.json", ROOT / "docs" / "reference" / "gpu-predictions.md"
 SAMPLES, SEED = 100_000, 0
 
@@ -111,7 +113,7 @@ def predicted() -> dict[str, Any]:
     return found
 
 
-def page(found: dict[str, Any]) -> str:
+def page(found: dict[str, Any], launched: dict[str, Any]) -> str:
     goals = {goal.row: goal.at_most for goal in GOALS if goal.field == "p99_us" and goal.at_most}
     link = f"link {LOW.link_us} to {HIGH.link_us} us one way, L2 {LOW.l2_us} to {HIGH.l2_us} us"
     lines = [
@@ -132,7 +134,8 @@ def page(found: dict[str, Any]) -> str:
         "",
         "The kernels poll once at a time today. Four polls in flight take most of a round trip off p99, whatever the",
         "network. So does a mapping of the card's memory for the host, where the driver has it. Neither is built. What is not",
-        "simulated: how the system schedules the host's thread, traffic of others on the link, warps that part ways.", "",
+        "simulated: how the system schedules the host's thread, traffic of others on the link, warps that part ways.",
+        *launches.lines(launched), "",
     ]  # fmt: skip
     return "\n".join(lines)
 
@@ -143,11 +146,12 @@ def main() -> None:
     )
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name} and {RESULT.name}")
     args = parser.parse_args()
-    found = predicted()
+    found, launched = predicted(), launches.predicted()
     if args.write:
         RESULT.write_text(json.dumps(found, indent=1) + "\n")
-        PAGE.write_text(page(found))
-    print(page(found))
+        LAUNCHES.write_text(json.dumps(launched, indent=1) + "\n")
+        PAGE.write_text(page(found, launched))
+    print(page(found, launched))
 
 
 if __name__ == "__main__":

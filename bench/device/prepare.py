@@ -78,9 +78,9 @@ def graph(kind: str, name: str, scheme: str) -> Fields:
     alone()
     from rtaccel.kernels.recurrent.cuda.config import assuming
 
-    model, x = given(kind, name)
+    model, *inputs = given(kind, name)
     with assuming(card()):
-        return build(kernels_of(model, (x,), scheme_of(scheme), calibration(x)))
+        return build(kernels_of(model, tuple(inputs), scheme_of(scheme), calibration(*inputs)))
 
 
 def sparse(m: int, n: int, pattern: str, scheme: str, forced: str = "") -> Fields:

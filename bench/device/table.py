@@ -26,11 +26,17 @@ NETWORKS = (*MLPS, AUTOENCODER)
 STEPS = {"gru 64-128": 20, "LSTM_A 2x100": 50, "LSTM_B 3x200": 100, "LSTM_C 4x1000": 100, "TCN 3x128 k8": 3 * 7 + 1}
 """Networks of sequences, and the steps of their windows."""
 
+WINDOWS = {name: STEPS[name] for name in ("gru 64-128", "LSTM_A 2x100", "LSTM_B 3x200")}
+"""Windows that are measured in float32, too."""
+
 STAC_ML = ("LSTM_A 2x100", "LSTM_B 3x200", "LSTM_C 4x1000")
 OPERATIONS = (
     "spectrum of 100 frames of 400", "running sums of 8 lines of 4096", "sort of 8 lines of 1024", "largest of 50257",
-    "2048 messages to 256 nodes", "a system of 16",
+    "2048 messages to 256 nodes", "a system of 16", "attention of 128 tokens, 8 heads of 32", "50 time steps of an RNN 64-64",
 )  # fmt: skip
+MANY = ("10000 streams of GRU-32, one time step",)
+"""All streams of a recurrent layer in one launch, their states in and out."""
+
 FLOAT32 = "torch CUDA graph float32"
 LINEAR = ("1x1024x1024", "1x4096x4096", "16x4096x4096", "64x4096x4096")
 """MxKxN of single layers."""
@@ -208,9 +214,14 @@ def others_of_ours(seconds: float) -> Iterator[Row]:
             yield _step(name, "w8a8", seconds, kernel)
     for name, steps in STEPS.items():
         yield _graph("window", f"{name}, window of {steps}", name, "w8a8", seconds, 10)
-    for name in ("gru 64-128", "LSTM_A 2x100", "LSTM_B 3x200"):
-        yield _graph("window", f"{name}, window of {STEPS[name]}", name, "float32", seconds, 10)
-        yield _peer("window", f"{name}, window of {STEPS[name]}", name, FLOAT32, seconds, 3)
+    for name, steps in WINDOWS.items():
+        yield _graph("window", f"{name}, window of {steps}", name, "float32", seconds, 10)
+        yield _peer("window", f"{name}, window of {steps}", name, FLOAT32, seconds, 3)
+    for name in MANY:
+        for scheme in ("w8a8", "float32"):
+            yield _graph("many", name, name, scheme, seconds, 8)
+        for way in (FLOAT32, "torch CUDA graph fp16"):
+            yield _peer("many", name, name, way, seconds, 4)
     for name in OPERATIONS:
         yield _graph("operation", name, name, "float32", seconds, 5)
         yield _peer("operation", name, name, FLOAT32, seconds, 3)

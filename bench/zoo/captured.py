@@ -20,7 +20,7 @@ from rtaccel.backends.cuda_streams import NO_ORDER, Order
 from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.registry import Impl, Prepared, impls
-from rtaccel.core.stage import GraphIO, Problem, Stage
+from rtaccel.core.stage import Problem, Stage
 from rtaccel.plan.choose import Choice
 from rtaccel.plan.fuse import fuse
 from rtaccel.plan.group import StagedPlan, Subgraph
@@ -142,7 +142,7 @@ def capture(group: Subgraph, rows: int) -> tuple[Nodes, tuple[Stage, ...]]:
     with played():
         plan, stages = plan_of(group, rows)
         card = PlayedCard()
-        inputs = tuple(_given(port, rows) for port in plan._group.inputs)
+        inputs = given_of(group, rows)
         try:
             card.capture(_call(plan, inputs))
         except RuntimeError as error:
@@ -166,8 +166,9 @@ def _call(plan: StagedPlan, inputs: tuple[Tensor, ...]) -> Callable[[], tuple[Te
     return work
 
 
-def _given(port: GraphIO, samples: int) -> Tensor:
+def given_of(group: Subgraph, samples: int) -> tuple[Tensor, ...]:
     """As GraphPlan's static buffers."""
     from rtaccel.runtime.gpu.graph import static_shape
 
-    return torch.empty(static_shape(port, samples), dtype=getattr(torch, port.value.dtype), device=META)
+    shapes = ((static_shape(port, samples), getattr(torch, port.value.dtype)) for port in group.inputs)
+    return tuple(torch.empty(shape, dtype=dtype, device=META) for shape, dtype in shapes)

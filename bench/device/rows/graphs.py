@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import rtaccel as rt
 from bench.device.rows.models import linear, network, sequence
 from bench.device.rows.peers import ways
-from bench.device.rows.stages import operation
+from bench.device.rows.stages import Held, many, operation
 from bench.device.rows.timing import Fields, copies_for, copies_of, device_us, synchronous, timed
 from rtaccel.core.errors import FormatError
 
@@ -25,8 +25,8 @@ def scheme_of(text: str) -> Any:
     return kinds[name](group_size=int(group)) if group else name
 
 
-def given(kind: str, name: str) -> tuple[nn.Module, Tensor]:
-    """(model, x on the CPU) of a row: kind "network", "window", "operation", or "linear", whose name is MxKxN."""
+def given(kind: str, name: str) -> tuple[Any, ...]:
+    """(model, its inputs on the CPU) of a row: kind "network", "window", "operation", "many", or "linear" of a name MxKxN."""
     if kind == "network":
         model, inputs = network(name)
         return model, torch.randn(1, inputs)
@@ -35,40 +35,43 @@ def given(kind: str, name: str) -> tuple[nn.Module, Tensor]:
         return found.model, found.window(1)
     if kind == "operation":
         return operation(name)
+    if kind == "many":
+        return many(name)
     if kind == "linear":
         m, k, n = map(int, name.split("x"))
         return linear(k, n), torch.randn(m, k)
-    raise FormatError("bench.device", f"kind {kind!r}", "network, window, operation or linear", "Name one of these.")
+    raise FormatError("bench.device", f"kind {kind!r}", "network, window, operation, many or linear", "Name one.")
 
 
-def calibration(x: Tensor) -> list[Tensor]:
-    return [torch.randn(256, *x.shape[1:]) if x.dim() == 2 else torch.randn(4, *x.shape[1:])]
+def calibration(*inputs: Tensor) -> list[tuple[Tensor, ...]]:
+    return [tuple(torch.randn(256 if x.dim() == 2 else 4, *x.shape[1:]) for x in inputs)]
 
 
-def compiled(model: nn.Module, x: Tensor, scheme: str, mode: str) -> Any:
-    return rt.compile(model, (x,), scheme=scheme_of(scheme), calibration=calibration(x), device="cuda", mode=mode)
+def compiled(model: nn.Module, inputs: Sequence[Tensor], scheme: str, mode: str) -> Any:
+    data = calibration(*inputs)
+    return rt.compile(model, tuple(inputs), scheme=scheme_of(scheme), calibration=data, device="cuda", mode=mode)
 
 
-def writer(fast: Any, x: Tensor) -> Callable[[], object]:
+def writer(fast: Any, *inputs: Tensor) -> Callable[[], object]:
     """One call of a model in mode "eager": its kernels, and nothing else, in a graph that is captured around it."""
-    out = torch.empty_like(fast(x))
-    return lambda: fast.run(x, out=out)
+    out = torch.empty_like(fast(*inputs))
+    return lambda: fast.run(*inputs, out=out)
 
 
 def graph_row(kind: str, name: str, scheme: str, seconds: float) -> Fields:
     """The bound call of mode "graph" from the host; on the card a graph of many calls, with warm weights."""
-    model, x = given(kind, name)
-    fast, there = compiled(model, x, scheme, "graph"), x.cuda()
-    step = fast.bind(there, out=torch.empty_like(fast(there)))
+    model, *inputs = given(kind, name)
+    fast, there = compiled(model, inputs, scheme, "graph"), [x.cuda() for x in inputs]
+    step = fast.bind(*there, out=torch.empty_like(fast(*there)))
     kernels = [line.kernel for line in fast.explain_lines(measure=False)]
     found = timed(synchronous(step), seconds, kernels=kernels)
-    return found | {"device_us": device_us([writer(compiled(model, x, scheme, "eager"), there)])}
+    return found | {"device_us": device_us([writer(compiled(model, inputs, scheme, "eager"), *there)])}
 
 
 def cold_row(name: str, scheme: str) -> Fields:
     """A linear layer on the card, again and again on other copies of its weights, so that each call reads them from memory."""
     model, x = given("linear", name)
-    fast, there = compiled(model, x, scheme, "eager"), x.cuda()
+    fast, there = compiled(model, (x,), scheme, "eager"), x.cuda()
     copies, mib = copies_of(fast, MAX_COPIES)
     us = device_us([writer(each, there) for each in copies])
     kernels = [line.kernel for line in fast.explain_lines(measure=False)]
@@ -78,7 +81,7 @@ def cold_row(name: str, scheme: str) -> Fields:
 def torch_linear_row(name: str, cold: bool) -> Fields:
     """The same layer in torch's half precision, by the same graph of many calls, warm or on copies of its weights."""
     model, x = given("linear", name)
-    layer, there = model[0], x.cuda().half()  # type: ignore[index]
+    layer, there = model[0], x.cuda().half()
     size = 2 * layer.weight.numel()
     number = min(copies_for(size), MAX_COPIES) if cold else 1
     made = [(layer.weight.detach().half().cuda(), layer.bias.detach().half().cuda()) for _ in range(number)]
@@ -88,8 +91,8 @@ def torch_linear_row(name: str, cold: bool) -> Fields:
 
 def peer_row(kind: str, name: str, way: str, seconds: float) -> Fields:
     """Another way to run the model, from the host and, where a graph can hold it, on the card with warm weights."""
-    model, x = given(kind, name)
-    made = dict(ways(model, x.cuda()))
+    model, x, *kept = given(kind, name)
+    made = dict(ways(Held(model, *kept) if kept else model, x.cuda()))
     if way not in made:
         return {"outcome": "not run", "error": f"{way}: the package is not installed"}
     with torch.no_grad():

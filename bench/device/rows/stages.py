@@ -34,6 +34,28 @@ class Scattered(nn.Module):
         return x.new_zeros(x.shape[0], self.nodes, x.shape[2]).index_add(1, self.index, x)
 
 
+class Attention(nn.Module):
+    """Of tokens [batch, tokens, heads * size] among themselves."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        split = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return nn.functional.scaled_dot_product_attention(split, split, split).transpose(1, 2).flatten(2)
+
+
+class NewestOfRnn(nn.Module):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.rnn = nn.RNN(size, size, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.rnn(x)[0][:, -1]
+        return y
+
+
 @dataclass(frozen=True)
 class Operation:
     make: Callable[[], nn.Module]
@@ -52,7 +74,29 @@ OPERATIONS: dict[str, Operation] = {
     "largest of 50257": Operation(lambda: Apply(lambda x: x.argmax(-1).float()), (1, 1, 50257)),
     "2048 messages to 256 nodes": Operation(lambda: Scattered(256, 2048), (1, 2048, 64)),
     "a system of 16": Operation(lambda: Apply(solved), (1, 16, 16)),
+    "attention of 128 tokens, 8 heads of 32": Operation(lambda: Attention(8), (1, 128, 256)),
+    "50 time steps of an RNN 64-64": Operation(lambda: NewestOfRnn(64), (1, 50, 64)),
 }
+
+
+def many(name: str) -> tuple[nn.Module, Tensor, Tensor]:
+    """(model, x, h) of "N streams of GRU-S, ...": a cell of S units for N streams, of S numbers each."""
+    streams, size = int(name.split()[0]), int(name.split(",")[0].rpartition("-")[2])
+    return nn.GRUCell(size, size).eval(), torch.randn(streams, size), torch.randn(streams, size)
+
+
+class Held(nn.Module):
+    """A model of several inputs with all but the first of them kept, as torch's own ways to run one take a single x."""
+
+    def __init__(self, model: nn.Module, *kept: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        for i, tensor in enumerate(kept):
+            self.register_buffer(f"kept{i}", tensor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.model(x, *self.buffers(recurse=False))
+        return y
 
 
 def operation(name: str) -> tuple[nn.Module, Tensor]:

@@ -8,8 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench.device import predictions
+from bench.device import launches, predictions
+from bench.device.launches import Card, Launched, us_of
 from bench.device.predictions import LOW, Machine, Work, message_us
+from bench.device.table import MANY
 
 
 def rng() -> np.random.Generator:
@@ -57,4 +59,36 @@ def test_the_page_is_what_the_command_writes() -> None:
         for way in predictions.WAYS:
             for end in ("low", "high"):
                 assert row[way][end] == pytest.approx(kept[name][way][end], rel=0.02)
-    assert predictions.PAGE.read_text() == predictions.page(kept)
+    launched = json.loads(predictions.LAUNCHES.read_text())
+    assert predictions.PAGE.read_text() == predictions.page(kept, launched)
+
+
+@pytest.mark.parametrize("row", launches.rows(), ids=lambda row: row[0])
+def test_what_is_predicted_is_what_would_be_launched(row: tuple[str, str, str, str]) -> None:
+    """The launches of the graph, as it is captured now, and the range that is computed of what is kept of them."""
+    pytest.importorskip("triton")
+    title, *what = row
+    kept = json.loads(predictions.LAUNCHES.read_text())[title]
+    facts = [Launched(**fact) for fact in kept["launches"]]
+    now, edge = launches.captured(*what, lambda spec: 0)  # type: ignore[call-arg]
+    assert [replace(fact, instructions=0) for fact in facts] == now and kept["edge_bytes"] == edge
+    assert launches.row_us(facts, edge) == (kept["low"], kept["high"])
+    assert 1 <= kept["low"] < kept["high"]
+
+
+def test_the_streams_of_a_row_are_one_launch() -> None:
+    for name in MANY:
+        row = json.loads(predictions.LAUNCHES.read_text())[f"{name}, rtaccel w8a8 graph"]
+        (fact,) = row["launches"]
+        assert fact["count"] == 1 and fact["programs"] == int(name.split()[0])
+
+
+def test_a_launch_takes_the_longest_of_three() -> None:
+    """A launch of one warp by its own instructions, one that fills the card by all of them, an idle one by its bytes."""
+    card = Card(0.0, 0.0, 1e6, 0.25, 2.0, 0.5)
+    one = Launched("any", 1, 1, 1, 1000, 1)
+    assert us_of(one, card, 0) == pytest.approx(4000 / 1755)
+    assert us_of(replace(one, trips=3), card, 0) == pytest.approx(8000 / 1755)
+    full = replace(one, programs=132 * 64, warps=1)
+    assert us_of(full, card, 0) == pytest.approx(64 * 500 / 1755)
+    assert us_of(one, card, 1e8) == pytest.approx(100)
